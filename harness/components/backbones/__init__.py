@@ -1,0 +1,3 @@
+"""Networks v(x, t). Importing this package registers them all."""
+
+from harness.components.backbones import unet as unet

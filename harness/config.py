@@ -1,0 +1,184 @@
+"""Configurations: frozen dataclasses whose fields are checked on construction.
+
+`from_dict` and `to_dict` convert, `override` changes by path, `flatten` names every leaf, `digest` identifies.
+A field with `metadata=RUN_ONLY` says how a run is carried out and never what comes out of it: no digest sees it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from harness.errors import ConfigError, did_you_mean
+
+RUN_ONLY = {"run_only": True}
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values a number may take; `ends` says which ends belong to it, as in `[0, 1)`."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    ends: Literal["[]", "[)", "(]", "()"] = "[]"
+
+    def __contains__(self, value: float) -> bool:
+        above = value >= self.low if self.ends[0] == "[" else value > self.low
+        below = value <= self.high if self.ends[1] == "]" else value < self.high
+        return above and below
+
+    def __str__(self) -> str:
+        low = "(-inf" if self.low == -math.inf else f"{self.ends[0]}{self.low:g}"
+        high = "inf)" if self.high == math.inf else f"{self.high:g}{self.ends[1]}"
+        return f"{low}, {high}"
+
+
+Positive = Annotated[float, Range(0, ends="()")]
+NonNegative = Annotated[float, Range(0)]
+Fraction = Annotated[float, Range(0, 1)]
+Count = Annotated[int, Range(1)]
+Index = Annotated[int, Range(0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Base of every configuration. Values of the wrong type or range raise `ConfigError` with the field's path."""
+
+    def __post_init__(self) -> None:
+        for name, hint in _hints(type(self)).items():
+            object.__setattr__(self, name, _convert(hint, getattr(self, name), name))
+
+    @classmethod
+    def parse(cls, value: Any) -> Self:
+        """From a mapping of fields, or an instance, unchanged."""
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, Mapping):
+            raise ConfigError("", f"expected {cls.__name__}, got {value!r}. Give its fields.")
+        known = _hints(cls)
+        for name in value:
+            if name not in known:
+                raise ConfigError(name, f"{cls.__name__} has no such field. {did_you_mean(name, known)}")
+        missing = [f.name for f in dataclasses.fields(cls) if f.name not in value and _required(f)]
+        if missing:
+            raise ConfigError(missing[0], f"{cls.__name__} needs it. Give a value.")
+        return cls(**value)
+
+
+C = TypeVar("C", bound=Config)
+
+
+def to_dict(config: Config, run_only: bool = True) -> dict[str, Any]:
+    """JSON-ready nested mapping; `parse` inverts it. `run_only=False` leaves out what no digest may see."""
+    fields = [f for f in dataclasses.fields(config) if run_only or not f.metadata.get("run_only")]
+    out = {f.name: _plain(getattr(config, f.name), run_only) for f in fields}
+    name = getattr(type(config), "name", None)
+    return {"name": name, **out} if name else out
+
+
+def override(config: C, changes: Mapping[str, Any]) -> C:
+    """`config` with `changes` {path: value}; a component is replaced before its fields are set."""
+    known, values = _hints(type(config)), {}
+    for head in dict.fromkeys(path.partition(".")[0] for path in changes):
+        if head not in known:
+            raise ConfigError(head, f"{type(config).__name__} has no such field. {did_you_mean(head, known)}")
+        value = _convert(known[head], changes.get(head, getattr(config, head)), head)
+        below = {path[len(head) + 1 :]: v for path, v in changes.items() if path.startswith(head + ".")}
+        if below and not isinstance(value, Config):
+            raise ConfigError(next(iter(below)), f"{head} is a single value. Set {head} itself.").below(head)
+        try:
+            values[head] = override(value, below) if below else value
+        except ConfigError as error:
+            raise error.below(head) from None
+    return dataclasses.replace(config, **values)
+
+
+def flatten(config: Config, prefix: str = "") -> dict[str, Any]:
+    """{path: leaf value}; a component's own path holds its name."""
+    out: dict[str, Any] = {}
+    if prefix and getattr(type(config), "name", None):
+        out[prefix] = type(config).name  # type: ignore[attr-defined]
+    for field in dataclasses.fields(config):
+        value, path = getattr(config, field.name), f"{prefix}.{field.name}" if prefix else field.name
+        out.update(flatten(value, path) if isinstance(value, Config) else {path: _plain(value, True)})
+    return out
+
+
+def digest(value: Config | Mapping[str, Any]) -> str:
+    """12 hex digits over canonical JSON, run-only fields left out."""
+    plain = to_dict(value, run_only=False) if isinstance(value, Config) else value
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    """`["train.steps=20", "weighting=min_snr"]` as a mapping; values are JSON where they parse, else strings."""
+    out: dict[str, Any] = {}
+    for text in assignments:
+        path, equals, value = text.partition("=")
+        if not equals or not path:
+            raise ConfigError("--set", f"'{text}' is not path=value. Write it like train.steps=200.")
+        try:
+            out[path.strip()] = json.loads(value)
+        except json.JSONDecodeError:
+            out[path.strip()] = value
+    return out
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def _required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _plain(value: Any, run_only: bool) -> Any:
+    if isinstance(value, Config):
+        return to_dict(value, run_only)
+    return [_plain(v, run_only) for v in value] if isinstance(value, tuple) else value
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    """`value` as the annotation `hint` wants it, or a `ConfigError` at `path`."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        value, allowed = _convert(arguments[0], value, path), arguments[1]
+        if value not in allowed:
+            raise ConfigError(path, f"{value} is outside {allowed}. Choose a value inside.")
+        return value
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        return _convert(next(a for a in arguments if a is not type(None)), value, path)
+    if origin is Literal:
+        if value not in arguments:
+            raise ConfigError(path, f"{value!r} is not a choice. {did_you_mean(str(value), map(str, arguments))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (tuple, list)):
+            raise ConfigError(path, f"expected a list, got {value!r}. Write it like [1, 2].")
+        return tuple(_convert(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+    if issubclass(hint, Config):
+        try:
+            return hint.parse(value)
+        except ConfigError as error:
+            raise error.below(path) from None
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint or (hint is float and not math.isfinite(value)):
+        raise ConfigError(path, f"expected {_SAID[hint]}, got {value!r}. Give {_SAID[hint]}.")
+    return value
+
+
+_SAID = {int: "a whole number", float: "a finite number", str: "a text", bool: "true or false"}

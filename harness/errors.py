@@ -1,0 +1,37 @@
+"""What a user can get wrong. The command line prints each as one line and exits with code 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake of the user's or of their machine: says what is wrong, where, and what to do."""
+
+
+class ConfigError(UserError):
+    """A wrong value at a configuration path, printed as `<path>: <what is wrong>. <what to do>`."""
+
+    def __init__(self, path: str, message: str):
+        super().__init__(f"{path}: {message}" if path else message)
+        self.path, self.message = path, message
+
+    def below(self, parent: str) -> ConfigError:
+        """The same mistake seen from one level further up."""
+        return ConfigError(".".join(filter(None, (parent, self.path))), self.message)
+
+
+class Diverged(UserError):
+    """Training met a loss or gradient that is not finite; the last good checkpoint stands."""
+
+
+class Stopped(Exception):
+    """SIGTERM or Ctrl-C arrived: everything is saved, and the same command continues."""
+
+
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+    """The advice for a misspelt name: the nearest known one, or all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(wrong, known, n=1)
+    return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(known)}."

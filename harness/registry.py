@@ -1,0 +1,136 @@
+"""Components by family and name: `build("weighting", {"name": "min_snr", "gamma": 5})`, `names("weighting")`.
+
+A component is a frozen dataclass in any file. Declaring it registers it; a name can be taken once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from harness.config import Config
+from harness.errors import ConfigError, UserError, did_you_mean
+
+HOMES = {
+    "interpolant": "harness.components.interpolants",
+    "weighting": "harness.components.weightings",
+    "time_sampler": "harness.components.time_samplers",
+    "noise": "harness.components.noises",
+    "solver": "harness.components.solvers",
+    "backbone": "harness.components.backbones",
+    "dataset": "harness.data",
+    "metric": "harness.evaluation.fidelity",
+}
+"""Where the members of each family live; imported when the family is first asked for."""
+
+_BASES: dict[str, type[Component]] = {}
+_MEMBERS: dict[str, dict[str, type[Component]]] = {family: {} for family in HOMES}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component(Config):
+    """Base of all components: `class Weighting(Component, family="weighting")`, then `class MinSNR(Weighting, name="min_snr")`."""
+
+    family: ClassVar[str]
+    name: ClassVar[str]
+
+    def __init_subclass__(cls, family: str | None = None, name: str | None = None, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        if family is not None:
+            cls.family = family
+            _BASES[family] = cls
+        if name is not None:
+            taken = _MEMBERS[cls.family].setdefault(name, cls)
+            if (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
+                raise UserError(f"{cls.family} '{name}' is already taken by {taken.__module__}. Choose another name.")
+            _MEMBERS[cls.family][name] = cls  # dataclass(slots=True) declares the class a second time
+            cls.name = name
+
+    @classmethod
+    def parse(cls, value: Any) -> Self:
+        """From an instance, a name, or a mapping with `name` and fields."""
+        if isinstance(value, cls):
+            return value
+        spec = {"name": value} if isinstance(value, str) else value
+        if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
+            raise ConfigError("", f"expected a {cls.family}, got {value!r}. Give its name.")
+        member = find(cls.family, spec["name"])
+        return super(Component, member).parse({k: v for k, v in spec.items() if k != "name"})  # type: ignore[return-value]
+
+
+def names(family: str) -> list[str]:
+    """The registered members of a family, sorted."""
+    if family not in HOMES:
+        raise UserError(f"'{family}' is no family. {did_you_mean(family, HOMES)}")
+    importlib.import_module(HOMES[family])
+    return sorted(_MEMBERS[family])
+
+
+def find(family: str, name: str) -> type[Component]:
+    """The class registered under a name."""
+    known = names(family)
+    if name not in known:
+        raise ConfigError("", f"'{name}' is no {family}. {did_you_mean(name, known)}")
+    return _MEMBERS[family][name]
+
+
+def build(family: str, spec: str | Mapping[str, Any] | Component) -> Any:
+    """The component that a name, a mapping or an instance describes; `UserError` says what is wrong with it."""
+    names(family)
+    try:
+        return _BASES[family].parse(spec)
+    except ConfigError as error:
+        raise error.below(family) from None
+
+
+def describe(family: str) -> list[dict[str, Any]]:
+    """Name, first docstring line and parameters with their defaults of every member, for people and machines."""
+    members = [find(family, name) for name in names(family)]
+    return [
+        {
+            "family": family,
+            "name": member.name,
+            "about": (member.__doc__ or "").strip().split("\n")[0],
+            "parameters": {f.name: _default(f) for f in dataclasses.fields(member)},
+        }
+        for member in members
+    ]
+
+
+def load_plugin(path: Path) -> None:
+    """Import a user's file, whose components register themselves."""
+    load_file(path, f"harness_plugin_{path.stem}")
+
+
+def load_file(path: Path, module_name: str) -> Any:
+    """The Python file at `path` as a module. It is code of the user's own, and is run."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Give the path of a Python file.")
+    if module_name in sys.modules and Path(str(sys.modules[module_name].__file__)).resolve() == path.resolve():
+        return sys.modules[module_name]
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path}: not a Python file. Give a file that ends in .py.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except UserError as error:
+        sys.modules.pop(module_name)
+        raise UserError(f"{path}: {error}") from None
+    except Exception as error:
+        sys.modules.pop(module_name)
+        raise UserError(f"{path}: {type(error).__name__}: {error}. Correct the file.") from error
+    return module
+
+
+def _default(field: dataclasses.Field) -> Any:
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    return None if field.default_factory is dataclasses.MISSING else field.default_factory()

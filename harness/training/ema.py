@@ -1,0 +1,28 @@
+"""Exponential moving average of the weights."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+
+class EMA:
+    """A second network whose weights trail those of the first.
+
+    After n updates the decay is min(decay, (n - 1) / (n + 9)): the first update copies the weights, and a
+    short run averages over its last tenth or so instead of remembering its initialisation.
+    """
+
+    def __init__(self, network: nn.Module, decay: float):
+        self.network = copy.deepcopy(network).requires_grad_(False).eval()
+        self.decay = decay
+        self._averaged = list(self.network.parameters())
+        self._current = list(network.parameters())
+
+    @torch.no_grad()
+    def update(self, n: int) -> None:
+        """Follow the weights after optimizer step n, counted from 1."""
+        decay = min(self.decay, (n - 1) / (n + 9))
+        torch._foreach_lerp_(self._averaged, self._current, 1 - decay)
