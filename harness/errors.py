@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 
 
 class UserError(ValueError):
@@ -28,6 +29,24 @@ class Diverged(UserError):
 
 class Stopped(Exception):
     """SIGTERM or Ctrl-C arrived: everything is saved, and the same command continues."""
+
+
+def guarded(command: Callable[[], None]) -> int:
+    """Run a command; a user's or machine's mistake becomes one line on standard error and the exit code 2."""
+    try:
+        command()
+    except (Stopped, KeyboardInterrupt) as stopped:
+        print(f"{stopped or 'stopped'}. What was done is kept; the same command continues.", file=sys.stderr, flush=True)
+        return 130
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        reason = f"{place}{error.strerror or error}"
+        print(f"error: {reason}. What was done is kept; mend it, then run the same command again.", file=sys.stderr, flush=True)
+        return 2
+    return 0
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:

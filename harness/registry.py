@@ -6,8 +6,10 @@ A component is a frozen dataclass in any file. Declaring it registers it; a name
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -134,3 +136,17 @@ def _default(field: dataclasses.Field) -> Any:
     if field.default is not dataclasses.MISSING:
         return field.default
     return None if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def sources(config: Config) -> dict[str, str]:
+    """{family.name: 12 hex digits over its file} of the components of `config` that are not the harness's own."""
+    out: dict[str, str] = {}
+    if isinstance(config, Component) and not type(config).__module__.startswith("harness."):
+        path = Path(inspect.getfile(type(config)))
+        out[f"{config.family}.{config.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, Config):
+                out |= sources(item)
+    return out

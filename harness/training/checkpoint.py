@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from safetensors.torch import load, save
 from torch import Tensor
+
+from harness.files import write_atomic
 
 KEEP = 2
 _NAME = re.compile(r"(\d{9})-([0-9a-f]{12})\.safetensors")
@@ -36,20 +37,6 @@ def read_checkpoint(folder: Path, device: str) -> tuple[int, dict[str, Tensor], 
             return int(match[1]), {name: tensor.to(device) for name, tensor in load(content).items()}, damaged
         damaged.append(path)
     return 0, {}, damaged
-
-
-def write_atomic(path: Path, content: bytes | str) -> None:
-    """Replace `path` in one step: a reader sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _newest_first(folder: Path) -> Iterator[Path]:

@@ -1,0 +1,73 @@
+"""The picture of a study: a metric against NFE, and the paired differences that the verdicts rest on."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, NullFormatter
+from scipy import stats
+
+from harness.ablation.plan import Plan
+
+COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999"]
+"""Okabe and Ito's palette, told apart by the colour-blind too."""
+MARKERS = "osD^vP*X"
+
+
+def draw(plan: Plan, values: pd.DataFrame, summary: pd.DataFrame, references: dict[str, dict[str, float]]) -> bytes:
+    """A PNG: the primary metric against NFE with 95 % intervals; beside it each arm's difference at the primary NFE."""
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    curve, forest = figure.subplots(1, 2, width_ratios=[3, 2])
+    _curves(curve, plan, summary, references)
+    _forest(forest, plan, values, summary)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=130, metadata={"Software": None})
+    return content.getvalue()
+
+
+def _curves(axes: Axes, plan: Plan, summary: pd.DataFrame, references: dict[str, dict[str, float]]) -> None:
+    of_metric = summary[(summary.metric == plan.metric) & (summary.n > 0)]
+    for i, arm in enumerate(plan.arms):
+        own = of_metric[of_metric.arm == arm].sort_values("nfe")
+        half = stats.t.ppf(0.975, (own.n - 1).clip(lower=1)) * (own.sd / own.n**0.5).fillna(0)
+        x = own.nfe * 1.03 ** (i - len(plan.arms) / 2)  # side by side where they would cover each other
+        axes.errorbar(x, own["mean"], half, label=arm, color=_colour(i), marker=MARKERS[i % 8], ms=5, lw=1.4, capsize=2)
+    for kind, style in (("resampled", "--"), ("gaussian", ":")):
+        if plan.metric in references.get(kind, {}):
+            axes.axhline(references[kind][plan.metric], color="grey", ls=style, lw=1, label=f"{kind} {'images' if kind == 'resampled' else 'noise'}")
+    axes.set(xscale="log", yscale="log", xlabel="NFE", ylabel=plan.metric.upper())
+    axes.set_title(f"mean over {len(plan.seeds)} seeds, 95 % intervals", fontsize=10)
+    axes.set_xticks(sorted(of_metric.nfe.unique()), [str(nfe) for nfe in sorted(of_metric.nfe.unique())])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter(LogFormatter())
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8)
+
+
+def _forest(axes: Axes, plan: Plan, values: pd.DataFrame, summary: pd.DataFrame) -> None:
+    rows = summary[summary.primary].set_index("arm")
+    others = [arm for arm in plan.arms if arm != plan.baseline]
+    smallest = 100 * plan.smallest_difference
+    axes.axvspan(-smallest, smallest, color="grey", alpha=0.15, label=f"smallest difference, ±{smallest:g} %")
+    axes.axvline(0, color="grey", lw=1)
+    at_primary = values[(values.metric == plan.metric) & (values.nfe == plan.nfe)].pivot_table(index="seed", columns="arm", values="value")
+    for y, arm in enumerate(others):
+        colour, row = _colour(list(plan.arms).index(arm)), rows.loc[arm]
+        if not math.isnan(row.difference):
+            axes.plot([100 * row.difference], [y], "o", color=colour)
+            axes.plot([100 * row.low, 100 * row.high], [y, y], color=colour, lw=2)
+            ratios = 100 * (at_primary[arm] / at_primary[plan.baseline] - 1)
+            axes.plot(ratios, [y + 0.15] * len(ratios), "|", color=colour, alpha=0.7)
+    axes.set_yticks(range(len(others)), [f"{arm}\n{rows.loc[arm].verdict}" for arm in others])
+    axes.set_ylim(len(others) - 0.5, -0.6)
+    axes.set_xlabel(f"{plan.metric.upper()} against {plan.baseline} at NFE {plan.nfe}, %")
+    axes.set_title("paired difference, 95 % interval; ticks are seeds", fontsize=10)
+    axes.legend(fontsize=8, loc="lower right")
+
+
+def _colour(index: int) -> str:
+    return COLOURS[index % len(COLOURS)]

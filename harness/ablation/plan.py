@@ -1,0 +1,113 @@
+"""A study at a scale: every arm as a full configuration, every trial by arm and seed, under one digest."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from harness.ablation.study import Study
+from harness.config import ConfigError, digest, override, to_dict
+from harness.data.base import load
+from harness.errors import UserError
+from harness.evaluation.protocol import Protocol
+from harness.files import read_json, results_folder, write_json
+from harness.registry import find, sources
+from harness.runs import Run, RunConfig
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study will run, resolved and checked."""
+
+    study: str
+    scale: str
+    question: str
+    baseline: str
+    arms: dict[str, RunConfig]
+    """{arm: configuration}; the seed in it is a placeholder."""
+    seeds: tuple[int, ...]
+    metric: str
+    nfe: int
+    smallest_difference: float
+    plugins: tuple[str, ...]
+    """Paths of the files whose components take part."""
+
+    @classmethod
+    def of(cls, study: Study, scale: str, base: RunConfig, changes: Mapping[str, Any], seeds: int | None, plugins: Sequence[Path]) -> Self:
+        """The plan of a study on `base` with the user's `changes`; `UserError` when they do not go together."""
+        _refuse_replaced(study, changes)
+        count = study.seeds if seeds is None else seeds
+        if count < 1:
+            raise UserError(f"--seeds: {count} is less than 1. Verdicts need three or more.")
+        base = override(base, changes)
+        arms = {}
+        for name, arm in study.arms.items():
+            try:
+                arms[name] = override(base, arm)
+            except ConfigError as error:
+                raise error.below(f"arm '{name}'") from None
+        find("metric", study.metric)
+        return cls(
+            study.name, scale, study.question, study.baseline, arms, tuple(range(count)),
+            study.metric, study.nfe, study.smallest_difference, tuple(str(p.absolute()) for p in plugins),
+        )  # fmt: skip
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """A plan written by `write`; the plugins it names must have been loaded."""
+        plain = read_json(path)
+        arms = {name: RunConfig.parse(config) for name, config in plain["arms"].items()}
+        return cls(**{**plain, "arms": arms, "seeds": tuple(plain["seeds"]), "plugins": tuple(plain["plugins"])})
+
+    def write(self) -> Path:
+        """Store it in its folder, for the workers."""
+        write_json(self.folder / "plan.json", self._plain(run_only=True))
+        return self.folder / "plan.json"
+
+    @property
+    def name(self) -> str:
+        """`<study>-<scale>`: what its tables are called."""
+        return f"{self.study}-{self.scale}"
+
+    @property
+    def digest(self) -> str:
+        """12 hex digits: a changed plan is another Optuna study, which finds its finished runs on disk."""
+        plain = self._plain(run_only=False)
+        del plain["plugins"]
+        data = {name: load(config.dataset).fingerprint for name, config in self.arms.items()}
+        return digest({**plain, "data": data, "sources": {name: sources(config) for name, config in self.arms.items()}})
+
+    @property
+    def folder(self) -> Path:
+        """Where its journal, leases and workers' logs are."""
+        return results_folder() / "local" / "studies" / f"{self.name}-{self.digest}"
+
+    def trials(self) -> list[tuple[str, int]]:
+        """(arm, seed) of all trials; a seed's arms stand together, so that an unfinished study is paired too."""
+        return [(arm, seed) for seed in self.seeds for arm in self.arms]
+
+    def config(self, arm: str, seed: int) -> RunConfig:
+        """The configuration of a trial."""
+        return dataclasses.replace(self.arms[arm], seed=seed)
+
+    def run(self, arm: str, seed: int) -> Run:
+        """The run directory of a trial."""
+        return Run.of(self.config(arm, seed))
+
+    def protocol(self, arm: str) -> Protocol:
+        """How an arm is judged."""
+        return Protocol.of(self.arms[arm].evaluate, load(self.arms[arm].dataset))
+
+    def _plain(self, run_only: bool) -> dict[str, Any]:
+        return {**vars(self), "arms": {name: to_dict(config, run_only) for name, config in self.arms.items()}}
+
+
+def _refuse_replaced(study: Study, changes: Mapping[str, Any]) -> None:
+    for path in changes:
+        if path == "seed":
+            raise ConfigError("seed", "a study sets its seeds itself. Use --seeds N.")
+        if all(any(path == own or path.startswith(own + ".") for own in arm) for arm in study.arms.values()):
+            raise ConfigError(path, f"every arm of '{study.name}' replaces it, so it would change nothing. Leave it out.")

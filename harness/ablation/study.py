@@ -1,0 +1,74 @@
+"""A study: the question, the arms that answer it and what would settle it, all said before anything runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.environment import ROOT
+from harness.errors import UserError, did_you_mean
+from harness.registry import load_file
+from harness.runs import RunConfig
+
+_NAME = re.compile(r"[a-z0-9_]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What a study file assigns to `STUDY`. An arm is a mapping of configuration paths to values."""
+
+    question: str
+    baseline: str
+    """The arm that the others are compared with."""
+    arms: Mapping[str, Mapping[str, Any]]
+    metric: str = "fid"
+    """The primary metric: verdicts are on it alone."""
+    nfe: int = 32
+    """The NFE at which the primary metric is compared."""
+    smallest_difference: float = 0.05
+    """Relative difference below which two arms are as good as each other; a tie is claimed within it."""
+    seeds: int = 5
+    """Training seeds, the same ones for every arm."""
+    name: str = field(default="", kw_only=True)
+    """The file's name; filled in on loading."""
+
+    def __post_init__(self) -> None:
+        if self.baseline not in self.arms or len(self.arms) < 2:
+            raise UserError(f"baseline '{self.baseline}': a study needs it and at least one more among its arms. {did_you_mean(self.baseline, self.arms)}")
+        if not 0 < self.smallest_difference < 1:
+            raise UserError(f"smallest_difference: {self.smallest_difference} is outside (0, 1). 0.05 means 5 %.")
+        if self.seeds < 1:
+            raise UserError(f"seeds: {self.seeds} is less than 1. Verdicts need three.")
+
+
+def load_study(name: str) -> Study:
+    """The study of a file in studies/, by its name, or of any file that ends in .py, by its path."""
+    if name.endswith(".py"):
+        path = Path(name)
+    else:
+        known = sorted(p.stem for p in studies_folder().glob("*.py") if p.stem != "scales" and not p.stem.startswith("_"))
+        if name not in known:
+            raise UserError(f"'{name}' is no study. {did_you_mean(name, known)}")
+        path = studies_folder() / f"{name}.py"
+    study = getattr(load_file(path, f"harness_study_{path.stem}"), "STUDY", None)
+    if not isinstance(study, Study) or not _NAME.fullmatch(path.stem):
+        raise UserError(f"{path}: no study. Assign a Study to STUDY, in a file named with a-z, 0-9 and _ alone.")
+    object.__setattr__(study, "name", path.stem)
+    return study
+
+
+def load_scale(name: str) -> RunConfig:
+    """The configuration that studies/scales.py names so."""
+    scales: Mapping[str, RunConfig] = load_file(studies_folder() / "scales.py", "harness_scales").SCALES
+    if name not in scales:
+        raise UserError(f"'{name}' is no scale. {did_you_mean(name, scales)}")
+    return scales[name]
+
+
+def studies_folder() -> Path:
+    """studies/ below the working directory, or the one of the checkout."""
+    here = Path("studies")
+    return here if (here / "scales.py").is_file() else ROOT / "studies"

@@ -1,0 +1,257 @@
+"""From the run directories of a plan to the table people read: long frame, summary, text, files with provenance."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.table import Table
+
+from harness.ablation import figures, statistics
+from harness.ablation.plan import Plan
+from harness.environment import machine
+from harness.evaluation.judge import Judge
+from harness.evaluation.protocol import Protocol
+from harness.files import read_json, results_folder, write_atomic, write_json
+from harness.registry import find
+
+COLUMNS = [
+    "study", "scale", "arm", "metric", "nfe", "n", "mean", "sd", "min",
+    "difference", "low", "high", "p_value", "primary", "verdict",
+]  # fmt: skip
+
+
+@dataclass
+class Report:
+    """A study's results and what must be said beside them."""
+
+    plan: Plan
+    values: pd.DataFrame
+    """One row per arm, seed, metric and nfe: value."""
+    summary: pd.DataFrame
+    """`COLUMNS`, one row per arm, metric and nfe."""
+    references: dict[str, dict[str, float]]
+    """{"resampled" | "gaussian": {metric: value}} under the baseline's protocol."""
+    notes: list[str]
+    """What a reader must know to trust the table."""
+    commits: list[str]
+    sd: float
+    """Of paired log ratios at the primary metric and NFE, pooled over arms."""
+    detectable: float
+    """Relative difference that these seeds find with 80 % power."""
+
+
+def report(plan: Plan, references: dict[str, dict[str, float]]) -> Report:
+    """Everything that the finished runs of a plan say."""
+    values, commits = _collect(plan)
+    summary, sds = _summarise(plan, values)
+    sd = math.sqrt(sum(s * s for s in sds) / len(sds)) if sds else math.nan
+    detectable = statistics.detectable_difference(sd, len(plan.seeds), len(plan.arms) - 1)
+    return Report(plan, values, summary, references, _notes(plan, values, commits), commits, sd, detectable)
+
+
+def judge_references(plan: Plan, judge: Judge) -> dict[str, dict[str, float]]:
+    """What resampled training images and Gaussian noise score under a judge's protocol; computed once and kept."""
+    path = results_folder() / "local" / "references" / f"{judge.protocol.digest}.json"
+    known = read_json(path) if path.exists() else {}
+    if not all(m.name in known.get("gaussian", {}) for m in judge.config.metrics):
+        known = {"resampled": judge(judge.resampled()), "gaussian": judge(judge.gaussian())}
+        write_json(path, known)
+    return known
+
+
+def _collect(plan: Plan) -> tuple[pd.DataFrame, list[str]]:
+    rows, commits = [], set()
+    for arm, seed in plan.trials():
+        run, protocol = plan.run(arm, seed), plan.protocol(arm)
+        known, wanted = run.evaluation(protocol), run.config.evaluate
+        commits |= {*known["commits"], *run.environment.get("commits", [])}
+        for metric in wanted.metrics:
+            by_nfe = known["values"].get(metric.name, {})
+            rows += [(arm, seed, metric.name, nfe, by_nfe[str(nfe)]) for nfe in wanted.nfe if str(nfe) in by_nfe]
+    return pd.DataFrame(rows, columns=["arm", "seed", "metric", "nfe", "value"]), sorted(commits)
+
+
+def _summarise(plan: Plan, values: pd.DataFrame) -> tuple[pd.DataFrame, list[float]]:
+    """The summary, and the sds of the arms' paired log ratios at the primary metric and NFE."""
+    cells = values.pivot_table(index="seed", columns=["metric", "nfe", "arm"], values="value")
+    wanted = dict.fromkeys([*zip(values.metric, values.nfe, strict=True), (plan.metric, plan.nfe)])
+    rows, primary = [], {}
+    for metric, nfe in sorted(wanted):
+        for arm in plan.arms:
+            is_primary = (metric, nfe) == (plan.metric, plan.nfe)
+            own = cells[metric, nfe, arm].dropna() if (metric, nfe, arm) in cells else pd.Series(dtype=float)
+            row: dict[str, Any] = {"study": plan.study, "scale": plan.scale, "arm": arm, "metric": metric, "nfe": nfe}
+            row |= {"n": len(own), "mean": own.mean(), "sd": own.std(), "min": own.min(), "primary": is_primary}
+            if arm == plan.baseline:
+                row["verdict"] = "baseline"
+            elif (metric, nfe, plan.baseline) in cells:
+                pairs = pd.concat([own, cells[metric, nfe, plan.baseline]], axis=1, join="inner").dropna()
+                found = statistics.compare(pairs.iloc[:, 0].tolist(), pairs.iloc[:, 1].tolist())
+                row |= {"difference": found.difference, "low": found.low, "high": found.high}
+                if is_primary:
+                    primary[arm] = found
+            rows.append(row)
+    _settle(plan, rows, primary)
+    return pd.DataFrame(rows, columns=COLUMNS), [c.sd for c in primary.values() if not math.isnan(c.sd)]
+
+
+def _settle(plan: Plan, rows: list[dict[str, Any]], primary: dict[str, statistics.Comparison]) -> None:
+    """Add Holm-adjusted p-values and verdicts to the primary rows."""
+    tested = [arm for arm, found in primary.items() if not math.isnan(found.p_value)]
+    adjusted = dict(zip(tested, statistics.holm([primary[arm].p_value for arm in tested]), strict=True))
+    lower = find("metric", plan.metric).lower_is_better  # type: ignore[attr-defined]
+    for row in rows:
+        if row["primary"] and row["arm"] != plan.baseline:
+            p = row["p_value"] = adjusted.get(row["arm"], math.nan)
+            found = primary.get(row["arm"])
+            row["verdict"] = statistics.verdict(found, p, plan.smallest_difference, lower) if found else "undecided"
+
+
+def _notes(plan: Plan, values: pd.DataFrame, commits: list[str]) -> list[str]:
+    notes = []
+    if values[(values.metric == plan.metric) & (values.nfe == plan.nfe)].empty:
+        notes.append(f"Undecided: {plan.metric} at NFE {plan.nfe}, on which the verdicts rest, was not measured.")
+    if len(plan.seeds) < statistics.MIN_SEEDS:
+        notes.append(f"Undecided: {len(plan.seeds)} seed(s) cannot tell a difference from luck; verdicts take {statistics.MIN_SEEDS} or more.")
+    for arm, seed in plan.trials():
+        if (reason := plan.run(arm, seed).diverged) is not None:
+            notes.append(f"{arm} seed {seed} has no value: {reason}")
+    protocols = {arm: plan.protocol(arm) for arm in plan.arms}
+    for arm, protocol in protocols.items():
+        if differing := _differing(protocol, protocols[plan.baseline]):
+            notes.append(f"Protocols differ: {arm} and {plan.baseline} are judged with another {', '.join(differing)}.")
+    if len(commits) > 1:
+        notes.append(f"Trials come from {len(commits)} commits: {', '.join(commits)}.")
+    return notes
+
+
+def _differing(one: Protocol, other: Protocol) -> list[str]:
+    return [key for key, value in vars(one).items() if value != vars(other)[key]]
+
+
+def text(report: Report, metric: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of one metric's table, as text."""
+    plan, of_metric = report.plan, report.summary[report.summary.metric == metric]
+    nfes = sorted(of_metric.nfe.unique())
+    header = ["arm", *(f"NFE {nfe}" for nfe in nfes)]
+    judged = metric == plan.metric
+    if judged:
+        header += [f"against {plan.baseline} at NFE {plan.nfe}", "p (Holm)", "verdict"]
+    rows = []
+    for arm in plan.arms:
+        own = of_metric[of_metric.arm == arm].set_index("nfe")
+        cells = [arm, *(_mean_sd(own.loc[nfe]) for nfe in nfes)]
+        if judged:
+            main = own.loc[plan.nfe]
+            cells += [_interval(main), "" if pd.isna(main.p_value) else f"{main.p_value:.3g}", main.verdict]
+        rows.append(cells)
+    return header, rows
+
+
+def rich_table(report: Report, metric: str) -> Table:
+    """One metric's table for the terminal."""
+    header, rows = text(report, metric)
+    colours = {"better": "green", "worse": "red", "tie": "cyan", "undecided": "yellow"}
+    table = Table(title=f"{report.plan.name}: {metric.upper()}, mean ± sd over {len(report.plan.seeds)} seeds")
+    for i, name in enumerate(header):
+        table.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row, style=colours.get(row[-1]))
+    return table
+
+
+def remarks(report: Report) -> list[str]:
+    """The sentences under a table."""
+    plan = report.plan
+    named = {"resampled": "training images drawn with replacement", "gaussian": "Gaussian noise"}
+    lines = [
+        f"{metric.upper()} of {named[kind]}, as many as the samples: {value:.4g}."
+        for kind, by_metric in report.references.items()
+        for metric, value in by_metric.items()
+    ]
+    lines.append(
+        f"Verdicts: {plan.metric.upper()} at NFE {plan.nfe}, paired t on logs over seeds, Holm-adjusted; intervals are 95 %, unadjusted; "
+        f"smallest difference of interest {plan.smallest_difference:.0%}."
+    )
+    if not math.isnan(report.detectable):
+        lines.append(
+            f"The sd of paired log ratios is {report.sd:.3f}: {len(plan.seeds)} seeds find a difference of {report.detectable:.1%} with 80 % power."
+        )
+    return lines + report.notes
+
+
+def write(report: Report, folder: Path, command: str) -> list[Path]:
+    """`<folder>/tables/<study>-<scale>.{md,csv,json}` and `<folder>/figures/<study>-<scale>.png`; returns the paths."""
+    plan = report.plan
+    paths = [folder / "tables" / f"{plan.name}.{ending}" for ending in ("md", "csv", "json")]
+    figure = folder / "figures" / f"{plan.name}.png"
+    write_atomic(paths[0], _markdown(report, command))
+    write_atomic(paths[1], report.summary.to_csv(index=False))
+    write_json(paths[2], _provenance(report, command))
+    write_atomic(figure, figures.draw(plan, report.values, report.summary, report.references))
+    return [*paths, figure]
+
+
+def _markdown(report: Report, command: str) -> str:
+    plan, parts = report.plan, [f"# {report.plan.question}"]
+    for metric in sorted(report.summary.metric.unique()):
+        header, rows = text(report, metric)
+        lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+        table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        parts.append(f"{metric.upper()}, mean ± sd over {len(plan.seeds)} seeds:\n\n{table}")
+    parts.append(f"![{plan.name}](../figures/{plan.name}.png)")
+    parts.append("\n".join(f"- {line}" for line in remarks(report)))
+    here = machine()
+    parts.append(
+        f"Made by `{command}` at commit {', '.join(report.commits) or 'none'} on {here['processor']}, {here['cores']} cores, "
+        f"accelerator {here['accelerator']}, torch {here['torch']}. Plan {plan.digest}; more in {plan.name}.json."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _provenance(report: Report, command: str) -> dict[str, Any]:
+    plan = report.plan
+    return {
+        "question": plan.question,
+        "command": command,
+        "commits": report.commits,
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        "plan": plan.digest,
+        "primary": {"metric": plan.metric, "nfe": plan.nfe, "smallest_difference": plan.smallest_difference},
+        "protocols": {arm: asdict(plan.protocol(arm)) for arm in plan.arms},
+        "references": report.references,
+        "paired_sd": None if math.isnan(report.sd) else report.sd,
+        "detectable_difference": None if math.isnan(report.detectable) else report.detectable,
+        "runs": {arm: [plan.run(arm, seed).name for seed in plan.seeds] for arm in plan.arms},
+        "evaluation_seconds": {
+            arm: sum(sum(plan.run(arm, seed).evaluation(plan.protocol(arm))["seconds"].values()) for seed in plan.seeds)
+            for arm in plan.arms
+        },
+        "notes": report.notes,
+    }
+
+
+def _mean_sd(row: pd.Series) -> str:
+    if row.n == 0:
+        return "-"
+    return _figures(row["mean"], row["mean"]) if row.n == 1 else f"{_figures(row['mean'], row.sd)} ± {_figures(row.sd, row.sd)}"
+
+
+def _figures(value: float, scale: float) -> str:
+    """`value` with two significant digits of `scale` after the point, at most four."""
+    places = 1 - math.floor(math.log10(abs(scale))) if scale else 2
+    return f"{value:.{min(max(places, 0), 4)}f}"
+
+
+def _interval(row: pd.Series) -> str:
+    if pd.isna(row.difference):
+        return ""
+    if pd.isna(row.low):
+        return f"{row.difference:+.1%}"
+    return f"{row.difference:+.1%} ({row.low:+.1%} to {row.high:+.1%})"

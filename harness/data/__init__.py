@@ -1,0 +1,3 @@
+"""Data sets. Importing this package registers them all."""
+
+from harness.data import images as images

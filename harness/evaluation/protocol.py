@@ -1,0 +1,87 @@
+"""Everything that makes two values of a metric comparable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.components.solvers import Euler, Solver
+from harness.config import Config, Count, digest, to_dict
+from harness.data.base import Data
+from harness.errors import ConfigError
+from harness.evaluation.fidelity import FID, Metric, weights_hash
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(Config):
+    """How a trained network is sampled and judged."""
+
+    solver: Solver = Euler()
+    nfe: tuple[Count, ...] = (1, 2, 4, 8, 16, 32)
+    """Calls of the network for each sample, one evaluation each."""
+    num_samples: Count = 50_000
+    num_reference: Count | None = None
+    """Training images compared with, drawn once without replacement; null is 8 x num_samples, at most all of them:
+    the reference's own sampling error then stays small beside the samples'."""
+    batch_size: Count = 500
+    """Samples generated at once; each batch has its own stream of noise."""
+    extractor: Literal["digits", "inception"] = "inception"
+    """Network whose features are compared."""
+    metrics: tuple[Metric, ...] = (FID(),)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field in ("nfe", "metrics"):
+            values = getattr(self, field)
+            if not values or len(set(values)) < len(values):
+                raise ConfigError(field, f"{list(values)} is empty or names one twice. Name each once.")
+        for nfe in self.nfe:
+            self.solver.steps(nfe)
+        if self.num_samples < 2 or self.num_reference == 1:
+            raise ConfigError("num_samples", "one image has no covariance. Take two or more.")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What an evaluation's values depend on beside the run itself. Two digests: two columns."""
+
+    solver: dict
+    num_samples: int
+    batch_size: int
+    extractor: str
+    weights: str
+    """12 hex digits over the extractor's weights file."""
+    reference: dict
+    """Fingerprint of the data set and how many of its training images are compared with."""
+    sampling: str
+    """Weights, start and precision of the samples."""
+
+    @classmethod
+    def of(cls, config: EvaluateConfig, data: Data) -> Protocol:
+        """The protocol that a configuration means on a data set; reads (or downloads) the extractor's weights."""
+        if config.extractor == "digits" and data.shape[1:] != (8, 8):
+            raise ConfigError("evaluate.extractor", "the digits classifier reads 8x8 images. Choose inception.")
+        return cls(
+            solver=to_dict(config.solver),
+            num_samples=config.num_samples,
+            batch_size=config.batch_size,
+            extractor=config.extractor,
+            weights=weights_hash(config.extractor),
+            reference={**data.fingerprint, "images": num_reference(config, data)},
+            sampling="EMA weights, noise by the run's seed, fp32",
+        )
+
+    @property
+    def digest(self) -> str:
+        """12 hex digits that identify it."""
+        return digest(vars(self))
+
+
+def num_reference(config: EvaluateConfig, data: Data) -> int:
+    """How many training images the samples are compared with."""
+    wanted = config.num_reference or 8 * config.num_samples
+    if config.num_reference and wanted > len(data.train):
+        raise ConfigError(
+            "evaluate.num_reference", f"{wanted} is more than the {len(data.train)} training images. Give null or fewer."
+        )
+    return min(wanted, len(data.train))

@@ -1,0 +1,143 @@
+"""MLflow as a mirror of run directories: what is on disk is sent in order and once, and can be sent again from nothing.
+
+Training never waits for MLflow. Each record's place (MLflow run id, lines and files sent) is kept in the
+run directory; a point sent twice after a kill is the same point, since it carries the time it was measured at.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from harness.config import digest, flatten
+from harness.environment import machine
+from harness.errors import UserError
+from harness.evaluation.protocol import Protocol
+from harness.files import read_json, results_folder, runs_folder, write_json
+from harness.runs import Run
+
+POINTS = 200
+"""About how many points of a curve MLflow gets; metrics.jsonl has them all."""
+CURVES = ("loss", "grad_norm", "learning_rate", "samples_per_second")
+
+
+def default_uri() -> str:
+    """MLFLOW_TRACKING_URI, or a SQLite file below the results folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{results_folder() / 'local' / 'mlflow.db'}"
+
+
+class Mirror:
+    """One MLflow experiment; `UserError` when the store cannot be reached."""
+
+    def __init__(self, experiment: str):
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        logging.getLogger("alembic").setLevel(logging.ERROR)
+        self.uri, self.experiment = default_uri(), experiment
+        try:
+            from mlflow import MlflowClient
+
+            self.client = MlflowClient(self.uri)
+            known = self.client.get_experiment_by_name(experiment)
+            location = None if self.uri.startswith("http") else (results_folder() / "local" / "mlflow-artifacts").as_uri()
+            self.experiment_id = known.experiment_id if known else self.client.create_experiment(experiment, location)
+        except Exception as error:  # each store raises its own
+            reason = str(error).strip().split("\n")[0]
+            raise UserError(f"MLflow at {self.uri} cannot be reached ({reason}). Correct MLFLOW_TRACKING_URI or the store.") from error
+
+    def record(self, folder: Path, name: str, params: dict[str, Any], tags: dict[str, str], key: str = "") -> Record:
+        """The MLflow run that stands for `folder` in this experiment, found again or begun."""
+        path = folder / "tracking" / f"{digest({'uri': self.uri, 'experiment': self.experiment, 'key': key})}.json"
+        state = read_json(path) if path.exists() else {}
+        if state and not self._exists(state["run_id"]):
+            state = {}
+        if not state:
+            run = self.client.create_run(self.experiment_id, run_name=name, tags={**_machine_tags(), **tags})
+            state = {"run_id": run.info.run_id, "uri": self.uri, "status": "RUNNING", "lines": 0, "values": [], "files": []}
+            write_json(path, state)
+            for param, value in params.items():
+                self.client.log_param(state["run_id"], param, value if isinstance(value, str) else json.dumps(value))
+        return Record(self.client, path, state)
+
+    def _exists(self, run_id: str) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.get_run(run_id).info.lifecycle_stage == "active"
+        except MlflowException:
+            return False
+
+    def close_dead(self) -> None:
+        """Mark as KILLED what stands as RUNNING though no process works on it: SIGKILL lets nobody say so."""
+        for path in runs_folder().glob("*/tracking/*.json"):
+            state = read_json(path)
+            if state["status"] == "RUNNING" and state["uri"] == self.uri and self._exists(state["run_id"]):
+                run = Run.open(path.parents[1].name)
+                with run.lock(wait=False) as free:
+                    if free:
+                        Record(self.client, path, state).set_status("KILLED")
+
+
+class Record:
+    """One MLflow run and how much of its folder it has been sent."""
+
+    def __init__(self, client: Any, path: Path, state: dict[str, Any]):
+        self.client, self.path, self.state = client, path, state
+        self.run_id: str = state["run_id"]
+
+    def send_run(self, run: Run, protocol: Protocol) -> None:
+        """Send what a run directory holds beyond what was sent: curves, values against NFE, sample grids."""
+        from mlflow.entities import Metric
+
+        lines = run.metrics(self.state["lines"])
+        every = math.ceil(run.config.train.steps / run.config.train.log_every / POINTS)
+        chosen = [line for i, line in enumerate(lines, self.state["lines"] + 1) if i % every == 0]
+        points = [Metric(key, line[key], _ms(line["time"]), line["step"]) for line in chosen for key in CURVES]
+        known = run.evaluation(protocol)
+        values = [(m, nfe, v) for m, by_nfe in known["values"].items() for nfe, v in by_nfe.items() if [m, nfe] not in self.state["values"]]
+        points += [Metric(metric, value, _ms(known["time"][nfe]), int(nfe)) for metric, nfe, value in values]
+        for start in range(0, len(points), 1000):
+            self.client.log_batch(self.run_id, metrics=points[start : start + 1000])
+        self.state["lines"] += len(lines)
+        self.state["values"] += [[metric, nfe] for metric, nfe, _ in values]
+        if points or lines:
+            write_json(self.path, self.state)
+        grids = sorted([*run.folder.glob("samples/step-*.png"), *run.folder.glob(f"samples/{protocol.digest}-*.png")])
+        self.send_files(grids, "samples")
+
+    def send_files(self, paths: list[Path], below: str | None = None, again: bool = False) -> None:
+        """Send files as artifacts; those sent before only when `again`."""
+        for path in paths:
+            if again or path.name not in self.state["files"]:
+                self.client.log_artifact(self.run_id, str(path), below)
+                self.state["files"] = sorted({*self.state["files"], path.name})
+                write_json(self.path, self.state)
+
+    def set_status(self, status: str) -> None:
+        """RUNNING, FINISHED, FAILED or KILLED."""
+        if status != self.state["status"]:
+            if status == "RUNNING":
+                self.client.update_run(self.run_id, status)
+            else:
+                self.client.set_terminated(self.run_id, status)
+            self.state["status"] = status
+            write_json(self.path, self.state)
+
+
+def run_params(run: Run) -> dict[str, Any]:
+    """A run's configuration by path, its number of parameters and the mean of its weighting."""
+    facts = {key: run.environment[key] for key in ("parameters", "weight_mean")}
+    return {**flatten(run.config), **facts}
+
+
+def _machine_tags() -> dict[str, str]:
+    return {f"machine.{key}": str(value) for key, value in machine().items()}
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)

@@ -1,0 +1,118 @@
+"""Follows run directories while others work in them: progress on the terminal, records in MLflow."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from harness.evaluation.protocol import Protocol
+from harness.runs import Run
+from harness.tracking import Mirror, Record, run_params
+
+TRAINING_SHARE = 0.85
+"""Of a trial's progress, how much is training; the rest is evaluation."""
+SEND_EVERY_S = 3.0
+TELL_EVERY_S = 30.0
+
+
+@dataclass
+class Trial:
+    """A run that is followed."""
+
+    title: str
+    run: Run
+    protocol: Protocol
+    tags: dict[str, str]
+    evaluated: bool = True
+    """Whether evaluation belongs to it."""
+    record: Record | None = None
+    closed: bool = field(default=False, init=False)
+
+    def progress(self) -> float:
+        """From 0 to 1."""
+        trained = self.run.steps_done / self.run.config.train.steps
+        if not self.evaluated:
+            return trained
+        known = 1 - len(self.run.missing(self.protocol)) / len(self.run.config.evaluate.nfe)
+        return TRAINING_SHARE * trained + (1 - TRAINING_SHARE) * known
+
+    def status(self) -> str:
+        """MLflow's word for where it stands."""
+        if self.run.diverged:
+            return "FAILED"
+        return "FINISHED" if self.progress() == 1 else "RUNNING"
+
+
+class Watch:
+    """`with Watch(...) as watch:` follows trials in a thread of its own until the block ends."""
+
+    def __init__(self, title: str, trials: Sequence[Trial], mirror: Mirror, console: Console):
+        self.title, self.trials, self.mirror, self.console = title, trials, mirror, console
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(), TimeRemainingColumn())
+        self.bar = Progress(*columns, console=console, disable=not console.is_terminal)
+        self.task = self.bar.add_task(title, total=len(trials))
+        self._end, self._thread = threading.Event(), threading.Thread(target=self._follow, daemon=True)
+        self._sent = self._told = time.monotonic()
+        self._silent = False
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._end.set()
+        self._thread.join()
+        self._show()
+        self.bar.stop()
+        self._send(final=True)
+
+    def _follow(self) -> None:
+        while not self._end.wait(0.5):
+            self._show()
+            if time.monotonic() - self._sent > SEND_EVERY_S:
+                self._send()
+                self._sent = time.monotonic()
+
+    def _show(self) -> None:
+        done = [1.0 if trial.closed else trial.progress() for trial in self.trials]
+        finished = sum(value == 1 for value in done)
+        at_work = [trial.title for trial, value in zip(self.trials, done, strict=True) if 0 < value < 1]
+        count = f" {finished}/{len(done)}" if len(done) > 1 else ""
+        self.bar.update(self.task, completed=sum(done), description=f"{self.title}{count} {', '.join(at_work[:3])}")
+        if not self.console.is_terminal and time.monotonic() - self._told > TELL_EVERY_S:
+            self._told = time.monotonic()
+            left = self.bar.tasks[0].time_remaining
+            self.console.print(f"{self.title}{count}: {sum(done) / len(done):.0%}, {f'about {left / 60:.1f} min left' if left else 'time left unknown'}")
+
+    def _send(self, final: bool = False) -> None:
+        """Bring MLflow up to date; what it does not take now waits on disk for the next time."""
+        try:
+            for trial in self.trials:
+                if not trial.closed:
+                    self._send_trial(trial, final)
+            self._silent = False
+        except Exception as error:  # each store raises its own
+            if not self._silent or final:
+                self.console.print(f"MLflow does not take records now ({str(error).split(chr(10))[0]}); they wait on disk.")
+            self._silent = True
+
+    def _send_trial(self, trial: Trial, final: bool) -> None:
+        if not trial.run.environment:
+            return
+        if trial.record is None:
+            commits = ", ".join(trial.run.environment["commits"])
+            tags = {"run": trial.run.name, "protocol": trial.protocol.digest, "commit": commits, **trial.tags}
+            key = trial.protocol.digest + trial.tags.get("mlflow.parentRunId", "")
+            trial.record = self.mirror.record(trial.run.folder, trial.title, run_params(trial.run), tags, key)
+        status = trial.status()
+        trial.record.send_run(trial.run, trial.protocol)
+        trial.record.set_status("KILLED" if final and status == "RUNNING" else status)
+        trial.closed = status != "RUNNING"
