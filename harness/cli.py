@@ -14,7 +14,7 @@ from harness.errors import UserError, guarded
 
 if TYPE_CHECKING:
     from harness.ablation.plan import Plan
-    from harness.runs import Run, RunConfig
+    from harness.runs import Run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,7 +35,9 @@ def _parser() -> argparse.ArgumentParser:
     def add(command: Callable[[Any], None], name: str, about: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=about, description=about)
         sub.set_defaults(command=command)
-        sub.add_argument("--plugin", action="append", default=[], type=Path, metavar="FILE", help="Python file with components of yours; repeatable")
+        sub.add_argument(
+            "--plugin", action="append", default=[], type=Path, metavar="FILE", help="Python file with components of yours; repeatable"
+        )
         return sub
 
     def add_set(sub: argparse.ArgumentParser, about: str) -> None:
@@ -56,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("run", metavar="RUN", help="a run's name or directory")
     sub.add_argument("--number", type=int, default=64, metavar="N", help="how many (64)")
     sub.add_argument("--nfe", type=int, default=32, metavar="N", help="calls of the network for each (32)")
-    sub.add_argument("--out", type=Path, default=Path("samples.png"), metavar="FILE", help=".png for a grid, .npz for an array (samples.png)")
+    sub.add_argument(
+        "--out", type=Path, default=Path("samples.png"), metavar="FILE", help=".png for a grid, .npz for an array (samples.png)"
+    )
     add_set(sub, "change how they are drawn, like evaluate.solver=heun")
     sub = add(_evaluate, "evaluate", "Evaluate a finished run at every NFE; what is known is not computed again.")
     sub.add_argument("run", metavar="RUN", help="a run's name or directory")
@@ -164,7 +168,9 @@ def _ablate(options: argparse.Namespace) -> None:
     if options.workers < 1:
         raise UserError(f"--workers: {options.workers} is less than 1. One or more must work.")
     plan, console, stop = _plan(options), Console(), StopSignal()
-    console.print(f"{plan.question}\n{len(plan.arms)} arms x {len(plan.seeds)} seeds at the scale {plan.scale}; plan {plan.digest}", highlight=False)
+    console.print(
+        f"{plan.question}\n{len(plan.arms)} arms x {len(plan.seeds)} seeds at the scale {plan.scale}; plan {plan.digest}", highlight=False
+    )
     judge = prepare(plan, console)
     mirror = Mirror(plan.name)
     mirror.close_dead()
@@ -203,7 +209,9 @@ def _ui(options: argparse.Namespace) -> None:
         try:
             probe.bind((options.host, options.port))
         except OSError as error:
-            raise UserError(f"--port: {options.host}:{options.port} cannot be used ({error.strerror}). Choose another, like --port 5001.") from None
+            raise UserError(
+                f"--port: {options.host}:{options.port} cannot be used ({error.strerror}). Choose another, like --port 5001."
+            ) from None
     Mirror("train").close_dead()
     where = ["--host", options.host, "--port", str(options.port)]
     arguments = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", default_uri(), *where]

@@ -7,7 +7,6 @@ A field with `metadata=RUN_ONLY` says how a run is carried out and never what co
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import math
@@ -133,7 +132,6 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
     return out
 
 
-@functools.cache
 def _hints(cls: type) -> dict[str, Any]:
     hints = typing.get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}

@@ -13,7 +13,7 @@ import dataclasses
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ from harness.components.time_samplers import Uniform as UniformTimes
 from harness.components.weightings import Uniform as UniformWeight
 from harness.components.weightings import Weighting
 from harness.config import Config, Index, digest, to_dict
-from harness.data.base import Data, Dataset, load
+from harness.data.base import Dataset, load
 from harness.data.images import save_grid
 from harness.environment import commit, machine
 from harness.errors import ConfigError, Diverged, Stopped, UserError
@@ -156,7 +156,7 @@ class Trained:
     """A trained network with what sampling needs beside it."""
 
     network: nn.Module
-    noise_state: dict[str, Tensor]
+    noise_state: Mapping[str, Tensor]
 
 
 def ensure(config: RunConfig, say: Say, stop: Stop) -> Run:
@@ -196,14 +196,14 @@ def train(run: Run, say: Say, stop: Stop) -> Trained:
         torch.manual_seed(stream_seed(config.seed, "initial weights"))
         network = config.backbone.build(data.shape).to(device)
         noise_state = config.noise.fit(data.encode(data.train))
-        objective = Objective(
-            config.objective, config.interpolant, config.weighting, config.time_sampler, config.noise, noise_state
-        )
+        objective = Objective(config.objective, config.interpolant, config.weighting, config.time_sampler, config.noise, noise_state)
         if not (run.folder / "config.json").exists():
             write_json(run.folder / "config.json", to_dict(config))
         _write_environment(run, network, objective)
         try:
-            ema = fit(config.train, config.seed, network, objective, data, run.folder / "checkpoints", _callbacks(run, objective, say, stop))
+            ema = fit(
+                config.train, config.seed, network, objective, data, run.folder / "checkpoints", _callbacks(run, objective, say, stop)
+            )
         except Diverged as error:
             write_json(run.folder / "diverged.json", {"reason": str(error)})
             raise

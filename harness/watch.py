@@ -55,7 +55,13 @@ class Watch:
 
     def __init__(self, title: str, trials: Sequence[Trial], mirror: Mirror, console: Console):
         self.title, self.trials, self.mirror, self.console = title, trials, mirror, console
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
         self.bar = Progress(*columns, console=console, disable=not console.is_terminal)
         self.task = self.bar.add_task(title, total=len(trials))
         self._end, self._thread = threading.Event(), threading.Thread(target=self._follow, daemon=True)
@@ -90,7 +96,9 @@ class Watch:
         if not self.console.is_terminal and time.monotonic() - self._told > TELL_EVERY_S:
             self._told = time.monotonic()
             left = self.bar.tasks[0].time_remaining
-            self.console.print(f"{self.title}{count}: {sum(done) / len(done):.0%}, {f'about {left / 60:.1f} min left' if left else 'time left unknown'}")
+            self.console.print(
+                f"{self.title}{count}: {sum(done) / len(done):.0%}, {f'about {left / 60:.1f} min left' if left else 'time left unknown'}"
+            )
 
     def _send(self, final: bool = False) -> None:
         """Bring MLflow up to date; what it does not take now waits on disk for the next time."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -38,7 +39,9 @@ def _curves(axes: Axes, plan: Plan, summary: pd.DataFrame, references: dict[str,
         axes.errorbar(x, own["mean"], half, label=arm, color=_colour(i), marker=MARKERS[i % 8], ms=5, lw=1.4, capsize=2)
     for kind, style in (("resampled", "--"), ("gaussian", ":")):
         if plan.metric in references.get(kind, {}):
-            axes.axhline(references[kind][plan.metric], color="grey", ls=style, lw=1, label=f"{kind} {'images' if kind == 'resampled' else 'noise'}")
+            axes.axhline(
+                references[kind][plan.metric], color="grey", ls=style, lw=1, label=f"{kind} {'images' if kind == 'resampled' else 'noise'}"
+            )
     axes.set(xscale="log", yscale="log", xlabel="NFE", ylabel=plan.metric.upper())
     axes.set_title(f"mean over {len(plan.seeds)} seeds, 95 % intervals", fontsize=10)
     axes.set_xticks(sorted(of_metric.nfe.unique()), [str(nfe) for nfe in sorted(of_metric.nfe.unique())])
@@ -49,7 +52,7 @@ def _curves(axes: Axes, plan: Plan, summary: pd.DataFrame, references: dict[str,
 
 
 def _forest(axes: Axes, plan: Plan, values: pd.DataFrame, summary: pd.DataFrame) -> None:
-    rows = summary[summary.primary].set_index("arm")
+    rows: Any = summary[summary.primary].set_index("arm")
     others = [arm for arm in plan.arms if arm != plan.baseline]
     smallest = 100 * plan.smallest_difference
     axes.axvspan(-smallest, smallest, color="grey", alpha=0.15, label=f"smallest difference, ±{smallest:g} %")

@@ -15,10 +15,10 @@ from rich.progress import track
 
 from harness.ablation.plan import Plan
 from harness.ablation.worker import Board
+from harness.data.base import load
 from harness.errors import Stopped, UserError
 from harness.evaluation.judge import Judge
 from harness.runs import check
-from harness.data.base import load
 from harness.signals import StopSignal
 from harness.tracking import Mirror
 from harness.watch import Trial, Watch

@@ -52,8 +52,8 @@ def compare(arm: Sequence[float], baseline: Sequence[float]) -> Comparison:
         return Comparison(n, same, same, same, same, same, 1.0 if mean == 0 else 0.0, 0.0)
     test = stats.ttest_1samp(logs, 0)
     wide, narrow = test.confidence_interval(1 - LEVEL), test.confidence_interval(1 - 2 * LEVEL)
-    ends = [math.expm1(end) for end in (mean, wide.low, wide.high, narrow.low, narrow.high)]
-    return Comparison(n, *ends, float(test.pvalue), sd)
+    low, high, narrow_low, narrow_high = (math.expm1(end) for end in (wide.low, wide.high, narrow.low, narrow.high))
+    return Comparison(n, math.expm1(mean), low, high, narrow_low, narrow_high, float(test.pvalue), sd)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -37,7 +37,7 @@ class Study:
 
     def __post_init__(self) -> None:
         if self.baseline not in self.arms or len(self.arms) < 2:
-            raise UserError(f"baseline '{self.baseline}': a study needs it and at least one more among its arms. {did_you_mean(self.baseline, self.arms)}")
+            raise UserError(f"baseline '{self.baseline}': it and one more must be among the arms. {did_you_mean(self.baseline, self.arms)}")
         if not 0 < self.smallest_difference < 1:
             raise UserError(f"smallest_difference: {self.smallest_difference} is outside (0, 1). 0.05 means 5 %.")
         if self.seeds < 1:

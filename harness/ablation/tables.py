@@ -117,7 +117,9 @@ def _notes(plan: Plan, values: pd.DataFrame, commits: list[str]) -> list[str]:
     if values[(values.metric == plan.metric) & (values.nfe == plan.nfe)].empty:
         notes.append(f"Undecided: {plan.metric} at NFE {plan.nfe}, on which the verdicts rest, was not measured.")
     if len(plan.seeds) < statistics.MIN_SEEDS:
-        notes.append(f"Undecided: {len(plan.seeds)} seed(s) cannot tell a difference from luck; verdicts take {statistics.MIN_SEEDS} or more.")
+        notes.append(
+            f"Undecided: {len(plan.seeds)} seed(s) cannot tell a difference from luck; verdicts take {statistics.MIN_SEEDS} or more."
+        )
     for arm, seed in plan.trials():
         if (reason := plan.run(arm, seed).diverged) is not None:
             notes.append(f"{arm} seed {seed} has no value: {reason}")
@@ -144,7 +146,7 @@ def text(report: Report, metric: str) -> tuple[list[str], list[list[str]]]:
         header += [f"against {plan.baseline} at NFE {plan.nfe}", "p (Holm)", "verdict"]
     rows = []
     for arm in plan.arms:
-        own = of_metric[of_metric.arm == arm].set_index("nfe")
+        own: Any = of_metric[of_metric.arm == arm].set_index("nfe")
         cells = [arm, *(_mean_sd(own.loc[nfe]) for nfe in nfes)]
         if judged:
             main = own.loc[plan.nfe]
@@ -180,7 +182,8 @@ def remarks(report: Report) -> list[str]:
     )
     if not math.isnan(report.detectable):
         lines.append(
-            f"The sd of paired log ratios is {report.sd:.3f}: {len(plan.seeds)} seeds find a difference of {report.detectable:.1%} with 80 % power."
+            f"The sd of paired log ratios is {report.sd:.3f}: "
+            f"{len(plan.seeds)} seeds find a difference of {report.detectable:.1%} with 80 % power."
         )
     return lines + report.notes
 

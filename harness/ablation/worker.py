@@ -12,8 +12,8 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
@@ -36,7 +36,7 @@ class Board:
     def __init__(self, plan: Plan):
         self.plan, self.folder = plan, plan.folder
         self.folder.mkdir(parents=True, exist_ok=True)
-        direction = "minimize" if find("metric", plan.metric).lower_is_better else "maximize"  # type: ignore[attr-defined]
+        direction: Any = "minimize" if find("metric", plan.metric).lower_is_better else "maximize"  # type: ignore[attr-defined]
         journal = self.folder / "journal.log"
         try:
             with locked(self.folder / "journal.lock"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -25,9 +26,7 @@ class Solver(Component, family="solver"):
         """How many steps spend exactly `nfe` calls; `ConfigError` when none do."""
         if nfe % self.calls_per_step or nfe < 1:
             near = max(self.calls_per_step, nfe - nfe % self.calls_per_step)
-            raise ConfigError(
-                "nfe", f"{self.name} spends {self.calls_per_step} calls a step and cannot spend {nfe}. Use {near}."
-            )
+            raise ConfigError("nfe", f"{self.name} spends {self.calls_per_step} calls a step and cannot spend {nfe}. Use {near}.")
         return nfe // self.calls_per_step
 
     def step(self, field: Field, x: Tensor, t: Tensor, dt: Tensor) -> Tensor:
@@ -37,7 +36,7 @@ class Solver(Component, family="solver"):
     def integrate(self, field: Field, x: Tensor, nfe: int) -> Tensor:
         """x at t = 0 from x [B, ...] at t = 1 with exactly `nfe` calls of `field`."""
         times = torch.linspace(1, 0, self.steps(nfe) + 1, dtype=x.dtype, device=x.device)
-        for t, t_next in zip(times[:-1], times[1:], strict=True):
+        for t, t_next in itertools.pairwise(times):
             x = self.step(field, x, t, t_next - t)
         return x
 

@@ -27,9 +27,7 @@ class TimeSampler(Component, family="time_sampler"):
         """p(t), [n], which integrates to one over [0, 1]."""
         raise NotImplementedError
 
-    def sample(
-        self, n: int, generator: torch.Generator, device: torch.device | str, interpolant: Interpolant | None = None
-    ) -> Tensor:
+    def sample(self, n: int, generator: torch.Generator, device: torch.device | str, interpolant: Interpolant | None = None) -> Tensor:
         """n times in [0, 1], float32 [n]."""
         u = torch.rand(n, generator=generator, device=device)
         if self.stratify:

@@ -36,7 +36,7 @@ class Data:
         content = hashlib.sha256()
         for part in (self.train, self.held_out):
             content.update(f"{part.dtype} {tuple(part.shape)};".encode())
-            content.update(part.contiguous().numpy())
+            content.update(part.contiguous().numpy().data)
         return {"train": len(self.train), "held_out": len(self.held_out), "sha256": content.hexdigest()[:12]}
 
 

@@ -74,9 +74,7 @@ def load_extractor(name: str, device: str) -> nn.Module:
     path = extractor_weights(name)
     try:
         torch.load(path, weights_only=True)  # torch-fidelity itself would unpickle anything
-        return create_feature_extractor(
-            "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path), **options
-        )
+        return create_feature_extractor("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path), **options)
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"{path}: not torch-fidelity's Inception weights ({reason}). Fetch them again.") from error

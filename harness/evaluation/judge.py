@@ -63,8 +63,9 @@ class Judge:
         about = {key: getattr(self.protocol, key) for key in ("extractor", "weights", "reference")}
         folder = results_folder() / "local" / "references" / digest(about)
         with locked(folder / "lock"):
-            kept = {m.name: _read_summary(folder / f"{m.name}.npz") for m in self.config.metrics}
-            missing = [m for m in self.config.metrics if kept[m.name] is None]
+            found = {m.name: _read_summary(folder / f"{m.name}.npz") for m in self.config.metrics}
+            kept = {name: summary for name, summary in found.items() if summary is not None}
+            missing = [m for m in self.config.metrics if m.name not in kept]
             if missing:
                 chosen = torch.randperm(len(self.data.train), generator=stream(0, "reference"))
                 images = self._training_images(chosen[: num_reference(self.config, self.data)].sort().values)
@@ -73,7 +74,7 @@ class Judge:
             for metric in missing:
                 kept[metric.name] = metric.summarise(features)
                 _write_summary(folder / f"{metric.name}.npz", kept[metric.name])
-        return kept  # type: ignore[return-value]
+        return kept
 
     def _training_images(self, indices: Tensor) -> Iterator[Tensor]:
         return (self.data.train[batch] for batch in indices.split(self.config.batch_size))
@@ -89,5 +90,5 @@ def _read_summary(path: Path) -> Summary | None:
 
 def _write_summary(path: Path, summary: Summary) -> None:
     content = io.BytesIO()
-    np.savez(content, **summary)
+    np.savez(content, **summary)  # type: ignore[arg-type]
     write_atomic(path, content.getvalue())

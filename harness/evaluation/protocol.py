@@ -81,7 +81,5 @@ def num_reference(config: EvaluateConfig, data: Data) -> int:
     """How many training images the samples are compared with."""
     wanted = config.num_reference or 8 * config.num_samples
     if config.num_reference and wanted > len(data.train):
-        raise ConfigError(
-            "evaluate.num_reference", f"{wanted} is more than the {len(data.train)} training images. Give null or fewer."
-        )
+        raise ConfigError("evaluate.num_reference", f"{wanted} is more than the {len(data.train)} training images. Give null or fewer.")
     return min(wanted, len(data.train))

@@ -29,7 +29,7 @@ def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor]) -> 
 
 def read_checkpoint(folder: Path, device: str) -> tuple[int, dict[str, Tensor], list[Path]]:
     """Step and tensors of the newest intact checkpoint, and the damaged ones passed over; step 0 when there is none."""
-    damaged = []
+    damaged: list[Path] = []
     for path in _newest_first(folder):
         content, match = path.read_bytes(), _NAME.fullmatch(path.name)
         assert match

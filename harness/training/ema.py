@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class EMA:
@@ -18,8 +18,8 @@ class EMA:
     def __init__(self, network: nn.Module, decay: float):
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
         self.decay = decay
-        self._averaged = list(self.network.parameters())
-        self._current = list(network.parameters())
+        self._averaged: list[Tensor] = list(self.network.parameters())
+        self._current: list[Tensor] = list(network.parameters())
 
     @torch.no_grad()
     def update(self, n: int) -> None:

@@ -34,6 +34,8 @@ class TrainConfig(Config):
     """Linear rise from zero; a cosine to zero follows."""
     weight_decay: NonNegative = 0.01
     """AdamW's decoupled decay."""
+    beta2: Annotated[float, Range(0, 1, ends="[)")] = 0.999
+    """AdamW's memory of squared gradients; short runs want it shorter."""
     clip_norm: Positive | None = 1.0
     """Largest norm of the gradient; null turns clipping off."""
     ema_decay: Annotated[float, Range(0, 1, ends="[)")] = 0.9999
@@ -73,16 +75,14 @@ class Callbacks:
     """True when training should save and end now."""
 
 
-def fit(
-    config: TrainConfig, seed: int, network: nn.Module, objective: Objective, data: Data, folder: Path, callbacks: Callbacks
-) -> EMA:
+def fit(config: TrainConfig, seed: int, network: nn.Module, objective: Objective, data: Data, folder: Path, callbacks: Callbacks) -> EMA:
     """Train `network` in place and return its average; continues from the newest checkpoint in `folder`.
 
     Raises `Diverged` at a loss or gradient that is not finite (the step is not taken), `Stopped` once `callbacks.stop`.
     """
     device = config.resolved_device()
     ema = EMA(network, config.ema_decay)
-    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=config.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(network.parameters(), betas=(0.9, config.beta2), weight_decay=config.weight_decay, fused=True)
     totals = torch.zeros(2, dtype=torch.float64, device=device)
     step, saved, damaged = read_checkpoint(folder, device)
     if step:
@@ -104,7 +104,8 @@ def fit(
         optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm or math.inf)
-        optimizer.found_inf = 1 - torch.isfinite(loss + norm).float()  # the fused step skips itself where this is 1
+        bad = 1 - torch.isfinite(loss + norm).float()
+        optimizer.found_inf = bad  # type: ignore[attr-defined]  # the fused step skips itself where this is 1
         optimizer.step()
         step += 1
         ema.update(step)
@@ -116,7 +117,16 @@ def fit(
                 raise Diverged(_diagnosis(step, config))
             speed = (step - logged) * config.batch_size / (time.perf_counter() - clock)
             rate = learning_rate(config, step - 1)
-            callbacks.log(dict(step=step, time=time.time(), loss=loss_mean, grad_norm=norm_mean, learning_rate=rate, samples_per_second=speed))
+            callbacks.log(
+                {
+                    "step": step,
+                    "time": time.time(),
+                    "loss": loss_mean,
+                    "grad_norm": norm_mean,
+                    "learning_rate": rate,
+                    "samples_per_second": speed,
+                }
+            )
             totals.zero_()
             logged, clock = step, time.perf_counter()
         if step % config.sample_every == 0 or at_end:

@@ -20,9 +20,7 @@ class SinusoidalEmbedding(nn.Module):
     def __init__(self, dim: int, scale: float):
         super().__init__()
         half = dim // 2
-        self.register_buffer(
-            "frequencies", scale * torch.exp(-math.log(10_000) * torch.arange(half) / (half - 1)), persistent=False
-        )
+        self.register_buffer("frequencies", scale * torch.exp(-math.log(10_000) * torch.arange(half) / (half - 1)), persistent=False)
 
     def forward(self, t: Tensor) -> Tensor:
         """t [B] to [B, dim]."""

@@ -85,9 +85,7 @@ class UNetModule(nn.Module):
                 width = outer
             if level:
                 self.up.append(Upsample(width))
-        self.head = nn.Sequential(
-            nn.GroupNorm(config.groups, width), nn.SiLU(), nn.Conv2d(width, data_channels, 3, padding=1)
-        )
+        self.head = nn.Sequential(nn.GroupNorm(config.groups, width), nn.SiLU(), nn.Conv2d(width, data_channels, 3, padding=1))
         for parameter in self.head[-1].parameters():
             nn.init.zeros_(parameter)
 
@@ -120,7 +118,7 @@ class ResidualBlock(nn.Module):
         """x [B, inner, H, W] and the time embedding [B, time_dim] to [B, outer, H, W]."""
         h = self.conv1(F.silu(self.norm1(x)))
         scale, shift = self.film(time)[:, :, None, None].chunk(2, dim=1)
-        h = self.norm2(h) * (1 + scale) + shift
+        h = torch.addcmul(shift, self.norm2(h), 1 + scale)
         return self.shortcut(x) + self.conv2(self.dropout(F.silu(h)))
 
 

@@ -1,0 +1,48 @@
+# make ablation STUDY=weighting [SCALE=digits] [SEEDS=5] [WORKERS=2] [SET="train.steps=200 evaluate.nfe=[2,8]"] [PLUGIN=my.py]
+# SET takes path=value pairs without spaces inside a value.
+
+PYTHON ?= python3
+STUDY ?= weighting
+SCALE ?= digits
+WORKERS ?= 2
+PORT ?= 5000
+UV_VERSION := 0.13.9
+
+BIN := .venv/bin
+READY := .venv/ready
+OPTIONS = --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) $(foreach change,$(SET),--set '$(change)') $(foreach file,$(PLUGIN),--plugin $(file))
+
+.PHONY: ablation table ui test test-slow lint lock
+
+ablation: $(READY)
+	@$(BIN)/harness ablate $(STUDY) $(OPTIONS) --workers $(WORKERS)
+
+table: $(READY)
+	@$(BIN)/harness table $(STUDY) $(OPTIONS)
+
+ui: $(READY)
+	@$(BIN)/harness ui --port $(PORT)
+
+test: $(READY)
+	@$(BIN)/pytest
+
+test-slow: $(READY)
+	@$(BIN)/pytest -m slow
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+# The environment: exact versions from requirements.lock, by uv from PyPI. A stamp marks it whole.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ". Name one: make PYTHON=python3.11 ...")'
+	@echo "setting up .venv (a few GB, once)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip sync --quiet requirements.lock
+	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --no-deps --editable .
+	@touch $(READY)
+
+lock: $(READY)
+	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header --quiet --upgrade --output-file requirements.lock
