@@ -1,0 +1,186 @@
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from harness.cli import main
+from harness.files import results_folder
+
+COMMANDS = ["list", "train", "sample", "evaluate", "ablate", "table", "ui"]
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Runs a command that must fail, and gives the one line that says why."""
+
+    def run(*arguments: str) -> str:
+        try:
+            code: object = main(arguments)
+        except SystemExit as ended:  # argparse
+            code = ended.code
+        captured = capsys.readouterr()
+        *usage, line = captured.err.splitlines()
+        assert code == 2
+        assert "error: " in line
+        assert all(text.startswith(("usage: ", " ")) for text in usage)
+        assert line.startswith("error: ") or usage
+        return line
+
+    return run
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """Commands that train install handlers of their own."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=str)
+def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert said.startswith("usage: harness")
+    assert command or all(name in said for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("", "COMMAND"),
+        ("trian", "invalid choice: 'trian'"),
+        ("list weightings", "'weightings' is no family. Did you mean 'weighting'?"),
+        ("train --scale digit", "'digit' is no scale. Did you mean 'digits'?"),
+        ("train --set weighting=min_snrr", "weighting: 'min_snrr' is no weighting. Did you mean 'min_snr'?"),
+        ("train --set weighting=min_snr --set weighting.gama=1", "weighting.gama: MinSNR has no such field. Did you mean 'gamma'?"),
+        ("train --set train.step=1", "train.step: TrainConfig has no such field. Did you mean 'steps'?"),
+        ("train --set trian.steps=1", "trian: RunConfig has no such field. Did you mean 'train'?"),
+        ("train --set train.steps=many", "train.steps: expected a whole number, got 'many'."),
+        ("train --set train.steps=1e3", "train.steps: expected a whole number, got 1000.0."),
+        ("train --set train.learning_rate=-1", "train.learning_rate: -1.0 is outside (0, inf)"),
+        ("train --set train.learning_rate=NaN", "train.learning_rate: expected a finite number"),
+        ("train --set train.steps.x=1", "train.steps.x: steps is a single value."),
+        ("train --set train.steps", "--set: 'train.steps' is not path=value."),
+        ("train --set backbone.groups=5", "backbone.groups: 5 does not divide every width."),
+        ("train --set backbone.multipliers=[1,1,1,1,1]", "backbone.multipliers: 5 levels do not halve 8x8 evenly."),
+        ("train --set evaluate.nfe=8", "evaluate.nfe: expected a list, got 8."),
+        ("train --set evaluate.metrics=[\"fdi\"]", "evaluate.metrics[0]: 'fdi' is no metric. Did you mean 'fid'?"),
+        ("train --set evaluate.solver=heun --set evaluate.nfe=[3]", "evaluate.nfe: heun spends 2 calls a step and cannot spend 3."),
+        ("train --set dataset=fashion", "dataset: 'fashion' is no dataset. Did you mean 'fashion_mnist'?"),
+        ("train --plugin absent.py", "absent.py: no such file."),
+        ("sample nothing", "nothing: no such run."),
+        ("sample nothing --out picture.jpg", "--out: picture.jpg is neither .png nor .npz."),
+        ("sample nothing --number 0", "--number: 0 is less than 1."),
+        ("sample nothing --number few", "invalid int value: 'few'"),
+        ("sample nothing --set train.steps=5", "train.steps: a finished run cannot be changed in that."),
+        ("evaluate ../x", "../x: no such run."),
+        ("ablate weightin", "'weightin' is no study. Did you mean 'weighting'?"),
+        ("ablate absent.py", "absent.py: no such file."),
+        ("ablate weighting --seeds 0", "--seeds: 0 is less than 1."),
+        ("ablate weighting --seeds some", "invalid int value: 'some'"),
+        ("ablate weighting --workers 0", "--workers: 0 is less than 1."),
+        ("ablate weighting --set weighting=min_snr", "weighting: every arm of 'weighting' replaces it"),
+        ("ablate weighting --set seed=3", "seed: a study sets its seeds itself."),
+        ("table weighting", "weighting-digits: nothing is measured yet. Run `harness ablate weighting --scale digits` first."),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_that_says_what_to_do(refused: Refused, command: str, said: str) -> None:
+    assert said in refused(*command.split())
+    assert not results_folder().exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("class Mine(:", "SyntaxError"),
+        ("import nowhere_to_be_found", "ModuleNotFoundError: No module named 'nowhere_to_be_found'"),
+        (
+            "from harness.components.weightings import Weighting\nclass Mine(Weighting, name='uniform'): pass",
+            "weighting 'uniform' is already taken by harness.components.weightings",
+        ),
+    ],
+)
+def test_a_plugin_that_cannot_be_loaded(refused: Refused, tmp_path: Path, content: str, said: str) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(content)
+    line = refused("list", "--plugin", str(path))
+    assert line.startswith(f"error: {path}: ")
+    assert said in line
+
+
+def test_a_study_on_an_unknown_metric(refused: Refused, tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    arms = {"a": {}, "b": {"weighting": "min_snr"}}
+    path.write_text(f"from harness.ablation.study import Study\nSTUDY = Study(question='?', baseline='a', arms={arms}, metric='fdi')")
+    assert "'fdi' is no metric. Did you mean 'fid'?" in refused("ablate", str(path))
+
+
+@pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04 cut short"])
+def test_a_damaged_data_file(refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    monkeypatch.setenv("HARNESS_DATA", str(tmp_path))
+    (tmp_path / "cifar10.npz").write_bytes(content)
+    assert f"{tmp_path / 'cifar10.npz'}: cannot be read" in refused("train", "--scale", "cifar10")
+
+
+def test_a_data_file_of_another_shape(refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARNESS_DATA", str(tmp_path))
+    np.savez(tmp_path / "cifar10.npz", x_train=np.zeros((2, 3, 32, 32), np.uint8), x_test=np.zeros((2, 32, 32, 3), np.uint8))
+    assert "holds uint8 [2, 3, 32, 32], not uint8 [N, 32, 32, 3]" in refused("train", "--scale", "cifar10")
+
+
+def test_a_port_in_use(refused: Refused) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert f"--port: 127.0.0.1:{port} cannot be used (Address already in use)" in refused("ui", "--port", str(port))
+
+
+@pytest.mark.usefixtures("signals")
+def test_a_store_out_of_reach_stops_training_before_it_begins(refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/file/mlflow.db")
+    assert f"MLflow at sqlite:///{tmp_path}/file/mlflow.db cannot be reached" in refused("train")
+    assert not (results_folder() / "local" / "runs").exists()
+
+
+@pytest.mark.usefixtures("signals")
+def test_from_training_to_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["train.steps=4", "backbone.channels=8", "evaluate.nfe=[1,2]", "evaluate.num_samples=64"]
+    sets = [word for change in small for word in ("--set", change)]
+    assert main(["train", *sets]) == 0
+    assert main(["train", *sets]) == 0
+    (folder,) = (results_folder() / "local" / "runs").iterdir()
+    assert capsys.readouterr().out.replace("\n", "").count(f"trained {folder.name}: ") == 2
+    assert main(["evaluate", folder.name]) == 0
+    said = capsys.readouterr().out
+    assert all(f"at NFE {nfe}" in said for nfe in (1, 2))
+    picture, array = tmp_path / "a.png", tmp_path / "a.npz"
+    assert main(["sample", folder.name, "--number", "10", "--nfe", "2", "--out", str(array)]) == 0
+    assert main(["sample", str(folder), "--number", "10", "--nfe", "2", "--set", "evaluate.solver=heun", "--out", str(picture)]) == 0
+    assert "by heun" in capsys.readouterr().out
+    assert np.load(array)["images"].shape == (10, 1, 8, 8)
+    assert Image.open(picture).size == (8 * 34 + 2, 2 * 34 + 2)
+
+
+def test_the_components_of_a_family_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "weighting"]) == 0
+    said = capsys.readouterr().out
+    assert all(words in said for words in ("min_snr", "gamma = 5.0", "uniform"))
+
+
+def test_the_process_ends_with_the_code_and_the_line() -> None:
+    ended = subprocess.run([sys.executable, "-m", "harness", "train", "--scale", "digit"], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == "error: 'digit' is no scale. Did you mean 'digits'?\n"

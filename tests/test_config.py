@@ -1,0 +1,145 @@
+"""Configurations: conversion, change by path, identity, and what a user is told about a mistake."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from harness.components.interpolants import VariancePreserving
+from harness.components.weightings import MinSNR
+from harness.config import digest, flatten, override, parse_assignments, to_dict
+from harness.data.images import Digits
+from harness.errors import ConfigError
+from harness.runs import RunConfig
+
+BASE = RunConfig(dataset=Digits())
+
+
+def test_dict_and_back_through_json() -> None:
+    config = override(BASE, {"weighting": "min_snr", "weighting.gamma": 2, "evaluate.nfe": [3, 1], "train.clip_norm": None})
+    assert RunConfig.parse(json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_override_replaces_a_component_before_its_fields() -> None:
+    changed = override(BASE, {"weighting.gamma": 3, "weighting": "min_snr", "interpolant": {"name": "vp", "t_max": 0.98}})
+    assert changed.weighting == MinSNR(gamma=3.0)
+    assert changed.interpolant == VariancePreserving(t_max=0.98)
+    assert override(changed, {"weighting": "uniform", "interpolant": "linear"}) == BASE
+
+
+def test_override_reaches_nested_fields_and_keeps_their_siblings() -> None:
+    changed = override(BASE, {"train.steps": 7, "backbone.multipliers": [1, 2, 2], "seed": 4})
+    expected = to_dict(BASE)
+    expected["train"]["steps"], expected["backbone"]["multipliers"], expected["seed"] = 7, [1, 2, 2], 4
+    assert to_dict(changed) == expected
+
+
+def test_whole_numbers_become_floats() -> None:
+    """5 and 5.0 are one configuration, with one digest."""
+    whole, real = (override(BASE, {"weighting": {"name": "min_snr", "gamma": gamma}}) for gamma in (4, 4.0))
+    assert type(whole.weighting.gamma) is float  # type: ignore[attr-defined]
+    assert digest(whole) == digest(real)
+
+
+def test_flatten_names_every_leaf() -> None:
+    flat = flatten(override(BASE, {"weighting": "min_snr"}))
+    some = {"weighting": "min_snr", "weighting.gamma": 5.0, "evaluate.solver": "euler", "train.clip_norm": 1.0, "seed": 0}
+    assert some.items() <= flat.items()
+    assert flat["evaluate.nfe"] == [1, 2, 4, 8, 16, 32]
+    components = {"dataset", "backbone", "interpolant", "weighting", "time_sampler", "noise", "evaluate.solver"}
+    assert override(BASE, {path: value for path, value in flat.items() if path not in components} | {"weighting": "min_snr"}) == override(
+        BASE, {"weighting": "min_snr"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "value"), [("train.device", "cpu"), ("train.log_every", 7), ("train.sample_every", 7), ("train.checkpoint_every", 7)]
+)
+def test_digest_does_not_see_how_a_run_is_carried_out(path: str, value: Any) -> None:
+    changed = override(BASE, {path: value})
+    assert changed != BASE
+    assert digest(changed) == digest(BASE)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"), [("train.steps", 7), ("train.threads", 2), ("seed", 1), ("weighting", "min_snr"), ("evaluate.nfe", [2, 1])]
+)
+def test_digest_sees_what_comes_out(path: str, value: Any) -> None:
+    assert digest(override(BASE, {path: value})) != digest(BASE)
+
+
+def test_digest_is_that_of_the_canonical_json() -> None:
+    """Twelve hex digits that do not depend on the order of keys; they name run directories, so they must never change."""
+    assert digest({"b": [1, 2], "a": None}) == digest({"a": None, "b": [1, 2]}) == "ee743f2fa257"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"wieghting": "uniform"}, "wieghting: RunConfig has no such field. Did you mean 'weighting'?"),
+        ({"weighting": {"name": "min_snr", "gama": 1}}, "weighting.gama: MinSNR has no such field. Did you mean 'gamma'?"),
+        ({"weighting": "min_snr", "weighting.gama": 1}, "weighting.gama: MinSNR has no such field. Did you mean 'gamma'?"),
+        ({"weighting": "minsnr"}, "weighting: 'minsnr' is no weighting. Did you mean 'min_snr'?"),
+        ({"weighting": 3}, "weighting: expected a weighting, got 3. Give its name."),
+        ({"weighting": {"gamma": 3}}, "weighting: expected a weighting, got {'gamma': 3}. Give its name."),
+        ({"train": 3}, "train: expected TrainConfig, got 3. Give its fields."),
+        ({"train.steps": "many"}, "train.steps: expected a whole number, got 'many'. Give a whole number."),
+        ({"train.steps": 1.5}, "train.steps: expected a whole number, got 1.5. Give a whole number."),
+        ({"train.steps": True}, "train.steps: expected a whole number, got True. Give a whole number."),
+        ({"train.steps": None}, "train.steps: expected a whole number, got None. Give a whole number."),
+        ({"train.learning_rate": True}, "train.learning_rate: expected a finite number, got True. Give a finite number."),
+        ({"train.learning_rate": "1e-3"}, "train.learning_rate: expected a finite number, got '1e-3'. Give a finite number."),
+        ({"train.learning_rate": math.nan}, "train.learning_rate: expected a finite number, got nan. Give a finite number."),
+        ({"train.weight_decay": math.inf}, "train.weight_decay: expected a finite number, got inf. Give a finite number."),
+        ({"train.clip_norm": math.nan}, "train.clip_norm: expected a finite number, got nan. Give a finite number."),
+        ({"objective.normalise_weight": 1}, "objective.normalise_weight: expected true or false, got 1. Give true or false."),
+        ({"train.steps": 0}, "train.steps: 0 is outside [1, inf). Choose a value inside."),
+        ({"train.learning_rate": 0}, "train.learning_rate: 0.0 is outside (0, inf). Choose a value inside."),
+        ({"train.ema_decay": 1}, "train.ema_decay: 1.0 is outside [0, 1). Choose a value inside."),
+        ({"seed": -1}, "seed: -1 is outside [0, inf). Choose a value inside."),
+        ({"train.precision": "fp64"}, "train.precision: 'fp64' is not a choice. Known: auto, bf16, fp32."),
+        ({"evaluate.nfe": 4}, "evaluate.nfe: expected a list, got 4. Write it like [1, 2]."),
+        ({"evaluate.nfe": [1, 0]}, "evaluate.nfe[1]: 0 is outside [1, inf). Choose a value inside."),
+        ({"evaluate.metrics": ["fdi"]}, "evaluate.metrics[0]: 'fdi' is no metric. Did you mean 'fid'?"),
+        ({"seed.value": 1}, "seed.value: seed is a single value. Set seed itself."),
+        ({"backbone.groups": 5}, "backbone.groups: 5 does not divide every width. Choose a divisor of 32."),
+        ({"evaluate.solver": "heun"}, "evaluate.nfe: heun spends 2 calls a step and cannot spend 1. Use 2."),
+    ],
+)
+def test_a_mistake_is_told_with_its_path_and_the_remedy(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        override(BASE, changes)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "dataset: RunConfig needs it. Give a value."),
+        ({"dataset": "digits", "train": {"step": 3}}, "train.step: TrainConfig has no such field. Did you mean 'steps'?"),
+    ],
+)
+def test_a_mistake_in_a_whole_configuration(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        RunConfig.parse(given)
+    assert str(caught.value) == message
+
+
+def test_assignments_are_json_where_they_parse() -> None:
+    assert parse_assignments(["train.learning_rate=1e-3", "evaluate.nfe=[2,8]", "weighting=min_snr", "train.clip_norm=null", "a=b=c"]) == {
+        "train.learning_rate": 0.001,
+        "evaluate.nfe": [2, 8],
+        "weighting": "min_snr",
+        "train.clip_norm": None,
+        "a": "b=c",
+    }
+
+
+@pytest.mark.parametrize("text", ["train.steps", "=3"])
+def test_an_assignment_needs_a_path_and_a_value(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_assignments([text])
+    assert str(caught.value) == f"--set: '{text}' is not path=value. Write it like train.steps=200."

@@ -1,0 +1,110 @@
+"""The main job as a user runs it: whole processes, real files, kills at any moment."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SMALL = [
+    "--seeds", "2", "--workers", "2",
+    "--set", "backbone.channels=8", "--set", "train.steps=120", "--set", "train.checkpoint_every=10", "--set", "train.log_every=5",
+    "--set", "evaluate.nfe=[1,4]", "--set", "evaluate.num_samples=100",
+]  # fmt: skip
+
+
+def ablate(results: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "harness", "ablate", "weighting", *SMALL]
+    environment = {**os.environ, "HARNESS_RESULTS": str(results)}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+
+
+def finish(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def steps_logged(results: Path) -> int:
+    return sum(path.read_bytes().count(b"\n") for path in results.glob("local/runs/*/metrics.jsonl"))
+
+
+def table(results: Path, ending: str) -> bytes:
+    return (results / "local" / "tables" / f"weighting-digits.{ending}").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of a study that nothing disturbed."""
+    results = tmp_path_factory.mktemp("unbroken")
+    finish(ablate(results))
+    return results
+
+
+def kill_when(process: subprocess.Popen, results: Path, lines: int, number: signal.Signals) -> None:
+    """Signal the whole process group once so many lines are logged."""
+    while steps_logged(results) < lines:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    os.killpg(process.pid, number)
+    process.wait(60)
+
+
+def test_killed_three_times_the_table_is_that_of_an_unbroken_run(unbroken: Path, tmp_path: Path) -> None:
+    for lines in (10, 80, 170):  # of 240: 10 trials x 24 lines
+        kill_when(ablate(tmp_path), tmp_path, lines, signal.SIGKILL)
+    finish(ablate(tmp_path))
+    assert table(tmp_path, "csv") == table(unbroken, "csv")
+    assert table(tmp_path, "md") == table(unbroken, "md")
+    assert steps_logged(tmp_path) == steps_logged(unbroken) == 240
+
+
+def test_after_the_kills_mlflow_holds_every_trial_once(unbroken: Path, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    kill_when(ablate(tmp_path), tmp_path, 60, signal.SIGKILL)
+    finish(ablate(tmp_path))
+    client = MlflowClient(f"sqlite:///{tmp_path / 'local' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("weighting-digits")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    trials = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    assert len(runs) == 11
+    assert len({run.info.run_name for run in trials}) == len(trials) == 10
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    steps = [point.step for point in client.get_metric_history(trials[0].info.run_id, "loss")]
+    assert steps == sorted(set(steps))
+    assert [point.step for point in client.get_metric_history(trials[0].info.run_id, "fid")] == [1, 4]
+
+
+def test_sigterm_saves_and_the_same_command_continues(unbroken: Path, tmp_path: Path) -> None:
+    process = ablate(tmp_path)
+    kill_when(process, tmp_path, 30, signal.SIGTERM)
+    assert process.returncode == 130
+    before = steps_logged(tmp_path)
+    assert "continues from step" in finish(ablate(tmp_path))
+    assert 30 <= before < 240
+    assert table(tmp_path, "csv") == table(unbroken, "csv")
+
+
+def test_a_finished_study_is_not_trained_again(unbroken: Path) -> None:
+    stamps = {path: path.stat().st_mtime_ns for path in unbroken.glob("local/runs/*/checkpoints/*")}
+    finish(ablate(unbroken))
+    assert stamps == {path: path.stat().st_mtime_ns for path in unbroken.glob("local/runs/*/checkpoints/*")}
+
+
+def test_a_changed_study_never_writes_where_the_committed_tables_are(unbroken: Path) -> None:
+    assert not (unbroken / "tables").exists()
+    assert sorted(path.name for path in (unbroken / "local" / "tables").iterdir()) == [
+        f"weighting-digits.{ending}" for ending in ("csv", "json", "md")
+    ]
+    rows = list(csv.DictReader(table(unbroken, "csv").decode().splitlines()))
+    assert {(row["arm"], row["nfe"]) for row in rows if row["primary"] == "False"} == {
+        (arm, nfe) for arm in ("uniform", "inverse_snr", "data_end", "noise_end", "min_snr") for nfe in ("1", "4")
+    }

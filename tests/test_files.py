@@ -1,0 +1,92 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.errors import UserError
+from harness.files import drop_torn_line, last_line, locked, read_json, read_lines, remove_leftovers, write_atomic, write_json
+
+HOLD = """
+import pathlib, sys, time
+from harness.files import locked
+with locked(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_write_that_fails_leaves_the_old_content_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "below" / "file"
+    write_atomic(path, "old")
+
+    def disk_full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", disk_full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomic(path, "new")
+    assert path.read_text() == "old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_value_that_is_no_json_replaces_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, {"a": float("nan")})
+    assert read_json(path) == {"a": 1}
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": ', b"\xff\xfe"])
+def test_damaged_json_is_the_users_to_know(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "value.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"value\.json: cannot be read"):
+        read_json(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "kept"),
+    [(b"", b""), (b"one\n", b"one\n"), (b"one\ntw", b"one\n"), (b"on", b""), (b"one\ntwo\n", b"one\ntwo\n")],
+)
+def test_a_torn_line_is_cut_off(tmp_path: Path, content: bytes, kept: bytes) -> None:
+    path = tmp_path / "lines"
+    path.write_bytes(content)
+    drop_torn_line(path)
+    assert path.read_bytes() == kept
+
+
+def test_readers_ignore_an_unfinished_line(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    assert (read_lines(path), last_line(path)) == ([], None)
+    path.write_text('{"step": 1')
+    assert (read_lines(path), last_line(path)) == ([], None)
+    lines = [{"step": step, "text": "x" * 100} for step in range(200)]  # more than last_line reads at once
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 99')
+    assert read_lines(path) == lines
+    assert read_lines(path, start=198) == lines[198:]
+    assert last_line(path) == lines[-1]
+
+
+def test_leftovers_go_and_files_stay(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    for name in ("kept", "below/kept", ".torn.123", "below/.torn.456"):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["below", "kept", "kept"]
+
+
+def test_a_lock_excludes_other_processes_and_dies_with_its_holder(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout
+        assert holder.stdout.readline() == "held\n"
+        with locked(path, wait=False) as ours:
+            assert not ours
+        holder.kill()
+        holder.wait()
+    with locked(path, wait=False) as ours:
+        assert ours

@@ -1,0 +1,129 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from harness.ablation.plan import Plan
+from harness.ablation.study import Study, load_scale, load_study, studies_folder
+from harness.config import override
+from harness.errors import UserError
+from harness.runs import RunConfig, check
+
+STUDY = Study(
+    name="toy", question="Which?", baseline="a", seeds=2, nfe=2,
+    arms={"a": {"weighting": "uniform"}, "b": {"weighting": {"name": "min_snr", "gamma": 2}}},
+)  # fmt: skip
+
+GOOD = "from harness.ablation.study import Study; STUDY = Study(question='?', baseline='a', arms={'a': {}, 'b': {}})"
+
+
+def planned(base: RunConfig, study: Study = STUDY, **changes: object) -> Plan:
+    return Plan.of(study, "digits", base, changes, None, [])
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in studies_folder().glob("*.py") if p.stem != "scales"))
+def test_every_study_can_be_planned(name: str) -> None:
+    plan = Plan.of(load_study(name), "digits", load_scale("digits"), {}, None, [])
+    assert plan.baseline in plan.arms
+    assert plan.nfe in plan.arms[plan.baseline].evaluate.nfe
+    for config in plan.arms.values():
+        check(config)
+    assert len({run.name for run in map(plan.run, *zip(*plan.trials(), strict=True))}) == len(plan.arms) * len(plan.seeds)
+
+
+def test_a_misspelt_study_or_scale_gets_advice() -> None:
+    with pytest.raises(UserError, match=r"'weightin' is no study\. Did you mean 'weighting'"):
+        load_study("weightin")
+    with pytest.raises(UserError, match="'scales' is no study"):
+        load_study("scales")
+    with pytest.raises(UserError, match=r"'digit' is no scale\. Did you mean 'digits'"):
+        load_scale("digit")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("mine.py", "STUDY = 3", "no study"),
+        ("mine.py", "x = 1", "no study"),
+        ("My-Study.py", GOOD, "a-z, 0-9"),
+        ("mine.py", "STUDY = ", "SyntaxError"),
+        ("mine.py", GOOD.replace("'a', arms", "'c', arms"), "baseline 'c'"),
+    ],
+)  # fmt: skip
+def test_a_file_that_holds_no_study_is_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        load_study(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("path", ["weighting", "weighting.gamma", "seed"])
+def test_a_change_that_every_arm_replaces_is_refused(tiny: RunConfig, path: str) -> None:
+    with pytest.raises(UserError, match=f"^{path}: "):
+        planned(tiny, **{path: 1})
+
+
+def test_a_change_that_one_arm_replaces_reaches_the_other(tiny: RunConfig) -> None:
+    study = dataclasses.replace(STUDY, arms={"a": {}, "b": {"train.steps": 20}})
+    plan = planned(tiny, study, **{"train.steps": 15, "train.batch_size": 8})
+    assert {name: (c.train.steps, c.train.batch_size) for name, c in plan.arms.items()} == {"a": (15, 8), "b": (20, 8)}
+
+
+def test_a_mistake_in_an_arm_names_the_arm(tiny: RunConfig) -> None:
+    study = dataclasses.replace(STUDY, arms={"a": {}, "b": {"weighting.gama": 2}})
+    with pytest.raises(UserError, match=r"^arm 'b'\.weighting\.gama: "):
+        planned(tiny, study)
+
+
+@pytest.mark.parametrize("seeds", [0, -1])
+def test_no_seeds_are_refused(tiny: RunConfig, seeds: int) -> None:
+    with pytest.raises(UserError, match="--seeds"):
+        Plan.of(STUDY, "digits", tiny, {}, seeds, [])
+
+
+def test_an_unknown_metric_is_refused(tiny: RunConfig) -> None:
+    with pytest.raises(UserError, match=r"'fdi' is no metric\. Did you mean 'fid'"):
+        planned(tiny, dataclasses.replace(STUDY, metric="fdi"))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"baseline": "c"}, {"arms": {"a": {}}}, {"smallest_difference": 0.0}, {"smallest_difference": 5.0}, {"seeds": 0}],
+    ids=str,
+)
+def test_a_study_that_cannot_be_settled_is_refused(wrong: dict) -> None:
+    with pytest.raises(UserError, match=next(iter(wrong)).replace("arms", "one more")):
+        dataclasses.replace(STUDY, **wrong)
+
+
+def test_a_trial_is_its_arm_with_its_seed_and_seeds_stand_together(tiny: RunConfig) -> None:
+    plan = planned(tiny)
+    assert plan.trials() == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+    assert plan.config("b", 1) == override(tiny, {"weighting": {"name": "min_snr", "gamma": 2}, "seed": 1})
+
+
+@pytest.mark.parametrize(("path", "value"), [("train.steps", 13), ("weighting", "data_end"), ("evaluate.nfe", [2])])
+def test_a_setting_changes_the_digest(tiny: RunConfig, path: str, value: object) -> None:
+    study = dataclasses.replace(STUDY, arms={"a": {}, "b": {"time_sampler": "power"}})
+    assert planned(tiny, study, **{path: value}).digest != planned(tiny, study).digest
+
+
+@pytest.mark.parametrize(
+    "change", [{"nfe": 1}, {"smallest_difference": 0.1}, {"baseline": "b"}, {"seeds": 3}, {"question": "What?"}], ids=str
+)
+def test_what_a_study_asks_changes_the_digest(tiny: RunConfig, change: dict) -> None:
+    assert planned(tiny, dataclasses.replace(STUDY, **change)).digest != planned(tiny).digest
+
+
+@pytest.mark.parametrize("name", ["log_every", "sample_every", "checkpoint_every"])
+def test_how_it_is_carried_out_does_not_change_the_digest(tiny: RunConfig, name: str) -> None:
+    assert planned(tiny, **{f"train.{name}": 7}).digest == planned(tiny).digest
+
+
+def test_a_plan_comes_back_from_its_file(tiny: RunConfig, tmp_path: Path) -> None:
+    plan = Plan.of(STUDY, "digits", tiny, {}, 4, [tmp_path / "mine.py"])
+    path = plan.write()
+    assert path == plan.folder / "plan.json"
+    assert json.loads(path.read_text())["seeds"] == [0, 1, 2, 3]
+    assert Plan.read(path) == plan
+    assert Plan.read(path).digest == plan.digest

@@ -1,0 +1,94 @@
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from harness import registry
+from harness.config import override
+from harness.data.base import Data, load
+from harness.data.images import Digits, decode, encode
+from harness.errors import ConfigError
+from harness.evaluation import protocol as module
+from harness.evaluation.fidelity import FID
+from harness.evaluation.protocol import EvaluateConfig, Protocol, num_reference
+from harness.runs import Run, RunConfig, with_evaluate
+
+BASE = EvaluateConfig(nfe=(2, 4), num_samples=64, batch_size=32, extractor="digits")
+IN_THE_PROTOCOL: dict[str, Any] = {"solver": "heun", "num_samples": 65, "num_reference": 500, "batch_size": 16, "extractor": "inception"}
+WHAT_IS_MEASURED = {"nfe", "metrics"}
+
+
+@pytest.fixture
+def data() -> Data:
+    return load(Digits())
+
+
+def test_every_field_is_held_to_something() -> None:
+    assert {f.name for f in dataclasses.fields(EvaluateConfig)} == IN_THE_PROTOCOL.keys() | WHAT_IS_MEASURED
+
+
+@pytest.mark.parametrize("name", IN_THE_PROTOCOL)
+def test_a_changed_field_is_another_protocol(data: Data, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "weights_hash", lambda extractor: "0" * 12)
+    assert Protocol.of(override(BASE, {name: IN_THE_PROTOCOL[name]}), data).digest != Protocol.of(BASE, data).digest
+
+
+def test_other_weights_or_data_are_another_protocol(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Protocol.of(BASE, data)
+    assert Protocol.of(BASE, dataclasses.replace(data, train=255 - data.train)).digest != one.digest
+    monkeypatch.setattr(module, "weights_hash", lambda extractor: "0" * 12)
+    assert Protocol.of(BASE, data).digest != one.digest
+
+
+def test_nfe_and_metrics_say_what_is_measured_within_a_protocol(
+    tiny: RunConfig, data: Data, score: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(registry._MEMBERS, "metric", dict(registry._MEMBERS["metric"]))
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Other(FID, name="other"):
+        """Another metric."""
+
+    run, protocol = with_evaluate(Run.of(tiny), BASE), Protocol.of(BASE, data)
+    assert run.missing(protocol) == [2, 4]
+    score(run, protocol, {2: 1.0, 4: 1.0})
+    assert run.missing(protocol) == []
+    for change, missing in (({"nfe": [4, 8]}, [8]), ({"metrics": ["fid", "other"]}, [2, 4])):
+        changed = override(BASE, change)
+        assert Protocol.of(changed, data) == protocol
+        assert with_evaluate(run, changed).missing(protocol) == missing
+
+
+def test_the_reference_is_eight_times_the_samples_or_all_there_are(data: Data) -> None:
+    assert num_reference(BASE, data) == 512
+    assert num_reference(override(BASE, {"num_samples": 180}), data) == len(data.train) == 1438
+    assert num_reference(override(BASE, {"num_reference": 100}), data) == 100
+    with pytest.raises(ConfigError, match=r"evaluate\.num_reference: 1439 is more than the 1438 training images"):
+        num_reference(override(BASE, {"num_reference": 1439}), data)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"solver": "heun", "nfe": [2, 5]}, r"^nfe: heun spends 2 calls a step and cannot spend 5\. Use 4\.$"),
+        ({"solver": "heun", "nfe": [1]}, r"Use 2\.$"),
+        ({"nfe": []}, r"^nfe: \[\] is empty"),
+        ({"nfe": [4, 4]}, r"^nfe: \[4, 4\] .* names one twice"),
+        ({"nfe": [0]}, r"^nfe\[0\]: 0 is outside \[1, inf\)"),
+        ({"metrics": []}, r"^metrics: \[\] is empty"),
+        ({"metrics": ["fid", "fid"]}, r"^metrics: .* names one twice"),
+        ({"num_samples": 1}, r"^num_samples: one image has no covariance"),
+        ({"num_reference": 1}, "one image has no covariance"),
+        ({"extractor": "digit"}, r"^extractor: .* Did you mean 'digits'"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        override(BASE, changes)
+
+
+def test_the_digits_extractor_is_refused_on_larger_images() -> None:
+    images = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
+    with pytest.raises(ConfigError, match=r"^evaluate\.extractor: the digits classifier reads 8x8 images\. Choose inception\.$"):
+        Protocol.of(BASE, Data(images, images, encode, decode))

@@ -1,0 +1,152 @@
+"""Components by name, a user's own among them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from harness import registry
+from harness.components.interpolants import Linear
+from harness.components.weightings import MinSNR, Weighting
+from harness.config import digest, override, to_dict
+from harness.data.images import Digits
+from harness.errors import ConfigError, UserError
+from harness.registry import HOMES, build, describe, load_plugin, names, sources
+from harness.runs import RunConfig
+
+PLUGIN = '''
+from dataclasses import dataclass
+import torch
+from harness.components.weightings import Weighting
+
+@dataclass(frozen=True, kw_only=True)
+class Mine(Weighting, name="mine"):
+    """A constant."""
+    level: float = 2.0
+
+    def weight(self, t, interpolant):
+        return torch.full_like(t, self.level)
+'''
+ALL = [(family, name) for family in HOMES for name in names(family)]
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A file with one weighting of the user's own; the registry forgets it afterwards."""
+    monkeypatch.setitem(registry._MEMBERS, "weighting", dict(registry._MEMBERS["weighting"]))
+    path = tmp_path / "my_weighting.py"
+    path.write_text(PLUGIN)
+    yield path
+    sys.modules.pop("harness_plugin_my_weighting", None)
+
+
+def test_the_first_members_of_each_family_are_there() -> None:
+    assert {"linear", "vp"} <= set(names("interpolant"))
+    assert {"uniform", "inverse_snr", "data_end", "noise_end", "min_snr"} <= set(names("weighting"))
+    assert {"uniform", "stratified", "power"} <= set(names("time_sampler"))
+    assert {"gaussian", "matched", "sparse"} <= set(names("noise"))
+    assert {"euler", "heun"} <= set(names("solver"))
+    assert names("weighting") == sorted(names("weighting"))
+
+
+def test_build_takes_a_name_a_mapping_or_an_instance() -> None:
+    assert build("interpolant", "linear") == Linear()
+    assert build("weighting", {"name": "min_snr", "gamma": 5}) == MinSNR(gamma=5.0)
+    assert build("weighting", MinSNR(gamma=7)) == MinSNR(gamma=7)
+
+
+def test_unknown_family() -> None:
+    with pytest.raises(UserError) as caught:
+        build("weightings", "uniform")
+    assert str(caught.value) == "'weightings' is no family. Did you mean 'weighting'?"
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("unifrom", "weighting: 'unifrom' is no weighting. Did you mean 'uniform'?"),
+        ({"name": "min_snr", "gamma": 0}, "weighting.gamma: 0.0 is outside (0, inf). Choose a value inside."),
+        ({"name": "min_snr", "gama": 1}, "weighting.gama: MinSNR has no such field. Did you mean 'gamma'?"),
+        (Linear(), "weighting: expected a weighting, got Linear(). Give its name."),
+    ],
+)
+def test_a_wrong_component_is_told_with_its_path(spec: object, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build("weighting", spec)  # type: ignore[arg-type]
+    assert str(caught.value) == message
+
+
+def test_a_name_far_from_all_lists_them() -> None:
+    with pytest.raises(ConfigError) as caught:
+        build("interpolant", "xyzzy")
+    assert str(caught.value).endswith(f"Known: {', '.join(names('interpolant'))}.")
+
+
+def test_a_name_is_taken_once() -> None:
+    with pytest.raises(UserError, match="weighting 'uniform' is already taken by harness"):
+
+        @dataclass(frozen=True, kw_only=True)
+        class Again(Weighting, name="uniform"):
+            pass
+
+    assert type(build("weighting", "uniform")).__module__ == "harness.components.weightings"
+
+
+@pytest.mark.parametrize(("family", "name"), ALL)
+def test_every_component_is_its_configuration(family: str, name: str) -> None:
+    component = build(family, name)
+    again = build(family, to_dict(component))
+    assert again == component
+    assert hash(again) == hash(component)
+    assert digest(again) == digest(component)
+    assert sources(component) == {}
+
+
+@pytest.mark.parametrize("family", HOMES)
+def test_members_have_a_docstring_and_a_digest_of_their_own(family: str) -> None:
+    described = describe(family)
+    assert [entry["name"] for entry in described] == names(family)
+    assert all(entry["about"] for entry in described)
+    assert len({digest(build(family, name)) for name in names(family)}) == len(described)
+
+
+def test_a_plugin_registers_what_it_declares(plugin: Path) -> None:
+    assert "mine" not in names("weighting")
+    load_plugin(plugin)
+    load_plugin(plugin)
+    config = override(RunConfig(dataset=Digits()), {"weighting": "mine", "weighting.level": 3})
+    assert RunConfig.parse(to_dict(config)) == config
+    assert config.weighting.level == 3.0  # type: ignore[attr-defined]
+
+
+def test_the_source_of_a_plugin_is_part_of_a_configurations_identity(plugin: Path) -> None:
+    load_plugin(plugin)
+    config = override(RunConfig(dataset=Digits()), {"weighting": "mine"})
+    before = sources(config)
+    assert list(before) == ["weighting.mine"]
+    plugin.write_text(PLUGIN.replace("full_like(t, self.level)", "full_like(t, 2 * self.level)"))
+    assert list(sources(config)) == ["weighting.mine"]
+    assert sources(config) != before
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'. Correct the file."),
+        (PLUGIN.replace('"mine"', '"uniform"'), "weighting 'uniform' is already taken"),
+    ],
+)
+def test_a_plugin_that_fails_is_named(plugin: Path, content: str, said: str) -> None:
+    plugin.write_text(content)
+    with pytest.raises(UserError) as caught:
+        load_plugin(plugin)
+    assert str(caught.value).startswith(f"{plugin}: {said}")
+
+
+def test_a_plugin_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        load_plugin(tmp_path / "none.py")

@@ -1,0 +1,195 @@
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from harness.ablation import tables
+from harness.ablation.plan import Plan
+from harness.ablation.study import Study
+from harness.ablation.tables import Report
+from harness.config import override
+from harness.files import write_json
+from harness.runs import RunConfig
+
+COLUMNS = [
+    "study", "scale", "arm", "metric", "nfe", "n", "mean", "sd", "min",
+    "difference", "low", "high", "p_value", "primary", "verdict",
+]  # fmt: skip
+REFERENCES = {"resampled": {"fid": 1.5}, "gaussian": {"fid": 300.0}}
+COMMAND = "harness ablate toy --scale digits"
+MEANS = {"a": 10.0, "b": 8.0, "c": 10.1}
+
+Values = dict[tuple[str, int, int], float]
+"""{(arm, seed, nfe): FID}."""
+
+
+def planned(base: RunConfig, seeds: int = 4, arms: dict[str, dict[str, Any]] | None = None, nfe: int = 2) -> Plan:
+    of = {"a": {"weighting": "uniform"}, "b": {"weighting": "data_end"}, "c": {"weighting": "noise_end"}}
+    study = Study(name="toy", question="Which end?", baseline="a", arms=arms or of, nfe=nfe, smallest_difference=0.05, seeds=seeds)
+    return Plan.of(study, "digits", base, {}, None, [])
+
+
+def made_up(plan: Plan) -> Values:
+    rng = np.random.default_rng(0)
+    return {(arm, seed, nfe): MEANS[arm] * math.exp(rng.normal(0, 0.01)) / nfe for arm, seed in plan.trials() for nfe in (1, 2)}
+
+
+@pytest.fixture
+def reported(score: Any) -> Callable[..., Report]:
+    """The report of a plan after its runs were judged as `values` say."""
+
+    def report(plan: Plan, values: Values, commits: Callable[[int], str] = lambda seed: "abc") -> Report:
+        for arm, seed in plan.trials():
+            own = {nfe: value for (a, s, nfe), value in values.items() if (a, s) == (arm, seed)}
+            if own:
+                score(plan.run(arm, seed), plan.protocol(arm), own, (commits(seed),))
+        return tables.report(plan, REFERENCES)
+
+    return report
+
+
+def row(report: Report, arm: str, nfe: int = 2) -> pd.Series:
+    rows = report.summary
+    return rows[(rows.arm == arm) & (rows.nfe == nfe)].iloc[0]
+
+
+def written(report: Report, folder: Path) -> dict[str, Path]:
+    return {path.suffix: path for path in tables.write(report, folder, COMMAND)}
+
+
+def test_the_csv_has_a_row_for_each_arm_metric_and_nfe(tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path) -> None:
+    plan = planned(tiny)
+    frame = pd.read_csv(written(reported(plan, made_up(plan)), tmp_path)[".csv"])
+    assert frame.columns.tolist() == COLUMNS
+    cells = list(zip(frame.arm, frame.metric, frame.nfe, strict=True))
+    assert sorted(cells) == [(arm, "fid", nfe) for arm in "abc" for nfe in (1, 2)]
+    assert (set(frame.study), set(frame.scale), set(frame.n)) == ({"toy"}, {"digits"}, {4})
+
+
+def test_means_spreads_and_minima_are_numpys(tiny: RunConfig, reported: Callable[..., Report]) -> None:
+    plan = planned(tiny)
+    values = made_up(plan)
+    report = reported(plan, values)
+    for arm in plan.arms:
+        for nfe in (1, 2):
+            own, base = (np.array([values[a, seed, nfe] for seed in plan.seeds]) for a in (arm, "a"))
+            got = row(report, arm, nfe)
+            assert [got["mean"], got.sd, got["min"]] == pytest.approx([own.mean(), own.std(ddof=1), own.min()])
+            if arm != "a":
+                assert got.difference == pytest.approx(np.exp(np.log(own / base).mean()) - 1)
+                assert got.low < got.difference < got.high
+
+
+def test_verdicts_stand_on_the_primary_rows_alone(tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path) -> None:
+    plan = planned(tiny)
+    report = reported(plan, made_up(plan))
+    assert {arm: row(report, arm).verdict for arm in "abc"} == {"a": "baseline", "b": "better", "c": "tie"}
+    frame = pd.read_csv(written(report, tmp_path)[".csv"], dtype=str, keep_default_na=False)
+    assert set(frame[frame.primary == "True"].nfe) == {"2"}
+    others = frame[(frame.primary == "False") & (frame.arm != "a")]
+    assert len(others) == 2
+    assert {*others.p_value, *others.verdict} == {""}
+    assert frame[frame.arm == "a"].p_value.tolist() == ["", ""]
+
+
+def test_p_values_are_adjusted_over_the_arms(tiny: RunConfig, reported: Callable[..., Report]) -> None:
+    from scipy import stats
+
+    plan = planned(tiny)
+    values = made_up(plan)
+    report = reported(plan, values)
+
+    def logs(arm: str) -> list[float]:
+        return [math.log(values[arm, seed, 2]) for seed in plan.seeds]
+
+    smaller, larger = (stats.ttest_rel(logs(arm), logs("a")).pvalue for arm in "bc")
+    assert smaller < larger
+    assert [row(report, "b").p_value, row(report, "c").p_value] == pytest.approx([2 * smaller, max(2 * smaller, larger)])
+
+
+def test_two_seeds_decide_nothing_and_the_table_says_why(tiny: RunConfig, reported: Callable[..., Report]) -> None:
+    plan = planned(tiny, seeds=2)
+    report = reported(plan, made_up(plan))
+    assert [row(report, arm).verdict for arm in "bc"] == ["undecided", "undecided"]
+    assert any(line.startswith("Undecided: 2 seed(s)") for line in tables.remarks(report))
+
+
+def test_a_single_seed_is_shown_without_a_spread(tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path) -> None:
+    plan = planned(tiny, seeds=1)
+    report = reported(plan, made_up(plan))
+    assert row(report, "b").verdict == "undecided"
+    assert "±" not in "".join("".join(cells) for cells in tables.text(report, "fid")[1])
+    assert "nan" not in written(report, tmp_path)[".md"].read_text()
+
+
+def test_a_primary_nfe_that_was_not_measured_is_said(tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path) -> None:
+    plan = planned(tiny, nfe=32)
+    report = reported(plan, made_up(plan))
+    assert [row(report, arm, 32).verdict for arm in "abc"] == ["baseline", "undecided", "undecided"]
+    assert "Undecided: fid at NFE 32, on which the verdicts rest, was not measured." in tables.remarks(report)
+    assert set(written(report, tmp_path)) == {".md", ".csv", ".json", ".png"}
+
+
+def test_commits_are_told_apart(tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path) -> None:
+    plan = planned(tiny)
+    assert not any("commits" in line for line in tables.remarks(reported(plan, made_up(plan))))
+    report = reported(plan, made_up(plan), lambda seed: "abc" if seed else "def-dirty")
+    assert "Trials come from 2 commits: abc, def-dirty." in tables.remarks(report)
+    assert "Trials come from 2 commits" in written(report, tmp_path)[".md"].read_text()
+
+
+def test_a_diverged_seed_is_said_and_leaves_its_pair_out(tiny: RunConfig, reported: Callable[..., Report]) -> None:
+    plan = planned(tiny)
+    values = {key: value for key, value in made_up(plan).items() if key[:2] != ("b", 1)}
+    write_json(plan.run("b", 1).folder / "diverged.json", {"reason": "training diverged: so it did."})
+    report = reported(plan, values)
+    assert "b seed 1 has no value: training diverged: so it did." in tables.remarks(report)
+    pairs = [math.log(values["b", seed, 2] / values["a", seed, 2]) for seed in (0, 2, 3)]
+    assert (row(report, "b").n, row(report, "a").n, row(report, "c").n) == (3, 4, 4)
+    assert row(report, "b").difference == pytest.approx(math.expm1(np.mean(pairs)))
+
+
+def test_an_arm_without_values_has_no_verdict(tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path) -> None:
+    plan = planned(tiny)
+    report = reported(plan, {key: value for key, value in made_up(plan).items() if key[0] != "b"})
+    assert (row(report, "b").n, row(report, "b").verdict, row(report, "c").verdict) == (0, "undecided", "tie")
+    assert "nan" not in written(report, tmp_path)[".md"].read_text()
+
+
+def test_protocols_that_differ_are_said(tiny: RunConfig, reported: Callable[..., Report]) -> None:
+    plan = planned(tiny, arms={"a": {}, "b": {"evaluate.num_samples": 65, "evaluate.num_reference": 512}})
+    report = reported(plan, {key: value for key, value in made_up(planned(tiny)).items() if key[0] != "c"})
+    assert [line for line in tables.remarks(report) if "Protocols" in line] == [
+        "Protocols differ: b and a are judged with another num_samples."
+    ]
+
+
+def test_the_files_say_where_they_come_from(tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path) -> None:
+    plan = planned(tiny)
+    report = reported(plan, made_up(plan))
+    files = written(report, tmp_path)
+    text = files[".md"].read_text()
+    assert all(words in text for words in (plan.question, f"`{COMMAND}`", plan.digest, "better", "300", *report.commits))
+    assert len([line for line in text.splitlines() if line.startswith(("| a |", "| b |", "| c |"))]) == 3
+    assert f'"plan": "{plan.digest}"' in files[".json"].read_text()
+    assert (files[".md"].parent / "../figures/toy-digits.png").resolve() == files[".png"].resolve()
+
+
+def test_the_figure_is_a_picture(tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path) -> None:
+    plan = planned(tiny)
+    content = written(reported(plan, made_up(plan)), tmp_path)[".png"].read_bytes()
+    picture = Image.open(io.BytesIO(content))
+    assert picture.format == "PNG"
+    assert min(picture.size) > 400
+    assert len(picture.convert("RGB").getcolors(maxcolors=1 << 24) or []) > 50
+
+
+def test_more_evaluations_on_disk_than_asked_for_stay_out(tiny: RunConfig, reported: Callable[..., Report]) -> None:
+    plan = planned(override(tiny, {"evaluate.nfe": [2]}))
+    assert set(reported(plan, made_up(plan)).summary.nfe) == {2}

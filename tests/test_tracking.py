@@ -1,0 +1,172 @@
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from harness.config import override
+from harness.data.base import load
+from harness.data.images import save_grid
+from harness.errors import UserError
+from harness.evaluation.protocol import Protocol
+from harness.files import read_json, results_folder, write_json
+from harness.runs import Run, RunConfig, to_dict
+from harness.tracking import CURVES, Mirror, Record, run_params
+
+FID = {1: 30.0, 2: 20.0}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The database of an empty store: making one takes seconds, copying it nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HARNESS_RESULTS", str(tmp_path_factory.mktemp("store")))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        mirror = Mirror("first")
+        path = results_folder() / "local" / "mlflow.db"
+        assert mirror.uri == f"sqlite:///{path}"
+        yield path
+
+
+@pytest.fixture
+def mirror(store: Path) -> Mirror:
+    copy = results_folder() / "local" / "mlflow.db"
+    copy.parent.mkdir(parents=True)
+    shutil.copy(store, copy)
+    return Mirror("study")
+
+
+@pytest.fixture
+def run(tiny: RunConfig, score: Any) -> Run:
+    """What six log lines, two grids and an evaluation leave behind."""
+    return made_up(tiny, score)
+
+
+def made_up(config: RunConfig, score: Any) -> Run:
+    run, every = Run.of(config), config.train.log_every
+    write_json(run.folder / "config.json", to_dict(config))
+    write_json(run.folder / "environment.json", {"commits": ["abc"], "machine": {}, "parameters": 123, "weight_mean": 0.5})
+    with open(run.folder / "metrics.jsonl", "w") as file:
+        for step in range(every, config.train.steps + 1, every):
+            file.write(json.dumps({"step": step, "time": 1.75e9 + step, **dict.fromkeys(CURVES, step / 8)}) + "\n")
+    protocol = protocol_of(run)
+    score(run, protocol, FID)
+    for name in ("step-0000012", f"{protocol.digest}-nfe-0001", "0123456789ab-nfe-0001"):
+        save_grid(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), run.folder / "samples" / f"{name}.png")
+    return run
+
+
+def protocol_of(run: Run) -> Protocol:
+    return Protocol.of(run.config.evaluate, load(run.config.dataset))
+
+
+def record(mirror: Mirror, run: Run, **tags: str) -> Record:
+    return mirror.record(run.folder, "arm seed 0", run_params(run), tags, key="arm")
+
+
+def curve(mirror: Mirror, record: Record, name: str) -> list[tuple[int, float]]:
+    return sorted((point.step, point.value) for point in mirror.client.get_metric_history(record.run_id, name))
+
+
+def all_curves(mirror: Mirror, record: Record) -> dict[str, list[tuple[int, float]]]:
+    return {name: curve(mirror, record, name) for name in (*CURVES, "fid")}
+
+
+WHOLE = {name: [(step, step / 8) for step in range(2, 13, 2)] for name in CURVES} | {"fid": list(FID.items())}
+
+
+def test_all_that_a_run_holds_arrives(mirror: Mirror, run: Run) -> None:
+    parent = mirror.record(results_folder() / "local" / "studies" / "toy", "toy", {"question": "Which?"}, {"plan": "123"})
+    sent = record(mirror, run, **{"arm": "a", "mlflow.parentRunId": parent.run_id})
+    sent.send_run(run, protocol_of(run))
+    sent.set_status("FINISHED")
+    found = mirror.client.get_run(sent.run_id)
+    assert all_curves(mirror, sent) == WHOLE
+    assert found.data.params["train.steps"] == "12"
+    assert found.data.params["weighting"] == "uniform"
+    assert found.data.params["evaluate.nfe"] == "[1, 2]"
+    assert found.data.params["parameters"] == "123"
+    assert (found.data.tags["arm"], found.data.tags["mlflow.parentRunId"]) == ("a", parent.run_id)
+    assert "machine.torch" in found.data.tags
+    assert (found.info.run_name, found.info.status) == ("arm seed 0", "FINISHED")
+    grids = {artifact.path for artifact in mirror.client.list_artifacts(sent.run_id, "samples")}
+    assert grids == {"samples/step-0000012.png", f"samples/{protocol_of(run).digest}-nfe-0001.png"}
+    assert mirror.client.get_run(parent.run_id).data.params["question"] == "Which?"
+
+
+def test_points_sent_twice_are_the_same_points(mirror: Mirror, run: Run) -> None:
+    sent = record(mirror, run)
+    before = sent.path.read_bytes()
+    for _ in range(2):
+        sent.send_run(run, protocol_of(run))
+        sent.path.write_bytes(before)  # a kill came between sending and writing that down
+        sent = record(mirror, run)
+    sent.send_run(run, protocol_of(run))
+    assert all_curves(mirror, sent) == WHOLE
+    assert len(mirror.client.search_runs([mirror.experiment_id])) == 1
+
+
+def test_what_comes_later_is_added(mirror: Mirror, run: Run) -> None:
+    path = run.folder / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:3]) + lines[3][:20])
+    sent = record(mirror, run)
+    sent.send_run(run, protocol_of(run))
+    assert curve(mirror, sent, "loss") == WHOLE["loss"][:3]
+    path.write_text("".join(lines))
+    record(mirror, run).send_run(run, protocol_of(run))
+    assert all_curves(mirror, sent) == WHOLE
+
+
+@pytest.mark.parametrize("lost", ["deleted", "unknown"])
+def test_a_store_that_lost_a_run_gets_it_again_from_nothing(mirror: Mirror, run: Run, lost: str) -> None:
+    first = record(mirror, run)
+    first.send_run(run, protocol_of(run))
+    if lost == "deleted":
+        mirror.client.delete_run(first.run_id)
+    else:  # as after the database was removed
+        write_json(first.path, read_json(first.path) | {"run_id": "0" * 32})
+    again = record(mirror, run)
+    again.send_run(run, protocol_of(run))
+    assert again.run_id != first.run_id
+    assert all_curves(mirror, again) == WHOLE
+    assert len(mirror.client.list_artifacts(again.run_id, "samples")) == 2
+
+
+def test_long_curves_are_thinned(mirror: Mirror, tiny: RunConfig, score: Any) -> None:
+    run = made_up(override(tiny, {"train.steps": 3000, "train.log_every": 1}), score)
+    sent = record(mirror, run)
+    sent.send_run(run, protocol_of(run))
+    points = curve(mirror, sent, "loss")
+    assert 150 <= len(points) <= 200
+    assert points[-1][0] == 3000
+    assert len(run.metrics()) == 3000
+
+
+def test_what_a_kill_left_running_is_closed(mirror: Mirror, run: Run, tiny: RunConfig, score: Any) -> None:
+    alive = made_up(override(tiny, {"seed": 1}), score)
+    dead, living, ended = record(mirror, run), record(mirror, alive), mirror.record(run.folder, "ended", {}, {}, key="ended")
+    ended.set_status("FINISHED")
+    with alive.lock():
+        mirror.close_dead()
+    status = [mirror.client.get_run(r.run_id).info.status for r in (dead, living, ended)]
+    assert status == ["KILLED", "RUNNING", "FINISHED"]
+    back = record(mirror, run)
+    back.set_status("RUNNING")
+    assert back.run_id == dead.run_id
+    assert mirror.client.get_run(back.run_id).info.status == "RUNNING"
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///{file}/mlflow.db", "http://127.0.0.1:9", "nonsense://x"])
+def test_a_store_that_cannot_be_reached_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+    (tmp_path / "file").touch()
+    uri = uri.format(file=tmp_path / "file")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(UserError) as caught:
+        Mirror("study")
+    assert str(caught.value).startswith(f"MLflow at {uri} cannot be reached")
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,205 @@
+import dataclasses
+import itertools
+import math
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harness.config import override
+from harness.data.base import Data, load
+from harness.errors import Diverged, Stopped
+from harness.objective import Objective
+from harness.runs import RunConfig
+from harness.training.trainer import Callbacks, DataOrder, TrainConfig, fit, learning_rate
+
+Wrap = Callable[[nn.Module], nn.Module]
+
+
+@dataclass
+class Session:
+    """One or more calls of `fit` on a checkpoint folder, and what they said."""
+
+    config: RunConfig
+    folder: Path
+    data: Data | None = None
+    wrap: Wrap = lambda network: network
+    lines: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    resumed: list[tuple[int, list[Path]]] = field(default_factory=list)
+    network: nn.Module = field(default_factory=nn.Module)
+
+    def fit(self, stop_after: int | None = None, initial: int = 0) -> dict[str, Tensor]:
+        """Train to the end, or for `stop_after` steps, from weights of the seed `initial`; the final weights of both networks."""
+        config, data, calls = self.config, self.data or load(self.config.dataset), itertools.count()
+        torch.manual_seed(initial)
+        self.network = self.wrap(config.backbone.build(data.shape))
+        objective = Objective(config.objective, config.interpolant, config.weighting, config.time_sampler, config.noise, {})
+        callbacks = Callbacks(self.log, lambda *_: None, lambda *about: self.resumed.append(about), lambda: next(calls) == stop_after)
+        ema = fit(config.train, config.seed, self.network, objective, data, self.folder, callbacks)
+        return {f"ema.{k}": v for k, v in ema.network.state_dict().items()} | dict(self.network.state_dict())
+
+    def log(self, line: dict[str, float]) -> None:
+        values = tuple(line[key] for key in ("loss", "grad_norm", "learning_rate"))
+        assert self.lines.setdefault(int(line["step"]), values) == values, "a step logged twice says the same"
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_run_stopped_at_random_steps_ends_as_an_unbroken_one(tiny: RunConfig, tmp_path: Path, dropout: float) -> None:
+    config = override(tiny, {"backbone.dropout": dropout})
+    whole, broken = Session(config, tmp_path / "whole"), Session(config, tmp_path / "broken")
+    expected = whole.fit()
+    stops = sorted(random.Random(int(10 * dropout)).sample(range(1, 12), 4))
+    for i, (start, end) in enumerate(itertools.pairwise([0, *stops])):
+        with pytest.raises(Stopped, match=f"step {end}$"):
+            broken.fit(end - start, initial=i)
+    assert equal(broken.fit(initial=99), expected)
+    assert broken.lines == whole.lines
+    assert [step for step, _ in broken.resumed] == [0, *stops]
+
+
+def test_a_damaged_checkpoint_costs_steps_and_changes_nothing(tiny: RunConfig, tmp_path: Path) -> None:
+    whole, broken = Session(tiny, tmp_path / "whole"), Session(tiny, tmp_path / "broken")
+    expected = whole.fit()
+    with pytest.raises(Stopped):
+        broken.fit(8)
+    newest = max((tmp_path / "broken").iterdir())
+    os.truncate(newest, newest.stat().st_size // 2)
+    assert equal(broken.fit(initial=1), expected)
+    assert broken.resumed[-1] == (6, [newest])
+    assert broken.lines == whole.lines
+
+
+def test_a_finished_run_trains_no_further(tiny: RunConfig, tmp_path: Path) -> None:
+    session = Session(tiny, tmp_path)
+    expected, lines = session.fit(), dict(session.lines)
+    session.lines.clear()
+    assert equal(session.fit(initial=1), expected)
+    assert lines
+    assert not session.lines
+
+
+def test_every_epoch_visits_each_sample_once() -> None:
+    order = DataOrder(size=10, batch_size=4, seed=3)
+    visited = torch.cat([order.indices(step) for step in range(5)])
+    assert all(len(order.indices(step)) == 4 for step in range(5))
+    assert sorted(visited[:10].tolist()) == sorted(visited[10:].tolist()) == list(range(10))
+    assert visited[:10].tolist() != visited[10:].tolist()
+
+
+def test_a_batch_larger_than_the_data_repeats_it() -> None:
+    visited = DataOrder(size=3, batch_size=7, seed=0).indices(0)
+    assert sorted(visited[:3].tolist()) == sorted(visited[3:6].tolist()) == [0, 1, 2]
+
+
+def test_the_order_depends_on_seed_and_step_alone() -> None:
+    order = DataOrder(size=10, batch_size=4, seed=3)
+    in_turn = [order.indices(step).tolist() for step in range(8)]
+    assert [DataOrder(10, 4, seed=3).indices(step).tolist() for step in reversed(range(8))] == in_turn[::-1]
+    assert [DataOrder(10, 4, seed=4).indices(step).tolist() for step in range(8)] != in_turn
+
+
+@pytest.mark.parametrize(
+    ("step", "rate"),
+    [(0, 0.1), (4, 0.5), (9, 1), (10, 1), (35, 0.5 + math.sqrt(2) / 4), (60, 0.5), (85, 0.5 - math.sqrt(2) / 4), (110, 0)],
+)
+def test_the_rate_rises_linearly_and_falls_by_a_cosine(step: int, rate: float) -> None:
+    config = TrainConfig(steps=110, warmup_steps=10, learning_rate=1)
+    assert learning_rate(config, step) == pytest.approx(rate, abs=1e-12)
+
+
+def test_without_warm_up_the_first_rate_is_the_peak() -> None:
+    assert learning_rate(TrainConfig(steps=10, warmup_steps=0, learning_rate=0.3), 0) == 0.3
+
+
+MATTERS: dict[str, Any] = {
+    "steps": 10,
+    "batch_size": 16,
+    "learning_rate": 1e-3,
+    "warmup_steps": 5,
+    "weight_decay": 0.5,
+    "beta2": 0.9,
+    "clip_norm": None,
+    "ema_decay": 0.1,
+    "precision": "bf16",
+}
+CHANGES_NOTHING: dict[str, Any] = {"log_every": 5, "sample_every": 1, "checkpoint_every": 12}
+
+
+def test_every_setting_of_training_is_held_to_something() -> None:
+    assert {f.name for f in dataclasses.fields(TrainConfig)} == MATTERS.keys() | CHANGES_NOTHING.keys() | {"threads", "device"}
+
+
+@pytest.mark.parametrize("name", MATTERS)
+def test_a_setting_that_matters_changes_the_weights(tiny: RunConfig, tmp_path: Path, name: str) -> None:
+    base = override(tiny, {"train.clip_norm": 0.1})
+    changed = override(base, {f"train.{name}": MATTERS[name]})
+    assert not equal(Session(changed, tmp_path / "changed").fit(), Session(base, tmp_path / "base").fit())
+
+
+@pytest.mark.parametrize("name", CHANGES_NOTHING)
+def test_a_setting_of_how_it_is_carried_out_changes_nothing(tiny: RunConfig, tmp_path: Path, name: str) -> None:
+    changed = override(tiny, {f"train.{name}": CHANGES_NOTHING[name]})
+    assert equal(Session(changed, tmp_path / "changed").fit(), Session(tiny, tmp_path / "base").fit())
+
+
+class Poisoned(nn.Module):
+    """A network that returns nan in the steps `bad`."""
+
+    def __init__(self, network: nn.Module, bad: range):
+        super().__init__()
+        self.network, self.bad, self.step = network, bad, 0
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        self.step += 1
+        return self.network(x, t) * (math.nan if self.step - 1 in self.bad else 1.0)
+
+
+def test_a_loss_that_is_not_finite_ends_training_with_the_weights_before_it(tiny: RunConfig, tmp_path: Path) -> None:
+    good = Session(tiny, tmp_path / "good", wrap=lambda network: Poisoned(network, range(0)))
+    bad = Session(tiny, tmp_path / "bad", wrap=lambda network: Poisoned(network, range(4, 12)))
+    with pytest.raises(Stopped):
+        good.fit(4)
+    with pytest.raises(Diverged, match=r"by step 6\..*learning_rate"):
+        bad.fit()
+    assert equal(bad.network.state_dict(), good.network.state_dict())
+    assert max(bad.lines) == 4
+
+
+def test_one_bad_step_is_not_taken_and_not_forgotten(tiny: RunConfig, tmp_path: Path) -> None:
+    config = override(tiny, {"train.log_every": 4, "train.checkpoint_every": 1})
+    session = Session(config, tmp_path, wrap=lambda network: Poisoned(network, range(4, 5)))
+    with pytest.raises(Stopped):
+        session.fit(6)
+    assert all(torch.isfinite(p).all() for p in session.network.parameters())
+    session.wrap = lambda network: Poisoned(network, range(0))
+    with pytest.raises(Diverged, match="by step 8"):
+        session.fit()
+
+
+def test_a_gradient_that_is_not_finite_is_seen_too(tiny: RunConfig, tmp_path: Path) -> None:
+    def wrap(network: nn.Module) -> nn.Module:
+        next(network.parameters()).register_hook(lambda gradient: gradient * math.inf)
+        return network
+
+    session = Session(override(tiny, {"train.clip_norm": None}), tmp_path, wrap=wrap)
+    with pytest.raises(Diverged, match=r"by step 2\..*train\.clip_norm is off"):
+        session.fit()
+    assert all(torch.isfinite(p).all() for p in session.network.parameters())
+
+
+def test_data_that_is_not_finite_ends_training(tiny: RunConfig, tmp_path: Path) -> None:
+    whole = load(tiny.dataset)
+    images = whole.encode(whole.train)
+    images[::10, 0, 3, 3] = math.nan
+    with pytest.raises(Diverged):
+        Session(tiny, tmp_path, data=Data(images, images, lambda x: x, lambda x: x)).fit()
