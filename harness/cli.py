@@ -163,7 +163,6 @@ def _ablate(options: argparse.Namespace) -> None:
     from harness.ablation.launch import launch, prepare
     from harness.ablation.tables import judge_references
     from harness.signals import StopSignal
-    from harness.tracking import Mirror
 
     if options.workers < 1:
         raise UserError(f"--workers: {options.workers} is less than 1. One or more must work.")
@@ -172,18 +171,7 @@ def _ablate(options: argparse.Namespace) -> None:
         f"{plan.question}\n{len(plan.arms)} arms x {len(plan.seeds)} seeds at the scale {plan.scale}; plan {plan.digest}", highlight=False
     )
     judge = prepare(plan, console)
-    mirror = Mirror(plan.name)
-    mirror.close_dead()
-    tags = {"commit": _commit(), "plan": plan.digest}
-    record = mirror.record(plan.folder, plan.name, {"question": plan.question, "baseline": plan.baseline, "seeds": list(plan.seeds)}, tags)
-    record.set_status("RUNNING")
-    status = "FAILED"
-    try:
-        launch(plan, options.workers, mirror, record.run_id, console, stop)
-        record.send_files(_report(options, plan, judge_references(plan, judge), console), again=True)
-        status = "FINISHED"
-    finally:
-        record.set_status("KILLED" if stop() else status)
+    launch(plan, options.workers, console, stop, lambda: _report(options, plan, judge_references(plan, judge), console))
 
 
 def _table(options: argparse.Namespace) -> None:
@@ -208,10 +196,8 @@ def _ui(options: argparse.Namespace) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((options.host, options.port))
-        except OSError as error:
-            raise UserError(
-                f"--port: {options.host}:{options.port} cannot be used ({error.strerror}). Choose another, like --port 5001."
-            ) from None
+        except (OSError, OverflowError) as error:
+            raise UserError(f"--port: {options.host}:{options.port} cannot be used ({error}). Choose another, like --port 5001.") from None
     Mirror("train").close_dead()
     where = ["--host", options.host, "--port", str(options.port)]
     arguments = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", default_uri(), *where]
@@ -233,8 +219,8 @@ def _report(options: argparse.Namespace, plan: Plan, references: dict[str, dict[
     from harness.files import results_folder
 
     report = tables.report(plan, references)
-    for metric in sorted(report.summary.metric.unique()):
-        console.print(tables.rich_table(report, metric))
+    for grid in tables.grids(report):
+        console.print(grid.rich())
     for line in tables.remarks(report):
         console.print(f"- {line}", highlight=False)
     changed = options.changes or options.plugin or options.seeds is not None
@@ -284,12 +270,6 @@ def _following(run: Run, protocol: Any, experiment: str, evaluated: bool) -> Any
             yield console.print, stop
 
     return follow()
-
-
-def _commit() -> str:
-    from harness.environment import commit
-
-    return commit()
 
 
 if __name__ == "__main__":

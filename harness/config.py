@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -167,13 +168,15 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         if not isinstance(value, (tuple, list)):
             raise ConfigError(path, f"expected a list, got {value!r}. Write it like [1, 2].")
         return tuple(_convert(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+    if hint not in _SAID and not (isinstance(hint, type) and issubclass(hint, Config)):
+        raise ConfigError(path, f"a configuration cannot hold a {hint}. Declare it int, float, str, bool, Literal, tuple or a component.")
     if issubclass(hint, Config):
         try:
             return hint.parse(value)
         except ConfigError as error:
             raise error.below(path) from None
     if hint is float and type(value) is int:
-        return float(value)
+        value = float(value) if abs(value) <= sys.float_info.max else math.inf
     if type(value) is not hint or (hint is float and not math.isfinite(value)):
         raise ConfigError(path, f"expected {_SAID[hint]}, got {value!r}. Give {_SAID[hint]}.")
     return value

@@ -36,7 +36,7 @@ def guarded(command: Callable[[], None]) -> int:
     try:
         command()
     except (Stopped, KeyboardInterrupt) as stopped:
-        print(f"{stopped or 'stopped'}. What was done is kept; the same command continues.", file=sys.stderr, flush=True)
+        print(f"{str(stopped) or 'stopped'}. What was done is kept; the same command continues.", file=sys.stderr, flush=True)
         return 130
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -52,5 +52,7 @@ def guarded(command: Callable[[], None]) -> int:
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     """The advice for a misspelt name: the nearest known one, or all of them."""
     known = sorted(known)
+    if not known:
+        return "There are none."
     close = difflib.get_close_matches(wrong, known, n=1)
     return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(known)}."

@@ -38,9 +38,11 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files below `folder` that a killed `write_atomic` left; the caller holds its lock."""
+    """Delete the temporary files below `folder` that a killed `write_atomic` left behind."""
     for path in folder.rglob(".*"):
-        path.unlink(missing_ok=True)
+        process = path.suffix[1:]
+        if path.is_file() and process.isdigit() and not Path(f"/proc/{process}").exists():
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -58,8 +60,13 @@ def read_json(path: Path) -> Any:
 
 def drop_torn_line(path: Path) -> None:
     """Cut off what a kill or a full disk left of an unfinished last line."""
-    if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
-        os.truncate(path, content.rfind(b"\n") + 1)
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    with open(path, "rb+") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read() != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def read_lines(path: Path, start: int = 0) -> list[dict[str, Any]]:

@@ -79,7 +79,10 @@ def find(family: str, name: str) -> type[Component]:
     known = names(family)
     if name not in known:
         raise ConfigError("", f"'{name}' is no {family}. {did_you_mean(name, known)}")
-    return _MEMBERS[family][name]
+    member = _MEMBERS[family][name]
+    if "__dataclass_fields__" not in vars(member):
+        raise UserError(f"{family} '{name}' is no dataclass. Put @dataclass(frozen=True, kw_only=True) above its class.")
+    return member
 
 
 def build(family: str, spec: str | Mapping[str, Any] | Component) -> Any:
@@ -107,7 +110,8 @@ def describe(family: str) -> list[dict[str, Any]]:
 
 def load_plugin(path: Path) -> None:
     """Import a user's file, whose components register themselves."""
-    load_file(path, f"harness_plugin_{path.stem}")
+    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
+    load_file(path, f"harness_plugin_{path.stem}_{place}")
 
 
 def load_file(path: Path, module_name: str) -> Any:
@@ -128,7 +132,8 @@ def load_file(path: Path, module_name: str) -> Any:
         raise UserError(f"{path}: {error}") from None
     except Exception as error:
         sys.modules.pop(module_name)
-        raise UserError(f"{path}: {type(error).__name__}: {error}. Correct the file.") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: {type(error).__name__}: {reason}. Correct the file.") from error
     return module
 
 

@@ -199,7 +199,8 @@ def train(run: Run, say: Say, stop: Stop) -> Trained:
         objective = Objective(config.objective, config.interpolant, config.weighting, config.time_sampler, config.noise, noise_state)
         if not (run.folder / "config.json").exists():
             write_json(run.folder / "config.json", to_dict(config))
-        _write_environment(run, network, objective)
+        if run.steps_done < config.train.steps:
+            _write_environment(run, network, objective)
         try:
             ema = fit(
                 config.train, config.seed, network, objective, data, run.folder / "checkpoints", _callbacks(run, objective, say, stop)
@@ -230,7 +231,11 @@ def evaluate(run: Run, trained: Trained, judge: Judge, stop: Stop) -> None:
             started = time.perf_counter()
             images = samples(run, trained, nfe, config.num_samples)
             picture = run.folder / "samples" / f"{judge.protocol.digest}-nfe-{nfe:04d}.png"
-            values = judge(_with_grid(_stoppable(images, stop), picture))
+            try:
+                values = judge(_with_grid(_stoppable(images, stop), picture))
+            except Diverged as error:
+                write_json(run.folder / "diverged.json", {"reason": str(error)})
+                raise
             known = run.evaluation(judge.protocol)
             for metric, value in values.items():
                 known["values"].setdefault(metric, {})[str(nfe)] = value
@@ -264,7 +269,7 @@ def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop) -> Callback
     def resumed(step: int, damaged: list[Path]) -> None:
         for checkpoint in damaged:
             say(f"{checkpoint} is damaged and was passed over.")
-        if step or damaged:
+        if damaged or 0 < step < run.config.train.steps:
             say(f"{run.name} continues from step {step} of {run.config.train.steps}.")
 
     return Callbacks(log, sample, resumed, stop)

@@ -6,10 +6,13 @@ run directory; a point sent twice after a kill is the same point, since it carri
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
 import os
+import sqlite3
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from harness.config import digest, flatten
 from harness.environment import machine
 from harness.errors import UserError
 from harness.evaluation.protocol import Protocol
-from harness.files import read_json, results_folder, runs_folder, write_json
+from harness.files import locked, read_json, results_folder, write_json
 from harness.runs import Run
 
 POINTS = 200
@@ -40,6 +43,7 @@ class Mirror:
         logging.getLogger("alembic").setLevel(logging.ERROR)
         self.uri, self.experiment = default_uri(), experiment
         try:
+            _touch_sqlite(self.uri)
             from mlflow import MlflowClient
 
             self.client = MlflowClient(self.uri)
@@ -52,33 +56,41 @@ class Mirror:
 
     def record(self, folder: Path, name: str, params: dict[str, Any], tags: dict[str, str], key: str = "") -> Record:
         """The MLflow run that stands for `folder` in this experiment, found again or begun."""
-        path = folder / "tracking" / f"{digest({'uri': self.uri, 'experiment': self.experiment, 'key': key})}.json"
+        place = digest({"uri": self.uri, "experiment": self.experiment, "folder": folder.name, "key": key})
+        path = folder / "tracking" / f"{place}.json"
         state = read_json(path) if path.exists() else {}
-        if state and not self._exists(state["run_id"]):
-            state = {}
-        if not state:
-            run = self.client.create_run(self.experiment_id, run_name=name, tags={**_machine_tags(), **tags})
-            state = {"run_id": run.info.run_id, "uri": self.uri, "status": "RUNNING", "lines": 0, "values": [], "files": []}
-            write_json(path, state)
+        if not state or not self._exists(state["run_id"]):
+            run_id = self._begun(place) or self._begin(name, {**_machine_tags(), **tags, "record": place})
+            state = {"run_id": run_id, "uri": self.uri, "status": "", "lines": 0, "values": [], "files": []}
             for param, value in params.items():
-                self.client.log_param(state["run_id"], param, value if isinstance(value, str) else json.dumps(value))
+                self.client.log_param(run_id, param, value if isinstance(value, str) else json.dumps(value))
+            write_json(path, state)
         return Record(self.client, path, state)
+
+    def _begun(self, place: str) -> str | None:
+        """The MLflow run of a record whose place was lost, by a kill or by hand."""
+        found = self.client.search_runs([self.experiment_id], f"tags.record = '{place}'", max_results=1)
+        return found[0].info.run_id if found else None
+
+    def _begin(self, name: str, tags: dict[str, str]) -> str:
+        return self.client.create_run(self.experiment_id, run_name=name, tags=tags).info.run_id
 
     def _exists(self, run_id: str) -> bool:
         from mlflow.exceptions import MlflowException
 
         try:
             return self.client.get_run(run_id).info.lifecycle_stage == "active"
-        except MlflowException:
-            return False
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
 
     def close_dead(self) -> None:
         """Mark as KILLED what stands as RUNNING though no process works on it: SIGKILL lets nobody say so."""
-        for path in runs_folder().glob("*/tracking/*.json"):
+        for path in (results_folder() / "local").glob("*/*/tracking/*.json"):
             state = read_json(path)
-            if state["status"] == "RUNNING" and state["uri"] == self.uri and self._exists(state["run_id"]):
-                run = Run.open(path.parents[1].name)
-                with run.lock(wait=False) as free:
+            if state["status"] in ("", "RUNNING") and state["uri"] == self.uri and self._exists(state["run_id"]):
+                with locked(path.parents[1] / "lock", wait=False) as free:
                     if free:
                         Record(self.client, path, state).set_status("KILLED")
 
@@ -118,6 +130,14 @@ class Record:
                 self.state["files"] = sorted({*self.state["files"], path.name})
                 write_json(self.path, self.state)
 
+    def close(self, status: str, files: list[Path]) -> None:
+        """Send the last files and the status; a store that does not answer is said, and costs nothing else."""
+        try:
+            self.send_files(files, again=True)
+            self.set_status(status)
+        except Exception as error:  # each store raises its own
+            print(f"MLflow did not take the record ({str(error).split(chr(10))[0]}); the same command sends it again.", file=sys.stderr)
+
     def set_status(self, status: str) -> None:
         """RUNNING, FINISHED, FAILED or KILLED."""
         if status != self.state["status"]:
@@ -133,6 +153,15 @@ def run_params(run: Run) -> dict[str, Any]:
     """A run's configuration by path, its number of parameters and the mean of its weighting."""
     facts = {key: run.environment[key] for key in ("parameters", "weight_mean")}
     return {**flatten(run.config), **facts}
+
+
+def _touch_sqlite(uri: str) -> None:
+    """Fail at once where MLflow would try a SQLite file for two minutes."""
+    if uri.startswith("sqlite:///"):
+        path = Path(uri.removeprefix("sqlite:///"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("SELECT 1 FROM sqlite_master")
 
 
 def _machine_tags() -> dict[str, str]:

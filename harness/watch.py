@@ -18,7 +18,8 @@ from harness.tracking import Mirror, Record, run_params
 
 TRAINING_SHARE = 0.85
 """Of a trial's progress, how much is training; the rest is evaluation."""
-SEND_EVERY_S = 3.0
+LOOK_EVERY_S = 1.0
+SEND_EVERY_S = 10.0
 TELL_EVERY_S = 30.0
 
 
@@ -81,7 +82,7 @@ class Watch:
         self._send(final=True)
 
     def _follow(self) -> None:
-        while not self._end.wait(0.5):
+        while not self._end.wait(LOOK_EVERY_S):
             self._show()
             if time.monotonic() - self._sent > SEND_EVERY_S:
                 self._send()

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogFormatter, NullFormatter, SymmetricalLogLocator
 from scipy import stats
 
 from harness.ablation.plan import Plan
@@ -42,11 +42,13 @@ def _curves(axes: Axes, plan: Plan, summary: pd.DataFrame, references: dict[str,
             axes.axhline(
                 references[kind][plan.metric], color="grey", ls=style, lw=1, label=f"{kind} {'images' if kind == 'resampled' else 'noise'}"
             )
-    axes.set(xscale="log", yscale="log", xlabel="NFE", ylabel=plan.metric.upper())
+    scale = "log" if len(of_metric) else "linear"
+    axes.set(xscale=scale, yscale=scale, xlabel="NFE", ylabel=plan.metric.upper())
     axes.set_title(f"mean over {len(plan.seeds)} seeds, 95 % intervals", fontsize=10)
     axes.set_xticks(sorted(of_metric.nfe.unique()), [str(nfe) for nfe in sorted(of_metric.nfe.unique())])
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_major_formatter(LogFormatter())
+    if len(of_metric):
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_formatter(LogFormatter())
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8)
 
@@ -65,6 +67,9 @@ def _forest(axes: Axes, plan: Plan, values: pd.DataFrame, summary: pd.DataFrame)
             axes.plot([100 * row.low, 100 * row.high], [y, y], color=colour, lw=2)
             ratios = 100 * (at_primary[arm] / at_primary[plan.baseline] - 1)
             axes.plot(ratios, [y + 0.15] * len(ratios), "|", color=colour, alpha=0.7)
+    axes.set_xscale("symlog", linthresh=smallest)  # linear within the smallest difference, so that ties can be seen
+    axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=smallest, subs=[1, 3]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:+.3g}" if x else "0"))
     axes.set_yticks(range(len(others)), [f"{arm}\n{rows.loc[arm].verdict}" for arm in others])
     axes.set_ylim(len(others) - 0.5, -0.6)
     axes.set_xlabel(f"{plan.metric.upper()} against {plan.baseline} at NFE {plan.nfe}, %")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +18,13 @@ from rich.progress import track
 from harness.ablation.plan import Plan
 from harness.ablation.worker import Board
 from harness.data.base import load
+from harness.environment import commit
 from harness.errors import Stopped, UserError
 from harness.evaluation.judge import Judge
+from harness.files import locked
 from harness.runs import check
 from harness.signals import StopSignal
-from harness.tracking import Mirror
+from harness.tracking import Mirror, Record
 from harness.watch import Trial, Watch
 
 PATIENCE_S = 60.0
@@ -62,25 +66,45 @@ def prepare(plan: Plan, console: Console) -> Judge:
     )  # fmt: skip
 
 
-def launch(plan: Plan, workers: int, mirror: Mirror, parent_run: str, console: Console, stop: StopSignal) -> None:
-    """Run every trial of a plan; raises `Stopped` or a worker's `UserError`. Calling again continues."""
-    board, path = Board(plan), plan.write()
-    board.refill()
-    trials = [
-        Trial(f"{arm} seed {seed}", plan.run(arm, seed), plan.protocol(arm),
-              {"mlflow.parentRunId": parent_run, "study": plan.name, "arm": arm, "plan": plan.digest})
+def launch(plan: Plan, workers: int, console: Console, stop: StopSignal, report: Callable[[], list[Path]]) -> None:
+    """Run every trial of a plan, then `report`, whose files go to MLflow; calling again continues.
+
+    Raises `Stopped`, or a `UserError` when a store cannot be used or a worker met one.
+    """
+    with locked(plan.folder / "lock", wait=False) as ours:
+        if not ours:
+            raise UserError(f"{plan.name}: another process runs this study now. Wait for it, or stop it.")
+        board, path = Board(plan), plan.write()
+        board.refill()
+        crew = [] if board.finished() else [_start(path, plan.folder / f"worker-{i}.log") for i in range(workers)]
+        with _ended(crew, console):
+            mirror, record = _connect(plan)  # slow to import, so the workers start meanwhile
+            status, files = "FAILED", []
+            try:
+                with Watch(plan.name, _trials(plan, record), mirror, console), _ended(crew, console):
+                    _follow(crew, console, stop)
+                if not board.finished():
+                    raise UserError(f"a worker was lost before every trial ended. {plan.folder} has the logs; the same command continues.")
+                files, status = report(), "FINISHED"
+            finally:
+                record.close("KILLED" if stop() else status, files)
+
+
+def _connect(plan: Plan) -> tuple[Mirror, Record]:
+    mirror = Mirror(plan.name)
+    mirror.close_dead()
+    facts = {"question": plan.question, "baseline": plan.baseline, "seeds": list(plan.seeds)}
+    record = mirror.record(plan.folder, plan.name, facts, {"commit": commit(), "plan": plan.digest})
+    record.set_status("RUNNING")
+    return mirror, record
+
+
+def _trials(plan: Plan, record: Record) -> list[Trial]:
+    tags = {"mlflow.parentRunId": record.run_id, "study": plan.name, "plan": plan.digest}
+    return [
+        Trial(f"{arm} seed {seed}", plan.run(arm, seed), plan.protocol(arm), {**tags, "arm": arm, "seed": str(seed)})
         for arm, seed in plan.trials()
-    ]  # fmt: skip
-    if board.finished():
-        workers = 0
-    with Watch(plan.name, trials, mirror, console):
-        crew = [_start(path, plan.folder / f"worker-{i}.log") for i in range(workers)]
-        try:
-            _follow(crew, console, stop)
-        finally:
-            _end(crew, console)
-    if not board.finished():
-        raise UserError(f"not every trial ended: a worker was lost. {plan.folder} has their logs; the same command continues.")
+    ]
 
 
 def _start(plan_path: Path, log: Path) -> Worker:
@@ -99,6 +123,8 @@ def _follow(crew: list[Worker], console: Console, stop: StopSignal) -> None:
             worker.show(console)
             if worker.process.poll() is not None:
                 _check(worker, console)
+    for worker in crew:
+        _check(worker, console)
 
 
 def _check(worker: Worker, console: Console) -> None:
@@ -111,9 +137,19 @@ def _check(worker: Worker, console: Console) -> None:
         raise UserError(f"a worker failed with exit code {code}; the end of {worker.log} says why. The same command continues.")
 
 
+@contextlib.contextmanager
+def _ended(crew: list[Worker], console: Console) -> Iterator[None]:
+    """However the block ends, its workers are asked to save and stop, and have done so."""
+    try:
+        yield
+    finally:
+        _end(crew, console)
+
+
 def _end(crew: list[Worker], console: Console) -> None:
     for worker in crew:
-        worker.process.terminate()
+        if worker.process.poll() is None:
+            worker.process.terminate()
     deadline = time.monotonic() + PATIENCE_S
     for worker in crew:
         try:

@@ -136,35 +136,43 @@ def _differing(one: Protocol, other: Protocol) -> list[str]:
     return [key for key, value in vars(one).items() if value != vars(other)[key]]
 
 
-def text(report: Report, metric: str) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of one metric's table, as text."""
-    plan, of_metric = report.plan, report.summary[report.summary.metric == metric]
-    nfes = sorted(of_metric.nfe.unique())
-    header = ["arm", *(f"NFE {nfe}" for nfe in nfes)]
-    judged = metric == plan.metric
-    if judged:
-        header += [f"against {plan.baseline} at NFE {plan.nfe}", "p (Holm)", "verdict"]
-    rows = []
-    for arm in plan.arms:
-        own: Any = of_metric[of_metric.arm == arm].set_index("nfe")
-        cells = [arm, *(_mean_sd(own.loc[nfe]) for nfe in nfes)]
-        if judged:
-            main = own.loc[plan.nfe]
-            cells += [_interval(main), "" if pd.isna(main.p_value) else f"{main.p_value:.3g}", main.verdict]
-        rows.append(cells)
-    return header, rows
+@dataclass(frozen=True)
+class Grid:
+    """A table as text, before it is laid out for the terminal or for Markdown."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+
+    def rich(self) -> Table:
+        """For the terminal; a row that ends in a verdict has its colour."""
+        colours = {"better": "green", "worse": "red", "tie": "cyan", "undecided": "yellow"}
+        table = Table(title=self.title)
+        for i, name in enumerate(self.header):
+            table.add_column(name, justify="left" if i == 0 else "right")
+        for row in self.rows:
+            table.add_row(*row, style=colours.get(row[-1]))
+        return table
+
+    def markdown(self) -> str:
+        """For a file."""
+        lines = [self.header, ["---"] + ["---:"] * (len(self.header) - 1), *self.rows]
+        return f"{self.title}:\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def rich_table(report: Report, metric: str) -> Table:
-    """One metric's table for the terminal."""
-    header, rows = text(report, metric)
-    colours = {"better": "green", "worse": "red", "tie": "cyan", "undecided": "yellow"}
-    table = Table(title=f"{report.plan.name}: {metric.upper()}, mean ± sd over {len(report.plan.seeds)} seeds")
-    for i, name in enumerate(header):
-        table.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row, style=colours.get(row[-1]))
-    return table
+def grids(report: Report) -> list[Grid]:
+    """Each metric against NFE, then the comparison that the verdicts rest on."""
+    plan, out = report.plan, []
+    for metric in sorted(report.summary.metric.unique()):
+        own: Any = report.summary[report.summary.metric == metric].set_index(["arm", "nfe"])
+        nfes = sorted(own.index.unique("nfe"))
+        rows = [[arm, *(_mean_sd(own.loc[arm, nfe]) for nfe in nfes)] for arm in plan.arms]
+        out.append(Grid(f"{metric.upper()} by NFE, mean ± sd over {len(plan.seeds)} seeds", ["arm", *map(str, nfes)], rows))
+    main: Any = report.summary[report.summary.primary].set_index("arm")
+    title = f"{plan.metric.upper()} at NFE {plan.nfe} against {plan.baseline}"
+    rows = [[arm, *_comparison(main.loc[arm]), main.loc[arm].verdict] for arm in plan.arms]
+    out.append(Grid(title, ["arm", "difference", "95 % interval", "p (Holm)", "verdict"], rows))
+    return out
 
 
 def remarks(report: Report) -> list[str]:
@@ -202,11 +210,7 @@ def write(report: Report, folder: Path, command: str) -> list[Path]:
 
 def _markdown(report: Report, command: str) -> str:
     plan, parts = report.plan, [f"# {report.plan.question}"]
-    for metric in sorted(report.summary.metric.unique()):
-        header, rows = text(report, metric)
-        lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-        table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        parts.append(f"{metric.upper()}, mean ± sd over {len(plan.seeds)} seeds:\n\n{table}")
+    parts += [grid.markdown() for grid in grids(report)]
     parts.append(f"![{plan.name}](../figures/{plan.name}.png)")
     parts.append("\n".join(f"- {line}" for line in remarks(report)))
     here = machine()
@@ -252,9 +256,10 @@ def _figures(value: float, scale: float) -> str:
     return f"{value:.{min(max(places, 0), 4)}f}"
 
 
-def _interval(row: pd.Series) -> str:
-    if pd.isna(row.difference):
-        return ""
-    if pd.isna(row.low):
-        return f"{row.difference:+.1%}"
-    return f"{row.difference:+.1%} ({row.low:+.1%} to {row.high:+.1%})"
+def _comparison(row: pd.Series) -> list[str]:
+    """Difference, interval and p-value; empty where there is none."""
+    return [
+        "" if pd.isna(row.difference) else f"{row.difference:+.1%}",
+        "" if pd.isna(row.low) else f"{row.low:+.1%} to {row.high:+.1%}",
+        "" if pd.isna(row.p_value) else f"{row.p_value:.2g}",
+    ]

@@ -39,9 +39,7 @@ class Board:
         direction: Any = "minimize" if find("metric", plan.metric).lower_is_better else "maximize"  # type: ignore[attr-defined]
         journal = self.folder / "journal.log"
         try:
-            with locked(self.folder / "journal.lock"):
-                drop_torn_line(journal)
-            storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=_KernelLock(self.folder / "journal.lock")))
+            storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=_KernelLock(journal)))
             name = f"{plan.name}-{plan.digest}"
             self.study = optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
         except (OSError, ValueError, KeyError) as error:
@@ -62,7 +60,7 @@ class Board:
             trial.suggest_categorical("arm", list(self.plan.arms))
             trial.suggest_categorical("seed", list(self.plan.seeds))
             lease = contextlib.ExitStack()
-            assert lease.enter_context(locked(self._lease(trial.number), wait=False))
+            lease.enter_context(locked(self._lease(trial.number)))
             return trial, lease
 
     def finished(self) -> bool:
@@ -110,16 +108,20 @@ class Board:
 
 
 class _KernelLock(JournalFileSymlinkLock):
-    """Optuna's own lock files outlive a killed process by 30 s; the kernel's lock does not."""
+    """Optuna's own lock files outlive a killed process by 30 s; the kernel's lock does not.
 
-    def __init__(self, path: Path):
-        super().__init__(str(path))
-        self.path = path
+    Its next holder cuts off the line that a killed one left unfinished.
+    """
+
+    def __init__(self, journal: Path):
+        super().__init__(str(journal))
+        self.journal = journal
         self._held: contextlib.ExitStack | None = None
 
     def acquire(self) -> bool:
         held = contextlib.ExitStack()
-        held.enter_context(locked(self.path))
+        held.enter_context(locked(self.journal.with_suffix(".lock")))
+        drop_torn_line(self.journal)
         self._held = held
         return True
 

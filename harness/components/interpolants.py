@@ -78,7 +78,7 @@ class VariancePreserving(Interpolant, name="vp"):
     alpha'(t) = -t / sqrt(1 - t^2) has no bound at t = 1, so it is evaluated at min(t, t_max).
     """
 
-    t_max: Annotated[float, Range(0.97, 1, ends="[)")] = 0.999
+    t_max: Annotated[float, Range(0.97, 0.9999)] = 0.999
     """Time above which alpha' stays constant."""
 
     def alpha(self, t: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,12 @@ def decode(x: Tensor) -> Tensor:
     return ((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
+def decode_digits(x: Tensor) -> Tensor:
+    """`decode` to the seventeen grey levels that the digits were scanned in."""
+    sixteenths = ((x.float().clamp(-1, 1) + 1) * 8).round()
+    return (sixteenths * 255 / 16).round().to(torch.uint8)
+
+
 def digits() -> tuple[Tensor, Tensor]:
     """scikit-learn's 1,797 handwritten digits (Alpaydin & Kaynak 1998): uint8 [1797, 1, 8, 8] and labels [1797]."""
     from sklearn.datasets import load_digits
@@ -50,7 +57,7 @@ class Digits(Dataset, name="digits"):
     def load(self) -> Data:
         images, _ = digits()
         held_out = torch.arange(len(images)) % 5 == 4
-        return Data(images[~held_out], images[held_out], encode, decode)
+        return Data(images[~held_out], images[held_out], encode, decode_digits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +102,10 @@ def _cifar10_npz(path: Path) -> tuple[Tensor, Tensor]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             parts = [arrays["x_train"], arrays["x_test"]]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: cannot be read ({error}). Make it again, with x_train and x_test.") from error
     for array in parts:
-        if array.dtype != np.uint8 or array.ndim != 4 or array.shape[1:] != (32, 32, 3):
+        if array.dtype != np.uint8 or array.ndim != 4 or array.shape[1:] != (32, 32, 3) or not len(array):
             raise UserError(f"{path}: holds {array.dtype} {list(array.shape)}, not uint8 [N, 32, 32, 3]. Make it again.")
     return torch.from_numpy(parts[0]), torch.from_numpy(parts[1])
 

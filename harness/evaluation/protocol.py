@@ -37,8 +37,9 @@ class EvaluateConfig(Config):
                 raise ConfigError(field, f"{list(values)} is empty or names one twice. Name each once.")
         for nfe in self.nfe:
             self.solver.steps(nfe)
-        if self.num_samples < 2 or self.num_reference == 1:
-            raise ConfigError("num_samples", "one image has no covariance. Take two or more.")
+        for field in ("num_samples", "num_reference"):
+            if getattr(self, field) == 1:
+                raise ConfigError(field, "one image has no covariance. Take two or more.")
 
 
 @dataclass(frozen=True)

@@ -83,14 +83,16 @@ def fit(config: TrainConfig, seed: int, network: nn.Module, objective: Objective
     device = config.resolved_device()
     ema = EMA(network, config.ema_decay)
     optimizer = torch.optim.AdamW(network.parameters(), betas=(0.9, config.beta2), weight_decay=config.weight_decay, fused=True)
-    totals = torch.zeros(2, dtype=torch.float64, device=device)
+    totals = torch.zeros(3, dtype=torch.float64, device=device)
     step, saved, damaged = read_checkpoint(folder, device)
     if step:
         totals.copy_(_restore(saved, network, ema, optimizer, objective))
     callbacks.resumed(step, damaged)
+    for path in damaged:
+        path.unlink()
     train = data.train.to(device)
     order = DataOrder(len(train), config.batch_size, seed)
-    logged, clock = step - step % config.log_every, time.perf_counter()
+    logged, clock = step, time.perf_counter()
     network.train()
     while step < config.steps:
         if callbacks.stop():
@@ -109,10 +111,10 @@ def fit(config: TrainConfig, seed: int, network: nn.Module, objective: Objective
         optimizer.step()
         step += 1
         ema.update(step)
-        totals += torch.stack([loss.detach(), norm]).double()
+        totals += torch.stack([loss.detach(), norm, torch.ones_like(norm)]).double()
         at_end = step == config.steps
         if step % config.log_every == 0 or at_end:
-            loss_mean, norm_mean = (totals / (step - logged)).tolist()
+            loss_mean, norm_mean, _ = (totals / totals[2]).tolist()
             if not math.isfinite(loss_mean + norm_mean):
                 raise Diverged(_diagnosis(step, config))
             speed = (step - logged) * config.batch_size / (time.perf_counter() - clock)
