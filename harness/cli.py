@@ -192,15 +192,18 @@ def _ui(options: argparse.Namespace) -> None:
 
     from harness.tracking import Mirror, default_uri
 
+    if (uri := default_uri()).startswith("http"):
+        raise UserError(f"MLFLOW_TRACKING_URI: {uri} is a server with pages of its own. Open it in a browser.")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((options.host, options.port))
         except (OSError, OverflowError) as error:
-            raise UserError(f"--port: {options.host}:{options.port} cannot be used ({error}). Choose another, like --port 5001.") from None
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"--port: {options.host}:{options.port} cannot be used ({reason}). Choose another, like --port 5001.") from None
     Mirror("train").close_dead()
     where = ["--host", options.host, "--port", str(options.port)]
-    arguments = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", default_uri(), *where]
+    arguments = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1", *where]
     print(f"http://{options.host}:{options.port} (Ctrl-C ends it)", flush=True)
     os.execv(sys.executable, arguments)
 

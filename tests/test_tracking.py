@@ -121,19 +121,29 @@ def test_what_comes_later_is_added(mirror: Mirror, run: Run) -> None:
     assert all_curves(mirror, sent) == WHOLE
 
 
-@pytest.mark.parametrize("lost", ["deleted", "unknown"])
-def test_a_store_that_lost_a_run_gets_it_again_from_nothing(mirror: Mirror, run: Run, lost: str) -> None:
+def test_a_store_that_lost_a_run_gets_it_again_from_nothing(mirror: Mirror, run: Run) -> None:
     first = record(mirror, run)
     first.send_run(run, protocol_of(run))
-    if lost == "deleted":
-        mirror.client.delete_run(first.run_id)
-    else:  # as after the database was removed
-        write_json(first.path, read_json(first.path) | {"run_id": "0" * 32})
+    mirror.client.delete_run(first.run_id)
     again = record(mirror, run)
     again.send_run(run, protocol_of(run))
     assert again.run_id != first.run_id
     assert all_curves(mirror, again) == WHOLE
     assert len(mirror.client.list_artifacts(again.run_id, "samples")) == 2
+
+
+@pytest.mark.parametrize("lost", ["file", "number"])
+def test_a_place_that_was_lost_is_found_again_in_the_store(mirror: Mirror, run: Run, lost: str) -> None:
+    first = record(mirror, run)
+    first.send_run(run, protocol_of(run))
+    if lost == "file":
+        first.path.unlink()
+    else:
+        write_json(first.path, read_json(first.path) | {"run_id": "0" * 32})
+    again = record(mirror, run)
+    again.send_run(run, protocol_of(run))
+    assert again.run_id == first.run_id
+    assert all_curves(mirror, again) == WHOLE
 
 
 def test_long_curves_are_thinned(mirror: Mirror, tiny: RunConfig, score: Any) -> None:

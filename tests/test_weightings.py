@@ -31,7 +31,7 @@ every_interpolant = pytest.mark.parametrize("interpolant", [build("interpolant",
         (DataEnd(power=3), Linear(), lambda t: 1 - 3 * t + 3 * t**2 - t**3),
         (NoiseEnd(power=3), Linear(), lambda t: t * t * t),
     ],
-    ids=str,
+    ids=["uniform", "min_snr", "min_snr-vp", "inverse_snr", "inverse_snr-vp", "data_end", "noise_end"],
 )
 def test_closed_forms(weighting: Weighting, interpolant: Interpolant, formula: Callable[[float], float]) -> None:
     t = torch.linspace(0, 1, 101, dtype=torch.float64)
