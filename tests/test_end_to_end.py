@@ -41,7 +41,7 @@ def table(results: Path, ending: str) -> bytes:
     return (results / "local" / "tables" / f"weighting-digits.{ending}").read_bytes()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of a study that nothing disturbed."""
     results = tmp_path_factory.mktemp("unbroken")

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogFormatter, NullFormatter, SymmetricalLogLocator
+from matplotlib.ticker import FuncFormatter, LogFormatter, NullFormatter, NullLocator
 from scipy import stats
 
 from harness.ablation.plan import Plan
@@ -68,8 +68,11 @@ def _forest(axes: Axes, plan: Plan, values: pd.DataFrame, summary: pd.DataFrame)
             ratios = 100 * (at_primary[arm] / at_primary[plan.baseline] - 1)
             axes.plot(ratios, [y + 0.15] * len(ratios), "|", color=colour, alpha=0.7)
     axes.set_xscale("symlog", linthresh=smallest)  # linear within the smallest difference, so that ties can be seen
-    axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=smallest, subs=[1, 3]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:+.3g}" if x else "0"))
+    low, high = axes.get_xlim()
+    ticks = [sign * smallest * 5**i for i in range(6) for sign in (-1, 1)]
+    axes.set_xticks([0, *(x for x in ticks if low <= x <= high)])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:+,.0f}" if x else "0"))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_yticks(range(len(others)), [f"{arm}\n{rows.loc[arm].verdict}" for arm in others])
     axes.set_ylim(len(others) - 0.5, -0.6)
     axes.set_xlabel(f"{plan.metric.upper()} against {plan.baseline} at NFE {plan.nfe}, %")
