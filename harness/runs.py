@@ -9,7 +9,6 @@ The digest covers all that training depends on and nothing else, so no run is tr
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import time
@@ -301,8 +300,3 @@ def _with_grid(batches: Iterable[Tensor], path: Path) -> Iterator[Tensor]:
         if i == 0:
             save_grid(batch[:64], path)
         yield batch
-
-
-def with_evaluate(run: Run, config: EvaluateConfig) -> Run:
-    """The same run judged otherwise."""
-    return dataclasses.replace(run, config=dataclasses.replace(run.config, evaluate=config))

@@ -12,7 +12,7 @@ from harness.errors import ConfigError
 from harness.evaluation import protocol as module
 from harness.evaluation.fidelity import FID
 from harness.evaluation.protocol import EvaluateConfig, Protocol, num_reference
-from harness.runs import Run, RunConfig, with_evaluate
+from harness.runs import Run, RunConfig
 
 BASE = EvaluateConfig(nfe=(2, 4), num_samples=64, batch_size=32, extractor="digits")
 IN_THE_PROTOCOL: dict[str, Any] = {"solver": "heun", "num_samples": 65, "num_reference": 500, "batch_size": 16, "extractor": "inception"}
@@ -50,14 +50,14 @@ def test_nfe_and_metrics_say_what_is_measured_within_a_protocol(
     class Other(FID, name="other"):
         """Another metric."""
 
-    run, protocol = with_evaluate(Run.of(tiny), BASE), Protocol.of(BASE, data)
+    run, protocol = Run.of(dataclasses.replace(tiny, evaluate=BASE)), Protocol.of(BASE, data)
     assert run.missing(protocol) == [2, 4]
     score(run, protocol, {2: 1.0, 4: 1.0})
     assert run.missing(protocol) == []
     for change, missing in (({"nfe": [4, 8]}, [8]), ({"metrics": ["fid", "other"]}, [2, 4])):
         changed = override(BASE, change)
         assert Protocol.of(changed, data) == protocol
-        assert with_evaluate(run, changed).missing(protocol) == missing
+        assert Run.of(dataclasses.replace(tiny, evaluate=changed)).missing(protocol) == missing
 
 
 def test_the_reference_is_eight_times_the_samples_or_all_there_are(data: Data) -> None:

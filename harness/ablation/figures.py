@@ -69,7 +69,7 @@ def _forest(axes: Axes, plan: Plan, values: pd.DataFrame, summary: pd.DataFrame)
             axes.plot(ratios, [y + 0.15] * len(ratios), "|", color=colour, alpha=0.7)
     axes.set_xscale("symlog", linthresh=smallest)  # linear within the smallest difference, so that ties can be seen
     low, high = axes.get_xlim()
-    ticks = [sign * smallest * 5**i for i in range(6) for sign in (-1, 1)]
+    ticks = [sign * smallest * 10**i for i in range(5) for sign in (-1, 1)]
     axes.set_xticks([0, *(x for x in ticks if low <= x <= high)])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:+,.0f}" if x else "0"))
     axes.xaxis.set_minor_locator(NullLocator())
