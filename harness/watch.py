@@ -63,8 +63,8 @@ class Watch:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        self.bar = Progress(*columns, console=console, disable=not console.is_terminal)
-        self.task = self.bar.add_task(title, total=len(trials))
+        self.bar = Progress(*columns, console=console, disable=not console.is_terminal, speed_estimate_period=3600)
+        self.task = self.bar.add_task(title, total=len(trials), completed=sum(self._done()))  # type: ignore[arg-type]  # takes floats too
         self._end, self._thread = threading.Event(), threading.Thread(target=self._follow, daemon=True)
         self._sent = self._told = time.monotonic()
         self._silent = False
@@ -88,8 +88,11 @@ class Watch:
                 self._send()
                 self._sent = time.monotonic()
 
+    def _done(self) -> list[float]:
+        return [1.0 if trial.closed else trial.progress() for trial in self.trials]
+
     def _show(self) -> None:
-        done = [1.0 if trial.closed else trial.progress() for trial in self.trials]
+        done = self._done()
         finished = sum(value == 1 for value in done)
         at_work = [trial.title for trial, value in zip(self.trials, done, strict=True) if 0 < value < 1]
         count = f" {finished}/{len(done)}" if len(done) > 1 else ""
