@@ -12,7 +12,7 @@ BIN := .venv/bin
 READY := .venv/ready
 OPTIONS = --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) $(foreach change,$(SET),--set '$(change)') $(foreach file,$(PLUGIN),--plugin $(file))
 
-.PHONY: ablation table ui test test-slow lint lock
+.PHONY: ablation table ui test lint lock
 
 ablation: $(READY)
 	@$(BIN)/harness ablate $(STUDY) $(OPTIONS) --workers $(WORKERS)
@@ -25,9 +25,6 @@ ui: $(READY)
 
 test: $(READY)
 	@$(BIN)/pytest
-
-test-slow: $(READY)
-	@$(BIN)/pytest -m slow
 
 lint: $(READY)
 	@$(BIN)/ruff check .
