@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = add(_sample, "sample", "Draw samples from a finished run into a picture or an array.")
     sub.add_argument("run", metavar="RUN", help="a run's name or directory")
     sub.add_argument("--number", type=int, default=64, metavar="N", help="how many (64)")
-    sub.add_argument("--nfe", type=int, default=32, metavar="N", help="calls of the network for each (32)")
+    sub.add_argument("--nfe", type=int, default=32, metavar="N", help="calls of the network for each (32); 0: an adaptive solver chooses")
     sub.add_argument(
         "--out", type=Path, default=Path("samples.png"), metavar="FILE", help=".png for a grid, .npz for an array (samples.png)"
     )
@@ -129,7 +129,7 @@ def _sample(options: argparse.Namespace) -> None:
     if options.out.suffix not in (".png", ".npz"):
         raise UserError(f"--out: {options.out} is neither .png nor .npz. Name the file by what you want.")
     run = _existing(options, {"evaluate.nfe": [options.nfe]})
-    images = torch.cat(list(samples(run, restore(run), options.nfe, options.number)))
+    images = torch.cat([batch for batch, _ in samples(run, restore(run), options.nfe, options.number)])
     if options.out.suffix == ".png":
         save_grid(images, options.out)
     else:

@@ -1,49 +1,64 @@
-"""The flow matching objective: components and a network to a loss."""
+"""The flow matching objective: a formulation and a network to a loss."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from harness.components.interpolants import Interpolant
-from harness.components.noises import Noise
-from harness.components.time_samplers import TimeSampler
-from harness.components.weightings import Weighting
-from harness.config import Config
+from harness.components.couplings import transport_cost
+from harness.components.interpolants import over
+from harness.formulation import Formulation
 from harness.rng import stream
 
 
-@dataclass(frozen=True, kw_only=True)
-class ObjectiveConfig(Config):
-    """How the components are put together."""
+class Step(NamedTuple):
+    """What the objective gives for one batch."""
 
-    normalise_weight: bool = True
-    """Divide w(t) by its mean under the time density, so that arms differ in shape and not in scale."""
+    loss: Tensor
+    """A scalar."""
+    transport_cost: Tensor
+    """Mean |x0 - x1|^2 of the pairs, a scalar."""
+    coupling_seconds: float
+    """What pairing them took."""
 
 
 class Objective:
-    """E w(t) |v(x_t, t) - u_t|^2, averaged over the entries of a sample (Lipman et al. 2023, eq. 9, weighted)."""
+    """E w(t) loss(error at t): Lipman et al. 2023, eq. 9, for every prediction, loss space, weighting and coupling."""
 
-    def __init__(
-        self,
-        config: ObjectiveConfig,
-        interpolant: Interpolant,
-        weighting: Weighting,
-        time_sampler: TimeSampler,
-        noise: Noise,
-        noise_state: Mapping[str, Tensor],
-    ):
-        self.interpolant, self.weighting, self.time_sampler = interpolant, weighting, time_sampler
-        self.noise, self.noise_state = noise, noise_state
-        self.weight_mean = weighting.mean(time_sampler, interpolant) if config.normalise_weight else 1.0
+    def __init__(self, formulation: Formulation, noise_state: Mapping[str, Tensor]):
+        self.formulation, self.noise_state = formulation, noise_state
+        self.path = formulation.path(noise_state)
+        normalise = formulation.objective.normalise_weight
+        self.weight_mean = formulation.weighting.expectation(formulation.time_sampler, self.path) if normalise else 1.0
 
-    def __call__(self, network: nn.Module, x0: Tensor, seed: int, step: int) -> Tensor:
-        """The loss of one step on encoded data x0 [B, ...]: a scalar. Draws depend on seed and step alone."""
-        x1 = self.noise.sample(x0.shape, stream(seed, "noise", step, device=x0.device), self.noise_state)
-        t = self.time_sampler.sample(len(x0), stream(seed, "time", step, device=x0.device), x0.device, self.interpolant)
-        xt = self.interpolant.interpolate(x0, x1, t)
-        target = self.interpolant.velocity(x0, x1, t)
-        error = (network(xt, t) - target).square().flatten(1).mean(1)
-        return (self.weighting.weight(t, self.interpolant) / self.weight_mean * error).mean()
+    def __call__(self, network: nn.Module, x0: Tensor, seed: int, step: int, y: Tensor | None = None) -> Step:
+        """One step on encoded data x0 [B, ...] of classes y [B]. Draws depend on seed and step alone."""
+        f, device = self.formulation, x0.device
+        x1 = f.noise.sample(x0.shape, stream(seed, "noise", step, device=device), self.noise_state)
+        started = time.perf_counter()
+        x0, x1 = f.coupling.pair(x0, x1, stream(seed, "coupling", step, device=device), y)
+        seconds = time.perf_counter() - started
+        t = f.time_sampler.sample(len(x0), stream(seed, "time", step, device=device), device, self.path)
+        xt = f.interpolant.interpolate(x0, x1, t)
+        error = self._error(network, xt, f.prediction.target(x0, x1, t, f.interpolant, self._variance(x0)), t)
+        loss = (self.weight(t) * f.loss.measure(error)).mean()
+        return Step(loss, transport_cost(x0, x1), seconds)
+
+    def weight(self, t: Tensor) -> Tensor:
+        """What a sample's loss at t counts, [B]."""
+        weight = self.formulation.weighting.weight(t, self.path) / self.weight_mean
+        sampler = self.formulation.time_sampler
+        return weight * sampler.correction(t, self.path) if sampler.importance_correct else weight
+
+    def _error(self, network: nn.Module, xt: Tensor, target: Tensor, t: Tensor) -> Tensor:
+        f, variance = self.formulation, self._variance(xt)
+        error = network(f.prediction.network_input(xt, t, f.interpolant, variance), t) - target
+        if f.space == f.prediction.name:
+            return error
+        return over(f.prediction.factor(t, f.interpolant, f.space, variance), error) * error
+
+    def _variance(self, like: Tensor) -> Tensor:
+        return self.formulation.noise.variance(self.noise_state).to(like.device)

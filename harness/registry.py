@@ -16,15 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from harness.config import Config
+from harness.config import Config, to_dict
 from harness.errors import ConfigError, UserError, did_you_mean
 
 HOMES = {
     "interpolant": "harness.components.interpolants",
+    "prediction": "harness.components.predictions",
     "weighting": "harness.components.weightings",
+    "loss": "harness.components.losses",
     "time_sampler": "harness.components.time_samplers",
     "noise": "harness.components.noises",
+    "coupling": "harness.components.couplings",
     "solver": "harness.components.solvers",
+    "time_grid": "harness.components.time_grids",
     "backbone": "harness.components.backbones",
     "dataset": "harness.data",
     "metric": "harness.evaluation.fidelity",
@@ -41,6 +45,10 @@ class Component(Config):
 
     family: ClassVar[str]
     name: ClassVar[str]
+    formula: ClassVar[str] = ""
+    """What it computes, with its fields in braces, like `min(SNR, {gamma:g})`."""
+    source: ClassVar[str] = ""
+    """Paper and equation."""
 
     def __init_subclass__(cls, family: str | None = None, name: str | None = None, **kwargs: Any):
         super().__init_subclass__(**kwargs)
@@ -53,6 +61,12 @@ class Component(Config):
                 raise UserError(f"{cls.family} '{name}' is already taken by {taken.__module__}. Choose another name.")
             _MEMBERS[cls.family][name] = cls  # dataclass(slots=True) declares the class a second time
             cls.name = name
+
+    def written_out(self) -> str:
+        """Its formula with the values of its fields, or its docstring's first line where it gives none."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        shown = {name: value.written_out() if isinstance(value, Component) else value for name, value in values.items()}
+        return self.formula.format(**shown) if self.formula else about(type(self))
 
     @classmethod
     def parse(cls, value: Any) -> Self:
@@ -95,17 +109,23 @@ def build(family: str, spec: str | Mapping[str, Any] | Component) -> Any:
 
 
 def describe(family: str) -> list[dict[str, Any]]:
-    """Name, first docstring line and parameters with their defaults of every member, for people and machines."""
+    """Name, first docstring line, parameters with their defaults, and source of every member, for people and machines."""
     members = [find(family, name) for name in names(family)]
     return [
         {
             "family": family,
             "name": member.name,
-            "about": (member.__doc__ or "").strip().split("\n")[0],
+            "about": about(member),
             "parameters": {f.name: _default(f) for f in dataclasses.fields(member)},
+            "source": member.source,
         }
         for member in members
     ]
+
+
+def about(member: type[Component]) -> str:
+    """The first line of a component's docstring."""
+    return (member.__doc__ or "").strip().split("\n")[0]
 
 
 def load_plugin(path: Path) -> None:
@@ -139,7 +159,7 @@ def load_file(path: Path, module_name: str) -> Any:
 
 def _default(field: dataclasses.Field) -> Any:
     if field.default is not dataclasses.MISSING:
-        return field.default
+        return to_dict(field.default) if isinstance(field.default, Config) else field.default
     return None if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 

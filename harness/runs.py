@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -24,13 +25,7 @@ from torch import Tensor, nn
 
 from harness.components.backbones.base import Backbone
 from harness.components.backbones.unet import UNet
-from harness.components.interpolants import Interpolant, Linear
-from harness.components.noises import Gaussian, Noise
-from harness.components.time_samplers import TimeSampler
-from harness.components.time_samplers import Uniform as UniformTimes
-from harness.components.weightings import Uniform as UniformWeight
-from harness.components.weightings import Weighting
-from harness.config import Config, Index, digest, to_dict
+from harness.config import Index, digest, to_dict
 from harness.data.base import Dataset, load
 from harness.data.images import save_grid
 from harness.environment import commit, machine
@@ -38,7 +33,8 @@ from harness.errors import ConfigError, Diverged, Stopped, UserError
 from harness.evaluation.judge import Judge
 from harness.evaluation.protocol import EvaluateConfig, Protocol
 from harness.files import drop_torn_line, last_line, locked, read_json, read_lines, remove_leftovers, runs_folder, write_json
-from harness.objective import Objective, ObjectiveConfig
+from harness.formulation import Formulation, require_score
+from harness.objective import Objective
 from harness.registry import sources
 from harness.rng import stream_seed
 from harness.sampling import generate
@@ -51,19 +47,19 @@ _NAME = re.compile(r"[0-9a-f]{12}-s\d+")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig(Config):
+class RunConfig(Formulation):
     """One training run and how it is judged. Its paths are what `--set` takes, MLflow shows and tables name."""
 
     dataset: Dataset
     backbone: Backbone = UNet()
-    interpolant: Interpolant = Linear()
-    weighting: Weighting = UniformWeight()
-    time_sampler: TimeSampler = UniformTimes()
-    noise: Noise = Gaussian()
-    objective: ObjectiveConfig = ObjectiveConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     seed: Index = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.evaluate.solver.needs_score:
+            require_score("evaluate.solver", self.evaluate.solver.name, "euler", self)
 
 
 @dataclass(frozen=True)
@@ -105,9 +101,11 @@ class Run:
         return read_lines(self.folder / "metrics.jsonl", start)
 
     def evaluation(self, protocol: Protocol) -> dict[str, Any]:
-        """What is known under a protocol: values {metric: {NFE as text: value}}, seconds and (Unix) time {NFE: s}, commits."""
+        """What is known under a protocol: values {metric: {NFE as text: value}}; seconds, (Unix) time and the network's
+        calls a sample (mean and sd) by NFE; commits."""
         path = self.folder / "evaluations" / f"{protocol.digest}.json"
-        return read_json(path) if path.exists() else {"protocol": vars(protocol), "values": {}, "seconds": {}, "time": {}, "commits": []}
+        unknown = {"protocol": vars(protocol), "values": {}, "seconds": {}, "time": {}, "calls": {}, "commits": []}
+        return read_json(path) if path.exists() else unknown
 
     def missing(self, protocol: Protocol) -> list[int]:
         """The NFEs of the configuration at which a metric is not known under a protocol."""
@@ -140,6 +138,7 @@ def training_digest(config: RunConfig) -> str:
             **identity,
             "device": config.train.resolved_device(),
             "data": load(config.dataset).fingerprint,
+            "files": config.coupling.fingerprint(),
             "sources": sources(config),
             "numerics_version": NUMERICS_VERSION,
         }
@@ -176,6 +175,7 @@ def check(config: RunConfig) -> None:
     """Raise what training would trip over: data that cannot be read, a network that does not fit, an impossible protocol."""
     data = load(config.dataset)
     Protocol.of(config.evaluate, data)
+    config.coupling.check(data.shape, data.classes is not None)
     try:
         with torch.device("meta"):
             config.backbone.build(data.shape)
@@ -195,7 +195,7 @@ def train(run: Run, say: Say, stop: Stop) -> Trained:
         torch.manual_seed(stream_seed(config.seed, "initial weights"))
         network = config.backbone.build(data.shape).to(device)
         noise_state = config.noise.fit(data.encode(data.train))
-        objective = Objective(config.objective, config.interpolant, config.weighting, config.time_sampler, config.noise, noise_state)
+        objective = Objective(config, noise_state)
         if not (run.folder / "config.json").exists():
             write_json(run.folder / "config.json", to_dict(config))
         if run.steps_done < config.train.steps:
@@ -227,8 +227,8 @@ def evaluate(run: Run, trained: Trained, judge: Judge, stop: Stop) -> None:
     torch.set_num_threads(run.config.train.threads)
     with run.lock(), threadpool_limits(run.config.train.threads):
         for nfe in run.missing(judge.protocol):
-            started = time.perf_counter()
-            images = samples(run, trained, nfe, config.num_samples)
+            started, calls = time.perf_counter(), list[int]()
+            images = _counted(samples(run, trained, nfe, config.num_samples), calls)
             picture = run.folder / "samples" / f"{judge.protocol.digest}-nfe-{nfe:04d}.png"
             try:
                 values = judge(_with_grid(_stoppable(images, stop), picture))
@@ -239,18 +239,19 @@ def evaluate(run: Run, trained: Trained, judge: Judge, stop: Stop) -> None:
             for metric, value in values.items():
                 known["values"].setdefault(metric, {})[str(nfe)] = value
             known["seconds"][str(nfe)], known["time"][str(nfe)] = time.perf_counter() - started, time.time()
+            known["calls"][str(nfe)] = {"mean": statistics.fmean(calls), "sd": statistics.pstdev(calls)}
             known["commits"] = sorted({*known["commits"], commit()})
             write_json(run.folder / "evaluations" / f"{judge.protocol.digest}.json", known)
 
 
-def samples(run: Run, trained: Trained, nfe: int, number: int) -> Iterator[Tensor]:
-    """Batches of decoded samples, on the CPU; the noise they start from depends on the run's seed alone."""
+def samples(run: Run, trained: Trained, nfe: int, number: int) -> Iterator[tuple[Tensor, int]]:
+    """Batches of decoded samples, on the CPU, with the calls each took; the noise depends on the run's seed alone."""
     config, data, device = run.config, load(run.config.dataset), run.config.train.resolved_device()
     batches = generate(
-        trained.network, config.evaluate.solver, nfe, config.noise, trained.noise_state, data.shape,
+        trained.network, config, trained.noise_state, config.evaluate.solver, config.evaluate.time_grid, nfe, data.shape,
         number, config.evaluate.batch_size, (config.seed, "evaluation"), device,
     )  # fmt: skip
-    return (data.decode(batch).cpu() for batch in batches)
+    return ((data.decode(batch).cpu(), calls) for batch, calls in batches)
 
 
 def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop) -> Callbacks:
@@ -263,7 +264,7 @@ def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop) -> Callback
 
     def sample(network: nn.Module, step: int) -> None:
         images = samples(run, Trained(network, objective.noise_state), max(run.config.evaluate.nfe), 64)
-        save_grid(next(images), run.folder / "samples" / f"step-{step:07d}.png")
+        save_grid(next(images)[0], run.folder / "samples" / f"step-{step:07d}.png")
 
     def resumed(step: int, damaged: list[Path]) -> None:
         for checkpoint in damaged:
@@ -285,6 +286,13 @@ def _write_environment(run: Run, network: nn.Module, objective: Objective) -> No
             "weight_mean": objective.weight_mean,
         },
     )
+
+
+def _counted(batches: Iterable[tuple[Tensor, int]], calls: list[int]) -> Iterator[Tensor]:
+    """The images alone; the calls that each of them took are added to `calls`."""
+    for images, spent in batches:
+        calls += [spent] * len(images)
+        yield images
 
 
 def _stoppable(batches: Iterable[Tensor], stop: Stop) -> Iterator[Tensor]:

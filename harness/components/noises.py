@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +15,10 @@ from harness.registry import Component
 
 
 class Noise(Component, family="noise"):
-    """A base distribution. What it learns from the data is a state that travels in the checkpoint."""
+    """A base distribution of mean zero. What it learns from the data is a state that travels in the checkpoint."""
+
+    gaussian: ClassVar[bool] = False
+    """Whether it is normal: only then do x1 and the score of p_t say the same."""
 
     def fit(self, data: Tensor) -> dict[str, Tensor]:
         """The state, from training data [N, ...]; empty when there is nothing to fit."""
@@ -24,14 +28,26 @@ class Noise(Component, family="noise"):
         """x1 of the given shape [B, ...] in float32 on the generator's device."""
         raise NotImplementedError
 
+    def variance(self, state: Mapping[str, Tensor]) -> Tensor:
+        """Of each entry: a scalar, or shaped like a sample."""
+        return torch.ones(())
+
 
 def _normal(shape: Sequence[int], generator: torch.Generator) -> Tensor:
     return torch.randn(tuple(shape), generator=generator, device=generator.device)
 
 
+def _uniform(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    return torch.rand(tuple(shape), generator=generator, device=generator.device)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Gaussian(Noise, name="gaussian"):
     """Standard normal."""
+
+    formula: ClassVar[str] = "x1 ~ N(0, I)"
+    source: ClassVar[str] = "the brief, 'Noise Distribution'"
+    gaussian: ClassVar[bool] = True
 
     def sample(self, shape: Sequence[int], generator: torch.Generator, state: Mapping[str, Tensor]) -> Tensor:
         return _normal(shape, generator)
@@ -41,25 +57,77 @@ class Gaussian(Noise, name="gaussian"):
 class Matched(Noise, name="matched"):
     """Normal with the standard deviation of the training data."""
 
+    formula: ClassVar[str] = "x1 ~ N(0, s^2), s = sd of the data (per feature: {per_feature})"
+    source: ClassVar[str] = "the brief, 'Noise Distribution'"
+    gaussian: ClassVar[bool] = True
+
     per_feature: bool = False
-    """One standard deviation for each feature instead of one for all."""
+    """One standard deviation for each feature instead of one for all; that of a constant feature is 1e-3 of the overall one."""
 
     def fit(self, data: Tensor) -> dict[str, Tensor]:
         data = data.double()
-        std = data.std(dim=0) if self.per_feature else data.std()
+        std = data.std(dim=0).clamp(min=1e-3 * data.std()) if self.per_feature else data.std()
         return {"std": std.float()}
 
     def sample(self, shape: Sequence[int], generator: torch.Generator, state: Mapping[str, Tensor]) -> Tensor:
         return _normal(shape, generator) * state["std"].to(generator.device)
 
+    def variance(self, state: Mapping[str, Tensor]) -> Tensor:
+        return state["std"].square()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sparse(Noise, name="sparse"):
-    """Standard normal in which each entry is zero with probability `dropout_rate`, like dropout in single-cell counts."""
+    """Standard normal in which each entry is zero with some probability, like dropout in single-cell counts."""
+
+    formula: ClassVar[str] = "x1 ~ N(0, I), each entry 0 with probability {dropout_rate:g}"
+    source: ClassVar[str] = "the brief, 'Noise Distribution'"
 
     dropout_rate: Annotated[float, Range(0, 1, ends="[)")] = 0.1
     """Share of the entries that are zero."""
 
     def sample(self, shape: Sequence[int], generator: torch.Generator, state: Mapping[str, Tensor]) -> Tensor:
         x1 = _normal(shape, generator)
-        return x1 * (torch.rand(x1.shape, generator=generator, device=x1.device) >= self.dropout_rate)
+        return x1 * (_uniform(x1.shape, generator) >= self.dropout_rate)
+
+    def variance(self, state: Mapping[str, Tensor]) -> Tensor:
+        return torch.tensor(1 - self.dropout_rate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentT(Noise, name="student_t"):
+    """Student's t with independent entries, scaled to unit variance, so that only the tails are heavier."""
+
+    formula: ClassVar[str] = "x1 ~ t({df:g}) / sqrt({df:g} / ({df:g} - 2))"
+    source: ClassVar[str] = "Pandey et al. 2024; drawn by Bailey 1994's polar method"
+
+    df: Annotated[float, Range(2, ends="()")] = 5.0
+    """Degrees of freedom; fewer are heavier, and at 2 there is no variance left."""
+
+    def sample(self, shape: Sequence[int], generator: torch.Generator, state: Mapping[str, Tensor]) -> Tensor:
+        u = 1 - _uniform(shape, generator)  # in (0, 1]
+        radius = torch.expm1(-2 / self.df * u.log()).mul(self.df - 2).sqrt()
+        return radius * torch.cos(2 * math.pi * _uniform(shape, generator))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Laplace(Noise, name="laplace"):
+    """Laplace with independent entries of unit variance."""
+
+    formula: ClassVar[str] = "p(x1) = exp(-sqrt(2) |x1|) / sqrt(2)"
+    source: ClassVar[str] = "the exponential tails between normal and Student's t"
+
+    def sample(self, shape: Sequence[int], generator: torch.Generator, state: Mapping[str, Tensor]) -> Tensor:
+        u = 2 * _uniform(shape, generator) - 1  # in [-1, 1)
+        return -u.sign() * torch.log1p(-u.abs().clamp(max=1 - 2**-24)) / math.sqrt(2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformNoise(Noise, name="uniform"):
+    """Uniform with independent entries of unit variance."""
+
+    formula: ClassVar[str] = "x1 ~ U[-sqrt(3), sqrt(3)]"
+    source: ClassVar[str] = "a base without tails"
+
+    def sample(self, shape: Sequence[int], generator: torch.Generator, state: Mapping[str, Tensor]) -> Tensor:
+        return (2 * _uniform(shape, generator) - 1) * math.sqrt(3)

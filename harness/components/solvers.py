@@ -1,29 +1,44 @@
-"""Integrators of dx/dt = v(x, t) from noise at t = 1 to data at t = 0, counted in calls of the network (NFE)."""
+"""Sampling from t = 1 to t = 0: ordinary differential equations dx = v(x, t) dt, and stochastic ones with the same marginals."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from harness.errors import ConfigError
+from harness.components.interpolants import Interpolant
+from harness.config import Positive, Range
+from harness.errors import ConfigError, UserError
 from harness.registry import Component
 
-Field = Callable[[Tensor, Tensor], Tensor]
-"""v(x [B, ...], t [B]) -> velocity, shaped like x."""
+
+class Field(Protocol):
+    """What is integrated; every call or `with_score` is one call of the network."""
+
+    interpolant: Interpolant
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """v(x [B, ...], t [B]) -> velocity, shaped like x."""
+
+    def with_score(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Velocity and the score of p_t."""
 
 
 class Solver(Component, family="solver"):
-    """A one-step method on a uniform grid."""
+    """A way from noise to data."""
 
     calls_per_step: ClassVar[int]
+    needs_score: ClassVar[bool] = False
+    """Whether it works for Gaussian, independently drawn noise alone."""
+    adaptive: ClassVar[bool] = False
+    """Whether it chooses its steps itself."""
 
     def steps(self, nfe: int) -> int:
-        """How many steps spend exactly `nfe` calls; `ConfigError` when none do."""
+        """How many steps spend exactly `nfe` calls (0: as many as an adaptive solver takes); `ConfigError` when none do."""
         if nfe % self.calls_per_step or nfe < 1:
             near = max(self.calls_per_step, nfe - nfe % self.calls_per_step)
             raise ConfigError("nfe", f"{self.name} spends {self.calls_per_step} calls a step and cannot spend {nfe}. Use {near}.")
@@ -33,10 +48,9 @@ class Solver(Component, family="solver"):
         """x at t + dt from x [B, ...] at t; both times are scalars, dt is negative."""
         raise NotImplementedError
 
-    def integrate(self, field: Field, x: Tensor, nfe: int) -> Tensor:
-        """x at t = 0 from x [B, ...] at t = 1 with exactly `nfe` calls of `field`."""
-        times = torch.linspace(1, 0, self.steps(nfe) + 1, dtype=x.dtype, device=x.device)
-        for t, t_next in itertools.pairwise(times):
+    def integrate(self, field: Field, x: Tensor, times: Tensor, generator: torch.Generator) -> Tensor:
+        """x at the last of `times` [steps + 1] from x [B, ...] at the first; `generator` is for stochastic solvers."""
+        for t, t_next in itertools.pairwise(times.to(x)):
             x = self.step(field, x, t, t_next - t)
         return x
 
@@ -45,6 +59,7 @@ class Solver(Component, family="solver"):
 class Euler(Solver, name="euler"):
     """Explicit Euler, order 1, one call a step."""
 
+    formula: ClassVar[str] = "x + h v(x, t)"
     calls_per_step = 1
 
     def step(self, field: Field, x: Tensor, t: Tensor, dt: Tensor) -> Tensor:
@@ -55,9 +70,179 @@ class Euler(Solver, name="euler"):
 class Heun(Solver, name="heun"):
     """Heun's trapezoidal method, order 2, two calls a step, the last one included."""
 
+    formula: ClassVar[str] = "k1 = v(x, t), k2 = v(x + h k1, t + h), x + h (k1 + k2) / 2"
+    source: ClassVar[str] = "Hairer, Norsett & Wanner 1993, section II.1"
     calls_per_step = 2
 
     def step(self, field: Field, x: Tensor, t: Tensor, dt: Tensor) -> Tensor:
         slope = field(x, t.expand(len(x)))
         ahead = field(x + dt * slope, (t + dt).expand(len(x)))
         return x + dt / 2 * (slope + ahead)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Midpoint(Solver, name="midpoint"):
+    """The explicit midpoint method, order 2, two calls a step, none at the end of the last."""
+
+    formula: ClassVar[str] = "x + h v(x + h v(x, t) / 2, t + h / 2)"
+    source: ClassVar[str] = "Hairer, Norsett & Wanner 1993, section II.1"
+    calls_per_step = 2
+
+    def step(self, field: Field, x: Tensor, t: Tensor, dt: Tensor) -> Tensor:
+        half = x + dt / 2 * field(x, t.expand(len(x)))
+        return x + dt * field(half, (t + dt / 2).expand(len(x)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamsBashforth2(Solver, name="ab2"):
+    """The two-step Adams-Bashforth method on steps of any length, order 2, one call a step; its first step is Euler's."""
+
+    formula: ClassVar[str] = "x + h ((1 + r / 2) v_n - (r / 2) v_(n-1)), r = h_n / h_(n-1)"
+    source: ClassVar[str] = "Hairer, Norsett & Wanner 1993, section III.5"
+    calls_per_step = 1
+
+    def integrate(self, field: Field, x: Tensor, times: Tensor, generator: torch.Generator) -> Tensor:
+        before: tuple[Tensor, Tensor] | None = None
+        for t, t_next in itertools.pairwise(times.to(x)):
+            dt, slope = t_next - t, field(x, t.expand(len(x)))
+            if before is None:
+                x = x + dt * slope
+            else:
+                ratio = dt / before[0]
+                x = x + dt * ((1 + ratio / 2) * slope - ratio / 2 * before[1])
+            before = dt, slope
+        return x
+
+
+@dataclass(frozen=True, kw_only=True)
+class RK4(Solver, name="rk4"):
+    """The classical Runge-Kutta method, order 4, four calls a step."""
+
+    formula: ClassVar[str] = "x + h (k1 + 2 k2 + 2 k3 + k4) / 6"
+    source: ClassVar[str] = "Hairer, Norsett & Wanner 1993, section II.1"
+    calls_per_step = 4
+
+    def step(self, field: Field, x: Tensor, t: Tensor, dt: Tensor) -> Tensor:
+        start, middle, end = (time.expand(len(x)) for time in (t, t + dt / 2, t + dt))
+        k1 = field(x, start)
+        k2 = field(x + dt / 2 * k1, middle)
+        k3 = field(x + dt / 2 * k2, middle)
+        k4 = field(x + dt * k3, end)
+        return x + dt / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DormandPrince5(Solver, name="dopri5"):
+    """torchdiffeq's adaptive Dormand-Prince method, order 5; its calls are counted, and differ between batches."""
+
+    formula: ClassVar[str] = "steps with error below {atol:g} + {rtol:g} |x|"
+    source: ClassVar[str] = "Dormand & Prince 1980; torchdiffeq"
+    adaptive: ClassVar[bool] = True
+
+    rtol: Positive = 1e-5
+    """Relative tolerance."""
+    atol: Positive = 1e-5
+    """Absolute tolerance."""
+
+    def steps(self, nfe: int) -> int:
+        if nfe != 0:
+            raise ConfigError("nfe", f"dopri5 chooses its own steps and cannot be told to spend {nfe}. Use 0; its calls are counted.")
+        return 1
+
+    def integrate(self, field: Field, x: Tensor, times: Tensor, generator: torch.Generator) -> Tensor:
+        from torchdiffeq import odeint
+
+        ends = times[[0, -1]].to(x)
+        try:
+            return odeint(
+                lambda t, x: field(x, t.to(x).expand(len(x))), x, ends, rtol=self.rtol, atol=self.atol, method="dopri5",
+                options={"step_t": ends[-1:]},  # without it the last step goes beyond the end, where t is negative
+            )[-1]  # fmt: skip
+        except AssertionError as error:  # torchdiffeq's word for a step that became too small
+            raise UserError(f"dopri5 cannot hold its tolerance on this field ({error}). Raise solver.rtol and solver.atol.") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class StochasticSolver(Solver):
+    """dx = (v - w s / 2) dt + sqrt(w) dW backwards in time, whose marginals are those of dx = v dt for every w(t) >= 0.
+
+    w is evaluated at t clamped to [t_min, t_max], where the score and kl's coefficient have bounds. The last step is
+    without noise and without score: an Euler step of the ordinary equation, which keeps the marginals too.
+    """
+
+    needs_score: ClassVar[bool] = True
+
+    diffusion: Literal["constant", "sigma", "kl", "sin2"] = "sigma"
+    """w(t): 1, sigma, 2 sigma (sigma' - alpha' sigma / alpha) or sin^2(pi t), times `scale`."""
+    scale: Positive = 1.0
+    """Factor of w(t)."""
+    t_min: Annotated[float, Range(0, 0.03, ends="(]")] = 0.01
+    """Time below which w stays constant."""
+    t_max: Annotated[float, Range(0.97, 1)] = 0.99
+    """Time above which w stays constant."""
+
+    def coefficient(self, t: Tensor, path: Interpolant) -> Tensor:
+        """w(t), shaped like t."""
+        t = t.clamp(self.t_min, self.t_max)
+        if self.diffusion == "constant":
+            return torch.full_like(t, self.scale)
+        if self.diffusion == "sigma":
+            return self.scale * path.sigma(t)
+        if self.diffusion == "kl":
+            alpha, sigma = path.alpha(t), path.sigma(t)
+            return self.scale * 2 * sigma * (path.sigma_dot(t) - path.alpha_dot(t) * sigma / alpha)
+        return self.scale * torch.sin(math.pi * t).square()
+
+    def integrate(self, field: Field, x: Tensor, times: Tensor, generator: torch.Generator) -> Tensor:
+        times = times.to(x)
+        for t, t_next in itertools.pairwise(times[:-1]):
+            dt = t_next - t
+            noise = torch.randn(x.shape, generator=generator, device=x.device).to(x)
+            x = self.noisy_step(field, x, t, dt, noise * (-dt * self.coefficient(t, field.interpolant)).sqrt())
+        return self.last_step(field, x, times[-2], times[-1] - times[-2])
+
+    def noisy_step(self, field: Field, x: Tensor, t: Tensor, dt: Tensor, noise: Tensor) -> Tensor:
+        """x at t + dt from x at t and an increment of noise [B, ...]."""
+        raise NotImplementedError
+
+    def last_step(self, field: Field, x: Tensor, t: Tensor, dt: Tensor) -> Tensor:
+        """x at t + dt by the ordinary equation, at the same number of calls."""
+        raise NotImplementedError
+
+    def drift(self, field: Field, x: Tensor, t: Tensor) -> Tensor:
+        """v - w s / 2 at a scalar t."""
+        velocity, score = field.with_score(x, t.expand(len(x)))
+        return velocity - self.coefficient(t, field.interpolant) / 2 * score
+
+
+@dataclass(frozen=True, kw_only=True)
+class EulerMaruyama(StochasticSolver, name="euler_maruyama"):
+    """Euler-Maruyama on the stochastic equation, one call a step."""
+
+    formula: ClassVar[str] = "x + h (v - w s / 2) + sqrt(w |h|) n, w = {scale:g} {diffusion}"
+    source: ClassVar[str] = "Ma et al. 2024 (SiT), section 2 and appendix; Song et al. 2021"
+    calls_per_step = 1
+
+    def noisy_step(self, field: Field, x: Tensor, t: Tensor, dt: Tensor, noise: Tensor) -> Tensor:
+        return x + dt * self.drift(field, x, t) + noise
+
+    def last_step(self, field: Field, x: Tensor, t: Tensor, dt: Tensor) -> Tensor:
+        return Euler().step(field, x, t, dt)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeunSDE(StochasticSolver, name="heun_sde"):
+    """The noise of a step, then Heun's method for the drift, two calls a step."""
+
+    formula: ClassVar[str] = "z = x + sqrt(w |h|) n, then Heun's step from z with v - w s / 2, w = {scale:g} {diffusion}"
+    source: ClassVar[str] = "Ma et al. 2024 (SiT); Karras et al. 2022, algorithm 2"
+    calls_per_step = 2
+
+    def noisy_step(self, field: Field, x: Tensor, t: Tensor, dt: Tensor, noise: Tensor) -> Tensor:
+        x = x + noise
+        slope = self.drift(field, x, t)
+        ahead = self.drift(field, x + dt * slope, t + dt)
+        return x + dt / 2 * (slope + ahead)
+
+    def last_step(self, field: Field, x: Tensor, t: Tensor, dt: Tensor) -> Tensor:
+        return Heun().step(field, x, t, dt)

@@ -1,23 +1,34 @@
-"""How training times are drawn: a density p(t) on [0, 1] through its quantile function."""
+"""How training times are drawn: a density p(t) on [0, 1] through its quantile function.
+
+Densities over a noise level take the interpolant's log SNR; None means the linear one.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from harness.components.interpolants import Interpolant
-from harness.config import Positive
+from harness.components.interpolants import Interpolant, Linear
+from harness.config import Positive, Range
+from harness.errors import ConfigError
 from harness.registry import Component
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimeSampler(Component, family="time_sampler"):
-    """A density over t. `interpolant` is there for densities defined in log SNR; None means linear."""
+    """A density over t."""
 
     stratify: bool = False
     """Draw one time in each of n equally likely intervals, in random order, which lowers the gradient's variance."""
+    importance_correct: bool = False
+    """Divide each sample's weight by the density, so that only the variance of the loss depends on it."""
+    density_floor: Positive = 1e-3
+    """Density below which the correction stays constant: it would have no bound."""
 
     def quantile(self, u: Tensor, interpolant: Interpolant | None = None) -> Tensor:
         """The inverse of the distribution function: [n] in [0, 1] to t [n]."""
@@ -29,15 +40,26 @@ class TimeSampler(Component, family="time_sampler"):
 
     def sample(self, n: int, generator: torch.Generator, device: torch.device | str, interpolant: Interpolant | None = None) -> Tensor:
         """n times in [0, 1], float32 [n]."""
+        return self.quantile(self.uniforms(n, generator, device), interpolant)
+
+    def uniforms(self, n: int, generator: torch.Generator, device: torch.device | str) -> Tensor:
+        """n numbers [n], each uniform in [0, 1), whose quantiles are the times."""
         u = torch.rand(n, generator=generator, device=device)
         if self.stratify:
             u = (torch.randperm(n, generator=generator, device=device) + u) / n
-        return self.quantile(u, interpolant)
+        return u
+
+    def correction(self, t: Tensor, interpolant: Interpolant | None = None) -> Tensor:
+        """What a sample's weight is multiplied by, [n]: 1, or 1 / p(t)."""
+        return 1 / self.density(t, interpolant).clamp(min=self.density_floor) if self.importance_correct else torch.ones_like(t)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Uniform(TimeSampler, name="uniform"):
-    """p(t) = 1."""
+    """The same chance for every time."""
+
+    formula: ClassVar[str] = "p(t) = 1"
+    source: ClassVar[str] = "Lipman et al. 2023, eq. 9"
 
     def quantile(self, u: Tensor, interpolant: Interpolant | None = None) -> Tensor:
         return u
@@ -48,14 +70,47 @@ class Uniform(TimeSampler, name="uniform"):
 
 @dataclass(frozen=True, kw_only=True)
 class Stratified(Uniform, name="stratified"):
-    """p(t) = 1, one time in each of n equal intervals."""
+    """Uniform, one time in each of n equal intervals."""
+
+    formula: ClassVar[str] = "p(t) = 1, one draw in each of n intervals"
+    source: ClassVar[str] = "the brief, 'Time Sampling'"
 
     stratify: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
+class LowDiscrepancy(TimeSampler, name="low_discrepancy"):
+    """n equally spaced quantiles of any sampler, shifted together by one random number, in random order."""
+
+    formula: ClassVar[str] = "u_i = (u + i / n) mod 1 of {of}"
+    source: ClassVar[str] = "Kingma et al. 2021 (VDM), appendix I.1"
+
+    of: TimeSampler = Uniform()
+    """Whose quantiles they are."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _refuse_inner(self.of)
+        if self.stratify or self.of.stratify:
+            raise ConfigError("stratify", "low_discrepancy draws one time in each interval already. Leave it false, in `of` too.")
+
+    def quantile(self, u: Tensor, interpolant: Interpolant | None = None) -> Tensor:
+        return self.of.quantile(u, interpolant)
+
+    def density(self, t: Tensor, interpolant: Interpolant | None = None) -> Tensor:
+        return self.of.density(t, interpolant)
+
+    def uniforms(self, n: int, generator: torch.Generator, device: torch.device | str) -> Tensor:
+        shift = torch.rand(1, generator=generator, device=device)
+        return (shift + torch.randperm(n, generator=generator, device=device) / n) % 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class Power(TimeSampler, name="power"):
-    """t = u^p: more times near the data for p > 1; p(t) = t^(1/p - 1) / p."""
+    """A power of a uniform time: more times near the data for p > 1."""
+
+    formula: ClassVar[str] = "t = u^{p:g}, p(t) = t^(1 / {p:g} - 1) / {p:g}"
+    source: ClassVar[str] = "the brief, 'Time Sampling'"
 
     p: Positive = 2.0
     """Exponent; 1 is uniform, below 1 favours the noise end."""
@@ -65,3 +120,183 @@ class Power(TimeSampler, name="power"):
 
     def density(self, t: Tensor, interpolant: Interpolant | None = None) -> Tensor:
         return t ** (1 / self.p - 1) / self.p
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitNormal(TimeSampler, name="logit_normal"):
+    """Most times in the middle: the logit of t is normal."""
+
+    formula: ClassVar[str] = "logit(t) ~ N({mean:g}, {std:g}^2)"
+    source: ClassVar[str] = "Esser et al. 2024 (SD3), eq. 19"
+
+    mean: float = 0.0
+    """Of logit(t); above 0 favours the noise end."""
+    std: Positive = 1.0
+    """Of logit(t)."""
+
+    def quantile(self, u: Tensor, interpolant: Interpolant | None = None) -> Tensor:
+        return torch.sigmoid(self.mean + self.std * torch.special.ndtri(u))
+
+    def density(self, t: Tensor, interpolant: Interpolant | None = None) -> Tensor:
+        return logit_normal_density(t, self.mean, self.std)
+
+
+def logit_normal_density(t: Tensor, mean: float, std: float) -> Tensor:
+    """Density of t whose logit is N(mean, std^2); zero at both ends."""
+    logit, inside = torch.logit(t), (t > 0) & (t < 1)
+    density = _normal_density((logit - mean) / std) / (std * t * (1 - t))
+    return torch.where(inside, density, torch.zeros_like(t))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mode(TimeSampler, name="mode"):
+    """SD3's heavy-tailed density with its mode at 1/2, or at both ends for a negative scale."""
+
+    formula: ClassVar[str] = "t = 1 - u - {scale:g} (cos^2(pi u / 2) - 1 + u)"
+    source: ClassVar[str] = "Esser et al. 2024 (SD3), eq. 20"
+
+    scale: Annotated[float, Range(-1, 2 / (math.pi - 2), ends="()")] = 1.29
+    """s; 0 is uniform."""
+
+    def quantile(self, u: Tensor, interpolant: Interpolant | None = None) -> Tensor:
+        return u - self.scale * (torch.sin(math.pi / 2 * u).square() - u)
+
+    def density(self, t: Tensor, interpolant: Interpolant | None = None) -> Tensor:
+        low, high = torch.zeros_like(t), torch.ones_like(t)
+        for _ in range(60):  # its inverse has no closed form
+            middle = (low + high) / 2
+            below = self.quantile(middle) < t
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return 1 / (1 + self.scale - self.scale * math.pi / 2 * torch.sin(math.pi * (low + high) / 2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CosMap(TimeSampler, name="cosmap"):
+    """The density that gives the linear path the log SNR of a cosine schedule under uniform times."""
+
+    formula: ClassVar[str] = "t = 1 - 1 / (tan(pi u / 2) + 1), p(t) = 2 / (pi - 2 pi t + 2 pi t^2)"
+    source: ClassVar[str] = "Esser et al. 2024 (SD3), eq. 21"
+
+    def quantile(self, u: Tensor, interpolant: Interpolant | None = None) -> Tensor:
+        sine, cosine = torch.sin(math.pi / 2 * u), torch.sin(math.pi / 2 * (1 - u))
+        return sine / (sine + cosine)
+
+    def density(self, t: Tensor, interpolant: Interpolant | None = None) -> Tensor:
+        return cosmap_density(t)
+
+
+def cosmap_density(t: Tensor) -> Tensor:
+    """2 / (pi - 2 pi t + 2 pi t^2)."""
+    return 2 / (math.pi * (1 - 2 * t + 2 * t.square()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beta(TimeSampler, name="beta"):
+    """A beta distribution; quantiles by SciPy."""
+
+    formula: ClassVar[str] = "t ~ Beta({a:g}, {b:g})"
+    source: ClassVar[str] = "Black et al. 2024 (pi0), appendix B, with time reversed"
+
+    a: Positive = 1.5
+    """Larger moves times away from the data."""
+    b: Positive = 1.0
+    """Larger moves times away from the noise."""
+
+    def quantile(self, u: Tensor, interpolant: Interpolant | None = None) -> Tensor:
+        from scipy.special import betaincinv
+
+        return torch.from_numpy(np.asarray(betaincinv(self.a, self.b, u.double().cpu().numpy()))).to(u)
+
+    def density(self, t: Tensor, interpolant: Interpolant | None = None) -> Tensor:
+        log_norm = math.lgamma(self.a + self.b) - math.lgamma(self.a) - math.lgamma(self.b)
+        return math.exp(log_norm) * t ** (self.a - 1) * (1 - t) ** (self.b - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UShaped(TimeSampler, name="u_shaped"):
+    """Most times at both ends, as fits the straight paths of reflow."""
+
+    formula: ClassVar[str] = "p(t) proportional to exp({a:g} t) + exp({a:g} (1 - t))"
+    source: ClassVar[str] = "Lee et al. 2024 (2-rectified flow++)"
+
+    a: Positive = 4.0
+    """Steepness; 0 would be uniform."""
+
+    def quantile(self, u: Tensor, interpolant: Interpolant | None = None) -> Tensor:
+        return (0.5 + torch.asinh((2 * u - 1) * math.sinh(self.a / 2)) / self.a).clamp(0, 1)
+
+    def density(self, t: Tensor, interpolant: Interpolant | None = None) -> Tensor:
+        return self.a * torch.cosh(self.a * (t - 0.5)) / (2 * math.sinh(self.a / 2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EDMLogNormal(TimeSampler, name="edm_lognormal"):
+    """EDM's density over noise levels: sigma / alpha is log-normal, cut to the levels that the path has."""
+
+    formula: ClassVar[str] = "ln(sigma / alpha) ~ N({mean:g}, {std:g}^2)"
+    source: ClassVar[str] = "Karras et al. 2022, table 1"
+
+    mean: float = -1.2
+    """P_mean."""
+    std: Positive = 1.2
+    """P_std."""
+
+    def quantile(self, u: Tensor, interpolant: Interpolant | None = None) -> Tensor:
+        path = interpolant or Linear()
+        low, high = self._ends(path, u)
+        z = torch.special.ndtri(low + u * (high - low))
+        return path.time_of_log_snr(-2 * (self.mean + self.std * z))
+
+    def density(self, t: Tensor, interpolant: Interpolant | None = None) -> Tensor:
+        path = interpolant or Linear()
+        low, high = self._ends(path, t)
+        z = (-path.log_snr(t) / 2 - self.mean) / self.std
+        slope = -path.log_snr_dot(t) / (2 * self.std)
+        return torch.where(z.isfinite(), _normal_density(z) * slope / (high - low), torch.zeros_like(t))
+
+    def _ends(self, path: Interpolant, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The untruncated distribution function at t = 0 and t = 1."""
+        levels = -path.log_snr(torch.tensor([0.0, 1.0]).to(like)) / 2
+        low, high = torch.special.ndtr((levels - self.mean) / self.std)
+        return low, high
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shifted(TimeSampler, name="shifted"):
+    """Another sampler's times moved towards the noise, as larger images want them."""
+
+    formula: ClassVar[str] = "t = {shift:g} s / (1 + ({shift:g} - 1) s), s: {of}"
+    source: ClassVar[str] = "Esser et al. 2024 (SD3), eq. 23"
+
+    shift: Positive = 3.0
+    """1 changes nothing; larger moves times towards the noise."""
+    of: TimeSampler = Uniform()
+    """Whose times are moved."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _refuse_inner(self.of)
+
+    def quantile(self, u: Tensor, interpolant: Interpolant | None = None) -> Tensor:
+        return shift_time(self.of.quantile(u, interpolant), self.shift)
+
+    def density(self, t: Tensor, interpolant: Interpolant | None = None) -> Tensor:
+        before = shift_time(t, 1 / self.shift)
+        return self.of.density(before, interpolant) * (1 + (self.shift - 1) * before).square() / self.shift
+
+    def uniforms(self, n: int, generator: torch.Generator, device: torch.device | str) -> Tensor:
+        return super().uniforms(n, generator, device) if self.stratify else self.of.uniforms(n, generator, device)
+
+
+def shift_time(t: Tensor, shift: float) -> Tensor:
+    """shift t / (1 + (shift - 1) t); its inverse shifts by 1 / shift."""
+    return shift * t / (1 + (shift - 1) * t)
+
+
+def _refuse_inner(of: TimeSampler) -> None:
+    if of.importance_correct:
+        raise ConfigError("of.importance_correct", "the outer sampler's density is divided by. Set importance_correct there.")
+
+
+def _normal_density(z: Tensor) -> Tensor:
+    return torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)

@@ -1,35 +1,46 @@
-"""w(t): how much the squared velocity error at time t counts."""
+"""w(t): how much the error at time t counts, in whatever space the loss is measured.
+
+Papers state their weights for the error of one quantity; `stated_for` names it. To have a paper's objective, measure
+the loss there (`objective.space`). Weights without a bound are held constant beyond a time that is a field.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from harness.components.interpolants import Interpolant
-from harness.components.time_samplers import TimeSampler
-from harness.config import Positive, Range
+from harness.components.interpolants import EarliestTime, Interpolant, LatestTime
+from harness.components.time_samplers import TimeSampler, cosmap_density, logit_normal_density
+from harness.config import NonNegative, Positive
 from harness.registry import Component
 
 
 class Weighting(Component, family="weighting"):
     """A weight for each time."""
 
+    stated_for: ClassVar[str] = "any"
+    """The quantity whose error the source weights: velocity, data, noise or any."""
+
     def weight(self, t: Tensor, interpolant: Interpolant) -> Tensor:
-        """w(t) >= 0, finite, shaped like t [B]."""
+        """w(t) >= 0, finite on [0, 1], shaped like t [B]."""
         raise NotImplementedError
 
-    def mean(self, time_sampler: TimeSampler, interpolant: Interpolant) -> float:
-        """E[w(t)] under the time density, by the midpoint rule over 2^20 quantiles in float64."""
-        u = (torch.arange(2**20, dtype=torch.float64) + 0.5) / 2**20
-        return self.weight(time_sampler.quantile(u, interpolant), interpolant).mean().item()
+    def expectation(self, time_sampler: TimeSampler, interpolant: Interpolant) -> float:
+        """E[w(t)], corrected for the density where the sampler does so: midpoint rule over 2^20 quantiles in float64."""
+        t = time_sampler.quantile((torch.arange(2**20, dtype=torch.float64) + 0.5) / 2**20, interpolant)
+        weight = self.weight(t, interpolant)
+        return (weight * time_sampler.correction(t, interpolant) if time_sampler.importance_correct else weight).mean().item()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Uniform(Weighting, name="uniform"):
-    """1: conditional flow matching, Lipman et al. 2023, eq. 9."""
+    """The same for every time."""
+
+    formula: ClassVar[str] = "1"
+    source: ClassVar[str] = "Lipman et al. 2023, eq. 9"
 
     def weight(self, t: Tensor, interpolant: Interpolant) -> Tensor:
         return torch.ones_like(t)
@@ -37,9 +48,12 @@ class Uniform(Weighting, name="uniform"):
 
 @dataclass(frozen=True, kw_only=True)
 class InverseSNR(Weighting, name="inverse_snr"):
-    """1 / SNR(t), which grows without bound towards noise, so t is clamped at `t_max`."""
+    """Inverse of the SNR, which grows without bound towards noise, so t is clamped at `t_max`."""
 
-    t_max: Annotated[float, Range(0.97, 0.9999)] = 0.999
+    formula: ClassVar[str] = "1 / SNR(min(t, {t_max:g}))"
+    source: ClassVar[str] = "the brief, 'Weighted Loss'"
+
+    t_max: LatestTime = 0.999
     """Time above which the weight stays constant."""
 
     def weight(self, t: Tensor, interpolant: Interpolant) -> Tensor:
@@ -47,8 +61,26 @@ class InverseSNR(Weighting, name="inverse_snr"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SNR(Weighting, name="snr"):
+    """The SNR, which grows without bound towards the data, so t is clamped at `t_min`. On the data error it is 1 on the noise error."""
+
+    formula: ClassVar[str] = "SNR(max(t, {t_min:g}))"
+    source: ClassVar[str] = "Salimans & Ho 2022, section 4"
+    stated_for: ClassVar[str] = "data"
+
+    t_min: EarliestTime = 0.01
+    """Time below which the weight stays constant."""
+
+    def weight(self, t: Tensor, interpolant: Interpolant) -> Tensor:
+        return interpolant.snr(t.clamp(min=self.t_min))
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataEnd(Weighting, name="data_end"):
-    """(1 - t)^power: emphasis on the data end."""
+    """Emphasis on the data end."""
+
+    formula: ClassVar[str] = "(1 - t)^{power:g}"
+    source: ClassVar[str] = "the brief, 'Weighted Loss'"
 
     power: Positive = 2.0
     """Exponent; larger concentrates the weight closer to t = 0."""
@@ -59,7 +91,10 @@ class DataEnd(Weighting, name="data_end"):
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseEnd(Weighting, name="noise_end"):
-    """t^power: emphasis on the noise end."""
+    """Emphasis on the noise end."""
+
+    formula: ClassVar[str] = "t^{power:g}"
+    source: ClassVar[str] = "the brief, 'Weighted Loss'"
 
     power: Positive = 2.0
     """Exponent; larger concentrates the weight closer to t = 1."""
@@ -70,14 +105,145 @@ class NoiseEnd(Weighting, name="noise_end"):
 
 @dataclass(frozen=True, kw_only=True)
 class MinSNR(Weighting, name="min_snr"):
-    """min(SNR(t), gamma) on the velocity error.
+    """The SNR up to gamma.
 
-    Hang et al. 2023 (eq. 8) apply min(SNR, gamma) to the error of predicted data; for `linear` that is
-    min(SNR, gamma) t^2 on the velocity error, a different weighting.
+    Hang et al. apply it to the error of predicted data. On the velocity error, the harness's default, it is the brief's
+    weighting and another one: for `linear` theirs is min(SNR, gamma) t^2 there. `objective.space=data` gives theirs.
     """
+
+    formula: ClassVar[str] = "min(SNR(t), {gamma:g})"
+    source: ClassVar[str] = "Hang et al. 2023, eq. 8"
+    stated_for: ClassVar[str] = "data"
 
     gamma: Positive = 5.0
     """Largest weight; SNR is capped here."""
 
     def weight(self, t: Tensor, interpolant: Interpolant) -> Tensor:
         return interpolant.snr(t).clamp(max=self.gamma)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinSNRV(Weighting, name="min_snr_v"):
+    """Min-SNR for the velocity of a variance preserving path (alpha^2 + sigma^2 = 1, v = alpha x1 - sigma x0)."""
+
+    formula: ClassVar[str] = "min(SNR(t), {gamma:g}) / (SNR(t) + 1)"
+    source: ClassVar[str] = "Hang et al. 2023"
+    stated_for: ClassVar[str] = "velocity"
+
+    gamma: Positive = 5.0
+    """Where the SNR is capped."""
+
+    def weight(self, t: Tensor, interpolant: Interpolant) -> Tensor:
+        log_snr = interpolant.log_snr(t)
+        # min(SNR, gamma) / (SNR + 1) without the quotient of infinities at the data
+        return torch.minimum(torch.sigmoid(log_snr), self.gamma * torch.sigmoid(-log_snr))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TruncatedSNR(Weighting, name="truncated_snr"):
+    """The SNR, but no less than 1; it has no bound towards the data, so t is clamped at `t_min`."""
+
+    formula: ClassVar[str] = "max(SNR(max(t, {t_min:g})), 1)"
+    source: ClassVar[str] = "Salimans & Ho 2022, section 4"
+    stated_for: ClassVar[str] = "data"
+
+    t_min: EarliestTime = 0.01
+    """Time below which the weight stays constant."""
+
+    def weight(self, t: Tensor, interpolant: Interpolant) -> Tensor:
+        return interpolant.snr(t.clamp(min=self.t_min)).clamp(min=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class P2(Weighting, name="p2"):
+    """Perception-prioritised: less weight where little noise is left to see."""
+
+    formula: ClassVar[str] = "1 / ({k:g} + SNR(t))^{gamma:g}"
+    source: ClassVar[str] = "Choi et al. 2022, eq. 8"
+    stated_for: ClassVar[str] = "noise"
+
+    gamma: NonNegative = 1.0
+    """Strength; 0 is uniform."""
+    k: Positive = 1.0
+    """Bounds the weight where the SNR is small."""
+
+    def weight(self, t: Tensor, interpolant: Interpolant) -> Tensor:
+        return (self.k + interpolant.snr(t)) ** -self.gamma
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sigmoid(Weighting, name="sigmoid"):
+    """A sigmoid of log SNR. Kingma & Gao integrate over log SNR: their objective has the factor -d lambda / dt as well."""
+
+    formula: ClassVar[str] = "sigmoid({bias:g} - lambda(t))"
+    source: ClassVar[str] = "Kingma & Gao 2023, section 5"
+    stated_for: ClassVar[str] = "noise"
+
+    bias: float = 2.0
+    """log SNR above which the weight falls."""
+
+    def weight(self, t: Tensor, interpolant: Interpolant) -> Tensor:
+        return torch.sigmoid(self.bias - interpolant.log_snr(t))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EDM(Weighting, name="edm"):
+    """EDM's weight, which makes its target's variance count the same at every noise level s = sigma / alpha."""
+
+    formula: ClassVar[str] = "(s^2 + {sigma_data:g}^2) / ({sigma_data:g} s)^2, s = sigma / alpha at max(t, {t_min:g})"
+    source: ClassVar[str] = "Karras et al. 2022, table 1"
+    stated_for: ClassVar[str] = "data"
+
+    sigma_data: Positive = 0.5
+    """Standard deviation of the data."""
+    t_min: EarliestTime = 0.01
+    """Time below which the weight stays constant."""
+
+    def weight(self, t: Tensor, interpolant: Interpolant) -> Tensor:
+        return self.sigma_data**-2 + interpolant.snr(t.clamp(min=self.t_min))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likelihood(Weighting, name="likelihood"):
+    """The weight under which the loss bounds the negative log-likelihood; without bound at both ends, so t is clamped."""
+
+    formula: ClassVar[str] = "-(d lambda / dt) / 2 at t clamped to [{t_min:g}, {t_max:g}]"
+    source: ClassVar[str] = "Song et al. 2021 (maximum likelihood), theorem 1; Kingma et al. 2021 (VDM)"
+    stated_for: ClassVar[str] = "noise"
+
+    t_min: EarliestTime = 0.01
+    """Time below which the weight stays constant."""
+    t_max: LatestTime = 0.99
+    """Time above which the weight stays constant."""
+
+    def weight(self, t: Tensor, interpolant: Interpolant) -> Tensor:
+        return -interpolant.log_snr_dot(t.clamp(self.t_min, self.t_max)) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class CosMap(Weighting, name="cosmap"):
+    """The density of the `cosmap` time sampler, as a weight."""
+
+    formula: ClassVar[str] = "2 / (pi - 2 pi t + 2 pi t^2)"
+    source: ClassVar[str] = "Esser et al. 2024 (SD3), eq. 21"
+    stated_for: ClassVar[str] = "velocity"
+
+    def weight(self, t: Tensor, interpolant: Interpolant) -> Tensor:
+        return cosmap_density(t)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitNormal(Weighting, name="logit_normal"):
+    """The density of the `logit_normal` time sampler, as a weight."""
+
+    formula: ClassVar[str] = "density at t of logit(t) ~ N({mean:g}, {std:g}^2)"
+    source: ClassVar[str] = "Esser et al. 2024 (SD3), eq. 18 and 19"
+    stated_for: ClassVar[str] = "velocity"
+
+    mean: float = 0.0
+    """Of logit(t); above 0 favours the noise end."""
+    std: Positive = 1.0
+    """Of logit(t)."""
+
+    def weight(self, t: Tensor, interpolant: Interpolant) -> Tensor:
+        return logit_normal_density(t, self.mean, self.std)

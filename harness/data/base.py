@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from harness.errors import UserError
 from harness.registry import Component
 
 
@@ -24,6 +25,13 @@ class Data:
     """Stored samples [B, ...] to float32 [B, ...] around [-1, 1]."""
     decode: Callable[[Tensor], Tensor]
     """The inverse of `encode`; values outside its range are clipped."""
+    classes: Tensor | None = None
+    """The class of each sample of `train`, int64 [N]."""
+
+    def __post_init__(self) -> None:
+        for part, samples in (("training", self.train), ("held-out", self.held_out)):
+            if samples.is_floating_point() and (wrong := int((~samples.isfinite()).sum())):
+                raise UserError(f"dataset: {wrong} of the {samples.numel()} {part} values are NaN or infinite. Remove or replace them.")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -32,9 +40,9 @@ class Data:
 
     @functools.cached_property
     def fingerprint(self) -> dict[str, str | int]:
-        """Sizes of the two parts and 12 hex digits over the content of both."""
+        """Sizes of the two parts and 12 hex digits over the content of both, and over the classes."""
         content = hashlib.sha256()
-        for part in (self.train, self.held_out):
+        for part in (self.train, self.held_out, *([] if self.classes is None else [self.classes])):
             content.update(f"{part.dtype} {tuple(part.shape)};".encode())
             content.update(part.contiguous().numpy().data)
         return {"train": len(self.train), "held_out": len(self.held_out), "sha256": content.hexdigest()[:12]}

@@ -55,9 +55,9 @@ class Digits(Dataset, name="digits"):
     """8x8 grey handwritten digits, embedded in scikit-learn; every fifth is held out."""
 
     def load(self) -> Data:
-        images, _ = digits()
+        images, classes = digits()
         held_out = torch.arange(len(images)) % 5 == 4
-        return Data(images[~held_out], images[held_out], encode, decode_digits)
+        return Data(images[~held_out], images[held_out], encode, decode_digits, classes[~held_out])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +65,8 @@ class FashionMNIST(Dataset, name="fashion_mnist"):
     """28x28 grey pictures of clothing, 60,000 and 10,000 held out (Xiao et al. 2017)."""
 
     def load(self) -> Data:
-        train, held_out = (_torchvision("FashionMNIST", train) for train in (True, False))
-        return Data(train[:, None], held_out[:, None], encode, decode)
+        (train, classes), (held_out, _) = (_torchvision("FashionMNIST", train) for train in (True, False))
+        return Data(train[:, None], held_out[:, None], encode, decode, classes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,39 +75,43 @@ class CIFAR10(Dataset, name="cifar10"):
 
     def load(self) -> Data:
         path = _folder() / "cifar10.npz"
-        train, held_out = _cifar10_npz(path) if path.exists() else (_torchvision("CIFAR10", train) for train in (True, False))
-        return Data(train.permute(0, 3, 1, 2).contiguous(), held_out.permute(0, 3, 1, 2).contiguous(), encode, decode)
+        parts = _cifar10_npz(path) if path.exists() else [_torchvision("CIFAR10", train) for train in (True, False)]
+        (train, classes), (held_out, _) = ((images.permute(0, 3, 1, 2).contiguous(), labels) for images, labels in parts)
+        return Data(train, held_out, encode, decode, classes)
 
 
 def _folder() -> Path:
     return Path(os.environ.get("HARNESS_DATA") or "data")
 
 
-def _torchvision(name: str, train: bool) -> Tensor:
-    """The images of one part of a torchvision data set, uint8 as torchvision keeps them."""
+def _torchvision(name: str, train: bool) -> tuple[Tensor, Tensor]:
+    """Images and classes of one part of a torchvision data set, uint8 as torchvision keeps them, and int64."""
     from torchvision import datasets
 
     given = bool(os.environ.get("HARNESS_DATA"))
     try:
-        images: Any = getattr(datasets, name)(_folder(), train=train, download=not given).data
+        loaded: Any = getattr(datasets, name)(_folder(), train=train, download=not given)
     except Exception as error:  # torchvision raises whatever its readers do
         reason = str(error).strip().split("\n")[0]
         place = f"HARNESS_DATA={_folder()}" if given else str(_folder())
         remedy = f"Put torchvision's {name} files there" if given else "Or set HARNESS_DATA to a folder that holds it"
         raise UserError(f"{place}: {name} cannot be read ({reason}). {remedy}.") from error
-    return torch.as_tensor(images)
+    return torch.as_tensor(loaded.data), torch.as_tensor(loaded.targets).long()
 
 
-def _cifar10_npz(path: Path) -> tuple[Tensor, Tensor]:
+def _cifar10_npz(path: Path) -> list[tuple[Tensor, Tensor]]:
+    """Images and classes of both parts, uint8 and int64."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            parts = [arrays["x_train"], arrays["x_test"]]
+            parts = [(arrays[f"x_{part}"], arrays[f"y_{part}"].reshape(-1).astype(np.int64)) for part in ("train", "test")]
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read ({error}). Make it again, with x_train and x_test.") from error
-    for array in parts:
+        raise UserError(f"{path}: cannot be read ({error}). Make it again, with x_train, y_train, x_test, y_test.") from error
+    for array, classes in parts:
         if array.dtype != np.uint8 or array.ndim != 4 or array.shape[1:] != (32, 32, 3) or not len(array):
             raise UserError(f"{path}: holds {array.dtype} {list(array.shape)}, not uint8 [N, 32, 32, 3]. Make it again.")
-    return torch.from_numpy(parts[0]), torch.from_numpy(parts[1])
+        if len(classes) != len(array):
+            raise UserError(f"{path}: holds {len(array)} images and {len(classes)} classes. Make it again.")
+    return [(torch.from_numpy(images), torch.from_numpy(classes)) for images, classes in parts]
 
 
 def save_grid(images: Tensor, path: Path, columns: int = 8) -> None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.components.solvers import Euler, Solver
-from harness.config import Config, Count, digest, to_dict
+from harness.components.time_grids import TimeGrid, UniformGrid
+from harness.config import Config, Count, Index, digest, to_dict
 from harness.data.base import Data
 from harness.errors import ConfigError
 from harness.evaluation.fidelity import FID, Metric, weights_hash
@@ -17,8 +18,9 @@ class EvaluateConfig(Config):
     """How a trained network is sampled and judged."""
 
     solver: Solver = Euler()
-    nfe: tuple[Count, ...] = (1, 2, 4, 8, 16, 32)
-    """Calls of the network for each sample, one evaluation each."""
+    time_grid: TimeGrid = UniformGrid()
+    nfe: tuple[Index, ...] = (1, 2, 4, 8, 16, 32)
+    """Calls of the network for each sample, one evaluation each; 0 lets an adaptive solver choose, and counts them."""
     num_samples: Count = 50_000
     num_reference: Count | None = None
     """Training images compared with, drawn once without replacement; null is 8 x num_samples, at most all of them:
@@ -47,6 +49,7 @@ class Protocol:
     """What an evaluation's values depend on beside the run itself. Two digests: two columns."""
 
     solver: dict
+    time_grid: dict
     num_samples: int
     batch_size: int
     extractor: str
@@ -64,6 +67,7 @@ class Protocol:
             raise ConfigError("evaluate.extractor", "the digits classifier reads 8x8 images. Choose inception.")
         return cls(
             solver=to_dict(config.solver),
+            time_grid=to_dict(config.time_grid),
             num_samples=config.num_samples,
             batch_size=config.batch_size,
             extractor=config.extractor,

@@ -83,14 +83,14 @@ def fit(config: TrainConfig, seed: int, network: nn.Module, objective: Objective
     device = config.resolved_device()
     ema = EMA(network, config.ema_decay)
     optimizer = torch.optim.AdamW(network.parameters(), betas=(0.9, config.beta2), weight_decay=config.weight_decay, fused=True)
-    totals = torch.zeros(3, dtype=torch.float64, device=device)
+    totals, coupling_seconds = torch.zeros(4, dtype=torch.float64, device=device), 0.0
     step, saved, damaged = read_checkpoint(folder, device)
     if step:
         totals.copy_(_restore(saved, network, ema, optimizer, objective))
     callbacks.resumed(step, damaged)
     for path in damaged:
         path.unlink()
-    train = data.train.to(device)
+    train, classes = data.train.to(device), None if data.classes is None else data.classes.to(device)
     order = DataOrder(len(train), config.batch_size, seed)
     logged, clock = step, time.perf_counter()
     network.train()
@@ -102,7 +102,8 @@ def fit(config: TrainConfig, seed: int, network: nn.Module, objective: Objective
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
         with torch.autocast(device, torch.bfloat16, enabled=config.resolved_precision() == "bf16"):
-            loss = objective(network, data.encode(train[order.indices(step).to(device)]), seed, step)
+            rows = order.indices(step).to(device)
+            loss, cost, seconds = objective(network, data.encode(train[rows]), seed, step, None if classes is None else classes[rows])
         optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm or math.inf)
@@ -111,10 +112,11 @@ def fit(config: TrainConfig, seed: int, network: nn.Module, objective: Objective
         optimizer.step()
         step += 1
         ema.update(step)
-        totals += torch.stack([loss.detach(), norm, torch.ones_like(norm)]).double()
+        totals += torch.stack([loss.detach(), norm, cost, torch.ones_like(norm)]).double()
+        coupling_seconds += seconds
         at_end = step == config.steps
         if step % config.log_every == 0 or at_end:
-            loss_mean, norm_mean, _ = (totals / totals[2]).tolist()
+            loss_mean, norm_mean, cost_mean, _ = (totals / totals[3]).tolist()
             if not math.isfinite(loss_mean + norm_mean):
                 raise Diverged(_diagnosis(step, config))
             speed = (step - logged) * config.batch_size / (time.perf_counter() - clock)
@@ -126,11 +128,13 @@ def fit(config: TrainConfig, seed: int, network: nn.Module, objective: Objective
                     "loss": loss_mean,
                     "grad_norm": norm_mean,
                     "learning_rate": rate,
+                    "transport_cost": cost_mean,
+                    "coupling_seconds": coupling_seconds / (step - logged),
                     "samples_per_second": speed,
                 }
             )
             totals.zero_()
-            logged, clock = step, time.perf_counter()
+            logged, clock, coupling_seconds = step, time.perf_counter(), 0.0
         if step % config.sample_every == 0 or at_end:
             callbacks.sample(ema.network, step)
         if step % config.checkpoint_every == 0 or at_end:

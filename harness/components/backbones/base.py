@@ -4,14 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
+from harness.errors import UserError
 from harness.registry import Component
 
 
-class Backbone(Component, family="backbone"):
-    """`build` makes a module whose `forward(x [B, ...], t [B])` returns a tensor shaped like x."""
+class Network(nn.Module):
+    """What a backbone builds: x [B, ...] and t [B] in [0, 1] to a tensor shaped like x.
 
-    def build(self, data_shape: Sequence[int]) -> nn.Module:
+    `y` [B] are classes, `r` [B] a second time (mean flow), `mask` [B, L] marks the valid places of a sequence; a
+    network that takes none of them refuses what it would otherwise ignore.
+    """
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, *, r: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        raise NotImplementedError
+
+
+def refuse(**given: Tensor | None) -> None:
+    """`UserError` for an argument of `forward` that a network has no use for."""
+    for name, value in given.items():
+        if value is not None:
+            raise UserError(f"backbone: this network takes no {name}. Leave it out, or choose another backbone.")
+
+
+class Backbone(Component, family="backbone"):
+    """A configuration of a `Network`."""
+
+    def build(self, data_shape: Sequence[int]) -> Network:
         """The network for samples of `data_shape` (without the batch axis); `ConfigError` when it does not fit."""
         raise NotImplementedError

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.components.backbones.base import Backbone
+from harness.components.backbones.base import Backbone, Network, refuse
 from harness.components.backbones.embeddings import SinusoidalEmbedding
 from harness.config import Count, Positive, Range
 from harness.errors import ConfigError
@@ -19,6 +19,8 @@ from harness.errors import ConfigError
 @dataclass(frozen=True, kw_only=True)
 class UNet(Backbone, name="unet"):
     """U-Net with FiLM time conditioning, for images [C, H, W]."""
+
+    source: ClassVar[str] = "Ronneberger et al. 2015; Ho et al. 2020; Perez et al. 2018"
 
     channels: Annotated[int, Range(4)] = 32
     """Width of the first level."""
@@ -40,7 +42,7 @@ class UNet(Backbone, name="unet"):
         if any(self.channels * m % self.groups for m in self.multipliers):
             raise ConfigError("groups", f"{self.groups} does not divide every width. Choose a divisor of {self.channels}.")
 
-    def build(self, data_shape: Sequence[int]) -> nn.Module:
+    def build(self, data_shape: Sequence[int]) -> Network:
         if len(data_shape) != 3:
             raise ConfigError("", f"unet takes images [C, H, W], not {list(data_shape)}. Choose another backbone.")
         factor = 2 ** (len(self.multipliers) - 1)
@@ -50,7 +52,7 @@ class UNet(Backbone, name="unet"):
         return UNetModule(self, data_shape[0])
 
 
-class UNetModule(nn.Module):
+class UNetModule(Network):
     """The network of a `UNet`; the output layer starts at zero."""
 
     def __init__(self, config: UNet, data_channels: int):
@@ -89,8 +91,9 @@ class UNetModule(nn.Module):
         for parameter in self.head[-1].parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, *, r: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """x [B, C, H, W] and t [B] in [0, 1] to [B, C, H, W]."""
+        refuse(y=y, r=r, mask=mask)
         time = self.embed_time(t)
         skips = [x := self.stem(x)]
         for layer in self.down:

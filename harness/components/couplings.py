@@ -1,0 +1,164 @@
+"""Which noise goes with which data: the joint distribution of x0 and x1 within a batch.
+
+Optimal transport is POT's, on squared Euclidean distances, solved on the whole (global) batch: the result does not
+depend on how many processes share it. The data, and with them their classes, keep their places; the noise is moved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.config import RUN_ONLY, Positive
+from harness.errors import ConfigError, UserError
+from harness.registry import Component
+
+Pair = tuple[Tensor, Tensor]
+
+
+class Coupling(Component, family="coupling"):
+    """Pairs of data and noise."""
+
+    independent: ClassVar[bool] = False
+    """Whether x1 stays independent of x0: only then do x1 and the score of p_t say the same."""
+    needs_classes: ClassVar[bool] = False
+    """Whether `pair` must be told the classes of the data."""
+
+    def pair(self, x0: Tensor, x1: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Pair:
+        """Data and noise [B, ...] whose rows belong together, from a batch of each; `y` [B] are the data's classes."""
+        raise NotImplementedError
+
+    def check(self, data_shape: Sequence[int], has_classes: bool) -> None:
+        """`UserError` when it cannot pair samples of `data_shape` (without the batch axis)."""
+        if self.needs_classes and not has_classes:
+            raise ConfigError("coupling", f"{self.name} needs the classes of the data, and there are none. Choose exact_ot.")
+
+    def fingerprint(self) -> dict[str, str]:
+        """What identifies the content of files that it reads; empty when there are none."""
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Independent(Coupling, name="independent"):
+    """Each with its own: as drawn."""
+
+    formula: ClassVar[str] = "(x0, x1) ~ p(x0) p(x1)"
+    source: ClassVar[str] = "Lipman et al. 2023; Liu et al. 2023; I-CFM of Tong et al. 2024"
+    independent: ClassVar[bool] = True
+
+    def pair(self, x0: Tensor, x1: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Pair:
+        return x0, x1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactOT(Coupling, name="exact_ot"):
+    """The permutation of the batch's noise with the least total squared distance to its data."""
+
+    formula: ClassVar[str] = "x1 permuted by argmin sum |x0 - x1|^2"
+    source: ClassVar[str] = "Pooladian et al. 2023; Tong et al. 2024, section 3.3"
+
+    def pair(self, x0: Tensor, x1: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Pair:
+        return x0, x1[_assignment(x0, x1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sinkhorn(Coupling, name="sinkhorn"):
+    """Noise drawn for each sample from its row of the entropic transport plan, with replacement."""
+
+    formula: ClassVar[str] = "x1 ~ rows of argmin <plan, |x0 - x1|^2> - {reg:g} median(|x0 - x1|^2) H(plan)"
+    source: ClassVar[str] = "Cuturi 2013; SB-CFM and OT-CFM of Tong et al. 2024"
+
+    reg: Positive = 0.05
+    """Entropic regularisation, in medians of the batch's squared distances; larger is closer to independent."""
+
+    def pair(self, x0: Tensor, x1: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Pair:
+        import ot
+
+        cost = _cost(x0, x1)
+        plan = ot.sinkhorn([], [], cost, self.reg * np.median(cost), method="sinkhorn_log", numItermax=2000, stopThr=1e-6, warn=False)
+        rows = torch.from_numpy(plan).to(x1.device)
+        return x0, x1[torch.multinomial(rows / rows.sum(1, keepdim=True), 1, generator=generator)[:, 0]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassConditionalOT(Coupling, name="class_conditional_ot"):
+    """Optimal transport within each class, so that every class keeps the whole noise distribution."""
+
+    formula: ClassVar[str] = "x1 permuted by argmin sum |x0 - x1|^2 among the samples of one class"
+    source: ClassVar[str] = "the discrete case of Cheng & Schwing 2025 (C2OT)"
+    needs_classes: ClassVar[bool] = True
+
+    def pair(self, x0: Tensor, x1: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Pair:
+        self.check(x0.shape[1:], has_classes=y is not None)
+        assert y is not None
+        order = torch.arange(len(x1), device=x1.device)
+        for label in y.unique():
+            of_class = (y == label).nonzero()[:, 0]
+            order[of_class] = of_class[_assignment(x0[of_class], x1[of_class])]
+        return x0, x1[order]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs(Coupling, name="pairs"):
+    """Fixed pairs from a file, as reflow makes them; the batch that was drawn is replaced by rows of it."""
+
+    formula: ClassVar[str] = "(x0, x1) ~ rows of {path}"
+    source: ClassVar[str] = "Liu et al. 2023, algorithm 1"
+
+    path: str = field(metadata=RUN_ONLY)
+    """A folder with x0.npy and x1.npy, float32 [N, ...], encoded; rows with the same number belong together."""
+
+    def pair(self, x0: Tensor, x1: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Pair:
+        self.check(x0.shape[1:], has_classes=y is not None)
+        data, noise = self._arrays()
+        chosen = torch.randint(len(data), (len(x0),), generator=generator, device=generator.device).cpu().numpy()
+        return torch.from_numpy(data[chosen]).to(x0), torch.from_numpy(noise[chosen]).to(x1)
+
+    def check(self, data_shape: Sequence[int], has_classes: bool) -> None:
+        held = self._arrays()[0].shape[1:]
+        if tuple(held) != tuple(data_shape):
+            raise ConfigError("coupling.path", f"{self.path} holds {list(held)}, the data are {list(data_shape)}. Make others.")
+
+    def fingerprint(self) -> dict[str, str]:
+        self._arrays()
+        hashes = {}
+        for name in ("x0.npy", "x1.npy"):
+            with open(Path(self.path) / name, "rb") as file:
+                hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+        return hashes
+
+    def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Both ends, memory-mapped."""
+        try:
+            data, noise = (np.load(Path(self.path) / name, mmap_mode="r", allow_pickle=False) for name in ("x0.npy", "x1.npy"))
+        except (OSError, ValueError, EOFError) as error:
+            raise ConfigError("coupling.path", f"{self.path} cannot be read ({error}). Give a folder with x0.npy and x1.npy.") from error
+        if data.dtype != np.float32 or data.shape != noise.shape or noise.dtype != np.float32 or not len(data):
+            raise ConfigError("coupling.path", f"x0.npy and x1.npy in {self.path} are not float32 of one shape. Make them again.")
+        return data, noise
+
+
+def transport_cost(x0: Tensor, x1: Tensor) -> Tensor:
+    """Mean over the pairs of |x0 - x1|^2, a scalar."""
+    return (x0 - x1).square().flatten(1).sum(1).mean()
+
+
+def _cost(x0: Tensor, x1: Tensor) -> np.ndarray:
+    """Squared distances [B, B] in float64."""
+    if x0.shape != x1.shape:
+        raise UserError(f"coupling: {list(x0.shape)} data and {list(x1.shape)} noise cannot be paired. Give batches of one shape.")
+    return torch.cdist(x0.flatten(1).double(), x1.flatten(1).double()).square().cpu().numpy()
+
+
+def _assignment(x0: Tensor, x1: Tensor) -> Tensor:
+    """For each row of x0 the row of x1 that the least total cost gives it."""
+    import ot
+
+    return torch.from_numpy(ot.emd([], [], _cost(x0, x1)).argmax(1)).to(x1.device)

@@ -1,0 +1,47 @@
+"""The error measure: what is averaged over a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from harness.config import Positive
+from harness.registry import Component
+
+
+class Loss(Component, family="loss"):
+    """A number for each sample's error."""
+
+    def measure(self, error: Tensor) -> Tensor:
+        """[B] >= 0 from errors [B, ...]; zero where the error is."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class MSE(Loss, name="mse"):
+    """Mean squared error over a sample's entries."""
+
+    formula: ClassVar[str] = "mean(e^2)"
+    source: ClassVar[str] = "Lipman et al. 2023, eq. 9"
+
+    def measure(self, error: Tensor) -> Tensor:
+        return error.square().flatten(1).mean(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PseudoHuber(Loss, name="pseudo_huber"):
+    """Squared for small errors, linear for large ones: it forgives outliers.
+
+    Song & Dhariwal take the norm over d entries and c = 0.00054 sqrt(d): here c = 0.00054, and the loss is theirs over sqrt(d).
+    """
+
+    formula: ClassVar[str] = "sqrt(mean(e^2) + c^2) - c, c = {c:g}"
+    source: ClassVar[str] = "Song & Dhariwal 2024, eq. 8"
+
+    c: Positive = 0.00054
+    """Root mean square error at which it turns from squared to linear."""
+
+    def measure(self, error: Tensor) -> Tensor:
+        return (error.square().flatten(1).mean(1) + self.c**2).sqrt() - self.c

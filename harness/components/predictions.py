@@ -1,0 +1,156 @@
+"""What a network's output means, and its conversion into velocity, data, noise and score.
+
+Every output stands for a target o = a(t) x0 + b(t) x1, seen beside x_t = alpha(t) x0 + sigma(t) x1. With
+D = alpha b - sigma a, the estimates of both ends follow from x_t and the output:
+
+    x0 = (b x_t - sigma o) / D        x1 = (alpha o - a x_t) / D
+
+and any other target c x0 + d x1 from them. An error of the output counts D_other / D times in the other
+target (`factor`), which is how a loss is measured in a space of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from torch import Tensor
+
+from harness.components.interpolants import Interpolant, over
+from harness.config import Positive, Range
+from harness.registry import Component
+
+ONE = torch.ones(())
+Coefficients = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction(Component, family="prediction"):
+    """The target of a network's output. D vanishes at an end of some paths: conversions clamp their time there."""
+
+    needs_score: ClassVar[bool] = False
+    """Whether it means something for Gaussian, independently drawn noise alone."""
+
+    t_min: Annotated[float, Range(0, 0.03)] = 0.01
+    """Time below which conversions into another quantity use this one."""
+    t_max: Annotated[float, Range(0.97, 1)] = 0.99
+    """Time above which conversions into another quantity use this one."""
+
+    def coefficients(self, t: Tensor, path: Interpolant, variance: Tensor) -> Coefficients:
+        """(a, b) of the target a x0 + b x1, shaped like t, which may have trailing axes; `variance` is the noise's."""
+        raise NotImplementedError
+
+    def network_input(self, xt: Tensor, t: Tensor, path: Interpolant, variance: Tensor = ONE) -> Tensor:
+        """What the network is given for x_t [B, ...]."""
+        return xt
+
+    def target(self, x0: Tensor, x1: Tensor, t: Tensor, path: Interpolant, variance: Tensor = ONE) -> Tensor:
+        """What the network's output [B, ...] should be; `variance` of the noise is a scalar or shaped like a sample."""
+        a, b = self.coefficients(over(t, x0), path, variance)
+        return a * x0 + b * x1
+
+    def convert(self, output: Tensor, xt: Tensor, t: Tensor, path: Interpolant, to: str, variance: Tensor = ONE) -> Tensor:
+        """The network's output at x_t [B, ...] as `to`: velocity, data, noise or score."""
+        if to == self.name:
+            return output
+        t = over(t.clamp(self.t_min, self.t_max), xt)
+        alpha, sigma, (a, b) = path.alpha(t), path.sigma(t), self.coefficients(t, path, variance)
+        determinant = alpha * b - sigma * a
+        x0, x1 = (b * xt - sigma * output) / determinant, (alpha * output - a * xt) / determinant
+        c, d = SPACES[to].coefficients(t, path, variance)
+        return c * x0 + d * x1
+
+    def factor(self, t: Tensor, path: Interpolant, to: str, variance: Tensor = ONE) -> Tensor:
+        """[B]: the error in `to` over the error of the output, at the clamped time."""
+        if to == self.name:
+            return torch.ones_like(t)
+        t = t.clamp(self.t_min, self.t_max)
+        return SPACES[to].determinant(t, path, variance) / self.determinant(t, path, variance)
+
+    def determinant(self, t: Tensor, path: Interpolant, variance: Tensor = ONE) -> Tensor:
+        """D = alpha b - sigma a, [B]."""
+        a, b = self.coefficients(t, path, variance.mean())
+        return path.alpha(t) * b - path.sigma(t) * a
+
+
+@dataclass(frozen=True, kw_only=True)
+class Velocity(Prediction, name="velocity"):
+    """The velocity u_t, which sampling uses as it is."""
+
+    formula: ClassVar[str] = "target = alpha' x0 + sigma' x1"
+    source: ClassVar[str] = "Lipman et al. 2023, eq. 9; Liu et al. 2023, eq. 1"
+
+    def coefficients(self, t: Tensor, path: Interpolant, variance: Tensor) -> Coefficients:
+        return path.alpha_dot(t), path.sigma_dot(t)
+
+    def target(self, x0: Tensor, x1: Tensor, t: Tensor, path: Interpolant, variance: Tensor = ONE) -> Tensor:
+        return path.velocity(x0, x1, t)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataPrediction(Prediction, name="data"):
+    """The data x0."""
+
+    formula: ClassVar[str] = "target = x0; v = alpha' x0 + sigma' (x_t - alpha x0) / sigma, t clamped to [{t_min:g}, {t_max:g}]"
+    source: ClassVar[str] = "Salimans & Ho 2022, section 4; Kingma & Gao 2023, table 1"
+
+    def coefficients(self, t: Tensor, path: Interpolant, variance: Tensor) -> Coefficients:
+        return torch.ones_like(t), torch.zeros_like(t)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisePrediction(Prediction, name="noise"):
+    """The noise x1."""
+
+    formula: ClassVar[str] = "target = x1; v = sigma' x1 + alpha' (x_t - sigma x1) / alpha, t clamped to [{t_min:g}, {t_max:g}]"
+    source: ClassVar[str] = "Ho et al. 2020, eq. 14; Kingma & Gao 2023, table 1"
+
+    def coefficients(self, t: Tensor, path: Interpolant, variance: Tensor) -> Coefficients:
+        return torch.zeros_like(t), torch.ones_like(t)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score(Prediction, name="score"):
+    """The score of p_t, which grows without bound where sigma falls to zero, so its target is clamped at t_min too."""
+
+    formula: ClassVar[str] = "target = -x1 / (sigma Var[x1]); t clamped to [{t_min:g}, {t_max:g}]"
+    source: ClassVar[str] = "Song et al. 2021, eq. 7; Ma et al. 2024 (SiT)"
+    needs_score: ClassVar[bool] = True
+
+    def coefficients(self, t: Tensor, path: Interpolant, variance: Tensor) -> Coefficients:
+        return torch.zeros_like(t), -1 / (path.sigma(t.clamp(min=self.t_min)) * variance.to(t))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EDM(Prediction, name="edm"):
+    """EDM's F on any path: the network sees x_t with unit variance and its target has unit variance.
+
+    EDM's noise level is s = sigma sqrt(Var[x1]) / alpha and its input x_t / alpha; c_skip, c_out and c_in then are
+    finite on all of [0, 1]. The network is told t, not log(s) / 4. Data are taken to have variance sigma_data^2.
+    """
+
+    formula: ClassVar[str] = (
+        "D(x) = c_skip x / alpha + c_out F(c_in x / alpha, t), s = sigma sd(x1) / alpha, c_skip = d^2 / (s^2 + d^2), "
+        "c_out = s d / sqrt(s^2 + d^2), c_in = 1 / sqrt(s^2 + d^2), d = {sigma_data:g}"
+    )
+    source: ClassVar[str] = "Karras et al. 2022, table 1 and eq. 7"
+
+    sigma_data: Positive = 0.5
+    """Standard deviation of the data."""
+
+    def coefficients(self, t: Tensor, path: Interpolant, variance: Tensor) -> Coefficients:
+        alpha, sigma, std, total = self._scales(t, path, variance)
+        return sigma * std / (self.sigma_data * total), -alpha * self.sigma_data / (std * total)
+
+    def network_input(self, xt: Tensor, t: Tensor, path: Interpolant, variance: Tensor = ONE) -> Tensor:
+        return xt / self._scales(over(t, xt), path, variance)[3]
+
+    def _scales(self, t: Tensor, path: Interpolant, variance: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """alpha, sigma, the noise's standard deviation over all features, and x_t's."""
+        alpha, sigma, std = path.alpha(t), path.sigma(t), variance.mean().sqrt().to(t)
+        return alpha, sigma, std, ((sigma * std).square() + (alpha * self.sigma_data).square()).sqrt()
+
+
+SPACES: dict[str, Prediction] = {"velocity": Velocity(), "data": DataPrediction(), "noise": NoisePrediction(), "score": Score(t_min=0)}
+"""What an output can be converted into."""

@@ -1,0 +1,113 @@
+"""Where a solver stops between t = 1 and t = 0."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from harness.components.interpolants import Interpolant
+from harness.components.time_samplers import shift_time
+from harness.config import Positive
+from harness.errors import ConfigError
+from harness.registry import Component
+
+
+class TimeGrid(Component, family="time_grid"):
+    """Steps of a solver: times that fall from 1 to 0."""
+
+    def times(self, steps: int, interpolant: Interpolant) -> Tensor:
+        """float64 [steps + 1], strictly falling, the first exactly 1 and the last exactly 0."""
+        times = self.place(torch.linspace(1, 0, steps + 1, dtype=torch.float64), steps, interpolant)
+        times[0], times[-1] = 1, 0
+        if (times.diff() >= 0).any():
+            raise ConfigError(
+                "time_grid", f"{self.name} puts two of {steps + 1} times on one place on {interpolant.name}. Choose fewer steps."
+            )
+        return times
+
+    def place(self, u: Tensor, steps: int, interpolant: Interpolant) -> Tensor:
+        """Times for the equally spaced u [steps + 1]; the two ends are set to 1 and 0 afterwards."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformGrid(TimeGrid, name="uniform"):
+    """Equal steps in t."""
+
+    formula: ClassVar[str] = "t = u"
+    source: ClassVar[str] = "Lipman et al. 2023"
+
+    def place(self, u: Tensor, steps: int, interpolant: Interpolant) -> Tensor:
+        return u.clone()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShiftedGrid(TimeGrid, name="shifted"):
+    """Equal steps moved towards the noise."""
+
+    formula: ClassVar[str] = "t = {shift:g} u / (1 + ({shift:g} - 1) u)"
+    source: ClassVar[str] = "Esser et al. 2024 (SD3), eq. 23"
+
+    shift: Positive = 3.0
+    """1 is uniform; larger spends more steps near the noise."""
+
+    def place(self, u: Tensor, steps: int, interpolant: Interpolant) -> Tensor:
+        return shift_time(u, self.shift)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuadraticGrid(TimeGrid, name="quadratic"):
+    """Short steps near the data."""
+
+    formula: ClassVar[str] = "t = u^2"
+    source: ClassVar[str] = "Song et al. 2021 (DDIM), appendix D.2"
+
+    def place(self, u: Tensor, steps: int, interpolant: Interpolant) -> Tensor:
+        return u.square()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EDMRho(TimeGrid, name="edm_rho"):
+    """EDM's noise levels s = sigma / alpha, equally spaced in s^(1 / rho), then zero."""
+
+    formula: ClassVar[str] = (
+        "s_i = ({sigma_max:g}^(1/{rho:g}) + i / (N - 1) ({sigma_min:g}^(1/{rho:g}) - {sigma_max:g}^(1/{rho:g})))^{rho:g}, s_N = 0"
+    )
+    source: ClassVar[str] = "Karras et al. 2022, eq. 5"
+
+    rho: Positive = 7.0
+    """1 is equally spaced; larger spends more steps near the data."""
+    sigma_min: Positive = 0.002
+    """Level before the last step."""
+    sigma_max: Positive = 80.0
+    """Level of the start; the first time is 1 whatever the path's level there."""
+
+    def place(self, u: Tensor, steps: int, interpolant: Interpolant) -> Tensor:
+        share = (torch.arange(steps + 1, dtype=torch.float64) / max(1, steps - 1)).clamp(max=1)
+        high, low = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
+        levels = (high + share * (low - high)) ** self.rho
+        return interpolant.time_of_log_snr(-2 * levels.log())
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogSNRGrid(TimeGrid, name="log_snr"):
+    """Equal steps in log SNR between two levels; the first and the last step go on to 1 and 0."""
+
+    formula: ClassVar[str] = "lambda = {low:g} + (1 - u) ({high:g} - {low:g})"
+    source: ClassVar[str] = "Lu et al. 2022 (DPM-Solver), section 3"
+
+    low: float = -9.0
+    """log SNR near the noise."""
+    high: float = 9.0
+    """log SNR near the data."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.low >= self.high:
+            raise ConfigError("low", f"{self.low:g} is not below high, {self.high:g}. Choose a smaller one.")
+
+    def place(self, u: Tensor, steps: int, interpolant: Interpolant) -> Tensor:
+        return interpolant.time_of_log_snr(self.low + (1 - u) * (self.high - self.low))

@@ -1,0 +1,81 @@
+"""What is learned: the components that decide the objective, and which of them go together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from harness.components.couplings import Coupling, Independent
+from harness.components.interpolants import Interpolant, Linear, Scaled
+from harness.components.losses import MSE, Loss
+from harness.components.noises import Gaussian, Noise
+from harness.components.predictions import Prediction, Velocity
+from harness.components.time_samplers import TimeSampler
+from harness.components.time_samplers import Uniform as UniformTimes
+from harness.components.weightings import Uniform as UniformWeight
+from harness.components.weightings import Weighting
+from harness.config import Config
+from harness.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig(Config):
+    """How the components are put together."""
+
+    space: Literal["output", "velocity", "data", "noise"] = "output"
+    """Whose error is weighted and measured: that of the network's output, or of what it is converted into."""
+    normalise_weight: bool = True
+    """Divide w(t) by its mean under the time density, so that arms differ in shape and not in scale."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Formulation(Config):
+    """The parts of the objective. A combination that means nothing is a `ConfigError` from the start."""
+
+    interpolant: Interpolant = Linear()
+    prediction: Prediction = Velocity()
+    weighting: Weighting = UniformWeight()
+    loss: Loss = MSE()
+    time_sampler: TimeSampler = UniformTimes()
+    noise: Noise = Gaussian()
+    coupling: Coupling = Independent()
+    objective: ObjectiveConfig = ObjectiveConfig()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prediction.needs_score:
+            require_score("prediction", self.prediction.name, "velocity", self)
+        for space in dict.fromkeys(("velocity", self.space)):
+            self._refuse_unbounded(space)
+
+    @property
+    def space(self) -> str:
+        """The quantity whose error is measured."""
+        return self.prediction.name if self.objective.space == "output" else self.objective.space
+
+    def path(self, noise_state: Mapping[str, Tensor]) -> Interpolant:
+        """The interpolant as seen with noise of unit variance: its SNR is the true one."""
+        std = self.noise.variance(noise_state).mean().sqrt().item()
+        return self.interpolant if std == 1 else Scaled(path=self.interpolant, std=std)
+
+    def _refuse_unbounded(self, space: str) -> None:
+        prediction, path = self.prediction, self.interpolant
+        for end in ("t_min", "t_max"):
+            t = torch.tensor([getattr(prediction, end)], dtype=torch.float64)
+            if not prediction.factor(t, path, space).isfinite().all():
+                advice = {"t_min": "Choose a larger one, like 0.01.", "t_max": "Choose a smaller one, like 0.99."}[end]
+                raise ConfigError(f"prediction.{end}", f"{prediction.name} has no {space} at t = {t.item():g} on {path.name}. {advice}")
+
+
+def require_score(path: str, name: str, instead: str, formulation: Formulation) -> None:
+    """Refuse what uses the score where x1 does not give it: E[x1 | x_t] = -sigma Var[x1] score holds for normal, independent x1."""
+    if not formulation.noise.gaussian:
+        reason = f"{name} needs the score, which {formulation.noise.name} noise does not give"
+        raise ConfigError(path, f"{reason}. Choose noise=gaussian or {path}={instead}.")
+    if not formulation.coupling.independent:
+        reason = f"{name} needs the score, which the coupling {formulation.coupling.name} does not give"
+        raise ConfigError(path, f"{reason}. Choose coupling=independent or {path}={instead}.")

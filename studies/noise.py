@@ -1,0 +1,20 @@
+"""Does the distribution that sampling starts from matter?"""
+
+from harness.ablation.study import Study
+
+STUDY = Study(
+    question="Which noise gives the lowest FID?",
+    baseline="gaussian",
+    arms={
+        "gaussian": {"noise": "gaussian"},
+        "matched": {"noise": "matched"},
+        "sparse": {"noise": {"name": "sparse", "dropout_rate": 0.1}},
+        "student_t": {"noise": {"name": "student_t", "df": 5}},
+        "laplace": {"noise": "laplace"},
+        "uniform": {"noise": "uniform"},
+    },
+    metric="fid",
+    nfe=32,
+    smallest_difference=0.05,
+    seeds=5,
+)

@@ -1,0 +1,24 @@
+"""What should a network predict, and in which space should its error be measured?"""
+
+from harness.ablation.study import Study
+
+EDM = {"name": "edm", "sigma_data": 0.75}
+
+STUDY = Study(
+    question="Which prediction gives the lowest FID, with its own error measured or that of the velocity it means?",
+    baseline="velocity",
+    arms={
+        "velocity": {"prediction": "velocity"},
+        "data": {"prediction": "data"},
+        "data_v": {"prediction": "data", "objective.space": "velocity"},
+        "noise": {"prediction": "noise"},
+        "noise_v": {"prediction": "noise", "objective.space": "velocity"},
+        "score": {"prediction": "score"},
+        "edm": {"prediction": EDM},
+        "edm_v": {"prediction": EDM, "objective.space": "velocity"},
+    },
+    metric="fid",
+    nfe=32,
+    smallest_difference=0.05,
+    seeds=5,
+)

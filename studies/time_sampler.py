@@ -1,0 +1,33 @@
+"""Which times should a network be trained at, and does it matter how evenly they are drawn?"""
+
+from harness.ablation.study import Study
+
+
+def stratified(name: str) -> dict[str, object]:
+    """An arm that differs from the baseline in its density alone."""
+    return {"time_sampler": {"name": name, "stratify": True}}
+
+
+STUDY = Study(
+    question="Which density of training times gives the lowest FID, and does stratifying them help?",
+    baseline="stratified",
+    arms={
+        "stratified": {"time_sampler": "stratified"},
+        "uniform": {"time_sampler": "uniform"},
+        "low_discrepancy": {"time_sampler": "low_discrepancy"},
+        "power": stratified("power"),
+        "logit_normal": stratified("logit_normal"),
+        # The same expected objective as `logit_normal`: what differs is the variance of the loss.
+        "logit_normal_weight": {"time_sampler": "stratified", "weighting": "logit_normal"},
+        "mode": stratified("mode"),
+        "cosmap": stratified("cosmap"),
+        "beta": stratified("beta"),
+        "u_shaped": stratified("u_shaped"),
+        "edm_lognormal": stratified("edm_lognormal"),
+        "shifted": stratified("shifted"),
+    },
+    metric="fid",
+    nfe=32,
+    smallest_difference=0.05,
+    seeds=5,
+)

@@ -1,0 +1,143 @@
+"""Every interpolant x prediction x solver against Gaussian data, whose marginal field is known (../ORACLES: 1, 5 and 6).
+
+Data N(m, s^2) and noise N(0, v) give x_t ~ N(alpha m, q) with q = alpha^2 s^2 + sigma^2 v; the velocity, the score and the
+posterior means are linear in x_t. The flow of the marginal ODE keeps (x_t - alpha m) / sqrt(q) constant.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from harness.components.interpolants import Interpolant
+from harness.formulation import Formulation
+from harness.registry import build, names
+from harness.sampling import NetworkField
+
+MEAN = torch.tensor([0.4, -0.7, 0.1], dtype=torch.float64)
+STD = torch.tensor([0.5, 0.9, 0.3], dtype=torch.float64)
+PREDICTIONS = ["velocity", "data", "noise", "score", "edm"]
+SIGMA_DATA = 0.5
+EXACT = {"t_min": 0.0, "t_max": 1.0}
+
+
+def moments(path: Interpolant, t: Tensor, variance: float) -> tuple[Tensor, Tensor, Tensor]:
+    """alpha, sigma and q, [B, 1] and [B, 3]."""
+    alpha, sigma = path.alpha(t)[:, None], path.sigma(t)[:, None]
+    return alpha, sigma, (alpha * STD).square() + sigma.square() * variance
+
+
+def posterior(path: Interpolant, x: Tensor, t: Tensor, variance: float) -> tuple[Tensor, Tensor]:
+    """E[x0 | x_t] and E[x1 | x_t]."""
+    alpha, sigma, q = moments(path, t, variance)
+    centred = (x - alpha * MEAN) / q
+    return MEAN + alpha * STD.square() * centred, sigma * variance * centred
+
+
+def exact(path: Interpolant, x: Tensor, t: Tensor, quantity: str, variance: float = 1.0) -> Tensor:
+    """The best prediction of a quantity at x_t, from the formulas of the papers."""
+    x0, x1 = posterior(path, x, t, variance)
+    alpha, sigma, q = moments(path, t, variance)
+    if quantity == "edm":  # Karras et al. 2022, table 1, at sigma' = sigma sd / alpha and x' = x / alpha
+        s, scaled = sigma * math.sqrt(variance) / alpha, x / alpha
+        skip = SIGMA_DATA**2 / (s**2 + SIGMA_DATA**2)
+        return (x0 - skip * scaled) / (s * SIGMA_DATA / (s**2 + SIGMA_DATA**2).sqrt())
+    if quantity == "score":
+        return -(x - alpha * MEAN) / q
+    if quantity == "velocity":
+        return path.alpha_dot(t)[:, None] * x0 + path.sigma_dot(t)[:, None] * x1
+    return {"data": x0, "noise": x1}[quantity]
+
+
+class Exact(nn.Module):
+    """The network that a prediction should end up with; it undoes the input scaling."""
+
+    def __init__(self, path: Interpolant, quantity: str, variance: float):
+        super().__init__()
+        self.path, self.quantity, self.variance = path, quantity, variance
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        if self.quantity == "edm":  # c_in x / alpha back to x
+            alpha, s = self.path.alpha(t)[:, None], (self.path.sigma(t) / self.path.alpha(t))[:, None] * math.sqrt(self.variance)
+            x = x * (s**2 + SIGMA_DATA**2).sqrt() * alpha
+        return exact(self.path, x, t, self.quantity, self.variance)
+
+
+def formulation(interpolant: str, prediction: str, noise: object = "gaussian") -> Formulation:
+    clamps = {"t_min": 1e-6, "t_max": 1 - 1e-6}
+    return Formulation.parse({"interpolant": interpolant, "prediction": {"name": prediction, **clamps}, "noise": noise})
+
+
+@pytest.mark.parametrize("std", [1.0, 0.6])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("interpolant", names("interpolant"))
+def test_conversions_are_exact(interpolant: str, prediction: str, std: float) -> None:
+    """Whatever the network predicts, its velocity, data, noise and score are those of the closed form."""
+    made = formulation(interpolant, prediction, "matched")
+    path, variance = made.interpolant, std**2
+    t = torch.linspace(0.02, 0.98, 33, dtype=torch.float64)
+    x = torch.randn(33, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    output = exact(path, x, t, prediction, variance)
+    for to in ("velocity", "data", "noise", "score"):
+        converted = made.prediction.convert(output, x, t, path, to, torch.tensor(variance, dtype=torch.float64))
+        torch.testing.assert_close(converted, exact(path, x, t, to, variance), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("interpolant", names("interpolant"))
+def test_targets_average_to_the_exact_prediction(interpolant: str, prediction: str) -> None:
+    """E[target | x_t] is the closed form: regress a million targets on x_t, feature by feature."""
+    made = formulation(interpolant, prediction)
+    generator, n = torch.Generator().manual_seed(1), 200_000
+    x0 = MEAN + STD * torch.randn(n, 3, dtype=torch.float64, generator=generator)
+    x1 = torch.randn(n, 3, dtype=torch.float64, generator=generator)
+    t = torch.full((n,), 0.6, dtype=torch.float64)
+    xt, target = made.interpolant.interpolate(x0, x1, t), made.prediction.target(x0, x1, t, made.interpolant)
+    residual = target - exact(made.interpolant, xt, t, prediction)
+    noise = 5 * residual.std(0) / math.sqrt(n) + 1e-12
+    centred = (xt - xt.mean(0)) / xt.std(0)
+    assert (residual.mean(0).abs() < noise).all()
+    assert ((residual * centred).mean(0).abs() < noise).all()
+
+
+@pytest.mark.parametrize("to", ["velocity", "data", "noise", "score"])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("interpolant", names("interpolant"))
+def test_the_factor_is_the_slope_of_the_conversion(interpolant: str, prediction: str, to: str) -> None:
+    made = formulation(interpolant, prediction)
+    t = torch.linspace(0.05, 0.95, 7, dtype=torch.float64)
+    x, output, error = torch.randn(3, 7, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    convert = made.prediction.convert
+    moved = convert(output + error, x, t, made.interpolant, to) - convert(output, x, t, made.interpolant, to)
+    torch.testing.assert_close(moved, made.prediction.factor(t, made.interpolant, to)[:, None] * error, rtol=1e-9, atol=1e-9)
+
+
+SOLVERS = {"euler": 3000, "heun": 400, "midpoint": 400, "ab2": 1000, "rk4": 400, "dopri5": 0}
+
+
+def start(path: Interpolant, n: int) -> tuple[Tensor, Tensor]:
+    """x at t = 1 and where the marginal flow brings it at t = 0."""
+    z = torch.from_numpy(stats.norm.ppf((torch.arange(n, dtype=torch.float64) + 0.5).numpy() / n))[:, None].expand(n, 3)
+    ends = []
+    for time in (1.0, 0.0):
+        alpha, _, q = moments(path, torch.tensor([time], dtype=torch.float64), 1.0)
+        ends.append(alpha * MEAN + q.sqrt() * z)
+    return ends[0], ends[1]
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("interpolant", names("interpolant"))
+def test_every_solver_follows_the_flow_of_every_prediction(interpolant: str, prediction: str, solver: str) -> None:
+    made, method = formulation(interpolant, prediction), build("solver", solver)
+    field = NetworkField(Exact(made.interpolant, prediction, 1.0), made, {})
+    x1, x0 = start(made.interpolant, 9)
+    u = torch.linspace(1 - 1e-6, 1e-6, method.steps(SOLVERS[solver]) + 1, dtype=torch.float64)
+    times = u**2 / (u**2 + (1 - u) ** 2)  # short steps at both ends, where some paths are steep
+    reached = method.integrate(field, x1, times, torch.Generator())
+    assert field.calls == SOLVERS[solver] or method.adaptive
+    torch.testing.assert_close(reached, x0, rtol=0, atol=2e-2)
