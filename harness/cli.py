@@ -49,8 +49,16 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--seeds", type=int, metavar="N", help="training seeds for each arm, instead of the study's")
         add_set(sub, "change every arm, like train.steps=200")
 
-    sub = add(_list, "list", "List the component families, or the members of one with their parameters.")
+    sub = add(_list, "list", "List the components of every family, or of one: what they are, their parameters and sources.")
     sub.add_argument("family", nargs="?")
+    sub.add_argument("--json", action="store_true", help="for machines")
+    sub = add(_explain, "explain", "Write a formulation out, or compare a study's arms, and draw the effective weight over log SNR.")
+    sub.add_argument("study", nargs="?", metavar="STUDY", help="draw the arms of this study together")
+    sub.add_argument("--scale", default="digits", help="the configuration to start from: a name in studies/scales.py")
+    sub.add_argument("--out", type=Path, default=Path("explain.png"), metavar="FILE", help="the picture (explain.png)")
+    add_set(sub, "change the configuration, like weighting=min_snr")
+    sub = add(_check, "check", "Test the components of a Python file against what their families promise.")
+    sub.add_argument("file", type=Path)
     sub = add(_train, "train", "Train one run; the same command continues it.")
     sub.add_argument("--scale", default="digits", help="the configuration to start from: a name in studies/scales.py")
     add_set(sub, "change the configuration, like weighting=min_snr or train.steps=200")
@@ -84,20 +92,76 @@ def _load_plugins(options: argparse.Namespace) -> None:
 
 
 def _list(options: argparse.Namespace) -> None:
+    import json
+
     from rich.console import Console
     from rich.table import Table
 
-    from harness.registry import HOMES, describe, names
+    from harness.registry import HOMES, describe
 
-    console = Console()
-    if options.family is None:
-        for family in HOMES:
-            console.print(f"[bold]{family}[/]: {', '.join(names(family))}")
+    families = {family: describe(family) for family in ([options.family] if options.family else HOMES)}
+    if options.json:
+        print(json.dumps(families, indent=1))
         return
-    table = Table("name", "about", "parameters", title=options.family)
-    for member in (names(options.family), describe(options.family))[1]:
-        table.add_row(member["name"], member["about"], "\n".join(f"{k} = {v}" for k, v in member["parameters"].items()))
-    console.print(table)
+    console = Console()
+    for family, members in families.items():
+        table = Table("name", "about", "parameters", "source", title=family, title_justify="left", show_lines=True, expand=True)
+        for member in members:
+            parameters = "\n".join(f"{name} = {_default(value)}" for name, value in member["parameters"].items())
+            table.add_row(member["name"], member["about"], parameters, member["source"])
+        console.print(table)
+
+
+def _default(value: Any) -> Any:
+    """A parameter's default as `list` shows it: a component by its name."""
+    return value["name"] if isinstance(value, dict) else "(needed)" if value is None else value
+
+
+def _explain(options: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from harness.ablation.study import load_scale
+    from harness.explain import Explained, alike, draw
+
+    if options.out.suffix != ".png":
+        raise UserError(f"--out: {options.out} is no .png. Name the picture so.")
+    console = Console()
+    if options.study:
+        plan = _plan(options)
+        arms = {name: Explained.of(config) for name, config in plan.arms.items()}
+        for line in alike(arms) or ["no two arms share their objective or their weight over log SNR."]:
+            console.print(f"- {line}", highlight=False)
+    else:
+        arms = {"": Explained.of(override(load_scale(options.scale), parse_assignments(options.changes)))}
+        table = Table("part", "formula", "source", show_lines=True)
+        for row in arms[""].lines():
+            table.add_row(*map(escape, row))
+        console.print(table)
+    draw(arms, options.out)
+    print(f"wrote {options.out}: the effective weight over log SNR")
+
+
+def _check(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from harness.contract import promises
+    from harness.registry import load_plugin, members_of
+
+    console, broken = Console(), 0
+    components = members_of(load_plugin(options.file))
+    if not components:
+        raise UserError(f"{options.file}: declares no component. Give one a name: class Mine(Weighting, name='mine').")
+    for component in components:
+        kept = promises(component)
+        for promise, is_kept in kept:
+            if not is_kept:
+                console.print(f"broken: {component.family} {component.name}: {promise}", highlight=False, markup=False)
+        broken += sum(not is_kept for _, is_kept in kept)
+        console.print(f"{component.family} {component.name}: {sum(k for _, k in kept)} of {len(kept)} promises kept", highlight=False)
+    if broken:
+        raise UserError(f"{options.file}: {broken} promises are broken. Mend the components named above.")
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -162,6 +226,7 @@ def _ablate(options: argparse.Namespace) -> None:
 
     from harness.ablation.launch import launch, prepare
     from harness.ablation.tables import judge_references
+    from harness.explain import Explained, alike
     from harness.signals import StopSignal
 
     if options.workers < 1:
@@ -171,6 +236,8 @@ def _ablate(options: argparse.Namespace) -> None:
         f"{plan.question}\n{len(plan.arms)} arms x {len(plan.seeds)} seeds at the scale {plan.scale}; plan {plan.digest}", highlight=False
     )
     judge = prepare(plan, console)
+    for line in alike({name: Explained.of(config) for name, config in plan.arms.items()}):
+        console.print(f"- {line}", highlight=False)
     launch(plan, options.workers, console, stop, lambda: _report(options, plan, judge_references(plan, judge), console))
 
 
@@ -213,7 +280,8 @@ def _plan(options: argparse.Namespace) -> Plan:
     from harness.ablation.study import load_scale, load_study
 
     study, base = load_study(options.study), load_scale(options.scale)
-    return Plan.of(study, options.scale, base, parse_assignments(options.changes), options.seeds, options.plugin)
+    seeds = getattr(options, "seeds", None)
+    return Plan.of(study, options.scale, base, parse_assignments(options.changes), seeds, options.plugin)
 
 
 def _report(options: argparse.Namespace, plan: Plan, references: dict[str, dict[str, float]], console: Any) -> list[Path]:

@@ -128,10 +128,18 @@ def about(member: type[Component]) -> str:
     return (member.__doc__ or "").strip().split("\n")[0]
 
 
-def load_plugin(path: Path) -> None:
-    """Import a user's file, whose components register themselves."""
+def load_plugin(path: Path) -> str:
+    """Import a user's file, whose components register themselves; the name of its module."""
     place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
-    load_file(path, f"harness_plugin_{path.stem}_{place}")
+    name = f"harness_plugin_{path.stem}_{place}"
+    load_file(path, name)
+    return name
+
+
+def members_of(module_name: str) -> list[Component]:
+    """The components that a module declares, with their defaults."""
+    found = [(family, name) for family, members in _MEMBERS.items() for name, m in members.items() if m.__module__ == module_name]
+    return [build(family, name) for family, name in found]
 
 
 def load_file(path: Path, module_name: str) -> Any:

@@ -153,7 +153,7 @@ class VariancePreserving(Interpolant, name="vp"):
     """
 
     formula: ClassVar[str] = "alpha = sqrt(1 - t^2), sigma = t; alpha' at min(t, {t_max:g})"
-    source: ClassVar[str] = "the brief, 'Variance-Preserving Loss'"
+    source: ClassVar[str] = "Song et al. 2021 (variance preserving), at sigma_t = t"
 
     t_max: LatestTime = 0.999
     """Time above which alpha' stays constant."""

@@ -46,7 +46,7 @@ class Gaussian(Noise, name="gaussian"):
     """Standard normal."""
 
     formula: ClassVar[str] = "x1 ~ N(0, I)"
-    source: ClassVar[str] = "the brief, 'Noise Distribution'"
+    source: ClassVar[str] = "Lipman et al. 2023; Liu et al. 2023"
     gaussian: ClassVar[bool] = True
 
     def sample(self, shape: Sequence[int], generator: torch.Generator, state: Mapping[str, Tensor]) -> Tensor:
@@ -58,7 +58,6 @@ class Matched(Noise, name="matched"):
     """Normal with the standard deviation of the training data."""
 
     formula: ClassVar[str] = "x1 ~ N(0, s^2), s = sd of the data (per feature: {per_feature})"
-    source: ClassVar[str] = "the brief, 'Noise Distribution'"
     gaussian: ClassVar[bool] = True
 
     per_feature: bool = False
@@ -81,7 +80,6 @@ class Sparse(Noise, name="sparse"):
     """Standard normal in which each entry is zero with some probability, like dropout in single-cell counts."""
 
     formula: ClassVar[str] = "x1 ~ N(0, I), each entry 0 with probability {dropout_rate:g}"
-    source: ClassVar[str] = "the brief, 'Noise Distribution'"
 
     dropout_rate: Annotated[float, Range(0, 1, ends="[)")] = 0.1
     """Share of the entries that are zero."""

@@ -73,7 +73,7 @@ class Stratified(Uniform, name="stratified"):
     """Uniform, one time in each of n equal intervals."""
 
     formula: ClassVar[str] = "p(t) = 1, one draw in each of n intervals"
-    source: ClassVar[str] = "the brief, 'Time Sampling'"
+    source: ClassVar[str] = "stratified sampling, Owen 2013, chapter 8"
 
     stratify: bool = True
 
@@ -110,7 +110,6 @@ class Power(TimeSampler, name="power"):
     """A power of a uniform time: more times near the data for p > 1."""
 
     formula: ClassVar[str] = "t = u^{p:g}, p(t) = t^(1 / {p:g} - 1) / {p:g}"
-    source: ClassVar[str] = "the brief, 'Time Sampling'"
 
     p: Positive = 2.0
     """Exponent; 1 is uniform, below 1 favours the noise end."""

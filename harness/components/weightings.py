@@ -51,7 +51,6 @@ class InverseSNR(Weighting, name="inverse_snr"):
     """Inverse of the SNR, which grows without bound towards noise, so t is clamped at `t_max`."""
 
     formula: ClassVar[str] = "1 / SNR(min(t, {t_max:g}))"
-    source: ClassVar[str] = "the brief, 'Weighted Loss'"
 
     t_max: LatestTime = 0.999
     """Time above which the weight stays constant."""
@@ -80,7 +79,6 @@ class DataEnd(Weighting, name="data_end"):
     """Emphasis on the data end."""
 
     formula: ClassVar[str] = "(1 - t)^{power:g}"
-    source: ClassVar[str] = "the brief, 'Weighted Loss'"
 
     power: Positive = 2.0
     """Exponent; larger concentrates the weight closer to t = 0."""
@@ -94,7 +92,6 @@ class NoiseEnd(Weighting, name="noise_end"):
     """Emphasis on the noise end."""
 
     formula: ClassVar[str] = "t^{power:g}"
-    source: ClassVar[str] = "the brief, 'Weighted Loss'"
 
     power: Positive = 2.0
     """Exponent; larger concentrates the weight closer to t = 1."""
@@ -107,8 +104,8 @@ class NoiseEnd(Weighting, name="noise_end"):
 class MinSNR(Weighting, name="min_snr"):
     """The SNR up to gamma.
 
-    Hang et al. apply it to the error of predicted data. On the velocity error, the harness's default, it is the brief's
-    weighting and another one: for `linear` theirs is min(SNR, gamma) t^2 there. `objective.space=data` gives theirs.
+    Hang et al. apply it to the error of predicted data. On the velocity error, the harness's default, it is another
+    weighting: for `linear` theirs is min(SNR, gamma) t^2 there. `objective.space=data` gives theirs.
     """
 
     formula: ClassVar[str] = "min(SNR(t), {gamma:g})"
