@@ -49,7 +49,7 @@ def load_study(name: str) -> Study:
     if name.endswith(".py"):
         path = Path(name)
     else:
-        known = sorted(p.stem for p in studies_folder().glob("*.py") if p.stem != "scales" and not p.stem.startswith("_"))
+        known = sorted(p.stem for p in studies_folder().glob("*.py") if "\nSTUDY = " in p.read_text())
         if name not in known:
             raise UserError(f"'{name}' is no study. {did_you_mean(name, known)}")
         path = studies_folder() / f"{name}.py"

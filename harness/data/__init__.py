@@ -1,3 +1,4 @@
 """Data sets. Importing this package registers them all."""
 
 from harness.data import images as images
+from harness.data import points as points

@@ -63,6 +63,8 @@ class Protocol:
     @classmethod
     def of(cls, config: EvaluateConfig, data: Data) -> Protocol:
         """The protocol that a configuration means on a data set; reads (or downloads) the extractor's weights."""
+        if len(data.shape) != 3:
+            raise ConfigError("evaluate.extractor", f"{config.extractor} reads images [C, H, W], not {list(data.shape)}. Choose images.")
         if config.extractor == "digits" and data.shape[1:] != (8, 8):
             raise ConfigError("evaluate.extractor", "the digits classifier reads 8x8 images. Choose inception.")
         return cls(

@@ -1,0 +1,140 @@
+"""Every registered component keeps its family's promises, and a broken one is told so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from harness.cli import main
+from harness.components.interpolants import Interpolant, Linear
+from harness.components.noises import Noise
+from harness.components.time_samplers import Uniform
+from harness.components.weightings import Weighting
+from harness.contract import promises
+from harness.registry import HOMES, Component, build, names
+
+DOWNLOADED = {"fashion_mnist", "cifar10"}
+MEMBERS = [(family, name) for family in HOMES for name in names(family) if name not in DOWNLOADED]
+
+
+@pytest.mark.parametrize(("family", "name"), MEMBERS)
+def test_every_component_keeps_its_promises(family: str, name: str, tmp_path: Path) -> None:
+    if name == "pairs":
+        for i, end in enumerate(("x0", "x1")):
+            np.save(tmp_path / f"{end}.npy", torch.randn(5, 2, 2, generator=torch.Generator().manual_seed(i)).numpy())
+    component = build(family, {"name": name, "path": str(tmp_path)} if name == "pairs" else name)
+    kept = promises(component)
+    assert [promise for promise, is_kept in kept if not is_kept] == []
+    assert len(kept) >= 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rising(Interpolant):
+    """alpha and sigma exchanged."""
+
+    name = "rising"
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return t
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return 1 - t
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrongDerivative(Linear):
+    """A derivative with the wrong sign."""
+
+    name = "wrong_derivative"
+
+    def alpha_dot(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrongDensity(Uniform):
+    """Says p(t) = 2 t of uniform times."""
+
+    name = "wrong_density"
+
+    def density(self, t: Tensor, interpolant: Interpolant | None = None) -> Tensor:
+        return 2 * t
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalNoise(Noise):
+    """Draws from torch's global generator, and twice too wide."""
+
+    name = "global_noise"
+
+    def sample(self, shape, generator, state) -> Tensor:  # type: ignore[no-untyped-def]
+        return 2 * torch.randn(tuple(shape))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unbounded(Weighting):
+    """1 / t, infinite at the data."""
+
+    name = "unbounded"
+
+    def weight(self, t: Tensor, interpolant: Interpolant) -> Tensor:
+        return 1 / t
+
+
+@pytest.mark.parametrize(
+    ("component", "broken"),
+    [
+        (Rising(), "alpha falls and sigma rises"),
+        (WrongDerivative(), "alpha_dot is the derivative of alpha"),
+        (WrongDensity(), "the density is the slope of the distribution function"),
+        (GlobalNoise(), "the generator and the saved state alone decide"),
+        (GlobalNoise(), "the variance that it declares"),
+        (Unbounded(), "they are finite and not negative on [0, 1] (torch.float32)"),
+    ],
+)
+def test_a_broken_promise_is_named(component: Component, broken: str) -> None:
+    assert broken in [promise for promise, is_kept in promises(component) if not is_kept]
+
+
+GOOD = '''
+from dataclasses import dataclass
+from harness.components.interpolants import Interpolant
+
+@dataclass(frozen=True, kw_only=True)
+class Parabola(Interpolant, name="{name}"):
+    """Leaves the data slowly."""
+
+    power: float = 2.0
+
+    def alpha(self, t):
+        return 1 - t**self.power
+
+    def sigma(self, t):
+        return t**self.power{bug}
+'''
+
+
+def test_check_accepts_a_path_without_derivatives(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """alpha and sigma are enough: the rest comes by autograd and bisection."""
+    (tmp_path / "mine.py").write_text(GOOD.format(name="parabola", bug=""))
+    assert main(["check", str(tmp_path / "mine.py")]) == 0
+    assert "promises kept" in capsys.readouterr().out
+
+
+def test_check_refuses_a_broken_component(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.py").write_text(GOOD.format(name="broken_parabola", bug=".round()"))
+    assert main(["check", str(tmp_path / "mine.py")]) == 2
+    captured = capsys.readouterr()
+    assert "broken: interpolant broken_parabola" in captured.out
+    assert "promises are broken" in captured.err
+
+
+def test_check_of_a_file_without_components(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty.py").write_text("x = 1\n")
+    assert main(["check", str(tmp_path / "empty.py")]) == 2
+    assert "declares no component" in capsys.readouterr().err

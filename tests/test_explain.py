@@ -1,0 +1,133 @@
+"""The effective weight against closed forms, and which arms are said to be the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from harness.cli import main
+from harness.config import override
+from harness.explain import LOG_SNR, Explained, alike
+from harness.registry import HOMES, names
+from harness.runs import RunConfig
+
+SNR = LOG_SNR.exp()
+
+
+@pytest.fixture
+def explained(tiny: RunConfig) -> Any:
+    def make(**changes: Any) -> Explained:
+        return Explained.of(override(tiny, {"time_sampler": "uniform", **{k.replace("__", "."): v for k, v in changes.items()}}))
+
+    return make
+
+
+def proportional(curve: Tensor, expected: Tensor, rtol: float = 2e-3) -> None:
+    middle = len(LOG_SNR) // 2
+    torch.testing.assert_close(curve / curve[middle], expected / expected[middle], rtol=rtol, atol=0)
+
+
+def test_the_velocity_on_the_straight_path(explained: Any) -> None:
+    """Kingma & Gao 2023, table 1: uniform times and velocity error weigh the noise error by exp(-lambda / 2)."""
+    proportional(explained().effective_weight(), (-LOG_SNR / 2).exp())
+
+
+def test_noise_prediction_with_uniform_times(explained: Any) -> None:
+    """w = 1 on the noise error: the density of lambda alone, sech^2(lambda / 4) for t = sigmoid(-lambda / 2)."""
+    proportional(explained(prediction="noise").effective_weight(), 1 / torch.cosh(LOG_SNR / 4) ** 2)
+
+
+def test_min_snr_as_its_authors_mean_it(explained: Any) -> None:
+    """min(SNR, gamma) on the data error is min(1, gamma / SNR) on the noise error, times the density of lambda."""
+    curve = explained(prediction="data", weighting={"name": "min_snr", "gamma": 5}).effective_weight()
+    proportional(curve, (5 / SNR).clamp(max=1) / torch.cosh(LOG_SNR / 4) ** 2)
+
+
+def test_edm_as_its_authors_mean_it(explained: Any) -> None:
+    """Karras et al. 2022 with F's error unweighted: N(ln s; -1.2, 1.2^2) (s^2 + d^2) / d^2, as Kingma & Gao's table has it."""
+    made = explained(
+        interpolant={"name": "ve", "sigma_min": 0.002, "sigma_max": 200},
+        prediction={"name": "edm", "sigma_data": 0.5},
+        time_sampler="edm_lognormal",
+    )
+    log_s = -LOG_SNR / 2
+    normal = (-((log_s + 1.2) ** 2) / (2 * 1.2**2)).exp()
+    proportional(made.effective_weight(), normal * ((2 * log_s).exp() + 0.25) / 0.25)
+
+
+def test_levels_that_the_path_does_not_have_are_left_out(explained: Any) -> None:
+    curve = explained(interpolant={"name": "ve", "sigma_min": 0.1, "sigma_max": 10}).effective_weight()
+    reached = LOG_SNR.abs() < 2 * np.log(10) - 0.05
+    assert curve[reached].isfinite().all()
+    assert curve[LOG_SNR.abs() > 2 * np.log(10) + 0.05].isnan().all()
+
+
+def test_the_noise_counts_in_the_signal_to_noise_ratio(explained: Any) -> None:
+    """An SNR weight follows the noise's variance: on half the noise the same t is another lambda, the same lambda the same weight."""
+    matched = explained(noise="matched", prediction="noise", time_sampler="edm_lognormal")
+    gaussian = explained(prediction="noise", time_sampler="edm_lognormal")
+    proportional(matched.effective_weight(), gaussian.effective_weight())
+
+
+def test_density_and_weight_are_the_same_expected_objective(explained: Any) -> None:
+    arms = {"times": explained(time_sampler="logit_normal"), "weight": explained(weighting="logit_normal"), "plain": explained()}
+    assert alike(arms) == ["times, weight: the same expected objective; only the variance of its gradient differs."]
+
+
+def test_predictions_in_one_space_share_the_weight_alone(explained: Any) -> None:
+    arms = {"v": explained(), "x0": explained(prediction="data", objective__space="velocity"), "x0 plain": explained(prediction="data")}
+    assert alike(arms) == ["v, x0: the same weight over log SNR, on different formulations."]
+
+
+def test_importance_correction_is_uniform_again(explained: Any) -> None:
+    arms = {"uniform": explained(), "corrected": explained(time_sampler={"name": "u_shaped", "importance_correct": True})}
+    assert alike(arms)[0].startswith("uniform, corrected: the same expected objective")
+
+
+def test_another_loss_is_another_objective(explained: Any) -> None:
+    assert alike({"mse": explained(), "huber": explained(loss="pseudo_huber")})[0].startswith("mse, huber: the same weight")
+
+
+def test_arms_that_differ_elsewhere_are_not_remarked_on(explained: Any) -> None:
+    assert alike({"a": explained(), "b": explained(train__learning_rate=1e-4)}) == []
+
+
+def test_the_command_writes_formulas_with_numbers_and_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "curve.png"
+    assert main(["explain", "--set", "weighting.name=min_snr", "--out", str(out)]) == 2  # a name is no field
+    assert main(["explain", "--set", "weighting=min_snr", "--set", "weighting.gamma=7", "--out", str(out)]) == 0
+    assert "min(SNR(t), 7)" in capsys.readouterr().out
+    assert Image.open(out).size[0] > 500
+
+
+def test_the_command_compares_the_arms_of_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "time_sampler", "--out", str(tmp_path / "curve.png")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "stratified, uniform, low_discrepancy: the same expected objective" in said
+    assert "logit_normal, logit_normal_weight: the same expected objective" in said
+
+
+def test_a_picture_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "--out", "curve.pdf"]) == 2
+    assert "is no .png" in capsys.readouterr().err
+
+
+def test_list_for_machines_holds_every_component(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert {family: [m["name"] for m in members] for family, members in listed.items()} == {f: names(f) for f in HOMES}
+    assert all(member["about"] for members in listed.values() for member in members)
+
+
+def test_list_for_people_shows_parameters_and_sources(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "weighting"]) == 0
+    said = capsys.readouterr().out
+    assert "gamma = 5.0" in said
+    assert "Hang et al." in said

@@ -1,0 +1,48 @@
+"""studies/toy.py on a fraction of its work: a short training leaves noise behind, and the files are written."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from harness.ablation.study import load_study, studies_folder
+from harness.data.base import load
+from harness.errors import UserError
+from harness.files import results_folder
+from harness.registry import build, load_file
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> Any:
+    module = load_file(studies_folder() / "toy.py", "toy")
+    monkeypatch.setattr(module, "TRAIN", module.override(module.TRAIN, {"steps": 150, "batch_size": 128, "warmup_steps": 10}))
+    monkeypatch.setattr(module, "names", lambda family: ["linear", "gvp"])
+    monkeypatch.setattr(module, "PREDICTIONS", ("velocity", "edm"))
+    monkeypatch.setattr(module, "load", lambda dataset: load(module.override(dataset, {"number": 2500})))
+    yield module
+    sys.modules.pop("toy")
+
+
+def test_it_writes_the_table_and_the_picture(toy: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    toy.main()
+    frame = pd.read_csv(results_folder() / "tables" / "toy.csv")
+    assert len(frame) == 2 * 2 * 2
+    gaussian = {}
+    for name in toy.DATASETS:
+        data = toy.load(build("dataset", name))
+        noise = toy.Gaussian().sample(data.held_out.shape, toy.torch.Generator().manual_seed(5), {})
+        gaussian[name] = toy.sliced_wasserstein(noise, data.held_out)
+    best = frame.groupby("dataset").sliced_wasserstein.min()
+    assert all(frame.real.iloc[0] > 0 and best[name] < 0.7 * gaussian[name] for name in toy.DATASETS)
+    assert "real points" in capsys.readouterr().out
+    assert Image.open(Path(results_folder() / "figures" / "toy.png")).size[0] > 300
+
+
+def test_it_is_not_taken_for_a_study() -> None:
+    with pytest.raises(UserError, match="'toy' is no study"):
+        load_study("toy")
