@@ -12,13 +12,16 @@ BIN := .venv/bin
 READY := .venv/ready
 OPTIONS = --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) $(foreach change,$(SET),--set '$(change)') $(foreach file,$(PLUGIN),--plugin $(file))
 
-.PHONY: ablation table ui test lint lock
+.PHONY: ablation table toy ui test lint lock
 
 ablation: $(READY)
 	@$(BIN)/harness ablate $(STUDY) $(OPTIONS) --workers $(WORKERS)
 
 table: $(READY)
 	@$(BIN)/harness table $(STUDY) $(OPTIONS)
+
+toy: $(READY)
+	@$(BIN)/python studies/toy.py
 
 ui: $(READY)
 	@$(BIN)/harness ui --port $(PORT)

@@ -215,10 +215,13 @@ def _evaluate(options: argparse.Namespace) -> None:
     judge = Judge(run.config.evaluate, load(run.config.dataset), run.config.train.resolved_device())
     with _following(run, judge.protocol, "evaluate", evaluated=True) as (_, stop):
         evaluate(run, trained, judge, stop)
-    values = run.evaluation(judge.protocol)["values"]
+    known = run.evaluation(judge.protocol)
     for metric in run.config.evaluate.metrics:
         for nfe in run.config.evaluate.nfe:
-            Console().print(f"{metric.name} {values[metric.name][str(nfe)]:.6g} at NFE {nfe}, protocol {judge.protocol.digest}")
+            calls = known["calls"][str(nfe)]
+            spent = f"NFE {nfe}" if nfe else f"{calls['mean']:.1f} ± {calls['sd']:.1f} calls chosen by {run.config.evaluate.solver.name}"
+            value = known["values"][metric.name][str(nfe)]
+            Console().print(f"{metric.name} {value:.6g} at {spent}, protocol {judge.protocol.digest}", highlight=False)
 
 
 def _ablate(options: argparse.Namespace) -> None:

@@ -24,7 +24,7 @@ from harness.runs import Run
 
 POINTS = 200
 """About how many points of a curve MLflow gets; metrics.jsonl has them all."""
-CURVES = ("loss", "grad_norm", "learning_rate", "samples_per_second")
+CURVES = ("loss", "grad_norm", "learning_rate", "samples_per_second", "transport_cost", "coupling_seconds")
 
 
 def default_uri() -> str:
@@ -111,6 +111,7 @@ class Record:
         known = run.evaluation(protocol)
         values = [(m, nfe, v) for m, by_nfe in known["values"].items() for nfe, v in by_nfe.items() if [m, nfe] not in self.state["values"]]
         points += [Metric(metric, value, _ms(known["time"][nfe]), int(nfe)) for metric, nfe, value in values]
+        points += [Metric("calls", known["calls"][nfe]["mean"], _ms(known["time"][nfe]), 0) for _, nfe, _ in values if nfe == "0"]
         for start in range(0, len(points), 1000):
             self.client.log_batch(self.run_id, metrics=points[start : start + 1000])
         self.state["lines"] += len(lines)

@@ -103,7 +103,8 @@ def run() -> Iterator[tuple[str, str, str, float, Tensor]]:
 def draw(drawn: dict[tuple[str, str], Tensor], path: Path) -> None:
     """One panel for each data set and interpolant."""
     paths = names("interpolant")
-    figure, panels = plt.subplots(len(DATASETS), len(paths), figsize=(2.1 * len(paths), 2.2 * len(DATASETS)), layout="constrained")
+    size = (2.1 * len(paths), 2.2 * len(DATASETS))
+    figure, panels = plt.subplots(len(DATASETS), len(paths), figsize=size, squeeze=False, layout="constrained")
     for row, name in zip(panels, DATASETS, strict=True):
         for axes, interpolant in zip(row, paths, strict=True):
             lines = drawn[name, interpolant]
