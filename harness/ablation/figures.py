@@ -21,10 +21,12 @@ MARKERS = "osD^vP*X"
 
 def draw(plan: Plan, values: pd.DataFrame, summary: pd.DataFrame, references: dict[str, dict[str, float]]) -> bytes:
     """A PNG: the primary metric against NFE with 95 % intervals; beside it each arm's difference at the primary NFE."""
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    figure = Figure(figsize=(11, 5 + 0.3 * max(0, len(plan.arms) - 6)), layout="constrained")
     curve, forest = figure.subplots(1, 2, width_ratios=[3, 2])
     _curves(curve, plan, summary, references)
     _forest(forest, plan, values, summary)
+    handles = [handle for axes in (curve, forest) for handle in axes.get_legend_handles_labels()[0]]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(7, len(handles)), fontsize=8)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=130, metadata={"Software": None})
     return content.getvalue()
@@ -35,8 +37,8 @@ def _curves(axes: Axes, plan: Plan, summary: pd.DataFrame, references: dict[str,
     for i, arm in enumerate(plan.arms):
         own = of_metric[of_metric.arm == arm].sort_values("nfe")
         half = stats.t.ppf(0.975, (own.n - 1).clip(lower=1)) * (own.sd / own.n**0.5).fillna(0)
-        x = own.nfe * 1.03 ** (i - len(plan.arms) / 2)  # side by side where they would cover each other
-        axes.errorbar(x, own["mean"], half, label=arm, color=_colour(i), marker=MARKERS[i % 8], ms=5, lw=1.4, capsize=2)
+        x = own.nfe * 1.15 ** (i / len(plan.arms) - 0.5)  # side by side where they would cover each other
+        axes.errorbar(x, own["mean"], half, label=arm, ms=5, lw=1.4, capsize=2, **_style(i))
     for kind, style in (("resampled", "--"), ("gaussian", ":")):
         if plan.metric in references.get(kind, {}):
             axes.axhline(
@@ -50,7 +52,6 @@ def _curves(axes: Axes, plan: Plan, summary: pd.DataFrame, references: dict[str,
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.yaxis.set_major_formatter(LogFormatter())
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=8)
 
 
 def _forest(axes: Axes, plan: Plan, values: pd.DataFrame, summary: pd.DataFrame) -> None:
@@ -61,12 +62,12 @@ def _forest(axes: Axes, plan: Plan, values: pd.DataFrame, summary: pd.DataFrame)
     axes.axvline(0, color="grey", lw=1)
     at_primary = values[(values.metric == plan.metric) & (values.nfe == plan.nfe)].pivot_table(index="seed", columns="arm", values="value")
     for y, arm in enumerate(others):
-        colour, row = _colour(list(plan.arms).index(arm)), rows.loc[arm]
+        style, row = _style(list(plan.arms).index(arm)), rows.loc[arm]
         if not math.isnan(row.difference):
-            axes.plot([100 * row.difference], [y], "o", color=colour)
-            axes.plot([100 * row.low, 100 * row.high], [y, y], color=colour, lw=2)
+            axes.plot([100 * row.low, 100 * row.high], [y, y], color=style["color"], ls=style["ls"], lw=2)
+            axes.plot([100 * row.difference], [y], **style)
             ratios = 100 * (at_primary[arm] / at_primary[plan.baseline] - 1)
-            axes.plot(ratios, [y + 0.15] * len(ratios), "|", color=colour, alpha=0.7)
+            axes.plot(ratios, [y + 0.15] * len(ratios), "|", color=style["color"], alpha=0.7)
     axes.set_xscale("symlog", linthresh=smallest)  # linear within the smallest difference, so that ties can be seen
     low, high = axes.get_xlim()
     ticks = [sign * smallest * 10**i for i in range(5) for sign in (-1, 1)]
@@ -77,8 +78,14 @@ def _forest(axes: Axes, plan: Plan, values: pd.DataFrame, summary: pd.DataFrame)
     axes.set_ylim(len(others) - 0.5, -0.6)
     axes.set_xlabel(f"{plan.metric.upper()} against {plan.baseline} at NFE {plan.nfe}, %")
     axes.set_title("paired difference, 95 % interval; ticks are seeds", fontsize=10)
-    axes.legend(fontsize=8, loc="lower right")
 
 
-def _colour(index: int) -> str:
-    return COLOURS[index % len(COLOURS)]
+def _style(index: int) -> dict[str, Any]:
+    """Colour, marker and line of an arm; after eight arms they return hollow and dashed."""
+    lap, place = divmod(index, len(COLOURS))
+    return {
+        "color": COLOURS[place],
+        "marker": MARKERS[place],
+        "mfc": "white" if lap % 2 else COLOURS[place],
+        "ls": "--" if lap % 2 else "-",
+    }
