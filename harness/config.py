@@ -90,8 +90,11 @@ def override(config: C, changes: Mapping[str, Any]) -> C:
     for head in dict.fromkeys(path.partition(".")[0] for path in changes):
         if head not in known:
             raise ConfigError(head, f"{type(config).__name__} has no such field. {did_you_mean(head, known)}")
-        value = _convert(known[head], changes.get(head, getattr(config, head)), head)
         below = {path[len(head) + 1 :]: v for path, v in changes.items() if path.startswith(head + ".")}
+        given = changes.get(head, getattr(config, head))
+        if isinstance(given, str) and below:  # fields without a default must be there from the start
+            given = {"name": given, **{path: below.pop(path) for path in list(below) if "." not in path}}
+        value = _convert(known[head], given, head)
         if below and not isinstance(value, Config):
             raise ConfigError(next(iter(below)), f"{head} is a single value. Set {head} itself.").below(head)
         try:

@@ -43,7 +43,7 @@ class Explained:
 
     def effective_weight(self) -> Tensor:
         """Over `LOG_SNR`, up to a constant factor; NaN at levels that the path does not have."""
-        f, path, variance = self.config, self.config.path(self.noise_state), self.config.noise.variance(self.noise_state).double()
+        f, path, variance = self.config, self.config.path(self.noise_state), self.config.noise.variance(self.noise_state).double().mean()
         t = path.time_of_log_snr(LOG_SNR)
         (speed,) = torch.gradient(t, spacing=(LOG_SNR,), edge_order=2)
         weight = f.weighting.weight(t, path) * f.time_sampler.correction(t, path) * f.time_sampler.density(t, path) * speed.abs()

@@ -13,7 +13,7 @@ from harness.components.couplings import Coupling, Independent
 from harness.components.interpolants import Interpolant, Linear, Scaled
 from harness.components.losses import MSE, Loss
 from harness.components.noises import Gaussian, Noise
-from harness.components.predictions import Prediction, Velocity
+from harness.components.predictions import ONE, Prediction, Velocity
 from harness.components.time_samplers import TimeSampler
 from harness.components.time_samplers import Uniform as UniformTimes
 from harness.components.weightings import Uniform as UniformWeight
@@ -50,7 +50,7 @@ class Formulation(Config):
         if self.prediction.needs_score:
             require_score("prediction", self.prediction.name, "velocity", self)
         for space in dict.fromkeys(("velocity", self.space)):
-            self._refuse_unbounded(space)
+            self.refuse_unbounded(space)
 
     @property
     def space(self) -> str:
@@ -62,11 +62,13 @@ class Formulation(Config):
         std = self.noise.variance(noise_state).mean().sqrt().item()
         return self.interpolant if std == 1 else Scaled(path=self.interpolant, std=std)
 
-    def _refuse_unbounded(self, space: str) -> None:
+    def refuse_unbounded(self, space: str) -> None:
+        """`ConfigError` when the prediction's target, or its conversion into `space`, has no bound within the clamps."""
         prediction, path = self.prediction, self.interpolant
         for end in ("t_min", "t_max"):
             t = torch.tensor([getattr(prediction, end)], dtype=torch.float64)
-            if not prediction.factor(t, path, space).isfinite().all():
+            values = (prediction.factor(t, path, space), *prediction.coefficients(t, path, ONE))
+            if not all(value.isfinite().all() for value in values):
                 advice = {"t_min": "Choose a larger one, like 0.01.", "t_max": "Choose a smaller one, like 0.99."}[end]
                 raise ConfigError(f"prediction.{end}", f"{prediction.name} has no {space} at t = {t.item():g} on {path.name}. {advice}")
 

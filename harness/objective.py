@@ -58,7 +58,7 @@ class Objective:
         error = network(f.prediction.network_input(xt, t, f.interpolant, variance), t) - target
         if f.space == f.prediction.name:
             return error
-        return over(f.prediction.factor(t, f.interpolant, f.space, variance), error) * error
+        return f.prediction.factor(over(t, error), f.interpolant, f.space, variance) * error
 
     def _variance(self, like: Tensor) -> Tensor:
         return self.formulation.noise.variance(self.noise_state).to(like.device)

@@ -9,6 +9,7 @@ The digest covers all that training depends on and nothing else, so no run is tr
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import statistics
@@ -60,6 +61,7 @@ class RunConfig(Formulation):
         super().__post_init__()
         if self.evaluate.solver.needs_score:
             require_score("evaluate.solver", self.evaluate.solver.name, "euler", self)
+            self.refuse_unbounded("score")
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def training_digest(config: RunConfig) -> str:
             "device": config.train.resolved_device(),
             "data": load(config.dataset).fingerprint,
             "files": config.coupling.fingerprint(),
-            "sources": sources(config),
+            "sources": sources(dataclasses.replace(config, evaluate=EvaluateConfig())),
             "numerics_version": NUMERICS_VERSION,
         }
     )
@@ -176,6 +178,9 @@ def check(config: RunConfig) -> None:
     data = load(config.dataset)
     Protocol.of(config.evaluate, data)
     config.coupling.check(data.shape, data.classes is not None)
+    path = config.path(config.noise.fit(data.encode(data.train)))
+    for nfe in config.evaluate.nfe:
+        config.evaluate.time_grid.times(config.evaluate.solver.steps(nfe), path)
     try:
         with torch.device("meta"):
             config.backbone.build(data.shape)

@@ -57,7 +57,7 @@ def generate(
     Batch i starts from the noise of `stream(*streams, i)`, whatever the network, solver and NFE.
     """
     network.eval()
-    times = time_grid.times(solver.steps(nfe), formulation.interpolant)
+    times = time_grid.times(solver.steps(nfe), formulation.path(noise_state))
     scale = formulation.interpolant.sigma(torch.ones(1, device=device))
     for i, start in enumerate(range(0, num_samples, batch_size)):
         size = min(batch_size, num_samples - start)

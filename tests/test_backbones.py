@@ -24,6 +24,9 @@ CHANGES: dict[str, Any] = {
     "time_scale": 500.0,
 }
 
+SHAPES = {"unet": [(1, 8, 8), (3, 16, 12)], "mlp": [(2,), (9,)]}
+"""Of data that each network takes."""
+
 
 def batch(*shape: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
@@ -38,8 +41,7 @@ def built(config: UNet, data_channels: int = 1) -> nn.Module:
     return network
 
 
-@pytest.mark.parametrize("name", names("backbone"))
-@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 16, 12)])
+@pytest.mark.parametrize(("name", "shape"), [(name, shape) for name in names("backbone") for shape in SHAPES[name]])
 def test_a_network_keeps_the_shape_and_starts_at_zero(name: str, shape: tuple[int, ...]) -> None:
     backbone: Backbone = build("backbone", name)
     x, t = batch(*shape)

@@ -12,7 +12,7 @@ from PIL import Image
 from harness.cli import main
 from harness.files import results_folder
 
-COMMANDS = ["list", "train", "sample", "evaluate", "ablate", "table", "ui"]
+COMMANDS = ["list", "explain", "check", "train", "sample", "evaluate", "ablate", "table", "ui"]
 Refused = Callable[..., str]
 
 
@@ -77,6 +77,15 @@ def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         ("train --set evaluate.nfe=8", "evaluate.nfe: expected a list, got 8."),
         ("train --set evaluate.metrics=[\"fdi\"]", "evaluate.metrics[0]: 'fdi' is no metric. Did you mean 'fid'?"),
         ("train --set evaluate.solver=heun --set evaluate.nfe=[3]", "evaluate.nfe: heun spends 2 calls a step and cannot spend 3."),
+        ("train --set evaluate.solver=dopri5", "evaluate.nfe: dopri5 chooses its own steps and cannot be told to spend 1. Use 0;"),
+        ("train --set evaluate.nfe=[0]", "evaluate.nfe: euler spends 1 calls a step and cannot spend 0. Use 1."),
+        ("train --set prediction=score --set noise=sparse", "prediction: score needs the score, which sparse noise does not give."),
+        ("train --set prediction=score --set coupling=exact_ot", "Choose coupling=independent or prediction=velocity."),
+        ("train --set evaluate.solver=euler_maruyama --set noise=laplace", "Choose noise=gaussian or evaluate.solver=euler."),
+        ("train --set prediction=data --set prediction.t_min=0", "prediction.t_min: data has no velocity at t = 0 on linear."),
+        ("train --set objective.space=score", "objective.space: 'score' is not a choice."),
+        ("train --set coupling=pairs", "coupling.path: Pairs needs it. Give a value."),
+        ('train --set coupling={"name":"pairs","path":"absent"}', "coupling.path: absent cannot be read"),
         ("train --set dataset=fashion", "dataset: 'fashion' is no dataset. Did you mean 'fashion_mnist'?"),
         ("train --plugin absent.py", "absent.py: no such file."),
         ("sample nothing", "nothing: no such run."),
@@ -135,7 +144,8 @@ def test_a_damaged_data_file(refused: Refused, tmp_path: Path, monkeypatch: pyte
 
 def test_a_data_file_of_another_shape(refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARNESS_DATA", str(tmp_path))
-    np.savez(tmp_path / "cifar10.npz", x_train=np.zeros((2, 3, 32, 32), np.uint8), x_test=np.zeros((2, 32, 32, 3), np.uint8))
+    images, classes = (np.zeros((2, *shape), np.uint8) for shape in ((32, 32, 3), ()))
+    np.savez(tmp_path / "cifar10.npz", x_train=images.transpose(0, 3, 1, 2), y_train=classes, x_test=images, y_test=classes)
     assert "holds uint8 [2, 3, 32, 32], not uint8 [N, 32, 32, 3]" in refused("train", "--scale", "cifar10")
 
 

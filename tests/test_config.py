@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from harness.components.couplings import Pairs
 from harness.components.interpolants import VariancePreserving
 from harness.components.weightings import MinSNR
 from harness.config import digest, flatten, override, parse_assignments, to_dict
@@ -30,6 +31,14 @@ def test_override_replaces_a_component_before_its_fields() -> None:
     assert override(changed, {"weighting": "uniform", "interpolant": "linear"}) == BASE
 
 
+def test_override_gives_a_component_the_fields_that_it_needs() -> None:
+    """A component without defaults for all its fields takes them by path as well as in one mapping."""
+    whole = override(BASE, {"coupling": {"name": "pairs", "path": "here"}})
+    assert whole.coupling == Pairs(path="here")
+    assert override(whole, {"coupling.path": "there"}).coupling == Pairs(path="there")
+    assert override(BASE, {"coupling": "pairs", "coupling.path": "here"}) == whole
+
+
 def test_override_reaches_nested_fields_and_keeps_their_siblings() -> None:
     changed = override(BASE, {"train.steps": 7, "backbone.multipliers": [1, 2, 2], "seed": 4})
     expected = to_dict(BASE)
@@ -49,7 +58,9 @@ def test_flatten_names_every_leaf() -> None:
     some = {"weighting": "min_snr", "weighting.gamma": 5.0, "evaluate.solver": "euler", "train.clip_norm": 1.0, "seed": 0}
     assert some.items() <= flat.items()
     assert flat["evaluate.nfe"] == [1, 2, 4, 8, 16, 32]
-    components = {"dataset", "backbone", "interpolant", "weighting", "time_sampler", "noise", "evaluate.solver"}
+    formulation = {"interpolant", "prediction", "weighting", "loss", "time_sampler", "noise", "coupling"}
+    components = {"dataset", "backbone", "evaluate.solver", "evaluate.time_grid", *formulation}
+    assert components <= flat.keys()
     assert override(BASE, {path: value for path, value in flat.items() if path not in components} | {"weighting": "min_snr"}) == override(
         BASE, {"weighting": "min_snr"}
     )
@@ -64,8 +75,26 @@ def test_digest_does_not_see_how_a_run_is_carried_out(path: str, value: Any) -> 
     assert digest(changed) == digest(BASE)
 
 
+def test_digest_does_not_see_where_pairs_lie() -> None:
+    one, other = (override(BASE, {"coupling": {"name": "pairs", "path": path}}) for path in ("a", "b"))
+    assert digest(one) == digest(other) != digest(BASE)
+    assert one != other
+    assert RunConfig.parse(to_dict(one)) == one
+
+
 @pytest.mark.parametrize(
-    ("path", "value"), [("train.steps", 7), ("train.threads", 2), ("seed", 1), ("weighting", "min_snr"), ("evaluate.nfe", [2, 1])]
+    ("path", "value"),
+    [
+        ("train.steps", 7),
+        ("train.threads", 2),
+        ("seed", 1),
+        ("weighting", "min_snr"),
+        ("evaluate.nfe", [2, 1]),
+        ("coupling", "exact_ot"),
+        ("prediction", "data"),
+        ("loss", "pseudo_huber"),
+        ("evaluate.time_grid", "quadratic"),
+    ],
 )
 def test_digest_sees_what_comes_out(path: str, value: Any) -> None:
     assert digest(override(BASE, {path: value})) != digest(BASE)
@@ -102,7 +131,19 @@ def test_digest_is_that_of_the_canonical_json() -> None:
         ({"seed": -1}, "seed: -1 is outside [0, inf). Choose a value inside."),
         ({"train.precision": "fp64"}, "train.precision: 'fp64' is not a choice. Known: auto, bf16, fp32."),
         ({"evaluate.nfe": 4}, "evaluate.nfe: expected a list, got 4. Write it like [1, 2]."),
-        ({"evaluate.nfe": [1, 0]}, "evaluate.nfe[1]: 0 is outside [1, inf). Choose a value inside."),
+        ({"evaluate.nfe": [1, -1]}, "evaluate.nfe[1]: -1 is outside [0, inf). Choose a value inside."),
+        ({"evaluate.nfe": [1, 0]}, "evaluate.nfe: euler spends 1 calls a step and cannot spend 0. Use 1."),
+        (
+            {"evaluate.solver": "dopri5"},
+            "evaluate.nfe: dopri5 chooses its own steps and cannot be told to spend 1. Use 0; its calls are counted.",
+        ),
+        ({"objective.space": "velocty"}, "objective.space: 'velocty' is not a choice. Did you mean 'velocity'?"),
+        ({"prediction": "velocty"}, "prediction: 'velocty' is no prediction. Did you mean 'velocity'?"),
+        (
+            {"coupling": "exact_ot", "prediction": "score"},
+            "prediction: score needs the score, which the coupling exact_ot does not give. "
+            "Choose coupling=independent or prediction=velocity.",
+        ),
         ({"evaluate.metrics": ["fdi"]}, "evaluate.metrics[0]: 'fdi' is no metric. Did you mean 'fid'?"),
         ({"seed.value": 1}, "seed.value: seed is a single value. Set seed itself."),
         ({"backbone.groups": 5}, "backbone.groups: 5 does not divide every width. Choose a divisor of 32."),

@@ -42,6 +42,8 @@ def test_digits_hold_out_every_fifth() -> None:
     assert torch.equal(torch.cat([data.train[:4], data.held_out[:1], data.train[4:8]]), images[:9])
     assert len(data.train) + len(data.held_out) == 1797
     assert labels.bincount(minlength=10).min() > 150
+    assert data.classes is not None
+    assert torch.equal(data.classes, labels[torch.arange(1797) % 5 != 4])
 
 
 def test_every_byte_survives_encoding() -> None:
@@ -68,38 +70,49 @@ def test_a_fingerprint_is_of_the_content() -> None:
     ]
     prints = [Data(*parts, encode, decode).fingerprint for parts in variants]
     assert prints[0] == Data(train.clone(), held_out.clone(), encode, decode).fingerprint
+    classes = [torch.tensor(values) for values in ([0, 1, 2, 3], [0, 1, 2, 2])]
+    prints += [Data(train, held_out, encode, decode, each).fingerprint for each in classes]
+    variants += [(train, held_out)] * 2
     assert (prints[0]["train"], prints[0]["held_out"]) == (4, 2)
     assert len({fingerprint["sha256"] for fingerprint in prints}) == len(variants)
 
 
 def test_cifar10_is_read_from_one_file(folder: Path) -> None:
     train, test = pixels(5, 32, 32, 3), pixels(2, 32, 32, 3, seed=1)
-    np.savez(folder / "cifar10.npz", x_train=train, x_test=test, y_train=np.arange(5), y_test=np.arange(2))
+    np.savez(folder / "cifar10.npz", x_train=train, x_test=test, y_train=np.arange(5, dtype=np.uint8)[:, None], y_test=np.arange(2))
     data = CIFAR10().load()
     assert data.shape == (3, 32, 32)
     assert np.array_equal(data.train.numpy(), train.transpose(0, 3, 1, 2))
     assert np.array_equal(data.held_out.numpy(), test.transpose(0, 3, 1, 2))
+    assert data.classes is not None
+    assert (data.classes.dtype, data.classes.tolist()) == (torch.int64, [0, 1, 2, 3, 4])
 
 
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [
-        ({"x_train": pixels(5, 32, 32, 3)}, "cannot be read"),
-        ({"x_train": pixels(5, 3, 32, 32), "x_test": pixels(2, 32, 32, 3)}, "holds uint8 [5, 3, 32, 32], not uint8 [N, 32, 32, 3]"),
-        ({"x_train": pixels(5, 32, 32, 3), "x_test": np.zeros((2, 32, 32, 3))}, "holds float64 [2, 32, 32, 3], not uint8"),
-        ({"x_train": np.array([{}]), "x_test": pixels(2, 32, 32, 3)}, "cannot be read"),
+        ({"x_test": None, "y_test": None}, "cannot be read"),
+        ({"y_train": None}, "Make it again, with x_train, y_train, x_test, y_test."),
+        ({"y_test": None}, "Make it again, with x_train, y_train, x_test, y_test."),
+        ({"x_train": pixels(5, 3, 32, 32)}, "holds uint8 [5, 3, 32, 32], not uint8 [N, 32, 32, 3]"),
+        ({"x_test": np.zeros((2, 32, 32, 3))}, "holds float64 [2, 32, 32, 3], not uint8"),
+        ({"x_train": np.array([{}])}, "cannot be read"),
+        ({"y_train": np.arange(4)}, "holds 5 images and 4 classes. Make it again."),
+        ({"y_train": np.array(["a"] * 5)}, "cannot be read"),
     ],
-    ids=["missing part", "channels first", "floats", "pickled"],
+    ids=["missing part", "no classes", "no test classes", "channels first", "floats", "pickled", "a class too few", "named classes"],
 )
-def test_a_cifar10_file_of_another_shape_is_refused(folder: Path, arrays: dict[str, np.ndarray], said: str) -> None:
-    np.savez(folder / "cifar10.npz", **arrays)  # type: ignore[arg-type]
+def test_a_cifar10_file_of_another_shape_is_refused(folder: Path, arrays: dict[str, np.ndarray | None], said: str) -> None:
+    whole = {"x_train": pixels(5, 32, 32, 3), "y_train": np.arange(5), "x_test": pixels(2, 32, 32, 3), "y_test": np.arange(2)}
+    given = {name: array for name, array in {**whole, **arrays}.items() if array is not None}
+    np.savez(folder / "cifar10.npz", **given)  # type: ignore[arg-type]
     refused(CIFAR10(), f"{folder / 'cifar10.npz'}: ", said)
 
 
 @pytest.mark.parametrize("keep", [0, 100, 5000])
 def test_a_torn_cifar10_file_is_refused(folder: Path, keep: int) -> None:
     path = folder / "cifar10.npz"
-    np.savez(path, x_train=pixels(5, 32, 32, 3), x_test=pixels(2, 32, 32, 3))
+    np.savez(path, x_train=pixels(5, 32, 32, 3), y_train=np.arange(5), x_test=pixels(2, 32, 32, 3), y_test=np.arange(2))
     path.write_bytes(path.read_bytes()[:keep])
     refused(CIFAR10(), f"{path}: ", "cannot be read")
 
@@ -124,11 +137,13 @@ def test_fashion_mnist_is_read_in_torchvisions_layout(folder: Path) -> None:
     parts = {"train": pixels(6, 28, 28), "t10k": pixels(3, 28, 28, seed=1)}
     for part, images in parts.items():
         write_idx(folder / f"FashionMNIST/raw/{part}-images-idx3-ubyte", images)
-        write_idx(folder / f"FashionMNIST/raw/{part}-labels-idx1-ubyte", pixels(len(images)))
+        write_idx(folder / f"FashionMNIST/raw/{part}-labels-idx1-ubyte", np.arange(len(images), dtype=np.uint8))
     data = FashionMNIST().load()
     assert data.shape == (1, 28, 28)
     assert np.array_equal(data.train[:, 0].numpy(), parts["train"])
     assert np.array_equal(data.held_out[:, 0].numpy(), parts["t10k"])
+    assert data.classes is not None
+    assert (data.classes.dtype, data.classes.tolist()) == (torch.int64, [0, 1, 2, 3, 4, 5])
 
 
 def refused(dataset: object, start: str, said: str) -> None:

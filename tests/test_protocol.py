@@ -15,7 +15,15 @@ from harness.evaluation.protocol import EvaluateConfig, Protocol, num_reference
 from harness.runs import Run, RunConfig
 
 BASE = EvaluateConfig(nfe=(2, 4), num_samples=64, batch_size=32, extractor="digits")
-IN_THE_PROTOCOL: dict[str, Any] = {"solver": "heun", "num_samples": 65, "num_reference": 500, "batch_size": 16, "extractor": "inception"}
+IN_THE_PROTOCOL: dict[str, Any] = {
+    "solver": "heun",
+    "time_grid": "quadratic",
+    "num_samples": 65,
+    "num_reference": 500,
+    "batch_size": 16,
+    "extractor": "inception",
+}
+ADAPTIVE = [name for name in registry.names("solver") if registry.find("solver", name).adaptive]  # type: ignore[attr-defined]
 WHAT_IS_MEASURED = {"nfe", "metrics"}
 
 
@@ -75,7 +83,12 @@ def test_the_reference_is_eight_times_the_samples_or_all_there_are(data: Data) -
         ({"solver": "heun", "nfe": [1]}, r"Use 2\.$"),
         ({"nfe": []}, r"^nfe: \[\] is empty"),
         ({"nfe": [4, 4]}, r"^nfe: \[4, 4\] .* names one twice"),
-        ({"nfe": [0]}, r"^nfe\[0\]: 0 is outside \[1, inf\)"),
+        ({"nfe": [-1]}, r"^nfe\[0\]: -1 is outside \[0, inf\)"),
+        ({"nfe": [0]}, r"^nfe: euler spends 1 calls a step and cannot spend 0\. Use 1\.$"),
+        ({"nfe": [4, 0], "solver": "rk4"}, r"^nfe: rk4 spends 4 calls a step and cannot spend 0\. Use 4\.$"),
+        ({"solver": "dopri5"}, r"^nfe: dopri5 chooses its own steps and cannot be told to spend 2\. Use 0; its calls are counted\.$"),
+        ({"solver": "dopri5", "nfe": [0, 8]}, r"^nfe: dopri5 .* cannot be told to spend 8"),
+        ({"solver": "dopri5", "nfe": [0, 0]}, r"^nfe: \[0, 0\] .* names one twice"),
         ({"metrics": []}, r"^metrics: \[\] is empty"),
         ({"metrics": ["fid", "fid"]}, r"^metrics: .* names one twice"),
         ({"num_samples": 1}, r"^num_samples: one image has no covariance"),
@@ -86,6 +99,29 @@ def test_the_reference_is_eight_times_the_samples_or_all_there_are(data: Data) -
 def test_what_cannot_be_measured_is_refused(changes: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         override(BASE, changes)
+
+
+@pytest.mark.parametrize("name", registry.names("solver"))
+def test_no_calls_are_for_adaptive_solvers_alone(name: str) -> None:
+    """0 lets the solver choose; a fixed number is for all others."""
+    taken, refused = ([0], [4]) if name in ADAPTIVE else ([4], [0])
+    assert override(BASE, {"solver": name, "nfe": taken}).nfe == tuple(taken)
+    with pytest.raises(ConfigError, match=rf"^nfe: {name} .*cannot (spend|be told to spend) {refused[0]}\."):
+        override(BASE, {"solver": name, "nfe": refused})
+
+
+def test_a_field_of_the_solver_or_the_grid_is_another_protocol(data: Data) -> None:
+    digests = {Protocol.of(BASE, data).digest}
+    for change in (
+        {"solver": "dopri5", "nfe": [0]},
+        {"solver": {"name": "dopri5", "rtol": 1e-3}, "nfe": [0]},
+        {"solver": "euler_maruyama"},
+        {"solver": {"name": "euler_maruyama", "diffusion": "kl"}},
+        {"time_grid": "shifted"},
+        {"time_grid": {"name": "shifted", "shift": 2}},
+    ):
+        digests.add(Protocol.of(override(BASE, change), data).digest)
+    assert len(digests) == 7
 
 
 def test_the_digits_extractor_is_refused_on_larger_images() -> None:

@@ -32,6 +32,8 @@ class Mine(Weighting, name="mine"):
         return torch.full_like(t, self.level)
 '''
 ALL = [(family, name) for family in HOMES for name in names(family)]
+NEEDED = {"pairs": {"path": "folder"}}
+"""What members without defaults for all fields are given."""
 
 
 @pytest.fixture
@@ -50,6 +52,10 @@ def test_the_first_members_of_each_family_are_there() -> None:
     assert {"uniform", "stratified", "power"} <= set(names("time_sampler"))
     assert {"gaussian", "matched", "sparse"} <= set(names("noise"))
     assert {"euler", "heun"} <= set(names("solver"))
+    assert {"velocity", "data", "noise", "score", "edm"} <= set(names("prediction"))
+    assert {"mse", "pseudo_huber"} <= set(names("loss"))
+    assert {"independent", "exact_ot", "sinkhorn", "class_conditional_ot", "pairs"} <= set(names("coupling"))
+    assert {"uniform", "shifted", "quadratic", "edm_rho", "log_snr"} <= set(names("time_grid"))
     assert names("weighting") == sorted(names("weighting"))
 
 
@@ -98,7 +104,7 @@ def test_a_name_is_taken_once() -> None:
 
 @pytest.mark.parametrize(("family", "name"), ALL)
 def test_every_component_is_its_configuration(family: str, name: str) -> None:
-    component = build(family, name)
+    component = build(family, {"name": name, **NEEDED.get(name, {})})
     again = build(family, to_dict(component))
     assert again == component
     assert hash(again) == hash(component)
@@ -111,7 +117,31 @@ def test_members_have_a_docstring_and_a_digest_of_their_own(family: str) -> None
     described = describe(family)
     assert [entry["name"] for entry in described] == names(family)
     assert all(entry["about"] for entry in described)
-    assert len({digest(build(family, name)) for name in names(family)}) == len(described)
+    assert len({digest(build(family, {"name": name, **NEEDED.get(name, {})})) for name in names(family)}) == len(described)
+    assert all(entry.keys() == {"family", "name", "about", "parameters", "source"} for entry in described)
+
+
+@pytest.mark.parametrize("family", [family for family in HOMES if family not in ("backbone", "dataset", "metric")])
+def test_members_say_what_they_compute(family: str) -> None:
+    for name in names(family):
+        component = build(family, {"name": name, **NEEDED.get(name, {})})
+        assert component.formula
+        assert component.written_out()
+        assert not set("{}") & set(component.written_out())
+
+
+def test_a_formula_is_written_out_with_the_values() -> None:
+    assert MinSNR(gamma=2.5).written_out() == "min(SNR(t), 2.5)"
+    nested = build("time_sampler", {"name": "shifted", "shift": 2, "of": {"name": "logit_normal", "mean": 0.5}})
+    assert nested.written_out() == "t = 2 s / (1 + (2 - 1) s), s: logit(t) ~ N(0.5, 1^2)"
+
+
+def test_a_field_that_must_be_given_has_no_default() -> None:
+    described = {entry["name"]: entry["parameters"] for entry in describe("coupling")}
+    assert described["pairs"] == {"path": None}
+    with pytest.raises(ConfigError) as caught:
+        build("coupling", "pairs")
+    assert str(caught.value) == "coupling.path: Pairs needs it. Give a value."
 
 
 def test_a_plugin_registers_what_it_declares(plugin: Path) -> None:

@@ -1,19 +1,28 @@
 import itertools
 import json
+import math
+import statistics
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from harness import registry, runs
+from harness.ablation import tables
+from harness.ablation.plan import Plan
+from harness.ablation.study import Study
 from harness.config import override
 from harness.data.base import load
 from harness.errors import ConfigError, Diverged, Stopped, UserError
 from harness.evaluation.protocol import Protocol
 from harness.files import runs_folder
-from harness.objective import Objective
+from harness.objective import Objective, Step
 from harness.registry import load_plugin
+from harness.rng import stream
 from harness.runs import Run, RunConfig, check, ensure, restore
 
 PLUGIN = """
@@ -36,6 +45,10 @@ def fid(run: Run) -> dict[str, float]:
     return run.evaluation(Protocol.of(run.config.evaluate, load(run.config.dataset)))["values"]["fid"]
 
 
+def calls(run: Run) -> dict[str, dict[str, float]]:
+    return run.evaluation(Protocol.of(run.config.evaluate, load(run.config.dataset)))["calls"]
+
+
 def stamps(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
@@ -47,6 +60,7 @@ def test_a_finished_run_is_not_touched_again(tiny: RunConfig) -> None:
     assert stamps(run.folder) == before
     assert [line["step"] for line in run.metrics()] == [2, 4, 6, 8, 10, 12]
     assert fid(run).keys() == {"1", "2"}
+    assert calls(run) == {nfe: {"mean": float(nfe), "sd": 0.0} for nfe in ("1", "2")}
     assert len(list((run.folder / "samples").glob("*.png"))) == 3
 
 
@@ -76,6 +90,9 @@ def test_another_protocol_is_another_file(tiny: RunConfig) -> None:
         {"train.precision": "bf16"},
         {"train.threads": 2},
         {"weighting": "min_snr"},
+        {"prediction": "data"},
+        {"loss": "pseudo_huber"},
+        {"coupling": "exact_ot"},
         {"interpolant": "vp"},
         {"time_sampler": "power"},
         {"noise": "matched"},
@@ -94,6 +111,8 @@ def test_what_training_depends_on_names_the_run(tiny: RunConfig, change: dict) -
     [
         {"evaluate.nfe": [4]},
         {"evaluate.num_samples": 100},
+        {"evaluate.solver": "euler_maruyama"},
+        {"evaluate.time_grid": "quadratic"},
         {"train.log_every": 3},
         {"train.sample_every": 3},
         {"train.checkpoint_every": 5},
@@ -103,6 +122,44 @@ def test_what_training_depends_on_names_the_run(tiny: RunConfig, change: dict) -
 )
 def test_what_training_does_not_depend_on_leaves_the_name(tiny: RunConfig, change: dict) -> None:
     assert Run.of(override(tiny, change)).name == Run.of(tiny).name
+
+
+SOLVER_PLUGIN = """
+from dataclasses import dataclass
+from harness.components.solvers import Euler
+
+@dataclass(frozen=True, kw_only=True)
+class Mine(Euler, name="mine"):
+    pass
+"""
+
+
+@pytest.fixture
+def solver_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file with a solver of the user's own, loaded; the registry forgets it afterwards."""
+    monkeypatch.setitem(registry._MEMBERS, "solver", dict(registry._MEMBERS["solver"]))
+    path = tmp_path / "my_solver.py"
+    path.write_text(SOLVER_PLUGIN)
+    load_plugin(path)
+    return path
+
+
+def test_a_solver_of_ones_own_retrains_nothing(tiny: RunConfig, solver_plugin: Path) -> None:
+    """A change of `evaluate` never does, and a plugin in it is one."""
+    mine = override(tiny, {"evaluate.solver": "mine"})
+    assert Run.of(mine).name == Run.of(tiny).name
+
+
+def test_an_edited_solver_is_another_protocol(tiny: RunConfig, solver_plugin: Path) -> None:
+    """What an edited file gives is not taken for what it gave before: by the protocol, or by a run of its own."""
+
+    def identity() -> tuple[str, str]:
+        config = override(tiny, {"evaluate.solver": "mine"})
+        return Run.of(config).name, Protocol.of(config.evaluate, load(config.dataset)).digest
+
+    before = identity()
+    solver_plugin.write_text(SOLVER_PLUGIN + "# edited\n")
+    assert identity() != before
 
 
 def test_an_edited_plugin_names_another_run(tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,14 +178,14 @@ def seen(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     out: list[Tensor] = []
     original = Objective.__call__
 
-    def spy(self: Objective, network: nn.Module, x0: Tensor, seed: int, step: int) -> Tensor:
+    def spy(self: Objective, network: nn.Module, x0: Tensor, seed: int, step: int, y: Tensor | None = None) -> Step:
         def probe(x: Tensor, t: Tensor) -> Tensor:
             out.extend(v.clone() for v in (x0, x, t))
             return network(x, t)
 
         if not out:
             out.extend(p.detach().clone() for p in network.parameters())
-        return original(self, probe, x0, seed, step)  # type: ignore[arg-type]
+        return original(self, probe, x0, seed, step, y)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
         patch.setattr(Objective, "__call__", spy)
@@ -148,9 +205,9 @@ def test_arms_share_weights_batches_noise_and_times(tiny: RunConfig, monkeypatch
 
 def test_a_stopped_run_continues_with_its_litter_removed(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     said: list[str] = []
-    calls = itertools.count()
+    asked = itertools.count()
     with pytest.raises(Stopped):
-        ensure(tiny, said.append, lambda: next(calls) == 7)
+        ensure(tiny, said.append, lambda: next(asked) == 7)
     run = Run.of(tiny)
     leftover = run.folder / "checkpoints" / ".000000009-0123.safetensors.4194999"  # no process has this number
     leftover.write_bytes(b"torn")
@@ -166,9 +223,9 @@ def test_a_stopped_run_continues_with_its_litter_removed(tiny: RunConfig, monkey
 
 
 def test_an_evaluation_that_is_stopped_keeps_what_is_measured(tiny: RunConfig) -> None:
-    calls = itertools.count()
+    asked = itertools.count()
     with pytest.raises(Stopped, match="evaluating"):
-        ensure(tiny, lambda _: None, lambda: next(calls) == tiny.train.steps + 2)  # two batches at NFE 1, then one question
+        ensure(tiny, lambda _: None, lambda: next(asked) == tiny.train.steps + 2)  # two batches at NFE 1, then one question
     run = Run.of(tiny)
     known = fid(run)
     assert known.keys() == {"1"}
@@ -201,9 +258,9 @@ def test_an_unknown_run_is_refused(tiny: RunConfig, name: str) -> None:
 
 
 def test_an_unfinished_run_draws_nothing(tiny: RunConfig) -> None:
-    calls = itertools.count()
+    asked = itertools.count()
     with pytest.raises(Stopped):
-        ensure(tiny, lambda _: None, lambda: next(calls) == 5)
+        ensure(tiny, lambda _: None, lambda: next(asked) == 5)
     with pytest.raises(UserError, match="trained for 5 of 12 steps"):
         restore(Run.of(tiny))
 
@@ -213,11 +270,156 @@ def test_an_unfinished_run_draws_nothing(tiny: RunConfig) -> None:
     [
         ({"backbone.multipliers": [1, 2, 2, 2, 2]}, "backbone.multipliers"),
         ({"evaluate.num_reference": 100_000}, "evaluate.num_reference"),
+        ({"coupling": {"name": "pairs", "path": "nowhere"}}, "coupling.path"),
+        ({"interpolant": "ve", "evaluate.time_grid": "edm_rho", "evaluate.nfe": [32]}, "time_grid"),  # two times on one place
     ],
+    ids=str,
 )
 def test_what_training_would_trip_over_is_refused_before(tiny: RunConfig, changes: dict, path: str) -> None:
     check(tiny)
     with pytest.raises(ConfigError) as caught:
         check(override(tiny, changes))
-    assert caught.value.path == path
+    assert caught.value.path in (path, f"evaluate.{path}")
     assert not runs_folder().exists()
+
+
+def test_pairs_of_another_shape_are_refused_before(tiny: RunConfig, tmp_path: Path) -> None:
+    for name in ("x0", "x1"):
+        np.save(tmp_path / f"{name}.npy", np.zeros((4, 1, 4, 4), np.float32))
+    with pytest.raises(ConfigError, match=r"^coupling\.path: .* holds \[1, 4, 4\], the data are \[1, 8, 8\]"):
+        check(override(tiny, {"coupling": {"name": "pairs", "path": str(tmp_path)}}))
+
+
+def test_an_adaptive_solver_is_evaluated_at_the_calls_it_takes(tiny: RunConfig) -> None:
+    """NFE 0: the network's calls a sample are counted, over the samples; the picture during training is drawn with it too."""
+    config = override(tiny, {"evaluate.solver": "dopri5", "evaluate.nfe": [0], "evaluate.num_samples": 80})
+    run = done(config)
+    assert fid(run).keys() == calls(run).keys() == {"0"}
+    assert math.isfinite(fid(run)["0"])
+    assert calls(run)["0"]["mean"] > 1
+    drawn = list(runs.samples(run, restore(run), 0, 80))
+    assert [len(images) for images, _ in drawn] == [32, 32, 16]
+    spent = [number for images, number in drawn for _ in images]
+    assert calls(run)["0"] == pytest.approx({"mean": statistics.fmean(spent), "sd": statistics.pstdev(spent)})
+    assert len(list((run.folder / "samples").glob("*.png"))) == 2
+    loose = done(override(config, {"evaluate.solver.rtol": 0.1, "evaluate.solver.atol": 0.1}))
+    assert loose.folder == run.folder
+    assert calls(loose)["0"]["mean"] < calls(run)["0"]["mean"]
+
+
+@pytest.mark.parametrize("solvers", [("dopri5", "dopri5"), ("euler", "dopri5")], ids=str)
+def test_a_study_at_no_fixed_nfe_is_reported(tiny: RunConfig, score: Any, tmp_path: Path, solvers: tuple[str, str]) -> None:
+    """NFE 0, alone and beside others, has its rows, and the figure is drawn, whose axis of NFEs is logarithmic."""
+    nfe = {"dopri5": [0], "euler": [1, 2]}
+    arms = {arm: {"evaluate.solver": s, "evaluate.nfe": nfe[s]} for arm, s in zip("ab", solvers, strict=True)}
+    study = Study(name="toy", question="Which?", baseline="a", arms=arms, nfe=0, smallest_difference=0.05, seeds=3)
+    plan = Plan.of(study, "digits", tiny, {}, None, [])
+    for arm, seed in plan.trials():
+        score(plan.run(arm, seed), plan.protocol(arm), {n: 10.0 + seed + n for n in plan.arms[arm].evaluate.nfe})
+    report = tables.report(plan, {"resampled": {"fid": 1.5}, "gaussian": {"fid": 300.0}})
+    assert {(row.arm, row.nfe) for row in report.summary.itertuples() if row.n} >= {("b", 0)}
+    paths = {path.suffix for path in tables.write(report, tmp_path, "harness ablate toy")}
+    assert paths == {".md", ".csv", ".json", ".png"}
+
+
+def test_the_calls_are_weighted_by_samples(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two batches of 32 that took 7 calls and one of 16 that took 27."""
+    config = override(tiny, {"evaluate.solver": "dopri5", "evaluate.nfe": [0], "evaluate.num_samples": 80})
+    original = runs.generate
+
+    def counted(*arguments: Any) -> Iterator[tuple[Tensor, int]]:
+        return ((x, 7 if len(x) == 32 else 27) for x, _ in original(*arguments))
+
+    monkeypatch.setattr(runs, "generate", counted)
+    assert calls(done(config))["0"] == pytest.approx({"mean": 11.0, "sd": 8.0})
+
+
+@pytest.mark.parametrize("solver", ["euler_maruyama", "heun_sde"])
+def test_stochastic_sampling_is_reproducible(tiny: RunConfig, solver: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The run's seed decides the noise of the steps too; beside them, the samples start where deterministic ones do."""
+    config = override(tiny, {"evaluate.solver": solver, "evaluate.nfe": [4]})
+    run = done(config)
+    trained = restore(run)
+
+    def drawn(changes: dict[str, Any] | None = None, nfe: int = 4) -> Tensor:
+        return torch.cat([images for images, _ in runs.samples(Run(override(config, changes or {}), run.folder), trained, nfe, 64)])
+
+    first, again = drawn(), drawn()
+    assert torch.equal(first, again)
+    assert not torch.equal(first[:32], first[32:])
+    assert not torch.equal(first, drawn({"seed": 1}))
+    assert not torch.equal(first, drawn({"evaluate.solver.scale": 3}))
+    assert calls(run) == {"4": {"mean": 4.0, "sd": 0.0}}
+    monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path / "again"))
+    assert fid(done(config)) == fid(run)
+
+
+class Spy(nn.Module):
+    """Keeps what a network is given."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network, self.given = network, list[tuple[Tensor, Tensor]]()
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        self.given.append((x.clone(), t.clone()))
+        return self.network(x, t)
+
+
+@pytest.mark.parametrize(
+    ("changes", "scale"),
+    [
+        ({}, 1.0),
+        ({"interpolant": "ve"}, 50.0),
+        ({"interpolant": {"name": "ve", "sigma_max": 8}}, 8.0),
+        ({"interpolant": "ve", "evaluate.solver": "dopri5", "evaluate.nfe": [0]}, 50.0),
+        ({"interpolant": "ve", "noise": "matched"}, 50.0),
+    ],
+    ids=str,
+)
+def test_sampling_starts_at_sigma_of_one(tiny: RunConfig, changes: dict[str, Any], scale: float) -> None:
+    """The first input of the network is sigma(1) x1, with the x1 of the batch's own stream, at t = 1."""
+    config, data = override(tiny, changes), load(tiny.dataset)
+    state = config.noise.fit(data.encode(data.train))
+    spy = Spy(config.backbone.build(data.shape))
+    nfe = config.evaluate.nfe[-1]
+    list(runs.samples(Run.of(config), runs.Trained(spy, state), nfe, 40))
+    starts = [(x, t) for x, t in spy.given if (t == 1).all()]
+    assert [len(x) for x, _ in starts[:1]] == [32]
+    for i, size in enumerate((32, 8)):
+        x1 = config.noise.sample((size, *data.shape), stream(config.seed, "evaluation", i), state)
+        x = next(x for x, _ in starts if len(x) == size)
+        torch.testing.assert_close(x, scale * x1)
+
+
+def test_the_time_grid_decides_when_the_network_is_asked(tiny: RunConfig) -> None:
+    config = override(tiny, {"evaluate.time_grid": "quadratic", "evaluate.nfe": [4]})
+    spy = Spy(config.backbone.build((1, 8, 8)))
+    list(runs.samples(Run.of(config), runs.Trained(spy, {}), 4, 8))
+    assert [t[0].item() for _, t in spy.given] == [1, 0.5625, 0.25, 0.0625]
+    assert {len(t) for _, t in spy.given} == {8}
+
+
+@pytest.mark.parametrize("noise", ["gaussian", "matched"])
+def test_a_grid_over_the_snr_counts_the_noises_variance(tiny: RunConfig, noise: str) -> None:
+    """As weights and times do: the log SNR between two ends is 2 log(alpha / (sigma sd)), equally spaced."""
+    grid = {"name": "log_snr", "low": -4, "high": 4}
+    config = override(tiny, {"noise": noise, "evaluate.time_grid": grid, "evaluate.nfe": [8]})
+    data = load(config.dataset)
+    state = config.noise.fit(data.encode(data.train))
+    spy = Spy(config.backbone.build(data.shape))
+    list(runs.samples(Run.of(config), runs.Trained(spy, state), 8, 8))
+    t = torch.stack([t[0] for _, t in spy.given[1:]]).double()
+    sd = config.noise.variance(state).sqrt().double()
+    torch.testing.assert_close(2 * ((1 - t) / (t * sd)).log(), torch.linspace(-3, 3, 7, dtype=torch.float64), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{"coupling": "class_conditional_ot"}, {"coupling": "exact_ot"}], ids=str)
+def test_a_coupling_trains_and_lowers_the_transport_cost(tiny: RunConfig, changes: dict[str, Any]) -> None:
+    """Classes of the data reach it, and metrics.jsonl has what it did."""
+    plain, paired = (Run.of(config) for config in (tiny, override(tiny, changes)))
+    for run in (plain, paired):
+        runs.train(run, lambda _: None, lambda: False)
+    costs = [[line["transport_cost"] for line in run.metrics()] for run in (plain, paired)]
+    assert all(b < a - 1 for a, b in zip(*costs, strict=True))
+    assert all(line["coupling_seconds"] > 0 for line in paired.metrics())

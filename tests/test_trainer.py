@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from harness.config import override
 from harness.data.base import Data, load
 from harness.errors import Diverged, Stopped
-from harness.objective import Objective
+from harness.objective import Objective, Step
 from harness.runs import RunConfig
 from harness.training.trainer import Callbacks, DataOrder, TrainConfig, fit, learning_rate
 
@@ -39,7 +39,7 @@ class Session:
         config, data, calls = self.config, self.data or load(self.config.dataset), itertools.count()
         torch.manual_seed(initial)
         self.network = self.wrap(config.backbone.build(data.shape))
-        objective = Objective(config.objective, config.interpolant, config.weighting, config.time_sampler, config.noise, {})
+        objective = Objective(config, {})
         callbacks = Callbacks(self.log, lambda *_: None, lambda *about: self.resumed.append(about), lambda: next(calls) == stop_after)
         ema = fit(config.train, config.seed, self.network, objective, data, self.folder, callbacks)
         return {f"ema.{k}": v for k, v in ema.network.state_dict().items()} | dict(self.network.state_dict())
@@ -197,9 +197,53 @@ def test_a_gradient_that_is_not_finite_is_seen_too(tiny: RunConfig, tmp_path: Pa
     assert all(torch.isfinite(p).all() for p in session.network.parameters())
 
 
-def test_data_that_is_not_finite_ends_training(tiny: RunConfig, tmp_path: Path) -> None:
+def test_an_encoding_that_is_not_finite_ends_training(tiny: RunConfig, tmp_path: Path) -> None:
+    """Data that are not finite are refused when they are read; what `encode` makes of good ones is seen in the loss."""
     whole = load(tiny.dataset)
-    images = whole.encode(whole.train)
-    images[::10, 0, 3, 3] = math.nan
+
+    def encode(images: Tensor) -> Tensor:
+        return torch.where(images == 0, math.nan, whole.encode(images))
+
     with pytest.raises(Diverged):
-        Session(tiny, tmp_path, data=Data(images, images, lambda x: x, lambda x: x)).fit()
+        Session(tiny, tmp_path, data=dataclasses.replace(whole, encode=encode)).fit()
+
+
+def test_each_line_has_what_the_coupling_did(tiny: RunConfig, tmp_path: Path) -> None:
+    """The mean transport cost since the last line, and the mean seconds a step."""
+    lines: list[dict[str, float]] = []
+    config = override(tiny, {"train.log_every": 5})
+    steps: list[Step] = []
+
+    class Recorded(Objective):
+        def __call__(self, *arguments: Any) -> Step:
+            steps.append(step := super().__call__(*arguments)._replace(coupling_seconds=float(len(steps))))
+            return step
+
+    data = load(config.dataset)
+    callbacks = Callbacks(lines.append, lambda *_: None, lambda *_: None, lambda: False)
+    fit(config.train, 0, config.backbone.build(data.shape), Recorded(config, {}), data, tmp_path, callbacks)
+    assert [line["step"] for line in lines] == [5, 10, 12]
+    for line, part in zip(lines, (steps[:5], steps[5:10], steps[10:]), strict=True):
+        assert line["transport_cost"] == pytest.approx(sum(s.transport_cost.item() for s in part) / len(part), rel=1e-6)
+        assert line["coupling_seconds"] == pytest.approx(sum(s.coupling_seconds for s in part) / len(part))
+        assert line["loss"] == pytest.approx(sum(s.loss.item() for s in part) / len(part), rel=1e-6)
+
+
+def test_the_classes_of_the_batch_reach_the_objective(tiny: RunConfig, tmp_path: Path) -> None:
+    data, seen = load(tiny.dataset), list[tuple[Tensor, Tensor | None]]()
+
+    class Recorded(Objective):
+        def __call__(self, network: nn.Module, x0: Tensor, seed: int, step: int, y: Tensor | None = None) -> Step:
+            seen.append((x0, y))
+            return super().__call__(network, x0, seed, step, y)
+
+    callbacks = Callbacks(lambda _: None, lambda *_: None, lambda *_: None, lambda: False)
+    for given in (data, dataclasses.replace(data, classes=None)):
+        seen.clear()
+        fit(tiny.train, 0, tiny.backbone.build(data.shape), Recorded(tiny, {}), given, tmp_path / str(given is data), callbacks)
+        order = DataOrder(len(data.train), tiny.train.batch_size, 0)
+        assert len(seen) == tiny.train.steps
+        for number, (x0, y) in enumerate(seen):
+            rows = order.indices(number)
+            assert torch.equal(x0, data.encode(data.train[rows]))
+            assert y is None if given.classes is None else torch.equal(y, given.classes[rows])  # type: ignore[arg-type]

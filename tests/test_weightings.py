@@ -1,105 +1,311 @@
-"""Weights w(t): their formulas, their means, and what they may and may not change."""
+"""Weights w(t): the papers' formulas, their clamps and means, and what they may and may not change (../ORACLES: 2, 3 and 12)."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import math
+import re
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from scipy.integrate import quad
+from scipy.special import expit
 from torch import Tensor
 
-from harness.components.interpolants import Interpolant, Linear, VariancePreserving
-from harness.components.time_samplers import Power, TimeSampler, Uniform
-from harness.components.weightings import DataEnd, InverseSNR, MinSNR, NoiseEnd, Weighting
-from harness.components.weightings import Uniform as One
-from harness.registry import build, names
-
-every_weighting = pytest.mark.parametrize("weighting", [build("weighting", name) for name in names("weighting")], ids=str)
-every_interpolant = pytest.mark.parametrize("interpolant", [build("interpolant", name) for name in names("interpolant")], ids=str)
-
-
-@pytest.mark.parametrize(
-    ("weighting", "interpolant", "formula"),
-    [
-        (One(), Linear(), lambda t: 1.0),
-        (MinSNR(gamma=5), Linear(), lambda t: 5.0 if t < 1 / (1 + 5**0.5) else (1 - t) ** 2 / t**2),
-        (MinSNR(gamma=3), VariancePreserving(), lambda t: 3.0 if t < 0.5 else 1 / t**2 - 1),
-        (InverseSNR(t_max=0.98), Linear(), lambda t: (min(t, 0.98) / (1 - min(t, 0.98))) ** 2),
-        (InverseSNR(t_max=0.98), VariancePreserving(), lambda t: min(t, 0.98) ** 2 / (1 - min(t, 0.98) ** 2)),
-        (DataEnd(power=3), Linear(), lambda t: 1 - 3 * t + 3 * t**2 - t**3),
-        (NoiseEnd(power=3), Linear(), lambda t: t * t * t),
-    ],
-    ids=["uniform", "min_snr", "min_snr-vp", "inverse_snr", "inverse_snr-vp", "data_end", "noise_end"],
+from harness.components.interpolants import DDPM, GVP, Interpolant, Linear, Scaled
+from harness.components.predictions import NoisePrediction, Velocity
+from harness.components.time_samplers import Beta, CosMap, EDMLogNormal, LogitNormal, LowDiscrepancy, Power, Shifted, TimeSampler, Uniform
+from harness.components.weightings import (
+    EDM,
+    P2,
+    SNR,
+    DataEnd,
+    InverseSNR,
+    Likelihood,
+    MinSNR,
+    MinSNRV,
+    NoiseEnd,
+    Sigmoid,
+    TruncatedSNR,
+    Weighting,
 )
-def test_closed_forms(weighting: Weighting, interpolant: Interpolant, formula: Callable[[float], float]) -> None:
-    t = torch.linspace(0, 1, 101, dtype=torch.float64)
-    expected = torch.tensor([formula(float(s)) for s in t], dtype=torch.float64)
-    torch.testing.assert_close(weighting.weight(t, interpolant), expected)
+from harness.components.weightings import CosMap as CosMapWeight
+from harness.components.weightings import LogitNormal as LogitNormalWeight
+from harness.components.weightings import Uniform as One
+from harness.errors import ConfigError
+from harness.registry import build, find, names
+
+WEIGHTINGS = {name: build("weighting", name) for name in names("weighting")}
+PATHS = {name: build("interpolant", name) for name in names("interpolant")} | {"scaled": Scaled(path=Linear(), std=0.3)}
+every_weighting = pytest.mark.parametrize("weighting", WEIGHTINGS.values(), ids=WEIGHTINGS)
+every_path = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+
+
+def fields(weighting: Weighting) -> set[str]:
+    return {f.name for f in dataclasses.fields(weighting)}
+
+
+# the papers' formulas, written out
+
+
+def linear(t: np.ndarray) -> np.ndarray:
+    return (1 - t) ** 2 / t**2
+
+
+def gvp(t: np.ndarray) -> np.ndarray:
+    return 1 / np.tan(math.pi * t / 2) ** 2
+
+
+def vp_ddpm(t: np.ndarray) -> np.ndarray:
+    alpha_squared = np.exp(-0.1 * t - 19.9 * t**2 / 2)
+    return alpha_squared / (1 - alpha_squared)
+
+
+SNRS = {"linear": (Linear(), linear), "gvp": (GVP(), gvp), "vp_ddpm": (DDPM(), vp_ddpm)}
+
+
+def edm(snr: np.ndarray, sigma_data: float) -> np.ndarray:
+    sigma = 1 / np.sqrt(snr)
+    return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+
+
+def logit_normal(t: np.ndarray, m: float, s: float) -> np.ndarray:
+    return np.exp(-((np.log(t / (1 - t)) - m) ** 2) / (2 * s**2)) / (s * math.sqrt(2 * math.pi) * t * (1 - t))
+
+
+FORMULAS: list[tuple[Weighting, Callable[[np.ndarray, np.ndarray], np.ndarray]]] = [
+    (One(), lambda t, snr: np.ones_like(t)),
+    (InverseSNR(), lambda t, snr: 1 / snr),
+    (SNR(), lambda t, snr: snr),
+    (DataEnd(), lambda t, snr: (1 - t) ** 2),
+    (DataEnd(power=0.5), lambda t, snr: np.sqrt(1 - t)),
+    (NoiseEnd(), lambda t, snr: t**2),
+    (NoiseEnd(power=3), lambda t, snr: t**3),
+    (MinSNR(), lambda t, snr: np.minimum(snr, 5)),
+    (MinSNR(gamma=1), lambda t, snr: np.minimum(snr, 1)),
+    (MinSNRV(), lambda t, snr: np.minimum(snr, 5) / (snr + 1)),
+    (MinSNRV(gamma=0.5), lambda t, snr: np.minimum(snr, 0.5) / (snr + 1)),
+    (TruncatedSNR(), lambda t, snr: np.maximum(snr, 1)),
+    (P2(), lambda t, snr: 1 / (1 + snr)),
+    (P2(gamma=0.5, k=2), lambda t, snr: 1 / np.sqrt(2 + snr)),
+    (P2(gamma=0), lambda t, snr: np.ones_like(t)),
+    (Sigmoid(), lambda t, snr: expit(2 - np.log(snr))),
+    (Sigmoid(bias=-1), lambda t, snr: expit(-1 - np.log(snr))),
+    (EDM(), lambda t, snr: edm(snr, 0.5)),
+    (EDM(sigma_data=2), lambda t, snr: edm(snr, 2)),
+    (CosMapWeight(), lambda t, snr: 2 / (math.pi - 2 * math.pi * t + 2 * math.pi * t**2)),
+    (LogitNormalWeight(), lambda t, snr: logit_normal(t, 0, 1)),
+    (LogitNormalWeight(mean=0.5, std=0.6), lambda t, snr: logit_normal(t, 0.5, 0.6)),
+]
+
+
+def test_every_member_is_held_here() -> None:
+    own = {name for name in names("weighting") if find("weighting", name).__module__.startswith("harness.")}
+    assert own == {weighting.name for weighting, _ in FORMULAS} | {"likelihood"}
+
+
+@pytest.mark.parametrize(("path", "snr"), SNRS.values(), ids=SNRS)
+@pytest.mark.parametrize(("weighting", "formula"), FORMULAS, ids=[str(weighting) for weighting, _ in FORMULAS])
+def test_weights_are_the_papers(weighting: Weighting, formula: Callable, path: Interpolant, snr: Callable) -> None:
+    t = np.linspace(0.01, 0.99, 99)
+    np.testing.assert_allclose(weighting.weight(torch.from_numpy(t), path).numpy(), formula(t, snr(t)), rtol=1e-9)
+
+
+@every_path
+def test_likelihood_is_half_the_fall_of_log_snr(path: Interpolant) -> None:
+    t = torch.linspace(0.01, 0.99, 99, dtype=torch.float64, requires_grad=True)
+    slope = torch.autograd.grad((2 * (path.alpha(t).log() - path.sigma(t).log())).sum(), t)[0]
+    torch.testing.assert_close(Likelihood().weight(t.detach(), path), -slope / 2)
+
+
+def test_likelihood_is_half_the_squared_diffusion_of_ddpm() -> None:
+    """Song et al. 2021: g^2 / 2 on the score's error is beta / (2 sigma^2) on the noise's."""
+    t = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
+    expected = (0.1 + 19.9 * t) / (2 * -torch.expm1(-0.1 * t - 19.9 * t**2 / 2))
+    torch.testing.assert_close(Likelihood().weight(t, DDPM()), expected)
+
+
+# what they are on another quantity's error
+
+
+T = torch.linspace(0.02, 0.98, 97, dtype=torch.float64)
+
+
+@every_path
+def test_snr_on_the_data_error_is_one_on_the_noise_error(path: Interpolant) -> None:
+    weight = SNR().weight(T, path) * NoisePrediction().factor(T, path, "data").square()
+    torch.testing.assert_close(weight, torch.ones_like(T))
+
+
+def test_hangs_min_snr_on_the_data_error_is_min_snr_t2_on_the_velocity_error() -> None:
+    weight = MinSNR().weight(T, Linear()) * Velocity().factor(T, Linear(), "data").square()
+    torch.testing.assert_close(weight, ((1 - T) ** 2 / T**2).clamp(max=5) * T**2)
+
+
+def test_min_snr_v_is_hangs_min_snr_for_v() -> None:
+    """v = alpha x1 - sigma x0 is gvp's velocity over pi / 2."""
+    for gamma in (1.0, 5.0):
+        weight = MinSNR(gamma=gamma).weight(T, GVP()) * Velocity().factor(T, GVP(), "data").square()
+        torch.testing.assert_close(weight * (math.pi / 2) ** 2, MinSNRV(gamma=gamma).weight(T, GVP()))
+
+
+def test_edm_with_unit_data_is_one_on_v() -> None:
+    """SNR + 1 on the data's error (Salimans & Ho 2022, section 4)."""
+    weight = EDM(sigma_data=1).weight(T, GVP()) * Velocity().factor(T, GVP(), "data").square()
+    torch.testing.assert_close(weight, torch.full_like(T, (2 / math.pi) ** 2))
+
+
+@pytest.mark.parametrize("std", [1.0, 0.6])
+@pytest.mark.parametrize("sigma_data", [0.5, 1.3])
+@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+def test_edms_weight_is_one_on_edms_output(path: Interpolant, sigma_data: float, std: float) -> None:
+    """lambda c_out^2 = 1 (Karras et al. 2022, table 1), whatever the noise's standard deviation."""
+    factor = build("prediction", {"name": "edm", "sigma_data": sigma_data}).factor(
+        T, path, "data", torch.tensor(std**2, dtype=torch.float64)
+    )
+    weight = EDM(sigma_data=sigma_data).weight(T, Scaled(path=path, std=std))
+    torch.testing.assert_close(weight * factor.square(), torch.ones_like(T))
+
+
+# both ends
 
 
 @every_weighting
-@every_interpolant
+@every_path
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_weights_are_finite_and_not_negative_up_to_both_ends(weighting: Weighting, interpolant: Interpolant, dtype: torch.dtype) -> None:
-    least, below_one = torch.finfo(dtype).tiny, 1 - torch.finfo(dtype).eps
-    t = torch.tensor([0, least, 1e-12, 1e-6, *torch.linspace(0.01, 0.999, 50).tolist(), below_one, 1], dtype=dtype)
-    w = weighting.weight(t, interpolant)
+def test_weights_are_finite_and_not_negative_up_to_both_ends(weighting: Weighting, path: Interpolant, dtype: torch.dtype) -> None:
+    least, below_one = torch.finfo(dtype).tiny, 1 - torch.finfo(dtype).eps / 2
+    t = torch.tensor([0, least, 1e-12, 1e-6, *torch.linspace(0.01, 0.999, 50).tolist(), 1 - 1e-6, below_one, 1], dtype=dtype)
+    w = weighting.weight(t, path)
     assert (w.shape, w.dtype) == (t.shape, dtype)
     assert w.isfinite().all()
     assert (w >= 0).all()
     assert (w > 0).any()
 
 
-@every_weighting
-@every_interpolant
-@pytest.mark.parametrize("time_sampler", [Uniform(), Power(p=2), Power(p=0.5)], ids=str)
-def test_the_mean_is_the_integral_over_the_time_density(weighting: Weighting, interpolant: Interpolant, time_sampler: TimeSampler) -> None:
+ENDS = [(name, end) for name, weighting in WEIGHTINGS.items() for end in ("t_min", "t_max") if end in fields(weighting)]
+CLAMPED = {f"{name}.{end}": (WEIGHTINGS[name], end) for name, end in ENDS}
+every_clamp = pytest.mark.parametrize(("weighting", "end"), CLAMPED.values(), ids=CLAMPED)
+
+
+def test_weights_without_a_bound_are_clamped() -> None:
+    assert set(CLAMPED) == {"inverse_snr.t_max", "snr.t_min", "truncated_snr.t_min", "edm.t_min", "likelihood.t_min", "likelihood.t_max"}
+
+
+@every_path
+@every_clamp
+@pytest.mark.parametrize("reach", [0.0002, 0.01, 0.03])
+def test_a_clamped_weight_is_constant_beyond_and_untouched_before(weighting: Weighting, end: str, path: Interpolant, reach: float) -> None:
+    start = reach if end == "t_min" else 1 - reach
+    held = dataclasses.replace(weighting, **{end: start})
+    beyond = torch.linspace(0, reach, 9, dtype=torch.float64)
+    w = held.weight(beyond if end == "t_min" else 1 - beyond, path)
+    torch.testing.assert_close(w, w[-1].expand(9))
+    inside = torch.linspace(0.03, 0.97, 50, dtype=torch.float64)
+    torch.testing.assert_close(held.weight(inside, path), weighting.weight(inside, path))
+    between = torch.linspace(reach, 0.03, 9, dtype=torch.float64)
+    between = between if end == "t_min" else 1 - between
+    least = dataclasses.replace(weighting, **{end: 0.0002 if end == "t_min" else 0.9998})
+    torch.testing.assert_close(held.weight(between, path), least.weight(between, path))
+
+
+@every_clamp
+def test_a_clamp_stays_near_its_end(weighting: Weighting, end: str) -> None:
+    wrong, allowed = {"t_min": ((0.04, 0.0, -0.1), "(0, 0.03]"), "t_max": ((0.96, 1.0, 0.99991), "[0.97, 0.9999]")}[end]
+    for value in wrong:
+        with pytest.raises(ConfigError, match=rf"^{end}: {value} is outside {re.escape(allowed)}\. "):
+            dataclasses.replace(weighting, **{end: value})
+
+
+# the mean
+
+
+TIMES = {
+    "uniform": Uniform(),
+    "power": Power(p=2),
+    "power-0.5": Power(p=0.5),
+    "logit_normal": LogitNormal(mean=-0.3, std=0.8),
+    "beta": Beta(),
+    "edm_lognormal": EDMLogNormal(),
+    "shifted": Shifted(of=CosMap()),
+    "low_discrepancy": LowDiscrepancy(of=LogitNormal()),
+    "corrected-cosmap": CosMap(importance_correct=True),
+    "corrected-logit_normal": LogitNormal(importance_correct=True),
+    "corrected-floor": Power(p=0.5, importance_correct=True, density_floor=0.4),
+    "corrected-shifted": Shifted(of=LogitNormal(), importance_correct=True),
+    "corrected-edm": EDMLogNormal(importance_correct=True),
+}
+MEANS = [(MinSNR(), "linear"), (InverseSNR(t_max=0.98), "gvp"), (EDM(), "vp_ddpm"), (Likelihood(), "ve")]
+STEEP = {"corrected-logit_normal", "corrected-shifted", "corrected-edm"}
+"""Where a density falls below its floor, the first and last of the 2^20 quantiles carry up to 0.4 % of a large weight's mean."""
+
+
+@pytest.mark.parametrize(("weighting", "path"), MEANS, ids=[f"{weighting.name}-{path}" for weighting, path in MEANS])
+@pytest.mark.parametrize("times", TIMES)
+def test_the_expectation_is_the_integral_over_the_time_density(weighting: Weighting, path: str, times: str) -> None:
+    """With importance correction, w p / max(p, floor)."""
+    sampler = TIMES[times]
+
     def integrand(time: float) -> float:
         t = torch.tensor([time], dtype=torch.float64)
-        return (weighting.weight(t, interpolant) * time_sampler.density(t, interpolant)).item()
+        w, p = weighting.weight(t, PATHS[path]).item(), sampler.density(t, PATHS[path]).item()
+        return w * p / max(p, sampler.density_floor) if sampler.importance_correct else w * p
 
-    cuts = [0, 0.25, 0.5, 0.9, 0.99, 0.999, 1]  # inverse_snr has its clamp at 0.999
-    integral = sum(quad(integrand, low, high)[0] for low, high in itertools.pairwise(cuts))
-    assert weighting.mean(time_sampler, interpolant) == pytest.approx(integral, rel=1e-4)
+    cuts = [0, 1e-4, 1e-3, 0.01, 0.05, 0.2, 0.3090169943749474, 0.5, 0.8, 0.98, 0.99, 0.999, 1]  # with the kinks of clamps, gamma and floor
+    integral = sum(quad(integrand, low, high, epsrel=1e-6, limit=100)[0] for low, high in itertools.pairwise(cuts))
+    assert weighting.expectation(sampler, PATHS[path]) == pytest.approx(integral, rel=5e-3 if times in STEEP else 1e-4)
 
 
-def linear_model_gradients(interpolant: Interpolant, t: Tensor) -> Tensor:
+@every_weighting
+def test_a_correction_without_a_floor_gives_the_mean_over_uniform_times(weighting: Weighting) -> None:
+    corrected = weighting.expectation(Shifted(importance_correct=True), Linear())
+    assert corrected == pytest.approx(weighting.expectation(Uniform(), Linear()), rel=1e-4)
+    assert weighting.expectation(Shifted(), Linear()) != pytest.approx(corrected, rel=1e-3) or weighting.name == "uniform"
+
+
+# what weights may and may not change
+
+
+def linear_model_gradients(path: Interpolant, t: Tensor) -> Tensor:
     """Gradient [n, 3] at time t [n] of the error of v = a x + b t + c on eight fixed pairs."""
     pairs = torch.randn(2, 1, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     x0, x1 = pairs.expand(2, len(t), 8)
-    xt = interpolant.interpolate(x0, x1, t)
+    xt = path.interpolate(x0, x1, t)
     features = torch.stack([xt, t[:, None].expand_as(xt), torch.ones_like(xt)], -1)
-    error = features @ torch.tensor([0.7, -0.4, 0.2], dtype=torch.float64) - interpolant.velocity(x0, x1, t)
+    error = features @ torch.tensor([0.7, -0.4, 0.2], dtype=torch.float64) - path.velocity(x0, x1, t)
     return 2 * (error[..., None] * features).mean(1)
 
 
-@every_weighting
-@every_interpolant
-@pytest.mark.parametrize("time_sampler", [Power(p=2), Power(p=0.5)], ids=str)
-def test_a_weight_and_a_density_are_interchangeable(weighting: Weighting, interpolant: Interpolant, time_sampler: TimeSampler) -> None:
-    """(w, p) and (w p, uniform) have the same expected gradient: the left over quantiles of p, the right over a grid of t = s^4."""
-    s = (torch.arange(65_536, dtype=torch.float64) + 0.5) / 65_536
-    t = time_sampler.quantile(s, interpolant)
-    left = (weighting.weight(t, interpolant)[:, None] * linear_model_gradients(interpolant, t)).mean(0)
-    t, dt = s**4, 4 * s**3
-    product = weighting.weight(t, interpolant) * time_sampler.density(t, interpolant) * dt
-    torch.testing.assert_close(left, (product[:, None] * linear_model_gradients(interpolant, t)).mean(0), rtol=1e-3, atol=1e-5)
+@every_path
+@pytest.mark.parametrize("sampler", [Power(p=2), LogitNormal(), CosMap()], ids=lambda sampler: sampler.name)
+def test_a_weight_and_a_density_are_interchangeable(path: Interpolant, sampler: TimeSampler) -> None:
+    """(w, p) and (w p, uniform) have the same expected gradient: over quantiles of p, and over a grid of times, both fine at the ends."""
+    s = (torch.arange(16_384, dtype=torch.float64) + 0.5) / 16_384
+    grid, density = s**3 * (10 - 15 * s + 6 * s**2), 30 * (s * (1 - s)) ** 2
+    t = sampler.quantile(grid, path)
+    gradients, again = linear_model_gradients(path, t), linear_model_gradients(path, grid)
+    for weighting in WEIGHTINGS.values():
+        left = ((weighting.weight(t, path) * density)[:, None] * gradients).mean(0)
+        right = ((weighting.weight(grid, path) * sampler.density(grid, path) * density)[:, None] * again).mean(0)
+        torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-4, msg=weighting.name)
 
 
-@every_weighting
-@every_interpolant
-def test_no_weight_moves_a_minimum_that_the_model_can_reach(weighting: Weighting, interpolant: Interpolant) -> None:
+@every_path
+def test_no_weight_moves_a_minimum_that_the_model_can_reach(path: Interpolant) -> None:
     """Data N(0, 1/4): the best field is k(t) x. Weighted least squares over k(t) x, x, t and 1 finds it, whatever the weight."""
     z = torch.randn(32, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     q = torch.linalg.qr(z - z.mean(0)).Q * 32**0.5  # exact moments
     t = torch.linspace(0.02, 0.98, 49, dtype=torch.float64)
     x0, x1 = (q[:, i].expand(len(t), 32) for i in range(2))
-    xt, u = interpolant.interpolate(x0 / 2, x1, t), interpolant.velocity(x0 / 2, x1, t)
-    alpha, sigma = interpolant.alpha(t), interpolant.sigma(t)
-    k = (interpolant.alpha_dot(t) * alpha / 4 + interpolant.sigma_dot(t) * sigma) / (alpha**2 / 4 + sigma**2)
+    xt, u = path.interpolate(x0 / 2, x1, t), path.velocity(x0 / 2, x1, t)
+    alpha, sigma = path.alpha(t), path.sigma(t)
+    k = (path.alpha_dot(t) * alpha / 4 + path.sigma_dot(t) * sigma) / (alpha**2 / 4 + sigma**2)
     features = torch.stack([k[:, None] * xt, xt, t[:, None].expand_as(xt), torch.ones_like(xt)], -1)
-    root = weighting.weight(t, interpolant).sqrt()[:, None].expand_as(xt)
-    solution = torch.linalg.lstsq((root[..., None] * features).flatten(0, 1), (root * u).flatten()[:, None]).solution
-    torch.testing.assert_close(solution.flatten(), torch.tensor([1.0, 0, 0, 0], dtype=torch.float64), rtol=0, atol=1e-8)
+    solution = torch.tensor([[1.0], [0], [0], [0]], dtype=torch.float64)
+    for weighting in WEIGHTINGS.values():
+        root = weighting.weight(t, path).sqrt()[:, None].expand_as(xt)
+        found = torch.linalg.lstsq((root[..., None] * features).flatten(0, 1), (root * u).flatten()[:, None]).solution
+        torch.testing.assert_close(found, solution, rtol=0, atol=1e-8, msg=weighting.name)

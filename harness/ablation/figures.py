@@ -33,7 +33,7 @@ def draw(plan: Plan, values: pd.DataFrame, summary: pd.DataFrame, references: di
 
 
 def _curves(axes: Axes, plan: Plan, summary: pd.DataFrame, references: dict[str, dict[str, float]]) -> None:
-    of_metric = summary[(summary.metric == plan.metric) & (summary.n > 0)]
+    of_metric = summary[(summary.metric == plan.metric) & (summary.n > 0) & (summary.nfe > 0)]  # 0 is an adaptive solver's own
     for i, arm in enumerate(plan.arms):
         own = of_metric[of_metric.arm == arm].sort_values("nfe")
         half = stats.t.ppf(0.975, (own.n - 1).clip(lower=1)) * (own.sd / own.n**0.5).fillna(0)

@@ -10,13 +10,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from harness.config import RUN_ONLY, Positive
+from harness.config import RUN_ONLY, Range
 from harness.errors import ConfigError, UserError
 from harness.registry import Component
 
@@ -75,8 +75,9 @@ class Sinkhorn(Coupling, name="sinkhorn"):
     formula: ClassVar[str] = "x1 ~ rows of argmin <plan, |x0 - x1|^2> - {reg:g} median(|x0 - x1|^2) H(plan)"
     source: ClassVar[str] = "Cuturi 2013; SB-CFM and OT-CFM of Tong et al. 2024"
 
-    reg: Positive = 0.05
-    """Entropic regularisation, in medians of the batch's squared distances; larger is closer to independent."""
+    reg: Annotated[float, Range(0.005)] = 0.05
+    """Entropic regularisation, in medians of the batch's squared distances; larger is closer to independent. Below 0.005
+    Sinkhorn's iterations do not converge in 2,000, and the noise would lose its distribution."""
 
     def pair(self, x0: Tensor, x1: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Pair:
         import ot
@@ -98,6 +99,7 @@ class ClassConditionalOT(Coupling, name="class_conditional_ot"):
     def pair(self, x0: Tensor, x1: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Pair:
         self.check(x0.shape[1:], has_classes=y is not None)
         assert y is not None
+        _same_shape(x0, x1)
         order = torch.arange(len(x1), device=x1.device)
         for label in y.unique():
             of_class = (y == label).nonzero()[:, 0]
@@ -140,7 +142,8 @@ class Pairs(Coupling, name="pairs"):
             data, noise = (np.load(Path(self.path) / name, mmap_mode="r", allow_pickle=False) for name in ("x0.npy", "x1.npy"))
         except (OSError, ValueError, EOFError) as error:
             raise ConfigError("coupling.path", f"{self.path} cannot be read ({error}). Give a folder with x0.npy and x1.npy.") from error
-        if data.dtype != np.float32 or data.shape != noise.shape or noise.dtype != np.float32 or not len(data):
+        arrays = all(isinstance(array, np.ndarray) and array.dtype == np.float32 and array.size for array in (data, noise))
+        if not arrays or data.ndim == 0 or data.shape != noise.shape:
             raise ConfigError("coupling.path", f"x0.npy and x1.npy in {self.path} are not float32 of one shape. Make them again.")
         return data, noise
 
@@ -152,9 +155,13 @@ def transport_cost(x0: Tensor, x1: Tensor) -> Tensor:
 
 def _cost(x0: Tensor, x1: Tensor) -> np.ndarray:
     """Squared distances [B, B] in float64."""
+    _same_shape(x0, x1)
+    return torch.cdist(x0.flatten(1).double(), x1.flatten(1).double()).square().cpu().numpy()
+
+
+def _same_shape(x0: Tensor, x1: Tensor) -> None:
     if x0.shape != x1.shape:
         raise UserError(f"coupling: {list(x0.shape)} data and {list(x1.shape)} noise cannot be paired. Give batches of one shape.")
-    return torch.cdist(x0.flatten(1).double(), x1.flatten(1).double()).square().cpu().numpy()
 
 
 def _assignment(x0: Tensor, x1: Tensor) -> Tensor:

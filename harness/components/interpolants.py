@@ -42,11 +42,11 @@ class Interpolant(Component, family="interpolant"):
 
     def alpha_dot(self, t: Tensor) -> Tensor:
         """d alpha / dt."""
-        return _derivative(self.alpha, t)
+        return derivative(self.alpha, t)
 
     def sigma_dot(self, t: Tensor) -> Tensor:
         """d sigma / dt."""
-        return _derivative(self.sigma, t)
+        return derivative(self.sigma, t)
 
     def snr(self, t: Tensor) -> Tensor:
         """Signal-to-noise ratio alpha^2 / sigma^2."""
@@ -92,7 +92,8 @@ def check_times(t: Tensor) -> None:
         raise UserError(f"t: {wrong:g} is outside [0, 1]. Times run from 0 at the data to 1 at the noise.")
 
 
-def _derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+def derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+    """Of a function that acts entry by entry, at t, by autograd; zero where it does not depend on t."""
     with torch.enable_grad():
         t = t.detach().requires_grad_()
         value = function(t)

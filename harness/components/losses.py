@@ -44,4 +44,5 @@ class PseudoHuber(Loss, name="pseudo_huber"):
     """Root mean square error at which it turns from squared to linear."""
 
     def measure(self, error: Tensor) -> Tensor:
-        return (error.square().flatten(1).mean(1) + self.c**2).sqrt() - self.c
+        square = error.square().flatten(1).mean(1)
+        return square / ((square + self.c**2).sqrt() + self.c)  # keeps its digits where errors are small

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from harness.config import Range
+from harness.errors import UserError
 from harness.registry import Component
 
 
@@ -65,6 +66,8 @@ class Matched(Noise, name="matched"):
 
     def fit(self, data: Tensor) -> dict[str, Tensor]:
         data = data.double()
+        if data.std() == 0:
+            raise UserError("noise: the data are all the same, so matched noise would have no width. Choose gaussian.")
         std = data.std(dim=0).clamp(min=1e-3 * data.std()) if self.per_feature else data.std()
         return {"std": std.float()}
 

@@ -62,15 +62,15 @@ class Prediction(Component, family="prediction"):
         return c * x0 + d * x1
 
     def factor(self, t: Tensor, path: Interpolant, to: str, variance: Tensor = ONE) -> Tensor:
-        """[B]: the error in `to` over the error of the output, at the clamped time."""
+        """The error in `to` over the error of the output, at the clamped time; t and `variance` are broadcast together."""
         if to == self.name:
             return torch.ones_like(t)
         t = t.clamp(self.t_min, self.t_max)
         return SPACES[to].determinant(t, path, variance) / self.determinant(t, path, variance)
 
     def determinant(self, t: Tensor, path: Interpolant, variance: Tensor = ONE) -> Tensor:
-        """D = alpha b - sigma a, [B]."""
-        a, b = self.coefficients(t, path, variance.mean())
+        """D = alpha b - sigma a; t and `variance` are broadcast together."""
+        a, b = self.coefficients(t, path, variance)
         return path.alpha(t) * b - path.sigma(t) * a
 
 

@@ -23,8 +23,8 @@ class TimeGrid(Component, family="time_grid"):
         times = self.place(torch.linspace(1, 0, steps + 1, dtype=torch.float64), steps, interpolant)
         times[0], times[-1] = 1, 0
         if (times.diff() >= 0).any():
-            clash = f"{self.name} puts two of {steps + 1} times on one place on {interpolant.name}"
-            raise ConfigError("time_grid", f"{clash}. Choose fewer steps, or levels that the path has.")
+            clash = f"{self.name} puts two of {steps + 1} times on one place"
+            raise ConfigError("evaluate.time_grid", f"{clash}. Choose fewer steps, or levels that the path has.")
         return times
 
     def place(self, u: Tensor, steps: int, interpolant: Interpolant) -> Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.components.interpolants import Interpolant, Linear
+from harness.components.interpolants import Interpolant, Linear, derivative
 from harness.config import Positive, Range
 from harness.errors import ConfigError
 from harness.registry import Component
@@ -46,7 +46,7 @@ class TimeSampler(Component, family="time_sampler"):
         """n numbers [n], each uniform in [0, 1), whose quantiles are the times."""
         u = torch.rand(n, generator=generator, device=device)
         if self.stratify:
-            u = (torch.randperm(n, generator=generator, device=device) + u) / n
+            u = ((torch.randperm(n, generator=generator, device=device) + u) / n).clamp(max=1 - 2**-24)
         return u
 
     def correction(self, t: Tensor, interpolant: Interpolant | None = None) -> Tensor:
@@ -91,7 +91,7 @@ class LowDiscrepancy(TimeSampler, name="low_discrepancy"):
     def __post_init__(self) -> None:
         super().__post_init__()
         _refuse_inner(self.of)
-        if self.stratify or self.of.stratify:
+        if self.stratify or _stratified(self.of):
             raise ConfigError("stratify", "low_discrepancy draws one time in each interval already. Leave it false, in `of` too.")
 
     def quantile(self, u: Tensor, interpolant: Interpolant | None = None) -> Tensor:
@@ -102,7 +102,7 @@ class LowDiscrepancy(TimeSampler, name="low_discrepancy"):
 
     def uniforms(self, n: int, generator: torch.Generator, device: torch.device | str) -> Tensor:
         shift = torch.rand(1, generator=generator, device=device)
-        return (shift + torch.randperm(n, generator=generator, device=device) / n) % 1
+        return ((shift + torch.randperm(n, generator=generator, device=device) / n) % 1).clamp(max=1 - 2**-24)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,8 +250,8 @@ class EDMLogNormal(TimeSampler, name="edm_lognormal"):
         path = interpolant or Linear()
         low, high = self._ends(path, t)
         z = (-path.log_snr(t) / 2 - self.mean) / self.std
-        slope = -path.log_snr_dot(t) / (2 * self.std)
-        return torch.where(z.isfinite(), _normal_density(z) * slope / (high - low), torch.zeros_like(t))
+        slope = -derivative(path.log_snr, t) / (2 * self.std)  # not log_snr_dot, which a path may clamp
+        return torch.where(z.isfinite() & slope.isfinite(), _normal_density(z) * slope / (high - low), 0)
 
     def _ends(self, path: Interpolant, like: Tensor) -> tuple[Tensor, Tensor]:
         """The untruncated distribution function at t = 0 and t = 1."""
@@ -275,6 +275,8 @@ class Shifted(TimeSampler, name="shifted"):
     def __post_init__(self) -> None:
         super().__post_init__()
         _refuse_inner(self.of)
+        if self.stratify and _stratified(self.of):
+            raise ConfigError("stratify", f"{self.of.name} draws one time in each interval already. Leave it false.")
 
     def quantile(self, u: Tensor, interpolant: Interpolant | None = None) -> Tensor:
         return shift_time(self.of.quantile(u, interpolant), self.shift)
@@ -293,8 +295,15 @@ def shift_time(t: Tensor, shift: float) -> Tensor:
 
 
 def _refuse_inner(of: TimeSampler) -> None:
-    if of.importance_correct:
-        raise ConfigError("of.importance_correct", "the outer sampler's density is divided by. Set importance_correct there.")
+    for name in ("importance_correct", "density_floor"):
+        if getattr(of, name) != getattr(TimeSampler, name):
+            raise ConfigError(f"of.{name}", "it is the outer sampler's density that is divided by. Set it there.")
+
+
+def _stratified(sampler: TimeSampler) -> bool:
+    """Whether its times are spread over equally likely intervals."""
+    inner = sampler.of if isinstance(sampler, LowDiscrepancy | Shifted) else None
+    return sampler.stratify or isinstance(sampler, LowDiscrepancy) or (inner is not None and _stratified(inner))
 
 
 def _normal_density(z: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from harness.config import Config, Count, Index, digest, to_dict
 from harness.data.base import Data
 from harness.errors import ConfigError
 from harness.evaluation.fidelity import FID, Metric, weights_hash
+from harness.registry import sources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,8 @@ class Protocol:
     """Fingerprint of the data set and how many of its training images are compared with."""
     sampling: str
     """Weights, start and precision of the samples."""
+    sources: dict
+    """{family.name: hash of its file} of solvers, grids and metrics that are not the harness's own."""
 
     @classmethod
     def of(cls, config: EvaluateConfig, data: Data) -> Protocol:
@@ -76,12 +79,13 @@ class Protocol:
             weights=weights_hash(config.extractor),
             reference={**data.fingerprint, "images": num_reference(config, data)},
             sampling="EMA weights, noise by the run's seed, fp32",
+            sources=sources(config),
         )
 
     @property
     def digest(self) -> str:
-        """12 hex digits that identify it."""
-        return digest(vars(self))
+        """12 hex digits that identify it; what is empty does not count."""
+        return digest({name: value for name, value in vars(self).items() if value != {}})
 
 
 def num_reference(config: EvaluateConfig, data: Data) -> int:

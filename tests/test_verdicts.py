@@ -1,0 +1,33 @@
+"""studies/README.md says what the committed tables say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from harness.ablation.study import load_study, studies_folder
+from harness.registry import load_file
+
+TABLES = Path(__file__).parent.parent / "results" / "tables"
+
+
+def test_the_list_of_verdicts_is_that_of_the_tables() -> None:
+    module = load_file(studies_folder() / "verdicts.py", "verdicts")
+    assert (studies_folder() / "README.md").read_text() == module.readme(TABLES)
+
+
+@pytest.mark.parametrize("table", sorted(TABLES.glob("*-digits.csv")), ids=lambda path: path.stem)
+def test_committed_tables_hold_every_arm_and_seed_of_their_study(table: Path) -> None:
+    study = load_study(table.stem.removesuffix("-digits"))
+    rows = pd.read_csv(table)
+    primary = rows[rows.primary]
+    assert list(primary.arm) == list(study.arms)
+    assert set(primary.n) == {study.seeds}
+    assert set(primary.nfe) == {study.nfe}
+
+
+def test_every_study_has_its_table() -> None:
+    studies = {p.stem for p in studies_folder().glob("*.py") if "\nSTUDY = " in p.read_text()}
+    assert {path.stem.removesuffix("-digits") for path in TABLES.glob("*-digits.csv")} == studies
