@@ -230,7 +230,9 @@ REFUSED = {
     ("low_discrepancy", "time_sampler.stratify"),
     ("low_discrepancy", "time_sampler.of.stratify"),
     ("low_discrepancy", "time_sampler.of.importance_correct"),
+    ("low_discrepancy", "time_sampler.of.density_floor"),
     ("shifted", "time_sampler.of.importance_correct"),
+    ("shifted", "time_sampler.of.density_floor"),
 }
 """Fields that have but one value there."""
 KEPT_APART = {"evaluate.nfe", "evaluate.metrics"}

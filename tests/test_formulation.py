@@ -166,7 +166,7 @@ def test_a_stochastic_solver_where_the_velocity_has_no_score() -> None:
         *(
             (
                 {"time_sampler": {"name": outer, "of": {"name": "cosmap", "importance_correct": True}}},
-                "time_sampler.of.importance_correct: the outer sampler's density is divided by. Set importance_correct there.",
+                "time_sampler.of.importance_correct: the outer sampler's density is divided by. Set it there.",
             )
             for outer in ("low_discrepancy", "shifted")
         ),
@@ -186,7 +186,7 @@ def test_a_stochastic_solver_where_the_velocity_has_no_score() -> None:
         ({"weighting": {"name": "inverse_snr", "t_max": 1}}, "weighting.t_max: 1.0 is outside [0.97, 0.9999]. Choose a value inside."),
         ({"noise": {"name": "sparse", "dropout_rate": 1}}, "noise.dropout_rate: 1.0 is outside [0, 1). Choose a value inside."),
         ({"noise": {"name": "student_t", "df": 2}}, "noise.df: 2.0 is outside (2, inf). Choose a value inside."),
-        ({"coupling": {"name": "sinkhorn", "reg": 0}}, "coupling.reg: 0.0 is outside (0, inf). Choose a value inside."),
+        ({"coupling": {"name": "sinkhorn", "reg": 0}}, "coupling.reg: 0.0 is outside [0.005, inf). Choose a value inside."),
         ({"coupling": {"name": "pairs"}}, "coupling.path: Pairs needs it. Give a value."),
         ({"loss": {"name": "pseudo_huber", "c": 0}}, "loss.c: 0.0 is outside (0, inf). Choose a value inside."),
         ({"interpolant": {"name": "polynomial", "power": 0.5}}, "interpolant.power: 0.5 is outside [1, 8]. Choose a value inside."),

@@ -56,8 +56,9 @@ def test_nfe_and_metrics_say_what_is_measured_within_a_protocol(
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Other(FID, name="other"):
-        """Another metric."""
+        """Another metric of the harness's own; a plugin's file would be part of the protocol."""
 
+    Other.__module__ = FID.__module__
     run, protocol = Run.of(dataclasses.replace(tiny, evaluate=BASE)), Protocol.of(BASE, data)
     assert run.missing(protocol) == [2, 4]
     score(run, protocol, {2: 1.0, 4: 1.0})

@@ -64,7 +64,7 @@ def test_log_snr_is_equally_spaced(path: str) -> None:
 
 def test_levels_that_a_path_does_not_have_are_refused() -> None:
     path = build("interpolant", {"name": "fm_ot", "sigma_min": 0.3})
-    with pytest.raises(ConfigError, match="edm_rho puts two of 19 times on one place on fm_ot"):
+    with pytest.raises(ConfigError, match="edm_rho puts two of 19 times on one place"):
         grid("edm_rho", 18, path)
 
 

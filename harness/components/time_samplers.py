@@ -297,7 +297,7 @@ def shift_time(t: Tensor, shift: float) -> Tensor:
 def _refuse_inner(of: TimeSampler) -> None:
     for name in ("importance_correct", "density_floor"):
         if getattr(of, name) != getattr(TimeSampler, name):
-            raise ConfigError(f"of.{name}", "it is the outer sampler's density that is divided by. Set it there.")
+            raise ConfigError(f"of.{name}", "the outer sampler's density is divided by. Set it there.")
 
 
 def _stratified(sampler: TimeSampler) -> bool:
