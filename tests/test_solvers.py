@@ -1,9 +1,10 @@
-"""Ordinary solvers: order, calls, agreement with SciPy and torchdiffeq; and the samples drawn with them."""
+"""Ordinary solvers: order, calls, where they look, agreement with SciPy and torchdiffeq; and the samples drawn with any solver."""
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from scipy.integrate import solve_ivp
 from torch import Tensor, nn
 from torchdiffeq import odeint
 
-from harness.components.solvers import DormandPrince5, Heun, Solver
-from harness.components.time_grids import UniformGrid
+from harness.components.solvers import AdamsBashforth2, DormandPrince5, Heun, Solver
+from harness.components.time_grids import ShiftedGrid, UniformGrid
 from harness.errors import ConfigError, UserError
 from harness.formulation import Formulation
 from harness.registry import build, names
@@ -22,151 +23,351 @@ from harness.sampling import NetworkField, generate
 
 ORDER = {"euler": 1, "heun": 2, "midpoint": 2, "ab2": 2, "rk4": 4}
 MATRIX = torch.tensor([[0.3, -2.0], [1.5, -0.4]], dtype=torch.float64)
-SOLVERS = {name: build("solver", name) for name in names("solver")}
-ORDINARY = {name: solver for name, solver in SOLVERS.items() if not solver.needs_score}
-fixed_solver = pytest.mark.parametrize("solver", [SOLVERS[name] for name in ORDER], ids=str)
-counted_solver = pytest.mark.parametrize("solver", [s for s in SOLVERS.values() if not s.adaptive], ids=str)
-Field = Callable[[Tensor, Tensor], Tensor]
+SOLVERS: dict[str, Solver] = {name: build("solver", name) for name in names("solver")}
+FIXED = {name: solver for name, solver in SOLVERS.items() if not solver.adaptive}
+ORDINARY = {name: solver for name, solver in FIXED.items() if not solver.needs_score}
+every_solver = pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+every_fixed = pytest.mark.parametrize("solver", FIXED.values(), ids=FIXED)
+every_ordinary = pytest.mark.parametrize("solver", ORDINARY.values(), ids=ORDINARY)
+ENDS = torch.tensor([1.0, 0.0], dtype=torch.float64)
+NO_NOISE = torch.Generator()
 
 
 def linear(x: Tensor, t: Tensor) -> Tensor:
     """dx/dt = (1 + 2 t) M x, whose solution at 0 is exp(-2 M) x(1)."""
-    return (1 + 2 * t)[:, None] * (x @ MATRIX.T)
+    return (1 + 2 * t)[:, None] * (x @ MATRIX.T.to(x))
 
 
-def curved(x: Tensor, t: Tensor) -> Tensor:
+def nonlinear(x: Tensor, t: Tensor) -> Tensor:
     return torch.sin(2 * x.flip(1) + 4 * t[:, None]) - x * t[:, None]
 
 
-def start(n: int = 4) -> Tensor:
-    return torch.randn(n, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+def start(n: int = 4, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(n, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(dtype)
 
 
-def grid(steps: int, power: float = 1.0) -> Tensor:
-    return torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** power
+def uniform(steps: int) -> Tensor:
+    return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
 
 
-def solve(solver: Solver, field: Field, times: Tensor) -> Tensor:
-    return solver.integrate(NetworkField(field, Formulation(), {}), start(), times, torch.Generator())  # type: ignore[arg-type]
+def shifted(steps: int) -> Tensor:
+    """Steps that change slowly, ninefold in all."""
+    return 3 * uniform(steps) / (1 + 2 * uniform(steps))
 
 
-def test_every_ordinary_solver_is_tested_for_its_order() -> None:
-    assert set(ORDINARY) == {*ORDER, "dopri5"}
+def alternating(steps: int) -> Tensor:
+    """Every second step is twice as long."""
+    lengths = 1 + torch.arange(steps, dtype=torch.float64) % 2
+    return torch.cat([torch.ones(1, dtype=torch.float64), 1 - lengths.cumsum(0) / lengths.sum()])
 
 
-@fixed_solver
-@pytest.mark.parametrize("power", [1.0, 1.5])
-def test_the_error_falls_with_the_declared_order(solver: Solver, power: float) -> None:
-    """On equal steps and on steps that shorten towards the data."""
-    exact = start() @ torch.linalg.matrix_exp(-2 * MATRIX).T
-    steps = np.array([64, 128, 256, 512])
-    errors = [(solve(solver, linear, grid(n, power)) - exact).norm().item() for n in steps.tolist()]
-    assert np.polyfit(np.log(steps), np.log(errors), 1)[0] == pytest.approx(-ORDER[solver.name], abs=0.1)
+GRIDS = {"uniform": uniform, "shifted": shifted, "alternating": alternating}
+every_grid = pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
 
 
-@pytest.mark.parametrize("solver", ORDINARY.values(), ids=str)
-def test_agreement_with_scipy_and_torchdiffeq(solver: Solver) -> None:
-    ends = torch.tensor([1.0, 0.0], dtype=torch.float64)
-    reference = odeint(lambda t, x: curved(x, t.expand(len(x))), start(), ends, method="dopri5", rtol=1e-10, atol=1e-12)[-1]
+class Watched(nn.Module):
+    """A network that keeps the times it is asked for."""
 
-    def flat(t: float, x: np.ndarray) -> np.ndarray:
-        return curved(torch.from_numpy(x).view(4, 2), torch.full((4,), t, dtype=torch.float64)).numpy().ravel()
-
-    scipy = solve_ivp(flat, (1, 0), start().numpy().ravel(), method="RK45", rtol=1e-9, atol=1e-11).y[:, -1]
-    torch.testing.assert_close(torch.from_numpy(scipy).view(4, 2), reference, rtol=0, atol=1e-7)
-    reached = solve(solver, curved, grid(1 if solver.adaptive else 1000))
-    torch.testing.assert_close(reached, reference, rtol=0, atol={"euler": 1e-2, "dopri5": 2e-4}.get(solver.name, 5e-5))
-
-
-class Recorder(nn.Module):
-    """A field `gain` x that keeps when it was called, and what it was first given in each batch."""
-
-    def __init__(self, gain: float = 1.0):
+    def __init__(self, field: Callable[[Tensor, Tensor], Tensor]):
         super().__init__()
-        self.gain, self.seen, self.times, self.modes = gain, [], [], []  # type: ignore[var-annotated]
+        self.field, self.times = field, []  # type: ignore[var-annotated]
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         assert t.shape == (len(x),)
+        assert t.dtype == x.dtype
+        assert (t == t[0]).all()
+        self.times.append(t[0].item())
+        return self.field(x, t)
+
+
+def watched(
+    field: Callable[[Tensor, Tensor], Tensor], solver: Solver, times: Tensor, x: Tensor
+) -> tuple[Tensor, NetworkField, list[float]]:
+    """Where the solver goes, the field with its count, and the times at which it looked."""
+    network = Watched(field)
+    counted = NetworkField(network, Formulation(), {})
+    return solver.integrate(counted, x, times, torch.Generator().manual_seed(0)), counted, network.times
+
+
+# accuracy of fixed steps
+
+
+@every_ordinary
+@every_grid
+def test_the_error_falls_with_the_declared_order(solver: Solver, grid: Callable[[int], Tensor]) -> None:
+    exact = start() @ torch.linalg.matrix_exp(-2 * MATRIX).T
+    steps = np.array([32, 64, 128, 256])
+    errors = [(solver.integrate(linear, start(), grid(n), NO_NOISE) - exact).norm().item() for n in steps.tolist()]
+    slope = np.polyfit(np.log(steps[1:]), np.log(errors[1:]), 1)[0]
+    assert slope == pytest.approx(-ORDER[solver.name], abs=0.1)
+    assert errors[-1] < {1: 0.3, 2: 5e-3, 4: 1e-6}[ORDER[solver.name]]
+
+
+@pytest.mark.parametrize("solver", [*ORDINARY.values(), DormandPrince5()], ids=[*ORDINARY, "dopri5"])
+def test_agreement_with_scipy_and_torchdiffeq_on_a_nonlinear_field(solver: Solver) -> None:
+    def flat(t: float, x: np.ndarray) -> np.ndarray:
+        return nonlinear(torch.from_numpy(x).view(-1, 2), torch.full((4,), t, dtype=torch.float64)).flatten().numpy()
+
+    scipy = solve_ivp(flat, (1, 0), start().flatten().numpy(), method="RK45", rtol=1e-10, atol=1e-12)
+    reference = torch.from_numpy(scipy.y[:, -1]).view(-1, 2)
+    theirs = odeint(lambda t, x: nonlinear(x, t.expand(len(x))), start(), ENDS, method="dopri5", rtol=1e-10, atol=1e-12)[-1]
+    torch.testing.assert_close(theirs, reference, rtol=0, atol=1e-8)
+    reached = solver.integrate(nonlinear, start(), shifted(200), NO_NOISE)
+    torch.testing.assert_close(reached, reference, rtol=0, atol={1: 4e-2, 2: 5e-4, 4: 1e-7, None: 2e-4}[ORDER.get(solver.name)])
+
+
+@pytest.mark.parametrize(("name", "theirs"), [("euler", "euler"), ("heun", "heun2"), ("midpoint", "midpoint")])
+@every_grid
+def test_every_step_is_torchdiffeqs(name: str, theirs: str, grid: Callable[[int], Tensor]) -> None:
+    reached = SOLVERS[name].integrate(nonlinear, start(), grid(7), NO_NOISE)
+    reference = odeint(lambda t, x: nonlinear(x, t.expand(len(x))), start(), grid(7), method=theirs)[-1]
+    torch.testing.assert_close(reached, reference, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "order"), [(name, order) for name, order in ORDER.items() if name != "ab2"])
+def test_a_step_of_a_linear_field_is_the_taylor_polynomial(name: str, order: int) -> None:
+    times = torch.tensor([0.7, 0.3], dtype=torch.float64)
+    step = sum(torch.linalg.matrix_power(-0.4 * MATRIX, k) / math.factorial(k) for k in range(order + 1))
+    reached = SOLVERS[name].integrate(lambda x, t: x @ MATRIX.T, start(), times, NO_NOISE)
+    torch.testing.assert_close(reached, start() @ step.T, rtol=1e-12, atol=1e-12)
+
+
+def test_two_steps_of_adams_bashforth() -> None:
+    """The first is Euler's; the second integrates the straight line through both slopes, whatever the lengths of the steps."""
+
+    def field(x: Tensor, t: Tensor) -> Tensor:
+        return (3 + 5 * t)[:, None].expand_as(x)
+
+    times = torch.tensor([1.0, 0.9, 0.2], dtype=torch.float64)
+    reached = AdamsBashforth2().integrate(field, start(), times, NO_NOISE)
+    second = (3 * 0.2 + 2.5 * 0.2**2) - (3 * 0.9 + 2.5 * 0.9**2)
+    torch.testing.assert_close(reached, start() - 0.1 * 8 + second, rtol=1e-12, atol=1e-12)
+
+
+@every_fixed
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_shape_and_dtype_are_kept(solver: Solver, dtype: torch.dtype) -> None:
+    reached, _, _ = watched(nonlinear, solver, shifted(9), start(dtype=dtype))
+    assert (reached.shape, reached.dtype) == ((4, 2), dtype)
+    alone, _, _ = watched(lambda x, t: 2 * x, solver, shifted(9), start().view(4, 1, 2, 1))
+    assert alone.shape == (4, 1, 2, 1)
+
+
+# calls
+
+
+@every_fixed
+@pytest.mark.parametrize("steps", [1, 2, 7, 32])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_exactly_nfe_calls_between_1_and_0(solver: Solver, steps: int, dtype: torch.dtype) -> None:
+    nfe = steps * solver.calls_per_step
+    assert solver.steps(nfe) == steps
+    for grid in GRIDS.values():
+        _, field, times = watched(nonlinear, solver, grid(solver.steps(nfe)), start(dtype=dtype))
+        assert field.calls == len(times) == nfe
+        assert times[0] == 1
+        assert all(0 <= t <= 1 for t in times)
+
+
+LOOKS: dict[str, Callable[[float, float], list[float]]] = {
+    "euler": lambda t, end: [t],
+    "ab2": lambda t, end: [t],
+    "heun": lambda t, end: [t, end],
+    "midpoint": lambda t, end: [t, (t + end) / 2],
+    "rk4": lambda t, end: [t, (t + end) / 2, (t + end) / 2, end],
+    "euler_maruyama": lambda t, end: [t],
+    "heun_sde": lambda t, end: [t, end],
+}
+
+
+@every_fixed
+def test_where_a_solver_looks(solver: Solver) -> None:
+    grid = alternating(6)
+    _, _, times = watched(nonlinear, solver, grid, start())
+    expected = [t for ends in itertools.pairwise(grid.tolist()) for t in LOOKS[solver.name](*ends)]
+    assert times == pytest.approx(expected, abs=1e-12)
+
+
+@every_fixed
+@pytest.mark.parametrize("nfe", range(-2, 13))
+def test_calls_that_cannot_be_spent_exactly_are_refused_with_the_next_fewer(solver: Solver, nfe: int) -> None:
+    """Or with one step's, where there are no fewer."""
+    calls = solver.calls_per_step
+    if nfe > 0 and nfe % calls == 0:
+        assert solver.steps(nfe) * calls == nfe
+        return
+    with pytest.raises(ConfigError) as caught:
+        solver.steps(nfe)
+    near = max(calls, nfe // calls * calls)
+    assert str(caught.value) == f"nfe: {solver.name} spends {calls} calls a step and cannot spend {nfe}. Use {near}."
+    assert solver.steps(near) * calls == near
+
+
+# dopri5
+
+FIELDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "linear": linear,
+    "nonlinear": nonlinear,
+    "stiff at the end": lambda x, t: -x / (t[:, None] + 0.02),
+    "jump": lambda x, t: torch.where(t[:, None] > 0.37, x, -5 * x),
+    "none": lambda x, t: torch.zeros_like(x),
+}
+
+
+def test_dopri5_is_told_nothing() -> None:
+    assert DormandPrince5().steps(0) == 1
+    for nfe in (1, 6, 12, -1):
+        with pytest.raises(ConfigError) as caught:
+            DormandPrince5().steps(nfe)
+        reason = f"dopri5 chooses its own steps and cannot be told to spend {nfe}. Use 0; its calls are counted."
+        assert str(caught.value) == f"nfe: {reason}"
+
+
+@pytest.mark.parametrize("field", FIELDS.values(), ids=FIELDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_dopri5_counts_its_calls_and_stays_inside(field: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype) -> None:
+    reached, counted, times = watched(field, DormandPrince5(), ENDS, start(dtype=dtype))
+    assert reached.dtype == dtype
+    assert counted.calls == len(times) >= 8
+    assert all(0 <= t <= 1 for t in times)
+
+
+def still_at_the_noise(x: Tensor, t: Tensor) -> Tensor:
+    """The velocity of data N(m, 1) on `gvp` for m = 0.005, which leads from x to x + m."""
+    return -math.pi / 2 * torch.sin(math.pi / 2 * t)[:, None].expand_as(x) * 0.005
+
+
+@pytest.mark.parametrize("field", [lambda x, t: 1e-3 * x, still_at_the_noise], ids=["slow", "gvp"])
+def test_dopri5_stays_inside_on_a_slow_field(field: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """torchdiffeq's first guess of a step is 0.01 |x / v|, which may be longer than the path."""
+    reached, _, times = watched(field, DormandPrince5(), ENDS, start())
+    expected = start() + 0.005 if field is still_at_the_noise else math.exp(-1e-3) * start()
+    torch.testing.assert_close(reached, expected, rtol=1e-5, atol=1e-5)
+    assert all(0 <= t <= 1 for t in times), (min(times), max(times))
+
+
+def test_dopri5_holds_its_tolerance() -> None:
+    exact, calls = start() @ torch.linalg.matrix_exp(-2 * MATRIX).T, []
+    for tolerance in (1e-3, 1e-6, 1e-9):
+        reached, field, _ = watched(linear, DormandPrince5(rtol=tolerance, atol=tolerance), ENDS, start())
+        assert (reached - exact).abs().max() < 50 * tolerance
+        calls.append(field.calls)
+    assert calls == sorted(set(calls))
+
+
+def test_dopri5_keeps_to_the_ends_of_its_grid() -> None:
+    ends, _, first = watched(nonlinear, DormandPrince5(), ENDS, start())
+    among, _, second = watched(nonlinear, DormandPrince5(), shifted(5), start())
+    assert torch.equal(ends, among)
+    assert first == second
+    later = torch.tensor([0.8, 0.3], dtype=torch.float64)
+    _, _, times = watched(nonlinear, DormandPrince5(), later, start())
+    assert times[0] == 0.8
+    assert 0.3 - 1e-12 <= min(times) < 0.31
+
+
+@pytest.mark.parametrize(
+    "field",
+    [lambda x, t: x * math.nan, lambda x, t: -50 * x**3, lambda x, t: torch.where(t[:, None] < 0.5, math.inf, x)],
+    ids=["nan", "blow-up", "infinite later"],
+)
+def test_a_field_that_dopri5_cannot_follow(field: Callable[[Tensor, Tensor], Tensor]) -> None:
+    with pytest.raises(UserError, match=r"^dopri5 cannot hold its tolerance on this field .*Raise solver\.rtol and solver\.atol\.$"):
+        DormandPrince5().integrate(field, torch.ones(2, 2, dtype=torch.float64), ENDS, NO_NOISE)
+
+
+# samples
+
+
+class Recorder(nn.Module):
+    """A field `gain` x that keeps what it was first given in each batch of samples."""
+
+    def __init__(self, gain: float):
+        super().__init__()
+        self.gain, self.seen, self.modes = gain, [], []  # type: ignore[var-annotated]
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
         if t[0] == 1:
             self.seen.append(x.clone())
-        self.times.append(t[0].item())
         self.modes.append((self.training, torch.is_grad_enabled()))
         return self.gain * x
 
 
-@counted_solver
-@pytest.mark.parametrize("steps", [1, 2, 7])
-def test_the_network_is_called_nfe_times_between_one_and_zero(solver: Solver, steps: int) -> None:
-    network, nfe = Recorder(), steps * solver.calls_per_step
-    field = NetworkField(network, Formulation(), {})
-    solver.integrate(field, start(), UniformGrid().times(solver.steps(nfe), field.interpolant), torch.Generator().manual_seed(0))
-    assert len(network.times) == field.calls == nfe
-    assert network.times[0] == 1
-    assert all(0 <= t <= 1 for t in network.times)
-
-
-@counted_solver
-@pytest.mark.parametrize("nfe", range(13))
-def test_calls_that_cannot_be_spent_exactly_are_refused(solver: Solver, nfe: int) -> None:
-    calls = solver.calls_per_step
-    if nfe and nfe % calls == 0:
-        assert solver.steps(nfe) * calls == nfe
-    else:
-        near = max(calls, nfe // calls * calls)
-        with pytest.raises(ConfigError, match=f"^nfe: {solver.name} spends {calls} calls a step and cannot spend {nfe}. Use {near}.$"):
-            solver.steps(nfe)
-
-
-def test_dopri5_chooses_its_calls_within_the_path() -> None:
-    counts = []
-    for tolerance in (1e-3, 1e-7):
-        network = Recorder(-3.0)
-        field = NetworkField(network, Formulation(), {})
-        reached = DormandPrince5(rtol=tolerance, atol=tolerance).integrate(field, start(), grid(1), torch.Generator())
-        torch.testing.assert_close(reached, start() * np.exp(3), rtol=10 * tolerance, atol=10 * tolerance)
-        assert all(0 <= t <= 1 for t in network.times)
-        counts.append(field.calls)
-    assert counts[0] < counts[1]
-    with pytest.raises(ConfigError, match="dopri5 chooses its own steps and cannot be told to spend 8"):
-        DormandPrince5().steps(8)
-
-
-def test_a_field_that_dopri5_cannot_follow_is_said() -> None:
-    def jump(x: Tensor, t: Tensor) -> Tensor:
-        return torch.where(t[:, None] > 0.5, torch.nan, x)
-
-    with pytest.raises(UserError, match=r"dopri5 cannot hold its tolerance on this field .* Raise solver.rtol and solver.atol."):
-        solve(DormandPrince5(), jump, grid(1))
-
-
-def samples(network: nn.Module, solver: Solver, nfe: int, seed: int = 3, **parts: Any) -> list[tuple[Tensor, int]]:
+def samples(network: nn.Module, solver: Solver, nfe: int, seed: int = 3, **parts: object) -> list[tuple[Tensor, int]]:
+    """7 samples in batches of 3, each with its calls."""
     made = Formulation.parse(parts)
     state = made.noise.fit(torch.tensor([[[1.0, 3.0]], [[2.0, 5.0]]]))
-    return list(generate(network, made, state, solver, UniformGrid(), nfe, (1, 2), 7, 3, (seed, "samples"), "cpu"))
+    return list(generate(network, made, state, solver, ShiftedGrid(), nfe, (1, 2), 7, 3, (seed, "samples"), "cpu"))
 
 
-@counted_solver
+@every_solver
 @pytest.mark.parametrize("gain", [1.0, -2.0])
-def test_samples_start_from_the_same_noise_whatever_moves_them(solver: Solver, gain: float) -> None:
-    network = Recorder(gain).train()
-    batches = samples(network, solver, 8)
-    assert [(tuple(batch.shape), calls) for batch, calls in batches] == [((3, 1, 2), 8), ((3, 1, 2), 8), ((1, 1, 2), 8)]
-    for i, seen in enumerate(network.seen[:: len(network.seen) // 3]):
-        if solver.name != "heun_sde":  # whose noise comes before its first call
-            assert torch.equal(seen, torch.randn(len(seen), 1, 2, generator=stream(3, "samples", i)))
+@pytest.mark.parametrize("steps", [1, 4])
+def test_samples_start_from_the_same_noise_whatever_moves_them(solver: Solver, gain: float, steps: int) -> None:
+    network, nfe = Recorder(gain).train(), 0 if solver.adaptive else steps * solver.calls_per_step
+    batches = samples(network, solver, nfe)
+    assert [tuple(batch.shape) for batch, _ in batches] == [(3, 1, 2), (3, 1, 2), (1, 1, 2)]
+    for i, (batch, calls) in enumerate(batches):
+        generator = stream(3, "samples", i)
+        x1 = torch.randn(len(batch), 1, 2, generator=generator)
+        if solver.name != "heun_sde":  # which adds noise before it looks
+            assert torch.equal(network.seen[i], x1)
+        field = NetworkField(Recorder(gain), Formulation(), {})
+        grid = ShiftedGrid().times(solver.steps(nfe), Formulation().interpolant)
+        torch.testing.assert_close(batch, solver.integrate(field, x1, grid, generator))
+        assert calls == field.calls
+    assert len(network.modes) == sum(calls for _, calls in batches)
+    assert solver.adaptive or {calls for _, calls in batches} == {nfe}
     assert set(network.modes) == {(False, False)}
 
 
-def test_another_seed_gives_other_samples() -> None:
-    assert not torch.equal(samples(Recorder(), Heun(), 2, seed=3)[0][0], samples(Recorder(), Heun(), 2, seed=4)[0][0])
+@pytest.mark.parametrize(("interpolant", "scale"), [("linear", 1.0), ("ve", 50.0), ("vp_ddpm", math.sqrt(1 - math.exp(-10.05)))])
+def test_sampling_starts_at_the_noise_of_the_path(interpolant: str, scale: float) -> None:
+    network = Recorder(1.0)
+    samples(network, Heun(), 2, interpolant=interpolant)
+    torch.testing.assert_close(network.seen[0], scale * torch.randn(3, 1, 2, generator=stream(3, "samples", 0)))
 
 
-def test_samples_start_from_the_noise_of_training_at_the_end_of_its_path() -> None:
-    """`ve` starts at sigma_max x1, and `matched` at the data's standard deviation."""
+def test_sampling_starts_at_the_noise_of_training() -> None:
+    """That of `matched` has the data's standard deviation, at the end of `ve` in sigma_max."""
     network = Recorder(0.0)
     samples(network, SOLVERS["euler"], 1, interpolant={"name": "ve", "sigma_max": 20}, noise="matched")
     std = torch.tensor([1.0, 3.0, 2.0, 5.0]).std()
     torch.testing.assert_close(network.seen[0], 20 * std * torch.randn(3, 1, 2, generator=stream(3, "samples", 0)))
+
+
+def test_a_grid_of_levels_knows_the_width_of_the_noise() -> None:
+    """EDM's levels sigma sd(x1) / alpha, not those of noise of unit variance."""
+    network, made = Watched(lambda x, t: x), Formulation.parse({"noise": "matched"})
+    grid = build("time_grid", {"name": "edm_rho", "sigma_min": 0.1, "sigma_max": 10})
+    list(generate(network, made, {"std": torch.tensor(0.5)}, SOLVERS["euler"], grid, 3, (2,), 2, 2, (0, "samples"), "cpu"))
+    level = (0.5 * (10 ** (1 / 7) + 0.1 ** (1 / 7))) ** 7
+    assert network.times == pytest.approx([1, level / (0.5 + level), 0.1 / (0.5 + 0.1)], rel=1e-6)
+
+
+@every_solver
+def test_another_seed_gives_other_samples(solver: Solver) -> None:
+    nfe = 0 if solver.adaptive else 2 * solver.calls_per_step
+    first, again, other = (samples(Recorder(1), solver, nfe, seed)[0][0] for seed in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_the_batches_of_an_adaptive_solver_take_what_they_need() -> None:
+    """Each is told with its own number of calls."""
+
+    class Uneven(nn.Module):
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            return torch.sin(20 * x) if len(x) == 1 else 0.1 * x
+
+    calls = [calls for _, calls in samples(Uneven(), DormandPrince5(), 0)]
+    assert calls[0] == calls[1] < calls[2]
+
+
+def test_times_that_single_precision_cannot_tell_apart_are_refused() -> None:
+    """A grid of float64 may be strict where two of its times near t = 1 are one float32: a step of no length."""
+    with pytest.raises(ConfigError, match="log_snr puts two of 33 times on one place"):
+        build("time_grid", {"name": "log_snr", "low": -18}).times(32, build("interpolant", "vp"))
 
 
 def test_a_solver_that_spends_other_than_it_says_is_caught() -> None:
@@ -174,4 +375,10 @@ def test_a_solver_that_spends_other_than_it_says_is_caught() -> None:
         calls_per_step = 1
 
     with pytest.raises(AssertionError):
-        samples(Recorder(1), Spendthrift(), 4)
+        list(generate(Recorder(1), Formulation(), {}, Spendthrift(), UniformGrid(), 4, (1, 2), 7, 3, (3, "samples"), "cpu"))
+
+
+def test_every_solver_is_held_to_all_of_this() -> None:
+    assert set(ORDER) == set(ORDINARY)
+    assert set(LOOKS) == set(FIXED)
+    assert set(SOLVERS) - set(FIXED) == {"dopri5"}

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from harness.components.interpolants import Interpolant
+from harness.components.interpolants import DDPM, FlowMatchingOT, Interpolant, VarianceExploding
 from harness.components.solvers import StochasticSolver
-from harness.registry import build
+from harness.registry import build, names
 
-MEAN, STD, NUMBER, STEPS = 0.7, 0.5, 20_000, 250
+MEAN, STD, NUMBER, STEPS = 0.4, 0.6, 20_000, 200
 DIFFUSIONS = ["constant", "sigma", "kl", "sin2"]
+NAMES = [name for name in names("solver") if build("solver", name).needs_score]
+PATHS: dict[str, Interpolant] = {name: build("interpolant", name) for name in names("interpolant")}
+INSIDE = torch.linspace(0.02, 0.98, 49, dtype=torch.float64)
+every_solver = pytest.mark.parametrize("name", NAMES)
+every_diffusion = pytest.mark.parametrize("diffusion", DIFFUSIONS)
 
 
 class GaussianField:
-    """Velocity and score of N(m, s^2) data under standard normal noise."""
+    """Velocity and score of N(MEAN, STD^2) data under standard normal noise."""
 
     def __init__(self, path: Interpolant):
         self.interpolant = path
@@ -33,57 +39,240 @@ class GaussianField:
         return path.alpha_dot(t) * (MEAN + alpha * STD**2 * centred) + path.sigma_dot(t) * sigma * centred, -centred
 
 
-def draw(solver: StochasticSolver, path: Interpolant, seed: int = 0, steps: int = STEPS) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(NUMBER, 1, generator=generator, dtype=torch.float64)
-    return solver.integrate(GaussianField(path), x, torch.linspace(1, 0, steps + 1, dtype=torch.float64), generator)
+class Scoreless(GaussianField):
+    """One that says nothing of the density."""
+
+    def with_score(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        return super().with_score(x, t)[0], torch.zeros_like(x)
 
 
 def solver(name: str, **fields: Any) -> StochasticSolver:
     return build("solver", {"name": name, **fields})
 
 
-@pytest.mark.parametrize("path", ["linear", "gvp", "cosine"])
-@pytest.mark.parametrize("diffusion", DIFFUSIONS)
-@pytest.mark.parametrize("name", ["euler_maruyama", "heun_sde"])
-def test_the_marginal_at_the_data_is_that_of_the_data(name: str, diffusion: str, path: str) -> None:
-    """Within four standard errors and 0.01 for 250 steps."""
-    x = draw(solver(name, diffusion=diffusion), build("interpolant", path))
-    assert x.mean().item() == pytest.approx(MEAN, abs=4 * STD / math.sqrt(NUMBER) + 0.01)
-    assert x.std().item() == pytest.approx(STD, abs=4 * STD / math.sqrt(2 * NUMBER) + 0.01)
+def uniform(steps: int) -> Tensor:
+    return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("diffusion", DIFFUSIONS)
-def test_the_score_matters(diffusion: str) -> None:
-    """Without it the noise that is added stays: the marginal is then too wide, so the test above can fail."""
-    field = GaussianField(build("interpolant", "linear"))
-    field.with_score = lambda x, t: (GaussianField.with_score(field, x, t)[0], torch.zeros_like(x))  # type: ignore[method-assign]
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(NUMBER, 1, generator=generator, dtype=torch.float64)
-    times = torch.linspace(1, 0, STEPS + 1, dtype=torch.float64)
-    assert solver("euler_maruyama", diffusion=diffusion).integrate(field, x, times, generator).std() > STD + 0.05
+def beginning(path: Interpolant, time: float = 1.0) -> tuple[float, float]:
+    """Mean and variance at a time."""
+    t = torch.tensor(time, dtype=torch.float64)
+    alpha, sigma = path.alpha(t).item(), path.sigma(t).item()
+    return alpha * MEAN, (alpha * STD) ** 2 + sigma**2
 
 
-def test_diffusion_coefficients_are_the_formulas() -> None:
-    """Ma et al. 2024 (SiT): 1, sigma, KL's 2 (sigma sigma' - alpha' sigma^2 / alpha) = 2 t / (1 - t) on the linear path, sin^2."""
-    t, path = torch.linspace(0.01, 0.99, 9, dtype=torch.float64), build("interpolant", "linear")
-    expected = {"constant": torch.ones_like(t), "sigma": t, "kl": 2 * t / (1 - t), "sin2": torch.sin(math.pi * t) ** 2}
-    for diffusion, value in expected.items():
-        torch.testing.assert_close(solver("heun_sde", diffusion=diffusion).coefficient(t, path), value)
-        torch.testing.assert_close(solver("heun_sde", diffusion=diffusion, scale=3).coefficient(t, path), 3 * value)
+def draw(made: StochasticSolver, field: GaussianField, seed: int = 0, steps: int = STEPS, number: int = NUMBER) -> Tensor:
+    """Samples at t = 0 from the marginal at t = 1."""
+    generator = torch.Generator().manual_seed(seed)
+    mean, variance = beginning(field.interpolant)
+    x = mean + math.sqrt(variance) * torch.randn(number, 1, generator=generator, dtype=torch.float64)
+    return made.integrate(field, x, uniform(steps), generator)
 
 
-@pytest.mark.parametrize("diffusion", ["sigma", "kl", "sin2"])
-def test_coefficients_are_held_outside_their_times(diffusion: str) -> None:
-    made, path = solver("euler_maruyama", diffusion=diffusion, t_min=0.02, t_max=0.98), build("interpolant", "gvp")
-    at = made.coefficient(torch.tensor([0, 0.02, 0.98, 1], dtype=torch.float64), path)
+def moments(made: StochasticSolver, path: Interpolant, steps: int, monkeypatch: pytest.MonkeyPatch) -> tuple[float, float]:
+    """Mean and variance at t = 0 without drawing: a linear solver's result is A x1 + b + sum_i C_i n_i.
+
+    Row 0 starts at 0 and row 1 at 1 without noise; row 2 + i has a noise of 1 in step i alone.
+    """
+    turns = iter(range(steps - 1))
+
+    def one_at_a_time(shape: torch.Size, **_: Any) -> Tensor:
+        noise = torch.zeros(shape)
+        noise[2 + next(turns)] = 1
+        return noise
+
+    x = torch.zeros(steps + 1, 1, dtype=torch.float64)
+    x[1] = 1
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "randn", one_at_a_time)
+        reached = made.integrate(GaussianField(path), x, uniform(steps), torch.Generator())[:, 0]
+    assert next(turns, None) is None  # noise in every step but the last
+    offset, slope, gains = reached[0], reached[1] - reached[0], reached[2:] - reached[0]
+    mean, variance = beginning(path)
+    return (slope * mean + offset).item(), (slope**2 * variance + gains.square().sum()).item()
+
+
+# marginals
+
+
+@every_solver
+@every_diffusion
+@pytest.mark.parametrize("path", ["linear", "vp_ddpm"])
+def test_samples_have_the_data_s_moments(name: str, diffusion: str, path: str) -> None:
+    """Within four standard errors and, for 200 steps, 0.005 of the mean and 2% of the variance."""
+    x = draw(solver(name, diffusion=diffusion), GaussianField(PATHS[path]))
+    assert x.mean().item() == pytest.approx(MEAN, abs=4 * STD / math.sqrt(NUMBER) + 0.005)
+    assert x.var().item() == pytest.approx(STD**2, rel=4 * math.sqrt(2 / NUMBER) + 0.02)
+
+
+@every_solver
+@every_diffusion
+@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+def test_the_marginals_are_those_of_the_ordinary_equation(
+    name: str, diffusion: str, path: Interpolant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Moments without sampling error, extrapolated to steps of no length: twice as many steps have half of the error."""
+    made = solver(name, diffusion=diffusion)
+    (mean, variance), (finer_mean, finer_variance) = (moments(made, path, steps, monkeypatch) for steps in (100, 200))
+    clamped = path.name == "vp"  # a part of the mean's way is lost above its t_max
+    assert 2 * finer_mean - mean == pytest.approx(MEAN, abs=1.5e-2 if clamped else 1e-3)
+    assert 2 * finer_variance - variance == pytest.approx(STD**2, rel=5e-2 if path.name == "ve" else 5e-3)
+
+
+@every_solver
+@every_diffusion
+@pytest.mark.parametrize("scale", [0.2, 4.0])
+def test_the_marginals_do_not_depend_on_the_scale(name: str, diffusion: str, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = solver(name, diffusion=diffusion, scale=scale)
+    (mean, variance), (finer_mean, finer_variance) = (moments(made, PATHS["linear"], steps, monkeypatch) for steps in (100, 200))
+    assert 2 * finer_mean - mean == pytest.approx(MEAN, abs=1e-3)
+    assert 2 * finer_variance - variance == pytest.approx(STD**2, rel=2e-2)
+
+
+@every_solver
+@every_diffusion
+def test_the_score_matters(name: str, diffusion: str) -> None:
+    """Without it the noise that is added stays, and the samples are too wide: the tests above can fail."""
+    made = solver(name, diffusion=diffusion)
+    assert draw(made, Scoreless(PATHS["linear"]), number=2000).std() > STD + 0.05
+
+
+# steps
+
+
+def scaled_noise(seed: int, variances: list[float]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [math.sqrt(variance) * torch.randn(5, 1, generator=generator).double() for variance in variances]
+
+
+def test_two_steps_of_euler_maruyama() -> None:
+    """x + h (v - w s / 2) + sqrt(w |h|) n, then h v alone."""
+    field, x = GaussianField(PATHS["gvp"]), torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None]
+    made = solver("euler_maruyama", diffusion="sigma", scale=1.7)
+    reached = made.integrate(field, x, torch.tensor([0.8, 0.5, 0.1], dtype=torch.float64), torch.Generator().manual_seed(4))
+    w = 1.7 * math.sin(math.pi / 2 * 0.8)
+    velocity, score = field.with_score(x, torch.full((5,), 0.8, dtype=torch.float64))
+    x = x - 0.3 * (velocity - w / 2 * score) + scaled_noise(4, [0.3 * w])[0]
+    x = x - 0.4 * field(x, torch.full((5,), 0.5, dtype=torch.float64))
+    torch.testing.assert_close(reached, x)
+
+
+def test_two_steps_of_heun() -> None:
+    """Noise, then the mean of two slopes of v - w s / 2, then that of v alone."""
+    field, x = GaussianField(PATHS["gvp"]), torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None]
+    made = solver("heun_sde", diffusion="sin2", scale=1.7)
+    reached = made.integrate(field, x, torch.tensor([0.8, 0.5, 0.1], dtype=torch.float64), torch.Generator().manual_seed(4))
+
+    def drift(x: Tensor, t: float, w: float) -> Tensor:
+        velocity, score = field.with_score(x, torch.full((5,), t, dtype=torch.float64))
+        return velocity - w / 2 * score
+
+    before, after = (1.7 * math.sin(math.pi * t) ** 2 for t in (0.8, 0.5))
+    x = x + scaled_noise(4, [0.3 * before])[0]
+    slope = drift(x, 0.8, before)
+    x = x - 0.15 * (slope + drift(x - 0.3 * slope, 0.5, after))
+    slope = drift(x, 0.5, 0)
+    x = x - 0.2 * (slope + drift(x - 0.4 * slope, 0.1, 0))
+    torch.testing.assert_close(reached, x)
+
+
+@pytest.mark.parametrize(("name", "ordinary"), [("euler_maruyama", "euler"), ("heun_sde", "heun")])
+def test_without_noise_they_are_the_ordinary_solvers(name: str, ordinary: str) -> None:
+    """As the scale vanishes; and in a single step, which draws nothing."""
+    field, x, generator = GaussianField(PATHS["linear"]), torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None], torch.Generator()
+    for steps, scale in ((20, 1e-20), (1, 1.0)):
+        expected = build("solver", ordinary).integrate(field, x, uniform(steps), generator)
+        reached = solver(name, scale=scale).integrate(field, x, uniform(steps), generator.manual_seed(0))
+        torch.testing.assert_close(reached, expected, rtol=0, atol=1e-8)
+    assert torch.equal(generator.get_state(), torch.Generator().manual_seed(0).get_state())
+
+
+# coefficients
+
+WRITTEN_OUT: dict[str, tuple[Interpolant, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    # path, sigma and kl's 2 sigma (sigma' - alpha' sigma / alpha)
+    "linear": (PATHS["linear"], lambda t: t, lambda t: 2 * t / (1 - t)),
+    "gvp": (PATHS["gvp"], lambda t: torch.sin(math.pi / 2 * t), lambda t: math.pi * torch.tan(math.pi / 2 * t)),
+    "vp": (PATHS["vp"], lambda t: t, lambda t: 2 * t / (1 - t**2)),
+    "vp_ddpm": (
+        DDPM(beta_min=1, beta_max=3),
+        lambda t: torch.sqrt(1 - torch.exp(-t - t**2)),
+        lambda t: 1 + 2 * t,  # Song et al.'s beta
+    ),
+    "fm_ot": (FlowMatchingOT(sigma_min=0.1), lambda t: 0.1 + 0.9 * t, lambda t: 2 * (0.1 + 0.9 * t) / (1 - t)),
+    "ve": (
+        VarianceExploding(sigma_min=0.1, sigma_max=10),
+        lambda t: 0.1 * 100**t,
+        lambda t: 2 * 0.01 * 10_000**t * math.log(100),  # Song et al.'s g^2
+    ),
+}
+
+
+@every_solver
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize(("path", "sigma", "kl"), WRITTEN_OUT.values(), ids=WRITTEN_OUT)
+def test_diffusion_coefficients_are_the_formulas(
+    name: str, scale: float, path: Interpolant, sigma: Callable[[Tensor], Tensor], kl: Callable[[Tensor], Tensor]
+) -> None:
+    """Ma et al. 2024 (SiT)."""
+    expected = {"constant": torch.ones_like, "sigma": sigma, "kl": kl, "sin2": lambda t: torch.sin(math.pi * t) ** 2}
+    for diffusion in DIFFUSIONS:
+        made = solver(name, diffusion=diffusion, scale=scale)
+        torch.testing.assert_close(made.coefficient(INSIDE, path), scale * expected[diffusion](INSIDE), rtol=1e-9, atol=1e-12)
+        assert made.coefficient(INSIDE.float().view(7, 7), path).dtype == torch.float32
+        assert made.coefficient(INSIDE.view(7, 7), path).shape == (7, 7)
+
+
+@every_solver
+@every_diffusion
+@pytest.mark.parametrize(("t_min", "t_max"), [(0.01, 0.99), (0.03, 0.97)])
+@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+def test_coefficients_are_held_outside_their_times(name: str, diffusion: str, t_min: float, t_max: float, path: Interpolant) -> None:
+    made = solver(name, diffusion=diffusion, t_min=t_min, t_max=t_max)
+    at = made.coefficient(torch.tensor([0, t_min / 2, t_min, t_max, (1 + t_max) / 2, 1], dtype=torch.float64), path)
     assert at.isfinite().all()
-    assert at[0] == at[1]
-    assert at[2] == at[3]
+    assert (at > 0).all()
+    assert torch.equal(at[:3], at[2].expand(3))
+    assert torch.equal(at[3:], at[3].expand(3))
+    moved = made.coefficient(torch.tensor([t_min + 0.01, t_max - 0.01], dtype=torch.float64), path)
+    if diffusion in ("kl", "sin2"):
+        assert (moved != at[2:4]).all()
 
 
-def test_the_generator_alone_decides() -> None:
-    made, path = solver("euler_maruyama"), build("interpolant", "linear")
-    assert torch.equal(draw(made, path, 1, 8), draw(made, path, 1, 8))
-    assert not torch.equal(draw(made, path, 1, 8), draw(made, path, 2, 8))
-    assert not torch.equal(draw(made, path, 1, 8), draw(solver("euler_maruyama", scale=0.1), path, 1, 8))
+# what decides the paths
+
+
+@every_solver
+def test_the_generator_alone_decides(name: str) -> None:
+    made, field = solver(name), GaussianField(PATHS["linear"])
+    x, generators = torch.zeros(50, 1, dtype=torch.float64), [torch.Generator().manual_seed(seed) for seed in (1, 1, 2)]
+    kept = torch.random.get_rng_state()
+    first, again, other = (made.integrate(field, x, uniform(8), generator) for generator in generators)
+    assert torch.equal(torch.random.get_rng_state(), kept)
+    assert torch.equal(first, again)
+    assert (first != other).all()
+    assert len(first.unique()) == 50  # every sample has noise of its own
+    assert (first != made.integrate(field, x, uniform(8), generators[0])).all()  # which goes on
+
+
+@every_solver
+def test_diffusion_and_scale_change_the_paths(name: str) -> None:
+    field, x = GaussianField(PATHS["linear"]), torch.zeros(50, 1, dtype=torch.float64)
+    changed = [{"diffusion": diffusion, "scale": scale} for diffusion in DIFFUSIONS for scale in (0.5, 1.0, 2.0)]
+    ends = [solver(name, **fields).integrate(field, x, uniform(8), torch.Generator().manual_seed(1)) for fields in changed]
+    for i, end in enumerate(ends):
+        for other in ends[:i]:
+            assert not torch.allclose(end, other, atol=1e-3)
+
+
+@every_solver
+def test_both_precisions_take_the_same_paths(name: str) -> None:
+    field, x = GaussianField(PATHS["linear"]), torch.linspace(-2, 2, 50, dtype=torch.float64)[:, None]
+    double = solver(name).integrate(field, x, uniform(8), torch.Generator().manual_seed(1))
+    single = solver(name).integrate(field, x.float(), uniform(8), torch.Generator().manual_seed(1))
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single.double(), double, rtol=0, atol=1e-4)
+
+
+def test_every_stochastic_solver_is_held_to_all_of_this() -> None:
+    assert NAMES == ["euler_maruyama", "heun_sde"]

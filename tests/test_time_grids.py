@@ -1,73 +1,173 @@
-"""Where solvers stop: the formulas, and both ends exactly."""
+"""Where a solver stops: both ends, the order, and each grid's own formula."""
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from harness.components.interpolants import Interpolant
-from harness.components.time_grids import TimeGrid
+from harness.components.interpolants import DDPM, FlowMatchingOT, Interpolant, Linear, VarianceExploding
+from harness.components.time_grids import EDMRho, LogSNRGrid, QuadraticGrid, ShiftedGrid, TimeGrid, UniformGrid
 from harness.errors import ConfigError
 from harness.registry import build, names
 
-LINEAR = build("interpolant", "linear")
+GRIDS: dict[str, TimeGrid] = {name: build("time_grid", name) for name in names("time_grid")} | {
+    "shifted-0.3": ShiftedGrid(shift=0.3),
+    "edm_rho-1": EDMRho(rho=1, sigma_min=0.02, sigma_max=20),
+    "log_snr-3": LogSNRGrid(low=-3, high=5),
+}
+PATHS: dict[str, Interpolant] = {name: build("interpolant", name) for name in names("interpolant") if name != "ve"}
+PATHS |= {"ve-wide": VarianceExploding(sigma_min=0.001, sigma_max=100)}  # `ve` itself lacks some of the levels
+every_grid = pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+every_path = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
 
 
-def grid(spec: object, steps: int, path: Interpolant = LINEAR) -> Tensor:
-    return build("time_grid", spec).times(steps, path)
+def levels(path: Interpolant, times: Tensor) -> Tensor:
+    """EDM's noise levels, sigma / alpha."""
+    return path.sigma(times) / path.alpha(times)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3, 8, 100])
-@pytest.mark.parametrize("path", ["linear", "gvp", "vp", "cosine", "vp_ddpm"])
-@pytest.mark.parametrize("name", names("time_grid"))
-def test_times_fall_from_one_to_zero(name: str, path: str, steps: int) -> None:
-    made: TimeGrid = build("time_grid", {"name": "edm_rho", "sigma_max": 50} if name == "edm_rho" else name)
-    times = made.times(steps, build("interpolant", path))
-    assert times.shape == (steps + 1,)
-    assert (times[0], times[-1]) == (1, 0)
+@every_grid
+@every_path
+@pytest.mark.parametrize("steps", [1, 2, 3, 18, 250])
+def test_times_fall_from_exactly_1_to_exactly_0(grid: TimeGrid, path: Interpolant, steps: int) -> None:
+    times = grid.times(steps, path)
+    assert (times.shape, times.dtype) == ((steps + 1,), torch.float64)
+    assert times[0].item() == 1
+    assert times[-1].item() == 0
     assert (times.diff() < 0).all()
 
 
-def test_equal_steps() -> None:
-    torch.testing.assert_close(grid("uniform", 4), torch.tensor([1, 0.75, 0.5, 0.25, 0], dtype=torch.float64))
+@every_grid
+def test_the_same_grid_twice(grid: TimeGrid) -> None:
+    first = grid.times(7, Linear())
+    kept = first.clone()
+    first.fill_(0)  # what a caller does with its times is its own
+    assert torch.equal(grid.times(7, Linear()), kept)
 
 
-@pytest.mark.parametrize("steps", [2, 7, 50])
-@pytest.mark.parametrize("shift", [0.5, 3.0])
-def test_a_shifted_grid_is_shifted_once(steps: int, shift: float) -> None:
-    times = grid({"name": "shifted", "shift": shift}, steps)
-    for u, t in zip(torch.linspace(1, 0, steps + 1, dtype=torch.float64).tolist(), times.tolist(), strict=True):
-        assert t == pytest.approx(shift * u / (1 + (shift - 1) * u), abs=1e-15)
+@pytest.mark.parametrize("name", ["uniform", "shifted", "quadratic"])
+@pytest.mark.parametrize("steps", [1, 5, 32])
+def test_grids_in_time_are_the_same_on_every_path(name: str, steps: int) -> None:
+    for path in PATHS.values():
+        assert torch.equal(GRIDS[name].times(steps, path), GRIDS[name].times(steps, Linear()))
 
 
-def test_a_quadratic_grid_halves_its_steps_near_the_data() -> None:
-    torch.testing.assert_close(grid("quadratic", 4), torch.tensor([1, 9 / 16, 1 / 4, 1 / 16, 0], dtype=torch.float64))
+def test_uniform_steps_are_equal() -> None:
+    torch.testing.assert_close(UniformGrid().times(4, Linear()), torch.tensor([1, 0.75, 0.5, 0.25, 0], dtype=torch.float64))
 
 
-@pytest.mark.parametrize("path", ["linear", "gvp", "vp"])
-def test_edm_levels_are_karras_formula(path: str) -> None:
-    """Eq. 5 with rho = 7, 0.002 to 80 and N = 18: the levels sigma / alpha of the times between the two ends."""
-    made, steps = build("interpolant", path), 18
-    times = grid("edm_rho", steps, made)[1:-1]
-    expected = [(80 ** (1 / 7) + i / (steps - 1) * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7 for i in range(1, steps)]
-    levels = made.sigma(times) / made.alpha(times)
-    torch.testing.assert_close(levels, torch.tensor(expected, dtype=torch.float64), rtol=1e-8, atol=0)
+@pytest.mark.parametrize("steps", [2, 10, 50])
+@pytest.mark.parametrize("shift", [0.3, 1.0, 3.0, 6.0])
+def test_the_shift_is_applied_once(shift: float, steps: int) -> None:
+    """SD3, eq. 23, at every node: the last interior one is shift(1 / N), not shift(shift(1 / N)) or shift(1 / 1000)."""
+    times = ShiftedGrid(shift=shift).times(steps, Linear())
+    u = 1 / steps
+    assert times[-2].item() == pytest.approx(shift * u / (1 + (shift - 1) * u), rel=1e-12)
+    signal = (1 - times[1:-1]) / times[1:-1]  # alpha / sigma of `linear`, which a shift divides
+    u = UniformGrid().times(steps, Linear())[1:-1]
+    torch.testing.assert_close(signal * shift, (1 - u) / u, rtol=1e-9, atol=0)
 
 
-@pytest.mark.parametrize("path", ["linear", "gvp", "cosine"])
-def test_log_snr_is_equally_spaced(path: str) -> None:
-    made = build("interpolant", path)
-    levels = made.log_snr(grid({"name": "log_snr", "low": -6, "high": 8}, 7, made)[1:-1])
-    torch.testing.assert_close(levels, torch.linspace(-6, 8, 8, dtype=torch.float64)[1:-1], rtol=1e-8, atol=1e-8)
+def test_quadratic_steps() -> None:
+    times = QuadraticGrid().times(4, Linear())
+    torch.testing.assert_close(times, torch.tensor([1, 9 / 16, 1 / 4, 1 / 16, 0], dtype=torch.float64))
+    for steps in (10, 32):
+        expected = [(1 - i / steps) ** 2 for i in range(steps + 1)]
+        assert QuadraticGrid().times(steps, Linear()).tolist() == pytest.approx(expected, abs=1e-12)
 
 
-def test_levels_that_a_path_does_not_have_are_refused() -> None:
-    path = build("interpolant", {"name": "fm_ot", "sigma_min": 0.3})
-    with pytest.raises(ConfigError, match="edm_rho puts two of 19 times on one place"):
-        grid("edm_rho", 18, path)
+@every_path
+@pytest.mark.parametrize("steps", [2, 3, 18, 100])
+@pytest.mark.parametrize(("rho", "low", "high"), [(7.0, 0.002, 80.0), (1.0, 0.02, 20.0), (3.0, 0.01, 5.0)])
+def test_edms_levels_are_those_of_karras(path: Interpolant, steps: int, rho: float, low: float, high: float) -> None:
+    """Their eq. 5; the first time is 1, whatever the path's level there, and the level after the last is 0."""
+    times = EDMRho(rho=rho, sigma_min=low, sigma_max=high).times(steps, path)
+    expected = [(high ** (1 / rho) + i / (steps - 1) * (low ** (1 / rho) - high ** (1 / rho))) ** rho for i in range(1, steps)]
+    torch.testing.assert_close(levels(path, times[1:-1]), torch.tensor(expected, dtype=torch.float64), rtol=1e-7, atol=0)
+    assert levels(path, times[-2:-1]).item() == pytest.approx(low, rel=1e-7)
 
 
-def test_bounds_in_the_wrong_order() -> None:
-    with pytest.raises(ConfigError, match=r"^time_grid.low: 3 is not below high, 2. Choose a smaller one.$"):
-        build("time_grid", {"name": "log_snr", "low": 3, "high": 2})
+@every_path
+@pytest.mark.parametrize("steps", [2, 3, 18, 100])
+@pytest.mark.parametrize(("low", "high"), [(-9.0, 9.0), (-3.0, 5.0), (-8.0, -1.0)])
+def test_log_snr_is_equally_spaced(path: Interpolant, steps: int, low: float, high: float) -> None:
+    ratios = path.log_snr(LogSNRGrid(low=low, high=high).times(steps, path)[1:-1])
+    expected = [low + i / steps * (high - low) for i in range(1, steps)]
+    torch.testing.assert_close(ratios, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize(("low", "high"), [(3.0, 3.0), (4.0, 3.0)])
+def test_log_snr_needs_two_levels(low: float, high: float) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build("time_grid", {"name": "log_snr", "low": low, "high": high})
+    assert str(caught.value) == f"time_grid.low: {low:g} is not below high, {high:g}. Choose a smaller one."
+
+
+# refusals
+
+COLLISIONS: dict[str, tuple[Any, Any, int]] = {
+    "levels below those of ve": ("edm_rho", "ve", 2),
+    "ratios above those of ve": ("log_snr", "ve", 16),
+    "levels below those of fm_ot": ("edm_rho", {"name": "fm_ot", "sigma_min": 0.3}, 18),
+    "ratios above those of fm_ot": ("log_snr", {"name": "fm_ot", "sigma_min": 0.5}, 18),
+    "levels above those of vp_ddpm": ("edm_rho", {"name": "vp_ddpm", "beta_max": 2}, 18),
+    "ratios below those of vp_ddpm": ("log_snr", {"name": "vp_ddpm", "beta_max": 2}, 18),
+    "all at the noise": ({"name": "shifted", "shift": 1e20}, "linear", 3),
+    "levels that rise": ({"name": "edm_rho", "sigma_min": 80, "sigma_max": 0.002}, "linear", 8),
+}
+
+
+@pytest.mark.parametrize(("grid", "path", "steps"), COLLISIONS.values(), ids=COLLISIONS)
+def test_two_times_on_one_place_are_refused(grid: Any, path: Any, steps: int) -> None:
+    made, interpolant = build("time_grid", grid), build("interpolant", path)
+    with pytest.raises(ConfigError) as caught:
+        made.times(steps, interpolant)
+    assert caught.value.path.endswith("time_grid")
+    assert caught.value.message.startswith(f"{made.name} puts two of {steps + 1} times on one place")
+    assert len(made.times(1, interpolant)) == 2
+
+
+def test_a_neighbour_without_a_collision() -> None:
+    assert len(EDMRho(sigma_min=0.4).times(18, FlowMatchingOT(sigma_min=0.3))) == 19
+    assert len(LogSNRGrid(high=1.3).times(18, FlowMatchingOT(sigma_min=0.5))) == 19
+    assert len(EDMRho(sigma_max=1.3).times(18, DDPM(beta_max=2))) == 19
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made(TimeGrid):
+    """Places that are given."""
+
+    name = "made"
+
+    second: float
+
+    def place(self, u: Tensor, steps: int, interpolant: Interpolant) -> Tensor:
+        return torch.tensor([0.7, self.second, 0.2, 0.1], dtype=torch.float64)
+
+
+def test_a_grid_gives_its_interior_and_the_ends_are_set() -> None:
+    assert Made(second=0.5).times(3, Linear()).tolist() == [1, 0.5, 0.2, 0]
+
+
+@pytest.mark.parametrize("second", [0.2, 0.1, 1.0, 1.5])
+def test_times_that_do_not_fall_are_refused(second: float) -> None:
+    with pytest.raises(ConfigError, match="made puts two of 4 times on one place"):
+        Made(second=second).times(3, Linear())
+
+
+def test_a_time_that_is_no_number_is_refused() -> None:
+    grid = Made(second=0.5)
+    object.__setattr__(grid, "second", math.nan)
+    with pytest.raises(ConfigError):
+        grid.times(3, Linear())
+
+
+def test_levels_without_a_bound_are_refused() -> None:
+    """80^(1 / rho) is more than a float holds."""
+    with pytest.raises(ConfigError):
+        EDMRho(rho=0.005).times(3, Linear())

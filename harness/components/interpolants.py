@@ -235,7 +235,8 @@ class DDPM(Interpolant, name="vp_ddpm"):
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
         integral = F.softplus(-log_snr)  # -log alpha^2
         slope = self.beta_max - self.beta_min
-        return (2 * integral / (self.beta_min + (self.beta_min**2 + 2 * slope * integral).clamp(min=0).sqrt())).clamp(max=1)
+        t = 2 * integral / (self.beta_min + (self.beta_min**2 + 2 * slope * integral).clamp(min=0).sqrt())
+        return t.nan_to_num(nan=1.0).clamp(max=1)  # an infinite integral gives inf / inf
 
     def _beta(self, t: Tensor) -> Tensor:
         return self.beta_min + (self.beta_max - self.beta_min) * t

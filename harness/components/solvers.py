@@ -155,7 +155,7 @@ class DormandPrince5(Solver, name="dopri5"):
         ends = times[[0, -1]].to(x)
         try:
             return odeint(
-                lambda t, x: field(x, t.to(x).expand(len(x))), x, ends, rtol=self.rtol, atol=self.atol, method="dopri5",
+                lambda t, x: field(x, t.to(x).clamp(0, 1).expand(len(x))), x, ends, rtol=self.rtol, atol=self.atol, method="dopri5",
                 options={"step_t": ends[-1:]},  # without it the last step goes beyond the end, where t is negative
             )[-1]  # fmt: skip
         except AssertionError as error:  # torchdiffeq's word for a step that became too small
