@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from harness import registry
 from harness.cli import main
 from harness.components.interpolants import Interpolant, Linear
 from harness.components.noises import Noise
@@ -115,8 +116,15 @@ class Parabola(Interpolant, name="{name}"):
         return 1 - t**self.power
 
     def sigma(self, t):
-        return t**self.power{bug}
+        return (t**self.power){bug}
 '''
+
+
+@pytest.fixture(autouse=True)
+def unregistered_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    for family in HOMES:
+        names(family)
+        monkeypatch.setitem(registry._MEMBERS, family, dict(registry._MEMBERS[family]))
 
 
 def test_check_accepts_a_path_without_derivatives(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

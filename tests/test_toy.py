@@ -40,7 +40,7 @@ def test_it_writes_the_table_and_the_picture(toy: Any, capsys: pytest.CaptureFix
     best = frame.groupby("dataset").sliced_wasserstein.min()
     assert all(frame.real.iloc[0] > 0 and best[name] < 0.9 * gaussian[name] for name in toy.DATASETS)
     assert "real points" in capsys.readouterr().out
-    assert Image.open(Path(results_folder() / "figures" / "toy.png")).size[0] > 300
+    assert Image.open(Path(results_folder() / "figures" / "toy.png")).size[1] > 300
 
 
 def test_it_is_not_taken_for_a_study() -> None:
