@@ -86,12 +86,10 @@ def alike(arms: Mapping[str, Explained]) -> list[str]:
 
 def draw(arms: Mapping[str, Explained], path: Path) -> None:
     """The effective weights over log SNR as one PNG, each with the value one where its noise is as strong as the data."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
     for i, (name, arm) in enumerate(arms.items()):
         curve = arm.effective_weight()
         middle = curve[LOG_SNR.abs().argmin()]
@@ -106,7 +104,6 @@ def draw(arms: Mapping[str, Explained], path: Path) -> None:
         axes.legend(fontsize="small", ncols=1 + (len(arms) > 8))
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=150)
-    plt.close(figure)
     write_atomic(path, content.getvalue())
 
 

@@ -50,8 +50,7 @@ class Objective:
     def weight(self, t: Tensor) -> Tensor:
         """What a sample's loss at t counts, [B]."""
         weight = self.formulation.weighting.weight(t, self.path) / self.weight_mean
-        sampler = self.formulation.time_sampler
-        return weight * sampler.correction(t, self.path) if sampler.importance_correct else weight
+        return weight * self.formulation.time_sampler.correction(t, self.path)
 
     def _error(self, network: nn.Module, xt: Tensor, target: Tensor, t: Tensor) -> Tensor:
         f, variance = self.formulation, self._variance(xt)

@@ -31,8 +31,7 @@ class Weighting(Component, family="weighting"):
     def expectation(self, time_sampler: TimeSampler, interpolant: Interpolant) -> float:
         """E[w(t)], corrected for the density where the sampler does so: midpoint rule over 2^20 quantiles in float64."""
         t = time_sampler.quantile((torch.arange(2**20, dtype=torch.float64) + 0.5) / 2**20, interpolant)
-        weight = self.weight(t, interpolant)
-        return (weight * time_sampler.correction(t, interpolant) if time_sampler.importance_correct else weight).mean().item()
+        return (self.weight(t, interpolant) * time_sampler.correction(t, interpolant)).mean().item()
 
 
 @dataclass(frozen=True, kw_only=True)
