@@ -44,8 +44,8 @@ class MLPModule(Network):
         )
         self.stem = nn.Linear(features, config.width)
         self.blocks = nn.ModuleList(Block(config.width) for _ in range(config.blocks))
-        self.head = nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, features))
-        for parameter in self.head[-1].parameters():
+        self.head = nn.Linear(config.width, features)
+        for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, *, r: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
@@ -58,15 +58,14 @@ class MLPModule(Network):
 
 
 class Block(nn.Module):
-    """Two linear layers behind a layer norm that time scales and shifts."""
+    """Two linear layers, whose input time scales and shifts. There is no layer norm: it would take away how far out a point is."""
 
     def __init__(self, width: int):
         super().__init__()
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.film = nn.Linear(width, 2 * width)
         self.inner, self.outer = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """x and the time embedding, both [B, width], to [B, width]."""
         scale, shift = self.film(time).chunk(2, dim=-1)
-        return x + self.outer(F.silu(self.inner(self.norm(x) * (1 + scale) + shift)))
+        return x + self.outer(F.silu(self.inner(x * (1 + scale) + shift)))
