@@ -15,11 +15,12 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from harness.errors import ConfigError, did_you_mean
 
 RUN_ONLY = {"run_only": True}
+Presets = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,9 @@ Index = Annotated[int, Range(0)]
 class Config:
     """Base of every configuration. Values of the wrong type or range raise `ConfigError` with the field's path."""
 
+    presets: ClassVar[Presets] = {}
+    """Sets of values by name: `preset` in a mapping, or as a path, stands for them, and other fields go before them."""
+
     def __post_init__(self) -> None:
         for name, hint in _hints(type(self)).items():
             object.__setattr__(self, name, _convert(hint, getattr(self, name), name))
@@ -63,7 +67,7 @@ class Config:
             return value
         if not isinstance(value, Mapping):
             raise ConfigError("", f"expected {cls.__name__}, got {value!r}. Give its fields.")
-        known = _hints(cls)
+        known, value = _hints(cls), _expand(cls, value)
         for name in value:
             if name not in known:
                 raise ConfigError(name, f"{cls.__name__} has no such field. {did_you_mean(name, known)}")
@@ -86,7 +90,7 @@ def to_dict(config: Config, run_only: bool = True) -> dict[str, Any]:
 
 def override(config: C, changes: Mapping[str, Any]) -> C:
     """`config` with `changes` {path: value}; a component is replaced before its fields are set."""
-    known, values = _hints(type(config)), {}
+    known, changes, values = _hints(type(config)), _expand(type(config), changes), {}
     for head in dict.fromkeys(path.partition(".")[0] for path in changes):
         if head not in known:
             raise ConfigError(head, f"{type(config).__name__} has no such field. {did_you_mean(head, known)}")
@@ -139,6 +143,16 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
 def _hints(cls: type) -> dict[str, Any]:
     hints = typing.get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def _expand(cls: type[Config], values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`values` with the fields of the preset that they name, if the class has any."""
+    if "preset" not in values or not cls.presets:
+        return values
+    name = values["preset"]
+    if name not in cls.presets:
+        raise ConfigError("preset", f"{name!r} is no preset. {did_you_mean(str(name), cls.presets)}")
+    return {**cls.presets[name], **{key: value for key, value in values.items() if key != "preset"}}
 
 
 def _required(field: dataclasses.Field) -> bool:

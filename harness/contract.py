@@ -178,11 +178,19 @@ def _time_grid(grid: Any) -> Promises:
         yield f"they fall from 1 to 0 ({steps})", times[0] == 1 and times[-1] == 0 and bool((times.diff() < 0).all())
 
 
+def _time_embedding(embedding: Any) -> Promises:
+    module = embedding.build(32)
+    vectors = module(TIMES.float())
+    yield "a vector for each time", tuple(vectors.shape) == (len(TIMES), 32)
+    yield "finite", bool(vectors.isfinite().all())
+    yield "times that differ are told apart", bool((torch.cdist(vectors, vectors) + torch.eye(len(TIMES)) > 1e-6).all())
+
+
 def _backbone(backbone: Any) -> Promises:
     fitting = []
     for shape in ((1, 8, 8), (3, 32, 32), (16,), (12, 4)):
         try:
-            fitting.append((shape, backbone.build(shape)))
+            fitting.append((shape, backbone.build(shape, 3)))
         except ConfigError:
             continue
     yield "it fits images [1, 8, 8] or [3, 32, 32], vectors [16] or sequences [12, 4]", bool(fitting)
@@ -190,18 +198,23 @@ def _backbone(backbone: Any) -> Promises:
         x, t = torch.randn(3, *shape, generator=_generator()), torch.tensor([0.0, 0.5, 1.0])
         for parameter in network.parameters():  # networks whose last layer starts at zero have no gradient behind it
             torch.nn.init.normal_(parameter, std=0.05, generator=_generator())
-        output = network(x, t)
+        y = torch.tensor([0, 2, -1])
+        output = network(x, t, y)
         yield f"its output is shaped like its input {list(shape)}", _like(output, x)
+        yield (
+            "classes count, and -1 is none",
+            not torch.equal(output[:2], network(x, t)[:2]) and torch.equal(network(x, t, y * 0 - 1), network(x, t)),
+        )
         output.square().mean().backward()
         yield "every parameter has a finite gradient", all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
-        other = backbone.build(shape)
+        other = backbone.build(shape, 3)
         other.load_state_dict(_through_safetensors(network.state_dict()))
-        yield "its weights are saved and loaded", torch.equal(other.eval()(x, t), network.eval()(x, t))
+        yield "its weights are saved and loaded", torch.equal(other.eval()(x, t, y), network.eval()(x, t, y))
 
 
 def _dataset(dataset: Any) -> Promises:
     data, again = dataset.load(), dataset.load()
-    batch = data.train[:64]
+    batch = data.train[torch.arange(min(64, len(data.train)))]
     yield "it holds samples to train on", len(data.train) > 1
     yield "it loads the same twice", data.fingerprint == again.fingerprint
     encoded = data.encode(batch)
@@ -211,10 +224,13 @@ def _dataset(dataset: Any) -> Promises:
 
 
 def _metric(metric: Any) -> Promises:
-    features = torch.randn(300, 8, generator=_generator(), dtype=torch.float64)
-    summary = metric.summarise(features)
-    near, far = metric.compare(metric.summarise(features), summary), metric.compare(metric.summarise(3 * features + 2), summary)
-    yield "a set against itself is better than a shifted one", near < far if metric.lower_is_better else near > far
+    shape = (6, 2) if "sequence" in metric.kinds else (8,)
+    samples, classes = torch.randn(300, *shape, generator=_generator(), dtype=torch.float64), torch.arange(300) % 3
+    samples[:, 0] += 3 * classes.view(-1, *[1] * (len(shape) - 1))
+    summary = metric.summarise(samples, classes)
+    other = 3 * samples.cumsum(1) + 100
+    near, far = (metric.compare(metric.summarise(values, classes), summary) for values in (samples, other))
+    yield "a set against itself is better than another", near < far if metric.lower_is_better else near > far
 
 
 def _like(value: Tensor, other: Tensor) -> bool:
@@ -241,6 +257,7 @@ _FAMILIES: dict[str, Callable[[Any], Promises]] = {
     "coupling": _coupling,
     "solver": _solver,
     "time_grid": _time_grid,
+    "time_embedding": _time_embedding,
     "backbone": _backbone,
     "dataset": _dataset,
     "metric": _metric,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from harness.components.time_samplers import TimeSampler
 from harness.components.time_samplers import Uniform as UniformTimes
 from harness.components.weightings import Uniform as UniformWeight
 from harness.components.weightings import Weighting
-from harness.config import Config
+from harness.config import Config, Range
 from harness.errors import ConfigError
 
 
@@ -30,6 +30,9 @@ class ObjectiveConfig(Config):
     """Whose error is weighted and measured: that of the network's output, or of what it is converted into."""
     normalise_weight: bool = True
     """Divide w(t) by its mean under the time density, so that arms differ in shape and not in scale."""
+    label_dropout: Annotated[float, Range(0, 1, ends="[)")] | None = None
+    """Share of the samples whose class is hidden from the network, drawn one by one; null hides all: no classes. Guidance
+    needs more than 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +54,20 @@ class Formulation(Config):
             require_score("prediction", self.prediction.name, "velocity", self)
         for space in dict.fromkeys(("velocity", self.space)):
             self.refuse_unbounded(space)
+        if self.conditional and not self.coupling.keeps_classes:
+            raise ConfigError(
+                "coupling", f"{self.coupling.name} replaces the data whose classes are known. Set objective.label_dropout=null."
+            )
 
     @property
     def space(self) -> str:
         """The quantity whose error is measured."""
         return self.prediction.name if self.objective.space == "output" else self.objective.space
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the network is told classes."""
+        return self.objective.label_dropout is not None
 
     def path(self, noise_state: Mapping[str, Tensor]) -> Interpolant:
         """The interpolant as seen with noise of unit variance: its SNR is the true one."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from harness.components.couplings import transport_cost
@@ -43,7 +44,8 @@ class Objective:
         seconds = time.perf_counter() - started
         t = f.time_sampler.sample(len(x0), stream(seed, "time", step, device=device), device, self.path)
         xt = f.interpolant.interpolate(x0, x1, t)
-        error = self._error(network, xt, f.prediction.target(x0, x1, t, f.interpolant, self._variance(x0)), t)
+        target = f.prediction.target(x0, x1, t, f.interpolant, self._variance(x0))
+        error = self._error(network, xt, target, t, self._shown(y, stream(seed, "labels", step, device=device)))
         loss = (self.weight(t) * f.loss.measure(error)).mean()
         return Step(loss, transport_cost(x0, x1), seconds)
 
@@ -52,9 +54,19 @@ class Objective:
         weight = self.formulation.weighting.weight(t, self.path) / self.weight_mean
         return weight * self.formulation.time_sampler.correction(t, self.path)
 
-    def _error(self, network: nn.Module, xt: Tensor, target: Tensor, t: Tensor) -> Tensor:
+    def _shown(self, y: Tensor | None, generator: torch.Generator) -> Tensor | None:
+        """The classes that the network is told, -1 for none; None where it is told none at all."""
+        dropout = self.formulation.objective.label_dropout
+        if dropout is None:
+            return None
+        assert y is not None
+        hidden = torch.rand(len(y), generator=generator, device=generator.device) < dropout
+        return torch.where(hidden, -1, y)
+
+    def _error(self, network: nn.Module, xt: Tensor, target: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         f, variance = self.formulation, self._variance(xt)
-        error = network(f.prediction.network_input(xt, t, f.interpolant, variance), t) - target
+        x = f.prediction.network_input(xt, t, f.interpolant, variance)
+        error = (network(x, t) if y is None else network(x, t, y)) - target
         if f.space == f.prediction.name:
             return error
         return f.prediction.factor(over(t, error), f.interpolant, f.space, variance) * error

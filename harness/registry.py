@@ -29,9 +29,10 @@ HOMES = {
     "coupling": "harness.components.couplings",
     "solver": "harness.components.solvers",
     "time_grid": "harness.components.time_grids",
+    "time_embedding": "harness.components.backbones.embeddings",
     "backbone": "harness.components.backbones",
     "dataset": "harness.data",
-    "metric": "harness.evaluation.fidelity",
+    "metric": "harness.evaluation",
 }
 """Where the members of each family live; imported when the family is first asked for."""
 

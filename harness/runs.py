@@ -24,21 +24,22 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from harness.components.backbones.base import Backbone
+from harness.components.backbones.base import Backbone, Network
 from harness.components.backbones.unet import UNet
+from harness.components.interpolants import Interpolant
 from harness.config import Index, digest, to_dict
-from harness.data.base import Dataset, load
-from harness.data.images import save_grid
+from harness.data.base import Data, Dataset, load
+from harness.data.pictures import SHOWN, draw
 from harness.environment import commit, machine
 from harness.errors import ConfigError, Diverged, Stopped, UserError
-from harness.evaluation.judge import Judge
+from harness.evaluation.judge import Batch, Judge
 from harness.evaluation.protocol import EvaluateConfig, Protocol
 from harness.files import drop_torn_line, last_line, locked, read_json, read_lines, remove_leftovers, runs_folder, write_json
 from harness.formulation import Formulation, require_score
 from harness.objective import Objective
 from harness.registry import sources
 from harness.rng import stream_seed
-from harness.sampling import generate
+from harness.sampling import Generated, generate, steps_of
 from harness.training.checkpoint import read_checkpoint
 from harness.training.trainer import Callbacks, TrainConfig, fit, part
 
@@ -62,6 +63,20 @@ class RunConfig(Formulation):
         if self.evaluate.solver.needs_score:
             require_score("evaluate.solver", self.evaluate.solver.name, "euler", self)
             self.refuse_unbounded("score")
+        if self.evaluate.guidance.scale != 1 and not self.objective.label_dropout:
+            state = "is told no classes" if self.objective.label_dropout is None else "always sees them"
+            raise ConfigError("evaluate.guidance", f"the network {state}. Train it with objective.label_dropout above 0, like 0.1.")
+        for i, metric in enumerate(self.evaluate.metrics):
+            if metric.needs_classes and not self.conditional:
+                reason = f"{metric.name} needs a network that is told classes"
+                raise ConfigError(f"evaluate.metrics[{i}]", f"{reason}. Set objective.label_dropout, like 0.1.")
+
+    def build(self, data: Data) -> Network:
+        """The network for these data; `ConfigError` when it does not fit."""
+        try:
+            return self.backbone.build(data.shape, data.num_classes if self.conditional else 0)
+        except ConfigError as error:
+            raise error.below("backbone") from None
 
 
 @dataclass(frozen=True)
@@ -140,7 +155,7 @@ def training_digest(config: RunConfig) -> str:
             **identity,
             "device": config.train.resolved_device(),
             "data": load(config.dataset).fingerprint,
-            "files": config.coupling.fingerprint(),
+            "files": {**config.coupling.fingerprint(), **config.noise.fingerprint()},
             "sources": sources(dataclasses.replace(config, evaluate=EvaluateConfig())),
             "numerics_version": NUMERICS_VERSION,
         }
@@ -178,14 +193,21 @@ def check(config: RunConfig) -> None:
     data = load(config.dataset)
     Protocol.of(config.evaluate, data)
     config.coupling.check(data.shape, data.classes is not None)
-    path = config.path(config.noise.fit(data.encode(data.train)))
+    config.noise.check(data)
+    if config.conditional and data.num_classes < 2:
+        raise ConfigError("objective.label_dropout", f"the data have {data.num_classes or 'no'} classes. Set it to null, or take others.")
+    if config.train.batch_size > len(data.train):
+        reason = f"{config.train.batch_size} is more than the {len(data.train)} training samples"
+        raise ConfigError("train.batch_size", f"{reason}. Choose a smaller one.")
+    path = config.path(config.noise.fit(data.some()))
     for nfe in config.evaluate.nfe:
-        config.evaluate.time_grid.times(config.evaluate.solver.steps(nfe), path)
-    try:
-        with torch.device("meta"):
-            config.backbone.build(data.shape)
-    except ConfigError as error:
-        raise error.below("backbone") from None
+        config.evaluate.time_grid.times(_steps(config, path, nfe), path)
+    with torch.device("meta"):
+        config.build(data)
+
+
+def _steps(config: RunConfig, path: Interpolant, nfe: int) -> int:
+    return steps_of(config.evaluate.solver, config.evaluate.time_grid, path, config.evaluate.guidance, nfe)
 
 
 def train(run: Run, say: Say, stop: Stop) -> Trained:
@@ -198,8 +220,8 @@ def train(run: Run, say: Say, stop: Stop) -> Trained:
         remove_leftovers(run.folder)
         drop_torn_line(run.folder / "metrics.jsonl")
         torch.manual_seed(stream_seed(config.seed, "initial weights"))
-        network = config.backbone.build(data.shape).to(device)
-        noise_state = config.noise.fit(data.encode(data.train))
+        network = config.build(data).to(device)
+        noise_state = config.noise.fit(data.some())
         objective = Objective(config, noise_state)
         if not (run.folder / "config.json").exists():
             write_json(run.folder / "config.json", to_dict(config))
@@ -221,7 +243,10 @@ def restore(run: Run) -> Trained:
     step, saved, _ = read_checkpoint(run.folder / "checkpoints", device)
     if step < config.train.steps:
         raise UserError(f"{run.name}: trained for {step} of {config.train.steps} steps. Run `harness train` with its settings first.")
-    network = config.backbone.build(data.shape).to(device)
+    for name, value in part(saved, "data").items():
+        if not torch.equal(value.cpu(), data.statistics.get(name, torch.empty(0))):
+            raise UserError(f"{run.name}: the data's {name} is not what it was trained with. Bring the same data back, or train again.")
+    network = config.build(data).to(device)
     network.load_state_dict(part(saved, "ema"))
     return Trained(network.eval(), part(saved, "noise"))
 
@@ -233,13 +258,13 @@ def evaluate(run: Run, trained: Trained, judge: Judge, stop: Stop) -> None:
     with run.lock(), threadpool_limits(run.config.train.threads):
         for nfe in run.missing(judge.protocol):
             started, calls = time.perf_counter(), list[int]()
-            images = _counted(samples(run, trained, nfe, config.num_samples), calls)
-            picture = run.folder / "samples" / f"{judge.protocol.digest}-nfe-{nfe:04d}.png"
+            shown: list[Tensor] = []
             try:
-                values = judge(_with_grid(_stoppable(images, stop), picture))
+                values = judge(_noted(samples(run, trained, nfe, config.num_samples), calls, shown, stop))
             except Diverged as error:
                 write_json(run.folder / "diverged.json", {"reason": str(error)})
                 raise
+            draw(judge.data, torch.cat(shown), run.folder / "samples" / f"{judge.protocol.digest}-nfe-{nfe:04d}.png")
             known = run.evaluation(judge.protocol)
             for metric, value in values.items():
                 known["values"].setdefault(metric, {})[str(nfe)] = value
@@ -249,18 +274,33 @@ def evaluate(run: Run, trained: Trained, judge: Judge, stop: Stop) -> None:
             write_json(run.folder / "evaluations" / f"{judge.protocol.digest}.json", known)
 
 
-def samples(run: Run, trained: Trained, nfe: int, number: int) -> Iterator[tuple[Tensor, int]]:
-    """Batches of decoded samples, on the CPU, with the calls each took; the noise depends on the run's seed alone."""
+def samples(
+    run: Run, trained: Trained, nfe: int, number: int, label: int | None = None, visited: list[Tensor] | None = None
+) -> Iterator[Generated]:
+    """Batches of decoded samples, on the CPU; the noise depends on the run's seed alone.
+
+    Classes come as often as in training, or are all `label`. `visited` collects x, encoded, wherever the network is called.
+    """
     config, data, device = run.config, load(run.config.dataset), run.config.train.resolved_device()
+    classes = data.classes if config.conditional else None
     batches = generate(
         trained.network, config, trained.noise_state, config.evaluate.solver, config.evaluate.time_grid, nfe, data.shape,
         number, config.evaluate.batch_size, (config.seed, "evaluation"), device,
+        classes if label is None else torch.tensor([label]), config.evaluate.guidance, visited,
     )  # fmt: skip
-    return ((data.decode(batch).cpu(), calls) for batch, calls in batches)
+    return (Generated(data.decode(x).cpu(), None if y is None else y.cpu(), calls) for x, y, calls in batches)
+
+
+def picture(run: Run, trained: Trained, nfe: int, number: int, path: Path, label: int | None = None) -> None:
+    """Draw samples as their kind of data is drawn: points with the way that they came."""
+    data, visited = load(run.config.dataset), list[Tensor]()
+    shown = [batch.x for batch in samples(run, trained, nfe, number, label, visited if load(run.config.dataset).kind == "points" else None)]
+    whole = [x for x in visited if len(x) == len(shown[0])][: len(visited) // len(shown)]
+    draw(data, torch.cat(shown), path, trajectories=whole)
 
 
 def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop) -> Callbacks:
-    last, path = run.steps_done, run.folder / "metrics.jsonl"
+    last, path, data = run.steps_done, run.folder / "metrics.jsonl", load(run.config.dataset)
 
     def log(line: dict[str, float]) -> None:
         if line["step"] > last:  # a resumed run repeats what it had logged after its checkpoint
@@ -268,8 +308,9 @@ def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop) -> Callback
                 file.write(json.dumps(line) + "\n")
 
     def sample(network: nn.Module, step: int) -> None:
-        images = samples(run, Trained(network, objective.noise_state), max(run.config.evaluate.nfe), 64)
-        save_grid(next(images)[0], run.folder / "samples" / f"step-{step:07d}.png")
+        number = min(SHOWN[data.kind], run.config.evaluate.batch_size)
+        path = run.folder / "samples" / f"step-{step:07d}.png"
+        picture(run, Trained(network, objective.noise_state), max(run.config.evaluate.nfe), number, path)
 
     def resumed(step: int, damaged: list[Path]) -> None:
         for checkpoint in damaged:
@@ -293,23 +334,12 @@ def _write_environment(run: Run, network: nn.Module, objective: Objective) -> No
     )
 
 
-def _counted(batches: Iterable[tuple[Tensor, int]], calls: list[int]) -> Iterator[Tensor]:
-    """The images alone; the calls that each of them took are added to `calls`."""
-    for images, spent in batches:
-        calls += [spent] * len(images)
-        yield images
-
-
-def _stoppable(batches: Iterable[Tensor], stop: Stop) -> Iterator[Tensor]:
-    for batch in batches:
+def _noted(batches: Iterable[Generated], calls: list[int], shown: list[Tensor], stop: Stop) -> Iterator[Batch]:
+    """The same batches; the calls that each sample took are added to `calls`, the first samples to `shown`."""
+    for x, y, spent in batches:
         if stop():
             raise Stopped("stopped while evaluating")
-        yield batch
-
-
-def _with_grid(batches: Iterable[Tensor], path: Path) -> Iterator[Tensor]:
-    """The same batches; the first 64 images are kept as a picture."""
-    for i, batch in enumerate(batches):
-        if i == 0:
-            save_grid(batch[:64], path)
-        yield batch
+        calls += [spent] * len(x)
+        if sum(map(len, shown)) < max(SHOWN.values()):
+            shown.append(x)
+        yield Batch(x, y)

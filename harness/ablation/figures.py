@@ -39,18 +39,21 @@ def _curves(axes: Axes, plan: Plan, summary: pd.DataFrame, references: dict[str,
         half = stats.t.ppf(0.975, (own.n - 1).clip(lower=1)) * (own.sd / own.n**0.5).fillna(0)
         x = own.nfe * 1.15 ** (i / len(plan.arms) - 0.5)  # side by side where they would cover each other
         axes.errorbar(x, own["mean"], half, label=arm, ms=5, lw=1.4, capsize=2, **_style(i))
-    for kind, style in (("resampled", "--"), ("gaussian", ":")):
+    for kind, style, label in (
+        ("resampled", "--", "resampled real"),
+        ("held_out", "-.", "held-out real"),
+        ("gaussian", ":", "Gaussian noise"),
+    ):
         if plan.metric in references.get(kind, {}):
-            axes.axhline(
-                references[kind][plan.metric], color="grey", ls=style, lw=1, label=f"{kind} {'images' if kind == 'resampled' else 'noise'}"
-            )
+            axes.axhline(references[kind][plan.metric], color="grey", ls=style, lw=1, label=label)
     scale = "log" if len(of_metric) else "linear"
-    axes.set(xscale=scale, yscale=scale, xlabel="NFE", ylabel=plan.metric.upper())
+    axes.set(xscale=scale, yscale=scale if (of_metric["mean"] > 0).all() else "linear", xlabel="NFE", ylabel=plan.metric.upper())
     axes.set_title(f"mean over {len(plan.seeds)} seeds, 95 % intervals", fontsize=10)
     axes.set_xticks(sorted(of_metric.nfe.unique()), [str(nfe) for nfe in sorted(of_metric.nfe.unique())])
     if len(of_metric):
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.yaxis.set_major_formatter(LogFormatter())
+        if axes.get_yscale() == "log":
+            axes.yaxis.set_major_formatter(LogFormatter())
     axes.grid(alpha=0.25)
 
 

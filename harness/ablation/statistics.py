@@ -40,9 +40,15 @@ class Comparison:
 
 
 def compare(arm: Sequence[float], baseline: Sequence[float]) -> Comparison:
-    """Paired t on the logs of positive values, position by position; intervals are nan below two pairs."""
-    logs = np.log(np.asarray(arm, dtype=float)) - np.log(np.asarray(baseline, dtype=float))
-    n, nan = len(logs), math.nan
+    """Paired t on the logs of values, position by position.
+
+    Intervals are nan below two pairs; everything is where a value is not positive, which has no ratio.
+    """
+    values, nan = np.asarray([arm, baseline], dtype=float), math.nan
+    n = values.shape[1]
+    if (values <= 0).any():
+        return Comparison(n, nan, nan, nan, nan, nan, nan, nan)
+    logs = np.log(values[0]) - np.log(values[1])
     mean = float(logs.mean()) if n else nan
     if n < 2:
         return Comparison(n, math.expm1(mean), nan, nan, nan, nan, nan, nan)

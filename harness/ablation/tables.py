@@ -35,7 +35,7 @@ class Report:
     summary: pd.DataFrame
     """`COLUMNS`, one row per arm, metric and nfe."""
     references: dict[str, dict[str, float]]
-    """{"resampled" | "gaussian": {metric: value}} under the baseline's protocol."""
+    """{"resampled" | "held_out" | "gaussian": {metric: value}} under the baseline's protocol."""
     notes: list[str]
     """What a reader must know to trust the table."""
     commits: list[str]
@@ -55,11 +55,12 @@ def report(plan: Plan, references: dict[str, dict[str, float]]) -> Report:
 
 
 def judge_references(plan: Plan, judge: Judge) -> dict[str, dict[str, float]]:
-    """What resampled training images and Gaussian noise score under a judge's protocol; computed once and kept."""
+    """What real samples and Gaussian noise score under a judge's protocol; computed once and kept."""
     path = results_folder() / "local" / "references" / f"{judge.protocol.digest}.json"
     known = read_json(path) if path.exists() else {}
     if not all(m.name in known.get("gaussian", {}) for m in judge.config.metrics):
-        known = {"resampled": judge(judge.resampled()), "gaussian": judge(judge.gaussian())}
+        sets = {"resampled": judge.resampled(), "held_out": judge.held_out(), "gaussian": judge.gaussian()}
+        known = {kind: judge(batches) for kind, batches in sets.items() if batches is not None}
         write_json(path, known)
     return known
 
@@ -116,6 +117,8 @@ def _notes(plan: Plan, values: pd.DataFrame, commits: list[str]) -> list[str]:
     notes = []
     if values[(values.metric == plan.metric) & (values.nfe == plan.nfe)].empty:
         notes.append(f"Undecided: {plan.metric} at NFE {plan.nfe}, on which the verdicts rest, was not measured.")
+    if (values[values.metric == plan.metric].value <= 0).any():
+        notes.append(f"Undecided: some values of {plan.metric} are not positive, and ratios are what is compared.")
     if len(plan.seeds) < statistics.MIN_SEEDS:
         notes.append(
             f"Undecided: {len(plan.seeds)} seed(s) cannot tell a difference from luck; verdicts take {statistics.MIN_SEEDS} or more."
@@ -167,25 +170,31 @@ def grids(report: Report) -> list[Grid]:
         own: Any = report.summary[report.summary.metric == metric].set_index(["arm", "nfe"])
         nfes = sorted(own.index.unique("nfe"))
         rows = [[arm, *(_mean_sd(own.loc[arm, nfe]) for nfe in nfes)] for arm in plan.arms]
-        out.append(Grid(f"{metric.upper()} by NFE, mean ± sd over {len(plan.seeds)} seeds", ["arm", *map(str, nfes)], rows))
+        out.append(Grid(f"{titled(metric)} by NFE, mean ± sd over {len(plan.seeds)} seeds", ["arm", *map(str, nfes)], rows))
     main: Any = report.summary[report.summary.primary].set_index("arm")
-    title = f"{plan.metric.upper()} at NFE {plan.nfe} against {plan.baseline}"
+    title = f"{titled(plan.metric)} at NFE {plan.nfe} against {plan.baseline}"
     rows = [[arm, *_comparison(main.loc[arm]), main.loc[arm].verdict] for arm in plan.arms]
     out.append(Grid(title, ["arm", "difference", "95 % interval", "p (Holm)", "verdict"], rows))
     return out
 
 
+def titled(metric: str) -> str:
+    """A metric's name with the direction in which it is better."""
+    lower = find("metric", metric).lower_is_better  # type: ignore[attr-defined]
+    return f"{metric.upper()} {'↓' if lower else '↑'}"
+
+
 def remarks(report: Report) -> list[str]:
     """The sentences under a table."""
     plan = report.plan
-    named = {"resampled": "training images drawn with replacement", "gaussian": "Gaussian noise"}
+    named = {"resampled": "training samples drawn with replacement", "held_out": "held-out samples", "gaussian": "Gaussian noise"}
     lines = [
-        f"{metric.upper()} of {named[kind]}, as many as the samples: {value:.4g}."
+        f"{titled(metric)} of {named[kind]}, as many as the samples: {value:.4g}."
         for kind, by_metric in report.references.items()
         for metric, value in by_metric.items()
     ]
     lines.append(
-        f"Verdicts: {plan.metric.upper()} at NFE {plan.nfe}, paired t on logs over seeds, Holm-adjusted; intervals are 95 %, unadjusted; "
+        f"Verdicts: {titled(plan.metric)} at NFE {plan.nfe}, paired t on logs over seeds, Holm-adjusted; intervals are 95 %, unadjusted; "
         f"smallest difference of interest {plan.smallest_difference:.0%}."
     )
     if not math.isnan(report.detectable):

@@ -30,6 +30,8 @@ class Coupling(Component, family="coupling"):
     """Whether x1 stays independent of x0: only then do x1 and the score of p_t say the same."""
     needs_classes: ClassVar[bool] = False
     """Whether `pair` must be told the classes of the data."""
+    keeps_classes: ClassVar[bool] = True
+    """Whether the data keep their places, and with them their classes."""
 
     def pair(self, x0: Tensor, x1: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Pair:
         """Data and noise [B, ...] whose rows belong together, from a batch of each; `y` [B] are the data's classes."""
@@ -113,6 +115,7 @@ class Pairs(Coupling, name="pairs"):
 
     formula: ClassVar[str] = "(x0, x1) ~ rows of {path}"
     source: ClassVar[str] = "Liu et al. 2023, algorithm 1"
+    keeps_classes: ClassVar[bool] = False
 
     path: str = field(metadata=RUN_ONLY)
     """A folder with x0.npy and x1.npy, float32 [N, ...], encoded; rows with the same number belong together."""

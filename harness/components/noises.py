@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from harness.config import Range
-from harness.errors import UserError
+from harness.data.base import Data, Dataset, load
+from harness.errors import ConfigError, UserError
 from harness.registry import Component
 
 
 class Noise(Component, family="noise"):
-    """A base distribution of mean zero. What it learns from the data is a state that travels in the checkpoint."""
+    """A base distribution. What it learns from the data is a state that travels in the checkpoint."""
 
     gaussian: ClassVar[bool] = False
     """Whether it is normal: only then do x1 and the score of p_t say the same."""
@@ -32,6 +33,13 @@ class Noise(Component, family="noise"):
     def variance(self, state: Mapping[str, Tensor]) -> Tensor:
         """Of each entry: a scalar, or shaped like a sample."""
         return torch.ones(())
+
+    def check(self, data: Data) -> None:
+        """`UserError` when it does not go with these data."""
+
+    def fingerprint(self) -> dict[str, str | int]:
+        """What identifies the content of files that it reads; empty when there are none."""
+        return {}
 
 
 def _normal(shape: Sequence[int], generator: torch.Generator) -> Tensor:
@@ -132,3 +140,38 @@ class UniformNoise(Noise, name="uniform"):
 
     def sample(self, shape: Sequence[int], generator: torch.Generator, state: Mapping[str, Tensor]) -> Tensor:
         return (2 * _uniform(shape, generator) - 1) * math.sqrt(3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Population(Noise, name="population"):
+    """The training samples of another data set: the flow then carries that population into the data's."""
+
+    formula: ClassVar[str] = "x1 ~ the samples of another data set"
+    source: ClassVar[str] = "Liu et al. 2023, section 3; Tong et al. 2024, section 5"
+
+    dataset: Dataset
+    """Where x1 comes from; of the data's own shape and features, and encoded by its own statistics."""
+
+    def fit(self, data: Tensor) -> dict[str, Tensor]:
+        return {"variance": load(self.dataset).some().double().var(0).mean().float()}
+
+    def sample(self, shape: Sequence[int], generator: torch.Generator, state: Mapping[str, Tensor]) -> Tensor:
+        source = load(self.dataset)
+        chosen = torch.randint(len(source.train), (shape[0],), generator=generator, device=generator.device)
+        return source.encode(source.train[chosen.cpu()]).to(generator.device)
+
+    def variance(self, state: Mapping[str, Tensor]) -> Tensor:
+        return state["variance"]
+
+    def check(self, data: Data) -> None:
+        source = load(self.dataset)
+        if source.shape != data.shape or source.names != data.names:
+            said = (
+                f"its samples are {list(source.shape)}, the data's {list(data.shape)}"
+                if source.shape != data.shape
+                else "its features differ"
+            )
+            raise ConfigError("noise.dataset", f"{said}. Choose two sets of one kind, like two selections from one file.")
+
+    def fingerprint(self) -> dict[str, str | int]:
+        return load(self.dataset).fingerprint

@@ -1,62 +1,145 @@
-"""What every data set is: a configuration that loads tensors and knows how to turn them into what a network sees."""
+"""What every data set is: a configuration that loads samples and knows how to turn them into what a network sees."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from harness.errors import UserError
 from harness.registry import Component
+
+Kind = Literal["image", "latents", "points", "cells", "sequence"]
+
+
+class Samples(Protocol):
+    """Stored samples that are fetched when they are asked for. A tensor [N, ...] is the case where all lie in memory."""
+
+    workers: int
+    """Processes that fetch batches ahead of training; 0 where fetching costs next to nothing."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        """The samples [B, ...] at indices [B]."""
+        ...
+
+    def content(self) -> Iterator[bytes]:
+        """Bytes that tell these samples from all others."""
+        ...
 
 
 @dataclass(frozen=True)
 class Data:
     """A loaded data set: samples as stored, and the maps to and from the values that a network is trained on."""
 
-    train: Tensor
+    train: Tensor | Samples
     """Samples that are trained on and compared with, [N, ...]."""
-    held_out: Tensor
+    held_out: Tensor | Samples
     """Samples never trained on, [M, ...]."""
     encode: Callable[[Tensor], Tensor]
-    """Stored samples [B, ...] to float32 [B, ...] around [-1, 1]."""
+    """Stored samples [B, ...] to float32 [B, ...] of about unit size."""
     decode: Callable[[Tensor], Tensor]
     """The inverse of `encode`; values outside its range are clipped."""
+    kind: Kind
     classes: Tensor | None = None
-    """The class of each sample of `train`, int64 [N]."""
+    """The class of each sample of `train`, int64 [N], counted from 0."""
+    class_names: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    """Of the features: genes, channels."""
+    statistics: dict[str, Tensor] = field(default_factory=dict)
+    """What `encode` and `decode` were fitted with; it travels in the checkpoint."""
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
+    """A random change of stored samples [B, ...] that training alone sees."""
 
     def __post_init__(self) -> None:
         for part, samples in (("training", self.train), ("held-out", self.held_out)):
-            if samples.is_floating_point() and (wrong := int((~samples.isfinite()).sum())):
+            if isinstance(samples, Tensor) and samples.is_floating_point() and (wrong := int((~samples.isfinite()).sum())):
                 raise UserError(f"dataset: {wrong} of the {samples.numel()} {part} values are NaN or infinite. Remove or replace them.")
 
-    @property
+    @functools.cached_property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one sample."""
-        return tuple(self.train.shape[1:])
+        """Shape of one encoded sample."""
+        return tuple(self.encode(self.train[torch.arange(1)]).shape[1:])
+
+    @property
+    def num_classes(self) -> int:
+        """0 where there are no classes."""
+        return 0 if self.classes is None else int(self.classes.max()) + 1
 
     @functools.cached_property
     def fingerprint(self) -> dict[str, str | int]:
         """Sizes of the two parts and 12 hex digits over the content of both, and over the classes."""
         content = hashlib.sha256()
         for part in (self.train, self.held_out, *([] if self.classes is None else [self.classes])):
-            content.update(f"{part.dtype} {tuple(part.shape)};".encode())
-            content.update(part.contiguous().numpy().data)
+            if isinstance(part, Tensor):
+                content.update(f"{part.dtype} {tuple(part.shape)};".encode())
+                content.update(part.contiguous().numpy().data)
+            else:
+                for chunk in part.content():
+                    content.update(chunk)
         return {"train": len(self.train), "held_out": len(self.held_out), "sha256": content.hexdigest()[:12]}
+
+    def some(self, number: int = 10_000) -> Tensor:
+        """Encoded training samples, evenly spaced where they are fetched one by one; all of them where they lie in memory."""
+        if isinstance(self.train, Tensor):
+            return self.encode(self.train)
+        return self.encode(self.train[torch.linspace(0, len(self.train) - 1, min(number, len(self.train))).long()])
 
 
 class Dataset(Component, family="dataset"):
     """A data set by name."""
 
     def load(self) -> Data:
-        """The tensors, on the CPU; `UserError` when a file is missing or damaged."""
+        """Its samples; `UserError` when a file is missing or damaged."""
         raise NotImplementedError
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=4)
 def load(dataset: Dataset) -> Data:
     """The data of a configuration, read once a process."""
     return dataset.load()
+
+
+def data_folder() -> Path:
+    """Where relative paths of data begin: HARNESS_DATA, or data/ below the working directory."""
+    return Path(os.environ.get("HARNESS_DATA") or "data")
+
+
+def existing(path: str, what: str) -> Path:
+    """`path`, from `data_folder` where it is relative; `UserError` when nothing is there."""
+    found = data_folder() / path
+    if not path or not found.exists():
+        raise UserError(f"dataset.path: {found} does not exist. Give {what}; relative paths begin in HARNESS_DATA, or else in data/.")
+    return found
+
+
+def held_out(number: int, every: int) -> Tensor:
+    """Which of `number` samples in their order are held out: the last of every `every`, bool [number]."""
+    mask = torch.arange(number) % every == every - 1
+    if not mask.any() or mask.all():
+        raise UserError(f"dataset: {number} samples cannot be parted into training and one in {every} held out. Give more.")
+    return mask
+
+
+class Standardise:
+    """(x - mean) / std per feature, with the statistics of training samples; and back."""
+
+    def __init__(self, mean: Tensor, std: Tensor):
+        self.statistics = {"mean": mean.float(), "std": std.float()}
+        self.mean, self.std = mean.double(), std.double()
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Stored [B, ..., D] to float32."""
+        return ((x.double() - self.mean.to(x.device)) / self.std.to(x.device)).float()
+
+    def decode(self, x: Tensor) -> Tensor:
+        """The inverse, in float32."""
+        return (x.double() * self.std.to(x.device) + self.mean.to(x.device)).float()

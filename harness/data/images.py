@@ -7,22 +7,21 @@ there is downloaded by torchvision, unless HARNESS_DATA is set.
 
 from __future__ import annotations
 
-import io
 import os
 import zipfile
 import zlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from harness.data.base import Data, Dataset
+from harness.config import RUN_ONLY
+from harness.data.base import Data, Dataset, data_folder, existing, held_out
 from harness.errors import UserError
-from harness.files import write_atomic
 
 
 def encode(images: Tensor) -> Tensor:
@@ -41,6 +40,12 @@ def decode_digits(x: Tensor) -> Tensor:
     return (sixteenths * 255 / 16).round().to(torch.uint8)
 
 
+def mirror(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image turned left to right with probability one half."""
+    turned = torch.rand(len(images), 1, 1, 1, generator=generator, device=generator.device) < 0.5
+    return torch.where(turned.to(images.device), images.flip(-1), images)
+
+
 def digits() -> tuple[Tensor, Tensor]:
     """scikit-learn's 1,797 handwritten digits (Alpaydin & Kaynak 1998): uint8 [1797, 1, 8, 8] and labels [1797]."""
     from sklearn.datasets import load_digits
@@ -54,72 +59,142 @@ def digits() -> tuple[Tensor, Tensor]:
 class Digits(Dataset, name="digits"):
     """8x8 grey handwritten digits, embedded in scikit-learn; every fifth is held out."""
 
+    source: ClassVar[str] = "Alpaydin & Kaynak 1998"
+
     def load(self) -> Data:
         images, classes = digits()
-        held_out = torch.arange(len(images)) % 5 == 4
-        return Data(images[~held_out], images[held_out], encode, decode_digits, classes[~held_out])
+        apart = held_out(len(images), 5)
+        return Data(images[~apart], images[apart], encode, decode_digits, "image", classes[~apart], tuple("0123456789"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class FashionMNIST(Dataset, name="fashion_mnist"):
-    """28x28 grey pictures of clothing, 60,000 and 10,000 held out (Xiao et al. 2017)."""
+class Torchvision(Dataset):
+    """One of torchvision's labelled sets of pictures, downloaded by it."""
+
+    class_name: ClassVar[str]
 
     def load(self) -> Data:
-        (train, classes), (held_out, _) = (_torchvision("FashionMNIST", train) for train in (True, False))
-        return Data(train[:, None], held_out[:, None], encode, decode, classes)
+        (train, classes), (held, _) = self.parts()
+        return Data(train, held, encode, decode, "image", classes, self.labels(), augment=self.augment())
+
+    def parts(self) -> list[tuple[Tensor, Tensor]]:
+        """Images uint8 [N, C, H, W] and classes [N], to train on and held out."""
+        return [_torchvision(self.class_name, train) for train in (True, False)]
+
+    def labels(self) -> tuple[str, ...]:
+        """What the classes are called."""
+        return tuple("0123456789")
+
+    def augment(self) -> Callable[[Tensor, torch.Generator], Tensor] | None:
+        """How training changes the images."""
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
-class CIFAR10(Dataset, name="cifar10"):
-    """32x32 colour pictures of ten classes, 50,000 and 10,000 held out (Krizhevsky 2009)."""
+class MNIST(Torchvision, name="mnist"):
+    """28x28 grey handwritten digits, 60,000 and 10,000 held out."""
+
+    source: ClassVar[str] = "LeCun et al. 1998"
+    class_name: ClassVar[str] = "MNIST"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FashionMNIST(Torchvision, name="fashion_mnist"):
+    """28x28 grey pictures of clothing, 60,000 and 10,000 held out."""
+
+    source: ClassVar[str] = "Xiao et al. 2017"
+    class_name: ClassVar[str] = "FashionMNIST"
+
+    def labels(self) -> tuple[str, ...]:
+        return ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CIFAR10(Torchvision, name="cifar10"):
+    """32x32 colour pictures of ten classes, 50,000 and 10,000 held out."""
+
+    source: ClassVar[str] = "Krizhevsky 2009"
+    class_name: ClassVar[str] = "CIFAR10"
+
+    flip: bool = False
+    """Whether training turns each picture left to right half of the time."""
+
+    def parts(self) -> list[tuple[Tensor, Tensor]]:
+        path = data_folder() / "cifar10.npz"
+        return _cifar10_npz(path) if path.exists() else super().parts()
+
+    def labels(self) -> tuple[str, ...]:
+        return ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+    def augment(self) -> Callable[[Tensor, torch.Generator], Tensor] | None:
+        return mirror if self.flip else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Npz(Dataset, name="npz"):
+    """Pictures of your own in one .npz: `images`, uint8 [N, H, W, C] or [N, C, H, W], and perhaps `labels` [N]; every tenth is held out."""
+
+    path: str = field(metadata=RUN_ONLY)
+    """The file; relative paths begin in HARNESS_DATA, or else in data/."""
+    flip: bool = False
+    """Whether training turns each picture left to right half of the time."""
 
     def load(self) -> Data:
-        path = _folder() / "cifar10.npz"
-        parts = _cifar10_npz(path) if path.exists() else [_torchvision("CIFAR10", train) for train in (True, False)]
-        (train, classes), (held_out, _) = ((images.permute(0, 3, 1, 2).contiguous(), labels) for images, labels in parts)
-        return Data(train, held_out, encode, decode, classes)
-
-
-def _folder() -> Path:
-    return Path(os.environ.get("HARNESS_DATA") or "data")
+        path = existing(self.path, "an .npz file with `images`")
+        arrays = npz(path)
+        images = arrays.get("images")
+        if images is None or images.dtype != np.uint8 or images.ndim != 4 or not {1, 3} & {images.shape[1], images.shape[3]}:
+            said = "no `images`" if images is None else f"`images` as {images.dtype} {list(images.shape)}"
+            raise UserError(f"{path}: holds {said}, not uint8 [N, H, W, C] or [N, C, H, W] with C = 1 or 3. Make it again.")
+        if images.shape[3] in (1, 3):
+            images = images.transpose(0, 3, 1, 2)
+        stored, apart = torch.from_numpy(np.ascontiguousarray(images)), held_out(len(images), 10)
+        classes: Tensor | None = None
+        names: tuple[str, ...] = ()
+        if "labels" in arrays:
+            if arrays["labels"].shape != (len(images),):
+                raise UserError(f"{path}: `labels` is {list(arrays['labels'].shape)} for {len(images)} images. Give one each.")
+            values, numbers = np.unique(arrays["labels"], return_inverse=True)
+            classes, names = torch.from_numpy(numbers).long()[~apart], tuple(map(str, values))
+        return Data(stored[~apart], stored[apart], encode, decode, "image", classes, names, augment=mirror if self.flip else None)
 
 
 def _torchvision(name: str, train: bool) -> tuple[Tensor, Tensor]:
-    """Images and classes of one part of a torchvision data set, uint8 as torchvision keeps them, and int64."""
+    """Images uint8 [N, C, H, W] and classes int64 [N] of one part of a torchvision data set."""
     from torchvision import datasets
 
     given = bool(os.environ.get("HARNESS_DATA"))
     try:
-        loaded: Any = getattr(datasets, name)(_folder(), train=train, download=not given)
+        loaded: Any = getattr(datasets, name)(data_folder(), train=train, download=not given)
     except Exception as error:  # torchvision raises whatever its readers do
         reason = str(error).strip().split("\n")[0]
-        place = f"HARNESS_DATA={_folder()}" if given else str(_folder())
+        place = f"HARNESS_DATA={data_folder()}" if given else str(data_folder())
         remedy = f"Put torchvision's {name} files there" if given else "Or set HARNESS_DATA to a folder that holds it"
         raise UserError(f"{place}: {name} cannot be read ({reason}). {remedy}.") from error
-    return torch.as_tensor(loaded.data), torch.as_tensor(loaded.targets).long()
+    images = torch.as_tensor(loaded.data)
+    images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
+    return images, torch.as_tensor(loaded.targets).long()
+
+
+def npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file; `UserError` when it cannot be read."""
+    """The arrays of an .npz file; `UserError` when it cannot be read."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read ({error}). Make it again.") from error
 
 
 def _cifar10_npz(path: Path) -> list[tuple[Tensor, Tensor]]:
     """Images and classes of both parts, uint8 and int64."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            parts = [(arrays[f"x_{part}"], arrays[f"y_{part}"].reshape(-1).astype(np.int64)) for part in ("train", "test")]
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read ({error}). Make it again, with x_train, y_train, x_test, y_test.") from error
+    arrays = npz(path)
+    if missing := [name for part in ("train", "test") for name in (f"x_{part}", f"y_{part}") if name not in arrays]:
+        raise UserError(f"{path}: has no {missing[0]}. Make it again, with x_train, y_train, x_test, y_test.")
+    parts = [(arrays[f"x_{part}"], arrays[f"y_{part}"].reshape(-1).astype(np.int64)) for part in ("train", "test")]
     for array, classes in parts:
         if array.dtype != np.uint8 or array.ndim != 4 or array.shape[1:] != (32, 32, 3) or not len(array):
             raise UserError(f"{path}: holds {array.dtype} {list(array.shape)}, not uint8 [N, 32, 32, 3]. Make it again.")
         if len(classes) != len(array):
             raise UserError(f"{path}: holds {len(array)} images and {len(classes)} classes. Make it again.")
-    return [(torch.from_numpy(images), torch.from_numpy(classes)) for images, classes in parts]
-
-
-def save_grid(images: Tensor, path: Path, columns: int = 8) -> None:
-    """Write uint8 images [N, C, H, W] as one PNG, small ones enlarged to 32 pixels."""
-    from torchvision.utils import make_grid
-
-    enlarged = images.repeat_interleave(factor := max(1, 32 // images.shape[-1]), 2).repeat_interleave(factor, 3)
-    pixels = make_grid(enlarged, nrow=columns, padding=2, pad_value=128).permute(1, 2, 0).numpy()
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, "png")
-    write_atomic(path, content.getvalue())
+    return [(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(classes)) for images, classes in parts]

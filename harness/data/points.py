@@ -1,34 +1,34 @@
-"""Points in the plane whose density is known, with variance one in each coordinate."""
+"""Points whose distribution is known, with variance one in each coordinate."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from harness.config import Count
-from harness.data.base import Data, Dataset
+from harness.config import Count, Range
+from harness.data.base import Data, Dataset, Standardise
 from harness.rng import stream
 
 
 @dataclass(frozen=True, kw_only=True)
 class Points(Dataset):
-    """Draws [N, 2] that are the same every time."""
+    """Draws [N, D] that are the same every time."""
 
     number: Count = 10_000
     """Points to train on; a fifth as many more are held out."""
 
     def draw(self, number: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """float32 [number, 2], and the component that each point is from, int64 [number]."""
+        """float32 [number, D], and the component that each point is from, int64 [number]."""
         raise NotImplementedError
 
     def load(self) -> Data:
         points, classes = self.draw(self.number, stream(0, self.name, "train"))
         held_out, _ = self.draw(max(1, self.number // 5), stream(0, self.name, "held out"))
-        return Data(points, held_out, encode=torch.Tensor.float, decode=torch.Tensor.float, classes=classes)
+        return Data(points, held_out, torch.Tensor.float, torch.Tensor.float, "points", classes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,3 +55,106 @@ class Checkerboard(Points, name="checkerboard"):
         row, column = square // 2, square % 2 * 2 + square // 2 % 2
         corner = torch.stack([column, row], dim=1)
         return (corner + torch.rand(number, 2, generator=generator) - 2) * math.sqrt(3) / 2, square
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pinwheel(Points, name="pinwheel"):
+    """Five bent arms."""
+
+    source: ClassVar[str] = "Johnson et al. 2016, figure 1"
+
+    def draw(self, number: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        arm = torch.randint(5, (number,), generator=generator)
+        along, across = (torch.randn(number, 2, generator=generator) * torch.tensor([0.3, 0.1])).unbind(1)
+        angle = arm * 2 * math.pi / 5 + 0.25 * (along + 1).exp()
+        points = torch.stack([angle.cos() * (along + 1) - angle.sin() * across, angle.sin() * (along + 1) + angle.cos() * across], dim=1)
+        return points / math.sqrt((1 + 0.3**2 + 0.1**2) / 2), arm  # five arms, evenly turned, have the same variance in every direction
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScikitPoints(Points):
+    """A toy of scikit-learn's; what is stored is its own, what is trained on is standardised."""
+
+    def make(self, number: int, random_state: int) -> tuple[Any, Any]:
+        """scikit-learn's points and what it says of each."""
+        raise NotImplementedError
+
+    def draw(self, number: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        points, about = self.make(number, int(torch.randint(2**31, (), generator=generator)))
+        return torch.from_numpy(points).float(), torch.from_numpy(about)
+
+    def load(self) -> Data:
+        train, classes = self.draw(self.number, stream(0, self.name, "train"))
+        held_out, _ = self.draw(max(1, self.number // 5), stream(0, self.name, "held out"))
+        scale = Standardise(train.double().mean(0), train.double().std(0))
+        of_classes = None if classes.is_floating_point() else classes.long()
+        return Data(train, held_out, scale.encode, scale.decode, "points", of_classes, statistics=scale.statistics)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moons(ScikitPoints, name="moons"):
+    """Two interleaved half circles."""
+
+    source: ClassVar[str] = "sklearn.datasets.make_moons"
+
+    noise: Annotated[float, Range(0)] = 0.05
+    """Standard deviation of the points about the half circles, whose radius is 1."""
+
+    def make(self, number: int, random_state: int) -> tuple[Any, Any]:
+        from sklearn.datasets import make_moons
+
+        return make_moons(number, noise=self.noise, random_state=random_state)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwissRoll(ScikitPoints, name="swiss_roll"):
+    """A spiral in the plane."""
+
+    source: ClassVar[str] = "sklearn.datasets.make_swiss_roll, without its depth"
+
+    noise: Annotated[float, Range(0)] = 0.5
+    """Standard deviation of the points about the spiral, whose arms are 2 pi apart."""
+
+    def make(self, number: int, random_state: int) -> tuple[Any, Any]:
+        from sklearn.datasets import make_swiss_roll
+
+        points, place = make_swiss_roll(number, noise=self.noise, random_state=random_state)
+        return points[:, [0, 2]], place
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussianMixture(Points, name="gaussian_mixture"):
+    """Equally likely round Gaussians in D dimensions, whose exact density and flow are known."""
+
+    dimensions: Count = 2
+    components: Count = 4
+    spread: Annotated[float, Range(0, 1, ends="(]")] = 0.3
+    """Standard deviation of each component; their means supply the rest of the unit variance. A single one stands at zero."""
+
+    def means(self) -> Tensor:
+        """[components, D] in float64, of mean zero and, if there are several, variance 1 - spread^2 in each coordinate."""
+        if self.components == 1:
+            return torch.zeros(1, self.dimensions, dtype=torch.float64)
+        drawn = torch.randn(self.components, self.dimensions, generator=stream(0, self.name, "means"), dtype=torch.float64)
+        return (drawn - drawn.mean(0)) / drawn.std(0, unbiased=False) * math.sqrt(1 - self.spread**2)
+
+    def draw(self, number: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        component = torch.randint(self.components, (number,), generator=generator)
+        return (self.means()[component] + self.spread * torch.randn(number, self.dimensions, generator=generator)).float(), component
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """log p(x) of x [B, D], [B] in float64."""
+        logits, _ = self._responsibilities(x.double(), self.means(), self.spread**2)
+        return logits.logsumexp(1) - math.log(self.components) - self.dimensions / 2 * math.log(2 * math.pi * self.spread**2)
+
+    def posterior_mean(self, xt: Tensor, alpha: float, sigma: float) -> Tensor:
+        """E[x0 | alpha x0 + sigma x1 = xt] for standard normal x1, [B, D] in float64; `sigma` > 0."""
+        xt, variance = xt.double(), alpha**2 * self.spread**2 + sigma**2
+        _, weights = self._responsibilities(xt, alpha * self.means(), variance)
+        gain = alpha * self.spread**2 / variance
+        return weights @ self.means() * (1 - gain * alpha) + gain * xt
+
+    def _responsibilities(self, x: Tensor, means: Tensor, variance: float) -> tuple[Tensor, Tensor]:
+        """-|x - mean|^2 / (2 variance) [B, components], and its softmax."""
+        logits = -torch.cdist(x, means).square() / (2 * variance)
+        return logits, logits.softmax(1)

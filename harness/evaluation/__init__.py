@@ -1,0 +1,5 @@
+"""Metrics and protocols. Importing this package registers every metric."""
+
+from harness.evaluation import distances as distances
+from harness.evaluation import fidelity as fidelity
+from harness.evaluation import profiles as profiles

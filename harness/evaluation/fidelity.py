@@ -5,59 +5,101 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from harness.config import Count, Range
 from harness.errors import UserError
 from harness.evaluation.digits_classifier import WEIGHTS, DigitsClassifier
-from harness.registry import Component
-
-
-class Metric(Component, family="metric"):
-    """A distance or score of generated samples, computed from their features."""
-
-    lower_is_better: ClassVar[bool]
-
-    def summarise(self, features: Tensor) -> dict[str, np.ndarray]:
-        """What must be kept of a set's features, float64 [N, D]."""
-        raise NotImplementedError
-
-    def compare(self, samples: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> float:
-        """The metric's value from two summaries."""
-        raise NotImplementedError
+from harness.evaluation.metric import Metric, Summary
 
 
 @dataclass(frozen=True, kw_only=True)
 class FID(Metric, name="fid"):
-    """Frechet inception distance, Heusel et al. 2017: Wasserstein-2 between Gaussians fitted to the features."""
+    """Frechet inception distance: Wasserstein-2 between Gaussians fitted to the features."""
 
+    source: ClassVar[str] = "Heusel et al. 2017, eq. 6"
     lower_is_better = True
+    reads = "features"
+    summary = "fid"
 
-    def summarise(self, features: Tensor) -> dict[str, np.ndarray]:
+    def summarise(self, features: Tensor, classes: Tensor | None) -> dict[str, np.ndarray]:
         from torch_fidelity.metric_fid import fid_features_to_statistics
 
         return fid_features_to_statistics(features)
 
-    def compare(self, samples: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> float:
+    def compare(self, samples: Summary, reference: Summary) -> float:
         from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 
         return fid_statistics_to_metric(samples, reference, verbose=False)[KEY_METRIC_FID]
 
 
-def extract(extractor: nn.Module, batches: Iterable[Tensor], device: str) -> Tensor:
-    """Features float64 [N, D] on the CPU of batches of uint8 images [B, 1 or 3, H, W]."""
+@dataclass(frozen=True, kw_only=True)
+class KID(Metric, name="kid"):
+    """Kernel inception distance: squared MMD with a cubic kernel, unbiased, so that it can fall below zero."""
+
+    source: ClassVar[str] = "Binkowski et al. 2018, section 4"
+    lower_is_better = True
+    reads = "features"
+
+    subsets: Count = 100
+    """Random subsets that are compared; the mean over them is the value."""
+    subset_size: Annotated[int, Range(2)] = 1000
+    """Samples of a subset, at most all."""
+
+    def compare(self, samples: Summary, reference: Summary) -> float:
+        from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
+
+        x, y = (torch.from_numpy(part["features"]).double() for part in (samples, reference))
+        size = min(self.subset_size, len(x), len(y))
+        found = kid_features_to_metric(x, y, kid_subsets=self.subsets, kid_subset_size=size, rng_seed=0, verbose=False)
+        return found[KEY_METRIC_KID_MEAN]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coverage(Metric):
+    """One of the two shares that nearest neighbours in feature space give."""
+
+    lower_is_better = False
+    reads = "features"
+    key: ClassVar[str]
+
+    neighbours: Count = 3
+    """A sample's ball reaches to its neighbour of this number."""
+
+    def compare(self, samples: Summary, reference: Summary) -> float:
+        from torch_fidelity.metric_prc import prc_features_to_metric
+
+        x, y = (torch.from_numpy(part["features"]) for part in (samples, reference))
+        return prc_features_to_metric(x, y, prc_neighborhood=self.neighbours, save_cpu_ram=True, verbose=False)[self.key]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision(Coverage, name="precision"):
+    """Share of the samples that lie in a ball of a real one: fidelity."""
+
+    source: ClassVar[str] = "Kynkaanniemi et al. 2019, eq. 3"
+    key = "precision"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recall(Coverage, name="recall"):
+    """Share of the real ones that lie in a ball of a sample: diversity."""
+
+    source: ClassVar[str] = "Kynkaanniemi et al. 2019, eq. 3"
+    key = "recall"
+
+
+def features(extractor: nn.Module, images: Tensor, device: str) -> Tensor:
+    """Features float64 [B, D] on the CPU of uint8 images [B, 1 or 3, H, W]."""
     with torch.no_grad():
-        return torch.cat([extractor(_rgb(batch).to(device))[0].double().cpu() for batch in batches])
-
-
-def _rgb(images: Tensor) -> Tensor:
-    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+        rgb = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+        return extractor(rgb.to(device))[0].double().cpu()
 
 
 @functools.cache

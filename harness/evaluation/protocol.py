@@ -10,8 +10,10 @@ from harness.components.time_grids import TimeGrid, UniformGrid
 from harness.config import Config, Count, Index, digest, to_dict
 from harness.data.base import Data
 from harness.errors import ConfigError
-from harness.evaluation.fidelity import FID, Metric, weights_hash
+from harness.evaluation.fidelity import FID, weights_hash
+from harness.evaluation.metric import Metric
 from harness.registry import sources
+from harness.sampling import Guidance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,16 +22,17 @@ class EvaluateConfig(Config):
 
     solver: Solver = Euler()
     time_grid: TimeGrid = UniformGrid()
+    guidance: Guidance = Guidance()
     nfe: tuple[Index, ...] = (1, 2, 4, 8, 16, 32)
     """Calls of the network for each sample, one evaluation each; 0 lets an adaptive solver choose, and counts them."""
     num_samples: Count = 50_000
     num_reference: Count | None = None
-    """Training images compared with, drawn once without replacement; null is 8 x num_samples, at most all of them:
+    """Training samples compared with, drawn once without replacement; null is 8 x num_samples, at most all of them:
     the reference's own sampling error then stays small beside the samples'."""
     batch_size: Count = 500
     """Samples generated at once; each batch has its own stream of noise."""
-    extractor: Literal["digits", "inception"] = "inception"
-    """Network whose features are compared."""
+    extractor: Literal["digits", "inception", "values"] = "inception"
+    """Network whose features are compared; `values` compares the decoded samples themselves."""
     metrics: tuple[Metric, ...] = (FID(),)
 
     def __post_init__(self) -> None:
@@ -42,7 +45,7 @@ class EvaluateConfig(Config):
             self.solver.steps(nfe)
         for field in ("num_samples", "num_reference"):
             if getattr(self, field) == 1:
-                raise ConfigError(field, "one image has no covariance. Take two or more.")
+                raise ConfigError(field, "one sample has no spread. Take two or more.")
 
 
 @dataclass(frozen=True)
@@ -57,28 +60,28 @@ class Protocol:
     weights: str
     """12 hex digits over the extractor's weights file."""
     reference: dict
-    """Fingerprint of the data set and how many of its training images are compared with."""
+    """Fingerprint of the data set and how many of its training samples are compared with."""
     sampling: str
     """Weights, start and precision of the samples."""
+    guidance: dict
+    """Empty without."""
     sources: dict
     """{family.name: hash of its file} of solvers, grids and metrics that are not the harness's own."""
 
     @classmethod
     def of(cls, config: EvaluateConfig, data: Data) -> Protocol:
         """The protocol that a configuration means on a data set; reads (or downloads) the extractor's weights."""
-        if len(data.shape) != 3:
-            raise ConfigError("evaluate.extractor", f"{config.extractor} reads images [C, H, W], not {list(data.shape)}. Choose images.")
-        if config.extractor == "digits" and data.shape[1:] != (8, 8):
-            raise ConfigError("evaluate.extractor", "the digits classifier reads 8x8 images. Choose inception.")
+        _refuse_unfit(config, data)
         return cls(
             solver=to_dict(config.solver),
             time_grid=to_dict(config.time_grid),
             num_samples=config.num_samples,
             batch_size=config.batch_size,
             extractor=config.extractor,
-            weights=weights_hash(config.extractor),
+            weights="" if config.extractor == "values" else weights_hash(config.extractor),
             reference={**data.fingerprint, "images": num_reference(config, data)},
             sampling="EMA weights, noise by the run's seed, fp32",
+            guidance={} if config.guidance.scale == 1 else to_dict(config.guidance),
             sources=sources(config),
         )
 
@@ -88,9 +91,26 @@ class Protocol:
         return digest({name: value for name, value in vars(self).items() if value != {}})
 
 
+def _refuse_unfit(config: EvaluateConfig, data: Data) -> None:
+    """`ConfigError` for an extractor or a metric that cannot read the data."""
+    if config.extractor != "values" and data.kind != "image":
+        raise ConfigError("evaluate.extractor", f"{config.extractor} reads images, and these data are {data.kind}. Choose values.")
+    if config.extractor == "digits" and data.shape[1:] != (8, 8):
+        raise ConfigError("evaluate.extractor", "the digits classifier reads 8x8 images. Choose inception.")
+    for i, metric in enumerate(config.metrics):
+        path, read = f"evaluate.metrics[{i}]", "values" if config.extractor == "values" else "features"
+        if metric.kinds and data.kind not in metric.kinds:
+            raise ConfigError(path, f"{metric.name} is for {' and '.join(metric.kinds)}, and these data are {data.kind}. Choose another.")
+        if metric.reads not in (read, "either"):
+            remedy = "evaluate.extractor=values" if metric.reads == "values" else "an extractor"
+            raise ConfigError(path, f"{metric.name} reads {metric.reads}, and evaluate.extractor gives {read}. Choose {remedy} or another.")
+        if metric.needs_classes and data.classes is None:
+            raise ConfigError(path, f"{metric.name} needs classes, and these data have none. Choose another.")
+
+
 def num_reference(config: EvaluateConfig, data: Data) -> int:
-    """How many training images the samples are compared with."""
+    """How many training samples the samples are compared with."""
     wanted = config.num_reference or 8 * config.num_samples
     if config.num_reference and wanted > len(data.train):
-        raise ConfigError("evaluate.num_reference", f"{wanted} is more than the {len(data.train)} training images. Give null or fewer.")
+        raise ConfigError("evaluate.num_reference", f"{wanted} is more than the {len(data.train)} training samples. Give null or fewer.")
     return min(wanted, len(data.train))

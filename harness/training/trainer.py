@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +17,7 @@ from harness.data.base import Data
 from harness.errors import Diverged, Stopped
 from harness.objective import Objective
 from harness.rng import stream, stream_seed
+from harness.training.batches import DataOrder, batches
 from harness.training.checkpoint import read_checkpoint, write_checkpoint
 from harness.training.ema import EMA
 
@@ -90,20 +91,22 @@ def fit(config: TrainConfig, seed: int, network: nn.Module, objective: Objective
     callbacks.resumed(step, damaged)
     for path in damaged:
         path.unlink()
-    train, classes = data.train.to(device), None if data.classes is None else data.classes.to(device)
-    order = DataOrder(len(train), config.batch_size, seed)
+    order = DataOrder(len(data.train), config.batch_size, seed)
+    fetched = batches(data, order, step, config.steps, device)
     logged, clock = step, time.perf_counter()
     network.train()
     while step < config.steps:
         if callbacks.stop():
-            write_checkpoint(folder, step, _state(network, ema, optimizer, objective, totals))
+            write_checkpoint(folder, step, _state(network, ema, optimizer, objective, data, totals))
             raise Stopped(f"stopped at step {step}")
         torch.manual_seed(stream_seed(seed, "layers", step))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
         with torch.autocast(device, torch.bfloat16, enabled=config.resolved_precision() == "bf16"):
-            rows = order.indices(step).to(device)
-            loss, cost, seconds = objective(network, data.encode(train[rows]), seed, step, None if classes is None else classes[rows])
+            stored, classes = next(fetched)
+            if data.augment:
+                stored = data.augment(stored, stream(seed, "augment", step, device=device))
+            loss, cost, seconds = objective(network, data.encode(stored), seed, step, classes)
         optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm or math.inf)
@@ -138,7 +141,7 @@ def fit(config: TrainConfig, seed: int, network: nn.Module, objective: Objective
         if step % config.sample_every == 0 or at_end:
             callbacks.sample(ema.network, step)
         if step % config.checkpoint_every == 0 or at_end:
-            write_checkpoint(folder, step, _state(network, ema, optimizer, objective, totals))
+            write_checkpoint(folder, step, _state(network, ema, optimizer, objective, data, totals))
     return ema
 
 
@@ -150,32 +153,13 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-class DataOrder:
-    """Which samples each step sees: the permutations of all epochs one after another, cut into batches."""
-
-    def __init__(self, size: int, batch_size: int, seed: int):
-        self.size, self.batch_size, self.seed = size, batch_size, seed
-        self._epoch, self._permutation = -1, torch.empty(0, dtype=torch.long)
-
-    def indices(self, step: int) -> Tensor:
-        """Indices [batch_size] of the samples of a step."""
-        return torch.cat(list(self._pieces(step * self.batch_size, self.batch_size)))
-
-    def _pieces(self, start: int, count: int) -> Iterator[Tensor]:
-        while count:
-            epoch, offset = divmod(start, self.size)
-            if epoch != self._epoch:
-                generator = stream(self.seed, "order", epoch)
-                self._epoch, self._permutation = epoch, torch.randperm(self.size, generator=generator)
-            piece = self._permutation[offset : offset + count]
-            yield piece
-            start, count = start + len(piece), count - len(piece)
-
-
-def _state(network: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer, objective: Objective, totals: Tensor) -> dict[str, Tensor]:
+def _state(
+    network: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer, objective: Objective, data: Data, totals: Tensor
+) -> dict[str, Tensor]:
     tensors = {f"network/{name}": value for name, value in network.state_dict().items()}
     tensors |= {f"ema/{name}": value for name, value in ema.network.state_dict().items()}
     tensors |= {f"noise/{name}": value for name, value in objective.noise_state.items()}
+    tensors |= {f"data/{name}": value for name, value in data.statistics.items()}
     for i, values in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{i}/{name}": value for name, value in values.items()}
     return tensors | {"totals": totals}
@@ -194,7 +178,7 @@ def _restore(saved: dict[str, Tensor], network: nn.Module, ema: EMA, optimizer: 
 
 
 def part(saved: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors of a checkpoint below a prefix: network, ema, noise or optimizer."""
+    """The tensors of a checkpoint below a prefix: network, ema, noise, data or optimizer."""
     return {name[len(prefix) + 1 :]: value for name, value in saved.items() if name.startswith(prefix + "/")}
 
 

@@ -13,8 +13,8 @@ from harness.registry import Component
 class Network(nn.Module):
     """What a backbone builds: x [B, ...] and t [B] in [0, 1] to a tensor shaped like x.
 
-    `y` [B] are classes, `r` [B] a second time (mean flow), `mask` [B, L] marks the valid places of a sequence; a
-    network that takes none of them refuses what it would otherwise ignore.
+    `y` [B] are classes, -1 for none, `r` [B] a second time (mean flow), `mask` [B, L] is true at the valid places of a
+    sequence; a network that takes none of them refuses what it would otherwise ignore.
     """
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, *, r: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
@@ -31,6 +31,9 @@ def refuse(**given: Tensor | None) -> None:
 class Backbone(Component, family="backbone"):
     """A configuration of a `Network`."""
 
-    def build(self, data_shape: Sequence[int]) -> Network:
-        """The network for samples of `data_shape` (without the batch axis); `ConfigError` when it does not fit."""
+    def build(self, data_shape: Sequence[int], num_classes: int = 0) -> Network:
+        """The network for samples of `data_shape` (without the batch axis) of `num_classes` classes, 0 for none.
+
+        `ConfigError` when it does not fit.
+        """
         raise NotImplementedError

@@ -1,28 +1,102 @@
-"""Time as a vector."""
+"""Time and class as vectors."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from harness.config import Positive
+from harness.registry import Component
 
-class SinusoidalEmbedding(nn.Module):
-    """Sines and cosines of `scale` t at geometric frequencies 1 to 1/10,000 (Vaswani et al. 2017, section 3.5).
+
+class TimeEmbedding(Component, family="time_embedding"):
+    """How t becomes a vector."""
+
+    def build(self, dim: int) -> nn.Module:
+        """A module that takes t [B] in [0, 1] to [B, dim]; `dim` is even."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sinusoidal(TimeEmbedding, name="sinusoidal"):
+    """Sines and cosines of `scale` t at geometric frequencies from 1 to 1/10,000.
 
     Flow matching's t lies in [0, 1], where most of these frequencies are constant; `scale` = 1000 gives
     them the range that they have in diffusion models.
     """
 
+    source: ClassVar[str] = "Vaswani et al. 2017, section 3.5"
+
+    scale: Positive = 1000.0
+    """Factor on t; the brief's own formula is 1."""
+
+    def build(self, dim: int) -> nn.Module:
+        half = dim // 2
+        return Waves(self.scale * torch.exp(-math.log(10_000) * torch.arange(half) / max(1, half - 1)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fourier(TimeEmbedding, name="fourier"):
+    """Sines and cosines of t at random frequencies, drawn once and kept."""
+
+    source: ClassVar[str] = "Tancik et al. 2020, section 5; Song et al. 2021, appendix C"
+
+    std: Positive = 16.0
+    """Standard deviation of the frequencies, in turns over [0, 1]."""
+
+    def build(self, dim: int) -> nn.Module:
+        return Waves(2 * math.pi * self.std * torch.randn(dim // 2), persistent=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learned(TimeEmbedding, name="learned"):
+    """A learned function of t alone: two linear layers with SiLU between."""
+
+    def build(self, dim: int) -> nn.Module:
+        return nn.Sequential(nn.Unflatten(0, (-1, 1)), nn.Linear(1, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+
+class Waves(nn.Module):
+    """Sines and cosines of t at given angular frequencies [dim / 2]."""
+
     frequencies: Tensor
 
-    def __init__(self, dim: int, scale: float):
+    def __init__(self, frequencies: Tensor, persistent: bool = False):
         super().__init__()
-        half = dim // 2
-        self.register_buffer("frequencies", scale * torch.exp(-math.log(10_000) * torch.arange(half) / (half - 1)), persistent=False)
+        self.register_buffer("frequencies", frequencies, persistent=persistent)
 
     def forward(self, t: Tensor) -> Tensor:
         """t [B] to [B, dim]."""
         angles = t[:, None] * self.frequencies
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+class Condition(nn.Module):
+    """Time, and class where there are classes, as one vector that every block of a network is told."""
+
+    def __init__(self, embedding: TimeEmbedding, dim: int, width: int, num_classes: int):
+        super().__init__()
+        self.time = nn.Sequential(embedding.build(dim), nn.Linear(dim, width), nn.SiLU(), nn.Linear(width, width))
+        self.classes = nn.Embedding(num_classes + 1, width) if num_classes else None
+        """Its last row stands for no class."""
+
+    def forward(self, t: Tensor, y: Tensor | None) -> Tensor:
+        """t [B] in [0, 1] and classes y [B], -1 for none, to [B, width]; y None is none for all."""
+        time = self.time(t)
+        if self.classes is None:
+            assert y is None, "a network without classes was given some"
+            return time
+        none = self.classes.num_embeddings - 1
+        y = torch.full_like(t, none, dtype=torch.long) if y is None else torch.where(y < 0, none, y)
+        return time + self.classes(y)
+
+
+def sine_positions(positions: Tensor, width: int) -> Tensor:
+    """Sines and cosines of places [L], whole numbers, to [L, width] (Vaswani et al. 2017, section 3.5)."""
+    frequencies = torch.exp(-math.log(10_000) * torch.arange(width // 2, device=positions.device) / (width // 2))
+    angles = positions[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)

@@ -1,26 +1,34 @@
-"""A U-Net for images: residual blocks with FiLM, down and up sampling, skip connections (Ronneberger et al. 2015)."""
+"""A U-Net for images: residual blocks told the time, self-attention, down and up sampling, skip connections."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.components.backbones.base import Backbone, Network, refuse
-from harness.components.backbones.embeddings import SinusoidalEmbedding
-from harness.config import Count, Positive, Range
+from harness.components.backbones.embeddings import Condition, Sinusoidal, TimeEmbedding
+from harness.config import Count, Presets, Range
 from harness.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
 class UNet(Backbone, name="unet"):
-    """U-Net with FiLM time conditioning, for images [C, H, W]."""
+    """U-Net for images [C, H, W], conditioned on time and class."""
 
-    source: ClassVar[str] = "Ronneberger et al. 2015; Ho et al. 2020; Perez et al. 2018"
+    source: ClassVar[str] = "Ronneberger et al. 2015; Ho et al. 2020; Dhariwal & Nichol 2021"
+    presets: ClassVar[Presets] = {
+        "digits": {"channels": 16, "multipliers": (1, 2), "blocks": 1, "groups": 4},
+        "fashion": {"channels": 32, "multipliers": (1, 2, 2), "blocks": 2, "groups": 8},
+        "torchcfm-cifar10": {
+            "channels": 128, "multipliers": (1, 2, 2, 2), "blocks": 2, "attention": (16,), "conditioning": "add", "groups": 32,
+            "dropout": 0.1,
+        },
+    }  # fmt: skip
 
     channels: Annotated[int, Range(4)] = 32
     """Width of the first level."""
@@ -28,12 +36,17 @@ class UNet(Backbone, name="unet"):
     """Width of each level over `channels`; the image is halved between levels."""
     blocks: Count = 1
     """Residual blocks a level on the way down; one more on the way up."""
+    attention: tuple[Count, ...] = ()
+    """Heights of the levels whose blocks end in self-attention; if there are any, the middle has it too."""
+    head_channels: Count = 64
+    """Width of an attention head; a narrower level has one head."""
+    conditioning: Literal["film", "add"] = "film"
+    """Time and class scale and shift a block's activations (Perez et al. 2018), or are added to them."""
     groups: Count = 8
     """Groups of the group normalisation; divides every width."""
     dropout: Annotated[float, Range(0, 1, ends="[)")] = 0.0
     """Share of a block's activations dropped in training."""
-    time_scale: Positive = 1000.0
-    """Factor on t before the sinusoidal embedding."""
+    time_embedding: TimeEmbedding = Sinusoidal()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -41,34 +54,37 @@ class UNet(Backbone, name="unet"):
             raise ConfigError("multipliers", "there is no level. Give at least one, like [1, 2].")
         if any(self.channels * m % self.groups for m in self.multipliers):
             raise ConfigError("groups", f"{self.groups} does not divide every width. Choose a divisor of {self.channels}.")
+        if self.attention and any(self.channels * m % self.heads(self.channels * m) for m in self.multipliers):
+            raise ConfigError("head_channels", f"{self.head_channels} does not divide every width. Choose a divisor of {self.channels}.")
 
-    def build(self, data_shape: Sequence[int]) -> Network:
+    def heads(self, width: int) -> int:
+        """Attention heads of a level."""
+        return max(1, width // self.head_channels)
+
+    def build(self, data_shape: Sequence[int], num_classes: int = 0) -> Network:
         if len(data_shape) != 3:
             raise ConfigError("", f"unet takes images [C, H, W], not {list(data_shape)}. Choose another backbone.")
-        factor = 2 ** (len(self.multipliers) - 1)
-        if data_shape[1] % factor or data_shape[2] % factor:
-            size = f"{data_shape[1]}x{data_shape[2]}"
-            raise ConfigError("multipliers", f"{len(self.multipliers)} levels do not halve {size} evenly. Use fewer.")
-        return UNetModule(self, data_shape[0])
+        channels, height, width = data_shape
+        levels = len(self.multipliers)
+        if height % 2 ** (levels - 1) or width % 2 ** (levels - 1):
+            raise ConfigError("multipliers", f"{levels} levels do not halve {height}x{width} evenly. Use fewer.")
+        heights = [height // 2**level for level in range(levels)]
+        if missing := set(self.attention) - set(heights):
+            raise ConfigError("attention", f"no level has height {min(missing)}. Choose from {heights}.")
+        return UNetModule(self, channels, heights, num_classes)
 
 
 class UNetModule(Network):
     """The network of a `UNet`; the output layer starts at zero."""
 
-    def __init__(self, config: UNet, data_channels: int):
+    def __init__(self, config: UNet, data_channels: int, heights: list[int], num_classes: int):
         super().__init__()
         widths = [config.channels * m for m in config.multipliers]
-        time_dim = 4 * config.channels
-        self.embed_time = nn.Sequential(
-            SinusoidalEmbedding(config.channels, config.time_scale),
-            nn.Linear(config.channels // 2 * 2, time_dim),
-            nn.SiLU(),
-            nn.Linear(time_dim, time_dim),
-            nn.SiLU(),
-        )
+        condition_dim = 4 * config.channels
+        self.condition = Condition(config.time_embedding, config.channels // 2 * 2, condition_dim, num_classes)
 
-        def block(inner: int, outer: int) -> ResidualBlock:
-            return ResidualBlock(inner, outer, time_dim, config.groups, config.dropout)
+        def block(inner: int, outer: int, attention: bool) -> ResidualBlock:
+            return ResidualBlock(inner, outer, condition_dim, config, config.heads(outer) if attention else 0)
 
         self.stem = nn.Conv2d(data_channels, widths[0], 3, padding=1)
         self.down, skips, width = nn.ModuleList(), [widths[0]], widths[0]
@@ -77,13 +93,15 @@ class UNetModule(Network):
                 self.down.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
                 skips.append(width)
             for _ in range(config.blocks):
-                self.down.append(block(width, outer))
+                self.down.append(block(width, outer, heights[level] in config.attention))
                 skips.append(width := outer)
-        self.middle = block(width, width)
+        self.middle = nn.ModuleList([block(width, width, bool(config.attention))])
+        if config.attention:
+            self.middle.append(block(width, width, False))
         self.up = nn.ModuleList()
         for level, outer in reversed(list(enumerate(widths))):
             for _ in range(config.blocks + 1):
-                self.up.append(block(width + skips.pop(), outer))
+                self.up.append(block(width + skips.pop(), outer, heights[level] in config.attention))
                 width = outer
             if level:
                 self.up.append(Upsample(width))
@@ -92,37 +110,61 @@ class UNetModule(Network):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, *, r: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """x [B, C, H, W] and t [B] in [0, 1] to [B, C, H, W]."""
-        refuse(y=y, r=r, mask=mask)
-        time = self.embed_time(t)
+        """x [B, C, H, W], t [B] in [0, 1] and y [B] to [B, C, H, W]."""
+        refuse(r=r, mask=mask)
+        condition = F.silu(self.condition(t, y))
         skips = [x := self.stem(x)]
         for layer in self.down:
-            skips.append(x := layer(x, time) if isinstance(layer, ResidualBlock) else layer(x))
-        x = self.middle(x, time)
+            skips.append(x := layer(x, condition) if isinstance(layer, ResidualBlock) else layer(x))
+        for layer in self.middle:
+            x = layer(x, condition)
         for layer in self.up:
-            x = layer(torch.cat([x, skips.pop()], 1), time) if isinstance(layer, ResidualBlock) else layer(x)
+            x = layer(torch.cat([x, skips.pop()], 1), condition) if isinstance(layer, ResidualBlock) else layer(x)
         return self.head(x)
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions with group norm; FiLM (Perez et al. 2018) scales and shifts between them by time."""
+    """Two convolutions with group norm, told the condition between them; then self-attention where there are heads."""
 
-    def __init__(self, inner: int, outer: int, time_dim: int, groups: int, dropout: float):
+    def __init__(self, inner: int, outer: int, condition_dim: int, config: UNet, heads: int):
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, inner)
+        self.norm1 = nn.GroupNorm(config.groups, inner)
         self.conv1 = nn.Conv2d(inner, outer, 3, padding=1)
-        self.film = nn.Linear(time_dim, 2 * outer)
-        self.norm2 = nn.GroupNorm(groups, outer)
-        self.dropout = nn.Dropout(dropout)
+        self.film = config.conditioning == "film"
+        self.condition = nn.Linear(condition_dim, 2 * outer if self.film else outer)
+        self.norm2 = nn.GroupNorm(config.groups, outer)
+        self.dropout = nn.Dropout(config.dropout)
         self.conv2 = nn.Conv2d(outer, outer, 3, padding=1)
         self.shortcut = nn.Conv2d(inner, outer, 1) if inner != outer else nn.Identity()
+        self.attention = SelfAttention(outer, config.groups, heads) if heads else nn.Identity()
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """x [B, inner, H, W] and the time embedding [B, time_dim] to [B, outer, H, W]."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        scale, shift = self.film(time)[:, :, None, None].chunk(2, dim=1)
-        h = torch.addcmul(shift, self.norm2(h), 1 + scale)
-        return self.shortcut(x) + self.conv2(self.dropout(F.silu(h)))
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """x [B, inner, H, W] and the condition [B, condition_dim] to [B, outer, H, W]."""
+        h, condition = self.conv1(F.silu(self.norm1(x))), self.condition(condition)[:, :, None, None]
+        if self.film:
+            scale, shift = condition.chunk(2, dim=1)
+            h = torch.addcmul(shift, self.norm2(h), 1 + scale)
+        else:
+            h = self.norm2(h + condition)
+        return self.attention(self.shortcut(x) + self.conv2(self.dropout(F.silu(h))))
+
+
+class SelfAttention(nn.Module):
+    """Every place of an image attends to every other (Vaswani et al. 2017); its output starts at zero."""
+
+    def __init__(self, width: int, groups: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.GroupNorm(groups, width)
+        self.qkv, self.output = nn.Conv2d(width, 3 * width, 1), nn.Conv2d(width, width, 1)
+        for parameter in self.output.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, width, H, W], kept in shape."""
+        q, k, v = self.qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(-1, -2).unbind(1)
+        attended = F.scaled_dot_product_attention(q, k, v)
+        return x + self.output(attended.transpose(-1, -2).reshape(x.shape))
 
 
 class Upsample(nn.Module):

@@ -1,0 +1,135 @@
+"""Commands about single runs: train, sample, evaluate."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.config import override, parse_assignments
+from harness.errors import UserError
+
+if TYPE_CHECKING:
+    from harness.data.base import Data
+    from harness.runs import Run
+    from harness.sampling import Generated
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train one run; the same command continues it."""
+    from harness.ablation.study import load_scale
+    from harness.data.base import load
+    from harness.evaluation.protocol import Protocol
+    from harness.runs import Run, check, train
+
+    config = override(load_scale(options.scale), parse_assignments(options.changes))
+    check(config)
+    run = Run.of(config)
+    with _following(run, Protocol.of(config.evaluate, load(config.dataset)), "train", evaluated=False) as (say, stop):
+        train(run, say, stop)
+    print(f"trained {run.name}: {run.folder}")
+
+
+def sample(options: argparse.Namespace) -> None:
+    """Samples of a finished run as a picture or arrays."""
+    from harness.data.base import load
+    from harness.runs import picture, restore, samples
+
+    if options.number < 1:
+        raise UserError(f"--number: {options.number} is less than 1. Draw one or more.")
+    if options.out.suffix not in (".png", ".npz"):
+        raise UserError(f"--out: {options.out} is neither .png nor .npz. Name the file by what you want.")
+    run = _existing(options, {"evaluate.nfe": [options.nfe]})
+    label = None if options.label is None else _label(run, load(run.config.dataset), options.label)
+    if options.out.suffix == ".png":
+        picture(run, restore(run), options.nfe, options.number, options.out, label)
+    else:
+        _write_samples(list(samples(run, restore(run), options.nfe, options.number, label)), options.out)
+    print(f"wrote {options.out}: {options.number} samples at NFE {options.nfe} by {run.config.evaluate.solver.name}")
+
+
+def _label(run: Run, data: Data, given: str) -> int:
+    """The number of a class, given so or by its name."""
+    from harness.errors import did_you_mean
+
+    if not run.config.conditional:
+        raise UserError(f"--label: {run.name} was trained without classes. Leave it out, or train with objective.label_dropout=0.1.")
+    known = data.class_names or tuple(map(str, range(data.num_classes)))
+    if given not in known and not (given.isdecimal() and int(given) < len(known)):
+        raise UserError(f"--label: '{given}' is no class. {did_you_mean(given, known)}")
+    return known.index(given) if given in known else int(given)
+
+
+def _write_samples(batches: Sequence[Generated], path: Path) -> None:
+    """`samples` and, where there are some, `classes` as an .npz."""
+    import io
+
+    import numpy as np
+    import torch
+
+    from harness.files import write_atomic
+
+    arrays = {"samples": torch.cat([batch.x for batch in batches])}
+    if batches[0].y is not None:
+        arrays["classes"] = torch.cat([batch.y for batch in batches if batch.y is not None])
+    content = io.BytesIO()
+    np.savez(content, **{name: array.numpy() for name, array in arrays.items()})  # type: ignore[arg-type]
+    write_atomic(path, content.getvalue())
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Judge a finished run; what is known is not computed again."""
+    from rich.console import Console
+
+    from harness.data.base import load
+    from harness.evaluation.judge import Judge
+    from harness.runs import evaluate, restore
+
+    run = _existing(options, {})
+    trained = restore(run)
+    judge = Judge(run.config.evaluate, load(run.config.dataset), run.config.train.resolved_device())
+    with _following(run, judge.protocol, "evaluate", evaluated=True) as (_, stop):
+        evaluate(run, trained, judge, stop)
+    known = run.evaluation(judge.protocol)
+    for metric in run.config.evaluate.metrics:
+        for nfe in run.config.evaluate.nfe:
+            calls = known["calls"][str(nfe)]
+            spent = f"NFE {nfe}" if nfe else f"{calls['mean']:.1f} ± {calls['sd']:.1f} calls chosen by {run.config.evaluate.solver.name}"
+            value = known["values"][metric.name][str(nfe)]
+            Console().print(f"{metric.name} {value:.6g} at {spent}, protocol {judge.protocol.digest}", highlight=False)
+
+
+def _existing(options: argparse.Namespace, changes: dict[str, Any]) -> Run:
+    """The run that the options name, judged as they say; only `evaluate` can be changed in a finished run."""
+    import dataclasses
+
+    from harness.runs import Run
+
+    given = parse_assignments(options.changes)
+    for path in given:
+        if not path.startswith("evaluate."):
+            raise UserError(f"{path}: a finished run cannot be changed in that. Change evaluate.*, or train another run.")
+    run = Run.open(options.run)
+    return dataclasses.replace(run, config=override(run.config, {**given, **changes}))
+
+
+def _following(run: Run, protocol: Any, experiment: str, evaluated: bool) -> Any:
+    """A context in which a run's progress is shown and mirrored to MLflow; gives (say, stop)."""
+    import contextlib
+
+    from rich.console import Console
+
+    from harness.signals import StopSignal
+    from harness.tracking import Mirror
+    from harness.watch import Trial, Watch
+
+    @contextlib.contextmanager
+    def follow() -> Any:
+        console, stop = Console(), StopSignal()
+        mirror = Mirror(experiment)
+        mirror.close_dead()
+        with Watch(f"{experiment} {run.name}", [Trial(run.name, run, protocol, {}, evaluated)], mirror, console):
+            yield console.print, stop
+
+    return follow()

@@ -1,0 +1,106 @@
+"""Commands about studies: ablate, table; and the MLflow pages."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.config import parse_assignments
+from harness.errors import UserError
+
+if TYPE_CHECKING:
+    from harness.ablation.plan import Plan
+
+
+def ablate(options: argparse.Namespace) -> None:
+    """Train and compare the arms of a study; the same command continues it."""
+    from rich.console import Console
+
+    from harness.ablation.launch import launch, prepare
+    from harness.ablation.tables import judge_references
+    from harness.explain import Explained, alike
+    from harness.signals import StopSignal
+
+    if options.workers < 1:
+        raise UserError(f"--workers: {options.workers} is less than 1. One or more must work.")
+    plan, console, stop = plan_of(options), Console(), StopSignal()
+    console.print(
+        f"{plan.question}\n{len(plan.arms)} arms x {len(plan.seeds)} seeds at the scale {plan.scale}; plan {plan.digest}", highlight=False
+    )
+    judge = prepare(plan, console)
+    for line in alike({name: Explained.of(config) for name, config in plan.arms.items()}):
+        console.print(f"- {line}", highlight=False)
+    launch(plan, options.workers, console, stop, lambda: _report(options, plan, judge_references(plan, judge), console))
+
+
+def table(options: argparse.Namespace) -> None:
+    """A study's table from the runs on disk."""
+    from rich.console import Console
+
+    from harness.ablation.launch import prepare
+    from harness.ablation.tables import judge_references
+
+    plan, console = plan_of(options), Console()
+    if not any(plan.run(arm, seed).evaluation(plan.protocol(arm))["values"] for arm, seed in plan.trials()):
+        raise UserError(f"{plan.name}: nothing is measured yet. Run `{_command(options)}` first.")
+    _report(options, plan, judge_references(plan, prepare(plan, console)), console)
+
+
+def ui(options: argparse.Namespace) -> None:
+    """MLflow's pages."""
+    import os
+    import socket
+
+    from harness.tracking import Mirror, default_uri
+
+    if (uri := default_uri()).startswith("http"):
+        raise UserError(f"MLFLOW_TRACKING_URI: {uri} is a server with pages of its own. Open it in a browser.")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((options.host, options.port))
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"--port: {options.host}:{options.port} cannot be used ({reason}). Choose another, like --port 5001.") from None
+    Mirror("train").close_dead()
+    where = ["--host", options.host, "--port", str(options.port)]
+    arguments = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1", *where]
+    print(f"http://{options.host}:{options.port} (Ctrl-C ends it)", flush=True)
+    os.execv(sys.executable, arguments)
+
+
+def plan_of(options: argparse.Namespace) -> Plan:
+    """The plan that the options name."""
+    from harness.ablation.plan import Plan
+    from harness.ablation.study import load_scale, load_study
+
+    study, base = load_study(options.study), load_scale(options.scale)
+    seeds = getattr(options, "seeds", None)
+    return Plan.of(study, options.scale, base, parse_assignments(options.changes), seeds, options.plugin)
+
+
+def _report(options: argparse.Namespace, plan: Plan, references: dict[str, dict[str, float]], console: Any) -> list[Path]:
+    """Print a plan's tables and write its files; those of a changed study stay under local/."""
+    from harness.ablation import tables
+    from harness.files import results_folder
+
+    report = tables.report(plan, references)
+    for grid in tables.grids(report):
+        console.print(grid.rich())
+    for line in tables.remarks(report):
+        console.print(f"- {line}", highlight=False)
+    changed = options.changes or options.plugin or options.seeds is not None
+    paths = tables.write(report, results_folder() / "local" if changed else results_folder(), _command(options))
+    console.print(f"wrote {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)
+    return paths
+
+
+def _command(options: argparse.Namespace) -> str:
+    """The ablate command with these options."""
+    words = ["harness", "ablate", options.study, "--scale", options.scale]
+    words += ["--seeds", str(options.seeds)] if options.seeds is not None else []
+    words += [word for change in options.changes for word in ("--set", change)]
+    return shlex.join(words + [word for path in options.plugin for word in ("--plugin", str(path))])

@@ -1,0 +1,118 @@
+"""Transformers whose layer norms are told time and class (adaLN-Zero); here for sequences, in dit.py for images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from harness.components.backbones.base import Backbone, Network, refuse
+from harness.components.backbones.embeddings import Condition, Sinusoidal, TimeEmbedding, sine_positions
+from harness.config import Count, Range
+from harness.errors import ConfigError
+
+TIME_DIM = 256
+"""Of the time embedding, before it takes the network's width."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transformer(Backbone, name="transformer"):
+    """Transformer with adaLN-Zero conditioning, for sequences [L, D] of any length, masked where they are ragged."""
+
+    source: ClassVar[str] = "Vaswani et al. 2017; Peebles & Xie 2023, section 3.2"
+
+    width: Annotated[int, Range(4)] = 128
+    """Of the residual stream; a multiple of `heads`, and even."""
+    depth: Count = 4
+    """Blocks."""
+    heads: Count = 4
+    time_embedding: TimeEmbedding = Sinusoidal()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_width(self.width, self.heads, 2)
+
+    def build(self, data_shape: Sequence[int], num_classes: int = 0) -> Network:
+        if len(data_shape) != 2:
+            raise ConfigError("", f"transformer takes sequences [L, D], not {list(data_shape)}. Choose another backbone.")
+        return TransformerModule(self, data_shape[1], num_classes)
+
+
+def refuse_width(width: int, heads: int, factor: int) -> None:
+    """`ConfigError` for a width that heads or positions do not divide."""
+    if width % heads or width % factor:
+        raise ConfigError("width", f"{width} is no multiple of heads ({heads}) and of {factor}. Choose one.")
+
+
+class TransformerModule(Network):
+    """The network of a `Transformer`; the output layer starts at zero."""
+
+    def __init__(self, config: Transformer, channels: int, num_classes: int):
+        super().__init__()
+        self.stem = nn.Linear(channels, config.width)
+        self.condition = Condition(config.time_embedding, TIME_DIM, config.width, num_classes)
+        self.trunk = Trunk(config.width, config.depth, config.heads, channels)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, *, r: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """x [B, L, D], t [B] in [0, 1], y [B] and mask [B, L], true at valid places, to [B, L, D], zero at the others."""
+        refuse(r=r)
+        positions = sine_positions(torch.arange(x.shape[1], device=x.device), self.stem.out_features)
+        return self.trunk(self.stem(x) + positions.to(x.dtype), self.condition(t, y), mask)
+
+
+class Trunk(nn.Module):
+    """Blocks, then a modulated layer norm and a linear map; all that is told the condition starts at zero."""
+
+    def __init__(self, width: int, depth: int, heads: int, outputs: int):
+        super().__init__()
+        blocks = [Block(width, heads) for _ in range(depth)]
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.modulation, self.head = nn.Linear(width, 2 * width), nn.Linear(width, outputs)
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
+        for layer in (self.modulation, self.head, *(block.modulation for block in blocks)):
+            nn.init.zeros_(layer.weight)
+
+    def forward(self, x: Tensor, condition: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x [B, L, width], the condition [B, width] and mask [B, L] to [B, L, outputs]."""
+        condition = F.silu(condition)
+        for block in self.blocks:
+            x = block(x, condition, mask)
+        shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)
+        out = self.head(modulate(self.norm(x), shift, scale))
+        return out if mask is None else out * mask[..., None]
+
+
+class Block(nn.Module):
+    """Attention and an MLP, each behind a modulated layer norm and a gate that starts closed (Peebles & Xie 2023, figure 3)."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.qkv, self.output = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
+        self.modulation = nn.Linear(width, 6 * width)
+
+    def forward(self, x: Tensor, condition: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x [B, L, width], the activated condition [B, width] and mask [B, L] to [B, L, width]."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition)[:, None].chunk(6, dim=-1)
+        x = x + gate1 * self._attend(modulate(self.norm(x), shift1, scale1), mask)
+        return x + gate2 * self.mlp(modulate(self.norm(x), shift2, scale2))
+
+    def _attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        attended = F.scaled_dot_product_attention(q, k, v, None if mask is None else mask[:, None, None, :])
+        return self.output(attended.transpose(1, 2).flatten(2))
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x [B, L, width] scaled and shifted by [B, 1, width]."""
+    return torch.addcmul(shift, x, 1 + scale)

@@ -1,0 +1,232 @@
+"""Single-cell gene expression: counts as users have them, brought to log1p of normalised expression, standardised per gene.
+
+Counts stay sparse until a batch is asked for. Reading, normalising and choosing genes is scanpy's work.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.config import RUN_ONLY, Index, Positive
+from harness.data.base import Data, Dataset, Standardise, existing, held_out
+from harness.errors import ConfigError, UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from scipy.sparse import csr_matrix
+
+LARGEST_FIT = 20_000
+"""Cells that principal components are fitted on at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cells(Dataset, name="cells"):
+    """Counts of single cells: an .h5ad, a 10x folder (matrix.mtx, genes.tsv, barcodes.tsv), or a folder of 10x folders.
+
+    Stored is log1p of counts brought to the same sum in every cell. Every fifth cell is held out; genes are chosen,
+    and their statistics taken, over the others, before `keep`: two selections from one path share them.
+    """
+
+    source: ClassVar[str] = "the preprocessing of scanpy (Wolf et al. 2018)"
+
+    path: str = field(metadata=RUN_ONLY)
+    """The file or folder; relative paths begin in HARNESS_DATA, or else in data/."""
+    condition: str = ""
+    """Column of an .h5ad's obs that is a cell's class (donor, disease). In a folder of 10x folders the folder is."""
+    keep: tuple[str, ...] = ()
+    """Conditions whose cells are trained on; empty for all."""
+    layer: str = ""
+    """Layer of an .h5ad that holds the raw counts; empty for X."""
+    genes: Index = 1000
+    """Highly variable genes to choose; 0 for all."""
+    target_sum: Positive = 10_000.0
+    """Sum that the counts of every cell are brought to."""
+    pca: Index = 0
+    """Principal components that the network sees instead of genes, each of unit variance; 0 for the genes themselves."""
+
+    def load(self) -> Data:
+        path = existing(self.path, "an .h5ad file, a 10x folder or a folder of them")
+        cells = _prepare(path, self.condition, self.layer, self.genes, self.target_sum)
+        kept, classes, class_names = self._kept(cells)
+        train, held = (Rows(cells.expression[kept & (cells.apart == part)]) for part in (False, True))
+        if len(train) < 2 or not len(held):
+            raise UserError(f"{path}: {len(train)} cells to train on and {len(held)} held out are too few. Keep more conditions.")
+        scale = Projection(cells, self.pca) if self.pca else cells.scale
+        return Data(
+            train, held, scale.encode, lambda x: scale.decode(x).clamp(min=0), "cells",
+            None if classes is None else torch.from_numpy(classes[kept & ~cells.apart]), class_names, cells.genes, scale.statistics,
+        )  # fmt: skip
+
+    def _kept(self, cells: Prepared) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
+        """Which cells are kept, bool [N]; the class of each, int64 [N]; the classes' names."""
+        if cells.conditions is None:
+            if self.keep:
+                raise ConfigError(
+                    "dataset.keep", "these cells have no condition. Name a column in dataset.condition, or give a folder of folders."
+                )
+            return np.ones(len(cells.apart), dtype=bool), None, ()
+        known = sorted(set(cells.conditions))
+        for name in self.keep:
+            if name not in known:
+                raise ConfigError("dataset.keep", f"no cell's condition is '{name}'. {did_you_mean(name, known)}")
+        names = tuple(name for name in known if not self.keep or name in self.keep)
+        numbers = {name: number for number, name in enumerate(names)}
+        classes = np.array([numbers.get(condition, -1) for condition in cells.conditions], dtype=np.int64)
+        return classes >= 0, classes, names
+
+
+class Rows:
+    """log1p expression, float32 [N, G]: rows of a sparse matrix, dense when asked for."""
+
+    workers = 0
+
+    def __init__(self, expression: csr_matrix):
+        self.expression = expression
+
+    def __len__(self) -> int:
+        return self.expression.shape[0]
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        return torch.from_numpy(self.expression[indices.numpy()].toarray())
+
+    def content(self) -> Iterator[bytes]:
+        yield f"rows {self.expression.shape};".encode()
+        for array in (self.expression.data, self.expression.indices, self.expression.indptr):
+            yield array.tobytes()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All cells of a path, before a condition is chosen."""
+
+    expression: csr_matrix
+    """float32 [N, G] of the chosen genes."""
+    conditions: np.ndarray | None
+    """The condition of each cell, texts [N]."""
+    genes: tuple[str, ...]
+    apart: np.ndarray
+    """Which cells are held out, bool [N]."""
+    scale: Standardise
+
+
+class Projection:
+    """Standardised genes to principal components of unit variance, fitted on training cells; and back (least squares)."""
+
+    def __init__(self, cells: Prepared, components: int):
+        from sklearn.decomposition import PCA
+
+        train = np.flatnonzero(~cells.apart)
+        chosen = train[:: -(-len(train) // LARGEST_FIT)]
+        standardised = cells.scale.encode(torch.from_numpy(cells.expression[chosen].toarray()))
+        if components > min(standardised.shape):
+            raise ConfigError("dataset.pca", f"{components} is more than {min(standardised.shape)} cells or genes. Choose fewer.")
+        fitted = PCA(components, svd_solver="covariance_eigh", whiten=True).fit(standardised.double().numpy())
+        self.scale = cells.scale
+        self.mean, self.axes = torch.from_numpy(fitted.mean_), torch.from_numpy(fitted.components_)
+        self.std = torch.from_numpy(fitted.explained_variance_).sqrt()
+        own = {"pca_mean": self.mean.float(), "pca_axes": self.axes.float(), "pca_std": self.std.float()}
+        self.statistics = {**cells.scale.statistics, **own}
+
+    def encode(self, x: Tensor) -> Tensor:
+        """log1p expression [B, G] to float32 [B, components]."""
+        mean, axes, std = (part.to(x.device) for part in (self.mean, self.axes, self.std))
+        return ((self.scale.encode(x).double() - mean) @ axes.T / std).float()
+
+    def decode(self, x: Tensor) -> Tensor:
+        """[B, components] to log1p expression [B, G]."""
+        mean, axes, std = (part.to(x.device) for part in (self.mean, self.axes, self.std))
+        return self.scale.decode((x.double() * std) @ axes + mean)
+
+
+@functools.lru_cache(maxsize=2)
+def _prepare(path: Path, condition: str, layer: str, genes: int, target_sum: float) -> Prepared:
+    import scanpy
+    from scipy.sparse import csr_matrix
+    from sklearn.utils.sparsefuncs import mean_variance_axis
+
+    cells, column = _read(path, condition, layer)
+    scanpy.pp.normalize_total(cells, target_sum=target_sum)
+    scanpy.pp.log1p(cells)
+    apart = held_out(cells.n_obs, 5).numpy()
+    expression = csr_matrix(cells.X, dtype=np.float32)
+    mean, variance = mean_variance_axis(expression[~apart].astype(np.float64), axis=0)
+    if genes:
+        if genes > (varying := int((variance > 0).sum())):
+            raise ConfigError("dataset.genes", f"{genes} is more than the {varying} genes that vary. Choose fewer.")
+        ranked = scanpy.pp.highly_variable_genes(cells[~apart][:, variance > 0], n_top_genes=genes, inplace=False)
+        chosen = np.flatnonzero(variance > 0)[ranked["highly_variable"].to_numpy()]
+    else:
+        chosen = np.arange(cells.n_vars)
+    constant = chosen[variance[chosen] == 0]
+    if len(constant):
+        first = cells.var_names[constant[0]]
+        raise UserError(f"{path}: {len(constant)} genes never vary, like {first}. Set dataset.genes to choose those that do.")
+    scale = Standardise(torch.from_numpy(mean[chosen]), torch.from_numpy(variance[chosen]).sqrt())
+    conditions = cells.obs[column].astype(str).to_numpy() if column else None
+    return Prepared(expression[:, chosen], conditions, tuple(map(str, cells.var_names[chosen])), apart, scale)
+
+
+def _read(path: Path, condition: str, layer: str) -> tuple[AnnData, str]:
+    """Checked counts, sparse, and the obs column of the condition, if there is one."""
+    import anndata
+    import scanpy
+
+    column = condition
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of names that are made unique
+            if path.is_file():
+                cells = anndata.read_h5ad(path)
+            elif _is_10x(path):
+                cells = scanpy.read_10x_mtx(path)
+            else:
+                folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and _is_10x(folder))
+                if not folders:
+                    raise UserError(f"{path}: no 10x folder is in it. One holds matrix.mtx, genes.tsv and barcodes.tsv.")
+                parts = {folder.name: scanpy.read_10x_mtx(folder) for folder in folders}
+                cells, column = anndata.concat(parts, label="sample", index_unique="-"), condition or "sample"
+            cells.obs_names_make_unique()
+            cells.var_names_make_unique()
+    except UserError:
+        raise
+    except Exception as error:  # each reader raises its own
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: cannot be read as cells ({type(error).__name__}: {reason}). Give an .h5ad or a 10x folder.") from error
+    if column and column not in cells.obs:
+        raise ConfigError("dataset.condition", f"the cells have no column '{column}'. {did_you_mean(column, map(str, cells.obs))}")
+    if layer:
+        if layer not in cells.layers:
+            raise ConfigError("dataset.layer", f"the cells have no layer '{layer}'. {did_you_mean(layer, map(str, cells.layers))}")
+        cells.X = cells.layers[layer]
+    return _counts(cells, path), column
+
+
+def _is_10x(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("matrix.mtx", "matrix.mtx.gz"))
+
+
+def _counts(cells: AnnData, path: Path) -> AnnData:
+    """The same cells with sparse float32 counts; `UserError` where they are none, or a cell is empty."""
+    from scipy.sparse import csr_matrix
+
+    cells = cells.copy()
+    cells.X = counts = csr_matrix(cells.X, dtype=np.float32)
+    for wrong, said in (
+        (~np.isfinite(counts.data), "NaN or infinite"),
+        (counts.data < 0, "negative"),
+        (counts.data % 1 != 0, "no whole numbers"),
+    ):
+        if wrong.any():
+            raise UserError(f"{path}: {int(wrong.sum())} of its counts are {said}. Give raw counts, perhaps in dataset.layer.")
+    if empty := int((counts.sum(1) == 0).sum()):
+        raise UserError(f"{path}: {empty} cells have no count at all. Filter them out.")
+    return cells

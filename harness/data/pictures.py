@@ -1,0 +1,138 @@
+"""Pictures of samples beside real ones, one for each kind of data."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from harness.data.base import Data, Kind
+from harness.files import write_atomic
+
+SHOWN: dict[Kind, int] = {"image": 64, "latents": 64, "points": 2000, "cells": 1000, "sequence": 1000}
+"""How many samples a picture takes at most."""
+REAL, MADE = "#999999", "#d55e00"
+
+
+def draw(data: Data, samples: Tensor, path: Path, title: str = "samples", trajectories: Sequence[Tensor] = ()) -> None:
+    """Write decoded samples [N, ...], called `title`, as a PNG; `trajectories` are encoded points [N, D] at a solver's times."""
+    samples = samples[: SHOWN[data.kind]]
+    write_atomic(path, _PICTURES[data.kind](data, samples, f"{len(samples)} {title}", trajectories))
+
+
+def _grid(data: Data, images: Tensor, title: str, trajectories: Sequence[Tensor]) -> bytes:
+    """uint8 images [N, C, H, W], eight in a row, small ones enlarged to 32 pixels."""
+    from torchvision.utils import make_grid
+
+    enlarged = images.repeat_interleave(factor := max(1, 32 // images.shape[-1]), 2).repeat_interleave(factor, 3)
+    pixels = make_grid(enlarged, nrow=8, padding=2, pad_value=128).permute(1, 2, 0).numpy()
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "png")
+    return content.getvalue()
+
+
+def _latents(data: Data, latents: Tensor, title: str, trajectories: Sequence[Tensor]) -> bytes:
+    """The first three channels as colours, from the 1st to the 99th hundredth of their values."""
+    chosen = (latents[:, :3] if latents.shape[1] >= 3 else latents[:, :1]).double()
+    low, high = (torch.quantile(chosen.flatten()[:1_000_000], q) for q in (0.01, 0.99))
+    return _grid(data, ((chosen - low) / (high - low).clamp(min=1e-9) * 255).clamp(0, 255).to(torch.uint8), title, trajectories)
+
+
+def _points(data: Data, points: Tensor, title: str, trajectories: Sequence[Tensor]) -> bytes:
+    """The first two coordinates of real points and of samples, side by side; trajectories lead to the latter."""
+    real = _real(data, len(points))
+    figure = Figure(figsize=(9, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
+    left.scatter(*_plane(real), s=3, color=REAL)
+    if trajectories:
+        lines = np.stack([np.stack(_plane(data.decode(x[:150].cpu()))) for x in trajectories])  # [times, 2, N]
+        right.plot(lines[:, 0], lines[:, 1], color="#0072b2", lw=0.4, alpha=0.3)
+    right.scatter(*_plane(points), s=3, color=MADE, zorder=2)
+    left.set(title=f"{len(real)} training points", aspect="equal")
+    right.set(title=title, aspect="equal")
+    return _png(figure)
+
+
+def _cells(data: Data, cells: Tensor, title: str, trajectories: Sequence[Tensor]) -> bytes:
+    """The first principal components of the real cells, and two genes against each other, real cells beside samples."""
+    from sklearn.decomposition import PCA
+
+    real = _real(data, len(cells))
+    standardised = [np.asarray(data.encode(x).flatten(1)) for x in (real, cells)]
+    fitted = PCA(2, random_state=0).fit(standardised[0])
+    figure = Figure(figsize=(9, 8.6), layout="constrained")
+    panels = figure.subplots(2, 2, sharex="row", sharey="row")
+    first, second = _related(real)
+    for column, (values, scaled, colour, title) in enumerate(
+        ((real, standardised[0], REAL, f"{len(real)} training cells"), (cells, standardised[1], MADE, title))
+    ):
+        panels[0, column].scatter(*fitted.transform(scaled).T, s=4, color=colour)
+        panels[0, column].set(title=title, xlabel="PC 1 of the training cells", ylabel="PC 2")
+        panels[1, column].scatter(values[:, first], values[:, second], s=4, color=colour)
+        panels[1, column].set(xlabel=f"{data.names[first]}, log1p", ylabel=f"{data.names[second]}, log1p")
+    return _png(figure)
+
+
+def _related(real: Tensor) -> tuple[int, int]:
+    """The two genes, among the fifty that vary most, that correlate most, up or down."""
+    varying = real.var(0).topk(min(50, real.shape[1])).indices
+    correlation = torch.corrcoef(real[:, varying].T).nan_to_num().abs().fill_diagonal_(-1)
+    first, second = divmod(int(correlation.argmax()), len(varying))
+    return int(varying[first]), int(varying[second])
+
+
+def _fans(data: Data, windows: Tensor, title: str, trajectories: Sequence[Tensor]) -> bytes:
+    """For every channel the median of the windows and the bands that hold half and nine tenths of them, real beside samples."""
+    real, channels = _real(data, len(windows)), windows.shape[-1]
+    figure = Figure(figsize=(9, 2.1 * channels + 0.5), layout="constrained")
+    panels = figure.subplots(channels, 2, sharex=True, sharey="row", squeeze=False)
+    for row, name in zip(range(channels), data.names, strict=True):
+        _fan(panels[row, 0], real[..., row], REAL)
+        _fan(panels[row, 1], windows[..., row], MADE)
+        panels[row, 0].set_ylabel(name)
+    panels[0, 0].set_title(f"{len(real)} training windows")
+    panels[0, 1].set_title(title)
+    for axes in panels[-1]:
+        axes.set_xlabel("row of the window")
+    return _png(figure)
+
+
+def _fan(axes: Axes, values: Tensor, colour: str) -> None:
+    quantiles = np.quantile(values.numpy(), [0.05, 0.25, 0.5, 0.75, 0.95], axis=0)
+    rows = np.arange(values.shape[1])
+    axes.fill_between(rows, quantiles[0], quantiles[4], color=colour, alpha=0.25, lw=0)
+    axes.fill_between(rows, quantiles[1], quantiles[3], color=colour, alpha=0.45, lw=0)
+    axes.plot(rows, quantiles[2], color=colour)
+    axes.plot(rows, values[:8].T.numpy(), color="black", lw=0.5, alpha=0.5)
+
+
+def _real(data: Data, number: int) -> Tensor:
+    """Training samples, evenly spaced, as many as there are samples if there are so many."""
+    return data.train[torch.linspace(0, len(data.train) - 1, min(number, len(data.train))).long()]
+
+
+def _plane(points: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    first = points[:, 0].numpy()
+    return first, points[:, 1].numpy() if points.shape[1] > 1 else np.zeros_like(first)
+
+
+def _png(figure: Figure) -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110, metadata={"Software": None})
+    return content.getvalue()
+
+
+_PICTURES: dict[Kind, Callable[[Data, Tensor, str, Sequence[Tensor]], bytes]] = {
+    "image": _grid,
+    "latents": _latents,
+    "points": _points,
+    "cells": _cells,
+    "sequence": _fans,
+}

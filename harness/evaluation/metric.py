@@ -1,0 +1,48 @@
+"""What every metric is: samples and real ones, each summarised once, to a number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import numpy as np
+from torch import Tensor
+
+from harness.data.base import Kind
+from harness.registry import Component
+
+Summary = Mapping[str, np.ndarray]
+
+
+class Metric(Component, family="metric"):
+    """A distance or score of generated samples, computed from their features or from the samples' own values."""
+
+    lower_is_better: ClassVar[bool]
+    reads: ClassVar[Literal["features", "values", "either"]] = "values"
+    """An extractor's features, the decoded samples themselves (`evaluate.extractor = values`), or whichever there is."""
+    kinds: ClassVar[tuple[Kind, ...]] = ()
+    """Kinds of data that it is for; empty for all."""
+    needs_classes: ClassVar[bool] = False
+    """Whether it reads the class that each sample was asked to be of."""
+    summary: ClassVar[str] = "whole"
+    """Name of what `summarise` returns; metrics that share it share what is kept of the reference."""
+
+    def summarise(self, features: Tensor, classes: Tensor | None) -> dict[str, np.ndarray]:
+        """What must be kept of a set: features (or values) float64 [N, ...] and classes int64 [N]; here all of it."""
+        whole = {"features": features.float().numpy()}
+        return whole if classes is None else {**whole, "classes": classes.numpy()}
+
+    def compare(self, samples: Summary, reference: Summary) -> float:
+        """The metric's value from two summaries."""
+        raise NotImplementedError
+
+
+def standardised(samples: Summary, reference: Summary) -> tuple[np.ndarray, np.ndarray]:
+    """Both sets as float64 [N, D] and [M, D], each feature in units of the reference's sd and from its mean.
+
+    A feature that is constant in the reference keeps its own units.
+    """
+    x, y = (np.asarray(part["features"], dtype=np.float64).reshape(len(part["features"]), -1) for part in (samples, reference))
+    mean, std = y.mean(0), y.std(0)
+    std[std == 0] = 1
+    return (x - mean) / std, (y - mean) / std

@@ -1,0 +1,103 @@
+"""How far single properties of samples lie from the real ones: genes one by one, and what sequences do in time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from harness.evaluation.metric import Metric, Summary
+
+
+def _values(samples: Summary, reference: Summary) -> tuple[np.ndarray, np.ndarray]:
+    x, y = (np.asarray(part["features"], dtype=np.float64) for part in (samples, reference))
+    return x, y
+
+
+def _std(values: np.ndarray, axis: int | tuple[int, ...] = 0) -> np.ndarray:
+    """Standard deviation; 1 where there is none."""
+    std = values.std(axis)
+    return np.where(std == 0, 1, std)
+
+
+def _root_mean_square(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneMean(Metric, name="gene_mean"):
+    """Error of the genes' means: root mean square over genes, each in its real standard deviations."""
+
+    lower_is_better = True
+    kinds = ("cells",)
+
+    def compare(self, samples: Summary, reference: Summary) -> float:
+        x, y = _values(samples, reference)
+        return _root_mean_square((x.mean(0) - y.mean(0)) / _std(y))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneVariance(Metric, name="gene_variance"):
+    """Error of the genes' variances: root mean square over genes of the ratio to the real variance less one."""
+
+    lower_is_better = True
+    kinds = ("cells",)
+
+    def compare(self, samples: Summary, reference: Summary) -> float:
+        x, y = _values(samples, reference)
+        return _root_mean_square((x.var(0) - y.var(0)) / _std(y) ** 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropoutRate(Metric, name="dropout_rate"):
+    """Error of the genes' dropout rates: mean over genes of the difference between the shares of cells that count as zero.
+
+    A value counts as zero below half the smallest positive value of the reference: a model of densities hits no
+    value exactly.
+    """
+
+    lower_is_better = True
+    kinds = ("cells",)
+
+    def compare(self, samples: Summary, reference: Summary) -> float:
+        x, y = _values(samples, reference)
+        threshold = y[y > 0].min() / 2 if (y > 0).any() else 0.0
+        return float(np.abs((x <= threshold).mean(0) - (y <= threshold).mean(0)).mean())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Autocorrelation(Metric, name="autocorrelation"):
+    """Error of the autocorrelation: mean over channels and lags of the absolute difference."""
+
+    formula: ClassVar[str] = "rho(lag) = mean over windows and rows of (x_i - m)(x_{{i + lag}} - m) / s^2; m, s of all rows of a set"
+    lower_is_better = True
+    kinds = ("sequence",)
+
+    def compare(self, samples: Summary, reference: Summary) -> float:
+        x, y = _values(samples, reference)
+        return float(np.abs(autocorrelation(x) - autocorrelation(y)).mean())
+
+
+def autocorrelation(windows: np.ndarray) -> np.ndarray:
+    """[N, L, D] to the correlation at lags 1 to L - 1, [L - 1, D]."""
+    length = windows.shape[1]
+    centred = (windows - windows.mean((0, 1))) / _std(windows, (0, 1))
+    return np.stack([(centred[:, : length - lag] * centred[:, lag:]).mean((0, 1)) for lag in range(1, length)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spectrum(Metric, name="spectrum"):
+    """Error of the power spectrum: root mean square over channels and frequencies of the difference in logs."""
+
+    formula: ClassVar[str] = "log of the windows' mean periodogram (Hann window, each window's mean taken off)"
+    lower_is_better = True
+    kinds = ("sequence",)
+
+    def compare(self, samples: Summary, reference: Summary) -> float:
+        from scipy.signal import periodogram
+
+        x, y = _values(samples, reference)
+        power = [periodogram(part, window="hann", detrend="constant", axis=1)[1].mean(0)[1:] for part in (x, y)]
+        floor = 1e-12 * power[1].max(0)
+        return _root_mean_square(np.log(power[0] + floor) - np.log(power[1] + floor))

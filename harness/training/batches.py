@@ -1,0 +1,75 @@
+"""Which samples each step sees, and how they come to the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from harness.data.base import Data, Samples
+from harness.errors import UserError
+from harness.rng import stream
+
+Batch = tuple[Tensor, Tensor | None]
+"""Stored samples [B, ...] and their classes [B], on the device."""
+RESIDENT_BYTES = 4 << 30
+"""Tensors up to this size lie on the device as a whole; larger ones are fetched batch by batch."""
+
+
+class DataOrder:
+    """The permutations of all epochs one after another, cut into batches."""
+
+    def __init__(self, size: int, batch_size: int, seed: int):
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self._epoch, self._permutation = -1, torch.empty(0, dtype=torch.long)
+
+    def indices(self, step: int) -> Tensor:
+        """Indices [batch_size] of the samples of a step."""
+        return torch.cat(list(self._pieces(step * self.batch_size, self.batch_size)))
+
+    def _pieces(self, start: int, count: int) -> Iterator[Tensor]:
+        while count:
+            epoch, offset = divmod(start, self.size)
+            if epoch != self._epoch:
+                generator = stream(self.seed, "order", epoch)
+                self._epoch, self._permutation = epoch, torch.randperm(self.size, generator=generator)
+            piece = self._permutation[offset : offset + count]
+            yield piece
+            start, count = start + len(piece), count - len(piece)
+
+
+def batches(data: Data, order: DataOrder, start: int, end: int, device: str) -> Iterator[Batch]:
+    """The batches of steps `start` to `end`: the same ones wherever training begins and however they are fetched."""
+    classes = None if data.classes is None else data.classes.to(device)
+    if isinstance(data.train, Tensor) and data.train.nbytes <= RESIDENT_BYTES:
+        train = data.train.to(device)
+        for step in range(start, end):
+            rows = order.indices(step).to(device)
+            yield train[rows], None if classes is None else classes[rows]
+        return
+    steps = [*range(start, end)]
+    workers = 0 if isinstance(data.train, Tensor) else data.train.workers
+    fetched: DataLoader = DataLoader(
+        _Fetch(data.train, order), sampler=steps, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None,
+        pin_memory=device == "cuda", multiprocessing_context="fork" if workers else None,
+    )  # fmt: skip
+    for rows, samples, error in fetched:
+        if error:
+            raise UserError(error)
+        yield samples.to(device, non_blocking=True), None if classes is None else classes[rows.to(device)]
+
+
+class _Fetch(Dataset):
+    """Batches by step. A user's mistake comes back as a text: an exception would bring its worker's traceback along."""
+
+    def __init__(self, samples: Tensor | Samples, order: DataOrder):
+        self.samples, self.order = samples, order
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor, str]:
+        rows = self.order.indices(step)
+        try:
+            return rows, self.samples[rows], ""
+        except UserError as error:
+            return rows, torch.empty(0), str(error)
