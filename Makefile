@@ -12,7 +12,7 @@ BIN := .venv/bin
 READY := .venv/ready
 OPTIONS = --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) $(foreach change,$(SET),--set '$(change)') $(foreach file,$(PLUGIN),--plugin $(file))
 
-.PHONY: ablation table toy verdicts ui test lint lock
+.PHONY: ablation table toy gallery verdicts ui test lint lock
 
 ablation: $(READY)
 	@$(BIN)/harness ablate $(STUDY) $(OPTIONS) --workers $(WORKERS)
@@ -22,6 +22,9 @@ table: $(READY)
 
 toy: $(READY)
 	@$(BIN)/python studies/toy.py
+
+gallery: $(READY)
+	@$(BIN)/python studies/gallery.py $(SCALES)
 
 verdicts: $(READY)
 	@$(BIN)/python studies/verdicts.py

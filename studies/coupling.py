@@ -3,7 +3,7 @@
 from harness.ablation.study import Study
 
 STUDY = Study(
-    question="Which coupling of data and noise gives the lowest FID at four calls of the network?",
+    question="Which coupling of data and noise gives the best samples at four calls of the network?",
     baseline="independent",
     arms={
         "independent": {"coupling": "independent"},
@@ -11,7 +11,6 @@ STUDY = Study(
         "sinkhorn": {"coupling": {"name": "sinkhorn", "reg": 0.05}},
         "class_conditional_ot": {"coupling": "class_conditional_ot"},
     },
-    metric="fid",
     nfe=4,
     smallest_difference=0.05,
     seeds=5,

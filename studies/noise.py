@@ -3,7 +3,7 @@
 from harness.ablation.study import Study
 
 STUDY = Study(
-    question="Which noise gives the lowest FID?",
+    question="Which noise gives the best samples?",
     baseline="gaussian",
     arms={
         "gaussian": {"noise": "gaussian"},
@@ -13,7 +13,6 @@ STUDY = Study(
         "laplace": {"noise": "laplace"},
         "uniform": {"noise": "uniform"},
     },
-    metric="fid",
     nfe=32,
     smallest_difference=0.05,
     seeds=5,

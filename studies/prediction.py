@@ -5,7 +5,7 @@ from harness.ablation.study import Study
 EDM = {"name": "edm", "sigma_data": 0.75}
 
 STUDY = Study(
-    question="Which prediction gives the lowest FID, with its own error measured or that of the velocity it means?",
+    question="Which prediction gives the best samples, with its own error measured or that of the velocity it means?",
     baseline="velocity",
     arms={
         "velocity": {"prediction": "velocity"},
@@ -17,7 +17,6 @@ STUDY = Study(
         "edm": {"prediction": EDM},
         "edm_v": {"prediction": EDM, "objective.space": "velocity"},
     },
-    metric="fid",
     nfe=32,
     smallest_difference=0.05,
     seeds=5,

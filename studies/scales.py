@@ -1,42 +1,159 @@
-"""How big a study is: a configuration by name, for `--scale`."""
+"""How big a study is, and on what: a configuration by name, for `--scale`. A scale's first metric is what verdicts rest on."""
 
+from harness.components.backbones.dit import DiT
+from harness.components.backbones.mlp import MLP
+from harness.components.backbones.transformer import Transformer
 from harness.components.backbones.unet import UNet
+from harness.components.couplings import ExactOT
+from harness.components.noises import Population
 from harness.components.time_samplers import Stratified
+from harness.config import override
+from harness.data.cells import Cells
+from harness.data.folders import LatentFolder
 from harness.data.images import CIFAR10, Digits, FashionMNIST
+from harness.data.points import EightGaussians
+from harness.data.sequences import USMacro
+from harness.evaluation.distances import MMD, EnergyDistance, LabelAccuracy, SlicedWasserstein, TwoSample
+from harness.evaluation.fidelity import FID, KID, Precision, Recall
+from harness.evaluation.profiles import Autocorrelation, DropoutRate, GeneMean, GeneVariance, Spectrum
 from harness.evaluation.protocol import EvaluateConfig
+from harness.formulation import ObjectiveConfig
 from harness.runs import RunConfig
 from harness.training.trainer import TrainConfig
 
+# Half a minute a run on one core; stratified times, a high rate and a short beta2 make the most of 520 steps.
+DIGITS = RunConfig(
+    dataset=Digits(),
+    backbone=UNet(**UNet.presets["digits"]),
+    time_sampler=Stratified(),
+    train=TrainConfig(
+        steps=520, batch_size=128, learning_rate=8e-3, warmup_steps=50, beta2=0.97, log_every=20, sample_every=260, checkpoint_every=50
+    ),
+    evaluate=EvaluateConfig(num_samples=400, batch_size=100, extractor="digits"),
+)  # fmt: skip
+
+DISTANCES = (SlicedWasserstein(), MMD(), EnergyDistance(), TwoSample())
+
+HEALTHY = ("frozen_bmmc_healthy_donor1_filtered", "frozen_bmmc_healthy_donor2_filtered")
+LEUKAEMIA = ("aml027_pre_transplant_filtered",)
+
+# Bone marrow of two healthy donors (Zheng et al. 2017), as a folder of 10x folders in HARNESS_DATA/aml.
+CELLS = RunConfig(
+    dataset=Cells(path="aml", keep=HEALTHY, genes=300),
+    backbone=MLP(width=256, blocks=3, dropout=0.1),
+    time_sampler=Stratified(),
+    train=TrainConfig(
+        steps=2000, batch_size=128, learning_rate=2e-3, warmup_steps=100, ema_decay=0.999,
+        log_every=50, sample_every=1000, checkpoint_every=200,
+    ),
+    evaluate=EvaluateConfig(
+        nfe=(2, 8, 32), num_samples=800, batch_size=400, extractor="values", metrics=(*DISTANCES, GeneMean(), GeneVariance(), DropoutRate())
+    ),
+)  # fmt: skip
+
 SCALES = {
-    # Half a minute a run on one core; stratified times, a high rate and a short beta2 make the most of 520 steps.
-    "digits": RunConfig(
-        dataset=Digits(),
-        backbone=UNet(channels=16, multipliers=(1, 2), blocks=1, groups=4),
+    "digits": DIGITS,
+    # The same with a transformer.
+    "digits_dit": override(
+        DIGITS, {"backbone": {"name": "dit", "preset": "digits"}, "train.learning_rate": 2e-3, "train.beta2": 0.99, "train.steps": 1500}
+    ),
+    # The same with classes, which guidance makes clearer.
+    "digits_classes": override(
+        DIGITS,
+        {
+            "objective.label_dropout": 0.1,
+            "train.steps": 1000,
+            "evaluate.guidance.scale": 2.0,
+            "evaluate.nfe": [2, 4, 8, 16, 32, 64],
+            "evaluate.metrics": [FID(), LabelAccuracy()],
+        },
+    ),
+    # Seconds a run on one core.
+    "points": RunConfig(
+        dataset=EightGaussians(),
+        backbone=MLP(width=128, blocks=3),
         time_sampler=Stratified(),
         train=TrainConfig(
-            steps=520,
-            batch_size=128,
-            learning_rate=8e-3,
-            warmup_steps=50,
-            beta2=0.97,
-            log_every=20,
-            sample_every=260,
-            checkpoint_every=50,
+            steps=2000,
+            batch_size=256,
+            learning_rate=2e-3,
+            warmup_steps=100,
+            ema_decay=0.99,
+            log_every=50,
+            sample_every=1000,
+            checkpoint_every=500,
         ),
-        evaluate=EvaluateConfig(num_samples=400, batch_size=100, extractor="digits"),
+        evaluate=EvaluateConfig(nfe=(2, 4, 8, 16, 32), num_samples=2000, batch_size=1000, extractor="values", metrics=DISTANCES),
+    ),
+    # Minutes a run on one core.
+    "cells": CELLS,
+    # From healthy cells to those of a leukaemia: the noise is another population.
+    "transport": override(
+        CELLS,
+        {
+            "dataset.keep": list(LEUKAEMIA),
+            "noise": Population(dataset=Cells(path="aml", keep=HEALTHY, genes=300)),
+            "coupling": ExactOT(),
+            "evaluate.num_samples": 700,
+        },
+    ),
+    "sequences": RunConfig(
+        dataset=USMacro(),
+        backbone=Transformer(width=64, depth=3, heads=4),
+        time_sampler=Stratified(),
+        train=TrainConfig(
+            steps=2000,
+            batch_size=64,
+            learning_rate=1e-3,
+            warmup_steps=100,
+            ema_decay=0.999,
+            log_every=50,
+            sample_every=1000,
+            checkpoint_every=500,
+        ),
+        evaluate=EvaluateConfig(
+            nfe=(2, 4, 8, 16, 32), num_samples=140, batch_size=140, extractor="values", metrics=(*DISTANCES, Autocorrelation(), Spectrum())
+        ),
+    ),
+    # Ten minutes a run on one core, most of them Inception.
+    "fashion_small": RunConfig(
+        dataset=FashionMNIST(),
+        backbone=UNet(channels=16, multipliers=(1, 2, 2), blocks=1, groups=8),
+        time_sampler=Stratified(),
+        train=TrainConfig(
+            steps=1500,
+            batch_size=64,
+            learning_rate=2e-3,
+            warmup_steps=100,
+            beta2=0.99,
+            ema_decay=0.999,
+            sample_every=750,
+            checkpoint_every=250,
+        ),
+        evaluate=EvaluateConfig(
+            nfe=(32,), num_samples=500, num_reference=2000, batch_size=100, metrics=(FID(), KID(), Precision(), Recall())
+        ),
     ),
     # Minutes a run on a GPU.
     "fashion": RunConfig(
         dataset=FashionMNIST(),
-        backbone=UNet(channels=32, multipliers=(1, 2, 2), blocks=2, groups=8),
+        backbone=UNet(**UNet.presets["fashion"]),
         train=TrainConfig(steps=20_000, learning_rate=5e-4),
         evaluate=EvaluateConfig(num_samples=10_000),
     ),
-    # Hours a run on a GPU.
+    # Hours a run on a GPU: the network of Tong et al. 2024.
     "cifar10": RunConfig(
-        dataset=CIFAR10(),
-        backbone=UNet(channels=64, multipliers=(1, 2, 2, 2), blocks=2, groups=32, dropout=0.1),
-        train=TrainConfig(steps=100_000, learning_rate=2e-4, warmup_steps=5000),
+        dataset=CIFAR10(flip=True),
+        backbone=UNet(**UNet.presets["torchcfm-cifar10"]),
+        train=TrainConfig(steps=100_000, learning_rate=2e-4, warmup_steps=5000, weight_decay=0),
         evaluate=EvaluateConfig(num_samples=50_000),
+    ),
+    # SiT and DiT on latents of ImageNet, for those who have them: a folder of .npy by class in HARNESS_DATA/imagenet_latents.
+    "imagenet_latents": RunConfig(
+        dataset=LatentFolder(path="imagenet_latents"),
+        backbone=DiT(**DiT.presets["XL/2"]),
+        objective=ObjectiveConfig(label_dropout=0.1),
+        train=TrainConfig(steps=400_000, batch_size=256, learning_rate=1e-4, warmup_steps=0, weight_decay=0),
+        evaluate=EvaluateConfig(num_samples=10_000, extractor="values", metrics=(SlicedWasserstein(),)),
     ),
 }

@@ -9,7 +9,7 @@ def stratified(name: str) -> dict[str, object]:
 
 
 STUDY = Study(
-    question="Which density of training times gives the lowest FID, and does stratifying them help?",
+    question="Which density of training times gives the best samples, and does stratifying them help?",
     baseline="stratified",
     arms={
         "stratified": {"time_sampler": "stratified"},
@@ -26,7 +26,6 @@ STUDY = Study(
         "edm_lognormal": stratified("edm_lognormal"),
         "shifted": stratified("shifted"),
     },
-    metric="fid",
     nfe=32,
     smallest_difference=0.05,
     seeds=5,

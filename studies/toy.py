@@ -22,18 +22,17 @@ from torch import Tensor, nn
 
 from harness.components.backbones.mlp import MLP
 from harness.components.interpolants import VarianceExploding
-from harness.components.noises import Gaussian
 from harness.components.solvers import Euler, Heun
 from harness.components.time_grids import UniformGrid
 from harness.components.time_samplers import Stratified
 from harness.config import override
 from harness.data.base import Data, load
-from harness.evaluation.distances import sliced_wasserstein
+from harness.evaluation.distances import SlicedWasserstein
 from harness.files import results_folder, write_atomic
 from harness.formulation import Formulation
 from harness.objective import Objective
 from harness.registry import build, names
-from harness.sampling import NetworkField, generate
+from harness.sampling import generate
 from harness.training.trainer import Callbacks, TrainConfig, fit
 
 matplotlib.use("Agg")
@@ -70,8 +69,14 @@ def train(made: Formulation, data: Data) -> nn.Module:
 def distance(made: Formulation, network: nn.Module, data: Data) -> float:
     """Of as many samples as points are held out, to those."""
     n = len(data.held_out)
-    batches = generate(network, made, {}, Heun(), UniformGrid(), NFE, data.shape, n, n, (SEED, "samples"), "cpu")
-    return sliced_wasserstein(torch.cat([points for points, _ in batches]), data.held_out)
+    ((points, _, _),) = generate(network, made, {}, Heun(), UniformGrid(), NFE, data.shape, n, n, (SEED, "samples"), "cpu")
+    return sliced_wasserstein(points, data.held_out)
+
+
+def sliced_wasserstein(points: Tensor, reference: Tensor) -> float:
+    """The distance of two sets [N, 2]."""
+    metric = SlicedWasserstein()
+    return metric.compare(metric.summarise(points, None), metric.summarise(reference, None))
 
 
 def real_distance(data: Data) -> float:
@@ -80,15 +85,13 @@ def real_distance(data: Data) -> float:
     return sum(sliced_wasserstein(part, data.held_out) for part in parts) / len(parts)
 
 
-@torch.no_grad()
 def trajectories(made: Formulation, network: nn.Module, number: int = 150) -> Tensor:
     """[number, steps + 1, 2]: where each point is at every step from noise to data."""
-    field = NetworkField(network.eval(), made, {})
-    x = made.interpolant.sigma(torch.ones(1)) * Gaussian().sample((number, 2), torch.Generator().manual_seed(SEED), {})
-    path, times = [x], UniformGrid().times(100, made.interpolant).float()
-    for t, dt in zip(times, times.diff(), strict=False):
-        path.append(x := Euler().step(field, x, t, dt))
-    return torch.stack(path, dim=1)
+    path: list[Tensor] = []
+    ((made_points, _, _),) = generate(
+        network, made, {}, Euler(), UniformGrid(), 100, (2,), number, number, (SEED, "trajectories"), "cpu", visited=path
+    )
+    return torch.stack([*path, made_points], dim=1)
 
 
 def run() -> Iterator[tuple[str, str, str, float, Tensor]]:

@@ -3,7 +3,7 @@
 from harness.ablation.study import Study
 
 STUDY = Study(
-    question="Which weighting of the velocity error gives the lowest FID?",
+    question="Which weighting of the velocity error gives the best samples?",
     baseline="uniform",
     arms={
         "uniform": {"weighting": "uniform"},
@@ -12,7 +12,6 @@ STUDY = Study(
         "noise_end": {"weighting": {"name": "noise_end", "power": 2}},
         "min_snr": {"weighting": {"name": "min_snr", "gamma": 5}},
     },
-    metric="fid",
     nfe=32,
     smallest_difference=0.05,
     seeds=5,

@@ -49,10 +49,11 @@ class Plan:
                 arms[name] = override(base, arm)
             except ConfigError as error:
                 raise error.below(f"arm '{name}'") from None
-        find("metric", study.metric)
+        metric = study.metric or arms[study.baseline].evaluate.metrics[0].name
+        find("metric", metric)
         return cls(
             study.name, scale, study.question, study.baseline, arms, tuple(range(count)),
-            study.metric, study.nfe, study.smallest_difference, tuple(str(p.absolute()) for p in plugins),
+            metric, study.nfe, study.smallest_difference, tuple(str(p.absolute()) for p in plugins),
         )  # fmt: skip
 
     @classmethod

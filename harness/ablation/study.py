@@ -24,8 +24,8 @@ class Study:
     baseline: str
     """The arm that the others are compared with."""
     arms: Mapping[str, Mapping[str, Any]]
-    metric: str = "fid"
-    """The primary metric: verdicts are on it alone."""
+    metric: str | None = None
+    """The primary metric: verdicts are on it alone. None is the first of the scale's `evaluate.metrics`."""
     nfe: int = 32
     """The NFE at which the primary metric is compared."""
     smallest_difference: float = 0.05

@@ -54,7 +54,7 @@ def report(plan: Plan, references: dict[str, dict[str, float]]) -> Report:
     return Report(plan, values, summary, references, _notes(plan, values, commits), commits, sd, detectable)
 
 
-def judge_references(plan: Plan, judge: Judge) -> dict[str, dict[str, float]]:
+def judge_references(judge: Judge) -> dict[str, dict[str, float]]:
     """What real samples and Gaussian noise score under a judge's protocol; computed once and kept."""
     path = results_folder() / "local" / "references" / f"{judge.protocol.digest}.json"
     known = read_json(path) if path.exists() else {}

@@ -33,7 +33,7 @@ def ablate(options: argparse.Namespace) -> None:
     judge = prepare(plan, console)
     for line in alike({name: Explained.of(config) for name, config in plan.arms.items()}):
         console.print(f"- {line}", highlight=False)
-    launch(plan, options.workers, console, stop, lambda: _report(options, plan, judge_references(plan, judge), console))
+    launch(plan, options.workers, console, stop, lambda: _report(options, plan, judge_references(judge), console))
 
 
 def table(options: argparse.Namespace) -> None:
@@ -46,7 +46,7 @@ def table(options: argparse.Namespace) -> None:
     plan, console = plan_of(options), Console()
     if not any(plan.run(arm, seed).evaluation(plan.protocol(arm))["values"] for arm, seed in plan.trials()):
         raise UserError(f"{plan.name}: nothing is measured yet. Run `{_command(options)}` first.")
-    _report(options, plan, judge_references(plan, prepare(plan, console)), console)
+    _report(options, plan, judge_references(prepare(plan, console)), console)
 
 
 def ui(options: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from harness.config import RUN_ONLY, Index, Positive
 from harness.data.base import Data, Dataset, Standardise, existing, held_out
@@ -32,8 +33,9 @@ LARGEST_FIT = 20_000
 class Cells(Dataset, name="cells"):
     """Counts of single cells: an .h5ad, a 10x folder (matrix.mtx, genes.tsv, barcodes.tsv), or a folder of 10x folders.
 
-    Stored is log1p of counts brought to the same sum in every cell. Every fifth cell is held out; genes are chosen,
-    and their statistics taken, over the others, before `keep`: two selections from one path share them.
+    Stored is log1p of counts brought to the same sum in every cell; decoding sets to zero what lies below half the smallest
+    positive value, as a model of densities hits no value exactly. Every fifth cell is held out; genes are chosen, and their
+    statistics taken, over the others, before `keep`: two selections from one path share them.
     """
 
     source: ClassVar[str] = "the preprocessing of scanpy (Wolf et al. 2018)"
@@ -62,7 +64,7 @@ class Cells(Dataset, name="cells"):
             raise UserError(f"{path}: {len(train)} cells to train on and {len(held)} held out are too few. Keep more conditions.")
         scale = Projection(cells, self.pca) if self.pca else cells.scale
         return Data(
-            train, held, scale.encode, lambda x: scale.decode(x).clamp(min=0), "cells",
+            train, held, scale.encode, lambda x: F.threshold(scale.decode(x), cells.smallest / 2, 0.0), "cells",
             None if classes is None else torch.from_numpy(classes[kept & ~cells.apart]), class_names, cells.genes, scale.statistics,
         )  # fmt: skip
 
@@ -116,6 +118,8 @@ class Prepared:
     apart: np.ndarray
     """Which cells are held out, bool [N]."""
     scale: Standardise
+    smallest: float
+    """The smallest positive value of the training cells."""
 
 
 class Projection:
@@ -172,7 +176,8 @@ def _prepare(path: Path, condition: str, layer: str, genes: int, target_sum: flo
         raise UserError(f"{path}: {len(constant)} genes never vary, like {first}. Set dataset.genes to choose those that do.")
     scale = Standardise(torch.from_numpy(mean[chosen]), torch.from_numpy(variance[chosen]).sqrt())
     conditions = cells.obs[column].astype(str).to_numpy() if column else None
-    return Prepared(expression[:, chosen], conditions, tuple(map(str, cells.var_names[chosen])), apart, scale)
+    smallest = float(expression[~apart][:, chosen].data.min())  # sparse: the positive ones
+    return Prepared(expression[:, chosen], conditions, tuple(map(str, cells.var_names[chosen])), apart, scale, smallest)
 
 
 def _read(path: Path, condition: str, layer: str) -> tuple[AnnData, str]:

@@ -70,11 +70,10 @@ def _cells(data: Data, cells: Tensor, title: str, trajectories: Sequence[Tensor]
     figure = Figure(figsize=(9, 8.6), layout="constrained")
     panels = figure.subplots(2, 2, sharex="row", sharey="row")
     first, second = _related(real)
-    for column, (values, scaled, colour, title) in enumerate(
-        ((real, standardised[0], REAL, f"{len(real)} training cells"), (cells, standardised[1], MADE, title))
-    ):
+    sides = (real, standardised[0], REAL, f"{len(real)} training cells"), (cells, standardised[1], MADE, title)
+    for column, (values, scaled, colour, said) in enumerate(sides):
         panels[0, column].scatter(*fitted.transform(scaled).T, s=4, color=colour)
-        panels[0, column].set(title=title, xlabel="PC 1 of the training cells", ylabel="PC 2")
+        panels[0, column].set(title=said, xlabel="PC 1 of the training cells", ylabel="PC 2")
         panels[1, column].scatter(values[:, first], values[:, second], s=4, color=colour)
         panels[1, column].set(xlabel=f"{data.names[first]}, log1p", ylabel=f"{data.names[second]}, log1p")
     return _png(figure)

@@ -1,0 +1,22 @@
+"""Which network, which conditioning and which embedding of time?"""
+
+from harness.ablation.study import Study
+
+STUDY = Study(
+    question="Which network gives the best samples, and do its conditioning, its attention and its embedding of time matter?",
+    baseline="unet",
+    arms={
+        "unet": {},
+        "unet_add": {"backbone.conditioning": "add"},
+        "unet_attention": {"backbone.attention": [4]},
+        "unet_dropout": {"backbone.dropout": 0.1},
+        "unet_unscaled": {"backbone.time_embedding.scale": 1.0},
+        "unet_fourier": {"backbone.time_embedding": "fourier"},
+        "unet_learned": {"backbone.time_embedding": "learned"},
+        # A transformer does not bear the U-Net's rate of 8e-3 and beta2 of 0.97.
+        "dit": {"backbone": {"name": "dit", "preset": "digits"}, "train.learning_rate": 2e-3, "train.beta2": 0.99},
+    },
+    nfe=32,
+    smallest_difference=0.05,
+    seeds=5,
+)
