@@ -131,7 +131,7 @@ class Run:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """Commits that trained it, machine, number of parameters, mean weight; empty before it starts."""
+        """Commits that trained it, machine, number of parameters, mean weight, the data's fingerprint; empty before it starts."""
         path = self.folder / "environment.json"
         return read_json(path) if path.exists() else {}
 
@@ -330,6 +330,7 @@ def _write_environment(run: Run, network: nn.Module, objective: Objective) -> No
             "machine": machine(),
             "parameters": sum(p.numel() for p in network.parameters()),
             "weight_mean": objective.weight_mean,
+            "data": load(run.config.dataset).fingerprint,
         },
     )
 

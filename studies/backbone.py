@@ -9,7 +9,6 @@ STUDY = Study(
         "unet": {},
         "unet_add": {"backbone.conditioning": "add"},
         "unet_attention": {"backbone.attention": [4]},
-        "unet_dropout": {"backbone.dropout": 0.1},
         "unet_unscaled": {"backbone.time_embedding.scale": 1.0},
         "unet_fourier": {"backbone.time_embedding": "fourier"},
         "unet_learned": {"backbone.time_embedding": "learned"},

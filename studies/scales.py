@@ -39,12 +39,12 @@ LEUKAEMIA = ("aml027_pre_transplant_filtered",)
 
 # Bone marrow of two healthy donors (Zheng et al. 2017), as a folder of 10x folders in HARNESS_DATA/aml.
 CELLS = RunConfig(
-    dataset=Cells(path="aml", keep=HEALTHY, genes=300),
-    backbone=MLP(width=256, blocks=3, dropout=0.1),
+    dataset=Cells(path="aml", keep=HEALTHY, genes=100),
+    backbone=MLP(width=384, blocks=3),
     time_sampler=Stratified(),
     train=TrainConfig(
-        steps=2000, batch_size=128, learning_rate=2e-3, warmup_steps=100, ema_decay=0.999,
-        log_every=50, sample_every=1000, checkpoint_every=200,
+        steps=1500, batch_size=128, learning_rate=2e-3, warmup_steps=100, ema_decay=0.999,
+        log_every=50, sample_every=750, checkpoint_every=250,
     ),
     evaluate=EvaluateConfig(
         nfe=(2, 8, 32), num_samples=800, batch_size=400, extractor="values", metrics=(*DISTANCES, GeneMean(), GeneVariance(), DropoutRate())
@@ -83,16 +83,18 @@ SCALES = {
             sample_every=1000,
             checkpoint_every=500,
         ),
-        evaluate=EvaluateConfig(nfe=(2, 4, 8, 16, 32), num_samples=2000, batch_size=1000, extractor="values", metrics=DISTANCES),
+        evaluate=EvaluateConfig(
+            nfe=(2, 4, 8, 16, 32), num_samples=2000, num_reference=4000, batch_size=1000, extractor="values", metrics=DISTANCES
+        ),
     ),
-    # Minutes a run on one core.
+    # A minute a run on one core.
     "cells": CELLS,
     # From healthy cells to those of a leukaemia: the noise is another population.
     "transport": override(
         CELLS,
         {
             "dataset.keep": list(LEUKAEMIA),
-            "noise": Population(dataset=Cells(path="aml", keep=HEALTHY, genes=300)),
+            "noise": Population(dataset=Cells(path="aml", keep=HEALTHY, genes=100)),
             "coupling": ExactOT(),
             "evaluate.num_samples": 700,
         },
