@@ -54,7 +54,8 @@ class Config:
     """Base of every configuration. Values of the wrong type or range raise `ConfigError` with the field's path."""
 
     presets: ClassVar[Presets] = {}
-    """Sets of values by name: `preset` in a mapping, or as a path, stands for them, and other fields go before them."""
+    """Sets of values by name: `preset` in a mapping, or as a path, stands for them with all else at its default; fields
+    named beside it go before it."""
 
     def __post_init__(self) -> None:
         for name, hint in _hints(type(self)).items():
@@ -67,7 +68,9 @@ class Config:
             return value
         if not isinstance(value, Mapping):
             raise ConfigError("", f"expected {cls.__name__}, got {value!r}. Give its fields.")
-        known, value = _hints(cls), _expand(cls, value)
+        if "preset" in value and cls.presets:
+            value = {**_preset(cls, value["preset"]), **{name: v for name, v in value.items() if name != "preset"}}
+        known = _hints(cls)
         for name in value:
             if name not in known:
                 raise ConfigError(name, f"{cls.__name__} has no such field. {did_you_mean(name, known)}")
@@ -90,7 +93,10 @@ def to_dict(config: Config, run_only: bool = True) -> dict[str, Any]:
 
 def override(config: C, changes: Mapping[str, Any]) -> C:
     """`config` with `changes` {path: value}; a component is replaced before its fields are set."""
-    known, changes, values = _hints(type(config)), _expand(type(config), changes), {}
+    if "preset" in changes and config.presets:
+        config = type(config)(**_preset(type(config), changes["preset"]))
+        changes = {path: v for path, v in changes.items() if path != "preset"}
+    known, values = _hints(type(config)), {}
     for head in dict.fromkeys(path.partition(".")[0] for path in changes):
         if head not in known:
             raise ConfigError(head, f"{type(config).__name__} has no such field. {did_you_mean(head, known)}")
@@ -145,14 +151,11 @@ def _hints(cls: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
-def _expand(cls: type[Config], values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`values` with the fields of the preset that they name, if the class has any."""
-    if "preset" not in values or not cls.presets:
-        return values
-    name = values["preset"]
-    if name not in cls.presets:
+def _preset(cls: type[Config], name: Any) -> Mapping[str, Any]:
+    """The fields of a preset."""
+    if not isinstance(name, str) or name not in cls.presets:
         raise ConfigError("preset", f"{name!r} is no preset. {did_you_mean(str(name), cls.presets)}")
-    return {**cls.presets[name], **{key: value for key, value in values.items() if key != "preset"}}
+    return cls.presets[name]
 
 
 def _required(field: dataclasses.Field) -> bool:

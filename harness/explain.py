@@ -39,7 +39,7 @@ class Explained:
     def of(cls, config: RunConfig) -> Explained:
         """Reads the data set, to which the noise may be fitted."""
         data = load(config.dataset)
-        return cls(config, config.noise.fit(data.some()))
+        return cls(config, config.noise.learn(data))
 
     def effective_weight(self) -> Tensor:
         """Over `LOG_SNR`, up to a constant factor; NaN at levels that the path does not have."""

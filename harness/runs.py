@@ -199,7 +199,7 @@ def check(config: RunConfig) -> None:
     if config.train.batch_size > len(data.train):
         reason = f"{config.train.batch_size} is more than the {len(data.train)} training samples"
         raise ConfigError("train.batch_size", f"{reason}. Choose a smaller one.")
-    path = config.path(config.noise.fit(data.some()))
+    path = config.path(config.noise.learn(data))
     for nfe in config.evaluate.nfe:
         config.evaluate.time_grid.times(_steps(config, path, nfe), path)
     with torch.device("meta"):
@@ -221,7 +221,7 @@ def train(run: Run, say: Say, stop: Stop) -> Trained:
         drop_torn_line(run.folder / "metrics.jsonl")
         torch.manual_seed(stream_seed(config.seed, "initial weights"))
         network = config.build(data).to(device)
-        noise_state = config.noise.fit(data.some())
+        noise_state = config.noise.learn(data)
         objective = Objective(config, noise_state)
         if not (run.folder / "config.json").exists():
             write_json(run.folder / "config.json", to_dict(config))

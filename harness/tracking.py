@@ -151,7 +151,7 @@ class Record:
 def run_params(run: Run) -> dict[str, Any]:
     """A run's configuration by path, its number of parameters, the mean of its weighting and its data's fingerprint."""
     facts = {key: run.environment[key] for key in ("parameters", "weight_mean")}
-    return {**flatten(run.config), **facts, **{f"data.{key}": value for key, value in run.environment["data"].items()}}
+    return {**flatten(run.config), **facts, **{f"data.{key}": value for key, value in run.environment.get("data", {}).items()}}
 
 
 def _touch_sqlite(uri: str) -> None:

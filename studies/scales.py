@@ -39,7 +39,7 @@ LEUKAEMIA = ("aml027_pre_transplant_filtered",)
 
 # Bone marrow of two healthy donors (Zheng et al. 2017), as a folder of 10x folders in HARNESS_DATA/aml.
 CELLS = RunConfig(
-    dataset=Cells(path="aml", keep=HEALTHY, genes=100),
+    dataset=Cells(path="aml", keep=HEALTHY, genes=100, min_cells=100),
     backbone=MLP(width=384, blocks=3),
     time_sampler=Stratified(),
     train=TrainConfig(
@@ -94,7 +94,7 @@ SCALES = {
         CELLS,
         {
             "dataset.keep": list(LEUKAEMIA),
-            "noise": Population(dataset=Cells(path="aml", keep=HEALTHY, genes=100)),
+            "noise": Population(dataset=Cells(path="aml", keep=HEALTHY, genes=100, min_cells=100)),
             "coupling": ExactOT(),
             "evaluate.num_samples": 700,
         },

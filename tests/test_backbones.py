@@ -1,96 +1,756 @@
-"""Networks: shapes, start, gradients, and no field without effect."""
+"""Networks, held against torchcfm's U-Net, the papers' parameter counts, and their equations written out."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torchcfm.models.unet.nn import timestep_embedding
+from torchcfm.models.unet.unet import UNetModel, UNetModelWrapper
 
 from harness.components.backbones.base import Backbone
-from harness.components.backbones.unet import UNet
-from harness.errors import ConfigError
+from harness.components.backbones.dit import DiT
+from harness.components.backbones.embeddings import Condition, Fourier, Learned, Sinusoidal, TimeEmbedding
+from harness.components.backbones.mlp import MLP
+from harness.components.backbones.transformer import Transformer, Trunk
+from harness.components.backbones.unet import ResidualBlock, UNet
+from harness.config import digest, override
+from harness.data.images import Digits
+from harness.errors import ConfigError, UserError
 from harness.registry import build, names
+from harness.runs import RunConfig
 
-SMALL = UNet(channels=8, multipliers=(1, 2), blocks=1, groups=4)
-CHANGES: dict[str, Any] = {
-    "channels": 12,
-    "multipliers": (2, 1),
-    "blocks": 2,
-    "groups": 2,
-    "dropout": 0.5,
-    "time_scale": 500.0,
+BASE = RunConfig(dataset=Digits())
+SMALL: dict[str, tuple[Any, tuple[int, ...]]] = {
+    "unet": (UNet(channels=8, groups=4, attention=(4,), head_channels=8), (3, 8, 4)),
+    "unet-deep": (UNet(channels=8, multipliers=(1, 3, 2), blocks=2, groups=4, conditioning="add"), (1, 8, 12)),
+    "unet-flat": (UNet(channels=10, multipliers=(1,), groups=5), (2, 5, 7)),
+    "dit": (DiT(width=8, depth=2, heads=2, patch=2), (3, 8, 4)),
+    "transformer": (Transformer(width=8, depth=2, heads=2), (6, 3)),
+    "mlp": (MLP(width=8, blocks=2), (5,)),
 }
-
-SHAPES = {"unet": [(1, 8, 8), (3, 16, 12)], "mlp": [(2,), (9,)]}
-"""Of data that each network takes."""
-
-
-def batch(*shape: int) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(3, *shape, generator=generator), torch.rand(3, generator=generator)
+"""Configurations and the shapes of their data."""
+NETWORKS = pytest.mark.parametrize("kind", SMALL)
 
 
-def built(config: UNet, data_channels: int = 1) -> nn.Module:
-    """The same start for the same configuration, with an output layer that is not zero."""
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def batch(*shape: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """Three samples and their times."""
+    return torch.randn(3, *shape, generator=generator(), dtype=dtype), torch.rand(3, generator=generator(1), dtype=dtype)
+
+
+@torch.no_grad()
+def shaken(module: Any, std: float = 0.1) -> Any:
+    """The module with noise on every weight, so that none is left at zero or one."""
+    noise = generator(2)
+    for parameter in module.parameters():
+        parameter += std * torch.randn(parameter.shape, generator=noise)
+    return module
+
+
+def built(config: Backbone, shape: tuple[int, ...], num_classes: int = 0) -> Any:
+    """The same weights for the same configuration, none of them zero."""
     torch.manual_seed(0)
-    network: Any = config.build((data_channels, 8, 8))
-    nn.init.normal_(network.head[-1].weight)
-    return network
+    return shaken(config.build(shape, num_classes))
 
 
-@pytest.mark.parametrize(("name", "shape"), [(name, shape) for name in names("backbone") for shape in SHAPES[name]])
-def test_a_network_keeps_the_shape_and_starts_at_zero(name: str, shape: tuple[int, ...]) -> None:
-    backbone: Backbone = build("backbone", name)
-    x, t = batch(*shape)
-    assert torch.equal(backbone.build(shape)(x, t), torch.zeros_like(x))
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_every_backbone_is_tested_here() -> None:
+    assert {config.name for config, _ in SMALL.values()} == set(names("backbone"))
+
+
+# Sizes
+
+
+def test_the_cifar_unet_has_as_many_parameters_as_torchcfms() -> None:
+    with torch.device("meta"):
+        ours = build("backbone", {"name": "unet", "preset": "torchcfm-cifar10"}).build((3, 32, 32))
+        theirs = UNetModelWrapper(
+            dim=(3, 32, 32),
+            num_res_blocks=2,
+            num_channels=128,
+            channel_mult=[1, 2, 2, 2],
+            num_heads=4,
+            num_head_channels=64,
+            attention_resolutions="16",
+            dropout=0.1,
+        )
+    assert count(ours) == count(theirs) == 35_746_307
+    assert {m.p for m in ours.modules() if isinstance(m, nn.Dropout)} == {0.1}
+    assert {m.heads for m in ours.modules() if hasattr(m, "heads")} == {4}
+
+
+MILLIONS = {
+    "S/2": 33, "S/4": 33, "S/8": 33, "B/2": 130, "B/4": 130, "B/8": 131, "L/2": 458, "L/4": 458, "L/8": 459, "XL/2": 675, "XL/4": 675,
+    "XL/8": 676,
+}  # fmt: skip
+"""Parameters of 4x32x32 latents of 1000 classes (Peebles & Xie 2023, table 4)."""
+
+
+@pytest.mark.parametrize("preset", MILLIONS)
+def test_dits_have_as_many_parameters_as_the_papers(preset: str) -> None:
+    """Theirs have four output channels more, for variances."""
+    config = build("backbone", {"name": "dit", "preset": preset})
+    with torch.device("meta"):
+        ours = count(config.build((4, 32, 32), 1000))
+    width, pixels = config.width, 4 * config.patch**2
+    condition = 257 * width + (width + 1) * width + 1001 * width
+    blocks = config.depth * (18 * width + 15) * width
+    final = 2 * (width + 1) * width + (width + 1) * pixels
+    assert ours == (pixels + 1) * width + condition + blocks + final
+    assert round((ours + (width + 1) * pixels) / 1e6) == MILLIONS[preset]
+    assert width / config.heads == (72 if preset.startswith("XL") else 64)
 
 
 @pytest.mark.parametrize(
-    "config", [SMALL, UNet(channels=8, multipliers=(1, 3, 2), blocks=2, groups=4), UNet(channels=10, groups=5)], ids=str
+    ("name", "preset", "shape"),
+    [
+        ("unet", "digits", (1, 8, 8)),
+        ("unet", "fashion", (1, 28, 28)),
+        ("unet", "torchcfm-cifar10", (3, 32, 32)),
+        ("dit", "digits", (1, 8, 8)),
+    ],
 )
-def test_every_parameter_gets_a_finite_gradient(config: UNet) -> None:
-    """Nearly every entry of it is used, too; two channels or more a group, since a bias before a group of one has no effect."""
-    network = built(config)
-    network(*batch(1, 8, 8)).square().mean().backward()
+def test_a_preset_fits_the_data_that_it_is_named_for(name: str, preset: str, shape: tuple[int, ...]) -> None:
+    with torch.device("meta"):
+        network = build("backbone", {"name": name, "preset": preset}).build(shape, 10)
+        assert network(torch.zeros(2, *shape), torch.zeros(2), torch.zeros(2, dtype=torch.long)).shape == (2, *shape)
+
+
+# torchcfm's U-Net
+
+
+class TheirWaves(nn.Module):
+    def __init__(self, dim: int):
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, t: Tensor) -> Tensor:
+        return timestep_embedding(t, self.dim)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TheirEmbedding(TimeEmbedding):
+    """torchcfm's: cosines before sines, of t unscaled."""
+
+    def build(self, dim: int) -> nn.Module:
+        return TheirWaves(dim)
+
+
+@torch.no_grad()
+def copy_in_order(theirs: nn.Module, ours: nn.Module, heads_first: bool) -> None:
+    """Weights layer by layer; `heads_first` says that their queries, keys and values lie together for each head, not for all."""
+    for (name, parameter), value in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        if ".qkv." in name and heads_first:
+            heads: Any = ours.get_submodule(name.rpartition(".qkv.")[0]).heads
+            value = value.unflatten(0, (heads, 3, -1)).transpose(0, 1).flatten(0, 2)
+        parameter.copy_(value.reshape(parameter.shape))
+
+
+@pytest.mark.parametrize("heads_first", [True, False])
+@pytest.mark.parametrize("conditioning", ["add", "film"])
+def test_the_unet_computes_what_torchcfms_does(conditioning: str, heads_first: bool) -> None:
+    """Three levels with attention in the second, of four heads; their first class is our class of none."""
+    ours = UNet(
+        channels=64,
+        multipliers=(1, 2, 1),
+        blocks=2,
+        attention=(4,),
+        head_channels=32,
+        conditioning=conditioning,  # type: ignore[arg-type]
+        groups=32,
+        time_embedding=TheirEmbedding(),
+    ).build((3, 8, 12), 3)
+    theirs = shaken(
+        UNetModel(
+            image_size=8,
+            in_channels=3,
+            model_channels=64,
+            out_channels=3,
+            num_res_blocks=2,
+            attention_resolutions=(2,),
+            channel_mult=(1, 2, 1),
+            num_classes=4,
+            num_head_channels=32,
+            use_scale_shift_norm=conditioning == "film",
+            use_new_attention_order=not heads_first,
+        ),
+        std=0.03,
+    )
+    copy_in_order(theirs, ours, heads_first)
+    x, t = batch(3, 8, 12)
+    output, expected = ours(x, t, torch.tensor([2, -1, 0])), theirs(t, x, torch.tensor([3, 0, 1]))
+    assert expected.std() > 0.3
+    torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
+
+
+# Equations written out
+
+
+Weights = Mapping[str, Tensor]
+
+
+def affine(x: Tensor, weights: Weights, layer: str) -> Tensor:
+    return x @ weights[f"{layer}.weight"].T + weights[f"{layer}.bias"]
+
+
+def silu(x: Tensor) -> Tensor:
+    return x / (1 + torch.exp(-x))
+
+
+def gelu(x: Tensor) -> Tensor:
+    """Its tanh approximation."""
+    return x / 2 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def standardised(x: Tensor, eps: float) -> Tensor:
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True) + eps).sqrt()
+
+
+def attention(x: Tensor, weights: Weights, block: str, heads: int, mask: Tensor | None) -> Tensor:
+    q, k, v = (part.unflatten(-1, (heads, -1)) for part in affine(x, weights, f"{block}.qkv").chunk(3, -1))
+    logits = torch.einsum("blhd,bmhd->bhlm", q, k) / math.sqrt(q.shape[-1])
+    if mask is not None:
+        logits = logits.masked_fill(~mask[:, None, None], -math.inf)
+    return affine(torch.einsum("bhlm,bmhd->blhd", logits.softmax(-1), v).flatten(2), weights, f"{block}.output")
+
+
+def trunk(x: Tensor, condition: Tensor, weights: Weights, depth: int, heads: int, mask: Tensor | None = None) -> Tensor:
+    """Blocks and final layer: Peebles & Xie 2023, section 3.2 and figure 3."""
+    c = silu(condition)[:, None]
+    for block in (f"blocks.{i}" for i in range(depth)):
+        shift1, scale1, gate1, shift2, scale2, gate2 = affine(c, weights, f"{block}.modulation").chunk(6, -1)
+        x = x + gate1 * attention(standardised(x, 1e-6) * (1 + scale1) + shift1, weights, block, heads, mask)
+        inner = gelu(affine(standardised(x, 1e-6) * (1 + scale2) + shift2, weights, f"{block}.mlp.0"))
+        x = x + gate2 * affine(inner, weights, f"{block}.mlp.2")
+    shift, scale = affine(c, weights, "modulation").chunk(2, -1)
+    return affine(standardised(x, 1e-6) * (1 + scale) + shift, weights, "head")
+
+
+def waves(places: Tensor, width: int) -> Tensor:
+    """Vaswani et al. 2017, section 3.5, sines before cosines."""
+    angles = torch.stack([places.double() / 10_000 ** (2 * i / width) for i in range(width // 2)], -1)
+    return torch.cat([angles.sin(), angles.cos()], -1)
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_transformers_trunk_is_the_papers(heads: int, masked: bool) -> None:
+    module = shaken(Trunk(12, 2, heads, 5), std=0.5).double()
+    x, _ = batch(7, 12, dtype=torch.float64)
+    condition, mask = batch(12, dtype=torch.float64)[0], torch.arange(7) < torch.tensor([[7], [4], [1]])
+    expected = trunk(x, condition, module.state_dict(), 2, heads, mask if masked else None)
+    expected = expected * mask[..., None] if masked else expected
+    torch.testing.assert_close(module(x, condition, mask if masked else None), expected, rtol=1e-10, atol=1e-10)
+
+
+def group_norm(x: Tensor, groups: int, weights: Weights, layer: str) -> Tensor:
+    normal = standardised(x.unflatten(1, (groups, -1)).flatten(2), 1e-5).view(x.shape)
+    return normal * weights[f"{layer}.weight"][:, None, None] + weights[f"{layer}.bias"][:, None, None]
+
+
+@pytest.mark.parametrize("conditioning", ["film", "add"])
+@pytest.mark.parametrize("outer", [8, 12])
+def test_a_residual_block_is_norm_convolution_condition_norm_convolution(conditioning: Any, outer: int) -> None:
+    module = shaken(ResidualBlock(8, outer, 6, UNet(channels=8, groups=4, conditioning=conditioning), 0), std=0.3).double()
+    x, condition, w = batch(8, 5, 3, dtype=torch.float64)[0], batch(6, dtype=torch.float64)[0], module.state_dict()
+    h = F.conv2d(silu(group_norm(x, 4, w, "norm1")), w["conv1.weight"], w["conv1.bias"], padding=1)
+    told = affine(condition, w, "condition")[..., None, None]
+    if conditioning == "film":
+        scale, shift = told[:, :outer], told[:, outer:]
+        h = group_norm(h, 4, w, "norm2") * (1 + scale) + shift
+    else:
+        h = group_norm(h + told, 4, w, "norm2")
+    shortcut = x if outer == 8 else F.conv2d(x, w["shortcut.weight"], w["shortcut.bias"])
+    expected = shortcut + F.conv2d(silu(h), w["conv2.weight"], w["conv2.bias"], padding=1)
+    torch.testing.assert_close(module(x, condition), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_the_mlp_is_residual_with_film_before_each_block() -> None:
+    network = built(MLP(width=9, blocks=2), (5,), 3).double()
+    (x, t), y, w = batch(5, dtype=torch.float64), torch.tensor([2, -1, 0]), network.state_dict()
+    condition, h = silu(network.condition(t, y)), affine(x, w, "stem")
+    for block in ("blocks.0", "blocks.1"):
+        scale, shift = affine(condition, w, f"{block}.film").chunk(2, -1)
+        h = h + affine(silu(affine(h * (1 + scale) + shift, w, f"{block}.inner")), w, f"{block}.outer")
+    torch.testing.assert_close(network(x, t, y), affine(h, w, "head"), rtol=1e-10, atol=1e-10)
+
+
+# The start
+
+
+@NETWORKS
+def test_a_network_starts_at_zero_and_its_output_layer_learns_at_once(kind: str) -> None:
+    config, shape = SMALL[kind]
+    network: Any = config.build(shape, 3)
+    (x, t), y = batch(*shape), torch.tensor([0, -1, 2])
+    output = network(x, t, y)
+    assert torch.equal(output, torch.zeros_like(x))
+    (output - x).square().mean().backward()
+    *_, (_, head_weight), (_, head_bias) = network.named_parameters()
+    assert (head_weight.grad != 0).all()
+    assert (head_bias.grad != 0).all()
+
+
+def test_at_the_start_every_block_of_a_transformer_is_the_identity() -> None:
+    module, (x, _) = Trunk(12, 2, 3, 5), batch(7, 12)
+    for block in module.blocks:
+        assert torch.equal(block(x, batch(12)[0]), x)
+
+
+def test_a_residual_blocks_attention_starts_as_the_identity() -> None:
+    torch.manual_seed(0)
+    config, x, condition = UNet(channels=8, groups=4), batch(8, 4, 4)[0], batch(6)[0]
+    block = ResidualBlock(8, 8, 6, config, heads=2)
+    attended, block.attention = block(x, condition), nn.Identity()
+    assert torch.equal(attended, block(x, condition))
+
+
+def test_dits_weights_start_as_the_papers_do() -> None:
+    """Xavier uniform with zero biases in the trunk, N(0, 0.02^2) for time and class."""
+    torch.manual_seed(0)
+    network: Any = DiT(width=64, depth=1, heads=4).build((4, 8, 8), 1000)
+    for layer in (network.stem, network.trunk.blocks[0].qkv, network.trunk.blocks[0].mlp[0]):
+        bound = math.sqrt(6 / (layer.in_features + layer.out_features))
+        assert 0.9 * bound < layer.weight.abs().max() <= bound
+        assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+        assert not layer.bias.any()
+    for matrix in (network.condition.time[1].weight, network.condition.time[3].weight, network.condition.classes.weight):
+        assert matrix.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+# What any network does
+
+
+@NETWORKS
+def test_every_weight_is_used(kind: str) -> None:
+    """Nearly every entry of its gradient is not zero; two channels or more a group, since a bias before a group of one has no effect."""
+    config, shape = SMALL[kind]
+    network = built(config, shape)
+    network(*batch(*shape)).square().mean().backward()
     for name, parameter in network.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.isfinite().all(), name
         assert parameter.grad.ne(0).float().mean() > 0.9, name
 
 
-def test_the_output_depends_on_time_and_on_each_sample_alone() -> None:
-    network = built(SMALL).eval()
-    x, t = batch(1, 8, 8)
+@NETWORKS
+def test_the_output_depends_on_time_and_on_each_sample_alone(kind: str) -> None:
+    config, shape = SMALL[kind]
+    network, (x, t) = built(config, shape), batch(*shape)
     whole = network(x, t)
-    torch.testing.assert_close(network(x[1:2], t[1:2]), whole[1:2])
-    assert not torch.allclose(network(x, t.flip(0)), whole, atol=1e-4)
+    torch.testing.assert_close(network(x[1:2], t[1:2]), whole[1:2], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(network(x, t.flip(0))[0], whole[0], atol=1e-3)
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(UNet)])
-def test_no_field_is_dead(field: str) -> None:
+@NETWORKS
+def test_bfloat16_gives_the_same_output_roughly_and_finite_gradients(kind: str) -> None:
+    config, shape = SMALL[kind]
+    network, (x, t), y = built(config, shape, 3), batch(*shape), torch.tensor([0, -1, 2])
+    with torch.autocast("cpu", torch.bfloat16):
+        output = network(x, t, y)
+    expected = network(x, t, y)
+    assert (output.float() - expected).norm() < 0.05 * expected.norm()
+    output.float().square().mean().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
+
+
+@NETWORKS
+def test_what_a_network_has_no_use_for_is_refused(kind: str) -> None:
+    config, shape = SMALL[kind]
+    network, (x, t) = config.build(shape), batch(*shape)
+    with pytest.raises(UserError, match="takes no r"):
+        network(x, t, r=t)
+    if kind != "transformer":
+        with pytest.raises(UserError, match="takes no mask"):
+            network(x, t, mask=torch.ones(x.shape[:2], dtype=torch.bool))
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "unet": {
+        "channels": 16,
+        "multipliers": (2, 1),
+        "blocks": 2,
+        "attention": (8,),
+        "head_channels": 4,
+        "conditioning": "add",
+        "groups": 2,
+        "dropout": 0.5,
+        "time_embedding": Sinusoidal(scale=500),
+    },
+    "dit": {"width": 12, "depth": 3, "heads": 1, "patch": 4, "time_embedding": Fourier()},
+    "transformer": {"width": 12, "depth": 3, "heads": 1, "time_embedding": Learned()},
+    "mlp": {"width": 12, "blocks": 3, "dropout": 0.5, "time_embedding": Sinusoidal(scale=1)},
+}
+
+
+@pytest.mark.parametrize(("kind", "field"), [(kind, field.name) for kind in CHANGES for field in dataclasses.fields(SMALL[kind][0])])
+def test_no_field_is_dead(kind: str, field: str) -> None:
+    config, shape = SMALL[kind]
     outcomes = []
-    for config in (SMALL, dataclasses.replace(SMALL, **{field: CHANGES[field]})):
-        network = built(config).train()
+    for variant in (config, dataclasses.replace(config, **{field: CHANGES[kind][field]})):
+        network = built(variant, shape)
         torch.manual_seed(1)
-        outcomes.append(([p.shape for p in network.parameters()], network(*batch(1, 8, 8))))
+        outcomes.append(([p.shape for p in network.parameters()], network(*batch(*shape))))
     (shapes, output), (changed_shapes, changed_output) = outcomes
     assert shapes != changed_shapes or not torch.allclose(output, changed_output, atol=1e-4)
 
 
+DROPPING = pytest.mark.parametrize(
+    ("config", "shape"), [(UNet(channels=8, groups=4, dropout=0.4), (1, 8, 8)), (MLP(width=64, dropout=0.4), (5,))], ids=["unet", "mlp"]
+)
+
+
+@DROPPING
+def test_dropout_acts_in_training_alone(config: Any, shape: tuple[int, ...]) -> None:
+    network, plain = built(config, shape), built(dataclasses.replace(config, dropout=0), shape)
+    x, t = batch(*shape)
+    assert not torch.allclose(network(x, t), network(x, t), atol=1e-3)
+    assert torch.equal(network.eval()(x, t), plain(x, t))
+
+
+@DROPPING
+def test_dropout_drops_the_declared_share_of_single_activations(config: Any, shape: tuple[int, ...]) -> None:
+    """In every block, and each on its own: 16 that lie together vary as 16 throws of a coin do."""
+    network, shares = built(config, shape), []
+    blocks = [module for module in network.modules() if hasattr(module, "dropout")]
+    for block in blocks:
+        block.dropout.register_forward_hook(lambda module, inputs, output: shares.append((output == 0).float().view(len(output), -1, 16)))
+    network(*batch(*shape))
+    assert len(shares) == len(blocks) > 2
+    dropped = torch.cat(shares, 1)
+    assert dropped.mean().item() == pytest.approx(0.4, abs=0.05)
+    assert dropped.mean(-1).var().item() == pytest.approx(0.4 * 0.6 / 16, rel=0.5)
+
+
+# U-Net
+
+
+def sight(config: UNet, size: int) -> Tensor:
+    """How much each pixel of a square image moves the output's first pixel; without norms, which tell every pixel of every other."""
+    network = built(config, (1, size, size))
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.GroupNorm):
+                setattr(module, name, nn.Identity())
+    x = torch.randn(1, 1, size, size, generator=generator()).requires_grad_()
+    network(x, torch.tensor([0.5]))[0, 0, 0, 0].backward()
+    assert x.grad is not None
+    return x.grad[0, 0].abs()
+
+
+def test_convolutions_see_nearby_and_attention_sees_everything() -> None:
+    """Ten convolutions of 3x3 in a row: the stem, two in each of four blocks, and the head."""
+    config = UNet(channels=4, multipliers=(1,), blocks=1, groups=1)
+    assert torch.equal(sight(config, 16).nonzero().amax(0), torch.tensor([10, 10]))
+    assert (sight(dataclasses.replace(config, attention=(16,)), 16) > 0).all()
+
+
+def blocks_with_attention(attention: tuple[int, ...]) -> list[bool]:
+    config = UNet(channels=8, multipliers=(1, 2, 2), blocks=2, groups=4, attention=attention)
+    network: Any = config.build((1, 16, 8))
+    parts = (*network.down, *network.middle, *network.up)
+    return [not isinstance(part.attention, nn.Identity) for part in parts if isinstance(part, ResidualBlock)]
+
+
+def test_attention_ends_the_blocks_of_the_levels_with_its_heights_and_the_first_of_the_middle() -> None:
+    """Two blocks a level down, three up; the middle has a second one if it has attention."""
+    none, all_ = [False, False], [True, True]
+    assert blocks_with_attention(()) == [*none * 3, False, *[False] * 9]
+    assert blocks_with_attention((8,)) == [*none, *all_, *none, True, False, *[False] * 3, *[True] * 3, *[False] * 3]
+    assert blocks_with_attention((4, 16)) == [*all_, *none, *all_, True, False, *[True] * 3, *[False] * 3, *[True] * 3]
+
+
+def test_a_level_has_as_many_heads_as_fit() -> None:
+    config = UNet(channels=32, multipliers=(1, 2, 4), attention=(8,), head_channels=64)
+    assert [config.heads(width) for width in (32, 64, 128)] == [1, 1, 2]
+
+
+# DiT
+
+
+class Spy(nn.Module):
+    """Instead of a trunk: keeps the tokens and gives them back."""
+
+    def forward(self, tokens: Tensor, condition: Tensor) -> Tensor:
+        self.tokens = tokens
+        return tokens
+
+
+def test_patches_go_to_tokens_and_back_to_their_places() -> None:
+    """Tokens row by row, as a convolution with the stem's weights gives them; what comes out lies where it was."""
+    network: Any = DiT(width=12, heads=1, depth=1, patch=2).build((3, 8, 6))
+    network.trunk, (x, t) = Spy(), batch(3, 8, 6)
+    nn.init.eye_(network.stem.weight)
+    positions_as_image = network(torch.zeros_like(x), t)
+    positions = network.trunk.tokens
+    torch.testing.assert_close(network(x, t) - positions_as_image, x)
+    nn.init.normal_(network.stem.weight)
+    nn.init.normal_(network.stem.bias)
+    network(x, t)
+    tokens = F.conv2d(x, network.stem.weight.view(12, 3, 2, 2), network.stem.bias, stride=2)
+    torch.testing.assert_close(network.trunk.tokens - positions, tokens.flatten(2).mT, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(8, 6), (6, 8), (2, 20)], ids=str)
+def test_half_of_a_position_says_the_row_and_half_the_column(size: tuple[int, int]) -> None:
+    network: Any = DiT(width=8, heads=1, depth=1, patch=2).build((2, 8, 8))
+    network.trunk = Spy()
+    network(torch.zeros(1, 2, *size), torch.zeros(1))
+    row, column = (place.flatten() for place in torch.meshgrid(*(torch.arange(n // 2) for n in size), indexing="ij"))
+    expected = torch.cat([waves(row, 4), waves(column, 4)], -1).float()
+    torch.testing.assert_close(network.trunk.tokens[0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_dit_is_its_tokens_trunk_and_pixels_at_any_size_that_patches_divide() -> None:
+    network = built(DiT(width=12, depth=2, heads=3, patch=2), (3, 8, 8), 4).double()
+    (x, t), y, w = batch(3, 6, 10, dtype=torch.float64), torch.tensor([3, -1, 0]), network.state_dict()
+    tokens = F.conv2d(x, w["stem.weight"].view(12, 3, 2, 2), w["stem.bias"], stride=2).flatten(2).mT
+    positions = torch.cat([waves(torch.arange(15) // 5, 6), waves(torch.arange(15) % 5, 6)], -1)
+    weights = {name.removeprefix("trunk."): value for name, value in w.items() if name.startswith("trunk.")}
+    out = trunk(tokens + positions, network.condition(t, y), weights, 2, 3)
+    torch.testing.assert_close(network(x, t, y), F.pixel_shuffle(out.mT.unflatten(2, (3, 5)), 2), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(9, 8), (8, 9)], ids=str)
+def test_a_dit_refuses_sizes_that_its_patches_do_not_divide(size: tuple[int, int]) -> None:
+    network = DiT(width=8, heads=1, depth=1, patch=2).build((1, 8, 8))
+    with pytest.raises(UserError, match=f"patches of 2 do not divide {size[0]}x{size[1]}"):
+        network(torch.zeros(1, 1, *size), torch.zeros(1))
+
+
+# Transformer
+
+
+def sequences() -> tuple[Any, Tensor, Tensor, Tensor]:
+    """A network and sequences of 9, 5 and 1 places, with large numbers behind them."""
+    network, (x, t) = built(Transformer(width=8, depth=2, heads=2), (6, 3)), batch(9, 3)
+    mask = torch.arange(9) < torch.tensor([[9], [5], [1]])
+    return network, torch.where(mask[..., None], x, 1e3), t, mask
+
+
+def test_padding_is_as_if_it_were_cut_off() -> None:
+    network, x, t, mask = sequences()
+    output = network(x, t, mask=mask)
+    for i, length in enumerate((9, 5, 1)):
+        torch.testing.assert_close(output[i, :length], network(x[i : i + 1, :length], t[i : i + 1])[0], rtol=1e-5, atol=1e-5)
+    assert torch.equal(output[~mask], torch.zeros(12, 3))
+
+
+def test_masked_places_may_lie_anywhere_and_even_everywhere() -> None:
+    network, x, t, _ = sequences()
+    mask = torch.tensor([[True, False] * 4 + [True], [False] * 8 + [True], [False] * 9])
+    output, other = (network(torch.where(mask[..., None], x, padding), t, mask=mask) for padding in (0.0, -7.0))
+    torch.testing.assert_close(output, other)
+    assert torch.equal(output[~mask], torch.zeros(4 + 8 + 9, 3))
+    output.square().mean().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+
+
+def test_the_order_of_a_sequence_counts_by_sines_of_its_places() -> None:
+    network, x, t, _ = sequences()
+    x = x[:, :5].clamp(-3, 3)
+    order = torch.tensor([4, 2, 0, 1, 3])
+    assert not torch.allclose(network(x[:, order], t), network(x, t)[:, order], atol=1e-3)
+    weights = {name.removeprefix("trunk."): value for name, value in network.state_dict().items()}
+    tokens = affine(x, weights, "stem") + waves(torch.arange(5), 8).float()
+    torch.testing.assert_close(network(x, t), trunk(tokens, network.condition(t, None), weights, 2, 2), rtol=1e-4, atol=1e-5)
+
+
+# Time and class
+
+
+@pytest.mark.parametrize("dim", [2, 8, 256])
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+def test_sinusoidal_is_the_briefs_formula_of_scaled_time(dim: int, scale: float) -> None:
+    half, t = dim // 2, torch.linspace(0, 1, 11)
+    angles = torch.stack([scale * t.double() * math.exp(-i * math.log(10_000) / max(1, half - 1)) for i in range(half)], -1)
+    module = Sinusoidal(scale=scale).build(dim)
+    torch.testing.assert_close(module(t).double(), torch.cat([angles.sin(), angles.cos()], -1), rtol=0, atol=2e-7 * scale + 1e-6)
+    assert not module.state_dict()
+    assert Sinusoidal().scale == 1000
+
+
+def test_fourier_frequencies_are_normal_with_the_declared_deviation() -> None:
+    torch.manual_seed(0)
+    module: Any = Fourier(std=3).build(20_000)
+    turns = module.frequencies / (2 * math.pi)
+    assert turns.std().item() == pytest.approx(3, rel=0.03)
+    assert turns.mean().item() == pytest.approx(0, abs=0.1)
+    assert (turns.abs() < 3).float().mean().item() == pytest.approx(math.erf(math.sqrt(0.5)), abs=0.02)
+    t = torch.tensor([0.3])
+    torch.testing.assert_close(module(t)[0], torch.cat([(t * module.frequencies).sin(), (t * module.frequencies).cos()]))
+
+
+def test_fourier_frequencies_travel_with_the_weights() -> None:
+    config, shape = MLP(width=8, time_embedding=Fourier()), (5,)
+    x, t = batch(*shape)
+    one, other = shaken(config.build(shape)), shaken(config.build(shape))
+    assert not torch.equal(one(x, t), other(x, t))
+    other.load_state_dict(one.state_dict())
+    assert torch.equal(one(x, t), other(x, t))
+
+
+def test_only_a_learned_embedding_trains() -> None:
+    assert count(Sinusoidal().build(16)) == count(Fourier().build(16)) == 0
+    torch.manual_seed(0)
+    module, t = Learned().build(16), torch.linspace(0, 1, 64)
+    target = torch.stack([torch.cos(math.pi * (i % 4) * t) for i in range(16)], -1)
+    optimiser, losses = torch.optim.Adam(module.parameters(), 0.02), []
+    for _ in range(200):
+        losses.append((module(t) - target).square().mean())
+        optimiser.zero_grad()
+        losses[-1].backward()
+        optimiser.step()
+    assert losses[-1] < 0.2 * losses[0]
+
+
+@pytest.mark.parametrize("name", names("time_embedding"))
+@pytest.mark.parametrize("kind", ["unet", "dit", "transformer", "mlp"])
+def test_every_network_takes_every_time_embedding(kind: str, name: str) -> None:
+    config, shape = SMALL[kind]
+    network, (x, t) = built(dataclasses.replace(config, time_embedding=build("time_embedding", name)), shape), batch(*shape)
+    assert (network(x, t) - network(x, t.flip(0)))[0].abs().max() > 1e-4
+
+
+def test_a_class_is_a_vector_added_to_the_times_and_none_is_the_first() -> None:
+    module: Any = Condition(Sinusoidal(), 8, 6, 3)
+    t, y = torch.rand(5, generator=generator()), torch.tensor([2, -1, 0, 1, -1])
+    vectors, hidden = module.classes.weight, affine(Sinusoidal().build(8)(t), module.state_dict(), "time.1")
+    time = affine(silu(hidden), module.state_dict(), "time.3")
+    assert vectors.shape == (4, 6)
+    torch.testing.assert_close(module(t, y), time + vectors[[3, 0, 1, 2, 0]])
+    torch.testing.assert_close(module(t, None), time + vectors[0])
+
+
+@NETWORKS
+def test_no_class_and_class_minus_one_are_the_same(kind: str) -> None:
+    config, shape = SMALL[kind]
+    network, (x, t) = built(config, shape, 3), batch(*shape)
+    none, some = network(x, t), network(x, t, torch.tensor([-1, 2, -1]))
+    assert torch.equal(network(x, t, torch.full((3,), -1)), none)
+    torch.testing.assert_close(some[::2], none[::2])
+    assert not torch.allclose(some[1], none[1], atol=1e-4)
+
+
+@NETWORKS
+def test_classes_that_are_none_of_the_networks_fail(kind: str) -> None:
+    config, shape = SMALL[kind]
+    x, t = batch(*shape)
+    with pytest.raises(AssertionError, match="without classes"):
+        config.build(shape)(x, t, torch.tensor([0, 1, 2]))
+    with pytest.raises(IndexError):
+        config.build(shape, 3)(x, t, torch.tensor([0, 1, 3]))
+    with pytest.raises(RuntimeError):
+        config.build(shape, 3)(x, t, torch.tensor([0.0, 1.0, 2.0]))
+
+
+# Presets
+
+
+def test_a_preset_stands_for_its_fields() -> None:
+    short = build("backbone", {"name": "dit", "preset": "XL/2"})
+    assert short == build("backbone", {"name": "dit", "width": 1152, "depth": 28, "heads": 16, "patch": 2})
+    assert digest(short) == digest(DiT(width=1152, depth=28, heads=16, patch=2))
+    assert digest(short) != digest(build("backbone", {"name": "dit", "preset": "XL/4"}))
+
+
+def test_a_field_beside_a_preset_wins() -> None:
+    beside = {"depth": 2, "time_embedding": {"name": "fourier", "std": 4}}
+    expected = DiT(width=384, depth=2, heads=6, patch=8, time_embedding=Fourier(std=4))
+    assert build("backbone", {"name": "dit", **beside, "preset": "S/8"}) == expected
+    assert build("backbone", {"name": "dit", "preset": "S/8", **beside}) == expected
+    paths = {"backbone": "dit", "backbone.depth": 2, "backbone.time_embedding": "fourier", "backbone.time_embedding.std": 4}
+    assert override(BASE, paths | {"backbone.preset": "S/8"}).backbone == expected
+
+
+def test_a_preset_as_a_path_leaves_all_else_at_its_default() -> None:
+    small = DiT(width=384, depth=12, heads=6, patch=8)
+    assert override(BASE, {"backbone": "dit", "backbone.preset": "S/8"}).backbone == small
+    assert override(BASE, {"backbone": {"name": "dit", "preset": "S/8"}}).backbone == small
+    assert override(BASE, {"backbone.preset": "fashion"}).backbone == UNet(channels=32, multipliers=(1, 2, 2), blocks=2, groups=8)
+    learned = override(BASE, {"backbone": "dit", "backbone.time_embedding": "learned"})
+    assert override(learned, {"backbone.preset": "S/8"}).backbone == small
+    beside = {"backbone.preset": "S/8", "backbone.heads": 12, "backbone.time_embedding": "learned"}
+    assert override(learned, beside).backbone == dataclasses.replace(small, heads=12, time_embedding=Learned())
+
+
 @pytest.mark.parametrize(
-    ("fields", "shape", "message"),
+    ("changes", "message"),
     [
-        ({"multipliers": (1, 2, 2, 2)}, (1, 28, 28), "multipliers: 4 levels do not halve 28x28 evenly. Use fewer."),
-        ({"multipliers": (1, 2)}, (1, 8, 7), "multipliers: 2 levels do not halve 8x7 evenly. Use fewer."),
-        ({"multipliers": ()}, (1, 8, 8), "multipliers: there is no level. Give at least one, like [1, 2]."),
-        ({"channels": 12}, (1, 8, 8), "groups: 8 does not divide every width. Choose a divisor of 12."),
-        ({}, (10,), "unet takes images [C, H, W], not [10]. Choose another backbone."),
+        ({"backbone": "dit", "backbone.preset": "XL2"}, "^backbone.preset: 'XL2' is no preset. Did you mean 'XL/2'"),
+        ({"backbone.preset": "fashon"}, "^backbone.preset: 'fashon' is no preset. Did you mean 'fashion'"),
+        ({"backbone": {"name": "dit", "preset": 2}}, "^backbone.preset: 2 is no preset. Known: B/2, "),
+        ({"backbone.preset": ["fashion"]}, "^backbone.preset: \\['fashion'\\] is no preset. "),
+        ({"backbone": "mlp", "backbone.preset": "digits"}, "^backbone.preset: MLP has no such field"),
+        ({"preset": "digits"}, "^preset: RunConfig has no such field"),
     ],
 )
-def test_what_does_not_fit_is_told(fields: dict[str, Any], shape: tuple[int, ...], message: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        UNet(**fields).build(shape)
-    assert str(caught.value) == message
+def test_a_preset_that_is_none_is_told(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        override(BASE, changes)
+
+
+# What does not fit
+
+
+@pytest.mark.parametrize(
+    ("spec", "shape", "message"),
+    [
+        ({"name": "unet", "multipliers": [1, 2, 2, 2]}, (1, 28, 28), "^multipliers: 4 levels do not halve 28x28 evenly"),
+        ({"name": "unet", "multipliers": [1, 2]}, (1, 8, 7), "^multipliers: 2 levels do not halve 8x7 evenly"),
+        ({"name": "unet", "multipliers": [1, 2]}, (1, 7, 8), "^multipliers: 2 levels do not halve 7x8 evenly"),
+        ({"name": "unet", "attention": [8, 3]}, (1, 8, 4), r"^attention: no level has height 3. Choose from \[8, 4\]"),
+        ({"name": "unet", "attention": [4]}, (1, 6, 4), r"^attention: no level has height 4. Choose from \[6, 3\]"),
+        ({"name": "unet"}, (10,), r"unet takes images \[C, H, W\], not \[10\]"),
+        ({"name": "dit", "patch": 4}, (1, 8, 6), "^patch: 4 does not divide 8x6"),
+        ({"name": "dit", "patch": 4}, (1, 6, 8), "^patch: 4 does not divide 6x8"),
+        ({"name": "dit"}, (6, 3), r"dit takes images \[C, H, W\], not \[6, 3\]"),
+        ({"name": "transformer"}, (1, 8, 8), r"transformer takes sequences \[L, D\], not \[1, 8, 8\]"),
+        ({"name": "mlp"}, (6, 3), r"mlp takes vectors \[D\], not \[6, 3\]"),
+    ],
+)
+def test_data_that_does_not_fit_is_told(spec: dict[str, Any], shape: tuple[int, ...], message: str) -> None:
+    config = build("backbone", spec)
+    with pytest.raises(ConfigError, match=message):
+        config.build(shape)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"name": "unet", "multipliers": []}, "multipliers: there is no level"),
+        ({"name": "unet", "channels": 12}, "groups: 8 does not divide every width. Choose a divisor of 12"),
+        ({"name": "unet", "channels": 56, "attention": [8], "head_channels": 16}, "head_channels: 16 does not divide the widths"),
+        ({"name": "unet", "conditioning": "flim"}, "conditioning: 'flim' is not a choice. Did you mean 'film'"),
+        ({"name": "unet", "dropout": 1}, r"dropout: 1.0 is outside \[0, 1\)"),
+        ({"name": "mlp", "dropout": 1}, r"dropout: 1.0 is outside \[0, 1\)"),
+        ({"name": "dit", "width": 64, "heads": 6}, r"width: 64 is no multiple of heads \(6\) and of 4"),
+        ({"name": "dit", "width": 66, "heads": 6}, r"width: 66 is no multiple of heads \(6\) and of 4"),
+        ({"name": "transformer", "width": 64, "heads": 6}, r"width: 64 is no multiple of heads \(6\) and of 2"),
+        ({"name": "transformer", "width": 9, "heads": 3}, r"width: 9 is no multiple of heads \(3\) and of 2"),
+        ({"name": "dit", "time_embedding": "sinusodial"}, "time_embedding: 'sinusodial' is no time_embedding. Did you mean 'sinusoidal'"),
+    ],
+)
+def test_fields_that_do_not_go_together_are_told(spec: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^backbone.{message}"):
+        build("backbone", spec)
+
+
+def test_widths_that_heads_need_not_divide_are_allowed_without_attention() -> None:
+    assert UNet(channels=56, head_channels=16).build((1, 8, 8))
+    assert Transformer(width=66, heads=6).build((6, 3))

@@ -26,6 +26,10 @@ class Noise(Component, family="noise"):
         """The state, from training data [N, ...]; empty when there is nothing to fit."""
         return {}
 
+    def learn(self, data: Data) -> dict[str, Tensor]:
+        """The state for these data, of which nothing is read where there is nothing to fit."""
+        return {} if type(self).fit is Noise.fit else self.fit(data.some())
+
     def sample(self, shape: Sequence[int], generator: torch.Generator, state: Mapping[str, Tensor]) -> Tensor:
         """x1 of the given shape [B, ...] in float32 on the generator's device."""
         raise NotImplementedError

@@ -87,7 +87,7 @@ class Data:
                     content.update(chunk)
         return {"train": len(self.train), "held_out": len(self.held_out), "sha256": content.hexdigest()[:12]}
 
-    def some(self, number: int = 10_000) -> Tensor:
+    def some(self, number: int = 2000) -> Tensor:
         """Encoded training samples, evenly spaced where they are fetched one by one; all of them where they lie in memory."""
         if isinstance(self.train, Tensor):
             return self.encode(self.train)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.config import RUN_ONLY, Index, Positive
+from harness.config import RUN_ONLY, Count, Index, Positive
 from harness.data.base import Data, Dataset, Standardise, existing, held_out
 from harness.errors import ConfigError, UserError, did_you_mean
 
@@ -50,6 +50,8 @@ class Cells(Dataset, name="cells"):
     """Layer of an .h5ad that holds the raw counts; empty for X."""
     genes: Index = 1000
     """Highly variable genes to choose; 0 for all."""
+    min_cells: Count = 3
+    """Training cells that a chosen gene is seen in at least: a gene of a few cells has a standard deviation that means little."""
     target_sum: Positive = 10_000.0
     """Sum that the counts of every cell are brought to."""
     pca: Index = 0
@@ -57,7 +59,7 @@ class Cells(Dataset, name="cells"):
 
     def load(self) -> Data:
         path = existing(self.path, "an .h5ad file, a 10x folder or a folder of them")
-        cells = _prepare(path, self.condition, self.layer, self.genes, self.target_sum)
+        cells = _prepare(path, self.condition, self.layer, self.genes, self.min_cells, self.target_sum)
         kept, classes, class_names = self._kept(cells)
         train, held = (Rows(cells.expression[kept & (cells.apart == part)]) for part in (False, True))
         if len(train) < 2 or not len(held):
@@ -152,7 +154,7 @@ class Projection:
 
 
 @functools.lru_cache(maxsize=2)
-def _prepare(path: Path, condition: str, layer: str, genes: int, target_sum: float) -> Prepared:
+def _prepare(path: Path, condition: str, layer: str, genes: int, min_cells: int, target_sum: float) -> Prepared:
     import scanpy
     from scipy.sparse import csr_matrix
     from sklearn.utils.sparsefuncs import mean_variance_axis
@@ -164,10 +166,13 @@ def _prepare(path: Path, condition: str, layer: str, genes: int, target_sum: flo
     expression = csr_matrix(cells.X, dtype=np.float32)
     mean, variance = mean_variance_axis(expression[~apart].astype(np.float64), axis=0)
     if genes:
-        if genes > (varying := int((variance > 0).sum())):
-            raise ConfigError("dataset.genes", f"{genes} is more than the {varying} genes that vary. Choose fewer.")
-        ranked = scanpy.pp.highly_variable_genes(cells[~apart][:, variance > 0], n_top_genes=genes, inplace=False)
-        chosen = np.flatnonzero(variance > 0)[ranked["highly_variable"].to_numpy()]
+        seen = (variance > 0) & (expression[~apart].getnnz(axis=0) >= min_cells)
+        if genes > seen.sum():
+            raise ConfigError(
+                "dataset.genes", f"{genes} is more than the {seen.sum()} genes that vary and are seen in {min_cells} cells. Choose fewer."
+            )
+        ranked = scanpy.pp.highly_variable_genes(cells[~apart][:, seen], n_top_genes=genes, inplace=False)
+        chosen = np.flatnonzero(seen)[ranked["highly_variable"].to_numpy()]
     else:
         chosen = np.arange(cells.n_vars)
     constant = chosen[variance[chosen] == 0]

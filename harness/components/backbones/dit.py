@@ -66,8 +66,7 @@ class DiTModule(Network):
         nn.init.zeros_(self.stem.bias)
         self.condition = Condition(config.time_embedding, TIME_DIM, config.width, num_classes)
         for parameter in self.condition.parameters():
-            if parameter.ndim == 2:
-                nn.init.normal_(parameter, std=0.02)
+            nn.init.normal_(parameter, std=0.02) if parameter.ndim == 2 else nn.init.zeros_(parameter)
         self.trunk = Trunk(config.width, config.depth, config.heads, channels * config.patch**2)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, *, r: Tensor | None = None, mask: Tensor | None = None) -> Tensor:

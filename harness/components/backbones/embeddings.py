@@ -82,7 +82,7 @@ class Condition(nn.Module):
         super().__init__()
         self.time = nn.Sequential(embedding.build(dim), nn.Linear(dim, width), nn.SiLU(), nn.Linear(width, width))
         self.classes = nn.Embedding(num_classes + 1, width) if num_classes else None
-        """Its last row stands for no class."""
+        """Row 0 stands for no class, row y + 1 for class y."""
 
     def forward(self, t: Tensor, y: Tensor | None) -> Tensor:
         """t [B] in [0, 1] and classes y [B], -1 for none, to [B, width]; y None is none for all."""
@@ -90,9 +90,7 @@ class Condition(nn.Module):
         if self.classes is None:
             assert y is None, "a network without classes was given some"
             return time
-        none = self.classes.num_embeddings - 1
-        y = torch.full_like(t, none, dtype=torch.long) if y is None else torch.where(y < 0, none, y)
-        return time + self.classes(y)
+        return time + self.classes(torch.zeros_like(t, dtype=torch.long) if y is None else y + 1)
 
 
 def sine_positions(positions: Tensor, width: int) -> Tensor:

@@ -82,7 +82,7 @@ class Trunk(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor, mask: Tensor | None = None) -> Tensor:
         """x [B, L, width], the condition [B, width] and mask [B, L] to [B, L, outputs]."""
-        condition = F.silu(condition)
+        condition, mask = F.silu(condition), None if mask is None else mask.bool()
         for block in self.blocks:
             x = block(x, condition, mask)
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)

@@ -39,7 +39,7 @@ class UNet(Backbone, name="unet"):
     attention: tuple[Count, ...] = ()
     """Heights of the levels whose blocks end in self-attention; if there are any, the middle has it too."""
     head_channels: Count = 64
-    """Width of an attention head; a narrower level has one head."""
+    """Width of an attention head; divides every wider level, and a narrower one has one head."""
     conditioning: Literal["film", "add"] = "film"
     """Time and class scale and shift a block's activations (Perez et al. 2018), or are added to them."""
     groups: Count = 8
@@ -54,8 +54,11 @@ class UNet(Backbone, name="unet"):
             raise ConfigError("multipliers", "there is no level. Give at least one, like [1, 2].")
         if any(self.channels * m % self.groups for m in self.multipliers):
             raise ConfigError("groups", f"{self.groups} does not divide every width. Choose a divisor of {self.channels}.")
-        if self.attention and any(self.channels * m % self.heads(self.channels * m) for m in self.multipliers):
-            raise ConfigError("head_channels", f"{self.head_channels} does not divide every width. Choose a divisor of {self.channels}.")
+        widths = [self.channels * m for m in self.multipliers]
+        if self.attention and any(width > self.head_channels and width % self.head_channels for width in widths):
+            raise ConfigError(
+                "head_channels", f"{self.head_channels} does not divide the widths {widths}. Choose a divisor of {self.channels}."
+            )
 
     def heads(self, width: int) -> int:
         """Attention heads of a level."""
