@@ -55,7 +55,7 @@ SCALES = {
     "digits": DIGITS,
     # The same with a transformer.
     "digits_dit": override(
-        DIGITS, {"backbone": {"name": "dit", "preset": "digits"}, "train.learning_rate": 2e-3, "train.beta2": 0.99, "train.steps": 1500}
+        DIGITS, {"backbone": {"name": "dit", "preset": "digits"}, "train.learning_rate": 2e-3, "train.beta2": 0.99, "train.steps": 3000}
     ),
     # The same with classes, which guidance makes clearer.
     "digits_classes": override(
@@ -133,7 +133,7 @@ SCALES = {
             checkpoint_every=250,
         ),
         evaluate=EvaluateConfig(
-            nfe=(32,), num_samples=500, num_reference=2000, batch_size=100, metrics=(FID(), KID(), Precision(), Recall())
+            nfe=(32,), num_samples=256, num_reference=1024, batch_size=64, metrics=(FID(), KID(), Precision(), Recall())
         ),
     ),
     # Minutes a run on a GPU.
