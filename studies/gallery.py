@@ -2,9 +2,9 @@
 
     python studies/gallery.py [SCALE ...]
 
-Trains each scale once, the small ones longer than a study would (what is trained already is found again), judges it at its largest NFE and prints every metric beside
-what real samples and Gaussian noise score. One seed each: no comparison. Writes tables/gallery.{csv,json} and a picture of
-each below the results folder. Scales whose data are not there are left out, and said.
+Trains each scale once, the small ones longer than a study would (what is trained already is found again), judges it at its
+largest NFE and prints every metric beside what real samples and Gaussian noise score. One seed each: no comparison. Writes
+tables/gallery.{csv,json} and a picture of each below the results folder. Scales whose data are not there are left out, and said.
 """
 
 from __future__ import annotations

@@ -92,19 +92,27 @@ class Matched(Noise, name="matched"):
 
 @dataclass(frozen=True, kw_only=True)
 class Sparse(Noise, name="sparse"):
-    """Standard normal in which each entry is zero with some probability, like dropout in single-cell counts."""
+    """Standard normal in which each entry is dropped with some probability, like genes in single-cell counts."""
 
-    formula: ClassVar[str] = "x1 ~ N(0, I), each entry 0 with probability {dropout_rate:g}"
+    formula: ClassVar[str] = "x1 ~ N(0, I), each entry dropped with probability {dropout_rate:g} (to the data's own zero: {stored_zero})"
 
     dropout_rate: Annotated[float, Range(0, 1, ends="[)")] = 0.1
-    """Share of the entries that are zero."""
+    """Share of the entries that are dropped."""
+    stored_zero: bool = False
+    """Dropped entries lie where the data's own zero is encoded (a gene that was not seen, a black pixel) instead of at 0,
+    which after standardising is a gene's mean."""
+
+    def learn(self, data: Data) -> dict[str, Tensor]:
+        return {"zero": data.encode(torch.zeros_like(data.train[torch.arange(1)]))[0]} if self.stored_zero else {}
 
     def sample(self, shape: Sequence[int], generator: torch.Generator, state: Mapping[str, Tensor]) -> Tensor:
         x1 = _normal(shape, generator)
-        return x1 * (_uniform(x1.shape, generator) >= self.dropout_rate)
+        kept = _uniform(x1.shape, generator) >= self.dropout_rate
+        return torch.where(kept, x1, state["zero"].to(x1.device)) if self.stored_zero else x1 * kept
 
     def variance(self, state: Mapping[str, Tensor]) -> Tensor:
-        return torch.tensor(1 - self.dropout_rate)
+        rate = self.dropout_rate
+        return 1 - rate + rate * (1 - rate) * state["zero"].square() if self.stored_zero else torch.tensor(1 - rate)
 
 
 @dataclass(frozen=True, kw_only=True)
