@@ -18,6 +18,9 @@ from harness.errors import ConfigError
 from harness.formulation import Formulation
 from harness.rng import stream
 
+ROUNDING = 1e-6
+"""Of times in float32: an end of the interval that lies on the grid belongs to it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance(Config):
@@ -38,7 +41,9 @@ class Guidance(Config):
 
     def at(self, t: Tensor) -> bool:
         """Whether two calls are made at times t, which are all the same."""
-        return self.scale != 1 and ((self.low == 0 and self.high == 1) or self.low <= t.flatten()[0].item() <= self.high)
+        if self.scale == 1 or (self.low == 0 and self.high == 1):
+            return self.scale != 1
+        return self.low - ROUNDING <= t.flatten()[0].item() <= self.high + ROUNDING
 
 
 class NetworkField:

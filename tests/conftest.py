@@ -1,10 +1,14 @@
 """What all tests share: results in a folder of their own, one thread, a run that trains in a moment."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from harness.ablation.study import load_scale
 from harness.config import override
@@ -53,3 +57,67 @@ def score() -> Score:
         write_json(run.folder / "evaluations" / f"{protocol.digest}.json", known)
 
     return write
+
+
+def _pairs(folder: Path, rng: np.random.Generator) -> dict[str, Any]:
+    for name in ("x0", "x1"):
+        np.save(folder / f"{name}.npy", rng.normal(size=(5, 2, 2)).astype(np.float32))
+    return {"path": str(folder)}
+
+
+def _npz(folder: Path, rng: np.random.Generator) -> dict[str, Any]:
+    np.savez(folder / "images.npz", images=rng.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8), labels=np.arange(20) % 2)
+    return {"path": str(folder / "images.npz")}
+
+
+def _pictures(folder: Path, rng: np.random.Generator) -> dict[str, Any]:
+    for i in range(20):
+        (folder / "ab"[i % 2]).mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 10, 3), dtype=np.uint8)).save(folder / "ab"[i % 2] / f"{i}.png")
+    return {"path": str(folder), "size": 8}
+
+
+def _latents(folder: Path, rng: np.random.Generator) -> dict[str, Any]:
+    for i in range(20):
+        np.save(folder / f"{i}.npy", rng.normal(size=(4, 2, 2)).astype(np.float32))
+    return {"path": str(folder)}
+
+
+def _series(folder: Path, rng: np.random.Generator) -> dict[str, Any]:
+    np.savez(folder / "series.npz", series=rng.normal(size=(5000, 3)), names=["x", "y", "z"])
+    return {"path": str(folder / "series.npz")}
+
+
+def _cells(folder: Path, rng: np.random.Generator) -> dict[str, Any]:
+    import pandas as pd
+    from anndata import AnnData
+    from scipy.sparse import csr_matrix
+
+    counts = rng.poisson(rng.gamma(2, 2, 30), (60, 30)).astype(np.float32) + np.eye(60, 30, dtype=np.float32)
+    cell_names, donors, gene_names = (
+        pd.Index([f"{what} {i % n}" for i in range(size)], dtype=object)
+        for what, size, n in (("cell", 60, 60), ("donor", 60, 2), ("gene", 30, 30))
+    )
+    cells = AnnData(csr_matrix(counts), pd.DataFrame({"donor": donors}, cell_names), pd.DataFrame(index=gene_names))
+    cells.layers["doubled"] = csr_matrix(2 * counts + (counts > 3))
+    cells.write_h5ad(folder / "cells.h5ad")
+    return {"path": str(folder / "cells.h5ad"), "genes": 20}
+
+
+FILES = {"pairs": _pairs, "npz": _npz, "image_folder": _pictures, "latents": _latents, "time_series": _series, "cells": _cells}
+"""What writes the files of the members that read some."""
+
+
+@pytest.fixture
+def needed(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """`needed(member, seed)`: the fields that it has no default for, if any; the files are in a new folder each time."""
+    numbers = itertools.count()
+
+    def give(name: str, seed: int = 0) -> dict[str, Any]:
+        if name not in FILES:
+            return {}
+        folder = tmp_path / "needed" / str(next(numbers))
+        folder.mkdir(parents=True)
+        return FILES[name](folder, np.random.default_rng(seed))
+
+    return give

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -15,17 +16,27 @@ SOLE_IMPORTERS = {
     "mlflow": "harness/tracking.py",
     "optuna": "harness/ablation/worker.py",
     "torch_fidelity": "harness/evaluation/fidelity.py",
+    "scanpy": "harness/data/cells.py",
+    "anndata": "harness/data/cells.py",
+    "statsmodels": "harness/data/sequences.py",
 }
+HEAVY = ("torch_fidelity", "scanpy", "anndata", "statsmodels", "sklearn", "torchvision", "torchdiffeq", "ot")
+"""Packages that are imported where they are used, since most commands do without them."""
 
 
 def imports(path: Path) -> set[str]:
     """Dotted names of all that a file imports, inside functions too; `from a import b` counts as a and a.b."""
+    return imported(ast.walk(ast.parse(path.read_text())))
+
+
+def imported(nodes: Iterable[ast.AST]) -> set[str]:
+    """What the import statements among `nodes` name."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import"
+            assert node.level == 0, f"a relative import of {node.module}"
             found |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
@@ -38,6 +49,7 @@ def reaches(path: Path, *packages: str) -> set[str]:
 def test_the_scan_finds_what_is_there() -> None:
     assert reaches(MODULES["harness/tracking.py"], "mlflow")
     assert reaches(MODULES["harness/objective.py"], "harness.components")
+    assert reaches(MODULES["harness/evaluation/protocol.py"], "harness.data")
     assert len(MODULES) > 25
 
 
@@ -47,8 +59,21 @@ def test_imports_follow_the_arrows(module: str) -> None:
     assert not reaches(path, "studies")
     for package, owner in SOLE_IMPORTERS.items():
         assert module == owner or not reaches(path, package)
+    above = ("harness.training", "harness.evaluation", "harness.ablation", "harness.runs", "harness.tracking", "harness.cli")
     if module.startswith("harness/components/"):
-        assert not reaches(path, "harness.training", "harness.evaluation", "harness.ablation", "harness.runs", "harness.tracking")
+        assert not reaches(path, *above)
+    if module.startswith("harness/data/"):
+        assert not reaches(path, "harness.components", *above)
+    if module.startswith("harness/evaluation/"):
+        assert not reaches(path, "harness.training", "harness.ablation", "harness.runs", "harness.tracking", "harness.cli")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_what_is_heavy_is_imported_where_it_is_used(module: str) -> None:
+    """Not with the module: only within a function, or for the type checker."""
+    tree = ast.parse(MODULES[module].read_text())
+    at_once = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    assert not {name for name in imported(at_once) if name.partition(".")[0] in HEAVY}
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -57,6 +82,7 @@ def test_no_module_is_long(module: str) -> None:
 
 
 def test_the_command_line_starts_light() -> None:
-    code = "import sys, harness.cli; print(*sorted({'torch', 'mlflow', 'optuna', 'torch_fidelity', 'pandas'} & set(sys.modules)))"
+    heavy = {"torch", "numpy", "mlflow", "optuna", "pandas", "matplotlib", *HEAVY}
+    code = f"import sys, harness.cli; print(*sorted({heavy} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.split() == []

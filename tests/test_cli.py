@@ -4,15 +4,18 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from harness.cli import main
-from harness.files import results_folder
+from harness.config import override, to_dict
+from harness.files import results_folder, write_json
+from harness.runs import Run, RunConfig, train
 
-COMMANDS = ["list", "explain", "check", "train", "sample", "evaluate", "ablate", "table", "ui"]
+COMMANDS = ["list", "explain", "check", "data", "train", "sample", "evaluate", "ablate", "table", "ui"]
 Refused = Callable[..., str]
 
 
@@ -87,6 +90,26 @@ def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         ("train --set coupling=pairs", "coupling.path: Pairs needs it. Give a value."),
         ('train --set coupling={"name":"pairs","path":"absent"}', "coupling.path: absent cannot be read"),
         ("train --set dataset=fashion", "dataset: 'fashion' is no dataset. Did you mean 'fashion_mnist'?"),
+        ("train --set dataset=npz", "dataset.path: Npz needs it. Give a value."),
+        ("train --set dataset=npz --set dataset.path=/absent.npz", "dataset.path: /absent.npz does not exist. Give an .npz file"),
+        ("train --set train.batch_size=2000", "train.batch_size: 2000 is more than the 1438 training samples. Choose a smaller one."),
+        ("train --set evaluate.extractor=values", "evaluate.metrics[0]: fid reads features, and evaluate.extractor gives values."),
+        ("train --set evaluate.metrics=[\"sliced_wasserstein\"]", "evaluate.metrics[0]: sliced_wasserstein reads values, and"),
+        (
+            "train --set evaluate.metrics=[\"gene_mean\"] --set evaluate.extractor=values",
+            "evaluate.metrics[0]: gene_mean is for cells, and these data are image. Choose another.",
+        ),
+        ("train --set evaluate.metrics=[\"gene_mean\"]", "evaluate.metrics[0]: gene_mean is for cells, and these data are image."),
+        (
+            "train --set evaluate.metrics=[\"label_accuracy\"]",
+            "evaluate.metrics[0]: label_accuracy needs a network that is told classes. Set objective.label_dropout, like 0.1.",
+        ),
+        ("train --set evaluate.guidance.scale=2", "evaluate.guidance: the network is told no classes. Train it with"),
+        ("train --set objective.label_dropout=0.1 --set evaluate.guidance.scale=2", "evaluate.nfe: euler with this guidance cannot"),
+        ("train --set noise=population", "noise.dataset: Population needs it. Give a value."),
+        ("train --set backbone.preset=digit", "backbone.preset: 'digit' is no preset. Did you mean 'digits'?"),
+        ("train --set backbone=mlp", "backbone: mlp takes vectors [D], not [1, 8, 8]. Choose another backbone."),
+        ("data nosuch", "dataset: 'nosuch' is no dataset. Known: "),
         ("train --plugin absent.py", "absent.py: no such file."),
         ("sample nothing", "nothing: no such run."),
         ("sample nothing --out picture.jpg", "--out: picture.jpg is neither .png nor .npz."),
@@ -107,6 +130,69 @@ def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_mistake_is_one_line_that_says_what_to_do(refused: Refused, command: str, said: str) -> None:
     assert said in refused(*command.split())
     assert not results_folder().exists()
+
+
+@pytest.fixture
+def untrained(tiny: RunConfig) -> Callable[..., str]:
+    """The name of a run's directory in which there is a configuration alone."""
+
+    def made(**changes: Any) -> str:
+        run = Run.of(override(tiny, {path.replace("__", "."): value for path, value in changes.items()}))
+        write_json(run.folder / "config.json", to_dict(run.config))
+        return run.name
+
+    return made
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--label 3", "was trained without classes. Leave it out, or train with objective.label_dropout=0.1."),
+        ("--label nosuch", "was trained without classes."),
+        ("--set evaluate.guidance.scale=2", "evaluate.guidance: the network is told no classes. Train it with objective.label_dropout"),
+        ('--set evaluate.metrics=["label_accuracy"]', "evaluate.metrics[0]: label_accuracy needs a network that is told classes."),
+    ],
+)
+def test_a_run_without_classes_is_asked_for_none(refused: Refused, untrained: Callable[..., str], options: str, said: str) -> None:
+    name = untrained()
+    line = refused("sample", name, *options.split())
+    assert said in line
+    assert "--label" not in options or line.startswith(f"error: --label: {name} ")
+
+
+def test_a_finished_run_is_not_judged_by_what_cannot_judge_it(refused: Refused, tiny: RunConfig) -> None:
+    """Nor guided at a number of calls that guidance cannot spend."""
+    run = Run.of(override(tiny, {"objective.label_dropout": 0.1, "train.steps": 1}))
+    train(run, lambda _: None, lambda: False)
+    reads = "sliced_wasserstein reads values, and evaluate.extractor gives features. Choose evaluate.extractor=values or another."
+    for changes, said in (
+        ('evaluate.metrics=["fid","sliced_wasserstein"]', f"evaluate.metrics[1]: {reads}"),
+        ('evaluate.metrics=["gene_mean"]', "evaluate.metrics[0]: gene_mean is for cells, and these data are image. Choose another."),
+        ("evaluate.extractor=values", "evaluate.metrics[0]: fid reads features, and evaluate.extractor gives values. Choose an extractor"),
+        ("evaluate.num_reference=1439", "evaluate.num_reference: 1439 is more than the 1438 training samples. Give null or fewer."),
+    ):
+        assert refused("evaluate", run.name, "--set", changes).startswith(f"error: {said}")
+    unspendable = "evaluate.nfe: euler with this guidance cannot spend 3 calls. Choose 2 or 4."
+    assert refused("sample", run.name, "--nfe", "3", "--set", "evaluate.guidance.scale=2") == f"error: {unspendable}"
+    assert not (run.folder / "evaluations").exists()
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        ("eleven", "--label: 'eleven' is no class. Known: 0, 1, 2"),
+        ("10", "--label: '10' is no class."),
+        ("-1", "--label: '-1' is no class."),
+    ],
+)
+def test_an_unknown_label_is_told_with_those_that_there_are(refused: Refused, untrained: Callable[..., str], label: str, said: str) -> None:
+    assert said in refused("sample", untrained(objective__label_dropout=0.1), f"--label={label}")
+
+
+def test_an_unfinished_run_draws_nothing(refused: Refused, untrained: Callable[..., str]) -> None:
+    name = untrained()
+    for command in ("sample", "evaluate"):
+        assert f"{name}: trained for 0 of 12 steps." in refused(command, name)
 
 
 @pytest.mark.parametrize(
@@ -180,8 +266,31 @@ def test_from_training_to_samples(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["sample", folder.name, "--number", "10", "--nfe", "2", "--out", str(array)]) == 0
     assert main(["sample", str(folder), "--number", "10", "--nfe", "2", "--set", "evaluate.solver=heun", "--out", str(picture)]) == 0
     assert "by heun" in capsys.readouterr().out
-    assert np.load(array)["images"].shape == (10, 1, 8, 8)
+    assert {name: held.shape for name, held in np.load(array).items()} == {"samples": (10, 1, 8, 8)}
     assert Image.open(picture).size == (8 * 34 + 2, 2 * 34 + 2)
+
+
+@pytest.mark.usefixtures("signals")
+def test_samples_of_a_class_with_guidance(tiny: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A class, with or without guidance, from the same noise: it changes the samples, and their classes are written beside them."""
+    run = Run.of(override(tiny, {"objective.label_dropout": 0.1, "train.steps": 4, "train.learning_rate": 0.01}))
+    train(run, lambda _: None, lambda: False)
+    options = {
+        "any": [],
+        "three": ["--label", "3"],
+        "guided": ["--label", "3", "--set", "evaluate.guidance.scale=3"],
+        "five": ["--label", "5"],
+    }
+    drawn = {}
+    for name, more in options.items():
+        out = tmp_path / f"{name}.npz"
+        assert main(["sample", run.name, "--number", "40", "--nfe", "2", "--out", str(out), *more]) == 0
+        with np.load(out) as arrays:
+            drawn[name] = (arrays["samples"], arrays["classes"])
+    assert {name: set(classes) for name, (_, classes) in drawn.items() if name != "any"} == {"three": {3}, "guided": {3}, "five": {5}}
+    assert len(set(drawn["any"][1])) > 5
+    assert len({samples.tobytes() for samples, _ in drawn.values()}) == 4
+    assert capsys.readouterr().out.count("40 samples at NFE 2 by euler") == 4
 
 
 def test_the_components_of_a_family_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness import registry
 from harness.cli import main
+from harness.components.backbones.base import Network
+from harness.components.backbones.embeddings import TimeEmbedding
+from harness.components.backbones.mlp import MLP
 from harness.components.interpolants import Interpolant, Linear
 from harness.components.noises import Noise
 from harness.components.time_samplers import Uniform
 from harness.components.weightings import Weighting
 from harness.contract import promises
+from harness.data.base import Data, Dataset
+from harness.data.points import EightGaussians
+from harness.evaluation.distances import EnergyDistance
+from harness.evaluation.metric import Summary
 from harness.registry import HOMES, Component, build, names
 
-DOWNLOADED = {"fashion_mnist", "cifar10"}
+DOWNLOADED = {"mnist", "fashion_mnist", "cifar10"}
 MEMBERS = [(family, name) for family in HOMES for name in names(family) if name not in DOWNLOADED]
 
 
 @pytest.mark.parametrize(("family", "name"), MEMBERS)
-def test_every_component_keeps_its_promises(family: str, name: str, tmp_path: Path) -> None:
-    if name == "pairs":
-        for i, end in enumerate(("x0", "x1")):
-            np.save(tmp_path / f"{end}.npy", torch.randn(5, 2, 2, generator=torch.Generator().manual_seed(i)).numpy())
-    component = build(family, {"name": name, "path": str(tmp_path)} if name == "pairs" else name)
+def test_every_component_keeps_its_promises(family: str, name: str, needed: Callable[[str], dict[str, Any]]) -> None:
+    """A population is held to those of noise on windows [2, 3], which have mean zero and variance one."""
+    windows = {"dataset": {"name": "time_series", "window": 2, **needed("time_series")}}
+    component = build(family, {"name": name, **(windows if name == "population" else needed(name))})
     kept = promises(component)
     assert [promise for promise, is_kept in kept if not is_kept] == []
     assert len(kept) >= 6
@@ -87,6 +94,64 @@ class Unbounded(Weighting):
         return 1 / t
 
 
+@dataclass(frozen=True, kw_only=True)
+class Coarse(TimeEmbedding):
+    """The same vector for all times of one tenth."""
+
+    name = "coarse"
+
+    def build(self, dim: int) -> nn.Module:
+        class Tenths(nn.Module):
+            def forward(self, t: Tensor) -> Tensor:
+                return (10 * t).floor()[:, None].expand(-1, dim)
+
+        return Tenths()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deaf(MLP):
+    """Is told classes and does not listen."""
+
+    name = "deaf"
+
+    def build(self, data_shape: Sequence[int], num_classes: int = 0) -> Network:
+        network = super().build(data_shape, num_classes)
+        network.condition.forward = lambda t, y: network.condition.time(t)  # type: ignore[union-attr, assignment, operator]
+        return network
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewClasses(Dataset):
+    """A class for all points but the last."""
+
+    name = "few_classes"
+
+    def load(self) -> Data:
+        whole = EightGaussians(number=100).load()
+        assert whole.classes is not None
+        return replace(whole, classes=whole.classes[:-1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lossy(Dataset):
+    """Rounds what it decodes."""
+
+    name = "lossy"
+
+    def load(self) -> Data:
+        return replace(EightGaussians(number=100).load(), decode=torch.round)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpsideDown(EnergyDistance):
+    """Says that far is good."""
+
+    name = "upside_down"
+
+    def compare(self, samples: Summary, reference: Summary) -> float:
+        return -super().compare(samples, reference)
+
+
 @pytest.mark.parametrize(
     ("component", "broken"),
     [
@@ -96,6 +161,11 @@ class Unbounded(Weighting):
         (GlobalNoise(), "the generator and the saved state alone decide"),
         (GlobalNoise(), "the variance that it declares"),
         (Unbounded(), "they are finite and not negative on [0, 1] (torch.float32)"),
+        (Coarse(), "times that differ are told apart"),
+        (Deaf(), "classes count, and -1 is none"),
+        (FewClasses(), "one class for each training sample, where there are classes"),
+        (Lossy(), "decode inverts encode"),
+        (UpsideDown(), "a set against itself is better than another"),
     ],
 )
 def test_a_broken_promise_is_named(component: Component, broken: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from harness.data.base import Data, load
-from harness.data.images import CIFAR10, Digits, FashionMNIST, decode, digits, encode
+from harness.data.images import CIFAR10, MNIST, Digits, FashionMNIST, Torchvision, decode, digits, encode
 from harness.errors import UserError
 from harness.registry import build
 
@@ -44,6 +45,7 @@ def test_digits_hold_out_every_fifth() -> None:
     assert labels.bincount(minlength=10).min() > 150
     assert data.classes is not None
     assert torch.equal(data.classes, labels[torch.arange(1797) % 5 != 4])
+    assert (data.kind, data.num_classes, data.class_names) == ("image", 10, tuple("0123456789"))
 
 
 def test_every_byte_survives_encoding() -> None:
@@ -68,10 +70,10 @@ def test_a_fingerprint_is_of_the_content() -> None:
         (train.view(4, 1, 4, 1), held_out),
         (train[:3], held_out),
     ]
-    prints = [Data(*parts, encode, decode).fingerprint for parts in variants]
-    assert prints[0] == Data(train.clone(), held_out.clone(), encode, decode).fingerprint
+    prints = [Data(*parts, encode, decode, "image").fingerprint for parts in variants]
+    assert prints[0] == Data(train.clone(), held_out.clone(), encode, decode, "image").fingerprint
     classes = [torch.tensor(values) for values in ([0, 1, 2, 3], [0, 1, 2, 2])]
-    prints += [Data(train, held_out, encode, decode, each).fingerprint for each in classes]
+    prints += [Data(train, held_out, encode, decode, "image", each).fingerprint for each in classes]
     variants += [(train, held_out)] * 2
     assert (prints[0]["train"], prints[0]["held_out"]) == (4, 2)
     assert len({fingerprint["sha256"] for fingerprint in prints}) == len(variants)
@@ -91,14 +93,14 @@ def test_cifar10_is_read_from_one_file(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [
-        ({"x_test": None, "y_test": None}, "cannot be read"),
-        ({"y_train": None}, "Make it again, with x_train, y_train, x_test, y_test."),
-        ({"y_test": None}, "Make it again, with x_train, y_train, x_test, y_test."),
+        ({"x_test": None, "y_test": None}, "has no x_test. Make it again, with x_train, y_train, x_test, y_test."),
+        ({"y_train": None}, "has no y_train. Make it again, with x_train, y_train, x_test, y_test."),
+        ({"y_test": None}, "has no y_test. Make it again, with x_train, y_train, x_test, y_test."),
         ({"x_train": pixels(5, 3, 32, 32)}, "holds uint8 [5, 3, 32, 32], not uint8 [N, 32, 32, 3]"),
         ({"x_test": np.zeros((2, 32, 32, 3))}, "holds float64 [2, 32, 32, 3], not uint8"),
         ({"x_train": np.array([{}])}, "cannot be read"),
         ({"y_train": np.arange(4)}, "holds 5 images and 4 classes. Make it again."),
-        ({"y_train": np.array(["a"] * 5)}, "cannot be read"),
+        ({"y_train": np.array(["a"] * 5)}, "Make it again"),
     ],
     ids=["missing part", "no classes", "no test classes", "channels first", "floats", "pickled", "a class too few", "named classes"],
 )
@@ -117,7 +119,7 @@ def test_a_torn_cifar10_file_is_refused(folder: Path, keep: int) -> None:
     refused(CIFAR10(), f"{path}: ", "cannot be read")
 
 
-@pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
 def test_what_is_not_in_the_given_folder_is_not_downloaded(folder: Path, name: str) -> None:
     refused(build("dataset", name), f"HARNESS_DATA={folder}: ", "cannot be read")
     assert list(folder.iterdir()) == []
@@ -133,17 +135,41 @@ def test_without_a_given_folder_a_failed_download_says_what_helps(monkeypatch: p
     refused(FashionMNIST(), "data: ", f"FashionMNIST cannot be read (data train=True download=True). {remedy}")
 
 
-def test_fashion_mnist_is_read_in_torchvisions_layout(folder: Path) -> None:
+@pytest.mark.parametrize(("dataset", "ninth"), [(FashionMNIST(), "ankle boot"), (MNIST(), "9")], ids=["fashion_mnist", "mnist"])
+def test_mnists_are_read_in_torchvisions_layout(folder: Path, dataset: Torchvision, ninth: str) -> None:
     parts = {"train": pixels(6, 28, 28), "t10k": pixels(3, 28, 28, seed=1)}
     for part, images in parts.items():
-        write_idx(folder / f"FashionMNIST/raw/{part}-images-idx3-ubyte", images)
-        write_idx(folder / f"FashionMNIST/raw/{part}-labels-idx1-ubyte", np.arange(len(images), dtype=np.uint8))
-    data = FashionMNIST().load()
+        write_idx(folder / f"{dataset.class_name}/raw/{part}-images-idx3-ubyte", images)
+        write_idx(folder / f"{dataset.class_name}/raw/{part}-labels-idx1-ubyte", np.arange(len(images), dtype=np.uint8))
+    data = dataset.load()
     assert data.shape == (1, 28, 28)
     assert np.array_equal(data.train[:, 0].numpy(), parts["train"])
     assert np.array_equal(data.held_out[:, 0].numpy(), parts["t10k"])
     assert data.classes is not None
     assert (data.classes.dtype, data.classes.tolist()) == (torch.int64, [0, 1, 2, 3, 4, 5])
+    assert (data.kind, len(data.class_names), data.class_names[9]) == ("image", 10, ninth)
+
+
+@pytest.mark.parametrize(("number", "rows"), [(10_000, range(7)), (7, range(7)), (4, [0, 2, 4, 6]), (1, [0])])
+def test_some_samples_are_spread_evenly_where_they_are_fetched(number: int, rows: Iterable[int]) -> None:
+    stored = torch.arange(7.0)[:, None]
+
+    class Fetched:
+        workers = 0
+
+        def __len__(self) -> int:
+            return len(stored)
+
+        def __getitem__(self, indices: torch.Tensor) -> torch.Tensor:
+            return stored[indices]
+
+        def content(self) -> Iterator[bytes]:
+            yield stored.numpy().tobytes()
+
+    fetched, whole = (Data(train, train, lambda x: 10 * x, lambda x: x / 10, "points") for train in (Fetched(), stored))
+    assert fetched.some(number).flatten().tolist() == [10.0 * row for row in rows]
+    assert torch.equal(whole.some(number), 10 * stored)
+    assert fetched.shape == whole.shape == (1,)
 
 
 def refused(dataset: object, start: str, said: str) -> None:

@@ -1,10 +1,11 @@
-"""Every configuration field, when perturbed, changes the loss, the samples, or what a run is named by."""
+"""Every configuration field, when perturbed, changes what its part gives: the loss, the samples, the data, a score; and, unless it
+says how a run is carried out, what a run is named by. What the fields of a backbone change is in test_backbones.py."""
 
 from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,22 +18,29 @@ from torch import Tensor, nn
 from harness import runs
 from harness.components.interpolants import over
 from harness.config import Config, flatten, override
-from harness.data.base import load
+from harness.data.base import Data, Dataset, load
 from harness.data.images import Digits
-from harness.errors import ConfigError
+from harness.errors import ConfigError, UserError
 from harness.evaluation import protocol as protocol_module
 from harness.evaluation.protocol import Protocol
 from harness.formulation import Formulation, ObjectiveConfig
 from harness.objective import Objective
-from harness.registry import build, find, names
+from harness.registry import HOMES, build, find, names
 from harness.runs import Run, RunConfig, training_digest
-from harness.sampling import generate
+from harness.sampling import Guidance, generate
+
+Needed = Callable[..., dict[str, Any]]
+
+
+def fields_of(family: str, name: str) -> list[str]:
+    return [f.name for f in dataclasses.fields(find(family, name))]
+
 
 TRAINED = ["interpolant", "prediction", "weighting", "loss", "time_sampler", "noise", "coupling"]
-SAMPLED = ["solver", "time_grid"]
+CONFIGS: dict[str, type[Config]] = {"objective": ObjectiveConfig, "guidance": Guidance}
 FIELDS = [
-    *((family, name, f.name) for family in TRAINED + SAMPLED for name in names(family) for f in dataclasses.fields(find(family, name))),
-    *(("objective", "objective", f.name) for f in dataclasses.fields(ObjectiveConfig)),
+    *((family, name, f) for family in HOMES if family != "backbone" for name in names(family) for f in fields_of(family, name)),
+    *((name, name, f.name) for name, of in CONFIGS.items() for f in dataclasses.fields(of)),
 ]
 
 
@@ -41,11 +49,22 @@ class Case:
     """Another value of a field and where it shows."""
 
     value: Any
-    shows_in: Literal["loss", "samples", "refusal", "content"]
+    shows_in: Literal["loss", "samples", "vector", "data", "score", "refusal", "elsewhere"]
     own: dict[str, Any] = field(default_factory=dict)
     """Other fields of the same component."""
     parts: dict[str, Any] = field(default_factory=dict)
     """Other components; and nfe for samples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images(Dataset):
+    """Images [1, 2, 2] for noise to be."""
+
+    seed: int = 0
+
+    def load(self) -> Data:
+        images = torch.rand(50, 1, 2, 2, generator=torch.Generator().manual_seed(self.seed))
+        return Data(images, images, torch.Tensor.float, torch.Tensor.float, "image")
 
 
 def loss(value: Any, own: dict[str, Any] | None = None, **parts: Any) -> list[Case]:
@@ -56,7 +75,22 @@ def samples(value: Any, own: dict[str, Any] | None = None, **parts: Any) -> list
     return [Case(value, "samples", own or {}, parts)]
 
 
+def elsewhere(test: str) -> list[Case]:
+    """Held to something by a test of its own."""
+    return [Case(test, "elsewhere")]
+
+
+def of_data(value: Any, **own: Any) -> list[Case]:
+    return [Case(value, "data", own)]
+
+
+def score(value: Any, **own: Any) -> list[Case]:
+    return [Case(value, "score", own)]
+
+
 NEAR_THE_DATA = {"time_grid": "quadratic", "nfe": 16}
+ADAPTIVE = {"solver": "dopri5", "nfe": 0}
+"""So that an interval of guidance changes no number of steps beside."""
 CASES: dict[tuple[str, str, str], list[Case]] = {
     ("interpolant", "vp", "t_max"): loss(0.98),
     ("interpolant", "vp_ddpm", "beta_min"): loss(0.2) + samples(0.2, prediction="data"),
@@ -114,8 +148,12 @@ CASES: dict[tuple[str, str, str], list[Case]] = {
     ("noise", "matched", "per_feature"): loss(True) + samples(True),
     ("noise", "sparse", "dropout_rate"): loss(0.2) + samples(0.2),
     ("noise", "student_t", "df"): loss(4) + samples(4),
+    ("noise", "population", "dataset"): [
+        *loss(Images(seed=1), {"dataset": Images()}),
+        *samples(Images(seed=1), {"dataset": Images()}),
+    ],
     ("coupling", "sinkhorn", "reg"): loss(1),
-    ("coupling", "pairs", "path"): [Case(None, "content")],
+    ("coupling", "pairs", "path"): elsewhere("test_the_content_of_pairs_names_the_run"),
     ("solver", "dopri5", "rtol"): samples(0.1, {"atol": 1e-7}, nfe=0),
     ("solver", "dopri5", "atol"): samples(0.1, {"rtol": 1e-7}, nfe=0),
     ("solver", "*", "diffusion"): samples("constant") + samples("kl") + samples("sin2"),
@@ -130,14 +168,50 @@ CASES: dict[tuple[str, str, str], list[Case]] = {
     ("time_grid", "log_snr", "high"): samples(8),
     ("objective", "objective", "space"): loss("data") + loss("noise") + loss("velocity", prediction="data"),
     ("objective", "objective", "normalise_weight"): loss(False, weighting="min_snr"),
+    ("objective", "objective", "label_dropout"): loss(0) + loss(0.5, {"label_dropout": 0.1}),
+    ("guidance", "guidance", "scale"): samples(3, {"scale": 2}) + samples(0.5, {"scale": 0}) + samples(0, **ADAPTIVE),
+    ("guidance", "guidance", "low"): samples(0.3, {"scale": 2}, **ADAPTIVE),
+    ("guidance", "guidance", "high"): samples(0.7, {"scale": 2}, **ADAPTIVE),
+    ("time_embedding", "sinusoidal", "scale"): [Case(100, "vector")],
+    ("time_embedding", "fourier", "std"): [Case(4, "vector")],
+    ("dataset", "*", "path"): elsewhere("test_the_content_of_files_names_the_run"),
+    ("dataset", "*", "workers"): of_data(0),
+    ("dataset", "*", "number"): of_data(65, number=64),
+    ("dataset", "*", "noise"): of_data(0.1, number=64),
+    ("dataset", "*", "flip"): of_data(True),
+    ("dataset", "gaussian_mixture", "dimensions"): of_data(3, number=64),
+    ("dataset", "gaussian_mixture", "components"): of_data(5, number=64),
+    ("dataset", "gaussian_mixture", "spread"): of_data(0.2, number=64),
+    ("dataset", "image_folder", "size"): of_data(4),
+    ("dataset", "image_folder", "colour"): of_data("grey"),
+    ("dataset", "image_folder", "skip_corrupt"): elsewhere("test_pictures_that_cannot_be_read_are_left_out_where_that_is_asked_for"),
+    ("dataset", "latents", "scale"): of_data(1),
+    ("dataset", "latents", "shift"): of_data(0.1),
+    ("dataset", "*", "window"): of_data(15),
+    ("dataset", "*", "stride"): of_data(2),
+    ("dataset", "*", "held_out"): of_data(0.3),
+    ("dataset", "time_series", "columns"): of_data(["z", "x"]) + of_data(["x", "z"], columns=["z", "x"]),
+    ("dataset", "cells", "condition"): of_data("donor"),
+    ("dataset", "cells", "keep"): of_data(["donor 1"], condition="donor"),
+    ("dataset", "cells", "layer"): of_data("doubled"),
+    ("dataset", "cells", "genes"): of_data(10),
+    ("dataset", "cells", "min_cells"): of_data(40, genes=10),
+    ("dataset", "cells", "target_sum"): of_data(100),
+    ("dataset", "cells", "pca"): of_data(3) + of_data(4, pca=3),
+    ("metric", "kid", "subsets"): score(4, subsets=3, subset_size=20),
+    ("metric", "kid", "subset_size"): score(30, subsets=3, subset_size=20),
+    ("metric", "*", "neighbours"): score(1),
+    ("metric", "sliced_wasserstein", "projections"): score(50),
+    ("metric", "c2st", "trees"): score(20, trees=2),
 }
 
 
 class Network(nn.Module):
-    """A fixed field that is not linear in x."""
+    """A fixed field that is not linear in x, beside which a class pushes."""
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        return torch.tanh(2 * x) - 0.25 * over(t, x) + x.flip(-1) / 3
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        push = 0 if y is None else over((y + 1) / 5, x)
+        return torch.tanh(2 * x) - 0.25 * over(t, x) + x.flip(-1) / 3 + push
 
 
 def data(n: int) -> Tensor:
@@ -153,15 +227,52 @@ def parts_of(family: str, component: Config, parts: dict[str, Any]) -> dict[str,
 
 def loss_of(parts: dict[str, Any]) -> Tensor:
     made = Formulation.parse(parts)
-    return Objective(made, made.noise.fit(data(512)))(Network(), data(64 if made.coupling.name == "sinkhorn" else 512), 1, 2).loss
+    x0 = data(64 if made.coupling.name == "sinkhorn" else 512)
+    return Objective(made, made.noise.fit(data(512)))(Network(), x0, 1, 2, torch.arange(len(x0)) % 3).loss
 
 
 def samples_of(parts: dict[str, Any]) -> Tensor:
+    """Without classes where nothing is guided."""
     parts = dict(parts)
     solver, grid = build("solver", parts.pop("solver", "euler")), build("time_grid", parts.pop("time_grid", "uniform"))
-    nfe, made = parts.pop("nfe", 8), Formulation.parse(parts)
-    state = made.noise.fit(data(512))
-    return torch.cat([x for x, _ in generate(Network(), made, state, solver, grid, nfe, (1, 2, 2), 6, 3, (1, "test"), "cpu")])
+    nfe, guidance = parts.pop("nfe", 8), parts.pop("guidance", None)
+    made = Formulation.parse(parts)
+    state, classes = made.noise.fit(data(512)), torch.arange(3) if guidance else None
+    batches = generate(Network(), made, state, solver, grid, nfe, (1, 2, 2), 6, 3, (1, "test"), "cpu", classes, guidance)
+    return torch.cat([batch.x for batch in batches])
+
+
+def vector_of(parts: dict[str, Any]) -> Tensor:
+    torch.manual_seed(0)
+    return parts["time_embedding"].build(8)(torch.linspace(0, 1, 5))
+
+
+def data_of(parts: dict[str, Any]) -> Tensor:
+    """What training sees of the data, what is held out, the classes and who fetches them, as one row of numbers."""
+    made = parts["dataset"].load()
+    rows = made.train[torch.arange(len(made.train))]
+    if made.augment:
+        rows = made.augment(rows, torch.Generator().manual_seed(0))
+    seen = (made.encode(rows), made.encode(made.held_out[torch.arange(len(made.held_out))]), made.classes)
+    workers = torch.tensor([getattr(made.train, "workers", 0)])
+    return torch.cat([part.flatten().double() for part in (*seen, workers) if part is not None])
+
+
+def score_of(parts: dict[str, Any]) -> Tensor:
+    """Of one of two sets [N, 4] that overlap against the other."""
+    generator = torch.Generator().manual_seed(0)
+    one, other = (torch.randn(n, 4, generator=generator, dtype=torch.float64) * scale for n, scale in ((60, 1.0), (80, 1.3)))
+    metric = parts["metric"]
+    return torch.tensor(metric.compare(metric.summarise(one, None), metric.summarise(other, None)))
+
+
+MEASURES: dict[str, Callable[[dict[str, Any]], Tensor]] = {
+    "loss": loss_of,
+    "samples": samples_of,
+    "vector": vector_of,
+    "data": data_of,
+    "score": score_of,
+}
 
 
 def cases(family: str, name: str, field_name: str) -> list[Case]:
@@ -172,22 +283,33 @@ def cases(family: str, name: str, field_name: str) -> list[Case]:
 
 
 def component(family: str, name: str, changes: dict[str, Any]) -> Config:
-    return ObjectiveConfig.parse(changes) if family == "objective" else build(family, {"name": name, **changes})
+    return CONFIGS[family].parse(changes) if family in CONFIGS else build(family, {"name": name, **changes})
 
 
+@pytest.fixture
+def cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few pictures where CIFAR-10 is looked for."""
+    monkeypatch.setenv("HARNESS_DATA", str(tmp_path))
+    images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+    np.savez(tmp_path / "cifar10.npz", x_train=images[:8], y_train=np.arange(8), x_test=images[8:], y_test=np.arange(4))
+
+
+@pytest.mark.usefixtures("cifar10")
 @pytest.mark.parametrize(("family", "name", "field_name"), FIELDS)
-def test_no_field_is_dead(family: str, name: str, field_name: str, tmp_path: Path) -> None:
+def test_no_field_is_dead(family: str, name: str, field_name: str, needed: Needed) -> None:
     for case in cases(family, name, field_name):
-        if case.shows_in == "content":
-            continue  # test_the_content_of_pairs_names_the_run
-        plain = component(family, name, case.own)
+        if case.shows_in == "elsewhere":
+            assert callable(globals()[case.value])
+            continue
+        own = {**needed(name), **case.own}
+        plain = component(family, name, own)
         if case.shows_in == "refusal":
             with pytest.raises(ConfigError, match=f"^{field_name}: |\\.{field_name}: "):
-                component(family, name, {**case.own, field_name: case.value})
+                component(family, name, {**own, field_name: case.value})
             continue
-        changed = component(family, name, {**case.own, field_name: case.value})
+        changed = component(family, name, {**own, field_name: case.value})
         assert getattr(changed, field_name) != getattr(plain, field_name)
-        measure = loss_of if case.shows_in == "loss" else samples_of
+        measure = MEASURES[case.shows_in]
         before, again, after = (measure(parts_of(family, made, case.parts)) for made in (plain, plain, changed))
         assert before.isfinite().all()
         assert after.isfinite().all()
@@ -205,13 +327,14 @@ def test_a_field_that_no_case_names_is_found() -> None:
         cases("weighting", "min_snr", "new")
 
 
-NOT_ALONE = {"pairs", "class_conditional_ot"}  # files, classes
+NEEDED_ALONE = {"population": {"dataset": Images()}}
 
 
 @pytest.mark.parametrize("family", TRAINED)
 def test_every_member_has_a_loss_of_its_own(family: str) -> None:
     """So that none is another's double."""
-    found = {name: loss_of(parts_of(family, component(family, name, {}), {})).item() for name in names(family) if name not in NOT_ALONE}
+    members = {name: component(family, name, NEEDED_ALONE.get(name, {})) for name in names(family) if name != "pairs"}
+    found = {name: loss_of(parts_of(family, member, {})).item() for name, member in members.items()}
     assert len(set(found.values())) == len(found)
 
 
@@ -224,8 +347,9 @@ BELOW = {
     "solver": "evaluate.solver",
     "time_grid": "evaluate.time_grid",
 }
-NEEDED: dict[str, dict[str, Any]] = {"pairs": {"path": "set by `base`"}}
-RUN_ONLY = {"train.device", "train.log_every", "train.sample_every", "train.checkpoint_every", "coupling.path"}
+RUN_ONLY = {
+    "train.device", "train.log_every", "train.sample_every", "train.checkpoint_every", "coupling.path", "dataset.path", "dataset.workers",
+}  # fmt: skip
 REFUSED = {
     ("low_discrepancy", "time_sampler.stratify"),
     ("low_discrepancy", "time_sampler.of.stratify"),
@@ -240,22 +364,19 @@ KEPT_APART = {"evaluate.nfe", "evaluate.metrics"}
 MEMBERS = [(family, name) for family in BELOW for name in names(family)]
 
 
-def write_pairs(folder: Path, seed: int = 0) -> str:
-    """A folder with eight pairs of images [1, 8, 8]."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, array in zip(("x0", "x1"), np.random.default_rng(seed).normal(size=(2, 8, 1, 8, 8)).astype(np.float32), strict=True):
-        np.save(folder / f"{name}.npy", array)
-    return str(folder)
-
-
 @pytest.fixture
-def base(tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
-    """A run at one NFE; every data set is the digits, and there are files of pairs."""
+def base(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
+    """A run at one NFE; every data set is the digits."""
     digits = load(Digits())
     monkeypatch.setattr(runs, "load", lambda dataset: digits)
     monkeypatch.setattr(protocol_module, "weights_hash", lambda extractor: extractor)
-    monkeypatch.setitem(NEEDED["pairs"], "path", write_pairs(tmp_path / "pairs"))
     return override(tiny, {"evaluate.nfe": [4]})
+
+
+@pytest.fixture
+def guided(base: RunConfig) -> RunConfig:
+    """The same with classes and guidance: without it, its interval has no part in a protocol."""
+    return override(base, {"objective.label_dropout": 0.1, "evaluate.guidance.scale": 2})
 
 
 def identity(config: RunConfig) -> tuple[str, str]:
@@ -289,7 +410,8 @@ def others(path: str, hint: Any, value: Any) -> list[Any]:
     if isinstance(value, float):
         return [value * 0.9, value * 1.1, value + 0.1, value - 0.01]
     if isinstance(value, tuple):
-        return [[*value, 1], [2 * value[0], *value[1:]]] if isinstance(value[0], int) else []
+        item = typing.get_args(hint)[0]
+        return [[*value, "other"]] if item is str else [[*value, 1], [2 * v for v in value], [8]]
     return [500, 0.5] if value is None else [f"{value}-other"]
 
 
@@ -307,7 +429,8 @@ def changed(config: RunConfig, path: str, hint: Any, value: Any) -> RunConfig:
 
 def test_the_walk_names_what_flatten_names(base: RunConfig) -> None:
     assert [path for path, *_ in walk(base)] == list(flatten(base))
-    assert {path for path, *_, run_only in walk(override(base, {"coupling": {"name": "pairs", "path": "x"}})) if run_only} == RUN_ONLY
+    folders = {"coupling": {"name": "pairs", "path": "x"}, "dataset": {"name": "image_folder", "path": "x", "size": 8}}
+    assert {path for path, *_, run_only in walk(override(base, folders)) if run_only} == RUN_ONLY
 
 
 def assert_named(base: RunConfig, path: str, hint: Any, value: Any, run_only: bool) -> None:
@@ -320,17 +443,18 @@ def assert_named(base: RunConfig, path: str, hint: Any, value: Any, run_only: bo
         assert identity(changed(base, path, hint, value)) != identity(base), f"{path} has no part in the name of a run"
 
 
-def test_every_setting_names_the_run_or_its_protocol(base: RunConfig) -> None:
-    seen = list(walk(base))
+def test_every_setting_names_the_run_or_its_protocol(guided: RunConfig) -> None:
+    seen = list(walk(guided))
     assert len(seen) > 40
+    assert {"objective.label_dropout", "evaluate.guidance.scale", "evaluate.guidance.low", "evaluate.guidance.high"} < {p for p, *_ in seen}
     for path, hint, value, run_only in seen:
-        assert_named(base, path, hint, value, run_only)
+        assert_named(guided, path, hint, value, run_only)
 
 
 @pytest.mark.parametrize(("family", "name"), MEMBERS)
-def test_every_field_of_every_member_names_the_run_or_its_protocol(base: RunConfig, family: str, name: str) -> None:
-    path = BELOW[family]
-    config = override(base, {path: {"name": name, **NEEDED.get(name, {})}} | ({"evaluate.nfe": [0]} if name == "dopri5" else {}))
+def test_every_field_of_every_member_names_the_run_or_its_protocol(base: RunConfig, family: str, name: str, needed: Needed) -> None:
+    path, own = BELOW[family], {"dataset": "digits"} if name == "population" else needed(name)
+    config = override(base, {path: {"name": name, **own}} | ({"evaluate.nfe": [0]} if name == "dopri5" else {}))
     assert flatten(config)[path] == name
     for below, hint, value, run_only in walk(config):
         if below.startswith(f"{path}.") and (name, below) not in REFUSED:
@@ -338,32 +462,56 @@ def test_every_field_of_every_member_names_the_run_or_its_protocol(base: RunConf
     assert flatten(base)[path] == name or identity(config) != identity(base)
 
 
-def test_what_names_the_training_and_what_names_the_protocol(base: RunConfig) -> None:
+def test_what_names_the_training_and_what_names_the_protocol(guided: RunConfig) -> None:
     """A change of `evaluate` retrains nothing; a change of anything else that is not run-only trains another."""
-    for path, hint, value, run_only in walk(base):
+    for path, hint, value, run_only in walk(guided):
         if not run_only and path not in KEPT_APART and path != "seed":
-            other = changed(base, path, hint, value)
-            assert (training_digest(other) == training_digest(base)) == path.startswith("evaluate."), path
+            other = changed(guided, path, hint, value)
+            assert (training_digest(other) == training_digest(guided)) == path.startswith("evaluate."), path
 
 
-def test_the_content_of_pairs_names_the_run(base: RunConfig, tmp_path: Path) -> None:
+def test_the_content_of_pairs_names_the_run(base: RunConfig, needed: Needed) -> None:
     """Where they lie does not matter; a single changed number in either file does."""
-    here, there = write_pairs(tmp_path / "here"), write_pairs(tmp_path / "there")
+    here, there = (needed("pairs")["path"] for _ in range(2))
     configs = [override(base, {"coupling": {"name": "pairs", "path": path}}) for path in (here, there)]
+    assert here != there
     assert Run.of(configs[0]).name == Run.of(configs[1]).name != Run.of(base).name
     found = {Run.of(configs[0]).name}
     for name in ("x0", "x1"):
         array = np.load(Path(there) / f"{name}.npy")
-        array[3, 0, 4, 4] += 0.5
+        array[3, 0, 1] += 0.5
         np.save(Path(there) / f"{name}.npy", array)
         found.add(Run.of(configs[1]).name)
     assert len(found) == 3
 
 
-def test_pairs_of_another_folder_change_the_loss(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [name for name in names("dataset") if "path" in fields_of("dataset", name)])
+@pytest.mark.parametrize("path", ["dataset", "noise.dataset"])
+def test_the_content_of_files_names_the_run(tiny: RunConfig, name: str, path: str, needed: Needed) -> None:
+    """Of the data, and of a population to start from. Where they lie and who fetches them does not matter."""
+    base = override(tiny, {"noise": {"name": "population", "dataset": "digits"}})
+    here, there, fetched, changed = (
+        override(base, {path: {"name": name, **needed(name, seed), **more}})
+        for seed, more in ((0, {}), (0, {}), (0, {"workers": 1} if "workers" in fields_of("dataset", name) else {}), (1, {}))
+    )
+    assert len({here, there, fetched}) == 3
+    assert Run.of(here).name == Run.of(there).name == Run.of(fetched).name
+    assert len({Run.of(config).name for config in (base, here, changed)}) == 3
+
+
+def test_pairs_of_another_folder_change_the_loss(needed: Needed) -> None:
     losses = set()
     for seed in (0, 1):
-        path = write_pairs(tmp_path / str(seed), seed)
-        made = Formulation.parse({"coupling": {"name": "pairs", "path": path}})
-        losses.add(Objective(made, {})(Network(), torch.zeros(16, 1, 8, 8), 1, 2).loss.item())
+        made = Formulation.parse({"coupling": {"name": "pairs", **needed("pairs", seed)}})
+        losses.add(Objective(made, {})(Network(), torch.zeros(16, 2, 2), 1, 2).loss.item())
     assert len(losses) == 2
+
+
+def test_pictures_that_cannot_be_read_are_left_out_where_that_is_asked_for(needed: Needed) -> None:
+    fields = needed("image_folder")
+    (Path(fields["path"]) / "a" / "4.png").write_bytes(b"no picture")
+    asked, plain = (build("dataset", {"name": "image_folder", "skip_corrupt": skip, **fields}).load() for skip in (True, False))
+    assert len(asked.train) + len(asked.held_out) == len(plain.train) + len(plain.held_out) - 1 == 19
+    assert len(asked.train[torch.arange(len(asked.train))]) == len(asked.train)
+    with pytest.raises(UserError, match=r"/a/4\.png: cannot be read"):
+        plain.train[torch.arange(len(plain.train))]

@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ from harness.data.base import Data, load
 from harness.data.images import Digits, digits
 from harness.errors import Diverged
 from harness.evaluation.digits_classifier import WEIGHTS, DigitsClassifier
-from harness.evaluation.fidelity import FID, load_extractor
-from harness.evaluation.judge import Judge
+from harness.evaluation.fidelity import FID, features, load_extractor
+from harness.evaluation.judge import Batch, Judge
 from harness.evaluation.protocol import EvaluateConfig
 from harness.files import results_folder
 
@@ -22,7 +23,7 @@ CONFIG = EvaluateConfig(num_samples=300, batch_size=100, extractor="digits")
 
 
 def frechet(a: Tensor, b: Tensor) -> float:
-    return FID().compare(FID().summarise(a), FID().summarise(b))
+    return FID().compare(FID().summarise(a, None), FID().summarise(b, None))
 
 
 def gaussian(n: int, d: int, seed: int) -> Tensor:
@@ -34,8 +35,18 @@ def data() -> Data:
     return load(Digits())
 
 
-def held_out(data: Data) -> list[Tensor]:
-    return list(data.held_out[:300].split(100))
+def batches(images: Tensor, size: int = 100) -> list[Batch]:
+    return [Batch(part) for part in images.split(size)]
+
+
+def joined(drawn: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+    """The samples and classes of all batches."""
+    samples, classes = zip(*drawn, strict=True)
+    return torch.cat(samples), torch.cat(classes)
+
+
+def held_out(data: Data) -> list[Batch]:
+    return batches(data.held_out[:300])
 
 
 def test_a_set_against_itself_is_zero() -> None:
@@ -90,7 +101,7 @@ def test_torch_fidelity_agrees_on_the_same_images(data: Data) -> None:
         input1=Images(noisy), input2=Images(data.train), fid=True, feature_extractor="harness-digits",
         cuda=False, cache=False, save_cpu_ram=True, verbose=False,
     )  # fmt: skip
-    ours = Judge(CONFIG, data, "cpu")(noisy.split(70))
+    ours = Judge(CONFIG, data, "cpu")(batches(noisy, 70))
     assert ours["fid"] > 1
     assert ours["fid"] == pytest.approx(theirs["frechet_inception_distance"], abs=1e-3)
 
@@ -137,26 +148,54 @@ def test_the_reference_is_kept_and_a_damaged_one_made_anew(data: Data) -> None:
 
 def test_the_yardsticks_stand_in_order(data: Data) -> None:
     judge = Judge(CONFIG, data, "cpu")
-    assert 0 < judge(judge.resampled())["fid"] < judge(judge.gaussian())["fid"] / 20
+    unseen = judge.held_out()
+    assert unseen is not None
+    scores = [judge(drawn)["fid"] for drawn in (judge.resampled(), unseen, judge.gaussian())]
+    assert 0 < scores[0] < scores[1] < scores[2] / 20
 
 
 @pytest.mark.parametrize("number", [1438, 250])
 def test_resampling_draws_with_replacement(data: Data, number: int) -> None:
     judge = Judge(override(CONFIG, {"num_samples": number, "num_reference": 1438}), data, "cpu")
-    drawn = torch.cat(list(judge.resampled()))
+    drawn, classes = joined(judge.resampled())
     assert len(drawn) == number
-    assert torch.equal(torch.cat(list(judge.resampled())), drawn)
-    among = {image.numpy().tobytes() for image in data.train}
+    assert all(map(torch.equal, joined(judge.resampled()), (drawn, classes)))
+    assert data.classes is not None
+    among = {image.numpy().tobytes(): label for image, label in zip(data.train, data.classes, strict=True)}
+    assert [among[image.numpy().tobytes()] for image in drawn] == classes.tolist()
     distinct = {image.numpy().tobytes() for image in drawn}
-    assert distinct <= among
     expected = len(among) * (1 - (1 - 1 / len(among)) ** number)
     assert len(distinct) == pytest.approx(expected, abs=40)
     assert len(distinct) < number
 
 
 def test_gaussian_noise_is_as_many_images_as_the_samples(data: Data) -> None:
-    drawn = torch.cat(list(Judge(override(CONFIG, {"num_samples": 130}), data, "cpu").gaussian()))
+    drawn, classes = joined(Judge(override(CONFIG, {"num_samples": 130}), data, "cpu").gaussian())
     assert (drawn.shape, drawn.dtype) == ((130, 1, 8, 8), torch.uint8)
+    assert set(classes.tolist()) == set(range(10))
+
+
+def test_every_metric_is_what_it_is_of_the_extractors_features(data: Data) -> None:
+    """Of the samples and of the whole reference, by hand."""
+    config = override(CONFIG, {"metrics": ["fid", "precision", "recall", {"name": "kid", "subset_size": 50, "subsets": 5}]})
+    scores = Judge(config, data, "cpu")(held_out(data))
+    extractor = load_extractor("digits", "cpu")
+    samples, reference = (features(extractor, images, "cpu") for images in (data.held_out[:300], data.train))
+    for metric in config.metrics:
+        own = metric.compare(metric.summarise(samples, None), metric.summarise(reference, None))
+        assert scores.pop(metric.name) == pytest.approx(own, rel=1e-4, abs=1e-9)
+    assert scores == {}
+
+
+def test_label_accuracy_reads_the_classes_that_were_asked_for(data: Data) -> None:
+    images, labels = digits()
+    judge = Judge(override(CONFIG, {"metrics": ["label_accuracy"]}), data, "cpu")
+    right, wrong = (
+        judge([Batch(part, of) for part, of in zip(images[4::5].split(100), asked[4::5].split(100), strict=True)])["label_accuracy"]
+        for asked in (labels, (labels + 1) % 10)
+    )
+    assert right > 0.97
+    assert wrong < 0.03
 
 
 def test_features_that_are_not_finite_are_no_score(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:

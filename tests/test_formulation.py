@@ -15,11 +15,12 @@ from harness.data.base import Data, Dataset
 from harness.data.images import Digits, decode, encode
 from harness.errors import ConfigError, UserError
 from harness.formulation import Formulation
-from harness.registry import build, names
+from harness.registry import build, find, names
 from harness.runs import RunConfig, check
 
-NOT_GAUSSIAN = [name for name in names("noise") if not build("noise", name).gaussian]
 PAIRS = {"name": "pairs", "path": "nowhere"}
+POPULATION = {"name": "population", "dataset": "digits"}
+NOT_GAUSSIAN: list[Any] = ["sparse", "student_t", "laplace", "uniform", POPULATION]
 NOT_INDEPENDENT = ["exact_ot", "sinkhorn", "class_conditional_ot", PAIRS]
 STOCHASTIC = [name for name in names("solver") if build("solver", name).needs_score]
 BASE = RunConfig(dataset=Digits())
@@ -35,47 +36,43 @@ def run(**changes: Any) -> RunConfig:
     return override(BASE, {path.replace("__", "."): value for path, value in changes.items()})
 
 
-@pytest.mark.parametrize("noise", NOT_GAUSSIAN)
-def test_the_score_needs_normal_noise(noise: str) -> None:
-    refused(
-        f"prediction: score needs the score, which {noise} noise does not give. Choose noise=gaussian or prediction=velocity.",
-        prediction="score",
-        noise=noise,
-    )
+def named(spec: Any) -> str:
+    return spec if isinstance(spec, str) else spec["name"]
 
 
-@pytest.mark.parametrize("coupling", NOT_INDEPENDENT, ids=str)
+@pytest.mark.parametrize("noise", NOT_GAUSSIAN, ids=named)
+def test_the_score_needs_normal_noise(noise: Any) -> None:
+    reason = f"score needs the score, which {named(noise)} noise does not give"
+    refused(f"prediction: {reason}. Choose noise=gaussian or prediction=velocity.", prediction="score", noise=noise)
+
+
+@pytest.mark.parametrize("coupling", NOT_INDEPENDENT, ids=named)
 def test_the_score_needs_independent_noise(coupling: Any) -> None:
-    name = coupling if isinstance(coupling, str) else coupling["name"]
-    refused(
-        f"prediction: score needs the score, which the coupling {name} does not give. Choose coupling=independent or prediction=velocity.",
-        prediction="score",
-        coupling=coupling,
-    )
+    reason = f"score needs the score, which the coupling {named(coupling)} does not give"
+    refused(f"prediction: {reason}. Choose coupling=independent or prediction=velocity.", prediction="score", coupling=coupling)
 
 
-@pytest.mark.parametrize("noise", NOT_GAUSSIAN)
+@pytest.mark.parametrize("noise", NOT_GAUSSIAN, ids=named)
 @pytest.mark.parametrize("solver", STOCHASTIC)
-def test_stochastic_sampling_needs_normal_noise(solver: str, noise: str) -> None:
+def test_stochastic_sampling_needs_normal_noise(solver: str, noise: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         run(evaluate__solver=solver, evaluate__nfe=[2], noise=noise)
-    reason = f"{solver} needs the score, which {noise} noise does not give"
+    reason = f"{solver} needs the score, which {named(noise)} noise does not give"
     assert str(caught.value) == f"evaluate.solver: {reason}. Choose noise=gaussian or evaluate.solver=euler."
 
 
-@pytest.mark.parametrize("coupling", NOT_INDEPENDENT, ids=str)
+@pytest.mark.parametrize("coupling", NOT_INDEPENDENT, ids=named)
 @pytest.mark.parametrize("solver", STOCHASTIC)
 def test_stochastic_sampling_needs_independent_noise(solver: str, coupling: Any) -> None:
-    name = coupling if isinstance(coupling, str) else coupling["name"]
     with pytest.raises(ConfigError) as caught:
         run(evaluate__solver=solver, evaluate__nfe=[2], coupling=coupling)
-    reason = f"{solver} needs the score, which the coupling {name} does not give"
+    reason = f"{solver} needs the score, which the coupling {named(coupling)} does not give"
     assert str(caught.value) == f"evaluate.solver: {reason}. Choose coupling=independent or evaluate.solver=euler."
 
 
 def test_there_is_something_to_refuse() -> None:
-    assert set(NOT_GAUSSIAN) == set(names("noise")) - {"gaussian", "matched"}
-    assert {c if isinstance(c, str) else c["name"] for c in NOT_INDEPENDENT} == set(names("coupling")) - {"independent"}
+    assert set(map(named, NOT_GAUSSIAN)) == {name for name in names("noise") if not find("noise", name).gaussian}  # type: ignore[attr-defined]
+    assert set(map(named, NOT_INDEPENDENT)) == set(names("coupling")) - {"independent"}
     assert STOCHASTIC == ["euler_maruyama", "heun_sde"]
 
 
@@ -91,7 +88,7 @@ def test_normal_independent_noise_gives_the_score(solver: str, noise: str, predi
 def test_what_needs_no_score_goes_with_any_noise_and_coupling(prediction: str) -> None:
     for noise in NOT_GAUSSIAN:
         for coupling in NOT_INDEPENDENT:
-            assert Formulation.parse({"prediction": prediction, "noise": noise, "coupling": coupling}).noise.name == noise
+            assert Formulation.parse({"prediction": prediction, "noise": noise, "coupling": coupling}).noise.name == named(noise)
 
 
 LARGER, SMALLER = "Choose a larger one, like 0.01.", "Choose a smaller one, like 0.99."
@@ -188,6 +185,11 @@ def test_a_stochastic_solver_where_the_velocity_has_no_score() -> None:
         ({"noise": {"name": "student_t", "df": 2}}, "noise.df: 2.0 is outside (2, inf). Choose a value inside."),
         ({"coupling": {"name": "sinkhorn", "reg": 0}}, "coupling.reg: 0.0 is outside [0.005, inf). Choose a value inside."),
         ({"coupling": {"name": "pairs"}}, "coupling.path: Pairs needs it. Give a value."),
+        (
+            {"noise": {"name": "population", "dataset": {"name": "npz"}}},
+            "noise.dataset.path: Npz needs it. Give a value.",
+        ),
+        ({"objective": {"label_dropout": -0.1}}, "objective.label_dropout: -0.1 is outside [0, 1). Choose a value inside."),
         ({"loss": {"name": "pseudo_huber", "c": 0}}, "loss.c: 0.0 is outside (0, inf). Choose a value inside."),
         ({"interpolant": {"name": "polynomial", "power": 0.5}}, "interpolant.power: 0.5 is outside [1, 8]. Choose a value inside."),
         ({"interpolant": {"name": "cosine", "s": 0}}, "interpolant.s: 0.0 is outside (0, 1]. Choose a value inside."),
@@ -220,6 +222,9 @@ def test_a_value_out_of_range_is_told_with_the_range(parts: dict[str, Any], mess
         {"weighting": {"name": "snr", "t_min": 0.03}},
         {"noise": {"name": "sparse", "dropout_rate": 0}},
         {"noise": {"name": "student_t", "df": 2.1}},
+        {"noise": {"name": "population", "dataset": {"name": "npz", "path": "absent.npz"}}},
+        {"objective": {"label_dropout": 0}},
+        {"objective": {"label_dropout": 0.999}},
         {"interpolant": {"name": "polynomial", "power": 1}},
         {"interpolant": {"name": "ve", "sigma_min": 49.9}},
         {"interpolant": {"name": "fm_ot", "sigma_min": 0}},
@@ -255,7 +260,7 @@ class Unlabelled(Dataset):
 
     def load(self) -> Data:
         digits = Digits().load()
-        return Data(digits.train, digits.held_out, encode, decode)
+        return Data(digits.train, digits.held_out, encode, decode, "image")
 
 
 @pytest.fixture
@@ -272,6 +277,24 @@ def test_a_coupling_by_class_needs_classes(tiny: RunConfig, unlabelled: RunConfi
     assert str(caught.value) == f"coupling: {message}"
 
 
+def test_pairs_of_a_file_have_no_classes() -> None:
+    refused(
+        "coupling: pairs replaces the data whose classes are known. Set objective.label_dropout=null.",
+        coupling=PAIRS,
+        objective={"label_dropout": 0.1},
+    )
+    for coupling in (*NOT_INDEPENDENT, "independent"):
+        dropout = None if coupling == PAIRS else 0.1
+        assert Formulation.parse({"coupling": coupling, "objective": {"label_dropout": dropout}}).conditional == (coupling != PAIRS)
+
+
+def test_a_batch_larger_than_the_data(tiny: RunConfig) -> None:
+    check(override(tiny, {"train.batch_size": 1438}))
+    with pytest.raises(ConfigError) as caught:
+        check(override(tiny, {"train.batch_size": 1439}))
+    assert str(caught.value) == "train.batch_size: 1439 is more than the 1438 training samples. Choose a smaller one."
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("part", ["training", "held-out"])
 def test_data_that_are_not_finite_are_refused(part: str, value: float) -> None:
@@ -279,9 +302,9 @@ def test_data_that_are_not_finite_are_refused(part: str, value: float) -> None:
     bad[1, 1] = bad[1, 2] = value
     parts = (bad, good) if part == "training" else (good, bad)
     with pytest.raises(UserError) as caught:
-        Data(*parts, encode=torch.Tensor.float, decode=torch.Tensor.float)
+        Data(*parts, encode=torch.Tensor.float, decode=torch.Tensor.float, kind="points")
     assert str(caught.value) == f"dataset: 2 of the 6 {part} values are NaN or infinite. Remove or replace them."
-    assert Data(good, good, torch.Tensor.float, torch.Tensor.float).shape == (3,)
+    assert Data(good, good, torch.Tensor.float, torch.Tensor.float, "points").shape == (3,)
 
 
 def test_the_space_of_the_output_is_that_of_the_prediction() -> None:

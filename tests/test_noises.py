@@ -14,12 +14,15 @@ from scipy import stats
 from torch import Tensor
 
 from harness.components.noises import Gaussian, Laplace, Matched, Noise, Sparse, StudentT, UniformNoise
+from harness.data.base import Data
 from harness.errors import ConfigError
 from harness.registry import build, names
 
 SCALES = torch.tensor([0.1, 1.0, 4.0])
 DATA = 3 + SCALES * torch.randn(2000, 3, generator=torch.Generator().manual_seed(0))
-NOISES = {name: build("noise", name) for name in names("noise")}
+OF_DATA = {"population"}
+"""Whose law is that of a data set; tests/test_population.py holds it."""
+NOISES: dict[str, Noise] = {name: build("noise", name) for name in names("noise") if name not in OF_DATA}
 NOISES |= {
     "matched-per_feature": Matched(per_feature=True),
     "sparse-0": Sparse(dropout_rate=0),
@@ -153,6 +156,19 @@ def test_the_ends_of_the_random_numbers_are_finite(noise: Noise, value: float, m
 def test_only_matched_learns_from_the_data(noise: Noise) -> None:
     assert noise.fit(DATA) == {}
     assert torch.equal(noise.sample((4, 3), torch.Generator().manual_seed(0), {}), sample(noise, 4, seed=0))
+
+
+def test_data_are_read_only_where_something_is_learnt() -> None:
+    """Reading some of a folder of pictures takes a while."""
+
+    class Unread(Data):
+        def some(self, number: int = 0) -> Tensor:
+            pytest.fail("the data are read")
+
+    read, unread = (kind(DATA, DATA, lambda x: x / 2, lambda x: 2 * x, "points") for kind in (Data, Unread))
+    assert {noise.name for noise in NOISES.values() if noise.learn(read)} == {"matched"}
+    assert all(noise.learn(unread) == {} for noise in NOISES.values() if not isinstance(noise, Matched))
+    torch.testing.assert_close(Matched(per_feature=True).learn(read)["std"], DATA.std(0) / 2)
 
 
 def test_matched_has_the_standard_deviation_of_all_data() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from harness.data.base import Data, Dataset
 from harness.errors import ConfigError
 from harness.formulation import Formulation
 from harness.objective import Objective
@@ -18,7 +20,7 @@ from harness.registry import names
 
 FAMILIES = ("interpolant", "prediction", "weighting", "loss", "time_sampler", "noise", "coupling")
 REFUSED = {
-    frozenset({"prediction score", f"noise {name}"}) for name in ("sparse", "student_t", "laplace", "uniform")
+    frozenset({"prediction score", f"noise {name}"}) for name in ("sparse", "student_t", "laplace", "uniform", "population")
 } | {frozenset({"prediction score", f"coupling {name}"}) for name in ("exact_ot", "sinkhorn", "class_conditional_ot", "pairs")}  # fmt: skip
 X0 = 0.8 * torch.randn(16, 1, 2, 2, generator=torch.Generator().manual_seed(0))
 
@@ -34,6 +36,14 @@ class Network(nn.Module):
         return self.a * x + self.b * t.view(-1, 1, 1, 1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Elsewhere(Dataset):
+    """As many others of the same shape."""
+
+    def load(self) -> Data:
+        return Data(0.5 - X0, X0, torch.Tensor.float, torch.Tensor.float, "image")
+
+
 @pytest.fixture
 def pairs(tmp_path: Path) -> dict[str, str]:
     for name, x in (("x0", X0), ("x1", X0.flip(0))):
@@ -44,10 +54,11 @@ def pairs(tmp_path: Path) -> dict[str, str]:
 @pytest.mark.parametrize(("first", "second"), list(itertools.combinations(FAMILIES, 2)))
 @pytest.mark.parametrize("space", ["output", "velocity"])
 def test_two_members_go_together_or_are_refused(first: str, second: str, space: str, pairs: dict[str, str]) -> None:
+    needed = {"pairs": pairs, "population": {"name": "population", "dataset": Elsewhere()}}
     refused = set()
     for one, other in itertools.product(names(first), names(second)):
         spec: dict[str, Any] = {first: one, second: other, "objective": {"space": space, "normalise_weight": False}}
-        spec = {family: pairs if value == "pairs" else value for family, value in spec.items()}
+        spec = {family: needed.get(value, value) if isinstance(value, str) else value for family, value in spec.items()}
         try:
             made = Formulation.parse(spec)
         except ConfigError:

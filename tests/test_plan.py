@@ -1,6 +1,8 @@
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,6 +83,14 @@ def test_no_seeds_are_refused(tiny: RunConfig, seeds: int) -> None:
         Plan.of(STUDY, "digits", tiny, {}, seeds, [])
 
 
+def test_verdicts_rest_on_the_first_metric_of_the_scale_unless_the_study_names_one(tiny: RunConfig) -> None:
+    both = override(tiny, {"evaluate.metrics": ["kid", "fid"]})
+    assert planned(both).metric == "kid"
+    assert planned(both, dataclasses.replace(STUDY, metric="fid")).metric == "fid"
+    assert planned(both).digest != planned(both, dataclasses.replace(STUDY, metric="fid")).digest
+    assert planned(both).digest == planned(both, dataclasses.replace(STUDY, metric="kid")).digest
+
+
 def test_an_unknown_metric_is_refused(tiny: RunConfig) -> None:
     with pytest.raises(UserError, match=r"'fdi' is no metric\. Did you mean 'fid'"):
         planned(tiny, dataclasses.replace(STUDY, metric="fdi"))
@@ -118,6 +128,11 @@ def test_what_a_study_asks_changes_the_digest(tiny: RunConfig, change: dict) -> 
 @pytest.mark.parametrize("name", ["log_every", "sample_every", "checkpoint_every"])
 def test_how_it_is_carried_out_does_not_change_the_digest(tiny: RunConfig, name: str) -> None:
     assert planned(tiny, **{f"train.{name}": 7}).digest == planned(tiny).digest
+
+
+def test_where_data_lie_does_not_change_the_digest_and_what_they_are_does(tiny: RunConfig, needed: Callable[..., dict[str, Any]]) -> None:
+    here, there, other = (planned(tiny, dataset={"name": "npz", **needed("npz", seed)}).digest for seed in (0, 0, 1))
+    assert here == there != other
 
 
 def test_a_plan_comes_back_from_its_file(tiny: RunConfig, tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
+import contextlib
 import dataclasses
-from typing import Any
+import itertools
+from typing import Any, get_args
 
 import pytest
 import torch
 
 from harness import registry
 from harness.config import override
-from harness.data.base import Data, load
+from harness.data.base import Data, Kind, load
 from harness.data.images import Digits, decode, encode
 from harness.errors import ConfigError
 from harness.evaluation import protocol as module
@@ -15,9 +17,13 @@ from harness.evaluation.protocol import EvaluateConfig, Protocol, num_reference
 from harness.runs import Run, RunConfig
 
 BASE = EvaluateConfig(nfe=(2, 4), num_samples=64, batch_size=32, extractor="digits")
+VALUES = override(BASE, {"extractor": "values", "metrics": ["mmd"]})
+POINTS = Data(torch.zeros(99, 3), torch.zeros(9, 3), torch.Tensor.float, torch.Tensor.float, "points")
+LARGE = Data(torch.zeros(99, 3, 32, 32, dtype=torch.uint8), torch.zeros(9, 3, 32, 32, dtype=torch.uint8), encode, decode, "image")
 IN_THE_PROTOCOL: dict[str, Any] = {
     "solver": "heun",
     "time_grid": "quadratic",
+    "guidance": {"scale": 2},
     "num_samples": 65,
     "num_reference": 500,
     "batch_size": 16,
@@ -73,7 +79,7 @@ def test_the_reference_is_eight_times_the_samples_or_all_there_are(data: Data) -
     assert num_reference(BASE, data) == 512
     assert num_reference(override(BASE, {"num_samples": 180}), data) == len(data.train) == 1438
     assert num_reference(override(BASE, {"num_reference": 100}), data) == 100
-    with pytest.raises(ConfigError, match=r"evaluate\.num_reference: 1439 is more than the 1438 training images"):
+    with pytest.raises(ConfigError, match=r"evaluate\.num_reference: 1439 is more than the 1438 training samples\. Give null or fewer\."):
         num_reference(override(BASE, {"num_reference": 1439}), data)
 
 
@@ -92,9 +98,10 @@ def test_the_reference_is_eight_times_the_samples_or_all_there_are(data: Data) -
         ({"solver": "dopri5", "nfe": [0, 0]}, r"^nfe: \[0, 0\] .* names one twice"),
         ({"metrics": []}, r"^metrics: \[\] is empty"),
         ({"metrics": ["fid", "fid"]}, r"^metrics: .* names one twice"),
-        ({"num_samples": 1}, r"^num_samples: one image has no covariance"),
-        ({"num_reference": 1}, "one image has no covariance"),
+        ({"num_samples": 1}, r"^num_samples: one sample has no spread\. Take two or more\.$"),
+        ({"num_reference": 1}, r"^num_reference: one sample has no spread"),
         ({"extractor": "digit"}, r"^extractor: .* Did you mean 'digits'"),
+        ({"metrics": ["fid", {"name": "kid", "subset_size": 1}]}, r"^metrics\[1\]\.subset_size: 1 is outside \[2, inf\)"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(changes: dict, message: str) -> None:
@@ -125,7 +132,68 @@ def test_a_field_of_the_solver_or_the_grid_is_another_protocol(data: Data) -> No
     assert len(digests) == 7
 
 
-def test_the_digits_extractor_is_refused_on_larger_images() -> None:
-    images = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
-    with pytest.raises(ConfigError, match=r"^evaluate\.extractor: the digits classifier reads 8x8 images\. Choose inception\.$"):
-        Protocol.of(BASE, Data(images, images, encode, decode))
+def test_values_are_a_protocol_without_weights(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "weights_hash", lambda extractor: pytest.fail("no weights are read"))
+    protocol = Protocol.of(VALUES, data)
+    assert (protocol.extractor, protocol.weights) == ("values", "")
+
+
+@pytest.mark.parametrize(
+    ("data", "changes", "message"),
+    [
+        (LARGE, {}, "evaluate.extractor: the digits classifier reads 8x8 images. Choose inception."),
+        (POINTS, {}, "evaluate.extractor: digits reads images, and these data are points. Choose values."),
+        (POINTS, {"extractor": "inception"}, "evaluate.extractor: inception reads images, and these data are points. Choose values."),
+        (
+            POINTS, {"extractor": "values"},
+            "evaluate.metrics[0]: fid reads features, and evaluate.extractor gives values. Choose an extractor or another.",
+        ),
+        (
+            LARGE, {"extractor": "values", "metrics": ["mmd", "kid"]},
+            "evaluate.metrics[1]: kid reads features, and evaluate.extractor gives values. Choose an extractor or another.",
+        ),
+        (
+            LARGE, {"extractor": "inception", "metrics": ["fid", "energy"]},
+            "evaluate.metrics[1]: energy reads values, and evaluate.extractor gives features. Choose evaluate.extractor=values or another.",
+        ),
+        (
+            POINTS, {"extractor": "values", "metrics": ["gene_mean"]},
+            "evaluate.metrics[0]: gene_mean is for cells, and these data are points. Choose another.",
+        ),
+        (
+            POINTS, {"extractor": "values", "metrics": ["spectrum"]},
+            "evaluate.metrics[0]: spectrum is for sequence, and these data are points. Choose another.",
+        ),
+        (
+            POINTS, {"extractor": "values", "metrics": ["label_accuracy"]},
+            "evaluate.metrics[0]: label_accuracy needs classes, and these data have none. Choose another.",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_read_the_data_is_refused(data: Data, changes: dict, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "weights_hash", lambda extractor: "0" * 12)
+    with pytest.raises(ConfigError) as caught:
+        Protocol.of(override(BASE, {"num_reference": 50, **changes}), data)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("name", registry.names("metric"))
+def test_every_metric_reads_data_of_its_kinds_with_what_it_reads(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no other: over all kinds, with and without an extractor and classes."""
+    monkeypatch.setattr(module, "weights_hash", lambda extractor: "0" * 12)
+    metric, read = registry.build("metric", name), set()
+    for kind in get_args(Kind):
+        for extractor, classes in itertools.product(("inception", "values"), (None, torch.arange(99))):
+            given = dataclasses.replace(LARGE if kind == "image" else POINTS, kind=kind, classes=classes)
+            config = override(BASE, {"extractor": extractor, "metrics": [name], "num_reference": 50})
+            with contextlib.suppress(ConfigError):
+                read.add((Protocol.of(config, given).extractor, kind, classes is not None))
+    extractors = {"features": ["inception"], "values": ["values"], "either": ["inception", "values"]}[metric.reads]
+    assert read == {
+        (extractor, kind, classes)
+        for extractor in extractors
+        for kind in metric.kinds or get_args(Kind)
+        for classes in (False, True)
+        if (extractor == "values" or kind == "image") and (classes or not metric.needs_classes)
+    }
+    assert read

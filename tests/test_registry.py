@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,15 @@ class Mine(Weighting, name="mine"):
         return torch.full_like(t, self.level)
 '''
 ALL = [(family, name) for family in HOMES for name in names(family)]
-NEEDED = {"pairs": {"path": "folder"}}
+NEEDED: dict[str, dict[str, Any]] = {
+    "pairs": {"path": "folder"},
+    "population": {"dataset": "digits"},
+    "cells": {"path": "cells.h5ad"},
+    "image_folder": {"path": "pictures", "size": 32},
+    "latents": {"path": "folder"},
+    "npz": {"path": "pictures.npz"},
+    "time_series": {"path": "series.csv"},
+}
 """What members without defaults for all fields are given."""
 
 
@@ -50,12 +59,16 @@ def test_the_first_members_of_each_family_are_there() -> None:
     assert {"linear", "vp"} <= set(names("interpolant"))
     assert {"uniform", "inverse_snr", "data_end", "noise_end", "min_snr"} <= set(names("weighting"))
     assert {"uniform", "stratified", "power"} <= set(names("time_sampler"))
-    assert {"gaussian", "matched", "sparse"} <= set(names("noise"))
+    assert {"gaussian", "matched", "sparse", "population"} <= set(names("noise"))
     assert {"euler", "heun"} <= set(names("solver"))
     assert {"velocity", "data", "noise", "score", "edm"} <= set(names("prediction"))
     assert {"mse", "pseudo_huber"} <= set(names("loss"))
     assert {"independent", "exact_ot", "sinkhorn", "class_conditional_ot", "pairs"} <= set(names("coupling"))
     assert {"uniform", "shifted", "quadratic", "edm_rho", "log_snr"} <= set(names("time_grid"))
+    assert {"sinusoidal", "fourier", "learned"} <= set(names("time_embedding"))
+    assert {"unet", "dit", "transformer", "mlp"} <= set(names("backbone"))
+    assert {"digits", "npz", "image_folder", "latents", "checkerboard", "cells", "time_series"} <= set(names("dataset"))
+    assert {"fid", "kid", "precision", "recall", "mmd", "label_accuracy", "gene_mean", "spectrum"} <= set(names("metric"))
     assert names("weighting") == sorted(names("weighting"))
 
 
@@ -121,7 +134,7 @@ def test_members_have_a_docstring_and_a_digest_of_their_own(family: str) -> None
     assert all(entry.keys() == {"family", "name", "about", "parameters", "source"} for entry in described)
 
 
-@pytest.mark.parametrize("family", [family for family in HOMES if family not in ("backbone", "dataset", "metric")])
+@pytest.mark.parametrize("family", [family for family in HOMES if family not in ("time_embedding", "backbone", "dataset", "metric")])
 def test_members_say_what_they_compute(family: str) -> None:
     for name in names(family):
         component = build(family, {"name": name, **NEEDED.get(name, {})})
@@ -137,11 +150,19 @@ def test_a_formula_is_written_out_with_the_values() -> None:
 
 
 def test_a_field_that_must_be_given_has_no_default() -> None:
-    described = {entry["name"]: entry["parameters"] for entry in describe("coupling")}
+    """And the members that have such a field are those which are given something here."""
+    described = {entry["name"]: entry["parameters"] for family in HOMES for entry in describe(family)}
+    assert {name for name, parameters in described.items() if None in parameters.values()} == set(NEEDED)
     assert described["pairs"] == {"path": None}
+    assert described["image_folder"] == {
+        "path": None, "workers": 2, "size": None, "colour": "rgb", "flip": False, "skip_corrupt": False,
+    }  # fmt: skip
     with pytest.raises(ConfigError) as caught:
         build("coupling", "pairs")
     assert str(caught.value) == "coupling.path: Pairs needs it. Give a value."
+    with pytest.raises(ConfigError) as caught:
+        build("dataset", {"name": "image_folder", "path": "pictures"})
+    assert str(caught.value) == "dataset.size: ImageFolder needs it. Give a value."
 
 
 def test_a_plugin_registers_what_it_declares(plugin: Path) -> None:

@@ -24,6 +24,7 @@ from harness.objective import Objective, Step
 from harness.registry import load_plugin
 from harness.rng import stream
 from harness.runs import Run, RunConfig, check, ensure, restore
+from harness.sampling import Generated
 
 PLUGIN = """
 from dataclasses import dataclass
@@ -98,6 +99,9 @@ def test_another_protocol_is_another_file(tiny: RunConfig) -> None:
         {"noise": "matched"},
         {"backbone.dropout": 0.1},
         {"objective.normalise_weight": False},
+        {"objective.label_dropout": 0.1},
+        {"backbone.time_embedding": "fourier"},
+        {"noise": {"name": "population", "dataset": "digits"}},
         {"seed": 1},
     ],
     ids=lambda change: next(iter(change)),
@@ -122,6 +126,12 @@ def test_what_training_depends_on_names_the_run(tiny: RunConfig, change: dict) -
 )
 def test_what_training_does_not_depend_on_leaves_the_name(tiny: RunConfig, change: dict) -> None:
     assert Run.of(override(tiny, change)).name == Run.of(tiny).name
+
+
+def test_guidance_and_what_is_judged_leave_the_name_of_a_run_with_classes(tiny: RunConfig) -> None:
+    told = override(tiny, {"objective.label_dropout": 0.1})
+    for change in ({"evaluate.guidance.scale": 2}, {"evaluate.metrics": ["label_accuracy"]}, {"evaluate.extractor": "values"}):
+        assert Run.of(override(told, change)).name == Run.of(told).name
 
 
 SOLVER_PLUGIN = """
@@ -271,6 +281,11 @@ def test_an_unfinished_run_draws_nothing(tiny: RunConfig) -> None:
         ({"backbone.multipliers": [1, 2, 2, 2, 2]}, "backbone.multipliers"),
         ({"evaluate.num_reference": 100_000}, "evaluate.num_reference"),
         ({"coupling": {"name": "pairs", "path": "nowhere"}}, "coupling.path"),
+        ({"noise": {"name": "population", "dataset": "eight_gaussians"}}, "noise.dataset"),
+        ({"train.batch_size": 1439}, "train.batch_size"),
+        ({"dataset": "swiss_roll"}, "evaluate.extractor"),
+        ({"evaluate.extractor": "values"}, "evaluate.metrics[0]"),
+        ({"objective.label_dropout": 0.1, "evaluate.guidance.scale": 2}, "evaluate.nfe"),  # one call is less than a guided step
         ({"interpolant": "ve", "evaluate.time_grid": "edm_rho", "evaluate.nfe": [32]}, "time_grid"),  # two times on one place
     ],
     ids=str,
@@ -298,8 +313,8 @@ def test_an_adaptive_solver_is_evaluated_at_the_calls_it_takes(tiny: RunConfig) 
     assert math.isfinite(fid(run)["0"])
     assert calls(run)["0"]["mean"] > 1
     drawn = list(runs.samples(run, restore(run), 0, 80))
-    assert [len(images) for images, _ in drawn] == [32, 32, 16]
-    spent = [number for images, number in drawn for _ in images]
+    assert [len(batch.x) for batch in drawn] == [32, 32, 16]
+    spent = [batch.calls for batch in drawn for _ in batch.x]
     assert calls(run)["0"] == pytest.approx({"mean": statistics.fmean(spent), "sd": statistics.pstdev(spent)})
     assert len(list((run.folder / "samples").glob("*.png"))) == 2
     loose = done(override(config, {"evaluate.solver.rtol": 0.1, "evaluate.solver.atol": 0.1}))
@@ -316,7 +331,7 @@ def test_a_study_at_no_fixed_nfe_is_reported(tiny: RunConfig, score: Any, tmp_pa
     plan = Plan.of(study, "digits", tiny, {}, None, [])
     for arm, seed in plan.trials():
         score(plan.run(arm, seed), plan.protocol(arm), {n: 10.0 + seed + n for n in plan.arms[arm].evaluate.nfe})
-    report = tables.report(plan, {"resampled": {"fid": 1.5}, "gaussian": {"fid": 300.0}})
+    report = tables.report(plan, {"resampled": {"fid": 1.5}, "held_out": {"fid": 2.0}, "gaussian": {"fid": 300.0}})
     assert {(row.arm, row.nfe) for row in report.summary.itertuples() if row.n} >= {("b", 0)}
     paths = {path.suffix for path in tables.write(report, tmp_path, "harness ablate toy")}
     assert paths == {".md", ".csv", ".json", ".png"}
@@ -327,8 +342,8 @@ def test_the_calls_are_weighted_by_samples(tiny: RunConfig, monkeypatch: pytest.
     config = override(tiny, {"evaluate.solver": "dopri5", "evaluate.nfe": [0], "evaluate.num_samples": 80})
     original = runs.generate
 
-    def counted(*arguments: Any) -> Iterator[tuple[Tensor, int]]:
-        return ((x, 7 if len(x) == 32 else 27) for x, _ in original(*arguments))
+    def counted(*arguments: Any) -> Iterator[Generated]:
+        return (batch._replace(calls=7 if len(batch.x) == 32 else 27) for batch in original(*arguments))
 
     monkeypatch.setattr(runs, "generate", counted)
     assert calls(done(config))["0"] == pytest.approx({"mean": 11.0, "sd": 8.0})
@@ -342,7 +357,7 @@ def test_stochastic_sampling_is_reproducible(tiny: RunConfig, solver: str, monke
     trained = restore(run)
 
     def drawn(changes: dict[str, Any] | None = None, nfe: int = 4) -> Tensor:
-        return torch.cat([images for images, _ in runs.samples(Run(override(config, changes or {}), run.folder), trained, nfe, 64)])
+        return torch.cat([batch.x for batch in runs.samples(Run(override(config, changes or {}), run.folder), trained, nfe, 64)])
 
     first, again = drawn(), drawn()
     assert torch.equal(first, again)
@@ -361,9 +376,9 @@ class Spy(nn.Module):
         super().__init__()
         self.network, self.given = network, list[tuple[Tensor, Tensor]]()
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, *y: Tensor) -> Tensor:
         self.given.append((x.clone(), t.clone()))
-        return self.network(x, t)
+        return self.network(x, t, *y)
 
 
 @pytest.mark.parametrize(
@@ -398,6 +413,22 @@ def test_the_time_grid_decides_when_the_network_is_asked(tiny: RunConfig) -> Non
     list(runs.samples(Run.of(config), runs.Trained(spy, {}), 4, 8))
     assert [t[0].item() for _, t in spy.given] == [1, 0.5625, 0.25, 0.0625]
     assert {len(t) for _, t in spy.given} == {8}
+
+
+def test_guided_sampling_spends_what_it_says_on_what_is_kept(tiny: RunConfig) -> None:
+    """Two calls a step, which `calls` counts; the network is asked for both halves at once, and no training is added."""
+    config = override(tiny, {"objective.label_dropout": 0.1, "evaluate.nfe": [4]})
+    plain, guided = done(config), done(override(config, {"evaluate.guidance.scale": 2}))
+    assert plain.folder == guided.folder
+    assert calls(plain) == calls(guided) == {"4": {"mean": 4.0, "sd": 0.0}}
+    assert fid(plain) != fid(guided)
+    spy = Spy(config.build(load(config.dataset)))
+    (batch,) = runs.samples(guided, runs.Trained(spy, {}), 4, 8, label=7)
+    assert batch.y is not None
+    assert batch.y.tolist() == [7] * 8
+    assert [t[0].item() for _, t in spy.given] == [1, 0.5]
+    assert {len(x) for x, _ in spy.given} == {16}
+    assert all(torch.equal(x[:8], x[8:]) for x, _ in spy.given)
 
 
 @pytest.mark.parametrize("noise", ["gaussian", "matched"])

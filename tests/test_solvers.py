@@ -19,7 +19,7 @@ from harness.errors import ConfigError, UserError
 from harness.formulation import Formulation
 from harness.registry import build, names
 from harness.rng import stream
-from harness.sampling import NetworkField, generate
+from harness.sampling import Generated, NetworkField, generate
 
 ORDER = {"euler": 1, "heun": 2, "midpoint": 2, "ab2": 2, "rk4": 4}
 MATRIX = torch.tensor([[0.3, -2.0], [1.5, -0.4]], dtype=torch.float64)
@@ -293,8 +293,8 @@ class Recorder(nn.Module):
         return self.gain * x
 
 
-def samples(network: nn.Module, solver: Solver, nfe: int, seed: int = 3, **parts: object) -> list[tuple[Tensor, int]]:
-    """7 samples in batches of 3, each with its calls."""
+def samples(network: nn.Module, solver: Solver, nfe: int, seed: int = 3, **parts: object) -> list[Generated]:
+    """7 samples in batches of 3."""
     made = Formulation.parse(parts)
     state = made.noise.fit(torch.tensor([[[1.0, 3.0]], [[2.0, 5.0]]]))
     return list(generate(network, made, state, solver, ShiftedGrid(), nfe, (1, 2), 7, 3, (seed, "samples"), "cpu"))
@@ -306,18 +306,19 @@ def samples(network: nn.Module, solver: Solver, nfe: int, seed: int = 3, **parts
 def test_samples_start_from_the_same_noise_whatever_moves_them(solver: Solver, gain: float, steps: int) -> None:
     network, nfe = Recorder(gain).train(), 0 if solver.adaptive else steps * solver.calls_per_step
     batches = samples(network, solver, nfe)
-    assert [tuple(batch.shape) for batch, _ in batches] == [(3, 1, 2), (3, 1, 2), (1, 1, 2)]
-    for i, (batch, calls) in enumerate(batches):
+    assert [tuple(batch.x.shape) for batch in batches] == [(3, 1, 2), (3, 1, 2), (1, 1, 2)]
+    for i, (x, y, calls) in enumerate(batches):
         generator = stream(3, "samples", i)
-        x1 = torch.randn(len(batch), 1, 2, generator=generator)
+        x1 = torch.randn(len(x), 1, 2, generator=generator)
         if solver.name != "heun_sde":  # which adds noise before it looks
             assert torch.equal(network.seen[i], x1)
         field = NetworkField(Recorder(gain), Formulation(), {})
         grid = ShiftedGrid().times(solver.steps(nfe), Formulation().interpolant)
-        torch.testing.assert_close(batch, solver.integrate(field, x1, grid, generator))
+        torch.testing.assert_close(x, solver.integrate(field, x1, grid, generator))
         assert calls == field.calls
-    assert len(network.modes) == sum(calls for _, calls in batches)
-    assert solver.adaptive or {calls for _, calls in batches} == {nfe}
+        assert y is None
+    assert len(network.modes) == sum(batch.calls for batch in batches)
+    assert solver.adaptive or {batch.calls for batch in batches} == {nfe}
     assert set(network.modes) == {(False, False)}
 
 
@@ -346,9 +347,27 @@ def test_a_grid_of_levels_knows_the_width_of_the_noise() -> None:
 
 
 @every_solver
+def test_visited_are_the_places_where_the_network_is_called(solver: Solver) -> None:
+    """As the solver sees them, before the prediction scales them for the network: EDM's by 1 / sqrt(sigma^2 + alpha^2 / 4)."""
+    given: list[tuple[Tensor, Tensor]] = []
+
+    class Keeper(nn.Module):
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            given.append((x.clone(), t.clone()))
+            return torch.sin(3 * x)
+
+    visited: list[Tensor] = []
+    made, nfe = Formulation.parse({"prediction": "edm"}), 0 if solver.adaptive else 2 * solver.calls_per_step
+    (batch,) = generate(Keeper(), made, {}, solver, UniformGrid(), nfe, (2,), 3, 3, (0, "samples"), "cpu", visited=visited)
+    assert len(visited) == len(given) == batch.calls
+    for (x, t), place in zip(given, visited, strict=True):
+        torch.testing.assert_close(x * (t.square() + (1 - t).square() / 4).sqrt()[:, None], place)
+
+
+@every_solver
 def test_another_seed_gives_other_samples(solver: Solver) -> None:
     nfe = 0 if solver.adaptive else 2 * solver.calls_per_step
-    first, again, other = (samples(Recorder(1), solver, nfe, seed)[0][0] for seed in (3, 3, 4))
+    first, again, other = (samples(Recorder(1), solver, nfe, seed)[0].x for seed in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -360,7 +379,7 @@ def test_the_batches_of_an_adaptive_solver_take_what_they_need() -> None:
         def forward(self, x: Tensor, t: Tensor) -> Tensor:
             return torch.sin(20 * x) if len(x) == 1 else 0.1 * x
 
-    calls = [calls for _, calls in samples(Uneven(), DormandPrince5(), 0)]
+    calls = [batch.calls for batch in samples(Uneven(), DormandPrince5(), 0)]
     assert calls[0] == calls[1] < calls[2]
 
 

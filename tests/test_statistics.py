@@ -1,4 +1,5 @@
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -106,6 +107,23 @@ def test_below_two_pairs_there_is_no_interval(n: int) -> None:
     assert found.n == n
     assert math.isnan(found.difference) if n == 0 else found.difference == pytest.approx(0.2)
     assert all(map(math.isnan, (found.low, found.high, found.narrow_low, found.narrow_high, found.p_value, found.sd)))
+
+
+@pytest.mark.parametrize("wrong", [0.0, -0.3])
+@pytest.mark.parametrize("place", [0, 2])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_what_has_no_logarithm_has_no_ratio_and_no_verdict(wrong: float, place: int, swapped: bool) -> None:
+    """KID can fall to zero and below. Not even a warning is given."""
+    arms = [[5.1, 5.3, 4.9], [5.0, 5.2, 5.1]]
+    arms[swapped][place] = wrong
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = compare(*arms)
+        said = verdict(found, math.nan, smallest_difference=0.05, lower_is_better=True)
+    numbers = vars(found)
+    assert numbers.pop("n") == 3
+    assert all(map(math.isnan, numbers.values()))
+    assert said == "undecided"
 
 
 @pytest.mark.parametrize(("seeds", "published", "tolerance"), [(3, 0.12, 0.01), (5, 0.045, 0.003), (8, 0.028, 0.003)])

@@ -1,7 +1,9 @@
 import io
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,13 +17,14 @@ from harness.ablation.study import Study
 from harness.ablation.tables import Report
 from harness.config import override
 from harness.files import write_json
+from harness.registry import names
 from harness.runs import RunConfig
 
 COLUMNS = [
     "study", "scale", "arm", "metric", "nfe", "n", "mean", "sd", "min",
     "difference", "low", "high", "p_value", "primary", "verdict",
 ]  # fmt: skip
-REFERENCES = {"resampled": {"fid": 1.5}, "gaussian": {"fid": 300.0}}
+REFERENCES = {"resampled": {"fid": 1.5}, "held_out": {"fid": 2.25}, "gaussian": {"fid": 300.0}}
 COMMAND = "harness ablate toy --scale digits"
 MEANS = {"a": 10.0, "b": 8.0, "c": 10.1}
 
@@ -179,6 +182,64 @@ def test_the_files_say_where_they_come_from(tiny: RunConfig, reported: Callable[
     assert len([line for line in text.splitlines() if line.startswith(("| a |", "| b |", "| c |"))]) == 6
     assert f'"plan": "{plan.digest}"' in files[".json"].read_text()
     assert (files[".md"].parent / "../figures/toy-digits.png").resolve() == files[".png"].resolve()
+
+
+def test_every_title_says_in_which_direction_the_metric_is_better(tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path) -> None:
+    plan = planned(tiny)
+    report = reported(plan, made_up(plan))
+    assert [grid.title for grid in tables.grids(report)] == ["FID ↓ by NFE, mean ± sd over 4 seeds", "FID ↓ at NFE 2 against a"]
+    text = written(report, tmp_path)[".md"].read_text()
+    assert all(f"{grid.title}:\n" in text for grid in tables.grids(report))
+    assert any(line.startswith("Verdicts: FID ↓ at NFE 2, paired t") for line in tables.remarks(report))
+    arrows = {name: tables.titled(name) for name in names("metric")}
+    better_up = {name for name, title in arrows.items() if title == f"{name.upper()} ↑"}
+    assert better_up == {"precision", "recall", "label_accuracy"}
+    assert {name for name, title in arrows.items() if title == f"{name.upper()} ↓"} == arrows.keys() - better_up
+
+
+def test_what_real_samples_and_noise_score_is_said(tiny: RunConfig, reported: Callable[..., Report]) -> None:
+    plan = planned(tiny)
+    report = reported(plan, made_up(plan))
+    assert tables.remarks(report)[:3] == [
+        "FID ↓ of training samples drawn with replacement, as many as the samples: 1.5.",
+        "FID ↓ of held-out samples, as many as the samples: 2.25.",
+        "FID ↓ of Gaussian noise, as many as the samples: 300.",
+    ]
+
+
+class FakeJudge:
+    """Scores a set by its first number and counts what it is asked."""
+
+    def __init__(self, config: Any, held_out: list[float] | None):
+        self.config, self.protocol, self.asked = config, SimpleNamespace(digest="abc"), 0
+        self.resampled, self.held_out, self.gaussian = lambda: [1.0], lambda: held_out, lambda: [3.0]
+
+    def __call__(self, batches: list[float]) -> dict[str, float]:
+        self.asked += 1
+        return {metric.name: batches[0] for metric in self.config.metrics}
+
+
+def test_references_are_judged_once_for_each_metric_and_only_where_there_are_enough(tiny: RunConfig) -> None:
+    more = override(tiny, {"evaluate.metrics": ["fid", "kid"]})
+    judge: Any = FakeJudge(tiny.evaluate, [2.0])
+    first, again = (tables.judge_references(judge) for _ in range(2))
+    assert first == again == {"resampled": {"fid": 1}, "held_out": {"fid": 2}, "gaussian": {"fid": 3}}
+    assert judge.asked == 3
+    other: Any = FakeJudge(more.evaluate, None)
+    assert tables.judge_references(other) == {"resampled": {"fid": 1, "kid": 1}, "gaussian": {"fid": 3, "kid": 3}}
+
+
+def test_values_without_a_ratio_leave_an_arm_undecided(tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path) -> None:
+    """And the others decided; the table says so and the figure is drawn, with a linear axis."""
+    plan = planned(tiny)
+    values = made_up(plan) | {("b", 1, 2): -0.01}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        report = reported(plan, values)
+        text = written(report, tmp_path)[".md"].read_text()
+    assert {arm: row(report, arm).verdict for arm in "abc"} == {"a": "baseline", "b": "undecided", "c": "tie"}
+    assert "Undecided: some values of fid are not positive, and ratios are what is compared." in text
+    assert "nan" not in text
 
 
 def test_the_figure_is_a_picture(tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path) -> None:

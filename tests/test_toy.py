@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from harness.ablation.study import load_study, studies_folder
@@ -35,12 +36,25 @@ def test_it_writes_the_table_and_the_picture(toy: Any, capsys: pytest.CaptureFix
     gaussian = {}
     for name in toy.DATASETS:
         data = toy.load(build("dataset", name))
-        noise = toy.Gaussian().sample(data.held_out.shape, toy.torch.Generator().manual_seed(5), {})
+        noise = torch.randn(data.held_out.shape, generator=torch.Generator().manual_seed(5))
         gaussian[name] = toy.sliced_wasserstein(noise, data.held_out)
     best = frame.groupby("dataset").sliced_wasserstein.min()
     assert all(frame.real.iloc[0] > 0 and best[name] < 0.9 * gaussian[name] for name in toy.DATASETS)
     assert "real points" in capsys.readouterr().out
     assert Image.open(Path(results_folder() / "figures" / "toy.png")).size[1] > 300
+
+
+def test_trajectories_lead_from_noise_to_where_the_field_ends(toy: Any) -> None:
+    """With the field x, that of a single place at the origin, Euler's hundred steps shrink everything by 0.99 each."""
+
+    class Shrinking(torch.nn.Module):
+        def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return x
+
+    lines = toy.trajectories(toy.formulation("linear", "velocity"), Shrinking(), number=1000)
+    assert lines.shape == (1000, 101, 2)
+    torch.testing.assert_close(lines, lines[:, :1] * 0.99 ** torch.arange(101)[:, None], rtol=1e-4, atol=1e-6)
+    assert lines[:, 0].std().item() == pytest.approx(1, abs=0.1)
 
 
 def test_it_is_not_taken_for_a_study() -> None:

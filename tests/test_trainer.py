@@ -16,8 +16,10 @@ from harness.config import override
 from harness.data.base import Data, load
 from harness.errors import Diverged, Stopped
 from harness.objective import Objective, Step
+from harness.rng import stream
 from harness.runs import RunConfig
-from harness.training.trainer import Callbacks, DataOrder, TrainConfig, fit, learning_rate
+from harness.training.batches import DataOrder
+from harness.training.trainer import Callbacks, TrainConfig, fit, learning_rate
 
 Wrap = Callable[[nn.Module], nn.Module]
 
@@ -208,6 +210,29 @@ def test_an_encoding_that_is_not_finite_ends_training(tiny: RunConfig, tmp_path:
         Session(tiny, tmp_path, data=dataclasses.replace(whole, encode=encode)).fit()
 
 
+def test_training_sees_augmented_data_as_seed_and_step_decide(tiny: RunConfig, tmp_path: Path) -> None:
+    """So that a run stopped on the way ends as an unbroken one."""
+    whole, seen = load(tiny.dataset), list[Tensor]()
+
+    def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+        seen.append(torch.rand(len(images), generator=generator))
+        return torch.where(seen[-1].view(-1, 1, 1, 1) < 0.5, 255 - images, images)
+
+    data = dataclasses.replace(whole, augment=augment)
+    unbroken, broken = (Session(tiny, tmp_path / name, data=data) for name in ("unbroken", "broken"))
+    expected = unbroken.fit()
+    draws = list(seen)
+    for step, drawn in enumerate(draws):
+        assert torch.equal(drawn, torch.rand(tiny.train.batch_size, generator=stream(tiny.seed, "augment", step)))
+    seen.clear()
+    with pytest.raises(Stopped):
+        broken.fit(5)
+    assert equal(broken.fit(initial=1), expected)
+    assert len(seen) == len(draws) == tiny.train.steps
+    assert all(map(torch.equal, seen, draws))
+    assert not equal(Session(tiny, tmp_path / "plain").fit(), expected)
+
+
 def test_each_line_has_what_the_coupling_did(tiny: RunConfig, tmp_path: Path) -> None:
     """The mean transport cost since the last line, and the mean seconds a step."""
     lines: list[dict[str, float]] = []
@@ -223,10 +248,10 @@ def test_each_line_has_what_the_coupling_did(tiny: RunConfig, tmp_path: Path) ->
     callbacks = Callbacks(lines.append, lambda *_: None, lambda *_: None, lambda: False)
     fit(config.train, 0, config.backbone.build(data.shape), Recorded(config, {}), data, tmp_path, callbacks)
     assert [line["step"] for line in lines] == [5, 10, 12]
-    for line, part in zip(lines, (steps[:5], steps[5:10], steps[10:]), strict=True):
-        assert line["transport_cost"] == pytest.approx(sum(s.transport_cost.item() for s in part) / len(part), rel=1e-6)
-        assert line["coupling_seconds"] == pytest.approx(sum(s.coupling_seconds for s in part) / len(part))
-        assert line["loss"] == pytest.approx(sum(s.loss.item() for s in part) / len(part), rel=1e-6)
+    for line, own in zip(lines, (steps[:5], steps[5:10], steps[10:]), strict=True):
+        assert line["transport_cost"] == pytest.approx(sum(s.transport_cost.item() for s in own) / len(own), rel=1e-6)
+        assert line["coupling_seconds"] == pytest.approx(sum(s.coupling_seconds for s in own) / len(own))
+        assert line["loss"] == pytest.approx(sum(s.loss.item() for s in own) / len(own), rel=1e-6)
 
 
 def test_the_classes_of_the_batch_reach_the_objective(tiny: RunConfig, tmp_path: Path) -> None:

@@ -133,8 +133,8 @@ class Projection:
         train = np.flatnonzero(~cells.apart)
         chosen = train[:: -(-len(train) // LARGEST_FIT)]
         standardised = cells.scale.encode(torch.from_numpy(cells.expression[chosen].toarray()))
-        if components > min(standardised.shape):
-            raise ConfigError("dataset.pca", f"{components} is more than {min(standardised.shape)} cells or genes. Choose fewer.")
+        if components > (most := min(len(standardised) - 1, standardised.shape[1])):
+            raise ConfigError("dataset.pca", f"{components} is more than the {most} that these cells and genes have. Choose fewer.")
         fitted = PCA(components, svd_solver="covariance_eigh", whiten=True).fit(standardised.double().numpy())
         self.scale = cells.scale
         self.mean, self.axes = torch.from_numpy(fitted.mean_), torch.from_numpy(fitted.components_)
@@ -228,14 +228,17 @@ def _counts(cells: AnnData, path: Path) -> AnnData:
     """The same cells with sparse float32 counts; `UserError` where they are none, or a cell is empty."""
     from scipy.sparse import csr_matrix
 
+    if cells.X is None or not cells.n_obs or not cells.n_vars:
+        raise UserError(f"{path}: holds no counts ({cells.n_obs} cells, {cells.n_vars} genes). Give raw counts, perhaps in dataset.layer.")
     cells = cells.copy()
     cells.X = counts = csr_matrix(cells.X, dtype=np.float32)
-    for wrong, said in (
-        (~np.isfinite(counts.data), "NaN or infinite"),
-        (counts.data < 0, "negative"),
-        (counts.data % 1 != 0, "no whole numbers"),
+    counts.eliminate_zeros()
+    for find, said in (
+        (lambda values: ~np.isfinite(values), "NaN or infinite"),
+        (lambda values: values < 0, "negative"),
+        (lambda values: values % 1 != 0, "no whole numbers"),
     ):
-        if wrong.any():
+        if (wrong := find(counts.data)).any():
             raise UserError(f"{path}: {int(wrong.sum())} of its counts are {said}. Give raw counts, perhaps in dataset.layer.")
     if empty := int((counts.sum(1) == 0).sum()):
         raise UserError(f"{path}: {empty} cells have no count at all. Filter them out.")

@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from harness.config import RUN_ONLY, Count, Index, Positive
@@ -58,14 +59,23 @@ class Archive:
                     yield info.filename, info.file_size
 
     def read(self, name: str) -> bytes:
-        """The content of one file."""
-        return (self.path / name).read_bytes() if self.path.is_dir() else _zip(str(self.path), os.getpid()).read(name)
+        """The content of one file; `UserError` names it when it cannot be read."""
+        try:
+            return (self.path / name).read_bytes() if self.path.is_dir() else _zip(str(self.path), os.getpid()).read(name)
+        except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:  # encrypted, unknown, damaged
+            raise corrupt(self.path, name, error) from error
 
     def content(self, names: Sequence[str]) -> Iterator[bytes]:
         """What tells these files from all others."""
         whole = sum(self.sizes[name] for name in names) <= HASHED_BYTES
         for name in names:
             yield f"{name} {self.sizes[name]} {hashlib.sha256(self.read(name)).hexdigest() if whole else ''};".encode()
+
+
+def corrupt(place: Path, name: str, error: Exception) -> UserError:
+    """What is said of a file that cannot be read."""
+    reason = "no picture that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error).strip().split("\n")[0]
+    return UserError(f"{place}/{name}: cannot be read ({reason}). Remove it, or set dataset.skip_corrupt=true.")
 
 
 @functools.lru_cache(maxsize=8)
@@ -172,16 +182,20 @@ class Pictures:
         name = self.names[number]
         try:
             with Image.open(io.BytesIO(self.archive.read(name))) as picture:
-                whole = ImageOps.exif_transpose(picture).convert("RGBA")
+                whole = _eight_bits(ImageOps.exif_transpose(picture)).convert("RGBA")
             opaque = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole)
             fitted = ImageOps.fit(opaque.convert("RGB" if self.colour == "rgb" else "L"), (self.size, self.size), Image.Resampling.LANCZOS)
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, zipfile.BadZipFile) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise UserError(
-                f"{self.archive.path}/{name}: cannot be read ({reason}). Remove it, or set dataset.skip_corrupt=true."
-            ) from error
+        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+            raise corrupt(self.archive.path, name, error) from error
         pixels = torch.from_numpy(np.array(fitted))
         return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """A picture of sixteen bits scaled to eight, which Pillow would clip; others as they are."""
+    if not picture.mode.startswith("I"):
+        return picture
+    return Image.fromarray((np.asarray(picture) / 257).round().clip(0, 255).astype(np.uint8))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,12 +214,11 @@ class LatentFolder(Folder, name="latents"):
         if not archive.path.is_dir():
             raise UserError(f"{archive.path}: latents are read from a folder, so that they need not be held in memory. Unpack it.")
         apart, (classes, class_names) = held_out(len(names), 10), _classes(names, archive.path)
-        train, held = (
-            Latents(archive, [n for n, a in zip(names, apart, strict=True) if a == part], self.workers) for part in (False, True)
-        )
-        scale, shift = self.scale, self.shift
+        train, held = ([n for n, a in zip(names, apart, strict=True) if a == part] for part in (False, True))
+        latents, scale, shift = Latents(archive, train, self.workers), self.scale, self.shift
         return Data(
-            train, held, lambda z: (z.float() - shift) * scale, lambda x: x.float() / scale + shift, "latents",
+            latents, Latents(archive, held, self.workers, latents.latent_shape),
+            lambda z: (z.float() - shift) * scale, lambda x: x.float() / scale + shift, "latents",
             None if classes is None else classes[~apart], class_names,
             statistics={"scale": torch.tensor(scale), "shift": torch.tensor(shift)},
         )  # fmt: skip
@@ -214,26 +227,28 @@ class LatentFolder(Folder, name="latents"):
 class Latents:
     """float32 [N, C, H, W], read when asked for."""
 
-    def __init__(self, archive: Archive, names: list[str], workers: int):
+    def __init__(self, archive: Archive, names: list[str], workers: int, shape: tuple[int, ...] | None = None):
         self.archive, self.names, self.workers = archive, names, workers
-        self.latent_shape = self._read(names[0]).shape if names else ()
+        self.latent_shape = shape or tuple(self._read(names[0], None).shape)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, indices: Tensor) -> Tensor:
-        return torch.stack([self._read(self.names[i]) for i in indices.tolist()])
+        return torch.stack([self._read(self.names[i], self.latent_shape) for i in indices.tolist()])
 
     def content(self) -> Iterator[bytes]:
         yield from self.archive.content(self.names)
 
-    def _read(self, name: str) -> Tensor:
+    def _read(self, name: str, wanted: tuple[int, ...] | None) -> Tensor:
+        place = self.archive.path / name
         try:
-            array = np.load(self.archive.path / name, allow_pickle=False)
+            array = np.load(place, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{self.archive.path}/{name}: cannot be read ({error}). Make it again.") from error
-        wanted = getattr(self, "latent_shape", array.shape)
-        if array.ndim != 3 or array.shape != tuple(wanted) or array.dtype.kind != "f" or not np.isfinite(array).all():
-            expected = f"finite floats {list(wanted)}" if array.ndim == 3 else "finite floats [C, H, W]"
-            raise UserError(f"{self.archive.path}/{name}: holds {array.dtype} {list(array.shape)}, not {expected}. Make it again.")
+            raise UserError(f"{place}: cannot be read ({error}). Make it again.") from error
+        if not isinstance(array, np.ndarray):
+            raise UserError(f"{place}: holds several arrays, not one [C, H, W]. Make it again.")
+        if array.ndim != 3 or array.shape != (wanted or array.shape) or array.dtype.kind != "f" or not np.isfinite(array).all():
+            expected = list(wanted) if wanted else "[C, H, W]"
+            raise UserError(f"{place}: holds {array.dtype} {list(array.shape)}, not finite floats {expected}. Make it again.")
         return torch.from_numpy(array.astype(np.float32))

@@ -66,13 +66,13 @@ def _cells(data: Data, cells: Tensor, title: str, trajectories: Sequence[Tensor]
 
     real = _real(data, len(cells))
     standardised = [np.asarray(data.encode(x).flatten(1)) for x in (real, cells)]
-    fitted = PCA(2, random_state=0).fit(standardised[0])
+    fitted = PCA(min(2, *standardised[0].shape), random_state=0).fit(standardised[0])
     figure = Figure(figsize=(9, 8.6), layout="constrained")
     panels = figure.subplots(2, 2, sharex="row", sharey="row")
     first, second = _related(real)
     sides = (real, standardised[0], REAL, f"{len(real)} training cells"), (cells, standardised[1], MADE, title)
     for column, (values, scaled, colour, said) in enumerate(sides):
-        panels[0, column].scatter(*fitted.transform(scaled).T, s=4, color=colour)
+        panels[0, column].scatter(*_plane(torch.from_numpy(fitted.transform(scaled))), s=4, color=colour)
         panels[0, column].set(title=said, xlabel="PC 1 of the training cells", ylabel="PC 2")
         panels[1, column].scatter(values[:, first], values[:, second], s=4, color=colour)
         panels[1, column].set(xlabel=f"{data.names[first]}, log1p", ylabel=f"{data.names[second]}, log1p")
@@ -81,7 +81,9 @@ def _cells(data: Data, cells: Tensor, title: str, trajectories: Sequence[Tensor]
 
 def _related(real: Tensor) -> tuple[int, int]:
     """The two genes, among the fifty that vary most, that correlate most, up or down."""
-    varying = real.var(0).topk(min(50, real.shape[1])).indices
+    if real.shape[1] == 1:
+        return 0, 0
+    varying = real.var(0, unbiased=False).topk(min(50, real.shape[1])).indices
     correlation = torch.corrcoef(real[:, varying].T).nan_to_num().abs().fill_diagonal_(-1)
     first, second = divmod(int(correlation.argmax()), len(varying))
     return int(varying[first]), int(varying[second])

@@ -18,7 +18,7 @@ from harness.rng import stream
 class Points(Dataset):
     """Draws [N, D] that are the same every time."""
 
-    number: Count = 10_000
+    number: Annotated[int, Range(2)] = 10_000
     """Points to train on; a fifth as many more are held out."""
 
     def draw(self, number: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -88,10 +88,10 @@ def _npz(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
 
     arrays = npz(path)
     series = arrays.get("series")
-    if series is None or series.ndim != 2 or series.dtype.kind not in "fiu":
+    if series is None or series.ndim != 2 or not series.size or series.dtype.kind not in "fiu":
         said = "no `series`" if series is None else f"`series` as {series.dtype} {list(series.shape)}"
         raise UserError(f"{path}: holds {said}, not numbers [T, D]. Make it again.")
-    names = tuple(map(str, arrays["names"])) if "names" in arrays else tuple(f"channel {i}" for i in range(series.shape[1]))
+    names = tuple(map(str, np.atleast_1d(arrays["names"]))) if "names" in arrays else tuple(f"channel {i}" for i in range(series.shape[1]))
     if len(names) != series.shape[1]:
         raise UserError(f"{path}: holds {len(names)} names for {series.shape[1]} channels. Make it again.")
     return series.astype(np.float64), names

@@ -31,7 +31,7 @@ class SlicedWasserstein(Metric, name="sliced_wasserstein"):
 
 @dataclass(frozen=True, kw_only=True)
 class MMD(Metric, name="mmd"):
-    """Maximum mean discrepancy with a Gaussian kernel as wide as the median distance of two reference samples."""
+    """Maximum mean discrepancy with a Gaussian kernel as wide as the median distance of two reference samples that differ."""
 
     formula: ClassVar[str] = "sqrt(E k(x, x') + E k(y, y') - 2 E k(x, y)), k = exp(-|x - y|^2 / (2 median^2)), all pairs counted"
     source: ClassVar[str] = "Gretton et al. 2012, eq. 5 and section 8"
@@ -40,7 +40,8 @@ class MMD(Metric, name="mmd"):
     def compare(self, samples: Summary, reference: Summary) -> float:
         x, y = map(torch.from_numpy, standardised(samples, reference))
         within = torch.cdist(y, y)
-        width = within[*torch.triu_indices(len(y), len(y), 1)].median()
+        pairs = within[*torch.triu_indices(len(y), len(y), 1)]
+        width = pairs[pairs > 0].median() if (pairs > 0).any() else torch.ones(())
 
         def similarity(distances: torch.Tensor) -> float:
             return torch.exp(-distances.square() / (2 * width.square())).mean().item()

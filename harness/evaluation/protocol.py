@@ -42,7 +42,8 @@ class EvaluateConfig(Config):
             if not values or len(set(values)) < len(values):
                 raise ConfigError(field, f"{list(values)} is empty or names one twice. Name each once.")
         for nfe in self.nfe:
-            self.solver.steps(nfe)
+            if self.guidance.scale == 1 or self.solver.adaptive:  # else it depends on the grid: `steps_of` says
+                self.solver.steps(nfe)
         for field in ("num_samples", "num_reference"):
             if getattr(self, field) == 1:
                 raise ConfigError(field, "one sample has no spread. Take two or more.")

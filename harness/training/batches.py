@@ -54,6 +54,7 @@ def batches(data: Data, order: DataOrder, start: int, end: int, device: str) -> 
     fetched: DataLoader = DataLoader(
         _Fetch(data.train, order), sampler=steps, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None,
         pin_memory=device == "cuda", multiprocessing_context="fork" if workers else None,
+        generator=torch.Generator(),  # else it would draw from the stream of dropout
     )  # fmt: skip
     for rows, samples, error in fetched:
         if error:

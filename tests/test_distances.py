@@ -1,0 +1,216 @@
+"""Distances between sets of vectors, against quantiles, SciPy, double loops and closed forms."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from scipy.spatial.distance import cdist
+
+from harness.evaluation.metric import Metric, Summary
+from harness.registry import build
+
+DISTANCES = ["sliced_wasserstein", "mmd", "energy"]
+ALL = [*DISTANCES, "c2st"]
+FIELDS = {"c2st": {"trees": 10}}
+"""What keeps a test short."""
+
+
+def normal(number: int, dimensions: int, seed: int) -> np.ndarray:
+    """Exact in float32, which is what a summary keeps."""
+    return np.random.default_rng(seed).normal(size=(number, dimensions)).astype(np.float32).astype(np.float64)
+
+
+def summary(x: np.ndarray, classes: np.ndarray | None = None) -> Summary:
+    return Metric().summarise(torch.from_numpy(np.ascontiguousarray(x)), None if classes is None else torch.from_numpy(classes))
+
+
+def value(name: str, samples: np.ndarray, reference: np.ndarray, **fields: Any) -> float:
+    return build("metric", {"name": name, **FIELDS.get(name, {}), **fields}).compare(summary(samples), summary(reference))
+
+
+def label_accuracy(samples: np.ndarray, asked: np.ndarray, reference: np.ndarray, classes: np.ndarray) -> float:
+    return build("metric", "label_accuracy").compare(summary(samples, asked), summary(reference, classes))
+
+
+def in_units_of(reference: np.ndarray, x: np.ndarray) -> np.ndarray:
+    return (x - reference.mean(0)) / reference.std(0)
+
+
+def test_sliced_wasserstein_of_numbers_is_the_distance_of_their_quantiles() -> None:
+    samples, reference = 3 + 2 * normal(300, 1, 0), 5 * normal(200, 1, 1) ** 3 - 1
+    x, y = (np.sort(in_units_of(reference, part)[:, 0].repeat(times)) for part, times in ((samples, 2), (reference, 3)))
+    assert value("sliced_wasserstein", samples, reference) == pytest.approx(np.sqrt(np.mean((x - y) ** 2)), rel=1e-5)
+
+
+@pytest.mark.parametrize(("shift", "scale"), [(0.0, 2.0), (1.5, 1.0), (-2.0, 0.25)])
+def test_sliced_wasserstein_of_a_shifted_and_scaled_set(shift: float, scale: float) -> None:
+    """Of a normal, sqrt(shift^2 + (scale - 1)^2) in each coordinate, here in standard deviations of the reference."""
+    z = normal(500, 1, 0)
+    reference = 7 + 3 * in_units_of(z, z)
+    samples = 7 + 3 * (scale * in_units_of(z, z) + shift)
+    assert value("sliced_wasserstein", samples, reference) == pytest.approx(math.hypot(shift, scale - 1), rel=1e-4)
+
+
+def test_sliced_wasserstein_of_a_shift_is_its_mean_share_over_directions() -> None:
+    reference, shift = normal(100, 4, 0), np.array([3.0, 0.0, 4.0, 0.0])
+    samples = reference + shift * reference.std(0)
+    assert value("sliced_wasserstein", samples, reference, projections=2000) == pytest.approx(math.sqrt(25 / 4), rel=0.03)
+
+
+def test_energy_of_numbers_is_scipys() -> None:
+    samples, reference = 1 + 2 * normal(150, 1, 0), 4 * normal(90, 1, 1)
+    x, y = (in_units_of(reference, part)[:, 0] for part in (samples, reference))
+    assert value("energy", samples, reference) == pytest.approx(stats.energy_distance(x, y), rel=1e-5)
+
+
+def test_energy_of_vectors_is_the_mean_over_all_pairs() -> None:
+    samples, reference = 1 + normal(40, 5, 0), normal(60, 5, 1) * np.arange(1, 6)
+    x, y = (in_units_of(reference, part) for part in (samples, reference))
+    squared = 2 * cdist(x, y).mean() - cdist(x, x).mean() - cdist(y, y).mean()
+    assert value("energy", samples, reference) == pytest.approx(math.sqrt(squared), rel=1e-5)
+
+
+def test_mmd_is_a_double_loop_with_the_median_width() -> None:
+    """The median is over the 15 pairs of six reference samples, each in units of their standard deviation."""
+    samples, reference = 1 + normal(4, 3, 0), normal(6, 3, 1) * [1, 10, 0.1]
+    x, y = (in_units_of(reference, part) for part in (samples, reference))
+    width = np.median([np.linalg.norm(y[i] - y[j]) for i in range(6) for j in range(i)])
+
+    def mean_kernel(a: np.ndarray, b: np.ndarray) -> float:
+        return sum(math.exp(-sum((p - q) ** 2) / (2 * width**2)) for p in a for q in b) / (len(a) * len(b))
+
+    squared = mean_kernel(x, x) + mean_kernel(y, y) - 2 * mean_kernel(x, y)
+    assert value("mmd", samples, reference) == pytest.approx(math.sqrt(squared), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_a_set_has_no_distance_from_itself_in_any_order(name: str) -> None:
+    x = 100 + normal(300, 5, 0)
+    assert value(name, x, x) == pytest.approx(0, abs=1e-6)
+    assert value(name, x[::-1], x) == pytest.approx(0, abs=1e-6)
+    assert value(name, x, x) >= 0
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_distances_are_positive_and_grow_with_a_shift(name: str) -> None:
+    x, y = normal(200, 3, 0), normal(200, 3, 1)
+    steps = [value(name, x + shift, y) for shift in (0, 0.5, 1, 2)]
+    assert 0 < steps[0] < steps[1] < steps[2] < steps[3]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_units_of_a_feature_do_not_matter(name: str) -> None:
+    """Powers of two change no digit; a constant that is added may change the last."""
+    x, y, units = normal(100, 4, 0) + 0.3, normal(150, 4, 1), 2.0 ** np.array([-6, 0, 3, 9])
+    assert value(name, units * x, units * y) == value(name, x, y)
+    if name != "c2st":
+        assert value(name, x + 10 * np.arange(4), y + 10 * np.arange(4)) == pytest.approx(value(name, x, y), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_axes_of_a_sample_are_features(name: str) -> None:
+    x, y = normal(60, 12, 0) + 1, normal(60, 12, 1)
+    assert value(name, x.reshape(60, 3, 4), y.reshape(60, 3, 4)) == value(name, x, y)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_value_can_be_had_again(name: str) -> None:
+    x, y = normal(80, 6, 0), normal(100, 6, 1)
+    first = value(name, x, y)
+    np.random.default_rng(5).normal(size=3)
+    np.random.seed(5)
+    torch.manual_seed(5)
+    assert value(name, x, y) == first
+
+
+@pytest.mark.parametrize(("name", "field"), [("sliced_wasserstein", "projections"), ("c2st", "trees")])
+def test_more_work_is_another_value(name: str, field: str) -> None:
+    x, y = normal(200, 6, 0) * 1.5, normal(200, 6, 1)
+    assert value(name, x, y, **{field: 3}) != value(name, x, y)
+
+
+def test_a_forest_cannot_tell_two_draws_of_one_distribution() -> None:
+    assert value("c2st", normal(800, 3, 0), normal(800, 3, 1), trees=40) == pytest.approx(0.5, abs=0.04)
+
+
+def test_as_many_real_ones_as_samples_are_told_apart() -> None:
+    """Always naming the larger set would be right five times in six."""
+    assert value("c2st", normal(300, 3, 0), normal(1500, 3, 1)) == pytest.approx(0.5, abs=0.07)
+    assert value("c2st", normal(1500, 3, 0), normal(300, 3, 1)) == pytest.approx(0.5, abs=0.07)
+
+
+def test_those_told_apart_come_from_all_of_the_larger_set() -> None:
+    """The first tenth of it lies far away, and nine in ten cannot be told apart."""
+    reference = normal(2000, 2, 0)
+    reference[:200] += 40
+    assert value("c2st", normal(200, 2, 1), reference) < 0.65
+
+
+@pytest.mark.parametrize("shift", [1.0, 2.0, 3.0, 12.0])
+def test_a_forest_tells_shifted_normals_nearly_as_often_as_bayes(shift: float) -> None:
+    """The best rule is right Phi(shift / 2) of the time; a forest, not knowing it, a few points less often."""
+    found = value("c2st", normal(1000, 2, 0) + np.array([shift, 0]), normal(1000, 2, 1), trees=40)
+    assert stats.norm.cdf(shift / 2) - 0.07 < found < stats.norm.cdf(shift / 2) + 0.02
+
+
+def four_classes(number: int, seed: int, distance: float) -> tuple[np.ndarray, np.ndarray]:
+    """Normals around the corners of a square, and which corner it was."""
+    corners = distance * np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+    classes = np.random.default_rng(seed + 1000).integers(4, size=number)
+    return corners[classes] + normal(number, 2, seed), classes
+
+
+def test_classes_that_lie_apart_are_read() -> None:
+    assert label_accuracy(*four_classes(400, 0, 12), *four_classes(600, 1, 12)) > 0.995
+
+
+def test_classes_that_overlap_are_read_as_often_as_bayes_does() -> None:
+    """Both coordinates must fall on the right side of the middle: Phi(distance / 2)^2."""
+    expected = stats.norm.cdf(1.0) ** 2
+    assert label_accuracy(*four_classes(4000, 0, 2), *four_classes(4000, 1, 2)) == pytest.approx(expected, abs=0.03)
+
+
+def test_shuffled_classes_are_read_by_chance() -> None:
+    samples, asked = four_classes(2000, 0, 12)
+    shuffled = np.random.default_rng(7).permutation(asked)
+    assert label_accuracy(samples, shuffled, *four_classes(600, 1, 12)) == pytest.approx(0.25, abs=0.05)
+
+
+def test_what_a_class_looks_like_is_learnt_from_the_reference() -> None:
+    """Samples that all look like another class than they were asked to be of are wrong, however well they lie apart."""
+    samples, asked = four_classes(400, 0, 12)
+    assert label_accuracy(samples, (asked + 1) % 4, *four_classes(600, 1, 12)) < 0.005
+
+
+def test_the_units_of_a_feature_do_not_matter_to_classes() -> None:
+    (samples, asked), (reference, classes), units = four_classes(500, 0, 2), four_classes(500, 1, 2), 2.0 ** np.array([-6, 9])
+    assert label_accuracy(units * samples, asked, units * reference, classes) == label_accuracy(samples, asked, reference, classes)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("constant", [0.0, 0.1, 3.0])
+def test_a_feature_that_is_constant_in_the_reference_is_no_division_by_zero(name: str, constant: float) -> None:
+    x, y = normal(100, 3, 0), normal(100, 3, 1)
+    y[:, 1] = constant
+    same = x.copy()
+    same[:, 1] = constant
+    assert math.isfinite(value(name, same, y))
+    assert value(name, same, y) < value(name, x, y) < 10
+
+
+def test_a_constant_reference_keeps_its_own_units() -> None:
+    reference = np.full((30, 1), 2.0)
+    assert value("sliced_wasserstein", reference + 3, reference) == pytest.approx(3, rel=1e-6)
+    assert value("energy", reference + 3, reference) == pytest.approx(math.sqrt(2 * 3), rel=1e-6)
+    assert value("sliced_wasserstein", reference, reference) == value("energy", reference, reference) == 0
+
+
+def test_mmd_from_a_reference_that_mostly_repeats_one_sample_is_not_zero() -> None:
+    reference = normal(20, 2, 1)
+    reference[5:] = 0
+    assert value("mmd", normal(20, 2, 0) + 9, reference) > 0.5

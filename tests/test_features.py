@@ -1,0 +1,308 @@
+"""Metrics of features in known configurations, and the judge that computes the features once for all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from harness.data.base import Data, load
+from harness.data.images import Digits
+from harness.data.points import EightGaussians
+from harness.errors import Diverged
+from harness.evaluation import judge as module
+from harness.evaluation.judge import Batch, Judge
+from harness.evaluation.metric import Metric, Summary
+from harness.evaluation.protocol import EvaluateConfig
+from harness.files import results_folder
+from harness.registry import build, find, names
+
+
+def normal(*shape: int, seed: int) -> np.ndarray:
+    """Exact in float32, which is what a summary keeps."""
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32).astype(np.float64)
+
+
+def value(name: str, samples: np.ndarray, reference: np.ndarray, **fields: Any) -> float:
+    metric: Metric = build("metric", {"name": name, **fields})
+    return metric.compare(*(metric.summarise(torch.from_numpy(part), None) for part in (samples, reference)))
+
+
+def unbiased_cubic_mmd(x: np.ndarray, y: np.ndarray) -> float:
+    """Binkowski et al. 2018: means of (x . y / D + 1)^3 over pairs, none of a sample with itself."""
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return (a @ b.T / a.shape[1] + 1) ** 3
+
+    def among(a: np.ndarray) -> float:
+        return float((kernel(a, a).sum() - np.trace(kernel(a, a))) / (len(a) * (len(a) - 1)))
+
+    return among(x) + among(y) - 2 * float(kernel(x, y).mean())
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.3, 2.0])
+def test_kid_of_everything_is_the_unbiased_mmd_of_a_cubic_kernel(shift: float) -> None:
+    x, y = normal(90, 7, seed=0) + shift, 1.2 * normal(90, 7, seed=1)
+    expected = unbiased_cubic_mmd(x.astype(np.float32).astype(np.float64), y.astype(np.float32).astype(np.float64))
+    for fields in ({"subset_size": 90, "subsets": 1}, {"subsets": 3}):
+        assert value("kid", x, y, **fields) == pytest.approx(expected, rel=1e-9)
+
+
+def test_kid_of_subsets_averages_to_that_of_everything() -> None:
+    x, y = normal(300, 4, seed=0) + 0.5, normal(700, 4, seed=1)
+    each = [value("kid", x, y, subsets=100, subset_size=size) for size in (20, 100, 200)]
+    assert each == pytest.approx([unbiased_cubic_mmd(x, y)] * 3, rel=0.25)
+    assert len(set(each)) == 3
+    assert value("kid", x, y, subsets=100) == pytest.approx(unbiased_cubic_mmd(x, y), rel=0.05)  # 300 of each
+
+
+def test_kid_has_no_bias() -> None:
+    """Over pairs of sets from one distribution it averages to zero, half of the time below."""
+    values = np.array([value("kid", normal(30, 3, seed=seed), normal(30, 3, seed=seed + 1000), subsets=1) for seed in range(200)])
+    assert abs(values.mean()) < 4 * values.std() / math.sqrt(len(values))
+    assert 0.3 < (values < 0).mean() < 0.8
+
+
+LINE = np.arange(20.0)[:, None] * [1, 0]
+"""Twenty points, one apart."""
+FAR = np.array([0.0, 1000.0])
+
+
+def precision_and_recall(samples: np.ndarray, reference: np.ndarray, **fields: Any) -> tuple[float, float]:
+    return value("precision", samples, reference, **fields), value("recall", samples, reference, **fields)
+
+
+def test_samples_in_one_cluster_of_two_are_precise_and_recall_half() -> None:
+    both = np.concatenate([LINE, LINE + FAR])
+    assert precision_and_recall(LINE + 0.1, both) == (1, 0.5)
+    assert precision_and_recall(both + 0.1, LINE) == (0.5, 1)
+    assert precision_and_recall(np.concatenate([LINE, LINE[:10] + FAR]), LINE) == (pytest.approx(2 / 3), 1)
+
+
+def test_samples_far_from_everything_are_neither_precise_nor_recall_anything() -> None:
+    assert precision_and_recall(LINE + FAR, LINE) == (0, 0)
+    assert precision_and_recall(LINE, LINE) == (1, 1)
+
+
+def test_the_ball_of_a_sample_reaches_to_its_neighbour_of_the_number() -> None:
+    """The last point of the line has its k-th neighbour k away, and beyond it no other reaches further."""
+    beyond = LINE[:8] + np.array([21.5, 0])  # 2.5, 3.5, 4.5 ... past the end
+    assert [8 * value("precision", beyond, LINE, neighbours=k) for k in (2, 3, 4, 5)] == pytest.approx([0, 1, 2, 3])
+    assert [20 * value("recall", beyond, LINE, neighbours=k) for k in (2, 3, 4, 5)] == pytest.approx([0, 1, 2, 3])
+    assert value("precision", beyond, LINE) == value("precision", beyond, LINE, neighbours=3)
+
+
+CELLS = np.array([[0.0, 2.0, 1.0, 0.0, 3.0] * 8, [1.0, 0.0, 5.0, 2.0, 2.0] * 8]).T
+
+
+def good_and_bad(metric: type[Metric]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A reference, samples much like it and samples that are not."""
+    if metric.kinds == ("cells",):
+        return CELLS, CELLS[:-3], 4 * CELLS + 1
+    if metric.kinds == ("sequence",):
+        return normal(200, 6, 2, seed=0), normal(200, 6, 2, seed=1), normal(200, 6, 2, seed=2).cumsum(1)
+    return normal(100, 3, seed=0), normal(100, 3, seed=1), 4 + 0.1 * normal(100, 3, seed=2)
+
+
+@pytest.mark.parametrize("name", names("metric"))
+def test_every_metric_says_in_which_direction_it_is_better(name: str) -> None:
+    metric = find("metric", name)
+    assert issubclass(metric, Metric)
+    if metric.needs_classes:
+        classes = torch.arange(100) % 2
+        features = [torch.from_numpy(normal(100, 1, seed=seed)) + 9 * classes[:, None] for seed in (0, 1)]
+        built = build("metric", name)
+        reference, good, bad = (
+            built.summarise(x, y) for x, y in zip((*features, features[1]), (classes, classes, 1 - classes), strict=True)
+        )
+        values = built.compare(good, reference), built.compare(bad, reference)
+    else:
+        whole, *sets = good_and_bad(metric)
+        values = value(name, sets[0], whole), value(name, sets[1], whole)
+    assert (values[0] < values[1]) == metric.lower_is_better
+    assert values[0] != values[1]
+
+
+DIGITS = EvaluateConfig(
+    num_samples=100, batch_size=40, num_reference=200, extractor="digits", metrics=("fid", "kid", "precision", "recall")
+)  # type: ignore[arg-type]
+POINTS = EvaluateConfig(num_samples=300, batch_size=128, extractor="values", metrics=("energy", "label_accuracy", "mmd"))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def digits() -> Data:
+    return load(Digits())
+
+
+@pytest.fixture
+def points() -> Data:
+    return load(EightGaussians(number=2000))
+
+
+def batches(samples: Tensor, size: int = 40) -> list[Batch]:
+    return [Batch(part) for part in samples.split(size)]
+
+
+def files() -> set[str]:
+    """What lies below references/."""
+    folder = results_folder() / "local" / "references"
+    return {path.name for path in folder.rglob("*") if path.is_file()}
+
+
+def test_features_are_computed_once_for_all_metrics(digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    original = module.features
+
+    def counted(extractor: Any, images: Tensor, device: str) -> Tensor:
+        seen.append(len(images))
+        return original(extractor, images, device)
+
+    monkeypatch.setattr(module, "features", counted)
+    judge = Judge(DIGITS, digits, "cpu")
+    assert seen == [40] * 5
+    scores = judge(batches(digits.held_out[:100]))
+    assert seen == [40] * 5 + [40, 40, 20]
+    assert list(scores) == ["fid", "kid", "precision", "recall"]
+
+
+def test_what_metrics_share_is_summarised_once_and_written_once(digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    summarised: list[int] = []
+    write, whole = module._write_summary, Metric.summarise
+
+    def noted(path: Path, summary: Any) -> None:
+        written.append(path.name)
+        write(path, summary)
+
+    def counted(self: Metric, features: Tensor, classes: Tensor | None) -> dict[str, np.ndarray]:
+        summarised.append(len(features))
+        return whole(self, features, classes)
+
+    monkeypatch.setattr(module, "_write_summary", noted)
+    monkeypatch.setattr(Metric, "summarise", counted)
+    shared = dataclasses.replace(DIGITS, metrics=("kid", "precision", "recall"))
+    judge = Judge(shared, digits, "cpu")
+    judge(batches(digits.held_out[:100]))
+    assert written == ["whole.npz"]
+    assert summarised == [200, 100]
+    Judge(shared, digits, "cpu")
+    assert written == ["whole.npz"]
+    Judge(DIGITS, digits, "cpu")
+    assert written == ["whole.npz", "fid.npz"]
+    assert files() == {"lock", "whole.npz", "fid.npz"}
+
+
+def test_a_kept_reference_gives_the_same_scores(digits: Data) -> None:
+    samples = batches(digits.held_out[:100])
+    first, again = (Judge(DIGITS, digits, "cpu")(samples) for _ in range(2))
+    assert first == again
+
+
+def test_values_keep_nothing_on_disk_but_a_lock(points: Data) -> None:
+    passes: list[int] = []
+
+    def watch(given: Iterable[Batch], total: int) -> Iterable[Batch]:
+        passes.append(total)
+        return given
+
+    for _ in range(2):
+        Judge(POINTS, points, "cpu", watch)
+    assert files() == {"lock"}
+    assert passes == [16, 16]  # 2,000 points by 128, each time
+
+
+def test_the_reference_is_of_the_size_that_is_asked_for_and_its_classes_follow_its_samples(points: Data) -> None:
+    assert points.classes is not None
+    known = {row.tobytes(): label for row, label in zip(points.train.numpy(), points.classes.tolist(), strict=True)}
+    whole = Judge(dataclasses.replace(POINTS, num_reference=500), points, "cpu").reference["whole"]
+    rows = [row.tobytes() for row in whole["features"]]
+    assert len(set(rows)) == 500
+    assert [known[row] for row in rows] == whole["classes"].tolist()
+    assert rows != [row.numpy().tobytes() for row in points.train[:500]]
+
+
+def test_the_classes_of_kept_features_follow_them_too(digits: Data) -> None:
+    """Read back from disk, they are the ones that a nearest neighbour in feature space has."""
+    config = dataclasses.replace(DIGITS, num_reference=None, num_samples=200, metrics=("label_accuracy",))
+    for _ in range(2):
+        judge = Judge(config, digits, "cpu")
+        assert len(judge.reference["whole"]["classes"]) == 1438
+        assert judge(judge.resampled())["label_accuracy"] > 0.98
+
+
+def test_resampled_samples_bring_their_own_classes(points: Data) -> None:
+    judge = Judge(POINTS, points, "cpu")
+    assert points.classes is not None
+    known = {row.tobytes(): label for row, label in zip(points.train.numpy(), points.classes.tolist(), strict=True)}
+    drawn = list(judge.resampled())
+    assert [len(batch.samples) for batch in drawn] == [128, 128, 44]
+    for samples, classes in drawn:
+        assert classes is not None
+        assert [known[row.tobytes()] for row in samples.numpy()] == classes.tolist()
+    assert judge(drawn)["label_accuracy"] > 0.99
+
+
+def test_the_classes_of_noise_come_as_often_as_in_training_and_are_read_by_chance(points: Data) -> None:
+    rare = dataclasses.replace(points, classes=(torch.arange(2000) >= 1800).long())
+    judge = Judge(dataclasses.replace(POINTS, num_samples=2000), rare, "cpu")
+    drawn = torch.cat([batch.classes for batch in judge.gaussian() if batch.classes is not None])
+    assert len(drawn) == 2000
+    assert stats.binomtest(int(drawn.sum()), 2000, 0.1).pvalue > 1e-3
+    by_chance = Judge(POINTS, points, "cpu")
+    assert by_chance(by_chance.gaussian())["label_accuracy"] == pytest.approx(1 / 8, abs=0.07)
+
+
+def test_data_without_classes_are_judged_without(points: Data) -> None:
+    nameless = dataclasses.replace(points, classes=None)
+    judge = Judge(dataclasses.replace(POINTS, metrics=("energy",)), nameless, "cpu")
+    assert "classes" not in judge.reference["whole"]
+    for batch in (*judge.resampled(), *judge.gaussian()):
+        assert batch.classes is None
+
+
+def test_real_samples_are_as_many_as_asked_for_and_never_trained_on(points: Data) -> None:
+    config = dataclasses.replace(POINTS, metrics=("energy",))
+    found = Judge(config, points, "cpu").held_out()
+    assert found is not None
+    rows = [row.numpy().tobytes() for batch in found for row in batch.samples]
+    held = [row.numpy().tobytes() for row in points.held_out]
+    assert len(rows) == len(set(rows)) == 300
+    assert set(rows) <= set(held)
+    assert rows != held[:300]
+    every = Judge(dataclasses.replace(config, num_samples=400), points, "cpu").held_out()
+    assert every is not None
+    assert sum(len(batch.samples) for batch in every) == len(points.held_out) == 400
+
+
+def test_there_are_no_real_samples_where_fewer_are_held_out_or_a_class_must_be_read(points: Data) -> None:
+    more = dataclasses.replace(POINTS, num_samples=401, metrics=("energy",))
+    assert Judge(more, points, "cpu").held_out() is None
+    assert Judge(POINTS, points, "cpu").held_out() is None
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+def test_samples_that_are_not_finite_are_no_score(points: Data, wrong: float) -> None:
+    judge = Judge(dataclasses.replace(POINTS, metrics=("energy", "mmd")), points, "cpu")
+    samples = points.held_out[:300].clone()
+    assert judge(batches(samples)).keys() == {"energy", "mmd"}
+    samples[299, 1] = wrong
+    with pytest.raises(Diverged, match="cannot be judged: some are not finite"):
+        judge(batches(samples))
+
+
+def test_a_score_that_is_not_finite_is_none(points: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_number(self: Metric, samples: Summary, reference: Summary) -> float:
+        return math.inf
+
+    judge = Judge(dataclasses.replace(POINTS, metrics=("energy", "mmd")), points, "cpu")
+    monkeypatch.setattr(find("metric", "mmd"), "compare", no_number)
+    with pytest.raises(Diverged, match=r"cannot be judged: .*mmd"):
+        judge(batches(points.held_out[:300]))

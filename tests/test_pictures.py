@@ -1,0 +1,357 @@
+"""Pictures of samples of every kind, and `harness data`, which prepares a set and draws it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from harness.cli import main
+from harness.data import pictures
+from harness.data.base import Data
+from harness.data.images import decode, encode
+from harness.data.pictures import SHOWN, draw
+from harness.errors import UserError
+from harness.registry import names
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def plain(train: Tensor, kind: str, **more: Any) -> Data:
+    """Data whose encoding is the identity."""
+    return Data(train, train[:3], torch.Tensor.float, torch.Tensor.float, kind, **more)  # type: ignore[arg-type]
+
+
+def images(number: int, channels: int = 3, size: int = 8, seed: int = 0) -> Tensor:
+    return torch.randint(0, 256, (number, channels, size, size), generator=generator(seed), dtype=torch.uint8)
+
+
+def image_data(channels: int = 3) -> Data:
+    return Data(images(20, channels), images(3, channels), encode, decode, "image")
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=generator(seed))
+
+
+DATA: dict[str, Callable[[], Data]] = {
+    "image": image_data,
+    "latents": lambda: plain(normal(20, 4, 8, 8), "latents"),
+    "points": lambda: plain(normal(200, 2), "points"),
+    "cells": lambda: plain(normal(60, 7).relu(), "cells", names=tuple(f"gene {i}" for i in range(7))),
+    "sequence": lambda: plain(normal(50, 12, 3), "sequence", names=("growth", "rate", "price")),
+}
+
+
+def samples_like(data: Data, number: int, seed: int = 1) -> Tensor:
+    if data.kind == "image":
+        return images(number, data.shape[0], seed=seed)
+    return normal(number, *data.shape, seed=seed).relu() if data.kind == "cells" else normal(number, *data.shape, seed=seed)
+
+
+def read(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        return np.array(picture.convert("RGB"))
+
+
+def test_every_kind_of_data_is_drawn() -> None:
+    assert DATA.keys() == SHOWN.keys() == pictures._PICTURES.keys()
+
+
+@pytest.mark.parametrize("kind", DATA)
+def test_a_picture_is_a_png_and_another_for_other_samples(kind: str, tmp_path: Path) -> None:
+    data = DATA[kind]()
+    for name, seed in (("a", 1), ("again", 1), ("b", 2)):
+        draw(data, samples_like(data, 16, seed), tmp_path / "new" / f"{name}.png")
+    first, other = (read(tmp_path / "new" / f"{name}.png") for name in ("a", "b"))
+    assert min(first.shape[:2]) > 60
+    assert len(np.unique(first.reshape(-1, 3), axis=0)) > 3
+    assert (tmp_path / "new" / "a.png").read_bytes() == (tmp_path / "new" / "again.png").read_bytes()
+    assert first.shape == other.shape
+    assert not np.array_equal(first, other)
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a.png", "again.png", "b.png"]
+
+
+@pytest.mark.parametrize("kind", DATA)
+def test_a_picture_holds_no_more_samples_than_it_shows(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SHOWN, kind, 8)  # type: ignore[misc]
+    data = DATA[kind]()
+    samples = samples_like(data, 12)
+    draw(data, samples, tmp_path / "all.png")
+    draw(data, samples[:8], tmp_path / "eight.png")
+    draw(data, samples[:7], tmp_path / "seven.png")
+    assert (tmp_path / "all.png").read_bytes() == (tmp_path / "eight.png").read_bytes()
+    assert not np.array_equal(read(tmp_path / "eight.png"), read(tmp_path / "seven.png"))
+
+
+@pytest.mark.parametrize("kind", ["points", "cells", "sequence"])
+def test_the_title_says_what_the_samples_are(kind: str, tmp_path: Path) -> None:
+    data = DATA[kind]()
+    for title in ("samples", "held-out samples"):
+        draw(data, samples_like(data, 16), tmp_path / f"{title}.png", title)
+    assert not np.array_equal(read(tmp_path / "samples.png"), read(tmp_path / "held-out samples.png"))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("size", "shown"), [(8, 32), (15, 30), (32, 32), (40, 40)])
+def test_images_lie_eight_in_a_row_enlarged_by_whole_pixels(size: int, shown: int, channels: int, tmp_path: Path) -> None:
+    samples = images(10, channels, size)
+    draw(image_data(channels), samples, tmp_path / "x.png")
+    picture = read(tmp_path / "x.png")
+    step, factor = shown + 2, shown // size
+    assert picture.shape == (2 * step + 2, 8 * step + 2, 3)
+    for number in range(10):
+        top, left = number // 8 * step + 2, number % 8 * step + 2
+        tile = picture[top : top + shown, left : left + shown]
+        expected = samples[number].expand(3, -1, -1).permute(1, 2, 0).numpy()
+        assert np.array_equal(tile, np.kron(expected, np.ones((factor, factor, 1), np.uint8)))
+    assert (picture[0] == 128).all()
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 16])
+def test_latents_are_shown_by_their_first_channels_from_dark_to_bright(channels: int, tmp_path: Path) -> None:
+    samples = normal(8, channels, 32, 32) * 7 + 3
+    samples[0, 0, 0, 0] = 1e4  # an outlier alone does not make the rest dark
+    draw(plain(samples, "latents"), samples, tmp_path / "x.png")
+    tiles = read(tmp_path / "x.png")[2:34, 2:]
+    first = np.stack([tiles[:, 34 * i : 34 * i + 32] for i in range(8)]).astype(float)
+    shown = samples[:, :3] if channels >= 3 else samples[:, :1].expand(-1, 3, -1, -1)
+    low, high = np.quantile((samples[:, :3] if channels >= 3 else samples[:, :1]).numpy(), [0.01, 0.99])
+    expected = ((shown.double().numpy() - low) / (high - low) * 255).clip(0, 255).transpose(0, 2, 3, 1)
+    assert np.abs(first - np.floor(expected)).max() <= 1
+
+
+def test_latents_that_are_all_alike_are_drawn(tmp_path: Path) -> None:
+    draw(plain(normal(20, 4, 8, 8), "latents"), torch.zeros(4, 4, 8, 8), tmp_path / "x.png")
+    assert read(tmp_path / "x.png").shape[0] == 36
+
+
+def blue(picture: np.ndarray) -> int:
+    """Pixels in the colour of the trajectories, fainter or not."""
+    red, green, blue_ = picture.astype(int).transpose(2, 0, 1)
+    return int(((blue_ > green + 8) & (green > red + 8)).sum())
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+def test_points_are_drawn_with_the_way_that_they_came(dimensions: int, tmp_path: Path) -> None:
+    data = plain(normal(200, dimensions), "points")
+    samples = normal(30, dimensions, seed=1)
+    noise = 3 * normal(30, dimensions, seed=2)
+    way = [noise + share * (samples - noise) for share in torch.linspace(0, 1, 5)]
+    draw(data, samples, tmp_path / "points.png")
+    draw(data, samples, tmp_path / "ways.png", trajectories=way)
+    without, with_ = read(tmp_path / "points.png"), read(tmp_path / "ways.png")
+    assert blue(without) == 0
+    assert blue(with_) > 300
+    middle = with_.shape[1] // 2
+    assert blue(with_[:, :middle]) == 0, "real points came no way"
+
+
+def test_trajectories_are_decoded(tmp_path: Path) -> None:
+    train = normal(200, 2)
+    doubled = Data(train, train[:3], lambda x: x.float() / 64, lambda x: x.float() * 64, "points")
+    samples = normal(30, 2, seed=1)
+    way = [share * samples for share in torch.linspace(0, 1, 5)]
+    draw(plain(train, "points"), samples, tmp_path / "plain.png", trajectories=way)
+    draw(doubled, samples, tmp_path / "decoded.png", trajectories=[x / 64 for x in way])
+    assert np.array_equal(read(tmp_path / "plain.png"), read(tmp_path / "decoded.png"))
+
+
+def test_no_more_than_150_ways_are_drawn(tmp_path: Path) -> None:
+    data, samples = plain(normal(300, 2), "points"), normal(300, 2, seed=1)
+    way = [torch.zeros(300, 2), samples]
+    for number in (150, 151, 149):
+        draw(data, samples, tmp_path / f"{number}.png", trajectories=[x[:number] for x in way])
+    pictures_ = [(tmp_path / f"{number}.png").read_bytes() for number in (150, 151, 149)]
+    assert pictures_[0] == pictures_[1] != pictures_[2]
+
+
+def test_real_cells_are_drawn_beside_samples_by_the_genes_that_correlate_most() -> None:
+    base = normal(500)
+    genes = torch.stack([normal(500, seed=2), base, normal(500, seed=3), -base + 0.1 * normal(500, seed=4)], dim=1)
+    assert set(pictures._related(genes)) == {1, 3}
+    quiet = torch.cat([normal(500, 60, seed=5), 1e-3 * torch.stack([base, base], dim=1)], dim=1)
+    assert not {60, 61} & set(pictures._related(quiet)), "genes that hardly vary are passed over"
+    assert len(set(pictures._related(genes[:, :2]))) == 2
+    still = torch.cat([genes, torch.zeros(500, 1)], dim=1)
+    assert set(pictures._related(still)) == {1, 3}
+
+
+def test_real_samples_are_spaced_evenly() -> None:
+    data = plain(torch.arange(100.0)[:, None], "points")
+    assert pictures._real(data, 4)[:, 0].tolist() == [0, 33, 66, 99]
+    assert pictures._real(data, 1000)[:, 0].tolist() == list(range(100))
+
+
+@pytest.mark.parametrize(("genes", "number"), [(1, 16), (7, 1), (1, 1)], ids=["one gene", "one cell", "one of each"])
+def test_one_gene_or_one_cell_is_drawn(genes: int, number: int, tmp_path: Path) -> None:
+    data = plain(normal(60, genes).relu(), "cells", names=tuple(f"gene {i}" for i in range(genes)))
+    draw(data, samples_like(data, number), tmp_path / "x.png")
+    read(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("kind", ["image", "latents", "points", "sequence"])
+def test_one_sample_is_drawn(kind: str, tmp_path: Path) -> None:
+    data = DATA[kind]()
+    draw(data, samples_like(data, 1), tmp_path / "x.png")
+    read(tmp_path / "x.png")
+
+
+def test_a_sequence_has_a_row_of_panels_for_each_channel(tmp_path: Path) -> None:
+    heights = []
+    for channels in (1, 3):
+        data = plain(normal(50, 12, channels), "sequence", names=tuple("abc"[:channels]))
+        draw(data, samples_like(data, 9), tmp_path / "x.png")
+        heights.append(read(tmp_path / "x.png").shape[0])
+    assert heights[1] > 2 * heights[0]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """HARNESS_DATA with pictures of three classes, a series and an .npz."""
+    rng = np.random.default_rng(0)
+    for i in range(30):
+        place = tmp_path / "pets" / ("cat", "dog", "emu")[i % 3]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).save(place / f"{i:02d}.png")
+    np.savez(tmp_path / "series.npz", series=rng.normal(size=(200, 10)))
+    np.savez(tmp_path / "pets.npz", images=rng.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8))
+    monkeypatch.setenv("HARNESS_DATA", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
+    return tmp_path
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    return dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+
+
+def test_data_lists_every_set_with_what_it_needs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data"]) == 0
+    said = capsys.readouterr().out
+    rows = {line.split("│")[1].strip(): line for line in said.splitlines() if line.count("│") == 4}
+    assert rows.keys() >= set(names("dataset"))
+    assert "path, size" in rows["image_folder"]
+    assert rows["digits"].split("│")[3].strip() == ""
+    assert rows["cells"].split("│")[3].strip() == "path"
+    assert f"files are looked for in {folder};" in said
+
+
+def test_data_prepares_a_set_and_says_what_it_holds(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "image_folder", "--set", "path=pets", "--set", "size=8"]) == 0
+    said = told(capsys)
+    assert said.pop("fingerprint").isalnum()
+    assert said == {"samples": "27 to train on, 3 held out", "kind, shape": "image [3, 8, 8]", "classes": "cat, dog, emu"}
+
+
+def test_data_shows_the_first_features_and_how_many_there_are(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "time_series", "--set", "path=series.npz", "--set", "window=5"]) == 0
+    said = told(capsys)
+    assert said["features"] == ", ".join(f"channel {i}" for i in range(8)) + ", ... (10)"
+    assert (said["kind, shape"], said["classes"]) == ("sequence [5, 10]", "none")
+    assert main(["data", "time_series", "--set", "path=series.npz", "--set", 'columns=["channel 9","channel 0"]']) == 0
+    assert told(capsys)["features"] == "channel 9, channel 0"
+    assert main(["data", "eight_gaussians", "--set", "number=1000"]) == 0
+    said = told(capsys)
+    assert (said["samples"], said["classes"], "features" in said) == ("1000 to train on, 200 held out", "8", False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["image_folder", "--set", "path=pets", "--set", "size=8"], 3),
+        (["npz", "--set", "path=pets.npz"], 2),
+        (["digits"], 64),
+        (["time_series", "--set", "path=series.npz"], 25),
+        (["swiss_roll", "--set", "number=500"], 100),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_data_draws_held_out_samples(arguments: list[str], shown: int, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = folder / "new" / "x.png"
+    assert main(["data", *arguments, "--out", str(out)]) == 0
+    assert capsys.readouterr().out.endswith(f"wrote {out}: {shown} held-out samples\n")
+    assert min(read(out).shape[:2]) > 30
+
+
+def test_data_draws_the_pictures_that_are_held_out(folder: Path) -> None:
+    assert main(["data", "npz", "--set", "path=pets.npz", "--out", str(folder / "x.png")]) == 0
+    held = np.load(folder / "pets.npz")["images"][[9, 19]]
+    assert np.array_equal(read(folder / "x.png")[2:34, 36:68], np.kron(held[1], np.ones((4, 4, 1), np.uint8)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["digit"], "dataset: 'digit' is no dataset. Did you mean 'digits'?"),
+        (["image_folder"], "dataset.path: ImageFolder needs it. Give a value."),
+        (["image_folder", "--set", "path=pets"], "dataset.size: ImageFolder needs it. Give a value."),
+        (["image_folder", "--set", "path=pets", "--set", "size=big"], "dataset.size: expected a whole number, got 'big'."),
+        (["image_folder", "--set", "path=pest", "--set", "size=8"], "dataset.path: {folder}/pest does not exist. Give a folder or zip;"),
+        (["digits", "--set", "size=8"], "dataset.size: Digits has no such field."),
+        (["digits", "--set", "size"], "--set: 'size' is not path=value."),
+        (["digits", "--out", "x.pdf"], "--out: x.pdf is no .png. Name the picture so."),
+        (["--out", "x.png"], "NAME: which data set? Name one of those that `harness data` lists."),
+        (["--set", "size=8"], "NAME: which data set?"),
+        (["time_series", "--set", "path=series.npz", "--set", "window=500"], "dataset.window: 500 is longer than the 160 rows"),
+        (["time_series", "--set", "path=pets.npz"], "{folder}/pets.npz: holds no `series`"),
+        (["npz", "--set", "path=series.npz"], "{folder}/series.npz: holds no `images`"),
+        (["digits", "--out", "{folder}/pets.npz/x.png"], "{folder}/pets.npz"),
+    ],
+    ids=str,
+)
+def test_what_data_cannot_do_is_one_line_and_code_2(
+    arguments: list[str], said: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    assert main(["data", *(argument.format(folder=folder) for argument in arguments)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {said.format(folder=folder)}")
+    assert error.count("\n") == 1
+    assert not list(folder.glob("x.*"))
+
+
+def test_a_corrupt_picture_is_one_line_when_it_is_drawn(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    held = sorted((folder / "pets").rglob("*.png"))[19]
+    held.write_bytes(held.read_bytes()[:60])
+    arguments = ["data", "image_folder", "--set", "path=pets", "--set", "size=8"]
+    assert main([*arguments, "--out", str(folder / "x.png")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {held}: cannot be read (")
+    assert main([*arguments, "--set", "skip_corrupt=true", "--out", str(folder / "x.png")]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"left out: {held}: cannot be read (")
+    assert "samples: 27 to train on, 2 held out" in said
+
+
+def test_data_that_are_not_finite_are_refused_when_they_are_loaded() -> None:
+    bad = normal(10, 2)
+    bad[3, 1] = bad[4, 0] = torch.nan
+    with pytest.raises(UserError, match=r"^dataset: 2 of the 20 training values are NaN or infinite\. Remove or replace them\."):
+        plain(bad, "points")
+    bad[4, 0] = -torch.inf
+    with pytest.raises(UserError, match=r"^dataset: 2 of the 20 held-out values are NaN or infinite"):
+        Data(normal(10, 2), bad, torch.Tensor.float, torch.Tensor.float, "points")
+
+
+def test_a_picture_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = image_data()
+    draw(data, images(4), tmp_path / "x.png")
+    before = (tmp_path / "x.png").read_bytes()
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pictures.Image.Image, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        draw(data, images(4, seed=1), tmp_path / "x.png")
+    assert (tmp_path / "x.png").read_bytes() == before
+    Image.open(io.BytesIO(before)).verify()
