@@ -43,11 +43,11 @@ CELLS = RunConfig(
     backbone=MLP(width=384, blocks=3),
     time_sampler=Stratified(),
     train=TrainConfig(
-        steps=1500, batch_size=128, learning_rate=2e-3, warmup_steps=100, ema_decay=0.999,
-        log_every=50, sample_every=750, checkpoint_every=250,
+        steps=1200, batch_size=64, learning_rate=2e-3, warmup_steps=100, ema_decay=0.999,
+        log_every=50, sample_every=600, checkpoint_every=200,
     ),
     evaluate=EvaluateConfig(
-        nfe=(2, 8, 32), num_samples=800, batch_size=400, extractor="values", metrics=(*DISTANCES, GeneMean(), GeneVariance(), DropoutRate())
+        nfe=(8, 32), num_samples=800, batch_size=400, extractor="values", metrics=(*DISTANCES, GeneMean(), GeneVariance(), DropoutRate())
     ),
 )  # fmt: skip
 

@@ -224,7 +224,7 @@ def test_arrays_that_are_no_series_are_refused(arrays: dict[str, Any], said: str
 
 def test_a_name_alone_is_that_of_the_only_channel(tmp_path: Path) -> None:
     assert load_series(write_npz(tmp_path / "x.npz", series=SERIES[:, :1], names="level")).names == ("level",)
-    refused("x.npz: holds 1 names for 3 channels", write_npz(tmp_path / "y.npz", series=SERIES[:, :3], names="level"))
+    refused("y.npz: holds 1 names for 3 channels", write_npz(tmp_path / "y.npz", series=SERIES[:, :3], names="level"))
 
 
 def test_no_file_and_a_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
