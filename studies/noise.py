@@ -9,7 +9,6 @@ STUDY = Study(
         "gaussian": {"noise": "gaussian"},
         "matched": {"noise": "matched"},
         "sparse": {"noise": {"name": "sparse", "dropout_rate": 0.1}},
-        "sparse_stored": {"noise": {"name": "sparse", "dropout_rate": 0.1, "stored_zero": True}},
         "student_t": {"noise": {"name": "student_t", "df": 5}},
         "laplace": {"noise": "laplace"},
         "uniform": {"noise": "uniform"},

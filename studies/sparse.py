@@ -1,0 +1,16 @@
+"""Where should an entry lie that sparse noise drops: at 0, or where the data's own zero is encoded (a gene not seen)?"""
+
+from harness.ablation.study import Study
+
+STUDY = Study(
+    question="Does noise that drops entries as the data do give better samples, and where should a dropped entry lie?",
+    baseline="gaussian",
+    arms={
+        "gaussian": {"noise": "gaussian"},
+        "sparse": {"noise": {"name": "sparse", "dropout_rate": 0.1}},
+        "sparse_stored": {"noise": {"name": "sparse", "dropout_rate": 0.1, "stored_zero": True}},
+    },
+    nfe=32,
+    smallest_difference=0.05,
+    seeds=5,
+)
