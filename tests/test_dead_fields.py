@@ -147,6 +147,7 @@ CASES: dict[tuple[str, str, str], list[Case]] = {
     ("time_sampler", "edm_lognormal", "std"): loss(1),
     ("noise", "matched", "per_feature"): loss(True) + samples(True),
     ("noise", "sparse", "dropout_rate"): loss(0.2) + samples(0.2),
+    ("noise", "sparse", "stored_zero"): loss(True) + samples(True),
     ("noise", "student_t", "df"): loss(4) + samples(4),
     ("noise", "population", "dataset"): [
         *loss(Images(seed=1), {"dataset": Images()}),
@@ -219,6 +220,11 @@ def data(n: int) -> Tensor:
     return (2 * torch.rand(n, 1, 2, 2, generator=torch.Generator().manual_seed(0)) - 1) * spread
 
 
+def shifted() -> Data:
+    """The same, stored half a unit lower: the data's own zero is encoded elsewhere."""
+    return Data(data(512) - 0.5, data(4) - 0.5, encode=lambda x: x + 0.5, decode=lambda x: x - 0.5, kind="image")
+
+
 def parts_of(family: str, component: Config, parts: dict[str, Any]) -> dict[str, Any]:
     """`parts` with the component at its place; weights are not normalised, so that their size shows."""
     space = {"space": parts.get("space", "output"), "normalise_weight": False}
@@ -228,7 +234,7 @@ def parts_of(family: str, component: Config, parts: dict[str, Any]) -> dict[str,
 def loss_of(parts: dict[str, Any]) -> Tensor:
     made = Formulation.parse(parts)
     x0 = data(64 if made.coupling.name == "sinkhorn" else 512)
-    return Objective(made, made.noise.fit(data(512)))(Network(), x0, 1, 2, torch.arange(len(x0)) % 3).loss
+    return Objective(made, made.noise.learn(shifted()))(Network(), x0, 1, 2, torch.arange(len(x0)) % 3).loss
 
 
 def samples_of(parts: dict[str, Any]) -> Tensor:
@@ -237,7 +243,7 @@ def samples_of(parts: dict[str, Any]) -> Tensor:
     solver, grid = build("solver", parts.pop("solver", "euler")), build("time_grid", parts.pop("time_grid", "uniform"))
     nfe, guidance = parts.pop("nfe", 8), parts.pop("guidance", None)
     made = Formulation.parse(parts)
-    state, classes = made.noise.fit(data(512)), torch.arange(3) if guidance else None
+    state, classes = made.noise.learn(shifted()), torch.arange(3) if guidance else None
     batches = generate(Network(), made, state, solver, grid, nfe, (1, 2, 2), 6, 3, (1, "test"), "cpu", classes, guidance)
     return torch.cat([batch.x for batch in batches])
 

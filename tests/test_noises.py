@@ -229,3 +229,16 @@ def test_the_state_survives_a_file(per_feature: bool, tmp_path: Path) -> None:
 def test_what_has_no_variance_left_is_refused(noise: type[Noise], fields: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         noise(**fields)
+
+
+def test_sparse_noise_drops_to_where_the_datas_own_zero_is_encoded() -> None:
+    mean, std = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0.5, 1.0, 8.0])
+    data = Data(DATA.abs(), DATA[:2].abs(), encode=lambda x: (x - mean) / std, decode=lambda x: x * std + mean, kind="cells")
+    noise, rate, zero = Sparse(dropout_rate=0.3, stored_zero=True), 0.3, -mean / std
+    state = noise.learn(data)
+    torch.testing.assert_close(state, {"zero": zero})
+    x1 = noise.sample((50_000, 3), torch.Generator().manual_seed(0), state)
+    assert ((x1 == zero).float().mean(0) - rate).abs().max() < 0.01
+    torch.testing.assert_close(x1.mean(0), rate * zero, atol=0.03, rtol=0)
+    torch.testing.assert_close(noise.variance(state), x1.var(0), atol=0, rtol=0.03)
+    assert Sparse(dropout_rate=0.3).learn(data) == {}
