@@ -82,7 +82,7 @@ def main(scales: list[str]) -> None:
             "evaluation_minutes": round(seconds / 60, 1),
         }
     frame = pd.DataFrame(found, columns=COLUMNS)
-    shown = frame.assign(metric=frame.metric.map(titled)).round(4).fillna("-")
+    shown = frame.assign(metric=frame.metric.map(titled)).round(4).astype(object).fillna("-")
     console.print(shown.to_string(index=False), highlight=False)
     write_atomic(results_folder() / "tables" / "gallery.csv", frame.round(5).to_csv(index=False))
     here = {"date": datetime.date.today().isoformat(), "machine": machine(), "scales": about}

@@ -217,6 +217,28 @@ def test_the_genes_are_those_that_scanpy_finds_most_variable_among_training_cell
     np.testing.assert_allclose(data.encode(data.train[torch.arange(3)]), ((train - train.mean(0)) / train.std(0))[:3], atol=1e-5)
 
 
+@pytest.mark.parametrize(("fields", "least"), [({}, 3), ({"min_cells": 1}, 1), ({"min_cells": 2}, 2), ({"min_cells": 4}, 4)], ids=str)
+def test_genes_of_a_few_training_cells_are_not_chosen(fields: dict[str, int], least: int, tmp_path: Path) -> None:
+    """Genes 0 to 2 are seen in one, two and three training cells, strongly, and in every held-out cell."""
+    counts = np.maximum(COUNTS, 1)
+    counts[~HELD, :3] = 0
+    for gene in range(3):
+        counts[: gene + 1, gene] = 500
+    data = load_cells(write_h5ad(tmp_path / "x.h5ad", counts), genes=6, **fields)
+    seen = np.flatnonzero((counts[~HELD] > 0).sum(0) >= least)
+    assert len(seen) == GENES + 1 - min(least, 4)
+    ranked = scanpy.pp.highly_variable_genes(
+        anndata.AnnData(log_normalised(counts)[~HELD][:, seen].astype(np.float32)), n_top_genes=6, inplace=False
+    )
+    assert data.names == tuple(f"gene {i}" for i in seen[ranked["highly_variable"].to_numpy()])
+    assert load_cells(tmp_path / "x.h5ad", genes=len(seen), **fields).names == tuple(f"gene {i}" for i in seen)
+    with pytest.raises(
+        UserError, match=rf"^dataset\.genes: 41 is more than the {len(seen)} genes that vary and are seen in {least} cells\."
+    ):
+        load_cells(tmp_path / "x.h5ad", genes=41, **fields)
+    assert len(load_cells(tmp_path / "x.h5ad", genes=0, **fields).names) == GENES
+
+
 def test_components_are_orthonormal_and_of_unit_variance_over_training_cells(tmp_path: Path) -> None:
     data = load_cells(write_h5ad(tmp_path / "x.h5ad"), genes=0, pca=6)
     assert data.shape == (6,)
@@ -421,7 +443,7 @@ def columns_apart(constant: int) -> np.ndarray:
         (sparse.csr_matrix(changed(3, 2, -1)), {}, "1 of its counts are negative"),
         (COUNTS * (np.arange(CELLS) != 7)[:, None], {}, r"x\.h5ad: 1 cells have no count at all\. Filter them out\."),
         (columns_apart(2), {"genes": 0}, r"x\.h5ad: 2 genes never vary, like gene 0\. Set dataset\.genes"),
-        (columns_apart(2), {"genes": 39}, r"^dataset\.genes: 39 is more than the 38 genes that vary and are seen in 3 cells\. Choose fewer\."),
+        (columns_apart(2), {"genes": 39}, r"^dataset\.genes: 39 is more than the 38 genes that vary and are seen in 3 cells\. Choose"),
         (COUNTS, {}, r"^dataset\.genes: 1000 is more than the 40 genes that vary"),
         (COUNTS, {"genes": 0, "pca": 41}, r"^dataset\.pca: 41 is more than the 40 that these cells and genes have\. Choose fewer\."),
         (COUNTS[:20], {"genes": 12, "pca": 17}, r"^dataset\.pca: 17 is more than the 1[0-9] that these cells"),

@@ -185,6 +185,15 @@ def test_sixteen_bits_are_brought_to_eight(ending: str, tmp_path: Path) -> None:
     assert np.abs(read[0].numpy().astype(float) - deep / 257).max() <= 1
 
 
+@pytest.mark.parametrize("colour", ["rgb", "grey"])
+def test_sixteen_bits_are_turned_upright_too(colour: str, tmp_path: Path) -> None:
+    deep = np.linspace(0, 65535, 36).reshape(6, 6).astype(np.uint16)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    read = one(tmp_path, encoded(Image.fromarray(deep), exif=exif), colour=colour)
+    assert all(np.abs(channel.numpy().astype(float) - deep[::-1, ::-1] / 257).max() <= 1 for channel in read)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_photograph_is_turned_upright(orientation: int, tmp_path: Path) -> None:
     upright = Image.fromarray(np.kron(np.array([[250, 0], [90, 170]], np.uint8), np.ones((3, 3), np.uint8)))
