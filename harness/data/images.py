@@ -178,7 +178,6 @@ def _torchvision(name: str, train: bool) -> tuple[Tensor, Tensor]:
 
 def npz(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an .npz file; `UserError` when it cannot be read."""
-    """The arrays of an .npz file; `UserError` when it cannot be read."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
@@ -191,10 +190,12 @@ def _cifar10_npz(path: Path) -> list[tuple[Tensor, Tensor]]:
     arrays = npz(path)
     if missing := [name for part in ("train", "test") for name in (f"x_{part}", f"y_{part}") if name not in arrays]:
         raise UserError(f"{path}: has no {missing[0]}. Make it again, with x_train, y_train, x_test, y_test.")
-    parts = [(arrays[f"x_{part}"], arrays[f"y_{part}"].reshape(-1).astype(np.int64)) for part in ("train", "test")]
+    parts = [(arrays[f"x_{part}"], arrays[f"y_{part}"].reshape(-1)) for part in ("train", "test")]
     for array, classes in parts:
         if array.dtype != np.uint8 or array.ndim != 4 or array.shape[1:] != (32, 32, 3) or not len(array):
             raise UserError(f"{path}: holds {array.dtype} {list(array.shape)}, not uint8 [N, 32, 32, 3]. Make it again.")
         if len(classes) != len(array):
             raise UserError(f"{path}: holds {len(array)} images and {len(classes)} classes. Make it again.")
-    return [(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(classes)) for images, classes in parts]
+        if classes.dtype.kind not in "iu":
+            raise UserError(f"{path}: holds classes as {classes.dtype}, not whole numbers. Make it again.")
+    return [(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(classes).long()) for images, classes in parts]
