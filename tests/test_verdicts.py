@@ -30,4 +30,4 @@ def test_committed_tables_hold_every_arm_and_seed_of_their_study(table: Path) ->
 
 def test_every_study_has_its_table() -> None:
     studies = {p.stem for p in studies_folder().glob("*.py") if "\nSTUDY = " in p.read_text()}
-    assert {path.stem.removesuffix("-digits") for path in TABLES.glob("*-digits.csv")} == studies
+    assert {path.stem.rpartition("-")[0] for path in TABLES.glob("*.md")} == studies
