@@ -4,7 +4,6 @@
 PYTHON ?= python3
 STUDY ?= weighting
 SCALE ?= digits
-WORKERS ?= 2
 PORT ?= 5000
 UV_VERSION := 0.13.9
 
@@ -15,7 +14,7 @@ OPTIONS = --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) $(foreach change,$(SE
 .PHONY: ablation table toy gallery verdicts ui test lint lock
 
 ablation: $(READY)
-	@$(BIN)/harness ablate $(STUDY) $(OPTIONS) --workers $(WORKERS)
+	@$(BIN)/harness ablate $(STUDY) $(OPTIONS) $(if $(WORKERS),--workers $(WORKERS))
 
 table: $(READY)
 	@$(BIN)/harness table $(STUDY) $(OPTIONS)

@@ -24,7 +24,6 @@ from harness.runs import Run
 
 POINTS = 200
 """About how many points of a curve MLflow gets; metrics.jsonl has them all."""
-CURVES = ("loss", "grad_norm", "learning_rate", "samples_per_second", "transport_cost", "coupling_seconds")
 
 
 def default_uri() -> str:
@@ -106,8 +105,8 @@ class Record:
 
         lines = run.metrics(self.state["lines"])
         every = math.ceil(run.config.train.steps / run.config.train.log_every / POINTS)
-        chosen = [line for i, line in enumerate(lines, self.state["lines"] + 1) if i % every == 0]
-        points = [Metric(key, line[key], _ms(line["time"]), line["step"]) for line in chosen for key in CURVES]
+        chosen = [line for i, line in enumerate(lines, self.state["lines"] + 1) if i % every == 0 or "straightness" in line]
+        points = [Metric(key, line[key], _ms(line["time"]), line["step"]) for line in chosen for key in line.keys() - {"step", "time"}]
         known = run.evaluation(protocol)
         values = [(m, nfe, v) for m, by_nfe in known["values"].items() for nfe, v in by_nfe.items() if [m, nfe] not in self.state["values"]]
         points += [Metric(metric, value, _ms(known["time"][nfe]), int(nfe)) for metric, nfe, value in values]

@@ -40,7 +40,7 @@ from matplotlib import pyplot as plt
 
 SEED = 0
 TRAIN = TrainConfig(
-    steps=1000, batch_size=256, learning_rate=5e-3, warmup_steps=50, ema_decay=0.99, threads=1, device="cpu",
+    steps=1000, batch_size=256, learning_rate=5e-3, warmup_steps=50, ema_decays=(0.99,), threads=1, device="cpu",
     log_every=10_000, sample_every=10_000, checkpoint_every=10_000,
 )  # fmt: skip
 NETWORK = MLP(width=96, blocks=2)
@@ -61,7 +61,7 @@ def formulation(interpolant: str, prediction: str) -> Formulation:
 def train(made: Formulation, data: Data) -> nn.Module:
     """The averaged network after `TRAIN`."""
     torch.manual_seed(SEED)
-    nothing = Callbacks(log=lambda line: None, sample=lambda network, step: None, resumed=lambda step, damaged: None, stop=lambda: False)
+    nothing = Callbacks(log=lambda line: None, look=lambda network, step: {}, say=print, stop=lambda: False)
     with tempfile.TemporaryDirectory() as folder:
         return fit(TRAIN, SEED, NETWORK.build(data.shape), Objective(made, {}), data, Path(folder), nothing).network
 

@@ -121,7 +121,7 @@ def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         ("ablate absent.py", "absent.py: no such file."),
         ("ablate weighting --seeds 0", "--seeds: 0 is less than 1."),
         ("ablate weighting --seeds some", "invalid int value: 'some'"),
-        ("ablate weighting --workers 0", "--workers: 0 is less than 1."),
+        ("ablate weighting --workers 0", "argument --workers: 0 is no whole number of 1 or more."),
         ("ablate weighting --set weighting=min_snr", "weighting: every arm of 'weighting' replaces it"),
         ("ablate weighting --set seed=3", "seed: a study sets its seeds itself."),
         ("table weighting", "weighting-digits: nothing is measured yet. Run `harness ablate weighting --scale digits` first."),

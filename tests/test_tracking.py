@@ -13,9 +13,10 @@ from harness.errors import UserError
 from harness.evaluation.protocol import Protocol
 from harness.files import read_json, results_folder, write_json
 from harness.runs import Run, RunConfig, to_dict
-from harness.tracking import CURVES, Mirror, Record, run_params
+from harness.tracking import Mirror, Record, run_params
 
 FID = {1: 30.0, 2: 20.0}
+CURVES = ("loss", "loss_by_log_snr/-2_to_0", "samples_per_second")
 
 
 @pytest.fixture(scope="module")

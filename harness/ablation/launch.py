@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from harness.ablation.plan import Plan
+from harness.ablation.split import Split
 from harness.ablation.worker import Board
 from harness.data.base import load
 from harness.environment import commit
@@ -66,7 +67,7 @@ def prepare(plan: Plan, console: Console) -> Judge:
     )  # fmt: skip
 
 
-def launch(plan: Plan, workers: int, console: Console, stop: StopSignal, report: Callable[[], list[Path]]) -> None:
+def launch(plan: Plan, split: Split, console: Console, stop: StopSignal, report: Callable[[], list[Path]]) -> None:
     """Run every trial of a plan, then `report`, whose files go to MLflow; calling again continues.
 
     Raises `Stopped`, or a `UserError` when a store cannot be used or a worker met one.
@@ -76,7 +77,7 @@ def launch(plan: Plan, workers: int, console: Console, stop: StopSignal, report:
             raise UserError(f"{plan.name}: another process runs this study now. Wait for it, or stop it.")
         board, path = Board(plan), plan.write()
         board.refill()
-        crew = [] if board.finished() else [_start(path, plan.folder / f"worker-{i}.log") for i in range(workers)]
+        crew = [] if board.finished() else [_start(path, i, split) for i in range(split.workers)]
         with _ended(crew, console):
             mirror, record = _connect(plan)  # slow to import, so the workers start meanwhile
             status, files = "FAILED", []
@@ -107,10 +108,11 @@ def _trials(plan: Plan, record: Record) -> list[Trial]:
     ]
 
 
-def _start(plan_path: Path, log: Path) -> Worker:
-    command = [sys.executable, "-m", "harness.ablation.worker", str(plan_path)]
+def _start(plan_path: Path, number: int, split: Split) -> Worker:
+    command, log = [sys.executable, "-m", "harness.ablation.worker", str(plan_path)], plan_path.with_name(f"worker-{number}.log")
+    environment = split.environment(number)
     with open(log, "wb") as file:
-        return Worker(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT), log)
+        return Worker(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment), log)
 
 
 def _follow(crew: list[Worker], console: Console, stop: StopSignal) -> None:

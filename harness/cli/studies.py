@@ -13,6 +13,7 @@ from harness.errors import UserError
 
 if TYPE_CHECKING:
     from harness.ablation.plan import Plan
+    from harness.ablation.split import Split
 
 
 def ablate(options: argparse.Namespace) -> None:
@@ -24,16 +25,15 @@ def ablate(options: argparse.Namespace) -> None:
     from harness.explain import Explained, alike
     from harness.signals import StopSignal
 
-    if options.workers < 1:
-        raise UserError(f"--workers: {options.workers} is less than 1. One or more must work.")
     plan, console, stop = plan_of(options), Console(), StopSignal()
+    plan, split = _shared(options, plan, console)
     console.print(
         f"{plan.question}\n{len(plan.arms)} arms x {len(plan.seeds)} seeds at the scale {plan.scale}; plan {plan.digest}", highlight=False
     )
     judge = prepare(plan, console)
     for line in alike({name: Explained.of(config) for name, config in plan.arms.items()}):
         console.print(f"- {line}", highlight=False)
-    launch(plan, options.workers, console, stop, lambda: _report(options, plan, judge_references(judge), console))
+    launch(plan, split, console, stop, lambda: _report(options, plan, judge_references(judge), console))
 
 
 def table(options: argparse.Namespace) -> None:
@@ -41,10 +41,14 @@ def table(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from harness.ablation.launch import prepare
+    from harness.ablation.split import remembered
     from harness.ablation.tables import judge_references
 
-    plan, console = plan_of(options), Console()
-    if not any(plan.run(arm, seed).evaluation(plan.protocol(arm))["values"] for arm, seed in plan.trials()):
+    given, console = plan_of(options), Console()
+    for plan in (given.threaded(remembered(given)), given):
+        if any(plan.run(arm, seed).evaluation(plan.protocol(arm))["values"] for arm, seed in plan.trials()):
+            break
+    else:
         raise UserError(f"{plan.name}: nothing is measured yet. Run `{_command(options)}` first.")
     _report(options, plan, judge_references(prepare(plan, console)), console)
 
@@ -80,6 +84,29 @@ def plan_of(options: argparse.Namespace) -> Plan:
     study, base = load_study(options.study), load_scale(options.scale)
     seeds = getattr(options, "seeds", None)
     return Plan.of(study, options.scale, base, parse_assignments(options.changes), seeds, options.plugin)
+
+
+def _shared(options: argparse.Namespace, plan: Plan, console: Any) -> tuple[Plan, Split]:
+    """How the trials share this machine, as the options say or as it is measured to be fastest; the plan with those threads."""
+    import os
+
+    import torch
+
+    from harness.ablation.split import Split, choose
+
+    train = plan.arms[plan.baseline].train
+    gpus = torch.cuda.device_count() if train.resolved_device() == "cuda" else 0
+    varied = len({config.train.threads for config in plan.arms.values()}) > 1
+    if options.trials_per_gpu is not None:
+        if not gpus:
+            raise UserError("--trials-per-gpu: the study trains on the CPU. Use --workers N.")
+        return plan, Split(options.trials_per_gpu * gpus, train.threads, gpus)
+    if options.workers is not None:
+        return plan, Split(options.workers, train.threads, gpus)
+    if varied or "train.threads" in parse_assignments(options.changes):
+        return plan, Split(gpus or max(1, (os.cpu_count() or 1) // train.threads), train.threads, gpus)
+    split = choose(plan, lambda text: console.print(f"- {text}", highlight=False))
+    return plan.threaded(split.threads), split
 
 
 def _report(options: argparse.Namespace, plan: Plan, references: dict[str, dict[str, float]], console: Any) -> list[Path]:
