@@ -33,7 +33,7 @@ HOMES = {
     "backbone": "harness.components.backbones",
     "optimizer": "harness.training.optimizers",
     "schedule": "harness.training.schedules",
-    "average": "harness.training.averages",
+    "average": "harness.components.averages",
     "dataset": "harness.data",
     "metric": "harness.evaluation",
 }

@@ -44,7 +44,7 @@ from harness.registry import sources
 from harness.rng import stream_seed
 from harness.sampling import Generated, generate, steps_of
 from harness.training.advice import diagnoses, warnings
-from harness.training.checkpoint import part, read_checkpoint
+from harness.training.checkpoint import checkpoints, combine, part, read_checkpoint, step_of
 from harness.training.distributed import ALONE, Ranks
 from harness.training.hardware import compiled, peak_flops, training_flops
 from harness.training.trainer import Callbacks, TrainConfig, fit
@@ -272,7 +272,9 @@ def restore(run: Run) -> Trained:
             raise UserError(f"{run.name}: its best checkpoint is missing or damaged. Set evaluate.checkpoint=last.")
     network = config.build(data).to(device)
     network.load_state_dict(part(saved, "network"))
-    network.load_state_dict(config.evaluate.average.weights(saved, folder / "snapshots", config.train.ema_decays), strict=False)
+    steps = sorted(map(step_of, checkpoints(folder / "snapshots")))
+    terms = config.evaluate.average.terms(config.train.ema_decays, steps)
+    network.load_state_dict(combine(saved, folder / "snapshots", terms), strict=False)
     return Trained(compiled(network.eval(), config.train.resolved()["compile"]), part(saved, "noise"))
 
 

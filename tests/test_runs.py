@@ -345,8 +345,8 @@ def test_the_calls_are_weighted_by_samples(tiny: RunConfig, monkeypatch: pytest.
     config = override(tiny, {"evaluate.solver": "dopri5", "evaluate.nfe": [0], "evaluate.num_samples": 80})
     original = runs.generate
 
-    def counted(*arguments: Any) -> Iterator[Generated]:
-        return (batch._replace(calls=7 if len(batch.x) == 32 else 27) for batch in original(*arguments))
+    def counted(*arguments: Any, **named: Any) -> Iterator[Generated]:
+        return (batch._replace(calls=7 if len(batch.x) == 32 else 27) for batch in original(*arguments, **named))
 
     monkeypatch.setattr(runs, "generate", counted)
     assert calls(done(config))["0"] == pytest.approx({"mean": 11.0, "sd": 8.0})

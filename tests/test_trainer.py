@@ -193,14 +193,22 @@ def test_a_loss_that_is_not_finite_ends_training_with_the_weights_before_it(tiny
 
 
 def test_one_bad_step_is_not_taken_and_not_forgotten(tiny: RunConfig, tmp_path: Path) -> None:
-    config = override(tiny, {"train.log_every": 4, "train.checkpoint_every": 1})
+    """Nor by a stop between it and the next report."""
+    config = override(tiny, {"train.log_every": 4})
     session = Session(config, tmp_path, wrap=lambda network: Poisoned(network, range(4, 5)))
     with pytest.raises(Stopped):
-        session.fit(6)
+        session.fit(5)
     assert all(torch.isfinite(p).all() for p in session.network.parameters())
     session.wrap = lambda network: Poisoned(network, range(0))
-    with pytest.raises(Diverged, match="by step 8"):
+    with pytest.raises(Diverged, match="by step 6"):
         session.fit()
+
+
+def test_no_checkpoint_is_written_over_a_bad_step(tiny: RunConfig, tmp_path: Path) -> None:
+    session = Session(override(tiny, {"train.log_every": 12}), tmp_path, wrap=lambda network: Poisoned(network, range(4, 5)))
+    with pytest.raises(Diverged, match="by step 6"):
+        session.fit()
+    assert [path.name[:9] for path in tmp_path.glob("*.safetensors")] == ["000000003"]
 
 
 def test_a_gradient_that_is_not_finite_is_seen_too(tiny: RunConfig, tmp_path: Path) -> None:

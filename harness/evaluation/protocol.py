@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from harness.components.averages import Average, Ema, PostHoc
 from harness.components.solvers import Euler, Solver
 from harness.components.time_grids import TimeGrid, UniformGrid
 from harness.config import Config, Count, Index, digest, to_dict
@@ -14,7 +15,6 @@ from harness.evaluation.fidelity import FID, weights_hash
 from harness.evaluation.metric import Metric
 from harness.registry import sources
 from harness.sampling import Guidance
-from harness.training.averages import Average, Ema, PostHoc
 
 
 @dataclass(frozen=True, kw_only=True)

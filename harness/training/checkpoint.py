@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from harness.components.averages import Term
+from harness.errors import UserError
 from harness.files import write_atomic
 
 _NAME = re.compile(r"(\d{9})-([0-9a-f]{12})\.safetensors")
@@ -53,6 +57,21 @@ def checkpoints(folder: Path) -> list[Path]:
 def step_of(path: Path) -> int:
     """The step that a checkpoint was written after."""
     return int(path.name[:9])
+
+
+def combine(saved: Mapping[str, Tensor], snapshots: Path, terms: Sequence[Term]) -> dict[str, Tensor]:
+    """The weights that are the sum of `terms`, from a checkpoint and a folder of snapshots, one in memory at a time."""
+    if len(terms) == 1 and terms[0].step is None:
+        return part(saved, terms[0].name)
+    paths, total = {step_of(path): path for path in checkpoints(snapshots)}, dict[str, Tensor]()
+    for step, of_step in itertools.groupby(terms, key=lambda term: term.step):
+        tensors = read_intact(paths[step or 0], "cpu")
+        if tensors is None:
+            raise UserError(f"{paths[step or 0]}: is damaged. Choose evaluate.average=ema, or train the run again.")
+        for term in of_step:
+            for name, value in part(tensors, term.name).items():
+                total[name] = total.get(name, torch.zeros((), dtype=torch.float64)) + term.share * value.double()
+    return {name: value.float() for name, value in total.items()}
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-WIDTHS = (0.05, 0.10)
-"""Of the power-function averages that snapshots are taken of, as in EDM2."""
+from harness.components.averages import ema_name, gamma_of, power_name
 
 
 class Averages:
@@ -68,19 +66,3 @@ class Averages:
 
     def _names(self) -> Iterator[str]:
         return (name for name, _ in self._source.named_parameters())
-
-
-def ema_name(decay: float) -> str:
-    """What an exponential average is called in a checkpoint."""
-    return f"ema-{decay:g}"
-
-
-def power_name(width: float) -> str:
-    """What a power-function average is called in a snapshot."""
-    return f"power-{width:g}"
-
-
-def gamma_of(width: float) -> float:
-    """The exponent of the power-function average whose standard deviation is `width` of the training (Karras et al. 2024, eq. 126)."""
-    inverse = width**-2
-    return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())

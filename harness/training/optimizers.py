@@ -28,6 +28,7 @@ class Optimizer(Component, family="optimizer"):
 class Adam(Optimizer, name="adam"):
     """Adam, without weight decay."""
 
+    formula: ClassVar[str] = "Adam, betas {beta1:g}, {beta2:g}, eps {eps:g}"
     source: ClassVar[str] = "Kingma & Ba 2015, algorithm 1"
 
     beta1: Decay = 0.9
@@ -44,6 +45,7 @@ class Adam(Optimizer, name="adam"):
 class AdamW(Optimizer, name="adamw"):
     """Adam with decoupled weight decay."""
 
+    formula: ClassVar[str] = "Adam, betas {beta1:g}, {beta2:g}, eps {eps:g}; weights less {weight_decay:g} rate of themselves"
     source: ClassVar[str] = "Loshchilov & Hutter 2019, algorithm 2"
 
     beta1: Decay = 0.9

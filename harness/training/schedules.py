@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.config import Count
+from harness.config import Index
 from harness.registry import Component
 
 
@@ -44,11 +44,11 @@ class Cosine(Schedule, name="cosine"):
 class InverseSqrt(Schedule, name="inverse_sqrt"):
     """The peak for a while, then falling with the square root of the step; the length of the training does not enter."""
 
-    formula: ClassVar[str] = "1 / sqrt(max(step / reference_steps, 1))"
+    formula: ClassVar[str] = "1 / sqrt(max(step / {reference_steps}, 1)), 0: the warm-up"
     source: ClassVar[str] = "Vaswani et al. 2017, eq. 3; with reference_steps: Karras et al. 2024 (EDM2), eq. 67"
 
-    reference_steps: Count | None = None
-    """Where the fall begins; null is the end of the warm-up."""
+    reference_steps: Index = 0
+    """Where the fall begins; 0 is the end of the warm-up."""
 
     def share(self, step: int, warmup: int, steps: int) -> float:
         return 1 / math.sqrt(max((step + 1) / (self.reference_steps or max(1, warmup)), 1))

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from harness.components.averages import WIDTHS
 from harness.config import RUN_ONLY, Config, Count, Index, Positive
 from harness.data.base import Data
 from harness.errors import ConfigError, Diverged, Stopped
@@ -23,7 +24,7 @@ from harness.training.batches import Batch, DataOrder, batches
 from harness.training.checkpoint import read_checkpoint, write_checkpoint
 from harness.training.diagnostics import SAMPLES, Guard, Meter, gradients_by_noise
 from harness.training.distributed import ALONE, Ranks
-from harness.training.ema import WIDTHS, Averages
+from harness.training.ema import Averages
 from harness.training.hardware import compiled, precise, recomputing
 from harness.training.optimizers import AdamW, Decay, Optimizer
 from harness.training.schedules import Cosine, Schedule
