@@ -4,7 +4,8 @@
 
 Trains the digits scale for some steps with a report after each, which gives real reports and the time of a bare step. Then
 replays them one by one: a line of metrics.jsonl is written, and MLflow's mirror is brought up to date, as its thread does
-while a run trains (every 10 s, so that several reports share a sending; here each has its own, which is the most it can cost).
+while a run trains. The thread sends every 10 s, so that several reports share a sending; those lines say "as sent", and the
+others send each report by itself, which is the most it can cost. Training goes on meanwhile: the wall time is the thread's.
 The server is `mlflow server` on 127.0.0.1 and a free port, with a SQLite store of its own; it is stopped at the end.
 
 Prints wall and CPU milliseconds of a report (the server's CPU too) and both as a share of 50 bare steps. The terminal's
@@ -34,7 +35,7 @@ from harness.data.base import load
 from harness.evaluation.protocol import Protocol
 from harness.runs import Run, train
 from harness.tracking import Mirror, run_params
-from harness.watch import LOOK_EVERY_S, Trial
+from harness.watch import LOOK_EVERY_S, SEND_EVERY_S, Trial
 
 EVERY = 50
 """Steps between two reports."""
@@ -53,10 +54,13 @@ def main() -> None:
         trial = Trial(run.name, run, Protocol.of(config.evaluate, load(config.dataset)), {}, evaluated=False)
         lines = run.metrics()
         rows = [row("a line of metrics.jsonl", replay(run, lines, lambda: None), EVERY * step)]
-        rows.append(row("MLflow, SQLite", replay(run, lines, sender(trial)), EVERY * step))
+        together = max(1, round(SEND_EVERY_S / (EVERY * step)))
+        for many, how in ((1, ""), (together, ", as sent")):
+            rows.append(row(f"MLflow, SQLite{how}", replay(run, lines, sender(trial, f"file{how}"), many), EVERY * step))
         with server(folder / "server") as (uri, process):
             os.environ["MLFLOW_TRACKING_URI"] = uri
-            rows.append(row("MLflow, server", replay(run, lines, sender(trial), process), EVERY * step))
+            for many, how in ((1, ""), (together, ", as sent")):
+                rows.append(row(f"MLflow, server{how}", replay(run, lines, sender(trial, f"server{how}"), many, process), EVERY * step))
             del os.environ["MLFLOW_TRACKING_URI"]
         rows.append(row("progress, once a second", replay(run, lines, trial.progress), LOOK_EVERY_S))
     notes = [
@@ -66,22 +70,23 @@ def main() -> None:
     publish("logging_cost", f"Cost of a report every {EVERY} steps", rows, notes)
 
 
-def replay(run: Run, lines: Lines, send: Callable[[], object], server: int | None = None) -> tuple[float, float, float]:
-    """Write the lines again, sending after each; seconds a line: wall, CPU of this process, CPU of the server."""
+def replay(run: Run, lines: Lines, send: Callable[[], object], many: int = 1, server: int | None = None) -> tuple[float, float, float]:
+    """Write the lines again, sending after every `many`; seconds a line: wall, CPU of this process, CPU of the server."""
     path = run.folder / "metrics.jsonl"
     path.unlink()
     wall, own, others = time.perf_counter(), time.process_time(), cpu_seconds(server)
-    for line in lines:
+    for i, line in enumerate(lines, 1):
         with open(path, "a") as file:
             file.write(json.dumps(line) + "\n")
-        send()
+        if i % many == 0 or i == len(lines):
+            send()
     spent = time.perf_counter() - wall, time.process_time() - own, cpu_seconds(server) - others
     return spent[0] / len(lines), spent[1] / len(lines), spent[2] / len(lines)
 
 
-def sender(trial: Trial) -> Callable[[], None]:
+def sender(trial: Trial, experiment: str) -> Callable[[], None]:
     """Brings the store that MLFLOW_TRACKING_URI names up to date with a run; beginning the record is left out."""
-    record = Mirror("logging").record(trial.run.folder, trial.title, run_params(trial.run), {})
+    record = Mirror(experiment).record(trial.run.folder, trial.title, run_params(trial.run), {})
     return lambda: record.send_run(trial.run, trial.protocol)
 
 

@@ -23,13 +23,14 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from harness.config import flatten, override
-from harness.data.base import load
+from harness.data.base import data_folder, load
 from harness.errors import UserError
 from harness.evaluation.protocol import Protocol
 from harness.runs import Run, RunConfig, train
 from harness.tracking import Mirror
 from harness.watch import Trial, Watch
 
+os.environ.setdefault("HARNESS_DATA", str(data_folder()))  # so that nothing is downloaded
 _KEPT = tempfile.TemporaryDirectory()
 Weight = Callable[[Tensor], Tensor]
 """What samples at times t [B] count, [B]."""
@@ -77,13 +78,13 @@ class Settings:
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def bare(config: RunConfig, weight: Weight | None = None) -> Iterator[nn.Module]:
+def bare(config: RunConfig, weight: Weight | None = None, threads: int | None = None) -> Iterator[nn.Module]:
     """Train on the straight path, predicting the velocity, with stratified times; yields the first average after each step.
 
     No checks, no random streams, no logging: what somebody would write who wants this one training and nothing else.
     """
     s, data = Settings.of(config), load(config.dataset)
-    torch.set_num_threads(s.threads)
+    torch.set_num_threads(threads or s.threads)
     torch.manual_seed(config.seed)
     stored = data.train.to(s.device)  # type: ignore[union-attr]
     network = config.build(data).to(s.device).train()
