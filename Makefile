@@ -9,9 +9,11 @@ UV_VERSION := 0.13.9
 
 BIN := .venv/bin
 READY := .venv/ready
+BENCH_READY := .venv/bench-ready
+BENCHMARKS := startup memory logging_cost step_time peers study_speed
 OPTIONS = --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) $(foreach change,$(SET),--set '$(change)') $(foreach file,$(PLUGIN),--plugin $(file))
 
-.PHONY: ablation table toy gallery verdicts ui test lint lock
+.PHONY: ablation table toy gallery verdicts bench ui test lint lock
 
 ablation: $(READY)
 	@$(BIN)/harness ablate $(STUDY) $(OPTIONS) $(if $(WORKERS),--workers $(WORKERS))
@@ -27,6 +29,10 @@ gallery: $(READY)
 
 verdicts: $(READY)
 	@$(BIN)/python studies/verdicts.py
+
+# Half an hour or more on two cores that have nothing else to do; make bench BENCHMARKS=peers runs one.
+bench: $(BENCH_READY)
+	@set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name; done
 
 ui: $(READY)
 	@$(BIN)/harness ui --port $(PORT)
@@ -48,6 +54,11 @@ $(READY): requirements.lock pyproject.toml
 	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip sync --quiet requirements.lock
 	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --no-deps --editable .
 	@touch $(READY)
+
+# What the benchmarks compare with, on top of the exact versions.
+$(BENCH_READY): $(READY)
+	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --constraint requirements.lock --editable '.[bench]'
+	@touch $(BENCH_READY)
 
 lock: $(READY)
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header --quiet --upgrade --output-file requirements.lock

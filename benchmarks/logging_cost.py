@@ -1,0 +1,146 @@
+"""What one report every 50 steps costs, as a share of 50 training steps: the metrics file, MLflow on SQLite and on a server.
+
+    python -m benchmarks.logging_cost [--reports 100]
+
+Trains the digits scale for some steps with a report after each, which gives real reports and the time of a bare step. Then
+replays them one by one: a line of metrics.jsonl is written, and MLflow's mirror is brought up to date, as its thread does
+while a run trains. The thread sends every 10 s, so that several reports share a sending; those lines say "as sent", and the
+others send each report by itself, which is the most it can cost. Training goes on meanwhile: the wall time is the thread's.
+The server is `mlflow server` on 127.0.0.1 and a free port, with a SQLite store of its own; it is stopped at the end.
+
+Prints wall and CPU milliseconds of a report (the server's CPU too) and both as a share of 50 bare steps. The terminal's
+progress looks at the run once a second: its share is of that second. Goal: under 1 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.loops import fresh_results, seconds_bare
+from benchmarks.report import Row, publish
+from harness.ablation.study import load_scale
+from harness.config import override
+from harness.data.base import load
+from harness.evaluation.protocol import Protocol
+from harness.runs import Run, train
+from harness.tracking import Mirror, run_params
+from harness.watch import LOOK_EVERY_S, SEND_EVERY_S, Trial
+
+EVERY = 50
+"""Steps between two reports."""
+Lines = list[dict[str, Any]]
+
+
+def main() -> None:
+    """Measure the metrics file, both stores and the progress bar."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reports", type=int, default=100)
+    config = override(load_scale("digits"), {"train.steps": parser.parse_args().reports, "train.log_every": 1})
+    with fresh_results() as folder:
+        step = seconds_bare(config) / config.train.steps
+        run = Run.of(config)
+        train(run, print, lambda: False)
+        trial = Trial(run.name, run, Protocol.of(config.evaluate, load(config.dataset)), {}, evaluated=False)
+        lines = run.metrics()
+        rows = [row("a line of metrics.jsonl", replay(run, lines, lambda: None), EVERY * step)]
+        together = max(1, round(SEND_EVERY_S / (EVERY * step)))
+        for many, how in ((1, ""), (together, ", as sent")):
+            rows.append(row(f"MLflow, SQLite{how}", replay(run, lines, sender(trial, f"file{how}"), many), EVERY * step))
+        with server(folder / "server") as (uri, process):
+            os.environ["MLFLOW_TRACKING_URI"] = uri
+            for many, how in ((1, ""), (together, ", as sent")):
+                rows.append(row(f"MLflow, server{how}", replay(run, lines, sender(trial, f"server{how}"), many, process), EVERY * step))
+            del os.environ["MLFLOW_TRACKING_URI"]
+        rows.append(row("progress, once a second", replay(run, lines, trial.progress), LOOK_EVERY_S))
+    notes = [
+        f"A bare step of digits took {1000 * step:.1f} ms: {EVERY} of them {EVERY * step:.2f} s.",
+        "MLflow's include the line. Goal: 1 %.",
+    ]
+    publish("logging_cost", f"Cost of a report every {EVERY} steps", rows, notes)
+
+
+def replay(run: Run, lines: Lines, send: Callable[[], object], many: int = 1, server: int | None = None) -> tuple[float, float, float]:
+    """Write the lines again, sending after every `many`; seconds a line: wall, CPU of this process, CPU of the server."""
+    path = run.folder / "metrics.jsonl"
+    path.unlink()
+    wall, own, others = time.perf_counter(), time.process_time(), cpu_seconds(server)
+    for i, line in enumerate(lines, 1):
+        with open(path, "a") as file:
+            file.write(json.dumps(line) + "\n")
+        if i % many == 0 or i == len(lines):
+            send()
+    spent = time.perf_counter() - wall, time.process_time() - own, cpu_seconds(server) - others
+    return spent[0] / len(lines), spent[1] / len(lines), spent[2] / len(lines)
+
+
+def sender(trial: Trial, experiment: str) -> Callable[[], None]:
+    """Brings the store that MLFLOW_TRACKING_URI names up to date with a run; beginning the record is left out."""
+    record = Mirror(experiment).record(trial.run.folder, trial.title, run_params(trial.run), {})
+    return lambda: record.send_run(trial.run, trial.protocol)
+
+
+@contextlib.contextmanager
+def server(folder: Path) -> Iterator[tuple[str, int]]:
+    """An MLflow server: its address and its process."""
+    folder.mkdir()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    stores = ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--default-artifact-root", folder.as_uri()]
+    process = subprocess.Popen([*command, *stores], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/health", process)
+        yield f"http://127.0.0.1:{port}", process.pid
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def wait_for(address: str, process: subprocess.Popen, patience_s: float = 180) -> None:
+    """Until a server answers."""
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5):
+            return
+        time.sleep(0.5)
+    raise SystemExit(f"mlflow server did not answer at {address}")
+
+
+def cpu_seconds(process: int | None) -> float:
+    """CPU time of a process and all below it; 0 without one."""
+    total, waiting = 0.0, [process] if process else []
+    while waiting:
+        place = Path("/proc") / str(waiting.pop())
+        user, system = (place / "stat").read_text().rpartition(")")[2].split()[11:13]
+        total += (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        waiting += [int(child) for task in (place / "task").iterdir() for child in (task / "children").read_text().split()]
+    return total
+
+
+def row(what: str, spent: tuple[float, float, float], of: float) -> Row:
+    """One kind of report's line of the table; `of` is what the shares are of, in seconds."""
+    wall, own, others = spent
+    return {
+        "report": what,
+        "wall ms": 1000 * wall,
+        "CPU ms": 1000 * own,
+        "server's CPU ms": 1000 * others,
+        "wall %": round(100 * wall / of, 3),
+        "CPU %": round(100 * (own + others) / of, 3),
+    }
+
+
+if __name__ == "__main__":
+    main()

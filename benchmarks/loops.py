@@ -1,0 +1,182 @@
+"""The two loops that benchmarks compare: training as `harness train` does it, and the same training written out bare.
+
+All that the benchmarks know of `TrainConfig` stands in `Settings.of`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from harness.config import flatten, override
+from harness.data.base import data_folder, load
+from harness.errors import UserError
+from harness.evaluation.protocol import Protocol
+from harness.runs import Run, RunConfig, train
+from harness.tracking import Mirror
+from harness.watch import Trial, Watch
+
+os.environ.setdefault("HARNESS_DATA", str(data_folder()))  # so that nothing is downloaded
+_KEPT = tempfile.TemporaryDirectory()
+Weight = Callable[[Tensor], Tensor]
+"""What samples at times t [B] count, [B]."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the bare loop takes from a configuration."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup_steps: int
+    betas: tuple[float, float]
+    weight_decay: float
+    clip_norm: float
+    ema_decays: tuple[float, ...]
+    threads: int
+    device: str
+    bf16: bool
+    compile: str
+    """A mode of torch.compile, or off."""
+    channels_last: bool
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Self:
+        """The settings of a run."""
+        given = {path.removeprefix("train."): value for path, value in flatten(config).items() if path.startswith("train.")}
+        chosen: dict[str, Any] = config.train.resolved() if hasattr(config.train, "resolved") else {}
+        chosen = chosen or {"precision": config.train.resolved_precision()}
+        return cls(
+            config.train.steps, config.train.batch_size, config.train.learning_rate, config.train.warmup_steps,
+            (given.get("optimizer.beta1", 0.9), given["optimizer.beta2"] if "optimizer.beta2" in given else given["beta2"]),
+            given["optimizer.weight_decay"] if "optimizer.weight_decay" in given else given["weight_decay"],
+            config.train.clip_norm or math.inf, getattr(config.train, "ema_decays", None) or (config.train.ema_decay,),
+            config.train.threads, config.train.resolved_device(), chosen["precision"] == "bf16",
+            chosen.get("compile", "off"), chosen.get("channels_last", "off") == "on",
+        )  # fmt: skip
+
+    def rate(self, step: int) -> float:
+        """Linear warm-up, then a cosine to zero."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def bare(config: RunConfig, weight: Weight | None = None, threads: int | None = None) -> Iterator[nn.Module]:
+    """Train on the straight path, predicting the velocity, with stratified times; yields the first average after each step.
+
+    No checks, no random streams, no logging: what somebody would write who wants this one training and nothing else.
+    """
+    s, data = Settings.of(config), load(config.dataset)
+    torch.set_num_threads(threads or s.threads)
+    torch.manual_seed(config.seed)
+    stored = data.train.to(s.device)  # type: ignore[union-attr]
+    network = config.build(data).to(s.device).train()
+    if s.channels_last:
+        network.to(memory_format=torch.channels_last)
+    forward = network if s.compile == "off" else torch.compile(network, mode=s.compile)
+    averages = [copy.deepcopy(network).requires_grad_(False).eval() for _ in s.ema_decays]
+    optimizer = torch.optim.AdamW(network.parameters(), betas=s.betas, weight_decay=s.weight_decay, fused=True)
+    for step in range(s.steps):
+        optimizer.param_groups[0]["lr"] = s.rate(step)
+        x0 = data.encode(stored[torch.randint(len(stored), (s.batch_size,), device=s.device)])
+        x1 = torch.randn_like(x0)
+        t = (torch.arange(s.batch_size, device=s.device) + torch.rand(s.batch_size, device=s.device)) / s.batch_size
+        with torch.autocast(s.device, torch.bfloat16, enabled=s.bf16):
+            error = forward(torch.lerp(x0, x1, t.view(-1, *[1] * (x0.ndim - 1))), t) - (x1 - x0)
+        squared = error.float().square().flatten(1).mean(1)
+        loss = squared.mean() if weight is None else (weight(t) * squared).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), s.clip_norm)
+        optimizer.step()
+        with torch.no_grad():
+            for decay, average in zip(s.ema_decays, averages, strict=True):
+                torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - min(decay, step / (step + 10)))
+        yield averages[0]
+
+
+def logged(config: RunConfig) -> list[float]:
+    """Train as `harness train` does in a terminal: metrics.jsonl, MLflow, progress bar, sample grids and checkpoints.
+
+    Returns the time (s) at which each step began and that of the end; only the first and the last wait for a GPU.
+    """
+    run, marks = Run.of(config), list[float]()
+
+    def stop() -> bool:
+        marks.append(_now() if not marks else time.perf_counter())
+        return False
+
+    with open(os.devnull, "w") as nowhere:
+        console = Console(file=nowhere, force_terminal=True)
+        trial = Trial(run.name, run, Protocol.of(config.evaluate, load(config.dataset)), {}, evaluated=False)
+        with Watch(run.name, [trial], Mirror("train"), console):
+            train(run, console.print, stop)
+            marks.append(_now())
+    return marks
+
+
+def seconds_bare(config: RunConfig) -> float:
+    """What the steps of the bare loop take, all that comes before them left out."""
+    steps = bare(config)
+    next(steps)
+    started = _now()
+    for _ in steps:
+        pass
+    return (_now() - started) * config.train.steps / (config.train.steps - 1)
+
+
+def at_hand(config: RunConfig) -> RunConfig:
+    """The configuration without Inception, and with noise in place of pictures that are not there: neither changes the speed."""
+    if config.evaluate.extractor == "inception":
+        config = override(config, {"evaluate.extractor": "values", "evaluate.metrics": ["sliced_wasserstein"]})
+    try:
+        load(config.dataset)
+    except UserError:
+        config = override(config, {"dataset": {"name": "npz", "path": str(noise(config.dataset.name))}})
+    return config
+
+
+@functools.cache
+def noise(like: str) -> Path:
+    """A file of 10,000 pictures of noise, of CIFAR-10's size or else of MNIST's."""
+    path = Path(_KEPT.name) / f"{like}.npz"
+    size = (32, 32, 3) if like == "cifar10" else (28, 28, 1)
+    np.savez(path, images=np.random.default_rng(0).integers(0, 256, (10_000, *size), dtype=np.uint8))
+    return path
+
+
+@contextlib.contextmanager
+def fresh_results() -> Iterator[Path]:
+    """Within it, results and MLflow's SQLite file are in a folder that goes away."""
+    kept = {name: os.environ.pop(name, None) for name in ("HARNESS_RESULTS", "MLFLOW_TRACKING_URI")}
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["HARNESS_RESULTS"] = folder
+        try:
+            yield Path(folder)
+        finally:
+            del os.environ["HARNESS_RESULTS"]
+            os.environ.update({name: value for name, value in kept.items() if value is not None})
+
+
+def _now() -> float:
+    """The time once the GPU has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()

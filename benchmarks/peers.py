@@ -1,0 +1,332 @@
+"""Images a second in training: the harness beside torchcfm, flow_matching and rectified-flow-pytorch.
+
+    python -m benchmarks.peers [--blocks 5] [--steps N] [--batch N] [--threads 1]
+
+Needs `pip install -e .[bench]`. All train on the same pictures (CIFAR-10 where it is at hand, else noise of its shape), with
+the same batch, number of threads and, unless a line says "own U-Net", the same network: on a GPU the U-Net of torchcfm's
+CIFAR-10 (35.7M parameters, batch 128), on a CPU a small one of its kind. They take turns in blocks: each starts anew with
+its loader, warms up, and is timed over the same number of steps. Sample grids and checkpoints fall into no block.
+The harness runs as `harness.runs.train` does it, log lines included, at the settings that it chooses itself; on a GPU a second
+line has it in fp32 without compilation. Every other loop is written here from what that project publishes:
+
+- torchcfm: examples/images/cifar10/train_cifar10.py and utils_cifar.py. A DataLoader with 4 workers over PIL pictures
+  (flip, ToTensor, Normalize), drop_last; `icfm` (independent pairs, sigma 0), Adam 2e-4, clipping at 1, LambdaLR warm-up of
+  5,000 steps, an average (0.9999) kept by a Python loop over the state dict; fp32. The example's default is `otcfm`.
+- flow_matching: examples/image/{train.py, training/train_loop.py, training/grad_scaler.py, training/data_transform.py,
+  models/ema.py} and the CIFAR-10 command of its README. 10 workers, pinned memory, transforms v2; CondOTProbPath, skewed
+  times, fp16 autocast with GradScaler on a GPU (neither on a CPU), AdamW 1e-4 with betas (0.9, 0.95), the norm of every
+  gradient by itself, no clipping, loss.item() each step and two running means of it (torchmetrics there, sums here), an
+  average (0.999) by a Python loop over the parameters. Its own U-Net is in no package; batch 64 there.
+- rectified-flow-pytorch: its Trainer class as packaged (rectified_flow.py): Adam 3e-4, clipping at 0.5, a DataLoader without
+  workers, ema_pytorch (an update every 10 steps), a line printed each step (into nothing here); fp32. Batch 16 there.
+
+Prints images a second (median over the blocks, smallest and largest) and the ratio of the harness's to each, block by block.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import math
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.loops import Settings, at_hand, fresh_results
+from benchmarks.report import Spread, publish
+from harness.ablation.study import load_scale
+from harness.components.backbones.unet import UNet
+from harness.config import override
+from harness.data.base import load
+from harness.runs import Run, RunConfig, train
+
+SMALL = {
+    "channels": 32, "multipliers": (1, 2), "blocks": 1, "attention": (16,), "conditioning": "add", "groups": 32, "dropout": 0.1,
+}  # fmt: skip
+"""Of the kind of torchcfm's, for a CPU."""
+
+
+class Block(NamedTuple):
+    """What each is asked for."""
+
+    config: RunConfig
+    warm_up: int
+    """Steps before the clock starts."""
+    steps: int
+    """Steps that are timed."""
+    threads: int
+
+    @property
+    def device(self) -> str:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    def network(self) -> nn.Module:
+        """The harness's U-Net."""
+        return self.config.build(load(self.config.dataset)).to(self.device).train()
+
+    def pictures(self, transform: Callable) -> Pictures:
+        """The training pictures as the other projects read them."""
+        return Pictures(load(self.config.dataset).train, transform)  # type: ignore[arg-type]
+
+
+class Pictures(Dataset):
+    """Pictures in memory, turned into PIL's on access, as torchvision's CIFAR10 does."""
+
+    def __init__(self, images: Tensor, transform: Callable):
+        self.arrays, self.transform = images.permute(0, 2, 3, 1).contiguous().numpy(), transform
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.transform(Image.fromarray(self.arrays[index]))
+
+
+def forever(loader: DataLoader) -> Iterator[Tensor]:
+    """Epoch after epoch."""
+    while True:
+        yield from loader
+
+
+def timed(block: Block, steps: Iterator[Any]) -> float:
+    """Seconds of the timed steps of a loop that yields after each."""
+    for _ in range(block.warm_up):
+        next(steps)
+    started = now()
+    for _ in range(block.steps):
+        next(steps)
+    seconds = now() - started
+    steps.close()  # type: ignore[attr-defined]
+    return seconds
+
+
+def now() -> float:
+    """The time once the GPU has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def harness(block: Block) -> float:
+    """Seconds of the timed steps of `harness.runs.train`."""
+    marks: list[float] = []
+
+    def stop() -> bool:
+        marks.append(now() if len(marks) in (block.warm_up, block.warm_up + block.steps) else 0.0)
+        return False
+
+    with fresh_results():
+        train(Run.of(override(block.config, {"train.threads": block.threads})), print, stop)
+    return marks[block.warm_up + block.steps] - marks[block.warm_up]
+
+
+def harness_fp32(block: Block) -> float:
+    """The same without bf16 and compilation."""
+    plain = {"train.precision": "fp32"} | ({"train.compile": "off"} if hasattr(block.config.train, "compile") else {})
+    return harness(block._replace(config=override(block.config, plain)))
+
+
+def torchcfm(block: Block) -> float:
+    """torchcfm's example on the common network."""
+    network = block.network()
+    return timed(block, torchcfm_steps(block, network, lambda t, x: network(x, t)))
+
+
+def torchcfm_own(block: Block) -> float:
+    """torchcfm's example on torchcfm's network of the same size."""
+    from torchcfm.models.unet.unet import UNetModelWrapper
+
+    size = block.config.backbone
+    assert isinstance(size, UNet)
+    network = UNetModelWrapper(
+        dim=load(block.config.dataset).shape, num_res_blocks=size.blocks, num_channels=size.channels,
+        channel_mult=list(size.multipliers), num_heads=4, num_head_channels=size.head_channels if size.channels >= 64 else -1,
+        attention_resolutions="16", dropout=size.dropout,
+    ).to(block.device)  # fmt: skip
+    return timed(block, torchcfm_steps(block, network, network))
+
+
+def torchcfm_steps(block: Block, network: nn.Module, velocity: Callable) -> Iterator[None]:
+    """Training step by step, after torchcfm's CIFAR-10 example."""
+    from torchcfm.conditional_flow_matching import ConditionalFlowMatcher
+    from torchvision import transforms
+
+    centred = transforms.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    transform = transforms.Compose([transforms.RandomHorizontalFlip(), transforms.ToTensor(), centred])
+    loader = DataLoader(block.pictures(transform), block.config.train.batch_size, shuffle=True, num_workers=4, drop_last=True)
+    average, matcher = copy.deepcopy(network), ConditionalFlowMatcher(sigma=0.0)
+    optimizer = torch.optim.Adam(network.parameters(), lr=2e-4)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(step, 5000) / 5000)
+    for pictures in forever(loader):
+        optimizer.zero_grad()
+        data = pictures.to(block.device)
+        t, xt, target = matcher.sample_location_and_conditional_flow(torch.randn_like(data), data)
+        (velocity(t, xt) - target).square().mean().backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        kept, new = average.state_dict(), network.state_dict()
+        for name, value in new.items():
+            kept[name].copy_(0.9999 * kept[name] + (1 - 0.9999) * value)
+        yield
+
+
+def flow_matching(block: Block) -> float:
+    """flow_matching's image example on the common network."""
+    return timed(block, flow_matching_steps(block, block.network()))
+
+
+def flow_matching_steps(block: Block, network: nn.Module) -> Iterator[None]:
+    """Training step by step, after flow_matching's image example."""
+    from flow_matching.path import CondOTProbPath
+    from torchvision.transforms import v2
+
+    transform = v2.Compose([v2.ToImage(), v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, scale=True)])
+    cuda, path = block.device == "cuda", CondOTProbPath()
+    loader = DataLoader(
+        block.pictures(transform), block.config.train.batch_size, shuffle=True, num_workers=10, pin_memory=cuda, drop_last=True
+    )
+    torch.backends.cudnn.benchmark = True
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, betas=(0.9, 0.95))
+    scaler = torch.amp.GradScaler(block.device, enabled=cuda)
+    shadows = [p.detach().clone() for p in network.parameters()]
+    updates, sums = torch.tensor(0, device=block.device), torch.zeros(2, device=block.device)
+    for pictures in forever(loader):
+        optimizer.zero_grad()
+        data = 2 * pictures.to(block.device, non_blocking=True) - 1
+        t = (1 / (1 + (1.2 * torch.randn(len(data), device=block.device) - 1.2).exp())).clip(0.0001, 1)
+        sample = path.sample(t=t, x_0=torch.randn_like(data), x_1=data)
+        with torch.autocast(block.device, torch.float16, enabled=cuda):
+            loss = (network(sample.x_t, t) - sample.dx_t).square().mean()
+        if not math.isfinite(loss.item()):
+            raise ValueError("the loss is not finite")
+        for total in sums:
+            total += loss.detach()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        torch.stack([p.grad.detach().norm() for p in network.parameters() if p.grad is not None]).norm()
+        scaler.step(optimizer)
+        scaler.update()
+        updates += 1
+        done = updates.item()
+        with torch.no_grad():
+            for shadow, weight in zip(shadows, network.parameters(), strict=True):
+                shadow.sub_((1 - min(0.999, (1 + done) / (10 + done))) * (shadow - weight))
+        yield
+    torch.backends.cudnn.benchmark = False
+
+
+class Called(nn.Module):
+    """A network as rectified-flow-pytorch calls it."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, times: Tensor) -> Tensor:
+        """The velocity at x [B, ...] and times [B]."""
+        return self.network(x, times)
+
+
+def rectified_flow(block: Block) -> float:
+    """rectified-flow-pytorch's Trainer on the common network; the clock is read where its model is called."""
+    from rectified_flow_pytorch import RectifiedFlow, Trainer
+    from torchvision import transforms
+
+    marks: list[float] = []
+    first, last = block.warm_up, block.warm_up + block.steps
+    flow = RectifiedFlow(Called(block.network()), data_shape=load(block.config.dataset).shape)
+    flow.register_forward_pre_hook(lambda *_: marks.append(now() if len(marks) in (first, last) else 0.0))
+    transform = transforms.Compose([transforms.RandomHorizontalFlip(), transforms.ToTensor()])
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        trainer = Trainer(
+            flow, dataset=block.pictures(transform), num_train_steps=last + 1, batch_size=block.config.train.batch_size,
+            checkpoints_folder=f"{folder}/checkpoints", results_folder=f"{folder}/results",
+            save_results_every=10 * last, checkpoint_every=10 * last,
+        )  # fmt: skip
+        trainer()
+    return marks[last] - marks[first]
+
+
+DIFFERS = {
+    "harness": "fp32 on a CPU; bf16 and torch.compile on a GPU",
+    "harness, fp32": "no bf16, no torch.compile",
+    "torchcfm": "fp32, 4 loader processes",
+    "torchcfm, own U-Net": "fp32, 4 loader processes",
+    "flow_matching": "skewed times, no clipping; fp16 on a GPU; 10 loader processes",
+    "rectified-flow-pytorch": "fp32, average every 10 steps, no loader process",
+}
+LOOPS: dict[str, Callable[[Block], float]] = {
+    "harness": harness,
+    "harness, fp32": harness_fp32,
+    "torchcfm": torchcfm,
+    "torchcfm, own U-Net": torchcfm_own,
+    "flow_matching": flow_matching,
+    "rectified-flow-pytorch": rectified_flow,
+}
+
+
+def main() -> None:
+    """All loops in turns."""
+    cuda = torch.cuda.is_available()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--blocks", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=200 if cuda else 10, help="timed steps a block")
+    parser.add_argument("--batch", type=int, default=128 if cuda else 16)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    warm_up = 30 if cuda else 3
+    block = Block(configuration(options.batch, warm_up + options.steps + 1), warm_up, options.steps, options.threads)
+    chosen = {name: loop for name, loop in LOOPS.items() if cuda or loop is not harness_fp32}
+    taken: dict[str, list[float]] = {name: [] for name in chosen}
+    for turn in range(options.blocks):
+        for name in [*chosen][turn % len(chosen) :] + [*chosen][: turn % len(chosen)]:
+            torch.set_num_threads(options.threads)
+            taken[name].append(chosen[name](block))
+    publish("peers", "Images a second in training", rows(taken, options.batch * options.steps), notes(block))
+
+
+def configuration(batch: int, steps: int) -> RunConfig:
+    """The scale of CIFAR-10, with a small network on a CPU; its grid of samples is reduced, since it comes after the clock."""
+    config = at_hand(load_scale("cifar10"))
+    changes: dict[str, Any] = {"train.batch_size": batch, "train.steps": steps, "evaluate.nfe": [1], "evaluate.batch_size": 8}
+    if not torch.cuda.is_available():
+        return override(config, {**changes, "backbone": UNet(**SMALL)})  # type: ignore[arg-type]
+    return override(config, changes | ({"train.compile": "default"} if hasattr(config.train, "compile") else {}))
+
+
+def rows(taken: dict[str, list[float]], images: int) -> list[dict[str, Any]]:
+    """The table."""
+    return [
+        {
+            "training loop": name,
+            "images/s": Spread.of([images / s for s in seconds]),
+            "harness over it": Spread.of_ratios(seconds, taken["harness"]),
+            "differs in": DIFFERS[name],
+        }
+        for name, seconds in taken.items()
+    ]
+
+
+def notes(block: Block) -> Sequence[str]:
+    """What was compared."""
+    number, s = sum(p.numel() for p in block.network().parameters()), Settings.of(block.config)
+    return [
+        f"U-Net of {number:,} parameters, batch {s.batch_size}, {block.threads} thread(s), {block.steps} steps a block, {block.device}.",
+        f"Data: {block.config.dataset.name}; a set named npz is noise of CIFAR-10's shape.",
+        "A ratio above 1: the harness trains on more images a second.",
+    ]
+
+
+if __name__ == "__main__":
+    main()
