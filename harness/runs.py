@@ -1,7 +1,7 @@
 """The run directory: what was trained, how far it is and what it scored. It is the truth; Optuna and MLflow index it.
 
     results/local/runs/<training digest>-s<seed>/
-        config.json  environment.json  metrics.jsonl  checkpoints/  samples/  evaluations/<protocol digest>.json  diverged.json
+        config.json  environment.json  metrics.jsonl  checkpoints/  samples/  evaluations/<protocol digest>.json  diverged.json  pruned.json
 
 The digest covers all that training depends on and nothing else, so no run is trained twice and a change of
 `evaluate` retrains nothing.
@@ -31,7 +31,7 @@ from harness.config import Index, digest, to_dict
 from harness.data.base import Data, Dataset, load
 from harness.data.pictures import SHOWN, draw
 from harness.environment import commit, machine
-from harness.errors import ConfigError, Diverged, Stopped, UserError
+from harness.errors import ConfigError, Diverged, Pruned, Stopped, UserError
 from harness.evaluation.judge import Batch, Judge
 from harness.evaluation.protocol import EvaluateConfig, Protocol
 from harness.files import drop_torn_line, last_line, locked, read_json, read_lines, remove_leftovers, runs_folder, write_json
@@ -138,7 +138,15 @@ class Run:
     @property
     def diverged(self) -> str | None:
         """Why training gave up, or None."""
-        path = self.folder / "diverged.json"
+        return self._reason("diverged.json")
+
+    @property
+    def pruned(self) -> str | None:
+        """Why a search gave it up, or None; training it further takes that back."""
+        return self._reason("pruned.json")
+
+    def _reason(self, name: str) -> str | None:
+        path = self.folder / name
         return read_json(path)["reason"] if path.exists() else None
 
 
@@ -174,16 +182,20 @@ class Trained:
     noise_state: Mapping[str, Tensor]
 
 
-def ensure(config: RunConfig, say: Say, stop: Stop) -> Run:
+Look = Callable[[Trained, int], None]
+"""Takes the averaged network and the step wherever a run is sampled while it trains; may raise `Pruned`."""
+
+
+def ensure(config: RunConfig, say: Say, stop: Stop, look: Look | None = None) -> Run:
     """The run of a configuration, trained and evaluated: what is done is kept, what was begun continues.
 
-    Raises `Diverged` (a second time without training again) and `Stopped`.
+    Raises `Diverged` (a second time without training again), `Stopped` and what `look` raises.
     """
     run, data = Run.of(config), load(config.dataset)
     protocol = Protocol.of(config.evaluate, data)
     if not run.diverged and not run.missing(protocol):
         return run
-    trained = train(run, say, stop)
+    trained = train(run, say, stop, look)
     evaluate(run, trained, Judge(config.evaluate, data, config.train.resolved_device()), stop)
     return run
 
@@ -210,7 +222,7 @@ def _steps(config: RunConfig, path: Interpolant, nfe: int) -> int:
     return steps_of(config.evaluate.solver, config.evaluate.time_grid, path, config.evaluate.guidance, nfe)
 
 
-def train(run: Run, say: Say, stop: Stop) -> Trained:
+def train(run: Run, say: Say, stop: Stop, look: Look | None = None) -> Trained:
     """Train a run from where it stands; at once when it is finished."""
     config, data, device = run.config, load(run.config.dataset), run.config.train.resolved_device()
     torch.set_num_threads(config.train.threads)
@@ -218,6 +230,7 @@ def train(run: Run, say: Say, stop: Stop) -> Trained:
         if run.diverged:
             raise Diverged(f"{run.diverged} (Remove {run.folder} to train it again.)")
         remove_leftovers(run.folder)
+        (run.folder / "pruned.json").unlink(missing_ok=True)
         drop_torn_line(run.folder / "metrics.jsonl")
         torch.manual_seed(stream_seed(config.seed, "initial weights"))
         network = config.build(data).to(device)
@@ -229,10 +242,10 @@ def train(run: Run, say: Say, stop: Stop) -> Trained:
             _write_environment(run, network, objective)
         try:
             ema = fit(
-                config.train, config.seed, network, objective, data, run.folder / "checkpoints", _callbacks(run, objective, say, stop)
+                config.train, config.seed, network, objective, data, run.folder / "checkpoints", _callbacks(run, objective, say, stop, look)
             )
-        except Diverged as error:
-            write_json(run.folder / "diverged.json", {"reason": str(error)})
+        except (Diverged, Pruned) as error:
+            write_json(run.folder / f"{type(error).__name__.lower()}.json", {"reason": str(error)})
             raise
         return Trained(ema.network, objective.noise_state)
 
@@ -299,7 +312,7 @@ def picture(run: Run, trained: Trained, nfe: int, number: int, path: Path, label
     draw(data, torch.cat(shown), path, trajectories=whole)
 
 
-def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop) -> Callbacks:
+def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look | None) -> Callbacks:
     last, path, data = run.steps_done, run.folder / "metrics.jsonl", load(run.config.dataset)
 
     def log(line: dict[str, float]) -> None:
@@ -310,7 +323,10 @@ def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop) -> Callback
     def sample(network: nn.Module, step: int) -> None:
         number = min(SHOWN[data.kind], run.config.evaluate.batch_size)
         path = run.folder / "samples" / f"step-{step:07d}.png"
-        picture(run, Trained(network, objective.noise_state), max(run.config.evaluate.nfe), number, path)
+        trained = Trained(network, objective.noise_state)
+        picture(run, trained, max(run.config.evaluate.nfe), number, path)
+        if look:
+            look(trained, step)
 
     def resumed(step: int, damaged: list[Path]) -> None:
         for checkpoint in damaged:

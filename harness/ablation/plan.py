@@ -86,6 +86,11 @@ class Plan:
         """Where its journal, leases and workers' logs are."""
         return results_folder() / "local" / "studies" / f"{self.name}-{self.digest}"
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a reader of the record should know."""
+        return {"question": self.question, "baseline": self.baseline, "seeds": list(self.seeds)}
+
     def trials(self) -> list[tuple[str, int]]:
         """(arm, seed) of all trials; a seed's arms stand together, so that an unfinished study is paired too."""
         return [(arm, seed) for seed in self.seeds for arm in self.arms]
