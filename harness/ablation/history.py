@@ -11,7 +11,7 @@ import optuna
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from optuna.distributions import CategoricalDistribution
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.study import StudyDirection
@@ -61,7 +61,8 @@ def importances(board: SearchBoard) -> dict[str, float]:
     for trial in finished:
         params = {name: scale(trial.params[name]) for name, (_, scale) in scales.items()}
         even.add_trial(create_trial(params=params, distributions=distributions, value=_log(trial.value)))
-    return {path_of(name): share for name, share in get_param_importances(even, evaluator=FanovaImportanceEvaluator(seed=0)).items()}
+    found = get_param_importances(even, evaluator=FanovaImportanceEvaluator(seed=0))
+    return {path_of(name): float(share) for name, share in found.items()}
 
 
 def _log(value: float | None) -> float:
@@ -87,7 +88,7 @@ def _values(axes: Axes, board: SearchBoard) -> None:
     axes.axvspan(-0.5, RANDOM_TRIALS - 0.5, color="grey", alpha=0.12, label="drawn blindly")
     axes.plot(given_up.trial, given_up.value, "x", color="grey", label="given up, last value")
     axes.plot(finished.trial, finished.value, "o", color=COLOURS[0], label="finished")
-    axes.step(finished.trial, best, where="post", color=COLOURS[1], label="best so far")
+    axes.step(trials.trial, best.reindex(trials.index).ffill(), where="post", color=COLOURS[1], label="best so far")
     axes.set_xlabel("trial")
     axes.set_title(f"{len(finished)} finished, {len(given_up)} given up; seed {board.plan.base.seed}", fontsize=10)
     _scaled(axes, trials.value)
@@ -136,7 +137,7 @@ def _slice(axes: Axes, board: SearchBoard, name: str, trials: pd.DataFrame) -> N
         axes.set_xticks(range(len(distribution.choices)), [str(choice) for choice in distribution.choices])
         axes.set_xlim(-0.5, len(distribution.choices) - 0.5)
     elif distribution.log:
-        _plain_log(axes, "x")
+        _plain_log(axes, "x", distribution.low, distribution.high)
     best = trials.trial == board.best().number
     finished = trials.state == STATES[TrialState.COMPLETE]
     for rows, marker, colour in ((~finished, "x", "grey"), (finished, "o", COLOURS[0]), (best, "o", COLOURS[1])):
@@ -148,16 +149,17 @@ def _slice(axes: Axes, board: SearchBoard, name: str, trials: pd.DataFrame) -> N
 def _scaled(axes: Axes, values: pd.Series) -> None:
     """A grid, and a log axis for values that are all positive."""
     if (values.dropna() > 0).all():
-        _plain_log(axes, "y")
+        _plain_log(axes, "y", values.min(), values.max())
     axes.grid(alpha=0.25)
 
 
-def _plain_log(axes: Axes, which: str) -> None:
-    """A log axis with its numbers written out."""
+def _plain_log(axes: Axes, which: str, low: float, high: float) -> None:
+    """A log axis with its numbers written out, a few of them."""
     axes.set(**{f"{which}scale": "log"})
     axis = getattr(axes, f"{which}axis")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 3 * low else range(1, 10)))
     axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    axis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.6)))
+    axis.set_minor_locator(NullLocator())
 
 
 def _short(name: str) -> str:

@@ -48,7 +48,7 @@ def settings(drawn: Mapping[str, Any]) -> dict[str, Any]:
 
 def inverse(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
     """What would have to be drawn for the values of these paths, as far as the space has it."""
-    wanted = {name: _value(name, values[path_of(name)]) for name in space}
+    wanted = {name: _from_one(values[path_of(name)]) if name.startswith(_ONE_MINUS) else values[path_of(name)] for name in space}
     return {name: x for name, x in wanted.items() if _within(space[name], x)}
 
 
@@ -70,7 +70,12 @@ def _value(name: str, x: Any) -> Any:
     if not isinstance(x, float):
         return x
     rounded = float(f"{x:.{DIGITS}g}")
-    return round(1 - rounded, 12) if name.startswith(_ONE_MINUS) else rounded
+    return _from_one(rounded) if name.startswith(_ONE_MINUS) else rounded
+
+
+def _from_one(x: float) -> float:
+    """1 - x without the last digits that are not its own."""
+    return round(1 - x, 12)
 
 
 def _within(distribution: BaseDistribution, x: Any) -> bool:

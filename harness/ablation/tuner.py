@@ -31,8 +31,6 @@ UNPRUNED_TRIALS = 5
 """So many finish before the pruner may give one up. Hyperband and successive halving, which cut to a third or a quarter
 at each rung, would leave 25 to 40 trials with too few finished ones to learn from."""
 
-warnings.filterwarnings("ignore", category=ExperimentalWarning)  # TPE's `group`
-
 
 class SearchBoard(Board):
     """As many trials as the search has. What is drawn for each depends on the seed and on the trials before it alone."""
@@ -110,9 +108,7 @@ class SearchBoard(Board):
 
     def _ask(self) -> optuna.Trial:
         drawn = len({_title(t) for t in self.trials() if t.state != TrialState.WAITING})
-        self.study.sampler = TPESampler(
-            n_startup_trials=RANDOM_TRIALS, multivariate=True, group=True, seed=stream_seed(self.plan.base.seed, "search", drawn) % 2**32
-        )
+        self.study.sampler = _sampler(stream_seed(self.plan.base.seed, "search", drawn) % 2**32)
         return self.study.ask(self.plan.space)
 
     def _put_in(self) -> None:
@@ -124,6 +120,11 @@ class SearchBoard(Board):
         for trial in last.values():
             if trial.state == TrialState.FAIL:
                 self.study.enqueue_trial(trial.params, user_attrs={"again": _number(trial)})
+
+
+def _sampler(seed: int) -> TPESampler:
+    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):  # `group` is, since 2021
+        return TPESampler(n_startup_trials=RANDOM_TRIALS, multivariate=True, group=True, seed=seed)
 
 
 def _number(trial: optuna.Trial | FrozenTrial) -> int:
