@@ -20,7 +20,7 @@ from optuna.trial import TrialState, create_trial
 from harness.ablation.figures import COLOURS, png
 from harness.ablation.space import evened, path_of, settings
 from harness.ablation.tables import provenance, titled
-from harness.ablation.tuner import RANDOM_TRIALS, SearchBoard
+from harness.ablation.tuner import RANDOM_TRIALS, SearchBoard, number_of
 from harness.files import write_atomic, write_json
 from harness.runs import Run
 
@@ -31,7 +31,7 @@ def frame(board: SearchBoard) -> pd.DataFrame:
     """One row per trial: number, state, value (the last rung's where it was given up), settings, values by rung, and how long."""
     rows = [
         {
-            "trial": trial.number,
+            "trial": number_of(trial),
             "state": STATES[trial.state],
             "value": trial.value,
             **settings(trial.params),
@@ -40,7 +40,7 @@ def frame(board: SearchBoard) -> pd.DataFrame:
             "run": trial.user_attrs["run"],
             "reason": trial.user_attrs.get("reason"),
         }
-        for trial in board.settled()
+        for trial in sorted(board.settled(), key=number_of)
     ]
     found = pd.DataFrame(rows)
     last = ["seconds", "run", "reason"]
@@ -103,7 +103,7 @@ def _rungs(axes: Axes, board: SearchBoard) -> None:
         colour = COLOURS[1] if trial is best else COLOURS[0] if trial.state == TrialState.COMPLETE else "grey"
         axes.plot(points.index, points, ".-", color=colour, lw=2 if trial is best else 0.8, alpha=1 if trial is best else 0.6)
     axes.set_xlabel("step")
-    axes.set_title(f"values on the way; the best is trial {best.number}", fontsize=10)
+    axes.set_title(f"values on the way; the best is trial {number_of(best)}", fontsize=10)
     axes.grid(alpha=0.25)
 
 
@@ -138,7 +138,7 @@ def _slice(axes: Axes, board: SearchBoard, name: str, trials: pd.DataFrame) -> N
         axes.set_xlim(-0.5, len(distribution.choices) - 0.5)
     elif distribution.log:
         _plain_log(axes, "x", distribution.low, distribution.high)
-    best = trials.trial == board.best().number
+    best = trials.trial == number_of(board.best())
     finished = trials.state == STATES[TrialState.COMPLETE]
     for rows, marker, colour in ((~finished, "x", "grey"), (finished, "o", COLOURS[0]), (best, "o", COLOURS[1])):
         axes.plot(x[rows], trials.value[rows], marker, color=colour, ms=5)
@@ -204,6 +204,6 @@ def _about(board: SearchBoard, command: str) -> dict[str, Any]:
         "sampler": f"TPE, multivariate, in groups, {RANDOM_TRIALS} blind trials first",
         "pruner": "median",
         "judged by": {"metric": plan.metric, "nfe": plan.nfe, "protocol": asdict(plan.protocol)},
-        "best": {"trial": best.number, "value": best.value, **settings(best.params)},
+        "best": {"trial": number_of(best), "value": best.value, **settings(best.params)},
         "importances": importances(board),
     }

@@ -45,7 +45,7 @@ class SearchBoard(Board):
         return self.plan.trials
 
     def run(self, trial: optuna.Trial, stop: StopSignal) -> None:
-        title, started, config = _title(trial), time.perf_counter(), self.plan.config(trial.params)
+        title, started, config = title_of(trial), time.perf_counter(), self.plan.config(trial.params)
 
         def say(text: str) -> None:
             print(f"{title}: {text}", flush=True)
@@ -78,7 +78,7 @@ class SearchBoard(Board):
         return self.trials(TrialState.COMPLETE, TrialState.PRUNED)
 
     def followed(self, known: Container[str]) -> list[Trial]:
-        begun = {_title(t): t for t in self.trials() if t.params.keys() == self.plan.space.keys()}
+        begun = {title_of(t): t for t in self.trials() if t.params.keys() == self.plan.space.keys()}
         return [
             Trial(title, Run.of(self.plan.config(t.params)), self.plan.protocol, {"trial": title})
             for title, t in begun.items()
@@ -107,7 +107,7 @@ class SearchBoard(Board):
         return super()._any_left() or len(self.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)) < self.total
 
     def _ask(self) -> optuna.Trial:
-        drawn = len({_title(t) for t in self.trials() if t.state != TrialState.WAITING})
+        drawn = len({title_of(t) for t in self.trials() if t.state != TrialState.WAITING})
         self.study.sampler = _sampler(stream_seed(self.plan.base.seed, "search", drawn) % 2**32)
         return self.study.ask(self.plan.space)
 
@@ -116,10 +116,10 @@ class SearchBoard(Board):
         everything = self.trials()
         if not everything:
             self.study.enqueue_trial(self.plan.own())
-        last = {_title(t): t for t in everything}
+        last = {title_of(t): t for t in everything}
         for trial in last.values():
             if trial.state == TrialState.FAIL:
-                self.study.enqueue_trial(trial.params, user_attrs={"again": _number(trial)})
+                self.study.enqueue_trial(trial.params, user_attrs={"again": number_of(trial)})
 
 
 def _sampler(seed: int) -> TPESampler:
@@ -127,11 +127,11 @@ def _sampler(seed: int) -> TPESampler:
         return TPESampler(n_startup_trials=RANDOM_TRIALS, multivariate=True, group=True, seed=seed)
 
 
-def _number(trial: optuna.Trial | FrozenTrial) -> int:
+def number_of(trial: optuna.Trial | FrozenTrial) -> int:
     """A trial's number; that of the first attempt where a worker died of it."""
     attributes: dict[str, Any] = trial.user_attrs
     return attributes.get("again", trial.number)
 
 
-def _title(trial: optuna.Trial | FrozenTrial) -> str:
-    return f"trial {_number(trial)}"
+def title_of(trial: optuna.Trial | FrozenTrial) -> str:
+    return f"trial {number_of(trial)}"
