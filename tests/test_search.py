@@ -298,4 +298,6 @@ def test_from_the_first_trial_to_the_pictures(tiny: RunConfig, tmp_path: Path, c
     assert table["at 3"].notna().all()
     assert (about["search"], about["seed"], about["command"]) == (board.plan.digest, 1000, "harness tune toy")
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths[2:])
-    assert "the best of 4 trials, 0 of them given up early" in history.describe(board)
+    described, batch = history.describe(board), settings(board.best().params)["train.batch_size"]
+    assert "the best of 4 trials, 0 of them given up early" in described
+    assert (f"it sees {batch / 32:g} times as many training samples" in described) == (batch != 32)

@@ -172,10 +172,12 @@ def describe(board: SearchBoard) -> str:
     """The sentence about the search that stands under the comparison."""
     best, plan = board.best(), board.plan
     chosen = ", ".join(f"{path} {value}" for path, value in settings(best.params).items())
+    share = plan.config(best.params).train.batch_size / plan.base.train.batch_size
+    compute = "" if share == 1 else f" In as many steps it sees {share:g} times as many training samples as the default."
     return (
         f"tuned: {chosen}; the best of {len(board.settled())} trials, {len(board.trials(TrialState.PRUNED))} of them given up early, "
         f"by {plan.metric} {best.value:.4g} on seed {plan.base.seed} (search {plan.digest}). That value is the luckiest of many, "
-        "which is why the seeds above are others."
+        f"which is why the seeds above are others.{compute}"
     )
 
 
