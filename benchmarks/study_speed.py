@@ -104,8 +104,7 @@ def share(plan: Plan, i: int, of: int, threads: int) -> list[float]:
     for arm, seed in plan.trials()[i::of]:
         config = plan.config(arm, seed)
         data, objective = load(config.dataset), Objective(config, {})
-        for network in bare(config, objective.weight, threads):
-            pass
+        *_, network = bare(config, objective.weight, threads)
         judge = Judge(config.evaluate, data, config.train.resolved_device())
         found.append([judge(samples(network, config, data, nfe))["fid"] for nfe in sorted(config.evaluate.nfe)][-1])
     return found

@@ -1,7 +1,7 @@
 """The run directory: what was trained, how far it is and what it scored. It is the truth; Optuna and MLflow index it.
 
     results/local/runs/<training digest>-s<seed>/
-        config.json  environment.json  metrics.jsonl  checkpoints/  samples/  evaluations/<protocol digest>.json  diverged.json
+        config.json  environment.json  metrics.jsonl  checkpoints/  samples/  evaluations/<protocol digest>.json  diverged.json  pruned.json
 
 The digest covers all that training depends on and nothing else, so no run is trained twice and a change of
 `evaluate` retrains nothing.
@@ -33,7 +33,7 @@ from harness.config import Index, digest, to_dict
 from harness.data.base import Data, Dataset, load
 from harness.data.pictures import SHOWN, draw
 from harness.environment import commit, machine
-from harness.errors import ConfigError, Diverged, Stopped, UserError
+from harness.errors import ConfigError, Diverged, Pruned, Stopped, UserError
 from harness.evaluation.judge import Batch, Judge
 from harness.evaluation.protocol import EvaluateConfig, Protocol
 from harness.evaluation.straightness import straightness
@@ -69,7 +69,7 @@ class RunConfig(Formulation):
     def __post_init__(self) -> None:
         super().__post_init__()
         try:
-            self.evaluate.average.check(self.train.ema_decays, self.train.snapshot_every > 0)
+            self.evaluate.average.check(self.train.decays, self.train.snapshot_every > 0)
         except ConfigError as error:
             raise error.below("evaluate.average") from None
         if self.evaluate.solver.needs_score:
@@ -150,7 +150,15 @@ class Run:
     @property
     def diverged(self) -> str | None:
         """Why training gave up, or None."""
-        path = self.folder / "diverged.json"
+        return self._reason("diverged.json")
+
+    @property
+    def pruned(self) -> str | None:
+        """Why a search gave it up, or None; training it further takes that back."""
+        return self._reason("pruned.json")
+
+    def _reason(self, name: str) -> str | None:
+        path = self.folder / name
         return read_json(path)["reason"] if path.exists() else None
 
 
@@ -185,16 +193,20 @@ class Trained:
     noise_state: Mapping[str, Tensor]
 
 
-def ensure(config: RunConfig, say: Say, stop: Stop) -> Run:
+Look = Callable[[Trained, int], None]
+"""Takes the averaged network and the step wherever a run is sampled while it trains; may raise `Pruned`."""
+
+
+def ensure(config: RunConfig, say: Say, stop: Stop, look: Look | None = None) -> Run:
     """The run of a configuration, trained and evaluated: what is done is kept, what was begun continues.
 
-    Raises `Diverged` (a second time without training again) and `Stopped`.
+    Raises `Diverged` (a second time without training again), `Stopped` and what `look` raises.
     """
     run, data = Run.of(config), load(config.dataset)
     protocol = Protocol.of(config.evaluate, data)
     if not run.diverged and not run.missing(protocol):
         return run
-    train(run, say, stop)
+    train(run, say, stop, look=look)
     evaluate(run, restore(run), Judge(config.evaluate, data, config.train.resolved_device()), stop)
     return run
 
@@ -221,7 +233,7 @@ def _steps(config: RunConfig, path: Interpolant, nfe: int) -> int:
     return steps_of(config.evaluate.solver, config.evaluate.time_grid, path, config.evaluate.guidance, nfe)
 
 
-def train(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE) -> None:
+def train(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE, look: Look | None = None) -> None:
     """Train a run from where it stands; at once when it is finished. Of several ranks, the first alone writes."""
     config, data, device = run.config, load(run.config.dataset), run.config.train.resolved_device()
     torch.set_num_threads(config.train.threads)
@@ -233,12 +245,12 @@ def train(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE) -> None:
         objective = Objective(config, config.noise.learn(data))
         if ranks.first:
             _prepare(run, network, objective, say)
-        callbacks = _callbacks(run, objective, say if ranks.first else lambda _: None, stop)
+        callbacks = _callbacks(run, objective, say, stop, look)
         try:
             fit(config.train, config.seed, network, objective, data, run.folder / "checkpoints", callbacks, ranks)
-        except Diverged as error:
+        except (Diverged, Pruned) as error:
             if ranks.first:
-                write_json(run.folder / "diverged.json", {"reason": str(error)})
+                write_json(run.folder / f"{type(error).__name__.lower()}.json", {"reason": str(error)})
             raise
         if ranks.first:
             for line in diagnoses(run.metrics()):
@@ -248,6 +260,7 @@ def train(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE) -> None:
 def _prepare(run: Run, network: nn.Module, objective: Objective, say: Say) -> None:
     """Clear away what a kill left; say what is unusual, and where the run comes from."""
     remove_leftovers(run.folder)
+    (run.folder / "pruned.json").unlink(missing_ok=True)
     drop_torn_line(run.folder / "metrics.jsonl")
     if not (run.folder / "config.json").exists():
         write_json(run.folder / "config.json", to_dict(run.config))
@@ -273,7 +286,7 @@ def restore(run: Run) -> Trained:
     network = config.build(data).to(device)
     network.load_state_dict(part(saved, "network"))
     steps = sorted(map(step_of, checkpoints(folder / "snapshots")))
-    terms = config.evaluate.average.terms(config.train.ema_decays, steps)
+    terms = config.evaluate.average.terms(config.train.decays, steps)
     network.load_state_dict(combine(saved, folder / "snapshots", terms), strict=False)
     return Trained(compiled(network.eval(), config.train.resolved()["compile"]), part(saved, "noise"))
 
@@ -326,7 +339,7 @@ def picture(run: Run, trained: Trained, nfe: int, number: int, path: Path, label
     draw(data, torch.cat(shown), path, trajectories=whole)
 
 
-def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop) -> Callbacks:
+def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look | None) -> Callbacks:
     last, path, data = run.steps_done, run.folder / "metrics.jsonl", load(run.config.dataset)
     use = run.environment.get("device_use", {"flops_per_sample": 0.0, "peak_flops": 1.0})
 
@@ -338,12 +351,14 @@ def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop) -> Callback
         with open(path, "a") as file:
             file.write(json.dumps(line) + "\n")
 
-    def look(network: nn.Module, step: int) -> dict[str, float]:
+    def seen(network: nn.Module, step: int) -> dict[str, float]:
         trained, number = Trained(network, objective.noise_state), min(SHOWN[data.kind], run.config.evaluate.batch_size)
         picture(run, trained, max(run.config.evaluate.nfe), number, run.folder / "samples" / f"step-{step:07d}.png")
+        if look:
+            look(trained, step)
         return straightness(_paths(run, trained))
 
-    return Callbacks(log, look, say, stop)
+    return Callbacks(log, seen, say, stop)
 
 
 def _paths(run: Run, trained: Trained) -> list[Tensor]:

@@ -40,7 +40,7 @@ from matplotlib import pyplot as plt
 
 SEED = 0
 TRAIN = TrainConfig(
-    steps=1000, batch_size=256, learning_rate=5e-3, warmup_steps=50, ema_decays=(0.99,), threads=1, device="cpu",
+    steps=1000, batch_size=256, learning_rate=5e-3, warmup_steps=50, ema_decay=0.99, threads=1, device="cpu",
     log_every=10_000, sample_every=10_000, checkpoint_every=10_000,
 )  # fmt: skip
 NETWORK = MLP(width=96, blocks=2)

@@ -137,7 +137,7 @@ MATTERS: dict[str, Any] = {
     "optimizer.beta2": 0.9,
     "schedule": "constant",
     "clip_norm": None,
-    "ema_decays": [0.1],
+    "ema_decay": 0.1,
     "precision": "bf16",
 }
 CHANGES_NOTHING: dict[str, Any] = {
@@ -147,6 +147,7 @@ CHANGES_NOTHING: dict[str, Any] = {
     "keep_checkpoints": 1,
     "recompute": True,
     "snapshot_every": 4,
+    "more_ema_decays": [0.5],
     "on_divergence": "restore_and_lower_lr",
 }
 

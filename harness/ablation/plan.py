@@ -87,6 +87,11 @@ class Plan:
         """Where its journal, leases and workers' logs are."""
         return results_folder() / "local" / "studies" / f"{self.name}-{self.digest}"
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a reader of the record should know."""
+        return {"question": self.question, "baseline": self.baseline, "seeds": list(self.seeds)}
+
     def threaded(self, threads: int) -> Plan:
         """The same with every arm on so many threads, which its results' last digits depend on."""
         arms = {name: override(config, {"train.threads": threads}) for name, config in self.arms.items()}

@@ -1,4 +1,4 @@
-"""Commands about studies: ablate, table; and the MLflow pages."""
+"""Commands about studies: ablate, tune, table; and the MLflow pages."""
 
 from __future__ import annotations
 
@@ -20,20 +20,53 @@ def ablate(options: argparse.Namespace) -> None:
     """Train and compare the arms of a study; the same command continues it."""
     from rich.console import Console
 
-    from harness.ablation.launch import launch, prepare
-    from harness.ablation.tables import judge_references
-    from harness.explain import Explained, alike
     from harness.signals import StopSignal
 
-    plan, console, stop = plan_of(options), Console(), StopSignal()
-    plan, split = _shared(options, plan, console)
+    console = Console()
+    plan, split = _shared(options, plan_of(options), console)
+    _compare(options, plan, split, console, StopSignal())
+
+
+def tune(options: argparse.Namespace) -> None:
+    """Search for better settings, then compare the best with the scale's own on other seeds; the same command continues it."""
+    from rich.console import Console
+
+    from harness.ablation import history
+    from harness.ablation.launch import judge_of, launch
+    from harness.ablation.search import BASELINE, SearchPlan, compared, load_search
+    from harness.ablation.space import settings
+    from harness.ablation.study import load_scale
+    from harness.ablation.tuner import SearchBoard
+    from harness.signals import StopSignal
+
+    search, scale, console, stop = load_search(options.study), options.scale, Console(), StopSignal()
+    given = search, scale, load_scale(scale), parse_assignments(options.changes), options.seeds, options.plugin
+    shared, split = _shared(options, compared(*given, tuned={}), console)
+    plan = SearchPlan.of(search, scale, shared.arms[BASELINE], options.trials, options.plugin)
+    console.print(f"{plan.question}\n{plan.trials} trials at the scale {scale}; search {plan.digest}", highlight=False)
+    plan.check()
+    judge_of(plan.base, console)
+    board = SearchBoard(plan)
+    launch(board, split, console, stop, lambda: _told(history.write(board, _folder(options), _command(options)), console))
+    console.print(f"- {history.describe(board)}", highlight=False)
+    tuned = compared(*given, tuned=settings(board.best().params)).threaded(split.threads)
+    _compare(options, tuned, split, console, stop, history.describe(board))
+
+
+def _compare(options: argparse.Namespace, plan: Plan, split: Split, console: Any, stop: Any, *notes: str) -> None:
+    """Run a plan and report it, with `notes` under its table."""
+    from harness.ablation.launch import launch, prepare
+    from harness.ablation.tables import judge_references
+    from harness.ablation.worker import PlanBoard
+    from harness.explain import Explained, alike
+
     console.print(
         f"{plan.question}\n{len(plan.arms)} arms x {len(plan.seeds)} seeds at the scale {plan.scale}; plan {plan.digest}", highlight=False
     )
     judge = prepare(plan, console)
     for line in alike({name: Explained.of(config) for name, config in plan.arms.items()}):
         console.print(f"- {line}", highlight=False)
-    launch(plan, split, console, stop, lambda: _report(options, plan, judge_references(judge), console))
+    launch(PlanBoard(plan), split, console, stop, lambda: _report(options, plan, judge_references(judge), console, *notes))
 
 
 def table(options: argparse.Namespace) -> None:
@@ -109,25 +142,37 @@ def _shared(options: argparse.Namespace, plan: Plan, console: Any) -> tuple[Plan
     return plan.threaded(split.threads), split
 
 
-def _report(options: argparse.Namespace, plan: Plan, references: dict[str, dict[str, float]], console: Any) -> list[Path]:
-    """Print a plan's tables and write its files; those of a changed study stay under local/."""
+def _report(options: argparse.Namespace, plan: Plan, references: dict[str, dict[str, float]], console: Any, *notes: str) -> list[Path]:
+    """Print a plan's tables and write its files."""
     from harness.ablation import tables
-    from harness.files import results_folder
 
     report = tables.report(plan, references)
+    report.notes += notes
     for grid in tables.grids(report):
         console.print(grid.rich())
     for line in tables.remarks(report):
         console.print(f"- {line}", highlight=False)
-    changed = options.changes or options.plugin or options.seeds is not None
-    paths = tables.write(report, results_folder() / "local" if changed else results_folder(), _command(options))
+    return _told(tables.write(report, _folder(options), _command(options)), console)
+
+
+def _told(paths: list[Path], console: Any) -> list[Path]:
     console.print(f"wrote {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)
     return paths
 
 
+def _folder(options: argparse.Namespace) -> Path:
+    """Where tables and figures go; those of a changed study stay under local/."""
+    from harness.files import results_folder
+
+    changed = options.changes or options.plugin or options.seeds is not None or getattr(options, "trials", None) is not None
+    return results_folder() / "local" if changed else results_folder()
+
+
 def _command(options: argparse.Namespace) -> str:
-    """The ablate command with these options."""
-    words = ["harness", "ablate", options.study, "--scale", options.scale]
+    """The command that trains with these options."""
+    searching = hasattr(options, "trials")
+    words = ["harness", "tune" if searching else "ablate", options.study, "--scale", options.scale]
+    words += ["--trials", str(options.trials)] if searching and options.trials is not None else []
     words += ["--seeds", str(options.seeds)] if options.seeds is not None else []
     words += [word for change in options.changes for word in ("--set", change)]
     return shlex.join(words + [word for path in options.plugin for word in ("--plugin", str(path))])

@@ -43,16 +43,17 @@ class Average(Component, family="average"):
 class Ema(Average, name="ema"):
     """An exponential moving average that training kept."""
 
-    formula: ClassVar[str] = "d average + (1 - d) weights at every step, d = {decay:g} (0: the first of train.ema_decays)"
+    formula: ClassVar[str] = "d average + (1 - d) weights at every step, d = {decay:g} (0: train.ema_decay)"
 
     decay: Annotated[float, Range(0, 1, ends="[)")] = 0.0
-    """One of `train.ema_decays`; 0 is their first."""
+    """One of `train.more_ema_decays`; 0 is `train.ema_decay`."""
 
     def check(self, decays: Sequence[float], snapshots: bool) -> None:
         if not decays:
-            raise ConfigError("", "training keeps none: train.ema_decays is empty. Choose last, or name a decay there.")
+            raise ConfigError("", "training keeps none: train.ema_decay is null. Choose last, or give it a decay.")
         if self.decay and self.decay not in decays:
-            raise ConfigError("decay", f"{self.decay:g} is not in train.ema_decays {list(decays)}. Choose one that is.")
+            kept = ", ".join(f"{decay:g}" for decay in decays)
+            raise ConfigError("decay", f"training keeps {kept}, not {self.decay:g}. Choose one, or add it to train.more_ema_decays.")
 
     def terms(self, decays: Sequence[float], steps: Sequence[int]) -> list[Term]:
         return [Term(f"averages/{ema_name(self.decay or decays[0])}", 1.0)]

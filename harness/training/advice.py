@@ -23,8 +23,8 @@ Lines = Sequence[Mapping[str, Any]]
 def warnings(config: TrainConfig, data: Data) -> list[str]:
     """What in a configuration departs from the field's practice, a line each: legitimate where it is meant."""
     said = []
-    if not config.ema_decays:
-        said.append("train.ema_decays: no averaged weights. Samples from them are usually better: set [0.9999].")
+    if config.ema_decay is None:
+        said.append("train.ema_decay: no averaged weights. Samples from them are usually better: set 0.9999.")
     if config.clip_norm is None:
         said.append("train.clip_norm: gradients are not clipped. One bad batch can undo a training: set 1.")
     if config.batch_size < 32:

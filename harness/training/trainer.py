@@ -54,8 +54,10 @@ class TrainConfig(Config):
     schedule: Schedule = Cosine()
     clip_norm: Positive | None = 1.0
     """Largest norm of the gradient; null turns clipping off."""
-    ema_decays: tuple[Decay, ...] = (0.9999,)
-    """Decays of the averaged weights after their warm-up: any number at once. The first are those that are sampled from."""
+    ema_decay: Decay | None = 0.9999
+    """Decay, after a warm-up, of the averaged weights that are sampled from; null keeps none."""
+    more_ema_decays: tuple[Decay, ...] = ()
+    """Of further averages, kept beside it to be judged afterwards (evaluate.average.decay)."""
     snapshot_every: Index = 0
     """Steps between two snapshots for an average of any length afterwards (evaluate.average=posthoc); 0 takes none."""
     on_divergence: Literal["stop", "restore_and_lower_lr"] = "stop"
@@ -84,8 +86,13 @@ class TrainConfig(Config):
         super().__post_init__()
         if self.batch_size % self.accumulate:
             raise ConfigError("accumulate", f"{self.accumulate} parts do not divide the batch of {self.batch_size}. Choose a divisor.")
-        if len(set(self.ema_decays)) < len(self.ema_decays):
-            raise ConfigError("ema_decays", f"{list(self.ema_decays)} names one twice. Name each once.")
+        if len(set(self.decays)) < len(self.decays):
+            raise ConfigError("more_ema_decays", f"{list(self.decays)} names one twice. Name each once.")
+
+    @property
+    def decays(self) -> tuple[float, ...]:
+        """Of all averages, the one to sample from first."""
+        return (() if self.ema_decay is None else (self.ema_decay,)) + self.more_ema_decays
 
     def resolved_device(self) -> str:
         """The device this machine trains on."""
@@ -153,7 +160,7 @@ class Training:
         self.device = self.chosen["device"]
         if self.chosen["channels_last"] == "on" and len(data.shape) == 3:
             network.to(memory_format=torch.channels_last)
-        averages = Averages(network, config.ema_decays, WIDTHS if config.snapshot_every else ())
+        averages = Averages(network, config.decays, WIDTHS if config.snapshot_every else ())
         optimizer = config.optimizer.build(network.parameters())
         numbers = torch.tensor([1.0, math.inf], dtype=torch.float64)
         self.state = State(network, averages, optimizer, objective, data, Meter(self.device), Guard(self.device), numbers)
@@ -233,7 +240,7 @@ class Training:
         x0 = self.data.encode(self.data.train[batch].to(self.device))
         y = None if self.data.classes is None else self.data.classes[batch].to(self.device)
         line = gradients_by_noise(state.network, self.objective, x0, y, self.seed, done)
-        if self.config.ema_decays:
+        if self.config.decays:
             line["ema_distance"] = state.averages.distance().item()
         if self.objective.formulation.coupling.keeps_classes:  # else it brings data of its own
             line["held_out_loss"] = self.held_out_loss()
