@@ -1,0 +1,80 @@
+"""What is advised against is said once, and what is measured is read as it should be."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from harness.config import override
+from harness.data.base import Data, load
+from harness.data.images import Digits
+from harness.training.advice import diagnoses, remedy, warnings
+from harness.training.trainer import TrainConfig
+
+FAR = Data(torch.rand(100, 2) * 255, torch.rand(10, 2), torch.Tensor.float, torch.Tensor.float, "points")
+GOOD = TrainConfig()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, None),
+        ({"ema_decay": None}, "train.ema_decay: no averaged weights"),
+        ({"clip_norm": None}, "train.clip_norm: gradients are not clipped"),
+        ({"batch_size": 31}, "train.batch_size: 31 is below 32"),
+        ({"batch_size": 32}, None),
+        ({"learning_rate": 6e-4}, "train.learning_rate: 0.0006 is outside"),
+        ({"learning_rate": 9e-5}, "train.learning_rate: 9e-05 is outside"),
+        ({"learning_rate": 1e-4}, None),
+        ({"learning_rate": 5e-4}, None),
+        ({"learning_rate": 8e-3, "steps": 520}, None),
+        ({"learning_rate": 8e-3, "optimizer": "adam"}, None),
+    ],
+    ids=str,
+)
+def test_each_departure_is_said_alone(changes: dict[str, Any], said: str | None) -> None:
+    found = warnings(override(GOOD, changes), load(Digits()))
+    assert len(found) == (said is not None)
+    assert not said or found[0].startswith(said)
+
+
+def test_data_that_are_not_normalised_are_seen() -> None:
+    (line,) = warnings(GOOD, FAR)
+    assert line.startswith("dataset: encoded data have mean 1")
+
+
+def test_the_remedy_names_the_first_cause_that_fits() -> None:
+    unclipped = override(GOOD, {"clip_norm": None})
+    assert "dataset: encoded data" in remedy(unclipped, FAR)
+    assert "train.clip_norm is off" in remedy(unclipped, load(Digits()))
+    assert "train.precision=fp32" in remedy(override(GOOD, {"precision": "bf16"}), load(Digits()))
+    assert "lower train.learning_rate" in remedy(override(GOOD, {"precision": "fp32"}), load(Digits()))
+
+
+def lines(losses: list[float], clipped: float = 0.0, held_out: dict[int, float] | None = None) -> list[dict[str, float]]:
+    return [
+        {"step": step, "loss": loss, "clipped_share": clipped} | ({"held_out_loss": held_out[step]} if step in (held_out or {}) else {})
+        for step, loss in enumerate(losses)
+    ]
+
+
+FALLING = [1 / (1 + i) for i in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (lines(FALLING), None),
+        (lines(FALLING[:4]), None),
+        (lines([1.0, 1.1] * 10), "the loss does not fall (1.05 in the first fifth, 1.05 in the last)"),
+        (lines(FALLING, clipped=0.6), "60% of the last steps were clipped"),
+        (lines(FALLING, held_out={5: 0.3, 10: 0.2, 19: 0.25}), "the held-out loss was lowest at step 10 (0.2, at the end 0.25)"),
+        (lines(FALLING, held_out={5: 0.3, 10: 0.2, 19: 0.201}), None),
+        (lines([]), None),
+    ],
+    ids=["well", "too short", "flat", "clipped", "overtrained", "noise", "nothing"],
+)
+def test_what_was_measured_is_diagnosed(given: list[dict[str, float]], said: str | None) -> None:
+    found = diagnoses(given)
+    assert len(found) == (said is not None)
+    assert not said or found[0].startswith(said)

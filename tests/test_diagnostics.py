@@ -1,0 +1,113 @@
+"""What a training shows of itself, against the same sums done one sample at a time."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harness.evaluation.straightness import straightness
+from harness.formulation import Formulation
+from harness.objective import Objective
+from harness.rng import stream
+from harness.training.diagnostics import BINS, EDGES, EXPLOSION, SAMPLES, WIDEST, Guard, Meter, gradients_by_noise
+from harness.training.distributed import ALONE
+
+
+def test_errors_fall_into_the_bins_of_their_log_snr() -> None:
+    log_snr = torch.tensor([-math.inf, -6.0, -5.9, -0.1, 0.0, 3.0, 5.99, 6.0, math.inf])
+    errors = torch.arange(1.0, 10.0)
+    meter = Meter("cpu")
+    for part in (slice(0, 4), slice(4, 9)):
+        meter.add_errors(errors[part], log_snr[part])
+    one = torch.tensor(1.0)
+    meter.add(2 * one, 3 * one, 4 * one, one, 0 * one)
+    meter.add(4 * one, 5 * one, 6 * one, 0 * one, 0 * one)
+    line = meter.fetch(ALONE)
+    expected = {name: [] for name in BINS}
+    for value, error in zip(log_snr.tolist(), errors.tolist(), strict=True):
+        expected[BINS[int(np.searchsorted(EDGES, value, side="right"))]].append(error)
+    assert {k: v for k, v in line.items() if "/" in k} == {f"loss_by_log_snr/{k}": np.mean(v) for k, v in expected.items() if v}
+    assert {k: v for k, v in line.items() if "/" not in k} == {"loss": 3, "grad_norm": 4, "transport_cost": 5, "clipped_share": 0.5}
+    assert not meter.scalars.any()
+    assert not meter.bins.any()
+
+
+class Straight(nn.Module):
+    """Two weights, so that gradients can be written down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(torch.tensor(0.3)), nn.Parameter(torch.tensor(-0.2))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.scale * x + self.shift * t.view(-1, 1)
+
+
+def test_gradients_by_noise_are_those_of_single_samples() -> None:
+    """Mean gradient and, from parts of eight, an unbiased trace of the covariance: here against all samples one by one."""
+    network, objective = Straight(), Objective(Formulation(), {})
+    x0 = torch.randn(SAMPLES, 3, generator=torch.Generator().manual_seed(0))
+    found = gradients_by_noise(network, objective, x0, None, 3, 7)
+    x1 = objective.formulation.noise.sample(x0.shape, stream(3, "noise", 7), {})
+    for name, (low, high) in zip(BINS, itertools.pairwise((-WIDEST, *EDGES, WIDEST)), strict=True):
+        t = torch.sigmoid(-(low + (high - low) * torch.rand(SAMPLES, generator=stream(3, "bins", 7))) / 2)
+        xt = (1 - t[:, None]) * x0 + t[:, None] * x1
+        error = 0.3 * xt - 0.2 * t[:, None] - (x1 - x0)
+        single = torch.stack([(2 * error * xt).mean(1), (2 * error * t[:, None]).mean(1)], 1).double()
+        assert found[f"grad_norm_by_log_snr/{name}"] == pytest.approx(single.mean(0).norm().item(), rel=1e-4)
+        parts = single.view(4, 8, 2).mean(1)
+        assert found[f"grad_variance_by_log_snr/{name}"] == pytest.approx(8 * parts.var(0).sum().item(), rel=1e-4)
+
+
+def test_bins_that_a_path_does_not_reach_are_left_out() -> None:
+    x0 = torch.randn(SAMPLES, 3)
+    found = gradients_by_noise(
+        Straight(), Objective(Formulation.parse({"interpolant": {"name": "ve", "sigma_max": 2}}), {}), x0, None, 0, 0
+    )
+    assert 0 < len(found) < 2 * len(BINS)
+
+
+def test_looking_changes_neither_weights_nor_gradients() -> None:
+    network = Straight()
+    before = [p.detach().clone() for p in network.parameters()]
+    gradients_by_noise(network, Objective(Formulation(), {}), torch.randn(SAMPLES, 3), None, 0, 0)
+    assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+    assert all(p.grad is None for p in network.parameters())
+
+
+def judged(norms: list[float], guard: Guard | None = None, loss: float = 1.0) -> list[float]:
+    guard = guard or Guard("cpu")
+    return [guard(torch.tensor(loss), torch.tensor(norm)).item() for norm in norms]
+
+
+def test_what_is_not_finite_is_bad_and_does_not_count() -> None:
+    guard = Guard("cpu")
+    assert judged([1.0, math.nan, math.inf, 1.0], guard) == [0, 1, 1, 0]
+    assert judged([1.0], loss=math.nan) == [1]
+    assert guard.usual[1] == 2
+
+
+def test_an_explosion_is_measured_by_the_usual_norm() -> None:
+    usual = list(np.random.default_rng(0).lognormal(0, 1, 100))
+    assert not any(judged(usual))
+    assert judged([*usual, 10 * EXPLOSION, 1.0])[-2:] == [1, 0]
+    assert judged([*usual, EXPLOSION / 100])[-1] == 0
+    assert judged([1e-3, 10 * EXPLOSION])[-1] == 0, "the first steps are not judged by"
+
+
+def test_a_straight_path_at_even_speed_is_straight() -> None:
+    start, end = torch.randn(2, 50, 4, dtype=torch.float64)
+    path = [start + i / 8 * (end - start) for i in range(9)]
+    assert straightness(path) == pytest.approx({"straightness": 0, "curvature": 0}, abs=1e-10)
+
+
+def test_a_half_circle_is_as_straight_as_its_integral_says() -> None:
+    """x = (cos, sin)(pi t): |x' - chord|^2 = pi^2 - 2 pi 2 sin(pi t) + 4 on average pi^2 - 4, and x' turns by pi^2 in all."""
+    angle = torch.linspace(0, math.pi, 2001, dtype=torch.float64)
+    path = list(torch.stack([angle.cos(), angle.sin()], 1)[:, None])
+    found = straightness(path)
+    assert found["straightness"] == pytest.approx((math.pi**2 - 4) / 4, rel=1e-5)
+    assert found["curvature"] == pytest.approx(math.pi**2 / 2, rel=1e-3)

@@ -1,0 +1,55 @@
+"""Two processes train as one does: the same pairs, times and losses, whatever the number that a run continues with."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.files import read_lines
+from harness.training.checkpoint import read_checkpoint
+
+SETTINGS = {
+    "train.steps": 12, "train.batch_size": 32, "train.warmup_steps": 2, "train.log_every": 4, "train.checkpoint_every": 4,
+    "train.sample_every": 12, "backbone.channels": 8, "backbone.groups": 4, "coupling": "exact_ot", "evaluate.nfe": [1],
+}  # fmt: skip
+
+
+def train(folder: Path, ranks: int, **changes: object) -> str:
+    """Train by `ranks` processes with results below `folder`; what was said."""
+    command = [sys.executable, "-m", *(["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"] if ranks > 1 else [])]
+    settings = SETTINGS | {path.replace("__", "."): value for path, value in changes.items()}
+    words = [word for path, value in settings.items() for word in ("--set", f"{path}={value}".replace("'", '"'))]
+    environment = {**os.environ, "HARNESS_RESULTS": str(folder), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, "harness", "train", *words], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def of(folder: Path) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+    (run,) = (folder / "local" / "runs").iterdir()
+    return read_lines(run / "metrics.jsonl"), read_checkpoint(run / "checkpoints", "cpu")[1]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_ranks_are_one(tmp_path: Path, accumulate: int) -> None:
+    """Bins of log SNR are of single samples, so that they agree only where pairs and times do."""
+    for ranks in (1, 2):
+        train(tmp_path / str(ranks), ranks, train__accumulate=accumulate)
+    (one, weights), (two, others) = (of(tmp_path / str(ranks)) for ranks in (1, 2))
+    assert [line["step"] for line in one] == [line["step"] for line in two] == [4, 8, 12]
+    for a, b in zip(one, two, strict=True):
+        measured = [key for key in a if key in ("loss", "grad_norm", "transport_cost", "clipped_share") or key.startswith("loss_by")]
+        assert len(measured) > 8
+        assert {key: b[key] for key in measured} == pytest.approx({key: a[key] for key in measured}, rel=1e-4)
+        assert b["loss"] == pytest.approx(a["loss"], abs=1e-6)
+    for name, value in weights.items():
+        if name.startswith(("network/", "averages/")):
+            torch.testing.assert_close(others[name], value, rtol=0, atol=1e-4)
+
+
+def test_a_batch_that_the_ranks_do_not_divide_is_refused_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=r"error: train\.batch_size: 33 does not divide among 2 parts"):
+        train(tmp_path, 2, train__batch_size=33)
