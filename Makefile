@@ -1,10 +1,10 @@
 # make ablation STUDY=weighting [SCALE=digits] [SEEDS=5] [WORKERS=2] [SET="train.steps=200 evaluate.nfe=[2,8]"] [PLUGIN=my.py]
+# make tuning [SCALE=digits] [TRIALS=24] and the same options
 # SET takes path=value pairs without spaces inside a value.
 
 PYTHON ?= python3
 STUDY ?= weighting
 SCALE ?= digits
-WORKERS ?= 2
 PORT ?= 5000
 UV_VERSION := 0.13.9
 
@@ -14,10 +14,13 @@ BENCH_READY := .venv/bench-ready
 BENCHMARKS := startup memory logging_cost step_time peers study_speed
 OPTIONS = --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) $(foreach change,$(SET),--set '$(change)') $(foreach file,$(PLUGIN),--plugin $(file))
 
-.PHONY: ablation table toy gallery verdicts bench ui test lint lock
+.PHONY: ablation tuning table toy gallery verdicts bench ui test lint lock
 
 ablation: $(READY)
-	@$(BIN)/harness ablate $(STUDY) $(OPTIONS) --workers $(WORKERS)
+	@$(BIN)/harness ablate $(STUDY) $(OPTIONS) $(if $(WORKERS),--workers $(WORKERS))
+
+tuning: $(READY)
+	@$(BIN)/harness tune tuning $(OPTIONS) $(if $(TRIALS),--trials $(TRIALS)) $(if $(WORKERS),--workers $(WORKERS))
 
 table: $(READY)
 	@$(BIN)/harness table $(STUDY) $(OPTIONS)

@@ -76,7 +76,7 @@ def measure(folder: Path, resident: bool) -> None:
 
     config = TrainConfig(steps=STEPS, batch_size=64, device="cpu", log_every=1000, sample_every=1000, checkpoint_every=1000)
     with tempfile.TemporaryDirectory() as checkpoints:
-        callbacks = Callbacks(log=lambda line: None, sample=lambda network, step: None, resumed=lambda step, damaged: None, stop=stop)
+        callbacks = Callbacks(log=lambda line: None, look=lambda network, step: {}, say=print, stop=stop)
         network = UNet(channels=8, multipliers=(1, 2), groups=4).build(data.shape)
         fit(config, 0, network, Objective(Formulation(), {}), data, Path(checkpoints), callbacks)
     step = (seen[-1][0] - seen[1][0]) / (len(seen) - 2)

@@ -15,19 +15,20 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from harness.config import flatten, override
+from harness.config import override
 from harness.data.base import data_folder, load
 from harness.errors import UserError
 from harness.evaluation.protocol import Protocol
 from harness.runs import Run, RunConfig, train
 from harness.tracking import Mirror
+from harness.training.optimizers import AdamW
 from harness.watch import Trial, Watch
 
 os.environ.setdefault("HARNESS_DATA", str(data_folder()))  # so that nothing is downloaded
@@ -47,7 +48,7 @@ class Settings:
     betas: tuple[float, float]
     weight_decay: float
     clip_norm: float
-    ema_decays: tuple[float, ...]
+    decays: tuple[float, ...]
     threads: int
     device: str
     bf16: bool
@@ -58,16 +59,13 @@ class Settings:
     @classmethod
     def of(cls, config: RunConfig) -> Self:
         """The settings of a run."""
-        given = {path.removeprefix("train."): value for path, value in flatten(config).items() if path.startswith("train.")}
-        chosen: dict[str, Any] = config.train.resolved() if hasattr(config.train, "resolved") else {}
-        chosen = chosen or {"precision": config.train.resolved_precision()}
+        train, chosen = config.train, config.train.resolved()
+        assert isinstance(train.optimizer, AdamW)
+        assert train.ema_decay is not None
         return cls(
-            config.train.steps, config.train.batch_size, config.train.learning_rate, config.train.warmup_steps,
-            (given.get("optimizer.beta1", 0.9), given["optimizer.beta2"] if "optimizer.beta2" in given else given["beta2"]),
-            given["optimizer.weight_decay"] if "optimizer.weight_decay" in given else given["weight_decay"],
-            config.train.clip_norm or math.inf, getattr(config.train, "ema_decays", None) or (config.train.ema_decay,),
-            config.train.threads, config.train.resolved_device(), chosen["precision"] == "bf16",
-            chosen.get("compile", "off"), chosen.get("channels_last", "off") == "on",
+            train.steps, train.batch_size, train.learning_rate, train.warmup_steps, (train.optimizer.beta1, train.optimizer.beta2),
+            train.optimizer.weight_decay, train.clip_norm or math.inf, train.decays, train.threads, chosen["device"],
+            chosen["precision"] == "bf16", chosen["compile"], chosen["channels_last"] == "on",
         )  # fmt: skip
 
     def rate(self, step: int) -> float:
@@ -91,7 +89,7 @@ def bare(config: RunConfig, weight: Weight | None = None, threads: int | None = 
     if s.channels_last:
         network.to(memory_format=torch.channels_last)
     forward = network if s.compile == "off" else torch.compile(network, mode=s.compile)
-    averages = [copy.deepcopy(network).requires_grad_(False).eval() for _ in s.ema_decays]
+    averages = [copy.deepcopy(network).requires_grad_(False).eval() for _ in s.decays]
     optimizer = torch.optim.AdamW(network.parameters(), betas=s.betas, weight_decay=s.weight_decay, fused=True)
     for step in range(s.steps):
         optimizer.param_groups[0]["lr"] = s.rate(step)
@@ -107,7 +105,7 @@ def bare(config: RunConfig, weight: Weight | None = None, threads: int | None = 
         nn.utils.clip_grad_norm_(network.parameters(), s.clip_norm)
         optimizer.step()
         with torch.no_grad():
-            for decay, average in zip(s.ema_decays, averages, strict=True):
+            for decay, average in zip(s.decays, averages, strict=True):
                 torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - min(decay, step / (step + 10)))
         yield averages[0]
 

@@ -61,7 +61,7 @@ def measure(scale: str, batch: int | None) -> Row:
     config = override(at_hand(load_scale(scale)), changes)
     network, settings = config.build(load(config.dataset)), Settings.of(config)
     number = sum(p.numel() for p in network.parameters())
-    state = 4 * number * (4 + len(settings.ema_decays)) / MB
+    state = 4 * number * (4 + len(settings.decays)) / MB
     saved = activations(config, network.to(settings.device), settings) / MB
     del network
     steps, end = peaks(config)
@@ -69,7 +69,7 @@ def measure(scale: str, batch: int | None) -> Row:
         "scale": scale,
         "batch": settings.batch_size,
         "parameters": number,
-        "averages": len(settings.ema_decays),
+        "averages": len(settings.decays),
         "state": round(state, 1),
         "activations": round(saved, 1),
         "computed": round(state + saved, 1),

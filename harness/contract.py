@@ -5,6 +5,7 @@ Each function yields (promise, whether it is kept). An exception breaks the prom
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -233,6 +234,34 @@ def _metric(metric: Any) -> Promises:
     yield "a set against itself is better than another", near < far if metric.lower_is_better else near > far
 
 
+def _optimizer(optimizer: Any) -> Promises:
+    weight = torch.nn.Parameter(torch.tensor([3.0, -2.0]))
+    made = optimizer.build([weight])
+    for group in made.param_groups:
+        group["lr"] = 0.05
+    for _ in range(200):
+        made.zero_grad()
+        weight.square().sum().backward()
+        made.step()
+    yield "it comes down a bowl", bool((weight.abs() < 0.3).all())
+    before, made.found_inf = weight.detach().clone(), torch.tensor(1.0)
+    made.step()
+    yield "it skips a step that was found bad", torch.equal(weight, before)
+
+
+def _schedule(schedule: Any) -> Promises:
+    shares = [schedule.share(step, 10, 100) for step in range(10, 100)]
+    yield "shares of the peak are in [0, 1]", all(0 <= share <= 1 for share in shares)
+    yield "it begins at the peak", shares[0] > 0.9
+    yield "it never rises", all(later <= earlier for earlier, later in itertools.pairwise(shares))
+
+
+def _average(average: Any) -> Promises:
+    terms = average.terms([0.9, 0.99], list(range(10, 1001, 10)))
+    yield "there is something that it is the sum of", bool(terms)
+    yield "its shares sum to one", abs(sum(term.share for term in terms) - 1) < 0.01
+
+
 def _like(value: Tensor, other: Tensor) -> bool:
     return value.shape == other.shape and value.dtype == other.dtype and value.device == other.device
 
@@ -259,6 +288,9 @@ _FAMILIES: dict[str, Callable[[Any], Promises]] = {
     "time_grid": _time_grid,
     "time_embedding": _time_embedding,
     "backbone": _backbone,
+    "optimizer": _optimizer,
+    "schedule": _schedule,
+    "average": _average,
     "dataset": _dataset,
     "metric": _metric,
 }

@@ -27,6 +27,10 @@ class Diverged(UserError):
     """Training met a loss or gradient that is not finite; the last good checkpoint stands."""
 
 
+class Pruned(Exception):
+    """A search gave a run up before its end; what was trained stays."""
+
+
 class Stopped(Exception):
     """SIGTERM or Ctrl-C arrived: everything is saved, and the same command continues."""
 

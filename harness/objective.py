@@ -15,15 +15,39 @@ from harness.formulation import Formulation
 from harness.rng import stream
 
 
-class Step(NamedTuple):
-    """What the objective gives for one batch."""
+class Task(NamedTuple):
+    """What a network is asked in one step: the first five of the brief's six steps, for a whole batch."""
 
-    loss: Tensor
-    """A scalar."""
+    xt: Tensor
+    """Points on the paths, [B, ...]."""
+    target: Tensor
+    """What the prediction is there, [B, ...]."""
+    t: Tensor
+    """Times, [B]."""
+    y: Tensor | None
+    """The classes that the network is told, int64 [B], -1 for none; None where it is told none at all."""
     transport_cost: Tensor
     """Mean |x0 - x1|^2 of the pairs, a scalar."""
     coupling_seconds: float
     """What pairing them took."""
+
+    def share(self, number: int, of: int) -> Task:
+        """One of `of` equal parts of the batch."""
+        size = len(self.t) // of
+        rows = slice(number * size, (number + 1) * size)
+        return self._replace(xt=self.xt[rows], target=self.target[rows], t=self.t[rows], y=None if self.y is None else self.y[rows])
+
+
+class Step(NamedTuple):
+    """How a network did at a task."""
+
+    loss: Tensor
+    """What is minimised: the weighted mean, a scalar."""
+    errors: Tensor
+    """Unweighted, of each sample, [B]; without a gradient."""
+    transport_cost: Tensor
+    coupling_seconds: float
+    """The task's own."""
 
 
 class Objective:
@@ -37,17 +61,26 @@ class Objective:
 
     def __call__(self, network: nn.Module, x0: Tensor, seed: int, step: int, y: Tensor | None = None) -> Step:
         """One step on encoded data x0 [B, ...] of classes y [B]. Draws depend on seed and step alone."""
+        return self.measure(network, self.task(x0, seed, step, y))
+
+    def task(self, x0: Tensor, seed: int, step: int, y: Tensor | None = None, t: Tensor | None = None) -> Task:
+        """The step's pairs and times (or the times t [B]), and what the network should say of them."""
         f, device = self.formulation, x0.device
         x1 = f.noise.sample(x0.shape, stream(seed, "noise", step, device=device), self.noise_state)
         started = time.perf_counter()
         x0, x1 = f.coupling.pair(x0, x1, stream(seed, "coupling", step, device=device), y)
         seconds = time.perf_counter() - started
-        t = f.time_sampler.sample(len(x0), stream(seed, "time", step, device=device), device, self.path)
+        if t is None:
+            t = f.time_sampler.sample(len(x0), stream(seed, "time", step, device=device), device, self.path)
         xt = f.interpolant.interpolate(x0, x1, t)
         target = f.prediction.target(x0, x1, t, f.interpolant, self._variance(x0))
-        error = self._error(network, xt, target, t, self._shown(y, stream(seed, "labels", step, device=device)))
-        loss = (self.weight(t) * f.loss.measure(error)).mean()
-        return Step(loss, transport_cost(x0, x1), seconds)
+        shown = self._shown(y, stream(seed, "labels", step, device=device))
+        return Task(xt, target, t, shown, transport_cost(x0, x1), seconds)
+
+    def measure(self, network: nn.Module, task: Task) -> Step:
+        """How `network` does at a task, or at a share of one."""
+        errors = self.formulation.loss.measure(self._error(network, *task[:4]))
+        return Step((self.weight(task.t) * errors).mean(), errors.detach(), task.transport_cost, task.coupling_seconds)
 
     def weight(self, t: Tensor) -> Tensor:
         """What a sample's loss at t counts, [B]."""

@@ -31,6 +31,9 @@ HOMES = {
     "time_grid": "harness.components.time_grids",
     "time_embedding": "harness.components.backbones.embeddings",
     "backbone": "harness.components.backbones",
+    "optimizer": "harness.training.optimizers",
+    "schedule": "harness.training.schedules",
+    "average": "harness.components.averages",
     "dataset": "harness.data",
     "metric": "harness.evaluation",
 }

@@ -1,7 +1,7 @@
 """The run directory: what was trained, how far it is and what it scored. It is the truth; Optuna and MLflow index it.
 
     results/local/runs/<training digest>-s<seed>/
-        config.json  environment.json  metrics.jsonl  checkpoints/  samples/  evaluations/<protocol digest>.json  diverged.json
+        config.json  environment.json  metrics.jsonl  checkpoints/  samples/  evaluations/<protocol digest>.json  diverged.json  pruned.json
 
 The digest covers all that training depends on and nothing else, so no run is trained twice and a change of
 `evaluate` retrains nothing.
@@ -15,7 +15,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -27,24 +27,32 @@ from torch import Tensor, nn
 from harness.components.backbones.base import Backbone, Network
 from harness.components.backbones.unet import UNet
 from harness.components.interpolants import Interpolant
+from harness.components.solvers import Euler
+from harness.components.time_grids import UniformGrid
 from harness.config import Index, digest, to_dict
 from harness.data.base import Data, Dataset, load
 from harness.data.pictures import SHOWN, draw
 from harness.environment import commit, machine
-from harness.errors import ConfigError, Diverged, Stopped, UserError
+from harness.errors import ConfigError, Diverged, Pruned, Stopped, UserError
 from harness.evaluation.judge import Batch, Judge
 from harness.evaluation.protocol import EvaluateConfig, Protocol
+from harness.evaluation.straightness import straightness
 from harness.files import drop_torn_line, last_line, locked, read_json, read_lines, remove_leftovers, runs_folder, write_json
 from harness.formulation import Formulation, require_score
 from harness.objective import Objective
 from harness.registry import sources
 from harness.rng import stream_seed
 from harness.sampling import Generated, generate, steps_of
-from harness.training.checkpoint import read_checkpoint
-from harness.training.trainer import Callbacks, TrainConfig, fit, part
+from harness.training.advice import diagnoses, warnings
+from harness.training.checkpoint import checkpoints, combine, part, read_checkpoint, step_of
+from harness.training.distributed import ALONE, Ranks
+from harness.training.hardware import compiled, peak_flops, training_flops
+from harness.training.trainer import Callbacks, TrainConfig, fit
 
 NUMERICS_VERSION = 1
 """Raised by hand when a change of the code alters what the same configuration gives."""
+PATHS, PATH_STEPS = 32, 8
+"""The paths whose straightness is measured during training."""
 _NAME = re.compile(r"[0-9a-f]{12}-s\d+")
 
 
@@ -60,6 +68,10 @@ class RunConfig(Formulation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        try:
+            self.evaluate.average.check(self.train.decays, self.train.snapshot_every > 0)
+        except ConfigError as error:
+            raise error.below("evaluate.average") from None
         if self.evaluate.solver.needs_score:
             require_score("evaluate.solver", self.evaluate.solver.name, "euler", self)
             self.refuse_unbounded("score")
@@ -138,7 +150,15 @@ class Run:
     @property
     def diverged(self) -> str | None:
         """Why training gave up, or None."""
-        path = self.folder / "diverged.json"
+        return self._reason("diverged.json")
+
+    @property
+    def pruned(self) -> str | None:
+        """Why a search gave it up, or None; training it further takes that back."""
+        return self._reason("pruned.json")
+
+    def _reason(self, name: str) -> str | None:
+        path = self.folder / name
         return read_json(path)["reason"] if path.exists() else None
 
 
@@ -149,11 +169,10 @@ def training_digest(config: RunConfig) -> str:
     """
     identity = to_dict(config, run_only=False)
     del identity["evaluate"], identity["seed"]
-    identity["train"]["precision"] = config.train.resolved_precision()
+    identity["train"] |= config.train.resolved()
     return digest(
         {
             **identity,
-            "device": config.train.resolved_device(),
             "data": load(config.dataset).fingerprint,
             "files": {**config.coupling.fingerprint(), **config.noise.fingerprint()},
             "sources": sources(dataclasses.replace(config, evaluate=EvaluateConfig())),
@@ -174,17 +193,21 @@ class Trained:
     noise_state: Mapping[str, Tensor]
 
 
-def ensure(config: RunConfig, say: Say, stop: Stop) -> Run:
+Look = Callable[[Trained, int], None]
+"""Takes the averaged network and the step wherever a run is sampled while it trains; may raise `Pruned`."""
+
+
+def ensure(config: RunConfig, say: Say, stop: Stop, look: Look | None = None) -> Run:
     """The run of a configuration, trained and evaluated: what is done is kept, what was begun continues.
 
-    Raises `Diverged` (a second time without training again) and `Stopped`.
+    Raises `Diverged` (a second time without training again), `Stopped` and what `look` raises.
     """
     run, data = Run.of(config), load(config.dataset)
     protocol = Protocol.of(config.evaluate, data)
     if not run.diverged and not run.missing(protocol):
         return run
-    trained = train(run, say, stop)
-    evaluate(run, trained, Judge(config.evaluate, data, config.train.resolved_device()), stop)
+    train(run, say, stop, look=look)
+    evaluate(run, restore(run), Judge(config.evaluate, data, config.train.resolved_device()), stop)
     return run
 
 
@@ -210,45 +233,62 @@ def _steps(config: RunConfig, path: Interpolant, nfe: int) -> int:
     return steps_of(config.evaluate.solver, config.evaluate.time_grid, path, config.evaluate.guidance, nfe)
 
 
-def train(run: Run, say: Say, stop: Stop) -> Trained:
-    """Train a run from where it stands; at once when it is finished."""
+def train(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE, look: Look | None = None) -> None:
+    """Train a run from where it stands; at once when it is finished. Of several ranks, the first alone writes."""
     config, data, device = run.config, load(run.config.dataset), run.config.train.resolved_device()
     torch.set_num_threads(config.train.threads)
-    with run.lock(), threadpool_limits(config.train.threads):
+    with run.lock() if ranks.first else nullcontext(), threadpool_limits(config.train.threads):
         if run.diverged:
             raise Diverged(f"{run.diverged} (Remove {run.folder} to train it again.)")
-        remove_leftovers(run.folder)
-        drop_torn_line(run.folder / "metrics.jsonl")
         torch.manual_seed(stream_seed(config.seed, "initial weights"))
         network = config.build(data).to(device)
-        noise_state = config.noise.learn(data)
-        objective = Objective(config, noise_state)
-        if not (run.folder / "config.json").exists():
-            write_json(run.folder / "config.json", to_dict(config))
-        if run.steps_done < config.train.steps:
-            _write_environment(run, network, objective)
+        objective = Objective(config, config.noise.learn(data))
+        if ranks.first:
+            _prepare(run, network, objective, say)
+        callbacks = _callbacks(run, objective, say, stop, look)
         try:
-            ema = fit(
-                config.train, config.seed, network, objective, data, run.folder / "checkpoints", _callbacks(run, objective, say, stop)
-            )
-        except Diverged as error:
-            write_json(run.folder / "diverged.json", {"reason": str(error)})
+            fit(config.train, config.seed, network, objective, data, run.folder / "checkpoints", callbacks, ranks)
+        except (Diverged, Pruned) as error:
+            if ranks.first:
+                write_json(run.folder / f"{type(error).__name__.lower()}.json", {"reason": str(error)})
             raise
-        return Trained(ema.network, objective.noise_state)
+        if ranks.first:
+            for line in diagnoses(run.metrics()):
+                say(line)
+
+
+def _prepare(run: Run, network: nn.Module, objective: Objective, say: Say) -> None:
+    """Clear away what a kill left; say what is unusual, and where the run comes from."""
+    remove_leftovers(run.folder)
+    (run.folder / "pruned.json").unlink(missing_ok=True)
+    drop_torn_line(run.folder / "metrics.jsonl")
+    if not (run.folder / "config.json").exists():
+        write_json(run.folder / "config.json", to_dict(run.config))
+    if run.steps_done < run.config.train.steps:
+        _write_environment(run, network, objective)
+        for line in warnings(run.config.train, load(run.config.dataset)):
+            say(f"advice: {line}")
 
 
 def restore(run: Run) -> Trained:
-    """The averaged network of a finished run, from its checkpoint."""
-    config, data, device = run.config, load(run.config.dataset), run.config.train.resolved_device()
-    step, saved, _ = read_checkpoint(run.folder / "checkpoints", device)
+    """The network of a finished run as its `evaluate` says, from its checkpoints."""
+    config, data, device, folder = run.config, load(run.config.dataset), run.config.train.resolved_device(), run.folder / "checkpoints"
+    step, saved, _ = read_checkpoint(folder, device)
     if step < config.train.steps:
         raise UserError(f"{run.name}: trained for {step} of {config.train.steps} steps. Run `harness train` with its settings first.")
     for name, value in part(saved, "data").items():
         if not torch.equal(value.cpu(), data.statistics.get(name, torch.empty(0))):
             raise UserError(f"{run.name}: the data's {name} is not what it was trained with. Bring the same data back, or train again.")
+    if config.evaluate.checkpoint == "best":
+        _, saved, _ = read_checkpoint(folder / "best", device)
+        if not saved:
+            raise UserError(f"{run.name}: its best checkpoint is missing or damaged. Set evaluate.checkpoint=last.")
     network = config.build(data).to(device)
-    network.load_state_dict(part(saved, "ema"))
-    return Trained(network.eval(), part(saved, "noise"))
+    network.load_state_dict(part(saved, "network"))
+    steps = sorted(map(step_of, checkpoints(folder / "snapshots")))
+    terms = config.evaluate.average.terms(config.train.decays, steps)
+    network.load_state_dict(combine(saved, folder / "snapshots", terms), strict=False)
+    return Trained(compiled(network.eval(), config.train.resolved()["compile"]), part(saved, "noise"))
 
 
 def evaluate(run: Run, trained: Trained, judge: Judge, stop: Stop) -> None:
@@ -299,26 +339,43 @@ def picture(run: Run, trained: Trained, nfe: int, number: int, path: Path, label
     draw(data, torch.cat(shown), path, trajectories=whole)
 
 
-def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop) -> Callbacks:
+def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look | None) -> Callbacks:
     last, path, data = run.steps_done, run.folder / "metrics.jsonl", load(run.config.dataset)
+    use = run.environment.get("device_use", {"flops_per_sample": 0.0, "peak_flops": 1.0})
 
     def log(line: dict[str, float]) -> None:
-        if line["step"] > last:  # a resumed run repeats what it had logged after its checkpoint
-            with open(path, "a") as file:
-                file.write(json.dumps(line) + "\n")
+        if line["step"] <= last:  # a resumed run repeats what it had logged after its checkpoint
+            return
+        if "samples_per_second" in line:
+            line["mfu"] = line["samples_per_second"] * use["flops_per_sample"] / use["peak_flops"]
+        with open(path, "a") as file:
+            file.write(json.dumps(line) + "\n")
 
-    def sample(network: nn.Module, step: int) -> None:
-        number = min(SHOWN[data.kind], run.config.evaluate.batch_size)
-        path = run.folder / "samples" / f"step-{step:07d}.png"
-        picture(run, Trained(network, objective.noise_state), max(run.config.evaluate.nfe), number, path)
+    def seen(network: nn.Module, step: int) -> dict[str, float]:
+        trained, number = Trained(network, objective.noise_state), min(SHOWN[data.kind], run.config.evaluate.batch_size)
+        picture(run, trained, max(run.config.evaluate.nfe), number, run.folder / "samples" / f"step-{step:07d}.png")
+        if look:
+            look(trained, step)
+        return straightness(_paths(run, trained))
 
-    def resumed(step: int, damaged: list[Path]) -> None:
-        for checkpoint in damaged:
-            say(f"{checkpoint} is damaged and was passed over.")
-        if damaged or 0 < step < run.config.train.steps:
-            say(f"{run.name} continues from step {step} of {run.config.train.steps}.")
+    return Callbacks(log, seen, say, stop)
 
-    return Callbacks(log, sample, resumed, stop)
+
+def _paths(run: Run, trained: Trained) -> list[Tensor]:
+    """Where a few samples are on their way by Euler's method, without guidance, in equal steps."""
+    visited, device = list[Tensor](), run.config.train.resolved_device()
+    (batch,) = generate(
+        trained.network, run.config, trained.noise_state, Euler(), UniformGrid(), PATH_STEPS, load(run.config.dataset).shape,
+        PATHS, PATHS, (run.config.seed, "paths"), device, visited=visited,
+    )  # fmt: skip
+    return [*visited, batch.x]
+
+
+def _device_use(run: Run) -> dict[str, float]:
+    """What a sample's training costs and what the device can do, in floating-point operations (a second)."""
+    config, data, chosen = run.config, load(run.config.dataset), run.config.train.resolved()
+    flops = training_flops(config.backbone, data.shape, data.num_classes if config.conditional else 0)
+    return {"flops_per_sample": flops, "peak_flops": peak_flops(chosen["device"], chosen["precision"], config.train.threads)}
 
 
 def _write_environment(run: Run, network: nn.Module, objective: Objective) -> None:
@@ -330,6 +387,7 @@ def _write_environment(run: Run, network: nn.Module, objective: Objective) -> No
             "machine": machine(),
             "parameters": sum(p.numel() for p in network.parameters()),
             "weight_mean": objective.weight_mean,
+            "device_use": _device_use(run),
             "data": load(run.config.dataset).fingerprint,
         },
     )

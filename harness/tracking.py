@@ -19,12 +19,11 @@ from harness.config import digest, flatten
 from harness.environment import machine
 from harness.errors import UserError
 from harness.evaluation.protocol import Protocol
-from harness.files import locked, read_json, results_folder, write_json
+from harness.files import locked, read_json, read_lines, results_folder, write_json
 from harness.runs import Run
 
 POINTS = 200
 """About how many points of a curve MLflow gets; metrics.jsonl has them all."""
-CURVES = ("loss", "grad_norm", "learning_rate", "samples_per_second", "transport_cost", "coupling_seconds")
 
 
 def default_uri() -> str:
@@ -101,21 +100,25 @@ class Record:
         self.run_id: str = state["run_id"]
 
     def send_run(self, run: Run, protocol: Protocol) -> None:
-        """Send what a run directory holds beyond what was sent: curves, values against NFE, sample grids."""
+        """Send what a run directory holds beyond what was sent: curves, a search's looks, values against NFE, sample grids."""
         from mlflow.entities import Metric
 
         lines = run.metrics(self.state["lines"])
         every = math.ceil(run.config.train.steps / run.config.train.log_every / POINTS)
-        chosen = [line for i, line in enumerate(lines, self.state["lines"] + 1) if i % every == 0]
-        points = [Metric(key, line[key], _ms(line["time"]), line["step"]) for line in chosen for key in CURVES]
+        chosen = [line for i, line in enumerate(lines, self.state["lines"] + 1) if i % every == 0 or "straightness" in line]
+        points = [Metric(key, line[key], _ms(line["time"]), line["step"]) for line in chosen for key in line.keys() - {"step", "time"}]
         known = run.evaluation(protocol)
         values = [(m, nfe, v) for m, by_nfe in known["values"].items() for nfe, v in by_nfe.items() if [m, nfe] not in self.state["values"]]
         points += [Metric(metric, value, _ms(known["time"][nfe]), int(nfe)) for metric, nfe, value in values]
         points += [Metric("calls", known["calls"][nfe]["mean"], _ms(known["time"][nfe]), 0) for _, nfe, _ in values if nfe == "0"]
+        looks = read_lines(run.folder / "rungs.jsonl", self.state.get("looks", 0))
+        own = [look for look in looks if look["protocol"] == protocol.digest]
+        points += [Metric(f"rung_{metric}", v, _ms(look["time"]), look["step"]) for look in own for metric, v in look["values"].items()]
         for start in range(0, len(points), 1000):
             self.client.log_batch(self.run_id, metrics=points[start : start + 1000])
         self.state["lines"] += len(lines)
         self.state["values"] += [[metric, nfe] for metric, nfe, _ in values]
+        self.state["looks"] = self.state.get("looks", 0) + len(looks)
         if points or lines:
             write_json(self.path, self.state)
         grids = sorted([*run.folder.glob("samples/step-*.png"), *run.folder.glob(f"samples/{protocol.digest}-*.png")])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -38,6 +38,8 @@ class Trial:
 
     def progress(self) -> float:
         """From 0 to 1."""
+        if self.run.pruned:
+            return 1.0
         trained = self.run.steps_done / self.run.config.train.steps
         if not self.evaluated:
             return trained
@@ -48,14 +50,23 @@ class Trial:
         """MLflow's word for where it stands."""
         if self.run.diverged:
             return "FAILED"
+        if self.run.pruned:
+            return "KILLED"
         return "FINISHED" if self.progress() == 1 else "RUNNING"
 
 
 class Watch:
-    """`with Watch(...) as watch:` follows trials in a thread of its own until the block ends."""
+    """`with Watch(...) as watch:` follows trials in a thread of its own until the block ends.
 
-    def __init__(self, title: str, trials: Sequence[Trial], mirror: Mirror, console: Console):
-        self.title, self.trials, self.mirror, self.console = title, trials, mirror, console
+    `more` is asked for those that have begun since, whose titles are not known; `total` is how many there will be.
+    """
+
+    def __init__(
+        self, title: str, trials: Sequence[Trial], mirror: Mirror, console: Console,
+        total: int | None = None, more: Callable[[Container[str]], Sequence[Trial]] = lambda known: (),
+    ):  # fmt: skip
+        self.title, self.trials, self.mirror, self.console = title, list(trials), mirror, console
+        self.total, self.more = total or len(trials), more
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -64,7 +75,7 @@ class Watch:
             TimeRemainingColumn(),
         )
         self.bar = Progress(*columns, console=console, disable=not console.is_terminal, speed_estimate_period=3600)
-        self.task = self.bar.add_task(title, total=len(trials), completed=sum(self._done()))  # type: ignore[arg-type]  # takes floats too
+        self.task = self.bar.add_task(title, total=self.total, completed=sum(self._done()))  # type: ignore[arg-type]  # takes floats too
         self._end, self._thread = threading.Event(), threading.Thread(target=self._follow, daemon=True)
         self._sent = self._told = time.monotonic()
         self._silent = False
@@ -92,16 +103,17 @@ class Watch:
         return [1.0 if trial.closed else trial.progress() for trial in self.trials]
 
     def _show(self) -> None:
+        self.trials += self.more({trial.title for trial in self.trials})
         done = self._done()
         finished = sum(value == 1 for value in done)
         at_work = [trial.title for trial, value in zip(self.trials, done, strict=True) if 0 < value < 1]
-        count = f" {finished}/{len(done)}" if len(done) > 1 else ""
+        count = f" {finished}/{self.total}" if self.total > 1 else ""
         self.bar.update(self.task, completed=sum(done), description=f"{self.title}{count} {', '.join(at_work[:3])}")
         if not self.console.is_terminal and time.monotonic() - self._told > TELL_EVERY_S:
             self._told = time.monotonic()
             left = self.bar.tasks[0].time_remaining
             self.console.print(
-                f"{self.title}{count}: {sum(done) / len(done):.0%}, {f'about {left / 60:.1f} min left' if left else 'time left unknown'}"
+                f"{self.title}{count}: {sum(done) / self.total:.0%}, {f'about {left / 60:.1f} min left' if left else 'time left unknown'}"
             )
 
     def _send(self, final: bool = False) -> None:

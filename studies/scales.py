@@ -19,6 +19,7 @@ from harness.evaluation.profiles import Autocorrelation, DropoutRate, GeneMean, 
 from harness.evaluation.protocol import EvaluateConfig
 from harness.formulation import ObjectiveConfig
 from harness.runs import RunConfig
+from harness.training.optimizers import AdamW
 from harness.training.trainer import TrainConfig
 
 # Half a minute a run on one core; stratified times, a high rate and a short beta2 make the most of 520 steps.
@@ -27,7 +28,8 @@ DIGITS = RunConfig(
     backbone=UNet(**UNet.presets["digits"]),
     time_sampler=Stratified(),
     train=TrainConfig(
-        steps=520, batch_size=128, learning_rate=8e-3, warmup_steps=50, beta2=0.97, log_every=20, sample_every=260, checkpoint_every=50
+        steps=520, batch_size=128, learning_rate=8e-3, warmup_steps=50, optimizer=AdamW(beta2=0.97),
+        log_every=20, sample_every=260, checkpoint_every=50,
     ),
     evaluate=EvaluateConfig(num_samples=400, batch_size=100, extractor="digits"),
 )  # fmt: skip
@@ -55,7 +57,8 @@ SCALES = {
     "digits": DIGITS,
     # The same with a transformer.
     "digits_dit": override(
-        DIGITS, {"backbone": {"name": "dit", "preset": "digits"}, "train.learning_rate": 2e-3, "train.beta2": 0.99, "train.steps": 3000}
+        DIGITS,
+        {"backbone": {"name": "dit", "preset": "digits"}, "train.learning_rate": 2e-3, "train.optimizer.beta2": 0.99, "train.steps": 3000},
     ),
     # The same with classes, which guidance makes clearer.
     "digits_classes": override(
@@ -127,7 +130,7 @@ SCALES = {
             batch_size=64,
             learning_rate=2e-3,
             warmup_steps=100,
-            beta2=0.99,
+            optimizer=AdamW(beta2=0.99),
             ema_decay=0.999,
             sample_every=750,
             checkpoint_every=250,
@@ -147,7 +150,7 @@ SCALES = {
     "cifar10": RunConfig(
         dataset=CIFAR10(flip=True),
         backbone=UNet(**UNet.presets["torchcfm-cifar10"]),
-        train=TrainConfig(steps=100_000, learning_rate=2e-4, warmup_steps=5000, weight_decay=0),
+        train=TrainConfig(steps=100_000, learning_rate=2e-4, warmup_steps=5000, optimizer=AdamW(weight_decay=0)),
         evaluate=EvaluateConfig(num_samples=50_000),
     ),
     # SiT and DiT on latents of ImageNet, for those who have them: a folder of .npy by class in HARNESS_DATA/imagenet_latents.
@@ -155,7 +158,7 @@ SCALES = {
         dataset=LatentFolder(path="imagenet_latents"),
         backbone=DiT(**DiT.presets["XL/2"]),
         objective=ObjectiveConfig(label_dropout=0.1),
-        train=TrainConfig(steps=400_000, batch_size=256, learning_rate=1e-4, warmup_steps=0, weight_decay=0),
+        train=TrainConfig(steps=400_000, batch_size=256, learning_rate=1e-4, warmup_steps=0, optimizer=AdamW(weight_decay=0)),
         evaluate=EvaluateConfig(num_samples=10_000, extractor="values", metrics=(SlicedWasserstein(),)),
     ),
 }

@@ -61,7 +61,7 @@ def formulation(interpolant: str, prediction: str) -> Formulation:
 def train(made: Formulation, data: Data) -> nn.Module:
     """The averaged network after `TRAIN`."""
     torch.manual_seed(SEED)
-    nothing = Callbacks(log=lambda line: None, sample=lambda network, step: None, resumed=lambda step, damaged: None, stop=lambda: False)
+    nothing = Callbacks(log=lambda line: None, look=lambda network, step: {}, say=print, stop=lambda: False)
     with tempfile.TemporaryDirectory() as folder:
         return fit(TRAIN, SEED, NETWORK.build(data.shape), Objective(made, {}), data, Path(folder), nothing).network
 

@@ -53,7 +53,7 @@ def readme(tables: Path) -> str:
         "Rate, batch and length were chosen with the linear path, the velocity, even weights and the U-Net (README), which favours the\n"
         "baselines; arms share steps, not compute. Cells are 3,565 of two healthy bone marrows, 100 genes, 1,200 steps of a small MLP.",
     ]
-    return "\n\n".join([*parts, *(section(path) for path in sorted(tables.glob("*-*.csv")))]) + "\n"
+    return "\n\n".join([*parts, *(section(path) for path in sorted(tables.glob("*-*.csv")) if not path.stem.endswith("-trials"))]) + "\n"
 
 
 if __name__ == "__main__":

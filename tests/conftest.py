@@ -114,6 +114,8 @@ def needed(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     numbers = itertools.count()
 
     def give(name: str, seed: int = 0) -> dict[str, Any]:
+        if name == "posthoc":
+            return {"width": 0.1}
         if name not in FILES:
             return {}
         folder = tmp_path / "needed" / str(next(numbers))

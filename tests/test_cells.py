@@ -25,8 +25,7 @@ from harness.data.base import Data, load
 from harness.errors import UserError
 from harness.registry import build
 from harness.runs import Run, RunConfig, restore
-from harness.training.checkpoint import read_checkpoint
-from harness.training.trainer import part
+from harness.training.checkpoint import part, read_checkpoint
 
 CELLS, GENES = 60, 40
 HELD = np.arange(CELLS) % 5 == 4

@@ -39,7 +39,7 @@ def test_every_bit_comes_back(tmp_path: Path) -> None:
 
 
 def test_the_newest_two_stay(tmp_path: Path) -> None:
-    paths = [write_checkpoint(tmp_path, step, tensors(step)) for step in (1, 20, 300, 1000)]
+    paths = [write_checkpoint(tmp_path, step, tensors(step), keep=2) for step in (1, 20, 300, 1000)]
     assert sorted(tmp_path.iterdir()) == paths[-2:]
     assert read_checkpoint(tmp_path, "cpu")[0] == 1000
 

@@ -15,7 +15,7 @@ from harness.config import override, to_dict
 from harness.files import results_folder, write_json
 from harness.runs import Run, RunConfig, train
 
-COMMANDS = ["list", "explain", "check", "data", "train", "sample", "evaluate", "ablate", "table", "ui"]
+COMMANDS = ["list", "explain", "check", "data", "train", "sample", "evaluate", "ablate", "tune", "table", "ui"]
 Refused = Callable[..., str]
 
 
@@ -121,9 +121,18 @@ def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         ("ablate absent.py", "absent.py: no such file."),
         ("ablate weighting --seeds 0", "--seeds: 0 is less than 1."),
         ("ablate weighting --seeds some", "invalid int value: 'some'"),
-        ("ablate weighting --workers 0", "--workers: 0 is less than 1."),
+        ("ablate weighting --workers 0", "argument --workers: 0 is no whole number of 1 or more."),
         ("ablate weighting --set weighting=min_snr", "weighting: every arm of 'weighting' replaces it"),
         ("ablate weighting --set seed=3", "seed: a study sets its seeds itself."),
+        ("tune tunin", "'tunin' is no search. Did you mean 'tuning'?"),
+        ("tune weighting", "'weighting' is no search. Known: tuning."),
+        ("tune tuning --scale points", "--scale: 'tuning' has no space for points. Known: "),
+        ("tune tuning --trials 0", "--trials: 0 is less than 1."),
+        ("tune tuning --workers 0", "--workers: 0 is less than 1."),
+        ("tune tuning --seeds 0", "--seeds: 0 is less than 1."),
+        ("tune tuning --seeds 1001", "--seeds: 1001 takes in seed 1000, on which is searched. Take fewer."),
+        ("tune tuning --set seed=3", "seed: a study sets its seeds itself."),
+        ("tune tuning --set train.step=3", "train.step: TrainConfig has no such field. Did you mean 'steps'?"),
         ("table weighting", "weighting-digits: nothing is measured yet. Run `harness ablate weighting --scale digits` first."),
     ],
 )  # fmt: skip

@@ -49,7 +49,7 @@ class Case:
     """Another value of a field and where it shows."""
 
     value: Any
-    shows_in: Literal["loss", "samples", "vector", "data", "score", "refusal", "elsewhere"]
+    shows_in: Literal["loss", "samples", "vector", "data", "score", "steps", "rates", "terms", "refusal", "elsewhere"]
     own: dict[str, Any] = field(default_factory=dict)
     """Other fields of the same component."""
     parts: dict[str, Any] = field(default_factory=dict)
@@ -145,6 +145,13 @@ CASES: dict[tuple[str, str, str], list[Case]] = {
     ("time_sampler", "u_shaped", "a"): loss(3),
     ("time_sampler", "edm_lognormal", "mean"): loss(-1),
     ("time_sampler", "edm_lognormal", "std"): loss(1),
+    ("optimizer", "*", "beta1"): [Case(0.5, "steps")],
+    ("optimizer", "*", "beta2"): [Case(0.5, "steps")],
+    ("optimizer", "*", "eps"): [Case(1.0, "steps")],
+    ("optimizer", "adamw", "weight_decay"): [Case(0.5, "steps")],
+    ("schedule", "inverse_sqrt", "reference_steps"): [Case(9, "rates")],
+    ("average", "ema", "decay"): [Case(0.5, "terms")],
+    ("average", "posthoc", "width"): [Case(0.2, "terms")],
     ("noise", "matched", "per_feature"): loss(True) + samples(True),
     ("noise", "sparse", "dropout_rate"): loss(0.2) + samples(0.2),
     ("noise", "sparse", "stored_zero"): loss(True) + samples(True),
@@ -272,12 +279,36 @@ def score_of(parts: dict[str, Any]) -> Tensor:
     return torch.tensor(metric.compare(metric.summarise(one, None), metric.summarise(other, None)))
 
 
+def steps_of(parts: dict[str, Any]) -> Tensor:
+    """Where a few steps on a bowl lead."""
+    weight = nn.Parameter(torch.tensor([3.0, -2.0]))
+    optimizer = parts["optimizer"].build([weight])
+    for _ in range(5):
+        optimizer.zero_grad()
+        weight.pow(4).sum().backward()
+        optimizer.step()
+    return weight.detach()
+
+
+def rates_of(parts: dict[str, Any]) -> Tensor:
+    return torch.tensor([parts["schedule"].share(step, 5, 50) for step in range(5, 50)])
+
+
+def terms_of(parts: dict[str, Any]) -> Tensor:
+    """Names and shares, as numbers."""
+    terms = parts["average"].terms([0.9, 0.5], [10, 20, 30])
+    return torch.tensor([float(ord(c)) for term in terms for c in term.name] + [term.share for term in terms])
+
+
 MEASURES: dict[str, Callable[[dict[str, Any]], Tensor]] = {
     "loss": loss_of,
     "samples": samples_of,
     "vector": vector_of,
     "data": data_of,
     "score": score_of,
+    "steps": steps_of,
+    "rates": rates_of,
+    "terms": terms_of,
 }
 
 
@@ -352,9 +383,13 @@ BELOW = {
     "dataset": "dataset",
     "solver": "evaluate.solver",
     "time_grid": "evaluate.time_grid",
+    "optimizer": "train.optimizer",
+    "schedule": "train.schedule",
+    "average": "evaluate.average",
 }
 RUN_ONLY = {
-    "train.device", "train.log_every", "train.sample_every", "train.checkpoint_every", "coupling.path", "dataset.path", "dataset.workers",
+    "train.device", "train.recompute", "train.log_every", "train.sample_every", "train.checkpoint_every", "train.keep_checkpoints",
+    "coupling.path", "dataset.path", "dataset.workers",
 }  # fmt: skip
 REFUSED = {
     ("low_discrepancy", "time_sampler.stratify"),
@@ -403,8 +438,10 @@ def walk(config: Config, prefix: str = "", run_only: bool = False) -> Iterator[t
 
 def others(path: str, hint: Any, value: Any) -> list[Any]:
     """Values beside `value` that a field might take."""
-    if path == "train.precision":
-        return ["bf16"]  # fp32 is what auto means on a CPU
+    chosen = {"train.precision": "bf16", "train.compile": "default", "train.channels_last": "on"}  # not what auto means on a CPU
+    chosen |= {"train.more_ema_decays": [0.5], "evaluate.average.decay": 0.9999, "evaluate.average.width": 0.2}
+    if path in chosen:
+        return [chosen[path]]
     if isinstance(value, Config):
         return [{"name": name} for name in names(value.family) if name != value.name]  # type: ignore[attr-defined]
     if typing.get_origin(hint) is Literal:
@@ -460,7 +497,12 @@ def test_every_setting_names_the_run_or_its_protocol(guided: RunConfig) -> None:
 @pytest.mark.parametrize(("family", "name"), MEMBERS)
 def test_every_field_of_every_member_names_the_run_or_its_protocol(base: RunConfig, family: str, name: str, needed: Needed) -> None:
     path, own = BELOW[family], {"dataset": "digits"} if name == "population" else needed(name)
-    config = override(base, {path: {"name": name, **own}} | ({"evaluate.nfe": [0]} if name == "dopri5" else {}))
+    config = override(
+        base,
+        {path: {"name": name, **own}}
+        | ({"evaluate.nfe": [0]} if name == "dopri5" else {})
+        | ({"train.snapshot_every": 4} if name == "posthoc" else {}),
+    )
     assert flatten(config)[path] == name
     for below, hint, value, run_only in walk(config):
         if below.startswith(f"{path}.") and (name, below) not in REFUSED:

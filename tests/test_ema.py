@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.training.ema import EMA
+from harness.training.ema import Averages
 
 UPDATES = 50
 
@@ -17,7 +17,7 @@ def history(network: nn.Module) -> list[Tensor]:
 
 
 def follow(network: nn.Module, decay: float, weights: list[Tensor]) -> Tensor:
-    ema = EMA(network, decay)
+    ema = Averages(network, [decay])
     for n, values in enumerate(weights, 1):
         nn.utils.vector_to_parameters(values.float(), network.parameters())
         ema.update(n)
@@ -52,6 +52,6 @@ def test_before_the_cap_step_k_weighs_as_the_rising_power_k_to_k_plus_8() -> Non
 
 
 def test_the_average_neither_trains_nor_drops_out() -> None:
-    ema = EMA(nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)), 0.9)
+    ema = Averages(nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)), [0.9])
     assert not any(module.training for module in ema.network.modules())
     assert not any(p.requires_grad for p in ema.network.parameters())

@@ -29,6 +29,7 @@ from harness.registry import build
 from harness.rng import stream
 from harness.runs import Run, RunConfig, check, ensure, restore, samples
 from harness.sampling import Generated, Guidance, NetworkField, generate, steps_of
+from harness.training.optimizers import AdamW
 from harness.training.trainer import TrainConfig
 
 FIXED = ["euler", "heun", "rk4", "ab2", "euler_maruyama", "heun_sde"]
@@ -369,7 +370,14 @@ def small() -> RunConfig:
             "backbone": {"name": "mlp", "width": 64, "blocks": 2},
             "objective": {"label_dropout": 0.1},
             "train": TrainConfig(
-                steps=500, batch_size=256, learning_rate=4e-3, warmup_steps=20, beta2=0.97, device="cpu", log_every=100, sample_every=1000
+                steps=500,
+                batch_size=256,
+                learning_rate=4e-3,
+                warmup_steps=20,
+                optimizer=AdamW(beta2=0.97),
+                device="cpu",
+                log_every=100,
+                sample_every=1000,
             ),
             "evaluate": {"extractor": "values", "nfe": [16], "num_samples": 500, "metrics": ["label_accuracy", "sliced_wasserstein"]},
         }

@@ -26,6 +26,7 @@ from harness.registry import build
 from harness.rng import stream
 from harness.runs import RunConfig, check, ensure, restore, samples, training_digest
 from harness.sampling import generate
+from harness.training.optimizers import AdamW
 from harness.training.trainer import TrainConfig
 
 MOONS = Moons(number=300)
@@ -176,7 +177,14 @@ def transport() -> RunConfig:
             "coupling": "exact_ot",
             "backbone": {"name": "mlp", "width": 64, "blocks": 2},
             "train": TrainConfig(
-                steps=300, batch_size=128, learning_rate=4e-3, warmup_steps=20, beta2=0.97, device="cpu", log_every=150, sample_every=1000
+                steps=300,
+                batch_size=128,
+                learning_rate=4e-3,
+                warmup_steps=20,
+                optimizer=AdamW(beta2=0.97),
+                device="cpu",
+                log_every=150,
+                sample_every=1000,
             ),
             "evaluate": {"extractor": "values", "nfe": [16], "num_samples": 500, "metrics": ["sliced_wasserstein"]},
         }

@@ -28,6 +28,8 @@ IN_THE_PROTOCOL: dict[str, Any] = {
     "num_reference": 500,
     "batch_size": 16,
     "extractor": "inception",
+    "average": "last",
+    "checkpoint": "best",
 }
 ADAPTIVE = [name for name in registry.names("solver") if registry.find("solver", name).adaptive]  # type: ignore[attr-defined]
 WHAT_IS_MEASURED = {"nfe", "metrics"}

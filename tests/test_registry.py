@@ -35,6 +35,7 @@ class Mine(Weighting, name="mine"):
 ALL = [(family, name) for family in HOMES for name in names(family)]
 NEEDED: dict[str, dict[str, Any]] = {
     "pairs": {"path": "folder"},
+    "posthoc": {"width": 0.1},
     "population": {"dataset": "digits"},
     "cells": {"path": "cells.h5ad"},
     "image_folder": {"path": "pictures", "size": 32},

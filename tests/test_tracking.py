@@ -13,9 +13,11 @@ from harness.errors import UserError
 from harness.evaluation.protocol import Protocol
 from harness.files import read_json, results_folder, write_json
 from harness.runs import Run, RunConfig, to_dict
-from harness.tracking import CURVES, Mirror, Record, run_params
+from harness.tracking import Mirror, Record, run_params
+from harness.watch import Trial
 
 FID = {1: 30.0, 2: 20.0}
+CURVES = ("loss", "loss_by_log_snr/-2_to_0", "samples_per_second")
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +98,21 @@ def test_all_that_a_run_holds_arrives(mirror: Mirror, run: Run) -> None:
     grids = {artifact.path for artifact in mirror.client.list_artifacts(sent.run_id, "samples")}
     assert grids == {"samples/step-0000012.png", f"samples/{protocol_of(run).digest}-nfe-0001.png"}
     assert mirror.client.get_run(parent.run_id).data.params["question"] == "Which?"
+
+
+def test_the_looks_of_a_search_are_a_curve_and_a_run_that_it_gave_up_is_ended(mirror: Mirror, run: Run) -> None:
+    looks = [{"step": step, "time": 1.75e9 + step, "nfe": 2, "values": {"fid": 60.0 - step}} for step in (3, 6)]
+    digests = protocol_of(run).digest, "0123456789ab"
+    (run.folder / "rungs.jsonl").write_text("".join(json.dumps({**look, "protocol": d}) + "\n" for look in looks for d in digests))
+    sent = record(mirror, run)
+    for _ in range(2):
+        sent.send_run(run, protocol_of(run))
+        sent = record(mirror, run)
+    assert curve(mirror, sent, "rung_fid") == [(3, 57.0), (6, 54.0)]
+    trial = Trial("a", run, protocol_of(run), {})
+    assert trial.status() == "FINISHED"
+    write_json(run.folder / "pruned.json", {"reason": "it fell behind"})
+    assert (trial.status(), trial.progress()) == ("KILLED", 1.0)
 
 
 def test_points_sent_twice_are_the_same_points(mirror: Mirror, run: Run) -> None:

@@ -7,10 +7,21 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness.ablation.study import load_study, studies_folder
+from harness.ablation.search import load_search
+from harness.ablation.study import Study, load_study, studies_folder
 from harness.registry import load_file
 
 TABLES = Path(__file__).parent.parent / "results" / "tables"
+
+
+def declared(variable: str) -> set[str]:
+    """The names of the files in studies/ that assign to it."""
+    return {path.stem for path in studies_folder().glob("*.py") if f"\n{variable} = " in path.read_text()}
+
+
+def study_of(name: str) -> Study:
+    """What a table compares: a study, or the end of a search."""
+    return load_search(name).comparison({}) if name in declared("SEARCH") else load_study(name)
 
 
 def test_the_list_of_verdicts_is_that_of_the_tables() -> None:
@@ -20,7 +31,7 @@ def test_the_list_of_verdicts_is_that_of_the_tables() -> None:
 
 @pytest.mark.parametrize("table", sorted(TABLES.glob("*-digits.csv")), ids=lambda path: path.stem)
 def test_committed_tables_hold_every_arm_and_seed_of_their_study(table: Path) -> None:
-    study = load_study(table.stem.removesuffix("-digits"))
+    study = study_of(table.stem.removesuffix("-digits"))
     rows = pd.read_csv(table)
     primary = rows[rows.primary]
     assert list(primary.arm) == list(study.arms)
@@ -29,5 +40,4 @@ def test_committed_tables_hold_every_arm_and_seed_of_their_study(table: Path) ->
 
 
 def test_every_study_has_its_table() -> None:
-    studies = {p.stem for p in studies_folder().glob("*.py") if "\nSTUDY = " in p.read_text()}
-    assert {path.stem.removesuffix("-digits") for path in TABLES.glob("*-digits.csv")} == studies
+    assert {path.stem.rpartition("-")[0] for path in TABLES.glob("*.md")} - declared("SEARCH") == declared("STUDY")

@@ -6,7 +6,7 @@ from optuna.trial import TrialState
 
 from harness.ablation.plan import Plan
 from harness.ablation.study import Study
-from harness.ablation.worker import Board
+from harness.ablation.worker import PlanBoard as Board
 from harness.errors import UserError
 from harness.runs import RunConfig
 

@@ -27,6 +27,11 @@ def draw(plan: Plan, values: pd.DataFrame, summary: pd.DataFrame, references: di
     _forest(forest, plan, values, summary)
     handles = [handle for axes in (curve, forest) for handle in axes.get_legend_handles_labels()[0]]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(7, len(handles)), fontsize=8)
+    return png(figure)
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG that is the same wherever it is made."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=130, metadata={"Software": None})
     return content.getvalue()

@@ -1,4 +1,4 @@
-"""Runs a plan with local workers: starts them, shows what they say, and ends with the report."""
+"""Runs a board's trials with local workers: starts them, shows what they say, and ends with the report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,14 +15,15 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from harness.ablation.board import Board, Shared
 from harness.ablation.plan import Plan
-from harness.ablation.worker import Board
+from harness.ablation.split import Split
 from harness.data.base import load
 from harness.environment import commit
 from harness.errors import Stopped, UserError
 from harness.evaluation.judge import Judge
 from harness.files import locked
-from harness.runs import check
+from harness.runs import RunConfig, check
 from harness.signals import StopSignal
 from harness.tracking import Mirror, Record
 from harness.watch import Trial, Watch
@@ -58,30 +59,35 @@ def prepare(plan: Plan, console: Console) -> Judge:
             check(config)
         except UserError as error:
             raise UserError(f"arm '{name}': {error}") from None
-    base = plan.arms[plan.baseline]
+    return judge_of(plan.arms[plan.baseline], console)
+
+
+def judge_of(config: RunConfig, console: Console) -> Judge:
+    """What judges by a configuration; the features of the reference are computed with all cores, and shown."""
     torch.set_num_threads(os.cpu_count() or 1)
     return Judge(
-        base.evaluate, load(base.dataset), base.train.resolved_device(),
+        config.evaluate, load(config.dataset), config.train.resolved_device(),
         lambda batches, total: track(batches, "features of the reference", total, console=console),
     )  # fmt: skip
 
 
-def launch(plan: Plan, workers: int, console: Console, stop: StopSignal, report: Callable[[], list[Path]]) -> None:
-    """Run every trial of a plan, then `report`, whose files go to MLflow; calling again continues.
+def launch(board: Board, split: Split, console: Console, stop: StopSignal, report: Callable[[], list[Path]]) -> None:
+    """Run every trial of a board, then `report`, whose files go to MLflow; calling again continues.
 
     Raises `Stopped`, or a `UserError` when a store cannot be used or a worker met one.
     """
+    plan = board.plan
     with locked(plan.folder / "lock", wait=False) as ours:
         if not ours:
             raise UserError(f"{plan.name}: another process runs this study now. Wait for it, or stop it.")
-        board, path = Board(plan), plan.write()
+        path = plan.write()
         board.refill()
-        crew = [] if board.finished() else [_start(path, plan.folder / f"worker-{i}.log") for i in range(workers)]
+        crew = [] if board.finished() else [_start(path, i, split) for i in range(split.workers)]
         with _ended(crew, console):
             mirror, record = _connect(plan)  # slow to import, so the workers start meanwhile
             status, files = "FAILED", []
             try:
-                with Watch(plan.name, _trials(plan, record), mirror, console), _ended(crew, console):
+                with _watch(board, mirror, record, console), _ended(crew, console):
                     _follow(crew, console, stop)
                 if not board.finished():
                     raise UserError(f"a worker was lost before every trial ended. {plan.folder} has the logs; the same command continues.")
@@ -90,27 +96,31 @@ def launch(plan: Plan, workers: int, console: Console, stop: StopSignal, report:
                 record.close("KILLED" if stop() else status, files)
 
 
-def _connect(plan: Plan) -> tuple[Mirror, Record]:
+def _connect(plan: Shared) -> tuple[Mirror, Record]:
     mirror = Mirror(plan.name)
     mirror.close_dead()
-    facts = {"question": plan.question, "baseline": plan.baseline, "seeds": list(plan.seeds)}
-    record = mirror.record(plan.folder, plan.name, facts, {"commit": commit(), "plan": plan.digest})
+    record = mirror.record(plan.folder, plan.name, plan.facts, {"commit": commit(), "plan": plan.digest})
     record.set_status("RUNNING")
     return mirror, record
 
 
-def _trials(plan: Plan, record: Record) -> list[Trial]:
-    tags = {"mlflow.parentRunId": record.run_id, "study": plan.name, "plan": plan.digest}
-    return [
-        Trial(f"{arm} seed {seed}", plan.run(arm, seed), plan.protocol(arm), {**tags, "arm": arm, "seed": str(seed)})
-        for arm, seed in plan.trials()
-    ]
+def _watch(board: Board, mirror: Mirror, record: Record, console: Console) -> Watch:
+    tags = {"mlflow.parentRunId": record.run_id, "study": board.plan.name, "plan": board.plan.digest}
+
+    def begun(known: Container[str]) -> list[Trial]:
+        trials = board.followed(known)
+        for trial in trials:
+            trial.tags |= tags
+        return trials
+
+    return Watch(board.plan.name, begun(()), mirror, console, board.total, begun)
 
 
-def _start(plan_path: Path, log: Path) -> Worker:
-    command = [sys.executable, "-m", "harness.ablation.worker", str(plan_path)]
+def _start(plan_path: Path, number: int, split: Split) -> Worker:
+    command, log = [sys.executable, "-m", "harness.ablation.worker", str(plan_path)], plan_path.with_name(f"worker-{number}.log")
+    environment = split.environment(number)
     with open(log, "wb") as file:
-        return Worker(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT), log)
+        return Worker(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment), log)
 
 
 def _follow(crew: list[Worker], console: Console, stop: StopSignal) -> None:

@@ -63,10 +63,11 @@ class Plan:
         arms = {name: RunConfig.parse(config) for name, config in plain["arms"].items()}
         return cls(**{**plain, "arms": arms, "seeds": tuple(plain["seeds"]), "plugins": tuple(plain["plugins"])})
 
-    def write(self) -> Path:
-        """Store it in its folder, for the workers."""
-        write_json(self.folder / "plan.json", self._plain(run_only=True))
-        return self.folder / "plan.json"
+    def write(self, folder: Path | None = None) -> Path:
+        """Store it in a folder, its own unless one is given, for the workers."""
+        path = (folder or self.folder) / "plan.json"
+        write_json(path, self._plain(run_only=True))
+        return path
 
     @property
     def name(self) -> str:
@@ -85,6 +86,16 @@ class Plan:
     def folder(self) -> Path:
         """Where its journal, leases and workers' logs are."""
         return results_folder() / "local" / "studies" / f"{self.name}-{self.digest}"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a reader of the record should know."""
+        return {"question": self.question, "baseline": self.baseline, "seeds": list(self.seeds)}
+
+    def threaded(self, threads: int) -> Plan:
+        """The same with every arm on so many threads, which its results' last digits depend on."""
+        arms = {name: override(config, {"train.threads": threads}) for name, config in self.arms.items()}
+        return dataclasses.replace(self, arms=arms)
 
     def trials(self) -> list[tuple[str, int]]:
         """(arm, seed) of all trials; a seed's arms stand together, so that an unfinished study is paired too."""

@@ -6,13 +6,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.environment import ROOT
 from harness.errors import UserError, did_you_mean
 from harness.registry import load_file
 from harness.runs import RunConfig
 
+Declared = TypeVar("Declared")
 _NAME = re.compile(r"[a-z0-9_]+")
 
 
@@ -46,18 +47,24 @@ class Study:
 
 def load_study(name: str) -> Study:
     """The study of a file in studies/, by its name, or of any file that ends in .py, by its path."""
+    return load_declared(name, "STUDY", Study)
+
+
+def load_declared(name: str, variable: str, kind: type[Declared]) -> Declared:
+    """What the file of that name or path assigns to `variable`, with the file's name filled in."""
+    word = variable.lower()
     if name.endswith(".py"):
         path = Path(name)
     else:
-        known = sorted(p.stem for p in studies_folder().glob("*.py") if "\nSTUDY = " in p.read_text())
+        known = sorted(p.stem for p in studies_folder().glob("*.py") if f"\n{variable} = " in p.read_text())
         if name not in known:
-            raise UserError(f"'{name}' is no study. {did_you_mean(name, known)}")
+            raise UserError(f"'{name}' is no {word}. {did_you_mean(name, known)}")
         path = studies_folder() / f"{name}.py"
-    study = getattr(load_file(path, f"harness_study_{path.stem}"), "STUDY", None)
-    if not isinstance(study, Study) or not _NAME.fullmatch(path.stem):
-        raise UserError(f"{path}: no study. Assign a Study to STUDY, in a file named with a-z, 0-9 and _ alone.")
-    object.__setattr__(study, "name", path.stem)
-    return study
+    declared = getattr(load_file(path, f"harness_study_{path.stem}"), variable, None)
+    if not isinstance(declared, kind) or not _NAME.fullmatch(path.stem):
+        raise UserError(f"{path}: no {word}. Assign a {kind.__name__} to {variable}, in a file named with a-z, 0-9 and _ alone.")
+    object.__setattr__(declared, "name", path.stem)
+    return declared
 
 
 def load_scale(name: str) -> RunConfig:

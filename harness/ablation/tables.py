@@ -212,7 +212,7 @@ def write(report: Report, folder: Path, command: str) -> list[Path]:
     figure = folder / "figures" / f"{plan.name}.png"
     write_atomic(paths[0], _markdown(report, command))
     write_atomic(paths[1], report.summary.to_csv(index=False))
-    write_json(paths[2], _provenance(report, command))
+    write_json(paths[2], _about(report, command))
     write_atomic(figure, figures.draw(plan, report.values, report.summary, report.references))
     return [*paths, figure]
 
@@ -230,14 +230,21 @@ def _markdown(report: Report, command: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _provenance(report: Report, command: str) -> dict[str, Any]:
-    plan = report.plan
+def provenance(question: str, command: str, commits: list[str]) -> dict[str, Any]:
+    """Where a table comes from: what every table's JSON begins with."""
     return {
-        "question": plan.question,
+        "question": question,
         "command": command,
-        "commits": report.commits,
+        "commits": commits,
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
+    }
+
+
+def _about(report: Report, command: str) -> dict[str, Any]:
+    plan = report.plan
+    return {
+        **provenance(plan.question, command, report.commits),
         "plan": plan.digest,
         "primary": {"metric": plan.metric, "nfe": plan.nfe, "smallest_difference": plan.smallest_difference},
         "protocols": {arm: asdict(plan.protocol(arm)) for arm in plan.arms},

@@ -1,75 +1,75 @@
-"""A worker: asks the shared Optuna study for the next trial until none is left. Workers are alike and may die at any time.
+"""A worker: asks the shared board for the next trial until none is left. Workers are alike and may die at any time.
 
-    python -m harness.ablation.worker PLAN
-
-Optuna's journal says which trials are waiting, running and finished. A trial's worker holds a lease, a lock that its
-death releases; a running trial without one is told FAIL and put in again, and its run continues from its checkpoint.
+python -m harness.ablation.worker PLAN
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import time
+from collections.abc import Container
 from pathlib import Path
-from typing import Any
 
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 
+from harness.ablation.board import Board
 from harness.ablation.plan import Plan
-from harness.errors import Diverged, Stopped, UserError, guarded
-from harness.files import drop_torn_line, locked, read_json
-from harness.registry import find, load_plugin
+from harness.ablation.search import SearchPlan
+from harness.ablation.tuner import SearchBoard
+from harness.errors import Diverged, Stopped, guarded
+from harness.files import read_json
+from harness.registry import load_plugin
 from harness.runs import Run, ensure
 from harness.signals import StopSignal
+from harness.watch import Trial
 
-optuna.logging.set_verbosity(optuna.logging.ERROR)
 
+class PlanBoard(Board):
+    """Every arm with every seed."""
 
-class Board:
-    """The trials of a plan in Optuna's journal, shared by its workers."""
+    plan: Plan
 
     def __init__(self, plan: Plan):
-        self.plan, self.folder = plan, plan.folder
-        self.folder.mkdir(parents=True, exist_ok=True)
-        direction: Any = "minimize" if find("metric", plan.metric).lower_is_better else "maximize"  # type: ignore[attr-defined]
-        journal = self.folder / "journal.log"
+        super().__init__(plan)
+
+    @property
+    def total(self) -> int:
+        return len(self.plan.trials())
+
+    def run(self, trial: optuna.Trial, stop: StopSignal) -> None:
+        arm, seed = trial.params["arm"], trial.params["seed"]
+        title, started = f"{arm} seed {seed}", time.perf_counter()
+
+        def say(text: str) -> None:
+            print(f"{title}: {text}", flush=True)
+
         try:
-            storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=_KernelLock(journal)))
-            name = f"{plan.name}-{plan.digest}"
-            self.study = optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{journal}: Optuna cannot use it ({error}). Remove it: finished runs are kept and found again.") from error
+            run = ensure(self.plan.config(arm, seed), say, stop)
+        except Diverged as error:
+            self.tell_failure(trial, str(error))
+            say(str(error))
+            return
+        self.tell(trial, run)
+        values = run.evaluation(self.plan.protocol(arm))["values"][self.plan.metric]
+        nfe = max(values, key=int)
+        say(f"{self.plan.metric} {values[nfe]:.4g} at NFE {nfe}, {time.perf_counter() - started:.0f} s")
 
-    def refill(self) -> None:
-        """Fail the trials whose worker died, and put in every trial of the plan that is not there."""
-        with self._claim():
-            self._refill()
+    def followed(self, known: Container[str]) -> list[Trial]:
+        return [
+            Trial(title, self.plan.run(arm, seed), self.plan.protocol(arm), {"arm": arm, "seed": str(seed)})
+            for arm, seed in self.plan.trials()
+            if (title := f"{arm} seed {seed}") not in known
+        ]
 
-    def next(self) -> tuple[optuna.Trial, contextlib.ExitStack] | None:
-        """A trial that is now ours, with its lease to be closed; None when all that is left is at work elsewhere."""
-        with self._claim():
-            self._refill()
-            if not self._trials(TrialState.WAITING):
-                return None
-            trial = self.study.ask()
-            trial.suggest_categorical("arm", list(self.plan.arms))
-            trial.suggest_categorical("seed", list(self.plan.seeds))
-            lease = contextlib.ExitStack()
-            lease.enter_context(locked(self._lease(trial.number)))
-            return trial, lease
-
-    def finished(self) -> bool:
-        """Whether every trial of the plan has ended."""
-        return len(self._settled()) == len(self.plan.trials())
+    def settled(self) -> list[FrozenTrial]:
+        ended = self.trials(TrialState.COMPLETE, TrialState.FAIL)
+        return list({_key(t): t for t in ended if t.state == TrialState.COMPLETE or "reason" in t.user_attrs}.values())
 
     def failures(self) -> dict[tuple[str, int], str]:
         """{(arm, seed): why} of the trials that ended without a value."""
-        return {key: trial.user_attrs["reason"] for key, trial in self._settled().items() if trial.state == TrialState.FAIL}
+        return {_key(trial): trial.user_attrs["reason"] for trial in self.settled() if trial.state == TrialState.FAIL}
 
     def tell(self, trial: optuna.Trial, run: Run) -> None:
         """Report a finished trial: its value is the primary metric at the primary NFE, or at the largest NFE measured."""
@@ -83,61 +83,25 @@ class Board:
         trial.set_user_attr("reason", reason)
         self.study.tell(trial, state=TrialState.FAIL)
 
-    def _refill(self) -> None:
-        for trial in self._trials(TrialState.RUNNING):
-            with locked(self._lease(trial.number), wait=False) as dead:
-                if dead and trial.number in {t.number for t in self._trials(TrialState.RUNNING)}:
-                    self.study.tell(trial.number, state=TrialState.FAIL)
-        present = self._settled().keys() | {_key(t) for t in self._trials(TrialState.WAITING, TrialState.RUNNING)}
+    def _ask(self) -> optuna.Trial:
+        trial = self.study.ask()
+        trial.suggest_categorical("arm", list(self.plan.arms))
+        trial.suggest_categorical("seed", list(self.plan.seeds))
+        return trial
+
+    def _put_in(self) -> None:
+        present = {_key(t) for t in [*self.settled(), *self.trials(TrialState.WAITING, TrialState.RUNNING)]}
         for arm, seed in self.plan.trials():
             if (arm, seed) not in present:
                 self.study.enqueue_trial({"arm": arm, "seed": seed}, user_attrs={"arm": arm, "seed": seed})
-
-    def _settled(self) -> dict[tuple[str, int], FrozenTrial]:
-        ended = self._trials(TrialState.COMPLETE, TrialState.FAIL)
-        return {_key(t): t for t in ended if t.state == TrialState.COMPLETE or "reason" in t.user_attrs}
-
-    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False, states=states)
-
-    def _claim(self) -> contextlib.AbstractContextManager[bool]:
-        return locked(self.folder / "claim.lock")
-
-    def _lease(self, number: int) -> Path:
-        return self.folder / "leases" / str(number)
-
-
-class _KernelLock(JournalFileSymlinkLock):
-    """Optuna's own lock files outlive a killed process by 30 s; the kernel's lock does not.
-
-    Its next holder cuts off the line that a killed one left unfinished.
-    """
-
-    def __init__(self, journal: Path):
-        super().__init__(str(journal))
-        self.journal = journal
-        self._held: contextlib.ExitStack | None = None
-
-    def acquire(self) -> bool:
-        held = contextlib.ExitStack()
-        held.enter_context(locked(self.journal.with_suffix(".lock")))
-        drop_torn_line(self.journal)
-        self._held = held
-        return True
-
-    def release(self) -> None:
-        assert self._held
-        self._held.close()
-        self._held = None
 
 
 def _key(trial: FrozenTrial) -> tuple[str, int]:
     return trial.user_attrs["arm"], trial.user_attrs["seed"]
 
 
-def work(plan: Plan, stop: StopSignal) -> None:
-    """Run trials until all of the plan's have ended."""
-    board = Board(plan)
+def work(board: Board, stop: StopSignal) -> None:
+    """Run trials until all have ended."""
     while not board.finished():
         if stop():
             raise Stopped("stopped between two trials")
@@ -146,26 +110,12 @@ def work(plan: Plan, stop: StopSignal) -> None:
             continue
         trial, lease = claimed
         with lease:
-            _run(board, plan, trial, stop)
+            board.run(trial, stop)
 
 
-def _run(board: Board, plan: Plan, trial: optuna.Trial, stop: StopSignal) -> None:
-    arm, seed = trial.params["arm"], trial.params["seed"]
-    title, started = f"{arm} seed {seed}", time.perf_counter()
-
-    def say(text: str) -> None:
-        print(f"{title}: {text}", flush=True)
-
-    try:
-        run = ensure(plan.config(arm, seed), say, stop)
-    except Diverged as error:
-        board.tell_failure(trial, str(error))
-        say(str(error))
-        return
-    board.tell(trial, run)
-    values = run.evaluation(plan.protocol(arm))["values"][plan.metric]
-    nfe = max(values, key=int)
-    say(f"{plan.metric} {values[nfe]:.4g} at NFE {nfe}, {time.perf_counter() - started:.0f} s")
+def read_board(path: Path) -> Board:
+    """The board of a plan or a search that was written to `path`."""
+    return SearchBoard(SearchPlan.read(path)) if path.name == "search.json" else PlanBoard(Plan.read(path))
 
 
 def main() -> None:
@@ -174,7 +124,7 @@ def main() -> None:
     stop = StopSignal(lambda: os.getppid() != parent)
     for plugin in read_json(path)["plugins"]:
         load_plugin(Path(plugin))
-    work(Plan.read(path), stop)
+    work(read_board(path), stop)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,11 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--seeds", type=int, metavar="N", help="training seeds for each arm, instead of the study's")
         add_set(sub, "change every arm, like train.steps=200")
 
+    def add_sharing(sub: argparse.ArgumentParser) -> None:
+        workers = "local processes that train at the same time; measured if not given"
+        sub.add_argument("--workers", type=_positive, metavar="N", help=workers)
+        sub.add_argument("--trials-per-gpu", type=_positive, metavar="N", help="processes that share each GPU; measured if not given")
+
     sub = add(parts.list_components, "list", "List the components of every family, or of one: what they are, their parameters and sources.")
     sub.add_argument("family", nargs="?")
     sub.add_argument("--json", action="store_true", help="for machines")
@@ -74,12 +79,23 @@ def _parser() -> argparse.ArgumentParser:
     add_set(sub, "change how it is judged, like evaluate.solver=heun or evaluate.nfe=[8,64]")
     sub = add(studies.ablate, "ablate", "Train and compare the arms of a study; the same command continues it.")
     add_study(sub)
-    sub.add_argument("--workers", type=int, default=2, metavar="N", help="local processes that train at the same time (2)")
+    add_sharing(sub)
+    sub = add(studies.tune, "tune", "Search for better settings, then compare the best with the scale's own on other seeds.")
+    add_study(sub)
+    add_sharing(sub)
+    sub.add_argument("--trials", type=_positive, metavar="N", help="trials of the search, instead of the file's; more continue it")
     add_study(add(studies.table, "table", "Make a study's table again from the runs on disk, without training."))
     sub = add(studies.ui, "ui", "Open the MLflow pages on 127.0.0.1.")
     sub.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine alone)")
     sub.add_argument("--port", type=int, default=5000)
     return parser
+
+
+def _positive(text: str) -> int:
+    """A whole number of 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number of 1 or more.")
+    return int(text)
 
 
 def _load_plugins(options: argparse.Namespace) -> None:

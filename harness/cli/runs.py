@@ -17,17 +17,22 @@ if TYPE_CHECKING:
 
 
 def train(options: argparse.Namespace) -> None:
-    """Train one run; the same command continues it."""
+    """Train one run; the same command continues it. Under torchrun, its processes train it together."""
     from harness.ablation.study import load_scale
     from harness.data.base import load
     from harness.evaluation.protocol import Protocol
     from harness.runs import Run, check, train
+    from harness.signals import StopSignal
+    from harness.training.distributed import joined
 
     config = override(load_scale(options.scale), parse_assignments(options.changes))
     check(config)
     run = Run.of(config)
-    with _following(run, Protocol.of(config.evaluate, load(config.dataset)), "train", evaluated=False) as (say, stop):
-        train(run, say, stop)
+    with joined() as ranks:
+        if not ranks.first:
+            return train(run, lambda text: None, StopSignal(), ranks)
+        with _following(run, Protocol.of(config.evaluate, load(config.dataset)), "train", evaluated=False) as (say, stop):
+            train(run, say, stop, ranks)
     print(f"trained {run.name}: {run.folder}")
 
 

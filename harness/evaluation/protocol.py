@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from harness.components.averages import Average, Ema, PostHoc
 from harness.components.solvers import Euler, Solver
 from harness.components.time_grids import TimeGrid, UniformGrid
 from harness.config import Config, Count, Index, digest, to_dict
@@ -23,6 +24,10 @@ class EvaluateConfig(Config):
     solver: Solver = Euler()
     time_grid: TimeGrid = UniformGrid()
     guidance: Guidance = Guidance()
+    average: Average = Ema()
+    """Of the weights over training."""
+    checkpoint: Literal["last", "best"] = "last"
+    """Whether the weights are those at the end, or those with the lowest held-out loss."""
     nfe: tuple[Index, ...] = (1, 2, 4, 8, 16, 32)
     """Calls of the network for each sample, one evaluation each; 0 lets an adaptive solver choose, and counts them."""
     num_samples: Count = 50_000
@@ -41,6 +46,8 @@ class EvaluateConfig(Config):
             values = getattr(self, field)
             if not values or len(set(values)) < len(values):
                 raise ConfigError(field, f"{list(values)} is empty or names one twice. Name each once.")
+        if self.checkpoint == "best" and isinstance(self.average, PostHoc):
+            raise ConfigError("checkpoint", "an average put together afterwards ends where the snapshots do. Set it to last.")
         for nfe in self.nfe:
             if self.guidance.scale == 1 or self.solver.adaptive:  # else it depends on the grid: `steps_of` says
                 self.solver.steps(nfe)
@@ -66,6 +73,8 @@ class Protocol:
     """Weights, start and precision of the samples."""
     guidance: dict
     """Empty without."""
+    network: dict
+    """Which average and which checkpoint; empty for the training's own average at its end."""
     sources: dict
     """{family.name: hash of its file} of solvers, grids and metrics that are not the harness's own."""
 
@@ -82,6 +91,7 @@ class Protocol:
             weights="" if config.extractor == "values" else weights_hash(config.extractor),
             reference={**data.fingerprint, "images": num_reference(config, data)},
             sampling="EMA weights, noise by the run's seed, fp32",
+            network=_network(config),
             guidance={} if config.guidance.scale == 1 else to_dict(config.guidance),
             sources=sources(config),
         )
@@ -90,6 +100,11 @@ class Protocol:
     def digest(self) -> str:
         """12 hex digits that identify it; what is empty does not count."""
         return digest({name: value for name, value in vars(self).items() if value != {}})
+
+
+def _network(config: EvaluateConfig) -> dict:
+    chosen = {"average": to_dict(config.average), "checkpoint": config.checkpoint}
+    return {} if chosen == {"average": to_dict(Ema()), "checkpoint": "last"} else chosen
 
 
 def _refuse_unfit(config: EvaluateConfig, data: Data) -> None:

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from harness.components.averages import Term
+from harness.errors import UserError
 from harness.files import write_atomic
 
-KEEP = 2
 _NAME = re.compile(r"(\d{9})-([0-9a-f]{12})\.safetensors")
 
 
-def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor]) -> Path:
-    """Store `tensors` as of `step`; the newest two stay. A kill at any moment leaves the earlier ones intact."""
+def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], keep: int | None = None) -> Path:
+    """Store `tensors` as of `step`; the newest `keep` stay, or all. A kill at any moment leaves the earlier ones intact."""
     folder.mkdir(parents=True, exist_ok=True)
     content = save({name: tensor.detach().contiguous() for name, tensor in tensors.items()})
     path = folder / f"{step:09d}-{hashlib.sha256(content).hexdigest()[:12]}.safetensors"
     write_atomic(path, content)
-    for old in list(_newest_first(folder))[KEEP:]:
+    for old in checkpoints(folder)[keep:] if keep else ():
         old.unlink()
     return path
 
@@ -30,15 +33,47 @@ def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor]) -> 
 def read_checkpoint(folder: Path, device: str) -> tuple[int, dict[str, Tensor], list[Path]]:
     """Step and tensors of the newest intact checkpoint, and the damaged ones passed over; step 0 when there is none."""
     damaged: list[Path] = []
-    for path in _newest_first(folder):
-        content, match = path.read_bytes(), _NAME.fullmatch(path.name)
-        assert match
-        if hashlib.sha256(content).hexdigest()[:12] == match[2]:
-            return int(match[1]), {name: tensor.to(device) for name, tensor in load(content).items()}, damaged
+    for path in checkpoints(folder):
+        if (tensors := read_intact(path, device)) is not None:
+            return step_of(path), tensors, damaged
         damaged.append(path)
     return 0, {}, damaged
 
 
-def _newest_first(folder: Path) -> Iterator[Path]:
+def read_intact(path: Path, device: str) -> dict[str, Tensor] | None:
+    """The tensors of a checkpoint; None when its content is not what its name says."""
+    content, match = path.read_bytes(), _NAME.fullmatch(path.name)
+    if not match or hashlib.sha256(content).hexdigest()[:12] != match[2]:
+        return None
+    return {name: tensor.to(device) for name, tensor in load(content).items()}
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, newest first."""
     found = folder.iterdir() if folder.is_dir() else ()
-    return iter(sorted((p for p in found if _NAME.fullmatch(p.name)), key=lambda p: (p.name[:9], p.stat().st_mtime), reverse=True))
+    return sorted((p for p in found if _NAME.fullmatch(p.name)), key=lambda p: (p.name[:9], p.stat().st_mtime), reverse=True)
+
+
+def step_of(path: Path) -> int:
+    """The step that a checkpoint was written after."""
+    return int(path.name[:9])
+
+
+def combine(saved: Mapping[str, Tensor], snapshots: Path, terms: Sequence[Term]) -> dict[str, Tensor]:
+    """The weights that are the sum of `terms`, from a checkpoint and a folder of snapshots, one in memory at a time."""
+    if len(terms) == 1 and terms[0].step is None:
+        return part(saved, terms[0].name)
+    paths, total = {step_of(path): path for path in checkpoints(snapshots)}, dict[str, Tensor]()
+    for step, of_step in itertools.groupby(terms, key=lambda term: term.step):
+        tensors = read_intact(paths[step or 0], "cpu")
+        if tensors is None:
+            raise UserError(f"{paths[step or 0]}: is damaged. Choose evaluate.average=ema, or train the run again.")
+        for term in of_step:
+            for name, value in part(tensors, term.name).items():
+                total[name] = total.get(name, torch.zeros((), dtype=torch.float64)) + term.share * value.double()
+    return {name: value.float() for name, value in total.items()}
+
+
+def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors below a prefix, like `network` or `averages/ema-0.9999`, by the rest of their names."""
+    return {name[len(prefix) + 1 :]: value for name, value in tensors.items() if name.startswith(prefix + "/")}

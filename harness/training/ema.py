@@ -1,31 +1,68 @@
-"""Exponential moving average of the weights."""
+"""Averages of the weights, kept while they are trained: exponential ones, and those that post-hoc EMA is made of."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from harness.components.averages import ema_name, gamma_of, power_name
 
-class EMA:
-    """A second network whose weights trail those of the first; buffers are copied.
 
-    After n updates the decay is min(decay, (n - 1) / (n + 9)): the first update copies the weights, and a
-    short run averages over its last tenth or so instead of remembering its initialisation.
+class Averages:
+    """Copies of a network's weights that trail it, updated together; buffers are copied.
+
+    An average of decay d keeps min(d, (n - 1) / (n + 9)) of itself at the n-th update: the first copies the weights, and
+    a short run averages over its last tenth or so instead of remembering its initialisation. A power-function average
+    keeps (1 - 1/n)^(gamma + 1) (Karras et al. 2024, eq. 127), so that its length is a share of the training.
     """
 
-    def __init__(self, network: nn.Module, decay: float):
+    def __init__(self, network: nn.Module, decays: Sequence[float], widths: Sequence[float] = ()):
+        self._source = network
+        self._weights: list[Tensor] = list(network.parameters())
+        self._keep = {ema_name(d): d for d in decays} | {power_name(w): -gamma_of(w) - 1 for w in widths}
+        self._averages = {name: [w.detach().clone() for w in self._weights] for name in self._keep}
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
-        self.decay = decay
+        """Has the weights of the first average, or those last trained where there is none."""
+        shown = next(iter(self._averages.values()), [w.detach() for w in self._weights])
+        for weight, average in zip(self.network.parameters(), shown, strict=True):
+            weight.data = average
         self._buffers = list(zip(self.network.buffers(), network.buffers(), strict=True))
-        self._averaged: list[Tensor] = list(self.network.parameters())
-        self._current: list[Tensor] = list(network.parameters())
 
     @torch.no_grad()
     def update(self, n: int) -> None:
         """Follow the weights after optimizer step n, counted from 1."""
-        decay = min(self.decay, (n - 1) / (n + 9))
-        torch._foreach_lerp_(self._averaged, self._current, 1 - decay)
-        for kept, new in self._buffers:
-            kept.copy_(new)
+        for name, averages in self._averages.items():
+            kept = self._keep[name]
+            decay = min(kept, (n - 1) / (n + 9)) if kept >= 0 else (1 - 1 / n) ** -kept
+            torch._foreach_lerp_(averages, self._weights, 1 - decay)
+        for copied, new in self._buffers:
+            copied.copy_(new)
+
+    @torch.no_grad()
+    def distance(self) -> Tensor:
+        """How far the first average is from the weights, relative to these; a scalar."""
+        shown: list[Tensor] = list(self.network.parameters())
+        apart = torch.stack(torch._foreach_norm(torch._foreach_sub(shown, self._weights))).norm()
+        return apart / torch.stack(torch._foreach_norm(self._weights)).norm()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """{average/weight name: value}."""
+        named = ((name, zip(self._names(), weights, strict=True)) for name, weights in self._averages.items())
+        return {f"{name}/{key}": value for name, pairs in named for key, value in pairs}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what `tensors` gave."""
+        for key, value in self.tensors().items():
+            value.copy_(tensors[key])
+        for copied, new in self._buffers:
+            copied.copy_(new)
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """The power-function averages, for `reconstruct`."""
+        return {key: value for key, value in self.tensors().items() if key.startswith("power-")}
+
+    def _names(self) -> Iterator[str]:
+        return (name for name, _ in self._source.named_parameters())

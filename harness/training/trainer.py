@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from harness.config import RUN_ONLY, Config, Count, Index, NonNegative, Positive, Range
+from harness.components.averages import WIDTHS
+from harness.config import RUN_ONLY, Config, Count, Index, Positive
 from harness.data.base import Data
-from harness.errors import Diverged, Stopped
-from harness.objective import Objective
+from harness.errors import ConfigError, Diverged, Stopped
+from harness.objective import Objective, Task
 from harness.rng import stream, stream_seed
-from harness.training.batches import DataOrder, batches
+from harness.training.advice import remedy
+from harness.training.batches import Batch, DataOrder, batches
 from harness.training.checkpoint import read_checkpoint, write_checkpoint
-from harness.training.ema import EMA
+from harness.training.diagnostics import SAMPLES, Guard, Meter, gradients_by_noise
+from harness.training.distributed import ALONE, Ranks
+from harness.training.ema import Averages
+from harness.training.hardware import compiled, precise, recomputing
+from harness.training.optimizers import AdamW, Decay, Optimizer
+from harness.training.schedules import Cosine, Schedule
+from harness.training.state import State
+
+HELD_OUT = 512
+"""Of the held-out samples, at most so many are looked at during training."""
+LOWERED, LOWEST = 0.5, 0.02
+"""What a divergence leaves of the learning rate, and where training gives up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,37 +43,71 @@ class TrainConfig(Config):
     steps: Count = 100_000
     """Optimizer steps."""
     batch_size: Count = 128
+    """Samples a step, over all processes and parts."""
+    accumulate: Count = 1
+    """Parts of a batch that the network sees one after another, for batches that do not fit into memory."""
+    optimizer: Optimizer = AdamW()
     learning_rate: Positive = 2e-4
     """Peak, reached after the warm-up."""
     warmup_steps: Index = 1000
-    """Linear rise from zero; a cosine to zero follows."""
-    weight_decay: NonNegative = 0.01
-    """AdamW's decoupled decay."""
-    beta2: Annotated[float, Range(0, 1, ends="[)")] = 0.999
-    """AdamW's memory of squared gradients; short runs want it shorter."""
+    """Linear rise from zero, before the schedule."""
+    schedule: Schedule = Cosine()
     clip_norm: Positive | None = 1.0
     """Largest norm of the gradient; null turns clipping off."""
-    ema_decay: Annotated[float, Range(0, 1, ends="[)")] = 0.9999
-    """Decay of the averaged weights after their warm-up."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    ema_decay: Decay | None = 0.9999
+    """Decay, after a warm-up, of the averaged weights that are sampled from; null keeps none."""
+    more_ema_decays: tuple[Decay, ...] = ()
+    """Of further averages, kept beside it to be judged afterwards (evaluate.average.decay)."""
+    snapshot_every: Index = 0
+    """Steps between two snapshots for an average of any length afterwards (evaluate.average=posthoc); 0 takes none."""
+    on_divergence: Literal["stop", "restore_and_lower_lr"] = "stop"
+    """At a loss or gradient that is not finite or explodes: give up, or go back to the last checkpoint with half the rate."""
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
     """Of the network's forward pass; auto is bf16 on a GPU and fp32 on a CPU."""
+    compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune"] = "auto"
+    """torch.compile's mode; auto is default on a GPU from 5,000 steps on, and off elsewhere."""
+    channels_last: Literal["auto", "on", "off"] = "auto"
+    """Whether images lie in memory with their channels last; auto is on for a GPU."""
     threads: Count = 1
     """CPU threads; results to the last digit depend on it."""
     device: Literal["auto", "cpu", "cuda"] = field(default="auto", metadata=RUN_ONLY)
+    recompute: bool = field(default=False, metadata=RUN_ONLY)
+    """Activation checkpointing: blocks are computed a second time in the backward pass instead of being remembered."""
     log_every: Count = field(default=50, metadata=RUN_ONLY)
     """Steps between two lines of metrics.jsonl."""
     sample_every: Count = field(default=5000, metadata=RUN_ONLY)
-    """Steps between two sample grids."""
+    """Steps between two looks: samples, gradients by noise level, straightness, held-out loss."""
     checkpoint_every: Count = field(default=1000, metadata=RUN_ONLY)
     """Steps between two checkpoints."""
+    keep_checkpoints: Count = field(default=2, metadata=RUN_ONLY)
+    """How many of the newest stay; the best by held-out loss stays beside them."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size % self.accumulate:
+            raise ConfigError("accumulate", f"{self.accumulate} parts do not divide the batch of {self.batch_size}. Choose a divisor.")
+        if len(set(self.decays)) < len(self.decays):
+            raise ConfigError("more_ema_decays", f"{list(self.decays)} names one twice. Name each once.")
+
+    @property
+    def decays(self) -> tuple[float, ...]:
+        """Of all averages, the one to sample from first."""
+        return (() if self.ema_decay is None else (self.ema_decay,)) + self.more_ema_decays
 
     def resolved_device(self) -> str:
         """The device this machine trains on."""
         return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
 
-    def resolved_precision(self) -> str:
-        """fp32 or bf16."""
-        return ("bf16" if self.resolved_device() == "cuda" else "fp32") if self.precision == "auto" else self.precision
+    def resolved(self) -> dict[str, str]:
+        """What stands for every "auto" here."""
+        on_gpu = self.resolved_device() == "cuda"
+        auto = {
+            "precision": "bf16" if on_gpu else "fp32",
+            "compile": "default" if on_gpu and self.steps >= 5000 else "off",
+            "channels_last": "on" if on_gpu else "off",
+        }
+        chosen = {name: given if (given := getattr(self, name)) != "auto" else value for name, value in auto.items()}
+        return {"device": self.resolved_device(), **chosen}
 
 
 @dataclass
@@ -67,121 +115,214 @@ class Callbacks:
     """What a run does while it is trained."""
 
     log: Callable[[dict[str, float]], None]
-    """Takes step, time (Unix seconds) and the means since the last line."""
-    sample: Callable[[nn.Module, int], None]
-    """Takes the averaged network and the step."""
-    resumed: Callable[[int, list[Path]], None]
-    """Takes the step that training continues from and the damaged checkpoints passed over."""
+    """Takes step, time (Unix seconds) and what was measured since the last line."""
+    look: Callable[[nn.Module, int], dict[str, float]]
+    """Takes the averaged network and the step; gives what it measured on them."""
+    say: Callable[[str], None]
     stop: Callable[[], bool]
     """True when training should save and end now."""
 
 
-def fit(config: TrainConfig, seed: int, network: nn.Module, objective: Objective, data: Data, folder: Path, callbacks: Callbacks) -> EMA:
-    """Train `network` in place and return its average; continues from the newest checkpoint in `folder`.
+def fit(
+    config: TrainConfig, seed: int, network: nn.Module, objective: Objective, data: Data, folder: Path, callbacks: Callbacks,
+    ranks: Ranks = ALONE,
+) -> Averages:  # fmt: skip
+    """Train `network` in place and return its averages; continues from the newest checkpoint in `folder`.
 
-    Raises `Diverged` at a loss or gradient that is not finite (the step is not taken), `Stopped` once `callbacks.stop`.
+    Raises `Diverged` at a loss or gradient that is not finite or explodes (the step is not taken), `Stopped` once
+    `callbacks.stop`, `ConfigError` when the ranks do not divide the batch.
     """
-    device = config.resolved_device()
-    ema = EMA(network, config.ema_decay)
-    optimizer = torch.optim.AdamW(network.parameters(), betas=(0.9, config.beta2), weight_decay=config.weight_decay, fused=True)
-    totals, coupling_seconds = torch.zeros(4, dtype=torch.float64, device=device), 0.0
-    step, saved, damaged = read_checkpoint(folder, device)
-    if step:
-        totals.copy_(_restore(saved, network, ema, optimizer, objective))
-    callbacks.resumed(step, damaged)
-    for path in damaged:
-        path.unlink()
-    order = DataOrder(len(data.train), config.batch_size, seed)
-    fetched = batches(data, order, step, config.steps, device)
-    logged, clock = step, time.perf_counter()
-    network.train()
-    while step < config.steps:
-        if callbacks.stop():
-            write_checkpoint(folder, step, _state(network, ema, optimizer, objective, data, totals))
-            raise Stopped(f"stopped at step {step}")
-        torch.manual_seed(stream_seed(seed, "layers", step))
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, step)
-        with torch.autocast(device, torch.bfloat16, enabled=config.resolved_precision() == "bf16"):
-            stored, classes = next(fetched)
-            if data.augment:
-                stored = data.augment(stored, stream(seed, "augment", step, device=device))
-            loss, cost, seconds = objective(network, data.encode(stored), seed, step, classes)
-        optimizer.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm or math.inf)
-        bad = 1 - torch.isfinite(loss + norm).float()
-        optimizer.found_inf = bad  # type: ignore[attr-defined]  # the fused step skips itself where this is 1
-        optimizer.step()
-        step += 1
-        ema.update(step)
-        totals += torch.stack([loss.detach(), norm, cost, torch.ones_like(norm)]).double()
-        coupling_seconds += seconds
-        at_end = step == config.steps
-        if step % config.log_every == 0 or at_end:
-            loss_mean, norm_mean, cost_mean, _ = (totals / totals[3]).tolist()
-            if not math.isfinite(loss_mean + norm_mean):
-                raise Diverged(_diagnosis(step, config))
-            speed = (step - logged) * config.batch_size / (time.perf_counter() - clock)
-            rate = learning_rate(config, step - 1)
-            callbacks.log(
-                {
-                    "step": step,
-                    "time": time.time(),
-                    "loss": loss_mean,
-                    "grad_norm": norm_mean,
-                    "learning_rate": rate,
-                    "transport_cost": cost_mean,
-                    "coupling_seconds": coupling_seconds / (step - logged),
-                    "samples_per_second": speed,
-                }
-            )
-            totals.zero_()
-            logged, clock, coupling_seconds = step, time.perf_counter(), 0.0
-        if step % config.sample_every == 0 or at_end:
-            callbacks.sample(ema.network, step)
-        if step % config.checkpoint_every == 0 or at_end:
-            write_checkpoint(folder, step, _state(network, ema, optimizer, objective, data, totals))
-    return ema
+    training = Training(config, seed, network, objective, data, folder, callbacks, ranks)
+    start = training.resume()
+    while True:
+        try:
+            training.run(start)
+            return training.state.averages
+        except Diverged as error:
+            if config.on_divergence == "stop":
+                raise
+            start = training.lower(error)
+
+
+class Training:
+    """One training: its state, and what a step, a report and a checkpoint are."""
+
+    def __init__(
+        self, config: TrainConfig, seed: int, network: nn.Module, objective: Objective, data: Data, folder: Path, callbacks: Callbacks,
+        ranks: Ranks,
+    ):  # fmt: skip
+        self.config, self.seed, self.objective, self.data = config, seed, objective, data
+        self.folder, self.callbacks, self.ranks = folder, callbacks, ranks
+        self.parts = ranks.number * config.accumulate
+        if config.batch_size % self.parts:
+            raise ConfigError("train.batch_size", f"{config.batch_size} does not divide among {self.parts} parts. Choose a multiple.")
+        self.chosen = config.resolved()
+        self.device = self.chosen["device"]
+        if self.chosen["channels_last"] == "on" and len(data.shape) == 3:
+            network.to(memory_format=torch.channels_last)
+        averages = Averages(network, config.decays, WIDTHS if config.snapshot_every else ())
+        optimizer = config.optimizer.build(network.parameters())
+        numbers = torch.tensor([1.0, math.inf], dtype=torch.float64)
+        self.state = State(network, averages, optimizer, objective, data, Meter(self.device), Guard(self.device), numbers)
+        self.trained = ranks.wrap(compiled(recomputing(network) if config.recompute else network, self.chosen["compile"]))
+        self.shown = compiled(averages.network, self.chosen["compile"])
+
+    def run(self, start: int) -> None:
+        """Steps `start` to the last."""
+        config, order = self.config, DataOrder(len(self.data.train), self.config.batch_size, self.seed)
+        fetched = batches(self.data, order, start, config.steps, self.device)
+        clock, logged, coupling_seconds = time.perf_counter(), start, 0.0
+        self.state.network.train()
+        for step in range(start, config.steps):
+            if self.ranks.any(self.callbacks.stop()):
+                self.save(step)
+                raise Stopped(f"stopped at step {step}")
+            coupling_seconds += self.step(step, fetched)
+            done, line = step + 1, dict[str, float]()
+            report, look = self.due(done, config.log_every), self.due(done, config.sample_every)
+            if report or look:
+                self.check(done)
+            if report:
+                took = time.perf_counter() - clock
+                line = self.state.meter.fetch(self.ranks)
+                line |= {"learning_rate": self.rate(step), "coupling_seconds": coupling_seconds / (done - logged)}
+                line["samples_per_second"] = (done - logged) * config.batch_size / took
+            if look:
+                line |= self.look(done)
+            if line and self.ranks.first:
+                self.callbacks.log({"step": done, "time": time.time(), **line})
+            if report:
+                clock, logged, coupling_seconds = time.perf_counter(), done, 0.0
+            if config.snapshot_every and done % config.snapshot_every == 0:
+                self.snapshot(done)
+            if self.due(done, config.checkpoint_every):
+                self.check(done)
+                self.save(done)
+
+    def step(self, step: int, fetched: Iterator[Batch]) -> float:
+        """One optimizer step; the seconds that pairing took."""
+        torch.manual_seed(stream_seed(self.seed, "layers", step, *([self.ranks.rank] if self.ranks.rank else [])))
+        state, clip = self.state, self.config.clip_norm or math.inf
+        for group in state.optimizer.param_groups:
+            group["lr"] = self.rate(step)
+        stored, classes = next(fetched)
+        if self.data.augment:
+            stored = self.data.augment(stored, stream(self.seed, "augment", step, device=self.device))
+        task = self.objective.task(self.data.encode(stored), self.seed, step, classes)
+        state.optimizer.zero_grad()
+        loss = self.ranks.mean(self.backward(task))
+        norm = nn.utils.clip_grad_norm_(state.network.parameters(), clip)
+        bad = state.guard(loss, norm)
+        state.optimizer.found_inf = bad  # type: ignore[attr-defined]  # the fused step skips itself where this is 1
+        state.optimizer.step()
+        state.averages.update(step + 1)
+        state.meter.add(loss, norm, task.transport_cost, (norm > clip).float(), bad)
+        return task.coupling_seconds
+
+    def backward(self, task: Task) -> Tensor:
+        """The gradient of this rank's share of the batch, part by part; its loss."""
+        total, accumulate = torch.zeros((), device=self.device), self.config.accumulate
+        for i in range(accumulate):
+            part = task.share(self.ranks.rank * accumulate + i, self.parts)
+            with nullcontext() if i == accumulate - 1 else self.ranks.apart(self.trained):
+                with precise(self.chosen):
+                    measured = self.objective.measure(self.trained, part)
+                (measured.loss / accumulate).backward()
+            total += measured.loss.detach() / accumulate
+            self.state.meter.add_errors(measured.errors, self.objective.path.log_snr(part.t))
+        return total
+
+    def look(self, done: int) -> dict[str, float]:
+        """What is measured seldom; by the first rank, for which the others wait."""
+        if not self.ranks.first:
+            return {}
+        state, batch = self.state, DataOrder(len(self.data.train), self.config.batch_size, self.seed).indices(done)[:SAMPLES]
+        x0 = self.data.encode(self.data.train[batch].to(self.device))
+        y = None if self.data.classes is None else self.data.classes[batch].to(self.device)
+        line = gradients_by_noise(state.network, self.objective, x0, y, self.seed, done)
+        if self.config.decays:
+            line["ema_distance"] = state.averages.distance().item()
+        if self.objective.formulation.coupling.keeps_classes:  # else it brings data of its own
+            line["held_out_loss"] = self.held_out_loss()
+            self.keep_best(done, line["held_out_loss"])
+        return line | self.callbacks.look(self.shown, done)
+
+    @torch.no_grad()
+    def held_out_loss(self) -> float:
+        """Of the averaged network, always with the same held-out samples, noise and times."""
+        held = self.data.held_out
+        rows = torch.linspace(0, len(held) - 1, min(len(held), HELD_OUT, self.config.batch_size)).long()
+        x0 = self.data.encode(held[rows].to(self.device))
+        hidden = torch.full((len(x0),), -1, device=self.device)
+        with precise(self.chosen):
+            return self.objective.measure(self.shown, self.objective.task(x0, self.seed, -1, hidden)).loss.item()
+
+    def keep_best(self, done: int, value: float) -> None:
+        """Keep the weights if none were better on held-out samples."""
+        if value < self.state.numbers[1]:
+            self.state.numbers[1] = value
+            write_checkpoint(self.folder / "best", done, self.state.weights(), keep=1)
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step."""
+        return learning_rate(self.config, step) * self.state.numbers[0].item()
+
+    def due(self, done: int, every: int) -> bool:
+        """Whether something happens after so many steps; everything does after the last."""
+        return done % every == 0 or done == self.config.steps
+
+    def check(self, done: int) -> None:
+        """`Diverged` when a step was not taken."""
+        if self.state.meter.bad():
+            what = f"training diverged: a loss or gradient was not finite, or exploded, by step {done}"
+            raise Diverged(f"{what}. {remedy(self.config, self.data)}")
+
+    def save(self, step: int) -> None:
+        """A checkpoint as of `step`."""
+        bins, total = self.state.meter.bins, self.ranks.sum(self.state.meter.bins)
+        bins.copy_(total if self.ranks.first else torch.zeros_like(total))
+        if self.ranks.first:
+            write_checkpoint(self.folder, step, self.state.tensors(), self.config.keep_checkpoints)
+
+    def snapshot(self, done: int) -> None:
+        """The averages that post-hoc EMA is made of."""
+        if self.ranks.first:
+            write_checkpoint(self.folder / "snapshots", done, self.state.averages.snapshot())
+
+    def resume(self) -> int:
+        """Continue from the newest intact checkpoint; the step that it was written after, 0 where there is none."""
+        step, saved, damaged = read_checkpoint(self.folder, self.device)
+        self.ranks.wait()
+        for path in damaged if self.ranks.first else ():
+            self.callbacks.say(f"{path} is damaged and was passed over.")
+            path.unlink()
+        if saved:
+            self.state.load(saved)
+        elif self.config.on_divergence != "stop":
+            self.save(0)
+        if damaged or 0 < step < self.config.steps:
+            self.callbacks.say(f"continues from step {step} of {self.config.steps}.")
+        if not self.ranks.first:
+            self.state.meter.bins.zero_()
+        return step
+
+    def lower(self, error: Diverged) -> int:
+        """Go back to the last checkpoint with a lower rate; its step. Raises the error when the rate has become too low."""
+        factor = self.state.numbers[0].item() * LOWERED
+        if factor < LOWEST:
+            raise error
+        self.ranks.wait()
+        step, saved, _ = read_checkpoint(self.folder, self.device)
+        self.state.load(saved)
+        self.state.numbers[0] = factor
+        self.ranks.wait()
+        self.save(step)
+        self.callbacks.say(f"{error} Back to step {step}, with {factor:g} of the learning rate.")
+        return step
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """The rate of step `step`, counted from 0: linear warm-up, then a cosine that ends at zero."""
+    """The rate of step `step`, counted from 0: linear warm-up, then the schedule."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def _state(
-    network: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer, objective: Objective, data: Data, totals: Tensor
-) -> dict[str, Tensor]:
-    tensors = {f"network/{name}": value for name, value in network.state_dict().items()}
-    tensors |= {f"ema/{name}": value for name, value in ema.network.state_dict().items()}
-    tensors |= {f"noise/{name}": value for name, value in objective.noise_state.items()}
-    tensors |= {f"data/{name}": value for name, value in data.statistics.items()}
-    for i, values in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{i}/{name}": value for name, value in values.items()}
-    return tensors | {"totals": totals}
-
-
-def _restore(saved: dict[str, Tensor], network: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer, objective: Objective) -> Tensor:
-    network.load_state_dict(part(saved, "network"))
-    ema.network.load_state_dict(part(saved, "ema"))
-    objective.noise_state = part(saved, "noise")
-    state: dict[int, dict[str, Any]] = {}
-    for name, value in part(saved, "optimizer").items():
-        index, _, key = name.partition("/")
-        state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return saved["totals"]
-
-
-def part(saved: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors of a checkpoint below a prefix: network, ema, noise, data or optimizer."""
-    return {name[len(prefix) + 1 :]: value for name, value in saved.items() if name.startswith(prefix + "/")}
-
-
-def _diagnosis(step: int, config: TrainConfig) -> str:
-    cause = "train.clip_norm is off: set it to 1" if config.clip_norm is None else "lower train.learning_rate or raise train.warmup_steps"
-    return f"training diverged: the loss or its gradient was not finite by step {step}. The likely remedy: {cause}."
+    return config.learning_rate * config.schedule.share(step, config.warmup_steps, config.steps)

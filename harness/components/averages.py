@@ -1,0 +1,123 @@
+"""Which average of a training's weights is judged: a sum of what the training kept, whose terms are known without it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, NamedTuple
+
+import numpy as np
+
+from harness.config import Range
+from harness.errors import ConfigError
+from harness.registry import Component
+
+WIDTHS = (0.05, 0.10)
+"""Of the power-function averages that snapshots are taken of, as in EDM2."""
+Width = Annotated[float, Range(0, 0.25, ends="()")]
+
+
+class Term(NamedTuple):
+    """A share of weights that were kept."""
+
+    name: str
+    """Where they stand in a checkpoint, or in a snapshot."""
+    share: float
+    step: int | None = None
+    """Of the snapshot; None is the checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Average(Component, family="average"):
+    """An average of the weights over their training."""
+
+    def check(self, decays: Sequence[float], snapshots: bool) -> None:
+        """`ConfigError` when a training that averages with `decays`, and perhaps takes snapshots, does not give it."""
+
+    def terms(self, decays: Sequence[float], steps: Sequence[int]) -> list[Term]:
+        """What it is the sum of, with snapshots at `steps`; the shares sum to one."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ema(Average, name="ema"):
+    """An exponential moving average that training kept."""
+
+    formula: ClassVar[str] = "d average + (1 - d) weights at every step, d = {decay:g} (0: train.ema_decay)"
+
+    decay: Annotated[float, Range(0, 1, ends="[)")] = 0.0
+    """One of `train.more_ema_decays`; 0 is `train.ema_decay`."""
+
+    def check(self, decays: Sequence[float], snapshots: bool) -> None:
+        if not decays:
+            raise ConfigError("", "training keeps none: train.ema_decay is null. Choose last, or give it a decay.")
+        if self.decay and self.decay not in decays:
+            kept = ", ".join(f"{decay:g}" for decay in decays)
+            raise ConfigError("decay", f"training keeps {kept}, not {self.decay:g}. Choose one, or add it to train.more_ema_decays.")
+
+    def terms(self, decays: Sequence[float], steps: Sequence[int]) -> list[Term]:
+        return [Term(f"averages/{ema_name(self.decay or decays[0])}", 1.0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Last(Average, name="last"):
+    """None: the weights as they were last trained."""
+
+    formula: ClassVar[str] = "the last weights"
+
+    def terms(self, decays: Sequence[float], steps: Sequence[int]) -> list[Term]:
+        return [Term("network", 1.0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostHoc(Average, name="posthoc"):
+    """An average of any length, put together after training from snapshots of two others."""
+
+    formula: ClassVar[str] = "weights t^g, g such that the sd of t is {width:g} of the training"
+    source: ClassVar[str] = "Karras et al. 2024 (EDM2), section C"
+
+    width: Width
+    """Standard deviation of the average over the training, as a share of its length (sigma_rel)."""
+
+    def check(self, decays: Sequence[float], snapshots: bool) -> None:
+        if not snapshots:
+            raise ConfigError("", "training keeps no snapshots. Set train.snapshot_every, to a hundredth of train.steps or so.")
+
+    def terms(self, decays: Sequence[float], steps: Sequence[int]) -> list[Term]:
+        kept = [(step, width) for step in steps for width in WIDTHS]
+        ends, gammas = (np.array(values, dtype=float) for values in zip(*((s, gamma_of(w)) for s, w in kept), strict=True))
+        shares = mixture(ends, gammas, ends.max(), gamma_of(self.width))
+        return [Term(power_name(width), float(share), step) for (step, width), share in zip(kept, shares, strict=True)]
+
+
+def ema_name(decay: float) -> str:
+    """What an exponential average is called in a checkpoint."""
+    return f"ema-{decay:g}"
+
+
+def power_name(width: float) -> str:
+    """What a power-function average is called in a snapshot."""
+    return f"power-{width:g}"
+
+
+def gamma_of(width: float) -> float:
+    """The exponent of the power-function average whose standard deviation is `width` of the training (Karras et al. 2024, eq. 126)."""
+    inverse = width**-2
+    return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
+
+
+def mixture(ends: np.ndarray, gammas: np.ndarray, end: float, gamma: float) -> np.ndarray:
+    """What each snapshot, of exponent `gammas[i]` after `ends[i]` steps, counts in the average of exponent `gamma` after `end`.
+
+    Least squares between the profiles (g + 1) t^g / T^(g + 1) on [0, T] (Karras et al. 2024, section C.3).
+    """
+    between = _product(ends[:, None], gammas[:, None], ends, gammas)
+    wanted = _product(ends, gammas, np.array(float(end)), np.array(gamma))
+    return np.linalg.lstsq(between, wanted, rcond=1e-13)[0]
+
+
+def _product(end_a: np.ndarray, gamma_a: np.ndarray, end_b: np.ndarray, gamma_b: np.ndarray) -> np.ndarray:
+    """The integral of two profiles' product."""
+    ratio = end_a / end_b
+    shorter = np.where(end_a < end_b, ratio**gamma_b, ratio**-gamma_a) / np.maximum(end_a, end_b)
+    return (gamma_a + 1) * (gamma_b + 1) / (gamma_a + gamma_b + 1) * shorter

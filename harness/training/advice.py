@@ -1,0 +1,75 @@
+"""What practice advises against, and what a training's own measurements say of the usual troubles."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from harness.data.base import Data
+from harness.training.optimizers import AdamW
+
+if TYPE_CHECKING:
+    from harness.training.trainer import TrainConfig
+
+PAPER_STEPS = 50_000
+"""From here on, a training is of the length that published rates are for."""
+RATES = (1e-4, 5e-4)
+STD, MEAN = (0.2, 2.5), 1.0
+"""Encoded data outside these (mean in absolute value) are not what networks, noise and times are made for."""
+Lines = Sequence[Mapping[str, Any]]
+
+
+def warnings(config: TrainConfig, data: Data) -> list[str]:
+    """What in a configuration departs from the field's practice, a line each: legitimate where it is meant."""
+    said = []
+    if config.ema_decay is None:
+        said.append("train.ema_decay: no averaged weights. Samples from them are usually better: set 0.9999.")
+    if config.clip_norm is None:
+        said.append("train.clip_norm: gradients are not clipped. One bad batch can undo a training: set 1.")
+    if config.batch_size < 32:
+        said.append(f"train.batch_size: {config.batch_size} is below 32. Gradients are noisy, and couplings see few pairs.")
+    if config.steps >= PAPER_STEPS and isinstance(config.optimizer, AdamW) and not RATES[0] <= config.learning_rate <= RATES[1]:
+        said.append(f"train.learning_rate: {config.learning_rate:g} is outside 1e-4 to 5e-4, which long trainings with AdamW use.")
+    return said + ([unusual] if (unusual := not_normalised(data)) else [])
+
+
+def not_normalised(data: Data) -> str | None:
+    """What is wrong with the scale of encoded data."""
+    some = data.some()
+    mean, std = some.mean().item(), some.std().item()
+    if STD[0] <= std <= STD[1] and abs(mean) <= MEAN:
+        return None
+    return f"dataset: encoded data have mean {mean:.3g} and sd {std:.3g}. Scale them to [-1, 1] or to unit variance."
+
+
+def remedy(config: TrainConfig, data: Data) -> str:
+    """The likeliest of the known causes of a divergence, as advice."""
+    if unusual := not_normalised(data):
+        return f"The likely cause: {unusual}"
+    if config.clip_norm is None:
+        return "The likely remedy: train.clip_norm is off: set it to 1."
+    if config.resolved()["precision"] == "bf16":
+        return "The likely remedy: train.precision=fp32, or a lower train.learning_rate."
+    return "The likely remedy: lower train.learning_rate or raise train.warmup_steps."
+
+
+def diagnoses(lines: Lines) -> list[str]:
+    """What the lines of metrics.jsonl say of a finished training, a line each; nothing where all looks well."""
+    reports = [line for line in lines if "loss" in line]
+    fifth, said = len(reports) // 5, []
+    if fifth:
+        first, last = (statistics.fmean(line["loss"] for line in part) for part in (reports[:fifth], reports[-fifth:]))
+        if last > 0.98 * first:
+            said.append(f"the loss does not fall ({first:.4g} in the first fifth, {last:.4g} in the last): check rate and normalisation.")
+        clipped = statistics.fmean(line["clipped_share"] for line in reports[-fifth:])
+        if clipped > 0.5:
+            said.append(f"{clipped:.0%} of the last steps were clipped: the rate is high, or train.clip_norm low, for this objective.")
+    held_out = [(line["held_out_loss"], line["step"]) for line in lines if "held_out_loss" in line]
+    if held_out and held_out[-1][0] > 1.05 * min(held_out)[0]:
+        lowest, step = min(held_out)
+        said.append(
+            f"the held-out loss was lowest at step {step} ({lowest:.4g}, at the end {held_out[-1][0]:.4g}): more steps now memorise. "
+            "evaluate.checkpoint=best takes those weights."
+        )
+    return said

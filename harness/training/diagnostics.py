@@ -1,0 +1,109 @@
+"""What a training shows of itself where the loss tells nothing: by noise level, on the device, read seldom."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from harness.objective import Objective, Task
+from harness.rng import stream
+from harness.training.distributed import Ranks
+
+EDGES = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)
+"""Of the bins of log SNR; the first and the last are open."""
+BINS = ("below_-6", *(f"{low:g}_to_{high:g}" for low, high in itertools.pairwise(EDGES)), "above_6")
+WIDEST = 8.0
+"""Where gradients are measured, the open bins end at this log SNR."""
+SAMPLES, PARTS = 32, 4
+"""In each bin, gradients are measured on so many samples in so many parts."""
+EXPLOSION = 1000.0
+"""A gradient this many times its usual norm is not taken."""
+_SCALARS = ("loss", "grad_norm", "transport_cost", "clipped_share", "steps", "bad_steps")
+
+
+class Meter:
+    """Sums over steps, on the device: nothing waits for them until `fetch`."""
+
+    def __init__(self, device: str):
+        self.edges = torch.tensor(EDGES, device=device)
+        self.scalars = torch.zeros(len(_SCALARS), dtype=torch.float64, device=device)
+        self.bins = torch.zeros(2, len(BINS), dtype=torch.float64, device=device)
+        """Of the samples that this rank saw: their errors, and their number."""
+
+    def add(self, loss: Tensor, norm: Tensor, cost: Tensor, clipped: Tensor, bad: Tensor) -> None:
+        """A step, by its scalars."""
+        self.scalars += torch.stack([loss, norm, cost, clipped, torch.ones_like(norm), bad]).double()
+
+    def add_errors(self, errors: Tensor, log_snr: Tensor) -> None:
+        """Samples [B] and where they lie."""
+        bins = torch.bucketize(log_snr, self.edges, right=True)
+        self.bins.index_add_(1, bins, torch.stack([errors, torch.ones_like(errors)]).double())
+
+    def fetch(self, ranks: Ranks) -> dict[str, float]:
+        """The means since the last fetch, bins without samples left out; starts anew."""
+        *means, steps, _ = self.scalars.tolist()
+        sums, numbers = ranks.sum(self.bins).tolist()
+        line = {name: value / steps for name, value in zip(_SCALARS, means, strict=False)}
+        line |= {f"loss_by_log_snr/{name}": s / n for name, s, n in zip(BINS, sums, numbers, strict=True) if n}
+        self.scalars.zero_()
+        self.bins.zero_()
+        return line
+
+    def bad(self) -> bool:
+        """Whether a step since the last fetch was not taken."""
+        return self.scalars[-1].item() > 0
+
+
+class Guard:
+    """Finds, on the device, steps that must not be taken: not finite, or exploding."""
+
+    def __init__(self, device: str):
+        self.usual = torch.zeros(2, dtype=torch.float64, device=device)
+        """Mean of the log of the norm over the last hundred steps or so, and how many there were."""
+
+    def __call__(self, loss: Tensor, norm: Tensor) -> Tensor:
+        """1.0 for a step that must not be taken, else 0.0."""
+        level, seen = self.usual.unbind()
+        exploding = (seen >= 20) & (norm.double().log() > level + math.log(EXPLOSION))
+        bad = ~torch.isfinite(loss + norm) | exploding
+        n = (seen + 1).clamp(max=100)
+        level = level + (norm.double().clamp(min=1e-30).log() - level) / n
+        self.usual.copy_(torch.where(bad, self.usual, torch.stack([level, n])))
+        return bad.float()
+
+
+def gradients_by_noise(network: nn.Module, objective: Objective, x0: Tensor, y: Tensor | None, seed: int, step: int) -> dict[str, float]:
+    """Norm of the mean gradient and variance of a sample's gradient (trace of its covariance), for every bin of log SNR.
+
+    Of `SAMPLES` of the encoded samples x0 in each bin, log SNR uniform in it; the weighting counts. Bins that the path does
+    not reach are left out.
+    """
+    weights = [w for w in network.parameters() if w.requires_grad]
+    x0, y = x0[:SAMPLES], None if y is None else y[:SAMPLES]
+    out: dict[str, Tensor] = {}
+    for name, (low, high) in zip(BINS, itertools.pairwise((-WIDEST, *EDGES, WIDEST)), strict=True):
+        place = torch.rand(len(x0), generator=stream(seed, "bins", step, device=x0.device), device=x0.device)
+        wanted = (low + (high - low) * place).double()
+        times = objective.path.time_of_log_snr(wanted)
+        if not torch.allclose(objective.path.log_snr(times), wanted, atol=0.1):
+            continue
+        task = objective.task(x0, seed, step, y, times.float())
+        parts = [_gradient(objective, network, task.share(i, PARTS), weights) for i in range(PARTS)]
+        mean = [torch.stack(of_one).mean(0) for of_one in zip(*parts, strict=True)]
+        apart = torch.stack([_norm(torch._foreach_sub(part, mean)) for part in parts])
+        out[f"grad_norm_by_log_snr/{name}"] = _norm(mean)
+        out[f"grad_variance_by_log_snr/{name}"] = apart.square().sum() / (PARTS - 1) * (len(x0) // PARTS)
+    return dict(zip(out, torch.stack(list(out.values())).tolist(), strict=True))
+
+
+def _gradient(objective: Objective, network: nn.Module, task: Task, weights: list[nn.Parameter]) -> list[Tensor]:
+    gradient = torch.autograd.grad(objective.measure(network, task).loss, weights, allow_unused=True)
+    return [torch.zeros_like(w) if g is None else g for w, g in zip(weights, gradient, strict=True)]
+
+
+def _norm(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.stack(torch._foreach_norm(tuple(tensors))).norm()

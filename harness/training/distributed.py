@@ -1,0 +1,84 @@
+"""Several processes that train one network (torchrun): the same steps as one process, each taking a share of every batch.
+
+Every rank draws the whole batch, its times and its pairs from the same streams, so stratification and optimal transport
+see the global batch; the network then sees the rank's share, and DistributedDataParallel averages the gradients.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes of a training, and which of them this is."""
+
+    rank: int = 0
+    number: int = 1
+    signals: dist.ProcessGroup | None = None
+    """A group on the CPU, for what must not wait for the device."""
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes: checkpoints, metrics, records."""
+        return self.rank == 0
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """A network whose gradients are averaged over the ranks."""
+        return network if self.number == 1 else DistributedDataParallel(network)
+
+    def apart(self, network: nn.Module) -> AbstractContextManager[None]:
+        """A context in which a wrapped network's gradients are not averaged yet."""
+        return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
+
+    def any(self, mine: bool) -> bool:
+        """Whether any rank says so; all hear the same."""
+        if self.number == 1:
+            return mine
+        said = torch.tensor(int(mine))
+        dist.all_reduce(said, dist.ReduceOp.MAX, self.signals)
+        return bool(said)
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of a tensor over the ranks."""
+        return self.sum(value) / self.number
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum of a tensor over the ranks."""
+        if self.number == 1:
+            return value
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    def wait(self) -> None:
+        """Until every rank is here."""
+        if self.number > 1:
+            dist.barrier(self.signals)
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def joined() -> Iterator[Ranks]:
+    """The ranks that torchrun started, or `ALONE`; each takes the GPU of its local rank where there are GPUs."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield ALONE
+        return
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo"))  # type: ignore[arg-type]  # this rank is in it
+    finally:
+        dist.destroy_process_group()

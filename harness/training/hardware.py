@@ -1,0 +1,71 @@
+"""What a training asks of its device: precision, compilation, memory; and how much of the device it uses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache, partial
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from harness.components.backbones.base import Backbone
+
+PEAKS = {
+    "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12, "V100": 125e12,
+}  # fmt: skip
+"""Dense bf16 (V100: fp16) operations a second in NVIDIA's data sheets; tf32 is half of it, fp32 is measured."""
+
+
+@contextmanager
+def precise(chosen: Mapping[str, str]) -> Iterator[None]:
+    """A context in which networks compute in the chosen precision."""
+    tf32 = "tf32" if chosen["precision"] == "tf32" else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = tf32  # type: ignore[attr-defined]
+    with torch.autocast(chosen["device"], torch.bfloat16, enabled=chosen["precision"] == "bf16"):
+        yield
+
+
+def compiled(network: nn.Module, mode: str) -> nn.Module:
+    """The network as torch.compile makes it, on the same weights; unchanged where `mode` is off."""
+    return network if mode == "off" else torch.compile(network, mode=mode)  # type: ignore[return-value]
+
+
+def recomputing(network: nn.Module) -> nn.Module:
+    """The network, whose blocks (what its ModuleLists hold) are computed again in the backward pass."""
+    for blocks in [module for module in network.modules() if isinstance(module, nn.ModuleList)]:
+        for block in blocks:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    return network
+
+
+def training_flops(backbone: Backbone, shape: Sequence[int], num_classes: int) -> float:
+    """Floating-point operations of a forward and backward pass for one sample, counted on a device without memory."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        network, x, t = backbone.build(shape, num_classes), torch.randn(2, *shape), torch.rand(2)
+        with FlopCounterMode(display=False) as counter:
+            network(x, t).sum().backward()
+    return counter.get_total_flops() / 2
+
+
+@cache
+def peak_flops(device: str, precision: str, threads: int) -> float:
+    """Operations a second that the device can do: NVIDIA's number, or else those of a large matrix product here."""
+    if device == "cuda" and precision != "fp32":
+        known = next((flops for name, flops in PEAKS.items() if name in torch.cuda.get_device_name()), None)
+        if known:
+            return known / (2 if precision == "tf32" else 1)
+    size = 8192 if device == "cuda" else 1024
+    with precise({"device": device, "precision": precision}):
+        a = torch.randn(size, size, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+        return 2 * size**3 / min(_seconds(a) for _ in range(3))
+
+
+def _seconds(a: torch.Tensor) -> float:
+    started = time.perf_counter()
+    (a @ a)[0, 0].item()
+    return time.perf_counter() - started

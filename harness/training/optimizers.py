@@ -1,0 +1,60 @@
+"""Optimizers, fused: one kernel for all weights, which skips itself where the trainer found a bad gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from torch import nn
+
+from harness.config import NonNegative, Positive, Range
+from harness.registry import Component
+
+Decay = Annotated[float, Range(0, 1, ends="[)")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer(Component, family="optimizer"):
+    """How a gradient becomes a change of the weights."""
+
+    def build(self, weights: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """torch's optimizer over `weights`, whose rate the trainer sets at every step."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adam(Optimizer, name="adam"):
+    """Adam, without weight decay."""
+
+    formula: ClassVar[str] = "Adam, betas {beta1:g}, {beta2:g}, eps {eps:g}"
+    source: ClassVar[str] = "Kingma & Ba 2015, algorithm 1"
+
+    beta1: Decay = 0.9
+    """Memory of gradients."""
+    beta2: Decay = 0.999
+    """Memory of squared gradients; short runs want it shorter."""
+    eps: Positive = 1e-8
+
+    def build(self, weights: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.Adam(weights, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW(Optimizer, name="adamw"):
+    """Adam with decoupled weight decay."""
+
+    formula: ClassVar[str] = "Adam, betas {beta1:g}, {beta2:g}, eps {eps:g}; weights less {weight_decay:g} rate of themselves"
+    source: ClassVar[str] = "Loshchilov & Hutter 2019, algorithm 2"
+
+    beta1: Decay = 0.9
+    """Memory of gradients."""
+    beta2: Decay = 0.999
+    """Memory of squared gradients; short runs want it shorter."""
+    eps: Positive = 1e-8
+    weight_decay: NonNegative = 0.01
+    """Share of the weights taken off, times the rate, at every step."""
+
+    def build(self, weights: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(weights, betas=(self.beta1, self.beta2), eps=self.eps, weight_decay=self.weight_decay, fused=True)

@@ -1,0 +1,54 @@
+"""The learning rate over a training, as a share of its peak. A linear warm-up comes before, and is the trainer's."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from harness.config import Index
+from harness.registry import Component
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule(Component, family="schedule"):
+    """What follows the warm-up."""
+
+    def share(self, step: int, warmup: int, steps: int) -> float:
+        """Share of the peak, in [0, 1], at `step` in [warmup, steps), counted from 0."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant(Schedule, name="constant"):
+    """The peak to the end."""
+
+    formula: ClassVar[str] = "1"
+
+    def share(self, step: int, warmup: int, steps: int) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine(Schedule, name="cosine"):
+    """Half a cosine that ends at zero."""
+
+    formula: ClassVar[str] = "(1 + cos(pi (step - warmup) / (steps - warmup))) / 2"
+    source: ClassVar[str] = "Loshchilov & Hutter 2017, eq. 5, without restarts"
+
+    def share(self, step: int, warmup: int, steps: int) -> float:
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class InverseSqrt(Schedule, name="inverse_sqrt"):
+    """The peak for a while, then falling with the square root of the step; the length of the training does not enter."""
+
+    formula: ClassVar[str] = "1 / sqrt(max(step / {reference_steps}, 1)), 0: the warm-up"
+    source: ClassVar[str] = "Vaswani et al. 2017, eq. 3; with reference_steps: Karras et al. 2024 (EDM2), eq. 67"
+
+    reference_steps: Index = 0
+    """Where the fall begins; 0 is the end of the warm-up."""
+
+    def share(self, step: int, warmup: int, steps: int) -> float:
+        return 1 / math.sqrt(max((step + 1) / (self.reference_steps or max(1, warmup)), 1))

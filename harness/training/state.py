@@ -1,0 +1,62 @@
+"""All that a training changes, as one mapping of tensors: what it is resumed from, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.data.base import Data
+from harness.objective import Objective
+from harness.training.checkpoint import part
+from harness.training.diagnostics import Guard, Meter
+from harness.training.ema import Averages
+
+
+@dataclass
+class State:
+    """What a training holds. Random streams are functions of seed and step, and need no place here."""
+
+    network: nn.Module
+    averages: Averages
+    optimizer: torch.optim.Optimizer
+    objective: Objective
+    data: Data
+    meter: Meter
+    guard: Guard
+    numbers: Tensor
+    """[2] float64: the factor that divergence has left of the learning rate, and the lowest held-out loss so far."""
+
+    def weights(self) -> dict[str, Tensor]:
+        """What sampling needs."""
+        tensors = {f"network/{name}": value for name, value in self.network.state_dict().items()}
+        tensors |= {f"averages/{name}": value for name, value in self.averages.tensors().items()}
+        tensors |= {f"noise/{name}": value for name, value in self.objective.noise_state.items()}
+        return tensors | {f"data/{name}": value for name, value in self.data.statistics.items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What going on needs."""
+        tensors = self.weights()
+        for i, values in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{i}/{name}": value for name, value in values.items()}
+        return tensors | {f"trainer/{name}": value for name, value in self._trainer().items()}
+
+    def load(self, saved: Mapping[str, Tensor]) -> None:
+        """Put back what `tensors` gave."""
+        self.network.load_state_dict(part(saved, "network"))
+        self.averages.load(part(saved, "averages"))
+        self.objective.noise_state = part(saved, "noise")
+        state: dict[int, dict[str, Any]] = {}
+        for name, value in part(saved, "optimizer").items():
+            index, _, key = name.partition("/")
+            state.setdefault(int(index), {})[key] = value
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        kept = part(saved, "trainer")
+        for name, tensor in self._trainer().items():
+            tensor.copy_(kept[name])
+
+    def _trainer(self) -> dict[str, Tensor]:
+        return {"scalars": self.meter.scalars, "bins": self.meter.bins, "usual": self.guard.usual, "numbers": self.numbers}
