@@ -64,6 +64,7 @@ def main() -> None:
             del os.environ["MLFLOW_TRACKING_URI"]
         rows.append(row("progress, once a second", replay(run, lines, trial.progress), LOOK_EVERY_S))
     notes = [
+        f"As sent: {together} reports at once, about every {SEND_EVERY_S:g} s.",
         f"A bare step of digits took {1000 * step:.1f} ms: {EVERY} of them {EVERY * step:.2f} s.",
         "MLflow's include the line. Goal: 1 %.",
     ]

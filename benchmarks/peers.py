@@ -18,7 +18,7 @@ line has it in fp32 without compilation. Every other loop is written here from w
   gradient by itself, no clipping, loss.item() each step and two running means of it (torchmetrics there, sums here), an
   average (0.999) by a Python loop over the parameters. Its own U-Net is in no package; batch 64 there.
 - rectified-flow-pytorch: its Trainer class as packaged (rectified_flow.py): Adam 3e-4, clipping at 0.5, a DataLoader without
-  workers, ema_pytorch (an update every 10 steps), a line printed each step (into nothing here); fp32. Batch 16 there.
+  workers, ema_pytorch (every 10 steps; the first 100 are copied), a line printed each step (into nothing here); fp32. Batch 16 there.
 
 Prints images a second (median over the blocks, smallest and largest) and the ratio of the harness's to each, block by block.
 """

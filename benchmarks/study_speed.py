@@ -100,12 +100,11 @@ def split(options: argparse.Namespace, processes: int, threads: int) -> tuple[fl
 
 def share(plan: Plan, i: int, of: int, threads: int) -> list[float]:
     """Train and judge every trial of one process; FID at the largest NFE."""
-    found = []
-    for arm, seed in plan.trials()[i::of]:
-        config = plan.config(arm, seed)
-        data, objective = load(config.dataset), Objective(config, {})
-        *_, network = bare(config, objective.weight, threads)
-        judge = Judge(config.evaluate, data, config.train.resolved_device())
+    found, base = [], plan.arms[plan.baseline]
+    data = load(base.dataset)
+    judge = Judge(base.evaluate, data, base.train.resolved_device())
+    for config in (plan.config(arm, seed) for arm, seed in plan.trials()[i::of]):
+        *_, network = bare(config, Objective(config, {}).weight, threads)
         found.append([judge(samples(network, config, data, nfe))["fid"] for nfe in sorted(config.evaluate.nfe)][-1])
     return found
 
