@@ -46,7 +46,7 @@ from harness.sampling import Generated, generate, steps_of
 from harness.training.advice import diagnoses, warnings
 from harness.training.checkpoint import checkpoints, combine, part, read_checkpoint, step_of
 from harness.training.distributed import ALONE, Ranks
-from harness.training.hardware import compiled, peak_flops, training_flops
+from harness.training.hardware import compiled, device_use
 from harness.training.trainer import Callbacks, TrainConfig, fit
 
 NUMERICS_VERSION = 1
@@ -371,15 +371,9 @@ def _paths(run: Run, trained: Trained) -> list[Tensor]:
     return [*visited, batch.x]
 
 
-def _device_use(run: Run) -> dict[str, float]:
-    """What a sample's training costs and what the device can do, in floating-point operations (a second)."""
-    config, data, chosen = run.config, load(run.config.dataset), run.config.train.resolved()
-    flops = training_flops(config.backbone, data.shape, data.num_classes if config.conditional else 0)
-    return {"flops_per_sample": flops, "peak_flops": peak_flops(chosen["device"], chosen["precision"], config.train.threads)}
-
-
 def _write_environment(run: Run, network: nn.Module, objective: Objective) -> None:
-    earlier = run.environment.get("commits", [])
+    earlier, config, data = run.environment.get("commits", []), run.config, load(run.config.dataset)
+    classes = data.num_classes if config.conditional else 0
     write_json(
         run.folder / "environment.json",
         {
@@ -387,8 +381,8 @@ def _write_environment(run: Run, network: nn.Module, objective: Objective) -> No
             "machine": machine(),
             "parameters": sum(p.numel() for p in network.parameters()),
             "weight_mean": objective.weight_mean,
-            "device_use": _device_use(run),
-            "data": load(run.config.dataset).fingerprint,
+            "device_use": device_use(config.backbone, data.shape, classes, config.train.resolved(), config.train.threads),
+            "data": data.fingerprint,
         },
     )
 

@@ -41,7 +41,9 @@ def tune(options: argparse.Namespace) -> None:
 
     search, scale, console, stop = load_search(options.study), options.scale, Console(), StopSignal()
     given = search, scale, load_scale(scale), parse_assignments(options.changes), options.seeds, options.plugin
-    shared, split = _shared(options, compared(*given, tuned={}), console)
+    own = compared(*given, tuned={})
+    SearchPlan.of(search, scale, own.arms[BASELINE], options.trials, options.plugin)  # refused before anything is measured
+    shared, split = _shared(options, own, console)
     plan = SearchPlan.of(search, scale, shared.arms[BASELINE], options.trials, options.plugin)
     console.print(f"{plan.question}\n{plan.trials} trials at the scale {scale}; search {plan.digest}", highlight=False)
     plan.check()

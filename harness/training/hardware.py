@@ -41,6 +41,12 @@ def recomputing(network: nn.Module) -> nn.Module:
     return network
 
 
+def device_use(backbone: Backbone, shape: Sequence[int], num_classes: int, chosen: Mapping[str, str], threads: int) -> dict[str, float]:
+    """What a sample's training costs and what the device can do, in floating-point operations (a second)."""
+    flops = training_flops(backbone, shape, num_classes)
+    return {"flops_per_sample": flops, "peak_flops": peak_flops(chosen["device"], chosen["precision"], threads)}
+
+
 def training_flops(backbone: Backbone, shape: Sequence[int], num_classes: int) -> float:
     """Floating-point operations of a forward and backward pass for one sample, counted on a device without memory."""
     from torch.utils.flop_counter import FlopCounterMode
