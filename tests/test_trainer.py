@@ -306,3 +306,32 @@ def test_the_classes_of_the_batch_reach_the_objective(tiny: RunConfig, tmp_path:
             rows = order.indices(number)
             assert torch.equal(x0, data.encode(data.train[rows]))
             assert y is None if given.classes is None else torch.equal(y, given.classes[rows])  # type: ignore[arg-type]
+
+
+def test_after_a_divergence_training_goes_on_from_the_last_checkpoint_with_half_the_rate(tiny: RunConfig, tmp_path: Path) -> None:
+    config = override(tiny, {"train.log_every": 3, "train.on_divergence": "restore_and_lower_lr"})
+    session = Session(config, tmp_path, wrap=lambda network: Poisoned(network, range(4, 5)))
+    final = session.fit()
+    assert all(value.isfinite().all() for value in final.values())
+    assert len(session.said) == 1
+    assert session.said[0].endswith("Back to step 3, with 0.5 of the learning rate.")
+    rates = {step: rate for step, (_, _, rate) in session.lines.items()}
+    assert rates == {step: learning_rate(config.train, step - 1) * (1 if step == 3 else 0.5) for step in (3, 6, 9, 12)}
+
+
+def test_training_gives_up_once_the_rate_is_too_low(tiny: RunConfig, tmp_path: Path) -> None:
+    config = override(tiny, {"train.on_divergence": "restore_and_lower_lr"})
+    session = Session(config, tmp_path, wrap=lambda network: Poisoned(network, range(10**6)))
+    with pytest.raises(Diverged):
+        session.fit()
+    assert [line.rpartition("with ")[2].split()[0] for line in session.said] == ["0.5", "0.25", "0.125", "0.0625", "0.03125"]
+
+
+def test_a_lowered_rate_survives_a_stop(tiny: RunConfig, tmp_path: Path) -> None:
+    config = override(tiny, {"train.log_every": 3, "train.on_divergence": "restore_and_lower_lr"})
+    whole, broken = (Session(config, tmp_path / name, wrap=lambda network: Poisoned(network, range(4, 5))) for name in ("whole", "broken"))
+    expected = whole.fit()
+    with pytest.raises(Stopped):
+        broken.fit(9)
+    broken.wrap = lambda network: Poisoned(network, range(0))
+    assert equal(broken.fit(initial=5), expected)

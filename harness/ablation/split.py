@@ -59,7 +59,7 @@ class Split:
 def splits(cores: int, gpus: int, trials: int) -> list[Split]:
     """The ways worth measuring, the one to prefer first."""
     if gpus:
-        return [Split(min(trials, each * gpus), 1, gpus) for each in TRIALS_PER_GPU if each == 1 or (each - 1) * gpus < trials]
+        return [Split(min(trials, each * gpus), 1, gpus) for each in TRIALS_PER_GPU if each // 2 * gpus < trials]
     threads = itertools.takewhile(lambda n: n <= cores, (2**i for i in itertools.count()))
     return [Split(min(trials, cores // n), n) for n in threads]
 
@@ -108,7 +108,7 @@ def measure(plan: Plan, split: Split) -> float:
         finally:
             for process in crew:
                 process.kill()
-                process.communicate()
+                process.wait()
 
 
 def main() -> None:

@@ -1,0 +1,67 @@
+"""How trials share a machine: the ways tried, the one taken, and that it is measured once."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from harness.ablation import split as module
+from harness.ablation.plan import Plan
+from harness.ablation.split import Split, choose, measure, remembered, splits
+from harness.ablation.study import load_study
+from harness.config import override
+from harness.runs import RunConfig
+
+
+@pytest.fixture
+def plan(tiny: RunConfig) -> Plan:
+    return Plan.of(load_study("weighting"), "digits", tiny, {}, 1, ())
+
+
+@pytest.mark.parametrize(
+    ("cores", "gpus", "trials", "ways"),
+    [
+        (1, 0, 25, [(1, 1)]),
+        (2, 0, 25, [(2, 1), (1, 2)]),
+        (6, 0, 25, [(6, 1), (3, 2), (1, 4)]),
+        (16, 0, 5, [(5, 1), (5, 2), (4, 4), (2, 8), (1, 16)]),
+        (16, 1, 25, [(1, 1), (2, 1), (4, 1), (8, 1)]),
+        (16, 2, 5, [(2, 1), (4, 1), (5, 1)]),
+    ],
+)
+def test_the_ways_fill_the_machine_and_no_more(cores: int, gpus: int, trials: int, ways: list[tuple[int, int]]) -> None:
+    assert [(way.workers, way.threads) for way in splits(cores, gpus, trials)] == ways
+
+
+@pytest.mark.parametrize(("rates", "taken"), [((100, 104), 1), ((100, 106), 2), ((100, 0), 1)])
+def test_more_threads_must_be_worth_it_and_are_measured_once(
+    plan: Plan, rates: tuple[float, float], taken: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(module, "measure", lambda plan, way: rates[way.threads - 1])
+    assert remembered(plan) == 1
+    said = list[str]()
+    assert choose(plan, said.append).threads == taken == remembered(plan)
+    assert len(said) == 2
+    monkeypatch.setattr(module, "measure", lambda plan, way: pytest.fail("measured again"))
+    assert choose(plan, said.append).threads == taken
+    other = Plan.of(load_study("weighting"), "digits", override(plan.arms["uniform"], {"train.batch_size": 16}), {}, 1, ())
+    assert remembered(other) == 1, "another training is measured for itself"
+
+
+def test_threads_are_part_of_the_plan(plan: Plan) -> None:
+    assert {config.train.threads for config in plan.threaded(2).arms.values()} == {2}
+    assert plan.threaded(2).digest != plan.digest == plan.threaded(1).digest
+
+
+def test_gpus_are_dealt_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert [Split(4, 1, 2).environment(i)["CUDA_VISIBLE_DEVICES"] for i in range(4)] == ["3", "5", "3", "5"]
+    assert Split(4, 1).environment(1)["CUDA_VISIBLE_DEVICES"] == "3,5"
+
+
+def test_real_trials_are_measured_side_by_side(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SECONDS", 0.2)
+    assert measure(plan.threaded(1), Split(2, 1)) > 1
+    broken = Plan(**{**vars(plan), "plugins": (str(Path("absent.py").absolute()),)})
+    assert measure(broken, Split(1, 1)) == 0
