@@ -44,7 +44,7 @@ def test_two_ranks_are_one(tmp_path: Path, accumulate: int) -> None:
         measured = [key for key in a if key in ("loss", "grad_norm", "transport_cost", "clipped_share") or key.startswith("loss_by")]
         assert len(measured) > 8
         assert {key: b[key] for key in measured} == pytest.approx({key: a[key] for key in measured}, rel=1e-4)
-        assert b["loss"] == pytest.approx(a["loss"], abs=1e-6)
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-6 * accumulate)
     for name, value in weights.items():
         if name.startswith(("network/", "averages/")):
             torch.testing.assert_close(others[name], value, rtol=0, atol=1e-4)
