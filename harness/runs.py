@@ -46,7 +46,7 @@ from harness.sampling import Generated, generate, steps_of
 from harness.training.advice import diagnoses, warnings
 from harness.training.checkpoint import checkpoints, combine, part, read_checkpoint, step_of
 from harness.training.distributed import ALONE, Ranks
-from harness.training.hardware import compiled, device_use
+from harness.training.hardware import compiled, device_use, products
 from harness.training.trainer import Callbacks, TrainConfig, fit
 
 NUMERICS_VERSION = 1
@@ -295,7 +295,7 @@ def evaluate(run: Run, trained: Trained, judge: Judge, stop: Stop) -> None:
     """Add to the run what `judge` says at every NFE that it has not been judged at; each is written when it is known."""
     config = run.config.evaluate
     torch.set_num_threads(run.config.train.threads)
-    with run.lock(), threadpool_limits(run.config.train.threads):
+    with run.lock(), threadpool_limits(run.config.train.threads), products("fp32"):
         for nfe in run.missing(judge.protocol):
             started, calls = time.perf_counter(), list[int]()
             shown: list[Tensor] = []

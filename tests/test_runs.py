@@ -25,6 +25,7 @@ from harness.registry import load_plugin
 from harness.rng import stream
 from harness.runs import Run, RunConfig, check, ensure, restore
 from harness.sampling import Generated
+from harness.training.checkpoint import read_checkpoint
 
 PLUGIN = """
 from dataclasses import dataclass
@@ -457,3 +458,29 @@ def test_a_coupling_trains_and_lowers_the_transport_cost(tiny: RunConfig, change
     costs = [[line["transport_cost"] for line in run.metrics()] for run in (plain, paired)]
     assert all(b < a - 1 for a, b in zip(*costs, strict=True))
     assert all(line["coupling_seconds"] > 0 for line in paired.metrics())
+
+
+def test_the_weights_judged_are_those_asked_for(tiny: RunConfig) -> None:
+    """The last, an average, and those of the look with the lowest held-out loss: here, after a rate that ruins them."""
+    config = override(
+        tiny, {"train.more_ema_decays": [0.2], "train.sample_every": 4, "train.learning_rate": 0.1, "train.schedule": "constant"}
+    )
+    run = done(config)
+    step, saved, _ = read_checkpoint(run.folder / "checkpoints", "cpu")
+    best, kept, _ = read_checkpoint(run.folder / "checkpoints" / "best", "cpu")
+    losses = {line["step"]: line["held_out_loss"] for line in run.metrics() if "held_out_loss" in line}
+    assert best == min(losses, key=lambda step: losses[step]) < step == 12
+
+    def weights(**changes: Any) -> dict[str, Tensor]:
+        asked = Run(override(config, {f"evaluate.{name}": value for name, value in changes.items()}), run.folder)
+        return dict(restore(asked).network.named_parameters())
+
+    expected = [
+        (weights(), saved, "averages/ema-0.9999"),
+        (weights(average="last"), saved, "network"),
+        (weights(average={"name": "ema", "decay": 0.2}), saved, "averages/ema-0.2"),
+        (weights(checkpoint="best"), kept, "averages/ema-0.9999"),
+        (weights(checkpoint="best", average="last"), kept, "network"),
+    ]
+    for found, tensors, place in expected:
+        assert all(torch.equal(value, tensors[f"{place}/{name}"]) for name, value in found.items()), place

@@ -335,3 +335,86 @@ def test_a_lowered_rate_survives_a_stop(tiny: RunConfig, tmp_path: Path) -> None
         broken.fit(9)
     broken.wrap = lambda network: Poisoned(network, range(0))
     assert equal(broken.fit(initial=5), expected)
+
+
+def test_a_stop_between_a_bad_step_and_its_report_costs_one_halving(tiny: RunConfig, tmp_path: Path) -> None:
+    config = override(tiny, {"train.log_every": 3, "train.on_divergence": "restore_and_lower_lr"})
+    session = Session(config, tmp_path, wrap=lambda network: Poisoned(network, range(4, 5)))
+    with pytest.raises(Stopped):
+        session.fit(5)
+    session.wrap = lambda network: Poisoned(network, range(0))
+    session.fit()
+    assert [line.rpartition("with ")[2].split()[0] for line in session.said if "Back to" in line] == ["0.5"]
+
+
+def test_blocks_are_computed_twice_only_where_that_is_asked_for(tiny: RunConfig, tmp_path: Path) -> None:
+    calls: dict[bool, int] = {}
+    for recompute in (False, True):
+        config = override(tiny, {"train.recompute": recompute, "train.steps": 2, "train.sample_every": 100})
+        session = Session(config, tmp_path / str(recompute))
+        calls[recompute] = 0
+
+        def count(module: nn.Module, given: Any, recompute: bool = recompute) -> None:
+            calls[recompute] += module.training
+
+        session.wrap = lambda network: _counted(network, count)
+        session.fit()
+    assert calls[True] > 1.3 * calls[False]
+
+
+def _counted(network: nn.Module, count: Callable[..., None]) -> nn.Module:
+    for module in network.modules():
+        if isinstance(module, nn.GroupNorm):
+            module.register_forward_pre_hook(count)
+    return network
+
+
+def test_the_network_is_compiled_in_the_mode_asked_for(tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes = list[str]()
+    monkeypatch.setattr(torch, "compile", lambda network, mode: modes.append(mode) or network)
+    Session(tiny, tmp_path / "off").fit()
+    assert modes == []
+    Session(override(tiny, {"train.compile": "max-autotune"}), tmp_path / "on").fit()
+    assert modes == ["max-autotune"] * 2, "the one that is trained and the one that is shown"
+
+
+def test_images_lie_with_their_channels_last_where_asked_for(tiny: RunConfig, tmp_path: Path) -> None:
+    strides = {}
+    for choice in ("off", "on"):
+        session = Session(override(tiny, {"train.channels_last": choice}), tmp_path / choice)
+        session.fit()
+        strides[choice] = [p.stride() for p in session.network.parameters() if p.ndim == 4 and min(p.shape) > 1]
+    assert strides["on"] != strides["off"]
+    assert all(stride[1] == 1 for stride in strides["on"])
+
+
+def test_products_are_tf32_within_the_training_alone(tiny: RunConfig, tmp_path: Path) -> None:
+    seen, before = set[str](), torch.backends.cuda.matmul.fp32_precision
+
+    def wrap(network: nn.Module) -> nn.Module:
+        network.register_forward_pre_hook(lambda *_: seen.add(torch.backends.cuda.matmul.fp32_precision))
+        next(network.parameters()).register_hook(lambda gradient: seen.add(torch.backends.cuda.matmul.fp32_precision))
+        return network
+
+    Session(override(tiny, {"train.precision": "tf32"}), tmp_path / "tf32", wrap=wrap).fit()
+    assert seen == {"tf32"}
+    seen.clear()
+    Session(tiny, tmp_path / "fp32", wrap=wrap).fit()
+    assert seen == {"ieee"}
+    assert torch.backends.cuda.matmul.fp32_precision == before
+
+
+def test_snapshots_are_taken_and_old_checkpoints_go(tiny: RunConfig, tmp_path: Path) -> None:
+    Session(override(tiny, {"train.snapshot_every": 5, "train.keep_checkpoints": 3}), tmp_path).fit()
+    assert sorted(int(p.name[:9]) for p in (tmp_path / "snapshots").iterdir()) == [5, 10]
+    assert sorted(int(p.name[:9]) for p in tmp_path.glob("*.safetensors")) == [6, 9, 12]
+
+
+def test_a_look_needs_no_large_batch(tiny: RunConfig, tmp_path: Path) -> None:
+    lines: list[dict[str, float]] = []
+    config = override(tiny, {"train.batch_size": 2, "train.steps": 4})
+    data = load(config.dataset)
+    callbacks = Callbacks(lines.append, lambda *_: {}, lambda _: None, lambda: False)
+    fit(config.train, 0, config.backbone.build(data.shape), Objective(config, {}), data, tmp_path, callbacks)
+    assert len([key for key in lines[-1] if key.startswith("grad_variance")]) == 8
+    assert all(map(math.isfinite, lines[-1].values()))

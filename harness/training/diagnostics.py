@@ -49,9 +49,13 @@ class Meter:
         sums, numbers = ranks.sum(self.bins).tolist()
         line = {name: value / steps for name, value in zip(_SCALARS, means, strict=False)}
         line |= {f"loss_by_log_snr/{name}": s / n for name, s, n in zip(BINS, sums, numbers, strict=True) if n}
+        self.clear()
+        return line
+
+    def clear(self) -> None:
+        """Start anew."""
         self.scalars.zero_()
         self.bins.zero_()
-        return line
 
     def bad(self) -> bool:
         """Whether a step since the last fetch was not taken."""
@@ -92,11 +96,14 @@ def gradients_by_noise(network: nn.Module, objective: Objective, x0: Tensor, y: 
         if not torch.allclose(objective.path.log_snr(times), wanted, atol=0.1):
             continue
         task = objective.task(x0, seed, step, y, times.float())
-        parts = [_gradient(objective, network, task.share(i, PARTS), weights) for i in range(PARTS)]
-        mean = [torch.stack(of_one).mean(0) for of_one in zip(*parts, strict=True)]
-        apart = torch.stack([_norm(torch._foreach_sub(part, mean)) for part in parts])
+        mean, squares = [torch.zeros_like(w) for w in weights], torch.zeros((), device=x0.device)
+        for i in range(PARTS):  # Welford's way, which holds two gradients
+            apart = _gradient(objective, network, task.share(i, PARTS), weights)
+            torch._foreach_sub_(apart, mean)
+            torch._foreach_add_(mean, apart, alpha=1 / (i + 1))
+            squares += _norm(apart).square() * i / (i + 1)
         out[f"grad_norm_by_log_snr/{name}"] = _norm(mean)
-        out[f"grad_variance_by_log_snr/{name}"] = apart.square().sum() / (PARTS - 1) * (len(x0) // PARTS)
+        out[f"grad_variance_by_log_snr/{name}"] = squares / (PARTS - 1) * (len(x0) // PARTS)
     return dict(zip(out, torch.stack(list(out.values())).tolist(), strict=True))
 
 

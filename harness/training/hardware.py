@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,12 +21,22 @@ PEAKS = {
 
 
 @contextmanager
-def precise(chosen: Mapping[str, str]) -> Iterator[None]:
-    """A context in which networks compute in the chosen precision."""
-    tf32 = "tf32" if chosen["precision"] == "tf32" else "ieee"
-    torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = tf32  # type: ignore[attr-defined]
-    with torch.autocast(chosen["device"], torch.bfloat16, enabled=chosen["precision"] == "bf16"):
+def products(precision: str) -> Iterator[None]:
+    """A context in which a GPU's matrix products and convolutions of float32 are rounded to TF32, or are not (torch's default is mixed)."""
+    places: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.conv]  # type: ignore[attr-defined]
+    before = [place.fp32_precision for place in places]
+    try:
+        for place in places:
+            place.fp32_precision = "tf32" if precision == "tf32" else "ieee"
         yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.fp32_precision = value
+
+
+def autocast(chosen: Mapping[str, str]) -> torch.autocast:
+    """A context for forward passes in the chosen precision."""
+    return torch.autocast(chosen["device"], torch.bfloat16, enabled=chosen["precision"] == "bf16")
 
 
 def compiled(network: nn.Module, mode: str) -> nn.Module:
@@ -66,7 +77,7 @@ def peak_flops(device: str, precision: str, threads: int) -> float:
         if known:
             return known / (2 if precision == "tf32" else 1)
     size = 8192 if device == "cuda" else 1024
-    with precise({"device": device, "precision": precision}):
+    with products(precision):
         a = torch.randn(size, size, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
         return 2 * size**3 / min(_seconds(a) for _ in range(3))
 

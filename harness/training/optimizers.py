@@ -42,17 +42,12 @@ class Adam(Optimizer, name="adam"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdamW(Optimizer, name="adamw"):
+class AdamW(Adam, name="adamw"):
     """Adam with decoupled weight decay."""
 
     formula: ClassVar[str] = "Adam, betas {beta1:g}, {beta2:g}, eps {eps:g}; weights less {weight_decay:g} rate of themselves"
     source: ClassVar[str] = "Loshchilov & Hutter 2019, algorithm 2"
 
-    beta1: Decay = 0.9
-    """Memory of gradients."""
-    beta2: Decay = 0.999
-    """Memory of squared gradients; short runs want it shorter."""
-    eps: Positive = 1e-8
     weight_decay: NonNegative = 0.01
     """Share of the weights taken off, times the rate, at every step."""
 

@@ -25,7 +25,7 @@ from harness.training.checkpoint import read_checkpoint, write_checkpoint
 from harness.training.diagnostics import SAMPLES, Guard, Meter, gradients_by_noise
 from harness.training.distributed import ALONE, Ranks
 from harness.training.ema import Averages
-from harness.training.hardware import compiled, precise, recomputing
+from harness.training.hardware import autocast, compiled, products, recomputing
 from harness.training.optimizers import AdamW, Decay, Optimizer
 from harness.training.schedules import Cosine, Schedule
 from harness.training.state import State
@@ -136,7 +136,8 @@ def fit(
     start = training.resume()
     while True:
         try:
-            training.run(start)
+            with products(training.chosen["precision"]):
+                training.run(start)
             return training.state.averages
         except Diverged as error:
             if config.on_divergence == "stop":
@@ -225,7 +226,7 @@ class Training:
         for i in range(accumulate):
             part = task.share(self.ranks.rank * accumulate + i, self.parts)
             with nullcontext() if i == accumulate - 1 else self.ranks.apart(self.trained):
-                with precise(self.chosen):
+                with autocast(self.chosen):
                     measured = self.objective.measure(self.trained, part)
                 (measured.loss / accumulate).backward()
             total += measured.loss.detach() / accumulate
@@ -236,7 +237,7 @@ class Training:
         """What is measured seldom; by the first rank, for which the others wait."""
         if not self.ranks.first:
             return {}
-        state, batch = self.state, DataOrder(len(self.data.train), self.config.batch_size, self.seed).indices(done)[:SAMPLES]
+        state, batch = self.state, DataOrder(len(self.data.train), SAMPLES, self.seed).indices(done)
         x0 = self.data.encode(self.data.train[batch].to(self.device))
         y = None if self.data.classes is None else self.data.classes[batch].to(self.device)
         line = gradients_by_noise(state.network, self.objective, x0, y, self.seed, done)
@@ -254,7 +255,7 @@ class Training:
         rows = torch.linspace(0, len(held) - 1, min(len(held), HELD_OUT, self.config.batch_size)).long()
         x0 = self.data.encode(held[rows].to(self.device))
         hidden = torch.full((len(x0),), -1, device=self.device)
-        with precise(self.chosen):
+        with autocast(self.chosen):
             return self.objective.measure(self.shown, self.objective.task(x0, self.seed, -1, hidden)).loss.item()
 
     def keep_best(self, done: int, value: float) -> None:
@@ -314,6 +315,7 @@ class Training:
         self.ranks.wait()
         step, saved, _ = read_checkpoint(self.folder, self.device)
         self.state.load(saved)
+        self.state.meter.clear()  # a stop may have saved it with the bad step in it
         self.state.numbers[0] = factor
         self.ranks.wait()
         self.save(step)
