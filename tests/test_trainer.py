@@ -20,6 +20,7 @@ from harness.objective import Objective, Step, Task
 from harness.rng import stream
 from harness.runs import RunConfig
 from harness.training.batches import DataOrder
+from harness.training.checkpoint import read_checkpoint
 from harness.training.trainer import Callbacks, TrainConfig, fit, learning_rate
 
 Wrap = Callable[[nn.Module], nn.Module]
@@ -418,3 +419,17 @@ def test_a_look_needs_no_large_batch(tiny: RunConfig, tmp_path: Path) -> None:
     fit(config.train, 0, config.backbone.build(data.shape), Objective(config, {}), data, tmp_path, callbacks)
     assert len([key for key in lines[-1] if key.startswith("grad_variance")]) == 8
     assert all(map(math.isfinite, lines[-1].values()))
+
+
+def test_a_resumed_run_ends_with_the_very_checkpoint_of_an_unbroken_one(tiny: RunConfig, tmp_path: Path) -> None:
+    """Weights, averages, optimizer, the meter and what the guard takes for usual."""
+    config = override(tiny, {"train.log_every": 5, "train.more_ema_decays": [0.5]})
+    whole, broken = Session(config, tmp_path / "whole"), Session(config, tmp_path / "broken")
+    whole.fit()
+    with pytest.raises(Stopped):
+        broken.fit(7)
+    broken.fit(initial=1)
+    expected, found = (read_checkpoint(session.folder, "cpu")[1] for session in (whole, broken))
+    assert equal(found, expected)
+    assert {"trainer/scalars", "trainer/bins", "trainer/usual", "trainer/numbers"} < expected.keys()
+    assert expected["trainer/usual"][1] == 12
