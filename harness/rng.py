@@ -16,6 +16,13 @@ def stream(seed: int, *names: str | int, device: torch.device | str = "cpu") -> 
     return torch.Generator(device).manual_seed(stream_seed(seed, *names))
 
 
+def seed_layers(seed: int, device: str) -> None:
+    """Seed what layers such as dropout draw from. (torch.manual_seed formats a traceback for every kind of GPU that is absent.)"""
+    torch.default_generator.manual_seed(seed)
+    if device.startswith("cuda"):
+        torch.cuda.manual_seed(seed)
+
+
 def stream_seed(seed: int, *names: str | int) -> int:
     """The 63-bit seed of a stream."""
     text = "\x1f".join(map(str, (seed, *names)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,66 +18,90 @@ EDGES = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)
 BINS = ("below_-6", *(f"{low:g}_to_{high:g}" for low, high in itertools.pairwise(EDGES)), "above_6")
 WIDEST = 8.0
 """Where gradients are measured, the open bins end at this log SNR."""
-SAMPLES, PARTS = 32, 4
+SAMPLES, PARTS = 32, 2
 """In each bin, gradients are measured on so many samples in so many parts."""
 EXPLOSION = 1000.0
 """A gradient this many times its usual norm is not taken."""
-_SCALARS = ("loss", "grad_norm", "transport_cost", "clipped_share", "steps", "bad_steps")
+YOUNG, MEMORY = 20, 100
+"""The usual norm is an average over so many steps, and not judged by before it has seen so many."""
+_SMALLEST, _LARGEST = -70.0, 80.0
+"""Logs of norms stay within these: a norm of 0 counts as e^-70."""
+TOGETHER = 64
+"""Sums are taken over so many steps at a time: a dozen small operations fewer in each."""
+_SCALARS = ("loss", "grad_norm", "transport_cost", "bad_steps", "clipped_share", "steps")
 
 
 class Meter:
     """Sums over steps, on the device: nothing waits for them until `fetch`."""
 
-    def __init__(self, device: str):
+    def __init__(self, log_snr: Callable[[Tensor], Tensor], clip_norm: float, device: str):
+        self.log_snr, self.clip_norm = log_snr, clip_norm
         self.edges = torch.tensor(EDGES, device=device)
         self.scalars = torch.zeros(len(_SCALARS), dtype=torch.float64, device=device)
         self.bins = torch.zeros(2, len(BINS), dtype=torch.float64, device=device)
         """Of the samples that this rank saw: their errors, and their number."""
+        self._steps: list[tuple[Tensor, ...]] = []
+        self._samples: list[tuple[Tensor, Tensor]] = []
 
-    def add(self, loss: Tensor, norm: Tensor, cost: Tensor, clipped: Tensor, bad: Tensor) -> None:
+    def add(self, loss: Tensor, norm: Tensor, cost: Tensor, bad: Tensor) -> None:
         """A step, by its scalars."""
-        self.scalars += torch.stack([loss, norm, cost, clipped, torch.ones_like(norm), bad]).double()
+        self._steps.append((loss, norm, cost, bad))
+        if len(self._steps) == TOGETHER:
+            self.sum_up()
 
-    def add_errors(self, errors: Tensor, log_snr: Tensor) -> None:
-        """Samples [B] and where they lie."""
-        bins = torch.bucketize(log_snr, self.edges, right=True)
-        self.bins.index_add_(1, bins, torch.stack([errors, torch.ones_like(errors)]).double())
+    def add_samples(self, errors: Tensor, t: Tensor) -> None:
+        """Samples [B] by their times [B]."""
+        self._samples.append((errors, t))
+
+    def sum_up(self) -> None:
+        """Bring `scalars` and `bins` up to date: one step after the other, so that it does not matter when."""
+        if self._samples:
+            errors, t = map(torch.cat, zip(*self._samples, strict=True))
+            where = torch.bucketize(self.log_snr(t), self.edges, right=True)
+            self.bins.index_add_(1, where, torch.stack([errors, torch.ones_like(errors)]).double())
+        if self._steps:
+            rows = torch.stack([value for step in self._steps for value in step]).view(-1, 4)
+            clipped = rows[:, 1] > self.clip_norm
+            for row in torch.column_stack([rows, clipped, torch.ones_like(clipped)]).double():
+                self.scalars += row
+        self._steps, self._samples = [], []
 
     def fetch(self, ranks: Ranks) -> dict[str, float]:
         """The means since the last fetch, bins without samples left out; starts anew."""
-        *means, steps, _ = self.scalars.tolist()
+        self.sum_up()
+        *means, steps = self.scalars.tolist()
         sums, numbers = ranks.sum(self.bins).tolist()
-        line = {name: value / steps for name, value in zip(_SCALARS, means, strict=False)}
+        line = {name: value / steps for name, value in zip(_SCALARS, means, strict=False) if name != "bad_steps"}
         line |= {f"loss_by_log_snr/{name}": s / n for name, s, n in zip(BINS, sums, numbers, strict=True) if n}
         self.clear()
         return line
 
     def clear(self) -> None:
         """Start anew."""
+        self._steps, self._samples = [], []
         self.scalars.zero_()
         self.bins.zero_()
 
     def bad(self) -> bool:
         """Whether a step since the last fetch was not taken."""
-        return self.scalars[-1].item() > 0
+        self.sum_up()
+        return self.scalars[_SCALARS.index("bad_steps")].item() > 0
 
 
 class Guard:
     """Finds, on the device, steps that must not be taken: not finite, or exploding."""
 
     def __init__(self, device: str):
-        self.usual = torch.zeros(2, dtype=torch.float64, device=device)
-        """Mean of the log of the norm over the last hundred steps or so, and how many there were."""
+        self.usual = torch.zeros((), device=device)
+        """Mean of the log of the norm over the last `MEMORY` steps or so."""
 
-    def __call__(self, loss: Tensor, norm: Tensor) -> Tensor:
-        """1.0 for a step that must not be taken, else 0.0."""
-        level, seen = self.usual.unbind()
-        exploding = (seen >= 20) & (norm.double().log() > level + math.log(EXPLOSION))
-        bad = ~torch.isfinite(loss + norm) | exploding
-        n = (seen + 1).clamp(max=100)
-        level = level + (norm.double().clamp(min=1e-30).log() - level) / n
-        self.usual.copy_(torch.where(bad, self.usual, torch.stack([level, n])))
-        return bad.float()
+    def __call__(self, loss: Tensor, norm: Tensor, step: int) -> Tensor:
+        """1.0 for a step that must not be taken, else 0.0; steps are counted from 0."""
+        level = norm.log()
+        limit = self.usual + math.log(EXPLOSION) if step >= YOUNG else _LARGEST
+        good = level + 0 * loss <= limit  # false for NaN, also where the loss alone is not finite
+        self.usual.lerp_(torch.where(good, level, self.usual).clamp(min=_SMALLEST), 1 / min(step + 1, MEMORY))
+        return 1 - good.float()
 
 
 def gradients_by_noise(network: nn.Module, objective: Objective, x0: Tensor, y: Tensor | None, seed: int, step: int) -> dict[str, float]:

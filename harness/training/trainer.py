@@ -18,7 +18,7 @@ from harness.config import RUN_ONLY, Config, Count, Index, Positive
 from harness.data.base import Data
 from harness.errors import ConfigError, Diverged, Stopped
 from harness.objective import Objective, Task
-from harness.rng import stream, stream_seed
+from harness.rng import seed_layers, stream, stream_seed
 from harness.training.advice import remedy
 from harness.training.batches import Batch, DataOrder, batches
 from harness.training.checkpoint import read_checkpoint, write_checkpoint
@@ -164,7 +164,9 @@ class Training:
         averages = Averages(network, config.decays, WIDTHS if config.snapshot_every else ())
         optimizer = config.optimizer.build(network.parameters())
         numbers = torch.tensor([1.0, math.inf], dtype=torch.float64)
-        self.state = State(network, averages, optimizer, objective, data, Meter(self.device), Guard(self.device), numbers)
+        self.clip_norm = config.clip_norm or math.inf
+        meter = Meter(objective.path.log_snr, self.clip_norm, self.device)
+        self.state = State(network, averages, optimizer, objective, data, meter, Guard(self.device), numbers)
         self.trained = ranks.wrap(compiled(recomputing(network) if config.recompute else network, self.chosen["compile"]))
         self.shown = compiled(averages.network, self.chosen["compile"])
 
@@ -202,8 +204,8 @@ class Training:
 
     def step(self, step: int, fetched: Iterator[Batch]) -> float:
         """One optimizer step; the seconds that pairing took."""
-        torch.manual_seed(stream_seed(self.seed, "layers", step, *([self.ranks.rank] if self.ranks.rank else [])))
-        state, clip = self.state, self.config.clip_norm or math.inf
+        seed_layers(stream_seed(self.seed, "layers", step, *([self.ranks.rank] if self.ranks.rank else [])), self.device)
+        state = self.state
         for group in state.optimizer.param_groups:
             group["lr"] = self.rate(step)
         stored, classes = next(fetched)
@@ -212,12 +214,12 @@ class Training:
         task = self.objective.task(self.data.encode(stored), self.seed, step, classes)
         state.optimizer.zero_grad()
         loss = self.ranks.mean(self.backward(task))
-        norm = nn.utils.clip_grad_norm_(state.network.parameters(), clip)
-        bad = state.guard(loss, norm)
+        norm = nn.utils.clip_grad_norm_(state.network.parameters(), self.clip_norm)
+        bad = state.guard(loss, norm, step)
         state.optimizer.found_inf = bad  # type: ignore[attr-defined]  # the fused step skips itself where this is 1
         state.optimizer.step()
         state.averages.update(step + 1)
-        state.meter.add(loss, norm, task.transport_cost, (norm > clip).float(), bad)
+        state.meter.add(loss, norm, task.transport_cost, bad)
         return task.coupling_seconds
 
     def backward(self, task: Task) -> Tensor:
@@ -230,7 +232,7 @@ class Training:
                     measured = self.objective.measure(self.trained, part)
                 (measured.loss / accumulate).backward()
             total += measured.loss.detach() / accumulate
-            self.state.meter.add_errors(measured.errors, self.objective.path.log_snr(part.t))
+            self.state.meter.add_samples(measured.errors, part.t)
         return total
 
     def look(self, done: int) -> dict[str, float]:
@@ -280,6 +282,7 @@ class Training:
 
     def save(self, step: int) -> None:
         """A checkpoint as of `step`."""
+        self.state.meter.sum_up()
         bins, total = self.state.meter.bins, self.ranks.sum(self.state.meter.bins)
         bins.copy_(total if self.ranks.first else torch.zeros_like(total))
         if self.ranks.first:
