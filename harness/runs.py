@@ -352,7 +352,7 @@ def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look 
             file.write(json.dumps(line) + "\n")
 
     def seen(network: nn.Module, step: int) -> dict[str, float]:
-        trained, number = Trained(network, objective.noise_state), min(SHOWN[data.kind], run.config.evaluate.batch_size)
+        trained, number = Trained(network, objective.noise_state), min(SHOWN[data.kind] // 2, run.config.evaluate.batch_size)
         picture(run, trained, max(run.config.evaluate.nfe), number, run.folder / "samples" / f"step-{step:07d}.png")
         if look:
             look(trained, step)

@@ -29,7 +29,7 @@ DIGITS = RunConfig(
     time_sampler=Stratified(),
     train=TrainConfig(
         steps=520, batch_size=128, learning_rate=8e-3, warmup_steps=50, optimizer=AdamW(beta2=0.97),
-        log_every=20, sample_every=260, checkpoint_every=50,
+        log_every=20, sample_every=520, checkpoint_every=50,
     ),
     evaluate=EvaluateConfig(num_samples=400, batch_size=100, extractor="digits"),
 )  # fmt: skip
@@ -83,7 +83,7 @@ SCALES = {
             warmup_steps=100,
             ema_decay=0.99,
             log_every=50,
-            sample_every=1000,
+            sample_every=2000,
             checkpoint_every=500,
         ),
         evaluate=EvaluateConfig(

@@ -12,19 +12,19 @@ from harness.evaluation.straightness import straightness
 from harness.formulation import Formulation
 from harness.objective import Objective
 from harness.rng import stream
-from harness.training.diagnostics import BINS, EDGES, EXPLOSION, SAMPLES, WIDEST, Guard, Meter, gradients_by_noise
+from harness.training.diagnostics import BINS, EDGES, EXPLOSION, MEMORY, SAMPLES, TOGETHER, WIDEST, Guard, Meter, gradients_by_noise
 from harness.training.distributed import ALONE
 
 
 def test_errors_fall_into_the_bins_of_their_log_snr() -> None:
     log_snr = torch.tensor([-math.inf, -6.0, -5.9, -0.1, 0.0, 3.0, 5.99, 6.0, math.inf])
     errors = torch.arange(1.0, 10.0)
-    meter = Meter("cpu")
+    meter = Meter(lambda t: 2 * t, 4.5, "cpu")
     for part in (slice(0, 4), slice(4, 9)):
-        meter.add_errors(errors[part], log_snr[part])
+        meter.add_samples(errors[part], log_snr[part] / 2)
     one = torch.tensor(1.0)
-    meter.add(2 * one, 3 * one, 4 * one, one, 0 * one)
-    meter.add(4 * one, 5 * one, 6 * one, 0 * one, 0 * one)
+    meter.add(2 * one, 3 * one, 4 * one, 0 * one)
+    meter.add(4 * one, 5 * one, 6 * one, 0 * one)
     line = meter.fetch(ALONE)
     expected = {name: [] for name in BINS}
     for value, error in zip(log_snr.tolist(), errors.tolist(), strict=True):
@@ -33,6 +33,32 @@ def test_errors_fall_into_the_bins_of_their_log_snr() -> None:
     assert {k: v for k, v in line.items() if "/" not in k} == {"loss": 3, "grad_norm": 4, "transport_cost": 5, "clipped_share": 0.5}
     assert not meter.scalars.any()
     assert not meter.bins.any()
+
+
+@pytest.mark.parametrize("each", [1, 7, 1000])
+def test_sums_do_not_depend_on_when_they_are_taken(each: int) -> None:
+    """To the last bit, as a run that is stopped and goes on must log what one that is not logs."""
+    random = torch.Generator().manual_seed(0)
+    whole, parts = (Meter(torch.logit, 1.0, "cpu") for _ in range(2))
+    for i in range(3 * TOGETHER + 5):
+        row, errors, t = torch.rand(4, generator=random).exp(), torch.rand(33, generator=random), torch.rand(33, generator=random)
+        for meter in (whole, parts):
+            meter.add_samples(errors, t)
+            meter.add(*row)
+        if i % each == 0:
+            parts.sum_up()
+    whole.sum_up()
+    parts.sum_up()
+    assert torch.equal(whole.scalars, parts.scalars)
+    assert torch.equal(whole.bins, parts.bins)
+
+
+def test_a_bad_step_is_seen_at_once() -> None:
+    meter, one = Meter(torch.logit, 1.0, "cpu"), torch.tensor(1.0)
+    meter.add(one, one, one, 0 * one)
+    assert not meter.bad()
+    meter.add(one, one, one, one)
+    assert meter.bad()
 
 
 class Straight(nn.Module):
@@ -47,7 +73,7 @@ class Straight(nn.Module):
 
 
 def test_gradients_by_noise_are_those_of_single_samples() -> None:
-    """Mean gradient and, from parts of eight, an unbiased trace of the covariance: here against all samples one by one."""
+    """Mean gradient and, from parts of sixteen, an unbiased trace of the covariance: here against all samples one by one."""
     network, objective = Straight(), Objective(Formulation(), {})
     x0 = torch.randn(SAMPLES, 3, generator=torch.Generator().manual_seed(0))
     found = gradients_by_noise(network, objective, x0, None, 3, 7)
@@ -58,8 +84,8 @@ def test_gradients_by_noise_are_those_of_single_samples() -> None:
         error = 0.3 * xt - 0.2 * t[:, None] - (x1 - x0)
         single = torch.stack([(2 * error * xt).mean(1), (2 * error * t[:, None]).mean(1)], 1).double()
         assert found[f"grad_norm_by_log_snr/{name}"] == pytest.approx(single.mean(0).norm().item(), rel=1e-4)
-        parts = single.view(4, 8, 2).mean(1)
-        assert found[f"grad_variance_by_log_snr/{name}"] == pytest.approx(8 * parts.var(0).sum().item(), rel=1e-4)
+        parts = single.view(2, 16, 2).mean(1)
+        assert found[f"grad_variance_by_log_snr/{name}"] == pytest.approx(16 * parts.var(0).sum().item(), rel=1e-4)
 
 
 def test_bins_that_a_path_does_not_reach_are_left_out() -> None:
@@ -80,18 +106,27 @@ def test_looking_changes_neither_weights_nor_gradients() -> None:
 
 def judged(norms: list[float], guard: Guard | None = None, loss: float = 1.0) -> list[float]:
     guard = guard or Guard("cpu")
-    return [guard(torch.tensor(loss), torch.tensor(norm)).item() for norm in norms]
+    return [guard(torch.tensor(loss), torch.tensor(norm), step).item() for step, norm in enumerate(norms)]
 
 
 def test_what_is_not_finite_is_bad_and_does_not_count() -> None:
     guard = Guard("cpu")
-    assert judged([1.0, math.nan, math.inf, 1.0], guard) == [0, 1, 1, 0]
+    assert judged([2.0, math.nan, math.inf, 2.0], guard) == [0, 1, 1, 0]
+    assert guard.usual == pytest.approx(math.log(2))
     assert judged([1.0], loss=math.nan) == [1]
-    assert guard.usual[1] == 2
+    assert judged([1.0], loss=math.inf) == [1]
+    assert judged([0.0]) == [0]
+
+
+def test_the_usual_norm_is_the_mean_of_logs() -> None:
+    norms = np.random.default_rng(0).lognormal(0, 1, MEMORY)
+    guard = Guard("cpu")
+    judged(norms.tolist(), guard)
+    assert guard.usual == pytest.approx(np.log(norms).mean(), rel=1e-5)
 
 
 def test_an_explosion_is_measured_by_the_usual_norm() -> None:
-    usual = list(np.random.default_rng(0).lognormal(0, 1, 100))
+    usual = np.random.default_rng(0).lognormal(0, 1, 100).tolist()
     assert not any(judged(usual))
     assert judged([*usual, 10 * EXPLOSION, 1.0])[-2:] == [1, 0]
     assert judged([*usual, EXPLOSION / 100])[-1] == 0

@@ -48,8 +48,9 @@ def _latents(data: Data, latents: Tensor, title: str, trajectories: Sequence[Ten
 def _points(data: Data, points: Tensor, title: str, trajectories: Sequence[Tensor]) -> bytes:
     """The first two coordinates of real points and of samples, side by side; trajectories lead to the latter."""
     real = _real(data, len(points))
-    figure = Figure(figsize=(9, 4.6), layout="constrained")
+    figure = Figure(figsize=(9, 4.6))
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
+    figure.subplots_adjust(left=0.05, right=0.99, bottom=0.06, top=0.92, wspace=0.04)  # a layout engine takes as long as the rest
     left.scatter(*_plane(real), s=3, color=REAL)
     if trajectories:
         lines = np.stack([np.stack(_plane(data.decode(x[:150].cpu()))) for x in trajectories])  # [times, 2, N]
