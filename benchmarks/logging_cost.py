@@ -4,7 +4,7 @@
 
 Trains the digits scale for some steps with a report after each, which gives real reports and the time of a bare step. Then
 replays them one by one: a line of metrics.jsonl is written, and MLflow's mirror is brought up to date, as its thread does
-while a run trains. The thread sends every 10 s, so that several reports share a sending; those lines say "as sent", and the
+while a run trains. The thread sends every 30 s, so that several reports share a sending; those lines say "as sent", and the
 others send each report by itself, which is the most it can cost. Training goes on meanwhile: the wall time is the thread's.
 The server is `mlflow server` on 127.0.0.1 and a free port, with a SQLite store of its own; it is stopped at the end.
 

@@ -19,7 +19,7 @@ from harness.tracking import Mirror, Record, run_params
 TRAINING_SHARE = 0.85
 """Of a trial's progress, how much is training; the rest is evaluation."""
 LOOK_EVERY_S = 1.0
-SEND_EVERY_S = 10.0
+SEND_EVERY_S = 30.0
 TELL_EVERY_S = 30.0
 
 
