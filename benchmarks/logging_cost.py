@@ -33,7 +33,8 @@ from harness.ablation.study import load_scale
 from harness.config import override
 from harness.data.base import load
 from harness.evaluation.protocol import Protocol
-from harness.runs import Run, train
+from harness.pipeline import train
+from harness.runs import Run
 from harness.tracking import Mirror, run_params
 from harness.watch import LOOK_EVERY_S, SEND_EVERY_S, Trial
 

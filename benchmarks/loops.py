@@ -26,7 +26,8 @@ from harness.config import override
 from harness.data.base import data_folder, load
 from harness.errors import UserError
 from harness.evaluation.protocol import Protocol
-from harness.runs import Run, RunConfig, train
+from harness.pipeline import train
+from harness.runs import Run, RunConfig
 from harness.tracking import Mirror
 from harness.training.optimizers import AdamW
 from harness.watch import Trial, Watch

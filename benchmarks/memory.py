@@ -30,7 +30,8 @@ from harness.ablation.study import load_scale
 from harness.config import override
 from harness.data.base import load
 from harness.objective import Objective
-from harness.runs import Run, RunConfig, train
+from harness.pipeline import train
+from harness.runs import Run, RunConfig
 
 MB = 1e6
 STEPS = 4

@@ -8,7 +8,8 @@ import time
 from harness.evaluation.judge import Batch, Judge
 from harness.evaluation.protocol import Protocol
 from harness.files import drop_torn_line, read_lines
-from harness.runs import Run, Trained, samples
+from harness.pipeline import Trained, samples
+from harness.runs import Run
 
 
 def known_rungs(run: Run, protocol: Protocol, nfe: int) -> dict[int, dict[str, float]]:

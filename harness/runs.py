@@ -10,49 +10,29 @@ The digest covers all that training depends on and nothing else, so no run is tr
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
-import statistics
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from threadpoolctl import threadpool_limits
-from torch import Tensor, nn
 
 from harness.components.backbones.base import Backbone, Network
 from harness.components.backbones.unet import UNet
 from harness.components.interpolants import Interpolant
-from harness.components.solvers import Euler
-from harness.components.time_grids import UniformGrid
 from harness.config import Index, digest, to_dict
 from harness.data.base import Data, Dataset, load
-from harness.data.pictures import SHOWN, draw
-from harness.environment import commit, machine
-from harness.errors import ConfigError, Diverged, Pruned, Stopped, UserError
-from harness.evaluation.judge import Batch, Judge
+from harness.errors import ConfigError, UserError
 from harness.evaluation.protocol import EvaluateConfig, Protocol
-from harness.evaluation.straightness import straightness
-from harness.files import drop_torn_line, last_line, locked, read_json, read_lines, remove_leftovers, runs_folder, write_json
+from harness.files import last_line, locked, read_json, read_lines, runs_folder
 from harness.formulation import Formulation, require_score
-from harness.objective import Objective
 from harness.registry import sources
-from harness.rng import stream_seed
-from harness.sampling import Generated, generate, steps_of
-from harness.training.advice import diagnoses, warnings
-from harness.training.checkpoint import checkpoints, combine, part, read_checkpoint, step_of
-from harness.training.distributed import ALONE, Ranks
-from harness.training.hardware import compiled, device_use, products
-from harness.training.trainer import Callbacks, TrainConfig, fit
+from harness.sampling import steps_of
+from harness.training.trainer import TrainConfig
 
 NUMERICS_VERSION = 1
 """Raised by hand when a change of the code alters what the same configuration gives."""
-PATHS, PATH_STEPS = 32, 8
-"""The paths whose straightness is measured during training."""
 _NAME = re.compile(r"[0-9a-f]{12}-s\d+")
 
 
@@ -181,36 +161,6 @@ def training_digest(config: RunConfig) -> str:
     )
 
 
-Say = Callable[[str], None]
-Stop = Callable[[], bool]
-
-
-@dataclass
-class Trained:
-    """A trained network with what sampling needs beside it."""
-
-    network: nn.Module
-    noise_state: Mapping[str, Tensor]
-
-
-Look = Callable[[Trained, int], None]
-"""Takes the averaged network and the step wherever a run is sampled while it trains; may raise `Pruned`."""
-
-
-def ensure(config: RunConfig, say: Say, stop: Stop, look: Look | None = None) -> Run:
-    """The run of a configuration, trained and evaluated: what is done is kept, what was begun continues.
-
-    Raises `Diverged` (a second time without training again), `Stopped` and what `look` raises.
-    """
-    run, data = Run.of(config), load(config.dataset)
-    protocol = Protocol.of(config.evaluate, data)
-    if not run.diverged and not run.missing(protocol):
-        return run
-    train(run, say, stop, look=look)
-    evaluate(run, restore(run), Judge(config.evaluate, data, config.train.resolved_device()), stop)
-    return run
-
-
 def check(config: RunConfig) -> None:
     """Raise what training would trip over: data that cannot be read, a network that does not fit, an impossible protocol."""
     data = load(config.dataset)
@@ -231,168 +181,3 @@ def check(config: RunConfig) -> None:
 
 def _steps(config: RunConfig, path: Interpolant, nfe: int) -> int:
     return steps_of(config.evaluate.solver, config.evaluate.time_grid, path, config.evaluate.guidance, nfe)
-
-
-def train(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE, look: Look | None = None) -> None:
-    """Train a run from where it stands; at once when it is finished. Of several ranks, the first alone writes."""
-    config, data, device = run.config, load(run.config.dataset), run.config.train.resolved_device()
-    torch.set_num_threads(config.train.threads)
-    with run.lock() if ranks.first else nullcontext(), threadpool_limits(config.train.threads):
-        if run.diverged:
-            raise Diverged(f"{run.diverged} (Remove {run.folder} to train it again.)")
-        torch.manual_seed(stream_seed(config.seed, "initial weights"))
-        network = config.build(data).to(device)
-        objective = Objective(config, config.noise.learn(data))
-        if ranks.first:
-            _prepare(run, network, objective, say)
-        callbacks = _callbacks(run, objective, say, stop, look)
-        try:
-            fit(config.train, config.seed, network, objective, data, run.folder / "checkpoints", callbacks, ranks)
-        except (Diverged, Pruned) as error:
-            if ranks.first:
-                write_json(run.folder / f"{type(error).__name__.lower()}.json", {"reason": str(error)})
-            raise
-        if ranks.first:
-            for line in diagnoses(run.metrics()):
-                say(line)
-
-
-def _prepare(run: Run, network: nn.Module, objective: Objective, say: Say) -> None:
-    """Clear away what a kill left; say what is unusual, and where the run comes from."""
-    remove_leftovers(run.folder)
-    (run.folder / "pruned.json").unlink(missing_ok=True)
-    drop_torn_line(run.folder / "metrics.jsonl")
-    if not (run.folder / "config.json").exists():
-        write_json(run.folder / "config.json", to_dict(run.config))
-    if run.steps_done < run.config.train.steps:
-        _write_environment(run, network, objective)
-        for line in warnings(run.config.train, load(run.config.dataset)):
-            say(f"advice: {line}")
-
-
-def restore(run: Run) -> Trained:
-    """The network of a finished run as its `evaluate` says, from its checkpoints."""
-    config, data, device, folder = run.config, load(run.config.dataset), run.config.train.resolved_device(), run.folder / "checkpoints"
-    step, saved, _ = read_checkpoint(folder, device)
-    if step < config.train.steps:
-        raise UserError(f"{run.name}: trained for {step} of {config.train.steps} steps. Run `harness train` with its settings first.")
-    for name, value in part(saved, "data").items():
-        if not torch.equal(value.cpu(), data.statistics.get(name, torch.empty(0))):
-            raise UserError(f"{run.name}: the data's {name} is not what it was trained with. Bring the same data back, or train again.")
-    if config.evaluate.checkpoint == "best":
-        _, saved, _ = read_checkpoint(folder / "best", device)
-        if not saved:
-            raise UserError(f"{run.name}: its best checkpoint is missing or damaged. Set evaluate.checkpoint=last.")
-    network = config.build(data).to(device)
-    network.load_state_dict(part(saved, "network"))
-    steps = sorted(map(step_of, checkpoints(folder / "snapshots")))
-    terms = config.evaluate.average.terms(config.train.decays, steps)
-    network.load_state_dict(combine(saved, folder / "snapshots", terms), strict=False)
-    return Trained(compiled(network.eval(), config.train.resolved()["compile"]), part(saved, "noise"))
-
-
-def evaluate(run: Run, trained: Trained, judge: Judge, stop: Stop) -> None:
-    """Add to the run what `judge` says at every NFE that it has not been judged at; each is written when it is known."""
-    config = run.config.evaluate
-    torch.set_num_threads(run.config.train.threads)
-    with run.lock(), threadpool_limits(run.config.train.threads), products("fp32"):
-        for nfe in run.missing(judge.protocol):
-            started, calls = time.perf_counter(), list[int]()
-            shown: list[Tensor] = []
-            try:
-                values = judge(_noted(samples(run, trained, nfe, config.num_samples), calls, shown, stop))
-            except Diverged as error:
-                write_json(run.folder / "diverged.json", {"reason": str(error)})
-                raise
-            draw(judge.data, torch.cat(shown), run.folder / "samples" / f"{judge.protocol.digest}-nfe-{nfe:04d}.png")
-            known = run.evaluation(judge.protocol)
-            for metric, value in values.items():
-                known["values"].setdefault(metric, {})[str(nfe)] = value
-            known["seconds"][str(nfe)], known["time"][str(nfe)] = time.perf_counter() - started, time.time()
-            known["calls"][str(nfe)] = {"mean": statistics.fmean(calls), "sd": statistics.pstdev(calls)}
-            known["commits"] = sorted({*known["commits"], commit()})
-            write_json(run.folder / "evaluations" / f"{judge.protocol.digest}.json", known)
-
-
-def samples(
-    run: Run, trained: Trained, nfe: int, number: int, label: int | None = None, visited: list[Tensor] | None = None
-) -> Iterator[Generated]:
-    """Batches of decoded samples, on the CPU; the noise depends on the run's seed alone.
-
-    Classes come as often as in training, or are all `label`. `visited` collects x, encoded, wherever the network is called.
-    """
-    config, data, device = run.config, load(run.config.dataset), run.config.train.resolved_device()
-    classes = data.classes if config.conditional else None
-    batches = generate(
-        trained.network, config, trained.noise_state, config.evaluate.solver, config.evaluate.time_grid, nfe, data.shape,
-        number, config.evaluate.batch_size, (config.seed, "evaluation"), device,
-        classes if label is None else torch.tensor([label]), config.evaluate.guidance, visited,
-    )  # fmt: skip
-    return (Generated(data.decode(x).cpu(), None if y is None else y.cpu(), calls) for x, y, calls in batches)
-
-
-def picture(run: Run, trained: Trained, nfe: int, number: int, path: Path, label: int | None = None) -> None:
-    """Draw samples as their kind of data is drawn: points with the way that they came."""
-    data, visited = load(run.config.dataset), list[Tensor]()
-    shown = [batch.x for batch in samples(run, trained, nfe, number, label, visited if load(run.config.dataset).kind == "points" else None)]
-    whole = [x for x in visited if len(x) == len(shown[0])][: len(visited) // len(shown)]
-    draw(data, torch.cat(shown), path, trajectories=whole)
-
-
-def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look | None) -> Callbacks:
-    last, path, data = run.steps_done, run.folder / "metrics.jsonl", load(run.config.dataset)
-    use = run.environment.get("device_use", {"flops_per_sample": 0.0, "peak_flops": 1.0})
-
-    def log(line: dict[str, float]) -> None:
-        if line["step"] <= last:  # a resumed run repeats what it had logged after its checkpoint
-            return
-        if "samples_per_second" in line:
-            line["mfu"] = line["samples_per_second"] * use["flops_per_sample"] / use["peak_flops"]
-        with open(path, "a") as file:
-            file.write(json.dumps(line) + "\n")
-
-    def seen(network: nn.Module, step: int) -> dict[str, float]:
-        trained, number = Trained(network, objective.noise_state), min(SHOWN[data.kind] // 2, run.config.evaluate.batch_size)
-        picture(run, trained, max(run.config.evaluate.nfe), number, run.folder / "samples" / f"step-{step:07d}.png")
-        if look:
-            look(trained, step)
-        return straightness(_paths(run, trained))
-
-    return Callbacks(log, seen, say, stop)
-
-
-def _paths(run: Run, trained: Trained) -> list[Tensor]:
-    """Where a few samples are on their way by Euler's method, without guidance, in equal steps."""
-    visited, device = list[Tensor](), run.config.train.resolved_device()
-    (batch,) = generate(
-        trained.network, run.config, trained.noise_state, Euler(), UniformGrid(), PATH_STEPS, load(run.config.dataset).shape,
-        PATHS, PATHS, (run.config.seed, "paths"), device, visited=visited,
-    )  # fmt: skip
-    return [*visited, batch.x]
-
-
-def _write_environment(run: Run, network: nn.Module, objective: Objective) -> None:
-    earlier, config, data = run.environment.get("commits", []), run.config, load(run.config.dataset)
-    classes = data.num_classes if config.conditional else 0
-    write_json(
-        run.folder / "environment.json",
-        {
-            "commits": sorted({*earlier, commit()}),
-            "machine": machine(),
-            "parameters": sum(p.numel() for p in network.parameters()),
-            "weight_mean": objective.weight_mean,
-            "device_use": device_use(config.backbone, data.shape, classes, config.train.resolved(), config.train.threads),
-            "data": data.fingerprint,
-        },
-    )
-
-
-def _noted(batches: Iterable[Generated], calls: list[int], shown: list[Tensor], stop: Stop) -> Iterator[Batch]:
-    """The same batches; the calls that each sample took are added to `calls`, the first samples to `shown`."""
-    for x, y, spent in batches:
-        if stop():
-            raise Stopped("stopped while evaluating")
-        calls += [spent] * len(x)
-        if sum(map(len, shown)) < max(SHOWN.values()):
-            shown.append(x)
-        yield Batch(x, y)

@@ -26,7 +26,8 @@ from harness.errors import UserError, guarded
 from harness.evaluation.judge import Judge
 from harness.evaluation.protocol import Protocol
 from harness.files import results_folder, write_atomic, write_json
-from harness.runs import Run, check, ensure
+from harness.pipeline import ensure
+from harness.runs import Run, check
 from harness.signals import StopSignal
 from harness.tracking import Mirror
 from harness.watch import Trial, Watch

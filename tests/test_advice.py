@@ -8,7 +8,8 @@ import torch
 from harness.config import override
 from harness.data.base import Data, load
 from harness.data.images import Digits
-from harness.training.advice import diagnoses, remedy, warnings
+from harness.evaluation.fidelity import FID, Precision, Recall
+from harness.training.advice import diagnoses, doubts, remedy, warnings
 from harness.training.trainer import TrainConfig
 
 FAR = Data(torch.rand(100, 2) * 255, torch.rand(10, 2), torch.Tensor.float, torch.Tensor.float, "points")
@@ -70,11 +71,45 @@ FALLING = [1 / (1 + i) for i in range(20)]
         (lines(FALLING, clipped=0.6), "60% of the last steps were clipped"),
         (lines(FALLING, held_out={5: 0.3, 10: 0.2, 19: 0.25}), "the held-out loss was lowest at step 10 (0.2, at the end 0.25)"),
         (lines(FALLING, held_out={5: 0.3, 10: 0.2, 19: 0.201}), None),
+        (lines(FALLING, held_out={5: 0.3, 10: 0.2, 19: 0.18}), "the held-out loss still fell at the end (0.2 a look before, 0.18)"),
+        (lines(FALLING, held_out={5: 0.3, 10: 0.2, 19: 0.195}), None),
+        ([*lines(FALLING), {"step": 20, "sample_spread": 0.6}], "the samples spread 60% as far as the data"),
+        ([*lines(FALLING), {"step": 20, "sample_spread": 0.6}, {"step": 30, "sample_spread": 0.9}], None),
         (lines([]), None),
     ],
-    ids=["well", "too short", "flat", "clipped", "overtrained", "noise", "nothing"],
+    ids=[
+        "well",
+        "too short",
+        "flat",
+        "clipped",
+        "overtrained",
+        "noise",
+        "undertrained",
+        "nearly done",
+        "narrow",
+        "wide in the end",
+        "nothing",
+    ],
 )
 def test_what_was_measured_is_diagnosed(given: list[dict[str, float]], said: str | None) -> None:
     found = diagnoses(given)
+    assert len(found) == (said is not None)
+    assert not said or found[0].startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"fid": {"8": 5.0, "32": 4.0, "0": 9.0}}, "fid still falls with the steps (5 at NFE 8, 4 at 32)"),
+        ({"fid": {"8": 5.0, "32": 4.9}}, None),
+        ({"fid": {"32": 4.9}}, None),
+        ({"precision": {"8": 0.5, "32": 0.9}, "recall": {"8": 0.5, "32": 0.4}}, "recall 0.40 is far below precision 0.90 at NFE 32"),
+        ({"precision": {"32": 0.6}, "recall": {"32": 0.5}}, None),
+    ],
+    ids=["falling", "flat", "one", "collapsed", "balanced"],
+)
+def test_what_was_judged_is_diagnosed(values: dict[str, dict[str, float]], said: str | None) -> None:
+    metrics = [metric for metric in (FID(), Precision(), Recall()) if metric.name in values]
+    found = doubts(values, metrics)
     assert len(found) == (said is not None)
     assert not said or found[0].startswith(said)

@@ -22,10 +22,10 @@ from harness.data.base import Data, load
 from harness.data.images import decode, encode
 from harness.errors import Stopped, UserError, guarded
 from harness.objective import Objective, Task
+from harness.pipeline import train as train_run
 from harness.registry import build
 from harness.rng import stream
 from harness.runs import Run, RunConfig
-from harness.runs import train as train_run
 from harness.training import batches as module
 from harness.training.batches import Batch, DataOrder, batches
 from harness.training.trainer import Callbacks, fit

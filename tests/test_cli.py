@@ -13,7 +13,8 @@ from PIL import Image
 from harness.cli import main
 from harness.config import override, to_dict
 from harness.files import results_folder, write_json
-from harness.runs import Run, RunConfig, train
+from harness.pipeline import train
+from harness.runs import Run, RunConfig
 
 COMMANDS = ["list", "explain", "check", "data", "train", "sample", "evaluate", "ablate", "tune", "table", "ui"]
 Refused = Callable[..., str]

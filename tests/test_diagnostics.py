@@ -12,7 +12,7 @@ from harness.evaluation.straightness import straightness
 from harness.formulation import Formulation
 from harness.objective import Objective
 from harness.rng import stream
-from harness.training.diagnostics import BINS, EDGES, EXPLOSION, MEMORY, SAMPLES, TOGETHER, WIDEST, Guard, Meter, gradients_by_noise
+from harness.training.diagnostics import BINS, EDGES, EXPLOSION, MEMORY, SAMPLES, TOGETHER, WIDEST, Guard, Meter, gradients_by_noise, spread
 from harness.training.distributed import ALONE
 
 
@@ -102,6 +102,15 @@ def test_looking_changes_neither_weights_nor_gradients() -> None:
     gradients_by_noise(network, Objective(Formulation(), {}), torch.randn(SAMPLES, 3), None, 0, 0)
     assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
     assert all(p.grad is None for p in network.parameters())
+
+
+def test_spread_is_a_ratio_of_standard_deviations() -> None:
+    real = torch.randn(20_000, 2, 3, generator=torch.Generator().manual_seed(0))
+    assert spread(0.5 * real + 7, real) == pytest.approx(0.5)
+    narrow = real.clone()
+    narrow[..., 0] = 0
+    assert spread(narrow, real) == pytest.approx(math.sqrt(2 / 3), rel=0.02)
+    assert spread(real, torch.ones(5, 6)) == math.inf
 
 
 def judged(norms: list[float], guard: Guard | None = None, loss: float = 1.0) -> list[float]:

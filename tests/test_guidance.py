@@ -25,9 +25,10 @@ from harness.errors import ConfigError
 from harness.evaluation.protocol import EvaluateConfig, Protocol
 from harness.formulation import Formulation
 from harness.objective import Objective
+from harness.pipeline import ensure, restore, samples
 from harness.registry import build
 from harness.rng import stream
-from harness.runs import Run, RunConfig, check, ensure, restore, samples
+from harness.runs import Run, RunConfig, check
 from harness.sampling import Generated, Guidance, NetworkField, generate, steps_of
 from harness.training.optimizers import AdamW
 from harness.training.trainer import TrainConfig

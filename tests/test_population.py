@@ -22,9 +22,10 @@ from harness.errors import ConfigError
 from harness.evaluation.judge import Batch, Judge
 from harness.formulation import Formulation
 from harness.objective import Objective
+from harness.pipeline import ensure, restore, samples
 from harness.registry import build
 from harness.rng import stream
-from harness.runs import RunConfig, check, ensure, restore, samples, training_digest
+from harness.runs import RunConfig, check, training_digest
 from harness.sampling import generate
 from harness.training.optimizers import AdamW
 from harness.training.trainer import TrainConfig

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness import registry, runs
+from harness import pipeline, registry
 from harness.ablation import tables
 from harness.ablation.plan import Plan
 from harness.ablation.study import Study
@@ -21,9 +21,10 @@ from harness.errors import ConfigError, Diverged, Stopped, UserError
 from harness.evaluation.protocol import Protocol
 from harness.files import runs_folder
 from harness.objective import Objective, Step, Task
+from harness.pipeline import ensure, restore
 from harness.registry import load_plugin
 from harness.rng import stream
-from harness.runs import Run, RunConfig, check, ensure, restore
+from harness.runs import Run, RunConfig, check
 from harness.sampling import Generated
 from harness.training.checkpoint import read_checkpoint
 from harness.training.trainer import Training
@@ -204,7 +205,7 @@ def seen(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     with monkeypatch.context() as patch:
         patch.setattr(Objective, "task", spy)
         patch.setattr(Objective, "measure", first)
-        runs.train(Run.of(config), lambda _: None, lambda: False)
+        pipeline.train(Run.of(config), lambda _: None, lambda: False)
     return out
 
 
@@ -253,7 +254,7 @@ def test_a_run_that_diverged_is_not_trained_again(tiny: RunConfig, monkeypatch: 
         done(config)
     run = Run.of(config)
     assert run.diverged
-    monkeypatch.setattr(runs, "fit", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(pipeline, "fit", lambda *_: pytest.fail("trained again"))
     with pytest.raises(Diverged, match=f"Remove {run.folder}"):
         done(config)
 
@@ -317,7 +318,7 @@ def test_an_adaptive_solver_is_evaluated_at_the_calls_it_takes(tiny: RunConfig) 
     assert fid(run).keys() == calls(run).keys() == {"0"}
     assert math.isfinite(fid(run)["0"])
     assert calls(run)["0"]["mean"] > 1
-    drawn = list(runs.samples(run, restore(run), 0, 80))
+    drawn = list(pipeline.samples(run, restore(run), 0, 80))
     assert [len(batch.x) for batch in drawn] == [32, 32, 16]
     spent = [batch.calls for batch in drawn for _ in batch.x]
     assert calls(run)["0"] == pytest.approx({"mean": statistics.fmean(spent), "sd": statistics.pstdev(spent)})
@@ -345,12 +346,12 @@ def test_a_study_at_no_fixed_nfe_is_reported(tiny: RunConfig, score: Any, tmp_pa
 def test_the_calls_are_weighted_by_samples(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two batches of 32 that took 7 calls and one of 16 that took 27."""
     config = override(tiny, {"evaluate.solver": "dopri5", "evaluate.nfe": [0], "evaluate.num_samples": 80})
-    original = runs.generate
+    original = pipeline.generate
 
     def counted(*arguments: Any, **named: Any) -> Iterator[Generated]:
         return (batch._replace(calls=7 if len(batch.x) == 32 else 27) for batch in original(*arguments, **named))
 
-    monkeypatch.setattr(runs, "generate", counted)
+    monkeypatch.setattr(pipeline, "generate", counted)
     assert calls(done(config))["0"] == pytest.approx({"mean": 11.0, "sd": 8.0})
 
 
@@ -362,7 +363,7 @@ def test_stochastic_sampling_is_reproducible(tiny: RunConfig, solver: str, monke
     trained = restore(run)
 
     def drawn(changes: dict[str, Any] | None = None, nfe: int = 4) -> Tensor:
-        return torch.cat([batch.x for batch in runs.samples(Run(override(config, changes or {}), run.folder), trained, nfe, 64)])
+        return torch.cat([batch.x for batch in pipeline.samples(Run(override(config, changes or {}), run.folder), trained, nfe, 64)])
 
     first, again = drawn(), drawn()
     assert torch.equal(first, again)
@@ -403,7 +404,7 @@ def test_sampling_starts_at_sigma_of_one(tiny: RunConfig, changes: dict[str, Any
     state = config.noise.fit(data.encode(data.train))
     spy = Spy(config.backbone.build(data.shape))
     nfe = config.evaluate.nfe[-1]
-    list(runs.samples(Run.of(config), runs.Trained(spy, state), nfe, 40))
+    list(pipeline.samples(Run.of(config), pipeline.Trained(spy, state), nfe, 40))
     starts = [(x, t) for x, t in spy.given if (t == 1).all()]
     assert [len(x) for x, _ in starts[:1]] == [32]
     for i, size in enumerate((32, 8)):
@@ -415,7 +416,7 @@ def test_sampling_starts_at_sigma_of_one(tiny: RunConfig, changes: dict[str, Any
 def test_the_time_grid_decides_when_the_network_is_asked(tiny: RunConfig) -> None:
     config = override(tiny, {"evaluate.time_grid": "quadratic", "evaluate.nfe": [4]})
     spy = Spy(config.backbone.build((1, 8, 8)))
-    list(runs.samples(Run.of(config), runs.Trained(spy, {}), 4, 8))
+    list(pipeline.samples(Run.of(config), pipeline.Trained(spy, {}), 4, 8))
     assert [t[0].item() for _, t in spy.given] == [1, 0.5625, 0.25, 0.0625]
     assert {len(t) for _, t in spy.given} == {8}
 
@@ -428,7 +429,7 @@ def test_guided_sampling_spends_what_it_says_on_what_is_kept(tiny: RunConfig) ->
     assert calls(plain) == calls(guided) == {"4": {"mean": 4.0, "sd": 0.0}}
     assert fid(plain) != fid(guided)
     spy = Spy(config.build(load(config.dataset)))
-    (batch,) = runs.samples(guided, runs.Trained(spy, {}), 4, 8, label=7)
+    (batch,) = pipeline.samples(guided, pipeline.Trained(spy, {}), 4, 8, label=7)
     assert batch.y is not None
     assert batch.y.tolist() == [7] * 8
     assert [t[0].item() for _, t in spy.given] == [1, 0.5]
@@ -444,7 +445,7 @@ def test_a_grid_over_the_snr_counts_the_noises_variance(tiny: RunConfig, noise: 
     data = load(config.dataset)
     state = config.noise.fit(data.encode(data.train))
     spy = Spy(config.backbone.build(data.shape))
-    list(runs.samples(Run.of(config), runs.Trained(spy, state), 8, 8))
+    list(pipeline.samples(Run.of(config), pipeline.Trained(spy, state), 8, 8))
     t = torch.stack([t[0] for _, t in spy.given[1:]]).double()
     sd = config.noise.variance(state).sqrt().double()
     torch.testing.assert_close(2 * ((1 - t) / (t * sd)).log(), torch.linspace(-3, 3, 7, dtype=torch.float64), rtol=1e-4, atol=1e-4)
@@ -455,7 +456,7 @@ def test_a_coupling_trains_and_lowers_the_transport_cost(tiny: RunConfig, change
     """Classes of the data reach it, and metrics.jsonl has what it did."""
     plain, paired = (Run.of(config) for config in (tiny, override(tiny, changes)))
     for run in (plain, paired):
-        runs.train(run, lambda _: None, lambda: False)
+        pipeline.train(run, lambda _: None, lambda: False)
     costs = [[line["transport_cost"] for line in run.metrics()] for run in (plain, paired)]
     assert all(b < a - 1 for a, b in zip(*costs, strict=True))
     assert all(line["coupling_seconds"] > 0 for line in paired.metrics())

@@ -23,8 +23,9 @@ from harness.ablation.worker import work
 from harness.config import override
 from harness.errors import Diverged, Stopped, UserError
 from harness.files import read_json, read_lines
+from harness.pipeline import ensure
 from harness.rungs import known_rungs
-from harness.runs import Run, RunConfig, ensure
+from harness.runs import Run, RunConfig
 
 SPACE: Space = {
     "train.learning_rate": log(1e-4, 1e-1),

@@ -19,9 +19,10 @@ from harness.ablation.space import settings
 from harness.data.base import load
 from harness.errors import Diverged, Pruned, UserError
 from harness.evaluation.judge import Judge
+from harness.pipeline import Trained, ensure
 from harness.rng import stream_seed
 from harness.rungs import judge_rung, known_rungs
-from harness.runs import Run, Trained, ensure
+from harness.runs import Run
 from harness.signals import StopSignal
 from harness.watch import Trial
 

@@ -20,8 +20,9 @@ from harness.ablation.search import SearchPlan
 from harness.ablation.tuner import SearchBoard
 from harness.errors import Diverged, Stopped, guarded
 from harness.files import read_json
+from harness.pipeline import ensure
 from harness.registry import load_plugin
-from harness.runs import Run, ensure
+from harness.runs import Run
 from harness.signals import StopSignal
 from harness.watch import Trial
 

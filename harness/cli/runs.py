@@ -21,17 +21,22 @@ def train(options: argparse.Namespace) -> None:
     from harness.ablation.study import load_scale
     from harness.data.base import load
     from harness.evaluation.protocol import Protocol
-    from harness.runs import Run, check, train
+    from harness.pipeline import train
+    from harness.runs import Run, check
     from harness.signals import StopSignal
+    from harness.training.advice import warnings
     from harness.training.distributed import joined
 
     config = override(load_scale(options.scale), parse_assignments(options.changes))
     check(config)
+    data = load(config.dataset)
     run = Run.of(config)
     with joined() as ranks:
         if not ranks.first:
             return train(run, lambda text: None, StopSignal(), ranks)
-        with _following(run, Protocol.of(config.evaluate, load(config.dataset)), "train", evaluated=False) as (say, stop):
+        with _following(run, Protocol.of(config.evaluate, data), "train", evaluated=False) as (say, stop):
+            for line in warnings(config.train, data):
+                say(f"advice: {line}")
             train(run, say, stop, ranks)
     print(f"trained {run.name}: {run.folder}")
 
@@ -39,7 +44,7 @@ def train(options: argparse.Namespace) -> None:
 def sample(options: argparse.Namespace) -> None:
     """Samples of a finished run as a picture or arrays."""
     from harness.data.base import load
-    from harness.runs import picture, restore, samples
+    from harness.pipeline import picture, restore, samples
 
     if options.number < 1:
         raise UserError(f"--number: {options.number} is less than 1. Draw one or more.")
@@ -89,7 +94,8 @@ def evaluate(options: argparse.Namespace) -> None:
 
     from harness.data.base import load
     from harness.evaluation.judge import Judge
-    from harness.runs import evaluate, restore
+    from harness.pipeline import evaluate, restore
+    from harness.training.advice import doubts
 
     run = _existing(options, {})
     trained = restore(run)
@@ -103,6 +109,8 @@ def evaluate(options: argparse.Namespace) -> None:
             spent = f"NFE {nfe}" if nfe else f"{calls['mean']:.1f} ± {calls['sd']:.1f} calls chosen by {run.config.evaluate.solver.name}"
             value = known["values"][metric.name][str(nfe)]
             Console().print(f"{metric.name} {value:.6g} at {spent}, protocol {judge.protocol.digest}", highlight=False)
+    for line in doubts(known["values"], run.config.evaluate.metrics):
+        print(line)
 
 
 def _existing(options: argparse.Namespace, changes: dict[str, Any]) -> Run:

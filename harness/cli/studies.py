@@ -68,7 +68,21 @@ def _compare(options: argparse.Namespace, plan: Plan, split: Split, console: Any
     judge = prepare(plan, console)
     for line in alike({name: Explained.of(config) for name, config in plan.arms.items()}):
         console.print(f"- {line}", highlight=False)
+    for line, arms in _advice(plan).items():
+        console.print(f"- advice for {'every arm' if len(arms) == len(plan.arms) else ', '.join(arms)}: {line}", highlight=False)
     launch(PlanBoard(plan), split, console, stop, lambda: _report(options, plan, judge_references(judge), console, *notes))
+
+
+def _advice(plan: Plan) -> dict[str, list[str]]:
+    """What practice advises against, with the arms that do it."""
+    from harness.data.base import load
+    from harness.training.advice import warnings
+
+    said: dict[str, list[str]] = {}
+    for name, config in plan.arms.items():
+        for line in warnings(config.train, load(config.dataset)):
+            said.setdefault(line, []).append(name)
+    return said
 
 
 def table(options: argparse.Namespace) -> None:

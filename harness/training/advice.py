@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.data.base import Data
 from harness.training.optimizers import AdamW
 
 if TYPE_CHECKING:
+    from harness.evaluation.metric import Metric
     from harness.training.trainer import TrainConfig
 
 PAPER_STEPS = 50_000
@@ -17,6 +18,12 @@ PAPER_STEPS = 50_000
 RATES = (1e-4, 5e-4)
 STD, MEAN = (0.2, 2.5), 1.0
 """Encoded data outside these (mean in absolute value) are not what networks, noise and times are made for."""
+NARROW = 0.7
+"""Samples whose spread is below this share of the data's lack something."""
+LOPSIDED = 0.3
+"""Recall this much below precision tells of missing modes."""
+GAIN = 0.05
+"""A fall of this share between the last two values says that the end was not reached."""
 Lines = Sequence[Mapping[str, Any]]
 
 
@@ -65,6 +72,12 @@ def diagnoses(lines: Lines) -> list[str]:
         clipped = statistics.fmean(line["clipped_share"] for line in reports[-fifth:])
         if clipped > 0.5:
             said.append(f"{clipped:.0%} of the last steps were clipped: the rate is high, or train.clip_norm low, for this objective.")
+    spreads = [line["sample_spread"] for line in lines if "sample_spread" in line]
+    if spreads and spreads[-1] < NARROW:
+        said.append(
+            f"the samples spread {spreads[-1]:.0%} as far as the data: modes may be missing. Raise train.batch_size, "
+            "check the noise and the augmentation, and look at recall."
+        )
     held_out = [(line["held_out_loss"], line["step"]) for line in lines if "held_out_loss" in line]
     if held_out and held_out[-1][0] > 1.05 * min(held_out)[0]:
         lowest, step = min(held_out)
@@ -72,4 +85,26 @@ def diagnoses(lines: Lines) -> list[str]:
             f"the held-out loss was lowest at step {step} ({lowest:.4g}, at the end {held_out[-1][0]:.4g}): more steps now memorise. "
             "evaluate.checkpoint=best takes those weights."
         )
+    elif len(held_out) > 1 and held_out[-1][0] < (1 - GAIN) * held_out[-2][0]:
+        before, last = held_out[-2][0], held_out[-1][0]
+        said.append(f"the held-out loss still fell at the end ({before:.4g} a look before, {last:.4g}): train longer.")
+    return said
+
+
+def doubts(values: Mapping[str, Mapping[str, float]], metrics: Iterable[Metric]) -> list[str]:
+    """What the values {metric: {NFE as text: value}} of an evaluation say of the samples, a line each."""
+    said = []
+    for metric in metrics:
+        by_nfe = sorted((int(nfe), value) for nfe, value in values[metric.name].items() if nfe != "0")
+        if metric.lower_is_better and len(by_nfe) > 1 and by_nfe[-1][1] < (1 - GAIN) * by_nfe[-2][1]:
+            (fewer, before), (more, after) = by_nfe[-2:]
+            said.append(f"{metric.name} still falls with the steps ({before:.4g} at NFE {fewer}, {after:.4g} at {more}): judge at more.")
+    if {"precision", "recall"} <= values.keys():
+        nfe = max(values["recall"], key=int)
+        precision, recall = values["precision"][nfe], values["recall"][nfe]
+        if precision - recall > LOPSIDED:
+            said.append(
+                f"recall {recall:.2f} is far below precision {precision:.2f} at NFE {nfe}: modes may be missing. "
+                "Raise train.batch_size, check the noise and the augmentation; strong guidance does it too."
+            )
     return said

@@ -131,6 +131,12 @@ def gradients_by_noise(network: nn.Module, objective: Objective, x0: Tensor, y: 
     return dict(zip(out, torch.stack(list(out.values())).tolist(), strict=True))
 
 
+def spread(samples: Tensor, real: Tensor) -> float:
+    """Root of the total variance of samples [N, ...] relative to that of real ones [M, ...]: below 1 where modes are missing."""
+    made, wanted = (x.double().flatten(1).var(0).sum().item() for x in (samples, real))
+    return math.sqrt(made / wanted) if wanted else math.inf
+
+
 def _gradient(objective: Objective, network: nn.Module, task: Task, weights: list[nn.Parameter]) -> list[Tensor]:
     gradient = torch.autograd.grad(objective.measure(network, task).loss, weights, allow_unused=True)
     return [torch.zeros_like(w) if g is None else g for w, g in zip(weights, gradient, strict=True)]
