@@ -58,7 +58,7 @@ def main() -> None:
         together = max(1, round(SEND_EVERY_S / (EVERY * step)))
         for many, how in ((1, ""), (together, ", as sent")):
             rows.append(row(f"MLflow, SQLite{how}", replay(run, lines, sender(trial, f"file{how}"), many), EVERY * step))
-        with server(folder / "server") as (uri, process):
+        with server(folder / "server", free_port()) as (uri, process):
             os.environ["MLFLOW_TRACKING_URI"] = uri
             for many, how in ((1, ""), (together, ", as sent")):
                 rows.append(row(f"MLflow, server{how}", replay(run, lines, sender(trial, f"server{how}"), many, process), EVERY * step))
@@ -92,13 +92,17 @@ def sender(trial: Trial, experiment: str) -> Callable[[], None]:
     return lambda: record.send_run(trial.run, trial.protocol)
 
 
-@contextlib.contextmanager
-def server(folder: Path) -> Iterator[tuple[str, int]]:
-    """An MLflow server: its address and its process."""
-    folder.mkdir()
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def server(folder: Path, port: int) -> Iterator[tuple[str, int]]:
+    """An MLflow server: its address and its process."""
+    folder.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     stores = ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--default-artifact-root", folder.as_uri()]
     process = subprocess.Popen([*command, *stores], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

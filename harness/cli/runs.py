@@ -130,6 +130,7 @@ def _existing(options: argparse.Namespace, changes: dict[str, Any]) -> Run:
 def _following(run: Run, protocol: Any, experiment: str, evaluated: bool) -> Any:
     """A context in which a run's progress is shown and mirrored to MLflow; gives (say, stop)."""
     import contextlib
+    import functools
 
     from rich.console import Console
 
@@ -143,6 +144,6 @@ def _following(run: Run, protocol: Any, experiment: str, evaluated: bool) -> Any
         mirror = Mirror(experiment)
         mirror.close_dead()
         with Watch(f"{experiment} {run.name}", [Trial(run.name, run, protocol, {}, evaluated)], mirror, console):
-            yield console.print, stop
+            yield functools.partial(console.print, markup=False, highlight=False, soft_wrap=True), stop
 
     return follow()

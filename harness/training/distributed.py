@@ -16,6 +16,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from harness.errors import UserError
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -70,7 +72,10 @@ ALONE = Ranks()
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    """The ranks that torchrun started, or `ALONE`; each takes the GPU of its local rank where there are GPUs."""
+    """The ranks that torchrun started, or `ALONE`; each takes the GPU of its local rank where there are GPUs.
+
+    `UserError` when the others cannot be reached any more.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
         return
@@ -80,5 +85,9 @@ def joined() -> Iterator[Ranks]:
     dist.init_process_group("nccl" if on_gpu else "gloo")
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo"))  # type: ignore[arg-type]  # this rank is in it
+    except RuntimeError as error:  # gloo has no error of its own
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise UserError("another rank of this training was lost. The last checkpoint stands; the same command continues.") from error
+        raise
     finally:
         dist.destroy_process_group()

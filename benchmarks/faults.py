@@ -1,0 +1,357 @@
+"""What is lost when something goes wrong: every fault brought about for real, in processes as a user starts them.
+
+    python -m benchmarks.faults [--kills 20] [--only FAULT ...]
+
+A training on points is run once undisturbed. Then the same command meets each fault, is given again until it is done, and
+what it leaves is compared with the undisturbed run: the last checkpoint bit for bit (weights, averages, optimizer, meters), the
+lines of metrics.jsonl but for times and speeds, the pictures byte for byte. "What the user saw" is what stood in the terminal.
+
+The small disk is a tmpfs of its own (Linux, `unshare`); the tracker is `mlflow server` on 127.0.0.1, ended for a minute and
+then started again on what it had stored, and later halted for a minute (SIGSTOP), so that it answers nobody.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from benchmarks.logging_cost import free_port, server
+from benchmarks.report import Row, publish
+from harness.ablation.study import load_scale
+from harness.config import override
+from harness.errors import Diverged
+from harness.objective import Objective, Task
+from harness.pipeline import train
+from harness.runs import Run
+from harness.training.checkpoint import checkpoints, read_checkpoint, step_of
+
+SETTINGS = {"train.steps": 1500, "train.log_every": 20, "train.checkpoint_every": 50, "train.sample_every": 500}
+OF_THE_CLOCK = {"time", "samples_per_second", "coupling_seconds", "mfu"}
+OUTAGE_S = 60.0
+SMALL_DISK = "30m"
+"""Holds some of the training's checkpoints."""
+
+
+def main() -> None:
+    """Bring about every fault that is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--only", nargs="*", default=list(FAULTS), choices=FAULTS)
+    parser.add_argument("--on-small-disk", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.on_small_disk:
+        sys.exit(on_small_disk(options.on_small_disk))
+    with tempfile.TemporaryDirectory() as folder:
+        lab = Lab(Path(folder), options.kills)
+        rows = []
+        for name in options.only:
+            print(f"{name} ...", flush=True)
+            rows.append({"fault": name, **FAULTS[name](lab)})
+    notes = ["Lost: against an undisturbed run, after the same command was given again."]
+    publish("faults", "What faults cost", rows, notes)
+
+
+@dataclass
+class Lab:
+    """A folder for results, and the undisturbed run in it."""
+
+    folder: Path
+    kills: int
+    undisturbed: dict[int, Path] = field(default_factory=dict)
+    """By number of ranks."""
+
+    def fresh(self, name: str) -> Path:
+        """A results folder."""
+        shutil.rmtree(self.folder / name, ignore_errors=True)
+        return self.folder / name
+
+    def lost(self, results: Path, ranks: int = 1) -> str:
+        """What a run lacks that nothing disturbed: nothing, or what differs."""
+        if ranks not in self.undisturbed:
+            self.undisturbed[ranks] = self.fresh(f"undisturbed-{ranks}")
+            Harness(self.undisturbed[ranks], ranks=ranks).end()
+        return difference(self.undisturbed[ranks], results)
+
+
+class Harness:
+    """`harness train` in a process group of its own."""
+
+    def __init__(self, results: Path, *more: str, ranks: int = 1, uri: str | None = None):
+        self.results, self.said = results, results.with_suffix(".log")
+        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+        settings = [part for path, value in SETTINGS.items() for part in ("--set", f"{path}={value}")]
+        changes = [part for change in more for part in ("--set", change)]
+        command = [sys.executable, *launcher, "-m", "harness", "train", "--scale", "points", *settings, *changes]
+        environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+        environment |= {"HARNESS_RESULTS": str(results)} | ({"MLFLOW_TRACKING_URI": uri} if uri else {})
+        with open(self.said, "wb") as log:
+            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+
+    def steps(self) -> int:
+        """Logged so far."""
+        path = next(self.results.glob("local/runs/*/metrics.jsonl"), None)
+        return int(json.loads(lines[-1])["step"]) if path and (lines := whole_lines(path)) else 0
+
+    def wait_for(self, steps: int) -> None:
+        """Until so many steps are logged."""
+        while self.steps() < steps and self.process.poll() is None:
+            time.sleep(0.05)
+
+    def signal(self, number: signal.Signals) -> float:
+        """To all its processes; seconds until the first of them has ended."""
+        started = time.perf_counter()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+        self.process.wait()
+        return time.perf_counter() - started
+
+    def end(self) -> None:
+        """Let it finish."""
+        if self.process.wait():
+            raise SystemExit(f"harness train failed:\n{self.said.read_text()}")
+
+    def saw(self, *about: str) -> str:
+        """The lines of the terminal that contain one of `about`; the last one where none is asked for."""
+        lines = [line.strip() for line in self.said.read_text(errors="replace").splitlines() if line.strip()]
+        return " | ".join(line for line in lines if any(part in line for part in about)) if about else lines[-1]
+
+
+def killed(lab: Lab) -> Row:
+    """kill -9 after a time drawn at random, again and again."""
+    drawn, results, steps = random.Random(0), lab.fresh("killed"), list[int]()
+    for _ in range(lab.kills):
+        at_work = Harness(results)
+        if drawn.random() < 0.75:  # else in the midst of starting
+            at_work.wait_for(at_work.steps() + 1)
+        time.sleep(drawn.uniform(0, 1.5))
+        at_work.signal(signal.SIGKILL)
+        steps.append(at_work.steps())
+    last = Harness(results)
+    last.end()
+    return {"tries": lab.kills, "lost": lab.lost(results), "seen": f"killed at steps {sorted(set(steps))}; {last.saw('continues')}"}
+
+
+def terminated(lab: Lab) -> Row:
+    """SIGTERM, as a cluster sends before it takes the machine away."""
+    results, took, states = lab.fresh("terminated"), list[float](), set[str]()
+    for i in range(3):
+        at_work = Harness(results)
+        at_work.wait_for(300 * (i + 1) + 7)
+        took.append(at_work.signal(signal.SIGTERM))
+        states.add(status(results))
+    said = at_work.saw()
+    Harness(results).end()
+    seen = f"{said} (exit {at_work.process.returncode}, after at most {max(took):.1f} s; MLflow: {', '.join(states)})"
+    return {"tries": 3, "lost": lab.lost(results), "seen": seen}
+
+
+def small_disk(lab: Lab) -> Row:
+    """A disk that fills up during training; then the same command where there is room."""
+    results = lab.fresh("small")
+    results.mkdir()
+    inside = ["unshare", "-rm", sys.executable, "-m", "benchmarks.faults", "--on-small-disk", str(results)]
+    code = subprocess.run(inside, check=False).returncode
+    said = results.with_suffix(".log").read_text().strip().splitlines()
+    kept = [step_of(path) for run in results.glob("local/runs/*/checkpoints") for path in checkpoints(run)]
+    Harness(results).end()
+    return {"tries": 1, "lost": lab.lost(results), "seen": f"{said[-1]} (exit {code}; kept checkpoints of steps {kept})"}
+
+
+def on_small_disk(results: Path) -> int:
+    """In a mount namespace of its own: the training on a small tmpfs at `results`, whose content then replaces it outside."""
+    kept = results.with_name("kept")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK}", "none", str(results)], check=True)
+    at_work = Harness(results, "train.keep_checkpoints=30", uri=f"sqlite:///{results.parent}/small.db")
+    code = at_work.process.wait()
+    shutil.copytree(results, kept)
+    subprocess.run(["umount", str(results)], check=True)
+    shutil.copytree(kept, results, dirs_exist_ok=True)
+    return code
+
+
+def damaged(lab: Lab) -> Row:
+    """The newest checkpoint has one wrong byte."""
+    results = lab.fresh("damaged")
+    at_work = Harness(results)
+    at_work.wait_for(500)
+    at_work.signal(signal.SIGTERM)
+    newest = max(next(results.glob("local/runs/*/checkpoints")).glob("*.safetensors"), key=step_of)
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    again = Harness(results)
+    again.end()
+    seen = again.saw("is damaged", "continues").replace(str(newest.parent) + "/", ".../")
+    return {"tries": 1, "lost": lab.lost(results), "seen": seen}
+
+
+def not_a_number(lab: Lab) -> Row:
+    """One target that is not finite, at step 617; the same without it afterwards."""
+    seen = []
+    for reaction in ("stop", "restore_and_lower_lr"):
+        with results_in(lab.fresh("nan")):
+            run = Run.of(override(load_scale("points"), {**SETTINGS, "train.on_divergence": reaction}))
+            heard, original, injected = list[str](), Objective.task, list[int]()
+
+            def poisoned(self: Objective, *a: object, original: Callable = original, injected: list[int] = injected) -> Task:
+                task = original(self, *a)
+                if a[2] == 617 and not injected:
+                    injected.append(1)
+                    task.target[0] = torch.nan
+                return task
+
+            Objective.task = poisoned  # type: ignore[method-assign, assignment]
+            try:
+                train(run, heard.append, lambda: False)
+            except Diverged as error:
+                heard.append(str(error))
+            finally:
+                Objective.task = original  # type: ignore[method-assign]
+            _, tensors, _ = read_checkpoint(run.folder / "checkpoints", "cpu")
+            finite = all(value.isfinite().all() for name, value in tensors.items() if not name.startswith("trainer/"))
+            kept = f"checkpoint of step {step_of(max(checkpoints(run.folder / 'checkpoints')))}, all finite: {finite}"
+            seen.append(f"{reaction}: {heard[0]} ({kept})")
+    return {"tries": 2, "lost": "no bad step taken" if "False" not in " ".join(seen) else "weights", "seen": " | ".join(seen)}
+
+
+def tracker(lab: Lab) -> Row:
+    """MLflow's server ends for a minute, and later answers nobody for one."""
+    results, port, steps = lab.fresh("tracked"), free_port(), 16_000
+    folder = lab.fresh("server")
+    with server(folder, port) as (uri, _):
+        at_work = Harness(results, f"train.steps={steps}", "train.log_every=100", "train.checkpoint_every=1000", uri=uri)
+        at_work.wait_for(2000)
+    away = at_work.steps()
+    time.sleep(OUTAGE_S)
+    back = at_work.steps()
+    with server(folder, port) as (uri, process):
+        at_work.wait_for(back + 1500)
+        halted = at_work.steps()
+        os.kill(process, signal.SIGSTOP)
+        time.sleep(OUTAGE_S)
+        os.kill(process, signal.SIGCONT)
+        answers = at_work.steps()
+        at_work.end()
+        path = next(results.glob("local/runs/*/metrics.jsonl"))
+        logged = [json.loads(line) for line in whole_lines(path)]
+        missing = unlike(uri, logged)
+    outages = (away, back), (halted, answers)
+    usual = speed(line for line in logged if not any(low < line["step"] <= high for low, high in outages))
+    speeds = [speed(line for line in logged if low < line["step"] <= high) / usual for low, high in outages]
+    seen = f"{at_work.saw('MLflow')} (training at {speeds[0]:.2f} and {speeds[1]:.2f} of its speed meanwhile)"
+    return {"tries": 2, "lost": missing, "seen": seen}
+
+
+def speed(lines: Iterable[dict[str, float]]) -> float:
+    """Samples a second, median."""
+    return statistics.median(line["samples_per_second"] for line in lines)
+
+
+def unlike(uri: str, logged: list[dict[str, float]]) -> str:
+    """How the curves in MLflow differ from metrics.jsonl: nothing, if every point came once and in order."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("train")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    for key in ("loss", "grad_norm", "held_out_loss"):
+        found = [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, key)]
+        expected = [(line["step"], line[key]) for line in logged if key in line]
+        if found != expected:
+            return f"{key}: {len(found)} points of {len(expected)}"
+    return "nothing" if run.info.status == "FINISHED" else f"status {run.info.status}"
+
+
+def rank(lab: Lab) -> Row:
+    """kill -9 of one of two ranks under torchrun."""
+    results = lab.fresh("ranks")
+    at_work = Harness(results, ranks=2)
+    at_work.wait_for(400)
+    children = (Path("/proc") / str(at_work.process.pid) / "task" / str(at_work.process.pid) / "children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    started = time.perf_counter()
+    code = at_work.process.wait()
+    took = time.perf_counter() - started
+    said = at_work.saw("Error", "error:")
+    again = Harness(results, ranks=2)
+    again.end()
+    seen = f"exit {code} after {took:.1f} s, {said}; again: {again.saw('continues')}"
+    return {"tries": 1, "lost": lab.lost(results, ranks=2), "seen": seen}
+
+
+FAULTS: dict[str, Callable[[Lab], Row]] = {
+    "kill -9": killed,
+    "SIGTERM": terminated,
+    "disk full": small_disk,
+    "damaged checkpoint": damaged,
+    "NaN injected": not_a_number,
+    "tracker gone a minute, halted a minute": tracker,
+    "rank lost": rank,
+}
+
+
+def difference(expected: Path, found: Path) -> str:
+    """What differs between the only runs of two results folders: nothing, or a word for it."""
+    ours, theirs = (next(results.glob("local/runs/*")) for results in (expected, found))
+    (step, tensors, _), (other, others, _) = (read_checkpoint(run / "checkpoints", "cpu") for run in (ours, theirs))
+    if (step, tensors.keys()) != (other, others.keys()):
+        return f"the checkpoint is of step {other}, not {step}"
+    if wrong := [name for name, value in tensors.items() if not torch.equal(value, others[name])]:
+        return f"{len(wrong)} tensors of the checkpoint, like {wrong[0]}"
+    lines, found_lines = (
+        [{k: v for k, v in json.loads(line).items() if k not in OF_THE_CLOCK} for line in whole_lines(run / "metrics.jsonl")]
+        for run in (ours, theirs)
+    )
+    if lines != found_lines:
+        return f"lines of metrics.jsonl ({len(found_lines)} instead of {len(lines)}, or other values)"
+    pictures, found_pictures = ({path.name: path.read_bytes() for path in (run / "samples").iterdir()} for run in (ours, theirs))
+    return "nothing" if pictures == found_pictures else "pictures"
+
+
+def whole_lines(path: Path) -> Sequence[bytes]:
+    """Without one that is being written."""
+    return path.read_bytes().rpartition(b"\n")[0].splitlines()
+
+
+def status(results: Path) -> str:
+    """What MLflow says of the only run."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{results / 'local' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("train")
+    assert experiment is not None
+    return client.search_runs([experiment.experiment_id])[0].info.status
+
+
+@contextlib.contextmanager
+def results_in(folder: Path) -> Iterator[None]:
+    """Within it, runs of this process are in `folder`."""
+    kept = os.environ.get("HARNESS_RESULTS")
+    os.environ["HARNESS_RESULTS"] = str(folder)
+    try:
+        yield
+    finally:
+        if kept is None:
+            del os.environ["HARNESS_RESULTS"]
+        else:
+            os.environ["HARNESS_RESULTS"] = kept
+
+
+if __name__ == "__main__":
+    main()
