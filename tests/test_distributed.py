@@ -1,8 +1,10 @@
 """Two processes train as one does: the same pairs, times and losses, whatever the number that a run continues with."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -53,3 +55,20 @@ def test_two_ranks_are_one(tmp_path: Path, accumulate: int) -> None:
 def test_a_batch_that_the_ranks_do_not_divide_is_refused_in_a_line(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"error: train\.batch_size: 33 does not divide among 2 parts"):
         train(tmp_path, 2, train__batch_size=33)
+
+
+def test_a_lost_rank_is_said_in_a_line(tmp_path: Path) -> None:
+    """The other hears of it in the midst of a step; the same command then goes on from the last checkpoint."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "harness", "train"]
+    settings = SETTINGS | {"train.steps": 100_000}
+    words = [word for path, value in settings.items() for word in ("--set", f"{path}={value}")]
+    environment = {**os.environ, "HARNESS_RESULTS": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([*command, *words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("local/runs/*/checkpoints/*")) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode
+    assert "error: another rank of this training was lost." in output
