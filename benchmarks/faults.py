@@ -33,12 +33,12 @@ import torch
 from benchmarks.logging_cost import free_port, server
 from benchmarks.report import Row, publish
 from harness.ablation.study import load_scale
+from harness.checkpoint import checkpoints, read_checkpoint, step_of
 from harness.config import override
 from harness.errors import Diverged
 from harness.objective import Objective, Task
 from harness.pipeline import train
 from harness.runs import Run
-from harness.training.checkpoint import checkpoints, read_checkpoint, step_of
 
 SETTINGS = {"train.steps": 1500, "train.log_every": 20, "train.checkpoint_every": 50, "train.sample_every": 500}
 OF_THE_CLOCK = {"time", "samples_per_second", "coupling_seconds", "mfu"}

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
+from harness.checkpoint import checkpoints, combine, part, read_checkpoint, step_of
 from harness.components.solvers import Euler
 from harness.components.time_grids import UniformGrid
 from harness.config import to_dict
@@ -21,16 +23,15 @@ from harness.data.base import load
 from harness.data.pictures import SHOWN, draw
 from harness.environment import commit, machine
 from harness.errors import Diverged, Pruned, Stopped, UserError
-from harness.evaluation.judge import Batch, Judge
+from harness.evaluation.flow import SMALL_SET, Flow, FlowMetric, straightness
+from harness.evaluation.judge import Batch, Judge, Parts
 from harness.evaluation.protocol import Protocol
-from harness.evaluation.straightness import straightness
 from harness.files import drop_torn_line, remove_leftovers, write_json
 from harness.objective import Objective
 from harness.rng import stream_seed
 from harness.runs import Run, RunConfig
-from harness.sampling import Generated, generate
+from harness.sampling import Generated, NetworkField, generate
 from harness.training.advice import diagnoses
-from harness.training.checkpoint import checkpoints, combine, part, read_checkpoint, step_of
 from harness.training.diagnostics import spread
 from harness.training.distributed import ALONE, Ranks
 from harness.training.hardware import compiled, device_use, products
@@ -62,7 +63,7 @@ def ensure(config: RunConfig, say: Say, stop: Stop, look: Look | None = None) ->
     """
     run, data = Run.of(config), load(config.dataset)
     protocol = Protocol.of(config.evaluate, data)
-    if not run.diverged and not run.missing(protocol):
+    if not run.diverged and run.evaluated(protocol):
         return run
     train(run, say, stop, look=look)
     evaluate(run, restore(run), Judge(config.evaluate, data, config.train.resolved_device()), stop)
@@ -127,42 +128,75 @@ def restore(run: Run) -> Trained:
 
 def evaluate(run: Run, trained: Trained, judge: Judge, stop: Stop) -> None:
     """Add to the run what `judge` says at every NFE that it has not been judged at; each is written when it is known."""
-    config = run.config.evaluate
     torch.set_num_threads(run.config.train.threads)
     with run.lock(), threadpool_limits(run.config.train.threads), products("fp32"):
         for nfe in run.missing(judge.protocol):
-            started, calls = time.perf_counter(), list[int]()
-            shown: list[Tensor] = []
-            try:
-                values = judge(_noted(samples(run, trained, nfe, config.num_samples), calls, shown, stop))
-            except Diverged as error:
-                write_json(run.folder / "diverged.json", {"reason": str(error)})
-                raise
-            draw(judge.data, torch.cat(shown), run.folder / "samples" / f"{judge.protocol.digest}-nfe-{nfe:04d}.png")
-            known = run.evaluation(judge.protocol)
-            for metric, value in values.items():
-                known["values"].setdefault(metric, {})[str(nfe)] = value
-            known["seconds"][str(nfe)], known["time"][str(nfe)] = time.perf_counter() - started, time.time()
-            known["calls"][str(nfe)] = {"mean": statistics.fmean(calls), "sd": statistics.pstdev(calls)}
-            known["commits"] = sorted({*known["commits"], commit()})
-            write_json(run.folder / "evaluations" / f"{judge.protocol.digest}.json", known)
+            _evaluate_at(run, trained, judge, nfe, stop)
+        _evaluate_flow(run, trained, judge.protocol)
+
+
+def _evaluate_at(run: Run, trained: Trained, judge: Judge, nfe: int, stop: Stop) -> None:
+    """What the samples at one NFE are judged to be; continues where it was cut short."""
+    place = f"{judge.protocol.digest}-nfe-{nfe:04d}"
+    parts, started = Parts(run.folder / "evaluations" / place), time.perf_counter()
+    batches = samples(run, trained, nfe, run.config.evaluate.num_samples, first=parts.batches)
+    try:
+        found, rows = judge.estimates(_timed(batches, stop), parts, SHOWN[judge.data.kind])
+    except Diverged as error:
+        write_json(run.folder / "diverged.json", {"reason": str(error)})
+        raise
+    draw(judge.data, rows["shown"], run.folder / "samples" / f"{place}.png")
+    known, text, calls = run.evaluation(judge.protocol), str(nfe), rows["calls"].double()
+    for metric, estimate in found.items():
+        known["values"].setdefault(metric, {})[text] = estimate.value
+        if estimate.interval:
+            known["intervals"].setdefault(metric, {})[text] = estimate.interval
+    known["seconds"][text], known["sampling_seconds"][text] = time.perf_counter() - started, rows["seconds"].sum().item()
+    known["time"][text], known["calls"][text] = time.time(), {"mean": calls.mean().item(), "sd": calls.std(correction=0).item()}
+    _write_evaluation(run, judge.protocol, known)
+    parts.clear()
+
+
+def _evaluate_flow(run: Run, trained: Trained, protocol: Protocol) -> None:
+    """What the flow itself is measured to be."""
+    known, data = run.evaluation(protocol), load(run.config.dataset)
+
+    @torch.no_grad()
+    def field(x: Tensor, t: Tensor) -> Tensor:
+        hidden = torch.full((len(x),), -1, device=x.device) if run.config.conditional else None
+        return NetworkField(trained.network, run.config, trained.noise_state, hidden)(x, t)
+
+    path = functools.cache(functools.partial(paths, run, trained))
+    real, variance = data.some(SMALL_SET).to(run.config.train.resolved_device()), run.config.noise.variance(trained.noise_state)
+    flow = Flow(path, field, run.config, variance, real, run.config.seed)
+    for metric in run.config.evaluate.metrics:
+        if isinstance(metric, FlowMetric) and str(metric.nfe) not in known["values"].get(metric.name, {}):
+            known["values"].setdefault(metric.name, {})[str(metric.nfe)] = metric.measure(flow)
+            known["time"].setdefault(str(metric.nfe), time.time())
+            _write_evaluation(run, protocol, known)
+
+
+def _write_evaluation(run: Run, protocol: Protocol, known: dict[str, Any]) -> None:
+    known["commits"] = sorted({*known["commits"], commit()})
+    write_json(run.folder / "evaluations" / f"{protocol.digest}.json", known)
 
 
 def samples(
-    run: Run, trained: Trained, nfe: int, number: int, label: int | None = None, visited: list[Tensor] | None = None
+    run: Run, trained: Trained, nfe: int, number: int, label: int | None = None, visited: list[Tensor] | None = None, first: int = 0
 ) -> Iterator[Generated]:
-    """Batches of decoded samples, on the CPU; the noise depends on the run's seed alone.
+    """Batches of decoded samples, on the device; the noise depends on the run's seed alone.
 
     Classes come as often as in training, or are all `label`. `visited` collects x, encoded, wherever the network is called.
+    `first` batches are left out.
     """
     config, data, device = run.config, load(run.config.dataset), run.config.train.resolved_device()
     classes = data.classes if config.conditional else None
     batches = generate(
         trained.network, config, trained.noise_state, config.evaluate.solver, config.evaluate.time_grid, nfe, data.shape,
         number, config.evaluate.batch_size, (config.seed, "evaluation"), device,
-        classes if label is None else torch.tensor([label]), config.evaluate.guidance, visited,
+        classes if label is None else torch.tensor([label]), config.evaluate.guidance, visited, first,
     )  # fmt: skip
-    return (Generated(data.decode(x).cpu(), None if y is None else y.cpu(), calls) for x, y, calls in batches)
+    return (Generated(data.decode(x), y, calls) for x, y, calls in batches)
 
 
 def picture(run: Run, trained: Trained, nfe: int, number: int, path: Path, label: int | None = None) -> None:
@@ -170,7 +204,7 @@ def picture(run: Run, trained: Trained, nfe: int, number: int, path: Path, label
     data, visited = load(run.config.dataset), list[Tensor]()
     shown = [batch.x for batch in samples(run, trained, nfe, number, label, visited if load(run.config.dataset).kind == "points" else None)]
     whole = [x for x in visited if len(x) == len(shown[0])][: len(visited) // len(shown)]
-    draw(data, torch.cat(shown), path, trajectories=whole)
+    draw(data, torch.cat(shown).cpu(), path, trajectories=whole)
 
 
 def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look | None) -> Callbacks:
@@ -190,18 +224,18 @@ def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look 
         picture(run, trained, max(run.config.evaluate.nfe), number, run.folder / "samples" / f"step-{step:07d}.png")
         if look:
             look(trained, step)
-        paths = _paths(run, trained)
-        return straightness(paths) | {"sample_spread": spread(paths[-1], data.some())}
+        path = paths(run, trained, PATH_STEPS, PATHS)
+        return straightness(path) | {"sample_spread": spread(path[-1].cpu(), data.some())}
 
     return Callbacks(log, seen, say, stop)
 
 
-def _paths(run: Run, trained: Trained) -> list[Tensor]:
-    """Where a few samples are on their way by Euler's method, without guidance, in equal steps."""
+def paths(run: Run, trained: Trained, steps: int, number: int) -> list[Tensor]:
+    """Where `number` samples are on their way by Euler's method, without guidance, in equal steps."""
     visited, device = list[Tensor](), run.config.train.resolved_device()
     (batch,) = generate(
-        trained.network, run.config, trained.noise_state, Euler(), UniformGrid(), PATH_STEPS, load(run.config.dataset).shape,
-        PATHS, PATHS, (run.config.seed, "paths"), device, visited=visited,
+        trained.network, run.config, trained.noise_state, Euler(), UniformGrid(), steps, load(run.config.dataset).shape,
+        number, number, (run.config.seed, "paths"), device, visited=visited,
     )  # fmt: skip
     return [*visited, batch.x]
 
@@ -222,12 +256,13 @@ def _write_environment(run: Run, network: nn.Module, objective: Objective) -> No
     )
 
 
-def _noted(batches: Iterable[Generated], calls: list[int], shown: list[Tensor], stop: Stop) -> Iterator[Batch]:
-    """The same batches; the calls that each sample took are added to `calls`, the first samples to `shown`."""
-    for x, y, spent in batches:
+def _timed(batches: Iterable[Generated], stop: Stop) -> Iterator[Batch]:
+    """The same batches for a judge, with the seconds that they took."""
+    started = time.perf_counter()
+    for x, y, calls in batches:
+        if x.is_cuda:
+            torch.cuda.current_stream().synchronize()
         if stop():
             raise Stopped("stopped while evaluating")
-        calls += [spent] * len(x)
-        if sum(map(len, shown)) < max(SHOWN.values()):
-            shown.append(x)
-        yield Batch(x, y)
+        yield Batch(x, y, calls, time.perf_counter() - started)
+        started = time.perf_counter()

@@ -24,6 +24,7 @@ from harness.components.interpolants import Interpolant
 from harness.config import Index, digest, to_dict
 from harness.data.base import Data, Dataset, load
 from harness.errors import ConfigError, UserError
+from harness.evaluation.flow import FlowMetric
 from harness.evaluation.protocol import EvaluateConfig, Protocol
 from harness.files import last_line, locked, read_json, read_lines, runs_folder
 from harness.formulation import Formulation, require_score
@@ -59,6 +60,10 @@ class RunConfig(Formulation):
             state = "is told no classes" if self.objective.label_dropout is None else "always sees them"
             raise ConfigError("evaluate.guidance", f"the network {state}. Train it with objective.label_dropout above 0, like 0.1.")
         for i, metric in enumerate(self.evaluate.metrics):
+            try:
+                metric.check(self)
+            except ConfigError as error:
+                raise error.below(f"evaluate.metrics[{i}]") from None
             if metric.needs_classes and not self.conditional:
                 reason = f"{metric.name} needs a network that is told classes"
                 raise ConfigError(f"evaluate.metrics[{i}]", f"{reason}. Set objective.label_dropout, like 0.1.")
@@ -110,16 +115,31 @@ class Run:
         return read_lines(self.folder / "metrics.jsonl", start)
 
     def evaluation(self, protocol: Protocol) -> dict[str, Any]:
-        """What is known under a protocol: values {metric: {NFE as text: value}}; seconds, (Unix) time and the network's
-        calls a sample (mean and sd) by NFE; commits."""
+        """What is known under a protocol: values {metric: {NFE as text: value}} and intervals; by NFE: seconds in all
+        and of sampling, (Unix) time and the network's calls a sample (mean and sd); commits."""
         path = self.folder / "evaluations" / f"{protocol.digest}.json"
-        unknown = {"protocol": vars(protocol), "values": {}, "seconds": {}, "time": {}, "calls": {}, "commits": []}
-        return read_json(path) if path.exists() else unknown
+        unknown = {
+            "protocol": vars(protocol),
+            "values": {},
+            "seconds": {},
+            "sampling_seconds": {},
+            "time": {},
+            "calls": {},
+            "intervals": {},
+            "commits": [],
+        }
+        return {**unknown, **read_json(path)} if path.exists() else unknown
 
     def missing(self, protocol: Protocol) -> list[int]:
-        """The NFEs of the configuration at which a metric is not known under a protocol."""
+        """The NFEs of the configuration at which a metric of samples is not known under a protocol."""
         values, config = self.evaluation(protocol)["values"], self.config.evaluate
-        return [nfe for nfe in config.nfe if any(str(nfe) not in values.get(m.name, {}) for m in config.metrics)]
+        judged = [metric for metric in config.metrics if not isinstance(metric, FlowMetric)]
+        return [nfe for nfe in config.nfe if any(str(nfe) not in values.get(m.name, {}) for m in judged)]
+
+    def evaluated(self, protocol: Protocol) -> bool:
+        """Whether every metric is known at every NFE, under a protocol."""
+        values, flows = self.evaluation(protocol)["values"], [m for m in self.config.evaluate.metrics if isinstance(m, FlowMetric)]
+        return not self.missing(protocol) and all(str(m.nfe) in values.get(m.name, {}) for m in flows)
 
     @property
     def environment(self) -> dict[str, Any]:

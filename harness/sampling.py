@@ -133,17 +133,18 @@ def generate(
     classes: Tensor | None = None,
     guidance: Guidance | None = None,
     visited: list[Tensor] | None = None,
+    first: int = 0,
 ) -> Iterator[Generated]:
     """Batches of at most `batch_size` encoded samples of `shape`, `num_samples` in all.
 
     Batch i starts from the noise of `stream(*streams, i)`, whatever the network, solver and NFE. Their classes are drawn
-    from `classes`, with replacement. `visited` collects x wherever the network is called.
+    from `classes`, with replacement. `visited` collects x wherever the network is called. `first` batches are left out.
     """
     network.eval()
     guidance, path = guidance or Guidance(), formulation.path(noise_state)
     times = time_grid.times(steps_of(solver, time_grid, path, guidance, nfe), path)
     scale = formulation.interpolant.sigma(torch.ones(1, device=device))
-    for i, start in enumerate(range(0, num_samples, batch_size)):
+    for i, start in list(enumerate(range(0, num_samples, batch_size)))[first:]:
         size = min(batch_size, num_samples - start)
         generator = stream(int(streams[0]), *streams[1:], i, device=device)
         y = None

@@ -19,6 +19,7 @@ from scipy.io import mmwrite
 from sklearn.decomposition import PCA
 
 from harness import pipeline
+from harness.checkpoint import part, read_checkpoint
 from harness.config import override
 from harness.data import cells
 from harness.data.base import Data, load
@@ -26,7 +27,6 @@ from harness.errors import UserError
 from harness.pipeline import restore
 from harness.registry import build
 from harness.runs import Run, RunConfig
-from harness.training.checkpoint import part, read_checkpoint
 
 CELLS, GENES = 60, 40
 HELD = np.arange(CELLS) % 5 == 4

@@ -22,12 +22,13 @@ from harness.data.base import Data, Dataset, load
 from harness.data.images import Digits
 from harness.errors import ConfigError, UserError
 from harness.evaluation import protocol as protocol_module
+from harness.evaluation.flow import Flow
 from harness.evaluation.protocol import Protocol
 from harness.formulation import Formulation, ObjectiveConfig
 from harness.objective import Objective
 from harness.registry import HOMES, build, find, names
 from harness.runs import Run, RunConfig, training_digest
-from harness.sampling import Guidance, generate
+from harness.sampling import Guidance, NetworkField, generate
 
 Needed = Callable[..., dict[str, Any]]
 
@@ -82,6 +83,10 @@ def elsewhere(test: str) -> list[Case]:
 
 def of_data(value: Any, **own: Any) -> list[Case]:
     return [Case(value, "data", own)]
+
+
+def flow(value: Any, **own: Any) -> list[Case]:
+    return [Case(value, "flow", own)]
 
 
 def score(value: Any, **own: Any) -> list[Case]:
@@ -211,6 +216,12 @@ CASES: dict[tuple[str, str, str], list[Case]] = {
     ("metric", "*", "neighbours"): score(1),
     ("metric", "sliced_wasserstein", "projections"): score(50),
     ("metric", "c2st", "trees"): score(20, trees=2),
+    ("metric", "fid_infinity", "blocks"): score(12),
+    ("metric", "isc", "splits"): score(3),
+    ("metric", "*", "samples"): flow(40, samples=20),
+    ("metric", "*", "steps"): flow(16, steps=4),
+    ("metric", "field_error", "earliest"): flow(0.3),
+    ("metric", "field_error", "latest"): flow(0.6),
 }
 
 
@@ -276,7 +287,20 @@ def score_of(parts: dict[str, Any]) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     one, other = (torch.randn(n, 4, generator=generator, dtype=torch.float64) * scale for n, scale in ((60, 1.0), (80, 1.3)))
     metric = parts["metric"]
-    return torch.tensor(metric.compare(metric.summarise(one, None), metric.summarise(other, None)))
+    found = metric.estimate(metric.summarise(one, None), metric.of_reference.summarise(other, None))
+    return torch.tensor([found.value, *(found.interval or ())])
+
+
+def flow_of(parts: dict[str, Any]) -> Tensor:
+    """Of a network's flow in as many steps, along as many paths, as the metric asks for."""
+    made = Formulation()
+
+    def path(steps: int, number: int) -> list[Tensor]:
+        visited, parts = list[Tensor](), (build("solver", "euler"), build("time_grid", "uniform"), steps, (1, 2, 2), number, number)
+        (end,) = generate(Network(), made, {}, *parts, (1, "test"), "cpu", visited=visited)
+        return [*visited, end.x]
+
+    return torch.tensor(parts["metric"].measure(Flow(path, NetworkField(Network(), made, {}), made, torch.ones(()), data(512), 0)))
 
 
 def steps_of(parts: dict[str, Any]) -> Tensor:
@@ -306,6 +330,7 @@ MEASURES: dict[str, Callable[[dict[str, Any]], Tensor]] = {
     "vector": vector_of,
     "data": data_of,
     "score": score_of,
+    "flow": flow_of,
     "steps": steps_of,
     "rates": rates_of,
     "terms": terms_of,
@@ -439,6 +464,7 @@ def walk(config: Config, prefix: str = "", run_only: bool = False) -> Iterator[t
 def others(path: str, hint: Any, value: Any) -> list[Any]:
     """Values beside `value` that a field might take."""
     chosen = {"train.precision": "bf16", "train.compile": "default", "train.channels_last": "on"}  # not what auto means on a CPU
+    chosen |= {"evaluate.reference": __file__}
     chosen |= {"train.more_ema_decays": [0.5], "evaluate.average.decay": 0.9999, "evaluate.average.width": 0.2}
     if path in chosen:
         return [chosen[path]]

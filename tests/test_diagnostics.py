@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.evaluation.straightness import straightness
+from harness.evaluation.flow import straightness
 from harness.formulation import Formulation
 from harness.objective import Objective
 from harness.rng import stream

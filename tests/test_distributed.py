@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from harness.checkpoint import read_checkpoint
 from harness.files import read_lines
-from harness.training.checkpoint import read_checkpoint
 
 SETTINGS = {
     "train.steps": 12, "train.batch_size": 32, "train.warmup_steps": 2, "train.log_every": 4, "train.checkpoint_every": 4,

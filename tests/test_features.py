@@ -33,7 +33,8 @@ def normal(*shape: int, seed: int) -> np.ndarray:
 
 def value(name: str, samples: np.ndarray, reference: np.ndarray, **fields: Any) -> float:
     metric: Metric = build("metric", {"name": name, **fields})
-    return metric.compare(*(metric.summarise(torch.from_numpy(part), None) for part in (samples, reference)))
+    of_samples, of_reference = (m.summarise(torch.from_numpy(x), None) for m, x in ((metric, samples), (metric.of_reference, reference)))
+    return metric.compare(of_samples, of_reference)
 
 
 def unbiased_cubic_mmd(x: np.ndarray, y: np.ndarray) -> float:
@@ -109,10 +110,12 @@ def good_and_bad(metric: type[Metric]) -> tuple[np.ndarray, np.ndarray, np.ndarr
         return CELLS, CELLS[:-3], 4 * CELLS + 1
     if metric.kinds == ("sequence",):
         return normal(200, 6, 2, seed=0), normal(200, 6, 2, seed=1), normal(200, 6, 2, seed=2).cumsum(1)
+    if metric.name == "authenticity":
+        return normal(100, 3, seed=0), normal(100, 3, seed=1), normal(100, 3, seed=0)
     return normal(100, 3, seed=0), normal(100, 3, seed=1), 4 + 0.1 * normal(100, 3, seed=2)
 
 
-@pytest.mark.parametrize("name", names("metric"))
+@pytest.mark.parametrize("name", [name for name in names("metric") if find("metric", name).reads != "flow"])  # type: ignore[attr-defined]
 def test_every_metric_says_in_which_direction_it_is_better(name: str) -> None:
     metric = find("metric", name)
     assert issubclass(metric, Metric)
@@ -244,7 +247,7 @@ def test_resampled_samples_bring_their_own_classes(points: Data) -> None:
     known = {row.tobytes(): label for row, label in zip(points.train.numpy(), points.classes.tolist(), strict=True)}
     drawn = list(judge.resampled())
     assert [len(batch.samples) for batch in drawn] == [128, 128, 44]
-    for samples, classes in drawn:
+    for samples, classes, *_ in drawn:
         assert classes is not None
         assert [known[row.tobytes()] for row in samples.numpy()] == classes.tolist()
     assert judge(drawn)["label_accuracy"] > 0.99

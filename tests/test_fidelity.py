@@ -14,7 +14,8 @@ from harness.data.base import Data, load
 from harness.data.images import Digits, digits
 from harness.errors import Diverged
 from harness.evaluation.digits_classifier import WEIGHTS, DigitsClassifier
-from harness.evaluation.fidelity import FID, features, load_extractor
+from harness.evaluation.extractors import features, load_extractor
+from harness.evaluation.fidelity import FID
 from harness.evaluation.judge import Batch, Judge
 from harness.evaluation.protocol import EvaluateConfig
 from harness.files import results_folder
@@ -41,7 +42,7 @@ def batches(images: Tensor, size: int = 100) -> list[Batch]:
 
 def joined(drawn: Iterable[Batch]) -> tuple[Tensor, Tensor]:
     """The samples and classes of all batches."""
-    samples, classes = zip(*drawn, strict=True)
+    samples, classes, *_ = zip(*drawn, strict=True)
     return torch.cat(samples), torch.cat(classes)
 
 
@@ -180,7 +181,7 @@ def test_every_metric_is_what_it_is_of_the_extractors_features(data: Data) -> No
     config = override(CONFIG, {"metrics": ["fid", "precision", "recall", {"name": "kid", "subset_size": 50, "subsets": 5}]})
     scores = Judge(config, data, "cpu")(held_out(data))
     extractor = load_extractor("digits", "cpu")
-    samples, reference = (features(extractor, images, "cpu") for images in (data.held_out[:300], data.train))
+    samples, reference = (features(extractor, images, "cpu")[0].double() for images in (data.held_out[:300], data.train))
     for metric in config.metrics:
         own = metric.compare(metric.summarise(samples, None), metric.summarise(reference, None))
         assert scores.pop(metric.name) == pytest.approx(own, rel=1e-4, abs=1e-9)

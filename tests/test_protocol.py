@@ -29,6 +29,7 @@ IN_THE_PROTOCOL: dict[str, Any] = {
     "batch_size": 16,
     "extractor": "inception",
     "average": "last",
+    "reference": __file__,
     "checkpoint": "best",
 }
 ADAPTIVE = [name for name in registry.names("solver") if registry.find("solver", name).adaptive]  # type: ignore[attr-defined]
@@ -183,6 +184,7 @@ def test_what_cannot_read_the_data_is_refused(data: Data, changes: dict, message
 def test_every_metric_reads_data_of_its_kinds_with_what_it_reads(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And no other: over all kinds, with and without an extractor and classes."""
     monkeypatch.setattr(module, "weights_hash", lambda extractor: "0" * 12)
+    monkeypatch.setattr(module, "has_classifier", lambda extractor: True)
     metric, read = registry.build("metric", name), set()
     for kind in get_args(Kind):
         for extractor, classes in itertools.product(("inception", "values"), (None, torch.arange(99))):
@@ -190,7 +192,8 @@ def test_every_metric_reads_data_of_its_kinds_with_what_it_reads(name: str, monk
             config = override(BASE, {"extractor": extractor, "metrics": [name], "num_reference": 50})
             with contextlib.suppress(ConfigError):
                 read.add((Protocol.of(config, given).extractor, kind, classes is not None))
-    extractors = {"features": ["inception"], "values": ["values"], "either": ["inception", "values"]}[metric.reads]
+    both = ["inception", "values"]
+    extractors = {"features": both[:1], "logits": both[:1], "values": both[1:], "either": both, "flow": both}[metric.reads]
     assert read == {
         (extractor, kind, classes)
         for extractor in extractors

@@ -15,6 +15,7 @@ from harness import pipeline, registry
 from harness.ablation import tables
 from harness.ablation.plan import Plan
 from harness.ablation.study import Study
+from harness.checkpoint import read_checkpoint
 from harness.config import override
 from harness.data.base import load
 from harness.errors import ConfigError, Diverged, Stopped, UserError
@@ -26,7 +27,6 @@ from harness.registry import load_plugin
 from harness.rng import stream
 from harness.runs import Run, RunConfig, check
 from harness.sampling import Generated
-from harness.training.checkpoint import read_checkpoint
 from harness.training.trainer import Training
 
 PLUGIN = """

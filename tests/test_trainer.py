@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from harness.checkpoint import read_checkpoint
 from harness.config import override
 from harness.data.base import Data, load
 from harness.errors import Diverged, Stopped
@@ -20,7 +21,6 @@ from harness.objective import Objective, Step, Task
 from harness.rng import stream
 from harness.runs import RunConfig
 from harness.training.batches import DataOrder
-from harness.training.checkpoint import read_checkpoint
 from harness.training.trainer import Callbacks, TrainConfig, fit, learning_rate
 
 Wrap = Callable[[nn.Module], nn.Module]

@@ -98,3 +98,21 @@ class LabelAccuracy(Metric, name="label_accuracy"):
         x, y = standardised(samples, reference)
         fitted = LogisticRegression(max_iter=2000).fit(y, reference["classes"])
         return float(fitted.score(x, samples["classes"]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Authenticity(Metric, name="authenticity"):
+    """Share of the samples that are not nearer to a training sample than that is to its nearest fellow: low means memorised."""
+
+    source: ClassVar[str] = "Alaa et al. 2022, section 3.3"
+    lower_is_better = False
+    reads = "either"
+
+    def compare(self, samples: Summary, reference: Summary) -> float:
+        from sklearn.neighbors import NearestNeighbors
+
+        x, y = standardised(samples, reference)
+        known = NearestNeighbors(n_neighbors=2).fit(y)
+        distance, nearest = known.kneighbors(x, 1)
+        fellows = known.kneighbors(y)[0][:, 1]  # the first is the sample itself
+        return float((distance[:, 0] >= fellows[nearest[:, 0]]).mean())

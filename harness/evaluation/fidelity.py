@@ -1,22 +1,18 @@
-"""Metrics on images by torch-fidelity: its extractors, its Frechet distance, fed from memory."""
+"""Metrics on images by torch-fidelity, fed from memory."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from scipy import stats
+from torch import Tensor
 
 from harness.config import Count, Range
-from harness.errors import UserError
-from harness.evaluation.digits_classifier import WEIGHTS, DigitsClassifier
-from harness.evaluation.metric import Metric, Summary
+from harness.evaluation.metric import Estimate, Metric, Summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +33,75 @@ class FID(Metric, name="fid"):
         from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 
         return fid_statistics_to_metric(samples, reference, verbose=False)[KEY_METRIC_FID]
+
+
+Block = tuple[int, np.ndarray, np.ndarray]
+"""Samples as their number, sum [D] and sum of squares [D, D]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtrapolatedFID(FID, name="fid_infinity"):
+    """FID of infinitely many samples: 2 FID(n) - FID(n / 2), which leaves out the bias that falls as 1 / n.
+
+    Values of different numbers of samples can be compared. The interval is by the jackknife over blocks of samples; what the
+    reference is short of stays.
+    """
+
+    source: ClassVar[str] = "Chong & Forsyth 2020, section 4 (extrapolation); Kunsch 1989 (block jackknife)"
+    summary = "whole"
+
+    blocks: Annotated[int, Range(4, 100)] = 10
+    """Each is left out once."""
+
+    @property
+    def of_reference(self) -> Metric:
+        return FID()
+
+    def summarise(self, features: Tensor, classes: Tensor | None) -> dict[str, np.ndarray]:
+        return Metric.summarise(self, features, classes)
+
+    def compare(self, samples: Summary, reference: Summary) -> float:
+        return self._extrapolated(self._blocks(samples), reference)
+
+    def estimate(self, samples: Summary, reference: Summary) -> Estimate:
+        blocks = self._blocks(samples)
+        value, n = self._extrapolated(blocks, reference), len(blocks)
+        without = np.array([self._extrapolated(blocks[:i] + blocks[i + 1 :], reference) for i in range(n)])
+        half = stats.t.ppf(0.975, n - 1) * np.sqrt((n - 1) / n * np.square(without - without.mean()).sum())
+        return Estimate(value, (value - half, value + half))
+
+    def _blocks(self, samples: Summary) -> list[Block]:
+        parts = np.array_split(samples["features"].astype(np.float64), self.blocks)
+        return [(len(part), part.sum(0), part.T @ part) for part in parts]
+
+    def _extrapolated(self, blocks: Sequence[Block], reference: Summary) -> float:
+        half = len(blocks) // 2
+        of_halves = (self._of(blocks[:half], reference) + self._of(blocks[half:], reference)) / 2
+        return 2 * self._of(blocks, reference) - of_halves
+
+    def _of(self, blocks: Sequence[Block], reference: Summary) -> float:
+        n, total, squares = (sum(part[1:], part[0]) for part in zip(*blocks, strict=True))
+        mean = total / n
+        return super().compare({"mu": mean, "sigma": (squares - n * np.outer(mean, mean)) / (n - 1)}, reference)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InceptionScore(Metric, name="isc"):
+    """Exponential of the mean divergence of a sample's class probabilities from those of all: certain and diverse is high."""
+
+    source: ClassVar[str] = "Salimans et al. 2016, section 4"
+    lower_is_better = False
+    reads = "logits"
+    summary = "logits"
+
+    splits: Count = 10
+    """Parts of the samples that are scored each by itself; the mean over them is the value."""
+
+    def compare(self, samples: Summary, reference: Summary) -> float:
+        from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
+
+        logits = torch.from_numpy(samples["features"])
+        return isc_features_to_metric(logits, splits=min(self.splits, len(logits)))[KEY_METRIC_ISC_MEAN]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,86 +158,3 @@ class Recall(Coverage, name="recall"):
 
     source: ClassVar[str] = "Kynkaanniemi et al. 2019, eq. 3"
     key = "recall"
-
-
-def features(extractor: nn.Module, images: Tensor, device: str) -> Tensor:
-    """Features float64 [B, D] on the CPU of uint8 images [B, 1 or 3, H, W]."""
-    with torch.no_grad():
-        rgb = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
-        return extractor(rgb.to(device))[0].double().cpu()
-
-
-@functools.cache
-def load_extractor(name: str, device: str) -> nn.Module:
-    """The extractor `digits` or `inception`, ready to use; `UserError` when its weights are missing or damaged."""
-    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
-    from torch_fidelity.utils import create_feature_extractor
-
-    options: dict[str, Any] = {"cuda": device == "cuda", "verbose": False}
-    if name == "digits":
-        if "harness-digits" not in FEATURE_EXTRACTORS_REGISTRY:
-            register_feature_extractor("harness-digits", _digits_extractor_class())
-        return create_feature_extractor("harness-digits", ["64"], **options)
-    path = extractor_weights(name)
-    try:
-        torch.load(path, weights_only=True)  # torch-fidelity itself would unpickle anything
-        return create_feature_extractor("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path), **options)
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"{path}: not torch-fidelity's Inception weights ({reason}). Fetch them again.") from error
-
-
-def extractor_weights(name: str) -> Path:
-    """The weights file of an extractor; Inception's comes from HARNESS_INCEPTION or is downloaded once."""
-    if name == "digits":
-        return WEIGHTS
-    if given := os.environ.get("HARNESS_INCEPTION"):
-        if not Path(given).is_file():
-            raise UserError(f"HARNESS_INCEPTION: {given} is no file. Name torch-fidelity's Inception weights, or unset it.")
-        return Path(given)
-    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
-
-    path = Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rpartition("/")[2]
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path))
-        except OSError as error:
-            raise UserError(f"{URL_INCEPTION_V3}: cannot be downloaded ({error}). Name a copy in HARNESS_INCEPTION.") from error
-    return path
-
-
-@functools.cache
-def weights_hash(name: str) -> str:
-    """12 hex digits over an extractor's weights file."""
-    return hashlib.sha256(extractor_weights(name).read_bytes()).hexdigest()[:12]
-
-
-def _digits_extractor_class() -> type[nn.Module]:
-    from safetensors.torch import load_file
-    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-
-    class DigitsExtractor(FeatureExtractorBase):
-        """`DigitsClassifier` as torch-fidelity wants it."""
-
-        def __init__(self, name: str, features_list: list[str], **kwargs: Any):
-            super().__init__(name, features_list)
-            self.classifier = DigitsClassifier()
-            self.classifier.load_state_dict(load_file(WEIGHTS))
-
-        @staticmethod
-        def get_provided_features_list() -> tuple[str, ...]:
-            return ("64",)
-
-        @staticmethod
-        def get_default_feature_layer_for_metric(metric: str) -> str:
-            return "64"
-
-        @staticmethod
-        def can_be_compiled() -> bool:
-            return False
-
-        def forward(self, images: Tensor) -> tuple[Tensor]:
-            return (self.classifier.features(images),)
-
-    return DigitsExtractor

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import math
+import shutil
+import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,26 +16,37 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness.checkpoint import checkpoints, read_intact, step_of, write_checkpoint
 from harness.config import digest
 from harness.data.base import Data
-from harness.errors import Diverged
-from harness.evaluation.fidelity import features, load_extractor
+from harness.errors import ConfigError, Diverged, Stopped
+from harness.evaluation.extractors import DIMENSIONS, features, load_extractor
+from harness.evaluation.metric import Estimate, Metric, Summary
 from harness.evaluation.protocol import EvaluateConfig, Protocol, num_reference
 from harness.files import locked, results_folder, write_atomic
 from harness.rng import stream
+
+KEEP_EVERY_S = 60.0
+"""How often what was extracted so far is written to disk."""
 
 
 class Batch(NamedTuple):
     """Samples to be judged."""
 
     samples: Tensor
-    """Decoded, on the CPU, [B, ...]."""
+    """Decoded, [B, ...], on any device."""
     classes: Tensor | None = None
     """The classes that they were asked to be of, int64 [B]."""
+    calls: int = 0
+    """Of the network, for each sample."""
+    seconds: float = 0.0
+    """What generating them took."""
 
 
 Watch = Callable[[Iterable[Batch], int], Iterable[Batch]]
 """Passes batches through and may show progress; the number is how many batches there will be."""
+Rows = dict[str, Tensor]
+"""What is kept of samples, row by row: features (or values), logits, classes, calls, and the first samples themselves."""
 
 
 def unwatched(batches: Iterable[Batch], total: int) -> Iterable[Batch]:
@@ -40,28 +54,78 @@ def unwatched(batches: Iterable[Batch], total: int) -> Iterable[Batch]:
     return batches
 
 
+class Parts:
+    """Rows of batches, put on disk from time to time so that an extraction that was cut short continues."""
+
+    def __init__(self, folder: Path | None = None):
+        self.folder, self.batches = folder, 0
+        self._kept: list[Rows] = []
+        self._new: list[Rows] = []
+        self._written = time.monotonic()
+        for path in reversed(checkpoints(folder)) if folder else ():
+            if (rows := read_intact(path, "cpu")) is None:  # what comes after it is of no use either
+                break
+            self._kept.append(rows)
+            self.batches = step_of(path)
+
+    def add(self, rows: Rows) -> None:
+        """The next batch."""
+        self._new.append(rows)
+        self.batches += 1
+        if time.monotonic() - self._written > KEEP_EVERY_S:
+            self.write()
+
+    def write(self) -> None:
+        """Put on disk what is not there yet."""
+        if self._new and self.folder:
+            rows = _joined(self._new)
+            write_checkpoint(self.folder, self.batches, rows)
+            self._kept, self._new = [*self._kept, rows], []
+        self._written = time.monotonic()
+
+    def all(self) -> Rows:
+        """Of all batches, in order."""
+        return _joined([*self._kept, *self._new])
+
+    def clear(self) -> None:
+        """Forget them, on disk too."""
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _joined(parts: list[Rows]) -> Rows:
+    return {name: torch.cat([rows[name] for rows in parts if name in rows]) for name in dict.fromkeys(n for rows in parts for n in rows)}
+
+
 class Judge:
-    """Metrics of samples against the training samples of a data set."""
+    """Metrics of samples against the training samples of a data set, or against a file of statistics."""
 
     def __init__(self, config: EvaluateConfig, data: Data, device: str, watch: Watch = unwatched):
         self.config, self.data, self.device = config, data, device
         self.protocol = Protocol.of(config, data)
+        self.metrics = [metric for metric in config.metrics if metric.reads != "flow"]
         self.extractor = None if config.extractor == "values" else load_extractor(config.extractor, device)
+        self.beside = torch.cuda.Stream() if device == "cuda" else None
         self.reference = self._reference(watch)
 
     def __call__(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """{metric: value} of samples; `Diverged` when they or a value are not finite."""
-        values, classes = self._features(batches)
-        if not values.isfinite().all():
+        """{metric: value} of samples."""
+        return {name: found.value for name, found in self.estimates(batches, Parts())[0].items()}
+
+    def estimates(self, batches: Iterable[Batch], parts: Parts, show: int = 0) -> tuple[dict[str, Estimate], Rows]:
+        """{metric: its estimate} of samples, and what was kept of them, of the first `show` the samples themselves.
+
+        `Diverged` when they or a value are not finite. `batches` begins where `parts` ends.
+        """
+        rows = self._read(batches, parts, show)
+        if not rows["read"].isfinite().all():
             raise Diverged("the samples cannot be judged: some are not finite.")
-        summaries: dict[str, dict[str, np.ndarray]] = {}
-        for metric in self.config.metrics:
-            if metric.summary not in summaries:
-                summaries[metric.summary] = metric.summarise(values, classes)
-        scores = {m.name: m.compare(summaries[m.summary], self.reference[m.summary]) for m in self.config.metrics}
-        if not all(map(math.isfinite, scores.values())):
-            raise Diverged(f"the samples cannot be judged: {scores}.")
-        return scores
+        summaries = {metric.summary: metric for metric in self.metrics}
+        known = {name: metric.summarise(*self._rows(metric, rows)) for name, metric in summaries.items()}
+        scores = {m.name: m.estimate(known[m.summary], self.reference.get(m.of_reference.summary, {})) for m in self.metrics}
+        if not all(math.isfinite(score.value) for score in scores.values()):
+            raise Diverged(f"the samples cannot be judged: { ({name: score.value for name, score in scores.items()}) }.")
+        return scores, rows
 
     def resampled(self) -> Iterator[Batch]:
         """As many training samples as there are samples, drawn with replacement: what a perfect memory would score."""
@@ -71,7 +135,7 @@ class Judge:
     def held_out(self) -> Iterator[Batch] | None:
         """As many samples that were never trained on: real against real. None where fewer are held out."""
         held, number = self.data.held_out, self.config.num_samples
-        if len(held) < number or any(metric.needs_classes for metric in self.config.metrics):
+        if len(held) < number or any(metric.needs_classes for metric in self.metrics):
             return None
         chosen = torch.randperm(len(held), generator=stream(0, "held out"))[:number].sort().values
         return (Batch(held[batch]) for batch in chosen.split(self.config.batch_size))
@@ -85,32 +149,64 @@ class Judge:
                 self.data.decode(noise), self._classes(torch.randint(len(self.data.train), (size,), generator=stream(0, "classes", i)))
             )
 
-    def _features(self, batches: Iterable[Batch]) -> tuple[Tensor, Tensor | None]:
-        """Features (or values) float64 [N, ...] and classes [N] of all batches."""
-        seen, classes = [], []
-        for batch in batches:
-            samples = batch.samples
-            seen.append(samples.double() if self.extractor is None else features(self.extractor, samples, self.device))
-            classes += [] if batch.classes is None else [batch.classes]
-        return torch.cat(seen), torch.cat(classes) if classes else None
+    def _read(self, batches: Iterable[Batch], parts: Parts, show: int = 0) -> Rows:
+        """The rows of all batches: features are extracted of one while the next is generated."""
+        threads = torch.get_num_threads()
+        with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+            waiting = None
+            try:
+                for batch in batches:
+                    done, waiting = waiting, pool.submit(self._extract, batch, show)
+                    show = max(0, show - len(batch.samples))
+                    if done:
+                        parts.add(done.result())
+                if waiting:
+                    parts.add(waiting.result())
+            except (Stopped, KeyboardInterrupt):
+                if waiting:
+                    parts.add(waiting.result())
+                parts.write()
+                raise
+        return parts.all()
 
-    def _reference(self, watch: Watch) -> dict[str, dict[str, np.ndarray]]:
+    def _extract(self, batch: Batch, show: int) -> Rows:
+        """The rows of a batch, on the CPU."""
+        number = len(batch.samples)
+        rows = {"calls": torch.full((number,), batch.calls), "seconds": torch.full((number,), batch.seconds / number, dtype=torch.float64)}
+        if batch.classes is not None:
+            rows["classes"] = batch.classes.cpu()
+        if self.extractor is None:
+            return {**rows, "read": batch.samples.cpu(), "shown": batch.samples[:show].cpu()}
+        with torch.cuda.stream(self.beside):  # does nothing without a GPU
+            found, logits = (x.cpu() for x in features(self.extractor, batch.samples, self.device))
+        rows |= {"read": found, "shown": batch.samples[:show].cpu()}
+        return {**rows, "logits": logits} if any(metric.reads == "logits" for metric in self.metrics) else rows
+
+    def _rows(self, metric: Metric, rows: Rows) -> tuple[Tensor, Tensor | None]:
+        """Features, values or logits float64 [N, ...] and classes [N]."""
+        return rows["logits" if metric.reads == "logits" else "read"].double(), rows.get("classes")
+
+    def _reference(self, watch: Watch) -> dict[str, Summary]:
         """Summaries of the training samples, computed by the first process that asks; those of features are kept on disk."""
-        about = {key: getattr(self.protocol, key) for key in ("extractor", "weights", "reference")}
+        if self.config.reference:
+            return {"fid": _statistics(Path(self.config.reference), DIMENSIONS[self.config.extractor])}
+        about = {key: getattr(self.protocol, key) for key in ("extractor", "weights", "reference", "version")}
         folder = results_folder() / "local" / "references" / digest(about)
-        wanted = {metric.summary: metric for metric in self.config.metrics}
+        wanted = {metric.of_reference.summary: metric.of_reference for metric in self.metrics if metric.reads != "logits"}
         with locked(folder / "lock"):
             found = {name: _read_summary(folder / f"{name}.npz") for name in wanted}
-            kept = {name: summary for name, summary in found.items() if summary is not None}
+            kept: dict[str, Summary] = {name: summary for name, summary in found.items() if summary is not None}
             if missing := wanted.keys() - kept.keys():
+                parts = Parts(folder / "parts" if self.extractor is not None else None)
                 chosen = torch.randperm(len(self.data.train), generator=stream(0, "reference"))
-                batches = self._training(chosen[: num_reference(self.config, self.data)].sort().values)
-                total = -(-num_reference(self.config, self.data) // self.config.batch_size)
-                values, classes = self._features(watch(batches, total))
-            for name in missing:
-                kept[name] = wanted[name].summarise(values, classes)
-                if self.extractor is not None:
-                    _write_summary(folder / f"{name}.npz", kept[name])
+                indices = chosen[: num_reference(self.config, self.data)].sort().values
+                left = indices[parts.batches * self.config.batch_size :]
+                rows = self._read(watch(self._training(left), -(-len(left) // self.config.batch_size)), parts)
+                for name in missing:
+                    kept[name] = wanted[name].summarise(*self._rows(wanted[name], rows))
+                    if self.extractor is not None:
+                        _write_summary(folder / f"{name}.npz", kept[name])
+                parts.clear()
         return kept
 
     def _training(self, indices: Tensor) -> Iterator[Batch]:
@@ -118,6 +214,17 @@ class Judge:
 
     def _classes(self, indices: Tensor) -> Tensor | None:
         return None if self.data.classes is None else self.data.classes[indices]
+
+
+def _statistics(path: Path, dimensions: int) -> Summary:
+    """`mu` and `sigma` of a file; `ConfigError` when they are not there or of another size."""
+    found = _read_summary(path)
+    if found is None or not {"mu", "sigma"} <= found.keys():
+        raise ConfigError("evaluate.reference", f"{path} holds no mu and sigma. Name an .npz of a set's features' mean and covariance.")
+    if found["mu"].shape != (dimensions,) or found["sigma"].shape != (dimensions, dimensions):
+        shapes = f"mu {list(found['mu'].shape)} and sigma {list(found['sigma'].shape)}"
+        raise ConfigError("evaluate.reference", f"{path} holds {shapes}, and the extractor gives {dimensions} features. Name its own.")
+    return {"mu": found["mu"].astype(np.float64), "sigma": found["sigma"].astype(np.float64)}
 
 
 def _read_summary(path: Path) -> dict[str, np.ndarray] | None:
@@ -128,7 +235,7 @@ def _read_summary(path: Path) -> dict[str, np.ndarray] | None:
         return None
 
 
-def _write_summary(path: Path, summary: dict[str, np.ndarray]) -> None:
+def _write_summary(path: Path, summary: Summary) -> None:
     content = io.BytesIO()
     np.savez(content, **summary)  # type: ignore[arg-type]
     write_atomic(path, content.getvalue())

@@ -3,29 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 from torch import Tensor
 
 from harness.data.base import Kind
+from harness.formulation import Formulation
 from harness.registry import Component
 
 Summary = Mapping[str, np.ndarray]
+
+
+class Estimate(NamedTuple):
+    """A metric's value, and the 95 % interval where the metric gives one."""
+
+    value: float
+    interval: tuple[float, float] | None = None
 
 
 class Metric(Component, family="metric"):
     """A distance or score of generated samples, computed from their features or from the samples' own values."""
 
     lower_is_better: ClassVar[bool]
-    reads: ClassVar[Literal["features", "values", "either"]] = "values"
-    """An extractor's features, the decoded samples themselves (`evaluate.extractor = values`), or whichever there is."""
+    reads: ClassVar[Literal["features", "values", "either", "logits", "flow"]] = "values"
+    """An extractor's features, the decoded samples themselves (`evaluate.extractor = values`), whichever of them there is, the
+    logits of the extractor's classifier, or the flow that the samples come along."""
     kinds: ClassVar[tuple[Kind, ...]] = ()
     """Kinds of data that it is for; empty for all."""
     needs_classes: ClassVar[bool] = False
     """Whether it reads the class that each sample was asked to be of."""
     summary: ClassVar[str] = "whole"
     """Name of what `summarise` returns; metrics that share it share what is kept of the reference."""
+
+    @property
+    def of_reference(self) -> Self | Metric:
+        """The metric that summarises the reference for this one."""
+        return self
+
+    def check(self, formulation: Formulation) -> None:
+        """`ConfigError` when what is trained by this formulation cannot be judged so."""
 
     def summarise(self, features: Tensor, classes: Tensor | None) -> dict[str, np.ndarray]:
         """What must be kept of a set: features (or values) float64 [N, ...] and classes int64 [N]; here all of it."""
@@ -35,6 +52,10 @@ class Metric(Component, family="metric"):
     def compare(self, samples: Summary, reference: Summary) -> float:
         """The metric's value from two summaries."""
         raise NotImplementedError
+
+    def estimate(self, samples: Summary, reference: Summary) -> Estimate:
+        """The same, with an interval where there is one."""
+        return Estimate(self.compare(samples, reference))
 
 
 def standardised(samples: Summary, reference: Summary) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from harness.components.averages import Average, Ema, PostHoc
@@ -11,10 +13,15 @@ from harness.components.time_grids import TimeGrid, UniformGrid
 from harness.config import Config, Count, Index, digest, to_dict
 from harness.data.base import Data
 from harness.errors import ConfigError
-from harness.evaluation.fidelity import FID, weights_hash
+from harness.evaluation.extractors import INPUT, has_classifier, weights_hash
+from harness.evaluation.fidelity import FID
+from harness.evaluation.flow import SMALL_SET, FieldError
 from harness.evaluation.metric import Metric
 from harness.registry import sources
 from harness.sampling import Guidance
+
+EVALUATION_VERSION = 1
+"""Raised by hand when a change of the code alters what the same evaluation gives."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +43,9 @@ class EvaluateConfig(Config):
     the reference's own sampling error then stays small beside the samples'."""
     batch_size: Count = 500
     """Samples generated at once; each batch has its own stream of noise."""
+    reference: str | None = None
+    """A file with the mean `mu` [D] and covariance `sigma` [D, D] of features (.npz), for FID against published statistics instead
+    of the training samples."""
     extractor: Literal["digits", "inception", "values"] = "inception"
     """Network whose features are compared; `values` compares the decoded samples themselves."""
     metrics: tuple[Metric, ...] = (FID(),)
@@ -51,6 +61,8 @@ class EvaluateConfig(Config):
         for nfe in self.nfe:
             if self.guidance.scale == 1 or self.solver.adaptive:  # else it depends on the grid: `steps_of` says
                 self.solver.steps(nfe)
+        if self.reference is not None and self.num_reference is not None:
+            raise ConfigError("num_reference", "the file in evaluate.reference knows how many they were. Leave it null.")
         for field in ("num_samples", "num_reference"):
             if getattr(self, field) == 1:
                 raise ConfigError(field, "one sample has no spread. Take two or more.")
@@ -67,10 +79,14 @@ class Protocol:
     extractor: str
     weights: str
     """12 hex digits over the extractor's weights file."""
+    resize: str
+    """What the extractor makes of its images first; empty without one."""
     reference: dict
-    """Fingerprint of the data set and how many of its training samples are compared with."""
+    """Fingerprint of the data set and how many of its training samples are compared with, or the hash of a file of statistics."""
     sampling: str
-    """Weights, start and precision of the samples."""
+    """Noise, classes and precision of the samples and of the extractor."""
+    version: int
+    """`EVALUATION_VERSION`."""
     guidance: dict
     """Empty without."""
     network: dict
@@ -89,8 +105,10 @@ class Protocol:
             batch_size=config.batch_size,
             extractor=config.extractor,
             weights="" if config.extractor == "values" else weights_hash(config.extractor),
-            reference={**data.fingerprint, "images": num_reference(config, data)},
-            sampling="EMA weights, noise by the run's seed, fp32",
+            resize=INPUT.get(config.extractor, ""),
+            reference=_reference(config, data),
+            sampling="noise and classes by the run's seed, classes as often as in training; fp32",
+            version=EVALUATION_VERSION,
             network=_network(config),
             guidance={} if config.guidance.scale == 1 else to_dict(config.guidance),
             sources=sources(config),
@@ -100,6 +118,17 @@ class Protocol:
     def digest(self) -> str:
         """12 hex digits that identify it; what is empty does not count."""
         return digest({name: value for name, value in vars(self).items() if value != {}})
+
+
+def _reference(config: EvaluateConfig, data: Data) -> dict:
+    if config.reference is None:
+        return {**data.fingerprint, "images": num_reference(config, data)}
+    try:
+        return {"statistics": hashlib.sha256(Path(config.reference).read_bytes()).hexdigest()[:12]}
+    except OSError as error:
+        raise ConfigError(
+            "evaluate.reference", f"{config.reference} cannot be read ({error.strerror}). Name a file of mu and sigma."
+        ) from None
 
 
 def _network(config: EvaluateConfig) -> dict:
@@ -113,11 +142,25 @@ def _refuse_unfit(config: EvaluateConfig, data: Data) -> None:
         raise ConfigError("evaluate.extractor", f"{config.extractor} reads images, and these data are {data.kind}. Choose values.")
     if config.extractor == "digits" and data.shape[1:] != (8, 8):
         raise ConfigError("evaluate.extractor", "the digits classifier reads 8x8 images. Choose inception.")
+    if config.reference and config.extractor == "values":
+        raise ConfigError("evaluate.reference", "its statistics are of an extractor's features. Set evaluate.extractor=inception.")
     for i, metric in enumerate(config.metrics):
         path, read = f"evaluate.metrics[{i}]", "values" if config.extractor == "values" else "features"
         if metric.kinds and data.kind not in metric.kinds:
             raise ConfigError(path, f"{metric.name} is for {' and '.join(metric.kinds)}, and these data are {data.kind}. Choose another.")
-        if metric.reads not in (read, "either"):
+        if metric.reads == "flow":
+            if isinstance(metric, FieldError) and len(data.train) > SMALL_SET:
+                raise ConfigError(path, f"{len(data.train)} training samples are too many for {metric.name}. Leave it out.")
+            continue
+        if config.reference and metric.of_reference.summary not in ("fid", "logits"):
+            raise ConfigError(
+                path, f"{metric.name} needs the reference's samples, and evaluate.reference is a file of statistics. Leave it out."
+            )
+        if metric.reads == "logits":
+            if read == "values" or not has_classifier(config.extractor):
+                lacks = "has no classifier" if read == "values" else "has weights without the classifier's (all zero)"
+                raise ConfigError(path, f"{metric.name} reads logits, and evaluate.extractor={config.extractor} {lacks}. Leave it out.")
+        elif metric.reads not in (read, "either"):
             remedy = "evaluate.extractor=values" if metric.reads == "values" else "an extractor"
             raise ConfigError(path, f"{metric.name} reads {metric.reads}, and evaluate.extractor gives {read}. Choose {remedy} or another.")
         if metric.needs_classes and data.classes is None:

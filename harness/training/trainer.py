@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from harness.checkpoint import read_checkpoint, write_checkpoint
 from harness.components.averages import WIDTHS
 from harness.config import RUN_ONLY, Config, Count, Index, Positive
 from harness.data.base import Data
@@ -21,7 +22,6 @@ from harness.objective import Objective, Task
 from harness.rng import seed_layers, stream, stream_seed
 from harness.training.advice import remedy
 from harness.training.batches import Batch, DataOrder, batches
-from harness.training.checkpoint import read_checkpoint, write_checkpoint
 from harness.training.diagnostics import SAMPLES, Guard, Meter, gradients_by_noise
 from harness.training.distributed import ALONE, Ranks
 from harness.training.ema import Averages
