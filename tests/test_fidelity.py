@@ -1,6 +1,10 @@
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +16,15 @@ from torch.utils.data import Dataset
 from harness.config import override
 from harness.data.base import Data, load
 from harness.data.images import Digits, digits
-from harness.errors import Diverged
+from harness.errors import ConfigError, Diverged
+from harness.evaluation import extractors
 from harness.evaluation.digits_classifier import WEIGHTS, DigitsClassifier
 from harness.evaluation.extractors import features, load_extractor
-from harness.evaluation.fidelity import FID
+from harness.evaluation.fidelity import FID, ExtrapolatedFID
 from harness.evaluation.judge import Batch, Judge
-from harness.evaluation.protocol import EvaluateConfig
+from harness.evaluation.protocol import EvaluateConfig, Protocol
 from harness.files import results_folder
+from harness.registry import build
 
 CONFIG = EvaluateConfig(num_samples=300, batch_size=100, extractor="digits")
 
@@ -204,3 +210,115 @@ def test_features_that_are_not_finite_are_no_score(data: Data, monkeypatch: pyte
     monkeypatch.setattr(FID, "compare", lambda *_: float("nan"))
     with pytest.raises(Diverged, match="cannot be judged"):
         judge(held_out(data))
+
+
+def spread_out(n: int, seed: int) -> tuple[Tensor, float]:
+    """Samples of N(m, S) in 16 dimensions, and their FID to N(0, I) with infinitely many."""
+    mixing, mean = gaussian(16, 16, 100) / 4, gaussian(1, 16, 101)[0] / 10
+    cov = (mixing.T @ mixing).numpy()
+    truth = mean.square().sum().item() + np.trace(cov) + 16 - 2 * np.sqrt(np.linalg.eigvalsh(cov)).sum()
+    return gaussian(n, 16, seed) @ mixing + mean, float(truth)
+
+
+STANDARD = {"mu": np.zeros(16), "sigma": np.eye(16)}
+
+
+def test_the_extrapolated_fid_has_less_than_a_tenth_of_the_bias() -> None:
+    """Of one in n, averaged over forty draws; the plain FID's is seen on the same draws."""
+    plain, extrapolated = FID(), ExtrapolatedFID()
+    found = []
+    for seed in range(40):
+        features, truth = spread_out(300, seed)
+        values = (m.compare(m.summarise(features, None), STANDARD) for m in (plain, extrapolated))
+        found.append([value - truth for value in values])
+    bias, error = np.mean(found, axis=0), np.std(found, axis=0) / math.sqrt(len(found))
+    assert bias[0] > 5 * error[0]
+    assert abs(bias[1]) < min(3 * error[1], bias[0] / 10)
+
+
+def test_its_interval_holds_the_truth_as_often_as_it_says() -> None:
+    metric, inside = ExtrapolatedFID(), []
+    for seed in range(60):
+        features, truth = spread_out(400, seed)
+        low, high = metric.estimate(metric.summarise(features, None), STANDARD).interval or (0, 0)
+        inside.append(low < truth < high)
+    assert np.mean(inside) > 0.87  # 3 sd below 95 %
+
+
+def test_it_is_the_line_through_all_and_through_halves() -> None:
+    features, _ = spread_out(200, 0)
+    plain, metric = FID(), ExtrapolatedFID()
+    whole, first, second = (plain.compare(plain.summarise(part, None), STANDARD) for part in (features, features[:100], features[100:]))
+    assert metric.compare(metric.summarise(features, None), STANDARD) == pytest.approx(2 * whole - (first + second) / 2)
+
+
+def test_the_inception_score_of_certain_and_even_classes_is_their_number() -> None:
+    metric = build("metric", {"name": "isc", "splits": 1})
+    certain = {"features": 30.0 * np.eye(10)[np.arange(500) % 10]}
+    assert metric.compare(certain, {}) == pytest.approx(10)
+    assert metric.compare({"features": np.zeros((500, 10))}, {}) == pytest.approx(1)
+    assert metric.compare({"features": 30.0 * np.eye(10)[np.zeros(500, dtype=int)]}, {}) == pytest.approx(1)
+
+
+def test_the_classifiers_logits_are_what_is_scored(data: Data) -> None:
+    """On held-out digits, by torch-fidelity's own function."""
+    from torch_fidelity import calculate_metrics
+
+    load_extractor("digits", "cpu")
+    images = data.held_out[:300]
+    theirs = calculate_metrics(
+        input1=Images(images), isc=True, feature_extractor="harness-digits", feature_layer_isc="logits", isc_splits=3,
+        samples_shuffle=True, cuda=False, cache=False, save_cpu_ram=True, verbose=False,
+    )  # fmt: skip
+    ours = Judge(override(CONFIG, {"metrics": [{"name": "isc", "splits": 3}]}), data, "cpu")(batches(images))
+    assert ours["isc"] == pytest.approx(theirs["inception_score_mean"], rel=1e-5)
+    assert 3 < ours["isc"] < 10
+
+
+def test_weights_without_a_classifier_give_no_inception_score(data: Data, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As copies of Inception's are, in which its place holds zeros."""
+    path = tmp_path / "weights.pth"
+    monkeypatch.setenv("HARNESS_INCEPTION", str(path))
+    for value in (0.0, 0.1):
+        extractors.has_classifier.cache_clear()
+        extractors.weights_hash.cache_clear()
+        torch.save({"fc.weight": torch.full((1008, 2048), value)}, path)
+        config = override(CONFIG, {"extractor": "inception", "metrics": ["isc"]})
+        with pytest.raises(ConfigError, match="weights without the classifier") if not value else nullcontext():
+            Protocol.of(config, data)
+    extractors.has_classifier.cache_clear()
+    extractors.weights_hash.cache_clear()
+
+
+def test_published_statistics_take_the_references_place(data: Data, tmp_path: Path) -> None:
+    reference = Judge(CONFIG, data, "cpu").reference["fid"]
+    path = tmp_path / "statistics.npz"
+    np.savez(path, **reference)
+    judge = Judge(override(CONFIG, {"reference": str(path)}), data, "cpu")
+    assert judge(held_out(data)) == pytest.approx(Judge(CONFIG, data, "cpu")(held_out(data)))
+    np.savez(path, mu=reference["mu"] + 1, sigma=reference["sigma"])
+    other = Judge(override(CONFIG, {"reference": str(path)}), data, "cpu")
+    assert other.protocol.digest != judge.protocol.digest
+    assert other(held_out(data))["fid"] == pytest.approx(judge(held_out(data))["fid"] + 64, rel=0.5)
+
+
+@pytest.mark.parametrize(
+    ("content", "changes", "message"),
+    [
+        ({"mu": np.zeros(2048), "sigma": np.eye(2048)}, {}, r"mu \[2048\] and sigma \[2048, 2048\], and the extractor gives 64"),
+        ({"mean": np.zeros(64)}, {}, "holds no mu and sigma"),
+        (None, {}, "cannot be read"),
+        ({}, {"metrics": ["kid"]}, "kid needs the reference.s samples, and evaluate.reference is a file of statistics"),
+        ({}, {"extractor": "values"}, "its statistics are of an extractor's features"),
+        ({}, {"num_reference": 100}, "knows how many they were"),
+    ],
+    ids=["of another size", "something else", "missing", "needs samples", "no extractor", "number"],
+)
+def test_statistics_that_do_not_fit_are_refused(
+    data: Data, tmp_path: Path, content: dict[str, np.ndarray] | None, changes: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "statistics.npz"
+    if content is not None:
+        np.savez(path, **content)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=message):
+        Judge(override(CONFIG, {"reference": str(path), **changes}), data, "cpu")

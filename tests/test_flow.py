@@ -1,0 +1,107 @@
+"""Measures of the flow against closed forms: Gaussian data, single points, copies of the training set."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate
+from torch import Tensor
+
+from harness.components.interpolants import Interpolant
+from harness.config import override
+from harness.errors import ConfigError
+from harness.evaluation.flow import Flow, optimal_velocity
+from harness.formulation import Formulation
+from harness.registry import build, names
+from harness.runs import RunConfig
+
+PATHS = [name for name in names("interpolant") if name != "ve"]
+
+
+def flow_of(real: Tensor, field=None, path=None, variance: float = 1.0, **parts: object) -> Flow:  # type: ignore[no-untyped-def]
+    return Flow(path, field, Formulation.parse(parts), torch.tensor(variance), real, 0)
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("variance", [1.0, 4.0])
+def test_the_optimal_velocity_of_two_points_is_bayes_rule(name: str, variance: float) -> None:
+    """On a line, with the densities of SciPy's normal distribution."""
+    from scipy.stats import norm
+
+    real = torch.tensor([[-1.0], [2.0]], dtype=torch.float64)
+    path: Interpolant = build("interpolant", name)
+    x, t = torch.linspace(-3, 3, 7, dtype=torch.float64)[:, None], torch.linspace(0.1, 0.9, 7, dtype=torch.float64)
+    found = optimal_velocity(x, t, flow_of(real, variance=variance, interpolant=name))
+    alpha, sigma, alpha_dot, sigma_dot = (f(t).numpy() for f in (path.alpha, path.sigma, path.alpha_dot, path.sigma_dot))
+    density = np.stack([norm.pdf(x[:, 0], alpha * point, sigma * math.sqrt(variance)) for point in (-1, 2)])
+    mean = (density * np.array([[-1], [2]])).sum(0) / density.sum(0)
+    expected = alpha_dot * mean + sigma_dot * (x[:, 0].numpy() - alpha * mean) / sigma
+    np.testing.assert_allclose(found[:, 0], expected, rtol=1e-6)
+
+
+def test_the_optimal_velocity_does_not_depend_on_how_many_are_computed_at_once() -> None:
+    random = torch.Generator().manual_seed(0)
+    flow = flow_of(torch.randn(30, 2, 3, generator=random))
+    x, t = torch.randn(20, 2, 3, generator=random), torch.rand(20, generator=random)
+    torch.testing.assert_close(optimal_velocity(x, t, flow, at_once=3), optimal_velocity(x, t, flow))
+
+
+def test_the_error_of_the_optimal_field_is_zero_and_that_of_none_is_one() -> None:
+    real, metric = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)), build("metric", "field_error")
+    flow = flow_of(real, lambda x, t: optimal_velocity(x, t, flow))
+    assert metric.measure(flow) == pytest.approx(0, abs=1e-6)
+    assert metric.measure(flow_of(real, lambda x, t: 0 * x)) == pytest.approx(1)
+
+
+def test_the_error_of_a_population_falls_with_the_number_of_samples() -> None:
+    """On N(0, I), linear: v* of the population is (2t - 1) x / ((1-t)^2 + t^2); a finite set's differs, less for more samples."""
+
+    def field(x: Tensor, t: Tensor) -> Tensor:
+        return ((2 * t - 1) / ((1 - t) ** 2 + t**2))[:, None] * x
+
+    random = torch.Generator().manual_seed(0)
+    errors = [build("metric", "field_error").measure(flow_of(torch.randn(n, 1, generator=random), field)) for n in (20, 200, 2000)]
+    assert errors[0] > errors[1] > errors[2]
+
+
+@pytest.mark.parametrize("changes", [{"coupling": "exact_ot"}, {"noise": "laplace"}])
+def test_the_best_field_is_refused_where_it_is_not_known(tiny: RunConfig, changes: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"evaluate\.metrics\[0\].*Leave field_error out"):
+        override(tiny, {"evaluate.metrics": ["field_error"], **changes})
+
+
+def test_paths_of_a_scaled_gaussian_are_as_straight_as_their_integral() -> None:
+    """N(0, s^2 I) from N(0, I), linear: x_t = x_1 sqrt((1-t)^2 s^2 + t^2), whose length and straightness SciPy integrates."""
+    s, start = 0.3, torch.randn(4000, 2, dtype=torch.float64)
+
+    def radius(t: float) -> float:
+        return math.sqrt((1 - t) ** 2 * s**2 + t**2)
+
+    def speed(t: float) -> float:
+        return (t - (1 - t) * s**2) / radius(t)
+
+    def path(steps: int, number: int) -> list[Tensor]:
+        return [start[:number] * radius(1 - i / steps) for i in range(steps + 1)]
+
+    flow = flow_of(torch.randn(10, 2), path=path)
+    expected = integrate.quad(lambda t: (speed(t) - (1 - s)) ** 2, 0, 1)[0] / (1 - s) ** 2
+    found = build("metric", {"name": "straightness", "steps": 1000, "samples": 4000}).measure(flow)
+    assert found == pytest.approx(expected, rel=1e-3)
+    cost = build("metric", {"name": "transport_cost", "steps": 10, "samples": 4000}).measure(flow)
+    assert cost == pytest.approx((1 - s) ** 2 * start.square().sum(1).mean().item())
+
+
+def test_copies_are_not_authentic_and_fresh_samples_often_are() -> None:
+    metric, random = build("metric", "authenticity"), np.random.default_rng(0)
+    known, fresh = ({"features": random.normal(size=(300, 2)).astype(np.float32)} for _ in range(2))
+    assert metric.compare(known, known) == 0
+    half = {"features": np.concatenate([known["features"][:150], fresh["features"][:150]])}
+    assert metric.compare(half, known) == pytest.approx(metric.compare({"features": fresh["features"][:150]}, known) / 2)
+    scale = known["features"].std(0)
+    x, y = fresh["features"] / scale, known["features"] / scale
+    between, among = (np.linalg.norm(a[:, None] - y[None], axis=-1) for a in (x, y))
+    np.fill_diagonal(among, np.inf)
+    expected = np.mean([between[i].min() >= among[between[i].argmin()].min() for i in range(300)])
+    assert metric.compare(fresh, known) == pytest.approx(expected)
+    assert 0.2 < expected < 0.6
