@@ -288,7 +288,7 @@ def rank(lab: Lab) -> Row:
     started = time.perf_counter()
     code = at_work.process.wait()
     took = time.perf_counter() - started
-    said = at_work.saw("Error", "error:")
+    said = at_work.saw("error: ")
     again = Harness(results, ranks=2)
     again.end()
     seen = f"exit {code} after {took:.1f} s, {said}; again: {again.saw('continues')}"

@@ -125,7 +125,8 @@ class Watch:
             self._silent = False
         except Exception as error:  # each store raises its own
             if not self._silent or final:
-                self.console.print(f"MLflow does not take records now ({str(error).split(chr(10))[0]}); they wait on disk.")
+                reason = str(error).split("\n")[0]
+                self.console.print(f"MLflow does not take records now ({reason}); they wait on disk.", markup=False, soft_wrap=True)
             self._silent = True
 
     def _send_trial(self, trial: Trial, final: bool) -> None:
