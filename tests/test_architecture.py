@@ -15,7 +15,7 @@ MODULES = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "h
 SOLE_IMPORTERS = {
     "mlflow": "harness/tracking.py",
     "optuna": "harness/ablation/",
-    "torch_fidelity": "harness/evaluation/fidelity.py",
+    "torch_fidelity": ("harness/evaluation/fidelity.py", "harness/evaluation/extractors.py"),
     "scanpy": "harness/data/cells.py",
     "anndata": "harness/data/cells.py",
     "statsmodels": "harness/data/sequences.py",

@@ -179,7 +179,7 @@ def test_the_files_say_where_they_come_from(tiny: RunConfig, reported: Callable[
     files = written(report, tmp_path)
     text = files[".md"].read_text()
     assert all(words in text for words in (plan.question, f"`{COMMAND}`", plan.digest, "better", "300", *report.commits))
-    assert len([line for line in text.splitlines() if line.startswith(("| a |", "| b |", "| c |"))]) == 6
+    assert len([line for line in text.splitlines() if line.startswith(("| a |", "| b |", "| c |"))]) == 9
     assert f'"plan": "{plan.digest}"' in files[".json"].read_text()
     assert (files[".md"].parent / "../figures/toy-digits.png").resolve() == files[".png"].resolve()
 
@@ -187,7 +187,9 @@ def test_the_files_say_where_they_come_from(tiny: RunConfig, reported: Callable[
 def test_every_title_says_in_which_direction_the_metric_is_better(tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path) -> None:
     plan = planned(tiny)
     report = reported(plan, made_up(plan))
-    assert [grid.title for grid in tables.grids(report)] == ["FID ↓ by NFE, mean ± sd over 4 seeds", "FID ↓ at NFE 2 against a"]
+    assert [grid.title for grid in tables.grids(report)] == [
+        "FID ↓ by NFE, mean ± sd over 4 seeds", "FID ↓ at NFE 2 against a", "Read off FID ↓ against NFE (fewest within 5% of a best)",
+    ]  # fmt: skip
     text = written(report, tmp_path)[".md"].read_text()
     assert all(f"{grid.title}:\n" in text for grid in tables.grids(report))
     assert any(line.startswith("Verdicts: FID ↓ at NFE 2, paired t") for line in tables.remarks(report))
@@ -211,7 +213,7 @@ class FakeJudge:
     """Scores a set by its first number and counts what it is asked."""
 
     def __init__(self, config: Any, held_out: list[float] | None):
-        self.config, self.protocol, self.asked = config, SimpleNamespace(digest="abc"), 0
+        self.config, self.metrics, self.protocol, self.asked = config, config.metrics, SimpleNamespace(digest="abc"), 0
         self.resampled, self.held_out, self.gaussian = lambda: [1.0], lambda: held_out, lambda: [3.0]
 
     def __call__(self, batches: list[float]) -> dict[str, float]:

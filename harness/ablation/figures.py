@@ -23,7 +23,7 @@ def draw(plan: Plan, values: pd.DataFrame, summary: pd.DataFrame, references: di
     """A PNG: the primary metric against NFE with 95 % intervals; beside it each arm's difference at the primary NFE."""
     figure = Figure(figsize=(11, 5 + 0.3 * max(0, len(plan.arms) - 6)), layout="constrained")
     curve, forest = figure.subplots(1, 2, width_ratios=[3, 2])
-    _curves(curve, plan, summary, references)
+    _curves(curve, plan, values, summary, references)
     _forest(forest, plan, values, summary)
     handles = [handle for axes in (curve, forest) for handle in axes.get_legend_handles_labels()[0]]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(7, len(handles)), fontsize=8)
@@ -37,12 +37,14 @@ def png(figure: Figure) -> bytes:
     return content.getvalue()
 
 
-def _curves(axes: Axes, plan: Plan, summary: pd.DataFrame, references: dict[str, dict[str, float]]) -> None:
-    of_metric = summary[(summary.metric == plan.metric) & (summary.n > 0) & (summary.nfe > 0)]  # 0 is an adaptive solver's own
+def _curves(axes: Axes, plan: Plan, values: pd.DataFrame, summary: pd.DataFrame, references: dict[str, dict[str, float]]) -> None:
+    of_metric = summary[(summary.metric == plan.metric) & (summary.n > 0)]
+    calls = values[values.metric == plan.metric].groupby(["arm", "nfe"]).calls.mean()
     for i, arm in enumerate(plan.arms):
         own = of_metric[of_metric.arm == arm].sort_values("nfe")
         half = stats.t.ppf(0.975, (own.n - 1).clip(lower=1)) * (own.sd / own.n**0.5).fillna(0)
-        x = own.nfe * 1.15 ** (i / len(plan.arms) - 0.5)  # side by side where they would cover each other
+        aside = 1.15 ** (i / len(plan.arms) - 0.5)  # side by side where they would cover each other
+        x = [calls[arm, nfe] * aside for nfe in own.nfe]
         axes.errorbar(x, own["mean"], half, label=arm, ms=5, lw=1.4, capsize=2, **_style(i))
     for kind, style, label in (
         ("resampled", "--", "resampled real"),
@@ -54,7 +56,8 @@ def _curves(axes: Axes, plan: Plan, summary: pd.DataFrame, references: dict[str,
     scale = "log" if len(of_metric) else "linear"
     axes.set(xscale=scale, yscale=scale if (of_metric["mean"] > 0).all() else "linear", xlabel="NFE", ylabel=plan.metric.upper())
     axes.set_title(f"mean over {len(plan.seeds)} seeds, 95 % intervals", fontsize=10)
-    axes.set_xticks(sorted(of_metric.nfe.unique()), [str(nfe) for nfe in sorted(of_metric.nfe.unique())])
+    ticks = sorted(nfe for nfe in of_metric.nfe.unique() if nfe)  # 0 is an adaptive solver's own number, and stands where that is
+    axes.set_xticks(ticks, list(map(str, ticks)))
     if len(of_metric):
         axes.xaxis.set_minor_formatter(NullFormatter())
         if axes.get_yscale() == "log":

@@ -15,7 +15,7 @@ from harness.errors import UserError
 from harness.evaluation.protocol import Protocol
 from harness.files import read_json, results_folder, write_json
 from harness.registry import find, sources
-from harness.runs import Run, RunConfig
+from harness.runs import Run, RunConfig, training_digest
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,19 @@ class Plan:
         return dataclasses.replace(self, arms=arms)
 
     def trials(self) -> list[tuple[str, int]]:
-        """(arm, seed) of all trials; a seed's arms stand together, so that an unfinished study is paired too."""
+        """(arm, seed) of all trials.
+
+        A seed's arms stand together, so that an unfinished study is paired too. Where they share one training, an arm's
+        seeds do: the first arm's workers then train, and nobody waits.
+        """
+        if self.one_training:
+            return [(arm, seed) for arm in self.arms for seed in self.seeds]
         return [(arm, seed) for seed in self.seeds for arm in self.arms]
+
+    @property
+    def one_training(self) -> bool:
+        """Whether the arms differ in how they are judged alone."""
+        return len({training_digest(config) for config in self.arms.values()}) == 1
 
     def config(self, arm: str, seed: int) -> RunConfig:
         """The configuration of a trial."""

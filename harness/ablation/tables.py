@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rich.console import Console
 from rich.table import Table
 
-from harness.ablation import figures, statistics
+from harness.ablation import figures, readouts, statistics
 from harness.ablation.plan import Plan
+from harness.ablation.readouts import Readout
 from harness.environment import machine
+from harness.evaluation.flow import FlowMetric
 from harness.evaluation.judge import Judge
 from harness.evaluation.protocol import Protocol
 from harness.files import read_json, results_folder, write_atomic, write_json
@@ -23,6 +26,8 @@ COLUMNS = [
     "study", "scale", "arm", "metric", "nfe", "n", "mean", "sd", "min",
     "difference", "low", "high", "p_value", "primary", "verdict",
 ]  # fmt: skip
+SAMPLING = ("solver", "time_grid", "guidance", "network")
+"""Fields of a protocol that arms of one training may be asked about."""
 
 
 @dataclass
@@ -31,7 +36,7 @@ class Report:
 
     plan: Plan
     values: pd.DataFrame
-    """One row per arm, seed, metric and nfe: value."""
+    """One row per arm, seed, metric and nfe: value, and calls, which are nfe but for an adaptive solver's 0."""
     summary: pd.DataFrame
     """`COLUMNS`, one row per arm, metric and nfe."""
     references: dict[str, dict[str, float]]
@@ -43,22 +48,26 @@ class Report:
     """Of paired log ratios at the primary metric and NFE, pooled over arms."""
     detectable: float
     """Relative difference that these seeds find with 80 % power."""
+    readouts: dict[str, Readout]
+    """{arm: what is read off its curve}"""
 
 
 def report(plan: Plan, references: dict[str, dict[str, float]]) -> Report:
     """Everything that the finished runs of a plan say."""
     values, commits = _collect(plan)
     summary, sds = _summarise(plan, values)
+    lower = find("metric", plan.metric).lower_is_better  # type: ignore[attr-defined]
+    read = readouts.read(values, plan.metric, plan.baseline, lower, _sampling_seconds(plan))
     sd = math.sqrt(sum(s * s for s in sds) / len(sds)) if sds else math.nan
     detectable = statistics.detectable_difference(sd, len(plan.seeds), len(plan.arms) - 1)
-    return Report(plan, values, summary, references, _notes(plan, values, commits), commits, sd, detectable)
+    return Report(plan, values, summary, references, _notes(plan, values, commits), commits, sd, detectable, read)
 
 
 def judge_references(judge: Judge) -> dict[str, dict[str, float]]:
     """What real samples and Gaussian noise score under a judge's protocol; computed once and kept."""
     path = results_folder() / "local" / "references" / f"{judge.protocol.digest}.json"
     known = read_json(path) if path.exists() else {}
-    if not all(m.name in known.get("gaussian", {}) for m in judge.config.metrics):
+    if not all(m.name in known.get("gaussian", {}) for m in judge.metrics):
         sets = {"resampled": judge.resampled(), "held_out": judge.held_out(), "gaussian": judge.gaussian()}
         known = {kind: judge(batches) for kind, batches in sets.items() if batches is not None}
         write_json(path, known)
@@ -73,8 +82,21 @@ def _collect(plan: Plan) -> tuple[pd.DataFrame, list[str]]:
         commits |= {*known["commits"], *run.environment.get("commits", [])}
         for metric in wanted.metrics:
             by_nfe = known["values"].get(metric.name, {})
-            rows += [(arm, seed, metric.name, nfe, by_nfe[str(nfe)]) for nfe in wanted.nfe if str(nfe) in by_nfe]
-    return pd.DataFrame(rows, columns=["arm", "seed", "metric", "nfe", "value"]), sorted(commits)
+            points = (metric.nfe,) if isinstance(metric, FlowMetric) else wanted.nfe
+            known_at = [nfe for nfe in points if str(nfe) in by_nfe]
+            calls = {nfe: known["calls"].get(str(nfe), {}).get("mean", nfe) for nfe in known_at}
+            rows += [(arm, seed, metric.name, nfe, by_nfe[str(nfe)], calls[nfe]) for nfe in known_at]
+    return pd.DataFrame(rows, columns=["arm", "seed", "metric", "nfe", "value", "calls"]), sorted(commits)
+
+
+def _sampling_seconds(plan: Plan) -> dict[tuple[str, int], float]:
+    """Seconds of sampling for each sample by arm and NFE, mean over seeds, where they are known."""
+    spent: dict[tuple[str, int], list[float]] = {}
+    for arm, seed in plan.trials():
+        known = plan.run(arm, seed).evaluation(plan.protocol(arm))
+        for nfe, seconds in known["sampling_seconds"].items():
+            spent.setdefault((arm, int(nfe)), []).append(seconds / plan.arms[arm].evaluate.num_samples)
+    return {key: sum(seconds) / len(seconds) for key, seconds in spent.items()}
 
 
 def _summarise(plan: Plan, values: pd.DataFrame) -> tuple[pd.DataFrame, list[float]]:
@@ -127,9 +149,15 @@ def _notes(plan: Plan, values: pd.DataFrame, commits: list[str]) -> list[str]:
         if (reason := plan.run(arm, seed).diverged) is not None:
             notes.append(f"{arm} seed {seed} has no value: {reason}")
     protocols = {arm: plan.protocol(arm) for arm in plan.arms}
-    for arm, protocol in protocols.items():
-        if differing := _differing(protocol, protocols[plan.baseline]):
-            notes.append(f"Protocols differ: {arm} and {plan.baseline} are judged with another {', '.join(differing)}.")
+    differing = {arm: _differing(protocol, protocols[plan.baseline]) for arm, protocol in protocols.items()}
+    asked = {field for names in differing.values() for field in names if plan.one_training and field in SAMPLING}
+    if asked:
+        notes.append(f"The arms are the same trainings, sampled with another {', '.join(sorted(asked))}: that is the question.")
+    for arm, names in differing.items():
+        if others := [name for name in names if name not in asked]:
+            notes.append(f"Protocols differ: {arm} and {plan.baseline} are judged with another {', '.join(others)}.")
+    if warning := protocols[plan.baseline].short_of_samples:
+        notes.append(warning)
     if len(commits) > 1:
         notes.append(f"Trials come from {len(commits)} commits: {', '.join(commits)}.")
     return notes
@@ -170,12 +198,28 @@ def grids(report: Report) -> list[Grid]:
         own: Any = report.summary[report.summary.metric == metric].set_index(["arm", "nfe"])
         nfes = sorted(own.index.unique("nfe"))
         rows = [[arm, *(_mean_sd(own.loc[arm, nfe]) for nfe in nfes)] for arm in plan.arms]
-        out.append(Grid(f"{titled(metric)} by NFE, mean ± sd over {len(plan.seeds)} seeds", ["arm", *map(str, nfes)], rows))
+        header = ["arm", *(str(nfe) if nfe else "calls of its own" for nfe in nfes)]
+        out.append(Grid(f"{titled(metric)} by NFE, mean ± sd over {len(plan.seeds)} seeds", header, rows))
     main: Any = report.summary[report.summary.primary].set_index("arm")
     title = f"{titled(plan.metric)} at NFE {plan.nfe} against {plan.baseline}"
     rows = [[arm, *_comparison(main.loc[arm]), main.loc[arm].verdict] for arm in plan.arms]
     out.append(Grid(title, ["arm", "difference", "95 % interval", "p (Holm)", "verdict"], rows))
-    return out
+    return [*out, _read_off(report)] if report.readouts else out
+
+
+def _read_off(report: Report) -> Grid:
+    """The area under each arm's curve, the fewest steps that will do, and what they cost."""
+    plan = report.plan
+    header = ["arm", "mean over NFE", "difference", "95 % interval", "NFE to its best", "NFE to the best", "ms a sample"]
+    rows = []
+    for arm, found in report.readouts.items():
+        against = found.against
+        interval = "" if against is None or math.isnan(against.low) else f"{against.low:+.1%} to {against.high:+.1%}"
+        difference = "" if against is None or math.isnan(against.difference) else f"{against.difference:+.1%}"
+        area = "-" if math.isnan(found.area) else f"{found.area:.4g}"
+        price = "" if math.isnan(found.seconds) else f"{1000 * found.seconds:.3g}"
+        rows.append([arm, area, difference, interval, str(found.fewest or "-"), str(found.fewest_of_all or "-"), price])
+    return Grid(f"Read off {titled(plan.metric)} against NFE (fewest within {readouts.NEAR:.0%} of a best)", header, rows)
 
 
 def titled(metric: str) -> str:
@@ -203,6 +247,14 @@ def remarks(report: Report) -> list[str]:
             f"{len(plan.seeds)} seeds find a difference of {report.detectable:.1%} with 80 % power."
         )
     return lines + report.notes
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the tables and what stands under them."""
+    for grid in grids(report):
+        console.print(grid.rich())
+    for line in remarks(report):
+        console.print(f"- {line}", highlight=False, markup=False)
 
 
 def write(report: Report, folder: Path, command: str) -> list[Path]:

@@ -74,9 +74,12 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("samples.png"), metavar="FILE", help=".png for a picture, .npz for arrays (samples.png)"
     )
     add_set(sub, "change how they are drawn, like evaluate.solver=heun")
-    sub = add(runs.evaluate, "evaluate", "Evaluate a finished run at every NFE; what is known is not computed again.")
-    sub.add_argument("run", metavar="RUN", help="a run's name or directory")
-    add_set(sub, "change how it is judged, like evaluate.solver=heun or evaluate.nfe=[8,64]")
+    sub = add(runs.evaluate, "evaluate", "Evaluate finished runs at every NFE; what is known is not computed again.")
+    sub.add_argument("runs", metavar="RUN", nargs="+", help="a run's name or directory")
+    sub.add_argument(
+        "--sweep", nargs="+", metavar="PATH=VALUES", help="compare ways of sampling, like solver=euler,heun time_grid=uniform,shifted"
+    )
+    add_set(sub, "change how they are judged, like evaluate.solver=heun or evaluate.nfe=[8,64]")
     sub = add(studies.ablate, "ablate", "Train and compare the arms of a study; the same command continues it.")
     add_study(sub)
     add_sharing(sub)

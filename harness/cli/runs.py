@@ -50,7 +50,7 @@ def sample(options: argparse.Namespace) -> None:
         raise UserError(f"--number: {options.number} is less than 1. Draw one or more.")
     if options.out.suffix not in (".png", ".npz"):
         raise UserError(f"--out: {options.out} is neither .png nor .npz. Name the file by what you want.")
-    run = _existing(options, {"evaluate.nfe": [options.nfe]})
+    run = _existing(options.run, options.changes, nfe=[options.nfe])
     label = None if options.label is None else _label(run, load(run.config.dataset), options.label)
     if options.out.suffix == ".png":
         picture(run, restore(run), options.nfe, options.number, options.out, label)
@@ -89,7 +89,16 @@ def _write_samples(batches: Sequence[Generated], path: Path) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    """Judge a finished run; what is known is not computed again."""
+    """Judge finished runs; what is known is not computed again."""
+    runs = [_existing(name, options.changes) for name in options.runs]
+    if options.sweep:
+        return _sweep(runs, options)
+    for run in runs:
+        _evaluate(run)
+
+
+def _evaluate(run: Run) -> None:
+    """Judge a run and print its values."""
     from rich.console import Console
 
     from harness.data.base import load
@@ -97,34 +106,64 @@ def evaluate(options: argparse.Namespace) -> None:
     from harness.pipeline import evaluate, restore
     from harness.training.advice import doubts
 
-    run = _existing(options, {})
     trained = restore(run)
     judge = Judge(run.config.evaluate, load(run.config.dataset), run.config.train.resolved_device())
     with _following(run, judge.protocol, "evaluate", evaluated=True) as (_, stop):
         evaluate(run, trained, judge, stop)
-    known = run.evaluation(judge.protocol)
+    known, solver = run.evaluation(judge.protocol), run.config.evaluate.solver.name
     for metric in run.config.evaluate.metrics:
-        for nfe in run.config.evaluate.nfe:
-            calls = known["calls"][str(nfe)]
-            spent = f"NFE {nfe}" if nfe else f"{calls['mean']:.1f} ± {calls['sd']:.1f} calls chosen by {run.config.evaluate.solver.name}"
-            value = known["values"][metric.name][str(nfe)]
-            Console().print(f"{metric.name} {value:.6g} at {spent}, protocol {judge.protocol.digest}", highlight=False)
-    for line in doubts(known["values"], run.config.evaluate.metrics):
-        print(line)
+        for text, value in known["values"][metric.name].items():
+            low, high = known["intervals"].get(metric.name, {}).get(text, (None, None))
+            interval = "" if low is None else f" ({low:.6g} to {high:.6g})"
+            calls = known["calls"].get(text, {})
+            spent = f"NFE {text}" if text != "0" else f"{calls['mean']:.1f} ± {calls['sd']:.1f} calls chosen by {solver}"
+            Console().print(f"{metric.name} {value:.6g}{interval} at {spent}, protocol {judge.protocol.digest}", highlight=False)
+    for line in (judge.protocol.short_of_samples, *doubts(known["values"], run.config.evaluate.metrics)):
+        if line:
+            print(line)
 
 
-def _existing(options: argparse.Namespace, changes: dict[str, Any]) -> Run:
-    """The run that the options name, judged as they say; only `evaluate` can be changed in a finished run."""
+def _sweep(runs: Sequence[Run], options: argparse.Namespace) -> None:
+    """Judge runs in every way that `--sweep` names, and compare the ways."""
+    import shlex
+    import sys
+
+    from rich.console import Console
+
+    from harness.ablation import sweep, tables
+    from harness.data.base import load
+    from harness.evaluation.judge import Judge
+    from harness.files import results_folder
+    from harness.signals import StopSignal
+    from harness.tracking import Mirror
+    from harness.watch import Trial, Watch
+
+    plan, console, stop = sweep.plan_of(runs, sweep.axes_of(options.sweep)), Console(), StopSignal()
+    trials = [Trial(f"{arm} seed {seed}", plan.run(arm, seed), plan.protocol(arm), {"arm": arm}) for arm, seed in plan.trials()]
+    with Watch(plan.name, trials, Mirror("evaluate"), console):
+        sweep.sweep(plan, stop)
+    config = plan.arms[plan.baseline]
+    judge = Judge(config.evaluate, load(config.dataset), config.train.resolved_device())
+    report = tables.report(plan, tables.judge_references(judge))
+    tables.show(report, console)
+    for path in tables.write(report, results_folder() / "local", shlex.join(["harness", *sys.argv[1:]])):
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+def _existing(name: str, assignments: list[str], **changes: Any) -> Run:
+    """The run of that name, judged as the assignments say; only `evaluate` can be changed in a finished run."""
     import dataclasses
 
     from harness.runs import Run
 
-    given = parse_assignments(options.changes)
+    given = parse_assignments(assignments)
     for path in given:
         if not path.startswith("evaluate."):
             raise UserError(f"{path}: a finished run cannot be changed in that. Change evaluate.*, or train another run.")
-    run = Run.open(options.run)
-    return dataclasses.replace(run, config=override(run.config, {**given, **changes}))
+    run = Run.open(name)
+    return dataclasses.replace(
+        run, config=override(run.config, {**given, **{f"evaluate.{path}": value for path, value in changes.items()}})
+    )
 
 
 def _following(run: Run, protocol: Any, experiment: str, evaluated: bool) -> Any:

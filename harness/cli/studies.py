@@ -164,10 +164,7 @@ def _report(options: argparse.Namespace, plan: Plan, references: dict[str, dict[
 
     report = tables.report(plan, references)
     report.notes += notes
-    for grid in tables.grids(report):
-        console.print(grid.rich())
-    for line in tables.remarks(report):
-        console.print(f"- {line}", highlight=False)
+    tables.show(report, console)
     return _told(tables.write(report, _folder(options), _command(options)), console)
 
 

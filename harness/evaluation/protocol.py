@@ -13,7 +13,7 @@ from harness.components.time_grids import TimeGrid, UniformGrid
 from harness.config import Config, Count, Index, digest, to_dict
 from harness.data.base import Data
 from harness.errors import ConfigError
-from harness.evaluation.extractors import INPUT, has_classifier, weights_hash
+from harness.evaluation.extractors import DIMENSIONS, INPUT, has_classifier, weights_hash
 from harness.evaluation.fidelity import FID
 from harness.evaluation.flow import SMALL_SET, FieldError
 from harness.evaluation.metric import Metric
@@ -112,6 +112,17 @@ class Protocol:
             network=_network(config),
             guidance={} if config.guidance.scale == 1 else to_dict(config.guidance),
             sources=sources(config),
+        )
+
+    @property
+    def short_of_samples(self) -> str | None:
+        """What to know where samples are fewer than the features that they are compared by."""
+        dimensions = DIMENSIONS.get(self.extractor, 0)
+        if self.num_samples >= dimensions:
+            return None
+        return (
+            f"{self.num_samples} samples are fewer than the {dimensions} features: FID is far too high for samples and real ones alike. "
+            "What resampled training samples score is the bias; evaluate.metrics=[fid_infinity] or more samples lower it."
         )
 
     @property

@@ -1,0 +1,25 @@
+"""Which solver and which steps make the most of few calls of one trained network?"""
+
+from harness.ablation.study import Study
+
+SHIFTED = {"evaluate.time_grid": {"name": "shifted", "shift": 3}}
+HEUN = {"evaluate.solver": "heun", "evaluate.nfe": [2, 4, 8, 16, 32]}
+RK4 = {"evaluate.solver": "rk4", "evaluate.nfe": [4, 8, 16, 32]}
+
+STUDY = Study(
+    question="Which solver and time grid give the best samples of the same trained network for the same number of calls?",
+    baseline="euler",
+    arms={
+        "euler": {"evaluate.solver": "euler"},
+        "euler shifted": {"evaluate.solver": "euler", **SHIFTED},
+        "heun": HEUN,
+        "heun shifted": HEUN | SHIFTED,
+        "rk4": RK4,
+        "rk4 shifted": RK4 | SHIFTED,
+        "dopri5 1e-2": {"evaluate.solver": {"name": "dopri5", "rtol": 1e-2, "atol": 1e-2}, "evaluate.nfe": [0]},
+        "dopri5 1e-4": {"evaluate.solver": {"name": "dopri5", "rtol": 1e-4, "atol": 1e-4}, "evaluate.nfe": [0]},
+    },
+    nfe=8,
+    smallest_difference=0.05,
+    seeds=3,
+)

@@ -1,0 +1,95 @@
+"""An extraction that is cut short goes on where it was: the same rows, bit for bit, and no batch twice."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness.config import override
+from harness.data.base import load
+from harness.data.images import Digits
+from harness.errors import Stopped
+from harness.evaluation import judge as module
+from harness.evaluation.judge import Batch, Judge, Parts
+from harness.evaluation.protocol import EvaluateConfig, Protocol
+from harness.pipeline import ensure, evaluate, restore
+from harness.runs import Run, RunConfig
+
+CONFIG = EvaluateConfig(num_samples=300, batch_size=50, extractor="digits")
+
+
+def cut(images: Tensor, first: int, after: int, asked: list[int]) -> Iterator[Batch]:
+    """Batches from `first` on; stopped before batch `after`."""
+    for i, part in list(enumerate(images.split(50)))[first:]:
+        if i == after:
+            raise Stopped("stopped")
+        asked.append(i)
+        yield Batch(part)
+
+
+def test_rows_are_those_of_an_unbroken_extraction(tmp_path: Path) -> None:
+    data = load(Digits())
+    judge, images = Judge(CONFIG, data, "cpu"), data.held_out[:300]
+    expected, rows = judge.estimates(cut(images, 0, 99, []), Parts(), show=70)
+    asked: list[int] = []
+    for after in (2, 3, 3, 5):
+        parts = Parts(tmp_path)
+        with pytest.raises(Stopped):
+            judge.estimates(cut(images, parts.batches, after, asked), parts, show=70)
+    parts = Parts(tmp_path)
+    assert parts.batches == 5
+    found, again = judge.estimates(cut(images, parts.batches, 99, asked), parts, show=70)
+    assert found == expected
+    assert asked == [0, 1, 2, 3, 4, 5]
+    assert again.keys() == rows.keys()
+    for name in ("read", "shown", "calls"):
+        assert torch.equal(again[name][: len(rows[name])], rows[name])
+
+
+def test_a_damaged_part_is_made_again(tmp_path: Path) -> None:
+    parts = Parts(tmp_path)
+    for i in range(3):
+        parts.add({"read": torch.full((2,), float(i))})
+        parts.write()
+    paths = sorted(tmp_path.iterdir())
+    assert len(paths) == 3
+    paths[1].write_bytes(paths[1].read_bytes()[:-1])
+    again = Parts(tmp_path)
+    assert again.batches == 1
+    again.add({"read": torch.full((2,), 7.0)})
+    assert again.all()["read"].tolist() == [0, 0, 7, 7]
+
+
+def test_parts_are_written_from_time_to_time_and_go_when_all_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEEP_EVERY_S", 0)
+    parts = Parts(tmp_path / "x")
+    parts.add({"read": torch.ones(2)})
+    assert Parts(tmp_path / "x").batches == 1
+    parts.clear()
+    assert not (tmp_path / "x").exists()
+
+
+def test_an_evaluation_that_was_stopped_ends_as_if_it_had_not_been(tiny: RunConfig) -> None:
+    config = override(tiny, {"evaluate.nfe": [2], "evaluate.num_samples": 96, "evaluate.batch_size": 32})
+    run, data = ensure(config, print, lambda: False), load(config.dataset)
+    protocol = Protocol.of(config.evaluate, data)
+    place, picture = run.folder / "evaluations" / f"{protocol.digest}.json", run.folder / "samples" / f"{protocol.digest}-nfe-0002.png"
+    expected, drawn = run.evaluation(protocol)["values"], picture.read_bytes()
+    place.unlink()
+    picture.unlink()
+    asked: list[bool] = []
+
+    def stop() -> bool:
+        asked.append(True)
+        return len(asked) == 3
+
+    judge = Judge(config.evaluate, data, "cpu")
+    with pytest.raises(Stopped):
+        evaluate(run, restore(run), judge, stop)
+    assert Parts(run.folder / "evaluations" / f"{protocol.digest}-nfe-0002").batches == 2
+    evaluate(run, restore(run), judge, lambda: False)
+    assert Run.of(config).evaluation(protocol)["values"] == expected
+    assert picture.read_bytes() == drawn
+    assert [path.name for path in (run.folder / "evaluations").iterdir()] == [place.name]

@@ -1,0 +1,52 @@
+"""What is read off curves, against curves whose answers are plain."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from harness.ablation import readouts
+from harness.ablation.readouts import Readout
+
+
+def read(curves: dict[str, dict[int, list[float]]], lower: bool = True, **seconds: float) -> dict[str, Readout]:
+    """Of {arm: {NFE: values by seed}}."""
+    rows = [(arm, s, "fid", nfe, v) for arm, curve in curves.items() for nfe, values in curve.items() for s, v in enumerate(values)]
+    values = pd.DataFrame(rows, columns=["arm", "seed", "metric", "nfe", "value"])
+    return readouts.read(values, "fid", "a", lower, {("a", int(nfe[1:])): s for nfe, s in seconds.items()})
+
+
+def test_a_power_law_has_the_geometric_mean_of_its_ends() -> None:
+    """log FID is a line in log NFE, so its mean is that of the ends; sampling twice as densely changes nothing."""
+    for nfes in ([1, 16], [1, 2, 4, 8, 16]):
+        found = read({"a": {n: [64 / n, 128 / n] for n in nfes}})["a"]
+        assert found.area == pytest.approx((16 + 32) / 2)
+
+
+def test_areas_are_compared_over_the_steps_that_all_arms_have_in_pairs() -> None:
+    found = read({"a": {1: [1e6, 1e6, 1e6], 2: [10, 11, 12], 8: [5, 5.5, 6]}, "b": {2: [20, 22, 24], 8: [10, 11, 12]}})
+    against = found["b"].against
+    assert against is not None
+    assert (against.n, against.difference) == (3, pytest.approx(1.0))
+    assert found["a"].against is None
+
+
+def test_the_fewest_steps_are_within_a_twentieth_of_the_best() -> None:
+    curves = {"a": {1: [30.0], 4: [10.4], 8: [10.0], 16: [10.2]}, "b": {1: [20.0], 4: [9.5], 8: [9.4], 16: [9.6]}}
+    found = read(curves, n4=0.25)
+    assert (found["a"].fewest, found["b"].fewest) == (4, 4)
+    assert (found["a"].fewest_of_all, found["b"].fewest_of_all) == (None, 4)
+    assert found["a"].seconds == 0.25
+    assert math.isnan(found["b"].seconds)
+
+
+def test_more_is_better_where_the_metric_says_so() -> None:
+    found = read({"a": {1: [0.1], 2: [0.96], 4: [1.0]}, "b": {1: [0.1], 2: [0.2], 4: [0.3]}}, lower=False)
+    assert (found["a"].fewest, found["a"].fewest_of_all, found["b"].fewest_of_all) == (2, 2, None)
+
+
+def test_an_adaptive_solver_and_values_without_a_logarithm_have_no_area() -> None:
+    found = read({"a": {0: [1.0], 1: [2.0], 2: [-1.0]}, "b": {0: [1.0]}})
+    assert math.isnan(found["a"].area)
+    assert "b" not in found
+    assert found["a"].fewest == 2

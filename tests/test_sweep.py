@@ -1,0 +1,94 @@
+"""Finished runs sampled in several ways: nothing is trained, and every number is that of an evaluation by itself."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from harness.ablation import sweep
+from harness.cli import main
+from harness.config import override
+from harness.data.base import load
+from harness.errors import UserError
+from harness.evaluation.judge import Judge
+from harness.evaluation.protocol import Protocol
+from harness.files import results_folder
+from harness.pipeline import ensure, evaluate, restore
+from harness.runs import Run, RunConfig
+
+
+@pytest.fixture
+def trained(tiny: RunConfig) -> list[Run]:
+    """Two seeds of a training."""
+    base = override(tiny, {"evaluate.nfe": [1, 2, 4]})
+    return [ensure(dataclasses.replace(base, seed=seed), print, lambda: False) for seed in (0, 1)]
+
+
+def test_words_become_axes() -> None:
+    axes = sweep.axes_of(["solver=euler,heun", "evaluate.guidance.scale=1,2.5", 'time_grid=uniform,{"name":"shifted","shift":[1,2]}'])
+    assert axes == {
+        "solver": ["euler", "heun"],
+        "guidance.scale": [1, 2.5],
+        "time_grid": ["uniform", {"name": "shifted", "shift": [1, 2]}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["solver"], "'solver' is not path=value,value"),
+        (["nfe=1,2"], "nfe is not an axis"),
+        (["metrics=fid,kid"], "metrics is not an axis"),
+    ],
+    ids=str,
+)
+def test_words_that_are_no_axes_are_refused(words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        sweep.axes_of(words)
+
+
+def test_every_way_is_judged_at_what_its_solver_can_spend(trained: list[Run]) -> None:
+    plan = sweep.plan_of(trained, sweep.axes_of(["solver=euler,heun,dopri5", "time_grid=uniform,quadratic"]))
+    assert {arm: config.evaluate.nfe for arm, config in plan.arms.items()} == {
+        "euler, uniform": (1, 2, 4), "euler, quadratic": (1, 2, 4), "heun, uniform": (2, 4), "heun, quadratic": (2, 4),
+        "dopri5, uniform": (0,), "dopri5, quadratic": (0,),
+    }  # fmt: skip
+    assert plan.baseline == "euler, uniform"
+    assert plan.seeds == (0, 1)
+    assert plan.one_training
+
+
+def test_a_sweep_trains_nothing_and_gives_what_an_evaluation_gives(trained: list[Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.pipeline.fit", lambda *_: pytest.fail("trained"))
+    plan = sweep.plan_of(trained, sweep.axes_of(["solver=euler,heun"]))
+    sweep.sweep(plan, lambda: False)
+    for run in trained:
+        config = override(run.config, {"evaluate.solver": "heun", "evaluate.nfe": [4]})
+        protocol = Protocol.of(config.evaluate, load(config.dataset))
+        swept = run.evaluation(protocol)["values"]["fid"]["4"]
+        (run.folder / "evaluations" / f"{protocol.digest}.json").unlink()
+        again = Run.of(config)
+        evaluate(again, restore(again), Judge(config.evaluate, load(config.dataset), "cpu"), lambda: False)
+        assert again.evaluation(protocol)["values"]["fid"]["4"] == swept
+
+
+def test_the_command_compares_and_writes(trained: list[Run], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", *(run.name for run in trained), "--sweep", "solver=euler,heun"]) == 0
+    said = capsys.readouterr().out
+    assert "Read off FID" in said
+    assert "The arms are the same trainings, sampled with another solver" in said
+    assert (results_folder() / "local" / "figures" / f"sweep-{trained[0].name.partition('-')[0]}.png").is_file()
+
+
+def test_other_trainings_and_single_ways_are_refused(trained: list[Run], tiny: RunConfig, tmp_path: Path) -> None:
+    axes = sweep.axes_of(["solver=euler,heun"])
+    other = Run.of(override(tiny, {"train.steps": 3}))
+    with pytest.raises(UserError, match=f"{other.name} is another training than"):
+        sweep.plan_of([trained[0], other], axes)
+    with pytest.raises(UserError, match="one combination is no sweep"):
+        sweep.plan_of(trained, sweep.axes_of(["solver=euler"]))
+    with pytest.raises(UserError, match="no solver"):
+        sweep.plan_of(trained, sweep.axes_of(["solver=euler,hein"]))
+    moved = dataclasses.replace(trained[0], folder=tmp_path)
+    with pytest.raises(UserError, match="lies elsewhere"):
+        sweep.plan_of([moved], axes)
