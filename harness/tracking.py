@@ -53,14 +53,17 @@ class Mirror:
 
     def record(self, folder: Path, name: str, params: dict[str, Any], tags: dict[str, str], key: str = "") -> Record:
         """The MLflow run that stands for `folder` in this experiment, found again or begun."""
+        from mlflow.entities import Param
+
         place = digest({"uri": self.uri, "experiment": self.experiment, "folder": folder.name, "key": key})
         path = folder / "tracking" / f"{place}.json"
         state = read_json(path) if path.exists() else {}
         if not state or not self._exists(state["run_id"]):
             run_id = self._begun(place) or self._begin(name, {**_machine_tags(), **tags, "record": place})
             state = {"run_id": run_id, "uri": self.uri, "status": "", "lines": 0, "values": [], "files": []}
-            for param, value in params.items():
-                self.client.log_param(run_id, param, value if isinstance(value, str) else json.dumps(value))
+            written = [Param(name, value if isinstance(value, str) else json.dumps(value)) for name, value in params.items()]
+            for start in range(0, len(written), 100):  # MLflow's limit
+                self.client.log_batch(run_id, params=written[start : start + 100])
             write_json(path, state)
         return Record(self.client, path, state)
 
