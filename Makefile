@@ -11,7 +11,7 @@ UV_VERSION := 0.13.9
 BIN := .venv/bin
 READY := .venv/ready
 BENCH_READY := .venv/bench-ready
-BENCHMARKS := startup memory logging_cost step_time peers study_speed
+BENCHMARKS := startup memory logging_cost step_time evaluation_cost faults peers study_speed
 OPTIONS = --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) $(foreach change,$(SET),--set '$(change)') $(foreach file,$(PLUGIN),--plugin $(file))
 
 .PHONY: ablation tuning table toy gallery verdicts bench ui test lint lock
@@ -34,7 +34,7 @@ gallery: $(READY)
 verdicts: $(READY)
 	@$(BIN)/python studies/verdicts.py
 
-# Half an hour or more on two cores that have nothing else to do; make bench BENCHMARKS=peers runs one.
+# An hour or more on two cores that have nothing else to do; make bench BENCHMARKS=peers runs one.
 bench: $(BENCH_READY)
 	@set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name; done
 
