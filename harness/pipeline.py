@@ -65,6 +65,8 @@ def ensure(config: RunConfig, say: Say, stop: Stop, look: Look | None = None) ->
     protocol = Protocol.of(config.evaluate, data)
     if not run.diverged and run.evaluated(protocol):
         return run
+    if reason := run.evaluation(protocol)["failed"]:
+        raise Diverged(reason)
     train(run, say, stop, look=look)
     evaluate(run, restore(run), Judge(config.evaluate, data, config.train.resolved_device()), stop)
     return run
@@ -80,6 +82,7 @@ def train(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE, look: Look | Non
         torch.manual_seed(stream_seed(config.seed, "initial weights"))
         network = config.build(data).to(device)
         objective = Objective(config, config.noise.learn(data))
+        unfinished = run.steps_done < config.train.steps
         if ranks.first:
             _prepare(run, network, objective)
         callbacks = _callbacks(run, objective, say, stop, look)
@@ -89,7 +92,7 @@ def train(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE, look: Look | Non
             if ranks.first:
                 write_json(run.folder / f"{type(error).__name__.lower()}.json", {"reason": str(error)})
             raise
-        if ranks.first:
+        if ranks.first and unfinished:
             for line in diagnoses(run.metrics()):
                 say(line)
 
@@ -137,15 +140,15 @@ def evaluate(run: Run, trained: Trained, judge: Judge, stop: Stop) -> None:
 
 def _evaluate_at(run: Run, trained: Trained, judge: Judge, nfe: int, stop: Stop) -> None:
     """What the samples at one NFE are judged to be; continues where it was cut short."""
-    place = f"{judge.protocol.digest}-nfe-{nfe:04d}"
-    parts, started = Parts(run.folder / "evaluations" / place), time.perf_counter()
+    place, started = run.parts(judge.protocol, nfe), time.perf_counter()
+    parts = Parts(place)
     batches = samples(run, trained, nfe, run.config.evaluate.num_samples, first=parts.batches)
     try:
         found, rows = judge.estimates(_timed(batches, stop), parts, SHOWN[judge.data.kind])
     except Diverged as error:
-        write_json(run.folder / "diverged.json", {"reason": str(error)})
+        _write_evaluation(run, judge.protocol, run.evaluation(judge.protocol) | {"failed": str(error)})
         raise
-    draw(judge.data, rows["shown"], run.folder / "samples" / f"{place}.png")
+    draw(judge.data, rows["shown"], run.folder / "samples" / f"{place.name}.png")
     known, text, calls = run.evaluation(judge.protocol), str(nfe), rows["calls"].double()
     for metric, estimate in found.items():
         known["values"].setdefault(metric, {})[text] = estimate.value

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import torch
 
+from harness.checkpoint import checkpoints, step_of
 from harness.components.backbones.base import Backbone, Network
 from harness.components.backbones.unet import UNet
 from harness.components.interpolants import Interpolant
@@ -116,18 +117,10 @@ class Run:
 
     def evaluation(self, protocol: Protocol) -> dict[str, Any]:
         """What is known under a protocol: values {metric: {NFE as text: value}} and intervals; by NFE: seconds in all
-        and of sampling, (Unix) time and the network's calls a sample (mean and sd); commits."""
+        and of sampling, (Unix) time and the network's calls a sample (mean and sd); why it failed, or None; commits."""
         path = self.folder / "evaluations" / f"{protocol.digest}.json"
-        unknown = {
-            "protocol": vars(protocol),
-            "values": {},
-            "seconds": {},
-            "sampling_seconds": {},
-            "time": {},
-            "calls": {},
-            "intervals": {},
-            "commits": [],
-        }
+        by_nfe: dict[str, Any] = {name: {} for name in ("values", "intervals", "seconds", "sampling_seconds", "time", "calls")}
+        unknown = {"protocol": vars(protocol), **by_nfe, "failed": None, "commits": []}
         return {**unknown, **read_json(path)} if path.exists() else unknown
 
     def missing(self, protocol: Protocol) -> list[int]:
@@ -135,6 +128,18 @@ class Run:
         values, config = self.evaluation(protocol)["values"], self.config.evaluate
         judged = [metric for metric in config.metrics if not isinstance(metric, FlowMetric)]
         return [nfe for nfe in config.nfe if any(str(nfe) not in values.get(m.name, {}) for m in judged)]
+
+    def judged(self, protocol: Protocol) -> float:
+        """How much of the evaluation under a protocol is done, from 0 to 1, samples that wait for their metrics included."""
+        config, missing = self.config.evaluate, self.missing(protocol)
+        done = float(len(config.nfe) - len(missing))
+        if missing and (parts := checkpoints(self.parts(protocol, missing[0]))):
+            done += min(1.0, step_of(parts[0]) * config.batch_size / config.num_samples)
+        return done / len(config.nfe)
+
+    def parts(self, protocol: Protocol, nfe: int) -> Path:
+        """Where an evaluation at one NFE keeps what it has until all is known."""
+        return self.folder / "evaluations" / f"{protocol.digest}-nfe-{nfe:04d}"
 
     def evaluated(self, protocol: Protocol) -> bool:
         """Whether every metric is known at every NFE, under a protocol."""
@@ -151,6 +156,10 @@ class Run:
     def diverged(self) -> str | None:
         """Why training gave up, or None."""
         return self._reason("diverged.json")
+
+    def failure(self, protocol: Protocol) -> str | None:
+        """Why there is no value under a protocol and will be none, or None."""
+        return self.diverged or self.evaluation(protocol)["failed"]
 
     @property
     def pruned(self) -> str | None:

@@ -43,12 +43,11 @@ class Trial:
         trained = self.run.steps_done / self.run.config.train.steps
         if not self.evaluated:
             return trained
-        known = 1 - len(self.run.missing(self.protocol)) / len(self.run.config.evaluate.nfe)
-        return TRAINING_SHARE * trained + (1 - TRAINING_SHARE) * known
+        return TRAINING_SHARE * trained + (1 - TRAINING_SHARE) * self.run.judged(self.protocol)
 
     def status(self) -> str:
         """MLflow's word for where it stands."""
-        if self.run.diverged:
+        if self.run.failure(self.protocol):
             return "FAILED"
         if self.run.pruned:
             return "KILLED"

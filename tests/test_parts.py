@@ -88,8 +88,10 @@ def test_an_evaluation_that_was_stopped_ends_as_if_it_had_not_been(tiny: RunConf
     judge = Judge(config.evaluate, data, "cpu")
     with pytest.raises(Stopped):
         evaluate(run, restore(run), judge, stop)
-    assert Parts(run.folder / "evaluations" / f"{protocol.digest}-nfe-0002").batches == 2
+    assert Parts(run.parts(protocol, 2)).batches == 2
+    assert run.judged(protocol) == pytest.approx(2 / 3)
     evaluate(run, restore(run), judge, lambda: False)
     assert Run.of(config).evaluation(protocol)["values"] == expected
     assert picture.read_bytes() == drawn
+    assert run.judged(protocol) == 1
     assert [path.name for path in (run.folder / "evaluations").iterdir()] == [place.name]

@@ -259,6 +259,23 @@ def test_a_run_that_diverged_is_not_trained_again(tiny: RunConfig, monkeypatch: 
         done(config)
 
 
+def test_samples_that_cannot_be_judged_end_one_way_of_sampling_and_no_other(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said again without sampling again; the run stays good for other protocols."""
+    done(tiny)
+    wild = override(tiny, {"evaluate.solver": "heun", "evaluate.nfe": [2]})
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "samples", lambda *_, **__: iter([Generated(torch.full((64, 1, 8, 8), torch.nan), None, 2)]))
+        patch.setattr("harness.evaluation.judge.features", lambda extractor, images, device: (images.flatten(1), images.flatten(1)))
+        with pytest.raises(Diverged, match="some are not finite"):
+            ensure(wild, print, lambda: False)
+    run, protocols = Run.of(tiny), [Protocol.of(config.evaluate, load(config.dataset)) for config in (tiny, wild)]
+    assert not run.diverged
+    assert [bool(run.failure(protocol)) for protocol in protocols] == [False, True]
+    with pytest.raises(Diverged, match="some are not finite"):
+        ensure(wild, print, lambda: False)
+    done(tiny)
+
+
 def test_an_existing_run_opens_by_name_and_by_path(tiny: RunConfig, tmp_path: Path) -> None:
     run = done(tiny)
     assert Run.open(run.name) == Run.open(str(run.folder)) == run

@@ -146,7 +146,7 @@ def _notes(plan: Plan, values: pd.DataFrame, commits: list[str]) -> list[str]:
             f"Undecided: {len(plan.seeds)} seed(s) cannot tell a difference from luck; verdicts take {statistics.MIN_SEEDS} or more."
         )
     for arm, seed in plan.trials():
-        if (reason := plan.run(arm, seed).diverged) is not None:
+        if (reason := plan.run(arm, seed).failure(plan.protocol(arm))) is not None:
             notes.append(f"{arm} seed {seed} has no value: {reason}")
     protocols = {arm: plan.protocol(arm) for arm in plan.arms}
     differing = {arm: _differing(protocol, protocols[plan.baseline]) for arm, protocol in protocols.items()}
@@ -308,6 +308,7 @@ def _about(report: Report, command: str) -> dict[str, Any]:
             arm: sum(sum(plan.run(arm, seed).evaluation(plan.protocol(arm))["seconds"].values()) for seed in plan.seeds)
             for arm in plan.arms
         },
+        "sampling_ms": {arm: {nfe: 1000 * s for (of, nfe), s in _sampling_seconds(plan).items() if of == arm} for arm in plan.arms},
         "notes": report.notes,
     }
 
