@@ -27,6 +27,10 @@ class Diverged(UserError):
     """Training met a loss or gradient that is not finite; the last good checkpoint stands."""
 
 
+class Unsolvable(UserError):
+    """A solver cannot keep what it promises on a field."""
+
+
 class Pruned(Exception):
     """A search gave a run up before its end; what was trained stays."""
 

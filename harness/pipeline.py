@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
@@ -22,8 +23,8 @@ from harness.config import to_dict
 from harness.data.base import load
 from harness.data.pictures import SHOWN, draw
 from harness.environment import commit, machine
-from harness.errors import Diverged, Pruned, Stopped, UserError
-from harness.evaluation.flow import SMALL_SET, Flow, FlowMetric, straightness
+from harness.errors import Diverged, Pruned, Stopped, Unsolvable, UserError
+from harness.evaluation.flow import SMALL_SET, Flow, straightness
 from harness.evaluation.judge import Batch, Judge, Parts
 from harness.evaluation.protocol import Protocol
 from harness.files import drop_torn_line, remove_leftovers, write_json
@@ -39,6 +40,8 @@ from harness.training.trainer import Callbacks, fit
 
 PATHS, PATH_STEPS = 32, 8
 """The paths whose straightness is measured during training."""
+SPREAD = 2000
+"""Training samples with whose spread that of the samples is compared."""
 
 Say = Callable[[str], None]
 Stop = Callable[[], bool]
@@ -68,7 +71,7 @@ def ensure(config: RunConfig, say: Say, stop: Stop, look: Look | None = None) ->
     if reason := run.evaluation(protocol)["failed"]:
         raise Diverged(reason)
     train(run, say, stop, look=look)
-    evaluate(run, restore(run), Judge(config.evaluate, data, config.train.resolved_device()), stop)
+    evaluate(run, restore(run), Judge(config.evaluate, data, config.train.resolved_device(), stop=stop), stop)
     return run
 
 
@@ -77,12 +80,13 @@ def train(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE, look: Look | Non
     config, data, device = run.config, load(run.config.dataset), run.config.train.resolved_device()
     torch.set_num_threads(config.train.threads)
     with run.lock() if ranks.first else nullcontext(), threadpool_limits(config.train.threads):
+        if run.finished:
+            return
         if run.diverged:
             raise Diverged(f"{run.diverged} (Remove {run.folder} to train it again.)")
         torch.manual_seed(stream_seed(config.seed, "initial weights"))
         network = config.build(data).to(device)
         objective = Objective(config, config.noise.learn(data))
-        unfinished = run.steps_done < config.train.steps
         if ranks.first:
             _prepare(run, network, objective)
         callbacks = _callbacks(run, objective, say, stop, look)
@@ -92,7 +96,7 @@ def train(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE, look: Look | Non
             if ranks.first:
                 write_json(run.folder / f"{type(error).__name__.lower()}.json", {"reason": str(error)})
             raise
-        if ranks.first and unfinished:
+        if ranks.first:
             for line in diagnoses(run.metrics()):
                 say(line)
 
@@ -145,10 +149,10 @@ def _evaluate_at(run: Run, trained: Trained, judge: Judge, nfe: int, stop: Stop)
     batches = samples(run, trained, nfe, run.config.evaluate.num_samples, first=parts.batches)
     try:
         found, rows = judge.estimates(_timed(batches, stop), parts, SHOWN[judge.data.kind])
-    except Diverged as error:
+    except (Diverged, Unsolvable) as error:
         _write_evaluation(run, judge.protocol, run.evaluation(judge.protocol) | {"failed": str(error)})
-        raise
-    draw(judge.data, rows["shown"], run.folder / "samples" / f"{place.name}.png")
+        raise Diverged(str(error)) from error
+    draw(judge.data, rows["shown"], run.folder / "samples" / f"{judge.protocol.digest}-nfe-{nfe:04d}.png")
     known, text, calls = run.evaluation(judge.protocol), str(nfe), rows["calls"].double()
     for metric, estimate in found.items():
         known["values"].setdefault(metric, {})[text] = estimate.value
@@ -162,6 +166,8 @@ def _evaluate_at(run: Run, trained: Trained, judge: Judge, nfe: int, stop: Stop)
 
 def _evaluate_flow(run: Run, trained: Trained, protocol: Protocol) -> None:
     """What the flow itself is measured to be."""
+    if not (missing := run.flow_missing(protocol)):
+        return
     known, data = run.evaluation(protocol), load(run.config.dataset)
 
     @torch.no_grad()
@@ -170,13 +176,15 @@ def _evaluate_flow(run: Run, trained: Trained, protocol: Protocol) -> None:
         return NetworkField(trained.network, run.config, trained.noise_state, hidden)(x, t)
 
     path = functools.cache(functools.partial(paths, run, trained))
-    real, variance = data.some(SMALL_SET).to(run.config.train.resolved_device()), run.config.noise.variance(trained.noise_state)
-    flow = Flow(path, field, run.config, variance, real, run.config.seed)
-    for metric in run.config.evaluate.metrics:
-        if isinstance(metric, FlowMetric) and str(metric.nfe) not in known["values"].get(metric.name, {}):
-            known["values"].setdefault(metric.name, {})[str(metric.nfe)] = metric.measure(flow)
-            known["time"].setdefault(str(metric.nfe), time.time())
-            _write_evaluation(run, protocol, known)
+    variance, device = run.config.noise.variance(trained.noise_state), run.config.train.resolved_device()
+    flow = Flow(path, field, run.config, variance, lambda: data.some(SMALL_SET).to(device), run.config.seed)
+    for metric in missing:
+        if not math.isfinite(value := metric.measure(flow)):
+            _write_evaluation(run, protocol, known | {"failed": f"{metric.name} is {value}."})
+            raise Diverged(f"{metric.name} is {value}.")
+        known["values"].setdefault(metric.name, {})[str(metric.nfe)] = value
+        known["time"].setdefault(str(metric.nfe), time.time())
+        _write_evaluation(run, protocol, known)
 
 
 def _write_evaluation(run: Run, protocol: Protocol, known: dict[str, Any]) -> None:
@@ -212,6 +220,7 @@ def picture(run: Run, trained: Trained, nfe: int, number: int, path: Path, label
 
 def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look | None) -> Callbacks:
     last, path, data = run.steps_done, run.folder / "metrics.jsonl", load(run.config.dataset)
+    real = data.encode(data.train[torch.linspace(0, len(data.train) - 1, min(len(data.train), SPREAD)).long()])
     use = run.environment.get("device_use", {"flops_per_sample": 0.0, "peak_flops": 1.0})
 
     def log(line: dict[str, float]) -> None:
@@ -228,7 +237,7 @@ def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look 
         if look:
             look(trained, step)
         path = paths(run, trained, PATH_STEPS, PATHS)
-        return straightness(path) | {"sample_spread": spread(path[-1].cpu(), data.some())}
+        return straightness(path) | {"sample_spread": spread(path[-1].cpu(), real)}
 
     return Callbacks(log, seen, say, stop)
 
@@ -236,11 +245,13 @@ def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look 
 def paths(run: Run, trained: Trained, steps: int, number: int) -> list[Tensor]:
     """Where `number` samples are on their way by Euler's method, without guidance, in equal steps."""
     visited, device = list[Tensor](), run.config.train.resolved_device()
-    (batch,) = generate(
+    at_once = min(number, run.config.evaluate.batch_size)
+    ends = generate(
         trained.network, run.config, trained.noise_state, Euler(), UniformGrid(), steps, load(run.config.dataset).shape,
-        number, number, (run.config.seed, "paths"), device, visited=visited,
+        number, at_once, (run.config.seed, "paths"), device, visited=visited,
     )  # fmt: skip
-    return [*visited, batch.x]
+    end = torch.cat([batch.x for batch in ends])
+    return [*(torch.cat(visited[i::steps]) for i in range(steps)), end]
 
 
 def _write_environment(run: Run, network: nn.Module, objective: Objective) -> None:

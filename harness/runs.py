@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import torch
 
-from harness.checkpoint import checkpoints, step_of
+from harness.checkpoint import checkpoints, read_checkpoint, step_of
 from harness.components.backbones.base import Backbone, Network
 from harness.components.backbones.unet import UNet
 from harness.components.interpolants import Interpolant
@@ -132,25 +132,36 @@ class Run:
     def judged(self, protocol: Protocol) -> float:
         """How much of the evaluation under a protocol is done, from 0 to 1, samples that wait for their metrics included."""
         config, missing = self.config.evaluate, self.missing(protocol)
-        done = float(len(config.nfe) - len(missing))
+        flows = sum(isinstance(metric, FlowMetric) for metric in config.metrics)
+        left = float(len(missing) + len(self.flow_missing(protocol)))
         if missing and (parts := checkpoints(self.parts(protocol, missing[0]))):
-            done += min(1.0, step_of(parts[0]) * config.batch_size / config.num_samples)
-        return done / len(config.nfe)
+            left -= min(1.0, step_of(parts[0]) * config.batch_size / config.num_samples)
+        return 1 - left / (len(config.nfe) + flows)
 
     def parts(self, protocol: Protocol, nfe: int) -> Path:
         """Where an evaluation at one NFE keeps what it has until all is known."""
-        return self.folder / "evaluations" / f"{protocol.digest}-nfe-{nfe:04d}"
+        logits = "-logits" if any(metric.reads == "logits" for metric in self.config.evaluate.metrics) else ""
+        return self.folder / "evaluations" / f"{protocol.digest}-nfe-{nfe:04d}{logits}"
+
+    def flow_missing(self, protocol: Protocol) -> list[FlowMetric]:
+        """The metrics of the flow that are not known under a protocol."""
+        values, metrics = self.evaluation(protocol)["values"], self.config.evaluate.metrics
+        return [metric for metric in metrics if isinstance(metric, FlowMetric) and str(metric.nfe) not in values.get(metric.name, {})]
 
     def evaluated(self, protocol: Protocol) -> bool:
         """Whether every metric is known at every NFE, under a protocol."""
-        values, flows = self.evaluation(protocol)["values"], [m for m in self.config.evaluate.metrics if isinstance(m, FlowMetric)]
-        return not self.missing(protocol) and all(str(m.nfe) in values.get(m.name, {}) for m in flows)
+        return not self.missing(protocol) and not self.flow_missing(protocol)
 
     @property
     def environment(self) -> dict[str, Any]:
         """Commits that trained it, machine, number of parameters, mean weight, the data's fingerprint; empty before it starts."""
         path = self.folder / "environment.json"
         return read_json(path) if path.exists() else {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether training has ended and its last checkpoint is intact."""
+        return read_checkpoint(self.folder / "checkpoints", "cpu")[0] == self.config.train.steps
 
     @property
     def diverged(self) -> str | None:

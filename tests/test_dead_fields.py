@@ -300,7 +300,7 @@ def flow_of(parts: dict[str, Any]) -> Tensor:
         (end,) = generate(Network(), made, {}, *parts, (1, "test"), "cpu", visited=visited)
         return [*visited, end.x]
 
-    return torch.tensor(parts["metric"].measure(Flow(path, NetworkField(Network(), made, {}), made, torch.ones(()), data(512), 0)))
+    return torch.tensor(parts["metric"].measure(Flow(path, NetworkField(Network(), made, {}), made, torch.ones(()), lambda: data(512), 0)))
 
 
 def steps_of(parts: dict[str, Any]) -> Tensor:

@@ -241,7 +241,7 @@ def test_a_stopped_run_continues_with_its_litter_removed(tiny: RunConfig, monkey
 def test_an_evaluation_that_is_stopped_keeps_what_is_measured(tiny: RunConfig) -> None:
     asked = itertools.count()
     with pytest.raises(Stopped, match="evaluating"):
-        ensure(tiny, lambda _: None, lambda: next(asked) == tiny.train.steps + 2)  # two batches at NFE 1, then one question
+        ensure(tiny, lambda _: None, lambda: next(asked) == tiny.train.steps + REFERENCE + 6)  # two questions a batch, two batches at NFE 1
     run = Run.of(tiny)
     known = fid(run)
     assert known.keys() == {"1"}

@@ -77,7 +77,7 @@ def test_the_command_compares_and_writes(trained: list[Run], capsys: pytest.Capt
     said = capsys.readouterr().out
     assert "Read off FID" in said
     assert "The arms are the same trainings, sampled with another solver" in said
-    assert (results_folder() / "local" / "figures" / f"sweep-{trained[0].name.partition('-')[0]}.png").is_file()
+    assert (results_folder() / "local" / "figures" / f"sweep-solver-{trained[0].name.partition('-')[0]}.png").is_file()
 
 
 def test_other_trainings_and_single_ways_are_refused(trained: list[Run], tiny: RunConfig, tmp_path: Path) -> None:

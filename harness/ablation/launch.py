@@ -52,22 +52,23 @@ class Worker:
         self.shown += len(whole) + 1 if whole else 0
 
 
-def prepare(plan: Plan, console: Console) -> Judge:
+def prepare(plan: Plan, console: Console, stop: Callable[[], bool] = lambda: False) -> Judge:
     """Refuse what cannot work before anything is trained, and make the reference that all arms share."""
     for name, config in plan.arms.items():
         try:
             check(config)
         except UserError as error:
             raise UserError(f"arm '{name}': {error}") from None
-    return judge_of(plan.arms[plan.baseline], console)
+    return judge_of(plan.arms[plan.baseline], console, stop)
 
 
-def judge_of(config: RunConfig, console: Console) -> Judge:
+def judge_of(config: RunConfig, console: Console, stop: Callable[[], bool]) -> Judge:
     """What judges by a configuration; the features of the reference are computed with all cores, and shown."""
     torch.set_num_threads(os.cpu_count() or 1)
     return Judge(
         config.evaluate, load(config.dataset), config.train.resolved_device(),
         lambda batches, total: track(batches, "features of the reference", total, console=console),
+        stop,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from harness.ablation.study import Study
 from harness.config import ConfigError, digest, override, to_dict
 from harness.data.base import load
 from harness.errors import UserError
+from harness.evaluation.flow import FlowMetric
 from harness.evaluation.protocol import Protocol
 from harness.files import read_json, results_folder, write_json
 from harness.registry import find, sources
@@ -51,9 +52,10 @@ class Plan:
                 raise error.below(f"arm '{name}'") from None
         metric = study.metric or arms[study.baseline].evaluate.metrics[0].name
         find("metric", metric)
+        nfe = nfe_of(metric, arms[study.baseline], study.nfe)
         return cls(
             study.name, scale, study.question, study.baseline, arms, tuple(range(count)),
-            metric, study.nfe, study.smallest_difference, tuple(str(p.absolute()) for p in plugins),
+            metric, nfe, study.smallest_difference, tuple(str(p.absolute()) for p in plugins),
         )  # fmt: skip
 
     @classmethod
@@ -126,6 +128,11 @@ class Plan:
 
     def _plain(self, run_only: bool) -> dict[str, Any]:
         return {**vars(self), "arms": {name: to_dict(config, run_only) for name, config in self.arms.items()}}
+
+
+def nfe_of(metric: str, config: RunConfig, otherwise: int) -> int:
+    """Where the values of a metric stand that does not depend on `evaluate.nfe`; `otherwise` for the rest."""
+    return next((m.nfe for m in config.evaluate.metrics if m.name == metric and isinstance(m, FlowMetric)), otherwise)
 
 
 def _refuse_replaced(study: Study, changes: Mapping[str, Any]) -> None:

@@ -165,6 +165,8 @@ class SearchPlan:
 
     def check(self) -> None:
         """Raise what training would trip over at an end of a range."""
+        if find("metric", self.metric).reads == "flow":  # type: ignore[attr-defined]
+            raise UserError(f"metric: {self.metric} is measured once training has ended, and a search looks earlier. Choose another.")
         for setting, config in self.corners().items():
             try:
                 check(config)

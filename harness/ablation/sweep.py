@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from harness.ablation.plan import Plan
+from harness.ablation.plan import Plan, nfe_of
 from harness.config import override
 from harness.data.base import load
-from harness.errors import ConfigError, UserError
+from harness.errors import ConfigError, Diverged, UserError
 from harness.evaluation.judge import Judge
 from harness.pipeline import evaluate, restore
 from harness.runs import Run, RunConfig, check, training_digest
@@ -50,28 +51,30 @@ def plan_of(runs: Sequence[Run], axes: Axes) -> Plan:
         arms[", ".join(map(_short, values))] = _spendable(base, changes)
     if len(arms) < 2:
         raise UserError("--sweep: one combination is no sweep. Name two values or more, like solver=euler,heun.")
-    metric = base.evaluate.metrics[0].name
+    metric, of = base.evaluate.metrics[0].name, runs[0].name.partition("-")[0]
     return Plan(
-        "sweep", runs[0].name.partition("-")[0], f"How is {runs[0].name.partition('-')[0]} best sampled?", next(iter(arms)), arms,
-        tuple(run.config.seed for run in runs), metric, max(base.evaluate.nfe), 0.05, (),
+        f"sweep-{'-'.join(axes)}".replace(".", "_"), of, f"How is {of} best sampled?", next(iter(arms)), arms,
+        tuple(run.config.seed for run in runs), metric, nfe_of(metric, base, max(base.evaluate.nfe)), 0.05, (),
     )  # fmt: skip
 
 
 def sweep(plan: Plan, stop: Callable[[], bool]) -> None:
-    """Judge every run in every way that is not known yet."""
+    """Judge every run in every way that is not known yet; a way that fails has no value, and the table says why."""
     for arm in plan.arms:
         judge = None
         for seed in plan.seeds:
             run = plan.run(arm, seed)
-            if not run.evaluated(plan.protocol(arm)):
-                judge = judge or Judge(run.config.evaluate, load(run.config.dataset), run.config.train.resolved_device())
+            if run.evaluated(plan.protocol(arm)) or run.failure(plan.protocol(arm)):
+                continue
+            judge = judge or Judge(run.config.evaluate, load(run.config.dataset), run.config.train.resolved_device(), stop=stop)
+            with contextlib.suppress(Diverged):
                 evaluate(run, restore(run), judge, stop)
 
 
 def _spendable(base: RunConfig, changes: dict[str, Any]) -> RunConfig:
     """The configuration at the NFEs that it can be judged at; the error of the last when there is none."""
     possible, error = [], None
-    for nfe in (*base.evaluate.nfe, 0):
+    for nfe in dict.fromkeys((*base.evaluate.nfe, 0)):
         try:
             config = override(base, {**changes, "evaluate.nfe": [nfe]})
             check(config)

@@ -156,7 +156,7 @@ def _notes(plan: Plan, values: pd.DataFrame, commits: list[str]) -> list[str]:
     for arm, names in differing.items():
         if others := [name for name in names if name not in asked]:
             notes.append(f"Protocols differ: {arm} and {plan.baseline} are judged with another {', '.join(others)}.")
-    if warning := protocols[plan.baseline].short_of_samples:
+    if warning := plan.arms[plan.baseline].evaluate.short_of_samples:
         notes.append(warning)
     if len(commits) > 1:
         notes.append(f"Trials come from {len(commits)} commits: {', '.join(commits)}.")

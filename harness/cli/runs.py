@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from harness.data.base import Data
     from harness.runs import Run
     from harness.sampling import Generated
+    from harness.signals import StopSignal
 
 
 def train(options: argparse.Namespace) -> None:
@@ -34,10 +35,10 @@ def train(options: argparse.Namespace) -> None:
     with joined() as ranks:
         if not ranks.first:
             return train(run, lambda text: None, StopSignal(), ranks)
-        with _following(run, Protocol.of(config.evaluate, data), "train", evaluated=False) as (say, stop):
+        with _following(run, Protocol.of(config.evaluate, data), "train", evaluated=False) as say:
             for line in warnings(config.train, data):
                 say(f"advice: {line}")
-            train(run, say, stop, ranks)
+            train(run, say, StopSignal(), ranks)
     print(f"trained {run.name}: {run.folder}")
 
 
@@ -80,9 +81,9 @@ def _write_samples(batches: Sequence[Generated], path: Path) -> None:
 
     from harness.files import write_atomic
 
-    arrays = {"samples": torch.cat([batch.x for batch in batches])}
+    arrays = {"samples": torch.cat([batch.x for batch in batches]).cpu()}
     if batches[0].y is not None:
-        arrays["classes"] = torch.cat([batch.y for batch in batches if batch.y is not None])
+        arrays["classes"] = torch.cat([batch.y for batch in batches if batch.y is not None]).cpu()
     content = io.BytesIO()
     np.savez(content, **{name: array.numpy() for name, array in arrays.items()})  # type: ignore[arg-type]
     write_atomic(path, content.getvalue())
@@ -90,14 +91,17 @@ def _write_samples(batches: Sequence[Generated], path: Path) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Judge finished runs; what is known is not computed again."""
+    from harness.signals import StopSignal
+
     runs = [_existing(name, options.changes) for name in options.runs]
     if options.sweep:
         return _sweep(runs, options)
+    stop = StopSignal()
     for run in runs:
-        _evaluate(run)
+        _evaluate(run, stop)
 
 
-def _evaluate(run: Run) -> None:
+def _evaluate(run: Run, stop: StopSignal) -> None:
     """Judge a run and print its values."""
     from rich.console import Console
 
@@ -107,8 +111,8 @@ def _evaluate(run: Run) -> None:
     from harness.training.advice import doubts
 
     trained = restore(run)
-    judge = Judge(run.config.evaluate, load(run.config.dataset), run.config.train.resolved_device())
-    with _following(run, judge.protocol, "evaluate", evaluated=True) as (_, stop):
+    judge = Judge(run.config.evaluate, load(run.config.dataset), run.config.train.resolved_device(), stop=stop)
+    with _following(run, judge.protocol, "evaluate", evaluated=True):
         evaluate(run, trained, judge, stop)
     known, solver = run.evaluation(judge.protocol), run.config.evaluate.solver.name
     for metric in run.config.evaluate.metrics:
@@ -118,7 +122,7 @@ def _evaluate(run: Run) -> None:
             calls = known["calls"].get(text, {})
             spent = f"NFE {text}" if text != "0" else f"{calls['mean']:.1f} ± {calls['sd']:.1f} calls chosen by {solver}"
             Console().print(f"{metric.name} {value:.6g}{interval} at {spent}, protocol {judge.protocol.digest}", highlight=False)
-    for line in (judge.protocol.short_of_samples, *doubts(known["values"], run.config.evaluate.metrics)):
+    for line in (run.config.evaluate.short_of_samples, *doubts(known["values"], run.config.evaluate.metrics)):
         if line:
             print(line)
 
@@ -143,7 +147,7 @@ def _sweep(runs: Sequence[Run], options: argparse.Namespace) -> None:
     with Watch(plan.name, trials, Mirror("evaluate"), console):
         sweep.sweep(plan, stop)
     config = plan.arms[plan.baseline]
-    judge = Judge(config.evaluate, load(config.dataset), config.train.resolved_device())
+    judge = Judge(config.evaluate, load(config.dataset), config.train.resolved_device(), stop=stop)
     report = tables.report(plan, tables.judge_references(judge))
     tables.show(report, console)
     for path in tables.write(report, results_folder() / "local", shlex.join(["harness", *sys.argv[1:]])):
@@ -167,22 +171,21 @@ def _existing(name: str, assignments: list[str], **changes: Any) -> Run:
 
 
 def _following(run: Run, protocol: Any, experiment: str, evaluated: bool) -> Any:
-    """A context in which a run's progress is shown and mirrored to MLflow; gives (say, stop)."""
+    """A context in which a run's progress is shown and mirrored to MLflow; gives what to say things by."""
     import contextlib
     import functools
 
     from rich.console import Console
 
-    from harness.signals import StopSignal
     from harness.tracking import Mirror
     from harness.watch import Trial, Watch
 
     @contextlib.contextmanager
     def follow() -> Any:
-        console, stop = Console(), StopSignal()
+        console = Console()
         mirror = Mirror(experiment)
         mirror.close_dead()
         with Watch(f"{experiment} {run.name}", [Trial(run.name, run, protocol, {}, evaluated)], mirror, console):
-            yield functools.partial(console.print, markup=False, highlight=False, soft_wrap=True), stop
+            yield functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
 
     return follow()

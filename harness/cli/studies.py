@@ -47,7 +47,7 @@ def tune(options: argparse.Namespace) -> None:
     plan = SearchPlan.of(search, scale, shared.arms[BASELINE], options.trials, options.plugin)
     console.print(f"{plan.question}\n{plan.trials} trials at the scale {scale}; search {plan.digest}", highlight=False)
     plan.check()
-    judge_of(plan.base, console)
+    judge_of(plan.base, console, stop)
     board = SearchBoard(plan)
     launch(board, split, console, stop, lambda: _told(history.write(board, _folder(options), _command(options)), console))
     console.print(f"- {history.describe(board)}", highlight=False)
@@ -65,7 +65,7 @@ def _compare(options: argparse.Namespace, plan: Plan, split: Split, console: Any
     console.print(
         f"{plan.question}\n{len(plan.arms)} arms x {len(plan.seeds)} seeds at the scale {plan.scale}; plan {plan.digest}", highlight=False
     )
-    judge = prepare(plan, console)
+    judge = prepare(plan, console, stop)
     for line in alike({name: Explained.of(config) for name, config in plan.arms.items()}):
         console.print(f"- {line}", highlight=False)
     for line, arms in _advice(plan).items():

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from harness.components.interpolants import Interpolant
 from harness.config import Positive, Range
-from harness.errors import ConfigError, UserError
+from harness.errors import ConfigError, Unsolvable
 from harness.registry import Component
 
 
@@ -159,7 +159,7 @@ class DormandPrince5(Solver, name="dopri5"):
                 options={"step_t": ends[-1:]},  # without it the last step goes beyond the end, where t is negative
             )[-1]  # fmt: skip
         except AssertionError as error:  # torchdiffeq's word for a step that became too small
-            raise UserError(f"dopri5 cannot hold its tolerance on this field ({error}). Raise solver.rtol and solver.atol.") from error
+            raise Unsolvable(f"dopri5 cannot hold its tolerance on this field ({error}). Raise solver.rtol and solver.atol.") from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,13 @@ def features(extractor: nn.Module, images: Tensor, device: str) -> tuple[Tensor,
 @functools.cache
 def has_classifier(name: str) -> bool:
     """Whether an extractor's weights hold the classifier that logits come from; some copies of Inception's have zeros there."""
-    return name == "digits" or bool(torch.load(extractor_weights(name), weights_only=True)["fc.weight"].any())
+    if name == "digits":
+        return True
+    path = extractor_weights(name)
+    try:
+        return bool(torch.load(path, weights_only=True)["fc.weight"].any())
+    except Exception as error:
+        raise _unreadable(path, error) from error
 
 
 @functools.cache
@@ -50,8 +56,12 @@ def load_extractor(name: str, device: str) -> nn.Module:
             "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path), **options
         )
     except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"{path}: not torch-fidelity's Inception weights ({reason}). Fetch them again.") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    reason = str(error).strip().split("\n")[0]
+    return UserError(f"{path}: not torch-fidelity's Inception weights ({reason}). Fetch them again.")
 
 
 def extractor_weights(name: str) -> Path:

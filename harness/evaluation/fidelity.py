@@ -12,6 +12,7 @@ from scipy import stats
 from torch import Tensor
 
 from harness.config import Count, Range
+from harness.errors import ConfigError
 from harness.evaluation.metric import Estimate, Metric, Summary
 
 
@@ -51,7 +52,12 @@ class ExtrapolatedFID(FID, name="fid_infinity"):
     summary = "whole"
 
     blocks: Annotated[int, Range(4, 100)] = 10
-    """Each is left out once."""
+    """An even number; each is left out once."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.blocks % 2:
+            raise ConfigError("blocks", f"{self.blocks} cannot be halved. Choose an even number.")
 
     @property
     def of_reference(self) -> Metric:

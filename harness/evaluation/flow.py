@@ -32,8 +32,8 @@ class Flow:
     formulation: Formulation
     variance: Tensor
     """Of the noise."""
-    real: Tensor
-    """The encoded training samples."""
+    real: Callable[[], Tensor]
+    """Gives the encoded training samples."""
     seed: int
 
 
@@ -46,6 +46,10 @@ class FlowMetric(Metric):
 
     samples: Count = 512
     """How many it is measured on."""
+
+    def check(self, formulation: Formulation) -> None:
+        if formulation.objective.label_dropout == 0:
+            raise ConfigError("", f"{self.name} is of the flow without classes, which this network never learns. Leave it out.")
 
     @property
     def nfe(self) -> int:
@@ -112,13 +116,17 @@ class FieldError(FlowMetric, name="field_error"):
     latest: Annotated[float, Range(0, 1, ends="()")] = 0.98
 
     def check(self, formulation: Formulation) -> None:
+        super().check(formulation)
+        if formulation.loss.name != "mse":
+            raise ConfigError("", "the best field is known for the squared error alone. Set loss=mse, or leave field_error out.")
         if not formulation.coupling.independent or not formulation.noise.gaussian:
             raise ConfigError("", "the best field is known for independent pairs and Gaussian noise alone. Leave field_error out.")
 
     def measure(self, flow: Flow) -> float:
-        random, path = stream(flow.seed, "field error", device=flow.real.device), flow.formulation.interpolant
-        n = min(self.samples, len(flow.real))
-        x0 = flow.real[torch.randperm(len(flow.real), generator=random, device=random.device)[:n]]
+        real, path = flow.real(), flow.formulation.interpolant
+        random = stream(flow.seed, "field error", device=real.device)
+        n = min(self.samples, len(real))
+        x0 = real[torch.randperm(len(real), generator=random, device=random.device)[:n]]
         std = flow.variance.to(x0.device).sqrt()
         x1 = std * torch.randn(x0.shape, generator=random, device=random.device)
         t = self.earliest + (self.latest - self.earliest) * torch.rand(n, generator=random, device=random.device)
@@ -131,7 +139,7 @@ def optimal_velocity(xt: Tensor, t: Tensor, flow: Flow, at_once: int = 64) -> Te
     """E[velocity | x_t] at xt [N, ...] and t [N] when x0 is one of the training samples and x1 normal, independent of it."""
     path, out = flow.formulation.interpolant, list[Tensor]()
     scale = flow.variance.to(xt.device).double().sqrt().expand(xt.shape[1:]).flatten()
-    real = flow.real.double().flatten(1) / scale
+    real = flow.real().double().flatten(1) / scale
     for x, times in zip(xt.split(at_once), t.split(at_once), strict=True):
         time = times.double()
         alpha, sigma = (over(f(time), x.flatten(1)) for f in (path.alpha, path.sigma))

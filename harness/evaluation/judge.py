@@ -63,14 +63,16 @@ class Parts:
         self._new: list[Rows] = []
         self._written = time.monotonic()
         for path in reversed(checkpoints(folder)) if folder else ():
-            if (rows := read_intact(path, "cpu")) is None:  # what comes after it is of no use either
-                break
+            rows = read_intact(path, "cpu")
+            if rows is None or rows["batch"][0] != self.batches:  # damaged, or what came before it is
+                path.unlink()
+                continue
             self._kept.append(rows)
             self.batches = step_of(path)
 
     def add(self, rows: Rows) -> None:
         """The next batch."""
-        self._new.append(rows)
+        self._new.append({**rows, "batch": torch.full((len(rows["read"]),), self.batches)})
         self.batches += 1
         if time.monotonic() - self._written > KEEP_EVERY_S:
             self.write()
@@ -100,8 +102,10 @@ def _joined(parts: list[Rows]) -> Rows:
 class Judge:
     """Metrics of samples against the training samples of a data set, or against a file of statistics."""
 
-    def __init__(self, config: EvaluateConfig, data: Data, device: str, watch: Watch = unwatched):
-        self.config, self.data, self.device = config, data, device
+    def __init__(
+        self, config: EvaluateConfig, data: Data, device: str, watch: Watch = unwatched, stop: Callable[[], bool] = lambda: False
+    ):  # fmt: skip
+        self.config, self.data, self.device, self.stop = config, data, device, stop
         self.protocol = Protocol.of(config, data)
         self.metrics = [metric for metric in config.metrics if metric.reads != "flow"]
         self.extractor = None if config.extractor == "values" else load_extractor(config.extractor, device)
@@ -156,13 +160,17 @@ class Judge:
             waiting = None
             try:
                 for batch in batches:
+                    if self.stop():
+                        raise Stopped("stopped while evaluating")
+                    if self.beside:  # which does not wait for what makes the samples
+                        torch.cuda.current_stream().synchronize()
                     done, waiting = waiting, pool.submit(self._extract, batch, show)
                     show = max(0, show - len(batch.samples))
                     if done:
                         parts.add(done.result())
                 if waiting:
                     parts.add(waiting.result())
-            except (Stopped, KeyboardInterrupt):
+            except Stopped:
                 if waiting:
                     parts.add(waiting.result())
                 parts.write()
@@ -197,7 +205,7 @@ class Judge:
             found = {name: _read_summary(folder / f"{name}.npz") for name in wanted}
             kept: dict[str, Summary] = {name: summary for name, summary in found.items() if summary is not None}
             if missing := wanted.keys() - kept.keys():
-                parts = Parts(folder / "parts" if self.extractor is not None else None)
+                parts = Parts(folder / f"parts-{self.config.batch_size}" if self.extractor is not None else None)
                 chosen = torch.randperm(len(self.data.train), generator=stream(0, "reference"))
                 indices = chosen[: num_reference(self.config, self.data)].sort().values
                 left = indices[parts.batches * self.config.batch_size :]
@@ -210,7 +218,7 @@ class Judge:
         return kept
 
     def _training(self, indices: Tensor) -> Iterator[Batch]:
-        return (Batch(self.data.train[batch], self._classes(batch)) for batch in indices.split(self.config.batch_size))
+        return (Batch(self.data.train[batch], self._classes(batch)) for batch in indices.split(self.config.batch_size) if len(batch))
 
     def _classes(self, indices: Tensor) -> Tensor | None:
         return None if self.data.classes is None else self.data.classes[indices]
@@ -231,7 +239,7 @@ def _read_summary(path: Path) -> dict[str, np.ndarray] | None:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):  # absent or damaged: computed anew
+    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):  # absent or damaged: computed anew
         return None
 
 

@@ -14,7 +14,7 @@ from harness.config import Config, Count, Index, digest, to_dict
 from harness.data.base import Data
 from harness.errors import ConfigError
 from harness.evaluation.extractors import DIMENSIONS, INPUT, has_classifier, weights_hash
-from harness.evaluation.fidelity import FID
+from harness.evaluation.fidelity import FID, ExtrapolatedFID
 from harness.evaluation.flow import SMALL_SET, FieldError
 from harness.evaluation.metric import Metric
 from harness.registry import sources
@@ -52,8 +52,7 @@ class EvaluateConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field in ("nfe", "metrics"):
-            values = getattr(self, field)
+        for field, values in (("nfe", self.nfe), ("metrics", [metric.name for metric in self.metrics])):
             if not values or len(set(values)) < len(values):
                 raise ConfigError(field, f"{list(values)} is empty or names one twice. Name each once.")
         if self.checkpoint == "best" and isinstance(self.average, PostHoc):
@@ -66,6 +65,17 @@ class EvaluateConfig(Config):
         for field in ("num_samples", "num_reference"):
             if getattr(self, field) == 1:
                 raise ConfigError(field, "one sample has no spread. Take two or more.")
+
+    @property
+    def short_of_samples(self) -> str | None:
+        """What to know where FID is of fewer samples than features."""
+        dimensions = DIMENSIONS.get(self.extractor, 0)
+        if self.num_samples >= dimensions or not any(isinstance(metric, FID) for metric in self.metrics):
+            return None
+        return (
+            f"{self.num_samples} samples are fewer than the {dimensions} features: FID is far too high for samples and real ones alike. "
+            "What resampled training samples score is the bias; fid_infinity or more samples lower it."
+        )
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,8 @@ class Protocol:
     """`EVALUATION_VERSION`."""
     guidance: dict
     """Empty without."""
+    metrics: dict
+    """Parameters of the metrics where they are not the usual ones, by metric; empty where all are."""
     network: dict
     """Which average and which checkpoint; empty for the training's own average at its end."""
     sources: dict
@@ -109,20 +121,10 @@ class Protocol:
             reference=_reference(config, data),
             sampling="noise and classes by the run's seed, classes as often as in training; fp32",
             version=EVALUATION_VERSION,
+            metrics={metric.name: chosen for metric in config.metrics if (chosen := _unusual(metric))},
             network=_network(config),
             guidance={} if config.guidance.scale == 1 else to_dict(config.guidance),
             sources=sources(config),
-        )
-
-    @property
-    def short_of_samples(self) -> str | None:
-        """What to know where samples are fewer than the features that they are compared by."""
-        dimensions = DIMENSIONS.get(self.extractor, 0)
-        if self.num_samples >= dimensions:
-            return None
-        return (
-            f"{self.num_samples} samples are fewer than the {dimensions} features: FID is far too high for samples and real ones alike. "
-            "What resampled training samples score is the bias; evaluate.metrics=[fid_infinity] or more samples lower it."
         )
 
     @property
@@ -142,6 +144,12 @@ def _reference(config: EvaluateConfig, data: Data) -> dict:
         ) from None
 
 
+def _unusual(metric: Metric) -> dict:
+    """The parameters of a metric that differ from its defaults."""
+    usual = to_dict(type(metric)())
+    return {name: value for name, value in to_dict(metric).items() if value != usual[name]}
+
+
 def _network(config: EvaluateConfig) -> dict:
     chosen = {"average": to_dict(config.average), "checkpoint": config.checkpoint}
     return {} if chosen == {"average": to_dict(Ema()), "checkpoint": "last"} else chosen
@@ -159,6 +167,12 @@ def _refuse_unfit(config: EvaluateConfig, data: Data) -> None:
         path, read = f"evaluate.metrics[{i}]", "values" if config.extractor == "values" else "features"
         if metric.kinds and data.kind not in metric.kinds:
             raise ConfigError(path, f"{metric.name} is for {' and '.join(metric.kinds)}, and these data are {data.kind}. Choose another.")
+        if isinstance(metric, ExtrapolatedFID) and config.num_samples < 4 * metric.blocks:
+            raise ConfigError(
+                path, f"{config.num_samples} samples are too few for {metric.blocks} blocks. Take {4 * metric.blocks} or more."
+            )
+        if isinstance(metric, FieldError) and data.augment:
+            raise ConfigError(path, "training sees altered samples, whose best field is not that of the samples. Leave field_error out.")
         if metric.reads == "flow":
             if isinstance(metric, FieldError) and len(data.train) > SMALL_SET:
                 raise ConfigError(path, f"{len(data.train)} training samples are too many for {metric.name}. Leave it out.")

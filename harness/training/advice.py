@@ -99,8 +99,8 @@ def doubts(values: Mapping[str, Mapping[str, float]], metrics: Iterable[Metric])
         if metric.lower_is_better and len(by_nfe) > 1 and by_nfe[-1][1] < (1 - GAIN) * by_nfe[-2][1]:
             (fewer, before), (more, after) = by_nfe[-2:]
             said.append(f"{metric.name} still falls with the steps ({before:.4g} at NFE {fewer}, {after:.4g} at {more}): judge at more.")
-    if {"precision", "recall"} <= values.keys():
-        nfe = max(values["recall"], key=int)
+    if shared := values.get("precision", {}).keys() & values.get("recall", {}).keys():
+        nfe = max(shared, key=int)
         precision, recall = values["precision"][nfe], values["recall"][nfe]
         if precision - recall > LOPSIDED:
             said.append(
