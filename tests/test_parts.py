@@ -95,3 +95,41 @@ def test_an_evaluation_that_was_stopped_ends_as_if_it_had_not_been(tiny: RunConf
     assert picture.read_bytes() == drawn
     assert run.judged(protocol) == 1
     assert [path.name for path in (run.folder / "evaluations").iterdir()] == [place.name]
+
+
+def test_an_interrupt_keeps_only_what_is_in_order(tmp_path: Path) -> None:
+    """Ctrl-C may strike while a batch is waited for: what is on disk is then a beginning, without a gap."""
+    data = load(Digits())
+    judge, images = Judge(CONFIG, data, "cpu"), data.held_out[:300]
+    expected, _ = judge.estimates(cut(images, 0, 99, []), Parts(), show=0)
+
+    def interrupted() -> Iterator[Batch]:
+        for i, batch in enumerate(cut(images, 0, 99, [])):
+            if i == 3:
+                raise KeyboardInterrupt
+            yield batch
+
+    with pytest.raises(KeyboardInterrupt):
+        judge.estimates(interrupted(), Parts(tmp_path))
+    parts = Parts(tmp_path)
+    assert judge.estimates(cut(images, parts.batches, 99, []), parts)[0] == expected
+
+
+def test_a_reference_that_was_cut_short_is_not_continued_in_other_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, asked = load(Digits()), [0]
+
+    def stop() -> bool:
+        asked[0] += 1
+        return asked[0] == 4
+
+    with pytest.raises(Stopped):
+        Judge(CONFIG, data, "cpu", stop=stop)
+    other = Judge(override(CONFIG, {"batch_size": 70}), data, "cpu").reference["fid"]
+    whole = torch.cat([module.features(module.load_extractor("digits", "cpu"), part, "cpu")[0] for part in data.train.split(100)])
+    torch.testing.assert_close(torch.from_numpy(other["mu"]), whole.double().mean(0), rtol=1e-5, atol=1e-6)
+
+
+def test_logits_are_not_taken_from_a_part_that_kept_none(tiny: RunConfig) -> None:
+    protocol = Protocol.of(tiny.evaluate, load(tiny.dataset))
+    run, with_logits = Run.of(tiny), Run.of(override(tiny, {"evaluate.metrics": ["fid", "isc"]}))
+    assert run.parts(protocol, 2) != with_logits.parts(protocol, 2)

@@ -202,3 +202,11 @@ def test_every_metric_reads_data_of_its_kinds_with_what_it_reads(name: str, monk
         if (extractor == "values" or kind == "image") and (classes or not metric.needs_classes)
     }
     assert read
+
+
+def test_parameters_of_a_metric_are_part_of_the_protocol(data: Data) -> None:
+    usual = Protocol.of(override(BASE, {"metrics": ["kid"]}), data)
+    assert Protocol.of(override(BASE, {"metrics": [{"name": "kid", "subset_size": 1000}]}), data) == usual
+    assert Protocol.of(override(BASE, {"metrics": [{"name": "kid", "subset_size": 20}]}), data).digest != usual.digest
+    with pytest.raises(ConfigError, match="names one twice"):
+        override(BASE, {"metrics": ["kid", {"name": "kid", "subset_size": 20}]})
