@@ -18,6 +18,7 @@ from harness.components.interpolants import Linear
 from harness.components.time_samplers import Uniform
 from harness.config import digest, to_dict
 from harness.errors import ConfigError
+from harness.evaluation.flow import Flow, optimal_velocity
 from harness.formulation import Formulation
 from harness.registry import Component, about, build
 from harness.sampling import NetworkField
@@ -225,13 +226,33 @@ def _dataset(dataset: Any) -> Promises:
 
 
 def _metric(metric: Any) -> Promises:
+    if metric.reads == "flow":
+        yield from _flow_metric(metric)
+        return
     shape = (6, 2) if "sequence" in metric.kinds else (8,)
     samples, classes = torch.randn(300, *shape, generator=_generator(), dtype=torch.float64), torch.arange(300) % 3
     samples[:, 0] += 3 * classes.view(-1, *[1] * (len(shape) - 1))
-    summary = metric.summarise(samples, classes)
+    summary = metric.of_reference.summarise(samples, classes)
     other = 3 * samples.cumsum(1) + 100
     near, far = (metric.compare(metric.summarise(values, classes), summary) for values in (samples, other))
-    yield "a set against itself is better than another", near < far if metric.lower_is_better else near > far
+    yield "two sets have two values", near != far
+    if metric.reference_is_best:
+        yield "a set against itself is better than another", near < far if metric.lower_is_better else near > far
+
+
+def _flow_metric(metric: Any) -> Promises:
+    real, start = torch.randn(2, 60, 4, generator=_generator())
+
+    def flow(turn: float, field: Callable[[Tensor, Tensor], Tensor]) -> Flow:
+        def path(steps: int, number: int) -> list[Tensor]:
+            times = (i / steps for i in range(steps + 1))
+            return [start[:number] * (1 + 0.1 * t) + turn * torch.sin(torch.tensor(4 * t)) for t in times]
+
+        return Flow(path, field, Formulation(), torch.ones(()), lambda: real, 0)
+
+    best = flow(0, lambda x, t: optimal_velocity(x, t, best))
+    near, far = metric.measure(best), metric.measure(flow(3, lambda x, t: 0 * x))
+    yield "a short straight flow along the best field is better than another", near < far if metric.lower_is_better else near > far
 
 
 def _optimizer(optimizer: Any) -> Promises:

@@ -191,8 +191,8 @@ class Grid:
         return f"{self.title}:\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def grids(report: Report) -> list[Grid]:
-    """Each metric against NFE, then the comparison that the verdicts rest on."""
+def grids(report: Report, timed: bool = False) -> list[Grid]:
+    """Each metric against NFE, the comparison that the verdicts rest on, and what is read off; `timed` adds what no two runs share."""
     plan, out = report.plan, []
     for metric in sorted(report.summary.metric.unique()):
         own: Any = report.summary[report.summary.metric == metric].set_index(["arm", "nfe"])
@@ -204,13 +204,21 @@ def grids(report: Report) -> list[Grid]:
     title = f"{titled(plan.metric)} at NFE {plan.nfe} against {plan.baseline}"
     rows = [[arm, *_comparison(main.loc[arm]), main.loc[arm].verdict] for arm in plan.arms]
     out.append(Grid(title, ["arm", "difference", "95 % interval", "p (Holm)", "verdict"], rows))
-    return [*out, _read_off(report)] if report.readouts else out
+    return [*out, _read_off(report, timed)] if report.readouts else out
 
 
-def _read_off(report: Report) -> Grid:
+def _read_off(report: Report, timed: bool) -> Grid:
     """The area under each arm's curve, the fewest steps that will do, and what they cost."""
     plan = report.plan
-    header = ["arm", "mean over NFE", "difference", "95 % interval", "NFE to its best", "NFE to the best", "ms a sample"]
+    header = [
+        "arm",
+        "mean over NFE",
+        "difference",
+        "95 % interval",
+        "NFE to its best",
+        "NFE to the best",
+        *(["ms a sample"] if timed else []),
+    ]
     rows = []
     for arm, found in report.readouts.items():
         against = found.against
@@ -218,7 +226,9 @@ def _read_off(report: Report) -> Grid:
         difference = "" if against is None or math.isnan(against.difference) else f"{against.difference:+.1%}"
         area = "-" if math.isnan(found.area) else f"{found.area:.4g}"
         price = "" if math.isnan(found.seconds) else f"{1000 * found.seconds:.3g}"
-        rows.append([arm, area, difference, interval, str(found.fewest or "-"), str(found.fewest_of_all or "-"), price])
+        rows.append(
+            [arm, area, difference, interval, str(found.fewest or "-"), str(found.fewest_of_all or "-"), *([price] if timed else [])]
+        )
     return Grid(f"Read off {titled(plan.metric)} against NFE (fewest within {readouts.NEAR:.0%} of a best)", header, rows)
 
 
@@ -251,7 +261,7 @@ def remarks(report: Report) -> list[str]:
 
 def show(report: Report, console: Console) -> None:
     """Print the tables and what stands under them."""
-    for grid in grids(report):
+    for grid in grids(report, timed=True):
         console.print(grid.rich())
     for line in remarks(report):
         console.print(f"- {line}", highlight=False, markup=False)

@@ -105,6 +105,7 @@ class Authenticity(Metric, name="authenticity"):
     """Share of the samples that are not nearer to a training sample than that is to its nearest fellow: low means memorised."""
 
     source: ClassVar[str] = "Alaa et al. 2022, section 3.3"
+    reference_is_best = False
     lower_is_better = False
     reads = "either"
 

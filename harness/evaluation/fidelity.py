@@ -98,6 +98,7 @@ class InceptionScore(Metric, name="isc"):
     source: ClassVar[str] = "Salimans et al. 2016, section 4"
     lower_is_better = False
     reads = "logits"
+    reference_is_best = False
     summary = "logits"
 
     splits: Count = 10

@@ -29,6 +29,8 @@ class Metric(Component, family="metric"):
     reads: ClassVar[Literal["features", "values", "either", "logits", "flow"]] = "values"
     """An extractor's features, the decoded samples themselves (`evaluate.extractor = values`), whichever of them there is, the
     logits of the extractor's classifier, or the flow that the samples come along."""
+    reference_is_best: ClassVar[bool] = True
+    """Whether nothing scores better than the reference itself."""
     kinds: ClassVar[tuple[Kind, ...]] = ()
     """Kinds of data that it is for; empty for all."""
     needs_classes: ClassVar[bool] = False
