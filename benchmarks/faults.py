@@ -61,7 +61,8 @@ def main() -> None:
         rows = []
         for name in options.only:
             print(f"{name} ...", flush=True)
-            rows.append({"fault": name, **FAULTS[name](lab)})
+            row = FAULTS[name](lab)
+            rows.append({"fault": name, **row, "seen": row["seen"].replace(folder, "...")})
     notes = ["Lost: against an undisturbed run, after the same command was given again."]
     publish("faults", "What faults cost", rows, notes)
 
