@@ -44,6 +44,8 @@ class Explained:
     def effective_weight(self) -> Tensor:
         """Over `LOG_SNR`, up to a constant factor; NaN at levels that the path does not have."""
         f, path, variance = self.config, self.config.path(self.noise_state), self.config.noise.variance(self.noise_state).double().mean()
+        if f.reflow.distil:  # one level alone counts
+            return torch.full_like(LOG_SNR, torch.nan)
         t = path.time_of_log_snr(LOG_SNR)
         (speed,) = torch.gradient(t, spacing=(LOG_SNR,), edge_order=2)
         weight = f.weighting.weight(t, path) * f.time_sampler.correction(t, path) * f.time_sampler.density(t, path) * speed.abs()
@@ -57,6 +59,12 @@ class Explained:
         f = self.config
         parts: list[Component] = [f.noise, f.coupling, f.time_sampler, f.interpolant, f.prediction, f.loss, f.weighting]
         rows = [(f"{part.family} {part.name}", part.written_out(), part.source) for part in parts]
+        if f.parent:
+            made = f"{f.reflow.number:,} of the {f.parent.rectified}-rectified flow, by {f.reflow.solver.name} at NFE {f.reflow.nfe}"
+            rows[1] = ("pairs", made, f.reflow.source)
+        if f.reflow.distil:
+            replaced = {f.time_sampler.family: "t = 1", f.weighting.family: "w(t) = 1"}
+            rows = [(family, replaced[family], f.reflow.source) if (family := row[0].partition(" ")[0]) in replaced else row for row in rows]
         mean = f.weighting.expectation(f.time_sampler, f.path(self.noise_state)) if f.objective.normalise_weight else 1.0
         divided = f" / {mean:.6g}" if f.objective.normalise_weight else ""
         corrected = " / p(t)" if f.time_sampler.importance_correct else ""
@@ -107,9 +115,9 @@ def draw(arms: Mapping[str, Explained], path: Path) -> None:
     write_atomic(path, content.getvalue())
 
 
-def _parts(f: Formulation) -> tuple[object, ...]:
+def _parts(f: RunConfig) -> tuple[object, ...]:
     """What must agree, beside the curve, for one expected objective; a loss that is not squared also needs one space."""
-    return f.interpolant, f.prediction, f.noise, f.coupling, f.loss, f.loss.name == "mse" or f.space
+    return f.reflow, f.interpolant, f.prediction, f.noise, f.coupling, f.loss, f.loss.name == "mse" or f.space
 
 
 def _formulation(config: RunConfig) -> Formulation:

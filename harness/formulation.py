@@ -54,10 +54,6 @@ class Formulation(Config):
             require_score("prediction", self.prediction.name, "velocity", self)
         for space in dict.fromkeys(("velocity", self.space)):
             self.refuse_unbounded(space)
-        if self.conditional and not self.coupling.keeps_classes:
-            raise ConfigError(
-                "coupling", f"{self.coupling.name} replaces the data whose classes are known. Set objective.label_dropout=null."
-            )
 
     @property
     def space(self) -> str:

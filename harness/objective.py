@@ -53,10 +53,11 @@ class Step(NamedTuple):
 class Objective:
     """E w(t) loss(error at t): Lipman et al. 2023, eq. 9, for every prediction, loss space, weighting and coupling."""
 
-    def __init__(self, formulation: Formulation, noise_state: Mapping[str, Tensor]):
-        self.formulation, self.noise_state = formulation, noise_state
+    def __init__(self, formulation: Formulation, noise_state: Mapping[str, Tensor], at: float | None = None):
+        """`at`: the only time that is asked about, with weight 1, instead of the times and weights of the formulation."""
+        self.formulation, self.noise_state, self.at = formulation, noise_state, at
         self.path = formulation.path(noise_state)
-        normalise = formulation.objective.normalise_weight
+        normalise = formulation.objective.normalise_weight and at is None
         self.weight_mean = formulation.weighting.expectation(formulation.time_sampler, self.path) if normalise else 1.0
 
     def __call__(self, network: nn.Module, x0: Tensor, seed: int, step: int, y: Tensor | None = None) -> Step:
@@ -68,9 +69,11 @@ class Objective:
         f, device = self.formulation, x0.device
         x1 = f.noise.sample(x0.shape, stream(seed, "noise", step, device=device), self.noise_state)
         started = time.perf_counter()
-        x0, x1 = f.coupling.pair(x0, x1, stream(seed, "coupling", step, device=device), y)
+        x0, x1, y = f.coupling.pair(x0, x1, stream(seed, "coupling", step, device=device), y)
         seconds = time.perf_counter() - started
-        if t is None:
+        if t is None and self.at is not None:
+            t = torch.full((len(x0),), self.at, device=device)
+        elif t is None:
             t = f.time_sampler.sample(len(x0), stream(seed, "time", step, device=device), device, self.path)
         xt = f.interpolant.interpolate(x0, x1, t)
         target = f.prediction.target(x0, x1, t, f.interpolant, self._variance(x0))
@@ -84,6 +87,8 @@ class Objective:
 
     def weight(self, t: Tensor) -> Tensor:
         """What a sample's loss at t counts, [B]."""
+        if self.at is not None:
+            return torch.ones_like(t)
         weight = self.formulation.weighting.weight(t, self.path) / self.weight_mean
         return weight * self.formulation.time_sampler.correction(t, self.path)
 

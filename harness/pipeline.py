@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import math
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from harness.checkpoint import checkpoints, combine, part, read_checkpoint, step_of
 from harness.components.solvers import Euler
 from harness.components.time_grids import UniformGrid
-from harness.config import to_dict
+from harness.config import override, to_dict
 from harness.data.base import load
 from harness.data.pictures import SHOWN, draw
 from harness.environment import commit, machine
@@ -29,6 +30,7 @@ from harness.evaluation.judge import Batch, Judge, Parts
 from harness.evaluation.protocol import Protocol
 from harness.files import drop_torn_line, remove_leftovers, write_json
 from harness.objective import Objective
+from harness.pairs import PairSet
 from harness.rng import stream_seed
 from harness.runs import Run, RunConfig
 from harness.sampling import Generated, NetworkField, generate
@@ -76,8 +78,13 @@ def ensure(config: RunConfig, say: Say, stop: Stop, look: Look | None = None) ->
 
 
 def train(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE, look: Look | None = None) -> None:
-    """Train a run from where it stands; at once when it is finished. Of several ranks, the first alone writes."""
+    """Train a run from where it stands, and before it what it learns from; at once when it is finished.
+
+    Of several ranks, the first alone writes.
+    """
     config, data, device = run.config, load(run.config.dataset), run.config.train.resolved_device()
+    if run.parent and not run.finished:
+        make_pairs(run, say, stop, ranks)
     torch.set_num_threads(config.train.threads)
     with run.lock() if ranks.first else nullcontext(), threadpool_limits(config.train.threads):
         if run.finished:
@@ -86,7 +93,9 @@ def train(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE, look: Look | Non
             raise Diverged(f"{run.diverged} (Remove {run.folder} to train it again.)")
         torch.manual_seed(stream_seed(config.seed, "initial weights"))
         network = config.build(data).to(device)
-        objective = Objective(config, config.noise.learn(data))
+        if run.parent and config.reflow.warm_start:
+            network.load_state_dict(_averaged(_teacher(run))[0].state_dict())
+        objective = _objective(run)
         if ranks.first:
             _prepare(run, network, objective)
         callbacks = _callbacks(run, objective, say, stop, look)
@@ -112,8 +121,81 @@ def _prepare(run: Run, network: nn.Module, objective: Objective) -> None:
         _write_environment(run, network, objective)
 
 
+def make_pairs(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE) -> None:
+    """Make the pairs that a run learns, after training the flow that makes them; what is there is kept, what was begun continues.
+
+    All ranks train, and the first makes the pairs.
+    """
+    pairs, teacher = run.pairs, _teacher(run)
+    if ranks.first:
+        pairs.require_room()
+    train(teacher, say, stop, ranks)
+    if ranks.first:
+        with pairs.lock():
+            if not pairs.about:
+                _fill(pairs, run, teacher, stop)
+    while not pairs.about:  # another rank's, which may take hours
+        if stop():
+            raise Stopped("stopped while the first rank makes pairs")
+        time.sleep(1.0)
+    pairs.check()
+
+
+def _teacher(run: Run) -> Run:
+    """The parent of a run, with the average of its weights that makes the pairs."""
+    assert run.parent is not None
+    return Run.of(override(run.parent.config, {"evaluate.average": run.config.reflow.average, "evaluate.checkpoint": "last"}))
+
+
+def _fill(pairs: PairSet, run: Run, teacher: Run, stop: Stop) -> None:
+    """Make the pairs that are missing."""
+    reflow, config, data, trained = run.config.reflow, teacher.config, load(run.config.dataset), restore(teacher)
+    writer = pairs.writer(reflow.batch_size)
+    begun, calls, started = writer.done, 0, time.perf_counter()
+    with threadpool_limits(config.train.threads), products("fp32"):
+        torch.set_num_threads(config.train.threads)
+        for made in generate(
+            trained.network, config, trained.noise_state, reflow.solver, reflow.time_grid, reflow.nfe, data.shape,
+            pairs.number, reflow.batch_size, (config.seed, "pairs", run.config.rectified), config.train.resolved_device(),
+            data.classes if config.conditional else None, reflow.guidance, first=begun // reflow.batch_size,
+        ):  # fmt: skip
+            if not made.x.isfinite().all():
+                raise Diverged(f"samples of {teacher.name} at NFE {reflow.nfe} are not finite, so they are no pairs to learn.")
+            writer.add(
+                {"x0": made.x.cpu().numpy(), "x1": made.noise.cpu().numpy()} | ({} if made.y is None else {"y": made.y.cpu().numpy()})
+            )
+            calls += made.calls * len(made.x)
+            if stop():
+                raise Stopped(f"stopped after {writer.done} of {pairs.number} pairs")
+    new, settings = max(1, writer.done - begun), to_dict(dataclasses.replace(reflow, teacher=None))
+    writer.finish(
+        {
+            "teacher": teacher.name,
+            "made": {name: settings[name] for name in ("solver", "time_grid", "nfe", "guidance", "average", "batch_size")},
+            "calls": calls / new,
+            "pairs_per_second": new / (time.perf_counter() - started),
+            "commit": commit(),
+            "machine": machine(),
+        }
+    )
+
+
+def _objective(run: Run) -> Objective:
+    """What a run minimises: on its data, or on the pairs that its parent made."""
+    config, noise_state = run.config, run.config.noise.learn(load(run.config.dataset))
+    if run.parent is None:
+        return Objective(config, noise_state)
+    return Objective(config.learned(run.pairs.folder), noise_state, 1.0 if config.reflow.distil else None)
+
+
 def restore(run: Run) -> Trained:
     """The network of a finished run as its `evaluate` says, from its checkpoints."""
+    network, noise_state = _averaged(run)
+    return Trained(compiled(network.eval(), run.config.train.resolved()["compile"]), noise_state)
+
+
+def _averaged(run: Run) -> tuple[nn.Module, Mapping[str, Tensor]]:
+    """The network and the noise's state of a finished run."""
     config, data, device, folder = run.config, load(run.config.dataset), run.config.train.resolved_device(), run.folder / "checkpoints"
     step, saved, _ = read_checkpoint(folder, device)
     if step < config.train.steps:
@@ -130,7 +212,7 @@ def restore(run: Run) -> Trained:
     steps = sorted(map(step_of, checkpoints(folder / "snapshots")))
     terms = config.evaluate.average.terms(config.train.decays, steps)
     network.load_state_dict(combine(saved, folder / "snapshots", terms), strict=False)
-    return Trained(compiled(network.eval(), config.train.resolved()["compile"]), part(saved, "noise"))
+    return network, part(saved, "noise")
 
 
 def evaluate(run: Run, trained: Trained, judge: Judge, stop: Stop) -> None:
@@ -207,7 +289,7 @@ def samples(
         number, config.evaluate.batch_size, (config.seed, "evaluation"), device,
         classes if label is None else torch.tensor([label]), config.evaluate.guidance, visited, first,
     )  # fmt: skip
-    return (Generated(data.decode(x), y, calls) for x, y, calls in batches)
+    return (batch._replace(x=data.decode(batch.x)) for batch in batches)
 
 
 def picture(run: Run, trained: Trained, nfe: int, number: int, path: Path, label: int | None = None) -> None:
@@ -236,7 +318,7 @@ def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look 
         picture(run, trained, max(run.config.evaluate.nfe), number, run.folder / "samples" / f"step-{step:07d}.png")
         if look:
             look(trained, step)
-        path = paths(run, trained, PATH_STEPS, PATHS)
+        path = paths(run, trained, 1 if run.config.reflow.distil else PATH_STEPS, PATHS)
         return straightness(path) | {"sample_spread": spread(path[-1].cpu(), real)}
 
     return Callbacks(log, seen, say, stop)
@@ -273,7 +355,7 @@ def _write_environment(run: Run, network: nn.Module, objective: Objective) -> No
 def _timed(batches: Iterable[Generated], stop: Stop) -> Iterator[Batch]:
     """The same batches for a judge, with the seconds that they took."""
     started = time.perf_counter()
-    for x, y, calls in batches:
+    for x, y, calls, _ in batches:
         if x.is_cuda:
             torch.cuda.current_stream().synchronize()
         if stop():

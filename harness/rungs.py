@@ -22,7 +22,7 @@ def judge_rung(run: Run, trained: Trained, step: int, judge: Judge, nfe: int) ->
     """{metric: value} of the network at a step, measured unless it is known; `Diverged` when samples are not finite."""
     if (known := known_rungs(run, judge.protocol, nfe).get(step)) is not None:
         return known
-    values = judge(Batch(x, y) for x, y, _ in samples(run, trained, nfe, run.config.evaluate.num_samples))
+    values = judge(Batch(batch.x, batch.y) for batch in samples(run, trained, nfe, run.config.evaluate.num_samples))
     drop_torn_line(run.folder / "rungs.jsonl")
     with open(run.folder / "rungs.jsonl", "a") as file:
         line = {"step": step, "time": time.time(), "protocol": judge.protocol.digest, "nfe": nfe, "values": values}

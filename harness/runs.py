@@ -4,7 +4,7 @@
         config.json  environment.json  metrics.jsonl  checkpoints/  samples/  evaluations/<protocol digest>.json  diverged.json  pruned.json
 
 The digest covers all that training depends on and nothing else, so no run is trained twice and a change of
-`evaluate` retrains nothing.
+`evaluate` retrains nothing. A run that learns another's pairs (`reflow`) names it by its configuration: its parent.
 """
 
 from __future__ import annotations
@@ -12,30 +12,78 @@ from __future__ import annotations
 import dataclasses
 import re
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 
 from harness.checkpoint import checkpoints, read_checkpoint, step_of
+from harness.components.averages import Average, Ema
 from harness.components.backbones.base import Backbone, Network
 from harness.components.backbones.unet import UNet
+from harness.components.couplings import Pairs
 from harness.components.interpolants import Interpolant
-from harness.config import Index, digest, to_dict
+from harness.components.solvers import Euler, Solver
+from harness.components.time_grids import TimeGrid, UniformGrid
+from harness.config import Config, Count, Index, digest, to_dict
 from harness.data.base import Data, Dataset, load
 from harness.errors import ConfigError, UserError
 from harness.evaluation.flow import FlowMetric
 from harness.evaluation.protocol import EvaluateConfig, Protocol
-from harness.files import last_line, locked, read_json, read_lines, runs_folder
+from harness.files import last_line, locked, read_json, read_lines, results_folder, runs_folder
 from harness.formulation import Formulation, require_score
+from harness.pairs import PairSet
 from harness.registry import sources
-from harness.sampling import steps_of
+from harness.sampling import Guidance, steps_of
 from harness.training.trainer import TrainConfig
 
 NUMERICS_VERSION = 1
 """Raised by hand when a change of the code alters what the same configuration gives."""
+ONE_STEP = 1e-3
+"""How near one step of a perfect distilled network must come, from noise 2 to a sample of 1."""
 _NAME = re.compile(r"[0-9a-f]{12}-s\d+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reflow(Config):
+    """Learning the pairs of noise and sample that an earlier flow makes, in rounds: the flow before is the teacher of each.
+
+    The flow that was trained on data is 1-rectified, so round k gives the (k + 1)-rectified flow.
+    """
+
+    source: ClassVar[str] = "Liu et al. 2023, algorithm 1, and their distillation"
+
+    rounds: Index = 0
+    """How many lie behind this flow; 0 is one that was trained on data."""
+    distil: bool = False
+    """One step more: learn the pairs of the last round at t = 1 alone, to be sampled by one step of Euler's method."""
+    teacher: RunConfig | None = None
+    """The flow before the first round, whose seed is the run's; null is this very configuration without rounds."""
+    warm_start: bool = True
+    """Begin each round with its teacher's averaged weights."""
+    number: Count = 50_000
+    """Pairs; Liu et al. take a million or more for CIFAR-10."""
+    solver: Solver = Euler()
+    time_grid: TimeGrid = UniformGrid()
+    nfe: Index = 100
+    """The teacher's calls for each pair; 0 lets an adaptive solver choose."""
+    guidance: Guidance = Guidance()
+    average: Average = Ema()
+    """Of the teacher's weights."""
+    batch_size: Count = 500
+    """Pairs made at once; each batch has its own stream of noise."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.teacher is not None and not (self.rounds or self.distil):
+            raise ConfigError("teacher", "without rounds or distil nothing is learned from it. Set reflow.rounds=1, or leave it out.")
+        if self.solver.needs_score:
+            raise ConfigError(
+                "solver", f"{self.solver.name} draws noise on its way, and pairs need one sample for each noise. Choose heun."
+            )
+        if not self.solver.adaptive and self.guidance.scale == 1:
+            self.solver.steps(self.nfe)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,28 +94,89 @@ class RunConfig(Formulation):
     backbone: Backbone = UNet()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    reflow: Reflow = field(default_factory=Reflow)
     seed: Index = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if parent := self.parent:
+            self._check_reflow(parent)
+        learned = self.learned()
         try:
             self.evaluate.average.check(self.train.decays, self.train.snapshot_every > 0)
         except ConfigError as error:
             raise error.below("evaluate.average") from None
         if self.evaluate.solver.needs_score:
-            require_score("evaluate.solver", self.evaluate.solver.name, "euler", self)
+            require_score("evaluate.solver", self.evaluate.solver.name, "euler", learned)
             self.refuse_unbounded("score")
         if self.evaluate.guidance.scale != 1 and not self.objective.label_dropout:
             state = "is told no classes" if self.objective.label_dropout is None else "always sees them"
             raise ConfigError("evaluate.guidance", f"the network {state}. Train it with objective.label_dropout above 0, like 0.1.")
         for i, metric in enumerate(self.evaluate.metrics):
             try:
-                metric.check(self)
+                metric.check(learned)
             except ConfigError as error:
                 raise error.below(f"evaluate.metrics[{i}]") from None
             if metric.needs_classes and not self.conditional:
                 reason = f"{metric.name} needs a network that is told classes"
                 raise ConfigError(f"evaluate.metrics[{i}]", f"{reason}. Set objective.label_dropout, like 0.1.")
+
+    def _check_reflow(self, parent: RunConfig) -> None:
+        """Refuse what cannot be learned from the parent's pairs."""
+        for name in ("dataset", "noise", "coupling", *(("interpolant", "prediction") if self.reflow.warm_start else ())):
+            if getattr(self, name) != getattr(parent, name):
+                why = "its pairs replace it" if name == "coupling" else "the pairs and the first weights are the teacher's"
+                raise ConfigError(name, f"the teacher's is another, and {why}. Leave it as it is there.")
+        if parent.reflow.distil:
+            raise ConfigError("reflow.teacher", "it is distilled to one step, and no flow any more. Take the flow that it learned from.")
+        if self.conditional and not parent.conditional:
+            raise ConfigError("objective.label_dropout", "the teacher knows no classes, so its pairs have none. Set it to null.")
+        if self.reflow.guidance.scale != 1 and not parent.objective.label_dropout:
+            state = "is told no classes" if parent.objective.label_dropout is None else "always sees them"
+            raise ConfigError("reflow.guidance", f"the teacher {state}. Train it with objective.label_dropout above 0, like 0.1.")
+        try:
+            self.reflow.average.check(parent.train.decays, parent.train.snapshot_every > 0)
+        except ConfigError as error:
+            raise error.below("reflow.average") from None
+        if self.reflow.distil:
+            self._check_distilled()
+
+    def _check_distilled(self) -> None:
+        """Refuse what one step of Euler's method does not turn into samples, even from a perfect network."""
+        x0, x1, t = torch.tensor([[1.0]]), torch.tensor([[2.0]]), torch.ones(1)
+        target = self.prediction.target(x0, x1, t, self.interpolant)
+        xt = self.interpolant.interpolate(x0, x1, t)
+        end = xt - self.prediction.convert(target, xt, t, self.interpolant, "velocity")
+        if not (end - x0).abs().item() < ONE_STEP:
+            advice = "Choose interpolant=linear and prediction=velocity, or data with prediction.t_max=1."
+            reason = f"one Euler step from t = 1 is no sample with {self.interpolant.name} and {self.prediction.name}"
+            raise ConfigError("reflow.distil", f"{reason}. {advice}")
+        evaluate = self.evaluate
+        if (evaluate.solver, evaluate.time_grid, evaluate.nfe) != (Euler(), UniformGrid(), (1,)):
+            raise ConfigError("evaluate.nfe", "a distilled network knows t = 1 alone: one step of Euler's method. Set evaluate.nfe=[1].")
+        for i, metric in enumerate(evaluate.metrics):
+            if isinstance(metric, FlowMetric):
+                raise ConfigError(f"evaluate.metrics[{i}]", f"{metric.name} is of a flow, and a distilled network is none. Leave it out.")
+
+    @property
+    def parent(self) -> RunConfig | None:
+        """The flow whose pairs this one learns; None for one that is trained on data."""
+        if not (self.reflow.rounds or self.reflow.distil):
+            return None
+        rounds = self.reflow.rounds if self.reflow.distil else self.reflow.rounds - 1
+        if rounds == 0 and self.reflow.teacher is not None:
+            return dataclasses.replace(self.reflow.teacher, seed=self.seed)
+        return dataclasses.replace(self, reflow=dataclasses.replace(self.reflow, rounds=rounds, distil=False))
+
+    @property
+    def rectified(self) -> int:
+        """k of the k-rectified flow that this is, or is distilled from."""
+        return 1 if self.parent is None else self.parent.rectified + (not self.reflow.distil)
+
+    def learned(self, pairs: Path = Path()) -> Formulation:
+        """What is trained: these components, with the pairs in a folder as the coupling of one that has a parent."""
+        parts = {part.name: getattr(self, part.name) for part in dataclasses.fields(Formulation)}
+        return Formulation(**parts | ({} if self.parent is None else {"coupling": Pairs(path=str(pairs))}))
 
     def build(self, data: Data) -> Network:
         """The network for these data; `ConfigError` when it does not fit."""
@@ -159,13 +268,28 @@ class Run:
         return read_json(path) if path.exists() else {}
 
     @property
+    def parent(self) -> Run | None:
+        """The run whose pairs this one learns."""
+        return None if self.config.parent is None else Run.of(self.config.parent)
+
+    @property
+    def pairs(self) -> PairSet:
+        """The pairs that this run learns; it has a parent."""
+        assert self.parent is not None
+        reflow, data = self.config.reflow, load(self.config.dataset)
+        folder = results_folder() / "local" / "pairs" / f"{digest(_pairs_identity(self.config))}-s{self.config.seed}"
+        return PairSet(folder, reflow.number, data.shape, self.parent.config.conditional)
+
+    @property
     def finished(self) -> bool:
         """Whether training has ended and its last checkpoint is intact."""
         return read_checkpoint(self.folder / "checkpoints", "cpu")[0] == self.config.train.steps
 
     @property
     def diverged(self) -> str | None:
-        """Why training gave up, or None."""
+        """Why training gave up, its own or that of a flow before it; or None."""
+        if (parent := self.parent) and (reason := parent.diverged):
+            return f"its teacher {parent.name}: {reason}"
         return self._reason("diverged.json")
 
     def failure(self, protocol: Protocol) -> str | None:
@@ -188,24 +312,42 @@ def training_digest(config: RunConfig) -> str:
     The device belongs to it: the random streams of a CPU and a GPU differ.
     """
     identity = to_dict(config, run_only=False)
-    del identity["evaluate"], identity["seed"]
+    del identity["evaluate"], identity["seed"], identity["reflow"]
     identity["train"] |= config.train.resolved()
+    if config.parent is not None:
+        del identity["coupling"]
+        identity |= {"pairs": _pairs_identity(config), "warm_start": config.reflow.warm_start}
+    if config.reflow.distil:
+        del identity["weighting"], identity["time_sampler"]
+        identity["distil"] = True
     return digest(
         {
             **identity,
             "data": load(config.dataset).fingerprint,
             "files": {**config.coupling.fingerprint(), **config.noise.fingerprint()},
-            "sources": sources(dataclasses.replace(config, evaluate=EvaluateConfig())),
+            "sources": sources(config.learned()) | sources(config.dataset) | sources(config.backbone) | sources(config.train),
             "numerics_version": NUMERICS_VERSION,
         }
     )
+
+
+def _pairs_identity(config: RunConfig) -> dict[str, Any]:
+    """All that the pairs which a run learns depend on, the seed aside."""
+    assert config.parent is not None
+    making = to_dict(config.reflow, run_only=False)
+    for name in ("rounds", "distil", "teacher", "warm_start"):
+        del making[name]
+    return {**making, "teacher": training_digest(config.parent), "sources": sources(dataclasses.replace(config.reflow, teacher=None))}
 
 
 def check(config: RunConfig) -> None:
     """Raise what training would trip over: data that cannot be read, a network that does not fit, an impossible protocol."""
     data = load(config.dataset)
     Protocol.of(config.evaluate, data)
-    config.coupling.check(data.shape, data.classes is not None)
+    if config.parent is not None:
+        check(config.parent)
+        _check_pairs(config, config.parent, data)
+    config.coupling.check(data.shape, data.num_classes, config.conditional)
     config.noise.check(data)
     if config.conditional and data.num_classes < 2:
         raise ConfigError("objective.label_dropout", f"the data have {data.num_classes or 'no'} classes. Set it to null, or take others.")
@@ -217,6 +359,23 @@ def check(config: RunConfig) -> None:
         config.evaluate.time_grid.times(_steps(config, path, nfe), path)
     with torch.device("meta"):
         config.build(data)
+
+
+def _check_pairs(config: RunConfig, parent: RunConfig, data: Data) -> None:
+    """Raise what making pairs, or beginning with the weights of who made them, would trip over."""
+    reflow, path = config.reflow, parent.path(parent.noise.learn(data))
+    try:
+        reflow.time_grid.times(steps_of(reflow.solver, reflow.time_grid, path, reflow.guidance, reflow.nfe), path)
+    except ConfigError as error:
+        raise ConfigError("reflow.nfe" if error.path.endswith("nfe") else "reflow.time_grid", error.message) from None
+    if not reflow.warm_start:
+        return
+    with torch.device("meta"):
+        own, given = ({name: tuple(w.shape) for name, w in c.build(data).state_dict().items()} for c in (config, parent))
+    if own != given:
+        differing = next(name for name in own.keys() | given.keys() if own.get(name) != given.get(name))
+        reason = f"the network does not fit the teacher's: {differing} is {own.get(differing)} here and {given.get(differing)} there"
+        raise ConfigError("backbone", f"{reason}. Leave it as it is there, or set reflow.warm_start=false.")
 
 
 def _steps(config: RunConfig, path: Interpolant, nfe: int) -> int:

@@ -115,6 +115,8 @@ class Generated(NamedTuple):
     """The classes that the network was given, [B]."""
     calls: int
     """Of the network, for each sample."""
+    noise: Tensor
+    """What it began from, as the noise component drew it, [B, ...]."""
 
 
 @torch.no_grad()
@@ -155,4 +157,4 @@ def generate(
         x1 = formulation.noise.sample((size, *shape), generator, noise_state)
         x = solver.integrate(field, scale.view(-1, *[1] * len(shape)) * x1, times, generator)
         assert solver.adaptive or field.calls == nfe
-        yield Generated(x, y, field.calls)
+        yield Generated(x, y, field.calls, x1)

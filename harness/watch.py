@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable, Container, Sequence
@@ -13,11 +14,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from harness.evaluation.protocol import Protocol
+from harness.pairs import PairSet
 from harness.runs import Run
 from harness.tracking import Mirror, Record, run_params
 
 TRAINING_SHARE = 0.85
 """Of a trial's progress, how much is training; the rest is evaluation."""
+PAIRS_SHARE = 0.5
+"""Of that, how much is making the pairs that it learns, if it does."""
 LOOK_EVERY_S = 1.0
 SEND_EVERY_S = 30.0
 TELL_EVERY_S = 30.0
@@ -36,11 +40,19 @@ class Trial:
     record: Record | None = None
     closed: bool = field(default=False, init=False)
 
+    @functools.cached_property
+    def pairs(self) -> PairSet | None:
+        """What the run learns from, if it has a parent."""
+        return self.run.pairs if self.run.parent else None
+
     def progress(self) -> float:
         """From 0 to 1."""
         if self.run.pruned:
             return 1.0
         trained = self.run.steps_done / self.run.config.train.steps
+        if self.pairs:
+            made = 1.0 if trained else self.pairs.done / self.pairs.number
+            trained = PAIRS_SHARE * made + (1 - PAIRS_SHARE) * trained
         if not self.evaluated:
             return trained
         return TRAINING_SHARE * trained + (1 - TRAINING_SHARE) * self.run.judged(self.protocol)
@@ -134,6 +146,8 @@ class Watch:
         if trial.record is None:
             commits = ", ".join(trial.run.environment["commits"])
             tags = {"run": trial.run.name, "protocol": trial.protocol.digest, "commit": commits, **trial.tags}
+            if trial.run.parent:
+                tags |= {"parent": trial.run.parent.name, "pairs": trial.run.pairs.name}
             key = trial.protocol.digest + trial.tags.get("mlflow.parentRunId", "")
             trial.record = self.mirror.record(trial.run.folder, trial.title, run_params(trial.run), tags, key)
         status = trial.status()

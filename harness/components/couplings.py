@@ -6,11 +6,12 @@ depend on how many processes share it. The data, and with them their classes, ke
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +21,16 @@ from harness.config import RUN_ONLY, Range
 from harness.errors import ConfigError, UserError
 from harness.registry import Component
 
-Pair = tuple[Tensor, Tensor]
+
+class Pair(NamedTuple):
+    """Data and noise whose rows belong together."""
+
+    x0: Tensor
+    """Data, [B, ...]."""
+    x1: Tensor
+    """Noise, [B, ...]."""
+    y: Tensor | None
+    """The classes of the data, int64 [B]."""
 
 
 class Coupling(Component, family="coupling"):
@@ -30,16 +40,19 @@ class Coupling(Component, family="coupling"):
     """Whether x1 stays independent of x0: only then do x1 and the score of p_t say the same."""
     needs_classes: ClassVar[bool] = False
     """Whether `pair` must be told the classes of the data."""
-    keeps_classes: ClassVar[bool] = True
-    """Whether the data keep their places, and with them their classes."""
+    brings_data: ClassVar[bool] = False
+    """Whether data of its own, and their classes, come in the place of those that were drawn."""
 
     def pair(self, x0: Tensor, x1: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Pair:
-        """Data and noise [B, ...] whose rows belong together, from a batch of each; `y` [B] are the data's classes."""
+        """Pairs from a batch of data and a batch of noise, [B, ...] each; `y` [B] are the data's classes."""
         raise NotImplementedError
 
-    def check(self, data_shape: Sequence[int], has_classes: bool) -> None:
-        """`UserError` when it cannot pair samples of `data_shape` (without the batch axis)."""
-        if self.needs_classes and not has_classes:
+    def check(self, data_shape: Sequence[int], classes: int, conditional: bool = False) -> None:
+        """`UserError` when it cannot pair samples of `data_shape` (without the batch axis) and so many classes (0: none are known).
+
+        `conditional`: the network is told the classes of the pairs.
+        """
+        if self.needs_classes and not classes:
             raise ConfigError("coupling", f"{self.name} needs the classes of the data, and there are none. Choose exact_ot.")
 
     def fingerprint(self) -> dict[str, str]:
@@ -56,7 +69,7 @@ class Independent(Coupling, name="independent"):
     independent: ClassVar[bool] = True
 
     def pair(self, x0: Tensor, x1: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Pair:
-        return x0, x1
+        return Pair(x0, x1, y)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +80,7 @@ class ExactOT(Coupling, name="exact_ot"):
     source: ClassVar[str] = "Pooladian et al. 2023; Tong et al. 2024, section 3.3"
 
     def pair(self, x0: Tensor, x1: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Pair:
-        return x0, x1[_assignment(x0, x1)]
+        return Pair(x0, x1[_assignment(x0, x1)], y)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +100,7 @@ class Sinkhorn(Coupling, name="sinkhorn"):
         cost = _cost(x0, x1)
         plan = ot.sinkhorn([], [], cost, self.reg * np.median(cost), method="sinkhorn_log", numItermax=2000, stopThr=1e-6, warn=False)
         rows = torch.from_numpy(plan).to(x1.device)
-        return x0, x1[torch.multinomial(rows / rows.sum(1, keepdim=True), 1, generator=generator)[:, 0]]
+        return Pair(x0, x1[torch.multinomial(rows / rows.sum(1, keepdim=True), 1, generator=generator)[:, 0]], y)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,14 +112,14 @@ class ClassConditionalOT(Coupling, name="class_conditional_ot"):
     needs_classes: ClassVar[bool] = True
 
     def pair(self, x0: Tensor, x1: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Pair:
-        self.check(x0.shape[1:], has_classes=y is not None)
+        self.check(x0.shape[1:], classes=0 if y is None else len(y))
         assert y is not None
         _same_shape(x0, x1)
         order = torch.arange(len(x1), device=x1.device)
         for label in y.unique():
             of_class = (y == label).nonzero()[:, 0]
             order[of_class] = of_class[_assignment(x0[of_class], x1[of_class])]
-        return x0, x1[order]
+        return Pair(x0, x1[order], y)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,40 +128,65 @@ class Pairs(Coupling, name="pairs"):
 
     formula: ClassVar[str] = "(x0, x1) ~ rows of {path}"
     source: ClassVar[str] = "Liu et al. 2023, algorithm 1"
-    keeps_classes: ClassVar[bool] = False
+    brings_data: ClassVar[bool] = True
 
     path: str = field(metadata=RUN_ONLY)
-    """A folder with x0.npy and x1.npy, float32 [N, ...], encoded; rows with the same number belong together."""
+    """A folder with x0.npy and x1.npy, float32 [N, ...], encoded; rows with the same number belong together. Where a network is
+    told classes, y.npy holds those of x0, int64 [N]."""
 
     def pair(self, x0: Tensor, x1: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Pair:
-        self.check(x0.shape[1:], has_classes=y is not None)
-        data, noise = self._arrays()
+        data, noise, classes = self._arrays()
+        self._fits(x0.shape[1:], data)
         chosen = torch.randint(len(data), (len(x0),), generator=generator, device=generator.device).cpu().numpy()
-        return torch.from_numpy(data[chosen]).to(x0), torch.from_numpy(noise[chosen]).to(x1)
+        y = None if classes is None else torch.from_numpy(classes[chosen]).to(x0.device)
+        return Pair(torch.from_numpy(data[chosen]).to(x0), torch.from_numpy(noise[chosen]).to(x1), y)
 
-    def check(self, data_shape: Sequence[int], has_classes: bool) -> None:
-        held = self._arrays()[0].shape[1:]
-        if tuple(held) != tuple(data_shape):
-            raise ConfigError("coupling.path", f"{self.path} holds {list(held)}, the data are {list(data_shape)}. Make others.")
+    def check(self, data_shape: Sequence[int], classes: int, conditional: bool = False) -> None:
+        data, _, known = self._arrays()
+        self._fits(data_shape, data)
+        if conditional and known is None:
+            raise ConfigError(
+                "coupling.path", f"{self.path} has no y.npy with the classes of x0. Add it, or set objective.label_dropout=null."
+            )
+        if conditional and known is not None and not 0 <= known.min() <= known.max() < classes:
+            reason = f"y.npy in {self.path} has classes from {known.min()} to {known.max()}, the data {classes} of them from 0 on"
+            raise ConfigError("coupling.path", f"{reason}. Make it again.")
 
     def fingerprint(self) -> dict[str, str]:
-        self._arrays()
+        names = ("x0.npy", "x1.npy") if self._arrays()[2] is None else ("x0.npy", "x1.npy", "y.npy")
         hashes = {}
-        for name in ("x0.npy", "x1.npy"):
+        for name in names:
             with open(Path(self.path) / name, "rb") as file:
                 hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()[:12]
         return hashes
 
-    def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """Both ends, memory-mapped."""
-        try:
-            data, noise = (np.load(Path(self.path) / name, mmap_mode="r", allow_pickle=False) for name in ("x0.npy", "x1.npy"))
-        except (OSError, ValueError, EOFError) as error:
-            raise ConfigError("coupling.path", f"{self.path} cannot be read ({error}). Give a folder with x0.npy and x1.npy.") from error
-        arrays = all(isinstance(array, np.ndarray) and array.dtype == np.float32 and array.size for array in (data, noise))
-        if not arrays or data.ndim == 0 or data.shape != noise.shape:
-            raise ConfigError("coupling.path", f"x0.npy and x1.npy in {self.path} are not float32 of one shape. Make them again.")
-        return data, noise
+    def _fits(self, data_shape: Sequence[int], data: np.ndarray) -> None:
+        if data.shape[1:] != tuple(data_shape):
+            raise ConfigError("coupling.path", f"{self.path} holds {list(data.shape[1:])}, the data are {list(data_shape)}. Make others.")
+
+    def _arrays(self) -> Arrays:
+        """Both ends and the classes where there are some, memory-mapped."""
+        paths = [Path(self.path) / name for name in ("x0.npy", "x1.npy", "y.npy")]
+        return _mapped(self.path, tuple(path.stat().st_mtime_ns if path.is_file() else 0 for path in paths))
+
+
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray | None]
+
+
+@functools.lru_cache(maxsize=2)
+def _mapped(folder: str, changed: tuple[int, ...]) -> Arrays:
+    """x0, x1 and y in a folder whose files were last `changed` then; `ConfigError` when they are no pairs."""
+    names = ("x0.npy", "x1.npy", "y.npy") if changed[2] else ("x0.npy", "x1.npy")
+    try:
+        data, noise, *rest = (np.load(Path(folder) / name, mmap_mode="r", allow_pickle=False) for name in names)
+    except (OSError, ValueError, EOFError) as error:
+        raise ConfigError("coupling.path", f"{folder} cannot be read ({error}). Give a folder with x0.npy and x1.npy.") from error
+    arrays = all(isinstance(array, np.ndarray) and array.dtype == np.float32 and array.size for array in (data, noise))
+    if not arrays or data.ndim == 0 or data.shape != noise.shape:
+        raise ConfigError("coupling.path", f"x0.npy and x1.npy in {folder} are not float32 of one shape. Make them again.")
+    if rest and not (isinstance(rest[0], np.ndarray) and rest[0].dtype == np.int64 and rest[0].shape == data.shape[:1]):
+        raise ConfigError("coupling.path", f"y.npy in {folder} is not one whole number (int64) for each row of x0.npy. Make it again.")
+    return data, noise, rest[0] if rest else None
 
 
 def transport_cost(x0: Tensor, x1: Tensor) -> Tensor:

@@ -245,7 +245,7 @@ class Training:
         line = gradients_by_noise(state.network, self.objective, x0, y, self.seed, done)
         if self.config.decays:
             line["ema_distance"] = state.averages.distance().item()
-        if self.objective.formulation.coupling.keeps_classes:  # else it brings data of its own
+        if not self.objective.formulation.coupling.brings_data:
             line["held_out_loss"] = self.held_out_loss()
             self.keep_best(done, line["held_out_loss"])
         return line | self.callbacks.look(self.shown, done)
