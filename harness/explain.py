@@ -64,7 +64,9 @@ class Explained:
             rows[1] = ("pairs", made, f.reflow.source)
         if f.reflow.distil:
             replaced = {f.time_sampler.family: "t = 1", f.weighting.family: "w(t) = 1"}
-            rows = [(family, replaced[family], f.reflow.source) if (family := row[0].partition(" ")[0]) in replaced else row for row in rows]
+            rows = [
+                (family, replaced[family], f.reflow.source) if (family := row[0].partition(" ")[0]) in replaced else row for row in rows
+            ]
         mean = f.weighting.expectation(f.time_sampler, f.path(self.noise_state)) if f.objective.normalise_weight else 1.0
         divided = f" / {mean:.6g}" if f.objective.normalise_weight else ""
         corrected = " / p(t)" if f.time_sampler.importance_correct else ""

@@ -24,7 +24,7 @@ from harness.components.backbones.base import Backbone, Network
 from harness.components.backbones.unet import UNet
 from harness.components.couplings import Pairs
 from harness.components.interpolants import Interpolant
-from harness.components.solvers import Euler, Solver
+from harness.components.solvers import Euler, Heun, Solver
 from harness.components.time_grids import TimeGrid, UniformGrid
 from harness.config import Config, Count, Index, digest, to_dict
 from harness.data.base import Data, Dataset, load
@@ -64,7 +64,7 @@ class Reflow(Config):
     """Begin each round with its teacher's averaged weights."""
     number: Count = 50_000
     """Pairs; Liu et al. take a million or more for CIFAR-10."""
-    solver: Solver = Euler()
+    solver: Solver = Heun()
     time_grid: TimeGrid = UniformGrid()
     nfe: Index = 100
     """The teacher's calls for each pair; 0 lets an adaptive solver choose."""

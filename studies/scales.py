@@ -18,7 +18,7 @@ from harness.evaluation.fidelity import FID, KID, Precision, Recall
 from harness.evaluation.profiles import Autocorrelation, DropoutRate, GeneMean, GeneVariance, Spectrum
 from harness.evaluation.protocol import EvaluateConfig
 from harness.formulation import ObjectiveConfig
-from harness.runs import RunConfig
+from harness.runs import Reflow, RunConfig
 from harness.training.optimizers import AdamW
 from harness.training.trainer import TrainConfig
 
@@ -32,6 +32,7 @@ DIGITS = RunConfig(
         log_every=20, sample_every=520, checkpoint_every=50,
     ),
     evaluate=EvaluateConfig(num_samples=400, batch_size=100, extractor="digits"),
+    reflow=Reflow(number=10_000, nfe=40),
 )  # fmt: skip
 
 DISTANCES = (SlicedWasserstein(), MMD(), EnergyDistance(), TwoSample())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +15,7 @@ from harness.errors import UserError
 from harness.evaluation.flow import FlowMetric
 from harness.evaluation.protocol import Protocol
 from harness.files import read_json, results_folder, write_json
-from harness.registry import find, sources
+from harness.registry import build, find, sources
 from harness.runs import Run, RunConfig, training_digest
 
 
@@ -35,6 +35,8 @@ class Plan:
     smallest_difference: float
     plugins: tuple[str, ...]
     """Paths of the files whose components take part."""
+    expected_nfe: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """{arm: the least and the most calls that it is said to need}"""
 
     @classmethod
     def of(cls, study: Study, scale: str, base: RunConfig, changes: Mapping[str, Any], seeds: int | None, plugins: Sequence[Path]) -> Self:
@@ -47,7 +49,7 @@ class Plan:
         arms = {}
         for name, arm in study.arms.items():
             try:
-                arms[name] = override(base, arm)
+                arms[name] = measured(override(base, arm), study.metrics)
             except ConfigError as error:
                 raise error.below(f"arm '{name}'") from None
         metric = study.metric or arms[study.baseline].evaluate.metrics[0].name
@@ -55,7 +57,7 @@ class Plan:
         nfe = nfe_of(metric, arms[study.baseline], study.nfe)
         return cls(
             study.name, scale, study.question, study.baseline, arms, tuple(range(count)),
-            metric, nfe, study.smallest_difference, tuple(str(p.absolute()) for p in plugins),
+            metric, nfe, study.smallest_difference, tuple(str(p.absolute()) for p in plugins), study.expected_nfe,
         )  # fmt: skip
 
     @classmethod
@@ -127,7 +129,26 @@ class Plan:
         return Protocol.of(self.arms[arm].evaluate, load(self.arms[arm].dataset))
 
     def _plain(self, run_only: bool) -> dict[str, Any]:
-        return {**vars(self), "arms": {name: to_dict(config, run_only) for name, config in self.arms.items()}}
+        plain = {**vars(self), "arms": {name: to_dict(config, run_only) for name, config in self.arms.items()}}
+        return plain if self.expected_nfe else {name: value for name, value in plain.items() if name != "expected_nfe"}
+
+
+def same_training(runs: Sequence[Run]) -> RunConfig:
+    """That of runs which differ in their seeds alone; `UserError` for others, and for those that this code names otherwise."""
+    for run in runs:
+        if training_digest(run.config) != training_digest(runs[0].config):
+            raise UserError(f"{run.name} is another training than {runs[0].name}. Take runs that differ in their seeds alone.")
+        if Run.of(run.config).folder.resolve() != run.folder.resolve():
+            raise UserError(f"{run.folder} was trained by another version, or lies elsewhere than {Run.of(run.config).folder}.")
+    return runs[0].config
+
+
+def measured(config: RunConfig, metrics: Sequence[str]) -> RunConfig:
+    """The configuration with more metrics, without those that it has; a distilled network is no flow, and has none of a flow."""
+    known = {metric.name for metric in config.evaluate.metrics}
+    more = [build("metric", name) for name in metrics if name not in known]
+    more = [metric for metric in more if not (config.reflow.distil and isinstance(metric, FlowMetric))]
+    return override(config, {"evaluate.metrics": [*config.evaluate.metrics, *more]})
 
 
 def nfe_of(metric: str, config: RunConfig, otherwise: int) -> int:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-from harness.ablation import statistics
+from harness.ablation.statistics import Comparison, compare
 
 NEAR = 0.05
 """As good as the best is what is worse by so much at most."""
@@ -20,8 +22,8 @@ class Readout:
     """Of one arm."""
 
     area: float
-    """Geometric mean of the metric over log NFE, from the smallest to the largest NFE that all arms share; mean over seeds."""
-    against: statistics.Comparison | None
+    """Geometric mean of the metric over log NFE, from the smallest to the largest NFE that all arms with a curve share; mean over seeds."""
+    against: Comparison | None
     """Its paired comparison with the baseline's; None for the baseline, and where a curve is missing."""
     fewest: int | None
     """The smallest NFE at which the mean is within `NEAR` of this arm's best."""
@@ -41,7 +43,8 @@ def read(values: pd.DataFrame, metric: str, baseline: str, lower: bool, seconds:
         return {}
     table = own.pivot_table(index=["arm", "seed"], columns="nfe", values="value")
     means = table.groupby("arm").mean()
-    shared = [nfe for nfe in sorted(table.columns) if not means[nfe].isna().any()]
+    curves = means[means.notna().sum(axis=1) > 1]
+    shared = [nfe for nfe in sorted(table.columns) if not curves[nfe].isna().any()]
     best = float(np.nanmin(means) if lower else np.nanmax(means))
     areas = {arm: _areas(table.loc[arm][shared]) for arm in means.index}
     out = {}
@@ -51,10 +54,49 @@ def read(values: pd.DataFrame, metric: str, baseline: str, lower: bool, seconds:
         against = None
         if arm != baseline and baseline in areas and len(areas[arm]):
             pairs = pd.concat([areas[arm], areas[baseline]], axis=1, join="inner")
-            against = statistics.compare(pairs.iloc[:, 0].tolist(), pairs.iloc[:, 1].tolist())
+            against = compare(pairs.iloc[:, 0].tolist(), pairs.iloc[:, 1].tolist())
         spent = seconds.get((arm, fewest or 0), math.nan)
         out[arm] = Readout(areas[arm].mean(), against, fewest, _fewest(curve, best, lower), spent)
     return out
+
+
+@dataclass(frozen=True)
+class Needed:
+    """The calls that an arm needs for nearly a given quality, by seed."""
+
+    calls: tuple[int | None, ...]
+    """The smallest NFE that was measured to do; None where none did."""
+    mean: float
+    """Geometric mean over seeds; infinite where some never came so near."""
+    low: float
+    high: float
+    """95 % interval of it, by t on logs; NaN with one seed, or where some never came so near."""
+
+    @classmethod
+    def of(cls, calls: Sequence[int | None]) -> Needed:
+        """From each seed's."""
+        reached = [math.log(n) for n in calls if n is not None]
+        if len(reached) < len(calls) or not calls:
+            return cls(tuple(calls), math.inf, math.nan, math.nan)
+        mean, n = statistics.fmean(reached), len(reached)
+        half = float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(reached) / math.sqrt(n) if n > 1 else math.nan
+        return cls(tuple(calls), math.exp(mean), math.exp(mean - half), math.exp(mean + half))
+
+    def verdict(self, expected: Sequence[int]) -> str:
+        """Of what is expected, [least, most]: as expected, fewer, more, or undecided where the interval crosses an end."""
+        if self.calls and not any(self.calls):
+            return "more"
+        if expected[0] <= self.low and self.high <= expected[1]:
+            return "as expected"
+        return "fewer" if self.high < expected[0] else "more" if self.low > expected[1] else "undecided"
+
+
+def needed(values: pd.DataFrame, metric: str, arm: str, target: str, lower: bool) -> Needed:
+    """What `arm` needs for a value within `NEAR` of that of `target` (an arm, itself perhaps) with the same seed at its largest NFE."""
+    own = values[(values.metric == metric) & (values.nfe > 0)]
+    curves = own.pivot_table(index=["arm", "seed"], columns="nfe", values="value")
+    seeds = [seed for seed in curves.loc[arm].index if (target, seed) in curves.index] if arm in curves.index else []
+    return Needed.of([_fewest(curves.loc[arm, seed].dropna(), curves.loc[target, seed].dropna().iloc[-1], lower) for seed in seeds])
 
 
 def _areas(table: pd.DataFrame) -> pd.Series:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,12 +33,18 @@ class Study:
     """Relative difference below which two arms are as good as each other; a tie is claimed within it."""
     seeds: int = 5
     """Training seeds, the same ones for every arm."""
+    metrics: Sequence[str] = ()
+    """Measured beside the scale's own, of every arm that is a flow."""
+    expected_nfe: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """{arm: the least and the most calls that it is said to need for `readouts.NEAR` its quality at the largest NFE}"""
     name: str = field(default="", kw_only=True)
     """The file's name; filled in on loading."""
 
     def __post_init__(self) -> None:
         if self.baseline not in self.arms or len(self.arms) < 2:
             raise UserError(f"baseline '{self.baseline}': it and one more must be among the arms. {did_you_mean(self.baseline, self.arms)}")
+        if unknown := self.expected_nfe.keys() - self.arms.keys():
+            raise UserError(f"expected_nfe: '{min(unknown)}' is no arm. {did_you_mean(min(unknown), self.arms)}")
         if not 0 < self.smallest_difference < 1:
             raise UserError(f"smallest_difference: {self.smallest_difference} is outside (0, 1). 0.05 means 5 %.")
         if self.seeds < 1:

@@ -8,13 +8,13 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from harness.ablation.plan import Plan, nfe_of
+from harness.ablation.plan import Plan, nfe_of, same_training
 from harness.config import override
 from harness.data.base import load
 from harness.errors import ConfigError, Diverged, UserError
 from harness.evaluation.judge import Judge
 from harness.pipeline import evaluate, restore
-from harness.runs import Run, RunConfig, check, training_digest
+from harness.runs import Run, RunConfig, check
 
 Axes = dict[str, list[Any]]
 """{path below evaluate: its values}"""
@@ -39,13 +39,7 @@ def plan_of(runs: Sequence[Run], axes: Axes) -> Plan:
 
     An arm is judged at those of `evaluate.nfe` that its solver can spend, an adaptive one at what it chooses.
     """
-    base = runs[0].config
-    for run in runs:
-        if training_digest(run.config) != training_digest(base):
-            raise UserError(f"{run.name} is another training than {runs[0].name}. Sweep runs that differ in their seeds alone.")
-        if Run.of(run.config).folder.resolve() != run.folder.resolve():
-            raise UserError(f"{run.folder} was trained by another version, or lies elsewhere than {Run.of(run.config).folder}.")
-    arms = {}
+    base, arms = same_training(runs), {}
     for values in itertools.product(*axes.values()):
         changes = {f"evaluate.{path}": value for path, value in zip(axes, values, strict=True)}
         arms[", ".join(map(_short, values))] = _spendable(base, changes)

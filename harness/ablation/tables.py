@@ -204,7 +204,25 @@ def grids(report: Report, timed: bool = False) -> list[Grid]:
     title = f"{titled(plan.metric)} at NFE {plan.nfe} against {plan.baseline}"
     rows = [[arm, *_comparison(main.loc[arm]), main.loc[arm].verdict] for arm in plan.arms]
     out.append(Grid(title, ["arm", "difference", "95 % interval", "p (Holm)", "verdict"], rows))
-    return [*out, _read_off(report, timed)] if report.readouts else out
+    out += [_read_off(report, timed)] if report.readouts else []
+    return [*out, _needed(report)] if plan.expected_nfe else out
+
+
+def _needed(report: Report) -> Grid:
+    """The calls that each arm needs against what is said of it."""
+    plan, rows = report.plan, []
+    lower = find("metric", plan.metric).lower_is_better  # type: ignore[attr-defined]
+    for arm in plan.arms:
+        expected = plan.expected_nfe.get(arm)
+        row = [arm, "{} to {}".format(*expected) if expected else ""]
+        for target in (arm, plan.baseline):
+            found = readouts.needed(report.values, plan.metric, arm, target, lower)
+            interval = "" if math.isnan(found.low) else f" ({found.low:.3g} to {found.high:.3g})"
+            row += ["never" if math.isinf(found.mean) else f"{found.mean:.3g}{interval}", found.verdict(expected) if expected else ""]
+        rows.append(row)
+    best = max(plan.arms[plan.baseline].evaluate.nfe)
+    title = f"NFE for {titled(plan.metric)} within {readouts.NEAR:.0%} of that at NFE {best}, geometric mean over seeds (95 % interval)"
+    return Grid(title, ["arm", "expected", "of its own", "verdict", f"of {plan.baseline}'s", "verdict"], rows)
 
 
 def _read_off(report: Report, timed: bool) -> Grid:

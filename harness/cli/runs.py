@@ -11,6 +11,7 @@ from harness.config import override, parse_assignments
 from harness.errors import UserError
 
 if TYPE_CHECKING:
+    from harness.ablation.plan import Plan
     from harness.data.base import Data
     from harness.runs import Run
     from harness.sampling import Generated
@@ -129,15 +130,9 @@ def _evaluate(run: Run, stop: StopSignal) -> None:
 
 def _sweep(runs: Sequence[Run], options: argparse.Namespace) -> None:
     """Judge runs in every way that `--sweep` names, and compare the ways."""
-    import shlex
-    import sys
-
     from rich.console import Console
 
-    from harness.ablation import sweep, tables
-    from harness.data.base import load
-    from harness.evaluation.judge import Judge
-    from harness.files import results_folder
+    from harness.ablation import sweep
     from harness.signals import StopSignal
     from harness.tracking import Mirror
     from harness.watch import Trial, Watch
@@ -146,12 +141,82 @@ def _sweep(runs: Sequence[Run], options: argparse.Namespace) -> None:
     trials = [Trial(f"{arm} seed {seed}", plan.run(arm, seed), plan.protocol(arm), {"arm": arm}) for arm, seed in plan.trials()]
     with Watch(plan.name, trials, Mirror("evaluate"), console):
         sweep.sweep(plan, stop)
+    _report(plan, console, stop)
+
+
+def reflow(options: argparse.Namespace) -> None:
+    """Rounds of reflow from finished runs, and their comparison; the same command continues them."""
+    import functools
+
+    from rich.console import Console
+
+    from harness import lineage
+    from harness.ablation import rounds
+    from harness.files import results_folder
+    from harness.signals import StopSignal
+    from harness.tracking import Mirror
+    from harness.watch import Trial, Watch
+
+    given = [_existing(name, []) for name in options.runs]
+    plan, console, stop = rounds.plan_of(given, options.rounds, options.distil, parse_assignments(options.changes)), Console(), StopSignal()
+    console.print(f"{plan.question}\n{', '.join(plan.arms)}; plan {plan.digest}", highlight=False)
+    mirror = Mirror("reflow")
+    mirror.close_dead()
+    record = mirror.record(plan.folder, plan.name, plan.facts, {"plan": plan.digest})
+    record.set_status("RUNNING")
+    status, files = "FAILED", list[Path]()
+    try:
+        trials = [
+            Trial(f"{arm} seed {seed}", plan.run(arm, seed), plan.protocol(arm), {"arm": arm, "mlflow.parentRunId": record.run_id})
+            for arm, seed in plan.trials()
+        ]
+        with Watch(plan.name, trials, mirror, console):
+            rounds.ensure_all(plan, functools.partial(console.print, markup=False, highlight=False, soft_wrap=True), stop)
+        picture = results_folder() / "local" / "figures" / f"{plan.name}-lineage.png"
+        lineage.draw(lineage.lineage(plan.run(list(plan.arms)[-1], plan.seeds[0])), picture)
+        files, status = [*_report(plan, console, stop), picture], "FINISHED"
+        console.print(f"wrote {picture}", highlight=False, soft_wrap=True)
+    finally:
+        record.close("KILLED" if stop() else status, files)
+
+
+def lineage(options: argparse.Namespace) -> None:
+    """What a run was made from."""
+    from rich.console import Console
+    from rich.tree import Tree
+
+    from harness import lineage
+
+    if options.out is not None and options.out.suffix != ".png":
+        raise UserError(f"--out: {options.out} is no .png. Name a picture.")
+    links = lineage.lineage(_existing(options.run, options.changes))
+    root = tree = Tree(lineage.described(links[0]))
+    for link in links[1:]:
+        tree = tree.add(lineage.described(link))
+    Console().print(root, highlight=False, soft_wrap=True)
+    if options.out is not None:
+        lineage.draw(links, options.out)
+        print(f"wrote {options.out}")
+
+
+def _report(plan: Plan, console: Any, stop: StopSignal) -> list[Path]:
+    """Print a plan's tables and write its files below local/."""
+    import shlex
+    import sys
+
+    from harness.ablation import tables
+    from harness.data.base import load
+    from harness.evaluation.judge import Judge
+    from harness.files import results_folder
+
     config = plan.arms[plan.baseline]
     judge = Judge(config.evaluate, load(config.dataset), config.train.resolved_device(), stop=stop)
     report = tables.report(plan, tables.judge_references(judge))
     tables.show(report, console)
-    for path in tables.write(report, results_folder() / "local", shlex.join(["harness", *sys.argv[1:]])):
+    paths = tables.write(report, results_folder() / "local", shlex.join(["harness", *sys.argv[1:]]))
+    for path in paths:
         console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    return paths
 
 
 def _existing(name: str, assignments: list[str], **changes: Any) -> Run:

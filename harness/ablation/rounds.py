@@ -1,0 +1,64 @@
+"""Rounds of reflow from finished runs: a plan whose arms are the flow, the rounds after it and what is distilled of the last."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from harness.ablation.plan import Plan, measured, same_training
+from harness.config import override
+from harness.errors import Diverged, UserError
+from harness.pipeline import ensure
+from harness.runs import Run, RunConfig, check, training_digest
+
+MEASURED = ("straightness", "curvature", "transport_cost")
+"""Beside the metrics of the run."""
+
+
+def plan_of(runs: Sequence[Run], rounds: int, distil: bool, changes: Mapping[str, Any]) -> Plan:
+    """Arms from the flow of `runs`, which differ in their seeds alone and are finished, on; it is the baseline.
+
+    `changes` of `evaluate` are for every arm, others for the rounds alone.
+    """
+    judging = {path: value for path, value in changes.items() if path.partition(".")[0] == "evaluate"}
+    teacher = measured(override(same_training(runs), judging), MEASURED)
+    for run in runs:
+        if not run.finished:
+            raise UserError(f"{run.name}: is trained for {run.steps_done} of {run.config.train.steps} steps. Run `harness train` first.")
+    student = _first_round(teacher, {path: value for path, value in changes.items() if path not in judging})
+    arms = {_title(teacher): teacher}
+    for round in range(rounds):
+        config = override(student, {"reflow.rounds": student.reflow.rounds + round})
+        arms[_title(config)] = config
+    if distil:
+        bare = [metric for metric in config.evaluate.metrics if metric.name not in MEASURED]
+        config = override(config, {"reflow.distil": True, "evaluate.nfe": [1], "evaluate.metrics": bare})
+        arms[_title(config)] = config
+    for config in arms.values():
+        check(config)
+    of, metric = runs[0].name.partition("-")[0], teacher.evaluate.metrics[0].name
+    return Plan(
+        "reflow", of, "What does each round of reflow change?", _title(teacher), arms, tuple(run.config.seed for run in runs),
+        metric, min(teacher.evaluate.nfe), 0.05, (),
+    )  # fmt: skip
+
+
+def ensure_all(plan: Plan, say: Callable[[str], None], stop: Callable[[], bool]) -> None:
+    """Train and judge every arm of every seed; one that fails has no value, and the table says why."""
+    for seed in plan.seeds:
+        for arm in plan.arms:
+            with contextlib.suppress(Diverged):
+                ensure(plan.config(arm, seed), say, stop)
+
+
+def _first_round(teacher: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
+    """The round after `teacher`, which is named where its own configuration would not be the same without the round."""
+    config = override(teacher, {**changes, "reflow.rounds": teacher.reflow.rounds + 1})
+    if config.parent and training_digest(config.parent) == training_digest(teacher):
+        return config
+    return override(teacher, {**changes, "reflow.teacher": teacher, "reflow.rounds": 1})
+
+
+def _title(config: RunConfig) -> str:
+    return f"{config.rectified}-rectified{' distilled' if config.reflow.distil else ''}"

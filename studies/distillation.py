@@ -1,0 +1,15 @@
+"""What does distillation make of one step of Euler's method, after each round of reflow?"""
+
+from harness.ablation.study import Study
+
+STUDY = Study(
+    question="How good is one step of Euler's method after each round of reflow, as it is and distilled?",
+    baseline="2-rectified",
+    arms={
+        **{f"{k}-rectified": {"reflow.rounds": k - 1, "evaluate.nfe": [1]} for k in (1, 2, 3)},
+        **{f"{k}-rectified distilled": {"reflow.rounds": k - 1, "reflow.distil": True, "evaluate.nfe": [1]} for k in (1, 2, 3)},
+    },
+    nfe=1,
+    smallest_difference=0.05,
+    seeds=5,
+)
