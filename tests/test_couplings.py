@@ -346,6 +346,38 @@ def test_pairs_of_another_shape_are_refused(tmp_path: Path) -> None:
             attempt()
 
 
+def test_pairs_bring_the_classes_of_their_data(tmp_path: Path) -> None:
+    pairs = write_pairs(tmp_path / "pairs")
+    x0, x1, y = batch(50)
+    assert pairs.pair(x0, x1, generator(), y)[2] is None
+    np.save(tmp_path / "pairs" / "y.npy", 100 + np.arange(10))
+    data, _, classes = pairs.pair(x0, x1, generator(), y)
+    assert classes is not None
+    assert torch.equal(classes, 100 + ((data[:, 0] - 1) / 3).long())
+    assert "y.npy" in pairs.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (None, r"has no y\.npy with the classes of x0\. Add it, or set objective\.label_dropout=null\."),
+        (np.arange(10), r"has classes from 0 to 9, the data 3 of them from 0 on\. Make it again\."),
+        (np.arange(10) % 3 - 1, r"has classes from -1 to 1, the data 3 of them from 0 on\. Make it again\."),
+        (np.zeros(9, np.int64), r"is not one whole number \(int64\) for each row of x0\.npy\. Make it again\."),
+        (np.zeros(10, np.float32), r"is not one whole number \(int64\) for each row of x0\.npy\. Make it again\."),
+    ],
+    ids=["none", "too-many", "negative", "too-few", "floats"],
+)
+def test_classes_of_pairs_that_a_network_cannot_be_told_are_refused(classes: np.ndarray | None, message: str, tmp_path: Path) -> None:
+    pairs = write_pairs(tmp_path / "pairs")
+    if classes is not None:
+        np.save(tmp_path / "pairs" / "y.npy", classes)
+    with pytest.raises(ConfigError, match=rf"^coupling\.path: .*{message}$"):
+        pairs.check((3,), classes=3, conditional=True)
+    if classes is None:
+        pairs.check((3,), classes=3)
+
+
 def test_the_fingerprint_is_the_contents(tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "a")
     first = pairs.fingerprint()

@@ -277,17 +277,6 @@ def test_a_coupling_by_class_needs_classes(tiny: RunConfig, unlabelled: RunConfi
     assert str(caught.value) == f"coupling: {message}"
 
 
-def test_pairs_of_a_file_have_no_classes() -> None:
-    refused(
-        "coupling: pairs replaces the data whose classes are known. Set objective.label_dropout=null.",
-        coupling=PAIRS,
-        objective={"label_dropout": 0.1},
-    )
-    for coupling in (*NOT_INDEPENDENT, "independent"):
-        dropout = None if coupling == PAIRS else 0.1
-        assert Formulation.parse({"coupling": coupling, "objective": {"label_dropout": dropout}}).conditional == (coupling != PAIRS)
-
-
 def test_a_batch_larger_than_the_data(tiny: RunConfig) -> None:
     check(override(tiny, {"train.batch_size": 1438}))
     with pytest.raises(ConfigError) as caught:

@@ -401,10 +401,6 @@ def small() -> RunConfig:
             r"^evaluate\.metrics\[0\]: label_accuracy needs a network that is told classes\. Set objective\.label_dropout, like 0\.1\.$",
         ),
         ({"objective.label_dropout": 1}, r"^objective\.label_dropout: 1\.0 is outside \[0, 1\)"),
-        (
-            {"coupling": {"name": "pairs", "path": "anywhere"}},
-            r"^coupling: pairs replaces the data whose classes are known\. Set objective\.label_dropout=null\.$",
-        ),
     ],
 )
 def test_classes_that_are_not_there_are_refused(small: RunConfig, changes: dict[str, Any], message: str) -> None:

@@ -1,0 +1,465 @@
+"""Flows that learn the pairs of earlier ones: what names them, what is refused, what the pairs are, and what theory says of them."""
+
+import dataclasses
+import itertools
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ot
+import pytest
+import torch
+from scipy import stats
+
+from harness import pipeline
+from harness.ablation import rounds
+from harness.ablation.plan import Plan
+from harness.ablation.study import Study, load_scale, load_study
+from harness.config import override, to_dict
+from harness.data.base import load
+from harness.errors import ConfigError, Stopped, UserError
+from harness.evaluation.flow import straightness
+from harness.evaluation.protocol import Protocol
+from harness.pairs import PairSet
+from harness.pipeline import ensure, make_pairs, restore, train
+from harness.runs import Reflow, Run, RunConfig, check, training_digest
+
+
+@pytest.fixture
+def small(tiny: RunConfig) -> RunConfig:
+    """`tiny` whose rounds learn 50 pairs, made 20 at a time."""
+    return override(tiny, {"reflow.number": 50, "reflow.nfe": 4, "reflow.batch_size": 20, "evaluate.nfe": [1]})
+
+
+def quiet(text: str) -> None:
+    pass
+
+
+def never() -> bool:
+    return False
+
+
+def after(calls: int) -> Callable[[], bool]:
+    """Says to stop when it is asked for the time of that number."""
+    asked = iter(range(1, calls))
+    return lambda: next(asked, None) is None
+
+
+# what names a run
+
+
+def test_a_chain_of_parents_ends_at_the_flow_of_the_data(small: RunConfig) -> None:
+    third = override(small, {"reflow.rounds": 2})
+    second = third.parent
+    assert second == override(small, {"reflow.rounds": 1})
+    assert second is not None
+    assert second.parent == small
+    assert small.parent is None
+    assert [config.rectified for config in (small, second, third)] == [1, 2, 3]
+    distilled = override(third, {"reflow.distil": True})
+    assert distilled.parent == third
+    assert distilled.rectified == 3
+    assert RunConfig.parse(json.loads(json.dumps(to_dict(distilled)))) == distilled
+
+
+def test_a_given_teacher_has_the_seed_of_its_student(small: RunConfig) -> None:
+    config = override(small, {"reflow.teacher": small, "reflow.rounds": 1, "train.steps": 20, "seed": 4})
+    assert config.parent == override(small, {"seed": 4})
+    assert override(config, {"reflow.rounds": 2}).rectified == 3
+
+
+def test_the_teacher_that_is_meant_anyway_changes_no_name(small: RunConfig) -> None:
+    student = override(small, {"reflow.rounds": 1})
+    assert training_digest(override(student, {"reflow.teacher": small})) == training_digest(student)
+
+
+def test_what_a_flow_without_rounds_would_do_in_one_does_not_name_it(small: RunConfig) -> None:
+    assert training_digest(override(small, {"reflow.number": 7, "reflow.warm_start": False})) == training_digest(small)
+
+
+MATTERS: dict[str, Any] = {
+    "rounds": 2,
+    "distil": True,
+    "teacher": "longer",
+    "warm_start": False,
+    "number": 51,
+    "solver": "midpoint",
+    "time_grid": "quadratic",
+    "nfe": 6,
+    "guidance": {"scale": 2},
+    "average": "last",
+    "batch_size": 25,
+}
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Reflow)])
+def test_every_setting_names_the_run(small: RunConfig, name: str) -> None:
+    base = override(small, {"reflow.rounds": 1, "objective.label_dropout": 0.1})
+    value = override(small, {"train.steps": 20, "objective.label_dropout": 0.1}) if name == "teacher" else MATTERS[name]
+    changed = override(base, {f"reflow.{name}": value})
+    assert training_digest(changed) != training_digest(base)
+    same_pairs = name in ("rounds", "distil", "warm_start")
+    assert (Run.of(changed).pairs.folder == Run.of(base).pairs.folder) == (name == "warm_start")
+    assert same_pairs or Run.of(changed).parent is not None
+
+
+def test_a_distilled_network_does_not_depend_on_weights_and_times_that_it_never_sees(small: RunConfig) -> None:
+    base = override(small, {"reflow.distil": True, "reflow.teacher": small})
+    for changes in ({"weighting": "min_snr"}, {"time_sampler": "logit_normal"}):
+        assert training_digest(override(base, changes)) == training_digest(base)
+        flow = override(small, {"reflow.rounds": 1, "reflow.teacher": small})
+        assert training_digest(override(flow, changes)) != training_digest(flow)
+
+
+def test_how_it_is_judged_does_not_name_it(small: RunConfig) -> None:
+    base = override(small, {"reflow.rounds": 1})
+    assert training_digest(override(base, {"evaluate.average": "last", "evaluate.nfe": [3]})) == training_digest(base)
+
+
+# what is refused
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reflow.solver": "euler_maruyama"}, r"reflow\.solver: euler_maruyama draws noise on its way, .*\. Choose heun\."),
+        ({"reflow.nfe": 5}, r"reflow\.nfe: heun spends 2 calls a step and cannot spend 5\. Use 4\."),
+        ({"reflow.guidance.scale": 2}, r"reflow\.guidance: the teacher is told no classes\. .*"),
+        ({"reflow.average": {"name": "ema", "decay": 0.5}}, r"reflow\.average\.decay: training keeps .*"),
+        ({"prediction": "score"}, r"prediction: score needs the score, which the coupling pairs does not give\. .*"),
+        ({"evaluate.solver": "euler_maruyama"}, r"evaluate\.solver: .* which the coupling pairs does not give\. .*"),
+        ({"evaluate.metrics": ["field_error"]}, r"evaluate\.metrics\[0\]: the best field is known for independent pairs .*"),
+        ({"reflow.rounds": 0, "reflow.teacher": "base"}, r"reflow\.teacher: without rounds or distil nothing is learned from it\. .*"),
+        ({"reflow.teacher": "base", "dataset": "eight_gaussians"}, r"dataset: the teacher's is another, .*"),
+        ({"reflow.teacher": "base", "noise": "laplace"}, r"noise: the teacher's is another, .*"),
+        ({"reflow.teacher": "base", "coupling": "exact_ot"}, r"coupling: the teacher's is another, and its pairs replace it\. .*"),
+        ({"reflow.teacher": "base", "interpolant": "gvp"}, r"interpolant: the teacher's is another, .*"),
+        ({"reflow.teacher": "base", "objective.label_dropout": 0.1}, r"objective\.label_dropout: the teacher knows no classes, .*"),
+        ({"reflow.distil": True}, r"evaluate\.nfe: a distilled network knows t = 1 alone: .*\. Set evaluate\.nfe=\[1\]\."),
+        ({"reflow.distil": True, "evaluate.nfe": [1], "evaluate.metrics": ["curvature"]}, r"evaluate\.metrics\[0\]: curvature is of a"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_rounds_that_mean_nothing_are_refused(tiny: RunConfig, changes: dict[str, Any], message: str) -> None:
+    base = override(tiny, {"reflow.number": 50})
+    changes = {path: base if value == "base" else value for path, value in changes.items()}
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        override(base, {"reflow.rounds": 1, **changes})
+
+
+@pytest.mark.parametrize("prediction", ["velocity", "data", "noise", "edm"])
+@pytest.mark.parametrize("interpolant", ["linear", "fm_ot", "polynomial", "gvp", "cosine", "vp"])
+def test_one_step_must_be_able_to_give_a_sample(tiny: RunConfig, interpolant: str, prediction: str) -> None:
+    """x1 - v(x1, 1) is x0 on straight paths alone, and where the output at t = 1 says something of x0."""
+    changes = {"interpolant": interpolant, "prediction": prediction, "reflow.distil": True, "evaluate.nfe": [1], "prediction.t_max": 1}
+    if interpolant in ("linear", "fm_ot") and prediction in ("velocity", "data"):
+        override(tiny, changes)
+        if prediction == "data":
+            with pytest.raises(ConfigError, match=r"^reflow\.distil: .* data with prediction\.t_max=1"):
+                override(tiny, changes | {"prediction.t_max": 0.98})
+    elif prediction in ("velocity", "noise"):
+        with pytest.raises(ConfigError, match=r"^(reflow\.distil: one Euler step from t = 1 is no sample|prediction\.t_max: )"):
+            override(tiny, changes)
+
+
+def test_a_distilled_network_is_no_teacher(small: RunConfig) -> None:
+    distilled = override(small, {"reflow.distil": True})
+    with pytest.raises(ConfigError, match=r"^reflow\.teacher: it is distilled to one step"):
+        override(small, {"reflow.teacher": distilled, "reflow.rounds": 1})
+
+
+def test_a_network_that_does_not_fit_the_teachers_is_refused_before_anything_is_trained(small: RunConfig) -> None:
+    wider = override(small, {"reflow.teacher": small, "reflow.rounds": 1, "backbone.channels": 16})
+    with pytest.raises(ConfigError, match=r"^backbone: the network does not fit the teacher's: .* Leave it .* reflow\.warm_start=false\.$"):
+        check(wider)
+    check(override(wider, {"reflow.warm_start": False}))
+
+
+def test_pairs_that_the_disk_cannot_hold_are_refused_before_the_teacher_is_trained(
+    small: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run.of(override(small, {"reflow.rounds": 1, "reflow.number": 10_000_000}))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**10, 0, 10**9))  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=r"^reflow\.number: 10,000,000 pairs of 512 bytes need 5\.12 GB more in .*, where 1 GB are free\."):
+        train(run, quiet, never)
+    assert run.parent is not None
+    assert not run.parent.folder.exists()
+
+
+# what the pairs are
+
+
+def arrays(pairs: PairSet) -> dict[str, np.ndarray]:
+    return {path.stem: np.load(path) for path in sorted(pairs.folder.glob("*.npy"))}
+
+
+def test_pairs_are_noise_and_where_the_teachers_flow_takes_it(small: RunConfig) -> None:
+    """Held against Heun's method written out here, on the teacher's network; the noise against the normal distribution."""
+    run = Run.of(override(small, {"reflow.rounds": 1, "reflow.number": 40, "reflow.nfe": 4}))
+    train(run, quiet, never)
+    assert run.parent is not None
+    network, found = restore(run.parent).network, arrays(run.pairs)
+    x = torch.from_numpy(found["x1"])
+    assert stats.kstest(found["x1"].ravel(), "norm").pvalue > 1e-3
+    with torch.no_grad():
+        for t in (1.0, 0.5):
+            now, then = torch.full((40,), t), torch.full((40,), t - 0.5)
+            first = network(x, now)
+            x = x - 0.25 * (first + network(x - 0.5 * first, then))
+    np.testing.assert_allclose(found["x0"], x.numpy(), atol=2e-5)
+    about = run.pairs.about
+    assert (about["teacher"], about["number"], about["calls"]) == (run.parent.name, 40, 4)
+
+
+def test_the_student_begins_with_the_teachers_average_and_learns_the_pairs(small: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run.of(override(small, {"reflow.rounds": 1}))
+    given = {}
+
+    def fit(config: Any, seed: int, network: Any, objective: Any, *rest: Any) -> None:
+        given.update(network=network, objective=objective)
+        raise Stopped
+
+    assert run.parent is not None
+    train(run.parent, quiet, never)
+    monkeypatch.setattr(pipeline, "fit", fit)
+    with pytest.raises(Stopped):
+        train(run, quiet, never)
+    averaged = restore(run.parent).network.state_dict()
+    assert all(torch.equal(value, averaged[name]) for name, value in given["network"].state_dict().items())
+    data, found = load(run.config.dataset), arrays(run.pairs)
+    task = given["objective"].task(data.encode(data.train[:20]), 0, 0)
+    rows = np.abs(found["x0"][:, None] - found["x1"][:, None] - -task.target.numpy()).reshape(50, 20, -1).max(-1)
+    assert (rows.min(0) < 1e-6).all(), "every target x1 - x0 is that of one pair"
+
+
+def test_a_student_that_does_not_begin_warm_begins_as_if_it_had_no_teacher(small: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = []
+
+    def fit(config: Any, seed: int, network: torch.nn.Module, *rest: Any) -> None:
+        begun.append([weight.detach().clone() for weight in network.parameters()])
+        raise Stopped
+
+    run = Run.of(override(small, {"reflow.rounds": 1, "reflow.warm_start": False}))
+    make_pairs(run, quiet, never)
+    monkeypatch.setattr(pipeline, "fit", fit)
+    for of in (run, Run.of(override(small, {"train.steps": 13}))):
+        with pytest.raises(Stopped):
+            train(of, quiet, never)
+    assert all(torch.equal(a, b) for a, b in zip(*begun, strict=True))
+
+
+def test_a_distilled_network_is_asked_at_the_noise_alone_for_the_way_to_the_sample(small: RunConfig) -> None:
+    run = Run.of(override(small, {"reflow.distil": True, "weighting": "min_snr"}))
+    make_pairs(run, quiet, never)
+    objective, data = pipeline._objective(run), load(run.config.dataset)
+    task = objective.task(data.encode(data.train[:8]), 0, 0)
+    assert (task.t == 1).all()
+    assert (objective.weight(task.t) == 1).all()
+    found = arrays(run.pairs)
+    row = np.abs(found["x1"] - task.xt[0].numpy()).reshape(50, -1).max(1).argmin()
+    np.testing.assert_array_equal(task.xt[0].numpy(), found["x1"][row])
+    np.testing.assert_allclose((task.xt - task.target)[0].numpy(), found["x0"][row], atol=1e-6)
+
+
+def test_pairs_that_were_cut_short_continue_to_the_same_bytes(small: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run.of(override(small, {"reflow.rounds": 1}))
+    make_pairs(run, quiet, never)
+    whole = {path.name: path.read_bytes() for path in run.pairs.folder.glob("*.npy")}
+    shutil.rmtree(run.pairs.folder)
+    with pytest.raises(Stopped, match="stopped after 20 of 50 pairs"):
+        make_pairs(run, quiet, after(1))
+    assert (run.pairs.done, run.pairs.about) == (20, {})
+    with pytest.raises(ValueError, match="mmap"):  # nobody takes them for the whole
+        np.load(run.pairs.folder / "x0.npy", mmap_mode="r")
+    with open(run.pairs.folder / "x0.npy", "ab") as file:
+        file.write(b"part of a batch")
+    make_pairs(run, quiet, never)
+    assert {path.name: path.read_bytes() for path in run.pairs.folder.glob("*.npy")} == whole
+    made = {path: path.stat().st_mtime_ns for path in run.pairs.folder.iterdir() if path.name != "lock"}
+    monkeypatch.setattr(pipeline, "generate", None)  # would fail if it were called
+    make_pairs(run, quiet, never)
+    assert {path: path.stat().st_mtime_ns for path in run.pairs.folder.iterdir() if path.name != "lock"} == made
+
+
+def edit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-512])
+
+
+@pytest.mark.parametrize("damage", [edit, cut, Path.unlink], ids=["edited", "cut", "gone"])
+@pytest.mark.parametrize("name", ["x0", "x1"])
+def test_pairs_that_are_not_what_was_made_are_refused(small: RunConfig, damage: Callable[[Path], None], name: str) -> None:
+    run = Run.of(override(small, {"reflow.rounds": 1}))
+    make_pairs(run, quiet, never)
+    damage(run.pairs.folder / f"{name}.npy")
+    with pytest.raises(UserError, match=rf"{name}\.npy: (was edited or cut short|is gone).* Remove .*{run.pairs.name}, .*again\.$"):
+        train(run, quiet, never)
+
+
+def test_pairs_may_be_copied(small: RunConfig) -> None:
+    run = Run.of(override(small, {"reflow.rounds": 1}))
+    make_pairs(run, quiet, never)
+    for path in run.pairs.folder.glob("*.npy"):
+        path.write_bytes(path.read_bytes())
+    train(run, quiet, never)
+    assert run.finished
+
+
+def test_a_teacher_that_knows_classes_gives_labelled_pairs_and_guidance_changes_them(small: RunConfig) -> None:
+    changes = {"objective.label_dropout": 0.5, "reflow.rounds": 1}
+    run = Run.of(override(small, changes))
+    train(run, quiet, never)
+    found = arrays(run.pairs)
+    assert set(found) == {"x0", "x1", "y"}
+    assert set(found["y"]) <= set(range(10))
+    guided = Run.of(override(small, {**changes, "reflow.guidance.scale": 3, "reflow.nfe": 8}))
+    plain = Run.of(override(small, {**changes, "reflow.nfe": 4}))
+    make_pairs(guided, quiet, never)
+    make_pairs(plain, quiet, never)
+    one, other = arrays(guided.pairs), arrays(plain.pairs)
+    assert np.array_equal(one["x1"], other["x1"])
+    assert np.array_equal(one["y"], other["y"])
+    assert not np.allclose(one["x0"], other["x0"])
+
+
+def test_a_network_that_is_told_the_classes_of_pairs_is_told_the_right_ones(small: RunConfig) -> None:
+    run = Run.of(override(small, {"objective.label_dropout": 0.0, "reflow.rounds": 1}))
+    make_pairs(run, quiet, never)
+    data, found = load(run.config.dataset), arrays(run.pairs)
+    assert data.classes is not None
+    task = pipeline._objective(run).task(data.encode(data.train[:30]), 0, 0, data.classes[:30])
+    assert task.y is not None
+    target = task.target.numpy()
+    rows = [np.abs(found["x1"] - found["x0"] - target[i]).reshape(50, -1).max(1).argmin() for i in range(30)]
+    assert np.array_equal(found["y"][rows], task.y.numpy())
+    assert not np.array_equal(data.classes[:30].numpy(), task.y.numpy())
+
+
+# what theory says (Liu et al. 2023): oracle 8
+
+
+POINTS = {
+    "train.steps": 700, "train.batch_size": 128, "train.sample_every": 700, "train.checkpoint_every": 700, "reflow.number": 5000,
+    "reflow.nfe": 40, "reflow.batch_size": 1000, "evaluate.nfe": [32], "evaluate.metrics": ["sliced_wasserstein"],
+}  # fmt: skip
+
+
+def flows(config: RunConfig, number: int) -> list[Run]:
+    """The 1-rectified flow to that of so many rounds."""
+    runs = [Run.of(override(config, {"reflow.rounds": k})) for k in range(number + 1)]
+    train(runs[-1], quiet, never)
+    return runs
+
+
+def measured(run: Run) -> tuple[float, torch.Tensor, torch.Tensor]:
+    """S, unscaled, |x1 - x0|^2 of each path [N], and the samples of a run's flow."""
+    path = pipeline.paths(run, restore(run), 32, 2000)
+    moved = (path[-1] - path[0]).double().square().sum(1)
+    return straightness(path)["straightness"] * moved.mean().item(), moved, path[-1]
+
+
+def test_one_round_makes_the_flow_to_a_round_gaussian_straight_and_its_cost_the_least() -> None:
+    """From N(0, I) to N(0, 0.3^2 I) in two dimensions the map 0.3 x is optimal: its cost is 2 (1 - 0.3)^2. Independent pairs are at
+    2 (1 + 0.3^2), yet already the first flow maps so; only its speed changes along the way."""
+    base = override(load_scale("points"), POINTS | {"dataset": {"name": "gaussian_mixture", "components": 1}})
+    (before, cost, _), (after, cost_after, samples) = (measured(run) for run in flows(base, 1))
+    for costs in (cost, cost_after):
+        assert costs.mean().item() == pytest.approx(2 * 0.7**2, rel=0.05)
+    assert after < 0.003 * cost_after.mean().item()
+    assert after < 0.01 * before
+    assert samples.std(0).tolist() == pytest.approx([0.3, 0.3], rel=0.05)
+    assert samples.mean(0).tolist() == pytest.approx([0, 0], abs=0.03)
+
+
+def test_rounds_keep_the_marginals_and_never_raise_the_cost() -> None:
+    base = override(load_scale("points"), POINTS)
+    found = [measured(run) for run in flows(base, 2)]
+    real = load(base.dataset)
+    between = ot.sliced_wasserstein_distance(real.train[:2000].numpy(), real.held_out[:2000].numpy(), seed=0)
+    for _, _, samples in found[1:]:
+        assert ot.sliced_wasserstein_distance(samples.numpy(), found[0][2].numpy(), seed=0) < between
+    for (_, one, _), (_, other, _) in itertools.pairwise(found):
+        half = 1.96 * (other - one).std().item() / math.sqrt(len(one))
+        assert (other - one).mean().item() <= half + 0.02 * one.mean().item()
+    independent = 2 + real.train.double().square().sum(1).mean().item()
+    for k in range(1, len(found) + 1):
+        assert min(s for s, _, _ in found[:k]) <= independent / k
+    assert found[1][0] < 0.2 * found[0][0]
+
+
+# rounds as arms
+
+
+def test_an_arms_seeds_stand_together_where_one_arm_learns_anothers_pairs() -> None:
+    plan = Plan.of(load_study("reflow"), "digits", load_scale("digits"), {}, 2, [])
+    assert plan.trials()[:4] == [("1-rectified", 0), ("1-rectified", 1), ("2-rectified", 0), ("2-rectified", 1)]
+    for arm, config in plan.arms.items():
+        assert arm == f"{config.rectified}-rectified"
+        assert [metric.name for metric in config.evaluate.metrics] == ["fid", "straightness", "curvature", "transport_cost"]
+    assert Plan.read(plan.write()) == dataclasses.replace(plan, expected_nfe={k: list(v) for k, v in plan.expected_nfe.items()})
+
+
+def test_distilled_arms_are_measured_without_what_flows_have() -> None:
+    arms = {"a": {"reflow.rounds": 1}, "b": {"reflow.rounds": 1, "reflow.distil": True, "evaluate.nfe": [1]}}
+    study = Study(question="?", baseline="a", arms=arms, metrics=("curvature",), name="mine")
+    plan = Plan.of(study, "digits", load_scale("digits"), {}, 1, [])
+    assert [len(config.evaluate.metrics) for config in plan.arms.values()] == [2, 1]
+
+
+def test_what_is_expected_of_no_arm_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^expected_nfe: 'c' is no arm"):
+        Study(question="?", baseline="a", arms={"a": {}, "b": {"seed": 1}}, expected_nfe={"c": (1, 2)})
+
+
+def test_rounds_from_a_run_are_those_of_a_study(small: RunConfig) -> None:
+    """So that what one has trained the other does not train again."""
+    train(Run.of(small), quiet, never)
+    plan = rounds.plan_of([Run.of(small)], 2, True, {})
+    assert list(plan.arms) == ["1-rectified", "2-rectified", "3-rectified", "3-rectified distilled"]
+    for arm, rounded in zip(plan.arms, (0, 1, 2), strict=False):
+        assert plan.run(arm, 0).name == Run.of(override(small, {"reflow.rounds": rounded})).name
+    for number, config in enumerate(plan.arms.values()):
+        assert config.parent is None or training_digest(config.parent) == training_digest(list(plan.arms.values())[number - 1])
+
+
+@pytest.mark.parametrize("changes", [{"train.steps": 20}, {"reflow.number": 60}, {"train.steps": 20, "reflow.nfe": 8}], ids=str)
+def test_changed_rounds_have_the_run_itself_as_their_teacher(small: RunConfig, changes: dict[str, Any]) -> None:
+    teacher = override(small, {"reflow.rounds": 1})
+    train(Run.of(teacher), quiet, never)
+    plan = rounds.plan_of([Run.of(teacher)], 2, False, changes)
+    assert list(plan.arms) == ["2-rectified", "3-rectified", "4-rectified"]
+    parent = plan.run("3-rectified", 0).parent
+    assert parent is not None
+    assert parent.name == Run.of(teacher).name
+    for arm in ("3-rectified", "4-rectified"):
+        assert override(plan.arms[arm], changes) == plan.arms[arm]
+
+
+def test_a_teacher_that_is_not_finished_is_refused(small: RunConfig) -> None:
+    with pytest.raises(Stopped):
+        train(Run.of(small), quiet, after(5))
+    with pytest.raises(UserError, match=r"is trained for \d+ of 12 steps\. Run `harness train` first\.$"):
+        rounds.plan_of([Run.of(small)], 1, False, {})
+
+
+def test_a_run_gives_the_same_alone_and_as_a_descendants_ancestor(
+    small: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, found = override(small, {"reflow.rounds": 1}), []
+    for order in ((small, config), (config,)):
+        monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path / str(len(order))))
+        for each in order:
+            run = ensure(each, quiet, never)
+        found.append(
+            (run.evaluation(Protocol.of(config.evaluate, load(config.dataset)))["values"], run.pairs.about["files"]["x0"]["sha256"])
+        )
+    assert found[0] == found[1]
