@@ -4,9 +4,10 @@ import math
 
 import pandas as pd
 import pytest
+from scipy import stats
 
 from harness.ablation import readouts
-from harness.ablation.readouts import Readout
+from harness.ablation.readouts import Needed, Readout
 
 
 def read(curves: dict[str, dict[int, list[float]]], lower: bool = True, **seconds: float) -> dict[str, Readout]:
@@ -50,3 +51,47 @@ def test_an_adaptive_solver_and_values_without_a_logarithm_have_no_area() -> Non
     assert math.isnan(found["a"].area)
     assert "b" not in found
     assert found["a"].fewest == 2
+
+
+def frame(curves: dict[str, dict[int, list[float]]]) -> pd.DataFrame:
+    rows = [(arm, s, "fid", nfe, v) for arm, curve in curves.items() for nfe, values in curve.items() for s, v in enumerate(values)]
+    return pd.DataFrame(rows, columns=["arm", "seed", "metric", "nfe", "value"])
+
+
+def test_what_an_arm_needs_is_counted_by_seed_for_its_own_end_and_anothers() -> None:
+    """Ends are 10 and 20 for b, 8 for a: within 5 % of them are 10.5 and 21, and 8.4."""
+    values = frame({"a": {2: [9.0, 8.3], 8: [8.0, 8.0]}, "b": {2: [10.5, 21.1], 4: [10.6, 20.0], 8: [10.0, 20.0]}})
+    own = readouts.needed(values, "fid", "b", "b", lower=True)
+    assert own.calls == (2, 4)
+    assert own.mean == pytest.approx(math.sqrt(8))
+    half = stats.t.ppf(0.975, 1) * math.log(2) / 2  # sd of log 2 and log 4 over root 2
+    assert (own.low, own.high) == (pytest.approx(math.sqrt(8) * math.exp(-half)), pytest.approx(math.sqrt(8) * math.exp(half)))
+    others = readouts.needed(values, "fid", "b", "a", lower=True)
+    assert others.calls == (None, None)
+    assert math.isinf(others.mean)
+    assert readouts.needed(values, "fid", "a", "a", lower=True).calls == (8, 2)
+
+
+@pytest.mark.parametrize(
+    ("calls", "verdict"),
+    [
+        ((24, 24, 24), "as expected"),
+        ((20, 24, 30), "undecided"),
+        ((12, 12, 12), "fewer"),
+        ((32, 32, 32), "more"),
+        ((12, 24, 24), "undecided"),
+        ((32, 64, None), "undecided"),
+        ((None, None, None), "more"),
+        ((24,), "undecided"),
+        ((), "undecided"),
+    ],
+    ids=str,
+)
+def test_an_expectation_holds_where_the_interval_lies_within_it(calls: tuple[int | None, ...], verdict: str) -> None:
+    assert Needed.of(calls).verdict((20, 30)) == verdict
+
+
+def test_an_arm_that_is_distilled_to_one_step_has_no_curve_and_takes_none_from_others() -> None:
+    found = read({"a": {1: [4.0], 2: [2.0]}, "b": {1: [3.0]}})
+    assert found["a"].area == pytest.approx(math.sqrt(8))
+    assert math.isnan(found["b"].area)

@@ -1,0 +1,188 @@
+"""`harness reflow` and `harness lineage` as a user runs them: the chain that they show, in MLflow too, and kills along it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from harness.cli import main
+from harness.config import override
+from harness.files import read_json
+from harness.lineage import lineage, training_seconds
+from harness.pipeline import train
+from harness.runs import Run, RunConfig
+
+pytestmark = pytest.mark.xdist_group("lineage")  # they share one unbroken chain
+
+CHANGES = {
+    "backbone.channels": 8, "backbone.groups": 4, "train.steps": 60, "train.checkpoint_every": 6, "train.log_every": 3,
+    "train.batch_size": 32, "evaluate.nfe": [1, 4], "evaluate.num_samples": 100, "train.device": "cpu",
+}  # fmt: skip
+SHORT = ",".join(f'{{"name":"{metric}","samples":16,"steps":4}}' for metric in ("straightness", "curvature", "transport_cost"))
+ROUNDS = [
+    "--rounds", "2", "--distil", "--set", "reflow.number=1000", "--set", "reflow.nfe=20", "--set", "reflow.batch_size=50",
+    "--set", f'evaluate.metrics=["fid",{SHORT}]',
+]  # fmt: skip
+
+
+def words(changes: dict[str, object]) -> list[str]:
+    return [word for path, value in changes.items() for word in ("--set", f"{path}={value}")]
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results that hold one finished run."""
+    results = tmp_path_factory.mktemp("teacher")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HARNESS_RESULTS", str(results))
+        assert main(["train", *words(CHANGES)]) == 0
+    return results
+
+
+@pytest.fixture(scope="session")
+def unbroken(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of rounds that nothing disturbed."""
+    results = tmp_path_factory.mktemp("unbroken") / "results"
+    copy(teacher, results)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HARNESS_RESULTS", str(results))
+        assert main(["reflow", name_of(teacher), *ROUNDS]) == 0
+    return results
+
+
+def copy(results: Path, to: Path) -> None:
+    subprocess.run(["cp", "-r", results, to], check=True)
+
+
+def name_of(teacher: Path) -> str:
+    (folder,) = (teacher / "local" / "runs").iterdir()
+    return folder.name
+
+
+def known(results: Path) -> dict[str, object]:
+    """What the rounds came to: the tables, the pairs' content, and the weights, whose files carry their hash."""
+    out: dict[str, object] = {path.name: path.read_text() for path in results.glob("local/tables/*.csv")}
+    out |= {path.parent.name: read_json(path)["files"]["x0"]["sha256"] for path in results.glob("local/pairs/*/pairs.json")}
+    return out | {path.parts[-3]: path.name for path in results.glob("local/runs/*/checkpoints/000000060-*")}
+
+
+def pairs_begun(results: Path) -> bool:
+    return any(path.stat().st_size > 30_000 and not path.with_name("pairs.json").exists() for path in results.glob("local/pairs/*/x1.npy"))
+
+
+def round_begun(results: Path) -> bool:
+    return len([path for path in results.glob("local/runs/*/metrics.jsonl") if path.read_bytes().count(b"\n") >= 5]) == 2
+
+
+def round_judged(results: Path) -> bool:
+    return len([*results.glob("local/runs/*/evaluations/*.json")]) == 2
+
+
+def test_killed_among_pairs_in_a_round_and_between_rounds_the_end_is_the_same(teacher: Path, unbroken: Path, tmp_path: Path) -> None:
+    results = tmp_path / "killed"
+    copy(teacher, results)
+    command = [sys.executable, "-m", "harness", "reflow", name_of(teacher), *ROUNDS]
+    environment = {**os.environ, "HARNESS_RESULTS": str(results)}
+    moments: list[Callable[[Path], bool]] = [pairs_begun, round_begun, round_judged]
+    for moment in moments:
+        with open(tmp_path / "said", "w") as said:
+            process = subprocess.Popen(command, env=environment, stdout=said, stderr=said, start_new_session=True)
+        while not moment(results):
+            assert process.poll() is None, (tmp_path / "said").read_text()
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(60)
+    assert not list(results.glob("local/tables/*.csv"))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert known(results) == known(unbroken)
+    assert len(known(unbroken)) == 1 + 3 + 4
+
+
+def test_every_link_stands_in_mlflow_with_its_parent(unbroken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("HARNESS_RESULTS", str(unbroken))
+    client = MlflowClient(f"sqlite:///{unbroken / 'local' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("reflow")
+    assert experiment is not None
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    chain = ["1-rectified seed 0", "2-rectified seed 0", "3-rectified seed 0", "3-rectified distilled seed 0"]
+    (whole,) = runs.keys() - set(chain)
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert {runs[name].data.tags["mlflow.parentRunId"] for name in chain} == {runs[whole].info.run_id}
+    assert "parent" not in runs[chain[0]].data.tags
+    for above, name in itertools.pairwise(chain):
+        tags = runs[name].data.tags
+        assert tags["parent"] == runs[above].data.tags["run"]
+        assert (unbroken / "local" / "pairs" / tags["pairs"] / "pairs.json").exists()
+    assert any(path.path.endswith("-lineage.png") for path in client.list_artifacts(runs[whole].info.run_id))
+
+
+def test_the_chain_is_told_and_drawn(
+    unbroken: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("HARNESS_RESULTS", str(unbroken))
+    (last,) = [path for path in (unbroken / "local" / "runs").iterdir() if read_json(path / "config.json")["reflow"]["distil"]]
+    assert main(["lineage", last.name, "--out", str(tmp_path / "chain.png")]) == 0
+    told = capsys.readouterr().out
+    places = [told.index(word) for word in ("digits", "1-rectified", "1,000 pairs", "2-rectified", "3-rectified", "3-rectified distilled")]
+    assert places == sorted(places)
+    assert "by heun at NFE 20" in told
+    assert "20,000 calls" in told
+    assert "60 of 60 steps of 32" in told
+    assert Image.open(tmp_path / "chain.png").width > 1000
+    assert main(["lineage", last.name, "--out", "chain.txt"]) == 2
+    assert "--out: chain.txt is no .png" in capsys.readouterr().err
+
+
+def test_links_of_what_is_not_made_yet_have_no_cost(tiny: RunConfig) -> None:
+    run = Run.of(override(tiny, {"reflow.rounds": 1}))
+    links = lineage(run)
+    assert [link.kind for link in links] == ["data", "flow", "pairs", "flow"]
+    assert links[2].title == "0 of 10,000 pairs"
+    assert all(link.seconds != link.seconds for link in links)
+
+
+def test_the_time_of_training_is_that_between_its_lines(tiny: RunConfig) -> None:
+    started = time.perf_counter()
+    train(Run.of(tiny), lambda _: None, lambda: False)
+    assert 0 < training_seconds(Run.of(tiny)) < time.perf_counter() - started
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["reflow", "{run}", "--rounds", "0"], "0 is no whole number of 1 or more"),
+        (["reflow", "absent"], "absent: no such run."),
+        (["reflow", "{run}", "--set", "dataset=eight_gaussians"], "dataset: the teacher's is another"),
+        (["reflow", "{run}", "--set", "backbone.channels=16"], "backbone: the network does not fit the teacher's"),
+        (["reflow", "{run}", "--set", "reflow.guidance.scale=2"], "reflow.guidance: the teacher is told no classes."),
+        (["reflow", "{run}", "--distil", "--set", "interpolant=gvp", "--set", "reflow.warm_start=false"], "reflow.distil: one Euler step"),
+        (["lineage", "absent"], "absent: no such run."),
+    ],
+    ids=str,
+)
+def test_mistakes_are_said_in_a_line_and_change_nothing(
+    teacher: Path, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("HARNESS_RESULTS", str(teacher))
+    before = sorted(teacher.rglob("*"))
+    try:
+        code = main([word.format(run=name_of(teacher)) for word in arguments])
+    except SystemExit as ended:  # argparse
+        code = int(str(ended.code))
+    assert code == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+    assert sorted(teacher.rglob("*")) == before
