@@ -1,26 +1,31 @@
 # make ablation STUDY=weighting [SCALE=digits] [SEEDS=5] [WORKERS=2] [SET="train.steps=200 evaluate.nfe=[2,8]"] [PLUGIN=my.py]
 # make tuning [SCALE=digits] [TRIALS=24] and the same options
+# make reflow RUN=results/local/runs/... [ROUNDS=3] [DISTIL=1] [SET="train.steps=200 reflow.number=20000"]
 # SET takes path=value pairs without spaces inside a value.
 
 PYTHON ?= python3
 STUDY ?= weighting
 SCALE ?= digits
+ROUNDS ?= 3
 PORT ?= 5000
 UV_VERSION := 0.13.9
 
 BIN := .venv/bin
 READY := .venv/ready
 BENCH_READY := .venv/bench-ready
-BENCHMARKS := startup memory logging_cost step_time evaluation_cost faults peers study_speed
+BENCHMARKS := startup memory logging_cost step_time evaluation_cost pair_generation faults peers study_speed
 OPTIONS = --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) $(foreach change,$(SET),--set '$(change)') $(foreach file,$(PLUGIN),--plugin $(file))
 
-.PHONY: ablation tuning table toy gallery verdicts bench ui test lint lock
+.PHONY: ablation tuning reflow table toy gallery verdicts bench ui test lint lock
 
 ablation: $(READY)
 	@$(BIN)/harness ablate $(STUDY) $(OPTIONS) $(if $(WORKERS),--workers $(WORKERS))
 
 tuning: $(READY)
 	@$(BIN)/harness tune tuning $(OPTIONS) $(if $(TRIALS),--trials $(TRIALS)) $(if $(WORKERS),--workers $(WORKERS))
+
+reflow: $(READY)
+	@$(BIN)/harness reflow $(or $(RUN),$(error Name a finished run, like make reflow RUN=results/local/runs/...)) --rounds $(ROUNDS) $(if $(DISTIL),--distil) $(foreach change,$(SET),--set '$(change)') $(foreach file,$(PLUGIN),--plugin $(file))
 
 table: $(READY)
 	@$(BIN)/harness table $(STUDY) $(OPTIONS)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -338,6 +339,13 @@ def _pairs_identity(config: RunConfig) -> dict[str, Any]:
     for name in ("rounds", "distil", "teacher", "warm_start"):
         del making[name]
     return {**making, "teacher": training_digest(config.parent), "sources": sources(dataclasses.replace(config.reflow, teacher=None))}
+
+
+def refuse_idle(changes: Iterable[str], configs: Iterable[RunConfig]) -> None:
+    """`ConfigError` when a changed path says how rounds are done and no configuration has one."""
+    paths = [path for path in changes if path.startswith("reflow.") and path not in ("reflow.rounds", "reflow.distil")]
+    if paths and not any(config.parent for config in configs):
+        raise ConfigError(paths[0], "without a round it changes nothing. Set reflow.rounds=1 too, or leave it out.")
 
 
 def check(config: RunConfig) -> None:

@@ -19,6 +19,7 @@ from harness import pipeline
 from harness.ablation import rounds
 from harness.ablation.plan import Plan
 from harness.ablation.study import Study, load_scale, load_study
+from harness.cli import main
 from harness.config import override, to_dict
 from harness.data.base import load
 from harness.errors import ConfigError, Stopped, UserError
@@ -463,3 +464,9 @@ def test_a_run_gives_the_same_alone_and_as_a_descendants_ancestor(
             (run.evaluation(Protocol.of(config.evaluate, load(config.dataset)))["values"], run.pairs.about["files"]["x0"]["sha256"])
         )
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("command", ["train", "ablate weighting"])
+def test_how_rounds_are_done_is_refused_where_there_are_none(command: str, capsys: pytest.CaptureFixture) -> None:
+    assert main([*command.split(), "--set", "reflow.nfe=10"]) == 2
+    assert "reflow.nfe: without a round it changes nothing. Set reflow.rounds=1 too, or leave it out." in capsys.readouterr().err

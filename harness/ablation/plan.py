@@ -16,7 +16,7 @@ from harness.evaluation.flow import FlowMetric
 from harness.evaluation.protocol import Protocol
 from harness.files import read_json, results_folder, write_json
 from harness.registry import build, find, sources
-from harness.runs import Run, RunConfig, training_digest
+from harness.runs import Run, RunConfig, refuse_idle, training_digest
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Plan:
                 arms[name] = measured(override(base, arm), study.metrics)
             except ConfigError as error:
                 raise error.below(f"arm '{name}'") from None
+        refuse_idle(changes, arms.values())
         metric = study.metric or arms[study.baseline].evaluate.metrics[0].name
         find("metric", metric)
         nfe = nfe_of(metric, arms[study.baseline], study.nfe)

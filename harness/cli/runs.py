@@ -24,12 +24,14 @@ def train(options: argparse.Namespace) -> None:
     from harness.data.base import load
     from harness.evaluation.protocol import Protocol
     from harness.pipeline import train
-    from harness.runs import Run, check
+    from harness.runs import Run, check, refuse_idle
     from harness.signals import StopSignal
     from harness.training.advice import warnings
     from harness.training.distributed import joined
 
-    config = override(load_scale(options.scale), parse_assignments(options.changes))
+    changes = parse_assignments(options.changes)
+    config = override(load_scale(options.scale), changes)
+    refuse_idle(changes, [config])
     check(config)
     data = load(config.dataset)
     run = Run.of(config)

@@ -1,0 +1,91 @@
+"""How fast pairs for reflow are made, beside a bare loop of the same solver on the same network.
+
+    python -m benchmarks.pair_generation [--repeat 5] [--scale digits] [--number 4000] [--nfe 40]
+
+The harness makes pairs as a round of reflow does: noise by its streams, Heun's method, checks that all is finite, hashes, files.
+The bare loop is Heun's method written out on the same network, batch and NFE, on noise of torch.randn, and keeps nothing. They
+take turns.
+
+Prints pairs a second of both, the ratio and the hours that a million pairs would take. Goal: 0.95 or more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+
+import torch
+
+from benchmarks.loops import at_hand, fresh_results
+from benchmarks.report import Row, Spread, publish
+from harness.ablation.study import load_scale
+from harness.config import override
+from harness.data.base import load
+from harness.pipeline import Trained, make_pairs, restore, train
+from harness.runs import Run
+
+GOAL = 0.95
+
+
+def main() -> None:
+    """Measure the scale that is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--scale", default="digits")
+    parser.add_argument("--number", type=int, default=4000)
+    parser.add_argument("--nfe", type=int, default=40)
+    options = parser.parse_args()
+    publish("pair_generation", "Pairs a second, harness over a bare solver loop", [row(options)], [f"Goal: {GOAL} or more."])
+
+
+def row(options: argparse.Namespace) -> Row:
+    """Pairs of a flow that is hardly trained: that costs the same."""
+    changes = {"train.steps": 1, "train.warmup_steps": 0, "reflow.rounds": 1, "reflow.number": options.number, "reflow.nfe": options.nfe}
+    made, bare = list[float](), list[float]()
+    with fresh_results():
+        run = Run.of(override(at_hand(load_scale(options.scale)), changes))
+        assert run.parent is not None
+        train(run.parent, lambda text: None, lambda: False)
+        trained = restore(run.parent)
+        for i in range(-1, options.repeat):  # the first warms caches up
+            first = seconds_bare(run, trained) if i % 2 else 0.0
+            started = time.perf_counter()
+            make_pairs(run, lambda text: None, lambda: False)
+            taken = time.perf_counter() - started
+            shutil.rmtree(run.pairs.folder)
+            if i >= 0:
+                made.append(options.number / taken)
+                bare.append(options.number / (first or seconds_bare(run, trained)))
+    return {
+        "network": options.scale,
+        "pairs": options.number,
+        "NFE": options.nfe,
+        "bare pairs/s": Spread.of(bare),
+        "harness pairs/s": Spread.of(made),
+        "ratio": Spread.of_ratios(made, bare),
+        "hours for 1,000,000": 1e6 / Spread.of(made).median / 3600,
+    }
+
+
+@torch.no_grad()
+def seconds_bare(run: Run, trained: Trained) -> float:
+    """Of Heun's method by itself."""
+    reflow, shape, device = run.config.reflow, load(run.config.dataset).shape, run.config.train.resolved_device()
+    torch.set_num_threads(run.config.train.threads)
+    steps = reflow.nfe // 2
+    started = time.perf_counter()
+    for start in range(0, reflow.number, reflow.batch_size):
+        size = min(reflow.batch_size, reflow.number - start)
+        x, h = torch.randn(size, *shape, device=device), 1 / steps
+        for i in range(steps):
+            now, then = (torch.full((size,), 1 - (i + j) * h, device=device) for j in (0, 1))
+            first = trained.network(x, now)
+            x = x - h / 2 * (first + trained.network(x - h * first, then))
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()
