@@ -36,7 +36,7 @@ class Readout:
 def read(values: pd.DataFrame, metric: str, baseline: str, lower: bool, seconds: Mapping[tuple[str, int], float]) -> dict[str, Readout]:
     """{arm: what its curve says} of one metric; values has columns arm, seed, metric, nfe and value, seconds those by arm and NFE.
 
-    An adaptive solver's calls (NFE 0) belong to no curve. Arms without one are left out.
+    An adaptive solver's calls (NFE 0) belong to no curve. Arms without any value are left out, and all where none has a curve.
     """
     own = values[(values.metric == metric) & (values.nfe > 0)]
     if own.empty:
@@ -44,6 +44,8 @@ def read(values: pd.DataFrame, metric: str, baseline: str, lower: bool, seconds:
     table = own.pivot_table(index=["arm", "seed"], columns="nfe", values="value")
     means = table.groupby("arm").mean()
     curves = means[means.notna().sum(axis=1) > 1]
+    if curves.empty:
+        return {}
     shared = [nfe for nfe in sorted(table.columns) if not curves[nfe].isna().any()]
     best = float(np.nanmin(means) if lower else np.nanmax(means))
     areas = {arm: _areas(table.loc[arm][shared]) for arm in means.index}

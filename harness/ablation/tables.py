@@ -199,6 +199,9 @@ def grids(report: Report, timed: bool = False) -> list[Grid]:
         nfes = sorted(own.index.unique("nfe"))
         rows = [[arm, *(_mean_sd(own.loc[arm, nfe]) for nfe in nfes)] for arm in plan.arms]
         header = ["arm", *(str(nfe) if nfe else "calls of its own" for nfe in nfes)]
+        if len(nfes) == 1 and metric != plan.metric:
+            header += ["difference", "95 % interval"]
+            rows = [[*row, *_comparison(own.loc[row[0], nfes[0]])[:2]] for row in rows]
         out.append(Grid(f"{titled(metric)} by NFE, mean ± sd over {len(plan.seeds)} seeds", header, rows))
     main: Any = report.summary[report.summary.primary].set_index("arm")
     title = f"{titled(plan.metric)} at NFE {plan.nfe} against {plan.baseline}"

@@ -53,9 +53,8 @@ class PlanBoard(Board):
             say(str(error))
             return
         self.tell(trial, run)
-        values = run.evaluation(self.plan.protocol(arm))["values"][self.plan.metric]
-        nfe = max(values, key=int)
-        say(f"{self.plan.metric} {values[nfe]:.4g} at NFE {nfe}, {time.perf_counter() - started:.0f} s")
+        nfe, value = self._value(arm, run)
+        say(f"{self.plan.metric} {value:.4g} at NFE {nfe}, {time.perf_counter() - started:.0f} s")
 
     def followed(self, known: Container[str]) -> list[Trial]:
         return [
@@ -74,10 +73,14 @@ class PlanBoard(Board):
 
     def tell(self, trial: optuna.Trial, run: Run) -> None:
         """Report a finished trial: its value is the primary metric at the primary NFE, or at the largest NFE measured."""
-        values = run.evaluation(self.plan.protocol(trial.params["arm"]))["values"][self.plan.metric]
-        nfe = str(self.plan.nfe) if str(self.plan.nfe) in values else max(values, key=int)
         trial.set_user_attr("run", run.name)
-        self.study.tell(trial, values[nfe])
+        self.study.tell(trial, self._value(trial.params["arm"], run)[1])
+
+    def _value(self, arm: str, run: Run) -> tuple[str, float]:
+        """The primary metric of a finished run and the NFE it is at."""
+        values = run.evaluation(self.plan.protocol(arm))["values"][self.plan.metric]
+        nfe = str(self.plan.nfe) if str(self.plan.nfe) in values else max(values, key=int)
+        return nfe, values[nfe]
 
     def tell_failure(self, trial: optuna.Trial, reason: str) -> None:
         """Report a trial that cannot succeed; it is not tried again."""
