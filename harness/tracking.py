@@ -18,8 +18,10 @@ from typing import Any
 from harness.config import digest, flatten
 from harness.environment import machine
 from harness.errors import UserError
+from harness.evaluation.flow import FlowMetric
 from harness.evaluation.protocol import Protocol
 from harness.files import locked, read_json, read_lines, results_folder, write_json
+from harness.pairs import PairSet
 from harness.runs import Run
 
 POINTS = 200
@@ -67,6 +69,18 @@ class Mirror:
             write_json(path, state)
         return Record(self.client, path, state)
 
+    def send_pairs(self, pairs: PairSet, tags: dict[str, str]) -> None:
+        """The MLflow run that stands for pairs: what made them is its parameters, their file of facts its artifact."""
+        about = pairs.about
+        params = {"number": pairs.number, **about["made"]}
+        tags = {"pairs": pairs.name, "parent": about["teacher"], "commit": about["commit"], **tags}
+        record = self.record(pairs.folder, f"pairs of {about['teacher']}", params, tags, tags.get("mlflow.parentRunId", ""))
+        if not record.state["files"]:
+            for name in ("calls", "pairs_per_second"):
+                self.client.log_metric(record.run_id, name, about[name])
+            record.send_files([pairs.folder / "pairs.json"])
+        record.set_status("FINISHED")
+
     def _begun(self, place: str) -> str | None:
         """The MLflow run of a record whose place was lost, by a kill or by hand."""
         found = self.client.search_runs([self.experiment_id], f"tags.record = '{place}'", max_results=1)
@@ -112,7 +126,9 @@ class Record:
         points = [Metric(key, line[key], _ms(line["time"]), line["step"]) for line in chosen for key in line.keys() - {"step", "time"}]
         known = run.evaluation(protocol)
         values = [(m, nfe, v) for m, by_nfe in known["values"].items() for nfe, v in by_nfe.items() if [m, nfe] not in self.state["values"]]
-        points += [Metric(metric, value, _ms(known["time"][nfe]), int(nfe)) for metric, nfe, value in values]
+        flow = {metric.name for metric in run.config.evaluate.metrics if isinstance(metric, FlowMetric)}  # training measures the like
+        named = [(f"flow/{metric}" if metric in flow else metric, nfe, value) for metric, nfe, value in values]
+        points += [Metric(metric, value, _ms(known["time"][nfe]), int(nfe)) for metric, nfe, value in named]
         points += [Metric("calls", known["calls"][nfe]["mean"], _ms(known["time"][nfe]), 0) for _, nfe, _ in values if nfe == "0"]
         looks = read_lines(run.folder / "rungs.jsonl", self.state.get("looks", 0))
         own = [look for look in looks if look["protocol"] == protocol.digest]

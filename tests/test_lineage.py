@@ -117,14 +117,20 @@ def test_every_link_stands_in_mlflow_with_its_parent(unbroken: Path, monkeypatch
     assert experiment is not None
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
     chain = ["1-rectified seed 0", "2-rectified seed 0", "3-rectified seed 0", "3-rectified distilled seed 0"]
-    (whole,) = runs.keys() - set(chain)
+    pairs = {run.info.run_id: run for name, run in runs.items() if name.startswith("pairs of ")}
+    (whole,) = {name for name in runs if not name.startswith("pairs of ")} - set(chain)
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     assert {runs[name].data.tags["mlflow.parentRunId"] for name in chain} == {runs[whole].info.run_id}
     assert "parent" not in runs[chain[0]].data.tags
     for above, name in itertools.pairwise(chain):
         tags = runs[name].data.tags
         assert tags["parent"] == runs[above].data.tags["run"]
-        assert (unbroken / "local" / "pairs" / tags["pairs"] / "pairs.json").exists()
+        (made,) = [run for run in pairs.values() if run.data.tags["pairs"] == tags["pairs"]]
+        assert made.data.tags["parent"] == tags["parent"]
+        assert (made.data.params["number"], made.data.params["nfe"], made.data.metrics["calls"]) == ("1000", "20", 20)
+        assert [file.path for file in client.list_artifacts(made.info.run_id)] == ["pairs.json"]
+        at = [point.step for point in client.get_metric_history(runs[name].info.run_id, "flow/transport_cost")]
+        assert at == ([] if "distilled" in name else [4])
     assert any(path.path.endswith("-lineage.png") for path in client.list_artifacts(runs[whole].info.run_id))
 
 
