@@ -59,18 +59,16 @@ class Explained:
         f = self.config
         parts: list[Component] = [f.noise, f.coupling, f.time_sampler, f.interpolant, f.prediction, f.loss, f.weighting]
         rows = [(f"{part.family} {part.name}", part.written_out(), part.source) for part in parts]
+        space = "the network's output" if f.objective.space == "output" else f"the {f.space} that the output means"
         if f.parent:
             made = f"{f.reflow.number:,} of the {f.parent.rectified}-rectified flow, by {f.reflow.solver.name} at NFE {f.reflow.nfe}"
             rows[1] = ("pairs", made, f.reflow.source)
         if f.reflow.distil:
-            replaced = {f.time_sampler.family: "t = 1", f.weighting.family: "w(t) = 1"}
-            rows = [
-                (family, replaced[family], f.reflow.source) if (family := row[0].partition(" ")[0]) in replaced else row for row in rows
-            ]
+            asked = [row for row in rows if row[0].partition(" ")[0] not in (f.time_sampler.family, f.weighting.family)]
+            return [*asked, ("x_t", "sigma x1, at t = 1 alone", f.reflow.source), ("objective", f"E [loss(e)], e the error of {space}", "")]
         mean = f.weighting.expectation(f.time_sampler, f.path(self.noise_state)) if f.objective.normalise_weight else 1.0
         divided = f" / {mean:.6g}" if f.objective.normalise_weight else ""
         corrected = " / p(t)" if f.time_sampler.importance_correct else ""
-        space = "the network's output" if f.objective.space == "output" else f"the {f.space} that the output means"
         std = f.noise.variance(self.noise_state).mean().sqrt().item()
         return [
             *rows,

@@ -88,4 +88,5 @@ def require_score(path: str, name: str, instead: str, formulation: Formulation) 
         raise ConfigError(path, f"{reason}. Choose noise=gaussian or {path}={instead}.")
     if not formulation.coupling.independent:
         reason = f"{name} needs the score, which the coupling {formulation.coupling.name} does not give"
-        raise ConfigError(path, f"{reason}. Choose coupling=independent or {path}={instead}.")
+        other = "" if formulation.coupling.brings_data else "coupling=independent or "
+        raise ConfigError(path, f"{reason}. Choose {other}{path}={instead}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +33,13 @@ class Link:
 
 def lineage(run: Run) -> list[Link]:
     """From the data to `run`, whose `evaluate` says by which protocol all are looked at."""
-    above = [_data(run)] if run.parent is None else [*lineage(Run.of(run.parent.config)), _pairs(run)]
+    above = [_data(run)] if run.parent is None else [*lineage(_alike(run.parent, run)), _pairs(run)]
     return [*above, _flow(run)]
+
+
+def _alike(run: Run, other: Run) -> Run:
+    """A run looked at as another is."""
+    return dataclasses.replace(run, config=dataclasses.replace(run.config, evaluate=other.config.evaluate))
 
 
 def _data(run: Run) -> Link:

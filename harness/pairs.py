@@ -1,7 +1,7 @@
 """Pairs of noise and the sample that a flow makes of it, in arrays that are written as they are made and continued where they end.
 
     results/local/pairs/<digest of what makes them>-s<seed>/
-        x0.npy  x1.npy  y.npy  pairs.json
+        x0.npy  x1.npy  y.npy  pairs.json  failed.json
 
 x0 is encoded, y its class where there are classes. The arrays' headers give the whole size from the start, so nobody takes a
 part for the whole; pairs.json, which says what made them and what they hold, is written last.
@@ -82,6 +82,16 @@ class PairSet:
         path = self.folder / "pairs.json"
         return read_json(path) if path.exists() else {}
 
+    @property
+    def failed(self) -> str | None:
+        """Why they cannot be made, or None."""
+        path = self.folder / "failed.json"
+        return read_json(path)["reason"] if path.exists() else None
+
+    def fail(self, reason: str) -> None:
+        """Note why they cannot be made; nobody tries again."""
+        write_json(self.folder / "failed.json", {"reason": f"{reason} (Remove {self.folder} to try again.)"})
+
     def lock(self) -> AbstractContextManager[bool]:
         """Held by the one process that writes here."""
         return locked(self.folder / "lock")
@@ -107,8 +117,8 @@ class PairSet:
                 raise UserError(f"{path}: {state}. Remove {self.folder}, and the same command makes its pairs again.")
 
     def writer(self, batch_size: int) -> Writer:
-        """Continues behind the last whole batch that is there."""
-        return Writer(self, self.done // batch_size * batch_size)
+        """Continues behind the whole batches that are there; the last batch of all is made again if nothing is said of it yet."""
+        return Writer(self, min(self.done, self.number - 1) // batch_size * batch_size)
 
 
 class Writer:

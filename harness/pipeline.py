@@ -83,11 +83,11 @@ def train(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE, look: Look | Non
     Of several ranks, the first alone writes.
     """
     config, data, device = run.config, load(run.config.dataset), run.config.train.resolved_device()
-    if run.parent and not run.finished:
+    if run.parent and not ranks.any(ranks.first and run.finished):
         make_pairs(run, say, stop, ranks)
     torch.set_num_threads(config.train.threads)
     with run.lock() if ranks.first else nullcontext(), threadpool_limits(config.train.threads):
-        if run.finished:
+        if ranks.any(ranks.first and run.finished):  # the first alone has waited for who was here before
             return
         if run.diverged:
             raise Diverged(f"{run.diverged} (Remove {run.folder} to train it again.)")
@@ -132,12 +132,17 @@ def make_pairs(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE) -> None:
     train(teacher, say, stop, ranks)
     if ranks.first:
         with pairs.lock():
-            if not pairs.about:
-                _fill(pairs, run, teacher, stop)
-    while not pairs.about:  # another rank's, which may take hours
+            if not (pairs.about or pairs.failed):
+                try:
+                    _fill(pairs, run, teacher, stop)
+                except (Diverged, Unsolvable) as error:
+                    pairs.fail(f"no pairs can be made of {teacher.name}: {error}")
+    while not (pairs.about or pairs.failed):  # another rank's, which may take hours
         if stop():
             raise Stopped("stopped while the first rank makes pairs")
         time.sleep(1.0)
+    if pairs.failed:
+        raise Diverged(pairs.failed)
     pairs.check()
 
 
@@ -156,11 +161,11 @@ def _fill(pairs: PairSet, run: Run, teacher: Run, stop: Stop) -> None:
         torch.set_num_threads(config.train.threads)
         for made in generate(
             trained.network, config, trained.noise_state, reflow.solver, reflow.time_grid, reflow.nfe, data.shape,
-            pairs.number, reflow.batch_size, (config.seed, "pairs", run.config.rectified), config.train.resolved_device(),
+            pairs.number, reflow.batch_size, (config.seed, "pairs", config.rectified + 1), config.train.resolved_device(),
             data.classes if config.conditional else None, reflow.guidance, first=begun // reflow.batch_size,
         ):  # fmt: skip
             if not made.x.isfinite().all():
-                raise Diverged(f"samples of {teacher.name} at NFE {reflow.nfe} are not finite, so they are no pairs to learn.")
+                raise Diverged(f"its samples at NFE {reflow.nfe} are not finite.")
             writer.add(
                 {"x0": made.x.cpu().numpy(), "x1": made.noise.cpu().numpy()} | ({} if made.y is None else {"y": made.y.cpu().numpy()})
             )

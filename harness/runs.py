@@ -10,12 +10,13 @@ The digest covers all that training depends on and nothing else, so no run is tr
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
 
@@ -27,7 +28,9 @@ from harness.components.couplings import Pairs
 from harness.components.interpolants import Interpolant
 from harness.components.solvers import Euler, Heun, Solver
 from harness.components.time_grids import TimeGrid, UniformGrid
-from harness.config import Config, Count, Index, digest, to_dict
+from harness.components.time_samplers import Uniform as UniformTimes
+from harness.components.weightings import Uniform as UniformWeight
+from harness.config import Config, Count, Index, Range, digest, to_dict
 from harness.data.base import Data, Dataset, load
 from harness.errors import ConfigError, UserError
 from harness.evaluation.flow import FlowMetric
@@ -43,6 +46,8 @@ NUMERICS_VERSION = 1
 """Raised by hand when a change of the code alters what the same configuration gives."""
 ONE_STEP = 1e-3
 """How near one step of a perfect distilled network must come, from noise 2 to a sample of 1."""
+ONE_STEP_ONLY = {"solver": Euler(), "time_grid": UniformGrid(), "guidance": Guidance(), "nfe": (1,)}
+"""What `evaluate` of a distilled network must be."""
 _NAME = re.compile(r"[0-9a-f]{12}-s\d+")
 
 
@@ -55,7 +60,7 @@ class Reflow(Config):
 
     source: ClassVar[str] = "Liu et al. 2023, algorithm 1, and their distillation"
 
-    rounds: Index = 0
+    rounds: Annotated[int, Range(0, 20)] = 0
     """How many lie behind this flow; 0 is one that was trained on data."""
     distil: bool = False
     """One step more: learn the pairs of the last round at t = 1 alone, to be sampled by one step of Euler's method."""
@@ -110,6 +115,8 @@ class RunConfig(Formulation):
         if self.evaluate.solver.needs_score:
             require_score("evaluate.solver", self.evaluate.solver.name, "euler", learned)
             self.refuse_unbounded("score")
+        if self.evaluate.checkpoint == "best" and learned.coupling.brings_data:
+            raise ConfigError("evaluate.checkpoint", "pairs have no held-out loss by which a checkpoint could be the best. Set it to last.")
         if self.evaluate.guidance.scale != 1 and not self.objective.label_dropout:
             state = "is told no classes" if self.objective.label_dropout is None else "always sees them"
             raise ConfigError("evaluate.guidance", f"the network {state}. Train it with objective.label_dropout above 0, like 0.1.")
@@ -149,17 +156,18 @@ class RunConfig(Formulation):
         xt = self.interpolant.interpolate(x0, x1, t)
         end = xt - self.prediction.convert(target, xt, t, self.interpolant, "velocity")
         if not (end - x0).abs().item() < ONE_STEP:
-            advice = "Choose interpolant=linear and prediction=velocity, or data with prediction.t_max=1."
+            advice = "Choose interpolant=linear and prediction=velocity, or another prediction with prediction.t_max=1."
             reason = f"one Euler step from t = 1 is no sample with {self.interpolant.name} and {self.prediction.name}"
             raise ConfigError("reflow.distil", f"{reason}. {advice}")
-        evaluate = self.evaluate
-        if (evaluate.solver, evaluate.time_grid, evaluate.nfe) != (Euler(), UniformGrid(), (1,)):
-            raise ConfigError("evaluate.nfe", "a distilled network knows t = 1 alone: one step of Euler's method. Set evaluate.nfe=[1].")
-        for i, metric in enumerate(evaluate.metrics):
+        for name, value in ONE_STEP_ONLY.items():
+            if getattr(self.evaluate, name) != value:
+                reason = "a distilled network knows t = 1 alone, and gives samples by one step of Euler's method without guidance"
+                raise ConfigError(f"evaluate.{name}", f"{reason}. Leave {name} as it is by default, with evaluate.nfe=[1].")
+        for i, metric in enumerate(self.evaluate.metrics):
             if isinstance(metric, FlowMetric):
                 raise ConfigError(f"evaluate.metrics[{i}]", f"{metric.name} is of a flow, and a distilled network is none. Leave it out.")
 
-    @property
+    @functools.cached_property
     def parent(self) -> RunConfig | None:
         """The flow whose pairs this one learns; None for one that is trained on data."""
         if not (self.reflow.rounds or self.reflow.distil):
@@ -175,9 +183,14 @@ class RunConfig(Formulation):
         return 1 if self.parent is None else self.parent.rectified + (not self.reflow.distil)
 
     def learned(self, pairs: Path = Path()) -> Formulation:
-        """What is trained: these components, with the pairs in a folder as the coupling of one that has a parent."""
+        """What is trained: these components, with the pairs in a folder as the coupling of one that has a parent.
+
+        Distillation asks at t = 1 alone, whatever the times and their weights.
+        """
         parts = {part.name: getattr(self, part.name) for part in dataclasses.fields(Formulation)}
-        return Formulation(**parts | ({} if self.parent is None else {"coupling": Pairs(path=str(pairs))}))
+        parts |= {} if self.parent is None else {"coupling": Pairs(path=str(pairs))}
+        parts |= {"weighting": UniformWeight(), "time_sampler": UniformTimes()} if self.reflow.distil else {}
+        return Formulation(**parts)
 
     def build(self, data: Data) -> Network:
         """The network for these data; `ConfigError` when it does not fit."""
@@ -288,10 +301,10 @@ class Run:
 
     @property
     def diverged(self) -> str | None:
-        """Why training gave up, its own or that of a flow before it; or None."""
+        """Why training gave up, its own or that of a flow before it, or why there are no pairs to learn; or None."""
         if (parent := self.parent) and (reason := parent.diverged):
             return f"its teacher {parent.name}: {reason}"
-        return self._reason("diverged.json")
+        return (self.pairs.failed if parent else None) or self._reason("diverged.json")
 
     def failure(self, protocol: Protocol) -> str | None:
         """Why there is no value under a protocol and will be none, or None."""
@@ -319,7 +332,7 @@ def training_digest(config: RunConfig) -> str:
         del identity["coupling"]
         identity |= {"pairs": _pairs_identity(config), "warm_start": config.reflow.warm_start}
     if config.reflow.distil:
-        del identity["weighting"], identity["time_sampler"]
+        del identity["weighting"], identity["time_sampler"], identity["objective"]["normalise_weight"]
         identity["distil"] = True
     return digest(
         {

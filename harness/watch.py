@@ -146,9 +146,10 @@ class Watch:
         if trial.record is None:
             commits = ", ".join(trial.run.environment["commits"])
             tags = {"run": trial.run.name, "protocol": trial.protocol.digest, "commit": commits, **trial.tags}
-            if trial.pairs:
-                self.mirror.send_pairs(trial.pairs, {name: tag for name, tag in trial.tags.items() if name.startswith("mlflow.")})
-                tags |= {"parent": trial.pairs.about["teacher"], "pairs": trial.pairs.name}
+            if trial.pairs and trial.run.parent:
+                tags |= {"parent": trial.run.parent.name, "pairs": trial.pairs.name}
+                if trial.pairs.about:  # else they were removed when they were learned
+                    self.mirror.send_pairs(trial.pairs, {name: tag for name, tag in trial.tags.items() if name.startswith("mlflow.")})
             key = trial.protocol.digest + trial.tags.get("mlflow.parentRunId", "")
             trial.record = self.mirror.record(trial.run.folder, trial.title, run_params(trial.run), tags, key)
         status = trial.status()

@@ -69,7 +69,7 @@ def train(made: Formulation, data: Data) -> nn.Module:
 def distance(made: Formulation, network: nn.Module, data: Data) -> float:
     """Of as many samples as points are held out, to those."""
     n = len(data.held_out)
-    ((points, _, _),) = generate(network, made, {}, Heun(), UniformGrid(), NFE, data.shape, n, n, (SEED, "samples"), "cpu")
+    ((points, *_),) = generate(network, made, {}, Heun(), UniformGrid(), NFE, data.shape, n, n, (SEED, "samples"), "cpu")
     return sliced_wasserstein(points, data.held_out)
 
 
@@ -88,7 +88,7 @@ def real_distance(data: Data) -> float:
 def trajectories(made: Formulation, network: nn.Module, number: int = 150) -> Tensor:
     """[number, steps + 1, 2]: where each point is at every step from noise to data."""
     path: list[Tensor] = []
-    ((made_points, _, _),) = generate(
+    ((made_points, *_),) = generate(
         network, made, {}, Euler(), UniformGrid(), 100, (2,), number, number, (SEED, "trajectories"), "cpu", visited=path
     )
     return torch.stack([*path, made_points], dim=1)

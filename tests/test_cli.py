@@ -16,7 +16,7 @@ from harness.files import results_folder, write_json
 from harness.pipeline import train
 from harness.runs import Run, RunConfig
 
-COMMANDS = ["list", "explain", "check", "data", "train", "sample", "evaluate", "ablate", "tune", "table", "ui"]
+COMMANDS = ["list", "explain", "check", "data", "train", "sample", "evaluate", "reflow", "lineage", "ablate", "tune", "table", "ui"]
 Refused = Callable[..., str]
 
 

@@ -110,3 +110,27 @@ def test_a_changed_study_never_writes_where_the_committed_tables_are(unbroken: P
     assert {(row["arm"], row["nfe"]) for row in rows if row["primary"] == "False"} == {
         (arm, nfe) for arm in ("uniform", "inverse_snr", "data_end", "noise_end", "min_snr") for nfe in ("1", "4")
     }
+
+
+def test_a_search_ends_with_its_winner_beside_the_default(tmp_path: Path) -> None:
+    small = ["--set", "backbone.channels=8", "--set", "train.steps=24", "--set", "evaluate.nfe=[1,32]", "--set", "evaluate.num_samples=64"]
+    command = [sys.executable, "-m", "harness", "tune", "tuning", "--trials", "3", "--seeds", "1", "--workers", "2", *small]
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | {"HARNESS_RESULTS": str(tmp_path)}
+
+    def said() -> str:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    first, tables = said(), tmp_path / "local" / "tables"
+    trials = list(csv.DictReader((tables / "tuning-digits-trials.csv").read_text().splitlines()))
+    assert [row["trial"] for row in trials] == ["0", "1", "2"]
+    arms = {row["arm"] for row in csv.DictReader((tables / "tuning-digits.csv").read_text().splitlines())}
+    assert arms == {"default", "tuned"}
+    best = min((row for row in trials if row["state"] == "finished"), key=lambda row: float(row["value"]))
+    told = " ".join(first.split())
+    for path in ("train.learning_rate", "train.batch_size", "train.warmup_steps"):
+        assert f"{path} {float(best[path]):g}" in told, "the winner's settings stand under the comparison"
+    weights = {path: path.stat().st_mtime_ns for path in tmp_path.glob("local/runs/*/checkpoints/*")}
+    said()
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("local/runs/*/checkpoints/*")} == weights

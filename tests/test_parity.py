@@ -82,7 +82,7 @@ def test_exact_ot_pairs_as_torchcfm_does() -> None:
     data, noise = batch(50, (3,))
     np.random.seed(0)
     theirs = torch.cat(OTPlanSampler("exact").sample_plan(data, noise, replace=False), 1)
-    ours = torch.cat(ExactOT().pair(data, noise, torch.Generator()), 1)
+    ours = torch.cat(ExactOT().pair(data, noise, torch.Generator())[:2], 1)
     assert torch.equal(ours[ours[:, 0].argsort()], theirs[theirs[:, 0].argsort()])
 
 

@@ -61,15 +61,19 @@ def frame(curves: dict[str, dict[int, list[float]]]) -> pd.DataFrame:
 def test_what_an_arm_needs_is_counted_by_seed_for_its_own_end_and_anothers() -> None:
     """Ends are 10 and 20 for b, 8 for a: within 5 % of them are 10.5 and 21, and 8.4."""
     values = frame({"a": {2: [9.0, 8.3], 8: [8.0, 8.0]}, "b": {2: [10.5, 21.1], 4: [10.6, 20.0], 8: [10.0, 20.0]}})
-    own = readouts.needed(values, "fid", "b", "b", lower=True)
+    own = readouts.needed(values, "fid", "b", "b", 8, lower=True)
     assert own.calls == (2, 4)
     assert own.mean == pytest.approx(math.sqrt(8))
     half = stats.t.ppf(0.975, 1) * math.log(2) / 2  # sd of log 2 and log 4 over root 2
     assert (own.low, own.high) == (pytest.approx(math.sqrt(8) * math.exp(-half)), pytest.approx(math.sqrt(8) * math.exp(half)))
-    others = readouts.needed(values, "fid", "b", "a", lower=True)
+    others = readouts.needed(values, "fid", "b", "a", 8, lower=True)
     assert others.calls == (None, None)
     assert math.isinf(others.mean)
-    assert readouts.needed(values, "fid", "a", "a", lower=True).calls == (8, 2)
+    assert (str(own), str(others)) == ("2.83 (0.0346 to 231)", "never in 2 seeds")
+    assert str(Needed.of([None, 4])) == "in 1 of 2 seeds"
+    unfinished = values[(values.nfe < 8) | (values.seed == 0)]
+    assert readouts.needed(unfinished, "fid", "b", "b", 8, lower=True).calls == (2,)
+    assert readouts.needed(values, "fid", "a", "a", 8, lower=True).calls == (8, 2)
 
 
 @pytest.mark.parametrize(

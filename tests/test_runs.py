@@ -266,7 +266,9 @@ def test_samples_that_cannot_be_judged_end_one_way_of_sampling_and_no_other(tiny
     done(tiny)
     wild = override(tiny, {"evaluate.solver": "heun", "evaluate.nfe": [2]})
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "samples", lambda *_, **__: iter([Generated(torch.full((64, 1, 8, 8), torch.nan), None, 2)]))
+        patch.setattr(
+            pipeline, "samples", lambda *_, **__: iter([Generated(torch.full((64, 1, 8, 8), torch.nan), None, 2, torch.zeros(64, 1, 8, 8))])
+        )
         patch.setattr("harness.evaluation.judge.features", lambda extractor, images, device: (images.flatten(1), images.flatten(1)))
         with pytest.raises(Diverged, match="some are not finite"):
             ensure(wild, print, lambda: False)

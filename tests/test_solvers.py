@@ -307,7 +307,7 @@ def test_samples_start_from_the_same_noise_whatever_moves_them(solver: Solver, g
     network, nfe = Recorder(gain).train(), 0 if solver.adaptive else steps * solver.calls_per_step
     batches = samples(network, solver, nfe)
     assert [tuple(batch.x.shape) for batch in batches] == [(3, 1, 2), (3, 1, 2), (1, 1, 2)]
-    for i, (x, y, calls) in enumerate(batches):
+    for i, (x, y, calls, _) in enumerate(batches):
         generator = stream(3, "samples", i)
         x1 = torch.randn(len(x), 1, 2, generator=generator)
         if solver.name != "heun_sde":  # which adds noise before it looks

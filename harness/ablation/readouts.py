@@ -84,6 +84,13 @@ class Needed:
         half = float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(reached) / math.sqrt(n) if n > 1 else math.nan
         return cls(tuple(calls), math.exp(mean), math.exp(mean - half), math.exp(mean + half))
 
+    def __str__(self) -> str:
+        """The mean with its interval, or how many seeds came so near."""
+        reached = sum(n is not None for n in self.calls)
+        if reached < len(self.calls) or not self.calls:
+            return f"never in {len(self.calls)} seeds" if not reached else f"in {reached} of {len(self.calls)} seeds"
+        return f"{self.mean:.3g}" + ("" if math.isnan(self.low) else f" ({self.low:.3g} to {self.high:.3g})")
+
     def verdict(self, expected: Sequence[int]) -> str:
         """Of what is expected, [least, most]: as expected, fewer, more, or undecided where the interval crosses an end."""
         if self.calls and not any(self.calls):
@@ -93,12 +100,15 @@ class Needed:
         return "fewer" if self.high < expected[0] else "more" if self.low > expected[1] else "undecided"
 
 
-def needed(values: pd.DataFrame, metric: str, arm: str, target: str, lower: bool) -> Needed:
-    """What `arm` needs for a value within `NEAR` of that of `target` (an arm, itself perhaps) with the same seed at its largest NFE."""
-    own = values[(values.metric == metric) & (values.nfe > 0)]
-    curves = own.pivot_table(index=["arm", "seed"], columns="nfe", values="value")
-    seeds = [seed for seed in curves.loc[arm].index if (target, seed) in curves.index] if arm in curves.index else []
-    return Needed.of([_fewest(curves.loc[arm, seed].dropna(), curves.loc[target, seed].dropna().iloc[-1], lower) for seed in seeds])
+def needed(values: pd.DataFrame, metric: str, arm: str, target: str, at: int, lower: bool) -> Needed:
+    """What `arm` needs for a value within `NEAR` of that of `target` (an arm, itself perhaps) with the same seed at NFE `at`.
+
+    Seeds whose target is not measured there are left out.
+    """
+    curves = values[(values.metric == metric) & (values.nfe > 0)].set_index(["arm", "seed", "nfe"]).value
+    own = curves[curves.index.get_level_values("arm") == arm].droplevel("arm")
+    seeds = [seed for seed in own.index.unique("seed") if (target, seed, at) in curves]
+    return Needed.of([_fewest(own[seed], curves[target, seed, at], lower) for seed in seeds])
 
 
 def _areas(table: pd.DataFrame) -> pd.Series:

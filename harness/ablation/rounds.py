@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness.ablation.plan import Plan, measured, same_training
 from harness.config import override
-from harness.errors import Diverged, UserError
+from harness.errors import ConfigError, Diverged, UserError
+from harness.evaluation.flow import FlowMetric
 from harness.pipeline import ensure
-from harness.runs import Run, RunConfig, check, training_digest
+from harness.runs import ONE_STEP_ONLY, Run, RunConfig, check, training_digest
 
 MEASURED = ("straightness", "curvature", "transport_cost")
 """Beside the metrics of the run."""
@@ -21,6 +21,9 @@ def plan_of(runs: Sequence[Run], rounds: int, distil: bool, changes: Mapping[str
 
     `changes` of `evaluate` are for every arm, others for the rounds alone.
     """
+    for path in changes:
+        if path in ("seed", "reflow.rounds", "reflow.distil", "reflow.teacher"):
+            raise ConfigError(path, "follows from the runs, --rounds and --distil. Leave it out.")
     judging = {path: value for path, value in changes.items() if path.partition(".")[0] == "evaluate"}
     teacher = measured(override(same_training(runs), judging), MEASURED)
     for run in runs:
@@ -32,8 +35,9 @@ def plan_of(runs: Sequence[Run], rounds: int, distil: bool, changes: Mapping[str
         config = override(student, {"reflow.rounds": student.reflow.rounds + round})
         arms[_title(config)] = config
     if distil:
-        bare = [metric for metric in config.evaluate.metrics if metric.name not in MEASURED]
-        config = override(config, {"reflow.distil": True, "evaluate.nfe": [1], "evaluate.metrics": bare})
+        judged = {f"evaluate.{name}": value for name, value in ONE_STEP_ONLY.items()}
+        bare = [metric for metric in config.evaluate.metrics if not isinstance(metric, FlowMetric)]
+        config = override(config, {"reflow.distil": True, **judged, "evaluate.metrics": bare})
         arms[_title(config)] = config
     for config in arms.values():
         check(config)
@@ -48,16 +52,20 @@ def ensure_all(plan: Plan, say: Callable[[str], None], stop: Callable[[], bool])
     """Train and judge every arm of every seed; one that fails has no value, and the table says why."""
     for seed in plan.seeds:
         for arm in plan.arms:
-            with contextlib.suppress(Diverged):
+            try:
                 ensure(plan.config(arm, seed), say, stop)
+            except Diverged as error:
+                say(f"{arm} seed {seed}: {error}")
 
 
 def _first_round(teacher: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
     """The round after `teacher`, which is named where its own configuration would not be the same without the round."""
-    config = override(teacher, {**changes, "reflow.rounds": teacher.reflow.rounds + 1})
-    if config.parent and training_digest(config.parent) == training_digest(teacher):
-        return config
-    return override(teacher, {**changes, "reflow.teacher": teacher, "reflow.rounds": 1})
+    named = override(teacher, {**changes, "reflow.teacher": teacher, "reflow.rounds": 1})
+    try:
+        implied = override(teacher, {**changes, "reflow.rounds": teacher.reflow.rounds + 1})
+    except ConfigError:  # of a teacher with these changes
+        return named
+    return implied if implied.parent and training_digest(implied.parent) == training_digest(teacher) else named
 
 
 def _title(config: RunConfig) -> str:

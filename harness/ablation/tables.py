@@ -214,17 +214,15 @@ def grids(report: Report, timed: bool = False) -> list[Grid]:
 def _needed(report: Report) -> Grid:
     """The calls that each arm needs against what is said of it."""
     plan, rows = report.plan, []
-    lower = find("metric", plan.metric).lower_is_better  # type: ignore[attr-defined]
+    largest, lower = max(plan.arms[plan.baseline].evaluate.nfe), find("metric", plan.metric).lower_is_better  # type: ignore[attr-defined]
     for arm in plan.arms:
         expected = plan.expected_nfe.get(arm)
         row = [arm, "{} to {}".format(*expected) if expected else ""]
         for target in (arm, plan.baseline):
-            found = readouts.needed(report.values, plan.metric, arm, target, lower)
-            interval = "" if math.isnan(found.low) else f" ({found.low:.3g} to {found.high:.3g})"
-            row += ["never" if math.isinf(found.mean) else f"{found.mean:.3g}{interval}", found.verdict(expected) if expected else ""]
+            found = readouts.needed(report.values, plan.metric, arm, target, largest, lower)
+            row += [str(found), found.verdict(expected) if expected else ""]
         rows.append(row)
-    best = max(plan.arms[plan.baseline].evaluate.nfe)
-    title = f"NFE for {titled(plan.metric)} within {readouts.NEAR:.0%} of that at NFE {best}, geometric mean over seeds (95 % interval)"
+    title = f"NFE for {titled(plan.metric)} within {readouts.NEAR:.0%} of that at NFE {largest}, geometric mean over seeds (95 % interval)"
     return Grid(title, ["arm", "expected", "of its own", "verdict", f"of {plan.baseline}'s", "verdict"], rows)
 
 

@@ -68,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = add(runs.sample, "sample", "Draw samples from a finished run into a picture or an array.")
     sub.add_argument("run", metavar="RUN", help="a run's name or directory")
     sub.add_argument("--number", type=int, default=64, metavar="N", help="how many (64)")
-    sub.add_argument("--nfe", type=int, default=32, metavar="N", help="calls of the network for each (32); 0: an adaptive solver chooses")
+    sub.add_argument(
+        "--nfe", type=int, metavar="N", help="calls of the network for each (32; 1 if distilled); 0: an adaptive solver chooses"
+    )
     sub.add_argument("--label", metavar="CLASS", help="a class's name or number, for all of them; needs a network that is told classes")
     sub.add_argument(
         "--out", type=Path, default=Path("samples.png"), metavar="FILE", help=".png for a picture, .npz for arrays (samples.png)"

@@ -49,6 +49,7 @@ def explain(options: argparse.Namespace) -> None:
 
     from harness.ablation.study import load_scale
     from harness.explain import Explained, alike, draw
+    from harness.runs import refuse_idle
 
     if options.out.suffix != ".png":
         raise UserError(f"--out: {options.out} is no .png. Name the picture so.")
@@ -59,7 +60,10 @@ def explain(options: argparse.Namespace) -> None:
         for line in alike(arms) or ["no two arms share their objective or their weight over log SNR."]:
             console.print(f"- {line}", highlight=False)
     else:
-        arms = {"": Explained.of(override(load_scale(options.scale), parse_assignments(options.changes)))}
+        changes = parse_assignments(options.changes)
+        config = override(load_scale(options.scale), changes)
+        refuse_idle(changes, [config])
+        arms = {"": Explained.of(config)}
         table = Table("part", "formula", "source", show_lines=True)
         for row in arms[""].lines():
             table.add_row(*map(escape, row))

@@ -54,13 +54,14 @@ def sample(options: argparse.Namespace) -> None:
         raise UserError(f"--number: {options.number} is less than 1. Draw one or more.")
     if options.out.suffix not in (".png", ".npz"):
         raise UserError(f"--out: {options.out} is neither .png nor .npz. Name the file by what you want.")
-    run = _existing(options.run, options.changes, nfe=[options.nfe])
+    nfe = options.nfe if options.nfe is not None else 1 if _existing(options.run, []).config.reflow.distil else 32
+    run = _existing(options.run, options.changes, nfe=[nfe])
     label = None if options.label is None else _label(run, load(run.config.dataset), options.label)
     if options.out.suffix == ".png":
-        picture(run, restore(run), options.nfe, options.number, options.out, label)
+        picture(run, restore(run), nfe, options.number, options.out, label)
     else:
-        _write_samples(list(samples(run, restore(run), options.nfe, options.number, label)), options.out)
-    print(f"wrote {options.out}: {options.number} samples at NFE {options.nfe} by {run.config.evaluate.solver.name}")
+        _write_samples(list(samples(run, restore(run), nfe, options.number, label)), options.out)
+    print(f"wrote {options.out}: {options.number} samples at NFE {nfe} by {run.config.evaluate.solver.name}")
 
 
 def _label(run: Run, data: Data, given: str) -> int:
@@ -154,7 +155,7 @@ def reflow(options: argparse.Namespace) -> None:
 
     from harness import lineage
     from harness.ablation import rounds
-    from harness.files import results_folder
+    from harness.files import locked, results_folder
     from harness.signals import StopSignal
     from harness.tracking import Mirror
     from harness.watch import Trial, Watch
@@ -162,24 +163,27 @@ def reflow(options: argparse.Namespace) -> None:
     given = [_existing(name, []) for name in options.runs]
     plan, console, stop = rounds.plan_of(given, options.rounds, options.distil, parse_assignments(options.changes)), Console(), StopSignal()
     console.print(f"{plan.question}\n{', '.join(plan.arms)}; plan {plan.digest}", highlight=False)
-    mirror = Mirror("reflow")
-    mirror.close_dead()
-    record = mirror.record(plan.folder, plan.name, plan.facts, {"plan": plan.digest})
-    record.set_status("RUNNING")
-    status, files = "FAILED", list[Path]()
-    try:
-        trials = [
-            Trial(f"{arm} seed {seed}", plan.run(arm, seed), plan.protocol(arm), {"arm": arm, "mlflow.parentRunId": record.run_id})
-            for arm, seed in plan.trials()
-        ]
-        with Watch(plan.name, trials, mirror, console):
-            rounds.ensure_all(plan, functools.partial(console.print, markup=False, highlight=False, soft_wrap=True), stop)
-        picture = results_folder() / "local" / "figures" / f"{plan.name}-lineage.png"
-        lineage.draw(lineage.lineage(plan.run(list(plan.arms)[-1], plan.seeds[0])), picture)
-        files, status = [*_report(plan, console, stop), picture], "FINISHED"
-        console.print(f"wrote {picture}", highlight=False, soft_wrap=True)
-    finally:
-        record.close("KILLED" if stop() else status, files)
+    with locked(plan.folder / "lock", wait=False) as ours:
+        if not ours:
+            raise UserError(f"{plan.name}: another process does these rounds now. Wait for it, or stop it.")
+        mirror = Mirror("reflow")
+        mirror.close_dead()
+        record = mirror.record(plan.folder, plan.name, plan.facts, {"plan": plan.digest})
+        record.set_status("RUNNING")
+        status, files = "FAILED", list[Path]()
+        try:
+            trials = [
+                Trial(f"{arm} seed {seed}", plan.run(arm, seed), plan.protocol(arm), {"arm": arm, "mlflow.parentRunId": record.run_id})
+                for arm, seed in plan.trials()
+            ]
+            with Watch(plan.name, trials, mirror, console):
+                rounds.ensure_all(plan, functools.partial(console.print, markup=False, highlight=False, soft_wrap=True), stop)
+            picture = results_folder() / "local" / "figures" / f"{plan.name}-lineage.png"
+            lineage.draw(lineage.lineage(plan.run(list(plan.arms)[-1], plan.seeds[0])), picture)
+            files, status = [*_report(plan, console, stop), picture], "FINISHED"
+            console.print(f"wrote {picture}", highlight=False, soft_wrap=True)
+        finally:
+            record.close("KILLED" if stop() else status, files)
 
 
 def lineage(options: argparse.Namespace) -> None:
