@@ -7,11 +7,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from harness.checkpoint import read_checkpoint
-from harness.files import read_lines
+from harness.files import read_json, read_lines
 
 SETTINGS = {
     "train.steps": 12, "train.batch_size": 32, "train.warmup_steps": 2, "train.log_every": 4, "train.checkpoint_every": 4,
@@ -72,3 +73,19 @@ def test_a_lost_rank_is_said_in_a_line(tmp_path: Path) -> None:
         output, _ = process.communicate(timeout=120)
     assert process.returncode
     assert "error: another rank of this training was lost." in output
+
+
+def test_two_ranks_make_pairs_once_and_learn_them_as_one_does(tmp_path: Path) -> None:
+    """The teacher's weights agree to rounding, and so do its pairs."""
+    found = {}
+    for ranks in (1, 2):
+        train(tmp_path / str(ranks), ranks, reflow__rounds=1, reflow__number=64, reflow__nfe=4)
+        local = tmp_path / str(ranks) / "local"
+        (pairs,) = (local / "pairs").iterdir()
+        (student,) = [path for path in (local / "runs").iterdir() if read_json(path / "config.json")["reflow"]["rounds"]]
+        found[ranks] = pairs.name, np.load(pairs / "x0.npy"), student.name, read_lines(student / "metrics.jsonl")
+    (name, x0, student, lines), (other_name, other_x0, other_student, other_lines) = found.values()
+    assert (name, student) == (other_name, other_student)
+    np.testing.assert_allclose(x0, other_x0, atol=1e-4)
+    assert [line["loss"] for line in other_lines] == pytest.approx([line["loss"] for line in lines], rel=1e-3)
+    assert [line["transport_cost"] for line in other_lines] == pytest.approx([line["transport_cost"] for line in lines], rel=1e-4)

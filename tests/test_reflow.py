@@ -4,8 +4,10 @@ import dataclasses
 import itertools
 import json
 import math
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,13 @@ from harness.ablation.study import Study, load_scale, load_study
 from harness.cli import main
 from harness.config import override, to_dict
 from harness.data.base import load
-from harness.errors import ConfigError, Stopped, UserError
+from harness.errors import ConfigError, Diverged, Stopped, Unsolvable, UserError
 from harness.evaluation.flow import straightness
 from harness.evaluation.protocol import Protocol
 from harness.pairs import PairSet
 from harness.pipeline import ensure, make_pairs, restore, train
 from harness.runs import Reflow, Run, RunConfig, check, training_digest
+from harness.sampling import Generated
 
 
 @pytest.fixture
@@ -103,14 +106,12 @@ def test_every_setting_names_the_run(small: RunConfig, name: str) -> None:
     value = override(small, {"train.steps": 20, "objective.label_dropout": 0.1}) if name == "teacher" else MATTERS[name]
     changed = override(base, {f"reflow.{name}": value})
     assert training_digest(changed) != training_digest(base)
-    same_pairs = name in ("rounds", "distil", "warm_start")
     assert (Run.of(changed).pairs.folder == Run.of(base).pairs.folder) == (name == "warm_start")
-    assert same_pairs or Run.of(changed).parent is not None
 
 
 def test_a_distilled_network_does_not_depend_on_weights_and_times_that_it_never_sees(small: RunConfig) -> None:
     base = override(small, {"reflow.distil": True, "reflow.teacher": small})
-    for changes in ({"weighting": "min_snr"}, {"time_sampler": "logit_normal"}):
+    for changes in ({"weighting": "min_snr"}, {"time_sampler": "logit_normal"}, {"objective.normalise_weight": False}):
         assert training_digest(override(base, changes)) == training_digest(base)
         flow = override(small, {"reflow.rounds": 1, "reflow.teacher": small})
         assert training_digest(override(flow, changes)) != training_digest(flow)
@@ -131,8 +132,8 @@ def test_how_it_is_judged_does_not_name_it(small: RunConfig) -> None:
         ({"reflow.nfe": 5}, r"reflow\.nfe: heun spends 2 calls a step and cannot spend 5\. Use 4\."),
         ({"reflow.guidance.scale": 2}, r"reflow\.guidance: the teacher is told no classes\. .*"),
         ({"reflow.average": {"name": "ema", "decay": 0.5}}, r"reflow\.average\.decay: training keeps .*"),
-        ({"prediction": "score"}, r"prediction: score needs the score, which the coupling pairs does not give\. .*"),
-        ({"evaluate.solver": "euler_maruyama"}, r"evaluate\.solver: .* which the coupling pairs does not give\. .*"),
+        ({"prediction": "score"}, r"prediction: score needs .* pairs does not give\. Choose prediction=velocity\."),
+        ({"evaluate.solver": "euler_maruyama"}, r"evaluate\.solver: .* Choose evaluate\.solver=euler\."),
         ({"evaluate.metrics": ["field_error"]}, r"evaluate\.metrics\[0\]: the best field is known for independent pairs .*"),
         ({"reflow.rounds": 0, "reflow.teacher": "base"}, r"reflow\.teacher: without rounds or distil nothing is learned from it\. .*"),
         ({"reflow.teacher": "base", "dataset": "eight_gaussians"}, r"dataset: the teacher's is another, .*"),
@@ -140,7 +141,11 @@ def test_how_it_is_judged_does_not_name_it(small: RunConfig) -> None:
         ({"reflow.teacher": "base", "coupling": "exact_ot"}, r"coupling: the teacher's is another, and its pairs replace it\. .*"),
         ({"reflow.teacher": "base", "interpolant": "gvp"}, r"interpolant: the teacher's is another, .*"),
         ({"reflow.teacher": "base", "objective.label_dropout": 0.1}, r"objective\.label_dropout: the teacher knows no classes, .*"),
-        ({"reflow.distil": True}, r"evaluate\.nfe: a distilled network knows t = 1 alone: .*\. Set evaluate\.nfe=\[1\]\."),
+        ({"reflow.distil": True}, r"evaluate\.nfe: a distilled network knows t = 1 alone, .* with evaluate\.nfe=\[1\]\."),
+        ({"reflow.distil": True, "evaluate.solver": "heun", "evaluate.nfe": [2]}, r"evaluate\.solver: a distilled network knows t = 1"),
+        ({"reflow.distil": True, "evaluate.time_grid": "quadratic", "evaluate.nfe": [1]}, r"evaluate\.time_grid: a distilled network"),
+        ({"evaluate.checkpoint": "best"}, r"evaluate\.checkpoint: pairs have no held-out loss .*\. Set it to last\."),
+        ({"reflow.rounds": 21}, r"reflow\.rounds: 21 is outside \[0, 20\]"),
         ({"reflow.distil": True, "evaluate.nfe": [1], "evaluate.metrics": ["curvature"]}, r"evaluate\.metrics\[0\]: curvature is of a"),
     ],
     ids=str,
@@ -157,14 +162,16 @@ def test_rounds_that_mean_nothing_are_refused(tiny: RunConfig, changes: dict[str
 def test_one_step_must_be_able_to_give_a_sample(tiny: RunConfig, interpolant: str, prediction: str) -> None:
     """x1 - v(x1, 1) is x0 on straight paths alone, and where the output at t = 1 says something of x0."""
     changes = {"interpolant": interpolant, "prediction": prediction, "reflow.distil": True, "evaluate.nfe": [1], "prediction.t_max": 1}
-    if interpolant in ("linear", "fm_ot") and prediction in ("velocity", "data"):
+    if interpolant in ("linear", "fm_ot") and prediction != "noise":
         override(tiny, changes)
-        if prediction == "data":
-            with pytest.raises(ConfigError, match=r"^reflow\.distil: .* data with prediction\.t_max=1"):
-                override(tiny, changes | {"prediction.t_max": 0.98})
-    elif prediction in ("velocity", "noise"):
+    else:
         with pytest.raises(ConfigError, match=r"^(reflow\.distil: one Euler step from t = 1 is no sample|prediction\.t_max: )"):
             override(tiny, changes)
+
+
+def test_one_step_must_not_be_clamped(tiny: RunConfig) -> None:
+    with pytest.raises(ConfigError, match=r"^reflow\.distil: .* another prediction with prediction\.t_max=1\.$"):
+        override(tiny, {"prediction": "data", "prediction.t_max": 0.98, "reflow.distil": True, "evaluate.nfe": [1]})
 
 
 def test_a_distilled_network_is_no_teacher(small: RunConfig) -> None:
@@ -284,6 +291,96 @@ def test_pairs_that_were_cut_short_continue_to_the_same_bytes(small: RunConfig, 
     monkeypatch.setattr(pipeline, "generate", None)  # would fail if it were called
     make_pairs(run, quiet, never)
     assert {path: path.stat().st_mtime_ns for path in run.pairs.folder.iterdir() if path.name != "lock"} == made
+
+
+def test_a_round_and_what_is_distilled_of_the_same_flow_learn_the_same_pairs(small: RunConfig) -> None:
+    """Whichever of them makes them."""
+    found = []
+    for changes in ({"reflow.rounds": 1}, {"reflow.distil": True}):
+        run = Run.of(override(small, changes))
+        make_pairs(run, quiet, never)
+        found.append((run.pairs.folder, run.pairs.about["files"]["x0"]["sha256"], run.pairs.about["files"]["x1"]["sha256"]))
+        shutil.rmtree(run.pairs.folder)
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("rows", [50, 45])
+def test_what_is_said_of_pairs_is_measured_even_if_only_that_was_missing(small: RunConfig, rows: int) -> None:
+    run = Run.of(override(small, {"reflow.rounds": 1}))
+    make_pairs(run, quiet, never)
+    whole = {path.name: path.read_bytes() for path in run.pairs.folder.glob("*.npy")}
+    (run.pairs.folder / "pairs.json").unlink()
+    for array in run.pairs.arrays.values():
+        array.path.write_bytes(array.path.read_bytes()[: array.size(rows)])
+    make_pairs(run, quiet, never)
+    assert run.pairs.about["calls"] == 4
+    assert {path.name: path.read_bytes() for path in run.pairs.folder.glob("*.npy")} == whole
+
+
+def test_workers_that_want_the_same_pairs_make_them_once(small: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each opens the lock for itself, as a process does."""
+    made, fill = [], pipeline._fill
+    monkeypatch.setattr(pipeline, "_fill", lambda *args: (made.append(args), fill(*args)))
+    runs = [Run.of(override(small, {"reflow.rounds": 1, "reflow.warm_start": warm})) for warm in (True, False)]
+    assert runs[0].parent is not None
+    train(runs[0].parent, quiet, never)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda run: make_pairs(run, quiet, never), runs))
+    assert len(made) == 1
+    assert all(run.pairs.about for run in runs)
+
+
+@pytest.mark.parametrize("kind", ["not-finite", "unsolvable"])
+def test_a_flow_that_gives_no_pairs_is_not_asked_twice_and_the_reason_is_kept(
+    small: RunConfig, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def generate(*args: Any, **more: Any) -> Iterator[Generated]:
+        asked.append(args)
+        if kind == "unsolvable":
+            raise Unsolvable("dopri5 gave up.")
+        nan = torch.full((20, 1, 8, 8), torch.nan)
+        yield Generated(nan, None, 4, nan)
+
+    run = Run.of(override(small, {"reflow.rounds": 1}))
+    assert run.parent is not None
+    train(run.parent, quiet, never)
+    monkeypatch.setattr(pipeline, "generate", generate)
+    reason = {"unsolvable": "dopri5 gave up.", "not-finite": "its samples at NFE 4 are not finite."}[kind]
+    for _ in range(2):
+        with pytest.raises(
+            Diverged, match=rf"^no pairs can be made of {run.parent.name}: {re.escape(reason)} \(Remove .* to try again\.\)$"
+        ):
+            ensure(run.config, quiet, never)
+    assert len(asked) == 1
+    protocol = Protocol.of(run.config.evaluate, load(run.config.dataset))
+    assert reason in (run.failure(protocol) or "")
+    grandchild = Run.of(override(small, {"reflow.rounds": 2}))
+    assert f"its teacher {run.name}: no pairs" in (grandchild.failure(protocol) or "")
+
+
+def test_a_finished_student_needs_its_pairs_no_more(small: RunConfig) -> None:
+    run = Run.of(override(small, {"reflow.rounds": 1}))
+    train(run, quiet, never)
+    shutil.rmtree(run.pairs.folder)
+    ensure(run.config, quiet, never)
+    assert not run.pairs.folder.exists()
+
+
+def test_cells_reflow_like_pictures(small: RunConfig, needed: Callable[..., dict[str, Any]]) -> None:
+    cells = {"name": "cells", **needed("cells")}
+    changes = {
+        "dataset": cells,
+        "backbone": {"name": "mlp", "width": 16, "blocks": 1},
+        "evaluate.extractor": "values",
+        "train.batch_size": 8,
+    }
+    changes |= {"evaluate.num_samples": 30, "evaluate.metrics": ["energy", "straightness"], "reflow.rounds": 1}
+    run = ensure(override(small, changes), quiet, never)
+    assert arrays(run.pairs)["x0"].shape == (50, 20)
+    values = run.evaluation(Protocol.of(run.config.evaluate, load(run.config.dataset)))["values"]
+    assert set(values) == {"energy", "straightness"}
 
 
 def edit(path: Path) -> None:
@@ -443,6 +540,40 @@ def test_changed_rounds_have_the_run_itself_as_their_teacher(small: RunConfig, c
     assert parent.name == Run.of(teacher).name
     for arm in ("3-rectified", "4-rectified"):
         assert override(plan.arms[arm], changes) == plan.arms[arm]
+
+
+@pytest.mark.parametrize("path", ["seed", "reflow.rounds", "reflow.distil", "reflow.teacher"])
+def test_what_follows_from_the_runs_cannot_be_set(small: RunConfig, path: str) -> None:
+    train(Run.of(small), quiet, never)
+    with pytest.raises(ConfigError, match=rf"^{re.escape(path)}: follows from the runs"):
+        rounds.plan_of([Run.of(small)], 1, False, {path: 1})
+
+
+@pytest.mark.parametrize(
+    "evaluate",
+    [
+        {"evaluate.solver": "heun", "evaluate.nfe": [2, 4]},
+        {"evaluate.time_grid": "quadratic"},
+        {"objective.label_dropout": 0.1, "evaluate.guidance.scale": 2, "evaluate.nfe": [2]},
+    ],
+    ids=str,
+)
+def test_what_is_distilled_is_judged_by_one_step_however_the_flows_are(small: RunConfig, evaluate: dict[str, Any]) -> None:
+    config = override(small, evaluate)
+    train(Run.of(config), quiet, never)
+    *flows, distilled = rounds.plan_of([Run.of(config)], 1, True, {}).arms.values()
+    assert all(flow.evaluate.solver == config.evaluate.solver for flow in flows)
+    assert (distilled.evaluate.solver.name, distilled.evaluate.nfe, distilled.evaluate.guidance.scale) == ("euler", (1,), 1)
+    assert len(distilled.evaluate.metrics) == 1
+
+
+def test_rounds_may_drop_what_the_teacher_has_for_making_pairs(small: RunConfig) -> None:
+    """Guided pairs of a flow that knows classes, for one that does not: it would be no teacher of guided pairs itself."""
+    teacher = override(small, {"objective.label_dropout": 0.1})
+    train(Run.of(teacher), quiet, never)
+    changes = {"objective.label_dropout": None, "reflow.guidance.scale": 2, "reflow.warm_start": False}
+    plan = rounds.plan_of([Run.of(teacher)], 1, False, changes)
+    assert plan.arms["2-rectified"].parent == plan.arms["1-rectified"]
 
 
 def test_a_teacher_that_is_not_finished_is_refused(small: RunConfig) -> None:

@@ -1,3 +1,5 @@
+import dataclasses
+import shutil
 from collections import Counter
 from typing import Any
 
@@ -7,7 +9,9 @@ from optuna.trial import TrialState
 from harness.ablation.plan import Plan
 from harness.ablation.study import Study
 from harness.ablation.worker import PlanBoard as Board
+from harness.config import override
 from harness.errors import UserError
+from harness.files import write_json
 from harness.runs import RunConfig
 
 ALL = {("a", 0), ("b", 0), ("a", 1), ("b", 1)}
@@ -32,6 +36,12 @@ def take(board: Board) -> tuple[Any, Any]:
 
 def key(trial: Any) -> tuple[str, int]:
     return trial.params["arm"], trial.params["seed"]
+
+
+def fail(board: Board, trial: Any) -> None:
+    """As a worker does whose training diverges."""
+    write_json(board.plan.run(*key(trial)).folder / "diverged.json", {"reason": "it diverged"})
+    board.tell_failure(trial, "it diverged")
 
 
 def test_each_trial_is_put_in_once(plan: Plan) -> None:
@@ -100,22 +110,43 @@ def test_a_trial_that_failed_for_a_reason_is_not_tried_again(plan: Plan) -> None
     board = Board(plan)
     trial, lease = take(board)
     with lease:
-        board.tell_failure(trial, "it diverged")
+        fail(board, trial)
     board = Board(plan)
     board.refill()
     assert states(board) == Counter({(*key(trial), "FAIL"): 1} | {(*other, "WAITING"): 1 for other in ALL - {key(trial)}})
     assert board.failures() == {key(trial): "it diverged"}
 
 
+@pytest.mark.parametrize("failed", [True, False])
+def test_a_trial_whose_run_is_gone_is_put_in_again(plan: Plan, score: Any, failed: bool) -> None:
+    """By hand, or because the code now names it otherwise: the run directory is the truth, whatever the journal says."""
+    board = Board(plan)
+    trial, lease = take(board)
+    run = plan.run(*key(trial))
+    with lease:
+        if failed:
+            fail(board, trial)
+        else:
+            score(run, plan.protocol(key(trial)[0]), {1: 9.0, 2: 7.0})
+            board.tell(trial, run)
+    board.refill()
+    assert states(board)[*key(trial), "WAITING"] == 0
+    shutil.rmtree(run.folder)
+    board.refill()
+    assert states(board)[*key(trial), "WAITING"] == 1
+
+
 @pytest.mark.parametrize(("measured", "value"), [({1: 9.0, 2: 7.0}, 7.0), ({1: 9.0, 4: 5.0}, 5.0)])
 def test_a_plan_is_finished_when_every_trial_has_ended(plan: Plan, score: Any, measured: dict[int, float], value: float) -> None:
+    arms = {name: override(config, {"evaluate.nfe": list(measured)}) for name, config in plan.arms.items()}
+    plan = dataclasses.replace(plan, arms=arms)
     board = Board(plan)
     for i in range(len(ALL)):
         assert not board.finished()
         trial, lease = take(board)
         with lease:
             if i == 0:
-                board.tell_failure(trial, "it diverged")
+                fail(board, trial)
                 continue
             run = plan.run(*key(trial))
             score(run, plan.protocol(key(trial)[0]), measured)

@@ -5,6 +5,7 @@ python -m harness.ablation.worker PLAN
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import time
@@ -19,6 +20,7 @@ from harness.ablation.plan import Plan
 from harness.ablation.search import SearchPlan
 from harness.ablation.tuner import SearchBoard
 from harness.errors import Diverged, Stopped, guarded
+from harness.evaluation.protocol import Protocol
 from harness.files import read_json
 from harness.pipeline import ensure
 from harness.registry import load_plugin
@@ -65,7 +67,17 @@ class PlanBoard(Board):
 
     def settled(self) -> list[FrozenTrial]:
         ended = self.trials(TrialState.COMPLETE, TrialState.FAIL)
-        return list({_key(t): t for t in ended if t.state == TrialState.COMPLETE or "reason" in t.user_attrs}.values())
+        known = {_key(t): t for t in ended if t.state == TrialState.COMPLETE or "reason" in t.user_attrs}
+        return [trial for trial in known.values() if self._stands(trial)]
+
+    def _stands(self, trial: FrozenTrial) -> bool:
+        """Whether the run directory, which is the truth, says what the journal says."""
+        run, protocol = self._named(*_key(trial))
+        return run.evaluated(protocol) if trial.state == TrialState.COMPLETE else run.failure(protocol) is not None
+
+    @functools.cache  # noqa: B019  # a board lives as long as its process
+    def _named(self, arm: str, seed: int) -> tuple[Run, Protocol]:
+        return self.plan.run(arm, seed), self.plan.protocol(arm)
 
     def failures(self) -> dict[tuple[str, int], str]:
         """{(arm, seed): why} of the trials that ended without a value."""
