@@ -1,4 +1,4 @@
-"""Every interpolant x prediction x solver against Gaussian data, whose marginal field is known (../ORACLES: 1, 5 and 6).
+"""Every interpolant x prediction x solver against Gaussian data, whose marginal field is known.
 
 Data N(m, s^2) and noise N(0, v) give x_t ~ N(alpha m, q) with q = alpha^2 s^2 + sigma^2 v; the velocity, the score and the
 posterior means are linear in x_t. The flow of the marginal ODE keeps (x_t - alpha m) / sqrt(q) constant.

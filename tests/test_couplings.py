@@ -1,4 +1,4 @@
-"""Couplings: what they cost, what they leave as it was, and fixed pairs from files (../ORACLES: 7)."""
+"""Couplings: what they cost, what they leave as it was, and fixed pairs from files."""
 
 from __future__ import annotations
 

@@ -442,7 +442,7 @@ def test_a_network_that_is_told_the_classes_of_pairs_is_told_the_right_ones(smal
     assert not np.array_equal(data.classes[:30].numpy(), task.y.numpy())
 
 
-# what theory says (Liu et al. 2023): oracle 8
+# what theory says (Liu et al. 2023)
 
 
 POINTS = {

@@ -1,4 +1,4 @@
-"""Stochastic solvers end in the marginals of the ordinary equation, whatever the diffusion (ORACLES 6)."""
+"""Stochastic solvers end in the marginals of the ordinary equation, whatever the diffusion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training times: the draws follow the declared density, whichever way they are drawn (../ORACLES: 4 and 12)."""
+"""Training times: the draws follow the declared density, whichever way they are drawn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights w(t): the papers' formulas, their clamps and means, and what they may and may not change (../ORACLES: 2, 3 and 12)."""
+"""Weights w(t): the papers' formulas, their clamps and means, and what they may and may not change."""
 
 from __future__ import annotations
 
