@@ -30,7 +30,6 @@ from harness.evaluation.judge import Batch, Judge, Parts
 from harness.evaluation.protocol import Protocol
 from harness.files import drop_torn_line, remove_leftovers, write_json
 from harness.objective import Objective
-from harness.pairs import PairSet
 from harness.rng import stream_seed
 from harness.runs import Run, RunConfig
 from harness.sampling import Generated, NetworkField, generate
@@ -134,7 +133,7 @@ def make_pairs(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE) -> None:
         with pairs.lock():
             if not (pairs.about or pairs.failed):
                 try:
-                    _fill(pairs, run, teacher, stop)
+                    _fill(run, teacher, stop)
                 except (Diverged, Unsolvable) as error:
                     pairs.fail(f"no pairs can be made of {teacher.name}: {error}")
     while not (pairs.about or pairs.failed):  # another rank's, which may take hours
@@ -152,16 +151,16 @@ def _teacher(run: Run) -> Run:
     return Run.of(override(run.parent.config, {"evaluate.average": run.config.reflow.average, "evaluate.checkpoint": "last"}))
 
 
-def _fill(pairs: PairSet, run: Run, teacher: Run, stop: Stop) -> None:
+def _fill(run: Run, teacher: Run, stop: Stop) -> None:
     """Make the pairs that are missing."""
     reflow, config, data, trained = run.config.reflow, teacher.config, load(run.config.dataset), restore(teacher)
-    writer = pairs.writer(reflow.batch_size)
+    writer = run.pairs.writer(reflow.batch_size)
     begun, calls, started = writer.done, 0, time.perf_counter()
     with threadpool_limits(config.train.threads), products("fp32"):
         torch.set_num_threads(config.train.threads)
         for made in generate(
             trained.network, config, trained.noise_state, reflow.solver, reflow.time_grid, reflow.nfe, data.shape,
-            pairs.number, reflow.batch_size, (config.seed, "pairs", config.rectified + 1), config.train.resolved_device(),
+            reflow.number, reflow.batch_size, (config.seed, "pairs", config.rectified + 1), config.train.resolved_device(),
             data.classes if config.conditional else None, reflow.guidance, first=begun // reflow.batch_size,
         ):  # fmt: skip
             if not made.x.isfinite().all():
@@ -171,8 +170,8 @@ def _fill(pairs: PairSet, run: Run, teacher: Run, stop: Stop) -> None:
             )
             calls += made.calls * len(made.x)
             if stop():
-                raise Stopped(f"stopped after {writer.done} of {pairs.number} pairs")
-    new, settings = max(1, writer.done - begun), to_dict(dataclasses.replace(reflow, teacher=None))
+                raise Stopped(f"stopped after {writer.done} of {reflow.number} pairs")
+    new, settings = writer.done - begun, to_dict(dataclasses.replace(reflow, teacher=None))
     writer.finish(
         {
             "teacher": teacher.name,
