@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +24,6 @@ from harness.components.averages import Average, Ema
 from harness.components.backbones.base import Backbone, Network
 from harness.components.backbones.unet import UNet
 from harness.components.couplings import Pairs
-from harness.components.interpolants import Interpolant
 from harness.components.solvers import Euler, Heun, Solver
 from harness.components.time_grids import TimeGrid, UniformGrid
 from harness.components.time_samplers import Uniform as UniformTimes
@@ -39,7 +37,7 @@ from harness.files import last_line, locked, read_json, read_lines, results_fold
 from harness.formulation import Formulation, require_score
 from harness.pairs import PairSet
 from harness.registry import sources
-from harness.sampling import Guidance, steps_of
+from harness.sampling import Guidance
 from harness.training.trainer import TrainConfig
 
 NUMERICS_VERSION = 1
@@ -352,52 +350,3 @@ def _pairs_identity(config: RunConfig) -> dict[str, Any]:
     for name in ("rounds", "distil", "teacher", "warm_start"):
         del making[name]
     return {**making, "teacher": training_digest(config.parent), "sources": sources(dataclasses.replace(config.reflow, teacher=None))}
-
-
-def refuse_idle(changes: Iterable[str], configs: Iterable[RunConfig]) -> None:
-    """`ConfigError` when a changed path says how rounds are done and no configuration has one."""
-    paths = [path for path in changes if path.startswith("reflow.") and path not in ("reflow.rounds", "reflow.distil")]
-    if paths and not any(config.parent for config in configs):
-        raise ConfigError(paths[0], "without a round it changes nothing. Set reflow.rounds=1 too, or leave it out.")
-
-
-def check(config: RunConfig) -> None:
-    """Raise what training would trip over: data that cannot be read, a network that does not fit, an impossible protocol."""
-    data = load(config.dataset)
-    Protocol.of(config.evaluate, data)
-    if config.parent is not None:
-        check(config.parent)
-        _check_pairs(config, config.parent, data)
-    config.coupling.check(data.shape, data.num_classes, config.conditional)
-    config.noise.check(data)
-    if config.conditional and data.num_classes < 2:
-        raise ConfigError("objective.label_dropout", f"the data have {data.num_classes or 'no'} classes. Set it to null, or take others.")
-    if config.train.batch_size > len(data.train):
-        reason = f"{config.train.batch_size} is more than the {len(data.train)} training samples"
-        raise ConfigError("train.batch_size", f"{reason}. Choose a smaller one.")
-    path = config.path(config.noise.learn(data))
-    for nfe in config.evaluate.nfe:
-        config.evaluate.time_grid.times(_steps(config, path, nfe), path)
-    with torch.device("meta"):
-        config.build(data)
-
-
-def _check_pairs(config: RunConfig, parent: RunConfig, data: Data) -> None:
-    """Raise what making pairs, or beginning with the weights of who made them, would trip over."""
-    reflow, path = config.reflow, parent.path(parent.noise.learn(data))
-    try:
-        reflow.time_grid.times(steps_of(reflow.solver, reflow.time_grid, path, reflow.guidance, reflow.nfe), path)
-    except ConfigError as error:
-        raise ConfigError("reflow.nfe" if error.path.endswith("nfe") else "reflow.time_grid", error.message) from None
-    if not reflow.warm_start:
-        return
-    with torch.device("meta"):
-        own, given = ({name: tuple(w.shape) for name, w in c.build(data).state_dict().items()} for c in (config, parent))
-    if own != given:
-        differing = next(name for name in own.keys() | given.keys() if own.get(name) != given.get(name))
-        reason = f"the network does not fit the teacher's: {differing} is {own.get(differing)} here and {given.get(differing)} there"
-        raise ConfigError("backbone", f"{reason}. Leave it as it is there, or set reflow.warm_start=false.")
-
-
-def _steps(config: RunConfig, path: Interpolant, nfe: int) -> int:
-    return steps_of(config.evaluate.solver, config.evaluate.time_grid, path, config.evaluate.guidance, nfe)

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from harness.ablation.study import load_scale
 from harness.ablation.tables import judge_references, titled
+from harness.checks import check
 from harness.config import override
 from harness.data.base import load
 from harness.environment import machine
@@ -27,7 +28,7 @@ from harness.evaluation.judge import Judge
 from harness.evaluation.protocol import Protocol
 from harness.files import results_folder, write_atomic, write_json
 from harness.pipeline import ensure
-from harness.runs import Run, check
+from harness.runs import Run
 from harness.signals import StopSignal
 from harness.tracking import Mirror
 from harness.watch import Trial, Watch

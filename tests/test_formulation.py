@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from harness.checks import check
 from harness.components.interpolants import Linear, Scaled
 from harness.config import digest, override, to_dict
 from harness.data.base import Data, Dataset
@@ -16,7 +17,7 @@ from harness.data.images import Digits, decode, encode
 from harness.errors import ConfigError, UserError
 from harness.formulation import Formulation
 from harness.registry import build, find, names
-from harness.runs import RunConfig, check
+from harness.runs import RunConfig
 
 PAIRS = {"name": "pairs", "path": "nowhere"}
 POPULATION = {"name": "population", "dataset": "digits"}
@@ -24,6 +25,11 @@ NOT_GAUSSIAN: list[Any] = ["sparse", "student_t", "laplace", "uniform", POPULATI
 NOT_INDEPENDENT = ["exact_ot", "sinkhorn", "class_conditional_ot", PAIRS]
 STOCHASTIC = [name for name in names("solver") if build("solver", name).needs_score]
 BASE = RunConfig(dataset=Digits())
+
+
+def other(coupling: Any) -> str:
+    """The advice to take another coupling; pairs are not taken for nothing."""
+    return "" if coupling == PAIRS else "coupling=independent or "
 
 
 def refused(message: str, **parts: Any) -> None:
@@ -49,7 +55,7 @@ def test_the_score_needs_normal_noise(noise: Any) -> None:
 @pytest.mark.parametrize("coupling", NOT_INDEPENDENT, ids=named)
 def test_the_score_needs_independent_noise(coupling: Any) -> None:
     reason = f"score needs the score, which the coupling {named(coupling)} does not give"
-    refused(f"prediction: {reason}. Choose coupling=independent or prediction=velocity.", prediction="score", coupling=coupling)
+    refused(f"prediction: {reason}. Choose {other(coupling)}prediction=velocity.", prediction="score", coupling=coupling)
 
 
 @pytest.mark.parametrize("noise", NOT_GAUSSIAN, ids=named)
@@ -67,7 +73,7 @@ def test_stochastic_sampling_needs_independent_noise(solver: str, coupling: Any)
     with pytest.raises(ConfigError) as caught:
         run(evaluate__solver=solver, evaluate__nfe=[2], coupling=coupling)
     reason = f"{solver} needs the score, which the coupling {named(coupling)} does not give"
-    assert str(caught.value) == f"evaluate.solver: {reason}. Choose coupling=independent or evaluate.solver=euler."
+    assert str(caught.value) == f"evaluate.solver: {reason}. Choose {other(coupling)}evaluate.solver=euler."
 
 
 def test_there_is_something_to_refuse() -> None:

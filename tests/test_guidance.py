@@ -16,6 +16,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
+from harness.checks import check
 from harness.components.backbones.mlp import MLP
 from harness.components.interpolants import over
 from harness.config import override
@@ -28,7 +29,7 @@ from harness.objective import Objective
 from harness.pipeline import ensure, restore, samples
 from harness.registry import build
 from harness.rng import stream
-from harness.runs import Run, RunConfig, check
+from harness.runs import Run, RunConfig
 from harness.sampling import Generated, Guidance, NetworkField, generate, steps_of
 from harness.training.optimizers import AdamW
 from harness.training.trainer import TrainConfig

@@ -192,3 +192,14 @@ def test_mistakes_are_said_in_a_line_and_change_nothing(
     assert message in said
     assert "Traceback" not in said
     assert sorted(teacher.rglob("*")) == before
+
+
+def test_a_distilled_run_is_sampled_at_one_call(
+    unbroken: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("HARNESS_RESULTS", str(unbroken))
+    (last,) = [path for path in (unbroken / "local" / "runs").iterdir() if read_json(path / "config.json")["reflow"]["distil"]]
+    assert main(["sample", last.name, "--number", "4", "--out", str(tmp_path / "four.npz")]) == 0
+    assert "4 samples at NFE 1 by euler" in capsys.readouterr().out
+    assert main(["sample", last.name, "--nfe", "8"]) == 2
+    assert "evaluate.nfe: a distilled network knows t = 1 alone" in capsys.readouterr().err

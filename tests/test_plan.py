@@ -8,9 +8,10 @@ import pytest
 
 from harness.ablation.plan import Plan
 from harness.ablation.study import Study, load_scale, load_study, studies_folder
+from harness.checks import check
 from harness.config import override
 from harness.errors import UserError
-from harness.runs import RunConfig, check
+from harness.runs import RunConfig
 
 STUDY = Study(
     name="toy", question="Which?", baseline="a", seeds=2, nfe=2,

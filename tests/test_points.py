@@ -13,12 +13,13 @@ from scipy import integrate, stats
 from sklearn.datasets import make_moons, make_swiss_roll
 from torch import Tensor
 
+from harness.checks import check
 from harness.components.backbones.mlp import MLP
 from harness.data.base import Data, load
 from harness.data.points import Checkerboard, EightGaussians, GaussianMixture, Moons, Pinwheel, Points, SwissRoll
 from harness.errors import ConfigError, UserError
 from harness.registry import build
-from harness.runs import RunConfig, check
+from harness.runs import RunConfig
 
 BOTH = [EightGaussians(number=50_000), Checkerboard(number=50_000)]
 IN_UNITS = [

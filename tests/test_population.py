@@ -12,6 +12,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
+from harness.checks import check
 from harness.components.interpolants import over
 from harness.components.noises import Population
 from harness.config import override
@@ -25,7 +26,7 @@ from harness.objective import Objective
 from harness.pipeline import ensure, restore, samples
 from harness.registry import build
 from harness.rng import stream
-from harness.runs import RunConfig, check, training_digest
+from harness.runs import RunConfig, training_digest
 from harness.sampling import generate
 from harness.training.optimizers import AdamW
 from harness.training.trainer import TrainConfig

@@ -21,6 +21,7 @@ from harness import pipeline
 from harness.ablation import rounds
 from harness.ablation.plan import Plan
 from harness.ablation.study import Study, load_scale, load_study
+from harness.checks import check
 from harness.cli import main
 from harness.config import override, to_dict
 from harness.data.base import load
@@ -29,7 +30,7 @@ from harness.evaluation.flow import straightness
 from harness.evaluation.protocol import Protocol
 from harness.pairs import PairSet
 from harness.pipeline import ensure, make_pairs, restore, train
-from harness.runs import Reflow, Run, RunConfig, check, training_digest
+from harness.runs import Reflow, Run, RunConfig, training_digest
 from harness.sampling import Generated
 
 

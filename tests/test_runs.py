@@ -16,6 +16,7 @@ from harness.ablation import tables
 from harness.ablation.plan import Plan
 from harness.ablation.study import Study
 from harness.checkpoint import read_checkpoint
+from harness.checks import check
 from harness.config import override
 from harness.data.base import load
 from harness.errors import ConfigError, Diverged, Stopped, UserError
@@ -25,7 +26,7 @@ from harness.objective import Objective, Step, Task
 from harness.pipeline import ensure, restore
 from harness.registry import load_plugin
 from harness.rng import stream
-from harness.runs import Run, RunConfig, check
+from harness.runs import Run, RunConfig
 from harness.sampling import Generated
 from harness.training.trainer import Training
 

@@ -18,12 +18,13 @@ from rich.progress import track
 from harness.ablation.board import Board, Shared
 from harness.ablation.plan import Plan
 from harness.ablation.split import Split
+from harness.checks import check
 from harness.data.base import load
 from harness.environment import commit
 from harness.errors import Stopped, UserError
 from harness.evaluation.judge import Judge
 from harness.files import locked
-from harness.runs import RunConfig, check
+from harness.runs import RunConfig
 from harness.signals import StopSignal
 from harness.tracking import Mirror, Record
 from harness.watch import Trial, Watch

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from harness.ablation.study import Study
+from harness.checks import refuse_idle
 from harness.config import ConfigError, digest, override, to_dict
 from harness.data.base import load
 from harness.errors import UserError
@@ -16,7 +17,7 @@ from harness.evaluation.flow import FlowMetric
 from harness.evaluation.protocol import Protocol
 from harness.files import read_json, results_folder, write_json
 from harness.registry import build, find, sources
-from harness.runs import Run, RunConfig, refuse_idle, training_digest
+from harness.runs import Run, RunConfig, training_digest
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness.ablation.plan import Plan, measured, same_training
+from harness.checks import check
 from harness.config import override
 from harness.errors import ConfigError, Diverged, UserError
 from harness.evaluation.flow import FlowMetric
 from harness.pipeline import ensure
-from harness.runs import ONE_STEP_ONLY, Run, RunConfig, check, training_digest
+from harness.runs import ONE_STEP_ONLY, Run, RunConfig, training_digest
 
 MEASURED = ("straightness", "curvature", "transport_cost")
 """Beside the metrics of the run."""

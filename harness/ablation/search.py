@@ -15,13 +15,14 @@ from optuna.distributions import distribution_to_json, json_to_distribution
 from harness.ablation.plan import Plan
 from harness.ablation.space import Space, ends, inverse, path_of, settings
 from harness.ablation.study import Study, load_declared
+from harness.checks import check
 from harness.config import ConfigError, digest, flatten, override, to_dict
 from harness.data.base import load
 from harness.errors import UserError, did_you_mean
 from harness.evaluation.protocol import Protocol
 from harness.files import read_json, results_folder, write_json
 from harness.registry import find, sources
-from harness.runs import RunConfig, check
+from harness.runs import RunConfig
 
 BASELINE, WINNER = "default", "tuned"
 """The arms of the comparison that follows a search."""

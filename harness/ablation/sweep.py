@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from harness.ablation.plan import Plan, nfe_of, same_training
+from harness.checks import check
 from harness.config import override
 from harness.data.base import load
 from harness.errors import ConfigError, Diverged, UserError
 from harness.evaluation.judge import Judge
 from harness.pipeline import evaluate, restore
-from harness.runs import Run, RunConfig, check
+from harness.runs import Run, RunConfig
 
 Axes = dict[str, list[Any]]
 """{path below evaluate: its values}"""

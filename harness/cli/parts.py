@@ -48,8 +48,8 @@ def explain(options: argparse.Namespace) -> None:
     from rich.table import Table
 
     from harness.ablation.study import load_scale
+    from harness.checks import refuse_idle
     from harness.explain import Explained, alike, draw
-    from harness.runs import refuse_idle
 
     if options.out.suffix != ".png":
         raise UserError(f"--out: {options.out} is no .png. Name the picture so.")

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 def train(options: argparse.Namespace) -> None:
     """Train one run; the same command continues it. Under torchrun, its processes train it together."""
     from harness.ablation.study import load_scale
+    from harness.checks import check, refuse_idle
     from harness.data.base import load
     from harness.evaluation.protocol import Protocol
     from harness.pipeline import train
-    from harness.runs import Run, check, refuse_idle
+    from harness.runs import Run
     from harness.signals import StopSignal
     from harness.training.advice import warnings
     from harness.training.distributed import joined
@@ -54,8 +55,9 @@ def sample(options: argparse.Namespace) -> None:
         raise UserError(f"--number: {options.number} is less than 1. Draw one or more.")
     if options.out.suffix not in (".png", ".npz"):
         raise UserError(f"--out: {options.out} is neither .png nor .npz. Name the file by what you want.")
-    nfe = options.nfe if options.nfe is not None else 1 if _existing(options.run, []).config.reflow.distil else 32
-    run = _existing(options.run, options.changes, nfe=[nfe])
+    given = _judging(options.changes)
+    nfe = options.nfe if options.nfe is not None else 1 if _opened(options.run, {}).config.reflow.distil else 32
+    run = _opened(options.run, {**given, "evaluate.nfe": [nfe]})
     label = None if options.label is None else _label(run, load(run.config.dataset), options.label)
     if options.out.suffix == ".png":
         picture(run, restore(run), nfe, options.number, options.out, label)
@@ -225,20 +227,28 @@ def _report(plan: Plan, console: Any, stop: StopSignal) -> list[Path]:
     return paths
 
 
-def _existing(name: str, assignments: list[str], **changes: Any) -> Run:
-    """The run of that name, judged as the assignments say; only `evaluate` can be changed in a finished run."""
-    import dataclasses
+def _existing(name: str, assignments: list[str]) -> Run:
+    """The run of that name, judged as the assignments say."""
+    return _opened(name, _judging(assignments))
 
-    from harness.runs import Run
 
+def _judging(assignments: list[str]) -> dict[str, Any]:
+    """The changes that a finished run takes: of `evaluate` alone."""
     given = parse_assignments(assignments)
     for path in given:
         if not path.startswith("evaluate."):
             raise UserError(f"{path}: a finished run cannot be changed in that. Change evaluate.*, or train another run.")
+    return given
+
+
+def _opened(name: str, changes: dict[str, Any]) -> Run:
+    """The run of that name with a changed configuration."""
+    import dataclasses
+
+    from harness.runs import Run
+
     run = Run.open(name)
-    return dataclasses.replace(
-        run, config=override(run.config, {**given, **{f"evaluate.{path}": value for path, value in changes.items()}})
-    )
+    return dataclasses.replace(run, config=override(run.config, changes))
 
 
 def _following(run: Run, protocol: Any, experiment: str, evaluated: bool) -> Any:
