@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -146,11 +147,12 @@ def same_training(runs: Sequence[Run]) -> RunConfig:
 
 
 def measured(config: RunConfig, metrics: Sequence[str]) -> RunConfig:
-    """The configuration with more metrics, without those that it has; a distilled network is no flow, and has none of a flow."""
+    """The configuration with more metrics: those that it has not yet and that mean something for it, as a flow's do not once distilled."""
     known = {metric.name for metric in config.evaluate.metrics}
-    more = [build("metric", name) for name in metrics if name not in known]
-    more = [metric for metric in more if not (config.reflow.distil and isinstance(metric, FlowMetric))]
-    return override(config, {"evaluate.metrics": [*config.evaluate.metrics, *more]})
+    for metric in [build("metric", name) for name in metrics if name not in known]:
+        with contextlib.suppress(ConfigError):
+            config = override(config, {"evaluate.metrics": [*config.evaluate.metrics, metric]})
+    return config
 
 
 def nfe_of(metric: str, config: RunConfig, otherwise: int) -> int:

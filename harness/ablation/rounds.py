@@ -32,8 +32,8 @@ def plan_of(runs: Sequence[Run], rounds: int, distil: bool, changes: Mapping[str
             raise UserError(f"{run.name}: is trained for {run.steps_done} of {run.config.train.steps} steps. Run `harness train` first.")
     student = _first_round(teacher, {path: value for path, value in changes.items() if path not in judging})
     arms = {_title(teacher): teacher}
-    for round in range(rounds):
-        config = override(student, {"reflow.rounds": student.reflow.rounds + round})
+    for later in range(rounds):
+        config = override(student, {"reflow.rounds": student.reflow.rounds + later})
         arms[_title(config)] = config
     if distil:
         judged = {f"evaluate.{name}": value for name, value in ONE_STEP_ONLY.items()}

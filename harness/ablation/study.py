@@ -34,7 +34,7 @@ class Study:
     seeds: int = 5
     """Training seeds, the same ones for every arm."""
     metrics: Sequence[str] = ()
-    """Measured beside the scale's own, of every arm that is a flow."""
+    """Measured beside the scale's own, of every arm that they mean something for."""
     expected_nfe: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """{arm: the least and the most calls that it is said to need for `readouts.NEAR` its quality at the largest NFE}"""
     name: str = field(default="", kw_only=True)
