@@ -131,14 +131,16 @@ def logged(config: RunConfig) -> list[float]:
     return marks
 
 
+def marks_bare(config: RunConfig) -> list[float]:
+    """The time (s) at which each step of the bare loop ended; only the first and the last wait for a GPU."""
+    marks = [_now() if step == 0 else time.perf_counter() for step, _ in enumerate(bare(config))]
+    return [*marks[:-1], _now()]
+
+
 def seconds_bare(config: RunConfig) -> float:
-    """What the steps of the bare loop take, all that comes before them left out."""
-    steps = bare(config)
-    next(steps)
-    started = _now()
-    for _ in steps:
-        pass
-    return (_now() - started) * config.train.steps / (config.train.steps - 1)
+    """What the steps of the bare loop take, all that comes before the first one's end left out."""
+    marks = marks_bare(config)
+    return (marks[-1] - marks[0]) * config.train.steps / (config.train.steps - 1)
 
 
 def at_hand(config: RunConfig) -> RunConfig:

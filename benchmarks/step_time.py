@@ -4,8 +4,8 @@
 
 Network, batch, precision, compilation, fused AdamW, clipping and averages are the same. The harness's side does what
 `harness train` does in a terminal, at the scale's own intervals: metrics.jsonl, MLflow's mirror on SQLite, the progress bar,
-sample grids, checkpoints. The two train in turns in one process, each from its start, which of them first changing from
-repetition to repetition; start-up and the closing of the MLflow record are left out.
+sample grids, checkpoints. Each is a process of its own; the two take turns of a second, and only the one whose turn it is
+runs. Start-up and the closing of the MLflow record are left out.
 
 Prints for each network the time of a step, the ratio of the two over the whole training (median, and smallest to largest
 over the repetitions) and how much of the bare loop's time went into steps alone, log lines, checkpoints and sample grids.
@@ -16,12 +16,14 @@ shows that the benchmark works, and no more.
 from __future__ import annotations
 
 import argparse
-import itertools
+import json
 import statistics
+import sys
 from collections.abc import Sequence
 
-from benchmarks.loops import at_hand, fresh_results, logged, seconds_bare
+from benchmarks.loops import at_hand, fresh_results, logged, marks_bare
 from benchmarks.report import Row, Spread, publish
+from benchmarks.turns import in_turns
 from harness.ablation.study import load_scale
 from harness.config import override
 from harness.runs import RunConfig
@@ -29,6 +31,7 @@ from harness.runs import RunConfig
 SCALES = {"digits": 520, "points": 2000, "fashion_small": 750}
 """{scale: steps}: a whole training of the small ones, and of the large one up to its first grid of samples."""
 GOAL = 1.03
+LOOPS = {"bare": marks_bare, "harness": logged}
 
 
 def main() -> None:
@@ -37,8 +40,14 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--scales", nargs="*", default=list(SCALES), choices=SCALES)
     parser.add_argument("--quick", action="store_true", help="a tenth of the steps")
+    parser.add_argument("--only", choices=LOOPS, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    rows = [row(name, SCALES[name] // 10 if options.quick else SCALES[name], options.repeat) for name in options.scales]
+    configs = {name: config_of(name, options.quick) for name in options.scales}
+    if options.only:
+        (config,) = configs.values()
+        print(json.dumps(LOOPS[options.only](config)))
+        return
+    rows = [row(name, config, options.repeat, ["--quick"] * options.quick) for name, config in configs.items()]
     notes = [
         f"Goal on a CPU: a ratio of at most {GOAL}.",
         "Shares are of the bare loop's time, medians; `plain` is the steps that end in no report.",
@@ -46,20 +55,23 @@ def main() -> None:
     publish("step_time", "Time of a training step, harness over bare loop", rows, notes)
 
 
-def row(scale: str, steps: int, repeat: int) -> Row:
+def config_of(scale: str, quick: bool) -> RunConfig:
+    """A scale with the steps to measure."""
+    return override(at_hand(load_scale(scale)), {"train.steps": SCALES[scale] // 10 if quick else SCALES[scale]})
+
+
+def row(scale: str, config: RunConfig, repeat: int, how: list[str]) -> Row:
     """One network's line of the table."""
-    config = override(at_hand(load_scale(scale)), {"train.steps": steps})
-    bare, whole, spent = [], [], list[dict[str, float]]()
-    for i in range(-1, repeat):  # the first warms caches up
-        small = override(config, {"train.steps": 3}) if i < 0 else config
-        first = seconds_bare(small) if i % 2 else 0.0
+    steps, bare, whole, spent = config.train.steps, list[float](), list[float](), list[dict[str, float]]()
+    for i in range(repeat):
+        first = [*LOOPS] if i % 2 else [*reversed(LOOPS)]
+        commands = {one: [sys.executable, "-m", "benchmarks.step_time", "--scales", scale, *how, "--only", one] for one in first}
         with fresh_results():
-            marks = logged(small)
-        first = first or seconds_bare(small)
-        if i >= 0:
-            bare.append(first)
-            whole.append(marks[-1] - marks[0])
-            spent.append(parts(config, marks))
+            crew = in_turns(commands)
+        took = {name: crew[name].durations(json.loads(crew[name].said())) for name in LOOPS}
+        bare.append(sum(took["bare"]) * steps / len(took["bare"]))
+        whole.append(sum(took["harness"]))
+        spent.append(parts(config, took["harness"]))
     shares = {name: statistics.median(s[name] / b for s, b in zip(spent, bare, strict=True)) for name in spent[0]}
     return {
         "network": scale,
@@ -71,15 +83,15 @@ def row(scale: str, steps: int, repeat: int) -> Row:
     }
 
 
-def parts(config: RunConfig, marks: Sequence[float]) -> dict[str, float]:
+def parts(config: RunConfig, took: Sequence[float]) -> dict[str, float]:
     """Seconds of a training by what they went into; what a step took beyond the median belongs to the rarest report it ended in."""
     every = {"samples": config.train.sample_every, "checkpoints": config.train.checkpoint_every, "log": config.train.log_every}
     spent: dict[str, list[float]] = {"plain": [], "log": [], "checkpoints": [], "samples": []}
-    for step, (start, end) in enumerate(itertools.pairwise(marks), 1):
+    for step, seconds in enumerate(took, 1):
         due = (name for name, n in every.items() if step % n == 0 or step == config.train.steps)
-        spent[next(due, "plain")].append(end - start)
+        spent[next(due, "plain")].append(seconds)
     plain = statistics.median(spent["plain"])
-    excess = {name: sum(seconds) - plain * len(seconds) for name, seconds in spent.items()}
+    excess = {name: sum(each) - plain * len(each) for name, each in spent.items()}
     return {**excess, "plain": plain * config.train.steps + excess["plain"]}
 
 

@@ -33,6 +33,8 @@ class Task(NamedTuple):
 
     def share(self, number: int, of: int) -> Task:
         """One of `of` equal parts of the batch."""
+        if of == 1:
+            return self
         size = len(self.t) // of
         rows = slice(number * size, (number + 1) * size)
         return self._replace(xt=self.xt[rows], target=self.target[rows], t=self.t[rows], y=None if self.y is None else self.y[rows])
@@ -77,8 +79,7 @@ class Objective:
             t = f.time_sampler.sample(len(x0), stream(seed, "time", step, device=device), device, self.path)
         xt = f.interpolant.interpolate(x0, x1, t)
         target = f.prediction.target(x0, x1, t, f.interpolant, self._variance(x0))
-        shown = self._shown(y, stream(seed, "labels", step, device=device))
-        return Task(xt, target, t, shown, transport_cost(x0, x1), seconds)
+        return Task(xt, target, t, self._shown(y, seed, step), transport_cost(x0, x1), seconds)
 
     def measure(self, network: nn.Module, task: Task) -> Step:
         """How `network` does at a task, or at a share of one."""
@@ -89,16 +90,16 @@ class Objective:
         """What a sample's loss at t counts, [B]."""
         if self.at is not None:
             return torch.ones_like(t)
-        weight = self.formulation.weighting.weight(t, self.path) / self.weight_mean
-        return weight * self.formulation.time_sampler.correction(t, self.path)
+        weight, sampler = self.formulation.weighting.weight(t, self.path) / self.weight_mean, self.formulation.time_sampler
+        return weight * sampler.correction(t, self.path) if sampler.importance_correct else weight
 
-    def _shown(self, y: Tensor | None, generator: torch.Generator) -> Tensor | None:
+    def _shown(self, y: Tensor | None, seed: int, step: int) -> Tensor | None:
         """The classes that the network is told, -1 for none; None where it is told none at all."""
         dropout = self.formulation.objective.label_dropout
         if dropout is None:
             return None
         assert y is not None
-        hidden = torch.rand(len(y), generator=generator, device=generator.device) < dropout
+        hidden = torch.rand(len(y), generator=stream(seed, "labels", step, device=y.device), device=y.device) < dropout
         return torch.where(hidden, -1, y)
 
     def _error(self, network: nn.Module, xt: Tensor, target: Tensor, t: Tensor, y: Tensor | None) -> Tensor:

@@ -355,3 +355,14 @@ def test_a_picture_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: p
         draw(data, images(4, seed=1), tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes() == before
     Image.open(io.BytesIO(before)).verify()
+
+
+@pytest.mark.parametrize(("number", "channels", "size"), [(64, 1, 8), (13, 3, 32), (3, 1, 28)])
+def test_images_lie_as_in_torchvisions_grid(tmp_path: Path, number: int, channels: int, size: int) -> None:
+    from torchvision.utils import make_grid
+
+    shown, factor = images(number, channels, size), max(1, 32 // size)
+    draw(image_data(channels), shown, tmp_path / "grid.png")
+    enlarged = shown.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    expected = make_grid(enlarged, nrow=8, padding=2, pad_value=128).permute(1, 2, 0).numpy()
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "grid.png")), expected)

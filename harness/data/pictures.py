@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,13 +12,15 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.data.base import Data, Kind
 from harness.files import write_atomic
 
 SHOWN: dict[Kind, int] = {"image": 64, "latents": 64, "points": 2000, "cells": 1000, "sequence": 1000}
 """How many samples a picture takes at most."""
+GAP = 2
+"""Grey pixels between images."""
 REAL, MADE = "#999999", "#d55e00"
 
 
@@ -29,12 +32,12 @@ def draw(data: Data, samples: Tensor, path: Path, title: str = "samples", trajec
 
 def _grid(data: Data, images: Tensor, title: str, trajectories: Sequence[Tensor]) -> bytes:
     """uint8 images [N, C, H, W], eight in a row, small ones enlarged to 32 pixels."""
-    from torchvision.utils import make_grid
-
     enlarged = images.repeat_interleave(factor := max(1, 32 // images.shape[-1]), 2).repeat_interleave(factor, 3)
-    pixels = make_grid(enlarged, nrow=8, padding=2, pad_value=128).permute(1, 2, 0).numpy()
+    across, grey = min(8, len(images)), functools.partial(nn.functional.pad, value=128)
+    tiles = grey(enlarged.expand(-1, 3, -1, -1), (0, GAP, 0, GAP, 0, 0, 0, -len(images) % across))
+    rows = tiles.unflatten(0, (-1, across)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
     content = io.BytesIO()
-    Image.fromarray(pixels).save(content, "png")
+    Image.fromarray(grey(rows, (0, 0, GAP, 0, GAP, 0)).numpy()).save(content, "png")
     return content.getvalue()
 
 

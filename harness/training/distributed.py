@@ -49,10 +49,6 @@ class Ranks:
         dist.all_reduce(said, dist.ReduceOp.MAX, self.signals)
         return bool(said)
 
-    def mean(self, value: Tensor) -> Tensor:
-        """The mean of a tensor over the ranks."""
-        return self.sum(value) / self.number
-
     def sum(self, value: Tensor) -> Tensor:
         """The sum of a tensor over the ranks."""
         if self.number == 1:

@@ -165,6 +165,8 @@ class Training:
         optimizer = config.optimizer.build(network.parameters())
         numbers = torch.tensor([1.0, math.inf], dtype=torch.float64)
         self.clip_norm = config.clip_norm or math.inf
+        self.each = torch.tensor(1 / config.accumulate, device=self.device)
+        """How much the gradient of a part counts."""
         meter = Meter(objective.path.log_snr, self.clip_norm, self.device)
         self.state = State(network, averages, optimizer, objective, data, meter, Guard(self.device), numbers)
         self.trained = ranks.wrap(compiled(recomputing(network) if config.recompute else network, self.chosen["compile"]))
@@ -213,7 +215,7 @@ class Training:
             stored = self.data.augment(stored, stream(self.seed, "augment", step, device=self.device))
         task = self.objective.task(self.data.encode(stored), self.seed, step, classes)
         state.optimizer.zero_grad()
-        loss = self.ranks.mean(self.backward(task))
+        loss = self.ranks.sum(self.backward(task)) / self.parts
         norm = nn.utils.clip_grad_norm_(state.network.parameters(), self.clip_norm)
         bad = state.guard(loss, norm, step)
         state.optimizer.found_inf = bad  # type: ignore[attr-defined]  # the fused step skips itself where this is 1
@@ -223,17 +225,17 @@ class Training:
         return task.coupling_seconds
 
     def backward(self, task: Task) -> Tensor:
-        """The gradient of this rank's share of the batch, part by part; its loss."""
-        total, accumulate = torch.zeros((), device=self.device), self.config.accumulate
+        """The gradient of this rank's share of the batch, part by part; the sum of their losses."""
+        losses, accumulate = list[Tensor](), self.config.accumulate
         for i in range(accumulate):
             part = task.share(self.ranks.rank * accumulate + i, self.parts)
             with nullcontext() if i == accumulate - 1 else self.ranks.apart(self.trained):
                 with autocast(self.chosen):
                     measured = self.objective.measure(self.trained, part)
-                (measured.loss / accumulate).backward()
-            total += measured.loss.detach() / accumulate
+                measured.loss.backward(self.each)
+            losses.append(measured.loss.detach())
             self.state.meter.add_samples(measured.errors, part.t)
-        return total
+        return sum(losses[1:], losses[0])
 
     def look(self, done: int) -> dict[str, float]:
         """What is measured seldom; by the first rank, for which the others wait."""
