@@ -16,7 +16,7 @@ BENCH_READY := .venv/bench-ready
 BENCHMARKS := startup memory logging_cost step_time evaluation_cost pair_generation faults peers study_speed
 OPTIONS = --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) $(foreach change,$(SET),--set '$(change)') $(foreach file,$(PLUGIN),--plugin $(file))
 
-.PHONY: ablation tuning reflow table toy gallery verdicts bench ui test lint lock
+.PHONY: ablation tuning reflow table toy gallery verdicts bench ui test test-gpu lint lock
 
 ablation: $(READY)
 	@$(BIN)/harness ablate $(STUDY) $(OPTIONS) $(if $(WORKERS),--workers $(WORKERS))
@@ -48,6 +48,10 @@ ui: $(READY)
 
 test: $(READY)
 	@$(BIN)/pytest
+
+# What only a GPU can show; the tests above leave it out where there is none.
+test-gpu: $(READY)
+	@$(BIN)/pytest -n 0 -m gpu
 
 lint: $(READY)
 	@$(BIN)/ruff check .

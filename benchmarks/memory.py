@@ -84,7 +84,7 @@ def activations(config: RunConfig, network: nn.Module, settings: Settings) -> in
     """Bytes that one step's loss keeps for its backward pass."""
     data, own = load(config.dataset), {p.untyped_storage().data_ptr() for p in network.parameters()}
     x0 = data.encode(data.train[torch.arange(settings.batch_size)].to(settings.device))
-    objective, kept = Objective(config, config.noise.learn(data)), dict[int, int]()
+    objective, kept = Objective(config, config.noise.learn(data), device=settings.device), dict[int, int]()
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()

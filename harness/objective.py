@@ -55,9 +55,15 @@ class Step(NamedTuple):
 class Objective:
     """E w(t) loss(error at t): Lipman et al. 2023, eq. 9, for every prediction, loss space, weighting and coupling."""
 
-    def __init__(self, formulation: Formulation, noise_state: Mapping[str, Tensor], at: float | None = None):
-        """`at`: the only time that is asked about, with weight 1, instead of the times and weights of the formulation."""
-        self.formulation, self.noise_state, self.at = formulation, noise_state, at
+    def __init__(
+        self, formulation: Formulation, noise_state: Mapping[str, Tensor], at: float | None = None, device: torch.device | str = "cpu"
+    ):  # fmt: skip
+        """`at`: the only time that is asked about, with weight 1, instead of the times and weights of the formulation. `device`:
+        where the data will be."""
+        self.formulation, self.at = formulation, at
+        self.noise_state = {name: value.to(device) for name, value in noise_state.items()}
+        self.variance = formulation.noise.variance(self.noise_state).to(device)
+        """Of the noise: a scalar, or shaped like a sample."""
         self.path = formulation.path(noise_state)
         normalise = formulation.objective.normalise_weight and at is None
         self.weight_mean = formulation.weighting.expectation(formulation.time_sampler, self.path) if normalise else 1.0
@@ -78,7 +84,7 @@ class Objective:
         elif t is None:
             t = f.time_sampler.sample(len(x0), stream(seed, "time", step, device=device), device, self.path)
         xt = f.interpolant.interpolate(x0, x1, t)
-        target = f.prediction.target(x0, x1, t, f.interpolant, self._variance(x0))
+        target = f.prediction.target(x0, x1, t, f.interpolant, self.variance)
         return Task(xt, target, t, self._shown(y, seed, step), transport_cost(x0, x1), seconds)
 
     def measure(self, network: nn.Module, task: Task) -> Step:
@@ -103,12 +109,9 @@ class Objective:
         return torch.where(hidden, -1, y)
 
     def _error(self, network: nn.Module, xt: Tensor, target: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        f, variance = self.formulation, self._variance(xt)
-        x = f.prediction.network_input(xt, t, f.interpolant, variance)
+        f = self.formulation
+        x = f.prediction.network_input(xt, t, f.interpolant, self.variance)
         error = (network(x, t) if y is None else network(x, t, y)) - target
         if f.space == f.prediction.name:
             return error
-        return f.prediction.factor(over(t, error), f.interpolant, f.space, variance) * error
-
-    def _variance(self, like: Tensor) -> Tensor:
-        return self.formulation.noise.variance(self.noise_state).to(like.device)
+        return f.prediction.factor(over(t, error), f.interpolant, f.space, self.variance) * error

@@ -187,9 +187,10 @@ def _fill(run: Run, teacher: Run, stop: Stop) -> None:
 def _objective(run: Run) -> Objective:
     """What a run minimises: on its data, or on the pairs that its parent made."""
     config, noise_state = run.config, run.config.noise.learn(load(run.config.dataset))
+    device = config.train.resolved_device()
     if run.parent is None:
-        return Objective(config, noise_state)
-    return Objective(config.learned(run.pairs.folder), noise_state, 1.0 if config.reflow.distil else None)
+        return Objective(config, noise_state, device=device)
+    return Objective(config.learned(run.pairs.folder), noise_state, 1.0 if config.reflow.distil else None, device)
 
 
 def restore(run: Run) -> Trained:

@@ -75,7 +75,8 @@ class NetworkField:
     def _output(self, x: Tensor, t: Tensor) -> Tensor:
         if self.visited is not None:
             self.visited.append(x)
-        x = self.prediction.network_input(x, t, self.interpolant, self.variance.to(x.device))
+        self.variance = self.variance.to(x.device)
+        x = self.prediction.network_input(x, t, self.interpolant, self.variance)
         if not self.guidance.at(t):
             self.calls += 1
             return self.network(x, t) if self.y is None else self.network(x, t, self.y)
@@ -86,7 +87,7 @@ class NetworkField:
         return torch.lerp(without, with_classes, self.guidance.scale)
 
     def _convert(self, output: Tensor, x: Tensor, t: Tensor, to: str) -> Tensor:
-        return self.prediction.convert(output, x, t, self.interpolant, to, self.variance.to(x.device))
+        return self.prediction.convert(output, x, t, self.interpolant, to, self.variance)
 
 
 def steps_of(solver: Solver, time_grid: TimeGrid, path: Interpolant, guidance: Guidance, nfe: int) -> int:

@@ -67,7 +67,7 @@ def data_of(train: Any, classes: Tensor | None = CLASSES) -> Data:
 
 
 def drawn(data: Data, start: int, end: int) -> list[Batch]:
-    return list(batches(data, DataOrder(SIZE, BATCH, seed=3), start, end, "cpu"))
+    return list(batches(data, BATCH, 3, start, end, "cpu"))
 
 
 def same(a: list[Batch], b: list[Batch]) -> bool:

@@ -119,13 +119,13 @@ def main() -> None:
     plan = Plan.read(path)
     config = plan.arms[plan.baseline]
     torch.set_num_threads(config.train.threads)
-    data = load(config.dataset)
-    network = config.build(data).to(config.train.resolved_device())
+    data, device = load(config.dataset), config.train.resolved_device()
+    network, objective = config.build(data).to(device), Objective(config, config.noise.learn(data), device=device)
     quiet = dataclasses.replace(config.train, log_every=10**9, sample_every=10**9, checkpoint_every=10**9)
     clock = _Clock(folder, number)
     callbacks = Callbacks(lambda line: None, lambda shown, step: {}, lambda text: None, clock)
     with contextlib.suppress(Stopped):
-        fit(quiet, 0, network, Objective(config, config.noise.learn(data)), data, folder / str(os.getpid()), callbacks)
+        fit(quiet, 0, network, objective, data, folder / str(os.getpid()), callbacks)
     print(clock.steps * config.train.batch_size / (clock.ended - clock.started))
 
 

@@ -255,7 +255,7 @@ class EDMLogNormal(TimeSampler, name="edm_lognormal"):
 
     def _ends(self, path: Interpolant, like: Tensor) -> tuple[Tensor, Tensor]:
         """The untruncated distribution function at t = 0 and t = 1."""
-        levels = -path.log_snr(torch.tensor([0.0, 1.0]).to(like)) / 2
+        levels = -path.log_snr(torch.arange(2, dtype=like.dtype, device=like.device)) / 2
         low, high = torch.special.ndtr((levels - self.mean) / self.std)
         return low, high
 

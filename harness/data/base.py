@@ -138,8 +138,15 @@ class Standardise:
 
     def encode(self, x: Tensor) -> Tensor:
         """Stored [B, ..., D] to float32."""
-        return ((x.double() - self.mean.to(x.device)) / self.std.to(x.device)).float()
+        mean, std = self._on(x.device)
+        return ((x.double() - mean) / std).float()
 
     def decode(self, x: Tensor) -> Tensor:
         """The inverse, in float32."""
-        return (x.double() * self.std.to(x.device) + self.mean.to(x.device)).float()
+        mean, std = self._on(x.device)
+        return (x.double() * std + mean).float()
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The statistics, which stay where they were asked for last: a copy in every step would make a GPU wait."""
+        self.mean, self.std = self.mean.to(device), self.std.to(device)
+        return self.mean, self.std

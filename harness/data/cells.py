@@ -144,13 +144,18 @@ class Projection:
 
     def encode(self, x: Tensor) -> Tensor:
         """log1p expression [B, G] to float32 [B, components]."""
-        mean, axes, std = (part.to(x.device) for part in (self.mean, self.axes, self.std))
+        mean, axes, std = self._on(x.device)
         return ((self.scale.encode(x).double() - mean) @ axes.T / std).float()
 
     def decode(self, x: Tensor) -> Tensor:
         """[B, components] to log1p expression [B, G]."""
-        mean, axes, std = (part.to(x.device) for part in (self.mean, self.axes, self.std))
+        mean, axes, std = self._on(x.device)
         return self.scale.decode((x.double() * std) @ axes + mean)
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """The statistics, which stay where they were asked for last."""
+        self.mean, self.axes, self.std = self.mean.to(device), self.axes.to(device), self.std.to(device)
+        return self.mean, self.axes, self.std
 
 
 @functools.lru_cache(maxsize=2)
@@ -215,7 +220,7 @@ def _read(path: Path, condition: str, layer: str) -> tuple[AnnData, str]:
         raise ConfigError("dataset.condition", f"the cells have no column '{column}'. {did_you_mean(column, map(str, cells.obs))}")
     if layer:
         if layer not in cells.layers:
-            raise ConfigError("dataset.layer", f"the cells have no layer '{layer}'. {did_you_mean(layer, map(str, cells.layers))}")
+            raise ConfigError("dataset.layer", f"the cells have no layer '{layer}'. {did_you_mean(layer, filter(None, cells.layers))}")
         cells.X = cells.layers[layer]
     return _counts(cells, path), column
 

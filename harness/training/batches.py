@@ -19,10 +19,10 @@ RESIDENT_BYTES = 4 << 30
 
 
 class DataOrder:
-    """The permutations of all epochs one after another, cut into batches."""
+    """The permutations of all epochs one after another, cut into batches; on the device, which then waits for no indices."""
 
-    def __init__(self, size: int, batch_size: int, seed: int):
-        self.size, self.batch_size, self.seed = size, batch_size, seed
+    def __init__(self, size: int, batch_size: int, seed: int, device: str = "cpu"):
+        self.size, self.batch_size, self.seed, self.device = size, batch_size, seed, device
         self._epoch, self._permutation = -1, torch.empty(0, dtype=torch.long)
 
     def indices(self, step: int) -> Tensor:
@@ -34,32 +34,33 @@ class DataOrder:
             epoch, offset = divmod(start, self.size)
             if epoch != self._epoch:
                 generator = stream(self.seed, "order", epoch)
-                self._epoch, self._permutation = epoch, torch.randperm(self.size, generator=generator)
+                self._epoch, self._permutation = epoch, torch.randperm(self.size, generator=generator).to(self.device, non_blocking=True)
             piece = self._permutation[offset : offset + count]
             yield piece
             start, count = start + len(piece), count - len(piece)
 
 
-def batches(data: Data, order: DataOrder, start: int, end: int, device: str) -> Iterator[Batch]:
+def batches(data: Data, batch_size: int, seed: int, start: int, end: int, device: str) -> Iterator[Batch]:
     """The batches of steps `start` to `end`: the same ones wherever training begins and however they are fetched."""
     classes = None if data.classes is None else data.classes.to(device)
     if isinstance(data.train, Tensor) and data.train.nbytes <= RESIDENT_BYTES:
-        train = data.train.to(device)
+        train, order = data.train.to(device), DataOrder(len(data.train), batch_size, seed, device)
         for step in range(start, end):
-            rows = order.indices(step).to(device)
+            rows = order.indices(step)
             yield train[rows], None if classes is None else classes[rows]
         return
     steps = [*range(start, end)]
     workers = 0 if isinstance(data.train, Tensor) else data.train.workers
+    fetch = _Fetch(data.train, DataOrder(len(data.train), batch_size, seed))
     fetched: DataLoader = DataLoader(
-        _Fetch(data.train, order), sampler=steps, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None,
+        fetch, sampler=steps, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None,
         pin_memory=device == "cuda", multiprocessing_context="fork" if workers else None,
         generator=torch.Generator(),  # else it would draw from the stream of dropout
     )  # fmt: skip
     for rows, samples, error in fetched:
         if error:
             raise UserError(error)
-        yield samples.to(device, non_blocking=True), None if classes is None else classes[rows.to(device)]
+        yield samples.to(device, non_blocking=True), None if classes is None else classes[rows.to(device, non_blocking=True)]
 
 
 class _Fetch(Dataset):

@@ -41,7 +41,12 @@ def autocast(chosen: Mapping[str, str]) -> torch.autocast:
 
 def compiled(network: nn.Module, mode: str) -> nn.Module:
     """The network as torch.compile makes it, on the same weights; unchanged where `mode` is off."""
-    return network if mode == "off" else torch.compile(network, mode=mode)  # type: ignore[return-value]
+    if mode == "off":
+        return network
+    fast: nn.Module = torch.compile(network, mode=mode)  # type: ignore[assignment]
+    if mode != "default":  # modes with CUDA graphs write every output to the same place
+        fast.register_forward_hook(lambda module, given, output: output.clone())
+    return fast
 
 
 def recomputing(network: nn.Module) -> nn.Module:

@@ -174,8 +174,8 @@ class Training:
 
     def run(self, start: int) -> None:
         """Steps `start` to the last."""
-        config, order = self.config, DataOrder(len(self.data.train), self.config.batch_size, self.seed)
-        fetched = batches(self.data, order, start, config.steps, self.device)
+        config = self.config
+        fetched = batches(self.data, config.batch_size, self.seed, start, config.steps, self.device)
         clock, logged, coupling_seconds = time.perf_counter(), start, 0.0
         self.state.network.train()
         for step in range(start, config.steps):

@@ -1,0 +1,312 @@
+"""What only a GPU can show: that it agrees with the CPU, that a step waits for nothing, and that compilation changes nothing.
+
+`make test-gpu` runs these alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harness.components.interpolants import Linear
+from harness.components.noises import Population
+from harness.config import override
+from harness.data.base import Data, load
+from harness.data.images import Digits
+from harness.data.points import EightGaussians
+from harness.errors import Diverged, Stopped
+from harness.evaluation.judge import Batch, Judge
+from harness.formulation import Formulation
+from harness.objective import Objective, Task
+from harness.pipeline import ensure, restore
+from harness.registry import build, names
+from harness.runs import Run, RunConfig
+from harness.sampling import NetworkField
+from harness.training.diagnostics import TOGETHER
+from harness.training.hardware import PEAKS, autocast, compiled, peak_flops, products
+from harness.training.trainer import Callbacks, fit
+
+DEVICE = "cuda"
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
+    pytest.mark.xdist_group("gpu"),
+]
+WAITS = {"time_sampler beta", "noise population", "coupling exact_ot", "coupling sinkhorn", "coupling class_conditional_ot"}
+"""What SciPy, POT and data in the computer's memory do."""
+
+
+@contextlib.contextmanager
+def never_waiting() -> Iterator[None]:
+    """An error where anything waits for the GPU."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+class Network(nn.Module):
+    """a x + b t + c y."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Parameter(torch.tensor(value)) for value in (0.5, -0.25, 0.1))
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return self.a * x + (self.b * t + self.c * y).view(-1, *[1] * (x.ndim - 1))
+
+
+def members() -> list[tuple[str, str]]:
+    """Everything that decides a step, but pairs, which come from files."""
+    families = ("interpolant", "prediction", "weighting", "loss", "time_sampler", "noise", "coupling")
+    return [(family, name) for family in families for name in names(family) if name != "pairs"]
+
+
+@pytest.mark.parametrize(("family", "name"), members())
+@pytest.mark.parametrize("space", ["output", "data"])
+def test_an_objective_is_the_same_on_both(family: str, name: str, space: str) -> None:
+    component = Population(dataset=EightGaussians()) if name == "population" else build(family, name)
+    parts = {family: component, "objective": {"space": space, "label_dropout": 0.3}}
+    formulation, x0 = Formulation.parse(parts), load(EightGaussians()).some()[:64]
+    y, state = torch.arange(64) % 3, formulation.noise.learn(load(EightGaussians()))
+    there, here = (Objective(formulation, state, device=device) for device in (DEVICE, "cpu"))
+    network, x0_there, y_there = Network(), x0.to(DEVICE), y.to(DEVICE)
+    on_gpu = Network().to(DEVICE)
+    there(on_gpu, x0_there, 0, 0, y_there)
+    with contextlib.nullcontext() if f"{family} {name}" in WAITS else never_waiting():
+        task = there.task(x0_there, 0, 1, y_there)
+        measured = there.measure(on_gpu, task)
+        measured.loss.backward()
+    copied = Task(*(value.cpu() if isinstance(value, Tensor) else value for value in task))
+    assert ((copied.t >= 0) & (copied.t <= 1)).all()
+    expected = here.measure(network, copied)
+    expected.loss.backward()
+    assert torch.allclose(measured.loss.cpu(), expected.loss, rtol=1e-4)
+    assert torch.allclose(measured.errors.cpu(), expected.errors, rtol=1e-3, atol=1e-5)
+    for mine, wanted in zip(on_gpu.parameters(), network.parameters(), strict=True):
+        assert torch.allclose(mine.grad.cpu(), wanted.grad, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["exact_ot", "class_conditional_ot"])
+def test_pairs_are_the_same_on_both(name: str) -> None:
+    x0, x1 = (torch.randn(48, 5, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    y, coupling = torch.arange(48) % 3, build("coupling", name)
+    ours = coupling.pair(x0.to(DEVICE), x1.to(DEVICE), torch.Generator(DEVICE), y.to(DEVICE))
+    expected = coupling.pair(x0, x1, torch.Generator(), y)
+    assert all(torch.equal(a.cpu(), b) for a, b in zip(ours, expected, strict=True))
+
+
+@pytest.mark.parametrize("solver", [name for name in names("solver") if name not in ("euler_maruyama", "heun_sde")])
+@pytest.mark.parametrize("grid", names("time_grid"))
+def test_a_solver_goes_the_same_way_on_both(solver: str, grid: str) -> None:
+    method, ends = build("solver", solver), []
+    steps = 1 if method.adaptive else 6
+    times, x = build("time_grid", grid).times(steps, Linear()), torch.randn(16, 3, generator=torch.Generator().manual_seed(0))
+    for device in (DEVICE, "cpu"):
+        field = NetworkField(lambda x, t: torch.sin(3 * x) + t.view(-1, 1), Formulation(), {})  # type: ignore[arg-type]
+        ends.append(method.integrate(field, x.to(device), times, torch.Generator(device)).cpu())
+    assert torch.allclose(*ends, rtol=1e-4, atol=1e-4)
+
+
+BACKBONES = {"unet": (3, 32, 32), "dit": (3, 32, 32), "mlp": (16,), "transformer": (12, 4)}
+
+
+@pytest.mark.parametrize(("name", "shape"), BACKBONES.items())
+def test_a_network_says_the_same_on_both(name: str, shape: tuple[int, ...]) -> None:
+    small = {"channels": 32, "multipliers": (1, 2)} if name == "unet" else {}
+    network = build("backbone", {"name": name, **small}).build(shape, 3).eval()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():  # the last layers of some start at zero
+        nn.init.normal_(parameter, std=0.05, generator=generator)
+    x, t, y = torch.randn(8, *shape, generator=generator), torch.rand(8, generator=generator), torch.arange(8) % 4 - 1
+    with torch.no_grad(), products("fp32"):
+        expected, there = network(x, t, y), (x.to(DEVICE), t.to(DEVICE), y.to(DEVICE))
+        network.to(DEVICE)
+        assert torch.allclose(network(*there).cpu(), expected, rtol=1e-3, atol=1e-4 * expected.abs().max())
+        with autocast({"device": DEVICE, "precision": "bf16"}):
+            coarse = network(*there).float().cpu()
+    assert (coarse - expected).norm() < 0.05 * expected.norm()
+
+
+def session(
+    config: RunConfig, folder: Path, stop: Callable[[], bool] = lambda: False, network: nn.Module | None = None
+) -> dict[str, Tensor]:
+    """Train, and give the weights of the network and of its average."""
+    torch.manual_seed(0)
+    data = load(config.dataset)
+    network = (network or config.build(data)).to(DEVICE)
+    objective = Objective(config, config.noise.learn(data), device=DEVICE)
+    averages = fit(config.train, 0, network, objective, data, folder, Callbacks(lambda _: None, lambda *_: {}, lambda _: None, stop))
+    return {name: value.cpu() for name, value in [*network.state_dict().items(), *averages.tensors().items()]}
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "classes": {"objective.label_dropout": 0.1},
+    "parts": {"train.accumulate": 2},
+    "averages": {"train.more_ema_decays": [0.9, 0.99]},
+    "matched noise": {"noise": {"name": "matched", "per_feature": True}},
+    "EDM": {"prediction": "edm", "weighting": "edm", "time_sampler": "edm_lognormal"},
+    "no clipping": {"train.clip_norm": None, "train.optimizer": "adam"},
+    "fp32": {"train.precision": "fp32", "train.channels_last": "off"},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_step_waits_for_nothing(tiny: RunConfig, tmp_path: Path, name: str) -> None:
+    """Until a report is due; sums are taken in between, and an epoch ends."""
+    steps, calls = TOGETHER + 8, itertools.count()
+    seldom = {f"train.{what}_every": 2 * steps for what in ("log", "sample", "checkpoint")}
+    config = override(tiny, {"train.device": DEVICE, "train.steps": steps, **seldom, **SETTINGS[name]})
+    first, last = 3, steps - 1
+
+    def stop() -> bool:
+        torch.cuda.set_sync_debug_mode("error" if first <= next(calls) < last else "default")
+        return False
+
+    try:
+        session(config, tmp_path, stop)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_step_on_a_set_of_genes_waits_for_nothing() -> None:
+    from harness.data.base import Standardise
+
+    scale, x = Standardise(torch.arange(4.0), torch.ones(4)), torch.randn(8, 4, device=DEVICE)
+    scale.encode(x)
+    with never_waiting():
+        scale.decode(scale.encode(x))
+
+
+def test_a_resumed_training_is_an_unbroken_one(tiny: RunConfig, tmp_path: Path) -> None:
+    """To rounding: a GPU adds in any order."""
+    config = override(tiny, {"train.device": DEVICE, "train.precision": "fp32", "train.more_ema_decays": [0.5]})
+    expected, calls = session(config, tmp_path / "whole"), itertools.count()
+    with pytest.raises(Stopped):
+        session(config, tmp_path / "broken", lambda: next(calls) == 7)
+    resumed = session(config, tmp_path / "broken")
+    assert all(torch.allclose(resumed[name], expected[name], rtol=1e-3, atol=1e-4) for name in expected)
+
+
+class Sometimes(nn.Module):
+    """A network that says NaN at one of its calls."""
+
+    def __init__(self, network: nn.Module, bad: int):
+        super().__init__()
+        self.network, self.bad, self.calls = network, bad, 0
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        self.calls += 1
+        return self.network(x, t) * (math.nan if self.calls == self.bad else 1)
+
+
+def test_a_bad_step_is_not_taken(tiny: RunConfig, tmp_path: Path) -> None:
+    config = override(tiny, {"train.device": DEVICE, "train.log_every": 100, "train.checkpoint_every": 100, "train.sample_every": 100})
+    network = Sometimes(config.build(load(config.dataset)), bad=config.train.steps)
+    with pytest.raises(Diverged, match="step 12"):
+        session(config, tmp_path / "bad", network=network)
+    assert network.calls == config.train.steps
+    assert all(value.isfinite().all() for value in network.network.state_dict().values())
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    """One that has something to say."""
+    made = Digits()
+    network = build("backbone", {"name": "unet", "preset": "digits"}).build(load(made).shape).to(DEVICE)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.05)
+    return network
+
+
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_a_compiled_network_takes_the_same_steps(network: nn.Module, mode: str) -> None:
+    """Heun's method needs two outputs at once, gradients what came before."""
+    x, t = torch.randn(32, 1, 8, 8, device=DEVICE), torch.rand(32, device=DEVICE)
+    fast, heun = compiled(network, mode), build("solver", "heun")
+    times, ends = torch.linspace(1, 0, 5), []
+    for each in (network, fast):
+        with torch.no_grad():
+            ends.append(heun.integrate(NetworkField(each, Formulation(), {}), x, times, torch.Generator(DEVICE)))
+    assert torch.allclose(*ends, rtol=1e-2, atol=1e-2 * ends[0].abs().max())
+    for _ in range(3):
+        gradients = [torch.autograd.grad(each(x, t).square().mean(), list(network.parameters())) for each in (network, fast)]
+    for expected, found in zip(*gradients, strict=True):
+        assert (found - expected).norm() <= 0.02 * expected.norm() + 1e-6
+
+
+@pytest.mark.parametrize("changes", [{}, {"train.compile": "default"}, {"train.compile": "reduce-overhead", "evaluate.solver": "heun"}])
+def test_a_run_is_trained_and_judged(tiny: RunConfig, changes: dict[str, str]) -> None:
+    changes = {"train.device": DEVICE, "train.steps": 200, "train.sample_every": 100, "evaluate.nfe": [2, 8], **changes}
+    config = override(tiny, changes)
+    run = ensure(config, print, lambda: False)
+    found = [line["loss"] for line in run.metrics() if "loss" in line]
+    assert found[-1] < 0.7 * found[0]
+    data = load(config.dataset)
+    judge = Judge(config.evaluate, data, DEVICE)
+    noise = judge(judge.gaussian())["fid"]
+    values = run.evaluation(judge.protocol)["values"]["fid"].values()
+    assert len(values) == 2
+    assert max(values) < noise
+
+
+def test_a_run_from_a_gpu_is_sampled_on_a_cpu(tiny: RunConfig) -> None:
+    config = override(tiny, {"train.device": DEVICE})
+    there = restore(ensure(config, print, lambda: False))
+    elsewhere = dataclasses.replace(config, train=dataclasses.replace(config.train, device="cpu"))
+    assert Run.of(elsewhere).name == Run.of(config).name
+    here = restore(Run.of(elsewhere))
+    x, t = torch.randn(8, 1, 8, 8), torch.rand(8)
+    with torch.no_grad(), products("fp32"):
+        assert torch.allclose(there.network(x.to(DEVICE), t.to(DEVICE)).cpu(), here.network(x, t), rtol=1e-3, atol=1e-4)
+
+
+def test_a_judge_says_the_same_on_both(tiny: RunConfig) -> None:
+    data = load(tiny.dataset)
+    config = override(tiny, {"evaluate.metrics": ["fid", "kid", "precision", "recall"], "evaluate.num_samples": 200}).evaluate
+    noisy = [Batch(data.held_out[i : i + 50]) for i in range(0, 150, 50)]
+    found, expected = (Judge(config, data, device)(noisy) for device in (DEVICE, "cpu"))
+    assert found == pytest.approx(expected, rel=1e-2, abs=1e-3)
+
+
+def test_a_products_rate_stays_below_the_data_sheet() -> None:
+    if not any(name in torch.cuda.get_device_name() for name in PEAKS):
+        pytest.skip("its data sheet is not known here")
+    a = torch.randn(8192, 8192, device=DEVICE, dtype=torch.bfloat16)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    for _ in range(3):
+        a @ a
+    start.record()
+    for _ in range(10):
+        a @ a
+    end.record()
+    torch.cuda.synchronize()
+    assert 0.3 < 10 * 2 * 8192**3 / (start.elapsed_time(end) / 1000) / peak_flops(DEVICE, "bf16", 1) < 1
+
+
+def test_data_that_do_not_fit_come_through_a_loader(tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.training.batches.RESIDENT_BYTES", 0)
+    config = override(tiny, {"train.device": DEVICE, "train.precision": "fp32"})
+    fetched = session(config, tmp_path / "fetched")
+    monkeypatch.undo()
+    resident: dict[str, Tensor] = session(config, tmp_path / "resident")
+    assert all(torch.allclose(fetched[name], resident[name], rtol=1e-3, atol=1e-4) for name in resident)
+
+
+def test_data_know_their_device() -> None:
+    data: Data = load(EightGaussians())
+    x = data.encode(data.train[:8].to(DEVICE))
+    assert x.device.type == DEVICE
+    assert torch.allclose(data.decode(x).cpu().double(), data.train[:8].double(), atol=1e-4)
