@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from harness.config import override
 from harness.data.base import data_folder, load
-from harness.errors import UserError
+from harness.errors import Stopped, UserError
 from harness.evaluation.protocol import Protocol
 from harness.pipeline import train
 from harness.runs import Run, RunConfig
@@ -111,35 +111,36 @@ def bare(config: RunConfig, weight: Weight | None = None, threads: int | None = 
         yield averages[0]
 
 
-def logged(config: RunConfig) -> list[float]:
-    """Train as `harness train` does in a terminal: metrics.jsonl, MLflow, progress bar, sample grids and checkpoints.
+def logged(config: RunConfig, steps: int) -> list[float]:
+    """The first steps of training as `harness train` does it in a terminal: metrics.jsonl, MLflow, progress bar, sample grids and
+    checkpoints.
 
-    Returns the time (s) at which each step began and that of the end; only the first and the last wait for a GPU.
+    Returns the time (s) at which each step but the first began and that of the end; only the first and the last wait for a GPU.
     """
     run, marks = Run.of(config), list[float]()
 
     def stop() -> bool:
-        marks.append(_now() if not marks else time.perf_counter())
-        return False
+        marks.append(now() if len(marks) in (1, steps) else time.perf_counter())
+        return len(marks) > steps
 
     with open(os.devnull, "w") as nowhere:
         console = Console(file=nowhere, force_terminal=True)
         trial = Trial(run.name, run, Protocol.of(config.evaluate, load(config.dataset)), {}, evaluated=False)
         with Watch(run.name, [trial], Mirror("train"), console):
-            train(run, console.print, stop)
-            marks.append(_now())
-    return marks
+            with contextlib.suppress(Stopped):
+                train(run, console.print, stop)
+            marks[steps:] = marks[steps:] or [now()]
+    return marks[1:]
 
 
-def marks_bare(config: RunConfig) -> list[float]:
-    """The time (s) at which each step of the bare loop ended; only the first and the last wait for a GPU."""
-    marks = [_now() if step == 0 else time.perf_counter() for step, _ in enumerate(bare(config))]
-    return [*marks[:-1], _now()]
+def marks_bare(config: RunConfig, steps: int) -> list[float]:
+    """The time (s) at which each of the first steps of the bare loop ended; only the first and the last wait for a GPU."""
+    return [now() if step in (1, steps) else time.perf_counter() for step, _ in zip(range(1, steps + 1), bare(config), strict=False)]
 
 
 def seconds_bare(config: RunConfig) -> float:
     """What the steps of the bare loop take, all that comes before the first one's end left out."""
-    marks = marks_bare(config)
+    marks = marks_bare(config, config.train.steps)
     return (marks[-1] - marks[0]) * config.train.steps / (config.train.steps - 1)
 
 
@@ -176,7 +177,7 @@ def fresh_results() -> Iterator[Path]:
             os.environ.update({name: value for name, value in kept.items() if value is not None})
 
 
-def _now() -> float:
+def now() -> float:
     """The time once the GPU has done what it was given."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()

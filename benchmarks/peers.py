@@ -7,7 +7,7 @@ the same batch, number of threads and, unless a line says "own U-Net", the same 
 CIFAR-10 (35.7M parameters, batch 128), on a CPU a small one of its kind. They take turns in blocks: each starts anew with
 its loader, warms up, and is timed over the same number of steps. Sample grids and checkpoints fall into no block.
 The harness runs as `harness.pipeline.train` does it, log lines included, at the settings that it chooses itself; on a GPU a second
-line has it in fp32 without compilation. Every other loop is written here from what that project publishes:
+line has it in TF32 without compilation. Every other loop is written here from what that project publishes:
 
 - torchcfm: examples/images/cifar10/train_cifar10.py and utils_cifar.py. A DataLoader with 4 workers over PIL pictures
   (flip, ToTensor, Normalize), drop_last; `icfm` (independent pairs, sigma 0), Adam 2e-4, clipping at 1, LambdaLR warm-up of
@@ -31,7 +31,6 @@ import copy
 import math
 import os
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -41,12 +40,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.loops import Settings, at_hand, fresh_results
+from benchmarks.loops import Settings, at_hand, fresh_results, now
 from benchmarks.report import Spread, publish
 from harness.ablation.study import load_scale
 from harness.components.backbones.unet import UNet
 from harness.config import override
 from harness.data.base import load
+from harness.errors import Stopped
 from harness.pipeline import train
 from harness.runs import Run, RunConfig
 
@@ -110,30 +110,22 @@ def timed(block: Block, steps: Iterator[Any]) -> float:
     return seconds
 
 
-def now() -> float:
-    """The time once the GPU has done what it was given."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 def harness(block: Block) -> float:
     """Seconds of the timed steps of `harness.pipeline.train`."""
     marks: list[float] = []
 
     def stop() -> bool:
         marks.append(now() if len(marks) in (block.warm_up, block.warm_up + block.steps) else 0.0)
-        return False
+        return len(marks) > block.warm_up + block.steps
 
-    with fresh_results():
+    with fresh_results(), contextlib.suppress(Stopped):
         train(Run.of(override(block.config, {"train.threads": block.threads})), print, stop)
     return marks[block.warm_up + block.steps] - marks[block.warm_up]
 
 
-def harness_fp32(block: Block) -> float:
+def harness_eager(block: Block) -> float:
     """The same without bf16 and compilation."""
-    plain = {"train.precision": "fp32"} | ({"train.compile": "off"} if hasattr(block.config.train, "compile") else {})
-    return harness(block._replace(config=override(block.config, plain)))
+    return harness(block._replace(config=override(block.config, {"train.precision": "tf32", "train.compile": "off"})))
 
 
 def torchcfm(block: Block) -> float:
@@ -260,7 +252,7 @@ def rectified_flow(block: Block) -> float:
 
 DIFFERS = {
     "harness": "fp32 on a CPU; bf16 and torch.compile on a GPU",
-    "harness, fp32": "no bf16, no torch.compile",
+    "harness, eager": "TF32, no torch.compile",
     "torchcfm": "fp32, 4 loader processes",
     "torchcfm, own U-Net": "fp32, 4 loader processes",
     "flow_matching": "skewed times, no clipping; fp16 on a GPU; 10 loader processes",
@@ -268,7 +260,7 @@ DIFFERS = {
 }
 LOOPS: dict[str, Callable[[Block], float]] = {
     "harness": harness,
-    "harness, fp32": harness_fp32,
+    "harness, eager": harness_eager,
     "torchcfm": torchcfm,
     "torchcfm, own U-Net": torchcfm_own,
     "flow_matching": flow_matching,
@@ -287,8 +279,8 @@ def main() -> None:
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     warm_up = 30 if cuda else 3
-    block = Block(configuration(options.batch, warm_up + options.steps + 1), warm_up, options.steps, options.threads)
-    chosen = {name: loop for name, loop in LOOPS.items() if cuda or loop is not harness_fp32}
+    block = Block(configuration(options.batch, cuda), warm_up, options.steps, options.threads)
+    chosen = {name: loop for name, loop in LOOPS.items() if cuda or loop is not harness_eager}
     taken: dict[str, list[float]] = {name: [] for name in chosen}
     for turn in range(options.blocks):
         for name in [*chosen][turn % len(chosen) :] + [*chosen][: turn % len(chosen)]:
@@ -297,13 +289,9 @@ def main() -> None:
     publish("peers", "Images a second in training", rows(taken, options.batch * options.steps), notes(block))
 
 
-def configuration(batch: int, steps: int) -> RunConfig:
-    """The scale of CIFAR-10, with a small network on a CPU; its grid of samples is reduced, since it comes after the clock."""
-    config = at_hand(load_scale("cifar10"))
-    changes: dict[str, Any] = {"train.batch_size": batch, "train.steps": steps, "evaluate.nfe": [1], "evaluate.batch_size": 8}
-    if not torch.cuda.is_available():
-        return override(config, {**changes, "backbone": UNet(**SMALL)})  # type: ignore[arg-type]
-    return override(config, changes | ({"train.compile": "default"} if hasattr(config.train, "compile") else {}))
+def configuration(batch: int, cuda: bool) -> RunConfig:
+    """The scale of CIFAR-10, with a small network on a CPU."""
+    return override(at_hand(load_scale("cifar10")), {"train.batch_size": batch, **({} if cuda else {"backbone": UNet(**SMALL)})})
 
 
 def rows(taken: dict[str, list[float]], images: int) -> list[dict[str, Any]]:

@@ -1,36 +1,36 @@
 """A whole study by the harness, beside bare loops that do the same trainings and evaluations.
 
-    python -m benchmarks.study_speed [--steps N] [--seeds 5] [--repeat 1]
+    python -m benchmarks.study_speed [--steps N] [--seeds 5] [--together N]
 
-The harness: `harness ablate weighting --scale digits` in empty results, from the command to the table, with one worker for
-each core. The bare loops: the same arms, seeds, steps, batches and numbers of samples, trained as benchmarks/loops.py writes
-it, sampled by a plain Euler loop at the same NFEs and judged by the same FID (the harness's Judge); no checkpoints, logs,
-curves, pictures or table. Their processes share the trials out beforehand; every split of the cores into processes and
-threads is tried (on two cores 1 process of 2 threads, which is one training after another, and 2 of 1). Everything begins
-with its processes' start and ends when the last has ended.
+The harness: `harness ablate weighting --scale digits` in empty results, from the command to the table, with as many workers as
+there are cores, or eight on each GPU (`--together`). The bare loops: the same arms, seeds, steps, batches and numbers of samples,
+trained as benchmarks/loops.py writes it, sampled by a plain Euler loop at the same NFEs and judged by the same FID (the harness's
+Judge); no checkpoints, logs, curves, pictures or table. Their processes share the trials out beforehand; every split of the cores
+into processes and threads is tried (on two cores 1 process of 2 threads, which is one training after another, and 2 of 1), on a
+GPU one process and as many as the harness has workers. Everything begins with its processes' start and ends when the last has
+ended. All take turns of a few seconds, and only the one whose turn it is runs: a machine whose speed drifts is the same to all.
 
-Prints the wall time of each and the ratio of the harness's to it, and the mean FID at the largest NFE over all trials, which
-says that the same work was done: the random numbers differ. Goal: within 5 % of the best split. On two cores about 8 minutes
-each; with `--steps 50 --seeds 1` one minute.
+Prints the time that each ran and the ratio of the harness's to it, and the mean FID at the largest NFE over all trials, which
+says that the same work was done: the random numbers differ. Goals: within 5 % of the best split; on a GPU at most a third of one
+after another. On two cores about half an hour in all; with `--steps 50 --seeds 1` two minutes.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import os
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.loops import bare, fresh_results
-from benchmarks.report import Row, Spread, publish
+from benchmarks.report import Row, publish
+from benchmarks.turns import Contender, in_turns
 from harness.ablation.plan import Plan
 from harness.ablation.study import load_scale, load_study
 from harness.data.base import Data, load
@@ -39,7 +39,11 @@ from harness.objective import Objective
 from harness.runs import RunConfig
 
 STUDY, SCALE = "weighting", "digits"
-GOAL = 1.05
+CUDA = torch.cuda.is_available()
+CORES = os.cpu_count() or 1
+GOAL, GOAL_CUDA = 1.05, 0.33
+TURN_S = 3.0
+HARNESS = "harness"
 
 
 def main() -> None:
@@ -47,22 +51,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, help="instead of the scale's")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("--together", type=int, default=8 if CUDA else CORES, help="trials at a time, of the harness")
+    parser.add_argument("--only", help=argparse.SUPPRESS)
     parser.add_argument("--share", type=int, nargs=3, metavar=("I", "OF", "THREADS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    plan = plan_of(options)
+    plan, ways = plan_of(options), splits(options.together)
     if options.share:
         print(json.dumps(share(plan, *options.share)))
         return
-    cores = os.cpu_count() or 1
-    names = {f"bare, {n} x {cores // n} threads": n for n in range(1, cores + 1) if cores % n == 0}
-    contenders = {name: functools.partial(split, options, number, cores // number) for name, number in names.items()}
-    contenders["harness"] = functools.partial(ablation, options, plan, cores)
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
-    for turn in range(options.repeat):
-        for name in sorted(contenders, reverse=turn % 2 == 1):
-            taken[name].append(contenders[name]())
-    publish("study_speed", f"Wall time of `{STUDY}` on {SCALE}", [row(name, taken) for name in contenders], notes(plan, taken))
+    command = [sys.executable, "-m", "benchmarks.study_speed", "--seeds", str(options.seeds), "--together", str(options.together)]
+    command += ["--steps", str(options.steps)] if options.steps else []
+    if options.only:
+        fids = ablation(options, plan) if options.only == HARNESS else split(command, *ways[options.only])
+        print(json.dumps(statistics.fmean(fids)))
+        return
+    crew = in_turns({name: [*command, "--only", name] for name in [HARNESS, *ways]}, TURN_S)
+    publish("study_speed", f"Running time of `{STUDY}` on {SCALE}", [row(name, crew) for name in [*ways, HARNESS]], notes(plan, crew, ways))
+
+
+def splits(together: int) -> dict[str, tuple[int, int]]:
+    """Processes and threads of each, by name; the first is one trial after another."""
+    ways = [(n, 1) for n in (1, together)] if CUDA else [(n, CORES // n) for n in range(1, CORES + 1) if CORES % n == 0]
+    return {f"bare, {processes} x {threads} threads": (processes, threads) for processes, threads in ways}
 
 
 def plan_of(options: argparse.Namespace) -> Plan:
@@ -71,31 +81,26 @@ def plan_of(options: argparse.Namespace) -> Plan:
     return Plan.of(load_study(STUDY), SCALE, load_scale(SCALE), changes, options.seeds, [])
 
 
-def ablation(options: argparse.Namespace, plan: Plan, workers: int) -> tuple[float, float]:
-    """Seconds and mean FID of the harness."""
+def ablation(options: argparse.Namespace, plan: Plan) -> list[float]:
+    """The FIDs of the harness."""
     changes = ["--set", f"train.steps={options.steps}"] if options.steps else []
     command = [sys.executable, "-m", "harness", "ablate", STUDY, "--scale", SCALE, "--seeds", str(options.seeds), *changes]
     with fresh_results():
-        started = time.perf_counter()
-        subprocess.run([*command, "--workers", str(workers)], check=True, stdout=subprocess.DEVNULL)
-        seconds = time.perf_counter() - started
+        together = ["--trials-per-gpu" if CUDA else "--workers", str(options.together)]
+        subprocess.run([*command, *together], check=True, stdout=subprocess.DEVNULL)
         values = [plan.run(arm, seed).evaluation(plan.protocol(arm))["values"]["fid"] for arm, seed in plan.trials()]
-    return seconds, statistics.fmean(found[max(found, key=int)] for found in values)
+    return [found[max(found, key=int)] for found in values]
 
 
-def split(options: argparse.Namespace, processes: int, threads: int) -> tuple[float, float]:
-    """Seconds and mean FID of bare loops side by side."""
-    command = [sys.executable, "-m", "benchmarks.study_speed", "--seeds", str(options.seeds)]
-    command += ["--steps", str(options.steps)] if options.steps else []
+def split(command: list[str], processes: int, threads: int) -> list[float]:
+    """The FIDs of bare loops side by side."""
     with fresh_results():
-        started = time.perf_counter()
         shares = [[*command, "--share", str(i), str(processes), str(threads)] for i in range(processes)]
         crew = [subprocess.Popen(one, stdout=subprocess.PIPE, text=True) for one in shares]
         said = [worker.communicate()[0] for worker in crew]
-        seconds = time.perf_counter() - started
     if any(worker.returncode for worker in crew):
         raise SystemExit("a bare loop failed")
-    return seconds, statistics.fmean(value for text in said for value in json.loads(text.splitlines()[-1]))
+    return [value for text in said for value in json.loads(text.splitlines()[-1])]
 
 
 def share(plan: Plan, i: int, of: int, threads: int) -> list[float]:
@@ -120,25 +125,24 @@ def samples(network: nn.Module, config: RunConfig, data: Data, nfe: int) -> Iter
         yield Batch(data.decode(x).cpu())
 
 
-def row(name: str, taken: dict[str, list[tuple[float, float]]]) -> Row:
+def row(name: str, crew: Mapping[str, Contender]) -> Row:
     """One line of the table."""
-    seconds = {key: [s for s, _ in values] for key, values in taken.items()}
     return {
         "what": name,
-        "seconds": Spread.of(seconds[name]),
-        "harness over it": Spread.of_ratios(seconds["harness"], seconds[name]),
-        "mean FID": statistics.fmean(fid for _, fid in taken[name]),
+        "seconds": crew[name].seconds,
+        "harness over it": crew[HARNESS].seconds / crew[name].seconds,
+        "mean FID": json.loads(crew[name].said().splitlines()[-1]),
     }
 
 
-def notes(plan: Plan, taken: dict[str, list[tuple[float, float]]]) -> list[str]:
-    """What was done, and which split was the best."""
-    middle = {name: statistics.median(s for s, _ in values) for name, values in taken.items()}
-    best = min((name for name in middle if name != "harness"), key=middle.__getitem__)
-    steps = plan.arms[plan.baseline].train.steps
+def notes(plan: Plan, crew: Mapping[str, Contender], ways: Mapping[str, tuple[int, int]]) -> list[str]:
+    """What was done, and how the harness compares."""
+    best, steps = min(ways, key=lambda name: crew[name].seconds), plan.arms[plan.baseline].train.steps
+    over_best, over_one = (crew[HARNESS].seconds / crew[name].seconds for name in (best, next(iter(ways))))
     return [
         f"{len(plan.arms)} arms x {len(plan.seeds)} seeds, {steps} steps each.",
-        f"Best split: {best}; the harness takes {middle['harness'] / middle[best]:.3f} times as long. Goal: {GOAL}.",
+        f"Best split: {best}; the harness takes {over_best:.3f} times as long. Goal on a CPU: {GOAL}.",
+        f"One after another: {over_one:.3f}. Goal on a GPU: {GOAL_CUDA}.",
     ]
 
 

@@ -132,7 +132,7 @@ def test_a_users_mistake_in_a_worker_is_one_clear_line(workers: int, capfd: pyte
     bad = int(order.indices(2)[4])
 
     def command() -> None:
-        list(batches(data_of(Stored(IMAGES, workers, bad)), order, 0, 12, "cpu"))
+        list(batches(data_of(Stored(IMAGES, workers, bad)), BATCH, 3, 0, 12, "cpu"))
 
     assert guarded(command) == 2
     said = capfd.readouterr()
@@ -145,7 +145,7 @@ def test_the_batches_before_a_mistake_are_given(workers: int) -> None:
     order = DataOrder(SIZE, BATCH, seed=3)
     bad = int(order.indices(2)[0])
     assert all(bad not in order.indices(step).tolist() for step in (0, 1)), "batches 0 to 2 are of the first epoch"
-    given = batches(data_of(Stored(IMAGES, workers, bad)), order, 0, 12, "cpu")
+    given = batches(data_of(Stored(IMAGES, workers, bad)), BATCH, 3, 0, 12, "cpu")
     assert same([next(given), next(given)], drawn(data_of(IMAGES), 0, 2))
     with pytest.raises(UserError) as caught:
         next(given)
@@ -226,8 +226,7 @@ def test_workers_read_a_zip_that_is_open_already(tmp_path: Path) -> None:
     fields = {"name": "image_folder", "path": str(tmp_path / "x.zip"), "size": 96, "workers": 2}
     data = build("dataset", fields).load()
     memory = resident(data)
-    order = DataOrder(len(data.train), 9, seed=0)
-    assert same(list(batches(data, order, 0, 30, "cpu")), list(batches(memory, order, 0, 30, "cpu")))
+    assert same(list(batches(data, 9, 0, 0, 30, "cpu")), list(batches(memory, 9, 0, 0, 30, "cpu")))
 
 
 REASON = "the loader draws its seed from the stream of the first step's dropout"
