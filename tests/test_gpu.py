@@ -193,6 +193,7 @@ def test_a_step_on_a_set_of_genes_waits_for_nothing() -> None:
 def test_a_resumed_training_is_an_unbroken_one(tiny: RunConfig, tmp_path: Path) -> None:
     """To rounding: a GPU adds in any order."""
     config = override(tiny, {"train.device": DEVICE, "train.precision": "fp32", "train.more_ema_decays": [0.5]})
+    assert config.train.resolved()["channels_last"] == "on"
     expected, calls = session(config, tmp_path / "whole"), itertools.count()
     with pytest.raises(Stopped):
         session(config, tmp_path / "broken", lambda: next(calls) == 7)
@@ -263,7 +264,8 @@ def test_a_run_is_trained_and_judged(tiny: RunConfig, changes: dict[str, str]) -
 
 
 def test_a_run_from_a_gpu_is_sampled_on_a_cpu(tiny: RunConfig) -> None:
-    config = override(tiny, {"train.device": DEVICE})
+    chosen = {"train.precision": "fp32", "train.channels_last": "off"}  # what is left to the device is part of a run's name
+    config = override(tiny, {"train.device": DEVICE, **chosen})
     there = restore(ensure(config, print, lambda: False))
     elsewhere = dataclasses.replace(config, train=dataclasses.replace(config.train, device="cpu"))
     assert Run.of(elsewhere).name == Run.of(config).name

@@ -432,3 +432,27 @@ def test_a_resumed_run_ends_with_the_very_checkpoint_of_an_unbroken_one(tiny: Ru
     expected, found = (read_checkpoint(session.folder, "cpu")[1] for session in (whole, broken))
     assert equal(found, expected)
     assert {"trainer/scalars", "trainer/bins", "trainer/usual", "trainer/numbers"} < expected.keys()
+
+
+@pytest.mark.parametrize("layout", ["on", "off"])
+def test_a_resumed_optimizer_lies_in_memory_as_its_weights_do(tiny: RunConfig, tmp_path: Path, layout: str) -> None:
+    """A GPU's fused step refuses anything else."""
+    session, seen = Session(override(tiny, {"train.channels_last": layout}), tmp_path), list[bool]()
+    with pytest.raises(Stopped):
+        session.fit(5)
+
+    def wrap(network: nn.Module) -> nn.Module:
+        network.register_forward_pre_hook(lambda *_: seen.append(all(s.stride() == p.stride() for p, s in moments(made[0]))))
+        return network
+
+    def moments(optimizer: torch.optim.Optimizer) -> list[tuple[Tensor, Tensor]]:
+        return [(p, values["exp_avg"]) for p, values in optimizer.state.items()]
+
+    made = list[torch.optim.Optimizer]()
+    build = type(session.config.train.optimizer).build
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(session.config.train.optimizer), "build", lambda self, weights: made.append(build(self, weights)) or made[0])
+        session.wrap = wrap
+        session.fit()
+    assert seen
+    assert all(seen)

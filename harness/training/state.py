@@ -50,9 +50,12 @@ class State:
         self.averages.load(part(saved, "averages"))
         self.objective.noise_state = part(saved, "noise")
         state: dict[int, dict[str, Any]] = {}
+        weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         for name, value in part(saved, "optimizer").items():
             index, _, key = name.partition("/")
-            state.setdefault(int(index), {})[key] = value
+            weight = weights[int(index)]
+            in_order = torch.empty_like(weight).copy_(value) if value.shape == weight.shape else value  # channels last, perhaps
+            state.setdefault(int(index), {})[key] = in_order
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         kept = part(saved, "trainer")
         for name, tensor in self._trainer().items():
