@@ -1,4 +1,7 @@
-"""What a benchmark says: a table on the terminal and results/benchmarks/<name>.json with where the numbers come from."""
+"""What a benchmark says: a table on the terminal and results/benchmarks/<name>.json with where the numbers come from.
+
+Those of a machine with a GPU are in <name>-gpu.json.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,8 @@ def publish(name: str, title: str, rows: Sequence[Row], notes: Sequence[str] = (
     console.print(table)
     for note in notes:
         console.print(f"- {note}", highlight=False, markup=False)
-    path = RESULTS / f"{name}.json"
+    where = "" if machine()["accelerator"] == "none" else "-gpu"
+    path = RESULTS / f"{name}{where}.json"
     write_json(path, {"benchmark": title, **_provenance(), "rows": [_plain(row) for row in rows], "notes": list(notes)})
     console.print(f"wrote {path}", highlight=False, soft_wrap=True)
     return path

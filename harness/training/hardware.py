@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any
@@ -57,13 +57,14 @@ def recomputing(network: nn.Module) -> nn.Module:
     return network
 
 
-def device_use(backbone: Backbone, shape: Sequence[int], num_classes: int, chosen: Mapping[str, str], threads: int) -> dict[str, float]:
+def device_use(backbone: Backbone, shape: tuple[int, ...], num_classes: int, chosen: Mapping[str, str], threads: int) -> dict[str, float]:
     """What a sample's training costs and what the device can do, in floating-point operations (a second)."""
     flops = training_flops(backbone, shape, num_classes)
     return {"flops_per_sample": flops, "peak_flops": peak_flops(chosen["device"], chosen["precision"], threads)}
 
 
-def training_flops(backbone: Backbone, shape: Sequence[int], num_classes: int) -> float:
+@cache
+def training_flops(backbone: Backbone, shape: tuple[int, ...], num_classes: int) -> float:
     """Floating-point operations of a forward and backward pass for one sample, counted on a device without memory."""
     from torch.utils.flop_counter import FlopCounterMode
 
