@@ -85,7 +85,8 @@ class Watch:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        self.bar = Progress(*columns, console=console, disable=not console.is_terminal, speed_estimate_period=3600)
+        shown = console.is_terminal  # drawn where it is updated: rich's own thread would draw, and hold up training, ten times a second
+        self.bar = Progress(*columns, console=console, disable=not shown, speed_estimate_period=3600, auto_refresh=False)
         self.task = self.bar.add_task(title, total=self.total, completed=sum(self._done()))  # type: ignore[arg-type]  # takes floats too
         self._end, self._thread = threading.Event(), threading.Thread(target=self._follow, daemon=True)
         self._sent = self._told = time.monotonic()
@@ -119,7 +120,7 @@ class Watch:
         finished = sum(value == 1 for value in done)
         at_work = [trial.title for trial, value in zip(self.trials, done, strict=True) if 0 < value < 1]
         count = f" {finished}/{self.total}" if self.total > 1 else ""
-        self.bar.update(self.task, completed=sum(done), description=f"{self.title}{count} {', '.join(at_work[:3])}")
+        self.bar.update(self.task, completed=sum(done), description=f"{self.title}{count} {', '.join(at_work[:3])}", refresh=True)
         if not self.console.is_terminal and time.monotonic() - self._told > TELL_EVERY_S:
             self._told = time.monotonic()
             left = self.bar.tasks[0].time_remaining
