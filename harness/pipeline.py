@@ -343,7 +343,6 @@ def paths(run: Run, trained: Trained, steps: int, number: int) -> list[Tensor]:
 
 def _write_environment(run: Run, network: nn.Module, objective: Objective) -> None:
     earlier, config, data = run.environment.get("commits", []), run.config, load(run.config.dataset)
-    classes = data.num_classes if config.conditional else 0
     write_json(
         run.folder / "environment.json",
         {
@@ -351,7 +350,7 @@ def _write_environment(run: Run, network: nn.Module, objective: Objective) -> No
             "machine": machine(),
             "parameters": sum(p.numel() for p in network.parameters()),
             "weight_mean": objective.weight_mean,
-            "device_use": device_use(config.backbone, data.shape, classes, config.train.resolved(), config.train.threads),
+            "device_use": device_use(network, data.shape, config.train.resolved(), config.train.threads),
             "data": data.fingerprint,
         },
     )

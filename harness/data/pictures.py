@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor, nn
@@ -56,8 +57,8 @@ def _points(data: Data, points: Tensor, title: str, trajectories: Sequence[Tenso
     figure.subplots_adjust(left=0.05, right=0.99, bottom=0.06, top=0.92, wspace=0.04)  # a layout engine takes as long as the rest
     left.scatter(*_plane(real), s=3, color=REAL)
     if trajectories:
-        lines = np.stack([np.stack(_plane(data.decode(x[:150].cpu()))) for x in trajectories])  # [times, 2, N]
-        right.plot(lines[:, 0], lines[:, 1], color="#0072b2", lw=0.4, alpha=0.3)
+        lines = np.stack([np.stack(_plane(data.decode(x[:150].cpu())), axis=-1) for x in trajectories], axis=1)  # [N, times, 2]
+        right.add_collection(LineCollection(list(lines), colors="#0072b2", linewidths=0.4, alpha=0.3))
     right.scatter(*_plane(points), s=3, color=MADE, zorder=2)
     left.set(title=f"{len(real)} training points", aspect="equal")
     right.set(title=title, aspect="equal")

@@ -25,7 +25,7 @@ from harness.training.batches import Batch, DataOrder, batches
 from harness.training.diagnostics import SAMPLES, Guard, Meter, gradients_by_noise
 from harness.training.distributed import ALONE, Ranks
 from harness.training.ema import Averages
-from harness.training.hardware import autocast, compiled, products, recomputing
+from harness.training.hardware import autocast, compiled, old_left_alone, products, recomputing
 from harness.training.optimizers import AdamW, Decay, Optimizer
 from harness.training.schedules import Cosine, Schedule
 from harness.training.state import State
@@ -136,7 +136,7 @@ def fit(
     start = training.resume()
     while True:
         try:
-            with products(training.chosen["precision"]):
+            with products(training.chosen["precision"]), old_left_alone():
                 training.run(start)
             return training.state.averages
         except Diverged as error:

@@ -36,7 +36,7 @@ class Sinusoidal(TimeEmbedding, name="sinusoidal"):
 
     def build(self, dim: int) -> nn.Module:
         half = dim // 2
-        return Waves(self.scale * torch.exp(-math.log(10_000) * torch.arange(half) / max(1, half - 1)))
+        return Waves(self.scale * torch.exp(-math.log(10_000) * torch.arange(half, device="cpu") / max(1, half - 1)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Fourier(TimeEmbedding, name="fourier"):
     """Standard deviation of the frequencies, in turns over [0, 1]."""
 
     def build(self, dim: int) -> nn.Module:
-        return Waves(2 * math.pi * self.std * torch.randn(dim // 2), persistent=True)
+        return Waves(2 * math.pi * self.std * torch.randn(dim // 2, device="cpu"), persistent=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +61,17 @@ class Learned(TimeEmbedding, name="learned"):
 
 
 class Waves(nn.Module):
-    """Sines and cosines of t at given angular frequencies [dim / 2]."""
+    """Sines and cosines of t at given angular frequencies [dim / 2].
+
+    They come from the CPU wherever the network is built: on its meta device, where a network is checked, torch multiplies by way
+    of its compiler, whose import takes two seconds.
+    """
 
     frequencies: Tensor
 
     def __init__(self, frequencies: Tensor, persistent: bool = False):
         super().__init__()
-        self.register_buffer("frequencies", frequencies, persistent=persistent)
+        self.register_buffer("frequencies", frequencies.to(torch.get_default_device()), persistent=persistent)
 
     def forward(self, t: Tensor) -> Tensor:
         """t [B] to [B, dim]."""
