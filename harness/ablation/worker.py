@@ -36,10 +36,11 @@ class PlanBoard(Board):
 
     def __init__(self, plan: Plan):
         super().__init__(plan)
+        self.keys = plan.trials()
 
     @property
     def total(self) -> int:
-        return len(self.plan.trials())
+        return len(self.keys)
 
     def run(self, trial: optuna.Trial, stop: StopSignal) -> None:
         arm, seed = trial.params["arm"], trial.params["seed"]
@@ -61,7 +62,7 @@ class PlanBoard(Board):
     def followed(self, known: Container[str]) -> list[Trial]:
         return [
             Trial(title, self.plan.run(arm, seed), self.plan.protocol(arm), {"arm": arm, "seed": str(seed)})
-            for arm, seed in self.plan.trials()
+            for arm, seed in self.keys
             if (title := f"{arm} seed {seed}") not in known
         ]
 
@@ -107,7 +108,7 @@ class PlanBoard(Board):
 
     def _put_in(self) -> None:
         present = {_key(t) for t in [*self.settled(), *self.trials(TrialState.WAITING, TrialState.RUNNING)]}
-        for arm, seed in self.plan.trials():
+        for arm, seed in self.keys:
             if (arm, seed) not in present:
                 self.study.enqueue_trial({"arm": arm, "seed": seed}, user_attrs={"arm": arm, "seed": seed})
 
