@@ -20,12 +20,17 @@ _NAME = re.compile(r"(\d{9})-([0-9a-f]{12})\.safetensors")
 
 
 def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], keep: int | None = None) -> Path:
-    """Store `tensors` as of `step`; the newest `keep` stay, or all. A kill at any moment leaves the earlier ones intact."""
+    """Store `tensors` as of `step`; the newest `keep` stay, or all. A kill at any moment leaves the earlier ones intact.
+
+    Others as of this step or a later one go: training went back, and they are of the stretch that it gave up.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     content = save({name: tensor.detach().contiguous() for name, tensor in tensors.items()})
     path = folder / f"{step:09d}-{hashlib.sha256(content).hexdigest()[:12]}.safetensors"
     write_atomic(path, content)
-    for old in checkpoints(folder)[keep:] if keep else ():
+    others = [other for other in checkpoints(folder) if other != path]
+    earlier = [other for other in others if step_of(other) < step]
+    for old in {*others} - {*earlier[: keep - 1 if keep else None]}:
         old.unlink()
     return path
 

@@ -78,6 +78,8 @@ def training_seconds(run: Run) -> float:
     for line in run.metrics():
         if "samples_per_second" in line:
             spent, last = spent + (line["step"] - last) * run.config.train.batch_size / line["samples_per_second"], line["step"]
+        elif "learning_rate_factor" in line:  # where training went back to
+            last = line["step"]
     return spent if last else math.nan
 
 

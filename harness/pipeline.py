@@ -311,6 +311,9 @@ def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look 
     use = run.environment.get("device_use", {"flops_per_sample": 0.0, "peak_flops": 1.0})
 
     def log(line: dict[str, float]) -> None:
+        nonlocal last
+        if "learning_rate_factor" in line:  # training goes back, and what follows is new
+            last = -1
         if line["step"] <= last:  # a resumed run repeats what it had logged after its checkpoint
             return
         if "samples_per_second" in line:

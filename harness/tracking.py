@@ -26,6 +26,8 @@ from harness.runs import Run
 
 POINTS = 200
 """About how many points of a curve MLflow gets; metrics.jsonl has them all."""
+SELDOM = {"straightness", "learning_rate_factor"}
+"""Lines with these are sent whatever their number."""
 
 
 def default_uri() -> str:
@@ -122,7 +124,7 @@ class Record:
 
         lines = run.metrics(self.state["lines"])
         every = math.ceil(run.config.train.steps / run.config.train.log_every / POINTS)
-        chosen = [line for i, line in enumerate(lines, self.state["lines"] + 1) if i % every == 0 or "straightness" in line]
+        chosen = [line for i, line in enumerate(lines, self.state["lines"] + 1) if i % every == 0 or line.keys() & SELDOM]
         points = [Metric(key, line[key], _ms(line["time"]), line["step"]) for line in chosen for key in line.keys() - {"step", "time"}]
         known = run.evaluation(protocol)
         values = [(m, nfe, v) for m, by_nfe in known["values"].items() for nfe, v in by_nfe.items() if [m, nfe] not in self.state["values"]]

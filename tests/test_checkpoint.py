@@ -44,6 +44,16 @@ def test_the_newest_two_stay(tmp_path: Path) -> None:
     assert read_checkpoint(tmp_path, "cpu")[0] == 1000
 
 
+@pytest.mark.parametrize(("keep", "left"), [(None, [1, 2, 3]), (1, [3]), (2, [2, 3])])
+def test_what_training_went_back_over_is_not_kept(tmp_path: Path, keep: int | None, left: list[int]) -> None:
+    for step in (1, 2, 3, 4, 5):
+        write_checkpoint(tmp_path, step, tensors(step))
+    again = write_checkpoint(tmp_path, 3, tensors(30), keep)
+    kept = sorted(tmp_path.iterdir())
+    assert [int(path.name[:9]) for path in kept] == left
+    assert kept[-1] == again
+
+
 @pytest.mark.parametrize("harm", ["cut", "flip", "empty"])
 def test_a_damaged_one_is_passed_over_and_named(tmp_path: Path, harm: str) -> None:
     write_checkpoint(tmp_path, 1, tensors(1))

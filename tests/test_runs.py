@@ -15,20 +15,23 @@ from harness import pipeline, registry
 from harness.ablation import tables
 from harness.ablation.plan import Plan
 from harness.ablation.study import Study
-from harness.checkpoint import read_checkpoint
+from harness.checkpoint import checkpoints, read_checkpoint, step_of
 from harness.checks import check
 from harness.config import override
 from harness.data.base import load
 from harness.errors import ConfigError, Diverged, Stopped, UserError
 from harness.evaluation.protocol import Protocol
 from harness.files import runs_folder
+from harness.lineage import training_seconds
 from harness.objective import Objective, Step, Task
 from harness.pipeline import ensure, restore
 from harness.registry import load_plugin
 from harness.rng import stream
 from harness.runs import Run, RunConfig
 from harness.sampling import Generated
-from harness.training.trainer import Training
+from harness.training import trainer
+from harness.training.diagnostics import Guard
+from harness.training.trainer import Training, learning_rate
 
 PLUGIN = """
 from dataclasses import dataclass
@@ -249,6 +252,42 @@ def test_an_evaluation_that_is_stopped_keeps_what_is_measured(tiny: RunConfig) -
     known = fid(run)
     assert known.keys() == {"1"}
     assert {"1": fid(done(tiny))["1"]} == known
+
+
+def test_what_training_went_back_over_is_told_from_what_followed(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a kill came between the checkpoint and the divergence, after which training repeats what it had logged."""
+    config = override(tiny, {"train.on_divergence": "restore_and_lower_lr"})
+    judged, guarded = itertools.count(), Guard.__call__
+
+    def judge(self: Guard, loss: Tensor, norm: Tensor, step: int) -> Tensor:
+        if (asked := next(judged)) == 5:
+            raise RuntimeError("killed")
+        return guarded(self, loss, norm, step) if asked != 8 else torch.ones(())
+
+    monkeypatch.setattr(Guard, "__call__", judge)
+    with pytest.raises(RuntimeError):
+        done(config)
+    lines = done(config).metrics()
+    assert [line["step"] for line in lines] == [2, 4, 3, 4, 6, 8, 10, 12]
+    assert lines[2].keys() == {"step", "time", "learning_rate_factor"}
+    rates = [line["learning_rate"] / learning_rate(config.train, line["step"] - 1) for line in lines if "loss" in line]
+    assert rates == pytest.approx([1, 1, 0.5, 0.5, 0.5, 0.5, 0.5])
+    paces = [32 / line["samples_per_second"] for line in lines if "loss" in line]
+    assert training_seconds(Run.of(config)) == pytest.approx(sum(np.multiply(paces, [2, 2, 1, 2, 2, 2, 2])))
+
+
+def test_the_best_weights_stay_the_best_where_training_goes_back(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = {"train.on_divergence": "restore_and_lower_lr", "train.sample_every": 1, "train.ema_decay": None, "evaluate.average": "last"}
+    config, judged, guarded, seen = override(tiny, changes), itertools.count(), Guard.__call__, list[list[Path]]()
+    monkeypatch.setattr(Guard, "__call__", lambda *given: guarded(*given) if next(judged) != 11 else torch.ones(()))
+    monkeypatch.setattr(trainer, "LOWERED", trainer.LOWEST)
+    folder = Run.of(config).folder / "checkpoints" / "best"
+    run = ensure(config, lambda _: seen.append(checkpoints(folder)), lambda: False)
+    lines = [line for line in run.metrics() if "held_out_loss" in line]
+    assert [line["step"] for line in lines] == [*range(1, 12), 10, 11, 12]
+    assert min(line["held_out_loss"] for line in lines) == lines[10]["held_out_loss"]
+    assert checkpoints(folder) == seen[0]
+    assert [step_of(path) for path in seen[0]] == [11]
 
 
 def test_a_run_that_diverged_is_not_trained_again(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,7 +115,8 @@ class Callbacks:
     """What a run does while it is trained."""
 
     log: Callable[[dict[str, float]], None]
-    """Takes step, time (Unix seconds) and what was measured since the last line."""
+    """Takes step, time (Unix seconds) and what was measured since the last line; or, at a step that training goes back to, its
+    `learning_rate_factor`."""
     look: Callable[[nn.Module, int], dict[str, float]]
     """Takes the averaged network and the step; gives what it measured on them."""
     say: Callable[[str], None]
@@ -314,15 +315,17 @@ class Training:
 
     def lower(self, error: Diverged) -> int:
         """Go back to the last checkpoint with a lower rate; its step. Raises the error when the rate has become too low."""
-        factor = self.state.numbers[0].item() * LOWERED
+        factor, lowest = self.state.numbers[0].item() * LOWERED, self.state.numbers[1].item()
         if factor < LOWEST:
             raise error
         self.ranks.wait()
         step, saved, _ = read_checkpoint(self.folder, self.device)
         self.state.load(saved)
         self.state.meter.clear()  # a stop may have saved it with the bad step in it
-        self.state.numbers[0] = factor
+        self.state.numbers[0], self.state.numbers[1] = factor, lowest  # the best weights stay, on whichever stretch they were
         self.ranks.wait()
+        if self.ranks.first:
+            self.callbacks.log({"step": step, "time": time.time(), "learning_rate_factor": factor})
         self.save(step)
         self.callbacks.say(f"{error} Back to step {step}, with {factor:g} of the learning rate.")
         return step
