@@ -1,7 +1,15 @@
 """`python -m harness` is `harness`."""
 
-import sys
+from typing import NoReturn
 
 from harness.cli import main
+from harness.errors import leave
 
-sys.exit(main())
+
+def run() -> NoReturn:
+    """The command that is installed."""
+    leave(main())
+
+
+if __name__ == "__main__":
+    run()

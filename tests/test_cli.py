@@ -309,6 +309,20 @@ def test_the_components_of_a_family_are_listed(capsys: pytest.CaptureFixture[str
     assert all(words in said for words in ("min_snr", "gamma = 5.0", "uniform"))
 
 
+def test_a_process_leaves_with_its_code_its_output_and_what_was_registered_for_its_end() -> None:
+    said = "import atexit, sys; from harness.errors import leave; atexit.register(print, 'last'); print('first', end=' '); leave(3)"
+    ended = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (3, "first last\n", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_output_that_cannot_be_written_is_said() -> None:
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run([sys.executable, "-m", "harness", "list"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: No space left on device.")
+
+
 def test_the_process_ends_with_the_code_and_the_line() -> None:
     ended = subprocess.run([sys.executable, "-m", "harness", "train", "--scale", "digit"], capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (2, "")

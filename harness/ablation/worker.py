@@ -19,7 +19,7 @@ from harness.ablation.board import Board
 from harness.ablation.plan import Plan
 from harness.ablation.search import SearchPlan
 from harness.ablation.tuner import SearchBoard
-from harness.errors import Diverged, Stopped, guarded
+from harness.errors import Diverged, Stopped, guarded, leave
 from harness.evaluation.protocol import Protocol
 from harness.files import read_json
 from harness.pipeline import ensure
@@ -145,4 +145,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    leave(guarded(main))

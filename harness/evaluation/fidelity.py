@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy.special import stdtrit
 from torch import Tensor
 
 from harness.config import Count, Range
@@ -73,7 +73,7 @@ class ExtrapolatedFID(FID, name="fid_infinity"):
         blocks = self._blocks(samples)
         value, n = self._extrapolated(blocks, reference), len(blocks)
         without = np.array([self._extrapolated(blocks[:i] + blocks[i + 1 :], reference) for i in range(n)])
-        half = stats.t.ppf(0.975, n - 1) * np.sqrt((n - 1) / n * np.square(without - without.mean()).sum())
+        half = stdtrit(n - 1, 0.975) * np.sqrt((n - 1) / n * np.square(without - without.mean()).sum())
         return Estimate(value, (value - half, value + half))
 
     def _blocks(self, samples: Summary) -> list[Block]:
