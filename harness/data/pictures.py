@@ -6,19 +6,17 @@ import functools
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor, nn
 
 from harness.data.base import Data, Kind
 from harness.files import write_atomic
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 SHOWN: dict[Kind, int] = {"image": 64, "latents": 64, "points": 2000, "cells": 1000, "sequence": 1000}
 """How many samples a picture takes at most."""
@@ -53,10 +51,8 @@ def _latents(data: Data, latents: Tensor, title: str, trajectories: Sequence[Ten
 
 def _points(data: Data, points: Tensor, title: str, trajectories: Sequence[Tensor]) -> bytes:
     """The first two coordinates of real points and of samples, side by side; trajectories lead to the latter."""
-    from matplotlib.collections import LineCollection
-
     real = _real(data, len(points))
-    figure = _figure(figsize=(9, 4.6))
+    figure = Figure(figsize=(9, 4.6))
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
     figure.subplots_adjust(left=0.05, right=0.99, bottom=0.06, top=0.92, wspace=0.04)  # a layout engine takes as long as the rest
     left.scatter(*_plane(real), s=3, color=REAL)
@@ -76,7 +72,7 @@ def _cells(data: Data, cells: Tensor, title: str, trajectories: Sequence[Tensor]
     real = _real(data, len(cells))
     standardised = [np.asarray(data.encode(x).flatten(1)) for x in (real, cells)]
     fitted = PCA(min(2, *standardised[0].shape), random_state=0).fit(standardised[0])
-    figure = _figure(figsize=(9, 8.6), layout="constrained")
+    figure = Figure(figsize=(9, 8.6), layout="constrained")
     panels = figure.subplots(2, 2, sharex="row", sharey="row")
     first, second = _related(real)
     sides = (real, standardised[0], REAL, f"{len(real)} training cells"), (cells, standardised[1], MADE, title)
@@ -101,7 +97,7 @@ def _related(real: Tensor) -> tuple[int, int]:
 def _fans(data: Data, windows: Tensor, title: str, trajectories: Sequence[Tensor]) -> bytes:
     """For every channel the median of the windows and the bands that hold half and nine tenths of them, real beside samples."""
     real, channels = _real(data, len(windows)), windows.shape[-1]
-    figure = _figure(figsize=(9, 2.1 * channels + 0.5), layout="constrained")
+    figure = Figure(figsize=(9, 2.1 * channels + 0.5), layout="constrained")
     panels = figure.subplots(channels, 2, sharex=True, sharey="row", squeeze=False)
     for row, name in zip(range(channels), data.names, strict=True):
         _fan(panels[row, 0], real[..., row], REAL)
@@ -131,12 +127,6 @@ def _real(data: Data, number: int) -> Tensor:
 def _plane(points: Tensor) -> tuple[np.ndarray, np.ndarray]:
     first = points[:, 0].numpy()
     return first, points[:, 1].numpy() if points.shape[1] > 1 else np.zeros_like(first)
-
-
-def _figure(**shape: Any) -> Figure:
-    from matplotlib.figure import Figure  # slow to import, and images do without
-
-    return Figure(**shape)
 
 
 def _png(figure: Figure) -> bytes:
