@@ -174,6 +174,15 @@ def test_long_curves_are_thinned(mirror: Mirror, tiny: RunConfig, score: Any) ->
     assert len(run.metrics()) == 3000
 
 
+def test_where_training_went_back_is_sent_however_long_the_curves(mirror: Mirror, tiny: RunConfig, score: Any) -> None:
+    run = made_up(override(tiny, {"train.steps": 3000, "train.log_every": 1}), score)
+    with open(run.folder / "metrics.jsonl", "a") as file:
+        file.write('{"step": 100, "time": 1.75e9, "learning_rate_factor": 0.5}\n')
+    sent = record(mirror, run)
+    sent.send_run(run, protocol_of(run))
+    assert curve(mirror, sent, "learning_rate_factor") == [(100, 0.5)]
+
+
 def test_what_a_kill_left_running_is_closed(mirror: Mirror, run: Run, tiny: RunConfig, score: Any) -> None:
     alive = made_up(override(tiny, {"seed": 1}), score)
     dead, living, ended = record(mirror, run), record(mirror, alive), mirror.record(run.folder, "ended", {}, {}, key="ended")
