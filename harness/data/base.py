@@ -15,6 +15,7 @@ from torch import Tensor
 
 from harness.errors import UserError
 from harness.registry import Component
+from harness.rng import stream
 
 Kind = Literal["image", "latents", "points", "cells", "sequence"]
 
@@ -51,6 +52,8 @@ class Data:
     kind: Kind
     classes: Tensor | None = None
     """The class of each sample of `train`, int64 [N], counted from 0."""
+    held_out_classes: Tensor | None = None
+    """The class of each sample of `held_out`, int64 [M]; there where `classes` is."""
     class_names: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     """Of the features: genes, channels."""
@@ -63,6 +66,19 @@ class Data:
         for part, samples in (("training", self.train), ("held-out", self.held_out)):
             if isinstance(samples, Tensor) and samples.is_floating_point() and (wrong := int((~samples.isfinite()).sum())):
                 raise UserError(f"dataset: {wrong} of the {samples.numel()} {part} values are NaN or infinite. Remove or replace them.")
+        self._check_classes()
+
+    def _check_classes(self) -> None:
+        """`UserError` where a class has no sample to learn it from."""
+        assert (self.classes is None) == (self.held_out_classes is None)
+        if self.classes is None or self.held_out_classes is None:
+            return
+        known = torch.cat([self.classes, self.held_out_classes, torch.tensor([len(self.class_names) - 1])])
+        counts = torch.bincount(self.classes, minlength=int(known.max()) + 1)
+        if len(missing := (counts == 0).nonzero().flatten()):
+            first = int(missing[0])
+            name = self.class_names[first] if self.class_names else first
+            raise UserError(f"dataset: the class '{name}' has no training sample. Give it some, or leave the class out.")
 
     @functools.cached_property
     def shape(self) -> tuple[int, ...]:
@@ -76,9 +92,11 @@ class Data:
 
     @functools.cached_property
     def fingerprint(self) -> dict[str, str | int]:
-        """Sizes of the two parts and 12 hex digits over the content of both, and over the classes."""
+        """Sizes of the two parts and 12 hex digits over the content of both, and over their classes."""
         content = hashlib.sha256()
-        for part in (self.train, self.held_out, *([] if self.classes is None else [self.classes])):
+        for part in (self.train, self.held_out, self.classes, self.held_out_classes):
+            if part is None:
+                continue
             if isinstance(part, Tensor):
                 content.update(f"{part.dtype} {tuple(part.shape)};".encode())
                 content.update(part.contiguous().numpy().data)
@@ -121,12 +139,27 @@ def existing(path: str, what: str) -> Path:
     return found
 
 
-def held_out(number: int, every: int) -> Tensor:
-    """Which of `number` samples in their order are held out: the last of every `every`, bool [number]."""
-    mask = torch.arange(number) % every == every - 1
+def held_out(number: int, every: int, strata: Tensor | None = None) -> Tensor:
+    """Which of `number` samples are held out, bool [number]: one in `every`, drawn by a fixed seed.
+
+    `strata` int64 [number], classes perhaps, are each held out in the same share, to within one sample; the only sample of one
+    is left to train on. `UserError` where nothing can be held out, or nothing is left.
+    """
+    order = torch.randperm(number, generator=stream(0, "held out"))
+    if strata is not None:
+        order = order[strata[order].argsort(stable=True)]
+    mask = torch.zeros(number, dtype=torch.bool)
+    mask[order[every - 1 :: every]] = True
+    if strata is not None:
+        mask &= torch.bincount(strata)[strata] > 1
     if not mask.any() or mask.all():
         raise UserError(f"dataset: {number} samples cannot be parted into training and one in {every} held out. Give more.")
     return mask
+
+
+def parted(classes: Tensor | None, apart: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """The classes [N] of the training and of the held-out samples, where `apart` [N] says which are held out."""
+    return (None, None) if classes is None else (classes[~apart], classes[apart])
 
 
 class Standardise:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.config import RUN_ONLY, Count, Index, Positive
-from harness.data.base import Data, Dataset, Standardise, existing, held_out
+from harness.data.base import Data, Dataset, Standardise, existing, held_out, parted
 from harness.errors import ConfigError, UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ class Cells(Dataset, name="cells"):
     """Counts of single cells: an .h5ad, a 10x folder (matrix.mtx, genes.tsv, barcodes.tsv), or a folder of 10x folders.
 
     Stored is log1p of counts brought to the same sum in every cell; decoding sets to zero what lies below half the smallest
-    positive value, as a model of densities hits no value exactly. Every fifth cell is held out; genes are chosen, and their
-    statistics taken, over the others, before `keep`: two selections from one path share them.
+    positive value, as a model of densities hits no value exactly. One cell in five, of each condition, is held out; genes are
+    chosen, and their statistics taken, over the others, before `keep`: two selections from one path share them.
     """
 
     source: ClassVar[str] = "the preprocessing of scanpy (Wolf et al. 2018)"
@@ -67,7 +67,8 @@ class Cells(Dataset, name="cells"):
         scale = Projection(cells, self.pca) if self.pca else cells.scale
         return Data(
             train, held, scale.encode, lambda x: F.threshold(scale.decode(x), cells.smallest / 2, 0.0), "cells",
-            None if classes is None else torch.from_numpy(classes[kept & ~cells.apart]), class_names, cells.genes, scale.statistics,
+            *parted(None if classes is None else torch.from_numpy(classes[kept]), torch.from_numpy(cells.apart[kept])), class_names,
+            cells.genes, scale.statistics,
         )  # fmt: skip
 
     def _kept(self, cells: Prepared) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
@@ -167,7 +168,9 @@ def _prepare(path: Path, condition: str, layer: str, genes: int, min_cells: int,
     cells, column = _read(path, condition, layer)
     scanpy.pp.normalize_total(cells, target_sum=target_sum)
     scanpy.pp.log1p(cells)
-    apart = held_out(cells.n_obs, 5).numpy()
+    conditions = cells.obs[column].astype(str).to_numpy() if column else None
+    strata = None if conditions is None else torch.from_numpy(np.unique(conditions, return_inverse=True)[1])
+    apart = held_out(cells.n_obs, 5, strata).numpy()
     expression = csr_matrix(cells.X, dtype=np.float32)
     mean, variance = mean_variance_axis(expression[~apart].astype(np.float64), axis=0)
     if genes:
@@ -185,7 +188,6 @@ def _prepare(path: Path, condition: str, layer: str, genes: int, min_cells: int,
         first = cells.var_names[constant[0]]
         raise UserError(f"{path}: {len(constant)} genes never vary, like {first}. Set dataset.genes to choose those that do.")
     scale = Standardise(torch.from_numpy(mean[chosen]), torch.from_numpy(variance[chosen]).sqrt())
-    conditions = cells.obs[column].astype(str).to_numpy() if column else None
     smallest = float(expression[~apart][:, chosen].data.min())  # sparse: the positive ones
     return Prepared(expression[:, chosen], conditions, tuple(map(str, cells.var_names[chosen])), apart, scale, smallest)
 

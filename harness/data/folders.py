@@ -1,7 +1,7 @@
 """Folders of pictures or of latents, fetched when they are asked for: start-up and memory do not grow with the folder.
 
-The class of a file is the folder below the given one that it lies in; files that lie in none have no class. Every tenth
-file, in the order of their names, is held out.
+The class of a file is the folder below the given one that it lies in; files that lie in none have no class. One in ten,
+of each class, is held out.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from harness.config import RUN_ONLY, Count, Index, Positive
-from harness.data.base import Data, Dataset, existing, held_out
+from harness.data.base import Data, Dataset, existing, held_out, parted
 from harness.data.images import decode, encode, mirror
 from harness.errors import UserError
 
@@ -134,13 +134,14 @@ class ImageFolder(Folder, name="image_folder"):
         archive, names = self.files()
         if self.skip_corrupt:
             names = self._readable(archive, names)
-        apart, (classes, class_names) = held_out(len(names), 10), _classes(names, archive.path)
+        classes, class_names = _classes(names, archive.path)
+        apart = held_out(len(names), 10, classes)
         parts = [
             Pictures(archive, [n for n, a in zip(names, apart, strict=True) if a == held], self.size, self.colour, self.workers)
             for held in (False, True)
         ]
         return Data(
-            parts[0], parts[1], encode, decode, "image", None if classes is None else classes[~apart], class_names,
+            parts[0], parts[1], encode, decode, "image", *parted(classes, apart), class_names,
             augment=mirror if self.flip else None,
         )  # fmt: skip
 
@@ -213,13 +214,14 @@ class LatentFolder(Folder, name="latents"):
         archive, names = self.files()
         if not archive.path.is_dir():
             raise UserError(f"{archive.path}: latents are read from a folder, so that they need not be held in memory. Unpack it.")
-        apart, (classes, class_names) = held_out(len(names), 10), _classes(names, archive.path)
+        classes, class_names = _classes(names, archive.path)
+        apart = held_out(len(names), 10, classes)
         train, held = ([n for n, a in zip(names, apart, strict=True) if a == part] for part in (False, True))
         latents, scale, shift = Latents(archive, train, self.workers), self.scale, self.shift
         return Data(
             latents, Latents(archive, held, self.workers, latents.latent_shape),
             lambda z: (z.float() - shift) * scale, lambda x: x.float() / scale + shift, "latents",
-            None if classes is None else classes[~apart], class_names,
+            *parted(classes, apart), class_names,
             statistics={"scale": torch.tensor(scale), "shift": torch.tensor(shift)},
         )  # fmt: skip
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from harness.config import RUN_ONLY
-from harness.data.base import Data, Dataset, data_folder, existing, held_out
+from harness.data.base import Data, Dataset, data_folder, existing, held_out, parted
 from harness.errors import UserError
 
 
@@ -57,14 +57,14 @@ def digits() -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True, kw_only=True)
 class Digits(Dataset, name="digits"):
-    """8x8 grey handwritten digits, embedded in scikit-learn; every fifth is held out."""
+    """8x8 grey handwritten digits, embedded in scikit-learn; one in five, of each class, is held out."""
 
     source: ClassVar[str] = "Alpaydin & Kaynak 1998"
 
     def load(self) -> Data:
         images, classes = digits()
-        apart = held_out(len(images), 5)
-        return Data(images[~apart], images[apart], encode, decode_digits, "image", classes[~apart], tuple("0123456789"))
+        apart = held_out(len(images), 5, classes)
+        return Data(images[~apart], images[apart], encode, decode_digits, "image", *parted(classes, apart), tuple("0123456789"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +74,8 @@ class Torchvision(Dataset):
     class_name: ClassVar[str]
 
     def load(self) -> Data:
-        (train, classes), (held, _) = self.parts()
-        return Data(train, held, encode, decode, "image", classes, self.labels(), augment=self.augment())
+        (train, classes), (held, held_classes) = self.parts()
+        return Data(train, held, encode, decode, "image", classes, held_classes, self.labels(), augment=self.augment())
 
     def parts(self) -> list[tuple[Tensor, Tensor]]:
         """Images uint8 [N, C, H, W] and classes [N], to train on and held out."""
@@ -132,7 +132,10 @@ class CIFAR10(Torchvision, name="cifar10"):
 
 @dataclass(frozen=True, kw_only=True)
 class Npz(Dataset, name="npz"):
-    """Pictures of your own in one .npz: `images`, uint8 [N, H, W, C] or [N, C, H, W], and perhaps `labels` [N]; every tenth is held out."""
+    """Pictures of your own in one .npz: `images`, uint8 [N, H, W, C] or [N, C, H, W], and perhaps `labels` [N].
+
+    One picture in ten, of each class, is held out.
+    """
 
     path: str = field(metadata=RUN_ONLY)
     """The file; relative paths begin in HARNESS_DATA, or else in data/."""
@@ -148,15 +151,18 @@ class Npz(Dataset, name="npz"):
             raise UserError(f"{path}: holds {said}, not uint8 [N, H, W, C] or [N, C, H, W] with C = 1 or 3. Make it again.")
         if images.shape[3] in (1, 3):
             images = images.transpose(0, 3, 1, 2)
-        stored, apart = torch.from_numpy(np.ascontiguousarray(images)), held_out(len(images), 10)
+        stored = torch.from_numpy(np.ascontiguousarray(images))
         classes: Tensor | None = None
         names: tuple[str, ...] = ()
         if "labels" in arrays:
             if arrays["labels"].shape != (len(images),):
                 raise UserError(f"{path}: `labels` is {list(arrays['labels'].shape)} for {len(images)} images. Give one each.")
             values, numbers = np.unique(arrays["labels"], return_inverse=True)
-            classes, names = torch.from_numpy(numbers).long()[~apart], tuple(map(str, values))
-        return Data(stored[~apart], stored[apart], encode, decode, "image", classes, names, augment=mirror if self.flip else None)
+            classes, names = torch.from_numpy(numbers).long(), tuple(map(str, values))
+        apart = held_out(len(images), 10, classes)
+        return Data(
+            stored[~apart], stored[apart], encode, decode, "image", *parted(classes, apart), names, augment=mirror if self.flip else None
+        )
 
 
 def _torchvision(name: str, train: bool) -> tuple[Tensor, Tensor]:

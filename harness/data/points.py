@@ -27,8 +27,8 @@ class Points(Dataset):
 
     def load(self) -> Data:
         points, classes = self.draw(self.number, stream(0, self.name, "train"))
-        held_out, _ = self.draw(max(1, self.number // 5), stream(0, self.name, "held out"))
-        return Data(points, held_out, torch.Tensor.float, torch.Tensor.float, "points", classes)
+        held_out, held_classes = self.draw(max(1, self.number // 5), stream(0, self.name, "held out"))
+        return Data(points, held_out, torch.Tensor.float, torch.Tensor.float, "points", classes, held_classes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,10 +85,10 @@ class ScikitPoints(Points):
 
     def load(self) -> Data:
         train, classes = self.draw(self.number, stream(0, self.name, "train"))
-        held_out, _ = self.draw(max(1, self.number // 5), stream(0, self.name, "held out"))
+        held_out, held_classes = self.draw(max(1, self.number // 5), stream(0, self.name, "held out"))
         scale = Standardise(train.double().mean(0), train.double().std(0))
-        of_classes = None if classes.is_floating_point() else classes.long()
-        return Data(train, held_out, scale.encode, scale.decode, "points", of_classes, statistics=scale.statistics)
+        labels, held_labels = (None, None) if classes.is_floating_point() else (classes.long(), held_classes.long())
+        return Data(train, held_out, scale.encode, scale.decode, "points", labels, held_labels, statistics=scale.statistics)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,15 +41,17 @@ class DigitsClassifier(nn.Module):
 
 def train_classifier(steps: int = 3000, batch_size: int = 128, seed: int = 0) -> tuple[DigitsClassifier, float]:
     """The classifier, trained on shifted training digits, and its accuracy on the held-out ones."""
-    from harness.data.images import digits
+    from harness.data.images import Digits
 
     torch.manual_seed(seed)
-    images, labels = digits()
-    held_out = torch.arange(len(images)) % 5 == 4
+    data = Digits().load()
+    train, target, held_out = data.train, data.classes, data.held_out
+    assert isinstance(train, Tensor)
+    assert isinstance(held_out, Tensor)
+    assert target is not None
     network = DigitsClassifier()
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    train, target = images[~held_out], labels[~held_out]
     for _ in range(steps):
         batch = torch.randint(len(train), (batch_size,))
         down, right = torch.randint(0, 3, (2,)).tolist()
@@ -60,7 +62,7 @@ def train_classifier(steps: int = 3000, batch_size: int = 128, seed: int = 0) ->
         optimizer.step()
         schedule.step()
     with torch.no_grad():
-        accuracy = (network(images[held_out]).argmax(1) == labels[held_out]).double().mean().item()
+        accuracy = (network(held_out).argmax(1) == data.held_out_classes).double().mean().item()
     return network, accuracy
 
 
