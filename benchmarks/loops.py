@@ -66,7 +66,7 @@ class Settings:
         return cls(
             train.steps, train.batch_size, train.learning_rate, train.warmup_steps, (train.optimizer.beta1, train.optimizer.beta2),
             train.optimizer.weight_decay, train.clip_norm or math.inf, train.decays, train.threads, chosen["device"],
-            chosen["precision"] == "bf16", chosen["compile"], chosen["channels_last"] == "on",
+            chosen["precision"] == "bf16", chosen["compile"], train.channels_last,
         )  # fmt: skip
 
     def rate(self, step: int) -> float:

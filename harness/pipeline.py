@@ -36,7 +36,7 @@ from harness.sampling import Generated, NetworkField, generate
 from harness.training.advice import diagnoses
 from harness.training.diagnostics import spread
 from harness.training.distributed import ALONE, Ranks
-from harness.training.hardware import compiled, device_use, products
+from harness.training.hardware import compiled, device_use, laid_out, products
 from harness.training.trainer import Callbacks, fit
 
 PATHS, PATH_STEPS = 32, 8
@@ -212,7 +212,7 @@ def _averaged(run: Run) -> tuple[nn.Module, Mapping[str, Tensor]]:
         _, saved, _ = read_checkpoint(folder / "best", device)
         if not saved:
             raise UserError(f"{run.name}: its best checkpoint is missing or damaged. Set evaluate.checkpoint=last.")
-    network = config.build(data).to(device)
+    network = laid_out(config.build(data).to(device), data.shape, config.train.channels_last)
     network.load_state_dict(part(saved, "network"))
     steps = sorted(map(step_of, checkpoints(folder / "snapshots")))
     terms = config.evaluate.average.terms(config.train.decays, steps)

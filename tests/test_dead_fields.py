@@ -465,7 +465,7 @@ def walk(config: Config, prefix: str = "", run_only: bool = False) -> Iterator[t
 
 def others(path: str, hint: Any, value: Any) -> list[Any]:
     """Values beside `value` that a field might take."""
-    chosen = {"train.precision": "bf16", "train.compile": "default", "train.channels_last": "on"}  # not what auto means on a CPU
+    chosen = {"train.precision": "bf16", "train.compile": "default"}  # not what auto means on a CPU
     chosen |= {"evaluate.reference": __file__}
     chosen |= {"train.more_ema_decays": [0.5], "evaluate.average.decay": 0.9999, "evaluate.average.width": 0.2}
     if path in chosen:

@@ -158,7 +158,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "matched noise": {"noise": {"name": "matched", "per_feature": True}},
     "EDM": {"prediction": "edm", "weighting": "edm", "time_sampler": "edm_lognormal"},
     "no clipping": {"train.clip_norm": None, "train.optimizer": "adam"},
-    "fp32": {"train.precision": "fp32", "train.channels_last": "off"},
+    "fp32": {"train.precision": "fp32", "train.channels_last": False},
 }
 
 
@@ -192,7 +192,7 @@ def test_a_step_on_a_set_of_genes_waits_for_nothing() -> None:
 def test_a_resumed_training_is_an_unbroken_one(tiny: RunConfig, tmp_path: Path) -> None:
     """To rounding: a GPU adds in any order."""
     config = override(tiny, {"train.device": DEVICE, "train.precision": "fp32", "train.more_ema_decays": [0.5]})
-    assert config.train.resolved()["channels_last"] == "on"
+    assert config.train.channels_last
     expected, calls = session(config, tmp_path / "whole"), itertools.count()
     with pytest.raises(Stopped):
         session(config, tmp_path / "broken", lambda: next(calls) == 7)

@@ -381,12 +381,12 @@ def test_the_network_is_compiled_in_the_mode_asked_for(tiny: RunConfig, tmp_path
 
 def test_images_lie_with_their_channels_last_where_asked_for(tiny: RunConfig, tmp_path: Path) -> None:
     strides = {}
-    for choice in ("off", "on"):
-        session = Session(override(tiny, {"train.channels_last": choice}), tmp_path / choice)
+    for choice in (False, True):
+        session = Session(override(tiny, {"train.channels_last": choice}), tmp_path / str(choice))
         session.fit()
         strides[choice] = [p.stride() for p in session.network.parameters() if p.ndim == 4 and min(p.shape) > 1]
-    assert strides["on"] != strides["off"]
-    assert all(stride[1] == 1 for stride in strides["on"])
+    assert strides[True] != strides[False]
+    assert all(stride[1] == 1 for stride in strides[True])
 
 
 def test_products_are_tf32_within_the_training_alone(tiny: RunConfig, tmp_path: Path) -> None:
@@ -434,8 +434,8 @@ def test_a_resumed_run_ends_with_the_very_checkpoint_of_an_unbroken_one(tiny: Ru
     assert {"trainer/scalars", "trainer/bins", "trainer/usual", "trainer/numbers"} < expected.keys()
 
 
-@pytest.mark.parametrize("layout", ["on", "off"])
-def test_a_resumed_optimizer_lies_in_memory_as_its_weights_do(tiny: RunConfig, tmp_path: Path, layout: str) -> None:
+@pytest.mark.parametrize("layout", [True, False])
+def test_a_resumed_optimizer_lies_in_memory_as_its_weights_do(tiny: RunConfig, tmp_path: Path, layout: bool) -> None:
     """A GPU's fused step refuses anything else."""
     session, seen = Session(override(tiny, {"train.channels_last": layout}), tmp_path), list[bool]()
     with pytest.raises(Stopped):

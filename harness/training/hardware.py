@@ -59,6 +59,11 @@ def compiled(network: nn.Module, mode: str) -> nn.Module:
     return fast
 
 
+def laid_out(network: nn.Module, shape: tuple[int, ...], channels_last: bool) -> nn.Module:
+    """The network, with its channels last in memory if wanted and if samples of `shape` are images [C, H, W]."""
+    return network.to(memory_format=torch.channels_last) if channels_last and len(shape) == 3 else network
+
+
 def recomputing(network: nn.Module) -> nn.Module:
     """The network, whose blocks (what its ModuleLists hold) are computed again in the backward pass."""
     for blocks in [module for module in network.modules() if isinstance(module, nn.ModuleList)]:

@@ -25,7 +25,7 @@ from harness.training.batches import Batch, DataOrder, batches
 from harness.training.diagnostics import SAMPLES, Guard, Meter, gradients_by_noise
 from harness.training.distributed import ALONE, Ranks
 from harness.training.ema import Averages
-from harness.training.hardware import autocast, compiled, old_left_alone, products, recomputing
+from harness.training.hardware import autocast, compiled, laid_out, old_left_alone, products, recomputing
 from harness.training.optimizers import AdamW, Decay, Optimizer
 from harness.training.schedules import Cosine, Schedule
 from harness.training.state import State
@@ -66,8 +66,8 @@ class TrainConfig(Config):
     """Of the network's forward pass; auto is bf16 on a GPU and fp32 on a CPU."""
     compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune"] = "auto"
     """torch.compile's mode; auto is default on a GPU from 5,000 steps on, and off elsewhere."""
-    channels_last: Literal["auto", "on", "off"] = "auto"
-    """Whether images lie in memory with their channels last; auto is on for a GPU."""
+    channels_last: bool = True
+    """Whether images lie in memory with their channels last, in training and in sampling."""
     threads: Count = 1
     """CPU threads; results to the last digit depend on it."""
     device: Literal["auto", "cpu", "cuda"] = field(default="auto", metadata=RUN_ONLY)
@@ -104,7 +104,6 @@ class TrainConfig(Config):
         auto = {
             "precision": "bf16" if on_gpu else "fp32",
             "compile": "default" if on_gpu and self.steps >= 5000 else "off",
-            "channels_last": "on" if on_gpu else "off",
         }
         chosen = {name: given if (given := getattr(self, name)) != "auto" else value for name, value in auto.items()}
         return {"device": self.resolved_device(), **chosen}
@@ -160,8 +159,7 @@ class Training:
             raise ConfigError("train.batch_size", f"{config.batch_size} does not divide among {self.parts} parts. Choose a multiple.")
         self.chosen = config.resolved()
         self.device = self.chosen["device"]
-        if self.chosen["channels_last"] == "on" and len(data.shape) == 3:
-            network.to(memory_format=torch.channels_last)
+        laid_out(network, data.shape, config.channels_last)
         averages = Averages(network, config.decays, WIDTHS if config.snapshot_every else ())
         optimizer = config.optimizer.build(network.parameters())
         numbers = torch.tensor([1.0, math.inf], dtype=torch.float64)
