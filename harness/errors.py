@@ -6,13 +6,28 @@ import atexit
 import contextlib
 import difflib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from typing import NoReturn
 
+_SECRETS = (
+    re.compile(r"(?<=://)([^\s/:@]*):[^\s@]*(?:@[^\s/?#]*)*(?=@)"),
+    re.compile(r"(?i)\b(password|passwd|pwd|passcode|token|secret|api_key)=(?:'[^']*'|\"[^\"]*\"|[^\s&;,'\")]+)"),
+)
+
+
+def redacted(text: str) -> str:
+    """A text without the passwords of the addresses in it: `postgresql://me:***@host/runs`. Other libraries' texts hold them too."""
+    of_address, of_query = _SECRETS
+    return of_query.sub(r"\1=***", of_address.sub(r"\1:***", text))
+
 
 class UserError(ValueError):
     """A mistake of the user's or of their machine: says what is wrong, where, and what to do."""
+
+    def __init__(self, message: str):
+        super().__init__(redacted(message))
 
 
 class ConfigError(UserError):
@@ -57,7 +72,7 @@ def guarded(command: Callable[[], None]) -> int:
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         reason = f"{place}{error.strerror or error}"
-        print(f"error: {reason}. What was done is kept; mend it, then run the same command again.", file=sys.stderr, flush=True)
+        print(f"error: {redacted(reason)}. What was done is kept; mend it, then run the same command again.", file=sys.stderr, flush=True)
         return 2
     return 0
 

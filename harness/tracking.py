@@ -17,7 +17,7 @@ from typing import Any
 
 from harness.config import digest, flatten
 from harness.environment import machine
-from harness.errors import UserError
+from harness.errors import UserError, redacted
 from harness.evaluation.flow import FlowMetric
 from harness.evaluation.protocol import Protocol
 from harness.files import locked, read_json, read_lines, results_folder, write_json
@@ -31,8 +31,14 @@ SELDOM = {"straightness", "learning_rate_factor"}
 
 
 def default_uri() -> str:
-    """MLFLOW_TRACKING_URI, or a SQLite file below the results folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{results_folder() / 'local' / 'mlflow.db'}"
+    """MLFLOW_TRACKING_URI, its path made absolute, or a SQLite file below the results folder."""
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    if given is None or not given:
+        return f"sqlite:///{results_folder() / 'local' / 'mlflow.db'}"
+    scheme, separator, path = given.partition(":///")
+    if scheme == "sqlite" and separator:
+        return f"sqlite:///{Path(path).absolute()}"
+    return given if ":" in given else str(Path(given).absolute())
 
 
 class Mirror:
@@ -59,12 +65,13 @@ class Mirror:
         """The MLflow run that stands for `folder` in this experiment, found again or begun."""
         from mlflow.entities import Param
 
-        place = digest({"uri": self.uri, "experiment": self.experiment, "folder": folder.name, "key": key})
+        uri = redacted(self.uri)
+        place = digest({"uri": uri, "experiment": self.experiment, "folder": folder.name, "key": key})
         path = folder / "tracking" / f"{place}.json"
         state = read_json(path) if path.exists() else {}
         if not state or not self._exists(state["run_id"]):
             run_id = self._begun(place) or self._begin(name, {**_machine_tags(), **tags, "record": place})
-            state = {"run_id": run_id, "uri": self.uri, "status": "", "lines": 0, "values": [], "files": []}
+            state = {"run_id": run_id, "uri": uri, "status": "", "lines": 0, "values": [], "files": []}
             written = [Param(name, value if isinstance(value, str) else json.dumps(value)) for name, value in params.items()]
             for start in range(0, len(written), 100):  # MLflow's limit
                 self.client.log_batch(run_id, params=written[start : start + 100])
@@ -105,7 +112,7 @@ class Mirror:
         """Mark as KILLED what stands as RUNNING though no process works on it: SIGKILL lets nobody say so."""
         for path in (results_folder() / "local").glob("*/*/tracking/*.json"):
             state = read_json(path)
-            if state["status"] in ("", "RUNNING") and state["uri"] == self.uri and self._exists(state["run_id"]):
+            if state["status"] in ("", "RUNNING") and state["uri"] == redacted(self.uri) and self._exists(state["run_id"]):
                 with locked(path.parents[1] / "lock", wait=False) as free:
                     if free:
                         Record(self.client, path, state).set_status("KILLED")
@@ -159,7 +166,8 @@ class Record:
             self.send_files(files, again=True)
             self.set_status(status)
         except Exception as error:  # each store raises its own
-            print(f"MLflow did not take the record ({str(error).split(chr(10))[0]}); the same command sends it again.", file=sys.stderr)
+            reason = redacted(str(error).split("\n")[0])
+            print(f"MLflow did not take the record ({reason}); the same command sends it again.", file=sys.stderr)
 
     def set_status(self, status: str) -> None:
         """RUNNING, FINISHED, FAILED or KILLED."""

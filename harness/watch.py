@@ -13,6 +13,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from harness.errors import redacted
 from harness.evaluation.protocol import Protocol
 from harness.pairs import PairSet
 from harness.runs import Run
@@ -137,7 +138,7 @@ class Watch:
             self._silent = False
         except Exception as error:  # each store raises its own
             if not self._silent or final:
-                reason = str(error).split("\n")[0]
+                reason = redacted(str(error).split("\n")[0])
                 self.console.print(f"MLflow does not take records now ({reason}); they wait on disk.", markup=False, soft_wrap=True)
             self._silent = True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -82,6 +83,5 @@ def load_scale(name: str) -> RunConfig:
 
 
 def studies_folder() -> Path:
-    """studies/ below the working directory, or the one of the checkout."""
-    here = Path("studies")
-    return here if (here / "scales.py").is_file() else ROOT / "studies"
+    """HARNESS_STUDIES, or studies/ of the checkout: its files are run, so the folder one stands in does not count."""
+    return Path(os.environ.get("HARNESS_STUDIES") or ROOT / "studies")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.cli import parts, runs, studies
+from harness.cli import pages, parts, runs, studies
 from harness.errors import guarded
 
 
@@ -99,9 +99,11 @@ def _parser() -> argparse.ArgumentParser:
     add_sharing(sub)
     sub.add_argument("--trials", type=_positive, metavar="N", help="trials of the search, instead of the file's; more continue it")
     add_study(add(studies.table, "table", "Make a study's table again from the runs on disk, without training."))
-    sub = add(studies.ui, "ui", "Open the MLflow pages on 127.0.0.1.")
+    sub = add(pages.ui, "ui", "Open the MLflow pages on 127.0.0.1.")
     sub.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine alone)")
     sub.add_argument("--port", type=int, default=5000)
+    about_host = "answer under this address too, as behind a tunnel; repeatable"
+    sub.add_argument("--allow-host", action="append", default=[], metavar="NAME:PORT", help=about_host)
     return parser
 
 

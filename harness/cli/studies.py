@@ -1,10 +1,9 @@
-"""Commands about studies: ablate, tune, table; and the MLflow pages."""
+"""Commands about studies: ablate, tune, table."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,29 +99,6 @@ def table(options: argparse.Namespace) -> None:
     else:
         raise UserError(f"{plan.name}: nothing is measured yet. Run `{_command(options)}` first.")
     _report(options, plan, judge_references(prepare(plan, console)), console)
-
-
-def ui(options: argparse.Namespace) -> None:
-    """MLflow's pages."""
-    import os
-    import socket
-
-    from harness.tracking import Mirror, default_uri
-
-    if (uri := default_uri()).startswith("http"):
-        raise UserError(f"MLFLOW_TRACKING_URI: {uri} is a server with pages of its own. Open it in a browser.")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((options.host, options.port))
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(f"--port: {options.host}:{options.port} cannot be used ({reason}). Choose another, like --port 5001.") from None
-    Mirror("train").close_dead()
-    where = ["--host", options.host, "--port", str(options.port)]
-    arguments = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1", *where]
-    print(f"http://{options.host}:{options.port} (Ctrl-C ends it)", flush=True)
-    os.execv(sys.executable, arguments)
 
 
 def plan_of(options: argparse.Namespace) -> Plan:

@@ -1,0 +1,56 @@
+"""`harness ui`: MLflow's pages, for this machine's own address alone."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import sys
+from collections.abc import Iterable
+
+from harness.errors import UserError
+
+
+def ui(options: argparse.Namespace) -> None:
+    """Serve MLflow's pages; ends with Ctrl-C."""
+    from harness.files import results_folder
+    from harness.tracking import Mirror, default_uri
+
+    uri, local = default_uri(), results_folder() / "local"
+    if uri.startswith("http"):
+        raise UserError(f"MLFLOW_TRACKING_URI: {uri} is a server with pages of its own. Open it in a browser.")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((options.host, options.port))
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"--port: {options.host}:{options.port} cannot be used ({reason}). Choose another, like --port 5001.") from None
+    Mirror("train").close_dead()
+    arguments = [
+        *("--host", options.host, "--port", str(options.port), "--workers", "1"),
+        *("--allowed-hosts", ",".join(allowed_hosts(options.host, options.port, options.allow_host))),
+        *("--no-serve-artifacts", "--default-artifact-root", (local / "mlflow-artifacts").as_uri()),
+    ]
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # not an argument, which every user of the machine can read
+    print(f"http://{options.host}:{options.port} (Ctrl-C ends it)", flush=True)
+    os.chdir(local)  # uvicorn imports from the working directory
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "mlflow", "server", *arguments])
+
+
+def allowed_hosts(host: str, port: int, more: Iterable[str]) -> list[str]:
+    """The `Host` headers that are answered. MLflow's own patterns let `10.evil.com` pass, which a browser may be led to."""
+    names = {host}
+    if host in ("127.0.0.1", "localhost", "::1"):
+        names |= {"127.0.0.1", "localhost", "::1"}
+    elif host in ("0.0.0.0", "::"):
+        names |= {"127.0.0.1", "localhost", "::1", socket.gethostname(), socket.getfqdn(), *_addresses()}
+    exact = [f"[{name}]:{port}" if ":" in name else f"{name}:{port}" for name in sorted(names)]
+    return [*exact, *more]
+
+
+def _addresses() -> set[str]:
+    try:
+        return {str(found[4][0]) for found in socket.getaddrinfo(socket.gethostname(), None)}
+    except OSError:  # a machine whose name nobody resolves
+        return set()
