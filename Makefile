@@ -1,5 +1,6 @@
 # make ablation STUDY=weighting [SCALE=digits] [SEEDS=5] [WORKERS=2] [SET="train.steps=200 evaluate.nfe=[2,8]"] [PLUGIN=my.py]
 # make tuning [SCALE=digits] [TRIALS=24] and the same options
+# make publish STUDY=weighting [SCALE=digits], with STUDY=tuning, gallery or toy too: what has ended goes to the committed tables
 # make reflow RUN=results/local/runs/... [ROUNDS=3] [DISTIL=1] [SET="train.steps=200 reflow.number=20000"]
 # SET takes path=value pairs without spaces inside a value.
 
@@ -16,7 +17,7 @@ BENCH_READY := .venv/bench-ready
 BENCHMARKS := startup memory logging_cost step_time evaluation_cost pair_generation faults peers study_speed
 OPTIONS = --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) $(foreach change,$(SET),--set '$(change)') $(foreach file,$(PLUGIN),--plugin $(file))
 
-.PHONY: ablation tuning reflow table toy gallery verdicts bench ui test test-gpu lint lock
+.PHONY: ablation tuning reflow table toy gallery publish verdicts bench ui test test-gpu lint lock
 
 ablation: $(READY)
 	@$(BIN)/harness ablate $(STUDY) $(OPTIONS) $(if $(WORKERS),--workers $(WORKERS))
@@ -36,8 +37,18 @@ toy: $(READY)
 gallery: $(READY)
 	@$(BIN)/python studies/gallery.py $(SCALES)
 
+# Of a finished study, search, gallery or toy, and without training. The commands above write below results/local alone.
+publish: $(READY)
+	$(if $(filter file,$(origin STUDY)),$(error Name a study, like make publish STUDY=weighting))
+ifneq ($(filter gallery toy,$(STUDY)),)
+	@$(BIN)/python studies/$(STUDY).py --publish $(SCALES)
+else
+	@$(BIN)/harness publish $(STUDY) --scale $(SCALE) $(foreach file,$(PLUGIN),--plugin $(file))
+endif
+
+# What follows from the committed tables: studies/README.md and the marks of tables of an earlier version.
 verdicts: $(READY)
-	@$(BIN)/python studies/verdicts.py
+	@$(BIN)/harness publish
 
 # An hour or more on two cores that have nothing else to do; make bench BENCHMARKS=peers runs one.
 bench: $(BENCH_READY)

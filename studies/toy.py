@@ -1,17 +1,20 @@
 """Every interpolant with every prediction on points in the plane: does each combination find the distribution?
 
-    python studies/toy.py
+    python studies/toy.py [--publish]
 
 Trains one small network for each, draws as many points as are held out with Heun's method and prints the sliced
 Wasserstein distance to them beside that of real points. One seed each: a check that all of them work, not a comparison.
-Writes tables/toy.csv and figures/toy.png below the results folder.
+Writes tables/toy.{md,csv,json} and figures/toy.png below results/local. With --publish nothing is trained: these files are
+copied to the committed ones.
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pandas as pd
@@ -20,6 +23,8 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
+from harness.ablation.published import published_folder, renew
+from harness.ablation.tables import Grid, provenance
 from harness.components.backbones.mlp import MLP
 from harness.components.interpolants import VarianceExploding
 from harness.components.solvers import Euler, Heun
@@ -27,8 +32,10 @@ from harness.components.time_grids import UniformGrid
 from harness.components.time_samplers import Stratified
 from harness.config import override
 from harness.data.base import Data, load
+from harness.environment import commit
+from harness.errors import UserError, guarded
 from harness.evaluation.distances import SlicedWasserstein
-from harness.files import results_folder, write_atomic
+from harness.files import results_folder, write_atomic, write_json
 from harness.formulation import Formulation
 from harness.objective import Objective
 from harness.registry import build, names
@@ -50,6 +57,8 @@ PATHS = {"ve": VarianceExploding(sigma_min=0.01, sigma_max=10)}
 DATASETS, PREDICTIONS = ("eight_gaussians", "checkerboard"), ("velocity", "data", "noise", "score", "edm")
 NFE = 64
 DRAWN = "edm"
+QUESTION = "Does every interpolant with every prediction find a distribution of points?"
+FILES = ("tables/toy.csv", "tables/toy.json", "tables/toy.md", "figures/toy.png")
 
 
 def formulation(interpolant: str, prediction: str) -> Formulation:
@@ -122,21 +131,47 @@ def draw(drawn: dict[tuple[str, str], Tensor], path: Path) -> None:
     plt.close(figure)
 
 
+def markdown(frame: pd.DataFrame, about: dict[str, Any]) -> str:
+    """The table for people: a part for each data set."""
+    parts = [f"# {about['question']}"]
+    for name, part in frame.groupby("dataset", sort=False):
+        header = ["interpolant", *part.prediction.unique()]
+        cells = part.pivot(index="interpolant", columns="prediction", values="sliced_wasserstein")[header[1:]].map("{:.3f}".format)
+        title = f"{name}: sliced Wasserstein-2 to held-out points; real points {part.real.iloc[0]:.3f}"
+        parts.append(Grid(title, header, cells.reset_index().to_numpy().tolist()).markdown())
+    parts.append("![trajectories](../figures/toy.png)")
+    parts.append(f"Made by `{about['command']}` at commit {', '.join(about['commits']) or 'unknown'}, one seed each; more in toy.json.")
+    return "\n\n".join(parts) + "\n"
+
+
 def main() -> None:
     """Train all, print the table, write the files."""
     torch.set_num_threads(1)  # networks this small wait for a second thread
     results = list(run())
     frame = pd.DataFrame([row[:4] for row in results], columns=["dataset", "interpolant", "prediction", "sliced_wasserstein"])
-    real = {name: real_distance(load(build("dataset", name))) for name in DATASETS}
-    frame["real"] = frame.dataset.map(real)
-    for name, part in frame.groupby("dataset", sort=False):
-        table = part.pivot(index="interpolant", columns="prediction", values="sliced_wasserstein")[list(PREDICTIONS)]
-        print(f"\n{name}: sliced Wasserstein-2 to held-out points; real points {real[str(name)]:.3f}\n{table.round(3).to_string()}")
-    tables, figures = results_folder() / "tables" / "toy.csv", results_folder() / "figures" / "toy.png"
-    write_atomic(tables, frame.round(4).to_csv(index=False))
-    draw({(name, interpolant): lines for name, interpolant, prediction, _, lines in results if prediction == DRAWN}, figures)
-    print(f"\nwrote {tables}, {figures}")
+    frame["real"] = frame.dataset.map({name: real_distance(load(build("dataset", name))) for name in DATASETS})
+    frame = frame.round(4)
+    about = provenance(QUESTION, "python studies/toy.py", [commit()])
+    text = markdown(frame, about)
+    print(f"\n{text}")
+    table, *others, figure = (results_folder() / "local" / name for name in FILES)
+    write_atomic(table, frame.to_csv(index=False))
+    write_json(others[0], about)
+    write_atomic(others[1], text)
+    draw({(name, interpolant): lines for name, interpolant, prediction, _, lines in results if prediction == DRAWN}, figure)
+    print(f"wrote {', '.join(map(str, [table, *others, figure]))}")
+
+
+def publish() -> None:
+    """Copy the files of the last `main` to the committed ones, and mark what an earlier version of the code made."""
+    own, committed = results_folder() / "local", published_folder()
+    if missing := [name for name in FILES if not (own / name).is_file()]:
+        raise UserError(f"{own / missing[0]}: there is none. Run `make toy` first.")
+    for name in FILES:
+        write_atomic(committed / name, (own / name).read_bytes())
+    print(f"wrote {', '.join(str(committed / name) for name in FILES)}")
+    renew()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded(publish if "--publish" in sys.argv[1:] else main))

@@ -1,22 +1,27 @@
-"""studies/README.md says what the committed tables say."""
+"""What is committed about the studies hangs together: studies, tables, studies/README.md and the versions they name."""
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from harness.ablation import published
 from harness.ablation.search import load_search
-from harness.ablation.study import Study, load_study, studies_folder
-from harness.registry import load_file
+from harness.ablation.study import Study, declared_in, load_study, studies_folder
+from harness.evaluation.protocol import EVALUATION_VERSION
+from harness.runs import NUMERICS_VERSION
 
 TABLES = Path(__file__).parent.parent / "results" / "tables"
+README = studies_folder() / "README.md"
 
 
 def declared(variable: str) -> set[str]:
     """The names of the files in studies/ that assign to it."""
-    return {path.stem for path in studies_folder().glob("*.py") if f"\n{variable} = " in path.read_text()}
+    return {path.stem for path in studies_folder().glob("*.py") if declared_in(path.stem, variable)}
 
 
 def study_of(name: str) -> Study:
@@ -24,9 +29,13 @@ def study_of(name: str) -> Study:
     return load_search(name).comparison({}) if name in declared("SEARCH") else load_study(name)
 
 
+def section(name: str) -> str:
+    """The part of studies/README.md about a table."""
+    return README.read_text().partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+
+
 def test_the_list_of_verdicts_is_that_of_the_tables() -> None:
-    module = load_file(studies_folder() / "verdicts.py", "verdicts")
-    assert (studies_folder() / "README.md").read_text() == module.readme(TABLES)
+    assert README.read_text() == published.readme(README.read_text(), TABLES)
 
 
 @pytest.mark.parametrize("table", sorted(TABLES.glob("*-digits.csv")), ids=lambda path: path.stem)
@@ -42,5 +51,50 @@ def test_committed_tables_hold_every_arm_and_seed_of_their_study(table: Path) ->
     assert set(primary.nfe) == {study.nfe}
 
 
+def test_every_arm_stands_once_with_its_difference_or_as_not_compared() -> None:
+    for table in TABLES.glob("*-*.csv"):
+        if table.stem.endswith("-trials"):
+            continue
+        rows = pd.read_csv(table)
+        said = section(table.stem)
+        for row in rows[rows.primary & (rows.verdict != "baseline")].itertuples():
+            line = next(line for line in said.splitlines() if f"`{row.arm}` " in line and line.startswith("- "))
+            assert said.count(f"`{row.arm}` ") == 1, (table.stem, row.arm)
+            known = not pd.isna(row.difference)
+            assert f"`{row.arm}` " + (f"{100 * row.difference:+.1f}%" if known else "(") in line, (table.stem, row.arm)
+            assert line.startswith("- not compared: ") != known, (table.stem, row.arm)
+
+
+def test_an_adaptive_solver_is_not_compared_and_the_reason_stands_there() -> None:
+    line = next(line for line in section("solver-digits").splitlines() if "dopri5 1e-2" in line)
+    assert line.startswith("- not compared: ")
+    assert "8" in line
+
+
+def test_no_text_has_nan_for_a_number() -> None:
+    for path in [README, *TABLES.glob("*.md"), *TABLES.glob("*.json")]:
+        assert not re.search(r"\b[+-]?nan\b", path.read_text(), re.IGNORECASE), path.name
+
+
+def test_a_table_of_an_earlier_version_says_so() -> None:
+    now = {"numerics_version": NUMERICS_VERSION, "evaluation_version": EVALUATION_VERSION}
+    tables = sorted(TABLES.glob("*.md"))
+    assert len(tables) > 15
+    for path in tables:
+        about = json.loads(path.with_suffix(".json").read_text())
+        old = any(part.get(key, 1) < now[key] for part in about.get("scales", {"": about}).values() for key in now)
+        texts = [path.read_text(), *([section(path.stem)] if "-" in path.stem else [])]
+        assert ["An earlier version of the code made" in text for text in texts] == [old] * len(texts), path.name
+        assert path.read_text() == published.marked(path.read_text(), about), path.name
+
+
+def test_a_table_names_its_versions_or_none_and_the_protocol_agrees() -> None:
+    for path in TABLES.glob("*-*.json"):
+        about = json.loads(path.read_text())
+        protocols = list(about["protocols"].values()) if "protocols" in about else [about["judged by"]["protocol"]]
+        assert {protocol["version"] for protocol in protocols} == {about.get("evaluation_version", 1)}, path.name
+        assert ("numerics_version" in about) == ("evaluation_version" in about), path.name
+
+
 def test_every_study_has_its_table() -> None:
-    assert {path.stem.rpartition("-")[0] for path in TABLES.glob("*.md")} - declared("SEARCH") == declared("STUDY")
+    assert {path.stem.rpartition("-")[0] for path in TABLES.glob("*-*.md")} - declared("SEARCH") == declared("STUDY")

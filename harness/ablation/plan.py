@@ -131,6 +131,15 @@ class Plan:
         """How an arm is judged."""
         return Protocol.of(self.arms[arm].evaluate, load(self.arms[arm].dataset))
 
+    def unfinished(self) -> list[tuple[str, int]]:
+        """(arm, seed) of the trials that neither have every value nor failed for good."""
+        left = []
+        for arm, seed in self.trials():
+            run, protocol = self.run(arm, seed), self.protocol(arm)
+            if not (run.evaluated(protocol) or run.failure(protocol)):
+                left.append((arm, seed))
+        return left
+
     def _plain(self, run_only: bool) -> dict[str, Any]:
         plain = {**vars(self), "arms": {name: to_dict(config, run_only) for name, config in self.arms.items()}}
         return plain if self.expected_nfe else {name: value for name, value in plain.items() if name != "expected_nfe"}

@@ -59,19 +59,25 @@ def load_study(name: str) -> Study:
 
 def load_declared(name: str, variable: str, kind: type[Declared]) -> Declared:
     """What the file of that name or path assigns to `variable`, with the file's name filled in."""
-    word = variable.lower()
-    if name.endswith(".py"):
-        path = Path(name)
-    else:
-        known = sorted(p.stem for p in studies_folder().glob("*.py") if f"\n{variable} = " in p.read_text())
-        if name not in known:
-            raise UserError(f"'{name}' is no {word}. {did_you_mean(name, known)}")
-        path = studies_folder() / f"{name}.py"
+    word, path = variable.lower(), _file(name)
+    if not name.endswith(".py") and not declared_in(name, variable):
+        known = [path.stem for path in studies_folder().glob("*.py") if declared_in(path.stem, variable)]
+        raise UserError(f"'{name}' is no {word}. {did_you_mean(name, known)}")
     declared = getattr(load_file(path, f"harness_study_{path.stem}"), variable, None)
     if not isinstance(declared, kind) or not _NAME.fullmatch(path.stem):
         raise UserError(f"{path}: no {word}. Assign a {kind.__name__} to {variable}, in a file named with a-z, 0-9 and _ alone.")
     object.__setattr__(declared, "name", path.stem)
     return declared
+
+
+def declared_in(name: str, variable: str) -> bool:
+    """Whether the file of that name or path assigns to `variable`."""
+    path = _file(name)
+    return path.is_file() and f"\n{variable} = " in path.read_text(errors="replace")
+
+
+def _file(name: str) -> Path:
+    return Path(name) if name.endswith(".py") else studies_folder() / f"{name}.py"
 
 
 def load_scale(name: str) -> RunConfig:

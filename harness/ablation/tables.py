@@ -18,9 +18,10 @@ from harness.ablation.readouts import Readout
 from harness.environment import machine
 from harness.evaluation.flow import FlowMetric
 from harness.evaluation.judge import Judge
-from harness.evaluation.protocol import Protocol
+from harness.evaluation.protocol import EVALUATION_VERSION, Protocol
 from harness.files import read_json, results_folder, write_atomic, write_json
 from harness.registry import find
+from harness.runs import NUMERICS_VERSION
 
 COLUMNS = [
     "study", "scale", "arm", "metric", "nfe", "n", "mean", "sd", "min",
@@ -28,6 +29,8 @@ COLUMNS = [
 ]  # fmt: skip
 SAMPLING = ("solver", "time_grid", "guidance", "network")
 """Fields of a protocol that arms of one training may be asked about."""
+VERSIONS = {"numerics_version": NUMERICS_VERSION, "evaluation_version": EVALUATION_VERSION}
+"""Of the code that makes a table: another version gives other numbers."""
 
 
 @dataclass
@@ -317,6 +320,7 @@ def provenance(question: str, command: str, commits: list[str]) -> dict[str, Any
         "question": question,
         "command": command,
         "commits": commits,
+        **VERSIONS,
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
     }

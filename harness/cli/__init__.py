@@ -99,6 +99,13 @@ def _parser() -> argparse.ArgumentParser:
     add_sharing(sub)
     sub.add_argument("--trials", type=_positive, metavar="N", help="trials of the search, instead of the file's; more continue it")
     add_study(add(studies.table, "table", "Make a study's table again from the runs on disk, without training."))
+    about = "Put the table of a finished study or search among the committed ones, and renew studies/README.md; nothing is trained."
+    sub = add(studies.publish, "publish", about)
+    sub.add_argument(
+        "study", metavar="STUDY", nargs="?", help="a study or search as for ablate and tune; without one, studies/README.md alone"
+    )
+    sub.add_argument("--scale", default="digits", help="digits, fashion, cifar10, ...: a name in studies/scales.py")
+    sub.set_defaults(changes=[], seeds=None, trials=None)
     sub = add(pages.ui, "ui", "Open the MLflow pages on 127.0.0.1.")
     sub.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine alone)")
     sub.add_argument("--port", type=int, default=5000)

@@ -1,4 +1,4 @@
-"""Commands about studies: ablate, tune, table."""
+"""Commands about studies: ablate, tune, table, publish."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from harness.config import parse_assignments
 from harness.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from harness.ablation.plan import Plan
     from harness.ablation.split import Split
+    from harness.ablation.tuner import SearchBoard
 
 
 def ablate(options: argparse.Namespace) -> None:
@@ -48,7 +51,7 @@ def tune(options: argparse.Namespace) -> None:
     plan.check()
     judge_of(plan.base, console, stop)
     board = SearchBoard(plan)
-    launch(board, split, console, stop, lambda: _told(history.write(board, _folder(options), _command(options)), console))
+    launch(board, split, console, stop, lambda: _told(history.write(board, _own(), _command(options)), console))
     console.print(f"- {history.describe(board)}", highlight=False)
     tuned = compared(*given, tuned=settings(board.best().params)).threaded(split.threads)
     _compare(options, tuned, split, console, stop, history.describe(board))
@@ -69,7 +72,7 @@ def _compare(options: argparse.Namespace, plan: Plan, split: Split, console: Any
         console.print(f"- {line}", highlight=False)
     for line, arms in _advice(plan).items():
         console.print(f"- advice for {'every arm' if len(arms) == len(plan.arms) else ', '.join(arms)}: {line}", highlight=False)
-    launch(PlanBoard(plan), split, console, stop, lambda: _report(options, plan, judge_references(judge), console, *notes))
+    launch(PlanBoard(plan), split, console, stop, lambda: _report(options, plan, judge_references(judge), console, _own(), *notes))
 
 
 def _advice(plan: Plan) -> dict[str, list[str]]:
@@ -89,16 +92,78 @@ def table(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from harness.ablation.launch import prepare
-    from harness.ablation.split import remembered
     from harness.ablation.tables import judge_references
 
     given, console = plan_of(options), Console()
-    for plan in (given.threaded(remembered(given)), given):
+    for plan in _as_trained(given):
         if any(plan.run(arm, seed).evaluation(plan.protocol(arm))["values"] for arm, seed in plan.trials()):
             break
     else:
         raise UserError(f"{plan.name}: nothing is measured yet. Run `{_command(options)}` first.")
-    _report(options, plan, judge_references(prepare(plan, console)), console)
+    _report(options, plan, judge_references(prepare(plan, console)), console, _own())
+
+
+def publish(options: argparse.Namespace) -> None:
+    """Put the table of a finished study or search among the committed ones, and write again what is said of these."""
+    from rich.console import Console
+
+    from harness.ablation import published
+
+    console = Console()
+    if options.study:
+        _publish(options, console, published.published_folder())
+    _told(published.renew(), console)
+
+
+def _publish(options: argparse.Namespace, console: Any, folder: Path) -> None:
+    from harness.ablation import history
+    from harness.ablation.launch import prepare
+    from harness.ablation.study import declared_in
+    from harness.ablation.tables import judge_references
+
+    if declared_in(options.study, "SEARCH"):
+        board, tuned = _searched(options)
+        plan, notes = _complete(options, [tuned]), [history.describe(board)]
+        _told(history.write(board, folder, _command(options)), console)
+    else:
+        plan, notes = _complete(options, _as_trained(plan_of(options))), []
+    _report(options, plan, judge_references(prepare(plan, console)), console, folder, *notes)
+
+
+def _searched(options: argparse.Namespace) -> tuple[SearchBoard, Plan]:
+    """The board of a search that has ended, and the plan of the comparison that follows."""
+    from harness.ablation.search import BASELINE, SearchPlan, compared, load_search
+    from harness.ablation.space import settings
+    from harness.ablation.study import load_scale
+    from harness.ablation.tuner import SearchBoard
+
+    search, scale = load_search(options.study), options.scale
+    given = search, scale, load_scale(scale), {}, None, options.plugin
+    for own in _as_trained(compared(*given, tuned={})):
+        base = own.arms[BASELINE]
+        plan = SearchPlan.of(search, scale, base, None, options.plugin)
+        if plan.folder.exists() and (board := SearchBoard(plan)).finished():
+            if (settled := len(board.settled())) > plan.trials:
+                options.trials = settled  # the search was made longer
+            return board, compared(*given, tuned=settings(board.best().params)).threaded(base.train.threads)
+    raise UserError(f"{search.name}-{scale}: the search has not ended. Run `{_command(options)}` first.")
+
+
+def _as_trained(plan: Plan) -> tuple[Plan, Plan]:
+    """A plan on the threads that were measured for it here, and on its own: its runs may be on disk under either."""
+    from harness.ablation.split import remembered
+
+    return plan.threaded(remembered(plan)), plan
+
+
+def _complete(options: argparse.Namespace, plans: Sequence[Plan]) -> Plan:
+    """The plan whose trials have all ended; `UserError` when there is none."""
+    plan, left = min(((plan, plan.unfinished()) for plan in plans), key=lambda found: len(found[1]))
+    if left:
+        arm, seed = left[0]
+        reason = f"{len(left)} of {len(plan.trials())} trials have not ended, like {arm} seed {seed}"
+        raise UserError(f"{plan.name}: {reason}. Run `{_command(options)}` first.")
+    return plan
 
 
 def plan_of(options: argparse.Namespace) -> Plan:
@@ -134,14 +199,16 @@ def _shared(options: argparse.Namespace, plan: Plan, console: Any) -> tuple[Plan
     return plan.threaded(split.threads), split
 
 
-def _report(options: argparse.Namespace, plan: Plan, references: dict[str, dict[str, float]], console: Any, *notes: str) -> list[Path]:
-    """Print a plan's tables and write its files."""
+def _report(
+    options: argparse.Namespace, plan: Plan, references: dict[str, dict[str, float]], console: Any, folder: Path, *notes: str
+) -> list[Path]:
+    """Print a plan's tables and write its files below `folder`."""
     from harness.ablation import tables
 
     report = tables.report(plan, references)
     report.notes += notes
     tables.show(report, console)
-    return _told(tables.write(report, _folder(options), _command(options)), console)
+    return _told(tables.write(report, folder, _command(options)), console)
 
 
 def _told(paths: list[Path], console: Any) -> list[Path]:
@@ -149,17 +216,18 @@ def _told(paths: list[Path], console: Any) -> list[Path]:
     return paths
 
 
-def _folder(options: argparse.Namespace) -> Path:
-    """Where tables and figures go; those of a changed study stay under local/."""
+def _own() -> Path:
+    """Where the tables and figures of a user's own runs go; `publish` alone writes the committed ones."""
     from harness.files import results_folder
 
-    changed = options.changes or options.plugin or options.seeds is not None or getattr(options, "trials", None) is not None
-    return results_folder() / "local" if changed else results_folder()
+    return results_folder() / "local"
 
 
 def _command(options: argparse.Namespace) -> str:
     """The command that trains with these options."""
-    searching = hasattr(options, "trials")
+    from harness.ablation.study import declared_in
+
+    searching = declared_in(options.study, "SEARCH")
     words = ["harness", "tune" if searching else "ablate", options.study, "--scale", options.scale]
     words += ["--trials", str(options.trials)] if searching and options.trials is not None else []
     words += ["--seeds", str(options.seeds)] if options.seeds is not None else []
