@@ -92,7 +92,7 @@ def test_a_table_names_its_versions_or_none_and_the_protocol_agrees() -> None:
     for path in TABLES.glob("*-*.json"):
         about = json.loads(path.read_text())
         protocols = list(about["protocols"].values()) if "protocols" in about else [about["judged by"]["protocol"]]
-        assert {protocol["version"] for protocol in protocols} == {about.get("evaluation_version", 1)}, path.name
+        assert {protocol.get("version", 1) for protocol in protocols} == {about.get("evaluation_version", 1)}, path.name
         assert ("numerics_version" in about) == ("evaluation_version" in about), path.name
 
 
