@@ -1,6 +1,6 @@
 # make ablation STUDY=weighting [SCALE=digits] [SEEDS=5] [WORKERS=2] [SET="train.steps=200 evaluate.nfe=[2,8]"] [PLUGIN=my.py]
 # make tuning [SCALE=digits] [TRIALS=24] and the same options
-# make publish STUDY=weighting [SCALE=digits], with STUDY=tuning, gallery or toy too: what has ended goes to the committed tables
+# make publish STUDY=weighting [SCALE=digits], or STUDY=tuning, gallery [SCALES="cells points"], toy, bench: to the committed results
 # make reflow RUN=results/local/runs/... [ROUNDS=3] [DISTIL=1] [SET="train.steps=200 reflow.number=20000"]
 # SET takes path=value pairs without spaces inside a value.
 
@@ -37,11 +37,13 @@ toy: $(READY)
 gallery: $(READY)
 	@$(BIN)/python studies/gallery.py $(SCALES)
 
-# Of a finished study, search, gallery or toy, and without training. The commands above write below results/local alone.
+# From what has ended, without training. The other commands write below results/local alone.
 publish: $(READY)
 	$(if $(filter file,$(origin STUDY)),$(error Name a study, like make publish STUDY=weighting))
 ifneq ($(filter gallery toy,$(STUDY)),)
 	@$(BIN)/python studies/$(STUDY).py --publish $(SCALES)
+else ifeq ($(STUDY),bench)
+	@cp -v $(or $(wildcard results/local/benchmarks/*.json),$(error No benchmark has ended. Run make bench first)) results/benchmarks/
 else
 	@$(BIN)/harness publish $(STUDY) --scale $(SCALE) $(foreach file,$(PLUGIN),--plugin $(file))
 endif

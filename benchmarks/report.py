@@ -1,6 +1,6 @@
-"""What a benchmark says: a table on the terminal and results/benchmarks/<name>.json with where the numbers come from.
+"""What a benchmark says: a table on the terminal and results/local/benchmarks/<name>.json with where the numbers come from.
 
-Those of a machine with a GPU are in <name>-gpu.json.
+Those of a machine with a GPU are in <name>-gpu.json. `make publish STUDY=bench` copies them to the committed results/benchmarks/.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rich.table import Table
 from harness.environment import commit, machine
 from harness.files import results_folder, write_json
 
-RESULTS = results_folder() / "benchmarks"
+RESULTS = results_folder() / "local" / "benchmarks"
 """Taken on import: a benchmark sends the runs it measures elsewhere."""
 
 

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-_CODE = ["harness", "studies", "pyproject.toml", "requirements.lock"]
+_CODE = ["harness", "studies", ":(exclude)studies/README.md", "pyproject.toml", "requirements.lock"]
 _PACKAGES = ["torch", "torchvision", "torch-fidelity", "numpy", "optuna", "mlflow"]
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,15 +25,26 @@ STUDY = Study(
     seeds=1,
 )
 """
-COMMANDS = "import sys; from harness.cli import main; sys.exit(max(main(words.split()) for words in sys.argv[1:]))"
-COMPARISON = """
+DRIVER = """
+import json, subprocess, sys
+from pathlib import Path
 from harness.ablation import published
 from harness.ablation.study import studies_folder
+from harness.cli import main
 
-readme = (studies_folder() / "README.md").read_text()
-print(published.__file__)
-assert readme == published.readme(readme, published.published_folder() / "tables")
+seen = {"code": published.__file__}
+for command in sys.argv[2:]:
+    code = main(command.split())
+    lines = subprocess.run(["git", "status", "--porcelain", "-uall"], capture_output=True, text=True, check=True).stdout.splitlines()
+    readme = (studies_folder() / "README.md").read_text()
+    seen[command.split()[0]] = {
+        "exit code": code,
+        "changed": sorted(line[3:] for line in lines),
+        "true": readme == published.readme(readme, published.published_folder() / "tables"),
+    }
+Path(sys.argv[1]).write_text(json.dumps(seen))
 """
+TABLES = [f"tables/rate-digits.{ending}" for ending in ("csv", "json", "md")]
 
 pytestmark = [
     pytest.mark.xdist_group("clone"),
@@ -48,41 +61,31 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("studies") / "rate.py"
-    path.write_text(STUDY)
-    return path
+def seen(clone: Path) -> dict[str, Any]:
+    """What each command left, run by this interpreter with the clone's code."""
+    study, out = clone.with_name("rate.py"), clone.with_name("seen.json")
+    study.write_text(STUDY)
+    places = ("HARNESS_RESULTS", "HARNESS_STUDIES", "MLFLOW_TRACKING_URI")
+    mine = {name: value for name, value in os.environ.items() if name not in places}
+    commands = [f"ablate {study} --workers 1", f"table {study}", f"publish {study}"]
+    subprocess.run(
+        [sys.executable, "-c", DRIVER, str(out), *commands], cwd=clone, env={**mine, "PYTHONPATH": str(clone)}, check=True, timeout=300
+    )
+    return json.loads(out.read_text())
 
 
-def python(clone: Path, *arguments: str) -> str:
-    """What this interpreter says with the clone's code, standing in the clone."""
-    mine = {name: value for name, value in os.environ.items() if name not in ("HARNESS_RESULTS", "MLFLOW_TRACKING_URI")}
-    command = [sys.executable, *arguments]
-    done = subprocess.run(command, cwd=clone, env={**mine, "PYTHONPATH": str(clone)}, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+@pytest.mark.parametrize("command", ["ablate", "table"])
+def test_a_study_leaves_the_clone_clean_and_its_list_of_verdicts_true(seen: dict[str, Any], clone: Path, command: str) -> None:
+    assert str(clone) in seen["code"]
+    assert seen[command] == {"exit code": 0, "changed": [], "true": True}
+    assert all((clone / "results" / "local" / table).is_file() for table in TABLES)
 
 
-def changed(clone: Path) -> list[str]:
-    """The files that git does not ignore and that differ from what is committed."""
-    command = ["git", "status", "--porcelain", "--untracked-files=all"]
-    lines = subprocess.run(command, cwd=clone, capture_output=True, text=True, check=True).stdout.splitlines()
-    return sorted(line[3:] for line in lines)
-
-
-def test_a_study_leaves_the_clone_clean_and_its_comparison_with_the_tables_true(clone: Path, study: Path) -> None:
-    said = python(clone, "-c", COMMANDS, f"ablate {study} --workers 1", f"table {study}")
-    assert changed(clone) == []
-    assert sorted(path.name for path in (clone / "results" / "local" / "tables").iterdir()) == [
-        f"rate-digits.{ending}" for ending in ("csv", "json", "md")
-    ]
-    assert str(clone / "results" / "local" / "tables" / "rate-digits.md") in said
-    assert str(clone) in python(clone, "-c", COMPARISON)
-
-
-def test_publishing_is_what_changes_the_committed_tables(clone: Path, study: Path) -> None:
-    python(clone, "-c", COMMANDS, f"ablate {study} --workers 1", f"publish {study}")
-    new = [*(f"results/tables/rate-digits.{ending}" for ending in ("csv", "json", "md")), "results/figures/rate-digits.png"]
-    assert changed(clone) == sorted([*new, "studies/README.md"])
-    python(clone, "-c", COMPARISON)
-    assert "## rate-digits" in (clone / "studies" / "README.md").read_text()
+def test_publishing_is_what_changes_the_committed_files(seen: dict[str, Any], clone: Path) -> None:
+    new = [*TABLES, "figures/rate-digits.png"]
+    assert seen["publish"] == {
+        "exit code": 0,
+        "changed": sorted([*(f"results/{name}" for name in new), "studies/README.md"]),
+        "true": True,
+    }
+    assert "\n## rate-digits\n" in (clone / "studies" / "README.md").read_text()

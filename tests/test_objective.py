@@ -417,12 +417,12 @@ def test_loss_and_gradient_are_finite_at_both_ends(interpolant: str, prediction:
             assert result.loss > 0
 
 
-@pytest.mark.parametrize("weighting", names("weighting"))
 @pytest.mark.parametrize("interpolant", names("interpolant"))
-def test_weights_are_finite_at_both_ends_of_a_run(interpolant: str, weighting: str) -> None:
-    made = objective(False, interpolant=interpolant, weighting=weighting, noise="matched", time_sampler=Ends())
-    assert gradient(made, 8).isfinite().all()
-    assert math.isfinite(loss(made, 8))
+def test_weights_are_finite_at_both_ends_of_a_run(interpolant: str) -> None:
+    for weighting in names("weighting"):
+        made = objective(False, interpolant=interpolant, weighting=weighting, noise="matched", time_sampler=Ends())
+        assert gradient(made, 8).isfinite().all(), weighting
+        assert math.isfinite(loss(made, 8)), weighting
 
 
 def test_arms_share_their_draws() -> None:

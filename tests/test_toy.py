@@ -17,6 +17,8 @@ from harness.errors import UserError
 from harness.files import results_folder
 from harness.registry import build, load_file
 
+TABLES = Path(__file__).parent.parent / "results" / "tables"
+
 
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -29,9 +31,22 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Any:
     sys.modules.pop("toy")
 
 
-def test_it_writes_the_table_and_the_picture(toy: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_writes_the_table_and_the_picture(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, committed = results_folder() / "local", tmp_path / "committed"
+    monkeypatch.setattr(toy, "published_folder", lambda: committed)
+    monkeypatch.setattr(toy, "renew", list)
+    with pytest.raises(UserError, match=r"toy\.csv: there is none\. Run `make toy` first\."):
+        toy.publish()
     toy.main()
-    frame = pd.read_csv(results_folder() / "tables" / "toy.csv")
+    assert "real points" in capsys.readouterr().out
+    assert not committed.exists()
+    assert not (results_folder() / "tables").exists()
+    toy.publish()
+    for name in toy.FILES:
+        assert (committed / name).read_bytes() == (own / name).read_bytes(), name
+    frame = pd.read_csv(own / "tables" / "toy.csv")
     assert len(frame) == 2 * 2
     gaussian = {}
     for name in toy.DATASETS:
@@ -40,8 +55,17 @@ def test_it_writes_the_table_and_the_picture(toy: Any, capsys: pytest.CaptureFix
         gaussian[name] = toy.sliced_wasserstein(noise, data.held_out)
     best = frame.groupby("dataset").sliced_wasserstein.min()
     assert all(frame.real.iloc[0] > 0 and best[name] < 0.9 * gaussian[name] for name in toy.DATASETS)
-    assert "real points" in capsys.readouterr().out
-    assert Image.open(Path(results_folder() / "figures" / "toy.png")).size[1] > 300
+    assert Image.open(own / "figures" / "toy.png").size[1] > 300
+
+
+def test_the_committed_table_for_people_has_the_numbers_of_the_csv(toy: Any) -> None:
+    text = (TABLES / "toy.md").read_text()
+    for row in pd.read_csv(TABLES / "toy.csv").itertuples():
+        part = text.partition(f"\n{row.dataset}: ")[2].splitlines()
+        header = next(line for line in part if line.startswith("| interpolant ")).split(" | ")
+        line = next(line for line in part if line.startswith(f"| {row.interpolant} ")).strip("| ").split(" | ")
+        found = line[[cell.strip("| ") for cell in header].index(row.prediction)]
+        assert float(found) == pytest.approx(row.sliced_wasserstein, abs=5.1e-4), row
 
 
 def test_trajectories_lead_from_noise_to_where_the_field_ends(toy: Any) -> None:

@@ -174,16 +174,15 @@ def test_edms_weight_is_one_on_edms_output(path: Interpolant, sigma_data: float,
 
 
 @every_weighting
-@every_path
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_weights_are_finite_and_not_negative_up_to_both_ends(weighting: Weighting, path: Interpolant, dtype: torch.dtype) -> None:
-    least, below_one = torch.finfo(dtype).tiny, 1 - torch.finfo(dtype).eps / 2
-    t = torch.tensor([0, least, 1e-12, 1e-6, *torch.linspace(0.01, 0.999, 50).tolist(), 1 - 1e-6, below_one, 1], dtype=dtype)
-    w = weighting.weight(t, path)
-    assert (w.shape, w.dtype) == (t.shape, dtype)
-    assert w.isfinite().all()
-    assert (w >= 0).all()
-    assert (w > 0).any()
+def test_weights_are_finite_and_not_negative_up_to_both_ends(weighting: Weighting) -> None:
+    for (name, path), dtype in itertools.product(PATHS.items(), [torch.float32, torch.float64]):
+        least, below_one = torch.finfo(dtype).tiny, 1 - torch.finfo(dtype).eps / 2
+        t = torch.tensor([0, least, 1e-12, 1e-6, *torch.linspace(0.01, 0.999, 50).tolist(), 1 - 1e-6, below_one, 1], dtype=dtype)
+        w = weighting.weight(t, path)
+        assert (w.shape, w.dtype) == (t.shape, dtype), name
+        assert w.isfinite().all(), (name, dtype)
+        assert (w >= 0).all(), (name, dtype)
+        assert (w > 0).any(), (name, dtype)
 
 
 ENDS = [(name, end) for name, weighting in WEIGHTINGS.items() for end in ("t_min", "t_max") if end in fields(weighting)]
@@ -195,21 +194,23 @@ def test_weights_without_a_bound_are_clamped() -> None:
     assert set(CLAMPED) == {"inverse_snr.t_max", "snr.t_min", "truncated_snr.t_min", "edm.t_min", "likelihood.t_min", "likelihood.t_max"}
 
 
-@every_path
 @every_clamp
-@pytest.mark.parametrize("reach", [0.0002, 0.01, 0.03])
-def test_a_clamped_weight_is_constant_beyond_and_untouched_before(weighting: Weighting, end: str, path: Interpolant, reach: float) -> None:
-    start = reach if end == "t_min" else 1 - reach
-    held = dataclasses.replace(weighting, **{end: start})
-    beyond = torch.linspace(0, reach, 9, dtype=torch.float64)
-    w = held.weight(beyond if end == "t_min" else 1 - beyond, path)
-    torch.testing.assert_close(w, w[-1].expand(9))
+def test_a_clamped_weight_is_constant_beyond_and_untouched_before(weighting: Weighting, end: str) -> None:
     inside = torch.linspace(0.03, 0.97, 50, dtype=torch.float64)
-    torch.testing.assert_close(held.weight(inside, path), weighting.weight(inside, path))
-    between = torch.linspace(reach, 0.03, 9, dtype=torch.float64)
-    between = between if end == "t_min" else 1 - between
     least = dataclasses.replace(weighting, **{end: 0.0002 if end == "t_min" else 0.9998})
-    torch.testing.assert_close(held.weight(between, path), least.weight(between, path))
+    for (name, path), reach in itertools.product(PATHS.items(), [0.0002, 0.01, 0.03]):
+
+        def close(found: Tensor, expected: Tensor, at: tuple[str, float] = (name, reach)) -> None:
+            torch.testing.assert_close(found, expected, msg=lambda text: f"{at}: {text}")
+
+        held = dataclasses.replace(weighting, **{end: reach if end == "t_min" else 1 - reach})
+        beyond = torch.linspace(0, reach, 9, dtype=torch.float64)
+        w = held.weight(beyond if end == "t_min" else 1 - beyond, path)
+        close(w, w[-1].expand(9))
+        close(held.weight(inside, path), weighting.weight(inside, path))
+        between = torch.linspace(reach, 0.03, 9, dtype=torch.float64)
+        between = between if end == "t_min" else 1 - between
+        close(held.weight(between, path), least.weight(between, path))
 
 
 @every_clamp

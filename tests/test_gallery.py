@@ -1,0 +1,92 @@
+"""studies/gallery.py: what is run stays with the user, and what is published replaces its own rows alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from harness.ablation.study import studies_folder
+from harness.ablation.tables import VERSIONS
+from harness.errors import UserError
+from harness.files import results_folder
+from harness.registry import load_file
+
+COMMITTED = Path(__file__).parent.parent / "results"
+TINY = {
+    "backbone.channels": 8, "backbone.groups": 4, "train.steps": 4, "train.batch_size": 32, "train.sample_every": 4, "train.threads": 1,
+    "evaluate.nfe": [1], "evaluate.num_samples": 64,
+}  # fmt: skip
+
+
+@pytest.fixture
+def gallery() -> Iterator[Any]:
+    yield load_file(studies_folder() / "gallery.py", "gallery")
+    sys.modules.pop("gallery")
+
+
+@pytest.fixture
+def committed(gallery: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the committed gallery, which it publishes to."""
+    folder = tmp_path / "committed"
+    (folder / "tables").mkdir(parents=True)
+    for ending in ("csv", "json", "md"):
+        shutil.copy(COMMITTED / "tables" / f"gallery.{ending}", folder / "tables")
+    monkeypatch.setattr(gallery, "published_folder", lambda: folder)
+    return folder
+
+
+def by_scale(folder: Path) -> dict[str, list[str]]:
+    """{scale: the lines of its rows as they stand in the CSV}, in order."""
+    found: dict[str, list[str]] = {}
+    for line in (folder / "tables" / "gallery.csv").read_text().splitlines()[1:]:
+        found.setdefault(line.partition(",")[0], []).append(line)
+    return found
+
+
+def test_a_run_stays_local_and_publishing_it_keeps_the_other_rows(gallery: Any, committed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(gallery.SCALES, "digits", TINY)
+    before, texts = by_scale(committed), (committed / "tables" / "gallery.csv").read_bytes()
+    with pytest.raises(UserError, match=r"^digits: it has not ended\. Run `make gallery SCALES=digits` first\.$"):
+        gallery.main(["digits"], publish=True)
+    gallery.main(["digits"])
+    own = by_scale(results_folder() / "local")
+    assert list(own) == ["digits"]
+    assert not (results_folder() / "tables").exists()
+    assert (committed / "tables" / "gallery.csv").read_bytes() == texts
+    gallery.main(["digits"], publish=True)
+    after = by_scale(committed)
+    assert after == before | own
+    assert list(after) == list(before)
+    assert own["digits"] != before["digits"]
+    scales = json.loads((committed / "tables" / "gallery.json").read_text())["scales"]
+    assert VERSIONS.items() <= scales["digits"].items()
+    text = (committed / "tables" / "gallery.md").read_text()
+    stale = [scale for scale, about in scales.items() if about.get("evaluation_version", 1) < VERSIONS["evaluation_version"]]
+    assert "digits" not in stale
+    assert (f"made the rows of {', '.join(stale)}:" in text) == bool(stale)
+    assert (committed / "figures" / "gallery-digits.png").is_file()
+
+
+def test_rows_are_replaced_by_scale_and_new_ones_stand_last(gallery: Any, committed: Path) -> None:
+    before = by_scale(committed)
+    for scale in ("cells", "mine", "digits_dit", "mine"):
+        found = [(scale, "fid", 8, 1.25, None, 2.5, 300.0), (scale, "kid", 8, 0.5, 0.25, 0.125, 1.0)]
+        gallery.write(committed, found, {scale: {"run": "x", **VERSIONS}})
+        before[scale] = [f"{scale},fid,8,1.25,,2.5,300.0", f"{scale},kid,8,0.5,0.25,0.125,1.0"]
+        assert by_scale(committed) == before, scale
+        assert list(by_scale(committed)) == list(before), scale
+
+
+def test_the_committed_table_for_people_has_the_numbers_of_the_csv(gallery: Any) -> None:
+    rows = (COMMITTED / "tables" / "gallery.md").read_text().splitlines()
+    frame = pd.read_csv(COMMITTED / "tables" / "gallery.csv")
+    for row in frame.itertuples():
+        line = next(line for line in rows if line.startswith(f"| {row.scale} | {str(row.metric).upper()} "))
+        assert float(line.split("|")[4]) == pytest.approx(row.value, abs=5.1e-5), line

@@ -1,0 +1,186 @@
+"""`harness publish` and what it writes: from finished runs alone, with every arm told truthfully and old tables marked."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from harness.ablation import published
+from harness.ablation.plan import Plan
+from harness.ablation.search import SearchPlan, compared, load_search
+from harness.ablation.space import settings
+from harness.ablation.study import load_scale, load_study
+from harness.ablation.tuner import SearchBoard
+from harness.cli import main
+from harness.files import results_folder, write_json
+from harness.runs import Run
+
+STUDY = """
+from harness.ablation.study import Study
+
+STUDY = Study(question="Which end?", baseline="a", arms={"a": {"weighting": "uniform"}, "b": {"weighting": "data_end"}}, seeds=3)
+"""
+SEARCH = """
+from harness.ablation.search import Search
+from harness.ablation.space import log
+
+SEARCH = Search(question="Which rate?", spaces={"digits": {"train.learning_rate": log(1e-4, 1e-1)}}, trials=2, seeds=3)
+"""
+
+
+@pytest.fixture
+def committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout's folder of committed results, with an empty list of verdicts beside it."""
+    (studies := tmp_path / "checkout" / "studies").mkdir(parents=True)
+    (studies / "README.md").write_text("# What they said\n\nRead this first.\n\n## old-digits\n\nGone.\n")
+    monkeypatch.setattr(published, "studies_folder", lambda: studies)
+    return tmp_path / "checkout" / "results"
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def judged(plan: Plan, score: Any, last: int | None = None) -> None:
+    """Leave what the evaluations of a plan's trials would have left, of the first ones if so asked."""
+    for arm, seed in plan.trials()[:last]:
+        values = dict.fromkeys(plan.arms[arm].evaluate.nfe, (8 if arm in ("b", "tuned") else 10) * (1 + seed / 100))
+        score(plan.run(arm, seed), plan.protocol(arm), values)
+
+
+def test_a_study_is_published_once_every_trial_has_ended(
+    committed: Path, tmp_path: Path, score: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (file := tmp_path / "ends.py").write_text(STUDY)
+    plan = Plan.of(load_study(str(file)), "digits", load_scale("digits"), {}, None, [])
+    before = (committed.parent / "studies" / "README.md").read_text()
+    judged(plan, score, last=-1)
+    assert main(["publish", str(file)]) == 2
+    said = capsys.readouterr().err
+    assert said == f"error: ends-digits: 1 of 6 trials have not ended, like b seed 2. Run `harness ablate {file} --scale digits` first.\n"
+    assert (files(committed.parent), (committed.parent / "studies" / "README.md").read_text()) == (["studies/README.md"], before)
+    judged(plan, score)
+    assert main(["publish", str(file)]) == 0
+    assert files(committed) == ["figures/ends-digits.png", *(f"tables/ends-digits.{ending}" for ending in ("csv", "json", "md"))]
+    assert not (results_folder() / "tables").exists()
+    readme = (committed.parent / "studies" / "README.md").read_text()
+    assert readme.startswith("# What they said\n\nRead this first.\n\n## ends-digits\n\nWhich end?\n\n")
+    assert "- better than the baseline: `b` -20.0%" in readme
+    assert "Gone" not in readme
+    assert "earlier version" not in readme + (committed / "tables" / "ends-digits.md").read_text()
+    assert main(["table", str(file)]) == 0
+    assert files(results_folder() / "local" / "tables") == [f"ends-digits.{ending}" for ending in ("csv", "json", "md")]
+
+
+def test_a_search_is_published_with_its_trials(committed: Path, tmp_path: Path, score: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    (file := tmp_path / "rates.py").write_text(SEARCH)
+    search, base = load_search(str(file)), load_scale("digits")
+    assert main(["publish", str(file)]) == 2
+    refusal = f"error: rates-digits: the search has not ended. Run `harness tune {file} --scale digits` first.\n"
+    assert capsys.readouterr().err == refusal
+    plan = SearchPlan.of(search, "digits", base, None, [])
+    board = SearchBoard(plan)
+    for value in (5.0, 4.0):
+        claimed = board.next()
+        assert claimed
+        trial, lease = claimed
+        lease.close()
+        trial.set_user_attr("run", Run.of(plan.config(trial.params)).name)
+        board.study.tell(trial, value)
+        if value == 5.0:
+            assert main(["publish", str(file)]) == 2, "one trial of two has ended"
+            assert capsys.readouterr().err == refusal
+    tuned = compared(search, "digits", base, {}, None, [], settings(board.best().params))
+    assert main(["publish", str(file)]) == 2, "the comparison has not run"
+    assert "rates-digits: 6 of 6 trials have not ended, like default seed 0." in capsys.readouterr().err
+    judged(tuned, score)
+    assert main(["publish", str(file)]) == 0
+    assert {f"tables/rates-digits{part}" for part in (".md", "-trials.csv", "-trials.json")} < set(files(committed))
+    assert json.loads((committed / "tables" / "rates-digits.json").read_text())["command"] == f"harness tune {file} --scale digits"
+    assert (committed.parent / "studies" / "README.md").read_text().count("\n## ") == 1
+
+
+def test_a_study_that_is_none_is_refused_in_one_line(committed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, remedy in (("weightin", "Did you mean 'weighting'?"), ("gallery", "Known: "), ("scales", "Known: ")):
+        assert main(["publish", name]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: '{name}' is no study. {remedy}"), said
+        assert said.count("\n") == 1
+    assert files(committed.parent) == ["studies/README.md"]
+
+
+VERSIONS = {"numerics_version": 3, "evaluation_version": 2}
+
+
+def test_a_table_is_marked_while_a_version_is_older_than_the_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(published, "VERSIONS", VERSIONS)
+    text = "# Which?\n\nFID:\n\n| a |\n| --- |\n\n> A quotation.\n"
+    for numerics, evaluation in itertools.product([None, 1, 2, 3, 4], [None, 1, 2, 3]):
+        about = {"numerics_version": numerics, "evaluation_version": evaluation}
+        about = {key: version for key, version in about.items() if version is not None}
+        old = (numerics or 1) < 3 or (evaluation or 1) < 2
+        once = published.marked(text, about)
+        assert ("\n\n> An earlier version of the code made this table: " in once) == old, about
+        assert published.marked(once, about) == once, about
+        assert published.marked(once, VERSIONS) == text, about
+
+
+def test_a_table_of_several_scales_names_those_of_an_earlier_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(published, "VERSIONS", VERSIONS)
+    old = {**VERSIONS, "evaluation_version": 1}
+    assert published.earlier({"scales": {"digits": VERSIONS, "cells": VERSIONS}}) is None
+    one = published.earlier({"scales": {"digits": VERSIONS, "cells": old, "points": {}}})
+    assert one == "An earlier version of the code made the rows of cells, points: the same command gives other numbers now."
+    every = published.earlier({"scales": {"cells": old}})
+    assert every == "An earlier version of the code made this table: the same command gives other numbers now."
+
+
+def committed_table(folder: Path, rows: list[dict[str, Any]], **about: Any) -> Path:
+    """The files of a made-up table with NFE 8 as its primary one."""
+    usual = {"arm": "a", "metric": "fid", "nfe": 8, "n": 3, "primary": True, "verdict": "baseline"}
+    numbers = {"difference": None, "low": None, "high": None}
+    frame = pd.DataFrame([{**usual, **numbers}, *({**usual, **numbers, **row} for row in rows)])
+    frame.to_csv(folder / "made-up.csv", index=False)
+    plain = {"question": "Which?", "date": "2026-01-01", "plan": "abc", "commits": ["def"], "runs": {"a": ["1", "2", "3"]}}
+    plain |= {"primary": {"metric": "fid", "nfe": 8}, "detectable_difference": 0.1, **about}
+    write_json(folder / "made-up.json", plain)
+    return folder / "made-up.csv"
+
+
+def test_an_arm_without_a_difference_is_not_compared_and_the_reason_follows(tmp_path: Path) -> None:
+    adaptive = [
+        {"arm": "adaptive", "n": 0, "verdict": "undecided"},
+        {"arm": "adaptive", "nfe": 0, "n": 3, "primary": False, "verdict": None},
+    ]
+    cases: dict[str, tuple[list[dict[str, Any]], str]] = {
+        "adaptive": (adaptive, "its solver chooses its calls, so it has no value at NFE 8"),
+        "elsewhere": ([{"arm": "elsewhere", "n": 0, "verdict": "undecided"}], "it has no value at NFE 8"),
+        "negative": ([{"arm": "negative", "verdict": "undecided"}], "its values and the baseline's have no ratio, or no seed in common"),
+        "told": ([{"arm": "told", "n": 0, "verdict": "not compared", "reason": "it shares no NFE"}], "it shares no NFE"),
+    }
+    for arm, (rows, reason) in cases.items():
+        assert f"\n- not compared: `{arm}` ({reason})\n" in published.section(committed_table(tmp_path, rows)), arm
+    together = published.section(committed_table(tmp_path, [row for rows, _ in cases.values() for row in rows]))
+    assert together.count("- not compared: ") == 1
+    assert "nan" not in together
+    assert "undecided" not in together
+
+
+def test_what_a_single_seed_or_another_verdict_leaves_out_is_left_out(tmp_path: Path) -> None:
+    rows = [
+        {"arm": "one", "difference": 0.25, "verdict": "undecided"},
+        {"arm": "lost", "n": 2, "difference": 0.5, "low": 0.4, "high": 0.6, "verdict": "unstable"},
+        {"arm": "new", "difference": -0.5, "low": -0.6, "high": -0.4, "verdict": "a verdict to come"},
+    ]
+    said = published.section(committed_table(tmp_path, rows, detectable_difference=None))
+    assert "- undecided (these seeds cannot say): `one` +25.0%\n" in said
+    assert "- unstable (seeds diverged): `lost` +50.0% (+40.0% to +60.0%)\n" in said
+    assert "- a verdict to come: `new` -50.0% (-60.0% to -40.0%)\n" in said
+    assert "against `a`, 3 seeds;" in said
+    assert "nan" not in said
+    assert "80 % power" not in said
