@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -22,6 +23,7 @@ HEAVY = ("torch_fidelity", "scanpy", "anndata", "statsmodels", "sklearn", "torch
 """Packages that are imported where they are used, since most commands do without them."""
 
 
+@functools.cache
 def imports(path: Path) -> set[str]:
     """Dotted names of all that a file imports, inside functions too; `from a import b` counts as a and a.b."""
     return imported(ast.walk(ast.parse(path.read_text())))
