@@ -89,12 +89,14 @@ def _by_verdict(rows: pd.DataFrame, metric: str, nfe: int) -> dict[str, list[str
     """{words of a verdict: its arms with their differences, the lowest first}; without a difference an arm is not compared."""
     found: dict[str, list[str]] = {words: [] for words in VERDICTS.values()}
     others = rows[rows.primary & (rows.verdict != "baseline")].sort_values("difference")
-    for row in others[others.difference.notna()].itertuples():
-        interval = "" if pd.isna(row.low) else f" ({row.low:+.1%} to {row.high:+.1%})"
-        found.setdefault(VERDICTS.get(str(row.verdict), str(row.verdict)), []).append(f"`{row.arm}` {row.difference:+.1%}{interval}")
-    for _, row in others[others.difference.isna()].iterrows():
-        own = rows[(rows.arm == row.arm) & (rows.metric == metric)]
-        found.setdefault(NOT_COMPARED, []).append(f"`{row.arm}` ({_why_not(row, own, nfe)})")
+    for _, row in others.iterrows():
+        words, told = VERDICTS.get(row.verdict, row.verdict), f"{row.difference:+.1%}"
+        if pd.isna(row.difference):
+            own = rows[(rows.arm == row.arm) & (rows.metric == metric)]
+            words, told = NOT_COMPARED, f"({_why_not(row, own, nfe)})"
+        elif not pd.isna(row.low):
+            told += f" ({row.low:+.1%} to {row.high:+.1%})"
+        found.setdefault(words, []).append(f"`{row.arm}` {told}")
     return {words: arms for words, arms in found.items() if arms}
 
 

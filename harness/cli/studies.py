@@ -138,7 +138,7 @@ def _searched(options: argparse.Namespace) -> tuple[SearchBoard, Plan]:
     from harness.ablation.tuner import SearchBoard
 
     search, scale = load_search(options.study), options.scale
-    given = search, scale, load_scale(scale), {}, None, options.plugin
+    given = search, scale, load_scale(scale), parse_assignments(options.changes), options.seeds, options.plugin
     for own in _as_trained(compared(*given, tuned={})):
         base = own.arms[BASELINE]
         plan = SearchPlan.of(search, scale, base, None, options.plugin)
