@@ -13,6 +13,8 @@ from harness.errors import UserError
 if TYPE_CHECKING:
     from harness.ablation.plan import Plan
     from harness.ablation.split import Split
+    from harness.evaluation.protocol import Protocol
+    from harness.runs import Run
 
 
 def ablate(options: argparse.Namespace) -> None:
@@ -94,11 +96,16 @@ def table(options: argparse.Namespace) -> None:
 
     given, console = plan_of(options), Console()
     for plan in (given.threaded(remembered(given)), given):
-        if any(plan.run(arm, seed).evaluation(plan.protocol(arm))["values"] for arm, seed in plan.trials()):
+        if any(_is_known(plan.run(arm, seed), plan.protocol(arm)) for arm, seed in plan.trials()):
             break
     else:
         raise UserError(f"{plan.name}: nothing is measured yet. Run `{_command(options)}` first.")
     _report(options, plan, judge_references(prepare(plan, console)), console)
+
+
+def _is_known(run: Run, protocol: Protocol) -> bool:
+    """Whether anything is known of a trial: a value, or why there is none."""
+    return bool(run.evaluation(protocol)["values"] or run.failure(protocol))
 
 
 def plan_of(options: argparse.Namespace) -> Plan:
