@@ -293,7 +293,7 @@ def _write_evaluation(run: Run, protocol: Protocol, known: dict[str, Any]) -> No
 def _note_failure(run: Run, protocol: Protocol, place: str, error: NoValue) -> None:
     """Note why there is no value at an NFE, or of a metric of the flow; nobody measures it again."""
     known = run.evaluation(protocol)
-    _write_evaluation(run, protocol, known | {"failed": {**known["failed"], place: error.note}})
+    _write_evaluation(run, protocol, known | {"failures": {**known["failures"], place: error.note}})
 
 
 def _evaluation_file(run: Run, protocol: Protocol) -> Path:

@@ -245,14 +245,14 @@ class Run:
         the flow (`NoValue.note`); commits."""
         path = self.folder / "evaluations" / f"{protocol.digest}.json"
         by_nfe: dict[str, Any] = {name: {} for name in ("values", "intervals", "seconds", "sampling_seconds", "time", "calls")}
-        unknown = {"protocol": vars(protocol), **by_nfe, "failed": {}, "commits": []}
+        unknown = {"protocol": vars(protocol), **by_nfe, "failures": {}, "commits": []}
         return {**unknown, **read_json(path)} if path.exists() else unknown
 
     def missing(self, protocol: Protocol) -> list[int]:
         """The NFEs of the configuration at which a metric of samples is not known under a protocol, and has not failed."""
         known, config = self.evaluation(protocol), self.config.evaluate
         judged = [metric for metric in config.metrics if not isinstance(metric, FlowMetric)]
-        open_ = [nfe for nfe in config.nfe if str(nfe) not in known["failed"]]
+        open_ = [nfe for nfe in config.nfe if str(nfe) not in known["failures"]]
         return [nfe for nfe in open_ if any(str(nfe) not in known["values"].get(m.name, {}) for m in judged)]
 
     def judged(self, protocol: Protocol) -> float:
@@ -272,13 +272,13 @@ class Run:
     def flow_missing(self, protocol: Protocol) -> list[FlowMetric]:
         """The metrics of the flow that are not known under a protocol, and have not failed."""
         known, metrics = self.evaluation(protocol), self.config.evaluate.metrics
-        flows = [metric for metric in metrics if isinstance(metric, FlowMetric) and metric.name not in known["failed"]]
+        flows = [metric for metric in metrics if isinstance(metric, FlowMetric) and metric.name not in known["failures"]]
         return [metric for metric in flows if str(metric.nfe) not in known["values"].get(metric.name, {})]
 
     def failed(self, protocol: Protocol) -> dict[str, NoValue]:
         """{NFE as text, or metric of the flow: why it has no value under a protocol} of what the configuration asks for."""
         asked = {*map(str, self.config.evaluate.nfe), *(metric.name for metric in self.config.evaluate.metrics)}
-        return {place: NoValue.of(note) for place, note in self.evaluation(protocol)["failed"].items() if place in asked}
+        return {place: NoValue.of(note) for place, note in self.evaluation(protocol)["failures"].items() if place in asked}
 
     def settled(self, protocol: Protocol) -> bool:
         """Whether nothing is left to be measured under a protocol: every metric is known at every NFE, or has failed."""

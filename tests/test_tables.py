@@ -120,7 +120,7 @@ def test_two_seeds_decide_nothing_and_the_table_says_why(tiny: RunConfig, report
     plan = planned(tiny, seeds=2)
     report = reported(plan, made_up(plan))
     assert [row(report, arm).verdict for arm in "bc"] == ["undecided", "undecided"]
-    assert "Undecided: b, c, since 2 of 2 pairs of seeds are there: 3 or more carry a verdict." in tables.remarks(report)
+    assert "Undecided: b, c (2 of 2 pairs of seeds are there, and 3 or more carry a verdict: more seeds help)." in tables.remarks(report)
 
 
 def test_a_single_seed_is_shown_without_a_spread(tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_primary_nfe_that_was_not_measured_is_said(tiny: RunConfig, reported: 
     plan = planned(tiny, nfe=32)
     report = reported(plan, made_up(plan))
     assert [row(report, arm, 32).verdict for arm in "abc"] == ["baseline", "not compared", "not compared"]
-    assert "Not compared: b, c, since the baseline a is not measured at NFE 32." in tables.remarks(report)
+    assert "Not compared: b, c (the baseline a is not measured at NFE 32)." in tables.remarks(report)
     assert set(written(report, tmp_path)) == {".md", ".csv", ".json", ".png"}
 
 
@@ -163,7 +163,7 @@ def test_an_arm_without_values_has_no_verdict(tiny: RunConfig, reported: Callabl
     plan = planned(tiny)
     report = reported(plan, {key: value for key, value in made_up(plan).items() if key[0] != "b"})
     assert (row(report, "b").n, row(report, "b").verdict, row(report, "c").verdict) == (0, "undecided", "tie")
-    assert "Undecided: b, since 0 of 4 pairs of seeds are there: 3 or more carry a verdict." in tables.remarks(report)
+    assert "Undecided: b (0 of 4 pairs of seeds are there, and 3 or more carry a verdict: more seeds help)." in tables.remarks(report)
     assert "nan" not in written(report, tmp_path)[".md"].read_text()
 
 
@@ -242,7 +242,7 @@ def test_values_without_a_ratio_leave_an_arm_not_compared(tiny: RunConfig, repor
         report = reported(plan, values)
         text = written(report, tmp_path)[".md"].read_text()
     assert {arm: row(report, arm).verdict for arm in "abc"} == {"a": "baseline", "b": "not compared", "c": "tie"}
-    assert "Not compared: b, since some values of fid are not positive, and ratios are what is compared." in text
+    assert "Not compared: b (some values of fid are not positive, and ratios are what is compared)." in text
     assert "nan" not in text
 
 

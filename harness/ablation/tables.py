@@ -90,7 +90,7 @@ def _about_verdicts(plan: Plan, summary: Summary) -> list[str]:
     for arm, found in summary.verdicts.items():
         if found.reason:
             alike.setdefault((found.word, found.reason), []).append(arm)
-    lines = [f"{word.capitalize()}: {', '.join(arms)}, since {reason}." for (word, reason), arms in alike.items()]
+    lines = [f"{word.capitalize()}: {', '.join(arms)} ({reason})." for (word, reason), arms in alike.items()]
     if any(found.word == verdicts.UNSTABLE for found in summary.verdicts.values()):
         lines.append("An unstable arm is neither better nor a tie: its differences are those of the seeds that did not diverge.")
     if unfinished := summary.standings[plan.baseline].seeds.unfinished:

@@ -51,7 +51,7 @@ def _nothing_to_compare(plan: Plan, base: Seeds, standing: Standing) -> str:
     """Why no test is made, which more seeds would not change; empty where one is."""
     own = standing.seeds
     if base.diverged or base.failed:
-        return f"the baseline {plan.baseline} is not whole ({base.missing}), and its other seeds are no fair sample"
+        return f"of the baseline {plan.baseline}, {base.missing}, and its other seeds are no fair sample"
     if not base.asked:
         return f"the baseline {plan.baseline} is not measured at NFE {plan.nfe}"
     if own.diverged:
@@ -59,7 +59,7 @@ def _nothing_to_compare(plan: Plan, base: Seeds, standing: Standing) -> str:
     if not own.asked:
         return f"it is not measured at NFE {plan.nfe}"
     if own.failed:
-        return f"it has no value in some seeds ({own.missing}), and its others are no fair sample"
+        return f"{own.missing}, and the other seeds are no fair sample"
     if standing.comparison.n and math.isnan(standing.comparison.difference):
         return f"some values of {plan.metric} are not positive, and ratios are what is compared"
     return ""
@@ -72,7 +72,8 @@ def _verdict(plan: Plan, base: Seeds, standing: Standing, p_value: float) -> Ver
     word = statistics.verdict(comparison, p_value, plan.smallest_difference, lower) if enough else "undecided"
     if own.diverged:
         whole = base.measured == base.number
-        return Verdict(word if word == "worse" and whole else UNSTABLE, f"it diverged ({own.missing})", p_value)
+        return Verdict(word if word == "worse" and whole else UNSTABLE, own.missing, p_value)
     if not enough:
-        return Verdict(word, f"{comparison.n} of {own.number} pairs of seeds are there: {MIN_SEEDS} or more carry a verdict", p_value)
-    return Verdict(word, f"it is not finished ({own.missing})" if own.unfinished else "", p_value)
+        reason = f"{comparison.n} of {own.number} pairs of seeds are there, and {MIN_SEEDS} or more carry a verdict: more seeds help"
+        return Verdict(word, reason, p_value)
+    return Verdict(word, own.missing, p_value)
