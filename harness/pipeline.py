@@ -24,7 +24,7 @@ from harness.config import override, to_dict
 from harness.data.base import load
 from harness.data.pictures import SHOWN, draw
 from harness.environment import commit, machine
-from harness.errors import Diverged, NoValue, Pruned, Stopped, UserError
+from harness.errors import Diverged, NoValue, Pruned, Stopped, Unsolvable, UserError
 from harness.evaluation.flow import SMALL_SET, Flow, straightness
 from harness.evaluation.judge import Batch, Judge, Parts
 from harness.evaluation.protocol import Protocol
@@ -344,7 +344,10 @@ def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look 
 
     def seen(network: nn.Module, step: int) -> dict[str, float]:
         trained, number = Trained(network, objective.noise_state), min(SHOWN[data.kind] // 2, run.config.evaluate.batch_size)
-        picture(run, trained, max(run.config.evaluate.nfe), number, run.folder / "samples" / f"step-{step:07d}.png")
+        try:
+            picture(run, trained, max(run.config.evaluate.nfe), number, run.folder / "samples" / f"step-{step:07d}.png")
+        except Unsolvable as error:  # at the end, if it stays so, the evaluation says it
+            say(f"no picture of step {step}: {error}")
         if look:
             look(trained, step)
         path = paths(run, trained, 1 if run.config.reflow.distil else PATH_STEPS, PATHS)

@@ -8,7 +8,6 @@ import itertools
 import json
 import math
 import os
-import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +24,7 @@ from harness.ablation import grids, history, rounds, tables, tuner, worker
 from harness.ablation.outcomes import DIVERGED, FAILED, MEASURED, UNASKED, UNFINISHED, Cell
 from harness.ablation.plan import Plan
 from harness.ablation.search import SearchPlan
-from harness.ablation.study import Study
+from harness.ablation.study import Study, load_scale
 from harness.ablation.summary import summarise
 from harness.ablation.worker import PlanBoard, work
 from harness.config import override
@@ -38,9 +37,7 @@ from harness.sampling import Generated
 ARMS = {"a": {"weighting": "uniform"}, "b": {"weighting": "data_end"}, "c": {"weighting": {"name": "min_snr", "gamma": 2.0}}}
 MACHINES = (
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
-    RuntimeError(
-        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."
-    ),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 8."),
     MemoryError(),
     OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "checkpoint"),
 )
@@ -57,6 +54,13 @@ def never() -> bool:
 
 def quiet(_: str) -> None:
     pass
+
+
+@pytest.fixture
+def points() -> RunConfig:
+    """Two-dimensional, trained and judged in a moment."""
+    changes = {"train.steps": 4, "train.warmup_steps": 0, "train.sample_every": 4, "train.batch_size": 16, "evaluate.num_samples": 40}
+    return override(load_scale("points"), {**changes, "evaluate.num_reference": 50, "evaluate.nfe": [1, 2], "train.device": "cpu"})
 
 
 def simulated(plan: Plan, rng: np.random.Generator) -> pd.DataFrame:
@@ -79,9 +83,9 @@ def adjusted(p_values: dict[str, float]) -> dict[str, float]:
 
 
 def test_no_unstable_arm_is_better_or_a_tie_and_beside_a_lost_baseline_there_is_no_verdict(tiny: RunConfig) -> None:
-    """Over 150 studies whose seeds are knocked out at random; worse is what SciPy's paired t says of the survivors."""
+    """Over 60 studies whose seeds are knocked out at random; worse is what SciPy's paired t says of the survivors."""
     plan, rng, seen = planned(tiny), np.random.default_rng(0), Counter[str]()
-    for number in range(150):
+    for number in range(60):
         plan = dataclasses.replace(plan, seeds=tuple(range(rng.integers(3, 9))))
         cells = simulated(plan, rng)
         found = summarise(plan, cells)
@@ -109,8 +113,8 @@ def test_no_unstable_arm_is_better_or_a_tie_and_beside_a_lost_baseline_there_is_
                 assert row.verdict in ("better", "worse", "tie", "undecided"), where
             seen[row.verdict] += 1
         assert found.pairs == ((min(sizes), max(sizes)) if (sizes := [len(pairs[arm]) for arm in tested]) else (0, 0)), number
-    assert all(seen[word] >= 5 for word in ("better", "worse", "tie", "undecided", "unstable", "not compared")), seen
-    assert seen["unstable though its survivors are better"] >= 3, seen
+    assert all(seen[word] >= 3 for word in ("better", "worse", "tie", "undecided", "unstable", "not compared")), seen
+    assert seen["unstable though its survivors are better"] >= 1, seen
 
 
 @pytest.fixture
@@ -246,14 +250,15 @@ def test_failures_of_the_machine_are_one_line_and_other_errors_are_not_hidden(ca
     for command in (*map(failing, MACHINES), lambda: torch.empty(10**15)):
         assert guarded(command) == 2
         said = capsys.readouterr().err
-        assert said.count("\n") == 1 and said.startswith("error: "), said
+        assert said.count("\n") == 1, said
+        assert said.startswith("error: "), said
         assert said.endswith("run the same command again.\n"), said
     with pytest.raises(RuntimeError, match="shapes"):
         guarded(failing(RuntimeError("shapes differ")))
 
 
-def test_what_the_machine_broke_off_is_run_again_and_counts_for_nothing(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, plan = Run.of(tiny), planned(tiny, seeds=1, arms={"a": {}, "b": {"weighting": "data_end"}})
+def test_what_the_machine_broke_off_is_run_again_and_counts_for_nothing(points: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, plan = Run.of(points), planned(points, seeds=1, arms={"a": {}, "b": {"weighting": "data_end"}})
 
     def broken(error: Exception) -> Callable[..., Any]:
         def raising(*_: Any, **__: Any) -> Any:
@@ -261,59 +266,52 @@ def test_what_the_machine_broke_off_is_run_again_and_counts_for_nothing(tiny: Ru
 
         return raising
 
-    for place, error in itertools.product(("fit", "samples"), MACHINES):
+    for place, error in (*(("fit", error) for error in MACHINES), ("samples", MACHINES[0]), ("samples", MACHINES[-1])):
         with monkeypatch.context() as patch:
             patch.setattr(f"harness.pipeline.{place}", broken(error))
             with pytest.raises(type(error)):
-                ensure(tiny, quiet, never)
+                ensure(points, quiet, never)
         protocol = plan.protocol("a")
         assert (run.gave_up, run.failure(protocol), run.settled(protocol)) == (None, None, False), (place, error)
         if place == "fit" and error is MACHINES[-1]:
             train(run, quiet, never)
     report = tables.report(plan, {})
     assert {arm: s.seeds.unfinished for arm, s in report.summary.standings.items()} == {"a": 1, "b": 1}
-    ensure(tiny, quiet, never)
+    ensure(points, quiet, never)
     assert run.evaluated(plan.protocol("a"))
 
 
-@pytest.mark.parametrize("error", [*MACHINES, None], ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("error", MACHINES, ids=lambda error: type(error).__name__)
 def test_a_worker_that_the_machine_ended_leaves_its_trial_to_be_run_again(
-    tiny: RunConfig, error: Exception | None, monkeypatch: pytest.MonkeyPatch
+    tiny: RunConfig, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """None is `kill -9`."""
+    """`kill -9` is in test_end_to_end."""
     plan = planned(tiny, seeds=1)
 
     def end(*_: Any) -> Run:
-        if error is None:
-            os.kill(os.getpid(), signal.SIGKILL)
-        raise error  # type: ignore[misc]
+        raise error
 
     monkeypatch.setattr(worker, "ensure", end)
-    if (child := os.fork()) == 0:
-        try:
-            work(PlanBoard(plan), never)
-        finally:
-            os._exit(1)
-    os.waitpid(child, 0)
+    with pytest.raises(type(error)):
+        work(PlanBoard(plan), never)
     board = PlanBoard(plan)
     board.refill()
     assert (board.failures(), board.finished()) == ({}, False)
-    waiting = {trial.user_attrs["arm"] for trial in board.trials(TrialState.WAITING)}
-    assert waiting == set("abc")
+    assert {trial.user_attrs["arm"] for trial in board.trials(TrialState.WAITING)} == set("abc")
 
 
 def wild(values: Callable[[int], float]) -> Callable[..., Any]:
     """Samples that are all `values(NFE)`."""
 
-    def samples(run: Run, trained: Any, nfe: int, number: int, **_: Any) -> Any:
-        x = torch.full((number, 1, 8, 8), values(nfe)) + 0.1 * torch.randn(number, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    def samples(run: Run, trained: Any, nfe: int, number: int, *_: Any, **more: Any) -> Any:
+        x = torch.full((number, 2), values(nfe)) + 0.1 * torch.randn(number, 2, generator=torch.Generator().manual_seed(0))
         yield Generated(x, None, nfe, x)
 
     return samples
 
 
-def test_samples_that_are_not_finite_at_one_nfe_cost_no_other(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    base = override(tiny, {"evaluate.metrics": ["sliced_wasserstein"], "evaluate.extractor": "values", "evaluate.nfe": [1, 2, 4]})
+def test_samples_that_are_not_finite_at_one_nfe_cost_no_other(points: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = override(points, {"evaluate.metrics": ["sliced_wasserstein"], "evaluate.nfe": [1, 2, 4]})
     plan = planned(base, seeds=1)
     run, protocol = plan.run("a", 0), plan.protocol("a")
     with monkeypatch.context() as patch:
@@ -328,12 +326,12 @@ def test_samples_that_are_not_finite_at_one_nfe_cost_no_other(tiny: RunConfig, m
     ensure(override(plan.config("a", 0), {"evaluate.nfe": [4]}), quiet, never)  # asks for nothing that failed
 
 
-def test_a_solver_that_gives_up_is_no_divergence(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_solver_that_gives_up_is_no_divergence(points: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     def give_up(*_: Any, **__: Any) -> Any:
         raise Unsolvable("dopri5 gave up.")
         yield
 
-    plan = planned(tiny, seeds=1)
+    plan = planned(points, seeds=1)
     monkeypatch.setattr("harness.pipeline.samples", give_up)
     board = PlanBoard(plan)
     work(board, never)
@@ -388,8 +386,8 @@ def test_a_search_tells_what_fell_behind_from_what_diverged(
     [({"evaluate.nfe": [2, 4]}, (1, 2, 4)), ({"evaluate.nfe": [4, 1]}, (4, 1)), ({"evaluate.nfe": [2], "evaluate.solver": "heun"}, (2,))],
     ids=str,
 )
-def test_what_is_distilled_has_flows_at_one_step_to_be_compared_with(tiny: RunConfig, evaluate: dict[str, Any], nfe: tuple) -> None:
-    config = override(tiny, {**evaluate, "reflow.number": 40, "reflow.nfe": 4})
+def test_what_is_distilled_has_flows_at_one_step_to_be_compared_with(points: RunConfig, evaluate: dict[str, Any], nfe: tuple) -> None:
+    config = override(points, {**evaluate, "reflow.number": 40, "reflow.nfe": 4})
     train(Run.of(config), quiet, never)
     plan = rounds.plan_of([Run.of(config)], 1, True, {})
     *flows, distilled = plan.arms.values()

@@ -51,7 +51,7 @@ def read(
     if own.empty:
         return {}
     table = own.pivot_table(index=["arm", "seed"], columns="nfe", values="value")
-    whole = {arm: table.loc[arm].dropna(axis=1, how="all").dropna() for arm in dict.fromkeys(own.arm)}
+    whole = {arm: table.loc[arm].dropna(axis=1, how="all").dropna() for arm in dict.fromkeys(values.arm) if arm in set(own.arm)}
     means = {arm: curves.mean() for arm, curves in whole.items() if len(curves)}
     if all(len(curve) < 2 for curve in means.values()):
         return {}
