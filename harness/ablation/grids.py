@@ -82,8 +82,10 @@ def _verdicts(report: Report) -> Grid:
     """The comparison that the verdicts rest on; the arms' seeds where some have no value."""
     plan, rows = report.plan, report.summary.rows
     main: Any = rows[rows.primary].set_index("arm")
-    missing = {arm: standing.seeds.missing for arm, standing in report.summary.standings.items()}
-    seeds = {arm: missing[arm] or str(len(plan.seeds)) for arm in plan.arms} if any(missing.values()) else {}
+    found = {arm: standing.seeds for arm, standing in report.summary.standings.items()}
+    whole = {arm: str(own.number) if own.asked else "-" for arm, own in found.items()}
+    missing = {arm: own.missing for arm, own in found.items()}
+    seeds = {arm: missing[arm] or whole[arm] for arm in plan.arms} if any(missing.values()) else {}
     header = ["arm", *(["seeds"] if seeds else []), "difference", "95 % interval", "p (Holm)", "verdict"]
     lines = []
     for arm in plan.arms:
