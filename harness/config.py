@@ -114,14 +114,16 @@ def override(config: C, changes: Mapping[str, Any]) -> C:
     return dataclasses.replace(config, **values)
 
 
-def flatten(config: Config, prefix: str = "") -> dict[str, Any]:
-    """{path: leaf value}; a component's own path holds its name."""
+def flatten(config: Config, prefix: str = "", run_only: bool = True) -> dict[str, Any]:
+    """{path: leaf value}; a component's own path holds its name. `run_only=False` leaves out what no digest may see."""
     out: dict[str, Any] = {}
     if prefix and getattr(type(config), "name", None):
         out[prefix] = type(config).name  # type: ignore[attr-defined]
     for field in dataclasses.fields(config):
+        if field.metadata.get("run_only") and not run_only:
+            continue
         value, path = getattr(config, field.name), f"{prefix}.{field.name}" if prefix else field.name
-        out.update(flatten(value, path) if isinstance(value, Config) else {path: _plain(value, True)})
+        out.update(flatten(value, path, run_only) if isinstance(value, Config) else {path: _plain(value, run_only)})
     return out
 
 

@@ -8,8 +8,8 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Mapping
+from typing import NoReturn, Self
 
 _SECRETS = (
     re.compile(r"(?<=://)([^\s/:@]*):[^\s@]*(?:@[^\s/?#]*)*(?=@)"),
@@ -42,11 +42,29 @@ class ConfigError(UserError):
         return ConfigError(".".join(filter(None, (parent, self.path))), self.message)
 
 
-class Diverged(UserError):
-    """Training met a loss or gradient that is not finite; the last good checkpoint stands."""
+class NoValue(UserError):
+    """What a run was to give does not exist and would not the next time; nothing of the machine's ends so."""
+
+    @property
+    def note(self) -> dict[str, str]:
+        """What is kept of it; `of` inverts it."""
+        return {"kind": type(self).__name__, "reason": str(self)}
+
+    @staticmethod
+    def of(note: Mapping[str, str]) -> NoValue:
+        """The error that was noted."""
+        return {kind.__name__: kind for kind in (Diverged, Unsolvable)}[note["kind"]](note["reason"])
+
+    def told(self, text: str) -> Self:
+        """The same kind with another text."""
+        return type(self)(text)
 
 
-class Unsolvable(UserError):
+class Diverged(NoValue):
+    """Training met a loss or gradient that is not finite, or samples are not; the last good checkpoint stands."""
+
+
+class Unsolvable(NoValue):
     """A solver cannot keep what it promises on a field."""
 
 
@@ -74,7 +92,20 @@ def guarded(command: Callable[[], None]) -> int:
         reason = f"{place}{error.strerror or error}"
         print(f"error: {redacted(reason)}. What was done is kept; mend it, then run the same command again.", file=sys.stderr, flush=True)
         return 2
+    except (MemoryError, RuntimeError) as error:
+        if not _of_memory(error):
+            raise
+        said = str(error).partition("\n")[0] or "Python could not allocate"
+        advice = "What was done is kept; free some, or take smaller batches or fewer workers, then run the same command again."
+        print(f"error: out of memory: {said.rstrip('.')}. {advice}", file=sys.stderr, flush=True)
+        return 2
     return 0
+
+
+def _of_memory(error: Exception) -> bool:
+    """Whether memory ran out: torch raises a class of its own on a GPU, and a plain RuntimeError on a CPU and from cuBLAS."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or any(words in str(error) for words in ("out of memory", "can't allocate memory", "_ALLOC_FAILED"))
 
 
 def leave(code: int) -> NoReturn:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from harness.errors import UserError
+from harness.errors import NoValue, UserError
 from harness.files import locked, read_json, write_json
 
 
@@ -83,14 +83,14 @@ class PairSet:
         return read_json(path) if path.exists() else {}
 
     @property
-    def failed(self) -> str | None:
+    def failed(self) -> NoValue | None:
         """Why they cannot be made, or None."""
         path = self.folder / "failed.json"
-        return read_json(path)["reason"] if path.exists() else None
+        return NoValue.of(read_json(path)) if path.exists() else None
 
-    def fail(self, reason: str) -> None:
+    def fail(self, error: NoValue) -> None:
         """Note why they cannot be made; nobody tries again."""
-        write_json(self.folder / "failed.json", {"reason": f"{reason} (Remove {self.folder} to try again.)"})
+        write_json(self.folder / "failed.json", error.told(f"{error} (Remove {self.folder} to try again.)").note)
 
     def lock(self) -> AbstractContextManager[bool]:
         """Held by the one process that writes here."""

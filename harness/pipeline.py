@@ -24,7 +24,7 @@ from harness.config import override, to_dict
 from harness.data.base import load
 from harness.data.pictures import SHOWN, draw
 from harness.environment import commit, machine
-from harness.errors import Diverged, Pruned, Stopped, Unsolvable, UserError
+from harness.errors import Diverged, NoValue, Pruned, Stopped, Unsolvable, UserError
 from harness.evaluation.flow import SMALL_SET, Flow, straightness
 from harness.evaluation.judge import Batch, Judge, Parts
 from harness.evaluation.protocol import Protocol
@@ -63,14 +63,13 @@ Look = Callable[[Trained, int], None]
 def ensure(config: RunConfig, say: Say, stop: Stop, look: Look | None = None) -> Run:
     """The run of a configuration, trained and evaluated: what is done is kept, what was begun continues.
 
-    Raises `Diverged` (a second time without training again), `Stopped` and what `look` raises.
+    Raises `NoValue` (a second time without training or sampling again), `Stopped` and what `look` raises.
     """
     run, data = Run.of(config), load(config.dataset)
     protocol = Protocol.of(config.evaluate, data)
-    if not run.diverged and run.evaluated(protocol):
+    if not run.gave_up and run.settled(protocol):
+        _require_values(run, protocol)
         return run
-    if reason := run.evaluation(protocol)["failed"]:
-        raise Diverged(reason)
     train(run, say, stop, look=look)
     evaluate(run, restore(run), Judge(config.evaluate, data, config.train.resolved_device(), stop=stop), stop)
     return run
@@ -88,8 +87,8 @@ def train(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE, look: Look | Non
     with run.lock() if ranks.first else nullcontext(), threadpool_limits(config.train.threads):
         if ranks.any(ranks.first and run.finished):  # the first alone has waited for who was here before
             return
-        if run.diverged:
-            raise Diverged(f"{run.diverged} (Remove {run.folder} to train it again.)")
+        if error := run.gave_up:
+            raise error.told(f"{error} (Remove {run.folder} to train it again.)")
         torch.manual_seed(stream_seed(config.seed, "initial weights"))
         network = config.build(data).to(device)
         if run.parent and config.reflow.warm_start:
@@ -134,14 +133,14 @@ def make_pairs(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE) -> None:
             if not (pairs.about or pairs.failed):
                 try:
                     _fill(run, teacher, stop)
-                except (Diverged, Unsolvable) as error:
-                    pairs.fail(f"no pairs can be made of {teacher.name}: {error}")
+                except NoValue as error:
+                    pairs.fail(error.told(f"no pairs can be made of {teacher.name}: {error}"))
     while not (pairs.about or pairs.failed):  # another rank's, which may take hours
         if stop():
             raise Stopped("stopped while the first rank makes pairs")
         time.sleep(1.0)
-    if pairs.failed:
-        raise Diverged(pairs.failed)
+    if failed := pairs.failed:
+        raise failed
     pairs.check()
 
 
@@ -221,12 +220,23 @@ def _averaged(run: Run) -> tuple[nn.Module, Mapping[str, Tensor]]:
 
 
 def evaluate(run: Run, trained: Trained, judge: Judge, stop: Stop) -> None:
-    """Add to the run what `judge` says at every NFE that it has not been judged at; each is written when it is known."""
+    """Add to the run what `judge` says at every NFE that it has not been judged at; each is written when it is known.
+
+    Raises `NoValue` at the end where something has no value; what has one is kept.
+    """
     torch.set_num_threads(run.config.train.threads)
     with run.lock(), threadpool_limits(run.config.train.threads), products("fp32"):
         for nfe in run.missing(judge.protocol):
             _evaluate_at(run, trained, judge, nfe, stop)
         _evaluate_flow(run, trained, judge.protocol)
+    _require_values(run, judge.protocol)
+
+
+def _require_values(run: Run, protocol: Protocol) -> None:
+    """`NoValue` where something that the run's configuration asks for failed."""
+    if error := run.failure(protocol):
+        path = _evaluation_file(run, protocol)
+        raise error.told(f"{error} (Remove {path} to try again.)")
 
 
 def _evaluate_at(run: Run, trained: Trained, judge: Judge, nfe: int, stop: Stop) -> None:
@@ -236,9 +246,9 @@ def _evaluate_at(run: Run, trained: Trained, judge: Judge, nfe: int, stop: Stop)
     batches = samples(run, trained, nfe, run.config.evaluate.num_samples, first=parts.batches)
     try:
         found, rows = judge.estimates(_timed(batches, stop), parts, SHOWN[judge.data.kind])
-    except (Diverged, Unsolvable) as error:
-        _write_evaluation(run, judge.protocol, run.evaluation(judge.protocol) | {"failed": str(error)})
-        raise Diverged(str(error)) from error
+    except NoValue as error:
+        _note_failure(run, judge.protocol, str(nfe), error)
+        return parts.clear()
     draw(judge.data, rows["shown"], run.folder / "samples" / f"{judge.protocol.digest}-nfe-{nfe:04d}.png")
     known, text, calls = run.evaluation(judge.protocol), str(nfe), rows["calls"].double()
     for metric, estimate in found.items():
@@ -255,7 +265,7 @@ def _evaluate_flow(run: Run, trained: Trained, protocol: Protocol) -> None:
     """What the flow itself is measured to be."""
     if not (missing := run.flow_missing(protocol)):
         return
-    known, data = run.evaluation(protocol), load(run.config.dataset)
+    data = load(run.config.dataset)
 
     @torch.no_grad()
     def field(x: Tensor, t: Tensor) -> Tensor:
@@ -267,8 +277,9 @@ def _evaluate_flow(run: Run, trained: Trained, protocol: Protocol) -> None:
     flow = Flow(path, field, run.config, variance, lambda: data.some(SMALL_SET).to(device), run.config.seed)
     for metric in missing:
         if not math.isfinite(value := metric.measure(flow)):
-            _write_evaluation(run, protocol, known | {"failed": f"{metric.name} is {value}."})
-            raise Diverged(f"{metric.name} is {value}.")
+            _note_failure(run, protocol, metric.name, Diverged(f"{metric.name} is {value}."))
+            continue
+        known = run.evaluation(protocol)
         known["values"].setdefault(metric.name, {})[str(metric.nfe)] = value
         known["time"].setdefault(str(metric.nfe), time.time())
         _write_evaluation(run, protocol, known)
@@ -276,7 +287,17 @@ def _evaluate_flow(run: Run, trained: Trained, protocol: Protocol) -> None:
 
 def _write_evaluation(run: Run, protocol: Protocol, known: dict[str, Any]) -> None:
     known["commits"] = sorted({*known["commits"], commit()})
-    write_json(run.folder / "evaluations" / f"{protocol.digest}.json", known)
+    write_json(_evaluation_file(run, protocol), known)
+
+
+def _note_failure(run: Run, protocol: Protocol, place: str, error: NoValue) -> None:
+    """Note why there is no value at an NFE, or of a metric of the flow; nobody measures it again."""
+    known = run.evaluation(protocol)
+    _write_evaluation(run, protocol, known | {"failures": {**known["failures"], place: error.note}})
+
+
+def _evaluation_file(run: Run, protocol: Protocol) -> Path:
+    return run.folder / "evaluations" / f"{protocol.digest}.json"
 
 
 def samples(
@@ -323,7 +344,10 @@ def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look 
 
     def seen(network: nn.Module, step: int) -> dict[str, float]:
         trained, number = Trained(network, objective.noise_state), min(SHOWN[data.kind] // 2, run.config.evaluate.batch_size)
-        picture(run, trained, max(run.config.evaluate.nfe), number, run.folder / "samples" / f"step-{step:07d}.png")
+        try:
+            picture(run, trained, max(run.config.evaluate.nfe), number, run.folder / "samples" / f"step-{step:07d}.png")
+        except Unsolvable as error:  # at the end, if it stays so, the evaluation says it
+            say(f"no picture of step {step}: {error}")
         if look:
             look(trained, step)
         path = paths(run, trained, 1 if run.config.reflow.distil else PATH_STEPS, PATHS)

@@ -30,7 +30,7 @@ from harness.components.time_samplers import Uniform as UniformTimes
 from harness.components.weightings import Uniform as UniformWeight
 from harness.config import Config, Count, Index, Range, digest, to_dict
 from harness.data.base import Data, Dataset, load
-from harness.errors import ConfigError, UserError
+from harness.errors import ConfigError, Diverged, NoValue, UserError
 from harness.evaluation.flow import FlowMetric
 from harness.evaluation.protocol import EvaluateConfig, Protocol
 from harness.files import last_line, locked, read_json, read_lines, results_folder, runs_folder
@@ -241,17 +241,19 @@ class Run:
 
     def evaluation(self, protocol: Protocol) -> dict[str, Any]:
         """What is known under a protocol: values {metric: {NFE as text: value}} and intervals; by NFE: seconds in all
-        and of sampling, (Unix) time and the network's calls a sample (mean and sd); why it failed, or None; commits."""
+        and of sampling, (Unix) time and the network's calls a sample (mean and sd); what failed, by NFE or by metric of
+        the flow (`NoValue.note`); commits."""
         path = self.folder / "evaluations" / f"{protocol.digest}.json"
         by_nfe: dict[str, Any] = {name: {} for name in ("values", "intervals", "seconds", "sampling_seconds", "time", "calls")}
-        unknown = {"protocol": vars(protocol), **by_nfe, "failed": None, "commits": []}
+        unknown = {"protocol": vars(protocol), **by_nfe, "failures": {}, "commits": []}
         return {**unknown, **read_json(path)} if path.exists() else unknown
 
     def missing(self, protocol: Protocol) -> list[int]:
-        """The NFEs of the configuration at which a metric of samples is not known under a protocol."""
-        values, config = self.evaluation(protocol)["values"], self.config.evaluate
+        """The NFEs of the configuration at which a metric of samples is not known under a protocol, and has not failed."""
+        known, config = self.evaluation(protocol), self.config.evaluate
         judged = [metric for metric in config.metrics if not isinstance(metric, FlowMetric)]
-        return [nfe for nfe in config.nfe if any(str(nfe) not in values.get(m.name, {}) for m in judged)]
+        open_ = [nfe for nfe in config.nfe if str(nfe) not in known["failures"]]
+        return [nfe for nfe in open_ if any(str(nfe) not in known["values"].get(m.name, {}) for m in judged)]
 
     def judged(self, protocol: Protocol) -> float:
         """How much of the evaluation under a protocol is done, from 0 to 1, samples that wait for their metrics included."""
@@ -268,13 +270,23 @@ class Run:
         return self.folder / "evaluations" / f"{protocol.digest}-nfe-{nfe:04d}{logits}"
 
     def flow_missing(self, protocol: Protocol) -> list[FlowMetric]:
-        """The metrics of the flow that are not known under a protocol."""
-        values, metrics = self.evaluation(protocol)["values"], self.config.evaluate.metrics
-        return [metric for metric in metrics if isinstance(metric, FlowMetric) and str(metric.nfe) not in values.get(metric.name, {})]
+        """The metrics of the flow that are not known under a protocol, and have not failed."""
+        known, metrics = self.evaluation(protocol), self.config.evaluate.metrics
+        flows = [metric for metric in metrics if isinstance(metric, FlowMetric) and metric.name not in known["failures"]]
+        return [metric for metric in flows if str(metric.nfe) not in known["values"].get(metric.name, {})]
+
+    def failed(self, protocol: Protocol) -> dict[str, NoValue]:
+        """{NFE as text, or metric of the flow: why it has no value under a protocol} of what the configuration asks for."""
+        asked = {*map(str, self.config.evaluate.nfe), *(metric.name for metric in self.config.evaluate.metrics)}
+        return {place: NoValue.of(note) for place, note in self.evaluation(protocol)["failures"].items() if place in asked}
+
+    def settled(self, protocol: Protocol) -> bool:
+        """Whether nothing is left to be measured under a protocol: every metric is known at every NFE, or has failed."""
+        return not self.missing(protocol) and not self.flow_missing(protocol)
 
     def evaluated(self, protocol: Protocol) -> bool:
         """Whether every metric is known at every NFE, under a protocol."""
-        return not self.missing(protocol) and not self.flow_missing(protocol)
+        return self.settled(protocol) and not self.failed(protocol)
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -301,15 +313,24 @@ class Run:
         return read_checkpoint(self.folder / "checkpoints", "cpu")[0] == self.config.train.steps
 
     @property
-    def diverged(self) -> str | None:
+    def gave_up(self) -> NoValue | None:
         """Why training gave up, its own or that of a flow before it, or why there are no pairs to learn; or None."""
-        if (parent := self.parent) and (reason := parent.diverged):
-            return f"its teacher {parent.name}: {reason}"
-        return (self.pairs.failed if parent else None) or self._reason("diverged.json")
+        if (parent := self.parent) and (error := parent.gave_up):
+            return error.told(f"its teacher {parent.name}: {error}")
+        reason = self._reason("diverged.json")
+        return (self.pairs.failed if parent else None) or (Diverged(reason) if reason else None)
 
-    def failure(self, protocol: Protocol) -> str | None:
-        """Why there is no value under a protocol and will be none, or None."""
-        return self.diverged or self.evaluation(protocol)["failed"]
+    def failure(self, protocol: Protocol) -> NoValue | None:
+        """Why a value that is asked for under a protocol is missing and will be, or None."""
+        if error := self.gave_up:
+            return error
+        places: dict[str, list[str]] = {}
+        failed = self.failed(protocol)
+        for place, error in failed.items():
+            places.setdefault(str(error), []).append(place)
+        said = " ".join(f"at NFE {', '.join(nfes)}: {reason}" if nfes[0].isdigit() else reason for reason, nfes in places.items())
+        worst = sorted(failed.values(), key=lambda error: not isinstance(error, Diverged))
+        return worst[0].told(said) if worst else None
 
     @property
     def pruned(self) -> str | None:

@@ -55,7 +55,7 @@ def test_an_adaptive_solver_and_values_without_a_logarithm_have_no_area() -> Non
 
 def frame(curves: dict[str, dict[int, list[float]]]) -> pd.DataFrame:
     rows = [(arm, s, "fid", nfe, v) for arm, curve in curves.items() for nfe, values in curve.items() for s, v in enumerate(values)]
-    return pd.DataFrame(rows, columns=["arm", "seed", "metric", "nfe", "value"])
+    return pd.DataFrame(rows, columns=["arm", "seed", "metric", "nfe", "value"]).assign(state="measured")
 
 
 def test_what_an_arm_needs_is_counted_by_seed_for_its_own_end_and_anothers() -> None:

@@ -349,16 +349,18 @@ def test_a_flow_that_gives_no_pairs_is_not_asked_twice_and_the_reason_is_kept(
     train(run.parent, quiet, never)
     monkeypatch.setattr(pipeline, "generate", generate)
     reason = {"unsolvable": "dopri5 gave up.", "not-finite": "its samples at NFE 4 are not finite."}[kind]
+    expected = {"unsolvable": Unsolvable, "not-finite": Diverged}[kind]
     for _ in range(2):
         with pytest.raises(
-            Diverged, match=rf"^no pairs can be made of {run.parent.name}: {re.escape(reason)} \(Remove .* to try again\.\)$"
+            expected, match=rf"^no pairs can be made of {run.parent.name}: {re.escape(reason)} \(Remove .* to try again\.\)$"
         ):
             ensure(run.config, quiet, never)
     assert len(asked) == 1
     protocol = Protocol.of(run.config.evaluate, load(run.config.dataset))
-    assert reason in (run.failure(protocol) or "")
+    assert reason in str(run.failure(protocol))
     grandchild = Run.of(override(small, {"reflow.rounds": 2}))
-    assert f"its teacher {run.name}: no pairs" in (grandchild.failure(protocol) or "")
+    assert f"its teacher {run.name}: no pairs" in str(grandchild.failure(protocol))
+    assert {type(each.failure(protocol)) for each in (run, grandchild)} == {expected}
 
 
 def test_a_finished_student_needs_its_pairs_no_more(small: RunConfig) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from harness.ablation import tables
+from harness.ablation import grids, tables
 from harness.ablation.plan import Plan
 from harness.ablation.study import Study
 from harness.ablation.tables import Report
@@ -21,8 +21,8 @@ from harness.registry import names
 from harness.runs import RunConfig
 
 COLUMNS = [
-    "study", "scale", "arm", "metric", "nfe", "n", "mean", "sd", "min",
-    "difference", "low", "high", "p_value", "primary", "verdict",
+    "study", "scale", "arm", "metric", "nfe", "seeds", "n", "diverged", "failed", "mean", "sd", "min",
+    "pairs", "difference", "low", "high", "p_value", "primary", "verdict", "reason",
 ]  # fmt: skip
 REFERENCES = {"resampled": {"fid": 1.5}, "held_out": {"fid": 2.25}, "gaussian": {"fid": 300.0}}
 COMMAND = "harness ablate toy --scale digits"
@@ -58,7 +58,7 @@ def reported(score: Any) -> Callable[..., Report]:
 
 
 def row(report: Report, arm: str, nfe: int = 2) -> pd.Series:
-    rows = report.summary
+    rows = report.summary.rows
     return rows[(rows.arm == arm) & (rows.nfe == nfe)].iloc[0]
 
 
@@ -120,22 +120,22 @@ def test_two_seeds_decide_nothing_and_the_table_says_why(tiny: RunConfig, report
     plan = planned(tiny, seeds=2)
     report = reported(plan, made_up(plan))
     assert [row(report, arm).verdict for arm in "bc"] == ["undecided", "undecided"]
-    assert any(line.startswith("Undecided: 2 seed(s)") for line in tables.remarks(report))
+    assert "Undecided: b, c (2 of 2 pairs of seeds are there, and 3 or more carry a verdict: more seeds help)." in tables.remarks(report)
 
 
 def test_a_single_seed_is_shown_without_a_spread(tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path) -> None:
     plan = planned(tiny, seeds=1)
     report = reported(plan, made_up(plan))
     assert row(report, "b").verdict == "undecided"
-    assert not any("±" in cell for cells in tables.grids(report)[0].rows for cell in cells)
+    assert not any("±" in cell for cells in grids.grids(report)[0].rows for cell in cells)
     assert "nan" not in written(report, tmp_path)[".md"].read_text()
 
 
 def test_a_primary_nfe_that_was_not_measured_is_said(tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path) -> None:
     plan = planned(tiny, nfe=32)
     report = reported(plan, made_up(plan))
-    assert [row(report, arm, 32).verdict for arm in "abc"] == ["baseline", "undecided", "undecided"]
-    assert "Undecided: fid at NFE 32, on which the verdicts rest, was not measured." in tables.remarks(report)
+    assert [row(report, arm, 32).verdict for arm in "abc"] == ["baseline", "not compared", "not compared"]
+    assert "Not compared: b, c (the baseline a is not measured at NFE 32)." in tables.remarks(report)
     assert set(written(report, tmp_path)) == {".md", ".csv", ".json", ".png"}
 
 
@@ -156,12 +156,14 @@ def test_a_diverged_seed_is_said_and_leaves_its_pair_out(tiny: RunConfig, report
     pairs = [math.log(values["b", seed, 2] / values["a", seed, 2]) for seed in (0, 2, 3)]
     assert (row(report, "b").n, row(report, "a").n, row(report, "c").n) == (3, 4, 4)
     assert row(report, "b").difference == pytest.approx(math.expm1(np.mean(pairs)))
+    assert (row(report, "b").diverged, row(report, "b").verdict) == (1, "unstable")
 
 
 def test_an_arm_without_values_has_no_verdict(tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path) -> None:
     plan = planned(tiny)
     report = reported(plan, {key: value for key, value in made_up(plan).items() if key[0] != "b"})
     assert (row(report, "b").n, row(report, "b").verdict, row(report, "c").verdict) == (0, "undecided", "tie")
+    assert "Undecided: b (0 of 4 pairs of seeds are there, and 3 or more carry a verdict: more seeds help)." in tables.remarks(report)
     assert "nan" not in written(report, tmp_path)[".md"].read_text()
 
 
@@ -179,7 +181,7 @@ def test_the_files_say_where_they_come_from(tiny: RunConfig, reported: Callable[
     files = written(report, tmp_path)
     text = files[".md"].read_text()
     assert all(words in text for words in (plan.question, f"`{COMMAND}`", plan.digest, "better", "300", *report.commits))
-    assert len([line for line in text.splitlines() if line.startswith(("| a |", "| b |", "| c |"))]) == 9
+    assert len([line for line in text.splitlines() if line.startswith(("| a |", "| b |", "| c |"))]) == 12
     assert f'"plan": "{plan.digest}"' in files[".json"].read_text()
     assert (files[".md"].parent / "../figures/toy-digits.png").resolve() == files[".png"].resolve()
 
@@ -187,13 +189,13 @@ def test_the_files_say_where_they_come_from(tiny: RunConfig, reported: Callable[
 def test_every_title_says_in_which_direction_the_metric_is_better(tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path) -> None:
     plan = planned(tiny)
     report = reported(plan, made_up(plan))
-    assert [grid.title for grid in tables.grids(report)] == [
+    assert [grid.title for grid in grids.grids(report)] == [
         "FID ↓ by NFE, mean ± sd over 4 seeds", "FID ↓ at NFE 2 against a", "Read off FID ↓ against NFE (fewest within 5% of a best)",
     ]  # fmt: skip
     text = written(report, tmp_path)[".md"].read_text()
-    assert all(f"{grid.title}:\n" in text for grid in tables.grids(report))
+    assert all(f"{grid.title}:\n" in text for grid in grids.grids(report))
     assert any(line.startswith("Verdicts: FID ↓ at NFE 2, paired t") for line in tables.remarks(report))
-    arrows = {name: tables.titled(name) for name in names("metric")}
+    arrows = {name: grids.titled(name) for name in names("metric")}
     better_up = {name for name, title in arrows.items() if title == f"{name.upper()} ↑"}
     assert better_up == {"precision", "recall", "label_accuracy", "authenticity", "isc"}
     assert {name for name, title in arrows.items() if title == f"{name.upper()} ↓"} == arrows.keys() - better_up
@@ -231,7 +233,7 @@ def test_references_are_judged_once_for_each_metric_and_only_where_there_are_eno
     assert tables.judge_references(other) == {"resampled": {"fid": 1, "kid": 1}, "gaussian": {"fid": 3, "kid": 3}}
 
 
-def test_values_without_a_ratio_leave_an_arm_undecided(tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path) -> None:
+def test_values_without_a_ratio_leave_an_arm_not_compared(tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path) -> None:
     """And the others decided; the table says so and the figure is drawn, with a linear axis."""
     plan = planned(tiny)
     values = made_up(plan) | {("b", 1, 2): -0.01}
@@ -239,8 +241,8 @@ def test_values_without_a_ratio_leave_an_arm_undecided(tiny: RunConfig, reported
         warnings.simplefilter("error", RuntimeWarning)
         report = reported(plan, values)
         text = written(report, tmp_path)[".md"].read_text()
-    assert {arm: row(report, arm).verdict for arm in "abc"} == {"a": "baseline", "b": "undecided", "c": "tie"}
-    assert "Undecided: some values of fid are not positive, and ratios are what is compared." in text
+    assert {arm: row(report, arm).verdict for arm in "abc"} == {"a": "baseline", "b": "not compared", "c": "tie"}
+    assert "Not compared: b (some values of fid are not positive, and ratios are what is compared)." in text
     assert "nan" not in text
 
 
@@ -255,4 +257,4 @@ def test_the_figure_is_a_picture(tiny: RunConfig, reported: Callable[..., Report
 
 def test_more_evaluations_on_disk_than_asked_for_stay_out(tiny: RunConfig, reported: Callable[..., Report]) -> None:
     plan = planned(override(tiny, {"evaluate.nfe": [2]}))
-    assert set(reported(plan, made_up(plan)).summary.nfe) == {2}
+    assert set(reported(plan, made_up(plan)).summary.rows.nfe) == {2}

@@ -12,15 +12,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogFormatter, NullFormatter, NullLocator
 from scipy import stats
 
+from harness.ablation.outcomes import Seeds
 from harness.ablation.plan import Plan
+from harness.ablation.verdicts import NOT_COMPARED
 
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999"]
 """Okabe and Ito's palette, told apart by the colour-blind too."""
 MARKERS = "osD^vP*X"
 
 
-def draw(plan: Plan, values: pd.DataFrame, summary: pd.DataFrame, references: dict[str, dict[str, float]]) -> bytes:
+def draw(plan: Plan, cells: pd.DataFrame, summary: pd.DataFrame, references: dict[str, dict[str, float]]) -> bytes:
     """A PNG: the primary metric against NFE with 95 % intervals; beside it each arm's difference at the primary NFE."""
+    values = cells.dropna(subset="value")
     figure = Figure(figsize=(11, 5 + 0.3 * max(0, len(plan.arms) - 6)), layout="constrained")
     curve, forest = figure.subplots(1, 2, width_ratios=[3, 2])
     _curves(curve, plan, values, summary, references)
@@ -45,7 +48,7 @@ def _curves(axes: Axes, plan: Plan, values: pd.DataFrame, summary: pd.DataFrame,
         half = stats.t.ppf(0.975, (own.n - 1).clip(lower=1)) * (own.sd / own.n**0.5).fillna(0)
         aside = 1.15 ** (i / len(plan.arms) - 0.5)  # side by side where they would cover each other
         x = [calls[arm, nfe] * aside for nfe in own.nfe]
-        axes.errorbar(x, own["mean"], half, label=arm, ms=5, lw=1.4, capsize=2, **_style(i))
+        axes.errorbar(x, own["mean"], half, label=_label(arm, summary[summary.metric == plan.metric]), ms=5, lw=1.4, capsize=2, **_style(i))
     for kind, style, label in (
         ("resampled", "--", "resampled real"),
         ("held_out", "-.", "held-out real"),
@@ -55,7 +58,8 @@ def _curves(axes: Axes, plan: Plan, values: pd.DataFrame, summary: pd.DataFrame,
             axes.axhline(references[kind][plan.metric], color="grey", ls=style, lw=1, label=label)
     scale = "log" if len(of_metric) else "linear"
     axes.set(xscale=scale, yscale=scale if (of_metric["mean"] > 0).all() else "linear", xlabel="NFE", ylabel=plan.metric.upper())
-    axes.set_title(f"mean over {len(plan.seeds)} seeds, 95 % intervals", fontsize=10)
+    seeds = f"{len(plan.seeds)} seeds" if (of_metric.n == len(plan.seeds)).all() else "the seeds that have a value"
+    axes.set_title(f"mean over {seeds}, 95 % intervals", fontsize=10)
     ticks = sorted(nfe for nfe in of_metric.nfe.unique() if nfe)  # 0 is an adaptive solver's own number, and stands where that is
     axes.set_xticks(ticks, list(map(str, ticks)))
     if len(of_metric):
@@ -74,7 +78,7 @@ def _forest(axes: Axes, plan: Plan, values: pd.DataFrame, summary: pd.DataFrame)
     at_primary = values[(values.metric == plan.metric) & (values.nfe == plan.nfe)].pivot_table(index="seed", columns="arm", values="value")
     for y, arm in enumerate(others):
         style, row = _style(list(plan.arms).index(arm)), rows.loc[arm]
-        if not math.isnan(row.difference):
+        if not math.isnan(row.difference) and row.verdict != NOT_COMPARED:
             axes.plot([100 * row.low, 100 * row.high], [y, y], color=style["color"], ls=style["ls"], lw=2)
             axes.plot([100 * row.difference], [y], **style)
             ratios = 100 * (at_primary[arm] / at_primary[plan.baseline] - 1)
@@ -85,10 +89,17 @@ def _forest(axes: Axes, plan: Plan, values: pd.DataFrame, summary: pd.DataFrame)
     axes.set_xticks([0, *(x for x in ticks if low <= x <= high)])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:+,.0f}" if x else "0"))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_yticks(range(len(others)), [f"{arm}\n{rows.loc[arm].verdict}" for arm in others])
+    axes.set_yticks(range(len(others)), [f"{_label(arm, summary[summary.primary])}\n{rows.loc[arm].verdict}" for arm in others])
     axes.set_ylim(len(others) - 0.5, -0.6)
     axes.set_xlabel(f"{plan.metric.upper()} against {plan.baseline} at NFE {plan.nfe}, %")
     axes.set_title("paired difference, 95 % interval; ticks are seeds", fontsize=10)
+
+
+def _label(arm: str, rows: pd.DataFrame) -> str:
+    """An arm's name, with what became of its seeds where the most are missing."""
+    own: Any = rows[(rows.arm == arm) & (rows[["n", "diverged", "failed"]].sum(axis=1) > 0)]
+    missing = Seeds.of(own.loc[own.n.idxmin()]).missing if len(own) else ""
+    return f"{arm} ({missing})" if missing else arm
 
 
 def _style(index: int) -> dict[str, Any]:

@@ -15,16 +15,30 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from optuna.distributions import CategoricalDistribution
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.study import StudyDirection
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from harness.ablation.arm_settings import configuration
 from harness.ablation.figures import COLOURS, png
+from harness.ablation.grids import titled
 from harness.ablation.space import evened, path_of, settings
-from harness.ablation.tables import provenance, titled
-from harness.ablation.tuner import RANDOM_TRIALS, SearchBoard, number_of
+from harness.ablation.tables import provenance
+from harness.ablation.tuner import DIVERGED, FAILED, GIVEN_UP, RANDOM_TRIALS, SearchBoard, number_of
 from harness.files import write_atomic, write_json
 from harness.runs import Run
 
-STATES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "given up"}
+FINISHED = "finished"
+STATES = (FINISHED, GIVEN_UP, DIVERGED, FAILED)
+
+
+def state_of(trial: FrozenTrial) -> str:
+    """How a trial ended, one of `STATES`."""
+    return FINISHED if trial.state == TrialState.COMPLETE else trial.user_attrs.get("ended", GIVEN_UP)
+
+
+def counted(board: SearchBoard) -> dict[str, int]:
+    """{state: how many trials ended so}, without those in which none did; `finished` always."""
+    found = [state_of(trial) for trial in board.settled()]
+    return {state: found.count(state) for state in STATES if state in found or state == FINISHED}
 
 
 def frame(board: SearchBoard) -> pd.DataFrame:
@@ -32,7 +46,7 @@ def frame(board: SearchBoard) -> pd.DataFrame:
     rows = [
         {
             "trial": number_of(trial),
-            "state": STATES[trial.state],
+            "state": state_of(trial),
             "value": trial.value,
             **settings(trial.params),
             **{f"at {step}": value for step, value in sorted(trial.intermediate_values.items())},
@@ -83,14 +97,16 @@ def draw_history(board: SearchBoard) -> bytes:
 
 def _values(axes: Axes, board: SearchBoard) -> None:
     trials = frame(board)
-    finished, given_up = (trials[trials.state == state] for state in STATES.values())
+    is_finished = trials.state == FINISHED
+    finished, others = trials[is_finished], trials[~is_finished]
     best = finished.value.cummin() if board.study.direction == StudyDirection.MINIMIZE else finished.value.cummax()
     axes.axvspan(-0.5, RANDOM_TRIALS - 0.5, color="grey", alpha=0.12, label="drawn blindly")
-    axes.plot(given_up.trial, given_up.value, "x", color="grey", label="given up, last value")
+    axes.plot(others.trial, others.value, "x", color="grey", label="not finished, last value if any")
     axes.plot(finished.trial, finished.value, "o", color=COLOURS[0], label="finished")
     axes.step(trials.trial, best.reindex(trials.index).ffill(), where="post", color=COLOURS[1], label="best so far")
     axes.set_xlabel("trial")
-    axes.set_title(f"{len(finished)} finished, {len(given_up)} given up; seed {board.plan.base.seed}", fontsize=10)
+    ends = ", ".join(f"{number} {state}" for state, number in counted(board).items())
+    axes.set_title(f"{ends}; seed {board.plan.base.seed}", fontsize=10)
     _scaled(axes, trials.value)
 
 
@@ -114,7 +130,7 @@ def draw_importances(board: SearchBoard) -> bytes:
     columns = math.ceil((len(names) + 1) / 2)
     figure = Figure(figsize=(3.6 * columns, 6.4), layout="constrained")
     first, *others = figure.subplots(2, columns, squeeze=False).flat
-    _bars(first, shares, sum(trials.state == STATES[TrialState.COMPLETE]))
+    _bars(first, shares, sum(trials.state == FINISHED))
     for axes, name in zip(others, names, strict=False):
         _slice(axes, board, name, trials)
     for axes in others[len(names) :]:
@@ -139,7 +155,7 @@ def _slice(axes: Axes, board: SearchBoard, name: str, trials: pd.DataFrame) -> N
     elif distribution.log:
         _plain_log(axes, "x", distribution.low, distribution.high)
     best = trials.trial == number_of(board.best())
-    finished = trials.state == STATES[TrialState.COMPLETE]
+    finished = trials.state == FINISHED
     for rows, marker, colour in ((~finished, "x", "grey"), (finished, "o", COLOURS[0]), (best, "o", COLOURS[1])):
         axes.plot(x[rows], trials.value[rows], marker, color=colour, ms=5)
     axes.set(xlabel=_short(name), ylabel=titled(board.plan.metric))
@@ -168,14 +184,20 @@ def _short(name: str) -> str:
     return name.removesuffix(path) + path.rpartition(".")[2]
 
 
+ENDED = {GIVEN_UP: "of them given up early", DIVERGED: "diverged", FAILED: "without a value"}
+"""What is said of trials that are not finished."""
+
+
 def describe(board: SearchBoard) -> str:
     """The sentence about the search that stands under the comparison."""
     best, plan = board.best(), board.plan
     chosen = ", ".join(f"{path} {value}" for path, value in settings(best.params).items())
     share = plan.config(best.params).train.batch_size / plan.base.train.batch_size
     compute = "" if share == 1 else f" In as many steps it sees {share:g} times as many training samples as the default."
+    ends = {GIVEN_UP: 0} | counted(board)
+    told = ", ".join(f"{ends[state]} {word}" for state, word in ENDED.items() if state in ends)
     return (
-        f"tuned: {chosen}; the best of {len(board.settled())} trials, {len(board.trials(TrialState.PRUNED))} of them given up early, "
+        f"tuned: {chosen}; the best of {len(board.settled())} trials, {told}, "
         f"by {plan.metric} {best.value:.4g} on seed {plan.base.seed} (search {plan.digest}). That value is the luckiest of many, "
         f"which is why the seeds above are others.{compute}"
     )
@@ -207,5 +229,7 @@ def _about(board: SearchBoard, command: str) -> dict[str, Any]:
         "pruner": "median",
         "judged by": {"metric": plan.metric, "nfe": plan.nfe, "protocol": asdict(plan.protocol)},
         "best": {"trial": number_of(best), "value": best.value, **settings(best.params)},
+        "trials": counted(board),
+        "configuration": configuration(plan.base),
         "importances": importances(board),
     }

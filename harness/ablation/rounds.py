@@ -8,7 +8,7 @@ from typing import Any
 from harness.ablation.plan import Plan, measured, same_training
 from harness.checks import check
 from harness.config import override
-from harness.errors import ConfigError, Diverged, UserError
+from harness.errors import ConfigError, NoValue, UserError
 from harness.evaluation.flow import FlowMetric
 from harness.pipeline import ensure
 from harness.runs import ONE_STEP_ONLY, Run, RunConfig, training_digest
@@ -27,6 +27,7 @@ def plan_of(runs: Sequence[Run], rounds: int, distil: bool, changes: Mapping[str
             raise ConfigError(path, "follows from the runs, --rounds and --distil. Leave it out.")
     judging = {path: value for path, value in changes.items() if path.partition(".")[0] == "evaluate"}
     teacher = measured(override(same_training(runs), judging), MEASURED)
+    teacher = at_one_step(teacher) if distil else teacher
     for run in runs:
         if not run.finished:
             raise UserError(f"{run.name}: is trained for {run.steps_done} of {run.config.train.steps} steps. Run `harness train` first.")
@@ -49,13 +50,25 @@ def plan_of(runs: Sequence[Run], rounds: int, distil: bool, changes: Mapping[str
     )  # fmt: skip
 
 
+def at_one_step(config: RunConfig) -> RunConfig:
+    """Measured at NFE 1 too, where a distilled network stands, if its solver can spend one call; else as it is."""
+    if 1 in config.evaluate.nfe:
+        return config
+    more = {"evaluate.nfe": [1, *config.evaluate.nfe]}
+    try:
+        check(override(config, {"evaluate.nfe": [1]}))
+    except ConfigError:
+        return config
+    return override(config, more)
+
+
 def ensure_all(plan: Plan, say: Callable[[str], None], stop: Callable[[], bool]) -> None:
     """Train and judge every arm of every seed; one that fails has no value, and the table says why."""
     for seed in plan.seeds:
         for arm in plan.arms:
             try:
                 ensure(plan.config(arm, seed), say, stop)
-            except Diverged as error:
+            except NoValue as error:
                 say(f"{arm} seed {seed}: {error}")
 
 

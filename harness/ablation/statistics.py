@@ -72,13 +72,23 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def verdict(comparison: Comparison, adjusted_p: float, smallest_difference: float, lower_is_better: bool) -> str:
-    """`better` or `worse` (adjusted p < 0.05), `tie` (90 % interval within the smallest difference), or `undecided`."""
+    """`better` or `worse` (adjusted p < 0.05), `tie` (90 % interval within the smallest difference), or `undecided`.
+
+    Whether there is anything to compare is not asked here.
+    """
     if comparison.n < MIN_SEEDS:
         return "undecided"
     if adjusted_p < LEVEL:
         return "better" if (comparison.difference < 0) == lower_is_better else "worse"
     inside = -smallest_difference < comparison.narrow_low and comparison.narrow_high < smallest_difference
     return "tie" if inside else "undecided"
+
+
+def pooled_sd(comparisons: Sequence[Comparison]) -> float:
+    """Of log ratios over arms, each by its degrees of freedom; nan where no arm has two pairs."""
+    known = [c for c in comparisons if not math.isnan(c.sd)]
+    freedom = sum(c.n - 1 for c in known)
+    return math.sqrt(sum((c.n - 1) * c.sd**2 for c in known) / freedom) if known else math.nan
 
 
 def detectable_difference(sd: float, n: int, comparisons: int, power: float = 0.8) -> float:

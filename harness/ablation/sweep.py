@@ -12,7 +12,7 @@ from harness.ablation.plan import Plan, nfe_of, same_training
 from harness.checks import check
 from harness.config import override
 from harness.data.base import load
-from harness.errors import ConfigError, Diverged, UserError
+from harness.errors import ConfigError, NoValue, UserError
 from harness.evaluation.judge import Judge
 from harness.pipeline import evaluate, restore
 from harness.runs import Run, RunConfig
@@ -59,10 +59,10 @@ def sweep(plan: Plan, stop: Callable[[], bool]) -> None:
         judge = None
         for seed in plan.seeds:
             run = plan.run(arm, seed)
-            if run.evaluated(plan.protocol(arm)) or run.failure(plan.protocol(arm)):
+            if run.settled(plan.protocol(arm)):
                 continue
             judge = judge or Judge(run.config.evaluate, load(run.config.dataset), run.config.train.resolved_device(), stop=stop)
-            with contextlib.suppress(Diverged):
+            with contextlib.suppress(NoValue):
                 evaluate(run, restore(run), judge, stop)
 
 

@@ -17,7 +17,7 @@ from harness.ablation.board import Board
 from harness.ablation.search import SearchPlan
 from harness.ablation.space import settings
 from harness.data.base import load
-from harness.errors import Diverged, Pruned, UserError
+from harness.errors import Diverged, NoValue, Pruned, UserError
 from harness.evaluation.judge import Judge
 from harness.pipeline import Trained, ensure
 from harness.rng import stream_seed
@@ -31,6 +31,10 @@ RANDOM_TRIALS = 8
 UNPRUNED_TRIALS = 5
 """So many finish before the pruner may give one up. Hyperband and successive halving, which cut to a third or a quarter
 at each rung, would leave 25 to 40 trials with too few finished ones to learn from."""
+
+
+GIVEN_UP, DIVERGED, FAILED = "given up", "diverged", "failed"
+"""How a trial without a value ended: it fell behind, its numbers were not finite, or a solver gave up."""
 
 
 class SearchBoard(Board):
@@ -55,17 +59,18 @@ class SearchBoard(Board):
         trial.set_user_attr("run", Run.of(config).name)
         try:
             run = ensure(config, say, stop, self._look(trial, Run.of(config)))
-        except (Diverged, Pruned) as error:
-            self.give_up(trial, str(error))
+        except (NoValue, Pruned) as error:
+            self.give_up(trial, str(error), ended(error))
             say(str(error))
             return
         value = run.evaluation(self.plan.protocol)["values"][self.plan.metric][str(self.plan.nfe)]
         self.study.tell(trial, value)
         say(f"{self.plan.metric} {value:.4g} at NFE {self.plan.nfe}, {time.perf_counter() - started:.0f} s")
 
-    def give_up(self, trial: optuna.Trial, reason: str) -> None:
-        """Report a trial that fell behind or diverged: TPE keeps away from a pruned one, of a failed one it learns nothing."""
+    def give_up(self, trial: optuna.Trial, reason: str, how: str = GIVEN_UP) -> None:
+        """Report a trial that fell behind or has no value: TPE keeps away from a pruned one, of a failed one it learns nothing."""
         trial.set_user_attr("reason", reason)
+        trial.set_user_attr("ended", how)
         self.study.tell(trial, state=TrialState.PRUNED)
 
     def best(self) -> FrozenTrial:
@@ -126,6 +131,11 @@ class SearchBoard(Board):
 def _sampler(seed: int) -> TPESampler:
     with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):  # `group` is, since 2021
         return TPESampler(n_startup_trials=RANDOM_TRIALS, multivariate=True, group=True, seed=seed)
+
+
+def ended(error: NoValue | Pruned) -> str:
+    """How a trial ended."""
+    return GIVEN_UP if isinstance(error, Pruned) else DIVERGED if isinstance(error, Diverged) else FAILED
 
 
 def number_of(trial: optuna.Trial | FrozenTrial) -> int:

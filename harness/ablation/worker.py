@@ -19,7 +19,7 @@ from harness.ablation.board import Board
 from harness.ablation.plan import Plan
 from harness.ablation.search import SearchPlan
 from harness.ablation.tuner import SearchBoard
-from harness.errors import Diverged, Stopped, guarded, leave
+from harness.errors import NoValue, Stopped, guarded, leave
 from harness.evaluation.protocol import Protocol
 from harness.files import read_json
 from harness.pipeline import ensure
@@ -51,7 +51,7 @@ class PlanBoard(Board):
 
         try:
             run = ensure(self.plan.config(arm, seed), say, stop)
-        except Diverged as error:
+        except NoValue as error:
             self.tell_failure(trial, str(error))
             say(str(error))
             return

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from harness.ablation.plan import Plan
     from harness.ablation.split import Split
     from harness.ablation.tuner import SearchBoard
+    from harness.evaluation.protocol import Protocol
+    from harness.runs import Run
 
 
 def ablate(options: argparse.Namespace) -> None:
@@ -96,7 +98,7 @@ def table(options: argparse.Namespace) -> None:
 
     given, console = plan_of(options), Console()
     for plan in _as_trained(given):
-        if any(plan.run(arm, seed).evaluation(plan.protocol(arm))["values"] for arm, seed in plan.trials()):
+        if any(_is_known(plan.run(arm, seed), plan.protocol(arm)) for arm, seed in plan.trials()):
             break
     else:
         raise UserError(f"{plan.name}: nothing is measured yet. Run `{_command(options)}` first.")
@@ -164,6 +166,11 @@ def _complete(options: argparse.Namespace, plans: Sequence[Plan]) -> Plan:
         reason = f"{len(left)} of {len(plan.trials())} trials have not ended, like {arm} seed {seed}"
         raise UserError(f"{plan.name}: {reason}. Run `{_command(options)}` first.")
     return plan
+
+
+def _is_known(run: Run, protocol: Protocol) -> bool:
+    """Whether anything is known of a trial: a value, or why there is none."""
+    return bool(run.evaluation(protocol)["values"] or run.failure(protocol))
 
 
 def plan_of(options: argparse.Namespace) -> Plan:

@@ -1,0 +1,396 @@
+"""What becomes of a study whose seeds diverge, fail, are killed or are not compared: counted, said, and never a better arm."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import itertools
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from optuna.trial import TrialState
+from scipy import stats
+
+from harness.ablation import grids, history, rounds, tables, tuner, worker
+from harness.ablation.outcomes import DIVERGED, FAILED, MEASURED, UNASKED, UNFINISHED, Cell
+from harness.ablation.plan import Plan
+from harness.ablation.search import SearchPlan
+from harness.ablation.study import Study, load_scale
+from harness.ablation.summary import summarise
+from harness.ablation.worker import PlanBoard, work
+from harness.config import override
+from harness.errors import Diverged, NoValue, Pruned, Unsolvable, guarded
+from harness.files import read_json, write_json
+from harness.pipeline import ensure, train
+from harness.runs import Run, RunConfig, training_digest
+from harness.sampling import Generated
+
+ARMS = {"a": {"weighting": "uniform"}, "b": {"weighting": "data_end"}, "c": {"weighting": {"name": "min_snr", "gamma": 2.0}}}
+MACHINES = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 8."),
+    MemoryError(),
+    OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "checkpoint"),
+)
+
+
+def planned(base: RunConfig, seeds: int = 5, arms: dict[str, dict[str, Any]] = ARMS, nfe: int = 2) -> Plan:
+    study = Study(name="toy", question="Which?", baseline="a", arms=arms, nfe=nfe, smallest_difference=0.05, seeds=seeds)
+    return Plan.of(study, "digits", base, {}, None, [])
+
+
+def never() -> bool:
+    return False
+
+
+def quiet(_: str) -> None:
+    pass
+
+
+@pytest.fixture
+def points() -> RunConfig:
+    """Two-dimensional, trained and judged in a moment."""
+    changes = {"train.steps": 4, "train.warmup_steps": 0, "train.sample_every": 4, "train.batch_size": 16, "evaluate.num_samples": 40}
+    return override(load_scale("points"), {**changes, "evaluate.num_reference": 50, "evaluate.nfe": [1, 2], "train.device": "cpu"})
+
+
+def simulated(plan: Plan, rng: np.random.Generator) -> pd.DataFrame:
+    """Cells of a study at the primary NFE, with effects, noise and losses drawn anew."""
+    sd, lost = rng.choice([0.01, 0.05, 0.2]), rng.choice([0.0, 0.05, 0.25])
+    effects = {arm: rng.choice([0.0, 0.02, 0.3, -0.3]) if arm != plan.baseline else 0.0 for arm in plan.arms}
+    cells = []
+    for arm, seed in itertools.product(plan.arms, plan.seeds):
+        state = rng.choice([MEASURED, DIVERGED, FAILED, UNFINISHED], p=[1 - lost, 0.6 * lost, 0.2 * lost, 0.2 * lost])
+        value = math.exp(effects[arm] + rng.normal(0, sd)) if state == MEASURED else math.nan
+        cells.append(Cell(arm, seed, plan.metric, plan.nfe, value, plan.nfe, str(state)))
+    return pd.DataFrame(cells)
+
+
+def adjusted(p_values: dict[str, float]) -> dict[str, float]:
+    """Holm's, from its definition: an arm's is the largest, over the arms up to it, of p times how many are left."""
+    order = sorted(p_values, key=lambda arm: p_values[arm])
+    steps = [min(1.0, (len(order) - i) * p_values[arm]) for i, arm in enumerate(order)]
+    return {arm: max(steps[: i + 1]) for i, arm in enumerate(order)}
+
+
+def test_no_unstable_arm_is_better_or_a_tie_and_beside_a_lost_baseline_there_is_no_verdict(tiny: RunConfig) -> None:
+    """Over 60 studies whose seeds are knocked out at random; worse is what SciPy's paired t says of the survivors."""
+    plan, rng, seen = planned(tiny), np.random.default_rng(0), Counter[str]()
+    for number in range(60):
+        plan = dataclasses.replace(plan, seeds=tuple(range(rng.integers(3, 9))))
+        cells = simulated(plan, rng)
+        found = summarise(plan, cells)
+        table = cells.pivot_table(index="seed", columns="arm", values="value", dropna=False)
+        states = {arm: Counter(cells[cells.arm == arm].state) for arm in plan.arms}
+        pairs = {arm: table[[arm, "a"]].dropna() for arm in "bc"}
+        logs = {arm: np.log(both) for arm, both in pairs.items()}
+        lost = states["a"][DIVERGED] + states["a"][FAILED] > 0
+        tested = [] if lost else [arm for arm in "bc" if len(pairs[arm]) > 1 and (states[arm][DIVERGED] or not states[arm][FAILED])]
+        p = adjusted({arm: float(stats.ttest_rel(logs[arm][arm], logs[arm]["a"]).pvalue) for arm in tested})
+        rows = found.rows.set_index("arm")
+        for arm in "bc":
+            row, own, where = rows.loc[arm], states[arm], f"study {number}, arm {arm}"
+            assert (row.n, row.diverged, row.failed, row.seeds) == (own[MEASURED], own[DIVERGED], own[FAILED], len(plan.seeds)), where
+            worse = len(pairs[arm]) >= 3 and p.get(arm, 1.0) < 0.05 and (logs[arm][arm] - logs[arm]["a"]).mean() > 0
+            assert row.p_value == pytest.approx(p.get(arm, math.nan), nan_ok=True), where
+            if lost or (own[FAILED] and not own[DIVERGED]):
+                assert row.verdict == "not compared", where
+            elif own[DIVERGED]:
+                whole = states["a"][MEASURED] == len(plan.seeds)
+                assert row.verdict == ("worse" if worse and whole else "unstable"), where
+                survivors = len(pairs[arm]) >= 3 and p.get(arm, 1.0) < 0.05 and not worse
+                seen["unstable though its survivors are better"] += survivors
+            else:
+                assert row.verdict in ("better", "worse", "tie", "undecided"), where
+            seen[row.verdict] += 1
+        assert found.pairs == ((min(sizes), max(sizes)) if (sizes := [len(pairs[arm]) for arm in tested]) else (0, 0)), number
+    assert all(seen[word] >= 3 for word in ("better", "worse", "tie", "undecided", "unstable", "not compared")), seen
+    assert seen["unstable though its survivors are better"] >= 1, seen
+
+
+@pytest.fixture
+def reported(score: Any) -> Callable[..., tables.Report]:
+    """The report of a plan whose runs have FID 10, 8 and 10.1 over NFE, a bit apart, or ended as `ends` says."""
+
+    def report(plan: Plan, ends: dict[tuple[str, int], str] | None = None) -> tables.Report:
+        rng = np.random.default_rng(0)
+        for arm, seed in plan.trials():
+            run, protocol, end = plan.run(arm, seed), plan.protocol(arm), (ends or {}).get((arm, seed))
+            fid = {"a": 10.0, "b": 8.0, "c": 10.1}[arm] * math.exp(rng.normal(0, 0.01))
+            if end == "training":
+                write_json(run.folder / "diverged.json", {"reason": "training diverged."})
+            elif end != "unfinished":
+                score(run, protocol, {nfe: fid / nfe for nfe in plan.arms[arm].evaluate.nfe if not (end and nfe == 2)})
+            if end in ("samples", "solver"):
+                path = run.folder / "evaluations" / f"{protocol.digest}.json"
+                error = Diverged("some are not finite.") if end == "samples" else Unsolvable("it cannot.")
+                write_json(path, read_json(path) | {"failures": {"2": error.note}})
+        return tables.report(plan, {})
+
+    return report
+
+
+def verdicts_of(report: tables.Report) -> dict[str, str]:
+    return {arm: found.word for arm, found in report.summary.verdicts.items()}
+
+
+def test_diverged_failed_and_unfinished_seeds_are_told_apart(
+    tiny: RunConfig, reported: Callable[..., tables.Report], tmp_path: Path
+) -> None:
+    plan = planned(tiny)
+    ends = {("b", 0): "training", ("b", 3): "samples", ("c", 1): "unfinished"}
+    report = reported(plan, ends)
+    assert verdicts_of(report) == {"a": "baseline", "b": "unstable", "c": "tie"}
+    paths = {path.suffix: path for path in tables.write(report, tmp_path, "harness ablate toy")}
+    rows = pd.read_csv(paths[".csv"]).set_index(["arm", "nfe"])
+    assert rows[["seeds", "n", "diverged", "failed"]].loc[[("b", 1), ("b", 2), ("c", 2)]].to_numpy().tolist() == [
+        [5, 4, 1, 0], [5, 3, 2, 0], [5, 4, 0, 0],
+    ]  # fmt: skip
+    by_nfe, against, read_off = grids.grids(report)
+    assert by_nfe.title == "FID ↓ by NFE, mean ± sd over 5 seeds, or as many as stand in brackets"
+    assert [[cell.partition(" (")[2] for cell in line[1:]] for line in by_nfe.rows] == [["", ""], ["4 of 5)", "3 of 5)"], ["4 of 5)"] * 2]
+    assert [line[:2] for line in against.rows] == [["a", "5"], ["b", "2 of 5 diverged"], ["c", "1 of 5 unfinished"]]
+    assert [line[1].partition(" (")[2] for line in read_off.rows] == ["", "3 of 5)", "4 of 5)"]
+    text = paths[".md"].read_text()
+    for line in (
+        "Unstable: b (2 of 5 diverged).", "Tie: c (1 of 5 unfinished).", "b seed 0 has no value: training diverged.",
+        "b seed 3 has no value at NFE 2: some are not finite.", "arms have 3 to 4 pairs of seeds, and 3 pairs find a difference of",
+    ):  # fmt: skip
+        assert line in text, line
+    about = read_json(paths[".json"])
+    assert about["pairs"] == {"b": 3, "c": 4}
+    assert about["outcomes"]["c"] == {"number": 5, "measured": 4, "diverged": 0, "failed": 0, "asked": True, "unfinished": 1}
+    assert paths[".png"].read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("end", ["training", "samples", "solver"])
+def test_a_baseline_that_lost_a_seed_leaves_no_verdict(
+    tiny: RunConfig, reported: Callable[..., tables.Report], tmp_path: Path, end: str
+) -> None:
+    report = reported(planned(tiny), {("a", 4): end, ("b", 0): "training"})
+    assert verdicts_of(report) == {"a": "baseline", "b": "not compared", "c": "not compared"}
+    lost = "1 of 5 failed" if end == "solver" else "1 of 5 diverged"
+    assert f"Not compared: b, c (of the baseline a, {lost}, and its other seeds are no fair sample)." in report.notes
+    assert not any("power" in line for line in tables.remarks(report))
+    assert [line[1:] for line in grids.grids(report)[1].rows] == [
+        [lost, "", "", "", "baseline"], ["1 of 5 diverged", "", "", "", "not compared"], ["5", "", "", "", "not compared"],
+    ]  # fmt: skip
+    text = next(path for path in tables.write(report, tmp_path, "harness ablate toy") if path.suffix == ".md").read_text()
+    assert "nan" not in text
+
+
+def test_a_study_in_which_all_diverge_is_told(tiny: RunConfig, reported: Callable[..., tables.Report], tmp_path: Path) -> None:
+    plan = planned(tiny, seeds=3)
+    report = reported(plan, dict.fromkeys(plan.trials(), "training"))
+    assert verdicts_of(report) == {"a": "baseline", "b": "not compared", "c": "not compared"}
+    tables.write(report, tmp_path, "harness ablate toy")
+    assert grids.grids(report)[0].rows == [[arm, "3 of 3 diverged", "3 of 3 diverged"] for arm in "abc"]
+
+
+def test_what_is_not_compared_says_why(tiny: RunConfig, reported: Callable[..., tables.Report]) -> None:
+    """More seeds would help none of them; two seeds are undecided, since there they would."""
+    plan = planned(tiny, arms={**ARMS, "b": {**ARMS["b"], "evaluate.nfe": [1, 4]}})
+    report = reported(plan, {("c", 2): "solver"})
+    assert verdicts_of(report) == {"a": "baseline", "b": "not compared", "c": "not compared"}
+    assert {arm: found.reason for arm, found in report.summary.verdicts.items()} == {
+        "a": "", "b": "it is not measured at NFE 2", "c": "1 of 5 failed, and the other seeds are no fair sample",
+    }  # fmt: skip
+    assert "c seed 2 has no value at NFE 2: it cannot." in report.notes
+    assert set(verdicts_of(reported(planned(tiny, seeds=2))).values()) == {"baseline", "undecided"}
+
+
+def test_an_arm_whose_training_diverges_is_unstable_wherever_it_is_measured(
+    tiny: RunConfig, reported: Callable[..., tables.Report]
+) -> None:
+    plan = planned(tiny, arms={**ARMS, "b": {**ARMS["b"], "evaluate.nfe": [1, 4]}})
+    report = reported(plan, {("b", 2): "training"})
+    assert (verdicts_of(report)["b"], report.summary.verdicts["b"].reason) == ("unstable", "1 of 5 diverged")
+    states = report.cells[(report.cells.arm == "b") & (report.cells.nfe == 2)].set_index("seed").state
+    assert states.to_dict() == {0: UNASKED, 1: UNASKED, 2: DIVERGED, 3: UNASKED, 4: UNASKED}
+
+
+def test_survivors_set_no_mark_for_other_arms(tiny: RunConfig, reported: Callable[..., tables.Report]) -> None:
+    """b has the best values by far: 4 at NFE 2, where a has 5. Once it diverges, a's and c's own best is the best."""
+    whole, hurt = (reported(planned(tiny), ends).readouts for ends in ({}, {("b", 0): "training"}))
+    assert (whole["a"].fewest_of_all, hurt["a"].fewest_of_all) == (None, 2)
+    assert (hurt["b"].seeds, hurt["b"].ends) == (4, (1, 2))
+
+
+def test_every_settings_of_an_arm_stands_in_the_results(tiny: RunConfig, reported: Callable[..., tables.Report], tmp_path: Path) -> None:
+    plan = planned(tiny, arms={**ARMS, "b": {"train.warmup_steps": 3, "train.log_every": 7}})
+    paths = {path.suffix: path for path in tables.write(reported(plan), tmp_path, "harness ablate toy")}
+    about, text = read_json(paths[".json"]), paths[".md"].read_text()
+    assert about["settings"]["c"] == {"weighting": "min_snr", "weighting.gamma": 2.0}
+    assert about["settings"]["b"] == {"train.warmup_steps": 3}  # how often it logs changes nothing
+    assert about["settings"]["a"] == {"weighting": "uniform", "train.warmup_steps": 2}
+    for line in ("| a | weighting = uniform, train.warmup_steps = 2 |", "| c | weighting = min_snr, weighting.gamma = 2.0 |"):
+        assert line in text, line
+    again = RunConfig.parse(about["baseline"]["configuration"])
+    for arm, config in plan.arms.items():
+        own = about["settings"][arm] if arm != about["baseline"]["arm"] else {}
+        assert training_digest(override(again, own)) == training_digest(config), arm
+
+
+def test_failures_of_the_machine_are_one_line_and_other_errors_are_not_hidden(capsys: pytest.CaptureFixture[str]) -> None:
+    def failing(error: Exception) -> Callable[[], None]:
+        def command() -> None:
+            raise error
+
+        return command
+
+    for command in (*map(failing, MACHINES), lambda: torch.empty(10**15)):
+        assert guarded(command) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1, said
+        assert said.startswith("error: "), said
+        assert said.endswith("run the same command again.\n"), said
+    with pytest.raises(RuntimeError, match="shapes"):
+        guarded(failing(RuntimeError("shapes differ")))
+
+
+def test_what_the_machine_broke_off_is_run_again_and_counts_for_nothing(points: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, plan = Run.of(points), planned(points, seeds=1, arms={"a": {}, "b": {"weighting": "data_end"}})
+
+    def broken(error: Exception) -> Callable[..., Any]:
+        def raising(*_: Any, **__: Any) -> Any:
+            raise error
+
+        return raising
+
+    for place, error in (*(("fit", error) for error in MACHINES), ("samples", MACHINES[0]), ("samples", MACHINES[-1])):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"harness.pipeline.{place}", broken(error))
+            with pytest.raises(type(error)):
+                ensure(points, quiet, never)
+        protocol = plan.protocol("a")
+        assert (run.gave_up, run.failure(protocol), run.settled(protocol)) == (None, None, False), (place, error)
+        if place == "fit" and error is MACHINES[-1]:
+            train(run, quiet, never)
+    report = tables.report(plan, {})
+    assert {arm: s.seeds.unfinished for arm, s in report.summary.standings.items()} == {"a": 1, "b": 1}
+    ensure(points, quiet, never)
+    assert run.evaluated(plan.protocol("a"))
+
+
+@pytest.mark.parametrize("error", MACHINES, ids=lambda error: type(error).__name__)
+def test_a_worker_that_the_machine_ended_leaves_its_trial_to_be_run_again(
+    tiny: RunConfig, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`kill -9` is in test_end_to_end."""
+    plan = planned(tiny, seeds=1)
+
+    def end(*_: Any) -> Run:
+        raise error
+
+    monkeypatch.setattr(worker, "ensure", end)
+    with pytest.raises(type(error)):
+        work(PlanBoard(plan), never)
+    board = PlanBoard(plan)
+    board.refill()
+    assert (board.failures(), board.finished()) == ({}, False)
+    assert {trial.user_attrs["arm"] for trial in board.trials(TrialState.WAITING)} == set("abc")
+
+
+def wild(values: Callable[[int], float]) -> Callable[..., Any]:
+    """Samples that are all `values(NFE)`."""
+
+    def samples(run: Run, trained: Any, nfe: int, number: int, *_: Any, **more: Any) -> Any:
+        x = torch.full((number, 2), values(nfe)) + 0.1 * torch.randn(number, 2, generator=torch.Generator().manual_seed(0))
+        yield Generated(x, None, nfe, x)
+
+    return samples
+
+
+def test_samples_that_are_not_finite_at_one_nfe_cost_no_other(points: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = override(points, {"evaluate.metrics": ["sliced_wasserstein"], "evaluate.nfe": [1, 2, 4]})
+    plan = planned(base, seeds=1)
+    run, protocol = plan.run("a", 0), plan.protocol("a")
+    with monkeypatch.context() as patch:
+        patch.setattr("harness.pipeline.samples", wild(lambda nfe: math.nan if nfe < 4 else 0.5))
+        with pytest.raises(Diverged, match=r"^at NFE 1, 2: the samples cannot be judged: some are not finite\. \(Remove .*\.json to try"):
+            ensure(plan.config("a", 0), quiet, never)
+        patch.setattr("harness.pipeline.samples", lambda *_, **__: pytest.fail("sampled again"))
+        with pytest.raises(Diverged, match="at NFE 1, 2"):
+            ensure(plan.config("a", 0), quiet, never)
+    assert run.evaluation(protocol)["values"]["sliced_wasserstein"].keys() == {"4"}
+    assert Counter(tables.report(plan, {}).cells.query("arm == 'a'").state) == {DIVERGED: 2, MEASURED: 1}
+    ensure(override(plan.config("a", 0), {"evaluate.nfe": [4]}), quiet, never)  # asks for nothing that failed
+
+
+def test_a_solver_that_gives_up_is_no_divergence(points: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def give_up(*_: Any, **__: Any) -> Any:
+        raise Unsolvable("dopri5 gave up.")
+        yield
+
+    plan = planned(points, seeds=1)
+    monkeypatch.setattr("harness.pipeline.samples", give_up)
+    board = PlanBoard(plan)
+    work(board, never)
+    assert board.finished()
+    report = tables.report(plan, {})
+    assert set(report.cells.state) == {FAILED}
+    assert [line[1] for line in grids.grids(report)[1].rows] == ["1 of 1 failed"] * 3
+    error = plan.run("b", 0).failure(plan.protocol("b"))
+    assert (type(error), str(error)) == (Unsolvable, "at NFE 1, 2: dopri5 gave up.")
+
+
+def test_errors_come_back_from_their_notes() -> None:
+    for error in (Diverged("so."), Unsolvable("thus.")):
+        again = NoValue.of(json.loads(json.dumps(error.note)))
+        assert (type(again), str(again)) == (type(error), str(error))
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "said"),
+    [
+        (Diverged("it diverged."), "diverged", "0 of them given up early, 1 diverged"),
+        (Unsolvable("it gave up."), "failed", "0 of them given up early, 1 without a value"),
+        (Pruned("it fell behind."), "given up", "1 of them given up early"),
+    ],
+    ids=str,
+)
+def test_a_search_tells_what_fell_behind_from_what_diverged(
+    tiny: RunConfig, monkeypatch: pytest.MonkeyPatch, error: Exception, state: str, said: str
+) -> None:
+    from harness.ablation.search import Search
+    from harness.ablation.space import log
+
+    search = Search(question="Which?", spaces={"digits": {"train.learning_rate": log(1e-4, 1e-1)}}, nfe=2, trials=2, name="toy")
+    board = tuner.SearchBoard(SearchPlan.of(search, "digits", tiny, None, []))
+    ends = iter([error])
+
+    def end(config: RunConfig, *_: Any) -> Run:
+        if ending := next(ends, None):
+            raise ending
+        return ensure(config, quiet, never)
+
+    monkeypatch.setattr(tuner, "ensure", end)
+    work(board, never)
+    assert history.frame(board).state.tolist() == [state, "finished"]
+    assert said + ", by fid" in history.describe(board)
+    assert history.counted(board) == {"finished": 1, state: 1}
+    assert history.draw_history(board).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "nfe"),
+    [({"evaluate.nfe": [2, 4]}, (1, 2, 4)), ({"evaluate.nfe": [4, 1]}, (4, 1)), ({"evaluate.nfe": [2], "evaluate.solver": "heun"}, (2,))],
+    ids=str,
+)
+def test_what_is_distilled_has_flows_at_one_step_to_be_compared_with(points: RunConfig, evaluate: dict[str, Any], nfe: tuple) -> None:
+    config = override(points, {**evaluate, "reflow.number": 40, "reflow.nfe": 4})
+    train(Run.of(config), quiet, never)
+    plan = rounds.plan_of([Run.of(config)], 1, True, {})
+    *flows, distilled = plan.arms.values()
+    assert [flow.evaluate.nfe for flow in flows] == [nfe] * 2
+    assert (distilled.evaluate.nfe, plan.nfe) == ((1,), min(nfe))
+    assert [arm.evaluate.nfe for arm in rounds.plan_of([Run.of(config)], 1, False, {}).arms.values()] == [config.evaluate.nfe] * 2
