@@ -239,7 +239,7 @@ def _evaluate_at(run: Run, trained: Trained, judge: Judge, nfe: int, stop: Stop)
     except (Diverged, Unsolvable) as error:
         _write_evaluation(run, judge.protocol, run.evaluation(judge.protocol) | {"failed": str(error)})
         raise Diverged(str(error)) from error
-    draw(judge.data, rows["shown"], run.folder / "samples" / f"{judge.protocol.digest}-nfe-{nfe:04d}.png")
+    draw(judge.data, rows["shown"][: SHOWN[judge.data.kind]], run.folder / "samples" / f"{judge.protocol.digest}-nfe-{nfe:04d}.png")
     known, text, calls = run.evaluation(judge.protocol), str(nfe), rows["calls"].double()
     for metric, estimate in found.items():
         known["values"].setdefault(metric, {})[text] = estimate.value

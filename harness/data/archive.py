@@ -97,25 +97,23 @@ class Archive:
                 place = PurePosixPath(info.filename.replace("\\", "/"))
                 if place.is_absolute() or ".." in place.parts or PureWindowsPath(info.filename).is_absolute():
                     raise UserError(f"{self.path}: holds '{info.filename}', a path that climbs out. Make the zip again.")
-                if any(self._hides(part) for part in place.parts):
-                    continue
                 folder = info.filename.endswith(("/", "\\"))
-                self._folders.update(map(str, (*([place] if folder else []), *place.parents)))
-                if not folder:
+                above = ([place] if folder else []) + list(place.parents)
+                self._folders.update(str(each) for each in above if not any(map(_is_hidden, each.parts)))
+                if not any(self._hides(part) for part in place.parts) and not folder:
                     self._twice += [str(place)] * (str(place) in names)
                     names.add(str(place))
                     yield str(place), File(info.filename, info.file_size, Stamp(f"{info.file_size} {info.CRC}", 0))
 
     def _hides(self, name: str) -> bool:
         """Whether a file or folder of that name is left out as hidden, which is noted."""
-        if not (hidden := name.startswith(".") or name.lower() in LITTER):
-            return False
-        self._hidden.append(name)
+        if hidden := _is_hidden(name):
+            self._hidden.append(name)
         return hidden
 
-    def where(self, name: str) -> str:
+    def where(self, name: str) -> Path:
         """The whole path of a file, as it is named to users."""
-        return f"{self.path}/{self.files[name].place}"
+        return self.path / self.files[name].place
 
     def open(self, name: str) -> IO[bytes]:
         """A file to read from."""
@@ -135,14 +133,23 @@ class Archive:
         for name, digest in zip(names, digests(self, names), strict=True):
             yield f"{name} {self.files[name].size} {digest};".encode(errors="surrogateescape")
 
+    def others(self) -> list[str]:
+        """How many files end otherwise, a line an ending, with the uppermost folders that they lie in."""
+        counts = Counter(PurePosixPath(name).suffix.lower() for name in self._others)
+        folders = {ending: set[str]() for ending in counts}
+        for name in self._others:
+            folders[PurePosixPath(name).suffix.lower()].add(_top(name))
+        lines = []
+        for ending, number in sorted(counts.items()):
+            kind = f"file{'s' * (number > 1)} {f'ending in {ending}' if ending else 'without an ending'}"
+            where = _some(sorted(folders[ending] - {""}))
+            lines.append(f"{number} {kind}{f', in {where}' if where else ''}")
+        return lines
+
     def left_out(self) -> list[str]:
         """What does not count and why, a line each, and which folder stands above the classes."""
         lines = [f"all files lie in '{self.root[:-1]}': the folders in it are the classes"] if self.root else []
-        counts = Counter((PurePosixPath(name).suffix.lower(), _top(name)) for name in self._others)
-        for ending in sorted({ending for ending, _ in counts}):
-            number = sum(count for (kind, _), count in counts.items() if kind == ending)
-            where = _some(sorted(top or "no folder" for kind, top in counts if kind == ending))
-            lines.append(f"left out: {_files(number)} {f'that end in {ending}' if ending else 'without an ending'}, in {where}")
+        lines += [f"left out: {line}" for line in self.others()]
         below = {f"{folder}/".removeprefix(self.root) for folder in self._folders if not self.root.startswith(f"{folder}/")}
         tops = set(map(_top, below)) - {"."}
         if without := sorted(tops - set(map(_top, self.files))):
@@ -156,20 +163,20 @@ class Archive:
         return lines
 
 
-def _files(number: int) -> str:
-    return "1 file" if number == 1 else f"{number} files"
-
-
 def _some(names: Sequence[str]) -> str:
     """Names in a row, the first of many."""
     rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return f"{', '.join(names[:NAMED])}{rest}"
 
 
-def corrupt(place: str, error: Exception) -> UserError:
+def corrupt(place: Path, error: Exception) -> UserError:
     """What is said of a file that cannot be read."""
     reason = "no picture that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error).strip().split("\n")[0]
     return UserError(f"{place}: cannot be read ({reason}). Remove it, or set dataset.skip_corrupt=true.")
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in LITTER
 
 
 def _common(names: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -60,9 +61,9 @@ def stated(picture: Image.Image) -> Values:
         return Values(f"16 bits (mode {picture.mode}, 0 to 65535)", 65535, False, inverted)
     if picture.mode.startswith("I"):
         return Values(f"whole numbers (mode {picture.mode})", None, False, inverted)
-    return (
-        Values(f"16 bits a channel (mode {picture.mode})", 255, False, reduced=True) if colour != "BGR" and bits.startswith("16") else EIGHT
-    )
+    if colour != "BGR" and bits.startswith("16"):
+        return Values(f"16 bits a channel (mode {picture.mode})", 255, False, reduced=True)
+    return EIGHT
 
 
 def _highest(colour: str, bits: str, rest: Sequence[object]) -> int:
@@ -79,13 +80,13 @@ class Depth:
     proven: frozenset[Values] = frozenset()
     """Headers that are right, as some picture of the folder uses more than half of the values."""
 
-    def eight_bits(self, picture: Image.Image, values: Values, place: str) -> Image.Image:
+    def eight_bits(self, picture: Image.Image, values: Values, place: Path) -> Image.Image:
         """A loaded picture in eight bits; `UserError` where that is a guess, or where values are not finite."""
         if values == EIGHT:
             return picture
         pixels = colours(picture)
         if not np.isfinite(pixels).all():
-            raise UserError(f"{place}: holds {(~np.isfinite(pixels)).sum()} values that are NaN or infinite. Mend or remove it.")
+            raise UserError(f"{place}: holds values that are NaN or infinite ({(~np.isfinite(pixels)).sum()} of them). Mend or remove it.")
         if values.reduced and self.levels:
             raise UserError(f"{place}: holds {values.name}, which dataset.levels cannot scale. Write it with 8 bits.")
         if not (self.levels or values.sure or values in self.proven or _fills(pixels.max(), values)):
@@ -108,7 +109,7 @@ def _fills(highest: float, values: Values) -> bool:
     return values.white is not None and highest > values.white / 2
 
 
-def unsure(place: str, values: Values, lowest: float, highest: float) -> UserError:
+def unsure(place: Path, values: Values, lowest: float, highest: float) -> UserError:
     """What is said of pictures whose white is unknown."""
     low, high = (f"{value:.6g}" for value in (lowest, highest))
     if values.reduced:

@@ -40,7 +40,7 @@ def _classes(names: Sequence[str], place: object) -> tuple[Tensor | None, tuple[
         if len(loose := [name for name in names if "/" not in name]) < len(names):
             raise UserError(f"{place}: '{loose[0]}' lies in no folder, others do, so its class is unknown. Move it into one.")
         return None, ()
-    return torch.tensor([known[folder] for folder in folders]), tuple(known)
+    return torch.tensor([known[folder] for folder in folders], dtype=torch.int64), tuple(known)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class Folder(Dataset):
         """The archive and the names of its files that count, in order."""
         archive = Archive(existing(self.path, "a folder or zip"), self.endings)
         if not archive.files:
-            others = f" ({'; '.join(archive.left_out())})" if archive.left_out() else ""
+            others = f", but {'; '.join(archive.others())}" if archive.others() else ""
             raise UserError(f"{archive.path}: holds no {' or '.join(self.endings[:3])} file{others}. Give another folder.")
         return archive, list(archive.files)
 
