@@ -39,8 +39,8 @@ class File(NamedTuple):
 class Archive:
     """The files of a folder or a zip that have one of `endings`, by their names within it.
 
-    Links are followed, each folder once. A folder that all files lie in is no part of their names, where there are folders
-    below it. Hidden files and what systems leave behind are left out.
+    Links are followed, each folder once. A folder that all files lie in is no part of their names, where there are
+    folders below it. Hidden files and what systems leave behind are left out.
     """
 
     def __init__(self, path: Path, endings: tuple[str, ...]):
@@ -96,7 +96,8 @@ class Archive:
             for info in archive.infolist():
                 place = PurePosixPath(info.filename.replace("\\", "/"))
                 if place.is_absolute() or ".." in place.parts or PureWindowsPath(info.filename).is_absolute():
-                    raise UserError(f"{self.path}: holds '{info.filename}', a path that climbs out. Make the zip again.")
+                    said = f"{self.path}: holds '{info.filename}', a path that climbs out"
+                    raise UserError(f"{said}. Make the zip again.")
                 folder = info.filename.endswith(("/", "\\"))
                 above = ([place] if folder else []) + list(place.parents)
                 self._folders.update(str(each) for each in above if not any(map(_is_hidden, each.parts)))
@@ -118,7 +119,9 @@ class Archive:
     def open(self, name: str) -> IO[bytes]:
         """A file to read from."""
         place = self.files[name].place
-        return _zip(str(self.path), self.version, os.getpid()).open(place) if self.zipped else open(self.path / place, "rb")
+        if not self.zipped:
+            return open(self.path / place, "rb")
+        return _zip(str(self.path), self.version, os.getpid()).open(place)
 
     def read(self, name: str) -> bytes:
         """The content of one file; `UserError` names it when it cannot be read."""
@@ -150,14 +153,15 @@ class Archive:
         """What does not count and why, a line each, and which folder stands above the classes."""
         lines = [f"all files lie in '{self.root[:-1]}': the folders in it are the classes"] if self.root else []
         lines += [f"left out: {line}" for line in self.others()]
-        below = {f"{folder}/".removeprefix(self.root) for folder in self._folders if not self.root.startswith(f"{folder}/")}
-        tops = set(map(_top, below)) - {"."}
+        within = (f"{folder}/" for folder in self._folders)
+        tops = {_top(each.removeprefix(self.root)) for each in within if not self.root.startswith(each)} - {"."}
         if without := sorted(tops - set(map(_top, self.files))):
             lines.append(f"left out: {_some(without)}, in which no file ends in {', '.join(self.endings)}")
         if self._hidden:
             lines.append(f"left out as hidden: {_some(sorted(set(self._hidden)))}")
         if self._links:
-            lines.append(f"left out, as a link that leads nowhere or to a folder that is there already: {_some(sorted(self._links))}")
+            why = "as a link that leads nowhere or to a folder that is there already"
+            lines.append(f"left out, {why}: {_some(sorted(self._links))}")
         if self._twice:
             lines.append(f"left out, as another file has the same name: {_some(sorted(self._twice))}")
         return lines
@@ -171,7 +175,9 @@ def _some(names: Sequence[str]) -> str:
 
 def corrupt(place: Path, error: Exception) -> UserError:
     """What is said of a file that cannot be read."""
-    reason = "no picture that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error).strip().split("\n")[0]
+    reason = str(error).strip().split("\n")[0]
+    if isinstance(error, UnidentifiedImageError):
+        reason = "no picture that Pillow knows"
     return UserError(f"{place}: cannot be read ({reason}). Remove it, or set dataset.skip_corrupt=true.")
 
 

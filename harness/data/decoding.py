@@ -1,7 +1,7 @@
-"""Pictures of any depth brought to eight bits: by what their headers state or the user says, the same for a whole folder.
+"""Pictures of any depth brought to eight bits by what their headers state or the user says, alike in a whole folder.
 
-Pillow itself clips what is deeper. No picture is scaled by its own largest value: a dark one stays dark. TIFF's MinSampleValue
-and MaxSampleValue are such values, of each picture, and do not count.
+Pillow itself clips what is deeper. No picture is scaled by its own largest value: a dark one stays dark. TIFF's
+MinSampleValue and MaxSampleValue are such values, of each picture, and do not count.
 """
 
 from __future__ import annotations
@@ -48,15 +48,16 @@ def stated(picture: Image.Image) -> Values:
     arguments = tiles[0].args if tiles else ""
     raw, *rest = (arguments,) if isinstance(arguments, str) else arguments
     colour, _, bits = str(raw).partition(";")
-    tiff = isinstance(picture, TiffImagePlugin.TiffImageFile)
-    inverted = tiff and picture.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0  # type: ignore[attr-defined]
+    tags = getattr(picture, "tag_v2", {})
+    inverted = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
     if picture.mode == "F":
         return Values("floats (mode F)", None, False, inverted)
     if bits == "12":
         return Values("12 bits (mode I;16, 0 to 4095)", 4095, True, inverted)
     if picture.format == "PPM" and picture.mode in ("I", "RGB") and (highest := _highest(colour, bits, rest)) > 255:
         grey = picture.mode == "I"
-        return Values(f"values (mode {picture.mode}, 0 to {highest})", 65535 if grey else 255, highest < 65535, reduced=not grey)
+        said = f"values (mode {picture.mode}, 0 to {highest})"
+        return Values(said, 65535 if grey else 255, highest < 65535, reduced=not grey)
     if picture.mode.startswith("I") and bits in ("16", "16B", "16L", "16N", "16R"):
         return Values(f"16 bits (mode {picture.mode}, 0 to 65535)", 65535, False, inverted)
     if picture.mode.startswith("I"):
@@ -86,7 +87,8 @@ class Depth:
             return picture
         pixels = colours(picture)
         if not np.isfinite(pixels).all():
-            raise UserError(f"{place}: holds values that are NaN or infinite ({(~np.isfinite(pixels)).sum()} of them). Mend or remove it.")
+            wrong = int((~np.isfinite(pixels)).sum())
+            raise UserError(f"{place}: holds values that are NaN or infinite ({wrong} of them). Mend or remove it.")
         if values.reduced and self.levels:
             raise UserError(f"{place}: holds {values.name}, which dataset.levels cannot scale. Write it with 8 bits.")
         if not (self.levels or values.sure or values in self.proven or _fills(pixels.max(), values)):
@@ -113,10 +115,13 @@ def unsure(place: Path, values: Values, lowest: float, highest: float) -> UserEr
     """What is said of pictures whose white is unknown."""
     low, high = (f"{value:.6g}" for value in (lowest, highest))
     if values.reduced:
-        return UserError(f"{place}: holds {values.name} and uses the lower ones alone, so its white is unknown. Write it with 8 bits.")
+        said = f"{place}: holds {values.name} and uses the lower ones alone, so its white is unknown"
+        return UserError(f"{said}. Write it with 8 bits.")
     white = next((str(max(1, 2**bits - 1)) for bits in (0, 8, 10, 12, 14, 16) if highest <= max(1, 2**bits - 1)), high)
-    remedy = f"Set dataset.levels to the values that are black and white, like [{min(lowest, 0):.6g},{white}], or write 8 bits"
-    return UserError(f"{place}: holds {values.name} from {low} to {high}, and nothing says which value is white. {remedy}.")
+    said = f"{place}: holds {values.name} from {low} to {high}, and nothing says which value is white"
+    levels = f"[{min(lowest, 0):.6g},{white}]"
+    remedy = f"Set dataset.levels to the values that are black and white, like {levels}, or write 8 bits."
+    return UserError(f"{said}. {remedy}")
 
 
 def survey(archive: Archive, names: Sequence[str], levels: tuple[float, ...]) -> tuple[Depth, list[str]]:
@@ -133,17 +138,21 @@ def survey(archive: Archive, names: Sequence[str], levels: tuple[float, ...]) ->
             if getattr(picture, "is_animated", False) and picture.format != "MPO":  # whose other pictures are previews
                 moving.append(name)
     found.pop(EIGHT, None)
-    proven = frozenset(values for values, of in found.items() if not levels and not values.sure and _proven(archive, of, values))
-    lines = [f"{len(of)} of {len(chosen)} pictures looked at hold {_said(values, levels)}" for values, of in found.items()]
+    asked = {} if levels else {values: of for values, of in found.items() if not values.sure}
+    proven = frozenset(values for values, of in asked.items() if _proven(archive, of, values))
+    looked = f"of {len(chosen)} pictures looked at hold"
+    lines = [f"{len(of)} {looked} {_said(values, levels)}" for values, of in found.items()]
     if moving:
-        lines.append(f"{len(moving)} of {len(chosen)} pictures looked at hold several, {moving[0]} for one: the first is taken")
+        lines.append(f"{len(moving)} {looked} several, {moving[0]} for one: the first is taken")
     return Depth(levels, proven), lines
 
 
 def _said(values: Values, levels: tuple[float, ...]) -> str:
     if values.reduced:
         return f"{values.name}: the upper 8 bits are taken"
-    stretch = f"{levels[0]:g} to {levels[1]:g} become 0 to 255, what lies outside is clipped" if levels else "brought to 0 to 255"
+    stretch = "brought to 0 to 255"
+    if levels:
+        stretch = f"{levels[0]:g} to {levels[1]:g} become 0 to 255, what lies outside is clipped"
     return f"{values.name}: {stretch}{', and 0 is white' if values.inverted else ''}"
 
 
@@ -155,7 +164,7 @@ def _opened(archive: Archive, names: Sequence[str]) -> Iterator[tuple[str, Image
 
 
 def _proven(archive: Archive, names: Sequence[str], values: Values) -> bool:
-    """Whether one of these pictures uses the upper half of its values; `UserError` where none does, though some can be read."""
+    """Whether one of these pictures uses the upper half of its values; `UserError` where none that can be read does."""
     ends: list[float] = []
     for _, picture in _opened(archive, names):
         with contextlib.suppress(*DAMAGED):

@@ -1,4 +1,4 @@
-"""SHA-256 of the files of an archive, computed once: kept in results/local/hashes with what changes when a file does."""
+"""SHA-256 of the files of an archive, computed once and kept in results/local/hashes until a file changes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 KEPT = 64
 """Archives whose hashes are kept: those hashed last."""
 SETTLED_NS = 2_000_000_000
-"""A file that changed this shortly before it was read could change again without another time of change: it is read again."""
+"""A file that changed this shortly before it was read could change once more at the same time: it is read again."""
 WRITE_EVERY_S = 30.0
 AT_ONCE = 64
 """Files that wait to be read."""
@@ -40,7 +40,8 @@ class Stamp(NamedTuple):
 def digests(archive: Archive, names: Sequence[str]) -> list[str]:
     """SHA-256 of the content of each file, 64 hex digits; `UserError` names one that cannot be read."""
     path = _path(archive)
-    known = {name: found[1] for name, found in _read(path).items() if name in archive.files and found[0] == archive.files[name].stamp.mark}
+    marks = {name: file.stamp.mark for name, file in archive.files.items()}
+    known = {name: digest for name, (mark, digest) in _read(path).items() if marks.get(name) == mark}
     if missing := [name for name in names if name not in known]:
         wall, written = time.time_ns(), time.monotonic()
         for name, digest in _hashed(archive, missing):
@@ -83,14 +84,15 @@ def _hashed(archive: Archive, names: Sequence[str]) -> Iterator[tuple[str, str]]
 def _path(archive: Archive) -> Path:
     """Where the hashes of an archive are kept."""
     said = f"{archive.path.absolute()} {archive.endings}"
-    return results_folder() / "local" / "hashes" / f"{hashlib.sha256(said.encode(errors='surrogateescape')).hexdigest()[:12]}.json"
+    name = hashlib.sha256(said.encode(errors="surrogateescape")).hexdigest()[:12]
+    return results_folder() / "local" / "hashes" / f"{name}.json"
 
 
 def _read(path: Path) -> dict[str, list[str]]:
     """{name: [mark, digest]}; empty where the file is absent or damaged, without an entry that is."""
     try:
         found = json.loads(path.read_text())["files"]
-        return {name: entry for name, entry in found.items() if re.fullmatch("[0-9a-f]{64}", entry[1])}
+        return {name: [mark, digest] for name, (mark, digest) in found.items() if re.fullmatch("[0-9a-f]{64}", digest)}
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
         return {}
 
@@ -98,7 +100,8 @@ def _read(path: Path) -> dict[str, list[str]]:
 def _write(path: Path, archive: Archive, known: Mapping[str, str], read_at: int) -> None:
     """Keep the hashes of files that had settled before `read_at`; a disk that takes none costs another reading."""
     stamps = {name: archive.files[name].stamp for name in known}
-    settled = {name: [stamp.mark, known[name]] for name, stamp in stamps.items() if stamp.changed < read_at - SETTLED_NS}
+    until = read_at - SETTLED_NS
+    settled = {name: [stamp.mark, known[name]] for name, stamp in stamps.items() if stamp.changed < until}
     with contextlib.suppress(OSError):
         write_atomic(path, json.dumps({"path": str(archive.path.absolute()), "files": settled}))
         kept = sorted(path.parent.glob("*.json"), key=lambda other: other.stat().st_mtime_ns)
