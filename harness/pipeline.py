@@ -21,7 +21,7 @@ from harness.checkpoint import checkpoints, combine, part, read_checkpoint, step
 from harness.components.solvers import Euler
 from harness.components.time_grids import UniformGrid
 from harness.config import override, to_dict
-from harness.data.base import load
+from harness.data.base import load, spaced
 from harness.data.pictures import SHOWN, draw
 from harness.environment import commit, machine
 from harness.errors import Diverged, NoValue, Pruned, Stopped, Unsolvable, UserError
@@ -249,7 +249,7 @@ def _evaluate_at(run: Run, trained: Trained, judge: Judge, nfe: int, stop: Stop)
     except NoValue as error:
         _note_failure(run, judge.protocol, str(nfe), error)
         return parts.clear()
-    draw(judge.data, rows["shown"], run.folder / "samples" / f"{judge.protocol.digest}-nfe-{nfe:04d}.png")
+    draw(judge.data, rows["shown"][: SHOWN[judge.data.kind]], run.folder / "samples" / f"{judge.protocol.digest}-nfe-{nfe:04d}.png")
     known, text, calls = run.evaluation(judge.protocol), str(nfe), rows["calls"].double()
     for metric, estimate in found.items():
         known["values"].setdefault(metric, {})[text] = estimate.value
@@ -328,7 +328,7 @@ def picture(run: Run, trained: Trained, nfe: int, number: int, path: Path, label
 
 def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look | None) -> Callbacks:
     last, path, data = run.steps_done, run.folder / "metrics.jsonl", load(run.config.dataset)
-    real = data.encode(data.train[torch.linspace(0, len(data.train) - 1, min(len(data.train), SPREAD)).long()])
+    real = data.encode(data.train[spaced(SPREAD, len(data.train))])
     use = run.environment.get("device_use", {"flops_per_sample": 0.0, "peak_flops": 1.0})
 
     def log(line: dict[str, float]) -> None:

@@ -63,7 +63,7 @@ CLASSES = torch.arange(SIZE) % 3
 
 
 def data_of(train: Any, classes: Tensor | None = CLASSES) -> Data:
-    return Data(train, IMAGES[:2], encode, decode, "image", classes)
+    return Data(train, IMAGES[:2], encode, decode, "image", classes, None if classes is None else classes[:2])
 
 
 def drawn(data: Data, start: int, end: int) -> list[Batch]:
@@ -93,7 +93,7 @@ def test_classes_follow_their_rows(workers: int | None) -> None:
         assert torch.equal(samples, IMAGES[rows])
         assert classes is not None
         assert torch.equal(classes, rows % 3)
-    assert all(classes is None for _, classes in drawn(dataclasses.replace(data, classes=None), 0, 6))
+    assert all(classes is None for _, classes in drawn(dataclasses.replace(data, classes=None, held_out_classes=None), 0, 6))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -285,11 +285,12 @@ def test_a_corrupt_picture_ends_a_run_with_its_name(
         copy = tmp_path / "x" / path.relative_to(pictures)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(path.read_bytes())
-    (tmp_path / "x" / "b" / "13.png").write_bytes(b"torn")
+    name = load(on_pictures.dataset).train.names[20]  # type: ignore[union-attr]
+    (tmp_path / "x" / name).write_bytes(b"torn")
     config = override(on_pictures, {"dataset.path": str(tmp_path / "x"), "dataset.workers": 2})
     assert guarded(lambda: train_run(Run.of(config), lambda _: None, lambda: False) and None) == 2
     said = capfd.readouterr().err
-    assert said.startswith(f"error: {tmp_path}/x/b/13.png: cannot be read (")
+    assert said.startswith(f"error: {tmp_path}/x/{name}: cannot be read (")
     assert said.count("\n") == 1
     assert "Traceback" not in said
 

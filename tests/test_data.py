@@ -9,10 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import stats
+from torch import Tensor
 
-from harness.data.base import Data, load
+from harness.data import pictures
+from harness.data.base import Data, held_out, load, spaced
 from harness.data.images import CIFAR10, MNIST, Digits, FashionMNIST, Torchvision, decode, digits, encode
 from harness.errors import UserError
+from harness.evaluation.extractors import features, load_extractor
+from harness.evaluation.fidelity import FID
 from harness.registry import build
 
 
@@ -32,20 +37,174 @@ def write_idx(path: Path, array: np.ndarray) -> None:
     path.write_bytes(struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes())
 
 
-def test_digits_hold_out_every_fifth() -> None:
+def test_digits_are_parted_by_class() -> None:
     images, labels = digits()
     data = load(Digits())
     assert data.shape == (1, 8, 8)
     assert images.shape == (1797, 1, 8, 8)
     assert images.dtype == torch.uint8
     assert (int(images.min()), int(images.max())) == (0, 255)
-    assert torch.equal(data.held_out, images[4::5])
-    assert torch.equal(torch.cat([data.train[:4], data.held_out[:1], data.train[4:8]]), images[:9])
-    assert len(data.train) + len(data.held_out) == 1797
+    assert isinstance(data.train, Tensor)
+    assert isinstance(data.held_out, Tensor)
+    assert (len(data.train), len(data.held_out)) == (1438, 359)
+    together = torch.cat([data.train, data.held_out]).flatten(1)
+    assert sorted(together.tolist()) == sorted(images.flatten(1).tolist())
     assert labels.bincount(minlength=10).min() > 150
     assert data.classes is not None
-    assert torch.equal(data.classes, labels[torch.arange(1797) % 5 != 4])
+    assert data.held_out_classes is not None
+    assert torch.equal(data.classes.bincount() + data.held_out_classes.bincount(), labels.bincount())
+    of = {image.numpy().tobytes(): int(label) for image, label in zip(images, labels, strict=True)}
+    assert [of[image.numpy().tobytes()] for image in data.held_out] == data.held_out_classes.tolist()
     assert (data.kind, data.num_classes, data.class_names) == ("image", 10, tuple("0123456789"))
+
+
+def random_classes(seed: int) -> Tensor:
+    """Up to thirty classes of 1 to 200 samples, one of them alone at times, in random order."""
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(1, rng.choice([3, 12, 200]), rng.integers(1, 30), endpoint=True)
+    return torch.from_numpy(rng.permutation(np.repeat(np.arange(len(counts)), counts)))
+
+
+def test_every_class_is_held_out_in_the_same_share_and_none_is_lost_to_training() -> None:
+    parted = 0
+    for seed in range(200):
+        classes, every = random_classes(seed), (5, 10)[seed % 2]
+        said = f"seed {seed}: one in {every} of {classes.bincount().tolist()}"
+        if len(classes) < every or classes.bincount().max() == 1:
+            continue
+        try:
+            apart = held_out(len(classes), every, classes)
+        except UserError:
+            continue
+        parted += 1
+        counts, held = classes.bincount().double(), torch.bincount(classes[apart], minlength=int(classes.max()) + 1)
+        assert (held >= torch.floor(counts / every)).all(), said
+        assert (held <= torch.ceil(counts / every)).all(), said
+        assert (held < counts).all(), said
+        assert torch.equal(apart, held_out(len(classes), every, classes)), said
+    assert parted > 150
+
+
+def test_a_split_does_not_follow_positions() -> None:
+    """Classes or donors in turn, whatever the period: none is lost, and every remainder of a position is met."""
+    for period in (2, 5, 9, 10, 20):
+        for strata in (None, torch.arange(2000) % period):
+            apart = held_out(2000, 10, strata)
+            assert int(apart.sum()) == 200
+            held = torch.bincount(torch.arange(2000)[apart] % period, minlength=period)
+            assert stats.chisquare(held.numpy()).pvalue > 1e-3, f"period {period}, strata {strata is not None}"
+
+
+def test_a_split_without_either_part_is_refused() -> None:
+    for number, every in ((0, 5), (1, 5), (4, 5), (9, 10), (1, 1), (3, 1)):
+        with pytest.raises(UserError, match=f"^dataset: {number} samples cannot be parted"):
+            held_out(number, every)
+    with pytest.raises(UserError, match=r"^dataset: 30 samples cannot be parted"):
+        held_out(30, 10, torch.arange(30))
+
+
+def test_digits_have_the_same_classes_in_both_parts() -> None:
+    data = load(Digits())
+    assert data.classes is not None
+    assert data.held_out_classes is not None
+    table = np.stack([data.classes.bincount().numpy(), data.held_out_classes.bincount().numpy()])
+    assert stats.chi2_contingency(table).pvalue > 0.99
+    shares = table[1] / table.sum(0)
+    assert (np.abs(table[1] - table.sum(0) / 5) <= 1).all(), shares
+
+
+def test_held_out_digits_are_as_near_to_the_others_as_random_parts() -> None:
+    """FID by the committed classifier, against twenty parts that scikit-learn draws by class."""
+    from sklearn.model_selection import StratifiedShuffleSplit
+
+    images, labels = digits()
+    found = features(load_extractor("digits", "cpu"), images, "cpu")[0].double()
+    metric = FID()
+
+    def fid(apart: np.ndarray) -> float:
+        rows = torch.from_numpy(apart)
+        return metric.compare(metric.summarise(found[rows], None), metric.summarise(found[~rows], None))
+
+    others = []
+    for _, chosen in StratifiedShuffleSplit(20, test_size=359, random_state=0).split(images, labels):
+        others.append(fid(np.isin(np.arange(len(images)), chosen)))
+    ours = fid(held_out(len(images), 5, labels).numpy())
+    assert np.mean(others) - 4 * np.std(others) < ours < np.mean(others) + 4 * np.std(others)
+    assert ours < 1
+
+
+@pytest.mark.parametrize("zeroth", [0, 3])
+def test_a_class_without_a_training_sample_is_refused(zeroth: int, folder: Path) -> None:
+    said = "has no training sample. Give it some, or leave the class out."
+    images = torch.from_numpy(pixels(6, 1, 2, 2))
+    classes = torch.tensor([0, 1, 3, 3, 0, 1])
+    with pytest.raises(UserError, match=r"^dataset: the class '2' has no training sample\. Give it some"):
+        Data(images, images[:1], encode, decode, "image", classes, torch.tensor([2]))
+    with pytest.raises(UserError, match=r"^dataset: the class 'emu' has no training sample"):
+        Data(images, images[:1], encode, decode, "image", classes, classes[:1], ("cat", "dog", "emu", "fox"))
+    with pytest.raises(UserError, match=r"^dataset: the class 'gnu' has no training sample"):
+        Data(images, images[:1], encode, decode, "image", classes - (classes > 1).long(), classes[:1], ("cat", "dog", "emu", "gnu"))
+    train = np.arange(40) % 10
+    np.savez(folder / "cifar10.npz", x_train=pixels(36, 32, 32, 3), y_train=train[train != zeroth], x_test=pixels(2, 32, 32, 3),
+             y_test=[zeroth, 1])  # fmt: skip
+    refused(CIFAR10(), f"dataset: the class '{('airplane', 'automobile', 'bird', 'cat')[zeroth]}' ", said)
+    refused(build("dataset", {"name": "gaussian_mixture", "number": 5, "components": 50}), "dataset: the class '", said)
+
+
+@pytest.mark.parametrize("wrong", [-1, 10, 255])
+def test_classes_beyond_their_names_are_refused(wrong: int, folder: Path) -> None:
+    classes = np.append(np.arange(19) % 10, wrong)
+    for part in ("train", "test"):
+        given = {"y_train": np.arange(20) % 10, "y_test": np.arange(20) % 10, f"y_{part}": classes}
+        np.savez(folder / "cifar10.npz", x_train=pixels(20, 32, 32, 3), x_test=pixels(20, 32, 32, 3), **given)  # type: ignore[arg-type]
+        refused(
+            CIFAR10(), f"dataset: the classes are numbers from {min(wrong, 0)} to {max(wrong, 9)}, not from 0 to 9. ", "Number them so."
+        )
+
+
+def test_npz_classes_are_parted_by_class_and_the_rare_are_kept(folder: Path) -> None:
+    labels = np.array(["common"] * 60 + ["rare"] + ["seldom"] * 3)
+    np.savez(folder / "x.npz", images=pixels(64, 4, 4, 1), labels=np.random.default_rng(0).permutation(labels))
+    data = build("dataset", {"name": "npz", "path": "x.npz"}).load()
+    assert data.num_classes == 3
+    assert data.classes.bincount().tolist()[1] == 1
+    assert 5 <= data.held_out_classes.bincount(minlength=3).tolist()[0] <= 7
+    np.savez(folder / "x.npz", images=pixels(20, 4, 4, 1), labels=np.append(np.arange(18.0) % 2, [np.nan, np.nan]))
+    refused(build("dataset", {"name": "npz", "path": "x.npz"}), f"{folder}/x.npz: 2 of 20 `labels` are NaN.", "Give each picture one")
+
+
+def test_evenly_spaced_indices_are_exact() -> None:
+    """Against whole numbers of any size: float32 knows them to 2^24 alone, float64 to 2^53."""
+    for total in (1, 2, 7, 100, 2**24 + 3, 10**8, 10**10, 2**53 + 1):
+        for number in (1, 2, 3, 64, 1000):
+            found = spaced(number, total)
+            shown = min(number, total)
+            expected = [i * (total - 1) // max(1, shown - 1) for i in range(shown)]
+            assert found.dtype == torch.int64
+            assert found.tolist() == expected, f"{number} of {total}"
+            assert shown == 1 or found[-1] == total - 1, f"the last of {total}"
+    assert spaced(5, 0).tolist() == []
+
+
+def test_samples_are_drawn_from_all_of_very_many() -> None:
+    """What a training looks at and draws, where positions exceed float32."""
+
+    class Many:
+        workers = 0
+
+        def __len__(self) -> int:
+            return 10**10
+
+        def __getitem__(self, indices: Tensor) -> Tensor:
+            assert int(indices.max()) < 10**10
+            return indices[:, None].double()
+
+        def content(self) -> Iterator[bytes]:
+            yield b""
+
+    data = Data(Many(), Many(), Tensor.double, Tensor.double, "points")
+    assert data.some(5).flatten().tolist() == [0, 2499999999, 4999999999, 7499999999, 9999999999]
+    assert pictures._real(data, 3).flatten().tolist() == [0, 4999999999, 9999999999]
 
 
 def test_every_byte_survives_encoding() -> None:
@@ -73,21 +232,25 @@ def test_a_fingerprint_is_of_the_content() -> None:
     prints = [Data(*parts, encode, decode, "image").fingerprint for parts in variants]
     assert prints[0] == Data(train.clone(), held_out.clone(), encode, decode, "image").fingerprint
     classes = [torch.tensor(values) for values in ([0, 1, 2, 3], [0, 1, 2, 2])]
-    prints += [Data(train, held_out, encode, decode, "image", each).fingerprint for each in classes]
-    variants += [(train, held_out)] * 2
+    held = [torch.tensor(values) for values in ([0, 1], [1, 1])]
+    prints += [Data(train, held_out, encode, decode, "image", each, held[0]).fingerprint for each in classes]
+    prints.append(Data(train, held_out, encode, decode, "image", classes[0], held[1]).fingerprint)
+    variants += [(train, held_out)] * 3
     assert (prints[0]["train"], prints[0]["held_out"]) == (4, 2)
     assert len({fingerprint["sha256"] for fingerprint in prints}) == len(variants)
 
 
 def test_cifar10_is_read_from_one_file(folder: Path) -> None:
-    train, test = pixels(5, 32, 32, 3), pixels(2, 32, 32, 3, seed=1)
-    np.savez(folder / "cifar10.npz", x_train=train, x_test=test, y_train=np.arange(5, dtype=np.uint8)[:, None], y_test=np.arange(2))
+    train, test = pixels(10, 32, 32, 3), pixels(2, 32, 32, 3, seed=1)
+    np.savez(folder / "cifar10.npz", x_train=train, x_test=test, y_train=np.arange(10, dtype=np.uint8)[:, None], y_test=np.arange(2))
     data = CIFAR10().load()
     assert data.shape == (3, 32, 32)
     assert np.array_equal(data.train.numpy(), train.transpose(0, 3, 1, 2))
     assert np.array_equal(data.held_out.numpy(), test.transpose(0, 3, 1, 2))
     assert data.classes is not None
-    assert (data.classes.dtype, data.classes.tolist()) == (torch.int64, [0, 1, 2, 3, 4])
+    assert (data.classes.dtype, data.classes.tolist()) == (torch.int64, list(range(10)))
+    assert data.held_out_classes is not None
+    assert data.held_out_classes.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +300,7 @@ def test_without_a_given_folder_a_failed_download_says_what_helps(monkeypatch: p
 
 @pytest.mark.parametrize(("dataset", "ninth"), [(FashionMNIST(), "ankle boot"), (MNIST(), "9")], ids=["fashion_mnist", "mnist"])
 def test_mnists_are_read_in_torchvisions_layout(folder: Path, dataset: Torchvision, ninth: str) -> None:
-    parts = {"train": pixels(6, 28, 28), "t10k": pixels(3, 28, 28, seed=1)}
+    parts = {"train": pixels(10, 28, 28), "t10k": pixels(3, 28, 28, seed=1)}
     for part, images in parts.items():
         write_idx(folder / f"{dataset.class_name}/raw/{part}-images-idx3-ubyte", images)
         write_idx(folder / f"{dataset.class_name}/raw/{part}-labels-idx1-ubyte", np.arange(len(images), dtype=np.uint8))
@@ -146,7 +309,7 @@ def test_mnists_are_read_in_torchvisions_layout(folder: Path, dataset: Torchvisi
     assert np.array_equal(data.train[:, 0].numpy(), parts["train"])
     assert np.array_equal(data.held_out[:, 0].numpy(), parts["t10k"])
     assert data.classes is not None
-    assert (data.classes.dtype, data.classes.tolist()) == (torch.int64, [0, 1, 2, 3, 4, 5])
+    assert (data.classes.dtype, data.classes.tolist()) == (torch.int64, list(range(10)))
     assert (data.kind, len(data.class_names), data.class_names[9]) == ("image", 10, ninth)
 
 

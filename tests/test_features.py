@@ -254,7 +254,7 @@ def test_resampled_samples_bring_their_own_classes(points: Data) -> None:
 
 
 def test_the_classes_of_noise_come_as_often_as_in_training_and_are_read_by_chance(points: Data) -> None:
-    rare = dataclasses.replace(points, classes=(torch.arange(2000) >= 1800).long())
+    rare = dataclasses.replace(points, classes=(torch.arange(2000) >= 1800).long(), held_out_classes=(torch.arange(400) >= 360).long())
     judge = Judge(dataclasses.replace(POINTS, num_samples=2000), rare, "cpu")
     drawn = torch.cat([batch.classes for batch in judge.gaussian() if batch.classes is not None])
     assert len(drawn) == 2000
@@ -264,7 +264,7 @@ def test_the_classes_of_noise_come_as_often_as_in_training_and_are_read_by_chanc
 
 
 def test_data_without_classes_are_judged_without(points: Data) -> None:
-    nameless = dataclasses.replace(points, classes=None)
+    nameless = dataclasses.replace(points, classes=None, held_out_classes=None)
     judge = Judge(dataclasses.replace(POINTS, metrics=("energy",)), nameless, "cpu")
     assert "classes" not in judge.reference["whole"]
     for batch in (*judge.resampled(), *judge.gaussian()):

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
-from harness.data import folders
-from harness.data.base import Data
+from harness.data.archive import Archive
+from harness.data.base import Data, held_out
 from harness.data.images import mirror
 from harness.errors import UserError
 from harness.registry import build
@@ -59,6 +59,11 @@ def load_folder(path: Path, name: str = "image_folder", **fields: Any) -> Data:
     return build("dataset", {"name": name, "path": str(path), **({"size": 6} if name == "image_folder" else {}), **fields}).load()
 
 
+def names_of(data: Data) -> tuple[list[str], list[str]]:
+    """The files of both parts."""
+    return data.train.names, data.held_out.names  # type: ignore[union-attr]
+
+
 def whole(samples: Any) -> Tensor:
     return samples[torch.arange(len(samples))]
 
@@ -87,16 +92,20 @@ def test_a_folder_and_a_zip_of_the_same_files_are_the_same_data(tmp_path: Path) 
         assert other.fingerprint == folder.fingerprint
 
 
-def test_every_tenth_in_the_order_of_names_is_held_out(tmp_path: Path) -> None:
+def test_one_in_ten_of_each_class_is_held_out_and_keeps_its_class(tmp_path: Path) -> None:
     files = coloured(40)
     data = load_folder(write(tmp_path / "x", files))
     names = sorted(files)
-    assert data.train.names == [name for i, name in enumerate(names) if i % 10 != 9]  # type: ignore[union-attr]
-    assert data.held_out.names == names[9::10]  # type: ignore[union-attr]
+    train, held = names_of(data)
+    assert sorted(train + held) == names
+    assert (train, held) == (sorted(train), sorted(held)), "in the order of names"
+    assert len(held) == 4
     assert (data.kind, data.shape, data.class_names, data.num_classes) == ("image", (3, 6, 6), CLASSES, 3)
     assert data.classes is not None
     assert (data.classes.dtype, len(data.classes)) == (torch.int64, 36)
-    assert [CLASSES[i] for i in data.classes.tolist()] == [name.split("/")[0] for i, name in enumerate(names) if i % 10 != 9]
+    assert [CLASSES[i] for i in data.classes.tolist()] == [name.split("/")[0] for name in train]
+    assert data.held_out_classes is not None
+    assert [CLASSES[i] for i in data.held_out_classes.tolist()] == [name.split("/")[0] for name in held]
 
 
 def test_the_class_is_the_uppermost_folder(tmp_path: Path) -> None:
@@ -123,7 +132,7 @@ def test_pictures_are_resized_and_cropped_as_pil_fits_them(colour: str, size: in
     train = whole(data.train)
     assert train.dtype == torch.uint8
     assert train.shape == (18, 3 if colour == "rgb" else 1, size, size)
-    for picture, name in zip(train, [name for i, name in enumerate(sorted(files)) if i % 10 != 9], strict=True):
+    for picture, name in zip(train, names_of(data)[0], strict=True):
         read = Image.open(io.BytesIO(files[name])).convert("RGB" if colour == "rgb" else "L")
         expected = np.array(ImageOps.fit(read, (size, size), Image.Resampling.LANCZOS)).reshape(size, size, -1)
         assert np.array_equal(picture.numpy(), expected.transpose(2, 0, 1))
@@ -227,15 +236,18 @@ def test_endings_count_in_any_case_and_other_files_do_not(tmp_path: Path) -> Non
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Every picture that PIL was asked to open."""
+    """Every picture that was read whole."""
     asked: list[Any] = []
-    original = Image.open
-    monkeypatch.setattr(Image, "open", lambda file, *rest: asked.append(file) or original(file, *rest))
+    original = Archive.read
+    monkeypatch.setattr(Archive, "read", lambda archive, name: asked.append(name) or original(archive, name))
     return asked
 
 
-def test_nothing_is_decoded_before_it_is_asked_for(tmp_path: Path, opened: list[Any]) -> None:
-    data = load_folder(write(tmp_path / "x", coloured(40)))
+def test_nothing_is_decoded_before_it_is_asked_for(tmp_path: Path, opened: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    place = write(tmp_path / "x", coloured(40))
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("a picture was decoded"))
+        data = load_folder(place)
     assert (len(data.train), len(data.held_out), data.num_classes, data.fingerprint["train"]) == (36, 4, 3, 36)
     assert opened == []
     data.train[torch.tensor([5, 1, 5])]
@@ -264,7 +276,7 @@ DAMAGED: dict[str, Callable[[bytes], bytes]] = {
 @pytest.mark.parametrize("zipped", [False, True], ids=["folder", "zip"])
 def test_a_corrupt_picture_is_named_when_it_is_asked_for(damage: Callable[[bytes], bytes], zipped: bool, tmp_path: Path) -> None:
     files = coloured(40)
-    names = sorted(files)
+    names = names_of(load_folder(write(tmp_path / "intact", files)))[0]
     files[names[3]] = damage(files[names[3]])
     place = write_zip(tmp_path / "x.zip", files) if zipped else write(tmp_path / "x", files)
     data = load_folder(place)
@@ -276,7 +288,7 @@ def test_a_corrupt_picture_is_named_when_it_is_asked_for(damage: Callable[[bytes
     assert "\n" not in str(caught.value)
 
 
-def test_corrupt_pictures_are_left_out_and_named_only_when_that_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_corrupt_pictures_are_left_out_and_named_only_when_that_is_asked_for(tmp_path: Path) -> None:
     files = coloured(40)
     names = sorted(files)
     bad = [names[3], names[9], names[20]]
@@ -284,18 +296,15 @@ def test_corrupt_pictures_are_left_out_and_named_only_when_that_is_asked_for(tmp
         files[name] = files[name][:40]
     place = write(tmp_path / "x", files)
     data = load_folder(place, skip_corrupt=True)
-    said = capsys.readouterr().out.splitlines()
-    assert [line.partition(": cannot be read")[0] for line in said] == [f"left out: {place}/{name}" for name in bad]
-    assert all(line.endswith(")") for line in said)
-    good = [name for name in names if name not in bad]
-    assert data.train.names == [name for i, name in enumerate(good) if i % 10 != 9]  # type: ignore[union-attr]
-    assert data.held_out.names == good[9::10]  # type: ignore[union-attr]
+    assert [line.partition(": cannot be read")[0] for line in data.notes] == [f"left out: {place}/{name}" for name in bad]
+    assert all(line.endswith(")") for line in data.notes)
+    assert sorted([*names_of(data)[0], *names_of(data)[1]]) == [name for name in names if name not in bad]
     assert whole(data.train).shape == (34, 3, 6, 6)
     assert len(load_folder(place).train) == 36
     for name in bad:
         (place / name).unlink()
-    assert load_folder(place).fingerprint == data.fingerprint
-    assert capsys.readouterr().out == ""
+    intact = load_folder(place)
+    assert (intact.fingerprint, intact.notes) == (data.fingerprint, ())
 
 
 def test_a_folder_of_corrupt_pictures_alone_is_refused(tmp_path: Path) -> None:
@@ -314,8 +323,10 @@ def test_a_folder_without_its_kind_of_file_is_refused(name: str, tmp_path: Path)
     said = rf"holds no {ending} file\. Give another folder\."
     (tmp_path / "empty").mkdir()
     refused(rf"^{tmp_path}/empty: {said}", tmp_path / "empty", name)
-    refused(rf"^{tmp_path}/x: {said}", write(tmp_path / "x", {"a/b.txt": b""}), name)
-    refused(rf"^{tmp_path}/x\.zip: {said}", write_zip(tmp_path / "x.zip", {"a/b.txt": b""}), name)
+    other = rf"holds no {ending} file, but 2 files ending in \.txt, in a\. Give another folder\."
+    texts = {"a/b.txt": b"", "a/c.TXT": b""}
+    refused(rf"^{tmp_path}/x: {other}", write(tmp_path / "x", texts), name)
+    refused(rf"^{tmp_path}/x\.zip: {other}", write_zip(tmp_path / "x.zip", texts), name)
     refused(rf"^dataset\.path: {tmp_path}/none does not exist\. Give a folder or zip;", tmp_path / "none", name)
 
 
@@ -399,24 +410,13 @@ def test_a_fingerprint_is_of_content_size_colour_and_classes(tmp_path: Path) -> 
     assert load_folder(write(tmp_path / "elsewhere", files), workers=0, flip=True).fingerprint == prints[0]
 
 
-def test_very_large_folders_are_told_apart_by_names_and_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bitmaps = {f"{i:02d}.bmp": encoded(Image.new("L", (6, 6), i), "bmp") for i in range(20)}
-    other = {name: encoded(Image.new("L", (6, 6), 99), "bmp") for name in bitmaps}
-    larger = {**bitmaps, "00.bmp": encoded(Image.new("L", (6, 7), 0), "bmp")}
-    places = [write(tmp_path / str(i), files) for i, files in enumerate((bitmaps, other, larger))]
-    assert len({str(load_folder(place).fingerprint) for place in places}) == 3
-    monkeypatch.setattr(folders, "HASHED_BYTES", sum(map(len, bitmaps.values())) // 20)
-    same, as_same, differs = (str(load_folder(place).fingerprint) for place in places)
-    assert same == as_same != differs
-
-
 @pytest.mark.parametrize("name", ["image_folder", "npz", "cifar10"])
 def test_pictures_are_flipped_only_when_that_is_asked_for(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARNESS_DATA", str(tmp_path))
     write(tmp_path / "x", coloured(20))
     images = pixels(20, 32, 32, 3)
     np.savez(tmp_path / "x.npz", images=images)
-    np.savez(tmp_path / "cifar10.npz", x_train=images, x_test=images, y_train=np.arange(20), y_test=np.arange(20))
+    np.savez(tmp_path / "cifar10.npz", x_train=images, x_test=images, y_train=np.arange(20) % 10, y_test=np.arange(20) % 10)
     fields = {"image_folder": {"path": "x", "size": 6}, "npz": {"path": "x.npz"}, "cifar10": {}}[name]
     plain, flipped = (build("dataset", {"name": name, **fields, "flip": flip}).load() for flip in (False, True))
     assert plain.augment is None
@@ -449,14 +449,14 @@ def as_npy(array: np.ndarray, **options: Any) -> bytes:
 def test_latents_are_shifted_and_scaled(dtype: str, tmp_path: Path) -> None:
     files = latent_files(dtype=dtype)
     data = load_folder(write(tmp_path / "x", files), "latents", scale=0.3611, shift=0.1159)
-    names = sorted(files)
-    expected = np.stack([np.load(io.BytesIO(files[name])) for i, name in enumerate(names) if i % 10 != 9]).astype(np.float32)
+    names, held = names_of(data)
+    expected = np.stack([np.load(io.BytesIO(files[name])) for name in names]).astype(np.float32)
     stored = whole(data.train)
     assert (data.kind, data.shape, data.class_names) == ("latents", (4, 3, 2), ("a", "b"))
     assert data.classes is not None
-    assert data.classes.tolist() == [int(name[0] == "b") for i, name in enumerate(names) if i % 10 != 9]
+    assert data.classes.tolist() == [int(name[0] == "b") for name in names]
     assert np.array_equal(stored.numpy(), expected)
-    assert data.held_out.names == names[9::10]  # type: ignore[union-attr]
+    assert sorted(names + held) == sorted(files)
     np.testing.assert_allclose(data.encode(stored), (expected - 0.1159) * 0.3611, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(data.decode(data.encode(stored)), stored, rtol=1e-5, atol=1e-5)
     assert data.encode(stored.double()).dtype == torch.float32
@@ -527,7 +527,8 @@ def test_an_npz_that_is_called_npy_is_named(tmp_path: Path) -> None:
 
 def test_held_out_latents_have_the_shape_of_the_others(tmp_path: Path) -> None:
     files = latent_files()
-    files |= {name: as_npy(np.zeros((4, 5, 5), np.float32)) for name in sorted(files)[9::10]}
+    held = names_of(load_folder(write(tmp_path / "intact", files), "latents"))[1]
+    files |= {name: as_npy(np.zeros((4, 5, 5), np.float32)) for name in held}
     with pytest.raises(UserError, match=r"holds float32 \[4, 5, 5\], not finite floats \[4, 3, 2\]"):
         whole(load_folder(write(tmp_path / "x", files), "latents").held_out)
 
@@ -551,14 +552,16 @@ def test_an_npz_holds_images_in_either_layout(layout: str, channels: int, tmp_pa
     train = whole(data.train)
     assert (data.kind, data.shape, data.classes, data.class_names) == ("image", (channels, 6, 7), None, ())
     assert (train.dtype, train.is_contiguous()) == (torch.uint8, True)
-    assert np.array_equal(train.numpy(), first[np.arange(25) % 10 != 9])
-    assert np.array_equal(whole(data.held_out).numpy(), first[9::10])
+    apart = held_out(25, 10).numpy()
+    assert np.array_equal(train.numpy(), first[~apart])
+    assert np.array_equal(whole(data.held_out).numpy(), first[apart])
 
 
 def test_images_that_could_be_either_layout_have_their_channels_last(tmp_path: Path) -> None:
     images = pixels(20, 3, 5, 3)
     np.savez(tmp_path / "x.npz", images=images)
-    assert np.array_equal(whole(load_folder(tmp_path / "x.npz", "npz").held_out).numpy(), images[9::10].transpose(0, 3, 1, 2))
+    expected = images[held_out(20, 10).numpy()].transpose(0, 3, 1, 2)
+    assert np.array_equal(whole(load_folder(tmp_path / "x.npz", "npz").held_out).numpy(), expected)
 
 
 @pytest.mark.parametrize(
@@ -568,7 +571,7 @@ def test_images_that_could_be_either_layout_have_their_channels_last(tmp_path: P
         (np.array([7, -2, 7, 9] * 5), ("-2", "7", "9")),
         (np.array([0.5, 0.25, 0.5, 0.75] * 5), ("0.25", "0.5", "0.75")),
         (np.array([True, False, True, True] * 5), ("False", "True")),
-        (np.array([b"x", b"y"] * 10), ("b'x'", "b'y'")),
+        (np.array([b"x", b"y"] * 10), ("x", "y")),
     ],
     ids=["texts", "whole numbers", "numbers", "truths", "bytes"],
 )
@@ -578,7 +581,9 @@ def test_labels_of_any_type_become_classes_from_zero(labels: np.ndarray, names: 
     assert (data.class_names, data.num_classes) == (names, len(names))
     assert data.classes is not None
     assert data.classes.dtype == torch.int64
-    assert [names[i] for i in data.classes.tolist()] == [str(labels[i]) for i in range(20) if i % 10 != 9]
+    apart = held_out(20, 10, torch.from_numpy(np.unique(labels, return_inverse=True)[1]))
+    said = [label.decode() if isinstance(label, bytes) else str(label) for label in labels[~apart.numpy()]]
+    assert [names[i] for i in data.classes.tolist()] == said
 
 
 @pytest.mark.parametrize(

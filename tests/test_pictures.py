@@ -15,11 +15,11 @@ from torch import Tensor
 
 from harness.cli import main
 from harness.data import pictures
-from harness.data.base import Data
+from harness.data.base import Data, Kind, held_out
 from harness.data.images import decode, encode
-from harness.data.pictures import SHOWN, draw
+from harness.data.pictures import MOST, SHOWN, draw, require_drawable
 from harness.errors import UserError
-from harness.registry import names
+from harness.registry import build, names
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -83,15 +83,45 @@ def test_a_picture_is_a_png_and_another_for_other_samples(kind: str, tmp_path: P
 
 
 @pytest.mark.parametrize("kind", DATA)
-def test_a_picture_holds_no_more_samples_than_it_shows(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SHOWN, kind, 8)  # type: ignore[misc]
-    data = DATA[kind]()
-    samples = samples_like(data, 12)
+def test_a_picture_shows_every_sample(kind: str, tmp_path: Path) -> None:
+    """The last of more samples than a picture has by itself is in it."""
+    data, number = DATA[kind](), SHOWN[kind] + 5  # type: ignore[index]
+    samples = samples_like(data, number)
+    other = torch.cat([samples[:-1], samples[:1] * 2 if kind != "image" else 255 - samples[-1:]])
     draw(data, samples, tmp_path / "all.png")
-    draw(data, samples[:8], tmp_path / "eight.png")
-    draw(data, samples[:7], tmp_path / "seven.png")
-    assert (tmp_path / "all.png").read_bytes() == (tmp_path / "eight.png").read_bytes()
-    assert not np.array_equal(read(tmp_path / "eight.png"), read(tmp_path / "seven.png"))
+    draw(data, other, tmp_path / "other.png")
+    draw(data, samples[:-1], tmp_path / "fewer.png")
+    assert not np.array_equal(read(tmp_path / "all.png"), read(tmp_path / "other.png"))
+    assert not np.array_equal(read(tmp_path / "all.png"), read(tmp_path / "fewer.png"))
+
+
+def test_images_fill_a_square_where_rows_of_eight_would_be_a_column(tmp_path: Path) -> None:
+    """Every image is found in its place, by a search that knows nothing of the grid."""
+    for number, across, rows in ((63, 8, 8), (64, 8, 8), (65, 9, 8), (100, 10, 10), (101, 11, 10), (250, 16, 16)):
+        samples = torch.arange(number, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 32, 32)
+        draw(image_data(1), samples, tmp_path / "x.png")
+        picture = read(tmp_path / "x.png")
+        assert picture.shape == (34 * rows + 2, 34 * across + 2, 3), f"{number} images"
+        seen = [int(picture[2 + 34 * (i // across), 2 + 34 * (i % across), 0]) for i in range(number)]
+        assert seen == list(range(number)), f"{number} images"
+
+
+@pytest.mark.parametrize("kind", DATA)
+def test_more_samples_than_a_picture_can_show_are_refused(kind: Kind) -> None:
+    require_drawable(kind, MOST[kind])
+    with pytest.raises(UserError, match=rf"^--number: a picture shows up to {MOST[kind]} samples, not {MOST[kind] + 1}\. Ask for fewer"):
+        require_drawable(kind, MOST[kind] + 1)
+    assert SHOWN[kind] <= MOST[kind]
+
+
+def test_the_brightness_of_latents_is_that_of_all_of_them(tmp_path: Path) -> None:
+    """More than a million values, the first half all alike: what is dark and bright comes from the others too."""
+    samples = torch.cat([torch.zeros(5, 4, 384, 384), normal(5, 4, 384, 384)])
+    draw(plain(normal(20, 4, 8, 8), "latents"), samples, tmp_path / "x.png")
+    first, last = (read(tmp_path / "x.png")[2:386, 2 + 386 * i : 386 * (i + 1)].astype(float) for i in (0, 7))
+    low, high = np.quantile(samples[:, :3].numpy(), [0.01, 0.99])
+    assert abs(first.mean() - 255 * (0 - low) / (high - low)) < 2
+    assert last.std() > 20
 
 
 @pytest.mark.parametrize("kind", ["points", "cells", "sequence"])
@@ -268,15 +298,15 @@ def test_data_shows_the_first_features_and_how_many_there_are(folder: Path, caps
 @pytest.mark.parametrize(
     ("arguments", "shown"),
     [
-        (["image_folder", "--set", "path=pets", "--set", "size=8"], 3),
-        (["npz", "--set", "path=pets.npz"], 2),
-        (["digits"], 64),
-        (["time_series", "--set", "path=series.npz"], 25),
-        (["swiss_roll", "--set", "number=500"], 100),
+        (["image_folder", "--set", "path=pets", "--set", "size=8"], "3 of 3"),
+        (["npz", "--set", "path=pets.npz"], "2 of 2"),
+        (["digits"], "64 of 359"),
+        (["time_series", "--set", "path=series.npz"], "25 of 25"),
+        (["swiss_roll", "--set", "number=500"], "100 of 100"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_data_draws_held_out_samples(arguments: list[str], shown: int, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_draws_held_out_samples(arguments: list[str], shown: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = folder / "new" / "x.png"
     assert main(["data", *arguments, "--out", str(out)]) == 0
     assert capsys.readouterr().out.endswith(f"wrote {out}: {shown} held-out samples\n")
@@ -285,7 +315,7 @@ def test_data_draws_held_out_samples(arguments: list[str], shown: int, folder: P
 
 def test_data_draws_the_pictures_that_are_held_out(folder: Path) -> None:
     assert main(["data", "npz", "--set", "path=pets.npz", "--out", str(folder / "x.png")]) == 0
-    held = np.load(folder / "pets.npz")["images"][[9, 19]]
+    held = np.load(folder / "pets.npz")["images"][held_out(20, 10).numpy()]
     assert np.array_equal(read(folder / "x.png")[2:34, 36:68], np.kron(held[1], np.ones((4, 4, 1), np.uint8)))
 
 
@@ -321,14 +351,15 @@ def test_what_data_cannot_do_is_one_line_and_code_2(
 
 
 def test_a_corrupt_picture_is_one_line_when_it_is_drawn(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    held = sorted((folder / "pets").rglob("*.png"))[19]
+    dataset = build("dataset", {"name": "image_folder", "path": "pets", "size": 8})
+    held = folder / "pets" / dataset.load().held_out.names[1]
     held.write_bytes(held.read_bytes()[:60])
     arguments = ["data", "image_folder", "--set", "path=pets", "--set", "size=8"]
     assert main([*arguments, "--out", str(folder / "x.png")]) == 2
     assert capsys.readouterr().err.startswith(f"error: {held}: cannot be read (")
     assert main([*arguments, "--set", "skip_corrupt=true", "--out", str(folder / "x.png")]) == 0
     said = capsys.readouterr().out
-    assert said.startswith(f"left out: {held}: cannot be read (")
+    assert f"\nleft out: {held}: cannot be read (" in said
     assert "samples: 27 to train on, 2 held out" in said
 
 

@@ -97,7 +97,7 @@ def test_points_of_other_settings_are_other_data() -> None:
         {"name": "gaussian_mixture", "dimensions": 3},
     ]
     assert len({str(build("dataset", {"number": 100, **each}).load().fingerprint) for each in settings}) == len(settings)
-    assert build("dataset", {"name": "pinwheel", "number": 3}).load().held_out.shape == (1, 2)
+    assert build("dataset", {"name": "swiss_roll", "number": 3}).load().held_out.shape == (1, 2)
 
 
 @pytest.mark.parametrize("name", ["moons", "swiss_roll"])

@@ -124,18 +124,19 @@ def data(options: argparse.Namespace) -> None:
     for name, value in rows.items():
         if value:
             print(f"{name}: {value}")
+    for line in data.notes:
+        print(line)
     if options.out:
         _show(data, options.out)
 
 
 def _show(data: Data, path: Path) -> None:
     """Draw held-out samples beside training samples."""
-    import torch
-
+    from harness.data.base import spaced
     from harness.data.pictures import SHOWN, draw
 
     if path.suffix != ".png":
         raise UserError(f"--out: {path} is no .png. Name the picture so.")
-    number = min(SHOWN[data.kind], len(data.held_out))
-    draw(data, data.held_out[torch.linspace(0, len(data.held_out) - 1, number).long()], path, "held-out samples")
-    print(f"wrote {path}: {number} held-out samples")
+    chosen = spaced(SHOWN[data.kind], len(data.held_out))
+    draw(data, data.held_out[chosen], path, "held-out samples")
+    print(f"wrote {path}: {len(chosen)} of {len(data.held_out)} held-out samples")

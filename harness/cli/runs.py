@@ -40,8 +40,8 @@ def train(options: argparse.Namespace) -> None:
         if not ranks.first:
             return train(run, lambda text: None, StopSignal(), ranks)
         with _following(run, Protocol.of(config.evaluate, data), "train", evaluated=False) as say:
-            for line in warnings(config.train, data):
-                say(f"advice: {line}")
+            for line in (*data.notes, *(f"advice: {line}" for line in warnings(config.train, data))):
+                say(line)
             train(run, say, StopSignal(), ranks)
     print(f"trained {run.name}: {run.folder}")
 
@@ -49,6 +49,7 @@ def train(options: argparse.Namespace) -> None:
 def sample(options: argparse.Namespace) -> None:
     """Samples of a finished run as a picture or arrays."""
     from harness.data.base import load
+    from harness.data.pictures import require_drawable
     from harness.pipeline import picture, restore, samples
 
     if options.number < 1:
@@ -58,28 +59,31 @@ def sample(options: argparse.Namespace) -> None:
     given = _judging(options.changes)
     nfe = options.nfe if options.nfe is not None else 1 if _opened(options.run, {}).config.reflow.distil else 32
     run = _opened(options.run, {**given, "evaluate.nfe": [nfe]})
-    label = None if options.label is None else _label(run, load(run.config.dataset), options.label)
+    data = load(run.config.dataset)
+    label = None if options.label is None else _label(run, data, options.label)
+    if options.out.suffix == ".png":
+        require_drawable(data.kind, options.number)
     if options.out.suffix == ".png":
         picture(run, restore(run), nfe, options.number, options.out, label)
     else:
-        _write_samples(list(samples(run, restore(run), nfe, options.number, label)), options.out)
+        _write_samples(list(samples(run, restore(run), nfe, options.number, label)), data.class_names, options.out)
     print(f"wrote {options.out}: {options.number} samples at NFE {nfe} by {run.config.evaluate.solver.name}")
 
 
 def _label(run: Run, data: Data, given: str) -> int:
-    """The number of a class, given so or by its name."""
+    """The number of a class, given by its name, or so where classes have none."""
     from harness.errors import did_you_mean
 
     if not run.config.conditional:
         raise UserError(f"--label: {run.name} was trained without classes. Leave it out, or train with objective.label_dropout=0.1.")
     known = data.class_names or tuple(map(str, range(data.num_classes)))
-    if given not in known and not (given.isdecimal() and int(given) < len(known)):
+    if given not in known:
         raise UserError(f"--label: '{given}' is no class. {did_you_mean(given, known)}")
-    return known.index(given) if given in known else int(given)
+    return known.index(given)
 
 
-def _write_samples(batches: Sequence[Generated], path: Path) -> None:
-    """`samples` and, where there are some, `classes` as an .npz."""
+def _write_samples(batches: Sequence[Generated], class_names: Sequence[str], path: Path) -> None:
+    """`samples` and, where there are some, their `classes` and the `class_names` that these count in, as an .npz."""
     import io
 
     import numpy as np
@@ -87,11 +91,13 @@ def _write_samples(batches: Sequence[Generated], path: Path) -> None:
 
     from harness.files import write_atomic
 
-    arrays = {"samples": torch.cat([batch.x for batch in batches]).cpu()}
+    arrays = {"samples": torch.cat([batch.x for batch in batches]).cpu().numpy()}
     if batches[0].y is not None:
-        arrays["classes"] = torch.cat([batch.y for batch in batches if batch.y is not None]).cpu()
+        arrays["classes"] = torch.cat([batch.y for batch in batches if batch.y is not None]).cpu().numpy()
+        if class_names:
+            arrays["class_names"] = np.array(class_names)
     content = io.BytesIO()
-    np.savez(content, **{name: array.numpy() for name, array in arrays.items()})  # type: ignore[arg-type]
+    np.savez(content, **arrays)  # type: ignore[arg-type]
     write_atomic(path, content.getvalue())
 
 

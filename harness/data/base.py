@@ -61,6 +61,8 @@ class Data:
     """What `encode` and `decode` were fitted with; it travels in the checkpoint."""
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
     """A random change of stored samples [B, ...] that training alone sees."""
+    notes: tuple[str, ...] = ()
+    """What was left out and how values were scaled, a line each: `harness data` and the start of a training say it."""
 
     def __post_init__(self) -> None:
         for part, samples in (("training", self.train), ("held-out", self.held_out)):
@@ -73,8 +75,12 @@ class Data:
         assert (self.classes is None) == (self.held_out_classes is None)
         if self.classes is None or self.held_out_classes is None:
             return
-        known = torch.cat([self.classes, self.held_out_classes, torch.tensor([len(self.class_names) - 1])])
-        counts = torch.bincount(self.classes, minlength=int(known.max()) + 1)
+        known = torch.cat([self.classes, self.held_out_classes, torch.tensor([len(self.class_names) - 1]).clamp(min=0)])
+        lowest, highest = int(known.min()), int(known.max())
+        if lowest < 0 or (self.class_names and highest >= len(self.class_names)):
+            allowed = f"from 0 to {len(self.class_names) - 1}" if self.class_names else "from 0 on"
+            raise UserError(f"dataset: the classes are numbers from {lowest} to {highest}, not {allowed}. Number them so.")
+        counts = torch.bincount(self.classes, minlength=highest + 1)
         if len(missing := (counts == 0).nonzero().flatten()):
             first = int(missing[0])
             name = self.class_names[first] if self.class_names else first
@@ -109,7 +115,7 @@ class Data:
         """Encoded training samples, evenly spaced where they are fetched one by one; all of them where they lie in memory."""
         if isinstance(self.train, Tensor):
             return self.encode(self.train)
-        return self.encode(self.train[torch.linspace(0, len(self.train) - 1, min(number, len(self.train))).long()])
+        return self.encode(self.train[spaced(number, len(self.train))])
 
 
 class Dataset(Component, family="dataset"):
@@ -137,6 +143,12 @@ def existing(path: str, what: str) -> Path:
     if not path or not found.exists():
         raise UserError(f"dataset.path: {found} does not exist. Give {what}; relative paths begin in HARNESS_DATA, or else in data/.")
     return found
+
+
+def spaced(number: int, total: int) -> Tensor:
+    """Indices of `number` of `total` samples, or of all: from the first to the last, evenly spaced, int64. Exact below 2^63."""
+    number = min(number, total)
+    return torch.arange(number) * (total - 1) // max(1, number - 1)
 
 
 def held_out(number: int, every: int, strata: Tensor | None = None) -> Tensor:

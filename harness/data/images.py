@@ -157,12 +157,20 @@ class Npz(Dataset, name="npz"):
         if "labels" in arrays:
             if arrays["labels"].shape != (len(images),):
                 raise UserError(f"{path}: `labels` is {list(arrays['labels'].shape)} for {len(images)} images. Give one each.")
-            values, numbers = np.unique(arrays["labels"], return_inverse=True)
-            classes, names = torch.from_numpy(numbers).long(), tuple(map(str, values))
+            classes, names = _numbered(arrays["labels"], path)
         apart = held_out(len(images), 10, classes)
         return Data(
             stored[~apart], stored[apart], encode, decode, "image", *parted(classes, apart), names, augment=mirror if self.flip else None
         )
+
+
+def _numbered(labels: np.ndarray, path: Path) -> tuple[Tensor, tuple[str, ...]]:
+    """The class of each label, int64 [N], and the classes' names, in their order."""
+    if labels.dtype.kind == "f" and (missing := int(np.isnan(labels).sum())):
+        raise UserError(f"{path}: {missing} of {len(labels)} `labels` are NaN. Give each picture one, or leave it out.")
+    values, numbers = np.unique(labels, return_inverse=True)
+    names = np.char.decode(values, "utf-8", "backslashreplace") if values.dtype.kind == "S" else values
+    return torch.from_numpy(numbers).long(), tuple(map(str, names))
 
 
 def _torchvision(name: str, train: bool) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,26 +16,38 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor, nn
 
-from harness.data.base import Data, Kind
+from harness.data.base import Data, Kind, spaced
+from harness.errors import UserError
 from harness.files import write_atomic
 
 SHOWN: dict[Kind, int] = {"image": 64, "latents": 64, "points": 2000, "cells": 1000, "sequence": 1000}
-"""How many samples a picture takes at most."""
+"""How many samples a picture has where nobody asks for a number."""
+MOST: dict[Kind, int] = {"image": 1024, "latents": 1024, "points": 100_000, "cells": 20_000, "sequence": 100_000}
+"""How many samples may be asked for in a picture."""
+WAYS = 150
+"""Of points, drawn as lines."""
 GAP = 2
 """Grey pixels between images."""
 REAL, MADE = "#999999", "#d55e00"
 
 
 def draw(data: Data, samples: Tensor, path: Path, title: str = "samples", trajectories: Sequence[Tensor] = ()) -> None:
-    """Write decoded samples [N, ...], called `title`, as a PNG; `trajectories` are encoded points [N, D] at a solver's times."""
-    samples = samples[: SHOWN[data.kind]]
+    """Write all decoded samples [N, ...], called `title`, as a PNG; `trajectories` are encoded points [N, D] at a solver's times."""
     write_atomic(path, _PICTURES[data.kind](data, samples, f"{len(samples)} {title}", trajectories))
 
 
+def require_drawable(kind: Kind, number: int) -> None:
+    """`UserError` where a picture cannot show so many samples."""
+    if number > MOST[kind]:
+        raise UserError(
+            f"--number: a picture shows up to {MOST[kind]} samples, not {number}. Ask for fewer, or name a file that ends in .npz."
+        )
+
+
 def _grid(data: Data, images: Tensor, title: str, trajectories: Sequence[Tensor]) -> bytes:
-    """uint8 images [N, C, H, W], eight in a row, small ones enlarged to 32 pixels."""
+    """uint8 images [N, C, H, W], in rows of eight, or of more for a square; small ones enlarged to 32 pixels."""
     enlarged = images.repeat_interleave(factor := max(1, 32 // images.shape[-1]), 2).repeat_interleave(factor, 3)
-    across, grey = min(8, len(images)), functools.partial(nn.functional.pad, value=128)
+    across, grey = min(max(8, math.isqrt(len(images) - 1) + 1), len(images)), functools.partial(nn.functional.pad, value=128)
     tiles = grey(enlarged.expand(-1, 3, -1, -1), (0, GAP, 0, GAP, 0, 0, 0, -len(images) % across))
     rows = tiles.unflatten(0, (-1, across)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
     content = io.BytesIO()
@@ -45,7 +58,8 @@ def _grid(data: Data, images: Tensor, title: str, trajectories: Sequence[Tensor]
 def _latents(data: Data, latents: Tensor, title: str, trajectories: Sequence[Tensor]) -> bytes:
     """The first three channels as colours, from the 1st to the 99th hundredth of their values."""
     chosen = (latents[:, :3] if latents.shape[1] >= 3 else latents[:, :1]).double()
-    low, high = (torch.quantile(chosen.flatten()[:1_000_000], q) for q in (0.01, 0.99))
+    values = chosen.flatten()[spaced(1_000_000, chosen.numel())]
+    low, high = (torch.quantile(values, q) for q in (0.01, 0.99))
     return _grid(data, ((chosen - low) / (high - low).clamp(min=1e-9) * 255).clamp(0, 255).to(torch.uint8), title, trajectories)
 
 
@@ -57,7 +71,8 @@ def _points(data: Data, points: Tensor, title: str, trajectories: Sequence[Tenso
     figure.subplots_adjust(left=0.05, right=0.99, bottom=0.06, top=0.92, wspace=0.04)  # a layout engine takes as long as the rest
     left.scatter(*_plane(real), s=3, color=REAL)
     if trajectories:
-        lines = np.stack([np.stack(_plane(data.decode(x[:150].cpu())), axis=-1) for x in trajectories], axis=1)  # [N, times, 2]
+        lines = np.stack([np.stack(_plane(data.decode(x[:WAYS].cpu())), axis=-1) for x in trajectories], axis=1)  # [N, times, 2]
+        title += f", the ways of {len(lines)}" if len(lines) < len(points) else ""
         right.add_collection(LineCollection(list(lines), colors="#0072b2", linewidths=0.4, alpha=0.3))
     right.scatter(*_plane(points), s=3, color=MADE, zorder=2)
     left.set(title=f"{len(real)} training points", aspect="equal")
@@ -121,7 +136,7 @@ def _fan(axes: Axes, values: Tensor, colour: str) -> None:
 
 def _real(data: Data, number: int) -> Tensor:
     """Training samples, evenly spaced, as many as there are samples if there are so many."""
-    return data.train[torch.linspace(0, len(data.train) - 1, min(number, len(data.train))).long()]
+    return data.train[spaced(number, len(data.train))]
 
 
 def _plane(points: Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from harness.checkpoint import read_checkpoint, write_checkpoint
 from harness.components.averages import WIDTHS
 from harness.config import RUN_ONLY, Config, Count, Index, Positive
-from harness.data.base import Data
+from harness.data.base import Data, spaced
 from harness.errors import ConfigError, Diverged, Stopped
 from harness.objective import Objective, Task
 from harness.rng import seed_layers, stream, stream_seed
@@ -255,7 +255,7 @@ class Training:
     def held_out_loss(self) -> float:
         """Of the averaged network, always with the same held-out samples, noise and times."""
         held = self.data.held_out
-        rows = torch.linspace(0, len(held) - 1, min(len(held), HELD_OUT, self.config.batch_size)).long()
+        rows = spaced(min(HELD_OUT, self.config.batch_size), len(held))
         x0 = self.data.encode(held[rows].to(self.device))
         hidden = torch.full((len(x0),), -1, device=self.device)
         with autocast(self.chosen):

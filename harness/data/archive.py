@@ -1,0 +1,219 @@
+"""What lies in a folder or a zip: the files that count, what was left out and why, and their content."""
+
+from __future__ import annotations
+
+import functools
+import os
+import posixpath
+import stat
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import IO, NamedTuple, NoReturn
+
+from PIL import UnidentifiedImageError
+
+from harness.data.hashes import Stamp, digests
+from harness.errors import UserError
+
+LITTER = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"}
+"""What systems leave in folders, beside names that begin with a dot."""
+UNREADABLE = (OSError, RuntimeError, NotImplementedError, KeyError, zipfile.BadZipFile, zlib.error)
+"""What a folder or a zip raises where a file is gone, damaged, encrypted or packed in an unknown way."""
+NAMED = 5
+"""How many folders a line names before it counts the rest."""
+
+
+class File(NamedTuple):
+    """A file of an archive."""
+
+    place: str
+    """Where it lies below the archive's path; in a zip, the name of the member."""
+    size: int
+    """Bytes."""
+    stamp: Stamp
+
+
+class Archive:
+    """The files of a folder or a zip that have one of `endings`, by their names within it.
+
+    Links are followed, each folder once. A folder that all files lie in is no part of their names, where there are
+    folders below it. Hidden files and what systems leave behind are left out.
+    """
+
+    def __init__(self, path: Path, endings: tuple[str, ...]):
+        self.path, self.endings, self.zipped = path, endings, not path.is_dir()
+        self._hidden: list[str] = []
+        self._links: list[str] = []
+        self._twice: list[str] = []
+        self._folders: set[str] = set()
+        try:
+            self.version = _mark(os.stat(path))
+            found = dict(sorted(self._members() if self.zipped else self._walk()))
+        except (OSError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path}: cannot be read ({error}). Give a folder or a zip of files.") from error
+        counted = [name for name in found if name.lower().endswith(endings)]
+        self.root = _common(counted)
+        self.files = {name.removeprefix(self.root): found[name] for name in counted}
+        self._others = [name.removeprefix(self.root) for name in found.keys() - set(counted)]
+
+    def _walk(self) -> Iterator[tuple[str, File]]:
+        """The files of a folder: what lies in it first, then what links lead to."""
+        seen = {_identity(folder) for folder in self.path.resolve().parents}
+        waiting = [str(self.path)]
+        while waiting:
+            for folder, below, files in os.walk(waiting.pop(0), onerror=_raise):
+                if (identity := _identity(folder)) in seen:
+                    self._links.append(os.path.relpath(folder, self.path))
+                    below.clear()
+                    continue
+                seen.add(identity)
+                self._folders.add(os.path.relpath(folder, self.path))
+                below[:] = sorted(name for name in below if not self._hides(name))
+                waiting += [whole for name in below if os.path.islink(whole := os.path.join(folder, name))]
+                yield from self._within(folder, files)
+
+    def _within(self, folder: str, names: list[str]) -> Iterator[tuple[str, File]]:
+        """The visible files of one folder; a link that leads nowhere is noted."""
+        for name in names:
+            if self._hides(name):
+                continue
+            place = os.path.relpath(os.path.join(folder, name), self.path)
+            try:
+                found = os.stat(os.path.join(folder, name))
+            except FileNotFoundError:
+                self._links.append(place)
+                continue
+            if stat.S_ISREG(found.st_mode):
+                yield place, File(place, found.st_size, Stamp(_mark(found), max(found.st_mtime_ns, found.st_ctime_ns)))
+
+    def _members(self) -> Iterator[tuple[str, File]]:
+        """The files of a zip, whose names may be written as Windows does; of two with one name, the later."""
+        names = set()
+        with zipfile.ZipFile(self.path) as archive:
+            for info in archive.infolist():
+                place = PurePosixPath(info.filename.replace("\\", "/"))
+                if place.is_absolute() or ".." in place.parts or PureWindowsPath(info.filename).is_absolute():
+                    said = f"{self.path}: holds '{info.filename}', a path that climbs out"
+                    raise UserError(f"{said}. Make the zip again.")
+                folder = info.filename.endswith(("/", "\\"))
+                above = ([place] if folder else []) + list(place.parents)
+                self._folders.update(str(each) for each in above if not any(map(_is_hidden, each.parts)))
+                if not any(self._hides(part) for part in place.parts) and not folder:
+                    self._twice += [str(place)] * (str(place) in names)
+                    names.add(str(place))
+                    yield str(place), File(info.filename, info.file_size, Stamp(f"{info.file_size} {info.CRC}", 0))
+
+    def _hides(self, name: str) -> bool:
+        """Whether a file or folder of that name is left out as hidden, which is noted."""
+        if hidden := _is_hidden(name):
+            self._hidden.append(name)
+        return hidden
+
+    def where(self, name: str) -> Path:
+        """The whole path of a file, as it is named to users."""
+        return self.path / self.files[name].place
+
+    def open(self, name: str) -> IO[bytes]:
+        """A file to read from."""
+        place = self.files[name].place
+        if not self.zipped:
+            return open(self.path / place, "rb")
+        return _zip(str(self.path), self.version, os.getpid()).open(place)
+
+    def read(self, name: str) -> bytes:
+        """The content of one file; `UserError` names it when it cannot be read."""
+        try:
+            with self.open(name) as file:
+                return file.read()
+        except UNREADABLE as error:
+            raise corrupt(self.where(name), error) from error
+
+    def content(self, names: Sequence[str]) -> Iterator[bytes]:
+        """What tells these files from all others."""
+        for name, digest in zip(names, digests(self, names), strict=True):
+            yield f"{name} {self.files[name].size} {digest};".encode(errors="surrogateescape")
+
+    def others(self) -> list[str]:
+        """How many files end otherwise, a line an ending, with the uppermost folders that they lie in."""
+        counts = Counter(PurePosixPath(name).suffix.lower() for name in self._others)
+        folders = {ending: set[str]() for ending in counts}
+        for name in self._others:
+            folders[PurePosixPath(name).suffix.lower()].add(_top(name))
+        lines = []
+        for ending, number in sorted(counts.items()):
+            kind = f"file{'s' * (number > 1)} {f'ending in {ending}' if ending else 'without an ending'}"
+            where = _some(sorted(folders[ending] - {""}))
+            lines.append(f"{number} {kind}{f', in {where}' if where else ''}")
+        return lines
+
+    def left_out(self) -> list[str]:
+        """What does not count and why, a line each, and which folder stands above the classes."""
+        lines = [f"all files lie in '{self.root[:-1]}': the folders in it are the classes"] if self.root else []
+        lines += [f"left out: {line}" for line in self.others()]
+        within = (f"{folder}/" for folder in self._folders)
+        tops = {_top(each.removeprefix(self.root)) for each in within if not self.root.startswith(each)} - {"."}
+        if without := sorted(tops - set(map(_top, self.files))):
+            lines.append(f"left out: {_some(without)}, in which no file ends in {', '.join(self.endings)}")
+        if self._hidden:
+            lines.append(f"left out as hidden: {_some(sorted(set(self._hidden)))}")
+        if self._links:
+            why = "as a link that leads nowhere or to a folder that is there already"
+            lines.append(f"left out, {why}: {_some(sorted(self._links))}")
+        if self._twice:
+            lines.append(f"left out, as another file has the same name: {_some(sorted(self._twice))}")
+        return lines
+
+
+def _some(names: Sequence[str]) -> str:
+    """Names in a row, the first of many."""
+    rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{', '.join(names[:NAMED])}{rest}"
+
+
+def corrupt(place: Path, error: Exception) -> UserError:
+    """What is said of a file that cannot be read."""
+    reason = str(error).strip().split("\n")[0]
+    if isinstance(error, UnidentifiedImageError):
+        reason = "no picture that Pillow knows"
+    return UserError(f"{place}: cannot be read ({reason}). Remove it, or set dataset.skip_corrupt=true.")
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in LITTER
+
+
+def _common(names: Sequence[str]) -> str:
+    """The folders, ending in a slash, that all files lie in where folders lie below; empty where there are none."""
+    folders = {posixpath.dirname(name) for name in names}
+    shared = posixpath.commonpath(folders) if folders else ""
+    if folders == {shared}:
+        shared = posixpath.dirname(shared)
+    return f"{shared}/" if shared else ""
+
+
+def _top(name: str) -> str:
+    """The uppermost folder of a file, empty where it lies in none."""
+    return name.partition("/")[0] if "/" in name else ""
+
+
+def _mark(found: os.stat_result) -> str:
+    """Size, times of change and inode: another content changes one of them."""
+    return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
+
+
+def _identity(folder: str | Path) -> tuple[int, int]:
+    found = os.stat(folder)
+    return found.st_dev, found.st_ino
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
+
+
+@functools.lru_cache(maxsize=8)
+def _zip(path: str, version: str, process: int) -> zipfile.ZipFile:
+    """An open zip, one for each version of the file and each process: they may not share a position in a file."""
+    return zipfile.ZipFile(path)

@@ -1,0 +1,109 @@
+"""SHA-256 of the files of an archive, computed once and kept in results/local/hashes until a file changes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from harness.files import results_folder, write_atomic
+
+if TYPE_CHECKING:
+    from harness.data.archive import Archive
+
+KEPT = 64
+"""Archives whose hashes are kept: those hashed last."""
+SETTLED_NS = 2_000_000_000
+"""A file that changed this shortly before it was read could change once more at the same time: it is read again."""
+WRITE_EVERY_S = 30.0
+AT_ONCE = 64
+"""Files that wait to be read."""
+SHOWN_BYTES = 1 << 28
+"""From so many bytes on, the progress is shown."""
+
+
+class Stamp(NamedTuple):
+    """What tells a file's versions apart without reading it."""
+
+    mark: str
+    """Of a file: its size, its times of change and its inode. Of a member of a zip: its size and CRC."""
+    changed: int
+    """Nanoseconds since 1970; 0 for a member of a zip, whose CRC is of its content."""
+
+
+def digests(archive: Archive, names: Sequence[str]) -> list[str]:
+    """SHA-256 of the content of each file, 64 hex digits; `UserError` names one that cannot be read."""
+    path = _path(archive)
+    marks = {name: file.stamp.mark for name, file in archive.files.items()}
+    known = {name: digest for name, (mark, digest) in _read(path).items() if marks.get(name) == mark}
+    if missing := [name for name in names if name not in known]:
+        wall, written = time.time_ns(), time.monotonic()
+        for name, digest in _hashed(archive, missing):
+            known[name] = digest
+            if time.monotonic() - written > WRITE_EVERY_S:
+                _write(path, archive, known, wall)
+                written = time.monotonic()
+        _write(path, archive, known, wall)
+    return [known[name] for name in names]
+
+
+def _hashed(archive: Archive, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Name and hash of each file, several at once; what takes long is shown on a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from harness.data.archive import UNREADABLE, corrupt
+
+    def hashed(name: str) -> str:
+        try:
+            with archive.open(name) as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        except UNREADABLE as error:
+            raise corrupt(archive.where(name), error) from error
+
+    total = sum(archive.files[name].size for name in names)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with (
+        Progress(*columns, console=Console(stderr=True), transient=True, disable=total < SHOWN_BYTES) as progress,
+        ThreadPoolExecutor() as pool,
+    ):
+        task = progress.add_task(f"reading {archive.path}, once", total=total)
+        for start in range(0, len(names), AT_ONCE):
+            part = names[start : start + AT_ONCE]
+            for name, digest in zip(part, pool.map(hashed, part), strict=True):
+                progress.advance(task, archive.files[name].size)
+                yield name, digest
+
+
+def _path(archive: Archive) -> Path:
+    """Where the hashes of an archive are kept."""
+    said = f"{archive.path.absolute()} {archive.endings}"
+    name = hashlib.sha256(said.encode(errors="surrogateescape")).hexdigest()[:12]
+    return results_folder() / "local" / "hashes" / f"{name}.json"
+
+
+def _read(path: Path) -> dict[str, list[str]]:
+    """{name: [mark, digest]}; empty where the file is absent or damaged, without an entry that is."""
+    try:
+        found = json.loads(path.read_text())["files"]
+        return {name: [mark, digest] for name, (mark, digest) in found.items() if re.fullmatch("[0-9a-f]{64}", digest)}
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
+        return {}
+
+
+def _write(path: Path, archive: Archive, known: Mapping[str, str], read_at: int) -> None:
+    """Keep the hashes of files that had settled before `read_at`; a disk that takes none costs another reading."""
+    stamps = {name: archive.files[name].stamp for name in known}
+    until = read_at - SETTLED_NS
+    settled = {name: [stamp.mark, known[name]] for name, stamp in stamps.items() if stamp.changed < until}
+    with contextlib.suppress(OSError):
+        write_atomic(path, json.dumps({"path": str(archive.path.absolute()), "files": settled}))
+        kept = sorted(path.parent.glob("*.json"), key=lambda other: other.stat().st_mtime_ns)
+        for old in kept[:-KEPT]:
+            old.unlink(missing_ok=True)
