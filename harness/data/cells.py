@@ -195,9 +195,9 @@ def _prepare(path: Path, condition: str, layer: str, genes: int, min_cells: int,
 
 
 def _most_variable(cells: AnnData, number: int) -> np.ndarray:
-    """Which genes vary most by scanpy's measure, int64 [number], rising; of equal ones, the first."""
+    """Which genes vary most by scanpy's measure, int64 [number], rising; of equal ones, to six decimals, the first."""
     import scanpy
 
     ranked = scanpy.pp.highly_variable_genes(cells, n_top_genes=number, inplace=False)
     spread = ranked["dispersions_norm"].fillna(-np.inf).to_numpy()
-    return np.sort(np.argsort(-spread, kind="stable")[:number])
+    return np.sort(np.argsort(-spread.round(6), kind="stable")[:number])
