@@ -460,7 +460,8 @@ def columns_apart(constant: int) -> np.ndarray:
         (COUNTS, {"genes": 5, "condition": "rare", "keep": ["a none held"]}, "2 cells to train on and 0 held out are too few"),
     ],
     ids=[
-        "NaN", "infinite", "negative", "half", "logarithms", "shares", "negative, sparse", "empty cell", "constant genes", "too many genes to choose",
+        "NaN", "infinite", "negative", "half", "logarithms", "shares", "negative, sparse", "empty cell", "constant genes", 
+        "too many genes to choose",
         "default genes", "more components than genes", "more components than cells", "four cells", "one cell", "unknown condition",
         "unknown layer", "unknown keep", "keep without condition", "one cell kept", "none held out",
     ],

@@ -179,7 +179,7 @@ def _refuse_gaps(table: Table, chosen: Sequence[int], values: np.ndarray) -> Non
         number = chosen[columns[0]]
         text = table.texts[number][int(rows[0])]
         raise UserError(
-            f"{table.path}: {len(rows)} cells hold no number, first {table.place(int(rows[0]), number)} "
+            f"{table.path}: {len(rows)} of its cells hold no number, the first {table.place(int(rows[0]), number)} "
             f"in column '{table.names[number]}' ({repr(text) if text else 'empty'}). "
             "Fill them in, or choose other columns by dataset.columns."
         )

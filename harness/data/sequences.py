@@ -108,7 +108,7 @@ def _npz(path: Path, columns: tuple[str, ...]) -> tuple[np.ndarray, tuple[str, .
     rows, places = np.nonzero(~np.isfinite(values))
     if len(rows):
         where = f"series[{rows[0]}, {names.index(chosen[places[0]])}], channel '{chosen[places[0]]}'"
-        raise UserError(f"{path}: {len(rows)} values are missing or infinite, first {where}. Fill or remove them.")
+        raise UserError(f"{path}: {len(rows)} values are missing or infinite, the first {where}. Fill or remove them.")
     return values, chosen
 
 
@@ -120,7 +120,7 @@ def _names(path: Path, given: np.ndarray | None, number: int) -> tuple[str, ...]
         given = np.char.decode(given, "utf-8", "replace")
     names = tuple(map(str, np.atleast_1d(given)))
     if given.ndim > 1 or len(names) != number:
-        raise UserError(f"{path}: holds {given.size} names {list(given.shape)} for {number} channels. Make it again.")
+        raise UserError(f"{path}: holds names {list(given.shape)} for {number} channels. Make it again.")
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"{path}: two channels are called '{twice[0]}'. Give each a name of its own.")
     return names
