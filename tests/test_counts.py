@@ -34,8 +34,8 @@ from test_cells import (
 )
 
 from harness.data import counts
-from harness.data.cells import _most_variable
 from harness.data.base import Data
+from harness.data.cells import _most_variable
 from harness.errors import UserError
 
 
