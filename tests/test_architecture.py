@@ -15,8 +15,8 @@ SOLE_IMPORTERS = {
     "mlflow": "harness/tracking.py",
     "optuna": "harness/ablation/",
     "torch_fidelity": ("harness/evaluation/fidelity.py", "harness/evaluation/extractors.py"),
-    "scanpy": "harness/data/cells.py",
-    "anndata": "harness/data/cells.py",
+    "scanpy": ("harness/data/cells.py", "harness/data/counts.py"),
+    "anndata": ("harness/data/cells.py", "harness/data/counts.py"),
     "statsmodels": "harness/data/sequences.py",
 }
 HEAVY = ("torch_fidelity", "scanpy", "anndata", "statsmodels", "sklearn", "torchvision", "torchdiffeq", "ot")

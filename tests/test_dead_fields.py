@@ -204,6 +204,8 @@ CASES: dict[tuple[str, str, str], list[Case]] = {
     ("dataset", "*", "stride"): of_data(2),
     ("dataset", "*", "held_out"): of_data(0.3),
     ("dataset", "time_series", "columns"): of_data(["z", "x"]) + of_data(["x", "z"], columns=["z", "x"]),
+    ("dataset", "time_series", "separator"): elsewhere("test_the_signs_of_a_table_change_its_series"),
+    ("dataset", "time_series", "decimal"): elsewhere("test_the_signs_of_a_table_change_its_series"),
     ("dataset", "cells", "condition"): of_data("donor"),
     ("dataset", "cells", "keep"): of_data(["donor 1"], condition="donor"),
     ("dataset", "cells", "layer"): of_data("doubled"),
@@ -591,3 +593,19 @@ def test_pictures_that_cannot_be_read_are_left_out_where_that_is_asked_for(neede
     assert len(asked.train[torch.arange(len(asked.train))]) == len(asked.train)
     with pytest.raises(UserError, match=r"/a/4\.png: cannot be read"):
         plain.train[torch.arange(len(plain.train))]
+
+
+def test_the_signs_of_a_table_change_its_series(tmp_path: Path) -> None:
+    """Of a file that two readings fit, each field chooses one."""
+    path = tmp_path / "x.csv"
+    path.write_text("a;b,c\n" + "".join(f"{i * i % 7};1,{i * i % 11 + 200}\n" for i in range(100)))
+    readings = {
+        ("comma", "point"): (("c",), 200.0),
+        ("semicolon", "comma"): (("a", "b,c"), 1.2),
+        ("semicolon", "point"): (("a", "b,c"), 1200.0),
+    }
+    for (separator, decimal), (channels, first) in readings.items():
+        data = build("dataset", {"name": "time_series", "path": str(path), "separator": separator, "decimal": decimal}).load()
+        assert data.names == channels
+        assert isinstance(data.train, Tensor)
+        assert data.train[0, 0, -1].item() == pytest.approx(first)

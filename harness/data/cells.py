@@ -1,12 +1,11 @@
 """Single-cell gene expression: counts as users have them, brought to log1p of normalised expression, standardised per gene.
 
-Counts stay sparse until a batch is asked for. Reading, normalising and choosing genes is scanpy's work.
+Counts stay sparse until a batch is asked for. Normalising and choosing genes is scanpy's work.
 """
 
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.config import RUN_ONLY, Count, Index, Positive
+from harness.data import counts
 from harness.data.base import Data, Dataset, Standardise, existing, held_out, parted
 from harness.errors import ConfigError, UserError, did_you_mean
 
@@ -31,9 +31,10 @@ LARGEST_FIT = 20_000
 
 @dataclass(frozen=True, kw_only=True)
 class Cells(Dataset, name="cells"):
-    """Counts of single cells: an .h5ad, a 10x folder (matrix.mtx, genes.tsv, barcodes.tsv), or a folder of 10x folders.
+    """Counts of single cells: an .h5ad, a 10x .h5 or folder (matrix.mtx, genes.tsv, barcodes.tsv), or a folder of 10x folders.
 
-    Stored is log1p of counts brought to the same sum in every cell; decoding sets to zero what lies below half the smallest
+    Of folders whose genes differ, the genes are taken that all have. Stored is log1p of counts brought to the same sum in every
+    cell, over all genes that the cell was counted for; decoding sets to zero what lies below half the smallest
     positive value, as a model of densities hits no value exactly. One cell in five, of each condition, is held out; genes are
     chosen, and their statistics taken, over the others, before `keep`: two selections from one path share them.
     """
@@ -47,7 +48,7 @@ class Cells(Dataset, name="cells"):
     keep: tuple[str, ...] = ()
     """Conditions whose cells are trained on; empty for all."""
     layer: str = ""
-    """Layer of an .h5ad that holds the raw counts; empty for X."""
+    """Layer of an .h5ad that holds the raw counts; empty for X, "raw" for .raw where no layer is called so."""
     genes: Index = 1000
     """Highly variable genes to choose; 0 for all."""
     min_cells: Count = 3
@@ -165,24 +166,25 @@ def _prepare(path: Path, condition: str, layer: str, genes: int, min_cells: int,
     from scipy.sparse import csr_matrix
     from sklearn.utils.sparsefuncs import mean_variance_axis
 
-    cells, column = _read(path, condition, layer)
-    scanpy.pp.normalize_total(cells, target_sum=target_sum)
+    parts = counts.read(path, layer)
+    for part in parts.values():
+        scanpy.pp.normalize_total(part, target_sum=target_sum)  # over all genes of a folder, shared or not
+    cells = counts.joined(parts, path)
     scanpy.pp.log1p(cells)
-    conditions = cells.obs[column].astype(str).to_numpy() if column else None
+    column = condition or ("" if "" in parts else "sample")
+    conditions = counts.conditions(cells, column, path) if column else None
     strata = None if conditions is None else torch.from_numpy(np.unique(conditions, return_inverse=True)[1])
     apart = held_out(cells.n_obs, 5, strata).numpy()
     expression = csr_matrix(cells.X, dtype=np.float32)
     mean, variance = mean_variance_axis(expression[~apart].astype(np.float64), axis=0)
+    chosen = np.arange(cells.n_vars)
     if genes:
-        seen = (variance > 0) & (expression[~apart].getnnz(axis=0) >= min_cells)
-        if genes > seen.sum():
+        seen = np.flatnonzero((variance > 0) & (expression[~apart].getnnz(axis=0) >= min_cells))
+        if genes > len(seen):
             raise ConfigError(
-                "dataset.genes", f"{genes} is more than the {seen.sum()} genes that vary and are seen in {min_cells} cells. Choose fewer."
+                "dataset.genes", f"{genes} is more than the {len(seen)} genes that vary and are seen in {min_cells} cells. Choose fewer."
             )
-        ranked = scanpy.pp.highly_variable_genes(cells[~apart][:, seen], n_top_genes=genes, inplace=False)
-        chosen = np.flatnonzero(seen)[ranked["highly_variable"].to_numpy()]
-    else:
-        chosen = np.arange(cells.n_vars)
+        chosen = seen[_most_variable(cells[~apart][:, seen], genes)]
     constant = chosen[variance[chosen] == 0]
     if len(constant):
         first = cells.var_names[constant[0]]
@@ -192,61 +194,10 @@ def _prepare(path: Path, condition: str, layer: str, genes: int, min_cells: int,
     return Prepared(expression[:, chosen], conditions, tuple(map(str, cells.var_names[chosen])), apart, scale, smallest)
 
 
-def _read(path: Path, condition: str, layer: str) -> tuple[AnnData, str]:
-    """Checked counts, sparse, and the obs column of the condition, if there is one."""
-    import anndata
+def _most_variable(cells: AnnData, number: int) -> np.ndarray:
+    """Which genes vary most by scanpy's measure, int64 [number], rising; of equal ones, to six decimals, the first."""
     import scanpy
 
-    column = condition
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of names that are made unique
-            if path.is_file():
-                cells = anndata.read_h5ad(path)
-            elif _is_10x(path):
-                cells = scanpy.read_10x_mtx(path)
-            else:
-                folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and _is_10x(folder))
-                if not folders:
-                    raise UserError(f"{path}: no 10x folder is in it. One holds matrix.mtx, genes.tsv and barcodes.tsv.")
-                parts = {folder.name: scanpy.read_10x_mtx(folder) for folder in folders}
-                cells, column = anndata.concat(parts, label="sample", index_unique="-"), condition or "sample"
-            cells.obs_names_make_unique()
-            cells.var_names_make_unique()
-    except UserError:
-        raise
-    except Exception as error:  # each reader raises its own
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: cannot be read as cells ({type(error).__name__}: {reason}). Give an .h5ad or a 10x folder.") from error
-    if column and column not in cells.obs:
-        raise ConfigError("dataset.condition", f"the cells have no column '{column}'. {did_you_mean(column, map(str, cells.obs))}")
-    if layer:
-        if layer not in cells.layers:
-            raise ConfigError("dataset.layer", f"the cells have no layer '{layer}'. {did_you_mean(layer, filter(None, cells.layers))}")
-        cells.X = cells.layers[layer]
-    return _counts(cells, path), column
-
-
-def _is_10x(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("matrix.mtx", "matrix.mtx.gz"))
-
-
-def _counts(cells: AnnData, path: Path) -> AnnData:
-    """The same cells with sparse float32 counts; `UserError` where they are none, or a cell is empty."""
-    from scipy.sparse import csr_matrix
-
-    if cells.X is None or not cells.n_obs or not cells.n_vars:
-        raise UserError(f"{path}: holds no counts ({cells.n_obs} cells, {cells.n_vars} genes). Give raw counts, perhaps in dataset.layer.")
-    cells = cells.copy()
-    cells.X = counts = csr_matrix(cells.X, dtype=np.float32)
-    counts.eliminate_zeros()
-    for find, said in (
-        (lambda values: ~np.isfinite(values), "NaN or infinite"),
-        (lambda values: values < 0, "negative"),
-        (lambda values: values % 1 != 0, "no whole numbers"),
-    ):
-        if (wrong := find(counts.data)).any():
-            raise UserError(f"{path}: {int(wrong.sum())} of its counts are {said}. Give raw counts, perhaps in dataset.layer.")
-    if empty := int((counts.sum(1) == 0).sum()):
-        raise UserError(f"{path}: {empty} cells have no count at all. Filter them out.")
-    return cells
+    ranked = scanpy.pp.highly_variable_genes(cells, n_top_genes=number, inplace=False)
+    spread = ranked["dispersions_norm"].fillna(-np.inf).to_numpy()
+    return np.sort(np.argsort(-spread.round(6), kind="stable")[:number])

@@ -8,10 +8,15 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from harness.config import RUN_ONLY, Count, Range
 from harness.data.base import Data, Dataset, Standardise, existing
+from harness.data.tables import Decimal, Separator, read
 from harness.errors import ConfigError, UserError, did_you_mean
+
+LARGEST_ROUNDING = 0.01
+"""Error of a stored value, in standard deviations of its channel, that is let pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,60 +46,95 @@ class Windows(Dataset):
         scale = Standardise(whole[:border].mean(0), whole[:border].std(0))
         if constant := [name for name, std in zip(names, scale.std, strict=True) if std == 0]:
             raise UserError(f"dataset: the channel '{constant[0]}' never varies. Leave it out by dataset.columns.")
+        _refuse_rounding(whole, scale, names)
         train, held = (
             part.unfold(0, self.window, self.stride).transpose(1, 2).contiguous().float() for part in (whole[:border], whole[border:])
         )
         return Data(train, held, scale.encode, scale.decode, "sequence", names=names, statistics=scale.statistics)
 
 
+def _refuse_rounding(series: Tensor, scale: Standardise, names: tuple[str, ...]) -> None:
+    """`UserError` where a channel of the series float64 [T, D] varies by less than float32, which windows are kept in, can tell apart."""
+    lost = (series.float().double() - series).abs().amax(0) / scale.std
+    if len(worst := (lost > LARGEST_ROUNDING).nonzero().flatten()):
+        name, mean, std = names[worst[0]], scale.mean[worst[0]], scale.std[worst[0]]
+        raise UserError(
+            f"dataset: the channel '{name}' varies by {std:.3g} around {mean:.3g}, too little for 32-bit numbers. "
+            "Subtract its mean, or choose another unit, before saving it."
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class TimeSeries(Windows, name="time_series"):
-    """Windows of a series of your own: a .csv with a header, or an .npz with `series` [T, D] and perhaps `names` [D]."""
+    """Windows of a series of your own, the oldest row first: a .csv with a header, or an .npz with `series` [T, D] and perhaps `names` [D].
+
+    A .csv's columns of times and row numbers are left out, and checked: rows that are not in the order of time are refused.
+    """
 
     path: str = field(metadata=RUN_ONLY)
     """The file; relative paths begin in HARNESS_DATA, or else in data/."""
     columns: tuple[str, ...] = ()
     """Channels to take, in this order; empty for all numeric ones."""
+    separator: Separator = "auto"
+    """What parts the columns of a .csv; auto for the one that its header shows."""
+    decimal: Decimal = "auto"
+    """The decimal sign of a .csv; auto for the only one that reads all its numbers."""
 
     def series(self) -> tuple[np.ndarray, tuple[str, ...]]:
         path = existing(self.path, "a .csv or .npz file")
-        values, names = _npz(path) if path.suffix == ".npz" else _csv(path)
-        for name in self.columns:
-            if name not in names:
-                raise ConfigError("dataset.columns", f"{path} has no numeric column '{name}'. {did_you_mean(name, names)}")
-        if self.columns:
-            values, names = values[:, [names.index(name) for name in self.columns]], self.columns
-        rows, columns = np.nonzero(~np.isfinite(values))
-        if len(rows):
-            where = f"row {rows[0] + 1}, column '{names[columns[0]]}'"
-            raise UserError(f"{path}: {len(rows)} values are missing or infinite, the first in {where}. Fill or remove them.")
-        return values, names
+        if path.suffix == ".npz":
+            return _npz(path, self.columns)
+        from harness.data.channels import channels
+
+        return channels(read(path, self.separator), self.decimal, self.columns)
 
 
-def _csv(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    import pandas as pd
-
-    try:
-        numeric = pd.read_csv(path).select_dtypes("number")
-    except (OSError, ValueError) as error:  # pandas' own are ValueErrors
-        raise UserError(f"{path}: cannot be read ({str(error).strip()}). Give a .csv with a header.") from error
-    if numeric.empty:
-        raise UserError(f"{path}: holds no numeric column. Give a .csv with a header and a row for each time.")
-    return numeric.to_numpy(dtype=np.float64), tuple(map(str, numeric.columns))
-
-
-def _npz(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+def _npz(path: Path, columns: tuple[str, ...]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The chosen channels of an .npz, or all, and their names."""
     from harness.data.images import npz
 
     arrays = npz(path)
-    series = arrays.get("series")
+    series = arrays.pop("series", None)
     if series is None or series.ndim != 2 or not series.size or series.dtype.kind not in "fiu":
         said = "no `series`" if series is None else f"`series` as {series.dtype} {list(series.shape)}"
         raise UserError(f"{path}: holds {said}, not numbers [T, D]. Make it again.")
-    names = tuple(map(str, np.atleast_1d(arrays["names"]))) if "names" in arrays else tuple(f"channel {i}" for i in range(series.shape[1]))
-    if len(names) != series.shape[1]:
-        raise UserError(f"{path}: holds {len(names)} names for {series.shape[1]} channels. Make it again.")
-    return series.astype(np.float64), names
+    names = _names(path, arrays.pop("names", None), series.shape[1])
+    _say_others(path, arrays, len(series))
+    for name in columns:
+        if name not in names:
+            raise ConfigError("dataset.columns", f"{path} has no numeric column '{name}'. {did_you_mean(name, names)}")
+    chosen = columns or names
+    values = series[:, [names.index(name) for name in chosen]].astype(np.float64)
+    rows, places = np.nonzero(~np.isfinite(values))
+    if len(rows):
+        where = f"series[{rows[0]}, {names.index(chosen[places[0]])}], channel '{chosen[places[0]]}'"
+        raise UserError(f"{path}: {len(rows)} values are missing or infinite, the first {where}. Fill or remove them.")
+    return values, chosen
+
+
+def _names(path: Path, given: np.ndarray | None, number: int) -> tuple[str, ...]:
+    """What the channels of an .npz are called; `UserError` where not every one has a name of its own."""
+    if given is None:
+        return tuple(f"channel {i}" for i in range(number))
+    if given.dtype.kind == "S":
+        given = np.char.decode(given, "utf-8", "replace")
+    names = tuple(map(str, np.atleast_1d(given)))
+    if given.ndim > 1 or len(names) != number:
+        raise UserError(f"{path}: holds names {list(given.shape)} for {number} channels. Make it again.")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{path}: two channels are called '{twice[0]}'. Give each a name of its own.")
+    return names
+
+
+def _say_others(path: Path, arrays: dict[str, np.ndarray], rows: int) -> None:
+    """Print which arrays are no part of the series; those of its times are checked."""
+    from harness.data import times
+
+    for name, array in arrays.items():
+        print(f"left out: {path}: array '{name}' {list(array.shape)}: it is neither `series` nor `names`", flush=True)
+        if array.shape == (rows,) and (found := times.of_array(name, array)) is not None:
+            for line in times.check(found, path, f"{name}[{{}}]".format):
+                print(line, flush=True)
 
 
 @dataclass(frozen=True, kw_only=True)

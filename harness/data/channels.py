@@ -1,0 +1,207 @@
+"""The channels of a table. What is no number for certain is left out by name or refused, never guessed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from harness.data import times
+from harness.data.tables import Decimal, Table
+from harness.errors import ConfigError, UserError, did_you_mean
+
+SPACES = " '’\u00a0\u202f"
+"""What may part groups of thousands, whatever the decimal sign."""
+MISSING = re.compile(r"|[-–—?.]+|#?n/?a|[+-]?nan|<na>|nat|null|none|[+-]?inf(inity)?", re.IGNORECASE)
+"""What stands for a missing value; infinity among them."""
+
+
+def _pattern(mark: str, other: str) -> re.Pattern[str]:
+    """Numbers whose decimal sign is `mark`; `other` may part thousands."""
+    grouped = rf"[1-9][0-9]{{0,2}}(?P<sign>[{other}{SPACES}])[0-9]{{3}}(?:(?P=sign)[0-9]{{3}})*"
+    return re.compile(rf"[+-]?(?:(?:{grouped}|[0-9]+)(?:[{mark}][0-9]*)?|[{mark}][0-9]+)(?:[eE][+-]?[0-9]+)?")
+
+
+PLAIN = re.compile(r"[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?")
+"""Numbers as every program writes them."""
+MARKS = {"point": (".", ","), "comma": (",", ".")}
+"""The decimal sign, and the sign that then parts thousands."""
+PATTERNS = {name: _pattern(*signs) for name, signs in MARKS.items()}
+
+
+def _refuse_headless(table: Table) -> None:
+    """`UserError` where the first row holds what the others hold."""
+    path, row = table.path, table.first - 1
+    plain = [name for name in table.names if name and not any(pattern.fullmatch(name) for pattern in PATTERNS.values())]
+    if not any(times.dates([name]) is None for name in plain):
+        raise UserError(f"{path}: row {row} holds no names of columns. Write them in a first row.")
+    for name, column in zip(table.names, table.texts, strict=True):
+        if name in plain and name in column:
+            raise UserError(f"{path}: '{name}' stands in row {row}, where names of columns belong, and below. Write names in a first row.")
+
+
+def decimal_sign(table: Table, given: Decimal) -> str:
+    """ "point" or "comma": as given, or as the only one that reads every number; `UserError` where both do, or neither does."""
+    if given != "auto":
+        return given
+    only = {name: _first(table, name) for name in PATTERNS}
+    if only["point"] and only["comma"]:
+        said = " and ".join(filter(None, only.values()))
+        raise UserError(f"{table.path}: {said} are numbers by different decimal signs. Set dataset.decimal, or write them alike.")
+    for name, cell in only.items():
+        if cell:
+            return name
+    unsure = _first(table, "both", "," if table.separator == "," else ",.")
+    if unsure:
+        raise UserError(f"{table.path}: {unsure} may be thousands or a fraction. Set dataset.decimal=point or dataset.decimal=comma.")
+    return "point"
+
+
+def _first(table: Table, reading: str, signs: str = "") -> str | None:
+    """The first cell, with its place, that is a number by one decimal sign alone, or by both where it holds one of `signs`."""
+    mark, other = MARKS.get(reading, (".", ","))
+    for number, column in enumerate(table.texts):
+        for row, text in enumerate(column):
+            if mark not in text and (text.count(other) < 2 if reading != "both" else other not in text):
+                continue
+            text = text.removesuffix("%").rstrip()
+            found = [name for name, pattern in PATTERNS.items() if pattern.fullmatch(text)]
+            if found == [reading] or (len(found) == 2 and reading == "both" and any(sign in text for sign in signs)):
+                return f"'{text}' in {table.place(row, number)}"
+    return None
+
+
+def numbers(texts: Sequence[str], decimal: str) -> np.ndarray:
+    """float64 [T], NaN where a cell is no number. Of cells with and without a per cent sign, the fewer are none."""
+    mark, other = MARKS[decimal]
+    percent = np.array([text.endswith("%") for text in texts], dtype=bool)
+    drop, pattern = re.compile(f"[{other}{SPACES}]"), PATTERNS[decimal]
+
+    def value(text: str) -> float:
+        text = text.removesuffix("%").rstrip().replace("\u2212", "-")
+        return float(drop.sub("", text).replace(mark, ".")) if pattern.fullmatch(text) else np.nan
+
+    if decimal == "point":
+        values = np.array(pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce"), dtype=np.float64)
+        for row in np.flatnonzero(np.isnan(values)):
+            values[row] = value(texts[int(row)])
+    else:
+        values = np.array([value(text) for text in texts], dtype=np.float64)
+    values[percent != (2 * percent.sum() > (~np.isnan(values)).sum())] = np.nan
+    return values
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a column of a table is."""
+
+    left_out: str = ""
+    """Why it is no channel; empty where it is one."""
+    times: pd.Series | None = None
+    """Of the rows."""
+    rank: int = 0
+    """Of columns with times, the one of the lowest is believed."""
+
+
+def _judged(table: Table, number: int, decimal: str) -> Column:
+    """What a column is, judged by its texts and its name."""
+    texts = table.texts[number]
+    filled = [row for row, text in enumerate(texts) if not MISSING.fullmatch(text)]
+    if not filled:
+        return Column("it is empty")
+    values = numbers(texts, decimal)
+    if 2 * int(np.isfinite(values).sum()) < len(filled):
+        if all(times.CLOCK.fullmatch(texts[row]) for row in filled):
+            return Column("times of the day")
+        if (dates := times.dates(texts)) is not None:
+            return Column("times", times=dates)
+        return Column(f"no numbers, like '{texts[filled[0]]}' in {table.place(filled[0], number)}")
+    if (dates := times.stamps(texts)) is not None:
+        return Column("times", times=dates)
+    if table.names[number].lower() in times.NAMES:
+        return Column("times", times=pd.Series(values), rank=1)
+    if times.counts(values):
+        return Column("it counts the rows", times=pd.Series(values), rank=2)
+    return Column()
+
+
+def channels(table: Table, decimal: Decimal, wanted: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The channels float64 [T, D] and their names: those that are wanted, or else all that are numbers.
+
+    What is left out, what is written in no plain way and what is odd about the times is printed. `UserError` names a cell that
+    is no number, and rows that are not in the order of time.
+    """
+    _refuse_headless(table)
+    sign = decimal_sign(table, decimal)
+    chosen = [_position(table, name) for name in wanted]
+    judged = {number: _judged(table, number, sign) for number in range(len(table.names)) if number not in chosen}
+    said = [f"left out: {table.path}: {table.column(number)}: {column.left_out}" for number, column in judged.items() if column.left_out]
+    if not wanted:
+        chosen = [number for number, column in judged.items() if not column.left_out]
+        if not chosen or not table.texts[0]:
+            reasons = "; ".join(line.rpartition(f"{table.path}: ")[2] for line in said) or "it has no rows"
+            raise UserError(f"{table.path}: holds no numeric column ({reasons}). Give a .csv with a header and a row for each time.")
+        for line in said:
+            print(line, flush=True)
+    _refuse_unnamed(table, chosen)
+    values = np.column_stack([numbers(table.texts[number], sign) for number in chosen])
+    _refuse_gaps(table, chosen, values)
+    for line in [*_readings(table, chosen, values), *_order(table, judged)]:
+        print(line, flush=True)
+    return values, tuple(table.names[number] for number in chosen)
+
+
+def _position(table: Table, name: str) -> int:
+    """The number of a column."""
+    if name not in table.names:
+        raise ConfigError("dataset.columns", f"{table.path} has no numeric column '{name}'. {did_you_mean(name, table.names)}")
+    return table.names.index(name)
+
+
+def _refuse_unnamed(table: Table, chosen: Sequence[int]) -> None:
+    """`UserError` where a channel has no name, or another column's."""
+    for number in chosen:
+        name = table.names[number]
+        if not name:
+            raise UserError(f"{table.path}: {table.column(number)} holds numbers. Name it in row {table.first - 1}, or remove it.")
+        if table.names.count(name) > 1:
+            places = [table.column(n).split()[1] for n, other in enumerate(table.names) if other == name]
+            raise UserError(f"{table.path}: the columns {' and '.join(places)} are called '{name}'. Give each a name of its own.")
+
+
+def _refuse_gaps(table: Table, chosen: Sequence[int], values: np.ndarray) -> None:
+    """`UserError` names the first cell that holds no finite number."""
+    rows, columns = np.nonzero(~np.isfinite(values))
+    if len(rows):
+        number = chosen[columns[0]]
+        text = table.texts[number][int(rows[0])]
+        raise UserError(
+            f"{table.path}: {len(rows)} of its cells hold no number, the first {table.place(int(rows[0]), number)} "
+            f"in column '{table.names[number]}' ({repr(text) if text else 'empty'}). "
+            "Fill them in, or choose other columns by dataset.columns."
+        )
+
+
+def _readings(table: Table, chosen: Sequence[int], values: np.ndarray) -> Iterator[str]:
+    """How the first cell of each channel that is not written plainly is read."""
+    for position, number in enumerate(chosen):
+        odd = (row for row, text in enumerate(table.texts[number]) if not PLAIN.fullmatch(text))
+        if (row := next(odd, None)) is not None:
+            text, value = table.texts[number][row], values[row, position]
+            yield f"dataset: {table.path}: {table.column(number)}: '{text}' in {table.place(row, number)} is read as {value:.15g}"
+
+
+def _order(table: Table, judged: dict[int, Column]) -> list[str]:
+    """What is to be said of the times of the rows, of which the dates and the times of the day may stand apart."""
+    timed = {number: column for number, column in judged.items() if column.times is not None}
+    if not timed:
+        return []
+    number = min(timed, key=lambda n: (timed[n].rank, n))
+    found = timed[number].times
+    clock = next((n for n, column in judged.items() if column.left_out == "times of the day"), None)
+    if clock is not None and timed[number].rank == 0:
+        found = times.dates([f"{day} {hour}" for day, hour in zip(table.texts[number], table.texts[clock], strict=True)])
+    return [] if found is None else times.check(found, table.path, lambda row: table.place(row, number))

@@ -1,0 +1,195 @@
+"""Counts of single cells as users have them, read and checked. Reading is the work of anndata and scanpy."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.errors import ConfigError, UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from scipy.sparse import csr_matrix
+
+RAW = "raw"
+"""The layer that stands for `.raw`, where no layer is called so."""
+GENES = ("Gene Expression", "GEX")
+"""Feature types that are genes: Cell Ranger's word and a common short one."""
+UNKNOWN = ("", "nan", "<na>")
+"""Texts that stand for a missing condition, in lower case: pandas writes the last two."""
+
+
+def read(path: Path, layer: str) -> dict[str, AnnData]:
+    """Sparse float32 counts by the name of the 10x folder that holds them, or by "" where there is but one set.
+
+    What is left out is printed. `UserError` where something cannot be read or holds no counts.
+    """
+    if path.is_file() or _is_10x(path):
+        return {"": _checked(_read(path), layer, path)}
+    folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    found = [folder for folder in folders if _is_10x(folder)]
+    if not found:
+        raise UserError(f"{path}: no 10x folder is in it. One holds matrix.mtx, genes.tsv and barcodes.tsv.")
+    for folder in folders:
+        if folder not in found:
+            print(f"left out: {folder}: holds no matrix.mtx", flush=True)
+    return {folder.name: _checked(_read(folder), layer, folder) for folder in found}
+
+
+def _is_10x(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("matrix.mtx", "matrix.mtx.gz"))
+
+
+def _read(path: Path) -> AnnData:
+    """The content of one file or 10x folder, with unique names."""
+    import anndata
+    import scanpy
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of names that are made unique
+            if path.is_dir():
+                cells = scanpy.read_10x_mtx(path, make_unique=False, gex_only=False)
+            elif path.suffix == ".h5":
+                cells = scanpy.read_10x_h5(path, gex_only=False)
+            else:
+                cells = anndata.read_h5ad(path)
+            cells.obs_names_make_unique()
+            cells.var_names_make_unique()
+    except Exception as error:  # each reader raises its own
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: cannot be read as cells ({type(error).__name__}: {reason}). Give an .h5ad or a 10x folder.") from error
+    return cells
+
+
+def _checked(cells: AnnData, layer: str, path: Path) -> AnnData:
+    """The counts of the genes in `layer`; `UserError` where they are none, or a cell is empty."""
+    chosen = _genes(_chosen(cells, layer), path)
+    if not _numeric(chosen.X):
+        raise UserError(f"{path}: holds no counts ({chosen.n_obs} cells, {chosen.n_vars} genes). {_remedy(cells)}")
+    counts = _sparse(chosen.X)
+    if wrong := _fault(counts):
+        raise UserError(f"{path}: {wrong}. {_remedy(cells)}")
+    if empty := int((counts.sum(1) == 0).sum()):
+        raise UserError(f"{path}: {empty} cells have no count at all. Filter them out.")
+    chosen = chosen.copy()
+    chosen.X = counts.astype(np.float32)
+    return chosen
+
+
+def _chosen(cells: AnnData, layer: str) -> AnnData:
+    """The cells with the values of `layer` as X."""
+    if not layer:
+        return cells
+    if layer == RAW and RAW not in cells.layers and cells.raw is not None:
+        return cells.raw.to_adata()
+    if layer not in cells.layers:
+        raise ConfigError("dataset.layer", f"the cells have no layer '{layer}'. {did_you_mean(layer, _layers(cells))}")
+    cells = cells.copy()
+    cells.X = cells.layers[layer]
+    return cells
+
+
+def _layers(cells: AnnData) -> dict[str, Any]:
+    """All that dataset.layer may name, and its values."""
+    raw = {} if cells.raw is None else {RAW: cells.raw.X}
+    return raw | {name: values for name, values in cells.layers.items() if name}
+
+
+def _genes(cells: AnnData, path: Path) -> AnnData:
+    """The cells without features that are no genes (antibodies, guides, peaks): these must not enter a cell's sum."""
+    if "feature_types" not in cells.var or cells.var["feature_types"].nunique() < 2:
+        return cells
+    kinds = cells.var["feature_types"].astype(str)
+    genes = kinds.isin(GENES)
+    others = ", ".join(f"{number} of '{kind}'" for kind, number in kinds[~genes].value_counts().items())
+    if not genes.any():
+        raise UserError(f"{path}: its features are {others}, none of '{GENES[0]}'. Keep those of one kind.")
+    print(f"left out: {path}: features that are no genes: {others}", flush=True)
+    return cells[:, genes.to_numpy()]
+
+
+def _numeric(values: Any) -> bool:
+    """Whether there are real numbers of some cells and genes."""
+    return values is not None and 0 not in values.shape and values.dtype.kind in "biuf"
+
+
+def _sparse(values: Any) -> csr_matrix:
+    """A copy of values [N, G] that float32 or float64 hold exactly, each entry stored once and no zeros."""
+    from scipy.sparse import csr_matrix
+
+    matrix = csr_matrix(values.astype(np.promote_types(values.dtype, np.float32)))
+    matrix.sum_duplicates()
+    matrix.eliminate_zeros()
+    return matrix
+
+
+def _fault(matrix: csr_matrix) -> str | None:
+    """Why the values are no counts, if they are none."""
+    checks: tuple[tuple[Callable[[np.ndarray], np.ndarray], str], ...] = (
+        (lambda values: ~np.isfinite(values), "NaN or infinite"),
+        (lambda values: values < 0, "negative"),
+        (lambda values: values % 1 != 0, f"no whole numbers{_made(matrix)}"),
+    )
+    for find, said in checks:
+        if (wrong := find(matrix.data)).any():
+            return f"{int(wrong.sum())} of its counts are {said}"
+    return None
+
+
+def _made(matrix: csr_matrix) -> str:
+    """What was done to counts whose cells all have one sum, as far as that can be seen."""
+    from scipy.sparse import csr_matrix
+
+    with np.errstate(all="ignore"):
+        for values, said in ((matrix.data, "normalised"), (np.expm1(matrix.data), "log1p of normalised counts")):
+            sums = csr_matrix((values, matrix.indices, matrix.indptr), matrix.shape).sum(1)
+            if np.ptp(sums) < 1e-3 * sums.max():
+                return f": they are {said}"
+    return ""
+
+
+def _remedy(cells: AnnData) -> str:
+    """The layers that hold counts, as advice."""
+    found = [name for name, values in _layers(cells).items() if _numeric(values) and not _fault(_sparse(values))]
+    return f"Set dataset.layer={' or '.join(found)}: counts are there." if found else "Give raw counts; no layer holds them."
+
+
+def joined(parts: Mapping[str, AnnData], path: Path) -> AnnData:
+    """The cells of all folders with the genes, by id, that every folder has; `obs["sample"]` names the folder."""
+    import anndata
+
+    if len(parts) == 1 and "" in parts:
+        return parts[""]
+    for name, part in parts.items():
+        part.var["symbol"] = part.var_names.to_numpy()
+        part.var_names = part.var["gene_ids"].astype(str)
+        if len(twice := part.var_names[part.var_names.duplicated()]):
+            raise UserError(f"{path / name}: lists the gene {twice[0]} twice. Give every gene an id of its own.")
+    cells = anndata.concat(parts, label="sample", index_unique="-", merge="first")
+    if not cells.n_vars:
+        raise UserError(f"{path}: no gene id is in every folder ({', '.join(parts)}). Give folders of one annotation.")
+    lost = {name: part.n_vars - cells.n_vars for name, part in parts.items() if part.n_vars > cells.n_vars}
+    if lost:
+        said = ", ".join(f"{number} of {parts[name].n_vars} in {name}" for name, number in lost.items())
+        print(f"left out: {path}: genes that not every folder has: {said}; {cells.n_vars} are shared", flush=True)
+    cells.var_names = cells.var["symbol"].astype(str)
+    cells.var_names_make_unique()
+    return cells
+
+
+def conditions(cells: AnnData, column: str, path: Path) -> np.ndarray:
+    """The condition of each cell, texts [N]; `UserError` where one is missing, or there are hardly fewer than cells."""
+    if column not in cells.obs:
+        raise ConfigError("dataset.condition", f"the cells have no column '{column}'. {did_you_mean(column, map(str, cells.obs))}")
+    values = cells.obs[column]
+    texts = values.astype(object).map(str).to_numpy()
+    if missing := sum(text.strip().lower() in UNKNOWN for text in texts):
+        raise UserError(f"{path}: {missing} of {len(texts)} cells have no '{column}'. Fill it in, or filter these cells out.")
+    if (number := len(set(texts))) > max(len(texts) // 2, 1):
+        raise ConfigError("dataset.condition", f"'{column}' has {number} values for {len(texts)} cells. Name a column of groups.")
+    return texts

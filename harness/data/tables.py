@@ -1,0 +1,111 @@
+"""Tables as people export them, as texts: their encoding, separator and header."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from harness.errors import UserError
+
+Separator = Literal["auto", "comma", "semicolon", "tab", "bar", "space"]
+Decimal = Literal["auto", "point", "comma"]
+
+SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """The texts below a header."""
+
+    path: Path
+    names: tuple[str, ...]
+    """Of the columns; empty where a column has none."""
+    texts: list[list[str]]
+    """The cells of each column, without blanks around them."""
+    first: int
+    """Row of a spreadsheet that the first cells stand in."""
+    separator: str
+
+    def place(self, row: int, column: int) -> str:
+        """Where a cell stands in a spreadsheet, like B7."""
+        letters, number = "", column + 1
+        while number:
+            number, letter = divmod(number - 1, 26)
+            letters = chr(ord("A") + letter) + letters
+        return f"{letters}{self.first + row}"
+
+    def column(self, number: int) -> str:
+        """What a column is called in a message."""
+        name = f"'{self.names[number]}'" if self.names[number] else "without a name"
+        return f"column {self.place(0, number).rstrip('0123456789')} {name}"
+
+
+def read(path: Path, separator: Separator) -> Table:
+    """The table of a text file with a header; `UserError` where its rows differ in length."""
+    import pandas as pd
+
+    text = _text(path)
+    lines = text.split("\n")
+    skipped = next((i for i, line in enumerate(lines) if line.strip() and not line.startswith("#")), len(lines))
+    if skipped == len(lines):
+        raise UserError(f"{path}: cannot be read (it is empty). Give a .csv with a header.")
+    sign = _separator(path, lines[skipped:], separator)
+    try:
+        cells = pd.read_csv(
+            io.StringIO(text), sep=sign, header=None, dtype=object, keep_default_na=False, skip_blank_lines=False, skiprows=skipped,
+            skipinitialspace=True,
+        )  # fmt: skip
+    except (ValueError, pd.errors.ParserError) as error:
+        _refuse_ragged(path, lines, skipped, sign)
+        raise UserError(f"{path}: cannot be read ({str(error).strip()}). Give a .csv with a header.") from error
+    texts = [cells[column].astype(str).str.strip().tolist() for column in cells]
+    if "" in texts[-1]:
+        _refuse_ragged(path, lines, skipped, sign)
+    rows = max((i for column in texts for i, text in enumerate(column) if text), default=0) + 1
+    return Table(path, tuple(column[0] for column in texts), [column[1:rows] for column in texts], skipped + 2, sign)
+
+
+def _text(path: Path) -> str:
+    """The content, decoded; `UserError` where it is no text."""
+    try:
+        content = path.read_bytes()
+        text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}). Save it as .csv in UTF-8.") from error
+    if "\0" in text:
+        raise UserError(f"{path}: cannot be read (it holds NUL characters). Save it as .csv in UTF-8.")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _fields(line: str, sign: str) -> list[str]:
+    """What stands between the separators of a line."""
+    return line.split() if sign == r"\s+" else next(csv.reader([line], delimiter=sign, skipinitialspace=True), [])
+
+
+def _separator(path: Path, lines: Sequence[str], given: Separator) -> str:
+    """The sign between columns: the one of the header; of several, the only one that parts the first rows into as many fields."""
+    if given != "auto":
+        return r"\s+" if given == "space" else SEPARATORS[given]
+    found = {name: sign for name, sign in SEPARATORS.items() if len(_fields(lines[0], sign)) > 1}
+    if len(found) > 1:
+        rows = [line for line in lines[:100] if line.strip()]
+        found = {name: sign for name, sign in found.items() if len({len(_fields(row, sign)) for row in rows}) == 1} or found
+    if len(found) > 1:
+        raise UserError(f"{path}: its columns may be parted by {' or '.join(found)}. Set dataset.separator to one of them.")
+    return next(iter(found.values()), ",")
+
+
+def _refuse_ragged(path: Path, lines: Sequence[str], skipped: int, sign: str) -> None:
+    """`UserError` names the first row that has more or fewer fields than the header."""
+    rows = csv.reader(lines[skipped:], delimiter=sign) if len(sign) == 1 else map(str.split, lines[skipped:])
+    width = len(next(rows))
+    for row, fields in enumerate(rows, skipped + 2):
+        if fields and len(fields) != width:
+            raise UserError(
+                f"{path}: row {row} has {len(fields)} fields, the header {width}. Give every row as many as the header: "
+                "a comma in a number or at the end of a row counts as a separator."
+            )
