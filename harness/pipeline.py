@@ -360,7 +360,7 @@ def _write_environment(run: Run, network: nn.Module, objective: Objective) -> No
             "machine": machine(),
             "parameters": sum(p.numel() for p in network.parameters()),
             "weight_mean": objective.weight_mean,
-            "device_use": device_use(network, data.shape, config.train.resolved(), config.train.threads),
+            "device_use": device_use(network, data.shape, config.train.resolved(), config.train.threads, config.conditional),
             "data": data.fingerprint,
         },
     )

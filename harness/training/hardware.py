@@ -80,19 +80,25 @@ def _computed_again(block: nn.Module, forward: Callable[..., Any], *given: Any, 
     return checkpoint(forward, *given, use_reentrant=False, context_fn=lambda: (nullcontext(), buffers_apart(block)), **named)
 
 
-def device_use(network: nn.Module, shape: tuple[int, ...], chosen: Mapping[str, str], threads: int) -> dict[str, float]:
+def device_use(
+    network: nn.Module, shape: tuple[int, ...], chosen: Mapping[str, str], threads: int, conditional: bool = False
+) -> dict[str, float]:  # fmt: skip
     """What a sample's training costs and what the device can do, in floating-point operations (a second)."""
     peak = peak_flops(chosen["device"], chosen["precision"], threads)
-    return {"flops_per_sample": training_flops(network, shape, chosen["device"]), "peak_flops": peak}
+    return {"flops_per_sample": training_flops(network, shape, chosen["device"], conditional), "peak_flops": peak}
 
 
-def training_flops(network: nn.Module, shape: tuple[int, ...], device: str) -> float:
-    """Floating-point operations of a forward and backward pass for one sample, by torch's formulas; attention is not recomputed."""
+def training_flops(network: nn.Module, shape: tuple[int, ...], device: str, conditional: bool = False) -> float:
+    """Floating-point operations of a forward and backward pass for one sample, by torch's formulas; attention is not recomputed.
+
+    `conditional`: the network is told a class. It keeps nothing of these passes.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     weights = [w for w in network.parameters() if w.requires_grad]
     with buffers_apart(network), FlopCounterMode(display=False) as counted, sdpa_kernel(SDPBackend.MATH):
-        output = network(torch.zeros(2, *shape, device=device), torch.zeros(2, device=device))
+        told = (torch.zeros(2, dtype=torch.long, device=device),) if conditional else ()
+        output = network(torch.zeros(2, *shape, device=device), torch.zeros(2, device=device), *told)
         torch.autograd.grad(output.sum(), weights, allow_unused=True)
     return counted.get_total_flops() / 2
 
