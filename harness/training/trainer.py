@@ -61,7 +61,8 @@ class TrainConfig(Config):
     snapshot_every: Index = 0
     """Steps between two snapshots for an average of any length afterwards (evaluate.average=posthoc); 0 takes none."""
     on_divergence: Literal["stop", "restore_and_lower_lr"] = "stop"
-    """At a loss or gradient that is not finite or explodes: give up, or go back to the last checkpoint with half the rate."""
+    """At a loss or gradient that is not finite or explodes: give up, or go back to the last checkpoint with half the rate. What
+    follows then depends on how often checkpoints are written, and on where the run was stopped."""
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
     """Of the network's forward pass; auto is bf16 on a GPU and fp32 on a CPU."""
     compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune"] = "auto"
