@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.components.couplings import transport_cost
 from harness.components.interpolants import Linear
@@ -21,7 +23,9 @@ from harness.errors import ConfigError
 from harness.evaluation.flow import Flow, optimal_velocity
 from harness.formulation import Formulation
 from harness.registry import Component, about, build
+from harness.rng import seed_layers
 from harness.sampling import NetworkField
+from harness.training.buffers import buffers_apart
 
 Promises = Iterator[tuple[str, bool]]
 TIMES = torch.linspace(0, 1, 201, dtype=torch.float64)
@@ -90,6 +94,8 @@ def _weighting(weighting: Any) -> Promises:
         weight = weighting.weight(t, Linear())
         yield f"weights keep shape and dtype ({dtype})", _like(weight, t)
         yield f"they are finite and not negative on [0, 1] ({dtype})", bool((weight.isfinite() & (weight >= 0)).all())
+        weighting.weight(t[:7], Linear())
+        yield f"the times alone decide ({dtype})", torch.equal(weighting.weight(t, Linear()), weight)
     mean = weighting.expectation(Uniform(), Linear())
     yield "their mean is positive and finite", 0 < mean < float("inf")
 
@@ -111,7 +117,7 @@ def _loss(loss: Any) -> Promises:
 
 def _time_sampler(sampler: Any) -> Promises:
     path, n = Linear(), 4096
-    first, second = (sampler.sample(n, _generator(), "cpu", path) for _ in range(2))
+    first, _, second = (sampler.sample(number, _generator(), "cpu", path) for number in (n, 7, n))
     yield (
         "times are float32 [n] in [0, 1]",
         first.shape == (n,) and first.dtype == torch.float32 and bool(((first >= 0) & (first <= 1)).all()),
@@ -136,7 +142,8 @@ def _noise(noise: Any) -> Promises:
     state = noise.fit(data)
     yield "its state is tensors by name", all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
     restored = _through_safetensors(state)
-    x1, again = noise.sample((20_000, 2, 3), _generator(), state), noise.sample((20_000, 2, 3), _generator(), restored)
+    x1, _, again = (noise.sample((n, 2, 3), _generator(), s) for n, s in ((20_000, state), (7, state), (20_000, restored)))
+    yield "sampling leaves its state as it was", _same(state, restored)
     yield "samples are float32 of the asked shape", tuple(x1.shape) == (20_000, 2, 3) and x1.dtype == torch.float32
     yield "finite", bool(x1.isfinite().all())
     yield "the generator and the saved state alone decide", torch.equal(x1, again)
@@ -149,7 +156,10 @@ def _noise(noise: Any) -> Promises:
 def _coupling(coupling: Any) -> Promises:
     x0, x1 = (torch.randn(12, 2, 2, generator=_generator(i)) for i in (1, 2))
     y = torch.arange(12) % 3
+    before = [value.clone() for value in (x0, x1, y)]
     data, noise, _ = coupling.pair(x0, x1, _generator(), y)
+    coupling.pair(x0[:7], x1[:7], _generator(3), y[:7])
+    yield "it leaves the batch as it was", all(map(torch.equal, (x0, x1, y), before))
     yield "pairs have the batch's shape and dtype", _like(data, x0) and _like(noise, x1)
     yield (
         "the generator alone decides",
@@ -201,17 +211,30 @@ def _backbone(backbone: Any) -> Promises:
         for parameter in network.parameters():  # networks whose last layer starts at zero have no gradient behind it
             torch.nn.init.normal_(parameter, std=0.05, generator=_generator())
         y = torch.tensor([0, 2, -1])
-        output = network(x, t, y)
-        yield f"its output is shaped like its input {list(shape)}", _like(output, x)
-        yield (
-            "classes count, and -1 is none",
-            not torch.equal(output[:2], network(x, t)[:2]) and torch.equal(network(x, t, y * 0 - 1), network(x, t)),
-        )
-        output.square().mean().backward()
+        yield f"its output is shaped like its input {list(shape)}", _like(_seeded(network, x, t, y), x)
+        network.eval()
+        output, plain = network(x, t, y), network(x, t)
+        yield "classes count, and -1 is none", not torch.equal(output[:2], plain[:2]) and torch.equal(network(x, t, y * 0 - 1), plain)
+        _seeded(network.train(), x, t, y).square().mean().backward()
         yield "every parameter has a finite gradient", all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
         other = backbone.build(shape, 3)
         other.load_state_dict(_through_safetensors(network.state_dict()))
         yield "its weights are saved and loaded", torch.equal(other.eval()(x, t, y), network.eval()(x, t, y))
+        yield from _state(network, other, x, t, y)
+
+
+def _state(network: nn.Module, other: nn.Module, x: Tensor, t: Tensor, y: Tensor) -> Promises:
+    """What training relies on when it measures a network, saves it and goes on; `other` was given its state."""
+    saved = _through_safetensors(network.state_dict())
+    network.eval()(x[:2], t[:2], y[:2])
+    yield "in evaluation it changes nothing that it keeps", _same(network.state_dict(), saved)
+    outputs = [_seeded(one.train(), x, t, y) for one in (network, other)]
+    yield "what it remembers is in its state_dict", torch.equal(*outputs) and _same(network.state_dict(), other.state_dict())
+    with buffers_apart(network):
+        _seeded(network, x[:2].flip(0), t[:2], y[:2])
+    _seeded(network.eval(), x[1:], t[1:], y[1:])
+    outputs = [_seeded(one.train(), x, t, y) for one in (network, other)]
+    yield "a look between two steps leaves it as it was", torch.equal(*outputs) and _same(network.state_dict(), other.state_dict())
 
 
 def _dataset(dataset: Any) -> Promises:
@@ -223,6 +246,11 @@ def _dataset(dataset: Any) -> Promises:
     yield "encoded samples are finite float32", encoded.dtype == torch.float32 and bool(encoded.isfinite().all())
     yield "decode inverts encode", torch.allclose(data.decode(encoded).double(), batch.double(), atol=1e-4)
     yield "one class for each training sample, where there are classes", data.classes is None or len(data.classes) == len(data.train)
+    if data.augment:
+        before = batch.clone()
+        first, _, second = (data.augment(part, _generator()) for part in (batch, batch[:7], batch))
+        yield "the generator alone decides what augmentation does", torch.equal(first, second)
+        yield "augmentation leaves the stored samples as they were", torch.equal(batch, before)
 
 
 def _metric(metric: Any) -> Promises:
@@ -241,18 +269,23 @@ def _metric(metric: Any) -> Promises:
 
 
 def _flow_metric(metric: Any) -> Promises:
+    for of_each, classes in (("", None), (" of each class", torch.arange(60) % 3)):
+        other = _flow(3, classes)
+        best = replace(_flow(0, classes), field=partial(optimal_velocity, flow=other))
+        near, far = metric.measure(best), metric.measure(other)
+        what = f"a short straight flow along the best field{of_each} is better than another"
+        yield what, near < far if metric.lower_is_better else near > far
+
+
+def _flow(turn: float, classes: Tensor | None) -> Flow:
+    """Paths that turn so much, along no velocity."""
     real, start = torch.randn(2, 60, 4, generator=_generator())
 
-    def flow(turn: float, field: Callable[[Tensor, Tensor], Tensor]) -> Flow:
-        def path(steps: int, number: int) -> list[Tensor]:
-            times = (i / steps for i in range(steps + 1))
-            return [start[:number] * (1 + 0.1 * t) + turn * torch.sin(torch.tensor(4 * t)) for t in times]
+    def path(steps: int, number: int) -> list[Tensor]:
+        times = (i / steps for i in range(steps + 1))
+        return [start[:number] * (1 + 0.1 * t) + turn * torch.sin(torch.tensor(4 * t)) for t in times]
 
-        return Flow(path, field, Formulation(), torch.ones(()), lambda: real, 0)
-
-    best = flow(0, lambda x, t: optimal_velocity(x, t, best))
-    near, far = metric.measure(best), metric.measure(flow(3, lambda x, t: 0 * x))
-    yield "a short straight flow along the best field is better than another", near < far if metric.lower_is_better else near > far
+    return Flow(path, lambda x, t, y: 0 * x, Formulation(), torch.ones(()), lambda: (real, classes), 0)
 
 
 def _optimizer(optimizer: Any) -> Promises:
@@ -283,6 +316,16 @@ def _average(average: Any) -> Promises:
     yield "its shares sum to one", abs(sum(term.share for term in terms) - 1) < 0.01
 
 
+def _same(some: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
+    return some.keys() == others.keys() and all(torch.equal(value, others[name]) for name, value in some.items())
+
+
+def _seeded(network: nn.Module, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    """The network's output, with layers such as dropout drawing the same each time."""
+    seed_layers(0, "cpu")
+    return network(x, t, y)
+
+
 def _like(value: Tensor, other: Tensor) -> bool:
     return value.shape == other.shape and value.dtype == other.dtype and value.device == other.device
 
@@ -291,7 +334,7 @@ def _generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _through_safetensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _through_safetensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     from safetensors.torch import load, save
 
     return load(save({name: value.contiguous() for name, value in tensors.items()})) if tensors else {}

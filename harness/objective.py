@@ -72,8 +72,13 @@ class Objective:
         """One step on encoded data x0 [B, ...] of classes y [B]. Draws depend on seed and step alone."""
         return self.measure(network, self.task(x0, seed, step, y))
 
-    def task(self, x0: Tensor, seed: int, step: int, y: Tensor | None = None, t: Tensor | None = None) -> Task:
-        """The step's pairs and times (or the times t [B]), and what the network should say of them."""
+    def task(
+        self, x0: Tensor, seed: int, step: int, y: Tensor | None = None, t: Tensor | None = None, *, hide: bool = True
+    ) -> Task:  # fmt: skip
+        """The step's pairs and times (or the times t [B]), and what the network should say of them.
+
+        `hide`: some classes are hidden from the network, as training does it; otherwise it is told all of them.
+        """
         f, device = self.formulation, x0.device
         x1 = f.noise.sample(x0.shape, stream(seed, "noise", step, device=device), self.noise_state)
         started = time.perf_counter()
@@ -85,7 +90,8 @@ class Objective:
             t = f.time_sampler.sample(len(x0), stream(seed, "time", step, device=device), device, self.path)
         xt = f.interpolant.interpolate(x0, x1, t)
         target = f.prediction.target(x0, x1, t, f.interpolant, self.variance)
-        return Task(xt, target, t, self._shown(y, seed, step), transport_cost(x0, x1), seconds)
+        shown = self._shown(y, seed, step) if hide or not f.conditional else y
+        return Task(xt, target, t, shown, transport_cost(x0, x1), seconds)
 
     def measure(self, network: nn.Module, task: Task) -> Step:
         """How `network` does at a task, or at a share of one."""

@@ -265,16 +265,14 @@ def _evaluate_flow(run: Run, trained: Trained, protocol: Protocol) -> None:
     """What the flow itself is measured to be."""
     if not (missing := run.flow_missing(protocol)):
         return
-    data = load(run.config.dataset)
 
     @torch.no_grad()
-    def field(x: Tensor, t: Tensor) -> Tensor:
-        hidden = torch.full((len(x),), -1, device=x.device) if run.config.conditional else None
-        return NetworkField(trained.network, run.config, trained.noise_state, hidden)(x, t)
+    def field(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        return NetworkField(trained.network, run.config, trained.noise_state, y)(x, t)
 
     path = functools.cache(functools.partial(paths, run, trained))
-    variance, device = run.config.noise.variance(trained.noise_state), run.config.train.resolved_device()
-    flow = Flow(path, field, run.config, variance, lambda: data.some(SMALL_SET).to(device), run.config.seed)
+    variance = run.config.noise.variance(trained.noise_state)
+    flow = Flow(path, field, run.config, variance, functools.cache(functools.partial(_real, run)), run.config.seed)
     for metric in missing:
         if not math.isfinite(value := metric.measure(flow)):
             _note_failure(run, protocol, metric.name, Diverged(f"{metric.name} is {value}."))
@@ -283,6 +281,14 @@ def _evaluate_flow(run: Run, trained: Trained, protocol: Protocol) -> None:
         known["values"].setdefault(metric.name, {})[str(metric.nfe)] = value
         known["time"].setdefault(str(metric.nfe), time.time())
         _write_evaluation(run, protocol, known)
+
+
+def _real(run: Run) -> tuple[Tensor, Tensor | None]:
+    """Encoded training samples on the device, at most `SMALL_SET`, and their classes where the network is told some."""
+    data, device = load(run.config.dataset), run.config.train.resolved_device()
+    rows = spaced(SMALL_SET, len(data.train))
+    classes = data.classes[rows].to(device) if run.config.conditional and data.classes is not None else None
+    return data.encode(data.train[rows]).to(device), classes
 
 
 def _write_evaluation(run: Run, protocol: Protocol, known: dict[str, Any]) -> None:
@@ -357,12 +363,12 @@ def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look 
 
 
 def paths(run: Run, trained: Trained, steps: int, number: int) -> list[Tensor]:
-    """Where `number` samples are on their way by Euler's method, without guidance, in equal steps."""
-    visited, device = list[Tensor](), run.config.train.resolved_device()
+    """Where `number` samples are on their way by Euler's method, without guidance, in equal steps; classes come as in `samples`."""
+    visited, data, device = list[Tensor](), load(run.config.dataset), run.config.train.resolved_device()
     at_once = min(number, run.config.evaluate.batch_size)
     ends = generate(
-        trained.network, run.config, trained.noise_state, Euler(), UniformGrid(), steps, load(run.config.dataset).shape,
-        number, at_once, (run.config.seed, "paths"), device, visited=visited,
+        trained.network, run.config, trained.noise_state, Euler(), UniformGrid(), steps, data.shape, number, at_once,
+        (run.config.seed, "paths"), device, data.classes if run.config.conditional else None, visited=visited,
     )  # fmt: skip
     end = torch.cat([batch.x for batch in ends])
     return [*(torch.cat(visited[i::steps]) for i in range(steps)), end]
@@ -377,7 +383,7 @@ def _write_environment(run: Run, network: nn.Module, objective: Objective) -> No
             "machine": machine(),
             "parameters": sum(p.numel() for p in network.parameters()),
             "weight_mean": objective.weight_mean,
-            "device_use": device_use(network, data.shape, config.train.resolved(), config.train.threads),
+            "device_use": device_use(network, data.shape, config.train.resolved(), config.train.threads, config.conditional),
             "data": data.fingerprint,
         },
     )

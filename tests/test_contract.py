@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from harness.cli import main
 from harness.components.backbones.base import Network
 from harness.components.backbones.embeddings import TimeEmbedding
 from harness.components.backbones.mlp import MLP
+from harness.components.couplings import Independent, Pair
 from harness.components.interpolants import Interpolant, Linear
 from harness.components.noises import Noise
 from harness.components.time_samplers import Uniform
@@ -152,9 +154,111 @@ class UpsideDown(EnergyDistance):
         return -super().compare(samples, reference)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Kept(MLP):
+    """An MLP that shifts its input by a mean of what it has seen, and keeps that in a `place`."""
+
+    name = "kept"
+
+    place: str = "buffer"
+
+    def build(self, data_shape: Sequence[int], num_classes: int = 0) -> Network:
+        network, forward = super().build(data_shape, num_classes), type(super().build(data_shape, num_classes)).forward
+        mean = torch.zeros(data_shape[0])
+        if self.place == "attribute":
+            network.mean = mean
+        else:
+            network.register_buffer("mean", mean, persistent=self.place != "unsaved buffer")
+
+        def shifted(x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+            if network.training or self.place == "buffer, always":
+                network.mean = network.mean + 0.1 * (x.detach().mean(0) - network.mean)
+            return forward(network, x - network.mean, t, y)
+
+        network.forward = shifted  # type: ignore[method-assign]
+        return network
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alternating(Uniform):
+    """Times from above and from below in turn."""
+
+    name = "alternating"
+
+    def sample(self, n: int, generator: torch.Generator, device: Any, interpolant: Interpolant | None = None) -> Tensor:
+        turn = vars(self).get("turn", 0)
+        object.__setattr__(self, "turn", turn + 1)
+        t = super().sample(n, generator, device, interpolant)
+        return t if turn % 3 == 0 else 1 - t
+
+
+@dataclass(frozen=True, kw_only=True)
+class Growing(Noise):
+    """Noise whose scale is changed by each draw."""
+
+    name = "growing"
+
+    def fit(self, data: Tensor) -> dict[str, Tensor]:
+        return {"scale": torch.ones(1)}
+
+    def sample(self, shape, generator, state) -> Tensor:  # type: ignore[no-untyped-def]
+        state["scale"] += 1e-3
+        return torch.randn(tuple(shape), generator=generator)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InPlace(Independent):
+    """Moves the data themselves."""
+
+    name = "in_place"
+
+    def pair(self, x0: Tensor, x1: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Pair:
+        return Pair(x0.neg_(), x1, y)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worn(Dataset):
+    """Augmentation that counts how often it was asked, and one that changes what is stored."""
+
+    name = "worn"
+
+    counts: bool = True
+
+    def load(self) -> Data:
+        numbers = itertools.count()
+
+        def augment(x: Tensor, generator: torch.Generator) -> Tensor:
+            return x * (-1) ** (next(numbers) // 2) if self.counts else x.mul_(2)
+
+        return replace(EightGaussians(number=100).load(), augment=augment)
+
+
+LOOK, REMEMBERS = "a look between two steps leaves it as it was", "what it remembers is in its state_dict"
+
+
+def test_a_network_may_keep_what_its_state_dict_has() -> None:
+    """And is told where it keeps anything else, or keeps something when it is only asked. (That it is not registered is told too.)"""
+    evaluates = "in evaluation it changes nothing that it keeps"
+    broken = {
+        "buffer": set(),
+        "attribute": {REMEMBERS, LOOK, "its weights are saved and loaded"},
+        "unsaved buffer": {REMEMBERS, "its weights are saved and loaded"},
+        "buffer, always": {evaluates, LOOK},
+    }
+    for place, expected in broken.items():
+        found = {promise for promise, is_kept in promises(Kept(place=place)) if not is_kept and not promise.startswith("after 'the start'")}
+        assert expected <= found, place
+        assert bool(expected) == bool(found), place
+
+
 @pytest.mark.parametrize(
     ("component", "broken"),
     [
+        (Alternating(), "the generator alone decides"),
+        (Growing(), "sampling leaves its state as it was"),
+        (InPlace(), "it leaves the batch as it was"),
+        (Worn(), "the generator alone decides what augmentation does"),
+        (Worn(counts=False), "augmentation leaves the stored samples as they were"),
         (Rising(), "alpha falls and sigma rises"),
         (WrongDerivative(), "alpha_dot is the derivative of alpha"),
         (WrongDensity(), "the density is the slope of the distribution function"),

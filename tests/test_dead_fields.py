@@ -302,7 +302,10 @@ def flow_of(parts: dict[str, Any]) -> Tensor:
         (end,) = generate(Network(), made, {}, *parts, (1, "test"), "cpu", visited=visited)
         return [*visited, end.x]
 
-    return torch.tensor(parts["metric"].measure(Flow(path, NetworkField(Network(), made, {}), made, torch.ones(()), lambda: data(512), 0)))
+    def field(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        return NetworkField(Network(), made, {}, y)(x, t)
+
+    return torch.tensor(parts["metric"].measure(Flow(path, field, made, torch.ones(()), lambda: (data(512), None), 0)))
 
 
 def steps_of(parts: dict[str, Any]) -> Tensor:

@@ -1,6 +1,7 @@
 """Measures of the flow against closed forms: Gaussian data, single points, copies of the training set."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +20,10 @@ from harness.runs import RunConfig
 PATHS = [name for name in names("interpolant") if name != "ve"]
 
 
-def flow_of(real: Tensor, field=None, path=None, variance: float = 1.0, **parts: object) -> Flow:  # type: ignore[no-untyped-def]
-    return Flow(path, field, Formulation.parse(parts), torch.tensor(variance), lambda: real, 0)
+def flow_of(
+    real: Tensor, field: Any = None, path: Any = None, variance: float = 1.0, classes: Tensor | None = None, **parts: object
+) -> Flow:  # fmt: skip
+    return Flow(path, field, Formulation.parse(parts), torch.tensor(variance), lambda: (real, classes), 0)
 
 
 @pytest.mark.parametrize("name", PATHS)
@@ -32,7 +35,7 @@ def test_the_optimal_velocity_of_two_points_is_bayes_rule(name: str, variance: f
     real = torch.tensor([[-1.0], [2.0]], dtype=torch.float64)
     path: Interpolant = build("interpolant", name)
     x, t = torch.linspace(-3, 3, 7, dtype=torch.float64)[:, None], torch.linspace(0.1, 0.9, 7, dtype=torch.float64)
-    found = optimal_velocity(x, t, flow_of(real, variance=variance, interpolant=name))
+    found = optimal_velocity(x, t, None, flow_of(real, variance=variance, interpolant=name))
     alpha, sigma, alpha_dot, sigma_dot = (f(t).numpy() for f in (path.alpha, path.sigma, path.alpha_dot, path.sigma_dot))
     density = np.stack([norm.pdf(x[:, 0], alpha * point, sigma * math.sqrt(variance)) for point in (-1, 2)])
     mean = (density * np.array([[-1], [2]])).sum(0) / density.sum(0)
@@ -44,25 +47,63 @@ def test_the_optimal_velocity_does_not_depend_on_how_many_are_computed_at_once()
     random = torch.Generator().manual_seed(0)
     flow = flow_of(torch.randn(30, 2, 3, generator=random))
     x, t = torch.randn(20, 2, 3, generator=random), torch.rand(20, generator=random)
-    torch.testing.assert_close(optimal_velocity(x, t, flow, at_once=3), optimal_velocity(x, t, flow))
+    torch.testing.assert_close(optimal_velocity(x, t, None, flow, at_once=3), optimal_velocity(x, t, None, flow))
+
+
+def test_the_optimal_velocity_given_a_class_is_that_of_its_samples_alone() -> None:
+    """For classes drawn at random, one of a single sample, whose velocity is known: towards it from wherever the noise was."""
+    for seed, name in enumerate(PATHS):
+        random = torch.Generator().manual_seed(seed)
+        real, classes = torch.randn(40, 3, generator=random, dtype=torch.float64), torch.randint(0, 4, (40,), generator=random)
+        classes[7] = 4
+        flow, path = flow_of(real, classes=classes, interpolant=name), build("interpolant", name)
+        x, t = torch.randn(9, 3, generator=random, dtype=torch.float64), torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
+        y = torch.randint(0, 4, (9,), generator=random)
+        y[3], y[4] = 4, classes[0]
+        found = optimal_velocity(x, t, y, flow, at_once=4)
+        for i, label in enumerate(y):
+            of_class = flow_of(real[classes == label], interpolant=name)
+            torch.testing.assert_close(found[i], optimal_velocity(x[i : i + 1], t[i : i + 1], None, of_class)[0], msg=f"{name}, sample {i}")
+        alpha, sigma, alpha_dot, sigma_dot = (f(t[3]) for f in (path.alpha, path.sigma, path.alpha_dot, path.sigma_dot))
+        torch.testing.assert_close(found[3], alpha_dot * real[7] + sigma_dot * (x[3] - alpha * real[7]) / sigma, msg=name)
+
+
+def test_the_error_of_a_network_told_classes_is_its_distance_from_the_best_field_of_each() -> None:
+    """That of two far classes: the best field without classes does as badly as a guess between both where noise hides them."""
+    random, metric = torch.Generator().manual_seed(0), build("metric", "field_error")
+    classes = torch.arange(60) % 2
+    real = torch.randn(60, 3, generator=random) * 0.1 + torch.tensor([-1.0, 1.0])[classes, None]
+    plain = flow_of(real)
+    told = flow_of(real, lambda x, t, y: optimal_velocity(x, t, y, told), classes=classes)
+    deaf = flow_of(real, lambda x, t, y: optimal_velocity(x, t, None, plain), classes=classes)
+    swapped = flow_of(real, lambda x, t, y: optimal_velocity(x, t, 1 - y, told), classes=classes)
+    assert metric.measure(told) == pytest.approx(0, abs=1e-6)
+    assert 0.1 < metric.measure(deaf) < metric.measure(swapped)
 
 
 def test_the_error_of_the_optimal_field_is_zero_and_that_of_none_is_one() -> None:
     real, metric = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)), build("metric", "field_error")
-    flow = flow_of(real, lambda x, t: optimal_velocity(x, t, flow))
+    flow = flow_of(real, lambda x, t, y: optimal_velocity(x, t, y, flow))
     assert metric.measure(flow) == pytest.approx(0, abs=1e-6)
-    assert metric.measure(flow_of(real, lambda x, t: 0 * x)) == pytest.approx(1)
+    assert metric.measure(flow_of(real, lambda x, t, y: 0 * x)) == pytest.approx(1)
 
 
 def test_the_error_of_a_population_falls_with_the_number_of_samples() -> None:
     """On N(0, I), linear: v* of the population is (2t - 1) x / ((1-t)^2 + t^2); a finite set's differs, less for more samples."""
 
-    def field(x: Tensor, t: Tensor) -> Tensor:
+    def field(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         return ((2 * t - 1) / ((1 - t) ** 2 + t**2))[:, None] * x
 
     random = torch.Generator().manual_seed(0)
     errors = [build("metric", "field_error").measure(flow_of(torch.randn(n, 1, generator=random), field)) for n in (20, 200, 2000)]
     assert errors[0] > errors[1] > errors[2]
+
+
+def test_a_network_that_always_sees_its_class_has_every_measure_of_its_flow(tiny: RunConfig) -> None:
+    flows = ["straightness", "curvature", "transport_cost", "field_error"]
+    for dropout in (None, 0, 0.1):
+        config = override(tiny, {"evaluate.metrics": flows, "objective.label_dropout": dropout})
+        assert [metric.name for metric in config.evaluate.metrics] == flows
 
 
 @pytest.mark.parametrize("changes", [{"coupling": "exact_ot"}, {"noise": "laplace"}, {"loss": "pseudo_huber"}])

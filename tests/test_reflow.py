@@ -516,11 +516,11 @@ def test_distilled_arms_are_measured_without_what_flows_have() -> None:
     assert [len(config.evaluate.metrics) for config in plan.arms.values()] == [2, 1]
 
 
-def test_a_flow_that_always_sees_classes_has_rounds_without_metrics_of_the_flow_without_them(small: RunConfig) -> None:
+def test_a_flow_that_always_sees_classes_has_rounds_whose_flow_is_measured(small: RunConfig) -> None:
     teacher = override(small, {"objective.label_dropout": 0.0})
     train(Run.of(teacher), quiet, never)
     plan = rounds.plan_of([Run.of(teacher)], 1, False, {})
-    assert [[metric.name for metric in config.evaluate.metrics] for config in plan.arms.values()] == [["fid"], ["fid"]]
+    assert [[metric.name for metric in config.evaluate.metrics] for config in plan.arms.values()] == [["fid", *rounds.MEASURED]] * 2
 
 
 def test_what_is_expected_of_no_arm_is_refused() -> None:

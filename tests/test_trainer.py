@@ -266,8 +266,8 @@ def test_each_line_has_what_the_coupling_did(tiny: RunConfig, tmp_path: Path) ->
     losses: list[float] = []
 
     class Recorded(Objective):
-        def task(self, x0: Tensor, seed: int, step: int, y: Tensor | None = None, t: Tensor | None = None) -> Task:
-            made = super().task(x0, seed, step, y, t)._replace(coupling_seconds=float(len(tasks)))
+        def task(self, x0: Tensor, seed: int, step: int, y: Tensor | None = None, t: Tensor | None = None, *, hide: bool = True) -> Task:
+            made = super().task(x0, seed, step, y, t, hide=hide)._replace(coupling_seconds=float(len(tasks)))
             if t is None and step >= 0:
                 tasks.append(made)
             return made
@@ -292,13 +292,13 @@ def test_the_classes_of_the_batch_reach_the_objective(tiny: RunConfig, tmp_path:
     data, seen = load(tiny.dataset), list[tuple[Tensor, Tensor | None]]()
 
     class Recorded(Objective):
-        def task(self, x0: Tensor, seed: int, step: int, y: Tensor | None = None, t: Tensor | None = None) -> Task:
+        def task(self, x0: Tensor, seed: int, step: int, y: Tensor | None = None, t: Tensor | None = None, *, hide: bool = True) -> Task:
             if t is None and step >= 0:
                 seen.append((x0, y))
-            return super().task(x0, seed, step, y, t)
+            return super().task(x0, seed, step, y, t, hide=hide)
 
     callbacks = Callbacks(lambda _: None, lambda *_: {}, lambda _: None, lambda: False)
-    for given in (data, dataclasses.replace(data, classes=None)):
+    for given in (data, dataclasses.replace(data, classes=None, held_out_classes=None)):
         seen.clear()
         fit(tiny.train, 0, tiny.backbone.build(data.shape), Recorded(tiny, {}), given, tmp_path / str(given is data), callbacks)
         order = DataOrder(len(data.train), tiny.train.batch_size, 0)

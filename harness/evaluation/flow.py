@@ -27,29 +27,28 @@ class Flow:
 
     path: Callable[[int, int], Sequence[Tensor]]
     """By steps T and number N: where samples are at equally spaced times from noise to data, T + 1 tensors [N, ...]."""
-    field: Callable[[Tensor, Tensor], Tensor]
-    """The network's velocity at x [N, ...] and t [N]."""
+    field: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    """The network's velocity at x [N, ...], t [N] and classes y [N]; None where it is told none."""
     formulation: Formulation
     variance: Tensor
     """Of the noise."""
-    real: Callable[[], Tensor]
-    """Gives the encoded training samples."""
+    real: Callable[[], tuple[Tensor, Tensor | None]]
+    """Gives encoded training samples [M, ...] (all, or `SMALL_SET` of them) and their classes [M]; None where the network is told none."""
     seed: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlowMetric(Metric):
-    """A property of the flow without guidance; it does not depend on `evaluate.nfe`."""
+    """A property of the flow without guidance; it does not depend on `evaluate.nfe`.
+
+    A network that is told classes has a flow for each: the property is that of them all, with classes as often as in training.
+    """
 
     lower_is_better = True
     reads = "flow"
 
     samples: Count = 512
     """How many it is measured on."""
-
-    def check(self, formulation: Formulation) -> None:
-        if formulation.objective.label_dropout == 0:
-            raise ConfigError("", f"{self.name} is of the flow without classes, which this network never learns. Leave it out.")
 
     @property
     def nfe(self) -> int:
@@ -107,44 +106,54 @@ class TransportCost(PathMetric, name="transport_cost"):
 
 @dataclass(frozen=True, kw_only=True)
 class FieldError(FlowMetric, name="field_error"):
-    """Distance of the velocity from the one that minimises the loss on the training samples: 0 only for a perfect memory."""
+    """Distance of the velocity from the one that minimises the loss on the training samples: 0 only for a perfect memory.
+
+    A network that is told classes is told those of the samples, and compared with the best field of each class.
+    """
 
     formula: ClassVar[str] = "sqrt(E|v - v*|^2 / E|v*|^2) at x_t of training pairs, t uniform on [{earliest:g}, {latest:g}]"
-    source: ClassVar[str] = "v* = E[velocity | x_t] over the finite set; Lipman et al. 2023, eq. 8"
+    source: ClassVar[str] = "v* = E[velocity | x_t, class if told] over the finite set; Lipman et al. 2023, eq. 8"
 
     earliest: Annotated[float, Range(0, 1, ends="()")] = 0.02
     latest: Annotated[float, Range(0, 1, ends="()")] = 0.98
 
     def check(self, formulation: Formulation) -> None:
-        super().check(formulation)
         if formulation.loss.name != "mse":
             raise ConfigError("", "the best field is known for the squared error alone. Set loss=mse, or leave field_error out.")
         if not formulation.coupling.independent or not formulation.noise.gaussian:
             raise ConfigError("", "the best field is known for independent pairs and Gaussian noise alone. Leave field_error out.")
 
     def measure(self, flow: Flow) -> float:
-        real, path = flow.real(), flow.formulation.interpolant
+        (real, classes), path = flow.real(), flow.formulation.interpolant
         random = stream(flow.seed, "field error", device=real.device)
         n = min(self.samples, len(real))
-        x0 = real[torch.randperm(len(real), generator=random, device=random.device)[:n]]
+        chosen = torch.randperm(len(real), generator=random, device=random.device)[:n]
+        x0, y = real[chosen], None if classes is None else classes[chosen]
         std = flow.variance.to(x0.device).sqrt()
         x1 = std * torch.randn(x0.shape, generator=random, device=random.device)
         t = self.earliest + (self.latest - self.earliest) * torch.rand(n, generator=random, device=random.device)
         xt = path.interpolate(x0, x1, t)
-        best, found = optimal_velocity(xt, t, flow).double(), flow.field(xt, t).double()
+        best, found = optimal_velocity(xt, t, y, flow).double(), flow.field(xt, t, y).double()
         return math.sqrt((found - best).square().sum() / best.square().sum())
 
 
-def optimal_velocity(xt: Tensor, t: Tensor, flow: Flow, at_once: int = 64) -> Tensor:
-    """E[velocity | x_t] at xt [N, ...] and t [N] when x0 is one of the training samples and x1 normal, independent of it."""
+def optimal_velocity(xt: Tensor, t: Tensor, y: Tensor | None, flow: Flow, at_once: int = 64) -> Tensor:
+    """E[velocity | x_t] at xt [N, ...] and t [N] when x0 is one of the training samples and x1 normal, independent of it.
+
+    With classes y [N], which must be among the training samples', x0 is one of those of its class.
+    """
     path, out = flow.formulation.interpolant, list[Tensor]()
     scale = flow.variance.to(xt.device).double().sqrt().expand(xt.shape[1:]).flatten()
-    real = flow.real().double().flatten(1) / scale
-    for x, times in zip(xt.split(at_once), t.split(at_once), strict=True):
-        time = times.double()
+    samples, classes = flow.real()
+    real = samples.double().flatten(1) / scale
+    for rows in torch.arange(len(xt), device=xt.device).split(at_once):
+        x, time = xt[rows], t[rows].double()
         alpha, sigma = (over(f(time), x.flatten(1)) for f in (path.alpha, path.sigma))
         flat = x.double().flatten(1)
         near = alpha * (flat / scale) @ real.T - alpha.square() / 2 * real.square().sum(1)
+        if y is not None:
+            assert classes is not None
+            near = near.masked_fill(classes != y[rows, None], -math.inf)
         x0 = (near / sigma.square()).softmax(1) @ real * scale
         x1 = (flat - alpha * x0) / sigma
         velocity = over(path.alpha_dot(time), flat) * x0 + over(path.sigma_dot(time), flat) * x1

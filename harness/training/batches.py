@@ -63,6 +63,19 @@ def batches(data: Data, batch_size: int, seed: int, start: int, end: int, device
         yield samples.to(device, non_blocking=True), None if classes is None else classes[rows.to(device, non_blocking=True)]
 
 
+def of_every_class(classes: Tensor, number: int) -> Tensor:
+    """`number` rows [number] of samples with these classes [N], the same ones every time.
+
+    Each class comes at least once where `number` allows it, and otherwise as often as it does among all.
+    """
+    drawn = torch.randperm(len(classes), generator=stream(0, "of every class"))
+    by_class, counts = classes[drawn].argsort(stable=True), torch.bincount(classes)
+    label = classes[drawn][by_class]
+    place = torch.empty(len(classes), dtype=torch.float64)
+    place[by_class] = (torch.arange(len(classes)) - (counts.cumsum(0) - counts)[label]) / counts[label].double()
+    return drawn[place.argsort(stable=True)[:number]]
+
+
 class _Fetch(Dataset):
     """Batches by step. A user's mistake comes back as a text: an exception would bring its worker's traceback along."""
 

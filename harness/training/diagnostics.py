@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from harness.objective import Objective, Task
 from harness.rng import stream
+from harness.training.buffers import buffers_apart
 from harness.training.distributed import Ranks
 
 EDGES = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)
@@ -107,8 +108,8 @@ class Guard:
 def gradients_by_noise(network: nn.Module, objective: Objective, x0: Tensor, y: Tensor | None, seed: int, step: int) -> dict[str, float]:
     """Norm of the mean gradient and variance of a sample's gradient (trace of its covariance), for every bin of log SNR.
 
-    Of `SAMPLES` of the encoded samples x0 in each bin, log SNR uniform in it; the weighting counts. Bins that the path does
-    not reach are left out.
+    Of `SAMPLES` of the encoded samples x0 in each bin, log SNR uniform in it; the weighting counts, and classes y are hidden as
+    in training. Bins that the path does not reach are left out. The network is called as it is, in training, and keeps nothing of it.
     """
     weights = [w for w in network.parameters() if w.requires_grad]
     x0, y = x0[:SAMPLES], None if y is None else y[:SAMPLES]
@@ -138,7 +139,8 @@ def spread(samples: Tensor, real: Tensor) -> float:
 
 
 def _gradient(objective: Objective, network: nn.Module, task: Task, weights: list[nn.Parameter]) -> list[Tensor]:
-    gradient = torch.autograd.grad(objective.measure(network, task).loss, weights, allow_unused=True)
+    with buffers_apart(network):
+        gradient = torch.autograd.grad(objective.measure(network, task).loss, weights, allow_unused=True)
     return [torch.zeros_like(w) if g is None else g for w, g in zip(weights, gradient, strict=True)]
 
 

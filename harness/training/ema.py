@@ -12,7 +12,7 @@ from harness.components.averages import ema_name, gamma_of, power_name
 
 
 class Averages:
-    """Copies of a network's weights that trail it, updated together; buffers are copied.
+    """Copies of a network's weights that trail it, updated together; buffers are copied (running statistics are averages already).
 
     An average of decay d keeps min(d, (n - 1) / (n + 9)) of itself at the n-th update: the first copies the weights, and
     a short run averages over its last tenth or so instead of remembering its initialisation. A power-function average
@@ -29,7 +29,11 @@ class Averages:
         shown = next(iter(self._averages.values()), [w.detach() for w in self._weights])
         for weight, average in zip(self.network.parameters(), shown, strict=True):
             weight.data = average
-        self._buffers = list(zip(self.network.buffers(), network.buffers(), strict=True))
+        self._buffers = [
+            (copied, module, name)
+            for copied, module in zip(self.network.modules(), network.modules(), strict=True)
+            for name, _ in module.named_buffers(recurse=False)
+        ]
 
     @torch.no_grad()
     def update(self, n: int) -> None:
@@ -38,8 +42,14 @@ class Averages:
             kept = self._keep[name]
             decay = min(kept, (n - 1) / (n + 9)) if kept >= 0 else (1 - 1 / n) ** -kept
             torch._foreach_lerp_(averages, self._weights, 1 - decay)
-        for copied, new in self._buffers:
-            copied.copy_(new)
+        self._copy_buffers()
+
+    @torch.no_grad()
+    def put_back_buffers(self, bad: Tensor) -> None:
+        """Give the network the buffers that it had at the last update where `bad` is 1: a step that is not taken leaves nothing."""
+        for copied, module, name in self._buffers:
+            new = getattr(module, name)
+            new.copy_(torch.where(bad > 0, getattr(copied, name), new))
 
     @torch.no_grad()
     def distance(self) -> Tensor:
@@ -57,12 +67,15 @@ class Averages:
         """Put back what `tensors` gave."""
         for key, value in self.tensors().items():
             value.copy_(tensors[key])
-        for copied, new in self._buffers:
-            copied.copy_(new)
+        self._copy_buffers()
 
     def snapshot(self) -> dict[str, Tensor]:
         """The power-function averages, for `reconstruct`."""
         return {key: value for key, value in self.tensors().items() if key.startswith("power-")}
+
+    def _copy_buffers(self) -> None:
+        for copied, module, name in self._buffers:
+            getattr(copied, name).copy_(getattr(module, name))
 
     def _names(self) -> Iterator[str]:
         return (name for name, _ in self._source.named_parameters())

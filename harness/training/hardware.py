@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from typing import Any
 
@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
+
+from harness.training.buffers import buffers_apart
 
 PEAKS = {
     "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12, "V100": 125e12,
@@ -65,26 +67,38 @@ def laid_out(network: nn.Module, shape: tuple[int, ...], channels_last: bool) ->
 
 
 def recomputing(network: nn.Module) -> nn.Module:
-    """The network, whose blocks (what its ModuleLists hold) are computed again in the backward pass."""
+    """The network, whose blocks (what its ModuleLists hold) are computed again in the backward pass; their buffers change once."""
     for blocks in [module for module in network.modules() if isinstance(module, nn.ModuleList)]:
         for block in blocks:
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+            block.forward = partial(_computed_again, block, block.forward)
     return network
 
 
-def device_use(network: nn.Module, shape: tuple[int, ...], chosen: Mapping[str, str], threads: int) -> dict[str, float]:
+def _computed_again(block: nn.Module, forward: Callable[..., Any], *given: Any, **named: Any) -> Any:
+    if torch.compiler.is_compiling():  # which takes what happens to buffers out of what it computes again
+        return checkpoint(forward, *given, use_reentrant=False, **named)
+    return checkpoint(forward, *given, use_reentrant=False, context_fn=lambda: (nullcontext(), buffers_apart(block)), **named)
+
+
+def device_use(
+    network: nn.Module, shape: tuple[int, ...], chosen: Mapping[str, str], threads: int, conditional: bool = False
+) -> dict[str, float]:  # fmt: skip
     """What a sample's training costs and what the device can do, in floating-point operations (a second)."""
     peak = peak_flops(chosen["device"], chosen["precision"], threads)
-    return {"flops_per_sample": training_flops(network, shape, chosen["device"]), "peak_flops": peak}
+    return {"flops_per_sample": training_flops(network, shape, chosen["device"], conditional), "peak_flops": peak}
 
 
-def training_flops(network: nn.Module, shape: tuple[int, ...], device: str) -> float:
-    """Floating-point operations of a forward and backward pass for one sample, by torch's formulas; attention is not recomputed."""
+def training_flops(network: nn.Module, shape: tuple[int, ...], device: str, conditional: bool = False) -> float:
+    """Floating-point operations of a forward and backward pass for one sample, by torch's formulas; attention is not recomputed.
+
+    `conditional`: the network is told a class. It keeps nothing of these passes.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     weights = [w for w in network.parameters() if w.requires_grad]
-    with FlopCounterMode(display=False) as counted, sdpa_kernel(SDPBackend.MATH):
-        output = network(torch.zeros(2, *shape, device=device), torch.zeros(2, device=device))
+    with buffers_apart(network), FlopCounterMode(display=False) as counted, sdpa_kernel(SDPBackend.MATH):
+        told = (torch.zeros(2, dtype=torch.long, device=device),) if conditional else ()
+        output = network(torch.zeros(2, *shape, device=device), torch.zeros(2, device=device), *told)
         torch.autograd.grad(output.sum(), weights, allow_unused=True)
     return counted.get_total_flops() / 2
 

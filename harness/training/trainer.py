@@ -21,7 +21,7 @@ from harness.errors import ConfigError, Diverged, Stopped
 from harness.objective import Objective, Task
 from harness.rng import seed_layers, stream, stream_seed
 from harness.training.advice import remedy
-from harness.training.batches import Batch, DataOrder, batches
+from harness.training.batches import Batch, DataOrder, batches, of_every_class
 from harness.training.diagnostics import SAMPLES, Guard, Meter, gradients_by_noise
 from harness.training.distributed import ALONE, Ranks
 from harness.training.ema import Averages
@@ -61,7 +61,8 @@ class TrainConfig(Config):
     snapshot_every: Index = 0
     """Steps between two snapshots for an average of any length afterwards (evaluate.average=posthoc); 0 takes none."""
     on_divergence: Literal["stop", "restore_and_lower_lr"] = "stop"
-    """At a loss or gradient that is not finite or explodes: give up, or go back to the last checkpoint with half the rate."""
+    """At a loss or gradient that is not finite or explodes: give up, or go back to the last checkpoint with half the rate. What
+    follows then depends on how often checkpoints are written, and on where the run was stopped."""
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
     """Of the network's forward pass; auto is bf16 on a GPU and fp32 on a CPU."""
     compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune"] = "auto"
@@ -219,6 +220,7 @@ class Training:
         bad = state.guard(loss, norm, step)
         state.optimizer.found_inf = bad  # type: ignore[attr-defined]  # the fused step skips itself where this is 1
         state.optimizer.step()
+        state.averages.put_back_buffers(bad)
         state.averages.update(step + 1)
         state.meter.add(loss, norm, task.transport_cost, bad)
         return task.coupling_seconds
@@ -253,13 +255,18 @@ class Training:
 
     @torch.no_grad()
     def held_out_loss(self) -> float:
-        """Of the averaged network, always with the same held-out samples, noise and times."""
-        held = self.data.held_out
+        """Of the averaged network, always with the same held-out samples, noise and times.
+
+        A network that is told classes is told those of all samples, as in sampling; none is hidden, unlike in training.
+        """
+        held, classes = self.data.held_out, self.data.held_out_classes
         rows = spaced(min(HELD_OUT, self.config.batch_size), len(held))
+        if classes is not None:
+            rows = of_every_class(classes, len(rows))
         x0 = self.data.encode(held[rows].to(self.device))
-        hidden = torch.full((len(x0),), -1, device=self.device)
+        task = self.objective.task(x0, self.seed, -1, None if classes is None else classes[rows].to(self.device), hide=False)
         with autocast(self.chosen):
-            return self.objective.measure(self.shown, self.objective.task(x0, self.seed, -1, hidden)).loss.item()
+            return self.objective.measure(self.shown, task).loss.item()
 
     def keep_best(self, done: int, value: float) -> None:
         """Keep the weights if none were better on held-out samples."""

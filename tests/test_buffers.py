@@ -1,0 +1,204 @@
+"""Buffers that a plugin's network changes while it trains: measuring, saving and being cut short leave no trace in them."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import random
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from harness import pipeline
+from harness.ablation.study import load_scale
+from harness.checkpoint import read_checkpoint
+from harness.components.backbones.base import Backbone, Network
+from harness.config import override
+from harness.data.base import load
+from harness.errors import Diverged, Stopped
+from harness.objective import Objective
+from harness.runs import Run, RunConfig
+from harness.training.buffers import buffers_apart
+from harness.training.ema import Averages
+from harness.training.hardware import recomputing, training_flops
+from harness.training.trainer import Callbacks, TrainConfig, fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normed(Backbone):
+    """Blocks with batch norm and dropout after the input is centred by a mean that is replaced at every step."""
+
+    name = "normed"
+
+    momentum: float = 0.1
+
+    def build(self, data_shape: Sequence[int], num_classes: int = 0) -> Network:
+        return NormedModule(data_shape[0], num_classes, self.momentum)
+
+
+class NormedModule(Network):
+    """The network of `Normed` for vectors [D]."""
+
+    centre: Tensor
+
+    def __init__(self, features: int, num_classes: int, momentum: float):
+        super().__init__()
+        self.stem, self.head = nn.Linear(features + 1, 16), nn.Linear(16, features)
+        self.classes = nn.Embedding(num_classes + 1, 16)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16, momentum=momentum), nn.Dropout(0.2), nn.SiLU()) for _ in range(2)
+        )
+        self.register_buffer("centre", torch.zeros(features))
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, *, r: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        if self.training:
+            self.centre = self.centre + 0.1 * (x.detach().mean(0) - self.centre)
+        told = torch.zeros_like(t, dtype=torch.long) if y is None else y + 1
+        h = self.stem(torch.cat([x - self.centre, t[:, None]], 1)) + self.classes(told)
+        for block in self.blocks:
+            h = h + block(h)
+        return self.head(h)
+
+
+@pytest.fixture
+def points() -> RunConfig:
+    """Twelve steps of `Normed` on eight Gaussians."""
+    changes: dict[str, Any] = {
+        "dataset.number": 500, "train.steps": 12, "train.batch_size": 32, "train.warmup_steps": 2, "train.device": "cpu",
+        "train.log_every": 3, "train.checkpoint_every": 4, "train.sample_every": 12, "evaluate.nfe": [2], "evaluate.num_samples": 32,
+        "evaluate.batch_size": 32,
+    }  # fmt: skip
+    return dataclasses.replace(override(load_scale("points"), changes), backbone=Normed())
+
+
+def trained(config: RunConfig, folder: Path, stop_after: int | None = None, bad: range = range(0), initial: int = 0) -> dict[str, Tensor]:
+    """All that is left of a training, or of its continuation: the weights and buffers of both networks.
+
+    `bad`: calls of the network in training whose output is not a number.
+    """
+    data, calls, forwards = load(config.dataset), itertools.count(), itertools.count()
+    torch.manual_seed(initial)
+    network = config.build(data)
+    network.register_forward_hook(lambda module, given, output: output * (math.nan if module.training and next(forwards) in bad else 1.0))
+    callbacks = Callbacks(lambda line: None, lambda *_: {}, lambda text: None, lambda: next(calls) == stop_after)
+    averages = fit(config.train, config.seed, network, Objective(config, {}), data, folder, callbacks)
+    return {f"ema.{k}": v for k, v in averages.network.state_dict().items()} | network.state_dict()
+
+
+def differing(some: dict[str, Tensor], others: dict[str, Tensor]) -> list[str]:
+    assert some.keys() == others.keys()
+    return [name for name, value in some.items() if not torch.equal(value, others[name])]
+
+
+RUN_ONLY: dict[str, tuple[Any, ...]] = {
+    "log_every": (1, 2, 5, 100),
+    "sample_every": (1, 2, 3, 5, 100),
+    "checkpoint_every": (1, 5, 100),
+    "keep_checkpoints": (1, 2, 9),
+    "recompute": (False, True),
+}
+
+
+def test_what_is_trained_does_not_depend_on_how_the_run_is_carried_out(points: RunConfig, tmp_path: Path) -> None:
+    """To the last bit of weights, averages and buffers, for settings drawn at random and each by itself."""
+    run_only = {f.name for f in dataclasses.fields(TrainConfig) if f.metadata.get("run_only")}
+    assert run_only == RUN_ONLY.keys() | {"device"}, "a setting that does not name a run is held to it"
+    expected, draw = trained(points, tmp_path / "base"), random.Random(0)
+    assert expected["blocks.0.1.num_batches_tracked"] == 12
+    alone = [{name: values[-1]} for name, values in RUN_ONLY.items()] + [{"sample_every": 1}, {"sample_every": 3}]
+    together = [{name: draw.choice(values) for name, values in RUN_ONLY.items()} for _ in range(4)]
+    for number, settings in enumerate(alone + together):
+        config = override(points, {f"train.{name}": value for name, value in settings.items()})
+        assert differing(trained(config, tmp_path / str(number)), expected) == [], settings
+
+
+def test_looks_of_a_whole_run_leave_its_buffers_alone(points: RunConfig) -> None:
+    """Pictures, paths and operations counted, with classes and without."""
+    for dropout in (None, 0.3):
+        ends = []
+        for i, every in enumerate((1, 100)):
+            config = override(points, {"train.sample_every": every, "train.steps": 3, "objective.label_dropout": dropout})
+            run = Run.of(config)
+            pipeline.train(run, lambda text: None, lambda: False)
+            ends.append(read_checkpoint(run.folder / "checkpoints", "cpu")[1])
+            run.folder.rename(run.folder.with_name(f"{run.name}-{i}"))  # the other is the same run by name
+        assert differing(*ends) == [], dropout
+
+
+def test_a_run_stopped_anywhere_ends_with_the_buffers_of_an_unbroken_one(points: RunConfig, tmp_path: Path) -> None:
+    expected = trained(points, tmp_path / "whole")
+    for seed in range(3):
+        stops = [0, *sorted(random.Random(seed).sample(range(1, 12), 3))]
+        for number, (start, end) in enumerate(itertools.pairwise(stops)):
+            with pytest.raises(Stopped, match=f"step {end}$"):
+                trained(points, tmp_path / str(seed), end - start, initial=number)
+        assert differing(trained(points, tmp_path / str(seed), initial=99), expected) == [], stops
+    whole, broken = (read_checkpoint(tmp_path / name, "cpu")[1] for name in ("whole", "0"))
+    assert differing(broken, whole) == []
+    assert {"network/blocks.1.1.running_var", "network/blocks.1.1.num_batches_tracked", "network/centre"} < whole.keys()
+
+
+def test_a_step_that_is_not_taken_leaves_nothing_in_the_buffers(points: RunConfig, tmp_path: Path) -> None:
+    """Stopped behind a bad step, before anyone has seen it: the checkpoint has the buffers of the good steps."""
+    config = override(points, {"train.log_every": 100, "train.checkpoint_every": 100})
+    for name, bad in (("good", range(0)), ("bad", range(5, 7))):
+        with pytest.raises(Stopped):
+            trained(config, tmp_path / name, 5 if name == "good" else 7, bad)
+    good, bad_one = (read_checkpoint(tmp_path / name, "cpu")[1] for name in ("good", "bad"))
+    buffers = {name for name in good if name.startswith("network/")}
+    assert differing({name: bad_one[name] for name in buffers}, {name: good[name] for name in buffers}) == []
+    with pytest.raises(Diverged):
+        trained(config, tmp_path / "bad")
+
+
+def test_averages_have_the_buffers_of_the_last_step_as_torch_keeps_them() -> None:
+    """AveragedModel copies them too, whole numbers included; it is given the same weights."""
+    torch.manual_seed(0)
+    network = NormedModule(2, 0, 0.3)
+    averages, reference = Averages(network, [0.9]), AveragedModel(network)
+    for n in range(1, 6):
+        network(torch.randn(8, 2) + n, torch.rand(8))
+        averages.update(n)
+        reference.update_parameters(network)
+        found = dict(averages.network.named_buffers())
+        assert found.keys() == dict(reference.module.named_buffers()).keys()
+        for name, value in reference.module.named_buffers():
+            assert torch.equal(found[name], value), (n, name)
+
+
+def test_what_is_done_to_buffers_apart_is_forgotten() -> None:
+    """Changed in place, replaced, or shared by two modules; also where an error ends it."""
+    network = NormedModule(2, 0, 0.3)
+    network.blocks[1][1].running_mean = network.blocks[0][1].running_mean  # type: ignore[index, union-attr]
+    before = {name: (value, value.clone()) for name, value in network.named_buffers(remove_duplicate=False)}
+    with suppress(ZeroDivisionError), buffers_apart(network):
+        network(torch.randn(8, 2), torch.rand(8))
+        assert network.blocks[1][1].running_mean is network.blocks[0][1].running_mean  # type: ignore[index, union-attr]
+        assert not torch.equal(network.blocks[0][1].running_mean, before["blocks.0.1.running_mean"][1])  # type: ignore[index, union-attr]
+        _ = 1 / 0
+    for name, value in network.named_buffers(remove_duplicate=False):
+        assert value is before[name][0], name
+        assert torch.equal(value, before[name][1]), name
+
+
+def test_counting_operations_changes_no_buffer() -> None:
+    network = NormedModule(2, 3, 0.3)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    for conditional in (False, True):
+        assert training_flops(network, (2,), "cpu", conditional) > 0
+        assert differing(network.state_dict(), before) == []
+
+
+def test_blocks_computed_twice_count_a_batch_once() -> None:
+    network = recomputing(NormedModule(2, 0, 0.3))
+    for number in (1, 2):
+        network(torch.randn(8, 2), torch.rand(8)).square().mean().backward()
+        assert network.state_dict()["blocks.0.1.num_batches_tracked"] == number
