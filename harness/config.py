@@ -15,7 +15,7 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
@@ -163,17 +163,17 @@ def parse_assignments(assignments: list[str]) -> dict[str, Typed]:
     return out
 
 
-@functools.cache
-def _hints(cls: type) -> dict[str, Any]:
+def _annotations(cls: type) -> dict[str, Any]:
     """{field: annotation}; `ConfigError` for one that a configuration cannot hold."""
     hints = typing.get_type_hints(cls, include_extras=True)
     for field in dataclasses.fields(cls):
         if not _holdable(hints[field.name]):
-            reason = f"a configuration cannot hold {field.type}"
-            raise ConfigError(
-                field.name, f"{reason}. Declare it int, float, str, bool, Literal, a component, one of them | None, or a tuple."
-            )
+            advice = "Declare it int, float, str, bool, Literal, a component, one of them | None, or a tuple."
+            raise ConfigError(field.name, f"a configuration cannot hold {field.type}. {advice}")
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+_hints: Callable[[type], dict[str, Any]] = functools.cache(_annotations)
 
 
 def _holdable(hint: Any) -> bool:
@@ -260,7 +260,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     return _single(hint, value, path)
 
 
-def _single(hint: type, value: Any, path: str) -> Any:
+def _single(hint: Any, value: Any, path: str) -> Any:
     """`value` as one of the types in `_SAID`."""
     if hint is float and type(value) is int:
         value = float(value) if abs(value) <= sys.float_info.max else math.inf

@@ -7,9 +7,10 @@ import dataclasses
 import json
 import math
 import random
+import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional, Union
+from typing import Annotated, Any, Literal
 
 import pytest
 
@@ -270,13 +271,13 @@ def test_values_that_are_equal_have_one_digest() -> None:
 
 
 HOLDABLE = [
-    int, float | None, Optional[str], tuple[int | None, ...], tuple[tuple[float, ...], ...], Weighting | None, Annotated[int | None, Range(0)],
-    Literal["a", 1, None, True], tuple[Weighting, ...], Annotated[int, Range(0)] | None,
+    int, float | None, typing.Optional[str], tuple[int | None, ...], tuple[tuple[float, ...], ...], Weighting | None,  # noqa: UP045
+    Annotated[int | None, Range(0)], Literal["a", 1, None, True], tuple[Weighting, ...], Annotated[int, Range(0)] | None,
 ]  # fmt: skip
 UNHOLDABLE = [
-    int | str, Union[float, str, None], Weighting | int, list[int], dict[str, int], tuple[int, str], tuple[int], tuple[()], tuple, set, Any,
-    object, bytes, Path, None, Literal[b"a"], Annotated[str, Range(0)], Annotated[tuple[int, ...], Range(0)], Annotated[int, "a length"],
-    tuple[int | str, ...], complex,
+    int | str, typing.Union[float, str, None], Weighting | int, list[int], dict[str, int], tuple[int, str], tuple[int],  # noqa: UP007
+    tuple[()], tuple, set, Any, object, bytes, Path, None, Literal[b"a"], Annotated[str, Range(0)], Annotated[tuple[int, ...], Range(0)],
+    Annotated[int, "a length"], tuple[int | str, ...], complex,
 ]  # fmt: skip
 
 
@@ -293,9 +294,8 @@ def test_a_field_that_a_configuration_cannot_hold_is_refused_wherever_it_is_used
 
 
 def make(hint: Any) -> Any:
-    return dataclasses.make_dataclass(
-        "Mine", [("field", hint, dataclasses.field(default=None))], bases=(Config,), frozen=True, kw_only=True
-    )
+    fields = [("field", hint, dataclasses.field(default=None))]
+    return dataclasses.make_dataclass("Mine", fields, bases=(Config,), frozen=True, kw_only=True)
 
 
 @pytest.mark.parametrize("text", ["train.steps", "=3"])
