@@ -113,9 +113,8 @@ class PairSet:
         about, again = self.about, f"Remove {self.folder}, and the same command makes its pairs again."
         wrong = next((name for name, value in {**made, "number": self.number}.items() if about.get(name) != value), None)
         if wrong or about.get("files", {}).keys() != self.arrays.keys():
-            raise UserError(
-                f"{self.folder / 'pairs.json'}: its {wrong or 'files'} is not that of these pairs: it was edited or copied. {again}"
-            )
+            reason = f"its '{wrong or 'files'}' is not that of these pairs: it was edited, or copied from others"
+            raise UserError(f"{self.folder / 'pairs.json'}: {reason}. {again}")
         for name, file in about["files"].items():
             path = self.arrays[name].path
             if not path.exists() or (_stamp(path) != file["stamp"] and _hash(path) != file["sha256"]):
