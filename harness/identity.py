@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.config import digest, override, to_dict
@@ -103,12 +104,22 @@ def _of_teachers(config: RunConfig, changes: Mapping[str, Any]) -> dict[str, Any
     return out
 
 
-def misnamed(config: RunConfig, name: str, environment: Mapping[str, Any], device_chosen: bool = False) -> str | None:
-    """Why a folder of that name is not the run of its configuration, and what to do; None where it is.
+def require_named(config: RunConfig, folder: Path, environment: Mapping[str, Any], device_chosen: bool) -> None:
+    """`UserError` with the reason where a folder is not the run of its configuration, or its data are not found.
 
     `environment` is what its environment.json says. A run of another device is taken where the device is chosen by hand.
     """
-    now = facts_of(config)
+    try:
+        now = facts_of(config)
+    except ConfigError as error:
+        where = f" Or say where it lies now: --set {error.path}=..." if error.path.endswith("path") else ""
+        raise UserError(f"{error}{where}") from None
+    if reason := _misnamed(config, folder.name, environment, now, device_chosen):
+        raise UserError(f"{folder}: {reason}")
+
+
+def _misnamed(config: RunConfig, name: str, environment: Mapping[str, Any], now: dict[str, Any], device_chosen: bool) -> str | None:
+    """Why a folder of that name is not the run of its configuration, and what to do; None where it is."""
     if _named(config, now) == name:
         return None
     commits = " or ".join(commit.removesuffix("-dirty") for commit in environment.get("commits", [])) or "unknown"

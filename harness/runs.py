@@ -34,7 +34,7 @@ from harness.evaluation.flow import FlowMetric
 from harness.evaluation.protocol import EvaluateConfig, Protocol, digest_of
 from harness.files import last_line, locked, read_json, read_lines, results_folder, runs_folder
 from harness.formulation import Formulation, require_score
-from harness.identity import changed, misnamed, pairs_digest, training_digest
+from harness.identity import changed, pairs_digest, require_named, training_digest
 from harness.pairs import PairSet
 from harness.reflow import check_student
 from harness.sampling import Guidance
@@ -198,8 +198,7 @@ class Run:
         """The same with changes of `evaluate` and of what leaves a run's name; `UserError` unless it is the run that it is called."""
         run = cls.find(name)
         run = cls(changed(run.config, changes or {}), run.folder)
-        if reason := misnamed(run.config, run.name, run.environment, "train.device" in (changes or {})):
-            raise UserError(f"{run.folder}: {reason}")
+        require_named(run.config, run.folder, run.environment, "train.device" in (changes or {}))
         return run
 
     def require_home(self) -> None:

@@ -203,7 +203,9 @@ def test_other_places_move_too(pictures: Callable[[str, int], RunConfig], tmp_pa
         (tmp_path / name).rename(tmp_path / f"moved-{name}")
     load.cache_clear()
     moved = {"dataset.path": str(tmp_path / "moved-a.npz")}
-    assert refusal(folders[0], moved).startswith(f"noise.dataset.path: {tmp_path / 'b.npz'} does not exist.")
+    said = refusal(folders[0], moved)
+    assert said.startswith(f"noise.dataset.path: {tmp_path / 'b.npz'} does not exist.")
+    assert said.endswith(" Or say where it lies now: --set noise.dataset.path=...")
     assert Run.open(str(folders[0]), {**moved, "noise.dataset.path": str(tmp_path / "moved-b.npz")}).name == folders[0].name
     assert "the files that its noise or coupling reads are not those" in refusal(
         folders[0], {**moved, "noise.dataset.path": str(tmp_path / "moved-a.npz")}
