@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], kee
     Others as of this step or a later one go: training went back, and they are of the stretch that it gave up.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    content = save({name: tensor.detach().contiguous() for name, tensor in tensors.items()})
+    content = save({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, {"run": _run(folder)})
     path = folder / f"{step:09d}-{hashlib.sha256(content).hexdigest()[:12]}.safetensors"
     write_atomic(path, content)
     others = [other for other in checkpoints(folder) if other != path]
@@ -46,11 +47,20 @@ def read_checkpoint(folder: Path, device: str) -> tuple[int, dict[str, Tensor], 
 
 
 def read_intact(path: Path, device: str) -> dict[str, Tensor] | None:
-    """The tensors of a checkpoint; None when its content is not what its name says."""
+    """The tensors of a checkpoint; None when its content is not what its name says, `UserError` when it is another run's."""
     content, match = path.read_bytes(), _NAME.fullmatch(path.name)
     if not match or hashlib.sha256(content).hexdigest()[:12] != match[2]:
         return None
+    length = int.from_bytes(content[:8], "little")
+    wrote, reads = json.loads(content[8 : 8 + length]).get("__metadata__", {}).get("run"), _run(path.parent)
+    if wrote and reads and wrote != reads:
+        raise UserError(f"{path}: was written by the run {wrote}. Remove it from {reads}, whose own weights are others.")
     return {name: tensor.to(device) for name, tensor in load(content).items()}
+
+
+def _run(folder: Path) -> str:
+    """The name of the run directory that a folder of checkpoints lies in; empty outside of one."""
+    return next((above.name for above in folder.absolute().parents if (above / "config.json").is_file()), "")
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from harness.components.interpolants import Interpolant
 from harness.data.base import Data, load
 from harness.errors import ConfigError
 from harness.evaluation.protocol import Protocol
+from harness.reflow import guided_twice
 from harness.runs import RunConfig
 from harness.sampling import steps_of
 
@@ -19,6 +20,15 @@ def refuse_idle(changes: Iterable[str], configs: Iterable[RunConfig]) -> None:
     paths = [path for path in changes if path.startswith("reflow.") and path not in ("reflow.rounds", "reflow.distil")]
     if paths and not any(config.parent for config in configs):
         raise ConfigError(paths[0], "without a round it changes nothing. Set reflow.rounds=1 too, or leave it out.")
+    later = [path for path in paths if path.startswith("reflow.later_guidance")]
+    if later and not any(config.parent and config.parent.parent for config in configs):
+        raise ConfigError(later[0], "without a second round it changes nothing. Set reflow.rounds=2 too, or leave it out.")
+
+
+def refuse_guided_twice(changes: Iterable[str], config: RunConfig) -> None:
+    """`ConfigError` when what has learned guided pairs would be guided again and no changed path asks for it."""
+    if (reason := guided_twice(config)) and not any(path == "evaluate" or path.startswith("evaluate.guidance") for path in changes):
+        raise ConfigError("evaluate.guidance", reason)
 
 
 def check(config: RunConfig) -> None:
@@ -46,7 +56,7 @@ def _check_pairs(config: RunConfig, parent: RunConfig, data: Data) -> None:
     """Raise what making pairs, or beginning with the weights of who made them, would trip over."""
     reflow, path = config.reflow, parent.path(parent.noise.learn(data))
     try:
-        reflow.time_grid.times(steps_of(reflow.solver, reflow.time_grid, path, reflow.guidance, reflow.nfe), path)
+        reflow.time_grid.times(steps_of(reflow.solver, reflow.time_grid, path, config.pairs_guidance, reflow.nfe), path)
     except ConfigError as error:
         raise ConfigError("reflow.nfe" if error.path.endswith("nfe") else "reflow.time_grid", error.message) from None
     if not reflow.warm_start:

@@ -2,18 +2,20 @@
 
 `from_dict` and `to_dict` convert, `override` changes by path, `flatten` names every leaf, `digest` identifies.
 A field with `metadata=RUN_ONLY` says how a run is carried out and never what comes out of it: no digest sees it.
+A field is an int, float, str, bool, a Literal, a configuration, any of these or None, or a tuple of one of them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
@@ -101,7 +103,7 @@ def override(config: C, changes: Mapping[str, Any]) -> C:
         if head not in known:
             raise ConfigError(head, f"{type(config).__name__} has no such field. {did_you_mean(head, known)}")
         below = {path[len(head) + 1 :]: v for path, v in changes.items() if path.startswith(head + ".")}
-        given = changes.get(head, getattr(config, head))
+        given = _read(known[head], changes.get(head, getattr(config, head)))
         if isinstance(given, str) and below:  # fields without a default must be there from the start
             given = {"name": given, **{path: below.pop(path) for path in list(below) if "." not in path}}
         value = _convert(known[head], given, head)
@@ -134,23 +136,85 @@ def digest(value: Config | Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def parse_assignments(assignments: list[str]) -> dict[str, Any]:
-    """`["train.steps=20", "weighting=min_snr"]` as a mapping; values are JSON where they parse, else strings."""
-    out: dict[str, Any] = {}
+class Typed(str):
+    """A value as a user typed it: a text where the field is one, JSON where it parses elsewhere."""
+
+    def read(self) -> Any:
+        """The JSON value; the text where it is none."""
+        return self._read()
+
+    def parts(self) -> Any:
+        """The same, with the numbers in a list or mapping as they were typed: they may stand for texts."""
+        return self._read(parse_int=Typed, parse_float=Typed, parse_constant=Typed)
+
+    def _read(self, **numbers: Any) -> Any:
+        try:
+            return json.loads(self, **numbers)
+        except (ValueError, RecursionError):  # no JSON, a number of too many digits, or too many brackets
+            return str(self)
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Typed]:
+    """`["train.steps=20", "weighting=min_snr"]` as {path: what was typed}."""
+    out: dict[str, Typed] = {}
     for text in assignments:
         path, equals, value = text.partition("=")
         if not equals or not path:
             raise ConfigError("--set", f"'{text}' is not path=value. Write it like train.steps=200.")
-        try:
-            out[path.strip()] = json.loads(value)
-        except json.JSONDecodeError:
-            out[path.strip()] = value
+        out[path.strip()] = Typed(value)
     return out
 
 
-def _hints(cls: type) -> dict[str, Any]:
+def _annotations(cls: type) -> dict[str, Any]:
+    """{field: annotation}; `ConfigError` for one that a configuration cannot hold."""
     hints = typing.get_type_hints(cls, include_extras=True)
+    for field in dataclasses.fields(cls):
+        if not _holdable(hints[field.name]):
+            advice = "Declare it int, float, str, bool, Literal, a component, one of them | None, or a tuple."
+            raise ConfigError(field.name, f"a configuration cannot hold {field.type}. {advice}")
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+_hints: Callable[[type], dict[str, Any]] = functools.cache(_annotations)
+
+
+def _holdable(hint: Any) -> bool:
+    """Whether values of an annotation are told apart by their type alone, and go through JSON."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _bare(hint) in (int, float) and all(isinstance(allowed, Range) for allowed in arguments[1:])
+    if origin in _UNIONS:
+        return type(None) in arguments and len(arguments) == 2 and _holdable(_bare(hint))
+    if origin is Literal:
+        return all(choice is None or type(choice) in (int, str, bool) for choice in arguments)
+    if origin is tuple:
+        return len(arguments) == 2 and arguments[1] is Ellipsis and _holdable(arguments[0])
+    return hint in _SAID or (isinstance(hint, type) and issubclass(hint, Config))
+
+
+def _bare(hint: Any) -> Any:
+    """An annotation without its range and without None."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _bare(arguments[0])
+    return _bare(next(a for a in arguments if a is not type(None))) if origin in _UNIONS else hint
+
+
+def _read(hint: Any, value: Any) -> Any:
+    """What was typed for a field as the field takes it; anything else unchanged.
+
+    A field of text takes it as it is, without the quotes of a JSON text; null is None where that is allowed.
+    """
+    if not isinstance(value, Typed):
+        return value
+    bare, plain = _bare(hint), value.read()
+    if plain is None and typing.get_origin(hint) in _UNIONS:
+        return None
+    if isinstance(plain, (dict, list)) and bare is not str:
+        return value.parts()
+    component = isinstance(bare, type) and issubclass(bare, Config)
+    as_text = bare is str or component or (typing.get_origin(bare) is Literal and value in typing.get_args(bare))
+    return str(value) if as_text and not isinstance(plain, str) else plain
 
 
 def _preset(cls: type[Config], name: Any) -> Mapping[str, Any]:
@@ -172,36 +236,40 @@ def _plain(value: Any, run_only: bool) -> Any:
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
     """`value` as the annotation `hint` wants it, or a `ConfigError` at `path`."""
+    value = _read(hint, value)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        value, allowed = _convert(arguments[0], value, path), arguments[1]
-        if value not in allowed:
-            raise ConfigError(path, f"{value} is outside {allowed}. Choose a value inside.")
+        value = _convert(arguments[0], value, path)
+        for allowed in arguments[1:]:
+            if value is not None and value not in allowed:
+                raise ConfigError(path, f"{value} is outside {allowed}. Choose a value inside.")
         return value
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in arguments:
-            return None
-        return _convert(next(a for a in arguments if a is not type(None)), value, path)
+    if origin in _UNIONS:
+        return None if value is None else _convert(next(a for a in arguments if a is not type(None)), value, path)
     if origin is Literal:
-        if value not in arguments:
+        if not any(value == choice and type(value) is type(choice) for choice in arguments):
             raise ConfigError(path, f"{value!r} is not a choice. {did_you_mean(str(value), map(str, arguments))}")
         return value
     if origin is tuple:
         if not isinstance(value, (tuple, list)):
             raise ConfigError(path, f"expected a list, got {value!r}. Write it like [1, 2].")
         return tuple(_convert(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(value))
-    if hint not in _SAID and not (isinstance(hint, type) and issubclass(hint, Config)):
-        raise ConfigError(path, f"a configuration cannot hold a {hint}. Declare it int, float, str, bool, Literal, tuple or a component.")
     if issubclass(hint, Config):
         try:
             return hint.parse(value)
         except ConfigError as error:
             raise error.below(path) from None
+    return _single(hint, value, path)
+
+
+def _single(hint: Any, value: Any, path: str) -> Any:
+    """`value` as one of the types in `_SAID`."""
     if hint is float and type(value) is int:
         value = float(value) if abs(value) <= sys.float_info.max else math.inf
     if type(value) is not hint or (hint is float and not math.isfinite(value)):
         raise ConfigError(path, f"expected {_SAID[hint]}, got {value!r}. Give {_SAID[hint]}.")
-    return value
+    return value + 0.0 if hint is float else value  # -0.0 and 0.0 are one value, and must have one digest
 
 
 _SAID = {int: "a whole number", float: "a finite number", str: "a text", bool: "true or false"}
+_UNIONS = (types.UnionType, typing.Union)

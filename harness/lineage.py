@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.data.base import load
 from harness.evaluation.flow import FlowMetric
-from harness.evaluation.protocol import Protocol
-from harness.files import write_atomic
+from harness.evaluation.protocol import Protocol, digest_of, guidance_of
+from harness.files import read_json, write_atomic
+from harness.registry import find
 from harness.runs import Run
 
 
@@ -32,14 +35,19 @@ class Link:
 
 
 def lineage(run: Run) -> list[Link]:
-    """From the data to `run`, whose `evaluate` says by which protocol all are looked at."""
-    above = [_data(run)] if run.parent is None else [*lineage(_alike(run.parent, run)), _pairs(run)]
-    return [*above, _flow(run)]
+    """From the data to `run`, whose `evaluate` says by which protocol all are looked at.
+
+    A teacher is looked at with the guidance of its pairs, or else without it. A flow that has no values so shows its last evaluation.
+    """
+    protocol = Protocol.of(run.config.evaluate, load(run.config.dataset))
+    return [*_above(run, protocol), _flow(run, protocol)]
 
 
-def _alike(run: Run, other: Run) -> Run:
-    """A run looked at as another is."""
-    return dataclasses.replace(run, config=dataclasses.replace(run.config, evaluate=other.config.evaluate))
+def _above(run: Run, protocol: Protocol) -> list[Link]:
+    if run.parent is None:
+        return [_data(run)]
+    guided = dataclasses.replace(protocol, guidance=guidance_of(run.config.pairs_guidance))
+    return [*_above(run.parent, protocol), _flow(run.parent, guided, protocol), _pairs(run)]
 
 
 def _data(run: Run) -> Link:
@@ -48,8 +56,8 @@ def _data(run: Run) -> Link:
 
 
 def _pairs(run: Run) -> Link:
-    pairs, reflow = run.pairs, run.config.reflow
-    guided = f", guidance {reflow.guidance.scale:g}" if reflow.guidance.scale != 1 else ""
+    pairs, reflow, scale = run.pairs, run.config.reflow, run.config.pairs_guidance.scale
+    guided = f", guidance {scale:g}" if scale != 1 else ""
     facts = [f"by {reflow.solver.name} at NFE {reflow.nfe or 'of its own'}{guided}"]
     if not pairs.about:
         return Link("pairs", f"{pairs.done:,} of {pairs.number:,} pairs", str(pairs.folder), tuple(facts), math.nan)
@@ -57,19 +65,33 @@ def _pairs(run: Run) -> Link:
     return Link("pairs", f"{pairs.number:,} pairs", str(pairs.folder), tuple(facts), pairs.number / pairs.about["pairs_per_second"])
 
 
-def _flow(run: Run) -> Link:
-    config, protocol = run.config, Protocol.of(run.config.evaluate, load(run.config.dataset))
+def _flow(run: Run, *protocols: Protocol) -> Link:
+    config, known = run.config, _known(run, protocols)
     title = f"{config.rectified}-rectified{' distilled' if config.reflow.distil else ''}"
     facts = [f"{run.steps_done:,} of {config.train.steps:,} steps of {config.train.batch_size}"]
-    known = run.evaluation(protocol)["values"]
-    for metric in config.evaluate.metrics:
-        values = known.get(metric.name, {})
+    for name, values in known["values"].items():
         at = sorted(values, key=int)
-        shown = at if isinstance(metric, FlowMetric) else [*at[:1], *at[1:][-1:]]
-        facts += [f"{metric.name} {', '.join(f'{values[nfe]:.3g} at NFE {nfe}' for nfe in shown)}"] if shown else []
-    pictures = sorted(run.folder.glob(f"samples/{protocol.digest}-nfe-*.png"))
+        shown = at if issubclass(find("metric", name), FlowMetric) else [*at[:1], *at[1:][-1:]]
+        facts += [f"{name} {', '.join(f'{values[nfe]:.3g} at NFE {nfe}' for nfe in shown)}"]
+    facts += [f"sampled by {_way(known['protocol'])}"] if known["values"] else []
+    pictures = sorted(run.folder.glob(f"samples/{digest_of(known['protocol'])}-nfe-*.png"))
     kind = "distilled" if config.reflow.distil else "flow"
     return Link(kind, title, str(run.folder), tuple(facts), training_seconds(run), pictures[0] if pictures else None)
+
+
+def _known(run: Run, protocols: Sequence[Protocol]) -> dict[str, Any]:
+    """The evaluation of a flow under the first of these protocols that it has values under, or else its last."""
+    for protocol in protocols:
+        if (known := run.evaluation(protocol))["values"]:
+            return known
+    found = [known, *(read_json(path) for path in sorted(run.folder.glob("evaluations/*.json")))]
+    return max(found, key=lambda known: max(known["time"].values(), default=0.0))
+
+
+def _way(protocol: Mapping[str, Any]) -> str:
+    """Solver and guidance of a protocol."""
+    scale = protocol["guidance"].get("scale", 1)
+    return protocol["solver"]["name"] + (f", guidance {scale:g}" if scale != 1 else "")
 
 
 def training_seconds(run: Run) -> float:

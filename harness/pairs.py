@@ -108,13 +108,18 @@ class PairSet:
                 f"{free / 1e9:.3g} GB are free. Make room, or take fewer."
             )
 
-    def check(self) -> None:
-        """`UserError` unless the files hold what was made. Their content is read where their size or time of change is another."""
-        for name, made in self.about["files"].items():
+    def check(self, made: Mapping[str, Any]) -> None:
+        """`UserError` unless the files hold what was made, and as it should be. Content is read where size or time of change differ."""
+        about, again = self.about, f"Remove {self.folder}, and the same command makes its pairs again."
+        wrong = next((name for name, value in {**made, "number": self.number}.items() if about.get(name) != value), None)
+        if wrong or about.get("files", {}).keys() != self.arrays.keys():
+            reason = f"its '{wrong or 'files'}' is not that of these pairs: it was edited, or copied from others"
+            raise UserError(f"{self.folder / 'pairs.json'}: {reason}. {again}")
+        for name, file in about["files"].items():
             path = self.arrays[name].path
-            if not path.exists() or (_stamp(path) != made["stamp"] and _hash(path) != made["sha256"]):
+            if not path.exists() or (_stamp(path) != file["stamp"] and _hash(path) != file["sha256"]):
                 state = "was edited or cut short since it was made" if path.exists() else "is gone"
-                raise UserError(f"{path}: {state}. Remove {self.folder}, and the same command makes its pairs again.")
+                raise UserError(f"{path}: {state}. {again}")
 
     def writer(self, batch_size: int) -> Writer:
         """Continues behind the whole batches that are there; the last batch of all is made again if nothing is said of it yet."""

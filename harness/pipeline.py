@@ -29,6 +29,7 @@ from harness.evaluation.flow import SMALL_SET, Flow, straightness
 from harness.evaluation.judge import Batch, Judge, Parts
 from harness.evaluation.protocol import Protocol
 from harness.files import drop_torn_line, remove_leftovers, write_json
+from harness.identity import facts_of
 from harness.objective import Objective
 from harness.rng import stream_seed
 from harness.runs import Run, RunConfig
@@ -85,6 +86,8 @@ def train(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE, look: Look | Non
         make_pairs(run, say, stop, ranks)
     torch.set_num_threads(config.train.threads)
     with run.lock() if ranks.first else nullcontext(), threadpool_limits(config.train.threads):
+        if ranks.first and not (run.folder / "config.json").exists():
+            write_json(run.folder / "config.json", to_dict(run.config))
         if ranks.any(ranks.first and run.finished):  # the first alone has waited for who was here before
             return
         if error := run.gave_up:
@@ -113,8 +116,6 @@ def _prepare(run: Run, network: nn.Module, objective: Objective) -> None:
     remove_leftovers(run.folder)
     (run.folder / "pruned.json").unlink(missing_ok=True)
     drop_torn_line(run.folder / "metrics.jsonl")
-    if not (run.folder / "config.json").exists():
-        write_json(run.folder / "config.json", to_dict(run.config))
     if run.steps_done < run.config.train.steps:
         _write_environment(run, network, objective)
 
@@ -127,12 +128,13 @@ def make_pairs(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE) -> None:
     pairs, teacher = run.pairs, _teacher(run)
     if ranks.first:
         pairs.require_room()
+    made = _made(run, teacher)
     train(teacher, say, stop, ranks)
     if ranks.first:
         with pairs.lock():
             if not (pairs.about or pairs.failed):
                 try:
-                    _fill(run, teacher, stop)
+                    _fill(run, teacher, made, stop)
                 except NoValue as error:
                     pairs.fail(error.told(f"no pairs can be made of {teacher.name}: {error}"))
     while not (pairs.about or pairs.failed):  # another rank's, which may take hours
@@ -141,7 +143,7 @@ def make_pairs(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE) -> None:
         time.sleep(1.0)
     if failed := pairs.failed:
         raise failed
-    pairs.check()
+    pairs.check(made)
 
 
 def _teacher(run: Run) -> Run:
@@ -150,37 +152,36 @@ def _teacher(run: Run) -> Run:
     return Run.of(override(run.parent.config, {"evaluate.average": run.config.reflow.average, "evaluate.checkpoint": "last"}))
 
 
-def _fill(run: Run, teacher: Run, stop: Stop) -> None:
+def _made(run: Run, teacher: Run) -> dict[str, Any]:
+    """What pairs.json says of who made the pairs of a run, and how."""
+    settings = to_dict(dataclasses.replace(run.config.reflow, teacher=None, guidance=run.config.pairs_guidance))
+    names = ("solver", "time_grid", "nfe", "guidance", "average", "batch_size")
+    return {"teacher": teacher.name, "made": {name: settings[name] for name in names}}
+
+
+def _fill(run: Run, teacher: Run, made: Mapping[str, Any], stop: Stop) -> None:
     """Make the pairs that are missing."""
     reflow, config, data, trained = run.config.reflow, teacher.config, load(run.config.dataset), restore(teacher)
     writer = run.pairs.writer(reflow.batch_size)
     begun, calls, started = writer.done, 0, time.perf_counter()
     with threadpool_limits(config.train.threads), products("fp32"):
         torch.set_num_threads(config.train.threads)
-        for made in generate(
+        for batch in generate(
             trained.network, config, trained.noise_state, reflow.solver, reflow.time_grid, reflow.nfe, data.shape,
             reflow.number, reflow.batch_size, (config.seed, "pairs", config.rectified + 1), config.train.resolved_device(),
-            data.classes if config.conditional else None, reflow.guidance, first=begun // reflow.batch_size,
+            data.classes if config.conditional else None, run.config.pairs_guidance, first=begun // reflow.batch_size,
         ):  # fmt: skip
-            if not made.x.isfinite().all():
+            if not batch.x.isfinite().all():
                 raise Diverged(f"its samples at NFE {reflow.nfe} are not finite.")
             writer.add(
-                {"x0": made.x.cpu().numpy(), "x1": made.noise.cpu().numpy()} | ({} if made.y is None else {"y": made.y.cpu().numpy()})
+                {"x0": batch.x.cpu().numpy(), "x1": batch.noise.cpu().numpy()} | ({} if batch.y is None else {"y": batch.y.cpu().numpy()})
             )
-            calls += made.calls * len(made.x)
+            calls += batch.calls * len(batch.x)
             if stop():
                 raise Stopped(f"stopped after {writer.done} of {reflow.number} pairs")
-    new, settings = writer.done - begun, to_dict(dataclasses.replace(reflow, teacher=None))
-    writer.finish(
-        {
-            "teacher": teacher.name,
-            "made": {name: settings[name] for name in ("solver", "time_grid", "nfe", "guidance", "average", "batch_size")},
-            "calls": calls / new,
-            "pairs_per_second": new / (time.perf_counter() - started),
-            "commit": commit(),
-            "machine": machine(),
-        }
-    )
+    new = writer.done - begun
+    rate = new / (time.perf_counter() - started)
+    writer.finish({**made, "calls": calls / new, "pairs_per_second": rate, "commit": commit(), "machine": machine()})
 
 
 def _objective(run: Run) -> Objective:
@@ -379,12 +380,13 @@ def _write_environment(run: Run, network: nn.Module, objective: Objective) -> No
     write_json(
         run.folder / "environment.json",
         {
+            "name": run.name,
             "commits": sorted({*earlier, commit()}),
             "machine": machine(),
             "parameters": sum(p.numel() for p in network.parameters()),
             "weight_mean": objective.weight_mean,
             "device_use": device_use(network, data.shape, config.train.resolved(), config.train.threads, config.conditional),
-            "data": data.fingerprint,
+            **facts_of(config),
         },
     )
 

@@ -12,45 +12,34 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
-
-import torch
 
 from harness.checkpoint import checkpoints, read_checkpoint, step_of
 from harness.components.averages import Average, Ema
 from harness.components.backbones.base import Backbone, Network
 from harness.components.backbones.unet import UNet
 from harness.components.couplings import Pairs
-from harness.components.solvers import Euler, Heun, Solver
+from harness.components.solvers import Heun, Solver
 from harness.components.time_grids import TimeGrid, UniformGrid
 from harness.components.time_samplers import Uniform as UniformTimes
 from harness.components.weightings import Uniform as UniformWeight
-from harness.config import Config, Count, Index, Range, digest, to_dict
+from harness.config import Config, Count, Index, Range
 from harness.data.base import Data, Dataset, load
 from harness.errors import ConfigError, Diverged, NoValue, UserError
 from harness.evaluation.flow import FlowMetric
-from harness.evaluation.protocol import EvaluateConfig, Protocol
+from harness.evaluation.protocol import EvaluateConfig, Protocol, digest_of
 from harness.files import last_line, locked, read_json, read_lines, results_folder, runs_folder
 from harness.formulation import Formulation, require_score
+from harness.identity import changed, pairs_digest, require_named, training_digest
 from harness.pairs import PairSet
-from harness.registry import sources
+from harness.reflow import check_student
 from harness.sampling import Guidance
 from harness.training.trainer import TrainConfig
 
-NUMERICS_VERSION = 2
-"""Raised by hand when a change of the code alters what the same configuration gives.
-
-2: held-out samples are drawn by class instead of taken at equal distances; evenly spaced rows are exact. Cells are normalised
-over all genes of their folder, and of equally variable genes no more are chosen than asked for. The held-out loss, by which the
-best checkpoint is chosen, is of the true classes; looks change no buffers.
-"""
-ONE_STEP = 1e-3
-"""How near one step of a perfect distilled network must come, from noise 2 to a sample of 1."""
-ONE_STEP_ONLY = {"solver": Euler(), "time_grid": UniformGrid(), "guidance": Guidance(), "nfe": (1,)}
-"""What `evaluate` of a distilled network must be."""
 _NAME = re.compile(r"[0-9a-f]{12}-s\d+")
 
 
@@ -78,6 +67,9 @@ class Reflow(Config):
     nfe: Index = 100
     """The teacher's calls for each pair; 0 lets an adaptive solver choose."""
     guidance: Guidance = Guidance()
+    """Of the first round's pairs, whose teacher was trained on data. A flow that has learned guided pairs has their guidance in it."""
+    later_guidance: Guidance = Guidance()
+    """Of the pairs of later rounds, and of what is distilled of them; it comes on top of the guidance that was learned."""
     average: Average = Ema()
     """Of the teacher's weights."""
     batch_size: Count = 500
@@ -109,7 +101,7 @@ class RunConfig(Formulation):
     def __post_init__(self) -> None:
         super().__post_init__()
         if parent := self.parent:
-            self._check_reflow(parent)
+            check_student(self, parent)
         learned = self.learned()
         try:
             self.evaluate.average.check(self.train.decays, self.train.snapshot_every > 0)
@@ -132,44 +124,6 @@ class RunConfig(Formulation):
                 reason = f"{metric.name} needs a network that is told classes"
                 raise ConfigError(f"evaluate.metrics[{i}]", f"{reason}. Set objective.label_dropout, like 0.1.")
 
-    def _check_reflow(self, parent: RunConfig) -> None:
-        """Refuse what cannot be learned from the parent's pairs."""
-        for name in ("dataset", "noise", "coupling", *(("interpolant", "prediction") if self.reflow.warm_start else ())):
-            if getattr(self, name) != getattr(parent, name):
-                why = "its pairs replace it" if name == "coupling" else "the pairs and the first weights are the teacher's"
-                raise ConfigError(name, f"the teacher's is another, and {why}. Leave it as it is there.")
-        if parent.reflow.distil:
-            raise ConfigError("reflow.teacher", "it is distilled to one step, and no flow any more. Take the flow that it learned from.")
-        if self.conditional and not parent.conditional:
-            raise ConfigError("objective.label_dropout", "the teacher knows no classes, so its pairs have none. Set it to null.")
-        if self.reflow.guidance.scale != 1 and not parent.objective.label_dropout:
-            state = "is told no classes" if parent.objective.label_dropout is None else "always sees them"
-            raise ConfigError("reflow.guidance", f"the teacher {state}. Train it with objective.label_dropout above 0, like 0.1.")
-        try:
-            self.reflow.average.check(parent.train.decays, parent.train.snapshot_every > 0)
-        except ConfigError as error:
-            raise error.below("reflow.average") from None
-        if self.reflow.distil:
-            self._check_distilled()
-
-    def _check_distilled(self) -> None:
-        """Refuse what one step of Euler's method does not turn into samples, even from a perfect network."""
-        x0, x1, t = torch.tensor([[1.0]]), torch.tensor([[2.0]]), torch.ones(1)
-        target = self.prediction.target(x0, x1, t, self.interpolant)
-        xt = self.interpolant.interpolate(x0, x1, t)
-        end = xt - self.prediction.convert(target, xt, t, self.interpolant, "velocity")
-        if not (end - x0).abs().item() < ONE_STEP:
-            advice = "Choose interpolant=linear and prediction=velocity, or another prediction with prediction.t_max=1."
-            reason = f"one Euler step from t = 1 is no sample with {self.interpolant.name} and {self.prediction.name}"
-            raise ConfigError("reflow.distil", f"{reason}. {advice}")
-        for name, value in ONE_STEP_ONLY.items():
-            if getattr(self.evaluate, name) != value:
-                reason = "a distilled network knows t = 1 alone, and gives samples by one step of Euler's method without guidance"
-                raise ConfigError(f"evaluate.{name}", f"{reason}. Leave {name} as it is by default, with evaluate.nfe=[1].")
-        for i, metric in enumerate(self.evaluate.metrics):
-            if isinstance(metric, FlowMetric):
-                raise ConfigError(f"evaluate.metrics[{i}]", f"{metric.name} is of a flow, and a distilled network is none. Leave it out.")
-
     @functools.cached_property
     def parent(self) -> RunConfig | None:
         """The flow whose pairs this one learns; None for one that is trained on data."""
@@ -179,6 +133,17 @@ class RunConfig(Formulation):
         if rounds == 0 and self.reflow.teacher is not None:
             return dataclasses.replace(self.reflow.teacher, seed=self.seed)
         return dataclasses.replace(self, reflow=dataclasses.replace(self.reflow, rounds=rounds, distil=False))
+
+    @property
+    def pairs_guidance(self) -> Guidance:
+        """How the pairs that this flow learns are guided; it has a parent."""
+        assert self.parent is not None
+        return self.reflow.guidance if self.parent.parent is None else self.reflow.later_guidance
+
+    @property
+    def learned_guidance(self) -> bool:
+        """Whether this flow, or one before it, learned guided pairs."""
+        return self.parent is not None and (self.pairs_guidance.scale != 1 or self.parent.learned_guidance)
 
     @property
     def rectified(self) -> int:
@@ -216,12 +181,32 @@ class Run:
         return cls(config, runs_folder() / f"{training_digest(config)}-s{config.seed}")
 
     @classmethod
-    def open(cls, name: str) -> Self:
-        """An existing run by its name, or by the path of its directory."""
-        folder = runs_folder() / name if _NAME.fullmatch(name) else Path(name)
-        if not (folder / "config.json").is_file():
+    def find(cls, name: str) -> Self:
+        """An existing run by its name, or by the path of its directory, as its config.json says."""
+        folder = runs_folder() / name if _NAME.fullmatch(name) else Path(name).resolve()
+        place = folder / "config.json"
+        if not place.is_file():
             raise UserError(f"{name}: no such run. The runs are the folders in {runs_folder()}.")
-        return cls(RunConfig.parse(read_json(folder / "config.json")), folder)
+        try:
+            return cls(RunConfig.parse(read_json(place)), folder)
+        except ConfigError as error:
+            plugins = ", ".join(_json(folder / "environment.json").get("sources", {}))
+            raise UserError(f"{place}: {error}" + (f" It was trained with a --plugin that holds {plugins}." if plugins else "")) from None
+
+    @classmethod
+    def open(cls, name: str, changes: Mapping[str, Any] | None = None) -> Self:
+        """The same with changes of `evaluate` and of what leaves a run's name; `UserError` unless it is the run that it is called."""
+        run = cls.find(name)
+        run = cls(changed(run.config, changes or {}), run.folder)
+        require_named(run.config, run.folder, run.environment, "train.device" in (changes or {}))
+        return run
+
+    def require_home(self) -> None:
+        """`UserError` unless it lies where those look for it who know its configuration alone, as later rounds do."""
+        home = Run.of(self.config).folder
+        if home.resolve() != self.folder.resolve():
+            reason = f"lies elsewhere than {home}, where rounds and sweeps look for it"
+            raise UserError(f"{self.folder}: {reason}. Move it there; or choose the device that it was trained on, by train.device.")
 
     @property
     def name(self) -> str:
@@ -247,8 +232,11 @@ class Run:
         the flow (`NoValue.note`); commits."""
         path = self.folder / "evaluations" / f"{protocol.digest}.json"
         by_nfe: dict[str, Any] = {name: {} for name in ("values", "intervals", "seconds", "sampling_seconds", "time", "calls")}
-        unknown = {"protocol": vars(protocol), **by_nfe, "failures": {}, "commits": []}
-        return {**unknown, **read_json(path)} if path.exists() else unknown
+        known = {"run": self.name, "protocol": vars(protocol), **by_nfe, "failures": {}, "commits": []}
+        known |= _json(path)
+        if known["run"] != self.name or digest_of(known["protocol"]) != protocol.digest:
+            raise UserError(f"{path}: is of another run or protocol. Remove it, and the same command makes it again.")
+        return known
 
     def missing(self, protocol: Protocol) -> list[int]:
         """The NFEs of the configuration at which a metric of samples is not known under a protocol, and has not failed."""
@@ -292,9 +280,9 @@ class Run:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """Commits that trained it, machine, number of parameters, mean weight, the data's fingerprint; empty before it starts."""
-        path = self.folder / "environment.json"
-        return read_json(path) if path.exists() else {}
+        """Commits that trained it, machine, number of parameters, mean weight, and what its name covers beside the configuration
+        (`facts_of`); empty before it starts."""
+        return _json(self.folder / "environment.json")
 
     @property
     def parent(self) -> Run | None:
@@ -306,7 +294,7 @@ class Run:
         """The pairs that this run learns; it has a parent."""
         assert self.parent is not None
         reflow, data = self.config.reflow, load(self.config.dataset)
-        folder = results_folder() / "local" / "pairs" / f"{digest(_pairs_identity(self.config))}-s{self.config.seed}"
+        folder = results_folder() / "local" / "pairs" / f"{pairs_digest(self.config)}-s{self.config.seed}"
         return PairSet(folder, reflow.number, data.shape, self.parent.config.conditional)
 
     @property
@@ -319,7 +307,7 @@ class Run:
         """Why training gave up, its own or that of a flow before it, or why there are no pairs to learn; or None."""
         if (parent := self.parent) and (error := parent.gave_up):
             return error.told(f"its teacher {parent.name}: {error}")
-        reason = self._reason("diverged.json")
+        reason = _json(self.folder / "diverged.json").get("reason")
         return (self.pairs.failed if parent else None) or (Diverged(reason) if reason else None)
 
     def failure(self, protocol: Protocol) -> NoValue | None:
@@ -337,42 +325,9 @@ class Run:
     @property
     def pruned(self) -> str | None:
         """Why a search gave it up, or None; training it further takes that back."""
-        return self._reason("pruned.json")
-
-    def _reason(self, name: str) -> str | None:
-        path = self.folder / name
-        return read_json(path)["reason"] if path.exists() else None
+        return _json(self.folder / "pruned.json").get("reason")
 
 
-def training_digest(config: RunConfig) -> str:
-    """12 hex digits over all that the trained weights depend on, the seed aside.
-
-    The device belongs to it: the random streams of a CPU and a GPU differ.
-    """
-    identity = to_dict(config, run_only=False)
-    del identity["evaluate"], identity["seed"], identity["reflow"]
-    identity["train"] |= config.train.resolved()
-    if config.parent is not None:
-        del identity["coupling"]
-        identity |= {"pairs": _pairs_identity(config), "warm_start": config.reflow.warm_start}
-    if config.reflow.distil:
-        del identity["weighting"], identity["time_sampler"], identity["objective"]["normalise_weight"]
-        identity["distil"] = True
-    return digest(
-        {
-            **identity,
-            "data": load(config.dataset).fingerprint,
-            "files": {**config.coupling.fingerprint(), **config.noise.fingerprint()},
-            "sources": sources(config.learned()) | sources(config.dataset) | sources(config.backbone) | sources(config.train),
-            "numerics_version": NUMERICS_VERSION,
-        }
-    )
-
-
-def _pairs_identity(config: RunConfig) -> dict[str, Any]:
-    """All that the pairs which a run learns depend on, the seed aside."""
-    assert config.parent is not None
-    making = to_dict(config.reflow, run_only=False)
-    for name in ("rounds", "distil", "teacher", "warm_start"):
-        del making[name]
-    return {**making, "teacher": training_digest(config.parent), "sources": sources(dataclasses.replace(config.reflow, teacher=None))}
+def _json(path: Path) -> dict[str, Any]:
+    """What a file says; nothing where it is not there."""
+    return read_json(path) if path.exists() else {}

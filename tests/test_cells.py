@@ -590,4 +590,6 @@ def test_changed_cells_are_not_sampled_from_with_old_statistics(run_on_cells: Ru
     cells._prepare.cache_clear()
     said = rf"^{run.name}: the data's \w+ is not what it was trained with\. Bring the same data back, or train again\.$"
     with pytest.raises(UserError, match=said):
-        restore(Run.open(run.name))
+        restore(run)
+    with pytest.raises(UserError, match=rf"{run.name}: the data are not those that it was trained on"):
+        Run.open(run.name)

@@ -116,7 +116,7 @@ def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         ("sample nothing --out picture.jpg", "--out: picture.jpg is neither .png nor .npz."),
         ("sample nothing --number 0", "--number: 0 is less than 1."),
         ("sample nothing --number few", "invalid int value: 'few'"),
-        ("sample nothing --set train.steps=5", "train.steps: a finished run cannot be changed in that."),
+        ("sample nothing --seed few", "invalid int value: 'few'"),
         ("evaluate ../x", "../x: no such run."),
         ("ablate weightin", "'weightin' is no study. Did you mean 'weighting'?"),
         ("ablate absent.py", "absent.py: no such file."),
@@ -157,6 +157,9 @@ def untrained(tiny: RunConfig) -> Callable[..., str]:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ("--set train.steps=5", "train.steps: a finished run cannot be changed in that. Change evaluate.*, or train another run."),
+        ("--set seed=5", "seed: a finished run cannot be changed in that."),
+        ("--seed -1", "seed: -1 is outside [0, inf). Choose a value inside."),
         ("--label 3", "was trained without classes. Leave it out, or train with objective.label_dropout=0.1."),
         ("--label nosuch", "was trained without classes."),
         ("--set evaluate.guidance.scale=2", "evaluate.guidance: the network is told no classes. Train it with objective.label_dropout"),
@@ -278,6 +281,12 @@ def test_from_training_to_samples(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "by heun" in capsys.readouterr().out
     assert {name: held.shape for name, held in np.load(array).items()} == {"samples": (10, 1, 8, 8)}
     assert Image.open(picture).size == (8 * 34 + 2, 2 * 34 + 2)
+    drawn: dict[bytes, list[str]] = {}
+    for seed in ("", "--seed 0", "--seed 7", "--seed 7", f"--seed {2**70}"):
+        assert main(["sample", folder.name, "--number", "10", "--nfe", "2", "--out", str(array), *seed.split()]) == 0
+        assert capsys.readouterr().out.splitlines()[-1].endswith(f"by euler, seed {seed[7:] or 0}")
+        drawn.setdefault(np.load(array)["samples"].tobytes(), []).append(seed)
+    assert sorted(drawn.values()) == [["", "--seed 0"], [f"--seed {2**70}"], ["--seed 7", "--seed 7"]]
 
 
 @pytest.mark.usefixtures("signals")

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import math
-from typing import Any
+import random
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import pytest
 
 from harness.components.couplings import Pairs
 from harness.components.interpolants import VariancePreserving
-from harness.components.weightings import MinSNR
-from harness.config import digest, flatten, override, parse_assignments, to_dict
+from harness.components.weightings import MinSNR, Uniform, Weighting
+from harness.config import Config, Range, digest, flatten, override, parse_assignments, to_dict
 from harness.data.images import Digits
 from harness.errors import ConfigError
 from harness.runs import RunConfig
@@ -173,13 +179,123 @@ def test_a_mistake_in_a_whole_configuration(given: dict[str, Any], message: str)
 
 
 def test_assignments_are_json_where_they_parse() -> None:
-    assert parse_assignments(["train.learning_rate=1e-3", "evaluate.nfe=[2,8]", "weighting=min_snr", "train.clip_norm=null", "a=b=c"]) == {
+    typed = parse_assignments(["train.learning_rate=1e-3", "evaluate.nfe=[2,8]", "weighting=min_snr", "train.clip_norm=null", "a=b=c"])
+    assert {path: value.read() for path, value in typed.items()} == {
         "train.learning_rate": 0.001,
         "evaluate.nfe": [2, 8],
         "weighting": "min_snr",
         "train.clip_norm": None,
         "a": "b=c",
     }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holds(Config):
+    """A field of every kind."""
+
+    text: str = ""
+    maybe: str | None = None
+    texts: tuple[str, ...] = ()
+    whole: int = 0
+    real: float = 0.0
+    switch: bool = False
+    numbers: tuple[Annotated[int, Range(0)], ...] = ()
+    limit: Annotated[float, Range(0)] | None = None
+    choice: Literal["auto", 1, None] = None
+    weighting: Weighting = Uniform()
+
+
+ODD_TEXTS = ["2024", "true", "null", "1e3", "007", "-0", "[x]", "[1]", '{"a": 1}', "NaN", "1" * 5000, "[" * 100_000, "", "a=b", " x "]
+
+
+def test_a_text_is_what_was_typed() -> None:
+    for text in ODD_TEXTS:
+        held = override(Holds(), parse_assignments([f"text={text}"]))
+        assert held.text == text, text[:20]
+        assert type(held.text) is str
+        assert Holds.parse(json.loads(json.dumps(to_dict(held)))) == held
+        assert override(Holds(), parse_assignments([f"maybe={text}"])).maybe == (None if text == "null" else text), text[:20]
+    quoted = override(Holds(), parse_assignments(['text="2024"', 'maybe="null"', 'texts=[2024, 1e3, 0.10, "x"]']))
+    assert (quoted.text, quoted.maybe, quoted.texts) == ("2024", "null", ("2024", "1e3", "0.10", "x"))
+    whole = RunConfig.parse({"dataset": "digits"})
+    mapped = override(whole, parse_assignments(['coupling={"name":"pairs","path":2024}']))
+    named = override(whole, parse_assignments(["coupling=pairs", "coupling.path=2024"]))
+    assert mapped.coupling == named.coupling == Pairs(path="2024")
+
+
+def test_other_fields_read_what_was_typed_as_json() -> None:
+    """Drawn numbers against what Python reads in the same digits."""
+    rng = random.Random(0)
+    for _ in range(50):
+        whole, real = rng.randint(-(10**12), 10**12), rng.gauss(0, 10 ** rng.randint(-8, 8))
+        held = override(Holds(), parse_assignments([f"whole={whole}", f"real={real!r}", f"numbers=[{abs(whole)}, 0]"]))
+        assert (held.whole, held.real, held.numbers) == (whole, real, (abs(whole), 0))
+    typed = ["switch=true", "limit=2", "choice=1", 'weighting={"name":"min_snr","gamma":4}']
+    held = override(Holds(), parse_assignments(typed))
+    assert held == Holds(switch=True, limit=2.0, choice=1, weighting=MinSNR(gamma=4.0))
+    back = parse_assignments(["limit=null", "choice=null", "weighting=uniform"])
+    assert override(held, back) == Holds(switch=True)
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("whole=1e3", "whole: expected a whole number, got 1000.0. Give a whole number."),
+        ("whole=true", "whole: expected a whole number, got True. Give a whole number."),
+        ("whole=" + "1" * 5000, "whole: expected a whole number, got '111"),
+        ("real=NaN", "real: expected a finite number, got nan. Give a finite number."),
+        ("real=-Infinity", "real: expected a finite number, got -inf. Give a finite number."),
+        ("switch=True", "switch: expected true or false, got 'True'. Give true or false."),
+        ("switch=1", "switch: expected true or false, got 1. Give true or false."),
+        ("choice=true", "choice: True is not a choice. "),
+        ("choice=1.0", "choice: 1.0 is not a choice. "),
+        ("numbers=[1,-1]", "numbers[1]: -1 is outside [0, inf). Choose a value inside."),
+        ("texts=[true]", "texts[0]: expected a text, got True. Give a text."),
+        ("weighting=2024", "weighting: '2024' is no weighting. "),
+    ],
+)
+def test_what_was_typed_and_is_no_value_of_the_field_is_told(typed: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        override(Holds(), parse_assignments([typed]))
+    assert str(caught.value).startswith(message)
+
+
+def test_values_that_are_equal_have_one_digest() -> None:
+    """Python's 1 == 1.0 == True and 0.0 == -0.0 are written differently in JSON."""
+    assert digest(override(Holds(), {"real": -0.0})) == digest(Holds())
+    assert digest(override(Holds(), {"real": 3})) == digest(override(Holds(), {"real": 3.0}))
+    for value in (True, 1.0):
+        with pytest.raises(ConfigError, match=r"^choice: "):
+            override(Holds(), {"choice": value})
+    assert override(Holds(), {"limit": None}).limit is None
+
+
+HOLDABLE = [
+    int, float | None, typing.Optional[str], tuple[int | None, ...], tuple[tuple[float, ...], ...], Weighting | None,  # noqa: UP045
+    Annotated[int | None, Range(0)], Literal["a", 1, None, True], tuple[Weighting, ...], Annotated[int, Range(0)] | None,
+]  # fmt: skip
+UNHOLDABLE = [
+    int | str, typing.Union[float, str, None], Weighting | int, list[int], dict[str, int], tuple[int, str], tuple[int],  # noqa: UP007
+    tuple[()], tuple, set, Any, object, bytes, Path, None, Literal[b"a"], Annotated[str, Range(0)], Annotated[tuple[int, ...], Range(0)],
+    Annotated[int, "a length"], tuple[int | str, ...], complex,
+]  # fmt: skip
+
+
+def test_a_field_that_a_configuration_cannot_hold_is_refused_wherever_it_is_used() -> None:
+    for hint in HOLDABLE:
+        with contextlib.suppress(ConfigError):  # None may be no value of it
+            make(hint)()
+        with pytest.raises(ConfigError, match=r"^field: (?!a configuration cannot hold)"):
+            make(hint)(field=object())
+    for hint in UNHOLDABLE:
+        for value in (1, "a", None):
+            with pytest.raises(ConfigError, match=r"^field: a configuration cannot hold .*\. Declare it int, .*, or a tuple\.$"):
+                make(hint)(field=value)
+
+
+def make(hint: Any) -> Any:
+    fields = [("field", hint, dataclasses.field(default=None))]
+    return dataclasses.make_dataclass("Mine", fields, bases=(Config,), frozen=True, kw_only=True)
 
 
 @pytest.mark.parametrize("text", ["train.steps", "=3"])

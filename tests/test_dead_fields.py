@@ -25,9 +25,10 @@ from harness.evaluation import protocol as protocol_module
 from harness.evaluation.flow import Flow
 from harness.evaluation.protocol import Protocol
 from harness.formulation import Formulation, ObjectiveConfig
+from harness.identity import training_digest
 from harness.objective import Objective
 from harness.registry import HOMES, build, find, names
-from harness.runs import Run, RunConfig, training_digest
+from harness.runs import Run, RunConfig
 from harness.sampling import Guidance, NetworkField, generate
 
 Needed = Callable[..., dict[str, Any]]

@@ -22,11 +22,12 @@ from harness.data.sequences import TimeSeries
 from harness.errors import ConfigError
 from harness.evaluation.judge import Batch, Judge
 from harness.formulation import Formulation
+from harness.identity import training_digest
 from harness.objective import Objective
 from harness.pipeline import ensure, restore, samples
 from harness.registry import build
 from harness.rng import stream
-from harness.runs import RunConfig, training_digest
+from harness.runs import RunConfig
 from harness.sampling import generate
 from harness.training.optimizers import AdamW
 from harness.training.trainer import TrainConfig

@@ -28,9 +28,10 @@ from harness.data.base import load
 from harness.errors import ConfigError, Diverged, Stopped, Unsolvable, UserError
 from harness.evaluation.flow import straightness
 from harness.evaluation.protocol import Protocol
+from harness.identity import training_digest
 from harness.pairs import PairSet
 from harness.pipeline import ensure, make_pairs, restore, train
-from harness.runs import Reflow, Run, RunConfig, training_digest
+from harness.runs import Reflow, Run, RunConfig
 from harness.sampling import Generated
 
 
@@ -87,7 +88,7 @@ def test_what_a_flow_without_rounds_would_do_in_one_does_not_name_it(small: RunC
 
 
 MATTERS: dict[str, Any] = {
-    "rounds": 2,
+    "rounds": 3,
     "distil": True,
     "teacher": "longer",
     "warm_start": False,
@@ -96,6 +97,7 @@ MATTERS: dict[str, Any] = {
     "time_grid": "quadratic",
     "nfe": 6,
     "guidance": {"scale": 2},
+    "later_guidance": {"scale": 2},
     "average": "last",
     "batch_size": 25,
 }
@@ -103,7 +105,7 @@ MATTERS: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Reflow)])
 def test_every_setting_names_the_run(small: RunConfig, name: str) -> None:
-    base = override(small, {"reflow.rounds": 1, "objective.label_dropout": 0.1})
+    base = override(small, {"reflow.rounds": 2 if name == "later_guidance" else 1, "objective.label_dropout": 0.1})
     value = override(small, {"train.steps": 20, "objective.label_dropout": 0.1}) if name == "teacher" else MATTERS[name]
     changed = override(base, {f"reflow.{name}": value})
     assert training_digest(changed) != training_digest(base)

@@ -26,7 +26,7 @@ def trained(tiny: RunConfig) -> list[Run]:
 
 def test_words_become_axes() -> None:
     axes = sweep.axes_of(["solver=euler,heun", "evaluate.guidance.scale=1,2.5", 'time_grid=uniform,{"name":"shifted","shift":[1,2]}'])
-    assert axes == {
+    assert {path: [value.read() for value in values] for path, values in axes.items()} == {
         "solver": ["euler", "heun"],
         "guidance.scale": [1, 2.5],
         "time_grid": ["uniform", {"name": "shifted", "shift": [1, 2]}],

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any, Self
 
 from harness.ablation.study import Study
-from harness.checks import refuse_idle
+from harness.checks import refuse_guided_twice, refuse_idle
 from harness.config import ConfigError, digest, override, to_dict
 from harness.data.base import load
 from harness.errors import UserError
 from harness.evaluation.flow import FlowMetric
 from harness.evaluation.protocol import Protocol
 from harness.files import read_json, results_folder, write_json
+from harness.identity import training_digest
 from harness.registry import build, find, sources
-from harness.runs import Run, RunConfig, training_digest
+from harness.runs import Run, RunConfig
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Plan:
         for name, arm in study.arms.items():
             try:
                 arms[name] = measured(override(base, arm), study.metrics)
+                refuse_guided_twice({**changes, **arm}, arms[name])
             except ConfigError as error:
                 raise error.below(f"arm '{name}'") from None
         refuse_idle(changes, arms.values())
@@ -146,12 +148,11 @@ class Plan:
 
 
 def same_training(runs: Sequence[Run]) -> RunConfig:
-    """That of runs which differ in their seeds alone; `UserError` for others, and for those that this code names otherwise."""
+    """That of runs which differ in their seeds alone; `UserError` for others, and for those that lie elsewhere."""
     for run in runs:
         if training_digest(run.config) != training_digest(runs[0].config):
             raise UserError(f"{run.name} is another training than {runs[0].name}. Take runs that differ in their seeds alone.")
-        if Run.of(run.config).folder.resolve() != run.folder.resolve():
-            raise UserError(f"{run.folder} was trained by another version, or lies elsewhere than {Run.of(run.config).folder}.")
+        run.require_home()
     return runs[0].config
 
 

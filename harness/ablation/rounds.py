@@ -10,8 +10,11 @@ from harness.checks import check
 from harness.config import override
 from harness.errors import ConfigError, NoValue, UserError
 from harness.evaluation.flow import FlowMetric
+from harness.identity import training_digest
 from harness.pipeline import ensure
-from harness.runs import ONE_STEP_ONLY, Run, RunConfig, training_digest
+from harness.reflow import ONE_STEP_ONLY
+from harness.runs import Run, RunConfig
+from harness.sampling import Guidance
 
 MEASURED = ("straightness", "curvature", "transport_cost")
 """Beside the metrics of the run."""
@@ -20,7 +23,8 @@ MEASURED = ("straightness", "curvature", "transport_cost")
 def plan_of(runs: Sequence[Run], rounds: int, distil: bool, changes: Mapping[str, Any]) -> Plan:
     """Arms from the flow of `runs`, which differ in their seeds alone and are finished, on; it is the baseline.
 
-    `changes` of `evaluate` are for every arm, others for the rounds alone.
+    `changes` of `evaluate` are for every arm, others for the rounds alone. What has learned guided pairs is judged without
+    guidance unless `changes` give one.
     """
     for path in changes:
         if path in ("seed", "reflow.rounds", "reflow.distil", "reflow.teacher"):
@@ -33,8 +37,10 @@ def plan_of(runs: Sequence[Run], rounds: int, distil: bool, changes: Mapping[str
             raise UserError(f"{run.name}: is trained for {run.steps_done} of {run.config.train.steps} steps. Run `harness train` first.")
     student = _first_round(teacher, {path: value for path, value in changes.items() if path not in judging})
     arms = {_title(teacher): teacher}
+    asked = any(path.startswith("evaluate.guidance") for path in judging)
     for later in range(rounds):
         config = override(student, {"reflow.rounds": student.reflow.rounds + later})
+        config = override(config, {"evaluate.guidance": Guidance()} if config.learned_guidance and not asked else {})
         arms[_title(config)] = config
     if distil:
         judged = {f"evaluate.{name}": value for name, value in ONE_STEP_ONLY.items()}
@@ -74,7 +80,8 @@ def ensure_all(plan: Plan, say: Callable[[str], None], stop: Callable[[], bool])
 
 def _first_round(teacher: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
     """The round after `teacher`, which is named where its own configuration would not be the same without the round."""
-    named = override(teacher, {**changes, "reflow.teacher": teacher, "reflow.rounds": 1})
+    own = {"reflow.guidance": Guidance()} if teacher.parent else {}  # of the pairs that the teacher learned
+    named = override(teacher, {**own, **changes, "reflow.teacher": teacher, "reflow.rounds": 1})
     try:
         implied = override(teacher, {**changes, "reflow.rounds": teacher.reflow.rounds + 1})
     except ConfigError:  # of a teacher with these changes

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from harness.ablation.plan import Plan, nfe_of, same_training
 from harness.checks import check
-from harness.config import override
+from harness.config import Typed, override
 from harness.data.base import load
 from harness.errors import ConfigError, NoValue, UserError
 from harness.evaluation.judge import Judge
 from harness.pipeline import evaluate, restore
 from harness.runs import Run, RunConfig
 
-Axes = dict[str, list[Any]]
+Axes = dict[str, list[Typed]]
 """{path below evaluate: its values}"""
 
 
@@ -31,7 +30,7 @@ def axes_of(words: Sequence[str]) -> Axes:
             raise UserError(f"--sweep: '{word}' is not path=value,value. Write it like solver=euler,heun.")
         if path in ("nfe", "metrics"):
             raise UserError(f"--sweep: {path} is not an axis: every arm is judged at all of it. Use --set evaluate.{path}=[...].")
-        axes[path] = [_value(text) for text in _split(values)]
+        axes[path] = [Typed(text) for text in _split(values)]
     return axes
 
 
@@ -94,15 +93,9 @@ def _split(text: str) -> list[str]:
     return parts
 
 
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
-
-
-def _short(value: Any) -> str:
+def _short(typed: Typed) -> str:
     """A value as part of an arm's name."""
+    value = typed.read()
     if isinstance(value, dict):
         return " ".join(str(v) if k == "name" else f"{k} {v}" for k, v in value.items())
     return str(value)

@@ -71,11 +71,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--nfe", type=int, metavar="N", help="calls of the network for each (32; 1 if distilled); 0: an adaptive solver chooses"
     )
+    sub.add_argument("--seed", type=int, metavar="N", help="of the noise and the classes (the run's own)")
     sub.add_argument("--label", metavar="CLASS", help="a class's name or number, for all of them; needs a network that is told classes")
     sub.add_argument(
         "--out", type=Path, default=Path("samples.png"), metavar="FILE", help=".png for a picture, .npz for arrays (samples.png)"
     )
-    add_set(sub, "change how they are drawn, like evaluate.solver=heun")
+    add_set(sub, "change how they are drawn, like evaluate.solver=heun, or say where the data lie now, like dataset.path=elsewhere")
     sub = add(runs.evaluate, "evaluate", "Evaluate finished runs at every NFE; what is known is not computed again.")
     sub.add_argument("runs", metavar="RUN", nargs="+", help="a run's name or directory")
     sub.add_argument(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def train(options: argparse.Namespace) -> None:
     """Train one run; the same command continues it. Under torchrun, its processes train it together."""
     from harness.ablation.study import load_scale
-    from harness.checks import check, refuse_idle
+    from harness.checks import check, refuse_guided_twice, refuse_idle
     from harness.data.base import load
     from harness.evaluation.protocol import Protocol
     from harness.pipeline import train
@@ -33,6 +33,7 @@ def train(options: argparse.Namespace) -> None:
     changes = parse_assignments(options.changes)
     config = override(load_scale(options.scale), changes)
     refuse_idle(changes, [config])
+    refuse_guided_twice(changes, config)
     check(config)
     data = load(config.dataset)
     run = Run.of(config)
@@ -48,26 +49,29 @@ def train(options: argparse.Namespace) -> None:
 
 def sample(options: argparse.Namespace) -> None:
     """Samples of a finished run as a picture or arrays."""
+    import dataclasses
+
     from harness.data.base import load
     from harness.data.pictures import require_drawable
     from harness.pipeline import picture, restore, samples
+    from harness.runs import Run
 
     if options.number < 1:
         raise UserError(f"--number: {options.number} is less than 1. Draw one or more.")
     if options.out.suffix not in (".png", ".npz"):
         raise UserError(f"--out: {options.out} is neither .png nor .npz. Name the file by what you want.")
-    given = _judging(options.changes)
-    nfe = options.nfe if options.nfe is not None else 1 if _opened(options.run, {}).config.reflow.distil else 32
-    run = _opened(options.run, {**given, "evaluate.nfe": [nfe]})
+    nfe = options.nfe if options.nfe is not None else 1 if Run.find(options.run).config.reflow.distil else 32
+    run = _existing(options.run, [*options.changes, f"evaluate.nfe=[{nfe}]"])
+    if options.seed is not None:
+        run = dataclasses.replace(run, config=dataclasses.replace(run.config, seed=options.seed))
     data = load(run.config.dataset)
     label = None if options.label is None else _label(run, data, options.label)
     if options.out.suffix == ".png":
         require_drawable(data.kind, options.number)
-    if options.out.suffix == ".png":
         picture(run, restore(run), nfe, options.number, options.out, label)
     else:
         _write_samples(list(samples(run, restore(run), nfe, options.number, label)), data.class_names, options.out)
-    print(f"wrote {options.out}: {options.number} samples at NFE {nfe} by {run.config.evaluate.solver.name}")
+    print(f"wrote {options.out}: {options.number} samples at NFE {nfe} by {run.config.evaluate.solver.name}, seed {run.config.seed}")
 
 
 def _label(run: Run, data: Data, given: str) -> int:
@@ -164,12 +168,19 @@ def reflow(options: argparse.Namespace) -> None:
     from harness import lineage
     from harness.ablation import rounds
     from harness.files import locked, results_folder
+    from harness.identity import leaving_the_name
+    from harness.reflow import guided_twice
+    from harness.runs import Run
     from harness.signals import StopSignal
     from harness.tracking import Mirror
     from harness.watch import Trial, Watch
 
-    given = [_existing(name, []) for name in options.runs]
-    plan, console, stop = rounds.plan_of(given, options.rounds, options.distil, parse_assignments(options.changes)), Console(), StopSignal()
+    changes, console, stop = parse_assignments(options.changes), Console(), StopSignal()
+    given = [Run.open(name, leaving_the_name(Run.find(name).config, changes)) for name in options.runs]
+    plan = rounds.plan_of(given, options.rounds, options.distil, changes)
+    for arm, config in plan.arms.items():
+        if reason := guided_twice(config):
+            console.print(f"- advice for {arm}: {reason}", highlight=False)
     console.print(f"{plan.question}\n{', '.join(plan.arms)}; plan {plan.digest}", highlight=False)
     with locked(plan.folder / "lock", wait=False) as ours:
         if not ours:
@@ -234,27 +245,14 @@ def _report(plan: Plan, console: Any, stop: StopSignal) -> list[Path]:
 
 
 def _existing(name: str, assignments: list[str]) -> Run:
-    """The run of that name, judged as the assignments say."""
-    return _opened(name, _judging(assignments))
-
-
-def _judging(assignments: list[str]) -> dict[str, Any]:
-    """The changes that a finished run takes: of `evaluate` alone."""
-    given = parse_assignments(assignments)
-    for path in given:
-        if not path.startswith("evaluate."):
-            raise UserError(f"{path}: a finished run cannot be changed in that. Change evaluate.*, or train another run.")
-    return given
-
-
-def _opened(name: str, changes: dict[str, Any]) -> Run:
-    """The run of that name with a changed configuration."""
-    import dataclasses
-
+    """The run of that name, judged, and its data found, as the assignments say."""
+    from harness.reflow import guided_twice
     from harness.runs import Run
 
-    run = Run.open(name)
-    return dataclasses.replace(run, config=override(run.config, changes))
+    run = Run.open(name, parse_assignments(assignments))
+    if reason := guided_twice(run.config):
+        print(f"advice for {run.name}: {reason}")
+    return run
 
 
 def _following(run: Run, protocol: Any, experiment: str, evaluated: bool) -> Any:

@@ -165,10 +165,10 @@ class Population(Noise, name="population"):
     """Where x1 comes from; of the data's own shape and features, and encoded by its own statistics."""
 
     def fit(self, data: Tensor) -> dict[str, Tensor]:
-        return {"variance": load(self.dataset).some().double().var(0).mean().float()}
+        return {"variance": self._source().some().double().var(0).mean().float()}
 
     def sample(self, shape: Sequence[int], generator: torch.Generator, state: Mapping[str, Tensor]) -> Tensor:
-        source = load(self.dataset)
+        source = self._source()
         chosen = torch.randint(len(source.train), (shape[0],), generator=generator, device=generator.device)
         return source.encode(source.train[chosen.cpu()]).to(generator.device)
 
@@ -176,7 +176,7 @@ class Population(Noise, name="population"):
         return state["variance"]
 
     def check(self, data: Data) -> None:
-        source = load(self.dataset)
+        source = self._source()
         if source.shape != data.shape or source.names != data.names:
             said = (
                 f"its samples are {list(source.shape)}, the data's {list(data.shape)}"
@@ -186,4 +186,10 @@ class Population(Noise, name="population"):
             raise ConfigError("noise.dataset", f"{said}. Choose two sets of one kind, like two selections from one file.")
 
     def fingerprint(self) -> dict[str, str | int]:
-        return load(self.dataset).fingerprint
+        return self._source().fingerprint
+
+    def _source(self) -> Data:
+        try:
+            return load(self.dataset)
+        except ConfigError as error:
+            raise error.below("noise") from None

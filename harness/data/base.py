@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from harness.errors import UserError
+from harness.errors import ConfigError, UserError
 from harness.registry import Component
 from harness.rng import stream
 
@@ -138,10 +138,11 @@ def data_folder() -> Path:
 
 
 def existing(path: str, what: str) -> Path:
-    """`path`, from `data_folder` where it is relative; `UserError` when nothing is there."""
+    """`path`, from `data_folder` where it is relative; `ConfigError` when nothing is there."""
     found = data_folder() / path
     if not path or not found.exists():
-        raise UserError(f"dataset.path: {found} does not exist. Give {what}; relative paths begin in HARNESS_DATA, or else in data/.")
+        reason = f"{found} does not exist. Give {what}; relative paths begin in HARNESS_DATA, or else in data/."
+        raise ConfigError("dataset.path", reason)
     return found
 
 

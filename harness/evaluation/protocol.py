@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from harness.components.averages import Average, Ema, PostHoc
 from harness.components.solvers import Euler, Solver
@@ -127,14 +128,24 @@ class Protocol:
             version=EVALUATION_VERSION,
             metrics={metric.name: chosen for metric in config.metrics if (chosen := _unusual(metric))},
             network=_network(config),
-            guidance={} if config.guidance.scale == 1 else to_dict(config.guidance),
+            guidance=guidance_of(config.guidance),
             sources=sources(config),
         )
 
     @property
     def digest(self) -> str:
         """12 hex digits that identify it; what is empty does not count."""
-        return digest({name: value for name, value in vars(self).items() if value != {}})
+        return digest_of(vars(self))
+
+
+def guidance_of(guidance: Guidance) -> dict:
+    """Guidance as a protocol holds it."""
+    return {} if guidance.scale == 1 else to_dict(guidance)
+
+
+def digest_of(protocol: Mapping[str, Any]) -> str:
+    """The digest of a protocol's fields, as an evaluation's file holds them."""
+    return digest({name: value for name, value in protocol.items() if value != {}})
 
 
 def _reference(config: EvaluateConfig, data: Data) -> dict:

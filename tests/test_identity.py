@@ -1,0 +1,274 @@
+"""A folder is the run that it is called, or one line says why it is not: what is edited, moved, copied in or of another version."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness import registry
+from harness.ablation.plan import same_training
+from harness.ablation.study import load_scale
+from harness.cli import main
+from harness.config import override, to_dict
+from harness.data.base import load
+from harness.errors import UserError
+from harness.evaluation.protocol import Protocol
+from harness.files import read_json, runs_folder, write_json
+from harness.identity import NUMERICS_VERSION, facts_of, training_digest
+from harness.pipeline import make_pairs, restore, train
+from harness.registry import load_plugin
+from harness.runs import Run, RunConfig
+
+Edit = dict[str, Any]
+
+
+@pytest.fixture
+def points() -> RunConfig:
+    """Eight Gaussians, a small network, a few steps."""
+    changes = {"train.steps": 3, "train.sample_every": 3, "train.warmup_steps": 1, "train.device": "auto", "backbone.width": 8}
+    judged = {"evaluate.nfe": [2], "evaluate.num_samples": 40, "evaluate.metrics": ["sliced_wasserstein"]}
+    return override(load_scale("points"), {**changes, **judged, "reflow.number": 20, "reflow.nfe": 2, "reflow.batch_size": 20})
+
+
+def kept(config: RunConfig, **facts: Any) -> Path:
+    """A folder as training leaves it, of a machine or code with other facts."""
+    then = {**facts_of(config), **facts}
+    folder = runs_folder() / f"{training_digest(config, then)}-s{config.seed}"
+    write_json(folder / "config.json", to_dict(config))
+    write_json(folder / "environment.json", {"name": folder.name, "commits": ["0123456789ab-dirty"], **then})
+    return folder
+
+
+def edit(path: Path, changes: Edit) -> None:
+    """Change a JSON file by paths of keys."""
+    whole = read_json(path)
+    for key, value in changes.items():
+        *above, last = key.split(".")
+        inside = whole
+        for name in above:
+            inside = inside[name]
+        inside[last] = value
+    write_json(path, whole)
+
+
+def refusal(name: str | Path, changes: Edit | None = None) -> str:
+    with pytest.raises(UserError) as caught:
+        Run.open(str(name), changes)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+EDITS: list[Edit] = [
+    {"prediction": {"name": "data"}}, {"weighting": {"name": "min_snr", "gamma": 2.0}}, {"train.learning_rate": 0.5}, {"train.steps": 4},
+    {"train.threads": 2}, {"seed": 1}, {"noise": {"name": "laplace"}}, {"interpolant": {"name": "vp"}}, {"dataset.number": 9000},
+    {"backbone.width": 16}, {"coupling": {"name": "exact_ot"}}, {"objective.label_dropout": 0.1}, {"train.optimizer.beta2": 0.9},
+]  # fmt: skip
+
+
+def test_an_edited_configuration_is_refused_until_it_is_restored(points: RunConfig) -> None:
+    folder = kept(points)
+    whole = (folder / "config.json").read_bytes()
+    for changes in EDITS:
+        edit(folder / "config.json", changes)
+        assert f"{folder}: config.json gives the name " in refusal(folder.name), changes
+        (folder / "config.json").write_bytes(whole)
+        assert Run.open(folder.name) == Run(points, folder)
+
+
+def test_what_no_name_depends_on_may_be_edited(points: RunConfig) -> None:
+    folder = kept(points)
+    free: list[Edit] = [
+        {"evaluate.nfe": [4]},
+        {"train.log_every": 7},
+        {"evaluate.batch_size": 3},
+        {"reflow.number": 9},
+        {"train.device": "cpu"},
+    ]
+    for changes in free:
+        edit(folder / "config.json", changes)
+        assert Run.open(folder.name).folder == folder
+
+
+def test_an_edited_configuration_gives_no_value_and_its_own_command_restores_it(
+    points: RunConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run.of(points)
+    train(run, lambda _: None, lambda: False)
+    edit(run.folder / "config.json", {"prediction": {"name": "data"}})
+    assert main(["evaluate", run.name]) == 2
+    assert "config.json gives the name" in capsys.readouterr().err
+    assert not (run.folder / "evaluations").exists()
+    (run.folder / "config.json").unlink()
+    train(run, lambda _: None, lambda: False)
+    assert Run.open(run.name) == run
+
+
+def test_a_folder_may_be_copied_moved_and_linked_and_not_renamed(points: RunConfig, tmp_path: Path) -> None:
+    folder = kept(points)
+    there = tmp_path / "elsewhere" / folder.name
+    shutil.copytree(folder, there)
+    assert Run.open(str(there)).folder == there
+    (tmp_path / "best").symlink_to(there)
+    assert Run.open(str(tmp_path / "best")).name == folder.name
+    for name in ("mine", "0123456789ab-s0", folder.name.replace("-s0", "-s1")):
+        there = there.rename(there.with_name(name))
+        assert refusal(there) == f"{there}: was renamed: it is the run {folder.name}. Give the folder that name again."
+    with pytest.raises(UserError, match=rf"lies elsewhere than {folder}, where rounds and sweeps look for it\. Move it there"):
+        same_training([Run(points, there)])
+
+
+def test_a_run_of_other_numerics_names_the_commit(points: RunConfig) -> None:
+    for version in (1, NUMERICS_VERSION + 1):
+        folder = kept(points, numerics_version=version, data={"train": 1, "held_out": 1, "sha256": "abc"})
+        reason = f"was trained by version {version} of the numerics, this is {NUMERICS_VERSION}"
+        assert refusal(folder) == f"{folder}: {reason}. Train it again, or check out commit 0123456789ab."
+        environment = read_json(folder / "environment.json")
+        if version == 1:  # which did not say so
+            write_json(folder / "environment.json", {name: environment[name] for name in ("commits", "data")})
+            assert reason in refusal(folder)
+
+
+def test_a_run_of_another_device_is_used_where_the_device_is_chosen(points: RunConfig) -> None:
+    there = {"device": "cuda", "precision": "bf16", "compile": "off", "channels_last": "on"}
+    folder = kept(points, resolved=there)
+    assert ": was trained on cuda, and train.device means cpu here. Add --set train.device=cpu to use it here" in refusal(folder)
+    run = Run.open(folder.name, {"train.device": "cpu"})
+    assert run.config.train.resolved_device() == "cpu"
+    edit(folder / "config.json", {"train.learning_rate": 0.5})
+    assert "config.json gives the name" in refusal(folder, {"train.device": "cpu"})
+
+
+def test_a_plugin_that_was_edited_or_is_not_given_is_named(points: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    members = dict(registry._MEMBERS["weighting"])
+    monkeypatch.setitem(registry._MEMBERS, "weighting", members)
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from dataclasses import dataclass\nfrom harness.components.weightings import Uniform\n"
+        "@dataclass(frozen=True, kw_only=True)\nclass Mine(Uniform, name='mine'):\n    '''Mine.'''\n"
+    )
+    load_plugin(path)
+    folder = kept(override(points, {"weighting": "mine"}))
+    path.write_text(path.read_text() + "# edited\n")
+    assert "its components' files were edited since (weighting.mine " in refusal(folder)
+    del members["mine"]
+    said = refusal(folder)
+    assert said.startswith(f"{folder / 'config.json'}: weighting: 'mine' is no weighting.")
+    assert said.endswith("It was trained with a --plugin that holds weighting.mine.")
+
+
+@pytest.fixture
+def pictures(points: RunConfig, tmp_path: Path) -> Callable[[str, int], RunConfig]:
+    """A configuration on pictures of its own, drawn with a seed, in a file of that name."""
+
+    def made(name: str, seed: int) -> RunConfig:
+        images = np.random.default_rng(seed).integers(0, 256, (40, 8, 8, 1), dtype=np.uint8)
+        np.savez(tmp_path / name, images=images)
+        load.cache_clear()
+        dataset = {"name": "npz", "path": str(tmp_path / name)}
+        return override(load_scale("digits"), {"dataset": dataset, "train.batch_size": 8, "train.steps": 1, "evaluate.nfe": [2]})
+
+    return made
+
+
+def test_data_that_moved_are_found_by_their_path_and_others_are_refused(
+    pictures: Callable[[str, int], RunConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run.of(pictures("a.npz", 0))
+    train(run, lambda _: None, lambda: False)
+    (tmp_path / "a.npz").rename(tmp_path / "moved.npz")
+    pictures("others.npz", 1)
+    command, out = ["sample", run.name, "--nfe", "2", "--number", "2", "--out", str(tmp_path / "s.npz")], capsys
+    assert main(command) == 2
+    assert f"dataset.path: {tmp_path / 'a.npz'} does not exist. Give" in out.readouterr().err
+    assert main([*command, "--set", f"dataset.path={tmp_path / 'moved.npz'}"]) == 0
+    assert main([*command, "--set", f"dataset.path={tmp_path / 'others.npz'}"]) == 2
+    assert f"{run.folder}: the data are not those that it was trained on (sha256 " in out.readouterr().err
+    for name in ("evaluate", "reflow", "lineage"):
+        assert main([name, run.name, "--set", f"dataset.path={tmp_path / 'absent.npz'}"]) == 2
+        assert f"dataset.path: {tmp_path / 'absent.npz'} does not exist." in out.readouterr().err
+    assert main(["lineage", run.name, "--set", f"dataset.path={tmp_path / 'moved.npz'}"]) == 0
+
+
+def test_other_places_move_too(pictures: Callable[[str, int], RunConfig], tmp_path: Path) -> None:
+    """The population that noise comes from, and what the named teacher of a student reads."""
+    base = pictures("a.npz", 0)
+    population = override(base, {"noise": {"name": "population", "dataset": to_dict(pictures("b.npz", 1).dataset)}})
+    student = override(base, {"reflow.teacher": override(base, {"train.learning_rate": 0.1}), "reflow.rounds": 1})
+    folders = [kept(config) for config in (population, student)]
+    for name in ("a.npz", "b.npz"):
+        (tmp_path / name).rename(tmp_path / f"moved-{name}")
+    load.cache_clear()
+    moved = {"dataset.path": str(tmp_path / "moved-a.npz")}
+    said = refusal(folders[0], moved)
+    assert said.startswith(f"noise.dataset.path: {tmp_path / 'b.npz'} does not exist.")
+    assert said.endswith(" Or say where it lies now: --set noise.dataset.path=...")
+    assert Run.open(str(folders[0]), {**moved, "noise.dataset.path": str(tmp_path / "moved-b.npz")}).name == folders[0].name
+    assert "the files that its noise or coupling reads are not those" in refusal(
+        folders[0], {**moved, "noise.dataset.path": str(tmp_path / "moved-a.npz")}
+    )
+    opened = Run.open(str(folders[1]), {**moved, "dataset.flip": False})
+    assert opened.parent is not None
+    assert opened.parent.config.dataset == opened.config.dataset
+    edit(folders[1] / "config.json", {"reflow.teacher.train.learning_rate": 0.2})
+    assert "it learned from the training " in refusal(folders[1], moved)
+
+
+def test_a_finished_run_takes_changes_of_how_and_where_alone(points: RunConfig) -> None:
+    folder = kept(points)
+    taken: list[Edit] = [{"train.log_every": 3}, {"train.recompute": True}, {"evaluate.nfe": [8]}, {"train.steps": points.train.steps}]
+    for changes in taken:
+        assert Run.open(folder.name, changes).folder == folder
+    refused: list[Edit] = [{"train.steps": 5}, {"seed": 2}, {"dataset.number": 50}, {"train.log_every": 3, "weighting": "min_snr"}]
+    for changes in refused:
+        path = list(changes)[-1]
+        assert refusal(folder.name, changes) == (
+            f"{path}: a finished run cannot be changed in that. Change evaluate.*, or train another run."
+        )
+    assert "Did you mean 'steps'?" in refusal(folder.name, {"train.step": 5})
+
+
+def test_an_evaluation_of_another_run_or_protocol_is_refused(points: RunConfig) -> None:
+    runs = [Run.of(override(points, {"seed": seed})) for seed in (0, 1)]
+    protocols = [Protocol.of(run.config.evaluate, load(run.config.dataset)) for run in runs]
+    other = dataclasses.replace(protocols[0], num_samples=41)
+    path = runs[0].folder / "evaluations" / f"{other.digest}.json"
+    for wrong in (runs[1].evaluation(other), runs[0].evaluation(protocols[0])):
+        write_json(path, wrong)
+        with pytest.raises(UserError, match=rf"^{path}: is of another run or protocol\. Remove it, and the same command makes it again\.$"):
+            runs[0].evaluation(other)
+    write_json(path, runs[0].evaluation(protocols[0]) | {"protocol": vars(other)})
+    assert runs[0].evaluation(other)["values"] == {}
+
+
+def test_weights_of_another_run_are_refused(points: RunConfig) -> None:
+    """Of another seed, whose network has the same shape: to sample from, and to go on from."""
+    runs = [Run.of(override(points, {"seed": seed})) for seed in (0, 1)]
+    for run in runs:
+        train(run, lambda _: None, lambda: False)
+    shutil.rmtree(runs[0].folder / "checkpoints")
+    shutil.copytree(runs[1].folder / "checkpoints", runs[0].folder / "checkpoints")
+    said = rf"safetensors: was written by the run {runs[1].name}\. Remove it from {runs[0].name}, whose own weights are others\.$"
+    with pytest.raises(UserError, match=said):
+        restore(runs[0])
+    with pytest.raises(UserError, match=said):
+        train(runs[0], lambda _: None, lambda: False)
+    there = runs[1].folder.rename(runs[1].folder.parents[1] / runs[1].name)
+    restore(Run.open(str(there)))
+
+
+def test_pairs_that_others_made_or_made_otherwise_are_refused(points: RunConfig) -> None:
+    run = Run.of(override(points, {"reflow.rounds": 1}))
+    make_pairs(run, lambda _: None, lambda: False)
+    whole = run.pairs.about
+    wrong: list[Edit] = [{"teacher": "0123456789ab-s0"}, {"made.nfe": 4}, {"made.guidance.scale": 2.0}, {"number": 30}, {"files": {}}]
+    for changes in wrong:
+        edit(run.pairs.folder / "pairs.json", changes)
+        name = next(iter(changes)).partition(".")[0]
+        with pytest.raises(UserError, match=rf"pairs\.json: its '{name}' is not that of these pairs: .* Remove {run.pairs.folder}, "):
+            make_pairs(run, lambda _: None, lambda: False)
+        write_json(run.pairs.folder / "pairs.json", whole)
+    make_pairs(run, lambda _: None, lambda: False)
