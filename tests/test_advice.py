@@ -8,7 +8,8 @@ import torch
 from harness.config import override
 from harness.data.base import Data, load
 from harness.data.images import Digits
-from harness.evaluation.fidelity import FID, Precision, Recall
+from harness.evaluation.distances import TwoSample
+from harness.evaluation.fidelity import FID, KID, ExtrapolatedFID, Precision, Recall
 from harness.training.advice import diagnoses, doubts, remedy, warnings
 from harness.training.trainer import TrainConfig
 
@@ -105,11 +106,28 @@ def test_what_was_measured_is_diagnosed(given: list[dict[str, float]], said: str
         ({"fid": {"32": 4.9}}, None),
         ({"precision": {"8": 0.5, "32": 0.9}, "recall": {"8": 0.5, "32": 0.4}}, "recall 0.40 is far below precision 0.90 at NFE 32"),
         ({"precision": {"32": 0.6}, "recall": {"32": 0.5}}, None),
+        ({"kid": {"8": -0.001, "32": -0.002}}, None),
+        ({"kid": {"8": 0.004, "32": 0.002}}, "kid still falls with the steps (0.004 at NFE 8, 0.002 at 32)"),
+        ({"recall": {"8": 0.9, "32": 0.4}}, None),
     ],
-    ids=["falling", "flat", "one", "collapsed", "balanced"],
+    ids=["falling", "flat", "one", "collapsed", "balanced", "by chance", "above 0", "higher is better"],
 )
 def test_what_was_judged_is_diagnosed(values: dict[str, dict[str, float]], said: str | None) -> None:
-    metrics = [metric for metric in (FID(), Precision(), Recall()) if metric.name in values]
+    metrics = [metric for metric in (FID(), KID(), Precision(), Recall()) if metric.name in values]
     found = doubts(values, metrics)
     assert len(found) == (said is not None)
     assert not said or found[0].startswith(said)
+
+
+def test_a_fall_that_the_interval_holds_is_none() -> None:
+    """Of c2st's distance from one half and of the extrapolated FID, whose intervals are as JSON gives them."""
+    for metric in (TwoSample(), ExtrapolatedFID()):
+        for before, after, interval, falls in (
+            (0.20, 0.05, [0.15, 0.25], True),
+            (0.20, 0.16, [0.15, 0.25], False),
+            (0.03, 0.01, [0.0, 0.06], False),
+            (0.03, -0.01, [-0.02, 0.06], False),
+            (0.03, -0.05, [-0.02, 0.06], True),
+        ):
+            values, intervals = {metric.name: {"8": before, "32": after}}, {metric.name: {"8": interval, "32": interval}}
+            assert bool(doubts(values, [metric], intervals)) == falls, (metric.name, before, after)

@@ -444,6 +444,7 @@ def base(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
     digits = load(Digits())
     monkeypatch.setattr(runs, "load", lambda dataset: digits)
     monkeypatch.setattr(protocol_module, "weights_hash", lambda extractor: extractor)
+    monkeypatch.setattr(protocol_module, "published", lambda path, dimensions: (path, {}))
     return override(tiny, {"evaluate.nfe": [4]})
 
 

@@ -11,7 +11,8 @@ import torch
 from scipy import stats
 from scipy.spatial.distance import cdist
 
-from harness.evaluation.metric import Metric, Summary
+from harness.evaluation.distances import TwoSample
+from harness.evaluation.metric import Estimate, Metric, Summary
 from harness.registry import build
 
 DISTANCES = ["sliced_wasserstein", "mmd", "energy"]
@@ -75,14 +76,15 @@ def test_energy_of_vectors_is_the_mean_over_all_pairs() -> None:
     assert value("energy", samples, reference) == pytest.approx(math.sqrt(squared), rel=1e-5)
 
 
-def test_mmd_is_a_double_loop_with_the_median_width() -> None:
+def test_mmd_is_a_double_loop_with_five_widths_about_the_median() -> None:
     """The median is over the 15 pairs of six reference samples, each in units of their standard deviation."""
     samples, reference = 1 + normal(4, 3, 0), normal(6, 3, 1) * [1, 10, 0.1]
     x, y = (in_units_of(reference, part) for part in (samples, reference))
-    width = np.median([np.linalg.norm(y[i] - y[j]) for i in range(6) for j in range(i)])
+    median = np.median([np.linalg.norm(y[i] - y[j]) for i in range(6) for j in range(i)])
+    widths = [median / 8, median / 4, median / 2, median, 2 * median]
 
     def mean_kernel(a: np.ndarray, b: np.ndarray) -> float:
-        return sum(math.exp(-sum((p - q) ** 2) / (2 * width**2)) for p in a for q in b) / (len(a) * len(b))
+        return np.mean([math.exp(-sum((p - q) ** 2) / (2 * width**2)) for p in a for q in b for width in widths])
 
     squared = mean_kernel(x, x) + mean_kernel(y, y) - 2 * mean_kernel(x, y)
     assert value("mmd", samples, reference) == pytest.approx(math.sqrt(squared), rel=1e-5)
@@ -135,26 +137,26 @@ def test_more_work_is_another_value(name: str, field: str) -> None:
 
 
 def test_a_forest_cannot_tell_two_draws_of_one_distribution() -> None:
-    assert value("c2st", normal(800, 3, 0), normal(800, 3, 1), trees=40) == pytest.approx(0.5, abs=0.04)
+    assert value("c2st", normal(800, 3, 0), normal(800, 3, 1), trees=40) < 0.04
 
 
 def test_as_many_real_ones_as_samples_are_told_apart() -> None:
     """Always naming the larger set would be right five times in six."""
-    assert value("c2st", normal(300, 3, 0), normal(1500, 3, 1)) == pytest.approx(0.5, abs=0.07)
-    assert value("c2st", normal(1500, 3, 0), normal(300, 3, 1)) == pytest.approx(0.5, abs=0.07)
+    assert value("c2st", normal(300, 3, 0), normal(1500, 3, 1)) < 0.07
+    assert value("c2st", normal(1500, 3, 0), normal(300, 3, 1)) < 0.07
 
 
 def test_those_told_apart_come_from_all_of_the_larger_set() -> None:
     """The first tenth of it lies far away, and nine in ten cannot be told apart."""
     reference = normal(2000, 2, 0)
     reference[:200] += 40
-    assert value("c2st", normal(200, 2, 1), reference) < 0.65
+    assert value("c2st", normal(200, 2, 1), reference) < 0.15
 
 
 @pytest.mark.parametrize("shift", [1.0, 2.0, 3.0, 12.0])
 def test_a_forest_tells_shifted_normals_nearly_as_often_as_bayes(shift: float) -> None:
     """The best rule is right Phi(shift / 2) of the time; a forest, not knowing it, a few points less often."""
-    found = value("c2st", normal(1000, 2, 0) + np.array([shift, 0]), normal(1000, 2, 1), trees=40)
+    found = 0.5 + value("c2st", normal(1000, 2, 0) + np.array([shift, 0]), normal(1000, 2, 1), trees=40)
     assert stats.norm.cdf(shift / 2) - 0.07 < found < stats.norm.cdf(shift / 2) + 0.02
 
 
@@ -214,3 +216,112 @@ def test_mmd_from_a_reference_that_mostly_repeats_one_sample_is_not_zero() -> No
     reference = normal(20, 2, 1)
     reference[5:] = 0
     assert value("mmd", normal(20, 2, 0) + 9, reference) > 0.5
+
+
+def c2st(samples: np.ndarray, reference: np.ndarray) -> Estimate:
+    return build("metric", {"name": "c2st", "trees": 12}).estimate(summary(samples), summary(reference))
+
+
+def test_copies_that_mislead_the_forest_are_no_better_than_real_samples() -> None:
+    """It learns the original as real and calls the copy real, or the other way round: right far less often than half of the time."""
+    reference, unseen = normal(200, 4, 0), normal(200, 4, 1)
+    real = c2st(unseen, reference)
+    for name, copies in {
+        "all": reference,
+        "all in another order": reference[::-1].copy(),
+        "drawn with replacement": reference[np.random.default_rng(0).integers(200, size=200)],
+        "with a little noise": reference + 1e-3 * normal(200, 4, 2),
+        "half of them": np.concatenate([reference[:100], unseen[:100]]),
+    }.items():
+        metric = TwoSample(trees=12)
+        assert metric.accuracy(summary(copies), summary(reference)) < 0.45, name
+        found = c2st(copies, reference)
+        assert found.value > real.value, name
+        assert found.interval, name
+        assert found.interval[0] > 0, name
+
+
+def test_the_distance_from_one_half_is_of_scikit_learns_accuracy() -> None:
+    """And its interval is that of a share of 2 n trials."""
+    samples, reference = normal(120, 3, 0) + 0.5, normal(120, 3, 1)
+    accuracy = TwoSample(trees=12).accuracy(summary(samples), summary(reference))
+    value, interval = c2st(samples, reference)
+    assert value == abs(accuracy - 0.5)
+    half = stats.norm.ppf(0.975) * math.sqrt(accuracy * (1 - accuracy) / 240)
+    assert interval == pytest.approx((max(0, value - half), value + half), rel=1e-4)
+
+
+def test_the_interval_of_sets_that_are_alike_holds_no_distance() -> None:
+    """Most of the time: folds that share samples vary a little more than independent trials."""
+    found = [c2st(normal(60, 3, seed), normal(60, 3, seed + 100)).interval or (1, 1) for seed in range(8)]
+    assert sum(low == 0 for low, _ in found) >= 6
+
+
+def test_guessing_stays_below_its_limit_nineteen_times_in_twenty() -> None:
+    """By the binomial distribution of 2 n guesses."""
+    for number in (20, 100, 193):
+        limit = TwoSample.guessing(number)
+        inside = stats.binom.cdf(2 * number * (0.5 + limit), 2 * number, 0.5) - stats.binom.cdf(2 * number * (0.5 - limit), 2 * number, 0.5)
+        assert inside == pytest.approx(0.95, abs=0.02)
+    assert TwoSample.guessing(TwoSample.needed(0.05)) <= 0.05 < TwoSample.guessing(TwoSample.needed(0.05) - 1)
+
+
+def points_of(corners: np.ndarray, number: int, spread: float, seed: int) -> np.ndarray:
+    return corners[np.random.default_rng(seed + 99).integers(len(corners), size=number)] + spread * normal(number, 2, seed)
+
+
+def test_samples_without_modes_are_no_better_than_real_ones_by_any_distance() -> None:
+    """Sets whose means and covariances are right: a ring through eight modes, a normal, and a square over a grid of modes."""
+    angles = 2 * np.pi * np.arange(8) / 8
+    ring = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    grid = np.stack(np.meshgrid(*[np.arange(4.0)] * 2), axis=-1).reshape(-1, 2)
+    for seed in range(2):
+        turned = np.random.default_rng(seed).uniform(0, 2 * np.pi, 400)
+        radius = np.linalg.norm(points_of(ring, 400, 0.07, seed), axis=1, keepdims=True)
+        cases = {
+            "ring": (ring, 0.07, radius * np.stack([np.cos(turned), np.sin(turned)], axis=1)),
+            "normal": (ring, 0.07, normal(400, 2, seed) * math.sqrt(0.5 + 0.07**2)),
+            "square": (grid, 0.1, np.random.default_rng(seed).uniform(-0.5, 3.5, (400, 2))),
+        }
+        for name, (corners, spread, broken) in cases.items():
+            reference, unseen = points_of(corners, 900, spread, 1), points_of(corners, 400, spread, seed + 2)
+            assert value("mmd", broken, reference) > 1.3 * value("mmd", unseen, reference), (name, seed)
+
+
+def authenticity(samples: np.ndarray, reference: np.ndarray) -> float:
+    return value("authenticity", samples, reference)
+
+
+def test_no_copy_is_authentic_however_often_what_it_copies_is_there() -> None:
+    """In few dimensions and in many, where scikit-learn finds neighbours in other ways."""
+    for dimensions in (1, 2, 20, 200):
+        single = 5 + normal(40, dimensions, 0)
+        for times in (1, 2, 7):
+            for name, reference in {
+                "each": np.repeat(single, times, axis=0),
+                "one": np.concatenate([single, np.repeat(single[:1], times - 1, axis=0)]),
+                "shuffled": np.random.default_rng(0).permutation(np.repeat(single, times, axis=0)),
+            }.items():
+                assert authenticity(single, reference) == 0, (dimensions, times, name)
+                assert authenticity(np.repeat(single[:1], 9, axis=0), reference) == 0, (dimensions, times, name)
+                near = single + 1e-3 * normal(40, dimensions, 1)
+                assert authenticity(near, reference) <= 0.1, (dimensions, times, name)
+        assert authenticity(single + 100, np.repeat(single, 2, axis=0)) == 1, dimensions
+
+
+def test_authenticity_is_counted_by_hand() -> None:
+    """Of 0, 0, 1, 3: a sample at 0 or 0.9 copies; at 4.9 it is 1.9 from 3, whose fellow is 2 away; at 5.1 it is further."""
+    reference = np.array([0.0, 0.0, 1.0, 3.0])[:, None]
+    for at, authentic in ((0.0, 0), (0.9, 0), (-0.9, 0), (-1.1, 1), (4.9, 0), (5.1, 1)):
+        assert authenticity(np.array([[at]]), reference) == authentic, at
+    assert authenticity(np.array([[at] for at in (0.0, -1.1, 4.9, 5.1)]), reference) == 0.5
+
+
+def test_nothing_is_authentic_beside_a_reference_of_one_sample() -> None:
+    assert authenticity(normal(5, 2, 0), np.ones((8, 2))) == 0
+
+
+def test_the_rounding_of_an_extractor_makes_no_copy_authentic() -> None:
+    single = normal(40, 64, 0)
+    reference = np.repeat(single, 3, axis=0)
+    assert authenticity(single + 3e-6 * normal(40, 64, 1), reference) == 0

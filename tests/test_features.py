@@ -101,6 +101,8 @@ def test_the_ball_of_a_sample_reaches_to_its_neighbour_of_the_number() -> None:
     assert value("precision", beyond, LINE) == value("precision", beyond, LINE, neighbours=3)
 
 
+JUDGES = [name for name in names("metric") if find("metric", name).reads != "flow"]  # type: ignore[attr-defined]
+
 CELLS = np.array([[0.0, 2.0, 1.0, 0.0, 3.0] * 8, [1.0, 0.0, 5.0, 2.0, 2.0] * 8]).T
 
 
@@ -115,7 +117,7 @@ def good_and_bad(metric: type[Metric]) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return normal(100, 3, seed=0), normal(100, 3, seed=1), 4 + 0.1 * normal(100, 3, seed=2)
 
 
-@pytest.mark.parametrize("name", [name for name in names("metric") if find("metric", name).reads != "flow"])  # type: ignore[attr-defined]
+@pytest.mark.parametrize("name", JUDGES)
 def test_every_metric_says_in_which_direction_it_is_better(name: str) -> None:
     metric = find("metric", name)
     assert issubclass(metric, Metric)
@@ -132,6 +134,72 @@ def test_every_metric_says_in_which_direction_it_is_better(name: str) -> None:
         values = value(name, sets[0], whole), value(name, sets[1], whole)
     assert (values[0] < values[1]) == metric.lower_is_better
     assert values[0] != values[1]
+
+
+SHORTER: dict[str, dict[str, Any]] = {"c2st": {"trees": 10}, "kid": {"subsets": 20, "subset_size": 60}}
+"""What keeps a test short."""
+
+
+def clusters(metric: type[Metric], number: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Samples of three classes, in any order, and their classes."""
+    classes = torch.arange(number) % 3
+    shape = (6, 2) if "sequence" in metric.kinds else (5,)
+    x = torch.from_numpy(normal(number, *shape, seed=seed)) + 3 * classes.view(-1, *[1] * len(shape))
+    return (x.clamp_min(0) if "cells" in metric.kinds else x), classes
+
+
+def test_no_metric_depends_on_the_order_of_the_rows() -> None:
+    """By class, by size and reversed, of samples and reference: within what permutations make of metrics that draw."""
+    for name in JUDGES:
+        metric: Metric = build("metric", {"name": name, **SHORTER.get(name, {})})
+        (x, of), (y, known) = clusters(type(metric), 180, 0), clusters(type(metric), 240, 1)
+
+        def value_of(rows: Tensor, real: Tensor, metric=metric, x=x, of=of, y=y, known=known) -> float:  # type: ignore[no-untyped-def]
+            return metric.compare(metric.summarise(x[rows], of[rows]), metric.of_reference.summarise(y[real], known[real]))
+
+        number = 60 if name == "fid_infinity" else 6  # whose halves hold unlike shares of the classes now and then
+        draws = [torch.Generator().manual_seed(seed) for seed in range(number)]
+        usual = [value_of(torch.randperm(180, generator=draw), torch.randperm(240, generator=draw)) for draw in draws]
+        slack = 1.5 * (max(usual) - min(usual)) + 1e-6 * abs(np.mean(usual)) + 1e-9
+        size, real_size = (part.flatten(1).sum(1) for part in (x, y))
+        for order, rows, real in (
+            ("by class", of.argsort(stable=True), known.argsort(stable=True)),
+            ("by class, falling", of.argsort(descending=True, stable=True), torch.arange(240)),
+            ("by size", size.argsort(), real_size.argsort(descending=True)),
+            ("reference by class", torch.arange(180), known.argsort(stable=True)),
+        ):
+            assert value_of(rows, real) == pytest.approx(np.mean(usual), abs=slack), (name, order)
+
+
+def broken(x: np.ndarray, real: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """What is wrong with samples in ways that a single metric may well not see."""
+    mean, spread = x.mean(0), x.std(0)
+    noise = np.random.default_rng(seed).normal(size=x.shape) * spread + mean
+    half = x[np.argsort(x.reshape(len(x), -1).sum(1))[: len(x) // 2]]
+    return {
+        "one": np.repeat(x[:1], len(x), axis=0),
+        "narrow": mean + 0.3 * (x - mean),
+        "wide": mean + 3 * (x - mean),
+        "elsewhere": x + 2 * spread,
+        "noise": noise,
+        "half of the modes": np.concatenate([half, half]),
+    }
+
+
+def test_real_samples_lose_to_no_broken_ones_where_less_is_better() -> None:
+    """Or by no more than drawing other real ones changes; where more is better, more may be too much, and the names say of what."""
+    scores = {name for name in JUDGES if not find("metric", name).lower_is_better}  # type: ignore[attr-defined]
+    assert scores == {"precision", "recall", "isc", "label_accuracy", "authenticity"}
+    for name in sorted(set(JUDGES) - scores):
+        kind, fields = find("metric", name), SHORTER.get(name, {})
+        assert issubclass(kind, Metric)
+        real = clusters(kind, 600, 0)[0].numpy()
+        drawn = [clusters(kind, 120, seed)[0].numpy() for seed in (1, 2, 3)]
+        unseen = [value(name, x, real, **fields) for x in drawn]
+        for fault, samples in broken(drawn[0], real, 4).items():
+            assert value(name, samples, real, **fields) > np.mean(unseen) - 3 * np.std(unseen, ddof=1), (name, fault)
+    copies = normal(100, 3, seed=0)
+    assert value("c2st", copies, copies, trees=10) > value("c2st", normal(100, 3, seed=1), copies, trees=10)
 
 
 DIGITS = EvaluateConfig(
@@ -267,7 +335,7 @@ def test_data_without_classes_are_judged_without(points: Data) -> None:
     nameless = dataclasses.replace(points, classes=None, held_out_classes=None)
     judge = Judge(dataclasses.replace(POINTS, metrics=("energy",)), nameless, "cpu")
     assert "classes" not in judge.reference["whole"]
-    for batch in (*judge.resampled(), *judge.gaussian()):
+    for batch in (*judge.resampled(), *judge.gaussian(), *(judge.held_out() or ())):
         assert batch.classes is None
 
 
@@ -285,10 +353,23 @@ def test_real_samples_are_as_many_as_asked_for_and_never_trained_on(points: Data
     assert sum(len(batch.samples) for batch in every) == len(points.held_out) == 400
 
 
-def test_there_are_no_real_samples_where_fewer_are_held_out_or_a_class_must_be_read(points: Data) -> None:
+def test_there_are_no_real_samples_where_fewer_are_held_out(points: Data) -> None:
     more = dataclasses.replace(POINTS, num_samples=401, metrics=("energy",))
     assert Judge(more, points, "cpu").held_out() is None
-    assert Judge(POINTS, points, "cpu").held_out() is None
+
+
+def test_real_samples_bring_their_own_classes(points: Data, digits: Data) -> None:
+    for config, data in ((POINTS, points), (dataclasses.replace(DIGITS, metrics=("fid", "label_accuracy")), digits)):
+        judge = Judge(config, data, "cpu")
+        found = judge.held_out()
+        assert found is not None
+        assert data.held_out_classes is not None
+        known = {row.numpy().tobytes(): label for row, label in zip(data.held_out, data.held_out_classes.tolist(), strict=True)}
+        batches = list(found)
+        for batch in batches:
+            assert batch.classes is not None
+            assert [known[row.numpy().tobytes()] for row in batch.samples] == batch.classes.tolist()
+        assert judge(batches)["label_accuracy"] > 0.9
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])

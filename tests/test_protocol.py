@@ -1,8 +1,12 @@
 import contextlib
 import dataclasses
 import itertools
+import math
+import re
+from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +17,7 @@ from harness.data.images import Digits, decode, encode
 from harness.errors import ConfigError
 from harness.evaluation import protocol as module
 from harness.evaluation.fidelity import FID
+from harness.evaluation.metric import reference_rows
 from harness.evaluation.protocol import EvaluateConfig, Protocol, num_reference
 from harness.runs import Run, RunConfig
 
@@ -29,7 +34,7 @@ IN_THE_PROTOCOL: dict[str, Any] = {
     "batch_size": 16,
     "extractor": "inception",
     "average": "last",
-    "reference": __file__,
+    "reference": "statistics.npz",
     "checkpoint": "best",
 }
 ADAPTIVE = [name for name in registry.names("solver") if registry.find("solver", name).adaptive]  # type: ignore[attr-defined]
@@ -46,8 +51,10 @@ def test_every_field_is_held_to_something() -> None:
 
 
 @pytest.mark.parametrize("name", IN_THE_PROTOCOL)
-def test_a_changed_field_is_another_protocol(data: Data, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_field_is_another_protocol(data: Data, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(module, "weights_hash", lambda extractor: "0" * 12)
+    monkeypatch.chdir(tmp_path)
+    np.savez("statistics.npz", mu=np.zeros(64), sigma=np.eye(64))
     assert Protocol.of(override(BASE, {name: IN_THE_PROTOCOL[name]}), data).digest != Protocol.of(BASE, data).digest
 
 
@@ -188,8 +195,9 @@ def test_every_metric_reads_data_of_its_kinds_with_what_it_reads(name: str, monk
     metric, read = registry.build("metric", name), set()
     for kind in get_args(Kind):
         for extractor, classes in itertools.product(("inception", "values"), (None, torch.arange(99))):
-            given = dataclasses.replace(LARGE if kind == "image" else POINTS, kind=kind, classes=classes)
-            config = override(BASE, {"extractor": extractor, "metrics": [name], "num_reference": 50})
+            known = None if classes is None else torch.arange(9)
+            given = dataclasses.replace(LARGE if kind == "image" else POINTS, kind=kind, classes=classes, held_out_classes=known)
+            config = override(BASE, {"extractor": extractor, "metrics": [name], "num_reference": 99})
             with contextlib.suppress(ConfigError):
                 read.add((Protocol.of(config, given).extractor, kind, classes is not None))
     both = ["inception", "values"]
@@ -210,3 +218,99 @@ def test_parameters_of_a_metric_are_part_of_the_protocol(data: Data) -> None:
     assert Protocol.of(override(BASE, {"metrics": [{"name": "kid", "subset_size": 20}]}), data).digest != usual.digest
     with pytest.raises(ConfigError, match="names one twice"):
         override(BASE, {"metrics": ["kid", {"name": "kid", "subset_size": 20}]})
+
+
+SMALL = 60
+"""As many samples of every kind as are enough for all metrics."""
+
+
+def few(kind: Kind) -> Data:
+    """Samples of six classes, in turns, and of a shape that every metric of the kind reads."""
+    shape = {"image": (1, 8, 8), "sequence": (4, 2)}.get(kind, (3,))
+    values = torch.rand(SMALL, *shape, generator=torch.Generator().manual_seed(0))
+    train, classes = (255 * values).byte() if kind == "image" else values, torch.arange(SMALL) % 6
+    return Data(train, train, torch.Tensor.float, torch.Tensor.float, kind, classes=classes, held_out_classes=classes)
+
+
+def refusal(config: EvaluateConfig, data: Data) -> str | None:
+    """The line that a configuration is refused with."""
+    try:
+        Protocol.of(config, data)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def test_a_metric_has_a_value_or_is_refused_in_one_line_however_few_the_samples_are() -> None:
+    """Over all metrics and numbers of samples and of the reference; what is accepted is computed."""
+    shorter: dict[str, dict[str, Any]] = {"c2st": {"trees": 3}, "kid": {"subsets": 3}}
+    refused = set()
+    for name in registry.names("metric"):
+        chosen = {"name": name, **shorter.get(name, {})}
+        metric: Any = registry.build("metric", chosen)
+        if metric.reads == "flow":
+            continue
+        kind = metric.kinds[0] if metric.kinds else "points" if metric.reads == "values" else "image"
+        data = few(kind)
+        values, classes = data.held_out.double().squeeze(1) if kind == "image" else data.held_out.double(), data.held_out_classes
+        values = values if metric.kinds else values.flatten(1)
+        for samples, reference in itertools.product((2, 3, 4, 5, 19, 20, 40), (2, 3, 4, 5, 60)):
+            changes = {"extractor": "digits" if kind == "image" else "values", "metrics": [chosen]}
+            said = refusal(override(BASE, changes | {"num_samples": samples, "num_reference": reference}), data)
+            if said is not None:
+                refused.add(name)
+                assert re.match(rf"evaluate\.metrics\[0\]: .*\b({samples}|{reference})\b.*\. (Take|Raise) ", said), said
+                continue
+            rows = reference_rows(data, reference)
+            real = metric.of_reference.summarise(values[rows], classes[rows])
+            found = metric.estimate(metric.summarise(values[:samples], classes[:samples]), real).value
+            assert math.isfinite(found), (name, samples, reference)
+    assert refused == {"precision", "recall", "c2st", "isc", "label_accuracy", "fid_infinity"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metrics": ["precision"], "num_samples": 3}, "precision has no value for 3 samples. Take 4 or more."),
+        ({"metrics": ["recall"], "num_reference": 3}, "recall has no value for 3 samples of the reference. Take 4 or more."),
+        ({"metrics": [{"name": "recall", "neighbours": 9}], "num_samples": 9}, "recall has no value for 9 samples. Take 10 or more."),
+        ({"metrics": ["isc"], "num_samples": 19}, "19 samples are too few for 10 splits, for one alone always scores 1. Take 20 or more"),
+        ({"metrics": [{"name": "isc", "splits": 40}]}, "64 samples are too few for 40 splits"),
+        ({"metrics": ["fid_infinity"], "num_samples": 39}, "39 samples are too few for 10 blocks. Take 40 or more."),
+        ({"metrics": ["label_accuracy"], "num_reference": 9}, "the 9 samples of the reference lack "),
+    ],
+)
+def test_too_few_samples_for_a_metric_are_refused_before_training(data: Data, changes: dict, message: str) -> None:
+    """At the metric's path, by numbers counted from its definition."""
+    with pytest.raises(ConfigError) as caught:
+        Protocol.of(override(BASE, changes), data)
+    assert str(caught.value).startswith(f"evaluate.metrics[0]: {message}")
+
+
+def test_one_class_is_nothing_to_read(data: Data) -> None:
+    one = dataclasses.replace(data, classes=0 * data.classes, held_out_classes=0 * data.held_out_classes, class_names=())
+    with pytest.raises(ConfigError, match="the data have one class"):
+        Protocol.of(override(BASE, {"metrics": ["label_accuracy"]}), one)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_samples": 63}, "63 samples are fewer than the 64 features: FID is far too high"),
+        ({"num_samples": 64}, None),
+        ({"num_samples": 63, "metrics": ["kid"]}, None),
+        ({"num_samples": 127, "metrics": ["fid_infinity"]}, "fid_infinity's halves of 127 samples are fewer than the 64 features"),
+        ({"num_samples": 128, "metrics": ["fid_infinity"]}, None),
+        ({"num_samples": 2047, "extractor": "inception"}, "2047 samples are fewer than the 2048 features"),
+        ({"num_samples": 100, "extractor": "values", "metrics": ["c2st"]}, "c2st of 100 samples and as many real ones: a forest that"),
+        ({"num_samples": 192, "extractor": "values", "metrics": ["c2st"]}, "c2st of 192 samples"),
+        ({"num_samples": 193, "extractor": "values", "metrics": ["c2st"]}, None),
+        ({"num_samples": 999, "num_reference": 50, "extractor": "values", "metrics": ["c2st"]}, "c2st of 50 samples"),
+    ],
+    ids=str,
+)
+def test_what_too_few_samples_say_is_said(changes: dict, said: str | None) -> None:
+    """1.96 standard errors of an accuracy of 1/2 over 2 n samples are 0.05 at n = 192.08."""
+    found = override(BASE, changes).short_of_samples
+    assert (found is None) == (said is None)
+    assert not said or found.startswith(said)

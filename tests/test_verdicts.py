@@ -13,7 +13,7 @@ from harness.ablation import published
 from harness.ablation.search import load_search
 from harness.ablation.study import Study, declared_in, load_study, studies_folder
 from harness.evaluation.protocol import EVALUATION_VERSION
-from harness.runs import NUMERICS_VERSION
+from harness.identity import NUMERICS_VERSION
 
 TABLES = Path(__file__).parent.parent / "results" / "tables"
 README = studies_folder() / "README.md"

@@ -138,7 +138,7 @@ def _evaluate(run: Run, stop: StopSignal) -> None:
             calls = known["calls"].get(text, {})
             spent = f"NFE {text}" if text != "0" else f"{calls['mean']:.1f} ± {calls['sd']:.1f} calls chosen by {solver}"
             Console().print(f"{metric.name} {value:.6g}{interval} at {spent}, protocol {judge.protocol.digest}", highlight=False)
-    for line in (run.config.evaluate.short_of_samples, *doubts(known["values"], run.config.evaluate.metrics)):
+    for line in (run.config.evaluate.short_of_samples, *doubts(known["values"], run.config.evaluate.metrics, known["intervals"])):
         if line:
             print(line)
 

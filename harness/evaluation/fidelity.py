@@ -12,6 +12,7 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from harness.config import Count, Range
+from harness.data.base import Data
 from harness.errors import ConfigError
 from harness.evaluation.metric import Estimate, Metric, Summary
 
@@ -44,8 +45,8 @@ Block = tuple[int, np.ndarray, np.ndarray]
 class ExtrapolatedFID(FID, name="fid_infinity"):
     """FID of infinitely many samples: 2 FID(n) - FID(n / 2), which leaves out the bias that falls as 1 / n.
 
-    Values of different numbers of samples can be compared. The interval is by the jackknife over blocks of samples; what the
-    reference is short of stays.
+    Values of different numbers of samples can be compared. Halves and blocks are drawn by a fixed seed, so the order of the
+    samples does not matter. The interval is by the jackknife over blocks; what the reference is short of stays.
     """
 
     source: ClassVar[str] = "Chong & Forsyth 2020, section 4 (extrapolation); Kunsch 1989 (block jackknife)"
@@ -63,6 +64,10 @@ class ExtrapolatedFID(FID, name="fid_infinity"):
     def of_reference(self) -> Metric:
         return FID()
 
+    def check_data(self, data: Data, samples: int, reference: int) -> None:
+        if samples < 4 * self.blocks:
+            raise ConfigError("", f"{samples} samples are too few for {self.blocks} blocks. Take {4 * self.blocks} or more.")
+
     def summarise(self, features: Tensor, classes: Tensor | None) -> dict[str, np.ndarray]:
         return Metric.summarise(self, features, classes)
 
@@ -77,7 +82,8 @@ class ExtrapolatedFID(FID, name="fid_infinity"):
         return Estimate(value, (value - half, value + half))
 
     def _blocks(self, samples: Summary) -> list[Block]:
-        parts = np.array_split(samples["features"].astype(np.float64), self.blocks)
+        shuffled = np.random.default_rng(0).permutation(samples["features"].astype(np.float64))
+        parts = np.array_split(shuffled, self.blocks)
         return [(len(part), part.sum(0), part.T @ part) for part in parts]
 
     def _extrapolated(self, blocks: Sequence[Block], reference: Summary) -> float:
@@ -102,13 +108,18 @@ class InceptionScore(Metric, name="isc"):
     summary = "logits"
 
     splits: Count = 10
-    """Parts of the samples that are scored each by itself; the mean over them is the value."""
+    """Parts of the samples, drawn by a fixed seed, that are scored each by itself; the mean over them is the value."""
+
+    def check_data(self, data: Data, samples: int, reference: int) -> None:
+        if samples < 2 * self.splits:
+            reason = f"{samples} samples are too few for {self.splits} splits, for one alone always scores 1"
+            raise ConfigError("", f"{reason}. Take {2 * self.splits} or more, or fewer splits.")
 
     def compare(self, samples: Summary, reference: Summary) -> float:
         from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
 
         logits = torch.from_numpy(samples["features"])
-        return isc_features_to_metric(logits, splits=min(self.splits, len(logits)))[KEY_METRIC_ISC_MEAN]
+        return isc_features_to_metric(logits, splits=self.splits)[KEY_METRIC_ISC_MEAN]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +153,11 @@ class Coverage(Metric):
     key: ClassVar[str]
 
     neighbours: Count = 3
-    """A sample's ball reaches to its neighbour of this number."""
+    """A sample's ball reaches to its neighbour of this number, so there must be more samples than this, and more real ones."""
+
+    @property
+    def fewest(self) -> int:
+        return self.neighbours + 1
 
     def compare(self, samples: Summary, reference: Summary) -> float:
         from torch_fidelity.metric_prc import prc_features_to_metric

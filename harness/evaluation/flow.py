@@ -12,6 +12,7 @@ from torch import Tensor
 
 from harness.components.interpolants import over
 from harness.config import Count, Range
+from harness.data.base import Data
 from harness.errors import ConfigError
 from harness.evaluation.metric import Metric
 from harness.formulation import Formulation
@@ -49,6 +50,9 @@ class FlowMetric(Metric):
 
     samples: Count = 512
     """How many it is measured on."""
+
+    def check_data(self, data: Data, samples: int, reference: int) -> None:
+        """It compares no samples: any number will do."""
 
     @property
     def nfe(self) -> int:
@@ -122,6 +126,12 @@ class FieldError(FlowMetric, name="field_error"):
             raise ConfigError("", "the best field is known for the squared error alone. Set loss=mse, or leave field_error out.")
         if not formulation.coupling.independent or not formulation.noise.gaussian:
             raise ConfigError("", "the best field is known for independent pairs and Gaussian noise alone. Leave field_error out.")
+
+    def check_data(self, data: Data, samples: int, reference: int) -> None:
+        if data.augment:
+            raise ConfigError("", "training sees altered samples, whose best field is not that of the samples. Leave field_error out.")
+        if len(data.train) > SMALL_SET:
+            raise ConfigError("", f"{len(data.train)} training samples are too many for field_error. Leave it out.")
 
     def measure(self, flow: Flow) -> float:
         (real, classes), path = flow.real(), flow.formulation.interpolant

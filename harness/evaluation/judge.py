@@ -19,10 +19,11 @@ from torch import Tensor
 from harness.checkpoint import checkpoints, read_intact, step_of, write_checkpoint
 from harness.config import digest
 from harness.data.base import Data
-from harness.errors import ConfigError, Diverged, Stopped
+from harness.errors import Diverged, Stopped
 from harness.evaluation.extractors import DIMENSIONS, features, load_extractor
-from harness.evaluation.metric import Estimate, Metric, Summary
+from harness.evaluation.metric import Estimate, Metric, Summary, reference_rows
 from harness.evaluation.protocol import EvaluateConfig, Protocol, num_reference
+from harness.evaluation.published import published
 from harness.files import locked, results_folder, write_atomic
 from harness.rng import stream
 
@@ -137,12 +138,13 @@ class Judge:
         return self._training(torch.randint(len(self.data.train), (self.config.num_samples,), generator=generator))
 
     def held_out(self) -> Iterator[Batch] | None:
-        """As many samples that were never trained on: real against real. None where fewer are held out."""
-        held, number = self.data.held_out, self.config.num_samples
-        if len(held) < number or any(metric.needs_classes for metric in self.metrics):
+        """As many samples that were never trained on, of their own classes: real against real. None where fewer are held out."""
+        held, classes, number = self.data.held_out, self.data.held_out_classes, self.config.num_samples
+        if len(held) < number:
             return None
         chosen = torch.randperm(len(held), generator=stream(0, "held out"))[:number].sort().values
-        return (Batch(held[batch]) for batch in chosen.split(self.config.batch_size))
+        parts = chosen.split(self.config.batch_size)
+        return (Batch(held[part], None if classes is None else classes[part]) for part in parts)
 
     def gaussian(self) -> Iterator[Batch]:
         """As many decoded samples of standard normal noise: what a model that learnt nothing would score."""
@@ -197,7 +199,7 @@ class Judge:
     def _reference(self, watch: Watch) -> dict[str, Summary]:
         """Summaries of the training samples, computed by the first process that asks; those of features are kept on disk."""
         if self.config.reference:
-            return {"fid": _statistics(Path(self.config.reference), DIMENSIONS[self.config.extractor])}
+            return {"fid": published(self.config.reference, DIMENSIONS[self.config.extractor])[1]}
         about = {key: getattr(self.protocol, key) for key in ("extractor", "weights", "reference", "version")}
         folder = results_folder() / "local" / "references" / digest(about)
         wanted = {metric.of_reference.summary: metric.of_reference for metric in self.metrics if metric.reads != "logits"}
@@ -206,8 +208,7 @@ class Judge:
             kept: dict[str, Summary] = {name: summary for name, summary in found.items() if summary is not None}
             if missing := wanted.keys() - kept.keys():
                 parts = Parts(folder / f"parts-{self.config.batch_size}" if self.extractor is not None else None)
-                chosen = torch.randperm(len(self.data.train), generator=stream(0, "reference"))
-                indices = chosen[: num_reference(self.config, self.data)].sort().values
+                indices = reference_rows(self.data, num_reference(self.config, self.data))
                 left = indices[parts.batches * self.config.batch_size :]
                 rows = self._read(watch(self._training(left), -(-len(left) // self.config.batch_size)), parts)
                 for name in missing:
@@ -222,17 +223,6 @@ class Judge:
 
     def _classes(self, indices: Tensor) -> Tensor | None:
         return None if self.data.classes is None else self.data.classes[indices]
-
-
-def _statistics(path: Path, dimensions: int) -> Summary:
-    """`mu` and `sigma` of a file; `ConfigError` when they are not there or of another size."""
-    found = _read_summary(path)
-    if found is None or not {"mu", "sigma"} <= found.keys():
-        raise ConfigError("evaluate.reference", f"{path} holds no mu and sigma. Name an .npz of a set's features' mean and covariance.")
-    if found["mu"].shape != (dimensions,) or found["sigma"].shape != (dimensions, dimensions):
-        shapes = f"mu {list(found['mu'].shape)} and sigma {list(found['sigma'].shape)}"
-        raise ConfigError("evaluate.reference", f"{path} holds {shapes}, and the extractor gives {dimensions} features. Name its own.")
-    return {"mu": found["mu"].astype(np.float64), "sigma": found["sigma"].astype(np.float64)}
 
 
 def _read_summary(path: Path) -> dict[str, np.ndarray] | None:

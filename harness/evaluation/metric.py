@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from harness.data.base import Kind
+from harness.data.base import Data, Kind
+from harness.errors import ConfigError
 from harness.formulation import Formulation
 from harness.registry import Component
+from harness.rng import stream
 
 Summary = Mapping[str, np.ndarray]
 
@@ -30,7 +33,7 @@ class Metric(Component, family="metric"):
     """An extractor's features, the decoded samples themselves (`evaluate.extractor = values`), whichever of them there is, the
     logits of the extractor's classifier, or the flow that the samples come along."""
     reference_is_best: ClassVar[bool] = True
-    """Whether nothing scores better than the reference itself."""
+    """Whether nothing scores better than the reference itself: not so where a set can be surer, or must not be a copy."""
     kinds: ClassVar[tuple[Kind, ...]] = ()
     """Kinds of data that it is for; empty for all."""
     needs_classes: ClassVar[bool] = False
@@ -43,8 +46,19 @@ class Metric(Component, family="metric"):
         """The metric that summarises the reference for this one."""
         return self
 
+    @property
+    def fewest(self) -> int:
+        """The fewest samples, and the fewest of the reference, that it has a value for."""
+        return 2
+
     def check(self, formulation: Formulation) -> None:
         """`ConfigError` when what is trained by this formulation cannot be judged so."""
+
+    def check_data(self, data: Data, samples: int, reference: int) -> None:
+        """`ConfigError` when so many samples cannot be compared with so many of the reference's, or not on these data."""
+        if (given := min(samples, reference)) < self.fewest:
+            which = "samples" if given == samples else "samples of the reference"
+            raise ConfigError("", f"{self.name} has no value for {given} {which}. Take {self.fewest} or more.")
 
     def summarise(self, features: Tensor, classes: Tensor | None) -> dict[str, np.ndarray]:
         """What must be kept of a set: features (or values) float64 [N, ...] and classes int64 [N]; here all of it."""
@@ -58,6 +72,11 @@ class Metric(Component, family="metric"):
     def estimate(self, samples: Summary, reference: Summary) -> Estimate:
         """The same, with an interval where there is one."""
         return Estimate(self.compare(samples, reference))
+
+
+def reference_rows(data: Data, number: int) -> Tensor:
+    """Which training samples are compared with, int64 [number]: drawn by a fixed seed, in the order that they are stored in."""
+    return torch.randperm(len(data.train), generator=stream(0, "reference"))[:number].sort().values
 
 
 def standardised(samples: Summary, reference: Summary) -> tuple[np.ndarray, np.ndarray]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from harness.data.base import Data
@@ -91,13 +93,23 @@ def diagnoses(lines: Lines) -> list[str]:
     return said
 
 
-def doubts(values: Mapping[str, Mapping[str, float]], metrics: Iterable[Metric]) -> list[str]:
-    """What the values {metric: {NFE as text: value}} of an evaluation say of the samples, a line each."""
+def doubts(
+    values: Mapping[str, Mapping[str, float]],
+    metrics: Iterable[Metric],
+    intervals: Mapping[str, Mapping[str, Sequence[float]]] = MappingProxyType({}),
+) -> list[str]:
+    """What the values {metric: {NFE as text: value}} of an evaluation say of the samples, a line each.
+
+    A fall that an interval holds is none, nor is one below 0, where only chance leads.
+    """
     said = []
     for metric in metrics:
         by_nfe = sorted((int(nfe), value) for nfe, value in values[metric.name].items() if nfe != "0")
-        if metric.lower_is_better and len(by_nfe) > 1 and by_nfe[-1][1] < (1 - GAIN) * by_nfe[-2][1]:
-            (fewer, before), (more, after) = by_nfe[-2:]
+        if not metric.lower_is_better or len(by_nfe) < 2:
+            continue
+        (fewer, before), (more, after) = by_nfe[-2:]
+        low, _ = intervals.get(metric.name, {}).get(str(fewer), (math.inf, math.inf))
+        if after < min((1 - GAIN) * before, low) and before > 0:
             said.append(f"{metric.name} still falls with the steps ({before:.4g} at NFE {fewer}, {after:.4g} at {more}): judge at more.")
     if shared := values.get("precision", {}).keys() & values.get("recall", {}).keys():
         nfe = max(shared, key=int)
