@@ -23,7 +23,8 @@ from harness.sampling import Guidance
 EVALUATION_VERSION = 2
 """Raised by hand when a change of the code alters what the same evaluation gives.
 
-2: held-out samples are drawn by class, and the digits classifier is trained on the new training digits.
+2: held-out samples are drawn by class, and the digits classifier is trained on the new training digits; stochastic solvers end
+their noise at t_min and never bring more of it than a step's end has.
 """
 
 
