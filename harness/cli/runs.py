@@ -40,7 +40,7 @@ def train(options: argparse.Namespace) -> None:
         if not ranks.first:
             return train(run, lambda text: None, StopSignal(), ranks)
         with _following(run, Protocol.of(config.evaluate, data), "train", evaluated=False) as say:
-            for line in warnings(config.train, data):
+            for line in warnings(config.train, data, config):
                 say(f"advice: {line}")
             train(run, say, StopSignal(), ranks)
     print(f"trained {run.name}: {run.folder}")
