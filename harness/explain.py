@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from harness.components.interpolants import derivative
 from harness.components.predictions import SPACES
 from harness.data.base import load
 from harness.files import write_atomic
@@ -47,8 +48,8 @@ class Explained:
         if f.reflow.distil:  # one level alone counts
             return torch.full_like(LOG_SNR, torch.nan)
         t = path.time_of_log_snr(LOG_SNR)
-        (speed,) = torch.gradient(t, spacing=(LOG_SNR,), edge_order=2)
-        weight = f.weighting.weight(t, path) * f.time_sampler.correction(t, path) * f.time_sampler.density(t, path) * speed.abs()
+        speed = -1 / derivative(path.log_snr, t)  # at the path's ends too, where differences would look beyond; not log_snr_dot's clamps
+        weight = f.weighting.weight(t, path) * f.time_sampler.correction(t, path) * f.time_sampler.density(t, path) * speed
         noise_error = SPACES["noise"].determinant(t, f.interpolant) / f.prediction.determinant(t, f.interpolant, variance)
         measured_error = f.prediction.factor(t, f.interpolant, f.space, variance)
         on_path = (t > 0) & (t < 1) & (path.log_snr(t) - LOG_SNR).abs().lt(1e-6)

@@ -10,7 +10,8 @@ from harness.data.base import Data, load
 from harness.data.images import Digits
 from harness.evaluation.distances import TwoSample
 from harness.evaluation.fidelity import FID, KID, ExtrapolatedFID, Precision, Recall
-from harness.training.advice import diagnoses, doubts, remedy, warnings
+from harness.formulation import Formulation
+from harness.training.advice import diagnoses, doubts, remedy, unfitting, warnings
 from harness.training.trainer import TrainConfig
 
 FAR = Data(torch.rand(100, 2) * 255, torch.rand(10, 2), torch.Tensor.float, torch.Tensor.float, "points")
@@ -35,14 +36,51 @@ GOOD = TrainConfig()
     ids=str,
 )
 def test_each_departure_is_said_alone(changes: dict[str, Any], said: str | None) -> None:
-    found = warnings(override(GOOD, changes), load(Digits()))
+    found = warnings(override(GOOD, changes), load(Digits()), Formulation())
     assert len(found) == (said is not None)
     assert not said or found[0].startswith(said)
 
 
 def test_data_that_are_not_normalised_are_seen() -> None:
-    (line,) = warnings(GOOD, FAR)
+    (line,) = warnings(GOOD, FAR, Formulation())
     assert line.startswith("dataset: encoded data have mean 1")
+
+
+TOLD = {"objective": {"label_dropout": 0.1}}
+BIASED = " does not see the classes"
+UNFITTING: list[tuple[dict[str, Any], float, str | None]] = [
+    # formulation, sd of the data, what is said
+    (TOLD | {"coupling": "exact_ot"}, 1.0, f"coupling: exact_ot{BIASED}"),
+    (TOLD | {"coupling": {"name": "sinkhorn", "reg": 0.1}}, 1.0, f"coupling: sinkhorn{BIASED}"),
+    (TOLD | {"coupling": "class_conditional_ot"}, 1.0, None),
+    (TOLD, 1.0, None),
+    ({"coupling": "exact_ot"}, 1.0, None),  # without classes there is nothing to bias
+    ({"prediction": "edm"}, 1.0, "prediction.sigma_data: 0.5 is far from 1, the data's sd"),
+    ({"prediction": "edm"}, 0.3, "prediction.sigma_data: 0.5 is far from 0.3, the data's sd"),
+    ({"prediction": {"name": "edm", "sigma_data": 2.0}}, 2.0, None),
+    ({"prediction": "edm"}, 0.7, None),
+    ({"prediction": "edm"}, 0.35, None),
+    ({"weighting": {"name": "edm", "sigma_data": 0.25}}, 0.5, "weighting.sigma_data: 0.25 is far from 0.5, the data's sd"),
+    ({"weighting": {"name": "edm", "sigma_data": 0.25}}, 0.3, None),
+    ({"interpolant": {"name": "ve", "sigma_max": 5.0}}, 1.0, "interpolant: ve: at t = 1 data of size 1 are left under noise of sd 5"),
+    ({"interpolant": {"name": "ve", "sigma_max": 50.0}}, 1.0, None),
+    ({"interpolant": {"name": "vp_ddpm", "beta_max": 2.0}}, 1.0, "interpolant: vp_ddpm: at t = 1 data of size 0.592 are left"),
+    ({"interpolant": "vp_ddpm"}, 1.0, None),
+    ({"interpolant": {"name": "fm_ot", "sigma_min": 0.2}}, 1.0, "interpolant: fm_ot: noise of sd 0.2 stays in samples of data of sd 1"),
+    ({"interpolant": {"name": "ve", "sigma_min": 0.3}}, 2.0, "interpolant: ve: noise of sd 0.3 stays in samples of data of sd 2"),
+    ({"interpolant": {"name": "fm_ot", "sigma_min": 0.05}}, 1.0, None),
+]
+
+
+def test_what_does_not_fit_the_data_is_said_before_training() -> None:
+    """alpha(1) of vp_ddpm is exp(-(0.1 + 2) / 4) = 0.592."""
+    for made, std, said in UNFITTING:
+        x = torch.tensor([-std, std]).repeat(500, 1) * (999 / 1000) ** 0.5
+        data = Data(x, x, torch.Tensor.float, torch.Tensor.float, "points")
+        found = unfitting(Formulation.parse(made), data)
+        assert len(found) == (said is not None), (made, std, found)
+        assert not said or found[0].startswith(said), (made, std, found)
+        assert set(found) <= set(warnings(GOOD, data, Formulation.parse(made)))
 
 
 def test_the_remedy_names_the_first_cause_that_fits() -> None:

@@ -15,6 +15,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from harness.components import couplings
 from harness.components.couplings import ClassConditionalOT, Coupling, ExactOT, Independent, Pairs, Sinkhorn, transport_cost
 from harness.config import digest
 from harness.errors import ConfigError, UserError
@@ -99,6 +100,48 @@ def test_costs_are_in_order(seed: int, shape: tuple[int, ...], monkeypatch: pyte
 def test_exact_ot_is_scipys_assignment(seed: int, n: int) -> None:
     x0, x1, _ = batch(n, (2, 2), seed)
     assert partners(ExactOT(), x0, x1) == linear_sum_assignment(squared_distances(x0, x1))[1].tolist()
+
+
+@every_seed
+@pytest.mark.parametrize("name", ["exact_ot", "class_conditional_ot"])
+def test_a_transport_that_ends_early_is_said_once(
+    name: str, seed: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The limit is lowered to what 300 pairs need more than; as it is, they are SciPy's, whose sum is the least."""
+    x0, x1, _ = batch(300, (2,), seed)
+    y, cost = torch.zeros(300, dtype=torch.long), squared_distances(x0, x1)
+    rows, columns = linear_sum_assignment(cost)
+    least = cost[rows, columns].sum()
+    couplings._say_once.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(couplings, "EXACT_ITERATIONS", 300)
+        early = [cost[rows, partners(COUPLINGS[name], x0, x1, y)].sum() for _ in range(3)]
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("coupling: optimal transport of 300 pairs ended early (")
+    assert min(early) > 1.001 * least
+    assert cost[rows, partners(COUPLINGS[name], x0, x1, y)].sum() == pytest.approx(least, rel=1e-9)
+    assert capfd.readouterr().err == ""
+
+
+def test_the_limit_is_far_above_what_large_batches_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    """4,096 pairs need more than POT's own 100,000 iterations; a limit that small is not passed on."""
+    given, solve = [], ot.emd
+    monkeypatch.setattr(ot, "emd", lambda *args, **options: given.append(options["numItermax"]) or solve(*args, **options))
+    ExactOT().pair(*batch(8)[:2], generator())
+    assert given[0] >= 10_000_000
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_sinkhorn_that_does_not_converge_is_said_once(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    x0, x1, _ = batch(48, (2,))
+    couplings._say_once.cache_clear()
+    Sinkhorn(reg=0.05).pair(x0, x1, generator())
+    assert capfd.readouterr().err == ""
+    monkeypatch.setattr(couplings, "ENTROPIC_ITERATIONS", 1)
+    for _ in range(3):
+        Sinkhorn(reg=0.01).pair(x0, x1, generator())
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("coupling.reg: Sinkhorn's iterations did not converge")
 
 
 @every_seed

@@ -69,6 +69,35 @@ def test_levels_that_the_path_does_not_have_are_left_out(explained: Any) -> None
     assert curve[LOG_SNR.abs() > 2 * np.log(10) + 0.05].isnan().all()
 
 
+INVERSE = 1 + 1 / SNR
+ENDING = {
+    # interpolant and prediction with uniform times, its levels, and the weight of the noise error derived by hand
+    "ve": ({"name": "ve", "sigma_min": 0.1, "sigma_max": 10}, "velocity", -2 * np.log(10), 2 * np.log(10), 1 / SNR),
+    "ve of a narrow range": ({"name": "ve", "sigma_min": 0.5, "sigma_max": 3}, "velocity", -2 * np.log(3), 2 * np.log(2), 1 / SNR),
+    "fm_ot": ({"name": "fm_ot", "sigma_min": 0.1}, "velocity", -np.inf, 2 * np.log(10), SNR**-0.5),
+    "fm_ot, much": ({"name": "fm_ot", "sigma_min": 0.33}, "velocity", -np.inf, -2 * np.log(0.33), SNR**-0.5),
+    "vp_ddpm": (  # B = t + t^2 = log(1 + 1 / SNR), and dt / d lambda = -1 / (beta (1 + SNR))
+        {"name": "vp_ddpm", "beta_min": 1, "beta_max": 3},
+        "noise",
+        -np.log(np.expm1(2)),
+        np.inf,
+        1 / ((1 + SNR) * (1 + 4 * INVERSE.log()).sqrt()),
+    ),
+    "vp": ("vp", "noise", -np.inf, np.inf, (1 + SNR) ** -0.5 * SNR / (1 + SNR)),  # t (1 - t^2), t^2 = 1 / (1 + SNR)
+    "gvp": ("gvp", "noise", -np.inf, np.inf, 1 / torch.cosh(LOG_SNR / 2)),
+}
+
+
+def test_the_first_and_the_last_level_of_a_path_that_ends_weigh_as_they_should(explained: Any) -> None:
+    for name, (interpolant, prediction, low, high, expected) in ENDING.items():
+        curve = explained(interpolant=interpolant, prediction=prediction).effective_weight()
+        reached = (low < LOG_SNR) & (high > LOG_SNR)
+        assert torch.equal(curve.isfinite(), reached), name
+        middle = len(LOG_SNR) // 2
+        ratio = (curve / curve[middle] / (expected / expected[middle]))[reached]
+        assert (ratio - 1).abs().max() < 1e-6, f"{name}: {ratio[[0, -1]].tolist()} at the first and the last level"
+
+
 def test_the_noise_counts_in_the_signal_to_noise_ratio(explained: Any) -> None:
     """An SNR weight follows the noise's variance: on half the noise the same t is another lambda, the same lambda the same weight."""
     matched = explained(noise="matched", prediction="noise", time_sampler="edm_lognormal")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.training.hardware import old_left_alone, training_flops
+from harness.training.hardware import known_peak, old_left_alone, peak_flops, training_flops
 
 
 class Dense(nn.Module):
@@ -71,3 +71,31 @@ def test_a_study_is_checked_without_torchs_compiler() -> None:
     """Its import takes two seconds, in which no worker would have begun."""
     asked = "from harness.ablation.study import load_scale; from harness.checks import check; check(load_scale('digits'))"
     subprocess.run([sys.executable, "-c", f"{asked}; import sys; sys.exit('torch._dynamo' in sys.modules)"], check=True)
+
+
+DATA_SHEETS = {
+    "NVIDIA L40": 181, "NVIDIA L40S": 362, "NVIDIA L4": 121, "NVIDIA A10": 125, "NVIDIA A30": 165, "Tesla T4": 65,
+    "NVIDIA A100-SXM4-80GB": 312, "NVIDIA A100-PCIE-40GB": 312, "NVIDIA A100 80GB PCIe": 312,
+    "NVIDIA H100 80GB HBM3": 989, "NVIDIA H100 PCIe": 756, "NVIDIA H100 NVL": 835, "NVIDIA H200": 989, "NVIDIA H200 NVL": 835,
+    "NVIDIA GH200 480GB": 989, "NVIDIA GH200 120GB": 989, "NVIDIA B200": 2250, "NVIDIA GB200": 2500,
+    "Tesla V100-SXM2-16GB": 125, "Tesla V100-PCIE-32GB": 112, "NVIDIA GeForce RTX 4090": 165,
+}  # fmt: skip
+"""Names as CUDA gives them, and dense teraflops of bf16 (T4, V100: fp16)."""
+UNKNOWN = [
+    "NVIDIA A10G", "NVIDIA A100X", "NVIDIA L400", "NVIDIA GeForce RTX 4090 D", "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA L20",
+    "NVIDIA A100-SXM4-40GB MIG 3g.20gb", "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "Quadro T400", "Tesla V100S-PCIE-32GB", "NVIDIA H20", "",
+]  # fmt: skip
+
+
+def test_peaks_go_by_the_whole_name_of_a_model() -> None:
+    for name, teraflops in DATA_SHEETS.items():
+        assert known_peak(name) == pytest.approx(teraflops * 1e12), name
+    for name in UNKNOWN:
+        assert known_peak(name) is None, name
+
+
+def test_the_peak_of_a_known_model_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA L40")
+    peak_flops.cache_clear()
+    assert (peak_flops("cuda", "bf16", 1), peak_flops("cuda", "tf32", 1)) == (181e12, 90.5e12)
+    peak_flops.cache_clear()

@@ -20,8 +20,8 @@ from harness.environment import machine
 from harness.evaluation.judge import Judge
 from harness.evaluation.protocol import EVALUATION_VERSION, Protocol
 from harness.files import read_json, results_folder, write_atomic, write_json
-from harness.registry import find
 from harness.identity import NUMERICS_VERSION
+from harness.registry import find
 
 SAMPLING = ("solver", "time_grid", "guidance", "network")
 """Fields of a protocol that arms of one training may be asked about."""

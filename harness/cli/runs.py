@@ -41,7 +41,7 @@ def train(options: argparse.Namespace) -> None:
         if not ranks.first:
             return train(run, lambda text: None, StopSignal(), ranks)
         with _following(run, Protocol.of(config.evaluate, data), "train", evaluated=False) as say:
-            for line in (*data.notes, *(f"advice: {line}" for line in warnings(config.train, data))):
+            for line in (*data.notes, *(f"advice: {line}" for line in warnings(config.train, data, config))):
                 say(line)
             train(run, say, StopSignal(), ranks)
     print(f"trained {run.name}: {run.folder}")

@@ -84,7 +84,7 @@ def _advice(plan: Plan) -> dict[str, list[str]]:
 
     said: dict[str, list[str]] = {}
     for name, config in plan.arms.items():
-        for line in (*load(config.dataset).notes, *warnings(config.train, load(config.dataset))):
+        for line in (*load(config.dataset).notes, *warnings(config.train, load(config.dataset), config)):
             said.setdefault(line, []).append(name)
     return said
 

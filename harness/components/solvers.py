@@ -15,11 +15,16 @@ from harness.config import Positive, Range
 from harness.errors import ConfigError, Unsolvable
 from harness.registry import Component
 
+ROUNDING = 1e-6
+"""Of times in float32: a step that ends where the noise ends belongs to it."""
+
 
 class Field(Protocol):
     """What is integrated; every call or `with_score` is one call of the network."""
 
     interpolant: Interpolant
+    variance: Tensor
+    """Of the noise: a scalar, or shaped like a sample."""
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """v(x [B, ...], t [B]) -> velocity, shaped like x."""
@@ -166,24 +171,28 @@ class DormandPrince5(Solver, name="dopri5"):
 class StochasticSolver(Solver):
     """dx = (v - w s / 2) dt + sqrt(w) dW backwards in time, whose marginals are those of dx = v dt for every w(t) >= 0.
 
-    w is evaluated at t clamped to [t_min, t_max], where the score and kl's coefficient have bounds. The last step is
-    without noise and without score: an Euler step of the ordinary equation, which keeps the marginals too.
+    The score grows as 1 / sigma^2, and with it what a step of w takes away: steps that are longer than that allows make x
+    explode. So w is lowered until a step brings no more noise than x has at the step's end (Karras et al. 2022, algorithm 2),
+    w |h| <= sigma^2 Var[x1], which shorter steps make idle. Steps that end below `t_min`, and the last one, are those of the
+    ordinary equation, which keep the marginals too.
     """
 
     needs_score: ClassVar[bool] = True
+    ordinary: ClassVar[Solver]
+    """How steps without noise are taken, at the same number of calls."""
 
     diffusion: Literal["constant", "sigma", "kl", "sin2"] = "sigma"
     """w(t): 1, sigma, 2 sigma (sigma' - alpha' sigma / alpha) or sin^2(pi t), times `scale`."""
     scale: Positive = 1.0
     """Factor of w(t)."""
-    t_min: Annotated[float, Range(0, 0.03, ends="(]")] = 0.01
-    """Time below which w stays constant."""
+    t_min: Annotated[float, Range(0, 1, ends="[)")] = 0.04
+    """Time at which the noise ends: the size of the last step of Ma et al. 2024 (SiT). 0 leaves the last step alone without noise."""
     t_max: Annotated[float, Range(0.97, 1)] = 0.99
     """Time above which w stays constant."""
 
     def coefficient(self, t: Tensor, path: Interpolant) -> Tensor:
         """w(t), shaped like t."""
-        t = t.clamp(self.t_min, self.t_max)
+        t = t.clamp(max=self.t_max)
         if self.diffusion == "constant":
             return torch.full_like(t, self.scale)
         if self.diffusion == "sigma":
@@ -194,55 +203,58 @@ class StochasticSolver(Solver):
         return self.scale * torch.sin(math.pi * t).square()
 
     def integrate(self, field: Field, x: Tensor, times: Tensor, generator: torch.Generator) -> Tensor:
-        times = times.to(x)
-        for t, t_next in itertools.pairwise(times[:-1]):
+        noisy = int((times[1:-1] >= self.t_min - ROUNDING).sum())
+        for number, (t, t_next) in enumerate(itertools.pairwise(times.to(x))):
             dt = t_next - t
-            noise = torch.randn(x.shape, generator=generator, device=x.device).to(x)
-            x = self.noisy_step(field, x, t, dt, noise * (-dt * self.coefficient(t, field.interpolant)).sqrt())
-        return self.last_step(field, x, times[-2], times[-1] - times[-2])
+            if number < noisy:
+                noise = torch.randn(x.shape, generator=generator, device=x.device).to(x)
+                most = field.variance.to(x) * field.interpolant.sigma(t_next).square() / -dt
+                x = self.noisy_step(field, x, t, dt, noise, most)
+            else:
+                x = self.ordinary.step(field, x, t, dt)
+        return x
 
-    def noisy_step(self, field: Field, x: Tensor, t: Tensor, dt: Tensor, noise: Tensor) -> Tensor:
-        """x at t + dt from x at t and an increment of noise [B, ...]."""
+    def noisy_step(self, field: Field, x: Tensor, t: Tensor, dt: Tensor, noise: Tensor, most: Tensor) -> Tensor:
+        """x at t + dt from x [B, ...] at t, standard normal `noise` [B, ...] and the largest w: a scalar, or shaped like a sample."""
         raise NotImplementedError
-
-    def last_step(self, field: Field, x: Tensor, t: Tensor, dt: Tensor) -> Tensor:
-        """x at t + dt by the ordinary equation, at the same number of calls."""
-        raise NotImplementedError
-
-    def drift(self, field: Field, x: Tensor, t: Tensor) -> Tensor:
-        """v - w s / 2 at a scalar t."""
-        velocity, score = field.with_score(x, t.expand(len(x)))
-        return velocity - self.coefficient(t, field.interpolant) / 2 * score
 
 
 @dataclass(frozen=True, kw_only=True)
 class EulerMaruyama(StochasticSolver, name="euler_maruyama"):
     """Euler-Maruyama on the stochastic equation, one call a step."""
 
-    formula: ClassVar[str] = "x + h (v - w s / 2) + sqrt(w |h|) n, w = {scale:g} {diffusion}"
-    source: ClassVar[str] = "Ma et al. 2024 (SiT), section 2 and appendix; Song et al. 2021"
+    formula: ClassVar[str] = (
+        "x + h (v - w s / 2) + sqrt(w |h|) n, w = {scale:g} {diffusion}, w |h| <= sigma(t + h)^2; no noise below {t_min:g}"
+    )
+    source: ClassVar[str] = "Ma et al. 2024 (SiT), section 2 and appendix; Song et al. 2021; Karras et al. 2022, algorithm 2"
     calls_per_step = 1
+    ordinary = Euler()
 
-    def noisy_step(self, field: Field, x: Tensor, t: Tensor, dt: Tensor, noise: Tensor) -> Tensor:
-        return x + dt * self.drift(field, x, t) + noise
-
-    def last_step(self, field: Field, x: Tensor, t: Tensor, dt: Tensor) -> Tensor:
-        return Euler().step(field, x, t, dt)
+    def noisy_step(self, field: Field, x: Tensor, t: Tensor, dt: Tensor, noise: Tensor, most: Tensor) -> Tensor:
+        w = torch.minimum(self.coefficient(t, field.interpolant), most)
+        return x + dt * drift(field, x, t, w) + noise * (-dt * w).sqrt()
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeunSDE(StochasticSolver, name="heun_sde"):
     """The noise of a step, then Heun's method for the drift, two calls a step."""
 
-    formula: ClassVar[str] = "z = x + sqrt(w |h|) n, then Heun's step from z with v - w s / 2, w = {scale:g} {diffusion}"
+    formula: ClassVar[str] = (
+        "z = x + sqrt(w |h|) n, then Heun's step from z with v - w s / 2, w = {scale:g} {diffusion}, w |h| <= sigma(t + h)^2; "
+        "no noise below {t_min:g}"
+    )
     source: ClassVar[str] = "Ma et al. 2024 (SiT); Karras et al. 2022, algorithm 2"
     calls_per_step = 2
+    ordinary = Heun()
 
-    def noisy_step(self, field: Field, x: Tensor, t: Tensor, dt: Tensor, noise: Tensor) -> Tensor:
-        x = x + noise
-        slope = self.drift(field, x, t)
-        ahead = self.drift(field, x + dt * slope, t + dt)
-        return x + dt / 2 * (slope + ahead)
+    def noisy_step(self, field: Field, x: Tensor, t: Tensor, dt: Tensor, noise: Tensor, most: Tensor) -> Tensor:
+        now, later = (torch.minimum(self.coefficient(time, field.interpolant), most) for time in (t, t + dt))
+        x = x + noise * (-dt * now).sqrt()
+        slope = drift(field, x, t, now)
+        return x + dt / 2 * (slope + drift(field, x + dt * slope, t + dt, later))
 
-    def last_step(self, field: Field, x: Tensor, t: Tensor, dt: Tensor) -> Tensor:
-        return Heun().step(field, x, t, dt)
+
+def drift(field: Field, x: Tensor, t: Tensor, w: Tensor) -> Tensor:
+    """v - w s / 2 at x [B, ...] and a scalar t."""
+    velocity, score = field.with_score(x, t.expand(len(x)))
+    return velocity - w / 2 * score

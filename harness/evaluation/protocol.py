@@ -25,7 +25,8 @@ EVALUATION_VERSION = 2
 
 2: held-out samples are drawn by class and carry their classes, and the digits classifier is trained on the new training digits;
 fid_infinity draws its halves, mmd has several widths, c2st is a distance from 1/2, and authenticity counts no copy. Metrics of
-the flow are given classes as sampling is.
+the flow are given classes as sampling is. Stochastic solvers end their noise at t_min and never bring more of it than a step's
+end has.
 """
 
 SAYS_LITTLE = 0.05

@@ -8,7 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from harness.components import predictions, weightings
+from harness.components.couplings import ExactOT, Sinkhorn
 from harness.data.base import Data
+from harness.formulation import Formulation
 from harness.training.optimizers import AdamW
 
 if TYPE_CHECKING:
@@ -22,6 +27,10 @@ STD, MEAN = (0.2, 2.5), 1.0
 """Encoded data outside these (mean in absolute value) are not what networks, noise and times are made for."""
 NARROW = 0.7
 """Samples whose spread is below this share of the data's lack something."""
+FAR = 1.5
+"""sigma_data this many times the data's standard deviation, or smaller by as much, is no estimate of it."""
+LEFT = 0.1
+"""Share of the noise that data may be at t = 1, and share of the data that noise may be at t = 0."""
 LOPSIDED = 0.3
 """Recall this much below precision tells of missing modes."""
 GAIN = 0.05
@@ -29,7 +38,7 @@ GAIN = 0.05
 Lines = Sequence[Mapping[str, Any]]
 
 
-def warnings(config: TrainConfig, data: Data) -> list[str]:
+def warnings(config: TrainConfig, data: Data, formulation: Formulation) -> list[str]:
     """What in a configuration departs from the field's practice, a line each: legitimate where it is meant."""
     said = []
     if config.ema_decay is None:
@@ -40,7 +49,31 @@ def warnings(config: TrainConfig, data: Data) -> list[str]:
         said.append(f"train.batch_size: {config.batch_size} is below 32. Gradients are noisy, and couplings see few pairs.")
     if config.steps >= PAPER_STEPS and isinstance(config.optimizer, AdamW) and not RATES[0] <= config.learning_rate <= RATES[1]:
         said.append(f"train.learning_rate: {config.learning_rate:g} is outside 1e-4 to 5e-4, which long trainings with AdamW use.")
-    return said + ([unusual] if (unusual := not_normalised(data)) else [])
+    said += [unusual] if (unusual := not_normalised(data)) else []
+    return said + unfitting(formulation, data)
+
+
+def unfitting(formulation: Formulation, data: Data) -> list[str]:
+    """Which settings of a formulation do not fit the data or each other, a line each."""
+    f, said, some = formulation, [], data.some()
+    std, size = some.std().item(), some.square().mean().sqrt().item()
+    if f.conditional and isinstance(f.coupling, ExactOT | Sinkhorn):
+        said.append(
+            f"coupling: {f.coupling.name} does not see the classes: a class is paired with a part of the noise, and sampling starts it "
+            "from all. Choose class_conditional_ot."
+        )
+    for part in (f.prediction, f.weighting):
+        if isinstance(part, predictions.EDM | weightings.EDM) and not std / FAR < part.sigma_data < FAR * std:
+            said.append(f"{part.family}.sigma_data: {part.sigma_data:g} is far from {std:.3g}, the data's sd. Set it to that.")
+    path, ends = f.path(f.noise.learn(data)), torch.tensor([0.0, 1.0], dtype=torch.float64)
+    alpha, sigma = path.alpha(ends).tolist(), path.sigma(ends).tolist()
+    if alpha[1] * size > LEFT * sigma[1]:
+        left = f"at t = 1 data of size {alpha[1] * size:.3g} are left under noise of sd {sigma[1]:.3g}, and sampling starts without them"
+        said.append(f"interpolant: {f.interpolant.name}: {left}. Choose a larger noise.")
+    if sigma[0] > LEFT * alpha[0] * std:
+        left = f"noise of sd {sigma[0]:.3g} stays in samples of data of sd {std:.3g}"
+        said.append(f"interpolant: {f.interpolant.name}: {left}. Choose a smaller sigma_min.")
+    return said
 
 
 def not_normalised(data: Data) -> str | None:

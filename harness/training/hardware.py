@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -17,9 +18,14 @@ from torch.utils.checkpoint import checkpoint
 from harness.training.buffers import buffers_apart
 
 PEAKS = {
-    "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12, "V100": 125e12,
+    "GB200": 2500e12, "B200": 2250e12, "GH200": 989e12, "H200": 989e12, "H200 NVL": 835e12, "H100": 989e12, "H100 NVL": 835e12,
+    "H100 PCIe": 756e12, "A100": 312e12, "A30": 165e12, "A10": 125e12, "L40S": 362e12, "L40": 181e12, "L4": 121e12, "T4": 65e12,
+    "V100": 125e12, "V100 PCIe": 112e12, "RTX 4090": 165e12,
 }  # fmt: skip
-"""Dense bf16 (V100: fp16) operations a second in NVIDIA's data sheets; tf32 is half of it, fp32 is measured."""
+"""Dense bf16 (T4 and V100: fp16) operations a second in NVIDIA's data sheets, by the whole name of the model; tf32 is half of it.
+fp32 is measured, and so is a model that is not here, like a part of a device (MIG)."""
+BOARDS = re.compile(r"NVIDIA|GeForce|Tesla|SXM\d*|\d+GB|HBM3e?", re.IGNORECASE)
+"""Words of a name that say nothing of its speed."""
 
 
 @contextmanager
@@ -107,13 +113,20 @@ def training_flops(network: nn.Module, shape: tuple[int, ...], device: str, cond
 def peak_flops(device: str, precision: str, threads: int) -> float:
     """Operations a second that the device can do: NVIDIA's number, or else those of a large matrix product here."""
     if device == "cuda" and precision != "fp32":
-        known = next((flops for name, flops in PEAKS.items() if name in torch.cuda.get_device_name()), None)
+        known = known_peak(torch.cuda.get_device_name())
         if known:
             return known / (2 if precision == "tf32" else 1)
     size = 8192 if device == "cuda" else 1024
     with products(precision):
         a = torch.randn(size, size, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
         return 2 * size**3 / min(_seconds(a) for _ in range(3))
+
+
+def known_peak(device_name: str) -> float | None:
+    """NVIDIA's number for a device by its name in CUDA, like "NVIDIA A100-SXM4-80GB"; None for a model that is not in `PEAKS`."""
+    model = " ".join(word for word in re.split(r"[\s-]+", device_name) if not BOARDS.fullmatch(word))
+    model = re.sub("PCIE$", "PCIe", model)
+    return PEAKS.get(model, PEAKS.get(model.removesuffix(" PCIe")))
 
 
 def _seconds(a: torch.Tensor) -> float:
