@@ -75,7 +75,7 @@ UNFITTING: list[tuple[dict[str, Any], float, str | None]] = [
 def test_what_does_not_fit_the_data_is_said_before_training() -> None:
     """alpha(1) of vp_ddpm is exp(-(0.1 + 2) / 4) = 0.592."""
     for made, std, said in UNFITTING:
-        x = torch.tensor([-std, std]).repeat(500, 1) * (999 / 1000) ** 0.5
+        x = torch.tensor([-std, std]).repeat(5000, 1)
         data = Data(x, x, torch.Tensor.float, torch.Tensor.float, "points")
         found = unfitting(Formulation.parse(made), data)
         assert len(found) == (said is not None), (made, std, found)
