@@ -236,8 +236,7 @@ def evaluate(run: Run, trained: Trained, judge: Judge, stop: Stop) -> None:
 def _require_values(run: Run, protocol: Protocol) -> None:
     """`NoValue` where something that the run's configuration asks for failed."""
     if error := run.failure(protocol):
-        path = _evaluation_file(run, protocol)
-        raise error.told(f"{error} (Remove {path} to try again.)")
+        raise error.told(f"{error} (Remove {run.evaluation_file(protocol)} to try again.)")
 
 
 def _evaluate_at(run: Run, trained: Trained, judge: Judge, nfe: int, stop: Stop) -> None:
@@ -248,7 +247,7 @@ def _evaluate_at(run: Run, trained: Trained, judge: Judge, nfe: int, stop: Stop)
     try:
         found, rows = judge.estimates(_timed(batches, stop), parts, SHOWN[judge.data.kind])
     except NoValue as error:
-        _note_failure(run, judge.protocol, str(nfe), error)
+        run.note_failure(judge.protocol, str(nfe), error)
         return parts.clear()
     draw(judge.data, rows["shown"][: SHOWN[judge.data.kind]], run.folder / "samples" / f"{judge.protocol.digest}-nfe-{nfe:04d}.png")
     known, text, calls = run.evaluation(judge.protocol), str(nfe), rows["calls"].double()
@@ -258,7 +257,7 @@ def _evaluate_at(run: Run, trained: Trained, judge: Judge, nfe: int, stop: Stop)
             known["intervals"].setdefault(metric, {})[text] = estimate.interval
     known["seconds"][text], known["sampling_seconds"][text] = time.perf_counter() - started, rows["seconds"].sum().item()
     known["time"][text], known["calls"][text] = time.time(), {"mean": calls.mean().item(), "sd": calls.std(correction=0).item()}
-    _write_evaluation(run, judge.protocol, known)
+    run.write_evaluation(judge.protocol, known)
     parts.clear()
 
 
@@ -276,12 +275,12 @@ def _evaluate_flow(run: Run, trained: Trained, protocol: Protocol) -> None:
     flow = Flow(path, field, run.config, variance, functools.cache(functools.partial(_real, run)), run.config.seed)
     for metric in missing:
         if not math.isfinite(value := metric.measure(flow)):
-            _note_failure(run, protocol, metric.name, Diverged(f"{metric.name} is {value}."))
+            run.note_failure(protocol, metric.name, Diverged(f"{metric.name} is {value}."))
             continue
         known = run.evaluation(protocol)
         known["values"].setdefault(metric.name, {})[str(metric.nfe)] = value
         known["time"].setdefault(str(metric.nfe), time.time())
-        _write_evaluation(run, protocol, known)
+        run.write_evaluation(protocol, known)
 
 
 def _real(run: Run) -> tuple[Tensor, Tensor | None]:
@@ -290,21 +289,6 @@ def _real(run: Run) -> tuple[Tensor, Tensor | None]:
     rows = spaced(SMALL_SET, len(data.train))
     classes = data.classes[rows].to(device) if run.config.conditional and data.classes is not None else None
     return data.encode(data.train[rows]).to(device), classes
-
-
-def _write_evaluation(run: Run, protocol: Protocol, known: dict[str, Any]) -> None:
-    known["commits"] = sorted({*known["commits"], commit()})
-    write_json(_evaluation_file(run, protocol), known)
-
-
-def _note_failure(run: Run, protocol: Protocol, place: str, error: NoValue) -> None:
-    """Note why there is no value at an NFE, or of a metric of the flow; nobody measures it again."""
-    known = run.evaluation(protocol)
-    _write_evaluation(run, protocol, known | {"failures": {**known["failures"], place: error.note}})
-
-
-def _evaluation_file(run: Run, protocol: Protocol) -> Path:
-    return run.folder / "evaluations" / f"{protocol.digest}.json"
 
 
 def samples(

@@ -29,10 +29,11 @@ from harness.components.time_samplers import Uniform as UniformTimes
 from harness.components.weightings import Uniform as UniformWeight
 from harness.config import Config, Count, Index, Range
 from harness.data.base import Data, Dataset, load
+from harness.environment import commit
 from harness.errors import ConfigError, Diverged, NoValue, UserError
 from harness.evaluation.flow import FlowMetric
 from harness.evaluation.protocol import EvaluateConfig, Protocol, digest_of
-from harness.files import last_line, locked, read_json, read_lines, results_folder, runs_folder
+from harness.files import last_line, locked, read_json, read_lines, results_folder, runs_folder, write_json
 from harness.formulation import Formulation, require_score
 from harness.identity import changed, pairs_digest, require_named, training_digest
 from harness.pairs import PairSet
@@ -230,13 +231,27 @@ class Run:
         """What is known under a protocol: values {metric: {NFE as text: value}} and intervals; by NFE: seconds in all
         and of sampling, (Unix) time and the network's calls a sample (mean and sd); what failed, by NFE or by metric of
         the flow (`NoValue.note`); commits."""
-        path = self.folder / "evaluations" / f"{protocol.digest}.json"
+        path = self.evaluation_file(protocol)
         by_nfe: dict[str, Any] = {name: {} for name in ("values", "intervals", "seconds", "sampling_seconds", "time", "calls")}
         known = {"run": self.name, "protocol": vars(protocol), **by_nfe, "failures": {}, "commits": []}
         known |= _json(path)
         if known["run"] != self.name or digest_of(known["protocol"]) != protocol.digest:
             raise UserError(f"{path}: is of another run or protocol. Remove it, and the same command makes it again.")
         return known
+
+    def write_evaluation(self, protocol: Protocol, known: dict[str, Any]) -> None:
+        """Keep what is known under a protocol, with the commit that measured it."""
+        known["commits"] = sorted({*known["commits"], commit()})
+        write_json(self.evaluation_file(protocol), known)
+
+    def note_failure(self, protocol: Protocol, place: str, error: NoValue) -> None:
+        """Note why there is no value at an NFE, or of a metric of the flow; nobody measures it again."""
+        known = self.evaluation(protocol)
+        self.write_evaluation(protocol, known | {"failures": {**known["failures"], place: error.note}})
+
+    def evaluation_file(self, protocol: Protocol) -> Path:
+        """Where what is known under a protocol is kept."""
+        return self.folder / "evaluations" / f"{protocol.digest}.json"
 
     def missing(self, protocol: Protocol) -> list[int]:
         """The NFEs of the configuration at which a metric of samples is not known under a protocol, and has not failed."""

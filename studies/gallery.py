@@ -20,9 +20,10 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
+from harness.ablation.grids import Grid, titled
 from harness.ablation.published import marked, published_folder
 from harness.ablation.study import load_scale
-from harness.ablation.tables import VERSIONS, Grid, judge_references, titled
+from harness.ablation.tables import VERSIONS, judge_references
 from harness.checks import check
 from harness.config import override
 from harness.data.base import load

@@ -23,8 +23,9 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
+from harness.ablation.grids import Grid
 from harness.ablation.published import published_folder, renew
-from harness.ablation.tables import Grid, provenance
+from harness.ablation.tables import provenance
 from harness.components.backbones.mlp import MLP
 from harness.components.interpolants import VarianceExploding
 from harness.components.solvers import Euler, Heun

@@ -260,9 +260,9 @@ def test_training_sees_the_pictures_that_its_steps_name_flipped_by_its_seed(
     data, seen = load(on_pictures.dataset), list[Tensor]()
     original = Objective.task
 
-    def spy(self: Objective, x0: Tensor, seed: int, step: int, y: Tensor | None = None, t: Tensor | None = None) -> Task:
-        if t is not None or step < 0:  # a look
-            return original(self, x0, seed, step, y, t)
+    def spy(self: Objective, x0: Tensor, seed: int, step: int, y: Tensor | None = None, t: Tensor | None = None, **look: bool) -> Task:
+        if t is not None or step < 0:
+            return original(self, x0, seed, step, y, t, **look)
         assert y is not None
         rows = DataOrder(36, 8, on_pictures.seed).indices(step)
         assert torch.equal(y, data.classes[rows])  # type: ignore[index]

@@ -13,9 +13,10 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from harness import runs
+from harness import identity as identity_module
 from harness.components.interpolants import over
 from harness.config import Config, flatten, override
 from harness.data.base import Data, Dataset, load
@@ -108,7 +109,8 @@ CASES: dict[tuple[str, str, str], list[Case]] = {
     ("interpolant", "polynomial", "power"): loss(3) + samples(3, prediction="data"),
     ("interpolant", "ve", "sigma_min"): loss(0.02) + samples(0.02, prediction="data"),
     ("interpolant", "ve", "sigma_max"): loss(40) + samples(40),  # where sampling starts
-    ("prediction", "*", "t_min"): loss(0.02, space="data") + samples(0.02, solver="euler_maruyama", **NEAR_THE_DATA),
+    ("prediction", "*", "t_min"): loss(0.02, space="data")
+    + samples(0.02, solver={"name": "euler_maruyama", "t_min": 0.0}, **NEAR_THE_DATA),
     ("prediction", "*", "t_max"): loss(0.98, space="data") + samples(0.98, solver="euler_maruyama"),
     ("prediction", "data", "t_min"): loss(0.02, space="velocity") + samples(0.02, **NEAR_THE_DATA),
     ("prediction", "data", "t_max"): loss(0.98, space="velocity") + samples(0.98),
@@ -198,6 +200,7 @@ CASES: dict[tuple[str, str, str], list[Case]] = {
     ("dataset", "gaussian_mixture", "spread"): of_data(0.2, number=64),
     ("dataset", "image_folder", "size"): of_data(4),
     ("dataset", "image_folder", "colour"): of_data("grey"),
+    ("dataset", "image_folder", "levels"): elsewhere("test_the_levels_of_deep_pictures_change_them"),
     ("dataset", "image_folder", "skip_corrupt"): elsewhere("test_pictures_that_cannot_be_read_are_left_out_where_that_is_asked_for"),
     ("dataset", "latents", "scale"): of_data(1),
     ("dataset", "latents", "shift"): of_data(0.1),
@@ -358,8 +361,8 @@ def component(family: str, name: str, changes: dict[str, Any]) -> Config:
 def cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few pictures where CIFAR-10 is looked for."""
     monkeypatch.setenv("HARNESS_DATA", str(tmp_path))
-    images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
-    np.savez(tmp_path / "cifar10.npz", x_train=images[:8], y_train=np.arange(8), x_test=images[8:], y_test=np.arange(4))
+    images = np.random.default_rng(0).integers(0, 256, (14, 32, 32, 3), dtype=np.uint8)
+    np.savez(tmp_path / "cifar10.npz", x_train=images[:10], y_train=np.arange(10), x_test=images[10:], y_test=np.arange(4))
 
 
 @pytest.mark.usefixtures("cifar10")
@@ -442,9 +445,9 @@ MEMBERS = [(family, name) for family in BELOW for name in names(family)]
 def base(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
     """A run at one NFE; every data set is the digits."""
     digits = load(Digits())
-    monkeypatch.setattr(runs, "load", lambda dataset: digits)
+    monkeypatch.setattr(identity_module, "load", lambda dataset: digits)
     monkeypatch.setattr(protocol_module, "weights_hash", lambda extractor: extractor)
-    monkeypatch.setattr(protocol_module, "published", lambda path, dimensions: (path, {}))
+    monkeypatch.setattr(protocol_module, "read_reference", lambda path, dimensions: (path, {}))
     return override(tiny, {"evaluate.nfe": [4]})
 
 
@@ -474,7 +477,7 @@ def others(path: str, hint: Any, value: Any) -> list[Any]:
     """Values beside `value` that a field might take."""
     chosen = {"train.precision": "bf16", "train.compile": "default"}  # not what auto means on a CPU
     chosen |= {"evaluate.reference": __file__}
-    chosen |= {"train.more_ema_decays": [0.5], "evaluate.average.decay": 0.9999, "evaluate.average.width": 0.2}
+    chosen |= {"dataset.levels": [0, 1000], "train.more_ema_decays": [0.5], "evaluate.average.decay": 0.9999, "evaluate.average.width": 0.2}
     if path in chosen:
         return [chosen[path]]
     if isinstance(value, Config):
@@ -598,6 +601,16 @@ def test_pictures_that_cannot_be_read_are_left_out_where_that_is_asked_for(neede
     assert len(asked.train[torch.arange(len(asked.train))]) == len(asked.train)
     with pytest.raises(UserError, match=r"/a/4\.png: cannot be read"):
         plain.train[torch.arange(len(plain.train))]
+
+
+def test_the_levels_of_deep_pictures_change_them(needed: Needed) -> None:
+    fields = needed("image_folder")
+    deep = np.full((8, 8), 1000, dtype=np.uint16)
+    for path in Path(fields["path"]).rglob("*.png"):
+        Image.fromarray(deep).save(path)
+    for levels, seen in (([0, 2000], 128), ([500, 1500], 128), ([0, 1000], 255), ([0, 4000], 64)):
+        data = build("dataset", {"name": "image_folder", "levels": levels, **fields}).load()
+        assert data.train[torch.arange(1)].unique().tolist() == [seen], levels
 
 
 def test_the_signs_of_a_table_change_its_series(tmp_path: Path) -> None:

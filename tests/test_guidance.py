@@ -423,7 +423,8 @@ class OneClass(Dataset):
     def load(self) -> Data:
         data = load(EightGaussians(number=1000))
         assert data.classes is not None
-        return dataclasses.replace(data, classes=0 * data.classes)
+        assert data.held_out_classes is not None
+        return dataclasses.replace(data, classes=0 * data.classes, held_out_classes=0 * data.held_out_classes)
 
 
 @pytest.mark.parametrize(("dataset", "number"), [(OneClass(), "1"), (SwissRoll(number=1000), "no")], ids=str)

@@ -156,7 +156,7 @@ def test_a_field_that_must_be_given_has_no_default() -> None:
     assert {name for name, parameters in described.items() if None in parameters.values()} == set(NEEDED)
     assert described["pairs"] == {"path": None}
     assert described["image_folder"] == {
-        "path": None, "workers": 2, "size": None, "colour": "rgb", "flip": False, "skip_corrupt": False,
+        "path": None, "workers": 2, "size": None, "colour": "rgb", "flip": False, "skip_corrupt": False, "levels": (),
     }  # fmt: skip
     with pytest.raises(ConfigError) as caught:
         build("coupling", "pairs")

@@ -195,8 +195,8 @@ def seen(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     out: list[Tensor] = []
     original, measure = Objective.task, Objective.measure
 
-    def spy(self: Objective, x0: Tensor, seed: int, step: int, y: Tensor | None = None, t: Tensor | None = None) -> Task:
-        made = original(self, x0, seed, step, y, t)
+    def spy(self: Objective, x0: Tensor, seed: int, step: int, y: Tensor | None = None, t: Tensor | None = None, **look: bool) -> Task:
+        made = original(self, x0, seed, step, y, t, **look)
         if t is None and step >= 0:  # else a look
             out.extend(v.clone() for v in (x0, made.xt, made.t))
         return made
@@ -399,7 +399,7 @@ def test_a_study_at_no_fixed_nfe_is_reported(tiny: RunConfig, score: Any, tmp_pa
     for arm, seed in plan.trials():
         score(plan.run(arm, seed), plan.protocol(arm), {n: 10.0 + seed + n for n in plan.arms[arm].evaluate.nfe})
     report = tables.report(plan, {"resampled": {"fid": 1.5}, "held_out": {"fid": 2.0}, "gaussian": {"fid": 300.0}})
-    assert {(row.arm, row.nfe) for row in report.summary.itertuples() if row.n} >= {("b", 0)}
+    assert {(row.arm, row.nfe) for row in report.summary.rows.itertuples() if row.n} >= {("b", 0)}
     paths = {path.suffix for path in tables.write(report, tmp_path, "harness ablate toy")}
     assert paths == {".md", ".csv", ".json", ".png"}
 
@@ -419,11 +419,11 @@ def test_the_calls_are_weighted_by_samples(tiny: RunConfig, monkeypatch: pytest.
 @pytest.mark.parametrize("solver", ["euler_maruyama", "heun_sde"])
 def test_stochastic_sampling_is_reproducible(tiny: RunConfig, solver: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The run's seed decides the noise of the steps too; beside them, the samples start where deterministic ones do."""
-    config = override(tiny, {"evaluate.solver": solver, "evaluate.nfe": [4]})
+    config = override(tiny, {"evaluate.solver": solver, "evaluate.nfe": [16]})
     run = done(config)
     trained = restore(run)
 
-    def drawn(changes: dict[str, Any] | None = None, nfe: int = 4) -> Tensor:
+    def drawn(changes: dict[str, Any] | None = None, nfe: int = 16) -> Tensor:
         return torch.cat([batch.x for batch in pipeline.samples(Run(override(config, changes or {}), run.folder), trained, nfe, 64)])
 
     first, again = drawn(), drawn()
@@ -431,7 +431,7 @@ def test_stochastic_sampling_is_reproducible(tiny: RunConfig, solver: str, monke
     assert not torch.equal(first[:32], first[32:])
     assert not torch.equal(first, drawn({"seed": 1}))
     assert not torch.equal(first, drawn({"evaluate.solver.scale": 3}))
-    assert calls(run) == {"4": {"mean": 4.0, "sd": 0.0}}
+    assert calls(run) == {"16": {"mean": 16.0, "sd": 0.0}}
     monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path / "again"))
     assert fid(done(config)) == fid(run)
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from harness.config import override
+from harness.config import override, to_dict
 from harness.data.base import load
 from harness.errors import UserError
 from harness.evaluation.protocol import Protocol
 from harness.files import read_json, results_folder, write_json
-from harness.runs import Run, RunConfig, to_dict
+from harness.runs import Run, RunConfig
 from harness.tracking import Mirror, Record, run_params
 from harness.watch import Trial
 

@@ -23,7 +23,7 @@ from harness.errors import Diverged, Stopped
 from harness.evaluation.extractors import DIMENSIONS, features, load_extractor
 from harness.evaluation.metric import Estimate, Metric, Summary, reference_rows
 from harness.evaluation.protocol import EvaluateConfig, Protocol, num_reference
-from harness.evaluation.published import published
+from harness.evaluation.reference import read_reference
 from harness.files import locked, results_folder, write_atomic
 from harness.rng import stream
 
@@ -199,7 +199,7 @@ class Judge:
     def _reference(self, watch: Watch) -> dict[str, Summary]:
         """Summaries of the training samples, computed by the first process that asks; those of features are kept on disk."""
         if self.config.reference:
-            return {"fid": published(self.config.reference, DIMENSIONS[self.config.extractor])[1]}
+            return {"fid": read_reference(self.config.reference, DIMENSIONS[self.config.extractor])[1]}
         about = {key: getattr(self.protocol, key) for key in ("extractor", "weights", "reference", "version")}
         folder = results_folder() / "local" / "references" / digest(about)
         wanted = {metric.of_reference.summary: metric.of_reference for metric in self.metrics if metric.reads != "logits"}

@@ -16,7 +16,7 @@ from harness.evaluation.distances import TwoSample
 from harness.evaluation.extractors import DIMENSIONS, INPUT, has_classifier, weights_hash
 from harness.evaluation.fidelity import FID, ExtrapolatedFID
 from harness.evaluation.metric import Metric
-from harness.evaluation.published import published
+from harness.evaluation.reference import read_reference
 from harness.registry import sources
 from harness.sampling import Guidance
 
@@ -166,7 +166,7 @@ def digest_of(protocol: Mapping[str, Any]) -> str:
 def _reference(config: EvaluateConfig, data: Data) -> dict:
     if config.reference is None:
         return {**data.fingerprint, "images": num_reference(config, data)}
-    return {"statistics": published(config.reference, DIMENSIONS[config.extractor])[0]}
+    return {"statistics": read_reference(config.reference, DIMENSIONS[config.extractor])[0]}
 
 
 def _unusual(metric: Metric) -> dict:
@@ -188,6 +188,7 @@ def _refuse_unfit(config: EvaluateConfig, data: Data) -> None:
         raise ConfigError("evaluate.extractor", "the digits classifier reads 8x8 images. Choose inception.")
     if config.reference and config.extractor == "values":
         raise ConfigError("evaluate.reference", "its statistics are of an extractor's features. Set evaluate.extractor=inception.")
+    compared_with = num_reference(config, data)
     for i, metric in enumerate(config.metrics):
         path, read = f"evaluate.metrics[{i}]", "values" if config.extractor == "values" else "features"
         if metric.kinds and data.kind not in metric.kinds:
@@ -206,7 +207,7 @@ def _refuse_unfit(config: EvaluateConfig, data: Data) -> None:
         if metric.needs_classes and data.classes is None:
             raise ConfigError(path, f"{metric.name} needs classes, and these data have none. Choose another.")
         try:
-            metric.check_data(data, config.num_samples, num_reference(config, data))
+            metric.check_data(data, config.num_samples, compared_with)
         except ConfigError as error:
             raise error.below(path) from None
 

@@ -19,7 +19,7 @@ NEGATIVE = 1e-7
 REMEDY = "Name an .npz of a set's features' mean `mu` and covariance `sigma`."
 
 
-def published(path: str, dimensions: int) -> tuple[str, Summary]:
+def read_reference(path: str, dimensions: int) -> tuple[str, Summary]:
     """12 hex digits over a file, and its `mu` [D] and `sigma` [D, D] as float64.
 
     `ConfigError` when it cannot be read or holds no mean and covariance of D = `dimensions` features: real, finite, and sigma
