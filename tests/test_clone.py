@@ -46,10 +46,7 @@ Path(sys.argv[1]).write_text(json.dumps(seen))
 """
 TABLES = [f"tables/rate-digits.{ending}" for ending in ("csv", "json", "md")]
 
-pytestmark = [
-    pytest.mark.xdist_group("clone"),
-    pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no git checkout"),
-]
+pytestmark = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no git checkout")
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("end_to_end")  # they share one unbroken study
-
 SMALL = [
     "--seeds", "1", "--workers", "2",
     "--set", "backbone.channels=8", "--set", "train.steps=80", "--set", "train.checkpoint_every=8", "--set", "train.log_every=4",

@@ -38,7 +38,6 @@ DEVICE = "cuda"
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
-    pytest.mark.xdist_group("gpu"),
 ]
 WAITS = {"time_sampler beta", "noise population", "coupling exact_ot", "coupling sinkhorn", "coupling class_conditional_ot"}
 """What SciPy, POT and data in the computer's memory do."""

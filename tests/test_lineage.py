@@ -21,8 +21,6 @@ from harness.lineage import lineage, training_seconds
 from harness.pipeline import train
 from harness.runs import Run, RunConfig
 
-pytestmark = pytest.mark.xdist_group("lineage")  # they share one unbroken chain
-
 CHANGES = {
     "backbone.channels": 8, "backbone.groups": 4, "train.steps": 60, "train.checkpoint_every": 6, "train.log_every": 3,
     "train.batch_size": 32, "evaluate.nfe": [1, 4], "evaluate.num_samples": 100, "train.device": "cpu",
