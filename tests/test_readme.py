@@ -74,7 +74,6 @@ def test_its_words_on_the_weighting_study_are_the_csvs() -> None:
     assert f"they lie {less} below uniform (unadjusted 95 % intervals: {found[0]} and {found[1]}; " in text
     worse = row("weighting-digits", "noise_end")
     assert f"t^2 raises FID by {100 * worse.low:.0f} to {100 * worse.high:.0f} %" in text
-    assert f"{-100 * low.difference:.0f}" == f"{-100 * high.difference:.0f}"
     undecided = [arm for arm in ("data_end", "min_snr") if row("weighting-digits", arm).verdict == "undecided"]
     assert (len(undecided) == 2) == ("differ from uniform at NFE 32 these five seeds cannot say" in text)
 
