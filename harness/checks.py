@@ -10,7 +10,7 @@ from harness.components.interpolants import Interpolant
 from harness.data.base import Data, load
 from harness.errors import ConfigError
 from harness.evaluation.protocol import Protocol
-from harness.reflow import guided_twice
+from harness.reflow import asks_for_guidance, guided_twice
 from harness.runs import RunConfig
 from harness.sampling import steps_of
 
@@ -27,7 +27,7 @@ def refuse_idle(changes: Iterable[str], configs: Iterable[RunConfig]) -> None:
 
 def refuse_guided_twice(changes: Iterable[str], config: RunConfig) -> None:
     """`ConfigError` when what has learned guided pairs would be guided again and no changed path asks for it."""
-    if (reason := guided_twice(config)) and not any(path == "evaluate" or path.startswith("evaluate.guidance") for path in changes):
+    if (reason := guided_twice(config)) and not asks_for_guidance(changes):
         raise ConfigError("evaluate.guidance", reason)
 
 

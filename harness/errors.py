@@ -13,7 +13,7 @@ from typing import NoReturn, Self
 
 _SECRETS = (
     re.compile(r"(?<=://)([^\s/:@]*):[^\s@]*(?:@[^\s/?#]*)*(?=@)"),
-    re.compile(r"(?i)\b(password|passwd|pwd|passcode|token|secret|api_key)=(?:'[^']*'|\"[^\"]*\"|[^\s&;,'\")]+)"),
+    re.compile(r"(?i)(?<![\w.])(password|passwd|pwd|passcode|token|secret|api_key)=(?:'[^']*'|\"[^\"]*\"|\{[^}]*\}|[^\s&;,'\")]+)"),
 )
 
 
@@ -43,12 +43,13 @@ class ConfigError(UserError):
 
 
 class NoValue(UserError):
-    """What a run was to give does not exist and would not the next time; nothing of the machine's ends so."""
+    """A value of a run does not exist, and trying again would not give one. Failures of the machine are no reason for it."""
 
     @property
     def note(self) -> dict[str, str]:
         """What is kept of it; `of` inverts it."""
-        return {"kind": type(self).__name__, "reason": str(self)}
+        kind = Unsolvable if isinstance(self, Unsolvable) else Diverged
+        return {"kind": kind.__name__, "reason": str(self)}
 
     @staticmethod
     def of(note: Mapping[str, str]) -> NoValue:

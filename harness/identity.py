@@ -135,8 +135,10 @@ def _misnamed(config: RunConfig, name: str, environment: Mapping[str, Any], now:
             return f"was renamed: it is the run {expected}. Give the folder that name again."
         reason = f"config.json gives the name {expected}: it was edited since, or other code wrote it (commit {commits})"
         return f"{reason}. Restore it, or remove it and run the same `harness train` command, which writes it again."
-    other = next(fact for fact in now if kept[fact] != now[fact])
-    return None if other == "resolved" and device_chosen else _REASONS[other].format(then=_short(kept[other]), now=_short(now[other]))
+    differing = [fact for fact in now if kept[fact] != now[fact]]
+    if device_chosen and "resolved" in differing:
+        differing = [fact for fact in differing if fact not in ("resolved", "teacher")]  # a teacher's name holds the device too
+    return _REASONS[differing[0]].format(then=_short(kept[differing[0]]), now=_short(now[differing[0]])) if differing else None
 
 
 def _named(config: RunConfig, facts: Mapping[str, Any]) -> str:
@@ -154,8 +156,8 @@ def _short(fact: Any) -> str:
 _REASONS = {
     "data": "the data are not those that it was trained on (sha256 {then} then, {now} now). Bring them back, or say where they lie: "
     "--set dataset.path=...",
-    "resolved": "was trained on {then}, and train.device means {now} here. Add --set train.device={now} to use it here, where its noise is "
-    "another.",
+    "resolved": "was trained on {then}, and train.device means {now} here. Add --set train.device={now} to use it here, with other random "
+    "numbers.",
     "sources": "its components' files were edited since ({then} then, {now} now). Bring them back, or train it again.",
     "files": "the files that its noise or coupling reads are not those that it was trained on ({then} then, {now} now). Bring them back, "
     "or say where they lie: --set noise.dataset.path=... or coupling.path=...",

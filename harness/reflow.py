@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,6 +39,11 @@ def check_student(config: RunConfig, parent: RunConfig) -> None:
         raise error.below("reflow.average") from None
     if config.reflow.distil:
         _check_distilled(config)
+
+
+def asks_for_guidance(changes: Iterable[str]) -> bool:
+    """Whether one of the changed paths says how samples are guided."""
+    return any(path == "evaluate" or path.startswith("evaluate.guidance") for path in changes)
 
 
 def _check_guidance(config: RunConfig, parent: RunConfig) -> None:

@@ -255,10 +255,14 @@ class Run:
 
     def missing(self, protocol: Protocol) -> list[int]:
         """The NFEs of the configuration at which a metric of samples is not known under a protocol, and has not failed."""
-        known, config = self.evaluation(protocol), self.config.evaluate
+        known = self.evaluation(protocol)
+        return [nfe for nfe in self._lacking(known) if str(nfe) not in known["failures"]]
+
+    def _lacking(self, known: dict[str, Any]) -> list[int]:
+        """The NFEs of the configuration at which a metric of samples has no value."""
+        values, config = known["values"], self.config.evaluate
         judged = [metric for metric in config.metrics if not isinstance(metric, FlowMetric)]
-        open_ = [nfe for nfe in config.nfe if str(nfe) not in known["failures"]]
-        return [nfe for nfe in open_ if any(str(nfe) not in known["values"].get(m.name, {}) for m in judged)]
+        return [nfe for nfe in config.nfe if any(str(nfe) not in values.get(metric.name, {}) for metric in judged)]
 
     def judged(self, protocol: Protocol) -> float:
         """How much of the evaluation under a protocol is done, from 0 to 1, samples that wait for their metrics included."""
@@ -282,12 +286,17 @@ class Run:
 
     def failed(self, protocol: Protocol) -> dict[str, NoValue]:
         """{NFE as text, or metric of the flow: why it has no value under a protocol} of what the configuration asks for."""
-        asked = {*map(str, self.config.evaluate.nfe), *(metric.name for metric in self.config.evaluate.metrics)}
-        return {place: NoValue.of(note) for place, note in self.evaluation(protocol)["failures"].items() if place in asked}
+        known = self.evaluation(protocol)
+        asked = {*map(str, self._lacking(known)), *(m.name for m in self.config.evaluate.metrics if isinstance(m, FlowMetric))}
+        return {place: NoValue.of(note) for place, note in known["failures"].items() if place in asked}
 
     def settled(self, protocol: Protocol) -> bool:
         """Whether nothing is left to be measured under a protocol: every metric is known at every NFE, or has failed."""
         return not self.missing(protocol) and not self.flow_missing(protocol)
+
+    def ended(self, protocol: Protocol) -> bool:
+        """Whether nothing more will come under a protocol: training gave up, or nothing is left to be measured."""
+        return self.gave_up is not None or self.settled(protocol)
 
     def evaluated(self, protocol: Protocol) -> bool:
         """Whether every metric is known at every NFE, under a protocol."""

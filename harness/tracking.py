@@ -35,9 +35,10 @@ def default_uri() -> str:
     given = os.environ.get("MLFLOW_TRACKING_URI")
     if given is None or not given:
         return f"sqlite:///{results_folder() / 'local' / 'mlflow.db'}"
-    scheme, separator, path = given.partition(":///")
-    if scheme == "sqlite" and separator:
-        return f"sqlite:///{Path(path).absolute()}"
+    if given.startswith("sqlite:///"):
+        return f"sqlite:///{Path(given.removeprefix('sqlite:///')).absolute()}"
+    if given.startswith("file:") and not given.startswith("file:/"):
+        given = given.removeprefix("file:")
     return given if ":" in given else str(Path(given).absolute())
 
 

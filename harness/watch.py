@@ -60,7 +60,7 @@ class Trial:
 
     def status(self) -> str:
         """MLflow's word for where it stands."""
-        if self.run.failure(self.protocol):
+        if self.run.ended(self.protocol) and self.run.failure(self.protocol):
             return "FAILED"
         if self.run.pruned:
             return "KILLED"

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -239,6 +240,20 @@ def test_a_zip_replaced_by_one_of_the_same_names_and_sizes_is_other_data(tmp_pat
     second = load_folder(place)
     assert fingerprints[0] == fingerprints[1] != second.fingerprint
     assert (second.train[torch.arange(18)] == 200).all(), "pictures come of the new zip too"
+
+
+def test_a_member_that_was_added_again_is_the_one_that_counts(tmp_path: Path) -> None:
+    """As Python updates a zip: the later of two with one name is read, and it is other data, also where it is smaller."""
+    bitmaps = {f"{i:02d}.bmp": encoded(Image.new("L", (9, 9), 10), "bmp") for i in range(20)}
+    place = write_zip(tmp_path / "x.zip", bitmaps)
+    before = load_folder(place).fingerprint
+    with warnings.catch_warnings(), zipfile.ZipFile(place, "a") as archive:
+        warnings.simplefilter("ignore")  # Python warns of every name that is there already
+        for name in bitmaps:
+            archive.writestr(name, encoded(Image.new("L", (6, 6), 200), "bmp"))
+    after = load_folder(place)
+    assert after.fingerprint != before
+    assert (after.train[torch.arange(18)] == 200).all()
 
 
 @pytest.fixture

@@ -126,18 +126,6 @@ class Deaf(MLP):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FewClasses(Dataset):
-    """A class for all points but the last."""
-
-    name = "few_classes"
-
-    def load(self) -> Data:
-        whole = EightGaussians(number=100).load()
-        assert whole.classes is not None
-        return replace(whole, classes=whole.classes[:-1])
-
-
-@dataclass(frozen=True, kw_only=True)
 class Lossy(Dataset):
     """Rounds what it decodes."""
 
@@ -270,7 +258,6 @@ def test_a_network_may_keep_what_its_state_dict_has() -> None:
         (Unbounded(), "they are finite and not negative on [0, 1] (torch.float32)"),
         (Coarse(), "times that differ are told apart"),
         (Deaf(), "classes count, and -1 is none"),
-        (FewClasses(), "one class for each training sample, where there are classes"),
         (Lossy(), "decode inverts encode"),
         (UpsideDown(), "a set against itself is better than another"),
     ],

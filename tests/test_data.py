@@ -135,7 +135,7 @@ def test_held_out_digits_are_as_near_to_the_others_as_random_parts() -> None:
 
 @pytest.mark.parametrize("zeroth", [0, 3])
 def test_a_class_without_a_training_sample_is_refused(zeroth: int, folder: Path) -> None:
-    said = "has no training sample. Give it some, or leave the class out."
+    said = "has no training sample. Give it some, take more samples, or leave the class out."
     images = torch.from_numpy(pixels(6, 1, 2, 2))
     classes = torch.tensor([0, 1, 3, 3, 0, 1])
     with pytest.raises(UserError, match=r"^dataset: the class '2' has no training sample\. Give it some"):
@@ -343,3 +343,23 @@ def refused(dataset: object, start: str, said: str) -> None:
     assert message.startswith(start)
     assert said in message
     assert "\n" not in message
+
+
+def test_classes_that_do_not_fit_their_samples_are_refused() -> None:
+    train, held, some = torch.zeros(6, 2), torch.zeros(3, 2), torch.tensor([0, 1, 1])
+    for classes, held_classes, said in (
+        (some.repeat(2), None, "one of classes and held_out_classes is missing"),
+        (None, some, "one of classes and held_out_classes is missing"),
+        (some, some, "3 classes are given for 6 training samples"),
+        (some.repeat(2), some[:2], "2 classes are given for 3 held-out samples"),
+    ):
+        with pytest.raises(UserError, match=f"^dataset: {said}"):
+            Data(train, held, torch.Tensor.float, torch.Tensor.float, "points", classes, held_classes)
+
+
+def test_arrays_of_an_npz_that_are_not_read_are_named(tmp_path: Path) -> None:
+    images = np.zeros((20, 4, 4, 1), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", images=images, y=np.arange(20), classes=np.arange(20) % 2)
+    data = build("dataset", {"name": "npz", "path": str(tmp_path / "x.npz")}).load()
+    assert data.notes == ("left out, as neither `images` nor `labels`: y [20], classes [20]",)
+    assert data.classes is None

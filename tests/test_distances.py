@@ -309,6 +309,33 @@ def test_no_copy_is_authentic_however_often_what_it_copies_is_there() -> None:
         assert authenticity(single + 100, np.repeat(single, 2, axis=0)) == 1, dimensions
 
 
+def test_a_copy_of_what_is_there_nearly_twice_is_not_authentic() -> None:
+    """Features of equal images differ in the last digits between batches of other sizes."""
+    for times in (2, 3, 6):
+        single = normal(200, 16, 0)
+        jitter = 1 + 1e-7 * np.random.default_rng(times).standard_normal((200 * times, 16))
+        reference = np.repeat(single, times, axis=0) * jitter
+        assert authenticity(single + 1e-3 * normal(200, 16, 1), reference) == 0, times
+        assert authenticity(single + 100, reference) == 1, times
+
+
+def test_the_widths_of_mmd_are_of_samples_that_differ() -> None:
+    """Most windows of an idle sensor are the same."""
+    for dimensions in (4, 20, 128):
+        rest = normal(60, dimensions, 0)
+        reference = np.concatenate([np.repeat(rest[:1], 240, axis=0), rest])
+        near, far = reference + 0.05 * normal(300, dimensions, 1), reference + 3 * normal(300, dimensions, 2)
+        assert value("mmd", near, reference) < 0.7 * value("mmd", far, reference), dimensions
+
+
+def test_the_best_c2st_has_a_logarithm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a step of the accuracy stands for an accuracy of exactly one half."""
+    metric = TwoSample()
+    monkeypatch.setattr(TwoSample, "accuracy", lambda *_: 0.5)
+    rows = metric.summarise(torch.from_numpy(normal(250, 2, 0)), None)
+    assert metric.compare(rows, rows) == 1 / (4 * 250)
+
+
 def test_authenticity_is_counted_by_hand() -> None:
     """Of 0, 0, 1, 3: a sample at 0 or 0.9 copies; at 4.9 it is 1.9 from 3, whose fellow is 2 away; at 5.1 it is further."""
     reference = np.array([0.0, 0.0, 1.0, 3.0])[:, None]

@@ -140,6 +140,8 @@ def test_a_run_of_another_device_is_used_where_the_device_is_chosen(points: RunC
     assert run.config.train.resolved_device() == "cpu"
     edit(folder / "config.json", {"train.learning_rate": 0.5})
     assert "config.json gives the name" in refusal(folder, {"train.device": "cpu"})
+    also = kept(points, resolved=there, sources={"weighting.mine": "0123456789ab"})
+    assert "its components' files were edited since" in refusal(also, {"train.device": "cpu"})
 
 
 def test_a_plugin_that_was_edited_or_is_not_given_is_named(points: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ from harness.files import read_json, write_json
 from harness.pipeline import ensure, train
 from harness.runs import Run, RunConfig, training_digest
 from harness.sampling import Generated
+from harness.watch import Trial
 
 ARMS = {"a": {"weighting": "uniform"}, "b": {"weighting": "data_end"}, "c": {"weighting": {"name": "min_snr", "gamma": 2.0}}}
 MACHINES = (
@@ -179,7 +180,7 @@ def test_a_baseline_that_lost_a_seed_leaves_no_verdict(
     report = reported(planned(tiny), {("a", 4): end, ("b", 0): "training"})
     assert verdicts_of(report) == {"a": "baseline", "b": "not compared", "c": "not compared"}
     lost = "1 of 5 failed" if end == "solver" else "1 of 5 diverged"
-    assert f"Not compared: b, c (of the baseline a, {lost}, and its other seeds are no fair sample)." in report.notes
+    assert f"Not compared: b, c (the baseline a lost seeds ({lost}), and the others are no fair sample)." in report.notes
     assert not any("power" in line for line in tables.remarks(report))
     assert [line[1:] for line in grids.grids(report)[1].rows] == [
         [lost, "", "", "", "baseline"], ["1 of 5 diverged", "", "", "", "not compared"], ["5", "", "", "", "not compared"],
@@ -344,9 +345,37 @@ def test_a_solver_that_gives_up_is_no_divergence(points: RunConfig, monkeypatch:
 
 
 def test_errors_come_back_from_their_notes() -> None:
-    for error in (Diverged("so."), Unsolvable("thus.")):
+    class Mine(Unsolvable):
+        """A plugin's own."""
+
+    for error, kind in ((Diverged("so."), Diverged), (Unsolvable("thus."), Unsolvable), (Mine("mine."), Unsolvable)):
         again = NoValue.of(json.loads(json.dumps(error.note)))
-        assert (type(again), str(again)) == (type(error), str(error))
+        assert (type(again), str(again)) == (kind, str(error))
+
+
+def test_a_trial_of_which_more_will_come_has_not_ended(tiny: RunConfig, score: Any) -> None:
+    """Though something of it has failed: it is neither published, nor told to have failed, nor closed in the record."""
+    plan = planned(override(tiny, {"evaluate.nfe": [1, 2]}), seeds=1)
+    run, protocol = plan.run("b", 0), plan.protocol("b")
+    for arm in "ac":
+        score(plan.run(arm, 0), plan.protocol(arm), {1: 2.0, 2: 1.0})
+    run.note_failure(protocol, "1", Diverged("so."))
+    assert run.failure(protocol) is not None
+    assert not run.ended(protocol)
+    assert plan.unfinished() == [("b", 0)]
+    assert Trial("b", run, protocol, {}).status() == "RUNNING"
+    run.note_failure(protocol, "2", Diverged("so."))
+    assert plan.unfinished() == []
+    assert Trial("b", run, protocol, {}).status() == "FAILED"
+
+
+def test_a_value_that_is_known_is_not_refused_for_what_another_metric_met(tiny: RunConfig, score: Any) -> None:
+    plan = planned(override(tiny, {"evaluate.nfe": [1, 2]}), seeds=1)
+    run, protocol = plan.run("a", 0), plan.protocol("a")
+    score(run, protocol, {1: 2.0, 2: 1.0})
+    run.note_failure(protocol, "2", Diverged("another metric is not finite."))
+    assert run.evaluated(protocol)
+    assert run.failure(protocol) is None
 
 
 @pytest.mark.parametrize(

@@ -175,11 +175,14 @@ def test_what_a_single_seed_or_another_verdict_leaves_out_is_left_out(tmp_path: 
     rows = [
         {"arm": "one", "difference": 0.25, "verdict": "undecided"},
         {"arm": "lost", "n": 2, "difference": 0.5, "low": 0.4, "high": 0.6, "verdict": "unstable"},
+        {"arm": "gone", "n": 0, "verdict": "unstable", "reason": "5 of 5 diverged"},
+        {"arm": "left", "difference": -0.4, "low": -0.5, "high": -0.3, "verdict": "not compared", "reason": "the baseline lost seeds"},
         {"arm": "new", "difference": -0.5, "low": -0.6, "high": -0.4, "verdict": "a verdict to come"},
     ]
     said = published.section(committed_table(tmp_path, rows, detectable_difference=None))
     assert "- undecided (these seeds cannot say): `one` +25.0%\n" in said
-    assert "- unstable (seeds diverged): `lost` +50.0% (+40.0% to +60.0%)\n" in said
+    assert "- unstable (seeds diverged): `lost` +50.0% (+40.0% to +60.0%); `gone` (5 of 5 diverged)\n" in said
+    assert "- not compared: `left` (the baseline lost seeds)" in said
     assert "- a verdict to come: `new` -50.0% (-60.0% to -40.0%)\n" in said
     assert "against `a`, 3 seeds;" in said
     assert "nan" not in said

@@ -31,15 +31,19 @@ SECRETS = (
     ("redis://:pa55@host/0", "redis://:***@host/0"),
     ("first postgresql://a:pa55@h/d then https://c:pa55@e.", "first postgresql://a:***@h/d then https://c:***@e."),
     ("host=h password='pa55 w' user=me", "host=h password=*** user=me"),
+    ("DRIVER=x;PWD={pa55;w};UID=me", "DRIVER=x;PWD=***;UID=me"),
 )
-NOT_SECRET = ("http://127.0.0.1:5000", "sqlite:////a:b/c", "dataset.path: a@b.c is no file", "https://host/path?x=1")
+NOT_SECRET = ("http://127.0.0.1:5000", "sqlite:////a:b/c", "dataset.path: a@b.c is no file", "https://host/path?x=1", "objective.token=3")
 
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder full of files named like modules, each of which notes that it ran."""
+    local = tmp_path / "results" / "local"
+    local.mkdir(parents=True)
     for name in STRAY_NAMES:
         (tmp_path / f"{name}.py").write_text(STRAY)
+        (local / f"{name}.py").write_text(STRAY)
     (tmp_path / "studies").mkdir()
     (tmp_path / "studies" / "scales.py").write_text(STRAY)
     monkeypatch.setenv("STRAY", str(tmp_path / "ran"))
@@ -167,7 +171,11 @@ def test_a_relative_store_is_that_of_the_folder_one_stands_in(monkeypatch: pytes
     from harness.tracking import default_uri
 
     monkeypatch.chdir(tmp_path)
-    for given, meant in (("sqlite:///own.db", f"sqlite:///{tmp_path}/own.db"), ("mlruns", f"{tmp_path}/mlruns")):
+    for given, meant in (
+        ("sqlite:///own.db", f"sqlite:///{tmp_path}/own.db"),
+        ("mlruns", f"{tmp_path}/mlruns"),
+        ("file:runs", f"{tmp_path}/runs"),
+    ):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
         assert default_uri() == meant
     for absolute in ("http://127.0.0.1:5000", f"sqlite:///{tmp_path}/x.db", f"file://{tmp_path}/mlruns", "postgresql://h/d"):

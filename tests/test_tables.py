@@ -120,7 +120,7 @@ def test_two_seeds_decide_nothing_and_the_table_says_why(tiny: RunConfig, report
     plan = planned(tiny, seeds=2)
     report = reported(plan, made_up(plan))
     assert [row(report, arm).verdict for arm in "bc"] == ["undecided", "undecided"]
-    assert "Undecided: b, c (2 of 2 pairs of seeds are there, and 3 or more carry a verdict: more seeds help)." in tables.remarks(report)
+    assert "Undecided: b, c (2 of 2 pairs of seeds have values, a verdict needs 3: more seeds help)." in tables.remarks(report)
 
 
 def test_a_single_seed_is_shown_without_a_spread(tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_an_arm_without_values_has_no_verdict(tiny: RunConfig, reported: Callabl
     plan = planned(tiny)
     report = reported(plan, {key: value for key, value in made_up(plan).items() if key[0] != "b"})
     assert (row(report, "b").n, row(report, "b").verdict, row(report, "c").verdict) == (0, "undecided", "tie")
-    assert "Undecided: b (0 of 4 pairs of seeds are there, and 3 or more carry a verdict: more seeds help)." in tables.remarks(report)
+    assert "Undecided: b (0 of 4 pairs of seeds have values, a verdict needs 3: more seeds help)." in tables.remarks(report)
     assert "nan" not in written(report, tmp_path)[".md"].read_text()
 
 

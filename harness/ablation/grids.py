@@ -73,7 +73,8 @@ def _by_nfe(report: Report, metric: str) -> Grid:
     header = ["arm", *(str(nfe) if nfe else "calls of its own" for nfe in nfes)]
     if len(nfes) == 1 and metric != plan.metric:
         header += ["difference", "95 % interval"]
-        lines = [[*line, *_comparison(own.loc[line[0], nfes[0]])[:2]] for line in lines]
+        lost = own.loc[plan.baseline, nfes[0]][["diverged", "failed"]].any()
+        lines = [[*line, *(["", ""] if lost else _comparison(own.loc[line[0], nfes[0]])[:2])] for line in lines]
     fewer = ", or as many as stand in brackets" if ((own.n > 0) & (own.n < own.seeds)).any() else ""
     return Grid(f"{titled(metric)} by NFE, mean ± sd over {len(plan.seeds)} seeds{fewer}", header, lines)
 

@@ -134,13 +134,8 @@ class Plan:
         return Protocol.of(self.arms[arm].evaluate, load(self.arms[arm].dataset))
 
     def unfinished(self) -> list[tuple[str, int]]:
-        """(arm, seed) of the trials that neither have every value nor failed for good."""
-        left = []
-        for arm, seed in self.trials():
-            run, protocol = self.run(arm, seed), self.protocol(arm)
-            if not (run.evaluated(protocol) or run.failure(protocol)):
-                left.append((arm, seed))
-        return left
+        """(arm, seed) of the trials of which more will come."""
+        return [(arm, seed) for arm, seed in self.trials() if not self.run(arm, seed).ended(self.protocol(arm))]
 
     def _plain(self, run_only: bool) -> dict[str, Any]:
         plain = {**vars(self), "arms": {name: to_dict(config, run_only) for name, config in self.arms.items()}}

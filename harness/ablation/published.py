@@ -10,6 +10,7 @@ import pandas as pd
 
 from harness.ablation.study import studies_folder
 from harness.ablation.tables import VERSIONS
+from harness.ablation.verdicts import NOT_COMPARED, UNSTABLE
 from harness.files import read_json, write_atomic
 
 EARLIER = "An earlier version of the code made"
@@ -17,11 +18,10 @@ VERDICTS = {
     "better": "better than the baseline",
     "worse": "worse",
     "tie": "a tie (the 90 % interval lies within the smallest difference)",
-    "unstable": "unstable (seeds diverged)",
+    UNSTABLE: "unstable (seeds diverged)",
     "undecided": "undecided (these seeds cannot say)",
 }
 """{verdict: its words}, in the order of the list; others follow under their own name."""
-NOT_COMPARED = "not compared"
 
 
 def published_folder() -> Path:
@@ -91,9 +91,11 @@ def _by_verdict(rows: pd.DataFrame, metric: str, nfe: int) -> dict[str, list[str
     others = rows[rows.primary & (rows.verdict != "baseline")].sort_values("difference")
     for _, row in others.iterrows():
         words, told = VERDICTS.get(row.verdict, row.verdict), f"{row.difference:+.1%}"
-        if pd.isna(row.difference):
+        if row.verdict == NOT_COMPARED or (pd.isna(row.difference) and row.verdict != UNSTABLE):
             own = rows[(rows.arm == row.arm) & (rows.metric == metric)]
             words, told = NOT_COMPARED, f"({_why_not(row, own, nfe)})"
+        elif pd.isna(row.difference):
+            told = f"({row.reason})"
         elif not pd.isna(row.low):
             told += f" ({row.low:+.1%} to {row.high:+.1%})"
         found.setdefault(words, []).append(f"`{row.arm}` {told}")

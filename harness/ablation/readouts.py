@@ -45,7 +45,7 @@ def read(
     """{arm: what its curve says} of one metric; values has columns arm, seed, metric, nfe and value, seconds those by arm and NFE.
 
     An adaptive solver's calls (NFE 0) belong to no curve. Arms without a whole seed are left out, and all where none has a curve.
-    The seeds that an `unstable` arm has left set no mark for the others.
+    The seeds that an `unstable` arm has left set no mark for the others, nor are others compared with them.
     """
     own = values[(values.metric == metric) & (values.nfe > 0)].dropna(subset="value")
     if own.empty:
@@ -64,7 +64,7 @@ def read(
     for arm, curve in means.items():
         fewest = _fewest(curve, float(curve.min() if lower else curve.max()), lower)
         against = None
-        if arm != baseline and baseline in areas and len(areas[arm]):
+        if arm != baseline and baseline in areas and baseline not in unstable and len(areas[arm]):
             pairs = pd.concat([areas[arm], areas[baseline]], axis=1, join="inner")
             against = compare(pairs.iloc[:, 0].tolist(), pairs.iloc[:, 1].tolist())
         spent = seconds.get((arm, fewest or 0), math.nan)

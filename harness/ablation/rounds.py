@@ -12,7 +12,7 @@ from harness.errors import ConfigError, NoValue, UserError
 from harness.evaluation.flow import FlowMetric
 from harness.identity import training_digest
 from harness.pipeline import ensure
-from harness.reflow import ONE_STEP_ONLY
+from harness.reflow import ONE_STEP_ONLY, asks_for_guidance
 from harness.runs import Run, RunConfig
 from harness.sampling import Guidance
 
@@ -37,7 +37,7 @@ def plan_of(runs: Sequence[Run], rounds: int, distil: bool, changes: Mapping[str
             raise UserError(f"{run.name}: is trained for {run.steps_done} of {run.config.train.steps} steps. Run `harness train` first.")
     student = _first_round(teacher, {path: value for path, value in changes.items() if path not in judging})
     arms = {_title(teacher): teacher}
-    asked = any(path.startswith("evaluate.guidance") for path in judging)
+    asked = asks_for_guidance(judging)
     for later in range(rounds):
         config = override(student, {"reflow.rounds": student.reflow.rounds + later})
         config = override(config, {"evaluate.guidance": Guidance()} if config.learned_guidance and not asked else {})

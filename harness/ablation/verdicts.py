@@ -51,7 +51,7 @@ def _nothing_to_compare(plan: Plan, base: Seeds, standing: Standing) -> str:
     """Why no test is made, which more seeds would not change; empty where one is."""
     own = standing.seeds
     if base.diverged or base.failed:
-        return f"of the baseline {plan.baseline}, {base.missing}, and its other seeds are no fair sample"
+        return f"the baseline {plan.baseline} lost seeds ({base.missing}), and the others are no fair sample"
     if not base.asked:
         return f"the baseline {plan.baseline} is not measured at NFE {plan.nfe}"
     if own.diverged:
@@ -74,6 +74,6 @@ def _verdict(plan: Plan, base: Seeds, standing: Standing, p_value: float) -> Ver
         whole = base.measured == base.number
         return Verdict(word if word == "worse" and whole else UNSTABLE, own.missing, p_value)
     if not enough:
-        reason = f"{comparison.n} of {own.number} pairs of seeds are there, and {MIN_SEEDS} or more carry a verdict: more seeds help"
+        reason = f"{comparison.n} of {own.number} pairs of seeds have values, a verdict needs {MIN_SEEDS}: more seeds help"
         return Verdict(word, reason, p_value)
     return Verdict(word, own.missing, p_value)

@@ -74,7 +74,9 @@ class PlanBoard(Board):
     def _stands(self, trial: FrozenTrial) -> bool:
         """Whether the run directory, which is the truth, says what the journal says."""
         run, protocol = self._named(*_key(trial))
-        return run.evaluated(protocol) if trial.state == TrialState.COMPLETE else run.failure(protocol) is not None
+        if trial.state == TrialState.COMPLETE:
+            return run.evaluated(protocol)
+        return run.ended(protocol) and run.failure(protocol) is not None
 
     @functools.cache  # noqa: B019  # a board lives as long as its process
     def _named(self, arm: str, seed: int) -> tuple[Run, Protocol]:

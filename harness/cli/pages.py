@@ -6,6 +6,7 @@ import argparse
 import os
 import socket
 import sys
+import tempfile
 from collections.abc import Iterable
 
 from harness.errors import UserError
@@ -34,7 +35,7 @@ def ui(options: argparse.Namespace) -> None:
     ]
     os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # not an argument, which every user of the machine can read
     print(f"http://{options.host}:{options.port} (Ctrl-C ends it)", flush=True)
-    os.chdir(local)  # uvicorn imports from the working directory
+    os.chdir(tempfile.mkdtemp(prefix="harness-ui-"))  # uvicorn imports from the working directory
     os.execv(sys.executable, [sys.executable, "-P", "-m", "mlflow", "server", *arguments])
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.config import override, parse_assignments
-from harness.errors import UserError
+from harness.errors import NoValue, UserError
 
 if TYPE_CHECKING:
     from harness.ablation.plan import Plan
@@ -113,12 +113,13 @@ def evaluate(options: argparse.Namespace) -> None:
     if options.sweep:
         return _sweep(runs, options)
     stop = StopSignal()
-    for run in runs:
-        _evaluate(run, stop)
+    errors = [error for run in runs if (error := _evaluate(run, stop))]
+    if errors:
+        raise errors[0]
 
 
-def _evaluate(run: Run, stop: StopSignal) -> None:
-    """Judge a run and print its values."""
+def _evaluate(run: Run, stop: StopSignal) -> NoValue | None:
+    """Judge a run and print its values; why one is missing, or None."""
     from rich.console import Console
 
     from harness.data.base import load
@@ -128,11 +129,15 @@ def _evaluate(run: Run, stop: StopSignal) -> None:
 
     trained = restore(run)
     judge = Judge(run.config.evaluate, load(run.config.dataset), run.config.train.resolved_device(), stop=stop)
+    lacks: NoValue | None = None
     with _following(run, judge.protocol, "evaluate", evaluated=True):
-        evaluate(run, trained, judge, stop)
+        try:
+            evaluate(run, trained, judge, stop)
+        except NoValue as error:
+            lacks = error
     known, solver = run.evaluation(judge.protocol), run.config.evaluate.solver.name
     for metric in run.config.evaluate.metrics:
-        for text, value in known["values"][metric.name].items():
+        for text, value in known["values"].get(metric.name, {}).items():
             low, high = known["intervals"].get(metric.name, {}).get(text, (None, None))
             interval = "" if low is None else f" ({low:.6g} to {high:.6g})"
             calls = known["calls"].get(text, {})
@@ -141,6 +146,7 @@ def _evaluate(run: Run, stop: StopSignal) -> None:
     for line in (run.config.evaluate.short_of_samples, *doubts(known["values"], run.config.evaluate.metrics, known["intervals"])):
         if line:
             print(line)
+    return lacks
 
 
 def _sweep(runs: Sequence[Run], options: argparse.Namespace) -> None:

@@ -64,6 +64,7 @@ def _compare(options: argparse.Namespace, plan: Plan, split: Split, console: Any
     from harness.ablation.launch import launch, prepare
     from harness.ablation.tables import judge_references
     from harness.ablation.worker import PlanBoard
+    from harness.data.base import load
     from harness.explain import Explained, alike
 
     console.print(
@@ -72,6 +73,8 @@ def _compare(options: argparse.Namespace, plan: Plan, split: Split, console: Any
     judge = prepare(plan, console, stop)
     for line in alike({name: Explained.of(config) for name, config in plan.arms.items()}):
         console.print(f"- {line}", highlight=False)
+    for line in dict.fromkeys(line for config in plan.arms.values() for line in load(config.dataset).notes):
+        console.print(f"- {line}", highlight=False, markup=False)
     for line, arms in _advice(plan).items():
         console.print(f"- advice for {'every arm' if len(arms) == len(plan.arms) else ', '.join(arms)}: {line}", highlight=False)
     launch(PlanBoard(plan), split, console, stop, lambda: _report(options, plan, judge_references(judge), console, _own(), *notes))
@@ -84,7 +87,7 @@ def _advice(plan: Plan) -> dict[str, list[str]]:
 
     said: dict[str, list[str]] = {}
     for name, config in plan.arms.items():
-        for line in (*load(config.dataset).notes, *warnings(config.train, load(config.dataset), config)):
+        for line in warnings(config.train, load(config.dataset), config):
             said.setdefault(line, []).append(name)
     return said
 
@@ -134,6 +137,8 @@ def _publish(options: argparse.Namespace, console: Any, folder: Path) -> None:
 
 def _searched(options: argparse.Namespace) -> tuple[SearchBoard, Plan]:
     """The board of a search that has ended, and the plan of the comparison that follows."""
+    from optuna.trial import TrialState
+
     from harness.ablation.search import BASELINE, SearchPlan, compared, load_search
     from harness.ablation.space import settings
     from harness.ablation.study import load_scale
@@ -144,7 +149,7 @@ def _searched(options: argparse.Namespace) -> tuple[SearchBoard, Plan]:
     for own in _as_trained(compared(*given, tuned={})):
         base = own.arms[BASELINE]
         plan = SearchPlan.of(search, scale, base, None, options.plugin)
-        if plan.folder.exists() and (board := SearchBoard(plan)).finished():
+        if plan.folder.exists() and (board := SearchBoard(plan)).finished() and not board.trials(TrialState.RUNNING, TrialState.WAITING):
             if (settled := len(board.settled())) > plan.trials:
                 options.trials = settled  # the search was made longer
             return board, compared(*given, tuned=settings(board.best().params)).threaded(base.train.threads)

@@ -186,7 +186,7 @@ class StochasticSolver(Solver):
     scale: Positive = 1.0
     """Factor of w(t)."""
     t_min: Annotated[float, Range(0, 1, ends="[)")] = 0.04
-    """Time at which the noise ends: the size of the last step of Ma et al. 2024 (SiT). 0 leaves the last step alone without noise."""
+    """Time at which the noise ends: the size of the last step of Ma et al. 2024 (SiT). With 0, only the last step has no noise."""
     t_max: Annotated[float, Range(0.97, 1)] = 0.99
     """Time above which w stays constant."""
 

@@ -51,9 +51,10 @@ class Archive:
         self._folders: set[str] = set()
         try:
             self.version = _mark(os.stat(path))
-            found = dict(sorted(self._members() if self.zipped else self._walk()))
+            members = dict(self._members() if self.zipped else self._walk())  # of two with one name, the later
         except (OSError, zipfile.BadZipFile) as error:
             raise UserError(f"{path}: cannot be read ({error}). Give a folder or a zip of files.") from error
+        found = dict(sorted(members.items()))
         counted = [name for name in found if name.lower().endswith(endings)]
         self.root = _common(counted)
         self.files = {name.removeprefix(self.root): found[name] for name in counted}

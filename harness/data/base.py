@@ -72,9 +72,13 @@ class Data:
 
     def _check_classes(self) -> None:
         """`UserError` where a class has no sample to learn it from."""
-        assert (self.classes is None) == (self.held_out_classes is None)
-        if self.classes is None or self.held_out_classes is None:
+        if self.classes is None and self.held_out_classes is None:
             return
+        if self.classes is None or self.held_out_classes is None:
+            raise UserError("dataset: one of classes and held_out_classes is missing. Give the samples of both parts classes, or none.")
+        for part, samples, classes in (("training", self.train, self.classes), ("held-out", self.held_out, self.held_out_classes)):
+            if len(classes) != len(samples):
+                raise UserError(f"dataset: {len(classes)} classes are given for {len(samples)} {part} samples. Give each sample one.")
         known = torch.cat([self.classes, self.held_out_classes, torch.tensor([len(self.class_names) - 1]).clamp(min=0)])
         lowest, highest = int(known.min()), int(known.max())
         if lowest < 0 or (self.class_names and highest >= len(self.class_names)):
@@ -84,7 +88,7 @@ class Data:
         if len(missing := (counts == 0).nonzero().flatten()):
             first = int(missing[0])
             name = self.class_names[first] if self.class_names else first
-            raise UserError(f"dataset: the class '{name}' has no training sample. Give it some, or leave the class out.")
+            raise UserError(f"dataset: the class '{name}' has no training sample. Give it some, take more samples, or leave the class out.")
 
     @functools.cached_property
     def shape(self) -> tuple[int, ...]:

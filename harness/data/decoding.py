@@ -152,7 +152,7 @@ def _said(values: Values, levels: tuple[float, ...]) -> str:
         return f"{values.name}: the upper 8 bits are taken"
     stretch = "brought to 0 to 255"
     if levels:
-        stretch = f"{levels[0]:g} to {levels[1]:g} become 0 to 255, what lies outside is clipped"
+        stretch = f"{levels[0]:g} to {levels[1]:g} become 0 to 255, values outside are clipped"
     return f"{values.name}: {stretch}{', and 0 is white' if values.inverted else ''}"
 
 

@@ -159,9 +159,12 @@ class Npz(Dataset, name="npz"):
                 raise UserError(f"{path}: `labels` is {list(arrays['labels'].shape)} for {len(images)} images. Give one each.")
             classes, names = _numbered(arrays["labels"], path)
         apart = held_out(len(images), 10, classes)
+        others = [f"{name} {list(array.shape)}" for name, array in arrays.items() if name not in ("images", "labels")]
+        notes = (f"left out, as neither `images` nor `labels`: {', '.join(others)}",) if others else ()
         return Data(
-            stored[~apart], stored[apart], encode, decode, "image", *parted(classes, apart), names, augment=mirror if self.flip else None
-        )
+            stored[~apart], stored[apart], encode, decode, "image", *parted(classes, apart), names,
+            augment=mirror if self.flip else None, notes=notes,
+        )  # fmt: skip
 
 
 def _numbered(labels: np.ndarray, path: Path) -> tuple[Tensor, tuple[str, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -55,7 +55,8 @@ class MMD(Metric, name="mmd"):
         x, y = map(torch.from_numpy, standardised(samples, reference))
         within = torch.cdist(y, y)
         pairs = within[*torch.triu_indices(len(y), len(y), 1)]
-        median = pairs[pairs > 0].median() if (pairs > 0).any() else torch.ones(())
+        apart = pairs[pairs > SAME * math.sqrt(y.shape[1])]
+        median = apart.median() if len(apart) else torch.ones(())
 
         def similarity(distances: torch.Tensor) -> float:
             squared = (distances / median).square()
@@ -86,7 +87,7 @@ class TwoSample(Metric, name="c2st"):
     1/2 counts as much as one above. The interval is of 1.96 standard errors of the accuracy, cut at 0.
     """
 
-    formula: ClassVar[str] = "|accuracy - 1/2|, accuracy in five-fold cross-validation"
+    formula: ClassVar[str] = "max(|accuracy - 1/2|, 1 / 4n), accuracy in five-fold cross-validation on n samples and n real ones"
     source: ClassVar[str] = "Lopez-Paz & Oquab 2017, section 3"
     lower_is_better = True
     reference_is_best = False
@@ -99,12 +100,12 @@ class TwoSample(Metric, name="c2st"):
         return self.folds
 
     def compare(self, samples: Summary, reference: Summary) -> float:
-        return abs(self.accuracy(samples, reference) - 0.5)
+        return self.estimate(samples, reference).value
 
     def estimate(self, samples: Summary, reference: Summary) -> Estimate:
         accuracy = self.accuracy(samples, reference)
         told = 2 * min(len(samples["features"]), len(reference["features"]))
-        value, half = abs(accuracy - 0.5), 1.96 * math.sqrt(accuracy * (1 - accuracy) / told)
+        value, half = max(abs(accuracy - 0.5), 0.5 / told), 1.96 * math.sqrt(accuracy * (1 - accuracy) / told)
         return Estimate(value, (max(0.0, value - half), min(0.5, value + half)))
 
     @staticmethod
@@ -161,7 +162,7 @@ class LabelAccuracy(Metric, name="label_accuracy"):
 
 @dataclass(frozen=True, kw_only=True)
 class Authenticity(Metric, name="authenticity"):
-    """Share of the samples that are not nearer to a training sample than that is to its nearest fellow: low means memorised.
+    """Share of the samples as far from their nearest training sample as it is from its own nearest neighbour: low means memorised.
 
     Training samples that are equal count as one, so a copy is never authentic, whether what it copies is there once or often.
     """
@@ -176,11 +177,20 @@ class Authenticity(Metric, name="authenticity"):
         from sklearn.neighbors import NearestNeighbors
 
         x, y = standardised(samples, reference)
-        y = np.unique(y, axis=0)
-        if len(y) == 1:
-            return 0.0  # without a fellow, everything is nearer
+        y, same = np.unique(y, axis=0), SAME * math.sqrt(y.shape[1])
         known = NearestNeighbors(n_neighbors=1).fit(y)
-        distance, nearest = known.kneighbors(x)
-        fellows = known.kneighbors()[0]  # of each but itself
-        same = SAME * math.sqrt(y.shape[1])
-        return float(((distance > same) & (distance >= fellows[nearest[:, 0]])).mean())
+        distance, nearest = (found[:, 0] for found in known.kneighbors(x))
+        return float(((distance > same) & (distance >= _fellows(known, len(y), same)[nearest])).mean())
+
+
+def _fellows(known: Any, number: int, same: float) -> np.ndarray:
+    """The distance of each of the `number` samples that NearestNeighbors knows to the nearest one farther than `same`, [number].
+
+    It is infinite where no sample lies farther.
+    """
+    found, neighbours = np.full(number, np.inf), 1
+    while neighbours < number and not np.isfinite(found).all():
+        distances = known.kneighbors(n_neighbors=neighbours)[0]  # of each but itself
+        found = np.where(distances > same, distances, np.inf).min(1)
+        neighbours = min(4 * neighbours, number - 1) if neighbours < number - 1 else number
+    return found

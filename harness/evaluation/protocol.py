@@ -83,7 +83,7 @@ class EvaluateConfig(Config):
         if FID.name in names and self.num_samples < dimensions:
             said.append(
                 f"{self.num_samples} samples are fewer than the {dimensions} features: FID is far too high for samples and "
-                "real ones alike. What resampled training samples score is the bias; more samples lower it."
+                "real ones alike. The score of resampled training samples is the bias; more samples lower it."
             )
         if ExtrapolatedFID.name in names and self.num_samples < 2 * dimensions:
             said.append(
