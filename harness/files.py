@@ -14,7 +14,7 @@ from harness.errors import UserError
 
 
 def results_folder() -> Path:
-    """HARNESS_RESULTS, or results/ below the working directory: tables/, figures/ and local/ lie in it."""
+    """HARNESS_RESULTS, or results/ below the working directory: a user's runs, tables and figures are in its local/."""
     return Path(os.environ.get("HARNESS_RESULTS") or "results").absolute()
 
 

@@ -70,7 +70,7 @@ def _pairs(config: RunConfig, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def changed(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
-    """A finished run's configuration with changes of `evaluate` and of what leaves its name; `UserError` for others."""
+    """A finished run's configuration with changes of `evaluate` and of what its name does not depend on; `UserError` for others."""
     new = override(config, {**changes, **_of_teachers(config, changes)})
     if _learned(new) != _learned(config):
         possible = leaving_the_name(config, changes)
@@ -162,6 +162,6 @@ _REASONS = {
     "files": "the files that its noise or coupling reads are not those that it was trained on ({then} then, {now} now). Bring them back, "
     "or say where they lie: --set noise.dataset.path=... or coupling.path=...",
     "pair_sources": "the files of what made its pairs were edited since ({then} then, {now} now). Bring them back, or train it again.",
-    "teacher": "it learned from the training {then}, and config.json says {now}: that was edited, or a file behind the teacher was. "
-    "Restore it.",
+    "teacher": "its teacher was the run {then}, and config.json names {now}: somebody edited config.json or the teacher's files. "
+    "Restore them.",
 }

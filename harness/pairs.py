@@ -113,7 +113,7 @@ class PairSet:
         about, again = self.about, f"Remove {self.folder}, and the same command makes its pairs again."
         wrong = next((name for name, value in {**made, "number": self.number}.items() if about.get(name) != value), None)
         if wrong or about.get("files", {}).keys() != self.arrays.keys():
-            reason = f"its '{wrong or 'files'}' is not that of these pairs: it was edited, or copied from others"
+            reason = f"its entry '{wrong or 'files'}' does not fit these pairs: somebody edited it, or copied it from other pairs"
             raise UserError(f"{self.folder / 'pairs.json'}: {reason}. {again}")
         for name, file in about["files"].items():
             path = self.arrays[name].path

@@ -196,7 +196,7 @@ class Run:
 
     @classmethod
     def open(cls, name: str, changes: Mapping[str, Any] | None = None) -> Self:
-        """The same with changes of `evaluate` and of what leaves a run's name; `UserError` unless it is the run that it is called."""
+        """The same with changes of `evaluate` and of what a run's name does not depend on; `UserError` unless it has its own name."""
         run = cls.find(name)
         run = cls(changed(run.config, changes or {}), run.folder)
         require_named(run.config, run.folder, run.environment, "train.device" in (changes or {}))

@@ -216,7 +216,7 @@ def test_other_places_move_too(pictures: Callable[[str, int], RunConfig], tmp_pa
     assert opened.parent is not None
     assert opened.parent.config.dataset == opened.config.dataset
     edit(folders[1] / "config.json", {"reflow.teacher.train.learning_rate": 0.2})
-    assert "it learned from the training " in refusal(folders[1], moved)
+    assert "its teacher was the run " in refusal(folders[1], moved)
 
 
 def test_a_finished_run_takes_changes_of_how_and_where_alone(points: RunConfig) -> None:
@@ -270,7 +270,7 @@ def test_pairs_that_others_made_or_made_otherwise_are_refused(points: RunConfig)
     for changes in wrong:
         edit(run.pairs.folder / "pairs.json", changes)
         name = next(iter(changes)).partition(".")[0]
-        with pytest.raises(UserError, match=rf"pairs\.json: its '{name}' is not that of these pairs: .* Remove {run.pairs.folder}, "):
+        with pytest.raises(UserError, match=rf"pairs\.json: its entry '{name}' does not fit these pairs: .* Remove {run.pairs.folder}, "):
             make_pairs(run, lambda _: None, lambda: False)
         write_json(run.pairs.folder / "pairs.json", whole)
     make_pairs(run, lambda _: None, lambda: False)

@@ -171,10 +171,10 @@ class DormandPrince5(Solver, name="dopri5"):
 class StochasticSolver(Solver):
     """dx = (v - w s / 2) dt + sqrt(w) dW backwards in time, whose marginals are those of dx = v dt for every w(t) >= 0.
 
-    The score grows as 1 / sigma^2, and with it what a step of w takes away: steps that are longer than that allows make x
-    explode. So w is lowered until a step brings no more noise than x has at the step's end (Karras et al. 2022, algorithm 2),
-    w |h| <= sigma^2 Var[x1], which shorter steps make idle. Steps that end below `t_min`, and the last one, are those of the
-    ordinary equation, which keep the marginals too.
+    The score grows as 1 / sigma^2, and with it the pull of w: where a step is long, x overshoots and explodes. So w is lowered
+    until a step brings no more noise than x has at the step's end (Karras et al. 2022, algorithm 2), w |h| <= sigma^2 Var[x1].
+    Short steps do not reach this bound. Steps that end below `t_min`, and the last one, follow the ordinary equation, which
+    keeps the marginals too.
     """
 
     needs_score: ClassVar[bool] = True
@@ -224,7 +224,7 @@ class EulerMaruyama(StochasticSolver, name="euler_maruyama"):
     """Euler-Maruyama on the stochastic equation, one call a step."""
 
     formula: ClassVar[str] = (
-        "x + h (v - w s / 2) + sqrt(w |h|) n, w = {scale:g} {diffusion}, w |h| <= sigma(t + h)^2; no noise below {t_min:g}"
+        "x + h (v - w s / 2) + sqrt(w |h|) n, w = {scale:g} {diffusion}, w |h| <= sigma(t + h)^2 Var[x1]; no noise below {t_min:g}"
     )
     source: ClassVar[str] = "Ma et al. 2024 (SiT), section 2 and appendix; Song et al. 2021; Karras et al. 2022, algorithm 2"
     calls_per_step = 1
@@ -240,7 +240,7 @@ class HeunSDE(StochasticSolver, name="heun_sde"):
     """The noise of a step, then Heun's method for the drift, two calls a step."""
 
     formula: ClassVar[str] = (
-        "z = x + sqrt(w |h|) n, then Heun's step from z with v - w s / 2, w = {scale:g} {diffusion}, w |h| <= sigma(t + h)^2; "
+        "z = x + sqrt(w |h|) n, then Heun's step from z with v - w s / 2, w = {scale:g} {diffusion}, w |h| <= sigma(t + h)^2 Var[x1]; "
         "no noise below {t_min:g}"
     )
     source: ClassVar[str] = "Ma et al. 2024 (SiT); Karras et al. 2022, algorithm 2"
