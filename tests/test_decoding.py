@@ -216,5 +216,5 @@ def test_data_says_which_scaling_was_applied(tmp_path: Path, capsys: pytest.Capt
     assert main(command) == 2
     assert capsys.readouterr().err.startswith(f"error: {place}/0.tif: holds floats (mode F) from 0 to 1, and nothing says")
     assert main([*command, "--set", "levels=[0,1]"]) == 0
-    said = "10 of 10 pictures looked at hold floats (mode F): 0 to 1 become 0 to 255, what lies outside is clipped"
+    said = "10 of 10 pictures looked at hold floats (mode F): 0 to 1 become 0 to 255, values outside are clipped"
     assert capsys.readouterr().out.splitlines()[-1] == said
