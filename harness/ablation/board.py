@@ -114,6 +114,10 @@ class Board(ABC):
         """The trials in these states, or all."""
         return self.study.get_trials(deepcopy=False, states=states or None)
 
+    def busy(self) -> bool:
+        """Whether a trial is under way or waits for a worker."""
+        return bool(self.trials(TrialState.RUNNING, TrialState.WAITING))
+
     def _refill(self) -> None:
         for trial in self.trials(TrialState.RUNNING):
             with locked(self._lease(trial.number), wait=False) as dead:

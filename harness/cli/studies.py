@@ -137,8 +137,6 @@ def _publish(options: argparse.Namespace, console: Any, folder: Path) -> None:
 
 def _searched(options: argparse.Namespace) -> tuple[SearchBoard, Plan]:
     """The board of a search that has ended, and the plan of the comparison that follows."""
-    from optuna.trial import TrialState
-
     from harness.ablation.search import BASELINE, SearchPlan, compared, load_search
     from harness.ablation.space import settings
     from harness.ablation.study import load_scale
@@ -149,7 +147,7 @@ def _searched(options: argparse.Namespace) -> tuple[SearchBoard, Plan]:
     for own in _as_trained(compared(*given, tuned={})):
         base = own.arms[BASELINE]
         plan = SearchPlan.of(search, scale, base, None, options.plugin)
-        if plan.folder.exists() and (board := SearchBoard(plan)).finished() and not board.trials(TrialState.RUNNING, TrialState.WAITING):
+        if plan.folder.exists() and (board := SearchBoard(plan)).finished() and not board.busy():
             if (settled := len(board.settled())) > plan.trials:
                 options.trials = settled  # the search was made longer
             return board, compared(*given, tuned=settings(board.best().params)).threaded(base.train.threads)
