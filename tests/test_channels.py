@@ -36,6 +36,12 @@ def series(path: Path, **fields: Any) -> tuple[tuple[str, ...], np.ndarray]:
     return data.names, np.concatenate([data.train[:, 0], data.train[-1:, 1]])
 
 
+def notes(path: Path, **fields: Any) -> str:
+    """What is said of a file, a line each."""
+    data = build("dataset", {"name": "time_series", "path": str(path), "window": 2, **fields}).load()
+    return "".join(f"{line}\n" for line in data.notes)
+
+
 def refused(said: str, path: Path, **fields: Any) -> None:
     with pytest.raises(UserError, match=said) as caught:
         series(path, **fields)
@@ -89,13 +95,13 @@ FORMS: dict[str, tuple[str, Callable[[int], str], dict[str, str]]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_the_same_numbers_is_the_same_series(form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_form_of_the_same_numbers_is_the_same_series(form: str, tmp_path: Path) -> None:
     header, row, fields = FORMS[form]
     path = write(tmp_path / "x.csv", header, row, **fields)
     names, values = series(path)
     assert names == ("temp", "load")
     np.testing.assert_allclose(values, np.stack([TEMP, LOAD], 1)[:80], rtol=1e-6)
-    said = capsys.readouterr().out.splitlines()
+    said = notes(path).splitlines()
     columns = re.split("[,;\t|]", header.splitlines()[-1].replace('"', ""))
     left = [name.strip() for name in columns if name.strip() not in names]
     assert sum(line.startswith(f"left out: {path}: column ") for line in said) == len(left)
@@ -120,12 +126,11 @@ READ = {
 }
 
 
-def test_what_is_left_out_or_read_otherwise_is_said_with_its_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_left_out_or_read_otherwise_is_said_with_its_reason(tmp_path: Path) -> None:
     for number, form in enumerate([*LEFT_OUT, *READ, "plain"]):
         header, row, fields = FORMS[form]
         path = write(tmp_path / f"{number}.csv", header, row, **fields)
-        series(path)
-        said = capsys.readouterr().out
+        said = notes(path)
         if form in LEFT_OUT:
             assert f"left out: {path}: {LEFT_OUT[form]}\n" in said, form
         elif form in READ:
@@ -133,8 +138,7 @@ def test_what_is_left_out_or_read_otherwise_is_said_with_its_reason(tmp_path: Pa
             assert template.format(*values()) in said, form
         else:
             assert said == ""
-        series(path, columns=["load"])
-        assert "left out" not in capsys.readouterr().out, "columns that were chosen against"
+        assert "left out" not in notes(path, columns=["load"]), "columns that were chosen against"
 
 
 def test_a_column_that_counts_or_times_is_taken_where_it_is_named(tmp_path: Path) -> None:
@@ -306,10 +310,10 @@ def dated(path: Path, form: str, days: Sequence[int], name: str = "date") -> Pat
 
 
 @pytest.mark.parametrize("form", STARTS)
-def test_rows_must_be_in_the_order_of_time(form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_must_be_in_the_order_of_time(form: str, tmp_path: Path) -> None:
     days, file = list(range(ROWS)), tmp_path / "x.csv"
     assert series(dated(file, STARTS[form], days))[0] == ("a",)
-    assert capsys.readouterr().out == f"left out: {file}: column A 'date': times\n"
+    assert notes(file) == f"left out: {file}: column A 'date': times\n"
     falling = rf"^{file}: its newest row is the first \(2024-04-09.* in A2, 2024-01-01.* in A101\), so the past would be held out\. Sort"
     refused(falling, dated(file, STARTS[form], days[::-1]))
     refused(falling, file, columns=["a"])
@@ -331,10 +335,9 @@ def test_dates_decide_where_row_numbers_fall(tmp_path: Path) -> None:
     assert series(path)[0] == ("a",)
 
 
-def test_hours_beside_dates_are_their_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hours_beside_dates_are_their_times(tmp_path: Path) -> None:
     path = write(tmp_path / "x.csv", "date,time,a", lambda i: f"{DAYS[i // 24]},{i % 24:02d}:00,{TEMP[i]}")
-    series(path)
-    assert "evenly" not in capsys.readouterr().out
+    assert "evenly" not in notes(path)
     path = write(tmp_path / "x.csv", "date,time,a", lambda i: f"{DAYS[i // 24]},{23 - i % 24:02d}:00,{TEMP[i]}")
     refused("are not in the order of time: 2024-01-01 22:00:00.* in A3", path)
 
@@ -364,25 +367,22 @@ UNEVEN: dict[str, tuple[Callable[[int], str], str]] = {
 }
 
 
-def test_uneven_times_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_uneven_times_are_said(tmp_path: Path) -> None:
     for kind, time in EVEN.items():
-        series(write(tmp_path / "x.csv", "date,a", lambda i, time=time: f"{time(i)},{TEMP[i]}"))
-        assert "evenly" not in capsys.readouterr().out, kind
+        path = write(tmp_path / "x.csv", "date,a", lambda i, time=time: f"{time(i)},{TEMP[i]}")
+        assert "evenly" not in notes(path), kind
     for kind, (time, said) in UNEVEN.items():
         path = write(tmp_path / "x.csv", "date,a", lambda i, time=time: f"{time(i)},{TEMP[i]}")
-        series(path)
-        assert re.search(rf"^dataset: {path}: {said}.* Windows take rows as evenly spaced\.$", capsys.readouterr().out, re.M), kind
+        assert re.search(rf"^dataset: {path}: {said}.* Windows take rows as evenly spaced\.$", notes(path), re.M), kind
 
 
-def test_times_beside_an_array_are_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_times_beside_an_array_are_checked(tmp_path: Path) -> None:
     days, values, path = pd.date_range("2024-01-01", periods=ROWS).to_numpy(), np.stack([TEMP, LOAD], 1), tmp_path / "x.npz"
     for name, times in (("dates", days), ("when", days.astype("M8[D]").astype(str)), ("time", np.arange(ROWS) * 60.0)):
         np.savez(path, series=values, **{name: times})
-        series(path)
-        assert capsys.readouterr().out == f"left out: {path}: array '{name}' [100]: it is neither `series` nor `names`\n"
+        assert notes(path) == f"left out: {path}: array '{name}' [100]: it is neither `series` nor `names`\n"
         np.savez(path, series=values, **{name: times[::-1]})
         refused(rf"its newest row is the first \(.* in {name}\[0\], .* in {name}\[99\]\)", path)
-        capsys.readouterr()
     np.savez(path, series=values, mask=np.ones(ROWS), names=np.array([b"a", b"b"]))
     assert series(path)[0] == ("a", "b")
-    assert "array 'mask' [100]" in capsys.readouterr().out
+    assert "array 'mask' [100]" in notes(path)

@@ -97,7 +97,7 @@ def test_a_rare_condition_is_trained_on(arranged: str, tmp_path: Path) -> None:
 # Genes that folders do not share, and how many are chosen.
 
 
-def test_cells_are_normalised_over_all_genes_of_their_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cells_are_normalised_over_all_genes_of_their_folder(tmp_path: Path) -> None:
     write_10x(tmp_path / "x" / "a", COUNTS[:25])
     write_10x(tmp_path / "x" / "b", COUNTS[25:, :30])
     data = load_cells(tmp_path / "x", genes=0)
@@ -105,7 +105,7 @@ def test_cells_are_normalised_over_all_genes_of_their_folder(tmp_path: Path, cap
     assert data.names == tuple(f"gene {i}" for i in range(30))
     np.testing.assert_allclose(whole(data.train), expected[~held(FOLDERS)], atol=1e-5)
     np.testing.assert_allclose(whole(data.held_out), expected[held(FOLDERS)], atol=1e-5)
-    assert capsys.readouterr().out == f"left out: {tmp_path}/x: genes that not every folder has: 10 of 40 in a; 30 are shared\n"
+    assert data.notes == (f"left out: {tmp_path}/x: genes that not every folder has: 10 of 40 in a; 30 are shared",)
 
 
 def write_genes(folder: Path, genes: list[tuple[str, str]], counts: np.ndarray) -> Path:
@@ -119,8 +119,8 @@ def test_folders_share_genes_by_their_ids_and_not_by_their_names(tmp_path: Path)
     """Two genes have one name, and the second folder holds the second of them alone, in another order of lines."""
     first = write_genes(tmp_path / "a", [("E0", "twin"), ("E1", "twin"), ("E2", "other")], np.array([[1, 2, 3], [4, 5, 6]]))
     second = write_genes(tmp_path / "b", [("E2", "renamed"), ("E1", "twin")], np.array([[7, 8], [9, 1]]))
-    parts = {name: counts.read(path, "")[""] for name, path in (("a", first), ("b", second))}
-    cells = counts.joined(parts, tmp_path)
+    parts = {name: counts.read(path, "", print)[""] for name, path in (("a", first), ("b", second))}
+    cells = counts.joined(parts, tmp_path, print)
     assert dict(zip(cells.var["gene_ids"], cells.var_names, strict=True)) == {"E1": "twin-1", "E2": "other"}
     columns = [list(cells.var["gene_ids"]).index(gene) for gene in ("E1", "E2")]
     assert cells.X.toarray()[:, columns].tolist() == [[2, 3], [5, 6], [8, 7], [1, 9]]
@@ -316,13 +316,12 @@ def as_10x_h5(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("form", [lambda folder: folder, as_h5ad, as_10x_h5], ids=["10x folder", "h5ad", "10x h5"])
-def test_features_that_are_no_genes_enter_no_sum_and_are_said(form: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_features_that_are_no_genes_enter_no_sum_and_are_said(form: Any, tmp_path: Path) -> None:
     path = form(mixed_features(tmp_path / "x"))
     data = load_cells(path, genes=0)
     assert data.names == tuple(f"gene {i}" for i in range(30))
     np.testing.assert_allclose(whole(data.train), log_normalised(COUNTS[:, :30])[~HELD], atol=1e-5)
-    said = f"left out: {path}: features that are no genes: 9 of 'Antibody Capture', 1 of 'CRISPR Guide Capture'\n"
-    assert capsys.readouterr().out == said
+    assert data.notes == (f"left out: {path}: features that are no genes: 9 of 'Antibody Capture', 1 of 'CRISPR Guide Capture'",)
 
 
 def test_features_of_several_kinds_without_genes_are_refused(tmp_path: Path) -> None:
@@ -332,11 +331,11 @@ def test_features_of_several_kinds_without_genes_are_refused(tmp_path: Path) -> 
     refused("x: its features are 20 of 'Antibody Capture', 20 of 'Peaks', none of 'Gene Expression'\\. Keep those of one kind", folder)
 
 
-def test_folders_without_counts_are_said_or_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folders_without_counts_are_said_or_refused(tmp_path: Path) -> None:
     path = split_by_donor(tmp_path / "x")
     (path / ".cache").mkdir()
-    load_cells(path, genes=0)
-    assert capsys.readouterr().out == f"left out: {path}/notes: holds no matrix.mtx\n"
+    data = load_cells(path, genes=0)
+    assert data.notes == (f"left out: {path}/notes: holds no matrix.mtx",)
     write_10x(path / "c donor", COUNTS[:2] * 0)
     refused(rf"^{path}/c donor: 2 cells have no count at all\. Filter them out\.$", path)
     (tmp_path / "empty").mkdir()

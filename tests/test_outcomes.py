@@ -27,6 +27,7 @@ from harness.ablation.search import SearchPlan
 from harness.ablation.study import Study, load_scale
 from harness.ablation.summary import summarise
 from harness.ablation.worker import PlanBoard, work
+from harness.cli.studies import _advice
 from harness.config import override
 from harness.errors import Diverged, NoValue, Pruned, Unsolvable, guarded
 from harness.files import read_json, write_json
@@ -207,6 +208,12 @@ def test_what_is_not_compared_says_why(tiny: RunConfig, reported: Callable[..., 
     }  # fmt: skip
     assert "c seed 2 has no value at NFE 2: it cannot." in report.notes
     assert set(verdicts_of(reported(planned(tiny, seeds=2))).values()) == {"baseline", "undecided"}
+
+
+def test_arms_without_the_primary_nfe_are_named_before_they_train(tiny: RunConfig) -> None:
+    plan = planned(override(tiny, {"evaluate.nfe": [1, 2]}), arms={"a": {}, "b": {"evaluate.nfe": [1]}, "c": {}})
+    assert _advice(plan)["no verdict without fid at NFE 2, which evaluate.nfe leaves out"] == ["b"]
+    assert not any("verdict" in line for line in _advice(planned(override(tiny, {"evaluate.nfe": [1, 2]}))))
 
 
 def test_an_arm_whose_training_diverges_is_unstable_wherever_it_is_measured(

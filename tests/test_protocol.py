@@ -311,6 +311,12 @@ def test_one_class_is_nothing_to_read(data: Data) -> None:
 )
 def test_what_too_few_samples_say_is_said(changes: dict, said: str | None) -> None:
     """1.96 standard errors of an accuracy of 1/2 over 2 n samples are 0.05 at n = 192.08."""
-    found = override(BASE, changes).short_of_samples
+    many = Data(torch.zeros(5000, 1), torch.zeros(9, 1), torch.Tensor.float, torch.Tensor.float, "points")
+    found = override(BASE, changes).short_of_samples(many)
     assert (found is None) == (said is None)
     assert not said or found.startswith(said)
+
+
+def test_a_small_training_set_is_all_that_samples_are_told_from() -> None:
+    asked = override(BASE, {"num_samples": 999, "extractor": "values", "metrics": ["c2st"]})
+    assert str(asked.short_of_samples(POINTS)).startswith("c2st of 99 samples and as many real ones")

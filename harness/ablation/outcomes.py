@@ -76,6 +76,11 @@ def collect(plan: Plan) -> tuple[pd.DataFrame, list[str]]:
     return pd.DataFrame(cells, columns=Cell._fields), sorted(commits)
 
 
+def is_asked(plan: Plan, config: RunConfig) -> bool:
+    """Whether an arm's configuration measures the primary metric at the primary NFE."""
+    return (plan.metric, plan.nfe, True) in _wanted(plan, config)
+
+
 def _wanted(plan: Plan, config: RunConfig) -> Iterator[tuple[str, int, bool]]:
     """(metric, NFE, whether the arm is measured there)."""
     wanted = config.evaluate

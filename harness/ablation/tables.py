@@ -16,6 +16,7 @@ from harness.ablation.grids import titled
 from harness.ablation.plan import Plan
 from harness.ablation.readouts import Readout
 from harness.ablation.summary import Summary, summarise
+from harness.data.base import load
 from harness.environment import machine
 from harness.evaluation.judge import Judge
 from harness.evaluation.protocol import EVALUATION_VERSION, Protocol
@@ -78,11 +79,12 @@ def _sampling_seconds(plan: Plan) -> dict[tuple[str, int], float]:
 
 
 def _notes(plan: Plan, summary: Summary, commits: list[str]) -> list[str]:
+    baseline = plan.arms[plan.baseline]
     return [
         *_about_verdicts(plan, summary),
         *_about_seeds(plan),
         *_about_protocols(plan),
-        *filter(None, [plan.arms[plan.baseline].evaluate.short_of_samples]),
+        *filter(None, [baseline.evaluate.short_of_samples(load(baseline.dataset))]),
         *([f"Trials come from {len(commits)} commits: {', '.join(commits)}."] if len(commits) > 1 else []),
     ]
 

@@ -143,7 +143,10 @@ def _evaluate(run: Run, stop: StopSignal) -> NoValue | None:
             calls = known["calls"].get(text, {})
             spent = f"NFE {text}" if text != "0" else f"{calls['mean']:.1f} ± {calls['sd']:.1f} calls chosen by {solver}"
             Console().print(f"{metric.name} {value:.6g}{interval} at {spent}, protocol {judge.protocol.digest}", highlight=False)
-    for line in (run.config.evaluate.short_of_samples, *doubts(known["values"], run.config.evaluate.metrics, known["intervals"])):
+    for line in (
+        run.config.evaluate.short_of_samples(judge.data),
+        *doubts(known["values"], run.config.evaluate.metrics, known["intervals"]),
+    ):
         if line:
             print(line)
     return lacks

@@ -82,10 +82,13 @@ def _compare(options: argparse.Namespace, plan: Plan, split: Split, console: Any
 
 def _advice(plan: Plan) -> dict[str, list[str]]:
     """What practice advises against, with the arms that do it."""
+    from harness.ablation.outcomes import is_asked
     from harness.data.base import load
     from harness.training.advice import warnings
 
     said: dict[str, list[str]] = {}
+    if apart := [name for name, config in plan.arms.items() if not is_asked(plan, config)]:
+        said[f"no verdict without {plan.metric} at NFE {plan.nfe}, which evaluate.nfe leaves out"] = apart
     for name, config in plan.arms.items():
         for line in warnings(config.train, load(config.dataset), config):
             said.setdefault(line, []).append(name)

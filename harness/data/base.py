@@ -115,6 +115,12 @@ class Data:
                     content.update(chunk)
         return {"train": len(self.train), "held_out": len(self.held_out), "sha256": content.hexdigest()[:12]}
 
+    @functools.cached_property
+    def moments(self) -> tuple[float, float]:
+        """Mean and standard deviation of the encoded values of `some` training samples."""
+        some = self.some()
+        return some.mean().item(), some.std().item()
+
     def some(self, number: int = 2000) -> Tensor:
         """Encoded training samples, evenly spaced where they are fetched one by one; all of them where they lie in memory."""
         if isinstance(self.train, Tensor):

@@ -69,7 +69,7 @@ class Cells(Dataset, name="cells"):
         return Data(
             train, held, scale.encode, lambda x: F.threshold(scale.decode(x), cells.smallest / 2, 0.0), "cells",
             *parted(None if classes is None else torch.from_numpy(classes[kept]), torch.from_numpy(cells.apart[kept])), class_names,
-            cells.genes, scale.statistics,
+            cells.genes, scale.statistics, notes=cells.notes,
         )  # fmt: skip
 
     def _kept(self, cells: Prepared) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
@@ -124,6 +124,8 @@ class Prepared:
     scale: Standardise
     smallest: float
     """The smallest positive value of the training cells."""
+    notes: tuple[str, ...]
+    """What was left out, a line each."""
 
 
 class Projection:
@@ -166,10 +168,11 @@ def _prepare(path: Path, condition: str, layer: str, genes: int, min_cells: int,
     from scipy.sparse import csr_matrix
     from sklearn.utils.sparsefuncs import mean_variance_axis
 
-    parts = counts.read(path, layer)
+    notes = list[str]()
+    parts = counts.read(path, layer, notes.append)
     for part in parts.values():
         scanpy.pp.normalize_total(part, target_sum=target_sum)  # over all genes of a folder, shared or not
-    cells = counts.joined(parts, path)
+    cells = counts.joined(parts, path, notes.append)
     scanpy.pp.log1p(cells)
     column = condition or ("" if "" in parts else "sample")
     conditions = counts.conditions(cells, column, path) if column else None
@@ -191,7 +194,8 @@ def _prepare(path: Path, condition: str, layer: str, genes: int, min_cells: int,
         raise UserError(f"{path}: {len(constant)} genes never vary, like {first}. Set dataset.genes to choose those that do.")
     scale = Standardise(torch.from_numpy(mean[chosen]), torch.from_numpy(variance[chosen]).sqrt())
     smallest = float(expression[~apart][:, chosen].data.min())  # sparse: the positive ones
-    return Prepared(expression[:, chosen], conditions, tuple(map(str, cells.var_names[chosen])), apart, scale, smallest)
+    names = tuple(map(str, cells.var_names[chosen]))
+    return Prepared(expression[:, chosen], conditions, names, apart, scale, smallest, tuple(notes))
 
 
 def _most_variable(cells: AnnData, number: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -128,11 +128,11 @@ def _judged(table: Table, number: int, decimal: str) -> Column:
     return Column()
 
 
-def channels(table: Table, decimal: Decimal, wanted: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+def channels(table: Table, decimal: Decimal, wanted: Sequence[str], say: Callable[[str], None]) -> tuple[np.ndarray, tuple[str, ...]]:
     """The channels float64 [T, D] and their names: those that are wanted, or else all that are numbers.
 
-    What is left out, what is written in no plain way and what is odd about the times is printed. `UserError` names a cell that
-    is no number, and rows that are not in the order of time.
+    `say` is told which columns are left out, which numbers are written in no plain way, and whether times are uneven.
+    `UserError` names a cell that is no number, and rows that are not in the order of time.
     """
     _refuse_headless(table)
     sign = decimal_sign(table, decimal)
@@ -145,12 +145,12 @@ def channels(table: Table, decimal: Decimal, wanted: Sequence[str]) -> tuple[np.
             reasons = "; ".join(line.rpartition(f"{table.path}: ")[2] for line in said) or "it has no rows"
             raise UserError(f"{table.path}: holds no numeric column ({reasons}). Give a .csv with a header and a row for each time.")
         for line in said:
-            print(line, flush=True)
+            say(line)
     _refuse_unnamed(table, chosen)
     values = np.column_stack([numbers(table.texts[number], sign) for number in chosen])
     _refuse_gaps(table, chosen, values)
     for line in [*_readings(table, chosen, values), *_order(table, judged)]:
-        print(line, flush=True)
+        say(line)
     return values, tuple(table.names[number] for number in chosen)
 
 

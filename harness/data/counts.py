@@ -23,21 +23,21 @@ UNKNOWN = ("", "nan", "<na>")
 """Texts that stand for a missing condition, in lower case: pandas writes the last two."""
 
 
-def read(path: Path, layer: str) -> dict[str, AnnData]:
+def read(path: Path, layer: str, say: Callable[[str], None]) -> dict[str, AnnData]:
     """Sparse float32 counts by the name of the 10x folder that holds them, or by "" where there is but one set.
 
-    What is left out is printed. `UserError` where something cannot be read or holds no counts.
+    `say` is told what is left out. `UserError` where something cannot be read or holds no counts.
     """
     if path.is_file() or _is_10x(path):
-        return {"": _checked(_read(path), layer, path)}
+        return {"": _checked(_read(path), layer, path, say)}
     folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
     found = [folder for folder in folders if _is_10x(folder)]
     if not found:
         raise UserError(f"{path}: no 10x folder is in it. One holds matrix.mtx, genes.tsv and barcodes.tsv.")
     for folder in folders:
         if folder not in found:
-            print(f"left out: {folder}: holds no matrix.mtx", flush=True)
-    return {folder.name: _checked(_read(folder), layer, folder) for folder in found}
+            say(f"left out: {folder}: holds no matrix.mtx")
+    return {folder.name: _checked(_read(folder), layer, folder, say) for folder in found}
 
 
 def _is_10x(folder: Path) -> bool:
@@ -66,9 +66,9 @@ def _read(path: Path) -> AnnData:
     return cells
 
 
-def _checked(cells: AnnData, layer: str, path: Path) -> AnnData:
+def _checked(cells: AnnData, layer: str, path: Path, say: Callable[[str], None]) -> AnnData:
     """The counts of the genes in `layer`; `UserError` where they are none, or a cell is empty."""
-    chosen = _genes(_chosen(cells, layer), path)
+    chosen = _genes(_chosen(cells, layer), path, say)
     if not _numeric(chosen.X):
         raise UserError(f"{path}: holds no counts ({chosen.n_obs} cells, {chosen.n_vars} genes). {_remedy(cells)}")
     counts = _sparse(chosen.X)
@@ -100,7 +100,7 @@ def _layers(cells: AnnData) -> dict[str, Any]:
     return raw | {name: values for name, values in cells.layers.items() if name}
 
 
-def _genes(cells: AnnData, path: Path) -> AnnData:
+def _genes(cells: AnnData, path: Path, say: Callable[[str], None]) -> AnnData:
     """The cells without features that are no genes (antibodies, guides, peaks): these must not enter a cell's sum."""
     if "feature_types" not in cells.var or cells.var["feature_types"].nunique() < 2:
         return cells
@@ -109,7 +109,7 @@ def _genes(cells: AnnData, path: Path) -> AnnData:
     others = ", ".join(f"{number} of '{kind}'" for kind, number in kinds[~genes].value_counts().items())
     if not genes.any():
         raise UserError(f"{path}: its features are {others}, none of '{GENES[0]}'. Keep those of one kind.")
-    print(f"left out: {path}: features that are no genes: {others}", flush=True)
+    say(f"left out: {path}: features that are no genes: {others}")
     return cells[:, genes.to_numpy()]
 
 
@@ -159,8 +159,11 @@ def _remedy(cells: AnnData) -> str:
     return f"Set dataset.layer={' or '.join(found)}: counts are there." if found else "Give raw counts; no layer holds them."
 
 
-def joined(parts: Mapping[str, AnnData], path: Path) -> AnnData:
-    """The cells of all folders with the genes, by id, that every folder has; `obs["sample"]` names the folder."""
+def joined(parts: Mapping[str, AnnData], path: Path, say: Callable[[str], None]) -> AnnData:
+    """The cells of all folders with the genes, by id, that every folder has; `obs["sample"]` names the folder.
+
+    `say` is told how many genes are left out.
+    """
     import anndata
 
     if len(parts) == 1 and "" in parts:
@@ -176,7 +179,7 @@ def joined(parts: Mapping[str, AnnData], path: Path) -> AnnData:
     lost = {name: part.n_vars - cells.n_vars for name, part in parts.items() if part.n_vars > cells.n_vars}
     if lost:
         said = ", ".join(f"{number} of {parts[name].n_vars} in {name}" for name, number in lost.items())
-        print(f"left out: {path}: genes that not every folder has: {said}; {cells.n_vars} are shared", flush=True)
+        say(f"left out: {path}: genes that not every folder has: {said}; {cells.n_vars} are shared")
     cells.var_names = cells.var["symbol"].astype(str)
     cells.var_names_make_unique()
     return cells

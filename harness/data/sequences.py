@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -30,12 +31,13 @@ class Windows(Dataset):
     held_out: Annotated[float, Range(0, 1, ends="()")] = 0.2
     """Share of the series, at its end, that is held out."""
 
-    def series(self) -> tuple[np.ndarray, tuple[str, ...]]:
-        """The series, float64 [T, D], and the names of its channels."""
+    def series(self, say: Callable[[str], None]) -> tuple[np.ndarray, tuple[str, ...]]:
+        """The series, float64 [T, D], and the names of its channels; `say` is told what is left out."""
         raise NotImplementedError
 
     def load(self) -> Data:
-        series, names = self.series()
+        notes = list[str]()
+        series, names = self.series(notes.append)
         border = round(len(series) * (1 - self.held_out))
         for part, length in (("training", border), ("held-out", len(series) - border)):
             if length < self.window:
@@ -50,7 +52,7 @@ class Windows(Dataset):
         train, held = (
             part.unfold(0, self.window, self.stride).transpose(1, 2).contiguous().float() for part in (whole[:border], whole[border:])
         )
-        return Data(train, held, scale.encode, scale.decode, "sequence", names=names, statistics=scale.statistics)
+        return Data(train, held, scale.encode, scale.decode, "sequence", names=names, statistics=scale.statistics, notes=tuple(notes))
 
 
 def _refuse_rounding(series: Tensor, scale: Standardise, names: tuple[str, ...]) -> None:
@@ -80,16 +82,16 @@ class TimeSeries(Windows, name="time_series"):
     decimal: Decimal = "auto"
     """The decimal sign of a .csv; auto for the only one that reads all its numbers."""
 
-    def series(self) -> tuple[np.ndarray, tuple[str, ...]]:
+    def series(self, say: Callable[[str], None]) -> tuple[np.ndarray, tuple[str, ...]]:
         path = existing(self.path, "a .csv or .npz file")
         if path.suffix == ".npz":
-            return _npz(path, self.columns)
+            return _npz(path, self.columns, say)
         from harness.data.channels import channels
 
-        return channels(read(path, self.separator), self.decimal, self.columns)
+        return channels(read(path, self.separator), self.decimal, self.columns, say)
 
 
-def _npz(path: Path, columns: tuple[str, ...]) -> tuple[np.ndarray, tuple[str, ...]]:
+def _npz(path: Path, columns: tuple[str, ...], say: Callable[[str], None]) -> tuple[np.ndarray, tuple[str, ...]]:
     """The chosen channels of an .npz, or all, and their names."""
     from harness.data.images import npz
 
@@ -99,7 +101,7 @@ def _npz(path: Path, columns: tuple[str, ...]) -> tuple[np.ndarray, tuple[str, .
         said = "no `series`" if series is None else f"`series` as {series.dtype} {list(series.shape)}"
         raise UserError(f"{path}: holds {said}, not numbers [T, D]. Make it again.")
     names = _names(path, arrays.pop("names", None), series.shape[1])
-    _say_others(path, arrays, len(series))
+    _say_others(path, arrays, len(series), say)
     for name in columns:
         if name not in names:
             raise ConfigError("dataset.columns", f"{path} has no numeric column '{name}'. {did_you_mean(name, names)}")
@@ -126,15 +128,15 @@ def _names(path: Path, given: np.ndarray | None, number: int) -> tuple[str, ...]
     return names
 
 
-def _say_others(path: Path, arrays: dict[str, np.ndarray], rows: int) -> None:
-    """Print which arrays are no part of the series; those of its times are checked."""
+def _say_others(path: Path, arrays: dict[str, np.ndarray], rows: int, say: Callable[[str], None]) -> None:
+    """Say which arrays are no part of the series; those of its times are checked."""
     from harness.data import times
 
     for name, array in arrays.items():
-        print(f"left out: {path}: array '{name}' {list(array.shape)}: it is neither `series` nor `names`", flush=True)
+        say(f"left out: {path}: array '{name}' {list(array.shape)}: it is neither `series` nor `names`")
         if array.shape == (rows,) and (found := times.of_array(name, array)) is not None:
             for line in times.check(found, path, f"{name}[{{}}]".format):
-                print(line, flush=True)
+                say(line)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +145,7 @@ class USMacro(Windows, name="us_macro"):
 
     source: ClassVar[str] = "statsmodels' macrodata (Federal Reserve Bank of St. Louis)"
 
-    def series(self) -> tuple[np.ndarray, tuple[str, ...]]:
+    def series(self, say: Callable[[str], None]) -> tuple[np.ndarray, tuple[str, ...]]:
         from statsmodels.datasets import macrodata
 
         table = macrodata.load_pandas().data

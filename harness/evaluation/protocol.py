@@ -75,11 +75,10 @@ class EvaluateConfig(Config):
             if getattr(self, field) == 1:
                 raise ConfigError(field, "one sample has no spread. Take two or more.")
 
-    @property
-    def short_of_samples(self) -> str | None:
+    def short_of_samples(self, data: Data) -> str | None:
         """What to know where FID is of fewer samples than features, or c2st of too few to say anything."""
         names, said = {metric.name for metric in self.metrics}, []
-        dimensions, told = DIMENSIONS.get(self.extractor, 0), min(self.num_samples, self.num_reference or self.num_samples)
+        dimensions, told = DIMENSIONS.get(self.extractor, 0), min(self.num_samples, num_reference(self, data))
         if FID.name in names and self.num_samples < dimensions:
             said.append(
                 f"{self.num_samples} samples are fewer than the {dimensions} features: FID is far too high for samples and "

@@ -55,8 +55,8 @@ def warnings(config: TrainConfig, data: Data, formulation: Formulation) -> list[
 
 def unfitting(formulation: Formulation, data: Data) -> list[str]:
     """Which settings of a formulation do not fit the data or each other, a line each."""
-    f, said, some = formulation, [], data.some()
-    std, size = some.std().item(), some.square().mean().sqrt().item()
+    f, said, (mean, std) = formulation, [], data.moments
+    size = math.hypot(mean, std)
     if f.conditional and isinstance(f.coupling, ExactOT | Sinkhorn):
         said.append(
             f"coupling: {f.coupling.name} does not see the classes: a class is paired with a part of the noise, and sampling starts it "
@@ -78,8 +78,7 @@ def unfitting(formulation: Formulation, data: Data) -> list[str]:
 
 def not_normalised(data: Data) -> str | None:
     """What is wrong with the scale of encoded data."""
-    some = data.some()
-    mean, std = some.mean().item(), some.std().item()
+    mean, std = data.moments
     if STD[0] <= std <= STD[1] and abs(mean) <= MEAN:
         return None
     return f"dataset: encoded data have mean {mean:.3g} and sd {std:.3g}. Scale them to [-1, 1] or to unit variance."
