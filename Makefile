@@ -14,7 +14,7 @@ UV_VERSION := 0.13.9
 BIN := .venv/bin
 READY := .venv/ready
 BENCH_READY := .venv/bench-ready
-BENCHMARKS := startup memory logging_cost step_time evaluation_cost pair_generation faults peers study_speed
+BENCHMARKS := startup memory logging_cost layout step_time evaluation_cost pair_generation faults peers study_speed
 OPTIONS = --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) $(foreach change,$(SET),--set '$(change)') $(foreach file,$(PLUGIN),--plugin $(file))
 
 .PHONY: ablation tuning reflow table toy gallery publish verdicts bench ui test test-gpu lint lock
