@@ -1,0 +1,83 @@
+"""What holds numbers and names still: losses, a FID and the names of runs, pairs and evaluations, as earlier code gave them."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from golden_cases import GOLDEN, STEPS, first_fid, losses_of, named, names_of, scales, stored
+
+from harness import identity
+from harness.data.base import load
+from harness.evaluation import protocol
+from harness.evaluation.protocol import EVALUATION_VERSION, Protocol
+from harness.files import read_json
+from harness.identity import NUMERICS_VERSION
+from harness.pipeline import ensure
+from harness.runs import Run
+
+NUMBERS, NAMES = read_json(GOLDEN / "numbers.json"), read_json(GOLDEN / "names.json")
+AGAIN = "Where the new numbers are meant, raise the version, write its reason there, and run python tests/golden_cases.py."
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("golden")
+
+
+def test_the_files_are_of_these_versions() -> None:
+    for kept in (NUMBERS, NAMES):
+        assert (kept["numerics_version"], kept["evaluation_version"]) == (NUMERICS_VERSION, EVALUATION_VERSION), AGAIN
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "version"), [(identity, "NUMERICS_VERSION", NUMERICS_VERSION), (protocol, "EVALUATION_VERSION", EVALUATION_VERSION)]
+)
+def test_a_raised_version_names_its_reason(module: Any, name: str, version: int) -> None:
+    source = Path(module.__file__).read_text()
+    said = re.search(rf'^{name} = {version}\n"""(.*?)"""', source, re.DOTALL | re.MULTILINE)
+    assert said
+    assert re.search(rf"^{version}: \w", said.group(1), re.MULTILINE) or version == 1
+
+
+def test_every_scale_has_golden_losses(folder: Path) -> None:
+    assert scales(folder).keys() == NUMBERS["losses"].keys()
+
+
+@pytest.mark.parametrize("name", NUMBERS["losses"])
+def test_twenty_steps_lose_what_they_lost(name: str, folder: Path) -> None:
+    found = losses_of(scales(folder)[name])
+    assert len(found) == STEPS
+    assert found == pytest.approx(NUMBERS["losses"][name], rel=1e-5), AGAIN
+
+
+def test_the_first_fid_of_digits_is_what_it_was(folder: Path) -> None:
+    assert first_fid(scales(folder)["digits"]) == pytest.approx(NUMBERS["fid"], rel=1e-5), AGAIN
+
+
+def test_names_are_what_they_were(folder: Path) -> None:
+    found = {name: names_of(config) for name, config in named(folder).items()}
+    assert found == NAMES["names"], "A field that was added belongs to no digest while it is at its default: mark it ADDED."
+
+
+def test_what_earlier_code_left_on_disk_is_found_and_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(GOLDEN / "results", tmp_path / "results")
+    before = {path: path.read_bytes() for path in (tmp_path / "results").rglob("*") if path.is_file()}
+    monkeypatch.setattr("harness.training.trainer.fit", _no_training)
+    monkeypatch.setattr("harness.pipeline.fit", _no_training)
+    config = stored()
+    run = ensure(config, print, lambda: False)
+    assert run.parent
+    assert run.finished
+    assert run.parent.finished
+    assert Run.open(run.name).config == config
+    assert Run.open(run.parent.name).config == config.parent
+    pairs = run.pairs
+    pairs.check({name: pairs.about[name] for name in ("teacher", "made")})
+    assert run.evaluated(Protocol.of(config.evaluate, load(config.dataset)))
+    assert {path: path.read_bytes() for path in (tmp_path / "results").rglob("*") if path.is_file()} == before
+
+
+def _no_training(*arguments: Any) -> None:
+    raise AssertionError("a run that is there is trained again")
