@@ -19,7 +19,7 @@ import torch
 from rich.progress import track
 
 from benchmarks.report import Row, publish
-from harness.config import override
+from harness.core.config import override
 from harness.data.base import load
 from harness.data.images import CIFAR10
 from harness.evaluation.extractors import features, load_extractor

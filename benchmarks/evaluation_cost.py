@@ -19,13 +19,15 @@ import torch
 
 from benchmarks.loops import at_hand, fresh_results
 from benchmarks.report import Row, Spread, publish
-from harness.ablation.study import load_scale
-from harness.config import override
+from harness.ablation.design.study import load_scale
+from harness.core.config import override
 from harness.data.base import load
 from harness.evaluation.extractors import features
 from harness.evaluation.judge import Judge
-from harness.pipeline import Trained, evaluate, restore, train
-from harness.runs import Run
+from harness.runs.folder import Run
+from harness.runs.judge import evaluate
+from harness.runs.sample import Trained, restore
+from harness.runs.train import train
 
 NFES = (1, 2, 4, 8, 16, 32)
 GOAL = 1.1

@@ -32,13 +32,13 @@ import torch
 
 from benchmarks.logging_cost import free_port, server
 from benchmarks.report import Row, publish
-from harness.ablation.study import load_scale
-from harness.checkpoint import checkpoints, read_checkpoint, step_of
-from harness.config import override
-from harness.errors import Diverged
-from harness.objective import Objective, Task
-from harness.pipeline import train
-from harness.runs import Run
+from harness.ablation.design.study import load_scale
+from harness.core.checkpoint import checkpoints, read_checkpoint, step_of
+from harness.core.config import override
+from harness.core.errors import Diverged
+from harness.flow.objective import Objective, Task
+from harness.runs.folder import Run
+from harness.runs.train import train
 
 SETTINGS = {"train.steps": 1500, "train.log_every": 20, "train.checkpoint_every": 50, "train.sample_every": 500}
 OF_THE_CLOCK = {"time", "samples_per_second", "coupling_seconds", "mfu"}

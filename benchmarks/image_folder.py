@@ -24,8 +24,8 @@ from PIL import Image
 from harness.components.backbones.unet import UNet
 from harness.data.base import Data
 from harness.data.folders import ImageFolder
-from harness.formulation import Formulation
-from harness.objective import Objective
+from harness.flow.formulation import Formulation
+from harness.flow.objective import Objective
 from harness.training.trainer import Callbacks, TrainConfig, fit
 
 STEPS, SIZE = 200, 32

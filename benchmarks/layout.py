@@ -20,10 +20,10 @@ import torch
 from benchmarks.loops import at_hand, marks_bare, now
 from benchmarks.report import Row, Spread, publish
 from benchmarks.turns import in_turns
-from harness.ablation.study import load_scale
-from harness.config import override
+from harness.ablation.design.study import load_scale
+from harness.core.config import override
 from harness.data.base import load
-from harness.runs import RunConfig
+from harness.runs.config import RunConfig
 from harness.training.hardware import laid_out
 
 SCALES = ("digits", "fashion_small", "digits_dit")

@@ -29,14 +29,12 @@ from typing import Any
 
 from benchmarks.loops import fresh_results, seconds_bare
 from benchmarks.report import Row, publish
-from harness.ablation.study import load_scale
-from harness.config import override
-from harness.data.base import load
-from harness.evaluation.protocol import Protocol
-from harness.pipeline import train
-from harness.runs import Run
-from harness.tracking import Mirror, run_params
-from harness.watch import LOOK_EVERY_S, SEND_EVERY_S, Trial
+from harness.ablation.design.study import load_scale
+from harness.core.config import override
+from harness.runs.folder import Run
+from harness.runs.mlflow_mirror import Mirror, run_params
+from harness.runs.progress import LOOK_EVERY_S, SEND_EVERY_S, Trial
+from harness.runs.train import train
 
 EVERY = 50
 """Steps between two reports."""
@@ -52,7 +50,7 @@ def main() -> None:
         step = seconds_bare(config) / config.train.steps
         run = Run.of(config)
         train(run, print, lambda: False)
-        trial = Trial(run.name, run, Protocol.of(config.evaluate, load(config.dataset)), {}, evaluated=False)
+        trial = Trial(run.name, run, config.protocol(), {}, evaluated=False)
         lines = run.metrics()
         rows = [row("a line of metrics.jsonl", replay(run, lines, lambda: None), EVERY * step)]
         together = max(1, round(SEND_EVERY_S / (EVERY * step)))

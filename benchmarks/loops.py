@@ -22,15 +22,15 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from harness.config import override
+from harness.core.config import override
+from harness.core.errors import Stopped, UserError
 from harness.data.base import data_folder, load
-from harness.errors import Stopped, UserError
-from harness.evaluation.protocol import Protocol
-from harness.pipeline import train
-from harness.runs import Run, RunConfig
-from harness.tracking import Mirror
+from harness.runs.config import RunConfig
+from harness.runs.folder import Run
+from harness.runs.mlflow_mirror import Mirror
+from harness.runs.progress import Trial, Watch
+from harness.runs.train import train
 from harness.training.optimizers import AdamW
-from harness.watch import Trial, Watch
 
 os.environ.setdefault("HARNESS_DATA", str(data_folder()))  # so that nothing is downloaded
 _KEPT = tempfile.TemporaryDirectory()
@@ -125,7 +125,7 @@ def logged(config: RunConfig, steps: int) -> list[float]:
 
     with open(os.devnull, "w") as nowhere:
         console = Console(file=nowhere, force_terminal=True)
-        trial = Trial(run.name, run, Protocol.of(config.evaluate, load(config.dataset)), {}, evaluated=False)
+        trial = Trial(run.name, run, config.protocol(), {}, evaluated=False)
         with Watch(run.name, [trial], Mirror("train"), console):
             with contextlib.suppress(Stopped):
                 train(run, console.print, stop)

@@ -26,12 +26,13 @@ from torch import Tensor, nn
 
 from benchmarks.loops import Settings, at_hand, fresh_results
 from benchmarks.report import Row, publish
-from harness.ablation.study import load_scale
-from harness.config import override
+from harness.ablation.design.study import load_scale
+from harness.core.config import override
 from harness.data.base import load
-from harness.objective import Objective
-from harness.pipeline import train
-from harness.runs import Run, RunConfig
+from harness.flow.objective import Objective
+from harness.runs.config import RunConfig
+from harness.runs.folder import Run
+from harness.runs.train import train
 
 MB = 1e6
 STEPS = 4

@@ -19,11 +19,12 @@ import torch
 
 from benchmarks.loops import at_hand, fresh_results
 from benchmarks.report import Row, Spread, publish
-from harness.ablation.study import load_scale
-from harness.config import override
+from harness.ablation.design.study import load_scale
+from harness.core.config import override
 from harness.data.base import load
-from harness.pipeline import Trained, make_pairs, restore, train
-from harness.runs import Run
+from harness.runs.folder import Run
+from harness.runs.sample import Trained, restore
+from harness.runs.train import make_pairs, train
 
 GOAL = 0.95
 

@@ -6,7 +6,7 @@ Needs `pip install -e .[bench]`. All train on the same pictures (CIFAR-10 where 
 the same batch, number of threads and, unless a line says "own U-Net", the same network: on a GPU the U-Net of torchcfm's
 CIFAR-10 (35.7M parameters, batch 128), on a CPU a small one of its kind. They take turns in blocks: each starts anew with
 its loader, warms up, and is timed over the same number of steps. Sample grids and checkpoints fall into no block.
-The harness runs as `harness.pipeline.train` does it, log lines included, at the settings that it chooses itself; on a GPU a second
+The harness runs as `harness.runs.train.train` does it, log lines included, at the settings that it chooses itself; on a GPU a second
 line has it in TF32 without compilation. Every other loop is written here from what that project publishes:
 
 - torchcfm: examples/images/cifar10/train_cifar10.py and utils_cifar.py. A DataLoader with 4 workers over PIL pictures
@@ -42,13 +42,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.loops import Settings, at_hand, fresh_results, now
 from benchmarks.report import Spread, publish
-from harness.ablation.study import load_scale
+from harness.ablation.design.study import load_scale
 from harness.components.backbones.unet import UNet
-from harness.config import override
+from harness.core.config import override
+from harness.core.errors import Stopped
 from harness.data.base import load
-from harness.errors import Stopped
-from harness.pipeline import train
-from harness.runs import Run, RunConfig
+from harness.runs.config import RunConfig
+from harness.runs.folder import Run
+from harness.runs.train import train
 
 SMALL = {
     "channels": 32, "multipliers": (1, 2), "blocks": 1, "attention": (16,), "conditioning": "add", "groups": 32, "dropout": 0.1,
@@ -111,7 +112,7 @@ def timed(block: Block, steps: Iterator[Any]) -> float:
 
 
 def harness(block: Block) -> float:
-    """Seconds of the timed steps of `harness.pipeline.train`."""
+    """Seconds of the timed steps of `harness.runs.train.train`."""
     marks: list[float] = []
 
     def stop() -> bool:

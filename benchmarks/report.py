@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from harness.environment import commit, machine
-from harness.files import results_folder, write_json
+from harness.core.files import results_folder, write_json
+from harness.core.provenance import commit, machine
 
 RESULTS = results_folder() / "local" / "benchmarks"
 """Taken on import: a benchmark sends the runs it measures elsewhere."""

@@ -22,7 +22,7 @@ COMMANDS = {
     "harness --help": ["-m", "harness", "--help"],
     "harness list": ["-m", "harness", "list"],
 }
-AFTER_TORCH = {"import harness, after torch": "harness", "import harness.pipeline, after torch": "harness.pipeline"}
+AFTER_TORCH = {"import harness, after torch": "harness", "import harness.runs.train, after torch": "harness.runs.train"}
 """{line: module}"""
 GOALS = {"import harness, after torch": 0.1, "harness --help": 0.3}
 
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=9)
     turns = [turn() for _ in range(parser.parse_args().repeat + 1)][1:]
     rows = [{"what": name, "seconds": Spread.of([turn[name] for turn in turns]), "goal": GOALS.get(name, "")} for name in turns[0]]
-    notes = ["`harness.pipeline` is all that training, sampling and evaluation from Python need: components, data, metrics."]
+    notes = ["`harness.runs.train` is all that training, sampling and evaluation from Python need: components, data, metrics."]
     publish("startup", "Seconds before anything happens", rows, notes)
 
 

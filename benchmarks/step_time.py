@@ -26,9 +26,9 @@ import torch
 from benchmarks.loops import at_hand, fresh_results, logged, marks_bare
 from benchmarks.report import Row, Spread, publish
 from benchmarks.turns import in_turns
-from harness.ablation.study import load_scale
-from harness.config import override
-from harness.runs import RunConfig
+from harness.ablation.design.study import load_scale
+from harness.core.config import override
+from harness.runs.config import RunConfig
 from harness.training.trainer import TrainConfig
 
 CUDA = torch.cuda.is_available()

@@ -31,12 +31,12 @@ from torch import Tensor, nn
 from benchmarks.loops import bare, fresh_results
 from benchmarks.report import Row, publish
 from benchmarks.turns import Contender, in_turns
-from harness.ablation.plan import Plan
-from harness.ablation.study import load_scale, load_study
+from harness.ablation.design.plan import Plan
+from harness.ablation.design.study import load_scale, load_study
 from harness.data.base import Data, load
 from harness.evaluation.judge import Batch, Judge
-from harness.objective import Objective
-from harness.runs import RunConfig
+from harness.flow.objective import Objective
+from harness.runs.config import RunConfig
 
 STUDY, SCALE = "weighting", "digits"
 CUDA = torch.cuda.is_available()

@@ -9,7 +9,7 @@ if __name__ == "__main__" and not sys.flags.safe_path:  # `python -m` would impo
 from typing import NoReturn
 
 from harness.cli import main
-from harness.errors import leave
+from harness.core.errors import leave
 
 
 def run() -> NoReturn:

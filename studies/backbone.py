@@ -1,6 +1,6 @@
 """Which network, which conditioning and which embedding of time?"""
 
-from harness.ablation.study import Study
+from harness.ablation.design.study import Study
 
 STUDY = Study(
     question="Which network gives the best samples, and do its conditioning, its attention and its embedding of time matter?",

@@ -1,6 +1,6 @@
 """Does it help at few steps to pair noise with the data that lie near it?"""
 
-from harness.ablation.study import Study
+from harness.ablation.design.study import Study
 
 STUDY = Study(
     question="Which coupling of data and noise gives the best samples at four calls of the network?",

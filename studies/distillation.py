@@ -1,6 +1,6 @@
 """What does distillation make of one step of Euler's method, after each round of reflow?"""
 
-from harness.ablation.study import Study
+from harness.ablation.design.study import Study
 
 STUDY = Study(
     question="How good is one step of Euler's method after each round of reflow, as it is and distilled?",

@@ -1,6 +1,6 @@
 """How long should the average of the weights be? One training for each seed keeps all that the arms compare."""
 
-from harness.ablation.study import Study
+from harness.ablation.design.study import Study
 
 KEPT = {"train.more_ema_decays": [0.5, 0.8, 0.9, 0.95], "train.snapshot_every": 10}
 

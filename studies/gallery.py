@@ -20,23 +20,23 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from harness.ablation.grids import Grid, titled
-from harness.ablation.published import marked, published_folder
-from harness.ablation.study import load_scale
-from harness.ablation.tables import VERSIONS, judge_references
-from harness.checks import check
-from harness.config import override
-from harness.data.base import load
-from harness.environment import machine
-from harness.errors import UserError, guarded
+from harness.ablation.design.study import load_scale
+from harness.ablation.report.grids import Grid, titled
+from harness.ablation.report.published import marked, published_folder
+from harness.ablation.report.tables import VERSIONS, judge_references
+from harness.core.config import override
+from harness.core.errors import UserError, guarded
+from harness.core.files import read_json, results_folder, write_atomic, write_json
+from harness.core.provenance import machine
+from harness.core.signals import StopSignal
 from harness.evaluation.judge import Judge
-from harness.evaluation.protocol import Protocol
-from harness.files import read_json, results_folder, write_atomic, write_json
-from harness.pipeline import ensure
-from harness.runs import Run, RunConfig
-from harness.signals import StopSignal
-from harness.tracking import Mirror
-from harness.watch import Trial, Watch
+from harness.runs.config import RunConfig
+from harness.runs.folder import Run
+from harness.runs.judge import judge_of
+from harness.runs.mlflow_mirror import Mirror
+from harness.runs.progress import Trial, Watch
+from harness.runs.train import ensure
+from harness.runs.validate import check
 
 QUESTION = "Does one run on every kind of data make something real?"
 SCALES: dict[str, dict[str, Any]] = {
@@ -55,7 +55,7 @@ COLUMNS = ["scale", "metric", "nfe", "value", "held_out", "resampled", "gaussian
 
 def train(scale: str, run: Run, console: Console, stop: StopSignal) -> None:
     """Train and judge the run of a scale while its progress is shown."""
-    trial = Trial(scale, run, Protocol.of(run.config.evaluate, load(run.config.dataset)), {})
+    trial = Trial(scale, run, run.config.protocol(), {})
     with Watch(f"gallery {scale}", [trial], Mirror("gallery"), console):
         ensure(run.config, console.print, stop)
 
@@ -63,7 +63,7 @@ def train(scale: str, run: Run, console: Console, stop: StopSignal) -> None:
 def finished(scale: str, config: RunConfig) -> Run:
     """The run of a scale on disk; `UserError` where it has not ended."""
     run = Run.of(config)
-    if not run.evaluated(Protocol.of(config.evaluate, load(config.dataset))):
+    if not run.evaluated(config.protocol()):
         raise UserError(f"it has not ended. Run `make gallery SCALES={scale}` first.")
     return run
 
@@ -143,7 +143,7 @@ def main(scales: list[str], publish: bool = False) -> None:
             continue
         if not publish:
             train(scale, run, console, stop)
-        judge = Judge(config.evaluate, load(config.dataset), config.train.resolved_device())
+        judge = judge_of(config)
         found += rows(scale, run, judge)
         origins[scale] = about(run, judge)
         picture = run.folder / "samples" / f"step-{config.train.steps:07d}.png"

@@ -1,6 +1,6 @@
 """Which path should lead from data to noise?"""
 
-from harness.ablation.study import Study
+from harness.ablation.design.study import Study
 
 STUDY = Study(
     question="Which interpolant gives the best samples, with the velocity predicted on each?",

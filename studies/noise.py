@@ -1,6 +1,6 @@
 """Does the distribution that sampling starts from matter?"""
 
-from harness.ablation.study import Study
+from harness.ablation.design.study import Study
 
 STUDY = Study(
     question="Which noise gives the best samples?",

@@ -1,6 +1,6 @@
 """What should a network predict, and in which space should its error be measured?"""
 
-from harness.ablation.study import Study
+from harness.ablation.design.study import Study
 
 EDM = {"name": "edm", "sigma_data": 0.75}
 

@@ -1,6 +1,6 @@
 """Do rounds of reflow straighten the flow, and how few steps does each round need?"""
 
-from harness.ablation.study import Study
+from harness.ablation.design.study import Study
 
 NFE = [1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128]
 

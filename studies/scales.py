@@ -7,7 +7,7 @@ from harness.components.backbones.unet import UNet
 from harness.components.couplings import ExactOT
 from harness.components.noises import Population
 from harness.components.time_samplers import Stratified
-from harness.config import override
+from harness.core.config import override
 from harness.data.cells import Cells
 from harness.data.folders import LatentFolder
 from harness.data.images import CIFAR10, Digits, FashionMNIST
@@ -17,8 +17,8 @@ from harness.evaluation.distances import MMD, EnergyDistance, LabelAccuracy, Sli
 from harness.evaluation.fidelity import FID, KID, Precision, Recall
 from harness.evaluation.profiles import Autocorrelation, DropoutRate, GeneMean, GeneVariance, Spectrum
 from harness.evaluation.protocol import EvaluateConfig
-from harness.formulation import ObjectiveConfig
-from harness.runs import Reflow, RunConfig
+from harness.flow.formulation import ObjectiveConfig
+from harness.runs.config import Reflow, RunConfig
 from harness.training.optimizers import AdamW
 from harness.training.trainer import TrainConfig
 

@@ -1,6 +1,6 @@
 """Which solver and which steps make the most of few calls of one trained network?"""
 
-from harness.ablation.study import Study
+from harness.ablation.design.study import Study
 
 SHIFTED = {"evaluate.time_grid": {"name": "shifted", "shift": 3}}
 HEUN = {"evaluate.solver": "heun", "evaluate.nfe": [2, 4, 8, 16, 32]}

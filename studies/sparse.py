@@ -1,6 +1,6 @@
 """Where should an entry lie that sparse noise drops: at 0, or where the data's own zero is encoded (a gene not seen)?"""
 
-from harness.ablation.study import Study
+from harness.ablation.design.study import Study
 
 STUDY = Study(
     question="Does noise that drops entries as the data do give better samples, and where should a dropped entry lie?",

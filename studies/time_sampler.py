@@ -1,6 +1,6 @@
 """Which times should a network be trained at, and does it matter how evenly they are drawn?"""
 
-from harness.ablation.study import Study
+from harness.ablation.design.study import Study
 
 
 def stratified(name: str) -> dict[str, object]:

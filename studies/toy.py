@@ -23,24 +23,24 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
-from harness.ablation.grids import Grid
-from harness.ablation.published import published_folder, renew
-from harness.ablation.tables import provenance
+from harness.ablation.report.grids import Grid
+from harness.ablation.report.published import published_folder, renew
+from harness.ablation.report.tables import provenance
 from harness.components.backbones.mlp import MLP
 from harness.components.interpolants import VarianceExploding
 from harness.components.solvers import Euler, Heun
 from harness.components.time_grids import UniformGrid
 from harness.components.time_samplers import Stratified
-from harness.config import override
+from harness.core.config import override
+from harness.core.errors import UserError, guarded
+from harness.core.files import results_folder, write_atomic, write_json
+from harness.core.provenance import commit
+from harness.core.registry import build, names
 from harness.data.base import Data, load
-from harness.environment import commit
-from harness.errors import UserError, guarded
 from harness.evaluation.distances import SlicedWasserstein
-from harness.files import results_folder, write_atomic, write_json
-from harness.formulation import Formulation
-from harness.objective import Objective
-from harness.registry import build, names
-from harness.sampling import generate
+from harness.flow.formulation import Formulation
+from harness.flow.objective import Objective
+from harness.flow.sampling import generate
 from harness.training.trainer import Callbacks, TrainConfig, fit
 
 matplotlib.use("Agg")

@@ -1,7 +1,7 @@
 """Are the rate, the batch, the warm-up and the average that a scale trains with the best there are?"""
 
-from harness.ablation.search import Search
-from harness.ablation.space import even, log, one_of
+from harness.ablation.design.search import Search
+from harness.ablation.design.space import even, log, one_of
 
 # For tens of thousands of steps and more.
 LONG = {

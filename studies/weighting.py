@@ -1,6 +1,6 @@
 """Which times should count more in the loss?"""
 
-from harness.ablation.study import Study
+from harness.ablation.design.study import Study
 
 STUDY = Study(
     question="Which weighting of the velocity error gives the best samples?",

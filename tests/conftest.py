@@ -10,11 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from harness.ablation.study import load_scale
-from harness.config import override
+from harness.ablation.design.study import load_scale
+from harness.core.config import override
+from harness.core.files import write_json
 from harness.evaluation.protocol import Protocol
-from harness.files import write_json
-from harness.runs import Run, RunConfig
+from harness.runs.config import RunConfig
+from harness.runs.folder import Run
 
 torch.set_num_threads(1)
 

@@ -16,13 +16,14 @@ from unittest.mock import patch
 
 import numpy as np
 
-from harness.config import override
-from harness.data.base import Data, load
-from harness.errors import Stopped
-from harness.evaluation.protocol import EVALUATION_VERSION, Protocol
-from harness.identity import NUMERICS_VERSION
-from harness.pipeline import ensure, train
-from harness.runs import Run, RunConfig
+from harness.core.config import override
+from harness.core.errors import Stopped
+from harness.data.base import Data
+from harness.evaluation.protocol import EVALUATION_VERSION
+from harness.runs.config import RunConfig
+from harness.runs.folder import Run
+from harness.runs.identity import NUMERICS_VERSION
+from harness.runs.train import ensure, train
 
 GOLDEN = Path(__file__).parent / "golden"
 STEPS = 20
@@ -129,7 +130,7 @@ def losses_of(config: RunConfig) -> list[float]:
 def first_fid(config: RunConfig) -> float:
     """FID of digits after 20 steps."""
     run = ensure(override(config, {"train.steps": STEPS}), lambda text: None, lambda: False)
-    return run.evaluation(Protocol.of(config.evaluate, load(config.dataset)))["values"]["fid"]["4"]
+    return run.evaluation(config.protocol())["values"]["fid"]["4"]
 
 
 def named(folder: Path) -> dict[str, RunConfig]:
@@ -165,7 +166,7 @@ def names_of(config: RunConfig) -> dict[str, str]:
     with patch.object(Data, "fingerprint", hashed):
         run = Run.of(config)
         pairs = {"pairs": run.pairs.name} if run.parent else {}
-        return {"run": run.name, **pairs, "evaluation": Protocol.of(config.evaluate, load(config.dataset)).digest}
+        return {"run": run.name, **pairs, "evaluation": config.protocol().digest}
 
 
 def stored() -> RunConfig:

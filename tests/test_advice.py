@@ -5,13 +5,14 @@ from typing import Any
 import pytest
 import torch
 
-from harness.config import override
+from harness.core.config import override
 from harness.data.base import Data, load
 from harness.data.images import Digits
 from harness.evaluation.distances import TwoSample
+from harness.evaluation.doubts import doubts
 from harness.evaluation.fidelity import FID, KID, ExtrapolatedFID, Precision, Recall
-from harness.formulation import Formulation
-from harness.training.advice import diagnoses, doubts, remedy, unfitting, warnings
+from harness.flow.formulation import Formulation
+from harness.training.advice import diagnoses, remedy, unfitting, warnings
 from harness.training.trainer import TrainConfig
 
 FAR = Data(torch.rand(100, 2) * 255, torch.rand(10, 2), torch.Tensor.float, torch.Tensor.float, "points")

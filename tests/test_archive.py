@@ -16,12 +16,12 @@ import pytest
 import torch
 from PIL import Image
 
+from harness.core.errors import UserError
+from harness.core.files import results_folder
+from harness.core.registry import build
 from harness.data import hashes
 from harness.data.archive import Archive
 from harness.data.base import Data
-from harness.errors import UserError
-from harness.files import results_folder
-from harness.registry import build
 
 
 def encoded(picture: Image.Image, format: str = "png") -> bytes:

@@ -9,9 +9,9 @@ import torch
 from scipy.integrate import quad
 from torch import Tensor, nn
 
-from harness.checkpoint import checkpoints, combine, step_of, write_checkpoint
 from harness.components.averages import WIDTHS, Ema, Last, PostHoc, gamma_of, mixture
-from harness.errors import ConfigError, UserError
+from harness.core.checkpoint import checkpoints, combine, step_of, write_checkpoint
+from harness.core.errors import ConfigError, UserError
 from harness.training.ema import Averages
 
 STEPS, EVERY = 1500, 30

@@ -21,11 +21,11 @@ from harness.components.backbones.embeddings import Condition, Fourier, Learned,
 from harness.components.backbones.mlp import MLP
 from harness.components.backbones.transformer import Transformer, Trunk
 from harness.components.backbones.unet import ResidualBlock, UNet
-from harness.config import digest, override
+from harness.core.config import digest, override
+from harness.core.errors import ConfigError, UserError
+from harness.core.registry import build, names
 from harness.data.images import Digits
-from harness.errors import ConfigError, UserError
-from harness.registry import build, names
-from harness.runs import RunConfig
+from harness.runs.config import RunConfig
 
 BASE = RunConfig(dataset=Digits())
 SMALL: dict[str, tuple[Any, tuple[int, ...]]] = {

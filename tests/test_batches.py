@@ -17,15 +17,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from harness.config import override
+from harness.core.config import override
+from harness.core.errors import Stopped, UserError, guarded
+from harness.core.registry import build
+from harness.core.rng import stream
 from harness.data.base import Data, load
 from harness.data.images import decode, encode
-from harness.errors import Stopped, UserError, guarded
-from harness.objective import Objective, Task
-from harness.pipeline import train as train_run
-from harness.registry import build
-from harness.rng import stream
-from harness.runs import Run, RunConfig
+from harness.flow.objective import Objective, Task
+from harness.runs.config import RunConfig
+from harness.runs.folder import Run
+from harness.runs.train import train as train_run
 from harness.training import batches as module
 from harness.training.batches import Batch, DataOrder, batches
 from harness.training.trainer import Callbacks, fit

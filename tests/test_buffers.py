@@ -17,15 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from harness import pipeline
-from harness.ablation.study import load_scale
-from harness.checkpoint import read_checkpoint
+from harness.ablation.design.study import load_scale
 from harness.components.backbones.base import Backbone, Network
-from harness.config import override
+from harness.core.checkpoint import read_checkpoint
+from harness.core.config import override
+from harness.core.errors import Diverged, Stopped
 from harness.data.base import load
-from harness.errors import Diverged, Stopped
-from harness.objective import Objective
-from harness.runs import Run, RunConfig
+from harness.flow.objective import Objective
+from harness.runs.config import RunConfig
+from harness.runs.folder import Run
+from harness.runs.train import train
 from harness.training.buffers import buffers_apart
 from harness.training.ema import Averages
 from harness.training.hardware import recomputing, training_flops
@@ -127,7 +128,7 @@ def test_looks_of_a_whole_run_leave_its_buffers_alone(points: RunConfig) -> None
         for i, every in enumerate((1, 100)):
             config = override(points, {"train.sample_every": every, "train.steps": 3, "objective.label_dropout": dropout})
             run = Run.of(config)
-            pipeline.train(run, lambda text: None, lambda: False)
+            train(run, lambda text: None, lambda: False)
             ends.append(read_checkpoint(run.folder / "checkpoints", "cpu")[1])
             run.folder.rename(run.folder.with_name(f"{run.name}-{i}"))  # the other is the same run by name
         assert differing(*ends) == [], dropout

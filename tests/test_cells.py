@@ -18,15 +18,16 @@ from scipy import sparse
 from scipy.io import mmwrite
 from sklearn.decomposition import PCA
 
-from harness import pipeline
-from harness.checkpoint import part, read_checkpoint
-from harness.config import override
+from harness.core.checkpoint import part, read_checkpoint
+from harness.core.config import override
+from harness.core.errors import UserError
+from harness.core.registry import build
 from harness.data import cells
 from harness.data.base import Data, held_out, load
-from harness.errors import UserError
-from harness.pipeline import restore
-from harness.registry import build
-from harness.runs import Run, RunConfig
+from harness.runs.config import RunConfig
+from harness.runs.folder import Run
+from harness.runs.sample import restore, samples
+from harness.runs.train import train
 
 CELLS, GENES = 60, 40
 HELD = held_out(CELLS, 5).numpy()
@@ -561,12 +562,12 @@ def run_on_cells(tiny: RunConfig, tmp_path: Path) -> RunConfig:
 
 def test_statistics_travel_in_the_checkpoint(run_on_cells: RunConfig) -> None:
     run = Run.of(run_on_cells)
-    pipeline.train(run, lambda _: None, lambda: False)
+    train(run, lambda _: None, lambda: False)
     statistics = load(run_on_cells.dataset).statistics
     saved = part(read_checkpoint(run.folder / "checkpoints", "cpu")[1], "data")
     assert saved.keys() == statistics.keys() == {"mean", "std", "pca_mean", "pca_axes", "pca_std"}
     assert all(torch.equal(saved[name], statistics[name]) for name in saved)
-    drawn = torch.cat([batch.x for batch in pipeline.samples(run, restore(run), 2, 20)])
+    drawn = torch.cat([batch.x for batch in samples(run, restore(run), 2, 20)])
     assert drawn.shape == (20, len(load(run_on_cells.dataset).names))
     assert (drawn >= 0).all()
 
@@ -582,7 +583,7 @@ def test_a_moved_file_is_the_same_run(run_on_cells: RunConfig, tmp_path: Path) -
 def test_changed_cells_are_not_sampled_from_with_old_statistics(run_on_cells: RunConfig, touched: str, tmp_path: Path) -> None:
     """Also where the cells that changed are not those that were kept."""
     run = Run.of(run_on_cells)
-    pipeline.train(run, lambda _: None, lambda: False)
+    train(run, lambda _: None, lambda: False)
     counts = COUNTS.copy()
     counts[touched == DONORS, 3] += 1
     write_h5ad(tmp_path / "x.h5ad", counts, {"donor": DONORS})

@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 from torch import Tensor
 
+from harness.core.errors import UserError
+from harness.core.registry import build
 from harness.data.channels import PATTERNS, numbers
 from harness.data.tables import Table
-from harness.errors import UserError
-from harness.registry import build
 
 ROWS = 100
 RNG = np.random.default_rng(0)

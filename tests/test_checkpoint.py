@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.checkpoint import read_checkpoint, write_checkpoint
+from harness.core.checkpoint import read_checkpoint, write_checkpoint
 
 
 def tensors(seed: int) -> dict[str, Tensor]:

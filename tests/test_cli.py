@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from harness.cli import main
-from harness.config import override, to_dict
-from harness.files import results_folder, write_json
-from harness.pipeline import train
-from harness.runs import Run, RunConfig
+from harness.core.config import override, to_dict
+from harness.core.files import results_folder, write_json
+from harness.runs.config import RunConfig
+from harness.runs.folder import Run
+from harness.runs.train import train
 
 COMMANDS = ["list", "explain", "check", "data", "train", "sample", "evaluate", "reflow", "lineage", "ablate", "tune", "table", "ui"]
 Refused = Callable[..., str]
@@ -230,7 +231,9 @@ def test_a_plugin_that_cannot_be_loaded(refused: Refused, tmp_path: Path, conten
 def test_a_study_on_an_unknown_metric(refused: Refused, tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     arms = {"a": {}, "b": {"weighting": "min_snr"}}
-    path.write_text(f"from harness.ablation.study import Study\nSTUDY = Study(question='?', baseline='a', arms={arms}, metric='fdi')")
+    path.write_text(
+        f"from harness.ablation.design.study import Study\nSTUDY = Study(question='?', baseline='a', arms={arms}, metric='fdi')"
+    )
     assert "'fdi' is no metric. Did you mean 'fid'?" in refused("ablate", str(path))
 
 
@@ -319,7 +322,7 @@ def test_the_components_of_a_family_are_listed(capsys: pytest.CaptureFixture[str
 
 
 def test_a_process_leaves_with_its_code_its_output_and_what_was_registered_for_its_end() -> None:
-    said = "import atexit, sys; from harness.errors import leave; atexit.register(print, 'last'); print('first', end=' '); leave(3)"
+    said = "import atexit, sys; from harness.core.errors import leave; atexit.register(print, 'last'); print('first', end=' '); leave(3)"
     ended = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True)
     assert (ended.returncode, ended.stdout, ended.stderr) == (3, "first last\n", "")
 

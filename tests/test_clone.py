@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from harness.environment import ROOT
+from harness.core.provenance import ROOT
 
 STUDY = """
-from harness.ablation.study import Study
+from harness.ablation.design.study import Study
 
 SHORT = {"train.steps": 4, "backbone.channels": 8, "backbone.groups": 4, "evaluate.nfe": [1, 2], "evaluate.num_samples": 64}
 STUDY = Study(
@@ -28,8 +28,8 @@ STUDY = Study(
 DRIVER = """
 import json, subprocess, sys
 from pathlib import Path
-from harness.ablation import published
-from harness.ablation.study import studies_folder
+from harness.ablation.report import published
+from harness.ablation.design.study import studies_folder
 from harness.cli import main
 
 seen = {"code": published.__file__}

@@ -15,9 +15,9 @@ from scipy import stats
 from torch import Tensor, nn
 
 from harness.components.interpolants import Interpolant
-from harness.formulation import Formulation
-from harness.registry import build, names
-from harness.sampling import NetworkField
+from harness.core.registry import build, names
+from harness.flow.formulation import Formulation
+from harness.flow.sampling import NetworkField
 
 MEAN = torch.tensor([0.4, -0.7, 0.1], dtype=torch.float64)
 STD = torch.tensor([0.5, 0.9, 0.3], dtype=torch.float64)

@@ -17,10 +17,10 @@ import pytest
 from harness.components.couplings import Pairs
 from harness.components.interpolants import VariancePreserving
 from harness.components.weightings import MinSNR, Uniform, Weighting
-from harness.config import Config, Range, digest, flatten, override, parse_assignments, to_dict
+from harness.core.config import Config, Range, digest, flatten, override, parse_assignments, to_dict
+from harness.core.errors import ConfigError
 from harness.data.images import Digits
-from harness.errors import ConfigError
-from harness.runs import RunConfig
+from harness.runs.config import RunConfig
 
 BASE = RunConfig(dataset=Digits())
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness import registry
 from harness.cli import main
 from harness.components.backbones.base import Network
 from harness.components.backbones.embeddings import TimeEmbedding
@@ -22,12 +21,13 @@ from harness.components.interpolants import Interpolant, Linear
 from harness.components.noises import Noise
 from harness.components.time_samplers import Uniform
 from harness.components.weightings import Weighting
-from harness.contract import promises
+from harness.core import registry
+from harness.core.registry import HOMES, Component, build, names
 from harness.data.base import Data, Dataset
 from harness.data.points import EightGaussians
 from harness.evaluation.distances import EnergyDistance
 from harness.evaluation.metric import Summary
-from harness.registry import HOMES, Component, build, names
+from harness.testing.contract import promises
 
 DOWNLOADED = {"mnist", "fashion_mnist", "cifar10"}
 SMALLER = {"dit": {"preset": "digits"}}

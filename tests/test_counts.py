@@ -33,10 +33,10 @@ from test_cells import (
     write_h5ad,
 )
 
+from harness.core.errors import UserError
 from harness.data import counts
 from harness.data.base import Data
 from harness.data.cells import _most_variable
-from harness.errors import UserError
 
 
 @contextlib.contextmanager

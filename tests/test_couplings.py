@@ -17,9 +17,9 @@ from torch import Tensor
 
 from harness.components import couplings
 from harness.components.couplings import ClassConditionalOT, Coupling, ExactOT, Independent, Pairs, Sinkhorn, transport_cost
-from harness.config import digest
-from harness.errors import ConfigError, UserError
-from harness.registry import build, find, names
+from harness.core.config import digest
+from harness.core.errors import ConfigError, UserError
+from harness.core.registry import build, find, names
 
 COUPLINGS = {name: build("coupling", name) for name in ("independent", "exact_ot", "sinkhorn", "class_conditional_ot")}
 PERMUTATIONS = ("exact_ot", "class_conditional_ot", "independent")

@@ -12,13 +12,13 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from harness.core.errors import UserError
+from harness.core.registry import build
 from harness.data import pictures
 from harness.data.base import Data, held_out, load, spaced
 from harness.data.images import CIFAR10, MNIST, Digits, FashionMNIST, Torchvision, decode, digits, encode
-from harness.errors import UserError
 from harness.evaluation.extractors import features, load_extractor
 from harness.evaluation.fidelity import FID
-from harness.registry import build
 
 
 @pytest.fixture

@@ -16,21 +16,22 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from harness import identity as identity_module
 from harness.components.interpolants import over
-from harness.config import Config, flatten, override
+from harness.core.config import Config, flatten, override
+from harness.core.errors import ConfigError, UserError
+from harness.core.registry import HOMES, build, find, names
 from harness.data.base import Data, Dataset, load
 from harness.data.images import Digits
-from harness.errors import ConfigError, UserError
 from harness.evaluation import protocol as protocol_module
-from harness.evaluation.flow import Flow
+from harness.evaluation.flow_metrics import Flow
 from harness.evaluation.protocol import Protocol
-from harness.formulation import Formulation, ObjectiveConfig
-from harness.identity import training_digest
-from harness.objective import Objective
-from harness.registry import HOMES, build, find, names
-from harness.runs import Run, RunConfig
-from harness.sampling import Guidance, NetworkField, generate
+from harness.flow.formulation import Formulation, ObjectiveConfig
+from harness.flow.objective import Objective
+from harness.flow.sampling import Guidance, NetworkField, generate
+from harness.runs import identity as identity_module
+from harness.runs.config import RunConfig
+from harness.runs.folder import Run
+from harness.runs.identity import training_digest
 
 Needed = Callable[..., dict[str, Any]]
 

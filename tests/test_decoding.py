@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from harness.cli import main
+from harness.core.errors import ConfigError, UserError
+from harness.core.registry import build
 from harness.data.base import Data
-from harness.errors import ConfigError, UserError
-from harness.registry import build
 
 RAMP = np.tile(np.linspace(0, 1, 16), (16, 1))
 EIGHT = (RAMP * 255).round()

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.evaluation.flow import straightness
-from harness.formulation import Formulation
-from harness.objective import Objective
-from harness.rng import stream
+from harness.core.rng import stream
+from harness.evaluation.flow_metrics import straightness
+from harness.flow.formulation import Formulation
+from harness.flow.objective import Objective
 from harness.training.diagnostics import BINS, EDGES, EXPLOSION, MEMORY, SAMPLES, TOGETHER, WIDEST, Guard, Meter, gradients_by_noise, spread
 from harness.training.distributed import ALONE
 

@@ -11,9 +11,9 @@ import torch
 from scipy import stats
 from scipy.spatial.distance import cdist
 
+from harness.core.registry import build
 from harness.evaluation.distances import TwoSample
 from harness.evaluation.metric import Estimate, Metric, Summary
-from harness.registry import build
 
 DISTANCES = ["sliced_wasserstein", "mmd", "energy"]
 ALL = [*DISTANCES, "c2st"]

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from harness.checkpoint import read_checkpoint
-from harness.files import read_json, read_lines
+from harness.core.checkpoint import read_checkpoint
+from harness.core.files import read_json, read_lines
 
 SETTINGS = {
     "train.steps": 12, "train.batch_size": 32, "train.warmup_steps": 2, "train.log_every": 4, "train.checkpoint_every": 4,

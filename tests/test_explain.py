@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from harness.cli import main
-from harness.config import override
-from harness.explain import LOG_SNR, Explained, alike
-from harness.registry import HOMES, names
-from harness.runs import RunConfig
+from harness.core.config import override
+from harness.core.registry import HOMES, names
+from harness.runs.config import RunConfig
+from harness.runs.explain import LOG_SNR, Explained, alike
 
 SNR = LOG_SNR.exp()
 

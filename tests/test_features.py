@@ -14,16 +14,16 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from harness.core.errors import Diverged
+from harness.core.files import results_folder
+from harness.core.registry import build, find, names
 from harness.data.base import Data, load
 from harness.data.images import Digits
 from harness.data.points import EightGaussians
-from harness.errors import Diverged
 from harness.evaluation import judge as module
 from harness.evaluation.judge import Batch, Judge
 from harness.evaluation.metric import Metric, Summary
 from harness.evaluation.protocol import EvaluateConfig
-from harness.files import results_folder
-from harness.registry import build, find, names
 
 
 def normal(*shape: int, seed: int) -> np.ndarray:

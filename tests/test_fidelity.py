@@ -14,19 +14,19 @@ from scipy.linalg import sqrtm
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from harness.config import override
+from harness.core.config import override
+from harness.core.errors import ConfigError, Diverged
+from harness.core.files import results_folder
+from harness.core.registry import build
 from harness.data.base import Data, load
 from harness.data.base import held_out as held_out_of
 from harness.data.images import Digits, digits
-from harness.errors import ConfigError, Diverged
 from harness.evaluation import extractors
 from harness.evaluation.digits_classifier import WEIGHTS, DigitsClassifier
 from harness.evaluation.extractors import features, load_extractor
 from harness.evaluation.fidelity import FID, ExtrapolatedFID
 from harness.evaluation.judge import Batch, Judge
 from harness.evaluation.protocol import EvaluateConfig, Protocol
-from harness.files import results_folder
-from harness.registry import build
 
 CONFIG = EvaluateConfig(num_samples=300, batch_size=100, extractor="digits")
 

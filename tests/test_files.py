@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import UserError
-from harness.files import drop_torn_line, last_line, locked, read_json, read_lines, remove_leftovers, write_atomic, write_json
+from harness.core.errors import UserError
+from harness.core.files import drop_torn_line, last_line, locked, read_json, read_lines, remove_leftovers, write_atomic, write_json
 
 HOLD = """
 import pathlib, sys, time
-from harness.files import locked
+from harness.core.files import locked
 with locked(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

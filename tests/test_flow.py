@@ -10,12 +10,12 @@ from scipy import integrate
 from torch import Tensor
 
 from harness.components.interpolants import Interpolant
-from harness.config import override
-from harness.errors import ConfigError
-from harness.evaluation.flow import Flow, optimal_velocity
-from harness.formulation import Formulation
-from harness.registry import build, names
-from harness.runs import RunConfig
+from harness.core.config import override
+from harness.core.errors import ConfigError
+from harness.core.registry import build, names
+from harness.evaluation.flow_metrics import Flow, optimal_velocity
+from harness.flow.formulation import Formulation
+from harness.runs.config import RunConfig
 
 PATHS = [name for name in names("interpolant") if name != "ve"]
 

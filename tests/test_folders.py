@@ -14,12 +14,12 @@ import torch
 from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
+from harness.core.errors import UserError
+from harness.core.registry import build
+from harness.core.rng import stream
 from harness.data.archive import Archive
 from harness.data.base import Data, held_out
 from harness.data.images import mirror
-from harness.errors import UserError
-from harness.registry import build
-from harness.rng import stream
 
 CLASSES = ("cat", "dog", "emu")
 

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from harness.checks import check
 from harness.components.interpolants import Linear, Scaled
-from harness.config import digest, override, to_dict
+from harness.core.config import digest, override, to_dict
+from harness.core.errors import ConfigError, UserError
+from harness.core.registry import build, find, names
 from harness.data.base import Data, Dataset
 from harness.data.images import Digits, decode, encode
-from harness.errors import ConfigError, UserError
-from harness.formulation import Formulation
-from harness.registry import build, find, names
-from harness.runs import RunConfig
+from harness.flow.formulation import Formulation
+from harness.runs.config import RunConfig
+from harness.runs.validate import check
 
 PAIRS = {"name": "pairs", "path": "nowhere"}
 POPULATION = {"name": "population", "dataset": "digits"}

@@ -12,11 +12,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness.ablation.study import studies_folder
-from harness.ablation.tables import VERSIONS
-from harness.errors import UserError
-from harness.files import results_folder
-from harness.registry import load_file
+from harness.ablation.design.study import studies_folder
+from harness.ablation.report.tables import VERSIONS
+from harness.core.errors import UserError
+from harness.core.files import results_folder
+from harness.core.registry import load_file
 
 COMMITTED = Path(__file__).parent.parent / "results"
 TINY = {

@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 from golden_cases import GOLDEN, STEPS, first_fid, losses_of, named, names_of, scales, stored
 
-from harness import identity
-from harness.data.base import load
+from harness.core.files import read_json
 from harness.evaluation import protocol
-from harness.evaluation.protocol import EVALUATION_VERSION, Protocol
-from harness.files import read_json
-from harness.identity import NUMERICS_VERSION
-from harness.pipeline import ensure
-from harness.runs import Run
+from harness.evaluation.protocol import EVALUATION_VERSION
+from harness.runs import identity
+from harness.runs.folder import Run
+from harness.runs.identity import NUMERICS_VERSION
+from harness.runs.train import ensure
 
 NUMBERS, NAMES = read_json(GOLDEN / "numbers.json"), read_json(GOLDEN / "names.json")
 AGAIN = "Where the new numbers are meant, raise the version, write its reason there, and run python tests/golden_cases.py."
@@ -65,7 +64,7 @@ def test_what_earlier_code_left_on_disk_is_found_and_not_made_again(tmp_path: Pa
     shutil.copytree(GOLDEN / "results", tmp_path / "results")
     before = {path: path.read_bytes() for path in (tmp_path / "results").rglob("*") if path.is_file()}
     monkeypatch.setattr("harness.training.trainer.fit", _no_training)
-    monkeypatch.setattr("harness.pipeline.fit", _no_training)
+    monkeypatch.setattr("harness.runs.train.fit", _no_training)
     config = stored()
     run = ensure(config, print, lambda: False)
     assert run.parent
@@ -75,7 +74,7 @@ def test_what_earlier_code_left_on_disk_is_found_and_not_made_again(tmp_path: Pa
     assert Run.open(run.parent.name).config == config.parent
     pairs = run.pairs
     pairs.check({name: pairs.about[name] for name in ("teacher", "made")})
-    assert run.evaluated(Protocol.of(config.evaluate, load(config.dataset)))
+    assert run.evaluated(config.protocol())
     assert {path: path.read_bytes() for path in (tmp_path / "results").rglob("*") if path.is_file()} == before
 
 

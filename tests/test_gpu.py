@@ -18,18 +18,20 @@ from torch import Tensor, nn
 
 from harness.components.interpolants import Linear
 from harness.components.noises import Population
-from harness.config import override
+from harness.core.config import override
+from harness.core.errors import Diverged, Stopped
+from harness.core.registry import build, names
 from harness.data.base import Data, load
 from harness.data.images import Digits
 from harness.data.points import EightGaussians
-from harness.errors import Diverged, Stopped
 from harness.evaluation.judge import Batch, Judge
-from harness.formulation import Formulation
-from harness.objective import Objective, Task
-from harness.pipeline import ensure, restore
-from harness.registry import build, names
-from harness.runs import Run, RunConfig
-from harness.sampling import NetworkField
+from harness.flow.formulation import Formulation
+from harness.flow.objective import Objective, Task
+from harness.flow.sampling import NetworkField
+from harness.runs.config import RunConfig
+from harness.runs.folder import Run
+from harness.runs.sample import restore
+from harness.runs.train import ensure
 from harness.training.diagnostics import TOGETHER
 from harness.training.hardware import PEAKS, autocast, compiled, peak_flops, products
 from harness.training.trainer import Callbacks, fit

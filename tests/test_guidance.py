@@ -16,21 +16,23 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from harness.checks import check
 from harness.components.backbones.mlp import MLP
 from harness.components.interpolants import over
-from harness.config import override
+from harness.core.config import override
+from harness.core.errors import ConfigError
+from harness.core.registry import build
+from harness.core.rng import stream
 from harness.data.base import Data, Dataset, load
 from harness.data.points import EightGaussians, SwissRoll
-from harness.errors import ConfigError
 from harness.evaluation.protocol import EvaluateConfig, Protocol
-from harness.formulation import Formulation
-from harness.objective import Objective
-from harness.pipeline import ensure, restore, samples
-from harness.registry import build
-from harness.rng import stream
-from harness.runs import Run, RunConfig
-from harness.sampling import Generated, Guidance, NetworkField, generate, steps_of
+from harness.flow.formulation import Formulation
+from harness.flow.objective import Objective
+from harness.flow.sampling import Generated, Guidance, NetworkField, generate, steps_of
+from harness.runs.config import RunConfig
+from harness.runs.folder import Run
+from harness.runs.sample import restore, samples
+from harness.runs.train import ensure
+from harness.runs.validate import check
 from harness.training.optimizers import AdamW
 from harness.training.trainer import TrainConfig
 

@@ -10,19 +10,21 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor, nn
 
-from harness import pipeline
-from harness.ablation import rounds
-from harness.ablation.plan import Plan
-from harness.ablation.study import Study, load_scale
+from harness.ablation.design import rounds
+from harness.ablation.design.plan import Plan
+from harness.ablation.design.study import Study, load_scale
 from harness.cli import main
-from harness.config import override
+from harness.core.config import override
+from harness.core.errors import ConfigError
 from harness.data.base import load
-from harness.errors import ConfigError
-from harness.evaluation.protocol import Protocol
-from harness.lineage import lineage
-from harness.pipeline import Trained, ensure, make_pairs, train
-from harness.reflow import guided_twice
-from harness.runs import Run, RunConfig
+from harness.runs import reflow as reflow_module
+from harness.runs import train as train_module
+from harness.runs.config import RunConfig
+from harness.runs.folder import Run
+from harness.runs.lineage import lineage
+from harness.runs.sample import Trained
+from harness.runs.students import guided_twice
+from harness.runs.train import ensure, make_pairs, train
 
 SPREAD = 0.1
 ANGLES = np.arange(8) * math.pi / 4
@@ -82,8 +84,8 @@ def guided_end(x1: np.ndarray, k: int, scale: float) -> np.ndarray:
 def test_pairs_are_the_guided_flows_ends_once(told: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second round's teacher has learned them: its own flow, here that of one Gaussian, x1 -> m + sd x1, makes the pairs as it is."""
     state = told.noise.learn(load(told.dataset))
-    monkeypatch.setattr(pipeline, "train", lambda *_: None)
-    monkeypatch.setattr(pipeline, "restore", lambda run: Trained(Exact(), state))
+    monkeypatch.setattr(train_module, "train", lambda *_: None)
+    monkeypatch.setattr(reflow_module, "restore", lambda run: Trained(Exact(), state))
     making = {"reflow.guidance.scale": 2.5, "reflow.solver": "dopri5", "reflow.nfe": 0, "reflow.number": 12, "evaluate.guidance.scale": 1}
     found, calls = [], []
     for more in ({"reflow.rounds": 1}, {"reflow.rounds": 2}, {"reflow.rounds": 1, "reflow.distil": True, "evaluate.nfe": [1]}):
@@ -199,4 +201,4 @@ def test_an_unguided_student_is_judged_as_it_was(told: RunConfig) -> None:
     student = override(told, {"reflow.rounds": 1})
     assert not student.learned_guidance
     run = ensure(student, quiet, never)
-    assert run.evaluation(Protocol.of(student.evaluate, load(student.dataset)))["protocol"]["guidance"]["scale"] == 2
+    assert run.evaluation(student.protocol())["protocol"]["guidance"]["scale"] == 2

@@ -69,7 +69,7 @@ def test_collections_pass_over_what_is_older_until_training_ends() -> None:
 
 def test_a_study_is_checked_without_torchs_compiler() -> None:
     """Its import takes two seconds, in which no worker would have begun."""
-    asked = "from harness.ablation.study import load_scale; from harness.checks import check; check(load_scale('digits'))"
+    asked = "from harness.ablation.design.study import load_scale; from harness.runs.validate import check; check(load_scale('digits'))"
     subprocess.run([sys.executable, "-c", f"{asked}; import sys; sys.exit('torch._dynamo' in sys.modules)"], check=True)
 
 

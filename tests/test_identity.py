@@ -9,19 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness import registry
-from harness.ablation.plan import same_training
-from harness.ablation.study import load_scale
+from harness.ablation.design.plan import same_training
+from harness.ablation.design.study import load_scale
 from harness.cli import main
-from harness.config import override, to_dict
+from harness.core import registry
+from harness.core.config import override, to_dict
+from harness.core.errors import UserError
+from harness.core.files import read_json, runs_folder, write_json
+from harness.core.registry import load_plugin
 from harness.data.base import load
-from harness.errors import UserError
-from harness.evaluation.protocol import Protocol
-from harness.files import read_json, runs_folder, write_json
-from harness.identity import NUMERICS_VERSION, facts_of, training_digest
-from harness.pipeline import make_pairs, restore, train
-from harness.registry import load_plugin
-from harness.runs import Run, RunConfig
+from harness.runs.config import RunConfig
+from harness.runs.folder import Run
+from harness.runs.identity import NUMERICS_VERSION, facts_of, training_digest
+from harness.runs.sample import restore
+from harness.runs.train import make_pairs, train
 
 Edit = dict[str, Any]
 
@@ -235,7 +236,7 @@ def test_a_finished_run_takes_changes_of_how_and_where_alone(points: RunConfig) 
 
 def test_an_evaluation_of_another_run_or_protocol_is_refused(points: RunConfig) -> None:
     runs = [Run.of(override(points, {"seed": seed})) for seed in (0, 1)]
-    protocols = [Protocol.of(run.config.evaluate, load(run.config.dataset)) for run in runs]
+    protocols = [run.config.protocol() for run in runs]
     other = dataclasses.replace(protocols[0], num_samples=41)
     path = runs[0].folder / "evaluations" / f"{other.digest}.json"
     for wrong in (runs[1].evaluation(other), runs[0].evaluation(protocols[0])):

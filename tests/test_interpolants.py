@@ -23,8 +23,8 @@ from harness.components.interpolants import (
     VarianceExploding,
     VariancePreserving,
 )
-from harness.errors import ConfigError, UserError
-from harness.registry import build, names
+from harness.core.errors import ConfigError, UserError
+from harness.core.registry import build, names
 
 DEFAULTS: dict[str, Interpolant] = {name: build("interpolant", name) for name in names("interpolant")}
 PATHS: dict[str, Interpolant] = DEFAULTS | {

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from harness.cli import main
 from harness.cli.runs import _label
-from harness.config import override
+from harness.core.config import override
+from harness.core.errors import UserError
 from harness.data.base import Data, load
-from harness.errors import UserError
-from harness.pipeline import train
-from harness.runs import Run, RunConfig
+from harness.runs.config import RunConfig
+from harness.runs.folder import Run
+from harness.runs.train import train
 
 CONDITIONAL: Any = SimpleNamespace(config=SimpleNamespace(conditional=True), name="run")
 

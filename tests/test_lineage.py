@@ -15,11 +15,12 @@ import pytest
 from PIL import Image
 
 from harness.cli import main
-from harness.config import override
-from harness.files import read_json
-from harness.lineage import lineage, training_seconds
-from harness.pipeline import train
-from harness.runs import Run, RunConfig
+from harness.core.config import override
+from harness.core.files import read_json
+from harness.runs.config import RunConfig
+from harness.runs.folder import Run
+from harness.runs.lineage import lineage, training_seconds
+from harness.runs.train import train
 
 CHANGES = {
     "backbone.channels": 8, "backbone.groups": 4, "train.steps": 60, "train.checkpoint_every": 6, "train.log_every": 3,

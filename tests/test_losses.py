@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from harness.components.losses import MSE, Loss, PseudoHuber
-from harness.errors import ConfigError
-from harness.registry import build, names
+from harness.core.errors import ConfigError
+from harness.core.registry import build, names
 
 LOSSES = {name: build("loss", name) for name in names("loss")} | {"pseudo_huber-1": PseudoHuber(c=1.0)}
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)

@@ -14,9 +14,9 @@ from scipy import stats
 from torch import Tensor
 
 from harness.components.noises import Gaussian, Laplace, Matched, Noise, Sparse, StudentT, UniformNoise
+from harness.core.errors import ConfigError
+from harness.core.registry import build, names
 from harness.data.base import Data
-from harness.errors import ConfigError
-from harness.registry import build, names
 
 SCALES = torch.tensor([0.1, 1.0, 4.0])
 DATA = 3 + SCALES * torch.randn(2000, 3, generator=torch.Generator().manual_seed(0))

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from harness.components.interpolants import Interpolant, Linear, over
 from harness.components.noises import Noise
 from harness.components.time_samplers import TimeSampler
-from harness.errors import ConfigError
-from harness.formulation import Formulation
-from harness.objective import Objective, Step
-from harness.registry import build, names
-from harness.rng import stream
+from harness.core.errors import ConfigError
+from harness.core.registry import build, names
+from harness.core.rng import stream
+from harness.flow.formulation import Formulation
+from harness.flow.objective import Objective, Step
 
 SPACES = ["output", "velocity", "data", "noise"]
 

@@ -20,21 +20,24 @@ import torch
 from optuna.trial import TrialState
 from scipy import stats
 
-from harness.ablation import grids, history, rounds, tables, tuner, worker
-from harness.ablation.outcomes import DIVERGED, FAILED, MEASURED, UNASKED, UNFINISHED, Cell
-from harness.ablation.plan import Plan
-from harness.ablation.search import SearchPlan
-from harness.ablation.study import Study, load_scale
-from harness.ablation.summary import summarise
-from harness.ablation.worker import PlanBoard, work
+from harness.ablation.design import rounds
+from harness.ablation.design.plan import Plan
+from harness.ablation.design.search import SearchPlan
+from harness.ablation.design.study import Study, load_scale
+from harness.ablation.execute import tuner, worker
+from harness.ablation.execute.worker import PlanBoard, work
+from harness.ablation.report import grids, history, tables
+from harness.ablation.report.outcomes import DIVERGED, FAILED, MEASURED, UNASKED, UNFINISHED, Cell
+from harness.ablation.report.summary import summarise
 from harness.cli.studies import _advice
-from harness.config import override
-from harness.errors import Diverged, NoValue, Pruned, Unsolvable, guarded
-from harness.files import read_json, write_json
-from harness.pipeline import ensure, train
-from harness.runs import Run, RunConfig, training_digest
-from harness.sampling import Generated
-from harness.watch import Trial
+from harness.core.config import override
+from harness.core.errors import Diverged, NoValue, Pruned, Unsolvable, guarded
+from harness.core.files import read_json, write_json
+from harness.flow.sampling import Generated
+from harness.runs.config import RunConfig
+from harness.runs.folder import Run, training_digest
+from harness.runs.progress import Trial
+from harness.runs.train import ensure, train
 
 ARMS = {"a": {"weighting": "uniform"}, "b": {"weighting": "data_end"}, "c": {"weighting": {"name": "min_snr", "gamma": 2.0}}}
 MACHINES = (
@@ -274,14 +277,14 @@ def test_what_the_machine_broke_off_is_run_again_and_counts_for_nothing(points: 
 
         return raising
 
-    for place, error in (*(("fit", error) for error in MACHINES), ("samples", MACHINES[0]), ("samples", MACHINES[-1])):
+    for place, error in (*(("train.fit", error) for error in MACHINES), ("judge.samples", MACHINES[0]), ("judge.samples", MACHINES[-1])):
         with monkeypatch.context() as patch:
-            patch.setattr(f"harness.pipeline.{place}", broken(error))
+            patch.setattr(f"harness.runs.{place}", broken(error))
             with pytest.raises(type(error)):
                 ensure(points, quiet, never)
         protocol = plan.protocol("a")
         assert (run.gave_up, run.failure(protocol), run.settled(protocol)) == (None, None, False), (place, error)
-        if place == "fit" and error is MACHINES[-1]:
+        if place == "train.fit" and error is MACHINES[-1]:
             train(run, quiet, never)
     report = tables.report(plan, {})
     assert {arm: s.seeds.unfinished for arm, s in report.summary.standings.items()} == {"a": 1, "b": 1}
@@ -323,10 +326,10 @@ def test_samples_that_are_not_finite_at_one_nfe_cost_no_other(points: RunConfig,
     plan = planned(base, seeds=1)
     run, protocol = plan.run("a", 0), plan.protocol("a")
     with monkeypatch.context() as patch:
-        patch.setattr("harness.pipeline.samples", wild(lambda nfe: math.nan if nfe < 4 else 0.5))
+        patch.setattr("harness.runs.judge.samples", wild(lambda nfe: math.nan if nfe < 4 else 0.5))
         with pytest.raises(Diverged, match=r"^at NFE 1, 2: the samples cannot be judged: some are not finite\. \(Remove .*\.json to try"):
             ensure(plan.config("a", 0), quiet, never)
-        patch.setattr("harness.pipeline.samples", lambda *_, **__: pytest.fail("sampled again"))
+        patch.setattr("harness.runs.judge.samples", lambda *_, **__: pytest.fail("sampled again"))
         with pytest.raises(Diverged, match="at NFE 1, 2"):
             ensure(plan.config("a", 0), quiet, never)
     assert run.evaluation(protocol)["values"]["sliced_wasserstein"].keys() == {"4"}
@@ -340,7 +343,7 @@ def test_a_solver_that_gives_up_is_no_divergence(points: RunConfig, monkeypatch:
         yield
 
     plan = planned(points, seeds=1)
-    monkeypatch.setattr("harness.pipeline.samples", give_up)
+    monkeypatch.setattr("harness.runs.judge.samples", give_up)
     board = PlanBoard(plan)
     work(board, never)
     assert board.finished()
@@ -397,8 +400,8 @@ def test_a_value_that_is_known_is_not_refused_for_what_another_metric_met(tiny: 
 def test_a_search_tells_what_fell_behind_from_what_diverged(
     tiny: RunConfig, monkeypatch: pytest.MonkeyPatch, error: Exception, state: str, said: str
 ) -> None:
-    from harness.ablation.search import Search
-    from harness.ablation.space import log
+    from harness.ablation.design.search import Search
+    from harness.ablation.design.space import log
 
     search = Search(question="Which?", spaces={"digits": {"train.learning_rate": log(1e-4, 1e-1)}}, nfe=2, trials=2, name="toy")
     board = tuner.SearchBoard(SearchPlan.of(search, "digits", tiny, None, []))

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from harness.core.errors import ConfigError
+from harness.core.registry import names
 from harness.data.base import Data, Dataset
-from harness.errors import ConfigError
-from harness.formulation import Formulation
-from harness.objective import Objective
-from harness.registry import names
+from harness.flow.formulation import Formulation
+from harness.flow.objective import Objective
 
 FAMILIES = ("interpolant", "prediction", "weighting", "loss", "time_sampler", "noise", "coupling")
 REFUSED = {

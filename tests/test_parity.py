@@ -26,7 +26,7 @@ from torchcfm.optimal_transport import OTPlanSampler
 from harness.components.couplings import ExactOT, Sinkhorn, transport_cost
 from harness.components.interpolants import DDPM, GVP, FlowMatchingOT, Interpolant, Linear, Polynomial, VariancePreserving
 from harness.components.predictions import Velocity
-from harness.registry import build
+from harness.core.registry import build
 
 SHAPES = pytest.mark.parametrize("shape", [(3,), (2, 4, 4)], ids=str)
 

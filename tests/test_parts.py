@@ -7,15 +7,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.config import override
+from harness.core.config import override
+from harness.core.errors import Stopped
 from harness.data.base import load
 from harness.data.images import Digits
-from harness.errors import Stopped
 from harness.evaluation import judge as module
 from harness.evaluation.judge import Batch, Judge, Parts
 from harness.evaluation.protocol import EvaluateConfig, Protocol
-from harness.pipeline import ensure, evaluate, restore
-from harness.runs import Run, RunConfig
+from harness.runs.config import RunConfig
+from harness.runs.folder import Run
+from harness.runs.judge import evaluate
+from harness.runs.sample import restore
+from harness.runs.train import ensure
 
 CONFIG = EvaluateConfig(num_samples=300, batch_size=50, extractor="digits")
 
@@ -130,6 +133,6 @@ def test_a_reference_that_was_cut_short_is_not_continued_in_other_batches(monkey
 
 
 def test_logits_are_not_taken_from_a_part_that_kept_none(tiny: RunConfig) -> None:
-    protocol = Protocol.of(tiny.evaluate, load(tiny.dataset))
+    protocol = tiny.protocol()
     run, with_logits = Run.of(tiny), Run.of(override(tiny, {"evaluate.metrics": ["fid", "isc"]}))
     assert run.parts(protocol, 2) != with_logits.parts(protocol, 2)

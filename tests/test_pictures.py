@@ -14,12 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from harness.cli import main
+from harness.core.errors import UserError
+from harness.core.registry import build, names
 from harness.data import pictures
 from harness.data.base import Data, Kind, held_out
 from harness.data.images import decode, encode
 from harness.data.pictures import MOST, SHOWN, draw, require_drawable
-from harness.errors import UserError
-from harness.registry import build, names
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -6,19 +6,19 @@ from typing import Any
 
 import pytest
 
-from harness.ablation.plan import Plan
-from harness.ablation.study import Study, load_scale, load_study, studies_folder
-from harness.checks import check
-from harness.config import override
-from harness.errors import UserError
-from harness.runs import RunConfig
+from harness.ablation.design.plan import Plan
+from harness.ablation.design.study import Study, load_scale, load_study, studies_folder
+from harness.core.config import override
+from harness.core.errors import UserError
+from harness.runs.config import RunConfig
+from harness.runs.validate import check
 
 STUDY = Study(
     name="toy", question="Which?", baseline="a", seeds=2, nfe=2,
     arms={"a": {"weighting": "uniform"}, "b": {"weighting": {"name": "min_snr", "gamma": 2}}},
 )  # fmt: skip
 
-GOOD = "from harness.ablation.study import Study; STUDY = Study(question='?', baseline='a', arms={'a': {}, 'b': {}})"
+GOOD = "from harness.ablation.design.study import Study; STUDY = Study(question='?', baseline='a', arms={'a': {}, 'b': {}})"
 
 
 def planned(base: RunConfig, study: Study = STUDY, **changes: object) -> Plan:

@@ -13,13 +13,13 @@ from scipy import integrate, stats
 from sklearn.datasets import make_moons, make_swiss_roll
 from torch import Tensor
 
-from harness.checks import check
 from harness.components.backbones.mlp import MLP
+from harness.core.errors import ConfigError, UserError
+from harness.core.registry import build
 from harness.data.base import Data, load
 from harness.data.points import Checkerboard, EightGaussians, GaussianMixture, Moons, Pinwheel, Points, SwissRoll
-from harness.errors import ConfigError, UserError
-from harness.registry import build
-from harness.runs import RunConfig
+from harness.runs.config import RunConfig
+from harness.runs.validate import check
 
 BOTH = [EightGaussians(number=50_000), Checkerboard(number=50_000)]
 IN_UNITS = [

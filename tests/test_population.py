@@ -12,23 +12,24 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from harness.checks import check
 from harness.components.interpolants import over
 from harness.components.noises import Population
-from harness.config import override
+from harness.core.config import override
+from harness.core.errors import ConfigError
+from harness.core.registry import build
+from harness.core.rng import stream
 from harness.data.base import Data, Dataset, load
 from harness.data.points import EightGaussians, GaussianMixture, Moons
 from harness.data.sequences import TimeSeries
-from harness.errors import ConfigError
 from harness.evaluation.judge import Batch, Judge
-from harness.formulation import Formulation
-from harness.identity import training_digest
-from harness.objective import Objective
-from harness.pipeline import ensure, restore, samples
-from harness.registry import build
-from harness.rng import stream
-from harness.runs import RunConfig
-from harness.sampling import generate
+from harness.flow.formulation import Formulation
+from harness.flow.objective import Objective
+from harness.flow.sampling import generate
+from harness.runs.config import RunConfig
+from harness.runs.identity import training_digest
+from harness.runs.sample import restore, samples
+from harness.runs.train import ensure
+from harness.runs.validate import check
 from harness.training.optimizers import AdamW
 from harness.training.trainer import TrainConfig
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from harness.core.errors import ConfigError
+from harness.core.registry import build
 from harness.data.base import load
 from harness.data.points import EightGaussians
-from harness.errors import ConfigError
 from harness.evaluation.metric import Metric, Summary
 from harness.evaluation.profiles import autocorrelation
 from harness.evaluation.protocol import EvaluateConfig, Protocol
-from harness.registry import build
 
 PROFILES = {"gene_mean": "cells", "gene_variance": "cells", "dropout_rate": "cells", "autocorrelation": "sequence", "spectrum": "sequence"}
 SEQUENCES = ["autocorrelation", "spectrum"]

@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from harness import registry
-from harness.config import override
+from harness.core import registry
+from harness.core.config import override
+from harness.core.errors import ConfigError
 from harness.data.base import Data, Kind, load
 from harness.data.images import Digits, decode, encode
-from harness.errors import ConfigError
 from harness.evaluation import protocol as module
 from harness.evaluation.fidelity import FID
 from harness.evaluation.metric import reference_rows
 from harness.evaluation.protocol import EvaluateConfig, Protocol, num_reference
-from harness.runs import Run, RunConfig
+from harness.runs.config import RunConfig
+from harness.runs.folder import Run
 
 BASE = EvaluateConfig(nfe=(2, 4), num_samples=64, batch_size=32, extractor="digits")
 VALUES = override(BASE, {"extractor": "values", "metrics": ["mmd"]})

@@ -10,24 +10,24 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness.ablation import published
-from harness.ablation.plan import Plan
-from harness.ablation.search import SearchPlan, compared, load_search
-from harness.ablation.space import settings
-from harness.ablation.study import load_scale, load_study
-from harness.ablation.tuner import SearchBoard
+from harness.ablation.design.plan import Plan
+from harness.ablation.design.search import SearchPlan, compared, load_search
+from harness.ablation.design.space import settings
+from harness.ablation.design.study import load_scale, load_study
+from harness.ablation.execute.tuner import SearchBoard
+from harness.ablation.report import published
 from harness.cli import main
-from harness.files import results_folder, write_json
-from harness.runs import Run
+from harness.core.files import results_folder, write_json
+from harness.runs.folder import Run
 
 STUDY = """
-from harness.ablation.study import Study
+from harness.ablation.design.study import Study
 
 STUDY = Study(question="Which end?", baseline="a", arms={"a": {"weighting": "uniform"}, "b": {"weighting": "data_end"}}, seeds=3)
 """
 SEARCH = """
-from harness.ablation.search import Search
-from harness.ablation.space import log
+from harness.ablation.design.search import Search
+from harness.ablation.design.space import log
 
 SEARCH = Search(question="Which rate?", spaces={"digits": {"train.learning_rate": log(1e-4, 1e-1)}}, trials=2, seeds=3)
 """

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from harness.ablation import readouts
-from harness.ablation.readouts import Needed, Readout
+from harness.ablation.report import readouts
+from harness.ablation.report.readouts import Needed, Readout
 
 
 def read(curves: dict[str, dict[int, list[float]]], lower: bool = True, **seconds: float) -> dict[str, Readout]:

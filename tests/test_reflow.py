@@ -17,22 +17,24 @@ import pytest
 import torch
 from scipy import stats
 
-from harness import pipeline
-from harness.ablation import rounds
-from harness.ablation.plan import Plan
-from harness.ablation.study import Study, load_scale, load_study
-from harness.checks import check
+from harness.ablation.design import rounds
+from harness.ablation.design.plan import Plan
+from harness.ablation.design.study import Study, load_scale, load_study
 from harness.cli import main
-from harness.config import override, to_dict
+from harness.core.config import override, to_dict
+from harness.core.errors import ConfigError, Diverged, Stopped, Unsolvable, UserError
 from harness.data.base import load
-from harness.errors import ConfigError, Diverged, Stopped, Unsolvable, UserError
-from harness.evaluation.flow import straightness
-from harness.evaluation.protocol import Protocol
-from harness.identity import training_digest
-from harness.pairs import PairSet
-from harness.pipeline import ensure, make_pairs, restore, train
-from harness.runs import Reflow, Run, RunConfig
-from harness.sampling import Generated
+from harness.evaluation.flow_metrics import straightness
+from harness.flow.sampling import Generated
+from harness.runs import reflow as reflow_module
+from harness.runs import train as train_module
+from harness.runs.config import Reflow, RunConfig
+from harness.runs.folder import Run
+from harness.runs.identity import training_digest
+from harness.runs.pairs import PairSet
+from harness.runs.sample import paths, restore
+from harness.runs.train import ensure, make_pairs, train
+from harness.runs.validate import check
 
 
 @pytest.fixture
@@ -236,7 +238,7 @@ def test_the_student_begins_with_the_teachers_average_and_learns_the_pairs(small
 
     assert run.parent is not None
     train(run.parent, quiet, never)
-    monkeypatch.setattr(pipeline, "fit", fit)
+    monkeypatch.setattr(train_module, "fit", fit)
     with pytest.raises(Stopped):
         train(run, quiet, never)
     averaged = restore(run.parent).network.state_dict()
@@ -256,7 +258,7 @@ def test_a_student_that_does_not_begin_warm_begins_as_if_it_had_no_teacher(small
 
     run = Run.of(override(small, {"reflow.rounds": 1, "reflow.warm_start": False}))
     make_pairs(run, quiet, never)
-    monkeypatch.setattr(pipeline, "fit", fit)
+    monkeypatch.setattr(train_module, "fit", fit)
     for of in (run, Run.of(override(small, {"train.steps": 13}))):
         with pytest.raises(Stopped):
             train(of, quiet, never)
@@ -266,7 +268,7 @@ def test_a_student_that_does_not_begin_warm_begins_as_if_it_had_no_teacher(small
 def test_a_distilled_network_is_asked_at_the_noise_alone_for_the_way_to_the_sample(small: RunConfig) -> None:
     run = Run.of(override(small, {"reflow.distil": True, "weighting": "min_snr"}))
     make_pairs(run, quiet, never)
-    objective, data = pipeline._objective(run), load(run.config.dataset)
+    objective, data = train_module._objective(run), load(run.config.dataset)
     task = objective.task(data.encode(data.train[:8]), 0, 0)
     assert (task.t == 1).all()
     assert (objective.weight(task.t) == 1).all()
@@ -291,7 +293,7 @@ def test_pairs_that_were_cut_short_continue_to_the_same_bytes(small: RunConfig, 
     make_pairs(run, quiet, never)
     assert {path.name: path.read_bytes() for path in run.pairs.folder.glob("*.npy")} == whole
     made = {path: path.stat().st_mtime_ns for path in run.pairs.folder.iterdir() if path.name != "lock"}
-    monkeypatch.setattr(pipeline, "generate", None)  # would fail if it were called
+    monkeypatch.setattr(reflow_module, "generate", None)  # would fail if it were called
     make_pairs(run, quiet, never)
     assert {path: path.stat().st_mtime_ns for path in run.pairs.folder.iterdir() if path.name != "lock"} == made
 
@@ -322,8 +324,8 @@ def test_what_is_said_of_pairs_is_measured_even_if_only_that_was_missing(small: 
 
 def test_workers_that_want_the_same_pairs_make_them_once(small: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each opens the lock for itself, as a process does."""
-    made, fill = [], pipeline._fill
-    monkeypatch.setattr(pipeline, "_fill", lambda *args: (made.append(args), fill(*args)))
+    made, fill = [], reflow_module._fill
+    monkeypatch.setattr(reflow_module, "_fill", lambda *args: (made.append(args), fill(*args)))
     runs = [Run.of(override(small, {"reflow.rounds": 1, "reflow.warm_start": warm})) for warm in (True, False)]
     assert runs[0].parent is not None
     train(runs[0].parent, quiet, never)
@@ -349,7 +351,7 @@ def test_a_flow_that_gives_no_pairs_is_not_asked_twice_and_the_reason_is_kept(
     run = Run.of(override(small, {"reflow.rounds": 1}))
     assert run.parent is not None
     train(run.parent, quiet, never)
-    monkeypatch.setattr(pipeline, "generate", generate)
+    monkeypatch.setattr(reflow_module, "generate", generate)
     reason = {"unsolvable": "dopri5 gave up.", "not-finite": "its samples at NFE 4 are not finite."}[kind]
     expected = {"unsolvable": Unsolvable, "not-finite": Diverged}[kind]
     for _ in range(2):
@@ -358,7 +360,7 @@ def test_a_flow_that_gives_no_pairs_is_not_asked_twice_and_the_reason_is_kept(
         ):
             ensure(run.config, quiet, never)
     assert len(asked) == 1
-    protocol = Protocol.of(run.config.evaluate, load(run.config.dataset))
+    protocol = run.config.protocol()
     assert reason in str(run.failure(protocol))
     grandchild = Run.of(override(small, {"reflow.rounds": 2}))
     assert f"its teacher {run.name}: no pairs" in str(grandchild.failure(protocol))
@@ -384,7 +386,7 @@ def test_cells_reflow_like_pictures(small: RunConfig, needed: Callable[..., dict
     changes |= {"evaluate.num_samples": 30, "evaluate.metrics": ["energy", "straightness"], "reflow.rounds": 1}
     run = ensure(override(small, changes), quiet, never)
     assert arrays(run.pairs)["x0"].shape == (50, 20)
-    values = run.evaluation(Protocol.of(run.config.evaluate, load(run.config.dataset)))["values"]
+    values = run.evaluation(run.config.protocol())["values"]
     assert set(values) == {"energy", "straightness"}
 
 
@@ -439,7 +441,7 @@ def test_a_network_that_is_told_the_classes_of_pairs_is_told_the_right_ones(smal
     make_pairs(run, quiet, never)
     data, found = load(run.config.dataset), arrays(run.pairs)
     assert data.classes is not None
-    task = pipeline._objective(run).task(data.encode(data.train[:30]), 0, 0, data.classes[:30])
+    task = train_module._objective(run).task(data.encode(data.train[:30]), 0, 0, data.classes[:30])
     assert task.y is not None
     target = task.target.numpy()
     rows = [np.abs(found["x1"] - found["x0"] - target[i]).reshape(50, -1).max(1).argmin() for i in range(30)]
@@ -465,7 +467,7 @@ def flows(config: RunConfig, number: int) -> list[Run]:
 
 def measured(run: Run) -> tuple[float, torch.Tensor, torch.Tensor]:
     """S, unscaled, |x1 - x0|^2 of each path [N], and the samples of a run's flow."""
-    path = pipeline.paths(run, restore(run), 32, 2000)
+    path = paths(run, restore(run), 32, 2000)
     moved = (path[-1] - path[0]).double().square().sum(1)
     return straightness(path)["straightness"] * moved.mean().item(), moved, path[-1]
 
@@ -603,9 +605,7 @@ def test_a_run_gives_the_same_alone_and_as_a_descendants_ancestor(
         monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path / str(len(order))))
         for each in order:
             run = ensure(each, quiet, never)
-        found.append(
-            (run.evaluation(Protocol.of(config.evaluate, load(config.dataset)))["values"], run.pairs.about["files"]["x0"]["sha256"])
-        )
+        found.append((run.evaluation(config.protocol())["values"], run.pairs.about["files"]["x0"]["sha256"]))
     assert found[0] == found[1]
 
 

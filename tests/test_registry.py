@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from harness import registry
 from harness.components.interpolants import Linear
 from harness.components.weightings import MinSNR, Weighting
-from harness.config import digest, override, to_dict
+from harness.core import registry
+from harness.core.config import digest, override, to_dict
+from harness.core.errors import ConfigError, UserError
+from harness.core.registry import HOMES, build, describe, load_plugin, names, sources
 from harness.data.images import Digits
-from harness.errors import ConfigError, UserError
-from harness.registry import HOMES, build, describe, load_plugin, names, sources
-from harness.runs import RunConfig
+from harness.runs.config import RunConfig
 
 PLUGIN = '''
 from dataclasses import dataclass

@@ -11,24 +11,27 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness import pipeline, registry
-from harness.ablation import tables
-from harness.ablation.plan import Plan
-from harness.ablation.study import Study
-from harness.checkpoint import checkpoints, read_checkpoint, step_of
-from harness.checks import check
-from harness.config import override
+from harness.ablation.design.plan import Plan
+from harness.ablation.design.study import Study
+from harness.ablation.report import tables
+from harness.core import registry
+from harness.core.checkpoint import checkpoints, read_checkpoint, step_of
+from harness.core.config import override
+from harness.core.errors import ConfigError, Diverged, Stopped, UserError
+from harness.core.files import runs_folder
+from harness.core.registry import load_plugin
+from harness.core.rng import stream
 from harness.data.base import load
-from harness.errors import ConfigError, Diverged, Stopped, UserError
-from harness.evaluation.protocol import Protocol
-from harness.files import runs_folder
-from harness.lineage import training_seconds
-from harness.objective import Objective, Step, Task
-from harness.pipeline import ensure, restore
-from harness.registry import load_plugin
-from harness.rng import stream
-from harness.runs import Run, RunConfig
-from harness.sampling import Generated
+from harness.flow.objective import Objective, Step, Task
+from harness.flow.sampling import Generated
+from harness.runs import sample as sample_module
+from harness.runs import train as train_module
+from harness.runs.config import RunConfig
+from harness.runs.folder import Run
+from harness.runs.lineage import training_seconds
+from harness.runs.sample import Trained, restore, samples
+from harness.runs.train import ensure, train
+from harness.runs.validate import check
 from harness.training import trainer
 from harness.training.diagnostics import Guard
 from harness.training.trainer import Training, learning_rate
@@ -50,11 +53,11 @@ def done(config: RunConfig) -> Run:
 
 
 def fid(run: Run) -> dict[str, float]:
-    return run.evaluation(Protocol.of(run.config.evaluate, load(run.config.dataset)))["values"]["fid"]
+    return run.evaluation(run.config.protocol())["values"]["fid"]
 
 
 def calls(run: Run) -> dict[str, dict[str, float]]:
-    return run.evaluation(Protocol.of(run.config.evaluate, load(run.config.dataset)))["calls"]
+    return run.evaluation(run.config.protocol())["calls"]
 
 
 def stamps(folder: Path) -> dict[Path, int]:
@@ -172,7 +175,7 @@ def test_an_edited_solver_is_another_protocol(tiny: RunConfig, solver_plugin: Pa
 
     def identity() -> tuple[str, str]:
         config = override(tiny, {"evaluate.solver": "mine"})
-        return Run.of(config).name, Protocol.of(config.evaluate, load(config.dataset)).digest
+        return Run.of(config).name, config.protocol().digest
 
     before = identity()
     solver_plugin.write_text(SOLVER_PLUGIN + "# edited\n")
@@ -209,7 +212,7 @@ def seen(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     with monkeypatch.context() as patch:
         patch.setattr(Objective, "task", spy)
         patch.setattr(Objective, "measure", first)
-        pipeline.train(Run.of(config), lambda _: None, lambda: False)
+        train(Run.of(config), lambda _: None, lambda: False)
     return out
 
 
@@ -296,7 +299,7 @@ def test_a_run_that_diverged_is_not_trained_again(tiny: RunConfig, monkeypatch: 
         done(config)
     run = Run.of(config)
     assert isinstance(run.gave_up, Diverged)
-    monkeypatch.setattr(pipeline, "fit", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(train_module, "fit", lambda *_: pytest.fail("trained again"))
     with pytest.raises(Diverged, match=f"Remove {run.folder}"):
         done(config)
 
@@ -307,12 +310,14 @@ def test_samples_that_cannot_be_judged_end_one_way_of_sampling_and_no_other(tiny
     wild = override(tiny, {"evaluate.solver": "heun", "evaluate.nfe": [2]})
     with monkeypatch.context() as patch:
         patch.setattr(
-            pipeline, "samples", lambda *_, **__: iter([Generated(torch.full((64, 1, 8, 8), torch.nan), None, 2, torch.zeros(64, 1, 8, 8))])
+            judge_module,
+            "samples",
+            lambda *_, **__: iter([Generated(torch.full((64, 1, 8, 8), torch.nan), None, 2, torch.zeros(64, 1, 8, 8))]),
         )
         patch.setattr("harness.evaluation.judge.features", lambda extractor, images, device: (images.flatten(1), images.flatten(1)))
         with pytest.raises(Diverged, match="some are not finite"):
             ensure(wild, print, lambda: False)
-    run, protocols = Run.of(tiny), [Protocol.of(config.evaluate, load(config.dataset)) for config in (tiny, wild)]
+    run, protocols = Run.of(tiny), [config.protocol() for config in (tiny, wild)]
     assert run.gave_up is None
     assert [bool(run.failure(protocol)) for protocol in protocols] == [False, True]
     with pytest.raises(Diverged, match="some are not finite"):
@@ -379,7 +384,7 @@ def test_an_adaptive_solver_is_evaluated_at_the_calls_it_takes(tiny: RunConfig) 
     assert fid(run).keys() == calls(run).keys() == {"0"}
     assert math.isfinite(fid(run)["0"])
     assert calls(run)["0"]["mean"] > 1
-    drawn = list(pipeline.samples(run, restore(run), 0, 80))
+    drawn = list(samples(run, restore(run), 0, 80))
     assert [len(batch.x) for batch in drawn] == [32, 32, 16]
     spent = [batch.calls for batch in drawn for _ in batch.x]
     assert calls(run)["0"] == pytest.approx({"mean": statistics.fmean(spent), "sd": statistics.pstdev(spent)})
@@ -407,12 +412,12 @@ def test_a_study_at_no_fixed_nfe_is_reported(tiny: RunConfig, score: Any, tmp_pa
 def test_the_calls_are_weighted_by_samples(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two batches of 32 that took 7 calls and one of 16 that took 27."""
     config = override(tiny, {"evaluate.solver": "dopri5", "evaluate.nfe": [0], "evaluate.num_samples": 80})
-    original = pipeline.generate
+    original = sample_module.generate
 
     def counted(*arguments: Any, **named: Any) -> Iterator[Generated]:
         return (batch._replace(calls=7 if len(batch.x) == 32 else 27) for batch in original(*arguments, **named))
 
-    monkeypatch.setattr(pipeline, "generate", counted)
+    monkeypatch.setattr(sample_module, "generate", counted)
     assert calls(done(config))["0"] == pytest.approx({"mean": 11.0, "sd": 8.0})
 
 
@@ -424,7 +429,7 @@ def test_stochastic_sampling_is_reproducible(tiny: RunConfig, solver: str, monke
     trained = restore(run)
 
     def drawn(changes: dict[str, Any] | None = None, nfe: int = 16) -> Tensor:
-        return torch.cat([batch.x for batch in pipeline.samples(Run(override(config, changes or {}), run.folder), trained, nfe, 64)])
+        return torch.cat([batch.x for batch in samples(Run(override(config, changes or {}), run.folder), trained, nfe, 64)])
 
     first, again = drawn(), drawn()
     assert torch.equal(first, again)
@@ -465,7 +470,7 @@ def test_sampling_starts_at_sigma_of_one(tiny: RunConfig, changes: dict[str, Any
     state = config.noise.fit(data.encode(data.train))
     spy = Spy(config.backbone.build(data.shape))
     nfe = config.evaluate.nfe[-1]
-    list(pipeline.samples(Run.of(config), pipeline.Trained(spy, state), nfe, 40))
+    list(samples(Run.of(config), Trained(spy, state), nfe, 40))
     starts = [(x, t) for x, t in spy.given if (t == 1).all()]
     assert [len(x) for x, _ in starts[:1]] == [32]
     for i, size in enumerate((32, 8)):
@@ -477,7 +482,7 @@ def test_sampling_starts_at_sigma_of_one(tiny: RunConfig, changes: dict[str, Any
 def test_the_time_grid_decides_when_the_network_is_asked(tiny: RunConfig) -> None:
     config = override(tiny, {"evaluate.time_grid": "quadratic", "evaluate.nfe": [4]})
     spy = Spy(config.backbone.build((1, 8, 8)))
-    list(pipeline.samples(Run.of(config), pipeline.Trained(spy, {}), 4, 8))
+    list(samples(Run.of(config), Trained(spy, {}), 4, 8))
     assert [t[0].item() for _, t in spy.given] == [1, 0.5625, 0.25, 0.0625]
     assert {len(t) for _, t in spy.given} == {8}
 
@@ -490,7 +495,7 @@ def test_guided_sampling_spends_what_it_says_on_what_is_kept(tiny: RunConfig) ->
     assert calls(plain) == calls(guided) == {"4": {"mean": 4.0, "sd": 0.0}}
     assert fid(plain) != fid(guided)
     spy = Spy(config.build(load(config.dataset)))
-    (batch,) = pipeline.samples(guided, pipeline.Trained(spy, {}), 4, 8, label=7)
+    (batch,) = samples(guided, Trained(spy, {}), 4, 8, label=7)
     assert batch.y is not None
     assert batch.y.tolist() == [7] * 8
     assert [t[0].item() for _, t in spy.given] == [1, 0.5]
@@ -506,7 +511,7 @@ def test_a_grid_over_the_snr_counts_the_noises_variance(tiny: RunConfig, noise: 
     data = load(config.dataset)
     state = config.noise.fit(data.encode(data.train))
     spy = Spy(config.backbone.build(data.shape))
-    list(pipeline.samples(Run.of(config), pipeline.Trained(spy, state), 8, 8))
+    list(samples(Run.of(config), Trained(spy, state), 8, 8))
     t = torch.stack([t[0] for _, t in spy.given[1:]]).double()
     sd = config.noise.variance(state).sqrt().double()
     torch.testing.assert_close(2 * ((1 - t) / (t * sd)).log(), torch.linspace(-3, 3, 7, dtype=torch.float64), rtol=1e-4, atol=1e-4)
@@ -517,7 +522,7 @@ def test_a_coupling_trains_and_lowers_the_transport_cost(tiny: RunConfig, change
     """Classes of the data reach it, and metrics.jsonl has what it did."""
     plain, paired = (Run.of(config) for config in (tiny, override(tiny, changes)))
     for run in (plain, paired):
-        pipeline.train(run, lambda _: None, lambda: False)
+        train(run, lambda _: None, lambda: False)
     costs = [[line["transport_cost"] for line in run.metrics()] for run in (plain, paired)]
     assert all(b < a - 1 for a, b in zip(*costs, strict=True))
     assert all(line["coupling_seconds"] > 0 for line in paired.metrics())

@@ -14,18 +14,20 @@ import pandas as pd
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from harness.ablation import history, tuner
-from harness.ablation.search import BASELINE, WINNER, Search, SearchPlan, compared, load_search
-from harness.ablation.space import Space, even, inverse, log, one_of, settings
-from harness.ablation.study import load_scale
-from harness.ablation.tuner import RANDOM_TRIALS, UNPRUNED_TRIALS, SearchBoard
-from harness.ablation.worker import work
-from harness.config import override
-from harness.errors import Diverged, Stopped, UserError
-from harness.files import read_json, read_lines
-from harness.pipeline import ensure
-from harness.rungs import known_rungs
-from harness.runs import Run, RunConfig
+from harness.ablation.design.search import BASELINE, WINNER, Search, SearchPlan, compared, load_search
+from harness.ablation.design.space import Space, even, inverse, log, one_of, settings
+from harness.ablation.design.study import load_scale
+from harness.ablation.execute import tuner
+from harness.ablation.execute.tuner import RANDOM_TRIALS, UNPRUNED_TRIALS, SearchBoard
+from harness.ablation.execute.worker import work
+from harness.ablation.report import history
+from harness.core.config import override
+from harness.core.errors import Diverged, Stopped, UserError
+from harness.core.files import read_json, read_lines
+from harness.runs.config import RunConfig
+from harness.runs.folder import Run
+from harness.runs.judge import known_rungs
+from harness.runs.train import ensure
 
 SPACE: Space = {
     "train.learning_rate": log(1e-4, 1e-1),

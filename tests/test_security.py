@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.ablation.study import load_study, studies_folder
+from harness.ablation.design.study import load_study, studies_folder
 from harness.cli.pages import allowed_hosts
-from harness.errors import ConfigError, UserError, redacted
-from harness.tracking import Mirror
+from harness.core.errors import ConfigError, UserError, redacted
+from harness.runs.mlflow_mirror import Mirror
 
 STRAY = (
     'import os, pathlib; pathlib.Path(os.environ["STRAY"]).open("a").write(__name__ + chr(10))\nraise SystemExit("a stray module ran")\n'
@@ -56,7 +56,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_nothing_runs_from_the_folder_one_stands_in(elsewhere: Path) -> None:
     """Neither in a command, however it is started, nor in its workers, which are given a study of two seconds."""
     (elsewhere / "own.py").write_text(
-        "from harness.ablation.study import Study\n"
+        "from harness.ablation.design.study import Study\n"
         'STUDY = Study(question="Which?", baseline="low", arms={"low": {}, "high": {"train.learning_rate": 0.005}}, nfe=2)\n'
     )
     small = ["train.steps=4", "train.batch_size=32", "evaluate.num_samples=20", "evaluate.num_reference=40", "evaluate.nfe=[2]"]
@@ -72,7 +72,7 @@ def test_studies_come_from_the_checkout_or_where_one_says(elsewhere: Path, monke
     assert (studies_folder() / "weighting.py").is_file()
     (elsewhere / "mine").mkdir()
     (elsewhere / "mine" / "own.py").write_text(
-        'from harness.ablation.study import Study\n\nSTUDY = Study(question="?", baseline="a", arms={"a": {}, "b": {}})\n'
+        'from harness.ablation.design.study import Study\n\nSTUDY = Study(question="?", baseline="a", arms={"a": {}, "b": {}})\n'
     )
     monkeypatch.setenv("HARNESS_STUDIES", str(elsewhere / "mine"))
     assert load_study("own").question == "?"
@@ -168,7 +168,7 @@ def test_the_password_of_a_store_is_neither_said_nor_kept(monkeypatch: pytest.Mo
 
 def test_a_relative_store_is_that_of_the_folder_one_stands_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """`harness ui` serves from another folder."""
-    from harness.tracking import default_uri
+    from harness.runs.mlflow_mirror import default_uri
 
     monkeypatch.chdir(tmp_path)
     for given, meant in (

@@ -13,9 +13,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from statsmodels.datasets import macrodata
 from torch import Tensor
 
+from harness.core.errors import UserError
+from harness.core.registry import build
 from harness.data.base import Data
-from harness.errors import UserError
-from harness.registry import build
 
 ROWS = 97
 SERIES = np.cumsum(np.random.default_rng(0).normal(size=(ROWS, 3)), axis=0) * [1, 10, 0.1] + [0, 5, -2]

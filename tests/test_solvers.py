@@ -15,11 +15,11 @@ from torchdiffeq import odeint
 
 from harness.components.solvers import AdamsBashforth2, DormandPrince5, Heun, Solver
 from harness.components.time_grids import ShiftedGrid, UniformGrid
-from harness.errors import ConfigError, UserError
-from harness.formulation import Formulation
-from harness.registry import build, names
-from harness.rng import stream
-from harness.sampling import Generated, NetworkField, generate
+from harness.core.errors import ConfigError, UserError
+from harness.core.registry import build, names
+from harness.core.rng import stream
+from harness.flow.formulation import Formulation
+from harness.flow.sampling import Generated, NetworkField, generate
 
 ORDER = {"euler": 1, "heun": 2, "midpoint": 2, "ab2": 2, "rk4": 4}
 MATRIX = torch.tensor([[0.3, -2.0], [1.5, -0.4]], dtype=torch.float64)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.ablation import split as module
-from harness.ablation.plan import Plan
-from harness.ablation.split import Split, choose, measure, remembered, splits
-from harness.ablation.study import load_study
-from harness.config import override
-from harness.runs import RunConfig
+from harness.ablation.design.plan import Plan
+from harness.ablation.design.study import load_study
+from harness.ablation.execute import placement as module
+from harness.ablation.execute.placement import Split, choose, measure, remembered, splits
+from harness.core.config import override
+from harness.runs.config import RunConfig
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from harness.ablation.statistics import Comparison, compare, detectable_difference, holm, verdict
+from harness.ablation.report.statistics import Comparison, compare, detectable_difference, holm, verdict
 
 LEVEL, REPETITIONS = 0.05, 2000
 

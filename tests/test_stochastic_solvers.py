@@ -14,7 +14,7 @@ from torch import Tensor
 
 from harness.components.interpolants import DDPM, FlowMatchingOT, Interpolant, VarianceExploding
 from harness.components.solvers import Solver, StochasticSolver
-from harness.registry import build, names
+from harness.core.registry import build, names
 
 MEAN, STD, NUMBER, STEPS = 0.4, 0.6, 20_000, 200
 DIFFUSIONS = ["constant", "sigma", "kl", "sin2"]

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from harness.ablation import sweep
+from harness.ablation.design import sweep
 from harness.cli import main
-from harness.config import override
-from harness.data.base import load
-from harness.errors import UserError
-from harness.evaluation.judge import Judge
-from harness.evaluation.protocol import Protocol
-from harness.files import results_folder
-from harness.pipeline import ensure, evaluate, restore
-from harness.runs import Run, RunConfig
+from harness.core.config import override
+from harness.core.errors import UserError
+from harness.core.files import results_folder
+from harness.runs.config import RunConfig
+from harness.runs.folder import Run
+from harness.runs.judge import evaluate, judge_of
+from harness.runs.sample import restore
+from harness.runs.train import ensure
 
 
 @pytest.fixture
@@ -59,16 +59,16 @@ def test_every_way_is_judged_at_what_its_solver_can_spend(trained: list[Run]) ->
 
 
 def test_a_sweep_trains_nothing_and_gives_what_an_evaluation_gives(trained: list[Run], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.pipeline.fit", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr("harness.runs.train.fit", lambda *_: pytest.fail("trained"))
     plan = sweep.plan_of(trained, sweep.axes_of(["solver=euler,heun"]))
     sweep.sweep(plan, lambda: False)
     for run in trained:
         config = override(run.config, {"evaluate.solver": "heun", "evaluate.nfe": [4]})
-        protocol = Protocol.of(config.evaluate, load(config.dataset))
+        protocol = config.protocol()
         swept = run.evaluation(protocol)["values"]["fid"]["4"]
         (run.folder / "evaluations" / f"{protocol.digest}.json").unlink()
         again = Run.of(config)
-        evaluate(again, restore(again), Judge(config.evaluate, load(config.dataset), "cpu"), lambda: False)
+        evaluate(again, restore(again), judge_of(config), lambda: False)
         assert again.evaluation(protocol)["values"]["fid"]["4"] == swept
 
 

@@ -11,14 +11,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from harness.ablation import grids, tables
-from harness.ablation.plan import Plan
-from harness.ablation.study import Study
-from harness.ablation.tables import Report
-from harness.config import override
-from harness.files import write_json
-from harness.registry import names
-from harness.runs import RunConfig
+from harness.ablation.design.plan import Plan
+from harness.ablation.design.study import Study
+from harness.ablation.report import grids, tables
+from harness.ablation.report.tables import Report
+from harness.core.config import override
+from harness.core.files import write_json
+from harness.core.registry import names
+from harness.runs.config import RunConfig
 
 COLUMNS = [
     "study", "scale", "arm", "metric", "nfe", "seeds", "n", "diverged", "failed", "mean", "sd", "min",

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from harness.components.interpolants import DDPM, FlowMatchingOT, Interpolant, Linear, VarianceExploding
 from harness.components.time_grids import EDMRho, LogSNRGrid, QuadraticGrid, ShiftedGrid, TimeGrid, UniformGrid
-from harness.errors import ConfigError
-from harness.registry import build, names
+from harness.core.errors import ConfigError
+from harness.core.registry import build, names
 
 GRIDS: dict[str, TimeGrid] = {name: build("time_grid", name) for name in names("time_grid")} | {
     "shifted-0.3": ShiftedGrid(shift=0.3),

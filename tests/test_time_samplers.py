@@ -27,8 +27,8 @@ from harness.components.time_samplers import (
     Uniform,
     UShaped,
 )
-from harness.errors import ConfigError
-from harness.registry import build, find, names
+from harness.core.errors import ConfigError
+from harness.core.registry import build, find, names
 
 N = 100_000
 INDEPENDENT = 1.95 / N**0.5

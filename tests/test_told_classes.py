@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,16 +16,17 @@ import torch
 from scipy.integrate import quad
 from torch import Tensor, nn
 
-from harness import pipeline
-from harness.ablation.study import load_scale
+from harness.ablation.design.study import load_scale
 from harness.components.backbones.base import Backbone, Network
-from harness.config import override
+from harness.core.config import override
+from harness.core.rng import stream
 from harness.data.base import load
-from harness.evaluation.flow import straightness
-from harness.objective import Objective
-from harness.pipeline import Trained, paths
-from harness.rng import stream
-from harness.runs import Run, RunConfig
+from harness.evaluation.flow_metrics import straightness
+from harness.flow.objective import Objective
+from harness.runs.config import RunConfig
+from harness.runs.folder import Run
+from harness.runs.sample import Trained, paths, samples
+from harness.runs.train import ensure
 from harness.training.batches import of_every_class
 from harness.training.diagnostics import spread
 from harness.training.distributed import ALONE
@@ -139,14 +141,14 @@ def test_no_part_of_a_run_asks_for_a_class_that_sampling_never_asks_for(dropout:
     looks = list[int]()
 
     def look(trained: Trained, step: int) -> None:
-        looks.append(len([*pipeline.samples(Run.of(student), trained, 2, 20)]))
+        looks.append(len([*samples(Run.of(student), trained, 2, 20)]))
 
     said = list[str]()
-    pipeline.ensure(student, said.append, lambda: False, look)
+    ensure(student, said.append, lambda: False, look)
     field = override(student, {"reflow.rounds": 0, "evaluate.metrics": [{"name": "field_error", "samples": 20}]})
-    run = pipeline.ensure(field, said.append, lambda: False)
+    run = ensure(field, said.append, lambda: False)
     assert looks == [1, 1]
-    (evaluation,) = (pipeline.json.loads(path.read_text()) for path in (run.folder / "evaluations").glob("*.json"))
+    (evaluation,) = (json.loads(path.read_text()) for path in (run.folder / "evaluations").glob("*.json"))
     assert math.isfinite(evaluation["values"]["field_error"]["1"])
 
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from harness.ablation.study import load_study, studies_folder
+from harness.ablation.design.study import load_study, studies_folder
+from harness.core.errors import UserError
+from harness.core.files import results_folder
+from harness.core.registry import build, load_file
 from harness.data.base import load
-from harness.errors import UserError
-from harness.files import results_folder
-from harness.registry import build, load_file
 
 TABLES = Path(__file__).parent.parent / "results" / "tables"
 

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from harness.config import override, to_dict
-from harness.data.base import load
-from harness.errors import UserError
+from harness.core.config import override, to_dict
+from harness.core.errors import UserError
+from harness.core.files import read_json, results_folder, write_json
 from harness.evaluation.protocol import Protocol
-from harness.files import read_json, results_folder, write_json
-from harness.runs import Run, RunConfig
-from harness.tracking import Mirror, Record, run_params
-from harness.watch import Trial
+from harness.runs.config import RunConfig
+from harness.runs.folder import Run
+from harness.runs.mlflow_mirror import Mirror, Record, run_params
+from harness.runs.progress import Trial
 
 FID = {1: 30.0, 2: 20.0}
 CURVES = ("loss", "loss_by_log_snr/-2_to_0", "samples_per_second")
@@ -63,7 +63,7 @@ def made_up(config: RunConfig, score: Any) -> Run:
 
 
 def protocol_of(run: Run) -> Protocol:
-    return Protocol.of(run.config.evaluate, load(run.config.dataset))
+    return run.config.protocol()
 
 
 def record(mirror: Mirror, run: Run, **tags: str) -> Record:

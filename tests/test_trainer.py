@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.checkpoint import read_checkpoint
-from harness.config import override
+from harness.core.checkpoint import read_checkpoint
+from harness.core.config import override
+from harness.core.errors import Diverged, Stopped
+from harness.core.rng import stream
 from harness.data.base import Data, load
-from harness.errors import Diverged, Stopped
-from harness.objective import Objective, Step, Task
-from harness.rng import stream
-from harness.runs import RunConfig
+from harness.flow.objective import Objective, Step, Task
+from harness.runs.config import RunConfig
 from harness.training.batches import DataOrder
 from harness.training.trainer import Callbacks, TrainConfig, fit, learning_rate
 

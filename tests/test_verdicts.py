@@ -9,11 +9,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness.ablation import published
-from harness.ablation.search import load_search
-from harness.ablation.study import Study, declared_in, load_study, studies_folder
+from harness.ablation.design.search import load_search
+from harness.ablation.design.study import Study, declared_in, load_study, studies_folder
+from harness.ablation.report import published
 from harness.evaluation.protocol import EVALUATION_VERSION
-from harness.identity import NUMERICS_VERSION
+from harness.runs.identity import NUMERICS_VERSION
 
 TABLES = Path(__file__).parent.parent / "results" / "tables"
 README = studies_folder() / "README.md"

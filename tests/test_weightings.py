@@ -35,8 +35,8 @@ from harness.components.weightings import (
 from harness.components.weightings import CosMap as CosMapWeight
 from harness.components.weightings import LogitNormal as LogitNormalWeight
 from harness.components.weightings import Uniform as One
-from harness.errors import ConfigError
-from harness.registry import build, find, names
+from harness.core.errors import ConfigError
+from harness.core.registry import build, find, names
 
 WEIGHTINGS = {name: build("weighting", name) for name in names("weighting")}
 PATHS = {name: build("interpolant", name) for name in names("interpolant")} | {"scaled": Scaled(path=Linear(), std=0.3)}

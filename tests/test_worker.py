@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from harness.ablation.plan import Plan
-from harness.ablation.study import Study
-from harness.ablation.worker import PlanBoard as Board
-from harness.config import override
-from harness.errors import UserError
-from harness.files import write_json
-from harness.runs import RunConfig
+from harness.ablation.design.plan import Plan
+from harness.ablation.design.study import Study
+from harness.ablation.execute.worker import PlanBoard as Board
+from harness.core.config import override
+from harness.core.errors import UserError
+from harness.core.files import write_json
+from harness.runs.config import RunConfig
 
 ALL = {("a", 0), ("b", 0), ("a", 1), ("b", 1)}
 

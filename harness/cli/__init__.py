@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.cli import pages, parts, runs, studies
-from harness.errors import guarded
+from harness.core.errors import guarded
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -124,7 +124,7 @@ def _positive(text: str) -> int:
 
 def _load_plugins(options: argparse.Namespace) -> None:
     if options.plugin:
-        from harness.registry import load_plugin
+        from harness.core.registry import load_plugin
 
         for path in options.plugin:
             load_plugin(path)

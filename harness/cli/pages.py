@@ -9,13 +9,13 @@ import sys
 import tempfile
 from collections.abc import Iterable
 
-from harness.errors import UserError
+from harness.core.errors import UserError
 
 
 def ui(options: argparse.Namespace) -> None:
     """Serve MLflow's pages; ends with Ctrl-C."""
-    from harness.files import results_folder
-    from harness.tracking import Mirror, default_uri
+    from harness.core.files import results_folder
+    from harness.runs.mlflow_mirror import Mirror, default_uri
 
     uri, local = default_uri(), results_folder() / "local"
     if uri.startswith("http"):

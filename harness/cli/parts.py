@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cli.studies import plan_of
-from harness.config import override, parse_assignments
-from harness.errors import UserError
+from harness.core.config import override, parse_assignments
+from harness.core.errors import UserError
 
 if TYPE_CHECKING:
     from harness.data.base import Data
@@ -21,7 +21,7 @@ def list_components(options: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from harness.registry import HOMES, describe
+    from harness.core.registry import HOMES, describe
 
     families = {family: describe(family) for family in ([options.family] if options.family else HOMES)}
     if options.json:
@@ -47,9 +47,9 @@ def explain(options: argparse.Namespace) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from harness.ablation.study import load_scale
-    from harness.checks import refuse_idle
-    from harness.explain import Explained, alike, draw
+    from harness.ablation.design.study import load_scale
+    from harness.runs.explain import Explained, alike, draw
+    from harness.runs.validate import refuse_idle
 
     if options.out.suffix != ".png":
         raise UserError(f"--out: {options.out} is no .png. Name the picture so.")
@@ -76,8 +76,8 @@ def check(options: argparse.Namespace) -> None:
     """A user's components against what their families promise."""
     from rich.console import Console
 
-    from harness.contract import promises
-    from harness.registry import load_plugin, members_of
+    from harness.core.registry import load_plugin, members_of
+    from harness.testing.contract import promises
 
     console, broken = Console(), 0
     components = members_of(load_plugin(options.file))
@@ -99,8 +99,8 @@ def data(options: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from harness.core.registry import build, describe
     from harness.data.base import data_folder
-    from harness.registry import build, describe
 
     if options.name is None:
         if options.changes or options.out:

@@ -7,26 +7,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.config import override, parse_assignments
-from harness.errors import NoValue, UserError
+from harness.core.config import override, parse_assignments
+from harness.core.errors import NoValue, UserError
+from harness.runs.judge import judge_of
 
 if TYPE_CHECKING:
-    from harness.ablation.plan import Plan
+    from harness.ablation.design.plan import Plan
+    from harness.core.signals import StopSignal
     from harness.data.base import Data
-    from harness.runs import Run
-    from harness.sampling import Generated
-    from harness.signals import StopSignal
+    from harness.flow.sampling import Generated
+    from harness.runs.folder import Run
 
 
 def train(options: argparse.Namespace) -> None:
     """Train one run; the same command continues it. Under torchrun, its processes train it together."""
-    from harness.ablation.study import load_scale
-    from harness.checks import check, refuse_guided_twice, refuse_idle
+    from harness.ablation.design.study import load_scale
+    from harness.core.signals import StopSignal
     from harness.data.base import load
     from harness.evaluation.protocol import Protocol
-    from harness.pipeline import train
-    from harness.runs import Run
-    from harness.signals import StopSignal
+    from harness.runs.folder import Run
+    from harness.runs.train import train
+    from harness.runs.validate import check, refuse_guided_twice, refuse_idle
     from harness.training.advice import warnings
     from harness.training.distributed import joined
 
@@ -53,8 +54,8 @@ def sample(options: argparse.Namespace) -> None:
 
     from harness.data.base import load
     from harness.data.pictures import require_drawable
-    from harness.pipeline import picture, restore, samples
-    from harness.runs import Run
+    from harness.runs.folder import Run
+    from harness.runs.sample import picture, restore, samples
 
     if options.number < 1:
         raise UserError(f"--number: {options.number} is less than 1. Draw one or more.")
@@ -76,7 +77,7 @@ def sample(options: argparse.Namespace) -> None:
 
 def _label(run: Run, data: Data, given: str) -> int:
     """The number of a class, given by its name, or so where classes have none."""
-    from harness.errors import did_you_mean
+    from harness.core.errors import did_you_mean
 
     if not run.config.conditional:
         raise UserError(f"--label: {run.name} was trained without classes. Leave it out, or train with objective.label_dropout=0.1.")
@@ -93,7 +94,7 @@ def _write_samples(batches: Sequence[Generated], class_names: Sequence[str], pat
     import numpy as np
     import torch
 
-    from harness.files import write_atomic
+    from harness.core.files import write_atomic
 
     arrays = {"samples": torch.cat([batch.x for batch in batches]).cpu().numpy()}
     if batches[0].y is not None:
@@ -107,7 +108,7 @@ def _write_samples(batches: Sequence[Generated], class_names: Sequence[str], pat
 
 def evaluate(options: argparse.Namespace) -> None:
     """Judge finished runs; what is known is not computed again."""
-    from harness.signals import StopSignal
+    from harness.core.signals import StopSignal
 
     runs = [_existing(name, options.changes) for name in options.runs]
     if options.sweep:
@@ -122,13 +123,12 @@ def _evaluate(run: Run, stop: StopSignal) -> NoValue | None:
     """Judge a run and print its values; why one is missing, or None."""
     from rich.console import Console
 
-    from harness.data.base import load
-    from harness.evaluation.judge import Judge
-    from harness.pipeline import evaluate, restore
-    from harness.training.advice import doubts
+    from harness.evaluation.doubts import doubts
+    from harness.runs.judge import evaluate
+    from harness.runs.sample import restore
 
     trained = restore(run)
-    judge = Judge(run.config.evaluate, load(run.config.dataset), run.config.train.resolved_device(), stop=stop)
+    judge = judge_of(run.config, stop=stop)
     lacks: NoValue | None = None
     with _following(run, judge.protocol, "evaluate", evaluated=True):
         try:
@@ -156,10 +156,10 @@ def _sweep(runs: Sequence[Run], options: argparse.Namespace) -> None:
     """Judge runs in every way that `--sweep` names, and compare the ways."""
     from rich.console import Console
 
-    from harness.ablation import sweep
-    from harness.signals import StopSignal
-    from harness.tracking import Mirror
-    from harness.watch import Trial, Watch
+    from harness.ablation.design import sweep
+    from harness.core.signals import StopSignal
+    from harness.runs.mlflow_mirror import Mirror
+    from harness.runs.progress import Trial, Watch
 
     plan, console, stop = sweep.plan_of(runs, sweep.axes_of(options.sweep)), Console(), StopSignal()
     trials = [Trial(f"{arm} seed {seed}", plan.run(arm, seed), plan.protocol(arm), {"arm": arm}) for arm, seed in plan.trials()]
@@ -174,15 +174,15 @@ def reflow(options: argparse.Namespace) -> None:
 
     from rich.console import Console
 
-    from harness import lineage
-    from harness.ablation import rounds
-    from harness.files import locked, results_folder
-    from harness.identity import leaving_the_name
-    from harness.reflow import guided_twice
-    from harness.runs import Run
-    from harness.signals import StopSignal
-    from harness.tracking import Mirror
-    from harness.watch import Trial, Watch
+    from harness.ablation.design import rounds
+    from harness.core.files import locked, results_folder
+    from harness.core.signals import StopSignal
+    from harness.runs import lineage
+    from harness.runs.folder import Run
+    from harness.runs.identity import leaving_the_name
+    from harness.runs.mlflow_mirror import Mirror
+    from harness.runs.progress import Trial, Watch
+    from harness.runs.students import guided_twice
 
     changes, console, stop = parse_assignments(options.changes), Console(), StopSignal()
     given = [Run.open(name, leaving_the_name(Run.find(name).config, changes)) for name in options.runs]
@@ -219,7 +219,7 @@ def lineage(options: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.tree import Tree
 
-    from harness import lineage
+    from harness.runs import lineage
 
     if options.out is not None and options.out.suffix != ".png":
         raise UserError(f"--out: {options.out} is no .png. Name a picture.")
@@ -238,13 +238,11 @@ def _report(plan: Plan, console: Any, stop: StopSignal) -> list[Path]:
     import shlex
     import sys
 
-    from harness.ablation import tables
-    from harness.data.base import load
-    from harness.evaluation.judge import Judge
-    from harness.files import results_folder
+    from harness.ablation.report import tables
+    from harness.core.files import results_folder
 
     config = plan.arms[plan.baseline]
-    judge = Judge(config.evaluate, load(config.dataset), config.train.resolved_device(), stop=stop)
+    judge = judge_of(config, stop=stop)
     report = tables.report(plan, tables.judge_references(judge))
     tables.show(report, console)
     paths = tables.write(report, results_folder() / "local", shlex.join(["harness", *sys.argv[1:]]))
@@ -255,8 +253,8 @@ def _report(plan: Plan, console: Any, stop: StopSignal) -> list[Path]:
 
 def _existing(name: str, assignments: list[str]) -> Run:
     """The run of that name, judged, and its data found, as the assignments say."""
-    from harness.reflow import guided_twice
-    from harness.runs import Run
+    from harness.runs.folder import Run
+    from harness.runs.students import guided_twice
 
     run = Run.open(name, parse_assignments(assignments))
     if reason := guided_twice(run.config):
@@ -271,8 +269,8 @@ def _following(run: Run, protocol: Any, experiment: str, evaluated: bool) -> Any
 
     from rich.console import Console
 
-    from harness.tracking import Mirror
-    from harness.watch import Trial, Watch
+    from harness.runs.mlflow_mirror import Mirror
+    from harness.runs.progress import Trial, Watch
 
     @contextlib.contextmanager
     def follow() -> Any:

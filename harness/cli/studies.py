@@ -7,24 +7,24 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.config import parse_assignments
-from harness.errors import UserError
+from harness.core.config import parse_assignments
+from harness.core.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from harness.ablation.plan import Plan
-    from harness.ablation.split import Split
-    from harness.ablation.tuner import SearchBoard
+    from harness.ablation.design.plan import Plan
+    from harness.ablation.execute.placement import Split
+    from harness.ablation.execute.tuner import SearchBoard
     from harness.evaluation.protocol import Protocol
-    from harness.runs import Run
+    from harness.runs.folder import Run
 
 
 def ablate(options: argparse.Namespace) -> None:
     """Train and compare the arms of a study; the same command continues it."""
     from rich.console import Console
 
-    from harness.signals import StopSignal
+    from harness.core.signals import StopSignal
 
     console = Console()
     plan, split = _shared(options, plan_of(options), console)
@@ -35,13 +35,13 @@ def tune(options: argparse.Namespace) -> None:
     """Search for better settings, then compare the best with the scale's own on other seeds; the same command continues it."""
     from rich.console import Console
 
-    from harness.ablation import history
-    from harness.ablation.launch import judge_of, launch
-    from harness.ablation.search import BASELINE, SearchPlan, compared, load_search
-    from harness.ablation.space import settings
-    from harness.ablation.study import load_scale
-    from harness.ablation.tuner import SearchBoard
-    from harness.signals import StopSignal
+    from harness.ablation.design.search import BASELINE, SearchPlan, compared, load_search
+    from harness.ablation.design.space import settings
+    from harness.ablation.design.study import load_scale
+    from harness.ablation.execute.launch import launch, with_reference
+    from harness.ablation.execute.tuner import SearchBoard
+    from harness.ablation.report import history
+    from harness.core.signals import StopSignal
 
     search, scale, console, stop = load_search(options.study), options.scale, Console(), StopSignal()
     given = search, scale, load_scale(scale), parse_assignments(options.changes), options.seeds, options.plugin
@@ -51,7 +51,7 @@ def tune(options: argparse.Namespace) -> None:
     plan = SearchPlan.of(search, scale, shared.arms[BASELINE], options.trials, options.plugin)
     console.print(f"{plan.question}\n{plan.trials} trials at the scale {scale}; search {plan.digest}", highlight=False)
     plan.check()
-    judge_of(plan.base, console, stop)
+    with_reference(plan.base, console, stop)
     board = SearchBoard(plan)
     launch(board, split, console, stop, lambda: _told(history.write(board, _own(), _command(options)), console))
     console.print(f"- {history.describe(board)}", highlight=False)
@@ -61,11 +61,11 @@ def tune(options: argparse.Namespace) -> None:
 
 def _compare(options: argparse.Namespace, plan: Plan, split: Split, console: Any, stop: Any, *notes: str) -> None:
     """Run a plan and report it, with `notes` under its table."""
-    from harness.ablation.launch import launch, prepare
-    from harness.ablation.tables import judge_references
-    from harness.ablation.worker import PlanBoard
+    from harness.ablation.execute.launch import launch, prepare
+    from harness.ablation.execute.worker import PlanBoard
+    from harness.ablation.report.tables import judge_references
     from harness.data.base import load
-    from harness.explain import Explained, alike
+    from harness.runs.explain import Explained, alike
 
     console.print(
         f"{plan.question}\n{len(plan.arms)} arms x {len(plan.seeds)} seeds at the scale {plan.scale}; plan {plan.digest}", highlight=False
@@ -82,7 +82,7 @@ def _compare(options: argparse.Namespace, plan: Plan, split: Split, console: Any
 
 def _advice(plan: Plan) -> dict[str, list[str]]:
     """What practice advises against, with the arms that do it."""
-    from harness.ablation.outcomes import is_asked
+    from harness.ablation.report.outcomes import is_asked
     from harness.data.base import load
     from harness.training.advice import warnings
 
@@ -99,8 +99,8 @@ def table(options: argparse.Namespace) -> None:
     """A study's table from the runs on disk."""
     from rich.console import Console
 
-    from harness.ablation.launch import prepare
-    from harness.ablation.tables import judge_references
+    from harness.ablation.execute.launch import prepare
+    from harness.ablation.report.tables import judge_references
 
     given, console = plan_of(options), Console()
     for plan in _as_trained(given):
@@ -115,7 +115,7 @@ def publish(options: argparse.Namespace) -> None:
     """Put the table of a finished study or search among the committed ones, and write again what is said of these."""
     from rich.console import Console
 
-    from harness.ablation import published
+    from harness.ablation.report import published
 
     console = Console()
     if options.study:
@@ -124,10 +124,10 @@ def publish(options: argparse.Namespace) -> None:
 
 
 def _publish(options: argparse.Namespace, console: Any, folder: Path) -> None:
-    from harness.ablation import history
-    from harness.ablation.launch import prepare
-    from harness.ablation.study import declared_in
-    from harness.ablation.tables import judge_references
+    from harness.ablation.design.study import declared_in
+    from harness.ablation.execute.launch import prepare
+    from harness.ablation.report import history
+    from harness.ablation.report.tables import judge_references
 
     if declared_in(options.study, "SEARCH"):
         board, tuned = _searched(options)
@@ -140,10 +140,10 @@ def _publish(options: argparse.Namespace, console: Any, folder: Path) -> None:
 
 def _searched(options: argparse.Namespace) -> tuple[SearchBoard, Plan]:
     """The board of a search that has ended, and the plan of the comparison that follows."""
-    from harness.ablation.search import BASELINE, SearchPlan, compared, load_search
-    from harness.ablation.space import settings
-    from harness.ablation.study import load_scale
-    from harness.ablation.tuner import SearchBoard
+    from harness.ablation.design.search import BASELINE, SearchPlan, compared, load_search
+    from harness.ablation.design.space import settings
+    from harness.ablation.design.study import load_scale
+    from harness.ablation.execute.tuner import SearchBoard
 
     search, scale = load_search(options.study), options.scale
     given = search, scale, load_scale(scale), parse_assignments(options.changes), options.seeds, options.plugin
@@ -159,7 +159,7 @@ def _searched(options: argparse.Namespace) -> tuple[SearchBoard, Plan]:
 
 def _as_trained(plan: Plan) -> tuple[Plan, Plan]:
     """A plan on the threads that were measured for it here, and on its own: its runs may be on disk under either."""
-    from harness.ablation.split import remembered
+    from harness.ablation.execute.placement import remembered
 
     return plan.threaded(remembered(plan)), plan
 
@@ -181,8 +181,8 @@ def _is_known(run: Run, protocol: Protocol) -> bool:
 
 def plan_of(options: argparse.Namespace) -> Plan:
     """The plan that the options name."""
-    from harness.ablation.plan import Plan
-    from harness.ablation.study import load_scale, load_study
+    from harness.ablation.design.plan import Plan
+    from harness.ablation.design.study import load_scale, load_study
 
     study, base = load_study(options.study), load_scale(options.scale)
     seeds = getattr(options, "seeds", None)
@@ -195,7 +195,7 @@ def _shared(options: argparse.Namespace, plan: Plan, console: Any) -> tuple[Plan
 
     import torch
 
-    from harness.ablation.split import Split, choose
+    from harness.ablation.execute.placement import Split, choose
 
     train = plan.arms[plan.baseline].train
     gpus = torch.cuda.device_count() if train.resolved_device() == "cuda" else 0
@@ -216,7 +216,7 @@ def _report(
     options: argparse.Namespace, plan: Plan, references: dict[str, dict[str, float]], console: Any, folder: Path, *notes: str
 ) -> list[Path]:
     """Print a plan's tables and write its files below `folder`."""
-    from harness.ablation import tables
+    from harness.ablation.report import tables
 
     report = tables.report(plan, references)
     report.notes += notes
@@ -231,14 +231,14 @@ def _told(paths: list[Path], console: Any) -> list[Path]:
 
 def _own() -> Path:
     """Where the tables and figures of a user's own runs go; `publish` alone writes the committed ones."""
-    from harness.files import results_folder
+    from harness.core.files import results_folder
 
     return results_folder() / "local"
 
 
 def _command(options: argparse.Namespace) -> str:
     """The command that trains with these options."""
-    from harness.ablation.study import declared_in
+    from harness.ablation.design.study import declared_in
 
     searching = declared_in(options.study, "SEARCH")
     words = ["harness", "tune" if searching else "ablate", options.study, "--scale", options.scale]

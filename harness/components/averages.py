@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
 
-from harness.config import Range
-from harness.errors import ConfigError
-from harness.registry import Component
+from harness.core.config import Range
+from harness.core.errors import ConfigError
+from harness.core.registry import Component
 
 WIDTHS = (0.05, 0.10)
 """Of the power-function averages that snapshots are taken of, as in EDM2."""

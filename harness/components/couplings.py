@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.config import RUN_ONLY, Range
-from harness.errors import ConfigError, UserError
-from harness.registry import Component
+from harness.core.config import RUN_ONLY, Range
+from harness.core.errors import ConfigError, UserError
+from harness.core.registry import Component
 
 EXACT_ITERATIONS = 10**9
 """Of the network simplex at most: POT's own 100,000 end before the optimum of 4,096 pairs."""

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.config import Positive, Range
-from harness.errors import ConfigError, UserError
-from harness.registry import Component
+from harness.core.config import Positive, Range
+from harness.core.errors import ConfigError, UserError
+from harness.core.registry import Component
 
 LatestTime = Annotated[float, Range(0.97, 0.9999)]
 EarliestTime = Annotated[float, Range(0, 0.03, ends="(]")]

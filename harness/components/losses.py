@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from harness.config import Positive
-from harness.registry import Component
+from harness.core.config import Positive
+from harness.core.registry import Component
 
 
 class Loss(Component, family="loss"):

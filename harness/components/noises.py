@@ -10,10 +10,10 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from harness.config import Range
+from harness.core.config import Range
+from harness.core.errors import ConfigError, UserError
+from harness.core.registry import Component
 from harness.data.base import Data, Dataset, load
-from harness.errors import ConfigError, UserError
-from harness.registry import Component
 
 
 class Noise(Component, family="noise"):

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from harness.components.interpolants import Interpolant, over
-from harness.config import Positive, Range
-from harness.registry import Component
+from harness.core.config import Positive, Range
+from harness.core.registry import Component
 
 ONE = torch.ones(())
 Coefficients = tuple[Tensor, Tensor]

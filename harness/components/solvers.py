@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from harness.components.interpolants import Interpolant
-from harness.config import Positive, Range
-from harness.errors import ConfigError, Unsolvable
-from harness.registry import Component
+from harness.core.config import Positive, Range
+from harness.core.errors import ConfigError, Unsolvable
+from harness.core.registry import Component
 
 ROUNDING = 1e-6
 """Of times in float32: a step that ends where the noise ends belongs to it."""

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from harness.components.interpolants import Interpolant
 from harness.components.time_samplers import shift_time
-from harness.config import Positive, Range
-from harness.errors import ConfigError
-from harness.registry import Component
+from harness.core.config import Positive, Range
+from harness.core.errors import ConfigError
+from harness.core.registry import Component
 
 
 class TimeGrid(Component, family="time_grid"):

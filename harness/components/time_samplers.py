@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from harness.components.interpolants import Interpolant, Linear, derivative
-from harness.config import Positive, Range
-from harness.errors import ConfigError
-from harness.registry import Component
+from harness.core.config import Positive, Range
+from harness.core.errors import ConfigError
+from harness.core.registry import Component
 
 
 @dataclass(frozen=True, kw_only=True)

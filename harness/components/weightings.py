@@ -14,8 +14,8 @@ from torch import Tensor
 
 from harness.components.interpolants import EarliestTime, Interpolant, LatestTime
 from harness.components.time_samplers import TimeSampler, cosmap_density, logit_normal_density
-from harness.config import NonNegative, Positive
-from harness.registry import Component
+from harness.core.config import NonNegative, Positive
+from harness.core.registry import Component
 
 
 class Weighting(Component, family="weighting"):

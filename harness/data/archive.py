@@ -15,8 +15,8 @@ from typing import IO, NamedTuple, NoReturn
 
 from PIL import UnidentifiedImageError
 
+from harness.core.errors import UserError
 from harness.data.hashes import Stamp, digests
-from harness.errors import UserError
 
 LITTER = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"}
 """What systems leave in folders, beside names that begin with a dot."""

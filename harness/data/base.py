@@ -13,9 +13,9 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from harness.errors import ConfigError, UserError
-from harness.registry import Component
-from harness.rng import stream
+from harness.core.errors import ConfigError, UserError
+from harness.core.registry import Component
+from harness.core.rng import stream
 
 Kind = Literal["image", "latents", "points", "cells", "sequence"]
 

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.config import RUN_ONLY, Count, Index, Positive
+from harness.core.config import RUN_ONLY, Count, Index, Positive
+from harness.core.errors import ConfigError, UserError, did_you_mean
 from harness.data import counts
 from harness.data.base import Data, Dataset, Standardise, existing, held_out, parted
-from harness.errors import ConfigError, UserError, did_you_mean
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from harness.core.errors import ConfigError, UserError, did_you_mean
 from harness.data import times
 from harness.data.tables import Decimal, Table
-from harness.errors import ConfigError, UserError, did_you_mean
 
 SPACES = " '’\u00a0\u202f"
 """What may part groups of thousands, whatever the decimal sign."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.errors import ConfigError, UserError, did_you_mean
+from harness.core.errors import ConfigError, UserError, did_you_mean
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
+from harness.core.errors import UserError
 from harness.data.archive import UNREADABLE, Archive
 from harness.data.base import spaced
-from harness.errors import UserError
 
 SURVEYED = 256
 """Pictures of a folder, evenly spaced, whose headers are read before training."""

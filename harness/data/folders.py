@@ -17,12 +17,12 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from harness.config import RUN_ONLY, Count, Index, Positive
+from harness.core.config import RUN_ONLY, Count, Index, Positive
+from harness.core.errors import ConfigError, UserError
 from harness.data.archive import Archive, corrupt
 from harness.data.base import Data, Dataset, existing, held_out, parted
 from harness.data.decoding import DAMAGED, Depth, stated, survey
 from harness.data.images import decode, encode, mirror
-from harness.errors import ConfigError, UserError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jfif", ".jpe")
 PARTS = {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation", "held_out", "holdout"}

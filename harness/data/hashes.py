@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from harness.files import results_folder, write_atomic
+from harness.core.files import results_folder, write_atomic
 
 if TYPE_CHECKING:
     from harness.data.archive import Archive

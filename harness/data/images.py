@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.config import RUN_ONLY
+from harness.core.config import RUN_ONLY
+from harness.core.errors import UserError
 from harness.data.base import Data, Dataset, data_folder, existing, held_out, parted
-from harness.errors import UserError
 
 
 def encode(images: Tensor) -> Tensor:

@@ -16,9 +16,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor, nn
 
+from harness.core.drawing import COLOURS, png
+from harness.core.errors import UserError
+from harness.core.files import write_atomic
 from harness.data.base import Data, Kind, spaced
-from harness.errors import UserError
-from harness.files import write_atomic
 
 SHOWN: dict[Kind, int] = {"image": 64, "latents": 64, "points": 2000, "cells": 1000, "sequence": 1000}
 """How many samples a picture has where nobody asks for a number."""
@@ -28,7 +29,7 @@ WAYS = 150
 """Of points, drawn as lines."""
 GAP = 2
 """Grey pixels between images."""
-REAL, MADE = "#999999", "#d55e00"
+REAL, MADE = COLOURS[7], COLOURS[1]
 
 
 def draw(data: Data, samples: Tensor, path: Path, title: str = "samples", trajectories: Sequence[Tensor] = ()) -> None:
@@ -73,11 +74,11 @@ def _points(data: Data, points: Tensor, title: str, trajectories: Sequence[Tenso
     if trajectories:
         lines = np.stack([np.stack(_plane(data.decode(x[:WAYS].cpu())), axis=-1) for x in trajectories], axis=1)  # [N, times, 2]
         title += f", the ways of {len(lines)}" if len(lines) < len(points) else ""
-        right.add_collection(LineCollection(list(lines), colors="#0072b2", linewidths=0.4, alpha=0.3))
+        right.add_collection(LineCollection(list(lines), colors=COLOURS[0], linewidths=0.4, alpha=0.3))
     right.scatter(*_plane(points), s=3, color=MADE, zorder=2)
     left.set(title=f"{len(real)} training points", aspect="equal")
     right.set(title=title, aspect="equal")
-    return _png(figure)
+    return png(figure, dpi=110)
 
 
 def _cells(data: Data, cells: Tensor, title: str, trajectories: Sequence[Tensor]) -> bytes:
@@ -96,7 +97,7 @@ def _cells(data: Data, cells: Tensor, title: str, trajectories: Sequence[Tensor]
         panels[0, column].set(title=said, xlabel="PC 1 of the training cells", ylabel="PC 2")
         panels[1, column].scatter(values[:, first], values[:, second], s=4, color=colour)
         panels[1, column].set(xlabel=f"{data.names[first]}, log1p", ylabel=f"{data.names[second]}, log1p")
-    return _png(figure)
+    return png(figure, dpi=110)
 
 
 def _related(real: Tensor) -> tuple[int, int]:
@@ -122,7 +123,7 @@ def _fans(data: Data, windows: Tensor, title: str, trajectories: Sequence[Tensor
     panels[0, 1].set_title(title)
     for axes in panels[-1]:
         axes.set_xlabel("row of the window")
-    return _png(figure)
+    return png(figure, dpi=110)
 
 
 def _fan(axes: Axes, values: Tensor, colour: str) -> None:
@@ -142,12 +143,6 @@ def _real(data: Data, number: int) -> Tensor:
 def _plane(points: Tensor) -> tuple[np.ndarray, np.ndarray]:
     first = points[:, 0].numpy()
     return first, points[:, 1].numpy() if points.shape[1] > 1 else np.zeros_like(first)
-
-
-def _png(figure: Figure) -> bytes:
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=110, metadata={"Software": None})
-    return content.getvalue()
 
 
 _PICTURES: dict[Kind, Callable[[Data, Tensor, str, Sequence[Tensor]], bytes]] = {

@@ -9,9 +9,9 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor
 
-from harness.config import Count, Range
+from harness.core.config import Count, Range
+from harness.core.rng import stream
 from harness.data.base import Data, Dataset, Standardise
-from harness.rng import stream
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.config import RUN_ONLY, Count, Range
+from harness.core.config import RUN_ONLY, Count, Range
+from harness.core.errors import ConfigError, UserError, did_you_mean
 from harness.data.base import Data, Dataset, Standardise, existing
 from harness.data.tables import Decimal, Separator, read
-from harness.errors import ConfigError, UserError, did_you_mean
 
 LARGEST_ROUNDING = 0.01
 """Error of a stored value, in standard deviations of its channel, that is let pass."""

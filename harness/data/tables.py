@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from harness.errors import UserError
+from harness.core.errors import UserError
 
 Separator = Literal["auto", "comma", "semicolon", "tab", "bar", "space"]
 Decimal = Literal["auto", "point", "comma"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from harness.errors import UserError
+from harness.core.errors import UserError
 
 NAMES = ("time", "times", "date", "dates", "datetime", "timestamp", "timestamps", "epoch", "unix", "year")
 """What columns of numbers that are times are called, in lower case."""

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from harness.config import Count
+from harness.core.config import Count
+from harness.core.errors import ConfigError
 from harness.data.base import Data
-from harness.errors import ConfigError
 from harness.evaluation.metric import Estimate, Metric, Summary, reference_rows, standardised
 
 SAME = 1e-5

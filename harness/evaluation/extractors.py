@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.errors import UserError
+from harness.core.errors import UserError
 from harness.evaluation.digits_classifier import WEIGHTS, DigitsClassifier
 
 INPUT = {"digits": "8x8 as they are", "inception": "299x299 by TensorFlow 1's bilinear resize"}

@@ -11,9 +11,9 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from harness.config import Count, Range
+from harness.core.config import Count, Range
+from harness.core.errors import ConfigError
 from harness.data.base import Data
-from harness.errors import ConfigError
 from harness.evaluation.metric import Estimate, Metric, Summary
 
 

@@ -16,16 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.checkpoint import checkpoints, read_intact, step_of, write_checkpoint
-from harness.config import digest
+from harness.core.checkpoint import checkpoints, read_intact, step_of, write_checkpoint
+from harness.core.config import digest
+from harness.core.errors import Diverged, Stopped
+from harness.core.files import locked, results_folder, write_atomic
+from harness.core.rng import stream
 from harness.data.base import Data
-from harness.errors import Diverged, Stopped
 from harness.evaluation.extractors import DIMENSIONS, features, load_extractor
 from harness.evaluation.metric import Estimate, Metric, Summary, reference_rows
 from harness.evaluation.protocol import EvaluateConfig, Protocol, num_reference
 from harness.evaluation.reference import read_reference
-from harness.files import locked, results_folder, write_atomic
-from harness.rng import stream
 
 KEEP_EVERY_S = 60.0
 """How often what was extracted so far is written to disk."""

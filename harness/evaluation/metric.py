@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness.core.errors import ConfigError
+from harness.core.registry import Component
+from harness.core.rng import stream
 from harness.data.base import Data, Kind
-from harness.errors import ConfigError
-from harness.formulation import Formulation
-from harness.registry import Component
-from harness.rng import stream
+from harness.flow.formulation import Formulation
 
 Summary = Mapping[str, np.ndarray]
 

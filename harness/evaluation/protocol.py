@@ -9,16 +9,16 @@ from typing import Any, Literal
 from harness.components.averages import Average, Ema, PostHoc
 from harness.components.solvers import Euler, Solver
 from harness.components.time_grids import TimeGrid, UniformGrid
-from harness.config import Config, Count, Index, digest, to_dict
+from harness.core.config import Config, Count, Index, digest, to_dict
+from harness.core.errors import ConfigError
+from harness.core.registry import sources
 from harness.data.base import Data
-from harness.errors import ConfigError
 from harness.evaluation.distances import TwoSample
 from harness.evaluation.extractors import DIMENSIONS, INPUT, has_classifier, weights_hash
 from harness.evaluation.fidelity import FID, ExtrapolatedFID
 from harness.evaluation.metric import Metric
 from harness.evaluation.reference import read_reference
-from harness.registry import sources
-from harness.sampling import Guidance
+from harness.flow.sampling import Guidance
 
 EVALUATION_VERSION = 2
 """Raised by hand when a change of the code alters what the same evaluation gives.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.errors import ConfigError
+from harness.core.errors import ConfigError
 from harness.evaluation.metric import Summary
 
 ASYMMETRY = 1e-5

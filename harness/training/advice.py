@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,11 +12,10 @@ import torch
 from harness.components import predictions, weightings
 from harness.components.couplings import ExactOT, Sinkhorn
 from harness.data.base import Data
-from harness.formulation import Formulation
+from harness.flow.formulation import Formulation
 from harness.training.optimizers import AdamW
 
 if TYPE_CHECKING:
-    from harness.evaluation.metric import Metric
     from harness.training.trainer import TrainConfig
 
 PAPER_STEPS = 50_000
@@ -31,8 +29,6 @@ FAR = 1.5
 """sigma_data this many times the data's standard deviation, or smaller by as much, is no estimate of it."""
 LEFT = 0.1
 """Share of the noise that data may be at t = 1, and share of the data that noise may be at t = 0."""
-LOPSIDED = 0.3
-"""Recall this much below precision tells of missing modes."""
 GAIN = 0.05
 """A fall of this share between the last two values says that the end was not reached."""
 Lines = Sequence[Mapping[str, Any]]
@@ -122,33 +118,4 @@ def diagnoses(lines: Lines) -> list[str]:
     elif len(held_out) > 1 and held_out[-1][0] < (1 - GAIN) * held_out[-2][0]:
         before, last = held_out[-2][0], held_out[-1][0]
         said.append(f"the held-out loss still fell at the end ({before:.4g} a look before, {last:.4g}): train longer.")
-    return said
-
-
-def doubts(
-    values: Mapping[str, Mapping[str, float]],
-    metrics: Iterable[Metric],
-    intervals: Mapping[str, Mapping[str, Sequence[float]]] = MappingProxyType({}),
-) -> list[str]:
-    """What the values {metric: {NFE as text: value}} of an evaluation say of the samples, a line each.
-
-    A fall that an interval holds is none, nor is one below 0, where only chance leads.
-    """
-    said = []
-    for metric in metrics:
-        by_nfe = sorted((int(nfe), value) for nfe, value in values[metric.name].items() if nfe != "0")
-        if not metric.lower_is_better or len(by_nfe) < 2:
-            continue
-        (fewer, before), (more, after) = by_nfe[-2:]
-        low, _ = intervals.get(metric.name, {}).get(str(fewer), (math.inf, math.inf))
-        if after < min((1 - GAIN) * before, low) and before > 0:
-            said.append(f"{metric.name} still falls with the steps ({before:.4g} at NFE {fewer}, {after:.4g} at {more}): judge at more.")
-    if shared := values.get("precision", {}).keys() & values.get("recall", {}).keys():
-        nfe = max(shared, key=int)
-        precision, recall = values["precision"][nfe], values["recall"][nfe]
-        if precision - recall > LOPSIDED:
-            said.append(
-                f"recall {recall:.2f} is far below precision {precision:.2f} at NFE {nfe}: modes may be missing. "
-                "Raise train.batch_size, check the noise and the augmentation; strong guidance does it too."
-            )
     return said

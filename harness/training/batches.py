@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from harness.core.errors import UserError
+from harness.core.rng import stream
 from harness.data.base import Data, Samples
-from harness.errors import UserError
-from harness.rng import stream
 
 Batch = tuple[Tensor, Tensor | None]
 """Stored samples [B, ...] and their classes [B], on the device."""

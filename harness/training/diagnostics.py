@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from harness.objective import Objective, Task
-from harness.rng import stream
+from harness.core.rng import stream
+from harness.flow.objective import Objective, Task
 from harness.training.buffers import buffers_apart
 from harness.training.distributed import Ranks
 

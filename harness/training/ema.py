@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from harness.components.averages import ema_name, gamma_of, power_name
+from harness.components.averages import Term, ema_name, gamma_of, power_name
+from harness.core.checkpoint import checkpoints, part, read_intact, step_of
+from harness.core.errors import UserError
 
 
 class Averages:
@@ -70,7 +74,7 @@ class Averages:
         self._copy_buffers()
 
     def snapshot(self) -> dict[str, Tensor]:
-        """The power-function averages, for `reconstruct`."""
+        """The power-function averages, for `combine`."""
         return {key: value for key, value in self.tensors().items() if key.startswith("power-")}
 
     def _copy_buffers(self) -> None:
@@ -79,3 +83,18 @@ class Averages:
 
     def _names(self) -> Iterator[str]:
         return (name for name, _ in self._source.named_parameters())
+
+
+def combine(saved: Mapping[str, Tensor], snapshots: Path, terms: Sequence[Term]) -> dict[str, Tensor]:
+    """The weights that are the sum of `terms`, from a checkpoint and a folder of snapshots, one in memory at a time."""
+    if len(terms) == 1 and terms[0].step is None:
+        return part(saved, terms[0].name)
+    paths, total = {step_of(path): path for path in checkpoints(snapshots)}, dict[str, Tensor]()
+    for step, of_step in itertools.groupby(terms, key=lambda term: term.step):
+        tensors = read_intact(paths[step or 0], "cpu")
+        if tensors is None:
+            raise UserError(f"{paths[step or 0]}: is damaged. Choose evaluate.average=ema, or train the run again.")
+        for term in of_step:
+            for name, value in part(tensors, term.name).items():
+                total[name] = total.get(name, torch.zeros((), dtype=torch.float64)) + term.share * value.double()
+    return {name: value.float() for name, value in total.items()}

@@ -9,8 +9,8 @@ from typing import Annotated, ClassVar
 import torch
 from torch import nn
 
-from harness.config import NonNegative, Positive, Range
-from harness.registry import Component
+from harness.core.config import NonNegative, Positive, Range
+from harness.core.registry import Component
 
 Decay = Annotated[float, Range(0, 1, ends="[)")]
 

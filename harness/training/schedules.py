@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.config import Index
-from harness.registry import Component
+from harness.core.config import Index
+from harness.core.registry import Component
 
 
 @dataclass(frozen=True, kw_only=True)

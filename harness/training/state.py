@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.checkpoint import part
+from harness.core.checkpoint import part
 from harness.data.base import Data
-from harness.objective import Objective
+from harness.flow.objective import Objective
 from harness.training.diagnostics import Guard, Meter
 from harness.training.ema import Averages
 

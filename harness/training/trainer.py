@@ -13,13 +13,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from harness.checkpoint import read_checkpoint, write_checkpoint
 from harness.components.averages import WIDTHS
-from harness.config import RUN_ONLY, Config, Count, Index, Positive
+from harness.core.checkpoint import read_checkpoint, write_checkpoint
+from harness.core.config import RUN_ONLY, Config, Count, Index, Positive
+from harness.core.errors import ConfigError, Diverged, Stopped
+from harness.core.rng import seed_layers, stream, stream_seed
 from harness.data.base import Data, spaced
-from harness.errors import ConfigError, Diverged, Stopped
-from harness.objective import Objective, Task
-from harness.rng import seed_layers, stream, stream_seed
+from harness.flow.objective import Objective, Task
 from harness.training.advice import remedy
 from harness.training.batches import Batch, DataOrder, batches, of_every_class
 from harness.training.diagnostics import SAMPLES, Guard, Meter, gradients_by_noise

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from harness.errors import UserError
-from harness.registry import Component
+from harness.core.errors import UserError
+from harness.core.registry import Component
 
 
 class Network(nn.Module):

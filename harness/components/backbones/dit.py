@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from harness.components.backbones.base import Backbone, Network, refuse
 from harness.components.backbones.embeddings import Condition, Sinusoidal, TimeEmbedding, sine_positions
 from harness.components.backbones.transformer import TIME_DIM, Trunk, refuse_width
-from harness.config import Count, Presets, Range
-from harness.errors import ConfigError, UserError
+from harness.core.config import Count, Presets, Range
+from harness.core.errors import ConfigError, UserError
 
 _SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
 """Width, depth and heads: Peebles & Xie 2023, table 1."""

@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from harness.config import Positive
-from harness.registry import Component
+from harness.core.config import Positive
+from harness.core.registry import Component
 
 
 class TimeEmbedding(Component, family="time_embedding"):

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from harness.components.backbones.base import Backbone, Network, refuse
 from harness.components.backbones.embeddings import Condition, Sinusoidal, TimeEmbedding, sine_positions
-from harness.config import Count, Range
-from harness.errors import ConfigError
+from harness.core.config import Count, Range
+from harness.core.errors import ConfigError
 
 TIME_DIM = 256
 """Of the time embedding, before it takes the network's width."""

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from harness.components.backbones.base import Backbone, Network, refuse
 from harness.components.backbones.embeddings import Condition, Sinusoidal, TimeEmbedding
-from harness.config import Count, Presets, Range
-from harness.errors import ConfigError
+from harness.core.config import Count, Presets, Range
+from harness.core.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,174 @@
+"""A study at a scale: every arm as a full configuration, every trial by arm and seed, under one digest."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from harness.ablation.design.study import Study
+from harness.core.config import ConfigError, digest, override, to_dict
+from harness.core.errors import UserError
+from harness.core.files import read_json, results_folder, write_json
+from harness.core.registry import build, find, sources
+from harness.data.base import load
+from harness.evaluation.flow_metrics import FlowMetric
+from harness.evaluation.protocol import Protocol
+from harness.runs.config import RunConfig
+from harness.runs.folder import Run
+from harness.runs.identity import training_digest
+from harness.runs.validate import refuse_guided_twice, refuse_idle
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study will run, resolved and checked."""
+
+    study: str
+    scale: str
+    question: str
+    baseline: str
+    arms: dict[str, RunConfig]
+    """{arm: configuration}; the seed in it is a placeholder."""
+    seeds: tuple[int, ...]
+    metric: str
+    nfe: int
+    smallest_difference: float
+    plugins: tuple[str, ...]
+    """Paths of the files whose components take part."""
+    expected_nfe: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """{arm: the least and the most calls that it is said to need}"""
+
+    @classmethod
+    def of(cls, study: Study, scale: str, base: RunConfig, changes: Mapping[str, Any], seeds: int | None, plugins: Sequence[Path]) -> Self:
+        """The plan of a study on `base` with the user's `changes`; `UserError` when they do not go together."""
+        _refuse_replaced(study, changes)
+        count = study.seeds if seeds is None else seeds
+        if count < 1:
+            raise UserError(f"--seeds: {count} is less than 1. Verdicts need three or more.")
+        base = override(base, changes)
+        arms = {}
+        for name, arm in study.arms.items():
+            try:
+                arms[name] = measured(override(base, arm), study.metrics)
+                refuse_guided_twice({**changes, **arm}, arms[name])
+            except ConfigError as error:
+                raise error.below(f"arm '{name}'") from None
+        refuse_idle(changes, arms.values())
+        metric = study.metric or arms[study.baseline].evaluate.metrics[0].name
+        find("metric", metric)
+        nfe = nfe_of(metric, arms[study.baseline], study.nfe)
+        return cls(
+            study.name, scale, study.question, study.baseline, arms, tuple(range(count)),
+            metric, nfe, study.smallest_difference, tuple(str(p.absolute()) for p in plugins), study.expected_nfe,
+        )  # fmt: skip
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """A plan written by `write`; the plugins it names must have been loaded."""
+        plain = read_json(path)
+        arms = {name: RunConfig.parse(config) for name, config in plain["arms"].items()}
+        return cls(**{**plain, "arms": arms, "seeds": tuple(plain["seeds"]), "plugins": tuple(plain["plugins"])})
+
+    def write(self, folder: Path | None = None) -> Path:
+        """Store it in a folder, its own unless one is given, for the workers."""
+        path = (folder or self.folder) / "plan.json"
+        write_json(path, self._plain(run_only=True))
+        return path
+
+    @property
+    def name(self) -> str:
+        """`<study>-<scale>`: what its tables are called."""
+        return f"{self.study}-{self.scale}"
+
+    @property
+    def digest(self) -> str:
+        """12 hex digits: a changed plan is another Optuna study, which finds its finished runs on disk."""
+        plain = self._plain(run_only=False)
+        del plain["plugins"]
+        data = {name: load(config.dataset).fingerprint for name, config in self.arms.items()}
+        return digest({**plain, "data": data, "sources": {name: sources(config) for name, config in self.arms.items()}})
+
+    @property
+    def folder(self) -> Path:
+        """Where its journal, leases and workers' logs are."""
+        return results_folder() / "local" / "studies" / f"{self.name}-{self.digest}"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a reader of the record should know."""
+        return {"question": self.question, "baseline": self.baseline, "seeds": list(self.seeds)}
+
+    def threaded(self, threads: int) -> Plan:
+        """The same with every arm on so many threads, which its results' last digits depend on."""
+        arms = {name: override(config, {"train.threads": threads}) for name, config in self.arms.items()}
+        return dataclasses.replace(self, arms=arms)
+
+    def trials(self) -> list[tuple[str, int]]:
+        """(arm, seed) of all trials.
+
+        A seed's arms stand together, so that an unfinished study is paired too. Where they share one training, or one arm's
+        flow learns another's pairs, an arm's seeds do: nobody waits then for what another worker trains.
+        """
+        if self.one_training or any(config.parent for config in self.arms.values()):
+            return [(arm, seed) for arm in self.arms for seed in self.seeds]
+        return [(arm, seed) for seed in self.seeds for arm in self.arms]
+
+    @property
+    def one_training(self) -> bool:
+        """Whether the arms differ in how they are judged alone."""
+        return len({training_digest(config) for config in self.arms.values()}) == 1
+
+    def config(self, arm: str, seed: int) -> RunConfig:
+        """The configuration of a trial."""
+        return dataclasses.replace(self.arms[arm], seed=seed)
+
+    def run(self, arm: str, seed: int) -> Run:
+        """The run directory of a trial."""
+        return Run.of(self.config(arm, seed))
+
+    def protocol(self, arm: str) -> Protocol:
+        """How an arm is judged."""
+        return self.arms[arm].protocol()
+
+    def unfinished(self) -> list[tuple[str, int]]:
+        """(arm, seed) of the trials of which more will come."""
+        return [(arm, seed) for arm, seed in self.trials() if not self.run(arm, seed).ended(self.protocol(arm))]
+
+    def _plain(self, run_only: bool) -> dict[str, Any]:
+        plain = {**vars(self), "arms": {name: to_dict(config, run_only) for name, config in self.arms.items()}}
+        return plain if self.expected_nfe else {name: value for name, value in plain.items() if name != "expected_nfe"}
+
+
+def same_training(runs: Sequence[Run]) -> RunConfig:
+    """That of runs which differ in their seeds alone; `UserError` for others, and for those that lie elsewhere."""
+    for run in runs:
+        if training_digest(run.config) != training_digest(runs[0].config):
+            raise UserError(f"{run.name} is another training than {runs[0].name}. Take runs that differ in their seeds alone.")
+        run.require_home()
+    return runs[0].config
+
+
+def measured(config: RunConfig, metrics: Sequence[str]) -> RunConfig:
+    """The configuration with more metrics: those that it has not yet and that mean something for it, as a flow's do not once distilled."""
+    known = {metric.name for metric in config.evaluate.metrics}
+    for metric in [build("metric", name) for name in metrics if name not in known]:
+        with contextlib.suppress(ConfigError):
+            config = override(config, {"evaluate.metrics": [*config.evaluate.metrics, metric]})
+    return config
+
+
+def nfe_of(metric: str, config: RunConfig, otherwise: int) -> int:
+    """Where the values of a metric stand that does not depend on `evaluate.nfe`; `otherwise` for the rest."""
+    return next((m.nfe for m in config.evaluate.metrics if m.name == metric and isinstance(m, FlowMetric)), otherwise)
+
+
+def _refuse_replaced(study: Study, changes: Mapping[str, Any]) -> None:
+    for path in changes:
+        if path == "seed":
+            raise ConfigError("seed", "a study sets its seeds itself. Use --seeds N.")
+        if all(any(path == own or path.startswith(own + ".") for own in arm) for arm in study.arms.values()):
+            raise ConfigError(path, f"every arm of '{study.name}' replaces it, so it would change nothing. Leave it out.")

@@ -1,0 +1,94 @@
+"""Rounds of reflow from finished runs: a plan whose arms are the flow, the rounds after it and what is distilled of the last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from harness.ablation.design.plan import Plan, measured, same_training
+from harness.core.config import override
+from harness.core.errors import ConfigError, NoValue, UserError
+from harness.evaluation.flow_metrics import FlowMetric
+from harness.flow.sampling import Guidance
+from harness.runs.config import RunConfig
+from harness.runs.folder import Run
+from harness.runs.identity import training_digest
+from harness.runs.students import ONE_STEP_ONLY, asks_for_guidance
+from harness.runs.train import ensure
+from harness.runs.validate import check
+
+MEASURED = ("straightness", "curvature", "transport_cost")
+"""Beside the metrics of the run."""
+
+
+def plan_of(runs: Sequence[Run], rounds: int, distil: bool, changes: Mapping[str, Any]) -> Plan:
+    """Arms from the flow of `runs`, which differ in their seeds alone and are finished, on; it is the baseline.
+
+    `changes` of `evaluate` are for every arm, others for the rounds alone. What has learned guided pairs is judged without
+    guidance unless `changes` give one.
+    """
+    for path in changes:
+        if path in ("seed", "reflow.rounds", "reflow.distil", "reflow.teacher"):
+            raise ConfigError(path, "follows from the runs, --rounds and --distil. Leave it out.")
+    judging = {path: value for path, value in changes.items() if path.partition(".")[0] == "evaluate"}
+    teacher = measured(override(same_training(runs), judging), MEASURED)
+    teacher = at_one_step(teacher) if distil else teacher
+    for run in runs:
+        if not run.finished:
+            raise UserError(f"{run.name}: is trained for {run.steps_done} of {run.config.train.steps} steps. Run `harness train` first.")
+    student = _first_round(teacher, {path: value for path, value in changes.items() if path not in judging})
+    arms = {_title(teacher): teacher}
+    asked = asks_for_guidance(judging)
+    for later in range(rounds):
+        config = override(student, {"reflow.rounds": student.reflow.rounds + later})
+        config = override(config, {"evaluate.guidance": Guidance()} if config.learned_guidance and not asked else {})
+        arms[_title(config)] = config
+    if distil:
+        judged = {f"evaluate.{name}": value for name, value in ONE_STEP_ONLY.items()}
+        bare = [metric for metric in config.evaluate.metrics if not isinstance(metric, FlowMetric)]
+        config = override(config, {"reflow.distil": True, **judged, "evaluate.metrics": bare})
+        arms[_title(config)] = config
+    for config in arms.values():
+        check(config)
+    of, metric = runs[0].name.partition("-")[0], teacher.evaluate.metrics[0].name
+    return Plan(
+        "reflow", of, "What does each round of reflow change?", _title(teacher), arms, tuple(run.config.seed for run in runs),
+        metric, min(teacher.evaluate.nfe), 0.05, (),
+    )  # fmt: skip
+
+
+def at_one_step(config: RunConfig) -> RunConfig:
+    """Measured at NFE 1 too, where a distilled network stands, if its solver can spend one call; else as it is."""
+    if 1 in config.evaluate.nfe:
+        return config
+    more = {"evaluate.nfe": [1, *config.evaluate.nfe]}
+    try:
+        check(override(config, {"evaluate.nfe": [1]}))
+    except ConfigError:
+        return config
+    return override(config, more)
+
+
+def ensure_all(plan: Plan, say: Callable[[str], None], stop: Callable[[], bool]) -> None:
+    """Train and judge every arm of every seed; one that fails has no value, and the table says why."""
+    for seed in plan.seeds:
+        for arm in plan.arms:
+            try:
+                ensure(plan.config(arm, seed), say, stop)
+            except NoValue as error:
+                say(f"{arm} seed {seed}: {error}")
+
+
+def _first_round(teacher: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
+    """The round after `teacher`, which is named where its own configuration would not be the same without the round."""
+    own = {"reflow.guidance": Guidance()} if teacher.parent else {}  # of the pairs that the teacher learned
+    named = override(teacher, {**own, **changes, "reflow.teacher": teacher, "reflow.rounds": 1})
+    try:
+        implied = override(teacher, {**changes, "reflow.rounds": teacher.reflow.rounds + 1})
+    except ConfigError:  # of a teacher with these changes
+        return named
+    return implied if implied.parent and training_digest(implied.parent) == training_digest(teacher) else named
+
+
+def _title(config: RunConfig) -> str:
+    return f"{config.rectified}-rectified{' distilled' if config.reflow.distil else ''}"

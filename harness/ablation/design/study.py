@@ -1,0 +1,93 @@
+"""A study: the question, the arms that answer it and what would settle it, all said before anything runs."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from harness.core.errors import UserError, did_you_mean
+from harness.core.provenance import ROOT
+from harness.core.registry import load_file
+from harness.runs.config import RunConfig
+
+Declared = TypeVar("Declared")
+_NAME = re.compile(r"[a-z0-9_]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What a study file assigns to `STUDY`. An arm is a mapping of configuration paths to values."""
+
+    question: str
+    baseline: str
+    """The arm that the others are compared with."""
+    arms: Mapping[str, Mapping[str, Any]]
+    metric: str | None = None
+    """The primary metric: verdicts are on it alone. None is the first of the scale's `evaluate.metrics`."""
+    nfe: int = 32
+    """The NFE at which the primary metric is compared."""
+    smallest_difference: float = 0.05
+    """Relative difference below which two arms are as good as each other; a tie is claimed within it."""
+    seeds: int = 5
+    """Training seeds, the same ones for every arm."""
+    metrics: Sequence[str] = ()
+    """Measured beside the scale's own, of every arm that they mean something for."""
+    expected_nfe: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """{arm: the least and the most calls that it is said to need for `readouts.NEAR` its quality at the largest NFE}"""
+    name: str = field(default="", kw_only=True)
+    """The file's name; filled in on loading."""
+
+    def __post_init__(self) -> None:
+        if self.baseline not in self.arms or len(self.arms) < 2:
+            raise UserError(f"baseline '{self.baseline}': it and one more must be among the arms. {did_you_mean(self.baseline, self.arms)}")
+        if unknown := self.expected_nfe.keys() - self.arms.keys():
+            raise UserError(f"expected_nfe: '{min(unknown)}' is no arm. {did_you_mean(min(unknown), self.arms)}")
+        if not 0 < self.smallest_difference < 1:
+            raise UserError(f"smallest_difference: {self.smallest_difference} is outside (0, 1). 0.05 means 5 %.")
+        if self.seeds < 1:
+            raise UserError(f"seeds: {self.seeds} is less than 1. Verdicts need three.")
+
+
+def load_study(name: str) -> Study:
+    """The study of a file in studies/, by its name, or of any file that ends in .py, by its path."""
+    return load_declared(name, "STUDY", Study)
+
+
+def load_declared(name: str, variable: str, kind: type[Declared]) -> Declared:
+    """What the file of that name or path assigns to `variable`, with the file's name filled in."""
+    word, path = variable.lower(), _file(name)
+    if not name.endswith(".py") and not declared_in(name, variable):
+        known = [path.stem for path in studies_folder().glob("*.py") if declared_in(path.stem, variable)]
+        raise UserError(f"'{name}' is no {word}. {did_you_mean(name, known)}")
+    declared = getattr(load_file(path, f"harness_study_{path.stem}"), variable, None)
+    if not isinstance(declared, kind) or not _NAME.fullmatch(path.stem):
+        raise UserError(f"{path}: no {word}. Assign a {kind.__name__} to {variable}, in a file named with a-z, 0-9 and _ alone.")
+    object.__setattr__(declared, "name", path.stem)
+    return declared
+
+
+def declared_in(name: str, variable: str) -> bool:
+    """Whether the file of that name or path assigns to `variable`."""
+    path = _file(name)
+    return path.is_file() and f"\n{variable} = " in path.read_text(errors="replace")
+
+
+def _file(name: str) -> Path:
+    return Path(name) if name.endswith(".py") else studies_folder() / f"{name}.py"
+
+
+def load_scale(name: str) -> RunConfig:
+    """The configuration that studies/scales.py names so."""
+    scales: Mapping[str, RunConfig] = load_file(studies_folder() / "scales.py", "harness_scales").SCALES
+    if name not in scales:
+        raise UserError(f"'{name}' is no scale. {did_you_mean(name, scales)}")
+    return scales[name]
+
+
+def studies_folder() -> Path:
+    """HARNESS_STUDIES, or studies/ of the checkout: its files are run, so the folder one stands in does not count."""
+    return Path(os.environ.get("HARNESS_STUDIES") or ROOT / "studies")

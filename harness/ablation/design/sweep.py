@@ -1,0 +1,101 @@
+"""Finished runs judged in several ways: a plan whose arms differ in how they sample, and nothing is trained."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from harness.ablation.design.plan import Plan, nfe_of, same_training
+from harness.core.config import Typed, override
+from harness.core.errors import ConfigError, NoValue, UserError
+from harness.runs.config import RunConfig
+from harness.runs.folder import Run
+from harness.runs.judge import evaluate, judge_of
+from harness.runs.sample import restore
+from harness.runs.validate import check
+
+Axes = dict[str, list[Typed]]
+"""{path below evaluate: its values}"""
+
+
+def axes_of(words: Sequence[str]) -> Axes:
+    """`["solver=euler,heun", "time_grid=uniform,shifted"]` as axes; `UserError` when a word is none."""
+    axes: Axes = {}
+    for word in words:
+        path, equals, values = word.partition("=")
+        path = path.removeprefix("evaluate.")
+        if not (path and equals and values):
+            raise UserError(f"--sweep: '{word}' is not path=value,value. Write it like solver=euler,heun.")
+        if path in ("nfe", "metrics"):
+            raise UserError(f"--sweep: {path} is not an axis: every arm is judged at all of it. Use --set evaluate.{path}=[...].")
+        axes[path] = [Typed(text) for text in _split(values)]
+    return axes
+
+
+def plan_of(runs: Sequence[Run], axes: Axes) -> Plan:
+    """Every combination of the axes on runs that differ in their seeds alone; the first is the baseline.
+
+    An arm is judged at those of `evaluate.nfe` that its solver can spend, an adaptive one at what it chooses.
+    """
+    base, arms = same_training(runs), {}
+    for values in itertools.product(*axes.values()):
+        changes = {f"evaluate.{path}": value for path, value in zip(axes, values, strict=True)}
+        arms[", ".join(map(_short, values))] = _spendable(base, changes)
+    if len(arms) < 2:
+        raise UserError("--sweep: one combination is no sweep. Name two values or more, like solver=euler,heun.")
+    metric, of = base.evaluate.metrics[0].name, runs[0].name.partition("-")[0]
+    return Plan(
+        f"sweep-{'-'.join(axes)}".replace(".", "_"), of, f"How is {of} best sampled?", next(iter(arms)), arms,
+        tuple(run.config.seed for run in runs), metric, nfe_of(metric, base, max(base.evaluate.nfe)), 0.05, (),
+    )  # fmt: skip
+
+
+def sweep(plan: Plan, stop: Callable[[], bool]) -> None:
+    """Judge every run in every way that is not known yet; a way that fails has no value, and the table says why."""
+    for arm in plan.arms:
+        judge = None
+        for seed in plan.seeds:
+            run = plan.run(arm, seed)
+            if run.settled(plan.protocol(arm)):
+                continue
+            judge = judge or judge_of(run.config, stop=stop)
+            with contextlib.suppress(NoValue):
+                evaluate(run, restore(run), judge, stop)
+
+
+def _spendable(base: RunConfig, changes: dict[str, Any]) -> RunConfig:
+    """The configuration at the NFEs that it can be judged at; the error of the last when there is none."""
+    possible, error = [], None
+    for nfe in dict.fromkeys((*base.evaluate.nfe, 0)):
+        try:
+            config = override(base, {**changes, "evaluate.nfe": [nfe]})
+            check(config)
+        except ConfigError as found:
+            error = error if nfe == 0 and error else found
+        else:
+            possible.append(nfe)
+    if not possible and error:
+        raise error
+    return override(base, {**changes, "evaluate.nfe": possible})
+
+
+def _split(text: str) -> list[str]:
+    """At the commas outside brackets."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "[{") - (character in "]}")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
+def _short(typed: Typed) -> str:
+    """A value as part of an arm's name."""
+    value = typed.read()
+    if isinstance(value, dict):
+        return " ".join(str(v) if k == "name" else f"{k} {v}" for k, v in value.items())
+    return str(value)

@@ -1,0 +1,156 @@
+"""The trials that workers share, in Optuna's journal: which are waiting, running and finished.
+
+A trial's worker holds a lease, a lock that its death releases. A running trial without one is told FAIL and put in
+again, and its run continues from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Container
+from pathlib import Path
+from typing import Any, Protocol
+
+import optuna
+from optuna.pruners import BasePruner
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.trial import FrozenTrial, TrialState
+
+from harness.core.errors import UserError
+from harness.core.files import drop_torn_line, locked
+from harness.core.registry import find
+from harness.core.signals import StopSignal
+from harness.runs.progress import Trial
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+class Shared(Protocol):
+    """What a board is for: a plan or a search, which every worker reads from its folder."""
+
+    @property
+    def metric(self) -> str: ...
+    @property
+    def question(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def facts(self) -> dict[str, Any]: ...
+    def write(self) -> Path: ...
+
+
+class Board(ABC):
+    """Trials in a journal; a subclass says which there should be and what is done for one."""
+
+    def __init__(self, plan: Shared, pruner: BasePruner | None = None):
+        self.plan: Shared = plan
+        self.folder = plan.folder
+        self.folder.mkdir(parents=True, exist_ok=True)
+        direction: Any = "minimize" if find("metric", plan.metric).lower_is_better else "maximize"  # type: ignore[attr-defined]
+        journal = self.folder / "journal.log"
+        try:
+            storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=_KernelLock(journal)))
+            name = f"{plan.name}-{plan.digest}"
+            self.study = optuna.create_study(
+                storage=storage, study_name=name, direction=direction, pruner=pruner, load_if_exists=True
+            )  # fmt: skip
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{journal}: Optuna cannot use it ({error}). Remove it: finished runs are kept and found again.") from error
+
+    @property
+    @abstractmethod
+    def total(self) -> int:
+        """How many trials there will be."""
+
+    @abstractmethod
+    def run(self, trial: optuna.Trial, stop: StopSignal) -> None:
+        """Do a trial and tell how it ended; `Stopped` leaves it to be continued."""
+
+    @abstractmethod
+    def followed(self, known: Container[str]) -> list[Trial]:
+        """The runs that there are to follow, without those whose titles are `known`."""
+
+    @abstractmethod
+    def settled(self) -> list[FrozenTrial]:
+        """The trials that have ended for good."""
+
+    @abstractmethod
+    def _ask(self) -> optuna.Trial:
+        """The next trial with its parameters."""
+
+    @abstractmethod
+    def _put_in(self) -> None:
+        """Put in the trials that should be there and are not, those of dead workers included."""
+
+    def _any_left(self) -> bool:
+        return bool(self.trials(TrialState.WAITING))
+
+    def refill(self) -> None:
+        """Fail the trials whose worker died, and put in those that should be there."""
+        with self._claim():
+            self._refill()
+
+    def next(self) -> tuple[optuna.Trial, contextlib.ExitStack] | None:
+        """A trial that is now ours, with its lease to be closed; None when all that is left is at work elsewhere."""
+        with self._claim():
+            self._refill()
+            if not self._any_left():
+                return None
+            trial, lease = self._ask(), contextlib.ExitStack()
+            lease.enter_context(locked(self._lease(trial.number)))
+            return trial, lease
+
+    def finished(self) -> bool:
+        """Whether every trial has ended."""
+        return len(self.settled()) >= self.total
+
+    def trials(self, *states: TrialState) -> list[FrozenTrial]:
+        """The trials in these states, or all."""
+        return self.study.get_trials(deepcopy=False, states=states or None)
+
+    def busy(self) -> bool:
+        """Whether a trial is under way or waits for a worker."""
+        return bool(self.trials(TrialState.RUNNING, TrialState.WAITING))
+
+    def _refill(self) -> None:
+        for trial in self.trials(TrialState.RUNNING):
+            with locked(self._lease(trial.number), wait=False) as dead:
+                if dead and trial.number in {t.number for t in self.trials(TrialState.RUNNING)}:
+                    self.study.tell(trial.number, state=TrialState.FAIL)
+        self._put_in()
+
+    def _claim(self) -> contextlib.AbstractContextManager[bool]:
+        return locked(self.folder / "claim.lock")
+
+    def _lease(self, number: int) -> Path:
+        return self.folder / "leases" / str(number)
+
+
+class _KernelLock(JournalFileSymlinkLock):
+    """Optuna's own lock files outlive a killed process by 30 s; the kernel's lock does not.
+
+    Its next holder cuts off the line that a killed one left unfinished.
+    """
+
+    def __init__(self, journal: Path):
+        super().__init__(str(journal))
+        self.journal = journal
+        self._held: contextlib.ExitStack | None = None
+
+    def acquire(self) -> bool:
+        held = contextlib.ExitStack()
+        held.enter_context(locked(self.journal.with_suffix(".lock")))
+        drop_torn_line(self.journal)
+        self._held = held
+        return True
+
+    def release(self) -> None:
+        assert self._held
+        self._held.close()
+        self._held = None

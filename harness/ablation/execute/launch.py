@@ -1,0 +1,168 @@
+"""Runs a board's trials with local workers: starts them, shows what they say, and ends with the report."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Container, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from harness.ablation.design.plan import Plan
+from harness.ablation.execute.board import Board, Shared
+from harness.ablation.execute.placement import Split
+from harness.core.errors import Stopped, UserError
+from harness.core.files import locked
+from harness.core.provenance import commit
+from harness.core.signals import StopSignal
+from harness.evaluation.judge import Judge
+from harness.runs.config import RunConfig
+from harness.runs.judge import judge_of
+from harness.runs.mlflow_mirror import Mirror, Record
+from harness.runs.progress import Trial, Watch
+from harness.runs.validate import check
+
+PATIENCE_S = 60.0
+"""How long a worker that was asked to stop may take to save before it is killed."""
+
+
+@dataclass
+class Worker:
+    """A worker process and how much of what it said was shown."""
+
+    process: subprocess.Popen
+    log: Path
+    shown: int = 0
+    error: str | None = None
+
+    def show(self, console: Console) -> None:
+        """Print the lines of its log that are new."""
+        whole = self.log.read_bytes()[self.shown :].rpartition(b"\n")[0]
+        for line in whole.decode(errors="replace").splitlines():
+            if line.startswith("error: "):
+                self.error = line.removeprefix("error: ")
+            elif not line.startswith("stopped"):
+                console.print(line, highlight=False, markup=False)
+        self.shown += len(whole) + 1 if whole else 0
+
+
+def prepare(plan: Plan, console: Console, stop: Callable[[], bool] = lambda: False) -> Judge:
+    """Refuse what cannot work before anything is trained, and make the reference that all arms share."""
+    for name, config in plan.arms.items():
+        try:
+            check(config)
+        except UserError as error:
+            raise UserError(f"arm '{name}': {error}") from None
+    return with_reference(plan.arms[plan.baseline], console, stop)
+
+
+def with_reference(config: RunConfig, console: Console, stop: Callable[[], bool]) -> Judge:
+    """What judges by a configuration; the features of the reference are computed with all cores, and shown."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    return judge_of(config, lambda batches, total: track(batches, "features of the reference", total, console=console), stop)
+
+
+def launch(board: Board, split: Split, console: Console, stop: StopSignal, report: Callable[[], list[Path]]) -> None:
+    """Run every trial of a board, then `report`, whose files go to MLflow; calling again continues.
+
+    Raises `Stopped`, or a `UserError` when a store cannot be used or a worker met one.
+    """
+    plan = board.plan
+    with locked(plan.folder / "lock", wait=False) as ours:
+        if not ours:
+            raise UserError(f"{plan.name}: another process runs this study now. Wait for it, or stop it.")
+        path = plan.write()
+        board.refill()
+        crew = [] if board.finished() else [_start(path, i, split) for i in range(split.workers)]
+        with _ended(crew, console):
+            mirror, record = _connect(plan)  # slow to import, so the workers start meanwhile
+            status, files = "FAILED", []
+            try:
+                with _watch(board, mirror, record, console), _ended(crew, console):
+                    _follow(crew, console, stop)
+                if not board.finished():
+                    raise UserError(f"a worker was lost before every trial ended. {plan.folder} has the logs; the same command continues.")
+                files, status = report(), "FINISHED"
+            finally:
+                record.close("KILLED" if stop() else status, files)
+
+
+def _connect(plan: Shared) -> tuple[Mirror, Record]:
+    mirror = Mirror(plan.name)
+    mirror.close_dead()
+    record = mirror.record(plan.folder, plan.name, plan.facts, {"commit": commit(), "plan": plan.digest})
+    record.set_status("RUNNING")
+    return mirror, record
+
+
+def _watch(board: Board, mirror: Mirror, record: Record, console: Console) -> Watch:
+    tags = {"mlflow.parentRunId": record.run_id, "study": board.plan.name, "plan": board.plan.digest}
+
+    def begun(known: Container[str]) -> list[Trial]:
+        trials = board.followed(known)
+        for trial in trials:
+            trial.tags |= tags
+        return trials
+
+    return Watch(board.plan.name, begun(()), mirror, console, board.total, begun)
+
+
+def _start(plan_path: Path, number: int, split: Split) -> Worker:
+    command, log = [sys.executable, "-m", "harness.ablation.execute.worker", str(plan_path)], plan_path.with_name(f"worker-{number}.log")
+    environment = split.environment(number)
+    with open(log, "wb") as file:
+        return Worker(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment), log)
+
+
+def _follow(crew: list[Worker], console: Console, stop: StopSignal) -> None:
+    while any(worker.process.poll() is None for worker in crew):
+        time.sleep(0.2)
+        if stop():
+            console.print("Stopping: the workers save their trials.")
+            raise Stopped("stopped")
+        for worker in crew:
+            worker.show(console)
+            if worker.process.poll() is not None:
+                _check(worker, console)
+    for worker in crew:
+        _check(worker, console)
+
+
+def _check(worker: Worker, console: Console) -> None:
+    """Raise what ended a worker early."""
+    worker.show(console)
+    code = worker.process.returncode
+    if worker.error:
+        raise UserError(worker.error)
+    if code > 0:
+        raise UserError(f"a worker failed with exit code {code}; the end of {worker.log} says why. The same command continues.")
+
+
+@contextlib.contextmanager
+def _ended(crew: list[Worker], console: Console) -> Iterator[None]:
+    """However the block ends, its workers are asked to save and stop, and have done so."""
+    try:
+        yield
+    finally:
+        _end(crew, console)
+
+
+def _end(crew: list[Worker], console: Console) -> None:
+    for worker in crew:
+        if worker.process.poll() is None:
+            worker.process.terminate()
+    deadline = time.monotonic() + PATIENCE_S
+    for worker in crew:
+        try:
+            worker.process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            worker.process.kill()
+            worker.process.wait()
+        worker.show(console)

@@ -1,0 +1,160 @@
+"""How many trials share a machine, and on how many threads: measured here once, remembered, and fixed by the plan.
+
+    python -m harness.ablation.execute.placement PLAN FOLDER NUMBER
+
+is one of NUMBER trials side by side: it trains the plan's baseline for a while once all are ready, and prints its samples
+a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from harness.ablation.design.plan import Plan
+from harness.core.config import digest, to_dict
+from harness.core.errors import Stopped
+from harness.core.files import read_json, results_folder, write_json
+from harness.core.provenance import machine
+from harness.core.registry import load_plugin
+from harness.data.base import load
+from harness.flow.objective import Objective
+from harness.runs.config import RunConfig
+from harness.training.trainer import Callbacks, fit
+
+SECONDS, SETTLING_STEPS = 2.0, 5
+WORTH = 1.05
+"""More threads, or more trials on a GPU, must be this many times faster than fewer."""
+TRIALS_PER_GPU = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Split:
+    """A way to share a machine."""
+
+    workers: int
+    threads: int
+    gpus: int = 0
+
+    def environment(self, worker: int) -> dict[str, str]:
+        """The environment of a worker: the GPUs are dealt out in turn."""
+        return {**os.environ, **({"CUDA_VISIBLE_DEVICES": _visible()[worker % self.gpus]} if self.gpus else {})}
+
+    def __str__(self) -> str:
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"{self.workers} at a time on {f'{self.gpus} GPUs' if self.gpus else threads}"
+
+
+def splits(cores: int, gpus: int, trials: int) -> list[Split]:
+    """The ways worth measuring, the one to prefer first."""
+    if gpus:
+        return [Split(min(trials, each * gpus), 1, gpus) for each in TRIALS_PER_GPU if each // 2 * gpus < trials]
+    threads = itertools.takewhile(lambda n: n <= cores, (2**i for i in itertools.count()))
+    return [Split(min(trials, cores // n), n) for n in threads]
+
+
+def choose(plan: Plan, say: Callable[[str], None]) -> Split:
+    """The fastest way for a plan's baseline, measured if this machine has not measured it before."""
+    config, trials = plan.arms[plan.baseline], len(plan.trials())
+    gpus = torch.cuda.device_count() if config.train.resolved_device() == "cuda" else 0
+    ways, place = splits(os.cpu_count() or 1, gpus, trials), _place(config, trials)
+    if place.exists():
+        return Split(**read_json(place)["chosen"])
+    rates = [measure(plan.threaded(way.threads), way) for way in ways] if len(ways) > 1 else [1.0]
+    chosen, best = ways[0], rates[0]
+    for way, rate in zip(ways, rates, strict=True):
+        say(f"{way}: {rate:,.0f} samples a second" if rate > 1 else str(way))
+        if rate > WORTH * best:
+            chosen, best = way, rate
+    measured = {str(way): rate for way, rate in zip(ways, rates, strict=True)}
+    write_json(place, {"chosen": vars(chosen), "machine": machine(), "samples_per_second": measured})
+    return chosen
+
+
+def remembered(plan: Plan) -> int:
+    """The threads that `choose` settled on here for a plan; those of its configuration where it was not asked."""
+    place = _place(plan.arms[plan.baseline], len(plan.trials()))
+    return read_json(place)["chosen"]["threads"] if place.exists() else plan.arms[plan.baseline].train.threads
+
+
+def _place(config: RunConfig, trials: int) -> Path:
+    about = {"config": to_dict(dataclasses.replace(config, seed=0), run_only=False), "machine": machine(), "trials": trials}
+    return results_folder() / "local" / "splits" / f"{digest(about)}.json"
+
+
+def measure(plan: Plan, split: Split) -> float:
+    """Samples a second of all trials together; 0 where one fails, for want of memory perhaps."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "harness.ablation.execute.placement", str(plan.write(Path(folder))), folder, str(split.workers)]
+        crew = [
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=split.environment(i))
+            for i in range(split.workers)
+        ]
+        try:
+            while any(process.poll() is None for process in crew) and not any(process.returncode for process in crew):
+                time.sleep(0.02)
+            return 0.0 if any(process.returncode for process in crew) else sum(float(process.communicate()[0]) for process in crew)
+        finally:
+            for process in crew:
+                process.kill()
+                process.wait()
+
+
+def main() -> None:
+    """One of the trials of a measurement."""
+    path, folder, number = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    for plugin in read_json(path)["plugins"]:
+        load_plugin(Path(plugin))
+    plan = Plan.read(path)
+    config = plan.arms[plan.baseline]
+    torch.set_num_threads(config.train.threads)
+    data, device = load(config.dataset), config.train.resolved_device()
+    network, objective = config.build(data).to(device), Objective(config, config.noise.learn(data), device=device)
+    quiet = dataclasses.replace(config.train, log_every=10**9, sample_every=10**9, checkpoint_every=10**9)
+    clock = _Clock(folder, number)
+    callbacks = Callbacks(lambda line: None, lambda shown, step: {}, lambda text: None, clock)
+    with contextlib.suppress(Stopped):
+        fit(quiet, 0, network, objective, data, folder / str(os.getpid()), callbacks)
+    print(clock.steps * config.train.batch_size / (clock.ended - clock.started))
+
+
+class _Clock:
+    """Asked before every step: lets a few pass, waits for the others, and stops after a while."""
+
+    def __init__(self, folder: Path, number: int):
+        self.folder, self.number = folder, number
+        self.steps, self.started, self.ended = -SETTLING_STEPS - 1, 0.0, 0.0
+
+    def __call__(self) -> bool:
+        self.steps += 1
+        if self.steps < 0:
+            return False
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        if self.steps == 0:
+            (self.folder / f"ready-{os.getpid()}").touch()
+            while len(list(self.folder.glob("ready-*"))) < self.number:
+                time.sleep(0.002)
+            self.started = time.perf_counter()
+        self.ended = time.perf_counter()
+        return self.ended - self.started > SECONDS
+
+
+def _visible() -> list[str]:
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return given.split(",") if given else list(map(str, range(torch.cuda.device_count())))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""A search's trials: TPE draws them, a median pruner gives up those that fall behind, dead ones continue."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Container
+from typing import Any
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.pruners import MedianPruner
+from optuna.samplers import TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from harness.ablation.design.search import SearchPlan
+from harness.ablation.design.space import settings
+from harness.ablation.execute.board import Board
+from harness.core.errors import Diverged, NoValue, Pruned, UserError
+from harness.core.rng import stream_seed
+from harness.core.signals import StopSignal
+from harness.runs.folder import Run
+from harness.runs.judge import judge_of, judge_rung, known_rungs
+from harness.runs.progress import Trial
+from harness.runs.sample import Trained
+from harness.runs.train import ensure
+
+RANDOM_TRIALS = 8
+"""So many trials are drawn blindly before TPE has enough to go by."""
+UNPRUNED_TRIALS = 5
+"""So many finish before the pruner may give one up. Hyperband and successive halving, which cut to a third or a quarter
+at each rung, would leave 25 to 40 trials with too few finished ones to learn from."""
+
+
+GIVEN_UP, DIVERGED, FAILED = "given up", "diverged", "failed"
+"""How a trial without a value ended: it fell behind, its numbers were not finite, or a solver gave up."""
+
+
+class SearchBoard(Board):
+    """As many trials as the search has. What is drawn for each depends on the seed and on the trials before it alone."""
+
+    plan: SearchPlan
+
+    def __init__(self, plan: SearchPlan):
+        super().__init__(plan, MedianPruner(n_startup_trials=UNPRUNED_TRIALS))
+
+    @property
+    def total(self) -> int:
+        return self.plan.trials
+
+    def run(self, trial: optuna.Trial, stop: StopSignal) -> None:
+        title, started, config = title_of(trial), time.perf_counter(), self.plan.config(trial.params)
+
+        def say(text: str) -> None:
+            print(f"{title}: {text}", flush=True)
+
+        say(", ".join(f"{path} {value}" for path, value in settings(trial.params).items()))
+        trial.set_user_attr("run", Run.of(config).name)
+        try:
+            run = ensure(config, say, stop, self._look(trial, Run.of(config)))
+        except (NoValue, Pruned) as error:
+            self.give_up(trial, str(error), ended(error))
+            say(str(error))
+            return
+        value = run.evaluation(self.plan.protocol)["values"][self.plan.metric][str(self.plan.nfe)]
+        self.study.tell(trial, value)
+        say(f"{self.plan.metric} {value:.4g} at NFE {self.plan.nfe}, {time.perf_counter() - started:.0f} s")
+
+    def give_up(self, trial: optuna.Trial, reason: str, how: str = GIVEN_UP) -> None:
+        """Report a trial that fell behind or has no value: TPE keeps away from a pruned one, of a failed one it learns nothing."""
+        trial.set_user_attr("reason", reason)
+        trial.set_user_attr("ended", how)
+        self.study.tell(trial, state=TrialState.PRUNED)
+
+    def best(self) -> FrozenTrial:
+        """The finished trial with the best value; `UserError` where none finished."""
+        if not self.trials(TrialState.COMPLETE):
+            reason = self.settled()[0].user_attrs["reason"]
+            raise UserError(f"{self.plan.name}: no trial finished; the first: {reason} Mend the space, then search again.")
+        return self.study.best_trial
+
+    def settled(self) -> list[FrozenTrial]:
+        return self.trials(TrialState.COMPLETE, TrialState.PRUNED)
+
+    def followed(self, known: Container[str]) -> list[Trial]:
+        begun = {title_of(t): t for t in self.trials() if t.params.keys() == self.plan.space.keys()}
+        return [
+            Trial(title, Run.of(self.plan.config(t.params)), self.plan.protocol, {"trial": title})
+            for title, t in begun.items()
+            if title not in known
+        ]
+
+    def _look(self, trial: optuna.Trial, run: Run) -> Callable[[Trained, int], None]:
+        """What judges a run at its rungs, reports the values and may give it up."""
+        judge = judge_of(run.config)
+        reported = {step: values[self.plan.metric] for step, values in known_rungs(run, judge.protocol, self.plan.nfe).items()}
+        for step, value in reported.items():  # by whom it began
+            trial.report(value, step)
+
+        def look(trained: Trained, step: int) -> None:
+            if step == run.config.train.steps:  # the evaluation that follows
+                return
+            value = judge_rung(run, trained, step, judge, self.plan.nfe)[self.plan.metric]
+            if step not in reported:
+                trial.report(value, step)
+            if trial.should_prune():
+                raise Pruned(f"given up at step {step}: {self.plan.metric} {value:.4g} at NFE {self.plan.nfe}.")
+
+        return look
+
+    def _any_left(self) -> bool:
+        return super()._any_left() or len(self.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)) < self.total
+
+    def _ask(self) -> optuna.Trial:
+        drawn = len({title_of(t) for t in self.trials() if t.state != TrialState.WAITING})
+        self.study.sampler = _sampler(stream_seed(self.plan.base.seed, "search", drawn) % 2**32)
+        return self.study.ask(self.plan.space)
+
+    def _put_in(self) -> None:
+        """Begin with the scale's own settings, and put in again what died."""
+        everything = self.trials()
+        if not everything:
+            self.study.enqueue_trial(self.plan.own())
+        last = {title_of(t): t for t in everything}
+        for trial in last.values():
+            if trial.state == TrialState.FAIL:
+                self.study.enqueue_trial(trial.params, user_attrs={"again": number_of(trial)})
+
+
+def _sampler(seed: int) -> TPESampler:
+    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):  # `group` is, since 2021
+        return TPESampler(n_startup_trials=RANDOM_TRIALS, multivariate=True, group=True, seed=seed)
+
+
+def ended(error: NoValue | Pruned) -> str:
+    """How a trial ended."""
+    return GIVEN_UP if isinstance(error, Pruned) else DIVERGED if isinstance(error, Diverged) else FAILED
+
+
+def number_of(trial: optuna.Trial | FrozenTrial) -> int:
+    """A trial's number; that of the first attempt where a worker died of it."""
+    attributes: dict[str, Any] = trial.user_attrs
+    return attributes.get("again", trial.number)
+
+
+def title_of(trial: optuna.Trial | FrozenTrial) -> str:
+    return f"trial {number_of(trial)}"

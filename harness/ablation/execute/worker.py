@@ -1,0 +1,150 @@
+"""A worker: asks the shared board for the next trial until none is left. Workers are alike and may die at any time.
+
+python -m harness.ablation.execute.worker PLAN
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import time
+from collections.abc import Container
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from harness.ablation.design.plan import Plan
+from harness.ablation.design.search import SearchPlan
+from harness.ablation.execute.board import Board
+from harness.ablation.execute.tuner import SearchBoard
+from harness.core.errors import NoValue, Stopped, guarded, leave
+from harness.core.files import read_json
+from harness.core.registry import load_plugin
+from harness.core.signals import StopSignal
+from harness.evaluation.protocol import Protocol
+from harness.runs.folder import Run
+from harness.runs.progress import Trial
+from harness.runs.train import ensure
+
+
+class PlanBoard(Board):
+    """Every arm with every seed."""
+
+    plan: Plan
+
+    def __init__(self, plan: Plan):
+        super().__init__(plan)
+        self.keys = plan.trials()
+
+    @property
+    def total(self) -> int:
+        return len(self.keys)
+
+    def run(self, trial: optuna.Trial, stop: StopSignal) -> None:
+        arm, seed = trial.params["arm"], trial.params["seed"]
+        title, started = f"{arm} seed {seed}", time.perf_counter()
+
+        def say(text: str) -> None:
+            print(f"{title}: {text}", flush=True)
+
+        try:
+            run = ensure(self.plan.config(arm, seed), say, stop)
+        except NoValue as error:
+            self.tell_failure(trial, str(error))
+            say(str(error))
+            return
+        self.tell(trial, run)
+        nfe, value = self._value(arm, run)
+        say(f"{self.plan.metric} {value:.4g} at NFE {nfe}, {time.perf_counter() - started:.0f} s")
+
+    def followed(self, known: Container[str]) -> list[Trial]:
+        return [
+            Trial(title, self.plan.run(arm, seed), self.plan.protocol(arm), {"arm": arm, "seed": str(seed)})
+            for arm, seed in self.keys
+            if (title := f"{arm} seed {seed}") not in known
+        ]
+
+    def settled(self) -> list[FrozenTrial]:
+        ended = self.trials(TrialState.COMPLETE, TrialState.FAIL)
+        known = {_key(t): t for t in ended if t.state == TrialState.COMPLETE or "reason" in t.user_attrs}
+        return [trial for trial in known.values() if self._stands(trial)]
+
+    def _stands(self, trial: FrozenTrial) -> bool:
+        """Whether the run directory, which is the truth, says what the journal says."""
+        run, protocol = self._named(*_key(trial))
+        if trial.state == TrialState.COMPLETE:
+            return run.evaluated(protocol)
+        return run.ended(protocol) and run.failure(protocol) is not None
+
+    @functools.cache  # noqa: B019  # a board lives as long as its process
+    def _named(self, arm: str, seed: int) -> tuple[Run, Protocol]:
+        return self.plan.run(arm, seed), self.plan.protocol(arm)
+
+    def failures(self) -> dict[tuple[str, int], str]:
+        """{(arm, seed): why} of the trials that ended without a value."""
+        return {_key(trial): trial.user_attrs["reason"] for trial in self.settled() if trial.state == TrialState.FAIL}
+
+    def tell(self, trial: optuna.Trial, run: Run) -> None:
+        """Report a finished trial: its value is the primary metric at the primary NFE, or at the largest NFE measured."""
+        trial.set_user_attr("run", run.name)
+        self.study.tell(trial, self._value(trial.params["arm"], run)[1])
+
+    def _value(self, arm: str, run: Run) -> tuple[str, float]:
+        """The primary metric of a finished run and the NFE it is at."""
+        values = run.evaluation(self.plan.protocol(arm))["values"][self.plan.metric]
+        nfe = str(self.plan.nfe) if str(self.plan.nfe) in values else max(values, key=int)
+        return nfe, values[nfe]
+
+    def tell_failure(self, trial: optuna.Trial, reason: str) -> None:
+        """Report a trial that cannot succeed; it is not tried again."""
+        trial.set_user_attr("reason", reason)
+        self.study.tell(trial, state=TrialState.FAIL)
+
+    def _ask(self) -> optuna.Trial:
+        trial = self.study.ask()
+        trial.suggest_categorical("arm", list(self.plan.arms))
+        trial.suggest_categorical("seed", list(self.plan.seeds))
+        return trial
+
+    def _put_in(self) -> None:
+        present = {_key(t) for t in [*self.settled(), *self.trials(TrialState.WAITING, TrialState.RUNNING)]}
+        for arm, seed in self.keys:
+            if (arm, seed) not in present:
+                self.study.enqueue_trial({"arm": arm, "seed": seed}, user_attrs={"arm": arm, "seed": seed})
+
+
+def _key(trial: FrozenTrial) -> tuple[str, int]:
+    return trial.user_attrs["arm"], trial.user_attrs["seed"]
+
+
+def work(board: Board, stop: StopSignal) -> None:
+    """Run trials until all have ended."""
+    while not board.finished():
+        if stop():
+            raise Stopped("stopped between two trials")
+        if (claimed := board.next()) is None:
+            time.sleep(0.5)
+            continue
+        trial, lease = claimed
+        with lease:
+            board.run(trial, stop)
+
+
+def read_board(path: Path) -> Board:
+    """The board of a plan or a search that was written to `path`."""
+    return SearchBoard(SearchPlan.read(path)) if path.name == "search.json" else PlanBoard(Plan.read(path))
+
+
+def main() -> None:
+    """The worker process; its parent's death stops it like a signal does."""
+    parent, path = os.getppid(), Path(sys.argv[1])
+    stop = StopSignal(lambda: os.getppid() != parent)
+    for plugin in read_json(path)["plugins"]:
+        load_plugin(Path(plugin))
+    work(read_board(path), stop)
+
+
+if __name__ == "__main__":
+    leave(guarded(main))

@@ -1,0 +1,104 @@
+"""The picture of a study: a metric against NFE, and the paired differences that the verdicts rest on."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogFormatter, NullFormatter, NullLocator
+from scipy import stats
+
+from harness.ablation.design.plan import Plan
+from harness.ablation.report.outcomes import Seeds
+from harness.ablation.report.verdicts import NOT_COMPARED
+from harness.core.drawing import COLOURS, png
+
+MARKERS = "osD^vP*X"
+
+
+def draw(plan: Plan, cells: pd.DataFrame, summary: pd.DataFrame, references: dict[str, dict[str, float]]) -> bytes:
+    """A PNG: the primary metric against NFE with 95 % intervals; beside it each arm's difference at the primary NFE."""
+    values = cells.dropna(subset="value")
+    figure = Figure(figsize=(11, 5 + 0.3 * max(0, len(plan.arms) - 6)), layout="constrained")
+    curve, forest = figure.subplots(1, 2, width_ratios=[3, 2])
+    _curves(curve, plan, values, summary, references)
+    _forest(forest, plan, values, summary)
+    handles = [handle for axes in (curve, forest) for handle in axes.get_legend_handles_labels()[0]]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(7, len(handles)), fontsize=8)
+    return png(figure)
+
+
+def _curves(axes: Axes, plan: Plan, values: pd.DataFrame, summary: pd.DataFrame, references: dict[str, dict[str, float]]) -> None:
+    of_metric = summary[(summary.metric == plan.metric) & (summary.n > 0)]
+    calls = values[values.metric == plan.metric].groupby(["arm", "nfe"]).calls.mean()
+    for i, arm in enumerate(plan.arms):
+        own = of_metric[of_metric.arm == arm].sort_values("nfe")
+        half = stats.t.ppf(0.975, (own.n - 1).clip(lower=1)) * (own.sd / own.n**0.5).fillna(0)
+        aside = 1.15 ** (i / len(plan.arms) - 0.5)  # side by side where they would cover each other
+        x = [calls[arm, nfe] * aside for nfe in own.nfe]
+        axes.errorbar(x, own["mean"], half, label=_label(arm, summary[summary.metric == plan.metric]), ms=5, lw=1.4, capsize=2, **_style(i))
+    for kind, style, label in (
+        ("resampled", "--", "resampled real"),
+        ("held_out", "-.", "held-out real"),
+        ("gaussian", ":", "Gaussian noise"),
+    ):
+        if plan.metric in references.get(kind, {}):
+            axes.axhline(references[kind][plan.metric], color="grey", ls=style, lw=1, label=label)
+    scale = "log" if len(of_metric) else "linear"
+    axes.set(xscale=scale, yscale=scale if (of_metric["mean"] > 0).all() else "linear", xlabel="NFE", ylabel=plan.metric.upper())
+    seeds = f"{len(plan.seeds)} seeds" if (of_metric.n == len(plan.seeds)).all() else "the seeds that have a value"
+    axes.set_title(f"mean over {seeds}, 95 % intervals", fontsize=10)
+    ticks = sorted(nfe for nfe in of_metric.nfe.unique() if nfe)  # 0 is an adaptive solver's own number, and stands where that is
+    axes.set_xticks(ticks, list(map(str, ticks)))
+    if len(of_metric):
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        if axes.get_yscale() == "log":
+            axes.yaxis.set_major_formatter(LogFormatter())
+    axes.grid(alpha=0.25)
+
+
+def _forest(axes: Axes, plan: Plan, values: pd.DataFrame, summary: pd.DataFrame) -> None:
+    rows: Any = summary[summary.primary].set_index("arm")
+    others = [arm for arm in plan.arms if arm != plan.baseline]
+    smallest = 100 * plan.smallest_difference
+    axes.axvspan(-smallest, smallest, color="grey", alpha=0.15, label=f"smallest difference, ±{smallest:g} %")
+    axes.axvline(0, color="grey", lw=1)
+    at_primary = values[(values.metric == plan.metric) & (values.nfe == plan.nfe)].pivot_table(index="seed", columns="arm", values="value")
+    for y, arm in enumerate(others):
+        style, row = _style(list(plan.arms).index(arm)), rows.loc[arm]
+        if not math.isnan(row.difference) and row.verdict != NOT_COMPARED:
+            axes.plot([100 * row.low, 100 * row.high], [y, y], color=style["color"], ls=style["ls"], lw=2)
+            axes.plot([100 * row.difference], [y], **style)
+            ratios = 100 * (at_primary[arm] / at_primary[plan.baseline] - 1)
+            axes.plot(ratios, [y + 0.15] * len(ratios), "|", color=style["color"], alpha=0.7)
+    axes.set_xscale("symlog", linthresh=smallest)  # linear within the smallest difference, so that ties can be seen
+    low, high = axes.get_xlim()
+    ticks = [sign * smallest * 10**i for i in range(5) for sign in (-1, 1)]
+    axes.set_xticks([0, *(x for x in ticks if low <= x <= high)])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:+,.0f}" if x else "0"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_yticks(range(len(others)), [f"{_label(arm, summary[summary.primary])}\n{rows.loc[arm].verdict}" for arm in others])
+    axes.set_ylim(len(others) - 0.5, -0.6)
+    axes.set_xlabel(f"{plan.metric.upper()} against {plan.baseline} at NFE {plan.nfe}, %")
+    axes.set_title("paired difference, 95 % interval; ticks are seeds", fontsize=10)
+
+
+def _label(arm: str, rows: pd.DataFrame) -> str:
+    """An arm's name, with what became of its seeds where the most are missing."""
+    own: Any = rows[(rows.arm == arm) & (rows[["n", "diverged", "failed"]].sum(axis=1) > 0)]
+    missing = Seeds.of(own.loc[own.n.idxmin()]).missing if len(own) else ""
+    return f"{arm} ({missing})" if missing else arm
+
+
+def _style(index: int) -> dict[str, Any]:
+    """Colour, marker and line of an arm; after eight arms they return hollow and dashed."""
+    lap, place = divmod(index, len(COLOURS))
+    return {
+        "color": COLOURS[place],
+        "marker": MARKERS[place],
+        "mfc": "white" if lap % 2 else COLOURS[place],
+        "ls": "--" if lap % 2 else "-",
+    }

@@ -1,0 +1,157 @@
+"""A study's results as tables of text, for the terminal and for Markdown."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from rich.table import Table
+
+from harness.ablation.design import arm_settings
+from harness.ablation.report import readouts, verdicts
+from harness.ablation.report.outcomes import Seeds
+from harness.core.registry import find
+
+if TYPE_CHECKING:
+    from harness.ablation.report.tables import Report
+
+COLOURS = {
+    "better": "green", "worse": "red", "tie": "cyan", "undecided": "yellow", verdicts.UNSTABLE: "magenta", verdicts.NOT_COMPARED: "dim",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table as text, before it is laid out for the terminal or for Markdown."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+
+    def rich(self) -> Table:
+        """For the terminal; a row that ends in a verdict has its colour."""
+        table = Table(title=self.title)
+        for i, name in enumerate(self.header):
+            table.add_column(name, justify="left" if i == 0 else "right")
+        for row in self.rows:
+            table.add_row(*row, style=COLOURS.get(row[-1]))
+        return table
+
+    def markdown(self) -> str:
+        """For a file."""
+        lines = [self.header, ["---"] + ["---:"] * (len(self.header) - 1), *self.rows]
+        return f"{self.title}:\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def grids(report: Report, timed: bool = False) -> list[Grid]:
+    """Each metric against NFE, the comparison that the verdicts rest on, and what is read off; `timed` adds what no two runs share."""
+    out = [_by_nfe(report, metric) for metric in sorted(report.summary.rows.metric.unique())]
+    out.append(_verdicts(report))
+    out += [_read_off(report, timed)] if report.readouts else []
+    return [*out, _needed(report)] if report.plan.expected_nfe else out
+
+
+def titled(metric: str) -> str:
+    """A metric's name with the direction in which it is better."""
+    lower = find("metric", metric).lower_is_better  # type: ignore[attr-defined]
+    return f"{metric.upper()} {'↓' if lower else '↑'}"
+
+
+def of_settings(report: Report) -> Grid:
+    """What each arm was."""
+    plan, told = report.plan, arm_settings.described(report.plan)
+    title = f"Settings of the arms, where they differ from {plan.baseline} (all of {plan.baseline}'s in {plan.name}.json)"
+    return Grid(title, ["arm", "settings"], [[arm, told[arm]] for arm in plan.arms])
+
+
+def _by_nfe(report: Report, metric: str) -> Grid:
+    plan, rows = report.plan, report.summary.rows
+    own: Any = rows[rows.metric == metric].set_index(["arm", "nfe"])
+    nfes = sorted(own.index.unique("nfe"))
+    lines = [[arm, *(_mean_sd(own.loc[arm, nfe]) for nfe in nfes)] for arm in plan.arms]
+    header = ["arm", *(str(nfe) if nfe else "calls of its own" for nfe in nfes)]
+    if len(nfes) == 1 and metric != plan.metric:
+        header += ["difference", "95 % interval"]
+        lost = own.loc[plan.baseline, nfes[0]][["diverged", "failed"]].any()
+        lines = [[*line, *(["", ""] if lost else _comparison(own.loc[line[0], nfes[0]])[:2])] for line in lines]
+    fewer = ", or as many as stand in brackets" if ((own.n > 0) & (own.n < own.seeds)).any() else ""
+    return Grid(f"{titled(metric)} by NFE, mean ± sd over {len(plan.seeds)} seeds{fewer}", header, lines)
+
+
+def _verdicts(report: Report) -> Grid:
+    """The comparison that the verdicts rest on; the arms' seeds where some have no value."""
+    plan, rows = report.plan, report.summary.rows
+    main: Any = rows[rows.primary].set_index("arm")
+    found = {arm: standing.seeds for arm, standing in report.summary.standings.items()}
+    whole = {arm: str(own.number) if own.asked else "-" for arm, own in found.items()}
+    missing = {arm: own.missing for arm, own in found.items()}
+    seeds = {arm: missing[arm] or whole[arm] for arm in plan.arms} if any(missing.values()) else {}
+    header = ["arm", *(["seeds"] if seeds else []), "difference", "95 % interval", "p (Holm)", "verdict"]
+    lines = []
+    for arm in plan.arms:
+        compared = main.loc[arm].verdict != verdicts.NOT_COMPARED
+        said = _comparison(main.loc[arm]) if compared else ["", "", ""]
+        lines.append([arm, *([seeds[arm]] if seeds else []), *said, main.loc[arm].verdict])
+    return Grid(f"{titled(plan.metric)} at NFE {plan.nfe} against {plan.baseline}", header, lines)
+
+
+def _needed(report: Report) -> Grid:
+    """The calls that each arm needs against what is said of it."""
+    plan, rows = report.plan, []
+    largest, lower = max(plan.arms[plan.baseline].evaluate.nfe), find("metric", plan.metric).lower_is_better  # type: ignore[attr-defined]
+    for arm in plan.arms:
+        expected = plan.expected_nfe.get(arm)
+        row = [arm, "{} to {}".format(*expected) if expected else ""]
+        for target in (arm, plan.baseline):
+            found = readouts.needed(report.cells, plan.metric, arm, target, largest, lower)
+            row += [str(found), found.verdict(expected) if expected else ""]
+        rows.append(row)
+    title = f"NFE for {titled(plan.metric)} within {readouts.NEAR:.0%} of that at NFE {largest}, geometric mean over seeds (95 % interval)"
+    return Grid(title, ["arm", "expected", "of its own", "verdict", f"of {plan.baseline}'s", "verdict"], rows)
+
+
+def _read_off(report: Report, timed: bool) -> Grid:
+    """The area under each arm's curve, the fewest steps that will do, and what they cost."""
+    plan = report.plan
+    ends = next((found.ends for found in report.readouts.values() if found.ends), None)
+    over = "mean over NFE" if ends is None else f"mean over NFE {ends[0]} to {ends[1]}"
+    header = ["arm", over, "difference", "95 % interval", "NFE to its best", "NFE to the best", *(["ms a sample"] if timed else [])]
+    rows = []
+    for arm, found in report.readouts.items():
+        against = found.against
+        interval = "" if against is None or math.isnan(against.low) else f"{against.low:+.1%} to {against.high:+.1%}"
+        difference = "" if against is None or math.isnan(against.difference) else f"{against.difference:+.1%}"
+        area = "-" if math.isnan(found.area) else f"{found.area:.4g}{_of_all(found.seeds, len(plan.seeds))}"
+        price = "" if math.isnan(found.seconds) else f"{1000 * found.seconds:.3g}"
+        steps = [str(found.fewest or "-"), str(found.fewest_of_all or "-")]
+        rows.append([arm, area, difference, interval, *steps, *([price] if timed else [])])
+    return Grid(f"Read off {titled(plan.metric)} against NFE (fewest within {readouts.NEAR:.0%} of a best)", header, rows)
+
+
+def _mean_sd(row: pd.Series) -> str:
+    """The mean and sd of a cell, and over how many seeds where not all have a value; else what became of them."""
+    if row.n == 0:
+        return Seeds.of(row).missing if row.diverged or row.failed else "-"
+    spread = _figures(row["mean"], row["mean"]) if row.n == 1 else f"{_figures(row['mean'], row.sd)} ± {_figures(row.sd, row.sd)}"
+    return spread + _of_all(row.n, row.seeds)
+
+
+def _of_all(number: int, seeds: int) -> str:
+    return "" if number == seeds else f" ({number} of {seeds})"
+
+
+def _figures(value: float, scale: float) -> str:
+    """`value` with two significant digits of `scale` after the point, at most four."""
+    places = 1 - math.floor(math.log10(abs(scale))) if scale else 2
+    return f"{value:.{min(max(places, 0), 4)}f}"
+
+
+def _comparison(row: pd.Series) -> list[str]:
+    """Difference, interval and p-value; empty where there is none."""
+    return [
+        "" if pd.isna(row.difference) else f"{row.difference:+.1%}",
+        "" if pd.isna(row.low) else f"{row.low:+.1%} to {row.high:+.1%}",
+        "" if pd.isna(row.p_value) else f"{row.p_value:.2g}",
+    ]

@@ -1,0 +1,235 @@
+"""What a search found, for people: its trials as a table, how it went and which settings matter as pictures."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from optuna.distributions import CategoricalDistribution
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from harness.ablation.design.arm_settings import configuration
+from harness.ablation.design.space import evened, path_of, settings
+from harness.ablation.execute.tuner import DIVERGED, FAILED, GIVEN_UP, RANDOM_TRIALS, SearchBoard, number_of
+from harness.ablation.report.grids import titled
+from harness.ablation.report.tables import provenance
+from harness.core.drawing import COLOURS, png
+from harness.core.files import write_atomic, write_json
+from harness.runs.folder import Run
+
+FINISHED = "finished"
+STATES = (FINISHED, GIVEN_UP, DIVERGED, FAILED)
+
+
+def state_of(trial: FrozenTrial) -> str:
+    """How a trial ended, one of `STATES`."""
+    return FINISHED if trial.state == TrialState.COMPLETE else trial.user_attrs.get("ended", GIVEN_UP)
+
+
+def counted(board: SearchBoard) -> dict[str, int]:
+    """{state: how many trials ended so}, without those in which none did; `finished` always."""
+    found = [state_of(trial) for trial in board.settled()]
+    return {state: found.count(state) for state in STATES if state in found or state == FINISHED}
+
+
+def frame(board: SearchBoard) -> pd.DataFrame:
+    """One row per trial: number, state, value (the last rung's where it was given up), settings, values by rung, and how long."""
+    rows = [
+        {
+            "trial": number_of(trial),
+            "state": state_of(trial),
+            "value": trial.value,
+            **settings(trial.params),
+            **{f"at {step}": value for step, value in sorted(trial.intermediate_values.items())},
+            "seconds": round(trial.duration.total_seconds(), 1) if trial.duration else None,
+            "run": trial.user_attrs["run"],
+            "reason": trial.user_attrs.get("reason"),
+        }
+        for trial in sorted(board.settled(), key=number_of)
+    ]
+    found = pd.DataFrame(rows)
+    last = ["seconds", "run", "reason"]
+    return found[[name for name in found if name not in last] + last]
+
+
+def importances(board: SearchBoard) -> dict[str, float]:
+    """{path: share of the variance of the log metric} by fANOVA over the finished trials; empty below four.
+
+    fANOVA integrates over each range evenly, so ranges are given on the scale on which they were drawn.
+    """
+    finished = board.trials(TrialState.COMPLETE)
+    if len(finished) < 4:
+        return {}
+    scales = {name: evened(distribution) for name, distribution in board.plan.space.items()}
+    distributions = {name: distribution for name, (distribution, _) in scales.items()}
+    even = optuna.create_study()
+    for trial in finished:
+        params = {name: scale(trial.params[name]) for name, (_, scale) in scales.items()}
+        even.add_trial(create_trial(params=params, distributions=distributions, value=_log(trial.value)))
+    found = get_param_importances(even, evaluator=FanovaImportanceEvaluator(seed=0))
+    return {path_of(name): float(share) for name, share in found.items()}
+
+
+def _log(value: float | None) -> float:
+    assert value is not None
+    return math.log(value) if value > 0 else value
+
+
+def draw_history(board: SearchBoard) -> bytes:
+    """A PNG: every trial's value by number with the best so far; beside it the rungs that each was judged at."""
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    values, rungs = figure.subplots(1, 2, sharey=True, width_ratios=[3, 2])
+    _values(values, board)
+    _rungs(rungs, board)
+    values.set_ylabel(f"{titled(board.plan.metric)} at NFE {board.plan.nfe}")
+    figure.legend(handles=values.get_legend_handles_labels()[0], loc="outside lower center", ncols=4, fontsize=8)
+    return png(figure)
+
+
+def _values(axes: Axes, board: SearchBoard) -> None:
+    trials = frame(board)
+    is_finished = trials.state == FINISHED
+    finished, others = trials[is_finished], trials[~is_finished]
+    best = finished.value.cummin() if board.study.direction == StudyDirection.MINIMIZE else finished.value.cummax()
+    axes.axvspan(-0.5, RANDOM_TRIALS - 0.5, color="grey", alpha=0.12, label="drawn blindly")
+    axes.plot(others.trial, others.value, "x", color="grey", label="not finished, last value if any")
+    axes.plot(finished.trial, finished.value, "o", color=COLOURS[0], label="finished")
+    axes.step(trials.trial, best.reindex(trials.index).ffill(), where="post", color=COLOURS[1], label="best so far")
+    axes.set_xlabel("trial")
+    ends = ", ".join(f"{number} {state}" for state, number in counted(board).items())
+    axes.set_title(f"{ends}; seed {board.plan.base.seed}", fontsize=10)
+    _scaled(axes, trials.value)
+
+
+def _rungs(axes: Axes, board: SearchBoard) -> None:
+    best = board.best()
+    for trial in [*board.settled(), best]:
+        points = pd.Series(trial.intermediate_values, dtype=float).sort_index()
+        if trial.state == TrialState.COMPLETE:
+            points[board.plan.base.train.steps] = trial.value
+        colour = COLOURS[1] if trial is best else COLOURS[0] if trial.state == TrialState.COMPLETE else "grey"
+        axes.plot(points.index, points, ".-", color=colour, lw=2 if trial is best else 0.8, alpha=1 if trial is best else 0.6)
+    axes.set_xlabel("step")
+    axes.set_title(f"values on the way; the best is trial {number_of(best)}", fontsize=10)
+    axes.grid(alpha=0.25)
+
+
+def draw_importances(board: SearchBoard) -> bytes:
+    """A PNG: each setting's share of the variance, and the value of every trial against each setting."""
+    shares, trials = importances(board), frame(board)
+    names = sorted(board.plan.space, key=lambda name: -shares.get(path_of(name), 0))
+    columns = math.ceil((len(names) + 1) / 2)
+    figure = Figure(figsize=(3.6 * columns, 6.4), layout="constrained")
+    first, *others = figure.subplots(2, columns, squeeze=False).flat
+    _bars(first, shares, sum(trials.state == FINISHED))
+    for axes, name in zip(others, names, strict=False):
+        _slice(axes, board, name, trials)
+    for axes in others[len(names) :]:
+        axes.set_axis_off()
+    return png(figure)
+
+
+def _bars(axes: Axes, shares: dict[str, float], finished: int) -> None:
+    axes.barh([_short(path) for path in shares], list(shares.values()), color=COLOURS[0])
+    axes.invert_yaxis()
+    axes.set_xlabel("share of the variance")
+    axes.set_title(f"fANOVA, log of {finished} finished trials" if shares else "too few finished trials for fANOVA", fontsize=10)
+
+
+def _slice(axes: Axes, board: SearchBoard, name: str, trials: pd.DataFrame) -> None:
+    path, distribution = path_of(name), board.plan.space[name]
+    x = 1 - trials[path] if name != path else trials[path]
+    if isinstance(distribution, CategoricalDistribution):
+        x = x.map(distribution.choices.index)
+        axes.set_xticks(range(len(distribution.choices)), [str(choice) for choice in distribution.choices])
+        axes.set_xlim(-0.5, len(distribution.choices) - 0.5)
+    elif distribution.log:
+        _plain_log(axes, "x", distribution.low, distribution.high)
+    best = trials.trial == number_of(board.best())
+    finished = trials.state == FINISHED
+    for rows, marker, colour in ((~finished, "x", "grey"), (finished, "o", COLOURS[0]), (best, "o", COLOURS[1])):
+        axes.plot(x[rows], trials.value[rows], marker, color=colour, ms=5)
+    axes.set(xlabel=_short(name), ylabel=titled(board.plan.metric))
+    _scaled(axes, trials.value)
+
+
+def _scaled(axes: Axes, values: pd.Series) -> None:
+    """A grid, and a log axis for values that are all positive."""
+    if (values.dropna() > 0).all():
+        _plain_log(axes, "y", values.min(), values.max())
+    axes.grid(alpha=0.25)
+
+
+def _plain_log(axes: Axes, which: str, low: float, high: float) -> None:
+    """A log axis with its numbers written out, a few of them."""
+    axes.set(**{f"{which}scale": "log"})
+    axis = getattr(axes, f"{which}axis")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 3 * low else range(1, 10)))
+    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def _short(name: str) -> str:
+    """A name without the group of its path: `learning_rate`, `1 - ema_decay`."""
+    path = path_of(name)
+    return name.removesuffix(path) + path.rpartition(".")[2]
+
+
+ENDED = {GIVEN_UP: "of them given up early", DIVERGED: "diverged", FAILED: "without a value"}
+"""What is said of trials that are not finished."""
+
+
+def describe(board: SearchBoard) -> str:
+    """The sentence about the search that stands under the comparison."""
+    best, plan = board.best(), board.plan
+    chosen = ", ".join(f"{path} {value}" for path, value in settings(best.params).items())
+    share = plan.config(best.params).train.batch_size / plan.base.train.batch_size
+    compute = "" if share == 1 else f" In as many steps it sees {share:g} times as many training samples as the default."
+    ends = {GIVEN_UP: 0} | counted(board)
+    told = ", ".join(f"{ends[state]} {word}" for state, word in ENDED.items() if state in ends)
+    return (
+        f"tuned: {chosen}; the best of {len(board.settled())} trials, {told}, "
+        f"by {plan.metric} {best.value:.4g} on seed {plan.base.seed} (search {plan.digest}). That value is the luckiest of many, "
+        f"which is why the seeds above are others.{compute}"
+    )
+
+
+def write(board: SearchBoard, folder: Path, command: str) -> list[Path]:
+    """`tables/<search>-<scale>-trials.{csv,json}` and `figures/<search>-<scale>-{history,importances}.png`; returns the paths."""
+    plan = board.plan
+    stem = f"{plan.search}-{plan.scale}"
+    paths = [folder / "tables" / f"{stem}-trials.{ending}" for ending in ("csv", "json")]
+    pictures = [folder / "figures" / f"{stem}-{what}.png" for what in ("history", "importances")]
+    write_atomic(paths[0], frame(board).to_csv(index=False))
+    write_json(paths[1], _about(board, command))
+    write_atomic(pictures[0], draw_history(board))
+    write_atomic(pictures[1], draw_importances(board))
+    return [*paths, *pictures]
+
+
+def _about(board: SearchBoard, command: str) -> dict[str, Any]:
+    plan, best = board.plan, board.best()
+    runs = [Run.of(plan.config(trial.params)) for trial in board.settled()]
+    commits = sorted({commit for run in runs for commit in run.environment.get("commits", [])})
+    return {
+        **provenance(plan.question, command, commits),
+        "search": plan.digest,
+        "space": plan.facts["space"],
+        "seed": plan.base.seed,
+        "sampler": f"TPE, multivariate, in groups, {RANDOM_TRIALS} blind trials first",
+        "pruner": "median",
+        "judged by": {"metric": plan.metric, "nfe": plan.nfe, "protocol": asdict(plan.protocol)},
+        "best": {"trial": number_of(best), "value": best.value, **settings(best.params)},
+        "trials": counted(board),
+        "configuration": configuration(plan.base),
+        "importances": importances(board),
+    }

@@ -1,0 +1,92 @@
+"""From the cells of a plan to its summary: a row for each arm, metric and NFE, with the verdicts on the primary ones."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from harness.ablation.design.plan import Plan
+from harness.ablation.report import outcomes, statistics, verdicts
+from harness.ablation.report.outcomes import Seeds
+from harness.ablation.report.statistics import Comparison
+from harness.ablation.report.verdicts import Standing, Verdict
+
+COLUMNS = [
+    "study", "scale", "arm", "metric", "nfe", "seeds", "n", "diverged", "failed", "mean", "sd", "min",
+    "pairs", "difference", "low", "high", "p_value", "primary", "verdict", "reason",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the cells of a plan say."""
+
+    rows: pd.DataFrame
+    """`COLUMNS`, one row per arm, metric and nfe. n seeds have a value, diverged and failed ones have none; the difference is over
+    pairs of seeds that the arm and the baseline both have."""
+    standings: dict[str, Standing]
+    """{arm: where it stands at the primary metric and NFE}"""
+    verdicts: dict[str, Verdict]
+    """{arm: its verdict}"""
+
+    @property
+    def tested(self) -> dict[str, Comparison]:
+        """{arm: its comparison} of those that have a p-value."""
+        return {arm: self.standings[arm].comparison for arm, found in self.verdicts.items() if not math.isnan(found.p_value)}
+
+    @property
+    def pairs(self) -> tuple[int, int]:
+        """The fewest and the most pairs of seeds that a test is over; zeros where there is none."""
+        counts = [comparison.n for comparison in self.tested.values()]
+        return (min(counts), max(counts)) if counts else (0, 0)
+
+    @property
+    def sd(self) -> float:
+        """Of paired log ratios, pooled over the arms that are tested."""
+        return statistics.pooled_sd(list(self.tested.values()))
+
+    @property
+    def detectable(self) -> float:
+        """Relative difference that the fewest pairs find with 80 % power."""
+        return statistics.detectable_difference(self.sd, self.pairs[0], len(self.tested)) if self.tested else math.nan
+
+
+def summarise(plan: Plan, cells: pd.DataFrame) -> Summary:
+    """The summary of a plan's cells."""
+    seeds = outcomes.seeds_of(cells, plan)
+    values = {key: own.set_index("seed").value.dropna() for key, own in cells.groupby(["arm", "metric", "nfe"])}
+    rows, standings = [], {}
+    for metric, nfe in sorted({(metric, nfe) for _, metric, nfe in seeds}):
+        base = values.get((plan.baseline, metric, nfe), pd.Series(dtype=float))
+        for arm in plan.arms:
+            own = values.get((arm, metric, nfe), pd.Series(dtype=float))
+            of_arm, comparison = seeds.get((arm, metric, nfe), Seeds(len(plan.seeds), 0, 0, 0, False)), _paired(own, base)
+            primary = (metric, nfe) == (plan.metric, plan.nfe)
+            rows.append(_row(plan, arm, metric, nfe, of_arm, own, None if arm == plan.baseline else comparison) | {"primary": primary})
+            if primary:
+                standings[arm] = Standing(of_arm, comparison)
+    settled = verdicts.settle(plan, standings)
+    for row in rows:
+        if row["primary"]:
+            found = settled[row["arm"]]
+            row |= {"p_value": found.p_value, "verdict": found.word, "reason": found.reason or None}
+        elif row["arm"] == plan.baseline:
+            row["verdict"] = verdicts.BASELINE
+    return Summary(pd.DataFrame(rows, columns=COLUMNS).astype({"pairs": "Int64"}), standings, settled)
+
+
+def _paired(own: pd.Series, base: pd.Series) -> Comparison:
+    pairs = pd.concat([own, base], axis=1, join="inner")
+    return statistics.compare(pairs.iloc[:, 0].tolist(), pairs.iloc[:, 1].tolist())
+
+
+def _row(plan: Plan, arm: str, metric: str, nfe: int, seeds: Seeds, own: pd.Series, comparison: Comparison | None) -> dict[str, Any]:
+    """A row without its verdict; the baseline has no comparison."""
+    row: dict[str, Any] = {"study": plan.study, "scale": plan.scale, "arm": arm, "metric": metric, "nfe": nfe, "seeds": seeds.number}
+    row |= {"n": len(own), "diverged": seeds.diverged, "failed": seeds.failed, "mean": own.mean(), "sd": own.std(), "min": own.min()}
+    if comparison is not None and comparison.n:
+        row |= {"pairs": comparison.n, "difference": comparison.difference, "low": comparison.low, "high": comparison.high}
+    return row

@@ -1,0 +1,229 @@
+"""From the run directories of a plan to the table people read: what is found, the sentences below it, files with provenance."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+
+from harness.ablation.design import arm_settings
+from harness.ablation.design.plan import Plan
+from harness.ablation.report import figures, grids, outcomes, readouts, verdicts
+from harness.ablation.report.grids import titled
+from harness.ablation.report.readouts import Readout
+from harness.ablation.report.summary import Summary, summarise
+from harness.core.files import read_json, results_folder, write_atomic, write_json
+from harness.core.provenance import machine
+from harness.core.registry import find
+from harness.data.base import load
+from harness.evaluation.judge import Judge
+from harness.evaluation.protocol import EVALUATION_VERSION, Protocol
+from harness.runs.identity import NUMERICS_VERSION
+
+SAMPLING = ("solver", "time_grid", "guidance", "network")
+"""Fields of a protocol that arms of one training may be asked about."""
+VERSIONS = {"numerics_version": NUMERICS_VERSION, "evaluation_version": EVALUATION_VERSION}
+"""Of the code that makes a table: another version gives other numbers."""
+
+
+@dataclass
+class Report:
+    """A study's results and what must be said beside them."""
+
+    plan: Plan
+    cells: pd.DataFrame
+    """One row per arm, seed, metric and nfe, with what became of it (`outcomes.Cell`)."""
+    summary: Summary
+    references: dict[str, dict[str, float]]
+    """{"resampled" | "held_out" | "gaussian": {metric: value}} under the baseline's protocol."""
+    notes: list[str]
+    """What a reader must know to trust the table."""
+    commits: list[str]
+    readouts: dict[str, Readout]
+    """{arm: what is read off its curve}"""
+
+
+def report(plan: Plan, references: dict[str, dict[str, float]]) -> Report:
+    """Everything that the runs of a plan say."""
+    cells, commits = outcomes.collect(plan)
+    summary = summarise(plan, cells)
+    lower = find("metric", plan.metric).lower_is_better  # type: ignore[attr-defined]
+    unstable = {*cells[(cells.metric == plan.metric) & (cells.state == outcomes.DIVERGED)].arm}
+    read = readouts.read(cells, plan.metric, plan.baseline, lower, _sampling_seconds(plan), unstable)
+    return Report(plan, cells, summary, references, _notes(plan, summary, commits), commits, read)
+
+
+def judge_references(judge: Judge) -> dict[str, dict[str, float]]:
+    """What real samples and Gaussian noise score under a judge's protocol; computed once and kept."""
+    path = results_folder() / "local" / "references" / f"{judge.protocol.digest}.json"
+    known = read_json(path) if path.exists() else {}
+    if not all(m.name in known.get("gaussian", {}) for m in judge.metrics):
+        sets = {"resampled": judge.resampled(), "held_out": judge.held_out(), "gaussian": judge.gaussian()}
+        known = {kind: judge(batches) for kind, batches in sets.items() if batches is not None}
+        write_json(path, known)
+    return known
+
+
+def _sampling_seconds(plan: Plan) -> dict[tuple[str, int], float]:
+    """Seconds of sampling for each sample by arm and NFE, mean over seeds, where they are known."""
+    spent: dict[tuple[str, int], list[float]] = {}
+    for arm, seed in plan.trials():
+        known = plan.run(arm, seed).evaluation(plan.protocol(arm))
+        for nfe, seconds in known["sampling_seconds"].items():
+            spent.setdefault((arm, int(nfe)), []).append(seconds / plan.arms[arm].evaluate.num_samples)
+    return {key: sum(seconds) / len(seconds) for key, seconds in spent.items()}
+
+
+def _notes(plan: Plan, summary: Summary, commits: list[str]) -> list[str]:
+    baseline = plan.arms[plan.baseline]
+    return [
+        *_about_verdicts(plan, summary),
+        *_about_seeds(plan),
+        *_about_protocols(plan),
+        *filter(None, [baseline.evaluate.short_of_samples(load(baseline.dataset))]),
+        *([f"Trials come from {len(commits)} commits: {', '.join(commits)}."] if len(commits) > 1 else []),
+    ]
+
+
+def _about_verdicts(plan: Plan, summary: Summary) -> list[str]:
+    """Why arms have the verdicts that they have, where the numbers do not say."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for arm, found in summary.verdicts.items():
+        if found.reason:
+            alike.setdefault((found.word, found.reason), []).append(arm)
+    lines = [f"{word.capitalize()}: {', '.join(arms)} ({reason})." for (word, reason), arms in alike.items()]
+    if any(found.word == verdicts.UNSTABLE for found in summary.verdicts.values()):
+        lines.append("An unstable arm is neither better nor a tie: its differences are those of the seeds that did not diverge.")
+    if unfinished := summary.standings[plan.baseline].seeds.unfinished:
+        lines.append(f"Unfinished: {unfinished} of {len(plan.seeds)} seeds of {plan.baseline} have no value yet, and no pair.")
+    return lines
+
+
+def _about_seeds(plan: Plan) -> list[str]:
+    """Why seeds have no value."""
+    lines = []
+    for arm, seed in plan.trials():
+        run = plan.run(arm, seed)
+        if error := run.failure(plan.protocol(arm)):
+            lines.append(f"{arm} seed {seed} has no value{':' if run.gave_up or not str(error).startswith('at NFE') else ''} {error}")
+    return lines
+
+
+def _about_protocols(plan: Plan) -> list[str]:
+    lines = []
+    protocols = {arm: plan.protocol(arm) for arm in plan.arms}
+    differing = {arm: _differing(protocol, protocols[plan.baseline]) for arm, protocol in protocols.items()}
+    asked = {field for names in differing.values() for field in names if plan.one_training and field in SAMPLING}
+    if asked:
+        lines.append(f"The arms are the same trainings, sampled with another {', '.join(sorted(asked))}: that is the question.")
+    for arm, names in differing.items():
+        if others := [name for name in names if name not in asked]:
+            lines.append(f"Protocols differ: {arm} and {plan.baseline} are judged with another {', '.join(others)}.")
+    return lines
+
+
+def _differing(one: Protocol, other: Protocol) -> list[str]:
+    return [key for key, value in vars(one).items() if value != vars(other)[key]]
+
+
+def remarks(report: Report) -> list[str]:
+    """The sentences under a table."""
+    plan = report.plan
+    named = {"resampled": "training samples drawn with replacement", "held_out": "held-out samples", "gaussian": "Gaussian noise"}
+    lines = [
+        f"{titled(metric)} of {named[kind]}, as many as the samples: {value:.4g}."
+        for kind, by_metric in report.references.items()
+        for metric, value in by_metric.items()
+    ]
+    lines.append(
+        f"Verdicts: {titled(plan.metric)} at NFE {plan.nfe}, paired t on logs over seeds, Holm-adjusted; intervals are 95 %, unadjusted; "
+        f"smallest difference of interest {plan.smallest_difference:.0%}."
+    )
+    return [*lines, *_power(report), *report.notes]
+
+
+def _power(report: Report) -> list[str]:
+    """What the pairs of seeds that are there could have found."""
+    summary, (fewest, most) = report.summary, report.summary.pairs
+    if math.isnan(summary.detectable):
+        return []
+    each = f"arms have {fewest} to {most} pairs of seeds, and {fewest}" if fewest < most else str(fewest)
+    kind = "seeds" if fewest == most == len(report.plan.seeds) else "pairs of seeds" if fewest == most else "pairs"
+    found = f"find a difference of {summary.detectable:.1%} with 80 % power"
+    return [f"The sd of paired log ratios is {summary.sd:.3f}: {each} {kind} {found}."]
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the tables and what stands under them."""
+    for grid in grids.grids(report, timed=True):
+        console.print(grid.rich())
+    for line in remarks(report):
+        console.print(f"- {line}", highlight=False, markup=False)
+
+
+def write(report: Report, folder: Path, command: str) -> list[Path]:
+    """`<folder>/tables/<study>-<scale>.{md,csv,json}` and `<folder>/figures/<study>-<scale>.png`; returns the paths."""
+    plan = report.plan
+    paths = [folder / "tables" / f"{plan.name}.{ending}" for ending in ("md", "csv", "json")]
+    figure = folder / "figures" / f"{plan.name}.png"
+    write_atomic(paths[0], _markdown(report, command))
+    write_atomic(paths[1], report.summary.rows.to_csv(index=False))
+    write_json(paths[2], _about(report, command))
+    write_atomic(figure, figures.draw(plan, report.cells, report.summary.rows, report.references))
+    return [*paths, figure]
+
+
+def _markdown(report: Report, command: str) -> str:
+    plan, parts = report.plan, [f"# {report.plan.question}"]
+    parts += [grid.markdown() for grid in (*grids.grids(report), grids.of_settings(report))]
+    parts.append(f"![{plan.name}](../figures/{plan.name}.png)")
+    parts.append("\n".join(f"- {line}" for line in remarks(report)))
+    here = machine()
+    parts.append(
+        f"Made by `{command}` at commit {', '.join(report.commits) or 'none'} on {here['processor']}, {here['cores']} cores, "
+        f"accelerator {here['accelerator']}, torch {here['torch']}. Plan {plan.digest}; more in {plan.name}.json."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def provenance(question: str, command: str, commits: list[str]) -> dict[str, Any]:
+    """Where a table comes from: what every table's JSON begins with."""
+    return {
+        "question": question,
+        "command": command,
+        "commits": commits,
+        **VERSIONS,
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+    }
+
+
+def _about(report: Report, command: str) -> dict[str, Any]:
+    plan, summary = report.plan, report.summary
+    return {
+        **provenance(plan.question, command, report.commits),
+        "plan": plan.digest,
+        "primary": {"metric": plan.metric, "nfe": plan.nfe, "smallest_difference": plan.smallest_difference},
+        "baseline": {"arm": plan.baseline, "configuration": arm_settings.configuration(plan.arms[plan.baseline])},
+        "settings": arm_settings.differing(plan),
+        "seeds": list(plan.seeds),
+        "outcomes": {arm: {**vars(s.seeds), "unfinished": s.seeds.unfinished} for arm, s in summary.standings.items()},
+        "verdicts": {arm: {"verdict": found.word, "reason": found.reason} for arm, found in summary.verdicts.items()},
+        "protocols": {arm: asdict(plan.protocol(arm)) for arm in plan.arms},
+        "references": report.references,
+        "pairs": {arm: comparison.n for arm, comparison in summary.tested.items()},
+        "paired_sd": None if math.isnan(summary.sd) else summary.sd,
+        "detectable_difference": None if math.isnan(summary.detectable) else summary.detectable,
+        "runs": {arm: [plan.run(arm, seed).name for seed in plan.seeds] for arm in plan.arms},
+        "evaluation_seconds": {
+            arm: sum(sum(plan.run(arm, seed).evaluation(plan.protocol(arm))["seconds"].values()) for seed in plan.seeds)
+            for arm in plan.arms
+        },
+        "sampling_ms": {arm: {nfe: 1000 * s for (of, nfe), s in _sampling_seconds(plan).items() if of == arm} for arm in plan.arms},
+        "notes": report.notes,
+    }

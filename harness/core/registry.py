@@ -1,0 +1,189 @@
+"""Components by family and name: `build("weighting", {"name": "min_snr", "gamma": 5})`, `names("weighting")`.
+
+A component is a frozen dataclass in any file. Declaring it registers it; a name can be taken once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from harness.core.config import Config, to_dict
+from harness.core.errors import ConfigError, UserError, did_you_mean
+
+HOMES = {
+    "interpolant": "harness.components.interpolants",
+    "prediction": "harness.components.predictions",
+    "weighting": "harness.components.weightings",
+    "loss": "harness.components.losses",
+    "time_sampler": "harness.components.time_samplers",
+    "noise": "harness.components.noises",
+    "coupling": "harness.components.couplings",
+    "solver": "harness.components.solvers",
+    "time_grid": "harness.components.time_grids",
+    "time_embedding": "harness.components.backbones.embeddings",
+    "backbone": "harness.components.backbones",
+    "optimizer": "harness.training.optimizers",
+    "schedule": "harness.training.schedules",
+    "average": "harness.components.averages",
+    "dataset": "harness.data",
+    "metric": "harness.evaluation",
+}
+"""Where the members of each family live; imported when the family is first asked for."""
+
+_BASES: dict[str, type[Component]] = {}
+_MEMBERS: dict[str, dict[str, type[Component]]] = {family: {} for family in HOMES}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component(Config):
+    """Base of all components: `class Weighting(Component, family="weighting")`, then `class MinSNR(Weighting, name="min_snr")`."""
+
+    family: ClassVar[str]
+    name: ClassVar[str]
+    formula: ClassVar[str] = ""
+    """What it computes, with its fields in braces, like `min(SNR, {gamma:g})`."""
+    source: ClassVar[str] = ""
+    """Paper and equation."""
+
+    def __init_subclass__(cls, family: str | None = None, name: str | None = None, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        if family is not None:
+            cls.family = family
+            _BASES[family] = cls
+        if name is not None:
+            taken = _MEMBERS[cls.family].setdefault(name, cls)
+            if (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
+                raise UserError(f"{cls.family} '{name}' is already taken by {taken.__module__}. Choose another name.")
+            _MEMBERS[cls.family][name] = cls  # dataclass(slots=True) declares the class a second time
+            cls.name = name
+
+    def written_out(self) -> str:
+        """Its formula with the values of its fields, or its docstring's first line where it gives none."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        shown = {name: value.written_out() if isinstance(value, Component) else value for name, value in values.items()}
+        return self.formula.format(**shown) if self.formula else about(type(self))
+
+    @classmethod
+    def parse(cls, value: Any) -> Self:
+        """From an instance, a name, or a mapping with `name` and fields."""
+        if isinstance(value, cls):
+            return value
+        spec = {"name": value} if isinstance(value, str) else value
+        if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
+            raise ConfigError("", f"expected a {cls.family}, got {value!r}. Give its name.")
+        member = find(cls.family, spec["name"])
+        return super(Component, member).parse({k: v for k, v in spec.items() if k != "name"})  # type: ignore[return-value]
+
+
+def names(family: str) -> list[str]:
+    """The registered members of a family, sorted."""
+    if family not in HOMES:
+        raise UserError(f"'{family}' is no family. {did_you_mean(family, HOMES)}")
+    importlib.import_module(HOMES[family])
+    return sorted(_MEMBERS[family])
+
+
+def find(family: str, name: str) -> type[Component]:
+    """The class registered under a name."""
+    known = names(family)
+    if name not in known:
+        raise ConfigError("", f"'{name}' is no {family}. {did_you_mean(name, known)}")
+    member = _MEMBERS[family][name]
+    if "__dataclass_fields__" not in vars(member):
+        raise UserError(f"{family} '{name}' is no dataclass. Put @dataclass(frozen=True, kw_only=True) above its class.")
+    return member
+
+
+def build(family: str, spec: str | Mapping[str, Any] | Component) -> Any:
+    """The component that a name, a mapping or an instance describes; `UserError` says what is wrong with it."""
+    names(family)
+    try:
+        return _BASES[family].parse(spec)
+    except ConfigError as error:
+        raise error.below(family) from None
+
+
+def describe(family: str) -> list[dict[str, Any]]:
+    """Name, first docstring line, parameters with their defaults, and source of every member, for people and machines."""
+    members = [find(family, name) for name in names(family)]
+    return [
+        {
+            "family": family,
+            "name": member.name,
+            "about": about(member),
+            "parameters": {f.name: _default(f) for f in dataclasses.fields(member)},
+            "source": member.source,
+        }
+        for member in members
+    ]
+
+
+def about(member: type[Component]) -> str:
+    """The first line of a component's docstring."""
+    return (member.__doc__ or "").strip().split("\n")[0]
+
+
+def load_plugin(path: Path) -> str:
+    """Import a user's file, whose components register themselves; the name of its module."""
+    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
+    name = f"harness_plugin_{path.stem}_{place}"
+    load_file(path, name)
+    return name
+
+
+def members_of(module_name: str) -> list[Component]:
+    """The components that a module declares, with their defaults."""
+    found = [(family, name) for family, members in _MEMBERS.items() for name, m in members.items() if m.__module__ == module_name]
+    return [build(family, name) for family, name in found]
+
+
+def load_file(path: Path, module_name: str) -> Any:
+    """The Python file at `path` as a module. It is code of the user's own, and is run."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Give the path of a Python file.")
+    if module_name in sys.modules and Path(str(sys.modules[module_name].__file__)).resolve() == path.resolve():
+        return sys.modules[module_name]
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path}: not a Python file. Give a file that ends in .py.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except UserError as error:
+        sys.modules.pop(module_name)
+        raise UserError(f"{path}: {error}") from None
+    except Exception as error:
+        sys.modules.pop(module_name)
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: {type(error).__name__}: {reason}. Correct the file.") from error
+    return module
+
+
+def _default(field: dataclasses.Field) -> Any:
+    if field.default is not dataclasses.MISSING:
+        return to_dict(field.default) if isinstance(field.default, Config) else field.default
+    return None if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def sources(config: Config) -> dict[str, str]:
+    """{family.name: 12 hex digits over its file} of the components of `config` that are not the harness's own."""
+    out: dict[str, str] = {}
+    if isinstance(config, Component) and not type(config).__module__.startswith("harness."):
+        path = Path(inspect.getfile(type(config)))
+        out[f"{config.family}.{config.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, Config):
+                out |= sources(item)
+    return out

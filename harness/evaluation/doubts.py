@@ -1,0 +1,43 @@
+"""What the values of an evaluation say against it: more steps would help, modes may be missing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+
+from harness.evaluation.metric import Metric
+
+GAIN = 0.05
+"""A fall of this share between the last two values says that the end was not reached."""
+LOPSIDED = 0.3
+"""Recall this much below precision tells of missing modes."""
+
+
+def doubts(
+    values: Mapping[str, Mapping[str, float]],
+    metrics: Iterable[Metric],
+    intervals: Mapping[str, Mapping[str, Sequence[float]]] = MappingProxyType({}),
+) -> list[str]:
+    """What the values {metric: {NFE as text: value}} of an evaluation say of the samples, a line each.
+
+    A fall that an interval holds is none, nor is one below 0, where only chance leads.
+    """
+    said = []
+    for metric in metrics:
+        by_nfe = sorted((int(nfe), value) for nfe, value in values[metric.name].items() if nfe != "0")
+        if not metric.lower_is_better or len(by_nfe) < 2:
+            continue
+        (fewer, before), (more, after) = by_nfe[-2:]
+        low, _ = intervals.get(metric.name, {}).get(str(fewer), (math.inf, math.inf))
+        if after < min((1 - GAIN) * before, low) and before > 0:
+            said.append(f"{metric.name} still falls with the steps ({before:.4g} at NFE {fewer}, {after:.4g} at {more}): judge at more.")
+    if shared := values.get("precision", {}).keys() & values.get("recall", {}).keys():
+        nfe = max(shared, key=int)
+        precision, recall = values["precision"][nfe], values["recall"][nfe]
+        if precision - recall > LOPSIDED:
+            said.append(
+                f"recall {recall:.2f} is far below precision {precision:.2f} at NFE {nfe}: modes may be missing. "
+                "Raise train.batch_size, check the noise and the augmentation; strong guidance does it too."
+            )
+    return said

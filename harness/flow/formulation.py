@@ -1,0 +1,92 @@
+"""What is learned: the components that decide the objective, and which of them go together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor
+
+from harness.components.couplings import Coupling, Independent
+from harness.components.interpolants import Interpolant, Linear, Scaled
+from harness.components.losses import MSE, Loss
+from harness.components.noises import Gaussian, Noise
+from harness.components.predictions import ONE, Prediction, Velocity
+from harness.components.time_samplers import TimeSampler
+from harness.components.time_samplers import Uniform as UniformTimes
+from harness.components.weightings import Uniform as UniformWeight
+from harness.components.weightings import Weighting
+from harness.core.config import Config, Range
+from harness.core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig(Config):
+    """How the components are put together."""
+
+    space: Literal["output", "velocity", "data", "noise"] = "output"
+    """Whose error is weighted and measured: that of the network's output, or of what it is converted into."""
+    normalise_weight: bool = True
+    """Divide w(t) by its mean under the time density, so that arms differ in shape and not in scale."""
+    label_dropout: Annotated[float, Range(0, 1, ends="[)")] | None = None
+    """Share of the samples whose class is hidden from the network, drawn one by one; null hides all: no classes. Guidance
+    needs more than 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Formulation(Config):
+    """The parts of the objective. A combination that means nothing is a `ConfigError` from the start."""
+
+    interpolant: Interpolant = Linear()
+    prediction: Prediction = Velocity()
+    weighting: Weighting = UniformWeight()
+    loss: Loss = MSE()
+    time_sampler: TimeSampler = UniformTimes()
+    noise: Noise = Gaussian()
+    coupling: Coupling = Independent()
+    objective: ObjectiveConfig = ObjectiveConfig()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prediction.needs_score:
+            require_score("prediction", self.prediction.name, "velocity", self)
+        for space in dict.fromkeys(("velocity", self.space)):
+            self.refuse_unbounded(space)
+
+    @property
+    def space(self) -> str:
+        """The quantity whose error is measured."""
+        return self.prediction.name if self.objective.space == "output" else self.objective.space
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the network is told classes."""
+        return self.objective.label_dropout is not None
+
+    def path(self, noise_state: Mapping[str, Tensor]) -> Interpolant:
+        """The interpolant as seen with noise of unit variance: its SNR is the true one."""
+        std = self.noise.variance(noise_state).mean().sqrt().item()
+        return self.interpolant if std == 1 else Scaled(path=self.interpolant, std=std)
+
+    def refuse_unbounded(self, space: str) -> None:
+        """`ConfigError` when the prediction's target, or its conversion into `space`, has no bound within the clamps."""
+        prediction, path = self.prediction, self.interpolant
+        for end in ("t_min", "t_max"):
+            t = torch.tensor([getattr(prediction, end)], dtype=torch.float64)
+            values = (prediction.factor(t, path, space), *prediction.coefficients(t, path, ONE))
+            if not all(value.isfinite().all() for value in values):
+                advice = {"t_min": "Choose a larger one, like 0.01.", "t_max": "Choose a smaller one, like 0.99."}[end]
+                raise ConfigError(f"prediction.{end}", f"{prediction.name} has no {space} at t = {t.item():g} on {path.name}. {advice}")
+
+
+def require_score(path: str, name: str, instead: str, formulation: Formulation) -> None:
+    """Refuse what uses the score where x1 does not give it: E[x1 | x_t] = -sigma Var[x1] score holds for normal, independent x1."""
+    if not formulation.noise.gaussian:
+        reason = f"{name} needs the score, which {formulation.noise.name} noise does not give"
+        raise ConfigError(path, f"{reason}. Choose noise=gaussian or {path}={instead}.")
+    if not formulation.coupling.independent:
+        reason = f"{name} needs the score, which the coupling {formulation.coupling.name} does not give"
+        other = "" if formulation.coupling.brings_data else "coupling=independent or "
+        raise ConfigError(path, f"{reason}. Choose {other}{path}={instead}.")

@@ -1,0 +1,123 @@
+"""The flow matching objective: a formulation and a network to a loss."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from harness.components.couplings import transport_cost
+from harness.components.interpolants import over
+from harness.core.rng import stream
+from harness.flow.formulation import Formulation
+
+
+class Task(NamedTuple):
+    """What a network is asked in one step: the first five of the brief's six steps, for a whole batch."""
+
+    xt: Tensor
+    """Points on the paths, [B, ...]."""
+    target: Tensor
+    """What the prediction is there, [B, ...]."""
+    t: Tensor
+    """Times, [B]."""
+    y: Tensor | None
+    """The classes that the network is told, int64 [B], -1 for none; None where it is told none at all."""
+    transport_cost: Tensor
+    """Mean |x0 - x1|^2 of the pairs, a scalar."""
+    coupling_seconds: float
+    """What pairing them took."""
+
+    def share(self, number: int, of: int) -> Task:
+        """One of `of` equal parts of the batch."""
+        if of == 1:
+            return self
+        size = len(self.t) // of
+        rows = slice(number * size, (number + 1) * size)
+        return self._replace(xt=self.xt[rows], target=self.target[rows], t=self.t[rows], y=None if self.y is None else self.y[rows])
+
+
+class Step(NamedTuple):
+    """How a network did at a task."""
+
+    loss: Tensor
+    """What is minimised: the weighted mean, a scalar."""
+    errors: Tensor
+    """Unweighted, of each sample, [B]; without a gradient."""
+    transport_cost: Tensor
+    coupling_seconds: float
+    """The task's own."""
+
+
+class Objective:
+    """E w(t) loss(error at t): Lipman et al. 2023, eq. 9, for every prediction, loss space, weighting and coupling."""
+
+    def __init__(
+        self, formulation: Formulation, noise_state: Mapping[str, Tensor], at: float | None = None, device: torch.device | str = "cpu"
+    ):  # fmt: skip
+        """`at`: the only time that is asked about, with weight 1, instead of the times and weights of the formulation. `device`:
+        where the data will be."""
+        self.formulation, self.at = formulation, at
+        self.noise_state = {name: value.to(device) for name, value in noise_state.items()}
+        self.variance = formulation.noise.variance(self.noise_state).to(device)
+        """Of the noise: a scalar, or shaped like a sample."""
+        self.path = formulation.path(noise_state)
+        normalise = formulation.objective.normalise_weight and at is None
+        self.weight_mean = formulation.weighting.expectation(formulation.time_sampler, self.path) if normalise else 1.0
+
+    def __call__(self, network: nn.Module, x0: Tensor, seed: int, step: int, y: Tensor | None = None) -> Step:
+        """One step on encoded data x0 [B, ...] of classes y [B]. Draws depend on seed and step alone."""
+        return self.measure(network, self.task(x0, seed, step, y))
+
+    def task(
+        self, x0: Tensor, seed: int, step: int, y: Tensor | None = None, t: Tensor | None = None, *, hide: bool = True
+    ) -> Task:  # fmt: skip
+        """The step's pairs and times (or the times t [B]), and what the network should say of them.
+
+        `hide`: some classes are hidden from the network, as training does it; otherwise it is told all of them.
+        """
+        f, device = self.formulation, x0.device
+        x1 = f.noise.sample(x0.shape, stream(seed, "noise", step, device=device), self.noise_state)
+        started = time.perf_counter()
+        x0, x1, y = f.coupling.pair(x0, x1, stream(seed, "coupling", step, device=device), y)
+        seconds = time.perf_counter() - started
+        if t is None and self.at is not None:
+            t = torch.full((len(x0),), self.at, device=device)
+        elif t is None:
+            t = f.time_sampler.sample(len(x0), stream(seed, "time", step, device=device), device, self.path)
+        xt = f.interpolant.interpolate(x0, x1, t)
+        target = f.prediction.target(x0, x1, t, f.interpolant, self.variance)
+        shown = self._shown(y, seed, step) if hide or not f.conditional else y
+        return Task(xt, target, t, shown, transport_cost(x0, x1), seconds)
+
+    def measure(self, network: nn.Module, task: Task) -> Step:
+        """How `network` does at a task, or at a share of one."""
+        errors = self.formulation.loss.measure(self._error(network, *task[:4]))
+        return Step((self.weight(task.t) * errors).mean(), errors.detach(), task.transport_cost, task.coupling_seconds)
+
+    def weight(self, t: Tensor) -> Tensor:
+        """What a sample's loss at t counts, [B]."""
+        if self.at is not None:
+            return torch.ones_like(t)
+        weight, sampler = self.formulation.weighting.weight(t, self.path) / self.weight_mean, self.formulation.time_sampler
+        return weight * sampler.correction(t, self.path) if sampler.importance_correct else weight
+
+    def _shown(self, y: Tensor | None, seed: int, step: int) -> Tensor | None:
+        """The classes that the network is told, -1 for none; None where it is told none at all."""
+        dropout = self.formulation.objective.label_dropout
+        if dropout is None:
+            return None
+        assert y is not None
+        hidden = torch.rand(len(y), generator=stream(seed, "labels", step, device=y.device), device=y.device) < dropout
+        return torch.where(hidden, -1, y)
+
+    def _error(self, network: nn.Module, xt: Tensor, target: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        f = self.formulation
+        x = f.prediction.network_input(xt, t, f.interpolant, self.variance)
+        error = (network(x, t) if y is None else network(x, t, y)) - target
+        if f.space == f.prediction.name:
+            return error
+        return f.prediction.factor(over(t, error), f.interpolant, f.space, self.variance) * error

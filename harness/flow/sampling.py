@@ -1,0 +1,161 @@
+"""Samples from a trained network: noise, a solver and a field whose every call is counted."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from harness.components.interpolants import Interpolant
+from harness.components.solvers import Solver
+from harness.components.time_grids import TimeGrid
+from harness.core.config import Config, Fraction, NonNegative
+from harness.core.errors import ConfigError
+from harness.core.rng import stream
+from harness.flow.formulation import Formulation
+
+ROUNDING = 1e-6
+"""Of times in float32: an end of the interval that lies on the grid belongs to it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guidance(Config):
+    """Classifier-free guidance: output without classes + scale (output with classes - output without)."""
+
+    source: ClassVar[str] = "Ho & Salimans 2022, eq. 6, whose w is scale - 1; interval: Kynkaanniemi et al. 2024"
+
+    scale: NonNegative = 1.0
+    """1 is no guidance and one call of the network; anything else takes two."""
+    low: Fraction = 0.0
+    high: Fraction = 1.0
+    """Guided from t = `high` down to t = `low`, both included; outside, the network is called once, with classes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.low > self.high:
+            raise ConfigError("low", f"{self.low} is above high = {self.high}. Exchange them.")
+
+    def at(self, t: Tensor) -> bool:
+        """Whether two calls are made at times t, which are all the same."""
+        if self.scale == 1 or (self.low == 0 and self.high == 1):
+            return self.scale != 1
+        return self.low - ROUNDING <= t.flatten()[0].item() <= self.high + ROUNDING
+
+
+class NetworkField:
+    """A network of any prediction as velocity and score, that knows how often it was called."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        formulation: Formulation,
+        noise_state: Mapping[str, Tensor],
+        y: Tensor | None = None,
+        guidance: Guidance | None = None,
+        visited: list[Tensor] | None = None,
+    ):
+        self.network, self.prediction, self.interpolant = network, formulation.prediction, formulation.interpolant
+        self.variance = formulation.noise.variance(noise_state)
+        self.y, self.guidance, self.visited = y, guidance or Guidance(), visited
+        self.calls = 0
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """Velocity at x [B, ...] and t [B], shaped like x."""
+        return self._convert(self._output(x, t), x, t, "velocity")
+
+    def with_score(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Velocity and score of p_t from one call."""
+        output = self._output(x, t)
+        return self._convert(output, x, t, "velocity"), self._convert(output, x, t, "score")
+
+    def _output(self, x: Tensor, t: Tensor) -> Tensor:
+        if self.visited is not None:
+            self.visited.append(x)
+        self.variance = self.variance.to(x.device)
+        x = self.prediction.network_input(x, t, self.interpolant, self.variance)
+        if not self.guidance.at(t):
+            self.calls += 1
+            return self.network(x, t) if self.y is None else self.network(x, t, self.y)
+        assert self.y is not None
+        self.calls += 2
+        y = torch.cat([torch.full_like(self.y, -1), self.y])
+        without, with_classes = self.network(torch.cat([x, x]), torch.cat([t, t]), y).chunk(2)
+        return torch.lerp(without, with_classes, self.guidance.scale)
+
+    def _convert(self, output: Tensor, x: Tensor, t: Tensor, to: str) -> Tensor:
+        return self.prediction.convert(output, x, t, self.interpolant, to, self.variance)
+
+
+def steps_of(solver: Solver, time_grid: TimeGrid, path: Interpolant, guidance: Guidance, nfe: int) -> int:
+    """Steps of the solver that take `nfe` calls of the network; `ConfigError` when no number of steps does."""
+    if guidance.scale == 1 or solver.adaptive:
+        return solver.steps(nfe)
+
+    def calls(steps: int) -> int:
+        field = NetworkField(lambda x, t, y: 0 * x, Formulation(), {}, torch.zeros(1, dtype=torch.long), guidance)  # type: ignore[arg-type]
+        solver.integrate(field, torch.zeros(1, 1, dtype=torch.float64), time_grid.times(steps, path), torch.Generator())
+        return field.calls
+
+    steps = bisect.bisect_left(range(1, nfe + 1), nfe, key=calls) + 1
+    if steps > nfe or calls(steps) != nfe:
+        below, above = (calls(max(1, n)) for n in (steps - 1, steps))
+        raise ConfigError("evaluate.nfe", f"{solver.name} with this guidance cannot spend {nfe} calls. Choose {below} or {above}.")
+    return steps
+
+
+class Generated(NamedTuple):
+    """A batch of samples."""
+
+    x: Tensor
+    """Encoded, [B, ...]."""
+    y: Tensor | None
+    """The classes that the network was given, [B]."""
+    calls: int
+    """Of the network, for each sample."""
+    noise: Tensor
+    """What it began from, as the noise component drew it, [B, ...]."""
+
+
+@torch.no_grad()
+def generate(
+    network: nn.Module,
+    formulation: Formulation,
+    noise_state: Mapping[str, Tensor],
+    solver: Solver,
+    time_grid: TimeGrid,
+    nfe: int,
+    shape: Sequence[int],
+    num_samples: int,
+    batch_size: int,
+    streams: tuple[int | str, ...],
+    device: torch.device | str,
+    classes: Tensor | None = None,
+    guidance: Guidance | None = None,
+    visited: list[Tensor] | None = None,
+    first: int = 0,
+) -> Iterator[Generated]:
+    """Batches of at most `batch_size` encoded samples of `shape`, `num_samples` in all.
+
+    Batch i starts from the noise of `stream(*streams, i)`, whatever the network, solver and NFE. Their classes are drawn
+    from `classes`, with replacement. `visited` collects x wherever the network is called. `first` batches are left out.
+    """
+    network.eval()
+    guidance, path = guidance or Guidance(), formulation.path(noise_state)
+    times = time_grid.times(steps_of(solver, time_grid, path, guidance, nfe), path)
+    scale = formulation.interpolant.sigma(torch.ones(1, device=device))
+    for i, start in list(enumerate(range(0, num_samples, batch_size)))[first:]:
+        size = min(batch_size, num_samples - start)
+        generator = stream(int(streams[0]), *streams[1:], i, device=device)
+        y = None
+        if classes is not None:
+            chosen = torch.randint(len(classes), (size,), generator=stream(int(streams[0]), *streams[1:], "classes", i))
+            y = classes[chosen].to(device)
+        field = NetworkField(network, formulation, noise_state, y, guidance, visited)
+        x1 = formulation.noise.sample((size, *shape), generator, noise_state)
+        x = solver.integrate(field, scale.view(-1, *[1] * len(shape)) * x1, times, generator)
+        assert solver.adaptive or field.calls == nfe
+        yield Generated(x, y, field.calls, x1)

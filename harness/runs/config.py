@@ -1,0 +1,155 @@
+"""One run as a configuration: what is trained, on what, how it is judged, and which flow it learns from."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from harness.components.averages import Average, Ema
+from harness.components.backbones.base import Backbone, Network
+from harness.components.backbones.unet import UNet
+from harness.components.couplings import Pairs
+from harness.components.solvers import Heun, Solver
+from harness.components.time_grids import TimeGrid, UniformGrid
+from harness.components.time_samplers import Uniform as UniformTimes
+from harness.components.weightings import Uniform as UniformWeight
+from harness.core.config import Config, Count, Index, Range
+from harness.core.errors import ConfigError
+from harness.data.base import Data, Dataset, load
+from harness.evaluation.protocol import EvaluateConfig, Protocol
+from harness.flow.formulation import Formulation, require_score
+from harness.flow.sampling import Guidance
+from harness.runs.students import check_student
+from harness.training.trainer import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reflow(Config):
+    """Learning the pairs of noise and sample that an earlier flow makes, in rounds: the flow before is the teacher of each.
+
+    The flow that was trained on data is 1-rectified, so round k gives the (k + 1)-rectified flow.
+    """
+
+    source: ClassVar[str] = "Liu et al. 2023, algorithm 1, and their distillation"
+
+    rounds: Annotated[int, Range(0, 20)] = 0
+    """How many lie behind this flow; 0 is one that was trained on data."""
+    distil: bool = False
+    """One step more: learn the pairs of the last round at t = 1 alone, to be sampled by one step of Euler's method."""
+    teacher: RunConfig | None = None
+    """The flow before the first round, whose seed is the run's; null is this very configuration without rounds."""
+    warm_start: bool = True
+    """Begin each round with its teacher's averaged weights."""
+    number: Count = 50_000
+    """Pairs; Liu et al. take a million or more for CIFAR-10."""
+    solver: Solver = Heun()
+    time_grid: TimeGrid = UniformGrid()
+    nfe: Index = 100
+    """The teacher's calls for each pair; 0 lets an adaptive solver choose."""
+    guidance: Guidance = Guidance()
+    """Of the first round's pairs, whose teacher was trained on data. A flow that has learned guided pairs has their guidance in it."""
+    later_guidance: Guidance = Guidance()
+    """Of the pairs of later rounds, and of what is distilled of them; it comes on top of the guidance that was learned."""
+    average: Average = Ema()
+    """Of the teacher's weights."""
+    batch_size: Count = 500
+    """Pairs made at once; each batch has its own stream of noise."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.teacher is not None and not (self.rounds or self.distil):
+            raise ConfigError("teacher", "without rounds or distil nothing is learned from it. Set reflow.rounds=1, or leave it out.")
+        if self.solver.needs_score:
+            raise ConfigError(
+                "solver", f"{self.solver.name} draws noise on its way, and pairs need one sample for each noise. Choose heun."
+            )
+        if not self.solver.adaptive and self.guidance.scale == 1:
+            self.solver.steps(self.nfe)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Formulation):
+    """One training run and how it is judged. Its paths are what `--set` takes, MLflow shows and tables name."""
+
+    dataset: Dataset
+    backbone: Backbone = UNet()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    reflow: Reflow = field(default_factory=Reflow)
+    seed: Index = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if parent := self.parent:
+            check_student(self, parent)
+        learned = self.learned()
+        try:
+            self.evaluate.average.check(self.train.decays, self.train.snapshot_every > 0)
+        except ConfigError as error:
+            raise error.below("evaluate.average") from None
+        if self.evaluate.solver.needs_score:
+            require_score("evaluate.solver", self.evaluate.solver.name, "euler", learned)
+            self.refuse_unbounded("score")
+        if self.evaluate.checkpoint == "best" and learned.coupling.brings_data:
+            raise ConfigError("evaluate.checkpoint", "pairs have no held-out loss by which a checkpoint could be the best. Set it to last.")
+        if self.evaluate.guidance.scale != 1 and not self.objective.label_dropout:
+            state = "is told no classes" if self.objective.label_dropout is None else "always sees them"
+            raise ConfigError("evaluate.guidance", f"the network {state}. Train it with objective.label_dropout above 0, like 0.1.")
+        for i, metric in enumerate(self.evaluate.metrics):
+            try:
+                metric.check(learned)
+            except ConfigError as error:
+                raise error.below(f"evaluate.metrics[{i}]") from None
+            if metric.needs_classes and not self.conditional:
+                reason = f"{metric.name} needs a network that is told classes"
+                raise ConfigError(f"evaluate.metrics[{i}]", f"{reason}. Set objective.label_dropout, like 0.1.")
+
+    @functools.cached_property
+    def parent(self) -> RunConfig | None:
+        """The flow whose pairs this one learns; None for one that is trained on data."""
+        if not (self.reflow.rounds or self.reflow.distil):
+            return None
+        rounds = self.reflow.rounds if self.reflow.distil else self.reflow.rounds - 1
+        if rounds == 0 and self.reflow.teacher is not None:
+            return dataclasses.replace(self.reflow.teacher, seed=self.seed)
+        return dataclasses.replace(self, reflow=dataclasses.replace(self.reflow, rounds=rounds, distil=False))
+
+    @property
+    def pairs_guidance(self) -> Guidance:
+        """How the pairs that this flow learns are guided; it has a parent."""
+        assert self.parent is not None
+        return self.reflow.guidance if self.parent.parent is None else self.reflow.later_guidance
+
+    @property
+    def learned_guidance(self) -> bool:
+        """Whether this flow, or one before it, learned guided pairs."""
+        return self.parent is not None and (self.pairs_guidance.scale != 1 or self.parent.learned_guidance)
+
+    @property
+    def rectified(self) -> int:
+        """k of the k-rectified flow that this is, or is distilled from."""
+        return 1 if self.parent is None else self.parent.rectified + (not self.reflow.distil)
+
+    def learned(self, pairs: Path = Path()) -> Formulation:
+        """What is trained: these components, with the pairs in a folder as the coupling of one that has a parent.
+
+        Distillation asks at t = 1 alone, whatever the times and their weights.
+        """
+        parts = {part.name: getattr(self, part.name) for part in dataclasses.fields(Formulation)}
+        parts |= {} if self.parent is None else {"coupling": Pairs(path=str(pairs))}
+        parts |= {"weighting": UniformWeight(), "time_sampler": UniformTimes()} if self.reflow.distil else {}
+        return Formulation(**parts)
+
+    def protocol(self) -> Protocol:
+        """What makes its values comparable; `ConfigError` when its data cannot be judged so."""
+        return Protocol.of(self.evaluate, load(self.dataset))
+
+    def build(self, data: Data) -> Network:
+        """The network for these data; `ConfigError` when it does not fit."""
+        try:
+            return self.backbone.build(data.shape, data.num_classes if self.conditional else 0)
+        except ConfigError as error:
+            raise error.below("backbone") from None

@@ -1,0 +1,140 @@
+"""A formulation in words, formulas and a picture: what it trains, and which other one is the same.
+
+The effective weight at log SNR lambda is w(t) p(t) |dt / d lambda|, with the weighted error converted into that of the
+noise: the one curve in which weighting, time density, loss space and prediction meet. Arms with the same interpolant,
+prediction, noise and coupling and the same curve have the same expected objective; where those differ, they only share
+the curve (Kingma & Gao 2023).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from harness.components.interpolants import derivative
+from harness.components.predictions import SPACES
+from harness.core.drawing import png
+from harness.core.files import write_atomic
+from harness.core.registry import Component
+from harness.data.base import load
+from harness.flow.formulation import Formulation
+from harness.runs.config import RunConfig
+
+LOG_SNR = torch.linspace(-9, 9, 721, dtype=torch.float64)
+SAME = 2e-3
+"""Relative difference below which two curves are one."""
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A formulation with what the data add to it."""
+
+    config: RunConfig
+    noise_state: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Explained:
+        """Reads the data set, to which the noise may be fitted."""
+        data = load(config.dataset)
+        return cls(config, config.noise.learn(data))
+
+    def effective_weight(self) -> Tensor:
+        """Over `LOG_SNR`, up to a constant factor; NaN at levels that the path does not have."""
+        f, path, variance = self.config, self.config.path(self.noise_state), self.config.noise.variance(self.noise_state).double().mean()
+        if f.reflow.distil:  # one level alone counts
+            return torch.full_like(LOG_SNR, torch.nan)
+        t = path.time_of_log_snr(LOG_SNR)
+        speed = -1 / derivative(path.log_snr, t)  # at the path's ends too, where differences would look beyond; not log_snr_dot's clamps
+        weight = f.weighting.weight(t, path) * f.time_sampler.correction(t, path) * f.time_sampler.density(t, path) * speed
+        noise_error = SPACES["noise"].determinant(t, f.interpolant) / f.prediction.determinant(t, f.interpolant, variance)
+        measured_error = f.prediction.factor(t, f.interpolant, f.space, variance)
+        on_path = (t > 0) & (t < 1) & (path.log_snr(t) - LOG_SNR).abs().lt(1e-6)
+        return torch.where(on_path, weight * (measured_error / noise_error).square(), torch.nan)
+
+    def lines(self) -> list[tuple[str, str, str]]:
+        """(part, formula, source) in the order in which training uses them."""
+        f = self.config
+        parts: list[Component] = [f.noise, f.coupling, f.time_sampler, f.interpolant, f.prediction, f.loss, f.weighting]
+        rows = [(f"{part.family} {part.name}", part.written_out(), part.source) for part in parts]
+        space = "the network's output" if f.objective.space == "output" else f"the {f.space} that the output means"
+        if f.parent:
+            made = f"{f.reflow.number:,} of the {f.parent.rectified}-rectified flow, by {f.reflow.solver.name} at NFE {f.reflow.nfe}"
+            rows[1] = ("pairs", made, f.reflow.source)
+        if f.reflow.distil:
+            asked = [row for row in rows if row[0].partition(" ")[0] not in (f.time_sampler.family, f.weighting.family)]
+            return [*asked, ("x_t", "sigma x1, at t = 1 alone", f.reflow.source), ("objective", f"E [loss(e)], e the error of {space}", "")]
+        mean = f.weighting.expectation(f.time_sampler, f.path(self.noise_state)) if f.objective.normalise_weight else 1.0
+        divided = f" / {mean:.6g}" if f.objective.normalise_weight else ""
+        corrected = " / p(t)" if f.time_sampler.importance_correct else ""
+        std = f.noise.variance(self.noise_state).mean().sqrt().item()
+        return [
+            *rows,
+            ("x_t", "alpha x0 + sigma x1", ""),
+            ("log SNR", f"2 log(alpha / (sigma sd)), sd of the noise {std:.4g}", ""),
+            ("objective", f"E [w(t){divided}{corrected} loss(e)], e the error of {space}", ""),
+        ]
+
+
+def alike(arms: Mapping[str, Explained]) -> list[str]:
+    """A line for each group of different arms that share their objective or their curve."""
+    curves = {name: arm.effective_weight() for name, arm in arms.items()}
+    lines: list[str] = []
+    for group in _groups(list(arms), lambda a, b: _same_curve(curves[a], curves[b])):
+        objectives = _groups(group, lambda a, b: _parts(arms[a].config) == _parts(arms[b].config))
+        for same in objectives:
+            if len({_formulation(arms[name].config) for name in same}) > 1:
+                lines.append(f"{', '.join(same)}: the same expected objective; only the variance of its gradient differs.")
+        if len(objectives) > 1:
+            lines.append(f"{', '.join(same[0] for same in objectives)}: the same weight over log SNR, on different formulations.")
+    return lines
+
+
+def draw(arms: Mapping[str, Explained], path: Path) -> None:
+    """The effective weights over log SNR as one PNG, each with the value one where its noise is as strong as the data."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for i, (name, arm) in enumerate(arms.items()):
+        curve = arm.effective_weight()
+        middle = curve[LOG_SNR.abs().argmin()]
+        axes.plot(LOG_SNR, curve / middle, label=name, linestyle=("-", "--", ":")[i % 3], color=f"C{i % 10}", linewidth=1.6)
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 1e-6), min(high, 1e6))
+    axes.set_xlabel("log SNR (noise left, data right)")
+    axes.set_ylabel("effective weight of the noise error")
+    axes.grid(alpha=0.3)
+    if len(arms) > 1:
+        axes.legend(fontsize="small", ncols=1 + (len(arms) > 8))
+    write_atomic(path, png(figure, dpi=150))
+
+
+def _parts(f: RunConfig) -> tuple[object, ...]:
+    """What must agree, beside the curve, for one expected objective; a loss that is not squared also needs one space."""
+    return f.reflow, f.interpolant, f.prediction, f.noise, f.coupling, f.loss, f.loss.name == "mse" or f.space
+
+
+def _formulation(config: RunConfig) -> Formulation:
+    return Formulation(**{field.name: getattr(config, field.name) for field in fields(Formulation)})
+
+
+def _same_curve(a: Tensor, b: Tensor) -> bool:
+    both = (a > 0) & (b > 0)
+    if not both.any() or not torch.equal(a > 0, b > 0):
+        return False
+    ratio = (a[both] / b[both]).log()
+    return bool((ratio - ratio.median()).abs().max() < SAME)
+
+
+def _groups(names: list[str], same: Callable[[str, str], bool]) -> list[list[str]]:
+    """`names` in groups of which each member is the same as the first."""
+    groups: list[list[str]] = []
+    for name in names:
+        home = next((group for group in groups if same(group[0], name)), None)
+        groups.append([name]) if home is None else home.append(name)
+    return groups

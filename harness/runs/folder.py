@@ -1,0 +1,218 @@
+"""The run directory: what was trained, how far it is and what it scored. It is the truth; Optuna and MLflow index it.
+
+    results/local/runs/<training digest>-s<seed>/
+        config.json  environment.json  metrics.jsonl  checkpoints/  samples/  evaluations/<protocol digest>.json  diverged.json  pruned.json
+
+The digest covers all that training depends on and nothing else, so no run is trained twice and a change of
+`evaluate` retrains nothing. A run that learns another's pairs (`reflow`) names it by its configuration: its parent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from harness.core.checkpoint import checkpoints, read_checkpoint, step_of
+from harness.core.errors import ConfigError, Diverged, NoValue, UserError
+from harness.core.files import last_line, locked, read_json, read_lines, results_folder, runs_folder, write_json
+from harness.core.provenance import commit
+from harness.data.base import load
+from harness.evaluation.flow_metrics import FlowMetric
+from harness.evaluation.protocol import Protocol, digest_of
+from harness.runs.config import RunConfig
+from harness.runs.identity import changed, pairs_digest, require_named, training_digest
+from harness.runs.pairs import PairSet
+
+_NAME = re.compile(r"[0-9a-f]{12}-s\d+")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory with its configuration."""
+
+    config: RunConfig
+    folder: Path
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Self:
+        """The run that a configuration names; nothing is written."""
+        return cls(config, runs_folder() / f"{training_digest(config)}-s{config.seed}")
+
+    @classmethod
+    def find(cls, name: str) -> Self:
+        """An existing run by its name, or by the path of its directory, as its config.json says."""
+        folder = runs_folder() / name if _NAME.fullmatch(name) else Path(name).resolve()
+        place = folder / "config.json"
+        if not place.is_file():
+            raise UserError(f"{name}: no such run. The runs are the folders in {runs_folder()}.")
+        try:
+            return cls(RunConfig.parse(read_json(place)), folder)
+        except ConfigError as error:
+            plugins = ", ".join(_json(folder / "environment.json").get("sources", {}))
+            raise UserError(f"{place}: {error}" + (f" It was trained with a --plugin that holds {plugins}." if plugins else "")) from None
+
+    @classmethod
+    def open(cls, name: str, changes: Mapping[str, Any] | None = None) -> Self:
+        """The same with changes of `evaluate` and of what a run's name does not depend on; `UserError` unless it has its own name."""
+        run = cls.find(name)
+        run = cls(changed(run.config, changes or {}), run.folder)
+        require_named(run.config, run.folder, run.environment, "train.device" in (changes or {}))
+        return run
+
+    def require_home(self) -> None:
+        """`UserError` unless it lies where those look for it who know its configuration alone, as later rounds do."""
+        home = Run.of(self.config).folder
+        if home.resolve() != self.folder.resolve():
+            reason = f"lies elsewhere than {home}, where rounds and sweeps look for it"
+            raise UserError(f"{self.folder}: {reason}. Move it there; or choose the device that it was trained on, by train.device.")
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def lock(self, wait: bool = True) -> AbstractContextManager[bool]:
+        """Held by the one process that may write here."""
+        return locked(self.folder / "lock", wait)
+
+    @property
+    def steps_done(self) -> int:
+        """The last step in metrics.jsonl."""
+        line = last_line(self.folder / "metrics.jsonl")
+        return line["step"] if line else 0
+
+    def metrics(self, start: int = 0) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl from number `start` on."""
+        return read_lines(self.folder / "metrics.jsonl", start)
+
+    def evaluation(self, protocol: Protocol) -> dict[str, Any]:
+        """What is known under a protocol: values {metric: {NFE as text: value}} and intervals; by NFE: seconds in all
+        and of sampling, (Unix) time and the network's calls a sample (mean and sd); what failed, by NFE or by metric of
+        the flow (`NoValue.note`); commits."""
+        path = self.evaluation_file(protocol)
+        by_nfe: dict[str, Any] = {name: {} for name in ("values", "intervals", "seconds", "sampling_seconds", "time", "calls")}
+        known = {"run": self.name, "protocol": vars(protocol), **by_nfe, "failures": {}, "commits": []}
+        known |= _json(path)
+        if known["run"] != self.name or digest_of(known["protocol"]) != protocol.digest:
+            raise UserError(f"{path}: is of another run or protocol. Remove it, and the same command makes it again.")
+        return known
+
+    def write_evaluation(self, protocol: Protocol, known: dict[str, Any]) -> None:
+        """Keep what is known under a protocol, with the commit that measured it."""
+        known["commits"] = sorted({*known["commits"], commit()})
+        write_json(self.evaluation_file(protocol), known)
+
+    def note_failure(self, protocol: Protocol, place: str, error: NoValue) -> None:
+        """Note why there is no value at an NFE, or of a metric of the flow; nobody measures it again."""
+        known = self.evaluation(protocol)
+        self.write_evaluation(protocol, known | {"failures": {**known["failures"], place: error.note}})
+
+    def evaluation_file(self, protocol: Protocol) -> Path:
+        """Where what is known under a protocol is kept."""
+        return self.folder / "evaluations" / f"{protocol.digest}.json"
+
+    def missing(self, protocol: Protocol) -> list[int]:
+        """The NFEs of the configuration at which a metric of samples is not known under a protocol, and has not failed."""
+        known = self.evaluation(protocol)
+        return [nfe for nfe in self._lacking(known) if str(nfe) not in known["failures"]]
+
+    def _lacking(self, known: dict[str, Any]) -> list[int]:
+        """The NFEs of the configuration at which a metric of samples has no value."""
+        values, config = known["values"], self.config.evaluate
+        judged = [metric for metric in config.metrics if not isinstance(metric, FlowMetric)]
+        return [nfe for nfe in config.nfe if any(str(nfe) not in values.get(metric.name, {}) for metric in judged)]
+
+    def judged(self, protocol: Protocol) -> float:
+        """How much of the evaluation under a protocol is done, from 0 to 1, samples that wait for their metrics included."""
+        config, missing = self.config.evaluate, self.missing(protocol)
+        flows = sum(isinstance(metric, FlowMetric) for metric in config.metrics)
+        left = float(len(missing) + len(self.flow_missing(protocol)))
+        if missing and (parts := checkpoints(self.parts(protocol, missing[0]))):
+            left -= min(1.0, step_of(parts[0]) * config.batch_size / config.num_samples)
+        return 1 - left / (len(config.nfe) + flows)
+
+    def parts(self, protocol: Protocol, nfe: int) -> Path:
+        """Where an evaluation at one NFE keeps what it has until all is known."""
+        logits = "-logits" if any(metric.reads == "logits" for metric in self.config.evaluate.metrics) else ""
+        return self.folder / "evaluations" / f"{protocol.digest}-nfe-{nfe:04d}{logits}"
+
+    def flow_missing(self, protocol: Protocol) -> list[FlowMetric]:
+        """The metrics of the flow that are not known under a protocol, and have not failed."""
+        known, metrics = self.evaluation(protocol), self.config.evaluate.metrics
+        flows = [metric for metric in metrics if isinstance(metric, FlowMetric) and metric.name not in known["failures"]]
+        return [metric for metric in flows if str(metric.nfe) not in known["values"].get(metric.name, {})]
+
+    def failed(self, protocol: Protocol) -> dict[str, NoValue]:
+        """{NFE as text, or metric of the flow: why it has no value under a protocol} of what the configuration asks for."""
+        known = self.evaluation(protocol)
+        asked = {*map(str, self._lacking(known)), *(m.name for m in self.config.evaluate.metrics if isinstance(m, FlowMetric))}
+        return {place: NoValue.of(note) for place, note in known["failures"].items() if place in asked}
+
+    def settled(self, protocol: Protocol) -> bool:
+        """Whether nothing is left to be measured under a protocol: every metric is known at every NFE, or has failed."""
+        return not self.missing(protocol) and not self.flow_missing(protocol)
+
+    def ended(self, protocol: Protocol) -> bool:
+        """Whether nothing more will come under a protocol: training gave up, or nothing is left to be measured."""
+        return self.gave_up is not None or self.settled(protocol)
+
+    def evaluated(self, protocol: Protocol) -> bool:
+        """Whether every metric is known at every NFE, under a protocol."""
+        return self.settled(protocol) and not self.failed(protocol)
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Commits that trained it, machine, number of parameters, mean weight, and what its name covers beside the configuration
+        (`facts_of`); empty before it starts."""
+        return _json(self.folder / "environment.json")
+
+    @property
+    def parent(self) -> Run | None:
+        """The run whose pairs this one learns."""
+        return None if self.config.parent is None else Run.of(self.config.parent)
+
+    @property
+    def pairs(self) -> PairSet:
+        """The pairs that this run learns; it has a parent."""
+        assert self.parent is not None
+        reflow, data = self.config.reflow, load(self.config.dataset)
+        folder = results_folder() / "local" / "pairs" / f"{pairs_digest(self.config)}-s{self.config.seed}"
+        return PairSet(folder, reflow.number, data.shape, self.parent.config.conditional)
+
+    @property
+    def finished(self) -> bool:
+        """Whether training has ended and its last checkpoint is intact."""
+        return read_checkpoint(self.folder / "checkpoints", "cpu")[0] == self.config.train.steps
+
+    @property
+    def gave_up(self) -> NoValue | None:
+        """Why training gave up, its own or that of a flow before it, or why there are no pairs to learn; or None."""
+        if (parent := self.parent) and (error := parent.gave_up):
+            return error.told(f"its teacher {parent.name}: {error}")
+        reason = _json(self.folder / "diverged.json").get("reason")
+        return (self.pairs.failed if parent else None) or (Diverged(reason) if reason else None)
+
+    def failure(self, protocol: Protocol) -> NoValue | None:
+        """Why a value that is asked for under a protocol is missing and will be, or None."""
+        if error := self.gave_up:
+            return error
+        places: dict[str, list[str]] = {}
+        failed = self.failed(protocol)
+        for place, error in failed.items():
+            places.setdefault(str(error), []).append(place)
+        said = " ".join(f"at NFE {', '.join(nfes)}: {reason}" if nfes[0].isdigit() else reason for reason, nfes in places.items())
+        worst = sorted(failed.values(), key=lambda error: not isinstance(error, Diverged))
+        return worst[0].told(said) if worst else None
+
+    @property
+    def pruned(self) -> str | None:
+        """Why a search gave it up, or None; training it further takes that back."""
+        return _json(self.folder / "pruned.json").get("reason")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """What a file says; nothing where it is not there."""
+    return read_json(path) if path.exists() else {}

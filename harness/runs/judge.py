@@ -1,0 +1,133 @@
+"""What a run's samples and its flow are judged to be, kept in the run directory as it becomes known."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import time
+from collections.abc import Iterable, Iterator
+
+import torch
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from harness.core.errors import Diverged, NoValue, Stopped
+from harness.core.files import drop_torn_line, read_lines
+from harness.core.signals import Stop
+from harness.data.base import load, spaced
+from harness.data.pictures import SHOWN, draw
+from harness.evaluation.flow_metrics import SMALL_SET, Flow
+from harness.evaluation.judge import Batch, Judge, Parts, Watch, unwatched
+from harness.evaluation.protocol import Protocol
+from harness.flow.sampling import Generated, NetworkField
+from harness.runs.config import RunConfig
+from harness.runs.folder import Run
+from harness.runs.sample import Trained, paths, samples
+from harness.training.hardware import products
+
+
+def judge_of(config: RunConfig, watch: Watch = unwatched, stop: Stop = lambda: False) -> Judge:
+    """What judges by a configuration: its metrics, its data and its device."""
+    return Judge(config.evaluate, load(config.dataset), config.train.resolved_device(), watch, stop)
+
+
+def evaluate(run: Run, trained: Trained, judge: Judge, stop: Stop) -> None:
+    """Add to the run what `judge` says at every NFE that it has not been judged at; each is written when it is known.
+
+    Raises `NoValue` at the end where something has no value; what has one is kept.
+    """
+    torch.set_num_threads(run.config.train.threads)
+    with run.lock(), threadpool_limits(run.config.train.threads), products("fp32"):
+        for nfe in run.missing(judge.protocol):
+            _evaluate_at(run, trained, judge, nfe, stop)
+        _evaluate_flow(run, trained, judge.protocol)
+    require_values(run, judge.protocol)
+
+
+def require_values(run: Run, protocol: Protocol) -> None:
+    """`NoValue` where something that the run's configuration asks for failed."""
+    if error := run.failure(protocol):
+        raise error.told(f"{error} (Remove {run.evaluation_file(protocol)} to try again.)")
+
+
+def _evaluate_at(run: Run, trained: Trained, judge: Judge, nfe: int, stop: Stop) -> None:
+    """What the samples at one NFE are judged to be; continues where it was cut short."""
+    place, started = run.parts(judge.protocol, nfe), time.perf_counter()
+    parts = Parts(place)
+    batches = samples(run, trained, nfe, run.config.evaluate.num_samples, first=parts.batches)
+    try:
+        found, rows = judge.estimates(_timed(batches, stop), parts, SHOWN[judge.data.kind])
+    except NoValue as error:
+        run.note_failure(judge.protocol, str(nfe), error)
+        return parts.clear()
+    draw(judge.data, rows["shown"][: SHOWN[judge.data.kind]], run.folder / "samples" / f"{judge.protocol.digest}-nfe-{nfe:04d}.png")
+    known, text, calls = run.evaluation(judge.protocol), str(nfe), rows["calls"].double()
+    for metric, estimate in found.items():
+        known["values"].setdefault(metric, {})[text] = estimate.value
+        if estimate.interval:
+            known["intervals"].setdefault(metric, {})[text] = estimate.interval
+    known["seconds"][text], known["sampling_seconds"][text] = time.perf_counter() - started, rows["seconds"].sum().item()
+    known["time"][text], known["calls"][text] = time.time(), {"mean": calls.mean().item(), "sd": calls.std(correction=0).item()}
+    run.write_evaluation(judge.protocol, known)
+    parts.clear()
+
+
+def _evaluate_flow(run: Run, trained: Trained, protocol: Protocol) -> None:
+    """What the flow itself is measured to be."""
+    if not (missing := run.flow_missing(protocol)):
+        return
+
+    @torch.no_grad()
+    def field(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        return NetworkField(trained.network, run.config, trained.noise_state, y)(x, t)
+
+    path = functools.cache(functools.partial(paths, run, trained))
+    variance = run.config.noise.variance(trained.noise_state)
+    flow = Flow(path, field, run.config, variance, functools.cache(functools.partial(_real, run)), run.config.seed)
+    for metric in missing:
+        if not math.isfinite(value := metric.measure(flow)):
+            run.note_failure(protocol, metric.name, Diverged(f"{metric.name} is {value}."))
+            continue
+        known = run.evaluation(protocol)
+        known["values"].setdefault(metric.name, {})[str(metric.nfe)] = value
+        known["time"].setdefault(str(metric.nfe), time.time())
+        run.write_evaluation(protocol, known)
+
+
+def _real(run: Run) -> tuple[Tensor, Tensor | None]:
+    """Encoded training samples on the device, at most `SMALL_SET`, and their classes where the network is told some."""
+    data, device = load(run.config.dataset), run.config.train.resolved_device()
+    rows = spaced(SMALL_SET, len(data.train))
+    classes = data.classes[rows].to(device) if run.config.conditional and data.classes is not None else None
+    return data.encode(data.train[rows]).to(device), classes
+
+
+def _timed(batches: Iterable[Generated], stop: Stop) -> Iterator[Batch]:
+    """The same batches for a judge, with the seconds that they took."""
+    started = time.perf_counter()
+    for x, y, calls, _ in batches:
+        if x.is_cuda:
+            torch.cuda.current_stream().synchronize()
+        if stop():
+            raise Stopped("stopped while evaluating")
+        yield Batch(x, y, calls, time.perf_counter() - started)
+        started = time.perf_counter()
+
+
+def known_rungs(run: Run, protocol: Protocol, nfe: int) -> dict[int, dict[str, float]]:
+    """{step: {metric: value}} of the looks taken under a protocol."""
+    lines = read_lines(run.folder / "rungs.jsonl")
+    return {line["step"]: line["values"] for line in lines if (line["protocol"], line["nfe"]) == (protocol.digest, nfe)}
+
+
+def judge_rung(run: Run, trained: Trained, step: int, judge: Judge, nfe: int) -> dict[str, float]:
+    """{metric: value} of the network at a step, measured unless it is known; `Diverged` when samples are not finite."""
+    if (known := known_rungs(run, judge.protocol, nfe).get(step)) is not None:
+        return known
+    values = judge(Batch(batch.x, batch.y) for batch in samples(run, trained, nfe, run.config.evaluate.num_samples))
+    drop_torn_line(run.folder / "rungs.jsonl")
+    with open(run.folder / "rungs.jsonl", "a") as file:
+        line = {"step": step, "time": time.time(), "protocol": judge.protocol.digest, "nfe": nfe, "values": values}
+        file.write(json.dumps(line) + "\n")
+    return values

@@ -1,0 +1,204 @@
+"""MLflow as a mirror of run directories: what is on disk is sent in order and once, and can be sent again from nothing.
+
+Training never waits for MLflow. Each record's place (MLflow run id, lines and files sent) is kept in the
+run directory; a point sent twice after a kill is the same point, since it carries the time it was measured at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import sqlite3
+import sys
+from pathlib import Path
+from typing import Any
+
+from harness.core.config import digest, flatten
+from harness.core.errors import UserError, redacted
+from harness.core.files import locked, read_json, read_lines, results_folder, write_json
+from harness.core.provenance import machine
+from harness.evaluation.flow_metrics import FlowMetric
+from harness.evaluation.protocol import Protocol
+from harness.runs.folder import Run
+from harness.runs.pairs import PairSet
+
+POINTS = 200
+"""About how many points of a curve MLflow gets; metrics.jsonl has them all."""
+SELDOM = {"straightness", "learning_rate_factor"}
+"""Lines with these are sent whatever their number."""
+
+
+def default_uri() -> str:
+    """MLFLOW_TRACKING_URI, its path made absolute, or a SQLite file below the results folder."""
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    if given is None or not given:
+        return f"sqlite:///{results_folder() / 'local' / 'mlflow.db'}"
+    if given.startswith("sqlite:///"):
+        return f"sqlite:///{Path(given.removeprefix('sqlite:///')).absolute()}"
+    if given.startswith("file:") and not given.startswith("file:/"):
+        given = given.removeprefix("file:")
+    return given if ":" in given else str(Path(given).absolute())
+
+
+class Mirror:
+    """One MLflow experiment; `UserError` when the store cannot be reached."""
+
+    def __init__(self, experiment: str):
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+        self.uri, self.experiment = default_uri(), experiment
+        try:
+            _touch_sqlite(self.uri)
+            from mlflow import MlflowClient
+
+            self.client = MlflowClient(self.uri)
+            known = self.client.get_experiment_by_name(experiment)
+            location = None if self.uri.startswith("http") else (results_folder() / "local" / "mlflow-artifacts").as_uri()
+            self.experiment_id = known.experiment_id if known else self.client.create_experiment(experiment, location)
+        except Exception as error:  # each store raises its own
+            reason = str(error).strip().split("\n")[0]
+            raise UserError(f"MLflow at {self.uri} cannot be reached ({reason}). Correct MLFLOW_TRACKING_URI or the store.") from error
+
+    def record(self, folder: Path, name: str, params: dict[str, Any], tags: dict[str, str], key: str = "") -> Record:
+        """The MLflow run that stands for `folder` in this experiment, found again or begun."""
+        from mlflow.entities import Param
+
+        uri = redacted(self.uri)
+        place = digest({"uri": uri, "experiment": self.experiment, "folder": folder.name, "key": key})
+        path = folder / "tracking" / f"{place}.json"
+        state = read_json(path) if path.exists() else {}
+        if not state or not self._exists(state["run_id"]):
+            run_id = self._begun(place) or self._begin(name, {**_machine_tags(), **tags, "record": place})
+            state = {"run_id": run_id, "uri": uri, "status": "", "lines": 0, "values": [], "files": []}
+            written = [Param(name, value if isinstance(value, str) else json.dumps(value)) for name, value in params.items()]
+            for start in range(0, len(written), 100):  # MLflow's limit
+                self.client.log_batch(run_id, params=written[start : start + 100])
+            write_json(path, state)
+        return Record(self.client, path, state)
+
+    def send_pairs(self, pairs: PairSet, tags: dict[str, str]) -> None:
+        """The MLflow run that stands for pairs: what made them is its parameters, their file of facts its artifact."""
+        about = pairs.about
+        params = {"number": pairs.number, **about["made"]}
+        tags = {"pairs": pairs.name, "parent": about["teacher"], "commit": about["commit"], **tags}
+        record = self.record(pairs.folder, f"pairs of {about['teacher']}", params, tags, tags.get("mlflow.parentRunId", ""))
+        if not record.state["files"]:
+            for name in ("calls", "pairs_per_second"):
+                self.client.log_metric(record.run_id, name, about[name])
+            record.send_files([pairs.folder / "pairs.json"])
+        record.set_status("FINISHED")
+
+    def _begun(self, place: str) -> str | None:
+        """The MLflow run of a record whose place was lost, by a kill or by hand."""
+        found = self.client.search_runs([self.experiment_id], f"tags.record = '{place}'", max_results=1)
+        return found[0].info.run_id if found else None
+
+    def _begin(self, name: str, tags: dict[str, str]) -> str:
+        return self.client.create_run(self.experiment_id, run_name=name, tags=tags).info.run_id
+
+    def _exists(self, run_id: str) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.get_run(run_id).info.lifecycle_stage == "active"
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+
+    def close_dead(self) -> None:
+        """Mark as KILLED what stands as RUNNING though no process works on it: SIGKILL lets nobody say so."""
+        for path in (results_folder() / "local").glob("*/*/tracking/*.json"):
+            state = read_json(path)
+            if state["status"] in ("", "RUNNING") and state["uri"] == redacted(self.uri) and self._exists(state["run_id"]):
+                with locked(path.parents[1] / "lock", wait=False) as free:
+                    if free:
+                        Record(self.client, path, state).set_status("KILLED")
+
+
+class Record:
+    """One MLflow run and how much of its folder it has been sent."""
+
+    def __init__(self, client: Any, path: Path, state: dict[str, Any]):
+        self.client, self.path, self.state = client, path, state
+        self.run_id: str = state["run_id"]
+
+    def send_run(self, run: Run, protocol: Protocol) -> None:
+        """Send what a run directory holds beyond what was sent: curves, a search's looks, values against NFE, sample grids."""
+        from mlflow.entities import Metric
+
+        lines = run.metrics(self.state["lines"])
+        every = math.ceil(run.config.train.steps / run.config.train.log_every / POINTS)
+        chosen = [line for i, line in enumerate(lines, self.state["lines"] + 1) if i % every == 0 or line.keys() & SELDOM]
+        points = [Metric(key, line[key], _ms(line["time"]), line["step"]) for line in chosen for key in line.keys() - {"step", "time"}]
+        known = run.evaluation(protocol)
+        values = [(m, nfe, v) for m, by_nfe in known["values"].items() for nfe, v in by_nfe.items() if [m, nfe] not in self.state["values"]]
+        flow = {metric.name for metric in run.config.evaluate.metrics if isinstance(metric, FlowMetric)}  # training measures the like
+        named = [(f"flow/{metric}" if metric in flow else metric, nfe, value) for metric, nfe, value in values]
+        points += [Metric(metric, value, _ms(known["time"][nfe]), int(nfe)) for metric, nfe, value in named]
+        points += [Metric("calls", known["calls"][nfe]["mean"], _ms(known["time"][nfe]), 0) for _, nfe, _ in values if nfe == "0"]
+        looks = read_lines(run.folder / "rungs.jsonl", self.state.get("looks", 0))
+        own = [look for look in looks if look["protocol"] == protocol.digest]
+        points += [Metric(f"rung_{metric}", v, _ms(look["time"]), look["step"]) for look in own for metric, v in look["values"].items()]
+        for start in range(0, len(points), 1000):
+            self.client.log_batch(self.run_id, metrics=points[start : start + 1000])
+        self.state["lines"] += len(lines)
+        self.state["values"] += [[metric, nfe] for metric, nfe, _ in values]
+        self.state["looks"] = self.state.get("looks", 0) + len(looks)
+        if points or lines:
+            write_json(self.path, self.state)
+        grids = sorted([*run.folder.glob("samples/step-*.png"), *run.folder.glob(f"samples/{protocol.digest}-*.png")])
+        self.send_files(grids, "samples")
+
+    def send_files(self, paths: list[Path], below: str | None = None, again: bool = False) -> None:
+        """Send files as artifacts; those sent before only when `again`."""
+        for path in paths:
+            if again or path.name not in self.state["files"]:
+                self.client.log_artifact(self.run_id, str(path), below)
+                self.state["files"] = sorted({*self.state["files"], path.name})
+                write_json(self.path, self.state)
+
+    def close(self, status: str, files: list[Path]) -> None:
+        """Send the last files and the status; a store that does not answer is said, and costs nothing else."""
+        try:
+            self.send_files(files, again=True)
+            self.set_status(status)
+        except Exception as error:  # each store raises its own
+            reason = redacted(str(error).split("\n")[0])
+            print(f"MLflow did not take the record ({reason}); the same command sends it again.", file=sys.stderr)
+
+    def set_status(self, status: str) -> None:
+        """RUNNING, FINISHED, FAILED or KILLED."""
+        if status != self.state["status"]:
+            if status == "RUNNING":
+                self.client.update_run(self.run_id, status)
+            else:
+                self.client.set_terminated(self.run_id, status)
+            self.state["status"] = status
+            write_json(self.path, self.state)
+
+
+def run_params(run: Run) -> dict[str, Any]:
+    """A run's configuration by path, its number of parameters, the mean of its weighting and its data's fingerprint."""
+    facts = {key: run.environment[key] for key in ("parameters", "weight_mean")}
+    return {**flatten(run.config), **facts, **{f"data.{key}": value for key, value in run.environment.get("data", {}).items()}}
+
+
+def _touch_sqlite(uri: str) -> None:
+    """Fail at once where MLflow would try a SQLite file for two minutes."""
+    if uri.startswith("sqlite:///"):
+        path = Path(uri.removeprefix("sqlite:///"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("SELECT 1 FROM sqlite_master")
+
+
+def _machine_tags() -> dict[str, str]:
+    return {f"machine.{key}": str(value) for key, value in machine().items()}
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)

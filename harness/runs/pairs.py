@@ -1,0 +1,173 @@
+"""Pairs of noise and the sample that a flow makes of it, in arrays that are written as they are made and continued where they end.
+
+    results/local/pairs/<digest of what makes them>-s<seed>/
+        x0.npy  x1.npy  y.npy  pairs.json  failed.json
+
+x0 is encoded, y its class where there are classes. The arrays' headers give the whole size from the start, so nobody takes a
+part for the whole; pairs.json, which says what made them and what they hold, is written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from harness.core.errors import NoValue, UserError
+from harness.core.files import locked, read_json, write_json
+
+
+class Array(NamedTuple):
+    """A file of one row for each pair."""
+
+    path: Path
+    header: bytes
+    row: int
+    """Bytes."""
+
+    def size(self, rows: int) -> int:
+        """Bytes of the file with so many rows."""
+        return len(self.header) + rows * self.row
+
+    @property
+    def rows(self) -> int:
+        """Whole rows that are there."""
+        return max(0, self.path.stat().st_size - len(self.header)) // self.row if self.path.exists() else 0
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """The pairs of one folder."""
+
+    folder: Path
+    number: int
+    shape: tuple[int, ...]
+    """Of a sample."""
+    labelled: bool
+    """Whether classes belong to them."""
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @cached_property
+    def arrays(self) -> dict[str, Array]:
+        """The files by name."""
+        kinds = {"x0": ("<f4", self.shape), "x1": ("<f4", self.shape)} | ({"y": ("<i8", ())} if self.labelled else {})
+        arrays = {}
+        for name, (descr, shape) in kinds.items():
+            header = io.BytesIO()
+            np.lib.format.write_array_header_2_0(header, {"descr": descr, "fortran_order": False, "shape": (self.number, *shape)})
+            arrays[name] = Array(self.folder / f"{name}.npy", header.getvalue(), np.dtype(descr).itemsize * math.prod(shape))
+        return arrays
+
+    @property
+    def done(self) -> int:
+        """How many pairs are there."""
+        return min(array.rows for array in self.arrays.values())
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What pairs.json says; empty while they are not complete."""
+        path = self.folder / "pairs.json"
+        return read_json(path) if path.exists() else {}
+
+    @property
+    def failed(self) -> NoValue | None:
+        """Why they cannot be made, or None."""
+        path = self.folder / "failed.json"
+        return NoValue.of(read_json(path)) if path.exists() else None
+
+    def fail(self, error: NoValue) -> None:
+        """Note why they cannot be made; nobody tries again."""
+        write_json(self.folder / "failed.json", error.told(f"{error} (Remove {self.folder} to try again.)").note)
+
+    def lock(self) -> AbstractContextManager[bool]:
+        """Held by the one process that writes here."""
+        return locked(self.folder / "lock")
+
+    def require_room(self) -> None:
+        """`UserError` when the disk cannot hold what is missing."""
+        missing = sum(array.size(self.number) - array.size(array.rows) for array in self.arrays.values())
+        self.folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.folder).free
+        if missing > free:
+            each = sum(array.row for array in self.arrays.values())
+            raise UserError(
+                f"reflow.number: {self.number:,} pairs of {each:,} bytes need {missing / 1e9:.3g} GB more in {self.folder}, where "
+                f"{free / 1e9:.3g} GB are free. Make room, or take fewer."
+            )
+
+    def check(self, made: Mapping[str, Any]) -> None:
+        """`UserError` unless the files hold what was made, and as it should be. Content is read where size or time of change differ."""
+        about, again = self.about, f"Remove {self.folder}, and the same command makes its pairs again."
+        wrong = next((name for name, value in {**made, "number": self.number}.items() if about.get(name) != value), None)
+        if wrong or about.get("files", {}).keys() != self.arrays.keys():
+            reason = f"its entry '{wrong or 'files'}' does not fit these pairs: somebody edited it, or copied it from other pairs"
+            raise UserError(f"{self.folder / 'pairs.json'}: {reason}. {again}")
+        for name, file in about["files"].items():
+            path = self.arrays[name].path
+            if not path.exists() or (_stamp(path) != file["stamp"] and _hash(path) != file["sha256"]):
+                state = "was edited or cut short since it was made" if path.exists() else "is gone"
+                raise UserError(f"{path}: {state}. {again}")
+
+    def writer(self, batch_size: int) -> Writer:
+        """Continues behind the whole batches that are there; the last batch of all is made again if nothing is said of it yet."""
+        return Writer(self, min(self.done, self.number - 1) // batch_size * batch_size)
+
+
+class Writer:
+    """Appends batches to the files of a set."""
+
+    def __init__(self, pairs: PairSet, done: int):
+        self.pairs, self.done = pairs, done
+        self.hashes = {name: hashlib.sha256() for name in pairs.arrays}
+        for name, array in pairs.arrays.items():
+            if not array.path.exists() or array.path.stat().st_size < len(array.header):
+                array.path.write_bytes(array.header)
+            os.truncate(array.path, array.size(done))
+            with open(array.path, "rb") as file:
+                while part := file.read(1 << 24):
+                    self.hashes[name].update(part)
+
+    def add(self, batch: Mapping[str, np.ndarray]) -> None:
+        """One more batch, {name of the array: rows}."""
+        for name, array in self.pairs.arrays.items():
+            content = np.ascontiguousarray(batch[name]).data
+            try:
+                with open(array.path, "ab") as file:
+                    file.write(content)
+            except OSError as error:  # a full disk names no file
+                raise OSError(error.errno, error.strerror, str(array.path)) from error
+            self.hashes[name].update(content)
+        self.done += len(next(iter(batch.values())))
+
+    def finish(self, about: Mapping[str, Any]) -> None:
+        """All are there: say what made them."""
+        files = {}
+        for name, array in self.pairs.arrays.items():
+            with open(array.path, "rb") as file:
+                os.fsync(file.fileno())
+            files[name] = {"sha256": self.hashes[name].hexdigest(), "stamp": _stamp(array.path)}
+        write_json(self.pairs.folder / "pairs.json", {**about, "number": self.pairs.number, "files": files})
+
+
+def _stamp(path: Path) -> list[int]:
+    """Size and time of change, which an edit does not leave both as they were."""
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

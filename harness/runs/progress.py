@@ -1,0 +1,160 @@
+"""Follows run directories while others work in them: progress on the terminal, records in MLflow."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from harness.core.errors import redacted
+from harness.evaluation.protocol import Protocol
+from harness.runs.folder import Run
+from harness.runs.mlflow_mirror import Mirror, Record, run_params
+from harness.runs.pairs import PairSet
+
+TRAINING_SHARE = 0.85
+"""Of a trial's progress, how much is training; the rest is evaluation."""
+PAIRS_SHARE = 0.5
+"""Of that, how much is making the pairs that it learns, if it does."""
+LOOK_EVERY_S = 1.0
+SEND_EVERY_S = 30.0
+TELL_EVERY_S = 30.0
+
+
+@dataclass
+class Trial:
+    """A run that is followed."""
+
+    title: str
+    run: Run
+    protocol: Protocol
+    tags: dict[str, str]
+    evaluated: bool = True
+    """Whether evaluation belongs to it."""
+    record: Record | None = None
+    closed: bool = field(default=False, init=False)
+
+    @functools.cached_property
+    def pairs(self) -> PairSet | None:
+        """What the run learns from, if it has a parent."""
+        return self.run.pairs if self.run.parent else None
+
+    def progress(self) -> float:
+        """From 0 to 1."""
+        if self.run.pruned:
+            return 1.0
+        trained = self.run.steps_done / self.run.config.train.steps
+        if self.pairs:
+            made = 1.0 if trained else self.pairs.done / self.pairs.number
+            trained = PAIRS_SHARE * made + (1 - PAIRS_SHARE) * trained
+        if not self.evaluated:
+            return trained
+        return TRAINING_SHARE * trained + (1 - TRAINING_SHARE) * self.run.judged(self.protocol)
+
+    def status(self) -> str:
+        """MLflow's word for where it stands."""
+        if self.run.ended(self.protocol) and self.run.failure(self.protocol):
+            return "FAILED"
+        if self.run.pruned:
+            return "KILLED"
+        return "FINISHED" if self.progress() == 1 else "RUNNING"
+
+
+class Watch:
+    """`with Watch(...) as watch:` follows trials in a thread of its own until the block ends.
+
+    `more` is asked for those that have begun since, whose titles are not known; `total` is how many there will be.
+    """
+
+    def __init__(
+        self, title: str, trials: Sequence[Trial], mirror: Mirror, console: Console,
+        total: int | None = None, more: Callable[[Container[str]], Sequence[Trial]] = lambda known: (),
+    ):  # fmt: skip
+        self.title, self.trials, self.mirror, self.console = title, list(trials), mirror, console
+        self.total, self.more = total or len(trials), more
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        shown = console.is_terminal  # drawn where it is updated: rich's own thread would draw, and hold up training, ten times a second
+        self.bar = Progress(*columns, console=console, disable=not shown, speed_estimate_period=3600, auto_refresh=False)
+        self.task = self.bar.add_task(title, total=self.total, completed=sum(self._done()))  # type: ignore[arg-type]  # takes floats too
+        self._end, self._thread = threading.Event(), threading.Thread(target=self._follow, daemon=True)
+        self._sent = self._told = time.monotonic()
+        self._silent = False
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._end.set()
+        self._thread.join()
+        self._show()
+        self.bar.stop()
+        self._send(final=True)
+
+    def _follow(self) -> None:
+        while not self._end.wait(LOOK_EVERY_S):
+            self._show()
+            if time.monotonic() - self._sent > SEND_EVERY_S:
+                self._send()
+                self._sent = time.monotonic()
+
+    def _done(self) -> list[float]:
+        return [1.0 if trial.closed else trial.progress() for trial in self.trials]
+
+    def _show(self) -> None:
+        self.trials += self.more({trial.title for trial in self.trials})
+        done = self._done()
+        finished = sum(value == 1 for value in done)
+        at_work = [trial.title for trial, value in zip(self.trials, done, strict=True) if 0 < value < 1]
+        count = f" {finished}/{self.total}" if self.total > 1 else ""
+        self.bar.update(self.task, completed=sum(done), description=f"{self.title}{count} {', '.join(at_work[:3])}", refresh=True)
+        if not self.console.is_terminal and time.monotonic() - self._told > TELL_EVERY_S:
+            self._told = time.monotonic()
+            left = self.bar.tasks[0].time_remaining
+            self.console.print(
+                f"{self.title}{count}: {sum(done) / self.total:.0%}, {f'about {left / 60:.1f} min left' if left else 'time left unknown'}"
+            )
+
+    def _send(self, final: bool = False) -> None:
+        """Bring MLflow up to date; what it does not take now waits on disk for the next time."""
+        try:
+            for trial in self.trials:
+                if not trial.closed:
+                    self._send_trial(trial, final)
+            self._silent = False
+        except Exception as error:  # each store raises its own
+            if not self._silent or final:
+                reason = redacted(str(error).split("\n")[0])
+                self.console.print(f"MLflow does not take records now ({reason}); they wait on disk.", markup=False, soft_wrap=True)
+            self._silent = True
+
+    def _send_trial(self, trial: Trial, final: bool) -> None:
+        if not trial.run.environment:
+            return
+        if trial.record is None:
+            commits = ", ".join(trial.run.environment["commits"])
+            tags = {"run": trial.run.name, "protocol": trial.protocol.digest, "commit": commits, **trial.tags}
+            if trial.pairs and trial.run.parent:
+                tags |= {"parent": trial.run.parent.name, "pairs": trial.pairs.name}
+                if trial.pairs.about:  # else they were removed when they were learned
+                    self.mirror.send_pairs(trial.pairs, {name: tag for name, tag in trial.tags.items() if name.startswith("mlflow.")})
+            key = trial.protocol.digest + trial.tags.get("mlflow.parentRunId", "")
+            trial.record = self.mirror.record(trial.run.folder, trial.title, run_params(trial.run), tags, key)
+        status = trial.status()
+        trial.record.send_run(trial.run, trial.protocol)
+        trial.record.set_status("KILLED" if final and status == "RUNNING" else status)
+        trial.closed = status != "RUNNING"

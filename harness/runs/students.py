@@ -1,0 +1,87 @@
+"""Which flows can learn another's pairs of noise and sample, and how they may then be sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness.components.solvers import Euler
+from harness.components.time_grids import UniformGrid
+from harness.core.errors import ConfigError
+from harness.evaluation.flow_metrics import FlowMetric
+from harness.flow.sampling import Guidance
+
+if TYPE_CHECKING:
+    from harness.runs.config import RunConfig
+
+ONE_STEP = 1e-3
+"""How near one step of a perfect distilled network must come, from noise 2 to a sample of 1."""
+ONE_STEP_ONLY = {"solver": Euler(), "time_grid": UniformGrid(), "guidance": Guidance(), "nfe": (1,)}
+"""What `evaluate` of a distilled network must be."""
+
+
+def check_student(config: RunConfig, parent: RunConfig) -> None:
+    """`ConfigError` for what cannot be learned from the parent's pairs."""
+    for name in ("dataset", "noise", "coupling", *(("interpolant", "prediction") if config.reflow.warm_start else ())):
+        if getattr(config, name) != getattr(parent, name):
+            why = "its pairs replace it" if name == "coupling" else "the pairs and the first weights are the teacher's"
+            raise ConfigError(name, f"the teacher's is another, and {why}. Leave it as it is there.")
+    if parent.reflow.distil:
+        raise ConfigError("reflow.teacher", "it is distilled to one step, and no flow any more. Take the flow that it learned from.")
+    if config.conditional and not parent.conditional:
+        raise ConfigError("objective.label_dropout", "the teacher knows no classes, so its pairs have none. Set it to null.")
+    _check_guidance(config, parent)
+    try:
+        config.reflow.average.check(parent.train.decays, parent.train.snapshot_every > 0)
+    except ConfigError as error:
+        raise error.below("reflow.average") from None
+    if config.reflow.distil:
+        _check_distilled(config)
+
+
+def asks_for_guidance(changes: Iterable[str]) -> bool:
+    """Whether one of the changed paths says how samples are guided."""
+    return any(path == "evaluate" or path.startswith("evaluate.guidance") for path in changes)
+
+
+def _check_guidance(config: RunConfig, parent: RunConfig) -> None:
+    """Refuse guidance of pairs that no round makes so, or that the teacher does not know."""
+    first = config.reflow.teacher
+    if config.reflow.guidance.scale != 1 and first is not None and first.parent is not None:
+        reason = "it is of pairs from a flow that was trained on data, and the teacher has learned pairs itself"
+        raise ConfigError("reflow.guidance", f"{reason}. Set reflow.later_guidance to guide it.")
+    if config.pairs_guidance.scale != 1 and not parent.objective.label_dropout:
+        path = "reflow.guidance" if parent.parent is None else "reflow.later_guidance"
+        state = "is told no classes" if parent.objective.label_dropout is None else "always sees them"
+        raise ConfigError(path, f"the teacher {state}. Train it with objective.label_dropout above 0, like 0.1.")
+
+
+def _check_distilled(config: RunConfig) -> None:
+    """Refuse what one step of Euler's method does not turn into samples, even from a perfect network."""
+    x0, x1, t = torch.tensor([[1.0]]), torch.tensor([[2.0]]), torch.ones(1)
+    target = config.prediction.target(x0, x1, t, config.interpolant)
+    xt = config.interpolant.interpolate(x0, x1, t)
+    end = xt - config.prediction.convert(target, xt, t, config.interpolant, "velocity")
+    if not (end - x0).abs().item() < ONE_STEP:
+        advice = "Choose interpolant=linear and prediction=velocity, or another prediction with prediction.t_max=1."
+        reason = f"one Euler step from t = 1 is no sample with {config.interpolant.name} and {config.prediction.name}"
+        raise ConfigError("reflow.distil", f"{reason}. {advice}")
+    for name, value in ONE_STEP_ONLY.items():
+        if getattr(config.evaluate, name) != value:
+            reason = "a distilled network knows t = 1 alone, and gives samples by one step of Euler's method without guidance"
+            raise ConfigError(f"evaluate.{name}", f"{reason}. Leave {name} as it is by default, with evaluate.nfe=[1].")
+    for i, metric in enumerate(config.evaluate.metrics):
+        if isinstance(metric, FlowMetric):
+            raise ConfigError(f"evaluate.metrics[{i}]", f"{metric.name} is of a flow, and a distilled network is none. Leave it out.")
+
+
+def guided_twice(config: RunConfig) -> str | None:
+    """What to know where guidance is added to a flow that has learned guided pairs; None elsewhere."""
+    if not config.learned_guidance or config.evaluate.guidance.scale == 1:
+        return None
+    return (
+        f"the pairs that it learned are guided already, and evaluate.guidance.scale={config.evaluate.guidance.scale:g} guides it again. "
+        "Set evaluate.guidance.scale=1 for the flow that it has learned."
+    )

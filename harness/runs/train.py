@@ -1,0 +1,161 @@
+"""Trains runs: each continues where it stands, after the flow that it learns from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from threadpoolctl import threadpool_limits
+from torch import nn
+
+from harness.core.config import to_dict
+from harness.core.errors import Diverged, Pruned, Unsolvable
+from harness.core.files import drop_torn_line, remove_leftovers, write_json
+from harness.core.provenance import commit, machine
+from harness.core.rng import stream_seed
+from harness.core.signals import Say, Stop
+from harness.data.base import load, spaced
+from harness.data.pictures import SHOWN
+from harness.evaluation.flow_metrics import straightness
+from harness.flow.objective import Objective
+from harness.runs.config import RunConfig
+from harness.runs.folder import Run
+from harness.runs.identity import facts_of
+from harness.runs.judge import evaluate, judge_of, require_values
+from harness.runs.reflow import draw_pairs, teacher_of
+from harness.runs.sample import Trained, averaged, paths, picture, restore
+from harness.training.advice import diagnoses
+from harness.training.diagnostics import spread
+from harness.training.distributed import ALONE, Ranks
+from harness.training.hardware import device_use
+from harness.training.trainer import Callbacks, fit
+
+PATHS, PATH_STEPS = 32, 8
+"""The paths whose straightness is measured during training."""
+SPREAD = 2000
+"""Training samples with whose spread that of the samples is compared."""
+Look = Callable[[Trained, int], None]
+"""Takes the averaged network and the step wherever a run is sampled while it trains; may raise `Pruned`."""
+
+
+def ensure(config: RunConfig, say: Say, stop: Stop, look: Look | None = None) -> Run:
+    """The run of a configuration, trained and evaluated: what is done is kept, what was begun continues.
+
+    Raises `NoValue` (a second time without training or sampling again), `Stopped` and what `look` raises.
+    """
+    run, protocol = Run.of(config), config.protocol()
+    if not run.gave_up and run.settled(protocol):
+        require_values(run, protocol)
+        return run
+    train(run, say, stop, look=look)
+    evaluate(run, restore(run), judge_of(config, stop=stop), stop)
+    return run
+
+
+def train(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE, look: Look | None = None) -> None:
+    """Train a run from where it stands, and before it what it learns from; at once when it is finished.
+
+    Of several ranks, the first alone writes.
+    """
+    config, data, device = run.config, load(run.config.dataset), run.config.train.resolved_device()
+    if run.parent and not ranks.any(ranks.first and run.finished):
+        make_pairs(run, say, stop, ranks)
+    torch.set_num_threads(config.train.threads)
+    with run.lock() if ranks.first else nullcontext(), threadpool_limits(config.train.threads):
+        if ranks.first and not (run.folder / "config.json").exists():
+            write_json(run.folder / "config.json", to_dict(run.config))
+        if ranks.any(ranks.first and run.finished):  # the first alone has waited for who was here before
+            return
+        if error := run.gave_up:
+            raise error.told(f"{error} (Remove {run.folder} to train it again.)")
+        torch.manual_seed(stream_seed(config.seed, "initial weights"))
+        network = config.build(data).to(device)
+        if run.parent and config.reflow.warm_start:
+            network.load_state_dict(averaged(teacher_of(run))[0].state_dict())
+        objective = _objective(run)
+        if ranks.first:
+            _prepare(run, network, objective)
+        callbacks = _callbacks(run, objective, say, stop, look)
+        try:
+            fit(config.train, config.seed, network, objective, data, run.folder / "checkpoints", callbacks, ranks)
+        except (Diverged, Pruned) as error:
+            if ranks.first:
+                write_json(run.folder / f"{type(error).__name__.lower()}.json", {"reason": str(error)})
+            raise
+        if ranks.first:
+            for line in diagnoses(run.metrics()):
+                say(line)
+
+
+def make_pairs(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE) -> None:
+    """Make the pairs that a run learns, after training the flow that makes them; what is there is kept, what was begun continues."""
+    if ranks.first:
+        run.pairs.require_room()
+    train(teacher_of(run), say, stop, ranks)
+    draw_pairs(run, stop, ranks)
+
+
+def _prepare(run: Run, network: nn.Module, objective: Objective) -> None:
+    """Clear away what a kill left, and note where the run comes from."""
+    remove_leftovers(run.folder)
+    (run.folder / "pruned.json").unlink(missing_ok=True)
+    drop_torn_line(run.folder / "metrics.jsonl")
+    if run.steps_done < run.config.train.steps:
+        _write_environment(run, network, objective)
+
+
+def _objective(run: Run) -> Objective:
+    """What a run minimises: on its data, or on the pairs that its parent made."""
+    config, noise_state = run.config, run.config.noise.learn(load(run.config.dataset))
+    device = config.train.resolved_device()
+    if run.parent is None:
+        return Objective(config, noise_state, device=device)
+    return Objective(config.learned(run.pairs.folder), noise_state, 1.0 if config.reflow.distil else None, device)
+
+
+def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look | None) -> Callbacks:
+    last, path, data = run.steps_done, run.folder / "metrics.jsonl", load(run.config.dataset)
+    real = data.encode(data.train[spaced(SPREAD, len(data.train))])
+    use = run.environment.get("device_use", {"flops_per_sample": 0.0, "peak_flops": 1.0})
+
+    def log(line: dict[str, float]) -> None:
+        nonlocal last
+        if "learning_rate_factor" in line:  # training goes back, and what follows is new
+            last = -1
+        if line["step"] <= last:  # a resumed run repeats what it had logged after its checkpoint
+            return
+        if "samples_per_second" in line:
+            line["mfu"] = line["samples_per_second"] * use["flops_per_sample"] / use["peak_flops"]
+        with open(path, "a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def seen(network: nn.Module, step: int) -> dict[str, float]:
+        trained, number = Trained(network, objective.noise_state), min(SHOWN[data.kind] // 2, run.config.evaluate.batch_size)
+        try:
+            picture(run, trained, max(run.config.evaluate.nfe), number, run.folder / "samples" / f"step-{step:07d}.png")
+        except Unsolvable as error:  # at the end, if it stays so, the evaluation says it
+            say(f"no picture of step {step}: {error}")
+        if look:
+            look(trained, step)
+        path = paths(run, trained, 1 if run.config.reflow.distil else PATH_STEPS, PATHS)
+        return straightness(path) | {"sample_spread": spread(path[-1].cpu(), real)}
+
+    return Callbacks(log, seen, say, stop)
+
+
+def _write_environment(run: Run, network: nn.Module, objective: Objective) -> None:
+    earlier, config, data = run.environment.get("commits", []), run.config, load(run.config.dataset)
+    write_json(
+        run.folder / "environment.json",
+        {
+            "name": run.name,
+            "commits": sorted({*earlier, commit()}),
+            "machine": machine(),
+            "parameters": sum(p.numel() for p in network.parameters()),
+            "weight_mean": objective.weight_mean,
+            "device_use": device_use(network, data.shape, config.train.resolved(), config.train.threads, config.conditional),
+            **facts_of(config),
+        },
+    )
