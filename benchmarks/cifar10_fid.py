@@ -48,7 +48,9 @@ def deviation(path: Path, device: str) -> Row:
     """Of our features of the first training images from those in a file."""
     expected, data = np.load(path), load(CIFAR10())
     images = data.train[torch.arange(len(expected))]
-    found = torch.cat([features(load_extractor("inception", device), part, device)[0].cpu() for part in images.split(50)]).numpy()
+    found = torch.cat(
+        [features(load_extractor("inception", device), part, device)[0].cpu() for part in images.split(50)]
+    ).numpy()
     value = float(np.abs(found - expected).max() / np.abs(expected).max())
     return {
         "what": f"features of {len(expected)} images, largest deviation relative to the largest feature",
@@ -72,7 +74,14 @@ def distances(options: argparse.Namespace, device: str) -> list[Row]:
         }
         for name, estimate in found.items()
     ]
-    return [*rows, {"what": "images a second, FID included", "value": options.images / (time.perf_counter() - started), "interval": ""}]
+    return [
+        *rows,
+        {
+            "what": "images a second, FID included",
+            "value": options.images / (time.perf_counter() - started),
+            "interval": "",
+        },
+    ]
 
 
 if __name__ == "__main__":

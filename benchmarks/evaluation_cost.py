@@ -39,12 +39,19 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--scale", default="digits")
     options = parser.parse_args()
-    publish("evaluation_cost", "Time of evaluations, harness over the bare sum of forward passes", [row(options)], [f"Goal: {GOAL}."])
+    publish(
+        "evaluation_cost",
+        "Time of evaluations, harness over the bare sum of forward passes",
+        [row(options)],
+        [f"Goal: {GOAL}."],
+    )
 
 
 def row(options: argparse.Namespace) -> Row:
     """Three arms at six NFEs."""
-    base = override(at_hand(load_scale(options.scale)), {"train.steps": 1, "train.warmup_steps": 0, "evaluate.nfe": NFES})
+    base = override(
+        at_hand(load_scale(options.scale)), {"train.steps": 1, "train.warmup_steps": 0, "evaluate.nfe": NFES}
+    )
     config, spent, bare = base.evaluate, list[float](), list[float]()
     with fresh_results():
         runs = [Run.of(dataclasses.replace(base, seed=seed)) for seed in range(3)]

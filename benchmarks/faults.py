@@ -101,7 +101,9 @@ class Harness:
         environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
         environment |= {"HARNESS_RESULTS": str(results)} | ({"MLFLOW_TRACKING_URI": uri} if uri else {})
         with open(self.said, "wb") as log:
-            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+            self.process = subprocess.Popen(
+                command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
 
     def steps(self) -> int:
         """Logged so far."""
@@ -144,7 +146,11 @@ def killed(lab: Lab) -> Row:
         steps.append(at_work.steps())
     last = Harness(results)
     last.end()
-    return {"tries": lab.kills, "lost": lab.lost(results), "seen": f"killed at steps {sorted(set(steps))}; {last.saw('continues')}"}
+    return {
+        "tries": lab.kills,
+        "lost": lab.lost(results),
+        "seen": f"killed at steps {sorted(set(steps))}; {last.saw('continues')}",
+    }
 
 
 def terminated(lab: Lab) -> Row:
@@ -170,7 +176,11 @@ def small_disk(lab: Lab) -> Row:
     said = results.with_suffix(".log").read_text().strip().splitlines()
     kept = [step_of(path) for run in results.glob("local/runs/*/checkpoints") for path in checkpoints(run)]
     Harness(results).end()
-    return {"tries": 1, "lost": lab.lost(results), "seen": f"{said[-1]} (exit {code}; kept checkpoints of steps {kept})"}
+    return {
+        "tries": 1,
+        "lost": lab.lost(results),
+        "seen": f"{said[-1]} (exit {code}; kept checkpoints of steps {kept})",
+    }
 
 
 def on_small_disk(results: Path) -> int:
@@ -209,7 +219,9 @@ def not_a_number(lab: Lab) -> Row:
             run = Run.of(override(load_scale("points"), {**SETTINGS, "train.on_divergence": reaction}))
             heard, original, injected = list[str](), Objective.task, list[int]()
 
-            def poisoned(self: Objective, *a: object, original: Callable = original, injected: list[int] = injected) -> Task:
+            def poisoned(
+                self: Objective, *a: object, original: Callable = original, injected: list[int] = injected
+            ) -> Task:
                 task = original(self, *a)
                 if a[2] == 617 and not injected:
                     injected.append(1)
@@ -227,7 +239,11 @@ def not_a_number(lab: Lab) -> Row:
             finite = all(value.isfinite().all() for name, value in tensors.items() if not name.startswith("trainer/"))
             kept = f"checkpoint of step {step_of(max(checkpoints(run.folder / 'checkpoints')))}, all finite: {finite}"
             seen.append(f"{reaction}: {heard[0]} ({kept})")
-    return {"tries": 2, "lost": "no bad step taken" if "False" not in " ".join(seen) else "weights", "seen": " | ".join(seen)}
+    return {
+        "tries": 2,
+        "lost": "no bad step taken" if "False" not in " ".join(seen) else "weights",
+        "seen": " | ".join(seen),
+    }
 
 
 def tracker(lab: Lab) -> Row:
@@ -235,7 +251,9 @@ def tracker(lab: Lab) -> Row:
     results, port, steps = lab.fresh("tracked"), free_port(), 16_000
     folder = lab.fresh("server")
     with server(folder, port) as (uri, _):
-        at_work = Harness(results, f"train.steps={steps}", "train.log_every=100", "train.checkpoint_every=1000", uri=uri)
+        at_work = Harness(
+            results, f"train.steps={steps}", "train.log_every=100", "train.checkpoint_every=1000", uri=uri
+        )
         at_work.wait_for(2000)
     away = at_work.steps()
     time.sleep(OUTAGE_S)
@@ -284,7 +302,9 @@ def rank(lab: Lab) -> Row:
     results = lab.fresh("ranks")
     at_work = Harness(results, ranks=2)
     at_work.wait_for(400)
-    children = (Path("/proc") / str(at_work.process.pid) / "task" / str(at_work.process.pid) / "children").read_text().split()
+    children = (
+        (Path("/proc") / str(at_work.process.pid) / "task" / str(at_work.process.pid) / "children").read_text().split()
+    )
     os.kill(int(children[-1]), signal.SIGKILL)
     started = time.perf_counter()
     code = at_work.process.wait()
@@ -316,12 +336,17 @@ def difference(expected: Path, found: Path) -> str:
     if wrong := [name for name, value in tensors.items() if not torch.equal(value, others[name])]:
         return f"{len(wrong)} tensors of the checkpoint, like {wrong[0]}"
     lines, found_lines = (
-        [{k: v for k, v in json.loads(line).items() if k not in OF_THE_CLOCK} for line in whole_lines(run / "metrics.jsonl")]
+        [
+            {k: v for k, v in json.loads(line).items() if k not in OF_THE_CLOCK}
+            for line in whole_lines(run / "metrics.jsonl")
+        ]
         for run in (ours, theirs)
     )
     if lines != found_lines:
         return f"lines of metrics.jsonl ({len(found_lines)} instead of {len(lines)}, or other values)"
-    pictures, found_pictures = ({path.name: path.read_bytes() for path in (run / "samples").iterdir()} for run in (ours, theirs))
+    pictures, found_pictures = (
+        {path.name: path.read_bytes() for path in (run / "samples").iterdir()} for run in (ours, theirs)
+    )
     return "nothing" if pictures == found_pictures else "pictures"
 
 

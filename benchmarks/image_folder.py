@@ -74,7 +74,9 @@ def measure(folder: Path, resident: bool) -> None:
         seen.append((time.perf_counter() - started, memory_mb() - before if len(seen) in (1, STEPS - 1) else 0))
         return False
 
-    config = TrainConfig(steps=STEPS, batch_size=64, device="cpu", log_every=1000, sample_every=1000, checkpoint_every=1000)
+    config = TrainConfig(
+        steps=STEPS, batch_size=64, device="cpu", log_every=1000, sample_every=1000, checkpoint_every=1000
+    )
     with tempfile.TemporaryDirectory() as checkpoints:
         callbacks = Callbacks(log=lambda line: None, look=lambda network, step: {}, say=print, stop=stop)
         network = UNet(channels=8, multipliers=(1, 2), groups=4).build(data.shape)

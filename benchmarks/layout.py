@@ -34,7 +34,10 @@ def marks_sampling(config: RunConfig, steps: int) -> list[float]:
     data, device = load(config.dataset), config.train.resolved_device()
     torch.set_num_threads(config.train.threads)
     network = laid_out(config.build(data).to(device).eval(), data.shape, config.train.channels_last)
-    x, t = torch.randn(config.evaluate.batch_size, *data.shape, device=device), torch.rand(config.evaluate.batch_size, device=device)
+    x, t = (
+        torch.randn(config.evaluate.batch_size, *data.shape, device=device),
+        torch.rand(config.evaluate.batch_size, device=device),
+    )
     marks = list[float]()
     with torch.no_grad():
         for _ in range(steps):
@@ -60,16 +63,30 @@ def main() -> None:
         print(json.dumps(LOOPS[loop](config, options.steps)))
         return
     rows = [row(scale, loop, options) for scale in options.scales for loop in LOOPS]
-    publish("layout", "Channels last over channels first", rows, ["Above 1, channels last are faster. torch.compile off."])
+    publish(
+        "layout", "Channels last over channels first", rows, ["Above 1, channels last are faster. torch.compile off."]
+    )
 
 
 def row(scale: str, loop: str, options: argparse.Namespace) -> Row:
     """One line of the table."""
     first, last = list[float](), list[float]()
     for i in range(options.repeat):
-        command = [sys.executable, "-m", "benchmarks.layout", "--scales", scale, "--steps", str(options.steps), "--only", loop]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.layout",
+            "--scales",
+            scale,
+            "--steps",
+            str(options.steps),
+            "--only",
+            loop,
+        ]
         crew = in_turns({choice: [*command, choice] for choice in sorted(("first", "last"), reverse=bool(i % 2))})
-        took = {choice: sum(crew[choice].durations(json.loads(crew[choice].said().splitlines()[-1]))) for choice in crew}
+        took = {
+            choice: sum(crew[choice].durations(json.loads(crew[choice].said().splitlines()[-1]))) for choice in crew
+        }
         first.append(took["first"])
         last.append(took["last"])
     return {

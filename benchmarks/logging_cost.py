@@ -55,11 +55,19 @@ def main() -> None:
         rows = [row("a line of metrics.jsonl", replay(run, lines, lambda: None), EVERY * step)]
         together = max(1, round(SEND_EVERY_S / (EVERY * step)))
         for many, how in ((1, ""), (together, ", as sent")):
-            rows.append(row(f"MLflow, SQLite{how}", replay(run, lines, sender(trial, f"file{how}"), many), EVERY * step))
+            rows.append(
+                row(f"MLflow, SQLite{how}", replay(run, lines, sender(trial, f"file{how}"), many), EVERY * step)
+            )
         with server(folder / "server", free_port()) as (uri, process):
             os.environ["MLFLOW_TRACKING_URI"] = uri
             for many, how in ((1, ""), (together, ", as sent")):
-                rows.append(row(f"MLflow, server{how}", replay(run, lines, sender(trial, f"server{how}"), many, process), EVERY * step))
+                rows.append(
+                    row(
+                        f"MLflow, server{how}",
+                        replay(run, lines, sender(trial, f"server{how}"), many, process),
+                        EVERY * step,
+                    )
+                )
             del os.environ["MLFLOW_TRACKING_URI"]
         rows.append(row("progress, once a second", replay(run, lines, trial.progress), LOOK_EVERY_S))
     notes = [
@@ -70,7 +78,9 @@ def main() -> None:
     publish("logging_cost", f"Cost of a report every {EVERY} steps", rows, notes)
 
 
-def replay(run: Run, lines: Lines, send: Callable[[], object], many: int = 1, server: int | None = None) -> tuple[float, float, float]:
+def replay(
+    run: Run, lines: Lines, send: Callable[[], object], many: int = 1, server: int | None = None
+) -> tuple[float, float, float]:
     """Write the lines again, sending after every `many`; seconds a line: wall, CPU of this process, CPU of the server."""
     path = run.folder / "metrics.jsonl"
     path.unlink()
@@ -129,7 +139,9 @@ def cpu_seconds(process: int | None) -> float:
         place = Path("/proc") / str(waiting.pop())
         user, system = (place / "stat").read_text().rpartition(")")[2].split()[11:13]
         total += (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
-        waiting += [int(child) for task in (place / "task").iterdir() for child in (task / "children").read_text().split()]
+        waiting += [
+            int(child) for task in (place / "task").iterdir() for child in (task / "children").read_text().split()
+        ]
     return total
 
 

@@ -107,7 +107,9 @@ def bare(config: RunConfig, weight: Weight | None = None, threads: int | None = 
         optimizer.step()
         with torch.no_grad():
             for decay, average in zip(s.decays, averages, strict=True):
-                torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - min(decay, step / (step + 10)))
+                torch._foreach_lerp_(
+                    list(average.parameters()), list(network.parameters()), 1 - min(decay, step / (step + 10))
+                )
         yield averages[0]
 
 
@@ -135,7 +137,10 @@ def logged(config: RunConfig, steps: int) -> list[float]:
 
 def marks_bare(config: RunConfig, steps: int) -> list[float]:
     """The time (s) at which each of the first steps of the bare loop ended; only the first and the last wait for a GPU."""
-    return [now() if step in (1, steps) else time.perf_counter() for step, _ in zip(range(1, steps + 1), bare(config), strict=False)]
+    return [
+        now() if step in (1, steps) else time.perf_counter()
+        for step, _ in zip(range(1, steps + 1), bare(config), strict=False)
+    ]
 
 
 def seconds_bare(config: RunConfig) -> float:

@@ -50,9 +50,17 @@ def main() -> None:
     command, cuda = [sys.executable, "-m", "benchmarks.memory", "--measure"], torch.cuda.is_available()
     batches = {"digits": options.batch, "cifar10": options.batch or (None if cuda else 4)}
     given = {scale: ["--batch", str(batch)] if batch else [] for scale, batch in batches.items()}
-    lines = [subprocess.run([*command, scale, *more], check=True, stdout=subprocess.PIPE).stdout for scale, more in given.items()]
+    lines = [
+        subprocess.run([*command, scale, *more], check=True, stdout=subprocess.PIPE).stdout
+        for scale, more in given.items()
+    ]
     notes = ["state: weights, gradient, two moments, averages; activations: what autograd saves, counted."]
-    publish("memory", "Memory of training in MB, computed and measured", [json.loads(line.splitlines()[-1]) for line in lines], notes)
+    publish(
+        "memory",
+        "Memory of training in MB, computed and measured",
+        [json.loads(line.splitlines()[-1]) for line in lines],
+        notes,
+    )
 
 
 def measure(scale: str, batch: int | None) -> Row:
@@ -95,14 +103,22 @@ def activations(config: RunConfig, network: nn.Module, settings: Settings) -> in
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         with torch.autocast(settings.device, torch.bfloat16, enabled=settings.bf16):
-            loss = objective(network.train(), x0, 0, 0)[0]  # alive until the count is over: no storage is given out twice
+            loss = objective(network.train(), x0, 0, 0)[
+                0
+            ]  # alive until the count is over: no storage is given out twice
         del loss
     return sum(kept.values())
 
 
 def peaks(config: RunConfig) -> tuple[float, float]:
     """MB that training adds: at most during its steps, and with the checkpoint and samples at its end."""
-    tiny = {"backbone.channels": 4, "backbone.multipliers": [1], "backbone.attention": [], "backbone.groups": 4, "train.batch_size": 1}
+    tiny = {
+        "backbone.channels": 4,
+        "backbone.multipliers": [1],
+        "backbone.attention": [],
+        "backbone.groups": 4,
+        "train.batch_size": 1,
+    }
     with fresh_results():
         train(Run.of(override(config, tiny)), print, lambda: False)  # loads every library and the data
         before, seen = reset_peak(), list[float]()

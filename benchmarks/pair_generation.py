@@ -37,12 +37,20 @@ def main() -> None:
     parser.add_argument("--number", type=int, default=4000)
     parser.add_argument("--nfe", type=int, default=40)
     options = parser.parse_args()
-    publish("pair_generation", "Pairs a second, harness over a bare solver loop", [row(options)], [f"Goal: {GOAL} or more."])
+    publish(
+        "pair_generation", "Pairs a second, harness over a bare solver loop", [row(options)], [f"Goal: {GOAL} or more."]
+    )
 
 
 def row(options: argparse.Namespace) -> Row:
     """Pairs of a flow that is hardly trained: that costs the same."""
-    changes = {"train.steps": 1, "train.warmup_steps": 0, "reflow.rounds": 1, "reflow.number": options.number, "reflow.nfe": options.nfe}
+    changes = {
+        "train.steps": 1,
+        "train.warmup_steps": 0,
+        "reflow.rounds": 1,
+        "reflow.number": options.number,
+        "reflow.nfe": options.nfe,
+    }
     made, bare = list[float](), list[float]()
     with fresh_results():
         run = Run.of(override(at_hand(load_scale(options.scale)), changes))

@@ -156,7 +156,9 @@ def torchcfm_steps(block: Block, network: nn.Module, velocity: Callable) -> Iter
 
     centred = transforms.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     transform = transforms.Compose([transforms.RandomHorizontalFlip(), transforms.ToTensor(), centred])
-    loader = DataLoader(block.pictures(transform), block.config.train.batch_size, shuffle=True, num_workers=4, drop_last=True)
+    loader = DataLoader(
+        block.pictures(transform), block.config.train.batch_size, shuffle=True, num_workers=4, drop_last=True
+    )
     average, matcher = copy.deepcopy(network), ConditionalFlowMatcher(sigma=0.0)
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-4)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(step, 5000) / 5000)
@@ -187,7 +189,12 @@ def flow_matching_steps(block: Block, network: nn.Module) -> Iterator[None]:
     transform = v2.Compose([v2.ToImage(), v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, scale=True)])
     cuda, path = block.device == "cuda", CondOTProbPath()
     loader = DataLoader(
-        block.pictures(transform), block.config.train.batch_size, shuffle=True, num_workers=10, pin_memory=cuda, drop_last=True
+        block.pictures(transform),
+        block.config.train.batch_size,
+        shuffle=True,
+        num_workers=10,
+        pin_memory=cuda,
+        drop_last=True,
     )
     torch.backends.cudnn.benchmark = True
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, betas=(0.9, 0.95))
@@ -292,7 +299,9 @@ def main() -> None:
 
 def configuration(batch: int, cuda: bool) -> RunConfig:
     """The scale of CIFAR-10, with a small network on a CPU."""
-    return override(at_hand(load_scale("cifar10")), {"train.batch_size": batch, **({} if cuda else {"backbone": UNet(**SMALL)})})
+    return override(
+        at_hand(load_scale("cifar10")), {"train.batch_size": batch, **({} if cuda else {"backbone": UNet(**SMALL)})}
+    )
 
 
 def rows(taken: dict[str, list[float]], images: int) -> list[dict[str, Any]]:

@@ -32,8 +32,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=9)
     turns = [turn() for _ in range(parser.parse_args().repeat + 1)][1:]
-    rows = [{"what": name, "seconds": Spread.of([turn[name] for turn in turns]), "goal": GOALS.get(name, "")} for name in turns[0]]
-    notes = ["`harness.runs.train` is all that training, sampling and evaluation from Python need: components, data, metrics."]
+    rows = [
+        {"what": name, "seconds": Spread.of([turn[name] for turn in turns]), "goal": GOALS.get(name, "")}
+        for name in turns[0]
+    ]
+    notes = [
+        "`harness.runs.train` is all that training, sampling and evaluation from Python need: components, data, metrics."
+    ]
     publish("startup", "Seconds before anything happens", rows, notes)
 
 

@@ -79,7 +79,9 @@ def row(scale: str, mode: str, options: argparse.Namespace) -> Row:
         modes = {"bare": "off", "harness": mode}
         command = [sys.executable, "-m", "benchmarks.step_time", "--scales", scale, *["--quick"] * options.quick]
         with fresh_results():
-            crew = in_turns({name: [*command, "--only", name, modes[name]] for name in sorted(LOOPS, reverse=bool(i % 2))}, TURN_S)
+            crew = in_turns(
+                {name: [*command, "--only", name, modes[name]] for name in sorted(LOOPS, reverse=bool(i % 2))}, TURN_S
+            )
         took = {name: crew[name].durations(json.loads(crew[name].said().splitlines()[-1])) for name in LOOPS}
         bare.append(sum(took["bare"]))
         whole.append(sum(took["harness"]))

@@ -59,14 +59,27 @@ def main() -> None:
     if options.share:
         print(json.dumps(share(plan, *options.share)))
         return
-    command = [sys.executable, "-m", "benchmarks.study_speed", "--seeds", str(options.seeds), "--together", str(options.together)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.study_speed",
+        "--seeds",
+        str(options.seeds),
+        "--together",
+        str(options.together),
+    ]
     command += ["--steps", str(options.steps)] if options.steps else []
     if options.only:
         fids = ablation(options, plan) if options.only == HARNESS else split(command, *ways[options.only])
         print(json.dumps(statistics.fmean(fids)))
         return
     crew = in_turns({name: [*command, "--only", name] for name in [HARNESS, *ways]}, TURN_S)
-    publish("study_speed", f"Running time of `{STUDY}` on {SCALE}", [row(name, crew) for name in [*ways, HARNESS]], notes(plan, crew, ways))
+    publish(
+        "study_speed",
+        f"Running time of `{STUDY}` on {SCALE}",
+        [row(name, crew) for name in [*ways, HARNESS]],
+        notes(plan, crew, ways),
+    )
 
 
 def splits(together: int) -> dict[str, tuple[int, int]]:
@@ -84,7 +97,18 @@ def plan_of(options: argparse.Namespace) -> Plan:
 def ablation(options: argparse.Namespace, plan: Plan) -> list[float]:
     """The FIDs of the harness."""
     changes = ["--set", f"train.steps={options.steps}"] if options.steps else []
-    command = [sys.executable, "-m", "harness", "ablate", STUDY, "--scale", SCALE, "--seeds", str(options.seeds), *changes]
+    command = [
+        sys.executable,
+        "-m",
+        "harness",
+        "ablate",
+        STUDY,
+        "--scale",
+        SCALE,
+        "--seeds",
+        str(options.seeds),
+        *changes,
+    ]
     with fresh_results():
         together = ["--trials-per-gpu" if CUDA else "--workers", str(options.together)]
         subprocess.run([*command, *together], check=True, stdout=subprocess.DEVNULL)

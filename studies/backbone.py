@@ -13,7 +13,11 @@ STUDY = Study(
         "unet_fourier": {"backbone.time_embedding": "fourier"},
         "unet_learned": {"backbone.time_embedding": "learned"},
         # A transformer does not bear the U-Net's rate of 8e-3 and beta2 of 0.97.
-        "dit": {"backbone": {"name": "dit", "preset": "digits"}, "train.learning_rate": 2e-3, "train.optimizer.beta2": 0.99},
+        "dit": {
+            "backbone": {"name": "dit", "preset": "digits"},
+            "train.learning_rate": 2e-3,
+            "train.optimizer.beta2": 0.99,
+        },
     },
     nfe=32,
     smallest_difference=0.05,

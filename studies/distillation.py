@@ -7,7 +7,10 @@ STUDY = Study(
     baseline="2-rectified",
     arms={
         **{f"{k}-rectified": {"reflow.rounds": k - 1, "evaluate.nfe": [1]} for k in (1, 2, 3)},
-        **{f"{k}-rectified distilled": {"reflow.rounds": k - 1, "reflow.distil": True, "evaluate.nfe": [1]} for k in (1, 2, 3)},
+        **{
+            f"{k}-rectified distilled": {"reflow.rounds": k - 1, "reflow.distil": True, "evaluate.nfe": [1]}
+            for k in (1, 2, 3)
+        },
     },
     nfe=1,
     smallest_difference=0.05,

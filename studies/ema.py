@@ -9,8 +9,14 @@ STUDY = Study(
     baseline="ema 0.9999 warmed up",
     arms={
         "ema 0.9999 warmed up": KEPT,
-        **{f"ema {decay:g}": KEPT | {"evaluate.average": {"name": "ema", "decay": decay}} for decay in (0.5, 0.8, 0.9, 0.95)},
-        **{f"posthoc {width:g}": KEPT | {"evaluate.average": {"name": "posthoc", "width": width}} for width in (0.02, 0.05, 0.1, 0.2)},
+        **{
+            f"ema {decay:g}": KEPT | {"evaluate.average": {"name": "ema", "decay": decay}}
+            for decay in (0.5, 0.8, 0.9, 0.95)
+        },
+        **{
+            f"posthoc {width:g}": KEPT | {"evaluate.average": {"name": "posthoc", "width": width}}
+            for width in (0.02, 0.05, 0.1, 0.2)
+        },
         "last": KEPT | {"evaluate.average": "last"},
     },
     nfe=32,

@@ -72,7 +72,13 @@ def rows(scale: str, run: Run, judge: Judge) -> list[tuple]:
     """`COLUMNS` of every metric at the largest NFE."""
     nfe, values, real = max(run.config.evaluate.nfe), run.evaluation(judge.protocol)["values"], judge_references(judge)
     return [
-        (scale, metric.name, nfe, values[metric.name][str(nfe)], *(real.get(kind, {}).get(metric.name) for kind in COLUMNS[4:]))
+        (
+            scale,
+            metric.name,
+            nfe,
+            values[metric.name][str(nfe)],
+            *(real.get(kind, {}).get(metric.name) for kind in COLUMNS[4:]),
+        )
         for metric in run.config.evaluate.metrics
     ]
 
@@ -121,7 +127,11 @@ def shown(frame: pd.DataFrame) -> pd.DataFrame:
 
 def markdown(frame: pd.DataFrame, table: dict[str, Any]) -> str:
     """The table for people, with the pictures of its scales."""
-    grid = Grid("Beside held-out and resampled real samples and Gaussian noise, one seed each", COLUMNS, shown(frame).to_numpy().tolist())
+    grid = Grid(
+        "Beside held-out and resampled real samples and Gaussian noise, one seed each",
+        COLUMNS,
+        shown(frame).to_numpy().tolist(),
+    )
     pictures = "\n".join(f"![{scale}](../figures/gallery-{scale}.png)" for scale in table["scales"])
     end = "Made by `python studies/gallery.py`; gallery.json says of every scale by which run, at which commit and on which machine."
     return "\n\n".join([f"# {table['question']}", grid.markdown(), pictures, end]) + "\n"

@@ -59,7 +59,12 @@ SCALES = {
     # The same with a transformer.
     "digits_dit": override(
         DIGITS,
-        {"backbone": {"name": "dit", "preset": "digits"}, "train.learning_rate": 2e-3, "train.optimizer.beta2": 0.99, "train.steps": 3000},
+        {
+            "backbone": {"name": "dit", "preset": "digits"},
+            "train.learning_rate": 2e-3,
+            "train.optimizer.beta2": 0.99,
+            "train.steps": 3000,
+        },
     ),
     # The same with classes, which guidance makes clearer.
     "digits_classes": override(
@@ -88,7 +93,12 @@ SCALES = {
             checkpoint_every=500,
         ),
         evaluate=EvaluateConfig(
-            nfe=(2, 4, 8, 16, 32), num_samples=2000, num_reference=4000, batch_size=1000, extractor="values", metrics=DISTANCES
+            nfe=(2, 4, 8, 16, 32),
+            num_samples=2000,
+            num_reference=4000,
+            batch_size=1000,
+            extractor="values",
+            metrics=DISTANCES,
         ),
     ),
     # A minute a run on one core.
@@ -118,7 +128,11 @@ SCALES = {
             checkpoint_every=500,
         ),
         evaluate=EvaluateConfig(
-            nfe=(2, 4, 8, 16, 32), num_samples=140, batch_size=140, extractor="values", metrics=(*DISTANCES, Autocorrelation(), Spectrum())
+            nfe=(2, 4, 8, 16, 32),
+            num_samples=140,
+            batch_size=140,
+            extractor="values",
+            metrics=(*DISTANCES, Autocorrelation(), Spectrum()),
         ),
     ),
     # Ten minutes a run on one core, most of them Inception.
@@ -159,7 +173,9 @@ SCALES = {
         dataset=LatentFolder(path="imagenet_latents"),
         backbone=DiT(**DiT.presets["XL/2"]),
         objective=ObjectiveConfig(label_dropout=0.1),
-        train=TrainConfig(steps=400_000, batch_size=256, learning_rate=1e-4, warmup_steps=0, optimizer=AdamW(weight_decay=0)),
+        train=TrainConfig(
+            steps=400_000, batch_size=256, learning_rate=1e-4, warmup_steps=0, optimizer=AdamW(weight_decay=0)
+        ),
         evaluate=EvaluateConfig(num_samples=10_000, extractor="values", metrics=(SlicedWasserstein(),)),
     ),
 }

@@ -79,7 +79,9 @@ def train(made: Formulation, data: Data) -> nn.Module:
 def distance(made: Formulation, network: nn.Module, data: Data) -> float:
     """Of as many samples as points are held out, to those."""
     n = len(data.held_out)
-    ((points, *_),) = generate(network, made, {}, Heun(), UniformGrid(), NFE, data.shape, n, n, (SEED, "samples"), "cpu")
+    ((points, *_),) = generate(
+        network, made, {}, Heun(), UniformGrid(), NFE, data.shape, n, n, (SEED, "samples"), "cpu"
+    )
     return sliced_wasserstein(points, data.held_out)
 
 
@@ -99,7 +101,18 @@ def trajectories(made: Formulation, network: nn.Module, number: int = 150) -> Te
     """[number, steps + 1, 2]: where each point is at every step from noise to data."""
     path: list[Tensor] = []
     ((made_points, *_),) = generate(
-        network, made, {}, Euler(), UniformGrid(), 100, (2,), number, number, (SEED, "trajectories"), "cpu", visited=path
+        network,
+        made,
+        {},
+        Euler(),
+        UniformGrid(),
+        100,
+        (2,),
+        number,
+        number,
+        (SEED, "trajectories"),
+        "cpu",
+        visited=path,
     )
     return torch.stack([*path, made_points], dim=1)
 
@@ -124,7 +137,14 @@ def draw(drawn: dict[tuple[str, str], Tensor], path: Path) -> None:
             for line in lines:
                 axes.plot(line[:, 0], line[:, 1], color="C0", alpha=0.25, linewidth=0.5)
             axes.scatter(lines[:, -1, 0], lines[:, -1, 1], s=3, color="C3", zorder=3)
-            axes.set(xlim=(-3, 3), ylim=(-3, 3), xticks=[], yticks=[], aspect="equal", title=interpolant if name == DATASETS[0] else "")
+            axes.set(
+                xlim=(-3, 3),
+                ylim=(-3, 3),
+                xticks=[],
+                yticks=[],
+                aspect="equal",
+                title=interpolant if name == DATASETS[0] else "",
+            )
         row[0].set_ylabel(name)
     figure.suptitle(f"{DRAWN} prediction: from noise (line) to data (dot)", fontsize="medium")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,11 +157,15 @@ def markdown(frame: pd.DataFrame, about: dict[str, Any]) -> str:
     parts = [f"# {about['question']}"]
     for name, part in frame.groupby("dataset", sort=False):
         header = ["interpolant", *part.prediction.unique()]
-        cells = part.pivot(index="interpolant", columns="prediction", values="sliced_wasserstein")[header[1:]].map("{:.3f}".format)
+        cells = part.pivot(index="interpolant", columns="prediction", values="sliced_wasserstein")[header[1:]].map(
+            "{:.3f}".format
+        )
         title = f"{name}: sliced Wasserstein-2 to held-out points; real points {part.real.iloc[0]:.3f}"
         parts.append(Grid(title, header, cells.reset_index().to_numpy().tolist()).markdown())
     parts.append("![trajectories](../figures/toy.png)")
-    parts.append(f"Made by `{about['command']}` at commit {', '.join(about['commits']) or 'unknown'}, one seed each; more in toy.json.")
+    parts.append(
+        f"Made by `{about['command']}` at commit {', '.join(about['commits']) or 'unknown'}, one seed each; more in toy.json."
+    )
     return "\n\n".join(parts) + "\n"
 
 
@@ -149,7 +173,9 @@ def main() -> None:
     """Train all, print the table, write the files."""
     torch.set_num_threads(1)  # networks this small wait for a second thread
     results = list(run())
-    frame = pd.DataFrame([row[:4] for row in results], columns=["dataset", "interpolant", "prediction", "sliced_wasserstein"])
+    frame = pd.DataFrame(
+        [row[:4] for row in results], columns=["dataset", "interpolant", "prediction", "sliced_wasserstein"]
+    )
     frame["real"] = frame.dataset.map({name: real_distance(load(build("dataset", name))) for name in DATASETS})
     frame = frame.round(4)
     about = provenance(QUESTION, "python studies/toy.py", [commit()])
@@ -159,7 +185,10 @@ def main() -> None:
     write_atomic(table, frame.to_csv(index=False))
     write_json(others[0], about)
     write_atomic(others[1], text)
-    draw({(name, interpolant): lines for name, interpolant, prediction, _, lines in results if prediction == DRAWN}, figure)
+    draw(
+        {(name, interpolant): lines for name, interpolant, prediction, _, lines in results if prediction == DRAWN},
+        figure,
+    )
     print(f"wrote {', '.join(map(str, [table, *others, figure]))}")
 
 

@@ -53,7 +53,10 @@ def score() -> Score:
     """Writes what an evaluation would have left in a run directory: `score(run, protocol, {nfe: fid})`."""
 
     def write(run: Run, protocol: Protocol, fid: dict[int, float], commits: tuple[str, ...] = ("abc",)) -> None:
-        known = run.evaluation(protocol) | {"values": {"fid": {str(nfe): value for nfe, value in fid.items()}}, "commits": list(commits)}
+        known = run.evaluation(protocol) | {
+            "values": {"fid": {str(nfe): value for nfe, value in fid.items()}},
+            "commits": list(commits),
+        }
         known |= {"seconds": {str(nfe): 1.0 for nfe in fid}, "time": {str(nfe): 1.75e9 + nfe for nfe in fid}}
         write_json(run.folder / "evaluations" / f"{protocol.digest}.json", known)
 
@@ -67,7 +70,9 @@ def _pairs(folder: Path, rng: np.random.Generator) -> dict[str, Any]:
 
 
 def _npz(folder: Path, rng: np.random.Generator) -> dict[str, Any]:
-    np.savez(folder / "images.npz", images=rng.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8), labels=np.arange(20) % 2)
+    np.savez(
+        folder / "images.npz", images=rng.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8), labels=np.arange(20) % 2
+    )
     return {"path": str(folder / "images.npz")}
 
 
@@ -105,7 +110,14 @@ def _cells(folder: Path, rng: np.random.Generator) -> dict[str, Any]:
     return {"path": str(folder / "cells.h5ad"), "genes": 20}
 
 
-FILES = {"pairs": _pairs, "npz": _npz, "image_folder": _pictures, "latents": _latents, "time_series": _series, "cells": _cells}
+FILES = {
+    "pairs": _pairs,
+    "npz": _npz,
+    "image_folder": _pictures,
+    "latents": _latents,
+    "time_series": _series,
+    "cells": _cells,
+}
 """What writes the files of the members that read some."""
 
 

@@ -27,7 +27,14 @@ from harness.runs.train import ensure, train
 
 GOLDEN = Path(__file__).parent / "golden"
 STEPS = 20
-TRAIN = {"steps": 500, "warmup_steps": 5, "log_every": 1, "sample_every": 500, "checkpoint_every": STEPS, "device": "cpu"}
+TRAIN = {
+    "steps": 500,
+    "warmup_steps": 5,
+    "log_every": 1,
+    "sample_every": 500,
+    "checkpoint_every": STEPS,
+    "device": "cpu",
+}
 VALUES = {"extractor": "values", "nfe": [2], "num_samples": 40, "batch_size": 40}
 DISTANCES = [{"name": name} for name in ("sliced_wasserstein", "mmd", "energy", "c2st")]
 
@@ -42,7 +49,13 @@ def scales(folder: Path) -> dict[str, RunConfig]:
         "backbone": {"name": "unet", "channels": 16, "multipliers": [1, 2], "blocks": 1, "groups": 4},
         "time_sampler": {"name": "stratified"},
         "train": {**TRAIN, "batch_size": 128, "learning_rate": 8e-3, "optimizer": {"name": "adamw", "beta2": 0.97}},
-        "evaluate": {"num_samples": 200, "batch_size": 100, "extractor": "digits", "nfe": [4], "metrics": [{"name": "fid"}]},
+        "evaluate": {
+            "num_samples": 200,
+            "batch_size": 100,
+            "extractor": "digits",
+            "nfe": [4],
+            "metrics": [{"name": "fid"}],
+        },
         "reflow": {"number": 300, "nfe": 4, "batch_size": 100},
     }
     mlp = {"name": "mlp", "width": 384, "blocks": 3}
@@ -100,11 +113,17 @@ def write_cells(folder: Path) -> Path:
 
     rng = np.random.RandomState(0)  # whose draws never change
     donors = np.arange(400) % 3
-    counts = rng.poisson(rng.gamma(0.7, 3, 150) * np.where(donors[:, None], 1, rng.lognormal(0, 0.7, 150))) + np.eye(400, 150)
+    counts = rng.poisson(rng.gamma(0.7, 3, 150) * np.where(donors[:, None], 1, rng.lognormal(0, 0.7, 150))) + np.eye(
+        400, 150
+    )
     names = (pd.Index([f"{what} {i % n}" for i in range(size)], dtype=object) for what, size, n in
              (("cell", 400, 400), ("donor", 400, 3), ("gene", 150, 150)))  # fmt: skip
     cell_names, conditions, genes = names
-    cells = AnnData(csr_matrix(counts.astype(np.float32)), pd.DataFrame({"donor": conditions}, cell_names), pd.DataFrame(index=genes))
+    cells = AnnData(
+        csr_matrix(counts.astype(np.float32)),
+        pd.DataFrame({"donor": conditions}, cell_names),
+        pd.DataFrame(index=genes),
+    )
     cells.write_h5ad(folder / "cells.h5ad")
     return folder / "cells.h5ad"
 
@@ -142,19 +161,40 @@ def named(folder: Path) -> dict[str, RunConfig]:
         "two rounds": override(digits, {"reflow.rounds": 2, "reflow.solver": "euler", "reflow.time_grid": "quadratic"}),
         "distilled": override(digits, {"reflow.rounds": 1, "reflow.distil": True, "evaluate.nfe": [1]}),
         "cold": override(
-            digits, {"reflow.rounds": 1, "reflow.warm_start": False, "train.more_ema_decays": [0.9], "reflow.average.decay": 0.9}
+            digits,
+            {
+                "reflow.rounds": 1,
+                "reflow.warm_start": False,
+                "train.more_ema_decays": [0.9],
+                "reflow.average.decay": 0.9,
+            },
         ),
-        "another teacher": override(points, {"reflow.rounds": 1, "reflow.teacher": override(points, {"train.steps": 30})}),
+        "another teacher": override(
+            points, {"reflow.rounds": 1, "reflow.teacher": override(points, {"train.steps": 30})}
+        ),
         "guided rounds": override(
-            classes, {"reflow.rounds": 2, "reflow.guidance.scale": 2.0, "reflow.later_guidance.scale": 1.5, "reflow.nfe": 8}
+            classes,
+            {"reflow.rounds": 2, "reflow.guidance.scale": 2.0, "reflow.later_guidance.scale": 1.5, "reflow.nfe": 8},
         ),
-        "guided": override(classes, {"evaluate.guidance": {"scale": 2.0, "low": 0.1, "high": 0.9}, "evaluate.solver": "heun"}),
+        "guided": override(
+            classes, {"evaluate.guidance": {"scale": 2.0, "low": 0.1, "high": 0.9}, "evaluate.solver": "heun"}
+        ),
         "averages": override(
-            points, {"train.snapshot_every": 5, "train.more_ema_decays": [0.9], "evaluate.average": {"name": "posthoc", "width": 0.1}}
+            points,
+            {
+                "train.snapshot_every": 5,
+                "train.more_ema_decays": [0.9],
+                "evaluate.average": {"name": "posthoc", "width": 0.1},
+            },
         ),
-        "best": override(digits, {"evaluate.checkpoint": "best", "evaluate.metrics": [{"name": "kid", "subsets": 5}, {"name": "fid"}]}),
+        "best": override(
+            digits,
+            {"evaluate.checkpoint": "best", "evaluate.metrics": [{"name": "kid", "subsets": 5}, {"name": "fid"}]},
+        ),
         "adaptive": override(points, {"evaluate.solver": "dopri5", "evaluate.nfe": [0]}),
-        "of the flow": override(points, {"evaluate.metrics": [*DISTANCES, {"name": "straightness"}, {"name": "curvature"}]}),
+        "of the flow": override(
+            points, {"evaluate.metrics": [*DISTANCES, {"name": "straightness"}, {"name": "curvature"}]}
+        ),
         "optimizer": override(digits, {"train.optimizer": "adam", "train.schedule": "constant", "train.accumulate": 2}),
         "batch OT": override(points, {"coupling": "sinkhorn", "noise": "student_t", "weighting": "min_snr"}),
     }
@@ -175,7 +215,14 @@ def stored() -> RunConfig:
         {
             "dataset": {"name": "digits"},
             "backbone": {"name": "unet", "channels": 4, "multipliers": [1], "blocks": 1, "groups": 2},
-            "train": {**TRAIN, "steps": 4, "sample_every": 4, "checkpoint_every": 4, "batch_size": 32, "warmup_steps": 1},
+            "train": {
+                **TRAIN,
+                "steps": 4,
+                "sample_every": 4,
+                "checkpoint_every": 4,
+                "batch_size": 32,
+                "warmup_steps": 1,
+            },
             "evaluate": {**VALUES, "num_reference": 100, "metrics": DISTANCES[:1]},
             "reflow": {"rounds": 1, "number": 64, "nfe": 2, "batch_size": 32},
         }

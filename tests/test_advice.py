@@ -61,14 +61,34 @@ UNFITTING: list[tuple[dict[str, Any], float, str | None]] = [
     ({"prediction": {"name": "edm", "sigma_data": 2.0}}, 2.0, None),
     ({"prediction": "edm"}, 0.7, None),
     ({"prediction": "edm"}, 0.35, None),
-    ({"weighting": {"name": "edm", "sigma_data": 0.25}}, 0.5, "weighting.sigma_data: 0.25 is far from 0.5, the data's sd"),
+    (
+        {"weighting": {"name": "edm", "sigma_data": 0.25}},
+        0.5,
+        "weighting.sigma_data: 0.25 is far from 0.5, the data's sd",
+    ),
     ({"weighting": {"name": "edm", "sigma_data": 0.25}}, 0.3, None),
-    ({"interpolant": {"name": "ve", "sigma_max": 5.0}}, 1.0, "interpolant: ve: at t = 1 data of size 1 are left under noise of sd 5"),
+    (
+        {"interpolant": {"name": "ve", "sigma_max": 5.0}},
+        1.0,
+        "interpolant: ve: at t = 1 data of size 1 are left under noise of sd 5",
+    ),
     ({"interpolant": {"name": "ve", "sigma_max": 50.0}}, 1.0, None),
-    ({"interpolant": {"name": "vp_ddpm", "beta_max": 2.0}}, 1.0, "interpolant: vp_ddpm: at t = 1 data of size 0.592 are left"),
+    (
+        {"interpolant": {"name": "vp_ddpm", "beta_max": 2.0}},
+        1.0,
+        "interpolant: vp_ddpm: at t = 1 data of size 0.592 are left",
+    ),
     ({"interpolant": "vp_ddpm"}, 1.0, None),
-    ({"interpolant": {"name": "fm_ot", "sigma_min": 0.2}}, 1.0, "interpolant: fm_ot: noise of sd 0.2 stays in samples of data of sd 1"),
-    ({"interpolant": {"name": "ve", "sigma_min": 0.3}}, 2.0, "interpolant: ve: noise of sd 0.3 stays in samples of data of sd 2"),
+    (
+        {"interpolant": {"name": "fm_ot", "sigma_min": 0.2}},
+        1.0,
+        "interpolant: fm_ot: noise of sd 0.2 stays in samples of data of sd 1",
+    ),
+    (
+        {"interpolant": {"name": "ve", "sigma_min": 0.3}},
+        2.0,
+        "interpolant: ve: noise of sd 0.3 stays in samples of data of sd 2",
+    ),
     ({"interpolant": {"name": "fm_ot", "sigma_min": 0.05}}, 1.0, None),
 ]
 
@@ -92,9 +112,12 @@ def test_the_remedy_names_the_first_cause_that_fits() -> None:
     assert "lower train.learning_rate" in remedy(override(GOOD, {"precision": "fp32"}), load(Digits()))
 
 
-def lines(losses: list[float], clipped: float = 0.0, held_out: dict[int, float] | None = None) -> list[dict[str, float]]:
+def lines(
+    losses: list[float], clipped: float = 0.0, held_out: dict[int, float] | None = None
+) -> list[dict[str, float]]:
     return [
-        {"step": step, "loss": loss, "clipped_share": clipped} | ({"held_out_loss": held_out[step]} if step in (held_out or {}) else {})
+        {"step": step, "loss": loss, "clipped_share": clipped}
+        | ({"held_out_loss": held_out[step]} if step in (held_out or {}) else {})
         for step, loss in enumerate(losses)
     ]
 
@@ -109,9 +132,15 @@ FALLING = [1 / (1 + i) for i in range(20)]
         (lines(FALLING[:4]), None),
         (lines([1.0, 1.1] * 10), "the loss does not fall (1.05 in the first fifth, 1.05 in the last)"),
         (lines(FALLING, clipped=0.6), "60% of the last steps were clipped"),
-        (lines(FALLING, held_out={5: 0.3, 10: 0.2, 19: 0.25}), "the held-out loss was lowest at step 10 (0.2, at the end 0.25)"),
+        (
+            lines(FALLING, held_out={5: 0.3, 10: 0.2, 19: 0.25}),
+            "the held-out loss was lowest at step 10 (0.2, at the end 0.25)",
+        ),
         (lines(FALLING, held_out={5: 0.3, 10: 0.2, 19: 0.201}), None),
-        (lines(FALLING, held_out={5: 0.3, 10: 0.2, 19: 0.18}), "the held-out loss still fell at the end (0.2 a look before, 0.18)"),
+        (
+            lines(FALLING, held_out={5: 0.3, 10: 0.2, 19: 0.18}),
+            "the held-out loss still fell at the end (0.2 a look before, 0.18)",
+        ),
         (lines(FALLING, held_out={5: 0.3, 10: 0.2, 19: 0.195}), None),
         ([*lines(FALLING), {"step": 20, "sample_spread": 0.6}], "the samples spread 60% as far as the data"),
         ([*lines(FALLING), {"step": 20, "sample_spread": 0.6}, {"step": 30, "sample_spread": 0.9}], None),
@@ -143,7 +172,10 @@ def test_what_was_measured_is_diagnosed(given: list[dict[str, float]], said: str
         ({"fid": {"8": 5.0, "32": 4.0, "0": 9.0}}, "fid still falls with the steps (5 at NFE 8, 4 at 32)"),
         ({"fid": {"8": 5.0, "32": 4.9}}, None),
         ({"fid": {"32": 4.9}}, None),
-        ({"precision": {"8": 0.5, "32": 0.9}, "recall": {"8": 0.5, "32": 0.4}}, "recall 0.40 is far below precision 0.90 at NFE 32"),
+        (
+            {"precision": {"8": 0.5, "32": 0.9}, "recall": {"8": 0.5, "32": 0.4}},
+            "recall 0.40 is far below precision 0.90 at NFE 32",
+        ),
         ({"precision": {"32": 0.6}, "recall": {"32": 0.5}}, None),
         ({"kid": {"8": -0.001, "32": -0.002}}, None),
         ({"kid": {"8": 0.004, "32": 0.002}}, "kid still falls with the steps (0.004 at NFE 8, 0.002 at 32)"),
@@ -168,5 +200,8 @@ def test_a_fall_that_the_interval_holds_is_none() -> None:
             (0.03, -0.01, [-0.02, 0.06], False),
             (0.03, -0.05, [-0.02, 0.06], True),
         ):
-            values, intervals = {metric.name: {"8": before, "32": after}}, {metric.name: {"8": interval, "32": interval}}
+            values, intervals = (
+                {metric.name: {"8": before, "32": after}},
+                {metric.name: {"8": interval, "32": interval}},
+            )
             assert bool(doubts(values, [metric], intervals)) == falls, (metric.name, before, after)

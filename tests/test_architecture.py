@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 MODULES = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "harness").rglob("*.py"))}
 SOLE_IMPORTERS = {
-    "mlflow": "harness/tracking.py",
+    "mlflow": "harness/runs/mlflow_mirror.py",
     "optuna": "harness/ablation/",
     "torch_fidelity": ("harness/evaluation/fidelity.py", "harness/evaluation/extractors.py"),
     "scanpy": ("harness/data/cells.py", "harness/data/counts.py"),
@@ -43,36 +43,46 @@ def imported(nodes: Iterable[ast.AST]) -> set[str]:
 
 def reaches(path: Path, *packages: str) -> set[str]:
     """What a file imports of `packages`."""
-    return {name for name in imports(path) if any(name == package or name.startswith(f"{package}.") for package in packages)}
+    return {
+        name for name in imports(path) if any(name == package or name.startswith(f"{package}.") for package in packages)
+    }
 
 
 def test_the_scan_finds_what_is_there() -> None:
-    assert reaches(MODULES["harness/tracking.py"], "mlflow")
-    assert reaches(MODULES["harness/objective.py"], "harness.components")
+    assert reaches(MODULES["harness/runs/mlflow_mirror.py"], "mlflow")
+    assert reaches(MODULES["harness/flow/objective.py"], "harness.components")
     assert reaches(MODULES["harness/evaluation/protocol.py"], "harness.data")
     assert len(MODULES) > 25
 
 
-def test_imports_follow_the_arrows() -> None:
-    users = (
-        "harness.training",
-        "harness.ablation",
-        "harness.runs.folder",
-        "harness.runs.train",
-        "harness.runs.mlflow_mirror",
-        "harness.cli",
-    )
-    barred = {
-        "harness/components/": ("harness.evaluation", *users),
-        "harness/data/": ("harness.components", "harness.evaluation", *users),
-        "harness/evaluation/": users,
-    }
+FLOORS = ("core", "data", "components", "flow", "training", "evaluation", "runs", "ablation", "cli")
+"""The rooms from the ground up: each imports from those below it alone. `testing` stands beside `runs`: nothing imports it but `cli`."""
+ABLATION = ("design", "execute", "report")
+
+
+def test_every_module_lies_in_a_room() -> None:
+    loose = {"harness/__init__.py", "harness/__main__.py"}
+    assert {module for module in MODULES if module.split("/")[1] not in (*FLOORS, "testing")} == loose
+
+
+def test_imports_lead_down() -> None:
+    """Within functions and for the type checker too."""
+    for module, path in MODULES.items():
+        room = module.split("/")[1]
+        if room in FLOORS:
+            above = [f"harness.{other}" for other in FLOORS[FLOORS.index(room) + 1 :]]
+            assert not reaches(path, *above, *(() if room == "cli" else ("harness.testing",))), module
+        if room == "testing":
+            assert not reaches(path, "harness.runs", "harness.ablation", "harness.cli"), module
+        if module.startswith("harness/evaluation/"):  # neither knows of the other: one trains, one judges
+            assert not reaches(path, "harness.training"), module
+
+
+def test_packages_have_one_owner() -> None:
     for module, path in MODULES.items():
         assert not reaches(path, "studies"), module
         for package, owner in SOLE_IMPORTERS.items():
             assert module.startswith(owner) or not reaches(path, package), module
-        for room, packages in barred.items():
-            assert not module.startswith(room) or not reaches(path, *packages), module
 
 
 def test_what_is_heavy_is_imported_where_it_is_used() -> None:

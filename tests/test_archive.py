@@ -97,7 +97,9 @@ def test_what_does_not_count_is_said_and_changes_nothing(name: str, said: str, z
     assert (classes, number) == (("cat", "dog"), 40)
 
 
-@pytest.mark.parametrize("holds", [{"bird/00.heic": b"x", "bird/deep/1.txt": b"x"}, {"bird/.hidden.png": b"x"}, {"bird/": b""}])
+@pytest.mark.parametrize(
+    "holds", [{"bird/00.heic": b"x", "bird/deep/1.txt": b"x"}, {"bird/.hidden.png": b"x"}, {"bird/": b""}]
+)
 @pytest.mark.parametrize("zipped", [False, True], ids=["folder", "zip"])
 def test_a_class_without_a_file_that_counts_is_named(holds: Mapping[str, bytes], zipped: bool, tmp_path: Path) -> None:
     files = {name: content for name, content in holds.items() if zipped or not name.endswith("/")}
@@ -107,7 +109,9 @@ def test_a_class_without_a_file_that_counts_is_named(holds: Mapping[str, bytes],
 
 
 def test_endings_are_counted_and_many_folders_are_named_in_short(tmp_path: Path) -> None:
-    files = {f"{i:02d}/{j}.{ending}": PICTURE for i in range(9) for j, ending in enumerate(("png", "txt", "TXT", "json"))}
+    files = {
+        f"{i:02d}/{j}.{ending}": PICTURE for i in range(9) for j, ending in enumerate(("png", "txt", "TXT", "json"))
+    }
     assert archive(write(tmp_path / "x", files)).left_out() == [
         "left out: 9 files ending in .json, in 00, 01, 02, 03, 04 and 4 more",
         "left out: 18 files ending in .txt, in 00, 01, 02, 03, 04 and 4 more",
@@ -168,7 +172,9 @@ def test_a_parent_folder_is_stripped_from_folders_too_and_one_class_stays_one(tm
     assert str(found.where("cat/00.png")) == str(tmp_path / "x" / "pets" / "cat" / "00.png")
     one = {f"cat/{i}.png": PICTURE for i in range(20)}
     assert load_folder(write(tmp_path / "y", one)).class_names == ("cat",)
-    assert load_folder(write(tmp_path / "z", {f"pets/{name}": content for name, content in one.items()})).class_names == ("cat",)
+    assert load_folder(
+        write(tmp_path / "z", {f"pets/{name}": content for name, content in one.items()})
+    ).class_names == ("cat",)
     with pytest.raises(UserError, match=r"'cover\.png' lies in no folder, others do"):
         load_folder(write(tmp_path / "x", {"pets/cover.png": PICTURE}))
 
@@ -180,13 +186,17 @@ def test_windows_paths_that_climb_out_are_refused(name: str, tmp_path: Path) -> 
         archive(tmp_path / "x.zip")
 
 
-@pytest.mark.parametrize("parts", [("train", "test"), ("train", "val", "test"), ("Training", "Validation"), ("dev", "eval", "extra")])
+@pytest.mark.parametrize(
+    "parts", [("train", "test"), ("train", "val", "test"), ("Training", "Validation"), ("dev", "eval", "extra")]
+)
 @pytest.mark.parametrize("inner", ["", "cat/"])
 def test_folders_named_like_parts_are_no_classes(parts: tuple[str, ...], inner: str, tmp_path: Path) -> None:
     files = {f"{part}/{inner}{i:02d}.png": PICTURE for part in parts for i in range(12)}
     wrapped = write_zip(tmp_path / "x.zip", {f"pets/{name}": content for name, content in files.items()})
     for place in (write(tmp_path / "x", files), wrapped):
-        with pytest.raises(UserError, match=r"like parts of a data set, not like classes\. Give one of them .*, or rename them\.$"):
+        with pytest.raises(
+            UserError, match=r"like parts of a data set, not like classes\. Give one of them .*, or rename them\.$"
+        ):
             load_folder(place)
 
 
@@ -214,7 +224,10 @@ def test_other_content_of_the_same_names_and_sizes_is_other_data(
     """However large, and however often it was hashed before: a single byte counts."""
     settled(monkeypatch)
     rng = np.random.default_rng(0)
-    files = {f"{i:02d}.bmp": encoded(Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)), "bmp") for i in range(20)}
+    files = {
+        f"{i:02d}.bmp": encoded(Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)), "bmp")
+        for i in range(20)
+    }
     if kind == "latents":
         files = {f"{i:02d}.npy": as_npy(rng.normal(size=(4, 3, 2)).astype(np.float32)) for i in range(20)}
     place = write(tmp_path / "x", files)
@@ -278,7 +291,9 @@ def test_files_are_hashed_once(zipped: bool, tmp_path: Path, reads: list[str], m
     assert len(reads) == len(names)
     changed = {**TWO, "dog/05.png": PICTURE[:-1] + b"\0"}
     write_zip(place, changed) if zipped else (place / "dog/05.png").write_bytes(changed["dog/05.png"])
-    assert hashes.digests(archive(place), names) == [hashlib.sha256(content).hexdigest() for content in changed.values()]
+    assert hashes.digests(archive(place), names) == [
+        hashlib.sha256(content).hexdigest() for content in changed.values()
+    ]
     assert reads[len(names) :] == ["dog/05.png"], "what did not change is not read again"
 
 
@@ -294,7 +309,9 @@ DAMAGES = {
     "empty": lambda text: "",
     "list": lambda text: "[]",
     "numbers": lambda text: json.dumps({"files": dict.fromkeys(TWO, 3)}),
-    "short": lambda text: json.dumps({"files": {name: [entry[0], entry[1][:12]] for name, entry in json.loads(text)["files"].items()}}),
+    "short": lambda text: json.dumps(
+        {"files": {name: [entry[0], entry[1][:12]] for name, entry in json.loads(text)["files"].items()}}
+    ),
     "null": lambda text: json.dumps({"files": None}),
 }
 
@@ -320,21 +337,27 @@ def test_hashes_do_not_grow_without_bound(tmp_path: Path, monkeypatch: pytest.Mo
         (place / name).unlink()
     write(place, {"dog/20.png": PICTURE})
     hashes.digests(archive(place), list(archive(place).files))
-    assert json.loads(kept.read_text())["files"].keys() == {"dog/19.png", "dog/20.png"}, "files that are gone are forgotten"
+    assert json.loads(kept.read_text())["files"].keys() == {"dog/19.png", "dog/20.png"}, (
+        "files that are gone are forgotten"
+    )
     for i in range(5):
         other = write(tmp_path / str(i), {"a/0.png": PICTURE})
         hashes.digests(archive(other), ["a/0.png"])
     assert len(list((results_folder() / "local" / "hashes").iterdir())) == 3
 
 
-def test_a_results_folder_that_cannot_be_written_costs_another_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_results_folder_that_cannot_be_written_costs_another_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path / "file"))
     place = write(tmp_path / "x", TWO)
     assert len(set(hashes.digests(archive(place), list(TWO)))) == 1
 
 
-def test_long_hashing_is_shown_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_long_hashing_is_shown_on_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     place = write(tmp_path / "x", TWO)
     hashes.digests(archive(place), list(TWO))
@@ -346,6 +369,8 @@ def test_long_hashing_is_shown_on_a_terminal(tmp_path: Path, monkeypatch: pytest
 
 def test_a_latent_folder_says_what_was_left_out(tmp_path: Path) -> None:
     files = {f"{name}/{i:02d}.npy": as_npy(np.zeros((4, 2, 2), np.float32)) for name in "ab" for i in range(10)}
-    data: Data = build("dataset", {"name": "latents", "path": str(write(tmp_path / "x", {**files, "a/x.pt": b""}))}).load()
+    data: Data = build(
+        "dataset", {"name": "latents", "path": str(write(tmp_path / "x", {**files, "a/x.pt": b""}))}
+    ).load()
     assert data.notes == ("left out: 1 file ending in .pt, in a",)
     assert len(data.train) == 18

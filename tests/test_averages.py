@@ -33,7 +33,9 @@ def test_the_mixture_is_the_least_squares_fit_of_the_profiles() -> None:
     """Against the fit on a fine grid of times."""
     ends, gammas = np.array([3.0, 3.0, 6.0, 6.0, 10.0, 10.0]), np.array([6.94, 16.97] * 3)
     times = (np.arange(200_000) + 0.5) / 20_000
-    basis = np.stack([np.where(times <= e, (g + 1) * times**g / e ** (g + 1), 0) for e, g in zip(ends, gammas, strict=True)], 1)
+    basis = np.stack(
+        [np.where(times <= e, (g + 1) * times**g / e ** (g + 1), 0) for e, g in zip(ends, gammas, strict=True)], 1
+    )
     wanted = (4.5 + 1) * times**4.5 / 10**5.5
     expected = np.linalg.lstsq(basis, wanted, rcond=None)[0]
     np.testing.assert_allclose(mixture(ends, gammas, 10.0, 4.5), expected, rtol=1e-3, atol=1e-4)
@@ -45,7 +47,9 @@ def walk(network: nn.Linear, averages: Sequence[Averages]) -> None:
     target = torch.randn(network.weight.shape, generator=generator)
     for n in range(1, STEPS + 1):
         with torch.no_grad():
-            network.weight += 0.01 * (target - network.weight) + 0.02 * torch.randn(network.weight.shape, generator=generator)
+            network.weight += 0.01 * (target - network.weight) + 0.02 * torch.randn(
+                network.weight.shape, generator=generator
+            )
         for average in averages:
             average.update(n)
 

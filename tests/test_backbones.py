@@ -46,7 +46,9 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def batch(*shape: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     """Three samples and their times."""
-    return torch.randn(3, *shape, generator=generator(), dtype=dtype), torch.rand(3, generator=generator(1), dtype=dtype)
+    return torch.randn(3, *shape, generator=generator(), dtype=dtype), torch.rand(
+        3, generator=generator(1), dtype=dtype
+    )
 
 
 @torch.no_grad()
@@ -266,7 +268,9 @@ def group_norm(x: Tensor, groups: int, weights: Weights, layer: str) -> Tensor:
 @pytest.mark.parametrize("conditioning", ["film", "add"])
 @pytest.mark.parametrize("outer", [8, 12])
 def test_a_residual_block_is_norm_convolution_condition_norm_convolution(conditioning: Any, outer: int) -> None:
-    module = shaken(ResidualBlock(8, outer, 6, UNet(channels=8, groups=4, conditioning=conditioning), 0), std=0.3).double()
+    module = shaken(
+        ResidualBlock(8, outer, 6, UNet(channels=8, groups=4, conditioning=conditioning), 0), std=0.3
+    ).double()
     x, condition, w = batch(8, 5, 3, dtype=torch.float64)[0], batch(6, dtype=torch.float64)[0], module.state_dict()
     h = F.conv2d(silu(group_norm(x, 4, w, "norm1")), w["conv1.weight"], w["conv1.bias"], padding=1)
     told = affine(condition, w, "condition")[..., None, None]
@@ -329,7 +333,11 @@ def test_dits_weights_start_as_the_papers_do() -> None:
         assert 0.9 * bound < layer.weight.abs().max() <= bound
         assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
         assert not layer.bias.any()
-    for matrix in (network.condition.time[1].weight, network.condition.time[3].weight, network.condition.classes.weight):
+    for matrix in (
+        network.condition.time[1].weight,
+        network.condition.time[3].weight,
+        network.condition.classes.weight,
+    ):
         assert matrix.std().item() == pytest.approx(0.02, rel=0.05)
 
 
@@ -398,7 +406,9 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(("kind", "field"), [(kind, field.name) for kind in CHANGES for field in dataclasses.fields(SMALL[kind][0])])
+@pytest.mark.parametrize(
+    ("kind", "field"), [(kind, field.name) for kind in CHANGES for field in dataclasses.fields(SMALL[kind][0])]
+)
 def test_no_field_is_dead(kind: str, field: str) -> None:
     config, shape = SMALL[kind]
     outcomes = []
@@ -411,7 +421,9 @@ def test_no_field_is_dead(kind: str, field: str) -> None:
 
 
 DROPPING = pytest.mark.parametrize(
-    ("config", "shape"), [(UNet(channels=8, groups=4, dropout=0.4), (1, 8, 8)), (MLP(width=64, dropout=0.4), (5,))], ids=["unet", "mlp"]
+    ("config", "shape"),
+    [(UNet(channels=8, groups=4, dropout=0.4), (1, 8, 8)), (MLP(width=64, dropout=0.4), (5,))],
+    ids=["unet", "mlp"],
 )
 
 
@@ -429,7 +441,9 @@ def test_dropout_drops_the_declared_share_of_single_activations(config: Any, sha
     network, shares = built(config, shape), []
     blocks = [module for module in network.modules() if hasattr(module, "dropout")]
     for block in blocks:
-        block.dropout.register_forward_hook(lambda module, inputs, output: shares.append((output == 0).float().view(len(output), -1, 16)))
+        block.dropout.register_forward_hook(
+            lambda module, inputs, output: shares.append((output == 0).float().view(len(output), -1, 16))
+        )
     network(*batch(*shape))
     assert len(shares) == len(blocks) > 2
     dropped = torch.cat(shares, 1)
@@ -547,7 +561,9 @@ def test_padding_is_as_if_it_were_cut_off() -> None:
     network, x, t, mask = sequences()
     output = network(x, t, mask=mask)
     for i, length in enumerate((9, 5, 1)):
-        torch.testing.assert_close(output[i, :length], network(x[i : i + 1, :length], t[i : i + 1])[0], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            output[i, :length], network(x[i : i + 1, :length], t[i : i + 1])[0], rtol=1e-5, atol=1e-5
+        )
     assert torch.equal(output[~mask], torch.zeros(12, 3))
 
 
@@ -568,7 +584,9 @@ def test_the_order_of_a_sequence_counts_by_sines_of_its_places() -> None:
     assert not torch.allclose(network(x[:, order], t), network(x, t)[:, order], atol=1e-3)
     weights = {name.removeprefix("trunk."): value for name, value in network.state_dict().items()}
     tokens = affine(x, weights, "stem") + waves(torch.arange(5), 8).float()
-    torch.testing.assert_close(network(x, t), trunk(tokens, network.condition(t, None), weights, 2, 2), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        network(x, t), trunk(tokens, network.condition(t, None), weights, 2, 2), rtol=1e-4, atol=1e-5
+    )
 
 
 # Time and class
@@ -578,9 +596,13 @@ def test_the_order_of_a_sequence_counts_by_sines_of_its_places() -> None:
 @pytest.mark.parametrize("scale", [1.0, 1000.0])
 def test_sinusoidal_is_the_briefs_formula_of_scaled_time(dim: int, scale: float) -> None:
     half, t = dim // 2, torch.linspace(0, 1, 11)
-    angles = torch.stack([scale * t.double() * math.exp(-i * math.log(10_000) / max(1, half - 1)) for i in range(half)], -1)
+    angles = torch.stack(
+        [scale * t.double() * math.exp(-i * math.log(10_000) / max(1, half - 1)) for i in range(half)], -1
+    )
     module = Sinusoidal(scale=scale).build(dim)
-    torch.testing.assert_close(module(t).double(), torch.cat([angles.sin(), angles.cos()], -1), rtol=0, atol=2e-7 * scale + 1e-6)
+    torch.testing.assert_close(
+        module(t).double(), torch.cat([angles.sin(), angles.cos()], -1), rtol=0, atol=2e-7 * scale + 1e-6
+    )
     assert not module.state_dict()
     assert Sinusoidal().scale == 1000
 
@@ -593,7 +615,9 @@ def test_fourier_frequencies_are_normal_with_the_declared_deviation() -> None:
     assert turns.mean().item() == pytest.approx(0, abs=0.1)
     assert (turns.abs() < 3).float().mean().item() == pytest.approx(math.erf(math.sqrt(0.5)), abs=0.02)
     t = torch.tensor([0.3])
-    torch.testing.assert_close(module(t)[0], torch.cat([(t * module.frequencies).sin(), (t * module.frequencies).cos()]))
+    torch.testing.assert_close(
+        module(t)[0], torch.cat([(t * module.frequencies).sin(), (t * module.frequencies).cos()])
+    )
 
 
 def test_fourier_frequencies_travel_with_the_weights() -> None:
@@ -623,7 +647,10 @@ def test_only_a_learned_embedding_trains() -> None:
 @pytest.mark.parametrize("kind", ["unet", "dit", "transformer", "mlp"])
 def test_every_network_takes_every_time_embedding(kind: str, name: str) -> None:
     config, shape = SMALL[kind]
-    network, (x, t) = built(dataclasses.replace(config, time_embedding=build("time_embedding", name)), shape), batch(*shape)
+    network, (x, t) = (
+        built(dataclasses.replace(config, time_embedding=build("time_embedding", name)), shape),
+        batch(*shape),
+    )
     assert (network(x, t) - network(x, t.flip(0)))[0].abs().max() > 1e-4
 
 
@@ -674,7 +701,12 @@ def test_a_field_beside_a_preset_wins() -> None:
     expected = DiT(width=384, depth=2, heads=6, patch=8, time_embedding=Fourier(std=4))
     assert build("backbone", {"name": "dit", **beside, "preset": "S/8"}) == expected
     assert build("backbone", {"name": "dit", "preset": "S/8", **beside}) == expected
-    paths = {"backbone": "dit", "backbone.depth": 2, "backbone.time_embedding": "fourier", "backbone.time_embedding.std": 4}
+    paths = {
+        "backbone": "dit",
+        "backbone.depth": 2,
+        "backbone.time_embedding": "fourier",
+        "backbone.time_embedding.std": 4,
+    }
     assert override(BASE, paths | {"backbone.preset": "S/8"}).backbone == expected
 
 
@@ -682,7 +714,9 @@ def test_a_preset_as_a_path_leaves_all_else_at_its_default() -> None:
     small = DiT(width=384, depth=12, heads=6, patch=8)
     assert override(BASE, {"backbone": "dit", "backbone.preset": "S/8"}).backbone == small
     assert override(BASE, {"backbone": {"name": "dit", "preset": "S/8"}}).backbone == small
-    assert override(BASE, {"backbone.preset": "fashion"}).backbone == UNet(channels=32, multipliers=(1, 2, 2), blocks=2, groups=8)
+    assert override(BASE, {"backbone.preset": "fashion"}).backbone == UNet(
+        channels=32, multipliers=(1, 2, 2), blocks=2, groups=8
+    )
     learned = override(BASE, {"backbone": "dit", "backbone.time_embedding": "learned"})
     assert override(learned, {"backbone.preset": "S/8"}).backbone == small
     beside = {"backbone.preset": "S/8", "backbone.heads": 12, "backbone.time_embedding": "learned"}
@@ -711,7 +745,11 @@ def test_a_preset_that_is_none_is_told(changes: dict[str, Any], message: str) ->
 @pytest.mark.parametrize(
     ("spec", "shape", "message"),
     [
-        ({"name": "unet", "multipliers": [1, 2, 2, 2]}, (1, 28, 28), "^multipliers: 4 levels do not halve 28x28 evenly"),
+        (
+            {"name": "unet", "multipliers": [1, 2, 2, 2]},
+            (1, 28, 28),
+            "^multipliers: 4 levels do not halve 28x28 evenly",
+        ),
         ({"name": "unet", "multipliers": [1, 2]}, (1, 8, 7), "^multipliers: 2 levels do not halve 8x7 evenly"),
         ({"name": "unet", "multipliers": [1, 2]}, (1, 7, 8), "^multipliers: 2 levels do not halve 7x8 evenly"),
         ({"name": "unet", "attention": [8, 3]}, (1, 8, 4), r"^attention: no level has height 3. Choose from \[8, 4\]"),
@@ -735,7 +773,10 @@ def test_data_that_does_not_fit_is_told(spec: dict[str, Any], shape: tuple[int, 
     [
         ({"name": "unet", "multipliers": []}, "multipliers: there is no level"),
         ({"name": "unet", "channels": 12}, "groups: 8 does not divide every width. Choose a divisor of 12"),
-        ({"name": "unet", "channels": 56, "attention": [8], "head_channels": 16}, "head_channels: 16 does not divide the widths"),
+        (
+            {"name": "unet", "channels": 56, "attention": [8], "head_channels": 16},
+            "head_channels: 16 does not divide the widths",
+        ),
         ({"name": "unet", "conditioning": "flim"}, "conditioning: 'flim' is not a choice. Did you mean 'film'"),
         ({"name": "unet", "dropout": 1}, r"dropout: 1.0 is outside \[0, 1\)"),
         ({"name": "mlp", "dropout": 1}, r"dropout: 1.0 is outside \[0, 1\)"),
@@ -743,7 +784,10 @@ def test_data_that_does_not_fit_is_told(spec: dict[str, Any], shape: tuple[int, 
         ({"name": "dit", "width": 66, "heads": 6}, r"width: 66 is no multiple of heads \(6\) and of 4"),
         ({"name": "transformer", "width": 64, "heads": 6}, r"width: 64 is no multiple of heads \(6\) and of 2"),
         ({"name": "transformer", "width": 9, "heads": 3}, r"width: 9 is no multiple of heads \(3\) and of 2"),
-        ({"name": "dit", "time_embedding": "sinusodial"}, "time_embedding: 'sinusodial' is no time_embedding. Did you mean 'sinusoidal'"),
+        (
+            {"name": "dit", "time_embedding": "sinusodial"},
+            "time_embedding: 'sinusodial' is no time_embedding. Did you mean 'sinusoidal'",
+        ),
     ],
 )
 def test_fields_that_do_not_go_together_are_told(spec: dict[str, Any], message: str) -> None:

@@ -94,7 +94,9 @@ def test_classes_follow_their_rows(workers: int | None) -> None:
         assert torch.equal(samples, IMAGES[rows])
         assert classes is not None
         assert torch.equal(classes, rows % 3)
-    assert all(classes is None for _, classes in drawn(dataclasses.replace(data, classes=None, held_out_classes=None), 0, 6))
+    assert all(
+        classes is None for _, classes in drawn(dataclasses.replace(data, classes=None, held_out_classes=None), 0, 6)
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -188,7 +190,9 @@ def on_pictures(tiny: RunConfig, pictures: Path) -> RunConfig:
     return override(tiny, {"dataset": dataset, "train.batch_size": 8, "objective.label_dropout": 0.2})
 
 
-def trained(config: RunConfig, folder: Path, data: Data | None = None, stop_after: int | None = None, initial: int = 0) -> Tensor:
+def trained(
+    config: RunConfig, folder: Path, data: Data | None = None, stop_after: int | None = None, initial: int = 0
+) -> Tensor:
     """The weights of both networks after training to the end, or to a stop."""
     data, calls = data or load(config.dataset), itertools.count()
     torch.manual_seed(initial)
@@ -240,7 +244,9 @@ REASON = "the loader draws its seed from the stream of the first step's dropout"
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_interrupted_run_with_dropout_ends_as_an_unbroken_one(on_pictures: RunConfig, tmp_path: Path, workers: int) -> None:
+def test_an_interrupted_run_with_dropout_ends_as_an_unbroken_one(
+    on_pictures: RunConfig, tmp_path: Path, workers: int
+) -> None:
     config = override(on_pictures, {"backbone.dropout": 0.3, "dataset.workers": workers})
     expected = trained(config, tmp_path / "whole")
     with pytest.raises(Stopped):
@@ -261,7 +267,15 @@ def test_training_sees_the_pictures_that_its_steps_name_flipped_by_its_seed(
     data, seen = load(on_pictures.dataset), list[Tensor]()
     original = Objective.task
 
-    def spy(self: Objective, x0: Tensor, seed: int, step: int, y: Tensor | None = None, t: Tensor | None = None, **look: bool) -> Task:
+    def spy(
+        self: Objective,
+        x0: Tensor,
+        seed: int,
+        step: int,
+        y: Tensor | None = None,
+        t: Tensor | None = None,
+        **look: bool,
+    ) -> Task:
         if t is not None or step < 0:
             return original(self, x0, seed, step, y, t, **look)
         assert y is not None

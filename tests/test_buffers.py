@@ -55,11 +55,14 @@ class NormedModule(Network):
         self.stem, self.head = nn.Linear(features + 1, 16), nn.Linear(16, features)
         self.classes = nn.Embedding(num_classes + 1, 16)
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16, momentum=momentum), nn.Dropout(0.2), nn.SiLU()) for _ in range(2)
+            nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16, momentum=momentum), nn.Dropout(0.2), nn.SiLU())
+            for _ in range(2)
         )
         self.register_buffer("centre", torch.zeros(features))
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, *, r: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, y: Tensor | None = None, *, r: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         if self.training:
             self.centre = self.centre + 0.1 * (x.detach().mean(0) - self.centre)
         told = torch.zeros_like(t, dtype=torch.long) if y is None else y + 1
@@ -80,7 +83,9 @@ def points() -> RunConfig:
     return dataclasses.replace(override(load_scale("points"), changes), backbone=Normed())
 
 
-def trained(config: RunConfig, folder: Path, stop_after: int | None = None, bad: range = range(0), initial: int = 0) -> dict[str, Tensor]:
+def trained(
+    config: RunConfig, folder: Path, stop_after: int | None = None, bad: range = range(0), initial: int = 0
+) -> dict[str, Tensor]:
     """All that is left of a training, or of its continuation: the weights and buffers of both networks.
 
     `bad`: calls of the network in training whose output is not a number.
@@ -88,7 +93,9 @@ def trained(config: RunConfig, folder: Path, stop_after: int | None = None, bad:
     data, calls, forwards = load(config.dataset), itertools.count(), itertools.count()
     torch.manual_seed(initial)
     network = config.build(data)
-    network.register_forward_hook(lambda module, given, output: output * (math.nan if module.training and next(forwards) in bad else 1.0))
+    network.register_forward_hook(
+        lambda module, given, output: output * (math.nan if module.training and next(forwards) in bad else 1.0)
+    )
     callbacks = Callbacks(lambda line: None, lambda *_: {}, lambda text: None, lambda: next(calls) == stop_after)
     averages = fit(config.train, config.seed, network, Objective(config, {}), data, folder, callbacks)
     return {f"ema.{k}": v for k, v in averages.network.state_dict().items()} | network.state_dict()
@@ -126,7 +133,9 @@ def test_looks_of_a_whole_run_leave_its_buffers_alone(points: RunConfig) -> None
     for dropout in (None, 0.3):
         ends = []
         for i, every in enumerate((1, 100)):
-            config = override(points, {"train.sample_every": every, "train.steps": 3, "objective.label_dropout": dropout})
+            config = override(
+                points, {"train.sample_every": every, "train.steps": 3, "objective.label_dropout": dropout}
+            )
             run = Run.of(config)
             train(run, lambda text: None, lambda: False)
             ends.append(read_checkpoint(run.folder / "checkpoints", "cpu")[1])

@@ -36,7 +36,9 @@ LAST_HELD = int(np.flatnonzero(HELD)[-1])
 
 def held(conditions: Sequence[Any]) -> np.ndarray:
     """Which cells are held out where these are their conditions, bool [N]."""
-    return held_out(len(conditions), 5, torch.from_numpy(np.unique(np.asarray(conditions), return_inverse=True)[1])).numpy()
+    return held_out(
+        len(conditions), 5, torch.from_numpy(np.unique(np.asarray(conditions), return_inverse=True)[1])
+    ).numpy()
 
 
 def draw_counts(seed: int = 0) -> np.ndarray:
@@ -51,9 +53,14 @@ def draw_counts(seed: int = 0) -> np.ndarray:
 COUNTS = draw_counts()
 
 
-def write_h5ad(path: Path, counts: Any = COUNTS, obs: dict[str, Any] | None = None, layers: dict[str, Any] | None = None) -> Path:
+def write_h5ad(
+    path: Path, counts: Any = COUNTS, obs: dict[str, Any] | None = None, layers: dict[str, Any] | None = None
+) -> Path:
     rows, columns = (COUNTS if counts is None else counts).shape
-    with pd.option_context("mode.string_storage", "python"), anndata.settings.override(allow_write_nullable_strings=True):
+    with (
+        pd.option_context("mode.string_storage", "python"),
+        anndata.settings.override(allow_write_nullable_strings=True),
+    ):
         table = pd.DataFrame(obs or {}, index=[f"cell {i}" for i in range(rows)])
         genes = pd.DataFrame(index=[f"gene {i}" for i in range(columns)])
         anndata.AnnData(counts, table, genes, layers=layers).write_h5ad(path)
@@ -125,7 +132,9 @@ def cut(values: np.ndarray, train: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
-def test_every_format_is_brought_to_the_logarithm_of_normalised_counts(writer: Callable[[Path], Path], tmp_path: Path) -> None:
+def test_every_format_is_brought_to_the_logarithm_of_normalised_counts(
+    writer: Callable[[Path], Path], tmp_path: Path
+) -> None:
     data = load_cells(writer(tmp_path), genes=0)
     expected, apart = log_normalised(), HELD if data.classes is None else held(FOLDERS)
     assert (data.kind, data.shape, data.names) == ("cells", (GENES,), tuple(f"gene {i}" for i in range(GENES)))
@@ -154,7 +163,9 @@ def test_cells_are_encoded_by_the_statistics_of_training_cells_alone(tmp_path: P
     encoded = data.encode(data.train[torch.arange(len(data.train))])
     assert encoded.dtype == torch.float32
     np.testing.assert_allclose(encoded, standardised()[~HELD], atol=1e-5)
-    np.testing.assert_allclose(data.encode(data.held_out[torch.arange(len(data.held_out))]), standardised()[HELD], atol=1e-5)
+    np.testing.assert_allclose(
+        data.encode(data.held_out[torch.arange(len(data.held_out))]), standardised()[HELD], atol=1e-5
+    )
     np.testing.assert_allclose(encoded.double().mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(encoded.double().std(0, unbiased=False), 1, atol=1e-5)
     assert torch.equal(data.some(), encoded)
@@ -172,7 +183,9 @@ def test_decoding_inverts_encoding_and_makes_zeros_of_what_is_near_none(tmp_path
     train = log_normalised()[~HELD]
     np.testing.assert_allclose(data.decode(wild), cut(wild.numpy() * train.std(0) + train.mean(0), train), atol=1e-4)
     zero = -train.mean(0) / train.std(0)
-    near = torch.from_numpy(np.stack([zero + share * train[train > 0].min() / train.std(0) for share in (-9, 0.49, 0.51)])).float()
+    near = torch.from_numpy(
+        np.stack([zero + share * train[train > 0].min() / train.std(0) for share in (-9, 0.49, 0.51)])
+    ).float()
     assert [(row > 0).any().item() for row in data.decode(near)] == [False, False, True]
     assert (data.decode(near)[2] > 0).all()
 
@@ -198,7 +211,10 @@ def test_stored_zeros_change_nothing(tmp_path: Path) -> None:
     stored = sparse.csr_matrix(COUNTS + 1)
     stored.data -= 1
     assert stored.nnz == COUNTS.size
-    plain, padded = load_cells(write_h5ad(tmp_path / "x.h5ad"), genes=0), load_cells(write_h5ad(tmp_path / "y.h5ad", stored), genes=0)
+    plain, padded = (
+        load_cells(write_h5ad(tmp_path / "x.h5ad"), genes=0),
+        load_cells(write_h5ad(tmp_path / "y.h5ad", stored), genes=0),
+    )
     wild = 5 * torch.randn(200, GENES, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(padded.decode(wild), plain.decode(wild))
     assert padded.fingerprint == plain.fingerprint
@@ -216,7 +232,9 @@ def test_the_genes_are_those_that_scanpy_finds_most_variable_among_training_cell
     assert sorted({*range(GENES)} - {*varying.tolist()}) == [3, 11]
 
     def choice(rows: np.ndarray) -> list[int]:
-        ranked = scanpy.pp.highly_variable_genes(anndata.AnnData(rows[:, varying].astype(np.float32)), n_top_genes=genes, inplace=False)
+        ranked = scanpy.pp.highly_variable_genes(
+            anndata.AnnData(rows[:, varying].astype(np.float32)), n_top_genes=genes, inplace=False
+        )
         return varying[ranked["highly_variable"].to_numpy()].tolist()
 
     expected = choice(stored[~HELD])
@@ -225,10 +243,14 @@ def test_the_genes_are_those_that_scanpy_finds_most_variable_among_training_cell
     assert genes == 1 or choice(stored) != expected
     np.testing.assert_allclose(whole(data.train), stored[~HELD][:, expected], atol=1e-5)
     train = stored[~HELD][:, expected]
-    np.testing.assert_allclose(data.encode(data.train[torch.arange(3)]), ((train - train.mean(0)) / train.std(0))[:3], atol=1e-5)
+    np.testing.assert_allclose(
+        data.encode(data.train[torch.arange(3)]), ((train - train.mean(0)) / train.std(0))[:3], atol=1e-5
+    )
 
 
-@pytest.mark.parametrize(("fields", "least"), [({}, 3), ({"min_cells": 1}, 1), ({"min_cells": 2}, 2), ({"min_cells": 4}, 4)], ids=str)
+@pytest.mark.parametrize(
+    ("fields", "least"), [({}, 3), ({"min_cells": 1}, 1), ({"min_cells": 2}, 2), ({"min_cells": 4}, 4)], ids=str
+)
 def test_genes_of_a_few_training_cells_are_not_chosen(fields: dict[str, int], least: int, tmp_path: Path) -> None:
     """Genes 0 to 2 are seen in one, two and three training cells, strongly, and in every held-out cell."""
     counts = np.maximum(COUNTS, 1)
@@ -244,7 +266,8 @@ def test_genes_of_a_few_training_cells_are_not_chosen(fields: dict[str, int], le
     assert data.names == tuple(f"gene {i}" for i in seen[ranked["highly_variable"].to_numpy()])
     assert load_cells(tmp_path / "x.h5ad", genes=len(seen), **fields).names == tuple(f"gene {i}" for i in seen)
     with pytest.raises(
-        UserError, match=rf"^dataset\.genes: 41 is more than the {len(seen)} genes that vary and are seen in {least} cells\."
+        UserError,
+        match=rf"^dataset\.genes: 41 is more than the {len(seen)} genes that vary and are seen in {least} cells\.",
     ):
         load_cells(tmp_path / "x.h5ad", genes=41, **fields)
     assert len(load_cells(tmp_path / "x.h5ad", genes=0, **fields).names) == GENES
@@ -295,7 +318,9 @@ def test_as_many_components_as_genes_lose_nothing(tmp_path: Path) -> None:
     torch.testing.assert_close(data.decode(data.encode(stored)), stored, atol=1e-3, rtol=0)
 
 
-def test_components_of_very_many_cells_are_fitted_on_evenly_spaced_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_components_of_very_many_cells_are_fitted_on_evenly_spaced_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cells, "LARGEST_FIT", 20)
     data = load_cells(write_h5ad(tmp_path / "x.h5ad"), genes=0, pca=4)
     reference = PCA(4, svd_solver="full").fit(standardised()[~HELD][::3])
@@ -303,7 +328,9 @@ def test_components_of_very_many_cells_are_fitted_on_evenly_spaced_ones(tmp_path
     np.testing.assert_allclose(np.abs((axes * reference.components_).sum(1)), 1, atol=1e-5)
     monkeypatch.setattr(cells, "LARGEST_FIT", 48)
     all_of_them = load_cells(tmp_path / "x.h5ad", genes=0, pca=4).statistics["pca_axes"].double().numpy()
-    np.testing.assert_allclose(np.abs((all_of_them * PCA(4).fit(standardised()[~HELD]).components_).sum(1)), 1, atol=1e-5)
+    np.testing.assert_allclose(
+        np.abs((all_of_them * PCA(4).fit(standardised()[~HELD]).components_).sum(1)), 1, atol=1e-5
+    )
 
 
 DONORS = np.array(["beta", "alpha", "gamma"])[np.arange(CELLS) % 3]
@@ -312,7 +339,11 @@ CATEGORIES = pd.Categorical.from_codes(np.arange(CELLS) % 3, pd.Index(["beta", "
 
 @pytest.mark.parametrize(
     ("values", "names"),
-    [(DONORS, ("alpha", "beta", "gamma")), (CATEGORIES, ("alpha", "beta", "gamma")), (np.arange(CELLS) % 3, ("0", "1", "2"))],
+    [
+        (DONORS, ("alpha", "beta", "gamma")),
+        (CATEGORIES, ("alpha", "beta", "gamma")),
+        (np.arange(CELLS) % 3, ("0", "1", "2")),
+    ],
     ids=["texts", "categories", "numbers"],
 )
 def test_a_condition_is_a_class_by_the_order_of_its_name(values: Any, names: tuple[str, ...], tmp_path: Path) -> None:
@@ -321,7 +352,9 @@ def test_a_condition_is_a_class_by_the_order_of_its_name(values: Any, names: tup
     assert data.num_classes == 3
     assert data.classes is not None
     assert (data.classes.dtype, len(data.classes)) == (torch.int64, len(data.train))
-    assert [names[i] for i in data.classes.tolist()] == [str(value) for value in np.asarray(values)[~held(np.asarray(values))]]
+    assert [names[i] for i in data.classes.tolist()] == [
+        str(value) for value in np.asarray(values)[~held(np.asarray(values))]
+    ]
 
 
 def test_folders_of_10x_folders_are_the_conditions(tmp_path: Path) -> None:
@@ -336,7 +369,9 @@ def test_folders_of_10x_folders_are_the_conditions(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pca", [0, 5])
 @pytest.mark.parametrize("keep", [("alpha",), ("gamma", "alpha")], ids=str)
-def test_keep_chooses_cells_and_leaves_genes_and_statistics_of_the_whole(keep: Sequence[str], pca: int, tmp_path: Path) -> None:
+def test_keep_chooses_cells_and_leaves_genes_and_statistics_of_the_whole(
+    keep: Sequence[str], pca: int, tmp_path: Path
+) -> None:
     path = write_h5ad(tmp_path / "x.h5ad", obs={"donor": DONORS})
     every, kept = (load_cells(path, condition="donor", genes=12, pca=pca, keep=k) for k in ((), keep))
     assert kept.names == every.names
@@ -363,8 +398,12 @@ def test_two_selections_read_the_file_once(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_layer_stands_in_for_what_is_no_count(tmp_path: Path) -> None:
-    path = write_h5ad(tmp_path / "x.h5ad", log_normalised(), layers={"counts": COUNTS, "doubled": sparse.csr_matrix(2 * COUNTS + 1)})
-    np.testing.assert_allclose(whole(load_cells(path, layer="counts", genes=0).train), log_normalised()[~HELD], atol=1e-5)
+    path = write_h5ad(
+        tmp_path / "x.h5ad", log_normalised(), layers={"counts": COUNTS, "doubled": sparse.csr_matrix(2 * COUNTS + 1)}
+    )
+    np.testing.assert_allclose(
+        whole(load_cells(path, layer="counts", genes=0).train), log_normalised()[~HELD], atol=1e-5
+    )
     doubled = log_normalised(2 * COUNTS + 1)
     np.testing.assert_allclose(whole(load_cells(path, layer="doubled", genes=0).train), doubled[~HELD], atol=1e-5)
     with pytest.raises(UserError, match="no whole numbers"):
@@ -373,7 +412,9 @@ def test_a_layer_stands_in_for_what_is_no_count(tmp_path: Path) -> None:
 
 def test_a_layer_is_enough_where_there_is_no_x(tmp_path: Path) -> None:
     path = write_h5ad(tmp_path / "x.h5ad", None, layers={"counts": COUNTS})
-    np.testing.assert_allclose(whole(load_cells(path, layer="counts", genes=0).train), log_normalised()[~HELD], atol=1e-5)
+    np.testing.assert_allclose(
+        whole(load_cells(path, layer="counts", genes=0).train), log_normalised()[~HELD], atol=1e-5
+    )
 
 
 def test_cells_stay_sparse_until_a_batch_is_asked_for(tmp_path: Path) -> None:
@@ -419,7 +460,9 @@ def test_a_relative_path_begins_in_the_data_folder(tmp_path: Path, monkeypatch: 
     write_h5ad(tmp_path / "lab" / "x.h5ad")
     monkeypatch.setenv("HARNESS_DATA", str(tmp_path / "lab"))
     assert len(load_cells(Path("x.h5ad"), genes=0).train) == 48
-    with pytest.raises(UserError, match=rf"^dataset.path: {tmp_path}/lab/y.h5ad does not exist. Give an .h5ad file, a 10x folder"):
+    with pytest.raises(
+        UserError, match=rf"^dataset.path: {tmp_path}/lab/y.h5ad does not exist. Give an .h5ad file, a 10x folder"
+    ):
         load_cells(Path("y.h5ad"))
 
 
@@ -467,17 +510,23 @@ def columns_apart(constant: int) -> np.ndarray:
         "unknown layer", "unknown keep", "keep without condition", "one cell kept", "none held out",
     ],
 )  # fmt: skip
-def test_what_are_no_counts_or_no_choice_is_refused_in_one_line(counts: Any, fields: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_what_are_no_counts_or_no_choice_is_refused_in_one_line(
+    counts: Any, fields: dict[str, Any], said: str, tmp_path: Path
+) -> None:
     rows = np.arange(counts.shape[0])
     rare = np.select([np.isin(rows, (0, 4)), np.isin(rows, (1, 2))], ["z one", "a none held"], "most")
-    path = write_h5ad(tmp_path / "x.h5ad", counts, {"donor": [f"d{i % 2}" for i in rows], "rare": rare}, {"counts": counts})
+    path = write_h5ad(
+        tmp_path / "x.h5ad", counts, {"donor": [f"d{i % 2}" for i in rows], "rare": rare}, {"counts": counts}
+    )
     with pytest.raises(UserError, match=said) as caught:
         load_cells(path, **fields)
     assert "\n" not in str(caught.value)
 
 
 def test_two_cells_to_train_on_and_one_held_out_are_enough(tmp_path: Path) -> None:
-    path = write_h5ad(tmp_path / "x.h5ad", obs={"donor": np.where(np.isin(np.arange(CELLS), (1, 2, 4)), "some", "most")})
+    path = write_h5ad(
+        tmp_path / "x.h5ad", obs={"donor": np.where(np.isin(np.arange(CELLS), (1, 2, 4)), "some", "most")}
+    )
     data = load_cells(path, genes=5, condition="donor", keep=["some"])
     assert (len(data.train), len(data.held_out), data.num_classes) == (2, 1, 1)
 
@@ -495,7 +544,9 @@ def test_fields_outside_their_range_are_refused(field: str, tmp_path: Path) -> N
         load_cells(tmp_path, **{field: -1})
 
 
-@pytest.mark.parametrize("broken", ["cut", "text", "csv", "no genes", "no matrix", "few barcodes", "few genes", "torn gz"])
+@pytest.mark.parametrize(
+    "broken", ["cut", "text", "csv", "no genes", "no matrix", "few barcodes", "few genes", "torn gz"]
+)
 def test_files_that_are_no_cells_are_refused_by_name(broken: str, tmp_path: Path) -> None:
     path, said = tmp_path / "x", r"cannot be read as cells \(.*\)\. Give an \.h5ad or a 10x folder\."
     if broken == "cut":
@@ -522,7 +573,9 @@ def test_files_that_are_no_cells_are_refused_by_name(broken: str, tmp_path: Path
 
 def test_one_damaged_folder_of_several_is_refused(tmp_path: Path) -> None:
     split_by_donor(tmp_path / "x")
-    (tmp_path / "x" / "b donor" / "matrix.mtx").write_text("%%MatrixMarket matrix coordinate integer general\n40 35 2\n1 1 x\n")
+    (tmp_path / "x" / "b donor" / "matrix.mtx").write_text(
+        "%%MatrixMarket matrix coordinate integer general\n40 35 2\n1 1 x\n"
+    )
     with pytest.raises(UserError, match="cannot be read as cells"):
         load_cells(tmp_path / "x", genes=0)
 
@@ -530,7 +583,9 @@ def test_one_damaged_folder_of_several_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("counts", [None, COUNTS[:0]], ids=["no X", "no cells"])
 def test_cells_without_counts_are_refused(counts: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError):
-        load_cells(write_h5ad(tmp_path / "x.h5ad", counts, layers={"other": COUNTS} if counts is None else None), genes=0)
+        load_cells(
+            write_h5ad(tmp_path / "x.h5ad", counts, layers={"other": COUNTS} if counts is None else None), genes=0
+        )
 
 
 def test_no_component_without_variance_is_taken(tmp_path: Path) -> None:
@@ -580,7 +635,9 @@ def test_a_moved_file_is_the_same_run(run_on_cells: RunConfig, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("touched", ["alpha", "beta"])
-def test_changed_cells_are_not_sampled_from_with_old_statistics(run_on_cells: RunConfig, touched: str, tmp_path: Path) -> None:
+def test_changed_cells_are_not_sampled_from_with_old_statistics(
+    run_on_cells: RunConfig, touched: str, tmp_path: Path
+) -> None:
     """Also where the cells that changed are not those that were kept."""
     run = Run.of(run_on_cells)
     train(run, lambda _: None, lambda: False)

@@ -158,7 +158,11 @@ WRONG: dict[str, tuple[str, Callable[[int], str], str]] = {
         "'1,100' in B2 may be thousands or a fraction. Set dataset.decimal=",
     ),
     "quoted, too": ("a,b", lambda i: f'{i % 7},"1,{i + 100}"', "'1,100' in B2 may be thousands or a fraction"),
-    "points with semicolons": ("a;b", lambda i: f"{i % 7};{20 + i % 3}.{i + 100}", "'20.100' in B2 may be thousands or a fraction"),
+    "points with semicolons": (
+        "a;b",
+        lambda i: f"{i % 7};{20 + i % 3}.{i + 100}",
+        "'20.100' in B2 may be thousands or a fraction",
+    ),
     "two signs": (
         "a;b",
         lambda i: f"{'2,5' if i == 3 else i + 0.5};1",
@@ -167,9 +171,21 @@ WRONG: dict[str, tuple[str, Callable[[int], str], str]] = {
     "a longer row": ("a,b", lambda i: f"{TEMP[i]},{LOAD[i]}" + ",7" * (i == 4), "row 6 has 3 fields, the header 2"),
     "longer rows": ("a,b", lambda i: f"{TEMP[i]},{LOAD[i]},7", "row 2 has 3 fields, the header 2"),
     "a comma at every row's end": ("a,b", lambda i: f"{TEMP[i]},{LOAD[i]},", "row 2 has 3 fields, the header 2"),
-    "decimal commas without a separator": ("a", lambda i: f"{TEMP[i]}".replace(".", ","), "row 2 has 2 fields, the header 1"),
-    "a shorter row": ("a,b,note", lambda i: f"{TEMP[i]},{LOAD[i]}" + ",x" * (i != 4), "row 6 has 2 fields, the header 3"),
-    "a row of nothing": ("a,b", lambda i: "" if i == 4 else f"{TEMP[i]},{LOAD[i]}", "2 of its cells hold no number, the first A6"),
+    "decimal commas without a separator": (
+        "a",
+        lambda i: f"{TEMP[i]}".replace(".", ","),
+        "row 2 has 2 fields, the header 1",
+    ),
+    "a shorter row": (
+        "a,b,note",
+        lambda i: f"{TEMP[i]},{LOAD[i]}" + ",x" * (i != 4),
+        "row 6 has 2 fields, the header 3",
+    ),
+    "a row of nothing": (
+        "a,b",
+        lambda i: "" if i == 4 else f"{TEMP[i]},{LOAD[i]}",
+        "2 of its cells hold no number, the first A6",
+    ),
     "no header": ("20.1,1200.5", lambda i: f"{TEMP[i]},{LOAD[i]}", "row 1 holds no names of columns"),
     "no header, dates": ("2023-12-31,1200.5", lambda i: f"{DAYS[i]},{LOAD[i]}", "row 1 holds no names of columns"),
     "no header, texts": (
@@ -193,15 +209,31 @@ WRONG: dict[str, tuple[str, Callable[[int], str], str]] = {
         lambda i: f"{TEMP[i]},{'n/a' if i == 2 else LOAD[i]}",
         "1 of its cells hold no number, the first B4 in column 'b' .'n/a'.",
     ),
-    "mostly missing": ("a,b", lambda i: f"{TEMP[i]},{'NA' if i % 9 else LOAD[i]}", "88 of its cells hold no number, the first B3"),
+    "mostly missing": (
+        "a,b",
+        lambda i: f"{TEMP[i]},{'NA' if i % 9 else LOAD[i]}",
+        "88 of its cells hold no number, the first B3",
+    ),
     "a unit in one cell": (
         "a,b",
         lambda i: f"{TEMP[i]},{LOAD[i]}" + " kW" * (i == 9),
         "1 of its cells hold no number, the first B11 in column 'b' .'.* kW'.",
     ),
-    "per cent in some cells": ("a,b", lambda i: f"{TEMP[i]},{LOAD[i]}" + "%" * (i == 9), "1 of its cells hold no number, the first B11"),
-    "per cent in most cells": ("a,b", lambda i: f"{TEMP[i]},{LOAD[i]}" + "%" * (i != 9), "1 of its cells hold no number, the first B11"),
-    "a row of units": ("a,b\nC,kW", lambda i: f"{TEMP[i]},{LOAD[i]}", "2 of its cells hold no number, the first A2 in column 'a' .'C'."),
+    "per cent in some cells": (
+        "a,b",
+        lambda i: f"{TEMP[i]},{LOAD[i]}" + "%" * (i == 9),
+        "1 of its cells hold no number, the first B11",
+    ),
+    "per cent in most cells": (
+        "a,b",
+        lambda i: f"{TEMP[i]},{LOAD[i]}" + "%" * (i != 9),
+        "1 of its cells hold no number, the first B11",
+    ),
+    "a row of units": (
+        "a,b\nC,kW",
+        lambda i: f"{TEMP[i]},{LOAD[i]}",
+        "2 of its cells hold no number, the first A2 in column 'a' .'C'.",
+    ),
     "underscores": (
         "a,b",
         lambda i: f"{TEMP[i]},{'1_000' if i == 2 else LOAD[i]}",
@@ -218,8 +250,16 @@ WRONG: dict[str, tuple[str, Callable[[int], str], str]] = {
         lambda i: f"{TEMP[i]},{LOAD[i]},{TEMP[i]}",
         "column B without a name holds numbers. Name it in row 1",
     ),
-    "two separators": ("a;b,c", lambda i: f"{i % 7};1,{i % 5}", "its columns may be parted by comma or semicolon. Set dataset.separator"),
-    "blanks for separators": ("a b", lambda i: f"{TEMP[i]} {LOAD[i]}", "holds no numeric column .column A 'a b': no numbers, like"),
+    "two separators": (
+        "a;b,c",
+        lambda i: f"{i % 7};1,{i % 5}",
+        "its columns may be parted by comma or semicolon. Set dataset.separator",
+    ),
+    "blanks for separators": (
+        "a b",
+        lambda i: f"{TEMP[i]} {LOAD[i]}",
+        "holds no numeric column .column A 'a b': no numbers, like",
+    ),
 }
 
 
@@ -239,7 +279,12 @@ def test_the_fields_settle_what_is_doubtful(tmp_path: Path) -> None:
 
 
 def test_no_text_is_refused(tmp_path: Path) -> None:
-    for content in ("Größe,b\n1,2\n".encode("latin-1"), "a,b\n1,2\n".encode("utf-16-le"), b"PK\x03\x04\x00\x00", b"# alone\n\n"):
+    for content in (
+        "Größe,b\n1,2\n".encode("latin-1"),
+        "a,b\n1,2\n".encode("utf-16-le"),
+        b"PK\x03\x04\x00\x00",
+        b"# alone\n\n",
+    ):
         (tmp_path / "x.csv").write_bytes(content)
         refused("x.csv: cannot be read", tmp_path / "x.csv")
 
@@ -250,7 +295,9 @@ def test_no_text_is_refused(tmp_path: Path) -> None:
 def test_numbers_are_read_as_python_reads_them() -> None:
     """Drawn numbers of all sizes in both notations, with and without groups."""
     rng = np.random.default_rng(1)
-    values = np.concatenate([rng.normal(size=300) * 10.0 ** rng.integers(-8, 12, 300), rng.integers(-(10**9), 10**9, 100)])
+    values = np.concatenate(
+        [rng.normal(size=300) * 10.0 ** rng.integers(-8, 12, 300), rng.integers(-(10**9), 10**9, 100)]
+    )
     for value in values.tolist():
         digits = int(rng.integers(0, 9))
         for text in (f"{value:.{digits}f}", f"{value:,.{digits}f}", f"{value:.{digits}e}", f"{value:+.{digits}f}"):
@@ -318,12 +365,20 @@ def test_rows_must_be_in_the_order_of_time(form: str, tmp_path: Path) -> None:
     refused(falling, dated(file, STARTS[form], days[::-1]))
     refused(falling, file, columns=["a"])
     swapped = [*days[:50], days[51], days[50], *days[52:]]
-    refused(rf"^{file}: its rows are not in the order of time: 2024-02-20.* in A53 comes after a later", dated(file, STARTS[form], swapped))
+    refused(
+        rf"^{file}: its rows are not in the order of time: 2024-02-20.* in A53 comes after a later",
+        dated(file, STARTS[form], swapped),
+    )
     refused("are not in the order of time: 2024-01-01.* in A52", dated(file, STARTS[form], days[:50] * 2))
 
 
 def test_numbers_of_time_are_checked_too(tmp_path: Path) -> None:
-    for name, value in (("timestamp", lambda i: 1.7e9 + i**2), ("Year", lambda i: 1900 + i), ("id", lambda i: i), ("", lambda i: i)):
+    for name, value in (
+        ("timestamp", lambda i: 1.7e9 + i**2),
+        ("Year", lambda i: 1900 + i),
+        ("id", lambda i: i),
+        ("", lambda i: i),
+    ):
         path = write(tmp_path / "x.csv", f"{name},a", lambda i, value=value: f"{value(i)},{TEMP[i]}")
         assert series(path)[0] == ("a",)
         path = write(tmp_path / "x.csv", f"{name},a", lambda i, value=value: f"{value(ROWS - i)},{TEMP[i]}")
@@ -377,7 +432,11 @@ def test_uneven_times_are_said(tmp_path: Path) -> None:
 
 
 def test_times_beside_an_array_are_checked(tmp_path: Path) -> None:
-    days, values, path = pd.date_range("2024-01-01", periods=ROWS).to_numpy(), np.stack([TEMP, LOAD], 1), tmp_path / "x.npz"
+    days, values, path = (
+        pd.date_range("2024-01-01", periods=ROWS).to_numpy(),
+        np.stack([TEMP, LOAD], 1),
+        tmp_path / "x.npz",
+    )
     for name, times in (("dates", days), ("when", days.astype("M8[D]").astype(str)), ("time", np.arange(ROWS) * 60.0)):
         np.savez(path, series=values, **{name: times})
         assert notes(path) == f"left out: {path}: array '{name}' [100]: it is neither `series` nor `names`\n"

@@ -28,7 +28,9 @@ def bits(tensor: Tensor) -> bytes:
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all((a[k].dtype, a[k].shape, bits(a[k])) == (b[k].dtype, b[k].shape, bits(b[k])) for k in a)
+    return a.keys() == b.keys() and all(
+        (a[k].dtype, a[k].shape, bits(a[k])) == (b[k].dtype, b[k].shape, bits(b[k])) for k in a
+    )
 
 
 def test_every_bit_comes_back(tmp_path: Path) -> None:

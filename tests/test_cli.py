@@ -17,7 +17,21 @@ from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.train import train
 
-COMMANDS = ["list", "explain", "check", "data", "train", "sample", "evaluate", "reflow", "lineage", "ablate", "tune", "table", "ui"]
+COMMANDS = [
+    "list",
+    "explain",
+    "check",
+    "data",
+    "train",
+    "sample",
+    "evaluate",
+    "reflow",
+    "lineage",
+    "ablate",
+    "tune",
+    "table",
+    "ui",
+]
 Refused = Callable[..., str]
 
 
@@ -158,16 +172,27 @@ def untrained(tiny: RunConfig) -> Callable[..., str]:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("--set train.steps=5", "train.steps: a finished run cannot be changed in that. Change evaluate.*, or train another run."),
+        (
+            "--set train.steps=5",
+            "train.steps: a finished run cannot be changed in that. Change evaluate.*, or train another run.",
+        ),
         ("--set seed=5", "seed: a finished run cannot be changed in that."),
         ("--seed -1", "seed: -1 is outside [0, inf). Choose a value inside."),
         ("--label 3", "was trained without classes. Leave it out, or train with objective.label_dropout=0.1."),
         ("--label nosuch", "was trained without classes."),
-        ("--set evaluate.guidance.scale=2", "evaluate.guidance: the network is told no classes. Train it with objective.label_dropout"),
-        ('--set evaluate.metrics=["label_accuracy"]', "evaluate.metrics[0]: label_accuracy needs a network that is told classes."),
+        (
+            "--set evaluate.guidance.scale=2",
+            "evaluate.guidance: the network is told no classes. Train it with objective.label_dropout",
+        ),
+        (
+            '--set evaluate.metrics=["label_accuracy"]',
+            "evaluate.metrics[0]: label_accuracy needs a network that is told classes.",
+        ),
     ],
 )
-def test_a_run_without_classes_is_asked_for_none(refused: Refused, untrained: Callable[..., str], options: str, said: str) -> None:
+def test_a_run_without_classes_is_asked_for_none(
+    refused: Refused, untrained: Callable[..., str], options: str, said: str
+) -> None:
     name = untrained()
     line = refused("sample", name, *options.split())
     assert said in line
@@ -181,9 +206,18 @@ def test_a_finished_run_is_not_judged_by_what_cannot_judge_it(refused: Refused, 
     reads = "sliced_wasserstein reads values, and evaluate.extractor gives features. Choose evaluate.extractor=values or another."
     for changes, said in (
         ('evaluate.metrics=["fid","sliced_wasserstein"]', f"evaluate.metrics[1]: {reads}"),
-        ('evaluate.metrics=["gene_mean"]', "evaluate.metrics[0]: gene_mean is for cells, and these data are image. Choose another."),
-        ("evaluate.extractor=values", "evaluate.metrics[0]: fid reads features, and evaluate.extractor gives values. Choose an extractor"),
-        ("evaluate.num_reference=1439", "evaluate.num_reference: 1439 is more than the 1438 training samples. Give null or fewer."),
+        (
+            'evaluate.metrics=["gene_mean"]',
+            "evaluate.metrics[0]: gene_mean is for cells, and these data are image. Choose another.",
+        ),
+        (
+            "evaluate.extractor=values",
+            "evaluate.metrics[0]: fid reads features, and evaluate.extractor gives values. Choose an extractor",
+        ),
+        (
+            "evaluate.num_reference=1439",
+            "evaluate.num_reference: 1439 is more than the 1438 training samples. Give null or fewer.",
+        ),
     ):
         assert refused("evaluate", run.name, "--set", changes).startswith(f"error: {said}")
     unspendable = "evaluate.nfe: euler with this guidance cannot spend 3 calls. Choose 2 or 4."
@@ -199,7 +233,9 @@ def test_a_finished_run_is_not_judged_by_what_cannot_judge_it(refused: Refused, 
         ("-1", "--label: '-1' is no class."),
     ],
 )
-def test_an_unknown_label_is_told_with_those_that_there_are(refused: Refused, untrained: Callable[..., str], label: str, said: str) -> None:
+def test_an_unknown_label_is_told_with_those_that_there_are(
+    refused: Refused, untrained: Callable[..., str], label: str, said: str
+) -> None:
     assert said in refused("sample", untrained(objective__label_dropout=0.1), f"--label={label}")
 
 
@@ -247,7 +283,9 @@ def test_a_damaged_data_file(refused: Refused, tmp_path: Path, monkeypatch: pyte
 def test_a_data_file_of_another_shape(refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARNESS_DATA", str(tmp_path))
     images, classes = (np.zeros((2, *shape), np.uint8) for shape in ((32, 32, 3), ()))
-    np.savez(tmp_path / "cifar10.npz", x_train=images.transpose(0, 3, 1, 2), y_train=classes, x_test=images, y_test=classes)
+    np.savez(
+        tmp_path / "cifar10.npz", x_train=images.transpose(0, 3, 1, 2), y_train=classes, x_test=images, y_test=classes
+    )
     assert "holds uint8 [2, 3, 32, 32], not uint8 [N, 32, 32, 3]" in refused("train", "--scale", "cifar10")
 
 
@@ -260,7 +298,9 @@ def test_a_port_in_use(refused: Refused) -> None:
 
 
 @pytest.mark.usefixtures("signals")
-def test_a_store_out_of_reach_stops_training_before_it_begins(refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_out_of_reach_stops_training_before_it_begins(
+    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/file/mlflow.db")
     assert f"MLflow at sqlite:///{tmp_path}/file/mlflow.db cannot be reached" in refused("train")
@@ -280,7 +320,23 @@ def test_from_training_to_samples(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert all(f"at NFE {nfe}" in said for nfe in (1, 2))
     picture, array = tmp_path / "a.png", tmp_path / "a.npz"
     assert main(["sample", folder.name, "--number", "10", "--nfe", "2", "--out", str(array)]) == 0
-    assert main(["sample", str(folder), "--number", "10", "--nfe", "2", "--set", "evaluate.solver=heun", "--out", str(picture)]) == 0
+    assert (
+        main(
+            [
+                "sample",
+                str(folder),
+                "--number",
+                "10",
+                "--nfe",
+                "2",
+                "--set",
+                "evaluate.solver=heun",
+                "--out",
+                str(picture),
+            ]
+        )
+        == 0
+    )
     assert "by heun" in capsys.readouterr().out
     assert {name: held.shape for name, held in np.load(array).items()} == {"samples": (10, 1, 8, 8)}
     assert Image.open(picture).size == (8 * 34 + 2, 2 * 34 + 2)
@@ -309,7 +365,11 @@ def test_samples_of_a_class_with_guidance(tiny: RunConfig, tmp_path: Path, capsy
         assert main(["sample", run.name, "--number", "40", "--nfe", "2", "--out", str(out), *more]) == 0
         with np.load(out) as arrays:
             drawn[name] = (arrays["samples"], arrays["classes"])
-    assert {name: set(classes) for name, (_, classes) in drawn.items() if name != "any"} == {"three": {3}, "guided": {3}, "five": {5}}
+    assert {name: set(classes) for name, (_, classes) in drawn.items() if name != "any"} == {
+        "three": {3},
+        "guided": {3},
+        "five": {5},
+    }
     assert len(set(drawn["any"][1])) > 5
     assert len({samples.tobytes() for samples, _ in drawn.values()}) == 4
     assert capsys.readouterr().out.count("40 samples at NFE 2 by euler") == 4
@@ -330,12 +390,16 @@ def test_a_process_leaves_with_its_code_its_output_and_what_was_registered_for_i
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_output_that_cannot_be_written_is_said() -> None:
     with open("/dev/full", "w") as full:
-        ended = subprocess.run([sys.executable, "-m", "harness", "list"], stdout=full, stderr=subprocess.PIPE, text=True)
+        ended = subprocess.run(
+            [sys.executable, "-m", "harness", "list"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: No space left on device.")
 
 
 def test_the_process_ends_with_the_code_and_the_line() -> None:
-    ended = subprocess.run([sys.executable, "-m", "harness", "train", "--scale", "digit"], capture_output=True, text=True)
+    ended = subprocess.run(
+        [sys.executable, "-m", "harness", "train", "--scale", "digit"], capture_output=True, text=True
+    )
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == "error: 'digit' is no scale. Did you mean 'digits'?\n"

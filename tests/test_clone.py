@@ -66,13 +66,19 @@ def seen(clone: Path) -> dict[str, Any]:
     mine = {name: value for name, value in os.environ.items() if name not in places}
     commands = [f"ablate {study} --workers 1", f"table {study}", f"publish {study}"]
     subprocess.run(
-        [sys.executable, "-c", DRIVER, str(out), *commands], cwd=clone, env={**mine, "PYTHONPATH": str(clone)}, check=True, timeout=300
+        [sys.executable, "-c", DRIVER, str(out), *commands],
+        cwd=clone,
+        env={**mine, "PYTHONPATH": str(clone)},
+        check=True,
+        timeout=300,
     )
     return json.loads(out.read_text())
 
 
 @pytest.mark.parametrize("command", ["ablate", "table"])
-def test_a_study_leaves_the_clone_clean_and_its_list_of_verdicts_true(seen: dict[str, Any], clone: Path, command: str) -> None:
+def test_a_study_leaves_the_clone_clean_and_its_list_of_verdicts_true(
+    seen: dict[str, Any], clone: Path, command: str
+) -> None:
     assert str(clone) in seen["code"]
     assert seen[command] == {"exit code": 0, "changed": [], "true": True}
     assert all((clone / "results" / "local" / table).is_file() for table in TABLES)

@@ -63,7 +63,10 @@ class Exact(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         if self.quantity == "edm":  # c_in x / alpha back to x
-            alpha, s = self.path.alpha(t)[:, None], (self.path.sigma(t) / self.path.alpha(t))[:, None] * math.sqrt(self.variance)
+            alpha, s = (
+                self.path.alpha(t)[:, None],
+                (self.path.sigma(t) / self.path.alpha(t))[:, None] * math.sqrt(self.variance),
+            )
             x = x * (s**2 + SIGMA_DATA**2).sqrt() * alpha
         return exact(self.path, x, t, self.quantity, self.variance)
 
@@ -114,7 +117,9 @@ def test_the_factor_is_the_slope_of_the_conversion(interpolant: str) -> None:
         convert = made.prediction.convert
         moved = convert(output + error, x, t, made.interpolant, to) - convert(output, x, t, made.interpolant, to)
         expected = made.prediction.factor(t, made.interpolant, to)[:, None] * error
-        torch.testing.assert_close(moved, expected, rtol=1e-9, atol=1e-9, msg=lambda text, at=(prediction, to): f"{at}: {text}")
+        torch.testing.assert_close(
+            moved, expected, rtol=1e-9, atol=1e-9, msg=lambda text, at=(prediction, to): f"{at}: {text}"
+        )
 
 
 SOLVERS = {"euler": 3000, "heun": 400, "midpoint": 400, "ab2": 1000, "rk4": 400, "dopri5": 0}

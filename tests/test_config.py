@@ -26,12 +26,16 @@ BASE = RunConfig(dataset=Digits())
 
 
 def test_dict_and_back_through_json() -> None:
-    config = override(BASE, {"weighting": "min_snr", "weighting.gamma": 2, "evaluate.nfe": [3, 1], "train.clip_norm": None})
+    config = override(
+        BASE, {"weighting": "min_snr", "weighting.gamma": 2, "evaluate.nfe": [3, 1], "train.clip_norm": None}
+    )
     assert RunConfig.parse(json.loads(json.dumps(to_dict(config)))) == config
 
 
 def test_override_replaces_a_component_before_its_fields() -> None:
-    changed = override(BASE, {"weighting.gamma": 3, "weighting": "min_snr", "interpolant": {"name": "vp", "t_max": 0.98}})
+    changed = override(
+        BASE, {"weighting.gamma": 3, "weighting": "min_snr", "interpolant": {"name": "vp", "t_max": 0.98}}
+    )
     assert changed.weighting == MinSNR(gamma=3.0)
     assert changed.interpolant == VariancePreserving(t_max=0.98)
     assert override(changed, {"weighting": "uniform", "interpolant": "linear"}) == BASE
@@ -61,19 +65,26 @@ def test_whole_numbers_become_floats() -> None:
 
 def test_flatten_names_every_leaf() -> None:
     flat = flatten(override(BASE, {"weighting": "min_snr"}))
-    some = {"weighting": "min_snr", "weighting.gamma": 5.0, "evaluate.solver": "euler", "train.clip_norm": 1.0, "seed": 0}
+    some = {
+        "weighting": "min_snr",
+        "weighting.gamma": 5.0,
+        "evaluate.solver": "euler",
+        "train.clip_norm": 1.0,
+        "seed": 0,
+    }
     assert some.items() <= flat.items()
     assert flat["evaluate.nfe"] == [1, 2, 4, 8, 16, 32]
     formulation = {"interpolant", "prediction", "weighting", "loss", "time_sampler", "noise", "coupling"}
     components = {"dataset", "backbone", "evaluate.solver", "evaluate.time_grid", *formulation}
     assert components <= flat.keys()
-    assert override(BASE, {path: value for path, value in flat.items() if path not in components} | {"weighting": "min_snr"}) == override(
-        BASE, {"weighting": "min_snr"}
-    )
+    assert override(
+        BASE, {path: value for path, value in flat.items() if path not in components} | {"weighting": "min_snr"}
+    ) == override(BASE, {"weighting": "min_snr"})
 
 
 @pytest.mark.parametrize(
-    ("path", "value"), [("train.device", "cpu"), ("train.log_every", 7), ("train.sample_every", 7), ("train.checkpoint_every", 7)]
+    ("path", "value"),
+    [("train.device", "cpu"), ("train.log_every", 7), ("train.sample_every", 7), ("train.checkpoint_every", 7)],
 )
 def test_digest_does_not_see_how_a_run_is_carried_out(path: str, value: Any) -> None:
     changed = override(BASE, {path: value})
@@ -115,8 +126,14 @@ def test_digest_is_that_of_the_canonical_json() -> None:
     ("changes", "message"),
     [
         ({"wieghting": "uniform"}, "wieghting: RunConfig has no such field. Did you mean 'weighting'?"),
-        ({"weighting": {"name": "min_snr", "gama": 1}}, "weighting.gama: MinSNR has no such field. Did you mean 'gamma'?"),
-        ({"weighting": "min_snr", "weighting.gama": 1}, "weighting.gama: MinSNR has no such field. Did you mean 'gamma'?"),
+        (
+            {"weighting": {"name": "min_snr", "gama": 1}},
+            "weighting.gama: MinSNR has no such field. Did you mean 'gamma'?",
+        ),
+        (
+            {"weighting": "min_snr", "weighting.gama": 1},
+            "weighting.gama: MinSNR has no such field. Did you mean 'gamma'?",
+        ),
         ({"weighting": "minsnr"}, "weighting: 'minsnr' is no weighting. Did you mean 'min_snr'?"),
         ({"weighting": 3}, "weighting: expected a weighting, got 3. Give its name."),
         ({"weighting": {"gamma": 3}}, "weighting: expected a weighting, got {'gamma': 3}. Give its name."),
@@ -125,15 +142,27 @@ def test_digest_is_that_of_the_canonical_json() -> None:
         ({"train.steps": 1.5}, "train.steps: expected a whole number, got 1.5. Give a whole number."),
         ({"train.steps": True}, "train.steps: expected a whole number, got True. Give a whole number."),
         ({"train.steps": None}, "train.steps: expected a whole number, got None. Give a whole number."),
-        ({"train.learning_rate": True}, "train.learning_rate: expected a finite number, got True. Give a finite number."),
-        ({"train.learning_rate": "1e-3"}, "train.learning_rate: expected a finite number, got '1e-3'. Give a finite number."),
-        ({"train.learning_rate": math.nan}, "train.learning_rate: expected a finite number, got nan. Give a finite number."),
+        (
+            {"train.learning_rate": True},
+            "train.learning_rate: expected a finite number, got True. Give a finite number.",
+        ),
+        (
+            {"train.learning_rate": "1e-3"},
+            "train.learning_rate: expected a finite number, got '1e-3'. Give a finite number.",
+        ),
+        (
+            {"train.learning_rate": math.nan},
+            "train.learning_rate: expected a finite number, got nan. Give a finite number.",
+        ),
         (
             {"train.optimizer.weight_decay": math.inf},
             "train.optimizer.weight_decay: expected a finite number, got inf. Give a finite number.",
         ),
         ({"train.clip_norm": math.nan}, "train.clip_norm: expected a finite number, got nan. Give a finite number."),
-        ({"objective.normalise_weight": 1}, "objective.normalise_weight: expected true or false, got 1. Give true or false."),
+        (
+            {"objective.normalise_weight": 1},
+            "objective.normalise_weight: expected true or false, got 1. Give true or false.",
+        ),
         ({"train.steps": 0}, "train.steps: 0 is outside [1, inf). Choose a value inside."),
         ({"train.learning_rate": 0}, "train.learning_rate: 0.0 is outside (0, inf). Choose a value inside."),
         ({"train.ema_decay": 1}, "train.ema_decay: 1.0 is outside [0, 1). Choose a value inside."),
@@ -169,7 +198,10 @@ def test_a_mistake_is_told_with_its_path_and_the_remedy(changes: dict[str, Any],
     ("given", "message"),
     [
         ({}, "dataset: RunConfig needs it. Give a value."),
-        ({"dataset": "digits", "train": {"step": 3}}, "train.step: TrainConfig has no such field. Did you mean 'steps'?"),
+        (
+            {"dataset": "digits", "train": {"step": 3}},
+            "train.step: TrainConfig has no such field. Did you mean 'steps'?",
+        ),
     ],
 )
 def test_a_mistake_in_a_whole_configuration(given: dict[str, Any], message: str) -> None:
@@ -179,7 +211,9 @@ def test_a_mistake_in_a_whole_configuration(given: dict[str, Any], message: str)
 
 
 def test_assignments_are_json_where_they_parse() -> None:
-    typed = parse_assignments(["train.learning_rate=1e-3", "evaluate.nfe=[2,8]", "weighting=min_snr", "train.clip_norm=null", "a=b=c"])
+    typed = parse_assignments(
+        ["train.learning_rate=1e-3", "evaluate.nfe=[2,8]", "weighting=min_snr", "train.clip_norm=null", "a=b=c"]
+    )
     assert {path: value.read() for path, value in typed.items()} == {
         "train.learning_rate": 0.001,
         "evaluate.nfe": [2, 8],
@@ -205,7 +239,23 @@ class Holds(Config):
     weighting: Weighting = Uniform()
 
 
-ODD_TEXTS = ["2024", "true", "null", "1e3", "007", "-0", "[x]", "[1]", '{"a": 1}', "NaN", "1" * 5000, "[" * 100_000, "", "a=b", " x "]
+ODD_TEXTS = [
+    "2024",
+    "true",
+    "null",
+    "1e3",
+    "007",
+    "-0",
+    "[x]",
+    "[1]",
+    '{"a": 1}',
+    "NaN",
+    "1" * 5000,
+    "[" * 100_000,
+    "",
+    "a=b",
+    " x ",
+]
 
 
 def test_a_text_is_what_was_typed() -> None:
@@ -214,7 +264,9 @@ def test_a_text_is_what_was_typed() -> None:
         assert held.text == text, text[:20]
         assert type(held.text) is str
         assert Holds.parse(json.loads(json.dumps(to_dict(held)))) == held
-        assert override(Holds(), parse_assignments([f"maybe={text}"])).maybe == (None if text == "null" else text), text[:20]
+        assert override(Holds(), parse_assignments([f"maybe={text}"])).maybe == (None if text == "null" else text), (
+            text[:20]
+        )
     quoted = override(Holds(), parse_assignments(['text="2024"', 'maybe="null"', 'texts=[2024, 1e3, 0.10, "x"]']))
     assert (quoted.text, quoted.maybe, quoted.texts) == ("2024", "null", ("2024", "1e3", "0.10", "x"))
     whole = RunConfig.parse({"dataset": "digits"})
@@ -289,7 +341,9 @@ def test_a_field_that_a_configuration_cannot_hold_is_refused_wherever_it_is_used
             make(hint)(field=object())
     for hint in UNHOLDABLE:
         for value in (1, "a", None):
-            with pytest.raises(ConfigError, match=r"^field: a configuration cannot hold .*\. Declare it int, .*, or a tuple\.$"):
+            with pytest.raises(
+                ConfigError, match=r"^field: a configuration cannot hold .*\. Declare it int, .*, or a tuple\.$"
+            ):
                 make(hint)(field=value)
 
 

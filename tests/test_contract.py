@@ -237,7 +237,11 @@ def test_a_network_may_keep_what_its_state_dict_has() -> None:
         "buffer, always": {evaluates, LOOK},
     }
     for place, expected in broken.items():
-        found = {promise for promise, is_kept in promises(Kept(place=place)) if not is_kept and not promise.startswith("after 'the start'")}
+        found = {
+            promise
+            for promise, is_kept in promises(Kept(place=place))
+            if not is_kept and not promise.startswith("after 'the start'")
+        }
         assert expected <= found, place
         assert bool(expected) == bool(found), place
 

@@ -42,7 +42,10 @@ from harness.data.cells import _most_variable
 @contextlib.contextmanager
 def writable_texts() -> Iterator[None]:
     """What anndata needs to write the texts of pandas 3."""
-    with pd.option_context("mode.string_storage", "python"), anndata.settings.override(allow_write_nullable_strings=True):
+    with (
+        pd.option_context("mode.string_storage", "python"),
+        anndata.settings.override(allow_write_nullable_strings=True),
+    ):
         yield
 
 
@@ -87,7 +90,10 @@ def test_shares_are_kept_whatever_the_conditions_are() -> None:
 @pytest.mark.parametrize("arranged", ["in turns", "one after the other", "by chance"])
 def test_a_rare_condition_is_trained_on(arranged: str, tmp_path: Path) -> None:
     donors = np.array(["a"] * 40 + ["b"] * 19 + ["c"])
-    order = {"in turns": np.argsort(np.arange(CELLS) % 5, kind="stable"), "by chance": np.random.default_rng(1).permutation(CELLS)}
+    order = {
+        "in turns": np.argsort(np.arange(CELLS) % 5, kind="stable"),
+        "by chance": np.random.default_rng(1).permutation(CELLS),
+    }
     path = write_h5ad(tmp_path / "x.h5ad", obs={"donor": donors[order.get(arranged, np.arange(CELLS))]})
     (a, b, c) = shares(load_cells(path, condition="donor", genes=0), 3)
     assert (a, c) == ((32, 8), (1, 0))
@@ -117,7 +123,9 @@ def write_genes(folder: Path, genes: list[tuple[str, str]], counts: np.ndarray) 
 
 def test_folders_share_genes_by_their_ids_and_not_by_their_names(tmp_path: Path) -> None:
     """Two genes have one name, and the second folder holds the second of them alone, in another order of lines."""
-    first = write_genes(tmp_path / "a", [("E0", "twin"), ("E1", "twin"), ("E2", "other")], np.array([[1, 2, 3], [4, 5, 6]]))
+    first = write_genes(
+        tmp_path / "a", [("E0", "twin"), ("E1", "twin"), ("E2", "other")], np.array([[1, 2, 3], [4, 5, 6]])
+    )
     second = write_genes(tmp_path / "b", [("E2", "renamed"), ("E1", "twin")], np.array([[7, 8], [9, 1]]))
     parts = {name: counts.read(path, "", print)[""] for name, path in (("a", first), ("b", second))}
     cells = counts.joined(parts, tmp_path, print)
@@ -138,7 +146,9 @@ def test_folders_of_other_annotations_are_refused(tmp_path: Path) -> None:
 
 def test_genes_of_one_name_stay_apart_in_a_single_folder(tmp_path: Path) -> None:
     names = ["MT", "MT", *(f"gene {i}" for i in range(2, GENES))]
-    data = load_cells(write_genes(tmp_path / "x", [(f"ENSG{i}", name) for i, name in enumerate(names)], COUNTS), genes=0)
+    data = load_cells(
+        write_genes(tmp_path / "x", [(f"ENSG{i}", name) for i, name in enumerate(names)], COUNTS), genes=0
+    )
     assert data.names[:3] == ("MT", "MT-1", "gene 2")
     np.testing.assert_allclose(whole(data.train), log_normalised()[~HELD], atol=1e-5)
 
@@ -170,7 +180,9 @@ def categories(codes: np.ndarray, *names: str, ordered: bool = False) -> pd.Cate
 
 MISSING = {
     "None among texts": np.where(np.arange(CELLS) % 6 == 0, None, DONORS).astype(object),
-    "None among categories": categories(np.where(np.arange(CELLS) % 6 == 0, -1, np.arange(CELLS) % 3), "beta", "alpha", "gamma"),
+    "None among categories": categories(
+        np.where(np.arange(CELLS) % 6 == 0, -1, np.arange(CELLS) % 3), "beta", "alpha", "gamma"
+    ),
     "NaN among numbers": np.where(np.arange(CELLS) % 6 == 0, np.nan, np.arange(CELLS) % 3),
     "the text nan": np.where(np.arange(CELLS) % 6 == 0, "nan", DONORS),
     "empty texts": np.where(np.arange(CELLS) % 6 == 0, "", DONORS),
@@ -183,7 +195,9 @@ MISSING = {
 @pytest.mark.parametrize("values", MISSING.values(), ids=MISSING)
 def test_missing_conditions_are_counted(values: Any, tmp_path: Path) -> None:
     path = write_h5ad(tmp_path / "x.h5ad", obs={"donor": values})
-    refused(rf"^{path}: 10 of 60 cells have no 'donor'\. Fill it in, or filter these cells out\.$", path, condition="donor")
+    refused(
+        rf"^{path}: 10 of 60 cells have no 'donor'\. Fill it in, or filter these cells out\.$", path, condition="donor"
+    )
     assert load_cells(path, genes=0).classes is None, "a column that is not asked for may be anything"
 
 
@@ -202,9 +216,16 @@ def test_conditions_of_any_kind_are_classes_by_their_texts(tmp_path: Path) -> No
 
 
 def test_a_column_of_measurements_is_no_condition(tmp_path: Path) -> None:
-    path = write_h5ad(tmp_path / "x.h5ad", obs={"total": COUNTS.sum(1) + np.arange(CELLS) / 100, "name": [f"c{i}" for i in range(CELLS)]})
+    path = write_h5ad(
+        tmp_path / "x.h5ad",
+        obs={"total": COUNTS.sum(1) + np.arange(CELLS) / 100, "name": [f"c{i}" for i in range(CELLS)]},
+    )
     for column in ("total", "name"):
-        refused(rf"^dataset\.condition: '{column}' has 60 values for 60 cells\. Name a column of groups\.$", path, condition=column)
+        refused(
+            rf"^dataset\.condition: '{column}' has 60 values for 60 cells\. Name a column of groups\.$",
+            path,
+            condition=column,
+        )
 
 
 # What is counted, and where it is.
@@ -214,7 +235,9 @@ def write_raw(path: Path, raw: np.ndarray, x: np.ndarray, layers: dict[str, np.n
     """An .h5ad whose .raw has genes of its own."""
     with writable_texts():
         cells = anndata.AnnData(x.astype(np.float32), layers=layers)
-        cells.raw = anndata.AnnData(raw.astype(np.float32), var=pd.DataFrame(index=[f"gene {i}" for i in range(raw.shape[1])]))
+        cells.raw = anndata.AnnData(
+            raw.astype(np.float32), var=pd.DataFrame(index=[f"gene {i}" for i in range(raw.shape[1])])
+        )
         cells.write_h5ad(path)
     return path
 
@@ -232,7 +255,9 @@ def test_counts_in_raw_are_chosen_by_name(tmp_path: Path) -> None:
 
 def test_a_layer_called_raw_goes_before_the_slot(tmp_path: Path) -> None:
     path = write_raw(tmp_path / "x.h5ad", COUNTS, log_normalised(), {"raw": COUNTS + 1})
-    np.testing.assert_allclose(whole(load_cells(path, layer="raw", genes=0).train), log_normalised(COUNTS + 1)[~HELD], atol=1e-5)
+    np.testing.assert_allclose(
+        whole(load_cells(path, layer="raw", genes=0).train), log_normalised(COUNTS + 1)[~HELD], atol=1e-5
+    )
 
 
 SCALED = (log_normalised() - log_normalised().mean(0)) / (log_normalised().std(0) + 1)
@@ -249,10 +274,16 @@ SCALED = (log_normalised() - log_normalised().mean(0)) / (log_normalised().std(0
     ],
     ids=["log1p", "per million", "log1p of counts", "scaled", "another layer"],
 )
-def test_the_refusal_names_every_place_that_holds_counts(x: np.ndarray, fields: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_the_refusal_names_every_place_that_holds_counts(
+    x: np.ndarray, fields: dict[str, Any], said: str, tmp_path: Path
+) -> None:
     layers = {"scaled": SCALED, "spliced": COUNTS, "mostly": COUNTS + 0.5 * (np.arange(GENES) == 3)}
     path = write_raw(tmp_path / "x.h5ad", COUNTS, x, layers)
-    refused(rf"^{path}: \d+ of its counts are {said}\. Set dataset\.layer=raw or spliced: counts are there\.$", path, **fields)
+    refused(
+        rf"^{path}: \d+ of its counts are {said}\. Set dataset\.layer=raw or spliced: counts are there\.$",
+        path,
+        **fields,
+    )
 
 
 def test_counts_that_are_stored_otherwise_are_the_same_counts(tmp_path: Path) -> None:
@@ -265,11 +296,20 @@ def test_counts_that_are_stored_otherwise_are_the_same_counts(tmp_path: Path) ->
     apart = sparse.csr_matrix((np.concatenate(halves)[order], np.tile(twice.col, 2)[order], starts), small.shape)
     negative = small.copy()
     negative[negative == 0] = -0.0
-    forms = {kind: small.astype(kind) for kind in ("int8", "uint8", "int16", "uint32", "int64", "uint64", "float16", "float64")}
-    forms |= {"stored apart": apart, "negative zeros": negative, "sparse int64": sparse.csr_matrix(small.astype(np.int64))}
+    forms = {
+        kind: small.astype(kind)
+        for kind in ("int8", "uint8", "int16", "uint32", "int64", "uint64", "float16", "float64")
+    }
+    forms |= {
+        "stored apart": apart,
+        "negative zeros": negative,
+        "sparse int64": sparse.csr_matrix(small.astype(np.int64)),
+    }
     expected = log_normalised(small)[~HELD]
     for kind, values in forms.items():
-        np.testing.assert_allclose(whole(load_cells(write_h5ad(tmp_path / f"{kind}.h5ad", values), genes=0).train), expected, atol=1e-5)
+        np.testing.assert_allclose(
+            whole(load_cells(write_h5ad(tmp_path / f"{kind}.h5ad", values), genes=0).train), expected, atol=1e-5
+        )
     seen = np.random.default_rng(0).random((CELLS, GENES)) < 0.5
     data = load_cells(write_h5ad(tmp_path / "seen.h5ad", seen), genes=0)
     np.testing.assert_allclose(whole(data.train), log_normalised(seen)[~HELD], atol=1e-5)
@@ -305,11 +345,20 @@ def as_10x_h5(folder: Path) -> Path:
     cells, path = scanpy.read_10x_mtx(folder, gex_only=False), folder.with_suffix(".h5")
     matrix = sparse.csr_matrix(cells.X)
     with h5py.File(path, "w") as file:
-        arrays = {"data": matrix.data.astype(np.int32), "indices": matrix.indices, "indptr": matrix.indptr, "shape": matrix.shape[::-1]}
+        arrays = {
+            "data": matrix.data.astype(np.int32),
+            "indices": matrix.indices,
+            "indptr": matrix.indptr,
+            "shape": matrix.shape[::-1],
+        }
         for name, array in arrays.items():
             file[f"matrix/{name}"] = array
         file["matrix/barcodes"] = np.array(cells.obs_names, dtype="S")
-        for name, values in (("id", cells.var["gene_ids"]), ("name", cells.var_names), ("feature_type", cells.var["feature_types"])):
+        for name, values in (
+            ("id", cells.var["gene_ids"]),
+            ("name", cells.var_names),
+            ("feature_type", cells.var["feature_types"]),
+        ):
             file[f"matrix/features/{name}"] = np.array(values, dtype="S")
         file["matrix/features/genome"] = np.array(["GRCh38"] * cells.n_vars, dtype="S")
     return path
@@ -321,14 +370,19 @@ def test_features_that_are_no_genes_enter_no_sum_and_are_said(form: Any, tmp_pat
     data = load_cells(path, genes=0)
     assert data.names == tuple(f"gene {i}" for i in range(30))
     np.testing.assert_allclose(whole(data.train), log_normalised(COUNTS[:, :30])[~HELD], atol=1e-5)
-    assert data.notes == (f"left out: {path}: features that are no genes: 9 of 'Antibody Capture', 1 of 'CRISPR Guide Capture'",)
+    assert data.notes == (
+        f"left out: {path}: features that are no genes: 9 of 'Antibody Capture', 1 of 'CRISPR Guide Capture'",
+    )
 
 
 def test_features_of_several_kinds_without_genes_are_refused(tmp_path: Path) -> None:
     folder = write_10x(tmp_path / "x", COUNTS, gz=True)
     lines = "".join(f"E{i}\tf {i}\t{'Peaks' if i % 2 else 'Antibody Capture'}\n" for i in range(GENES))
     (folder / "features.tsv.gz").write_bytes(gzip.compress(lines.encode()))
-    refused("x: its features are 20 of 'Antibody Capture', 20 of 'Peaks', none of 'Gene Expression'\\. Keep those of one kind", folder)
+    refused(
+        "x: its features are 20 of 'Antibody Capture', 20 of 'Peaks', none of 'Gene Expression'\\. Keep those of one kind",
+        folder,
+    )
 
 
 def test_folders_without_counts_are_said_or_refused(tmp_path: Path) -> None:

@@ -16,7 +16,15 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from harness.components import couplings
-from harness.components.couplings import ClassConditionalOT, Coupling, ExactOT, Independent, Pairs, Sinkhorn, transport_cost
+from harness.components.couplings import (
+    ClassConditionalOT,
+    Coupling,
+    ExactOT,
+    Independent,
+    Pairs,
+    Sinkhorn,
+    transport_cost,
+)
 from harness.core.config import digest
 from harness.core.errors import ConfigError, UserError
 from harness.core.registry import build, find, names
@@ -24,7 +32,9 @@ from harness.core.registry import build, find, names
 COUPLINGS = {name: build("coupling", name) for name in ("independent", "exact_ot", "sinkhorn", "class_conditional_ot")}
 PERMUTATIONS = ("exact_ot", "class_conditional_ot", "independent")
 every_coupling = pytest.mark.parametrize("coupling", COUPLINGS.values(), ids=COUPLINGS)
-every_transport = pytest.mark.parametrize("coupling", [c for c in COUPLINGS.values() if not c.independent], ids=lambda c: c.name)
+every_transport = pytest.mark.parametrize(
+    "coupling", [c for c in COUPLINGS.values() if not c.independent], ids=lambda c: c.name
+)
 DRAWS = 1500
 every_seed = pytest.mark.parametrize("seed", range(3))
 
@@ -57,14 +67,18 @@ def squared_distances(x0: Tensor, x1: Tensor) -> np.ndarray:
 
 def sinkhorn_plan(x0: Tensor, x1: Tensor, reg: float) -> np.ndarray:
     cost, n = squared_distances(x0, x1), len(x0)
-    return ot.bregman.sinkhorn_log(np.full(n, 1 / n), np.full(n, 1 / n), cost, reg * np.median(cost), numItermax=20_000, stopThr=1e-10)
+    return ot.bregman.sinkhorn_log(
+        np.full(n, 1 / n), np.full(n, 1 / n), cost, reg * np.median(cost), numItermax=20_000, stopThr=1e-10
+    )
 
 
 def rows_of(coupling: Sinkhorn, x0: Tensor, x1: Tensor, monkeypatch: pytest.MonkeyPatch) -> Tensor:
     """The chances that its draws have."""
     plans = []
     with monkeypatch.context() as patch:
-        patch.setattr(torch, "multinomial", lambda rows, n, **_: plans.append(rows) or torch.zeros(len(rows), n, dtype=torch.long))
+        patch.setattr(
+            torch, "multinomial", lambda rows, n, **_: plans.append(rows) or torch.zeros(len(rows), n, dtype=torch.long)
+        )
         coupling.pair(x0, x1, generator())
     return plans[0]
 
@@ -88,7 +102,9 @@ def test_the_transport_cost_is_the_mean_squared_distance_of_the_pairs() -> None:
 def test_costs_are_in_order(seed: int, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """exact_ot <= sinkhorn, in the mean over draws, <= independent; class_conditional_ot between exact_ot and independent."""
     x0, x1, y = batch(48, shape, seed)
-    exact, conditional, drawn = (transport_cost(*COUPLINGS[name].pair(x0, x1, generator(), y)[:2]) for name in PERMUTATIONS)
+    exact, conditional, drawn = (
+        transport_cost(*COUPLINGS[name].pair(x0, x1, generator(), y)[:2]) for name in PERMUTATIONS
+    )
     assert exact < conditional < drawn
     distances = torch.from_numpy(squared_distances(x0, x1))
     little, much = ((rows_of(Sinkhorn(reg=reg), x0, x1, monkeypatch) * distances).sum(1).mean() for reg in (0.05, 0.5))
@@ -126,13 +142,17 @@ def test_a_transport_that_ends_early_is_said_once(
 def test_the_limit_is_far_above_what_large_batches_need(monkeypatch: pytest.MonkeyPatch) -> None:
     """4,096 pairs need more than POT's own 100,000 iterations; a limit that small is not passed on."""
     given, solve = [], ot.emd
-    monkeypatch.setattr(ot, "emd", lambda *args, **options: given.append(options["numItermax"]) or solve(*args, **options))
+    monkeypatch.setattr(
+        ot, "emd", lambda *args, **options: given.append(options["numItermax"]) or solve(*args, **options)
+    )
     ExactOT().pair(*batch(8)[:2], generator())
     assert given[0] >= 10_000_000
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_sinkhorn_that_does_not_converge_is_said_once(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_sinkhorn_that_does_not_converge_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     x0, x1, _ = batch(48, (2,))
     couplings._say_once.cache_clear()
     Sinkhorn(reg=0.05).pair(x0, x1, generator())
@@ -271,12 +291,16 @@ def test_much_regularisation_is_close_to_independent(monkeypatch: pytest.MonkeyP
 @every_seed
 def test_little_regularisation_is_close_to_exact_ot(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     x0, x1, _ = batch(12, (4,), seed)
-    cost = (rows_of(Sinkhorn(reg=0.01), x0, x1, monkeypatch) * torch.from_numpy(squared_distances(x0, x1))).sum(1).mean()
+    cost = (
+        (rows_of(Sinkhorn(reg=0.01), x0, x1, monkeypatch) * torch.from_numpy(squared_distances(x0, x1))).sum(1).mean()
+    )
     assert cost.item() == pytest.approx(transport_cost(*ExactOT().pair(x0, x1, generator())[:2]).item(), rel=0.03)
 
 
 @pytest.mark.parametrize("reg", [0.05, 0.01, 1e-3, 1e-4])
-def test_whatever_regularisation_is_accepted_keeps_the_noises_distribution(reg: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_regularisation_is_accepted_keeps_the_noises_distribution(
+    reg: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Sinkhorn stops after a number of iterations: where its columns are still uneven, some noise is drawn many times too often."""
     try:
         coupling = Sinkhorn(reg=reg)
@@ -289,7 +313,9 @@ def test_whatever_regularisation_is_accepted_keeps_the_noises_distribution(reg: 
 
 @pytest.mark.parametrize("reg", [0.05, 1e6])
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
-def test_regularisation_is_in_medians_of_the_squared_distances(reg: float, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_regularisation_is_in_medians_of_the_squared_distances(
+    reg: float, scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     x0, x1, _ = batch(16, (4,))
     plan, scaled = (rows_of(Sinkhorn(reg=reg), k * x0, k * x1, monkeypatch) for k in (1, scale))
     torch.testing.assert_close(scaled, plan, rtol=1e-3, atol=1e-6)
@@ -317,7 +343,10 @@ def test_the_number_of_classes_decides_between_exact_ot_and_independent() -> Non
 
 def test_class_conditional_ot_wants_classes() -> None:
     x0, x1, _ = batch(8)
-    for attempt in (lambda: ClassConditionalOT().pair(x0, x1, generator()), lambda: ClassConditionalOT().check((3,), classes=0)):
+    for attempt in (
+        lambda: ClassConditionalOT().pair(x0, x1, generator()),
+        lambda: ClassConditionalOT().check((3,), classes=0),
+    ):
         with pytest.raises(ConfigError, match=r"^coupling: class_conditional_ot needs the classes"):
             attempt()
     ClassConditionalOT().check((3,), classes=3)
@@ -371,7 +400,9 @@ def test_pairs_keep_their_rows_together_and_are_drawn_evenly(shape: tuple[int, .
 
 def test_pairs_depend_on_the_generator_alone(tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "pairs", 50)
-    first, again, other = (pairs.pair(*batch(16, seed=seed)[:2], generator(s))[0] for seed, s in ((0, 1), (7, 1), (0, 2)))
+    first, again, other = (
+        pairs.pair(*batch(16, seed=seed)[:2], generator(s))[0] for seed, s in ((0, 1), (7, 1), (0, 2))
+    )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert (tmp_path / "pairs" / "x0.npy").exists()
@@ -411,7 +442,9 @@ def test_pairs_bring_the_classes_of_their_data(tmp_path: Path) -> None:
     ],
     ids=["none", "too-many", "negative", "too-few", "floats"],
 )
-def test_classes_of_pairs_that_a_network_cannot_be_told_are_refused(classes: np.ndarray | None, message: str, tmp_path: Path) -> None:
+def test_classes_of_pairs_that_a_network_cannot_be_told_are_refused(
+    classes: np.ndarray | None, message: str, tmp_path: Path
+) -> None:
     pairs = write_pairs(tmp_path / "pairs")
     if classes is not None:
         np.save(tmp_path / "pairs" / "y.npy", classes)
@@ -463,7 +496,9 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "pickled": pickled,
     "objects": lambda path: np.save(path, np.array([[{}] * 3] * 10), allow_pickle=True),
     "archive": archived,
-    "no-rows": lambda path: [np.save(path.parent / name, np.zeros((0, 3), np.float32)) for name in ("x0.npy", "x1.npy")],
+    "no-rows": lambda path: [
+        np.save(path.parent / name, np.zeros((0, 3), np.float32)) for name in ("x0.npy", "x1.npy")
+    ],
     "one-number": lambda path: [np.save(path.parent / name, np.float32(1)) for name in ("x0.npy", "x1.npy")],
     "fewer-rows": lambda path: np.save(path, np.zeros((9, 3), np.float32)),
     "other-shape": lambda path: np.save(path, np.zeros((10, 4), np.float32)),

@@ -143,7 +143,16 @@ def test_a_class_without_a_training_sample_is_refused(zeroth: int, folder: Path)
     with pytest.raises(UserError, match=r"^dataset: the class 'emu' has no training sample"):
         Data(images, images[:1], encode, decode, "image", classes, classes[:1], ("cat", "dog", "emu", "fox"))
     with pytest.raises(UserError, match=r"^dataset: the class 'gnu' has no training sample"):
-        Data(images, images[:1], encode, decode, "image", classes - (classes > 1).long(), classes[:1], ("cat", "dog", "emu", "gnu"))
+        Data(
+            images,
+            images[:1],
+            encode,
+            decode,
+            "image",
+            classes - (classes > 1).long(),
+            classes[:1],
+            ("cat", "dog", "emu", "gnu"),
+        )
     train = np.arange(40) % 10
     np.savez(folder / "cifar10.npz", x_train=pixels(36, 32, 32, 3), y_train=train[train != zeroth], x_test=pixels(2, 32, 32, 3),
              y_test=[zeroth, 1])  # fmt: skip
@@ -158,7 +167,9 @@ def test_classes_beyond_their_names_are_refused(wrong: int, folder: Path) -> Non
         given = {"y_train": np.arange(20) % 10, "y_test": np.arange(20) % 10, f"y_{part}": classes}
         np.savez(folder / "cifar10.npz", x_train=pixels(20, 32, 32, 3), x_test=pixels(20, 32, 32, 3), **given)  # type: ignore[arg-type]
         refused(
-            CIFAR10(), f"dataset: the classes are numbers from {min(wrong, 0)} to {max(wrong, 9)}, not from 0 to 9. ", "Number them so."
+            CIFAR10(),
+            f"dataset: the classes are numbers from {min(wrong, 0)} to {max(wrong, 9)}, not from 0 to 9. ",
+            "Number them so.",
         )
 
 
@@ -170,7 +181,11 @@ def test_npz_classes_are_parted_by_class_and_the_rare_are_kept(folder: Path) -> 
     assert data.classes.bincount().tolist()[1] == 1
     assert 5 <= data.held_out_classes.bincount(minlength=3).tolist()[0] <= 7
     np.savez(folder / "x.npz", images=pixels(20, 4, 4, 1), labels=np.append(np.arange(18.0) % 2, [np.nan, np.nan]))
-    refused(build("dataset", {"name": "npz", "path": "x.npz"}), f"{folder}/x.npz: 2 of 20 `labels` are NaN.", "Give each picture one")
+    refused(
+        build("dataset", {"name": "npz", "path": "x.npz"}),
+        f"{folder}/x.npz: 2 of 20 `labels` are NaN.",
+        "Give each picture one",
+    )
 
 
 def test_evenly_spaced_indices_are_exact() -> None:
@@ -242,7 +257,13 @@ def test_a_fingerprint_is_of_the_content() -> None:
 
 def test_cifar10_is_read_from_one_file(folder: Path) -> None:
     train, test = pixels(10, 32, 32, 3), pixels(2, 32, 32, 3, seed=1)
-    np.savez(folder / "cifar10.npz", x_train=train, x_test=test, y_train=np.arange(10, dtype=np.uint8)[:, None], y_test=np.arange(2))
+    np.savez(
+        folder / "cifar10.npz",
+        x_train=train,
+        x_test=test,
+        y_train=np.arange(10, dtype=np.uint8)[:, None],
+        y_test=np.arange(2),
+    )
     data = CIFAR10().load()
     assert data.shape == (3, 32, 32)
     assert np.array_equal(data.train.numpy(), train.transpose(0, 3, 1, 2))
@@ -265,10 +286,26 @@ def test_cifar10_is_read_from_one_file(folder: Path) -> None:
         ({"y_train": np.arange(4)}, "holds 5 images and 4 classes. Make it again."),
         ({"y_train": np.array(["a"] * 5)}, "Make it again"),
     ],
-    ids=["missing part", "no classes", "no test classes", "channels first", "floats", "pickled", "a class too few", "named classes"],
+    ids=[
+        "missing part",
+        "no classes",
+        "no test classes",
+        "channels first",
+        "floats",
+        "pickled",
+        "a class too few",
+        "named classes",
+    ],
 )
-def test_a_cifar10_file_of_another_shape_is_refused(folder: Path, arrays: dict[str, np.ndarray | None], said: str) -> None:
-    whole = {"x_train": pixels(5, 32, 32, 3), "y_train": np.arange(5), "x_test": pixels(2, 32, 32, 3), "y_test": np.arange(2)}
+def test_a_cifar10_file_of_another_shape_is_refused(
+    folder: Path, arrays: dict[str, np.ndarray | None], said: str
+) -> None:
+    whole = {
+        "x_train": pixels(5, 32, 32, 3),
+        "y_train": np.arange(5),
+        "x_test": pixels(2, 32, 32, 3),
+        "y_test": np.arange(2),
+    }
     given = {name: array for name, array in {**whole, **arrays}.items() if array is not None}
     np.savez(folder / "cifar10.npz", **given)  # type: ignore[arg-type]
     refused(CIFAR10(), f"{folder / 'cifar10.npz'}: ", said)
@@ -298,7 +335,9 @@ def test_without_a_given_folder_a_failed_download_says_what_helps(monkeypatch: p
     refused(FashionMNIST(), "data: ", f"FashionMNIST cannot be read (data train=True download=True). {remedy}")
 
 
-@pytest.mark.parametrize(("dataset", "ninth"), [(FashionMNIST(), "ankle boot"), (MNIST(), "9")], ids=["fashion_mnist", "mnist"])
+@pytest.mark.parametrize(
+    ("dataset", "ninth"), [(FashionMNIST(), "ankle boot"), (MNIST(), "9")], ids=["fashion_mnist", "mnist"]
+)
 def test_mnists_are_read_in_torchvisions_layout(folder: Path, dataset: Torchvision, ninth: str) -> None:
     parts = {"train": pixels(10, 28, 28), "t10k": pixels(3, 28, 28, seed=1)}
     for part, images in parts.items():

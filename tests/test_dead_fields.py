@@ -43,7 +43,13 @@ def fields_of(family: str, name: str) -> list[str]:
 TRAINED = ["interpolant", "prediction", "weighting", "loss", "time_sampler", "noise", "coupling"]
 CONFIGS: dict[str, type[Config]] = {"objective": ObjectiveConfig, "guidance": Guidance}
 FIELDS = [
-    *((family, name, f) for family in HOMES if family != "backbone" for name in names(family) for f in fields_of(family, name)),
+    *(
+        (family, name, f)
+        for family in HOMES
+        if family != "backbone"
+        for name in names(family)
+        for f in fields_of(family, name)
+    ),
     *((name, name, f.name) for name, of in CONFIGS.items() for f in dataclasses.fields(of)),
 ]
 
@@ -202,7 +208,9 @@ CASES: dict[tuple[str, str, str], list[Case]] = {
     ("dataset", "image_folder", "size"): of_data(4),
     ("dataset", "image_folder", "colour"): of_data("grey"),
     ("dataset", "image_folder", "levels"): elsewhere("test_the_levels_of_deep_pictures_change_them"),
-    ("dataset", "image_folder", "skip_corrupt"): elsewhere("test_pictures_that_cannot_be_read_are_left_out_where_that_is_asked_for"),
+    ("dataset", "image_folder", "skip_corrupt"): elsewhere(
+        "test_pictures_that_cannot_be_read_are_left_out_where_that_is_asked_for"
+    ),
     ("dataset", "latents", "scale"): of_data(1),
     ("dataset", "latents", "shift"): of_data(0.1),
     ("dataset", "*", "window"): of_data(15),
@@ -269,7 +277,9 @@ def samples_of(parts: dict[str, Any]) -> Tensor:
     nfe, guidance = parts.pop("nfe", 8), parts.pop("guidance", None)
     made = Formulation.parse(parts)
     state, classes = made.noise.learn(shifted()), torch.arange(3) if guidance else None
-    batches = generate(Network(), made, state, solver, grid, nfe, (1, 2, 2), 6, 3, (1, "test"), "cpu", classes, guidance)
+    batches = generate(
+        Network(), made, state, solver, grid, nfe, (1, 2, 2), 6, 3, (1, "test"), "cpu", classes, guidance
+    )
     return torch.cat([batch.x for batch in batches])
 
 
@@ -292,7 +302,9 @@ def data_of(parts: dict[str, Any]) -> Tensor:
 def score_of(parts: dict[str, Any]) -> Tensor:
     """Of one of two sets [N, 4] that overlap against the other."""
     generator = torch.Generator().manual_seed(0)
-    one, other = (torch.randn(n, 4, generator=generator, dtype=torch.float64) * scale for n, scale in ((60, 1.0), (80, 1.3)))
+    one, other = (
+        torch.randn(n, 4, generator=generator, dtype=torch.float64) * scale for n, scale in ((60, 1.0), (80, 1.3))
+    )
     metric = parts["metric"]
     found = metric.estimate(metric.summarise(one, None), metric.of_reference.summarise(other, None))
     return torch.tensor([found.value, *(found.interval or ())])
@@ -303,7 +315,10 @@ def flow_of(parts: dict[str, Any]) -> Tensor:
     made = Formulation()
 
     def path(steps: int, number: int) -> list[Tensor]:
-        visited, parts = list[Tensor](), (build("solver", "euler"), build("time_grid", "uniform"), steps, (1, 2, 2), number, number)
+        visited, parts = (
+            list[Tensor](),
+            (build("solver", "euler"), build("time_grid", "uniform"), steps, (1, 2, 2), number, number),
+        )
         (end,) = generate(Network(), made, {}, *parts, (1, "test"), "cpu", visited=visited)
         return [*visited, end.x]
 
@@ -363,7 +378,9 @@ def cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few pictures where CIFAR-10 is looked for."""
     monkeypatch.setenv("HARNESS_DATA", str(tmp_path))
     images = np.random.default_rng(0).integers(0, 256, (14, 32, 32, 3), dtype=np.uint8)
-    np.savez(tmp_path / "cifar10.npz", x_train=images[:10], y_train=np.arange(10), x_test=images[10:], y_test=np.arange(4))
+    np.savez(
+        tmp_path / "cifar10.npz", x_train=images[:10], y_train=np.arange(10), x_test=images[10:], y_test=np.arange(4)
+    )
 
 
 @pytest.mark.usefixtures("cifar10")
@@ -478,7 +495,12 @@ def others(path: str, hint: Any, value: Any) -> list[Any]:
     """Values beside `value` that a field might take."""
     chosen = {"train.precision": "bf16", "train.compile": "default"}  # not what auto means on a CPU
     chosen |= {"evaluate.reference": __file__}
-    chosen |= {"dataset.levels": [0, 1000], "train.more_ema_decays": [0.5], "evaluate.average.decay": 0.9999, "evaluate.average.width": 0.2}
+    chosen |= {
+        "dataset.levels": [0, 1000],
+        "train.more_ema_decays": [0.5],
+        "evaluate.average.decay": 0.9999,
+        "evaluate.average.width": 0.2,
+    }
     if path in chosen:
         return [chosen[path]]
     if isinstance(value, Config):
@@ -528,13 +550,17 @@ def assert_named(base: RunConfig, path: str, hint: Any, value: Any, run_only: bo
 def test_every_setting_names_the_run_or_its_protocol(guided: RunConfig) -> None:
     seen = list(walk(guided))
     assert len(seen) > 40
-    assert {"objective.label_dropout", "evaluate.guidance.scale", "evaluate.guidance.low", "evaluate.guidance.high"} < {p for p, *_ in seen}
+    assert {"objective.label_dropout", "evaluate.guidance.scale", "evaluate.guidance.low", "evaluate.guidance.high"} < {
+        p for p, *_ in seen
+    }
     for path, hint, value, run_only in seen:
         assert_named(guided, path, hint, value, run_only)
 
 
 @pytest.mark.parametrize(("family", "name"), MEMBERS)
-def test_every_field_of_every_member_names_the_run_or_its_protocol(base: RunConfig, family: str, name: str, needed: Needed) -> None:
+def test_every_field_of_every_member_names_the_run_or_its_protocol(
+    base: RunConfig, family: str, name: str, needed: Needed
+) -> None:
     path, own = BELOW[family], {"dataset": "digits"} if name == "population" else needed(name)
     config = override(
         base,
@@ -579,7 +605,12 @@ def test_the_content_of_files_names_the_run(tiny: RunConfig, name: str, path: st
     base = override(tiny, {"noise": {"name": "population", "dataset": "digits"}})
     here, there, fetched, changed = (
         override(base, {path: {"name": name, **needed(name, seed), **more}})
-        for seed, more in ((0, {}), (0, {}), (0, {"workers": 1} if "workers" in fields_of("dataset", name) else {}), (1, {}))
+        for seed, more in (
+            (0, {}),
+            (0, {}),
+            (0, {"workers": 1} if "workers" in fields_of("dataset", name) else {}),
+            (1, {}),
+        )
     )
     assert len({here, there, fetched}) == 3
     assert Run.of(here).name == Run.of(there).name == Run.of(fetched).name
@@ -597,7 +628,9 @@ def test_pairs_of_another_folder_change_the_loss(needed: Needed) -> None:
 def test_pictures_that_cannot_be_read_are_left_out_where_that_is_asked_for(needed: Needed) -> None:
     fields = needed("image_folder")
     (Path(fields["path"]) / "a" / "4.png").write_bytes(b"no picture")
-    asked, plain = (build("dataset", {"name": "image_folder", "skip_corrupt": skip, **fields}).load() for skip in (True, False))
+    asked, plain = (
+        build("dataset", {"name": "image_folder", "skip_corrupt": skip, **fields}).load() for skip in (True, False)
+    )
     assert len(asked.train) + len(asked.held_out) == len(plain.train) + len(plain.held_out) - 1 == 19
     assert len(asked.train[torch.arange(len(asked.train))]) == len(asked.train)
     with pytest.raises(UserError, match=r"/a/4\.png: cannot be read"):
@@ -624,7 +657,9 @@ def test_the_signs_of_a_table_change_its_series(tmp_path: Path) -> None:
         ("semicolon", "point"): (("a", "b,c"), 1200.0),
     }
     for (separator, decimal), (channels, first) in readings.items():
-        data = build("dataset", {"name": "time_series", "path": str(path), "separator": separator, "decimal": decimal}).load()
+        data = build(
+            "dataset", {"name": "time_series", "path": str(path), "separator": separator, "decimal": decimal}
+        ).load()
         assert data.names == channels
         assert isinstance(data.train, Tensor)
         assert data.train[0, 0, -1].item() == pytest.approx(first)

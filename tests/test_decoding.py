@@ -35,7 +35,9 @@ def png16(array: np.ndarray) -> bytes:
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
     header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    joined = (struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks)
+    joined = (
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
     return b"\x89PNG\r\n\x1a\n" + b"".join(joined)
 
 
@@ -69,7 +71,9 @@ def ten(tmp_path: Path, content: bytes, ending: str, **fields: Any) -> Data:
 def furthest(data: Data, expected: np.ndarray) -> float:
     """The largest difference of a training picture from what it should be."""
     assert not isinstance(data.train, torch.Tensor)
-    return max(float(np.abs(picture[0].numpy().astype(float) - expected).max()) for picture in data.train[torch.arange(9)])
+    return max(
+        float(np.abs(picture[0].numpy().astype(float) - expected).max()) for picture in data.train[torch.arange(9)]
+    )
 
 
 CERTAIN = {
@@ -96,10 +100,30 @@ def test_what_a_file_states_is_scaled_by_it(kind: str, tmp_path: Path) -> None:
 
 UNSURE = {
     "floats to 1": (encoded(RAMP.astype(np.float32), "tiff"), "tif", "floats (mode F) from 0 to 1", [0, 1]),
-    "floats to 255": (encoded((RAMP * 255).astype(np.float32), "tiff"), "tif", "floats (mode F) from 0 to 255", [0, 255]),
-    "floats of a bright sky": (encoded((RAMP * 9).astype(np.float32), "tiff"), "tif", "floats (mode F) from 0 to 9", [0, 9]),
-    "floats below 0": (encoded((RAMP * 2 - 1).astype(np.float32), "tiff"), "tif", "floats (mode F) from -1 to 1", [-1, 1]),
-    "int32 of 8 bits": (encoded(EIGHT.astype(np.int32), "tiff"), "tif", "whole numbers (mode I) from 0 to 255", [0, 255]),
+    "floats to 255": (
+        encoded((RAMP * 255).astype(np.float32), "tiff"),
+        "tif",
+        "floats (mode F) from 0 to 255",
+        [0, 255],
+    ),
+    "floats of a bright sky": (
+        encoded((RAMP * 9).astype(np.float32), "tiff"),
+        "tif",
+        "floats (mode F) from 0 to 9",
+        [0, 9],
+    ),
+    "floats below 0": (
+        encoded((RAMP * 2 - 1).astype(np.float32), "tiff"),
+        "tif",
+        "floats (mode F) from -1 to 1",
+        [-1, 1],
+    ),
+    "int32 of 8 bits": (
+        encoded(EIGHT.astype(np.int32), "tiff"),
+        "tif",
+        "whole numbers (mode I) from 0 to 255",
+        [0, 255],
+    ),
     "12 bits in 16": (encoded(deep(12), "png"), "png", "from 0 to 4095", [0, 4095]),
     "10 bits in 16": (encoded(deep(10), "tiff"), "tif", "from 0 to 1023", [0, 1023]),
     "PGM of 12 bits in 16": (pgm(deep(12), 65535), "pgm", "from 0 to 4095", [0, 4095]),
@@ -132,7 +156,9 @@ def test_twelve_bits_in_sixteen_are_refused_in_colour_too(channels: int, tmp_pat
     array = np.repeat(deep(12)[..., None], channels, axis=2)
     if channels != 3:
         array[..., -1] = 65535
-    with pytest.raises(UserError, match=r"holds 16 bits a channel .* and uses the lower ones alone, .*\. Write it with 8 bits\."):
+    with pytest.raises(
+        UserError, match=r"holds 16 bits a channel .* and uses the lower ones alone, .*\. Write it with 8 bits\."
+    ):
         ten(tmp_path, png16(array), "png")
 
 
@@ -154,9 +180,13 @@ def test_eight_bits_beside_sixteen_are_each_scaled_by_their_own_depth(tmp_path: 
     assert data.notes == ("5 of 10 pictures looked at hold 16 bits (mode I;16, 0 to 65535): brought to 0 to 255",)
 
 
-def test_a_deep_picture_that_was_not_looked_at_is_refused_when_it_is_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deep_picture_that_was_not_looked_at_is_refused_when_it_is_met(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("harness.data.decoding.SURVEYED", 2)
-    files = {f"{i:02d}.png": encoded(EIGHT.astype(np.uint8), "png") for i in range(20)} | {"05.png": encoded(deep(12), "png")}
+    files = {f"{i:02d}.png": encoded(EIGHT.astype(np.uint8), "png") for i in range(20)} | {
+        "05.png": encoded(deep(12), "png")
+    }
     data = load(folder(tmp_path / "x", files))
     assert data.notes == ()
     part = data.train if "05.png" in data.train.names else data.held_out  # type: ignore[union-attr]
@@ -168,11 +198,15 @@ def test_a_deep_picture_that_was_not_looked_at_is_refused_when_it_is_met(tmp_pat
 def test_values_that_are_not_finite_are_named(value: float, tmp_path: Path) -> None:
     bad = RAMP.astype(np.float32)
     bad[3, 4] = value
-    files = {f"{i:02d}.tif": encoded(RAMP.astype(np.float32), "tiff") for i in range(20)} | {"03.tif": encoded(bad, "tiff")}
+    files = {f"{i:02d}.tif": encoded(RAMP.astype(np.float32), "tiff") for i in range(20)} | {
+        "03.tif": encoded(bad, "tiff")
+    }
     place = folder(tmp_path / "x", files)
     data = load(place, levels=[0, 1])
     part = data.train if "03.tif" in data.train.names else data.held_out  # type: ignore[union-attr]
-    with pytest.raises(UserError, match=r"03\.tif: holds values that are NaN or infinite \(1 of them\)\. Mend or remove it\."):
+    with pytest.raises(
+        UserError, match=r"03\.tif: holds values that are NaN or infinite \(1 of them\)\. Mend or remove it\."
+    ):
         part[torch.arange(len(part))]
     skipping = load(place, levels=[0, 1], skip_corrupt=True)
     assert len(skipping.train) + len(skipping.held_out) == 19
@@ -180,7 +214,10 @@ def test_values_that_are_not_finite_are_named(value: float, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("levels", [[1], [0, 1, 2], [1, 0], [3, 3]])
 def test_levels_are_a_lower_and_a_higher_value(levels: list[float], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^dataset\.levels: .* is no pair of a lower and a higher value\. Give two, like \[0,4095\]\."):
+    with pytest.raises(
+        ConfigError,
+        match=r"^dataset\.levels: .* is no pair of a lower and a higher value\. Give two, like \[0,4095\]\.",
+    ):
         load(tmp_path, levels=levels)
 
 
@@ -193,7 +230,9 @@ def test_levels_make_other_data(tmp_path: Path) -> None:
 def test_white_is_zero_where_a_tiff_says_so(tmp_path: Path) -> None:
     ramp = deep(16).astype("<u2")
     tags = [(256, 16), (257, 16), (258, 16), (259, 1), (262, 0), (273, 8), (277, 1), (278, 16), (279, 512), (339, 1)]
-    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 1, v) for tag, v in tags)
+    directory = struct.pack("<H", len(tags)) + b"".join(
+        struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 1, v) for tag, v in tags
+    )
     content = b"II*\0" + struct.pack("<I", 8 + 512) + ramp.tobytes() + directory + bytes(4)
     data = ten(tmp_path, content, "tif")
     assert furthest(data, 255 - RAMP * 255) <= 1
@@ -214,7 +253,9 @@ def test_data_says_which_scaling_was_applied(tmp_path: Path, capsys: pytest.Capt
     place = folder(tmp_path / "x", {f"{i}.tif": encoded(RAMP.astype(np.float32), "tiff") for i in range(10)})
     command = ["data", "image_folder", "--set", f"path={place}", "--set", "size=16"]
     assert main(command) == 2
-    assert capsys.readouterr().err.startswith(f"error: {place}/0.tif: holds floats (mode F) from 0 to 1, and nothing says")
+    assert capsys.readouterr().err.startswith(
+        f"error: {place}/0.tif: holds floats (mode F) from 0 to 1, and nothing says"
+    )
     assert main([*command, "--set", "levels=[0,1]"]) == 0
     said = "10 of 10 pictures looked at hold floats (mode F): 0 to 1 become 0 to 255, values outside are clipped"
     assert capsys.readouterr().out.splitlines()[-1] == said

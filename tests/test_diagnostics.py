@@ -12,7 +12,19 @@ from harness.core.rng import stream
 from harness.evaluation.flow_metrics import straightness
 from harness.flow.formulation import Formulation
 from harness.flow.objective import Objective
-from harness.training.diagnostics import BINS, EDGES, EXPLOSION, MEMORY, SAMPLES, TOGETHER, WIDEST, Guard, Meter, gradients_by_noise, spread
+from harness.training.diagnostics import (
+    BINS,
+    EDGES,
+    EXPLOSION,
+    MEMORY,
+    SAMPLES,
+    TOGETHER,
+    WIDEST,
+    Guard,
+    Meter,
+    gradients_by_noise,
+    spread,
+)
 from harness.training.distributed import ALONE
 
 
@@ -29,8 +41,15 @@ def test_errors_fall_into_the_bins_of_their_log_snr() -> None:
     expected = {name: [] for name in BINS}
     for value, error in zip(log_snr.tolist(), errors.tolist(), strict=True):
         expected[BINS[int(np.searchsorted(EDGES, value, side="right"))]].append(error)
-    assert {k: v for k, v in line.items() if "/" in k} == {f"loss_by_log_snr/{k}": np.mean(v) for k, v in expected.items() if v}
-    assert {k: v for k, v in line.items() if "/" not in k} == {"loss": 3, "grad_norm": 4, "transport_cost": 5, "clipped_share": 0.5}
+    assert {k: v for k, v in line.items() if "/" in k} == {
+        f"loss_by_log_snr/{k}": np.mean(v) for k, v in expected.items() if v
+    }
+    assert {k: v for k, v in line.items() if "/" not in k} == {
+        "loss": 3,
+        "grad_norm": 4,
+        "transport_cost": 5,
+        "clipped_share": 0.5,
+    }
     assert not meter.scalars.any()
     assert not meter.bins.any()
 
@@ -41,7 +60,11 @@ def test_sums_do_not_depend_on_when_they_are_taken(each: int) -> None:
     random = torch.Generator().manual_seed(0)
     whole, parts = (Meter(torch.logit, 1.0, "cpu") for _ in range(2))
     for i in range(3 * TOGETHER + 5):
-        row, errors, t = torch.rand(4, generator=random).exp(), torch.rand(33, generator=random), torch.rand(33, generator=random)
+        row, errors, t = (
+            torch.rand(4, generator=random).exp(),
+            torch.rand(33, generator=random),
+            torch.rand(33, generator=random),
+        )
         for meter in (whole, parts):
             meter.add_samples(errors, t)
             meter.add(*row)

@@ -27,11 +27,15 @@ def normal(number: int, dimensions: int, seed: int) -> np.ndarray:
 
 
 def summary(x: np.ndarray, classes: np.ndarray | None = None) -> Summary:
-    return Metric().summarise(torch.from_numpy(np.ascontiguousarray(x)), None if classes is None else torch.from_numpy(classes))
+    return Metric().summarise(
+        torch.from_numpy(np.ascontiguousarray(x)), None if classes is None else torch.from_numpy(classes)
+    )
 
 
 def value(name: str, samples: np.ndarray, reference: np.ndarray, **fields: Any) -> float:
-    return build("metric", {"name": name, **FIELDS.get(name, {}), **fields}).compare(summary(samples), summary(reference))
+    return build("metric", {"name": name, **FIELDS.get(name, {}), **fields}).compare(
+        summary(samples), summary(reference)
+    )
 
 
 def label_accuracy(samples: np.ndarray, asked: np.ndarray, reference: np.ndarray, classes: np.ndarray) -> float:
@@ -60,7 +64,9 @@ def test_sliced_wasserstein_of_a_shifted_and_scaled_set(shift: float, scale: flo
 def test_sliced_wasserstein_of_a_shift_is_its_mean_share_over_directions() -> None:
     reference, shift = normal(100, 4, 0), np.array([3.0, 0.0, 4.0, 0.0])
     samples = reference + shift * reference.std(0)
-    assert value("sliced_wasserstein", samples, reference, projections=2000) == pytest.approx(math.sqrt(25 / 4), rel=0.03)
+    assert value("sliced_wasserstein", samples, reference, projections=2000) == pytest.approx(
+        math.sqrt(25 / 4), rel=0.03
+    )
 
 
 def test_energy_of_numbers_is_scipys() -> None:
@@ -190,8 +196,14 @@ def test_what_a_class_looks_like_is_learnt_from_the_reference() -> None:
 
 
 def test_the_units_of_a_feature_do_not_matter_to_classes() -> None:
-    (samples, asked), (reference, classes), units = four_classes(500, 0, 2), four_classes(500, 1, 2), 2.0 ** np.array([-6, 9])
-    assert label_accuracy(units * samples, asked, units * reference, classes) == label_accuracy(samples, asked, reference, classes)
+    (samples, asked), (reference, classes), units = (
+        four_classes(500, 0, 2),
+        four_classes(500, 1, 2),
+        2.0 ** np.array([-6, 9]),
+    )
+    assert label_accuracy(units * samples, asked, units * reference, classes) == label_accuracy(
+        samples, asked, reference, classes
+    )
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -261,13 +273,17 @@ def test_guessing_stays_below_its_limit_nineteen_times_in_twenty() -> None:
     """By the binomial distribution of 2 n guesses."""
     for number in (20, 100, 193):
         limit = TwoSample.guessing(number)
-        inside = stats.binom.cdf(2 * number * (0.5 + limit), 2 * number, 0.5) - stats.binom.cdf(2 * number * (0.5 - limit), 2 * number, 0.5)
+        inside = stats.binom.cdf(2 * number * (0.5 + limit), 2 * number, 0.5) - stats.binom.cdf(
+            2 * number * (0.5 - limit), 2 * number, 0.5
+        )
         assert inside == pytest.approx(0.95, abs=0.02)
     assert TwoSample.guessing(TwoSample.needed(0.05)) <= 0.05 < TwoSample.guessing(TwoSample.needed(0.05) - 1)
 
 
 def points_of(corners: np.ndarray, number: int, spread: float, seed: int) -> np.ndarray:
-    return corners[np.random.default_rng(seed + 99).integers(len(corners), size=number)] + spread * normal(number, 2, seed)
+    return corners[np.random.default_rng(seed + 99).integers(len(corners), size=number)] + spread * normal(
+        number, 2, seed
+    )
 
 
 def test_samples_without_modes_are_no_better_than_real_ones_by_any_distance() -> None:

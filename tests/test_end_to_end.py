@@ -21,8 +21,12 @@ SMALL = [
 
 def ablate(results: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "harness", "ablate", "weighting", *SMALL]
-    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | {"HARNESS_RESULTS": str(results)}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | {
+        "HARNESS_RESULTS": str(results)
+    }
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
 
 
 def finish(process: subprocess.Popen) -> str:
@@ -111,9 +115,33 @@ def test_a_changed_study_never_writes_where_the_committed_tables_are(unbroken: P
 
 
 def test_a_search_ends_with_its_winner_beside_the_default(tmp_path: Path) -> None:
-    small = ["--set", "backbone.channels=8", "--set", "train.steps=24", "--set", "evaluate.nfe=[1,32]", "--set", "evaluate.num_samples=64"]
-    command = [sys.executable, "-m", "harness", "tune", "tuning", "--trials", "3", "--seeds", "1", "--workers", "2", *small]
-    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | {"HARNESS_RESULTS": str(tmp_path)}
+    small = [
+        "--set",
+        "backbone.channels=8",
+        "--set",
+        "train.steps=24",
+        "--set",
+        "evaluate.nfe=[1,32]",
+        "--set",
+        "evaluate.num_samples=64",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "harness",
+        "tune",
+        "tuning",
+        "--trials",
+        "3",
+        "--seeds",
+        "1",
+        "--workers",
+        "2",
+        *small,
+    ]
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | {
+        "HARNESS_RESULTS": str(tmp_path)
+    }
 
     def said() -> str:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)

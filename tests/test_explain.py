@@ -24,7 +24,9 @@ SNR = LOG_SNR.exp()
 @pytest.fixture
 def explained(tiny: RunConfig) -> Any:
     def make(**changes: Any) -> Explained:
-        return Explained.of(override(tiny, {"time_sampler": "uniform", **{k.replace("__", "."): v for k, v in changes.items()}}))
+        return Explained.of(
+            override(tiny, {"time_sampler": "uniform", **{k.replace("__", "."): v for k, v in changes.items()}})
+        )
 
     return make
 
@@ -73,7 +75,13 @@ INVERSE = 1 + 1 / SNR
 ENDING = {
     # interpolant and prediction with uniform times, its levels, and the weight of the noise error derived by hand
     "ve": ({"name": "ve", "sigma_min": 0.1, "sigma_max": 10}, "velocity", -2 * np.log(10), 2 * np.log(10), 1 / SNR),
-    "ve of a narrow range": ({"name": "ve", "sigma_min": 0.5, "sigma_max": 3}, "velocity", -2 * np.log(3), 2 * np.log(2), 1 / SNR),
+    "ve of a narrow range": (
+        {"name": "ve", "sigma_min": 0.5, "sigma_max": 3},
+        "velocity",
+        -2 * np.log(3),
+        2 * np.log(2),
+        1 / SNR,
+    ),
     "fm_ot": ({"name": "fm_ot", "sigma_min": 0.1}, "velocity", -np.inf, 2 * np.log(10), SNR**-0.5),
     "fm_ot, much": ({"name": "fm_ot", "sigma_min": 0.33}, "velocity", -np.inf, -2 * np.log(0.33), SNR**-0.5),
     "vp_ddpm": (  # B = t + t^2 = log(1 + 1 / SNR), and dt / d lambda = -1 / (beta (1 + SNR))
@@ -106,29 +114,44 @@ def test_the_noise_counts_in_the_signal_to_noise_ratio(explained: Any) -> None:
 
 
 def test_density_and_weight_are_the_same_expected_objective(explained: Any) -> None:
-    arms = {"times": explained(time_sampler="logit_normal"), "weight": explained(weighting="logit_normal"), "plain": explained()}
+    arms = {
+        "times": explained(time_sampler="logit_normal"),
+        "weight": explained(weighting="logit_normal"),
+        "plain": explained(),
+    }
     assert alike(arms) == ["times, weight: the same expected objective; only the variance of its gradient differs."]
 
 
 def test_predictions_in_one_space_share_the_weight_alone(explained: Any) -> None:
-    arms = {"v": explained(), "x0": explained(prediction="data", objective__space="velocity"), "x0 plain": explained(prediction="data")}
+    arms = {
+        "v": explained(),
+        "x0": explained(prediction="data", objective__space="velocity"),
+        "x0 plain": explained(prediction="data"),
+    }
     assert alike(arms) == ["v, x0: the same weight over log SNR, on different formulations."]
 
 
 def test_importance_correction_is_uniform_again(explained: Any) -> None:
-    arms = {"uniform": explained(), "corrected": explained(time_sampler={"name": "u_shaped", "importance_correct": True})}
+    arms = {
+        "uniform": explained(),
+        "corrected": explained(time_sampler={"name": "u_shaped", "importance_correct": True}),
+    }
     assert alike(arms)[0].startswith("uniform, corrected: the same expected objective")
 
 
 def test_another_loss_is_another_objective(explained: Any) -> None:
-    assert alike({"mse": explained(), "huber": explained(loss="pseudo_huber")})[0].startswith("mse, huber: the same weight")
+    assert alike({"mse": explained(), "huber": explained(loss="pseudo_huber")})[0].startswith(
+        "mse, huber: the same weight"
+    )
 
 
 def test_arms_that_differ_elsewhere_are_not_remarked_on(explained: Any) -> None:
     assert alike({"a": explained(), "b": explained(train__learning_rate=1e-4)}) == []
 
 
-def test_the_command_writes_formulas_with_numbers_and_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_formulas_with_numbers_and_a_picture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "curve.png"
     assert main(["explain", "--set", "weighting.name=min_snr", "--out", str(out)]) == 2  # a name is no field
     assert main(["explain", "--set", "weighting=min_snr", "--set", "weighting.gamma=7", "--out", str(out)]) == 0

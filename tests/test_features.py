@@ -33,7 +33,9 @@ def normal(*shape: int, seed: int) -> np.ndarray:
 
 def value(name: str, samples: np.ndarray, reference: np.ndarray, **fields: Any) -> float:
     metric: Metric = build("metric", {"name": name, **fields})
-    of_samples, of_reference = (m.summarise(torch.from_numpy(x), None) for m, x in ((metric, samples), (metric.of_reference, reference)))
+    of_samples, of_reference = (
+        m.summarise(torch.from_numpy(x), None) for m, x in ((metric, samples), (metric.of_reference, reference))
+    )
     return metric.compare(of_samples, of_reference)
 
 
@@ -67,7 +69,9 @@ def test_kid_of_subsets_averages_to_that_of_everything() -> None:
 
 def test_kid_has_no_bias() -> None:
     """Over pairs of sets from one distribution it averages to zero, half of the time below."""
-    values = np.array([value("kid", normal(30, 3, seed=seed), normal(30, 3, seed=seed + 1000), subsets=1) for seed in range(200)])
+    values = np.array(
+        [value("kid", normal(30, 3, seed=seed), normal(30, 3, seed=seed + 1000), subsets=1) for seed in range(200)]
+    )
     assert abs(values.mean()) < 4 * values.std() / math.sqrt(len(values))
     assert 0.3 < (values < 0).mean() < 0.8
 
@@ -126,7 +130,8 @@ def test_every_metric_says_in_which_direction_it_is_better(name: str) -> None:
         features = [torch.from_numpy(normal(100, 1, seed=seed)) + 9 * classes[:, None] for seed in (0, 1)]
         built = build("metric", name)
         reference, good, bad = (
-            built.summarise(x, y) for x, y in zip((*features, features[1]), (classes, classes, 1 - classes), strict=True)
+            built.summarise(x, y)
+            for x, y in zip((*features, features[1]), (classes, classes, 1 - classes), strict=True)
         )
         values = built.compare(good, reference), built.compare(bad, reference)
     else:
@@ -155,7 +160,9 @@ def test_no_metric_depends_on_the_order_of_the_rows() -> None:
         (x, of), (y, known) = clusters(type(metric), 180, 0), clusters(type(metric), 240, 1)
 
         def value_of(rows: Tensor, real: Tensor, metric=metric, x=x, of=of, y=y, known=known) -> float:  # type: ignore[no-untyped-def]
-            return metric.compare(metric.summarise(x[rows], of[rows]), metric.of_reference.summarise(y[real], known[real]))
+            return metric.compare(
+                metric.summarise(x[rows], of[rows]), metric.of_reference.summarise(y[real], known[real])
+            )
 
         number = 60 if name == "fid_infinity" else 6  # whose halves hold unlike shares of the classes now and then
         draws = [torch.Generator().manual_seed(seed) for seed in range(number)]
@@ -205,7 +212,9 @@ def test_real_samples_lose_to_no_broken_ones_where_less_is_better() -> None:
 DIGITS = EvaluateConfig(
     num_samples=100, batch_size=40, num_reference=200, extractor="digits", metrics=("fid", "kid", "precision", "recall")
 )  # type: ignore[arg-type]
-POINTS = EvaluateConfig(num_samples=300, batch_size=128, extractor="values", metrics=("energy", "label_accuracy", "mmd"))  # type: ignore[arg-type]
+POINTS = EvaluateConfig(
+    num_samples=300, batch_size=128, extractor="values", metrics=("energy", "label_accuracy", "mmd")
+)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -322,7 +331,9 @@ def test_resampled_samples_bring_their_own_classes(points: Data) -> None:
 
 
 def test_the_classes_of_noise_come_as_often_as_in_training_and_are_read_by_chance(points: Data) -> None:
-    rare = dataclasses.replace(points, classes=(torch.arange(2000) >= 1800).long(), held_out_classes=(torch.arange(400) >= 360).long())
+    rare = dataclasses.replace(
+        points, classes=(torch.arange(2000) >= 1800).long(), held_out_classes=(torch.arange(400) >= 360).long()
+    )
     judge = Judge(dataclasses.replace(POINTS, num_samples=2000), rare, "cpu")
     drawn = torch.cat([batch.classes for batch in judge.gaussian() if batch.classes is not None])
     assert len(drawn) == 2000
@@ -364,7 +375,10 @@ def test_real_samples_bring_their_own_classes(points: Data, digits: Data) -> Non
         found = judge.held_out()
         assert found is not None
         assert data.held_out_classes is not None
-        known = {row.numpy().tobytes(): label for row, label in zip(data.held_out, data.held_out_classes.tolist(), strict=True)}
+        known = {
+            row.numpy().tobytes(): label
+            for row, label in zip(data.held_out, data.held_out_classes.tolist(), strict=True)
+        }
         batches = list(found)
         for batch in batches:
             assert batch.classes is not None

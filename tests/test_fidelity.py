@@ -187,10 +187,14 @@ def test_gaussian_noise_is_as_many_images_as_the_samples(data: Data) -> None:
 
 def test_every_metric_is_what_it_is_of_the_extractors_features(data: Data) -> None:
     """Of the samples and of the whole reference, by hand."""
-    config = override(CONFIG, {"metrics": ["fid", "precision", "recall", {"name": "kid", "subset_size": 50, "subsets": 5}]})
+    config = override(
+        CONFIG, {"metrics": ["fid", "precision", "recall", {"name": "kid", "subset_size": 50, "subsets": 5}]}
+    )
     scores = Judge(config, data, "cpu")(held_out(data))
     extractor = load_extractor("digits", "cpu")
-    samples, reference = (features(extractor, images, "cpu")[0].double() for images in (data.held_out[:300], data.train))
+    samples, reference = (
+        features(extractor, images, "cpu")[0].double() for images in (data.held_out[:300], data.train)
+    )
     for metric in config.metrics:
         own = metric.compare(metric.summarise(samples, None), metric.summarise(reference, None))
         assert scores.pop(metric.name) == pytest.approx(own, rel=1e-4, abs=1e-9)
@@ -201,7 +205,9 @@ def test_label_accuracy_reads_the_classes_that_were_asked_for(data: Data) -> Non
     images, labels = digits()
     judge = Judge(override(CONFIG, {"metrics": ["label_accuracy"]}), data, "cpu")
     right, wrong = (
-        judge([Batch(part, of) for part, of in zip(images[4::5].split(100), asked[4::5].split(100), strict=True)])["label_accuracy"]
+        judge([Batch(part, of) for part, of in zip(images[4::5].split(100), asked[4::5].split(100), strict=True)])[
+            "label_accuracy"
+        ]
         for asked in (labels, (labels + 1) % 10)
     )
     assert right > 0.97
@@ -253,7 +259,9 @@ def test_it_is_the_line_through_all_and_through_halves() -> None:
     features, _ = spread_out(200, 0)
     features = features[torch.from_numpy(np.random.default_rng(0).permutation(200))]
     plain, metric = FID(), ExtrapolatedFID()
-    whole, first, second = (plain.compare(plain.summarise(part, None), STANDARD) for part in (features, features[:100], features[100:]))
+    whole, first, second = (
+        plain.compare(plain.summarise(part, None), STANDARD) for part in (features, features[:100], features[100:])
+    )
     features, _ = spread_out(200, 0)
     assert metric.compare(metric.summarise(features, None), STANDARD) == pytest.approx(2 * whole - (first + second) / 2)
 
@@ -281,7 +289,9 @@ def test_the_classifiers_logits_are_what_is_scored(data: Data) -> None:
     assert 3 < ours["isc"] < 10
 
 
-def test_weights_without_a_classifier_give_no_inception_score(data: Data, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_weights_without_a_classifier_give_no_inception_score(
+    data: Data, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """As copies of Inception's are, in which its place holds zeros."""
     path = tmp_path / "weights.pth"
     monkeypatch.setenv("HARNESS_INCEPTION", str(path))
@@ -311,7 +321,11 @@ def test_published_statistics_take_the_references_place(data: Data, tmp_path: Pa
 @pytest.mark.parametrize(
     ("content", "changes", "message"),
     [
-        ({"mu": np.zeros(2048), "sigma": np.eye(2048)}, {}, r"mu \[2048\] and sigma \[2048, 2048\], and the extractor gives 64"),
+        (
+            {"mu": np.zeros(2048), "sigma": np.eye(2048)},
+            {},
+            r"mu \[2048\] and sigma \[2048, 2048\], and the extractor gives 64",
+        ),
         ({"mean": np.zeros(64)}, {}, "holds 'mean' and not mu and sigma"),
         (None, {}, "cannot be read"),
         ({}, {"metrics": ["kid"]}, "kid needs the reference.s samples, and evaluate.reference is a file of statistics"),
@@ -419,7 +433,15 @@ def test_files_that_hold_no_arrays_are_refused(data: Data, tmp_path: Path) -> No
     changed = bytearray(whole)
     changed[len(whole) // 2] ^= 255
     np.save(tmp_path / "mu.npy", GOOD["mu"])
-    for content in (whole[:1000], whole[:-10], bytes(changed), b"", b"mu, sigma\n", (tmp_path / "mu.npy").read_bytes(), pickle.dumps(GOOD)):
+    for content in (
+        whole[:1000],
+        whole[:-10],
+        bytes(changed),
+        b"",
+        b"mu, sigma\n",
+        (tmp_path / "mu.npy").read_bytes(),
+        pickle.dumps(GOOD),
+    ):
         path.write_bytes(content)
         with pytest.raises(ConfigError, match=r"is damaged, or no \.npz of plain numbers"):
             protocol_with(data, path)
@@ -480,6 +502,8 @@ def test_sets_of_low_rank_have_the_closed_form_too() -> None:
         for (name, x), (other, y) in itertools.product(sets.items(), repeat=2):
             a, b = factor(x), factor(y)
             nuclear = np.linalg.svd(a @ b.T, compute_uv=False).sum()
-            expected = (x.mean(0) - y.mean(0)).square().sum().item() + np.square(a).sum() + np.square(b).sum() - 2 * nuclear
+            expected = (
+                (x.mean(0) - y.mean(0)).square().sum().item() + np.square(a).sum() + np.square(b).sum() - 2 * nuclear
+            )
             assert frechet(x, y) == pytest.approx(expected, abs=1e-5), (seed, name, other)
             assert frechet(x, y) > -1e-5, (seed, name, other)

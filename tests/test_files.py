@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from harness.core.errors import UserError
-from harness.core.files import drop_torn_line, last_line, locked, read_json, read_lines, remove_leftovers, write_atomic, write_json
+from harness.core.files import (
+    drop_torn_line,
+    last_line,
+    locked,
+    read_json,
+    read_lines,
+    remove_leftovers,
+    write_atomic,
+    write_json,
+)
 
 HOLD = """
 import pathlib, sys, time
@@ -18,7 +27,9 @@ with locked(pathlib.Path(sys.argv[1])):
 """
 
 
-def test_a_write_that_fails_leaves_the_old_content_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_fails_leaves_the_old_content_and_no_litter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "below" / "file"
     write_atomic(path, "old")
 

@@ -36,7 +36,9 @@ def test_the_optimal_velocity_of_two_points_is_bayes_rule(name: str, variance: f
     path: Interpolant = build("interpolant", name)
     x, t = torch.linspace(-3, 3, 7, dtype=torch.float64)[:, None], torch.linspace(0.1, 0.9, 7, dtype=torch.float64)
     found = optimal_velocity(x, t, None, flow_of(real, variance=variance, interpolant=name))
-    alpha, sigma, alpha_dot, sigma_dot = (f(t).numpy() for f in (path.alpha, path.sigma, path.alpha_dot, path.sigma_dot))
+    alpha, sigma, alpha_dot, sigma_dot = (
+        f(t).numpy() for f in (path.alpha, path.sigma, path.alpha_dot, path.sigma_dot)
+    )
     density = np.stack([norm.pdf(x[:, 0], alpha * point, sigma * math.sqrt(variance)) for point in (-1, 2)])
     mean = (density * np.array([[-1], [2]])).sum(0) / density.sum(0)
     expected = alpha_dot * mean + sigma_dot * (x[:, 0].numpy() - alpha * mean) / sigma
@@ -54,18 +56,28 @@ def test_the_optimal_velocity_given_a_class_is_that_of_its_samples_alone() -> No
     """For classes drawn at random, one of a single sample, whose velocity is known: towards it from wherever the noise was."""
     for seed, name in enumerate(PATHS):
         random = torch.Generator().manual_seed(seed)
-        real, classes = torch.randn(40, 3, generator=random, dtype=torch.float64), torch.randint(0, 4, (40,), generator=random)
+        real, classes = (
+            torch.randn(40, 3, generator=random, dtype=torch.float64),
+            torch.randint(0, 4, (40,), generator=random),
+        )
         classes[7] = 4
         flow, path = flow_of(real, classes=classes, interpolant=name), build("interpolant", name)
-        x, t = torch.randn(9, 3, generator=random, dtype=torch.float64), torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
+        x, t = (
+            torch.randn(9, 3, generator=random, dtype=torch.float64),
+            torch.linspace(0.1, 0.9, 9, dtype=torch.float64),
+        )
         y = torch.randint(0, 4, (9,), generator=random)
         y[3], y[4] = 4, classes[0]
         found = optimal_velocity(x, t, y, flow, at_once=4)
         for i, label in enumerate(y):
             of_class = flow_of(real[classes == label], interpolant=name)
-            torch.testing.assert_close(found[i], optimal_velocity(x[i : i + 1], t[i : i + 1], None, of_class)[0], msg=f"{name}, sample {i}")
+            torch.testing.assert_close(
+                found[i], optimal_velocity(x[i : i + 1], t[i : i + 1], None, of_class)[0], msg=f"{name}, sample {i}"
+            )
         alpha, sigma, alpha_dot, sigma_dot = (f(t[3]) for f in (path.alpha, path.sigma, path.alpha_dot, path.sigma_dot))
-        torch.testing.assert_close(found[3], alpha_dot * real[7] + sigma_dot * (x[3] - alpha * real[7]) / sigma, msg=name)
+        torch.testing.assert_close(
+            found[3], alpha_dot * real[7] + sigma_dot * (x[3] - alpha * real[7]) / sigma, msg=name
+        )
 
 
 def test_the_error_of_a_network_told_classes_is_its_distance_from_the_best_field_of_each() -> None:
@@ -95,7 +107,10 @@ def test_the_error_of_a_population_falls_with_the_number_of_samples() -> None:
         return ((2 * t - 1) / ((1 - t) ** 2 + t**2))[:, None] * x
 
     random = torch.Generator().manual_seed(0)
-    errors = [build("metric", "field_error").measure(flow_of(torch.randn(n, 1, generator=random), field)) for n in (20, 200, 2000)]
+    errors = [
+        build("metric", "field_error").measure(flow_of(torch.randn(n, 1, generator=random), field))
+        for n in (20, 200, 2000)
+    ]
     assert errors[0] > errors[1] > errors[2]
 
 
@@ -138,7 +153,9 @@ def test_copies_are_not_authentic_and_fresh_samples_often_are() -> None:
     known, fresh = ({"features": random.normal(size=(300, 2)).astype(np.float32)} for _ in range(2))
     assert metric.compare(known, known) == 0
     half = {"features": np.concatenate([known["features"][:150], fresh["features"][:150]])}
-    assert metric.compare(half, known) == pytest.approx(metric.compare({"features": fresh["features"][:150]}, known) / 2)
+    assert metric.compare(half, known) == pytest.approx(
+        metric.compare({"features": fresh["features"][:150]}, known) / 2
+    )
     scale = known["features"].std(0)
     x, y = fresh["features"] / scale, known["features"] / scale
     between, among = (np.linalg.norm(a[:, None] - y[None], axis=-1) for a in (x, y))

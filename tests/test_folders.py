@@ -56,7 +56,9 @@ def write_zip(path: Path, files: Mapping[str, bytes], compression: int = zipfile
 
 
 def load_folder(path: Path, name: str = "image_folder", **fields: Any) -> Data:
-    return build("dataset", {"name": name, "path": str(path), **({"size": 6} if name == "image_folder" else {}), **fields}).load()
+    return build(
+        "dataset", {"name": name, "path": str(path), **({"size": 6} if name == "image_folder" else {}), **fields}
+    ).load()
 
 
 def names_of(data: Data) -> tuple[list[str], list[str]]:
@@ -156,7 +158,9 @@ RAMP = np.arange(36, dtype=np.uint8).reshape(6, 6) * 7
 
 
 def laid_on_white(colour: tuple[int, int, int], opacity: int) -> Tensor:
-    return torch.tensor([round(c * opacity / 255 + 255 * (1 - opacity / 255)) for c in colour])[:, None, None].expand(3, 6, 6)
+    return torch.tensor([round(c * opacity / 255 + 255 * (1 - opacity / 255)) for c in colour])[:, None, None].expand(
+        3, 6, 6
+    )
 
 
 @pytest.mark.parametrize("colour", ["rgb", "grey"])
@@ -223,9 +227,22 @@ def test_a_photograph_is_turned_upright(orientation: int, tmp_path: Path) -> Non
 
 def test_endings_count_in_any_case_and_other_files_do_not(tmp_path: Path) -> None:
     picture = Image.fromarray(pixels(6, 6, 3))
-    formats = {"PNG": "png", "jpg": "jpeg", "JPEG": "jpeg", "webp": "webp", "bmp": "bmp", "gif": "gif", "tif": "tiff", "ppm": "ppm"}
+    formats = {
+        "PNG": "png",
+        "jpg": "jpeg",
+        "JPEG": "jpeg",
+        "webp": "webp",
+        "bmp": "bmp",
+        "gif": "gif",
+        "tif": "tiff",
+        "ppm": "ppm",
+    }
     files = {f"a/{i}.{ending}": encoded(picture, name) for i, (ending, name) in enumerate(formats.items())}
-    files |= {"a/8.png": encoded(picture), "a/9.pgm": encoded(picture.convert("L"), "ppm"), "a/10.tiff": encoded(picture, "tiff")}
+    files |= {
+        "a/8.png": encoded(picture),
+        "a/9.pgm": encoded(picture.convert("L"), "ppm"),
+        "a/10.tiff": encoded(picture, "tiff"),
+    }
     others = {"notes.txt": b"x", "a/labels.csv": b"x", "__MACOSX/a/._0.png": b"x", "a/png": b"x"}
     for place in (write(tmp_path / "x", files | others), write_zip(tmp_path / "x.zip", files | others)):
         data = load_folder(place)
@@ -243,7 +260,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return asked
 
 
-def test_nothing_is_decoded_before_it_is_asked_for(tmp_path: Path, opened: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_decoded_before_it_is_asked_for(
+    tmp_path: Path, opened: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = write(tmp_path / "x", coloured(40))
     with monkeypatch.context() as patch:
         patch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("a picture was decoded"))
@@ -274,7 +293,9 @@ DAMAGED: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED)
 @pytest.mark.parametrize("zipped", [False, True], ids=["folder", "zip"])
-def test_a_corrupt_picture_is_named_when_it_is_asked_for(damage: Callable[[bytes], bytes], zipped: bool, tmp_path: Path) -> None:
+def test_a_corrupt_picture_is_named_when_it_is_asked_for(
+    damage: Callable[[bytes], bytes], zipped: bool, tmp_path: Path
+) -> None:
     files = coloured(40)
     names = names_of(load_folder(write(tmp_path / "intact", files)))[0]
     files[names[3]] = damage(files[names[3]])
@@ -296,7 +317,9 @@ def test_corrupt_pictures_are_left_out_and_named_only_when_that_is_asked_for(tmp
         files[name] = files[name][:40]
     place = write(tmp_path / "x", files)
     data = load_folder(place, skip_corrupt=True)
-    assert [line.partition(": cannot be read")[0] for line in data.notes] == [f"left out: {place}/{name}" for name in bad]
+    assert [line.partition(": cannot be read")[0] for line in data.notes] == [
+        f"left out: {place}/{name}" for name in bad
+    ]
     assert all(line.endswith(")") for line in data.notes)
     assert sorted([*names_of(data)[0], *names_of(data)[1]]) == [name for name in names if name not in bad]
     assert whole(data.train).shape == (34, 3, 6, 6)
@@ -308,7 +331,11 @@ def test_corrupt_pictures_are_left_out_and_named_only_when_that_is_asked_for(tmp
 
 
 def test_a_folder_of_corrupt_pictures_alone_is_refused(tmp_path: Path) -> None:
-    refused("^dataset: 0 samples cannot be parted", write(tmp_path / "x", dict.fromkeys(coloured(20), b"x")), skip_corrupt=True)
+    refused(
+        "^dataset: 0 samples cannot be parted",
+        write(tmp_path / "x", dict.fromkeys(coloured(20), b"x")),
+        skip_corrupt=True,
+    )
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 9])
@@ -411,12 +438,16 @@ def test_a_fingerprint_is_of_content_size_colour_and_classes(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["image_folder", "npz", "cifar10"])
-def test_pictures_are_flipped_only_when_that_is_asked_for(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_are_flipped_only_when_that_is_asked_for(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HARNESS_DATA", str(tmp_path))
     write(tmp_path / "x", coloured(20))
     images = pixels(20, 32, 32, 3)
     np.savez(tmp_path / "x.npz", images=images)
-    np.savez(tmp_path / "cifar10.npz", x_train=images, x_test=images, y_train=np.arange(20) % 10, y_test=np.arange(20) % 10)
+    np.savez(
+        tmp_path / "cifar10.npz", x_train=images, x_test=images, y_train=np.arange(20) % 10, y_test=np.arange(20) % 10
+    )
     fields = {"image_folder": {"path": "x", "size": 6}, "npz": {"path": "x.npz"}, "cifar10": {}}[name]
     plain, flipped = (build("dataset", {"name": name, **fields, "flip": flip}).load() for flip in (False, True))
     assert plain.augment is None
@@ -436,7 +467,10 @@ def test_a_mirror_turns_about_half_of_the_images_each_on_its_own() -> None:
 
 
 def latent_files(number: int = 20, shape: tuple[int, ...] = (4, 3, 2), dtype: str = "float32") -> dict[str, bytes]:
-    return {f"{'ab'[i % 2]}/{i:02d}.npy": as_npy(np.random.default_rng(i).normal(3, 5, shape).astype(dtype)) for i in range(number)}
+    return {
+        f"{'ab'[i % 2]}/{i:02d}.npy": as_npy(np.random.default_rng(i).normal(3, 5, shape).astype(dtype))
+        for i in range(number)
+    }
 
 
 def as_npy(array: np.ndarray, **options: Any) -> bytes:
@@ -460,7 +494,9 @@ def test_latents_are_shifted_and_scaled(dtype: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(data.encode(stored), (expected - 0.1159) * 0.3611, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(data.decode(data.encode(stored)), stored, rtol=1e-5, atol=1e-5)
     assert data.encode(stored.double()).dtype == torch.float32
-    assert {name: value.item() for name, value in data.statistics.items()} == pytest.approx({"scale": 0.3611, "shift": 0.1159})
+    assert {name: value.item() for name, value in data.statistics.items()} == pytest.approx(
+        {"scale": 0.3611, "shift": 0.1159}
+    )
 
 
 def test_latents_have_the_scale_of_stable_diffusion_by_default(tmp_path: Path) -> None:
@@ -488,7 +524,10 @@ def test_a_fingerprint_of_latents_is_of_their_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("array", "said"),
     [
-        (np.zeros((4, 3, 3), np.float32), r"holds float32 \[4, 3, 3\], not finite floats \[4, 3, 2\]\. Make it again\."),
+        (
+            np.zeros((4, 3, 3), np.float32),
+            r"holds float32 \[4, 3, 3\], not finite floats \[4, 3, 2\]\. Make it again\.",
+        ),
         (np.zeros((4, 3), np.float32), r"holds float32 \[4, 3\], not finite floats \[(C, H, W|4, 3, 2)\]\."),
         (np.full((4, 3, 2), np.nan, np.float32), r"holds float32 \[4, 3, 2\], not finite floats \[(C, H, W|4, 3, 2)\]"),
         (np.full((4, 3, 2), np.inf, np.float16), r"holds float16 \[4, 3, 2\], not finite floats"),
@@ -510,7 +549,9 @@ def test_a_latent_that_is_none_is_named(array: np.ndarray, said: str, first: boo
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"no array", as_npy(np.zeros((4, 3, 2), np.float32))[:150]], ids=["empty", "text", "cut"])
+@pytest.mark.parametrize(
+    "content", [b"", b"no array", as_npy(np.zeros((4, 3, 2), np.float32))[:150]], ids=["empty", "text", "cut"]
+)
 def test_a_damaged_latent_is_named(content: bytes, tmp_path: Path) -> None:
     data = load_folder(write(tmp_path / "x", {**latent_files(), "a/06.npy": content}), "latents")
     with pytest.raises(UserError, match=rf"^{tmp_path}/x/a/06\.npy: cannot be read \(.*\)\. Make it again\."):
@@ -539,7 +580,9 @@ def test_a_zip_of_latents_is_refused(tmp_path: Path) -> None:
 
 
 def test_latents_can_lie_loose(tmp_path: Path) -> None:
-    data = load_folder(write(tmp_path / "x", {f"{i:02d}.npy": content for i, content in enumerate(latent_files().values())}), "latents")
+    data = load_folder(
+        write(tmp_path / "x", {f"{i:02d}.npy": content for i, content in enumerate(latent_files().values())}), "latents"
+    )
     assert (data.classes, len(data.train), len(data.held_out)) == (None, 18, 2)
 
 
@@ -575,7 +618,9 @@ def test_images_that_could_be_either_layout_have_their_channels_last(tmp_path: P
     ],
     ids=["texts", "whole numbers", "numbers", "truths", "bytes"],
 )
-def test_labels_of_any_type_become_classes_from_zero(labels: np.ndarray, names: tuple[str, ...], tmp_path: Path) -> None:
+def test_labels_of_any_type_become_classes_from_zero(
+    labels: np.ndarray, names: tuple[str, ...], tmp_path: Path
+) -> None:
     np.savez(tmp_path / "x.npz", images=pixels(20, 4, 4, 3), labels=labels)
     data = load_folder(tmp_path / "x.npz", "npz")
     assert (data.class_names, data.num_classes) == (names, len(names))

@@ -55,7 +55,9 @@ def test_the_score_needs_normal_noise(noise: Any) -> None:
 @pytest.mark.parametrize("coupling", NOT_INDEPENDENT, ids=named)
 def test_the_score_needs_independent_noise(coupling: Any) -> None:
     reason = f"score needs the score, which the coupling {named(coupling)} does not give"
-    refused(f"prediction: {reason}. Choose {other(coupling)}prediction=velocity.", prediction="score", coupling=coupling)
+    refused(
+        f"prediction: {reason}. Choose {other(coupling)}prediction=velocity.", prediction="score", coupling=coupling
+    )
 
 
 @pytest.mark.parametrize("noise", NOT_GAUSSIAN, ids=named)
@@ -94,7 +96,9 @@ def test_normal_independent_noise_gives_the_score(solver: str, noise: str, predi
 def test_what_needs_no_score_goes_with_any_noise_and_coupling(prediction: str) -> None:
     for noise in NOT_GAUSSIAN:
         for coupling in NOT_INDEPENDENT:
-            assert Formulation.parse({"prediction": prediction, "noise": noise, "coupling": coupling}).noise.name == named(noise)
+            assert Formulation.parse(
+                {"prediction": prediction, "noise": noise, "coupling": coupling}
+            ).noise.name == named(noise)
 
 
 LARGER, SMALLER = "Choose a larger one, like 0.01.", "Choose a smaller one, like 0.99."
@@ -118,7 +122,9 @@ def test_a_clamp_where_the_conversion_has_no_bound(
 ) -> None:
     parts = {"interpolant": interpolant, "prediction": {"name": prediction, **end}, "objective": {"space": space}}
     refused(f"prediction.{next(iter(end))}: {message}", **parts)
-    assert Formulation.parse({**parts, "prediction": {"name": prediction, **{k: abs(v - 1e-3) for k, v in end.items()}}})
+    assert Formulation.parse(
+        {**parts, "prediction": {"name": prediction, **{k: abs(v - 1e-3) for k, v in end.items()}}}
+    )
 
 
 @pytest.mark.parametrize(
@@ -145,13 +151,17 @@ def test_a_score_without_a_bound() -> None:
     """At t = 0 the target -x1 / sigma is infinite where sigma is 0: a time of exactly 0 would end training."""
     for interpolant in ("fm_ot", "ve"):  # sigma(0) > 0
         assert Formulation.parse({"interpolant": interpolant, "prediction": {"name": "score", "t_min": 0}})
-    with pytest.raises(ConfigError, match=r"^prediction\.t_min: .* at t = 0 on linear\. Choose a larger one, like 0\.01\.$"):
+    with pytest.raises(
+        ConfigError, match=r"^prediction\.t_min: .* at t = 0 on linear\. Choose a larger one, like 0\.01\.$"
+    ):
         Formulation.parse({"prediction": {"name": "score", "t_min": 0}})
 
 
 def test_a_stochastic_solver_where_the_velocity_has_no_score() -> None:
     """On `polynomial` nothing moves at t = 1, where sampling starts: the velocity there says nothing of the score."""
-    with pytest.raises(ConfigError, match=r"^prediction\.t_max: velocity has no score at t = 1 on polynomial\. Choose a smaller one"):
+    with pytest.raises(
+        ConfigError, match=r"^prediction\.t_max: velocity has no score at t = 1 on polynomial\. Choose a smaller one"
+    ):
         run(interpolant="polynomial", prediction__t_max=1.0, evaluate__solver="euler_maruyama")
 
 
@@ -173,42 +183,99 @@ def test_a_stochastic_solver_where_the_velocity_has_no_score() -> None:
             )
             for outer in ("low_discrepancy", "shifted")
         ),
-        ({"time_sampler": {"name": "mode", "scale": -1}}, "time_sampler.scale: -1.0 is outside (-1, 1.75194). Choose a value inside."),
-        ({"time_sampler": {"name": "mode", "scale": 1.76}}, "time_sampler.scale: 1.76 is outside (-1, 1.75194). Choose a value inside."),
-        ({"time_sampler": {"name": "power", "p": 0}}, "time_sampler.p: 0.0 is outside (0, inf). Choose a value inside."),
-        ({"time_sampler": {"name": "beta", "a": -2}}, "time_sampler.a: -2.0 is outside (0, inf). Choose a value inside."),
-        ({"time_sampler": {"name": "shifted", "shift": 0}}, "time_sampler.shift: 0.0 is outside (0, inf). Choose a value inside."),
+        (
+            {"time_sampler": {"name": "mode", "scale": -1}},
+            "time_sampler.scale: -1.0 is outside (-1, 1.75194). Choose a value inside.",
+        ),
+        (
+            {"time_sampler": {"name": "mode", "scale": 1.76}},
+            "time_sampler.scale: 1.76 is outside (-1, 1.75194). Choose a value inside.",
+        ),
+        (
+            {"time_sampler": {"name": "power", "p": 0}},
+            "time_sampler.p: 0.0 is outside (0, inf). Choose a value inside.",
+        ),
+        (
+            {"time_sampler": {"name": "beta", "a": -2}},
+            "time_sampler.a: -2.0 is outside (0, inf). Choose a value inside.",
+        ),
+        (
+            {"time_sampler": {"name": "shifted", "shift": 0}},
+            "time_sampler.shift: 0.0 is outside (0, inf). Choose a value inside.",
+        ),
         (
             {"time_sampler": {"name": "uniform", "density_floor": 0}},
             "time_sampler.density_floor: 0.0 is outside (0, inf). Choose a value inside.",
         ),
-        ({"weighting": {"name": "min_snr", "gamma": 0}}, "weighting.gamma: 0.0 is outside (0, inf). Choose a value inside."),
-        ({"weighting": {"name": "min_snr_v", "gamma": -5}}, "weighting.gamma: -5.0 is outside (0, inf). Choose a value inside."),
-        ({"weighting": {"name": "p2", "gamma": -1}}, "weighting.gamma: -1.0 is outside [0, inf). Choose a value inside."),
-        ({"weighting": {"name": "snr", "t_min": 0}}, "weighting.t_min: 0.0 is outside (0, 0.03]. Choose a value inside."),
-        ({"weighting": {"name": "inverse_snr", "t_max": 1}}, "weighting.t_max: 1.0 is outside [0.97, 0.9999]. Choose a value inside."),
-        ({"noise": {"name": "sparse", "dropout_rate": 1}}, "noise.dropout_rate: 1.0 is outside [0, 1). Choose a value inside."),
+        (
+            {"weighting": {"name": "min_snr", "gamma": 0}},
+            "weighting.gamma: 0.0 is outside (0, inf). Choose a value inside.",
+        ),
+        (
+            {"weighting": {"name": "min_snr_v", "gamma": -5}},
+            "weighting.gamma: -5.0 is outside (0, inf). Choose a value inside.",
+        ),
+        (
+            {"weighting": {"name": "p2", "gamma": -1}},
+            "weighting.gamma: -1.0 is outside [0, inf). Choose a value inside.",
+        ),
+        (
+            {"weighting": {"name": "snr", "t_min": 0}},
+            "weighting.t_min: 0.0 is outside (0, 0.03]. Choose a value inside.",
+        ),
+        (
+            {"weighting": {"name": "inverse_snr", "t_max": 1}},
+            "weighting.t_max: 1.0 is outside [0.97, 0.9999]. Choose a value inside.",
+        ),
+        (
+            {"noise": {"name": "sparse", "dropout_rate": 1}},
+            "noise.dropout_rate: 1.0 is outside [0, 1). Choose a value inside.",
+        ),
         ({"noise": {"name": "student_t", "df": 2}}, "noise.df: 2.0 is outside (2, inf). Choose a value inside."),
-        ({"coupling": {"name": "sinkhorn", "reg": 0}}, "coupling.reg: 0.0 is outside [0.005, inf). Choose a value inside."),
+        (
+            {"coupling": {"name": "sinkhorn", "reg": 0}},
+            "coupling.reg: 0.0 is outside [0.005, inf). Choose a value inside.",
+        ),
         ({"coupling": {"name": "pairs"}}, "coupling.path: Pairs needs it. Give a value."),
         (
             {"noise": {"name": "population", "dataset": {"name": "npz"}}},
             "noise.dataset.path: Npz needs it. Give a value.",
         ),
-        ({"objective": {"label_dropout": -0.1}}, "objective.label_dropout: -0.1 is outside [0, 1). Choose a value inside."),
+        (
+            {"objective": {"label_dropout": -0.1}},
+            "objective.label_dropout: -0.1 is outside [0, 1). Choose a value inside.",
+        ),
         ({"loss": {"name": "pseudo_huber", "c": 0}}, "loss.c: 0.0 is outside (0, inf). Choose a value inside."),
-        ({"interpolant": {"name": "polynomial", "power": 0.5}}, "interpolant.power: 0.5 is outside [1, 8]. Choose a value inside."),
+        (
+            {"interpolant": {"name": "polynomial", "power": 0.5}},
+            "interpolant.power: 0.5 is outside [1, 8]. Choose a value inside.",
+        ),
         ({"interpolant": {"name": "cosine", "s": 0}}, "interpolant.s: 0.0 is outside (0, 1]. Choose a value inside."),
-        ({"interpolant": {"name": "vp", "t_max": 1}}, "interpolant.t_max: 1.0 is outside [0.97, 0.9999]. Choose a value inside."),
+        (
+            {"interpolant": {"name": "vp", "t_max": 1}},
+            "interpolant.t_max: 1.0 is outside [0.97, 0.9999]. Choose a value inside.",
+        ),
         (
             {"interpolant": {"name": "ve", "sigma_min": 50}},
             "interpolant.sigma_min: 50 is not below sigma_max, 50. Choose a smaller one.",
         ),
-        ({"prediction": {"name": "data", "t_min": 0.031}}, "prediction.t_min: 0.031 is outside [0, 0.03]. Choose a value inside."),
-        ({"prediction": {"name": "edm", "sigma_data": 0}}, "prediction.sigma_data: 0.0 is outside (0, inf). Choose a value inside."),
-        ({"objective": {"space": "score"}}, "objective.space: 'score' is not a choice. Known: data, noise, output, velocity."),
+        (
+            {"prediction": {"name": "data", "t_min": 0.031}},
+            "prediction.t_min: 0.031 is outside [0, 0.03]. Choose a value inside.",
+        ),
+        (
+            {"prediction": {"name": "edm", "sigma_data": 0}},
+            "prediction.sigma_data: 0.0 is outside (0, inf). Choose a value inside.",
+        ),
+        (
+            {"objective": {"space": "score"}},
+            "objective.space: 'score' is not a choice. Known: data, noise, output, velocity.",
+        ),
         ({"objective": {"space": "nois"}}, "objective.space: 'nois' is not a choice. Did you mean 'noise'?"),
-        ({"prediction": "epsilon"}, f"prediction: 'epsilon' is no prediction. Known: {', '.join(names('prediction'))}."),
+        (
+            {"prediction": "epsilon"},
+            f"prediction: 'epsilon' is no prediction. Known: {', '.join(names('prediction'))}.",
+        ),
     ],
     ids=str,
 )
@@ -219,7 +286,13 @@ def test_a_value_out_of_range_is_told_with_the_range(parts: dict[str, Any], mess
 @pytest.mark.parametrize(
     "parts",
     [
-        {"time_sampler": {"name": "low_discrepancy", "of": {"name": "shifted", "of": "cosmap"}, "importance_correct": True}},
+        {
+            "time_sampler": {
+                "name": "low_discrepancy",
+                "of": {"name": "shifted", "of": "cosmap"},
+                "importance_correct": True,
+            }
+        },
         {"time_sampler": {"name": "shifted", "of": "stratified", "importance_correct": True}},
         {"time_sampler": {"name": "shifted", "stratify": True}},
         {"time_sampler": {"name": "mode", "scale": -0.999}},
@@ -248,10 +321,22 @@ STOCHASTICALLY = {"evaluate__solver": "euler_maruyama"}
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({**STOCHASTICALLY, "evaluate__solver__scale": 0}, "solver.scale: 0.0 is outside (0, inf). Choose a value inside."),
-        ({**STOCHASTICALLY, "evaluate__solver__diffusion": "sine"}, "solver.diffusion: 'sine' is not a choice. Did you mean 'sin2'?"),
-        ({"evaluate__time_grid": {"name": "shifted", "shift": -1}}, "time_grid.shift: -1.0 is outside (0, inf). Choose a value inside."),
-        ({"evaluate__time_grid": {"name": "log_snr", "low": 9}}, "time_grid.low: 9 is not below high, 9. Choose a smaller one."),
+        (
+            {**STOCHASTICALLY, "evaluate__solver__scale": 0},
+            "solver.scale: 0.0 is outside (0, inf). Choose a value inside.",
+        ),
+        (
+            {**STOCHASTICALLY, "evaluate__solver__diffusion": "sine"},
+            "solver.diffusion: 'sine' is not a choice. Did you mean 'sin2'?",
+        ),
+        (
+            {"evaluate__time_grid": {"name": "shifted", "shift": -1}},
+            "time_grid.shift: -1.0 is outside (0, inf). Choose a value inside.",
+        ),
+        (
+            {"evaluate__time_grid": {"name": "log_snr", "low": 9}},
+            "time_grid.low: 9 is not below high, 9. Choose a smaller one.",
+        ),
     ],
 )
 def test_sampling_out_of_range(changes: dict[str, Any], message: str) -> None:

@@ -50,7 +50,9 @@ def by_scale(folder: Path) -> dict[str, list[str]]:
     return found
 
 
-def test_a_run_stays_local_and_publishing_it_keeps_the_other_rows(gallery: Any, committed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_stays_local_and_publishing_it_keeps_the_other_rows(
+    gallery: Any, committed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(gallery.SCALES, "digits", TINY)
     before, texts = by_scale(committed), (committed / "tables" / "gallery.csv").read_bytes()
     with pytest.raises(UserError, match=r"^digits: it has not ended\. Run `make gallery SCALES=digits` first\.$"):
@@ -68,7 +70,9 @@ def test_a_run_stays_local_and_publishing_it_keeps_the_other_rows(gallery: Any, 
     scales = json.loads((committed / "tables" / "gallery.json").read_text())["scales"]
     assert VERSIONS.items() <= scales["digits"].items()
     text = (committed / "tables" / "gallery.md").read_text()
-    stale = [scale for scale, about in scales.items() if about.get("evaluation_version", 1) < VERSIONS["evaluation_version"]]
+    stale = [
+        scale for scale, about in scales.items() if about.get("evaluation_version", 1) < VERSIONS["evaluation_version"]
+    ]
     assert "digits" not in stale
     assert (f"made the rows of {', '.join(stale)}:" in text) == bool(stale)
     assert (committed / "figures" / "gallery-digits.png").is_file()

@@ -17,7 +17,9 @@ from harness.runs.identity import NUMERICS_VERSION
 from harness.runs.train import ensure
 
 NUMBERS, NAMES = read_json(GOLDEN / "numbers.json"), read_json(GOLDEN / "names.json")
-AGAIN = "Where the new numbers are meant, raise the version, write its reason there, and run python tests/golden_cases.py."
+AGAIN = (
+    "Where the new numbers are meant, raise the version, write its reason there, and run python tests/golden_cases.py."
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,8 @@ def test_the_files_are_of_these_versions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "name", "version"), [(identity, "NUMERICS_VERSION", NUMERICS_VERSION), (protocol, "EVALUATION_VERSION", EVALUATION_VERSION)]
+    ("module", "name", "version"),
+    [(identity, "NUMERICS_VERSION", NUMERICS_VERSION), (protocol, "EVALUATION_VERSION", EVALUATION_VERSION)],
 )
 def test_a_raised_version_names_its_reason(module: Any, name: str, version: int) -> None:
     source = Path(module.__file__).read_text()
@@ -57,10 +60,14 @@ def test_the_first_fid_of_digits_is_what_it_was(folder: Path) -> None:
 
 def test_names_are_what_they_were(folder: Path) -> None:
     found = {name: names_of(config) for name, config in named(folder).items()}
-    assert found == NAMES["names"], "A field that was added belongs to no digest while it is at its default: mark it ADDED."
+    assert found == NAMES["names"], (
+        "A field that was added belongs to no digest while it is at its default: mark it ADDED."
+    )
 
 
-def test_what_earlier_code_left_on_disk_is_found_and_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_earlier_code_left_on_disk_is_found_and_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(GOLDEN / "results", tmp_path / "results")
     before = {path: path.read_bytes() for path in (tmp_path / "results").rglob("*") if path.is_file()}
     monkeypatch.setattr("harness.training.trainer.fit", _no_training)

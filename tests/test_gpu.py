@@ -41,7 +41,13 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
 ]
-WAITS = {"time_sampler beta", "noise population", "coupling exact_ot", "coupling sinkhorn", "coupling class_conditional_ot"}
+WAITS = {
+    "time_sampler beta",
+    "noise population",
+    "coupling exact_ot",
+    "coupling sinkhorn",
+    "coupling class_conditional_ot",
+}
 """What SciPy, POT and data in the computer's memory do."""
 
 
@@ -112,7 +118,10 @@ def test_pairs_are_the_same_on_both(name: str) -> None:
 def test_a_solver_goes_the_same_way_on_both(solver: str, grid: str) -> None:
     method, ends = build("solver", solver), []
     steps = 1 if method.adaptive else 6
-    times, x = build("time_grid", grid).times(steps, Linear()), torch.randn(16, 3, generator=torch.Generator().manual_seed(0))
+    times, x = (
+        build("time_grid", grid).times(steps, Linear()),
+        torch.randn(16, 3, generator=torch.Generator().manual_seed(0)),
+    )
     for device in (DEVICE, "cpu"):
         field = NetworkField(lambda x, t: torch.sin(3 * x) + t.view(-1, 1), Formulation(), {})  # type: ignore[arg-type]
         ends.append(method.integrate(field, x.to(device), times, torch.Generator(device)).cpu())
@@ -147,7 +156,15 @@ def session(
     data = load(config.dataset)
     network = (network or config.build(data)).to(DEVICE)
     objective = Objective(config, config.noise.learn(data), device=DEVICE)
-    averages = fit(config.train, 0, network, objective, data, folder, Callbacks(lambda _: None, lambda *_: {}, lambda _: None, stop))
+    averages = fit(
+        config.train,
+        0,
+        network,
+        objective,
+        data,
+        folder,
+        Callbacks(lambda _: None, lambda *_: {}, lambda _: None, stop),
+    )
     return {name: value.cpu() for name, value in [*network.state_dict().items(), *averages.tensors().items()]}
 
 
@@ -214,7 +231,9 @@ class Sometimes(nn.Module):
 
 
 def test_a_bad_step_is_not_taken(tiny: RunConfig, tmp_path: Path) -> None:
-    config = override(tiny, {"train.device": DEVICE, "train.log_every": 100, "train.checkpoint_every": 100, "train.sample_every": 100})
+    config = override(
+        tiny, {"train.device": DEVICE, "train.log_every": 100, "train.checkpoint_every": 100, "train.sample_every": 100}
+    )
     network = Sometimes(config.build(load(config.dataset)), bad=config.train.steps)
     with pytest.raises(Diverged, match="step 12"):
         session(config, tmp_path / "bad", network=network)
@@ -243,12 +262,16 @@ def test_a_compiled_network_takes_the_same_steps(network: nn.Module, mode: str) 
             ends.append(heun.integrate(NetworkField(each, Formulation(), {}), x, times, torch.Generator(DEVICE)))
     assert torch.allclose(*ends, rtol=1e-2, atol=1e-2 * ends[0].abs().max())
     for _ in range(3):
-        gradients = [torch.autograd.grad(each(x, t).square().mean(), list(network.parameters())) for each in (network, fast)]
+        gradients = [
+            torch.autograd.grad(each(x, t).square().mean(), list(network.parameters())) for each in (network, fast)
+        ]
     for expected, found in zip(*gradients, strict=True):
         assert (found - expected).norm() <= 0.02 * expected.norm() + 1e-6
 
 
-@pytest.mark.parametrize("changes", [{}, {"train.compile": "default"}, {"train.compile": "reduce-overhead", "evaluate.solver": "heun"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"train.compile": "default"}, {"train.compile": "reduce-overhead", "evaluate.solver": "heun"}]
+)
 def test_a_run_is_trained_and_judged(tiny: RunConfig, changes: dict[str, str]) -> None:
     changes = {"train.device": DEVICE, "train.steps": 200, "train.sample_every": 100, "evaluate.nfe": [2, 8], **changes}
     config = override(tiny, changes)
@@ -275,7 +298,9 @@ def test_a_run_from_a_gpu_is_sampled_on_a_cpu(tiny: RunConfig) -> None:
 
 def test_a_judge_says_the_same_on_both(tiny: RunConfig) -> None:
     data = load(tiny.dataset)
-    config = override(tiny, {"evaluate.metrics": ["fid", "kid", "precision", "recall"], "evaluate.num_samples": 200}).evaluate
+    config = override(
+        tiny, {"evaluate.metrics": ["fid", "kid", "precision", "recall"], "evaluate.num_samples": 200}
+    ).evaluate
     noisy = [Batch(data.held_out[i : i + 50]) for i in range(0, 150, 50)]
     found, expected = (Judge(config, data, device)(noisy) for device in (DEVICE, "cpu"))
     assert found == pytest.approx(expected, rel=1e-2, abs=1e-3)
@@ -296,7 +321,9 @@ def test_a_products_rate_stays_below_the_data_sheet() -> None:
     assert 0.3 < 10 * 2 * 8192**3 / (start.elapsed_time(end) / 1000) / peak_flops(DEVICE, "bf16", 1) < 1
 
 
-def test_data_that_do_not_fit_come_through_a_loader(tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_that_do_not_fit_come_through_a_loader(
+    tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("harness.training.batches.RESIDENT_BYTES", 0)
     config = override(tiny, {"train.device": DEVICE, "train.precision": "fp32"})
     fetched = session(config, tmp_path / "fetched")

@@ -71,7 +71,9 @@ def at(time: float) -> Tensor:
     return torch.full((4,), time, dtype=torch.float64)
 
 
-def field(made: Formulation, y: Tensor, network: nn.Module | None = None, state: Any = None, **guidance: Any) -> NetworkField:
+def field(
+    made: Formulation, y: Tensor, network: nn.Module | None = None, state: Any = None, **guidance: Any
+) -> NetworkField:
     return NetworkField(network or Known(), made, state or {}, y, Guidance(**guidance))
 
 
@@ -79,7 +81,9 @@ def field(made: Formulation, y: Tensor, network: nn.Module | None = None, state:
 def test_guidance_goes_from_the_output_without_classes_through_that_with(scale: float) -> None:
     x, t = points(), at(0.6)
     without, with_classes = x.cos() - 0.6, x.sin() + 0.6 * CLASSES[:, None]
-    torch.testing.assert_close(field(formulation(), CLASSES, scale=scale)(x, t), without + scale * (with_classes - without))
+    torch.testing.assert_close(
+        field(formulation(), CLASSES, scale=scale)(x, t), without + scale * (with_classes - without)
+    )
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.4, 3.0])
@@ -93,7 +97,9 @@ def test_guiding_and_converting_can_be_exchanged(prediction: str, interpolant: s
         guided, with_classes, without = (
             field(made, y, state=state, scale=s) for y, s in ((CLASSES, scale), (CLASSES, 1), (0 * CLASSES - 1, 1))
         )
-        for result, u, c in zip(guided.with_score(x, t), without.with_score(x, t), with_classes.with_score(x, t), strict=True):
+        for result, u, c in zip(
+            guided.with_score(x, t), without.with_score(x, t), with_classes.with_score(x, t), strict=True
+        ):
             torch.testing.assert_close(result, u + scale * (c - u), rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(guided(x, t), guided.with_score(x, t)[0])
         assert (guided.calls, with_classes.calls, without.calls) == (6, 1, 1)
@@ -138,7 +144,9 @@ def test_guidance_works_from_high_down_to_low_and_nowhere_else(low: float, high:
         velocity = made(points(), at(time))
         inside = low <= time <= high
         assert made.calls * 4 == network.rows == (8 if inside else 4)
-        torch.testing.assert_close(velocity, field(formulation(), CLASSES, scale=3 if inside else 1)(points(), at(time)))
+        torch.testing.assert_close(
+            velocity, field(formulation(), CLASSES, scale=3 if inside else 1)(points(), at(time))
+        )
 
 
 def test_unless_it_is_told_guidance_works_at_all_times() -> None:
@@ -167,7 +175,9 @@ def calls_by_hand(solver: str, steps: int, guidance: Guidance) -> int:
     return len(seen) + (sum(guidance.low <= time <= guidance.high for time in seen) if guidance.scale != 1 else 0)
 
 
-def draws(network: nn.Module, solver: str, nfe: int, guidance: Guidance, classes: Tensor | None, **more: Any) -> list[Generated]:
+def draws(
+    network: nn.Module, solver: str, nfe: int, guidance: Guidance, classes: Tensor | None, **more: Any
+) -> list[Generated]:
     given = {"num_samples": 8, "batch_size": 8, "streams": (0, "test"), **more}
     return list(
         generate(
@@ -178,7 +188,9 @@ def draws(network: nn.Module, solver: str, nfe: int, guidance: Guidance, classes
 
 
 @pytest.mark.parametrize("solver", FIXED)
-@pytest.mark.parametrize("guidance", [Guidance(), Guidance(scale=3), Guidance(scale=3, **MIDDLE)], ids=["off", "on", "middle"])
+@pytest.mark.parametrize(
+    "guidance", [Guidance(), Guidance(scale=3), Guidance(scale=3, **MIDDLE)], ids=["off", "on", "middle"]
+)
 def test_calls_counted_are_the_nfe_and_all_others_are_refused(solver: str, guidance: Guidance) -> None:
     """Against all numbers of steps, counted by hand; the advice names the nearest numbers of calls that there are."""
     method, grid = build("solver", solver), build("time_grid", "uniform")
@@ -190,7 +202,9 @@ def test_calls_counted_are_the_nfe_and_all_others_are_refused(solver: str, guida
             assert steps_of(method, grid, formulation().interpolant, guidance, nfe) == possible[nfe]
             assert batch.calls * 8 == network.rows == nfe * 8
         else:
-            with pytest.raises(ConfigError, match=rf"^evaluate\.nfe: {solver} with this guidance cannot spend {nfe} calls\.") as error:
+            with pytest.raises(
+                ConfigError, match=rf"^evaluate\.nfe: {solver} with this guidance cannot spend {nfe} calls\."
+            ) as error:
                 steps_of(method, grid, formulation().interpolant, guidance, nfe)
             near = {max((n for n in possible if n < nfe), default=min(possible)), min(n for n in possible if n > nfe)}
             advice = str(error.value).partition("Choose ")[2].rstrip(".").split(" or ")
@@ -201,7 +215,10 @@ def test_guidance_from_beginning_to_end_takes_half_the_steps() -> None:
     for solver in FIXED:
         method = build("solver", solver)
         least = 2 * method.calls_per_step
-        assert steps_of(method, build("time_grid", "uniform"), formulation().interpolant, Guidance(scale=3), 5 * least) == 5
+        assert (
+            steps_of(method, build("time_grid", "uniform"), formulation().interpolant, Guidance(scale=3), 5 * least)
+            == 5
+        )
 
 
 def test_the_grid_decides_how_many_steps_are_guided() -> None:
@@ -213,8 +230,12 @@ def test_the_grid_decides_how_many_steps_are_guided() -> None:
         steps_of(build("solver", "euler"), grid, path, guidance, 3)
 
 
-@pytest.mark.parametrize(("solver", "nfe", "interval"), [("euler", 14, (0.7, 1.0)), ("ab2", 8, (0.2, 0.6)), ("heun", 16, (0.2, 0.6))])
-def test_an_end_of_the_interval_on_the_grid_is_counted_as_it_is_taken(solver: str, nfe: int, interval: tuple[float, float]) -> None:
+@pytest.mark.parametrize(
+    ("solver", "nfe", "interval"), [("euler", 14, (0.7, 1.0)), ("ab2", 8, (0.2, 0.6)), ("heun", 16, (0.2, 0.6))]
+)
+def test_an_end_of_the_interval_on_the_grid_is_counted_as_it_is_taken(
+    solver: str, nfe: int, interval: tuple[float, float]
+) -> None:
     guidance = Guidance(scale=3, low=interval[0], high=interval[1])
     assert draws(Known(), solver, nfe, guidance, CLASSES)[0].calls == nfe
 
@@ -282,7 +303,9 @@ class Still(nn.Module):
 @pytest.mark.parametrize(("solver", "nfe"), [("euler", 4), ("euler_maruyama", 4), ("heun_sde", 8)])
 def test_noise_depends_neither_on_classes_nor_on_guidance(solver: str, nfe: int) -> None:
     """Nor does the noise of a stochastic solver, at the same number of steps."""
-    plain, told, other = (draws(Still(), solver, nfe, Guidance(), classes)[0] for classes in (None, CLASSES, 1 - CLASSES))
+    plain, told, other = (
+        draws(Still(), solver, nfe, Guidance(), classes)[0] for classes in (None, CLASSES, 1 - CLASSES)
+    )
     guided = draws(Still(), solver, 2 * nfe, Guidance(scale=3), CLASSES)[0]
     assert plain.y is None
     torch.testing.assert_close(told.x, plain.x, rtol=0, atol=0)
@@ -302,7 +325,9 @@ class TwoGaussians(nn.Module):
         variance = ((1 - t) * SPREAD).square() + t.square()
         gain = (t - (1 - t) * SPREAD**2) / variance
         each = torch.stack([gain * (x - (1 - t) * centre) - centre for centre in (-CENTRE, CENTRE)])
-        likely = torch.stack([-(x - (1 - t) * centre).square() / (2 * variance) for centre in (-CENTRE, CENTRE)]).softmax(0)
+        likely = torch.stack(
+            [-(x - (1 - t) * centre).square() / (2 * variance) for centre in (-CENTRE, CENTRE)]
+        ).softmax(0)
         return torch.where(y < 0, (likely * each).sum(0), torch.where(y == 0, each[0], each[1]))
 
 
@@ -310,7 +335,9 @@ def of_each_class(scale: float, **interval: float) -> tuple[Tensor, Tensor]:
     """Samples that were asked to be of each class."""
     guidance = Guidance(scale=scale, **interval)
     steps = {1.0: 200}.get(scale, 400)
-    batch = draws(TwoGaussians(), "heun", 2 * steps, guidance, torch.tensor([0, 1]), num_samples=4000, batch_size=4000)[0]
+    batch = draws(TwoGaussians(), "heun", 2 * steps, guidance, torch.tensor([0, 1]), num_samples=4000, batch_size=4000)[
+        0
+    ]
     assert batch.y is not None
     return batch.x[batch.y == 0, 0].double(), batch.x[batch.y == 1, 0].double()
 
@@ -354,14 +381,26 @@ def test_guidance_that_means_nothing_is_refused(values: dict[str, float], messag
 
 
 def test_guidance_is_part_of_the_protocol_where_it_does_something() -> None:
-    data, base = load(EightGaussians(number=100)), EvaluateConfig(extractor="values", metrics=(build("metric", "energy"),))
+    data, base = (
+        load(EightGaussians(number=100)),
+        EvaluateConfig(extractor="values", metrics=(build("metric", "energy"),)),
+    )
 
     def digest_with(**values: float) -> str:
         return Protocol.of(dataclasses.replace(base, guidance=Guidance(**values)), data).digest
 
     assert digest_with() == digest_with(scale=1, low=0.2, high=0.8) == Protocol.of(base, data).digest
     assert (
-        len({digest_with(), digest_with(scale=2), digest_with(scale=3), digest_with(scale=3, low=0.1), digest_with(scale=3, high=0.9)}) == 5
+        len(
+            {
+                digest_with(),
+                digest_with(scale=2),
+                digest_with(scale=3),
+                digest_with(scale=3, low=0.1),
+                digest_with(scale=3, high=0.9),
+            }
+        )
+        == 5
     )
 
 
@@ -383,7 +422,12 @@ def small() -> RunConfig:
                 log_every=100,
                 sample_every=1000,
             ),
-            "evaluate": {"extractor": "values", "nfe": [16], "num_samples": 500, "metrics": ["label_accuracy", "sliced_wasserstein"]},
+            "evaluate": {
+                "extractor": "values",
+                "nfe": [16],
+                "num_samples": 500,
+                "metrics": ["label_accuracy", "sliced_wasserstein"],
+            },
         }
     )
 
@@ -415,7 +459,9 @@ def test_what_goes_together_is_not_refused(small: RunConfig) -> None:
     check(small)
     check(override(small, {"objective.label_dropout": 0}))
     check(override(small, {"evaluate.guidance.scale": 2}))
-    check(override(small, {"objective.label_dropout": None, "evaluate.metrics": ["energy"], "evaluate.guidance.low": 0.5}))
+    check(
+        override(small, {"objective.label_dropout": None, "evaluate.metrics": ["energy"], "evaluate.guidance.low": 0.5})
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -433,21 +479,26 @@ class OneClass(Dataset):
 def test_data_of_one_class_or_none_are_refused(small: RunConfig, dataset: Dataset, number: str) -> None:
     changed = dataclasses.replace(override(small, {"evaluate.metrics": ["energy"]}), dataset=dataset)
     with pytest.raises(
-        ConfigError, match=rf"^objective\.label_dropout: the data have {number} classes\. Set it to null, or take others\.$"
+        ConfigError,
+        match=rf"^objective\.label_dropout: the data have {number} classes\. Set it to null, or take others\.$",
     ):
         check(changed)
     check(override(changed, {"objective.label_dropout": None}))
 
 
 def test_an_nfe_that_guidance_cannot_spend_is_refused_before_training(small: RunConfig) -> None:
-    with pytest.raises(ConfigError, match=r"^evaluate\.nfe: euler with this guidance cannot spend 5 calls\. Choose 4 or 6\.$"):
+    with pytest.raises(
+        ConfigError, match=r"^evaluate\.nfe: euler with this guidance cannot spend 5 calls\. Choose 4 or 6\.$"
+    ):
         check(override(small, {"evaluate.guidance.scale": 2, "evaluate.nfe": [4, 5]}))
 
 
 NUMBER = 1000
 
 
-def told(dropout: float | None, steps: int = 1, seed: int = 3, **parts: Any) -> list[tuple[Tensor, Tensor, Tensor | None]]:
+def told(
+    dropout: float | None, steps: int = 1, seed: int = 3, **parts: Any
+) -> list[tuple[Tensor, Tensor, Tensor | None]]:
     """What the network is given in training: x, t and y."""
     network = Known()
     objective = Objective(Formulation.parse({**parts, "objective": {"label_dropout": dropout}}), {})
@@ -480,7 +531,9 @@ def test_whose_class_is_hidden_changes_from_step_to_step_and_with_the_seed() -> 
     masks = hidden(0.5, 40)
     each = masks.sum(0).numpy()
     assert (
-        stats.chisquare(np.bincount(each, minlength=41)[14:27], NUMBER * stats.binom.pmf(range(14, 27), 40, 0.5), sum_check=False).pvalue
+        stats.chisquare(
+            np.bincount(each, minlength=41)[14:27], NUMBER * stats.binom.pmf(range(14, 27), 40, 0.5), sum_check=False
+        ).pvalue
         > 1e-3
     )
     assert not torch.equal(hidden(0.5)[0], hidden(0.5, seed=4)[0])
@@ -523,7 +576,9 @@ def test_at_zero_every_class_is_shown_and_at_null_the_network_is_not_told_any() 
 def test_the_coupling_knows_the_classes_that_the_network_does_not() -> None:
     """Where each sample is alone in its class, nothing moves, though nine in ten are hidden."""
     x0 = torch.randn(64, 2)
-    objective = Objective(Formulation.parse({"coupling": "class_conditional_ot", "objective": {"label_dropout": 0.9}}), {})
+    objective = Objective(
+        Formulation.parse({"coupling": "class_conditional_ot", "objective": {"label_dropout": 0.9}}), {}
+    )
     network = Known()
     objective(network, x0, 3, 5, torch.arange(64))
     x, t, y = network.given[0]
@@ -554,7 +609,9 @@ def test_a_network_learns_its_classes_and_is_asked_for_one(small: RunConfig) -> 
     assert values(guided)["sliced_wasserstein"]["32"] != values(small)["sliced_wasserstein"]["16"]
     assert len(list(Path(run.folder / "evaluations").glob("*.json"))) == 2
     unconditional = override(small, {"evaluate.guidance.scale": 0, "evaluate.nfe": [32]})
-    at_random = torch.cat([batch.x for batch in samples(dataclasses.replace(run, config=unconditional), trained, 32, 400, label=3)])
+    at_random = torch.cat(
+        [batch.x for batch in samples(dataclasses.replace(run, config=unconditional), trained, 32, 400, label=3)]
+    )
     assert ((at_random - centre).norm(dim=1) < 0.5).double().mean() < 0.3
 
 

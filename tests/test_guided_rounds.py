@@ -86,9 +86,19 @@ def test_pairs_are_the_guided_flows_ends_once(told: RunConfig, monkeypatch: pyte
     state = told.noise.learn(load(told.dataset))
     monkeypatch.setattr(train_module, "train", lambda *_: None)
     monkeypatch.setattr(reflow_module, "restore", lambda run: Trained(Exact(), state))
-    making = {"reflow.guidance.scale": 2.5, "reflow.solver": "dopri5", "reflow.nfe": 0, "reflow.number": 12, "evaluate.guidance.scale": 1}
+    making = {
+        "reflow.guidance.scale": 2.5,
+        "reflow.solver": "dopri5",
+        "reflow.nfe": 0,
+        "reflow.number": 12,
+        "evaluate.guidance.scale": 1,
+    }
     found, calls = [], []
-    for more in ({"reflow.rounds": 1}, {"reflow.rounds": 2}, {"reflow.rounds": 1, "reflow.distil": True, "evaluate.nfe": [1]}):
+    for more in (
+        {"reflow.rounds": 1},
+        {"reflow.rounds": 2},
+        {"reflow.rounds": 1, "reflow.distil": True, "evaluate.nfe": [1]},
+    ):
         run = Run.of(override(told, {**making, **more}))
         make_pairs(run, quiet, never)
         found.append([np.load(run.pairs.folder / f"{name}.npy") for name in ("x0", "x1", "y")])
@@ -133,13 +143,17 @@ def test_rounds_from_a_guided_student_are_not_guided_again(told: RunConfig) -> N
         assert list(plan.arms) == ["2-rectified", "3-rectified"]
         config = plan.arms["3-rectified"]
         assert (config.pairs_guidance.scale, config.evaluate.guidance.scale, config.learned_guidance) == (1, 1, True)
-    with pytest.raises(ConfigError, match=r"^reflow\.guidance: it is of pairs from .* Set reflow\.later_guidance to guide it\.$"):
+    with pytest.raises(
+        ConfigError, match=r"^reflow\.guidance: it is of pairs from .* Set reflow\.later_guidance to guide it\.$"
+    ):
         rounds.plan_of([Run.of(student)], 1, False, {"reflow.guidance.scale": 3})
     again = rounds.plan_of([Run.of(student)], 1, False, {"reflow.later_guidance.scale": 3}).arms["3-rectified"]
     assert again.pairs_guidance.scale == 3
 
 
-def test_guidance_that_a_scale_brings_is_not_added_in_silence(told: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
+def test_guidance_that_a_scale_brings_is_not_added_in_silence(
+    told: RunConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
     """By `train`, and in a study's arms: refused, unless a change or the arm names it."""
     rounded = ["--set", "reflow.rounds=1", "--set", "reflow.guidance.scale=2"]
     assert main(["train", "--scale", "digits_classes", *rounded]) == 2
@@ -152,10 +166,15 @@ def test_guidance_that_a_scale_brings_is_not_added_in_silence(told: RunConfig, c
     for more, refused in (({}, True), ({"evaluate.guidance.scale": 1}, False), ({"evaluate.guidance.scale": 3}, False)):
         study = Study(question="?", baseline="a", arms={"a": {}, "b": {**arm, **more}}, name="mine")
         if refused:
-            with pytest.raises(ConfigError, match=r"^arm 'b'\.evaluate\.guidance: the pairs that it learned are guided already"):
+            with pytest.raises(
+                ConfigError, match=r"^arm 'b'\.evaluate\.guidance: the pairs that it learned are guided already"
+            ):
                 Plan.of(study, "points", told, {}, 1, [])
         else:
-            assert Plan.of(study, "points", told, {}, 1, []).arms["b"].evaluate.guidance.scale == more["evaluate.guidance.scale"]
+            assert (
+                Plan.of(study, "points", told, {}, 1, []).arms["b"].evaluate.guidance.scale
+                == more["evaluate.guidance.scale"]
+            )
 
 
 @pytest.mark.parametrize(
@@ -169,16 +188,33 @@ def test_guidance_that_a_scale_brings_is_not_added_in_silence(told: RunConfig, c
     ],
     ids=str,
 )
-def test_guidance_of_no_later_round_is_refused(changes: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_guidance_of_no_later_round_is_refused(
+    changes: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     given = {"reflow.rounds": 1, "objective.label_dropout": 0.1, **changes}
-    assert main(["train", "--scale", "points", *(word for path, value in given.items() for word in ("--set", f"{path}={value}"))]) == 2
+    assert (
+        main(
+            [
+                "train",
+                "--scale",
+                "points",
+                *(word for path, value in given.items() for word in ("--set", f"{path}={value}")),
+            ]
+        )
+        == 2
+    )
     assert capsys.readouterr().err.startswith(f"error: {message}")
 
 
-def test_a_lineage_shows_each_flow_by_a_protocol_that_fits_it(told: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lineage_shows_each_flow_by_a_protocol_that_fits_it(
+    told: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A base that is judged with guidance, a student without, and what is distilled of it by one step; by another solver too."""
     out = ["--out", str(tmp_path / "few.png")]
-    for more in ({"reflow.guidance.scale": 2}, {"reflow.guidance.scale": 3, "evaluate.solver": "heun", "evaluate.nfe": [4]}):
+    for more in (
+        {"reflow.guidance.scale": 2},
+        {"reflow.guidance.scale": 3, "evaluate.solver": "heun", "evaluate.nfe": [4]},
+    ):
         train(Run.of(told), quiet, never)
         plan = rounds.plan_of([Run.of(told)], 1, True, more)
         rounds.ensure_all(plan, quiet, never)
@@ -192,7 +228,10 @@ def test_a_lineage_shows_each_flow_by_a_protocol_that_fits_it(told: RunConfig, t
             assert f"sampled by {way}" in links[arm].facts
             assert any(f"{values[first]:.3g} at NFE {first}" in fact for fact in links[arm].facts), arm
             assert links[arm].picture is not None
-        assert main(["sample", plan.run("2-rectified", 0).name, "--nfe", "4", "--set", "evaluate.guidance.scale=2", *out]) == 0
+        assert (
+            main(["sample", plan.run("2-rectified", 0).name, "--nfe", "4", "--set", "evaluate.guidance.scale=2", *out])
+            == 0
+        )
         assert "the pairs that it learned are guided already" in capsys.readouterr().out
 
 

@@ -30,9 +30,17 @@ Edit = dict[str, Any]
 @pytest.fixture
 def points() -> RunConfig:
     """Eight Gaussians, a small network, a few steps."""
-    changes = {"train.steps": 3, "train.sample_every": 3, "train.warmup_steps": 1, "train.device": "auto", "backbone.width": 8}
+    changes = {
+        "train.steps": 3,
+        "train.sample_every": 3,
+        "train.warmup_steps": 1,
+        "train.device": "auto",
+        "backbone.width": 8,
+    }
     judged = {"evaluate.nfe": [2], "evaluate.num_samples": 40, "evaluate.metrics": ["sliced_wasserstein"]}
-    return override(load_scale("points"), {**changes, **judged, "reflow.number": 20, "reflow.nfe": 2, "reflow.batch_size": 20})
+    return override(
+        load_scale("points"), {**changes, **judged, "reflow.number": 20, "reflow.nfe": 2, "reflow.batch_size": 20}
+    )
 
 
 def kept(config: RunConfig, **facts: Any) -> Path:
@@ -118,7 +126,9 @@ def test_a_folder_may_be_copied_moved_and_linked_and_not_renamed(points: RunConf
     for name in ("mine", "0123456789ab-s0", folder.name.replace("-s0", "-s1")):
         there = there.rename(there.with_name(name))
         assert refusal(there) == f"{there}: was renamed: it is the run {folder.name}. Give the folder that name again."
-    with pytest.raises(UserError, match=rf"lies elsewhere than {folder}, where rounds and sweeps look for it\. Move it there"):
+    with pytest.raises(
+        UserError, match=rf"lies elsewhere than {folder}, where rounds and sweeps look for it\. Move it there"
+    ):
         same_training([Run(points, there)])
 
 
@@ -136,7 +146,10 @@ def test_a_run_of_other_numerics_names_the_commit(points: RunConfig) -> None:
 def test_a_run_of_another_device_is_used_where_the_device_is_chosen(points: RunConfig) -> None:
     there = {"device": "cuda", "precision": "bf16", "compile": "off", "channels_last": "on"}
     folder = kept(points, resolved=there)
-    assert ": was trained on cuda, and train.device means cpu here. Add --set train.device=cpu to use it here" in refusal(folder)
+    assert (
+        ": was trained on cuda, and train.device means cpu here. Add --set train.device=cpu to use it here"
+        in refusal(folder)
+    )
     run = Run.open(folder.name, {"train.device": "cpu"})
     assert run.config.train.resolved_device() == "cpu"
     edit(folder / "config.json", {"train.learning_rate": 0.5})
@@ -145,7 +158,9 @@ def test_a_run_of_another_device_is_used_where_the_device_is_chosen(points: RunC
     assert "its components' files were edited since" in refusal(also, {"train.device": "cpu"})
 
 
-def test_a_plugin_that_was_edited_or_is_not_given_is_named(points: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plugin_that_was_edited_or_is_not_given_is_named(
+    points: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     members = dict(registry._MEMBERS["weighting"])
     monkeypatch.setitem(registry._MEMBERS, "weighting", members)
     path = tmp_path / "mine.py"
@@ -172,7 +187,9 @@ def pictures(points: RunConfig, tmp_path: Path) -> Callable[[str, int], RunConfi
         np.savez(tmp_path / name, images=images)
         load.cache_clear()
         dataset = {"name": "npz", "path": str(tmp_path / name)}
-        return override(load_scale("digits"), {"dataset": dataset, "train.batch_size": 8, "train.steps": 1, "evaluate.nfe": [2]})
+        return override(
+            load_scale("digits"), {"dataset": dataset, "train.batch_size": 8, "train.steps": 1, "evaluate.nfe": [2]}
+        )
 
     return made
 
@@ -209,7 +226,10 @@ def test_other_places_move_too(pictures: Callable[[str, int], RunConfig], tmp_pa
     said = refusal(folders[0], moved)
     assert said.startswith(f"noise.dataset.path: {tmp_path / 'b.npz'} does not exist.")
     assert said.endswith(" Or say where it lies now: --set noise.dataset.path=...")
-    assert Run.open(str(folders[0]), {**moved, "noise.dataset.path": str(tmp_path / "moved-b.npz")}).name == folders[0].name
+    assert (
+        Run.open(str(folders[0]), {**moved, "noise.dataset.path": str(tmp_path / "moved-b.npz")}).name
+        == folders[0].name
+    )
     assert "the files that its noise or coupling reads are not those" in refusal(
         folders[0], {**moved, "noise.dataset.path": str(tmp_path / "moved-a.npz")}
     )
@@ -222,10 +242,20 @@ def test_other_places_move_too(pictures: Callable[[str, int], RunConfig], tmp_pa
 
 def test_a_finished_run_takes_changes_of_how_and_where_alone(points: RunConfig) -> None:
     folder = kept(points)
-    taken: list[Edit] = [{"train.log_every": 3}, {"train.recompute": True}, {"evaluate.nfe": [8]}, {"train.steps": points.train.steps}]
+    taken: list[Edit] = [
+        {"train.log_every": 3},
+        {"train.recompute": True},
+        {"evaluate.nfe": [8]},
+        {"train.steps": points.train.steps},
+    ]
     for changes in taken:
         assert Run.open(folder.name, changes).folder == folder
-    refused: list[Edit] = [{"train.steps": 5}, {"seed": 2}, {"dataset.number": 50}, {"train.log_every": 3, "weighting": "min_snr"}]
+    refused: list[Edit] = [
+        {"train.steps": 5},
+        {"seed": 2},
+        {"dataset.number": 50},
+        {"train.log_every": 3, "weighting": "min_snr"},
+    ]
     for changes in refused:
         path = list(changes)[-1]
         assert refusal(folder.name, changes) == (
@@ -241,7 +271,10 @@ def test_an_evaluation_of_another_run_or_protocol_is_refused(points: RunConfig) 
     path = runs[0].folder / "evaluations" / f"{other.digest}.json"
     for wrong in (runs[1].evaluation(other), runs[0].evaluation(protocols[0])):
         write_json(path, wrong)
-        with pytest.raises(UserError, match=rf"^{path}: is of another run or protocol\. Remove it, and the same command makes it again\.$"):
+        with pytest.raises(
+            UserError,
+            match=rf"^{path}: is of another run or protocol\. Remove it, and the same command makes it again\.$",
+        ):
             runs[0].evaluation(other)
     write_json(path, runs[0].evaluation(protocols[0]) | {"protocol": vars(other)})
     assert runs[0].evaluation(other)["values"] == {}
@@ -267,11 +300,20 @@ def test_pairs_that_others_made_or_made_otherwise_are_refused(points: RunConfig)
     run = Run.of(override(points, {"reflow.rounds": 1}))
     make_pairs(run, lambda _: None, lambda: False)
     whole = run.pairs.about
-    wrong: list[Edit] = [{"teacher": "0123456789ab-s0"}, {"made.nfe": 4}, {"made.guidance.scale": 2.0}, {"number": 30}, {"files": {}}]
+    wrong: list[Edit] = [
+        {"teacher": "0123456789ab-s0"},
+        {"made.nfe": 4},
+        {"made.guidance.scale": 2.0},
+        {"number": 30},
+        {"files": {}},
+    ]
     for changes in wrong:
         edit(run.pairs.folder / "pairs.json", changes)
         name = next(iter(changes)).partition(".")[0]
-        with pytest.raises(UserError, match=rf"pairs\.json: its entry '{name}' does not fit these pairs: .* Remove {run.pairs.folder}, "):
+        with pytest.raises(
+            UserError,
+            match=rf"pairs\.json: its entry '{name}' does not fit these pairs: .* Remove {run.pairs.folder}, ",
+        ):
             make_pairs(run, lambda _: None, lambda: False)
         write_json(run.pairs.folder / "pairs.json", whole)
     make_pairs(run, lambda _: None, lambda: False)

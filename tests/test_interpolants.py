@@ -80,7 +80,13 @@ def closed(dtype: torch.dtype) -> Tensor:
     """Times on [0, 1] with both ends and their neighbours."""
     zero, one = torch.tensor([0.0, 1.0], dtype=dtype).split(1)
     near = torch.tensor([1e-30, 1e-12, 1e-8, 1e-5, 1 - 1e-5], dtype=dtype)
-    return torch.cat([torch.linspace(0, 1, 201, dtype=dtype), near, torch.nextafter(zero, one), torch.nextafter(one, zero)]).sort().values
+    return (
+        torch.cat(
+            [torch.linspace(0, 1, 201, dtype=dtype), near, torch.nextafter(zero, one), torch.nextafter(one, zero)]
+        )
+        .sort()
+        .values
+    )
 
 
 def batch(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,10 +108,19 @@ def test_derivatives_are_those_of_autograd(path: Interpolant) -> None:
 @pytest.mark.parametrize("name", CLAMPS)
 def test_a_clamped_derivative_is_exact_inside_and_constant_beyond(name: str) -> None:
     path, (low, high) = PATHS[name], CLAMPS[name]
-    t = torch.cat([torch.linspace(low or 1e-6, high, 2001, dtype=torch.float64)[:-1], torch.tensor([high - 1e-9], dtype=torch.float64)])
+    t = torch.cat(
+        [
+            torch.linspace(low or 1e-6, high, 2001, dtype=torch.float64)[:-1],
+            torch.tensor([high - 1e-9], dtype=torch.float64),
+        ]
+    )
     for factor in ("alpha", "sigma"):
-        torch.testing.assert_close(getattr(path, f"{factor}_dot")(t), derivative(getattr(path, factor), t), rtol=1e-9, atol=1e-9)
-    beyond = torch.linspace(0, low, 11, dtype=torch.float64) if low else torch.linspace(high, 1, 11, dtype=torch.float64)
+        torch.testing.assert_close(
+            getattr(path, f"{factor}_dot")(t), derivative(getattr(path, factor), t), rtol=1e-9, atol=1e-9
+        )
+    beyond = (
+        torch.linspace(0, low, 11, dtype=torch.float64) if low else torch.linspace(high, 1, 11, dtype=torch.float64)
+    )
     slope = path.sigma_dot if low else path.alpha_dot
     edge = torch.full_like(beyond, low or high)
     assert torch.equal(slope(beyond), slope(edge))
@@ -146,7 +161,9 @@ def test_the_time_of_a_log_snr_is_its_inverse(path: Interpolant, dtype: torch.dt
     torch.testing.assert_close(found, t[known], rtol=0, atol=1e-6 if dtype == torch.float32 else 1e-14)
     u = torch.linspace(0.001, 0.2, 100, dtype=dtype)  # and near the data to many digits
     if path.sigma(torch.zeros(1, dtype=dtype)) == 0:
-        torch.testing.assert_close(path.time_of_log_snr(path.log_snr(u)), u, rtol=1e-5 if dtype == torch.float32 else 1e-12, atol=0)
+        torch.testing.assert_close(
+            path.time_of_log_snr(path.log_snr(u)), u, rtol=1e-5 if dtype == torch.float32 else 1e-12, atol=0
+        )
 
 
 @every_path
@@ -244,7 +261,9 @@ def test_single_precision_keeps_its_digits(path: Interpolant) -> None:
     """Relative to each value, however small: differences of numbers that nearly cancel would not."""
     t = torch.cat([torch.logspace(-6, -0.01, 200), 1 - torch.logspace(-6, -0.01, 200)])
     for name in ("alpha", "sigma", "alpha_dot", "sigma_dot"):
-        torch.testing.assert_close(getattr(path, name)(t).double(), getattr(path, name)(t.double()), rtol=2e-5, atol=0, msg=name)
+        torch.testing.assert_close(
+            getattr(path, name)(t).double(), getattr(path, name)(t.double()), rtol=2e-5, atol=0, msg=name
+        )
     torch.testing.assert_close(path.log_snr(t).double(), path.log_snr(t.double()), rtol=2e-6, atol=2e-5)
 
 
@@ -275,12 +294,16 @@ def test_the_velocity_is_the_derivative_of_the_state(path: Interpolant) -> None:
 
 @every_path
 def test_a_time_outside_is_refused(path: Interpolant) -> None:
-    for method, wrong in itertools.product(["interpolate", "velocity"], [-0.25, -1e-6, 1.5, 1 + 1e-6, math.nan, math.inf]):
+    for method, wrong in itertools.product(
+        ["interpolate", "velocity"], [-0.25, -1e-6, 1.5, 1 + 1e-6, math.nan, math.inf]
+    ):
         x0, x1, t = batch()
         t[1] = wrong
         with pytest.raises(UserError) as caught:
             getattr(path, method)(x0, x1, t)
-        assert str(caught.value) == f"t: {wrong:g} is outside [0, 1]. Times run from 0 at the data to 1 at the noise.", method
+        assert (
+            str(caught.value) == f"t: {wrong:g} is outside [0, 1]. Times run from 0 at the data to 1 at the noise."
+        ), method
 
 
 @pytest.mark.parametrize(("low", "high"), [(50.0, 50.0), (60.0, 50.0), (0.01, 0.001)])
@@ -331,10 +354,17 @@ def sit_vp(t: Tensor) -> Factors:
     return alpha, sigma, alpha * slope, torch.exp(2 * log_mean) * 2 * slope / (-2 * sigma)
 
 
-@pytest.mark.parametrize(("path", "plan"), [(Linear(), sit_linear), (GVP(), sit_gvp), (DDPM(), sit_vp)], ids=["linear", "gvp", "vp_ddpm"])
+@pytest.mark.parametrize(
+    ("path", "plan"), [(Linear(), sit_linear), (GVP(), sit_gvp), (DDPM(), sit_vp)], ids=["linear", "gvp", "vp_ddpm"]
+)
 def test_parity_with_sit(path: Interpolant, plan: Callable[[Tensor], Factors]) -> None:
     alpha, sigma, alpha_dot, sigma_dot = plan(1 - INSIDE)
-    for ours, theirs in ((path.alpha, alpha), (path.sigma, sigma), (path.alpha_dot, -alpha_dot), (path.sigma_dot, -sigma_dot)):
+    for ours, theirs in (
+        (path.alpha, alpha),
+        (path.sigma, sigma),
+        (path.alpha_dot, -alpha_dot),
+        (path.sigma_dot, -sigma_dot),
+    ):
         torch.testing.assert_close(ours(INSIDE), theirs, rtol=1e-10, atol=1e-12)
 
 

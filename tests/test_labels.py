@@ -27,7 +27,16 @@ CONDITIONAL: Any = SimpleNamespace(config=SimpleNamespace(conditional=True), nam
 def named(*names: str, classes: int = 0) -> Data:
     """Data with classes of these names, or with so many that have none."""
     numbers = torch.arange(len(names) or classes)
-    return Data(numbers[:, None].float(), numbers[:1, None].float(), Tensor.float, Tensor.float, "points", numbers, numbers[:1], names)
+    return Data(
+        numbers[:, None].float(),
+        numbers[:1, None].float(),
+        Tensor.float,
+        Tensor.float,
+        "points",
+        numbers,
+        numbers[:1],
+        names,
+    )
 
 
 def test_a_label_is_a_name_alone_where_classes_have_names() -> None:
@@ -37,7 +46,14 @@ def test_a_label_is_a_name_alone_where_classes_have_names() -> None:
         names = [str(name) for name in rng.choice(30, rng.integers(2, 12), replace=False)]
         data = named(*names)
         assert [_label(CONDITIONAL, data, name) for name in names] == list(range(len(names)))
-        for wrong in (*(str(i) for i in range(30) if str(i) not in names), f"0{names[0]}", f" {names[0]}", "-1", "", "\u0663"):
+        for wrong in (
+            *(str(i) for i in range(30) if str(i) not in names),
+            f"0{names[0]}",
+            f" {names[0]}",
+            "-1",
+            "",
+            "\u0663",
+        ):
             with pytest.raises(UserError, match=r"^--label: '.*' is no class\. "):
                 _label(CONDITIONAL, data, wrong)
 
@@ -55,20 +71,26 @@ def run(tiny: RunConfig, tmp_path: Path) -> Run:
     images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), dtype=np.uint8)
     np.savez(tmp_path / "x.npz", images=images, labels=np.array([5, 2, 8] * 20))
     dataset = {"name": "npz", "path": str(tmp_path / "x.npz")}
-    config = override(tiny, {"dataset": dataset, "objective.label_dropout": 0.1, "train.steps": 2, "train.sample_every": 2})
+    config = override(
+        tiny, {"dataset": dataset, "objective.label_dropout": 0.1, "train.steps": 2, "train.sample_every": 2}
+    )
     run = Run.of(config)
     train(run, lambda _: None, lambda: False)
     return run
 
 
-def test_samples_of_named_classes_and_a_picture_of_all(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_samples_of_named_classes_and_a_picture_of_all(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert load(run.config.dataset).class_names == ("2", "5", "8")
     for name in ("5", "8"):
         out = tmp_path / f"{name}.npz"
         assert main(["sample", run.name, "--label", name, "--number", "4", "--nfe", "1", "--out", str(out)]) == 0
         with np.load(out) as arrays:
             assert [str(arrays["class_names"][i]) for i in arrays["classes"]] == [name] * 4
-    assert main(["sample", run.name, "--label", "1", "--number", "4", "--nfe", "1", "--out", str(tmp_path / "1.npz")]) == 2
+    assert (
+        main(["sample", run.name, "--label", "1", "--number", "4", "--nfe", "1", "--out", str(tmp_path / "1.npz")]) == 2
+    )
     assert capsys.readouterr().err == "error: --label: '1' is no class. Known: 2, 5, 8.\n"
     hundred = tmp_path / "hundred.png"
     assert main(["sample", run.name, "--number", "100", "--nfe", "1", "--out", str(hundred)]) == 0

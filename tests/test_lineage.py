@@ -26,7 +26,9 @@ CHANGES = {
     "backbone.channels": 8, "backbone.groups": 4, "train.steps": 60, "train.checkpoint_every": 6, "train.log_every": 3,
     "train.batch_size": 32, "evaluate.nfe": [1, 4], "evaluate.num_samples": 100, "train.device": "cpu",
 }  # fmt: skip
-SHORT = ",".join(f'{{"name":"{metric}","samples":16,"steps":4}}' for metric in ("straightness", "curvature", "transport_cost"))
+SHORT = ",".join(
+    f'{{"name":"{metric}","samples":16,"steps":4}}' for metric in ("straightness", "curvature", "transport_cost")
+)
 ROUNDS = [
     "--rounds", "2", "--distil", "--set", "reflow.number=1000", "--set", "reflow.nfe=20", "--set", "reflow.batch_size=50",
     "--set", f'evaluate.metrics=["fid",{SHORT}]',
@@ -70,23 +72,32 @@ def name_of(teacher: Path) -> str:
 def known(results: Path) -> dict[str, object]:
     """What the rounds came to: the tables, the pairs' content, and the weights, whose files carry their hash."""
     out: dict[str, object] = {path.name: path.read_text() for path in results.glob("local/tables/*.csv")}
-    out |= {path.parent.name: read_json(path)["files"]["x0"]["sha256"] for path in results.glob("local/pairs/*/pairs.json")}
+    out |= {
+        path.parent.name: read_json(path)["files"]["x0"]["sha256"] for path in results.glob("local/pairs/*/pairs.json")
+    }
     return out | {path.parts[-3]: path.name for path in results.glob("local/runs/*/checkpoints/000000060-*")}
 
 
 def pairs_begun(results: Path) -> bool:
-    return any(path.stat().st_size > 30_000 and not path.with_name("pairs.json").exists() for path in results.glob("local/pairs/*/x1.npy"))
+    return any(
+        path.stat().st_size > 30_000 and not path.with_name("pairs.json").exists()
+        for path in results.glob("local/pairs/*/x1.npy")
+    )
 
 
 def round_begun(results: Path) -> bool:
-    return len([path for path in results.glob("local/runs/*/metrics.jsonl") if path.read_bytes().count(b"\n") >= 5]) == 2
+    return (
+        len([path for path in results.glob("local/runs/*/metrics.jsonl") if path.read_bytes().count(b"\n") >= 5]) == 2
+    )
 
 
 def round_judged(results: Path) -> bool:
     return len([*results.glob("local/runs/*/evaluations/*.json")]) == 2
 
 
-def test_killed_among_pairs_in_a_round_and_between_rounds_the_end_is_the_same(teacher: Path, unbroken: Path, tmp_path: Path) -> None:
+def test_killed_among_pairs_in_a_round_and_between_rounds_the_end_is_the_same(
+    teacher: Path, unbroken: Path, tmp_path: Path
+) -> None:
     results = tmp_path / "killed"
     copy(teacher, results)
     command = [sys.executable, "-m", "harness", "reflow", name_of(teacher), *ROUNDS]
@@ -137,10 +148,15 @@ def test_the_chain_is_told_and_drawn(
     unbroken: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setenv("HARNESS_RESULTS", str(unbroken))
-    (last,) = [path for path in (unbroken / "local" / "runs").iterdir() if read_json(path / "config.json")["reflow"]["distil"]]
+    (last,) = [
+        path for path in (unbroken / "local" / "runs").iterdir() if read_json(path / "config.json")["reflow"]["distil"]
+    ]
     assert main(["lineage", last.name, "--out", str(tmp_path / "chain.png")]) == 0
     told = capsys.readouterr().out
-    places = [told.index(word) for word in ("digits", "1-rectified", "1,000 pairs", "2-rectified", "3-rectified", "3-rectified distilled")]
+    places = [
+        told.index(word)
+        for word in ("digits", "1-rectified", "1,000 pairs", "2-rectified", "3-rectified", "3-rectified distilled")
+    ]
     assert places == sorted(places)
     assert "by heun at NFE 20" in told
     assert "20,000 calls" in told
@@ -172,7 +188,10 @@ def test_the_time_of_training_is_that_between_its_lines(tiny: RunConfig) -> None
         (["reflow", "{run}", "--set", "dataset=eight_gaussians"], "dataset: the teacher's is another"),
         (["reflow", "{run}", "--set", "backbone.channels=16"], "backbone: the network does not fit the teacher's"),
         (["reflow", "{run}", "--set", "reflow.guidance.scale=2"], "reflow.guidance: the teacher is told no classes."),
-        (["reflow", "{run}", "--distil", "--set", "interpolant=gvp", "--set", "reflow.warm_start=false"], "reflow.distil: one Euler step"),
+        (
+            ["reflow", "{run}", "--distil", "--set", "interpolant=gvp", "--set", "reflow.warm_start=false"],
+            "reflow.distil: one Euler step",
+        ),
         (["lineage", "absent"], "absent: no such run."),
     ],
     ids=str,
@@ -197,7 +216,9 @@ def test_a_distilled_run_is_sampled_at_one_call(
     unbroken: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setenv("HARNESS_RESULTS", str(unbroken))
-    (last,) = [path for path in (unbroken / "local" / "runs").iterdir() if read_json(path / "config.json")["reflow"]["distil"]]
+    (last,) = [
+        path for path in (unbroken / "local" / "runs").iterdir() if read_json(path / "config.json")["reflow"]["distil"]
+    ]
     assert main(["sample", last.name, "--number", "4", "--out", str(tmp_path / "four.npz")]) == 0
     assert "4 samples at NFE 1 by euler" in capsys.readouterr().out
     assert main(["sample", last.name, "--nfe", "8"]) == 2

@@ -49,8 +49,12 @@ def test_pseudo_huber_is_quadratic_for_small_errors_and_linear_for_large(c: floa
     e = errors(8, 16)
     e = e / e.square().mean(1, keepdim=True).sqrt()  # root mean square 1
     small, large = 1e-3 * c, 1e4 * c
-    torch.testing.assert_close(PseudoHuber(c=c).measure(small * e), MSE().measure(small * e) / (2 * c), rtol=1e-5, atol=0)
-    torch.testing.assert_close(PseudoHuber(c=c).measure(large * e), torch.full((8,), large - c, dtype=torch.float64), rtol=1e-7, atol=0)
+    torch.testing.assert_close(
+        PseudoHuber(c=c).measure(small * e), MSE().measure(small * e) / (2 * c), rtol=1e-5, atol=0
+    )
+    torch.testing.assert_close(
+        PseudoHuber(c=c).measure(large * e), torch.full((8,), large - c, dtype=torch.float64), rtol=1e-7, atol=0
+    )
     doubled = PseudoHuber(c=c).measure(2 * large * e) / PseudoHuber(c=c).measure(large * e)
     torch.testing.assert_close(doubled, torch.full_like(doubled, 2), rtol=1e-3, atol=0)
 

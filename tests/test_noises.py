@@ -64,7 +64,9 @@ def test_entries_follow_scipys_law(noise: Noise, law: stats.rv_continuous) -> No
     assert distance(sample(noise, N), law.cdf) < 1.95
 
 
-@pytest.mark.parametrize("law", [stats.t(5, scale=math.sqrt(3 / 5)), stats.laplace(scale=1 / math.sqrt(2))], ids=["student_t", "laplace"])
+@pytest.mark.parametrize(
+    "law", [stats.t(5, scale=math.sqrt(3 / 5)), stats.laplace(scale=1 / math.sqrt(2))], ids=["student_t", "laplace"]
+)
 def test_the_tails_are_theirs_too(law: stats.rv_continuous) -> None:
     """Shares beyond 4 and 6, which the distance hardly sees."""
     noise = StudentT() if law.dist.name == "t" else Laplace()
@@ -204,7 +206,9 @@ def test_constant_features_keep_a_little_noise() -> None:
 def test_matched_keeps_its_digits_far_from_zero() -> None:
     data = 1e4 + torch.randn(100_000, 1, generator=torch.Generator().manual_seed(0))
     for per_feature in (False, True):
-        assert Matched(per_feature=per_feature).fit(data)["std"].item() == pytest.approx(data.double().std().item(), rel=1e-6)
+        assert Matched(per_feature=per_feature).fit(data)["std"].item() == pytest.approx(
+            data.double().std().item(), rel=1e-6
+        )
 
 
 @pytest.mark.parametrize("per_feature", [False, True])
@@ -233,7 +237,9 @@ def test_what_has_no_variance_left_is_refused(noise: type[Noise], fields: dict[s
 
 def test_sparse_noise_drops_to_where_the_datas_own_zero_is_encoded() -> None:
     mean, std = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0.5, 1.0, 8.0])
-    data = Data(DATA.abs(), DATA[:2].abs(), encode=lambda x: (x - mean) / std, decode=lambda x: x * std + mean, kind="cells")
+    data = Data(
+        DATA.abs(), DATA[:2].abs(), encode=lambda x: (x - mean) / std, decode=lambda x: x * std + mean, kind="cells"
+    )
     noise, rate, zero = Sparse(dropout_rate=0.3, stored_zero=True), 0.3, -mean / std
     state = noise.learn(data)
     torch.testing.assert_close(state, {"zero": zero})

@@ -190,11 +190,15 @@ def test_weights_of_the_snr_know_the_noises_variance(noise: Any) -> None:
     made = objective(False, noise=noise, weighting={"name": "min_snr", "gamma": 3})
     variance = 0.25 if made.formulation.noise.name == "sparse" else data(512).var().item()
     t = torch.linspace(0.01, 0.99, 50)
-    torch.testing.assert_close(made.weight(t), ((1 - t).square() / (t.square() * variance)).clamp(max=3), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        made.weight(t), ((1 - t).square() / (t.square() * variance)).clamp(max=3), rtol=1e-4, atol=1e-6
+    )
     network = Network()
     measured = step(made, 64, network=network).loss.item()
     t = network.given[1]
-    assert measured != pytest.approx(step(objective(False, noise=noise, weighting={"name": "min_snr", "gamma": 6}), 64).loss.item())
+    assert measured != pytest.approx(
+        step(objective(False, noise=noise, weighting={"name": "min_snr", "gamma": 6}), 64).loss.item()
+    )
     torch.testing.assert_close(t, torch.rand(64, generator=stream(1, "time", 2)))
 
 
@@ -328,7 +332,11 @@ MOVES_NOTHING: list[dict[str, Any]] = [
     {"weighting": {"name": "inverse_snr", "t_max": 0.97}},  # at 0.999 it is a millionth of the times that count
     *({"time_sampler": name} for name in names("time_sampler")),
     {"time_sampler": {"name": "cosmap", "importance_correct": True}},
-    *({"prediction": prediction, "objective": {"space": space}} for prediction in names("prediction") for space in SPACES),
+    *(
+        {"prediction": prediction, "objective": {"space": space}}
+        for prediction in names("prediction")
+        for space in SPACES
+    ),
     *({"interpolant": name, "objective": {"space": "data"}} for name in names("interpolant") if name != "ve"),
     {"loss": {"name": "pseudo_huber", "c": 0.3}},
 ]
@@ -374,7 +382,9 @@ def meant(prediction: str, space: str, **parts: Any) -> tuple[float, float]:
     x0 = data(64) * torch.tensor([1.0, 0.7, 0.4, 0.2]).view(1, 1, 2, 2)
     choices = {"space": space, "normalise_weight": False}
     clamps = {"t_min": 1e-6, "t_max": 1 - 1e-6}
-    made = Formulation.parse({**INSIDE_THE_CLAMPS, **parts, "prediction": {"name": prediction, **clamps}, "objective": choices})
+    made = Formulation.parse(
+        {**INSIDE_THE_CLAMPS, **parts, "prediction": {"name": prediction, **clamps}, "objective": choices}
+    )
     state = made.noise.fit(x0)
     network = Converted(made, made.noise.variance(state))
     result = Objective(made, state)(network, x0, 1, 2).loss
@@ -399,7 +409,9 @@ def test_in_one_space_all_predictions_have_one_loss(interpolant: str, prediction
 @pytest.mark.parametrize("prediction", OTHERS)
 def test_they_have_one_loss_where_each_feature_has_noise_of_its_own(prediction: str) -> None:
     noise = {"name": "matched", "per_feature": True}
-    assert meant(prediction, "velocity", noise=noise) == pytest.approx(meant("velocity", "velocity", noise=noise), rel=2e-3)
+    assert meant(prediction, "velocity", noise=noise) == pytest.approx(
+        meant("velocity", "velocity", noise=noise), rel=2e-3
+    )
 
 
 @pytest.mark.parametrize("prediction", names("prediction"))
@@ -407,7 +419,9 @@ def test_they_have_one_loss_where_each_feature_has_noise_of_its_own(prediction: 
 def test_loss_and_gradient_are_finite_at_both_ends(interpolant: str, prediction: str) -> None:
     for space in SPACES:
         for loss_name in names("loss"):
-            made = objective(False, space, interpolant=interpolant, prediction=prediction, loss=loss_name, time_sampler=Ends())
+            made = objective(
+                False, space, interpolant=interpolant, prediction=prediction, loss=loss_name, time_sampler=Ends()
+            )
             network = Network()
             result = step(made, 8, network=network)
             result.loss.backward()

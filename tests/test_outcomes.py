@@ -39,17 +39,25 @@ from harness.runs.folder import Run, training_digest
 from harness.runs.progress import Trial
 from harness.runs.train import ensure, train
 
-ARMS = {"a": {"weighting": "uniform"}, "b": {"weighting": "data_end"}, "c": {"weighting": {"name": "min_snr", "gamma": 2.0}}}
+ARMS = {
+    "a": {"weighting": "uniform"},
+    "b": {"weighting": "data_end"},
+    "c": {"weighting": {"name": "min_snr", "gamma": 2.0}},
+}
 MACHINES = (
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
-    RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 8."),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 8."
+    ),
     MemoryError(),
     OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "checkpoint"),
 )
 
 
 def planned(base: RunConfig, seeds: int = 5, arms: dict[str, dict[str, Any]] = ARMS, nfe: int = 2) -> Plan:
-    study = Study(name="toy", question="Which?", baseline="a", arms=arms, nfe=nfe, smallest_difference=0.05, seeds=seeds)
+    study = Study(
+        name="toy", question="Which?", baseline="a", arms=arms, nfe=nfe, smallest_difference=0.05, seeds=seeds
+    )
     return Plan.of(study, "digits", base, {}, None, [])
 
 
@@ -64,8 +72,16 @@ def quiet(_: str) -> None:
 @pytest.fixture
 def points() -> RunConfig:
     """Two-dimensional, trained and judged in a moment."""
-    changes = {"train.steps": 4, "train.warmup_steps": 0, "train.sample_every": 4, "train.batch_size": 16, "evaluate.num_samples": 40}
-    return override(load_scale("points"), {**changes, "evaluate.num_reference": 50, "evaluate.nfe": [1, 2], "train.device": "cpu"})
+    changes = {
+        "train.steps": 4,
+        "train.warmup_steps": 0,
+        "train.sample_every": 4,
+        "train.batch_size": 16,
+        "evaluate.num_samples": 40,
+    }
+    return override(
+        load_scale("points"), {**changes, "evaluate.num_reference": 50, "evaluate.nfe": [1, 2], "train.device": "cpu"}
+    )
 
 
 def simulated(plan: Plan, rng: np.random.Generator) -> pd.DataFrame:
@@ -99,12 +115,21 @@ def test_no_unstable_arm_is_better_or_a_tie_and_beside_a_lost_baseline_there_is_
         pairs = {arm: table[[arm, "a"]].dropna() for arm in "bc"}
         logs = {arm: np.log(both) for arm, both in pairs.items()}
         lost = states["a"][DIVERGED] + states["a"][FAILED] > 0
-        tested = [] if lost else [arm for arm in "bc" if len(pairs[arm]) > 1 and (states[arm][DIVERGED] or not states[arm][FAILED])]
+        tested = (
+            []
+            if lost
+            else [arm for arm in "bc" if len(pairs[arm]) > 1 and (states[arm][DIVERGED] or not states[arm][FAILED])]
+        )
         p = adjusted({arm: float(stats.ttest_rel(logs[arm][arm], logs[arm]["a"]).pvalue) for arm in tested})
         rows = found.rows.set_index("arm")
         for arm in "bc":
             row, own, where = rows.loc[arm], states[arm], f"study {number}, arm {arm}"
-            assert (row.n, row.diverged, row.failed, row.seeds) == (own[MEASURED], own[DIVERGED], own[FAILED], len(plan.seeds)), where
+            assert (row.n, row.diverged, row.failed, row.seeds) == (
+                own[MEASURED],
+                own[DIVERGED],
+                own[FAILED],
+                len(plan.seeds),
+            ), where
             worse = len(pairs[arm]) >= 3 and p.get(arm, 1.0) < 0.05 and (logs[arm][arm] - logs[arm]["a"]).mean() > 0
             assert row.p_value == pytest.approx(p.get(arm, math.nan), nan_ok=True), where
             if lost or (own[FAILED] and not own[DIVERGED]):
@@ -117,7 +142,9 @@ def test_no_unstable_arm_is_better_or_a_tie_and_beside_a_lost_baseline_there_is_
             else:
                 assert row.verdict in ("better", "worse", "tie", "undecided"), where
             seen[row.verdict] += 1
-        assert found.pairs == ((min(sizes), max(sizes)) if (sizes := [len(pairs[arm]) for arm in tested]) else (0, 0)), number
+        assert found.pairs == (
+            (min(sizes), max(sizes)) if (sizes := [len(pairs[arm]) for arm in tested]) else (0, 0)
+        ), number
     assert all(seen[word] >= 3 for word in ("better", "worse", "tie", "undecided", "unstable", "not compared")), seen
     assert seen["unstable though its survivors are better"] >= 1, seen
 
@@ -162,7 +189,11 @@ def test_diverged_failed_and_unfinished_seeds_are_told_apart(
     ]  # fmt: skip
     by_nfe, against, read_off = grids.grids(report)
     assert by_nfe.title == "FID ↓ by NFE, mean ± sd over 5 seeds, or as many as stand in brackets"
-    assert [[cell.partition(" (")[2] for cell in line[1:]] for line in by_nfe.rows] == [["", ""], ["4 of 5)", "3 of 5)"], ["4 of 5)"] * 2]
+    assert [[cell.partition(" (")[2] for cell in line[1:]] for line in by_nfe.rows] == [
+        ["", ""],
+        ["4 of 5)", "3 of 5)"],
+        ["4 of 5)"] * 2,
+    ]
     assert [line[:2] for line in against.rows] == [["a", "5"], ["b", "2 of 5 diverged"], ["c", "1 of 5 unfinished"]]
     assert [line[1].partition(" (")[2] for line in read_off.rows] == ["", "3 of 5)", "4 of 5)"]
     text = paths[".md"].read_text()
@@ -173,7 +204,14 @@ def test_diverged_failed_and_unfinished_seeds_are_told_apart(
         assert line in text, line
     about = read_json(paths[".json"])
     assert about["pairs"] == {"b": 3, "c": 4}
-    assert about["outcomes"]["c"] == {"number": 5, "measured": 4, "diverged": 0, "failed": 0, "asked": True, "unfinished": 1}
+    assert about["outcomes"]["c"] == {
+        "number": 5,
+        "measured": 4,
+        "diverged": 0,
+        "failed": 0,
+        "asked": True,
+        "unfinished": 1,
+    }
     assert paths[".png"].read_bytes().startswith(b"\x89PNG")
 
 
@@ -184,16 +222,22 @@ def test_a_baseline_that_lost_a_seed_leaves_no_verdict(
     report = reported(planned(tiny), {("a", 4): end, ("b", 0): "training"})
     assert verdicts_of(report) == {"a": "baseline", "b": "not compared", "c": "not compared"}
     lost = "1 of 5 failed" if end == "solver" else "1 of 5 diverged"
-    assert f"Not compared: b, c (the baseline a lost seeds ({lost}), and the others are no fair sample)." in report.notes
+    assert (
+        f"Not compared: b, c (the baseline a lost seeds ({lost}), and the others are no fair sample)." in report.notes
+    )
     assert not any("power" in line for line in tables.remarks(report))
     assert [line[1:] for line in grids.grids(report)[1].rows] == [
         [lost, "", "", "", "baseline"], ["1 of 5 diverged", "", "", "", "not compared"], ["5", "", "", "", "not compared"],
     ]  # fmt: skip
-    text = next(path for path in tables.write(report, tmp_path, "harness ablate toy") if path.suffix == ".md").read_text()
+    text = next(
+        path for path in tables.write(report, tmp_path, "harness ablate toy") if path.suffix == ".md"
+    ).read_text()
     assert "nan" not in text
 
 
-def test_a_study_in_which_all_diverge_is_told(tiny: RunConfig, reported: Callable[..., tables.Report], tmp_path: Path) -> None:
+def test_a_study_in_which_all_diverge_is_told(
+    tiny: RunConfig, reported: Callable[..., tables.Report], tmp_path: Path
+) -> None:
     plan = planned(tiny, seeds=3)
     report = reported(plan, dict.fromkeys(plan.trials(), "training"))
     assert verdicts_of(report) == {"a": "baseline", "b": "not compared", "c": "not compared"}
@@ -236,14 +280,19 @@ def test_survivors_set_no_mark_for_other_arms(tiny: RunConfig, reported: Callabl
     assert (hurt["b"].seeds, hurt["b"].ends) == (4, (1, 2))
 
 
-def test_every_settings_of_an_arm_stands_in_the_results(tiny: RunConfig, reported: Callable[..., tables.Report], tmp_path: Path) -> None:
+def test_every_settings_of_an_arm_stands_in_the_results(
+    tiny: RunConfig, reported: Callable[..., tables.Report], tmp_path: Path
+) -> None:
     plan = planned(tiny, arms={**ARMS, "b": {"train.warmup_steps": 3, "train.log_every": 7}})
     paths = {path.suffix: path for path in tables.write(reported(plan), tmp_path, "harness ablate toy")}
     about, text = read_json(paths[".json"]), paths[".md"].read_text()
     assert about["settings"]["c"] == {"weighting": "min_snr", "weighting.gamma": 2.0}
     assert about["settings"]["b"] == {"train.warmup_steps": 3}  # how often it logs changes nothing
     assert about["settings"]["a"] == {"weighting": "uniform", "train.warmup_steps": 2}
-    for line in ("| a | weighting = uniform, train.warmup_steps = 2 |", "| c | weighting = min_snr, weighting.gamma = 2.0 |"):
+    for line in (
+        "| a | weighting = uniform, train.warmup_steps = 2 |",
+        "| c | weighting = min_snr, weighting.gamma = 2.0 |",
+    ):
         assert line in text, line
     again = RunConfig.parse(about["baseline"]["configuration"])
     for arm, config in plan.arms.items():
@@ -251,7 +300,9 @@ def test_every_settings_of_an_arm_stands_in_the_results(tiny: RunConfig, reporte
         assert training_digest(override(again, own)) == training_digest(config), arm
 
 
-def test_failures_of_the_machine_are_one_line_and_other_errors_are_not_hidden(capsys: pytest.CaptureFixture[str]) -> None:
+def test_failures_of_the_machine_are_one_line_and_other_errors_are_not_hidden(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     def failing(error: Exception) -> Callable[[], None]:
         def command() -> None:
             raise error
@@ -268,7 +319,9 @@ def test_failures_of_the_machine_are_one_line_and_other_errors_are_not_hidden(ca
         guarded(failing(RuntimeError("shapes differ")))
 
 
-def test_what_the_machine_broke_off_is_run_again_and_counts_for_nothing(points: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_machine_broke_off_is_run_again_and_counts_for_nothing(
+    points: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run, plan = Run.of(points), planned(points, seeds=1, arms={"a": {}, "b": {"weighting": "data_end"}})
 
     def broken(error: Exception) -> Callable[..., Any]:
@@ -277,7 +330,11 @@ def test_what_the_machine_broke_off_is_run_again_and_counts_for_nothing(points: 
 
         return raising
 
-    for place, error in (*(("train.fit", error) for error in MACHINES), ("judge.samples", MACHINES[0]), ("judge.samples", MACHINES[-1])):
+    for place, error in (
+        *(("train.fit", error) for error in MACHINES),
+        ("judge.samples", MACHINES[0]),
+        ("judge.samples", MACHINES[-1]),
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(f"harness.runs.{place}", broken(error))
             with pytest.raises(type(error)):
@@ -315,19 +372,26 @@ def wild(values: Callable[[int], float]) -> Callable[..., Any]:
     """Samples that are all `values(NFE)`."""
 
     def samples(run: Run, trained: Any, nfe: int, number: int, *_: Any, **more: Any) -> Any:
-        x = torch.full((number, 2), values(nfe)) + 0.1 * torch.randn(number, 2, generator=torch.Generator().manual_seed(0))
+        x = torch.full((number, 2), values(nfe)) + 0.1 * torch.randn(
+            number, 2, generator=torch.Generator().manual_seed(0)
+        )
         yield Generated(x, None, nfe, x)
 
     return samples
 
 
-def test_samples_that_are_not_finite_at_one_nfe_cost_no_other(points: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_that_are_not_finite_at_one_nfe_cost_no_other(
+    points: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     base = override(points, {"evaluate.metrics": ["sliced_wasserstein"], "evaluate.nfe": [1, 2, 4]})
     plan = planned(base, seeds=1)
     run, protocol = plan.run("a", 0), plan.protocol("a")
     with monkeypatch.context() as patch:
         patch.setattr("harness.runs.judge.samples", wild(lambda nfe: math.nan if nfe < 4 else 0.5))
-        with pytest.raises(Diverged, match=r"^at NFE 1, 2: the samples cannot be judged: some are not finite\. \(Remove .*\.json to try"):
+        with pytest.raises(
+            Diverged,
+            match=r"^at NFE 1, 2: the samples cannot be judged: some are not finite\. \(Remove .*\.json to try",
+        ):
             ensure(plan.config("a", 0), quiet, never)
         patch.setattr("harness.runs.judge.samples", lambda *_, **__: pytest.fail("sampled again"))
         with pytest.raises(Diverged, match="at NFE 1, 2"):
@@ -403,7 +467,9 @@ def test_a_search_tells_what_fell_behind_from_what_diverged(
     from harness.ablation.design.search import Search
     from harness.ablation.design.space import log
 
-    search = Search(question="Which?", spaces={"digits": {"train.learning_rate": log(1e-4, 1e-1)}}, nfe=2, trials=2, name="toy")
+    search = Search(
+        question="Which?", spaces={"digits": {"train.learning_rate": log(1e-4, 1e-1)}}, nfe=2, trials=2, name="toy"
+    )
     board = tuner.SearchBoard(SearchPlan.of(search, "digits", tiny, None, []))
     ends = iter([error])
 
@@ -422,14 +488,22 @@ def test_a_search_tells_what_fell_behind_from_what_diverged(
 
 @pytest.mark.parametrize(
     ("evaluate", "nfe"),
-    [({"evaluate.nfe": [2, 4]}, (1, 2, 4)), ({"evaluate.nfe": [4, 1]}, (4, 1)), ({"evaluate.nfe": [2], "evaluate.solver": "heun"}, (2,))],
+    [
+        ({"evaluate.nfe": [2, 4]}, (1, 2, 4)),
+        ({"evaluate.nfe": [4, 1]}, (4, 1)),
+        ({"evaluate.nfe": [2], "evaluate.solver": "heun"}, (2,)),
+    ],
     ids=str,
 )
-def test_what_is_distilled_has_flows_at_one_step_to_be_compared_with(points: RunConfig, evaluate: dict[str, Any], nfe: tuple) -> None:
+def test_what_is_distilled_has_flows_at_one_step_to_be_compared_with(
+    points: RunConfig, evaluate: dict[str, Any], nfe: tuple
+) -> None:
     config = override(points, {**evaluate, "reflow.number": 40, "reflow.nfe": 4})
     train(Run.of(config), quiet, never)
     plan = rounds.plan_of([Run.of(config)], 1, True, {})
     *flows, distilled = plan.arms.values()
     assert [flow.evaluate.nfe for flow in flows] == [nfe] * 2
     assert (distilled.evaluate.nfe, plan.nfe) == ((1,), min(nfe))
-    assert [arm.evaluate.nfe for arm in rounds.plan_of([Run.of(config)], 1, False, {}).arms.values()] == [config.evaluate.nfe] * 2
+    assert [arm.evaluate.nfe for arm in rounds.plan_of([Run.of(config)], 1, False, {}).arms.values()] == [
+        config.evaluate.nfe
+    ] * 2

@@ -24,7 +24,15 @@ from torchcfm.conditional_flow_matching import (
 from torchcfm.optimal_transport import OTPlanSampler
 
 from harness.components.couplings import ExactOT, Sinkhorn, transport_cost
-from harness.components.interpolants import DDPM, GVP, FlowMatchingOT, Interpolant, Linear, Polynomial, VariancePreserving
+from harness.components.interpolants import (
+    DDPM,
+    GVP,
+    FlowMatchingOT,
+    Interpolant,
+    Linear,
+    Polynomial,
+    VariancePreserving,
+)
 from harness.components.predictions import Velocity
 from harness.core.registry import build
 
@@ -55,7 +63,9 @@ MATCHERS = {
 
 @SHAPES
 @pytest.mark.parametrize(("path", "matcher"), MATCHERS.values(), ids=MATCHERS)
-def test_paths_and_velocities_are_torchcfms(path: Interpolant, matcher: ConditionalFlowMatcher, shape: tuple[int, ...]) -> None:
+def test_paths_and_velocities_are_torchcfms(
+    path: Interpolant, matcher: ConditionalFlowMatcher, shape: tuple[int, ...]
+) -> None:
     t = torch.linspace(0, 0.999, 101, dtype=torch.float64)  # the target matcher divides by 1 - (1 - sigma) t, their t
     t = t.clamp(min=1e-3) if isinstance(matcher, TargetConditionalFlowMatcher) else t
     data, noise = batch(len(t), shape)
@@ -91,7 +101,9 @@ def test_sinkhorn_draws_from_torchcfms_plan(reg: float, monkeypatch: pytest.Monk
     """Its regularisation is absolute, here it is in medians of the squared distances."""
     data, noise = batch(32, (3,))
     rows: list[Tensor] = []
-    monkeypatch.setattr(torch, "multinomial", lambda p, n, **_: rows.append(p) or torch.zeros(len(p), n, dtype=torch.long))
+    monkeypatch.setattr(
+        torch, "multinomial", lambda p, n, **_: rows.append(p) or torch.zeros(len(p), n, dtype=torch.long)
+    )
     Sinkhorn(reg=reg).pair(data, noise, torch.Generator())
     median = np.median(torch.cdist(data, noise).square().numpy())
     plan = OTPlanSampler("sinkhorn", reg=reg * median).get_map(data, noise)
@@ -136,7 +148,9 @@ def test_they_agree_at_both_ends_too(name: str) -> None:
 
 @every_scheduler
 @SHAPES
-def test_paths_and_velocities_are_flow_matchings(path: Interpolant, scheduler: Scheduler, shape: tuple[int, ...]) -> None:
+def test_paths_and_velocities_are_flow_matchings(
+    path: Interpolant, scheduler: Scheduler, shape: tuple[int, ...]
+) -> None:
     t = torch.linspace(0.001, 0.999, 101, dtype=torch.float64)
     data, noise = batch(len(t), shape)
     paths = [AffineProbPath(scheduler), *([CondOTProbPath()] if isinstance(path, Linear) else [])]
@@ -160,7 +174,9 @@ CONVERSIONS = [
     ("noise", "data", "epsilon_to_target"),
     ("data", "noise", "target_to_epsilon"),
 ]
-every_conversion = pytest.mark.parametrize(("predicted", "to", "theirs"), CONVERSIONS, ids=[theirs for _, _, theirs in CONVERSIONS])
+every_conversion = pytest.mark.parametrize(
+    ("predicted", "to", "theirs"), CONVERSIONS, ids=[theirs for _, _, theirs in CONVERSIONS]
+)
 
 
 def sign(quantity: str) -> int:
@@ -169,7 +185,9 @@ def sign(quantity: str) -> int:
 
 @every_conversion
 @every_scheduler
-def test_conversions_are_flow_matchings(predicted: str, to: str, theirs: str, path: Interpolant, scheduler: Scheduler) -> None:
+def test_conversions_are_flow_matchings(
+    predicted: str, to: str, theirs: str, path: Interpolant, scheduler: Scheduler
+) -> None:
     """Of any output at any x, not only of targets on the path."""
     t = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
     output, x = batch(len(t), (3,))
@@ -208,4 +226,6 @@ def test_vps_conversions_are_linear_vps_with_data_and_noise_exchanged(predicted:
     t = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
     output, x = batch(len(t), (3,))
     expected = getattr(AffineProbPath(LinearVPScheduler()), theirs)(output, x, t[:, None])
-    close(build("prediction", EXCHANGED[predicted]).convert(output, x, t, VariancePreserving(), EXCHANGED[to]), expected)
+    close(
+        build("prediction", EXCHANGED[predicted]).convert(output, x, t, VariancePreserving(), EXCHANGED[to]), expected
+    )

@@ -65,7 +65,9 @@ def test_a_damaged_part_is_made_again(tmp_path: Path) -> None:
     assert again.all()["read"].tolist() == [0, 0, 7, 7]
 
 
-def test_parts_are_written_from_time_to_time_and_go_when_all_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_are_written_from_time_to_time_and_go_when_all_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "KEEP_EVERY_S", 0)
     parts = Parts(tmp_path / "x")
     parts.add({"read": torch.ones(2)})
@@ -78,7 +80,10 @@ def test_an_evaluation_that_was_stopped_ends_as_if_it_had_not_been(tiny: RunConf
     config = override(tiny, {"evaluate.nfe": [2], "evaluate.num_samples": 96, "evaluate.batch_size": 32})
     run, data = ensure(config, print, lambda: False), load(config.dataset)
     protocol = Protocol.of(config.evaluate, data)
-    place, picture = run.folder / "evaluations" / f"{protocol.digest}.json", run.folder / "samples" / f"{protocol.digest}-nfe-0002.png"
+    place, picture = (
+        run.folder / "evaluations" / f"{protocol.digest}.json",
+        run.folder / "samples" / f"{protocol.digest}-nfe-0002.png",
+    )
     expected, drawn = run.evaluation(protocol)["values"], picture.read_bytes()
     place.unlink()
     picture.unlink()
@@ -128,7 +133,9 @@ def test_a_reference_that_was_cut_short_is_not_continued_in_other_batches(monkey
     with pytest.raises(Stopped):
         Judge(CONFIG, data, "cpu", stop=stop)
     other = Judge(override(CONFIG, {"batch_size": 70}), data, "cpu").reference["fid"]
-    whole = torch.cat([module.features(module.load_extractor("digits", "cpu"), part, "cpu")[0] for part in data.train.split(100)])
+    whole = torch.cat(
+        [module.features(module.load_extractor("digits", "cpu"), part, "cpu")[0] for part in data.train.split(100)]
+    )
     torch.testing.assert_close(torch.from_numpy(other["mu"]), whole.double().mean(0), rtol=1e-5, atol=1e-6)
 
 

@@ -55,7 +55,11 @@ DATA: dict[str, Callable[[], Data]] = {
 def samples_like(data: Data, number: int, seed: int = 1) -> Tensor:
     if data.kind == "image":
         return images(number, data.shape[0], seed=seed)
-    return normal(number, *data.shape, seed=seed).relu() if data.kind == "cells" else normal(number, *data.shape, seed=seed)
+    return (
+        normal(number, *data.shape, seed=seed).relu()
+        if data.kind == "cells"
+        else normal(number, *data.shape, seed=seed)
+    )
 
 
 def read(path: Path) -> np.ndarray:
@@ -109,7 +113,9 @@ def test_images_fill_a_square_where_rows_of_eight_would_be_a_column(tmp_path: Pa
 @pytest.mark.parametrize("kind", DATA)
 def test_more_samples_than_a_picture_can_show_are_refused(kind: Kind) -> None:
     require_drawable(kind, MOST[kind])
-    with pytest.raises(UserError, match=rf"^--number: a picture shows up to {MOST[kind]} samples, not {MOST[kind] + 1}\. Ask for fewer"):
+    with pytest.raises(
+        UserError, match=rf"^--number: a picture shows up to {MOST[kind]} samples, not {MOST[kind] + 1}\. Ask for fewer"
+    ):
         require_drawable(kind, MOST[kind] + 1)
     assert SHOWN[kind] <= MOST[kind]
 
@@ -134,7 +140,9 @@ def test_the_title_says_what_the_samples_are(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("size", "shown"), [(8, 32), (15, 30), (32, 32), (40, 40)])
-def test_images_lie_eight_in_a_row_enlarged_by_whole_pixels(size: int, shown: int, channels: int, tmp_path: Path) -> None:
+def test_images_lie_eight_in_a_row_enlarged_by_whole_pixels(
+    size: int, shown: int, channels: int, tmp_path: Path
+) -> None:
     samples = images(10, channels, size)
     draw(image_data(channels), samples, tmp_path / "x.png")
     picture = read(tmp_path / "x.png")
@@ -280,7 +288,11 @@ def test_data_prepares_a_set_and_says_what_it_holds(folder: Path, capsys: pytest
     assert main(["data", "image_folder", "--set", "path=pets", "--set", "size=8"]) == 0
     said = told(capsys)
     assert said.pop("fingerprint").isalnum()
-    assert said == {"samples": "27 to train on, 3 held out", "kind, shape": "image [3, 8, 8]", "classes": "cat, dog, emu"}
+    assert said == {
+        "samples": "27 to train on, 3 held out",
+        "kind, shape": "image [3, 8, 8]",
+        "classes": "cat, dog, emu",
+    }
 
 
 def test_data_shows_the_first_features_and_how_many_there_are(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -306,7 +318,9 @@ def test_data_shows_the_first_features_and_how_many_there_are(folder: Path, caps
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_data_draws_held_out_samples(arguments: list[str], shown: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_draws_held_out_samples(
+    arguments: list[str], shown: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = folder / "new" / "x.png"
     assert main(["data", *arguments, "--out", str(out)]) == 0
     assert capsys.readouterr().out.endswith(f"wrote {out}: {shown} held-out samples\n")
@@ -325,14 +339,23 @@ def test_data_draws_the_pictures_that_are_held_out(folder: Path) -> None:
         (["digit"], "dataset: 'digit' is no dataset. Did you mean 'digits'?"),
         (["image_folder"], "dataset.path: ImageFolder needs it. Give a value."),
         (["image_folder", "--set", "path=pets"], "dataset.size: ImageFolder needs it. Give a value."),
-        (["image_folder", "--set", "path=pets", "--set", "size=big"], "dataset.size: expected a whole number, got 'big'."),
-        (["image_folder", "--set", "path=pest", "--set", "size=8"], "dataset.path: {folder}/pest does not exist. Give a folder or zip;"),
+        (
+            ["image_folder", "--set", "path=pets", "--set", "size=big"],
+            "dataset.size: expected a whole number, got 'big'.",
+        ),
+        (
+            ["image_folder", "--set", "path=pest", "--set", "size=8"],
+            "dataset.path: {folder}/pest does not exist. Give a folder or zip;",
+        ),
         (["digits", "--set", "size=8"], "dataset.size: Digits has no such field."),
         (["digits", "--set", "size"], "--set: 'size' is not path=value."),
         (["digits", "--out", "x.pdf"], "--out: x.pdf is no .png. Name the picture so."),
         (["--out", "x.png"], "NAME: which data set? Name one of those that `harness data` lists."),
         (["--set", "size=8"], "NAME: which data set?"),
-        (["time_series", "--set", "path=series.npz", "--set", "window=500"], "dataset.window: 500 is longer than the 160 rows"),
+        (
+            ["time_series", "--set", "path=series.npz", "--set", "window=500"],
+            "dataset.window: 500 is longer than the 160 rows",
+        ),
         (["time_series", "--set", "path=pets.npz"], "{folder}/pets.npz: holds no `series`"),
         (["npz", "--set", "path=series.npz"], "{folder}/series.npz: holds no `images`"),
         (["digits", "--out", "{folder}/pets.npz/x.png"], "{folder}/pets.npz"),
@@ -366,7 +389,9 @@ def test_a_corrupt_picture_is_one_line_when_it_is_drawn(folder: Path, capsys: py
 def test_data_that_are_not_finite_are_refused_when_they_are_loaded() -> None:
     bad = normal(10, 2)
     bad[3, 1] = bad[4, 0] = torch.nan
-    with pytest.raises(UserError, match=r"^dataset: 2 of the 20 training values are NaN or infinite\. Remove or replace them\."):
+    with pytest.raises(
+        UserError, match=r"^dataset: 2 of the 20 training values are NaN or infinite\. Remove or replace them\."
+    ):
         plain(bad, "points")
     bad[4, 0] = -torch.inf
     with pytest.raises(UserError, match=r"^dataset: 2 of the 20 held-out values are NaN or infinite"):

@@ -34,7 +34,9 @@ def test_every_study_can_be_planned(name: str) -> None:
         check(config)
     evaluations = {(plan.run(arm, seed).name, plan.protocol(arm).digest) for arm, seed in plan.trials()}
     assert len(evaluations) == len(plan.arms) * len(plan.seeds)
-    assert len({name for name, _ in evaluations}) == len(plan.seeds) * (1 if name in ("solver", "ema") else len(plan.arms))
+    assert len({name for name, _ in evaluations}) == len(plan.seeds) * (
+        1 if name in ("solver", "ema") else len(plan.arms)
+    )
 
 
 def test_a_misspelt_study_or_scale_gets_advice() -> None:
@@ -122,7 +124,9 @@ def test_a_setting_changes_the_digest(tiny: RunConfig, path: str, value: object)
 
 
 @pytest.mark.parametrize(
-    "change", [{"nfe": 1}, {"smallest_difference": 0.1}, {"baseline": "b"}, {"seeds": 3}, {"question": "What?"}], ids=str
+    "change",
+    [{"nfe": 1}, {"smallest_difference": 0.1}, {"baseline": "b"}, {"seeds": 3}, {"question": "What?"}],
+    ids=str,
 )
 def test_what_a_study_asks_changes_the_digest(tiny: RunConfig, change: dict) -> None:
     assert planned(tiny, dataclasses.replace(STUDY, **change)).digest != planned(tiny).digest
@@ -133,7 +137,9 @@ def test_how_it_is_carried_out_does_not_change_the_digest(tiny: RunConfig, name:
     assert planned(tiny, **{f"train.{name}": 7}).digest == planned(tiny).digest
 
 
-def test_where_data_lie_does_not_change_the_digest_and_what_they_are_does(tiny: RunConfig, needed: Callable[..., dict[str, Any]]) -> None:
+def test_where_data_lie_does_not_change_the_digest_and_what_they_are_does(
+    tiny: RunConfig, needed: Callable[..., dict[str, Any]]
+) -> None:
     here, there, other = (planned(tiny, dataset={"name": "npz", **needed("npz", seed)}).digest for seed in (0, 0, 1))
     assert here == there != other
 

@@ -64,7 +64,9 @@ def test_the_toys_of_scikit_learn_are_trained_on_with_mean_zero_and_variance_one
     torch.testing.assert_close(encoded.mean(0), torch.zeros(2, dtype=torch.float64), atol=1e-6, rtol=0)
     torch.testing.assert_close(encoded.std(0), torch.ones(2, dtype=torch.float64), atol=1e-6, rtol=0)
     assert data.encode(stored(data.held_out)).double().std(0).sub(1).abs().max() < 0.05
-    torch.testing.assert_close(data.decode(data.encode(stored(data.held_out))), stored(data.held_out), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        data.decode(data.encode(stored(data.held_out))), stored(data.held_out), atol=1e-5, rtol=1e-5
+    )
     assert data.encode(stored(data.train)).dtype == torch.float32
     assert data.statistics.keys() == {"mean", "std"}
 
@@ -89,14 +91,19 @@ def test_the_draw_is_the_same_every_time_and_held_out_points_differ(points: Poin
 
 def test_points_of_other_settings_are_other_data() -> None:
     settings = [
-        *({"name": name} for name in ("eight_gaussians", "checkerboard", "pinwheel", "moons", "swiss_roll", "gaussian_mixture")),
+        *(
+            {"name": name}
+            for name in ("eight_gaussians", "checkerboard", "pinwheel", "moons", "swiss_roll", "gaussian_mixture")
+        ),
         {"name": "moons", "noise": 0.1},
         {"name": "swiss_roll", "noise": 0.1},
         {"name": "gaussian_mixture", "spread": 0.1},
         {"name": "gaussian_mixture", "components": 5},
         {"name": "gaussian_mixture", "dimensions": 3},
     ]
-    assert len({str(build("dataset", {"number": 100, **each}).load().fingerprint) for each in settings}) == len(settings)
+    assert len({str(build("dataset", {"number": 100, **each}).load().fingerprint) for each in settings}) == len(
+        settings
+    )
     assert build("dataset", {"name": "swiss_roll", "number": 3}).load().held_out.shape == (1, 2)
 
 
@@ -129,11 +136,16 @@ def test_the_checkerboard_fills_every_other_square_evenly() -> None:
     side = math.sqrt(3)
     column, row = ((x / side * 2 + 2).floor().long()).unbind(1)
     assert ((column + row) % 2 == 0).all()
-    assert stats.chisquare(torch.bincount(column + 4 * row, minlength=16)[[0, 2, 5, 7, 8, 10, 13, 15]].numpy()).pvalue > 1e-4
+    assert (
+        stats.chisquare(torch.bincount(column + 4 * row, minlength=16)[[0, 2, 5, 7, 8, 10, 13, 15]].numpy()).pvalue
+        > 1e-4
+    )
     for k in range(2):
         assert stats.kstest(x[:, k].numpy(), stats.uniform(-side, 2 * side).cdf).pvalue > 1e-4
     assert data.classes is not None
-    squares = [set(zip(column[data.classes == i].tolist(), row[data.classes == i].tolist(), strict=True)) for i in range(8)]
+    squares = [
+        set(zip(column[data.classes == i].tolist(), row[data.classes == i].tolist(), strict=True)) for i in range(8)
+    ]
     assert all(len(square) == 1 for square in squares)
     assert len(set.union(*squares)) == 8
 
@@ -175,7 +187,9 @@ def test_moons_without_noise_are_half_circles() -> None:
     assert data.classes is not None
     x, y = stored(data.train).double().unbind(1)
     upper = data.classes == 0
-    torch.testing.assert_close((x[upper].square() + y[upper].square()), torch.ones(500, dtype=torch.float64), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        (x[upper].square() + y[upper].square()), torch.ones(500, dtype=torch.float64), atol=1e-6, rtol=0
+    )
     assert (y[upper] >= -1e-6).all()
     below = (x[~upper] - 1).square() + (y[~upper] - 0.5).square()
     torch.testing.assert_close(below, torch.ones(500, dtype=torch.float64), atol=1e-6, rtol=0)
@@ -299,7 +313,9 @@ def test_the_posterior_mean_is_the_best_guess() -> None:
     variance = (alpha * mixture.spread) ** 2 + sigma**2
     log_pt = (-torch.cdist(xt, alpha * mixture.means()).square() / (2 * variance)).logsumexp(1)
     score = torch.autograd.grad(log_pt.sum(), xt)[0]
-    torch.testing.assert_close(alpha * mixture.posterior_mean(xt.detach(), alpha, sigma), (xt + sigma**2 * score).detach())
+    torch.testing.assert_close(
+        alpha * mixture.posterior_mean(xt.detach(), alpha, sigma), (xt + sigma**2 * score).detach()
+    )
 
 
 @pytest.mark.parametrize(

@@ -139,9 +139,15 @@ class AffineFlow(nn.Module):
 
 @pytest.mark.parametrize("interpolant", ["linear", "gvp"])
 @pytest.mark.parametrize("prediction", ["velocity", "data", "noise", "edm"])
-def test_the_exact_field_carries_mean_and_covariance_of_one_normal_to_the_other(prediction: str, interpolant: str) -> None:
+def test_the_exact_field_carries_mean_and_covariance_of_one_normal_to_the_other(
+    prediction: str, interpolant: str
+) -> None:
     """The flow is affine, x0 = A x1 + b; then A mean + b is the other mean, and A covariance A' the other covariance."""
-    spec = {"name": prediction, "t_min": 0.0 if prediction == "velocity" else 1e-5, "t_max": 1.0 if prediction == "velocity" else 1 - 1e-5}
+    spec = {
+        "name": prediction,
+        "t_min": 0.0 if prediction == "velocity" else 1e-5,
+        "t_max": 1.0 if prediction == "velocity" else 1 - 1e-5,
+    }
     made = dataclasses.replace(
         Formulation.parse({"prediction": spec, "interpolant": interpolant, "objective": {"normalise_weight": False}}),
         noise=Population(dataset=SOURCE),
@@ -167,7 +173,9 @@ def test_the_exact_field_carries_mean_and_covariance_of_one_normal_to_the_other(
     fitted = torch.linalg.lstsq(torch.cat([x1, torch.ones(400, 1)], 1), x0).solution
     slope, offset = fitted[:2].T, fitted[2]
     torch.testing.assert_close(x1 @ slope.T + offset, x0, rtol=0, atol=5e-3)
-    torch.testing.assert_close(slope @ torch.tensor(SOURCE.mean).double() + offset, torch.tensor(TARGET.mean).double(), rtol=0, atol=1e-2)
+    torch.testing.assert_close(
+        slope @ torch.tensor(SOURCE.mean).double() + offset, torch.tensor(TARGET.mean).double(), rtol=0, atol=1e-2
+    )
     torch.testing.assert_close(slope @ SOURCE.covariance @ slope.T, TARGET.covariance, rtol=0, atol=1e-2)
 
 
@@ -218,7 +226,9 @@ def test_a_trained_flow_starts_at_one_population_and_ends_at_the_other(transport
     assert set(rows(visited[0])) <= set(rows(load(EightGaussians(number=3000)).train))
     judge = Judge(transport.evaluate, data, "cpu")
     arrived = judge([Batch(x0)])["sliced_wasserstein"]
-    assert arrived == pytest.approx(next(iter(run.evaluation(judge.protocol)["values"]["sliced_wasserstein"].values())), rel=1e-6)
+    assert arrived == pytest.approx(
+        next(iter(run.evaluation(judge.protocol)["values"]["sliced_wasserstein"].values())), rel=1e-6
+    )
     assert arrived < 0.7 * judge([Batch(data.decode(visited[0]))])["sliced_wasserstein"]
     moved = (data.encode(x0) - visited[0]).square().sum(1).mean().item()
     assert moved < 0.5
@@ -250,9 +260,7 @@ def test_what_a_population_cannot_do_is_refused(transport: RunConfig, changes: d
 
 
 def test_a_population_of_another_shape_is_refused(transport: RunConfig) -> None:
-    message = (
-        r"^noise\.dataset: its samples are \[3\], the data's \[2\]\. Choose two sets of one kind, like two selections from one file\.$"
-    )
+    message = r"^noise\.dataset: its samples are \[3\], the data's \[2\]\. Choose two sets of one kind, like two selections from one file\.$"
     with pytest.raises(ConfigError, match=message):
         check(override(transport, {"noise.dataset": {"name": "gaussian_mixture", "dimensions": 3}}))
 
@@ -272,7 +280,9 @@ def test_a_population_of_other_features_is_refused(tmp_path: Path) -> None:
             Population(dataset=series(tmp_path / f"{names[1]}.npz", names)).check(data)
 
 
-def test_the_run_is_named_by_the_content_of_the_population_and_not_by_its_path(transport: RunConfig, tmp_path: Path) -> None:
+def test_the_run_is_named_by_the_content_of_the_population_and_not_by_its_path(
+    transport: RunConfig, tmp_path: Path
+) -> None:
     def named(source: Dataset) -> str:
         return training_digest(dataclasses.replace(transport, noise=Population(dataset=source)))
 

@@ -17,7 +17,13 @@ from harness.evaluation.metric import Metric, Summary
 from harness.evaluation.profiles import autocorrelation
 from harness.evaluation.protocol import EvaluateConfig, Protocol
 
-PROFILES = {"gene_mean": "cells", "gene_variance": "cells", "dropout_rate": "cells", "autocorrelation": "sequence", "spectrum": "sequence"}
+PROFILES = {
+    "gene_mean": "cells",
+    "gene_variance": "cells",
+    "dropout_rate": "cells",
+    "autocorrelation": "sequence",
+    "spectrum": "sequence",
+}
 SEQUENCES = ["autocorrelation", "spectrum"]
 
 
@@ -121,7 +127,9 @@ def test_windows_without_any_power_are_finitely_wrong() -> None:
 def test_a_channel_that_never_varies_is_no_division_by_zero() -> None:
     flat = np.full((20, 8, 1), 3.0)
     np.testing.assert_array_equal(autocorrelation(flat), np.zeros((7, 1)))
-    assert value("autocorrelation", ar1([0.9], 20_000, 3, seed=0), np.ones((5, 3, 1))) == pytest.approx((0.9 + 0.81) / 2, abs=0.02)
+    assert value("autocorrelation", ar1([0.9], 20_000, 3, seed=0), np.ones((5, 3, 1))) == pytest.approx(
+        (0.9 + 0.81) / 2, abs=0.02
+    )
 
 
 def genes(seed: int = 0, number: int = 200) -> np.ndarray:
@@ -137,7 +145,9 @@ def test_the_error_of_shifted_means_is_the_shift_in_standard_deviations(shift: l
     assert value("gene_variance", reference + shift * reference.std(0), reference) == pytest.approx(0, abs=1e-4)
 
 
-@pytest.mark.parametrize(("factors", "expected"), [([2.0, 2.0], 3.0), ([1.0, 1.0], 0.0), ([0.5, 0.5], 0.75), ([2.0, 0.0], math.sqrt(5))])
+@pytest.mark.parametrize(
+    ("factors", "expected"), [([2.0, 2.0], 3.0), ([1.0, 1.0], 0.0), ([0.5, 0.5], 0.75), ([2.0, 0.0], math.sqrt(5))]
+)
 def test_the_error_of_spread_is_the_ratio_of_variances_less_one(factors: list[float], expected: float) -> None:
     reference = genes()
     spread = reference.mean(0) + factors * (reference - reference.mean(0))
@@ -178,5 +188,7 @@ def test_a_reference_without_a_positive_value_counts_exact_zeros() -> None:
 @pytest.mark.parametrize("name", PROFILES)
 def test_a_property_is_asked_only_of_data_that_have_it(name: str) -> None:
     config = EvaluateConfig(extractor="values", metrics=(build("metric", name),))
-    with pytest.raises(ConfigError, match=rf"^evaluate\.metrics\[0\]: {name} is for {PROFILES[name]}, and these data are points"):
+    with pytest.raises(
+        ConfigError, match=rf"^evaluate\.metrics\[0\]: {name} is for {PROFILES[name]}, and these data are points"
+    ):
         Protocol.of(config, load(EightGaussians(number=20)))

@@ -25,7 +25,9 @@ from harness.runs.folder import Run
 BASE = EvaluateConfig(nfe=(2, 4), num_samples=64, batch_size=32, extractor="digits")
 VALUES = override(BASE, {"extractor": "values", "metrics": ["mmd"]})
 POINTS = Data(torch.zeros(99, 3), torch.zeros(9, 3), torch.Tensor.float, torch.Tensor.float, "points")
-LARGE = Data(torch.zeros(99, 3, 32, 32, dtype=torch.uint8), torch.zeros(9, 3, 32, 32, dtype=torch.uint8), encode, decode, "image")
+LARGE = Data(
+    torch.zeros(99, 3, 32, 32, dtype=torch.uint8), torch.zeros(9, 3, 32, 32, dtype=torch.uint8), encode, decode, "image"
+)
 IN_THE_PROTOCOL: dict[str, Any] = {
     "solver": "heun",
     "time_grid": "quadratic",
@@ -52,7 +54,9 @@ def test_every_field_is_held_to_something() -> None:
 
 
 @pytest.mark.parametrize("name", IN_THE_PROTOCOL)
-def test_a_changed_field_is_another_protocol(data: Data, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_changed_field_is_another_protocol(
+    data: Data, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(module, "weights_hash", lambda extractor: "0" * 12)
     monkeypatch.chdir(tmp_path)
     np.savez("statistics.npz", mu=np.zeros(64), sigma=np.eye(64))
@@ -90,7 +94,10 @@ def test_the_reference_is_eight_times_the_samples_or_all_there_are(data: Data) -
     assert num_reference(BASE, data) == 512
     assert num_reference(override(BASE, {"num_samples": 180}), data) == len(data.train) == 1438
     assert num_reference(override(BASE, {"num_reference": 100}), data) == 100
-    with pytest.raises(ConfigError, match=r"evaluate\.num_reference: 1439 is more than the 1438 training samples\. Give null or fewer\."):
+    with pytest.raises(
+        ConfigError,
+        match=r"evaluate\.num_reference: 1439 is more than the 1438 training samples\. Give null or fewer\.",
+    ):
         num_reference(override(BASE, {"num_reference": 1439}), data)
 
 
@@ -104,7 +111,10 @@ def test_the_reference_is_eight_times_the_samples_or_all_there_are(data: Data) -
         ({"nfe": [-1]}, r"^nfe\[0\]: -1 is outside \[0, inf\)"),
         ({"nfe": [0]}, r"^nfe: euler spends 1 calls a step and cannot spend 0\. Use 1\.$"),
         ({"nfe": [4, 0], "solver": "rk4"}, r"^nfe: rk4 spends 4 calls a step and cannot spend 0\. Use 4\.$"),
-        ({"solver": "dopri5"}, r"^nfe: dopri5 chooses its own steps and cannot be told to spend 2\. Use 0; its calls are counted\.$"),
+        (
+            {"solver": "dopri5"},
+            r"^nfe: dopri5 chooses its own steps and cannot be told to spend 2\. Use 0; its calls are counted\.$",
+        ),
         ({"solver": "dopri5", "nfe": [0, 8]}, r"^nfe: dopri5 .* cannot be told to spend 8"),
         ({"solver": "dopri5", "nfe": [0, 0]}, r"^nfe: \[0, 0\] .* names one twice"),
         ({"metrics": []}, r"^metrics: \[\] is empty"),
@@ -112,7 +122,10 @@ def test_the_reference_is_eight_times_the_samples_or_all_there_are(data: Data) -
         ({"num_samples": 1}, r"^num_samples: one sample has no spread\. Take two or more\.$"),
         ({"num_reference": 1}, r"^num_reference: one sample has no spread"),
         ({"extractor": "digit"}, r"^extractor: .* Did you mean 'digits'"),
-        ({"metrics": ["fid", {"name": "kid", "subset_size": 1}]}, r"^metrics\[1\]\.subset_size: 1 is outside \[2, inf\)"),
+        (
+            {"metrics": ["fid", {"name": "kid", "subset_size": 1}]},
+            r"^metrics\[1\]\.subset_size: 1 is outside \[2, inf\)",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_refused(changes: dict, message: str) -> None:
@@ -181,7 +194,9 @@ def test_values_are_a_protocol_without_weights(data: Data, monkeypatch: pytest.M
         ),
     ],
 )  # fmt: skip
-def test_what_cannot_read_the_data_is_refused(data: Data, changes: dict, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_read_the_data_is_refused(
+    data: Data, changes: dict, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "weights_hash", lambda extractor: "0" * 12)
     with pytest.raises(ConfigError) as caught:
         Protocol.of(override(BASE, {"num_reference": 50, **changes}), data)
@@ -197,12 +212,16 @@ def test_every_metric_reads_data_of_its_kinds_with_what_it_reads(name: str, monk
     for kind in get_args(Kind):
         for extractor, classes in itertools.product(("inception", "values"), (None, torch.arange(99))):
             known = None if classes is None else torch.arange(9)
-            given = dataclasses.replace(LARGE if kind == "image" else POINTS, kind=kind, classes=classes, held_out_classes=known)
+            given = dataclasses.replace(
+                LARGE if kind == "image" else POINTS, kind=kind, classes=classes, held_out_classes=known
+            )
             config = override(BASE, {"extractor": extractor, "metrics": [name], "num_reference": 99})
             with contextlib.suppress(ConfigError):
                 read.add((Protocol.of(config, given).extractor, kind, classes is not None))
     both = ["inception", "values"]
-    extractors = {"features": both[:1], "logits": both[:1], "values": both[1:], "either": both, "flow": both}[metric.reads]
+    extractors = {"features": both[:1], "logits": both[:1], "values": both[1:], "either": both, "flow": both}[
+        metric.reads
+    ]
     assert read == {
         (extractor, kind, classes)
         for extractor in extractors
@@ -253,7 +272,10 @@ def test_a_metric_has_a_value_or_is_refused_in_one_line_however_few_the_samples_
             continue
         kind = metric.kinds[0] if metric.kinds else "points" if metric.reads == "values" else "image"
         data = few(kind)
-        values, classes = data.held_out.double().squeeze(1) if kind == "image" else data.held_out.double(), data.held_out_classes
+        values, classes = (
+            data.held_out.double().squeeze(1) if kind == "image" else data.held_out.double(),
+            data.held_out_classes,
+        )
         values = values if metric.kinds else values.flatten(1)
         for samples, reference in itertools.product((2, 3, 4, 5, 19, 20, 40), (2, 3, 4, 5, 60)):
             changes = {"extractor": "digits" if kind == "image" else "values", "metrics": [chosen]}
@@ -273,9 +295,18 @@ def test_a_metric_has_a_value_or_is_refused_in_one_line_however_few_the_samples_
     ("changes", "message"),
     [
         ({"metrics": ["precision"], "num_samples": 3}, "precision has no value for 3 samples. Take 4 or more."),
-        ({"metrics": ["recall"], "num_reference": 3}, "recall has no value for 3 samples of the reference. Take 4 or more."),
-        ({"metrics": [{"name": "recall", "neighbours": 9}], "num_samples": 9}, "recall has no value for 9 samples. Take 10 or more."),
-        ({"metrics": ["isc"], "num_samples": 19}, "19 samples are too few for 10 splits, for one alone always scores 1. Take 20 or more"),
+        (
+            {"metrics": ["recall"], "num_reference": 3},
+            "recall has no value for 3 samples of the reference. Take 4 or more.",
+        ),
+        (
+            {"metrics": [{"name": "recall", "neighbours": 9}], "num_samples": 9},
+            "recall has no value for 9 samples. Take 10 or more.",
+        ),
+        (
+            {"metrics": ["isc"], "num_samples": 19},
+            "19 samples are too few for 10 splits, for one alone always scores 1. Take 20 or more",
+        ),
         ({"metrics": [{"name": "isc", "splits": 40}]}, "64 samples are too few for 40 splits"),
         ({"metrics": ["fid_infinity"], "num_samples": 39}, "39 samples are too few for 10 blocks. Take 40 or more."),
         ({"metrics": ["label_accuracy"], "num_reference": 9}, "the 9 samples of the reference lack "),
@@ -289,7 +320,9 @@ def test_too_few_samples_for_a_metric_are_refused_before_training(data: Data, ch
 
 
 def test_one_class_is_nothing_to_read(data: Data) -> None:
-    one = dataclasses.replace(data, classes=0 * data.classes, held_out_classes=0 * data.held_out_classes, class_names=())
+    one = dataclasses.replace(
+        data, classes=0 * data.classes, held_out_classes=0 * data.held_out_classes, class_names=()
+    )
     with pytest.raises(ConfigError, match="the data have one class"):
         Protocol.of(override(BASE, {"metrics": ["label_accuracy"]}), one)
 
@@ -300,10 +333,16 @@ def test_one_class_is_nothing_to_read(data: Data) -> None:
         ({"num_samples": 63}, "63 samples are fewer than the 64 features: FID is far too high"),
         ({"num_samples": 64}, None),
         ({"num_samples": 63, "metrics": ["kid"]}, None),
-        ({"num_samples": 127, "metrics": ["fid_infinity"]}, "fid_infinity's halves of 127 samples are fewer than the 64 features"),
+        (
+            {"num_samples": 127, "metrics": ["fid_infinity"]},
+            "fid_infinity's halves of 127 samples are fewer than the 64 features",
+        ),
         ({"num_samples": 128, "metrics": ["fid_infinity"]}, None),
         ({"num_samples": 2047, "extractor": "inception"}, "2047 samples are fewer than the 2048 features"),
-        ({"num_samples": 100, "extractor": "values", "metrics": ["c2st"]}, "c2st of 100 samples and as many real ones: a forest that"),
+        (
+            {"num_samples": 100, "extractor": "values", "metrics": ["c2st"]},
+            "c2st of 100 samples and as many real ones: a forest that",
+        ),
         ({"num_samples": 192, "extractor": "values", "metrics": ["c2st"]}, "c2st of 192 samples"),
         ({"num_samples": 193, "extractor": "values", "metrics": ["c2st"]}, None),
         ({"num_samples": 999, "num_reference": 50, "extractor": "values", "metrics": ["c2st"]}, "c2st of 50 samples"),

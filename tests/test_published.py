@@ -62,11 +62,20 @@ def test_a_study_is_published_once_every_trial_has_ended(
     judged(plan, score, last=-1)
     assert main(["publish", str(file)]) == 2
     said = capsys.readouterr().err
-    assert said == f"error: ends-digits: 1 of 6 trials have not ended, like b seed 2. Run `harness ablate {file} --scale digits` first.\n"
-    assert (files(committed.parent), (committed.parent / "studies" / "README.md").read_text()) == (["studies/README.md"], before)
+    assert (
+        said
+        == f"error: ends-digits: 1 of 6 trials have not ended, like b seed 2. Run `harness ablate {file} --scale digits` first.\n"
+    )
+    assert (files(committed.parent), (committed.parent / "studies" / "README.md").read_text()) == (
+        ["studies/README.md"],
+        before,
+    )
     judged(plan, score)
     assert main(["publish", str(file)]) == 0
-    assert files(committed) == ["figures/ends-digits.png", *(f"tables/ends-digits.{ending}" for ending in ("csv", "json", "md"))]
+    assert files(committed) == [
+        "figures/ends-digits.png",
+        *(f"tables/ends-digits.{ending}" for ending in ("csv", "json", "md")),
+    ]
     assert not (results_folder() / "tables").exists()
     readme = (committed.parent / "studies" / "README.md").read_text()
     assert readme.startswith("# What they said\n\nRead this first.\n\n## ends-digits\n\nWhich end?\n\n")
@@ -77,7 +86,9 @@ def test_a_study_is_published_once_every_trial_has_ended(
     assert files(results_folder() / "local" / "tables") == [f"ends-digits.{ending}" for ending in ("csv", "json", "md")]
 
 
-def test_a_search_is_published_with_its_trials(committed: Path, tmp_path: Path, score: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_search_is_published_with_its_trials(
+    committed: Path, tmp_path: Path, score: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     (file := tmp_path / "rates.py").write_text(SEARCH)
     search, base = load_search(str(file)), load_scale("digits")
     assert main(["publish", str(file)]) == 2
@@ -101,7 +112,10 @@ def test_a_search_is_published_with_its_trials(committed: Path, tmp_path: Path, 
     judged(tuned, score)
     assert main(["publish", str(file)]) == 0
     assert {f"tables/rates-digits{part}" for part in (".md", "-trials.csv", "-trials.json")} < set(files(committed))
-    assert json.loads((committed / "tables" / "rates-digits.json").read_text())["command"] == f"harness tune {file} --scale digits"
+    assert (
+        json.loads((committed / "tables" / "rates-digits.json").read_text())["command"]
+        == f"harness tune {file} --scale digits"
+    )
     assert (committed.parent / "studies" / "README.md").read_text().count("\n## ") == 1
 
 
@@ -135,7 +149,10 @@ def test_a_table_of_several_scales_names_those_of_an_earlier_version(monkeypatch
     old = {**VERSIONS, "evaluation_version": 1}
     assert published.earlier({"scales": {"digits": VERSIONS, "cells": VERSIONS}}) is None
     one = published.earlier({"scales": {"digits": VERSIONS, "cells": old, "points": {}}})
-    assert one == "An earlier version of the code made the rows of cells, points: the same command gives other numbers now."
+    assert (
+        one
+        == "An earlier version of the code made the rows of cells, points: the same command gives other numbers now."
+    )
     every = published.earlier({"scales": {"cells": old}})
     assert every == "An earlier version of the code made this table: the same command gives other numbers now."
 
@@ -146,7 +163,13 @@ def committed_table(folder: Path, rows: list[dict[str, Any]], **about: Any) -> P
     numbers = {"difference": None, "low": None, "high": None}
     frame = pd.DataFrame([{**usual, **numbers}, *({**usual, **numbers, **row} for row in rows)])
     frame.to_csv(folder / "made-up.csv", index=False)
-    plain = {"question": "Which?", "date": "2026-01-01", "plan": "abc", "commits": ["def"], "runs": {"a": ["1", "2", "3"]}}
+    plain = {
+        "question": "Which?",
+        "date": "2026-01-01",
+        "plan": "abc",
+        "commits": ["def"],
+        "runs": {"a": ["1", "2", "3"]},
+    }
     plain |= {"primary": {"metric": "fid", "nfe": 8}, "detectable_difference": 0.1, **about}
     write_json(folder / "made-up.json", plain)
     return folder / "made-up.csv"
@@ -160,8 +183,14 @@ def test_an_arm_without_a_difference_is_not_compared_and_the_reason_follows(tmp_
     cases: dict[str, tuple[list[dict[str, Any]], str]] = {
         "adaptive": (adaptive, "its solver chooses its calls, so it has no value at NFE 8"),
         "elsewhere": ([{"arm": "elsewhere", "n": 0, "verdict": "undecided"}], "it has no value at NFE 8"),
-        "negative": ([{"arm": "negative", "verdict": "undecided"}], "its values and the baseline's have no ratio, or no seed in common"),
-        "told": ([{"arm": "told", "n": 0, "verdict": "not compared", "reason": "it shares no NFE"}], "it shares no NFE"),
+        "negative": (
+            [{"arm": "negative", "verdict": "undecided"}],
+            "its values and the baseline's have no ratio, or no seed in common",
+        ),
+        "told": (
+            [{"arm": "told", "n": 0, "verdict": "not compared", "reason": "it shares no NFE"}],
+            "it shares no NFE",
+        ),
     }
     for arm, (rows, reason) in cases.items():
         assert f"\n- not compared: `{arm}` ({reason})\n" in published.section(committed_table(tmp_path, rows)), arm
@@ -176,7 +205,14 @@ def test_what_a_single_seed_or_another_verdict_leaves_out_is_left_out(tmp_path: 
         {"arm": "one", "difference": 0.25, "verdict": "undecided"},
         {"arm": "lost", "n": 2, "difference": 0.5, "low": 0.4, "high": 0.6, "verdict": "unstable"},
         {"arm": "gone", "n": 0, "verdict": "unstable", "reason": "5 of 5 diverged"},
-        {"arm": "left", "difference": -0.4, "low": -0.5, "high": -0.3, "verdict": "not compared", "reason": "the baseline lost seeds"},
+        {
+            "arm": "left",
+            "difference": -0.4,
+            "low": -0.5,
+            "high": -0.3,
+            "verdict": "not compared",
+            "reason": "the baseline lost seeds",
+        },
         {"arm": "new", "difference": -0.5, "low": -0.6, "high": -0.4, "verdict": "a verdict to come"},
     ]
     said = published.section(committed_table(tmp_path, rows, detectable_difference=None))

@@ -36,7 +36,9 @@ def about(table: str) -> dict[str, Any]:
 def row(table: str, arm: str, nfe: int | None = None) -> Any:
     """An arm's row of the study's metric, at an NFE or at the primary one."""
     rows = pd.read_csv(TABLES / f"{table}.csv")
-    return rows[(rows.arm == arm) & (rows.primary if nfe is None else (rows.nfe == nfe) & (rows.metric == "fid"))].iloc[0]
+    return rows[(rows.arm == arm) & (rows.primary if nfe is None else (rows.nfe == nfe) & (rows.metric == "fid"))].iloc[
+        0
+    ]
 
 
 def percent(value: float) -> str:
@@ -55,7 +57,9 @@ def test_its_weighting_tables_are_the_committed_ones() -> None:
 
 def test_what_stands_under_them_is_the_committed_jsons() -> None:
     known = about("weighting-digits")
-    assert re.findall(r"`make ablation STUDY=weighting` at commit ([0-9a-f, ]+) on", ANSWERS) == [", ".join(known["commits"])]
+    assert re.findall(r"`make ablation STUDY=weighting` at commit ([0-9a-f, ]+) on", ANSWERS) == [
+        ", ".join(known["commits"])
+    ]
     named = {"resampled": "training images drawn with replacement", "gaussian": "Gaussian noise"}
     for kind, what in named.items():
         assert f"- FID of {what}, as many as the samples: {known['references'][kind]['fid']:.4g}.\n" in ANSWERS, kind
@@ -94,7 +98,10 @@ def test_its_words_on_the_other_studies_are_their_csvs() -> None:
     noises = pd.read_csv(TABLES / "noise-digits.csv")
     assert set(noises[noises.primary].verdict) == {"baseline", "undecided"}
     assert len(noises[noises.primary]) == 6
-    commits = {table: about(f"{table}-digits")["commits"] for table in ("interpolant", "prediction", "time_sampler", "coupling", "noise")}
+    commits = {
+        table: about(f"{table}-digits")["commits"]
+        for table in ("interpolant", "prediction", "time_sampler", "coupling", "noise")
+    }
     named = re.search(r"beside other work, at commit ([0-9a-f]+),", text)
     assert named
     assert commits == {table: [named[1]] for table in commits}

@@ -12,7 +12,12 @@ from harness.ablation.report.readouts import Needed, Readout
 
 def read(curves: dict[str, dict[int, list[float]]], lower: bool = True, **seconds: float) -> dict[str, Readout]:
     """Of {arm: {NFE: values by seed}}."""
-    rows = [(arm, s, "fid", nfe, v) for arm, curve in curves.items() for nfe, values in curve.items() for s, v in enumerate(values)]
+    rows = [
+        (arm, s, "fid", nfe, v)
+        for arm, curve in curves.items()
+        for nfe, values in curve.items()
+        for s, v in enumerate(values)
+    ]
     values = pd.DataFrame(rows, columns=["arm", "seed", "metric", "nfe", "value"])
     return readouts.read(values, "fid", "a", lower, {("a", int(nfe[1:])): s for nfe, s in seconds.items()})
 
@@ -54,7 +59,12 @@ def test_an_adaptive_solver_and_values_without_a_logarithm_have_no_area() -> Non
 
 
 def frame(curves: dict[str, dict[int, list[float]]]) -> pd.DataFrame:
-    rows = [(arm, s, "fid", nfe, v) for arm, curve in curves.items() for nfe, values in curve.items() for s, v in enumerate(values)]
+    rows = [
+        (arm, s, "fid", nfe, v)
+        for arm, curve in curves.items()
+        for nfe, values in curve.items()
+        for s, v in enumerate(values)
+    ]
     return pd.DataFrame(rows, columns=["arm", "seed", "metric", "nfe", "value"]).assign(state="measured")
 
 
@@ -65,7 +75,10 @@ def test_what_an_arm_needs_is_counted_by_seed_for_its_own_end_and_anothers() -> 
     assert own.calls == (2, 4)
     assert own.mean == pytest.approx(math.sqrt(8))
     half = stats.t.ppf(0.975, 1) * math.log(2) / 2  # sd of log 2 and log 4 over root 2
-    assert (own.low, own.high) == (pytest.approx(math.sqrt(8) * math.exp(-half)), pytest.approx(math.sqrt(8) * math.exp(half)))
+    assert (own.low, own.high) == (
+        pytest.approx(math.sqrt(8) * math.exp(-half)),
+        pytest.approx(math.sqrt(8) * math.exp(half)),
+    )
     others = readouts.needed(values, "fid", "b", "a", 8, lower=True)
     assert others.calls == (None, None)
     assert math.isinf(others.mean)

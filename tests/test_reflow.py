@@ -166,11 +166,19 @@ def test_rounds_that_mean_nothing_are_refused(tiny: RunConfig, changes: dict[str
 @pytest.mark.parametrize("interpolant", ["linear", "fm_ot", "polynomial", "gvp", "cosine", "vp"])
 def test_one_step_must_be_able_to_give_a_sample(tiny: RunConfig, interpolant: str, prediction: str) -> None:
     """x1 - v(x1, 1) is x0 on straight paths alone, and where the output at t = 1 says something of x0."""
-    changes = {"interpolant": interpolant, "prediction": prediction, "reflow.distil": True, "evaluate.nfe": [1], "prediction.t_max": 1}
+    changes = {
+        "interpolant": interpolant,
+        "prediction": prediction,
+        "reflow.distil": True,
+        "evaluate.nfe": [1],
+        "prediction.t_max": 1,
+    }
     if interpolant in ("linear", "fm_ot") and prediction != "noise":
         override(tiny, changes)
     else:
-        with pytest.raises(ConfigError, match=r"^(reflow\.distil: one Euler step from t = 1 is no sample|prediction\.t_max: )"):
+        with pytest.raises(
+            ConfigError, match=r"^(reflow\.distil: one Euler step from t = 1 is no sample|prediction\.t_max: )"
+        ):
             override(tiny, changes)
 
 
@@ -187,7 +195,10 @@ def test_a_distilled_network_is_no_teacher(small: RunConfig) -> None:
 
 def test_a_network_that_does_not_fit_the_teachers_is_refused_before_anything_is_trained(small: RunConfig) -> None:
     wider = override(small, {"reflow.teacher": small, "reflow.rounds": 1, "backbone.channels": 16})
-    with pytest.raises(ConfigError, match=r"^backbone: the network does not fit the teacher's: .* Leave it .* reflow\.warm_start=false\.$"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^backbone: the network does not fit the teacher's: .* Leave it .* reflow\.warm_start=false\.$",
+    ):
         check(wider)
     check(override(wider, {"reflow.warm_start": False}))
 
@@ -197,7 +208,10 @@ def test_pairs_that_the_disk_cannot_hold_are_refused_before_the_teacher_is_train
 ) -> None:
     run = Run.of(override(small, {"reflow.rounds": 1, "reflow.number": 10_000_000}))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**10, 0, 10**9))  # type: ignore[attr-defined]
-    with pytest.raises(UserError, match=r"^reflow\.number: 10,000,000 pairs of 512 bytes need 5\.12 GB more in .*, where 1 GB are free\."):
+    with pytest.raises(
+        UserError,
+        match=r"^reflow\.number: 10,000,000 pairs of 512 bytes need 5\.12 GB more in .*, where 1 GB are free\.",
+    ):
         train(run, quiet, never)
     assert run.parent is not None
     assert not run.parent.folder.exists()
@@ -228,7 +242,9 @@ def test_pairs_are_noise_and_where_the_teachers_flow_takes_it(small: RunConfig) 
     assert (about["teacher"], about["number"], about["calls"]) == (run.parent.name, 40, 4)
 
 
-def test_the_student_begins_with_the_teachers_average_and_learns_the_pairs(small: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_student_begins_with_the_teachers_average_and_learns_the_pairs(
+    small: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = Run.of(override(small, {"reflow.rounds": 1}))
     given = {}
 
@@ -249,7 +265,9 @@ def test_the_student_begins_with_the_teachers_average_and_learns_the_pairs(small
     assert (rows.min(0) < 1e-6).all(), "every target x1 - x0 is that of one pair"
 
 
-def test_a_student_that_does_not_begin_warm_begins_as_if_it_had_no_teacher(small: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_student_that_does_not_begin_warm_begins_as_if_it_had_no_teacher(
+    small: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     begun = []
 
     def fit(config: Any, seed: int, network: torch.nn.Module, *rest: Any) -> None:
@@ -278,7 +296,9 @@ def test_a_distilled_network_is_asked_at_the_noise_alone_for_the_way_to_the_samp
     np.testing.assert_allclose((task.xt - task.target)[0].numpy(), found["x0"][row], atol=1e-6)
 
 
-def test_pairs_that_were_cut_short_continue_to_the_same_bytes(small: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_that_were_cut_short_continue_to_the_same_bytes(
+    small: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = Run.of(override(small, {"reflow.rounds": 1}))
     make_pairs(run, quiet, never)
     whole = {path.name: path.read_bytes() for path in run.pairs.folder.glob("*.npy")}
@@ -304,7 +324,9 @@ def test_a_round_and_what_is_distilled_of_the_same_flow_learn_the_same_pairs(sma
     for changes in ({"reflow.rounds": 1}, {"reflow.distil": True}):
         run = Run.of(override(small, changes))
         make_pairs(run, quiet, never)
-        found.append((run.pairs.folder, run.pairs.about["files"]["x0"]["sha256"], run.pairs.about["files"]["x1"]["sha256"]))
+        found.append(
+            (run.pairs.folder, run.pairs.about["files"]["x0"]["sha256"], run.pairs.about["files"]["x1"]["sha256"])
+        )
         shutil.rmtree(run.pairs.folder)
     assert found[0] == found[1]
 
@@ -356,7 +378,8 @@ def test_a_flow_that_gives_no_pairs_is_not_asked_twice_and_the_reason_is_kept(
     expected = {"unsolvable": Unsolvable, "not-finite": Diverged}[kind]
     for _ in range(2):
         with pytest.raises(
-            expected, match=rf"^no pairs can be made of {run.parent.name}: {re.escape(reason)} \(Remove .* to try again\.\)$"
+            expected,
+            match=rf"^no pairs can be made of {run.parent.name}: {re.escape(reason)} \(Remove .* to try again\.\)$",
         ):
             ensure(run.config, quiet, never)
     assert len(asked) == 1
@@ -402,11 +425,15 @@ def cut(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [edit, cut, Path.unlink], ids=["edited", "cut", "gone"])
 @pytest.mark.parametrize("name", ["x0", "x1"])
-def test_pairs_that_are_not_what_was_made_are_refused(small: RunConfig, damage: Callable[[Path], None], name: str) -> None:
+def test_pairs_that_are_not_what_was_made_are_refused(
+    small: RunConfig, damage: Callable[[Path], None], name: str
+) -> None:
     run = Run.of(override(small, {"reflow.rounds": 1}))
     make_pairs(run, quiet, never)
     damage(run.pairs.folder / f"{name}.npy")
-    with pytest.raises(UserError, match=rf"{name}\.npy: (was edited or cut short|is gone).* Remove .*{run.pairs.name}, .*again\.$"):
+    with pytest.raises(
+        UserError, match=rf"{name}\.npy: (was edited or cut short|is gone).* Remove .*{run.pairs.name}, .*again\.$"
+    ):
         train(run, quiet, never)
 
 
@@ -509,8 +536,15 @@ def test_an_arms_seeds_stand_together_where_one_arm_learns_anothers_pairs() -> N
     assert plan.trials()[:4] == [("1-rectified", 0), ("1-rectified", 1), ("2-rectified", 0), ("2-rectified", 1)]
     for arm, config in plan.arms.items():
         assert arm == f"{config.rectified}-rectified"
-        assert [metric.name for metric in config.evaluate.metrics] == ["fid", "straightness", "curvature", "transport_cost"]
-    assert Plan.read(plan.write()) == dataclasses.replace(plan, expected_nfe={k: list(v) for k, v in plan.expected_nfe.items()})
+        assert [metric.name for metric in config.evaluate.metrics] == [
+            "fid",
+            "straightness",
+            "curvature",
+            "transport_cost",
+        ]
+    assert Plan.read(plan.write()) == dataclasses.replace(
+        plan, expected_nfe={k: list(v) for k, v in plan.expected_nfe.items()}
+    )
 
 
 def test_distilled_arms_are_measured_without_what_flows_have() -> None:
@@ -524,7 +558,9 @@ def test_a_flow_that_always_sees_classes_has_rounds_whose_flow_is_measured(small
     teacher = override(small, {"objective.label_dropout": 0.0})
     train(Run.of(teacher), quiet, never)
     plan = rounds.plan_of([Run.of(teacher)], 1, False, {})
-    assert [[metric.name for metric in config.evaluate.metrics] for config in plan.arms.values()] == [["fid", *rounds.MEASURED]] * 2
+    assert [[metric.name for metric in config.evaluate.metrics] for config in plan.arms.values()] == [
+        ["fid", *rounds.MEASURED]
+    ] * 2
 
 
 def test_what_is_expected_of_no_arm_is_refused() -> None:
@@ -540,10 +576,14 @@ def test_rounds_from_a_run_are_those_of_a_study(small: RunConfig) -> None:
     for arm, rounded in zip(plan.arms, (0, 1, 2), strict=False):
         assert plan.run(arm, 0).name == Run.of(override(small, {"reflow.rounds": rounded})).name
     for number, config in enumerate(plan.arms.values()):
-        assert config.parent is None or training_digest(config.parent) == training_digest(list(plan.arms.values())[number - 1])
+        assert config.parent is None or training_digest(config.parent) == training_digest(
+            list(plan.arms.values())[number - 1]
+        )
 
 
-@pytest.mark.parametrize("changes", [{"train.steps": 20}, {"reflow.number": 60}, {"train.steps": 20, "reflow.nfe": 8}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{"train.steps": 20}, {"reflow.number": 60}, {"train.steps": 20, "reflow.nfe": 8}], ids=str
+)
 def test_changed_rounds_have_the_run_itself_as_their_teacher(small: RunConfig, changes: dict[str, Any]) -> None:
     teacher = override(small, {"reflow.rounds": 1})
     train(Run.of(teacher), quiet, never)
@@ -572,12 +612,18 @@ def test_what_follows_from_the_runs_cannot_be_set(small: RunConfig, path: str) -
     ],
     ids=str,
 )
-def test_what_is_distilled_is_judged_by_one_step_however_the_flows_are(small: RunConfig, evaluate: dict[str, Any]) -> None:
+def test_what_is_distilled_is_judged_by_one_step_however_the_flows_are(
+    small: RunConfig, evaluate: dict[str, Any]
+) -> None:
     config = override(small, evaluate)
     train(Run.of(config), quiet, never)
     *flows, distilled = rounds.plan_of([Run.of(config)], 1, True, {}).arms.values()
     assert all(flow.evaluate.solver == config.evaluate.solver for flow in flows)
-    assert (distilled.evaluate.solver.name, distilled.evaluate.nfe, distilled.evaluate.guidance.scale) == ("euler", (1,), 1)
+    assert (distilled.evaluate.solver.name, distilled.evaluate.nfe, distilled.evaluate.guidance.scale) == (
+        "euler",
+        (1,),
+        1,
+    )
     assert len(distilled.evaluate.metrics) == 1
 
 
@@ -612,4 +658,7 @@ def test_a_run_gives_the_same_alone_and_as_a_descendants_ancestor(
 @pytest.mark.parametrize("command", ["train", "ablate weighting"])
 def test_how_rounds_are_done_is_refused_where_there_are_none(command: str, capsys: pytest.CaptureFixture) -> None:
     assert main([*command.split(), "--set", "reflow.nfe=10"]) == 2
-    assert "reflow.nfe: without a round it changes nothing. Set reflow.rounds=1 too, or leave it out." in capsys.readouterr().err
+    assert (
+        "reflow.nfe: without a round it changes nothing. Set reflow.rounds=1 too, or leave it out."
+        in capsys.readouterr().err
+    )

@@ -69,7 +69,9 @@ def test_the_first_members_of_each_family_are_there() -> None:
     assert {"sinusoidal", "fourier", "learned"} <= set(names("time_embedding"))
     assert {"unet", "dit", "transformer", "mlp"} <= set(names("backbone"))
     assert {"digits", "npz", "image_folder", "latents", "checkerboard", "cells", "time_series"} <= set(names("dataset"))
-    assert {"fid", "kid", "precision", "recall", "mmd", "label_accuracy", "gene_mean", "spectrum"} <= set(names("metric"))
+    assert {"fid", "kid", "precision", "recall", "mmd", "label_accuracy", "gene_mean", "spectrum"} <= set(
+        names("metric")
+    )
     assert names("weighting") == sorted(names("weighting"))
 
 
@@ -131,11 +133,15 @@ def test_members_have_a_docstring_and_a_digest_of_their_own(family: str) -> None
     described = describe(family)
     assert [entry["name"] for entry in described] == names(family)
     assert all(entry["about"] for entry in described)
-    assert len({digest(build(family, {"name": name, **NEEDED.get(name, {})})) for name in names(family)}) == len(described)
+    assert len({digest(build(family, {"name": name, **NEEDED.get(name, {})})) for name in names(family)}) == len(
+        described
+    )
     assert all(entry.keys() == {"family", "name", "about", "parameters", "source"} for entry in described)
 
 
-@pytest.mark.parametrize("family", [family for family in HOMES if family not in ("time_embedding", "backbone", "dataset", "metric")])
+@pytest.mark.parametrize(
+    "family", [family for family in HOMES if family not in ("time_embedding", "backbone", "dataset", "metric")]
+)
 def test_members_say_what_they_compute(family: str) -> None:
     for name in names(family):
         component = build(family, {"name": name, **NEEDED.get(name, {})})

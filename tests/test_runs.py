@@ -140,7 +140,11 @@ def test_what_training_does_not_depend_on_leaves_the_name(tiny: RunConfig, chang
 
 def test_guidance_and_what_is_judged_leave_the_name_of_a_run_with_classes(tiny: RunConfig) -> None:
     told = override(tiny, {"objective.label_dropout": 0.1})
-    for change in ({"evaluate.guidance.scale": 2}, {"evaluate.metrics": ["label_accuracy"]}, {"evaluate.extractor": "values"}):
+    for change in (
+        {"evaluate.guidance.scale": 2},
+        {"evaluate.metrics": ["label_accuracy"]},
+        {"evaluate.extractor": "values"},
+    ):
         assert Run.of(override(told, change)).name == Run.of(told).name
 
 
@@ -198,7 +202,15 @@ def seen(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     out: list[Tensor] = []
     original, measure = Objective.task, Objective.measure
 
-    def spy(self: Objective, x0: Tensor, seed: int, step: int, y: Tensor | None = None, t: Tensor | None = None, **look: bool) -> Task:
+    def spy(
+        self: Objective,
+        x0: Tensor,
+        seed: int,
+        step: int,
+        y: Tensor | None = None,
+        t: Tensor | None = None,
+        **look: bool,
+    ) -> Task:
         made = original(self, x0, seed, step, y, t, **look)
         if t is None and step >= 0:  # else a look
             out.extend(v.clone() for v in (x0, made.xt, made.t))
@@ -226,7 +238,9 @@ def test_arms_share_weights_batches_noise_and_times(tiny: RunConfig, monkeypatch
     assert not torch.equal(*weights)
 
 
-def test_a_stopped_run_continues_with_its_litter_removed(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_stopped_run_continues_with_its_litter_removed(
+    tiny: RunConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     said: list[str] = []
     asked = itertools.count()
     with pytest.raises(Stopped):
@@ -241,7 +255,9 @@ def test_a_stopped_run_continues_with_its_litter_removed(tiny: RunConfig, monkey
     assert said == ["continues from step 7 of 12."]
     monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path / "whole"))
     whole = done(tiny)
-    assert [(line["step"], line["loss"]) for line in broken.metrics()] == [(line["step"], line["loss"]) for line in whole.metrics()]
+    assert [(line["step"], line["loss"]) for line in broken.metrics()] == [
+        (line["step"], line["loss"]) for line in whole.metrics()
+    ]
     assert fid(broken) == fid(whole)
 
 
@@ -257,7 +273,9 @@ def test_an_evaluation_that_is_stopped_keeps_what_is_measured(tiny: RunConfig) -
     assert {"1": fid(done(tiny))["1"]} == known
 
 
-def test_what_training_went_back_over_is_told_from_what_followed(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_training_went_back_over_is_told_from_what_followed(
+    tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also where a kill came between the checkpoint and the divergence, after which training repeats what it had logged."""
     config = override(tiny, {"train.on_divergence": "restore_and_lower_lr"})
     judged, guarded = itertools.count(), Guard.__call__
@@ -279,8 +297,15 @@ def test_what_training_went_back_over_is_told_from_what_followed(tiny: RunConfig
     assert training_seconds(Run.of(config)) == pytest.approx(sum(np.multiply(paces, [2, 2, 1, 2, 2, 2, 2])))
 
 
-def test_the_best_weights_stay_the_best_where_training_goes_back(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    changes = {"train.on_divergence": "restore_and_lower_lr", "train.sample_every": 1, "train.ema_decay": None, "evaluate.average": "last"}
+def test_the_best_weights_stay_the_best_where_training_goes_back(
+    tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {
+        "train.on_divergence": "restore_and_lower_lr",
+        "train.sample_every": 1,
+        "train.ema_decay": None,
+        "evaluate.average": "last",
+    }
     config, judged, guarded, seen = override(tiny, changes), itertools.count(), Guard.__call__, list[list[Path]]()
     monkeypatch.setattr(Guard, "__call__", lambda *given: guarded(*given) if next(judged) != 11 else torch.ones(()))
     monkeypatch.setattr(trainer, "LOWERED", trainer.LOWEST)
@@ -304,17 +329,19 @@ def test_a_run_that_diverged_is_not_trained_again(tiny: RunConfig, monkeypatch: 
         done(config)
 
 
-def test_samples_that_cannot_be_judged_end_one_way_of_sampling_and_no_other(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_that_cannot_be_judged_end_one_way_of_sampling_and_no_other(
+    tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Said again without sampling again; the run stays good for other protocols."""
     done(tiny)
     wild = override(tiny, {"evaluate.solver": "heun", "evaluate.nfe": [2]})
     with monkeypatch.context() as patch:
+        unknown = Generated(torch.full((64, 1, 8, 8), torch.nan), None, 2, torch.zeros(64, 1, 8, 8))
+        patch.setattr("harness.runs.judge.samples", lambda *_, **__: iter([unknown]))
         patch.setattr(
-            judge_module,
-            "samples",
-            lambda *_, **__: iter([Generated(torch.full((64, 1, 8, 8), torch.nan), None, 2, torch.zeros(64, 1, 8, 8))]),
+            "harness.evaluation.judge.features",
+            lambda extractor, images, device: (images.flatten(1), images.flatten(1)),
         )
-        patch.setattr("harness.evaluation.judge.features", lambda extractor, images, device: (images.flatten(1), images.flatten(1)))
         with pytest.raises(Diverged, match="some are not finite"):
             ensure(wild, print, lambda: False)
     run, protocols = Run.of(tiny), [config.protocol() for config in (tiny, wild)]
@@ -357,8 +384,14 @@ def test_an_unfinished_run_draws_nothing(tiny: RunConfig) -> None:
         ({"train.batch_size": 1439}, "train.batch_size"),
         ({"dataset": "swiss_roll"}, "evaluate.extractor"),
         ({"evaluate.extractor": "values"}, "evaluate.metrics[0]"),
-        ({"objective.label_dropout": 0.1, "evaluate.guidance.scale": 2}, "evaluate.nfe"),  # one call is less than a guided step
-        ({"interpolant": "ve", "evaluate.time_grid": "edm_rho", "evaluate.nfe": [32]}, "time_grid"),  # two times on one place
+        (
+            {"objective.label_dropout": 0.1, "evaluate.guidance.scale": 2},
+            "evaluate.nfe",
+        ),  # one call is less than a guided step
+        (
+            {"interpolant": "ve", "evaluate.time_grid": "edm_rho", "evaluate.nfe": [32]},
+            "time_grid",
+        ),  # two times on one place
     ],
     ids=str,
 )
@@ -395,7 +428,9 @@ def test_an_adaptive_solver_is_evaluated_at_the_calls_it_takes(tiny: RunConfig) 
 
 
 @pytest.mark.parametrize("solvers", [("dopri5", "dopri5"), ("euler", "dopri5")], ids=str)
-def test_a_study_at_no_fixed_nfe_is_reported(tiny: RunConfig, score: Any, tmp_path: Path, solvers: tuple[str, str]) -> None:
+def test_a_study_at_no_fixed_nfe_is_reported(
+    tiny: RunConfig, score: Any, tmp_path: Path, solvers: tuple[str, str]
+) -> None:
     """NFE 0, alone and beside others, has its rows, and the figure is drawn, whose axis of NFEs is logarithmic."""
     nfe = {"dopri5": [0], "euler": [1, 2]}
     arms = {arm: {"evaluate.solver": s, "evaluate.nfe": nfe[s]} for arm, s in zip("ab", solvers, strict=True)}
@@ -422,14 +457,18 @@ def test_the_calls_are_weighted_by_samples(tiny: RunConfig, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("solver", ["euler_maruyama", "heun_sde"])
-def test_stochastic_sampling_is_reproducible(tiny: RunConfig, solver: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_stochastic_sampling_is_reproducible(
+    tiny: RunConfig, solver: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """The run's seed decides the noise of the steps too; beside them, the samples start where deterministic ones do."""
     config = override(tiny, {"evaluate.solver": solver, "evaluate.nfe": [16]})
     run = done(config)
     trained = restore(run)
 
     def drawn(changes: dict[str, Any] | None = None, nfe: int = 16) -> Tensor:
-        return torch.cat([batch.x for batch in samples(Run(override(config, changes or {}), run.folder), trained, nfe, 64)])
+        return torch.cat(
+            [batch.x for batch in samples(Run(override(config, changes or {}), run.folder), trained, nfe, 64)]
+        )
 
     first, again = drawn(), drawn()
     assert torch.equal(first, again)
@@ -514,7 +553,9 @@ def test_a_grid_over_the_snr_counts_the_noises_variance(tiny: RunConfig, noise: 
     list(samples(Run.of(config), Trained(spy, state), 8, 8))
     t = torch.stack([t[0] for _, t in spy.given[1:]]).double()
     sd = config.noise.variance(state).sqrt().double()
-    torch.testing.assert_close(2 * ((1 - t) / (t * sd)).log(), torch.linspace(-3, 3, 7, dtype=torch.float64), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        2 * ((1 - t) / (t * sd)).log(), torch.linspace(-3, 3, 7, dtype=torch.float64), rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("changes", [{"coupling": "class_conditional_ot"}, {"coupling": "exact_ot"}], ids=str)

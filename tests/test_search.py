@@ -39,7 +39,14 @@ SPACE: Space = {
 
 
 def searched(**changes: Any) -> Search:
-    own = {"question": "Which?", "spaces": {"digits": SPACE}, "fixed": {"weighting": "min_snr"}, "nfe": 2, "trials": 4, "name": "toy"}
+    own = {
+        "question": "Which?",
+        "spaces": {"digits": SPACE},
+        "fixed": {"weighting": "min_snr"},
+        "nfe": 2,
+        "trials": 4,
+        "name": "toy",
+    }
     return Search(**{**own, **changes})
 
 
@@ -55,7 +62,9 @@ def draw(board: SearchBoard) -> optuna.Trial:
     return claimed[0]
 
 
-def drawn(board: SearchBoard, number: int, value: Callable[[dict[str, Any]], float] = lambda values: 1.0) -> list[dict[str, Any]]:
+def drawn(
+    board: SearchBoard, number: int, value: Callable[[dict[str, Any]], float] = lambda values: 1.0
+) -> list[dict[str, Any]]:
     """The settings of the next trials, each finished with its value."""
     out = []
     for _ in range(number):
@@ -67,7 +76,11 @@ def drawn(board: SearchBoard, number: int, value: Callable[[dict[str, Any]], flo
 
 def distance(values: dict[str, Any]) -> float:
     """From rate 0.01, gamma 2 and an average of 0.99, in decades."""
-    errors = (values["train.learning_rate"] / 0.01, values["weighting.gamma"] / 2, (1 - values["train.ema_decay"]) / 0.01)
+    errors = (
+        values["train.learning_rate"] / 0.01,
+        values["weighting.gamma"] / 2,
+        (1 - values["train.ema_decay"]) / 0.01,
+    )
     return 0.1 + sum(math.log10(error) ** 2 for error in errors) + (values["train.batch_size"] != 32)
 
 
@@ -156,13 +169,17 @@ def add_finished(board: SearchBoard, rung: float) -> None:
     """As many finished trials as the pruner waits for, each with this value at step 3."""
     own = board.plan.own() | {"1 - train.ema_decay": 0.01, "train.warmup_steps": 2}
     board.study.add_trials(
-        create_trial(params=own, distributions=dict(SPACE), value=rung, intermediate_values={3: rung}, user_attrs={"run": "none"})
+        create_trial(
+            params=own, distributions=dict(SPACE), value=rung, intermediate_values={3: rung}, user_attrs={"run": "none"}
+        )
         for _ in range(UNPRUNED_TRIALS)
     )
 
 
 @pytest.mark.parametrize(("rung", "state"), [(0.001, TrialState.PRUNED), (1e6, TrialState.COMPLETE)])
-def test_a_trial_that_falls_behind_is_given_up_and_its_run_can_go_on(tiny: RunConfig, rung: float, state: TrialState) -> None:
+def test_a_trial_that_falls_behind_is_given_up_and_its_run_can_go_on(
+    tiny: RunConfig, rung: float, state: TrialState
+) -> None:
     board = SearchBoard(planned(tiny, trials=9))
     add_finished(board, rung)
     trial = draw(board)
@@ -208,7 +225,9 @@ def test_what_diverges_is_told_so_that_it_is_kept_away_from(tiny: RunConfig, mon
     work(board, never)
     assert board.finished()
     assert (board.trials()[0].state, board.trials()[0].user_attrs["reason"]) == (TrialState.PRUNED, "it diverged.")
-    with pytest.raises(UserError, match=r"^toy-digits-search: no trial finished; the first: it diverged\. Mend the space"):
+    with pytest.raises(
+        UserError, match=r"^toy-digits-search: no trial finished; the first: it diverged\. Mend the space"
+    ):
         board.best()
 
 
@@ -244,7 +263,9 @@ def test_a_mistake_in_a_search_is_one_line(tiny: RunConfig, change: dict[str, An
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("build", "ends"), [(even, (5, 1)), (even, (2.0, 1.0)), (log, (0, 3)), (log, (0.0, 1.0)), (one_of, ())])
+@pytest.mark.parametrize(
+    ("build", "ends"), [(even, (5, 1)), (even, (2.0, 1.0)), (log, (0, 3)), (log, (0.0, 1.0)), (one_of, ())]
+)
 def test_a_range_that_is_none_is_refused(build: Callable[..., Any], ends: tuple) -> None:
     with pytest.raises(UserError, match=r"^space: .+\. Correct the range\.$"):
         build(*ends)
@@ -252,12 +273,17 @@ def test_a_range_that_is_none_is_refused(build: Callable[..., Any], ends: tuple)
 
 def test_what_training_would_trip_over_at_an_end_is_said_before(tiny: RunConfig) -> None:
     planned(tiny).check()
-    with pytest.raises(UserError, match=r"^space, train\.batch_size=5000: train\.batch_size: 5000 is more than the 1438 training samples"):
+    with pytest.raises(
+        UserError,
+        match=r"^space, train\.batch_size=5000: train\.batch_size: 5000 is more than the 1438 training samples",
+    ):
         planned(tiny, spaces={"digits": {"train.batch_size": one_of(16, 5000)}}).check()
 
 
 def test_drawn_numbers_become_settings_that_a_table_shows_whole() -> None:
-    values = settings({"train.learning_rate": 0.0012345678, "1 - train.ema_decay": 0.0012345678, "train.batch_size": 64})
+    values = settings(
+        {"train.learning_rate": 0.0012345678, "1 - train.ema_decay": 0.0012345678, "train.batch_size": 64}
+    )
     assert values == {"train.learning_rate": 0.00123, "train.ema_decay": 0.99877, "train.batch_size": 64}
     assert inverse(SPACE, {**values, "train.warmup_steps": 11, "weighting.gamma": 20.0}) == {
         "train.learning_rate": 0.00123, "1 - train.ema_decay": 0.00123, "weighting.gamma": 20.0,
@@ -282,7 +308,9 @@ def test_importances_see_what_matters(tiny: RunConfig) -> None:
     assert sum(shares.values()) == pytest.approx(1)
 
 
-def test_from_the_first_trial_to_the_pictures(tiny: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_the_first_trial_to_the_pictures(
+    tiny: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     board = SearchBoard(planned(tiny))
     work(board, never)
     stamps = {path: path.stat().st_mtime_ns for path in board.folder.parents[1].glob("runs/*/checkpoints/*")}

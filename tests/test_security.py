@@ -19,9 +19,7 @@ from harness.cli.pages import allowed_hosts
 from harness.core.errors import ConfigError, UserError, redacted
 from harness.runs.mlflow_mirror import Mirror
 
-STRAY = (
-    'import os, pathlib; pathlib.Path(os.environ["STRAY"]).open("a").write(__name__ + chr(10))\nraise SystemExit("a stray module ran")\n'
-)
+STRAY = 'import os, pathlib; pathlib.Path(os.environ["STRAY"]).open("a").write(__name__ + chr(10))\nraise SystemExit("a stray module ran")\n'
 STRAY_NAMES = ("optuna", "mlflow", "uvicorn", "torch", "numpy", "rich", "studies", "sqlalchemy", "argparse", "logging")
 """Modules of the libraries, of Python and of ours: any may lie where one stands."""
 SECRETS = (
@@ -33,7 +31,13 @@ SECRETS = (
     ("host=h password='pa55 w' user=me", "host=h password=*** user=me"),
     ("DRIVER=x;PWD={pa55;w};UID=me", "DRIVER=x;PWD=***;UID=me"),
 )
-NOT_SECRET = ("http://127.0.0.1:5000", "sqlite:////a:b/c", "dataset.path: a@b.c is no file", "https://host/path?x=1", "objective.token=3")
+NOT_SECRET = (
+    "http://127.0.0.1:5000",
+    "sqlite:////a:b/c",
+    "dataset.path: a@b.c is no file",
+    "https://host/path?x=1",
+    "objective.token=3",
+)
 
 
 @pytest.fixture
@@ -59,10 +63,18 @@ def test_nothing_runs_from_the_folder_one_stands_in(elsewhere: Path) -> None:
         "from harness.ablation.design.study import Study\n"
         'STUDY = Study(question="Which?", baseline="low", arms={"low": {}, "high": {"train.learning_rate": 0.005}}, nfe=2)\n'
     )
-    small = ["train.steps=4", "train.batch_size=32", "evaluate.num_samples=20", "evaluate.num_reference=40", "evaluate.nfe=[2]"]
+    small = [
+        "train.steps=4",
+        "train.batch_size=32",
+        "evaluate.num_samples=20",
+        "evaluate.num_reference=40",
+        "evaluate.nfe=[2]",
+    ]
     settings = [word for change in [*small, 'evaluate.metrics=["sliced_wasserstein"]'] for word in ("--set", change)]
     command = ["ablate", "own.py", "--scale", "points", "--workers", "1", "--seeds", "1", *settings]
-    done = subprocess.run([sys.executable, "-m", "harness", *command], cwd=elsewhere, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", *command], cwd=elsewhere, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert not (elsewhere / "ran").exists(), (elsewhere / "ran").read_text()
 
@@ -83,9 +95,19 @@ def test_studies_come_from_the_checkout_or_where_one_says(elsewhere: Path, monke
 @pytest.mark.parametrize(
     ("host", "more", "answered", "refused"),
     [
-        ("127.0.0.1", [], {"127.0.0.1:80", "localhost:80", "[::1]:80"}, {"127.0.0.1:81", "0.0.0.0:80", "10.0.0.1:80", "localhost"}),
+        (
+            "127.0.0.1",
+            [],
+            {"127.0.0.1:80", "localhost:80", "[::1]:80"},
+            {"127.0.0.1:81", "0.0.0.0:80", "10.0.0.1:80", "localhost"},
+        ),
         ("0.0.0.0", [], {"127.0.0.1:80", f"{socket.gethostname()}:80"}, {"10.evil.com:80", "192.168.evil.com"}),
-        ("10.1.2.3", ["lab.example.org:8080"], {"10.1.2.3:80", "lab.example.org:8080"}, {"localhost:80", "10.1.2.4:80"}),
+        (
+            "10.1.2.3",
+            ["lab.example.org:8080"],
+            {"10.1.2.3:80", "lab.example.org:8080"},
+            {"localhost:80", "10.1.2.4:80"},
+        ),
     ],
 )
 def test_pages_answer_under_exact_names(host: str, more: list[str], answered: set[str], refused: set[str]) -> None:
@@ -130,7 +152,13 @@ def test_pages_refuse_other_names_and_take_no_files(elsewhere: Path) -> None:
     """A name that a browser was led to reads nothing, deletes nothing, and nobody writes a file; the pages themselves work."""
     experiments = "/api/2.0/mlflow/experiments/search?max_results=5"
     with pages(elsewhere) as port:
-        for host in ("10.evil.com", f"10.evil.com:{port}", f"192.168.evil.com:{port}", f"localhost.evil.com:{port}", "evil.com"):
+        for host in (
+            "10.evil.com",
+            f"10.evil.com:{port}",
+            f"192.168.evil.com:{port}",
+            f"localhost.evil.com:{port}",
+            "evil.com",
+        ):
             assert ask(port, experiments, host) == 403, host
             assert ask(port, "/api/2.0/mlflow/experiments/delete", host, "POST", b'{"experiment_id": "0"}') == 403, host
         for host in (f"127.0.0.1:{port}", f"localhost:{port}"):
@@ -154,7 +182,9 @@ def test_the_password_of_a_store_is_neither_said_nor_kept(monkeypatch: pytest.Mo
     """Whatever the library says of it."""
     store = tmp_path / "mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql+nodriver://me:pa55word@127.0.0.1:1/runs")
-    with pytest.raises(UserError, match=r"MLflow at postgresql\+nodriver://me:\*\*\*@127.0.0.1:1/runs cannot be reached") as refused:
+    with pytest.raises(
+        UserError, match=r"MLflow at postgresql\+nodriver://me:\*\*\*@127.0.0.1:1/runs cannot be reached"
+    ) as refused:
         Mirror("train")
     assert "pa55word" not in str(refused.value)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
@@ -178,6 +208,11 @@ def test_a_relative_store_is_that_of_the_folder_one_stands_in(monkeypatch: pytes
     ):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
         assert default_uri() == meant
-    for absolute in ("http://127.0.0.1:5000", f"sqlite:///{tmp_path}/x.db", f"file://{tmp_path}/mlruns", "postgresql://h/d"):
+    for absolute in (
+        "http://127.0.0.1:5000",
+        f"sqlite:///{tmp_path}/x.db",
+        f"file://{tmp_path}/mlruns",
+        "postgresql://h/d",
+    ):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", absolute)
         assert default_uri() == absolute

@@ -46,8 +46,12 @@ def windows(part: np.ndarray, length: int, stride: int = 1) -> np.ndarray:
     return sliding_window_view(part, length, axis=0).transpose(0, 2, 1)[::stride]
 
 
-@pytest.mark.parametrize(("window", "stride", "share"), [(16, 1, 0.2), (2, 1, 0.5), (7, 3, 0.25), (19, 19, 0.2), (10, 100, 0.9)])
-def test_windows_are_those_of_numpy_on_either_side_of_the_border(window: int, stride: int, share: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("window", "stride", "share"), [(16, 1, 0.2), (2, 1, 0.5), (7, 3, 0.25), (19, 19, 0.2), (10, 100, 0.9)]
+)
+def test_windows_are_those_of_numpy_on_either_side_of_the_border(
+    window: int, stride: int, share: float, tmp_path: Path
+) -> None:
     data = load_series(write_npz(tmp_path / "x.npz"), window=window, stride=stride, held_out=share)
     border = round(ROWS * (1 - share))
     for part, rows in ((data.train, SERIES[:border]), (data.held_out, SERIES[border:])):
@@ -93,7 +97,9 @@ def test_numbers_far_from_zero_keep_their_digits(tmp_path: Path) -> None:
 @pytest.mark.parametrize("offset", [1e7, -1e9, 1e16])
 def test_numbers_too_far_from_zero_for_32_bits_are_refused(offset: float, tmp_path: Path) -> None:
     near = np.random.default_rng(0).normal(size=(100, 2)) + np.array([0, offset])
-    said = r"^dataset: the channel 'channel 1' varies by .* around .*, too little for 32-bit numbers\. Subtract its mean"
+    said = (
+        r"^dataset: the channel 'channel 1' varies by .* around .*, too little for 32-bit numbers\. Subtract its mean"
+    )
     refused(said, write_npz(tmp_path / "x.npz", series=near))
     write_csv(tmp_path / "x.csv", ["channel 0", "channel 1"], [[repr(float(v)) for v in column] for column in near.T])
     refused(said, tmp_path / "x.csv")
@@ -101,7 +107,9 @@ def test_numbers_too_far_from_zero_for_32_bits_are_refused(offset: float, tmp_pa
 
 def test_numbers_beyond_32_bits_are_refused(tmp_path: Path) -> None:
     large = np.random.default_rng(0).normal(size=(100, 1)) * 1e39
-    refused("the channel 'channel 0' varies by .*too little for 32-bit numbers", write_npz(tmp_path / "x.npz", series=large))
+    refused(
+        "the channel 'channel 0' varies by .*too little for 32-bit numbers", write_npz(tmp_path / "x.npz", series=large)
+    )
 
 
 def test_a_csv_gives_its_numeric_columns(tmp_path: Path) -> None:
@@ -120,7 +128,9 @@ def test_columns_are_taken_in_the_order_that_they_are_named(ending: str, tmp_pat
     write_npz(path) if ending == "npz" else write_csv(path, NAMES, list(SERIES.T))
     data = load_series(path, columns=["rate", "level"], window=3)
     assert data.names == ("rate", "level")
-    np.testing.assert_array_equal(stored(data.train).numpy(), windows(SERIES[:, [2, 0]][: round(ROWS * 0.8)], 3).astype(np.float32))
+    np.testing.assert_array_equal(
+        stored(data.train).numpy(), windows(SERIES[:, [2, 0]][: round(ROWS * 0.8)], 3).astype(np.float32)
+    )
     np.testing.assert_allclose(data.statistics["mean"], SERIES[: round(ROWS * 0.8), [2, 0]].mean(0), rtol=1e-6)
 
 
@@ -144,7 +154,9 @@ def test_only_the_chosen_columns_need_be_whole(tmp_path: Path) -> None:
     holed[5, 1] = np.nan
     holed[:, 2] = 0.1
     data = load_series(write_npz(tmp_path / "x.npz", series=holed, names=NAMES), columns=["level"])
-    np.testing.assert_array_equal(stored(data.held_out)[:, :, 0].numpy(), windows(SERIES[78:, :1], 16)[:, :, 0].astype(np.float32))
+    np.testing.assert_array_equal(
+        stored(data.held_out)[:, :, 0].numpy(), windows(SERIES[78:, :1], 16)[:, :, 0].astype(np.float32)
+    )
 
 
 def refused(said: str, path: Path, **fields: Any) -> None:
@@ -162,10 +174,16 @@ def test_a_missing_value_is_named_by_its_place(value: float, ending: str, tmp_pa
     path = tmp_path / f"x.{ending}"
     if ending == "npz":
         write_npz(path, series=holed, names=NAMES)
-        refused(rf"^{path}: 2 values are missing or infinite, the first series\[6, 1\], channel 'price'\. Fill or remove them\.", path)
+        refused(
+            rf"^{path}: 2 values are missing or infinite, the first series\[6, 1\], channel 'price'\. Fill or remove them\.",
+            path,
+        )
     else:
         write_csv(path, NAMES, list(holed.T))
-        refused(rf"^{path}: 2 of its cells hold no number, the first B8 in column 'price' \('{value}'\)\. Fill them in, or choose", path)
+        refused(
+            rf"^{path}: 2 of its cells hold no number, the first B8 in column 'price' \('{value}'\)\. Fill them in, or choose",
+            path,
+        )
         assert load_series(path, columns=["rate"]).names == ("rate",)
 
 
@@ -177,7 +195,10 @@ def test_an_empty_cell_of_a_csv_is_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"window": 79}, r"^dataset\.window: 79 is longer than the 78 rows of the training part\. Choose a shorter one\."),
+        (
+            {"window": 79},
+            r"^dataset\.window: 79 is longer than the 78 rows of the training part\. Choose a shorter one\.",
+        ),
         ({"window": 20}, r"^dataset\.window: 20 is longer than the 19 rows of the held-out part\."),
         ({"window": 2, "held_out": 0.999}, r"^dataset\.window: 2 is longer than the 0 rows of the training part\."),
         ({"window": 2, "held_out": 0.001}, r"^dataset\.window: 2 is longer than the 0 rows of the held-out part\."),
@@ -267,11 +288,16 @@ def test_arrays_that_are_no_series_are_refused(arrays: dict[str, Any], said: str
 
 def test_a_name_alone_is_that_of_the_only_channel(tmp_path: Path) -> None:
     assert load_series(write_npz(tmp_path / "x.npz", series=SERIES[:, :1], names="level")).names == ("level",)
-    refused(r"y.npz: holds names \[\] for 3 channels", write_npz(tmp_path / "y.npz", series=SERIES[:, :3], names="level"))
+    refused(
+        r"y.npz: holds names \[\] for 3 channels", write_npz(tmp_path / "y.npz", series=SERIES[:, :3], names="level")
+    )
 
 
 def test_no_file_and_a_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    refused(rf"^dataset\.path: {tmp_path}/none\.csv does not exist\. Give a \.csv or \.npz file; relative paths", tmp_path / "none.csv")
+    refused(
+        rf"^dataset\.path: {tmp_path}/none\.csv does not exist\. Give a \.csv or \.npz file; relative paths",
+        tmp_path / "none.csv",
+    )
     refused(rf"^{tmp_path}: cannot be read", tmp_path)
     monkeypatch.setenv("HARNESS_DATA", str(tmp_path))
     write_npz(tmp_path / "mine.npz")
@@ -281,7 +307,14 @@ def test_no_file_and_a_folder_are_refused(tmp_path: Path, monkeypatch: pytest.Mo
 def test_us_macro_is_statsmodels_table(tmp_path: Path) -> None:
     table = macrodata.load_pandas().data
     data = build("dataset", {"name": "us_macro", "window": 8}).load()
-    assert data.names == ("GDP growth", "consumption growth", "investment growth", "unemployment", "T-bill rate", "inflation")
+    assert data.names == (
+        "GDP growth",
+        "consumption growth",
+        "investment growth",
+        "unemployment",
+        "T-bill rate",
+        "inflation",
+    )
     growth = [100 * np.diff(np.log(table[name].to_numpy())) for name in ("realgdp", "realcons", "realinv")]
     series = np.column_stack([*growth, *(table[name].to_numpy()[1:] for name in ("unemp", "tbilrate", "infl"))])
     assert series.shape == (202, 6)

@@ -110,10 +110,14 @@ def test_agreement_with_scipy_and_torchdiffeq_on_a_nonlinear_field(solver: Solve
 
     scipy = solve_ivp(flat, (1, 0), start().flatten().numpy(), method="RK45", rtol=1e-10, atol=1e-12)
     reference = torch.from_numpy(scipy.y[:, -1]).view(-1, 2)
-    theirs = odeint(lambda t, x: nonlinear(x, t.expand(len(x))), start(), ENDS, method="dopri5", rtol=1e-10, atol=1e-12)[-1]
+    theirs = odeint(
+        lambda t, x: nonlinear(x, t.expand(len(x))), start(), ENDS, method="dopri5", rtol=1e-10, atol=1e-12
+    )[-1]
     torch.testing.assert_close(theirs, reference, rtol=0, atol=1e-8)
     reached = solver.integrate(nonlinear, start(), shifted(200), NO_NOISE)
-    torch.testing.assert_close(reached, reference, rtol=0, atol={1: 4e-2, 2: 5e-4, 4: 1e-7, None: 2e-4}[ORDER.get(solver.name)])
+    torch.testing.assert_close(
+        reached, reference, rtol=0, atol={1: 4e-2, 2: 5e-4, 4: 1e-7, None: 2e-4}[ORDER.get(solver.name)]
+    )
 
 
 @pytest.mark.parametrize(("name", "theirs"), [("euler", "euler"), ("heun", "heun2"), ("midpoint", "midpoint")])
@@ -199,7 +203,9 @@ def test_calls_that_cannot_be_spent_exactly_are_refused_with_the_next_fewer(solv
         with pytest.raises(ConfigError) as caught:
             solver.steps(nfe)
         near = max(calls, nfe // calls * calls)
-        assert str(caught.value) == f"nfe: {solver.name} spends {calls} calls a step and cannot spend {nfe}. Use {near}."
+        assert (
+            str(caught.value) == f"nfe: {solver.name} spends {calls} calls a step and cannot spend {nfe}. Use {near}."
+        )
         assert solver.steps(near) * calls == near
 
 
@@ -225,7 +231,9 @@ def test_dopri5_is_told_nothing() -> None:
 
 @pytest.mark.parametrize("field", FIELDS.values(), ids=FIELDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_dopri5_counts_its_calls_and_stays_inside(field: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype) -> None:
+def test_dopri5_counts_its_calls_and_stays_inside(
+    field: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype
+) -> None:
     reached, counted, times = watched(field, DormandPrince5(), ENDS, start(dtype=dtype))
     assert reached.dtype == dtype
     assert counted.calls == len(times) >= 8
@@ -272,7 +280,9 @@ def test_dopri5_keeps_to_the_ends_of_its_grid() -> None:
     ids=["nan", "blow-up", "infinite later"],
 )
 def test_a_field_that_dopri5_cannot_follow(field: Callable[[Tensor, Tensor], Tensor]) -> None:
-    with pytest.raises(UserError, match=r"^dopri5 cannot hold its tolerance on this field .*Raise solver\.rtol and solver\.atol\.$"):
+    with pytest.raises(
+        UserError, match=r"^dopri5 cannot hold its tolerance on this field .*Raise solver\.rtol and solver\.atol\.$"
+    ):
         DormandPrince5().integrate(field, torch.ones(2, 2, dtype=torch.float64), ENDS, NO_NOISE)
 
 
@@ -322,7 +332,9 @@ def test_samples_start_from_the_same_noise_whatever_moves_them(solver: Solver, g
     assert set(network.modes) == {(False, False)}
 
 
-@pytest.mark.parametrize(("interpolant", "scale"), [("linear", 1.0), ("ve", 50.0), ("vp_ddpm", math.sqrt(1 - math.exp(-10.05)))])
+@pytest.mark.parametrize(
+    ("interpolant", "scale"), [("linear", 1.0), ("ve", 50.0), ("vp_ddpm", math.sqrt(1 - math.exp(-10.05)))]
+)
 def test_sampling_starts_at_the_noise_of_the_path(interpolant: str, scale: float) -> None:
     network = Recorder(1.0)
     samples(network, Heun(), 2, interpolant=interpolant)
@@ -341,7 +353,11 @@ def test_a_grid_of_levels_knows_the_width_of_the_noise() -> None:
     """EDM's levels sigma sd(x1) / alpha, not those of noise of unit variance."""
     network, made = Watched(lambda x, t: x), Formulation.parse({"noise": "matched"})
     grid = build("time_grid", {"name": "edm_rho", "sigma_min": 0.1, "sigma_max": 10})
-    list(generate(network, made, {"std": torch.tensor(0.5)}, SOLVERS["euler"], grid, 3, (2,), 2, 2, (0, "samples"), "cpu"))
+    list(
+        generate(
+            network, made, {"std": torch.tensor(0.5)}, SOLVERS["euler"], grid, 3, (2,), 2, 2, (0, "samples"), "cpu"
+        )
+    )
     level = (0.5 * (10 ** (1 / 7) + 0.1 ** (1 / 7))) ** 7
     assert network.times == pytest.approx([1, level / (0.5 + level), 0.1 / (0.5 + 0.1)], rel=1e-6)
 
@@ -358,7 +374,9 @@ def test_visited_are_the_places_where_the_network_is_called(solver: Solver) -> N
 
     visited: list[Tensor] = []
     made, nfe = Formulation.parse({"prediction": "edm"}), 0 if solver.adaptive else 2 * solver.calls_per_step
-    (batch,) = generate(Keeper(), made, {}, solver, UniformGrid(), nfe, (2,), 3, 3, (0, "samples"), "cpu", visited=visited)
+    (batch,) = generate(
+        Keeper(), made, {}, solver, UniformGrid(), nfe, (2,), 3, 3, (0, "samples"), "cpu", visited=visited
+    )
     assert len(visited) == len(given) == batch.calls
     for (x, t), place in zip(given, visited, strict=True):
         torch.testing.assert_close(x * (t.square() + (1 - t).square() / 4).sqrt()[:, None], place)
@@ -394,7 +412,11 @@ def test_a_solver_that_spends_other_than_it_says_is_caught() -> None:
         calls_per_step = 1
 
     with pytest.raises(AssertionError):
-        list(generate(Recorder(1), Formulation(), {}, Spendthrift(), UniformGrid(), 4, (1, 2), 7, 3, (3, "samples"), "cpu"))
+        list(
+            generate(
+                Recorder(1), Formulation(), {}, Spendthrift(), UniformGrid(), 4, (1, 2), 7, 3, (3, "samples"), "cpu"
+            )
+        )
 
 
 def test_every_solver_is_held_to_all_of_this() -> None:

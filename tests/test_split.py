@@ -45,7 +45,9 @@ def test_more_threads_must_be_worth_it_and_are_measured_once(
     assert len(said) == 2
     monkeypatch.setattr(module, "measure", lambda plan, way: pytest.fail("measured again"))
     assert choose(plan, said.append).threads == taken
-    other = Plan.of(load_study("weighting"), "digits", override(plan.arms["uniform"], {"train.batch_size": 16}), {}, 1, ())
+    other = Plan.of(
+        load_study("weighting"), "digits", override(plan.arms["uniform"], {"train.batch_size": 16}), {}, 1, ()
+    )
     assert remembered(other) == 1, "another training is measured for itself"
 
 

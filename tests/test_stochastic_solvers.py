@@ -28,7 +28,9 @@ every_diffusion = pytest.mark.parametrize("diffusion", DIFFUSIONS)
 class GaussianField:
     """Velocity and score of N(mean, std^2) data under normal noise of a variance (standard deviations may differ by entry)."""
 
-    def __init__(self, path: Interpolant, mean: float = MEAN, std: float | Tensor = STD, variance: float | Tensor = 1.0):
+    def __init__(
+        self, path: Interpolant, mean: float = MEAN, std: float | Tensor = STD, variance: float | Tensor = 1.0
+    ):
         self.interpolant, self.mean, self.std = path, mean, std
         self.variance = torch.as_tensor(variance, dtype=torch.float64)
 
@@ -65,7 +67,9 @@ def beginning(path: Interpolant, time: float = 1.0) -> tuple[float, float]:
     return alpha * MEAN, (alpha * STD) ** 2 + sigma**2
 
 
-def draw(made: StochasticSolver, field: GaussianField, seed: int = 0, steps: int = STEPS, number: int = NUMBER) -> Tensor:
+def draw(
+    made: StochasticSolver, field: GaussianField, seed: int = 0, steps: int = STEPS, number: int = NUMBER
+) -> Tensor:
     """Samples at t = 0 from the marginal at t = 1."""
     generator = torch.Generator().manual_seed(seed)
     mean, variance = beginning(field.interpolant)
@@ -73,7 +77,9 @@ def draw(made: StochasticSolver, field: GaussianField, seed: int = 0, steps: int
     return made.integrate(field, x, uniform(steps), generator)
 
 
-def width(made: Solver, path: Interpolant, times: Tensor, std: Tensor, variance: Tensor, monkeypatch: pytest.MonkeyPatch) -> Tensor:
+def width(
+    made: Solver, path: Interpolant, times: Tensor, std: Tensor, variance: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> Tensor:
     """Standard deviations at t = 0 of data without a mean, one for each entry of `std`, without drawing, as in `moments`."""
     turns = itertools.count(1)
 
@@ -91,7 +97,9 @@ def width(made: Solver, path: Interpolant, times: Tensor, std: Tensor, variance:
     return (start * reached[0].square() + reached[1:].square().sum(0)).sqrt()
 
 
-def moments(made: StochasticSolver, path: Interpolant, steps: int, monkeypatch: pytest.MonkeyPatch) -> tuple[float, float]:
+def moments(
+    made: StochasticSolver, path: Interpolant, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> tuple[float, float]:
     """Mean and variance at t = 0 without drawing: a linear solver's result is A x1 + b + sum_i C_i n_i.
 
     Row 0 starts at 0 and row 1 at 1 without noise; row 2 + i has a noise of 1 in step i alone.
@@ -144,9 +152,13 @@ def test_the_marginals_are_those_of_the_ordinary_equation(
 @every_solver
 @every_diffusion
 @pytest.mark.parametrize("scale", [0.2, 4.0])
-def test_the_marginals_do_not_depend_on_the_scale(name: str, diffusion: str, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_marginals_do_not_depend_on_the_scale(
+    name: str, diffusion: str, scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = solver(name, diffusion=diffusion, scale=scale)
-    (mean, variance), (finer_mean, finer_variance) = (moments(made, PATHS["linear"], steps, monkeypatch) for steps in (100, 200))
+    (mean, variance), (finer_mean, finer_variance) = (
+        moments(made, PATHS["linear"], steps, monkeypatch) for steps in (100, 200)
+    )
     assert 2 * finer_mean - mean == pytest.approx(MEAN, abs=1e-3)
     assert 2 * finer_variance - variance == pytest.approx(STD**2, rel=2e-2)
 
@@ -163,7 +175,9 @@ STDS = torch.tensor([1, 0.3, 0.05, 0.01], dtype=torch.float64)
 ORDINARY = {"euler_maruyama": "euler", "heun_sde": "heun"}
 
 
-def excess(made: StochasticSolver, path: Interpolant, times: Tensor, std: Tensor, variance: Tensor, patch: pytest.MonkeyPatch) -> Tensor:
+def excess(
+    made: StochasticSolver, path: Interpolant, times: Tensor, std: Tensor, variance: Tensor, patch: pytest.MonkeyPatch
+) -> Tensor:
     """By how many steps' mean length the end's width is further from the truth than that of the ordinary solver."""
     truth = ((path.alpha(times[-1]) * std).square() + path.sigma(times[-1]).square() * variance).sqrt()
     ends = [width(each, path, times, std, variance, patch) for each in (made, build("solver", ORDINARY[made.name]))]
@@ -179,18 +193,27 @@ def test_data_that_hardly_vary_keep_their_width(name: str, diffusion: str, monke
     for path in (PATHS["linear"], PATHS["gvp"], PATHS["ve"]):
         for nfe in (32, 64, 128, 256):
             beyond = excess(made, path, uniform(made.steps(nfe)), STDS, one, monkeypatch)
-            assert beyond.max() < (6 if path.name == "ve" and nfe == 32 else 1.5), f"{path.name} at NFE {nfe}: {beyond.tolist()}"
+            assert beyond.max() < (6 if path.name == "ve" and nfe == 32 else 1.5), (
+                f"{path.name} at NFE {nfe}: {beyond.tolist()}"
+            )
 
 
 @every_solver
 @every_diffusion
-def test_the_width_is_right_whatever_the_data_the_noise_and_the_grid(name: str, diffusion: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_width_is_right_whatever_the_data_the_noise_and_the_grid(
+    name: str, diffusion: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where the bound does much: random widths of both, strengths, ends of the noise and numbers of steps."""
     numbers = np.random.default_rng(0)
     for trial in range(8):
         std, sd = (torch.from_numpy(10 ** numbers.uniform(-3, 0.3, 5)) for _ in range(2))
-        made = solver(name, diffusion=diffusion, scale=10 ** numbers.uniform(-1, 1), t_min=float(numbers.choice([0, 0.04, 0.3])))
-        path, grid = PATHS[numbers.choice(["linear", "gvp"])], build("time_grid", numbers.choice(["uniform", "quadratic", "shifted"]))
+        made = solver(
+            name, diffusion=diffusion, scale=10 ** numbers.uniform(-1, 1), t_min=float(numbers.choice([0, 0.04, 0.3]))
+        )
+        path, grid = (
+            PATHS[numbers.choice(["linear", "gvp"])],
+            build("time_grid", numbers.choice(["uniform", "quadratic", "shifted"])),
+        )
         steps = int(numbers.integers(16, 64))
         beyond = excess(made, path, grid.times(steps, path), std, sd.square(), monkeypatch)
         assert beyond.max() < 4, f"trial {trial}, {made} on {path.name}, {grid.name}, {steps} steps: {beyond.tolist()}"
@@ -226,7 +249,15 @@ def test_a_step_never_brings_more_noise_than_its_end_has(name: str) -> None:
 def test_the_noise_ends_at_its_time(name: str) -> None:
     """Steps that end below t_min draw nothing; nor does the last."""
     field, x = GaussianField(PATHS["linear"]), torch.zeros(3, 1, dtype=torch.float64)
-    for t_min, steps, noisy in ((0.0, 50, 49), (0.04, 25, 24), (0.04, 50, 48), (0.04, 8, 7), (0.3, 10, 7), (0.35, 10, 6), (0.99, 10, 0)):
+    for t_min, steps, noisy in (
+        (0.0, 50, 49),
+        (0.04, 25, 24),
+        (0.04, 50, 48),
+        (0.04, 8, 7),
+        (0.3, 10, 7),
+        (0.35, 10, 6),
+        (0.99, 10, 0),
+    ):
         drawn = torch.Generator().manual_seed(0)
         solver(name, t_min=t_min).integrate(field, x, uniform(steps), drawn)
         counted = torch.Generator().manual_seed(0)
@@ -247,7 +278,9 @@ def test_two_steps_of_euler_maruyama() -> None:
     """x + h (v - w s / 2) + sqrt(w |h|) n, then h v alone."""
     field, x = GaussianField(PATHS["gvp"]), torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None]
     made = solver("euler_maruyama", diffusion="sigma", scale=1.7)
-    reached = made.integrate(field, x, torch.tensor([0.8, 0.5, 0.1], dtype=torch.float64), torch.Generator().manual_seed(4))
+    reached = made.integrate(
+        field, x, torch.tensor([0.8, 0.5, 0.1], dtype=torch.float64), torch.Generator().manual_seed(4)
+    )
     w = 1.7 * math.sin(math.pi / 2 * 0.8)
     velocity, score = field.with_score(x, torch.full((5,), 0.8, dtype=torch.float64))
     x = x - 0.3 * (velocity - w / 2 * score) + scaled_noise(4, [0.3 * w])[0]
@@ -259,7 +292,9 @@ def test_two_steps_of_heun() -> None:
     """Noise, then the mean of two slopes of v - w s / 2, then that of v alone."""
     field, x = GaussianField(PATHS["gvp"]), torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None]
     made = solver("heun_sde", diffusion="sin2", scale=1.3)
-    reached = made.integrate(field, x, torch.tensor([0.8, 0.5, 0.1], dtype=torch.float64), torch.Generator().manual_seed(4))
+    reached = made.integrate(
+        field, x, torch.tensor([0.8, 0.5, 0.1], dtype=torch.float64), torch.Generator().manual_seed(4)
+    )
 
     def drift(x: Tensor, t: float, w: float) -> Tensor:
         velocity, score = field.with_score(x, torch.full((5,), t, dtype=torch.float64))
@@ -277,7 +312,11 @@ def test_two_steps_of_heun() -> None:
 @pytest.mark.parametrize(("name", "ordinary"), [("euler_maruyama", "euler"), ("heun_sde", "heun")])
 def test_without_noise_they_are_the_ordinary_solvers(name: str, ordinary: str) -> None:
     """As the scale vanishes; and in a single step, which draws nothing."""
-    field, x, generator = GaussianField(PATHS["linear"]), torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None], torch.Generator()
+    field, x, generator = (
+        GaussianField(PATHS["linear"]),
+        torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None],
+        torch.Generator(),
+    )
     for steps, scale in ((20, 1e-20), (1, 1.0)):
         expected = build("solver", ordinary).integrate(field, x, uniform(steps), generator)
         reached = solver(name, scale=scale).integrate(field, x, uniform(steps), generator.manual_seed(0))
@@ -316,7 +355,9 @@ def test_diffusion_coefficients_are_the_formulas(
     expected = {"constant": torch.ones_like, "sigma": sigma, "kl": kl, "sin2": lambda t: torch.sin(math.pi * t) ** 2}
     for diffusion in DIFFUSIONS:
         made = solver(name, diffusion=diffusion, scale=scale)
-        torch.testing.assert_close(made.coefficient(INSIDE, path), scale * expected[diffusion](INSIDE), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(
+            made.coefficient(INSIDE, path), scale * expected[diffusion](INSIDE), rtol=1e-9, atol=1e-12
+        )
         assert made.coefficient(INSIDE.float().view(7, 7), path).dtype == torch.float32
         assert made.coefficient(INSIDE.view(7, 7), path).shape == (7, 7)
 
@@ -354,7 +395,9 @@ def test_the_generator_alone_decides(name: str) -> None:
 def test_diffusion_and_scale_change_the_paths(name: str) -> None:
     field, x = GaussianField(PATHS["linear"]), torch.zeros(50, 1, dtype=torch.float64)
     changed = [{"diffusion": diffusion, "scale": scale} for diffusion in DIFFUSIONS for scale in (0.5, 1.0, 2.0)]
-    ends = [solver(name, **fields).integrate(field, x, uniform(64), torch.Generator().manual_seed(1)) for fields in changed]
+    ends = [
+        solver(name, **fields).integrate(field, x, uniform(64), torch.Generator().manual_seed(1)) for fields in changed
+    ]
     for i, end in enumerate(ends):
         for other in ends[:i]:
             assert not torch.allclose(end, other, atol=1e-3)

@@ -25,7 +25,9 @@ def trained(tiny: RunConfig) -> list[Run]:
 
 
 def test_words_become_axes() -> None:
-    axes = sweep.axes_of(["solver=euler,heun", "evaluate.guidance.scale=1,2.5", 'time_grid=uniform,{"name":"shifted","shift":[1,2]}'])
+    axes = sweep.axes_of(
+        ["solver=euler,heun", "evaluate.guidance.scale=1,2.5", 'time_grid=uniform,{"name":"shifted","shift":[1,2]}']
+    )
     assert {path: [value.read() for value in values] for path, values in axes.items()} == {
         "solver": ["euler", "heun"],
         "guidance.scale": [1, 2.5],
@@ -58,7 +60,9 @@ def test_every_way_is_judged_at_what_its_solver_can_spend(trained: list[Run]) ->
     assert plan.one_training
 
 
-def test_a_sweep_trains_nothing_and_gives_what_an_evaluation_gives(trained: list[Run], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_trains_nothing_and_gives_what_an_evaluation_gives(
+    trained: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("harness.runs.train.fit", lambda *_: pytest.fail("trained"))
     plan = sweep.plan_of(trained, sweep.axes_of(["solver=euler,heun"]))
     sweep.sweep(plan, lambda: False)

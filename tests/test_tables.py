@@ -34,13 +34,19 @@ Values = dict[tuple[str, int, int], float]
 
 def planned(base: RunConfig, seeds: int = 4, arms: dict[str, dict[str, Any]] | None = None, nfe: int = 2) -> Plan:
     of = {"a": {"weighting": "uniform"}, "b": {"weighting": "data_end"}, "c": {"weighting": "noise_end"}}
-    study = Study(name="toy", question="Which end?", baseline="a", arms=arms or of, nfe=nfe, smallest_difference=0.05, seeds=seeds)
+    study = Study(
+        name="toy", question="Which end?", baseline="a", arms=arms or of, nfe=nfe, smallest_difference=0.05, seeds=seeds
+    )
     return Plan.of(study, "digits", base, {}, None, [])
 
 
 def made_up(plan: Plan) -> Values:
     rng = np.random.default_rng(0)
-    return {(arm, seed, nfe): MEANS[arm] * math.exp(rng.normal(0, 0.01)) / nfe for arm, seed in plan.trials() for nfe in (1, 2)}
+    return {
+        (arm, seed, nfe): MEANS[arm] * math.exp(rng.normal(0, 0.01)) / nfe
+        for arm, seed in plan.trials()
+        for nfe in (1, 2)
+    }
 
 
 @pytest.fixture
@@ -66,7 +72,9 @@ def written(report: Report, folder: Path) -> dict[str, Path]:
     return {path.suffix: path for path in tables.write(report, folder, COMMAND)}
 
 
-def test_the_csv_has_a_row_for_each_arm_metric_and_nfe(tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path) -> None:
+def test_the_csv_has_a_row_for_each_arm_metric_and_nfe(
+    tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path
+) -> None:
     plan = planned(tiny)
     frame = pd.read_csv(written(reported(plan, made_up(plan)), tmp_path)[".csv"])
     assert frame.columns.tolist() == COLUMNS
@@ -89,7 +97,9 @@ def test_means_spreads_and_minima_are_numpys(tiny: RunConfig, reported: Callable
                 assert got.low < got.difference < got.high
 
 
-def test_verdicts_stand_on_the_primary_rows_alone(tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path) -> None:
+def test_verdicts_stand_on_the_primary_rows_alone(
+    tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path
+) -> None:
     plan = planned(tiny)
     report = reported(plan, made_up(plan))
     assert {arm: row(report, arm).verdict for arm in "abc"} == {"a": "baseline", "b": "better", "c": "tie"}
@@ -113,17 +123,23 @@ def test_p_values_are_adjusted_over_the_arms(tiny: RunConfig, reported: Callable
 
     smaller, larger = (stats.ttest_rel(logs(arm), logs("a")).pvalue for arm in "bc")
     assert smaller < larger
-    assert [row(report, "b").p_value, row(report, "c").p_value] == pytest.approx([2 * smaller, max(2 * smaller, larger)])
+    assert [row(report, "b").p_value, row(report, "c").p_value] == pytest.approx(
+        [2 * smaller, max(2 * smaller, larger)]
+    )
 
 
 def test_two_seeds_decide_nothing_and_the_table_says_why(tiny: RunConfig, reported: Callable[..., Report]) -> None:
     plan = planned(tiny, seeds=2)
     report = reported(plan, made_up(plan))
     assert [row(report, arm).verdict for arm in "bc"] == ["undecided", "undecided"]
-    assert "Undecided: b, c (2 of 2 pairs of seeds have values, a verdict needs 3: more seeds help)." in tables.remarks(report)
+    assert "Undecided: b, c (2 of 2 pairs of seeds have values, a verdict needs 3: more seeds help)." in tables.remarks(
+        report
+    )
 
 
-def test_a_single_seed_is_shown_without_a_spread(tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path) -> None:
+def test_a_single_seed_is_shown_without_a_spread(
+    tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path
+) -> None:
     plan = planned(tiny, seeds=1)
     report = reported(plan, made_up(plan))
     assert row(report, "b").verdict == "undecided"
@@ -131,7 +147,9 @@ def test_a_single_seed_is_shown_without_a_spread(tiny: RunConfig, reported: Call
     assert "nan" not in written(report, tmp_path)[".md"].read_text()
 
 
-def test_a_primary_nfe_that_was_not_measured_is_said(tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path) -> None:
+def test_a_primary_nfe_that_was_not_measured_is_said(
+    tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path
+) -> None:
     plan = planned(tiny, nfe=32)
     report = reported(plan, made_up(plan))
     assert [row(report, arm, 32).verdict for arm in "abc"] == ["baseline", "not compared", "not compared"]
@@ -163,7 +181,9 @@ def test_an_arm_without_values_has_no_verdict(tiny: RunConfig, reported: Callabl
     plan = planned(tiny)
     report = reported(plan, {key: value for key, value in made_up(plan).items() if key[0] != "b"})
     assert (row(report, "b").n, row(report, "b").verdict, row(report, "c").verdict) == (0, "undecided", "tie")
-    assert "Undecided: b (0 of 4 pairs of seeds have values, a verdict needs 3: more seeds help)." in tables.remarks(report)
+    assert "Undecided: b (0 of 4 pairs of seeds have values, a verdict needs 3: more seeds help)." in tables.remarks(
+        report
+    )
     assert "nan" not in written(report, tmp_path)[".md"].read_text()
 
 
@@ -180,13 +200,17 @@ def test_the_files_say_where_they_come_from(tiny: RunConfig, reported: Callable[
     report = reported(plan, made_up(plan))
     files = written(report, tmp_path)
     text = files[".md"].read_text()
-    assert all(words in text for words in (plan.question, f"`{COMMAND}`", plan.digest, "better", "300", *report.commits))
+    assert all(
+        words in text for words in (plan.question, f"`{COMMAND}`", plan.digest, "better", "300", *report.commits)
+    )
     assert len([line for line in text.splitlines() if line.startswith(("| a |", "| b |", "| c |"))]) == 12
     assert f'"plan": "{plan.digest}"' in files[".json"].read_text()
     assert (files[".md"].parent / "../figures/toy-digits.png").resolve() == files[".png"].resolve()
 
 
-def test_every_title_says_in_which_direction_the_metric_is_better(tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path) -> None:
+def test_every_title_says_in_which_direction_the_metric_is_better(
+    tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path
+) -> None:
     plan = planned(tiny)
     report = reported(plan, made_up(plan))
     assert [grid.title for grid in grids.grids(report)] == [
@@ -233,7 +257,9 @@ def test_references_are_judged_once_for_each_metric_and_only_where_there_are_eno
     assert tables.judge_references(other) == {"resampled": {"fid": 1, "kid": 1}, "gaussian": {"fid": 3, "kid": 3}}
 
 
-def test_values_without_a_ratio_leave_an_arm_not_compared(tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path) -> None:
+def test_values_without_a_ratio_leave_an_arm_not_compared(
+    tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path
+) -> None:
     """And the others decided; the table says so and the figure is drawn, with a linear axis."""
     plan = planned(tiny)
     values = made_up(plan) | {("b", 1, 2): -0.01}

@@ -56,7 +56,9 @@ def test_grids_in_time_are_the_same_on_every_path(name: str, steps: int) -> None
 
 
 def test_uniform_steps_are_equal() -> None:
-    torch.testing.assert_close(UniformGrid().times(4, Linear()), torch.tensor([1, 0.75, 0.5, 0.25, 0], dtype=torch.float64))
+    torch.testing.assert_close(
+        UniformGrid().times(4, Linear()), torch.tensor([1, 0.75, 0.5, 0.25, 0], dtype=torch.float64)
+    )
 
 
 @pytest.mark.parametrize("steps", [2, 10, 50])
@@ -84,7 +86,10 @@ def test_edms_levels_are_those_of_karras(rho: float, low: float, high: float) ->
     """Their eq. 5; the first time is 1, whatever the path's level there, and the level after the last is 0."""
     for (name, path), steps in itertools.product(PATHS.items(), [2, 3, 18, 100]):
         times = EDMRho(rho=rho, sigma_min=low, sigma_max=high).times(steps, path)
-        expected = [(high ** (1 / rho) + i / (steps - 1) * (low ** (1 / rho) - high ** (1 / rho))) ** rho for i in range(1, steps)]
+        expected = [
+            (high ** (1 / rho) + i / (steps - 1) * (low ** (1 / rho) - high ** (1 / rho))) ** rho
+            for i in range(1, steps)
+        ]
         assert levels(path, times[1:-1]).tolist() == pytest.approx(expected, rel=1e-7, abs=0), (name, steps)
         assert levels(path, times[-2:-1]).item() == pytest.approx(low, rel=1e-7), (name, steps)
 

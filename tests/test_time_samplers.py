@@ -47,7 +47,13 @@ PARAMETERS = {
     "beta": [{}, {"a": 1, "b": 1.5}, {"a": 0.5, "b": 0.5}, {"a": 2, "b": 5}],
     "u_shaped": [{"a": 0.5}, {}, {"a": 12}],
     "edm_lognormal": [{}, {"mean": 0, "std": 1}, {"mean": -1.1, "std": 2}],
-    "shifted": [{}, {"shift": 0.5}, {"of": "logit_normal"}, {"shift": 2, "of": {"name": "power", "p": 2}}, {"of": "edm_lognormal"}],
+    "shifted": [
+        {},
+        {"shift": 0.5},
+        {"of": "logit_normal"},
+        {"shift": 2, "of": {"name": "power", "p": 2}},
+        {"of": "edm_lognormal"},
+    ],
 }
 SPECS = [{"name": name, **fields} for name, several in PARAMETERS.items() for fields in several]
 SAMPLERS = {"-".join(map(str, spec.values())): build("time_sampler", spec) for spec in SPECS}
@@ -138,17 +144,25 @@ SCIPY = {
 
 @pytest.mark.parametrize("stratify", [False, True])
 @pytest.mark.parametrize(("sampler", "distribution_function"), SCIPY.values(), ids=SCIPY)
-def test_draws_follow_scipys_distribution(sampler: TimeSampler, distribution_function: Callable, stratify: bool) -> None:
+def test_draws_follow_scipys_distribution(
+    sampler: TimeSampler, distribution_function: Callable, stratify: bool
+) -> None:
     t = draw(dataclasses.replace(sampler, stratify=stratify), seed=2)
     with np.errstate(divide="ignore"):
         assert distance(t, distribution_function) < (EVEN if stratify else INDEPENDENT)
 
 
 @every_sampler
-def test_draws_are_finite_at_the_ends_of_the_random_numbers(sampler: TimeSampler, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_draws_are_finite_at_the_ends_of_the_random_numbers(
+    sampler: TimeSampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for value in (0.0, 1 - 2**-24):  # all that torch.rand can give lies between
         monkeypatch.setattr(torch, "rand", lambda n, value=value, **_: torch.full((n,), value))
-        for t in (draw(sampler, 8), draw(stratified(sampler), 8), sampler.quantile(torch.tensor([value], dtype=torch.float64))):
+        for t in (
+            draw(sampler, 8),
+            draw(stratified(sampler), 8),
+            sampler.quantile(torch.tensor([value], dtype=torch.float64)),
+        ):
             assert ((t >= 0) & (t <= 1)).all()
 
 
@@ -165,7 +179,9 @@ def test_stratified_draws_fall_one_into_each_interval_in_random_order(sampler: T
         assert n == 1 or not torch.equal(t.argsort(), draw(stratified(sampler), n, seed=4).argsort()), n
 
 
-@pytest.mark.parametrize("sampler", [Uniform(), Uniform(stratify=True), LowDiscrepancy()], ids=["plain", "stratified", "low_discrepancy"])
+@pytest.mark.parametrize(
+    "sampler", [Uniform(), Uniform(stratify=True), LowDiscrepancy()], ids=["plain", "stratified", "low_discrepancy"]
+)
 @pytest.mark.parametrize("n", [7, 128, 1000])
 def test_the_random_numbers_stay_below_one(sampler: TimeSampler, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As `uniforms` says, at the largest number that torch.rand can give too."""
@@ -179,7 +195,9 @@ def test_stratified_is_uniform_stratified() -> None:
     assert draw(Stratified(), 16).mul(16).floor().sort().values.tolist() == list(range(16))
 
 
-@pytest.mark.parametrize("of", [Uniform(), LogitNormal(mean=1), EDMLogNormal()], ids=["uniform", "logit_normal", "edm_lognormal"])
+@pytest.mark.parametrize(
+    "of", [Uniform(), LogitNormal(mean=1), EDMLogNormal()], ids=["uniform", "logit_normal", "edm_lognormal"]
+)
 def test_low_discrepancy_draws_are_equally_spaced_quantiles(of: TimeSampler) -> None:
     sampler = LowDiscrepancy(of=of)
     u = sampler.uniforms(64, torch.Generator().manual_seed(1), "cpu").sort().values
@@ -227,7 +245,9 @@ def test_the_generator_alone_decides(sampler: TimeSampler) -> None:
 
 def test_even_draws_lower_the_variance_of_a_mean() -> None:
     for even in (Stratified(), LowDiscrepancy()):
-        spread = [torch.stack([draw(sampler, 32, seed).mean() for seed in range(200)]).std() for sampler in (even, Uniform())]
+        spread = [
+            torch.stack([draw(sampler, 32, seed).mean() for seed in range(200)]).std() for sampler in (even, Uniform())
+        ]
         assert spread[0] < spread[1] / 4
 
 
@@ -249,14 +269,18 @@ def test_the_correction_belongs_to_the_outermost(outer: type) -> None:
     torch.testing.assert_close(sampler.correction(t), 1 / sampler.density(t))
 
 
-@pytest.mark.parametrize("of", [Uniform(), LogitNormal(), Beta(), EDMLogNormal()], ids=["uniform", "logit_normal", "beta", "edm_lognormal"])
+@pytest.mark.parametrize(
+    "of", [Uniform(), LogitNormal(), Beta(), EDMLogNormal()], ids=["uniform", "logit_normal", "beta", "edm_lognormal"]
+)
 @pytest.mark.parametrize("shift", [0.3, 1.0, 3.0])
 def test_shifted_multiplies_the_level_of_the_linear_path(of: TimeSampler, shift: float) -> None:
     """sigma / alpha = t / (1 - t) grows by the shift (SD3, eq. 23)."""
     u = torch.linspace(0.001, 0.999, 99, dtype=torch.float64)
     t, s = Shifted(shift=shift, of=of).quantile(u), of.quantile(u)
     torch.testing.assert_close(t / (1 - t), shift * s / (1 - s))
-    torch.testing.assert_close(draw(Shifted(shift=shift, of=of), 50), shift * (s := draw(of, 50)) / (1 + (shift - 1) * s))
+    torch.testing.assert_close(
+        draw(Shifted(shift=shift, of=of), 50), shift * (s := draw(of, 50)) / (1 + (shift - 1) * s)
+    )
 
 
 @every_path
@@ -267,13 +291,19 @@ def test_samplers_hand_the_path_on(path: Interpolant) -> None:
     torch.testing.assert_close(LowDiscrepancy(of=inner).quantile(u, path), t)
     torch.testing.assert_close(LowDiscrepancy(of=inner).density(t, path), inner.density(t, path))
     torch.testing.assert_close(Shifted(shift=2, of=inner).quantile(u, path), 2 * t / (1 + t))
-    torch.testing.assert_close(Shifted(shift=2, of=inner).density(2 * t / (1 + t), path), inner.density(t, path) * (1 + t) ** 2 / 2)
+    torch.testing.assert_close(
+        Shifted(shift=2, of=inner).density(2 * t / (1 + t), path), inner.density(t, path) * (1 + t) ** 2 / 2
+    )
 
 
 @every_sampler
 def test_no_interpolant_means_the_linear_one(sampler: TimeSampler) -> None:
     t = torch.linspace(0.01, 0.99, 9, dtype=torch.float64)
-    for function in (sampler.quantile, sampler.density, dataclasses.replace(sampler, importance_correct=True).correction):
+    for function in (
+        sampler.quantile,
+        sampler.density,
+        dataclasses.replace(sampler, importance_correct=True).correction,
+    ):
         assert torch.equal(function(t), function(t, Linear()))
     assert torch.equal(draw(sampler, 9), draw(sampler, 9, path=Linear()))
 
@@ -337,7 +367,10 @@ def test_the_quantiles_of_levels_run_from_end_to_end(path: Interpolant) -> None:
 @every_sampler
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_correction_is_one_over_the_density_with_a_floor(sampler: TimeSampler, dtype: torch.dtype) -> None:
-    t = torch.tensor([0, torch.finfo(dtype).tiny, 1e-12, 1e-6, *np.linspace(0.01, 0.99, 21), 1 - torch.finfo(dtype).eps, 1], dtype=dtype)
+    t = torch.tensor(
+        [0, torch.finfo(dtype).tiny, 1e-12, 1e-6, *np.linspace(0.01, 0.99, 21), 1 - torch.finfo(dtype).eps, 1],
+        dtype=dtype,
+    )
     assert torch.equal(sampler.correction(t), torch.ones_like(t))
     for floor in (1e-3, 0.5):
         correction = dataclasses.replace(sampler, importance_correct=True, density_floor=floor).correction(t)
@@ -405,7 +438,9 @@ def test_cosmap_is_sd3s() -> None:
     f = 1 - 1 / (np.tan(math.pi / 2 * U) + 1)
     np.testing.assert_allclose(quantiles(CosMap(), U), f, atol=1e-12)
     np.testing.assert_allclose(density(CosMap(), U), 2 / (math.pi - 2 * math.pi * U + 2 * math.pi * U**2), rtol=1e-12)
-    np.testing.assert_allclose(np.log(f / (1 - f)), np.log(np.tan(math.pi / 2 * U)), atol=1e-10)  # the cosine schedule's level
+    np.testing.assert_allclose(
+        np.log(f / (1 - f)), np.log(np.tan(math.pi / 2 * U)), atol=1e-10
+    )  # the cosine schedule's level
 
 
 @pytest.mark.parametrize(("m", "s"), [(0, 1), (-0.5, 1), (0.5, 0.6), (1, 2)])
@@ -420,7 +455,9 @@ def test_u_shaped_is_the_papers(a: float) -> None:
     expected = (np.exp(a * U) + np.exp(a * (1 - U))) * a / (2 * (math.exp(a) - 1))
     np.testing.assert_allclose(density(UShaped(a=a), U), expected, rtol=1e-10)
     t = quantiles(UShaped(a=a), U)
-    np.testing.assert_allclose((np.exp(a * t) - np.exp(a * (1 - t)) + math.exp(a) - 1) / (2 * (math.exp(a) - 1)), U, atol=1e-12)
+    np.testing.assert_allclose(
+        (np.exp(a * t) - np.exp(a * (1 - t)) + math.exp(a) - 1) / (2 * (math.exp(a) - 1)), U, atol=1e-12
+    )
     # as their code draws it: t or 1 - t, t from exp(a t)
     rng = np.random.default_rng(0)
     ends = np.log1p(rng.random(N) * (math.exp(a) - 1)) / a

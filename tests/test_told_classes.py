@@ -37,7 +37,12 @@ SPREADS = {"eight_gaussians": 0.1, "gaussian_mixture": 0.3}
 
 
 def configured(dataset: str, dropout: float | None, **more: Any) -> RunConfig:
-    changes = {"dataset": dataset, "objective.label_dropout": dropout, "train.device": "cpu", "train.batch_size": HELD_OUT}
+    changes = {
+        "dataset": dataset,
+        "objective.label_dropout": dropout,
+        "train.device": "cpu",
+        "train.batch_size": HELD_OUT,
+    }
     return override(load_scale("points"), {**changes, "evaluate.batch_size": 500, **more})
 
 
@@ -63,7 +68,9 @@ class ExactField(nn.Module):
 def held_out_losses(config: RunConfig, folder: Path, seeds: int) -> list[float]:
     """Of the exact field, by seed."""
     callbacks = Callbacks(lambda line: None, lambda *_: {}, lambda text: None, lambda: False)
-    training = Training(config.train, 0, ExactField(config), Objective(config, {}), load(config.dataset), folder, callbacks, ALONE)
+    training = Training(
+        config.train, 0, ExactField(config), Objective(config, {}), load(config.dataset), folder, callbacks, ALONE
+    )
     losses = []
     for training.seed in range(seeds):
         losses.append(training.held_out_loss())
@@ -98,7 +105,9 @@ def test_paths_of_the_exact_field_of_each_class_are_as_straight_as_their_integra
         slope = quad(lambda t, s=s: ((t - (1 - t) * s**2) / math.hypot((1 - t) * s, t) - (1 - s)) ** 2, 0, 1)[0]
         expected = slope * x1.square().sum(1).mean() / (mean - (1 - s) * x1).square().sum(1).mean()
         assert straightness(path)["straightness"] == pytest.approx(expected.item(), rel=0.05), dataset
-        assert spread(path[-1], data.encode(data.train[torch.arange(len(data.train))])) == pytest.approx(1, abs=0.05), dataset
+        assert spread(path[-1], data.encode(data.train[torch.arange(len(data.train))])) == pytest.approx(1, abs=0.05), (
+            dataset
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +130,9 @@ class StrictModule(Network):
         self.hidden_in_training = hidden_in_training
         self.linear, self.classes = nn.Linear(features + 1, features), nn.Embedding(num_classes + 1, features)
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, *, r: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, y: Tensor | None = None, *, r: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         assert y is not None
         assert (y >= 0).all() or (self.training and self.hidden_in_training)
         return self.linear(torch.cat([x, t[:, None]], 1)) + self.classes(y + 1)
@@ -136,7 +147,9 @@ def test_no_part_of_a_run_asks_for_a_class_that_sampling_never_asks_for(dropout:
         "evaluate.num_reference": None,
         "evaluate.metrics": [{"name": name, "samples": 20} for name in ("straightness", "curvature", "transport_cost")],
     }  # fmt: skip
-    config = dataclasses.replace(configured("eight_gaussians", dropout), backbone=Strict(hidden_in_training=dropout > 0))
+    config = dataclasses.replace(
+        configured("eight_gaussians", dropout), backbone=Strict(hidden_in_training=dropout > 0)
+    )
     student = override(config, changes)
     looks = list[int]()
 
@@ -160,7 +173,11 @@ def test_rows_are_of_every_class_as_often_as_it_comes() -> None:
         sizes = torch.randint(1, 200, (kinds,), generator=random)
         classes = torch.arange(kinds).repeat_interleave(sizes)
         total = len(classes)
-        for order in (torch.arange(total), torch.arange(total).view(-1).flip(0), torch.randperm(total, generator=random)):
+        for order in (
+            torch.arange(total),
+            torch.arange(total).view(-1).flip(0),
+            torch.randperm(total, generator=random),
+        ):
             for number in {min(kinds, total), min(128, total), total}:
                 rows = of_every_class(classes[order], number)
                 assert len(rows.unique()) == number
@@ -179,10 +196,21 @@ def test_the_held_out_samples_looked_at_are_of_every_class(tmp_path: Path) -> No
     classes, held_out_classes = torch.arange(10).repeat(20), torch.arange(5120) % 10
     held_out_classes = held_out_classes[: 511 * 10 + 1]
     held = torch.randn(len(held_out_classes), 2)
-    in_turn = dataclasses.replace(data, train=torch.randn(200, 2), classes=classes, held_out=held, held_out_classes=held_out_classes)
+    in_turn = dataclasses.replace(
+        data, train=torch.randn(200, 2), classes=classes, held_out=held, held_out_classes=held_out_classes
+    )
 
     class Recorded(Objective):
-        def task(self, x0: Tensor, seed: int, step: int, y: Tensor | None = None, t: Tensor | None = None, *, hide: bool = True) -> Any:
+        def task(
+            self,
+            x0: Tensor,
+            seed: int,
+            step: int,
+            y: Tensor | None = None,
+            t: Tensor | None = None,
+            *,
+            hide: bool = True,
+        ) -> Any:
             assert y is not None
             seen.append(y)
             return super().task(x0, seed, step, y, t, hide=hide)

@@ -23,7 +23,9 @@ TABLES = Path(__file__).parent.parent / "results" / "tables"
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> Any:
     module = load_file(studies_folder() / "toy.py", "toy")
-    monkeypatch.setattr(module, "TRAIN", module.override(module.TRAIN, {"steps": 200, "batch_size": 64, "warmup_steps": 10}))
+    monkeypatch.setattr(
+        module, "TRAIN", module.override(module.TRAIN, {"steps": 200, "batch_size": 64, "warmup_steps": 10})
+    )
     monkeypatch.setattr(module, "names", lambda family: ["linear"])
     monkeypatch.setattr(module, "PREDICTIONS", ("velocity", "edm"))
     monkeypatch.setattr(module, "load", lambda dataset: load(module.override(dataset, {"number": 2500})))

@@ -49,7 +49,9 @@ def run(tiny: RunConfig, score: Any) -> Run:
 def made_up(config: RunConfig, score: Any) -> Run:
     run, every = Run.of(config), config.train.log_every
     write_json(run.folder / "config.json", to_dict(config))
-    write_json(run.folder / "environment.json", {"commits": ["abc"], "machine": {}, "parameters": 123, "weight_mean": 0.5})
+    write_json(
+        run.folder / "environment.json", {"commits": ["abc"], "machine": {}, "parameters": 123, "weight_mean": 0.5}
+    )
     with open(run.folder / "metrics.jsonl", "w") as file:
         for step in range(every, config.train.steps + 1, every):
             file.write(json.dumps({"step": step, "time": 1.75e9 + step, **dict.fromkeys(CURVES, step / 8)}) + "\n")
@@ -82,7 +84,9 @@ WHOLE = {name: [(step, step / 8) for step in range(2, 13, 2)] for name in CURVES
 
 
 def test_all_that_a_run_holds_arrives(mirror: Mirror, run: Run) -> None:
-    parent = mirror.record(results_folder() / "local" / "studies" / "toy", "toy", {"question": "Which?"}, {"plan": "123"})
+    parent = mirror.record(
+        results_folder() / "local" / "studies" / "toy", "toy", {"question": "Which?"}, {"plan": "123"}
+    )
     sent = record(mirror, run, **{"arm": "a", "mlflow.parentRunId": parent.run_id})
     sent.send_run(run, protocol_of(run))
     sent.set_status("FINISHED")
@@ -103,7 +107,9 @@ def test_all_that_a_run_holds_arrives(mirror: Mirror, run: Run) -> None:
 def test_the_looks_of_a_search_are_a_curve_and_a_run_that_it_gave_up_is_ended(mirror: Mirror, run: Run) -> None:
     looks = [{"step": step, "time": 1.75e9 + step, "nfe": 2, "values": {"fid": 60.0 - step}} for step in (3, 6)]
     digests = protocol_of(run).digest, "0123456789ab"
-    (run.folder / "rungs.jsonl").write_text("".join(json.dumps({**look, "protocol": d}) + "\n" for look in looks for d in digests))
+    (run.folder / "rungs.jsonl").write_text(
+        "".join(json.dumps({**look, "protocol": d}) + "\n" for look in looks for d in digests)
+    )
     sent = record(mirror, run)
     for _ in range(2):
         sent.send_run(run, protocol_of(run))
@@ -185,7 +191,11 @@ def test_where_training_went_back_is_sent_however_long_the_curves(mirror: Mirror
 
 def test_what_a_kill_left_running_is_closed(mirror: Mirror, run: Run, tiny: RunConfig, score: Any) -> None:
     alive = made_up(override(tiny, {"seed": 1}), score)
-    dead, living, ended = record(mirror, run), record(mirror, alive), mirror.record(run.folder, "ended", {}, {}, key="ended")
+    dead, living, ended = (
+        record(mirror, run),
+        record(mirror, alive),
+        mirror.record(run.folder, "ended", {}, {}, key="ended"),
+    )
     ended.set_status("FINISHED")
     with alive.lock():
         mirror.close_dead()
@@ -198,7 +208,9 @@ def test_what_a_kill_left_running_is_closed(mirror: Mirror, run: Run, tiny: RunC
 
 
 @pytest.mark.parametrize("uri", ["sqlite:///{file}/mlflow.db", "http://127.0.0.1:9", "nonsense://x"])
-def test_a_store_that_cannot_be_reached_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+def test_a_store_that_cannot_be_reached_is_said_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
     (tmp_path / "file").touch()
     uri = uri.format(file=tmp_path / "file")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)

@@ -116,7 +116,16 @@ def test_the_order_depends_on_seed_and_step_alone() -> None:
 
 @pytest.mark.parametrize(
     ("step", "rate"),
-    [(0, 0.1), (4, 0.5), (9, 1), (10, 1), (35, 0.5 + math.sqrt(2) / 4), (60, 0.5), (85, 0.5 - math.sqrt(2) / 4), (110, 0)],
+    [
+        (0, 0.1),
+        (4, 0.5),
+        (9, 1),
+        (10, 1),
+        (35, 0.5 + math.sqrt(2) / 4),
+        (60, 0.5),
+        (85, 0.5 - math.sqrt(2) / 4),
+        (110, 0),
+    ],
 )
 def test_the_rate_rises_linearly_and_falls_by_a_cosine(step: int, rate: float) -> None:
     config = TrainConfig(steps=110, warmup_steps=10, learning_rate=1)
@@ -207,7 +216,9 @@ def test_one_bad_step_is_not_taken_and_not_forgotten(tiny: RunConfig, tmp_path: 
 
 
 def test_no_checkpoint_is_written_over_a_bad_step(tiny: RunConfig, tmp_path: Path) -> None:
-    session = Session(override(tiny, {"train.log_every": 12}), tmp_path, wrap=lambda network: Poisoned(network, range(4, 5)))
+    session = Session(
+        override(tiny, {"train.log_every": 12}), tmp_path, wrap=lambda network: Poisoned(network, range(4, 5))
+    )
     with pytest.raises(Diverged, match="by step 6"):
         session.fit()
     assert [path.name[:9] for path in tmp_path.glob("*.safetensors")] == ["000000003"]
@@ -266,7 +277,16 @@ def test_each_line_has_what_the_coupling_did(tiny: RunConfig, tmp_path: Path) ->
     losses: list[float] = []
 
     class Recorded(Objective):
-        def task(self, x0: Tensor, seed: int, step: int, y: Tensor | None = None, t: Tensor | None = None, *, hide: bool = True) -> Task:
+        def task(
+            self,
+            x0: Tensor,
+            seed: int,
+            step: int,
+            y: Tensor | None = None,
+            t: Tensor | None = None,
+            *,
+            hide: bool = True,
+        ) -> Task:
             made = super().task(x0, seed, step, y, t, hide=hide)._replace(coupling_seconds=float(len(tasks)))
             if t is None and step >= 0:
                 tasks.append(made)
@@ -283,7 +303,9 @@ def test_each_line_has_what_the_coupling_did(tiny: RunConfig, tmp_path: Path) ->
     fit(config.train, 0, config.backbone.build(data.shape), Recorded(config, {}), data, tmp_path, callbacks)
     assert [line["step"] for line in lines] == [5, 10, 12]
     for line, rows in zip(lines, (slice(0, 5), slice(5, 10), slice(10, 12)), strict=True):
-        assert line["transport_cost"] == pytest.approx(np.mean([task.transport_cost.item() for task in tasks[rows]]), rel=1e-6)
+        assert line["transport_cost"] == pytest.approx(
+            np.mean([task.transport_cost.item() for task in tasks[rows]]), rel=1e-6
+        )
         assert line["coupling_seconds"] == pytest.approx(np.mean([task.coupling_seconds for task in tasks[rows]]))
         assert line["loss"] == pytest.approx(np.mean(losses[rows]), rel=1e-6)
 
@@ -292,7 +314,16 @@ def test_the_classes_of_the_batch_reach_the_objective(tiny: RunConfig, tmp_path:
     data, seen = load(tiny.dataset), list[tuple[Tensor, Tensor | None]]()
 
     class Recorded(Objective):
-        def task(self, x0: Tensor, seed: int, step: int, y: Tensor | None = None, t: Tensor | None = None, *, hide: bool = True) -> Task:
+        def task(
+            self,
+            x0: Tensor,
+            seed: int,
+            step: int,
+            y: Tensor | None = None,
+            t: Tensor | None = None,
+            *,
+            hide: bool = True,
+        ) -> Task:
             if t is None and step >= 0:
                 seen.append((x0, y))
             return super().task(x0, seed, step, y, t, hide=hide)
@@ -300,7 +331,15 @@ def test_the_classes_of_the_batch_reach_the_objective(tiny: RunConfig, tmp_path:
     callbacks = Callbacks(lambda _: None, lambda *_: {}, lambda _: None, lambda: False)
     for given in (data, dataclasses.replace(data, classes=None, held_out_classes=None)):
         seen.clear()
-        fit(tiny.train, 0, tiny.backbone.build(data.shape), Recorded(tiny, {}), given, tmp_path / str(given is data), callbacks)
+        fit(
+            tiny.train,
+            0,
+            tiny.backbone.build(data.shape),
+            Recorded(tiny, {}),
+            given,
+            tmp_path / str(given is data),
+            callbacks,
+        )
         order = DataOrder(len(data.train), tiny.train.batch_size, 0)
         assert len(seen) == tiny.train.steps
         for number, (x0, y) in enumerate(seen):
@@ -309,7 +348,9 @@ def test_the_classes_of_the_batch_reach_the_objective(tiny: RunConfig, tmp_path:
             assert y is None if given.classes is None else torch.equal(y, given.classes[rows])  # type: ignore[arg-type]
 
 
-def test_after_a_divergence_training_goes_on_from_the_last_checkpoint_with_half_the_rate(tiny: RunConfig, tmp_path: Path) -> None:
+def test_after_a_divergence_training_goes_on_from_the_last_checkpoint_with_half_the_rate(
+    tiny: RunConfig, tmp_path: Path
+) -> None:
     config = override(tiny, {"train.log_every": 3, "train.on_divergence": "restore_and_lower_lr"})
     session = Session(config, tmp_path, wrap=lambda network: Poisoned(network, range(4, 5)))
     final = session.fit()
@@ -325,12 +366,21 @@ def test_training_gives_up_once_the_rate_is_too_low(tiny: RunConfig, tmp_path: P
     session = Session(config, tmp_path, wrap=lambda network: Poisoned(network, range(10**6)))
     with pytest.raises(Diverged):
         session.fit()
-    assert [line.rpartition("with ")[2].split()[0] for line in session.said] == ["0.5", "0.25", "0.125", "0.0625", "0.03125"]
+    assert [line.rpartition("with ")[2].split()[0] for line in session.said] == [
+        "0.5",
+        "0.25",
+        "0.125",
+        "0.0625",
+        "0.03125",
+    ]
 
 
 def test_a_lowered_rate_survives_a_stop(tiny: RunConfig, tmp_path: Path) -> None:
     config = override(tiny, {"train.log_every": 3, "train.on_divergence": "restore_and_lower_lr"})
-    whole, broken = (Session(config, tmp_path / name, wrap=lambda network: Poisoned(network, range(4, 5))) for name in ("whole", "broken"))
+    whole, broken = (
+        Session(config, tmp_path / name, wrap=lambda network: Poisoned(network, range(4, 5)))
+        for name in ("whole", "broken")
+    )
     expected = whole.fit()
     with pytest.raises(Stopped):
         broken.fit(9)
@@ -370,7 +420,9 @@ def _counted(network: nn.Module, count: Callable[..., None]) -> nn.Module:
     return network
 
 
-def test_the_network_is_compiled_in_the_mode_asked_for(tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_network_is_compiled_in_the_mode_asked_for(
+    tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     modes = list[str]()
     monkeypatch.setattr(torch, "compile", lambda network, mode: modes.append(mode) or network)
     Session(tiny, tmp_path / "off").fit()
@@ -442,7 +494,9 @@ def test_a_resumed_optimizer_lies_in_memory_as_its_weights_do(tiny: RunConfig, t
         session.fit(5)
 
     def wrap(network: nn.Module) -> nn.Module:
-        network.register_forward_pre_hook(lambda *_: seen.append(all(s.stride() == p.stride() for p, s in moments(made[0]))))
+        network.register_forward_pre_hook(
+            lambda *_: seen.append(all(s.stride() == p.stride() for p, s in moments(made[0])))
+        )
         return network
 
     def moments(optimizer: torch.optim.Optimizer) -> list[tuple[Tensor, Tensor]]:
@@ -451,7 +505,11 @@ def test_a_resumed_optimizer_lies_in_memory_as_its_weights_do(tiny: RunConfig, t
     made = list[torch.optim.Optimizer]()
     build = type(session.config.train.optimizer).build
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(session.config.train.optimizer), "build", lambda self, weights: made.append(build(self, weights)) or made[0])
+        patch.setattr(
+            type(session.config.train.optimizer),
+            "build",
+            lambda self, weights: made.append(build(self, weights)) or made[0],
+        )
         session.wrap = wrap
         session.fit()
     assert seen

@@ -44,7 +44,9 @@ def test_committed_tables_hold_every_arm_and_seed_of_their_study(table: Path) ->
     rows = pd.read_csv(table)
     primary = rows[rows.primary]
     assert list(primary.arm) == list(study.arms)
-    adaptive = {arm for arm, changes in study.arms.items() if changes.get("evaluate.nfe") == [0]}  # judged at calls of their own
+    adaptive = {
+        arm for arm, changes in study.arms.items() if changes.get("evaluate.nfe") == [0]
+    }  # judged at calls of their own
     assert set(primary[~primary.arm.isin(adaptive)].n) == {study.seeds}
     measured = rows[(rows.nfe == 0) & (rows.n > 0)]
     assert (set(measured.arm), set(measured.n) | {study.seeds}) == (adaptive, {study.seeds})

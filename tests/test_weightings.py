@@ -17,7 +17,17 @@ from torch import Tensor
 
 from harness.components.interpolants import DDPM, GVP, Interpolant, Linear, Scaled
 from harness.components.predictions import NoisePrediction, Velocity
-from harness.components.time_samplers import Beta, CosMap, EDMLogNormal, LogitNormal, LowDiscrepancy, Power, Shifted, TimeSampler, Uniform
+from harness.components.time_samplers import (
+    Beta,
+    CosMap,
+    EDMLogNormal,
+    LogitNormal,
+    LowDiscrepancy,
+    Power,
+    Shifted,
+    TimeSampler,
+    Uniform,
+)
 from harness.components.weightings import (
     EDM,
     P2,
@@ -177,7 +187,9 @@ def test_edms_weight_is_one_on_edms_output(path: Interpolant, sigma_data: float,
 def test_weights_are_finite_and_not_negative_up_to_both_ends(weighting: Weighting) -> None:
     for (name, path), dtype in itertools.product(PATHS.items(), [torch.float32, torch.float64]):
         least, below_one = torch.finfo(dtype).tiny, 1 - torch.finfo(dtype).eps / 2
-        t = torch.tensor([0, least, 1e-12, 1e-6, *torch.linspace(0.01, 0.999, 50).tolist(), 1 - 1e-6, below_one, 1], dtype=dtype)
+        t = torch.tensor(
+            [0, least, 1e-12, 1e-6, *torch.linspace(0.01, 0.999, 50).tolist(), 1 - 1e-6, below_one, 1], dtype=dtype
+        )
         w = weighting.weight(t, path)
         assert (w.shape, w.dtype) == (t.shape, dtype), name
         assert w.isfinite().all(), (name, dtype)
@@ -191,7 +203,14 @@ every_clamp = pytest.mark.parametrize(("weighting", "end"), CLAMPED.values(), id
 
 
 def test_weights_without_a_bound_are_clamped() -> None:
-    assert set(CLAMPED) == {"inverse_snr.t_max", "snr.t_min", "truncated_snr.t_min", "edm.t_min", "likelihood.t_min", "likelihood.t_max"}
+    assert set(CLAMPED) == {
+        "inverse_snr.t_max",
+        "snr.t_min",
+        "truncated_snr.t_min",
+        "edm.t_min",
+        "likelihood.t_min",
+        "likelihood.t_max",
+    }
 
 
 @every_clamp
@@ -255,7 +274,21 @@ def test_the_expectation_is_the_integral_over_the_time_density(weighting: Weight
         w, p = weighting.weight(t, PATHS[path]).item(), sampler.density(t, PATHS[path]).item()
         return w * p / max(p, sampler.density_floor) if sampler.importance_correct else w * p
 
-    cuts = [0, 1e-4, 1e-3, 0.01, 0.05, 0.2, 0.3090169943749474, 0.5, 0.8, 0.98, 0.99, 0.999, 1]  # with the kinks of clamps, gamma and floor
+    cuts = [
+        0,
+        1e-4,
+        1e-3,
+        0.01,
+        0.05,
+        0.2,
+        0.3090169943749474,
+        0.5,
+        0.8,
+        0.98,
+        0.99,
+        0.999,
+        1,
+    ]  # with the kinks of clamps, gamma and floor
     integral = sum(quad(integrand, low, high, epsrel=1e-6, limit=100)[0] for low, high in itertools.pairwise(cuts))
     assert weighting.expectation(sampler, PATHS[path]) == pytest.approx(integral, rel=5e-3 if times in STEEP else 1e-4)
 
@@ -264,7 +297,9 @@ def test_the_expectation_is_the_integral_over_the_time_density(weighting: Weight
 def test_a_correction_without_a_floor_gives_the_mean_over_uniform_times(weighting: Weighting) -> None:
     corrected = weighting.expectation(Shifted(importance_correct=True), Linear())
     assert corrected == pytest.approx(weighting.expectation(Uniform(), Linear()), rel=1e-4)
-    assert weighting.expectation(Shifted(), Linear()) != pytest.approx(corrected, rel=1e-3) or weighting.name == "uniform"
+    assert (
+        weighting.expectation(Shifted(), Linear()) != pytest.approx(corrected, rel=1e-3) or weighting.name == "uniform"
+    )
 
 
 # what weights may and may not change

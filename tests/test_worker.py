@@ -20,7 +20,9 @@ ALL = {("a", 0), ("b", 0), ("a", 1), ("b", 1)}
 @pytest.fixture
 def plan(tiny: RunConfig) -> Plan:
     arms = {"a": {"weighting": "uniform"}, "b": {"weighting": "data_end"}}
-    return Plan.of(Study(name="toy", question="Which?", baseline="a", arms=arms, seeds=2, nfe=2), "digits", tiny, {}, None, [])
+    return Plan.of(
+        Study(name="toy", question="Which?", baseline="a", arms=arms, seeds=2, nfe=2), "digits", tiny, {}, None, []
+    )
 
 
 def states(board: Board) -> Counter[tuple[str, int, str]]:
@@ -113,7 +115,9 @@ def test_a_trial_that_failed_for_a_reason_is_not_tried_again(plan: Plan) -> None
         fail(board, trial)
     board = Board(plan)
     board.refill()
-    assert states(board) == Counter({(*key(trial), "FAIL"): 1} | {(*other, "WAITING"): 1 for other in ALL - {key(trial)}})
+    assert states(board) == Counter(
+        {(*key(trial), "FAIL"): 1} | {(*other, "WAITING"): 1 for other in ALL - {key(trial)}}
+    )
     assert board.failures() == {key(trial): "it diverged"}
 
 
@@ -137,7 +141,9 @@ def test_a_trial_whose_run_is_gone_is_put_in_again(plan: Plan, score: Any, faile
 
 
 @pytest.mark.parametrize(("measured", "value"), [({1: 9.0, 2: 7.0}, 7.0), ({1: 9.0, 4: 5.0}, 5.0)])
-def test_a_plan_is_finished_when_every_trial_has_ended(plan: Plan, score: Any, measured: dict[int, float], value: float) -> None:
+def test_a_plan_is_finished_when_every_trial_has_ended(
+    plan: Plan, score: Any, measured: dict[int, float], value: float
+) -> None:
     arms = {name: override(config, {"evaluate.nfe": list(measured)}) for name, config in plan.arms.items()}
     plan = dataclasses.replace(plan, arms=arms)
     board = Board(plan)
@@ -161,6 +167,8 @@ def test_a_plan_is_finished_when_every_trial_has_ended(plan: Plan, score: Any, m
 def test_a_changed_plan_begins_its_own_board(plan: Plan, tiny: RunConfig) -> None:
     board = Board(plan)
     board.refill()
-    study = Study(name="toy", question="Which?", baseline="a", arms={"a": {}, "b": {"weighting": "min_snr"}}, seeds=2, nfe=2)
+    study = Study(
+        name="toy", question="Which?", baseline="a", arms={"a": {}, "b": {"weighting": "min_snr"}}, seeds=2, nfe=2
+    )
     other = Board(Plan.of(study, "digits", tiny, {}, None, []))
     assert (states(other), other.folder == board.folder) == (Counter(), False)

@@ -26,7 +26,9 @@ def ui(options: argparse.Namespace) -> None:
             probe.bind((options.host, options.port))
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise UserError(f"--port: {options.host}:{options.port} cannot be used ({reason}). Choose another, like --port 5001.") from None
+            raise UserError(
+                f"--port: {options.host}:{options.port} cannot be used ({reason}). Choose another, like --port 5001."
+            ) from None
     Mirror("train").close_dead()
     arguments = [
         *("--host", options.host, "--port", str(options.port), "--workers", "1"),

@@ -29,7 +29,9 @@ def list_components(options: argparse.Namespace) -> None:
         return
     console = Console()
     for family, members in families.items():
-        table = Table("name", "about", "parameters", "source", title=family, title_justify="left", show_lines=True, expand=True)
+        table = Table(
+            "name", "about", "parameters", "source", title=family, title_justify="left", show_lines=True, expand=True
+        )
         for member in members:
             parameters = "\n".join(f"{name} = {_default(value)}" for name, value in member["parameters"].items())
             table.add_row(member["name"], member["about"], parameters, member["source"])
@@ -89,7 +91,10 @@ def check(options: argparse.Namespace) -> None:
             if not is_kept:
                 console.print(f"broken: {component.family} {component.name}: {promise}", highlight=False, markup=False)
         broken += sum(not is_kept for _, is_kept in kept)
-        console.print(f"{component.family} {component.name}: {sum(k for _, k in kept)} of {len(kept)} promises kept", highlight=False)
+        console.print(
+            f"{component.family} {component.name}: {sum(k for _, k in kept)} of {len(kept)} promises kept",
+            highlight=False,
+        )
     if broken:
         raise UserError(f"{options.file}: {broken} promises are broken. Mend the components named above.")
 
@@ -110,7 +115,9 @@ def data(options: argparse.Namespace) -> None:
             needs = [name for name, value in member["parameters"].items() if value is None]
             table.add_row(member["name"], member["about"], ", ".join(needs))
         Console().print(table)
-        print(f"files are looked for in {data_folder().absolute()}; `harness data NAME` prepares a set and shows what it holds")
+        print(
+            f"files are looked for in {data_folder().absolute()}; `harness data NAME` prepares a set and shows what it holds"
+        )
         return
     dataset = build("dataset", {"name": options.name, **parse_assignments(options.changes)})
     data = dataset.load()
@@ -118,7 +125,9 @@ def data(options: argparse.Namespace) -> None:
         "samples": f"{len(data.train)} to train on, {len(data.held_out)} held out",
         "kind, shape": f"{data.kind} {list(data.shape)}",
         "classes": ", ".join(data.class_names) or str(data.num_classes or "none"),
-        "features": ", ".join(data.names[:8]) + (f", ... ({len(data.names)})" if len(data.names) > 8 else "") if data.names else "",
+        "features": ", ".join(data.names[:8]) + (f", ... ({len(data.names)})" if len(data.names) > 8 else "")
+        if data.names
+        else "",
         "fingerprint": str(data.fingerprint["sha256"]),
     }
     for name, value in rows.items():

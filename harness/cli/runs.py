@@ -72,7 +72,9 @@ def sample(options: argparse.Namespace) -> None:
         picture(run, restore(run), nfe, options.number, options.out, label)
     else:
         _write_samples(list(samples(run, restore(run), nfe, options.number, label)), data.class_names, options.out)
-    print(f"wrote {options.out}: {options.number} samples at NFE {nfe} by {run.config.evaluate.solver.name}, seed {run.config.seed}")
+    print(
+        f"wrote {options.out}: {options.number} samples at NFE {nfe} by {run.config.evaluate.solver.name}, seed {run.config.seed}"
+    )
 
 
 def _label(run: Run, data: Data, given: str) -> int:
@@ -80,7 +82,9 @@ def _label(run: Run, data: Data, given: str) -> int:
     from harness.core.errors import did_you_mean
 
     if not run.config.conditional:
-        raise UserError(f"--label: {run.name} was trained without classes. Leave it out, or train with objective.label_dropout=0.1.")
+        raise UserError(
+            f"--label: {run.name} was trained without classes. Leave it out, or train with objective.label_dropout=0.1."
+        )
     known = data.class_names or tuple(map(str, range(data.num_classes)))
     if given not in known:
         raise UserError(f"--label: '{given}' is no class. {did_you_mean(given, known)}")
@@ -141,8 +145,12 @@ def _evaluate(run: Run, stop: StopSignal) -> NoValue | None:
             low, high = known["intervals"].get(metric.name, {}).get(text, (None, None))
             interval = "" if low is None else f" ({low:.6g} to {high:.6g})"
             calls = known["calls"].get(text, {})
-            spent = f"NFE {text}" if text != "0" else f"{calls['mean']:.1f} ± {calls['sd']:.1f} calls chosen by {solver}"
-            Console().print(f"{metric.name} {value:.6g}{interval} at {spent}, protocol {judge.protocol.digest}", highlight=False)
+            spent = (
+                f"NFE {text}" if text != "0" else f"{calls['mean']:.1f} ± {calls['sd']:.1f} calls chosen by {solver}"
+            )
+            Console().print(
+                f"{metric.name} {value:.6g}{interval} at {spent}, protocol {judge.protocol.digest}", highlight=False
+            )
     for line in (
         run.config.evaluate.short_of_samples(judge.data),
         *doubts(known["values"], run.config.evaluate.metrics, known["intervals"]),
@@ -162,7 +170,10 @@ def _sweep(runs: Sequence[Run], options: argparse.Namespace) -> None:
     from harness.runs.progress import Trial, Watch
 
     plan, console, stop = sweep.plan_of(runs, sweep.axes_of(options.sweep)), Console(), StopSignal()
-    trials = [Trial(f"{arm} seed {seed}", plan.run(arm, seed), plan.protocol(arm), {"arm": arm}) for arm, seed in plan.trials()]
+    trials = [
+        Trial(f"{arm} seed {seed}", plan.run(arm, seed), plan.protocol(arm), {"arm": arm})
+        for arm, seed in plan.trials()
+    ]
     with Watch(plan.name, trials, Mirror("evaluate"), console):
         sweep.sweep(plan, stop)
     _report(plan, console, stop)
@@ -201,11 +212,18 @@ def reflow(options: argparse.Namespace) -> None:
         status, files = "FAILED", list[Path]()
         try:
             trials = [
-                Trial(f"{arm} seed {seed}", plan.run(arm, seed), plan.protocol(arm), {"arm": arm, "mlflow.parentRunId": record.run_id})
+                Trial(
+                    f"{arm} seed {seed}",
+                    plan.run(arm, seed),
+                    plan.protocol(arm),
+                    {"arm": arm, "mlflow.parentRunId": record.run_id},
+                )
                 for arm, seed in plan.trials()
             ]
             with Watch(plan.name, trials, mirror, console):
-                rounds.ensure_all(plan, functools.partial(console.print, markup=False, highlight=False, soft_wrap=True), stop)
+                rounds.ensure_all(
+                    plan, functools.partial(console.print, markup=False, highlight=False, soft_wrap=True), stop
+                )
             picture = results_folder() / "local" / "figures" / f"{plan.name}-lineage.png"
             lineage.draw(lineage.lineage(plan.run(list(plan.arms)[-1], plan.seeds[0])), picture)
             files, status = [*_report(plan, console, stop), picture], "FINISHED"

@@ -46,7 +46,9 @@ def tune(options: argparse.Namespace) -> None:
     search, scale, console, stop = load_search(options.study), options.scale, Console(), StopSignal()
     given = search, scale, load_scale(scale), parse_assignments(options.changes), options.seeds, options.plugin
     own = compared(*given, tuned={})
-    SearchPlan.of(search, scale, own.arms[BASELINE], options.trials, options.plugin)  # refused before anything is measured
+    SearchPlan.of(
+        search, scale, own.arms[BASELINE], options.trials, options.plugin
+    )  # refused before anything is measured
     shared, split = _shared(options, own, console)
     plan = SearchPlan.of(search, scale, shared.arms[BASELINE], options.trials, options.plugin)
     console.print(f"{plan.question}\n{plan.trials} trials at the scale {scale}; search {plan.digest}", highlight=False)
@@ -68,7 +70,8 @@ def _compare(options: argparse.Namespace, plan: Plan, split: Split, console: Any
     from harness.runs.explain import Explained, alike
 
     console.print(
-        f"{plan.question}\n{len(plan.arms)} arms x {len(plan.seeds)} seeds at the scale {plan.scale}; plan {plan.digest}", highlight=False
+        f"{plan.question}\n{len(plan.arms)} arms x {len(plan.seeds)} seeds at the scale {plan.scale}; plan {plan.digest}",
+        highlight=False,
     )
     judge = prepare(plan, console, stop)
     for line in alike({name: Explained.of(config) for name, config in plan.arms.items()}):
@@ -76,8 +79,16 @@ def _compare(options: argparse.Namespace, plan: Plan, split: Split, console: Any
     for line in dict.fromkeys(line for config in plan.arms.values() for line in load(config.dataset).notes):
         console.print(f"- {line}", highlight=False, markup=False)
     for line, arms in _advice(plan).items():
-        console.print(f"- advice for {'every arm' if len(arms) == len(plan.arms) else ', '.join(arms)}: {line}", highlight=False)
-    launch(PlanBoard(plan), split, console, stop, lambda: _report(options, plan, judge_references(judge), console, _own(), *notes))
+        console.print(
+            f"- advice for {'every arm' if len(arms) == len(plan.arms) else ', '.join(arms)}: {line}", highlight=False
+        )
+    launch(
+        PlanBoard(plan),
+        split,
+        console,
+        stop,
+        lambda: _report(options, plan, judge_references(judge), console, _own(), *notes),
+    )
 
 
 def _advice(plan: Plan) -> dict[str, list[str]]:
@@ -213,7 +224,12 @@ def _shared(options: argparse.Namespace, plan: Plan, console: Any) -> tuple[Plan
 
 
 def _report(
-    options: argparse.Namespace, plan: Plan, references: dict[str, dict[str, float]], console: Any, folder: Path, *notes: str
+    options: argparse.Namespace,
+    plan: Plan,
+    references: dict[str, dict[str, float]],
+    console: Any,
+    folder: Path,
+    *notes: str,
 ) -> list[Path]:
     """Print a plan's tables and write its files below `folder`."""
     from harness.ablation.report import tables

@@ -53,7 +53,9 @@ class Ema(Average, name="ema"):
             raise ConfigError("", "training keeps none: train.ema_decay is null. Choose last, or give it a decay.")
         if self.decay and self.decay not in decays:
             kept = ", ".join(f"{decay:g}" for decay in decays)
-            raise ConfigError("decay", f"training keeps {kept}, not {self.decay:g}. Choose one, or add it to train.more_ema_decays.")
+            raise ConfigError(
+                "decay", f"training keeps {kept}, not {self.decay:g}. Choose one, or add it to train.more_ema_decays."
+            )
 
     def terms(self, decays: Sequence[float], steps: Sequence[int]) -> list[Term]:
         return [Term(f"averages/{ema_name(self.decay or decays[0])}", 1.0)]
@@ -81,11 +83,15 @@ class PostHoc(Average, name="posthoc"):
 
     def check(self, decays: Sequence[float], snapshots: bool) -> None:
         if not snapshots:
-            raise ConfigError("", "training keeps no snapshots. Set train.snapshot_every, to a hundredth of train.steps or so.")
+            raise ConfigError(
+                "", "training keeps no snapshots. Set train.snapshot_every, to a hundredth of train.steps or so."
+            )
 
     def terms(self, decays: Sequence[float], steps: Sequence[int]) -> list[Term]:
         kept = [(step, width) for step in steps for width in WIDTHS]
-        ends, gammas = (np.array(values, dtype=float) for values in zip(*((s, gamma_of(w)) for s, w in kept), strict=True))
+        ends, gammas = (
+            np.array(values, dtype=float) for values in zip(*((s, gamma_of(w)) for s, w in kept), strict=True)
+        )
         shares = mixture(ends, gammas, ends.max(), gamma_of(self.width))
         return [Term(power_name(width), float(share), step) for (step, width), share in zip(kept, shares, strict=True)]
 

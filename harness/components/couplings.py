@@ -62,7 +62,9 @@ class Coupling(Component, family="coupling"):
         `conditional`: the network is told the classes of the pairs.
         """
         if self.needs_classes and not classes:
-            raise ConfigError("coupling", f"{self.name} needs the classes of the data, and there are none. Choose exact_ot.")
+            raise ConfigError(
+                "coupling", f"{self.name} needs the classes of the data, and there are none. Choose exact_ot."
+            )
 
     def fingerprint(self) -> dict[str, str]:
         """What identifies the content of files that it reads; empty when there are none."""
@@ -110,7 +112,9 @@ class Sinkhorn(Coupling, name="sinkhorn"):
         limits: dict[str, Any] = {"numItermax": ENTROPIC_ITERATIONS, "stopThr": ENTROPIC_ERROR, "warn": False}
         plan = ot.sinkhorn([], [], cost, self.reg * np.median(cost), method="sinkhorn_log", **limits)
         if np.abs(plan.sum(0) - 1 / len(x0)).sum() > UNEVEN:
-            _say_once("coupling.reg: Sinkhorn's iterations did not converge, and some noise is drawn too often. Choose a larger one.")
+            _say_once(
+                "coupling.reg: Sinkhorn's iterations did not converge, and some noise is drawn too often. Choose a larger one."
+            )
         rows = torch.from_numpy(plan).to(x1.device)
         return Pair(x0, x1[torch.multinomial(rows / rows.sum(1, keepdim=True), 1, generator=generator)[:, 0]], y)
 
@@ -158,7 +162,8 @@ class Pairs(Coupling, name="pairs"):
         self._fits(data_shape, data)
         if conditional and known is None:
             raise ConfigError(
-                "coupling.path", f"{self.path} has no y.npy with the classes of x0. Add it, or set objective.label_dropout=null."
+                "coupling.path",
+                f"{self.path} has no y.npy with the classes of x0. Add it, or set objective.label_dropout=null.",
             )
         if conditional and known is not None and not 0 <= known.min() <= known.max() < classes:
             reason = f"y.npy in {self.path} has classes from {known.min()} to {known.max()}, the data {classes} of them from 0 on"
@@ -174,7 +179,10 @@ class Pairs(Coupling, name="pairs"):
 
     def _fits(self, data_shape: Sequence[int], data: np.ndarray) -> None:
         if data.shape[1:] != tuple(data_shape):
-            raise ConfigError("coupling.path", f"{self.path} holds {list(data.shape[1:])}, the data are {list(data_shape)}. Make others.")
+            raise ConfigError(
+                "coupling.path",
+                f"{self.path} holds {list(data.shape[1:])}, the data are {list(data_shape)}. Make others.",
+            )
 
     def _arrays(self) -> Arrays:
         """Both ends and the classes where there are some, memory-mapped."""
@@ -192,12 +200,18 @@ def _mapped(folder: str, changed: tuple[int, ...]) -> Arrays:
     try:
         data, noise, *rest = (np.load(Path(folder) / name, mmap_mode="r", allow_pickle=False) for name in names)
     except (OSError, ValueError, EOFError) as error:
-        raise ConfigError("coupling.path", f"{folder} cannot be read ({error}). Give a folder with x0.npy and x1.npy.") from error
+        raise ConfigError(
+            "coupling.path", f"{folder} cannot be read ({error}). Give a folder with x0.npy and x1.npy."
+        ) from error
     arrays = all(isinstance(array, np.ndarray) and array.dtype == np.float32 and array.size for array in (data, noise))
     if not arrays or data.ndim == 0 or data.shape != noise.shape:
-        raise ConfigError("coupling.path", f"x0.npy and x1.npy in {folder} are not float32 of one shape. Make them again.")
+        raise ConfigError(
+            "coupling.path", f"x0.npy and x1.npy in {folder} are not float32 of one shape. Make them again."
+        )
     if rest and not (isinstance(rest[0], np.ndarray) and rest[0].dtype == np.int64 and rest[0].shape == data.shape[:1]):
-        raise ConfigError("coupling.path", f"y.npy in {folder} is not one whole number (int64) for each row of x0.npy. Make it again.")
+        raise ConfigError(
+            "coupling.path", f"y.npy in {folder} is not one whole number (int64) for each row of x0.npy. Make it again."
+        )
     return data, noise, rest[0] if rest else None
 
 
@@ -214,7 +228,9 @@ def _cost(x0: Tensor, x1: Tensor) -> np.ndarray:
 
 def _same_shape(x0: Tensor, x1: Tensor) -> None:
     if x0.shape != x1.shape:
-        raise UserError(f"coupling: {list(x0.shape)} data and {list(x1.shape)} noise cannot be paired. Give batches of one shape.")
+        raise UserError(
+            f"coupling: {list(x0.shape)} data and {list(x1.shape)} noise cannot be paired. Give batches of one shape."
+        )
 
 
 def _assignment(x0: Tensor, x1: Tensor) -> Tensor:
@@ -224,7 +240,9 @@ def _assignment(x0: Tensor, x1: Tensor) -> Tensor:
     with warnings.catch_warnings(action="ignore"):  # said below instead, once
         plan, log = ot.emd([], [], _cost(x0, x1), numItermax=EXACT_ITERATIONS, log=True)
     if log["warning"]:
-        _say_once(f"coupling: optimal transport of {len(x0)} pairs ended early ({log['warning']}). Choose a smaller train.batch_size.")
+        _say_once(
+            f"coupling: optimal transport of {len(x0)} pairs ended early ({log['warning']}). Choose a smaller train.batch_size."
+        )
     return torch.from_numpy(plan.argmax(1)).to(x1.device)
 
 

@@ -274,7 +274,9 @@ class Cosine(Interpolant, name="cosine"):
 
     def sigma(self, t: Tensor) -> Tensor:
         # 1 - alpha^2 = sin(a - a0) sin(a + a0) / cos(a0)^2 keeps its digits where alpha is near one
-        return (torch.sin(self._rate * t) * torch.sin(2 * self._start + self._rate * t)).clamp(min=0).sqrt() / math.cos(self._start)
+        return (torch.sin(self._rate * t) * torch.sin(2 * self._start + self._rate * t)).clamp(min=0).sqrt() / math.cos(
+            self._start
+        )
 
     def alpha_dot(self, t: Tensor) -> Tensor:
         return -self._rate * torch.cos(self._rate * (1 - t)) / math.cos(self._start)
@@ -360,7 +362,9 @@ class VarianceExploding(Interpolant, name="ve"):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.sigma_min >= self.sigma_max:
-            raise ConfigError("sigma_min", f"{self.sigma_min:g} is not below sigma_max, {self.sigma_max:g}. Choose a smaller one.")
+            raise ConfigError(
+                "sigma_min", f"{self.sigma_min:g} is not below sigma_max, {self.sigma_max:g}. Choose a smaller one."
+            )
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)

@@ -94,7 +94,9 @@ class Matched(Noise, name="matched"):
 class Sparse(Noise, name="sparse"):
     """Standard normal in which each entry is dropped with some probability, like genes in single-cell counts."""
 
-    formula: ClassVar[str] = "x1 ~ N(0, I), each entry dropped with probability {dropout_rate:g} (to the data's own zero: {stored_zero})"
+    formula: ClassVar[str] = (
+        "x1 ~ N(0, I), each entry dropped with probability {dropout_rate:g} (to the data's own zero: {stored_zero})"
+    )
 
     dropout_rate: Annotated[float, Range(0, 1, ends="[)")] = 0.1
     """Share of the entries that are dropped."""
@@ -183,7 +185,9 @@ class Population(Noise, name="population"):
                 if source.shape != data.shape
                 else "its features differ"
             )
-            raise ConfigError("noise.dataset", f"{said}. Choose two sets of one kind, like two selections from one file.")
+            raise ConfigError(
+                "noise.dataset", f"{said}. Choose two sets of one kind, like two selections from one file."
+            )
 
     def fingerprint(self) -> dict[str, str | int]:
         return self._source().fingerprint

@@ -50,7 +50,9 @@ class Prediction(Component, family="prediction"):
         a, b = self.coefficients(over(t, x0), path, variance)
         return a * x0 + b * x1
 
-    def convert(self, output: Tensor, xt: Tensor, t: Tensor, path: Interpolant, to: str, variance: Tensor = ONE) -> Tensor:
+    def convert(
+        self, output: Tensor, xt: Tensor, t: Tensor, path: Interpolant, to: str, variance: Tensor = ONE
+    ) -> Tensor:
         """The network's output at x_t [B, ...] as `to`: velocity, data, noise or score."""
         if to == self.name:
             return output
@@ -92,7 +94,9 @@ class Velocity(Prediction, name="velocity"):
 class DataPrediction(Prediction, name="data"):
     """The data x0."""
 
-    formula: ClassVar[str] = "target = x0; v = alpha' x0 + sigma' (x_t - alpha x0) / sigma, t clamped to [{t_min:g}, {t_max:g}]"
+    formula: ClassVar[str] = (
+        "target = x0; v = alpha' x0 + sigma' (x_t - alpha x0) / sigma, t clamped to [{t_min:g}, {t_max:g}]"
+    )
     source: ClassVar[str] = "Salimans & Ho 2022, section 4; Kingma & Gao 2023, table 1"
 
     def coefficients(self, t: Tensor, path: Interpolant, variance: Tensor) -> Coefficients:
@@ -103,7 +107,9 @@ class DataPrediction(Prediction, name="data"):
 class NoisePrediction(Prediction, name="noise"):
     """The noise x1."""
 
-    formula: ClassVar[str] = "target = x1; v = sigma' x1 + alpha' (x_t - sigma x1) / alpha, t clamped to [{t_min:g}, {t_max:g}]"
+    formula: ClassVar[str] = (
+        "target = x1; v = sigma' x1 + alpha' (x_t - sigma x1) / alpha, t clamped to [{t_min:g}, {t_max:g}]"
+    )
     source: ClassVar[str] = "Ho et al. 2020, eq. 14; Kingma & Gao 2023, table 1"
 
     def coefficients(self, t: Tensor, path: Interpolant, variance: Tensor) -> Coefficients:
@@ -152,5 +158,10 @@ class EDM(Prediction, name="edm"):
         return alpha, sigma, std, ((sigma * std).square() + (alpha * self.sigma_data).square()).sqrt()
 
 
-SPACES: dict[str, Prediction] = {"velocity": Velocity(), "data": DataPrediction(), "noise": NoisePrediction(), "score": Score(t_min=0)}
+SPACES: dict[str, Prediction] = {
+    "velocity": Velocity(),
+    "data": DataPrediction(),
+    "noise": NoisePrediction(),
+    "score": Score(t_min=0),
+}
 """What an output can be converted into."""

@@ -46,7 +46,9 @@ class Solver(Component, family="solver"):
         """How many steps spend exactly `nfe` calls (0: as many as an adaptive solver takes); `ConfigError` when none do."""
         if nfe % self.calls_per_step or nfe < 1:
             near = max(self.calls_per_step, nfe - nfe % self.calls_per_step)
-            raise ConfigError("nfe", f"{self.name} spends {self.calls_per_step} calls a step and cannot spend {nfe}. Use {near}.")
+            raise ConfigError(
+                "nfe", f"{self.name} spends {self.calls_per_step} calls a step and cannot spend {nfe}. Use {near}."
+            )
         return nfe // self.calls_per_step
 
     def step(self, field: Field, x: Tensor, t: Tensor, dt: Tensor) -> Tensor:
@@ -151,7 +153,9 @@ class DormandPrince5(Solver, name="dopri5"):
 
     def steps(self, nfe: int) -> int:
         if nfe != 0:
-            raise ConfigError("nfe", f"dopri5 chooses its own steps and cannot be told to spend {nfe}. Use 0; its calls are counted.")
+            raise ConfigError(
+                "nfe", f"dopri5 chooses its own steps and cannot be told to spend {nfe}. Use 0; its calls are counted."
+            )
         return 1
 
     def integrate(self, field: Field, x: Tensor, times: Tensor, generator: torch.Generator) -> Tensor:
@@ -164,7 +168,9 @@ class DormandPrince5(Solver, name="dopri5"):
                 options={"step_t": ends[-1:]},  # without it the last step goes beyond the end, where t is negative
             )[-1]  # fmt: skip
         except AssertionError as error:  # torchdiffeq's word for a step that became too small
-            raise Unsolvable(f"dopri5 cannot hold its tolerance on this field ({error}). Raise solver.rtol and solver.atol.") from error
+            raise Unsolvable(
+                f"dopri5 cannot hold its tolerance on this field ({error}). Raise solver.rtol and solver.atol."
+            ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +232,9 @@ class EulerMaruyama(StochasticSolver, name="euler_maruyama"):
     formula: ClassVar[str] = (
         "x + h (v - w s / 2) + sqrt(w |h|) n, w = {scale:g} {diffusion}, w |h| <= sigma(t + h)^2 Var[x1]; no noise below {t_min:g}"
     )
-    source: ClassVar[str] = "Ma et al. 2024 (SiT), section 2 and appendix; Song et al. 2021; Karras et al. 2022, algorithm 2"
+    source: ClassVar[str] = (
+        "Ma et al. 2024 (SiT), section 2 and appendix; Song et al. 2021; Karras et al. 2022, algorithm 2"
+    )
     calls_per_step = 1
     ordinary = Euler()
 

@@ -38,7 +38,9 @@ class TimeSampler(Component, family="time_sampler"):
         """p(t), [n], which integrates to one over [0, 1]."""
         raise NotImplementedError
 
-    def sample(self, n: int, generator: torch.Generator, device: torch.device | str, interpolant: Interpolant | None = None) -> Tensor:
+    def sample(
+        self, n: int, generator: torch.Generator, device: torch.device | str, interpolant: Interpolant | None = None
+    ) -> Tensor:
         """n times in [0, 1], float32 [n]."""
         return self.quantile(self.uniforms(n, generator, device), interpolant)
 
@@ -51,7 +53,11 @@ class TimeSampler(Component, family="time_sampler"):
 
     def correction(self, t: Tensor, interpolant: Interpolant | None = None) -> Tensor:
         """What a sample's weight is multiplied by, [n]: 1, or 1 / p(t)."""
-        return 1 / self.density(t, interpolant).clamp(min=self.density_floor) if self.importance_correct else torch.ones_like(t)
+        return (
+            1 / self.density(t, interpolant).clamp(min=self.density_floor)
+            if self.importance_correct
+            else torch.ones_like(t)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +98,9 @@ class LowDiscrepancy(TimeSampler, name="low_discrepancy"):
         super().__post_init__()
         _refuse_inner(self.of)
         if self.stratify or _stratified(self.of):
-            raise ConfigError("stratify", "low_discrepancy draws one time in each interval already. Leave it false, in `of` too.")
+            raise ConfigError(
+                "stratify", "low_discrepancy draws one time in each interval already. Leave it false, in `of` too."
+            )
 
     def quantile(self, u: Tensor, interpolant: Interpolant | None = None) -> Tensor:
         return self.of.quantile(u, interpolant)

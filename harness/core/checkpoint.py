@@ -51,7 +51,9 @@ def read_intact(path: Path, device: str) -> dict[str, Tensor] | None:
     length = int.from_bytes(content[:8], "little")
     wrote, reads = json.loads(content[8 : 8 + length]).get("__metadata__", {}).get("run"), _run(path.parent)
     if wrote and reads and wrote != reads:
-        raise UserError(f"{path}: was written by the run {wrote}. Remove it from {reads}, whose own weights are others.")
+        raise UserError(
+            f"{path}: was written by the run {wrote}. Remove it from {reads}, whose own weights are others."
+        )
     return {name: tensor.to(device) for name, tensor in load(content).items()}
 
 
@@ -63,7 +65,9 @@ def _run(folder: Path) -> str:
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, newest first."""
     found = folder.iterdir() if folder.is_dir() else ()
-    return sorted((p for p in found if _NAME.fullmatch(p.name)), key=lambda p: (p.name[:9], p.stat().st_mtime), reverse=True)
+    return sorted(
+        (p for p in found if _NAME.fullmatch(p.name)), key=lambda p: (p.name[:9], p.stat().st_mtime), reverse=True
+    )
 
 
 def step_of(path: Path) -> int:

@@ -13,7 +13,9 @@ from typing import NoReturn, Self
 
 _SECRETS = (
     re.compile(r"(?<=://)([^\s/:@]*):[^\s@]*(?:@[^\s/?#]*)*(?=@)"),
-    re.compile(r"(?i)(?<![\w.])(password|passwd|pwd|passcode|token|secret|api_key)=(?:'[^']*'|\"[^\"]*\"|\{[^}]*\}|[^\s&;,'\")]+)"),
+    re.compile(
+        r"(?i)(?<![\w.])(password|passwd|pwd|passcode|token|secret|api_key)=(?:'[^']*'|\"[^\"]*\"|\{[^}]*\}|[^\s&;,'\")]+)"
+    ),
 )
 
 
@@ -83,7 +85,11 @@ def guarded(command: Callable[[], None]) -> int:
         command()
         sys.stdout.flush()
     except (Stopped, KeyboardInterrupt) as stopped:
-        print(f"{str(stopped) or 'stopped'}. What was done is kept; the same command continues.", file=sys.stderr, flush=True)
+        print(
+            f"{str(stopped) or 'stopped'}. What was done is kept; the same command continues.",
+            file=sys.stderr,
+            flush=True,
+        )
         return 130
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -91,7 +97,11 @@ def guarded(command: Callable[[], None]) -> int:
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         reason = f"{place}{error.strerror or error}"
-        print(f"error: {redacted(reason)}. What was done is kept; mend it, then run the same command again.", file=sys.stderr, flush=True)
+        print(
+            f"error: {redacted(reason)}. What was done is kept; mend it, then run the same command again.",
+            file=sys.stderr,
+            flush=True,
+        )
         return 2
     except (MemoryError, RuntimeError) as error:
         if not _of_memory(error):

@@ -99,7 +99,9 @@ def find(family: str, name: str) -> type[Component]:
         raise ConfigError("", f"'{name}' is no {family}. {did_you_mean(name, known)}")
     member = _MEMBERS[family][name]
     if "__dataclass_fields__" not in vars(member):
-        raise UserError(f"{family} '{name}' is no dataclass. Put @dataclass(frozen=True, kw_only=True) above its class.")
+        raise UserError(
+            f"{family} '{name}' is no dataclass. Put @dataclass(frozen=True, kw_only=True) above its class."
+        )
     return member
 
 
@@ -142,7 +144,12 @@ def load_plugin(path: Path) -> str:
 
 def members_of(module_name: str) -> list[Component]:
     """The components that a module declares, with their defaults."""
-    found = [(family, name) for family, members in _MEMBERS.items() for name, m in members.items() if m.__module__ == module_name]
+    found = [
+        (family, name)
+        for family, members in _MEMBERS.items()
+        for name, m in members.items()
+        if m.__module__ == module_name
+    ]
     return [build(family, name) for family, name in found]
 
 

@@ -66,8 +66,14 @@ class Data:
 
     def __post_init__(self) -> None:
         for part, samples in (("training", self.train), ("held-out", self.held_out)):
-            if isinstance(samples, Tensor) and samples.is_floating_point() and (wrong := int((~samples.isfinite()).sum())):
-                raise UserError(f"dataset: {wrong} of the {samples.numel()} {part} values are NaN or infinite. Remove or replace them.")
+            if (
+                isinstance(samples, Tensor)
+                and samples.is_floating_point()
+                and (wrong := int((~samples.isfinite()).sum()))
+            ):
+                raise UserError(
+                    f"dataset: {wrong} of the {samples.numel()} {part} values are NaN or infinite. Remove or replace them."
+                )
         self._check_classes()
 
     def _check_classes(self) -> None:
@@ -75,20 +81,31 @@ class Data:
         if self.classes is None and self.held_out_classes is None:
             return
         if self.classes is None or self.held_out_classes is None:
-            raise UserError("dataset: one of classes and held_out_classes is missing. Give the samples of both parts classes, or none.")
-        for part, samples, classes in (("training", self.train, self.classes), ("held-out", self.held_out, self.held_out_classes)):
+            raise UserError(
+                "dataset: one of classes and held_out_classes is missing. Give the samples of both parts classes, or none."
+            )
+        for part, samples, classes in (
+            ("training", self.train, self.classes),
+            ("held-out", self.held_out, self.held_out_classes),
+        ):
             if len(classes) != len(samples):
-                raise UserError(f"dataset: {len(classes)} classes are given for {len(samples)} {part} samples. Give each sample one.")
+                raise UserError(
+                    f"dataset: {len(classes)} classes are given for {len(samples)} {part} samples. Give each sample one."
+                )
         known = torch.cat([self.classes, self.held_out_classes, torch.tensor([len(self.class_names) - 1]).clamp(min=0)])
         lowest, highest = int(known.min()), int(known.max())
         if lowest < 0 or (self.class_names and highest >= len(self.class_names)):
             allowed = f"from 0 to {len(self.class_names) - 1}" if self.class_names else "from 0 on"
-            raise UserError(f"dataset: the classes are numbers from {lowest} to {highest}, not {allowed}. Number them so.")
+            raise UserError(
+                f"dataset: the classes are numbers from {lowest} to {highest}, not {allowed}. Number them so."
+            )
         counts = torch.bincount(self.classes, minlength=highest + 1)
         if len(missing := (counts == 0).nonzero().flatten()):
             first = int(missing[0])
             name = self.class_names[first] if self.class_names else first
-            raise UserError(f"dataset: the class '{name}' has no training sample. Give it some, take more samples, or leave the class out.")
+            raise UserError(
+                f"dataset: the class '{name}' has no training sample. Give it some, take more samples, or leave the class out."
+            )
 
     @functools.cached_property
     def shape(self) -> tuple[int, ...]:
@@ -176,7 +193,9 @@ def held_out(number: int, every: int, strata: Tensor | None = None) -> Tensor:
     if strata is not None:
         mask &= torch.bincount(strata)[strata] > 1
     if not mask.any() or mask.all():
-        raise UserError(f"dataset: {number} samples cannot be parted into training and one in {every} held out. Give more.")
+        raise UserError(
+            f"dataset: {number} samples cannot be parted into training and one in {every} held out. Give more."
+        )
     return mask
 
 

@@ -64,7 +64,9 @@ class Cells(Dataset, name="cells"):
         kept, classes, class_names = self._kept(cells)
         train, held = (Rows(cells.expression[kept & (cells.apart == part)]) for part in (False, True))
         if len(train) < 2 or not len(held):
-            raise UserError(f"{path}: {len(train)} cells to train on and {len(held)} held out are too few. Keep more conditions.")
+            raise UserError(
+                f"{path}: {len(train)} cells to train on and {len(held)} held out are too few. Keep more conditions."
+            )
         scale = Projection(cells, self.pca) if self.pca else cells.scale
         return Data(
             train, held, scale.encode, lambda x: F.threshold(scale.decode(x), cells.smallest / 2, 0.0), "cells",
@@ -77,7 +79,8 @@ class Cells(Dataset, name="cells"):
         if cells.conditions is None:
             if self.keep:
                 raise ConfigError(
-                    "dataset.keep", "these cells have no condition. Name a column in dataset.condition, or give a folder of folders."
+                    "dataset.keep",
+                    "these cells have no condition. Name a column in dataset.condition, or give a folder of folders.",
                 )
             return np.ones(len(cells.apart), dtype=bool), None, ()
         known = sorted(set(cells.conditions))
@@ -138,7 +141,9 @@ class Projection:
         chosen = train[:: -(-len(train) // LARGEST_FIT)]
         standardised = cells.scale.encode(torch.from_numpy(cells.expression[chosen].toarray()))
         if components > (most := min(len(standardised) - 1, standardised.shape[1])):
-            raise ConfigError("dataset.pca", f"{components} is more than the {most} that these cells and genes have. Choose fewer.")
+            raise ConfigError(
+                "dataset.pca", f"{components} is more than the {most} that these cells and genes have. Choose fewer."
+            )
         fitted = PCA(components, svd_solver="covariance_eigh", whiten=True).fit(standardised.double().numpy())
         self.scale = cells.scale
         self.mean, self.axes = torch.from_numpy(fitted.mean_), torch.from_numpy(fitted.components_)
@@ -185,13 +190,16 @@ def _prepare(path: Path, condition: str, layer: str, genes: int, min_cells: int,
         seen = np.flatnonzero((variance > 0) & (expression[~apart].getnnz(axis=0) >= min_cells))
         if genes > len(seen):
             raise ConfigError(
-                "dataset.genes", f"{genes} is more than the {len(seen)} genes that vary and are seen in {min_cells} cells. Choose fewer."
+                "dataset.genes",
+                f"{genes} is more than the {len(seen)} genes that vary and are seen in {min_cells} cells. Choose fewer.",
             )
         chosen = seen[_most_variable(cells[~apart][:, seen], genes)]
     constant = chosen[variance[chosen] == 0]
     if len(constant):
         first = cells.var_names[constant[0]]
-        raise UserError(f"{path}: {len(constant)} genes never vary, like {first}. Set dataset.genes to choose those that do.")
+        raise UserError(
+            f"{path}: {len(constant)} genes never vary, like {first}. Set dataset.genes to choose those that do."
+        )
     scale = Standardise(torch.from_numpy(mean[chosen]), torch.from_numpy(variance[chosen]).sqrt())
     smallest = float(expression[~apart][:, chosen].data.min())  # sparse: the positive ones
     names = tuple(map(str, cells.var_names[chosen]))

@@ -40,7 +40,9 @@ def _refuse_headless(table: Table) -> None:
         raise UserError(f"{path}: row {row} holds no names of columns. Write them in a first row.")
     for name, column in zip(table.names, table.texts, strict=True):
         if name in plain and name in column:
-            raise UserError(f"{path}: '{name}' stands in row {row}, where names of columns belong, and below. Write names in a first row.")
+            raise UserError(
+                f"{path}: '{name}' stands in row {row}, where names of columns belong, and below. Write names in a first row."
+            )
 
 
 def decimal_sign(table: Table, given: Decimal) -> str:
@@ -50,13 +52,17 @@ def decimal_sign(table: Table, given: Decimal) -> str:
     only = {name: _first(table, name) for name in PATTERNS}
     if only["point"] and only["comma"]:
         said = " and ".join(filter(None, only.values()))
-        raise UserError(f"{table.path}: {said} are numbers by different decimal signs. Set dataset.decimal, or write them alike.")
+        raise UserError(
+            f"{table.path}: {said} are numbers by different decimal signs. Set dataset.decimal, or write them alike."
+        )
     for name, cell in only.items():
         if cell:
             return name
     unsure = _first(table, "both", "," if table.separator == "," else ",.")
     if unsure:
-        raise UserError(f"{table.path}: {unsure} may be thousands or a fraction. Set dataset.decimal=point or dataset.decimal=comma.")
+        raise UserError(
+            f"{table.path}: {unsure} may be thousands or a fraction. Set dataset.decimal=point or dataset.decimal=comma."
+        )
     return "point"
 
 
@@ -128,7 +134,9 @@ def _judged(table: Table, number: int, decimal: str) -> Column:
     return Column()
 
 
-def channels(table: Table, decimal: Decimal, wanted: Sequence[str], say: Callable[[str], None]) -> tuple[np.ndarray, tuple[str, ...]]:
+def channels(
+    table: Table, decimal: Decimal, wanted: Sequence[str], say: Callable[[str], None]
+) -> tuple[np.ndarray, tuple[str, ...]]:
     """The channels float64 [T, D] and their names: those that are wanted, or else all that are numbers.
 
     `say` is told which columns are left out, which numbers are written in no plain way, and whether times are uneven.
@@ -138,12 +146,18 @@ def channels(table: Table, decimal: Decimal, wanted: Sequence[str], say: Callabl
     sign = decimal_sign(table, decimal)
     chosen = [_position(table, name) for name in wanted]
     judged = {number: _judged(table, number, sign) for number in range(len(table.names)) if number not in chosen}
-    said = [f"left out: {table.path}: {table.column(number)}: {column.left_out}" for number, column in judged.items() if column.left_out]
+    said = [
+        f"left out: {table.path}: {table.column(number)}: {column.left_out}"
+        for number, column in judged.items()
+        if column.left_out
+    ]
     if not wanted:
         chosen = [number for number, column in judged.items() if not column.left_out]
         if not chosen or not table.texts[0]:
             reasons = "; ".join(line.rpartition(f"{table.path}: ")[2] for line in said) or "it has no rows"
-            raise UserError(f"{table.path}: holds no numeric column ({reasons}). Give a .csv with a header and a row for each time.")
+            raise UserError(
+                f"{table.path}: holds no numeric column ({reasons}). Give a .csv with a header and a row for each time."
+            )
         for line in said:
             say(line)
     _refuse_unnamed(table, chosen)
@@ -157,7 +171,9 @@ def channels(table: Table, decimal: Decimal, wanted: Sequence[str], say: Callabl
 def _position(table: Table, name: str) -> int:
     """The number of a column."""
     if name not in table.names:
-        raise ConfigError("dataset.columns", f"{table.path} has no numeric column '{name}'. {did_you_mean(name, table.names)}")
+        raise ConfigError(
+            "dataset.columns", f"{table.path} has no numeric column '{name}'. {did_you_mean(name, table.names)}"
+        )
     return table.names.index(name)
 
 
@@ -166,10 +182,14 @@ def _refuse_unnamed(table: Table, chosen: Sequence[int]) -> None:
     for number in chosen:
         name = table.names[number]
         if not name:
-            raise UserError(f"{table.path}: {table.column(number)} holds numbers. Name it in row {table.first - 1}, or remove it.")
+            raise UserError(
+                f"{table.path}: {table.column(number)} holds numbers. Name it in row {table.first - 1}, or remove it."
+            )
         if table.names.count(name) > 1:
             places = [table.column(n).split()[1] for n, other in enumerate(table.names) if other == name]
-            raise UserError(f"{table.path}: the columns {' and '.join(places)} are called '{name}'. Give each a name of its own.")
+            raise UserError(
+                f"{table.path}: the columns {' and '.join(places)} are called '{name}'. Give each a name of its own."
+            )
 
 
 def _refuse_gaps(table: Table, chosen: Sequence[int], values: np.ndarray) -> None:
@@ -203,5 +223,7 @@ def _order(table: Table, judged: dict[int, Column]) -> list[str]:
     found = timed[number].times
     clock = next((n for n, column in judged.items() if column.left_out == "times of the day"), None)
     if clock is not None and timed[number].rank == 0:
-        found = times.dates([f"{day} {hour}" for day, hour in zip(table.texts[number], table.texts[clock], strict=True)])
+        found = times.dates(
+            [f"{day} {hour}" for day, hour in zip(table.texts[number], table.texts[clock], strict=True)]
+        )
     return [] if found is None else times.check(found, table.path, lambda row: table.place(row, number))

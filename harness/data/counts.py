@@ -62,7 +62,9 @@ def _read(path: Path) -> AnnData:
             cells.var_names_make_unique()
     except Exception as error:  # each reader raises its own
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: cannot be read as cells ({type(error).__name__}: {reason}). Give an .h5ad or a 10x folder.") from error
+        raise UserError(
+            f"{path}: cannot be read as cells ({type(error).__name__}: {reason}). Give an .h5ad or a 10x folder."
+        ) from error
     return cells
 
 
@@ -156,7 +158,11 @@ def _made(matrix: csr_matrix) -> str:
 def _remedy(cells: AnnData) -> str:
     """The layers that hold counts, as advice."""
     found = [name for name, values in _layers(cells).items() if _numeric(values) and not _fault(_sparse(values))]
-    return f"Set dataset.layer={' or '.join(found)}: counts are there." if found else "Give raw counts; no layer holds them."
+    return (
+        f"Set dataset.layer={' or '.join(found)}: counts are there."
+        if found
+        else "Give raw counts; no layer holds them."
+    )
 
 
 def joined(parts: Mapping[str, AnnData], path: Path, say: Callable[[str], None]) -> AnnData:
@@ -188,11 +194,17 @@ def joined(parts: Mapping[str, AnnData], path: Path, say: Callable[[str], None])
 def conditions(cells: AnnData, column: str, path: Path) -> np.ndarray:
     """The condition of each cell, texts [N]; `UserError` where one is missing, or there are hardly fewer than cells."""
     if column not in cells.obs:
-        raise ConfigError("dataset.condition", f"the cells have no column '{column}'. {did_you_mean(column, map(str, cells.obs))}")
+        raise ConfigError(
+            "dataset.condition", f"the cells have no column '{column}'. {did_you_mean(column, map(str, cells.obs))}"
+        )
     values = cells.obs[column]
     texts = values.astype(object).map(str).to_numpy()
     if missing := sum(text.strip().lower() in UNKNOWN for text in texts):
-        raise UserError(f"{path}: {missing} of {len(texts)} cells have no '{column}'. Fill it in, or filter these cells out.")
+        raise UserError(
+            f"{path}: {missing} of {len(texts)} cells have no '{column}'. Fill it in, or filter these cells out."
+        )
     if (number := len(set(texts))) > max(len(texts) // 2, 1):
-        raise ConfigError("dataset.condition", f"'{column}' has {number} values for {len(texts)} cells. Name a column of groups.")
+        raise ConfigError(
+            "dataset.condition", f"'{column}' has {number} values for {len(texts)} cells. Name a column of groups."
+        )
     return texts

@@ -24,8 +24,36 @@ from harness.data.base import Data, Dataset, existing, held_out, parted
 from harness.data.decoding import DAMAGED, Depth, stated, survey
 from harness.data.images import decode, encode, mirror
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jfif", ".jpe")
-PARTS = {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation", "held_out", "holdout"}
+PICTURES = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+    ".pnm",
+    ".jfif",
+    ".jpe",
+)
+PARTS = {
+    "train",
+    "training",
+    "test",
+    "testing",
+    "val",
+    "valid",
+    "validation",
+    "dev",
+    "eval",
+    "evaluation",
+    "held_out",
+    "holdout",
+}
 """What the folders of a data set that is parted already are called."""
 
 
@@ -38,7 +66,9 @@ def _classes(names: Sequence[str], place: object) -> tuple[Tensor | None, tuple[
         raise UserError(f"{said}. Give one of them (one in ten, of each class, is held out of it), or rename them.")
     if "" in known:
         if len(loose := [name for name in names if "/" not in name]) < len(names):
-            raise UserError(f"{place}: '{loose[0]}' lies in no folder, others do, so its class is unknown. Move it into one.")
+            raise UserError(
+                f"{place}: '{loose[0]}' lies in no folder, others do, so its class is unknown. Move it into one."
+            )
         return None, ()
     return torch.tensor([known[folder] for folder in folders], dtype=torch.int64), tuple(known)
 
@@ -59,7 +89,9 @@ class Folder(Dataset):
         archive = Archive(existing(self.path, "a folder or zip"), self.endings)
         if not archive.files:
             others = f", but {'; '.join(archive.others())}" if archive.others() else ""
-            raise UserError(f"{archive.path}: holds no {' or '.join(self.endings[:3])} file{others}. Give another folder.")
+            raise UserError(
+                f"{archive.path}: holds no {' or '.join(self.endings[:3])} file{others}. Give another folder."
+            )
         return archive, list(archive.files)
 
 
@@ -83,7 +115,9 @@ class ImageFolder(Folder, name="image_folder"):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.levels and not (len(self.levels) == 2 and self.levels[0] < self.levels[1]):
-            raise ConfigError("levels", f"{list(self.levels)} is no pair of a lower and a higher value. Give two, like [0,4095].")
+            raise ConfigError(
+                "levels", f"{list(self.levels)} is no pair of a lower and a higher value. Give two, like [0,4095]."
+            )
 
     def load(self) -> Data:
         archive, names = self.files()
@@ -94,7 +128,14 @@ class ImageFolder(Folder, name="image_folder"):
         classes, class_names = _classes(names, archive.path)
         apart = held_out(len(names), 10, classes)
         parts = [
-            Pictures(archive, [n for n, a in zip(names, apart, strict=True) if a == held], self.size, self.colour, self.workers, depth)
+            Pictures(
+                archive,
+                [n for n, a in zip(names, apart, strict=True) if a == held],
+                self.size,
+                self.colour,
+                self.workers,
+                depth,
+            )
             for held in (False, True)
         ]
         return Data(
@@ -145,7 +186,9 @@ class Pictures:
                 upright = ImageOps.exif_transpose(picture)
                 whole = self.depth.eight_bits(upright, values, self.archive.where(name)).convert("RGBA")
             opaque = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole)
-            fitted = ImageOps.fit(opaque.convert("RGB" if self.colour == "rgb" else "L"), (self.size, self.size), Image.Resampling.LANCZOS)
+            fitted = ImageOps.fit(
+                opaque.convert("RGB" if self.colour == "rgb" else "L"), (self.size, self.size), Image.Resampling.LANCZOS
+            )
         except UserError:
             raise
         except DAMAGED as error:
@@ -168,7 +211,9 @@ class LatentFolder(Folder, name="latents"):
     def load(self) -> Data:
         archive, names = self.files()
         if archive.zipped:
-            raise UserError(f"{archive.path}: latents are read from a folder, so that they need not be held in memory. Unpack it.")
+            raise UserError(
+                f"{archive.path}: latents are read from a folder, so that they need not be held in memory. Unpack it."
+            )
         classes, class_names = _classes(names, archive.path)
         apart = held_out(len(names), 10, classes)
         train, held = ([n for n, a in zip(names, apart, strict=True) if a == part] for part in (False, True))
@@ -205,7 +250,14 @@ class Latents:
             raise UserError(f"{place}: cannot be read ({error}). Make it again.") from error
         if not isinstance(array, np.ndarray):
             raise UserError(f"{place}: holds several arrays, not one [C, H, W]. Make it again.")
-        if array.ndim != 3 or array.shape != (wanted or array.shape) or array.dtype.kind != "f" or not np.isfinite(array).all():
+        if (
+            array.ndim != 3
+            or array.shape != (wanted or array.shape)
+            or array.dtype.kind != "f"
+            or not np.isfinite(array).all()
+        ):
             expected = list(wanted) if wanted else "[C, H, W]"
-            raise UserError(f"{place}: holds {array.dtype} {list(array.shape)}, not finite floats {expected}. Make it again.")
+            raise UserError(
+                f"{place}: holds {array.dtype} {list(array.shape)}, not finite floats {expected}. Make it again."
+            )
         return torch.from_numpy(array.astype(np.float32))

@@ -64,7 +64,9 @@ class Digits(Dataset, name="digits"):
     def load(self) -> Data:
         images, classes = digits()
         apart = held_out(len(images), 5, classes)
-        return Data(images[~apart], images[apart], encode, decode_digits, "image", *parted(classes, apart), tuple("0123456789"))
+        return Data(
+            images[~apart], images[apart], encode, decode_digits, "image", *parted(classes, apart), tuple("0123456789")
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,9 +148,16 @@ class Npz(Dataset, name="npz"):
         path = existing(self.path, "an .npz file with `images`")
         arrays = npz(path)
         images = arrays.get("images")
-        if images is None or images.dtype != np.uint8 or images.ndim != 4 or not {1, 3} & {images.shape[1], images.shape[3]}:
+        if (
+            images is None
+            or images.dtype != np.uint8
+            or images.ndim != 4
+            or not {1, 3} & {images.shape[1], images.shape[3]}
+        ):
             said = "no `images`" if images is None else f"`images` as {images.dtype} {list(images.shape)}"
-            raise UserError(f"{path}: holds {said}, not uint8 [N, H, W, C] or [N, C, H, W] with C = 1 or 3. Make it again.")
+            raise UserError(
+                f"{path}: holds {said}, not uint8 [N, H, W, C] or [N, C, H, W] with C = 1 or 3. Make it again."
+            )
         if images.shape[3] in (1, 3):
             images = images.transpose(0, 3, 1, 2)
         stored = torch.from_numpy(np.ascontiguousarray(images))
@@ -156,7 +165,9 @@ class Npz(Dataset, name="npz"):
         names: tuple[str, ...] = ()
         if "labels" in arrays:
             if arrays["labels"].shape != (len(images),):
-                raise UserError(f"{path}: `labels` is {list(arrays['labels'].shape)} for {len(images)} images. Give one each.")
+                raise UserError(
+                    f"{path}: `labels` is {list(arrays['labels'].shape)} for {len(images)} images. Give one each."
+                )
             classes, names = _numbered(arrays["labels"], path)
         apart = held_out(len(images), 10, classes)
         others = [f"{name} {list(array.shape)}" for name, array in arrays.items() if name not in ("images", "labels")]
@@ -198,7 +209,16 @@ def npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        TypeError,
+        AttributeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise UserError(f"{path}: cannot be read ({error}). Make it again.") from error
 
 
@@ -210,9 +230,14 @@ def _cifar10_npz(path: Path) -> list[tuple[Tensor, Tensor]]:
     parts = [(arrays[f"x_{part}"], arrays[f"y_{part}"].reshape(-1)) for part in ("train", "test")]
     for array, classes in parts:
         if array.dtype != np.uint8 or array.ndim != 4 or array.shape[1:] != (32, 32, 3) or not len(array):
-            raise UserError(f"{path}: holds {array.dtype} {list(array.shape)}, not uint8 [N, 32, 32, 3]. Make it again.")
+            raise UserError(
+                f"{path}: holds {array.dtype} {list(array.shape)}, not uint8 [N, 32, 32, 3]. Make it again."
+            )
         if len(classes) != len(array):
             raise UserError(f"{path}: holds {len(array)} images and {len(classes)} classes. Make it again.")
         if classes.dtype.kind not in "iu":
             raise UserError(f"{path}: holds classes as {classes.dtype}, not whole numbers. Make it again.")
-    return [(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(classes).long()) for images, classes in parts]
+    return [
+        (torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(classes).long())
+        for images, classes in parts
+    ]

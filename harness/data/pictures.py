@@ -48,7 +48,10 @@ def require_drawable(kind: Kind, number: int) -> None:
 def _grid(data: Data, images: Tensor, title: str, trajectories: Sequence[Tensor]) -> bytes:
     """uint8 images [N, C, H, W], in rows of eight, or of more for a square; small ones enlarged to 32 pixels."""
     enlarged = images.repeat_interleave(factor := max(1, 32 // images.shape[-1]), 2).repeat_interleave(factor, 3)
-    across, grey = min(max(8, math.isqrt(len(images) - 1) + 1), len(images)), functools.partial(nn.functional.pad, value=128)
+    across, grey = (
+        min(max(8, math.isqrt(len(images) - 1) + 1), len(images)),
+        functools.partial(nn.functional.pad, value=128),
+    )
     tiles = grey(enlarged.expand(-1, 3, -1, -1), (0, GAP, 0, GAP, 0, 0, 0, -len(images) % across))
     rows = tiles.unflatten(0, (-1, across)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
     content = io.BytesIO()
@@ -61,7 +64,9 @@ def _latents(data: Data, latents: Tensor, title: str, trajectories: Sequence[Ten
     chosen = (latents[:, :3] if latents.shape[1] >= 3 else latents[:, :1]).double()
     values = chosen.flatten()[spaced(1_000_000, chosen.numel())]
     low, high = (torch.quantile(values, q) for q in (0.01, 0.99))
-    return _grid(data, ((chosen - low) / (high - low).clamp(min=1e-9) * 255).clamp(0, 255).to(torch.uint8), title, trajectories)
+    return _grid(
+        data, ((chosen - low) / (high - low).clamp(min=1e-9) * 255).clamp(0, 255).to(torch.uint8), title, trajectories
+    )
 
 
 def _points(data: Data, points: Tensor, title: str, trajectories: Sequence[Tensor]) -> bytes:
@@ -69,10 +74,14 @@ def _points(data: Data, points: Tensor, title: str, trajectories: Sequence[Tenso
     real = _real(data, len(points))
     figure = Figure(figsize=(9, 4.6))
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-    figure.subplots_adjust(left=0.05, right=0.99, bottom=0.06, top=0.92, wspace=0.04)  # a layout engine takes as long as the rest
+    figure.subplots_adjust(
+        left=0.05, right=0.99, bottom=0.06, top=0.92, wspace=0.04
+    )  # a layout engine takes as long as the rest
     left.scatter(*_plane(real), s=3, color=REAL)
     if trajectories:
-        lines = np.stack([np.stack(_plane(data.decode(x[:WAYS].cpu())), axis=-1) for x in trajectories], axis=1)  # [N, times, 2]
+        lines = np.stack(
+            [np.stack(_plane(data.decode(x[:WAYS].cpu())), axis=-1) for x in trajectories], axis=1
+        )  # [N, times, 2]
         title += f", the ways of {len(lines)}" if len(lines) < len(points) else ""
         right.add_collection(LineCollection(list(lines), colors=COLOURS[0], linewidths=0.4, alpha=0.3))
     right.scatter(*_plane(points), s=3, color=MADE, zorder=2)

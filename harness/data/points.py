@@ -67,8 +67,12 @@ class Pinwheel(Points, name="pinwheel"):
         arm = torch.randint(5, (number,), generator=generator)
         along, across = (torch.randn(number, 2, generator=generator) * torch.tensor([0.3, 0.1])).unbind(1)
         angle = arm * 2 * math.pi / 5 + 0.25 * (along + 1).exp()
-        points = torch.stack([angle.cos() * (along + 1) - angle.sin() * across, angle.sin() * (along + 1) + angle.cos() * across], dim=1)
-        return points / math.sqrt((1 + 0.3**2 + 0.1**2) / 2), arm  # five arms, evenly turned, have the same variance in every direction
+        points = torch.stack(
+            [angle.cos() * (along + 1) - angle.sin() * across, angle.sin() * (along + 1) + angle.cos() * across], dim=1
+        )
+        return points / math.sqrt(
+            (1 + 0.3**2 + 0.1**2) / 2
+        ), arm  # five arms, evenly turned, have the same variance in every direction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +92,9 @@ class ScikitPoints(Points):
         held_out, held_classes = self.draw(max(1, self.number // 5), stream(0, self.name, "held out"))
         scale = Standardise(train.double().mean(0), train.double().std(0))
         labels, held_labels = (None, None) if classes.is_floating_point() else (classes.long(), held_classes.long())
-        return Data(train, held_out, scale.encode, scale.decode, "points", labels, held_labels, statistics=scale.statistics)
+        return Data(
+            train, held_out, scale.encode, scale.decode, "points", labels, held_labels, statistics=scale.statistics
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,17 +141,25 @@ class GaussianMixture(Points, name="gaussian_mixture"):
         """[components, D] in float64, of mean zero and, if there are several, variance 1 - spread^2 in each coordinate."""
         if self.components == 1:
             return torch.zeros(1, self.dimensions, dtype=torch.float64)
-        drawn = torch.randn(self.components, self.dimensions, generator=stream(0, self.name, "means"), dtype=torch.float64)
+        drawn = torch.randn(
+            self.components, self.dimensions, generator=stream(0, self.name, "means"), dtype=torch.float64
+        )
         return (drawn - drawn.mean(0)) / drawn.std(0, unbiased=False) * math.sqrt(1 - self.spread**2)
 
     def draw(self, number: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         component = torch.randint(self.components, (number,), generator=generator)
-        return (self.means()[component] + self.spread * torch.randn(number, self.dimensions, generator=generator)).float(), component
+        return (
+            self.means()[component] + self.spread * torch.randn(number, self.dimensions, generator=generator)
+        ).float(), component
 
     def log_density(self, x: Tensor) -> Tensor:
         """log p(x) of x [B, D], [B] in float64."""
         logits, _ = self._responsibilities(x.double(), self.means(), self.spread**2)
-        return logits.logsumexp(1) - math.log(self.components) - self.dimensions / 2 * math.log(2 * math.pi * self.spread**2)
+        return (
+            logits.logsumexp(1)
+            - math.log(self.components)
+            - self.dimensions / 2 * math.log(2 * math.pi * self.spread**2)
+        )
 
     def posterior_mean(self, xt: Tensor, alpha: float, sigma: float) -> Tensor:
         """E[x0 | alpha x0 + sigma x1 = xt] for standard normal x1, [B, D] in float64; `sigma` > 0."""

@@ -42,7 +42,8 @@ class Windows(Dataset):
         for part, length in (("training", border), ("held-out", len(series) - border)):
             if length < self.window:
                 raise ConfigError(
-                    "dataset.window", f"{self.window} is longer than the {length} rows of the {part} part. Choose a shorter one."
+                    "dataset.window",
+                    f"{self.window} is longer than the {length} rows of the {part} part. Choose a shorter one.",
                 )
         whole = torch.from_numpy(series)
         scale = Standardise(whole[:border].mean(0), whole[:border].std(0))
@@ -50,9 +51,19 @@ class Windows(Dataset):
             raise UserError(f"dataset: the channel '{constant[0]}' never varies. Leave it out by dataset.columns.")
         _refuse_rounding(whole, scale, names)
         train, held = (
-            part.unfold(0, self.window, self.stride).transpose(1, 2).contiguous().float() for part in (whole[:border], whole[border:])
+            part.unfold(0, self.window, self.stride).transpose(1, 2).contiguous().float()
+            for part in (whole[:border], whole[border:])
         )
-        return Data(train, held, scale.encode, scale.decode, "sequence", names=names, statistics=scale.statistics, notes=tuple(notes))
+        return Data(
+            train,
+            held,
+            scale.encode,
+            scale.decode,
+            "sequence",
+            names=names,
+            statistics=scale.statistics,
+            notes=tuple(notes),
+        )
 
 
 def _refuse_rounding(series: Tensor, scale: Standardise, names: tuple[str, ...]) -> None:

@@ -93,9 +93,13 @@ def _separator(path: Path, lines: Sequence[str], given: Separator) -> str:
     found = {name: sign for name, sign in SEPARATORS.items() if len(_fields(lines[0], sign)) > 1}
     if len(found) > 1:
         rows = [line for line in lines[:100] if line.strip()]
-        found = {name: sign for name, sign in found.items() if len({len(_fields(row, sign)) for row in rows}) == 1} or found
+        found = {
+            name: sign for name, sign in found.items() if len({len(_fields(row, sign)) for row in rows}) == 1
+        } or found
     if len(found) > 1:
-        raise UserError(f"{path}: its columns may be parted by {' or '.join(found)}. Set dataset.separator to one of them.")
+        raise UserError(
+            f"{path}: its columns may be parted by {' or '.join(found)}. Set dataset.separator to one of them."
+        )
     return next(iter(found.values()), ",")
 
 

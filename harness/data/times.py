@@ -42,7 +42,9 @@ def dates(texts: Sequence[str]) -> pd.Series | None:
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of formats that differ from cell to cell
-        read = [pd.Series(pd.to_datetime(list(texts), errors="coerce", utc=True, dayfirst=first)) for first in (False, True)]
+        read = [
+            pd.Series(pd.to_datetime(list(texts), errors="coerce", utc=True, dayfirst=first)) for first in (False, True)
+        ]
     read = [times for times in read if times.notna().sum() >= SHARE * len(filled)]
     return max(read, key=lambda times: (times.notna().sum(), _rising(times)), default=None)
 
@@ -85,7 +87,9 @@ def check(times: pd.Series, path: Path, place: Callable[[int], str]) -> list[str
             "Sort the rows, and give each series a file of its own."
         )
     if shared := int((steps == zero).sum()):
-        return [f"dataset: {path}: {shared} rows have the time of the row before them. Windows take rows as evenly spaced."]
+        return [
+            f"dataset: {path}: {shared} rows have the time of the row before them. Windows take rows as evenly spaced."
+        ]
     if steps.max() <= UNEVEN * steps.min() or _regular(known):
         return []
     widest = place(int(steps.index[int(steps.argmax())]))

@@ -46,7 +46,9 @@ class MMD(Metric, name="mmd"):
         "sqrt(E k(x, x') + E k(y, y') - 2 E k(x, y)), k = mean over w of exp(-|x - y|^2 / (2 w^2)), "
         "w = median * (1/8, 1/4, 1/2, 1, 2), all pairs counted"
     )
-    source: ClassVar[str] = "Gretton et al. 2012, eq. 5 and section 8 (the median); Li et al. 2015, section 3 (several widths)"
+    source: ClassVar[str] = (
+        "Gretton et al. 2012, eq. 5 and section 8 (the median); Li et al. 2015, section 3 (several widths)"
+    )
     lower_is_better = True
     widths: ClassVar[tuple[float, ...]] = (1 / 8, 1 / 4, 1 / 2, 1, 2)
     """Of the kernels, in medians."""
@@ -62,7 +64,9 @@ class MMD(Metric, name="mmd"):
             squared = (distances / median).square()
             return float(np.mean([torch.exp(-squared / (2 * width**2)).mean().item() for width in self.widths]))
 
-        return math.sqrt(max(0.0, similarity(torch.cdist(x, x)) + similarity(within) - 2 * similarity(torch.cdist(x, y))))
+        return math.sqrt(
+            max(0.0, similarity(torch.cdist(x, x)) + similarity(within) - 2 * similarity(torch.cdist(x, y)))
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +91,9 @@ class TwoSample(Metric, name="c2st"):
     1/2 counts as much as one above. The interval is of 1.96 standard errors of the accuracy, cut at 0.
     """
 
-    formula: ClassVar[str] = "max(|accuracy - 1/2|, 1 / 4n), accuracy in five-fold cross-validation on n samples and n real ones"
+    formula: ClassVar[str] = (
+        "max(|accuracy - 1/2|, 1 / 4n), accuracy in five-fold cross-validation on n samples and n real ones"
+    )
     source: ClassVar[str] = "Lopez-Paz & Oquab 2017, section 3"
     lower_is_better = True
     reference_is_best = False
@@ -150,7 +156,9 @@ class LabelAccuracy(Metric, name="label_accuracy"):
             raise ConfigError("", "the data have one class, and there is nothing to read. Leave label_accuracy out.")
         if missing := data.num_classes - len(data.classes[reference_rows(data, reference)].unique()):
             reason = f"the {reference} samples of the reference lack {missing} of the {data.num_classes} classes"
-            raise ConfigError("", f"{reason}. Raise evaluate.num_reference, or evaluate.num_samples where that is null.")
+            raise ConfigError(
+                "", f"{reason}. Raise evaluate.num_reference, or evaluate.num_samples where that is null."
+            )
 
     def compare(self, samples: Summary, reference: Summary) -> float:
         from sklearn.linear_model import LogisticRegression

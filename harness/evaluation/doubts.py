@@ -31,7 +31,9 @@ def doubts(
         (fewer, before), (more, after) = by_nfe[-2:]
         low, _ = intervals.get(metric.name, {}).get(str(fewer), (math.inf, math.inf))
         if after < min((1 - GAIN) * before, low) and before > 0:
-            said.append(f"{metric.name} still falls with the steps ({before:.4g} at NFE {fewer}, {after:.4g} at {more}): judge at more.")
+            said.append(
+                f"{metric.name} still falls with the steps ({before:.4g} at NFE {fewer}, {after:.4g} at {more}): judge at more."
+            )
     if shared := values.get("precision", {}).keys() & values.get("recall", {}).keys():
         nfe = max(shared, key=int)
         precision, recall = values["precision"][nfe], values["recall"][nfe]

@@ -70,7 +70,9 @@ def extractor_weights(name: str) -> Path:
         return WEIGHTS
     if given := os.environ.get("HARNESS_INCEPTION"):
         if not Path(given).is_file():
-            raise UserError(f"HARNESS_INCEPTION: {given} is no file. Name torch-fidelity's Inception weights, or unset it.")
+            raise UserError(
+                f"HARNESS_INCEPTION: {given} is no file. Name torch-fidelity's Inception weights, or unset it."
+            )
         return Path(given)
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
@@ -80,7 +82,9 @@ def extractor_weights(name: str) -> Path:
         try:
             torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path))
         except OSError as error:
-            raise UserError(f"{URL_INCEPTION_V3}: cannot be downloaded ({error}). Name a copy in HARNESS_INCEPTION.") from error
+            raise UserError(
+                f"{URL_INCEPTION_V3}: cannot be downloaded ({error}). Name a copy in HARNESS_INCEPTION."
+            ) from error
     return path
 
 

@@ -66,7 +66,9 @@ class ExtrapolatedFID(FID, name="fid_infinity"):
 
     def check_data(self, data: Data, samples: int, reference: int) -> None:
         if samples < 4 * self.blocks:
-            raise ConfigError("", f"{samples} samples are too few for {self.blocks} blocks. Take {4 * self.blocks} or more.")
+            raise ConfigError(
+                "", f"{samples} samples are too few for {self.blocks} blocks. Take {4 * self.blocks} or more."
+            )
 
     def summarise(self, features: Tensor, classes: Tensor | None) -> dict[str, np.ndarray]:
         return Metric.summarise(self, features, classes)
@@ -163,7 +165,9 @@ class Coverage(Metric):
         from torch_fidelity.metric_prc import prc_features_to_metric
 
         x, y = (torch.from_numpy(part["features"]) for part in (samples, reference))
-        return prc_features_to_metric(x, y, prc_neighborhood=self.neighbours, save_cpu_ram=True, verbose=False)[self.key]
+        return prc_features_to_metric(x, y, prc_neighborhood=self.neighbours, save_cpu_ram=True, verbose=False)[
+            self.key
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,7 +115,9 @@ class FieldError(FlowMetric, name="field_error"):
     A network that is told classes is told those of the samples, and compared with the best field of each class.
     """
 
-    formula: ClassVar[str] = "sqrt(E|v - v*|^2 / E|v*|^2) at x_t of training pairs, t uniform on [{earliest:g}, {latest:g}]"
+    formula: ClassVar[str] = (
+        "sqrt(E|v - v*|^2 / E|v*|^2) at x_t of training pairs, t uniform on [{earliest:g}, {latest:g}]"
+    )
     source: ClassVar[str] = "v* = E[velocity | x_t, class if told] over the finite set; Lipman et al. 2023, eq. 8"
 
     earliest: Annotated[float, Range(0, 1, ends="()")] = 0.02
@@ -123,13 +125,19 @@ class FieldError(FlowMetric, name="field_error"):
 
     def check(self, formulation: Formulation) -> None:
         if formulation.loss.name != "mse":
-            raise ConfigError("", "the best field is known for the squared error alone. Set loss=mse, or leave field_error out.")
+            raise ConfigError(
+                "", "the best field is known for the squared error alone. Set loss=mse, or leave field_error out."
+            )
         if not formulation.coupling.independent or not formulation.noise.gaussian:
-            raise ConfigError("", "the best field is known for independent pairs and Gaussian noise alone. Leave field_error out.")
+            raise ConfigError(
+                "", "the best field is known for independent pairs and Gaussian noise alone. Leave field_error out."
+            )
 
     def check_data(self, data: Data, samples: int, reference: int) -> None:
         if data.augment:
-            raise ConfigError("", "training sees altered samples, whose best field is not that of the samples. Leave field_error out.")
+            raise ConfigError(
+                "", "training sees altered samples, whose best field is not that of the samples. Leave field_error out."
+            )
         if len(data.train) > SMALL_SET:
             raise ConfigError("", f"{len(data.train)} training samples are too many for field_error. Leave it out.")
 

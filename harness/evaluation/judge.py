@@ -97,7 +97,10 @@ class Parts:
 
 
 def _joined(parts: list[Rows]) -> Rows:
-    return {name: torch.cat([rows[name] for rows in parts if name in rows]) for name in dict.fromkeys(n for rows in parts for n in rows)}
+    return {
+        name: torch.cat([rows[name] for rows in parts if name in rows])
+        for name in dict.fromkeys(n for rows in parts for n in rows)
+    }
 
 
 class Judge:
@@ -127,9 +130,13 @@ class Judge:
             raise Diverged("the samples cannot be judged: some are not finite.")
         summaries = {metric.summary: metric for metric in self.metrics}
         known = {name: metric.summarise(*self._rows(metric, rows)) for name, metric in summaries.items()}
-        scores = {m.name: m.estimate(known[m.summary], self.reference.get(m.of_reference.summary, {})) for m in self.metrics}
+        scores = {
+            m.name: m.estimate(known[m.summary], self.reference.get(m.of_reference.summary, {})) for m in self.metrics
+        }
         if not all(math.isfinite(score.value) for score in scores.values()):
-            raise Diverged(f"the samples cannot be judged: { ({name: score.value for name, score in scores.items()}) }.")
+            raise Diverged(
+                f"the samples cannot be judged: { ({name: score.value for name, score in scores.items()}) }."
+            )
         return scores, rows
 
     def resampled(self) -> Iterator[Batch]:
@@ -152,7 +159,8 @@ class Judge:
             size = min(self.config.batch_size, self.config.num_samples - start)
             noise = torch.randn((size, *self.data.shape), generator=stream(0, "gaussian", i))
             yield Batch(
-                self.data.decode(noise), self._classes(torch.randint(len(self.data.train), (size,), generator=stream(0, "classes", i)))
+                self.data.decode(noise),
+                self._classes(torch.randint(len(self.data.train), (size,), generator=stream(0, "classes", i))),
             )
 
     def _read(self, batches: Iterable[Batch], parts: Parts, show: int = 0) -> Rows:
@@ -182,7 +190,10 @@ class Judge:
     def _extract(self, batch: Batch, show: int) -> Rows:
         """The rows of a batch, on the CPU."""
         number = len(batch.samples)
-        rows = {"calls": torch.full((number,), batch.calls), "seconds": torch.full((number,), batch.seconds / number, dtype=torch.float64)}
+        rows = {
+            "calls": torch.full((number,), batch.calls),
+            "seconds": torch.full((number,), batch.seconds / number, dtype=torch.float64),
+        }
         if batch.classes is not None:
             rows["classes"] = batch.classes.cpu()
         if self.extractor is None:
@@ -202,7 +213,9 @@ class Judge:
             return {"fid": read_reference(self.config.reference, DIMENSIONS[self.config.extractor])[1]}
         about = {key: getattr(self.protocol, key) for key in ("extractor", "weights", "reference", "version")}
         folder = results_folder() / "local" / "references" / digest(about)
-        wanted = {metric.of_reference.summary: metric.of_reference for metric in self.metrics if metric.reads != "logits"}
+        wanted = {
+            metric.of_reference.summary: metric.of_reference for metric in self.metrics if metric.reads != "logits"
+        }
         with locked(folder / "lock"):
             found = {name: _read_summary(folder / f"{name}.npz") for name in wanted}
             kept: dict[str, Summary] = {name: summary for name, summary in found.items() if summary is not None}
@@ -219,7 +232,11 @@ class Judge:
         return kept
 
     def _training(self, indices: Tensor) -> Iterator[Batch]:
-        return (Batch(self.data.train[batch], self._classes(batch)) for batch in indices.split(self.config.batch_size) if len(batch))
+        return (
+            Batch(self.data.train[batch], self._classes(batch))
+            for batch in indices.split(self.config.batch_size)
+            if len(batch)
+        )
 
     def _classes(self, indices: Tensor) -> Tensor | None:
         return None if self.data.classes is None else self.data.classes[indices]
@@ -229,7 +246,14 @@ def _read_summary(path: Path) -> dict[str, np.ndarray] | None:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):  # absent or damaged: computed anew
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        zipfile.BadZipFile,
+    ):  # absent or damaged: computed anew
         return None
 
 

@@ -84,7 +84,10 @@ def standardised(samples: Summary, reference: Summary) -> tuple[np.ndarray, np.n
 
     A feature that is constant in the reference keeps its own units.
     """
-    x, y = (np.asarray(part["features"], dtype=np.float64).reshape(len(part["features"]), -1) for part in (samples, reference))
+    x, y = (
+        np.asarray(part["features"], dtype=np.float64).reshape(len(part["features"]), -1)
+        for part in (samples, reference)
+    )
     mean, std = y.mean(0), y.std(0)
     std[std == 0] = 1
     return (x - mean) / std, (y - mean) / std

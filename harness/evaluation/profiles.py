@@ -70,7 +70,9 @@ class DropoutRate(Metric, name="dropout_rate"):
 class Autocorrelation(Metric, name="autocorrelation"):
     """Error of the autocorrelation: mean over channels and lags of the absolute difference."""
 
-    formula: ClassVar[str] = "rho(lag) = mean over windows and rows of (x_i - m)(x_{{i + lag}} - m) / s^2; m, s of all rows of a set"
+    formula: ClassVar[str] = (
+        "rho(lag) = mean over windows and rows of (x_i - m)(x_{{i + lag}} - m) / s^2; m, s of all rows of a set"
+    )
     lower_is_better = True
     kinds = ("sequence",)
 

@@ -65,12 +65,16 @@ class EvaluateConfig(Config):
             if not values or len(set(values)) < len(values):
                 raise ConfigError(field, f"{list(values)} is empty or names one twice. Name each once.")
         if self.checkpoint == "best" and isinstance(self.average, PostHoc):
-            raise ConfigError("checkpoint", "an average put together afterwards ends where the snapshots do. Set it to last.")
+            raise ConfigError(
+                "checkpoint", "an average put together afterwards ends where the snapshots do. Set it to last."
+            )
         for nfe in self.nfe:
             if self.guidance.scale == 1 or self.solver.adaptive:  # else it depends on the grid: `steps_of` says
                 self.solver.steps(nfe)
         if self.reference is not None and self.num_reference is not None:
-            raise ConfigError("num_reference", "the file in evaluate.reference knows how many they were. Leave it null.")
+            raise ConfigError(
+                "num_reference", "the file in evaluate.reference knows how many they were. Leave it null."
+            )
         for field in ("num_samples", "num_reference"):
             if getattr(self, field) == 1:
                 raise ConfigError(field, "one sample has no spread. Take two or more.")
@@ -182,27 +186,41 @@ def _network(config: EvaluateConfig) -> dict:
 def _refuse_unfit(config: EvaluateConfig, data: Data) -> None:
     """`ConfigError` for an extractor or a metric that cannot read the data."""
     if config.extractor != "values" and data.kind != "image":
-        raise ConfigError("evaluate.extractor", f"{config.extractor} reads images, and these data are {data.kind}. Choose values.")
+        raise ConfigError(
+            "evaluate.extractor", f"{config.extractor} reads images, and these data are {data.kind}. Choose values."
+        )
     if config.extractor == "digits" and data.shape[1:] != (8, 8):
         raise ConfigError("evaluate.extractor", "the digits classifier reads 8x8 images. Choose inception.")
     if config.reference and config.extractor == "values":
-        raise ConfigError("evaluate.reference", "its statistics are of an extractor's features. Set evaluate.extractor=inception.")
+        raise ConfigError(
+            "evaluate.reference", "its statistics are of an extractor's features. Set evaluate.extractor=inception."
+        )
     compared_with = num_reference(config, data)
     for i, metric in enumerate(config.metrics):
         path, read = f"evaluate.metrics[{i}]", "values" if config.extractor == "values" else "features"
         if metric.kinds and data.kind not in metric.kinds:
-            raise ConfigError(path, f"{metric.name} is for {' and '.join(metric.kinds)}, and these data are {data.kind}. Choose another.")
+            raise ConfigError(
+                path,
+                f"{metric.name} is for {' and '.join(metric.kinds)}, and these data are {data.kind}. Choose another.",
+            )
         if config.reference and metric.reads != "flow" and metric.of_reference.summary not in ("fid", "logits"):
             raise ConfigError(
-                path, f"{metric.name} needs the reference's samples, and evaluate.reference is a file of statistics. Leave it out."
+                path,
+                f"{metric.name} needs the reference's samples, and evaluate.reference is a file of statistics. Leave it out.",
             )
         if metric.reads == "logits":
             if read == "values" or not has_classifier(config.extractor):
                 lacks = "has no classifier" if read == "values" else "has weights without the classifier's (all zero)"
-                raise ConfigError(path, f"{metric.name} reads logits, and evaluate.extractor={config.extractor} {lacks}. Leave it out.")
+                raise ConfigError(
+                    path,
+                    f"{metric.name} reads logits, and evaluate.extractor={config.extractor} {lacks}. Leave it out.",
+                )
         elif metric.reads not in (read, "either", "flow"):
             remedy = "evaluate.extractor=values" if metric.reads == "values" else "an extractor"
-            raise ConfigError(path, f"{metric.name} reads {metric.reads}, and evaluate.extractor gives {read}. Choose {remedy} or another.")
+            raise ConfigError(
+                path,
+                f"{metric.name} reads {metric.reads}, and evaluate.extractor gives {read}. Choose {remedy} or another.",
+            )
         if metric.needs_classes and data.classes is None:
             raise ConfigError(path, f"{metric.name} needs classes, and these data have none. Choose another.")
         try:
@@ -215,5 +233,8 @@ def num_reference(config: EvaluateConfig, data: Data) -> int:
     """How many training samples the samples are compared with."""
     wanted = config.num_reference or 8 * config.num_samples
     if config.num_reference and wanted > len(data.train):
-        raise ConfigError("evaluate.num_reference", f"{wanted} is more than the {len(data.train)} training samples. Give null or fewer.")
+        raise ConfigError(
+            "evaluate.num_reference",
+            f"{wanted} is more than the {len(data.train)} training samples. Give null or fewer.",
+        )
     return min(wanted, len(data.train))

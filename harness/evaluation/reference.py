@@ -66,11 +66,15 @@ def _arrays(content: bytes) -> tuple[np.ndarray, np.ndarray]:
 def _refuse_no_covariance(sigma: np.ndarray) -> None:
     apart = np.abs(sigma - sigma.T).max()
     if apart > ASYMMETRY * np.abs(sigma).max():
-        raise ValueError(f"holds a sigma that is not symmetric (entries across the diagonal differ by up to {apart:.3g})")
+        raise ValueError(
+            f"holds a sigma that is not symmetric (entries across the diagonal differ by up to {apart:.3g})"
+        )
     slack = NEGATIVE * np.trace(sigma)
     try:
         np.linalg.cholesky(sigma + slack * np.eye(len(sigma)))  # a tenth of the time that eigenvalues take
     except np.linalg.LinAlgError:
         lowest = np.linalg.eigvalsh(sigma)[0]
         if lowest < -slack:
-            raise ValueError(f"holds a sigma that is no covariance (it has the negative eigenvalue {lowest:.3g})") from None
+            raise ValueError(
+                f"holds a sigma that is no covariance (it has the negative eigenvalue {lowest:.3g})"
+            ) from None

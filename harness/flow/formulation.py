@@ -78,7 +78,10 @@ class Formulation(Config):
             values = (prediction.factor(t, path, space), *prediction.coefficients(t, path, ONE))
             if not all(value.isfinite().all() for value in values):
                 advice = {"t_min": "Choose a larger one, like 0.01.", "t_max": "Choose a smaller one, like 0.99."}[end]
-                raise ConfigError(f"prediction.{end}", f"{prediction.name} has no {space} at t = {t.item():g} on {path.name}. {advice}")
+                raise ConfigError(
+                    f"prediction.{end}",
+                    f"{prediction.name} has no {space} at t = {t.item():g} on {path.name}. {advice}",
+                )
 
 
 def require_score(path: str, name: str, instead: str, formulation: Formulation) -> None:

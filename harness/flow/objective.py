@@ -37,7 +37,9 @@ class Task(NamedTuple):
             return self
         size = len(self.t) // of
         rows = slice(number * size, (number + 1) * size)
-        return self._replace(xt=self.xt[rows], target=self.target[rows], t=self.t[rows], y=None if self.y is None else self.y[rows])
+        return self._replace(
+            xt=self.xt[rows], target=self.target[rows], t=self.t[rows], y=None if self.y is None else self.y[rows]
+        )
 
 
 class Step(NamedTuple):
@@ -102,7 +104,10 @@ class Objective:
         """What a sample's loss at t counts, [B]."""
         if self.at is not None:
             return torch.ones_like(t)
-        weight, sampler = self.formulation.weighting.weight(t, self.path) / self.weight_mean, self.formulation.time_sampler
+        weight, sampler = (
+            self.formulation.weighting.weight(t, self.path) / self.weight_mean,
+            self.formulation.time_sampler,
+        )
         return weight * sampler.correction(t, self.path) if sampler.importance_correct else weight
 
     def _shown(self, y: Tensor | None, seed: int, step: int) -> Tensor | None:

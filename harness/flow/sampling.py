@@ -103,7 +103,9 @@ def steps_of(solver: Solver, time_grid: TimeGrid, path: Interpolant, guidance: G
     steps = bisect.bisect_left(range(1, nfe + 1), nfe, key=calls) + 1
     if steps > nfe or calls(steps) != nfe:
         below, above = (calls(max(1, n)) for n in (steps - 1, steps))
-        raise ConfigError("evaluate.nfe", f"{solver.name} with this guidance cannot spend {nfe} calls. Choose {below} or {above}.")
+        raise ConfigError(
+            "evaluate.nfe", f"{solver.name} with this guidance cannot spend {nfe} calls. Choose {below} or {above}."
+        )
     return steps
 
 

@@ -61,10 +61,13 @@ class Reflow(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.teacher is not None and not (self.rounds or self.distil):
-            raise ConfigError("teacher", "without rounds or distil nothing is learned from it. Set reflow.rounds=1, or leave it out.")
+            raise ConfigError(
+                "teacher", "without rounds or distil nothing is learned from it. Set reflow.rounds=1, or leave it out."
+            )
         if self.solver.needs_score:
             raise ConfigError(
-                "solver", f"{self.solver.name} draws noise on its way, and pairs need one sample for each noise. Choose heun."
+                "solver",
+                f"{self.solver.name} draws noise on its way, and pairs need one sample for each noise. Choose heun.",
             )
         if not self.solver.adaptive and self.guidance.scale == 1:
             self.solver.steps(self.nfe)
@@ -94,10 +97,15 @@ class RunConfig(Formulation):
             require_score("evaluate.solver", self.evaluate.solver.name, "euler", learned)
             self.refuse_unbounded("score")
         if self.evaluate.checkpoint == "best" and learned.coupling.brings_data:
-            raise ConfigError("evaluate.checkpoint", "pairs have no held-out loss by which a checkpoint could be the best. Set it to last.")
+            raise ConfigError(
+                "evaluate.checkpoint",
+                "pairs have no held-out loss by which a checkpoint could be the best. Set it to last.",
+            )
         if self.evaluate.guidance.scale != 1 and not self.objective.label_dropout:
             state = "is told no classes" if self.objective.label_dropout is None else "always sees them"
-            raise ConfigError("evaluate.guidance", f"the network {state}. Train it with objective.label_dropout above 0, like 0.1.")
+            raise ConfigError(
+                "evaluate.guidance", f"the network {state}. Train it with objective.label_dropout above 0, like 0.1."
+            )
         for i, metric in enumerate(self.evaluate.metrics):
             try:
                 metric.check(learned)

@@ -44,13 +44,23 @@ class Explained:
 
     def effective_weight(self) -> Tensor:
         """Over `LOG_SNR`, up to a constant factor; NaN at levels that the path does not have."""
-        f, path, variance = self.config, self.config.path(self.noise_state), self.config.noise.variance(self.noise_state).double().mean()
+        f, path, variance = (
+            self.config,
+            self.config.path(self.noise_state),
+            self.config.noise.variance(self.noise_state).double().mean(),
+        )
         if f.reflow.distil:  # one level alone counts
             return torch.full_like(LOG_SNR, torch.nan)
         t = path.time_of_log_snr(LOG_SNR)
-        speed = -1 / derivative(path.log_snr, t)  # at the path's ends too, where differences would look beyond; not log_snr_dot's clamps
-        weight = f.weighting.weight(t, path) * f.time_sampler.correction(t, path) * f.time_sampler.density(t, path) * speed
-        noise_error = SPACES["noise"].determinant(t, f.interpolant) / f.prediction.determinant(t, f.interpolant, variance)
+        speed = -1 / derivative(
+            path.log_snr, t
+        )  # at the path's ends too, where differences would look beyond; not log_snr_dot's clamps
+        weight = (
+            f.weighting.weight(t, path) * f.time_sampler.correction(t, path) * f.time_sampler.density(t, path) * speed
+        )
+        noise_error = SPACES["noise"].determinant(t, f.interpolant) / f.prediction.determinant(
+            t, f.interpolant, variance
+        )
         measured_error = f.prediction.factor(t, f.interpolant, f.space, variance)
         on_path = (t > 0) & (t < 1) & (path.log_snr(t) - LOG_SNR).abs().lt(1e-6)
         return torch.where(on_path, weight * (measured_error / noise_error).square(), torch.nan)
@@ -66,8 +76,14 @@ class Explained:
             rows[1] = ("pairs", made, f.reflow.source)
         if f.reflow.distil:
             asked = [row for row in rows if row[0].partition(" ")[0] not in (f.time_sampler.family, f.weighting.family)]
-            return [*asked, ("x_t", "sigma x1, at t = 1 alone", f.reflow.source), ("objective", f"E [loss(e)], e the error of {space}", "")]
-        mean = f.weighting.expectation(f.time_sampler, f.path(self.noise_state)) if f.objective.normalise_weight else 1.0
+            return [
+                *asked,
+                ("x_t", "sigma x1, at t = 1 alone", f.reflow.source),
+                ("objective", f"E [loss(e)], e the error of {space}", ""),
+            ]
+        mean = (
+            f.weighting.expectation(f.time_sampler, f.path(self.noise_state)) if f.objective.normalise_weight else 1.0
+        )
         divided = f" / {mean:.6g}" if f.objective.normalise_weight else ""
         corrected = " / p(t)" if f.time_sampler.importance_correct else ""
         std = f.noise.variance(self.noise_state).mean().sqrt().item()
@@ -87,9 +103,13 @@ def alike(arms: Mapping[str, Explained]) -> list[str]:
         objectives = _groups(group, lambda a, b: _parts(arms[a].config) == _parts(arms[b].config))
         for same in objectives:
             if len({_formulation(arms[name].config) for name in same}) > 1:
-                lines.append(f"{', '.join(same)}: the same expected objective; only the variance of its gradient differs.")
+                lines.append(
+                    f"{', '.join(same)}: the same expected objective; only the variance of its gradient differs."
+                )
         if len(objectives) > 1:
-            lines.append(f"{', '.join(same[0] for same in objectives)}: the same weight over log SNR, on different formulations.")
+            lines.append(
+                f"{', '.join(same[0] for same in objectives)}: the same weight over log SNR, on different formulations."
+            )
     return lines
 
 
@@ -102,7 +122,9 @@ def draw(arms: Mapping[str, Explained], path: Path) -> None:
     for i, (name, arm) in enumerate(arms.items()):
         curve = arm.effective_weight()
         middle = curve[LOG_SNR.abs().argmin()]
-        axes.plot(LOG_SNR, curve / middle, label=name, linestyle=("-", "--", ":")[i % 3], color=f"C{i % 10}", linewidth=1.6)
+        axes.plot(
+            LOG_SNR, curve / middle, label=name, linestyle=("-", "--", ":")[i % 3], color=f"C{i % 10}", linewidth=1.6
+        )
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, 1e-6), min(high, 1e6))

@@ -53,7 +53,9 @@ class Run:
             return cls(RunConfig.parse(read_json(place)), folder)
         except ConfigError as error:
             plugins = ", ".join(_json(folder / "environment.json").get("sources", {}))
-            raise UserError(f"{place}: {error}" + (f" It was trained with a --plugin that holds {plugins}." if plugins else "")) from None
+            raise UserError(
+                f"{place}: {error}" + (f" It was trained with a --plugin that holds {plugins}." if plugins else "")
+            ) from None
 
     @classmethod
     def open(cls, name: str, changes: Mapping[str, Any] | None = None) -> Self:
@@ -68,7 +70,9 @@ class Run:
         home = Run.of(self.config).folder
         if home.resolve() != self.folder.resolve():
             reason = f"lies elsewhere than {home}, where rounds and sweeps look for it"
-            raise UserError(f"{self.folder}: {reason}. Move it there; or choose the device that it was trained on, by train.device.")
+            raise UserError(
+                f"{self.folder}: {reason}. Move it there; or choose the device that it was trained on, by train.device."
+            )
 
     @property
     def name(self) -> str:
@@ -93,7 +97,9 @@ class Run:
         and of sampling, (Unix) time and the network's calls a sample (mean and sd); what failed, by NFE or by metric of
         the flow (`NoValue.note`); commits."""
         path = self.evaluation_file(protocol)
-        by_nfe: dict[str, Any] = {name: {} for name in ("values", "intervals", "seconds", "sampling_seconds", "time", "calls")}
+        by_nfe: dict[str, Any] = {
+            name: {} for name in ("values", "intervals", "seconds", "sampling_seconds", "time", "calls")
+        }
         known = {"run": self.name, "protocol": vars(protocol), **by_nfe, "failures": {}, "commits": []}
         known |= _json(path)
         if known["run"] != self.name or digest_of(known["protocol"]) != protocol.digest:
@@ -142,13 +148,18 @@ class Run:
     def flow_missing(self, protocol: Protocol) -> list[FlowMetric]:
         """The metrics of the flow that are not known under a protocol, and have not failed."""
         known, metrics = self.evaluation(protocol), self.config.evaluate.metrics
-        flows = [metric for metric in metrics if isinstance(metric, FlowMetric) and metric.name not in known["failures"]]
+        flows = [
+            metric for metric in metrics if isinstance(metric, FlowMetric) and metric.name not in known["failures"]
+        ]
         return [metric for metric in flows if str(metric.nfe) not in known["values"].get(metric.name, {})]
 
     def failed(self, protocol: Protocol) -> dict[str, NoValue]:
         """{NFE as text, or metric of the flow: why it has no value under a protocol} of what the configuration asks for."""
         known = self.evaluation(protocol)
-        asked = {*map(str, self._lacking(known)), *(m.name for m in self.config.evaluate.metrics if isinstance(m, FlowMetric))}
+        asked = {
+            *map(str, self._lacking(known)),
+            *(m.name for m in self.config.evaluate.metrics if isinstance(m, FlowMetric)),
+        }
         return {place: NoValue.of(note) for place, note in known["failures"].items() if place in asked}
 
     def settled(self, protocol: Protocol) -> bool:
@@ -203,7 +214,9 @@ class Run:
         failed = self.failed(protocol)
         for place, error in failed.items():
             places.setdefault(str(error), []).append(place)
-        said = " ".join(f"at NFE {', '.join(nfes)}: {reason}" if nfes[0].isdigit() else reason for reason, nfes in places.items())
+        said = " ".join(
+            f"at NFE {', '.join(nfes)}: {reason}" if nfes[0].isdigit() else reason for reason, nfes in places.items()
+        )
         worst = sorted(failed.values(), key=lambda error: not isinstance(error, Diverged))
         return worst[0].told(said) if worst else None
 

@@ -30,7 +30,10 @@ def facts_of(config: RunConfig) -> dict[str, Any]:
         "numerics_version": NUMERICS_VERSION,
         "data": load(config.dataset).fingerprint,
         "resolved": config.train.resolved(),
-        "sources": sources(config.learned()) | sources(config.dataset) | sources(config.backbone) | sources(config.train),
+        "sources": sources(config.learned())
+        | sources(config.dataset)
+        | sources(config.backbone)
+        | sources(config.train),
         "files": {**config.coupling.fingerprint(), **config.noise.fingerprint()},
     }
     if config.parent is not None:
@@ -66,7 +69,12 @@ def _pairs(config: RunConfig, facts: Mapping[str, Any]) -> dict[str, Any]:
     making = to_dict(config.reflow, run_only=False)
     for name in ("rounds", "distil", "teacher", "warm_start", "later_guidance"):
         del making[name]
-    return {**making, "guidance": to_dict(config.pairs_guidance), "teacher": facts["teacher"], "sources": facts["pair_sources"]}
+    return {
+        **making,
+        "guidance": to_dict(config.pairs_guidance),
+        "teacher": facts["teacher"],
+        "sources": facts["pair_sources"],
+    }
 
 
 def changed(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
@@ -99,7 +107,9 @@ def _learned(config: RunConfig) -> dict[str, Any]:
 def _of_teachers(config: RunConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
     """The same changes of the teachers that a configuration names: they read the same data on the same device."""
     out, prefix, teacher = dict[str, Any](), "reflow.teacher.", config.reflow.teacher
-    own = {path: value for path, value in changes.items() if path.partition(".")[0] not in ("evaluate", "reflow", "seed")}
+    own = {
+        path: value for path, value in changes.items() if path.partition(".")[0] not in ("evaluate", "reflow", "seed")
+    }
     while teacher is not None:
         out |= {prefix + path: value for path, value in own.items()}
         prefix, teacher = prefix + "reflow.teacher.", teacher.reflow.teacher
@@ -120,7 +130,9 @@ def require_named(config: RunConfig, folder: Path, environment: Mapping[str, Any
         raise UserError(f"{folder}: {reason}")
 
 
-def _misnamed(config: RunConfig, name: str, environment: Mapping[str, Any], now: dict[str, Any], device_chosen: bool) -> str | None:
+def _misnamed(
+    config: RunConfig, name: str, environment: Mapping[str, Any], now: dict[str, Any], device_chosen: bool
+) -> str | None:
     """Why a folder of that name is not the run of its configuration, and what to do; None where it is."""
     if _named(config, now) == name:
         return None
@@ -133,12 +145,20 @@ def _misnamed(config: RunConfig, name: str, environment: Mapping[str, Any], now:
     if (expected := _named(config, kept)) != name:
         if environment.get("name") == expected:
             return f"was renamed: it is the run {expected}. Give the folder that name again."
-        reason = f"config.json gives the name {expected}: it was edited since, or other code wrote it (commit {commits})"
+        reason = (
+            f"config.json gives the name {expected}: it was edited since, or other code wrote it (commit {commits})"
+        )
         return f"{reason}. Restore it, or remove it and run the same `harness train` command, which writes it again."
     differing = [fact for fact in now if kept[fact] != now[fact]]
     if device_chosen and "resolved" in differing:
-        differing = [fact for fact in differing if fact not in ("resolved", "teacher")]  # a teacher's name holds the device too
-    return _REASONS[differing[0]].format(then=_short(kept[differing[0]]), now=_short(now[differing[0]])) if differing else None
+        differing = [
+            fact for fact in differing if fact not in ("resolved", "teacher")
+        ]  # a teacher's name holds the device too
+    return (
+        _REASONS[differing[0]].format(then=_short(kept[differing[0]]), now=_short(now[differing[0]]))
+        if differing
+        else None
+    )
 
 
 def _named(config: RunConfig, facts: Mapping[str, Any]) -> str:

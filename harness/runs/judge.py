@@ -61,14 +61,24 @@ def _evaluate_at(run: Run, trained: Trained, judge: Judge, nfe: int, stop: Stop)
     except NoValue as error:
         run.note_failure(judge.protocol, str(nfe), error)
         return parts.clear()
-    draw(judge.data, rows["shown"][: SHOWN[judge.data.kind]], run.folder / "samples" / f"{judge.protocol.digest}-nfe-{nfe:04d}.png")
+    draw(
+        judge.data,
+        rows["shown"][: SHOWN[judge.data.kind]],
+        run.folder / "samples" / f"{judge.protocol.digest}-nfe-{nfe:04d}.png",
+    )
     known, text, calls = run.evaluation(judge.protocol), str(nfe), rows["calls"].double()
     for metric, estimate in found.items():
         known["values"].setdefault(metric, {})[text] = estimate.value
         if estimate.interval:
             known["intervals"].setdefault(metric, {})[text] = estimate.interval
-    known["seconds"][text], known["sampling_seconds"][text] = time.perf_counter() - started, rows["seconds"].sum().item()
-    known["time"][text], known["calls"][text] = time.time(), {"mean": calls.mean().item(), "sd": calls.std(correction=0).item()}
+    known["seconds"][text], known["sampling_seconds"][text] = (
+        time.perf_counter() - started,
+        rows["seconds"].sum().item(),
+    )
+    known["time"][text], known["calls"][text] = (
+        time.time(),
+        {"mean": calls.mean().item(), "sd": calls.std(correction=0).item()},
+    )
     run.write_evaluation(judge.protocol, known)
     parts.clear()
 

@@ -52,7 +52,9 @@ def _above(run: Run, protocol: Protocol) -> list[Link]:
 
 def _data(run: Run) -> Link:
     dataset, found = run.config.dataset, load(run.config.dataset).fingerprint
-    return Link("data", dataset.name, "", (f"{found['train']:,} training samples", f"sha256 {found['sha256']}"), math.nan)
+    return Link(
+        "data", dataset.name, "", (f"{found['train']:,} training samples", f"sha256 {found['sha256']}"), math.nan
+    )
 
 
 def _pairs(run: Run) -> Link:
@@ -61,8 +63,17 @@ def _pairs(run: Run) -> Link:
     facts = [f"by {reflow.solver.name} at NFE {reflow.nfe or 'of its own'}{guided}"]
     if not pairs.about:
         return Link("pairs", f"{pairs.done:,} of {pairs.number:,} pairs", str(pairs.folder), tuple(facts), math.nan)
-    facts += [f"{pairs.number * pairs.about['calls']:,.0f} calls", f"{pairs.about['pairs_per_second']:,.0f} pairs a second"]
-    return Link("pairs", f"{pairs.number:,} pairs", str(pairs.folder), tuple(facts), pairs.number / pairs.about["pairs_per_second"])
+    facts += [
+        f"{pairs.number * pairs.about['calls']:,.0f} calls",
+        f"{pairs.about['pairs_per_second']:,.0f} pairs a second",
+    ]
+    return Link(
+        "pairs",
+        f"{pairs.number:,} pairs",
+        str(pairs.folder),
+        tuple(facts),
+        pairs.number / pairs.about["pairs_per_second"],
+    )
 
 
 def _flow(run: Run, *protocols: Protocol) -> Link:
@@ -99,7 +110,10 @@ def training_seconds(run: Run) -> float:
     spent, last = 0.0, 0
     for line in run.metrics():
         if "samples_per_second" in line:
-            spent, last = spent + (line["step"] - last) * run.config.train.batch_size / line["samples_per_second"], line["step"]
+            spent, last = (
+                spent + (line["step"] - last) * run.config.train.batch_size / line["samples_per_second"],
+                line["step"],
+            )
         elif "learning_rate_factor" in line:  # where training went back to
             last = line["step"]
     return spent if last else math.nan
@@ -126,7 +140,9 @@ def draw(links: list[Link], path: Path) -> None:
     axes.set_axis_off()
     for i, link in enumerate(links):
         colour = colours[link.kind]
-        box = FancyBboxPatch((i + 0.08, 0.6), 0.84, 0.34, boxstyle="round,pad=0,rounding_size=0.03", fc=(*_rgb(colour), 0.15), ec=colour)
+        box = FancyBboxPatch(
+            (i + 0.08, 0.6), 0.84, 0.34, boxstyle="round,pad=0,rounding_size=0.03", fc=(*_rgb(colour), 0.15), ec=colour
+        )
         axes.add_patch(box)
         axes.text(i + 0.5, 0.91, link.title, ha="center", va="top", fontsize=10, weight="bold")
         text = [*link.facts, *([] if math.isnan(link.seconds) else [_duration(link.seconds)])]
@@ -147,4 +163,10 @@ def _rgb(colour: str) -> tuple[float, float, float]:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.1f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )

@@ -56,11 +56,15 @@ class Mirror:
 
             self.client = MlflowClient(self.uri)
             known = self.client.get_experiment_by_name(experiment)
-            location = None if self.uri.startswith("http") else (results_folder() / "local" / "mlflow-artifacts").as_uri()
+            location = (
+                None if self.uri.startswith("http") else (results_folder() / "local" / "mlflow-artifacts").as_uri()
+            )
             self.experiment_id = known.experiment_id if known else self.client.create_experiment(experiment, location)
         except Exception as error:  # each store raises its own
             reason = str(error).strip().split("\n")[0]
-            raise UserError(f"MLflow at {self.uri} cannot be reached ({reason}). Correct MLFLOW_TRACKING_URI or the store.") from error
+            raise UserError(
+                f"MLflow at {self.uri} cannot be reached ({reason}). Correct MLFLOW_TRACKING_URI or the store."
+            ) from error
 
     def record(self, folder: Path, name: str, params: dict[str, Any], tags: dict[str, str], key: str = "") -> Record:
         """The MLflow run that stands for `folder` in this experiment, found again or begun."""
@@ -73,7 +77,9 @@ class Mirror:
         if not state or not self._exists(state["run_id"]):
             run_id = self._begun(place) or self._begin(name, {**_machine_tags(), **tags, "record": place})
             state = {"run_id": run_id, "uri": uri, "status": "", "lines": 0, "values": [], "files": []}
-            written = [Param(name, value if isinstance(value, str) else json.dumps(value)) for name, value in params.items()]
+            written = [
+                Param(name, value if isinstance(value, str) else json.dumps(value)) for name, value in params.items()
+            ]
             for start in range(0, len(written), 100):  # MLflow's limit
                 self.client.log_batch(run_id, params=written[start : start + 100])
             write_json(path, state)
@@ -84,7 +90,9 @@ class Mirror:
         about = pairs.about
         params = {"number": pairs.number, **about["made"]}
         tags = {"pairs": pairs.name, "parent": about["teacher"], "commit": about["commit"], **tags}
-        record = self.record(pairs.folder, f"pairs of {about['teacher']}", params, tags, tags.get("mlflow.parentRunId", ""))
+        record = self.record(
+            pairs.folder, f"pairs of {about['teacher']}", params, tags, tags.get("mlflow.parentRunId", "")
+        )
         if not record.state["files"]:
             for name in ("calls", "pairs_per_second"):
                 self.client.log_metric(record.run_id, name, about[name])
@@ -113,7 +121,11 @@ class Mirror:
         """Mark as KILLED what stands as RUNNING though no process works on it: SIGKILL lets nobody say so."""
         for path in (results_folder() / "local").glob("*/*/tracking/*.json"):
             state = read_json(path)
-            if state["status"] in ("", "RUNNING") and state["uri"] == redacted(self.uri) and self._exists(state["run_id"]):
+            if (
+                state["status"] in ("", "RUNNING")
+                and state["uri"] == redacted(self.uri)
+                and self._exists(state["run_id"])
+            ):
                 with locked(path.parents[1] / "lock", wait=False) as free:
                     if free:
                         Record(self.client, path, state).set_status("KILLED")
@@ -132,17 +144,38 @@ class Record:
 
         lines = run.metrics(self.state["lines"])
         every = math.ceil(run.config.train.steps / run.config.train.log_every / POINTS)
-        chosen = [line for i, line in enumerate(lines, self.state["lines"] + 1) if i % every == 0 or line.keys() & SELDOM]
-        points = [Metric(key, line[key], _ms(line["time"]), line["step"]) for line in chosen for key in line.keys() - {"step", "time"}]
+        chosen = [
+            line for i, line in enumerate(lines, self.state["lines"] + 1) if i % every == 0 or line.keys() & SELDOM
+        ]
+        points = [
+            Metric(key, line[key], _ms(line["time"]), line["step"])
+            for line in chosen
+            for key in line.keys() - {"step", "time"}
+        ]
         known = run.evaluation(protocol)
-        values = [(m, nfe, v) for m, by_nfe in known["values"].items() for nfe, v in by_nfe.items() if [m, nfe] not in self.state["values"]]
-        flow = {metric.name for metric in run.config.evaluate.metrics if isinstance(metric, FlowMetric)}  # training measures the like
+        values = [
+            (m, nfe, v)
+            for m, by_nfe in known["values"].items()
+            for nfe, v in by_nfe.items()
+            if [m, nfe] not in self.state["values"]
+        ]
+        flow = {
+            metric.name for metric in run.config.evaluate.metrics if isinstance(metric, FlowMetric)
+        }  # training measures the like
         named = [(f"flow/{metric}" if metric in flow else metric, nfe, value) for metric, nfe, value in values]
         points += [Metric(metric, value, _ms(known["time"][nfe]), int(nfe)) for metric, nfe, value in named]
-        points += [Metric("calls", known["calls"][nfe]["mean"], _ms(known["time"][nfe]), 0) for _, nfe, _ in values if nfe == "0"]
+        points += [
+            Metric("calls", known["calls"][nfe]["mean"], _ms(known["time"][nfe]), 0)
+            for _, nfe, _ in values
+            if nfe == "0"
+        ]
         looks = read_lines(run.folder / "rungs.jsonl", self.state.get("looks", 0))
         own = [look for look in looks if look["protocol"] == protocol.digest]
-        points += [Metric(f"rung_{metric}", v, _ms(look["time"]), look["step"]) for look in own for metric, v in look["values"].items()]
+        points += [
+            Metric(f"rung_{metric}", v, _ms(look["time"]), look["step"])
+            for look in own
+            for metric, v in look["values"].items()
+        ]
         for start in range(0, len(points), 1000):
             self.client.log_batch(self.run_id, metrics=points[start : start + 1000])
         self.state["lines"] += len(lines)
@@ -184,7 +217,11 @@ class Record:
 def run_params(run: Run) -> dict[str, Any]:
     """A run's configuration by path, its number of parameters, the mean of its weighting and its data's fingerprint."""
     facts = {key: run.environment[key] for key in ("parameters", "weight_mean")}
-    return {**flatten(run.config), **facts, **{f"data.{key}": value for key, value in run.environment.get("data", {}).items()}}
+    return {
+        **flatten(run.config),
+        **facts,
+        **{f"data.{key}": value for key, value in run.environment.get("data", {}).items()},
+    }
 
 
 def _touch_sqlite(uri: str) -> None:

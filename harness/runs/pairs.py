@@ -67,8 +67,12 @@ class PairSet:
         arrays = {}
         for name, (descr, shape) in kinds.items():
             header = io.BytesIO()
-            np.lib.format.write_array_header_2_0(header, {"descr": descr, "fortran_order": False, "shape": (self.number, *shape)})
-            arrays[name] = Array(self.folder / f"{name}.npy", header.getvalue(), np.dtype(descr).itemsize * math.prod(shape))
+            np.lib.format.write_array_header_2_0(
+                header, {"descr": descr, "fortran_order": False, "shape": (self.number, *shape)}
+            )
+            arrays[name] = Array(
+                self.folder / f"{name}.npy", header.getvalue(), np.dtype(descr).itemsize * math.prod(shape)
+            )
         return arrays
 
     @property
@@ -111,7 +115,9 @@ class PairSet:
     def check(self, made: Mapping[str, Any]) -> None:
         """`UserError` unless the files hold what was made, and as it should be. Content is read where size or time of change differ."""
         about, again = self.about, f"Remove {self.folder}, and the same command makes its pairs again."
-        wrong = next((name for name, value in {**made, "number": self.number}.items() if about.get(name) != value), None)
+        wrong = next(
+            (name for name, value in {**made, "number": self.number}.items() if about.get(name) != value), None
+        )
         if wrong or about.get("files", {}).keys() != self.arrays.keys():
             reason = f"its entry '{wrong or 'files'}' does not fit these pairs: somebody edited it, or copied it from other pairs"
             raise UserError(f"{self.folder / 'pairs.json'}: {reason}. {again}")

@@ -86,8 +86,12 @@ class Watch:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        shown = console.is_terminal  # drawn where it is updated: rich's own thread would draw, and hold up training, ten times a second
-        self.bar = Progress(*columns, console=console, disable=not shown, speed_estimate_period=3600, auto_refresh=False)
+        shown = (
+            console.is_terminal
+        )  # drawn where it is updated: rich's own thread would draw, and hold up training, ten times a second
+        self.bar = Progress(
+            *columns, console=console, disable=not shown, speed_estimate_period=3600, auto_refresh=False
+        )
         self.task = self.bar.add_task(title, total=self.total, completed=sum(self._done()))  # type: ignore[arg-type]  # takes floats too
         self._end, self._thread = threading.Event(), threading.Thread(target=self._follow, daemon=True)
         self._sent = self._told = time.monotonic()
@@ -98,7 +102,9 @@ class Watch:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._end.set()
         self._thread.join()
         self._show()
@@ -121,7 +127,9 @@ class Watch:
         finished = sum(value == 1 for value in done)
         at_work = [trial.title for trial, value in zip(self.trials, done, strict=True) if 0 < value < 1]
         count = f" {finished}/{self.total}" if self.total > 1 else ""
-        self.bar.update(self.task, completed=sum(done), description=f"{self.title}{count} {', '.join(at_work[:3])}", refresh=True)
+        self.bar.update(
+            self.task, completed=sum(done), description=f"{self.title}{count} {', '.join(at_work[:3])}", refresh=True
+        )
         if not self.console.is_terminal and time.monotonic() - self._told > TELL_EVERY_S:
             self._told = time.monotonic()
             left = self.bar.tasks[0].time_remaining
@@ -139,7 +147,9 @@ class Watch:
         except Exception as error:  # each store raises its own
             if not self._silent or final:
                 reason = redacted(str(error).split("\n")[0])
-                self.console.print(f"MLflow does not take records now ({reason}); they wait on disk.", markup=False, soft_wrap=True)
+                self.console.print(
+                    f"MLflow does not take records now ({reason}); they wait on disk.", markup=False, soft_wrap=True
+                )
             self._silent = True
 
     def _send_trial(self, trial: Trial, final: bool) -> None:
@@ -151,7 +161,9 @@ class Watch:
             if trial.pairs and trial.run.parent:
                 tags |= {"parent": trial.run.parent.name, "pairs": trial.pairs.name}
                 if trial.pairs.about:  # else they were removed when they were learned
-                    self.mirror.send_pairs(trial.pairs, {name: tag for name, tag in trial.tags.items() if name.startswith("mlflow.")})
+                    self.mirror.send_pairs(
+                        trial.pairs, {name: tag for name, tag in trial.tags.items() if name.startswith("mlflow.")}
+                    )
             key = trial.protocol.digest + trial.tags.get("mlflow.parentRunId", "")
             trial.record = self.mirror.record(trial.run.folder, trial.title, run_params(trial.run), tags, key)
         status = trial.status()

@@ -48,7 +48,9 @@ def draw_pairs(run: Run, stop: Stop, ranks: Ranks = ALONE) -> None:
 def teacher_of(run: Run) -> Run:
     """The parent of a run, with the average of its weights that makes the pairs."""
     assert run.parent is not None
-    return Run.of(override(run.parent.config, {"evaluate.average": run.config.reflow.average, "evaluate.checkpoint": "last"}))
+    return Run.of(
+        override(run.parent.config, {"evaluate.average": run.config.reflow.average, "evaluate.checkpoint": "last"})
+    )
 
 
 def _made(run: Run, teacher: Run) -> dict[str, Any]:
@@ -73,7 +75,8 @@ def _fill(run: Run, teacher: Run, made: Mapping[str, Any], stop: Stop) -> None:
             if not batch.x.isfinite().all():
                 raise Diverged(f"its samples at NFE {reflow.nfe} are not finite.")
             writer.add(
-                {"x0": batch.x.cpu().numpy(), "x1": batch.noise.cpu().numpy()} | ({} if batch.y is None else {"y": batch.y.cpu().numpy()})
+                {"x0": batch.x.cpu().numpy(), "x1": batch.noise.cpu().numpy()}
+                | ({} if batch.y is None else {"y": batch.y.cpu().numpy()})
             )
             calls += batch.calls * len(batch.x)
             if stop():

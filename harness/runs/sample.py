@@ -37,13 +37,22 @@ def restore(run: Run) -> Trained:
 
 def averaged(run: Run) -> tuple[nn.Module, Mapping[str, Tensor]]:
     """The network and the noise's state of a finished run."""
-    config, data, device, folder = run.config, load(run.config.dataset), run.config.train.resolved_device(), run.folder / "checkpoints"
+    config, data, device, folder = (
+        run.config,
+        load(run.config.dataset),
+        run.config.train.resolved_device(),
+        run.folder / "checkpoints",
+    )
     step, saved, _ = read_checkpoint(folder, device)
     if step < config.train.steps:
-        raise UserError(f"{run.name}: trained for {step} of {config.train.steps} steps. Run `harness train` with its settings first.")
+        raise UserError(
+            f"{run.name}: trained for {step} of {config.train.steps} steps. Run `harness train` with its settings first."
+        )
     for name, value in part(saved, "data").items():
         if not torch.equal(value.cpu(), data.statistics.get(name, torch.empty(0))):
-            raise UserError(f"{run.name}: the data's {name} is not what it was trained with. Bring the same data back, or train again.")
+            raise UserError(
+                f"{run.name}: the data's {name} is not what it was trained with. Bring the same data back, or train again."
+            )
     if config.evaluate.checkpoint == "best":
         _, saved, _ = read_checkpoint(folder / "best", device)
         if not saved:
@@ -57,7 +66,13 @@ def averaged(run: Run) -> tuple[nn.Module, Mapping[str, Tensor]]:
 
 
 def samples(
-    run: Run, trained: Trained, nfe: int, number: int, label: int | None = None, visited: list[Tensor] | None = None, first: int = 0
+    run: Run,
+    trained: Trained,
+    nfe: int,
+    number: int,
+    label: int | None = None,
+    visited: list[Tensor] | None = None,
+    first: int = 0,
 ) -> Iterator[Generated]:
     """Batches of decoded samples, on the device; the noise depends on the run's seed alone.
 
@@ -77,7 +92,12 @@ def samples(
 def picture(run: Run, trained: Trained, nfe: int, number: int, path: Path, label: int | None = None) -> None:
     """Draw samples as their kind of data is drawn: points with the way that they came."""
     data, visited = load(run.config.dataset), list[Tensor]()
-    shown = [batch.x for batch in samples(run, trained, nfe, number, label, visited if load(run.config.dataset).kind == "points" else None)]
+    shown = [
+        batch.x
+        for batch in samples(
+            run, trained, nfe, number, label, visited if load(run.config.dataset).kind == "points" else None
+        )
+    ]
     whole = [x for x in visited if len(x) == len(shown[0])][: len(visited) // len(shown)]
     draw(data, torch.cat(shown).cpu(), path, trajectories=whole)
 

@@ -29,9 +29,13 @@ def check_student(config: RunConfig, parent: RunConfig) -> None:
             why = "its pairs replace it" if name == "coupling" else "the pairs and the first weights are the teacher's"
             raise ConfigError(name, f"the teacher's is another, and {why}. Leave it as it is there.")
     if parent.reflow.distil:
-        raise ConfigError("reflow.teacher", "it is distilled to one step, and no flow any more. Take the flow that it learned from.")
+        raise ConfigError(
+            "reflow.teacher", "it is distilled to one step, and no flow any more. Take the flow that it learned from."
+        )
     if config.conditional and not parent.conditional:
-        raise ConfigError("objective.label_dropout", "the teacher knows no classes, so its pairs have none. Set it to null.")
+        raise ConfigError(
+            "objective.label_dropout", "the teacher knows no classes, so its pairs have none. Set it to null."
+        )
     _check_guidance(config, parent)
     try:
         config.reflow.average.check(parent.train.decays, parent.train.snapshot_every > 0)
@@ -74,7 +78,9 @@ def _check_distilled(config: RunConfig) -> None:
             raise ConfigError(f"evaluate.{name}", f"{reason}. Leave {name} as it is by default, with evaluate.nfe=[1].")
     for i, metric in enumerate(config.evaluate.metrics):
         if isinstance(metric, FlowMetric):
-            raise ConfigError(f"evaluate.metrics[{i}]", f"{metric.name} is of a flow, and a distilled network is none. Leave it out.")
+            raise ConfigError(
+                f"evaluate.metrics[{i}]", f"{metric.name} is of a flow, and a distilled network is none. Leave it out."
+            )
 
 
 def guided_twice(config: RunConfig) -> str | None:

@@ -132,7 +132,10 @@ def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look 
             file.write(json.dumps(line) + "\n")
 
     def seen(network: nn.Module, step: int) -> dict[str, float]:
-        trained, number = Trained(network, objective.noise_state), min(SHOWN[data.kind] // 2, run.config.evaluate.batch_size)
+        trained, number = (
+            Trained(network, objective.noise_state),
+            min(SHOWN[data.kind] // 2, run.config.evaluate.batch_size),
+        )
         try:
             picture(run, trained, max(run.config.evaluate.nfe), number, run.folder / "samples" / f"step-{step:07d}.png")
         except Unsolvable as error:  # at the end, if it stays so, the evaluation says it
@@ -155,7 +158,9 @@ def _write_environment(run: Run, network: nn.Module, objective: Objective) -> No
             "machine": machine(),
             "parameters": sum(p.numel() for p in network.parameters()),
             "weight_mean": objective.weight_mean,
-            "device_use": device_use(network, data.shape, config.train.resolved(), config.train.threads, config.conditional),
+            "device_use": device_use(
+                network, data.shape, config.train.resolved(), config.train.threads, config.conditional
+            ),
             **facts_of(config),
         },
     )

@@ -22,7 +22,9 @@ def refuse_idle(changes: Iterable[str], configs: Iterable[RunConfig]) -> None:
         raise ConfigError(paths[0], "without a round it changes nothing. Set reflow.rounds=1 too, or leave it out.")
     later = [path for path in paths if path.startswith("reflow.later_guidance")]
     if later and not any(config.parent and config.parent.parent for config in configs):
-        raise ConfigError(later[0], "without a second round it changes nothing. Set reflow.rounds=2 too, or leave it out.")
+        raise ConfigError(
+            later[0], "without a second round it changes nothing. Set reflow.rounds=2 too, or leave it out."
+        )
 
 
 def refuse_guided_twice(changes: Iterable[str], config: RunConfig) -> None:
@@ -41,7 +43,10 @@ def check(config: RunConfig) -> None:
     config.coupling.check(data.shape, data.num_classes, config.conditional)
     config.noise.check(data)
     if config.conditional and data.num_classes < 2:
-        raise ConfigError("objective.label_dropout", f"the data have {data.num_classes or 'no'} classes. Set it to null, or take others.")
+        raise ConfigError(
+            "objective.label_dropout",
+            f"the data have {data.num_classes or 'no'} classes. Set it to null, or take others.",
+        )
     if config.train.batch_size > len(data.train):
         reason = f"{config.train.batch_size} is more than the {len(data.train)} training samples"
         raise ConfigError("train.batch_size", f"{reason}. Choose a smaller one.")
@@ -62,7 +67,9 @@ def _check_pairs(config: RunConfig, parent: RunConfig, data: Data) -> None:
     if not reflow.warm_start:
         return
     with torch.device("meta"):
-        own, given = ({name: tuple(w.shape) for name, w in c.build(data).state_dict().items()} for c in (config, parent))
+        own, given = (
+            {name: tuple(w.shape) for name, w in c.build(data).state_dict().items()} for c in (config, parent)
+        )
     if own != given:
         differing = next(name for name in own.keys() | given.keys() if own.get(name) != given.get(name))
         reason = f"the network does not fit the teacher's: {differing} is {own.get(differing)} here and {given.get(differing)} there"

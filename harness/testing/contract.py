@@ -57,10 +57,16 @@ def _interpolant(path: Any) -> Promises:
     functions = (path.alpha, path.sigma, path.alpha_dot, path.sigma_dot)
     for dtype in (torch.float32, torch.float64):
         t = TIMES.to(dtype)
-        yield f"alpha, sigma and their derivatives keep shape and dtype ({dtype})", all(_like(f(t), t) for f in functions)
+        yield (
+            f"alpha, sigma and their derivatives keep shape and dtype ({dtype})",
+            all(_like(f(t), t) for f in functions),
+        )
         yield f"they are finite on [0, 1] ({dtype})", all(f(t).isfinite().all() for f in functions)
     inner = TIMES[4:-4]
-    yield "alpha falls and sigma rises", bool((path.alpha(TIMES).diff() <= 1e-12).all() and (path.sigma(TIMES).diff() >= -1e-12).all())
+    yield (
+        "alpha falls and sigma rises",
+        bool((path.alpha(TIMES).diff() <= 1e-12).all() and (path.sigma(TIMES).diff() >= -1e-12).all()),
+    )
     yield "x_0 is the data: alpha(0) = 1", abs(path.alpha(TIMES[:1]).item() - 1) < 1e-6
     step = 1e-6
     for name in ("alpha", "sigma"):
@@ -71,7 +77,10 @@ def _interpolant(path: Any) -> Promises:
     data, noise = torch.randn(2, 5, 3, 2, generator=_generator(), dtype=torch.float64)
     t = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
     moved = (path.interpolate(data, noise, t + step) - path.interpolate(data, noise, t - step)) / (2 * step)
-    yield "velocity is the derivative of interpolate", torch.allclose(path.velocity(data, noise, t), moved, rtol=1e-4, atol=1e-5)
+    yield (
+        "velocity is the derivative of interpolate",
+        torch.allclose(path.velocity(data, noise, t), moved, rtol=1e-4, atol=1e-5),
+    )
 
 
 def _prediction(prediction: Any) -> Promises:
@@ -84,7 +93,10 @@ def _prediction(prediction: Any) -> Promises:
     for to, value in expected.items():
         converted = prediction.convert(output, xt, t, path, to, variance)
         yield f"its target converts into the {to} exactly", torch.allclose(converted, value, rtol=1e-8, atol=1e-8)
-        yield f"the factor of an error in the {to} is finite", bool(prediction.factor(TIMES, path, to, variance).isfinite().all())
+        yield (
+            f"the factor of an error in the {to} is finite",
+            bool(prediction.factor(TIMES, path, to, variance).isfinite().all()),
+        )
     yield "the network's input has the data's shape", _like(prediction.network_input(xt, t, path, variance), xt)
 
 
@@ -142,7 +154,9 @@ def _noise(noise: Any) -> Promises:
     state = noise.fit(data)
     yield "its state is tensors by name", all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
     restored = _through_safetensors(state)
-    x1, _, again = (noise.sample((n, 2, 3), _generator(), s) for n, s in ((20_000, state), (7, state), (20_000, restored)))
+    x1, _, again = (
+        noise.sample((n, 2, 3), _generator(), s) for n, s in ((20_000, state), (7, state), (20_000, restored))
+    )
     yield "sampling leaves its state as it was", _same(state, restored)
     yield "samples are float32 of the asked shape", tuple(x1.shape) == (20_000, 2, 3) and x1.dtype == torch.float32
     yield "finite", bool(x1.isfinite().all())
@@ -214,9 +228,15 @@ def _backbone(backbone: Any) -> Promises:
         yield f"its output is shaped like its input {list(shape)}", _like(_seeded(network, x, t, y), x)
         network.eval()
         output, plain = network(x, t, y), network(x, t)
-        yield "classes count, and -1 is none", not torch.equal(output[:2], plain[:2]) and torch.equal(network(x, t, y * 0 - 1), plain)
+        yield (
+            "classes count, and -1 is none",
+            not torch.equal(output[:2], plain[:2]) and torch.equal(network(x, t, y * 0 - 1), plain),
+        )
         _seeded(network.train(), x, t, y).square().mean().backward()
-        yield "every parameter has a finite gradient", all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+        yield (
+            "every parameter has a finite gradient",
+            all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters()),
+        )
         other = backbone.build(shape, 3)
         other.load_state_dict(_through_safetensors(network.state_dict()))
         yield "its weights are saved and loaded", torch.equal(other.eval()(x, t, y), network.eval()(x, t, y))
@@ -229,12 +249,18 @@ def _state(network: nn.Module, other: nn.Module, x: Tensor, t: Tensor, y: Tensor
     network.eval()(x[:2], t[:2], y[:2])
     yield "in evaluation it changes nothing that it keeps", _same(network.state_dict(), saved)
     outputs = [_seeded(one.train(), x, t, y) for one in (network, other)]
-    yield "what it remembers is in its state_dict", torch.equal(*outputs) and _same(network.state_dict(), other.state_dict())
+    yield (
+        "what it remembers is in its state_dict",
+        torch.equal(*outputs) and _same(network.state_dict(), other.state_dict()),
+    )
     with buffers_apart(network):
         _seeded(network, x[:2].flip(0), t[:2], y[:2])
     _seeded(network.eval(), x[1:], t[1:], y[1:])
     outputs = [_seeded(one.train(), x, t, y) for one in (network, other)]
-    yield "a look between two steps leaves it as it was", torch.equal(*outputs) and _same(network.state_dict(), other.state_dict())
+    yield (
+        "a look between two steps leaves it as it was",
+        torch.equal(*outputs) and _same(network.state_dict(), other.state_dict()),
+    )
 
 
 def _dataset(dataset: Any) -> Promises:

@@ -42,9 +42,17 @@ def warnings(config: TrainConfig, data: Data, formulation: Formulation) -> list[
     if config.clip_norm is None:
         said.append("train.clip_norm: gradients are not clipped. One bad batch can undo a training: set 1.")
     if config.batch_size < 32:
-        said.append(f"train.batch_size: {config.batch_size} is below 32. Gradients are noisy, and couplings see few pairs.")
-    if config.steps >= PAPER_STEPS and isinstance(config.optimizer, AdamW) and not RATES[0] <= config.learning_rate <= RATES[1]:
-        said.append(f"train.learning_rate: {config.learning_rate:g} is outside 1e-4 to 5e-4, which long trainings with AdamW use.")
+        said.append(
+            f"train.batch_size: {config.batch_size} is below 32. Gradients are noisy, and couplings see few pairs."
+        )
+    if (
+        config.steps >= PAPER_STEPS
+        and isinstance(config.optimizer, AdamW)
+        and not RATES[0] <= config.learning_rate <= RATES[1]
+    ):
+        said.append(
+            f"train.learning_rate: {config.learning_rate:g} is outside 1e-4 to 5e-4, which long trainings with AdamW use."
+        )
     said += [unusual] if (unusual := not_normalised(data)) else []
     return said + unfitting(formulation, data)
 
@@ -60,7 +68,9 @@ def unfitting(formulation: Formulation, data: Data) -> list[str]:
         )
     for part in (f.prediction, f.weighting):
         if isinstance(part, predictions.EDM | weightings.EDM) and not std / FAR < part.sigma_data < FAR * std:
-            said.append(f"{part.family}.sigma_data: {part.sigma_data:g} is far from {std:.3g}, the data's sd. Set it to that.")
+            said.append(
+                f"{part.family}.sigma_data: {part.sigma_data:g} is far from {std:.3g}, the data's sd. Set it to that."
+            )
     path, ends = f.path(f.noise.learn(data)), torch.tensor([0.0, 1.0], dtype=torch.float64)
     alpha, sigma = path.alpha(ends).tolist(), path.sigma(ends).tolist()
     if alpha[1] * size > LEFT * sigma[1]:
@@ -98,10 +108,14 @@ def diagnoses(lines: Lines) -> list[str]:
     if fifth:
         first, last = (statistics.fmean(line["loss"] for line in part) for part in (reports[:fifth], reports[-fifth:]))
         if last > 0.98 * first:
-            said.append(f"the loss does not fall ({first:.4g} in the first fifth, {last:.4g} in the last): check rate and normalisation.")
+            said.append(
+                f"the loss does not fall ({first:.4g} in the first fifth, {last:.4g} in the last): check rate and normalisation."
+            )
         clipped = statistics.fmean(line["clipped_share"] for line in reports[-fifth:])
         if clipped > 0.5:
-            said.append(f"{clipped:.0%} of the last steps were clipped: the rate is high, or train.clip_norm low, for this objective.")
+            said.append(
+                f"{clipped:.0%} of the last steps were clipped: the rate is high, or train.clip_norm low, for this objective."
+            )
     spreads = [line["sample_spread"] for line in lines if "sample_spread" in line]
     if spreads and spreads[-1] < NARROW:
         said.append(

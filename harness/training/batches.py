@@ -34,7 +34,10 @@ class DataOrder:
             epoch, offset = divmod(start, self.size)
             if epoch != self._epoch:
                 generator = stream(self.seed, "order", epoch)
-                self._epoch, self._permutation = epoch, torch.randperm(self.size, generator=generator).to(self.device, non_blocking=True)
+                self._epoch, self._permutation = (
+                    epoch,
+                    torch.randperm(self.size, generator=generator).to(self.device, non_blocking=True),
+                )
             piece = self._permutation[offset : offset + count]
             yield piece
             start, count = start + len(piece), count - len(piece)
@@ -60,7 +63,10 @@ def batches(data: Data, batch_size: int, seed: int, start: int, end: int, device
     for rows, samples, error in fetched:
         if error:
             raise UserError(error)
-        yield samples.to(device, non_blocking=True), None if classes is None else classes[rows.to(device, non_blocking=True)]
+        yield (
+            samples.to(device, non_blocking=True),
+            None if classes is None else classes[rows.to(device, non_blocking=True)],
+        )
 
 
 def of_every_class(classes: Tensor, number: int) -> Tensor:

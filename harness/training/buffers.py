@@ -14,7 +14,9 @@ def buffers_apart(network: nn.Module) -> Iterator[None]:
 
     It has the same tensors again at the end, also where it replaces a buffer instead of changing it.
     """
-    own = [(module, name, buffer) for module in network.modules() for name, buffer in module.named_buffers(recurse=False)]
+    own = [
+        (module, name, buffer) for module in network.modules() for name, buffer in module.named_buffers(recurse=False)
+    ]
     copies = {buffer: buffer.clone() for _, _, buffer in own}
     for module, name, buffer in own:
         setattr(module, name, copies[buffer])

@@ -105,7 +105,9 @@ class Guard:
         return 1 - good.float()
 
 
-def gradients_by_noise(network: nn.Module, objective: Objective, x0: Tensor, y: Tensor | None, seed: int, step: int) -> dict[str, float]:
+def gradients_by_noise(
+    network: nn.Module, objective: Objective, x0: Tensor, y: Tensor | None, seed: int, step: int
+) -> dict[str, float]:
     """Norm of the mean gradient and variance of a sample's gradient (trace of its covariance), for every bin of log SNR.
 
     Of `SAMPLES` of the encoded samples x0 in each bin, log SNR uniform in it; the weighting counts, and classes y are hidden as

@@ -83,7 +83,9 @@ def joined() -> Iterator[Ranks]:
         yield Ranks(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo"))  # type: ignore[arg-type]  # this rank is in it
     except RuntimeError as error:  # gloo has no error of its own
         if isinstance(error, dist.DistError) or "gloo" in str(error):
-            raise UserError("another rank of this training was lost. The last checkpoint stands; the same command continues.") from error
+            raise UserError(
+                "another rank of this training was lost. The last checkpoint stands; the same command continues."
+            ) from error
         raise
     finally:
         dist.destroy_process_group()

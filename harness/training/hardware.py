@@ -83,7 +83,9 @@ def recomputing(network: nn.Module) -> nn.Module:
 def _computed_again(block: nn.Module, forward: Callable[..., Any], *given: Any, **named: Any) -> Any:
     if torch.compiler.is_compiling():  # which takes what happens to buffers out of what it computes again
         return checkpoint(forward, *given, use_reentrant=False, **named)
-    return checkpoint(forward, *given, use_reentrant=False, context_fn=lambda: (nullcontext(), buffers_apart(block)), **named)
+    return checkpoint(
+        forward, *given, use_reentrant=False, context_fn=lambda: (nullcontext(), buffers_apart(block)), **named
+    )
 
 
 def device_use(

@@ -45,11 +45,15 @@ class Adam(Optimizer, name="adam"):
 class AdamW(Adam, name="adamw"):
     """Adam with decoupled weight decay."""
 
-    formula: ClassVar[str] = "Adam, betas {beta1:g}, {beta2:g}, eps {eps:g}; weights less {weight_decay:g} rate of themselves"
+    formula: ClassVar[str] = (
+        "Adam, betas {beta1:g}, {beta2:g}, eps {eps:g}; weights less {weight_decay:g} rate of themselves"
+    )
     source: ClassVar[str] = "Loshchilov & Hutter 2019, algorithm 2"
 
     weight_decay: NonNegative = 0.01
     """Share of the weights taken off, times the rate, at every step."""
 
     def build(self, weights: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(weights, betas=(self.beta1, self.beta2), eps=self.eps, weight_decay=self.weight_decay, fused=True)
+        return torch.optim.AdamW(
+            weights, betas=(self.beta1, self.beta2), eps=self.eps, weight_decay=self.weight_decay, fused=True
+        )

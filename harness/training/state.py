@@ -54,7 +54,9 @@ class State:
         for name, value in part(saved, "optimizer").items():
             index, _, key = name.partition("/")
             weight = weights[int(index)]
-            in_order = torch.empty_like(weight).copy_(value) if value.shape == weight.shape else value  # channels last, perhaps
+            in_order = (
+                torch.empty_like(weight).copy_(value) if value.shape == weight.shape else value
+            )  # channels last, perhaps
             state.setdefault(int(index), {})[key] = in_order
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         kept = part(saved, "trainer")
@@ -62,4 +64,9 @@ class State:
             tensor.copy_(kept[name])
 
     def _trainer(self) -> dict[str, Tensor]:
-        return {"scalars": self.meter.scalars, "bins": self.meter.bins, "usual": self.guard.usual, "numbers": self.numbers}
+        return {
+            "scalars": self.meter.scalars,
+            "bins": self.meter.bins,
+            "usual": self.guard.usual,
+            "numbers": self.numbers,
+        }

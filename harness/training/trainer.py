@@ -86,7 +86,9 @@ class TrainConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.batch_size % self.accumulate:
-            raise ConfigError("accumulate", f"{self.accumulate} parts do not divide the batch of {self.batch_size}. Choose a divisor.")
+            raise ConfigError(
+                "accumulate", f"{self.accumulate} parts do not divide the batch of {self.batch_size}. Choose a divisor."
+            )
         if len(set(self.decays)) < len(self.decays):
             raise ConfigError("more_ema_decays", f"{list(self.decays)} names one twice. Name each once.")
 
@@ -157,7 +159,9 @@ class Training:
         self.folder, self.callbacks, self.ranks = folder, callbacks, ranks
         self.parts = ranks.number * config.accumulate
         if config.batch_size % self.parts:
-            raise ConfigError("train.batch_size", f"{config.batch_size} does not divide among {self.parts} parts. Choose a multiple.")
+            raise ConfigError(
+                "train.batch_size", f"{config.batch_size} does not divide among {self.parts} parts. Choose a multiple."
+            )
         self.chosen = config.resolved()
         self.device = self.chosen["device"]
         laid_out(network, data.shape, config.channels_last)
@@ -169,7 +173,9 @@ class Training:
         """How much the gradient of a part counts."""
         meter = Meter(objective.path.log_snr, self.clip_norm, self.device)
         self.state = State(network, averages, optimizer, objective, data, meter, Guard(self.device), numbers)
-        self.trained = ranks.wrap(compiled(recomputing(network) if config.recompute else network, self.chosen["compile"]))
+        self.trained = ranks.wrap(
+            compiled(recomputing(network) if config.recompute else network, self.chosen["compile"])
+        )
         self.shown = compiled(averages.network, self.chosen["compile"])
 
     def run(self, start: int) -> None:
@@ -206,7 +212,9 @@ class Training:
 
     def step(self, step: int, fetched: Iterator[Batch]) -> float:
         """One optimizer step; the seconds that pairing took."""
-        seed_layers(stream_seed(self.seed, "layers", step, *([self.ranks.rank] if self.ranks.rank else [])), self.device)
+        seed_layers(
+            stream_seed(self.seed, "layers", step, *([self.ranks.rank] if self.ranks.rank else [])), self.device
+        )
         state = self.state
         for group in state.optimizer.param_groups:
             group["lr"] = self.rate(step)
@@ -264,7 +272,9 @@ class Training:
         if classes is not None:
             rows = of_every_class(classes, len(rows))
         x0 = self.data.encode(held[rows].to(self.device))
-        task = self.objective.task(x0, self.seed, -1, None if classes is None else classes[rows].to(self.device), hide=False)
+        task = self.objective.task(
+            x0, self.seed, -1, None if classes is None else classes[rows].to(self.device), hide=False
+        )
         with autocast(self.chosen):
             return self.objective.measure(self.shown, task).loss.item()
 
@@ -327,7 +337,10 @@ class Training:
         step, saved, _ = read_checkpoint(self.folder, self.device)
         self.state.load(saved)
         self.state.meter.clear()  # a stop may have saved it with the bad step in it
-        self.state.numbers[0], self.state.numbers[1] = factor, lowest  # the best weights stay, on whichever stretch they were
+        self.state.numbers[0], self.state.numbers[1] = (
+            factor,
+            lowest,
+        )  # the best weights stay, on whichever stretch they were
         self.ranks.wait()
         if self.ranks.first:
             self.callbacks.log({"step": step, "time": time.time(), "learning_rate_factor": factor})

@@ -28,8 +28,15 @@ def differing(plan: Plan) -> dict[str, Settings]:
     """{arm: its settings that differ from the baseline's}; for the baseline its own at every path at which an arm differs."""
     flat = {arm: flatten(config, run_only=False) for arm, config in plan.arms.items()}
     base = flat[plan.baseline]
-    own = {arm: {path: value for path, value in found.items() if path not in base or base[path] != value} for arm, found in flat.items()}
-    changed = {path for path, value in base.items() if any(path not in found or found[path] != value for found in flat.values())}
+    own = {
+        arm: {path: value for path, value in found.items() if path not in base or base[path] != value}
+        for arm, found in flat.items()
+    }
+    changed = {
+        path
+        for path, value in base.items()
+        if any(path not in found or found[path] != value for found in flat.values())
+    }
     return own | {plan.baseline: {path: value for path, value in base.items() if path in changed}}
 
 

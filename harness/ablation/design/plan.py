@@ -43,7 +43,15 @@ class Plan:
     """{arm: the least and the most calls that it is said to need}"""
 
     @classmethod
-    def of(cls, study: Study, scale: str, base: RunConfig, changes: Mapping[str, Any], seeds: int | None, plugins: Sequence[Path]) -> Self:
+    def of(
+        cls,
+        study: Study,
+        scale: str,
+        base: RunConfig,
+        changes: Mapping[str, Any],
+        seeds: int | None,
+        plugins: Sequence[Path],
+    ) -> Self:
         """The plan of a study on `base` with the user's `changes`; `UserError` when they do not go together."""
         _refuse_replaced(study, changes)
         count = study.seeds if seeds is None else seeds
@@ -147,7 +155,9 @@ def same_training(runs: Sequence[Run]) -> RunConfig:
     """That of runs which differ in their seeds alone; `UserError` for others, and for those that lie elsewhere."""
     for run in runs:
         if training_digest(run.config) != training_digest(runs[0].config):
-            raise UserError(f"{run.name} is another training than {runs[0].name}. Take runs that differ in their seeds alone.")
+            raise UserError(
+                f"{run.name} is another training than {runs[0].name}. Take runs that differ in their seeds alone."
+            )
         run.require_home()
     return runs[0].config
 
@@ -171,4 +181,6 @@ def _refuse_replaced(study: Study, changes: Mapping[str, Any]) -> None:
         if path == "seed":
             raise ConfigError("seed", "a study sets its seeds itself. Use --seeds N.")
         if all(any(path == own or path.startswith(own + ".") for own in arm) for arm in study.arms.values()):
-            raise ConfigError(path, f"every arm of '{study.name}' replaces it, so it would change nothing. Leave it out.")
+            raise ConfigError(
+                path, f"every arm of '{study.name}' replaces it, so it would change nothing. Leave it out."
+            )

@@ -35,7 +35,9 @@ def plan_of(runs: Sequence[Run], rounds: int, distil: bool, changes: Mapping[str
     teacher = at_one_step(teacher) if distil else teacher
     for run in runs:
         if not run.finished:
-            raise UserError(f"{run.name}: is trained for {run.steps_done} of {run.config.train.steps} steps. Run `harness train` first.")
+            raise UserError(
+                f"{run.name}: is trained for {run.steps_done} of {run.config.train.steps} steps. Run `harness train` first."
+            )
     student = _first_round(teacher, {path: value for path, value in changes.items() if path not in judging})
     arms = {_title(teacher): teacher}
     asked = asks_for_guidance(judging)

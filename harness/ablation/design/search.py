@@ -60,7 +60,9 @@ class Search:
             if getattr(self, name) < 1:
                 raise UserError(f"{name}: {getattr(self, name)} is less than 1. Take one or more.")
         if self.seed < self.seeds:
-            raise UserError(f"seed: {self.seed} is one of the reporting seeds, 0 to {self.seeds - 1}. Take another, like 1000.")
+            raise UserError(
+                f"seed: {self.seed} is one of the reporting seeds, 0 to {self.seeds - 1}. Take another, like 1000."
+            )
 
     def comparison(self, tuned: Mapping[str, Any]) -> Study:
         """The study that compares these settings with the scale's own."""
@@ -111,7 +113,9 @@ class SearchPlan:
         """A plan written by `write`; the plugins it names must have been loaded."""
         plain = read_json(path)
         space = {name: json_to_distribution(text) for name, text in plain["space"].items()}
-        return cls(**{**plain, "base": RunConfig.parse(plain["base"]), "space": space, "plugins": tuple(plain["plugins"])})
+        return cls(
+            **{**plain, "base": RunConfig.parse(plain["base"]), "space": space, "plugins": tuple(plain["plugins"])}
+        )
 
     def write(self) -> Path:
         """Store it in its folder, for the workers."""
@@ -138,7 +142,11 @@ class SearchPlan:
     @property
     def facts(self) -> dict[str, Any]:
         """What a reader of the record should know."""
-        return {"question": self.question, "seed": self.base.seed, "space": {name: str(drawn) for name, drawn in self.space.items()}}
+        return {
+            "question": self.question,
+            "seed": self.base.seed,
+            "space": {name: str(drawn) for name, drawn in self.space.items()},
+        }
 
     @property
     def protocol(self) -> Protocol:
@@ -167,7 +175,9 @@ class SearchPlan:
     def check(self) -> None:
         """Raise what training would trip over at an end of a range."""
         if find("metric", self.metric).reads == "flow":  # type: ignore[attr-defined]
-            raise UserError(f"metric: {self.metric} is measured once training has ended, and a search looks earlier. Choose another.")
+            raise UserError(
+                f"metric: {self.metric} is measured once training has ended, and a search looks earlier. Choose another."
+            )
         for setting, config in self.corners().items():
             try:
                 check(config)

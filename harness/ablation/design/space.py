@@ -28,7 +28,13 @@ def even(low: float, high: float) -> BaseDistribution:
 
 def log(low: float, high: float) -> BaseDistribution:
     """From low to high, both included, evenly in the logarithm; whole numbers when both are."""
-    return _checked(lambda: IntDistribution(int(low), int(high), log=True) if _whole(low, high) else FloatDistribution(low, high, log=True))
+    return _checked(
+        lambda: (
+            IntDistribution(int(low), int(high), log=True)
+            if _whole(low, high)
+            else FloatDistribution(low, high, log=True)
+        )
+    )
 
 
 def one_of(*values: Any) -> BaseDistribution:
@@ -48,13 +54,20 @@ def settings(drawn: Mapping[str, Any]) -> dict[str, Any]:
 
 def inverse(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
     """What would have to be drawn for the values of these paths, as far as the space has it."""
-    wanted = {name: _from_one(values[path_of(name)]) if name.startswith(_ONE_MINUS) else values[path_of(name)] for name in space}
+    wanted = {
+        name: _from_one(values[path_of(name)]) if name.startswith(_ONE_MINUS) else values[path_of(name)]
+        for name in space
+    }
     return {name: x for name, x in wanted.items() if _within(space[name], x)}
 
 
 def ends(name: str, distribution: BaseDistribution) -> list[Any]:
     """The values to check before any is drawn: both ends, or all of a choice."""
-    drawn = distribution.choices if isinstance(distribution, CategoricalDistribution) else (distribution.low, distribution.high)  # type: ignore[attr-defined]
+    drawn = (
+        distribution.choices
+        if isinstance(distribution, CategoricalDistribution)
+        else (distribution.low, distribution.high)
+    )  # type: ignore[attr-defined]
     return [_value(name, x) for x in drawn]
 
 

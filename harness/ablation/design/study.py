@@ -43,7 +43,9 @@ class Study:
 
     def __post_init__(self) -> None:
         if self.baseline not in self.arms or len(self.arms) < 2:
-            raise UserError(f"baseline '{self.baseline}': it and one more must be among the arms. {did_you_mean(self.baseline, self.arms)}")
+            raise UserError(
+                f"baseline '{self.baseline}': it and one more must be among the arms. {did_you_mean(self.baseline, self.arms)}"
+            )
         if unknown := self.expected_nfe.keys() - self.arms.keys():
             raise UserError(f"expected_nfe: '{min(unknown)}' is no arm. {did_you_mean(min(unknown), self.arms)}")
         if not 0 < self.smallest_difference < 1:
@@ -65,7 +67,9 @@ def load_declared(name: str, variable: str, kind: type[Declared]) -> Declared:
         raise UserError(f"'{name}' is no {word}. {did_you_mean(name, known)}")
     declared = getattr(load_file(path, f"harness_study_{path.stem}"), variable, None)
     if not isinstance(declared, kind) or not _NAME.fullmatch(path.stem):
-        raise UserError(f"{path}: no {word}. Assign a {kind.__name__} to {variable}, in a file named with a-z, 0-9 and _ alone.")
+        raise UserError(
+            f"{path}: no {word}. Assign a {kind.__name__} to {variable}, in a file named with a-z, 0-9 and _ alone."
+        )
     object.__setattr__(declared, "name", path.stem)
     return declared
 

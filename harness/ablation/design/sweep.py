@@ -29,7 +29,9 @@ def axes_of(words: Sequence[str]) -> Axes:
         if not (path and equals and values):
             raise UserError(f"--sweep: '{word}' is not path=value,value. Write it like solver=euler,heun.")
         if path in ("nfe", "metrics"):
-            raise UserError(f"--sweep: {path} is not an axis: every arm is judged at all of it. Use --set evaluate.{path}=[...].")
+            raise UserError(
+                f"--sweep: {path} is not an axis: every arm is judged at all of it. Use --set evaluate.{path}=[...]."
+            )
         axes[path] = [Typed(text) for text in _split(values)]
     return axes
 

@@ -61,7 +61,9 @@ class Board(ABC):
                 storage=storage, study_name=name, direction=direction, pruner=pruner, load_if_exists=True
             )  # fmt: skip
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{journal}: Optuna cannot use it ({error}). Remove it: finished runs are kept and found again.") from error
+            raise UserError(
+                f"{journal}: Optuna cannot use it ({error}). Remove it: finished runs are kept and found again."
+            ) from error
 
     @property
     @abstractmethod

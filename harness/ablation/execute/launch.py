@@ -66,7 +66,9 @@ def prepare(plan: Plan, console: Console, stop: Callable[[], bool] = lambda: Fal
 def with_reference(config: RunConfig, console: Console, stop: Callable[[], bool]) -> Judge:
     """What judges by a configuration; the features of the reference are computed with all cores, and shown."""
     torch.set_num_threads(os.cpu_count() or 1)
-    return judge_of(config, lambda batches, total: track(batches, "features of the reference", total, console=console), stop)
+    return judge_of(
+        config, lambda batches, total: track(batches, "features of the reference", total, console=console), stop
+    )
 
 
 def launch(board: Board, split: Split, console: Console, stop: StopSignal, report: Callable[[], list[Path]]) -> None:
@@ -88,7 +90,9 @@ def launch(board: Board, split: Split, console: Console, stop: StopSignal, repor
                 with _watch(board, mirror, record, console), _ended(crew, console):
                     _follow(crew, console, stop)
                 if not board.finished():
-                    raise UserError(f"a worker was lost before every trial ended. {plan.folder} has the logs; the same command continues.")
+                    raise UserError(
+                        f"a worker was lost before every trial ended. {plan.folder} has the logs; the same command continues."
+                    )
                 files, status = report(), "FINISHED"
             finally:
                 record.close("KILLED" if stop() else status, files)
@@ -115,10 +119,16 @@ def _watch(board: Board, mirror: Mirror, record: Record, console: Console) -> Wa
 
 
 def _start(plan_path: Path, number: int, split: Split) -> Worker:
-    command, log = [sys.executable, "-m", "harness.ablation.execute.worker", str(plan_path)], plan_path.with_name(f"worker-{number}.log")
+    command, log = (
+        [sys.executable, "-m", "harness.ablation.execute.worker", str(plan_path)],
+        plan_path.with_name(f"worker-{number}.log"),
+    )
     environment = split.environment(number)
     with open(log, "wb") as file:
-        return Worker(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment), log)
+        return Worker(
+            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment),
+            log,
+        )
 
 
 def _follow(crew: list[Worker], console: Console, stop: StopSignal) -> None:
@@ -142,7 +152,9 @@ def _check(worker: Worker, console: Console) -> None:
     if worker.error:
         raise UserError(worker.error)
     if code > 0:
-        raise UserError(f"a worker failed with exit code {code}; the end of {worker.log} says why. The same command continues.")
+        raise UserError(
+            f"a worker failed with exit code {code}; the end of {worker.log} says why. The same command continues."
+        )
 
 
 @contextlib.contextmanager

@@ -89,22 +89,39 @@ def remembered(plan: Plan) -> int:
 
 
 def _place(config: RunConfig, trials: int) -> Path:
-    about = {"config": to_dict(dataclasses.replace(config, seed=0), run_only=False), "machine": machine(), "trials": trials}
+    about = {
+        "config": to_dict(dataclasses.replace(config, seed=0), run_only=False),
+        "machine": machine(),
+        "trials": trials,
+    }
     return results_folder() / "local" / "splits" / f"{digest(about)}.json"
 
 
 def measure(plan: Plan, split: Split) -> float:
     """Samples a second of all trials together; 0 where one fails, for want of memory perhaps."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "harness.ablation.execute.placement", str(plan.write(Path(folder))), folder, str(split.workers)]
+        command = [
+            sys.executable,
+            "-m",
+            "harness.ablation.execute.placement",
+            str(plan.write(Path(folder))),
+            folder,
+            str(split.workers),
+        ]
         crew = [
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=split.environment(i))
+            subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=split.environment(i)
+            )
             for i in range(split.workers)
         ]
         try:
             while any(process.poll() is None for process in crew) and not any(process.returncode for process in crew):
                 time.sleep(0.02)
-            return 0.0 if any(process.returncode for process in crew) else sum(float(process.communicate()[0]) for process in crew)
+            return (
+                0.0
+                if any(process.returncode for process in crew)
+                else sum(float(process.communicate()[0]) for process in crew)
+            )
         finally:
             for process in crew:
                 process.kill()

@@ -76,7 +76,9 @@ class SearchBoard(Board):
         """The finished trial with the best value; `UserError` where none finished."""
         if not self.trials(TrialState.COMPLETE):
             reason = self.settled()[0].user_attrs["reason"]
-            raise UserError(f"{self.plan.name}: no trial finished; the first: {reason} Mend the space, then search again.")
+            raise UserError(
+                f"{self.plan.name}: no trial finished; the first: {reason} Mend the space, then search again."
+            )
         return self.study.best_trial
 
     def settled(self) -> list[FrozenTrial]:
@@ -93,7 +95,9 @@ class SearchBoard(Board):
     def _look(self, trial: optuna.Trial, run: Run) -> Callable[[Trained, int], None]:
         """What judges a run at its rungs, reports the values and may give it up."""
         judge = judge_of(run.config)
-        reported = {step: values[self.plan.metric] for step, values in known_rungs(run, judge.protocol, self.plan.nfe).items()}
+        reported = {
+            step: values[self.plan.metric] for step, values in known_rungs(run, judge.protocol, self.plan.nfe).items()
+        }
         for step, value in reported.items():  # by whom it began
             trial.report(value, step)
 
@@ -109,7 +113,10 @@ class SearchBoard(Board):
         return look
 
     def _any_left(self) -> bool:
-        return super()._any_left() or len(self.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)) < self.total
+        return (
+            super()._any_left()
+            or len(self.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)) < self.total
+        )
 
     def _ask(self) -> optuna.Trial:
         drawn = len({title_of(t) for t in self.trials() if t.state != TrialState.WAITING})

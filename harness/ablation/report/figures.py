@@ -31,7 +31,9 @@ def draw(plan: Plan, cells: pd.DataFrame, summary: pd.DataFrame, references: dic
     return png(figure)
 
 
-def _curves(axes: Axes, plan: Plan, values: pd.DataFrame, summary: pd.DataFrame, references: dict[str, dict[str, float]]) -> None:
+def _curves(
+    axes: Axes, plan: Plan, values: pd.DataFrame, summary: pd.DataFrame, references: dict[str, dict[str, float]]
+) -> None:
     of_metric = summary[(summary.metric == plan.metric) & (summary.n > 0)]
     calls = values[values.metric == plan.metric].groupby(["arm", "nfe"]).calls.mean()
     for i, arm in enumerate(plan.arms):
@@ -39,7 +41,16 @@ def _curves(axes: Axes, plan: Plan, values: pd.DataFrame, summary: pd.DataFrame,
         half = stats.t.ppf(0.975, (own.n - 1).clip(lower=1)) * (own.sd / own.n**0.5).fillna(0)
         aside = 1.15 ** (i / len(plan.arms) - 0.5)  # side by side where they would cover each other
         x = [calls[arm, nfe] * aside for nfe in own.nfe]
-        axes.errorbar(x, own["mean"], half, label=_label(arm, summary[summary.metric == plan.metric]), ms=5, lw=1.4, capsize=2, **_style(i))
+        axes.errorbar(
+            x,
+            own["mean"],
+            half,
+            label=_label(arm, summary[summary.metric == plan.metric]),
+            ms=5,
+            lw=1.4,
+            capsize=2,
+            **_style(i),
+        )
     for kind, style, label in (
         ("resampled", "--", "resampled real"),
         ("held_out", "-.", "held-out real"),
@@ -48,10 +59,17 @@ def _curves(axes: Axes, plan: Plan, values: pd.DataFrame, summary: pd.DataFrame,
         if plan.metric in references.get(kind, {}):
             axes.axhline(references[kind][plan.metric], color="grey", ls=style, lw=1, label=label)
     scale = "log" if len(of_metric) else "linear"
-    axes.set(xscale=scale, yscale=scale if (of_metric["mean"] > 0).all() else "linear", xlabel="NFE", ylabel=plan.metric.upper())
+    axes.set(
+        xscale=scale,
+        yscale=scale if (of_metric["mean"] > 0).all() else "linear",
+        xlabel="NFE",
+        ylabel=plan.metric.upper(),
+    )
     seeds = f"{len(plan.seeds)} seeds" if (of_metric.n == len(plan.seeds)).all() else "the seeds that have a value"
     axes.set_title(f"mean over {seeds}, 95 % intervals", fontsize=10)
-    ticks = sorted(nfe for nfe in of_metric.nfe.unique() if nfe)  # 0 is an adaptive solver's own number, and stands where that is
+    ticks = sorted(
+        nfe for nfe in of_metric.nfe.unique() if nfe
+    )  # 0 is an adaptive solver's own number, and stands where that is
     axes.set_xticks(ticks, list(map(str, ticks)))
     if len(of_metric):
         axes.xaxis.set_minor_formatter(NullFormatter())
@@ -66,7 +84,9 @@ def _forest(axes: Axes, plan: Plan, values: pd.DataFrame, summary: pd.DataFrame)
     smallest = 100 * plan.smallest_difference
     axes.axvspan(-smallest, smallest, color="grey", alpha=0.15, label=f"smallest difference, ±{smallest:g} %")
     axes.axvline(0, color="grey", lw=1)
-    at_primary = values[(values.metric == plan.metric) & (values.nfe == plan.nfe)].pivot_table(index="seed", columns="arm", values="value")
+    at_primary = values[(values.metric == plan.metric) & (values.nfe == plan.nfe)].pivot_table(
+        index="seed", columns="arm", values="value"
+    )
     for y, arm in enumerate(others):
         style, row = _style(list(plan.arms).index(arm)), rows.loc[arm]
         if not math.isnan(row.difference) and row.verdict != NOT_COMPARED:
@@ -80,7 +100,9 @@ def _forest(axes: Axes, plan: Plan, values: pd.DataFrame, summary: pd.DataFrame)
     axes.set_xticks([0, *(x for x in ticks if low <= x <= high)])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:+,.0f}" if x else "0"))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_yticks(range(len(others)), [f"{_label(arm, summary[summary.primary])}\n{rows.loc[arm].verdict}" for arm in others])
+    axes.set_yticks(
+        range(len(others)), [f"{_label(arm, summary[summary.primary])}\n{rows.loc[arm].verdict}" for arm in others]
+    )
     axes.set_ylim(len(others) - 0.5, -0.6)
     axes.set_xlabel(f"{plan.metric.upper()} against {plan.baseline} at NFE {plan.nfe}, %")
     axes.set_title("paired difference, 95 % interval; ticks are seeds", fontsize=10)

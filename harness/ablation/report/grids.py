@@ -62,7 +62,9 @@ def titled(metric: str) -> str:
 def of_settings(report: Report) -> Grid:
     """What each arm was."""
     plan, told = report.plan, arm_settings.described(report.plan)
-    title = f"Settings of the arms, where they differ from {plan.baseline} (all of {plan.baseline}'s in {plan.name}.json)"
+    title = (
+        f"Settings of the arms, where they differ from {plan.baseline} (all of {plan.baseline}'s in {plan.name}.json)"
+    )
     return Grid(title, ["arm", "settings"], [[arm, told[arm]] for arm in plan.arms])
 
 
@@ -117,7 +119,15 @@ def _read_off(report: Report, timed: bool) -> Grid:
     plan = report.plan
     ends = next((found.ends for found in report.readouts.values() if found.ends), None)
     over = "mean over NFE" if ends is None else f"mean over NFE {ends[0]} to {ends[1]}"
-    header = ["arm", over, "difference", "95 % interval", "NFE to its best", "NFE to the best", *(["ms a sample"] if timed else [])]
+    header = [
+        "arm",
+        over,
+        "difference",
+        "95 % interval",
+        "NFE to its best",
+        "NFE to the best",
+        *(["ms a sample"] if timed else []),
+    ]
     rows = []
     for arm, found in report.readouts.items():
         against = found.against
@@ -127,14 +137,20 @@ def _read_off(report: Report, timed: bool) -> Grid:
         price = "" if math.isnan(found.seconds) else f"{1000 * found.seconds:.3g}"
         steps = [str(found.fewest or "-"), str(found.fewest_of_all or "-")]
         rows.append([arm, area, difference, interval, *steps, *([price] if timed else [])])
-    return Grid(f"Read off {titled(plan.metric)} against NFE (fewest within {readouts.NEAR:.0%} of a best)", header, rows)
+    return Grid(
+        f"Read off {titled(plan.metric)} against NFE (fewest within {readouts.NEAR:.0%} of a best)", header, rows
+    )
 
 
 def _mean_sd(row: pd.Series) -> str:
     """The mean and sd of a cell, and over how many seeds where not all have a value; else what became of them."""
     if row.n == 0:
         return Seeds.of(row).missing if row.diverged or row.failed else "-"
-    spread = _figures(row["mean"], row["mean"]) if row.n == 1 else f"{_figures(row['mean'], row.sd)} ± {_figures(row.sd, row.sd)}"
+    spread = (
+        _figures(row["mean"], row["mean"])
+        if row.n == 1
+        else f"{_figures(row['mean'], row.sd)} ± {_figures(row.sd, row.sd)}"
+    )
     return spread + _of_all(row.n, row.seeds)
 
 

@@ -117,7 +117,9 @@ def _rungs(axes: Axes, board: SearchBoard) -> None:
         if trial.state == TrialState.COMPLETE:
             points[board.plan.base.train.steps] = trial.value
         colour = COLOURS[1] if trial is best else COLOURS[0] if trial.state == TrialState.COMPLETE else "grey"
-        axes.plot(points.index, points, ".-", color=colour, lw=2 if trial is best else 0.8, alpha=1 if trial is best else 0.6)
+        axes.plot(
+            points.index, points, ".-", color=colour, lw=2 if trial is best else 0.8, alpha=1 if trial is best else 0.6
+        )
     axes.set_xlabel("step")
     axes.set_title(f"values on the way; the best is trial {number_of(best)}", fontsize=10)
     axes.grid(alpha=0.25)
@@ -142,7 +144,9 @@ def _bars(axes: Axes, shares: dict[str, float], finished: int) -> None:
     axes.barh([_short(path) for path in shares], list(shares.values()), color=COLOURS[0])
     axes.invert_yaxis()
     axes.set_xlabel("share of the variance")
-    axes.set_title(f"fANOVA, log of {finished} finished trials" if shares else "too few finished trials for fANOVA", fontsize=10)
+    axes.set_title(
+        f"fANOVA, log of {finished} finished trials" if shares else "too few finished trials for fANOVA", fontsize=10
+    )
 
 
 def _slice(axes: Axes, board: SearchBoard, name: str, trials: pd.DataFrame) -> None:
@@ -193,7 +197,9 @@ def describe(board: SearchBoard) -> str:
     best, plan = board.best(), board.plan
     chosen = ", ".join(f"{path} {value}" for path, value in settings(best.params).items())
     share = plan.config(best.params).train.batch_size / plan.base.train.batch_size
-    compute = "" if share == 1 else f" In as many steps it sees {share:g} times as many training samples as the default."
+    compute = (
+        "" if share == 1 else f" In as many steps it sees {share:g} times as many training samples as the default."
+    )
     ends = {GIVEN_UP: 0} | counted(board)
     told = ", ".join(f"{ends[state]} {word}" for state, word in ENDED.items() if state in ends)
     return (

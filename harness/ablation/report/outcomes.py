@@ -108,6 +108,8 @@ def seeds_of(cells: pd.DataFrame, plan: Plan) -> dict[tuple[str, str, int], Seed
     groups: Any = cells.groupby(["arm", "metric", "nfe"]).state
     out = {}
     for key, states in groups:
-        measured, diverged, failed, unasked = (int((states == state).sum()) for state in (MEASURED, DIVERGED, FAILED, UNASKED))
+        measured, diverged, failed, unasked = (
+            int((states == state).sum()) for state in (MEASURED, DIVERGED, FAILED, UNASKED)
+        )
         out[key] = Seeds(len(plan.seeds), measured, diverged, failed, not unasked)
     return out

@@ -51,7 +51,11 @@ def read(
     if own.empty:
         return {}
     table = own.pivot_table(index=["arm", "seed"], columns="nfe", values="value")
-    whole = {arm: table.loc[arm].dropna(axis=1, how="all").dropna() for arm in dict.fromkeys(values.arm) if arm in set(own.arm)}
+    whole = {
+        arm: table.loc[arm].dropna(axis=1, how="all").dropna()
+        for arm in dict.fromkeys(values.arm)
+        if arm in set(own.arm)
+    }
     means = {arm: curves.mean() for arm, curves in whole.items() if len(curves)}
     if all(len(curve) < 2 for curve in means.values()):
         return {}
@@ -68,7 +72,9 @@ def read(
             pairs = pd.concat([areas[arm], areas[baseline]], axis=1, join="inner")
             against = compare(pairs.iloc[:, 0].tolist(), pairs.iloc[:, 1].tolist())
         spent = seconds.get((arm, fewest or 0), math.nan)
-        out[arm] = Readout(areas[arm].mean(), len(whole[arm]), ends, against, fewest, _fewest(curve, best, lower), spent)
+        out[arm] = Readout(
+            areas[arm].mean(), len(whole[arm]), ends, against, fewest, _fewest(curve, best, lower), spent
+        )
     return out
 
 

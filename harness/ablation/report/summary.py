@@ -35,7 +35,9 @@ class Summary:
     @property
     def tested(self) -> dict[str, Comparison]:
         """{arm: its comparison} of those that have a p-value."""
-        return {arm: self.standings[arm].comparison for arm, found in self.verdicts.items() if not math.isnan(found.p_value)}
+        return {
+            arm: self.standings[arm].comparison for arm, found in self.verdicts.items() if not math.isnan(found.p_value)
+        }
 
     @property
     def pairs(self) -> tuple[int, int]:
@@ -63,9 +65,15 @@ def summarise(plan: Plan, cells: pd.DataFrame) -> Summary:
         base = values.get((plan.baseline, metric, nfe), pd.Series(dtype=float))
         for arm in plan.arms:
             own = values.get((arm, metric, nfe), pd.Series(dtype=float))
-            of_arm, comparison = seeds.get((arm, metric, nfe), Seeds(len(plan.seeds), 0, 0, 0, False)), _paired(own, base)
+            of_arm, comparison = (
+                seeds.get((arm, metric, nfe), Seeds(len(plan.seeds), 0, 0, 0, False)),
+                _paired(own, base),
+            )
             primary = (metric, nfe) == (plan.metric, plan.nfe)
-            rows.append(_row(plan, arm, metric, nfe, of_arm, own, None if arm == plan.baseline else comparison) | {"primary": primary})
+            rows.append(
+                _row(plan, arm, metric, nfe, of_arm, own, None if arm == plan.baseline else comparison)
+                | {"primary": primary}
+            )
             if primary:
                 standings[arm] = Standing(of_arm, comparison)
     settled = verdicts.settle(plan, standings)
@@ -83,10 +91,31 @@ def _paired(own: pd.Series, base: pd.Series) -> Comparison:
     return statistics.compare(pairs.iloc[:, 0].tolist(), pairs.iloc[:, 1].tolist())
 
 
-def _row(plan: Plan, arm: str, metric: str, nfe: int, seeds: Seeds, own: pd.Series, comparison: Comparison | None) -> dict[str, Any]:
+def _row(
+    plan: Plan, arm: str, metric: str, nfe: int, seeds: Seeds, own: pd.Series, comparison: Comparison | None
+) -> dict[str, Any]:
     """A row without its verdict; the baseline has no comparison."""
-    row: dict[str, Any] = {"study": plan.study, "scale": plan.scale, "arm": arm, "metric": metric, "nfe": nfe, "seeds": seeds.number}
-    row |= {"n": len(own), "diverged": seeds.diverged, "failed": seeds.failed, "mean": own.mean(), "sd": own.std(), "min": own.min()}
+    row: dict[str, Any] = {
+        "study": plan.study,
+        "scale": plan.scale,
+        "arm": arm,
+        "metric": metric,
+        "nfe": nfe,
+        "seeds": seeds.number,
+    }
+    row |= {
+        "n": len(own),
+        "diverged": seeds.diverged,
+        "failed": seeds.failed,
+        "mean": own.mean(),
+        "sd": own.std(),
+        "min": own.min(),
+    }
     if comparison is not None and comparison.n:
-        row |= {"pairs": comparison.n, "difference": comparison.difference, "low": comparison.low, "high": comparison.high}
+        row |= {
+            "pairs": comparison.n,
+            "difference": comparison.difference,
+            "low": comparison.low,
+            "high": comparison.high,
+        }
     return row

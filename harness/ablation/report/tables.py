@@ -98,9 +98,13 @@ def _about_verdicts(plan: Plan, summary: Summary) -> list[str]:
             alike.setdefault((found.word, found.reason), []).append(arm)
     lines = [f"{word.capitalize()}: {', '.join(arms)} ({reason})." for (word, reason), arms in alike.items()]
     if any(found.word == verdicts.UNSTABLE for found in summary.verdicts.values()):
-        lines.append("An unstable arm is neither better nor a tie: its differences are those of the seeds that did not diverge.")
+        lines.append(
+            "An unstable arm is neither better nor a tie: its differences are those of the seeds that did not diverge."
+        )
     if unfinished := summary.standings[plan.baseline].seeds.unfinished:
-        lines.append(f"Unfinished: {unfinished} of {len(plan.seeds)} seeds of {plan.baseline} have no value yet, and no pair.")
+        lines.append(
+            f"Unfinished: {unfinished} of {len(plan.seeds)} seeds of {plan.baseline} have no value yet, and no pair."
+        )
     return lines
 
 
@@ -110,7 +114,9 @@ def _about_seeds(plan: Plan) -> list[str]:
     for arm, seed in plan.trials():
         run = plan.run(arm, seed)
         if error := run.failure(plan.protocol(arm)):
-            lines.append(f"{arm} seed {seed} has no value{':' if run.gave_up or not str(error).startswith('at NFE') else ''} {error}")
+            lines.append(
+                f"{arm} seed {seed} has no value{':' if run.gave_up or not str(error).startswith('at NFE') else ''} {error}"
+            )
     return lines
 
 
@@ -120,7 +126,9 @@ def _about_protocols(plan: Plan) -> list[str]:
     differing = {arm: _differing(protocol, protocols[plan.baseline]) for arm, protocol in protocols.items()}
     asked = {field for names in differing.values() for field in names if plan.one_training and field in SAMPLING}
     if asked:
-        lines.append(f"The arms are the same trainings, sampled with another {', '.join(sorted(asked))}: that is the question.")
+        lines.append(
+            f"The arms are the same trainings, sampled with another {', '.join(sorted(asked))}: that is the question."
+        )
     for arm, names in differing.items():
         if others := [name for name in names if name not in asked]:
             lines.append(f"Protocols differ: {arm} and {plan.baseline} are judged with another {', '.join(others)}.")
@@ -134,7 +142,11 @@ def _differing(one: Protocol, other: Protocol) -> list[str]:
 def remarks(report: Report) -> list[str]:
     """The sentences under a table."""
     plan = report.plan
-    named = {"resampled": "training samples drawn with replacement", "held_out": "held-out samples", "gaussian": "Gaussian noise"}
+    named = {
+        "resampled": "training samples drawn with replacement",
+        "held_out": "held-out samples",
+        "gaussian": "Gaussian noise",
+    }
     lines = [
         f"{titled(metric)} of {named[kind]}, as many as the samples: {value:.4g}."
         for kind, by_metric in report.references.items()
@@ -224,6 +236,8 @@ def _about(report: Report, command: str) -> dict[str, Any]:
             arm: sum(sum(plan.run(arm, seed).evaluation(plan.protocol(arm))["seconds"].values()) for seed in plan.seeds)
             for arm in plan.arms
         },
-        "sampling_ms": {arm: {nfe: 1000 * s for (of, nfe), s in _sampling_seconds(plan).items() if of == arm} for arm in plan.arms},
+        "sampling_ms": {
+            arm: {nfe: 1000 * s for (of, nfe), s in _sampling_seconds(plan).items() if of == arm} for arm in plan.arms
+        },
         "notes": report.notes,
     }

@@ -38,8 +38,14 @@ def settle(plan: Plan, standings: Mapping[str, Standing]) -> dict[str, Verdict]:
     A diverged seed is an outcome: what is left of an arm's seeds is no fair sample, so it is neither better nor a tie.
     """
     base, others = standings[plan.baseline].seeds, {arm: s for arm, s in standings.items() if arm != plan.baseline}
-    found = {arm: Verdict(NOT_COMPARED, why) for arm, s in others.items() if (why := _nothing_to_compare(plan, base, s))}
-    p_values = {arm: s.comparison.p_value for arm, s in others.items() if arm not in found and not math.isnan(s.comparison.p_value)}
+    found = {
+        arm: Verdict(NOT_COMPARED, why) for arm, s in others.items() if (why := _nothing_to_compare(plan, base, s))
+    }
+    p_values = {
+        arm: s.comparison.p_value
+        for arm, s in others.items()
+        if arm not in found and not math.isnan(s.comparison.p_value)
+    }
     adjusted = dict(zip(p_values, statistics.holm(list(p_values.values())), strict=True))
     for arm, standing in others.items():
         if arm not in found:
@@ -74,6 +80,8 @@ def _verdict(plan: Plan, base: Seeds, standing: Standing, p_value: float) -> Ver
         whole = base.measured == base.number
         return Verdict(word if word == "worse" and whole else UNSTABLE, own.missing, p_value)
     if not enough:
-        reason = f"{comparison.n} of {own.number} pairs of seeds have values, a verdict needs {MIN_SEEDS}: more seeds help"
+        reason = (
+            f"{comparison.n} of {own.number} pairs of seeds have values, a verdict needs {MIN_SEEDS}: more seeds help"
+        )
         return Verdict(word, reason, p_value)
     return Verdict(word, own.missing, p_value)

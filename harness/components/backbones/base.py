@@ -17,7 +17,9 @@ class Network(nn.Module):
     sequence; a network that takes none of them refuses what it would otherwise ignore.
     """
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, *, r: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, y: Tensor | None = None, *, r: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         raise NotImplementedError
 
 

@@ -69,14 +69,18 @@ class DiTModule(Network):
             nn.init.normal_(parameter, std=0.02) if parameter.ndim == 2 else nn.init.zeros_(parameter)
         self.trunk = Trunk(config.width, config.depth, config.heads, channels * config.patch**2)
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, *, r: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, y: Tensor | None = None, *, r: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """x [B, C, H, W], t [B] in [0, 1] and y [B] to [B, C, H, W]; `patch` divides H and W, else `UserError`."""
         refuse(r=r, mask=mask)
         (_, channels, height, width), p = x.shape, self.patch
         if height % p or width % p:
             raise UserError(f"backbone: patches of {p} do not divide {height}x{width}. Choose a size that they divide.")
         rows, columns = height // p, width // p
-        patches = x.unflatten(3, (columns, p)).unflatten(2, (rows, p)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+        patches = (
+            x.unflatten(3, (columns, p)).unflatten(2, (rows, p)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+        )
         tokens = self.stem(patches) + self._positions(rows, columns, x.device).to(x.dtype)
         out = self.trunk(tokens, self.condition(t, y)).view(-1, rows, columns, channels, p, p)
         return out.permute(0, 3, 1, 4, 2, 5).reshape(x.shape)

@@ -47,7 +47,9 @@ class MLPModule(Network):
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, *, r: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, y: Tensor | None = None, *, r: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """x [B, D], t [B] in [0, 1] and y [B] to [B, D]."""
         refuse(r=r, mask=mask)
         condition, x = F.silu(self.condition(t, y)), self.stem(x)

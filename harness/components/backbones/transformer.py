@@ -38,7 +38,9 @@ class Transformer(Backbone, name="transformer"):
 
     def build(self, data_shape: Sequence[int], num_classes: int = 0) -> Network:
         if len(data_shape) != 2:
-            raise ConfigError("", f"transformer takes sequences [L, D], not {list(data_shape)}. Choose another backbone.")
+            raise ConfigError(
+                "", f"transformer takes sequences [L, D], not {list(data_shape)}. Choose another backbone."
+            )
         return TransformerModule(self, data_shape[1], num_classes)
 
 
@@ -57,7 +59,9 @@ class TransformerModule(Network):
         self.condition = Condition(config.time_embedding, TIME_DIM, config.width, num_classes)
         self.trunk = Trunk(config.width, config.depth, config.heads, channels)
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, *, r: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, y: Tensor | None = None, *, r: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """x [B, L, D], t [B] in [0, 1], y [B] and mask [B, L], true at valid places, to [B, L, D], zero at the others."""
         refuse(r=r)
         positions = sine_positions(torch.arange(x.shape[1], device=x.device), self.stem.out_features)

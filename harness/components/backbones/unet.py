@@ -53,11 +53,14 @@ class UNet(Backbone, name="unet"):
         if not self.multipliers:
             raise ConfigError("multipliers", "there is no level. Give at least one, like [1, 2].")
         if any(self.channels * m % self.groups for m in self.multipliers):
-            raise ConfigError("groups", f"{self.groups} does not divide every width. Choose a divisor of {self.channels}.")
+            raise ConfigError(
+                "groups", f"{self.groups} does not divide every width. Choose a divisor of {self.channels}."
+            )
         widths = [self.channels * m for m in self.multipliers]
         if self.attention and any(width > self.head_channels and width % self.head_channels for width in widths):
             raise ConfigError(
-                "head_channels", f"{self.head_channels} does not divide the widths {widths}. Choose a divisor of {self.channels}."
+                "head_channels",
+                f"{self.head_channels} does not divide the widths {widths}. Choose a divisor of {self.channels}.",
             )
 
     def heads(self, width: int) -> int:
@@ -108,11 +111,15 @@ class UNetModule(Network):
                 width = outer
             if level:
                 self.up.append(Upsample(width))
-        self.head = nn.Sequential(nn.GroupNorm(config.groups, width), nn.SiLU(), nn.Conv2d(width, data_channels, 3, padding=1))
+        self.head = nn.Sequential(
+            nn.GroupNorm(config.groups, width), nn.SiLU(), nn.Conv2d(width, data_channels, 3, padding=1)
+        )
         for parameter in self.head[-1].parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, *, r: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, y: Tensor | None = None, *, r: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """x [B, C, H, W], t [B] in [0, 1] and y [B] to [B, C, H, W]."""
         refuse(r=r, mask=mask)
         condition = F.silu(self.condition(t, y))
