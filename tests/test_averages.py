@@ -10,9 +10,9 @@ from scipy.integrate import quad
 from torch import Tensor, nn
 
 from harness.components.averages import WIDTHS, Ema, Last, PostHoc, gamma_of, mixture
-from harness.core.checkpoint import checkpoints, combine, step_of, write_checkpoint
+from harness.core.checkpoint import checkpoints, step_of, write_checkpoint
 from harness.core.errors import ConfigError, UserError
-from harness.training.ema import Averages
+from harness.training.ema import Averages, combine
 
 STEPS, EVERY = 1500, 30
 

@@ -9,7 +9,7 @@ import platform
 import subprocess
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 _CODE = ["harness", "studies", ":(exclude)studies/README.md", "pyproject.toml", "requirements.lock"]
 _PACKAGES = ["torch", "torchvision", "torch-fidelity", "numpy", "optuna", "mlflow"]
 
