@@ -28,8 +28,7 @@ from harness.ablation.report.published import published_folder, renew
 from harness.ablation.report.tables import provenance
 from harness.components.backbones.mlp import MLP
 from harness.components.interpolants import VarianceExploding
-from harness.components.solvers import Euler, Heun
-from harness.components.time_grids import UniformGrid
+from harness.components.solvers import Heun
 from harness.components.time_samplers import Stratified
 from harness.core.config import override
 from harness.core.errors import UserError, guarded
@@ -40,7 +39,7 @@ from harness.data.base import Data, load
 from harness.evaluation.distances import SlicedWasserstein
 from harness.flow.formulation import Formulation
 from harness.flow.objective import Objective
-from harness.flow.sampling import generate
+from harness.flow.sampling import SamplingConfig, Trained, generate
 from harness.training.trainer import Callbacks, TrainConfig, fit
 
 matplotlib.use("Agg")
@@ -79,9 +78,8 @@ def train(made: Formulation, data: Data) -> nn.Module:
 def distance(made: Formulation, network: nn.Module, data: Data) -> float:
     """Of as many samples as points are held out, to those."""
     n = len(data.held_out)
-    ((points, *_),) = generate(
-        network, made, {}, Heun(), UniformGrid(), NFE, data.shape, n, n, (SEED, "samples"), "cpu"
-    )
+    sampling = SamplingConfig(solver=Heun(), batch_size=n)
+    ((points, *_),) = generate(Trained(network, made, {}), sampling, NFE, data.shape, n, (SEED, "samples"), "cpu")
     return sliced_wasserstein(points, data.held_out)
 
 
@@ -100,20 +98,8 @@ def real_distance(data: Data) -> float:
 def trajectories(made: Formulation, network: nn.Module, number: int = 150) -> Tensor:
     """[number, steps + 1, 2]: where each point is at every step from noise to data."""
     path: list[Tensor] = []
-    ((made_points, *_),) = generate(
-        network,
-        made,
-        {},
-        Euler(),
-        UniformGrid(),
-        100,
-        (2,),
-        number,
-        number,
-        (SEED, "trajectories"),
-        "cpu",
-        visited=path,
-    )
+    trained, sampling = Trained(network, made, {}), SamplingConfig(batch_size=number)
+    ((made_points, *_),) = generate(trained, sampling, 100, (2,), number, (SEED, "trajectories"), "cpu", visited=path)
     return torch.stack([*path, made_points], dim=1)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from harness.components.interpolants import Interpolant
 from harness.core.registry import build, names
 from harness.flow.formulation import Formulation
-from harness.flow.sampling import NetworkField
+from harness.flow.sampling import NetworkField, Trained
 
 MEAN = torch.tensor([0.4, -0.7, 0.1], dtype=torch.float64)
 STD = torch.tensor([0.5, 0.9, 0.3], dtype=torch.float64)
@@ -141,7 +141,10 @@ def test_every_solver_follows_the_flow_of_every_prediction(interpolant: str, pre
     made = formulation(interpolant, prediction)
     x1, x0 = start(made.interpolant, 9)
     for solver, nfe in SOLVERS.items():
-        method, field = build("solver", solver), NetworkField(Exact(made.interpolant, prediction, 1.0), made, {})
+        method, field = (
+            build("solver", solver),
+            NetworkField(Trained(Exact(made.interpolant, prediction, 1.0), made, {})),
+        )
         u = torch.linspace(1 - 1e-6, 1e-6, method.steps(nfe) + 1, dtype=torch.float64)
         times = u**2 / (u**2 + (1 - u) ** 2)  # short steps at both ends, where some paths are steep
         reached = method.integrate(field, x1, times, torch.Generator())

@@ -27,7 +27,7 @@ from harness.evaluation.flow_metrics import Flow
 from harness.evaluation.protocol import Protocol
 from harness.flow.formulation import Formulation, ObjectiveConfig
 from harness.flow.objective import Objective
-from harness.flow.sampling import Guidance, NetworkField, generate
+from harness.flow.sampling import Guidance, NetworkField, SamplingConfig, Trained, generate
 from harness.runs import identity as identity_module
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
@@ -273,13 +273,13 @@ def loss_of(parts: dict[str, Any]) -> Tensor:
 def samples_of(parts: dict[str, Any]) -> Tensor:
     """Without classes where nothing is guided."""
     parts = dict(parts)
-    solver, grid = build("solver", parts.pop("solver", "euler")), build("time_grid", parts.pop("time_grid", "uniform"))
-    nfe, guidance = parts.pop("nfe", 8), parts.pop("guidance", None)
+    nfe, guidance = parts.pop("nfe", 8), parts.pop("guidance", None) or Guidance()
+    way = {name: parts.pop(name) for name in ("solver", "time_grid") if name in parts}
     made = Formulation.parse(parts)
-    state, classes = made.noise.learn(shifted()), torch.arange(3) if guidance else None
-    batches = generate(
-        Network(), made, state, solver, grid, nfe, (1, 2, 2), 6, 3, (1, "test"), "cpu", classes, guidance
-    )
+    state, classes = made.noise.learn(shifted()), torch.arange(3) if guidance.scale != 1 else None
+    sampling = SamplingConfig(**way, guidance=guidance, batch_size=3)
+    trained = Trained(Network(), made, state)
+    batches = generate(trained, sampling, nfe, (1, 2, 2), 6, (1, "test"), "cpu", classes=classes)
     return torch.cat([batch.x for batch in batches])
 
 
@@ -315,15 +315,13 @@ def flow_of(parts: dict[str, Any]) -> Tensor:
     made = Formulation()
 
     def path(steps: int, number: int) -> list[Tensor]:
-        visited, parts = (
-            list[Tensor](),
-            (build("solver", "euler"), build("time_grid", "uniform"), steps, (1, 2, 2), number, number),
-        )
-        (end,) = generate(Network(), made, {}, *parts, (1, "test"), "cpu", visited=visited)
+        visited: list[Tensor] = []
+        trained, sampling = Trained(Network(), made, {}), SamplingConfig(batch_size=number)
+        (end,) = generate(trained, sampling, steps, (1, 2, 2), number, (1, "test"), "cpu", visited=visited)
         return [*visited, end.x]
 
     def field(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        return NetworkField(Network(), made, {}, y)(x, t)
+        return NetworkField(Trained(Network(), made, {}), y)(x, t)
 
     return torch.tensor(parts["metric"].measure(Flow(path, field, made, torch.ones(()), lambda: (data(512), None), 0)))
 

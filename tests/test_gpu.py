@@ -27,7 +27,7 @@ from harness.data.points import EightGaussians
 from harness.evaluation.judge import Batch, Judge
 from harness.flow.formulation import Formulation
 from harness.flow.objective import Objective, Task
-from harness.flow.sampling import NetworkField
+from harness.flow.sampling import NetworkField, Trained
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.sample import restore
@@ -123,7 +123,7 @@ def test_a_solver_goes_the_same_way_on_both(solver: str, grid: str) -> None:
         torch.randn(16, 3, generator=torch.Generator().manual_seed(0)),
     )
     for device in (DEVICE, "cpu"):
-        field = NetworkField(lambda x, t: torch.sin(3 * x) + t.view(-1, 1), Formulation(), {})  # type: ignore[arg-type]
+        field = NetworkField(Trained(lambda x, t: torch.sin(3 * x) + t.view(-1, 1), Formulation(), {}))  # type: ignore[arg-type]
         ends.append(method.integrate(field, x.to(device), times, torch.Generator(device)).cpu())
     assert torch.allclose(*ends, rtol=1e-4, atol=1e-4)
 
@@ -259,7 +259,9 @@ def test_a_compiled_network_takes_the_same_steps(network: nn.Module, mode: str) 
     times, ends = torch.linspace(1, 0, 5), []
     for each in (network, fast):
         with torch.no_grad():
-            ends.append(heun.integrate(NetworkField(each, Formulation(), {}), x, times, torch.Generator(DEVICE)))
+            ends.append(
+                heun.integrate(NetworkField(Trained(each, Formulation(), {})), x, times, torch.Generator(DEVICE))
+            )
     assert torch.allclose(*ends, rtol=1e-2, atol=1e-2 * ends[0].abs().max())
     for _ in range(3):
         gradients = [

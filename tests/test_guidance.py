@@ -27,7 +27,7 @@ from harness.data.points import EightGaussians, SwissRoll
 from harness.evaluation.protocol import EvaluateConfig, Protocol
 from harness.flow.formulation import Formulation
 from harness.flow.objective import Objective
-from harness.flow.sampling import Generated, Guidance, NetworkField, generate, steps_of
+from harness.flow.sampling import Generated, Guidance, NetworkField, SamplingConfig, Trained, generate, steps_of
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.sample import restore, samples
@@ -74,7 +74,7 @@ def at(time: float) -> Tensor:
 def field(
     made: Formulation, y: Tensor, network: nn.Module | None = None, state: Any = None, **guidance: Any
 ) -> NetworkField:
-    return NetworkField(network or Known(), made, state or {}, y, Guidance(**guidance))
+    return NetworkField(Trained(network or Known(), made, state or {}), y, Guidance(**guidance))
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.4, 1.0, 1.5, 4.0])
@@ -129,7 +129,7 @@ def test_without_guidance_the_network_is_called_once_and_told_the_classes() -> N
 
 def test_without_classes_the_network_is_told_none() -> None:
     network = Known()
-    made = NetworkField(network, formulation(), {})
+    made = NetworkField(Trained(network, formulation(), {}))
     made(points(), at(0.6))
     assert made.calls == 1
     assert network.given[0][2] is None
@@ -178,13 +178,10 @@ def calls_by_hand(solver: str, steps: int, guidance: Guidance) -> int:
 def draws(
     network: nn.Module, solver: str, nfe: int, guidance: Guidance, classes: Tensor | None, **more: Any
 ) -> list[Generated]:
-    given = {"num_samples": 8, "batch_size": 8, "streams": (0, "test"), **more}
-    return list(
-        generate(
-            network, formulation(), {}, build("solver", solver), build("time_grid", "uniform"), nfe, (2,), device="cpu",
-            classes=classes, guidance=guidance, **given,
-        )
-    )  # fmt: skip
+    given = {"number": 8, "batch_size": 8, "streams": (0, "test"), **more}
+    sampling = SamplingConfig(solver=build("solver", solver), guidance=guidance, batch_size=given.pop("batch_size"))
+    trained = Trained(network, formulation(), {})
+    return list(generate(trained, sampling, nfe, (2,), device="cpu", classes=classes, **given))
 
 
 @pytest.mark.parametrize("solver", FIXED)
@@ -263,7 +260,7 @@ def test_an_adaptive_solver_counts_both_calls() -> None:
 
 def test_classes_are_drawn_as_often_as_in_training() -> None:
     training = torch.tensor([0] * 14 + [1] * 5 + [4])
-    found = draws(Known(), "euler", 1, Guidance(), training, num_samples=4000, batch_size=500)
+    found = draws(Known(), "euler", 1, Guidance(), training, number=4000, batch_size=500)
     drawn = torch.cat([batch.y for batch in found if batch.y is not None])
     counts = torch.bincount(drawn, minlength=5)
     assert len(drawn) == 4000
@@ -335,9 +332,7 @@ def of_each_class(scale: float, **interval: float) -> tuple[Tensor, Tensor]:
     """Samples that were asked to be of each class."""
     guidance = Guidance(scale=scale, **interval)
     steps = {1.0: 200}.get(scale, 400)
-    batch = draws(TwoGaussians(), "heun", 2 * steps, guidance, torch.tensor([0, 1]), num_samples=4000, batch_size=4000)[
-        0
-    ]
+    batch = draws(TwoGaussians(), "heun", 2 * steps, guidance, torch.tensor([0, 1]), number=4000, batch_size=4000)[0]
     assert batch.y is not None
     return batch.x[batch.y == 0, 0].double(), batch.x[batch.y == 1, 0].double()
 

@@ -17,12 +17,12 @@ from harness.cli import main
 from harness.core.config import override
 from harness.core.errors import ConfigError
 from harness.data.base import load
+from harness.flow.sampling import Trained
 from harness.runs import reflow as reflow_module
 from harness.runs import train as train_module
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.lineage import lineage
-from harness.runs.sample import Trained
 from harness.runs.students import guided_twice
 from harness.runs.train import ensure, make_pairs, train
 
@@ -85,7 +85,7 @@ def test_pairs_are_the_guided_flows_ends_once(told: RunConfig, monkeypatch: pyte
     """A second round's teacher has learned them: its own flow, here that of one Gaussian, x1 -> m + sd x1, makes the pairs as it is."""
     state = told.noise.learn(load(told.dataset))
     monkeypatch.setattr(train_module, "train", lambda *_: None)
-    monkeypatch.setattr(reflow_module, "restore", lambda run: Trained(Exact(), state))
+    monkeypatch.setattr(reflow_module, "restore", lambda run: Trained(Exact(), told, state))
     making = {
         "reflow.guidance.scale": 2.5,
         "reflow.solver": "dopri5",

@@ -24,7 +24,7 @@ from harness.data.sequences import TimeSeries
 from harness.evaluation.judge import Batch, Judge
 from harness.flow.formulation import Formulation
 from harness.flow.objective import Objective
-from harness.flow.sampling import generate
+from harness.flow.sampling import SamplingConfig, Trained, generate
 from harness.runs.config import RunConfig
 from harness.runs.identity import training_digest
 from harness.runs.sample import restore, samples
@@ -154,20 +154,8 @@ def test_the_exact_field_carries_mean_and_covariance_of_one_normal_to_the_other(
     )
     state = made.noise.fit(load(TARGET).train)
     network, visited = AffineFlow(made, state["variance"].item()), list[Tensor]()
-    batches = generate(
-        network,
-        made,
-        state,
-        build("solver", "rk4"),
-        build("time_grid", "uniform"),
-        800,
-        (2,),
-        400,
-        400,
-        (0, "test"),
-        "cpu",
-        visited=visited,
-    )
+    sampling = SamplingConfig(solver=build("solver", "rk4"))
+    batches = generate(Trained(network, made, state), sampling, 800, (2,), 400, (0, "test"), "cpu", visited=visited)
     x0, x1 = next(batches).x.double(), visited[0].double()
     assert set(rows(visited[0])) <= set(rows(load(SOURCE).train))
     fitted = torch.linalg.lstsq(torch.cat([x1, torch.ones(400, 1)], 1), x0).solution

@@ -23,13 +23,13 @@ from harness.core.registry import load_plugin
 from harness.core.rng import stream
 from harness.data.base import load
 from harness.flow.objective import Objective, Step, Task
-from harness.flow.sampling import Generated
+from harness.flow.sampling import Generated, Trained
 from harness.runs import sample as sample_module
 from harness.runs import train as train_module
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.lineage import training_seconds
-from harness.runs.sample import Trained, restore, samples
+from harness.runs.sample import restore, samples
 from harness.runs.train import ensure, train
 from harness.runs.validate import check
 from harness.training import trainer
@@ -509,7 +509,7 @@ def test_sampling_starts_at_sigma_of_one(tiny: RunConfig, changes: dict[str, Any
     state = config.noise.fit(data.encode(data.train))
     spy = Spy(config.backbone.build(data.shape))
     nfe = config.evaluate.nfe[-1]
-    list(samples(Run.of(config), Trained(spy, state), nfe, 40))
+    list(samples(Run.of(config), Trained(spy, config, state), nfe, 40))
     starts = [(x, t) for x, t in spy.given if (t == 1).all()]
     assert [len(x) for x, _ in starts[:1]] == [32]
     for i, size in enumerate((32, 8)):
@@ -521,7 +521,7 @@ def test_sampling_starts_at_sigma_of_one(tiny: RunConfig, changes: dict[str, Any
 def test_the_time_grid_decides_when_the_network_is_asked(tiny: RunConfig) -> None:
     config = override(tiny, {"evaluate.time_grid": "quadratic", "evaluate.nfe": [4]})
     spy = Spy(config.backbone.build((1, 8, 8)))
-    list(samples(Run.of(config), Trained(spy, {}), 4, 8))
+    list(samples(Run.of(config), Trained(spy, config, {}), 4, 8))
     assert [t[0].item() for _, t in spy.given] == [1, 0.5625, 0.25, 0.0625]
     assert {len(t) for _, t in spy.given} == {8}
 
@@ -534,7 +534,7 @@ def test_guided_sampling_spends_what_it_says_on_what_is_kept(tiny: RunConfig) ->
     assert calls(plain) == calls(guided) == {"4": {"mean": 4.0, "sd": 0.0}}
     assert fid(plain) != fid(guided)
     spy = Spy(config.build(load(config.dataset)))
-    (batch,) = samples(guided, Trained(spy, {}), 4, 8, label=7)
+    (batch,) = samples(guided, Trained(spy, guided.config, {}), 4, 8, label=7)
     assert batch.y is not None
     assert batch.y.tolist() == [7] * 8
     assert [t[0].item() for _, t in spy.given] == [1, 0.5]
@@ -550,7 +550,7 @@ def test_a_grid_over_the_snr_counts_the_noises_variance(tiny: RunConfig, noise: 
     data = load(config.dataset)
     state = config.noise.fit(data.encode(data.train))
     spy = Spy(config.backbone.build(data.shape))
-    list(samples(Run.of(config), Trained(spy, state), 8, 8))
+    list(samples(Run.of(config), Trained(spy, config, state), 8, 8))
     t = torch.stack([t[0] for _, t in spy.given[1:]]).double()
     sd = config.noise.variance(state).sqrt().double()
     torch.testing.assert_close(

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torchdiffeq import odeint
 
 from harness.components.solvers import AdamsBashforth2, DormandPrince5, Heun, Solver
-from harness.components.time_grids import ShiftedGrid, UniformGrid
+from harness.components.time_grids import ShiftedGrid
 from harness.core.errors import ConfigError, UserError
 from harness.core.registry import build, names
 from harness.core.rng import stream
 from harness.flow.formulation import Formulation
-from harness.flow.sampling import Generated, NetworkField, generate
+from harness.flow.sampling import Generated, NetworkField, SamplingConfig, Trained, generate
 
 ORDER = {"euler": 1, "heun": 2, "midpoint": 2, "ab2": 2, "rk4": 4}
 MATRIX = torch.tensor([[0.3, -2.0], [1.5, -0.4]], dtype=torch.float64)
@@ -85,7 +85,7 @@ def watched(
 ) -> tuple[Tensor, NetworkField, list[float]]:
     """Where the solver goes, the field with its count, and the times at which it looked."""
     network = Watched(field)
-    counted = NetworkField(network, Formulation(), {})
+    counted = NetworkField(Trained(network, Formulation(), {}))
     return solver.integrate(counted, x, times, torch.Generator().manual_seed(0)), counted, network.times
 
 
@@ -307,7 +307,8 @@ def samples(network: nn.Module, solver: Solver, nfe: int, seed: int = 3, **parts
     """7 samples in batches of 3."""
     made = Formulation.parse(parts)
     state = made.noise.fit(torch.tensor([[[1.0, 3.0]], [[2.0, 5.0]]]))
-    return list(generate(network, made, state, solver, ShiftedGrid(), nfe, (1, 2), 7, 3, (seed, "samples"), "cpu"))
+    way = SamplingConfig(solver=solver, time_grid=ShiftedGrid(), batch_size=3)
+    return list(generate(Trained(network, made, state), way, nfe, (1, 2), 7, (seed, "samples"), "cpu"))
 
 
 @every_solver
@@ -322,7 +323,7 @@ def test_samples_start_from_the_same_noise_whatever_moves_them(solver: Solver, g
         x1 = torch.randn(len(x), 1, 2, generator=generator)
         if solver.name != "heun_sde":  # which adds noise before it looks
             assert torch.equal(network.seen[i], x1)
-        field = NetworkField(Recorder(gain), Formulation(), {})
+        field = NetworkField(Trained(Recorder(gain), Formulation(), {}))
         grid = ShiftedGrid().times(solver.steps(nfe), Formulation().interpolant)
         torch.testing.assert_close(x, solver.integrate(field, x1, grid, generator))
         assert calls == field.calls
@@ -353,11 +354,8 @@ def test_a_grid_of_levels_knows_the_width_of_the_noise() -> None:
     """EDM's levels sigma sd(x1) / alpha, not those of noise of unit variance."""
     network, made = Watched(lambda x, t: x), Formulation.parse({"noise": "matched"})
     grid = build("time_grid", {"name": "edm_rho", "sigma_min": 0.1, "sigma_max": 10})
-    list(
-        generate(
-            network, made, {"std": torch.tensor(0.5)}, SOLVERS["euler"], grid, 3, (2,), 2, 2, (0, "samples"), "cpu"
-        )
-    )
+    trained = Trained(network, made, {"std": torch.tensor(0.5)})
+    list(generate(trained, SamplingConfig(time_grid=grid), 3, (2,), 2, (0, "samples"), "cpu"))
     level = (0.5 * (10 ** (1 / 7) + 0.1 ** (1 / 7))) ** 7
     assert network.times == pytest.approx([1, level / (0.5 + level), 0.1 / (0.5 + 0.1)], rel=1e-6)
 
@@ -374,9 +372,8 @@ def test_visited_are_the_places_where_the_network_is_called(solver: Solver) -> N
 
     visited: list[Tensor] = []
     made, nfe = Formulation.parse({"prediction": "edm"}), 0 if solver.adaptive else 2 * solver.calls_per_step
-    (batch,) = generate(
-        Keeper(), made, {}, solver, UniformGrid(), nfe, (2,), 3, 3, (0, "samples"), "cpu", visited=visited
-    )
+    trained = Trained(Keeper(), made, {})
+    (batch,) = generate(trained, SamplingConfig(solver=solver), nfe, (2,), 3, (0, "samples"), "cpu", visited=visited)
     assert len(visited) == len(given) == batch.calls
     for (x, t), place in zip(given, visited, strict=True):
         torch.testing.assert_close(x * (t.square() + (1 - t).square() / 4).sqrt()[:, None], place)
@@ -411,12 +408,9 @@ def test_a_solver_that_spends_other_than_it_says_is_caught() -> None:
     class Spendthrift(Heun):
         calls_per_step = 1
 
+    trained = Trained(Recorder(1), Formulation(), {})
     with pytest.raises(AssertionError):
-        list(
-            generate(
-                Recorder(1), Formulation(), {}, Spendthrift(), UniformGrid(), 4, (1, 2), 7, 3, (3, "samples"), "cpu"
-            )
-        )
+        list(generate(trained, SamplingConfig(solver=Spendthrift()), 4, (1, 2), 7, (3, "samples"), "cpu"))
 
 
 def test_every_solver_is_held_to_all_of_this() -> None:

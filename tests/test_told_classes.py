@@ -23,9 +23,10 @@ from harness.core.rng import stream
 from harness.data.base import load
 from harness.evaluation.flow_metrics import straightness
 from harness.flow.objective import Objective
+from harness.flow.sampling import Trained
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
-from harness.runs.sample import Trained, paths, samples
+from harness.runs.sample import paths, samples
 from harness.runs.train import ensure
 from harness.training.batches import of_every_class
 from harness.training.diagnostics import spread
@@ -97,7 +98,7 @@ def test_paths_of_the_exact_field_of_each_class_are_as_straight_as_their_integra
         config = configured(dataset, dropout)
         data, network = load(config.dataset), ExactField(config)
         assert data.classes is not None
-        path = paths(Run.of(config), Trained(network, {}), 1000, 500)
+        path = paths(Run.of(config), Trained(network, config, {}), 1000, 500)
         drawn = torch.randint(len(data.classes), (500,), generator=stream(0, "paths", "classes", 0))
         mean = network.means[data.classes[drawn]].double()
         x1 = torch.randn(500, 2, generator=stream(0, "paths", 0)).double()

@@ -71,7 +71,9 @@ def sample(options: argparse.Namespace) -> None:
         require_drawable(data.kind, options.number)
         picture(run, restore(run), nfe, options.number, options.out, label)
     else:
-        _write_samples(list(samples(run, restore(run), nfe, options.number, label)), data.class_names, options.out)
+        _write_samples(
+            list(samples(run, restore(run), nfe, options.number, label=label)), data.class_names, options.out
+        )
     print(
         f"wrote {options.out}: {options.number} samples at NFE {nfe} by {run.config.evaluate.solver.name}, seed {run.config.seed}"
     )

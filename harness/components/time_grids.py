@@ -24,7 +24,7 @@ class TimeGrid(Component, family="time_grid"):
         times[0], times[-1] = 1, 0
         if not (times.float().diff() < 0).all():  # networks see float32
             clash = f"{self.name} puts two of {steps + 1} times on one place"
-            raise ConfigError("evaluate.time_grid", f"{clash}. Choose fewer steps, or levels that the path has.")
+            raise ConfigError("time_grid", f"{clash}. Choose fewer steps, or levels that the path has.")
         return times
 
     def place(self, u: Tensor, steps: int, interpolant: Interpolant) -> Tensor:

@@ -22,6 +22,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 from harness.core.errors import ConfigError, did_you_mean
 
 RUN_ONLY = {"run_only": True}
+ADDED = {"added": True}
 Presets = Mapping[str, Mapping[str, Any]]
 
 
@@ -87,7 +88,7 @@ C = TypeVar("C", bound=Config)
 
 def to_dict(config: Config, run_only: bool = True) -> dict[str, Any]:
     """JSON-ready nested mapping; `parse` inverts it. `run_only=False` leaves out what no digest may see."""
-    fields = [f for f in dataclasses.fields(config) if run_only or not f.metadata.get("run_only")]
+    fields = [f for f in dataclasses.fields(config) if run_only or not _undigested(config, f)]
     out = {f.name: _plain(getattr(config, f.name), run_only) for f in fields}
     name = getattr(type(config), "name", None)
     return {"name": name, **out} if name else out
@@ -122,7 +123,7 @@ def flatten(config: Config, prefix: str = "", run_only: bool = True) -> dict[str
     if prefix and getattr(type(config), "name", None):
         out[prefix] = type(config).name  # type: ignore[attr-defined]
     for field in dataclasses.fields(config):
-        if field.metadata.get("run_only") and not run_only:
+        if not run_only and _undigested(config, field):
             continue
         value, path = getattr(config, field.name), f"{prefix}.{field.name}" if prefix else field.name
         out.update(flatten(value, path, run_only) if isinstance(value, Config) else {path: _plain(value, run_only)})
@@ -222,6 +223,12 @@ def _preset(cls: type[Config], name: Any) -> Mapping[str, Any]:
     if not isinstance(name, str) or name not in cls.presets:
         raise ConfigError("preset", f"{name!r} is no preset. {did_you_mean(str(name), cls.presets)}")
     return cls.presets[name]
+
+
+def _undigested(config: Config, field: dataclasses.Field) -> bool:
+    """Whether no digest may see a field: it is run-only, or was added later and stands at its default."""
+    added = field.metadata.get("added") and getattr(config, field.name) == field.default
+    return bool(field.metadata.get("run_only") or added)
 
 
 def _required(field: dataclasses.Field) -> bool:

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness.components.averages import Average, Ema, PostHoc
-from harness.components.solvers import Euler, Solver
-from harness.components.time_grids import TimeGrid, UniformGrid
-from harness.core.config import Config, Count, Index, digest, to_dict
+from harness.components.averages import Ema
+from harness.core.config import Count, Index, digest, to_dict
 from harness.core.errors import ConfigError
 from harness.core.registry import sources
 from harness.data.base import Data
@@ -18,7 +16,7 @@ from harness.evaluation.extractors import DIMENSIONS, INPUT, has_classifier, wei
 from harness.evaluation.fidelity import FID, ExtrapolatedFID
 from harness.evaluation.metric import Metric
 from harness.evaluation.reference import read_reference
-from harness.flow.sampling import Guidance
+from harness.flow.sampling import Guidance, SamplingConfig
 
 EVALUATION_VERSION = 2
 """Raised by hand when a change of the code alters what the same evaluation gives.
@@ -34,24 +32,15 @@ SAYS_LITTLE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(Config):
+class EvaluateConfig(SamplingConfig):
     """How a trained network is sampled and judged."""
 
-    solver: Solver = Euler()
-    time_grid: TimeGrid = UniformGrid()
-    guidance: Guidance = Guidance()
-    average: Average = Ema()
-    """Of the weights over training."""
-    checkpoint: Literal["last", "best"] = "last"
-    """Whether the weights are those at the end, or those with the lowest held-out loss."""
     nfe: tuple[Index, ...] = (1, 2, 4, 8, 16, 32)
     """Calls of the network for each sample, one evaluation each; 0 lets an adaptive solver choose, and counts them."""
     num_samples: Count = 50_000
     num_reference: Count | None = None
     """Training samples compared with, drawn once without replacement; null is 8 x num_samples, at most all of them:
     the reference's own sampling error then stays small beside the samples'."""
-    batch_size: Count = 500
-    """Samples generated at once; each batch has its own stream of noise."""
     reference: str | None = None
     """A file with the mean `mu` [D] and covariance `sigma` [D, D] of features (.npz), for FID against published statistics instead
     of the training samples."""
@@ -64,13 +53,6 @@ class EvaluateConfig(Config):
         for field, values in (("nfe", self.nfe), ("metrics", [metric.name for metric in self.metrics])):
             if not values or len(set(values)) < len(values):
                 raise ConfigError(field, f"{list(values)} is empty or names one twice. Name each once.")
-        if self.checkpoint == "best" and isinstance(self.average, PostHoc):
-            raise ConfigError(
-                "checkpoint", "an average put together afterwards ends where the snapshots do. Set it to last."
-            )
-        for nfe in self.nfe:
-            if self.guidance.scale == 1 or self.solver.adaptive:  # else it depends on the grid: `steps_of` says
-                self.solver.steps(nfe)
         if self.reference is not None and self.num_reference is not None:
             raise ConfigError(
                 "num_reference", "the file in evaluate.reference knows how many they were. Leave it null."
@@ -78,6 +60,10 @@ class EvaluateConfig(Config):
         for field in ("num_samples", "num_reference"):
             if getattr(self, field) == 1:
                 raise ConfigError(field, "one sample has no spread. Take two or more.")
+
+    @property
+    def every_nfe(self) -> tuple[int, ...]:
+        return self.nfe
 
     def short_of_samples(self, data: Data) -> str | None:
         """What to know where FID is of fewer samples than features, or c2st of too few to say anything."""

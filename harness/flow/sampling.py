@@ -5,18 +5,19 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from harness.components.averages import Average, Ema, PostHoc
 from harness.components.interpolants import Interpolant
-from harness.components.solvers import Solver
-from harness.components.time_grids import TimeGrid
-from harness.core.config import Config, Fraction, NonNegative
+from harness.components.solvers import Euler, Solver
+from harness.components.time_grids import TimeGrid, UniformGrid
+from harness.core.config import Config, Count, Fraction, NonNegative
 from harness.core.errors import ConfigError
 from harness.core.rng import stream
-from harness.flow.formulation import Formulation
+from harness.flow.formulation import Formulation, require_score
 
 ROUNDING = 1e-6
 """Of times in float32: an end of the interval that lies on the grid belongs to it."""
@@ -46,20 +47,80 @@ class Guidance(Config):
         return self.low - ROUNDING <= t.flatten()[0].item() <= self.high + ROUNDING
 
 
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig(Config):
+    """How samples are drawn from a trained network. A subclass says with how many calls."""
+
+    solver: Solver = Euler()
+    time_grid: TimeGrid = UniformGrid()
+    guidance: Guidance = Guidance()
+    average: Average = Ema()
+    """Of the weights over training."""
+    checkpoint: Literal["last", "best"] = "last"
+    """Whether the weights are those at the end, or those with the lowest held-out loss."""
+    batch_size: Count = 500
+    """Samples generated at once; each batch has its own stream of noise."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.checkpoint == "best" and isinstance(self.average, PostHoc):
+            raise ConfigError(
+                "checkpoint", "an average put together afterwards ends where the snapshots do. Set it to last."
+            )
+        for nfe in self.every_nfe:
+            if self.guidance.scale == 1 or self.solver.adaptive:  # else it depends on the grid: `times` says
+                self.solver.steps(nfe)
+
+    @property
+    def every_nfe(self) -> tuple[int, ...]:
+        """Every number of calls of the network that samples are asked for with; 0 lets an adaptive solver choose."""
+        return ()
+
+    def times(self, nfe: int, path: Interpolant) -> Tensor:
+        """Where the solver stops, float64 [steps + 1] from 1 to 0, so that it takes `nfe` calls; `ConfigError` if it cannot."""
+        return self.time_grid.times(steps_of(self.solver, self.time_grid, path, self.guidance, nfe), path)
+
+    def check(
+        self, at: str, learned: Formulation, decays: Sequence[float], snapshots: bool, who: str = "the network"
+    ) -> None:
+        """`ConfigError` when `who`, trained by `learned`, cannot be sampled so. `at` is the path of this configuration.
+
+        Training keeps averages of these `decays`, and perhaps snapshots.
+        """
+        try:
+            self.average.check(decays, snapshots)
+        except ConfigError as error:
+            raise error.below(f"{at}.average") from None
+        if self.solver.needs_score:
+            require_score(f"{at}.solver", self.solver.name, "euler", learned)
+            learned.refuse_unbounded("score")
+        if self.checkpoint == "best" and learned.coupling.brings_data:
+            reason = "pairs have no held-out loss by which a checkpoint could be the best"
+            raise ConfigError(f"{at}.checkpoint", f"{reason}. Set it to last.")
+        if self.guidance.scale != 1 and not learned.objective.label_dropout:
+            state = "is told no classes" if learned.objective.label_dropout is None else "always sees them"
+            advice = "Train it with objective.label_dropout above 0, like 0.1."
+            raise ConfigError(f"{at}.guidance", f"{who} {state}. {advice}")
+
+
+class Trained(NamedTuple):
+    """A trained network with what sampling needs beside it."""
+
+    network: nn.Module
+    formulation: Formulation
+    noise_state: Mapping[str, Tensor]
+
+
 class NetworkField:
     """A network of any prediction as velocity and score, that knows how often it was called."""
 
     def __init__(
-        self,
-        network: nn.Module,
-        formulation: Formulation,
-        noise_state: Mapping[str, Tensor],
-        y: Tensor | None = None,
-        guidance: Guidance | None = None,
+        self, trained: Trained, y: Tensor | None = None, guidance: Guidance | None = None,
         visited: list[Tensor] | None = None,
-    ):
-        self.network, self.prediction, self.interpolant = network, formulation.prediction, formulation.interpolant
-        self.variance = formulation.noise.variance(noise_state)
+    ):  # fmt: skip
+        self.network = trained.network
+        self.prediction, self.interpolant = trained.formulation.prediction, trained.formulation.interpolant
+        self.variance = trained.formulation.noise.variance(trained.noise_state)
         self.y, self.guidance, self.visited = y, guidance or Guidance(), visited
         self.calls = 0
 
@@ -96,7 +157,8 @@ def steps_of(solver: Solver, time_grid: TimeGrid, path: Interpolant, guidance: G
         return solver.steps(nfe)
 
     def calls(steps: int) -> int:
-        field = NetworkField(lambda x, t, y: 0 * x, Formulation(), {}, torch.zeros(1, dtype=torch.long), guidance)  # type: ignore[arg-type]
+        still = Trained(lambda x, t, y: 0 * x, Formulation(), {})  # type: ignore[arg-type]
+        field = NetworkField(still, torch.zeros(1, dtype=torch.long), guidance)
         solver.integrate(field, torch.zeros(1, 1, dtype=torch.float64), time_grid.times(steps, path), torch.Generator())
         return field.calls
 
@@ -104,7 +166,7 @@ def steps_of(solver: Solver, time_grid: TimeGrid, path: Interpolant, guidance: G
     if steps > nfe or calls(steps) != nfe:
         below, above = (calls(max(1, n)) for n in (steps - 1, steps))
         raise ConfigError(
-            "evaluate.nfe", f"{solver.name} with this guidance cannot spend {nfe} calls. Choose {below} or {above}."
+            "nfe", f"{solver.name} with this guidance cannot spend {nfe} calls. Choose {below} or {above}."
         )
     return steps
 
@@ -124,40 +186,36 @@ class Generated(NamedTuple):
 
 @torch.no_grad()
 def generate(
-    network: nn.Module,
-    formulation: Formulation,
-    noise_state: Mapping[str, Tensor],
-    solver: Solver,
-    time_grid: TimeGrid,
+    trained: Trained,
+    sampling: SamplingConfig,
     nfe: int,
     shape: Sequence[int],
-    num_samples: int,
-    batch_size: int,
+    number: int,
     streams: tuple[int | str, ...],
     device: torch.device | str,
+    *,
     classes: Tensor | None = None,
-    guidance: Guidance | None = None,
     visited: list[Tensor] | None = None,
     first: int = 0,
 ) -> Iterator[Generated]:
-    """Batches of at most `batch_size` encoded samples of `shape`, `num_samples` in all.
+    """Batches of at most `sampling.batch_size` encoded samples of `shape`, `number` in all, each of `nfe` calls.
 
     Batch i starts from the noise of `stream(*streams, i)`, whatever the network, solver and NFE. Their classes are drawn
     from `classes`, with replacement. `visited` collects x wherever the network is called. `first` batches are left out.
     """
-    network.eval()
-    guidance, path = guidance or Guidance(), formulation.path(noise_state)
-    times = time_grid.times(steps_of(solver, time_grid, path, guidance, nfe), path)
-    scale = formulation.interpolant.sigma(torch.ones(1, device=device))
-    for i, start in list(enumerate(range(0, num_samples, batch_size)))[first:]:
-        size = min(batch_size, num_samples - start)
+    trained.network.eval()
+    formulation, noise_state = trained.formulation, trained.noise_state
+    times = sampling.times(nfe, formulation.path(noise_state))
+    scale = formulation.interpolant.sigma(torch.ones(1, device=device)).view(-1, *[1] * len(shape))
+    for i, start in list(enumerate(range(0, number, sampling.batch_size)))[first:]:
+        size = min(sampling.batch_size, number - start)
         generator = stream(int(streams[0]), *streams[1:], i, device=device)
         y = None
         if classes is not None:
             chosen = torch.randint(len(classes), (size,), generator=stream(int(streams[0]), *streams[1:], "classes", i))
             y = classes[chosen].to(device)
-        field = NetworkField(network, formulation, noise_state, y, guidance, visited)
+        field = NetworkField(trained, y, sampling.guidance, visited)
         x1 = formulation.noise.sample((size, *shape), generator, noise_state)
-        x = solver.integrate(field, scale.view(-1, *[1] * len(shape)) * x1, times, generator)
-        assert solver.adaptive or field.calls == nfe
+        x = sampling.solver.integrate(field, scale * x1, times, generator)
+        assert sampling.solver.adaptive or field.calls == nfe
         yield Generated(x, y, field.calls, x1)

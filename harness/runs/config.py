@@ -6,28 +6,26 @@ import dataclasses
 import functools
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
-from harness.components.averages import Average, Ema
 from harness.components.backbones.base import Backbone, Network
 from harness.components.backbones.unet import UNet
 from harness.components.couplings import Pairs
 from harness.components.solvers import Heun, Solver
-from harness.components.time_grids import TimeGrid, UniformGrid
 from harness.components.time_samplers import Uniform as UniformTimes
 from harness.components.weightings import Uniform as UniformWeight
-from harness.core.config import Config, Count, Index, Range
+from harness.core.config import ADDED, Count, Index, Range
 from harness.core.errors import ConfigError
 from harness.data.base import Data, Dataset, load
 from harness.evaluation.protocol import EvaluateConfig, Protocol
-from harness.flow.formulation import Formulation, require_score
-from harness.flow.sampling import Guidance
+from harness.flow.formulation import Formulation
+from harness.flow.sampling import Guidance, SamplingConfig
 from harness.runs.students import check_student
 from harness.training.trainer import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reflow(Config):
+class Reflow(SamplingConfig):
     """Learning the pairs of noise and sample that an earlier flow makes, in rounds: the flow before is the teacher of each.
 
     The flow that was trained on data is 1-rectified, so round k gives the (k + 1)-rectified flow.
@@ -46,17 +44,14 @@ class Reflow(Config):
     number: Count = 50_000
     """Pairs; Liu et al. take a million or more for CIFAR-10."""
     solver: Solver = Heun()
-    time_grid: TimeGrid = UniformGrid()
     nfe: Index = 100
     """The teacher's calls for each pair; 0 lets an adaptive solver choose."""
     guidance: Guidance = Guidance()
-    """Of the first round's pairs, whose teacher was trained on data. A flow that has learned guided pairs has their guidance in it."""
+    """Of the first round's pairs, whose teacher was trained on data. A flow that has learned guided pairs has them in it."""
     later_guidance: Guidance = Guidance()
     """Of the pairs of later rounds, and of what is distilled of them; it comes on top of the guidance that was learned."""
-    average: Average = Ema()
-    """Of the teacher's weights."""
-    batch_size: Count = 500
-    """Pairs made at once; each batch has its own stream of noise."""
+    checkpoint: Literal["last", "best"] = field(default="last", metadata=ADDED)
+    """Of the teacher: its last weights, or those with the lowest held-out loss."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,8 +64,10 @@ class Reflow(Config):
                 "solver",
                 f"{self.solver.name} draws noise on its way, and pairs need one sample for each noise. Choose heun.",
             )
-        if not self.solver.adaptive and self.guidance.scale == 1:
-            self.solver.steps(self.nfe)
+
+    @property
+    def every_nfe(self) -> tuple[int, ...]:
+        return (self.nfe,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,23 +86,7 @@ class RunConfig(Formulation):
         if parent := self.parent:
             check_student(self, parent)
         learned = self.learned()
-        try:
-            self.evaluate.average.check(self.train.decays, self.train.snapshot_every > 0)
-        except ConfigError as error:
-            raise error.below("evaluate.average") from None
-        if self.evaluate.solver.needs_score:
-            require_score("evaluate.solver", self.evaluate.solver.name, "euler", learned)
-            self.refuse_unbounded("score")
-        if self.evaluate.checkpoint == "best" and learned.coupling.brings_data:
-            raise ConfigError(
-                "evaluate.checkpoint",
-                "pairs have no held-out loss by which a checkpoint could be the best. Set it to last.",
-            )
-        if self.evaluate.guidance.scale != 1 and not self.objective.label_dropout:
-            state = "is told no classes" if self.objective.label_dropout is None else "always sees them"
-            raise ConfigError(
-                "evaluate.guidance", f"the network {state}. Train it with objective.label_dropout above 0, like 0.1."
-            )
+        self.evaluate.check("evaluate", learned, self.train.decays, self.train.snapshot_every > 0)
         for i, metric in enumerate(self.evaluate.metrics):
             try:
                 metric.check(learned)
@@ -126,15 +107,16 @@ class RunConfig(Formulation):
         return dataclasses.replace(self, reflow=dataclasses.replace(self.reflow, rounds=rounds, distil=False))
 
     @property
-    def pairs_guidance(self) -> Guidance:
-        """How the pairs that this flow learns are guided; it has a parent."""
-        assert self.parent is not None
-        return self.reflow.guidance if self.parent.parent is None else self.reflow.later_guidance
+    def pairs_sampling(self) -> Reflow:
+        """How the pairs that this flow learns are drawn from its parent."""
+        first = self.parent is None or self.parent.parent is None
+        guidance = self.reflow.guidance if first else self.reflow.later_guidance
+        return dataclasses.replace(self.reflow, teacher=None, guidance=guidance)
 
     @property
     def learned_guidance(self) -> bool:
         """Whether this flow, or one before it, learned guided pairs."""
-        return self.parent is not None and (self.pairs_guidance.scale != 1 or self.parent.learned_guidance)
+        return self.parent is not None and (self.pairs_sampling.guidance.scale != 1 or self.parent.learned_guidance)
 
     @property
     def rectified(self) -> int:

@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from torch import Tensor
+
 from harness.core.checkpoint import checkpoints, read_checkpoint, step_of
 from harness.core.errors import ConfigError, Diverged, NoValue, UserError
 from harness.core.files import last_line, locked, read_json, read_lines, results_folder, runs_folder, write_json
 from harness.core.provenance import commit
-from harness.data.base import load
+from harness.data.base import Data, load
 from harness.evaluation.flow_metrics import FlowMetric
 from harness.evaluation.protocol import Protocol, digest_of
 from harness.runs.config import RunConfig
@@ -77,6 +79,16 @@ class Run:
     @property
     def name(self) -> str:
         return self.folder.name
+
+    @property
+    def data(self) -> Data:
+        """What it is trained on, read once a process."""
+        return load(self.config.dataset)
+
+    @property
+    def classes(self) -> Tensor | None:
+        """The classes of the training samples, int64 [N], where the network is told some."""
+        return self.data.classes if self.config.conditional else None
 
     def lock(self, wait: bool = True) -> AbstractContextManager[bool]:
         """Held by the one process that may write here."""
@@ -189,9 +201,8 @@ class Run:
     def pairs(self) -> PairSet:
         """The pairs that this run learns; it has a parent."""
         assert self.parent is not None
-        reflow, data = self.config.reflow, load(self.config.dataset)
         folder = results_folder() / "local" / "pairs" / f"{pairs_digest(self.config)}-s{self.config.seed}"
-        return PairSet(folder, reflow.number, data.shape, self.parent.config.conditional)
+        return PairSet(folder, self.config.reflow.number, self.data.shape, self.parent.config.conditional)
 
     @property
     def finished(self) -> bool:

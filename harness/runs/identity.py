@@ -71,7 +71,7 @@ def _pairs(config: RunConfig, facts: Mapping[str, Any]) -> dict[str, Any]:
         del making[name]
     return {
         **making,
-        "guidance": to_dict(config.pairs_guidance),
+        "guidance": to_dict(config.pairs_sampling.guidance),
         "teacher": facts["teacher"],
         "sources": facts["pair_sources"],
     }

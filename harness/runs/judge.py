@@ -20,10 +20,10 @@ from harness.data.pictures import SHOWN, draw
 from harness.evaluation.flow_metrics import SMALL_SET, Flow
 from harness.evaluation.judge import Batch, Judge, Parts, Watch, unwatched
 from harness.evaluation.protocol import Protocol
-from harness.flow.sampling import Generated, NetworkField
+from harness.flow.sampling import Generated, NetworkField, Trained
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
-from harness.runs.sample import Trained, paths, samples
+from harness.runs.sample import paths, samples
 from harness.training.hardware import products
 
 
@@ -90,7 +90,7 @@ def _evaluate_flow(run: Run, trained: Trained, protocol: Protocol) -> None:
 
     @torch.no_grad()
     def field(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        return NetworkField(trained.network, run.config, trained.noise_state, y)(x, t)
+        return NetworkField(trained, y)(x, t)
 
     path = functools.cache(functools.partial(paths, run, trained))
     variance = run.config.noise.variance(trained.noise_state)
@@ -107,7 +107,7 @@ def _evaluate_flow(run: Run, trained: Trained, protocol: Protocol) -> None:
 
 def _real(run: Run) -> tuple[Tensor, Tensor | None]:
     """Encoded training samples on the device, at most `SMALL_SET`, and their classes where the network is told some."""
-    data, device = load(run.config.dataset), run.config.train.resolved_device()
+    data, device = run.data, run.config.train.resolved_device()
     rows = spaced(SMALL_SET, len(data.train))
     classes = data.classes[rows].to(device) if run.config.conditional and data.classes is not None else None
     return data.encode(data.train[rows]).to(device), classes

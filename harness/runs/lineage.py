@@ -11,7 +11,6 @@ from typing import Any
 
 from harness.core.files import read_json, write_atomic
 from harness.core.registry import find
-from harness.data.base import load
 from harness.evaluation.flow_metrics import FlowMetric
 from harness.evaluation.protocol import Protocol, digest_of, guidance_of
 from harness.runs.folder import Run
@@ -46,19 +45,19 @@ def lineage(run: Run) -> list[Link]:
 def _above(run: Run, protocol: Protocol) -> list[Link]:
     if run.parent is None:
         return [_data(run)]
-    guided = dataclasses.replace(protocol, guidance=guidance_of(run.config.pairs_guidance))
+    guided = dataclasses.replace(protocol, guidance=guidance_of(run.config.pairs_sampling.guidance))
     return [*_above(run.parent, protocol), _flow(run.parent, guided, protocol), _pairs(run)]
 
 
 def _data(run: Run) -> Link:
-    dataset, found = run.config.dataset, load(run.config.dataset).fingerprint
+    dataset, found = run.config.dataset, run.data.fingerprint
     return Link(
         "data", dataset.name, "", (f"{found['train']:,} training samples", f"sha256 {found['sha256']}"), math.nan
     )
 
 
 def _pairs(run: Run) -> Link:
-    pairs, reflow, scale = run.pairs, run.config.reflow, run.config.pairs_guidance.scale
+    pairs, reflow, scale = run.pairs, run.config.reflow, run.config.pairs_sampling.guidance.scale
     guided = f", guidance {scale:g}" if scale != 1 else ""
     facts = [f"by {reflow.solver.name} at NFE {reflow.nfe or 'of its own'}{guided}"]
     if not pairs.about:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +13,6 @@ from harness.core.config import override, to_dict
 from harness.core.errors import Diverged, NoValue, Stopped
 from harness.core.provenance import commit, machine
 from harness.core.signals import Stop
-from harness.data.base import load
 from harness.flow.sampling import generate
 from harness.runs.folder import Run
 from harness.runs.sample import restore
@@ -46,41 +44,39 @@ def draw_pairs(run: Run, stop: Stop, ranks: Ranks = ALONE) -> None:
 
 
 def teacher_of(run: Run) -> Run:
-    """The parent of a run, with the average of its weights that makes the pairs."""
+    """The parent of a run, with those of its weights that make the pairs."""
     assert run.parent is not None
-    return Run.of(
-        override(run.parent.config, {"evaluate.average": run.config.reflow.average, "evaluate.checkpoint": "last"})
-    )
+    reflow = run.config.reflow
+    chosen = {"evaluate.average": reflow.average, "evaluate.checkpoint": reflow.checkpoint}
+    return Run.of(override(run.parent.config, chosen))
 
 
 def _made(run: Run, teacher: Run) -> dict[str, Any]:
     """What pairs.json says of who made the pairs of a run, and how."""
-    settings = to_dict(dataclasses.replace(run.config.reflow, teacher=None, guidance=run.config.pairs_guidance))
-    names = ("solver", "time_grid", "nfe", "guidance", "average", "batch_size")
-    return {"teacher": teacher.name, "made": {name: settings[name] for name in names}}
+    drawn = to_dict(run.config.pairs_sampling, run_only=False)
+    names = ("solver", "time_grid", "nfe", "guidance", "average", "checkpoint", "batch_size")
+    return {"teacher": teacher.name, "made": {name: drawn[name] for name in names if name in drawn}}
 
 
 def _fill(run: Run, teacher: Run, made: Mapping[str, Any], stop: Stop) -> None:
     """Make the pairs that are missing."""
-    reflow, config, data, trained = run.config.reflow, teacher.config, load(run.config.dataset), restore(teacher)
-    writer = run.pairs.writer(reflow.batch_size)
+    sampling, data, config = run.config.pairs_sampling, run.data, teacher.config
+    writer = run.pairs.writer(sampling.batch_size)
     begun, calls, started = writer.done, 0, time.perf_counter()
     with threadpool_limits(config.train.threads), products("fp32"):
         torch.set_num_threads(config.train.threads)
         for batch in generate(
-            trained.network, config, trained.noise_state, reflow.solver, reflow.time_grid, reflow.nfe, data.shape,
-            reflow.number, reflow.batch_size, (config.seed, "pairs", config.rectified + 1), config.train.resolved_device(),
-            data.classes if config.conditional else None, run.config.pairs_guidance, first=begun // reflow.batch_size,
+            restore(teacher), sampling, sampling.nfe, data.shape, sampling.number,
+            (config.seed, "pairs", config.rectified + 1), config.train.resolved_device(),
+            classes=teacher.classes, first=begun // sampling.batch_size,
         ):  # fmt: skip
             if not batch.x.isfinite().all():
-                raise Diverged(f"its samples at NFE {reflow.nfe} are not finite.")
-            writer.add(
-                {"x0": batch.x.cpu().numpy(), "x1": batch.noise.cpu().numpy()}
-                | ({} if batch.y is None else {"y": batch.y.cpu().numpy()})
-            )
+                raise Diverged(f"its samples at NFE {sampling.nfe} are not finite.")
+            arrays = {"x0": batch.x, "x1": batch.noise} | ({} if batch.y is None else {"y": batch.y})
+            writer.add({name: array.cpu().numpy() for name, array in arrays.items()})
             calls += batch.calls * len(batch.x)
             if stop():
-                raise Stopped(f"stopped after {writer.done} of {reflow.number} pairs")
+                raise Stopped(f"stopped after {writer.done} of {sampling.number} pairs")
     new = writer.done - begun
     rate = new / (time.perf_counter() - started)
     writer.finish({**made, "calls": calls / new, "pairs_per_second": rate, "commit": commit(), "machine": machine()})

@@ -36,11 +36,7 @@ def check_student(config: RunConfig, parent: RunConfig) -> None:
         raise ConfigError(
             "objective.label_dropout", "the teacher knows no classes, so its pairs have none. Set it to null."
         )
-    _check_guidance(config, parent)
-    try:
-        config.reflow.average.check(parent.train.decays, parent.train.snapshot_every > 0)
-    except ConfigError as error:
-        raise error.below("reflow.average") from None
+    _check_pairs_sampling(config, parent)
     if config.reflow.distil:
         _check_distilled(config)
 
@@ -50,16 +46,19 @@ def asks_for_guidance(changes: Iterable[str]) -> bool:
     return any(path == "evaluate" or path.startswith("evaluate.guidance") for path in changes)
 
 
-def _check_guidance(config: RunConfig, parent: RunConfig) -> None:
-    """Refuse guidance of pairs that no round makes so, or that the teacher does not know."""
+def _check_pairs_sampling(config: RunConfig, parent: RunConfig) -> None:
+    """Refuse pairs that the teacher cannot be asked for, and guidance of pairs that no round draws."""
     first = config.reflow.teacher
     if config.reflow.guidance.scale != 1 and first is not None and first.parent is not None:
         reason = "it is of pairs from a flow that was trained on data, and the teacher has learned pairs itself"
         raise ConfigError("reflow.guidance", f"{reason}. Set reflow.later_guidance to guide it.")
-    if config.pairs_guidance.scale != 1 and not parent.objective.label_dropout:
-        path = "reflow.guidance" if parent.parent is None else "reflow.later_guidance"
-        state = "is told no classes" if parent.objective.label_dropout is None else "always sees them"
-        raise ConfigError(path, f"the teacher {state}. Train it with objective.label_dropout above 0, like 0.1.")
+    try:
+        kept = parent.train.decays, parent.train.snapshot_every > 0
+        config.pairs_sampling.check("reflow", parent.learned(), *kept, who="the teacher")
+    except ConfigError as error:
+        if error.path == "reflow.guidance" and parent.parent is not None:
+            raise ConfigError("reflow.later_guidance", error.message) from None
+        raise
 
 
 def _check_distilled(config: RunConfig) -> None:

@@ -16,16 +16,17 @@ from harness.core.files import drop_torn_line, remove_leftovers, write_json
 from harness.core.provenance import commit, machine
 from harness.core.rng import stream_seed
 from harness.core.signals import Say, Stop
-from harness.data.base import load, spaced
+from harness.data.base import spaced
 from harness.data.pictures import SHOWN
 from harness.evaluation.flow_metrics import straightness
 from harness.flow.objective import Objective
+from harness.flow.sampling import Trained
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.identity import facts_of
 from harness.runs.judge import evaluate, judge_of, require_values
 from harness.runs.reflow import draw_pairs, teacher_of
-from harness.runs.sample import Trained, averaged, paths, picture, restore
+from harness.runs.sample import averaged, paths, picture, restore
 from harness.training.advice import diagnoses
 from harness.training.diagnostics import spread
 from harness.training.distributed import ALONE, Ranks
@@ -59,7 +60,7 @@ def train(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE, look: Look | Non
 
     Of several ranks, the first alone writes.
     """
-    config, data, device = run.config, load(run.config.dataset), run.config.train.resolved_device()
+    config, data, device = run.config, run.data, run.config.train.resolved_device()
     if run.parent and not ranks.any(ranks.first and run.finished):
         make_pairs(run, say, stop, ranks)
     torch.set_num_threads(config.train.threads)
@@ -73,7 +74,7 @@ def train(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE, look: Look | Non
         torch.manual_seed(stream_seed(config.seed, "initial weights"))
         network = config.build(data).to(device)
         if run.parent and config.reflow.warm_start:
-            network.load_state_dict(averaged(teacher_of(run))[0].state_dict())
+            network.load_state_dict(averaged(teacher_of(run)).network.state_dict())
         objective = _objective(run)
         if ranks.first:
             _prepare(run, network, objective)
@@ -108,7 +109,7 @@ def _prepare(run: Run, network: nn.Module, objective: Objective) -> None:
 
 def _objective(run: Run) -> Objective:
     """What a run minimises: on its data, or on the pairs that its parent made."""
-    config, noise_state = run.config, run.config.noise.learn(load(run.config.dataset))
+    config, noise_state = run.config, run.config.noise.learn(run.data)
     device = config.train.resolved_device()
     if run.parent is None:
         return Objective(config, noise_state, device=device)
@@ -116,7 +117,7 @@ def _objective(run: Run) -> Objective:
 
 
 def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look | None) -> Callbacks:
-    last, path, data = run.steps_done, run.folder / "metrics.jsonl", load(run.config.dataset)
+    last, path, data = run.steps_done, run.folder / "metrics.jsonl", run.data
     real = data.encode(data.train[spaced(SPREAD, len(data.train))])
     use = run.environment.get("device_use", {"flops_per_sample": 0.0, "peak_flops": 1.0})
 
@@ -133,7 +134,7 @@ def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look 
 
     def seen(network: nn.Module, step: int) -> dict[str, float]:
         trained, number = (
-            Trained(network, objective.noise_state),
+            Trained(network, run.config, objective.noise_state),
             min(SHOWN[data.kind] // 2, run.config.evaluate.batch_size),
         )
         try:
@@ -149,7 +150,7 @@ def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look 
 
 
 def _write_environment(run: Run, network: nn.Module, objective: Objective) -> None:
-    earlier, config, data = run.environment.get("commits", []), run.config, load(run.config.dataset)
+    earlier, config, data = run.environment.get("commits", []), run.config, run.data
     write_json(
         run.folder / "environment.json",
         {

@@ -6,11 +6,10 @@ from collections.abc import Iterable
 
 import torch
 
-from harness.components.interpolants import Interpolant
 from harness.core.errors import ConfigError
 from harness.data.base import Data, load
-from harness.evaluation.protocol import Protocol
-from harness.flow.sampling import steps_of
+from harness.flow.formulation import Formulation
+from harness.flow.sampling import SamplingConfig
 from harness.runs.config import RunConfig
 from harness.runs.students import asks_for_guidance, guided_twice
 
@@ -36,7 +35,7 @@ def refuse_guided_twice(changes: Iterable[str], config: RunConfig) -> None:
 def check(config: RunConfig) -> None:
     """Raise what training would trip over: data that cannot be read, a network that does not fit, an impossible protocol."""
     data = load(config.dataset)
-    Protocol.of(config.evaluate, data)
+    config.protocol()
     if config.parent is not None:
         check(config.parent)
         _check_pairs(config, config.parent, data)
@@ -50,21 +49,15 @@ def check(config: RunConfig) -> None:
     if config.train.batch_size > len(data.train):
         reason = f"{config.train.batch_size} is more than the {len(data.train)} training samples"
         raise ConfigError("train.batch_size", f"{reason}. Choose a smaller one.")
-    path = config.path(config.noise.learn(data))
-    for nfe in config.evaluate.nfe:
-        config.evaluate.time_grid.times(_steps(config, path, nfe), path)
+    _check_times("evaluate", config.evaluate, config, data)
     with torch.device("meta"):
         config.build(data)
 
 
 def _check_pairs(config: RunConfig, parent: RunConfig, data: Data) -> None:
     """Raise what making pairs, or beginning with the weights of who made them, would trip over."""
-    reflow, path = config.reflow, parent.path(parent.noise.learn(data))
-    try:
-        reflow.time_grid.times(steps_of(reflow.solver, reflow.time_grid, path, config.pairs_guidance, reflow.nfe), path)
-    except ConfigError as error:
-        raise ConfigError("reflow.nfe" if error.path.endswith("nfe") else "reflow.time_grid", error.message) from None
-    if not reflow.warm_start:
+    _check_times("reflow", config.pairs_sampling, parent, data)
+    if not config.reflow.warm_start:
         return
     with torch.device("meta"):
         own, given = (
@@ -76,5 +69,11 @@ def _check_pairs(config: RunConfig, parent: RunConfig, data: Data) -> None:
         raise ConfigError("backbone", f"{reason}. Leave it as it is there, or set reflow.warm_start=false.")
 
 
-def _steps(config: RunConfig, path: Interpolant, nfe: int) -> int:
-    return steps_of(config.evaluate.solver, config.evaluate.time_grid, path, config.evaluate.guidance, nfe)
+def _check_times(at: str, sampling: SamplingConfig, trained: Formulation, data: Data) -> None:
+    """Raise what drawing samples would trip over: calls that no number of steps takes, times that fall on one place."""
+    path = trained.path(trained.noise.learn(data))
+    try:
+        for nfe in sampling.every_nfe:
+            sampling.times(nfe, path)
+    except ConfigError as error:
+        raise error.below(at) from None

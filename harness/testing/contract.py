@@ -24,7 +24,7 @@ from harness.core.registry import Component, about, build
 from harness.core.rng import seed_layers
 from harness.evaluation.flow_metrics import Flow, optimal_velocity
 from harness.flow.formulation import Formulation
-from harness.flow.sampling import NetworkField
+from harness.flow.sampling import NetworkField, Trained
 from harness.training.buffers import buffers_apart
 
 Promises = Iterator[tuple[str, bool]]
@@ -190,7 +190,7 @@ def _solver(solver: Any) -> Promises:
     times = torch.linspace(1, 0, solver.steps(nfe) + 1, dtype=torch.float64)
     start, ends = torch.randn(5, 3, generator=_generator(), dtype=torch.float64), []
     for _ in range(2):
-        field = NetworkField(network, Formulation(), {})  # type: ignore[arg-type]
+        field = NetworkField(Trained(network, Formulation(), {}))  # type: ignore[arg-type]
         ends.append(solver.integrate(field, start, times, _generator()))
         yield "it spends the calls that it declares", solver.adaptive or field.calls == nfe
     yield "it keeps shape and dtype", _like(ends[0], start)

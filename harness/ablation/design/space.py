@@ -63,11 +63,10 @@ def inverse(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def ends(name: str, distribution: BaseDistribution) -> list[Any]:
     """The values to check before any is drawn: both ends, or all of a choice."""
-    drawn = (
-        distribution.choices
-        if isinstance(distribution, CategoricalDistribution)
-        else (distribution.low, distribution.high)
-    )  # type: ignore[attr-defined]
+    if isinstance(distribution, CategoricalDistribution):
+        drawn = distribution.choices
+    else:
+        drawn = (distribution.low, distribution.high)  # type: ignore[attr-defined]
     return [_value(name, x) for x in drawn]
 
 

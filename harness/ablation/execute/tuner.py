@@ -19,10 +19,10 @@ from harness.ablation.execute.board import Board
 from harness.core.errors import Diverged, NoValue, Pruned, UserError
 from harness.core.rng import stream_seed
 from harness.core.signals import StopSignal
+from harness.flow.sampling import Trained
 from harness.runs.folder import Run
 from harness.runs.judge import judge_of, judge_rung, known_rungs
 from harness.runs.progress import Trial
-from harness.runs.sample import Trained
 from harness.runs.train import ensure
 
 RANDOM_TRIALS = 8
