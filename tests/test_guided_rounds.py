@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from harness.ablation.design import rounds
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.study import Study, load_scale
+from harness.ablation.execute.worker import PlanBoard, work
 from harness.cli import main
 from harness.core.config import override
 from harness.core.errors import ConfigError
@@ -217,7 +218,7 @@ def test_a_lineage_shows_each_flow_by_a_protocol_that_fits_it(
     ):
         train(Run.of(told), quiet, never)
         plan = rounds.plan_of([Run.of(told)], 1, True, more)
-        rounds.ensure_all(plan, quiet, never)
+        work(PlanBoard(plan), never)
         last = plan.run(list(plan.arms)[-1], 0)
         links = {link.title: link for link in lineage(last)}
         solver = plan.arms["1-rectified"].evaluate.solver.name

@@ -364,7 +364,7 @@ def test_a_worker_that_the_machine_ended_leaves_its_trial_to_be_run_again(
         work(PlanBoard(plan), never)
     board = PlanBoard(plan)
     board.refill()
-    assert (board.failures(), board.finished()) == ({}, False)
+    assert (board.settled(), board.finished()) == ([], False)
     assert {trial.user_attrs["arm"] for trial in board.trials(TrialState.WAITING)} == set("abc")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness.ablation.design import sweep
+from harness.ablation.execute.worker import PlanBoard, work
 from harness.cli import main
 from harness.core.config import override
 from harness.core.errors import UserError
@@ -65,7 +66,7 @@ def test_a_sweep_trains_nothing_and_gives_what_an_evaluation_gives(
 ) -> None:
     monkeypatch.setattr("harness.runs.train.fit", lambda *_: pytest.fail("trained"))
     plan = sweep.plan_of(trained, sweep.axes_of(["solver=euler,heun"]))
-    sweep.sweep(plan, lambda: False)
+    work(PlanBoard(plan), lambda: False)
     for run in trained:
         config = override(run.config, {"evaluate.solver": "heun", "evaluate.nfe": [4]})
         protocol = config.protocol()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from harness.ablation.design.plan import Plan
-    from harness.ablation.execute.placement import Split
+    from harness.ablation.execute.placement import Placement
     from harness.ablation.execute.tuner import SearchBoard
     from harness.evaluation.protocol import Protocol
     from harness.runs.folder import Run
@@ -27,8 +27,8 @@ def ablate(options: argparse.Namespace) -> None:
     from harness.core.signals import StopSignal
 
     console = Console()
-    plan, split = _shared(options, plan_of(options), console)
-    _compare(options, plan, split, console, StopSignal())
+    plan, placement = _shared(options, plan_of(options), console)
+    _compare(options, plan, placement, console, StopSignal())
 
 
 def tune(options: argparse.Namespace) -> None:
@@ -49,19 +49,21 @@ def tune(options: argparse.Namespace) -> None:
     SearchPlan.of(
         search, scale, own.arms[BASELINE], options.trials, options.plugin
     )  # refused before anything is measured
-    shared, split = _shared(options, own, console)
+    shared, placement = _shared(options, own, console)
     plan = SearchPlan.of(search, scale, shared.arms[BASELINE], options.trials, options.plugin)
     console.print(f"{plan.question}\n{plan.trials} trials at the scale {scale}; search {plan.digest}", highlight=False)
     plan.check()
     with_reference(plan.base, console, stop)
     board = SearchBoard(plan)
-    launch(board, split, console, stop, lambda: _told(history.write(board, _own(), _command(options)), console))
+    launch(board, placement, console, stop, lambda: _told(history.write(board, _own(), _command(options)), console))
     console.print(f"- {history.describe(board)}", highlight=False)
-    tuned = compared(*given, tuned=settings(board.best().params)).threaded(split.threads)
-    _compare(options, tuned, split, console, stop, history.describe(board))
+    tuned = compared(*given, tuned=settings(board.best().params)).threaded(placement.threads)
+    _compare(options, tuned, placement, console, stop, history.describe(board))
 
 
-def _compare(options: argparse.Namespace, plan: Plan, split: Split, console: Any, stop: Any, *notes: str) -> None:
+def _compare(
+    options: argparse.Namespace, plan: Plan, placement: Placement, console: Any, stop: Any, *notes: str
+) -> None:
     """Run a plan and report it, with `notes` under its table."""
     from harness.ablation.execute.launch import launch, prepare
     from harness.ablation.execute.worker import PlanBoard
@@ -84,7 +86,7 @@ def _compare(options: argparse.Namespace, plan: Plan, split: Split, console: Any
         )
     launch(
         PlanBoard(plan),
-        split,
+        placement,
         console,
         stop,
         lambda: _report(options, plan, judge_references(judge), console, _own(), *notes),
@@ -200,27 +202,16 @@ def plan_of(options: argparse.Namespace) -> Plan:
     return Plan.of(study, options.scale, base, parse_assignments(options.changes), seeds, options.plugin)
 
 
-def _shared(options: argparse.Namespace, plan: Plan, console: Any) -> tuple[Plan, Split]:
+def _shared(options: argparse.Namespace, plan: Plan, console: Any) -> tuple[Plan, Placement]:
     """How the trials share this machine, as the options say or as it is measured to be fastest; the plan with those threads."""
-    import os
+    from harness.ablation.execute.placement import choose, given
 
-    import torch
-
-    from harness.ablation.execute.placement import Split, choose
-
-    train = plan.arms[plan.baseline].train
-    gpus = torch.cuda.device_count() if train.resolved_device() == "cuda" else 0
     varied = len({config.train.threads for config in plan.arms.values()}) > 1
-    if options.trials_per_gpu is not None:
-        if not gpus:
-            raise UserError("--trials-per-gpu: the study trains on the CPU. Use --workers N.")
-        return plan, Split(options.trials_per_gpu * gpus, train.threads, gpus)
-    if options.workers is not None:
-        return plan, Split(options.workers, train.threads, gpus)
-    if varied or "train.threads" in parse_assignments(options.changes):
-        return plan, Split(gpus or max(1, (os.cpu_count() or 1) // train.threads), train.threads, gpus)
-    split = choose(plan, lambda text: console.print(f"- {text}", highlight=False))
-    return plan.threaded(split.threads), split
+    told = options.workers is not None or options.trials_per_gpu is not None
+    if told or varied or "train.threads" in parse_assignments(options.changes):
+        return plan, given(plan, options.workers, options.trials_per_gpu)
+    placement = choose(plan, lambda text: console.print(f"- {text}", highlight=False))
+    return plan.threaded(placement.threads), placement
 
 
 def _report(

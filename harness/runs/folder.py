@@ -209,6 +209,12 @@ class Run:
         """Whether training has ended and its last checkpoint is intact."""
         return read_checkpoint(self.folder / "checkpoints", "cpu")[0] == self.config.train.steps
 
+    def require_finished(self) -> None:
+        """`UserError` unless it is trained to its end."""
+        if not self.finished:
+            trained = f"is trained for {self.steps_done} of {self.config.train.steps} steps"
+            raise UserError(f"{self.name}: {trained}. Run `harness train` first.")
+
     @property
     def gave_up(self) -> NoValue | None:
         """Why training gave up, its own or that of a flow before it, or why there are no pairs to learn; or None."""

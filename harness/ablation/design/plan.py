@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from harness.ablation.design.shared import SharedPlan
 from harness.ablation.design.study import Study
 from harness.core.config import ConfigError, digest, override, to_dict
 from harness.core.errors import UserError
-from harness.core.files import read_json, results_folder, write_json
+from harness.core.files import read_json
 from harness.core.registry import build, find, sources
 from harness.data.base import load
 from harness.evaluation.flow_metrics import FlowMetric
@@ -24,8 +25,10 @@ from harness.runs.validate import refuse_guided_twice, refuse_idle
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(SharedPlan):
     """What a study will run, resolved and checked."""
+
+    FILE = "plan.json"
 
     study: str
     scale: str
@@ -38,7 +41,6 @@ class Plan:
     nfe: int
     smallest_difference: float
     plugins: tuple[str, ...]
-    """Paths of the files whose components take part."""
     expected_nfe: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """{arm: the least and the most calls that it is said to need}"""
 
@@ -81,33 +83,21 @@ class Plan:
         arms = {name: RunConfig.parse(config) for name, config in plain["arms"].items()}
         return cls(**{**plain, "arms": arms, "seeds": tuple(plain["seeds"]), "plugins": tuple(plain["plugins"])})
 
-    def write(self, folder: Path | None = None) -> Path:
-        """Store it in a folder, its own unless one is given, for the workers."""
-        path = (folder or self.folder) / "plan.json"
-        write_json(path, self._plain(run_only=True))
-        return path
-
     @property
     def name(self) -> str:
-        """`<study>-<scale>`: what its tables are called."""
+        """`<study>-<scale>`."""
         return f"{self.study}-{self.scale}"
 
     @property
     def digest(self) -> str:
-        """12 hex digits: a changed plan is another Optuna study, which finds its finished runs on disk."""
+        """Of the arms with their data and plugins; a changed plan finds its finished runs on disk."""
         plain = self._plain(run_only=False)
         del plain["plugins"]
         data = {name: load(config.dataset).fingerprint for name, config in self.arms.items()}
         return digest({**plain, "data": data, "sources": {name: sources(config) for name, config in self.arms.items()}})
 
     @property
-    def folder(self) -> Path:
-        """Where its journal, leases and workers' logs are."""
-        return results_folder() / "local" / "studies" / f"{self.name}-{self.digest}"
-
-    @property
     def facts(self) -> dict[str, Any]:
-        """What a reader of the record should know."""
         return {"question": self.question, "baseline": self.baseline, "seeds": list(self.seeds)}
 
     def threaded(self, threads: int) -> Plan:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.ablation.design.plan import Plan, measured, same_training
 from harness.core.config import override
-from harness.core.errors import ConfigError, NoValue, UserError
+from harness.core.errors import ConfigError
 from harness.evaluation.flow_metrics import FlowMetric
 from harness.flow.sampling import Guidance
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.identity import training_digest
 from harness.runs.students import ONE_STEP_ONLY, asks_for_guidance
-from harness.runs.train import ensure
 from harness.runs.validate import check
 
 MEASURED = ("straightness", "curvature", "transport_cost")
@@ -34,10 +33,7 @@ def plan_of(runs: Sequence[Run], rounds: int, distil: bool, changes: Mapping[str
     teacher = measured(override(same_training(runs), judging), MEASURED)
     teacher = at_one_step(teacher) if distil else teacher
     for run in runs:
-        if not run.finished:
-            raise UserError(
-                f"{run.name}: is trained for {run.steps_done} of {run.config.train.steps} steps. Run `harness train` first."
-            )
+        run.require_finished()
     student = _first_round(teacher, {path: value for path, value in changes.items() if path not in judging})
     arms = {_title(teacher): teacher}
     asked = asks_for_guidance(judging)
@@ -69,16 +65,6 @@ def at_one_step(config: RunConfig) -> RunConfig:
     except ConfigError:
         return config
     return override(config, more)
-
-
-def ensure_all(plan: Plan, say: Callable[[str], None], stop: Callable[[], bool]) -> None:
-    """Train and judge every arm of every seed; one that fails has no value, and the table says why."""
-    for seed in plan.seeds:
-        for arm in plan.arms:
-            try:
-                ensure(plan.config(arm, seed), say, stop)
-            except NoValue as error:
-                say(f"{arm} seed {seed}: {error}")
 
 
 def _first_round(teacher: RunConfig, changes: Mapping[str, Any]) -> RunConfig:

@@ -13,11 +13,12 @@ from typing import Any, Self
 from optuna.distributions import distribution_to_json, json_to_distribution
 
 from harness.ablation.design.plan import Plan
+from harness.ablation.design.shared import SharedPlan
 from harness.ablation.design.space import Space, ends, inverse, path_of, settings
 from harness.ablation.design.study import Study, load_declared
 from harness.core.config import ConfigError, digest, flatten, override, to_dict
 from harness.core.errors import UserError, did_you_mean
-from harness.core.files import read_json, results_folder, write_json
+from harness.core.files import read_json
 from harness.core.registry import find, sources
 from harness.data.base import load
 from harness.evaluation.protocol import Protocol
@@ -79,8 +80,10 @@ def load_search(name: str) -> Search:
 
 
 @dataclass(frozen=True)
-class SearchPlan:
+class SearchPlan(SharedPlan):
     """A search at a scale, resolved and checked."""
+
+    FILE = "search.json"
 
     search: str
     scale: str
@@ -117,11 +120,6 @@ class SearchPlan:
             **{**plain, "base": RunConfig.parse(plain["base"]), "space": space, "plugins": tuple(plain["plugins"])}
         )
 
-    def write(self) -> Path:
-        """Store it in its folder, for the workers."""
-        write_json(self.folder / "search.json", self._plain(run_only=True))
-        return self.folder / "search.json"
-
     @property
     def name(self) -> str:
         """`<search>-<scale>-search`: beside it, `<search>-<scale>` is the comparison that follows."""
@@ -129,19 +127,13 @@ class SearchPlan:
 
     @property
     def digest(self) -> str:
-        """12 hex digits over what a trial's value depends on, so that more trials continue the same search."""
+        """Without the number of trials: more of them continue the same search."""
         plain = self._plain(run_only=False)
         del plain["plugins"], plain["trials"], plain["question"]
         return digest({**plain, "data": load(self.base.dataset).fingerprint, "sources": sources(self.base)})
 
     @property
-    def folder(self) -> Path:
-        """Where its journal, leases and workers' logs are."""
-        return results_folder() / "local" / "studies" / f"{self.name}-{self.digest}"
-
-    @property
     def facts(self) -> dict[str, Any]:
-        """What a reader of the record should know."""
         return {
             "question": self.question,
             "seed": self.base.seed,

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from harness.ablation.design.plan import Plan, nfe_of, same_training
 from harness.core.config import Typed, override
-from harness.core.errors import ConfigError, NoValue, UserError
+from harness.core.errors import ConfigError, UserError
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
-from harness.runs.judge import evaluate, judge_of
-from harness.runs.sample import restore
 from harness.runs.validate import check
 
 Axes = dict[str, list[Typed]]
@@ -41,6 +38,8 @@ def plan_of(runs: Sequence[Run], axes: Axes) -> Plan:
 
     An arm is judged at those of `evaluate.nfe` that its solver can spend, an adaptive one at what it chooses.
     """
+    for run in runs:
+        run.require_finished()
     base, arms = same_training(runs), {}
     for values in itertools.product(*axes.values()):
         changes = {f"evaluate.{path}": value for path, value in zip(axes, values, strict=True)}
@@ -52,19 +51,6 @@ def plan_of(runs: Sequence[Run], axes: Axes) -> Plan:
         f"sweep-{'-'.join(axes)}".replace(".", "_"), of, f"How is {of} best sampled?", next(iter(arms)), arms,
         tuple(run.config.seed for run in runs), metric, nfe_of(metric, base, max(base.evaluate.nfe)), 0.05, (),
     )  # fmt: skip
-
-
-def sweep(plan: Plan, stop: Callable[[], bool]) -> None:
-    """Judge every run in every way that is not known yet; a way that fails has no value, and the table says why."""
-    for arm in plan.arms:
-        judge = None
-        for seed in plan.seeds:
-            run = plan.run(arm, seed)
-            if run.settled(plan.protocol(arm)):
-                continue
-            judge = judge or judge_of(run.config, stop=stop)
-            with contextlib.suppress(NoValue):
-                evaluate(run, restore(run), judge, stop)
 
 
 def _spendable(base: RunConfig, changes: dict[str, Any]) -> RunConfig:

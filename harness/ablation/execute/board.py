@@ -10,7 +10,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Container
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import optuna
 from optuna.pruners import BasePruner
@@ -18,38 +18,21 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 
+from harness.ablation.design.shared import SharedPlan
 from harness.core.errors import UserError
 from harness.core.files import drop_torn_line, locked
 from harness.core.registry import find
-from harness.core.signals import StopSignal
+from harness.core.signals import Stop
 from harness.runs.progress import Trial
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-class Shared(Protocol):
-    """What a board is for: a plan or a search, which every worker reads from its folder."""
-
-    @property
-    def metric(self) -> str: ...
-    @property
-    def question(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def digest(self) -> str: ...
-    @property
-    def folder(self) -> Path: ...
-    @property
-    def facts(self) -> dict[str, Any]: ...
-    def write(self) -> Path: ...
-
-
 class Board(ABC):
     """Trials in a journal; a subclass says which there should be and what is done for one."""
 
-    def __init__(self, plan: Shared, pruner: BasePruner | None = None):
-        self.plan: Shared = plan
+    def __init__(self, plan: SharedPlan, pruner: BasePruner | None = None):
+        self.plan: SharedPlan = plan
         self.folder = plan.folder
         self.folder.mkdir(parents=True, exist_ok=True)
         direction: Any = "minimize" if find("metric", plan.metric).lower_is_better else "maximize"  # type: ignore[attr-defined]
@@ -71,7 +54,7 @@ class Board(ABC):
         """How many trials there will be."""
 
     @abstractmethod
-    def run(self, trial: optuna.Trial, stop: StopSignal) -> None:
+    def run(self, trial: optuna.Trial, stop: Stop) -> None:
         """Do a trial and tell how it ended; `Stopped` leaves it to be continued."""
 
     @abstractmethod

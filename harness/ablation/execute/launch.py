@@ -16,12 +16,13 @@ from rich.console import Console
 from rich.progress import track
 
 from harness.ablation.design.plan import Plan
-from harness.ablation.execute.board import Board, Shared
-from harness.ablation.execute.placement import Split
+from harness.ablation.design.shared import SharedPlan
+from harness.ablation.execute.board import Board
+from harness.ablation.execute.placement import Placement
 from harness.core.errors import Stopped, UserError
 from harness.core.files import locked
 from harness.core.provenance import commit
-from harness.core.signals import StopSignal
+from harness.core.signals import Stop
 from harness.evaluation.judge import Judge
 from harness.runs.config import RunConfig
 from harness.runs.judge import judge_of
@@ -53,7 +54,7 @@ class Worker:
         self.shown += len(whole) + 1 if whole else 0
 
 
-def prepare(plan: Plan, console: Console, stop: Callable[[], bool] = lambda: False) -> Judge:
+def prepare(plan: Plan, console: Console, stop: Stop = lambda: False) -> Judge:
     """Refuse what cannot work before anything is trained, and make the reference that all arms share."""
     for name, config in plan.arms.items():
         try:
@@ -63,7 +64,7 @@ def prepare(plan: Plan, console: Console, stop: Callable[[], bool] = lambda: Fal
     return with_reference(plan.arms[plan.baseline], console, stop)
 
 
-def with_reference(config: RunConfig, console: Console, stop: Callable[[], bool]) -> Judge:
+def with_reference(config: RunConfig, console: Console, stop: Stop) -> Judge:
     """What judges by a configuration; the features of the reference are computed with all cores, and shown."""
     torch.set_num_threads(os.cpu_count() or 1)
     return judge_of(
@@ -71,7 +72,7 @@ def with_reference(config: RunConfig, console: Console, stop: Callable[[], bool]
     )
 
 
-def launch(board: Board, split: Split, console: Console, stop: StopSignal, report: Callable[[], list[Path]]) -> None:
+def launch(board: Board, placement: Placement, console: Console, stop: Stop, report: Callable[[], list[Path]]) -> None:
     """Run every trial of a board, then `report`, whose files go to MLflow; calling again continues.
 
     Raises `Stopped`, or a `UserError` when a store cannot be used or a worker met one.
@@ -82,7 +83,7 @@ def launch(board: Board, split: Split, console: Console, stop: StopSignal, repor
             raise UserError(f"{plan.name}: another process runs this study now. Wait for it, or stop it.")
         path = plan.write()
         board.refill()
-        crew = [] if board.finished() else [_start(path, i, split) for i in range(split.workers)]
+        crew = [] if board.finished() else [_start(path, i, placement) for i in range(placement.workers)]
         with _ended(crew, console):
             mirror, record = _connect(plan)  # slow to import, so the workers start meanwhile
             status, files = "FAILED", []
@@ -98,7 +99,7 @@ def launch(board: Board, split: Split, console: Console, stop: StopSignal, repor
                 record.close("KILLED" if stop() else status, files)
 
 
-def _connect(plan: Shared) -> tuple[Mirror, Record]:
+def _connect(plan: SharedPlan) -> tuple[Mirror, Record]:
     mirror = Mirror(plan.name)
     mirror.close_dead()
     record = mirror.record(plan.folder, plan.name, plan.facts, {"commit": commit(), "plan": plan.digest})
@@ -118,12 +119,12 @@ def _watch(board: Board, mirror: Mirror, record: Record, console: Console) -> Wa
     return Watch(board.plan.name, begun(()), mirror, console, board.total, begun)
 
 
-def _start(plan_path: Path, number: int, split: Split) -> Worker:
+def _start(plan_path: Path, number: int, placement: Placement) -> Worker:
     command, log = (
         [sys.executable, "-m", "harness.ablation.execute.worker", str(plan_path)],
         plan_path.with_name(f"worker-{number}.log"),
     )
-    environment = split.environment(number)
+    environment = placement.environment(number)
     with open(log, "wb") as file:
         return Worker(
             subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment),
@@ -131,7 +132,7 @@ def _start(plan_path: Path, number: int, split: Split) -> Worker:
         )
 
 
-def _follow(crew: list[Worker], console: Console, stop: StopSignal) -> None:
+def _follow(crew: list[Worker], console: Console, stop: Stop) -> None:
     while any(worker.process.poll() is None for worker in crew):
         time.sleep(0.2)
         if stop():

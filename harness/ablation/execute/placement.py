@@ -24,7 +24,7 @@ import torch
 
 from harness.ablation.design.plan import Plan
 from harness.core.config import digest, to_dict
-from harness.core.errors import Stopped
+from harness.core.errors import Stopped, UserError
 from harness.core.files import read_json, results_folder, write_json
 from harness.core.provenance import machine
 from harness.core.registry import load_plugin
@@ -40,7 +40,7 @@ TRIALS_PER_GPU = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
-class Split:
+class Placement:
     """A way to share a machine."""
 
     workers: int
@@ -56,21 +56,33 @@ class Split:
         return f"{self.workers} at a time on {f'{self.gpus} GPUs' if self.gpus else threads}"
 
 
-def splits(cores: int, gpus: int, trials: int) -> list[Split]:
+def placements(cores: int, gpus: int, trials: int) -> list[Placement]:
     """The ways worth measuring, the one to prefer first."""
     if gpus:
-        return [Split(min(trials, each * gpus), 1, gpus) for each in TRIALS_PER_GPU if each // 2 * gpus < trials]
+        return [Placement(min(trials, each * gpus), 1, gpus) for each in TRIALS_PER_GPU if each // 2 * gpus < trials]
     threads = itertools.takewhile(lambda n: n <= cores, (2**i for i in itertools.count()))
-    return [Split(min(trials, cores // n), n) for n in threads]
+    return [Placement(min(trials, cores // n), n) for n in threads]
 
 
-def choose(plan: Plan, say: Callable[[str], None]) -> Split:
+def given(plan: Plan, workers: int | None = None, trials_per_gpu: int | None = None) -> Placement:
+    """As the user says, on the threads of the plan; else one trial on each GPU, or as many as the cores hold."""
+    train = plan.arms[plan.baseline].train
+    gpus = torch.cuda.device_count() if train.resolved_device() == "cuda" else 0
+    if trials_per_gpu is not None:
+        if not gpus:
+            raise UserError("--trials-per-gpu: the study trains on the CPU. Use --workers N.")
+        return Placement(trials_per_gpu * gpus, train.threads, gpus)
+    fitting = gpus or max(1, (os.cpu_count() or 1) // train.threads)
+    return Placement(workers or min(fitting, len(plan.trials())), train.threads, gpus)
+
+
+def choose(plan: Plan, say: Callable[[str], None]) -> Placement:
     """The fastest way for a plan's baseline, measured if this machine has not measured it before."""
     config, trials = plan.arms[plan.baseline], len(plan.trials())
     gpus = torch.cuda.device_count() if config.train.resolved_device() == "cuda" else 0
-    ways, place = splits(os.cpu_count() or 1, gpus, trials), _place(config, trials)
+    ways, place = placements(os.cpu_count() or 1, gpus, trials), _place(config, trials)
     if place.exists():
-        return Split(**read_json(place)["chosen"])
+        return Placement(**read_json(place)["chosen"])
     rates = [measure(plan.threaded(way.threads), way) for way in ways] if len(ways) > 1 else [1.0]
     chosen, best = ways[0], rates[0]
     for way, rate in zip(ways, rates, strict=True):
@@ -97,7 +109,7 @@ def _place(config: RunConfig, trials: int) -> Path:
     return results_folder() / "local" / "splits" / f"{digest(about)}.json"
 
 
-def measure(plan: Plan, split: Split) -> float:
+def measure(plan: Plan, placement: Placement) -> float:
     """Samples a second of all trials together; 0 where one fails, for want of memory perhaps."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
@@ -106,13 +118,13 @@ def measure(plan: Plan, split: Split) -> float:
             "harness.ablation.execute.placement",
             str(plan.write(Path(folder))),
             folder,
-            str(split.workers),
+            str(placement.workers),
         ]
         crew = [
             subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=split.environment(i)
+                command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=placement.environment(i)
             )
-            for i in range(split.workers)
+            for i in range(placement.workers)
         ]
         try:
             while any(process.poll() is None for process in crew) and not any(process.returncode for process in crew):

@@ -18,7 +18,7 @@ from harness.ablation.design.space import settings
 from harness.ablation.execute.board import Board
 from harness.core.errors import Diverged, NoValue, Pruned, UserError
 from harness.core.rng import stream_seed
-from harness.core.signals import StopSignal
+from harness.core.signals import Stop
 from harness.flow.sampling import Trained
 from harness.runs.folder import Run
 from harness.runs.judge import judge_of, judge_rung, known_rungs
@@ -48,7 +48,7 @@ class SearchBoard(Board):
     def total(self) -> int:
         return self.plan.trials
 
-    def run(self, trial: optuna.Trial, stop: StopSignal) -> None:
+    def run(self, trial: optuna.Trial, stop: Stop) -> None:
         title, started, config = title_of(trial), time.perf_counter(), self.plan.config(trial.params)
 
         def say(text: str) -> None:

@@ -22,7 +22,7 @@ from harness.ablation.execute.tuner import SearchBoard
 from harness.core.errors import NoValue, Stopped, guarded, leave
 from harness.core.files import read_json
 from harness.core.registry import load_plugin
-from harness.core.signals import StopSignal
+from harness.core.signals import Stop, StopSignal
 from harness.evaluation.protocol import Protocol
 from harness.runs.folder import Run
 from harness.runs.progress import Trial
@@ -42,7 +42,7 @@ class PlanBoard(Board):
     def total(self) -> int:
         return len(self.keys)
 
-    def run(self, trial: optuna.Trial, stop: StopSignal) -> None:
+    def run(self, trial: optuna.Trial, stop: Stop) -> None:
         arm, seed = trial.params["arm"], trial.params["seed"]
         title, started = f"{arm} seed {seed}", time.perf_counter()
 
@@ -82,10 +82,6 @@ class PlanBoard(Board):
     def _named(self, arm: str, seed: int) -> tuple[Run, Protocol]:
         return self.plan.run(arm, seed), self.plan.protocol(arm)
 
-    def failures(self) -> dict[tuple[str, int], str]:
-        """{(arm, seed): why} of the trials that ended without a value."""
-        return {_key(trial): trial.user_attrs["reason"] for trial in self.settled() if trial.state == TrialState.FAIL}
-
     def tell(self, trial: optuna.Trial, run: Run) -> None:
         """Report a finished trial: its value is the primary metric at the primary NFE, or at the largest NFE measured."""
         trial.set_user_attr("run", run.name)
@@ -119,7 +115,7 @@ def _key(trial: FrozenTrial) -> tuple[str, int]:
     return trial.user_attrs["arm"], trial.user_attrs["seed"]
 
 
-def work(board: Board, stop: StopSignal) -> None:
+def work(board: Board, stop: Stop) -> None:
     """Run trials until all have ended."""
     while not board.finished():
         if stop():
@@ -134,7 +130,7 @@ def work(board: Board, stop: StopSignal) -> None:
 
 def read_board(path: Path) -> Board:
     """The board of a plan or a search that was written to `path`."""
-    return SearchBoard(SearchPlan.read(path)) if path.name == "search.json" else PlanBoard(Plan.read(path))
+    return SearchBoard(SearchPlan.read(path)) if path.name == SearchPlan.FILE else PlanBoard(Plan.read(path))
 
 
 def main() -> None:

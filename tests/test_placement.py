@@ -8,7 +8,7 @@ import pytest
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.study import load_study
 from harness.ablation.execute import placement as module
-from harness.ablation.execute.placement import Split, choose, measure, remembered, splits
+from harness.ablation.execute.placement import Placement, choose, measure, placements, remembered
 from harness.core.config import override
 from harness.runs.config import RunConfig
 
@@ -30,7 +30,7 @@ def plan(tiny: RunConfig) -> Plan:
     ],
 )
 def test_the_ways_fill_the_machine_and_no_more(cores: int, gpus: int, trials: int, ways: list[tuple[int, int]]) -> None:
-    assert [(way.workers, way.threads) for way in splits(cores, gpus, trials)] == ways
+    assert [(way.workers, way.threads) for way in placements(cores, gpus, trials)] == ways
 
 
 @pytest.mark.parametrize(("rates", "taken"), [((100, 104), 1), ((100, 106), 2), ((100, 0), 1)])
@@ -58,12 +58,12 @@ def test_threads_are_part_of_the_plan(plan: Plan) -> None:
 
 def test_gpus_are_dealt_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    assert [Split(4, 1, 2).environment(i)["CUDA_VISIBLE_DEVICES"] for i in range(4)] == ["3", "5", "3", "5"]
-    assert Split(4, 1).environment(1)["CUDA_VISIBLE_DEVICES"] == "3,5"
+    assert [Placement(4, 1, 2).environment(i)["CUDA_VISIBLE_DEVICES"] for i in range(4)] == ["3", "5", "3", "5"]
+    assert Placement(4, 1).environment(1)["CUDA_VISIBLE_DEVICES"] == "3,5"
 
 
 def test_real_trials_are_measured_side_by_side(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SECONDS", 0.2)
-    assert measure(plan.threaded(1), Split(2, 1)) > 1
+    assert measure(plan.threaded(1), Placement(2, 1)) > 1
     broken = Plan(**{**vars(plan), "plugins": (str(Path("absent.py").absolute()),)})
-    assert measure(broken, Split(1, 1)) == 0
+    assert measure(broken, Placement(1, 1)) == 0
