@@ -119,9 +119,12 @@ class NetworkField:
         visited: list[Tensor] | None = None,
     ):  # fmt: skip
         self.network = trained.network
-        self.prediction, self.interpolant = trained.formulation.prediction, trained.formulation.interpolant
+        self.prediction = trained.formulation.prediction
+        self.interpolant = trained.formulation.interpolant
         self.variance = trained.formulation.noise.variance(trained.noise_state)
-        self.y, self.guidance, self.visited = y, guidance or Guidance(), visited
+        self.y = y
+        self.guidance = guidance or Guidance()
+        self.visited = visited
         self.calls = 0
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
@@ -200,11 +203,13 @@ def generate(
 ) -> Iterator[Generated]:
     """Batches of at most `sampling.batch_size` encoded samples of `shape`, `number` in all, each of `nfe` calls.
 
-    Batch i starts from the noise of `stream(*streams, i)`, whatever the network, solver and NFE. Their classes are drawn
-    from `classes`, with replacement. `visited` collects x wherever the network is called. `first` batches are left out.
+    Batch i starts from the noise of `stream(*streams, i)`, whatever the network, solver and NFE. Their classes are
+    drawn from `classes`, with replacement. `visited` collects x wherever the network is called. `first` batches are
+    left out.
     """
     trained.network.eval()
-    formulation, noise_state = trained.formulation, trained.noise_state
+    formulation = trained.formulation
+    noise_state = trained.noise_state
     times = sampling.times(nfe, formulation.path(noise_state))
     scale = formulation.interpolant.sigma(torch.ones(1, device=device)).view(-1, *[1] * len(shape))
     for i, start in list(enumerate(range(0, number, sampling.batch_size)))[first:]:

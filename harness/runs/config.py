@@ -47,9 +47,11 @@ class Reflow(SamplingConfig):
     nfe: Index = 100
     """The teacher's calls for each pair; 0 lets an adaptive solver choose."""
     guidance: Guidance = Guidance()
-    """Of the first round's pairs, whose teacher was trained on data. A flow that has learned guided pairs has them in it."""
+    """Of the first round's pairs, whose teacher was trained on data. A flow that has learned guided pairs has them in
+    it."""
     later_guidance: Guidance = Guidance()
-    """Of the pairs of later rounds, and of what is distilled of them; it comes on top of the guidance that was learned."""
+    """Of the pairs of later rounds, and of what is distilled of them; it comes on top of the guidance that was
+    learned."""
     checkpoint: Literal["last", "best"] = field(default="last", metadata=ADDED)
     """Of the teacher: its last weights, or those with the lowest held-out loss."""
 

@@ -44,11 +44,9 @@ class Explained:
 
     def effective_weight(self) -> Tensor:
         """Over `LOG_SNR`, up to a constant factor; NaN at levels that the path does not have."""
-        f, path, variance = (
-            self.config,
-            self.config.path(self.noise_state),
-            self.config.noise.variance(self.noise_state).double().mean(),
-        )
+        f = self.config
+        path = self.config.path(self.noise_state)
+        variance = self.config.noise.variance(self.noise_state).double().mean()
         if f.reflow.distil:  # one level alone counts
             return torch.full_like(LOG_SNR, torch.nan)
         t = path.time_of_log_snr(LOG_SNR)

@@ -139,13 +139,15 @@ class Run:
 
     def _lacking(self, known: dict[str, Any]) -> list[int]:
         """The NFEs of the configuration at which a metric of samples has no value."""
-        values, config = known["values"], self.config.evaluate
+        values = known["values"]
+        config = self.config.evaluate
         judged = [metric for metric in config.metrics if not isinstance(metric, FlowMetric)]
         return [nfe for nfe in config.nfe if any(str(nfe) not in values.get(metric.name, {}) for metric in judged)]
 
     def judged(self, protocol: Protocol) -> float:
         """How much of the evaluation under a protocol is done, from 0 to 1, samples that wait for their metrics included."""
-        config, missing = self.config.evaluate, self.missing(protocol)
+        config = self.config.evaluate
+        missing = self.missing(protocol)
         flows = sum(isinstance(metric, FlowMetric) for metric in config.metrics)
         left = float(len(missing) + len(self.flow_missing(protocol)))
         if missing and (parts := checkpoints(self.parts(protocol, missing[0]))):
@@ -159,7 +161,8 @@ class Run:
 
     def flow_missing(self, protocol: Protocol) -> list[FlowMetric]:
         """The metrics of the flow that are not known under a protocol, and have not failed."""
-        known, metrics = self.evaluation(protocol), self.config.evaluate.metrics
+        known = self.evaluation(protocol)
+        metrics = self.config.evaluate.metrics
         flows = [
             metric for metric in metrics if isinstance(metric, FlowMetric) and metric.name not in known["failures"]
         ]
@@ -188,8 +191,8 @@ class Run:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """Commits that trained it, machine, number of parameters, mean weight, and what its name covers beside the configuration
-        (`facts_of`); empty before it starts."""
+        """Commits that trained it, machine, number of parameters, mean weight, and what its name covers beside the
+        configuration (`facts_of`); empty before it starts."""
         return _json(self.folder / "environment.json")
 
     @property

@@ -18,14 +18,17 @@ if TYPE_CHECKING:
 NUMERICS_VERSION = 2
 """Raised by hand when a change of the code alters what the same configuration gives.
 
-2: held-out samples are drawn by class instead of taken at equal distances; evenly spaced rows are exact. Cells are normalised
-over all genes of their folder, and of equally variable genes no more are chosen than asked for. The held-out loss, by which the
-best checkpoint is chosen, is of the true classes; looks change no buffers.
+2: held-out samples are drawn by class instead of taken at equal distances; evenly spaced rows are exact. Cells are
+normalised over all genes of their folder, and of equally variable genes no more are chosen than asked for. The held-out
+loss, by which the best checkpoint is chosen, is of the true classes; looks change no buffers.
 """
 
 
 def facts_of(config: RunConfig) -> dict[str, Any]:
-    """What a name covers beside the configuration: the code, the data, what "auto" is here. A run keeps it in environment.json."""
+    """What a name covers beside the configuration: the code, the data, what "auto" is here.
+
+    A run keeps it in environment.json.
+    """
     facts: dict[str, Any] = {
         "numerics_version": NUMERICS_VERSION,
         "data": load(config.dataset).fingerprint,
@@ -106,7 +109,9 @@ def _learned(config: RunConfig) -> dict[str, Any]:
 
 def _of_teachers(config: RunConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
     """The same changes of the teachers that a configuration names: they read the same data on the same device."""
-    out, prefix, teacher = dict[str, Any](), "reflow.teacher.", config.reflow.teacher
+    out = dict[str, Any]()
+    prefix = "reflow.teacher."
+    teacher = config.reflow.teacher
     own = {
         path: value for path, value in changes.items() if path.partition(".")[0] not in ("evaluate", "reflow", "seed")
     }
@@ -119,7 +124,8 @@ def _of_teachers(config: RunConfig, changes: Mapping[str, Any]) -> dict[str, Any
 def require_named(config: RunConfig, folder: Path, environment: Mapping[str, Any], device_chosen: bool) -> None:
     """`UserError` with the reason where a folder is not the run of its configuration, or its data are not found.
 
-    `environment` is what its environment.json says. A run of another device is taken where the device is chosen by hand.
+    `environment` is what its environment.json says. A run of another device is taken where the device is chosen by
+    hand.
     """
     try:
         now = facts_of(config)

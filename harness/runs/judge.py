@@ -53,7 +53,8 @@ def require_values(run: Run, protocol: Protocol) -> None:
 
 def _evaluate_at(run: Run, trained: Trained, judge: Judge, nfe: int, stop: Stop) -> None:
     """What the samples at one NFE are judged to be; continues where it was cut short."""
-    place, started = run.parts(judge.protocol, nfe), time.perf_counter()
+    place = run.parts(judge.protocol, nfe)
+    started = time.perf_counter()
     parts = Parts(place)
     batches = samples(run, trained, nfe, run.config.evaluate.num_samples, first=parts.batches)
     try:
@@ -66,19 +67,17 @@ def _evaluate_at(run: Run, trained: Trained, judge: Judge, nfe: int, stop: Stop)
         rows["shown"][: SHOWN[judge.data.kind]],
         run.folder / "samples" / f"{judge.protocol.digest}-nfe-{nfe:04d}.png",
     )
-    known, text, calls = run.evaluation(judge.protocol), str(nfe), rows["calls"].double()
+    known = run.evaluation(judge.protocol)
+    text = str(nfe)
+    calls = rows["calls"].double()
     for metric, estimate in found.items():
         known["values"].setdefault(metric, {})[text] = estimate.value
         if estimate.interval:
             known["intervals"].setdefault(metric, {})[text] = estimate.interval
-    known["seconds"][text], known["sampling_seconds"][text] = (
-        time.perf_counter() - started,
-        rows["seconds"].sum().item(),
-    )
-    known["time"][text], known["calls"][text] = (
-        time.time(),
-        {"mean": calls.mean().item(), "sd": calls.std(correction=0).item()},
-    )
+    known["seconds"][text] = time.perf_counter() - started
+    known["sampling_seconds"][text] = rows["seconds"].sum().item()
+    known["time"][text] = time.time()
+    known["calls"][text] = {"mean": calls.mean().item(), "sd": calls.std(correction=0).item()}
     run.write_evaluation(judge.protocol, known)
     parts.clear()
 
@@ -107,7 +106,8 @@ def _evaluate_flow(run: Run, trained: Trained, protocol: Protocol) -> None:
 
 def _real(run: Run) -> tuple[Tensor, Tensor | None]:
     """Encoded training samples on the device, at most `SMALL_SET`, and their classes where the network is told some."""
-    data, device = run.data, run.config.train.resolved_device()
+    data = run.data
+    device = run.config.train.resolved_device()
     rows = spaced(SMALL_SET, len(data.train))
     classes = data.classes[rows].to(device) if run.config.conditional and data.classes is not None else None
     return data.encode(data.train[rows]).to(device), classes

@@ -36,7 +36,8 @@ class Link:
 def lineage(run: Run) -> list[Link]:
     """From the data to `run`, whose `evaluate` says by which protocol all are looked at.
 
-    A teacher is looked at with the guidance of its pairs, or else without it. A flow that has no values so shows its last evaluation.
+    A teacher is looked at with the guidance of its pairs, or else without it. A flow that has no values so shows its
+    last evaluation.
     """
     protocol = run.config.protocol()
     return [*_above(run, protocol), _flow(run, protocol)]
@@ -50,14 +51,17 @@ def _above(run: Run, protocol: Protocol) -> list[Link]:
 
 
 def _data(run: Run) -> Link:
-    dataset, found = run.config.dataset, run.data.fingerprint
+    dataset = run.config.dataset
+    found = run.data.fingerprint
     return Link(
         "data", dataset.name, "", (f"{found['train']:,} training samples", f"sha256 {found['sha256']}"), math.nan
     )
 
 
 def _pairs(run: Run) -> Link:
-    pairs, reflow, scale = run.pairs, run.config.reflow, run.config.pairs_sampling.guidance.scale
+    pairs = run.pairs
+    reflow = run.config.reflow
+    scale = run.config.pairs_sampling.guidance.scale
     guided = f", guidance {scale:g}" if scale != 1 else ""
     facts = [f"by {reflow.solver.name} at NFE {reflow.nfe or 'of its own'}{guided}"]
     if not pairs.about:
@@ -76,7 +80,8 @@ def _pairs(run: Run) -> Link:
 
 
 def _flow(run: Run, *protocols: Protocol) -> Link:
-    config, known = run.config, _known(run, protocols)
+    config = run.config
+    known = _known(run, protocols)
     title = f"{config.rectified}-rectified{' distilled' if config.reflow.distil else ''}"
     facts = [f"{run.steps_done:,} of {config.train.steps:,} steps of {config.train.batch_size}"]
     for name, values in known["values"].items():
@@ -106,7 +111,8 @@ def _way(protocol: Mapping[str, Any]) -> str:
 
 def training_seconds(run: Run) -> float:
     """What the steps in metrics.jsonl took, without looks and checkpoints; NaN where there are none."""
-    spent, last = 0.0, 0
+    spent = 0.0
+    last = 0
     for line in run.metrics():
         if "samples_per_second" in line:
             spent, last = (

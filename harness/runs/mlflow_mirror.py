@@ -49,7 +49,8 @@ class Mirror:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
-        self.uri, self.experiment = default_uri(), experiment
+        self.uri = default_uri()
+        self.experiment = experiment
         try:
             _touch_sqlite(self.uri)
             from mlflow import MlflowClient
@@ -135,7 +136,9 @@ class Record:
     """One MLflow run and how much of its folder it has been sent."""
 
     def __init__(self, client: Any, path: Path, state: dict[str, Any]):
-        self.client, self.path, self.state = client, path, state
+        self.client = client
+        self.path = path
+        self.state = state
         self.run_id: str = state["run_id"]
 
     def send_run(self, run: Run, protocol: Protocol) -> None:

@@ -113,8 +113,12 @@ class PairSet:
             )
 
     def check(self, made: Mapping[str, Any]) -> None:
-        """`UserError` unless the files hold what was made, and as it should be. Content is read where size or time of change differ."""
-        about, again = self.about, f"Remove {self.folder}, and the same command makes its pairs again."
+        """`UserError` unless the files hold what was made, and as it should be.
+
+        Content is read where size or time of change differ.
+        """
+        about = self.about
+        again = f"Remove {self.folder}, and the same command makes its pairs again."
         wrong = next(
             (name for name, value in {**made, "number": self.number}.items() if about.get(name) != value), None
         )
@@ -136,7 +140,8 @@ class Writer:
     """Appends batches to the files of a set."""
 
     def __init__(self, pairs: PairSet, done: int):
-        self.pairs, self.done = pairs, done
+        self.pairs = pairs
+        self.done = done
         self.hashes = {name: hashlib.sha256() for name in pairs.arrays}
         for name, array in pairs.arrays.items():
             if not array.path.exists() or array.path.stat().st_size < len(array.header):

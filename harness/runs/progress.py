@@ -77,8 +77,12 @@ class Watch:
         self, title: str, trials: Sequence[Trial], mirror: Mirror, console: Console,
         total: int | None = None, more: Callable[[Container[str]], Sequence[Trial]] = lambda known: (),
     ):  # fmt: skip
-        self.title, self.trials, self.mirror, self.console = title, list(trials), mirror, console
-        self.total, self.more = total or len(trials), more
+        self.title = title
+        self.trials = list(trials)
+        self.mirror = mirror
+        self.console = console
+        self.total = total or len(trials)
+        self.more = more
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -93,7 +97,8 @@ class Watch:
             *columns, console=console, disable=not shown, speed_estimate_period=3600, auto_refresh=False
         )
         self.task = self.bar.add_task(title, total=self.total, completed=sum(self._done()))  # type: ignore[arg-type]  # takes floats too
-        self._end, self._thread = threading.Event(), threading.Thread(target=self._follow, daemon=True)
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
         self._sent = self._told = time.monotonic()
         self._silent = False
 

@@ -25,7 +25,8 @@ def draw_pairs(run: Run, stop: Stop, ranks: Ranks = ALONE) -> None:
 
     The first rank draws them, and the others wait.
     """
-    pairs, teacher = run.pairs, teacher_of(run)
+    pairs = run.pairs
+    teacher = teacher_of(run)
     made = _made(run, teacher)
     if ranks.first:
         with pairs.lock():
@@ -60,9 +61,13 @@ def _made(run: Run, teacher: Run) -> dict[str, Any]:
 
 def _fill(run: Run, teacher: Run, made: Mapping[str, Any], stop: Stop) -> None:
     """Make the pairs that are missing."""
-    sampling, data, config = run.config.pairs_sampling, run.data, teacher.config
+    sampling = run.config.pairs_sampling
+    data = run.data
+    config = teacher.config
     writer = run.pairs.writer(sampling.batch_size)
-    begun, calls, started = writer.done, 0, time.perf_counter()
+    begun = writer.done
+    calls = 0
+    started = time.perf_counter()
     with threadpool_limits(config.train.threads), products("fp32"):
         torch.set_num_threads(config.train.threads)
         for batch in generate(

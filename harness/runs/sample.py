@@ -25,7 +25,9 @@ def restore(run: Run) -> Trained:
 
 def averaged(run: Run) -> Trained:
     """The network of a finished run with the weights that its `evaluate` names."""
-    config, folder, device = run.config, run.folder / "checkpoints", run.config.train.resolved_device()
+    config = run.config
+    folder = run.folder / "checkpoints"
+    device = run.config.train.resolved_device()
     step, saved, _ = read_checkpoint(folder, device)
     if step < config.train.steps:
         trained = f"trained for {step} of {config.train.steps} steps"

@@ -63,7 +63,9 @@ def _check_pairs_sampling(config: RunConfig, parent: RunConfig) -> None:
 
 def _check_distilled(config: RunConfig) -> None:
     """Refuse what one step of Euler's method does not turn into samples, even from a perfect network."""
-    x0, x1, t = torch.tensor([[1.0]]), torch.tensor([[2.0]]), torch.ones(1)
+    x0 = torch.tensor([[1.0]])
+    x1 = torch.tensor([[2.0]])
+    t = torch.ones(1)
     target = config.prediction.target(x0, x1, t, config.interpolant)
     xt = config.interpolant.interpolate(x0, x1, t)
     end = xt - config.prediction.convert(target, xt, t, config.interpolant, "velocity")

@@ -46,7 +46,8 @@ def ensure(config: RunConfig, say: Say, stop: Stop, look: Look | None = None) ->
 
     Raises `NoValue` (a second time without training or sampling again), `Stopped` and what `look` raises.
     """
-    run, protocol = Run.of(config), config.protocol()
+    run = Run.of(config)
+    protocol = config.protocol()
     if not run.gave_up and run.settled(protocol):
         require_values(run, protocol)
         return run
@@ -60,7 +61,9 @@ def train(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE, look: Look | Non
 
     Of several ranks, the first alone writes.
     """
-    config, data, device = run.config, run.data, run.config.train.resolved_device()
+    config = run.config
+    data = run.data
+    device = run.config.train.resolved_device()
     if run.parent and not ranks.any(ranks.first and run.finished):
         make_pairs(run, say, stop, ranks)
     torch.set_num_threads(config.train.threads)
@@ -109,7 +112,8 @@ def _prepare(run: Run, network: nn.Module, objective: Objective) -> None:
 
 def _objective(run: Run) -> Objective:
     """What a run minimises: on its data, or on the pairs that its parent made."""
-    config, noise_state = run.config, run.config.noise.learn(run.data)
+    config = run.config
+    noise_state = run.config.noise.learn(run.data)
     device = config.train.resolved_device()
     if run.parent is None:
         return Objective(config, noise_state, device=device)
@@ -117,7 +121,9 @@ def _objective(run: Run) -> Objective:
 
 
 def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look | None) -> Callbacks:
-    last, path, data = run.steps_done, run.folder / "metrics.jsonl", run.data
+    last = run.steps_done
+    path = run.folder / "metrics.jsonl"
+    data = run.data
     real = data.encode(data.train[spaced(SPREAD, len(data.train))])
     use = run.environment.get("device_use", {"flops_per_sample": 0.0, "peak_flops": 1.0})
 
@@ -133,10 +139,8 @@ def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look 
             file.write(json.dumps(line) + "\n")
 
     def seen(network: nn.Module, step: int) -> dict[str, float]:
-        trained, number = (
-            Trained(network, run.config, objective.noise_state),
-            min(SHOWN[data.kind] // 2, run.config.evaluate.batch_size),
-        )
+        trained = Trained(network, run.config, objective.noise_state)
+        number = min(SHOWN[data.kind] // 2, run.config.evaluate.batch_size)
         try:
             picture(run, trained, max(run.config.evaluate.nfe), number, run.folder / "samples" / f"step-{step:07d}.png")
         except Unsolvable as error:  # at the end, if it stays so, the evaluation says it
@@ -150,7 +154,9 @@ def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look 
 
 
 def _write_environment(run: Run, network: nn.Module, objective: Objective) -> None:
-    earlier, config, data = run.environment.get("commits", []), run.config, run.data
+    earlier = run.environment.get("commits", [])
+    config = run.config
+    data = run.data
     write_json(
         run.folder / "environment.json",
         {

@@ -108,8 +108,8 @@ class Plan(SharedPlan):
     def trials(self) -> list[tuple[str, int]]:
         """(arm, seed) of all trials.
 
-        A seed's arms stand together, so that an unfinished study is paired too. Where they share one training, or one arm's
-        flow learns another's pairs, an arm's seeds do: nobody waits then for what another worker trains.
+        A seed's arms stand together, so that an unfinished study is paired too. Where they share one training, or one
+        arm's flow learns another's pairs, an arm's seeds do: nobody waits then for what another worker trains.
         """
         if self.one_training or any(config.parent for config in self.arms.values()):
             return [(arm, seed) for arm in self.arms for seed in self.seeds]

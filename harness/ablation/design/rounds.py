@@ -23,8 +23,8 @@ MEASURED = ("straightness", "curvature", "transport_cost")
 def plan_of(runs: Sequence[Run], rounds: int, distil: bool, changes: Mapping[str, Any]) -> Plan:
     """Arms from the flow of `runs`, which differ in their seeds alone and are finished, on; it is the baseline.
 
-    `changes` of `evaluate` are for every arm, others for the rounds alone. What has learned guided pairs is judged without
-    guidance unless `changes` give one.
+    `changes` of `evaluate` are for every arm, others for the rounds alone. What has learned guided pairs is judged
+    without guidance unless `changes` give one.
     """
     for path in changes:
         if path in ("seed", "reflow.rounds", "reflow.distil", "reflow.teacher"):
@@ -48,7 +48,8 @@ def plan_of(runs: Sequence[Run], rounds: int, distil: bool, changes: Mapping[str
         arms[_title(config)] = config
     for config in arms.values():
         check(config)
-    of, metric = runs[0].name.partition("-")[0], teacher.evaluate.metrics[0].name
+    of = runs[0].name.partition("-")[0]
+    metric = teacher.evaluate.metrics[0].name
     return Plan(
         "reflow", of, "What does each round of reflow change?", _title(teacher), arms, tuple(run.config.seed for run in runs),
         metric, min(teacher.evaluate.nfe), 0.05, (),

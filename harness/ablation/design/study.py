@@ -61,7 +61,8 @@ def load_study(name: str) -> Study:
 
 def load_declared(name: str, variable: str, kind: type[Declared]) -> Declared:
     """What the file of that name or path assigns to `variable`, with the file's name filled in."""
-    word, path = variable.lower(), _file(name)
+    word = variable.lower()
+    path = _file(name)
     if not name.endswith(".py") and not declared_in(name, variable):
         known = [path.stem for path in studies_folder().glob("*.py") if declared_in(path.stem, variable)]
         raise UserError(f"'{name}' is no {word}. {did_you_mean(name, known)}")

@@ -40,13 +40,15 @@ def plan_of(runs: Sequence[Run], axes: Axes) -> Plan:
     """
     for run in runs:
         run.require_finished()
-    base, arms = same_training(runs), {}
+    base = same_training(runs)
+    arms = {}
     for values in itertools.product(*axes.values()):
         changes = {f"evaluate.{path}": value for path, value in zip(axes, values, strict=True)}
         arms[", ".join(map(_short, values))] = _spendable(base, changes)
     if len(arms) < 2:
         raise UserError("--sweep: one combination is no sweep. Name two values or more, like solver=euler,heun.")
-    metric, of = base.evaluate.metrics[0].name, runs[0].name.partition("-")[0]
+    metric = base.evaluate.metrics[0].name
+    of = runs[0].name.partition("-")[0]
     return Plan(
         f"sweep-{'-'.join(axes)}".replace(".", "_"), of, f"How is {of} best sampled?", next(iter(arms)), arms,
         tuple(run.config.seed for run in runs), metric, nfe_of(metric, base, max(base.evaluate.nfe)), 0.05, (),
@@ -55,7 +57,8 @@ def plan_of(runs: Sequence[Run], axes: Axes) -> Plan:
 
 def _spendable(base: RunConfig, changes: dict[str, Any]) -> RunConfig:
     """The configuration at the NFEs that it can be judged at; the error of the last when there is none."""
-    possible, error = [], None
+    possible = []
+    error = None
     for nfe in dict.fromkeys((*base.evaluate.nfe, 0)):
         try:
             config = override(base, {**changes, "evaluate.nfe": [nfe]})
@@ -71,7 +74,8 @@ def _spendable(base: RunConfig, changes: dict[str, Any]) -> RunConfig:
 
 def _split(text: str) -> list[str]:
     """At the commas outside brackets."""
-    parts, depth = [""], 0
+    parts = [""]
+    depth = 0
     for character in text:
         depth += (character in "[{") - (character in "]}")
         if character == "," and depth == 0:

@@ -87,7 +87,8 @@ class Board(ABC):
             self._refill()
             if not self._any_left():
                 return None
-            trial, lease = self._ask(), contextlib.ExitStack()
+            trial = self._ask()
+            lease = contextlib.ExitStack()
             lease.enter_context(locked(self._lease(trial.number)))
             return trial, lease
 

@@ -86,7 +86,8 @@ def launch(board: Board, placement: Placement, console: Console, stop: Stop, rep
         crew = [] if board.finished() else [_start(path, i, placement) for i in range(placement.workers)]
         with _ended(crew, console):
             mirror, record = _connect(plan)  # slow to import, so the workers start meanwhile
-            status, files = "FAILED", []
+            status = "FAILED"
+            files = []
             try:
                 with _watch(board, mirror, record, console), _ended(crew, console):
                     _follow(crew, console, stop)
@@ -94,7 +95,8 @@ def launch(board: Board, placement: Placement, console: Console, stop: Stop, rep
                     raise UserError(
                         f"a worker was lost before every trial ended. {plan.folder} has the logs; the same command continues."
                     )
-                files, status = report(), "FINISHED"
+                files = report()
+                status = "FINISHED"
             finally:
                 record.close("KILLED" if stop() else status, files)
 
@@ -120,10 +122,8 @@ def _watch(board: Board, mirror: Mirror, record: Record, console: Console) -> Wa
 
 
 def _start(plan_path: Path, number: int, placement: Placement) -> Worker:
-    command, log = (
-        [sys.executable, "-m", "harness.ablation.execute.worker", str(plan_path)],
-        plan_path.with_name(f"worker-{number}.log"),
-    )
+    command = [sys.executable, "-m", "harness.ablation.execute.worker", str(plan_path)]
+    log = plan_path.with_name(f"worker-{number}.log")
     environment = placement.environment(number)
     with open(log, "wb") as file:
         return Worker(

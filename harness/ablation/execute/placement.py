@@ -2,8 +2,8 @@
 
     python -m harness.ablation.execute.placement PLAN FOLDER NUMBER
 
-is one of NUMBER trials side by side: it trains the plan's baseline for a while once all are ready, and prints its samples
-a second.
+is one of NUMBER trials side by side: it trains the plan's baseline for a while once all are ready, and prints its
+samples a second.
 """
 
 from __future__ import annotations
@@ -78,17 +78,21 @@ def given(plan: Plan, workers: int | None = None, trials_per_gpu: int | None = N
 
 def choose(plan: Plan, say: Callable[[str], None]) -> Placement:
     """The fastest way for a plan's baseline, measured if this machine has not measured it before."""
-    config, trials = plan.arms[plan.baseline], len(plan.trials())
+    config = plan.arms[plan.baseline]
+    trials = len(plan.trials())
     gpus = torch.cuda.device_count() if config.train.resolved_device() == "cuda" else 0
-    ways, place = placements(os.cpu_count() or 1, gpus, trials), _place(config, trials)
+    ways = placements(os.cpu_count() or 1, gpus, trials)
+    place = _place(config, trials)
     if place.exists():
         return Placement(**read_json(place)["chosen"])
     rates = [measure(plan.threaded(way.threads), way) for way in ways] if len(ways) > 1 else [1.0]
-    chosen, best = ways[0], rates[0]
+    chosen = ways[0]
+    best = rates[0]
     for way, rate in zip(ways, rates, strict=True):
         say(f"{way}: {rate:,.0f} samples a second" if rate > 1 else str(way))
         if rate > WORTH * best:
-            chosen, best = way, rate
+            chosen = way
+            best = rate
     measured = {str(way): rate for way, rate in zip(ways, rates, strict=True)}
     write_json(place, {"chosen": vars(chosen), "machine": machine(), "samples_per_second": measured})
     return chosen
@@ -142,14 +146,18 @@ def measure(plan: Plan, placement: Placement) -> float:
 
 def main() -> None:
     """One of the trials of a measurement."""
-    path, folder, number = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    path = Path(sys.argv[1])
+    folder = Path(sys.argv[2])
+    number = int(sys.argv[3])
     for plugin in read_json(path)["plugins"]:
         load_plugin(Path(plugin))
     plan = Plan.read(path)
     config = plan.arms[plan.baseline]
     torch.set_num_threads(config.train.threads)
-    data, device = load(config.dataset), config.train.resolved_device()
-    network, objective = config.build(data).to(device), Objective(config, config.noise.learn(data), device=device)
+    data = load(config.dataset)
+    device = config.train.resolved_device()
+    network = config.build(data).to(device)
+    objective = Objective(config, config.noise.learn(data), device=device)
     quiet = dataclasses.replace(config.train, log_every=10**9, sample_every=10**9, checkpoint_every=10**9)
     clock = _Clock(folder, number)
     callbacks = Callbacks(lambda line: None, lambda shown, step: {}, lambda text: None, clock)
@@ -162,8 +170,11 @@ class _Clock:
     """Asked before every step: lets a few pass, waits for the others, and stops after a while."""
 
     def __init__(self, folder: Path, number: int):
-        self.folder, self.number = folder, number
-        self.steps, self.started, self.ended = -SETTLING_STEPS - 1, 0.0, 0.0
+        self.folder = folder
+        self.number = number
+        self.steps = -SETTLING_STEPS - 1
+        self.started = 0.0
+        self.ended = 0.0
 
     def __call__(self) -> bool:
         self.steps += 1

@@ -37,7 +37,10 @@ GIVEN_UP, DIVERGED, FAILED = "given up", "diverged", "failed"
 
 
 class SearchBoard(Board):
-    """As many trials as the search has. What is drawn for each depends on the seed and on the trials before it alone."""
+    """As many trials as the search has.
+
+    What is drawn for each depends on the seed and on the trials before it alone.
+    """
 
     plan: SearchPlan
 
@@ -49,7 +52,9 @@ class SearchBoard(Board):
         return self.plan.trials
 
     def run(self, trial: optuna.Trial, stop: Stop) -> None:
-        title, started, config = title_of(trial), time.perf_counter(), self.plan.config(trial.params)
+        title = title_of(trial)
+        started = time.perf_counter()
+        config = self.plan.config(trial.params)
 
         def say(text: str) -> None:
             print(f"{title}: {text}", flush=True)
@@ -67,7 +72,10 @@ class SearchBoard(Board):
         say(f"{self.plan.metric} {value:.4g} at NFE {self.plan.nfe}, {time.perf_counter() - started:.0f} s")
 
     def give_up(self, trial: optuna.Trial, reason: str, how: str = GIVEN_UP) -> None:
-        """Report a trial that fell behind or has no value: TPE keeps away from a pruned one, of a failed one it learns nothing."""
+        """Report a trial that fell behind or has no value:
+
+        TPE keeps away from a pruned one, of a failed one it learns nothing.
+        """
         trial.set_user_attr("reason", reason)
         trial.set_user_attr("ended", how)
         self.study.tell(trial, state=TrialState.PRUNED)

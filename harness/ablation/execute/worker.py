@@ -43,8 +43,10 @@ class PlanBoard(Board):
         return len(self.keys)
 
     def run(self, trial: optuna.Trial, stop: Stop) -> None:
-        arm, seed = trial.params["arm"], trial.params["seed"]
-        title, started = f"{arm} seed {seed}", time.perf_counter()
+        arm = trial.params["arm"]
+        seed = trial.params["seed"]
+        title = f"{arm} seed {seed}"
+        started = time.perf_counter()
 
         def say(text: str) -> None:
             print(f"{title}: {text}", flush=True)
@@ -135,7 +137,8 @@ def read_board(path: Path) -> Board:
 
 def main() -> None:
     """The worker process; its parent's death stops it like a signal does."""
-    parent, path = os.getppid(), Path(sys.argv[1])
+    parent = os.getppid()
+    path = Path(sys.argv[1])
     stop = StopSignal(lambda: os.getppid() != parent)
     for plugin in read_json(path)["plugins"]:
         load_plugin(Path(plugin))

@@ -88,7 +88,8 @@ def _forest(axes: Axes, plan: Plan, values: pd.DataFrame, summary: pd.DataFrame)
         index="seed", columns="arm", values="value"
     )
     for y, arm in enumerate(others):
-        style, row = _style(list(plan.arms).index(arm)), rows.loc[arm]
+        style = _style(list(plan.arms).index(arm))
+        row = rows.loc[arm]
         if not math.isnan(row.difference) and row.verdict != NOT_COMPARED:
             axes.plot([100 * row.low, 100 * row.high], [y, y], color=style["color"], ls=style["ls"], lw=2)
             axes.plot([100 * row.difference], [y], **style)

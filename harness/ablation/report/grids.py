@@ -61,7 +61,8 @@ def titled(metric: str) -> str:
 
 def of_settings(report: Report) -> Grid:
     """What each arm was."""
-    plan, told = report.plan, arm_settings.described(report.plan)
+    plan = report.plan
+    told = arm_settings.described(report.plan)
     title = (
         f"Settings of the arms, where they differ from {plan.baseline} (all of {plan.baseline}'s in {plan.name}.json)"
     )
@@ -69,7 +70,8 @@ def of_settings(report: Report) -> Grid:
 
 
 def _by_nfe(report: Report, metric: str) -> Grid:
-    plan, rows = report.plan, report.summary.rows
+    plan = report.plan
+    rows = report.summary.rows
     own: Any = rows[rows.metric == metric].set_index(["arm", "nfe"])
     nfes = sorted(own.index.unique("nfe"))
     lines = [[arm, *(_mean_sd(own.loc[arm, nfe]) for nfe in nfes)] for arm in plan.arms]
@@ -84,7 +86,8 @@ def _by_nfe(report: Report, metric: str) -> Grid:
 
 def _verdicts(report: Report) -> Grid:
     """The comparison that the verdicts rest on; the arms' seeds where some have no value."""
-    plan, rows = report.plan, report.summary.rows
+    plan = report.plan
+    rows = report.summary.rows
     main: Any = rows[rows.primary].set_index("arm")
     found = {arm: standing.seeds for arm, standing in report.summary.standings.items()}
     whole = {arm: str(own.number) if own.asked else "-" for arm, own in found.items()}
@@ -101,7 +104,8 @@ def _verdicts(report: Report) -> Grid:
 
 def _needed(report: Report) -> Grid:
     """The calls that each arm needs against what is said of it."""
-    plan, rows = report.plan, []
+    plan = report.plan
+    rows = []
     largest, lower = max(plan.arms[plan.baseline].evaluate.nfe), find("metric", plan.metric).lower_is_better  # type: ignore[attr-defined]
     for arm in plan.arms:
         expected = plan.expected_nfe.get(arm)

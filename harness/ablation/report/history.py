@@ -98,7 +98,8 @@ def draw_history(board: SearchBoard) -> bytes:
 def _values(axes: Axes, board: SearchBoard) -> None:
     trials = frame(board)
     is_finished = trials.state == FINISHED
-    finished, others = trials[is_finished], trials[~is_finished]
+    finished = trials[is_finished]
+    others = trials[~is_finished]
     best = finished.value.cummin() if board.study.direction == StudyDirection.MINIMIZE else finished.value.cummax()
     axes.axvspan(-0.5, RANDOM_TRIALS - 0.5, color="grey", alpha=0.12, label="drawn blindly")
     axes.plot(others.trial, others.value, "x", color="grey", label="not finished, last value if any")
@@ -127,7 +128,8 @@ def _rungs(axes: Axes, board: SearchBoard) -> None:
 
 def draw_importances(board: SearchBoard) -> bytes:
     """A PNG: each setting's share of the variance, and the value of every trial against each setting."""
-    shares, trials = importances(board), frame(board)
+    shares = importances(board)
+    trials = frame(board)
     names = sorted(board.plan.space, key=lambda name: -shares.get(path_of(name), 0))
     columns = math.ceil((len(names) + 1) / 2)
     figure = Figure(figsize=(3.6 * columns, 6.4), layout="constrained")
@@ -150,7 +152,8 @@ def _bars(axes: Axes, shares: dict[str, float], finished: int) -> None:
 
 
 def _slice(axes: Axes, board: SearchBoard, name: str, trials: pd.DataFrame) -> None:
-    path, distribution = path_of(name), board.plan.space[name]
+    path = path_of(name)
+    distribution = board.plan.space[name]
     x = 1 - trials[path] if name != path else trials[path]
     if isinstance(distribution, CategoricalDistribution):
         x = x.map(distribution.choices.index)
@@ -194,7 +197,8 @@ ENDED = {GIVEN_UP: "of them given up early", DIVERGED: "diverged", FAILED: "with
 
 def describe(board: SearchBoard) -> str:
     """The sentence about the search that stands under the comparison."""
-    best, plan = board.best(), board.plan
+    best = board.best()
+    plan = board.plan
     chosen = ", ".join(f"{path} {value}" for path, value in settings(best.params).items())
     share = plan.config(best.params).train.batch_size / plan.base.train.batch_size
     compute = (
@@ -223,7 +227,8 @@ def write(board: SearchBoard, folder: Path, command: str) -> list[Path]:
 
 
 def _about(board: SearchBoard, command: str) -> dict[str, Any]:
-    plan, best = board.plan, board.best()
+    plan = board.plan
+    best = board.best()
     runs = [Run.of(plan.config(trial.params)) for trial in board.settled()]
     commits = sorted({commit for run in runs for commit in run.environment.get("commits", [])})
     return {

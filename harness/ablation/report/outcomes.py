@@ -15,8 +15,8 @@ from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 
 MEASURED, DIVERGED, FAILED, UNFINISHED, UNASKED = "measured", "diverged", "failed", "unfinished", "unasked"
-"""A metric of a trial at an NFE has a value; its training or its samples are not finite; a solver gave up; it has none yet (what
-was killed or ran out of memory is run again); or its arm is not measured there."""
+"""A metric of a trial at an NFE has a value; its training or its samples are not finite; a solver gave up; it has none
+yet (what was killed or ran out of memory is run again); or its arm is not measured there."""
 
 
 class Cell(NamedTuple):
@@ -63,10 +63,14 @@ class Seeds:
 
 def collect(plan: Plan) -> tuple[pd.DataFrame, list[str]]:
     """The cells of all trials, those of the primary metric and NFE for every arm, asked or not; and the commits they come from."""
-    cells, commits = list[Cell](), set[str]()
+    cells = list[Cell]()
+    commits = set[str]()
     for arm, seed in plan.trials():
-        run, protocol = plan.run(arm, seed), plan.protocol(arm)
-        known, gave_up, failed = run.evaluation(protocol), run.gave_up, run.failed(protocol)
+        run = plan.run(arm, seed)
+        protocol = plan.protocol(arm)
+        known = run.evaluation(protocol)
+        gave_up = run.gave_up
+        failed = run.failed(protocol)
         commits |= {*known["commits"], *run.environment.get("commits", [])}
         for metric, nfe, asked in _wanted(plan, run.config):
             value = known["values"].get(metric, {}).get(str(nfe))

@@ -31,7 +31,8 @@ def published_folder() -> Path:
 
 def renew() -> list[Path]:
     """Write again what follows from the committed tables: studies/README.md and the marks of earlier versions; returns its path."""
-    tables, verdicts = published_folder() / "tables", studies_folder() / "README.md"
+    tables = published_folder() / "tables"
+    verdicts = studies_folder() / "README.md"
     for path in sorted(tables.glob("*.md")):
         text = path.read_text()
         if (now := marked(text, read_json(path.with_suffix(".json")))) != text:
@@ -68,8 +69,11 @@ def readme(before: str, tables: Path) -> str:
 
 def section(table: Path) -> str:
     """What one study found at one scale, from its CSV and the JSON beside it."""
-    about, rows = read_json(table.with_suffix(".json")), pd.read_csv(table)
-    primary, metric, nfe = rows[rows.primary], about["primary"]["metric"], about["primary"]["nfe"]
+    about = read_json(table.with_suffix(".json"))
+    rows = pd.read_csv(table)
+    primary = rows[rows.primary]
+    metric = about["primary"]["metric"]
+    nfe = about["primary"]["nfe"]
     baseline = primary[primary.verdict == "baseline"].arm.item()
     lines = [
         f"## {table.stem}",
@@ -90,10 +94,12 @@ def _by_verdict(rows: pd.DataFrame, metric: str, nfe: int) -> dict[str, list[str
     found: dict[str, list[str]] = {words: [] for words in VERDICTS.values()}
     others = rows[rows.primary & (rows.verdict != "baseline")].sort_values("difference")
     for _, row in others.iterrows():
-        words, told = VERDICTS.get(row.verdict, row.verdict), f"{row.difference:+.1%}"
+        words = VERDICTS.get(row.verdict, row.verdict)
+        told = f"{row.difference:+.1%}"
         if row.verdict == NOT_COMPARED or (pd.isna(row.difference) and row.verdict != UNSTABLE):
             own = rows[(rows.arm == row.arm) & (rows.metric == metric)]
-            words, told = NOT_COMPARED, f"({_why_not(row, own, nfe)})"
+            words = NOT_COMPARED
+            told = f"({_why_not(row, own, nfe)})"
         elif pd.isna(row.difference):
             told = f"({row.reason})"
         elif not pd.isna(row.low):

@@ -95,16 +95,19 @@ class Needed:
     @classmethod
     def of(cls, calls: Sequence[int | None], seeds: int | None = None) -> Needed:
         """From each seed's, of so many seeds; None is as many."""
-        reached, number = [math.log(n) for n in calls if n is not None], len(calls) if seeds is None else seeds
+        reached = [math.log(n) for n in calls if n is not None]
+        number = len(calls) if seeds is None else seeds
         if len(reached) < len(calls) or not calls:
             return cls(tuple(calls), math.inf, math.nan, math.nan, number)
-        mean, n = statistics.fmean(reached), len(reached)
+        mean = statistics.fmean(reached)
+        n = len(reached)
         half = float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(reached) / math.sqrt(n) if n > 1 else math.nan
         return cls(tuple(calls), math.exp(mean), math.exp(mean - half), math.exp(mean + half), number)
 
     def __str__(self) -> str:
         """The mean with its interval, or how many seeds came so near; and over how many where that is not all."""
-        reached, of = sum(n is not None for n in self.calls), len(self.calls)
+        reached = sum(n is not None for n in self.calls)
+        of = len(self.calls)
         if not of:
             return "-"
         if reached < of:
@@ -129,10 +132,12 @@ def needed(cells: pd.DataFrame, metric: str, arm: str, target: str, at: int, low
     finished, or whose target has no value, is left out.
     """
     curves = cells[(cells.metric == metric) & (cells.nfe > 0)]
-    targets, calls = curves[(curves.arm == target) & (curves.nfe == at)].set_index("seed").value, list[int | None]()
+    targets = curves[(curves.arm == target) & (curves.nfe == at)].set_index("seed").value
+    calls = list[int | None]()
     seeds = curves[curves.arm == arm].groupby("seed")
     for seed, own in seeds:
-        measured, diverged = own.set_index("nfe").value.dropna(), DIVERGED in set(own.state)
+        measured = own.set_index("nfe").value.dropna()
+        diverged = DIVERGED in set(own.state)
         wanted = float(targets.get(seed, math.nan))
         if math.isnan(wanted) and not (diverged and target == arm):
             continue

@@ -44,7 +44,8 @@ def compare(arm: Sequence[float], baseline: Sequence[float]) -> Comparison:
 
     Intervals are nan below two pairs; everything is where a value is not positive, which has no ratio.
     """
-    values, nan = np.asarray([arm, baseline], dtype=float), math.nan
+    values = np.asarray([arm, baseline], dtype=float)
+    nan = math.nan
     n = values.shape[1]
     if (values <= 0).any():
         return Comparison(n, nan, nan, nan, nan, nan, nan, nan)
@@ -57,14 +58,16 @@ def compare(arm: Sequence[float], baseline: Sequence[float]) -> Comparison:
         same = math.expm1(mean)
         return Comparison(n, same, same, same, same, same, 1.0 if mean == 0 else 0.0, 0.0)
     test = stats.ttest_1samp(logs, 0)
-    wide, narrow = test.confidence_interval(1 - LEVEL), test.confidence_interval(1 - 2 * LEVEL)
+    wide = test.confidence_interval(1 - LEVEL)
+    narrow = test.confidence_interval(1 - 2 * LEVEL)
     low, high, narrow_low, narrow_high = (math.expm1(end) for end in (wide.low, wide.high, narrow.low, narrow.high))
     return Comparison(n, math.expm1(mean), low, high, narrow_low, narrow_high, float(test.pvalue), sd)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjusted p-values that bound the chance of any false rejection (Holm 1979), in the order given."""
-    adjusted, largest = [0.0] * len(p_values), 0.0
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
     for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
         adjusted[i] = largest

@@ -25,8 +25,8 @@ class Summary:
     """What the cells of a plan say."""
 
     rows: pd.DataFrame
-    """`COLUMNS`, one row per arm, metric and nfe. n seeds have a value, diverged and failed ones have none; the difference is over
-    pairs of seeds that the arm and the baseline both have."""
+    """`COLUMNS`, one row per arm, metric and nfe. n seeds have a value, diverged and failed ones have none; the
+    difference is over pairs of seeds that the arm and the baseline both have."""
     standings: dict[str, Standing]
     """{arm: where it stands at the primary metric and NFE}"""
     verdicts: dict[str, Verdict]
@@ -60,15 +60,14 @@ def summarise(plan: Plan, cells: pd.DataFrame) -> Summary:
     """The summary of a plan's cells."""
     seeds = outcomes.seeds_of(cells, plan)
     values = {key: own.set_index("seed").value.dropna() for key, own in cells.groupby(["arm", "metric", "nfe"])}
-    rows, standings = [], {}
+    rows = []
+    standings = {}
     for metric, nfe in sorted({(metric, nfe) for _, metric, nfe in seeds}):
         base = values.get((plan.baseline, metric, nfe), pd.Series(dtype=float))
         for arm in plan.arms:
             own = values.get((arm, metric, nfe), pd.Series(dtype=float))
-            of_arm, comparison = (
-                seeds.get((arm, metric, nfe), Seeds(len(plan.seeds), 0, 0, 0, False)),
-                _paired(own, base),
-            )
+            of_arm = seeds.get((arm, metric, nfe), Seeds(len(plan.seeds), 0, 0, 0, False))
+            comparison = _paired(own, base)
             primary = (metric, nfe) == (plan.metric, plan.nfe)
             rows.append(
                 _row(plan, arm, metric, nfe, of_arm, own, None if arm == plan.baseline else comparison)

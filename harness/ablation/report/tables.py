@@ -161,7 +161,8 @@ def remarks(report: Report) -> list[str]:
 
 def _power(report: Report) -> list[str]:
     """What the pairs of seeds that are there could have found."""
-    summary, (fewest, most) = report.summary, report.summary.pairs
+    summary = report.summary
+    (fewest, most) = report.summary.pairs
     if math.isnan(summary.detectable):
         return []
     each = f"arms have {fewest} to {most} pairs of seeds, and {fewest}" if fewest < most else str(fewest)
@@ -191,7 +192,8 @@ def write(report: Report, folder: Path, command: str) -> list[Path]:
 
 
 def _markdown(report: Report, command: str) -> str:
-    plan, parts = report.plan, [f"# {report.plan.question}"]
+    plan = report.plan
+    parts = [f"# {report.plan.question}"]
     parts += [grid.markdown() for grid in (*grids.grids(report), grids.of_settings(report))]
     parts.append(f"![{plan.name}](../figures/{plan.name}.png)")
     parts.append("\n".join(f"- {line}" for line in remarks(report)))
@@ -216,7 +218,8 @@ def provenance(question: str, command: str, commits: list[str]) -> dict[str, Any
 
 
 def _about(report: Report, command: str) -> dict[str, Any]:
-    plan, summary = report.plan, report.summary
+    plan = report.plan
+    summary = report.summary
     return {
         **provenance(plan.question, command, report.commits),
         "plan": plan.digest,

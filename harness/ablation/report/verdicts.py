@@ -37,7 +37,8 @@ def settle(plan: Plan, standings: Mapping[str, Standing]) -> dict[str, Verdict]:
 
     A diverged seed is an outcome: what is left of an arm's seeds is no fair sample, so it is neither better nor a tie.
     """
-    base, others = standings[plan.baseline].seeds, {arm: s for arm, s in standings.items() if arm != plan.baseline}
+    base = standings[plan.baseline].seeds
+    others = {arm: s for arm, s in standings.items() if arm != plan.baseline}
     found = {
         arm: Verdict(NOT_COMPARED, why) for arm, s in others.items() if (why := _nothing_to_compare(plan, base, s))
     }
