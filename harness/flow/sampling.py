@@ -77,7 +77,7 @@ class SamplingConfig(Config):
         return ()
 
     def times(self, nfe: int, path: Interpolant) -> Tensor:
-        """Where the solver stops, float64 [steps + 1] from 1 to 0, so that it takes `nfe` calls; `ConfigError` if it cannot."""
+        """Where the solver stops, float64 [steps + 1] from 1 to 0, to take `nfe` calls; `ConfigError` if it cannot."""
         return self.time_grid.times(steps_of(self.solver, self.time_grid, path, self.guidance, nfe), path)
 
     def check(

@@ -26,7 +26,7 @@ from harness.training.trainer import TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Reflow(SamplingConfig):
-    """Learning the pairs of noise and sample that an earlier flow makes, in rounds: the flow before is the teacher of each.
+    """Learning the pairs of noise and sample that an earlier flow makes, in rounds: the flow before teaches each.
 
     The flow that was trained on data is 1-rectified, so round k gives the (k + 1)-rectified flow.
     """

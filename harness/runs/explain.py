@@ -70,7 +70,8 @@ class Explained:
         rows = [(f"{part.family} {part.name}", part.written_out(), part.source) for part in parts]
         space = "the network's output" if f.objective.space == "output" else f"the {f.space} that the output means"
         if f.parent:
-            made = f"{f.reflow.number:,} of the {f.parent.rectified}-rectified flow, by {f.reflow.solver.name} at NFE {f.reflow.nfe}"
+            way = f"by {f.reflow.solver.name} at NFE {f.reflow.nfe}"
+            made = f"{f.reflow.number:,} of the {f.parent.rectified}-rectified flow, {way}"
             rows[1] = ("pairs", made, f.reflow.source)
         if f.reflow.distil:
             asked = [row for row in rows if row[0].partition(" ")[0] not in (f.time_sampler.family, f.weighting.family)]
@@ -112,7 +113,7 @@ def alike(arms: Mapping[str, Explained]) -> list[str]:
 
 
 def draw(arms: Mapping[str, Explained], path: Path) -> None:
-    """The effective weights over log SNR as one PNG, each with the value one where its noise is as strong as the data."""
+    """The effective weights over log SNR as one PNG, each one where its noise is as strong as the data."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
@@ -135,7 +136,7 @@ def draw(arms: Mapping[str, Explained], path: Path) -> None:
 
 
 def _parts(f: RunConfig) -> tuple[object, ...]:
-    """What must agree, beside the curve, for one expected objective; a loss that is not squared also needs one space."""
+    """What must agree, beside the curve, for one expected objective; a loss that is not squared needs one space too."""
     return f.reflow, f.interpolant, f.prediction, f.noise, f.coupling, f.loss, f.loss.name == "mse" or f.space
 
 

@@ -1,7 +1,8 @@
 """The run directory: what was trained, how far it is and what it scored. It is the truth; Optuna and MLflow index it.
 
     results/local/runs/<training digest>-s<seed>/
-        config.json  environment.json  metrics.jsonl  checkpoints/  samples/  evaluations/<protocol digest>.json  diverged.json  pruned.json
+        config.json  environment.json  metrics.jsonl  checkpoints/  samples/
+        evaluations/<protocol digest>.json  diverged.json  pruned.json
 
 The digest covers all that training depends on and nothing else, so no run is trained twice and a change of
 `evaluate` retrains nothing. A run that learns another's pairs (`reflow`) names it by its configuration: its parent.
@@ -61,7 +62,10 @@ class Run:
 
     @classmethod
     def open(cls, name: str, changes: Mapping[str, Any] | None = None) -> Self:
-        """The same with changes of `evaluate` and of what a run's name does not depend on; `UserError` unless it has its own name."""
+        """The same with changes of `evaluate` and of what its name does not depend on.
+
+        `UserError` unless the folder has the name that follows from its content.
+        """
         run = cls.find(name)
         run = cls(changed(run.config, changes or {}), run.folder)
         require_named(run.config, run.folder, run.environment, "train.device" in (changes or {}))
@@ -133,7 +137,7 @@ class Run:
         return self.folder / "evaluations" / f"{protocol.digest}.json"
 
     def missing(self, protocol: Protocol) -> list[int]:
-        """The NFEs of the configuration at which a metric of samples is not known under a protocol, and has not failed."""
+        """The NFEs at which a metric of samples is neither known under a protocol nor has failed."""
         known = self.evaluation(protocol)
         return [nfe for nfe in self._lacking(known) if str(nfe) not in known["failures"]]
 
@@ -145,7 +149,7 @@ class Run:
         return [nfe for nfe in config.nfe if any(str(nfe) not in values.get(metric.name, {}) for metric in judged)]
 
     def judged(self, protocol: Protocol) -> float:
-        """How much of the evaluation under a protocol is done, from 0 to 1, samples that wait for their metrics included."""
+        """The share of the evaluation under a protocol that is done; samples that wait for their metrics count."""
         config = self.config.evaluate
         missing = self.missing(protocol)
         flows = sum(isinstance(metric, FlowMetric) for metric in config.metrics)
@@ -169,7 +173,7 @@ class Run:
         return [metric for metric in flows if str(metric.nfe) not in known["values"].get(metric.name, {})]
 
     def failed(self, protocol: Protocol) -> dict[str, NoValue]:
-        """{NFE as text, or metric of the flow: why it has no value under a protocol} of what the configuration asks for."""
+        """{NFE as text, or metric of the flow: why it has no value under a protocol}, of all that is asked for."""
         known = self.evaluation(protocol)
         asked = {
             *map(str, self._lacking(known)),
@@ -178,7 +182,7 @@ class Run:
         return {place: NoValue.of(note) for place, note in known["failures"].items() if place in asked}
 
     def settled(self, protocol: Protocol) -> bool:
-        """Whether nothing is left to be measured under a protocol: every metric is known at every NFE, or has failed."""
+        """Whether nothing is left to be measured under a protocol: each metric is known at each NFE, or has failed."""
         return not self.missing(protocol) and not self.flow_missing(protocol)
 
     def ended(self, protocol: Protocol) -> bool:

@@ -46,7 +46,7 @@ def facts_of(config: RunConfig) -> dict[str, Any]:
 
 
 def training_digest(config: RunConfig, facts: Mapping[str, Any] | None = None) -> str:
-    """12 hex digits over all that the trained weights depend on, the seed aside; with other facts than those of here and now.
+    """12 hex digits over all that the trained weights depend on, the seed aside; `facts` replace those of here and now.
 
     The device belongs to it: the random streams of a CPU and a GPU differ.
     """
@@ -81,7 +81,10 @@ def _pairs(config: RunConfig, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def changed(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
-    """A finished run's configuration with changes of `evaluate` and of what its name does not depend on; `UserError` for others."""
+    """A finished run's configuration with changes of `evaluate` and of what its name does not depend on.
+
+    `UserError` for other changes.
+    """
     new = override(config, {**changes, **_of_teachers(config, changes)})
     if _learned(new) != _learned(config):
         possible = leaving_the_name(config, changes)
@@ -180,14 +183,15 @@ def _short(fact: Any) -> str:
 
 
 _REASONS = {
-    "data": "the data are not those that it was trained on (sha256 {then} then, {now} now). Bring them back, or say where they lie: "
-    "--set dataset.path=...",
-    "resolved": "was trained on {then}, and train.device means {now} here. Add --set train.device={now} to use it here, with other random "
-    "numbers.",
+    "data": "the data are not those that it was trained on (sha256 {then} then, {now} now). Bring them back, or say "
+    "where they lie: --set dataset.path=...",
+    "resolved": "was trained on {then}, and train.device means {now} here. Add --set train.device={now} to use it here, "
+    "with other random numbers.",
     "sources": "its components' files were edited since ({then} then, {now} now). Bring them back, or train it again.",
-    "files": "the files that its noise or coupling reads are not those that it was trained on ({then} then, {now} now). Bring them back, "
-    "or say where they lie: --set noise.dataset.path=... or coupling.path=...",
-    "pair_sources": "the files of what made its pairs were edited since ({then} then, {now} now). Bring them back, or train it again.",
-    "teacher": "its teacher was the run {then}, and config.json names {now}: somebody edited config.json or the teacher's files. "
-    "Restore them.",
+    "files": "the files that its noise or coupling reads are not those that it was trained on ({then} then, "
+    "{now} now). Bring them back, or say where they lie: --set noise.dataset.path=... or coupling.path=...",
+    "pair_sources": "the files of what made its pairs were edited since ({then} then, {now} now). Bring them back, or "
+    "train it again.",
+    "teacher": "its teacher was the run {then}, and config.json names {now}: somebody edited config.json or the "
+    "teacher's files. Restore them.",
 }

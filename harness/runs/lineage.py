@@ -1,4 +1,4 @@
-"""Where a run comes from: the data, the flow trained on them, its pairs, the flow that learned these, and so on; and what each cost."""
+"""Where a run comes from, and what each ancestor cost: the data, the flow trained on them, its pairs, and so on."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import os
 import sqlite3
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.core.config import digest, flatten
 from harness.core.errors import UserError, redacted
@@ -23,6 +23,9 @@ from harness.evaluation.flow_metrics import FlowMetric
 from harness.evaluation.protocol import Protocol
 from harness.runs.folder import Run
 from harness.runs.pairs import PairSet
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
 
 POINTS = 200
 """About how many points of a curve MLflow gets; metrics.jsonl has them all."""
@@ -142,52 +145,33 @@ class Record:
         self.run_id: str = state["run_id"]
 
     def send_run(self, run: Run, protocol: Protocol) -> None:
-        """Send what a run directory holds beyond what was sent: curves, a search's looks, values against NFE, sample grids."""
-        from mlflow.entities import Metric
-
+        """Send what a run directory holds beyond what was sent: curves, looks of a search, values by NFE, pictures."""
         lines = run.metrics(self.state["lines"])
-        every = math.ceil(run.config.train.steps / run.config.train.log_every / POINTS)
-        chosen = [
-            line for i, line in enumerate(lines, self.state["lines"] + 1) if i % every == 0 or line.keys() & SELDOM
-        ]
-        points = [
-            Metric(key, line[key], _ms(line["time"]), line["step"])
-            for line in chosen
-            for key in line.keys() - {"step", "time"}
-        ]
-        known = run.evaluation(protocol)
-        values = [
-            (m, nfe, v)
-            for m, by_nfe in known["values"].items()
-            for nfe, v in by_nfe.items()
-            if [m, nfe] not in self.state["values"]
-        ]
-        flow = {
-            metric.name for metric in run.config.evaluate.metrics if isinstance(metric, FlowMetric)
-        }  # training measures the like
-        named = [(f"flow/{metric}" if metric in flow else metric, nfe, value) for metric, nfe, value in values]
-        points += [Metric(metric, value, _ms(known["time"][nfe]), int(nfe)) for metric, nfe, value in named]
-        points += [
-            Metric("calls", known["calls"][nfe]["mean"], _ms(known["time"][nfe]), 0)
-            for _, nfe, _ in values
-            if nfe == "0"
-        ]
         looks = read_lines(run.folder / "rungs.jsonl", self.state.get("looks", 0))
-        own = [look for look in looks if look["protocol"] == protocol.digest]
-        points += [
-            Metric(f"rung_{metric}", v, _ms(look["time"]), look["step"])
-            for look in own
-            for metric, v in look["values"].items()
-        ]
+        known = run.evaluation(protocol)
+        new = [(metric, nfe) for metric, by_nfe in known["values"].items() for nfe in by_nfe]
+        new = [[metric, nfe] for metric, nfe in new if [metric, nfe] not in self.state["values"]]
+        points = [*self._curves(run, lines), *_values(run, known, new), *_looks(looks, protocol)]
         for start in range(0, len(points), 1000):
             self.client.log_batch(self.run_id, metrics=points[start : start + 1000])
         self.state["lines"] += len(lines)
-        self.state["values"] += [[metric, nfe] for metric, nfe, _ in values]
+        self.state["values"] += new
         self.state["looks"] = self.state.get("looks", 0) + len(looks)
         if points or lines:
             write_json(self.path, self.state)
         grids = sorted([*run.folder.glob("samples/step-*.png"), *run.folder.glob(f"samples/{protocol.digest}-*.png")])
         self.send_files(grids, "samples")
+
+    def _curves(self, run: Run, lines: list[dict[str, Any]]) -> list[Metric]:
+        """About `POINTS` of all lines of a training, and those with what is measured seldom."""
+        every = math.ceil(run.config.train.steps / run.config.train.log_every / POINTS)
+        numbered = enumerate(lines, self.state["lines"] + 1)
+        chosen = [line for i, line in numbered if i % every == 0 or line.keys() & SELDOM]
+        return [
+            _point(key, line[key], line["time"], line["step"])
+            for line in chosen
+            for key in line.keys() - {"step", "time"}
+        ]
 
     def send_files(self, paths: list[Path], below: str | None = None, again: bool = False) -> None:
         """Send files as artifacts; those sent before only when `again`."""
@@ -240,5 +224,26 @@ def _machine_tags() -> dict[str, str]:
     return {f"machine.{key}": str(value) for key, value in machine().items()}
 
 
-def _ms(seconds: float) -> int:
-    return int(seconds * 1000)
+def _values(run: Run, known: dict[str, Any], new: list[list[str]]) -> list[Metric]:
+    """The values of an evaluation by metric and NFE, and the calls that an adaptive solver chose."""
+    flows = {metric.name for metric in run.config.evaluate.metrics if isinstance(metric, FlowMetric)}
+    points = []
+    for metric, nfe in new:
+        name = f"flow/{metric}" if metric in flows else metric  # training measures the like under the bare name
+        points.append(_point(name, known["values"][metric][nfe], known["time"][nfe], int(nfe)))
+        if nfe == "0":
+            points.append(_point("calls", known["calls"][nfe]["mean"], known["time"][nfe], 0))
+    return points
+
+
+def _looks(looks: list[dict[str, Any]], protocol: Protocol) -> list[Metric]:
+    """What a search saw before the end, under a protocol."""
+    own = [look for look in looks if look["protocol"] == protocol.digest]
+    return [_point(f"rung_{m}", v, look["time"], look["step"]) for look in own for m, v in look["values"].items()]
+
+
+def _point(name: str, value: float, seconds: float, step: int) -> Metric:
+    """A value as MLflow takes it; `seconds` is Unix time."""
+    from mlflow.entities import Metric
+
+    return Metric(name, value, int(seconds * 1000), step)

@@ -1,10 +1,10 @@
-"""Pairs of noise and the sample that a flow makes of it, in arrays that are written as they are made and continued where they end.
+"""Pairs of noise and the sample that a flow makes of it, in arrays that grow as they are made.
 
     results/local/pairs/<digest of what makes them>-s<seed>/
         x0.npy  x1.npy  y.npy  pairs.json  failed.json
 
-x0 is encoded, y its class where there are classes. The arrays' headers give the whole size from the start, so nobody takes a
-part for the whole; pairs.json, which says what made them and what they hold, is written last.
+x0 is encoded, y its class where there are classes. The arrays' headers give the whole size from the start, so nobody
+takes a part for the whole; pairs.json, which says what made them and what they hold, is written last.
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ class PairSet:
         if missing > free:
             each = sum(array.row for array in self.arrays.values())
             raise UserError(
-                f"reflow.number: {self.number:,} pairs of {each:,} bytes need {missing / 1e9:.3g} GB more in {self.folder}, where "
-                f"{free / 1e9:.3g} GB are free. Make room, or take fewer."
+                f"reflow.number: {self.number:,} pairs of {each:,} bytes need {missing / 1e9:.3g} GB more in "
+                f"{self.folder}, where {free / 1e9:.3g} GB are free. Make room, or take fewer."
             )
 
     def check(self, made: Mapping[str, Any]) -> None:
@@ -123,7 +123,8 @@ class PairSet:
             (name for name, value in {**made, "number": self.number}.items() if about.get(name) != value), None
         )
         if wrong or about.get("files", {}).keys() != self.arrays.keys():
-            reason = f"its entry '{wrong or 'files'}' does not fit these pairs: somebody edited it, or copied it from other pairs"
+            edited = "somebody edited it, or copied it from other pairs"
+            reason = f"its entry '{wrong or 'files'}' does not fit these pairs: {edited}"
             raise UserError(f"{self.folder / 'pairs.json'}: {reason}. {again}")
         for name, file in about["files"].items():
             path = self.arrays[name].path
@@ -132,7 +133,10 @@ class PairSet:
                 raise UserError(f"{path}: {state}. {again}")
 
     def writer(self, batch_size: int) -> Writer:
-        """Continues behind the whole batches that are there; the last batch of all is made again if nothing is said of it yet."""
+        """Continues behind the whole batches that are there.
+
+        The last batch of all is made again if nothing is said of it yet.
+        """
         return Writer(self, min(self.done, self.number - 1) // batch_size * batch_size)
 
 

@@ -138,9 +138,8 @@ class Watch:
         if not self.console.is_terminal and time.monotonic() - self._told > TELL_EVERY_S:
             self._told = time.monotonic()
             left = self.bar.tasks[0].time_remaining
-            self.console.print(
-                f"{self.title}{count}: {sum(done) / self.total:.0%}, {f'about {left / 60:.1f} min left' if left else 'time left unknown'}"
-            )
+            ahead = f"about {left / 60:.1f} min left" if left else "time left unknown"
+            self.console.print(f"{self.title}{count}: {sum(done) / self.total:.0%}, {ahead}")
 
     def _send(self, final: bool = False) -> None:
         """Bring MLflow up to date; what it does not take now waits on disk for the next time."""

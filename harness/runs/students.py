@@ -75,7 +75,9 @@ def _check_distilled(config: RunConfig) -> None:
         raise ConfigError("reflow.distil", f"{reason}. {advice}")
     for name, value in ONE_STEP_ONLY.items():
         if getattr(config.evaluate, name) != value:
-            reason = "a distilled network knows t = 1 alone, and gives samples by one step of Euler's method without guidance"
+            reason = (
+                "a distilled network knows t = 1 alone, and is sampled by one step of Euler's method without guidance"
+            )
             raise ConfigError(f"evaluate.{name}", f"{reason}. Leave {name} as it is by default, with evaluate.nfe=[1].")
     for i, metric in enumerate(config.evaluate.metrics):
         if isinstance(metric, FlowMetric):
@@ -89,6 +91,7 @@ def guided_twice(config: RunConfig) -> str | None:
     if not config.learned_guidance or config.evaluate.guidance.scale == 1:
         return None
     return (
-        f"the pairs that it learned are guided already, and evaluate.guidance.scale={config.evaluate.guidance.scale:g} guides it again. "
+        "the pairs that it learned are guided already, and "
+        f"evaluate.guidance.scale={config.evaluate.guidance.scale:g} guides it again. "
         "Set evaluate.guidance.scale=1 for the flow that it has learned."
     )

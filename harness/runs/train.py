@@ -94,7 +94,7 @@ def train(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE, look: Look | Non
 
 
 def make_pairs(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE) -> None:
-    """Make the pairs that a run learns, after training the flow that makes them; what is there is kept, what was begun continues."""
+    """Make the pairs that a run learns, after training the flow that makes them; what was begun continues."""
     if ranks.first:
         run.pairs.require_room()
     train(teacher_of(run), say, stop, ranks)

@@ -1,4 +1,4 @@
-"""What is refused before anything is trained: data that cannot be read, parts that do not fit them, settings that do nothing."""
+"""What is refused before training: data that cannot be read, networks that do not fit them, idle settings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def refuse_guided_twice(changes: Iterable[str], config: RunConfig) -> None:
 
 
 def check(config: RunConfig) -> None:
-    """Raise what training would trip over: data that cannot be read, a network that does not fit, an impossible protocol."""
+    """Raise what training would trip over: unreadable data, a network that does not fit, an impossible protocol."""
     data = load(config.dataset)
     config.protocol()
     if config.parent is not None:
@@ -65,7 +65,8 @@ def _check_pairs(config: RunConfig, parent: RunConfig, data: Data) -> None:
         )
     if own != given:
         differing = next(name for name in own.keys() | given.keys() if own.get(name) != given.get(name))
-        reason = f"the network does not fit the teacher's: {differing} is {own.get(differing)} here and {given.get(differing)} there"
+        shapes = f"{differing} is {own.get(differing)} here and {given.get(differing)} there"
+        reason = f"the network does not fit the teacher's: {shapes}"
         raise ConfigError("backbone", f"{reason}. Leave it as it is there, or set reflow.warm_start=false.")
 
 

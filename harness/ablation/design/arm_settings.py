@@ -25,7 +25,7 @@ def configuration(config: RunConfig) -> dict[str, Any]:
 
 
 def differing(plan: Plan) -> dict[str, Settings]:
-    """{arm: its settings that differ from the baseline's}; for the baseline its own at every path at which an arm differs."""
+    """{arm: its settings that differ from the baseline's}; for the baseline its own where an arm differs."""
     flat = {arm: flatten(config, run_only=False) for arm, config in plan.arms.items()}
     base = flat[plan.baseline]
     own = {

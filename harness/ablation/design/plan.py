@@ -153,7 +153,10 @@ def same_training(runs: Sequence[Run]) -> RunConfig:
 
 
 def measured(config: RunConfig, metrics: Sequence[str]) -> RunConfig:
-    """The configuration with more metrics: those that it has not yet and that mean something for it, as a flow's do not once distilled."""
+    """The configuration with more metrics: those that it has not yet and that mean something for it.
+
+    Metrics of a flow mean nothing once it is distilled.
+    """
     known = {metric.name for metric in config.evaluate.metrics}
     for metric in [build("metric", name) for name in metrics if name not in known]:
         with contextlib.suppress(ConfigError):

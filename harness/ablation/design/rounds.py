@@ -1,4 +1,4 @@
-"""Rounds of reflow from finished runs: a plan whose arms are the flow, the rounds after it and what is distilled of the last."""
+"""Rounds of reflow from finished runs, as a plan: its arms are the flow, each round after it, the distilled last."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def plan_of(runs: Sequence[Run], rounds: int, distil: bool, changes: Mapping[str
     of = runs[0].name.partition("-")[0]
     metric = teacher.evaluate.metrics[0].name
     return Plan(
-        "reflow", of, "What does each round of reflow change?", _title(teacher), arms, tuple(run.config.seed for run in runs),
-        metric, min(teacher.evaluate.nfe), 0.05, (),
+        "reflow", of, "What does each round of reflow change?", _title(teacher), arms,
+        tuple(run.config.seed for run in runs), metric, min(teacher.evaluate.nfe), 0.05, (),
     )  # fmt: skip
 
 

@@ -105,8 +105,9 @@ class SearchPlan(SharedPlan):
             raise UserError(f"--trials: {trials} is less than 1. Take one or more.")
         metric = search.metric or base.evaluate.metrics[0].name
         plan = cls(
-            search.name, scale, search.question, _judged(override(base, search.fixed), search, metric), dict(search.spaces[scale]),
-            metric, search.nfe, trials or search.trials, tuple(str(p.absolute()) for p in plugins),
+            search.name, scale, search.question, _judged(override(base, search.fixed), search, metric),
+            dict(search.spaces[scale]), metric, search.nfe, trials or search.trials,
+            tuple(str(p.absolute()) for p in plugins),
         )  # fmt: skip
         plan.corners()
         return plan
@@ -168,7 +169,7 @@ class SearchPlan(SharedPlan):
         """Raise what training would trip over at an end of a range."""
         if find("metric", self.metric).reads == "flow":  # type: ignore[attr-defined]
             raise UserError(
-                f"metric: {self.metric} is measured once training has ended, and a search looks earlier. Choose another."
+                f"metric: {self.metric} is measured after training, and a search looks earlier. Choose another."
             )
         for setting, config in self.corners().items():
             try:

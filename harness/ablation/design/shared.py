@@ -28,7 +28,7 @@ class SharedPlan(ABC):
     @property
     @abstractmethod
     def digest(self) -> str:
-        """12 hex digits over what its values depend on: another digest is another Optuna study, with a folder of its own."""
+        """12 hex digits over what its values depend on: another digest is another Optuna study and folder."""
 
     @property
     @abstractmethod

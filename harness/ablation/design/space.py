@@ -1,6 +1,10 @@
 """What a search draws from: Optuna's distributions by configuration path.
 
-    {"train.learning_rate": log(1e-4, 5e-4), "train.batch_size": one_of(128, 256), "1 - train.ema_decay": log(1e-4, 1e-2)}
+    {
+        "train.learning_rate": log(1e-4, 5e-4),
+        "train.batch_size": one_of(128, 256),
+        "1 - train.ema_decay": log(1e-4, 1e-2),
+    }
 
 `1 - path` stands for how far the value is from one, for what is near it.
 """

@@ -44,7 +44,8 @@ class Study:
     def __post_init__(self) -> None:
         if self.baseline not in self.arms or len(self.arms) < 2:
             raise UserError(
-                f"baseline '{self.baseline}': it and one more must be among the arms. {did_you_mean(self.baseline, self.arms)}"
+                f"baseline '{self.baseline}': it and one more must be among the arms. "
+                f"{did_you_mean(self.baseline, self.arms)}"
             )
         if unknown := self.expected_nfe.keys() - self.arms.keys():
             raise UserError(f"expected_nfe: '{min(unknown)}' is no arm. {did_you_mean(min(unknown), self.arms)}")

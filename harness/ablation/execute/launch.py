@@ -93,7 +93,8 @@ def launch(board: Board, placement: Placement, console: Console, stop: Stop, rep
                     _follow(crew, console, stop)
                 if not board.finished():
                     raise UserError(
-                        f"a worker was lost before every trial ended. {plan.folder} has the logs; the same command continues."
+                        f"a worker was lost before every trial ended. {plan.folder} has the logs; "
+                        "the same command continues."
                     )
                 files = report()
                 status = "FINISHED"

@@ -85,7 +85,7 @@ class PlanBoard(Board):
         return self.plan.run(arm, seed), self.plan.protocol(arm)
 
     def tell(self, trial: optuna.Trial, run: Run) -> None:
-        """Report a finished trial: its value is the primary metric at the primary NFE, or at the largest NFE measured."""
+        """Report a finished trial with its value: the primary metric at the primary NFE, or at the largest measured."""
         trial.set_user_attr("run", run.name)
         self.study.tell(trial, self._value(trial.params["arm"], run)[1])
 

@@ -17,6 +17,12 @@ from harness.ablation.report.verdicts import NOT_COMPARED
 from harness.core.drawing import COLOURS, png
 
 MARKERS = "osD^vP*X"
+REFERENCES = {
+    "resampled": ("--", "resampled real"),
+    "held_out": ("-.", "held-out real"),
+    "gaussian": (":", "Gaussian noise"),
+}
+"""Line and label of what real samples, and noise, score."""
 
 
 def draw(plan: Plan, cells: pd.DataFrame, summary: pd.DataFrame, references: dict[str, dict[str, float]]) -> bytes:
@@ -41,37 +47,23 @@ def _curves(
         half = stats.t.ppf(0.975, (own.n - 1).clip(lower=1)) * (own.sd / own.n**0.5).fillna(0)
         aside = 1.15 ** (i / len(plan.arms) - 0.5)  # side by side where they would cover each other
         x = [calls[arm, nfe] * aside for nfe in own.nfe]
-        axes.errorbar(
-            x,
-            own["mean"],
-            half,
-            label=_label(arm, summary[summary.metric == plan.metric]),
-            ms=5,
-            lw=1.4,
-            capsize=2,
-            **_style(i),
-        )
-    for kind, style, label in (
-        ("resampled", "--", "resampled real"),
-        ("held_out", "-.", "held-out real"),
-        ("gaussian", ":", "Gaussian noise"),
-    ):
+        label = _label(arm, summary[summary.metric == plan.metric])
+        axes.errorbar(x, own["mean"], half, label=label, ms=5, lw=1.4, capsize=2, **_style(i))
+    for kind, (style, label) in REFERENCES.items():
         if plan.metric in references.get(kind, {}):
             axes.axhline(references[kind][plan.metric], color="grey", ls=style, lw=1, label=label)
-    scale = "log" if len(of_metric) else "linear"
-    axes.set(
-        xscale=scale,
-        yscale=scale if (of_metric["mean"] > 0).all() else "linear",
-        xlabel="NFE",
-        ylabel=plan.metric.upper(),
-    )
     seeds = f"{len(plan.seeds)} seeds" if (of_metric.n == len(plan.seeds)).all() else "the seeds that have a value"
     axes.set_title(f"mean over {seeds}, 95 % intervals", fontsize=10)
-    ticks = sorted(
-        nfe for nfe in of_metric.nfe.unique() if nfe
-    )  # 0 is an adaptive solver's own number, and stands where that is
+    _scale(axes, plan.metric, of_metric)
+
+
+def _scale(axes: Axes, metric: str, rows: pd.DataFrame) -> None:
+    """Both axes in logarithms where they can be, with a tick at every NFE."""
+    scale = "log" if len(rows) else "linear"
+    axes.set(xscale=scale, yscale=scale if (rows["mean"] > 0).all() else "linear", xlabel="NFE", ylabel=metric.upper())
+    ticks = sorted(nfe for nfe in rows.nfe.unique() if nfe)  # an adaptive solver's 0 stands at the calls that it took
     axes.set_xticks(ticks, list(map(str, ticks)))
-    if len(of_metric):
+    if len(rows):
         axes.xaxis.set_minor_formatter(NullFormatter())
         if axes.get_yscale() == "log":
             axes.yaxis.set_major_formatter(LogFormatter())

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from harness.ablation.report.tables import Report
 
 COLOURS = {
-    "better": "green", "worse": "red", "tie": "cyan", "undecided": "yellow", verdicts.UNSTABLE: "magenta", verdicts.NOT_COMPARED: "dim",
+    "better": "green", "worse": "red", "tie": "cyan", "undecided": "yellow",
+    verdicts.UNSTABLE: "magenta", verdicts.NOT_COMPARED: "dim",
 }  # fmt: skip
 
 
@@ -46,7 +47,10 @@ class Grid:
 
 
 def grids(report: Report, timed: bool = False) -> list[Grid]:
-    """Each metric against NFE, the comparison that the verdicts rest on, and what is read off; `timed` adds what no two runs share."""
+    """Each metric against NFE, the comparison that the verdicts rest on, and what is read off.
+
+    `timed` adds what no two runs share.
+    """
     out = [_by_nfe(report, metric) for metric in sorted(report.summary.rows.metric.unique())]
     out.append(_verdicts(report))
     out += [_read_off(report, timed)] if report.readouts else []
@@ -114,7 +118,8 @@ def _needed(report: Report) -> Grid:
             found = readouts.needed(report.cells, plan.metric, arm, target, largest, lower)
             row += [str(found), found.verdict(expected) if expected else ""]
         rows.append(row)
-    title = f"NFE for {titled(plan.metric)} within {readouts.NEAR:.0%} of that at NFE {largest}, geometric mean over seeds (95 % interval)"
+    near = f"within {readouts.NEAR:.0%} of that at NFE {largest}"
+    title = f"NFE for {titled(plan.metric)} {near}, geometric mean over seeds (95 % interval)"
     return Grid(title, ["arm", "expected", "of its own", "verdict", f"of {plan.baseline}'s", "verdict"], rows)
 
 

@@ -42,7 +42,7 @@ def counted(board: SearchBoard) -> dict[str, int]:
 
 
 def frame(board: SearchBoard) -> pd.DataFrame:
-    """One row per trial: number, state, value (the last rung's where it was given up), settings, values by rung, and how long."""
+    """One row per trial: number, state, value (the last rung's if given up), settings, values by rung, and how long."""
     rows = [
         {
             "trial": number_of(trial),
@@ -208,13 +208,16 @@ def describe(board: SearchBoard) -> str:
     told = ", ".join(f"{ends[state]} {word}" for state, word in ENDED.items() if state in ends)
     return (
         f"tuned: {chosen}; the best of {len(board.settled())} trials, {told}, "
-        f"by {plan.metric} {best.value:.4g} on seed {plan.base.seed} (search {plan.digest}). That value is the luckiest of many, "
-        f"which is why the seeds above are others.{compute}"
+        f"by {plan.metric} {best.value:.4g} on seed {plan.base.seed} (search {plan.digest}). That value "
+        f"is the luckiest of many, which is why the seeds above are others.{compute}"
     )
 
 
 def write(board: SearchBoard, folder: Path, command: str) -> list[Path]:
-    """`tables/<search>-<scale>-trials.{csv,json}` and `figures/<search>-<scale>-{history,importances}.png`; returns the paths."""
+    """Write the table and the pictures of a search; returns their paths.
+
+    `tables/<search>-<scale>-trials.{csv,json}` and `figures/<search>-<scale>-{history,importances}.png`.
+    """
     plan = board.plan
     stem = f"{plan.search}-{plan.scale}"
     paths = [folder / "tables" / f"{stem}-trials.{ending}" for ending in ("csv", "json")]

@@ -1,4 +1,4 @@
-"""What became of every trial of a plan: measured, diverged, failed for another reason, not finished yet, or never asked."""
+"""What became of every trial of a plan: measured, diverged, failed otherwise, not finished yet, or never asked."""
 
 from __future__ import annotations
 
@@ -62,7 +62,10 @@ class Seeds:
 
 
 def collect(plan: Plan) -> tuple[pd.DataFrame, list[str]]:
-    """The cells of all trials, those of the primary metric and NFE for every arm, asked or not; and the commits they come from."""
+    """The cells of all trials, and the commits they come from.
+
+    The primary metric and NFE have a cell for every arm, whether it is asked there or not.
+    """
     cells = list[Cell]()
     commits = set[str]()
     for arm, seed in plan.trials():

@@ -1,4 +1,4 @@
-"""The committed tables: where they lie, which are of an earlier version of the code, and what studies/README.md says of them."""
+"""The committed tables: where they lie, which are of an earlier version, and what studies/README.md says of them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ def published_folder() -> Path:
 
 
 def renew() -> list[Path]:
-    """Write again what follows from the committed tables: studies/README.md and the marks of earlier versions; returns its path."""
+    """Write again what follows from the committed tables: the marks of earlier versions, and studies/README.md.
+
+    Returns the path of the latter.
+    """
     tables = published_folder() / "tables"
     verdicts = studies_folder() / "README.md"
     for path in sorted(tables.glob("*.md")):
@@ -90,7 +93,10 @@ def section(table: Path) -> str:
 
 
 def _by_verdict(rows: pd.DataFrame, metric: str, nfe: int) -> dict[str, list[str]]:
-    """{words of a verdict: its arms with their differences, the lowest first}; without a difference an arm is not compared."""
+    """{words of a verdict: its arms with their differences, the lowest first}.
+
+    An arm without a difference is not compared.
+    """
     found: dict[str, list[str]] = {words: [] for words in VERDICTS.values()}
     others = rows[rows.primary & (rows.verdict != "baseline")].sort_values("difference")
     for _, row in others.iterrows():

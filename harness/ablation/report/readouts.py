@@ -1,4 +1,4 @@
-"""What people read off a curve of a metric against NFE: its area, the fewest steps that will do, and their price in seconds."""
+"""What people read off a curve of a metric against NFE: its area, the fewest steps that will do, and their seconds."""
 
 from __future__ import annotations
 
@@ -42,9 +42,12 @@ def read(
     values: pd.DataFrame, metric: str, baseline: str, lower: bool, seconds: Mapping[tuple[str, int], float],
     unstable: Container[str] = (),
 ) -> dict[str, Readout]:  # fmt: skip
-    """{arm: what its curve says} of one metric; values has columns arm, seed, metric, nfe and value, seconds those by arm and NFE.
+    """{arm: what its curve says} of one metric.
 
-    An adaptive solver's calls (NFE 0) belong to no curve. Arms without a whole seed are left out, and all where none has a curve.
+    `values` has columns arm, seed, metric, nfe and value, `seconds` those by arm and NFE.
+
+    An adaptive solver's calls (NFE 0) belong to no curve. Arms without a whole seed are left out, and all where none
+    has a curve.
     The seeds that an `unstable` arm has left set no mark for the others, nor are others compared with them.
     """
     own = values[(values.metric == metric) & (values.nfe > 0)].dropna(subset="value")
@@ -117,7 +120,7 @@ class Needed:
         return said if of == self.seeds else f"{said}; {self.seeds - of} of {self.seeds} seeds left out"
 
     def verdict(self, expected: Sequence[int]) -> str:
-        """Of what is expected, [least, most]: as expected, fewer, more, or undecided where the interval crosses an end."""
+        """Beside [least, most]: as expected, fewer, more, or undecided where the interval crosses an end."""
         if self.calls and not any(self.calls):
             return "more"
         if expected[0] <= self.low and self.high <= expected[1]:
@@ -126,7 +129,7 @@ class Needed:
 
 
 def needed(cells: pd.DataFrame, metric: str, arm: str, target: str, at: int, lower: bool) -> Needed:
-    """What `arm` needs for a value within `NEAR` of that of `target` (an arm, itself perhaps) with the same seed at NFE `at`.
+    """What `arm` needs for a value within `NEAR` of that of `target` with the same seed at NFE `at`.
 
     cells has columns arm, seed, metric, nfe, value and state. A seed that diverged never comes so near. One that is not
     finished, or whose target has no value, is left out.

@@ -1,4 +1,4 @@
-"""From the cells of a plan to its summary: a row for each arm, metric and NFE, with the verdicts on the primary ones."""
+"""The summary of a plan's cells: a row for each arm, metric and NFE, with the verdicts on the primary ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the run directories of a plan to the table people read: what is found, the sentences below it, files with provenance."""
+"""The table people read of a plan's run directories: what is found, the sentences below it, files with provenance."""
 
 from __future__ import annotations
 
@@ -115,7 +115,8 @@ def _about_seeds(plan: Plan) -> list[str]:
         run = plan.run(arm, seed)
         if error := run.failure(plan.protocol(arm)):
             lines.append(
-                f"{arm} seed {seed} has no value{':' if run.gave_up or not str(error).startswith('at NFE') else ''} {error}"
+                f"{arm} seed {seed} has no value"
+                f"{':' if run.gave_up or not str(error).startswith('at NFE') else ''} {error}"
             )
     return lines
 
@@ -153,7 +154,8 @@ def remarks(report: Report) -> list[str]:
         for metric, value in by_metric.items()
     ]
     lines.append(
-        f"Verdicts: {titled(plan.metric)} at NFE {plan.nfe}, paired t on logs over seeds, Holm-adjusted; intervals are 95 %, unadjusted; "
+        f"Verdicts: {titled(plan.metric)} at NFE {plan.nfe}, paired t on logs over seeds, Holm-adjusted; "
+        "intervals are 95 %, unadjusted; "
         f"smallest difference of interest {plan.smallest_difference:.0%}."
     )
     return [*lines, *_power(report), *report.notes]
@@ -199,7 +201,8 @@ def _markdown(report: Report, command: str) -> str:
     parts.append("\n".join(f"- {line}" for line in remarks(report)))
     here = machine()
     parts.append(
-        f"Made by `{command}` at commit {', '.join(report.commits) or 'none'} on {here['processor']}, {here['cores']} cores, "
+        f"Made by `{command}` at commit {', '.join(report.commits) or 'none'} "
+        f"on {here['processor']}, {here['cores']} cores, "
         f"accelerator {here['accelerator']}, torch {here['torch']}. Plan {plan.digest}; more in {plan.name}.json."
     )
     return "\n\n".join(parts) + "\n"

@@ -1,4 +1,4 @@
-"""Which verdict each arm has: what the paired test says, where there is something to compare, and why where there is not."""
+"""Which verdict each arm has: what the paired test says, or why there is nothing to compare."""
 
 from __future__ import annotations
 
