@@ -185,8 +185,8 @@ def _short(fact: Any) -> str:
 _REASONS = {
     "data": "the data are not those that it was trained on (sha256 {then} then, {now} now). Bring them back, or say "
     "where they lie: --set dataset.path=...",
-    "resolved": "was trained on {then}, and train.device means {now} here. Add --set train.device={now} to use it here, "
-    "with other random numbers.",
+    "resolved": "was trained on {then}, and train.device means {now} here. Add --set train.device={now} to use it "
+    "here, with other random numbers.",
     "sources": "its components' files were edited since ({then} then, {now} now). Bring them back, or train it again.",
     "files": "the files that its noise or coupling reads are not those that it was trained on ({then} then, "
     "{now} now). Bring them back, or say where they lie: --set noise.dataset.path=... or coupling.path=...",

@@ -149,8 +149,8 @@ class Record:
         lines = run.metrics(self.state["lines"])
         looks = read_lines(run.folder / "rungs.jsonl", self.state.get("looks", 0))
         known = run.evaluation(protocol)
-        new = [(metric, nfe) for metric, by_nfe in known["values"].items() for nfe in by_nfe]
-        new = [[metric, nfe] for metric, nfe in new if [metric, nfe] not in self.state["values"]]
+        measured = [[metric, nfe] for metric, by_nfe in known["values"].items() for nfe in by_nfe]
+        new = [value for value in measured if value not in self.state["values"]]
         points = [*self._curves(run, lines), *_values(run, known, new), *_looks(looks, protocol)]
         for start in range(0, len(points), 1000):
             self.client.log_batch(self.run_id, metrics=points[start : start + 1000])
