@@ -38,9 +38,9 @@ def plan_of(runs: Sequence[Run], axes: Axes) -> Plan:
 
     An arm is judged at those of `evaluate.nfe` that its solver can spend, an adaptive one at what it chooses.
     """
+    base = same_training(runs)
     for run in runs:
         run.require_finished()
-    base = same_training(runs)
     arms = {}
     for values in itertools.product(*axes.values()):
         changes = {f"evaluate.{path}": value for path, value in zip(axes, values, strict=True)}
