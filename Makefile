@@ -32,16 +32,18 @@ table: $(READY)
 	@$(BIN)/harness table $(STUDY) $(OPTIONS)
 
 toy: $(READY)
-	@$(BIN)/python studies/toy.py
+	@$(BIN)/harness toy
 
 gallery: $(READY)
-	@$(BIN)/python studies/gallery.py $(SCALES)
+	@$(BIN)/harness gallery $(SCALES)
 
 # From what has ended, without training. The other commands write below results/local alone.
 publish: $(READY)
 	$(if $(filter file,$(origin STUDY)),$(error Name a study, like make publish STUDY=weighting))
-ifneq ($(filter gallery toy,$(STUDY)),)
-	@$(BIN)/python studies/$(STUDY).py --publish $(SCALES)
+ifeq ($(STUDY),toy)
+	@$(BIN)/harness toy --publish
+else ifeq ($(STUDY),gallery)
+	@$(BIN)/harness gallery --publish $(SCALES)
 else ifeq ($(STUDY),bench)
 	@cp -v $(or $(wildcard results/local/benchmarks/*.json),$(error No benchmark has ended. Run make bench first)) results/benchmarks/
 else

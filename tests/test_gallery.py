@@ -1,44 +1,34 @@
-"""studies/gallery.py: what is run stays with the user, and what is published replaces its own rows alone."""
+"""`harness gallery`: what is run stays with the user, and what is published replaces its own rows alone."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 
-from harness.ablation.design.study import studies_folder
+from harness.ablation.report import gallery
 from harness.ablation.report.tables import VERSIONS
-from harness.core.errors import UserError
+from harness.cli import main
 from harness.core.files import results_folder
-from harness.core.registry import load_file
 
 COMMITTED = Path(__file__).parent.parent / "results"
 TINY = {
-    "backbone.channels": 8, "backbone.groups": 4, "train.steps": 4, "train.batch_size": 32, "train.sample_every": 4, "train.threads": 1,
-    "evaluate.nfe": [1], "evaluate.num_samples": 64,
+    "backbone.channels": 8, "backbone.groups": 4, "train.steps": 4, "train.batch_size": 32, "train.sample_every": 4,
+    "train.threads": 1, "evaluate.nfe": [1], "evaluate.num_samples": 64,
 }  # fmt: skip
 
 
 @pytest.fixture
-def gallery() -> Iterator[Any]:
-    yield load_file(studies_folder() / "gallery.py", "gallery")
-    sys.modules.pop("gallery")
-
-
-@pytest.fixture
-def committed(gallery: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the committed gallery, which it publishes to."""
     folder = tmp_path / "committed"
     (folder / "tables").mkdir(parents=True)
     for ending in ("csv", "json", "md"):
         shutil.copy(COMMITTED / "tables" / f"gallery.{ending}", folder / "tables")
-    monkeypatch.setattr(gallery, "published_folder", lambda: folder)
+    monkeypatch.setattr("harness.cli.gallery.published_folder", lambda: folder)
     return folder
 
 
@@ -51,18 +41,20 @@ def by_scale(folder: Path) -> dict[str, list[str]]:
 
 
 def test_a_run_stays_local_and_publishing_it_keeps_the_other_rows(
-    gallery: Any, committed: Path, monkeypatch: pytest.MonkeyPatch
+    committed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(gallery.SCALES, "digits", TINY)
-    before, texts = by_scale(committed), (committed / "tables" / "gallery.csv").read_bytes()
-    with pytest.raises(UserError, match=r"^digits: it has not ended\. Run `make gallery SCALES=digits` first\.$"):
-        gallery.main(["digits"], publish=True)
-    gallery.main(["digits"])
+    monkeypatch.setitem(gallery.scales(), "digits", TINY)
+    before = by_scale(committed)
+    texts = (committed / "tables" / "gallery.csv").read_bytes()
+    assert main(["gallery", "digits", "--publish"]) == 2
+    said = "error: digits: it has not ended. Run `make gallery SCALES=digits` first.\n"
+    assert capsys.readouterr().err == said
+    assert main(["gallery", "digits"]) == 0
     own = by_scale(results_folder() / "local")
     assert list(own) == ["digits"]
     assert not (results_folder() / "tables").exists()
     assert (committed / "tables" / "gallery.csv").read_bytes() == texts
-    gallery.main(["digits"], publish=True)
+    assert main(["gallery", "--publish", "digits"]) == 0
     after = by_scale(committed)
     assert after == before | own
     assert list(after) == list(before)
@@ -78,7 +70,7 @@ def test_a_run_stays_local_and_publishing_it_keeps_the_other_rows(
     assert (committed / "figures" / "gallery-digits.png").is_file()
 
 
-def test_rows_are_replaced_by_scale_and_new_ones_stand_last(gallery: Any, committed: Path) -> None:
+def test_rows_are_replaced_by_scale_and_new_ones_stand_last(committed: Path) -> None:
     before = by_scale(committed)
     for scale in ("cells", "mine", "digits_dit", "mine"):
         found = [(scale, "fid", 8, 1.25, None, 2.5, 300.0), (scale, "kid", 8, 0.5, 0.25, 0.125, 1.0)]
@@ -88,9 +80,22 @@ def test_rows_are_replaced_by_scale_and_new_ones_stand_last(gallery: Any, commit
         assert list(by_scale(committed)) == list(before), scale
 
 
-def test_the_committed_table_for_people_has_the_numbers_of_the_csv(gallery: Any) -> None:
+def test_the_committed_table_for_people_has_the_numbers_of_the_csv() -> None:
     rows = (COMMITTED / "tables" / "gallery.md").read_text().splitlines()
     frame = pd.read_csv(COMMITTED / "tables" / "gallery.csv")
     for row in frame.itertuples():
         line = next(line for line in rows if line.startswith(f"| {row.scale} | {str(row.metric).upper()} "))
         assert float(line.split("|")[4]) == pytest.approx(row.value, abs=5.1e-5), line
+
+
+def test_a_folder_of_studies_without_a_gallery(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names no scale by itself; those that the command names are run as they are."""
+    (tmp_path / "scales.py").write_text("SCALES = {}\n")
+    monkeypatch.setenv("HARNESS_STUDIES", str(tmp_path))
+    assert main(["gallery"]) == 2
+    named = f"{tmp_path / 'gallery.py'}: names no scale in GALLERY. Name some there, or like `harness gallery digits`."
+    assert capsys.readouterr().err == f"error: {named}\n"
+    assert main(["gallery", "digits"]) == 2
+    assert capsys.readouterr().err == "error: 'digits' is no scale. There are none.\n"

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from harness.cli import main
-from harness.cli.runs import _label
+from harness.cli.sample import class_number
 from harness.core.config import override
 from harness.core.errors import UserError
 from harness.data.base import Data, load
@@ -45,7 +45,7 @@ def test_a_label_is_a_name_alone_where_classes_have_names() -> None:
     for _ in range(50):
         names = [str(name) for name in rng.choice(30, rng.integers(2, 12), replace=False)]
         data = named(*names)
-        assert [_label(CONDITIONAL, data, name) for name in names] == list(range(len(names)))
+        assert [class_number(CONDITIONAL, data, name) for name in names] == list(range(len(names)))
         for wrong in (
             *(str(i) for i in range(30) if str(i) not in names),
             f"0{names[0]}",
@@ -55,14 +55,14 @@ def test_a_label_is_a_name_alone_where_classes_have_names() -> None:
             "\u0663",
         ):
             with pytest.raises(UserError, match=r"^--label: '.*' is no class\. "):
-                _label(CONDITIONAL, data, wrong)
+                class_number(CONDITIONAL, data, wrong)
 
 
 def test_a_label_is_a_number_where_classes_have_none() -> None:
-    assert [_label(CONDITIONAL, named(classes=12), str(i)) for i in range(12)] == list(range(12))
+    assert [class_number(CONDITIONAL, named(classes=12), str(i)) for i in range(12)] == list(range(12))
     for wrong in ("12", "-1", "1.0", "01", "\u0661"):
         with pytest.raises(UserError, match="is no class"):
-            _label(CONDITIONAL, named(classes=12), wrong)
+            class_number(CONDITIONAL, named(classes=12), wrong)
 
 
 @pytest.fixture

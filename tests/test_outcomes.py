@@ -29,7 +29,7 @@ from harness.ablation.execute.worker import PlanBoard, work
 from harness.ablation.report import grids, history, tables
 from harness.ablation.report.outcomes import DIVERGED, FAILED, MEASURED, UNASKED, UNFINISHED, Cell
 from harness.ablation.report.summary import summarise
-from harness.cli.studies import _advice
+from harness.cli.ablate import advice_on
 from harness.core.config import override
 from harness.core.errors import Diverged, NoValue, Pruned, Unsolvable, guarded
 from harness.core.files import read_json, write_json
@@ -259,8 +259,8 @@ def test_what_is_not_compared_says_why(tiny: RunConfig, reported: Callable[..., 
 
 def test_arms_without_the_primary_nfe_are_named_before_they_train(tiny: RunConfig) -> None:
     plan = planned(override(tiny, {"evaluate.nfe": [1, 2]}), arms={"a": {}, "b": {"evaluate.nfe": [1]}, "c": {}})
-    assert _advice(plan)["no verdict without fid at NFE 2, which evaluate.nfe leaves out"] == ["b"]
-    assert not any("verdict" in line for line in _advice(planned(override(tiny, {"evaluate.nfe": [1, 2]}))))
+    assert advice_on(plan)["no verdict without fid at NFE 2, which evaluate.nfe leaves out"] == ["b"]
+    assert not any("verdict" in line for line in advice_on(planned(override(tiny, {"evaluate.nfe": [1, 2]}))))
 
 
 def test_an_arm_whose_training_diverges_is_unstable_wherever_it_is_measured(

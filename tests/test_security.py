@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from harness.ablation.design.study import load_study, studies_folder
-from harness.cli.pages import allowed_hosts
+from harness.cli.ui import allowed_hosts
 from harness.core.errors import ConfigError, UserError, redacted
 from harness.runs.mlflow_mirror import Mirror
 

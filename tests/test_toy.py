@@ -1,58 +1,63 @@
-"""studies/toy.py on a fraction of its work: a short training leaves noise behind, and the files are written."""
+"""`harness toy` on a fraction of its work: a short training leaves noise behind, and the files are written."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
-from harness.ablation.design.study import load_study, studies_folder
+from harness.ablation.design.study import load_study
+from harness.ablation.execute import toy
+from harness.ablation.report.toy import FILES
+from harness.cli import main
+from harness.core.config import override
 from harness.core.errors import UserError
 from harness.core.files import results_folder
-from harness.core.registry import build, load_file
-from harness.data.base import load
+from harness.core.registry import build
+from harness.data.base import Data, Dataset, load
 
 TABLES = Path(__file__).parent.parent / "results" / "tables"
 
 
+def few(dataset: Dataset) -> Data:
+    """A quarter of the points."""
+    return load(override(dataset, {"number": 2500}))
+
+
 @pytest.fixture
-def toy(monkeypatch: pytest.MonkeyPatch) -> Any:
-    module = load_file(studies_folder() / "toy.py", "toy")
-    monkeypatch.setattr(
-        module, "TRAIN", module.override(module.TRAIN, {"steps": 200, "batch_size": 64, "warmup_steps": 10})
-    )
-    monkeypatch.setattr(module, "names", lambda family: ["linear"])
-    monkeypatch.setattr(module, "PREDICTIONS", ("velocity", "edm"))
-    monkeypatch.setattr(module, "load", lambda dataset: load(module.override(dataset, {"number": 2500})))
-    yield module
-    sys.modules.pop("toy")
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two combinations on each data set, trained for a moment."""
+    monkeypatch.setattr(toy, "TRAIN", override(toy.TRAIN, {"steps": 200, "batch_size": 64, "warmup_steps": 10}))
+    monkeypatch.setattr(toy, "names", lambda family: ["linear"])
+    monkeypatch.setattr(toy, "PREDICTIONS", ("velocity", "edm"))
+    monkeypatch.setattr(toy, "load", few)
 
 
+@pytest.mark.usefixtures("small")
 def test_it_writes_the_table_and_the_picture(
-    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own, committed = results_folder() / "local", tmp_path / "committed"
-    monkeypatch.setattr(toy, "published_folder", lambda: committed)
-    monkeypatch.setattr(toy, "renew", list)
-    with pytest.raises(UserError, match=r"toy\.csv: there is none\. Run `make toy` first\."):
-        toy.publish()
-    toy.main()
+    own = results_folder() / "local"
+    committed = tmp_path / "committed"
+    monkeypatch.setattr("harness.cli.toy.published_folder", lambda: committed)
+    monkeypatch.setattr("harness.cli.toy.renew", list)
+    assert main(["toy", "--publish"]) == 2
+    assert capsys.readouterr().err.endswith("toy.csv: there is none. Run `make toy` first.\n")
+    assert main(["toy"]) == 0
     assert "real points" in capsys.readouterr().out
     assert not committed.exists()
     assert not (results_folder() / "tables").exists()
-    toy.publish()
-    for name in toy.FILES:
+    assert main(["toy", "--publish"]) == 0
+    for name in FILES:
         assert (committed / name).read_bytes() == (own / name).read_bytes(), name
     frame = pd.read_csv(own / "tables" / "toy.csv")
     assert len(frame) == 2 * 2
     gaussian = {}
     for name in toy.DATASETS:
-        data = toy.load(build("dataset", name))
+        data = few(build("dataset", name))
         noise = torch.randn(data.held_out.shape, generator=torch.Generator().manual_seed(5))
         gaussian[name] = toy.sliced_wasserstein(noise, data.held_out)
     best = frame.groupby("dataset").sliced_wasserstein.min()
@@ -60,7 +65,7 @@ def test_it_writes_the_table_and_the_picture(
     assert Image.open(own / "figures" / "toy.png").size[1] > 300
 
 
-def test_the_committed_table_for_people_has_the_numbers_of_the_csv(toy: Any) -> None:
+def test_the_committed_table_for_people_has_the_numbers_of_the_csv() -> None:
     text = (TABLES / "toy.md").read_text()
     for row in pd.read_csv(TABLES / "toy.csv").itertuples():
         part = text.partition(f"\n{row.dataset}: ")[2].splitlines()
@@ -70,7 +75,7 @@ def test_the_committed_table_for_people_has_the_numbers_of_the_csv(toy: Any) -> 
         assert float(found) == pytest.approx(row.sliced_wasserstein, abs=5.1e-4), row
 
 
-def test_trajectories_lead_from_noise_to_where_the_field_ends(toy: Any) -> None:
+def test_trajectories_lead_from_noise_to_where_the_field_ends() -> None:
     """With the field x, that of a single place at the origin, Euler's hundred steps shrink everything by 0.99 each."""
 
     class Shrinking(torch.nn.Module):

@@ -10,30 +10,25 @@ import tempfile
 from collections.abc import Iterable
 
 from harness.core.errors import UserError
+from harness.core.files import results_folder
+from harness.runs.mlflow_mirror import Mirror, default_uri
+
+HERE = ("127.0.0.1", "localhost", "::1")
+EVERYWHERE = ("0.0.0.0", "::")
 
 
-def ui(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
     """Serve MLflow's pages; ends with Ctrl-C."""
-    from harness.core.files import results_folder
-    from harness.runs.mlflow_mirror import Mirror, default_uri
-
-    uri, local = default_uri(), results_folder() / "local"
+    uri = default_uri()
     if uri.startswith("http"):
         raise UserError(f"MLFLOW_TRACKING_URI: {uri} is a server with pages of its own. Open it in a browser.")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((options.host, options.port))
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(
-                f"--port: {options.host}:{options.port} cannot be used ({reason}). Choose another, like --port 5001."
-            ) from None
+    _require_free(options.host, options.port)
     Mirror("train").close_dead()
+    artifacts = results_folder() / "local" / "mlflow-artifacts"
     arguments = [
         *("--host", options.host, "--port", str(options.port), "--workers", "1"),
         *("--allowed-hosts", ",".join(allowed_hosts(options.host, options.port, options.allow_host))),
-        *("--no-serve-artifacts", "--default-artifact-root", (local / "mlflow-artifacts").as_uri()),
+        *("--no-serve-artifacts", "--default-artifact-root", artifacts.as_uri()),
     ]
     os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # not an argument, which every user of the machine can read
     print(f"http://{options.host}:{options.port} (Ctrl-C ends it)", flush=True)
@@ -41,13 +36,28 @@ def ui(options: argparse.Namespace) -> None:
     os.execv(sys.executable, [sys.executable, "-P", "-m", "mlflow", "server", *arguments])
 
 
+def _require_free(host: str, port: int) -> None:
+    """`UserError` when something else listens there, or nothing can."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            advice = "Choose another, like --port 5001."
+            raise UserError(f"--port: {host}:{port} cannot be used ({reason}). {advice}") from None
+
+
 def allowed_hosts(host: str, port: int, more: Iterable[str]) -> list[str]:
-    """The `Host` headers that are answered. MLflow's own patterns let `10.evil.com` pass, which a browser may be led to."""
+    """The `Host` headers that are answered.
+
+    MLflow's own patterns let `10.evil.com` pass, which a browser may be led to.
+    """
     names = {host}
-    if host in ("127.0.0.1", "localhost", "::1"):
-        names |= {"127.0.0.1", "localhost", "::1"}
-    elif host in ("0.0.0.0", "::"):
-        names |= {"127.0.0.1", "localhost", "::1", socket.gethostname(), socket.getfqdn(), *_addresses()}
+    if host in HERE:
+        names |= {*HERE}
+    elif host in EVERYWHERE:
+        names |= {*HERE, socket.gethostname(), socket.getfqdn(), *_addresses()}
     exact = [f"[{name}]:{port}" if ":" in name else f"{name}:{port}" for name in sorted(names)]
     return [*exact, *more]
 

@@ -1,0 +1,106 @@
+"""The table of `harness gallery`: a run's metrics on every kind of data beside what real samples and noise score."""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness.ablation.design.study import studies_folder
+from harness.ablation.report.grids import Grid, titled
+from harness.ablation.report.published import marked
+from harness.ablation.report.tables import VERSIONS, judge_references
+from harness.core.files import read_json, write_atomic, write_json
+from harness.core.provenance import machine
+from harness.core.registry import load_file
+from harness.evaluation.judge import Judge
+from harness.runs.folder import Run
+
+QUESTION = "Does one run on every kind of data make something real?"
+COLUMNS = ["scale", "metric", "nfe", "value", "held_out", "resampled", "gaussian"]
+
+
+def scales() -> dict[str, dict[str, Any]]:
+    """{scale: what is changed in it} as studies/gallery.py says; nothing where it does not."""
+    path = studies_folder() / "gallery.py"
+    return getattr(load_file(path, "harness_gallery"), "GALLERY", {}) if path.is_file() else {}
+
+
+def rows(scale: str, run: Run, judge: Judge) -> list[tuple]:
+    """`COLUMNS` of every metric at the largest NFE."""
+    nfe = max(run.config.evaluate.nfe)
+    values = run.evaluation(judge.protocol)["values"]
+    real = judge_references(judge)
+    return [
+        (
+            scale,
+            metric.name,
+            nfe,
+            values[metric.name][str(nfe)],
+            *(real.get(kind, {}).get(metric.name) for kind in COLUMNS[4:]),
+        )
+        for metric in run.config.evaluate.metrics
+    ]
+
+
+def about(run: Run, judge: Judge) -> dict[str, Any]:
+    """Where a scale's rows come from and what they cost."""
+    lines = run.metrics()
+    seconds = sum(run.evaluation(judge.protocol)["seconds"].values())
+    return {
+        "run": run.name,
+        "commits": run.environment["commits"],
+        **VERSIONS,
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        "parameters": run.environment["parameters"],
+        "training_minutes": round((lines[-1]["time"] - lines[0]["time"]) / 60, 1),
+        "evaluation_minutes": round(seconds / 60, 1),
+    }
+
+
+def copy_picture(scale: str, run: Run, folder: Path) -> None:
+    """Put the samples of a run's last step among the figures below `folder`."""
+    place = folder / "figures" / f"gallery-{scale}.png"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(run.folder / "samples" / f"step-{run.config.train.steps:07d}.png", place)
+
+
+def write(folder: Path, found: list[tuple], origins: dict[str, Any]) -> list[Path]:
+    """Replace the rows of the scales that were found in the table below `folder`; returns the paths."""
+    paths = [folder / "tables" / f"gallery.{ending}" for ending in ("csv", "json", "md")]
+    frame = pd.DataFrame(found, columns=COLUMNS)
+    known = origins
+    if paths[0].exists():
+        before = pd.read_csv(paths[0])
+        frame = pd.concat([before[~before.scale.isin(origins)], frame])
+        known = read_json(paths[1])["scales"] | origins
+    order = {scale: i for i, scale in enumerate([*scales(), *known])}
+    frame = frame.sort_values("scale", key=lambda names: names.map(order), kind="stable").round(5)
+    table = {
+        "question": QUESTION,
+        "command": "harness gallery",
+        "scales": {scale: known[scale] for scale in frame.scale.unique()},
+    }
+    write_atomic(paths[0], frame.to_csv(index=False))
+    write_json(paths[1], table)
+    write_atomic(paths[2], marked(markdown(pd.read_csv(paths[0]), table), table))
+    return paths
+
+
+def shown(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows as text, each metric with the direction in which it is better."""
+    return frame.assign(metric=frame.metric.map(titled)).round(4).astype(object).fillna("-").astype(str)
+
+
+def markdown(frame: pd.DataFrame, table: dict[str, Any]) -> str:
+    """The table for people, with the pictures of its scales."""
+    title = "Beside held-out and resampled real samples and Gaussian noise, one seed each"
+    grid = Grid(title, COLUMNS, shown(frame).to_numpy().tolist())
+    pictures = "\n".join(f"![{scale}](../figures/gallery-{scale}.png)" for scale in table["scales"])
+    origin = "gallery.json says of every scale by which run, at which commit and on which machine."
+    end = f"Made by `{table['command']}`; {origin}"
+    return "\n\n".join([f"# {table['question']}", grid.markdown(), pictures, end]) + "\n"

@@ -1,0 +1,85 @@
+"""The table and the picture of `harness toy`: how near each combination comes to real points, and its trajectories."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from harness.ablation.execute.toy import Combination
+from harness.ablation.report.grids import Grid
+from harness.ablation.report.tables import provenance
+from harness.core.drawing import png
+from harness.core.files import write_atomic, write_json
+from harness.core.provenance import commit
+
+QUESTION = "Does every interpolant with every prediction find a distribution of points?"
+FILES = ("tables/toy.csv", "tables/toy.json", "tables/toy.md", "figures/toy.png")
+DRAWN = "edm"
+"""The prediction whose trajectories are drawn."""
+
+
+def table(found: Sequence[Combination], real: dict[str, float]) -> pd.DataFrame:
+    """A row for each combination, with the `real` points' distance on its data set beside its own."""
+    columns = ["dataset", "interpolant", "prediction", "sliced_wasserstein"]
+    frame = pd.DataFrame([vars(one) for one in found])[columns]
+    return frame.assign(real=frame.dataset.map(real)).round(4)
+
+
+def about() -> dict[str, Any]:
+    """Where a table that is made now comes from."""
+    return provenance(QUESTION, "harness toy", [commit()])
+
+
+def write(found: Sequence[Combination], frame: pd.DataFrame, origin: dict[str, Any], folder: Path) -> list[Path]:
+    """`FILES` below `folder`; returns the paths."""
+    csv, json, md, figure = paths = [folder / name for name in FILES]
+    write_atomic(csv, frame.to_csv(index=False))
+    write_json(json, origin)
+    write_atomic(md, markdown(frame, origin))
+    write_atomic(figure, draw([one for one in found if one.prediction == DRAWN]))
+    return paths
+
+
+def markdown(frame: pd.DataFrame, origin: dict[str, Any]) -> str:
+    """The table for people: a part for each data set."""
+    parts = [f"# {origin['question']}"]
+    for name, part in frame.groupby("dataset", sort=False):
+        header = ["interpolant", *part.prediction.unique()]
+        cells = part.pivot(index="interpolant", columns="prediction", values="sliced_wasserstein")[header[1:]]
+        rows = cells.map("{:.3f}".format).reset_index().to_numpy().tolist()
+        title = f"{name}: sliced Wasserstein-2 to held-out points; real points {part.real.iloc[0]:.3f}"
+        parts.append(Grid(title, header, rows).markdown())
+    parts.append("![trajectories](../figures/toy.png)")
+    commits = ", ".join(origin["commits"]) or "unknown"
+    parts.append(f"Made by `{origin['command']}` at commit {commits}, one seed each; more in toy.json.")
+    return "\n\n".join(parts) + "\n"
+
+
+def draw(found: Sequence[Combination]) -> bytes:
+    """A PNG with one panel for each data set and interpolant."""
+    datasets = list(dict.fromkeys(one.dataset for one in found))
+    interpolants = list(dict.fromkeys(one.interpolant for one in found))
+    figure = Figure(figsize=(2.1 * len(interpolants), 2.2 * len(datasets)), layout="constrained")
+    panels = figure.subplots(len(datasets), len(interpolants), squeeze=False)
+    for one in found:
+        row = datasets.index(one.dataset)
+        _draw_lines(panels[row, interpolants.index(one.interpolant)], one.trajectories)
+        if row == 0:
+            panels[row, interpolants.index(one.interpolant)].set_title(one.interpolant)
+    for row, name in enumerate(datasets):
+        panels[row, 0].set_ylabel(name)
+    figure.suptitle(f"{DRAWN} prediction: from noise (line) to data (dot)", fontsize="medium")
+    return png(figure)
+
+
+def _draw_lines(axes: Axes, lines: Tensor) -> None:
+    for line in lines:
+        axes.plot(line[:, 0], line[:, 1], color="C0", alpha=0.25, linewidth=0.5)
+    axes.scatter(lines[:, -1, 0], lines[:, -1, 1], s=3, color="C3", zorder=3)
+    axes.set(xlim=(-3, 3), ylim=(-3, 3), xticks=[], yticks=[], aspect="equal")

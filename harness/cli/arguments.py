@@ -1,0 +1,182 @@
+"""Which commands there are and what each takes. Nothing heavy is imported, so that `--help` comes at once."""
+
+from __future__ import annotations
+
+import functools
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Add = Callable[..., ArgumentParser]
+"""`add(name, about)` begins the declaration of a command."""
+
+
+def parser() -> ArgumentParser:
+    """Of `harness COMMAND ...`. The `module` among the options that it reads is that whose `run(options)` does it."""
+    made = ArgumentParser(prog="harness", description="An ablation lab for flow matching.")
+    add = functools.partial(_add, made.add_subparsers(required=True, metavar="COMMAND"))
+    for declare in (_components, _single_runs, _chains, _studies, _tables, _demonstrations, _pages):
+        declare(add)
+    return made
+
+
+def _add(commands: Any, name: str, about: str, module: str | None = None) -> ArgumentParser:
+    """Begin a command, which `module` runs: harness/cli/<name>.py where it is not given."""
+    sub: ArgumentParser = commands.add_parser(name, help=about, description=about)
+    sub.set_defaults(module=f"harness.cli.{module or name}")
+    plugin = "Python file with components of yours; repeatable"
+    sub.add_argument("--plugin", action="append", default=[], type=Path, metavar="FILE", help=plugin)
+    return sub
+
+
+def _components(add: Add) -> None:
+    """Commands about components and data: what there is, what they mean, whether they keep their promises."""
+    about = "List the components of every family, or of one: what they are, their parameters and sources."
+    sub = add("list", about, module="components")
+    sub.add_argument("family", nargs="?")
+    sub.add_argument("--json", action="store_true", help="for machines")
+
+    about = "Write a formulation out, or compare a study's arms, and draw the effective weight over log SNR."
+    sub = add("explain", about)
+    sub.add_argument("study", nargs="?", metavar="STUDY", help="draw the arms of this study together")
+    _start(sub)
+    sub.add_argument("--out", type=Path, default=Path("explain.png"), metavar="FILE", help="the picture (explain.png)")
+    _changes(sub, "change the configuration, like weighting=min_snr")
+
+    sub = add("check", "Test the components of a Python file against what their families promise.")
+    sub.add_argument("file", type=Path)
+
+    sub = add("data", "List the data sets, or prepare one and show what it holds.")
+    sub.add_argument("name", nargs="?", metavar="NAME")
+    sub.add_argument("--out", type=Path, metavar="FILE", help="a picture of its held-out samples, .png")
+    _changes(sub, "set a field of it, like path=my_pictures or size=32")
+
+
+def _single_runs(add: Add) -> None:
+    """Commands that train a run and draw from it."""
+    sub = add("train", "Train one run; the same command continues it.")
+    _start(sub)
+    _changes(sub, "change the configuration, like weighting=min_snr or train.steps=200")
+
+    sub = add("sample", "Draw samples from a finished run into a picture or an array.")
+    _one_run(sub)
+    sub.add_argument("--number", type=int, default=64, metavar="N", help="how many (64)")
+    nfe = "calls of the network for each (32; 1 if distilled); 0: an adaptive solver chooses"
+    sub.add_argument("--nfe", type=int, metavar="N", help=nfe)
+    sub.add_argument("--seed", type=int, metavar="N", help="of the noise and the classes (the run's own)")
+    label = "a class's name or number, for all of them; needs a network that is told classes"
+    sub.add_argument("--label", metavar="CLASS", help=label)
+    out = ".png for a picture, .npz for arrays (samples.png)"
+    sub.add_argument("--out", type=Path, default=Path("samples.png"), metavar="FILE", help=out)
+    data = "or say where the data lie now, like dataset.path=elsewhere"
+    _changes(sub, f"change how they are drawn, like evaluate.solver=heun, {data}")
+
+    sub = add("evaluate", "Evaluate finished runs at every NFE; what is known is not computed again.")
+    sub.add_argument("runs", metavar="RUN", nargs="+", help="a run's name or directory")
+    sweep = "compare ways of sampling, like solver=euler,heun time_grid=uniform,shifted"
+    sub.add_argument("--sweep", nargs="+", metavar="PATH=VALUES", help=sweep)
+    _changes(sub, "change how they are judged, like evaluate.solver=heun or evaluate.nfe=[8,64]")
+
+
+def _chains(add: Add) -> None:
+    """Commands about the rounds that follow a run, and the runs that it follows."""
+    sub = add("reflow", "Straighten a finished run's flow in rounds, each trained on the pairs of the one before.")
+    runs = "a run's name or directory; several differ in their seeds alone"
+    sub.add_argument("runs", metavar="RUN", nargs="+", help=runs)
+    rounds = "how many (1); the second gives the 3-rectified flow"
+    sub.add_argument("--rounds", type=_positive, default=1, metavar="N", help=rounds)
+    sub.add_argument("--distil", action="store_true", help="distil the last round to one step")
+    judged = "or how all are judged, like evaluate.nfe=[1,8]"
+    _changes(sub, f"change the rounds, like train.steps=200 or reflow.number=100000, {judged}")
+
+    sub = add("lineage", "Show what a run was made from: data, flows and pairs, with what each cost.")
+    _one_run(sub)
+    sub.add_argument("--out", type=Path, metavar="FILE", help="a picture of it, .png")
+    _changes(sub, "look at evaluations of another protocol, like evaluate.solver=heun")
+
+
+def _studies(add: Add) -> None:
+    """Commands that train what a study or a search asks for."""
+    sub = add("ablate", "Train and compare the arms of a study; the same command continues it.")
+    _study(sub)
+    _sharing(sub)
+
+    about = "Search for better settings, then compare the best with the scale's own on other seeds."
+    sub = add("tune", about)
+    _study(sub)
+    _sharing(sub)
+    trials = "trials of the search, instead of the file's; more continue it"
+    sub.add_argument("--trials", type=_positive, metavar="N", help=trials)
+
+
+def _tables(add: Add) -> None:
+    """Commands that report what has been trained."""
+    _study(add("table", "Make a study's table again from the runs on disk, without training."))
+
+    what = "Put the table of a finished study or search among the committed ones"
+    sub = add("publish", f"{what}, and renew studies/README.md; nothing is trained.")
+    study = "a study or search as for ablate and tune; without one, studies/README.md alone"
+    sub.add_argument("study", metavar="STUDY", nargs="?", help=study)
+    _scale(sub)
+    sub.set_defaults(changes=[], seeds=None, trials=None)
+
+
+def _demonstrations(add: Add) -> None:
+    """Commands that show that everything works, one seed each."""
+    publish = "train nothing, but copy what has ended to the committed files"
+    about = "Train every interpolant with every prediction on points in the plane: does each find the distribution?"
+    add("toy", about).add_argument("--publish", action="store_true", help=publish)
+
+    sub = add("gallery", "Train one run on every kind of data, beside what real samples and Gaussian noise score.")
+    scales = "train these, names in studies/scales.py, instead of all that studies/gallery.py names"
+    sub.add_argument("scales", nargs="*", metavar="SCALE", help=scales)
+    sub.add_argument("--publish", action="store_true", help=publish)
+
+
+def _pages(add: Add) -> None:
+    """The command that shows what MLflow has."""
+    sub = add("ui", "Open the MLflow pages on 127.0.0.1.")
+    sub.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine alone)")
+    sub.add_argument("--port", type=int, default=5000)
+    allowed = "answer under this address too, as behind a tunnel; repeatable"
+    sub.add_argument("--allow-host", action="append", default=[], metavar="NAME:PORT", help=allowed)
+
+
+def _changes(sub: ArgumentParser, about: str) -> None:
+    about = f"{about}; repeatable"
+    sub.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", dest="changes", help=about)
+
+
+def _start(sub: ArgumentParser) -> None:
+    sub.add_argument("--scale", default="digits", help="the configuration to start from: a name in studies/scales.py")
+
+
+def _scale(sub: ArgumentParser) -> None:
+    sub.add_argument("--scale", default="digits", help="digits, fashion, cifar10, ...: a name in studies/scales.py")
+
+
+def _one_run(sub: ArgumentParser) -> None:
+    sub.add_argument("run", metavar="RUN", help="a run's name or directory")
+
+
+def _study(sub: ArgumentParser) -> None:
+    study = "a study's name (a file in studies/), or the path of a study file"
+    sub.add_argument("study", metavar="STUDY", help=study)
+    _scale(sub)
+    sub.add_argument("--seeds", type=int, metavar="N", help="training seeds for each arm, instead of the study's")
+    _changes(sub, "change every arm, like train.steps=200")
+
+
+def _sharing(sub: ArgumentParser) -> None:
+    workers = "local processes that train at the same time; measured if not given"
+    sub.add_argument("--workers", type=_positive, metavar="N", help=workers)
+    per_gpu = "processes that share each GPU; measured if not given"
+    sub.add_argument("--trials-per-gpu", type=_positive, metavar="N", help=per_gpu)
+
+
+def _positive(text: str) -> int:
+    """A whole number of 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"{text} is no whole number of 1 or more.")
+    return int(text)

@@ -1,0 +1,30 @@
+"""`harness check`: a user's components against what their families promise."""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.console import Console
+
+from harness.core.errors import UserError
+from harness.core.registry import load_plugin, members_of
+from harness.testing.contract import promises
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print how many promises each component keeps; `UserError` when one is broken."""
+    console = Console()
+    broken = 0
+    components = members_of(load_plugin(options.file))
+    if not components:
+        raise UserError(f"{options.file}: declares no component. Give one a name: class Mine(Weighting, name='mine').")
+    for component in components:
+        kept = promises(component)
+        named = f"{component.family} {component.name}"
+        for promise, is_kept in kept:
+            if not is_kept:
+                console.print(f"broken: {named}: {promise}", highlight=False, markup=False)
+        broken += sum(not is_kept for _, is_kept in kept)
+        console.print(f"{named}: {sum(k for _, k in kept)} of {len(kept)} promises kept", highlight=False)
+    if broken:
+        raise UserError(f"{options.file}: {broken} promises are broken. Mend the components named above.")

@@ -1,0 +1,62 @@
+"""`harness data`: the data sets, or one of them prepared and shown."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from harness.core.config import parse_assignments
+from harness.core.errors import UserError
+from harness.core.registry import build, describe
+from harness.data.base import Data, data_folder, spaced
+from harness.data.pictures import SHOWN, draw
+
+
+def run(options: argparse.Namespace) -> None:
+    """List the sets, or print what one holds and draw it."""
+    if options.name is None:
+        if options.changes or options.out:
+            raise UserError("NAME: which data set? Name one of those that `harness data` lists.")
+        return _list()
+    data = build("dataset", {"name": options.name, **parse_assignments(options.changes)}).load()
+    for name, value in _facts(data).items():
+        if value:
+            print(f"{name}: {value}")
+    for line in data.notes:
+        print(line)
+    if options.out:
+        _draw(data, options.out)
+
+
+def _list() -> None:
+    table = Table("name", "about", "needs")
+    for member in describe("dataset"):
+        needs = [name for name, value in member["parameters"].items() if value is None]
+        table.add_row(member["name"], member["about"], ", ".join(needs))
+    Console().print(table)
+    folder = data_folder().absolute()
+    print(f"files are looked for in {folder}; `harness data NAME` prepares a set and shows what it holds")
+
+
+def _facts(data: Data) -> dict[str, str]:
+    """{what: how it is said}; empty where a set has none."""
+    more = f", ... ({len(data.names)})" if len(data.names) > 8 else ""
+    return {
+        "samples": f"{len(data.train)} to train on, {len(data.held_out)} held out",
+        "kind, shape": f"{data.kind} {list(data.shape)}",
+        "classes": ", ".join(data.class_names) or str(data.num_classes or "none"),
+        "features": ", ".join(data.names[:8]) + more,
+        "fingerprint": str(data.fingerprint["sha256"]),
+    }
+
+
+def _draw(data: Data, path: Path) -> None:
+    """Held-out samples as a picture."""
+    if path.suffix != ".png":
+        raise UserError(f"--out: {path} is no .png. Name the picture so.")
+    chosen = spaced(SHOWN[data.kind], len(data.held_out))
+    draw(data, data.held_out[chosen], path, "held-out samples")
+    print(f"wrote {path}: {len(chosen)} of {len(data.held_out)} held-out samples")

@@ -1,0 +1,85 @@
+"""`harness evaluate`: finished runs judged, or compared in every way of sampling that `--sweep` names."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+
+from harness.ablation.design import sweep
+from harness.ablation.report.tables import judge_references
+from harness.cli.shared import as_typed, following, opened, own_folder, report, told
+from harness.core.errors import NoValue
+from harness.core.signals import StopSignal
+from harness.evaluation.doubts import doubts
+from harness.evaluation.judge import Judge
+from harness.runs.folder import Run
+from harness.runs.judge import evaluate, judge_of
+from harness.runs.mlflow_mirror import Mirror
+from harness.runs.progress import Trial, Watch
+from harness.runs.sample import restore
+
+
+def run(options: argparse.Namespace) -> None:
+    """Judge every run; what is known is not computed again. Raises why the first value is missing, at the end."""
+    runs = [opened(name, options.changes) for name in options.runs]
+    if options.sweep:
+        return _sweep(runs, options)
+    stop = StopSignal()
+    errors = [error for run in runs if (error := _evaluate(run, stop))]
+    if errors:
+        raise errors[0]
+
+
+def _evaluate(run: Run, stop: StopSignal) -> NoValue | None:
+    """Judge a run and print its values; why one is missing, or None."""
+    trained = restore(run)
+    judge = judge_of(run.config, stop=stop)
+    lacks: NoValue | None = None
+    with following(run, judge.protocol, "evaluate", evaluated=True):
+        try:
+            evaluate(run, trained, judge, stop)
+        except NoValue as error:
+            lacks = error
+    known = run.evaluation(judge.protocol)
+    for line in _values(run, judge, known):
+        Console().print(line, highlight=False)
+    doubtful = doubts(known["values"], run.config.evaluate.metrics, known["intervals"])
+    for doubt in filter(None, (run.config.evaluate.short_of_samples(judge.data), *doubtful)):
+        print(doubt)
+    return lacks
+
+
+def _values(run: Run, judge: Judge, known: dict[str, Any]) -> list[str]:
+    """A line for every metric and NFE of what is `known`."""
+    lines = []
+    for metric in run.config.evaluate.metrics:
+        for text, value in known["values"].get(metric.name, {}).items():
+            low, high = known["intervals"].get(metric.name, {}).get(text, (None, None))
+            interval = "" if low is None else f" ({low:.6g} to {high:.6g})"
+            spent = f"NFE {text}" if text != "0" else _chosen(run, known["calls"].get(text, {}))
+            lines.append(f"{metric.name} {value:.6g}{interval} at {spent}, protocol {judge.protocol.digest}")
+    return lines
+
+
+def _chosen(run: Run, calls: dict[str, float]) -> str:
+    """How many calls an adaptive solver spent."""
+    return f"{calls['mean']:.1f} ± {calls['sd']:.1f} calls chosen by {run.config.evaluate.solver.name}"
+
+
+def _sweep(runs: Sequence[Run], options: argparse.Namespace) -> None:
+    """Judge runs in every way that `--sweep` names, and compare the ways."""
+    plan = sweep.plan_of(runs, sweep.axes_of(options.sweep))
+    console = Console()
+    stop = StopSignal()
+    trials = [
+        Trial(f"{arm} seed {seed}", plan.run(arm, seed), plan.protocol(arm), {"arm": arm})
+        for arm, seed in plan.trials()
+    ]
+    with Watch(plan.name, trials, Mirror("evaluate"), console):
+        sweep.sweep(plan, stop)
+    references = judge_references(judge_of(plan.arms[plan.baseline], stop=stop))
+    for path in report(plan, references, own_folder(), as_typed(), console):
+        told([path], console)

@@ -1,0 +1,83 @@
+"""`harness gallery`: one run on every kind of data: does it make something real, and how far from the real is it?"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+
+from harness.ablation.design.study import load_scale, studies_folder
+from harness.ablation.report import gallery
+from harness.ablation.report.published import published_folder
+from harness.cli.shared import own_folder, told
+from harness.core.config import override
+from harness.core.errors import UserError
+from harness.core.signals import StopSignal
+from harness.runs.config import RunConfig
+from harness.runs.folder import Run
+from harness.runs.judge import judge_of
+from harness.runs.mlflow_mirror import Mirror
+from harness.runs.progress import Trial, Watch
+from harness.runs.train import ensure
+from harness.runs.validate import check
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train and judge each scale once, or find all that have ended; print the table and write the files.
+
+    What is trained already is found again. The rows of other scales stay in the table.
+    """
+    console = Console()
+    folder = published_folder() if options.publish else own_folder()
+    found: list[tuple] = []
+    origins: dict[str, Any] = {}
+    for scale, run in _runs(options, console):
+        judge = judge_of(run.config)
+        found += gallery.rows(scale, run, judge)
+        origins[scale] = gallery.about(run, judge)
+        gallery.copy_picture(scale, run, folder)
+    if not origins:
+        raise UserError("gallery: no scale has ended, so there is nothing to write. Run `make gallery` first.")
+    table = gallery.shown(pd.DataFrame(found, columns=gallery.COLUMNS))
+    console.print(table.to_string(index=False), highlight=False)
+    told(gallery.write(folder, found, origins), console)
+
+
+def _runs(options: argparse.Namespace, console: Console) -> Iterator[tuple[str, Run]]:
+    """Each scale's run, once it has ended; those that cannot run here are left out, and said."""
+    stop = StopSignal()
+    changes = gallery.scales()
+    if not (asked := options.scales or changes):
+        place = studies_folder() / "gallery.py"
+        raise UserError(f"{place}: names no scale in GALLERY. Name some there, or like `harness gallery digits`.")
+    for scale in asked:
+        config = override(load_scale(scale), changes.get(scale, {}))
+        try:
+            check(config)
+            run = _finished(scale, config) if options.publish else Run.of(config)
+        except UserError as error:
+            if options.publish and options.scales:
+                raise UserError(f"{scale}: {error}") from None
+            console.print(f"{scale} is left out: {error}", highlight=False)
+            continue
+        if not options.publish:
+            _train(scale, run, console, stop)
+        yield scale, run
+
+
+def _finished(scale: str, config: RunConfig) -> Run:
+    """The run of a scale on disk; `UserError` where it has not ended."""
+    run = Run.of(config)
+    if not run.evaluated(config.protocol()):
+        raise UserError(f"it has not ended. Run `make gallery SCALES={scale}` first.")
+    return run
+
+
+def _train(scale: str, run: Run, console: Console, stop: StopSignal) -> None:
+    """Train and judge a run while its progress is shown."""
+    trial = Trial(scale, run, run.config.protocol(), {})
+    with Watch(f"gallery {scale}", [trial], Mirror("gallery"), console):
+        ensure(run.config, console.print, stop)

@@ -1,0 +1,67 @@
+"""`harness publish`: the table of what has ended goes among the committed ones; what is said of these is renewed."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from harness.ablation.design.plan import Plan
+from harness.ablation.design.search import BASELINE, SearchPlan, compared, load_search
+from harness.ablation.design.space import settings
+from harness.ablation.design.study import declared_in, load_scale
+from harness.ablation.execute.launch import prepare
+from harness.ablation.execute.tuner import SearchBoard
+from harness.ablation.report import history, published
+from harness.ablation.report.tables import judge_references
+from harness.cli.shared import as_trained, plan_of, report, told, training_command
+from harness.core.config import parse_assignments
+from harness.core.errors import UserError
+
+
+def run(options: argparse.Namespace) -> None:
+    """Publish a study or search where one is named; then renew studies/README.md. Nothing is trained."""
+    console = Console()
+    if options.study:
+        _publish(options, console, published.published_folder())
+    told(published.renew(), console)
+
+
+def _publish(options: argparse.Namespace, console: Console, folder: Path) -> None:
+    notes = []
+    if declared_in(options.study, "SEARCH"):
+        board, tuned = _searched(options)
+        plan = _complete(options, [tuned])
+        notes = [history.describe(board)]
+        told(history.write(board, folder, training_command(options)), console)
+    else:
+        plan = _complete(options, as_trained(plan_of(options)))
+    references = judge_references(prepare(plan, console))
+    told(report(plan, references, folder, training_command(options), console, *notes), console)
+
+
+def _searched(options: argparse.Namespace) -> tuple[SearchBoard, Plan]:
+    """The board of a search that has ended, and the plan of the comparison that follows."""
+    search = load_search(options.study)
+    scale = options.scale
+    given = search, scale, load_scale(scale), parse_assignments(options.changes), options.seeds, options.plugin
+    for own in as_trained(compared(*given, tuned={})):
+        base = own.arms[BASELINE]
+        plan = SearchPlan.of(search, scale, base, None, options.plugin)
+        if plan.folder.exists() and (board := SearchBoard(plan)).finished() and not board.busy():
+            if (settled := len(board.settled())) > plan.trials:
+                options.trials = settled  # the search was made longer
+            return board, compared(*given, tuned=settings(board.best().params)).threaded(base.train.threads)
+    raise UserError(f"{search.name}-{scale}: the search has not ended. Run `{training_command(options)}` first.")
+
+
+def _complete(options: argparse.Namespace, plans: Sequence[Plan]) -> Plan:
+    """The plan whose trials have all ended; `UserError` when there is none."""
+    plan, left = min(((plan, plan.unfinished()) for plan in plans), key=lambda found: len(found[1]))
+    if left:
+        arm, seed = left[0]
+        reason = f"{len(left)} of {len(plan.trials())} trials have not ended, like {arm} seed {seed}"
+        raise UserError(f"{plan.name}: {reason}. Run `{training_command(options)}` first.")
+    return plan

@@ -1,0 +1,34 @@
+"""`harness table`: a study's table from the runs on disk, without training."""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.console import Console
+
+from harness.ablation.design.plan import Plan
+from harness.ablation.execute.launch import prepare
+from harness.ablation.report.tables import judge_references
+from harness.cli.shared import as_trained, own_folder, plan_of, report, told, training_command
+from harness.core.errors import UserError
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print it and write its files; `UserError` when nothing is measured yet."""
+    given = plan_of(options)
+    console = Console()
+    command = training_command(options)
+    plan = next((plan for plan in as_trained(given) if _is_begun(plan)), None)
+    if plan is None:
+        raise UserError(f"{given.name}: nothing is measured yet. Run `{command}` first.")
+    told(report(plan, judge_references(prepare(plan, console)), own_folder(), command, console), console)
+
+
+def _is_begun(plan: Plan) -> bool:
+    """Whether anything is known of a trial: a value, or why there is none."""
+    for arm, seed in plan.trials():
+        run = plan.run(arm, seed)
+        protocol = plan.protocol(arm)
+        if run.evaluation(protocol)["values"] or run.failure(protocol):
+            return True
+    return False

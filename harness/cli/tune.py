@@ -1,0 +1,40 @@
+"""`harness tune`: a search for better settings, whose best is then compared with the scale's own on other seeds."""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.console import Console
+
+from harness.ablation.design.search import BASELINE, SearchPlan, compared, load_search
+from harness.ablation.design.space import settings
+from harness.ablation.design.study import load_scale
+from harness.ablation.execute.launch import launch, with_reference
+from harness.ablation.execute.tuner import SearchBoard
+from harness.ablation.report import history
+from harness.cli.ablate import compare, placed
+from harness.cli.shared import own_folder, told, training_command
+from harness.core.config import parse_assignments
+from harness.core.signals import StopSignal
+
+
+def run(options: argparse.Namespace) -> None:
+    """Search, report the search, then compare; the same command continues it."""
+    search = load_search(options.study)
+    scale = options.scale
+    console = Console()
+    stop = StopSignal()
+    given = search, scale, load_scale(scale), parse_assignments(options.changes), options.seeds, options.plugin
+    own = compared(*given, tuned={})
+    SearchPlan.of(search, scale, own.arms[BASELINE], options.trials, options.plugin)  # refused before it is measured
+    shared, placement = placed(options, own, console)
+    plan = SearchPlan.of(search, scale, shared.arms[BASELINE], options.trials, options.plugin)
+    console.print(f"{plan.question}\n{plan.trials} trials at the scale {scale}; search {plan.digest}", highlight=False)
+    plan.check()
+    with_reference(plan.base, console, stop)
+    board = SearchBoard(plan)
+    command = training_command(options)
+    launch(board, placement, console, stop, lambda: told(history.write(board, own_folder(), command), console))
+    console.print(f"- {history.describe(board)}", highlight=False)
+    tuned = compared(*given, tuned=settings(board.best().params)).threaded(placement.threads)
+    compare(options, tuned, placement, console, stop, history.describe(board))
