@@ -1,0 +1,61 @@
+"""An ablation lab for flow matching. What a notebook begins with; each name is imported when it is first used.
+
+    >>> from harness import RunConfig, Study, build, load_run, names
+    >>> names("coupling")
+    ['class_conditional_ot', 'exact_ot', 'independent', 'pairs', 'sinkhorn']
+    >>> build("weighting", {"name": "min_snr", "gamma": 3})
+    MinSNR(gamma=3.0)
+    >>> study = Study(question="Which weighting?", baseline="even", arms={"even": {}, "edm": {"weighting": "edm"}})
+    >>> sorted(study.arms)
+    ['edm', 'even']
+    >>> run = load_run(RUN)  # the name of a folder in results/local/runs, or the path of a run's folder
+    >>> isinstance(run.config, RunConfig), run.finished
+    (True, True)
+    >>> losses = [line["loss"] for line in run.metrics() if "loss" in line]
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from harness.ablation.design.search import Search
+    from harness.ablation.design.study import Study
+    from harness.core.registry import build, names
+    from harness.runs.config import RunConfig
+    from harness.runs.folder import Run
+
+__all__ = ["RunConfig", "Search", "Study", "build", "load_run", "names"]
+
+_HOMES = {
+    "RunConfig": "harness.runs.config",
+    "Search": "harness.ablation.design.search",
+    "Study": "harness.ablation.design.study",
+    "build": "harness.core.registry",
+    "names": "harness.core.registry",
+}
+"""{public name: its module}"""
+
+
+def load_run(name: str | Path, changes: Mapping[str, Any] | None = None) -> Run:
+    """An existing run by its name, or by the path of its directory, with changes of `evaluate.*`.
+
+    `UserError` unless its configuration has the name that it bears.
+    """
+    from harness.runs.folder import Run
+
+    return Run.open(str(name), changes)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'harness' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__]

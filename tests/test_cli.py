@@ -1,3 +1,5 @@
+"""The commands: their help, each mistake as one line, and the way from training to samples."""
+
 import signal
 import socket
 import subprocess
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from harness import cli
 from harness.cli import main
 from harness.core.config import override, to_dict
 from harness.core.files import results_folder, write_json
@@ -30,6 +33,9 @@ COMMANDS = [
     "ablate",
     "tune",
     "table",
+    "publish",
+    "toy",
+    "gallery",
     "ui",
 ]
 Refused = Callable[..., str]
@@ -74,6 +80,27 @@ def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert command or all(name in said for name in COMMANDS)
 
 
+def test_help_comes_before_anything_heavy_is_imported() -> None:
+    """Of the whole and of every command, in a process of its own."""
+    heavy = {"torch", "numpy", "mlflow", "optuna", "pandas", "matplotlib", "rich"}
+    code = f"""
+import contextlib, io, sys
+from harness.cli import main as run
+for command in {[[], *([name] for name in COMMANDS)]}:
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+        run([*command, "--help"])
+print(*sorted({heavy} & set(sys.modules)))
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == []
+
+
+def test_every_command_is_a_module_of_its_name() -> None:
+    """But `list`, which would hide Python's own."""
+    modules = {path.stem for path in Path(cli.__file__).parent.glob("*.py")}
+    assert modules - {"__init__", "arguments", "shared"} == {*COMMANDS} - {"list"} | {"components"}
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [
@@ -82,7 +109,10 @@ def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         ("list weightings", "'weightings' is no family. Did you mean 'weighting'?"),
         ("train --scale digit", "'digit' is no scale. Did you mean 'digits'?"),
         ("train --set weighting=min_snrr", "weighting: 'min_snrr' is no weighting. Did you mean 'min_snr'?"),
-        ("train --set weighting=min_snr --set weighting.gama=1", "weighting.gama: MinSNR has no such field. Did you mean 'gamma'?"),
+        (
+            "train --set weighting=min_snr --set weighting.gama=1",
+            "weighting.gama: MinSNR has no such field. Did you mean 'gamma'?",
+        ),
         ("train --set train.step=1", "train.step: TrainConfig has no such field. Did you mean 'steps'?"),
         ("train --set trian.steps=1", "trian: RunConfig has no such field. Did you mean 'train'?"),
         ("train --set train.steps=many", "train.steps: expected a whole number, got 'many'."),
@@ -94,34 +124,67 @@ def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         ("train --set backbone.groups=5", "backbone.groups: 5 does not divide every width."),
         ("train --set backbone.multipliers=[1,1,1,1,1]", "backbone.multipliers: 5 levels do not halve 8x8 evenly."),
         ("train --set evaluate.nfe=8", "evaluate.nfe: expected a list, got 8."),
-        ("train --set evaluate.metrics=[\"fdi\"]", "evaluate.metrics[0]: 'fdi' is no metric. Did you mean 'fid'?"),
-        ("train --set evaluate.solver=heun --set evaluate.nfe=[3]", "evaluate.nfe: heun spends 2 calls a step and cannot spend 3."),
-        ("train --set evaluate.solver=dopri5", "evaluate.nfe: dopri5 chooses its own steps and cannot be told to spend 1. Use 0;"),
+        ('train --set evaluate.metrics=["fdi"]', "evaluate.metrics[0]: 'fdi' is no metric. Did you mean 'fid'?"),
+        (
+            "train --set evaluate.solver=heun --set evaluate.nfe=[3]",
+            "evaluate.nfe: heun spends 2 calls a step and cannot spend 3.",
+        ),
+        (
+            "train --set evaluate.solver=dopri5",
+            "evaluate.nfe: dopri5 chooses its own steps and cannot be told to spend 1. Use 0;",
+        ),
         ("train --set evaluate.nfe=[0]", "evaluate.nfe: euler spends 1 calls a step and cannot spend 0. Use 1."),
-        ("train --set prediction=score --set noise=sparse", "prediction: score needs the score, which sparse noise does not give."),
+        (
+            "train --set prediction=score --set noise=sparse",
+            "prediction: score needs the score, which sparse noise does not give.",
+        ),
         ("train --set prediction=score --set coupling=exact_ot", "Choose coupling=independent or prediction=velocity."),
-        ("train --set evaluate.solver=euler_maruyama --set noise=laplace", "Choose noise=gaussian or evaluate.solver=euler."),
-        ("train --set prediction=data --set prediction.t_min=0", "prediction.t_min: data has no velocity at t = 0 on linear."),
+        (
+            "train --set evaluate.solver=euler_maruyama --set noise=laplace",
+            "Choose noise=gaussian or evaluate.solver=euler.",
+        ),
+        (
+            "train --set prediction=data --set prediction.t_min=0",
+            "prediction.t_min: data has no velocity at t = 0 on linear.",
+        ),
         ("train --set objective.space=score", "objective.space: 'score' is not a choice."),
         ("train --set coupling=pairs", "coupling.path: Pairs needs it. Give a value."),
         ('train --set coupling={"name":"pairs","path":"absent"}', "coupling.path: absent cannot be read"),
         ("train --set dataset=fashion", "dataset: 'fashion' is no dataset. Did you mean 'fashion_mnist'?"),
         ("train --set dataset=npz", "dataset.path: Npz needs it. Give a value."),
-        ("train --set dataset=npz --set dataset.path=/absent.npz", "dataset.path: /absent.npz does not exist. Give an .npz file"),
-        ("train --set train.batch_size=2000", "train.batch_size: 2000 is more than the 1438 training samples. Choose a smaller one."),
-        ("train --set evaluate.extractor=values", "evaluate.metrics[0]: fid reads features, and evaluate.extractor gives values."),
-        ("train --set evaluate.metrics=[\"sliced_wasserstein\"]", "evaluate.metrics[0]: sliced_wasserstein reads values, and"),
         (
-            "train --set evaluate.metrics=[\"gene_mean\"] --set evaluate.extractor=values",
+            "train --set dataset=npz --set dataset.path=/absent.npz",
+            "dataset.path: /absent.npz does not exist. Give an .npz file",
+        ),
+        (
+            "train --set train.batch_size=2000",
+            "train.batch_size: 2000 is more than the 1438 training samples. Choose a smaller one.",
+        ),
+        (
+            "train --set evaluate.extractor=values",
+            "evaluate.metrics[0]: fid reads features, and evaluate.extractor gives values.",
+        ),
+        (
+            'train --set evaluate.metrics=["sliced_wasserstein"]',
+            "evaluate.metrics[0]: sliced_wasserstein reads values, and",
+        ),
+        (
+            'train --set evaluate.metrics=["gene_mean"] --set evaluate.extractor=values',
             "evaluate.metrics[0]: gene_mean is for cells, and these data are image. Choose another.",
         ),
-        ("train --set evaluate.metrics=[\"gene_mean\"]", "evaluate.metrics[0]: gene_mean is for cells, and these data are image."),
         (
-            "train --set evaluate.metrics=[\"label_accuracy\"]",
-            "evaluate.metrics[0]: label_accuracy needs a network that is told classes. Set objective.label_dropout, like 0.1.",
+            'train --set evaluate.metrics=["gene_mean"]',
+            "evaluate.metrics[0]: gene_mean is for cells, and these data are image.",
+        ),
+        (
+            'train --set evaluate.metrics=["label_accuracy"]',
+            "label_accuracy needs a network that is told classes. Set objective.label_dropout, like 0.1.",
         ),
         ("train --set evaluate.guidance.scale=2", "evaluate.guidance: the network is told no classes. Train it with"),
-        ("train --set objective.label_dropout=0.1 --set evaluate.guidance.scale=2", "evaluate.nfe: euler with this guidance cannot"),
+        (
+            "train --set objective.label_dropout=0.1 --set evaluate.guidance.scale=2",
+            "evaluate.nfe: euler with this guidance cannot",
+        ),
         ("train --set noise=population", "noise.dataset: Population needs it. Give a value."),
         ("train --set backbone.preset=digit", "backbone.preset: 'digit' is no preset. Did you mean 'digits'?"),
         ("train --set backbone=mlp", "backbone: mlp takes vectors [D], not [1, 8, 8]. Choose another backbone."),
@@ -149,9 +212,12 @@ def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         ("tune tuning --seeds 1001", "--seeds: 1001 takes in seed 1000, on which is searched. Take fewer."),
         ("tune tuning --set seed=3", "seed: a study sets its seeds itself."),
         ("tune tuning --set train.step=3", "train.step: TrainConfig has no such field. Did you mean 'steps'?"),
-        ("table weighting", "weighting-digits: nothing is measured yet. Run `harness ablate weighting --scale digits` first."),
+        (
+            "table weighting",
+            "weighting-digits: nothing is measured yet. Run `harness ablate weighting --scale digits` first.",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_one_line_that_says_what_to_do(refused: Refused, command: str, said: str) -> None:
     assert said in refused(*command.split())
     assert not results_folder().exists()
@@ -203,7 +269,10 @@ def test_a_finished_run_is_not_judged_by_what_cannot_judge_it(refused: Refused, 
     """Nor guided at a number of calls that guidance cannot spend."""
     run = Run.of(override(tiny, {"objective.label_dropout": 0.1, "train.steps": 1}))
     train(run, lambda _: None, lambda: False)
-    reads = "sliced_wasserstein reads values, and evaluate.extractor gives features. Choose evaluate.extractor=values or another."
+    reads = (
+        "sliced_wasserstein reads values, and evaluate.extractor gives features. "
+        "Choose evaluate.extractor=values or another."
+    )
     for changes, said in (
         ('evaluate.metrics=["fid","sliced_wasserstein"]', f"evaluate.metrics[1]: {reads}"),
         (
@@ -268,7 +337,8 @@ def test_a_study_on_an_unknown_metric(refused: Refused, tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     arms = {"a": {}, "b": {"weighting": "min_snr"}}
     path.write_text(
-        f"from harness.ablation.design.study import Study\nSTUDY = Study(question='?', baseline='a', arms={arms}, metric='fdi')"
+        "from harness.ablation.design.study import Study\n"
+        f"STUDY = Study(question='?', baseline='a', arms={arms}, metric='fdi')"
     )
     assert "'fdi' is no metric. Did you mean 'fid'?" in refused("ablate", str(path))
 
@@ -282,7 +352,8 @@ def test_a_damaged_data_file(refused: Refused, tmp_path: Path, monkeypatch: pyte
 
 def test_a_data_file_of_another_shape(refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARNESS_DATA", str(tmp_path))
-    images, classes = (np.zeros((2, *shape), np.uint8) for shape in ((32, 32, 3), ()))
+    images = np.zeros((2, 32, 32, 3), np.uint8)
+    classes = np.zeros(2, np.uint8)
     np.savez(
         tmp_path / "cifar10.npz", x_train=images.transpose(0, 3, 1, 2), y_train=classes, x_test=images, y_test=classes
     )
@@ -318,31 +389,17 @@ def test_from_training_to_samples(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["evaluate", folder.name]) == 0
     said = capsys.readouterr().out
     assert all(f"at NFE {nfe}" in said for nfe in (1, 2))
-    picture, array = tmp_path / "a.png", tmp_path / "a.npz"
-    assert main(["sample", folder.name, "--number", "10", "--nfe", "2", "--out", str(array)]) == 0
-    assert (
-        main(
-            [
-                "sample",
-                str(folder),
-                "--number",
-                "10",
-                "--nfe",
-                "2",
-                "--set",
-                "evaluate.solver=heun",
-                "--out",
-                str(picture),
-            ]
-        )
-        == 0
-    )
+    picture = tmp_path / "a.png"
+    array = tmp_path / "a.npz"
+    few = ["--number", "10", "--nfe", "2"]
+    assert main(["sample", folder.name, *few, "--out", str(array)]) == 0
+    assert main(["sample", str(folder), *few, "--set", "evaluate.solver=heun", "--out", str(picture)]) == 0
     assert "by heun" in capsys.readouterr().out
     assert {name: held.shape for name, held in np.load(array).items()} == {"samples": (10, 1, 8, 8)}
     assert Image.open(picture).size == (8 * 34 + 2, 2 * 34 + 2)
     drawn: dict[bytes, list[str]] = {}
     for seed in ("", "--seed 0", "--seed 7", "--seed 7", f"--seed {2**70}"):
-        assert main(["sample", folder.name, "--number", "10", "--nfe", "2", "--out", str(array), *seed.split()]) == 0
+        assert main(["sample", folder.name, *few, "--out", str(array), *seed.split()]) == 0
         assert capsys.readouterr().out.splitlines()[-1].endswith(f"by euler, seed {seed[7:] or 0}")
         drawn.setdefault(np.load(array)["samples"].tobytes(), []).append(seed)
     assert sorted(drawn.values()) == [["", "--seed 0"], [f"--seed {2**70}"], ["--seed 7", "--seed 7"]]
@@ -350,7 +407,7 @@ def test_from_training_to_samples(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 @pytest.mark.usefixtures("signals")
 def test_samples_of_a_class_with_guidance(tiny: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A class, with or without guidance, from the same noise: it changes the samples, and their classes are written beside them."""
+    """With or without guidance, a class changes the samples of the same noise; classes are written beside them."""
     run = Run.of(override(tiny, {"objective.label_dropout": 0.1, "train.steps": 4, "train.learning_rate": 0.01}))
     train(run, lambda _: None, lambda: False)
     options = {
@@ -382,7 +439,10 @@ def test_the_components_of_a_family_are_listed(capsys: pytest.CaptureFixture[str
 
 
 def test_a_process_leaves_with_its_code_its_output_and_what_was_registered_for_its_end() -> None:
-    said = "import atexit, sys; from harness.core.errors import leave; atexit.register(print, 'last'); print('first', end=' '); leave(3)"
+    said = (
+        "import atexit, sys; from harness.core.errors import leave;"
+        "atexit.register(print, 'last'); print('first', end=' '); leave(3)"
+    )
     ended = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True)
     assert (ended.returncode, ended.stdout, ended.stderr) == (3, "first last\n", "")
 

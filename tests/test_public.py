@@ -1,0 +1,69 @@
+"""What `import harness` gives to a notebook, and what is installed with it."""
+
+from __future__ import annotations
+
+import doctest
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import harness
+from harness.core.config import override, to_dict
+from harness.core.errors import UserError
+from harness.core.files import write_json
+from harness.runs.config import RunConfig
+from harness.runs.folder import Run
+from harness.runs.train import train
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def trained(tiny: RunConfig) -> Run:
+    run = Run.of(override(tiny, {"train.steps": 2}))
+    train(run, lambda _: None, lambda: False)
+    return run
+
+
+def test_the_first_lines_of_a_notebook_do_what_they_say(trained: Run) -> None:
+    (lines,) = doctest.DocTestFinder(recurse=False).find(harness, "harness", extraglobs={"RUN": trained.name})
+    assert len(lines.examples) >= 7
+    said: list[str] = []
+    assert doctest.DocTestRunner().run(lines, out=said.append).failed == 0, "".join(said)
+
+
+def test_importing_it_imports_nothing_heavy_and_each_name_is_there() -> None:
+    code = (
+        "import harness, sys; print('torch' in sys.modules, 'numpy' in sys.modules, *dir(harness));"
+        "from harness import *; print(Study, Search, RunConfig, build, names, load_run); harness.rnu"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    first, second = ended.stdout.splitlines()
+    assert first.split() == ["False", "False", "RunConfig", "Search", "Study", "build", "load_run", "names"]
+    assert all(f".{name}'" in second or f"function {name} " in second for name in harness.__all__)
+    assert ended.stderr.endswith("AttributeError: module 'harness' has no attribute 'rnu'\n")
+
+
+def test_a_run_is_loaded_by_its_name_or_its_directory_alone(trained: Run) -> None:
+    """With changes of how it is judged; one whose configuration has another name is refused."""
+    assert harness.load_run(trained.name) == harness.load_run(trained.folder) == trained
+    changed = harness.load_run(trained.folder, {"evaluate.nfe": [4]})
+    assert changed == Run(override(trained.config, {"evaluate.nfe": [4]}), trained.folder)
+    with pytest.raises(UserError, match=r"^nothing: no such run\. The runs are the folders in "):
+        harness.load_run("nothing")
+    write_json(trained.folder / "config.json", to_dict(override(trained.config, {"weighting": "edm"})))
+    with pytest.raises(UserError, match=f"^{trained.folder}: "):
+        harness.load_run(trained.name)
+
+
+def test_what_is_no_module_is_installed_too() -> None:
+    """`py.typed`, without which a type checker ignores the annotations, and the weights of the digits classifier."""
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    folders = {package: ROOT / package.replace(".", "/") for package in declared}
+    shipped = {path for package, globs in declared.items() for glob in globs for path in folders[package].glob(glob)}
+    assert ROOT / "harness" / "py.typed" in shipped
+    others = {path for path in (ROOT / "harness").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert {path for path in others if path.suffix != ".py"} == shipped
