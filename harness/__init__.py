@@ -1,17 +1,17 @@
 """An ablation lab for flow matching. What a notebook begins with; each name is imported when it is first used.
 
-    >>> from harness import RunConfig, Study, build, load_run, names
-    >>> names("coupling")
-    ['class_conditional_ot', 'exact_ot', 'independent', 'pairs', 'sinkhorn']
-    >>> build("weighting", {"name": "min_snr", "gamma": 3})
-    MinSNR(gamma=3.0)
-    >>> study = Study(question="Which weighting?", baseline="even", arms={"even": {}, "edm": {"weighting": "edm"}})
-    >>> sorted(study.arms)
-    ['edm', 'even']
-    >>> run = load_run(RUN)  # the name of a folder in results/local/runs, or the path of a run's folder
-    >>> isinstance(run.config, RunConfig), run.finished
-    (True, True)
-    >>> losses = [line["loss"] for line in run.metrics() if "loss" in line]
+>>> from harness import RunConfig, Study, build, load_run, names
+>>> names("coupling")
+['class_conditional_ot', 'exact_ot', 'independent', 'pairs', 'sinkhorn']
+>>> build("weighting", {"name": "min_snr", "gamma": 3})
+MinSNR(gamma=3.0)
+>>> study = Study(question="Which weighting?", baseline="even", arms={"even": {}, "edm": {"weighting": "edm"}})
+>>> sorted(study.arms)
+['edm', 'even']
+>>> run = load_run(RUN)  # the name of a folder in results/local/runs, or the path of a run's folder
+>>> isinstance(run.config, RunConfig), run.finished
+(True, True)
+>>> losses = [line["loss"] for line in run.metrics() if "loss" in line]
 """
 
 from __future__ import annotations
