@@ -76,6 +76,7 @@ def _single_runs(add: Add) -> None:
     sub.add_argument("runs", metavar="RUN", nargs="+", help="a run's name or directory")
     sweep = "compare ways of sampling, like solver=euler,heun time_grid=uniform,shifted"
     sub.add_argument("--sweep", nargs="+", metavar="PATH=VALUES", help=sweep)
+    _workers(sub, "processes of a sweep that judge at the same time; as many as the cores hold if not given")
     _changes(sub, "change how they are judged, like evaluate.solver=heun or evaluate.nfe=[8,64]")
 
 
@@ -87,6 +88,7 @@ def _chains(add: Add) -> None:
     rounds = "how many (1); the second gives the 3-rectified flow"
     sub.add_argument("--rounds", type=_positive, default=1, metavar="N", help=rounds)
     sub.add_argument("--distil", action="store_true", help="distil the last round to one step")
+    _workers(sub, "local processes that train at the same time; as many as the cores hold if not given")
     judged = "or how all are judged, like evaluate.nfe=[1,8]"
     _changes(sub, f"change the rounds, like train.steps=200 or reflow.number=100000, {judged}")
 
@@ -169,10 +171,13 @@ def _study(sub: ArgumentParser) -> None:
 
 
 def _sharing(sub: ArgumentParser) -> None:
-    workers = "local processes that train at the same time; measured if not given"
-    sub.add_argument("--workers", type=_positive, metavar="N", help=workers)
+    _workers(sub, "local processes that train at the same time; measured if not given")
     per_gpu = "processes that share each GPU; measured if not given"
     sub.add_argument("--trials-per-gpu", type=_positive, metavar="N", help=per_gpu)
+
+
+def _workers(sub: ArgumentParser, about: str) -> None:
+    sub.add_argument("--workers", type=_positive, metavar="N", help=about)
 
 
 def _positive(text: str) -> int:

@@ -9,16 +9,13 @@ from typing import Any
 from rich.console import Console
 
 from harness.ablation.design import sweep
-from harness.ablation.report.tables import judge_references
-from harness.cli.shared import as_typed, following, opened, own_folder, report, told
+from harness.cli.shared import carry_out, following, opened
 from harness.core.errors import NoValue
 from harness.core.signals import StopSignal
 from harness.evaluation.doubts import doubts
 from harness.evaluation.judge import Judge
 from harness.runs.folder import Run
 from harness.runs.judge import evaluate, judge_of
-from harness.runs.mlflow_mirror import Mirror
-from harness.runs.progress import Trial, Watch
 from harness.runs.sample import restore
 
 
@@ -72,14 +69,4 @@ def _chosen(run: Run, calls: dict[str, float]) -> str:
 def _sweep(runs: Sequence[Run], options: argparse.Namespace) -> None:
     """Judge runs in every way that `--sweep` names, and compare the ways."""
     plan = sweep.plan_of(runs, sweep.axes_of(options.sweep))
-    console = Console()
-    stop = StopSignal()
-    trials = [
-        Trial(f"{arm} seed {seed}", plan.run(arm, seed), plan.protocol(arm), {"arm": arm})
-        for arm, seed in plan.trials()
-    ]
-    with Watch(plan.name, trials, Mirror("evaluate"), console):
-        sweep.sweep(plan, stop)
-    references = judge_references(judge_of(plan.arms[plan.baseline], stop=stop))
-    for path in report(plan, references, own_folder(), as_typed(), console):
-        told([path], console)
+    carry_out(options, plan, Console(), StopSignal())

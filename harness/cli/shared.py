@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import shlex
 import sys
@@ -14,10 +15,13 @@ from rich.console import Console
 
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.study import declared_in, load_scale, load_study
-from harness.ablation.execute.placement import remembered
+from harness.ablation.execute.launch import launch, prepare
+from harness.ablation.execute.placement import given, remembered
+from harness.ablation.execute.worker import PlanBoard
 from harness.ablation.report import tables
 from harness.core.config import parse_assignments
 from harness.core.files import results_folder
+from harness.core.signals import StopSignal
 from harness.evaluation.protocol import Protocol
 from harness.runs.folder import Run
 from harness.runs.mlflow_mirror import Mirror
@@ -40,12 +44,7 @@ def following(run: Run, protocol: Protocol, experiment: str, evaluated: bool) ->
     mirror = Mirror(experiment)
     mirror.close_dead()
     with Watch(f"{experiment} {run.name}", [Trial(run.name, run, protocol, {}, evaluated)], mirror, console):
-        yield plainly(console)
-
-
-def plainly(console: Console) -> Callable[[str], None]:
-    """Prints lines as they are: without markup, colours or breaks."""
-    return functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
+        yield functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
 
 
 def plan_of(options: argparse.Namespace) -> Plan:
@@ -69,6 +68,26 @@ def report(
     made.notes += notes
     tables.show(made, console)
     return tables.write(made, folder, command)
+
+
+def carry_out(
+    options: argparse.Namespace,
+    plan: Plan,
+    console: Console,
+    stop: StopSignal,
+    more: Callable[[], list[Path]] = list,
+) -> None:
+    """Run the trials of a plan that no study file names, then report them; `more` writes what belongs to the report."""
+    plan = dataclasses.replace(plan, plugins=tuple(str(path.absolute()) for path in options.plugin))
+    judge = prepare(plan, console, stop)
+
+    def write() -> list[Path]:
+        paths = report(plan, tables.judge_references(judge), own_folder(), as_typed(), console)
+        for path in paths:
+            told([path], console)
+        return [*paths, *more()]
+
+    launch(PlanBoard(plan), given(plan, options.workers), console, stop, write)
 
 
 def told(paths: list[Path], console: Console) -> list[Path]:

@@ -9,7 +9,6 @@ from harness.cli.shared import following
 from harness.core.config import override, parse_assignments
 from harness.core.signals import StopSignal
 from harness.data.base import load
-from harness.evaluation.protocol import Protocol
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.train import train
@@ -26,7 +25,7 @@ def run(options: argparse.Namespace) -> None:
     with joined() as ranks:
         if not ranks.first:
             return train(run, lambda text: None, StopSignal(), ranks)
-        with following(run, Protocol.of(config.evaluate, data), "train", evaluated=False) as say:
+        with following(run, config.protocol(), "train", evaluated=False) as say:
             for line in (*data.notes, *(f"advice: {line}" for line in warnings(config.train, data, config))):
                 say(line)
             train(run, say, StopSignal(), ranks)
