@@ -69,4 +69,4 @@ def _chosen(run: Run, calls: dict[str, float]) -> str:
 def _sweep(runs: Sequence[Run], options: argparse.Namespace) -> None:
     """Judge runs in every way that `--sweep` names, and compare the ways."""
     plan = sweep.plan_of(runs, sweep.axes_of(options.sweep))
-    carry_out(options, plan, Console(), StopSignal())
+    carry_out(options, plan, Console(), StopSignal(), "evaluate")

@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> None:
         lineage.draw(lineage.lineage(plan.run(list(plan.arms)[-1], plan.seeds[0])), picture)
         return told([picture], console)
 
-    carry_out(options, plan, console, stop, draw)
+    carry_out(options, plan, console, stop, "reflow", draw)
 
 
 def _planned(options: argparse.Namespace, console: Console) -> Plan:

@@ -75,9 +75,13 @@ def carry_out(
     plan: Plan,
     console: Console,
     stop: StopSignal,
+    experiment: str,
     more: Callable[[], list[Path]] = list,
 ) -> None:
-    """Run the trials of a plan that no study file names, then report them; `more` writes what belongs to the report."""
+    """Run the trials of a plan that no study file names, then report them; `more` writes what belongs to the report.
+
+    All is mirrored to the `experiment` in MLflow.
+    """
     plan = dataclasses.replace(plan, plugins=tuple(str(path.absolute()) for path in options.plugin))
     judge = prepare(plan, console, stop)
 
@@ -87,7 +91,7 @@ def carry_out(
             told([path], console)
         return [*paths, *more()]
 
-    launch(PlanBoard(plan), given(plan, options.workers), console, stop, write)
+    launch(PlanBoard(plan), given(plan, options.workers), console, stop, write, experiment)
 
 
 def told(paths: list[Path], console: Console) -> list[Path]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.core.checkpoint import checkpoints, part, read_checkpoint, step_of
-from harness.core.errors import UserError
+from harness.core.errors import ConfigError, UserError
 from harness.data.pictures import draw
 from harness.flow.sampling import Generated, SamplingConfig, Trained, generate
 from harness.runs.folder import Run
@@ -55,8 +55,12 @@ def samples(
     """Batches of decoded samples, on the device; the noise depends on the run's seed alone.
 
     Classes come as often as in training, or are all `label`. `visited` collects x, encoded, wherever the network is
-    called. `first` batches are left out.
+    called. `first` batches are left out. `ConfigError` when `nfe` cannot be spent.
     """
+    try:
+        run.config.evaluate.times(nfe, trained.formulation.path(trained.noise_state))
+    except ConfigError as error:
+        raise error.below("evaluate") from None
     batches = generate(
         trained, run.config.evaluate, nfe, run.data.shape, number, (run.config.seed, "evaluation"),
         run.config.train.resolved_device(), classes=run.classes if label is None else torch.tensor([label]),

@@ -72,9 +72,17 @@ def with_reference(config: RunConfig, console: Console, stop: Stop) -> Judge:
     )
 
 
-def launch(board: Board, placement: Placement, console: Console, stop: Stop, report: Callable[[], list[Path]]) -> None:
+def launch(
+    board: Board,
+    placement: Placement,
+    console: Console,
+    stop: Stop,
+    report: Callable[[], list[Path]],
+    experiment: str | None = None,
+) -> None:
     """Run every trial of a board, then `report`, whose files go to MLflow; calling again continues.
 
+    They stand below one record in the `experiment`, which is the plan's own if it is not given.
     Raises `Stopped`, or a `UserError` when a store cannot be used or a worker met one.
     """
     plan = board.plan
@@ -85,7 +93,7 @@ def launch(board: Board, placement: Placement, console: Console, stop: Stop, rep
         board.refill()
         crew = [] if board.finished() else [_start(path, i, placement) for i in range(placement.workers)]
         with _ended(crew, console):
-            mirror, record = _connect(plan)  # slow to import, so the workers start meanwhile
+            mirror, record = _connect(plan, experiment or plan.name)  # slow to import, so the workers start meanwhile
             status = "FAILED"
             files = []
             try:
@@ -102,8 +110,8 @@ def launch(board: Board, placement: Placement, console: Console, stop: Stop, rep
                 record.close("KILLED" if stop() else status, files)
 
 
-def _connect(plan: SharedPlan) -> tuple[Mirror, Record]:
-    mirror = Mirror(plan.name)
+def _connect(plan: SharedPlan, experiment: str) -> tuple[Mirror, Record]:
+    mirror = Mirror(experiment)
     mirror.close_dead()
     record = mirror.record(plan.folder, plan.name, plan.facts, {"commit": commit(), "plan": plan.digest})
     record.set_status("RUNNING")
