@@ -178,7 +178,6 @@ def _positive(text: str) -> int:
 
 def _load_plugins(options: argparse.Namespace) -> None:
     if options.plugin:
-        from harness.core.registry import load_plugin
+        from harness.core.registry import load_plugins
 
-        for path in options.plugin:
-            load_plugin(path)
+        load_plugins(options.plugin)

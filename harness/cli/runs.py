@@ -95,21 +95,17 @@ def _label(run: Run, data: Data, given: str) -> int:
 
 def _write_samples(batches: Sequence[Generated], class_names: Sequence[str], path: Path) -> None:
     """`samples` and, where there are some, their `classes` and the `class_names` that these count in, as an .npz."""
-    import io
-
     import numpy as np
     import torch
 
-    from harness.core.files import write_atomic
+    from harness.core.files import npz, write_atomic
 
     arrays = {"samples": torch.cat([batch.x for batch in batches]).cpu().numpy()}
     if batches[0].y is not None:
         arrays["classes"] = torch.cat([batch.y for batch in batches if batch.y is not None]).cpu().numpy()
         if class_names:
             arrays["class_names"] = np.array(class_names)
-    content = io.BytesIO()
-    np.savez(content, **arrays)  # type: ignore[arg-type]
-    write_atomic(path, content.getvalue())
+    write_atomic(path, npz(arrays))
 
 
 def evaluate(options: argparse.Namespace) -> None:
