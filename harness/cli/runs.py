@@ -125,7 +125,7 @@ def _evaluate(run: Run, stop: StopSignal) -> NoValue | None:
     """Judge a run and print its values; why one is missing, or None."""
     from rich.console import Console
 
-    from harness.evaluation.doubts import doubts
+    from harness.evaluation.doubts import doubts, short_of_samples
     from harness.runs.judge import evaluate
     from harness.runs.sample import restore
 
@@ -150,7 +150,7 @@ def _evaluate(run: Run, stop: StopSignal) -> NoValue | None:
                 f"{metric.name} {value:.6g}{interval} at {spent}, protocol {judge.protocol.digest}", highlight=False
             )
     for line in (
-        run.config.evaluate.short_of_samples(judge.data),
+        short_of_samples(run.config.evaluate, judge.data),
         *doubts(known["values"], run.config.evaluate.metrics, known["intervals"]),
     ):
         if line:
