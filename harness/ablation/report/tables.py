@@ -17,10 +17,11 @@ from harness.ablation.report import figures, grids, outcomes, readouts, verdicts
 from harness.ablation.report.grids import titled
 from harness.ablation.report.readouts import Readout
 from harness.ablation.report.summary import Summary, summarise
-from harness.core.files import read_json, results_folder, write_atomic, write_json
+from harness.core.files import read_json_if_there, results_folder, write_atomic, write_json
 from harness.core.provenance import machine
 from harness.core.registry import find
 from harness.data.base import load
+from harness.evaluation.doubts import short_of_samples
 from harness.evaluation.judge import Judge
 from harness.evaluation.protocol import EVALUATION_VERSION, Protocol
 from harness.runs.identity import NUMERICS_VERSION
@@ -61,7 +62,7 @@ def report(plan: Plan, references: dict[str, dict[str, float]]) -> Report:
 def judge_references(judge: Judge) -> dict[str, dict[str, float]]:
     """What real samples and Gaussian noise score under a judge's protocol; computed once and kept."""
     path = results_folder() / "local" / "references" / f"{judge.protocol.digest}.json"
-    known = read_json(path) if path.exists() else {}
+    known = read_json_if_there(path)
     if not all(m.name in known.get("gaussian", {}) for m in judge.metrics):
         sets = {"resampled": judge.resampled(), "held_out": judge.held_out(), "gaussian": judge.gaussian()}
         known = {kind: judge(batches) for kind, batches in sets.items() if batches is not None}
@@ -85,7 +86,7 @@ def _notes(plan: Plan, summary: Summary, commits: list[str]) -> list[str]:
         *_about_verdicts(plan, summary),
         *_about_seeds(plan),
         *_about_protocols(plan),
-        *filter(None, [baseline.evaluate.short_of_samples(load(baseline.dataset))]),
+        *filter(None, [short_of_samples(baseline.evaluate, load(baseline.dataset))]),
         *([f"Trials come from {len(commits)} commits: {', '.join(commits)}."] if len(commits) > 1 else []),
     ]
 
