@@ -120,8 +120,8 @@ class Protocol:
         """The protocol that a configuration means on a data set; reads (or downloads) the extractor's weights."""
         _refuse_unfit(config, data)
         return cls(
-            solver=to_dict(config.solver),
-            time_grid=to_dict(config.time_grid),
+            solver=to_dict(config.solver, digested=True),
+            time_grid=to_dict(config.time_grid, digested=True),
             num_samples=config.num_samples,
             batch_size=config.batch_size,
             extractor=config.extractor,
@@ -144,7 +144,7 @@ class Protocol:
 
 def guidance_of(guidance: Guidance) -> dict:
     """Guidance as a protocol holds it."""
-    return {} if guidance.scale == 1 else to_dict(guidance)
+    return {} if guidance.scale == 1 else to_dict(guidance, digested=True)
 
 
 def digest_of(protocol: Mapping[str, Any]) -> str:
@@ -160,13 +160,14 @@ def _reference(config: EvaluateConfig, data: Data) -> dict:
 
 def _unusual(metric: Metric) -> dict:
     """The parameters of a metric that differ from its defaults."""
-    usual = to_dict(type(metric)())
-    return {name: value for name, value in to_dict(metric).items() if value != usual[name]}
+    usual = to_dict(type(metric)(), digested=True)
+    chosen = to_dict(metric, digested=True)
+    return {name: value for name, value in chosen.items() if name not in usual or value != usual[name]}
 
 
 def _network(config: EvaluateConfig) -> dict:
-    chosen = {"average": to_dict(config.average), "checkpoint": config.checkpoint}
-    return {} if chosen == {"average": to_dict(Ema()), "checkpoint": "last"} else chosen
+    chosen = {"average": to_dict(config.average, digested=True), "checkpoint": config.checkpoint}
+    return {} if chosen == {"average": to_dict(Ema(), digested=True), "checkpoint": "last"} else chosen
 
 
 def _refuse_unfit(config: EvaluateConfig, data: Data) -> None:

@@ -54,7 +54,7 @@ def teacher_of(run: Run) -> Run:
 
 def _made(run: Run, teacher: Run) -> dict[str, Any]:
     """What pairs.json says of who made the pairs of a run, and how."""
-    drawn = to_dict(run.config.pairs_sampling, run_only=False)
+    drawn = to_dict(run.config.pairs_sampling, digested=True)
     names = ("solver", "time_grid", "nfe", "guidance", "average", "checkpoint", "batch_size")
     return {"teacher": teacher.name, "made": {name: drawn[name] for name in names if name in drawn}}
 
