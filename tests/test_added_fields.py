@@ -22,7 +22,7 @@ from harness.core.errors import ConfigError
 from harness.flow.sampling import Guidance
 from harness.runs import identity
 from harness.runs.config import Reflow, RunConfig
-from harness.training.trainer import TrainConfig
+from harness.training.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)

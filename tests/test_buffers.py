@@ -28,9 +28,10 @@ from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.train import train
 from harness.training.buffers import buffers_apart
+from harness.training.config import TrainConfig
 from harness.training.ema import Averages
 from harness.training.hardware import recomputing, training_flops
-from harness.training.trainer import Callbacks, TrainConfig, fit
+from harness.training.trainer import Callbacks, fit
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,8 +33,8 @@ from harness.runs.folder import Run
 from harness.runs.sample import restore, samples
 from harness.runs.train import ensure
 from harness.runs.validate import check
+from harness.training.config import TrainConfig
 from harness.training.optimizers import AdamW
-from harness.training.trainer import TrainConfig
 
 FIXED = ["euler", "heun", "rk4", "ab2", "euler_maruyama", "heun_sde"]
 CLASSES = torch.tensor([0, 1, 2, 1])

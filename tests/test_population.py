@@ -30,8 +30,8 @@ from harness.runs.identity import training_digest
 from harness.runs.sample import restore, samples
 from harness.runs.train import ensure
 from harness.runs.validate import check
+from harness.training.config import TrainConfig
 from harness.training.optimizers import AdamW
-from harness.training.trainer import TrainConfig
 
 MOONS = Moons(number=300)
 

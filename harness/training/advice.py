@@ -16,7 +16,7 @@ from harness.flow.formulation import Formulation
 from harness.training.optimizers import AdamW
 
 if TYPE_CHECKING:
-    from harness.training.trainer import TrainConfig
+    from harness.training.config import TrainConfig
 
 PAPER_STEPS = 50_000
 """From here on, a training is of the length that published rates are for."""

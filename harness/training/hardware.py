@@ -29,8 +29,11 @@ BOARDS = re.compile(r"NVIDIA|GeForce|Tesla|SXM\d*|\d+GB|HBM3e?", re.IGNORECASE)
 
 
 @contextmanager
-def products(precision: str) -> Iterator[None]:
-    """A context in which a GPU's matrix products and convolutions of float32 are rounded to TF32, or are not (torch's default is mixed)."""
+def matmul_precision(precision: str) -> Iterator[None]:
+    """A context in which a GPU rounds float32 in matrix products and convolutions to TF32, or in neither.
+
+    (torch's default is to round in convolutions alone.)
+    """
     places: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.conv]  # type: ignore[attr-defined]
     before = [place.fp32_precision for place in places]
     try:
@@ -119,7 +122,7 @@ def peak_flops(device: str, precision: str, threads: int) -> float:
         if known:
             return known / (2 if precision == "tf32" else 1)
     size = 8192 if device == "cuda" else 1024
-    with products(precision):
+    with matmul_precision(precision):
         a = torch.randn(size, size, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
         return 2 * size**3 / min(_seconds(a) for _ in range(3))
 
