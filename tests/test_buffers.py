@@ -61,9 +61,7 @@ class NormedModule(Network):
         )
         self.register_buffer("centre", torch.zeros(features))
 
-    def forward(
-        self, x: Tensor, t: Tensor, y: Tensor | None = None, *, r: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         if self.training:
             self.centre = self.centre + 0.1 * (x.detach().mean(0) - self.centre)
         told = torch.zeros_like(t, dtype=torch.long) if y is None else y + 1

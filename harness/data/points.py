@@ -130,7 +130,7 @@ class SwissRoll(ScikitPoints, name="swiss_roll"):
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianMixture(Points, name="gaussian_mixture"):
-    """Equally likely round Gaussians in D dimensions, whose exact density and flow are known."""
+    """Equally likely round Gaussians in D dimensions, whose means are known."""
 
     dimensions: Count = 2
     components: Count = 4
@@ -151,24 +151,3 @@ class GaussianMixture(Points, name="gaussian_mixture"):
         return (
             self.means()[component] + self.spread * torch.randn(number, self.dimensions, generator=generator)
         ).float(), component
-
-    def log_density(self, x: Tensor) -> Tensor:
-        """log p(x) of x [B, D], [B] in float64."""
-        logits, _ = self._responsibilities(x.double(), self.means(), self.spread**2)
-        return (
-            logits.logsumexp(1)
-            - math.log(self.components)
-            - self.dimensions / 2 * math.log(2 * math.pi * self.spread**2)
-        )
-
-    def posterior_mean(self, xt: Tensor, alpha: float, sigma: float) -> Tensor:
-        """E[x0 | alpha x0 + sigma x1 = xt] for standard normal x1, [B, D] in float64; `sigma` > 0."""
-        xt, variance = xt.double(), alpha**2 * self.spread**2 + sigma**2
-        _, weights = self._responsibilities(xt, alpha * self.means(), variance)
-        gain = alpha * self.spread**2 / variance
-        return weights @ self.means() * (1 - gain * alpha) + gain * xt
-
-    def _responsibilities(self, x: Tensor, means: Tensor, variance: float) -> tuple[Tensor, Tensor]:
-        """-|x - mean|^2 / (2 variance) [B, components], and its softmax."""
-        logits = -torch.cdist(x, means).square() / (2 * variance)
-        return logits, logits.softmax(1)

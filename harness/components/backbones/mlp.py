@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.components.backbones.base import Backbone, Network, refuse
+from harness.components.backbones.base import Backbone, Network
 from harness.components.backbones.embeddings import Condition, Sinusoidal, TimeEmbedding
 from harness.core.config import Count, Range
 from harness.core.errors import ConfigError
@@ -47,11 +47,8 @@ class MLPModule(Network):
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(
-        self, x: Tensor, t: Tensor, y: Tensor | None = None, *, r: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """x [B, D], t [B] in [0, 1] and y [B] to [B, D]."""
-        refuse(r=r, mask=mask)
         condition, x = F.silu(self.condition(t, y)), self.stem(x)
         for block in self.blocks:
             x = block(x, condition)

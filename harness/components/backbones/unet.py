@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.components.backbones.base import Backbone, Network, refuse
+from harness.components.backbones.base import Backbone, Network
 from harness.components.backbones.embeddings import Condition, Sinusoidal, TimeEmbedding
 from harness.core.config import Count, Presets, Range
 from harness.core.errors import ConfigError
@@ -117,11 +117,8 @@ class UNetModule(Network):
         for parameter in self.head[-1].parameters():
             nn.init.zeros_(parameter)
 
-    def forward(
-        self, x: Tensor, t: Tensor, y: Tensor | None = None, *, r: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """x [B, C, H, W], t [B] in [0, 1] and y [B] to [B, C, H, W]."""
-        refuse(r=r, mask=mask)
         condition = F.silu(self.condition(t, y))
         skips = [x := self.stem(x)]
         for layer in self.down:
