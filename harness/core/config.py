@@ -96,7 +96,7 @@ def override(config: C, changes: Mapping[str, Any]) -> C:
 
 
 def flatten(config: Config, prefix: str = "", run_only: bool = True) -> dict[str, Any]:
-    """{path: leaf value}; a component's own path holds its name. `run_only=False` leaves out how a run is carried out."""
+    """{path: leaf value}; a component's own path holds its name. `run_only=False` leaves out run-only fields."""
     out: dict[str, Any] = {}
     keep = _any if run_only else _lasting
     if prefix and getattr(type(config), "name", None):

@@ -63,7 +63,10 @@ class Typed(str):
 
 
 def _hints(cls: type) -> dict[str, Any]:
-    """{field: annotation}; `ConfigError` where a configuration cannot hold a field, or it was added without a default."""
+    """{field: annotation}.
+
+    `ConfigError` for a field that a configuration cannot hold, or that was added without a default.
+    """
     found = typing.get_type_hints(cls, include_extras=True)
     for field in dataclasses.fields(cls):
         if not _holdable(found[field.name]):

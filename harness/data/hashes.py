@@ -43,7 +43,8 @@ def digests(archive: Archive, names: Sequence[str]) -> list[str]:
     marks = {name: file.stamp.mark for name, file in archive.files.items()}
     known = {name: digest for name, (mark, digest) in _read(path).items() if marks.get(name) == mark}
     if missing := [name for name in names if name not in known]:
-        wall, written = time.time_ns(), time.monotonic()
+        wall = time.time_ns()
+        written = time.monotonic()
         for name, digest in _hashed(archive, missing):
             known[name] = digest
             if time.monotonic() - written > WRITE_EVERY_S:

@@ -39,7 +39,8 @@ class EightGaussians(Points, name="eight_gaussians"):
 
     def draw(self, number: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         component = torch.randint(8, (number,), generator=generator)
-        angle, spread = component * math.pi / 4, 0.1
+        angle = component * math.pi / 4
+        spread = 0.1
         centres = math.sqrt(2 * (1 - spread**2)) * torch.stack([angle.cos(), angle.sin()], dim=1)
         return centres + spread * torch.randn(number, 2, generator=generator), component
 
@@ -135,10 +136,11 @@ class GaussianMixture(Points, name="gaussian_mixture"):
     dimensions: Count = 2
     components: Count = 4
     spread: Annotated[float, Range(0, 1, ends="(]")] = 0.3
-    """Standard deviation of each component; their means supply the rest of the unit variance. A single one stands at zero."""
+    """Standard deviation of each component; their means supply the rest of the unit variance. A single one stands at
+    zero."""
 
     def means(self) -> Tensor:
-        """[components, D] in float64, of mean zero and, if there are several, variance 1 - spread^2 in each coordinate."""
+        """[components, D] in float64, of mean zero and variance 1 - spread^2 in each coordinate; one alone is zero."""
         if self.components == 1:
             return torch.zeros(1, self.dimensions, dtype=torch.float64)
         drawn = torch.randn(

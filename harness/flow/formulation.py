@@ -71,7 +71,7 @@ class Formulation(Config):
         return self.interpolant if std == 1 else Scaled(path=self.interpolant, std=std)
 
     def refuse_unbounded(self, space: str) -> None:
-        """`ConfigError` when the prediction's target, or its conversion into `space`, has no bound within the clamps."""
+        """`ConfigError` when the prediction's target, or its conversion to `space`, has no bound within the clamps."""
         prediction = self.prediction
         path = self.interpolant
         for end in ("t_min", "t_max"):

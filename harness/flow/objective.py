@@ -77,10 +77,10 @@ class Objective:
     def task(
         self, x0: Tensor, seed: int, step: int, y: Tensor | None = None, t: Tensor | None = None, *, hide: bool = True
     ) -> Task:
-        """A step's pairs and times, and what the network should say of them, for encoded data x0 [B, ...] of classes y [B].
+        """A step's pairs and times, and what the network should say of them.
 
-        Draws depend on seed and step alone; times t [B] that are given are not drawn.
-        `hide`: some classes are hidden from the network, as training does it; otherwise it is told all of them.
+        x0 [B, ...] are encoded data of classes y [B]. Draws depend on seed and step alone; times t [B] that are given
+        are not drawn. `hide`: some classes are hidden from the network, as training does it; else it is told all.
         """
         f = self.formulation
         device = x0.device

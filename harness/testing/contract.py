@@ -1,4 +1,4 @@
-"""What every component promises, family by family: run over all of the harness's own, and over yours by `harness check`."""
+"""What every component promises, family by family: tried on the harness's own, and on yours by `harness check`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def promises(component: Component) -> list[tuple[str, bool]]:
 
 
 def _any(component: Component) -> Promises:
-    plain, said = json.loads(json.dumps(to_dict(component))), about(type(component))
+    plain = json.loads(json.dumps(to_dict(component)))
+    said = about(type(component))
     again = build(component.family, plain)
     yield "its configuration goes through JSON and back", again == component
     yield "its digest survives that", digest(again) == digest(component)

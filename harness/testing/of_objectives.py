@@ -47,10 +47,12 @@ def interpolant(path: Any) -> Promises:
 
 
 def prediction(prediction: Any) -> Promises:
-    path, variance = Linear(), torch.tensor(0.7, dtype=torch.float64)
+    path = Linear()
+    variance = torch.tensor(0.7, dtype=torch.float64)
     x0, x1 = torch.randn(2, 9, 3, generator=generator(), dtype=torch.float64)
     t = torch.linspace(0.05, 0.95, 9, dtype=torch.float64)
-    xt, output = path.interpolate(x0, x1, t), prediction.target(x0, x1, t, path, variance)
+    xt = path.interpolate(x0, x1, t)
+    output = prediction.target(x0, x1, t, path, variance)
     yield "its target has the data's shape and dtype", like(output, x0)
     expected = {"velocity": path.velocity(x0, x1, t), "data": x0, "noise": x1, "score": -x1 / (t[:, None] * variance)}
     for to, value in expected.items():
@@ -91,7 +93,8 @@ def loss(loss: Any) -> Promises:
 
 
 def time_sampler(sampler: Any) -> Promises:
-    path, n = Linear(), 4096
+    path = Linear()
+    n = 4096
     first, _, second = (sampler.sample(number, generator(), "cpu", path) for number in (n, 7, n))
     yield (
         "times are float32 [n] in [0, 1]",

@@ -40,7 +40,8 @@ def solver(solver: Any) -> Promises:
 
     nfe = 0 if solver.adaptive else 8 * solver.calls_per_step
     times = torch.linspace(1, 0, solver.steps(nfe) + 1, dtype=torch.float64)
-    start, ends = torch.randn(5, 3, generator=generator(), dtype=torch.float64), []
+    start = torch.randn(5, 3, generator=generator(), dtype=torch.float64)
+    ends = []
     for _ in range(2):
         field = NetworkField(Trained(network, Formulation(), {}))  # type: ignore[arg-type]
         ends.append(solver.integrate(field, start, times, generator()))
@@ -61,7 +62,8 @@ def metric(metric: Any) -> Promises:
         yield from _flow_metric(metric)
         return
     shape = (6, 2) if "sequence" in metric.kinds else (8,)
-    samples, classes = torch.randn(300, *shape, generator=generator(), dtype=torch.float64), torch.arange(300) % 3
+    samples = torch.randn(300, *shape, generator=generator(), dtype=torch.float64)
+    classes = torch.arange(300) % 3
     samples[:, 0] += 3 * classes.view(-1, *[1] * (len(shape) - 1))
     summary = metric.of_reference.summarise(samples, classes)
     other = 3 * samples.cumsum(1) + 100

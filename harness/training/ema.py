@@ -16,11 +16,12 @@ from harness.core.errors import UserError
 
 
 class Averages:
-    """Copies of a network's weights that trail it, updated together; buffers are copied (running statistics are averages already).
+    """Copies of a network's weights that trail it, updated together.
 
-    An average of decay d keeps min(d, (n - 1) / (n + 9)) of itself at the n-th update: the first copies the weights, and
-    a short run averages over its last tenth or so instead of remembering its initialisation. A power-function average
-    keeps (1 - 1/n)^(gamma + 1) (Karras et al. 2024, eq. 127), so that its length is a share of the training.
+    Buffers are copied: running statistics are averages already. An average of decay d keeps min(d, (n - 1) / (n + 9)) of
+    itself at the n-th update: the first copies the weights, and a short run averages over its last tenth or so instead of
+    remembering its initialisation. A power-function average keeps (1 - 1/n)^(gamma + 1) (Karras et al. 2024, eq. 127), so
+    that its length is a share of the training.
     """
 
     def __init__(self, network: nn.Module, decays: Sequence[float], widths: Sequence[float] = ()):
@@ -50,7 +51,7 @@ class Averages:
 
     @torch.no_grad()
     def put_back_buffers(self, bad: Tensor) -> None:
-        """Give the network the buffers that it had at the last update where `bad` is 1: a step that is not taken leaves nothing."""
+        """Give the network the buffers of the last update where `bad` is 1: a step that is not taken leaves nothing."""
         for copied, module, name in self._buffers:
             new = getattr(module, name)
             new.copy_(torch.where(bad > 0, getattr(copied, name), new))
@@ -89,7 +90,8 @@ def combine(saved: Mapping[str, Tensor], snapshots: Path, terms: Sequence[Term])
     """The weights that are the sum of `terms`, from a checkpoint and a folder of snapshots, one in memory at a time."""
     if len(terms) == 1 and terms[0].step is None:
         return part(saved, terms[0].name)
-    paths, total = {step_of(path): path for path in checkpoints(snapshots)}, dict[str, Tensor]()
+    paths = {step_of(path): path for path in checkpoints(snapshots)}
+    total = dict[str, Tensor]()
     for step, of_step in itertools.groupby(terms, key=lambda term: term.step):
         tensors = read_intact(paths[step or 0], "cpu")
         if tensors is None:

@@ -60,7 +60,8 @@ class DiTModule(Network):
 
     def __init__(self, config: DiT, channels: int, num_classes: int):
         super().__init__()
-        self.patch, self.width = config.patch, config.width
+        self.patch = config.patch
+        self.width = config.width
         self.stem = nn.Linear(channels * config.patch**2, config.width)
         nn.init.xavier_uniform_(self.stem.weight)
         nn.init.zeros_(self.stem.bias)
@@ -71,7 +72,8 @@ class DiTModule(Network):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """x [B, C, H, W], t [B] in [0, 1] and y [B] to [B, C, H, W]; `patch` divides H and W, else `UserError`."""
-        (_, channels, height, width), p = x.shape, self.patch
+        _, channels, height, width = x.shape
+        p = self.patch
         if height % p or width % p:
             raise UserError(f"backbone: patches of {p} do not divide {height}x{width}. Choose a size that they divide.")
         rows, columns = height // p, width // p

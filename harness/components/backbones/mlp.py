@@ -49,19 +49,24 @@ class MLPModule(Network):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """x [B, D], t [B] in [0, 1] and y [B] to [B, D]."""
-        condition, x = F.silu(self.condition(t, y)), self.stem(x)
+        condition = F.silu(self.condition(t, y))
+        x = self.stem(x)
         for block in self.blocks:
             x = block(x, condition)
         return self.head(x)
 
 
 class Block(nn.Module):
-    """Two linear layers, whose input time scales and shifts. There is no layer norm: it would take away how far out a point is."""
+    """Two linear layers, whose input time scales and shifts.
+
+    There is no layer norm: it would take away how far out a point is.
+    """
 
     def __init__(self, width: int, dropout: float):
         super().__init__()
         self.film = nn.Linear(width, 2 * width)
-        self.inner, self.outer = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        self.inner = nn.Linear(width, 2 * width)
+        self.outer = nn.Linear(2 * width, width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:

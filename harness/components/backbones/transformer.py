@@ -73,7 +73,8 @@ class Trunk(nn.Module):
         blocks = [Block(width, heads) for _ in range(depth)]
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.modulation, self.head = nn.Linear(width, 2 * width), nn.Linear(width, outputs)
+        self.modulation = nn.Linear(width, 2 * width)
+        self.head = nn.Linear(width, outputs)
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)
@@ -91,13 +92,14 @@ class Trunk(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and an MLP, each behind a modulated layer norm and a gate that starts closed (Peebles & Xie 2023, figure 3)."""
+    """Attention and an MLP, each behind a modulated layer norm and a closed gate (Peebles & Xie 2023, figure 3)."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.qkv, self.output = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.output = nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
         self.modulation = nn.Linear(width, 6 * width)
 

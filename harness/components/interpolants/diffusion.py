@@ -76,8 +76,8 @@ class DDPM(Interpolant, name="vp_ddpm"):
     """
 
     formula: ClassVar[str] = (
-        "alpha = exp(-B(t) / 2), sigma = sqrt(1 - alpha^2), B(t) = {beta_min:g} t + ({beta_max:g} - {beta_min:g}) t^2 / 2; "
-        "sigma' at max(t, {t_min:g})"
+        "alpha = exp(-B(t) / 2), sigma = sqrt(1 - alpha^2), "
+        "B(t) = {beta_min:g} t + ({beta_max:g} - {beta_min:g}) t^2 / 2; sigma' at max(t, {t_min:g})"
     )
     source: ClassVar[str] = "Ho et al. 2020; Song et al. 2021, appendix C"
 
@@ -122,7 +122,8 @@ class Cosine(Interpolant, name="cosine"):
     """
 
     formula: ClassVar[str] = (
-        "alpha = cos(a(t)) / cos(a(0)), sigma = sqrt(1 - alpha^2), a(t) = (pi / 2) (t + {s:g}) / (1 + {s:g}); sigma' at max(t, {t_min:g})"
+        "alpha = cos(a(t)) / cos(a(0)), sigma = sqrt(1 - alpha^2), a(t) = (pi / 2) (t + {s:g}) / (1 + {s:g}); "
+        "sigma' at max(t, {t_min:g})"
     )
     source: ClassVar[str] = "Nichol & Dhariwal 2021, eq. 17"
 

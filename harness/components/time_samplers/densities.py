@@ -55,7 +55,8 @@ class LogitNormal(TimeSampler, name="logit_normal"):
 
 def logit_normal_density(t: Tensor, mean: float, std: float) -> Tensor:
     """Density of t whose logit is N(mean, std^2); zero at both ends."""
-    logit, inside = torch.logit(t), (t > 0) & (t < 1)
+    logit = torch.logit(t)
+    inside = (t > 0) & (t < 1)
     density = _normal_density((logit - mean) / std) / (std * t * (1 - t))
     return torch.where(inside, density, torch.zeros_like(t))
 
