@@ -51,7 +51,7 @@ class Typed(str):
         """The JSON value; the text where it is none."""
         return self._json()
 
-    def parts(self) -> Any:
+    def nested(self) -> Any:
         """The same, with the numbers in a list or mapping as they were typed: they may stand for texts."""
         return self._json(parse_int=Typed, parse_float=Typed, parse_constant=Typed)
 
@@ -117,7 +117,7 @@ def read(hint: Any, value: Any) -> Any:
     if plain is None and typing.get_origin(hint) in _UNIONS:
         return None
     if isinstance(plain, (dict, list)) and bare is not str:
-        return value.parts()
+        return value.nested()
     component = isinstance(bare, type) and issubclass(bare, Nested)
     as_text = bare is str or component or (typing.get_origin(bare) is Literal and value in typing.get_args(bare))
     return str(value) if as_text and not isinstance(plain, str) else plain

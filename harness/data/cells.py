@@ -185,12 +185,12 @@ def _prepare(path: Path, condition: str, layer: str, genes: int, min_cells: int,
     from sklearn.utils.sparsefuncs import mean_variance_axis
 
     notes = list[str]()
-    parts = counts.read(path, layer, notes.append)
-    for part in parts.values():
-        scanpy.pp.normalize_total(part, target_sum=target_sum)  # over all genes of a folder, shared or not
-    cells = counts.joined(parts, path, notes.append)
+    folders = counts.read(path, layer, notes.append)
+    for counted in folders.values():
+        scanpy.pp.normalize_total(counted, target_sum=target_sum)  # over all genes of a folder, shared or not
+    cells = counts.joined(folders, path, notes.append)
     scanpy.pp.log1p(cells)
-    column = condition or ("" if "" in parts else "sample")
+    column = condition or ("" if "" in folders else "sample")
     conditions = counts.conditions(cells, column, path) if column else None
     strata = None if conditions is None else torch.from_numpy(np.unique(conditions, return_inverse=True)[1])
     apart = held_out(cells.n_obs, 5, strata).numpy()

@@ -76,8 +76,8 @@ def _hashed(archive: Archive, names: Sequence[str]) -> Iterator[tuple[str, str]]
     ):
         task = progress.add_task(f"reading {archive.path}, once", total=total)
         for start in range(0, len(names), AT_ONCE):
-            part = names[start : start + AT_ONCE]
-            for name, digest in zip(part, pool.map(hashed, part), strict=True):
+            chunk = names[start : start + AT_ONCE]
+            for name, digest in zip(chunk, pool.map(hashed, chunk), strict=True):
                 progress.advance(task, archive.files[name].size)
                 yield name, digest
 

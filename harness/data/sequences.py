@@ -39,11 +39,11 @@ class Windows(Dataset):
         notes = list[str]()
         series, names = self.series(notes.append)
         border = round(len(series) * (1 - self.held_out))
-        for part, length in (("training", border), ("held-out", len(series) - border)):
+        for split, length in (("training", border), ("held-out", len(series) - border)):
             if length < self.window:
                 raise ConfigError(
                     "dataset.window",
-                    f"{self.window} is longer than the {length} rows of the {part} part. Choose a shorter one.",
+                    f"{self.window} is longer than the {length} rows of the {split} samples. Choose a shorter one.",
                 )
         whole = torch.from_numpy(series)
         scale = Standardise(whole[:border].mean(0), whole[:border].std(0))
@@ -51,8 +51,8 @@ class Windows(Dataset):
             raise UserError(f"dataset: the channel '{constant[0]}' never varies. Leave it out by dataset.columns.")
         _refuse_rounding(whole, scale, names)
         train, held = (
-            part.unfold(0, self.window, self.stride).transpose(1, 2).contiguous().float()
-            for part in (whole[:border], whole[border:])
+            rows.unfold(0, self.window, self.stride).transpose(1, 2).contiguous().float()
+            for rows in (whole[:border], whole[border:])
         )
         return Data(
             train,

@@ -29,7 +29,7 @@ def dataset(dataset: Any) -> Promises:
     yield "decode inverts encode", torch.allclose(data.decode(encoded).double(), batch.double(), atol=1e-4)
     if data.augment:
         before = batch.clone()
-        first, _, second = (data.augment(part, generator()) for part in (batch, batch[:7], batch))
+        first, _, second = (data.augment(some, generator()) for some in (batch, batch[:7], batch))
         yield "the generator alone decides what augmentation does", torch.equal(first, second)
         yield "augmentation leaves the stored samples as they were", torch.equal(batch, before)
 

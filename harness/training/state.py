@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.core.checkpoint import part
+from harness.core.checkpoint import below
 from harness.data.base import Data
 from harness.flow.objective import Objective
 from harness.training.diagnostics import Guard, Meter
@@ -50,19 +50,19 @@ class State:
 
     def load(self, saved: Mapping[str, Tensor]) -> None:
         """Put back what `tensors` gave."""
-        self.network.load_state_dict(part(saved, "network"))
-        self.averages.load(part(saved, "averages"))
-        self.objective.noise_state = part(saved, "noise")
+        self.network.load_state_dict(below(saved, "network"))
+        self.averages.load(below(saved, "averages"))
+        self.objective.noise_state = below(saved, "noise")
         state: dict[int, dict[str, Any]] = {}
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
-        for name, value in part(saved, "optimizer").items():
+        for name, value in below(saved, "optimizer").items():
             index, _, key = name.partition("/")
             weight = weights[int(index)]
             if value.shape == weight.shape:
                 value = torch.empty_like(weight).copy_(value)  # in the weight's order, perhaps with channels last
             state.setdefault(int(index), {})[key] = value
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
-        kept = part(saved, "trainer")
+        kept = below(saved, "trainer")
         for name, tensor in self._running().items():
             tensor.copy_(kept[name])
         self.rate_factor, self.lowest_held_out_loss = kept["numbers"].tolist()
