@@ -12,7 +12,7 @@ from harness.core.errors import UserError
 from harness.core.rng import stream
 from harness.data.base import Data, Samples
 
-Batch = tuple[Tensor, Tensor | None]
+StoredBatch = tuple[Tensor, Tensor | None]
 """Stored samples [B, ...] and their classes [B], on the device."""
 RESIDENT_BYTES = 4 << 30
 """Tensors up to this size lie on the device as a whole; larger ones are fetched batch by batch."""
@@ -46,7 +46,7 @@ class DataOrder:
             count -= len(piece)
 
 
-def batches(data: Data, batch_size: int, seed: int, start: int, end: int, device: str) -> Iterator[Batch]:
+def batches(data: Data, batch_size: int, seed: int, start: int, end: int, device: str) -> Iterator[StoredBatch]:
     """The batches of steps `start` to `end`: the same ones wherever training begins and however they are fetched."""
     classes = None if data.classes is None else data.classes.to(device)
     if isinstance(data.train, Tensor) and data.train.nbytes <= RESIDENT_BYTES:

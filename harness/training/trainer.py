@@ -19,7 +19,7 @@ from harness.core.rng import seed_layers, stream, stream_seed
 from harness.data.base import Data, spaced
 from harness.flow.objective import Objective, Task
 from harness.training.advice import remedy
-from harness.training.batches import Batch, DataOrder, batches, of_every_class
+from harness.training.batches import DataOrder, StoredBatch, batches, of_every_class
 from harness.training.config import TrainConfig
 from harness.training.diagnostics import SAMPLES, Guard, Meter, gradients_by_noise
 from harness.training.distributed import ALONE, Ranks
@@ -156,7 +156,7 @@ class Training:
                 self.check(done)
                 self.save(done)
 
-    def step(self, step: int, fetched: Iterator[Batch]) -> float:
+    def step(self, step: int, fetched: Iterator[StoredBatch]) -> float:
         """One optimizer step; the seconds that pairing took."""
         seed_layers(
             stream_seed(self.seed, "layers", step, *([self.ranks.rank] if self.ranks.rank else [])), self.device

@@ -42,7 +42,7 @@ class MLPModule(Network):
         super().__init__()
         self.condition = Condition(config.time_embedding, config.width // 2 * 2, config.width, num_classes)
         self.stem = nn.Linear(features, config.width)
-        self.blocks = nn.ModuleList(Block(config.width, config.dropout) for _ in range(config.blocks))
+        self.blocks = nn.ModuleList(FiLMBlock(config.width, config.dropout) for _ in range(config.blocks))
         self.head = nn.Linear(config.width, features)
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
@@ -56,7 +56,7 @@ class MLPModule(Network):
         return self.head(x)
 
 
-class Block(nn.Module):
+class FiLMBlock(nn.Module):
     """Two linear layers, whose input time scales and shifts.
 
     There is no layer norm: it would take away how far out a point is.

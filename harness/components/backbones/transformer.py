@@ -70,7 +70,7 @@ class Trunk(nn.Module):
 
     def __init__(self, width: int, depth: int, heads: int, outputs: int):
         super().__init__()
-        blocks = [Block(width, heads) for _ in range(depth)]
+        blocks = [TransformerBlock(width, heads) for _ in range(depth)]
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.modulation = nn.Linear(width, 2 * width)
@@ -91,7 +91,7 @@ class Trunk(nn.Module):
         return self.head(modulate(self.norm(x), shift, scale))
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Attention and an MLP, each behind a modulated layer norm and a closed gate (Peebles & Xie 2023, figure 3)."""
 
     def __init__(self, width: int, heads: int):
