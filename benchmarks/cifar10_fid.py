@@ -26,7 +26,7 @@ from harness.evaluation.extractors import features, load_extractor
 from harness.evaluation.fidelity import FID, ExtrapolatedFID
 from harness.evaluation.judge import Judge, KeptRows
 from harness.evaluation.protocol import EvaluateConfig
-from harness.training.hardware import products
+from harness.training.hardware import matmul_precision
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(os.cpu_count() or 1)
-    with products("fp32"):
+    with matmul_precision("fp32"):
         rows = [deviation(options.features, device)] if options.features else []
         rows += distances(options, device)
     publish("cifar10_fid", "Inception on CIFAR-10's real images", rows)

@@ -26,7 +26,8 @@ from harness.data.base import Data
 from harness.data.folders import ImageFolder
 from harness.flow.formulation import Formulation
 from harness.flow.objective import Objective
-from harness.training.trainer import Callbacks, TrainConfig, fit
+from harness.training.config import TrainConfig
+from harness.training.trainer import Callbacks, fit
 
 STEPS, SIZE = 200, 32
 

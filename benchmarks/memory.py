@@ -103,9 +103,9 @@ def activations(config: RunConfig, network: nn.Module, settings: Settings) -> in
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         with torch.autocast(settings.device, torch.bfloat16, enabled=settings.bf16):
-            loss = objective(network.train(), x0, 0, 0)[
-                0
-            ]  # alive until the count is over: no storage is given out twice
+            measured = objective.measure(network.train(), objective.task(x0, 0, 0))
+            loss = measured.loss  # alive until the count is over: no storage is given out twice
+            del measured
         del loss
     return sum(kept.values())
 

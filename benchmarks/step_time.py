@@ -29,7 +29,7 @@ from benchmarks.turns import in_turns
 from harness.ablation.design.study import load_scale
 from harness.core.config import override
 from harness.runs.config import RunConfig
-from harness.training.trainer import TrainConfig
+from harness.training.config import TrainConfig
 
 CUDA = torch.cuda.is_available()
 SCALES = {"digits": 520, "points": 2000, **({"cifar10": 400} if CUDA else {"fashion_small": 750})}

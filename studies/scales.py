@@ -19,8 +19,8 @@ from harness.evaluation.profiles import Autocorrelation, DropoutRate, GeneMean, 
 from harness.evaluation.protocol import EvaluateConfig
 from harness.flow.formulation import ObjectiveConfig
 from harness.runs.config import Reflow, RunConfig
+from harness.training.config import TrainConfig
 from harness.training.optimizers import AdamW
-from harness.training.trainer import TrainConfig
 
 # Half a minute a run on one core; stratified times, a high rate and a short beta2 make the most of 520 steps.
 DIGITS = RunConfig(

@@ -13,7 +13,7 @@ from harness.evaluation.doubts import doubts
 from harness.evaluation.fidelity import FID, KID, ExtrapolatedFID, Precision, Recall
 from harness.flow.formulation import Formulation
 from harness.training.advice import diagnoses, remedy, unfitting, warnings
-from harness.training.trainer import TrainConfig
+from harness.training.config import TrainConfig
 
 FAR = Data(torch.rand(100, 2) * 255, torch.rand(10, 2), torch.Tensor.float, torch.Tensor.float, "points")
 GOOD = TrainConfig()

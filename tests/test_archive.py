@@ -195,7 +195,7 @@ def test_folders_named_like_parts_are_no_classes(parts: tuple[str, ...], inner: 
     wrapped = write_zip(tmp_path / "x.zip", {f"pets/{name}": content for name, content in files.items()})
     for place in (write(tmp_path / "x", files), wrapped):
         with pytest.raises(
-            UserError, match=r"like parts of a data set, not like classes\. Give one of them .*, or rename them\.$"
+            UserError, match=r"like splits of a data set, not like classes\. Give one of them .*, or rename them\.$"
         ):
             load_folder(place)
 

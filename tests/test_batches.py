@@ -28,7 +28,7 @@ from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.train import train as train_run
 from harness.training import batches as module
-from harness.training.batches import Batch, DataOrder, batches
+from harness.training.batches import DataOrder, StoredBatch, batches
 from harness.training.trainer import Callbacks, fit
 
 SIZE, BATCH = 20, 7
@@ -67,11 +67,11 @@ def data_of(train: Any, classes: Tensor | None = CLASSES) -> Data:
     return Data(train, IMAGES[:2], encode, decode, "image", classes, None if classes is None else classes[:2])
 
 
-def drawn(data: Data, start: int, end: int) -> list[Batch]:
+def drawn(data: Data, start: int, end: int) -> list[StoredBatch]:
     return list(batches(data, BATCH, 3, start, end, "cpu"))
 
 
-def same(a: list[Batch], b: list[Batch]) -> bool:
+def same(a: list[StoredBatch], b: list[StoredBatch]) -> bool:
     pairs = list(zip(a, b, strict=True))
     return all(torch.equal(x, y) and (p is q is None or torch.equal(p, q)) for (x, p), (y, q) in pairs)  # type: ignore[arg-type]
 

@@ -28,9 +28,10 @@ from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.train import train
 from harness.training.buffers import buffers_apart
+from harness.training.config import TrainConfig
 from harness.training.ema import Averages
 from harness.training.hardware import recomputing, training_flops
-from harness.training.trainer import Callbacks, TrainConfig, fit
+from harness.training.trainer import Callbacks, fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +61,7 @@ class NormedModule(Network):
         )
         self.register_buffer("centre", torch.zeros(features))
 
-    def forward(
-        self, x: Tensor, t: Tensor, y: Tensor | None = None, *, r: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         if self.training:
             self.centre = self.centre + 0.1 * (x.detach().mean(0) - self.centre)
         told = torch.zeros_like(t, dtype=torch.long) if y is None else y + 1

@@ -18,7 +18,7 @@ from scipy import sparse
 from scipy.io import mmwrite
 from sklearn.decomposition import PCA
 
-from harness.core.checkpoint import part, read_checkpoint
+from harness.core.checkpoint import below, read_checkpoint
 from harness.core.config import override
 from harness.core.errors import UserError
 from harness.core.registry import build
@@ -494,8 +494,8 @@ def columns_apart(constant: int) -> np.ndarray:
         (COUNTS, {}, r"^dataset\.genes: 1000 is more than the 40 genes that vary"),
         (COUNTS, {"genes": 0, "pca": 41}, r"^dataset\.pca: 41 is more than the 40 that these cells and genes have\. Choose fewer\."),
         (COUNTS[:20], {"genes": 12, "pca": 17}, r"^dataset\.pca: 17 is more than the 1[0-9] that these cells"),
-        (COUNTS[:4], {"genes": 5}, "4 samples cannot be parted into training and one in 5 held out"),
-        (COUNTS[:1], {"genes": 5}, "1 samples cannot be parted"),
+        (COUNTS[:4], {"genes": 5}, "4 samples cannot be split into training and one in 5 held out"),
+        (COUNTS[:1], {"genes": 5}, "1 samples cannot be split"),
         (COUNTS, {"condition": "donr"}, r"^dataset\.condition: the cells have no column 'donr'\. Did you mean 'donor'\?"),
         (COUNTS, {"layer": "count"}, r"^dataset\.layer: the cells have no layer 'count'\. Did you mean 'counts'\?"),
         (COUNTS, {"genes": 5, "condition": "donor", "keep": ["d_"]}, r"^dataset\.keep: no cell's condition is 'd_'\. Known: d0, d1\."),
@@ -619,7 +619,7 @@ def test_statistics_travel_in_the_checkpoint(run_on_cells: RunConfig) -> None:
     run = Run.of(run_on_cells)
     train(run, lambda _: None, lambda: False)
     statistics = load(run_on_cells.dataset).statistics
-    saved = part(read_checkpoint(run.folder / "checkpoints", "cpu")[1], "data")
+    saved = below(read_checkpoint(run.folder / "checkpoints", "cpu")[1], "data")
     assert saved.keys() == statistics.keys() == {"mean", "std", "pca_mean", "pca_axes", "pca_std"}
     assert all(torch.equal(saved[name], statistics[name]) for name in saved)
     drawn = torch.cat([batch.x for batch in samples(run, restore(run), 2, 20)])

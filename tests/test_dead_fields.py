@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from one_step import one_step
 from PIL import Image
 from torch import Tensor, nn
 
@@ -267,7 +268,7 @@ def parts_of(family: str, component: Config, parts: dict[str, Any]) -> dict[str,
 def loss_of(parts: dict[str, Any]) -> Tensor:
     made = Formulation.parse(parts)
     x0 = data(64 if made.coupling.name == "sinkhorn" else 512)
-    return Objective(made, made.noise.learn(shifted()))(Network(), x0, 1, 2, torch.arange(len(x0)) % 3).loss
+    return one_step(Objective(made, made.noise.learn(shifted())), Network(), x0, 1, 2, torch.arange(len(x0)) % 3).loss
 
 
 def samples_of(parts: dict[str, Any]) -> Tensor:
@@ -619,7 +620,7 @@ def test_pairs_of_another_folder_change_the_loss(needed: Needed) -> None:
     losses = set()
     for seed in (0, 1):
         made = Formulation.parse({"coupling": {"name": "pairs", **needed("pairs", seed)}})
-        losses.add(Objective(made, {})(Network(), torch.zeros(16, 2, 2), 1, 2).loss.item())
+        losses.add(one_step(Objective(made, {}), Network(), torch.zeros(16, 2, 2), 1, 2).loss.item())
     assert len(losses) == 2
 
 

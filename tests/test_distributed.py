@@ -64,7 +64,9 @@ def test_two_ranks_are_one(tmp_path: Path, accumulate: int) -> None:
 
 
 def test_a_batch_that_the_ranks_do_not_divide_is_refused_in_a_line(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match=r"error: train\.batch_size: 33 does not divide among 2 parts"):
+    with pytest.raises(
+        AssertionError, match=r"error: train\.batch_size: 33 samples do not divide among 2 micro-batches"
+    ):
         train(tmp_path, 2, train__batch_size=33)
 
 

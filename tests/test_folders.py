@@ -332,7 +332,7 @@ def test_corrupt_pictures_are_left_out_and_named_only_when_that_is_asked_for(tmp
 
 def test_a_folder_of_corrupt_pictures_alone_is_refused(tmp_path: Path) -> None:
     refused(
-        "^dataset: 0 samples cannot be parted",
+        "^dataset: 0 samples cannot be split",
         write(tmp_path / "x", dict.fromkeys(coloured(20), b"x")),
         skip_corrupt=True,
     )
@@ -340,7 +340,7 @@ def test_a_folder_of_corrupt_pictures_alone_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [1, 2, 3, 9])
 def test_too_few_pictures_are_refused(number: int, tmp_path: Path) -> None:
-    said = rf"^dataset: {number} samples cannot be parted into training and one in 10 held out\. Give more\."
+    said = rf"^dataset: {number} samples cannot be split into training and one in 10 held out\. Give more\."
     refused(said, write(tmp_path / "x", coloured(number)))
 
 
@@ -643,8 +643,8 @@ def test_labels_of_any_type_become_classes_from_zero(
         ({"images": pixels(20, 4, 4, 3), "labels": np.arange(19)}, r"`labels` is \[19\] for 20 images\. Give one each\."),
         ({"images": pixels(20, 4, 4, 3), "labels": np.eye(20)}, r"`labels` is \[20, 20\] for 20 images"),
         ({"images": pixels(20, 4, 4, 3), "labels": np.array([None] * 20)}, "cannot be read"),
-        ({"images": pixels(0, 4, 4, 3)}, "0 samples cannot be parted"),
-        ({"images": pixels(9, 4, 4, 3)}, "9 samples cannot be parted"),
+        ({"images": pixels(0, 4, 4, 3)}, "0 samples cannot be split"),
+        ({"images": pixels(9, 4, 4, 3)}, "9 samples cannot be split"),
     ],
     ids=[
         "no images", "no channels", "two channels", "four channels", "floats", "pickled", "a label too few", "one-hot", "pickled labels",

@@ -33,7 +33,7 @@ from harness.runs.folder import Run
 from harness.runs.sample import restore
 from harness.runs.train import ensure
 from harness.training.diagnostics import TOGETHER
-from harness.training.hardware import PEAKS, autocast, compiled, peak_flops, products
+from harness.training.hardware import PEAKS, autocast, compiled, matmul_precision, peak_flops
 from harness.training.trainer import Callbacks, fit
 
 DEVICE = "cuda"
@@ -139,7 +139,7 @@ def test_a_network_says_the_same_on_both(name: str, shape: tuple[int, ...]) -> N
     for parameter in network.parameters():  # the last layers of some start at zero
         nn.init.normal_(parameter, std=0.05, generator=generator)
     x, t, y = torch.randn(8, *shape, generator=generator), torch.rand(8, generator=generator), torch.arange(8) % 4 - 1
-    with torch.no_grad(), products("fp32"):
+    with torch.no_grad(), matmul_precision("fp32"):
         expected, there = network(x, t, y), (x.to(DEVICE), t.to(DEVICE), y.to(DEVICE))
         network.to(DEVICE)
         assert torch.allclose(network(*there).cpu(), expected, rtol=1e-3, atol=1e-4 * expected.abs().max())
@@ -294,7 +294,7 @@ def test_a_run_from_a_gpu_is_sampled_on_a_cpu(tiny: RunConfig) -> None:
     there, here = restore(run), restore(Run(override(run.config, {"train.device": "cpu"}), run.folder))
     assert Run.of(override(run.config, {"train.device": "cpu"})).name != run.name
     x, t = torch.randn(8, 1, 8, 8), torch.rand(8)
-    with torch.no_grad(), products("fp32"):
+    with torch.no_grad(), matmul_precision("fp32"):
         assert torch.allclose(there.network(x.to(DEVICE), t.to(DEVICE)).cpu(), here.network(x, t), rtol=1e-3, atol=1e-4)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from one_step import one_step
 from scipy import stats
 from torch import Tensor, nn
 
@@ -33,8 +34,8 @@ from harness.runs.folder import Run
 from harness.runs.sample import restore, samples
 from harness.runs.train import ensure
 from harness.runs.validate import check
+from harness.training.config import TrainConfig
 from harness.training.optimizers import AdamW
-from harness.training.trainer import TrainConfig
 
 FIXED = ["euler", "heun", "rk4", "ab2", "euler_maruyama", "heun_sde"]
 CLASSES = torch.tensor([0, 1, 2, 1])
@@ -499,7 +500,7 @@ def told(
     objective = Objective(Formulation.parse({**parts, "objective": {"label_dropout": dropout}}), {})
     x0 = torch.randn(NUMBER, 2, generator=torch.Generator().manual_seed(0))
     for step in range(steps):
-        objective(network, x0, seed, step, torch.arange(NUMBER))
+        one_step(objective, network, x0, seed, step, torch.arange(NUMBER))
     return network.given
 
 
@@ -565,7 +566,7 @@ def test_at_zero_every_class_is_shown_and_at_null_the_network_is_not_told_any() 
             return x
 
     x0 = torch.randn(8, 2)
-    Objective(Formulation(), {})(WithoutClasses(), x0, 0, 0, torch.arange(8))
+    one_step(Objective(Formulation(), {}), WithoutClasses(), x0, 0, 0, torch.arange(8))
 
 
 def test_the_coupling_knows_the_classes_that_the_network_does_not() -> None:
@@ -575,7 +576,7 @@ def test_the_coupling_knows_the_classes_that_the_network_does_not() -> None:
         Formulation.parse({"coupling": "class_conditional_ot", "objective": {"label_dropout": 0.9}}), {}
     )
     network = Known()
-    objective(network, x0, 3, 5, torch.arange(64))
+    one_step(objective, network, x0, 3, 5, torch.arange(64))
     x, t, y = network.given[0]
     assert y is not None
     assert (y < 0).sum() > 40

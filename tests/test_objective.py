@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from one_step import one_step
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
@@ -71,7 +72,7 @@ def objective(normalise_weight: bool = True, space: str = "output", **components
 
 
 def step(made: Objective, n: int = 512, seed: int = 1, number: int = 2, network: nn.Module | None = None) -> Step:
-    return made(network or Network(), data(n), seed, number)
+    return one_step(made, network or Network(), data(n), seed, number)
 
 
 def loss(made: Objective, n: int = 512) -> float:
@@ -220,7 +221,7 @@ def expected_gradient(normalise_weight: bool = True, **parts: Any) -> Tensor:
     """At one fixed pair, over one time in each of so many equally likely intervals: quadrature over t."""
     made = Formulation.parse({**parts, "objective": {"normalise_weight": normalise_weight}, "noise": FixedNoise()})
     network = Network()
-    Objective(made, {})(network, data(1).expand(QUADRATURE, 1, 2, 2), 1, 2).loss.backward()
+    one_step(Objective(made, {}), network, data(1).expand(QUADRATURE, 1, 2, 2), 1, 2).loss.backward()
     return network.gradient
 
 
@@ -321,7 +322,7 @@ def standard_errors_from_zero(made: Formulation, c: float, d: float) -> Tensor:
     for number in range(32):
         network = Posterior(made, c, d)
         x0 = MEAN + STD * torch.randn(512, 3, generator=torch.Generator().manual_seed(number))
-        run(network, x0, 3, number).loss.backward()
+        one_step(run, network, x0, 3, number).loss.backward()
         gradients.append(network.gradient)
     stacked = torch.stack(gradients).double()
     return stacked.mean(0) / (stacked.std(0) / math.sqrt(len(stacked)))
@@ -387,7 +388,7 @@ def meant(prediction: str, space: str, **parts: Any) -> tuple[float, float]:
     )
     state = made.noise.fit(x0)
     network = Converted(made, made.noise.variance(state))
-    result = Objective(made, state)(network, x0, 1, 2).loss
+    result = one_step(Objective(made, state), network, x0, 1, 2).loss
     result.backward()
     assert ((network.times > 0.02) & (network.times < 0.98)).all()
     return result.item(), network.scale.grad.item()  # type: ignore[union-attr]
@@ -460,12 +461,13 @@ def test_the_transport_cost_is_that_of_the_pairs() -> None:
     """Mean |x0 - x1|^2 of what is trained on: of the draws as they are, and of the least of all permutations."""
     x0, x1 = data(32), torch.randn(32, 1, 2, 2, generator=stream(1, "noise", 2))
     costs = (x0[:, None] - x1[None]).square().flatten(2).sum(2)
-    drawn = step(objective(), 32)
+    drawn = objective().task(x0, 1, 2)
     assert drawn.transport_cost.item() == pytest.approx(costs.diagonal().mean().item(), rel=1e-5)
-    assert drawn.transport_cost.ndim == drawn.loss.ndim == 0
+    assert drawn.transport_cost.ndim == 0
     rows, columns = linear_sum_assignment(costs.numpy())
     network, moved = Network(), objective(coupling="exact_ot")
-    paired = step(moved, 32, network=network)
+    paired = moved.task(x0, 1, 2)
+    assert moved.measure(network, paired).loss.ndim == 0
     assert paired.transport_cost.item() == pytest.approx(costs[rows, columns].mean().item(), rel=1e-5)
     assert paired.transport_cost < drawn.transport_cost - 0.1
     assert 0 < paired.coupling_seconds < 60
@@ -479,19 +481,20 @@ def test_fixed_pairs_take_the_place_of_the_batch(tmp_path: Path) -> None:
     for name, end in (("x0", x0), ("x1", x1)):
         np.save(tmp_path / f"{name}.npy", end.numpy())
     network, made = Network(), objective(coupling={"name": "pairs", "path": str(tmp_path)})
-    result = made(network, torch.zeros(8, 1, 2, 2), 1, 2)
+    task = made.task(torch.zeros(8, 1, 2, 2), 1, 2)
+    made.measure(network, task)
     t = network.given[1].view(-1, 1, 1, 1)
     torch.testing.assert_close(network.given[0], (1 - t) * x0 + t * x1)
-    assert result.transport_cost.item() == pytest.approx((x0 - x1).square().sum().item(), rel=1e-5)
+    assert task.transport_cost.item() == pytest.approx((x0 - x1).square().sum().item(), rel=1e-5)
 
 
 def test_classes_reach_the_coupling() -> None:
     """With a class for each sample nothing can move; with one class for all it is optimal transport; with none it is refused."""
     made, x0 = objective(coupling="class_conditional_ot"), data(16)
-    alone = made(Network(), x0, 1, 2, torch.arange(16))
-    together = made(Network(), x0, 1, 2, torch.zeros(16, dtype=torch.long))
-    assert alone.loss.item() == pytest.approx(loss(objective(), 16))
-    assert together.loss.item() == pytest.approx(loss(objective(coupling="exact_ot"), 16))
+    alone = made.task(x0, 1, 2, torch.arange(16))
+    together = made.task(x0, 1, 2, torch.zeros(16, dtype=torch.long))
+    assert made.measure(Network(), alone).loss.item() == pytest.approx(loss(objective(), 16))
+    assert made.measure(Network(), together).loss.item() == pytest.approx(loss(objective(coupling="exact_ot"), 16))
     assert together.transport_cost < alone.transport_cost
     with pytest.raises(ConfigError, match="class_conditional_ot needs the classes of the data"):
-        made(Network(), x0, 1, 2)
+        made.task(x0, 1, 2)

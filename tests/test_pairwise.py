@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from one_step import one_step
 from torch import Tensor, nn
 
 from harness.core.errors import ConfigError
@@ -65,7 +66,7 @@ def test_two_members_go_together_or_are_refused(first: str, second: str, space: 
             refused.add(frozenset({f"{first} {one}", f"{second} {other}"}))
             continue
         network = Network()
-        loss = Objective(made, made.noise.fit(X0))(network, X0, 1, 2, torch.arange(16) % 3).loss
+        loss = one_step(Objective(made, made.noise.fit(X0)), network, X0, 1, 2, torch.arange(16) % 3).loss
         loss.backward()
         assert loss.isfinite(), spec
         assert all(p.grad is not None and p.grad.isfinite() and p.grad != 0 for p in network.parameters()), spec

@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from scipy import integrate, stats
+from scipy import stats
 from sklearn.datasets import make_moons, make_swiss_roll
 from torch import Tensor
 
@@ -227,12 +227,6 @@ def mixtures() -> list[GaussianMixture]:
     ]
 
 
-def scipy_log_density(mixture: GaussianMixture, x: np.ndarray) -> np.ndarray:
-    cov = mixture.spread**2 * np.eye(mixture.dimensions)
-    each = [stats.multivariate_normal(mean, cov).logpdf(x) for mean in mixture.means().numpy()]
-    return np.logaddexp.reduce(np.stack(each).reshape(len(each), len(x)), axis=0) - math.log(mixture.components)
-
-
 @pytest.mark.parametrize("mixture", mixtures(), ids=str)
 def test_the_means_of_a_mixture_supply_the_rest_of_the_variance(mixture: GaussianMixture) -> None:
     means = mixture.means()
@@ -256,66 +250,6 @@ def test_a_mixture_is_drawn_from_its_density(mixture: GaussianMixture) -> None:
         for k in range(mixture.dimensions):
             assert stats.kstest(residual[:, k], "norm").pvalue > 1e-4
         assert np.abs(np.corrcoef(residual, rowvar=False) - np.eye(mixture.dimensions)).max() < 4.5 / math.sqrt(len(x))
-
-
-@pytest.mark.parametrize("mixture", mixtures(), ids=str)
-def test_the_log_density_of_a_mixture_is_scipys(mixture: GaussianMixture) -> None:
-    x = 3 * torch.randn(200, mixture.dimensions, generator=torch.Generator().manual_seed(0))
-    log_density = mixture.log_density(x)
-    assert (log_density.shape, log_density.dtype) == ((200,), torch.float64)
-    np.testing.assert_allclose(log_density, scipy_log_density(mixture, x.double().numpy()), rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("mixture", [m for m in mixtures() if m.dimensions <= 2], ids=str)
-def test_the_density_of_a_mixture_integrates_to_one(mixture: GaussianMixture) -> None:
-    axis = torch.linspace(-7, 7, 701, dtype=torch.float64)
-    grid = torch.cartesian_prod(*[axis] * mixture.dimensions).reshape(-1, mixture.dimensions)
-    total = mixture.log_density(grid).exp().sum().item() * (axis[1] - axis[0]).item() ** mixture.dimensions
-    assert total == pytest.approx(1, rel=1e-6)
-
-
-PLACES = [(0.9, 0.1), (0.5, 0.5), (0.1, 1.0), (1.0, 3.0), (0.0, 1.0)]
-
-
-@pytest.mark.parametrize(("alpha", "sigma"), PLACES)
-def test_the_posterior_mean_on_a_line_is_its_integral(alpha: float, sigma: float) -> None:
-    mixture = GaussianMixture(dimensions=1, components=3, spread=0.25)
-    for xt in (-2.0, -0.3, 0.7, 1.5):
-        grid = np.linspace(-4, 4, 4001)
-        prior = np.exp(mixture.log_density(torch.from_numpy(grid)[:, None]).numpy())
-        weight = prior * np.exp(-0.5 * ((xt - alpha * grid) / sigma) ** 2)
-        expected = integrate.simpson(grid * weight, x=grid) / integrate.simpson(weight, x=grid)
-        given = mixture.posterior_mean(torch.tensor([[xt]]), alpha, sigma)
-        assert given.dtype == torch.float64
-        assert given.item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
-
-
-@pytest.mark.parametrize(("alpha", "sigma"), PLACES[1:])
-def test_the_posterior_mean_is_that_of_weighted_draws(alpha: float, sigma: float) -> None:
-    """E[x0 | xt] over 400,000 draws of x0, each counted by how likely it leads to xt; within four standard errors."""
-    mixture = GaussianMixture(dimensions=2, components=4, spread=0.4)
-    x0 = stored(dataclasses.replace(mixture, number=400_000).load().train).double()
-    x1 = torch.randn(6, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    xt = alpha * x0[:6] + sigma * x1
-    expected = mixture.posterior_mean(xt, alpha, sigma)
-    assert expected.shape == (6, 2)
-    for place, mean in zip(xt, expected, strict=True):
-        weights = (-(place - alpha * x0).square().sum(1) / (2 * sigma**2)).softmax(0)
-        drawn = weights @ x0
-        error = (weights.square() @ (x0 - drawn).square()).sqrt()
-        assert ((drawn - mean).abs() < 4 * error + 1e-9).all()
-
-
-def test_the_posterior_mean_is_the_best_guess() -> None:
-    """Tweedie: alpha E[x0 | xt] = xt + sigma^2 grad log p_t(xt), with p_t the mixture of wider Gaussians."""
-    mixture, alpha, sigma = GaussianMixture(dimensions=5, components=3, spread=0.3), 0.6, 0.8
-    xt = torch.randn(20, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64, requires_grad=True)
-    variance = (alpha * mixture.spread) ** 2 + sigma**2
-    log_pt = (-torch.cdist(xt, alpha * mixture.means()).square() / (2 * variance)).logsumexp(1)
-    score = torch.autograd.grad(log_pt.sum(), xt)[0]
-    torch.testing.assert_close(
-        alpha * mixture.posterior_mean(xt.detach(), alpha, sigma), (xt + sigma**2 * score).detach()
-    )
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from one_step import one_step
 from scipy import stats
 from torch import Tensor, nn
 
@@ -30,8 +31,8 @@ from harness.runs.identity import training_digest
 from harness.runs.sample import restore, samples
 from harness.runs.train import ensure
 from harness.runs.validate import check
+from harness.training.config import TrainConfig
 from harness.training.optimizers import AdamW
-from harness.training.trainer import TrainConfig
 
 MOONS = Moons(number=300)
 
@@ -74,7 +75,7 @@ def test_the_objective_pairs_data_with_rows_of_the_other_set() -> None:
 
     x0, network = load(EightGaussians(number=64)).train, Seen()
     made = Formulation.parse({"noise": {"name": "population", "dataset": {"name": "moons", "number": 300}}})
-    Objective(made, made.noise.fit(x0))(network, x0, 5, 2)
+    one_step(Objective(made, made.noise.fit(x0)), network, x0, 5, 2)
     torch.testing.assert_close(network.x1, drawn(MOONS, 64, 5, "noise", 2), rtol=1e-3, atol=1e-3)
 
 
@@ -199,7 +200,7 @@ def test_optimal_transport_takes_a_population_less_far_than_chance(source: Datas
     for coupling in ("independent", "exact_ot", "sinkhorn"):
         made = dataclasses.replace(Formulation.parse({"coupling": coupling}), noise=Population(dataset=source))
         objective = Objective(made, made.noise.fit(x0))
-        costs[coupling] = np.mean([objective(lambda x, t: x, x0, 0, step).transport_cost.item() for step in range(5)])  # type: ignore[arg-type]
+        costs[coupling] = np.mean([objective.task(x0, 0, step).transport_cost.item() for step in range(5)])
     assert costs["exact_ot"] < costs["sinkhorn"] < 0.25 * costs["independent"]
     assert costs["independent"] == pytest.approx(4, rel=0.15)  # both have variance one in each of two coordinates
 

@@ -34,7 +34,7 @@ from harness.runs.train import ensure, train
 from harness.runs.validate import check
 from harness.training import trainer
 from harness.training.diagnostics import Guard
-from harness.training.trainer import Training, learning_rate
+from harness.training.trainer import Training
 
 PLUGIN = """
 from dataclasses import dataclass
@@ -291,7 +291,7 @@ def test_what_training_went_back_over_is_told_from_what_followed(
     lines = done(config).metrics()
     assert [line["step"] for line in lines] == [2, 4, 3, 4, 6, 8, 10, 12]
     assert lines[2].keys() == {"step", "time", "learning_rate_factor"}
-    rates = [line["learning_rate"] / learning_rate(config.train, line["step"] - 1) for line in lines if "loss" in line]
+    rates = [line["learning_rate"] / config.train.rate(line["step"] - 1) for line in lines if "loss" in line]
     assert rates == pytest.approx([1, 1, 0.5, 0.5, 0.5, 0.5, 0.5])
     paces = [32 / line["samples_per_second"] for line in lines if "loss" in line]
     assert training_seconds(Run.of(config)) == pytest.approx(sum(np.multiply(paces, [2, 2, 1, 2, 2, 2, 2])))

@@ -197,11 +197,11 @@ def test_an_empty_cell_of_a_csv_is_missing(tmp_path: Path) -> None:
     [
         (
             {"window": 79},
-            r"^dataset\.window: 79 is longer than the 78 rows of the training part\. Choose a shorter one\.",
+            r"^dataset\.window: 79 is longer than the 78 rows of the training samples\. Choose a shorter one\.",
         ),
-        ({"window": 20}, r"^dataset\.window: 20 is longer than the 19 rows of the held-out part\."),
-        ({"window": 2, "held_out": 0.999}, r"^dataset\.window: 2 is longer than the 0 rows of the training part\."),
-        ({"window": 2, "held_out": 0.001}, r"^dataset\.window: 2 is longer than the 0 rows of the held-out part\."),
+        ({"window": 20}, r"^dataset\.window: 20 is longer than the 19 rows of the held-out samples\."),
+        ({"window": 2, "held_out": 0.999}, r"^dataset\.window: 2 is longer than the 0 rows of the training samples\."),
+        ({"window": 2, "held_out": 0.001}, r"^dataset\.window: 2 is longer than the 0 rows of the held-out samples\."),
         ({"columns": ["prize"]}, r"^dataset\.columns: .*x\.npz has no numeric column 'prize'\. Did you mean 'price'\?"),
         ({"columns": ["level", "zzz"]}, r"no numeric column 'zzz'\. Known: level, price, rate\."),
         ({"window": 1}, r"^dataset\.window: 1 is outside \[2, inf\)"),

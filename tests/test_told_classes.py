@@ -131,9 +131,7 @@ class StrictModule(Network):
         self.hidden_in_training = hidden_in_training
         self.linear, self.classes = nn.Linear(features + 1, features), nn.Embedding(num_classes + 1, features)
 
-    def forward(
-        self, x: Tensor, t: Tensor, y: Tensor | None = None, *, r: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         assert y is not None
         assert (y >= 0).all() or (self.training and self.hidden_in_training)
         return self.linear(torch.cat([x, t[:, None]], 1)) + self.classes(y + 1)

@@ -21,7 +21,8 @@ from harness.data.base import Data, load
 from harness.flow.objective import Objective, Step, Task
 from harness.runs.config import RunConfig
 from harness.training.batches import DataOrder
-from harness.training.trainer import Callbacks, TrainConfig, fit, learning_rate
+from harness.training.config import TrainConfig
+from harness.training.trainer import Callbacks, fit
 
 Wrap = Callable[[nn.Module], nn.Module]
 
@@ -129,11 +130,11 @@ def test_the_order_depends_on_seed_and_step_alone() -> None:
 )
 def test_the_rate_rises_linearly_and_falls_by_a_cosine(step: int, rate: float) -> None:
     config = TrainConfig(steps=110, warmup_steps=10, learning_rate=1)
-    assert learning_rate(config, step) == pytest.approx(rate, abs=1e-12)
+    assert config.rate(step) == pytest.approx(rate, abs=1e-12)
 
 
 def test_without_warm_up_the_first_rate_is_the_peak() -> None:
-    assert learning_rate(TrainConfig(steps=10, warmup_steps=0, learning_rate=0.3), 0) == 0.3
+    assert TrainConfig(steps=10, warmup_steps=0, learning_rate=0.3).rate(0) == 0.3
 
 
 MATTERS: dict[str, Any] = {
@@ -358,7 +359,7 @@ def test_after_a_divergence_training_goes_on_from_the_last_checkpoint_with_half_
     assert len(session.said) == 1
     assert session.said[0].endswith("Back to step 3, with 0.5 of the learning rate.")
     rates = {step: rate for step, (_, _, rate) in session.lines.items()}
-    assert rates == {step: learning_rate(config.train, step - 1) * (1 if step == 3 else 0.5) for step in (3, 6, 9, 12)}
+    assert rates == {step: config.train.rate(step - 1) * (1 if step == 3 else 0.5) for step in (3, 6, 9, 12)}
 
 
 def test_training_gives_up_once_the_rate_is_too_low(tiny: RunConfig, tmp_path: Path) -> None:

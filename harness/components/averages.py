@@ -1,4 +1,4 @@
-"""Which average of a training's weights is judged: a sum of what the training kept, whose terms are known without it."""
+"""Which average of a training's weights is judged: a weighted sum of what the training kept."""
 
 from __future__ import annotations
 
@@ -107,13 +107,15 @@ def power_name(width: float) -> str:
 
 
 def gamma_of(width: float) -> float:
-    """The exponent of the power-function average whose standard deviation is `width` of the training (Karras et al. 2024, eq. 126)."""
+    """The exponent of the power-function average whose sd is `width` of the training (Karras et al. 2024, eq. 126)."""
     inverse = width**-2
     return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
 
 
 def mixture(ends: np.ndarray, gammas: np.ndarray, end: float, gamma: float) -> np.ndarray:
-    """What each snapshot, of exponent `gammas[i]` after `ends[i]` steps, counts in the average of exponent `gamma` after `end`.
+    """What each snapshot counts in the average of exponent `gamma` after `end` steps.
+
+    Snapshot i is of exponent `gammas[i]` after `ends[i]` steps.
 
     Least squares between the profiles (g + 1) t^g / T^(g + 1) on [0, T] (Karras et al. 2024, section C.3).
     """

@@ -25,8 +25,10 @@ from harness.core.registry import Component
 
 EXACT_ITERATIONS = 10**9
 """Of the network simplex at most: POT's own 100,000 end before the optimum of 4,096 pairs."""
-ENTROPIC_ITERATIONS, ENTROPIC_ERROR = 2000, 1e-6
-"""Of Sinkhorn's algorithm at most, and the error of the plan's sums at which it ends before."""
+ENTROPIC_ITERATIONS = 2000
+"""Of Sinkhorn's algorithm at most."""
+ENTROPIC_ERROR = 1e-6
+"""Error of the plan's sums at which Sinkhorn's algorithm ends before."""
 UNEVEN = 0.01
 """Error of the plan's sums, all together 1, from which on it is worth a line."""
 
@@ -57,7 +59,7 @@ class Coupling(Component, family="coupling"):
         raise NotImplementedError
 
     def check(self, data_shape: Sequence[int], classes: int, conditional: bool = False) -> None:
-        """`UserError` when it cannot pair samples of `data_shape` (without the batch axis) and so many classes (0: none are known).
+        """`UserError` when it cannot pair samples of `data_shape` (no batch axis) and so many classes (0: unknown).
 
         `conditional`: the network is told the classes of the pairs.
         """
@@ -102,8 +104,8 @@ class Sinkhorn(Coupling, name="sinkhorn"):
     source: ClassVar[str] = "Cuturi 2013; SB-CFM and OT-CFM of Tong et al. 2024"
 
     reg: Annotated[float, Range(0.005)] = 0.05
-    """Entropic regularisation, in medians of the batch's squared distances; larger is closer to independent. Below 0.005
-    Sinkhorn's iterations do not converge in 2,000, and the noise would lose its distribution."""
+    """Entropic regularisation, in medians of the batch's squared distances; larger is closer to independent. Below
+    0.005 Sinkhorn's iterations do not converge in 2,000, and the noise would lose its distribution."""
 
     def pair(self, x0: Tensor, x1: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Pair:
         import ot
@@ -113,7 +115,8 @@ class Sinkhorn(Coupling, name="sinkhorn"):
         plan = ot.sinkhorn([], [], cost, self.reg * np.median(cost), method="sinkhorn_log", **limits)
         if np.abs(plan.sum(0) - 1 / len(x0)).sum() > UNEVEN:
             _say_once(
-                "coupling.reg: Sinkhorn's iterations did not converge, and some noise is drawn too often. Choose a larger one."
+                "coupling.reg: Sinkhorn's iterations did not converge, and some noise is drawn too often. "
+                "Choose a larger one."
             )
         rows = torch.from_numpy(plan).to(x1.device)
         return Pair(x0, x1[torch.multinomial(rows / rows.sum(1, keepdim=True), 1, generator=generator)[:, 0]], y)
@@ -147,8 +150,8 @@ class Pairs(Coupling, name="pairs"):
     brings_data: ClassVar[bool] = True
 
     path: str = field(metadata=RUN_ONLY)
-    """A folder with x0.npy and x1.npy, float32 [N, ...], encoded; rows with the same number belong together. Where a network is
-    told classes, y.npy holds those of x0, int64 [N]."""
+    """A folder with x0.npy and x1.npy, float32 [N, ...], encoded; rows with the same number belong together. Where a
+    network is told classes, y.npy holds those of x0, int64 [N]."""
 
     def pair(self, x0: Tensor, x1: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Pair:
         data, noise, classes = self._arrays()
@@ -166,7 +169,8 @@ class Pairs(Coupling, name="pairs"):
                 f"{self.path} has no y.npy with the classes of x0. Add it, or set objective.label_dropout=null.",
             )
         if conditional and known is not None and not 0 <= known.min() <= known.max() < classes:
-            reason = f"y.npy in {self.path} has classes from {known.min()} to {known.max()}, the data {classes} of them from 0 on"
+            found = f"y.npy in {self.path} has classes from {known.min()} to {known.max()}"
+            reason = f"{found}, the data {classes} of them from 0 on"
             raise ConfigError("coupling.path", f"{reason}. Make it again.")
 
     def fingerprint(self) -> dict[str, str]:
@@ -241,7 +245,8 @@ def _assignment(x0: Tensor, x1: Tensor) -> Tensor:
         plan, log = ot.emd([], [], _cost(x0, x1), numItermax=EXACT_ITERATIONS, log=True)
     if log["warning"]:
         _say_once(
-            f"coupling: optimal transport of {len(x0)} pairs ended early ({log['warning']}). Choose a smaller train.batch_size."
+            f"coupling: optimal transport of {len(x0)} pairs ended early ({log['warning']}). "
+            "Choose a smaller train.batch_size."
         )
     return torch.from_numpy(plan.argmax(1)).to(x1.device)
 

@@ -34,7 +34,8 @@ class MSE(Loss, name="mse"):
 class PseudoHuber(Loss, name="pseudo_huber"):
     """Squared for small errors, linear for large ones: it forgives outliers.
 
-    Song & Dhariwal take the norm over d entries and c = 0.00054 sqrt(d): here c = 0.00054, and the loss is theirs over sqrt(d).
+    Song & Dhariwal take the norm over d entries and c = 0.00054 sqrt(d): here c = 0.00054, and the loss is theirs over
+    sqrt(d).
     """
 
     formula: ClassVar[str] = "sqrt(mean(e^2) + c^2) - c, c = {c:g}"

@@ -74,7 +74,8 @@ class Matched(Noise, name="matched"):
     gaussian: ClassVar[bool] = True
 
     per_feature: bool = False
-    """One standard deviation for each feature instead of one for all; that of a constant feature is 1e-3 of the overall one."""
+    """One standard deviation for each feature instead of one for all; that of a constant feature is 1e-3 of the
+    overall one."""
 
     def fit(self, data: Tensor) -> dict[str, Tensor]:
         data = data.double()
@@ -101,8 +102,8 @@ class Sparse(Noise, name="sparse"):
     dropout_rate: Annotated[float, Range(0, 1, ends="[)")] = 0.1
     """Share of the entries that are dropped."""
     stored_zero: bool = False
-    """Dropped entries lie where the data's own zero is encoded (a gene that was not seen, a black pixel) instead of at 0,
-    which after standardising is a gene's mean."""
+    """Dropped entries lie where the data's own zero is encoded (a gene that was not seen, a black pixel) instead of
+    at 0, which after standardising is a gene's mean."""
 
     def learn(self, data: Data) -> dict[str, Tensor]:
         return {"zero": data.encode(torch.zeros_like(data.train[torch.arange(1)]))[0]} if self.stored_zero else {}

@@ -57,14 +57,18 @@ class Prediction(Component, family="prediction"):
         if to == self.name:
             return output
         t = over(t.clamp(self.t_min, self.t_max), xt)
-        alpha, sigma, (a, b) = path.alpha(t), path.sigma(t), self.coefficients(t, path, variance)
+        alpha, sigma = path.alpha(t), path.sigma(t)
+        a, b = self.coefficients(t, path, variance)
         determinant = alpha * b - sigma * a
         x0, x1 = (b * xt - sigma * output) / determinant, (alpha * output - a * xt) / determinant
         c, d = SPACES[to].coefficients(t, path, variance)
         return c * x0 + d * x1
 
     def factor(self, t: Tensor, path: Interpolant, to: str, variance: Tensor = ONE) -> Tensor:
-        """The error in `to` over the error of the output, at the clamped time; t and `variance` are broadcast together."""
+        """The error in `to` over the error of the output, at the clamped time.
+
+        t and `variance` are broadcast together.
+        """
         if to == self.name:
             return torch.ones_like(t)
         t = t.clamp(self.t_min, self.t_max)
@@ -154,7 +158,8 @@ class EDM(Prediction, name="edm"):
 
     def _scales(self, t: Tensor, path: Interpolant, variance: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """alpha, sigma, the noise's standard deviation over all features, and x_t's."""
-        alpha, sigma, std = path.alpha(t), path.sigma(t), variance.mean().sqrt().to(t)
+        alpha, sigma = path.alpha(t), path.sigma(t)
+        std = variance.mean().sqrt().to(t)
         return alpha, sigma, std, ((sigma * std).square() + (alpha * self.sigma_data).square()).sqrt()
 
 

@@ -1,4 +1,4 @@
-"""Sampling from t = 1 to t = 0: ordinary differential equations dx = v(x, t) dt, and stochastic ones with the same marginals."""
+"""Ways to sample from t = 1 to t = 0: solvers of dx = v(x, t) dt, and of stochastic equations with its marginals."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Solver(Component, family="solver"):
     """Whether it chooses its steps itself."""
 
     def steps(self, nfe: int) -> int:
-        """How many steps spend exactly `nfe` calls (0: as many as an adaptive solver takes); `ConfigError` when none do."""
+        """How many steps spend exactly `nfe` calls, or `ConfigError`; 0 is as many as an adaptive solver takes."""
         if nfe % self.calls_per_step or nfe < 1:
             near = max(self.calls_per_step, nfe - nfe % self.calls_per_step)
             raise ConfigError(
@@ -102,7 +102,7 @@ class Midpoint(Solver, name="midpoint"):
 
 @dataclass(frozen=True, kw_only=True)
 class AdamsBashforth2(Solver, name="ab2"):
-    """The two-step Adams-Bashforth method on steps of any length, order 2, one call a step; its first step is Euler's."""
+    """The two-step Adams-Bashforth method on steps of any length, order 2, one call a step, the first by Euler."""
 
     formula: ClassVar[str] = "x + h ((1 + r / 2) v_n - (r / 2) v_(n-1)), r = h_n / h_(n-1)"
     source: ClassVar[str] = "Hairer, Norsett & Wanner 1993, section III.5"
@@ -111,7 +111,8 @@ class AdamsBashforth2(Solver, name="ab2"):
     def integrate(self, field: Field, x: Tensor, times: Tensor, generator: torch.Generator) -> Tensor:
         before: tuple[Tensor, Tensor] | None = None
         for t, t_next in itertools.pairwise(times.to(x)):
-            dt, slope = t_next - t, field(x, t.expand(len(x)))
+            dt = t_next - t
+            slope = field(x, t.expand(len(x)))
             if before is None:
                 x = x + dt * slope
             else:
@@ -164,9 +165,14 @@ class DormandPrince5(Solver, name="dopri5"):
         ends = times[[0, -1]].to(x)
         try:
             return odeint(
-                lambda t, x: field(x, t.to(x).clamp(0, 1).expand(len(x))), x, ends, rtol=self.rtol, atol=self.atol, method="dopri5",
+                lambda t, x: field(x, t.to(x).clamp(0, 1).expand(len(x))),
+                x,
+                ends,
+                rtol=self.rtol,
+                atol=self.atol,
+                method="dopri5",
                 options={"step_t": ends[-1:]},  # without it the last step goes beyond the end, where t is negative
-            )[-1]  # fmt: skip
+            )[-1]
         except AssertionError as error:  # torchdiffeq's word for a step that became too small
             raise Unsolvable(
                 f"dopri5 cannot hold its tolerance on this field ({error}). Raise solver.rtol and solver.atol."
@@ -177,10 +183,10 @@ class DormandPrince5(Solver, name="dopri5"):
 class StochasticSolver(Solver):
     """dx = (v - w s / 2) dt + sqrt(w) dW backwards in time, whose marginals are those of dx = v dt for every w(t) >= 0.
 
-    The score grows as 1 / sigma^2, and with it the pull of w: where a step is long, x overshoots and explodes. So w is lowered
-    until a step brings no more noise than x has at the step's end (Karras et al. 2022, algorithm 2), w |h| <= sigma^2 Var[x1].
-    Short steps do not reach this bound. Steps that end below `t_min`, and the last one, follow the ordinary equation, which
-    keeps the marginals too.
+    The score grows as 1 / sigma^2, and with it the pull of w: where a step is long, x overshoots and explodes. So w is
+    lowered until a step brings no more noise than x has at the step's end (Karras et al. 2022, algorithm 2), w |h| <=
+    sigma^2 Var[x1]. Short steps do not reach this bound. Steps that end below `t_min`, and the last one, follow the
+    ordinary equation, which keeps the marginals too.
     """
 
     needs_score: ClassVar[bool] = True
@@ -192,7 +198,8 @@ class StochasticSolver(Solver):
     scale: Positive = 1.0
     """Factor of w(t)."""
     t_min: Annotated[float, Range(0, 1, ends="[)")] = 0.04
-    """Time at which the noise ends: the size of the last step of Ma et al. 2024 (SiT). With 0, only the last step has no noise."""
+    """Time at which the noise ends: the size of the last step of Ma et al. 2024 (SiT). With 0, only the last step
+    has no noise."""
     t_max: Annotated[float, Range(0.97, 1)] = 0.99
     """Time above which w stays constant."""
 
@@ -221,7 +228,10 @@ class StochasticSolver(Solver):
         return x
 
     def noisy_step(self, field: Field, x: Tensor, t: Tensor, dt: Tensor, noise: Tensor, most: Tensor) -> Tensor:
-        """x at t + dt from x [B, ...] at t, standard normal `noise` [B, ...] and the largest w: a scalar, or shaped like a sample."""
+        """x at t + dt from x [B, ...] at t and standard normal `noise` [B, ...].
+
+        `most` is the largest w: a scalar, or shaped like a sample.
+        """
         raise NotImplementedError
 
 
@@ -230,7 +240,8 @@ class EulerMaruyama(StochasticSolver, name="euler_maruyama"):
     """Euler-Maruyama on the stochastic equation, one call a step."""
 
     formula: ClassVar[str] = (
-        "x + h (v - w s / 2) + sqrt(w |h|) n, w = {scale:g} {diffusion}, w |h| <= sigma(t + h)^2 Var[x1]; no noise below {t_min:g}"
+        "x + h (v - w s / 2) + sqrt(w |h|) n, w = {scale:g} {diffusion}, w |h| <= sigma(t + h)^2 Var[x1]; "
+        "no noise below {t_min:g}"
     )
     source: ClassVar[str] = (
         "Ma et al. 2024 (SiT), section 2 and appendix; Song et al. 2021; Karras et al. 2022, algorithm 2"
@@ -248,8 +259,8 @@ class HeunSDE(StochasticSolver, name="heun_sde"):
     """The noise of a step, then Heun's method for the drift, two calls a step."""
 
     formula: ClassVar[str] = (
-        "z = x + sqrt(w |h|) n, then Heun's step from z with v - w s / 2, w = {scale:g} {diffusion}, w |h| <= sigma(t + h)^2 Var[x1]; "
-        "no noise below {t_min:g}"
+        "z = x + sqrt(w |h|) n, then Heun's step from z with v - w s / 2, w = {scale:g} {diffusion}, "
+        "w |h| <= sigma(t + h)^2 Var[x1]; no noise below {t_min:g}"
     )
     source: ClassVar[str] = "Ma et al. 2024 (SiT); Karras et al. 2022, algorithm 2"
     calls_per_step = 2

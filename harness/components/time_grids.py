@@ -73,7 +73,8 @@ class EDMRho(TimeGrid, name="edm_rho"):
     """EDM's noise levels s = sigma / alpha, equally spaced in s^(1 / rho), then zero."""
 
     formula: ClassVar[str] = (
-        "s_i = ({sigma_max:g}^(1/{rho:g}) + i / (N - 1) ({sigma_min:g}^(1/{rho:g}) - {sigma_max:g}^(1/{rho:g})))^{rho:g}, s_N = 0"
+        "s_i = ({sigma_max:g}^(1/{rho:g}) + i / (N - 1) ({sigma_min:g}^(1/{rho:g}) - {sigma_max:g}^(1/{rho:g})))"
+        "^{rho:g}, s_N = 0"
     )
     source: ClassVar[str] = "Karras et al. 2022, eq. 5"
 

@@ -29,7 +29,10 @@ class Weighting(Component, family="weighting"):
         raise NotImplementedError
 
     def expectation(self, time_sampler: TimeSampler, interpolant: Interpolant) -> float:
-        """E[w(t)], corrected for the density where the sampler does so: midpoint rule over 2^20 quantiles in float64."""
+        """E[w(t)], corrected for the density where the sampler does so.
+
+        By the midpoint rule over 2^20 quantiles in float64.
+        """
         t = time_sampler.quantile((torch.arange(2**20, dtype=torch.float64) + 0.5) / 2**20, interpolant)
         return (self.weight(t, interpolant) * time_sampler.correction(t, interpolant)).mean().item()
 
@@ -60,7 +63,10 @@ class InverseSNR(Weighting, name="inverse_snr"):
 
 @dataclass(frozen=True, kw_only=True)
 class SNR(Weighting, name="snr"):
-    """The SNR, which grows without bound towards the data, so t is clamped at `t_min`. On the data error it is 1 on the noise error."""
+    """The SNR, which grows without bound towards the data, so t is clamped at `t_min`.
+
+    On the data error it is 1 on the noise error.
+    """
 
     formula: ClassVar[str] = "SNR(max(t, {t_min:g}))"
     source: ClassVar[str] = "Salimans & Ho 2022, section 4"
@@ -169,7 +175,10 @@ class P2(Weighting, name="p2"):
 
 @dataclass(frozen=True, kw_only=True)
 class Sigmoid(Weighting, name="sigmoid"):
-    """A sigmoid of log SNR. Kingma & Gao integrate over log SNR: their objective has the factor -d lambda / dt as well."""
+    """A sigmoid of log SNR.
+
+    Kingma & Gao integrate over log SNR: their objective has the factor -d lambda / dt as well.
+    """
 
     formula: ClassVar[str] = "sigmoid({bias:g} - lambda(t))"
     source: ClassVar[str] = "Kingma & Gao 2023, section 5"
@@ -201,7 +210,10 @@ class EDM(Weighting, name="edm"):
 
 @dataclass(frozen=True, kw_only=True)
 class Likelihood(Weighting, name="likelihood"):
-    """The weight under which the loss bounds the negative log-likelihood; without bound at both ends, so t is clamped."""
+    """The weight under which the loss bounds the negative log-likelihood.
+
+    It has no bound at both ends, so t is clamped.
+    """
 
     formula: ClassVar[str] = "-(d lambda / dt) / 2 at t clamped to [{t_min:g}, {t_max:g}]"
     source: ClassVar[str] = "Song et al. 2021 (maximum likelihood), theorem 1; Kingma et al. 2021 (VDM)"

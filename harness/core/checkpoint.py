@@ -18,7 +18,9 @@ _NAME = re.compile(r"(\d{9})-([0-9a-f]{12})\.safetensors")
 
 
 def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], keep: int | None = None) -> Path:
-    """Store `tensors` as of `step`; the newest `keep` stay, or all. A kill at any moment leaves earlier ones intact.
+    """Store `tensors` as of `step`; the newest `keep` stay, or all.
+
+    A kill at any moment leaves the earlier ones intact.
 
     Others as of this step or a later one go: training went back, and they are of the stretch that it gave up.
     """
@@ -44,7 +46,10 @@ def read_checkpoint(folder: Path, device: str) -> tuple[int, dict[str, Tensor], 
 
 
 def read_intact(path: Path, device: str) -> dict[str, Tensor] | None:
-    """The tensors of a checkpoint; None when its content is not what its name says. `UserError` for another run's."""
+    """The tensors of a checkpoint.
+
+    None when its content is not what its name says, `UserError` when it is another run's.
+    """
     content = path.read_bytes()
     match = _NAME.fullmatch(path.name)
     if not match or hashlib.sha256(content).hexdigest()[:12] != match[2]:
@@ -77,6 +82,6 @@ def step_of(path: Path) -> int:
     return int(path.name[:9])
 
 
-def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors below a prefix, like `network` or `averages/ema-0.9999`, by the rest of their names."""
     return {name[len(prefix) + 1 :]: value for name, value in tensors.items() if name.startswith(prefix + "/")}

@@ -14,14 +14,16 @@ from typing import NoReturn, Self
 _SECRETS = (
     re.compile(r"(?<=://)([^\s/:@]*):[^\s@]*(?:@[^\s/?#]*)*(?=@)"),
     re.compile(
-        r"(?i)(?<![\w.])(password|passwd|pwd|passcode|token|secret|api_key)="
-        r"(?:'[^']*'|\"[^\"]*\"|\{[^}]*\}|[^\s&;,'\")]+)"
+        r"(?i)(?<![\w.])(password|passwd|pwd|passcode|token|secret|api_key)=(?:'[^']*'|\"[^\"]*\"|\{[^}]*\}|[^\s&;,'\")]+)"
     ),
 )
 
 
 def redacted(text: str) -> str:
-    """A text without the passwords of the addresses in it, as other libraries print them: `postgresql://me:***@host/runs`."""
+    """A text without the passwords of the addresses in it: `postgresql://me:***@host/runs`.
+
+    Other libraries' texts hold them too.
+    """
     of_address, of_query = _SECRETS
     return of_query.sub(r"\1=***", of_address.sub(r"\1:***", text))
 
@@ -47,7 +49,10 @@ class ConfigError(UserError):
 
 
 class NoValue(UserError):
-    """A value of a run does not exist, and trying again would not give one. Failures of the machine are no reason."""
+    """A value of a run does not exist, and trying again would not give one.
+
+    Failures of the machine are no reason for it.
+    """
 
     @property
     def note(self) -> dict[str, str]:
@@ -109,21 +114,24 @@ def guarded(command: Callable[[], None]) -> int:
         if not _of_memory(error):
             raise
         said = str(error).partition("\n")[0] or "Python could not allocate"
-        advice = "free some, or take smaller batches or fewer workers, then run the same command again"
-        said = f"error: out of memory: {said.rstrip('.')}. What was done is kept; {advice}."
-        print(said, file=sys.stderr, flush=True)
+        advice = "What was done is kept; free some, or take smaller batches or fewer workers"
+        line = f"error: out of memory: {said.rstrip('.')}. {advice}, then run the same command again."
+        print(line, file=sys.stderr, flush=True)
         return 2
     return 0
 
 
 def _of_memory(error: Exception) -> bool:
-    """Whether memory ran out: torch raises its own class on a GPU, a plain RuntimeError on a CPU and from cuBLAS."""
+    """Whether memory ran out.
+
+    torch raises a class of its own on a GPU, and a plain RuntimeError on a CPU and from cuBLAS.
+    """
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return named or any(words in str(error) for words in ("out of memory", "can't allocate memory", "_ALLOC_FAILED"))
 
 
 def leave(code: int) -> NoReturn:
-    """End the process as Python would, but take no modules apart: torch's and MLflow's take seconds to."""
+    """End the process as Python would, but take no modules apart: torch's and MLflow's need seconds for it."""
     atexit._run_exitfuncs()
     with contextlib.suppress(OSError):  # what a command wrote was flushed by `guarded`, which says what went wrong
         sys.stdout.flush()

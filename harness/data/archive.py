@@ -44,7 +44,9 @@ class Archive:
     """
 
     def __init__(self, path: Path, endings: tuple[str, ...]):
-        self.path, self.endings, self.zipped = path, endings, not path.is_dir()
+        self.path = path
+        self.endings = endings
+        self.zipped = not path.is_dir()
         self._hidden: list[str] = []
         self._links: list[str] = []
         self._twice: list[str] = []

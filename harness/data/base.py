@@ -21,7 +21,7 @@ Kind = Literal["image", "latents", "points", "cells", "sequence"]
 
 
 class Samples(Protocol):
-    """Stored samples that are fetched when they are asked for. A tensor [N, ...] is the case where all lie in memory."""
+    """Stored samples that are fetched when they are asked for. Where all lie in memory they are a tensor [N, ...]."""
 
     workers: int
     """Processes that fetch batches ahead of training; 0 where fetching costs next to nothing."""
@@ -65,14 +65,15 @@ class Data:
     """What was left out and how values were scaled, a line each: `harness data` and the start of a training say it."""
 
     def __post_init__(self) -> None:
-        for part, samples in (("training", self.train), ("held-out", self.held_out)):
+        for split, samples in (("training", self.train), ("held-out", self.held_out)):
             if (
                 isinstance(samples, Tensor)
                 and samples.is_floating_point()
                 and (wrong := int((~samples.isfinite()).sum()))
             ):
                 raise UserError(
-                    f"dataset: {wrong} of the {samples.numel()} {part} values are NaN or infinite. Remove or replace them."
+                    f"dataset: {wrong} of the {samples.numel()} {split} values are NaN or infinite. "
+                    "Remove or replace them."
                 )
         self._check_classes()
 
@@ -82,15 +83,17 @@ class Data:
             return
         if self.classes is None or self.held_out_classes is None:
             raise UserError(
-                "dataset: one of classes and held_out_classes is missing. Give the samples of both parts classes, or none."
+                "dataset: one of classes and held_out_classes is missing. "
+                "Give the samples of both splits classes, or none."
             )
-        for part, samples, classes in (
+        for split, samples, classes in (
             ("training", self.train, self.classes),
             ("held-out", self.held_out, self.held_out_classes),
         ):
             if len(classes) != len(samples):
                 raise UserError(
-                    f"dataset: {len(classes)} classes are given for {len(samples)} {part} samples. Give each sample one."
+                    f"dataset: {len(classes)} classes are given for {len(samples)} {split} samples. "
+                    "Give each sample one."
                 )
         known = torch.cat([self.classes, self.held_out_classes, torch.tensor([len(self.class_names) - 1]).clamp(min=0)])
         lowest, highest = int(known.min()), int(known.max())
@@ -104,7 +107,8 @@ class Data:
             first = int(missing[0])
             name = self.class_names[first] if self.class_names else first
             raise UserError(
-                f"dataset: the class '{name}' has no training sample. Give it some, take more samples, or leave the class out."
+                f"dataset: the class '{name}' has no training sample. "
+                "Give it some, take more samples, or leave the class out."
             )
 
     @functools.cached_property
@@ -119,16 +123,16 @@ class Data:
 
     @functools.cached_property
     def fingerprint(self) -> dict[str, str | int]:
-        """Sizes of the two parts and 12 hex digits over the content of both, and over their classes."""
+        """Sizes of the two splits and 12 hex digits over the content of both, and over their classes."""
         content = hashlib.sha256()
-        for part in (self.train, self.held_out, self.classes, self.held_out_classes):
-            if part is None:
+        for values in (self.train, self.held_out, self.classes, self.held_out_classes):
+            if values is None:
                 continue
-            if isinstance(part, Tensor):
-                content.update(f"{part.dtype} {tuple(part.shape)};".encode())
-                content.update(part.contiguous().numpy().data)
+            if isinstance(values, Tensor):
+                content.update(f"{values.dtype} {tuple(values.shape)};".encode())
+                content.update(values.contiguous().numpy().data)
             else:
-                for chunk in part.content():
+                for chunk in values.content():
                     content.update(chunk)
         return {"train": len(self.train), "held_out": len(self.held_out), "sha256": content.hexdigest()[:12]}
 
@@ -139,7 +143,7 @@ class Data:
         return some.mean().item(), some.std().item()
 
     def some(self, number: int = 2000) -> Tensor:
-        """Encoded training samples, evenly spaced where they are fetched one by one; all of them where they lie in memory."""
+        """Encoded training samples: all where they lie in memory, else so many, evenly spaced."""
         if isinstance(self.train, Tensor):
             return self.encode(self.train)
         return self.encode(self.train[spaced(number, len(self.train))])
@@ -174,7 +178,10 @@ def existing(path: str, what: str) -> Path:
 
 
 def spaced(number: int, total: int) -> Tensor:
-    """Indices of `number` of `total` samples, or of all: from the first to the last, evenly spaced, int64. Exact below 2^63."""
+    """Indices of `number` of `total` samples, or of all: from the first to the last, evenly spaced, int64.
+
+    Exact below 2^63.
+    """
     number = min(number, total)
     return torch.arange(number) * (total - 1) // max(1, number - 1)
 
@@ -182,8 +189,8 @@ def spaced(number: int, total: int) -> Tensor:
 def held_out(number: int, every: int, strata: Tensor | None = None) -> Tensor:
     """Which of `number` samples are held out, bool [number]: one in `every`, drawn by a fixed seed.
 
-    `strata` int64 [number], classes perhaps, are each held out in the same share, to within one sample; the only sample of one
-    is left to train on. `UserError` where nothing can be held out, or nothing is left.
+    `strata` int64 [number], classes perhaps, are each held out in the same share, to within one sample; the only sample
+    of one is left to train on. `UserError` where nothing can be held out, or nothing is left.
     """
     order = torch.randperm(number, generator=stream(0, "held out"))
     if strata is not None:
@@ -194,7 +201,7 @@ def held_out(number: int, every: int, strata: Tensor | None = None) -> Tensor:
         mask &= torch.bincount(strata)[strata] > 1
     if not mask.any() or mask.all():
         raise UserError(
-            f"dataset: {number} samples cannot be parted into training and one in {every} held out. Give more."
+            f"dataset: {number} samples cannot be split into training and one in {every} held out. Give more."
         )
     return mask
 

@@ -1,4 +1,4 @@
-"""Single-cell gene expression: counts as users have them, brought to log1p of normalised expression, standardised per gene.
+"""Single-cell gene expression: counts as users have them, normalised, as log1p and standardised per gene.
 
 Counts stay sparse until a batch is asked for. Normalising and choosing genes is scanpy's work.
 """
@@ -31,12 +31,13 @@ LARGEST_FIT = 20_000
 
 @dataclass(frozen=True, kw_only=True)
 class Cells(Dataset, name="cells"):
-    """Counts of single cells: an .h5ad, a 10x .h5 or folder (matrix.mtx, genes.tsv, barcodes.tsv), or a folder of 10x folders.
+    """Counts of single cells: an .h5ad, a 10x .h5 or folder, or a folder of 10x folders.
 
-    Of folders whose genes differ, the genes are taken that all have. Stored is log1p of counts brought to the same sum in every
-    cell, over all genes that the cell was counted for; decoding sets to zero what lies below half the smallest
-    positive value, as a model of densities hits no value exactly. One cell in five, of each condition, is held out; genes are
-    chosen, and their statistics taken, over the others, before `keep`: two selections from one path share them.
+    A 10x folder holds matrix.mtx, genes.tsv and barcodes.tsv. Of folders whose genes differ, the genes are taken that
+    all have. Stored is log1p of counts brought to the same sum in every cell, over all genes that the cell was counted
+    for; decoding sets to zero what lies below half the smallest positive value, as a model of densities hits no value
+    exactly. One cell in five, of each condition, is held out; genes are chosen, and their statistics taken, over the
+    others, before `keep`: two selections from one path share them.
     """
 
     source: ClassVar[str] = "the preprocessing of scanpy (Wolf et al. 2018)"
@@ -52,27 +53,37 @@ class Cells(Dataset, name="cells"):
     genes: Index = 1000
     """Highly variable genes to choose; 0 for all."""
     min_cells: Count = 3
-    """Training cells that a chosen gene is seen in at least: a gene of a few cells has a standard deviation that means little."""
+    """Training cells that a chosen gene is seen in at least: a gene of a few cells has a standard deviation that
+    means little."""
     target_sum: Positive = 10_000.0
     """Sum that the counts of every cell are brought to."""
     pca: Index = 0
-    """Principal components that the network sees instead of genes, each of unit variance; 0 for the genes themselves."""
+    """Principal components that the network sees instead of genes, each of unit variance; 0 for the genes
+    themselves."""
 
     def load(self) -> Data:
         path = existing(self.path, "an .h5ad file, a 10x folder or a folder of them")
         cells = _prepare(path, self.condition, self.layer, self.genes, self.min_cells, self.target_sum)
         kept, classes, class_names = self._kept(cells)
-        train, held = (Rows(cells.expression[kept & (cells.apart == part)]) for part in (False, True))
+        train, held = (Rows(cells.expression[kept & (cells.apart == apart)]) for apart in (False, True))
         if len(train) < 2 or not len(held):
             raise UserError(
                 f"{path}: {len(train)} cells to train on and {len(held)} held out are too few. Keep more conditions."
             )
         scale = Projection(cells, self.pca) if self.pca else cells.scale
+        labels = None if classes is None else torch.from_numpy(classes[kept])
         return Data(
-            train, held, scale.encode, lambda x: F.threshold(scale.decode(x), cells.smallest / 2, 0.0), "cells",
-            *parted(None if classes is None else torch.from_numpy(classes[kept]), torch.from_numpy(cells.apart[kept])), class_names,
-            cells.genes, scale.statistics, notes=cells.notes,
-        )  # fmt: skip
+            train,
+            held,
+            scale.encode,
+            lambda x: F.threshold(scale.decode(x), cells.smallest / 2, 0.0),
+            "cells",
+            *parted(labels, torch.from_numpy(cells.apart[kept])),
+            class_names,
+            cells.genes,
+            scale.statistics,
+            notes=cells.notes,
+        )
 
     def _kept(self, cells: Prepared) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
         """Which cells are kept, bool [N]; the class of each, int64 [N]; the classes' names."""
@@ -132,7 +143,7 @@ class Prepared:
 
 
 class Projection:
-    """Standardised genes to principal components of unit variance, fitted on training cells; and back (least squares)."""
+    """Standardised genes to principal components of unit variance, fitted on training cells; and back."""
 
     def __init__(self, cells: Prepared, components: int):
         from sklearn.decomposition import PCA
@@ -174,12 +185,12 @@ def _prepare(path: Path, condition: str, layer: str, genes: int, min_cells: int,
     from sklearn.utils.sparsefuncs import mean_variance_axis
 
     notes = list[str]()
-    parts = counts.read(path, layer, notes.append)
-    for part in parts.values():
-        scanpy.pp.normalize_total(part, target_sum=target_sum)  # over all genes of a folder, shared or not
-    cells = counts.joined(parts, path, notes.append)
+    folders = counts.read(path, layer, notes.append)
+    for counted in folders.values():
+        scanpy.pp.normalize_total(counted, target_sum=target_sum)  # over all genes of a folder, shared or not
+    cells = counts.joined(folders, path, notes.append)
     scanpy.pp.log1p(cells)
-    column = condition or ("" if "" in parts else "sample")
+    column = condition or ("" if "" in folders else "sample")
     conditions = counts.conditions(cells, column, path) if column else None
     strata = None if conditions is None else torch.from_numpy(np.unique(conditions, return_inverse=True)[1])
     apart = held_out(cells.n_obs, 5, strata).numpy()
@@ -191,7 +202,8 @@ def _prepare(path: Path, condition: str, layer: str, genes: int, min_cells: int,
         if genes > len(seen):
             raise ConfigError(
                 "dataset.genes",
-                f"{genes} is more than the {len(seen)} genes that vary and are seen in {min_cells} cells. Choose fewer.",
+                f"{genes} is more than the {len(seen)} genes that vary and are seen in {min_cells} cells. "
+                "Choose fewer.",
             )
         chosen = seen[_most_variable(cells[~apart][:, seen], genes)]
     constant = chosen[variance[chosen] == 0]

@@ -34,19 +34,24 @@ PATTERNS = {name: _pattern(*signs) for name, signs in MARKS.items()}
 
 def _refuse_headless(table: Table) -> None:
     """`UserError` where the first row holds what the others hold."""
-    path, row = table.path, table.first - 1
+    path = table.path
+    row = table.first - 1
     plain = [name for name in table.names if name and not any(pattern.fullmatch(name) for pattern in PATTERNS.values())]
     if not any(times.dates([name]) is None for name in plain):
         raise UserError(f"{path}: row {row} holds no names of columns. Write them in a first row.")
     for name, column in zip(table.names, table.texts, strict=True):
         if name in plain and name in column:
             raise UserError(
-                f"{path}: '{name}' stands in row {row}, where names of columns belong, and below. Write names in a first row."
+                f"{path}: '{name}' stands in row {row}, where names of columns belong, and below. "
+                "Write names in a first row."
             )
 
 
 def decimal_sign(table: Table, given: Decimal) -> str:
-    """ "point" or "comma": as given, or as the only one that reads every number; `UserError` where both do, or neither does."""
+    """The decimal sign, "point" or "comma": as given, or the only one that reads every number.
+
+    `UserError` where both do, or neither does.
+    """
     if given != "auto":
         return given
     only = {name: _first(table, name) for name in PATTERNS}
@@ -61,13 +66,17 @@ def decimal_sign(table: Table, given: Decimal) -> str:
     unsure = _first(table, "both", "," if table.separator == "," else ",.")
     if unsure:
         raise UserError(
-            f"{table.path}: {unsure} may be thousands or a fraction. Set dataset.decimal=point or dataset.decimal=comma."
+            f"{table.path}: {unsure} may be thousands or a fraction. "
+            "Set dataset.decimal=point or dataset.decimal=comma."
         )
     return "point"
 
 
 def _first(table: Table, reading: str, signs: str = "") -> str | None:
-    """The first cell, with its place, that is a number by one decimal sign alone, or by both where it holds one of `signs`."""
+    """The first cell, with its place, that is a number by one decimal sign alone, or by both.
+
+    By both counts where the cell holds one of `signs`.
+    """
     mark, other = MARKS.get(reading, (".", ","))
     for number, column in enumerate(table.texts):
         for row, text in enumerate(column):
@@ -84,7 +93,8 @@ def numbers(texts: Sequence[str], decimal: str) -> np.ndarray:
     """float64 [T], NaN where a cell is no number. Of cells with and without a per cent sign, the fewer are none."""
     mark, other = MARKS[decimal]
     percent = np.array([text.endswith("%") for text in texts], dtype=bool)
-    drop, pattern = re.compile(f"[{other}{SPACES}]"), PATTERNS[decimal]
+    drop = re.compile(f"[{other}{SPACES}]")
+    pattern = PATTERNS[decimal]
 
     def value(text: str) -> float:
         text = text.removesuffix("%").rstrip().replace("\u2212", "-")
@@ -211,7 +221,8 @@ def _readings(table: Table, chosen: Sequence[int], values: np.ndarray) -> Iterat
         odd = (row for row, text in enumerate(table.texts[number]) if not PLAIN.fullmatch(text))
         if (row := next(odd, None)) is not None:
             text, value = table.texts[number][row], values[row, position]
-            yield f"dataset: {table.path}: {table.column(number)}: '{text}' in {table.place(row, number)} is read as {value:.15g}"
+            where = f"{table.column(number)}: '{text}' in {table.place(row, number)}"
+            yield f"dataset: {table.path}: {where} is read as {value:.15g}"
 
 
 def _order(table: Table, judged: dict[int, Column]) -> list[str]:

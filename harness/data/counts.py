@@ -165,26 +165,28 @@ def _remedy(cells: AnnData) -> str:
     )
 
 
-def joined(parts: Mapping[str, AnnData], path: Path, say: Callable[[str], None]) -> AnnData:
+def joined(folders: Mapping[str, AnnData], path: Path, say: Callable[[str], None]) -> AnnData:
     """The cells of all folders with the genes, by id, that every folder has; `obs["sample"]` names the folder.
 
     `say` is told how many genes are left out.
     """
     import anndata
 
-    if len(parts) == 1 and "" in parts:
-        return parts[""]
-    for name, part in parts.items():
-        part.var["symbol"] = part.var_names.to_numpy()
-        part.var_names = part.var["gene_ids"].astype(str)
-        if len(twice := part.var_names[part.var_names.duplicated()]):
+    if len(folders) == 1 and "" in folders:
+        return folders[""]
+    for name, folder in folders.items():
+        folder.var["symbol"] = folder.var_names.to_numpy()
+        folder.var_names = folder.var["gene_ids"].astype(str)
+        if len(twice := folder.var_names[folder.var_names.duplicated()]):
             raise UserError(f"{path / name}: lists the gene {twice[0]} twice. Give every gene an id of its own.")
-    cells = anndata.concat(parts, label="sample", index_unique="-", merge="first")
+    cells = anndata.concat(folders, label="sample", index_unique="-", merge="first")
     if not cells.n_vars:
-        raise UserError(f"{path}: no gene id is in every folder ({', '.join(parts)}). Give folders of one annotation.")
-    lost = {name: part.n_vars - cells.n_vars for name, part in parts.items() if part.n_vars > cells.n_vars}
+        raise UserError(
+            f"{path}: no gene id is in every folder ({', '.join(folders)}). Give folders of one annotation."
+        )
+    lost = {name: folder.n_vars - cells.n_vars for name, folder in folders.items() if folder.n_vars > cells.n_vars}
     if lost:
-        said = ", ".join(f"{number} of {parts[name].n_vars} in {name}" for name, number in lost.items())
+        said = ", ".join(f"{number} of {folders[name].n_vars} in {name}" for name, number in lost.items())
         say(f"left out: {path}: genes that not every folder has: {said}; {cells.n_vars} are shared")
     cells.var_names = cells.var["symbol"].astype(str)
     cells.var_names_make_unique()

@@ -40,7 +40,7 @@ PICTURES = (
     ".jfif",
     ".jpe",
 )
-PARTS = {
+SPLITS = {
     "train",
     "training",
     "test",
@@ -54,15 +54,15 @@ PARTS = {
     "held_out",
     "holdout",
 }
-"""What the folders of a data set that is parted already are called."""
+"""What the folders of a data set that is split already are called."""
 
 
 def _classes(names: Sequence[str], place: object) -> tuple[Tensor | None, tuple[str, ...]]:
     """The class of each file and what the classes are called; None where no file lies in a folder."""
     folders = [name.partition("/")[0] if "/" in name else "" for name in names]
     known = {folder: number for number, folder in enumerate(sorted(set(folders)))}
-    if len(parts := [folder for folder in known if folder.lower() in PARTS]) > 1:
-        said = f"{place}: the folders {', '.join(parts)} are called like parts of a data set, not like classes"
+    if len(splits := [folder for folder in known if folder.lower() in SPLITS]) > 1:
+        said = f"{place}: the folders {', '.join(splits)} are called like splits of a data set, not like classes"
         raise UserError(f"{said}. Give one of them (one in ten, of each class, is held out of it), or rename them.")
     if "" in known:
         if len(loose := [name for name in names if "/" not in name]) < len(names):
@@ -108,7 +108,8 @@ class ImageFolder(Folder, name="image_folder"):
     flip: bool = False
     """Whether training turns each picture left to right half of the time."""
     levels: tuple[float, ...] = ()
-    """Values that become black and white in pictures of more than 8 bits, like [0, 4095]; empty: as their files state."""
+    """Values that become black and white in pictures of more than 8 bits, like [0, 4095]; empty: as their files
+    state."""
     skip_corrupt: bool = False
     """Leave out, and name, pictures that cannot be read, instead of stopping; all are read once at the start."""
 
@@ -127,19 +128,19 @@ class ImageFolder(Folder, name="image_folder"):
             said += damaged
         classes, class_names = _classes(names, archive.path)
         apart = held_out(len(names), 10, classes)
-        parts = [
+        train, held = (
             Pictures(
                 archive,
-                [n for n, a in zip(names, apart, strict=True) if a == held],
+                [n for n, a in zip(names, apart, strict=True) if a == wanted],
                 self.size,
                 self.colour,
                 self.workers,
                 depth,
             )
-            for held in (False, True)
-        ]
+            for wanted in (False, True)
+        )
         return Data(
-            parts[0], parts[1], encode, decode, "image", *parted(classes, apart), class_names,
+            train, held, encode, decode, "image", *parted(classes, apart), class_names,
             augment=mirror if self.flip else None, notes=(*archive.left_out(), *said),
         )  # fmt: skip
 
@@ -164,8 +165,12 @@ class Pictures:
     """uint8 [N, C, size, size], decoded when asked for."""
 
     def __init__(self, archive: Archive, names: list[str], size: int, colour: str, workers: int, depth: Depth):
-        self.archive, self.names, self.depth = archive, names, depth
-        self.size, self.colour, self.workers = size, colour, workers
+        self.archive = archive
+        self.names = names
+        self.depth = depth
+        self.size = size
+        self.colour = colour
+        self.workers = workers
 
     def __len__(self) -> int:
         return len(self.names)
@@ -199,7 +204,10 @@ class Pictures:
 
 @dataclass(frozen=True, kw_only=True)
 class LatentFolder(Folder, name="latents"):
-    """Latents of an autoencoder, one .npy [C, H, W] of floats a picture, in a folder; class by subfolder. They are judged as values."""
+    """Latents of an autoencoder, one .npy [C, H, W] of floats a picture, in a folder; class by subfolder.
+
+    They are judged as values.
+    """
 
     source: ClassVar[str] = "as SiT and DiT are trained: Rombach et al. 2022"
     endings = (".npy",)
@@ -216,8 +224,9 @@ class LatentFolder(Folder, name="latents"):
             )
         classes, class_names = _classes(names, archive.path)
         apart = held_out(len(names), 10, classes)
-        train, held = ([n for n, a in zip(names, apart, strict=True) if a == part] for part in (False, True))
-        latents, scale, shift = Latents(archive, train, self.workers), self.scale, self.shift
+        train, held = ([n for n, a in zip(names, apart, strict=True) if a == wanted] for wanted in (False, True))
+        latents = Latents(archive, train, self.workers)
+        scale, shift = self.scale, self.shift
         return Data(
             latents, Latents(archive, held, self.workers, latents.latent_shape),
             lambda z: (z.float() - shift) * scale, lambda x: x.float() / scale + shift, "latents",
@@ -230,7 +239,9 @@ class Latents:
     """float32 [N, C, H, W], read when asked for."""
 
     def __init__(self, archive: Archive, names: list[str], workers: int, shape: tuple[int, ...] | None = None):
-        self.archive, self.names, self.workers = archive, names, workers
+        self.archive = archive
+        self.names = names
+        self.workers = workers
         self.latent_shape = shape or tuple(self._read(names[0], None).shape)
 
     def __len__(self) -> int:

@@ -43,7 +43,8 @@ def digests(archive: Archive, names: Sequence[str]) -> list[str]:
     marks = {name: file.stamp.mark for name, file in archive.files.items()}
     known = {name: digest for name, (mark, digest) in _read(path).items() if marks.get(name) == mark}
     if missing := [name for name in names if name not in known]:
-        wall, written = time.time_ns(), time.monotonic()
+        wall = time.time_ns()
+        written = time.monotonic()
         for name, digest in _hashed(archive, missing):
             known[name] = digest
             if time.monotonic() - written > WRITE_EVERY_S:
@@ -75,8 +76,8 @@ def _hashed(archive: Archive, names: Sequence[str]) -> Iterator[tuple[str, str]]
     ):
         task = progress.add_task(f"reading {archive.path}, once", total=total)
         for start in range(0, len(names), AT_ONCE):
-            part = names[start : start + AT_ONCE]
-            for name, digest in zip(part, pool.map(hashed, part), strict=True):
+            chunk = names[start : start + AT_ONCE]
+            for name, digest in zip(chunk, pool.map(hashed, chunk), strict=True):
                 progress.advance(task, archive.files[name].size)
                 yield name, digest
 

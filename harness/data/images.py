@@ -76,10 +76,10 @@ class Torchvision(Dataset):
     class_name: ClassVar[str]
 
     def load(self) -> Data:
-        (train, classes), (held, held_classes) = self.parts()
+        (train, classes), (held, held_classes) = self.splits()
         return Data(train, held, encode, decode, "image", classes, held_classes, self.labels(), augment=self.augment())
 
-    def parts(self) -> list[tuple[Tensor, Tensor]]:
+    def splits(self) -> list[tuple[Tensor, Tensor]]:
         """Images uint8 [N, C, H, W] and classes [N], to train on and held out."""
         return [_torchvision(self.class_name, train) for train in (True, False)]
 
@@ -121,9 +121,9 @@ class CIFAR10(Torchvision, name="cifar10"):
     flip: bool = False
     """Whether training turns each picture left to right half of the time."""
 
-    def parts(self) -> list[tuple[Tensor, Tensor]]:
+    def splits(self) -> list[tuple[Tensor, Tensor]]:
         path = data_folder() / "cifar10.npz"
-        return _cifar10_npz(path) if path.exists() else super().parts()
+        return _cifar10_npz(path) if path.exists() else super().splits()
 
     def labels(self) -> tuple[str, ...]:
         return ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -188,7 +188,7 @@ def _numbered(labels: np.ndarray, path: Path) -> tuple[Tensor, tuple[str, ...]]:
 
 
 def _torchvision(name: str, train: bool) -> tuple[Tensor, Tensor]:
-    """Images uint8 [N, C, H, W] and classes int64 [N] of one part of a torchvision data set."""
+    """Images uint8 [N, C, H, W] and classes int64 [N] of one split of a torchvision data set."""
     from torchvision import datasets
 
     given = bool(os.environ.get("HARNESS_DATA"))
@@ -223,12 +223,12 @@ def npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _cifar10_npz(path: Path) -> list[tuple[Tensor, Tensor]]:
-    """Images and classes of both parts, uint8 and int64."""
+    """Images and classes of both splits, uint8 and int64."""
     arrays = npz(path)
-    if missing := [name for part in ("train", "test") for name in (f"x_{part}", f"y_{part}") if name not in arrays]:
+    if missing := [name for split in ("train", "test") for name in (f"x_{split}", f"y_{split}") if name not in arrays]:
         raise UserError(f"{path}: has no {missing[0]}. Make it again, with x_train, y_train, x_test, y_test.")
-    parts = [(arrays[f"x_{part}"], arrays[f"y_{part}"].reshape(-1)) for part in ("train", "test")]
-    for array, classes in parts:
+    splits = [(arrays[f"x_{split}"], arrays[f"y_{split}"].reshape(-1)) for split in ("train", "test")]
+    for array, classes in splits:
         if array.dtype != np.uint8 or array.ndim != 4 or array.shape[1:] != (32, 32, 3) or not len(array):
             raise UserError(
                 f"{path}: holds {array.dtype} {list(array.shape)}, not uint8 [N, 32, 32, 3]. Make it again."
@@ -239,5 +239,5 @@ def _cifar10_npz(path: Path) -> list[tuple[Tensor, Tensor]]:
             raise UserError(f"{path}: holds classes as {classes.dtype}, not whole numbers. Make it again.")
     return [
         (torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(classes).long())
-        for images, classes in parts
+        for images, classes in splits
     ]

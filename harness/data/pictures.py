@@ -29,11 +29,15 @@ WAYS = 150
 """Of points, drawn as lines."""
 GAP = 2
 """Grey pixels between images."""
-REAL, MADE = COLOURS[7], COLOURS[1]
+REAL = COLOURS[7]
+MADE = COLOURS[1]
 
 
 def draw(data: Data, samples: Tensor, path: Path, title: str = "samples", trajectories: Sequence[Tensor] = ()) -> None:
-    """Write all decoded samples [N, ...], called `title`, as a PNG; `trajectories` are encoded points [N, D] at a solver's times."""
+    """Write all decoded samples [N, ...], called `title`, as a PNG.
+
+    `trajectories` are encoded points [N, D] at a solver's times.
+    """
     write_atomic(path, _PICTURES[data.kind](data, samples, f"{len(samples)} {title}", trajectories))
 
 
@@ -41,17 +45,16 @@ def require_drawable(kind: Kind, number: int) -> None:
     """`UserError` where a picture cannot show so many samples."""
     if number > MOST[kind]:
         raise UserError(
-            f"--number: a picture shows up to {MOST[kind]} samples, not {number}. Ask for fewer, or name a file that ends in .npz."
+            f"--number: a picture shows up to {MOST[kind]} samples, not {number}. "
+            "Ask for fewer, or name a file that ends in .npz."
         )
 
 
 def _grid(data: Data, images: Tensor, title: str, trajectories: Sequence[Tensor]) -> bytes:
     """uint8 images [N, C, H, W], in rows of eight, or of more for a square; small ones enlarged to 32 pixels."""
     enlarged = images.repeat_interleave(factor := max(1, 32 // images.shape[-1]), 2).repeat_interleave(factor, 3)
-    across, grey = (
-        min(max(8, math.isqrt(len(images) - 1) + 1), len(images)),
-        functools.partial(nn.functional.pad, value=128),
-    )
+    across = min(max(8, math.isqrt(len(images) - 1) + 1), len(images))
+    grey = functools.partial(nn.functional.pad, value=128)
     tiles = grey(enlarged.expand(-1, 3, -1, -1), (0, GAP, 0, GAP, 0, 0, 0, -len(images) % across))
     rows = tiles.unflatten(0, (-1, across)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
     content = io.BytesIO()
@@ -120,8 +123,9 @@ def _related(real: Tensor) -> tuple[int, int]:
 
 
 def _fans(data: Data, windows: Tensor, title: str, trajectories: Sequence[Tensor]) -> bytes:
-    """For every channel the median of the windows and the bands that hold half and nine tenths of them, real beside samples."""
-    real, channels = _real(data, len(windows)), windows.shape[-1]
+    """Every channel's median over the windows and the bands of half and nine tenths of them, real beside samples."""
+    real = _real(data, len(windows))
+    channels = windows.shape[-1]
     figure = Figure(figsize=(9, 2.1 * channels + 0.5), layout="constrained")
     panels = figure.subplots(channels, 2, sharex=True, sharey="row", squeeze=False)
     for row, name in zip(range(channels), data.names, strict=True):

@@ -39,7 +39,8 @@ class EightGaussians(Points, name="eight_gaussians"):
 
     def draw(self, number: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         component = torch.randint(8, (number,), generator=generator)
-        angle, spread = component * math.pi / 4, 0.1
+        angle = component * math.pi / 4
+        spread = 0.1
         centres = math.sqrt(2 * (1 - spread**2)) * torch.stack([angle.cos(), angle.sin()], dim=1)
         return centres + spread * torch.randn(number, 2, generator=generator), component
 
@@ -130,15 +131,16 @@ class SwissRoll(ScikitPoints, name="swiss_roll"):
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianMixture(Points, name="gaussian_mixture"):
-    """Equally likely round Gaussians in D dimensions, whose exact density and flow are known."""
+    """Equally likely round Gaussians in D dimensions, whose means are known."""
 
     dimensions: Count = 2
     components: Count = 4
     spread: Annotated[float, Range(0, 1, ends="(]")] = 0.3
-    """Standard deviation of each component; their means supply the rest of the unit variance. A single one stands at zero."""
+    """Standard deviation of each component; their means supply the rest of the unit variance. A single one stands at
+    zero."""
 
     def means(self) -> Tensor:
-        """[components, D] in float64, of mean zero and, if there are several, variance 1 - spread^2 in each coordinate."""
+        """[components, D] in float64, of mean zero and variance 1 - spread^2 in each coordinate; one alone is zero."""
         if self.components == 1:
             return torch.zeros(1, self.dimensions, dtype=torch.float64)
         drawn = torch.randn(
@@ -151,24 +153,3 @@ class GaussianMixture(Points, name="gaussian_mixture"):
         return (
             self.means()[component] + self.spread * torch.randn(number, self.dimensions, generator=generator)
         ).float(), component
-
-    def log_density(self, x: Tensor) -> Tensor:
-        """log p(x) of x [B, D], [B] in float64."""
-        logits, _ = self._responsibilities(x.double(), self.means(), self.spread**2)
-        return (
-            logits.logsumexp(1)
-            - math.log(self.components)
-            - self.dimensions / 2 * math.log(2 * math.pi * self.spread**2)
-        )
-
-    def posterior_mean(self, xt: Tensor, alpha: float, sigma: float) -> Tensor:
-        """E[x0 | alpha x0 + sigma x1 = xt] for standard normal x1, [B, D] in float64; `sigma` > 0."""
-        xt, variance = xt.double(), alpha**2 * self.spread**2 + sigma**2
-        _, weights = self._responsibilities(xt, alpha * self.means(), variance)
-        gain = alpha * self.spread**2 / variance
-        return weights @ self.means() * (1 - gain * alpha) + gain * xt
-
-    def _responsibilities(self, x: Tensor, means: Tensor, variance: float) -> tuple[Tensor, Tensor]:
-        """-|x - mean|^2 / (2 variance) [B, components], and its softmax."""
-        logits = -torch.cdist(x, means).square() / (2 * variance)
-        return logits, logits.softmax(1)

@@ -39,11 +39,11 @@ class Windows(Dataset):
         notes = list[str]()
         series, names = self.series(notes.append)
         border = round(len(series) * (1 - self.held_out))
-        for part, length in (("training", border), ("held-out", len(series) - border)):
+        for split, length in (("training", border), ("held-out", len(series) - border)):
             if length < self.window:
                 raise ConfigError(
                     "dataset.window",
-                    f"{self.window} is longer than the {length} rows of the {part} part. Choose a shorter one.",
+                    f"{self.window} is longer than the {length} rows of the {split} samples. Choose a shorter one.",
                 )
         whole = torch.from_numpy(series)
         scale = Standardise(whole[:border].mean(0), whole[:border].std(0))
@@ -51,8 +51,8 @@ class Windows(Dataset):
             raise UserError(f"dataset: the channel '{constant[0]}' never varies. Leave it out by dataset.columns.")
         _refuse_rounding(whole, scale, names)
         train, held = (
-            part.unfold(0, self.window, self.stride).transpose(1, 2).contiguous().float()
-            for part in (whole[:border], whole[border:])
+            rows.unfold(0, self.window, self.stride).transpose(1, 2).contiguous().float()
+            for rows in (whole[:border], whole[border:])
         )
         return Data(
             train,
@@ -67,10 +67,14 @@ class Windows(Dataset):
 
 
 def _refuse_rounding(series: Tensor, scale: Standardise, names: tuple[str, ...]) -> None:
-    """`UserError` where a channel of the series float64 [T, D] varies by less than float32, which windows are kept in, can tell apart."""
+    """`UserError` where a channel of the series float64 [T, D] varies by less than float32 can tell apart.
+
+    Windows are kept in float32.
+    """
     lost = (series.float().double() - series).abs().amax(0) / scale.std
     if len(worst := (lost > LARGEST_ROUNDING).nonzero().flatten()):
-        name, mean, std = names[worst[0]], scale.mean[worst[0]], scale.std[worst[0]]
+        name = names[worst[0]]
+        mean, std = scale.mean[worst[0]], scale.std[worst[0]]
         raise UserError(
             f"dataset: the channel '{name}' varies by {std:.3g} around {mean:.3g}, too little for 32-bit numbers. "
             "Subtract its mean, or choose another unit, before saving it."
@@ -79,9 +83,10 @@ def _refuse_rounding(series: Tensor, scale: Standardise, names: tuple[str, ...])
 
 @dataclass(frozen=True, kw_only=True)
 class TimeSeries(Windows, name="time_series"):
-    """Windows of a series of your own, the oldest row first: a .csv with a header, or an .npz with `series` [T, D] and perhaps `names` [D].
+    """Windows of a series of your own, the oldest row first: a .csv with a header, or an .npz.
 
-    A .csv's columns of times and row numbers are left out, and checked: rows that are not in the order of time are refused.
+    An .npz holds `series` [T, D] and perhaps `names` [D]. A .csv's columns of times and row numbers are left out, and
+    checked: rows that are not in the order of time are refused.
     """
 
     path: str = field(metadata=RUN_ONLY)
@@ -152,7 +157,7 @@ def _say_others(path: Path, arrays: dict[str, np.ndarray], rows: int, say: Calla
 
 @dataclass(frozen=True, kw_only=True)
 class USMacro(Windows, name="us_macro"):
-    """The US economy by quarters, 1959 to 2009, embedded in statsmodels: growth, investment, unemployment, interest, inflation."""
+    """The US economy by quarters, 1959 to 2009, out of statsmodels: growth, investment, unemployment, inflation."""
 
     source: ClassVar[str] = "statsmodels' macrodata (Federal Reserve Bank of St. Louis)"
 

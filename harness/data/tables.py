@@ -32,7 +32,8 @@ class Table:
 
     def place(self, row: int, column: int) -> str:
         """Where a cell stands in a spreadsheet, like B7."""
-        letters, number = "", column + 1
+        letters = ""
+        number = column + 1
         while number:
             number, letter = divmod(number - 1, 26)
             letters = chr(ord("A") + letter) + letters
@@ -56,9 +57,15 @@ def read(path: Path, separator: Separator) -> Table:
     sign = _separator(path, lines[skipped:], separator)
     try:
         cells = pd.read_csv(
-            io.StringIO(text), sep=sign, header=None, dtype=object, keep_default_na=False, skip_blank_lines=False, skiprows=skipped,
+            io.StringIO(text),
+            sep=sign,
+            header=None,
+            dtype=object,
+            keep_default_na=False,
+            skip_blank_lines=False,
+            skiprows=skipped,
             skipinitialspace=True,
-        )  # fmt: skip
+        )
     except (ValueError, pd.errors.ParserError) as error:
         _refuse_ragged(path, lines, skipped, sign)
         raise UserError(f"{path}: cannot be read ({str(error).strip()}). Give a .csv with a header.") from error
@@ -87,7 +94,7 @@ def _fields(line: str, sign: str) -> list[str]:
 
 
 def _separator(path: Path, lines: Sequence[str], given: Separator) -> str:
-    """The sign between columns: the one of the header; of several, the only one that parts the first rows into as many fields."""
+    """The sign between columns: the header's; of several, the only one that gives the first rows as many fields."""
     if given != "auto":
         return r"\s+" if given == "space" else SEPARATORS[given]
     found = {name: sign for name, sign in SEPARATORS.items() if len(_fields(lines[0], sign)) > 1}
@@ -110,6 +117,7 @@ def _refuse_ragged(path: Path, lines: Sequence[str], skipped: int, sign: str) ->
     for row, fields in enumerate(rows, skipped + 2):
         if fields and len(fields) != width:
             raise UserError(
-                f"{path}: row {row} has {len(fields)} fields, the header {width}. Give every row as many as the header: "
+                f"{path}: row {row} has {len(fields)} fields, the header {width}. "
+                "Give every row as many as the header: "
                 "a comma in a number or at the end of a row counts as a separator."
             )

@@ -36,7 +36,10 @@ def stamps(texts: Sequence[str]) -> pd.Series | None:
 
 
 def dates(texts: Sequence[str]) -> pd.Series | None:
-    """Dates written as text, None where they are none. Day and month are taken in the order that reads most, or else rising, dates."""
+    """Dates written as text, None where they are none.
+
+    Day and month are taken in the order that reads most, or else rising, dates.
+    """
     filled = [text for text in texts if text]
     if not filled or not DATE.search(filled[0]):
         return None
@@ -69,7 +72,10 @@ def counts(values: np.ndarray) -> bool:
 
 
 def check(times: pd.Series, path: Path, place: Callable[[int], str]) -> list[str]:
-    """What is to be said of uneven steps; `UserError` where the rows are not in the order of time. `place(row)` names a row."""
+    """What is to be said of uneven steps; `UserError` where the rows are not in the order of time.
+
+    `place(row)` names a row.
+    """
     known = times.dropna()
     steps = known.diff().iloc[1:]
     if not len(steps):
@@ -83,8 +89,8 @@ def check(times: pd.Series, path: Path, place: Callable[[int], str]) -> list[str
                 "so the past would be held out. Sort the rows by time."
             )
         raise UserError(
-            f"{path}: its rows are not in the order of time: {known[back[0]]} in {place(back[0])} comes after a later time. "
-            "Sort the rows, and give each series a file of its own."
+            f"{path}: its rows are not in the order of time: {known[back[0]]} in {place(back[0])} comes after "
+            "a later time. Sort the rows, and give each series a file of its own."
         )
     if shared := int((steps == zero).sum()):
         return [

@@ -115,8 +115,8 @@ class Protocol:
         _refuse_unfit(config, data)
         extractor = extractor_of(config.extractor)
         return cls(
-            solver=to_dict(config.solver),
-            time_grid=to_dict(config.time_grid),
+            solver=to_dict(config.solver, digested=True),
+            time_grid=to_dict(config.time_grid, digested=True),
             num_samples=config.num_samples,
             batch_size=config.batch_size,
             extractor=config.extractor,
@@ -139,7 +139,7 @@ class Protocol:
 
 def guidance_of(guidance: Guidance) -> dict:
     """Guidance as a protocol holds it."""
-    return {} if guidance.scale == 1 else to_dict(guidance)
+    return {} if guidance.scale == 1 else to_dict(guidance, digested=True)
 
 
 def digest_of(protocol: Mapping[str, Any]) -> str:
@@ -156,13 +156,14 @@ def _reference(config: EvaluateConfig, data: Data, extractor: Extractor | None) 
 
 def _unusual(metric: Metric) -> dict:
     """The parameters of a metric that differ from its defaults."""
-    usual = to_dict(type(metric)())
-    return {name: value for name, value in to_dict(metric).items() if value != usual[name]}
+    usual = to_dict(type(metric)(), digested=True)
+    chosen = to_dict(metric, digested=True)
+    return {name: value for name, value in chosen.items() if name not in usual or value != usual[name]}
 
 
 def _network(config: EvaluateConfig) -> dict:
-    chosen = {"average": to_dict(config.average), "checkpoint": config.checkpoint}
-    return {} if chosen == {"average": to_dict(Ema()), "checkpoint": "last"} else chosen
+    chosen = {"average": to_dict(config.average, digested=True), "checkpoint": config.checkpoint}
+    return {} if chosen == {"average": to_dict(Ema(), digested=True), "checkpoint": "last"} else chosen
 
 
 def _refuse_unfit(config: EvaluateConfig, data: Data) -> None:

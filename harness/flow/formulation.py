@@ -31,13 +31,13 @@ class ObjectiveConfig(Config):
     normalise_weight: bool = True
     """Divide w(t) by its mean under the time density, so that arms differ in shape and not in scale."""
     label_dropout: Annotated[float, Range(0, 1, ends="[)")] | None = None
-    """Share of the samples whose class is hidden from the network, drawn one by one; null hides all: no classes. Guidance
-    needs more than 0."""
+    """Share of the samples whose class is hidden from the network, drawn one by one; null hides all: no classes.
+    Guidance needs more than 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Formulation(Config):
-    """The parts of the objective. A combination that means nothing is a `ConfigError` from the start."""
+    """The components of the objective. A combination that means nothing is a `ConfigError` from the start."""
 
     interpolant: Interpolant = Linear()
     prediction: Prediction = Velocity()
@@ -71,8 +71,9 @@ class Formulation(Config):
         return self.interpolant if std == 1 else Scaled(path=self.interpolant, std=std)
 
     def refuse_unbounded(self, space: str) -> None:
-        """`ConfigError` when the prediction's target, or its conversion into `space`, has no bound within the clamps."""
-        prediction, path = self.prediction, self.interpolant
+        """`ConfigError` when the prediction's target, or its conversion to `space`, has no bound within the clamps."""
+        prediction = self.prediction
+        path = self.interpolant
         for end in ("t_min", "t_max"):
             t = torch.tensor([getattr(prediction, end)], dtype=torch.float64)
             values = (prediction.factor(t, path, space), *prediction.coefficients(t, path, ONE))
@@ -85,7 +86,10 @@ class Formulation(Config):
 
 
 def require_score(path: str, name: str, instead: str, formulation: Formulation) -> None:
-    """Refuse what uses the score where x1 does not give it: E[x1 | x_t] = -sigma Var[x1] score holds for normal, independent x1."""
+    """Refuse what uses the score where x1 does not give it.
+
+    E[x1 | x_t] = -sigma Var[x1] score holds for normal, independent x1 alone.
+    """
     if not formulation.noise.gaussian:
         reason = f"{name} needs the score, which {formulation.noise.name} noise does not give"
         raise ConfigError(path, f"{reason}. Choose noise=gaussian or {path}={instead}.")

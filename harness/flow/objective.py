@@ -32,7 +32,7 @@ class Task(NamedTuple):
     """What pairing them took."""
 
     def share(self, number: int, of: int) -> Task:
-        """One of `of` equal parts of the batch."""
+        """One of `of` equal shares of the batch."""
         if of == 1:
             return self
         size = len(self.t) // of
@@ -49,20 +49,24 @@ class Step(NamedTuple):
     """What is minimised: the weighted mean, a scalar."""
     errors: Tensor
     """Unweighted, of each sample, [B]; without a gradient."""
-    transport_cost: Tensor
-    coupling_seconds: float
-    """The task's own."""
 
 
 class Objective:
     """E w(t) loss(error at t): Lipman et al. 2023, eq. 9, for every prediction, loss space, weighting and coupling."""
 
     def __init__(
-        self, formulation: Formulation, noise_state: Mapping[str, Tensor], at: float | None = None, device: torch.device | str = "cpu"
-    ):  # fmt: skip
-        """`at`: the only time that is asked about, with weight 1, instead of the times and weights of the formulation. `device`:
-        where the data will be."""
-        self.formulation, self.at = formulation, at
+        self,
+        formulation: Formulation,
+        noise_state: Mapping[str, Tensor],
+        at: float | None = None,
+        device: torch.device | str = "cpu",
+    ):
+        """`at`: the only time that is asked about, with weight 1, instead of the formulation's times and weights.
+
+        `device`: where the data will be.
+        """
+        self.formulation = formulation
+        self.at = at
         self.noise_state = {name: value.to(device) for name, value in noise_state.items()}
         self.variance = formulation.noise.variance(self.noise_state).to(device)
         """Of the noise: a scalar, or shaped like a sample."""
@@ -70,18 +74,16 @@ class Objective:
         normalise = formulation.objective.normalise_weight and at is None
         self.weight_mean = formulation.weighting.expectation(formulation.time_sampler, self.path) if normalise else 1.0
 
-    def __call__(self, network: nn.Module, x0: Tensor, seed: int, step: int, y: Tensor | None = None) -> Step:
-        """One step on encoded data x0 [B, ...] of classes y [B]. Draws depend on seed and step alone."""
-        return self.measure(network, self.task(x0, seed, step, y))
-
     def task(
         self, x0: Tensor, seed: int, step: int, y: Tensor | None = None, t: Tensor | None = None, *, hide: bool = True
-    ) -> Task:  # fmt: skip
-        """The step's pairs and times (or the times t [B]), and what the network should say of them.
+    ) -> Task:
+        """A step's pairs and times, and what the network should say of them.
 
-        `hide`: some classes are hidden from the network, as training does it; otherwise it is told all of them.
+        x0 [B, ...] are encoded data of classes y [B]. Draws depend on seed and step alone; times t [B] that are given
+        are not drawn. `hide`: some classes are hidden from the network, as training does it; else it is told all.
         """
-        f, device = self.formulation, x0.device
+        f = self.formulation
+        device = x0.device
         x1 = f.noise.sample(x0.shape, stream(seed, "noise", step, device=device), self.noise_state)
         started = time.perf_counter()
         x0, x1, y = f.coupling.pair(x0, x1, stream(seed, "coupling", step, device=device), y)
@@ -98,16 +100,14 @@ class Objective:
     def measure(self, network: nn.Module, task: Task) -> Step:
         """How `network` does at a task, or at a share of one."""
         errors = self.formulation.loss.measure(self._error(network, *task[:4]))
-        return Step((self.weight(task.t) * errors).mean(), errors.detach(), task.transport_cost, task.coupling_seconds)
+        return Step((self.weight(task.t) * errors).mean(), errors.detach())
 
     def weight(self, t: Tensor) -> Tensor:
         """What a sample's loss at t counts, [B]."""
         if self.at is not None:
             return torch.ones_like(t)
-        weight, sampler = (
-            self.formulation.weighting.weight(t, self.path) / self.weight_mean,
-            self.formulation.time_sampler,
-        )
+        weight = self.formulation.weighting.weight(t, self.path) / self.weight_mean
+        sampler = self.formulation.time_sampler
         return weight * sampler.correction(t, self.path) if sampler.importance_correct else weight
 
     def _shown(self, y: Tensor | None, seed: int, step: int) -> Tensor | None:

@@ -21,7 +21,7 @@ from harness.evaluation.protocol import EvaluateConfig, Protocol
 from harness.flow.formulation import Formulation
 from harness.flow.sampling import Guidance, SamplingConfig
 from harness.runs.students import check_student
-from harness.training.trainer import TrainConfig
+from harness.training.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)

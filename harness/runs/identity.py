@@ -51,7 +51,7 @@ def training_digest(config: RunConfig, facts: Mapping[str, Any] | None = None) -
     The device belongs to it: the random streams of a CPU and a GPU differ.
     """
     facts = facts or facts_of(config)
-    identity = to_dict(config, run_only=False)
+    identity = to_dict(config, digested=True)
     del identity["evaluate"], identity["seed"], identity["reflow"]
     identity["train"] |= facts["resolved"]
     if config.parent is not None:
@@ -69,12 +69,12 @@ def pairs_digest(config: RunConfig) -> str:
 
 
 def _pairs(config: RunConfig, facts: Mapping[str, Any]) -> dict[str, Any]:
-    making = to_dict(config.reflow, run_only=False)
+    making = to_dict(config.reflow, digested=True)
     for name in ("rounds", "distil", "teacher", "warm_start", "later_guidance"):
         del making[name]
     return {
         **making,
-        "guidance": to_dict(config.pairs_sampling.guidance),
+        "guidance": to_dict(config.pairs_sampling.guidance, digested=True),
         "teacher": facts["teacher"],
         "sources": facts["pair_sources"],
     }
@@ -107,7 +107,7 @@ def leaving_the_name(config: RunConfig, changes: Mapping[str, Any]) -> dict[str,
 
 
 def _learned(config: RunConfig) -> dict[str, Any]:
-    return {name: value for name, value in to_dict(config, run_only=False).items() if name != "evaluate"}
+    return {name: value for name, value in to_dict(config, digested=True).items() if name != "evaluate"}
 
 
 def _of_teachers(config: RunConfig, changes: Mapping[str, Any]) -> dict[str, Any]:

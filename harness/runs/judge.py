@@ -24,7 +24,7 @@ from harness.flow.sampling import Generated, NetworkField, Trained
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.sample import paths, samples
-from harness.training.hardware import products
+from harness.training.hardware import matmul_precision
 
 
 def judge_of(config: RunConfig, watch: Watch = unwatched, stop: Stop = lambda: False) -> Judge:
@@ -38,7 +38,7 @@ def evaluate(run: Run, trained: Trained, judge: Judge, stop: Stop) -> None:
     Raises `NoValue` at the end where something has no value; what has one is kept.
     """
     torch.set_num_threads(run.config.train.threads)
-    with run.lock(), threadpool_limits(run.config.train.threads), products("fp32"):
+    with run.lock(), threadpool_limits(run.config.train.threads), matmul_precision("fp32"):
         for nfe in run.missing(judge.protocol):
             _evaluate_at(run, trained, judge, nfe, stop)
         _evaluate_flow(run, trained, judge.protocol)

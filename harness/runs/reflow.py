@@ -17,7 +17,7 @@ from harness.flow.sampling import generate
 from harness.runs.folder import Run
 from harness.runs.sample import restore
 from harness.training.distributed import ALONE, Ranks
-from harness.training.hardware import products
+from harness.training.hardware import matmul_precision
 
 
 def draw_pairs(run: Run, stop: Stop, ranks: Ranks = ALONE) -> None:
@@ -54,7 +54,7 @@ def teacher_of(run: Run) -> Run:
 
 def _made(run: Run, teacher: Run) -> dict[str, Any]:
     """What pairs.json says of who made the pairs of a run, and how."""
-    drawn = to_dict(run.config.pairs_sampling, run_only=False)
+    drawn = to_dict(run.config.pairs_sampling, digested=True)
     names = ("solver", "time_grid", "nfe", "guidance", "average", "checkpoint", "batch_size")
     return {"teacher": teacher.name, "made": {name: drawn[name] for name in names if name in drawn}}
 
@@ -68,7 +68,7 @@ def _fill(run: Run, teacher: Run, made: Mapping[str, Any], stop: Stop) -> None:
     begun = writer.done
     calls = 0
     started = time.perf_counter()
-    with threadpool_limits(config.train.threads), products("fp32"):
+    with threadpool_limits(config.train.threads), matmul_precision("fp32"):
         torch.set_num_threads(config.train.threads)
         for batch in generate(
             restore(teacher), sampling, sampling.nfe, data.shape, sampling.number,

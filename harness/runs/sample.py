@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from harness.core.checkpoint import checkpoints, part, read_checkpoint, step_of
+from harness.core.checkpoint import below, checkpoints, read_checkpoint, step_of
 from harness.core.errors import ConfigError, UserError
 from harness.data.pictures import draw
 from harness.flow.sampling import Generated, SamplingConfig, Trained, generate
@@ -32,7 +32,7 @@ def averaged(run: Run) -> Trained:
     if step < config.train.steps:
         trained = f"trained for {step} of {config.train.steps} steps"
         raise UserError(f"{run.name}: {trained}. Run `harness train` with its settings first.")
-    for name, value in part(saved, "data").items():
+    for name, value in below(saved, "data").items():
         if not torch.equal(value.cpu(), run.data.statistics.get(name, torch.empty(0))):
             reason = f"the data's {name} is not what it was trained with"
             raise UserError(f"{run.name}: {reason}. Bring the same data back, or train again.")
@@ -41,11 +41,11 @@ def averaged(run: Run) -> Trained:
         if not saved:
             raise UserError(f"{run.name}: its best checkpoint is missing or damaged. Set evaluate.checkpoint=last.")
     network = laid_out(config.build(run.data).to(device), run.data.shape, config.train.channels_last)
-    network.load_state_dict(part(saved, "network"))
+    network.load_state_dict(below(saved, "network"))
     steps = sorted(map(step_of, checkpoints(folder / "snapshots")))
     terms = config.evaluate.average.terms(config.train.decays, steps)
     network.load_state_dict(combine(saved, folder / "snapshots", terms), strict=False)
-    return Trained(network, config, part(saved, "noise"))
+    return Trained(network, config, below(saved, "noise"))
 
 
 def samples(

@@ -16,12 +16,13 @@ from harness.flow.formulation import Formulation
 from harness.training.optimizers import AdamW
 
 if TYPE_CHECKING:
-    from harness.training.trainer import TrainConfig
+    from harness.training.config import TrainConfig
 
 PAPER_STEPS = 50_000
 """From here on, a training is of the length that published rates are for."""
 RATES = (1e-4, 5e-4)
-STD, MEAN = (0.2, 2.5), 1.0
+STD = (0.2, 2.5)
+MEAN = 1.0
 """Encoded data outside these (mean in absolute value) are not what networks, noise and times are made for."""
 NARROW = 0.7
 """Samples whose spread is below this share of the data's lack something."""
@@ -51,7 +52,8 @@ def warnings(config: TrainConfig, data: Data, formulation: Formulation) -> list[
         and not RATES[0] <= config.learning_rate <= RATES[1]
     ):
         said.append(
-            f"train.learning_rate: {config.learning_rate:g} is outside 1e-4 to 5e-4, which long trainings with AdamW use."
+            f"train.learning_rate: {config.learning_rate:g} is outside 1e-4 to 5e-4, which long trainings with AdamW "
+            "use."
         )
     said += [unusual] if (unusual := not_normalised(data)) else []
     return said + unfitting(formulation, data)
@@ -59,23 +61,28 @@ def warnings(config: TrainConfig, data: Data, formulation: Formulation) -> list[
 
 def unfitting(formulation: Formulation, data: Data) -> list[str]:
     """Which settings of a formulation do not fit the data or each other, a line each."""
-    f, said, (mean, std) = formulation, [], data.moments
+    f = formulation
+    said = []
+    mean, std = data.moments
     size = math.hypot(mean, std)
     if f.conditional and isinstance(f.coupling, ExactOT | Sinkhorn):
         said.append(
-            f"coupling: {f.coupling.name} does not see the classes: a class is paired with a part of the noise, and sampling starts it "
-            "from all. Choose class_conditional_ot."
+            f"coupling: {f.coupling.name} does not see the classes: a class is paired with a part of the noise, and "
+            "sampling starts it from all. Choose class_conditional_ot."
         )
-    for part in (f.prediction, f.weighting):
-        if isinstance(part, predictions.EDM | weightings.EDM) and not std / FAR < part.sigma_data < FAR * std:
+    for edm in (f.prediction, f.weighting):
+        if isinstance(edm, predictions.EDM | weightings.EDM) and not std / FAR < edm.sigma_data < FAR * std:
             said.append(
-                f"{part.family}.sigma_data: {part.sigma_data:g} is far from {std:.3g}, the data's sd. Set it to that."
+                f"{edm.family}.sigma_data: {edm.sigma_data:g} is far from {std:.3g}, the data's sd. Set it to that."
             )
-    path, ends = f.path(f.noise.learn(data)), torch.tensor([0.0, 1.0], dtype=torch.float64)
+    path = f.path(f.noise.learn(data))
+    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
     alpha, sigma = path.alpha(ends).tolist(), path.sigma(ends).tolist()
     if alpha[1] * size > LEFT * sigma[1]:
-        left = f"at t = 1 data of size {alpha[1] * size:.3g} are left under noise of sd {sigma[1]:.3g}, and sampling starts without them"
-        said.append(f"interpolant: {f.interpolant.name}: {left}. Choose a larger noise.")
+        left = f"at t = 1 data of size {alpha[1] * size:.3g} are left under noise of sd {sigma[1]:.3g}"
+        said.append(
+            f"interpolant: {f.interpolant.name}: {left}, and sampling starts without them. Choose a larger noise."
+        )
     if sigma[0] > LEFT * alpha[0] * std:
         left = f"noise of sd {sigma[0]:.3g} stays in samples of data of sd {std:.3g}"
         said.append(f"interpolant: {f.interpolant.name}: {left}. Choose a smaller sigma_min.")
@@ -104,17 +111,20 @@ def remedy(config: TrainConfig, data: Data) -> str:
 def diagnoses(lines: Lines) -> list[str]:
     """What the lines of metrics.jsonl say of a finished training, a line each; nothing where all looks well."""
     reports = [line for line in lines if "loss" in line]
-    fifth, said = len(reports) // 5, []
+    said = []
+    fifth = len(reports) // 5
     if fifth:
-        first, last = (statistics.fmean(line["loss"] for line in part) for part in (reports[:fifth], reports[-fifth:]))
+        first, last = (statistics.fmean(line["loss"] for line in some) for some in (reports[:fifth], reports[-fifth:]))
         if last > 0.98 * first:
             said.append(
-                f"the loss does not fall ({first:.4g} in the first fifth, {last:.4g} in the last): check rate and normalisation."
+                f"the loss does not fall ({first:.4g} in the first fifth, {last:.4g} in the last): "
+                "check rate and normalisation."
             )
         clipped = statistics.fmean(line["clipped_share"] for line in reports[-fifth:])
         if clipped > 0.5:
             said.append(
-                f"{clipped:.0%} of the last steps were clipped: the rate is high, or train.clip_norm low, for this objective."
+                f"{clipped:.0%} of the last steps were clipped: "
+                "the rate is high, or train.clip_norm low, for this objective."
             )
     spreads = [line["sample_spread"] for line in lines if "sample_spread" in line]
     if spreads and spreads[-1] < NARROW:
@@ -126,10 +136,11 @@ def diagnoses(lines: Lines) -> list[str]:
     if held_out and held_out[-1][0] > 1.05 * min(held_out)[0]:
         lowest, step = min(held_out)
         said.append(
-            f"the held-out loss was lowest at step {step} ({lowest:.4g}, at the end {held_out[-1][0]:.4g}): more steps now memorise. "
-            "evaluate.checkpoint=best takes those weights."
+            f"the held-out loss was lowest at step {step} ({lowest:.4g}, at the end {held_out[-1][0]:.4g}): "
+            "more steps now memorise. evaluate.checkpoint=best takes those weights."
         )
     elif len(held_out) > 1 and held_out[-1][0] < (1 - GAIN) * held_out[-2][0]:
-        before, last = held_out[-2][0], held_out[-1][0]
+        before = held_out[-2][0]
+        last = held_out[-1][0]
         said.append(f"the held-out loss still fell at the end ({before:.4g} a look before, {last:.4g}): train longer.")
     return said

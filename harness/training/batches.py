@@ -12,18 +12,22 @@ from harness.core.errors import UserError
 from harness.core.rng import stream
 from harness.data.base import Data, Samples
 
-Batch = tuple[Tensor, Tensor | None]
+StoredBatch = tuple[Tensor, Tensor | None]
 """Stored samples [B, ...] and their classes [B], on the device."""
 RESIDENT_BYTES = 4 << 30
 """Tensors up to this size lie on the device as a whole; larger ones are fetched batch by batch."""
 
 
 class DataOrder:
-    """The permutations of all epochs one after another, cut into batches; on the device, which then waits for no indices."""
+    """The permutations of all epochs one after another, cut into batches; on the device, which waits for no indices."""
 
     def __init__(self, size: int, batch_size: int, seed: int, device: str = "cpu"):
-        self.size, self.batch_size, self.seed, self.device = size, batch_size, seed, device
-        self._epoch, self._permutation = -1, torch.empty(0, dtype=torch.long)
+        self.size = size
+        self.batch_size = batch_size
+        self.seed = seed
+        self.device = device
+        self._epoch = -1
+        self._permutation = torch.empty(0, dtype=torch.long)
 
     def indices(self, step: int) -> Tensor:
         """Indices [batch_size] of the samples of a step."""
@@ -33,21 +37,21 @@ class DataOrder:
         while count:
             epoch, offset = divmod(start, self.size)
             if epoch != self._epoch:
-                generator = stream(self.seed, "order", epoch)
-                self._epoch, self._permutation = (
-                    epoch,
-                    torch.randperm(self.size, generator=generator).to(self.device, non_blocking=True),
-                )
+                self._epoch = epoch
+                drawn = torch.randperm(self.size, generator=stream(self.seed, "order", epoch))
+                self._permutation = drawn.to(self.device, non_blocking=True)
             piece = self._permutation[offset : offset + count]
             yield piece
-            start, count = start + len(piece), count - len(piece)
+            start += len(piece)
+            count -= len(piece)
 
 
-def batches(data: Data, batch_size: int, seed: int, start: int, end: int, device: str) -> Iterator[Batch]:
+def batches(data: Data, batch_size: int, seed: int, start: int, end: int, device: str) -> Iterator[StoredBatch]:
     """The batches of steps `start` to `end`: the same ones wherever training begins and however they are fetched."""
     classes = None if data.classes is None else data.classes.to(device)
     if isinstance(data.train, Tensor) and data.train.nbytes <= RESIDENT_BYTES:
-        train, order = data.train.to(device), DataOrder(len(data.train), batch_size, seed, device)
+        train = data.train.to(device)
+        order = DataOrder(len(data.train), batch_size, seed, device)
         for step in range(start, end):
             rows = order.indices(step)
             yield train[rows], None if classes is None else classes[rows]
@@ -75,7 +79,8 @@ def of_every_class(classes: Tensor, number: int) -> Tensor:
     Each class comes at least once where `number` allows it, and otherwise as often as it does among all.
     """
     drawn = torch.randperm(len(classes), generator=stream(0, "of every class"))
-    by_class, counts = classes[drawn].argsort(stable=True), torch.bincount(classes)
+    by_class = classes[drawn].argsort(stable=True)
+    counts = torch.bincount(classes)
     label = classes[drawn][by_class]
     place = torch.empty(len(classes), dtype=torch.float64)
     place[by_class] = (torch.arange(len(classes)) - (counts.cumsum(0) - counts)[label]) / counts[label].double()
@@ -86,7 +91,8 @@ class _Fetch(Dataset):
     """Batches by step. A user's mistake comes back as a text: an exception would bring its worker's traceback along."""
 
     def __init__(self, samples: Tensor | Samples, order: DataOrder):
-        self.samples, self.order = samples, order
+        self.samples = samples
+        self.order = order
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor, str]:
         rows = self.order.indices(step)

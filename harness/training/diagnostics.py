@@ -19,13 +19,18 @@ EDGES = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)
 BINS = ("below_-6", *(f"{low:g}_to_{high:g}" for low, high in itertools.pairwise(EDGES)), "above_6")
 WIDEST = 8.0
 """Where gradients are measured, the open bins end at this log SNR."""
-SAMPLES, PARTS = 32, 2
-"""In each bin, gradients are measured on so many samples in so many parts."""
+SAMPLES = 32
+"""In each bin, gradients are measured on so many samples."""
+GROUPS = 2
+"""Equal groups of these samples, whose gradients are compared."""
 EXPLOSION = 1000.0
 """A gradient this many times its usual norm is not taken."""
-YOUNG, MEMORY = 20, 100
-"""The usual norm is an average over so many steps, and not judged by before it has seen so many."""
-_SMALLEST, _LARGEST = -70.0, 80.0
+YOUNG = 20
+"""Steps before which no gradient is judged by the usual norm."""
+MEMORY = 100
+"""Steps that the usual norm is an average over."""
+_SMALLEST = -70.0
+_LARGEST = 80.0
 """Logs of norms stay within these: a norm of 0 counts as e^-70."""
 TOGETHER = 64
 """Sums are taken over so many steps at a time: a dozen small operations fewer in each."""
@@ -36,7 +41,8 @@ class Meter:
     """Sums over steps, on the device: nothing waits for them until `fetch`."""
 
     def __init__(self, log_snr: Callable[[Tensor], Tensor], clip_norm: float, device: str):
-        self.log_snr, self.clip_norm = log_snr, clip_norm
+        self.log_snr = log_snr
+        self.clip_norm = clip_norm
         self.edges = torch.tensor(EDGES, device=device)
         self.scalars = torch.zeros(len(_SCALARS), dtype=torch.float64, device=device)
         self.bins = torch.zeros(2, len(BINS), dtype=torch.float64, device=device)
@@ -65,7 +71,8 @@ class Meter:
             clipped = rows[:, 1] > self.clip_norm
             for row in torch.column_stack([rows, clipped, torch.ones_like(clipped)]).double():
                 self.scalars += row
-        self._steps, self._samples = [], []
+        self._steps = []
+        self._samples = []
 
     def fetch(self, ranks: Ranks) -> dict[str, float]:
         """The means since the last fetch, bins without samples left out; starts anew."""
@@ -79,7 +86,8 @@ class Meter:
 
     def clear(self) -> None:
         """Start anew."""
-        self._steps, self._samples = [], []
+        self._steps = []
+        self._samples = []
         self.scalars.zero_()
         self.bins.zero_()
 
@@ -108,13 +116,15 @@ class Guard:
 def gradients_by_noise(
     network: nn.Module, objective: Objective, x0: Tensor, y: Tensor | None, seed: int, step: int
 ) -> dict[str, float]:
-    """Norm of the mean gradient and variance of a sample's gradient (trace of its covariance), for every bin of log SNR.
+    """Norm of the mean gradient and variance of a sample's gradient, for every bin of log SNR.
 
-    Of `SAMPLES` of the encoded samples x0 in each bin, log SNR uniform in it; the weighting counts, and classes y are hidden as
-    in training. Bins that the path does not reach are left out. The network is called as it is, in training, and keeps nothing of it.
+    The variance is the trace of the covariance. Of `SAMPLES` of the encoded samples x0 in each bin, log SNR uniform in
+    it; the weighting counts, and classes y are hidden as in training. Bins that the path does not reach are left out.
+    The network is called as it is, in training, and keeps nothing of it.
     """
     weights = [w for w in network.parameters() if w.requires_grad]
-    x0, y = x0[:SAMPLES], None if y is None else y[:SAMPLES]
+    x0 = x0[:SAMPLES]
+    y = None if y is None else y[:SAMPLES]
     out: dict[str, Tensor] = {}
     for name, (low, high) in zip(BINS, itertools.pairwise((-WIDEST, *EDGES, WIDEST)), strict=True):
         place = torch.rand(len(x0), generator=stream(seed, "bins", step, device=x0.device), device=x0.device)
@@ -123,19 +133,20 @@ def gradients_by_noise(
         if not torch.allclose(objective.path.log_snr(times), wanted, atol=0.1):
             continue
         task = objective.task(x0, seed, step, y, times.float())
-        mean, squares = [torch.zeros_like(w) for w in weights], torch.zeros((), device=x0.device)
-        for i in range(PARTS):  # Welford's way, which holds two gradients
-            apart = _gradient(objective, network, task.share(i, PARTS), weights)
+        mean = [torch.zeros_like(w) for w in weights]
+        squares = torch.zeros((), device=x0.device)
+        for i in range(GROUPS):  # Welford's way, which holds two gradients
+            apart = _gradient(objective, network, task.share(i, GROUPS), weights)
             torch._foreach_sub_(apart, mean)
             torch._foreach_add_(mean, apart, alpha=1 / (i + 1))
             squares += _norm(apart).square() * i / (i + 1)
         out[f"grad_norm_by_log_snr/{name}"] = _norm(mean)
-        out[f"grad_variance_by_log_snr/{name}"] = squares / (PARTS - 1) * (len(x0) // PARTS)
+        out[f"grad_variance_by_log_snr/{name}"] = squares / (GROUPS - 1) * (len(x0) // GROUPS)
     return dict(zip(out, torch.stack(list(out.values())).tolist(), strict=True))
 
 
 def spread(samples: Tensor, real: Tensor) -> float:
-    """Root of the total variance of samples [N, ...] relative to that of real ones [M, ...]: below 1 where modes are missing."""
+    """Root of the total variance of samples [N, ...] over real ones' [M, ...]: below 1 where modes are missing."""
     made, wanted = (x.double().flatten(1).var(0).sum().item() for x in (samples, real))
     return math.sqrt(made / wanted) if wanted else math.inf
 

@@ -1,4 +1,4 @@
-"""Several processes that train one network (torchrun): the same steps as one process, each taking a share of every batch.
+"""Several processes that train one network (torchrun): one process's steps, each rank taking a share of a batch.
 
 Every rank draws the whole batch, its times and its pairs from the same streams, so stratification and optimal transport
 see the global batch; the network then sees the rank's share, and DistributedDataParallel averages the gradients.

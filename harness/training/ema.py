@@ -11,16 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from harness.components.averages import Term, ema_name, gamma_of, power_name
-from harness.core.checkpoint import checkpoints, part, read_intact, step_of
+from harness.core.checkpoint import below, checkpoints, read_intact, step_of
 from harness.core.errors import UserError
 
 
 class Averages:
-    """Copies of a network's weights that trail it, updated together; buffers are copied (running statistics are averages already).
+    """Copies of a network's weights that trail it, updated together.
 
-    An average of decay d keeps min(d, (n - 1) / (n + 9)) of itself at the n-th update: the first copies the weights, and
-    a short run averages over its last tenth or so instead of remembering its initialisation. A power-function average
-    keeps (1 - 1/n)^(gamma + 1) (Karras et al. 2024, eq. 127), so that its length is a share of the training.
+    Buffers are copied: running statistics are averages already. An average of decay d keeps
+    min(d, (n - 1) / (n + 9)) of itself at the n-th update: the first copies the weights, and a short run averages over
+    its last tenth or so instead of remembering its initialisation. A power-function average keeps
+    (1 - 1/n)^(gamma + 1) (Karras et al. 2024, eq. 127), so that its length is a share of the training.
     """
 
     def __init__(self, network: nn.Module, decays: Sequence[float], widths: Sequence[float] = ()):
@@ -50,7 +51,7 @@ class Averages:
 
     @torch.no_grad()
     def put_back_buffers(self, bad: Tensor) -> None:
-        """Give the network the buffers that it had at the last update where `bad` is 1: a step that is not taken leaves nothing."""
+        """Give the network the buffers of the last update where `bad` is 1: a step that is not taken leaves nothing."""
         for copied, module, name in self._buffers:
             new = getattr(module, name)
             new.copy_(torch.where(bad > 0, getattr(copied, name), new))
@@ -88,13 +89,14 @@ class Averages:
 def combine(saved: Mapping[str, Tensor], snapshots: Path, terms: Sequence[Term]) -> dict[str, Tensor]:
     """The weights that are the sum of `terms`, from a checkpoint and a folder of snapshots, one in memory at a time."""
     if len(terms) == 1 and terms[0].step is None:
-        return part(saved, terms[0].name)
-    paths, total = {step_of(path): path for path in checkpoints(snapshots)}, dict[str, Tensor]()
+        return below(saved, terms[0].name)
+    paths = {step_of(path): path for path in checkpoints(snapshots)}
+    total = dict[str, Tensor]()
     for step, of_step in itertools.groupby(terms, key=lambda term: term.step):
         tensors = read_intact(paths[step or 0], "cpu")
         if tensors is None:
             raise UserError(f"{paths[step or 0]}: is damaged. Choose evaluate.average=ema, or train the run again.")
         for term in of_step:
-            for name, value in part(tensors, term.name).items():
+            for name, value in below(tensors, term.name).items():
                 total[name] = total.get(name, torch.zeros((), dtype=torch.float64)) + term.share * value.double()
     return {name: value.float() for name, value in total.items()}

@@ -18,19 +18,23 @@ from torch.utils.checkpoint import checkpoint
 from harness.training.buffers import buffers_apart
 
 PEAKS = {
-    "GB200": 2500e12, "B200": 2250e12, "GH200": 989e12, "H200": 989e12, "H200 NVL": 835e12, "H100": 989e12, "H100 NVL": 835e12,
-    "H100 PCIe": 756e12, "A100": 312e12, "A30": 165e12, "A10": 125e12, "L40S": 362e12, "L40": 181e12, "L4": 121e12, "T4": 65e12,
+    "GB200": 2500e12, "B200": 2250e12, "GH200": 989e12, "H200": 989e12, "H200 NVL": 835e12, "H100": 989e12,
+    "H100 NVL": 835e12, "H100 PCIe": 756e12, "A100": 312e12, "A30": 165e12, "A10": 125e12, "L40S": 362e12,
+    "L40": 181e12, "L4": 121e12, "T4": 65e12,
     "V100": 125e12, "V100 PCIe": 112e12, "RTX 4090": 165e12,
 }  # fmt: skip
-"""Dense bf16 (T4 and V100: fp16) operations a second in NVIDIA's data sheets, by the whole name of the model; tf32 is half of it.
-fp32 is measured, and so is a model that is not here, like a part of a device (MIG)."""
+"""Dense bf16 (T4 and V100: fp16) operations a second in NVIDIA's data sheets, by the whole name of the model; tf32
+is half of it. fp32 is measured, and so is a model that is not here, like a part of a device (MIG)."""
 BOARDS = re.compile(r"NVIDIA|GeForce|Tesla|SXM\d*|\d+GB|HBM3e?", re.IGNORECASE)
 """Words of a name that say nothing of its speed."""
 
 
 @contextmanager
-def products(precision: str) -> Iterator[None]:
-    """A context in which a GPU's matrix products and convolutions of float32 are rounded to TF32, or are not (torch's default is mixed)."""
+def matmul_precision(precision: str) -> Iterator[None]:
+    """A context in which a GPU rounds float32 in matrix products and convolutions to TF32, or in neither.
+
+    (torch's default is to round in convolutions alone.)
+    """
     places: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.conv]  # type: ignore[attr-defined]
     before = [place.fp32_precision for place in places]
     try:
@@ -44,7 +48,10 @@ def products(precision: str) -> Iterator[None]:
 
 @contextmanager
 def old_left_alone() -> Iterator[None]:
-    """A context whose garbage collections pass over all that is older: what imports have made would hold up a step for 0.2 s."""
+    """A context whose garbage collections pass over all that is older.
+
+    Looking through all that imports have made would hold up a step for 0.2 s.
+    """
     gc.freeze()
     try:
         yield
@@ -73,7 +80,10 @@ def laid_out(network: nn.Module, shape: tuple[int, ...], channels_last: bool) ->
 
 
 def recomputing(network: nn.Module) -> nn.Module:
-    """The network, whose blocks (what its ModuleLists hold) are computed again in the backward pass; their buffers change once."""
+    """The network, whose blocks are computed again in the backward pass; their buffers change once.
+
+    Blocks are what its ModuleLists hold.
+    """
     for blocks in [module for module in network.modules() if isinstance(module, nn.ModuleList)]:
         for block in blocks:
             block.forward = partial(_computed_again, block, block.forward)
@@ -97,8 +107,9 @@ def device_use(
 
 
 def training_flops(network: nn.Module, shape: tuple[int, ...], device: str, conditional: bool = False) -> float:
-    """Floating-point operations of a forward and backward pass for one sample, by torch's formulas; attention is not recomputed.
+    """Floating-point operations of a forward and backward pass for one sample, by torch's formulas.
 
+    Attention is not recomputed.
     `conditional`: the network is told a class. It keeps nothing of these passes.
     """
     from torch.utils.flop_counter import FlopCounterMode
@@ -119,13 +130,13 @@ def peak_flops(device: str, precision: str, threads: int) -> float:
         if known:
             return known / (2 if precision == "tf32" else 1)
     size = 8192 if device == "cuda" else 1024
-    with products(precision):
+    with matmul_precision(precision):
         a = torch.randn(size, size, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
         return 2 * size**3 / min(_seconds(a) for _ in range(3))
 
 
 def known_peak(device_name: str) -> float | None:
-    """NVIDIA's number for a device by its name in CUDA, like "NVIDIA A100-SXM4-80GB"; None for a model that is not in `PEAKS`."""
+    """NVIDIA's number for a device by its name in CUDA, like "NVIDIA A100-SXM4-80GB"; None where `PEAKS` has none."""
     model = " ".join(word for word in re.split(r"[\s-]+", device_name) if not BOARDS.fullmatch(word))
     model = re.sub("PCIE$", "PCIe", model)
     return PEAKS.get(model, PEAKS.get(model.removesuffix(" PCIe")))

@@ -42,7 +42,7 @@ class Cosine(Schedule, name="cosine"):
 
 @dataclass(frozen=True, kw_only=True)
 class InverseSqrt(Schedule, name="inverse_sqrt"):
-    """The peak for a while, then falling with the square root of the step; the length of the training does not enter."""
+    """The peak for a while, then falling with the square root of the step, whatever the length of the training."""
 
     formula: ClassVar[str] = "1 / sqrt(max(step / {reference_steps}, 1)), 0: the warm-up"
     source: ClassVar[str] = "Vaswani et al. 2017, eq. 3; with reference_steps: Karras et al. 2024 (EDM2), eq. 67"

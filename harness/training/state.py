@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.core.checkpoint import part
+from harness.core.checkpoint import below
 from harness.data.base import Data
 from harness.flow.objective import Objective
 from harness.training.diagnostics import Guard, Meter
@@ -27,8 +28,10 @@ class State:
     data: Data
     meter: Meter
     guard: Guard
-    numbers: Tensor
-    """[2] float64: the factor that divergence has left of the learning rate, and the lowest held-out loss so far."""
+    rate_factor: float = 1.0
+    """What divergences have left of the learning rate."""
+    lowest_held_out_loss: float = math.inf
+    """So far, of the averaged network."""
 
     def weights(self) -> dict[str, Tensor]:
         """What sampling needs."""
@@ -42,31 +45,28 @@ class State:
         tensors = self.weights()
         for i, values in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{i}/{name}": value for name, value in values.items()}
-        return tensors | {f"trainer/{name}": value for name, value in self._trainer().items()}
+        numbers = torch.tensor([self.rate_factor, self.lowest_held_out_loss], dtype=torch.float64)
+        return tensors | {f"trainer/{name}": value for name, value in {**self._running(), "numbers": numbers}.items()}
 
     def load(self, saved: Mapping[str, Tensor]) -> None:
         """Put back what `tensors` gave."""
-        self.network.load_state_dict(part(saved, "network"))
-        self.averages.load(part(saved, "averages"))
-        self.objective.noise_state = part(saved, "noise")
+        self.network.load_state_dict(below(saved, "network"))
+        self.averages.load(below(saved, "averages"))
+        self.objective.noise_state = below(saved, "noise")
         state: dict[int, dict[str, Any]] = {}
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
-        for name, value in part(saved, "optimizer").items():
+        for name, value in below(saved, "optimizer").items():
             index, _, key = name.partition("/")
             weight = weights[int(index)]
-            in_order = (
-                torch.empty_like(weight).copy_(value) if value.shape == weight.shape else value
-            )  # channels last, perhaps
-            state.setdefault(int(index), {})[key] = in_order
+            if value.shape == weight.shape:
+                value = torch.empty_like(weight).copy_(value)  # in the weight's order, perhaps with channels last
+            state.setdefault(int(index), {})[key] = value
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
-        kept = part(saved, "trainer")
-        for name, tensor in self._trainer().items():
+        kept = below(saved, "trainer")
+        for name, tensor in self._running().items():
             tensor.copy_(kept[name])
+        self.rate_factor, self.lowest_held_out_loss = kept["numbers"].tolist()
 
-    def _trainer(self) -> dict[str, Tensor]:
-        return {
-            "scalars": self.meter.scalars,
-            "bins": self.meter.bins,
-            "usual": self.guard.usual,
-            "numbers": self.numbers,
-        }
+    def _running(self) -> dict[str, Tensor]:
+        """The sums and averages over steps, by their names in a checkpoint."""
+        return {"scalars": self.meter.scalars, "bins": self.meter.bins, "usual": self.guard.usual}

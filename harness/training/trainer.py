@@ -6,110 +6,33 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from harness.components.averages import WIDTHS
 from harness.core.checkpoint import read_checkpoint, write_checkpoint
-from harness.core.config import RUN_ONLY, Config, Count, Index, Positive
 from harness.core.errors import ConfigError, Diverged, Stopped
 from harness.core.rng import seed_layers, stream, stream_seed
 from harness.data.base import Data, spaced
 from harness.flow.objective import Objective, Task
 from harness.training.advice import remedy
-from harness.training.batches import Batch, DataOrder, batches, of_every_class
+from harness.training.batches import DataOrder, StoredBatch, batches, of_every_class
+from harness.training.config import TrainConfig
 from harness.training.diagnostics import SAMPLES, Guard, Meter, gradients_by_noise
 from harness.training.distributed import ALONE, Ranks
 from harness.training.ema import Averages
-from harness.training.hardware import autocast, compiled, laid_out, old_left_alone, products, recomputing
-from harness.training.optimizers import AdamW, Decay, Optimizer
-from harness.training.schedules import Cosine, Schedule
+from harness.training.hardware import autocast, compiled, laid_out, matmul_precision, old_left_alone, recomputing
 from harness.training.state import State
 
 HELD_OUT = 512
 """Of the held-out samples, at most so many are looked at during training."""
-LOWERED, LOWEST = 0.5, 0.02
-"""What a divergence leaves of the learning rate, and where training gives up."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig(Config):
-    """How long, how fast and on what a network is trained."""
-
-    steps: Count = 100_000
-    """Optimizer steps."""
-    batch_size: Count = 128
-    """Samples a step, over all processes and parts."""
-    accumulate: Count = 1
-    """Parts of a batch that the network sees one after another, for batches that do not fit into memory."""
-    optimizer: Optimizer = AdamW()
-    learning_rate: Positive = 2e-4
-    """Peak, reached after the warm-up."""
-    warmup_steps: Index = 1000
-    """Linear rise from zero, before the schedule."""
-    schedule: Schedule = Cosine()
-    clip_norm: Positive | None = 1.0
-    """Largest norm of the gradient; null turns clipping off."""
-    ema_decay: Decay | None = 0.9999
-    """Decay, after a warm-up, of the averaged weights that are sampled from; null keeps none."""
-    more_ema_decays: tuple[Decay, ...] = ()
-    """Of further averages, kept beside it to be judged afterwards (evaluate.average.decay)."""
-    snapshot_every: Index = 0
-    """Steps between two snapshots for an average of any length afterwards (evaluate.average=posthoc); 0 takes none."""
-    on_divergence: Literal["stop", "restore_and_lower_lr"] = "stop"
-    """At a loss or gradient that is not finite or explodes: give up, or go back to the last checkpoint with half the rate. What
-    follows then depends on how often checkpoints are written, and on where the run was stopped."""
-    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
-    """Of the network's forward pass; auto is bf16 on a GPU and fp32 on a CPU."""
-    compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune"] = "auto"
-    """torch.compile's mode; auto is default on a GPU from 5,000 steps on, and off elsewhere."""
-    channels_last: bool = True
-    """Whether images lie in memory with their channels last, in training and in sampling."""
-    threads: Count = 1
-    """CPU threads; results to the last digit depend on it."""
-    device: Literal["auto", "cpu", "cuda"] = field(default="auto", metadata=RUN_ONLY)
-    recompute: bool = field(default=False, metadata=RUN_ONLY)
-    """Activation checkpointing: blocks are computed a second time in the backward pass instead of being remembered."""
-    log_every: Count = field(default=50, metadata=RUN_ONLY)
-    """Steps between two lines of metrics.jsonl."""
-    sample_every: Count = field(default=5000, metadata=RUN_ONLY)
-    """Steps between two looks: samples, gradients by noise level, straightness, held-out loss."""
-    checkpoint_every: Count = field(default=1000, metadata=RUN_ONLY)
-    """Steps between two checkpoints."""
-    keep_checkpoints: Count = field(default=2, metadata=RUN_ONLY)
-    """How many of the newest stay; the best by held-out loss stays beside them."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.batch_size % self.accumulate:
-            raise ConfigError(
-                "accumulate", f"{self.accumulate} parts do not divide the batch of {self.batch_size}. Choose a divisor."
-            )
-        if len(set(self.decays)) < len(self.decays):
-            raise ConfigError("more_ema_decays", f"{list(self.decays)} names one twice. Name each once.")
-
-    @property
-    def decays(self) -> tuple[float, ...]:
-        """Of all averages, the one to sample from first."""
-        return (() if self.ema_decay is None else (self.ema_decay,)) + self.more_ema_decays
-
-    def resolved_device(self) -> str:
-        """The device this machine trains on."""
-        return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
-
-    def resolved(self) -> dict[str, str]:
-        """What stands for every "auto" here."""
-        on_gpu = self.resolved_device() == "cuda"
-        auto = {
-            "precision": "bf16" if on_gpu else "fp32",
-            "compile": "default" if on_gpu and self.steps >= 5000 else "off",
-        }
-        chosen = {name: given if (given := getattr(self, name)) != "auto" else value for name, value in auto.items()}
-        return {"device": self.resolved_device(), **chosen}
+LOWERED = 0.5
+"""Factor of the learning rate at every divergence."""
+LOWEST = 0.02
+"""Share of the learning rate below which training gives up."""
 
 
 @dataclass
@@ -117,8 +40,8 @@ class Callbacks:
     """What a run does while it is trained."""
 
     log: Callable[[dict[str, float]], None]
-    """Takes step, time (Unix seconds) and what was measured since the last line; or, at a step that training goes back to, its
-    `learning_rate_factor`."""
+    """Takes step, time (Unix seconds) and what was measured since the last line; or, at a step that training goes back
+    to, its `learning_rate_factor`."""
     look: Callable[[nn.Module, int], dict[str, float]]
     """Takes the averaged network and the step; gives what it measured on them."""
     say: Callable[[str], None]
@@ -127,9 +50,15 @@ class Callbacks:
 
 
 def fit(
-    config: TrainConfig, seed: int, network: nn.Module, objective: Objective, data: Data, folder: Path, callbacks: Callbacks,
+    config: TrainConfig,
+    seed: int,
+    network: nn.Module,
+    objective: Objective,
+    data: Data,
+    folder: Path,
+    callbacks: Callbacks,
     ranks: Ranks = ALONE,
-) -> Averages:  # fmt: skip
+) -> Averages:
     """Train `network` in place and return its averages; continues from the newest checkpoint in `folder`.
 
     Raises `Diverged` at a loss or gradient that is not finite or explodes (the step is not taken), `Stopped` once
@@ -139,7 +68,7 @@ def fit(
     start = training.resume()
     while True:
         try:
-            with products(training.chosen["precision"]), old_left_alone():
+            with matmul_precision(training.chosen["precision"]), old_left_alone():
                 training.run(start)
             return training.state.averages
         except Diverged as error:
@@ -152,27 +81,38 @@ class Training:
     """One training: its state, and what a step, a report and a checkpoint are."""
 
     def __init__(
-        self, config: TrainConfig, seed: int, network: nn.Module, objective: Objective, data: Data, folder: Path, callbacks: Callbacks,
+        self,
+        config: TrainConfig,
+        seed: int,
+        network: nn.Module,
+        objective: Objective,
+        data: Data,
+        folder: Path,
+        callbacks: Callbacks,
         ranks: Ranks,
-    ):  # fmt: skip
-        self.config, self.seed, self.objective, self.data = config, seed, objective, data
-        self.folder, self.callbacks, self.ranks = folder, callbacks, ranks
-        self.parts = ranks.number * config.accumulate
-        if config.batch_size % self.parts:
-            raise ConfigError(
-                "train.batch_size", f"{config.batch_size} does not divide among {self.parts} parts. Choose a multiple."
-            )
+    ):
+        self.config = config
+        self.seed = seed
+        self.objective = objective
+        self.data = data
+        self.folder = folder
+        self.callbacks = callbacks
+        self.ranks = ranks
+        self.micro_batches = ranks.number * config.accumulate
+        """Of a step, over all ranks."""
+        if config.batch_size % self.micro_batches:
+            reason = f"{config.batch_size} samples do not divide among {self.micro_batches} micro-batches"
+            raise ConfigError("train.batch_size", f"{reason}. Choose a multiple.")
         self.chosen = config.resolved()
         self.device = self.chosen["device"]
         laid_out(network, data.shape, config.channels_last)
         averages = Averages(network, config.decays, WIDTHS if config.snapshot_every else ())
         optimizer = config.optimizer.build(network.parameters())
-        numbers = torch.tensor([1.0, math.inf], dtype=torch.float64)
         self.clip_norm = config.clip_norm or math.inf
         self.each = torch.tensor(1 / config.accumulate, device=self.device)
-        """How much the gradient of a part counts."""
+        """How much the gradient of a micro-batch counts."""
         meter = Meter(objective.path.log_snr, self.clip_norm, self.device)
-        self.state = State(network, averages, optimizer, objective, data, meter, Guard(self.device), numbers)
+        self.state = State(network, averages, optimizer, objective, data, meter, Guard(self.device))
         self.trained = ranks.wrap(
             compiled(recomputing(network) if config.recompute else network, self.chosen["compile"])
         )
@@ -182,15 +122,19 @@ class Training:
         """Steps `start` to the last."""
         config = self.config
         fetched = batches(self.data, config.batch_size, self.seed, start, config.steps, self.device)
-        clock, logged, coupling_seconds = time.perf_counter(), start, 0.0
+        clock = time.perf_counter()
+        logged = start
+        coupling_seconds = 0.0
         self.state.network.train()
         for step in range(start, config.steps):
             if self.ranks.any(self.callbacks.stop()):
                 self.save(step)
                 raise Stopped(f"stopped at step {step}")
             coupling_seconds += self.step(step, fetched)
-            done, line = step + 1, dict[str, float]()
-            report, look = self.due(done, config.log_every), self.due(done, config.sample_every)
+            done = step + 1
+            line = dict[str, float]()
+            report = self.due(done, config.log_every)
+            look = self.due(done, config.sample_every)
             if report or look:
                 self.check(done)
             if report:
@@ -203,14 +147,16 @@ class Training:
             if line and self.ranks.first:
                 self.callbacks.log({"step": done, "time": time.time(), **line})
             if report:
-                clock, logged, coupling_seconds = time.perf_counter(), done, 0.0
+                clock = time.perf_counter()
+                logged = done
+                coupling_seconds = 0.0
             if config.snapshot_every and done % config.snapshot_every == 0:
                 self.snapshot(done)
             if self.due(done, config.checkpoint_every):
                 self.check(done)
                 self.save(done)
 
-    def step(self, step: int, fetched: Iterator[Batch]) -> float:
+    def step(self, step: int, fetched: Iterator[StoredBatch]) -> float:
         """One optimizer step; the seconds that pairing took."""
         seed_layers(
             stream_seed(self.seed, "layers", step, *([self.ranks.rank] if self.ranks.rank else [])), self.device
@@ -223,7 +169,7 @@ class Training:
             stored = self.data.augment(stored, stream(self.seed, "augment", step, device=self.device))
         task = self.objective.task(self.data.encode(stored), self.seed, step, classes)
         state.optimizer.zero_grad()
-        loss = self.ranks.sum(self.backward(task)) / self.parts
+        loss = self.ranks.sum(self.backward(task)) / self.micro_batches
         norm = nn.utils.clip_grad_norm_(state.network.parameters(), self.clip_norm)
         bad = state.guard(loss, norm, step)
         state.optimizer.found_inf = bad  # type: ignore[attr-defined]  # the fused step skips itself where this is 1
@@ -234,25 +180,27 @@ class Training:
         return task.coupling_seconds
 
     def backward(self, task: Task) -> Tensor:
-        """The gradient of this rank's share of the batch, part by part; the sum of their losses."""
-        losses, accumulate = list[Tensor](), self.config.accumulate
+        """The gradient of this rank's share of the batch, by micro-batches; the sum of their losses."""
+        losses = list[Tensor]()
+        accumulate = self.config.accumulate
         for i in range(accumulate):
-            part = task.share(self.ranks.rank * accumulate + i, self.parts)
+            micro_batch = task.share(self.ranks.rank * accumulate + i, self.micro_batches)
             with nullcontext() if i == accumulate - 1 else self.ranks.apart(self.trained):
                 with autocast(self.chosen):
-                    measured = self.objective.measure(self.trained, part)
+                    measured = self.objective.measure(self.trained, micro_batch)
                 measured.loss.backward(self.each)
             losses.append(measured.loss.detach())
-            self.state.meter.add_samples(measured.errors, part.t)
+            self.state.meter.add_samples(measured.errors, micro_batch.t)
         return sum(losses[1:], losses[0])
 
     def look(self, done: int) -> dict[str, float]:
         """What is measured seldom; by the first rank, for which the others wait."""
         if not self.ranks.first:
             return {}
-        state, batch = self.state, DataOrder(len(self.data.train), SAMPLES, self.seed).indices(done)
-        x0 = self.data.encode(self.data.train[batch].to(self.device))
-        y = None if self.data.classes is None else self.data.classes[batch].to(self.device)
+        state = self.state
+        rows = DataOrder(len(self.data.train), SAMPLES, self.seed).indices(done)
+        x0 = self.data.encode(self.data.train[rows].to(self.device))
+        y = None if self.data.classes is None else self.data.classes[rows].to(self.device)
         line = gradients_by_noise(state.network, self.objective, x0, y, self.seed, done)
         if self.config.decays:
             line["ema_distance"] = state.averages.distance().item()
@@ -267,7 +215,8 @@ class Training:
 
         A network that is told classes is told those of all samples, as in sampling; none is hidden, unlike in training.
         """
-        held, classes = self.data.held_out, self.data.held_out_classes
+        held = self.data.held_out
+        classes = self.data.held_out_classes
         rows = spaced(min(HELD_OUT, self.config.batch_size), len(held))
         if classes is not None:
             rows = of_every_class(classes, len(rows))
@@ -280,13 +229,13 @@ class Training:
 
     def keep_best(self, done: int, value: float) -> None:
         """Keep the weights if none were better on held-out samples."""
-        if value < self.state.numbers[1]:
-            self.state.numbers[1] = value
+        if value < self.state.lowest_held_out_loss:
+            self.state.lowest_held_out_loss = value
             write_checkpoint(self.folder / "best", done, self.state.weights(), keep=1)
 
     def rate(self, step: int) -> float:
         """The learning rate of a step."""
-        return learning_rate(self.config, step) * self.state.numbers[0].item()
+        return self.config.rate(step) * self.state.rate_factor
 
     def due(self, done: int, every: int) -> bool:
         """Whether something happens after so many steps; everything does after the last."""
@@ -301,7 +250,8 @@ class Training:
     def save(self, step: int) -> None:
         """A checkpoint as of `step`."""
         self.state.meter.sum_up()
-        bins, total = self.state.meter.bins, self.ranks.sum(self.state.meter.bins)
+        bins = self.state.meter.bins
+        total = self.ranks.sum(bins)
         bins.copy_(total if self.ranks.first else torch.zeros_like(total))
         if self.ranks.first:
             write_checkpoint(self.folder, step, self.state.tensors(), self.config.keep_checkpoints)
@@ -329,28 +279,20 @@ class Training:
         return step
 
     def lower(self, error: Diverged) -> int:
-        """Go back to the last checkpoint with a lower rate; its step. Raises the error when the rate has become too low."""
-        factor, lowest = self.state.numbers[0].item() * LOWERED, self.state.numbers[1].item()
+        """Go back to the last checkpoint with a lower rate; its step. Raises the error where that rate is too low."""
+        factor = self.state.rate_factor * LOWERED
+        lowest = self.state.lowest_held_out_loss
         if factor < LOWEST:
             raise error
         self.ranks.wait()
         step, saved, _ = read_checkpoint(self.folder, self.device)
         self.state.load(saved)
         self.state.meter.clear()  # a stop may have saved it with the bad step in it
-        self.state.numbers[0], self.state.numbers[1] = (
-            factor,
-            lowest,
-        )  # the best weights stay, on whichever stretch they were
+        self.state.rate_factor = factor
+        self.state.lowest_held_out_loss = lowest  # the best weights stay, on whichever stretch they were
         self.ranks.wait()
         if self.ranks.first:
             self.callbacks.log({"step": step, "time": time.time(), "learning_rate_factor": factor})
         self.save(step)
         self.callbacks.say(f"{error} Back to step {step}, with {factor:g} of the learning rate.")
         return step
-
-
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """The rate of step `step`, counted from 0: linear warm-up, then the schedule."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    return config.learning_rate * config.schedule.share(step, config.warmup_steps, config.steps)

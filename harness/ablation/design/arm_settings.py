@@ -20,7 +20,7 @@ Settings = dict[str, Any]
 
 def configuration(config: RunConfig) -> dict[str, Any]:
     """All that results depend on, the seed aside, as `RunConfig.parse` reads it."""
-    plain = to_dict(config, run_only=False)
+    plain = to_dict(config, digested=True)
     return {name: value for name, value in plain.items() if name != "seed"}
 
 

@@ -91,7 +91,7 @@ class Plan(SharedPlan):
     @property
     def digest(self) -> str:
         """Of the arms with their data and plugins; a changed plan finds its finished runs on disk."""
-        plain = self._plain(run_only=False)
+        plain = self._plain(digested=True)
         del plain["plugins"]
         data = {name: load(config.dataset).fingerprint for name, config in self.arms.items()}
         return digest({**plain, "data": data, "sources": {name: sources(config) for name, config in self.arms.items()}})
@@ -136,8 +136,8 @@ class Plan(SharedPlan):
         """(arm, seed) of the trials of which more will come."""
         return [(arm, seed) for arm, seed in self.trials() if not self.run(arm, seed).ended(self.protocol(arm))]
 
-    def _plain(self, run_only: bool) -> dict[str, Any]:
-        plain = {**vars(self), "arms": {name: to_dict(config, run_only) for name, config in self.arms.items()}}
+    def _plain(self, digested: bool) -> dict[str, Any]:
+        plain = {**vars(self), "arms": {name: to_dict(config, digested) for name, config in self.arms.items()}}
         return plain if self.expected_nfe else {name: value for name, value in plain.items() if name != "expected_nfe"}
 
 

@@ -129,7 +129,7 @@ class SearchPlan(SharedPlan):
     @property
     def digest(self) -> str:
         """Without the number of trials: more of them continue the same search."""
-        plain = self._plain(run_only=False)
+        plain = self._plain(digested=True)
         del plain["plugins"], plain["trials"], plain["question"]
         return digest({**plain, "data": load(self.base.dataset).fingerprint, "sources": sources(self.base)})
 
@@ -177,9 +177,9 @@ class SearchPlan(SharedPlan):
             except UserError as error:
                 raise UserError(f"space, {setting}: {error}") from None
 
-    def _plain(self, run_only: bool) -> dict[str, Any]:
+    def _plain(self, digested: bool) -> dict[str, Any]:
         space = {name: distribution_to_json(distribution) for name, distribution in self.space.items()}
-        return {**vars(self), "base": to_dict(self.base, run_only), "space": space}
+        return {**vars(self), "base": to_dict(self.base, digested), "space": space}
 
 
 def compared(

@@ -36,7 +36,7 @@ class SharedPlan(ABC):
         """What a reader of the record should know."""
 
     @abstractmethod
-    def _plain(self, run_only: bool) -> dict[str, Any]:
+    def _plain(self, digested: bool) -> dict[str, Any]:
         """As JSON holds it, with or without what says only how it is carried out."""
 
     @property
@@ -47,5 +47,5 @@ class SharedPlan(ABC):
     def write(self, folder: Path | None = None) -> Path:
         """Store it for the workers, in its own folder unless another is given."""
         path = (folder or self.folder) / self.FILE
-        write_json(path, self._plain(run_only=True))
+        write_json(path, self._plain(digested=False))
         return path

@@ -107,7 +107,7 @@ def remembered(plan: Plan) -> int:
 
 def _place(config: RunConfig, trials: int) -> Path:
     about = {
-        "config": to_dict(dataclasses.replace(config, seed=0), run_only=False),
+        "config": to_dict(dataclasses.replace(config, seed=0), digested=True),
         "machine": machine(),
         "trials": trials,
     }

@@ -27,7 +27,8 @@ from harness.evaluation.distances import SlicedWasserstein
 from harness.flow.formulation import Formulation
 from harness.flow.objective import Objective
 from harness.flow.sampling import SamplingConfig, Trained, generate
-from harness.training.trainer import Callbacks, TrainConfig, fit
+from harness.training.config import TrainConfig
+from harness.training.trainer import Callbacks, fit
 
 SEED = 0
 TRAIN = TrainConfig(

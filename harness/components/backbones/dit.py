@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor, nn
 
-from harness.components.backbones.base import Backbone, Network, refuse
+from harness.components.backbones.base import Backbone, Network
 from harness.components.backbones.embeddings import Condition, Sinusoidal, TimeEmbedding, sine_positions
 from harness.components.backbones.transformer import TIME_DIM, Trunk, refuse_width
 from harness.core.config import Count, Presets, Range
@@ -60,7 +60,8 @@ class DiTModule(Network):
 
     def __init__(self, config: DiT, channels: int, num_classes: int):
         super().__init__()
-        self.patch, self.width = config.patch, config.width
+        self.patch = config.patch
+        self.width = config.width
         self.stem = nn.Linear(channels * config.patch**2, config.width)
         nn.init.xavier_uniform_(self.stem.weight)
         nn.init.zeros_(self.stem.bias)
@@ -69,12 +70,10 @@ class DiTModule(Network):
             nn.init.normal_(parameter, std=0.02) if parameter.ndim == 2 else nn.init.zeros_(parameter)
         self.trunk = Trunk(config.width, config.depth, config.heads, channels * config.patch**2)
 
-    def forward(
-        self, x: Tensor, t: Tensor, y: Tensor | None = None, *, r: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """x [B, C, H, W], t [B] in [0, 1] and y [B] to [B, C, H, W]; `patch` divides H and W, else `UserError`."""
-        refuse(r=r, mask=mask)
-        (_, channels, height, width), p = x.shape, self.patch
+        _, channels, height, width = x.shape
+        p = self.patch
         if height % p or width % p:
             raise UserError(f"backbone: patches of {p} do not divide {height}x{width}. Choose a size that they divide.")
         rows, columns = height // p, width // p

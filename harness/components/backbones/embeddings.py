@@ -63,8 +63,8 @@ class Learned(TimeEmbedding, name="learned"):
 class Waves(nn.Module):
     """Sines and cosines of t at given angular frequencies [dim / 2].
 
-    They come from the CPU wherever the network is built: on its meta device, where a network is checked, torch multiplies by way
-    of its compiler, whose import takes two seconds.
+    They come from the CPU wherever the network is built: on its meta device, where a network is checked, torch
+    multiplies by way of its compiler, whose import takes two seconds.
     """
 
     frequencies: Tensor

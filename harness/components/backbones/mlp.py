@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.components.backbones.base import Backbone, Network, refuse
+from harness.components.backbones.base import Backbone, Network
 from harness.components.backbones.embeddings import Condition, Sinusoidal, TimeEmbedding
 from harness.core.config import Count, Range
 from harness.core.errors import ConfigError
@@ -42,29 +42,31 @@ class MLPModule(Network):
         super().__init__()
         self.condition = Condition(config.time_embedding, config.width // 2 * 2, config.width, num_classes)
         self.stem = nn.Linear(features, config.width)
-        self.blocks = nn.ModuleList(Block(config.width, config.dropout) for _ in range(config.blocks))
+        self.blocks = nn.ModuleList(FiLMBlock(config.width, config.dropout) for _ in range(config.blocks))
         self.head = nn.Linear(config.width, features)
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(
-        self, x: Tensor, t: Tensor, y: Tensor | None = None, *, r: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """x [B, D], t [B] in [0, 1] and y [B] to [B, D]."""
-        refuse(r=r, mask=mask)
-        condition, x = F.silu(self.condition(t, y)), self.stem(x)
+        condition = F.silu(self.condition(t, y))
+        x = self.stem(x)
         for block in self.blocks:
             x = block(x, condition)
         return self.head(x)
 
 
-class Block(nn.Module):
-    """Two linear layers, whose input time scales and shifts. There is no layer norm: it would take away how far out a point is."""
+class FiLMBlock(nn.Module):
+    """Two linear layers, whose input time scales and shifts.
+
+    There is no layer norm: it would take away how far out a point is.
+    """
 
     def __init__(self, width: int, dropout: float):
         super().__init__()
         self.film = nn.Linear(width, 2 * width)
-        self.inner, self.outer = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        self.inner = nn.Linear(width, 2 * width)
+        self.outer = nn.Linear(2 * width, width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.components.backbones.base import Backbone, Network, refuse
+from harness.components.backbones.base import Backbone, Network
 from harness.components.backbones.embeddings import Condition, Sinusoidal, TimeEmbedding, sine_positions
 from harness.core.config import Count, Range
 from harness.core.errors import ConfigError
@@ -21,7 +21,7 @@ TIME_DIM = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Transformer(Backbone, name="transformer"):
-    """Transformer with adaLN-Zero conditioning, for sequences [L, D] of any length, masked where they are ragged."""
+    """Transformer with adaLN-Zero conditioning, for sequences [L, D] of any length."""
 
     source: ClassVar[str] = "Vaswani et al. 2017; Peebles & Xie 2023, section 3.2"
 
@@ -59,13 +59,10 @@ class TransformerModule(Network):
         self.condition = Condition(config.time_embedding, TIME_DIM, config.width, num_classes)
         self.trunk = Trunk(config.width, config.depth, config.heads, channels)
 
-    def forward(
-        self, x: Tensor, t: Tensor, y: Tensor | None = None, *, r: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
-        """x [B, L, D], t [B] in [0, 1], y [B] and mask [B, L], true at valid places, to [B, L, D], zero at the others."""
-        refuse(r=r)
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """x [B, L, D], t [B] in [0, 1] and y [B] to [B, L, D]."""
         positions = sine_positions(torch.arange(x.shape[1], device=x.device), self.stem.out_features)
-        return self.trunk(self.stem(x) + positions.to(x.dtype), self.condition(t, y), mask)
+        return self.trunk(self.stem(x) + positions.to(x.dtype), self.condition(t, y))
 
 
 class Trunk(nn.Module):
@@ -73,10 +70,11 @@ class Trunk(nn.Module):
 
     def __init__(self, width: int, depth: int, heads: int, outputs: int):
         super().__init__()
-        blocks = [Block(width, heads) for _ in range(depth)]
+        blocks = [TransformerBlock(width, heads) for _ in range(depth)]
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.modulation, self.head = nn.Linear(width, 2 * width), nn.Linear(width, outputs)
+        self.modulation = nn.Linear(width, 2 * width)
+        self.head = nn.Linear(width, outputs)
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)
@@ -84,36 +82,36 @@ class Trunk(nn.Module):
         for layer in (self.modulation, self.head, *(block.modulation for block in blocks)):
             nn.init.zeros_(layer.weight)
 
-    def forward(self, x: Tensor, condition: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x [B, L, width], the condition [B, width] and mask [B, L] to [B, L, outputs]."""
-        condition, mask = F.silu(condition), None if mask is None else mask.bool()
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """x [B, L, width] and the condition [B, width] to [B, L, outputs]."""
+        condition = F.silu(condition)
         for block in self.blocks:
-            x = block(x, condition, mask)
+            x = block(x, condition)
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)
-        out = self.head(modulate(self.norm(x), shift, scale))
-        return out if mask is None else out * mask[..., None]
+        return self.head(modulate(self.norm(x), shift, scale))
 
 
-class Block(nn.Module):
-    """Attention and an MLP, each behind a modulated layer norm and a gate that starts closed (Peebles & Xie 2023, figure 3)."""
+class TransformerBlock(nn.Module):
+    """Attention and an MLP, each behind a modulated layer norm and a closed gate (Peebles & Xie 2023, figure 3)."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.qkv, self.output = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.output = nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
         self.modulation = nn.Linear(width, 6 * width)
 
-    def forward(self, x: Tensor, condition: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x [B, L, width], the activated condition [B, width] and mask [B, L] to [B, L, width]."""
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """x [B, L, width] and the activated condition [B, width] to [B, L, width]."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition)[:, None].chunk(6, dim=-1)
-        x = x + gate1 * self._attend(modulate(self.norm(x), shift1, scale1), mask)
+        x = x + gate1 * self._attend(modulate(self.norm(x), shift1, scale1))
         return x + gate2 * self.mlp(modulate(self.norm(x), shift2, scale2))
 
-    def _attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def _attend(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        attended = F.scaled_dot_product_attention(q, k, v, None if mask is None else mask[:, None, None, :])
+        attended = F.scaled_dot_product_attention(q, k, v)
         return self.output(attended.transpose(1, 2).flatten(2))
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.components.backbones.base import Backbone, Network, refuse
+from harness.components.backbones.base import Backbone, Network
 from harness.components.backbones.embeddings import Condition, Sinusoidal, TimeEmbedding
 from harness.core.config import Count, Presets, Range
 from harness.core.errors import ConfigError
@@ -25,8 +25,8 @@ class UNet(Backbone, name="unet"):
         "digits": {"channels": 16, "multipliers": (1, 2), "blocks": 1, "groups": 4},
         "fashion": {"channels": 32, "multipliers": (1, 2, 2), "blocks": 2, "groups": 8},
         "torchcfm-cifar10": {
-            "channels": 128, "multipliers": (1, 2, 2, 2), "blocks": 2, "attention": (16,), "conditioning": "add", "groups": 32,
-            "dropout": 0.1,
+            "channels": 128, "multipliers": (1, 2, 2, 2), "blocks": 2, "attention": (16,), "conditioning": "add",
+            "groups": 32, "dropout": 0.1,
         },
     }  # fmt: skip
 
@@ -93,7 +93,9 @@ class UNetModule(Network):
             return ResidualBlock(inner, outer, condition_dim, config, config.heads(outer) if attention else 0)
 
         self.stem = nn.Conv2d(data_channels, widths[0], 3, padding=1)
-        self.down, skips, width = nn.ModuleList(), [widths[0]], widths[0]
+        self.down = nn.ModuleList()
+        skips = [widths[0]]
+        width = widths[0]
         for level, outer in enumerate(widths):
             if level:
                 self.down.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
@@ -117,11 +119,8 @@ class UNetModule(Network):
         for parameter in self.head[-1].parameters():
             nn.init.zeros_(parameter)
 
-    def forward(
-        self, x: Tensor, t: Tensor, y: Tensor | None = None, *, r: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """x [B, C, H, W], t [B] in [0, 1] and y [B] to [B, C, H, W]."""
-        refuse(r=r, mask=mask)
         condition = F.silu(self.condition(t, y))
         skips = [x := self.stem(x)]
         for layer in self.down:
@@ -150,7 +149,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """x [B, inner, H, W] and the condition [B, condition_dim] to [B, outer, H, W]."""
-        h, condition = self.conv1(F.silu(self.norm1(x))), self.condition(condition)[:, :, None, None]
+        h = self.conv1(F.silu(self.norm1(x)))
+        condition = self.condition(condition)[:, :, None, None]
         if self.film:
             scale, shift = condition.chunk(2, dim=1)
             h = torch.addcmul(shift, self.norm2(h), 1 + scale)
@@ -166,7 +166,8 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm = nn.GroupNorm(groups, width)
-        self.qkv, self.output = nn.Conv2d(width, 3 * width, 1), nn.Conv2d(width, width, 1)
+        self.qkv = nn.Conv2d(width, 3 * width, 1)
+        self.output = nn.Conv2d(width, width, 1)
         for parameter in self.output.parameters():
             nn.init.zeros_(parameter)
 

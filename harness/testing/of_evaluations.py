@@ -14,10 +14,10 @@ from harness.data.base import Data
 from harness.evaluation.extractors import Extractor, features
 from harness.evaluation.flow_metrics import Flow, optimal_velocity
 from harness.flow.formulation import Formulation
-from harness.testing.promises import Promises, generator
+from harness.testing.probes import Promises, generator
 
 
-def extractor_promises(extractor: Any) -> Promises:
+def extractor(extractor: Any) -> Promises:
     """Of an extractor, on images of the first size that it reads."""
     fitting = [size for size in ((8, 8), (32, 32), (64, 64), (256, 256)) if _reads(extractor, size)]
     yield "it reads images of 8x8, 32x32, 64x64 or 256x256", bool(fitting)
@@ -60,7 +60,7 @@ def _reads(extractor: Extractor, size: tuple[int, int]) -> bool:
     return True
 
 
-def metric_promises(metric: Any) -> Promises:
+def metric(metric: Any) -> Promises:
     """Of a metric of samples or of the flow."""
     if metric.reads == "flow":
         yield from _flow_metric(metric)

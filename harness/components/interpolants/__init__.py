@@ -1,0 +1,33 @@
+"""Paths from data to noise: what they have in common, and every member. Importing this package registers them all."""
+
+from harness.components.interpolants.base import (
+    EarliestTime,
+    Interpolant,
+    LatestTime,
+    Scaled,
+    bisect,
+    check_times,
+    derivative,
+    over,
+)
+from harness.components.interpolants.diffusion import DDPM, GVP, Cosine, VarianceExploding, VariancePreserving
+from harness.components.interpolants.straight import FlowMatchingOT, Linear, Polynomial
+
+__all__ = [
+    "DDPM",
+    "GVP",
+    "Cosine",
+    "EarliestTime",
+    "FlowMatchingOT",
+    "Interpolant",
+    "LatestTime",
+    "Linear",
+    "Polynomial",
+    "Scaled",
+    "VarianceExploding",
+    "VariancePreserving",
+    "bisect",
+    "check_times",
+    "derivative",
+    "over",
+]

@@ -1,0 +1,99 @@
+"""Samplers that draw or move the times of another: stratified, of low discrepancy, shifted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from harness.components.interpolants import Interpolant
+from harness.components.time_samplers.base import TimeSampler, Uniform
+from harness.core.config import Positive
+from harness.core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stratified(Uniform, name="stratified"):
+    """Uniform, one time in each of n equal intervals."""
+
+    formula: ClassVar[str] = "p(t) = 1, one draw in each of n intervals"
+    source: ClassVar[str] = "stratified sampling, Owen 2013, chapter 8"
+
+    stratify: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowDiscrepancy(TimeSampler, name="low_discrepancy"):
+    """n equally spaced quantiles of any sampler, shifted together by one random number, in random order."""
+
+    formula: ClassVar[str] = "u_i = (u + i / n) mod 1 of {of}"
+    source: ClassVar[str] = "Kingma et al. 2021 (VDM), appendix I.1"
+
+    of: TimeSampler = Uniform()
+    """Whose quantiles they are."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _refuse_inner(self.of)
+        if self.stratify or _stratified(self.of):
+            raise ConfigError(
+                "stratify", "low_discrepancy draws one time in each interval already. Leave it false, in `of` too."
+            )
+
+    def quantile(self, u: Tensor, interpolant: Interpolant | None = None) -> Tensor:
+        return self.of.quantile(u, interpolant)
+
+    def density(self, t: Tensor, interpolant: Interpolant | None = None) -> Tensor:
+        return self.of.density(t, interpolant)
+
+    def uniforms(self, n: int, generator: torch.Generator, device: torch.device | str) -> Tensor:
+        shift = torch.rand(1, generator=generator, device=device)
+        return ((shift + torch.randperm(n, generator=generator, device=device) / n) % 1).clamp(max=1 - 2**-24)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shifted(TimeSampler, name="shifted"):
+    """Another sampler's times moved towards the noise, as larger images want them."""
+
+    formula: ClassVar[str] = "t = {shift:g} s / (1 + ({shift:g} - 1) s), s: {of}"
+    source: ClassVar[str] = "Esser et al. 2024 (SD3), eq. 23"
+
+    shift: Positive = 3.0
+    """1 changes nothing; larger moves times towards the noise."""
+    of: TimeSampler = Uniform()
+    """Whose times are moved."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _refuse_inner(self.of)
+        if self.stratify and _stratified(self.of):
+            raise ConfigError("stratify", f"{self.of.name} draws one time in each interval already. Leave it false.")
+
+    def quantile(self, u: Tensor, interpolant: Interpolant | None = None) -> Tensor:
+        return shift_time(self.of.quantile(u, interpolant), self.shift)
+
+    def density(self, t: Tensor, interpolant: Interpolant | None = None) -> Tensor:
+        before = shift_time(t, 1 / self.shift)
+        return self.of.density(before, interpolant) * (1 + (self.shift - 1) * before).square() / self.shift
+
+    def uniforms(self, n: int, generator: torch.Generator, device: torch.device | str) -> Tensor:
+        return super().uniforms(n, generator, device) if self.stratify else self.of.uniforms(n, generator, device)
+
+
+def shift_time(t: Tensor, shift: float) -> Tensor:
+    """shift t / (1 + (shift - 1) t); its inverse shifts by 1 / shift."""
+    return shift * t / (1 + (shift - 1) * t)
+
+
+def _refuse_inner(of: TimeSampler) -> None:
+    for name in ("importance_correct", "density_floor"):
+        if getattr(of, name) != getattr(TimeSampler, name):
+            raise ConfigError(f"of.{name}", "the outer sampler's density is divided by. Set it there.")
+
+
+def _stratified(sampler: TimeSampler) -> bool:
+    """Whether its times are spread over equally likely intervals."""
+    inner = sampler.of if isinstance(sampler, LowDiscrepancy | Shifted) else None
+    return sampler.stratify or isinstance(sampler, LowDiscrepancy) or (inner is not None and _stratified(inner))

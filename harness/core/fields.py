@@ -1,0 +1,170 @@
+"""What a field of a configuration can hold: ranges of numbers, and a value as the annotation of its field takes it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import sys
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
+
+from harness.core.errors import ConfigError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values a number may take; `ends` says which ends belong to it, as in `[0, 1)`."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    ends: Literal["[]", "[)", "(]", "()"] = "[]"
+
+    def __contains__(self, value: float) -> bool:
+        above = value >= self.low if self.ends[0] == "[" else value > self.low
+        below = value <= self.high if self.ends[1] == "]" else value < self.high
+        return above and below
+
+    def __str__(self) -> str:
+        low = "(-inf" if self.low == -math.inf else f"{self.ends[0]}{self.low:g}"
+        high = "inf)" if self.high == math.inf else f"{self.high:g}{self.ends[1]}"
+        return f"{low}, {high}"
+
+
+class Nested:
+    """What a field holds beside single values: configurations."""
+
+    @classmethod
+    def parse(cls, value: Any) -> Self:
+        """From a mapping of fields, or an instance, unchanged."""
+        raise NotImplementedError
+
+
+class Typed(str):
+    """A value as a user typed it: a text where the field is one, JSON where it parses elsewhere."""
+
+    def read(self) -> Any:
+        """The JSON value; the text where it is none."""
+        return self._json()
+
+    def nested(self) -> Any:
+        """The same, with the numbers in a list or mapping as they were typed: they may stand for texts."""
+        return self._json(parse_int=Typed, parse_float=Typed, parse_constant=Typed)
+
+    def _json(self, **numbers: Any) -> Any:
+        try:
+            return json.loads(self, **numbers)
+        except (ValueError, RecursionError):  # no JSON, a number of too many digits, or too many brackets
+            return str(self)
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    """{field: annotation}.
+
+    `ConfigError` for a field that a configuration cannot hold, or that was added without a default.
+    """
+    found = typing.get_type_hints(cls, include_extras=True)
+    for field in dataclasses.fields(cls):
+        if not _holdable(found[field.name]):
+            advice = "Declare it int, float, str, bool, Literal, a component, one of them | None, or a tuple."
+            raise ConfigError(field.name, f"a configuration cannot hold {field.type}. {advice}")
+        if field.metadata.get("added") and required(field):
+            raise ConfigError(field.name, "is marked ADDED and has no default. Give it the one that means no change.")
+    return {field.name: found[field.name] for field in dataclasses.fields(cls)}
+
+
+hints: Callable[[type], dict[str, Any]] = functools.cache(_hints)
+"""{field: annotation} of a configuration's class."""
+
+
+def _holdable(hint: Any) -> bool:
+    """Whether values of an annotation are told apart by their type alone, and go through JSON."""
+    origin = typing.get_origin(hint)
+    arguments = typing.get_args(hint)
+    if origin is Annotated:
+        return _bare(hint) in (int, float) and all(isinstance(allowed, Range) for allowed in arguments[1:])
+    if origin in _UNIONS:
+        return type(None) in arguments and len(arguments) == 2 and _holdable(_bare(hint))
+    if origin is Literal:
+        return all(choice is None or type(choice) in (int, str, bool) for choice in arguments)
+    if origin is tuple:
+        return len(arguments) == 2 and arguments[1] is Ellipsis and _holdable(arguments[0])
+    return hint in _SAID or (isinstance(hint, type) and issubclass(hint, Nested))
+
+
+def _bare(hint: Any) -> Any:
+    """An annotation without its range and without None."""
+    origin = typing.get_origin(hint)
+    arguments = typing.get_args(hint)
+    if origin is Annotated:
+        return _bare(arguments[0])
+    return _bare(next(a for a in arguments if a is not type(None))) if origin in _UNIONS else hint
+
+
+def read(hint: Any, value: Any) -> Any:
+    """What was typed for a field as the field takes it; anything else unchanged.
+
+    A field of text takes it as it is, without the quotes of a JSON text; null is None where that is allowed.
+    """
+    if not isinstance(value, Typed):
+        return value
+    bare = _bare(hint)
+    plain = value.read()
+    if plain is None and typing.get_origin(hint) in _UNIONS:
+        return None
+    if isinstance(plain, (dict, list)) and bare is not str:
+        return value.nested()
+    component = isinstance(bare, type) and issubclass(bare, Nested)
+    as_text = bare is str or component or (typing.get_origin(bare) is Literal and value in typing.get_args(bare))
+    return str(value) if as_text and not isinstance(plain, str) else plain
+
+
+def required(field: dataclasses.Field) -> bool:
+    """Whether a field has no default."""
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def convert(hint: Any, value: Any, path: str) -> Any:
+    """`value` as the annotation `hint` wants it, or a `ConfigError` at `path`."""
+    value = read(hint, value)
+    origin = typing.get_origin(hint)
+    arguments = typing.get_args(hint)
+    if origin is Annotated:
+        value = convert(arguments[0], value, path)
+        for allowed in arguments[1:]:
+            if value is not None and value not in allowed:
+                raise ConfigError(path, f"{value} is outside {allowed}. Choose a value inside.")
+        return value
+    if origin in _UNIONS:
+        return None if value is None else convert(next(a for a in arguments if a is not type(None)), value, path)
+    if origin is Literal:
+        if not any(value == choice and type(value) is type(choice) for choice in arguments):
+            raise ConfigError(path, f"{value!r} is not a choice. {did_you_mean(str(value), map(str, arguments))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (tuple, list)):
+            raise ConfigError(path, f"expected a list, got {value!r}. Write it like [1, 2].")
+        return tuple(convert(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+    if issubclass(hint, Nested):
+        try:
+            return hint.parse(value)
+        except ConfigError as error:
+            raise error.below(path) from None
+    return _single(hint, value, path)
+
+
+def _single(hint: Any, value: Any, path: str) -> Any:
+    """`value` as one of the types in `_SAID`."""
+    if hint is float and type(value) is int:
+        value = float(value) if abs(value) <= sys.float_info.max else math.inf
+    if type(value) is not hint or (hint is float and not math.isfinite(value)):
+        raise ConfigError(path, f"expected {_SAID[hint]}, got {value!r}. Give {_SAID[hint]}.")
+    return value + 0.0 if hint is float else value  # -0.0 and 0.0 are one value, and must have one digest
+
+
+_SAID = {int: "a whole number", float: "a finite number", str: "a text", bool: "true or false"}
+_UNIONS = (types.UnionType, typing.Union)

@@ -1,0 +1,148 @@
+"""What the components of an objective promise: paths, predictions, weights, losses, times, noises and couplings.
+
+Each function yields (promise, whether it is kept). An exception breaks the promise that it met.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.components.couplings import transport_cost
+from harness.components.interpolants import Linear
+from harness.components.time_samplers import Uniform
+from harness.testing.probes import TIMES, Promises, generator, like, same, through_safetensors
+
+
+def interpolant(path: Any) -> Promises:
+    functions = (path.alpha, path.sigma, path.alpha_dot, path.sigma_dot)
+    for dtype in (torch.float32, torch.float64):
+        t = TIMES.to(dtype)
+        yield (
+            f"alpha, sigma and their derivatives keep shape and dtype ({dtype})",
+            all(like(f(t), t) for f in functions),
+        )
+        yield f"they are finite on [0, 1] ({dtype})", all(f(t).isfinite().all() for f in functions)
+    inner = TIMES[4:-4]
+    yield (
+        "alpha falls and sigma rises",
+        bool((path.alpha(TIMES).diff() <= 1e-12).all() and (path.sigma(TIMES).diff() >= -1e-12).all()),
+    )
+    yield "x_0 is the data: alpha(0) = 1", abs(path.alpha(TIMES[:1]).item() - 1) < 1e-6
+    step = 1e-6
+    for name in ("alpha", "sigma"):
+        slope = (getattr(path, name)(inner + step) - getattr(path, name)(inner - step)) / (2 * step)
+        derivative = getattr(path, f"{name}_dot")(inner)
+        yield f"{name}_dot is the derivative of {name}", torch.allclose(derivative, slope, rtol=1e-4, atol=1e-6)
+    yield "time_of_log_snr inverts log_snr", torch.allclose(path.time_of_log_snr(path.log_snr(inner)), inner, atol=1e-6)
+    data, noise = torch.randn(2, 5, 3, 2, generator=generator(), dtype=torch.float64)
+    t = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
+    moved = (path.interpolate(data, noise, t + step) - path.interpolate(data, noise, t - step)) / (2 * step)
+    yield (
+        "velocity is the derivative of interpolate",
+        torch.allclose(path.velocity(data, noise, t), moved, rtol=1e-4, atol=1e-5),
+    )
+
+
+def prediction(prediction: Any) -> Promises:
+    path = Linear()
+    variance = torch.tensor(0.7, dtype=torch.float64)
+    x0, x1 = torch.randn(2, 9, 3, generator=generator(), dtype=torch.float64)
+    t = torch.linspace(0.05, 0.95, 9, dtype=torch.float64)
+    xt = path.interpolate(x0, x1, t)
+    output = prediction.target(x0, x1, t, path, variance)
+    yield "its target has the data's shape and dtype", like(output, x0)
+    expected = {"velocity": path.velocity(x0, x1, t), "data": x0, "noise": x1, "score": -x1 / (t[:, None] * variance)}
+    for to, value in expected.items():
+        converted = prediction.convert(output, xt, t, path, to, variance)
+        yield f"its target converts into the {to} exactly", torch.allclose(converted, value, rtol=1e-8, atol=1e-8)
+        yield (
+            f"the factor of an error in the {to} is finite",
+            bool(prediction.factor(TIMES, path, to, variance).isfinite().all()),
+        )
+    yield "the network's input has the data's shape", like(prediction.network_input(xt, t, path, variance), xt)
+
+
+def weighting(weighting: Any) -> Promises:
+    for dtype in (torch.float32, torch.float64):
+        t = TIMES.to(dtype)
+        weight = weighting.weight(t, Linear())
+        yield f"weights keep shape and dtype ({dtype})", like(weight, t)
+        yield f"they are finite and not negative on [0, 1] ({dtype})", bool((weight.isfinite() & (weight >= 0)).all())
+        weighting.weight(t[:7], Linear())
+        yield f"the times alone decide ({dtype})", torch.equal(weighting.weight(t, Linear()), weight)
+    mean = weighting.expectation(Uniform(), Linear())
+    yield "their mean is positive and finite", 0 < mean < float("inf")
+
+
+def loss(loss: Any) -> Promises:
+    error = torch.randn(6, 3, 2, 2, generator=generator(), requires_grad=True)
+    measured = loss.measure(error)
+    yield "one number for each sample", tuple(measured.shape) == (6,)
+    yield (
+        "not negative, and zero without an error",
+        bool((measured >= 0).all()) and bool((loss.measure(torch.zeros(2, 3)).abs() < 1e-6).all()),
+    )
+    measured.mean().backward()
+    yield "finite gradients", error.grad is not None and bool(error.grad.isfinite().all())
+    flat = torch.zeros(2, 3, requires_grad=True)
+    loss.measure(flat).mean().backward()
+    yield "finite gradients without an error", flat.grad is not None and bool(flat.grad.isfinite().all())
+
+
+def time_sampler(sampler: Any) -> Promises:
+    path = Linear()
+    n = 4096
+    first, _, second = (sampler.sample(number, generator(), "cpu", path) for number in (n, 7, n))
+    yield (
+        "times are float32 [n] in [0, 1]",
+        first.shape == (n,) and first.dtype == torch.float32 and bool(((first >= 0) & (first <= 1)).all()),
+    )
+    yield "the generator alone decides", torch.equal(first, second)
+    u = torch.linspace(0.01, 0.99, 197, dtype=torch.float64)
+    yield "quantiles rise", bool((sampler.quantile(u, path).diff() >= 0).all())
+    slope = (sampler.quantile(u + 1e-5, path) - sampler.quantile(u - 1e-5, path)) / 2e-5
+    yield (
+        "the density is the slope of the distribution function",
+        torch.allclose(sampler.density(sampler.quantile(u, path), path) * slope, torch.ones_like(u), rtol=1e-3),
+    )
+    counts = torch.histc(first.double(), 10, 0, 1) / n
+    grid = torch.linspace(0, 1, 200_001, dtype=torch.float64)
+    inner = (grid[1:] + grid[:-1]) / 2
+    expected = sampler.density(inner, path).view(10, -1).mean(1) / 10
+    yield "the times follow the density", bool((counts - expected).abs().max() < 0.04)
+
+
+def noise(noise: Any) -> Promises:
+    data = torch.randn(500, 2, 3, generator=generator(7)) * torch.linspace(0.2, 2, 6).view(2, 3)
+    state = noise.fit(data)
+    yield "its state is tensors by name", all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+    restored = through_safetensors(state)
+    x1, _, again = (
+        noise.sample((n, 2, 3), generator(), s) for n, s in ((20_000, state), (7, state), (20_000, restored))
+    )
+    yield "sampling leaves its state as it was", same(state, restored)
+    yield "samples are float32 of the asked shape", tuple(x1.shape) == (20_000, 2, 3) and x1.dtype == torch.float32
+    yield "finite", bool(x1.isfinite().all())
+    yield "the generator and the saved state alone decide", torch.equal(x1, again)
+    variance = noise.variance(state).double().expand(2, 3)
+    spread = x1.double().var(0)
+    yield "mean zero", bool((x1.double().mean(0).abs() < 5 * (spread / 20_000).sqrt()).all())
+    yield "the variance that it declares", torch.allclose(spread, variance, rtol=0.15)
+
+
+def coupling(coupling: Any) -> Promises:
+    x0, x1 = (torch.randn(12, 2, 2, generator=generator(i)) for i in (1, 2))
+    y = torch.arange(12) % 3
+    before = [value.clone() for value in (x0, x1, y)]
+    data, noise, _ = coupling.pair(x0, x1, generator(), y)
+    coupling.pair(x0[:7], x1[:7], generator(3), y[:7])
+    yield "it leaves the batch as it was", all(map(torch.equal, (x0, x1, y), before))
+    yield "pairs have the batch's shape and dtype", like(data, x0) and like(noise, x1)
+    yield (
+        "the generator alone decides",
+        all(torch.equal(a, b) for a, b in zip((data, noise), coupling.pair(x0, x1, generator(), y)[:2], strict=True)),
+    )
+    yield "the cost is finite", bool(transport_cost(data, noise).isfinite())

@@ -1,0 +1,54 @@
+"""What data sets, solvers and time grids promise.
+
+Each function yields (promise, whether it is kept). An exception breaks the promise that it met.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.components.interpolants import Linear
+from harness.flow.formulation import Formulation
+from harness.flow.sampling import NetworkField, Trained
+from harness.testing.probes import Promises, generator, like
+
+
+def dataset(dataset: Any) -> Promises:
+    data, again = dataset.load(), dataset.load()
+    batch = data.train[torch.arange(min(64, len(data.train)))]
+    yield "it holds samples to train on", len(data.train) > 1
+    yield "it loads the same twice", data.fingerprint == again.fingerprint
+    encoded = data.encode(batch)
+    yield "encoded samples are finite float32", encoded.dtype == torch.float32 and bool(encoded.isfinite().all())
+    yield "decode inverts encode", torch.allclose(data.decode(encoded).double(), batch.double(), atol=1e-4)
+    if data.augment:
+        before = batch.clone()
+        first, _, second = (data.augment(some, generator()) for some in (batch, batch[:7], batch))
+        yield "the generator alone decides what augmentation does", torch.equal(first, second)
+        yield "augmentation leaves the stored samples as they were", torch.equal(batch, before)
+
+
+def solver(solver: Any) -> Promises:
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        return x + t.view(-1, 1)
+
+    nfe = 0 if solver.adaptive else 8 * solver.calls_per_step
+    times = torch.linspace(1, 0, solver.steps(nfe) + 1, dtype=torch.float64)
+    start = torch.randn(5, 3, generator=generator(), dtype=torch.float64)
+    ends = []
+    for _ in range(2):
+        field = NetworkField(Trained(network, Formulation(), {}))  # type: ignore[arg-type]
+        ends.append(solver.integrate(field, start, times, generator()))
+        yield "it spends the calls that it declares", solver.adaptive or field.calls == nfe
+    yield "it keeps shape and dtype", like(ends[0], start)
+    yield "the generator alone decides", torch.equal(ends[0], ends[1])
+
+
+def time_grid(grid: Any) -> Promises:
+    for steps in (1, 2, 7, 32):
+        times = grid.times(steps, Linear())
+        yield f"{steps} steps have {steps + 1} times", tuple(times.shape) == (steps + 1,)
+        yield f"they fall from 1 to 0 ({steps})", times[0] == 1 and times[-1] == 0 and bool((times.diff() < 0).all())
