@@ -3,8 +3,8 @@
     python -m benchmarks.startup [--repeat 9]
 
 Each line is measured in processes of its own, in turns, the file cache warm. A command is timed from outside; an import
-after another by the clock of the process that does both, since the time of torch itself varies by more than what is asked.
-Prints the seconds of each (median, smallest to largest) and the goal.
+after another by the clock of the process that does both, since the time of torch itself varies by more than what is
+asked. Prints the seconds of each (median, smallest to largest) and the goal.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main() -> None:
         for name in turns[0]
     ]
     notes = [
-        "`harness.runs.train` is all that training, sampling and evaluation from Python need: components, data, metrics."
+        "`harness.runs.train` is all that training, sampling and evaluation in Python need: components, data, metrics."
     ]
     publish("startup", "Seconds before anything happens", rows, notes)
 
