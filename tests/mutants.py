@@ -60,8 +60,8 @@ TESTS: dict[str, dict[str, tuple[str, ...]]] = {
         "harness/ablation/report/verdicts.py": ("outcomes", "tables"),
     },
     "judge": {
-        "harness/evaluation/judge.py": ("fidelity", "population", "guidance", "runs"),
-        "harness/runs/judge.py": ("runs", "sweep"),
+        "harness/evaluation/judge.py": ("parts", "fidelity", "population", "runs"),
+        "harness/runs/judge.py": ("parts", "sweep", "runs"),
     },
     "worker": {
         "harness/ablation/execute/board.py": ("worker", "search", "end_to_end"),
@@ -87,7 +87,14 @@ class Equivalent(NamedTuple):
     reason: str
 
 
-EQUIVALENT: tuple[Equivalent, ...] = ()
+EQUIVALENT = (
+    Equivalent(
+        "harness/runs/judge.py",
+        "return parts.clear()",
+        "return None",
+        "clear returns None, and what is cleared there is in memory alone",
+    ),
+)
 
 
 class Outcome(NamedTuple):
@@ -189,7 +196,7 @@ def chosen(number: int, seed: int, only: Sequence[str]) -> list[Mutation]:
     return found
 
 
-def tests_of(path: str) -> tuple[str, ...]:
+def named_for(path: str) -> tuple[str, ...]:
     """The tests named for a source file."""
     return next(sources[path] for sources in TESTS.values() if path in sources)
 
@@ -247,7 +254,7 @@ def surviving(crew: Crew, made: Sequence[Mutation], seconds: dict[str, float]) -
     """The mutations that no test catches; says of each whether one does. The quickest tests come first."""
 
     def job(mutation: Mutation) -> Job:
-        tests = sorted(tests_of(mutation.path), key=seconds.__getitem__)
+        tests = sorted(named_for(mutation.path), key=seconds.__getitem__)
         limit = 60 + 3 * sum(seconds[name] for name in tests)
 
         def run(copy: Checkout, at_work: set[int]) -> Outcome:
@@ -279,7 +286,7 @@ def main() -> int:
     made = chosen(options.number, options.seed, options.only)
     if not made:
         parser.error(f"--only {' '.join(options.only)}: no line to change there. Name a file of TESTS in {__file__}.")
-    names = sorted({name for mutation in made for name in tests_of(mutation.path)})
+    names = sorted({name for mutation in made for name in named_for(mutation.path)})
     with tempfile.TemporaryDirectory() as folder:
         crew = Crew(Path(folder), options.workers, Console())
         survivors = surviving(crew, made, unchanged_seconds(crew, names))

@@ -36,6 +36,7 @@ def test_rows_are_those_of_an_unbroken_extraction(tmp_path: Path) -> None:
     data = load(Digits())
     judge, images = Judge(CONFIG, data, "cpu"), data.held_out[:300]
     expected, rows = judge.estimates(cut(images, 0, 99, []), Parts(), show=70)
+    assert torch.equal(rows["shown"], images[:70]), "of the first batch all, of the second some"
     asked: list[int] = []
     for after in (2, 3, 3, 5):
         parts = Parts(tmp_path)
@@ -63,6 +64,16 @@ def test_a_damaged_part_is_made_again(tmp_path: Path) -> None:
     assert again.batches == 1
     again.add({"read": torch.full((2,), 7.0)})
     assert again.all()["read"].tolist() == [0, 0, 7, 7]
+
+
+def test_parts_of_one_sample_each_are_found_again(tmp_path: Path) -> None:
+    parts = Parts(tmp_path)
+    for i in range(3):
+        parts.add({"read": torch.full((1,), float(i))})
+        parts.write()
+    again = Parts(tmp_path)
+    assert again.batches == 3
+    assert again.all()["read"].tolist() == [0, 1, 2]
 
 
 def test_parts_are_written_from_time_to_time_and_go_when_all_is_known(

@@ -33,7 +33,7 @@ def test_the_ways_fill_the_machine_and_no_more(cores: int, gpus: int, trials: in
     assert [(way.workers, way.threads) for way in placements(cores, gpus, trials)] == ways
 
 
-@pytest.mark.parametrize(("rates", "taken"), [((100, 104), 1), ((100, 106), 2), ((100, 0), 1)])
+@pytest.mark.parametrize(("rates", "taken"), [((100, 104), 1), ((100, 105), 1), ((100, 106), 2), ((100, 0), 1)])
 def test_more_threads_must_be_worth_it_and_are_measured_once(
     plan: Plan, rates: tuple[float, float], taken: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
