@@ -157,9 +157,13 @@ def not_a_number(lab: Lab) -> Row:
             injected = list[int]()
 
             def poisoned(
-                self: Objective, *a: object, original: Callable = original, injected: list[int] = injected
+                self: Objective,
+                *a: object,
+                original: Callable = original,
+                injected: list[int] = injected,
+                **named: bool,
             ) -> Task:
-                task = original(self, *a)
+                task = original(self, *a, **named)
                 if a[2] == 617 and not injected:
                     injected.append(1)
                     task.target[0] = torch.nan
