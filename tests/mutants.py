@@ -66,7 +66,7 @@ TESTS: dict[str, dict[str, tuple[str, ...]]] = {
     "worker": {
         "harness/ablation/execute/board.py": ("worker", "search", "end_to_end"),
         "harness/ablation/execute/launch.py": ("worker", "end_to_end"),
-        "harness/ablation/execute/placement.py": ("split",),
+        "harness/ablation/execute/placement.py": ("placement",),
         "harness/ablation/execute/tuner.py": ("search",),
         "harness/ablation/execute/worker.py": ("worker", "outcomes", "end_to_end"),
     },
@@ -99,12 +99,6 @@ EQUIVALENT = (
         "(p for p in found if _NAME.fullmatch(p.name)), key=lambda p: (p.name[:9], p.stat().st_mtime), reverse=True",
         "(p for p in found if _NAME.fullmatch(p.name)), key=lambda p: (p.name[:10], p.stat().st_mtime), reverse=True",
         "the tenth character is the same hyphen in every name",
-    ),
-    Equivalent(
-        "harness/ablation/execute/placement.py",
-        "command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=split.environment(i)",
-        "command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=split.environment(i)",
-        "float reads a number in bytes as it reads one in text",
     ),
     Equivalent(
         "harness/ablation/execute/placement.py",

@@ -1,5 +1,6 @@
 """An extraction that is cut short goes on where it was: the same rows, bit for bit, and no batch twice."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,7 +110,9 @@ def test_an_evaluation_that_was_stopped_ends_as_if_it_had_not_been(tiny: RunConf
         evaluate(run, restore(run), judge, stop)
     assert Parts(run.parts(protocol, 2)).batches == 2
     assert run.judged(protocol) == pytest.approx(2 / 3)
+    started = time.perf_counter()
     evaluate(run, restore(run), judge, lambda: False)
+    assert 0 < run.evaluation(protocol)["seconds"]["2"] < time.perf_counter() - started
     assert Run.of(config).evaluation(protocol)["values"] == expected
     assert picture.read_bytes() == drawn
     assert run.judged(protocol) == 1
