@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 from mutations import Mutation, draw, mutations
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 ROOT = Path(__file__).parent.parent
@@ -284,7 +285,7 @@ def surviving(crew: Crew, made: Sequence[Mutation], seconds: dict[str, float]) -
     survivors = []
     for i, outcome in crew.run("with a mutation", [job(mutation) for mutation in made]):
         mutation = made[i]
-        how = f"caught by {outcome.caught}" if outcome.caught else "[red]SURVIVES[/red]"
+        how = f"caught by {escape(outcome.caught)}" if outcome.caught else "[red]SURVIVES[/red]"
         where = f"{mutation.path}:{mutation.number}"
         crew.console.print(f"{where}  {how}, {outcome.seconds:.0f} s", highlight=False, soft_wrap=True)
         for mark, line in (("-", mutation.old), ("+", mutation.new)):
