@@ -3,7 +3,8 @@
 from collections import Counter
 from pathlib import Path
 
-from mutants import EQUIVALENT, ROOT, TESTS, TURNS, chosen, failure, named_for
+from checkouts import ROOT, failure
+from mutants import EQUIVALENT, TESTS, TURNS, chosen, named_for
 from mutations import Mutation, draw, mutations
 
 SOURCE = '''
