@@ -17,7 +17,7 @@ BENCH_READY := .venv/bench-ready
 BENCHMARKS := startup memory logging_cost layout step_time evaluation_cost pair_generation faults peers study_speed
 OPTIONS = --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) $(foreach change,$(SET),--set '$(change)') $(foreach file,$(PLUGIN),--plugin $(file))
 
-.PHONY: ablation tuning reflow table toy gallery publish verdicts bench ui test test-gpu lint lock
+.PHONY: ablation tuning reflow table toy gallery publish verdicts bench ui test test-gpu mutants coverage lint lock
 
 ablation: $(READY)
 	@$(BIN)/harness ablate $(STUDY) $(OPTIONS) $(if $(WORKERS),--workers $(WORKERS))
@@ -67,6 +67,18 @@ test: $(READY)
 # What only a GPU can show; the tests above leave it out where there is none.
 test-gpu: $(READY)
 	@$(BIN)/pytest -n 0 -m gpu
+
+# 40 one-line mutations of the source, in a copy: the tests must catch each. make mutants ONLY=harness/core/files.py NUMBER=5
+mutants: $(READY)
+	@$(BIN)/python tests/mutants.py $(if $(NUMBER),--number $(NUMBER)) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
+
+# Which lines and branches no test reaches, in worker processes too; make coverage TESTS=tests/test_files.py runs some alone.
+coverage: $(READY)
+	@mkdir -p results/local/coverage
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest $(TESTS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
 
 lint: $(READY)
 	@$(BIN)/ruff check .

@@ -1,10 +1,12 @@
 """Inception's features and FID on CIFAR-10's real images: ours beside others' numbers.
 
-    HARNESS_DATA=data HARNESS_INCEPTION=... python -m benchmarks.cifar10_fid STATISTICS [--features FEATURES] [--images 10000]
+    export HARNESS_DATA=data HARNESS_INCEPTION=...
+    python -m benchmarks.cifar10_fid STATISTICS [--features FEATURES] [--images 10000]
 
-STATISTICS is an .npz with mu and sigma of the 50,000 training images' features, FEATURES an .npy with those of the first images.
-Prints the largest deviation from FEATURES; the FID of the held-out images against STATISTICS, plain and extrapolated to
-infinitely many with its interval; and images a second. 10,000 images take about ten minutes on two cores, and seconds on a GPU.
+STATISTICS is an .npz with mu and sigma of the 50,000 training images' features, FEATURES an .npy with those of the
+first images. Prints the largest deviation from FEATURES; the FID of the held-out images against STATISTICS, plain and
+extrapolated to infinitely many with its interval; and images a second. 10,000 images take about ten minutes on two
+cores, and seconds on a GPU.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ def main() -> None:
 
 def deviation(path: Path, device: str) -> Row:
     """Of our features of the first training images from those in a file."""
-    expected, data = np.load(path), load(CIFAR10())
+    expected = np.load(path)
+    data = load(CIFAR10())
     images = data.train[torch.arange(len(expected))]
     found = torch.cat(
         [features(load_extractor("inception", device), part, device)[0].cpu() for part in images.split(50)]
@@ -63,7 +66,8 @@ def distances(options: argparse.Namespace, device: str) -> list[Row]:
     """Of the held-out images from the statistics."""
     config = EvaluateConfig(num_samples=options.images, batch_size=100, reference=str(options.statistics))
     judge = Judge(override(config, {"metrics": [FID(), ExtrapolatedFID()]}), load(CIFAR10()), device)
-    held_out, started = judge.held_out(), time.perf_counter()
+    held_out = judge.held_out()
+    started = time.perf_counter()
     assert held_out is not None
     found, _ = judge.estimates(track(held_out, "features", -(-options.images // 100)), KeptRows())
     rows: list[Row] = [

@@ -2,9 +2,10 @@
 
     python -m benchmarks.evaluation_cost [--repeat 5] [--scale digits]
 
-Three arms (the same network with three sets of initial weights) are judged at six NFEs as `harness evaluate` does it: Euler,
-features, FID, a picture, a JSON file. Beside it stands the bare sum: the same numbers of forward passes of the same network on
-batches of the same size, and of forward passes of the extractor, one after the other, and nothing else. They take turns.
+Three arms (the same network with three sets of initial weights) are judged at six NFEs as `harness evaluate` does it:
+Euler, features, FID, a picture, a JSON file. Beside it stands the bare sum: the same numbers of forward passes of the
+same network on batches of the same size, and of forward passes of the extractor, one after the other, and nothing else.
+They take turns.
 
 Prints both times and the ratio. Goal: at most 1.1. Below 1, features are extracted while the next batch is generated.
 """
@@ -52,7 +53,9 @@ def row(options: argparse.Namespace) -> Row:
     base = override(
         at_hand(load_scale(options.scale)), {"train.steps": 1, "train.warmup_steps": 0, "evaluate.nfe": NFES}
     )
-    config, spent, bare = base.evaluate, list[float](), list[float]()
+    config = base.evaluate
+    spent = list[float]()
+    bare = list[float]()
     with fresh_results():
         runs = [Run.of(dataclasses.replace(base, seed=seed)) for seed in range(3)]
         for run in runs:
@@ -82,14 +85,17 @@ def row(options: argparse.Namespace) -> Row:
 @torch.no_grad()
 def seconds_bare(arms: list[tuple[Run, Trained]], judge: Judge) -> float:
     """Of as many passes through the networks and the extractor."""
-    config, shape, device = judge.config, judge.data.shape, judge.device
+    config = judge.config
+    shape = judge.data.shape
+    device = judge.device
     torch.set_num_threads(arms[0][0].config.train.threads)
     started = time.perf_counter()
     for _, trained in arms:
         for nfe in NFES:
             for start in range(0, config.num_samples, config.batch_size):
                 size = min(config.batch_size, config.num_samples - start)
-                x, t = torch.randn(size, *shape, device=device), torch.rand(size, device=device)
+                x = torch.randn(size, *shape, device=device)
+                t = torch.rand(size, device=device)
                 for _ in range(nfe):
                     trained.network(x, t)
                 if judge.extractor is not None:

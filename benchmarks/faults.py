@@ -2,18 +2,18 @@
 
     python -m benchmarks.faults [--kills 20] [--only FAULT ...]
 
-A training on points is run once undisturbed. Then the same command meets each fault, is given again until it is done, and
-what it leaves is compared with the undisturbed run: the last checkpoint bit for bit (weights, averages, optimizer, meters), the
-lines of metrics.jsonl but for times and speeds, the pictures byte for byte. "What the user saw" is what stood in the terminal.
+A training on points is run once undisturbed. Then the same command meets each fault, is given again until it is done,
+and what it leaves is compared with the undisturbed run: the last checkpoint bit for bit (weights, averages, optimizer,
+meters), the lines of metrics.jsonl but for times and speeds, the pictures byte for byte. "What the user saw" is what
+stood in the terminal.
 
-The small disk is a tmpfs of its own (Linux, `unshare`); the tracker is `mlflow server` on 127.0.0.1, ended for a minute and
-then started again on what it had stored, and later halted for a minute (SIGSTOP), so that it answers nobody.
+The small disk is a tmpfs of its own (Linux, `unshare`); the tracker is `mlflow server` on 127.0.0.1, ended for a minute
+and then started again on what it had stored, and later halted for a minute (SIGSTOP), so that it answers nobody.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import random
@@ -24,12 +24,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 
+from benchmarks.disturbed import SETTINGS, Harness, Lab, results_in, status, whole_lines
 from benchmarks.logging_cost import free_port, server
 from benchmarks.report import Row, publish
 from harness.ablation.design.study import load_scale
@@ -40,8 +40,6 @@ from harness.flow.objective import Objective, Task
 from harness.runs.folder import Run
 from harness.runs.train import train
 
-SETTINGS = {"train.steps": 1500, "train.log_every": 20, "train.checkpoint_every": 50, "train.sample_every": 500}
-OF_THE_CLOCK = {"time", "samples_per_second", "coupling_seconds", "mfu"}
 OUTAGE_S = 60.0
 SMALL_DISK = "30m"
 """Holds some of the training's checkpoints."""
@@ -67,76 +65,11 @@ def main() -> None:
     publish("faults", "What faults cost", rows, notes)
 
 
-@dataclass
-class Lab:
-    """A folder for results, and the undisturbed run in it."""
-
-    folder: Path
-    kills: int
-    undisturbed: dict[int, Path] = field(default_factory=dict)
-    """By number of ranks."""
-
-    def fresh(self, name: str) -> Path:
-        """A results folder."""
-        shutil.rmtree(self.folder / name, ignore_errors=True)
-        return self.folder / name
-
-    def lost(self, results: Path, ranks: int = 1) -> str:
-        """What a run lacks that nothing disturbed: nothing, or what differs."""
-        if ranks not in self.undisturbed:
-            self.undisturbed[ranks] = self.fresh(f"undisturbed-{ranks}")
-            Harness(self.undisturbed[ranks], ranks=ranks).end()
-        return difference(self.undisturbed[ranks], results)
-
-
-class Harness:
-    """`harness train` in a process group of its own."""
-
-    def __init__(self, results: Path, *more: str, ranks: int = 1, uri: str | None = None):
-        self.results, self.said = results, results.with_suffix(".log")
-        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-        settings = [part for path, value in SETTINGS.items() for part in ("--set", f"{path}={value}")]
-        changes = [part for change in more for part in ("--set", change)]
-        command = [sys.executable, *launcher, "-m", "harness", "train", "--scale", "points", *settings, *changes]
-        environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-        environment |= {"HARNESS_RESULTS": str(results)} | ({"MLFLOW_TRACKING_URI": uri} if uri else {})
-        with open(self.said, "wb") as log:
-            self.process = subprocess.Popen(
-                command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            )
-
-    def steps(self) -> int:
-        """Logged so far."""
-        path = next(self.results.glob("local/runs/*/metrics.jsonl"), None)
-        return int(json.loads(lines[-1])["step"]) if path and (lines := whole_lines(path)) else 0
-
-    def wait_for(self, steps: int) -> None:
-        """Until so many steps are logged."""
-        while self.steps() < steps and self.process.poll() is None:
-            time.sleep(0.05)
-
-    def signal(self, number: signal.Signals) -> float:
-        """To all its processes; seconds until the first of them has ended."""
-        started = time.perf_counter()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, number)
-        self.process.wait()
-        return time.perf_counter() - started
-
-    def end(self) -> None:
-        """Let it finish."""
-        if self.process.wait():
-            raise SystemExit(f"harness train failed:\n{self.said.read_text()}")
-
-    def saw(self, *about: str) -> str:
-        """The lines of the terminal that contain one of `about`; the last one where none is asked for."""
-        lines = [line.strip() for line in self.said.read_text(errors="replace").splitlines() if line.strip()]
-        return " | ".join(line for line in lines if any(part in line for part in about)) if about else lines[-1]
-
-
 def killed(lab: Lab) -> Row:
     """kill -9 after a time drawn at random, again and again."""
-    drawn, results, steps = random.Random(0), lab.fresh("killed"), list[int]()
+    drawn = random.Random(0)
+    results = lab.fresh("killed")
+    steps = list[int]()
     for _ in range(lab.kills):
         at_work = Harness(results)
         if drawn.random() < 0.75:  # else in the midst of starting
@@ -155,7 +88,9 @@ def killed(lab: Lab) -> Row:
 
 def terminated(lab: Lab) -> Row:
     """SIGTERM, as a cluster sends before it takes the machine away."""
-    results, took, states = lab.fresh("terminated"), list[float](), set[str]()
+    results = lab.fresh("terminated")
+    took = list[float]()
+    states = set[str]()
     for i in range(3):
         at_work = Harness(results)
         at_work.wait_for(300 * (i + 1) + 7)
@@ -184,7 +119,7 @@ def small_disk(lab: Lab) -> Row:
 
 
 def on_small_disk(results: Path) -> int:
-    """In a mount namespace of its own: the training on a small tmpfs at `results`, whose content then replaces it outside."""
+    """Train on a small tmpfs at `results`, in a mount namespace of its own; the content then lies there outside too."""
     kept = results.with_name("kept")
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK}", "none", str(results)], check=True)
     at_work = Harness(results, "train.keep_checkpoints=30", uri=f"sqlite:///{results.parent}/small.db")
@@ -217,12 +152,18 @@ def not_a_number(lab: Lab) -> Row:
     for reaction in ("stop", "restore_and_lower_lr"):
         with results_in(lab.fresh("nan")):
             run = Run.of(override(load_scale("points"), {**SETTINGS, "train.on_divergence": reaction}))
-            heard, original, injected = list[str](), Objective.task, list[int]()
+            heard = list[str]()
+            original = Objective.task
+            injected = list[int]()
 
             def poisoned(
-                self: Objective, *a: object, original: Callable = original, injected: list[int] = injected
+                self: Objective,
+                *a: object,
+                original: Callable = original,
+                injected: list[int] = injected,
+                **named: bool,
             ) -> Task:
-                task = original(self, *a)
+                task = original(self, *a, **named)
                 if a[2] == 617 and not injected:
                     injected.append(1)
                     task.target[0] = torch.nan
@@ -248,7 +189,9 @@ def not_a_number(lab: Lab) -> Row:
 
 def tracker(lab: Lab) -> Row:
     """MLflow's server ends for a minute, and later answers nobody for one."""
-    results, port, steps = lab.fresh("tracked"), free_port(), 16_000
+    results = lab.fresh("tracked")
+    port = free_port()
+    steps = 16_000
     folder = lab.fresh("server")
     with server(folder, port) as (uri, _):
         at_work = Harness(
@@ -325,58 +268,6 @@ FAULTS: dict[str, Callable[[Lab], Row]] = {
     "tracker gone a minute, halted a minute": tracker,
     "rank lost": rank,
 }
-
-
-def difference(expected: Path, found: Path) -> str:
-    """What differs between the only runs of two results folders: nothing, or a word for it."""
-    ours, theirs = (next(results.glob("local/runs/*")) for results in (expected, found))
-    (step, tensors, _), (other, others, _) = (read_checkpoint(run / "checkpoints", "cpu") for run in (ours, theirs))
-    if (step, tensors.keys()) != (other, others.keys()):
-        return f"the checkpoint is of step {other}, not {step}"
-    if wrong := [name for name, value in tensors.items() if not torch.equal(value, others[name])]:
-        return f"{len(wrong)} tensors of the checkpoint, like {wrong[0]}"
-    lines, found_lines = (
-        [
-            {k: v for k, v in json.loads(line).items() if k not in OF_THE_CLOCK}
-            for line in whole_lines(run / "metrics.jsonl")
-        ]
-        for run in (ours, theirs)
-    )
-    if lines != found_lines:
-        return f"lines of metrics.jsonl ({len(found_lines)} instead of {len(lines)}, or other values)"
-    pictures, found_pictures = (
-        {path.name: path.read_bytes() for path in (run / "samples").iterdir()} for run in (ours, theirs)
-    )
-    return "nothing" if pictures == found_pictures else "pictures"
-
-
-def whole_lines(path: Path) -> Sequence[bytes]:
-    """Without one that is being written."""
-    return path.read_bytes().rpartition(b"\n")[0].splitlines()
-
-
-def status(results: Path) -> str:
-    """What MLflow says of the only run."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{results / 'local' / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("train")
-    assert experiment is not None
-    return client.search_runs([experiment.experiment_id])[0].info.status
-
-
-@contextlib.contextmanager
-def results_in(folder: Path) -> Iterator[None]:
-    """Within it, runs of this process are in `folder`."""
-    kept = os.environ.get("HARNESS_RESULTS")
-    os.environ["HARNESS_RESULTS"] = str(folder)
-    try:
-        yield
-    finally:
-        if kept is None:
-            del os.environ["HARNESS_RESULTS"]
-        else:
-            os.environ["HARNESS_RESULTS"] = kept
 
 
 if __name__ == "__main__":

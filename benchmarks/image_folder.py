@@ -2,9 +2,9 @@
 
     python benchmarks/image_folder.py [PICTURES]
 
-Writes pictures of noise into a temporary folder, then trains a small U-Net on them in a process of its own, streamed by two
-workers; beside it the same pictures as one resident tensor. Prints seconds from the start of loading to the first step, and
-the process's memory after it and 200 steps later (workers included), and the time of a step.
+Writes pictures of noise into a temporary folder, then trains a small U-Net on them in a process of its own, streamed by
+two workers; beside it the same pictures as one resident tensor. Prints seconds from the start of loading to the first
+step, and the process's memory after it and 200 steps later (workers included), and the time of a step.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from harness.flow.objective import Objective
 from harness.training.config import TrainConfig
 from harness.training.trainer import Callbacks, fit
 
-STEPS, SIZE = 200, 32
+STEPS = 200
+SIZE = 32
 
 
 def write_pictures(folder: Path, number: int) -> None:
@@ -47,7 +48,8 @@ def write_pictures(folder: Path, number: int) -> None:
 
 def memory_mb() -> float:
     """Proportional share (PSS) of this process and its children, in MB."""
-    total, waiting = 0.0, [Path("/proc/self")]
+    total = 0.0
+    waiting = [Path("/proc/self")]
     while waiting:
         process = waiting.pop()
         try:
@@ -63,7 +65,8 @@ def memory_mb() -> float:
 def measure(folder: Path, resident: bool) -> None:
     """Load, train, print one line."""
     torch.set_num_threads(1)
-    before, started = memory_mb(), time.perf_counter()
+    before = memory_mb()
+    started = time.perf_counter()
     data: Data = ImageFolder(path=str(folder), size=SIZE).load()
     fingerprint = data.fingerprint
     loaded = time.perf_counter() - started
@@ -85,8 +88,8 @@ def measure(folder: Path, resident: bool) -> None:
     step = (seen[-1][0] - seen[1][0]) / (len(seen) - 2)
     kind = "one tensor" if resident else "streamed"
     print(
-        f"{kind:>10}: listed and hashed in {loaded:.1f} s, first step done after {seen[1][0]:.1f} s; memory +{seen[1][1]:.0f} MB then, "
-        f"+{seen[-1][1]:.0f} MB {STEPS - 2} steps later; "
+        f"{kind:>10}: listed and hashed in {loaded:.1f} s, first step done after {seen[1][0]:.1f} s; "
+        f"memory +{seen[1][1]:.0f} MB then, +{seen[-1][1]:.0f} MB {STEPS - 2} steps later; "
         f"{1000 * step:.0f} ms a step; fingerprint {fingerprint['sha256']}"
     )
 

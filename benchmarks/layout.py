@@ -2,8 +2,8 @@
 
     python -m benchmarks.layout [--repeat 5] [--steps 200]
 
-Each layout is a process of its own that does nothing else; the two take turns of a second. A training step is the bare loop's;
-a sampling step is one call of the network, without gradients, on a batch of the scale's `evaluate.batch_size`.
+Each layout is a process of its own that does nothing else; the two take turns of a second. A training step is the bare
+loop's; a sampling step is one call of the network, without gradients, on a batch of the scale's `evaluate.batch_size`.
 Prints the time of a step with the channels first, and how many times as fast it is with the channels last.
 """
 
@@ -31,13 +31,12 @@ SCALES = ("digits", "fashion_small", "digits_dit")
 
 def marks_sampling(config: RunConfig, steps: int) -> list[float]:
     """The time (s) at which each call of the network ended."""
-    data, device = load(config.dataset), config.train.resolved_device()
+    data = load(config.dataset)
+    device = config.train.resolved_device()
     torch.set_num_threads(config.train.threads)
     network = laid_out(config.build(data).to(device).eval(), data.shape, config.train.channels_last)
-    x, t = (
-        torch.randn(config.evaluate.batch_size, *data.shape, device=device),
-        torch.rand(config.evaluate.batch_size, device=device),
-    )
+    x = torch.randn(config.evaluate.batch_size, *data.shape, device=device)
+    t = torch.rand(config.evaluate.batch_size, device=device)
     marks = list[float]()
     with torch.no_grad():
         for _ in range(steps):
@@ -58,7 +57,8 @@ def main() -> None:
     parser.add_argument("--only", nargs=2, metavar=("LOOP", "LAYOUT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only:
-        (scale,), (loop, choice) = options.scales, options.only
+        (scale,) = options.scales
+        loop, choice = options.only
         config = override(at_hand(load_scale(scale)), {"train.channels_last": choice == "last", "train.compile": "off"})
         print(json.dumps(LOOPS[loop](config, options.steps)))
         return
@@ -70,7 +70,8 @@ def main() -> None:
 
 def row(scale: str, loop: str, options: argparse.Namespace) -> Row:
     """One line of the table."""
-    first, last = list[float](), list[float]()
+    first = list[float]()
+    last = list[float]()
     for i in range(options.repeat):
         command = [
             sys.executable,

@@ -1,12 +1,13 @@
-"""What one report every 50 steps costs, as a share of 50 training steps: the metrics file, MLflow on SQLite and on a server.
+"""What one report every 50 steps costs, as a share of those steps: the metrics file, MLflow on SQLite and on a server.
 
     python -m benchmarks.logging_cost [--reports 100]
 
-Trains the digits scale for some steps with a report after each, which gives real reports and the time of a bare step. Then
-replays them one by one: a line of metrics.jsonl is written, and MLflow's mirror is brought up to date, as its thread does
-while a run trains. The thread sends every 30 s, so that several reports share a sending; those lines say "as sent", and the
-others send each report by itself, which is the most it can cost. Training goes on meanwhile: the wall time is the thread's.
-The server is `mlflow server` on 127.0.0.1 and a free port, with a SQLite store of its own; it is stopped at the end.
+Trains the digits scale for some steps with a report after each, which gives real reports and the time of a bare step.
+Then replays them one by one: a line of metrics.jsonl is written, and MLflow's mirror is brought up to date, as its
+thread does while a run trains. The thread sends every 30 s, so that several reports share a sending; those lines say
+"as sent", and the others send each report by itself, which is the most it can cost. Training goes on meanwhile: the
+wall time is the thread's. The server is `mlflow server` on 127.0.0.1 and a free port, with a SQLite store of its own;
+it is stopped at the end.
 
 Prints wall and CPU milliseconds of a report (the server's CPU too) and both as a share of 50 bare steps. The terminal's
 progress looks at the run once a second: its share is of that second. Goal: under 1 %.
@@ -81,10 +82,15 @@ def main() -> None:
 def replay(
     run: Run, lines: Lines, send: Callable[[], object], many: int = 1, server: int | None = None
 ) -> tuple[float, float, float]:
-    """Write the lines again, sending after every `many`; seconds a line: wall, CPU of this process, CPU of the server."""
+    """Write the lines again, sending after every `many`.
+
+    Returns seconds a line: wall, CPU of this process, CPU of the server.
+    """
     path = run.folder / "metrics.jsonl"
     path.unlink()
-    wall, own, others = time.perf_counter(), time.process_time(), cpu_seconds(server)
+    wall = time.perf_counter()
+    own = time.process_time()
+    others = cpu_seconds(server)
     for i, line in enumerate(lines, 1):
         with open(path, "a") as file:
             file.write(json.dumps(line) + "\n")
@@ -134,7 +140,8 @@ def wait_for(address: str, process: subprocess.Popen, patience_s: float = 180) -
 
 def cpu_seconds(process: int | None) -> float:
     """CPU time of a process and all below it; 0 without one."""
-    total, waiting = 0.0, [process] if process else []
+    total = 0.0
+    waiting = [process] if process else []
     while waiting:
         place = Path("/proc") / str(waiting.pop())
         user, system = (place / "stat").read_text().rpartition(")")[2].split()[11:13]

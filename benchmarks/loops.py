@@ -60,14 +60,25 @@ class Settings:
     @classmethod
     def of(cls, config: RunConfig) -> Self:
         """The settings of a run."""
-        train, chosen = config.train, config.train.resolved()
+        train = config.train
+        chosen = config.train.resolved()
         assert isinstance(train.optimizer, AdamW)
         assert train.ema_decay is not None
         return cls(
-            train.steps, train.batch_size, train.learning_rate, train.warmup_steps, (train.optimizer.beta1, train.optimizer.beta2),
-            train.optimizer.weight_decay, train.clip_norm or math.inf, train.decays, train.threads, chosen["device"],
-            chosen["precision"] == "bf16", chosen["compile"], train.channels_last,
-        )  # fmt: skip
+            steps=train.steps,
+            batch_size=train.batch_size,
+            learning_rate=train.learning_rate,
+            warmup_steps=train.warmup_steps,
+            betas=(train.optimizer.beta1, train.optimizer.beta2),
+            weight_decay=train.optimizer.weight_decay,
+            clip_norm=train.clip_norm or math.inf,
+            decays=train.decays,
+            threads=train.threads,
+            device=chosen["device"],
+            bf16=chosen["precision"] == "bf16",
+            compile=chosen["compile"],
+            channels_last=train.channels_last,
+        )
 
     def rate(self, step: int) -> float:
         """Linear warm-up, then a cosine to zero."""
@@ -78,11 +89,13 @@ class Settings:
 
 
 def bare(config: RunConfig, weight: Weight | None = None, threads: int | None = None) -> Iterator[nn.Module]:
-    """Train on the straight path, predicting the velocity, with stratified times; yields the first average after each step.
+    """Train on the straight path, predicting the velocity, with stratified times.
 
+    Yields the first average after each step.
     No checks, no random streams, no logging: what somebody would write who wants this one training and nothing else.
     """
-    s, data = Settings.of(config), load(config.dataset)
+    s = Settings.of(config)
+    data = load(config.dataset)
     torch.set_num_threads(threads or s.threads)
     torch.manual_seed(config.seed)
     stored = data.train.to(s.device)  # type: ignore[union-attr]
@@ -114,12 +127,13 @@ def bare(config: RunConfig, weight: Weight | None = None, threads: int | None = 
 
 
 def logged(config: RunConfig, steps: int) -> list[float]:
-    """The first steps of training as `harness train` does it in a terminal: metrics.jsonl, MLflow, progress bar, sample grids and
-    checkpoints.
+    """Train for the first steps as `harness train` does it in a terminal.
 
-    Returns the time (s) at which each step but the first began and that of the end; only the first and the last wait for a GPU.
+    That is with metrics.jsonl, MLflow, progress bar, sample grids and checkpoints. Returns the time (s) at which each
+    step but the first began and that of the end; only the first and the last wait for a GPU.
     """
-    run, marks = Run.of(config), list[float]()
+    run = Run.of(config)
+    marks = list[float]()
 
     def stop() -> bool:
         marks.append(now() if len(marks) in (1, steps) else time.perf_counter())
@@ -136,7 +150,7 @@ def logged(config: RunConfig, steps: int) -> list[float]:
 
 
 def marks_bare(config: RunConfig, steps: int) -> list[float]:
-    """The time (s) at which each of the first steps of the bare loop ended; only the first and the last wait for a GPU."""
+    """The time (s) at which each of the bare loop's first steps ended; only the first and the last wait for a GPU."""
     return [
         now() if step in (1, steps) else time.perf_counter()
         for step, _ in zip(range(1, steps + 1), bare(config), strict=False)
@@ -150,7 +164,7 @@ def seconds_bare(config: RunConfig) -> float:
 
 
 def at_hand(config: RunConfig) -> RunConfig:
-    """The configuration without Inception, and with noise in place of pictures that are not there: neither changes the speed."""
+    """The configuration without Inception, and with noise for pictures not at hand: neither changes the speed."""
     if config.evaluate.extractor == "inception":
         config = override(config, {"evaluate.extractor": "values", "evaluate.metrics": ["sliced_wasserstein"]})
     try:

@@ -2,12 +2,12 @@
 
     python -m benchmarks.memory [--batch N]
 
-Computed: 4 bytes for each parameter, times weights, gradient, AdamW's two moments and every average; and the activations:
-the bytes that autograd keeps for the backward pass of one step, each storage once and the parameters left out
-(torch.autograd.graph.saved_tensors_hooks). Measured: the peak while the harness trains a few steps, in a process of its own.
-On a GPU the peak is torch.cuda.max_memory_allocated. On a CPU it is the growth of the resident set since the data were
-loaded (VmHWM of /proc): what convolutions copy for themselves and what malloc keeps is in it. The peak at the end includes
-the checkpoint, which holds the state once more, and four samples.
+Computed: 4 bytes for each parameter, times weights, gradient, AdamW's two moments and every average; and the
+activations: the bytes that autograd keeps for the backward pass of one step, each storage once and the parameters left
+out (torch.autograd.graph.saved_tensors_hooks). Measured: the peak while the harness trains a few steps, in a process of
+its own. On a GPU the peak is torch.cuda.max_memory_allocated. On a CPU it is the growth of the resident set since the
+data were loaded (VmHWM of /proc): what convolutions copy for themselves and what malloc keeps is in it. The peak at the
+end includes the checkpoint, which holds the state once more, and four samples.
 
 Prints both in MB and their ratios, for the digits scale and for the U-Net of torchcfm's CIFAR-10 (batch 4 on a CPU).
 """
@@ -47,7 +47,8 @@ def main() -> None:
     if options.measure:
         print(json.dumps(measure(options.measure, options.batch)))
         return
-    command, cuda = [sys.executable, "-m", "benchmarks.memory", "--measure"], torch.cuda.is_available()
+    command = [sys.executable, "-m", "benchmarks.memory", "--measure"]
+    cuda = torch.cuda.is_available()
     batches = {"digits": options.batch, "cifar10": options.batch or (None if cuda else 4)}
     given = {scale: ["--batch", str(batch)] if batch else [] for scale, batch in batches.items()}
     lines = [
@@ -69,7 +70,8 @@ def measure(scale: str, batch: int | None) -> Row:
         {"train.batch_size": batch} if batch else {}
     )
     config = override(at_hand(load_scale(scale)), changes)
-    network, settings = config.build(load(config.dataset)), Settings.of(config)
+    network = config.build(load(config.dataset))
+    settings = Settings.of(config)
     number = sum(p.numel() for p in network.parameters())
     state = 4 * number * (4 + len(settings.decays)) / MB
     saved = activations(config, network.to(settings.device), settings) / MB
@@ -91,9 +93,11 @@ def measure(scale: str, batch: int | None) -> Row:
 
 def activations(config: RunConfig, network: nn.Module, settings: Settings) -> int:
     """Bytes that one step's loss keeps for its backward pass."""
-    data, own = load(config.dataset), {p.untyped_storage().data_ptr() for p in network.parameters()}
+    data = load(config.dataset)
+    own = {p.untyped_storage().data_ptr() for p in network.parameters()}
     x0 = data.encode(data.train[torch.arange(settings.batch_size)].to(settings.device))
-    objective, kept = Objective(config, config.noise.learn(data), device=settings.device), dict[int, int]()
+    objective = Objective(config, config.noise.learn(data), device=settings.device)
+    kept = dict[int, int]()
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -121,7 +125,8 @@ def peaks(config: RunConfig) -> tuple[float, float]:
     }
     with fresh_results():
         train(Run.of(override(config, tiny)), print, lambda: False)  # loads every library and the data
-        before, seen = reset_peak(), list[float]()
+        before = reset_peak()
+        seen = list[float]()
 
         def stop() -> bool:
             seen.append(peak() - before)

@@ -2,9 +2,9 @@
 
     python -m benchmarks.pair_generation [--repeat 5] [--scale digits] [--number 4000] [--nfe 40]
 
-The harness makes pairs as a round of reflow does: noise by its streams, Heun's method, checks that all is finite, hashes, files.
-The bare loop is Heun's method written out on the same network, batch and NFE, on noise of torch.randn, and keeps nothing. They
-take turns.
+The harness makes pairs as a round of reflow does: noise by its streams, Heun's method, checks that all is finite,
+hashes, files. The bare loop is Heun's method written out on the same network, batch and NFE, on noise of torch.randn,
+and keeps nothing. They take turns.
 
 Prints pairs a second of both, the ratio and the hours that a million pairs would take. Goal: 0.95 or more.
 """
@@ -51,7 +51,8 @@ def row(options: argparse.Namespace) -> Row:
         "reflow.number": options.number,
         "reflow.nfe": options.nfe,
     }
-    made, bare = list[float](), list[float]()
+    made = list[float]()
+    bare = list[float]()
     with fresh_results():
         run = Run.of(override(at_hand(load_scale(options.scale)), changes))
         assert run.parent is not None
@@ -80,13 +81,16 @@ def row(options: argparse.Namespace) -> Row:
 @torch.no_grad()
 def seconds_bare(run: Run, trained: Trained) -> float:
     """Of Heun's method by itself."""
-    reflow, shape, device = run.config.reflow, load(run.config.dataset).shape, run.config.train.resolved_device()
+    reflow = run.config.reflow
+    shape = load(run.config.dataset).shape
+    device = run.config.train.resolved_device()
     torch.set_num_threads(run.config.train.threads)
     steps = reflow.nfe // 2
     started = time.perf_counter()
     for start in range(0, reflow.number, reflow.batch_size):
         size = min(reflow.batch_size, reflow.number - start)
-        x, h = torch.randn(size, *shape, device=device), 1 / steps
+        x = torch.randn(size, *shape, device=device)
+        h = 1 / steps
         for i in range(steps):
             now, then = (torch.full((size,), 1 - (i + j) * h, device=device) for j in (0, 1))
             first = trained.network(x, now)

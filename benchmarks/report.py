@@ -1,6 +1,7 @@
-"""What a benchmark says: a table on the terminal and results/local/benchmarks/<name>.json with where the numbers come from.
+"""What a benchmark says: a table on the terminal, and a file that tells where the numbers come from.
 
-Those of a machine with a GPU are in <name>-gpu.json. `make publish STUDY=bench` copies them to the committed results/benchmarks/.
+The file is results/local/benchmarks/<name>.json; <name>-gpu.json from a machine with a GPU. `make publish STUDY=bench`
+copies those files to the committed results/benchmarks/.
 """
 
 from __future__ import annotations

@@ -2,15 +2,16 @@
 
     python -m benchmarks.step_time [--repeat 5] [--quick]
 
-Network, batch, precision, fused AdamW, clipping and averages are the same, and neither compiles; on a GPU the last line has
-the harness compile as it does by itself, beside the bare loop that does not. The harness's side does what `harness train` does in
-a terminal, at the scale's own intervals: metrics.jsonl, MLflow's mirror on SQLite, the progress bar, sample grids, checkpoints.
-Each is a process of its own; the two take turns of a second (on a GPU of four), and only the one whose turn it is runs. All
-that comes before the end of the first step is left out, and so is the closing of the MLflow record.
+Network, batch, precision, fused AdamW, clipping and averages are the same, and neither compiles; on a GPU the last line
+has the harness compile as it does by itself, beside the bare loop that does not. The harness's side does what `harness
+train` does in a terminal, at the scale's own intervals: metrics.jsonl, MLflow's mirror on SQLite, the progress bar,
+sample grids, checkpoints. Each is a process of its own; the two take turns of a second (on a GPU of four), and only the
+one whose turn it is runs. All that comes before the end of the first step is left out, and so is the closing of the
+MLflow record.
 
-Prints for each network the time of a step, the ratio of the two over the whole training (median, and smallest to largest
-over the repetitions) and how much of the bare loop's time went into steps alone, log lines, checkpoints and sample grids.
-`--quick` takes a tenth of the steps, up to no grid: it shows that the benchmark works, and no more.
+Prints for each network the time of a step, the ratio of the two over the whole training (median, and smallest to
+largest over the repetitions) and how much of the bare loop's time went into steps alone, log lines, checkpoints and
+sample grids. `--quick` takes a tenth of the steps, up to no grid: it shows that the benchmark works, and no more.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from harness.training.config import TrainConfig
 
 CUDA = torch.cuda.is_available()
 SCALES = {"digits": 520, "points": 2000, **({"cifar10": 400} if CUDA else {"fashion_small": 750})}
-"""{scale: steps}: a whole training of the small ones; fashion_small up to its first grid of samples, cifar10 far from it."""
+"""{scale: steps}: a whole training of the small ones, fashion_small up to its first grid of samples, cifar10 less."""
 CASES = [(scale, "off") for scale in SCALES] + [("cifar10", "default")] * CUDA
 """A scale and the mode of torch.compile."""
 TURN_S = 4.0 if CUDA else 1.0
@@ -50,7 +51,8 @@ def main() -> None:
     parser.add_argument("--only", nargs=2, metavar=("LOOP", "MODE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only:
-        (scale,), (loop, mode) = options.scales, options.only
+        (scale,) = options.scales
+        loop, mode = options.only
         print(json.dumps(LOOPS[loop](config_of(scale, mode), steps_of(scale, options.quick))))
         return
     rows = [row(scale, mode, options) for scale, mode in CASES if scale in options.scales]
@@ -73,8 +75,11 @@ def steps_of(scale: str, quick: bool) -> int:
 
 def row(scale: str, mode: str, options: argparse.Namespace) -> Row:
     """One line of the table."""
-    train, steps = config_of(scale, mode).train, steps_of(scale, options.quick)
-    bare, whole, spent = list[float](), list[float](), list[dict[str, float]]()
+    train = config_of(scale, mode).train
+    steps = steps_of(scale, options.quick)
+    bare = list[float]()
+    whole = list[float]()
+    spent = list[dict[str, float]]()
     for i in range(options.repeat):
         modes = {"bare": "off", "harness": mode}
         command = [sys.executable, "-m", "benchmarks.step_time", "--scales", scale, *["--quick"] * options.quick]

@@ -2,17 +2,18 @@
 
     python -m benchmarks.study_speed [--steps N] [--seeds 5] [--together N]
 
-The harness: `harness ablate weighting --scale digits` in empty results, from the command to the table, with as many workers as
-there are cores, or eight on each GPU (`--together`). The bare loops: the same arms, seeds, steps, batches and numbers of samples,
-trained as benchmarks/loops.py writes it, sampled by a plain Euler loop at the same NFEs and judged by the same FID (the harness's
-Judge); no checkpoints, logs, curves, pictures or table. Their processes share the trials out beforehand; every split of the cores
-into processes and threads is tried (on two cores 1 process of 2 threads, which is one training after another, and 2 of 1), on a
-GPU one process and as many as the harness has workers. Everything begins with its processes' start and ends when the last has
-ended. All take turns of a few seconds, and only the one whose turn it is runs: a machine whose speed drifts is the same to all.
+The harness: `harness ablate weighting --scale digits` in empty results, from the command to the table, with as many
+workers as there are cores, or eight on each GPU (`--together`). The bare loops: the same arms, seeds, steps, batches
+and numbers of samples, trained as benchmarks/loops.py writes it, sampled by a plain Euler loop at the same NFEs and
+judged by the same FID (the harness's Judge); no checkpoints, logs, curves, pictures or table. Their processes share the
+trials out beforehand; every split of the cores into processes and threads is tried (on two cores 1 process of 2
+threads, which is one training after another, and 2 of 1), on a GPU one process and as many as the harness has workers.
+Everything begins with its processes' start and ends when the last has ended. All take turns of a few seconds, and only
+the one whose turn it is runs: a machine whose speed drifts is the same to all.
 
-Prints the time that each ran and the ratio of the harness's to it, and the mean FID at the largest NFE over all trials, which
-says that the same work was done: the random numbers differ. Goals: within 5 % of the best split; on a GPU at most a third of one
-after another. On two cores about half an hour in all; with `--steps 50 --seeds 1` two minutes.
+Prints the time that each ran and the ratio of the harness's to it, and the mean FID at the largest NFE over all trials,
+which says that the same work was done: the random numbers differ. Goals: within 5 % of the best split; on a GPU at most
+a third of one after another. On two cores about half an hour in all; with `--steps 50 --seeds 1` two minutes.
 """
 
 from __future__ import annotations
@@ -38,10 +39,12 @@ from harness.evaluation.judge import Judge, SampleBatch
 from harness.flow.objective import Objective
 from harness.runs.config import RunConfig
 
-STUDY, SCALE = "weighting", "digits"
+STUDY = "weighting"
+SCALE = "digits"
 CUDA = torch.cuda.is_available()
 CORES = os.cpu_count() or 1
-GOAL, GOAL_CUDA = 1.05, 0.33
+GOAL = 1.05
+GOAL_CUDA = 0.33
 TURN_S = 3.0
 HARNESS = "harness"
 
@@ -55,7 +58,8 @@ def main() -> None:
     parser.add_argument("--only", help=argparse.SUPPRESS)
     parser.add_argument("--share", type=int, nargs=3, metavar=("I", "OF", "THREADS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    plan, ways = plan_of(options), splits(options.together)
+    plan = plan_of(options)
+    ways = splits(options.together)
     if options.share:
         print(json.dumps(share(plan, *options.share)))
         return
@@ -129,7 +133,8 @@ def split(command: list[str], processes: int, threads: int) -> list[float]:
 
 def share(plan: Plan, i: int, of: int, threads: int) -> list[float]:
     """Train and judge every trial of one process; FID at the largest NFE."""
-    found, base = [], plan.arms[plan.baseline]
+    found = list[float]()
+    base = plan.arms[plan.baseline]
     data = load(base.dataset)
     judge = Judge(base.evaluate, data, base.train.resolved_device())
     for config in (plan.config(arm, seed) for arm, seed in plan.trials()[i::of]):
@@ -141,7 +146,9 @@ def share(plan: Plan, i: int, of: int, threads: int) -> list[float]:
 @torch.no_grad()
 def samples(network: nn.Module, config: RunConfig, data: Data, nfe: int) -> Iterator[SampleBatch]:
     """As many as are judged, by Euler's method from t = 1 to 0."""
-    number, size, device = config.evaluate.num_samples, config.evaluate.batch_size, config.train.resolved_device()
+    number = config.evaluate.num_samples
+    size = config.evaluate.batch_size
+    device = config.train.resolved_device()
     for start in range(0, number, size):
         x: Tensor = torch.randn(min(size, number - start), *data.shape, device=device)
         for i in range(nfe):
@@ -161,7 +168,8 @@ def row(name: str, crew: Mapping[str, Contender]) -> Row:
 
 def notes(plan: Plan, crew: Mapping[str, Contender], ways: Mapping[str, tuple[int, int]]) -> list[str]:
     """What was done, and how the harness compares."""
-    best, steps = min(ways, key=lambda name: crew[name].seconds), plan.arms[plan.baseline].train.steps
+    best = min(ways, key=lambda name: crew[name].seconds)
+    steps = plan.arms[plan.baseline].train.steps
     over_best, over_one = (crew[HARNESS].seconds / crew[name].seconds for name in (best, next(iter(ways))))
     return [
         f"{len(plan.arms)} arms x {len(plan.seeds)} seeds, {steps} steps each.",

@@ -1,4 +1,4 @@
-"""Processes that take turns on one machine: a host whose speed drifts by a third within minutes is then the same to all of them."""
+"""Processes that take turns on one machine, so that a drift of its speed within minutes is the same to all of them."""
 
 from __future__ import annotations
 

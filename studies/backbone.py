@@ -3,7 +3,8 @@
 from harness.ablation.design.study import Study
 
 STUDY = Study(
-    question="Which network gives the best samples, and do its conditioning, its attention and its embedding of time matter?",
+    question="Which network gives the best samples, and do its conditioning, its attention and its embedding of time "
+    "matter?",
     baseline="unet",
     arms={
         "unet": {},

@@ -1,4 +1,4 @@
-"""How big a study is, and on what: a configuration by name, for `--scale`. A scale's first metric is what verdicts rest on."""
+"""How big a study is, and on what: a configuration by name, for `--scale`. Verdicts rest on a scale's first metric."""
 
 from harness.components.backbones.dit import DiT
 from harness.components.backbones.mlp import MLP
@@ -50,7 +50,8 @@ CELLS = RunConfig(
         log_every=50, sample_every=600, checkpoint_every=200,
     ),
     evaluate=EvaluateConfig(
-        nfe=(8, 32), num_samples=800, batch_size=400, extractor="values", metrics=(*DISTANCES, GeneMean(), GeneVariance(), DropoutRate())
+        nfe=(8, 32), num_samples=800, batch_size=400, extractor="values",
+        metrics=(*DISTANCES, GeneMean(), GeneVariance(), DropoutRate()),
     ),
 )  # fmt: skip
 
@@ -168,7 +169,8 @@ SCALES = {
         train=TrainConfig(steps=100_000, learning_rate=2e-4, warmup_steps=5000, optimizer=AdamW(weight_decay=0)),
         evaluate=EvaluateConfig(num_samples=50_000),
     ),
-    # SiT and DiT on latents of ImageNet, for those who have them: a folder of .npy by class in HARNESS_DATA/imagenet_latents.
+    # SiT and DiT on latents of ImageNet, for those who have them: a folder of .npy by class in
+    # HARNESS_DATA/imagenet_latents.
     "imagenet_latents": RunConfig(
         dataset=LatentFolder(path="imagenet_latents"),
         backbone=DiT(**DiT.presets["XL/2"]),

@@ -7,7 +7,8 @@ HEUN = {"evaluate.solver": "heun", "evaluate.nfe": [2, 4, 8, 16, 32]}
 RK4 = {"evaluate.solver": "rk4", "evaluate.nfe": [4, 8, 16, 32]}
 
 STUDY = Study(
-    question="Which solver and time grid give the best samples of the same trained network for the same number of calls?",
+    question="Which solver and time grid give the best samples of the same trained network for the same number of "
+    "calls?",
     baseline="euler",
     arms={
         "euler": {"evaluate.solver": "euler"},

@@ -1,4 +1,4 @@
-"""Where should an entry lie that sparse noise drops: at 0, or where the data's own zero is encoded (a gene not seen)?"""
+"""Where should an entry lie that sparse noise drops: at 0, or where the data's zero is encoded (a gene not seen)?"""
 
 from harness.ablation.design.study import Study
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.core.checkpoint import read_checkpoint, write_checkpoint
+from harness.core.checkpoint import part, read_checkpoint, write_checkpoint
 
 
 def tensors(seed: int) -> dict[str, Tensor]:
@@ -80,3 +80,14 @@ def test_a_write_cut_short_is_not_seen(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path, 1, tensors(1))
     (tmp_path / f".{path.name.replace('1-', '2-')}.123").write_bytes(path.read_bytes()[:50])
     assert read_checkpoint(tmp_path, "cpu")[::2] == (1, [])
+
+
+def test_a_part_is_named_from_its_prefix_on() -> None:
+    one = torch.ones(1)
+    two = torch.ones(2)
+    other = torch.ones(3)
+    whole = {"network/weight": one, "network/blocks/0": two, "networks/weight": other, "averages/network/weight": other}
+    found = part(whole, "network")
+    assert found.keys() == {"weight", "blocks/0"}
+    assert found["weight"] is one
+    assert found["blocks/0"] is two

@@ -1,5 +1,6 @@
 """An extraction that is cut short goes on where it was: the same rows, bit for bit, and no batch twice."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def test_rows_are_those_of_an_unbroken_extraction(tmp_path: Path) -> None:
     data = load(Digits())
     judge, images = Judge(CONFIG, data, "cpu"), data.held_out[:300]
     expected, rows = judge.estimates(cut(images, 0, 99, []), KeptRows(), show=70)
+    assert torch.equal(rows["shown"], images[:70]), "of the first batch all, of the second some"
     asked: list[int] = []
     for after in (2, 3, 3, 5):
         kept = KeptRows(tmp_path)
@@ -63,6 +65,16 @@ def test_rows_in_a_damaged_file_are_made_again(tmp_path: Path) -> None:
     assert again.batches == 1
     again.add({"read": torch.full((2,), 7.0)})
     assert again.all()["read"].tolist() == [0, 0, 7, 7]
+
+
+def test_rows_of_one_sample_each_are_found_again(tmp_path: Path) -> None:
+    kept = KeptRows(tmp_path)
+    for i in range(3):
+        kept.add({"read": torch.full((1,), float(i))})
+        kept.write()
+    again = KeptRows(tmp_path)
+    assert again.batches == 3
+    assert again.all()["read"].tolist() == [0, 1, 2]
 
 
 def test_rows_are_written_from_time_to_time_and_go_when_all_is_known(
@@ -98,7 +110,9 @@ def test_an_evaluation_that_was_stopped_ends_as_if_it_had_not_been(tiny: RunConf
         evaluate(run, restore(run), judge, stop)
     assert KeptRows(run.parts(protocol, 2)).batches == 2
     assert run.judged(protocol) == pytest.approx(2 / 3)
+    started = time.perf_counter()
     evaluate(run, restore(run), judge, lambda: False)
+    assert 0 < run.evaluation(protocol)["seconds"]["2"] < time.perf_counter() - started
     assert Run.of(config).evaluation(protocol)["values"] == expected
     assert picture.read_bytes() == drawn
     assert run.judged(protocol) == 1

@@ -22,7 +22,7 @@ from harness.core.errors import ConfigError
 from harness.core.registry import build, names
 from harness.core.rng import stream
 from harness.flow.formulation import Formulation
-from harness.flow.objective import Objective, Step
+from harness.flow.objective import Objective, Step, Task
 
 SPACES = ["output", "velocity", "data", "noise"]
 
@@ -498,3 +498,29 @@ def test_classes_reach_the_coupling() -> None:
     assert together.transport_cost < alone.transport_cost
     with pytest.raises(ConfigError, match="class_conditional_ot needs the classes of the data"):
         made.task(x0, 1, 2)
+
+
+def test_a_share_has_its_rows_of_everything() -> None:
+    rows = torch.arange(6.0)
+    task = Task(rows.view(6, 1), 10 + rows.view(6, 1), rows / 10, 100 + rows, torch.tensor(0.5), 0.25)
+    part = task.share(1, 3)
+    assert part.xt.tolist() == [[2], [3]]
+    assert part.target.tolist() == [[12], [13]]
+    assert torch.equal(part.t, torch.tensor([0.2, 0.3]))
+    assert part.y is not None
+    assert part.y.tolist() == [102, 103]
+    assert part.transport_cost == 0.5
+    assert task.share(0, 1) is task
+
+
+def test_classes_are_hidden_unless_all_are_asked_for() -> None:
+    objective = Objective(Formulation.parse({"objective": {"label_dropout": 0.5}}), {})
+    x0, y = torch.zeros(64, 1, 2, 2), torch.arange(64)
+    shown = objective.task(x0, 0, 0, y).y
+    assert shown is not None
+    hidden = shown == -1
+    assert 16 < hidden.sum() < 48  # four standard deviations of 4 each way
+    assert torch.equal(shown[~hidden], y[~hidden])
+    told = objective.task(x0, 0, 0, y, hide=False).y
+    assert told is not None
+    assert torch.equal(told, y)

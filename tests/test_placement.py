@@ -8,8 +8,9 @@ import pytest
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.study import load_study
 from harness.ablation.execute import placement as module
-from harness.ablation.execute.placement import Placement, choose, measure, placements, remembered
+from harness.ablation.execute.placement import Placement, choose, given, measure, placements, remembered
 from harness.core.config import override
+from harness.core.errors import UserError
 from harness.runs.config import RunConfig
 
 
@@ -33,7 +34,7 @@ def test_the_ways_fill_the_machine_and_no_more(cores: int, gpus: int, trials: in
     assert [(way.workers, way.threads) for way in placements(cores, gpus, trials)] == ways
 
 
-@pytest.mark.parametrize(("rates", "taken"), [((100, 104), 1), ((100, 106), 2), ((100, 0), 1)])
+@pytest.mark.parametrize(("rates", "taken"), [((100, 104), 1), ((100, 105), 1), ((100, 106), 2), ((100, 0), 1)])
 def test_more_threads_must_be_worth_it_and_are_measured_once(
     plan: Plan, rates: tuple[float, float], taken: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,6 +55,20 @@ def test_more_threads_must_be_worth_it_and_are_measured_once(
 def test_threads_are_part_of_the_plan(plan: Plan) -> None:
     assert {config.train.threads for config in plan.threaded(2).arms.values()} == {2}
     assert plan.threaded(2).digest != plan.digest == plan.threaded(1).digest
+
+
+def test_without_a_measurement_trials_take_as_many_cores_as_their_threads(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    number = len(plan.trials())
+    for threads, workers in ((1, min(6, number)), (2, 3), (8, 1)):
+        assert given(plan.threaded(threads)) == Placement(workers, threads)
+    assert given(plan, workers=9) == Placement(9, 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1000)
+    assert given(plan) == Placement(number, 1), "no more than there are trials"
+    with pytest.raises(UserError, match=r"^--trials-per-gpu: the study trains on the CPU"):
+        given(plan, trials_per_gpu=2)
 
 
 def test_gpus_are_dealt_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:

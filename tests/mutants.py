@@ -1,0 +1,191 @@
+"""Whether the tests notice a wrong line: 40 one-line mutations, each of which the tests named for its file must catch.
+
+    python tests/mutants.py [--number 40] [--seed 0] [--only PATH ...] [--workers 2]
+
+It stands beside the tests since it tests them. It works in copies of this checkout, in a temporary folder, and changes
+nothing here. The tests must pass there without a mutation first, which also says how long each file of them takes; a
+mutation that makes them take far longer counts as caught. Ends with 1 when a mutation survives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from checkouts import ROOT, Checkout, Crew, Job, Outcome
+from mutations import Mutation, draw, mutations
+from rich.console import Console
+from rich.markup import escape
+
+HOUR_S = 3600.0
+TURNS = ("components", "objective", "components", "statistics", "components", "judge", "worker", "files")
+"""Whose mutation comes next, again and again: the components have most of the lines."""
+TESTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "components": {
+        "harness/components/averages.py": ("averages", "ema"),
+        "harness/components/backbones/base.py": ("backbones",),
+        "harness/components/backbones/dit.py": ("backbones",),
+        "harness/components/backbones/embeddings.py": ("backbones",),
+        "harness/components/backbones/mlp.py": ("backbones",),
+        "harness/components/backbones/transformer.py": ("backbones",),
+        "harness/components/backbones/unet.py": ("backbones",),
+        "harness/components/couplings.py": ("couplings", "pairwise"),
+        "harness/components/interpolants.py": ("interpolants", "closed_form", "stochastic_solvers"),
+        "harness/components/losses.py": ("losses",),
+        "harness/components/noises.py": ("noises",),
+        "harness/components/predictions.py": ("formulation", "parity", "weightings"),
+        "harness/components/solvers.py": ("solvers", "stochastic_solvers"),
+        "harness/components/time_grids.py": ("time_grids",),
+        "harness/components/time_samplers.py": ("time_samplers",),
+        "harness/components/weightings.py": ("weightings",),
+    },
+    "objective": {"harness/flow/objective.py": ("objective", "pairwise", "told_classes")},
+    "statistics": {
+        "harness/ablation/report/statistics.py": ("statistics",),
+        "harness/ablation/report/verdicts.py": ("outcomes", "tables"),
+    },
+    "judge": {
+        "harness/evaluation/judge.py": ("parts", "fidelity", "population", "runs"),
+        "harness/runs/judge.py": ("parts", "sweep", "runs"),
+    },
+    "worker": {
+        "harness/ablation/execute/board.py": ("worker", "search", "end_to_end"),
+        "harness/ablation/execute/launch.py": ("worker", "end_to_end"),
+        "harness/ablation/execute/placement.py": ("placement",),
+        "harness/ablation/execute/tuner.py": ("search",),
+        "harness/ablation/execute/worker.py": ("worker", "outcomes", "end_to_end"),
+    },
+    "files": {
+        "harness/core/files.py": ("files",),
+        "harness/core/checkpoint.py": ("checkpoint", "trainer"),
+    },
+}
+"""Area: {source file: the tests that must catch its mutations, as the names of their files tell them}."""
+
+
+class Equivalent(NamedTuple):
+    """A mutation that no test can catch, by its file and its two lines, and why."""
+
+    path: str
+    old: str
+    new: str
+    reason: str
+
+
+EQUIVALENT = (
+    Equivalent(
+        "harness/runs/judge.py",
+        "return parts.clear()",
+        "return None",
+        "clear itself returns None",
+    ),
+    Equivalent(
+        "harness/core/checkpoint.py",
+        "(p for p in found if _NAME.fullmatch(p.name)), key=lambda p: (p.name[:9], p.stat().st_mtime), reverse=True",
+        "(p for p in found if _NAME.fullmatch(p.name)), key=lambda p: (p.name[:10], p.stat().st_mtime), reverse=True",
+        "the tenth character is the same hyphen in every name",
+    ),
+    Equivalent(
+        "harness/ablation/execute/placement.py",
+        "quiet = dataclasses.replace(config.train, log_every=10**9, sample_every=10**9, checkpoint_every=10**9)",
+        "quiet = dataclasses.replace(config.train, sample_every=10**9, checkpoint_every=10**9)",
+        "a measurement throws its log lines away, and how long they take is all that differs",
+    ),
+    Equivalent(
+        "harness/ablation/execute/tuner.py",
+        'with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):  # `group` is, since 2021',
+        'with warnings.catch_warnings(action="ignore"):  # `group` is, since 2021',
+        "the sampler warns of nothing else",
+    ),
+)
+
+
+def chosen(number: int, seed: int, only: Sequence[str]) -> list[Mutation]:
+    """The mutations to make, area by area in turns; none that is listed as equivalent."""
+    known = {(path, old, new) for path, old, new, _ in EQUIVALENT}
+    drawn = {}
+    for area, sources in TESTS.items():
+        wanted = [source for source in sources if not only or source.startswith(tuple(only))]
+        candidates = [mutation for source in wanted for mutation in mutations(ROOT, source)]
+        drawn[area] = iter(draw([one for one in candidates if one.identity not in known], seed))
+    found: list[Mutation] = []
+    left = sum(1 for _ in TURNS)
+    for area in itertools.cycle(TURNS):
+        if len(found) == number or not left:
+            break
+        following = next(drawn[area], None)
+        left = len(TURNS) if following else left - 1
+        found += [following] if following else []
+    return found
+
+
+def named_for(path: str) -> tuple[str, ...]:
+    """The tests named for a source file."""
+    return next(sources[path] for sources in TESTS.values() if path in sources)
+
+
+def unchanged_seconds(crew: Crew, names: Sequence[str]) -> dict[str, float]:
+    """{file of tests: seconds} without a mutation; ends the program where one fails."""
+
+    def job(name: str) -> Job:
+        return lambda copy, at_work: copy.run([name], HOUR_S, at_work)
+
+    seconds = {}
+    for i, outcome in crew.run("without a mutation", [job(name) for name in names]):
+        if outcome.caught:
+            sys.exit(f"tests/test_{names[i]}.py: fails without a mutation ({outcome.caught}). Mend it first.")
+        seconds[names[i]] = outcome.seconds
+    return seconds
+
+
+def surviving(crew: Crew, made: Sequence[Mutation], seconds: dict[str, float]) -> list[Mutation]:
+    """The mutations that no test catches; says of each whether one does. The quickest tests come first."""
+
+    def job(mutation: Mutation) -> Job:
+        tests = sorted(named_for(mutation.path), key=seconds.__getitem__)
+        limit = 60 + 3 * sum(seconds[name] for name in tests)
+
+        def run(copy: Checkout, at_work: set[int]) -> Outcome:
+            with copy.with_line_of(mutation):
+                return copy.run(tests, limit, at_work)
+
+        return run
+
+    survivors = []
+    for i, outcome in crew.run("with a mutation", [job(mutation) for mutation in made]):
+        mutation = made[i]
+        how = f"caught by {escape(outcome.caught)}" if outcome.caught else "[red]SURVIVES[/red]"
+        where = f"{mutation.path}:{mutation.number}"
+        crew.console.print(f"{where}  {how}, {outcome.seconds:.0f} s", highlight=False, soft_wrap=True)
+        for mark, line in (("-", mutation.old), ("+", mutation.new)):
+            crew.console.print(f"    {mark} {line.strip()}", markup=False, highlight=False, soft_wrap=True)
+        survivors += [] if outcome.caught else [mutation]
+    return survivors
+
+
+def main() -> int:
+    """Make the mutations; 1 where one survives."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--number", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="*", default=[], metavar="PATH", help="of a source file, or how it begins")
+    parser.add_argument("--workers", type=int, default=2, help="how many mutations are tested at once")
+    options = parser.parse_args()
+    made = chosen(options.number, options.seed, options.only)
+    if not made:
+        parser.error(f"--only {' '.join(options.only)}: no line to change there. Name a file of TESTS in {__file__}.")
+    names = sorted({name for mutation in made for name in named_for(mutation.path)})
+    with tempfile.TemporaryDirectory() as folder:
+        crew = Crew(Path(folder), options.workers, Console())
+        survivors = surviving(crew, made, unchanged_seconds(crew, names))
+    print(f"{len(made) - len(survivors)} of {len(made)} mutations are caught.")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""One-line changes of Python source, as a careless edit would make them: found in the syntax tree, drawn by a seed."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+COMPARISONS: dict[type[ast.cmpop], tuple[str, str]] = {
+    ast.Lt: ("<", "<="),
+    ast.LtE: ("<=", "<"),
+    ast.Gt: (">", ">="),
+    ast.GtE: (">=", ">"),
+    ast.Eq: ("==", "!="),
+    ast.NotEq: ("!=", "=="),
+    ast.Is: ("is", "is not"),
+    ast.IsNot: ("is not", "is"),
+    ast.In: ("in", "not in"),
+    ast.NotIn: ("not in", "in"),
+}
+OPERATORS: dict[type[ast.operator], tuple[str, str]] = {
+    ast.Add: ("+", "-"),
+    ast.Sub: ("-", "+"),
+    ast.Mult: ("*", "/"),
+    ast.Div: ("/", "*"),
+}
+EXTREMES = {"min": "max", "max": "min", "minimum": "maximum", "maximum": "minimum", "amin": "amax", "amax": "amin"}
+KEPT_ARGUMENTS = {"strict", "device", "non_blocking", "pin_memory", "flush", "exist_ok", "parents"}
+"""Whatever they are, a test on a CPU sees the same, or sees a fault by luck alone."""
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A line of a file and the line to put in its place."""
+
+    path: str
+    number: int
+    """Of the line, from 1."""
+    old: str
+    new: str
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        """What stays when lines above are added or removed."""
+        return self.path, self.old.strip(), self.new.strip()
+
+    def apply(self, source: str) -> str:
+        """The source with this line changed."""
+        lines = source.splitlines(keepends=True)
+        assert lines[self.number - 1].rstrip("\n") == self.old
+        lines[self.number - 1] = self.new + "\n"
+        return "".join(lines)
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A span of one line, in bytes as `ast` counts them, and the text to put in its place."""
+
+    number: int
+    start: int
+    end: int
+    text: str
+
+    def on(self, line: str) -> str:
+        """The line with the span changed."""
+        content = line.encode()
+        return (content[: self.start] + self.text.encode() + content[self.end :]).decode().rstrip()
+
+
+def mutations(root: Path, path: str) -> list[Mutation]:
+    """All that the rules give for one file, from its first line to its last; each of them still is Python."""
+    source = (root / path).read_text()
+    lines = source.splitlines()
+    found = []
+    for edit in sorted(set(_edits(source)), key=lambda edit: (edit.number, edit.start, edit.text)):
+        line = lines[edit.number - 1]
+        mutation = Mutation(path, edit.number, line, edit.on(line))
+        if mutation.new != line and _is_python(mutation.apply(source)):
+            found.append(mutation)
+    return found
+
+
+def draw(candidates: Iterable[Mutation], seed: int) -> list[Mutation]:
+    """All candidates in an order that the seed gives: each by its text alone, so that an edit elsewhere moves none."""
+    seen: Counter[tuple[str, str]] = Counter()
+    ranked = []
+    for mutation in candidates:
+        text = (mutation.old.strip(), mutation.new.strip())
+        seen[text] += 1
+        rank = hashlib.sha256(f"{seed}\n{text[0]}\n{text[1]}\n{seen[text]}".encode()).hexdigest()
+        ranked.append((rank, mutation))
+    return [mutation for _, mutation in sorted(ranked, key=lambda pair: pair[0])]
+
+
+def _is_python(source: str) -> bool:
+    try:
+        ast.parse(source)
+    except SyntaxError:
+        return False
+    return True
+
+
+def _edits(source: str) -> Iterator[Edit]:
+    lines = [line.encode() for line in source.splitlines()]
+    for node in _reachable(ast.parse(source)):
+        for edit in _of_node(node, lines):
+            if edit.start < edit.end:
+                yield edit
+
+
+def _reachable(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes that a run meets: no annotation, decorator, text or raised error, and nothing for the type checker."""
+    yield node
+    for name, value in ast.iter_fields(node):
+        if name in ("annotation", "returns", "decorator_list", "keywords") and not isinstance(node, ast.Call):
+            continue
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.AST) and not _is_left_out(child):
+                yield from _reachable(child)
+
+
+def _is_left_out(node: ast.AST) -> bool:
+    if isinstance(node, ast.If):
+        return ast.unparse(node.test) in ("TYPE_CHECKING", "__name__ == '__main__'")
+    if isinstance(node, ast.keyword):
+        return node.arg in KEPT_ARGUMENTS
+    return isinstance(node, (ast.JoinedStr, ast.Raise, ast.Assert, ast.Import, ast.ImportFrom))
+
+
+def _of_node(node: ast.AST, lines: list[bytes]) -> Iterator[Edit]:
+    match node:
+        case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in COMPARISONS:
+            yield from _between(left, right, *COMPARISONS[type(op)], lines)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS and not _is_content(left, right):
+            yield from _between(left, right, *OPERATORS[type(op)], lines)
+        case ast.BoolOp(op=op, values=values):
+            words = ("and", "or") if isinstance(op, ast.And) else ("or", "and")
+            for left, right in itertools.pairwise(values):
+                yield from _between(left, right, *words, lines)
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            yield from _instead(node, _text(operand, lines))
+        case ast.Constant(value=bool() | int() | float() as value):
+            yield from _instead(node, _other(value))
+        case ast.Return(value=ast.expr() as value) if not (isinstance(value, ast.Constant) and value.value is None):
+            yield from _instead(node, "return None")
+        case ast.Call():
+            yield from _of_call(node, lines)
+
+
+def _of_call(call: ast.Call, lines: list[bytes]) -> Iterator[Edit]:
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    if name in EXTREMES and call.func.end_col_offset is not None:
+        end = call.func.end_col_offset
+        yield Edit(call.func.end_lineno or 0, end - len(name), end, EXTREMES[name])
+    for keyword in call.keywords:
+        if keyword.arg and keyword.arg not in KEPT_ARGUMENTS and keyword.lineno == keyword.end_lineno:
+            yield _without(keyword, lines[keyword.lineno - 1])
+
+
+def _without(keyword: ast.keyword, line: bytes) -> Edit:
+    """The argument goes, with the comma before it or else the one behind it."""
+    start = keyword.col_offset
+    end = keyword.end_col_offset or 0
+    if line[:start].endswith(b", "):
+        start -= 2
+    elif line[end:].startswith(b", "):
+        end += 2
+    return Edit(keyword.lineno, start, end, "")
+
+
+def _is_content(*operands: ast.expr) -> bool:
+    """Whether an operand is text or a list, which these operators join or repeat: another one would only raise."""
+    texts = [one for one in operands if isinstance(one, ast.Constant) and isinstance(one.value, (str, bytes))]
+    return bool(texts) or any(isinstance(one, (ast.JoinedStr, ast.List, ast.Tuple)) for one in operands)
+
+
+def _between(left: ast.expr, right: ast.expr, old: str, new: str, lines: list[bytes]) -> Iterator[Edit]:
+    """The operator between two operands that stand on one line."""
+    if left.end_lineno == right.lineno and left.end_col_offset is not None:
+        at = lines[right.lineno - 1].find(old.encode(), left.end_col_offset, right.col_offset)
+        if at >= 0:
+            yield Edit(right.lineno, at, at + len(old), new)
+
+
+def _instead(node: ast.expr | ast.stmt, text: str) -> Iterator[Edit]:
+    """A whole node that stands on one line."""
+    if node.lineno == node.end_lineno and text:
+        yield Edit(node.lineno, node.col_offset, node.end_col_offset or 0, text)
+
+
+def _text(node: ast.expr, lines: list[bytes]) -> str:
+    return (
+        lines[node.lineno - 1][node.col_offset : node.end_col_offset].decode() if node.lineno == node.end_lineno else ""
+    )
+
+
+def _other(value: float) -> str:
+    if isinstance(value, bool):
+        return str(not value)
+    return repr(value + 1 if value + 1 != value else 2 * value)
