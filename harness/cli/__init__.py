@@ -18,8 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     if options.plugin:
-        from harness.core.registry import load_plugin
+        from harness.core.registry import load_plugins
 
-        for path in options.plugin:
-            load_plugin(path)
+        load_plugins(options.plugin)
     importlib.import_module(options.module).run(options)

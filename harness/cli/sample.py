@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torch
 
 from harness.cli.shared import opened
 from harness.core.errors import UserError, did_you_mean
-from harness.core.files import write_atomic
+from harness.core.files import npz, write_atomic
 from harness.data.base import Data, load
 from harness.data.pictures import require_drawable
 from harness.flow.sampling import Generated
@@ -60,6 +59,4 @@ def _write(batches: Sequence[Generated], class_names: Sequence[str], path: Path)
         arrays["classes"] = torch.cat([batch.y for batch in batches if batch.y is not None]).cpu().numpy()
         if class_names:
             arrays["class_names"] = np.array(class_names)
-    content = io.BytesIO()
-    np.savez(content, **arrays)  # type: ignore[arg-type]
-    write_atomic(path, content.getvalue())
+    write_atomic(path, npz(arrays))

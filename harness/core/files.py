@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.core.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def results_folder() -> Path:
@@ -58,6 +62,20 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}). Remove it and run the same command again.") from error
+
+
+def read_json_if_there(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file, empty where there is no file; `UserError` when it is damaged."""
+    return read_json(path) if path.exists() else {}
+
+
+def npz(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """The content of an .npz file that holds `arrays`, uncompressed."""
+    import numpy as np
+
+    content = io.BytesIO()
+    np.savez(content, **arrays)  # type: ignore[arg-type]
+    return content.getvalue()
 
 
 def drop_torn_line(path: Path) -> None:

@@ -1,17 +1,20 @@
 """Components by family and name: `build("weighting", {"name": "min_snr", "gamma": 5})`, `names("weighting")`.
 
-A component is a frozen dataclass in any file. Declaring it registers it; a name can be taken once.
+A component is a frozen dataclass in any file. Declaring it registers it; a name can be taken once. A user's file is read when
+`--plugin` names it; a packaged module, when an entry point of the group `harness.components` names it: `mine = "my_package.mine"`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import importlib
+import importlib.metadata
 import importlib.util
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -35,9 +38,12 @@ HOMES = {
     "schedule": "harness.training.schedules",
     "average": "harness.components.averages",
     "dataset": "harness.data",
+    "extractor": "harness.evaluation.extractors",
     "metric": "harness.evaluation",
 }
 """Where the members of each family live; imported when the family is first asked for."""
+PACKAGED = "harness.components"
+"""The group of entry points whose values are modules of components."""
 
 _BASES: dict[str, type[Component]] = {}
 _MEMBERS: dict[str, dict[str, type[Component]]] = {family: {} for family in HOMES}
@@ -45,7 +51,10 @@ _MEMBERS: dict[str, dict[str, type[Component]]] = {family: {} for family in HOME
 
 @dataclass(frozen=True, kw_only=True)
 class Component(Config):
-    """Base of all components: `class Weighting(Component, family="weighting")`, then `class MinSNR(Weighting, name="min_snr")`."""
+    """Base of all components.
+
+    A family is `class Weighting(Component, family="weighting")`, and a member `class MinSNR(Weighting, name="min_snr")`.
+    """
 
     family: ClassVar[str]
     name: ClassVar[str]
@@ -89,6 +98,7 @@ def names(family: str) -> list[str]:
     if family not in HOMES:
         raise UserError(f"'{family}' is no family. {did_you_mean(family, HOMES)}")
     importlib.import_module(HOMES[family])
+    _load_packaged()
     return sorted(_MEMBERS[family])
 
 
@@ -115,7 +125,7 @@ def build(family: str, spec: str | Mapping[str, Any] | Component) -> Any:
 
 
 def describe(family: str) -> list[dict[str, Any]]:
-    """Name, first docstring line, parameters with their defaults, and source of every member, for people and machines."""
+    """Name, first docstring line, parameters with their defaults, and source of every member."""
     members = [find(family, name) for name in names(family)]
     return [
         {
@@ -132,6 +142,25 @@ def describe(family: str) -> list[dict[str, Any]]:
 def about(member: type[Component]) -> str:
     """The first line of a component's docstring."""
     return (member.__doc__ or "").strip().split("\n")[0]
+
+
+@functools.cache
+def _load_packaged() -> None:
+    """Import what installed packages declare in `PACKAGED`, once a process; `UserError` names the package that fails."""
+    for point in importlib.metadata.entry_points(group=PACKAGED):
+        package = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+        try:
+            point.load()
+        except Exception as error:
+            reason = str(error) if isinstance(error, UserError) else f"{_reason(error)}."
+            advice = "Correct the package, or uninstall it."
+            raise UserError(f"{package}: its entry point {point.name} = {point.value}: {reason} {advice}") from error
+
+
+def load_plugins(paths: Iterable[str | Path]) -> None:
+    """Import users' files, in this order."""
+    for path in paths:
+        load_plugin(Path(path))
 
 
 def load_plugin(path: Path) -> str:
@@ -171,9 +200,13 @@ def load_file(path: Path, module_name: str) -> Any:
         raise UserError(f"{path}: {error}") from None
     except Exception as error:
         sys.modules.pop(module_name)
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: {type(error).__name__}: {reason}. Correct the file.") from error
+        raise UserError(f"{path}: {_reason(error)}. Correct the file.") from error
     return module
+
+
+def _reason(error: Exception) -> str:
+    """An exception in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _default(field: dataclasses.Field) -> Any:
@@ -183,13 +216,18 @@ def _default(field: dataclasses.Field) -> Any:
 
 
 def sources(config: Config) -> dict[str, str]:
-    """{family.name: 12 hex digits over its file} of the components of `config` that are not the harness's own."""
+    """{family.name: 12 hex digits over its file} of the components of `config` that are not the harness's own.
+
+    Those that it holds by name count too: fields of text with `metadata={"family": ...}`.
+    """
     out: dict[str, str] = {}
     if isinstance(config, Component) and not type(config).__module__.startswith("harness."):
         path = Path(inspect.getfile(type(config)))
         out[f"{config.family}.{config.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
+        if (family := field.metadata.get("family")) and value in names(family):
+            value = build(family, value)
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, Config):
                 out |= sources(item)

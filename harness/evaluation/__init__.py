@@ -2,4 +2,5 @@
 
 from harness.evaluation import distances as distances
 from harness.evaluation import fidelity as fidelity
+from harness.evaluation import flow_metrics as flow_metrics
 from harness.evaluation import profiles as profiles

@@ -21,7 +21,16 @@ from torch import Tensor
 
 from harness.core.checkpoint import checkpoints, read_checkpoint, step_of
 from harness.core.errors import ConfigError, Diverged, NoValue, UserError
-from harness.core.files import last_line, locked, read_json, read_lines, results_folder, runs_folder, write_json
+from harness.core.files import (
+    last_line,
+    locked,
+    read_json,
+    read_json_if_there,
+    read_lines,
+    results_folder,
+    runs_folder,
+    write_json,
+)
 from harness.core.provenance import commit
 from harness.data.base import Data, load
 from harness.evaluation.flow_metrics import FlowMetric
@@ -55,7 +64,7 @@ class Run:
         try:
             return cls(RunConfig.parse(read_json(place)), folder)
         except ConfigError as error:
-            plugins = ", ".join(_json(folder / "environment.json").get("sources", {}))
+            plugins = ", ".join(read_json_if_there(folder / "environment.json").get("sources", {}))
             raise UserError(
                 f"{place}: {error}" + (f" It was trained with a --plugin that holds {plugins}." if plugins else "")
             ) from None
@@ -117,7 +126,7 @@ class Run:
             name: {} for name in ("values", "intervals", "seconds", "sampling_seconds", "time", "calls")
         }
         known = {"run": self.name, "protocol": vars(protocol), **by_nfe, "failures": {}, "commits": []}
-        known |= _json(path)
+        known |= read_json_if_there(path)
         if known["run"] != self.name or digest_of(known["protocol"]) != protocol.digest:
             raise UserError(f"{path}: is of another run or protocol. Remove it, and the same command makes it again.")
         return known
@@ -197,7 +206,7 @@ class Run:
     def environment(self) -> dict[str, Any]:
         """Commits that trained it, machine, number of parameters, mean weight, and what its name covers beside the
         configuration (`facts_of`); empty before it starts."""
-        return _json(self.folder / "environment.json")
+        return read_json_if_there(self.folder / "environment.json")
 
     @property
     def parent(self) -> Run | None:
@@ -227,7 +236,7 @@ class Run:
         """Why training gave up, its own or that of a flow before it, or why there are no pairs to learn; or None."""
         if (parent := self.parent) and (error := parent.gave_up):
             return error.told(f"its teacher {parent.name}: {error}")
-        reason = _json(self.folder / "diverged.json").get("reason")
+        reason = read_json_if_there(self.folder / "diverged.json").get("reason")
         return (self.pairs.failed if parent else None) or (Diverged(reason) if reason else None)
 
     def failure(self, protocol: Protocol) -> NoValue | None:
@@ -247,9 +256,4 @@ class Run:
     @property
     def pruned(self) -> str | None:
         """Why a search gave it up, or None; training it further takes that back."""
-        return _json(self.folder / "pruned.json").get("reason")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """What a file says; nothing where it is not there."""
-    return read_json(path) if path.exists() else {}
+        return read_json_if_there(self.folder / "pruned.json").get("reason")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.core.config import digest, flatten
 from harness.core.errors import UserError, redacted
-from harness.core.files import locked, read_json, read_lines, results_folder, write_json
+from harness.core.files import locked, read_json, read_json_if_there, read_lines, results_folder, write_json
 from harness.core.provenance import machine
 from harness.evaluation.flow_metrics import FlowMetric
 from harness.evaluation.protocol import Protocol
@@ -77,7 +77,7 @@ class Mirror:
         uri = redacted(self.uri)
         place = digest({"uri": uri, "experiment": self.experiment, "folder": folder.name, "key": key})
         path = folder / "tracking" / f"{place}.json"
-        state = read_json(path) if path.exists() else {}
+        state = read_json_if_there(path)
         if not state or not self._exists(state["run_id"]):
             run_id = self._begun(place) or self._begin(name, {**_machine_tags(), **tags, "record": place})
             state = {"run_id": run_id, "uri": uri, "status": "", "lines": 0, "values": [], "files": []}

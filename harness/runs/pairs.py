@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from harness.core.errors import NoValue, UserError
-from harness.core.files import locked, read_json, write_json
+from harness.core.files import locked, read_json_if_there, write_json
 
 
 class Array(NamedTuple):
@@ -83,14 +83,13 @@ class PairSet:
     @property
     def about(self) -> dict[str, Any]:
         """What pairs.json says; empty while they are not complete."""
-        path = self.folder / "pairs.json"
-        return read_json(path) if path.exists() else {}
+        return read_json_if_there(self.folder / "pairs.json")
 
     @property
     def failed(self) -> NoValue | None:
         """Why they cannot be made, or None."""
-        path = self.folder / "failed.json"
-        return NoValue.of(read_json(path)) if path.exists() else None
+        note = read_json_if_there(self.folder / "failed.json")
+        return NoValue.of(note) if note else None
 
     def fail(self, error: NoValue) -> None:
         """Note why they cannot be made; nobody tries again."""

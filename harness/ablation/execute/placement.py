@@ -25,9 +25,9 @@ import torch
 from harness.ablation.design.plan import Plan
 from harness.core.config import digest, to_dict
 from harness.core.errors import Stopped, UserError
-from harness.core.files import read_json, results_folder, write_json
+from harness.core.files import read_json, read_json_if_there, results_folder, write_json
 from harness.core.provenance import machine
-from harness.core.registry import load_plugin
+from harness.core.registry import load_plugins
 from harness.data.base import load
 from harness.flow.objective import Objective
 from harness.runs.config import RunConfig
@@ -83,8 +83,8 @@ def choose(plan: Plan, say: Callable[[str], None]) -> Placement:
     gpus = torch.cuda.device_count() if config.train.resolved_device() == "cuda" else 0
     ways = placements(os.cpu_count() or 1, gpus, trials)
     place = _place(config, trials)
-    if place.exists():
-        return Placement(**read_json(place)["chosen"])
+    if known := read_json_if_there(place):
+        return Placement(**known["chosen"])
     rates = [measure(plan.threaded(way.threads), way) for way in ways] if len(ways) > 1 else [1.0]
     chosen = ways[0]
     best = rates[0]
@@ -100,8 +100,9 @@ def choose(plan: Plan, say: Callable[[str], None]) -> Placement:
 
 def remembered(plan: Plan) -> int:
     """The threads that `choose` settled on here for a plan; those of its configuration where it was not asked."""
-    place = _place(plan.arms[plan.baseline], len(plan.trials()))
-    return read_json(place)["chosen"]["threads"] if place.exists() else plan.arms[plan.baseline].train.threads
+    config = plan.arms[plan.baseline]
+    known = read_json_if_there(_place(config, len(plan.trials())))
+    return known["chosen"]["threads"] if known else config.train.threads
 
 
 def _place(config: RunConfig, trials: int) -> Path:
@@ -149,8 +150,7 @@ def main() -> None:
     path = Path(sys.argv[1])
     folder = Path(sys.argv[2])
     number = int(sys.argv[3])
-    for plugin in read_json(path)["plugins"]:
-        load_plugin(Path(plugin))
+    load_plugins(read_json(path)["plugins"])
     plan = Plan.read(path)
     config = plan.arms[plan.baseline]
     torch.set_num_threads(config.train.threads)

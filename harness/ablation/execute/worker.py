@@ -21,7 +21,7 @@ from harness.ablation.execute.board import Board
 from harness.ablation.execute.tuner import SearchBoard
 from harness.core.errors import NoValue, Stopped, guarded, leave
 from harness.core.files import read_json
-from harness.core.registry import load_plugin
+from harness.core.registry import load_plugins
 from harness.core.signals import Stop, StopSignal
 from harness.evaluation.protocol import Protocol
 from harness.runs.folder import Run
@@ -140,8 +140,7 @@ def main() -> None:
     parent = os.getppid()
     path = Path(sys.argv[1])
     stop = StopSignal(lambda: os.getppid() != parent)
-    for plugin in read_json(path)["plugins"]:
-        load_plugin(Path(plugin))
+    load_plugins(read_json(path)["plugins"])
     work(read_board(path), stop)
 
 

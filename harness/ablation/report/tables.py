@@ -17,7 +17,7 @@ from harness.ablation.report import figures, grids, outcomes, readouts, verdicts
 from harness.ablation.report.grids import titled
 from harness.ablation.report.readouts import Readout
 from harness.ablation.report.summary import Summary, summarise
-from harness.core.files import read_json, results_folder, write_atomic, write_json
+from harness.core.files import read_json_if_there, results_folder, write_atomic, write_json
 from harness.core.provenance import machine
 from harness.core.registry import find
 from harness.data.base import load
@@ -61,7 +61,7 @@ def report(plan: Plan, references: dict[str, dict[str, float]]) -> Report:
 def judge_references(judge: Judge) -> dict[str, dict[str, float]]:
     """What real samples and Gaussian noise score under a judge's protocol; computed once and kept."""
     path = results_folder() / "local" / "references" / f"{judge.protocol.digest}.json"
-    known = read_json(path) if path.exists() else {}
+    known = read_json_if_there(path)
     if not all(m.name in known.get("gaussian", {}) for m in judge.metrics):
         sets = {"resampled": judge.resampled(), "held_out": judge.held_out(), "gaussian": judge.gaussian()}
         known = {kind: judge(batches) for kind, batches in sets.items() if batches is not None}
