@@ -12,7 +12,7 @@ from harness.ablation.design import sweep
 from harness.cli.shared import carry_out, following, opened
 from harness.core.errors import NoValue
 from harness.core.signals import StopSignal
-from harness.evaluation.doubts import doubts
+from harness.evaluation.doubts import doubts, short_of_samples
 from harness.evaluation.judge import Judge
 from harness.runs.folder import Run
 from harness.runs.judge import evaluate, judge_of
@@ -44,7 +44,7 @@ def _evaluate(run: Run, stop: StopSignal) -> NoValue | None:
     for line in _values(run, judge, known):
         Console().print(line, highlight=False)
     doubtful = doubts(known["values"], run.config.evaluate.metrics, known["intervals"])
-    for doubt in filter(None, (run.config.evaluate.short_of_samples(judge.data), *doubtful)):
+    for doubt in filter(None, (short_of_samples(run.config.evaluate, judge.data), *doubtful)):
         print(doubt)
     return lacks
 

@@ -45,7 +45,9 @@ def train_classifier(steps: int = 3000, batch_size: int = 128, seed: int = 0) ->
 
     torch.manual_seed(seed)
     data = Digits().load()
-    train, target, held_out = data.train, data.classes, data.held_out
+    train = data.train
+    target = data.classes
+    held_out = data.held_out
     assert isinstance(train, Tensor)
     assert isinstance(held_out, Tensor)
     assert target is not None

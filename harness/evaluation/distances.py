@@ -1,4 +1,4 @@
-"""Distances between samples and real ones as vectors, whose entries are in units of the reference's standard deviation."""
+"""Distances between samples and real ones as vectors, each entry in units of the reference's standard deviation."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import torch
 
 from harness.core.config import Count
 from harness.core.errors import ConfigError
-from harness.data.base import Data
-from harness.evaluation.metric import Estimate, Metric, Summary, reference_rows, standardised
+from harness.evaluation.metric import Comparison, Estimate, Metric, Summary, reference_rows, standardised
 
 SAME = 1e-5
 """Root mean square difference, in the features' standard deviations, up to which two samples are the same: an image's
 features differ a little between batches of different sizes."""
+SAYS_LITTLE = 0.05
+"""A c2st that guessing exceeds says little of samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +38,9 @@ class SlicedWasserstein(Metric, name="sliced_wasserstein"):
 
 @dataclass(frozen=True, kw_only=True)
 class MMD(Metric, name="mmd"):
-    """Maximum mean discrepancy, by five Gaussian kernels about as wide as the median distance of two reference samples that differ.
+    """Maximum mean discrepancy, by five Gaussian kernels about as wide as two reference samples are apart in the median.
 
-    The narrow ones see modes: at the median width alone, a ring through all modes scores better than held-out points.
+    Only samples that differ count for the median. The narrow ones see modes: at the median width alone, a ring through all modes scores better than held-out points.
     """
 
     formula: ClassVar[str] = (
@@ -85,10 +86,11 @@ class EnergyDistance(Metric, name="energy"):
 
 @dataclass(frozen=True, kw_only=True)
 class TwoSample(Metric, name="c2st"):
-    """Classifier two-sample test: how far from 1/2 a random forest's accuracy is, which tells samples from as many real ones.
+    """Classifier two-sample test: how far from 1/2 the accuracy is of a random forest that tells samples from real ones.
 
-    0 when it cannot tell them apart, 1/2 when it always can; copies of training samples mislead it, so an accuracy below
-    1/2 counts as much as one above. The interval is of 1.96 standard errors of the accuracy, cut at 0.
+    It is given as many real ones as samples. 0 when it cannot tell them apart, 1/2 when it always can; copies of training
+    samples mislead it, so an accuracy below 1/2 counts as much as one above. The interval is of 1.96 standard errors of the
+    accuracy, cut at 0.
     """
 
     formula: ClassVar[str] = (
@@ -105,13 +107,23 @@ class TwoSample(Metric, name="c2st"):
     def fewest(self) -> int:
         return self.folds
 
+    def short_of_samples(self, given: Comparison) -> str | None:
+        told = min(given.samples, given.reference)
+        if (guessing := self.guessing(told)) <= SAYS_LITTLE:
+            return None
+        return (
+            f"c2st of {told} samples and as many real ones: a forest that has learnt nothing scores up to {guessing:.2g}. "
+            f"A value below that does not say that the samples are good: take {self.needed(SAYS_LITTLE)} or more."
+        )
+
     def compare(self, samples: Summary, reference: Summary) -> float:
         return self.estimate(samples, reference).value
 
     def estimate(self, samples: Summary, reference: Summary) -> Estimate:
         accuracy = self.accuracy(samples, reference)
         told = 2 * min(len(samples["features"]), len(reference["features"]))
-        value, half = max(abs(accuracy - 0.5), 0.5 / told), 1.96 * math.sqrt(accuracy * (1 - accuracy) / told)
+        value = max(abs(accuracy - 0.5), 0.5 / told)
+        half = 1.96 * math.sqrt(accuracy * (1 - accuracy) / told)
         return Estimate(value, (max(0.0, value - half), min(0.5, value + half)))
 
     @staticmethod
@@ -130,8 +142,9 @@ class TwoSample(Metric, name="c2st"):
         from sklearn.model_selection import StratifiedKFold, cross_val_score
 
         x, y = standardised(samples, reference)
-        number, generator = min(len(x), len(y)), np.random.default_rng(0)
-        x, y = (part[generator.permutation(len(part))[:number]] for part in (x, y))
+        number = min(len(x), len(y))
+        generator = np.random.default_rng(0)
+        x, y = (rows[generator.permutation(len(rows))[:number]] for rows in (x, y))
         forest = RandomForestClassifier(self.trees, random_state=0, n_jobs=1)
         folds = StratifiedKFold(self.folds, shuffle=True, random_state=0)
         return float(cross_val_score(forest, np.concatenate([x, y]), np.repeat([0, 1], number), cv=folds).mean())
@@ -139,7 +152,7 @@ class TwoSample(Metric, name="c2st"):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelAccuracy(Metric, name="label_accuracy"):
-    """How often logistic regression, fitted to the reference and its classes, reads the class that a sample was asked to be of.
+    """How often logistic regression, fitted to the reference and its classes, reads the class that a sample was asked for.
 
     Samples that are typical of their class, under strong guidance perhaps, are read more often than real ones: compare it
     with what held-out samples score.
@@ -150,7 +163,9 @@ class LabelAccuracy(Metric, name="label_accuracy"):
     reference_is_best = False
     needs_classes = True
 
-    def check_data(self, data: Data, samples: int, reference: int) -> None:
+    def check_data(self, given: Comparison) -> None:
+        super().check_data(given)
+        data, reference = given.data, given.reference
         assert data.classes is not None
         if data.num_classes < 2:
             raise ConfigError("", "the data have one class, and there is nothing to read. Leave label_accuracy out.")
@@ -170,9 +185,10 @@ class LabelAccuracy(Metric, name="label_accuracy"):
 
 @dataclass(frozen=True, kw_only=True)
 class Authenticity(Metric, name="authenticity"):
-    """Share of the samples as far from their nearest training sample as it is from its own nearest neighbour: low means memorised.
+    """Share of the samples as far from their nearest training sample as that is from its own neighbour: low if memorised.
 
-    Training samples that are equal count as one, so a copy is never authentic, whether what it copies is there once or often.
+    Training samples that are equal count as one, so a copy is never authentic, whether the sample that it copies is there
+    once or often.
     """
 
     formula: ClassVar[str] = "share of x with |x - y| >= min |y - y'|; y nearest to x, y' all that differ from y"
@@ -185,18 +201,20 @@ class Authenticity(Metric, name="authenticity"):
         from sklearn.neighbors import NearestNeighbors
 
         x, y = standardised(samples, reference)
-        y, same = np.unique(y, axis=0), SAME * math.sqrt(y.shape[1])
+        y = np.unique(y, axis=0)
+        same = SAME * math.sqrt(y.shape[1])
         known = NearestNeighbors(n_neighbors=1).fit(y)
         distance, nearest = (found[:, 0] for found in known.kneighbors(x))
         return float(((distance > same) & (distance >= _fellows(known, len(y), same)[nearest])).mean())
 
 
 def _fellows(known: Any, number: int, same: float) -> np.ndarray:
-    """The distance of each of the `number` samples that NearestNeighbors knows to the nearest one farther than `same`, [number].
+    """How far each of the `number` samples that NearestNeighbors knows is from the nearest one farther than `same`, [number].
 
     It is infinite where no sample lies farther.
     """
-    found, neighbours = np.full(number, np.inf), 1
+    found = np.full(number, np.inf)
+    neighbours = 1
     while neighbours < number and not np.isfinite(found).all():
         distances = known.kneighbors(n_neighbors=neighbours)[0]  # of each but itself
         found = np.where(distances > same, distances, np.inf).min(1)

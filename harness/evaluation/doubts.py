@@ -1,4 +1,4 @@
-"""What the values of an evaluation say against it: more steps would help, modes may be missing."""
+"""What speaks against the values of an evaluation: too few samples, too few steps, modes that may be missing."""
 
 from __future__ import annotations
 
@@ -6,12 +6,20 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
+from harness.data.base import Data
 from harness.evaluation.metric import Metric
+from harness.evaluation.protocol import EvaluateConfig, comparison
 
 GAIN = 0.05
 """A fall of this share between the last two values says that the end was not reached."""
 LOPSIDED = 0.3
 """Recall this much below precision tells of missing modes."""
+
+
+def short_of_samples(config: EvaluateConfig, data: Data) -> str | None:
+    """What the metrics of a configuration do not say of so few samples; None where they are enough."""
+    given = comparison(config, data)
+    return " ".join(filter(None, (metric.short_of_samples(given) for metric in config.metrics))) or None
 
 
 def doubts(
@@ -32,7 +40,8 @@ def doubts(
         low, _ = intervals.get(metric.name, {}).get(str(fewer), (math.inf, math.inf))
         if after < min((1 - GAIN) * before, low) and before > 0:
             said.append(
-                f"{metric.name} still falls with the steps ({before:.4g} at NFE {fewer}, {after:.4g} at {more}): judge at more."
+                f"{metric.name} still falls with the steps ({before:.4g} at NFE {fewer}, {after:.4g} at {more}): "
+                "judge at more."
             )
     if shared := values.get("precision", {}).keys() & values.get("recall", {}).keys():
         nfe = max(shared, key=int)

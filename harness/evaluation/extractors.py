@@ -1,60 +1,163 @@
-"""Networks whose features are compared: torch-fidelity's Inception and the harness's classifier of digits."""
+"""Networks whose features of images are compared: Inception, the harness's classifier of digits, or a user's own."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from harness.core.errors import UserError
+from harness.core.errors import ConfigError, UserError
+from harness.core.registry import Component, build
+from harness.data.base import Data
 from harness.evaluation.digits_classifier import WEIGHTS, DigitsClassifier
 
-INPUT = {"digits": "8x8 as they are", "inception": "299x299 by TensorFlow 1's bilinear resize"}
-"""What an extractor makes of its images first."""
-DIMENSIONS = {"digits": 64, "inception": 2048}
+VALUES = "values"
+"""What `evaluate.extractor` says where the decoded samples themselves are compared."""
+Features = Callable[[Tensor], tuple[Tensor, Tensor | None]]
+"""Takes uint8 images [B, 3, H, W] to features [B, D] and logits [B, K], float32; None in place of logits without a classifier."""
 
 
-def features(extractor: nn.Module, images: Tensor, device: str) -> tuple[Tensor, Tensor]:
-    """Features [B, D] and logits [B, K], float32 on the device, of uint8 images [B, 1 or 3, H, W]."""
-    with torch.no_grad():
-        rgb = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
-        return extractor(rgb.to(device))
+class Extractor(Component, family="extractor"):
+    """A network whose features of images are compared. It is chosen by its name alone, `evaluate.extractor=digits`.
+
+    So its settings are constants of its class, and another setting is another name. Protocols hold the name, the hash of
+    its weights and, for a user's own, the hash of its file.
+    """
+
+    dimensions: ClassVar[int]
+    """D, how many features it gives."""
+    resize: ClassVar[str] = "as they are"
+    """What it makes of its images first, in words: protocols hold it."""
+
+    def check(self, data: Data) -> None:
+        """`ConfigError` for data that it cannot read."""
+        if data.kind != "image":
+            raise ConfigError("", f"{self.name} reads images, and these data are {data.kind}. Choose values.")
+
+    def no_logits(self) -> str | None:
+        """Why it gives no logits, in words that follow its name; None where it gives some."""
+        return "has no classifier"
+
+    def weights(self) -> Path | None:
+        """The file of its weights, downloaded perhaps; None where its source says all. `UserError` where it is missing."""
+        return None
+
+    def load(self, device: str) -> Features:
+        """The network on a device, ready to use and in evaluation; `UserError` when its weights are damaged."""
+        raise NotImplementedError
 
 
-@functools.cache
-def has_classifier(name: str) -> bool:
-    """Whether an extractor's weights hold the classifier that logits come from; some copies of Inception's have zeros there."""
-    if name == "digits":
-        return True
-    path = extractor_weights(name)
-    try:
-        return bool(torch.load(path, weights_only=True)["fc.weight"].any())
-    except Exception as error:
-        raise _unreadable(path, error) from error
+@dataclass(frozen=True, kw_only=True)
+class DigitsExtractor(Extractor, name="digits"):
+    """The harness's own small classifier of 8x8 digits."""
 
+    dimensions = 64
+    resize = "8x8 as they are"
 
-@functools.cache
-def load_extractor(name: str, device: str) -> nn.Module:
-    """The extractor `digits` or `inception`, ready to use; `UserError` when its weights are missing or damaged."""
-    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
-    from torch_fidelity.utils import create_feature_extractor
+    def check(self, data: Data) -> None:
+        super().check(data)
+        if data.shape[1:] != (8, 8):
+            raise ConfigError("", "the digits classifier reads 8x8 images. Choose inception.")
 
-    options: dict[str, Any] = {"cuda": device == "cuda", "verbose": False}
-    if name == "digits":
+    def no_logits(self) -> None:
+        return None
+
+    def weights(self) -> Path:
+        return WEIGHTS
+
+    def load(self, device: str) -> Features:
+        from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
+
         if "harness-digits" not in FEATURE_EXTRACTORS_REGISTRY:
             register_feature_extractor("harness-digits", _digits_extractor_class())
-        return create_feature_extractor("harness-digits", ["64", "logits"], **options)
-    path = extractor_weights(name)
+        return _created("harness-digits", ["64", "logits"], device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InceptionExtractor(Extractor, name="inception"):
+    """Inception v3 as published FIDs use it, by torch-fidelity."""
+
+    source: ClassVar[str] = "Heusel et al. 2017"
+    dimensions = 2048
+    resize = "299x299 by TensorFlow 1's bilinear resize"
+
+    def no_logits(self) -> str | None:
+        """Some copies of the weights have zeros in the classifier's place."""
+        lacking = "has weights without the classifier's (all zero)"
+        return None if _holds_classifier(self.weights()) else lacking
+
+    def weights(self) -> Path:
+        """HARNESS_INCEPTION, or the file that is downloaded once."""
+        from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+        if given := os.environ.get("HARNESS_INCEPTION"):
+            if not Path(given).is_file():
+                advice = "Name torch-fidelity's Inception weights, or unset it."
+                raise UserError(f"HARNESS_INCEPTION: {given} is no file. {advice}")
+            return Path(given)
+        path = Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rpartition("/")[2]
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path))
+            except OSError as error:
+                advice = "Name a copy in HARNESS_INCEPTION."
+                raise UserError(f"{URL_INCEPTION_V3}: cannot be downloaded ({error}). {advice}") from error
+        return path
+
+    def load(self, device: str) -> Features:
+        path = self.weights()
+        try:
+            torch.load(path, weights_only=True)  # torch-fidelity itself would unpickle anything
+            layers = ["2048", "logits_unbiased"]
+            return _created("inception-v3-compat", layers, device, feature_extractor_weights_path=str(path))
+        except Exception as error:
+            raise _unreadable(path, error) from error
+
+
+def extractor_of(name: str) -> Extractor | None:
+    """The extractor of a name; None for `values`."""
+    return None if name == VALUES else build("extractor", name)
+
+
+@functools.cache
+def load_extractor(name: str, device: str) -> Features:
+    """An extractor's network on a device, loaded once a process."""
+    extractor: Extractor = build("extractor", name)
+    return extractor.load(device)
+
+
+@functools.cache
+def weights_hash(name: str) -> str:
+    """12 hex digits over an extractor's weights file, read once a process; empty where it has none."""
+    extractor: Extractor = build("extractor", name)
+    path = extractor.weights()
+    if path is None:
+        return ""
     try:
-        torch.load(path, weights_only=True)  # torch-fidelity itself would unpickle anything
-        return create_feature_extractor(
-            "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path), **options
-        )
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}). Put the weights of {name} there.") from error
+
+
+@torch.no_grad()
+def features(network: Features, images: Tensor, device: str) -> tuple[Tensor, Tensor | None]:
+    """What an extractor's network gives on the device for uint8 images [B, 1 or 3, H, W]."""
+    rgb = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+    return network(rgb.to(device))
+
+
+@functools.cache
+def _holds_classifier(path: Path) -> bool:
+    try:
+        return bool(torch.load(path, weights_only=True)["fc.weight"].any())
     except Exception as error:
         raise _unreadable(path, error) from error
 
@@ -64,41 +167,18 @@ def _unreadable(path: Path, error: Exception) -> UserError:
     return UserError(f"{path}: not torch-fidelity's Inception weights ({reason}). Fetch them again.")
 
 
-def extractor_weights(name: str) -> Path:
-    """The weights file of an extractor; Inception's comes from HARNESS_INCEPTION or is downloaded once."""
-    if name == "digits":
-        return WEIGHTS
-    if given := os.environ.get("HARNESS_INCEPTION"):
-        if not Path(given).is_file():
-            raise UserError(
-                f"HARNESS_INCEPTION: {given} is no file. Name torch-fidelity's Inception weights, or unset it."
-            )
-        return Path(given)
-    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+def _created(name: str, layers: list[str], device: str, **options: str) -> Features:
+    """A network in torch-fidelity's registry, which gives these layers."""
+    from torch_fidelity.utils import create_feature_extractor
 
-    path = Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rpartition("/")[2]
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path))
-        except OSError as error:
-            raise UserError(
-                f"{URL_INCEPTION_V3}: cannot be downloaded ({error}). Name a copy in HARNESS_INCEPTION."
-            ) from error
-    return path
-
-
-@functools.cache
-def weights_hash(name: str) -> str:
-    """12 hex digits over an extractor's weights file."""
-    return hashlib.sha256(extractor_weights(name).read_bytes()).hexdigest()[:12]
+    return create_feature_extractor(name, layers, cuda=device == "cuda", verbose=False, **options)
 
 
 def _digits_extractor_class() -> type[nn.Module]:
     from safetensors.torch import load_file
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
-    class DigitsExtractor(FeatureExtractorBase):
+    class DigitsFeatures(FeatureExtractorBase):
         """`DigitsClassifier` as torch-fidelity wants it."""
 
         def __init__(self, name: str, features_list: list[str], **kwargs: Any):
@@ -123,4 +203,4 @@ def _digits_extractor_class() -> type[nn.Module]:
             given = {"64": found, "logits": self.classifier.logits(found)}
             return tuple(given[name] for name in self.features_list)
 
-    return DigitsExtractor
+    return DigitsFeatures

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from harness.core.config import Count, Range
 from harness.core.errors import ConfigError
-from harness.data.base import Data
-from harness.evaluation.metric import Estimate, Metric, Summary
+from harness.evaluation.metric import MOMENTS, Comparison, Estimate, Metric, Summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +23,16 @@ class FID(Metric, name="fid"):
     source: ClassVar[str] = "Heusel et al. 2017, eq. 6"
     lower_is_better = True
     reads = "features"
-    summary = "fid"
+    summary = MOMENTS
+
+    def short_of_samples(self, given: Comparison) -> str | None:
+        dimensions = given.extractor.dimensions if given.extractor else 0
+        if given.samples >= dimensions:
+            return None
+        return (
+            f"{given.samples} samples are fewer than the {dimensions} features: FID is far too high for samples and "
+            "real ones alike. The score of resampled training samples is the bias; more samples lower it."
+        )
 
     def summarise(self, features: Tensor, classes: Tensor | None) -> dict[str, np.ndarray]:
         from torch_fidelity.metric_fid import fid_features_to_statistics
@@ -37,16 +45,16 @@ class FID(Metric, name="fid"):
         return fid_statistics_to_metric(samples, reference, verbose=False)[KEY_METRIC_FID]
 
 
-Block = tuple[int, np.ndarray, np.ndarray]
-"""Samples as their number, sum [D] and sum of squares [D, D]."""
+Sums = tuple[int, np.ndarray, np.ndarray]
+"""Of a block of samples: their number, sum [D] and sum of squares [D, D]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtrapolatedFID(FID, name="fid_infinity"):
     """FID of infinitely many samples: 2 FID(n) - FID(n / 2), which leaves out the bias that falls as 1 / n.
 
-    Values of different numbers of samples can be compared. Halves and blocks are drawn by a fixed seed, so the order of the
-    samples does not matter. The interval is by the jackknife over blocks; what the reference is short of stays.
+    Values of different numbers of samples can be compared. Halves and blocks are drawn by a fixed seed, so the order of
+    the samples does not matter. The interval is by the jackknife over blocks; what the reference is short of stays.
     """
 
     source: ClassVar[str] = "Chong & Forsyth 2020, section 4 (extrapolation); Kunsch 1989 (block jackknife)"
@@ -64,11 +72,20 @@ class ExtrapolatedFID(FID, name="fid_infinity"):
     def of_reference(self) -> Metric:
         return FID()
 
-    def check_data(self, data: Data, samples: int, reference: int) -> None:
+    def check_numbers(self, samples: int, reference: int) -> None:
         if samples < 4 * self.blocks:
             raise ConfigError(
                 "", f"{samples} samples are too few for {self.blocks} blocks. Take {4 * self.blocks} or more."
             )
+
+    def short_of_samples(self, given: Comparison) -> str | None:
+        dimensions = given.extractor.dimensions if given.extractor else 0
+        if given.samples >= 2 * dimensions:
+            return None
+        return (
+            f"fid_infinity's halves of {given.samples} samples are fewer than the {dimensions} features, where the bias "
+            f"does not yet fall as 1 / n: it can be far below 0. Take {2 * dimensions} or more."
+        )
 
     def summarise(self, features: Tensor, classes: Tensor | None) -> dict[str, np.ndarray]:
         return Metric.summarise(self, features, classes)
@@ -78,30 +95,30 @@ class ExtrapolatedFID(FID, name="fid_infinity"):
 
     def estimate(self, samples: Summary, reference: Summary) -> Estimate:
         blocks = self._blocks(samples)
-        value, n = self._extrapolated(blocks, reference), len(blocks)
+        n = len(blocks)
+        value = self._extrapolated(blocks, reference)
         without = np.array([self._extrapolated(blocks[:i] + blocks[i + 1 :], reference) for i in range(n)])
         half = stdtrit(n - 1, 0.975) * np.sqrt((n - 1) / n * np.square(without - without.mean()).sum())
         return Estimate(value, (value - half, value + half))
 
-    def _blocks(self, samples: Summary) -> list[Block]:
+    def _blocks(self, samples: Summary) -> list[Sums]:
         shuffled = np.random.default_rng(0).permutation(samples["features"].astype(np.float64))
-        parts = np.array_split(shuffled, self.blocks)
-        return [(len(part), part.sum(0), part.T @ part) for part in parts]
+        return [(len(block), block.sum(0), block.T @ block) for block in np.array_split(shuffled, self.blocks)]
 
-    def _extrapolated(self, blocks: Sequence[Block], reference: Summary) -> float:
+    def _extrapolated(self, blocks: Sequence[Sums], reference: Summary) -> float:
         half = len(blocks) // 2
         of_halves = (self._of(blocks[:half], reference) + self._of(blocks[half:], reference)) / 2
         return 2 * self._of(blocks, reference) - of_halves
 
-    def _of(self, blocks: Sequence[Block], reference: Summary) -> float:
-        n, total, squares = (sum(part[1:], part[0]) for part in zip(*blocks, strict=True))
+    def _of(self, blocks: Sequence[Sums], reference: Summary) -> float:
+        n, total, squares = (sum(each[1:], each[0]) for each in zip(*blocks, strict=True))
         mean = total / n
         return super().compare({"mu": mean, "sigma": (squares - n * np.outer(mean, mean)) / (n - 1)}, reference)
 
 
 @dataclass(frozen=True, kw_only=True)
 class InceptionScore(Metric, name="isc"):
-    """Exponential of the mean divergence of a sample's class probabilities from those of all: certain and diverse is high."""
+    """Exponential of the mean divergence of a sample's class probabilities from those of all: high if sure and diverse."""
 
     source: ClassVar[str] = "Salimans et al. 2016, section 4"
     lower_is_better = False
@@ -110,9 +127,9 @@ class InceptionScore(Metric, name="isc"):
     summary = "logits"
 
     splits: Count = 10
-    """Parts of the samples, drawn by a fixed seed, that are scored each by itself; the mean over them is the value."""
+    """Subsets of the samples, drawn by a fixed seed, that are scored each by itself; the mean over them is the value."""
 
-    def check_data(self, data: Data, samples: int, reference: int) -> None:
+    def check_numbers(self, samples: int, reference: int) -> None:
         if samples < 2 * self.splits:
             reason = f"{samples} samples are too few for {self.splits} splits, for one alone always scores 1"
             raise ConfigError("", f"{reason}. Take {2 * self.splits} or more, or fewer splits.")
@@ -140,14 +157,14 @@ class KID(Metric, name="kid"):
     def compare(self, samples: Summary, reference: Summary) -> float:
         from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
-        x, y = (torch.from_numpy(part["features"]).double() for part in (samples, reference))
+        x, y = (torch.from_numpy(kept["features"]).double() for kept in (samples, reference))
         size = min(self.subset_size, len(x), len(y))
         found = kid_features_to_metric(x, y, kid_subsets=self.subsets, kid_subset_size=size, rng_seed=0, verbose=False)
         return found[KEY_METRIC_KID_MEAN]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Coverage(Metric):
+class NeighbourShare(Metric):
     """One of the two shares that nearest neighbours in feature space give."""
 
     lower_is_better = False
@@ -155,7 +172,7 @@ class Coverage(Metric):
     key: ClassVar[str]
 
     neighbours: Count = 3
-    """A sample's ball reaches to its neighbour of this number, so there must be more samples than this, and more real ones."""
+    """A sample's ball reaches to its neighbour of this number: more samples than this are needed, and more real ones."""
 
     @property
     def fewest(self) -> int:
@@ -164,14 +181,13 @@ class Coverage(Metric):
     def compare(self, samples: Summary, reference: Summary) -> float:
         from torch_fidelity.metric_prc import prc_features_to_metric
 
-        x, y = (torch.from_numpy(part["features"]) for part in (samples, reference))
-        return prc_features_to_metric(x, y, prc_neighborhood=self.neighbours, save_cpu_ram=True, verbose=False)[
-            self.key
-        ]
+        x, y = (torch.from_numpy(kept["features"]) for kept in (samples, reference))
+        found = prc_features_to_metric(x, y, prc_neighborhood=self.neighbours, save_cpu_ram=True, verbose=False)
+        return found[self.key]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Precision(Coverage, name="precision"):
+class Precision(NeighbourShare, name="precision"):
     """Share of the samples that lie in a ball of a real one: fidelity."""
 
     source: ClassVar[str] = "Kynkaanniemi et al. 2019, eq. 3"
@@ -179,7 +195,7 @@ class Precision(Coverage, name="precision"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recall(Coverage, name="recall"):
+class Recall(NeighbourShare, name="recall"):
     """Share of the real ones that lie in a ball of a sample: diversity."""
 
     source: ClassVar[str] = "Kynkaanniemi et al. 2019, eq. 3"

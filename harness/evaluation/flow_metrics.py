@@ -1,4 +1,4 @@
-"""The flow that samples come along: how straight it is, what it costs, and how far it is from the best one on the training data."""
+"""Metrics of the flow itself: how straight its paths are, how long, and how far it is from the best one on the training data."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from harness.components.interpolants import over
 from harness.core.config import Count, Range
 from harness.core.errors import ConfigError
 from harness.core.rng import stream
-from harness.data.base import Data
-from harness.evaluation.metric import Metric
+from harness.evaluation.metric import Comparison, Metric
 from harness.flow.formulation import Formulation
 
 SMALL_SET = 20_000
@@ -34,7 +33,8 @@ class Flow:
     variance: Tensor
     """Of the noise."""
     real: Callable[[], tuple[Tensor, Tensor | None]]
-    """Gives encoded training samples [M, ...] (all, or `SMALL_SET` of them) and their classes [M]; None where the network is told none."""
+    """Gives encoded training samples [M, ...] (all, or `SMALL_SET` of them) and their classes [M]; None where the network
+    is told none."""
     seed: int
 
 
@@ -42,7 +42,8 @@ class Flow:
 class FlowMetric(Metric):
     """A property of the flow without guidance; it does not depend on `evaluate.nfe`.
 
-    A network that is told classes has a flow for each: the property is that of them all, with classes as often as in training.
+    A network that is told classes has a flow for each: the property is that of them all, with classes as often as in
+    training.
     """
 
     lower_is_better = True
@@ -51,7 +52,7 @@ class FlowMetric(Metric):
     samples: Count = 512
     """How many it is measured on."""
 
-    def check_data(self, data: Data, samples: int, reference: int) -> None:
+    def check_numbers(self, samples: int, reference: int) -> None:
         """It compares no samples: any number will do."""
 
     @property
@@ -124,6 +125,7 @@ class FieldError(FlowMetric, name="field_error"):
     latest: Annotated[float, Range(0, 1, ends="()")] = 0.98
 
     def check(self, formulation: Formulation) -> None:
+        super().check(formulation)
         if formulation.loss.name != "mse":
             raise ConfigError(
                 "", "the best field is known for the squared error alone. Set loss=mse, or leave field_error out."
@@ -133,39 +135,44 @@ class FieldError(FlowMetric, name="field_error"):
                 "", "the best field is known for independent pairs and Gaussian noise alone. Leave field_error out."
             )
 
-    def check_data(self, data: Data, samples: int, reference: int) -> None:
-        if data.augment:
+    def check_data(self, given: Comparison) -> None:
+        super().check_data(given)
+        if given.data.augment:
             raise ConfigError(
                 "", "training sees altered samples, whose best field is not that of the samples. Leave field_error out."
             )
-        if len(data.train) > SMALL_SET:
-            raise ConfigError("", f"{len(data.train)} training samples are too many for field_error. Leave it out.")
+        if (number := len(given.data.train)) > SMALL_SET:
+            raise ConfigError("", f"{number} training samples are too many for field_error. Leave it out.")
 
     def measure(self, flow: Flow) -> float:
-        (real, classes), path = flow.real(), flow.formulation.interpolant
+        real, classes = flow.real()
         random = stream(flow.seed, "field error", device=real.device)
         n = min(self.samples, len(real))
         chosen = torch.randperm(len(real), generator=random, device=random.device)[:n]
-        x0, y = real[chosen], None if classes is None else classes[chosen]
+        x0 = real[chosen]
+        y = None if classes is None else classes[chosen]
         std = flow.variance.to(x0.device).sqrt()
         x1 = std * torch.randn(x0.shape, generator=random, device=random.device)
         t = self.earliest + (self.latest - self.earliest) * torch.rand(n, generator=random, device=random.device)
-        xt = path.interpolate(x0, x1, t)
-        best, found = optimal_velocity(xt, t, y, flow).double(), flow.field(xt, t, y).double()
+        xt = flow.formulation.interpolant.interpolate(x0, x1, t)
+        best = optimal_velocity(xt, t, y, flow).double()
+        found = flow.field(xt, t, y).double()
         return math.sqrt((found - best).square().sum() / best.square().sum())
 
 
 def optimal_velocity(xt: Tensor, t: Tensor, y: Tensor | None, flow: Flow, at_once: int = 64) -> Tensor:
-    """E[velocity | x_t] at xt [N, ...] and t [N] when x0 is one of the training samples and x1 normal, independent of it.
+    """E[velocity | x_t] at xt [N, ...] and t [N] where x0 is one of the training samples and x1 is independent and normal.
 
     With classes y [N], which must be among the training samples', x0 is one of those of its class.
     """
-    path, out = flow.formulation.interpolant, list[Tensor]()
+    path = flow.formulation.interpolant
+    out: list[Tensor] = []
     scale = flow.variance.to(xt.device).double().sqrt().expand(xt.shape[1:]).flatten()
     samples, classes = flow.real()
     real = samples.double().flatten(1) / scale
     for rows in torch.arange(len(xt), device=xt.device).split(at_once):
-        x, time = xt[rows], t[rows].double()
+        x = xt[rows]
+        time = t[rows].double()
         alpha, sigma = (over(f(time), x.flatten(1)) for f in (path.alpha, path.sigma))
         flat = x.double().flatten(1)
         near = alpha * (flat / scale) @ real.T - alpha.square() / 2 * real.square().sum(1)
@@ -180,13 +187,14 @@ def optimal_velocity(xt: Tensor, t: Tensor, y: Tensor | None, flow: Flow, at_onc
 
 
 def straightness(points: Sequence[Tensor]) -> dict[str, float]:
-    """`straightness` and `curvature` of paths through `points`, T tensors [B, ...] at equally spaced times; 0 is straight.
+    """`straightness` and `curvature` of paths through `points`, T tensors [B, ...] at equally spaced times: 0 is straight.
 
     Straightness is E int |dx/dt - (x_end - x_start)|^2 dt (Liu et al. 2023, eq. 9) relative to E |x_end - x_start|^2;
     curvature is the mean length of the change of dx/dt along the path, relative to that of the chord. Neither has a unit.
     """
     path = torch.stack([x.double().flatten(1) for x in points])
-    velocity, chord = path.diff(dim=0) * (len(path) - 1), path[-1] - path[0]
+    velocity = path.diff(dim=0) * (len(path) - 1)
+    chord = path[-1] - path[0]
     apart = (velocity - chord).square().sum(-1).mean() / chord.square().sum(-1).mean()
     turned = velocity.diff(dim=0).norm(dim=-1).sum(0).mean() / chord.norm(dim=-1).mean()
     return {"straightness": apart.item(), "curvature": turned.item()}

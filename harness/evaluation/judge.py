@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import shutil
 import time
@@ -19,11 +18,11 @@ from torch import Tensor
 from harness.core.checkpoint import checkpoints, read_intact, step_of, write_checkpoint
 from harness.core.config import digest
 from harness.core.errors import Diverged, Stopped
-from harness.core.files import locked, results_folder, write_atomic
+from harness.core.files import locked, npz, results_folder, write_atomic
 from harness.core.rng import stream
 from harness.data.base import Data
-from harness.evaluation.extractors import DIMENSIONS, features, load_extractor
-from harness.evaluation.metric import Estimate, Metric, Summary, reference_rows
+from harness.evaluation.extractors import extractor_of, features, load_extractor
+from harness.evaluation.metric import MOMENTS, Estimate, Metric, Summary, reference_rows
 from harness.evaluation.protocol import EvaluateConfig, Protocol, num_reference
 from harness.evaluation.reference import read_reference
 
@@ -31,8 +30,8 @@ KEEP_EVERY_S = 60.0
 """How often what was extracted so far is written to disk."""
 
 
-class Batch(NamedTuple):
-    """Samples to be judged."""
+class SampleBatch(NamedTuple):
+    """Some of the samples that are judged."""
 
     samples: Tensor
     """Decoded, [B, ...], on any device."""
@@ -44,22 +43,23 @@ class Batch(NamedTuple):
     """What generating them took."""
 
 
-Watch = Callable[[Iterable[Batch], int], Iterable[Batch]]
+Watch = Callable[[Iterable[SampleBatch], int], Iterable[SampleBatch]]
 """Passes batches through and may show progress; the number is how many batches there will be."""
 Rows = dict[str, Tensor]
-"""What is kept of samples, row by row: features (or values), logits, classes, calls, and the first samples themselves."""
+"""What is kept of samples, row by row: features (or values), logits, classes, calls, and the first samples as they are."""
 
 
-def unwatched(batches: Iterable[Batch], total: int) -> Iterable[Batch]:
+def unwatched(batches: Iterable[SampleBatch], total: int) -> Iterable[SampleBatch]:
     """No progress shown."""
     return batches
 
 
-class Parts:
+class KeptRows:
     """Rows of batches, put on disk from time to time so that an extraction that was cut short continues."""
 
     def __init__(self, folder: Path | None = None):
-        self.folder, self.batches = folder, 0
+        self.folder = folder
+        self.batches = 0
         self._kept: list[Rows] = []
         self._new: list[Rows] = []
         self._written = time.monotonic()
@@ -83,7 +83,8 @@ class Parts:
         if self._new and self.folder:
             rows = _joined(self._new)
             write_checkpoint(self.folder, self.batches, rows)
-            self._kept, self._new = [*self._kept, rows], []
+            self._kept.append(rows)
+            self._new = []
         self._written = time.monotonic()
 
     def all(self) -> Rows:
@@ -96,10 +97,10 @@ class Parts:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _joined(parts: list[Rows]) -> Rows:
+def _joined(pieces: list[Rows]) -> Rows:
     return {
-        name: torch.cat([rows[name] for rows in parts if name in rows])
-        for name in dict.fromkeys(n for rows in parts for n in rows)
+        name: torch.cat([rows[name] for rows in pieces if name in rows])
+        for name in dict.fromkeys(n for rows in pieces for n in rows)
     }
 
 
@@ -107,25 +108,35 @@ class Judge:
     """Metrics of samples against the training samples of a data set, or against a file of statistics."""
 
     def __init__(
-        self, config: EvaluateConfig, data: Data, device: str, watch: Watch = unwatched, stop: Callable[[], bool] = lambda: False
-    ):  # fmt: skip
-        self.config, self.data, self.device, self.stop = config, data, device, stop
+        self,
+        config: EvaluateConfig,
+        data: Data,
+        device: str,
+        watch: Watch = unwatched,
+        stop: Callable[[], bool] = lambda: False,
+    ):
+        self.config = config
+        self.data = data
+        self.device = device
+        self.stop = stop
         self.protocol = Protocol.of(config, data)
         self.metrics = [metric for metric in config.metrics if metric.reads != "flow"]
-        self.extractor = None if config.extractor == "values" else load_extractor(config.extractor, device)
+        self.extractor = None if extractor_of(config.extractor) is None else load_extractor(config.extractor, device)
         self.beside = torch.cuda.Stream() if device == "cuda" else None
         self.reference = self._reference(watch)
 
-    def __call__(self, batches: Iterable[Batch]) -> dict[str, float]:
+    def __call__(self, batches: Iterable[SampleBatch]) -> dict[str, float]:
         """{metric: value} of samples."""
-        return {name: found.value for name, found in self.estimates(batches, Parts())[0].items()}
+        return {name: found.value for name, found in self.estimates(batches, KeptRows())[0].items()}
 
-    def estimates(self, batches: Iterable[Batch], parts: Parts, show: int = 0) -> tuple[dict[str, Estimate], Rows]:
+    def estimates(
+        self, batches: Iterable[SampleBatch], kept: KeptRows, show: int = 0
+    ) -> tuple[dict[str, Estimate], Rows]:
         """{metric: its estimate} of samples, and what was kept of them, of the first `show` the samples themselves.
 
-        `Diverged` when they or a value are not finite. `batches` begins where `parts` ends.
+        `Diverged` when they or a value are not finite. `batches` begins where `kept` ends.
         """
-        rows = self._read(batches, parts, show)
+        rows = self._read(batches, kept, show)
         if not rows["read"].isfinite().all():
             raise Diverged("the samples cannot be judged: some are not finite.")
         summaries = {metric.summary: metric for metric in self.metrics}
@@ -139,31 +150,33 @@ class Judge:
             )
         return scores, rows
 
-    def resampled(self) -> Iterator[Batch]:
+    def resampled(self) -> Iterator[SampleBatch]:
         """As many training samples as there are samples, drawn with replacement: what a perfect memory would score."""
         generator = stream(0, "resampled")
         return self._training(torch.randint(len(self.data.train), (self.config.num_samples,), generator=generator))
 
-    def held_out(self) -> Iterator[Batch] | None:
-        """As many samples that were never trained on, of their own classes: real against real. None where fewer are held out."""
-        held, classes, number = self.data.held_out, self.data.held_out_classes, self.config.num_samples
+    def held_out(self) -> Iterator[SampleBatch] | None:
+        """As many samples that were never trained on, of their own classes: real against real. None if fewer are held out."""
+        held = self.data.held_out
+        classes = self.data.held_out_classes
+        number = self.config.num_samples
         if len(held) < number:
             return None
         chosen = torch.randperm(len(held), generator=stream(0, "held out"))[:number].sort().values
-        parts = chosen.split(self.config.batch_size)
-        return (Batch(held[part], None if classes is None else classes[part]) for part in parts)
+        batches = chosen.split(self.config.batch_size)
+        return (SampleBatch(held[rows], None if classes is None else classes[rows]) for rows in batches)
 
-    def gaussian(self) -> Iterator[Batch]:
+    def gaussian(self) -> Iterator[SampleBatch]:
         """As many decoded samples of standard normal noise: what a model that learnt nothing would score."""
         for i, start in enumerate(range(0, self.config.num_samples, self.config.batch_size)):
             size = min(self.config.batch_size, self.config.num_samples - start)
             noise = torch.randn((size, *self.data.shape), generator=stream(0, "gaussian", i))
-            yield Batch(
+            yield SampleBatch(
                 self.data.decode(noise),
                 self._classes(torch.randint(len(self.data.train), (size,), generator=stream(0, "classes", i))),
             )
 
-    def _read(self, batches: Iterable[Batch], parts: Parts, show: int = 0) -> Rows:
+    def _read(self, batches: Iterable[SampleBatch], kept: KeptRows, show: int = 0) -> Rows:
         """The rows of all batches: features are extracted of one while the next is generated."""
         threads = torch.get_num_threads()
         with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
@@ -174,20 +187,21 @@ class Judge:
                         raise Stopped("stopped while evaluating")
                     if self.beside:  # which does not wait for what makes the samples
                         torch.cuda.current_stream().synchronize()
-                    done, waiting = waiting, pool.submit(self._extract, batch, show)
+                    done = waiting
+                    waiting = pool.submit(self._extract, batch, show)
                     show = max(0, show - len(batch.samples))
                     if done:
-                        parts.add(done.result())
+                        kept.add(done.result())
                 if waiting:
-                    parts.add(waiting.result())
+                    kept.add(waiting.result())
             except Stopped:
                 if waiting:
-                    parts.add(waiting.result())
-                parts.write()
+                    kept.add(waiting.result())
+                kept.write()
                 raise
-        return parts.all()
+        return kept.all()
 
-    def _extract(self, batch: Batch, show: int) -> Rows:
+    def _extract(self, batch: SampleBatch, show: int) -> Rows:
         """The rows of a batch, on the CPU."""
         number = len(batch.samples)
         rows = {
@@ -199,18 +213,22 @@ class Judge:
         if self.extractor is None:
             return {**rows, "read": batch.samples.cpu(), "shown": batch.samples[:show].cpu()}
         with torch.cuda.stream(self.beside):  # does nothing without a GPU
-            found, logits = (x.cpu() for x in features(self.extractor, batch.samples, self.device))
-        rows |= {"read": found, "shown": batch.samples[:show].cpu()}
-        return {**rows, "logits": logits} if any(metric.reads == "logits" for metric in self.metrics) else rows
+            found, logits = features(self.extractor, batch.samples, self.device)
+            rows["read"] = found.cpu()
+            if logits is not None and any(metric.reads == "logits" for metric in self.metrics):
+                rows["logits"] = logits.cpu()
+        return {**rows, "shown": batch.samples[:show].cpu()}
 
     def _rows(self, metric: Metric, rows: Rows) -> tuple[Tensor, Tensor | None]:
         """Features, values or logits float64 [N, ...] and classes [N]."""
         return rows["logits" if metric.reads == "logits" else "read"].double(), rows.get("classes")
 
     def _reference(self, watch: Watch) -> dict[str, Summary]:
-        """Summaries of the training samples, computed by the first process that asks; those of features are kept on disk."""
+        """Summaries of the training samples, computed by the first process that asks; those of features stay on disk."""
         if self.config.reference:
-            return {"fid": read_reference(self.config.reference, DIMENSIONS[self.config.extractor])[1]}
+            extractor = extractor_of(self.config.extractor)
+            assert extractor is not None
+            return {MOMENTS: read_reference(self.config.reference, extractor.dimensions)[1]}
         about = {key: getattr(self.protocol, key) for key in ("extractor", "weights", "reference", "version")}
         folder = results_folder() / "local" / "references" / digest(about)
         wanted = {
@@ -218,22 +236,22 @@ class Judge:
         }
         with locked(folder / "lock"):
             found = {name: _read_summary(folder / f"{name}.npz") for name in wanted}
-            kept: dict[str, Summary] = {name: summary for name, summary in found.items() if summary is not None}
-            if missing := wanted.keys() - kept.keys():
-                parts = Parts(folder / f"parts-{self.config.batch_size}" if self.extractor is not None else None)
+            known: dict[str, Summary] = {name: summary for name, summary in found.items() if summary is not None}
+            if missing := wanted.keys() - known.keys():
+                kept = KeptRows(folder / f"parts-{self.config.batch_size}" if self.extractor is not None else None)
                 indices = reference_rows(self.data, num_reference(self.config, self.data))
-                left = indices[parts.batches * self.config.batch_size :]
-                rows = self._read(watch(self._training(left), -(-len(left) // self.config.batch_size)), parts)
+                left = indices[kept.batches * self.config.batch_size :]
+                rows = self._read(watch(self._training(left), -(-len(left) // self.config.batch_size)), kept)
                 for name in missing:
-                    kept[name] = wanted[name].summarise(*self._rows(wanted[name], rows))
+                    known[name] = wanted[name].summarise(*self._rows(wanted[name], rows))
                     if self.extractor is not None:
-                        _write_summary(folder / f"{name}.npz", kept[name])
-                parts.clear()
-        return kept
+                        write_atomic(folder / f"{name}.npz", npz(known[name]))
+                kept.clear()
+        return known
 
-    def _training(self, indices: Tensor) -> Iterator[Batch]:
+    def _training(self, indices: Tensor) -> Iterator[SampleBatch]:
         return (
-            Batch(self.data.train[batch], self._classes(batch))
+            SampleBatch(self.data.train[batch], self._classes(batch))
             for batch in indices.split(self.config.batch_size)
             if len(batch)
         )
@@ -255,9 +273,3 @@ def _read_summary(path: Path) -> dict[str, np.ndarray] | None:
         zipfile.BadZipFile,
     ):  # absent or damaged: computed anew
         return None
-
-
-def _write_summary(path: Path, summary: Summary) -> None:
-    content = io.BytesIO()
-    np.savez(content, **summary)  # type: ignore[arg-type]
-    write_atomic(path, content.getvalue())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
@@ -13,9 +14,26 @@ from harness.core.errors import ConfigError
 from harness.core.registry import Component
 from harness.core.rng import stream
 from harness.data.base import Data, Kind
+from harness.evaluation.extractors import Extractor
 from harness.flow.formulation import Formulation
 
 Summary = Mapping[str, np.ndarray]
+MOMENTS = "fid"
+"""The summary that a file of statistics can stand for: the features' mean `mu` [D] and covariance `sigma` [D, D]."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What an evaluation has for its metrics to read, known before there are samples."""
+
+    data: Data
+    extractor: Extractor | None
+    """None where the decoded samples themselves are compared."""
+    samples: int
+    reference: int
+    """How many of the training samples they are compared with."""
+    statistics: bool = False
+    """Whether a file of statistics stands for the reference's samples."""
 
 
 class Estimate(NamedTuple):
@@ -30,10 +48,10 @@ class Metric(Component, family="metric"):
 
     lower_is_better: ClassVar[bool]
     reads: ClassVar[Literal["features", "values", "either", "logits", "flow"]] = "values"
-    """An extractor's features, the decoded samples themselves (`evaluate.extractor = values`), whichever of them there is, the
-    logits of the extractor's classifier, or the flow that the samples come along."""
+    """An extractor's features, the decoded samples themselves (`evaluate.extractor = values`), whichever of them there is,
+    the logits of the extractor's classifier, or the flow that the samples come along."""
     reference_is_best: ClassVar[bool] = True
-    """Whether nothing scores better than the reference itself: not so where a set can be surer, or must not be a copy."""
+    """Whether nothing scores better than the reference: not so where a set can be surer, or must not be a copy."""
     kinds: ClassVar[tuple[Kind, ...]] = ()
     """Kinds of data that it is for; empty for all."""
     needs_classes: ClassVar[bool] = False
@@ -52,13 +70,47 @@ class Metric(Component, family="metric"):
         return 2
 
     def check(self, formulation: Formulation) -> None:
-        """`ConfigError` when what is trained by this formulation cannot be judged so."""
+        """`ConfigError` when what is trained by this formulation cannot be judged so; asked before data are read."""
+        if self.needs_classes and not formulation.conditional:
+            reason = f"{self.name} needs a network that is told classes"
+            raise ConfigError("", f"{reason}. Set objective.label_dropout, like 0.1.")
 
-    def check_data(self, data: Data, samples: int, reference: int) -> None:
-        """`ConfigError` when so many samples cannot be compared with so many of the reference's, or not on these data."""
+    def check_data(self, given: Comparison) -> None:
+        """`ConfigError` when it cannot read these data, what the extractor gives of them, or so few of them."""
+        kind = given.data.kind
+        if self.kinds and kind not in self.kinds:
+            allowed = " and ".join(self.kinds)
+            raise ConfigError("", f"{self.name} is for {allowed}, and these data are {kind}. Choose another.")
+        if given.statistics and self.reads not in ("flow", "logits") and self.of_reference.summary != MOMENTS:
+            reason = "needs the reference's samples, and evaluate.reference is a file of statistics"
+            raise ConfigError("", f"{self.name} {reason}. Leave it out.")
+        self._check_read(given.extractor)
+        if self.needs_classes and given.data.classes is None:
+            raise ConfigError("", f"{self.name} needs classes, and these data have none. Choose another.")
+        self.check_numbers(given.samples, given.reference)
+
+    def _check_read(self, extractor: Extractor | None) -> None:
+        """`ConfigError` when an extractor, or none, does not give what it reads."""
+        if self.reads == "logits":
+            if lacks := "has no classifier" if extractor is None else extractor.no_logits():
+                name = "values" if extractor is None else extractor.name
+                raise ConfigError("", f"{self.name} reads logits, and evaluate.extractor={name} {lacks}. Leave it out.")
+            return
+        read = "values" if extractor is None else "features"
+        if self.reads not in (read, "either", "flow"):
+            remedy = "evaluate.extractor=values" if self.reads == "values" else "an extractor"
+            reason = f"{self.name} reads {self.reads}, and evaluate.extractor gives {read}"
+            raise ConfigError("", f"{reason}. Choose {remedy} or another.")
+
+    def check_numbers(self, samples: int, reference: int) -> None:
+        """`ConfigError` when so many samples cannot be compared with so many of the reference's."""
         if (given := min(samples, reference)) < self.fewest:
             which = "samples" if given == samples else "samples of the reference"
             raise ConfigError("", f"{self.name} has no value for {given} {which}. Take {self.fewest} or more.")
+
+    def short_of_samples(self, given: Comparison) -> str | None:
+        """What its value does not say of so few samples, and how many would do; None where they do."""
+        return None
 
     def summarise(self, features: Tensor, classes: Tensor | None) -> dict[str, np.ndarray]:
         """What must be kept of a set: features (or values) float64 [N, ...] and classes int64 [N]; here all of it."""
@@ -75,7 +127,7 @@ class Metric(Component, family="metric"):
 
 
 def reference_rows(data: Data, number: int) -> Tensor:
-    """Which training samples are compared with, int64 [number]: drawn by a fixed seed, in the order that they are stored in."""
+    """Which training samples are compared with, int64 [number]: drawn by a fixed seed, in the order of the data."""
     return torch.randperm(len(data.train), generator=stream(0, "reference"))[:number].sort().values
 
 
@@ -85,9 +137,10 @@ def standardised(samples: Summary, reference: Summary) -> tuple[np.ndarray, np.n
     A feature that is constant in the reference keeps its own units.
     """
     x, y = (
-        np.asarray(part["features"], dtype=np.float64).reshape(len(part["features"]), -1)
-        for part in (samples, reference)
+        np.asarray(kept["features"], dtype=np.float64).reshape(len(kept["features"]), -1)
+        for kept in (samples, reference)
     )
-    mean, std = y.mean(0), y.std(0)
+    mean = y.mean(0)
+    std = y.std(0)
     std[std == 0] = 1
     return (x - mean) / std, (y - mean) / std

@@ -11,7 +11,7 @@ from harness.evaluation.metric import Metric, Summary
 
 
 def _values(samples: Summary, reference: Summary) -> tuple[np.ndarray, np.ndarray]:
-    x, y = (np.asarray(part["features"], dtype=np.float64) for part in (samples, reference))
+    x, y = (np.asarray(kept["features"], dtype=np.float64) for kept in (samples, reference))
     return x, y
 
 
@@ -51,7 +51,7 @@ class GeneVariance(Metric, name="gene_variance"):
 
 @dataclass(frozen=True, kw_only=True)
 class DropoutRate(Metric, name="dropout_rate"):
-    """Error of the genes' dropout rates: mean over genes of the difference between the shares of cells that count as zero.
+    """Error of the genes' dropout rates: mean over genes of the difference between the shares of zeros.
 
     A value counts as zero below half the smallest positive value of the reference: a model of densities hits no
     value exactly.

@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 from harness.components.averages import Ema
 from harness.core.config import Count, Index, digest, to_dict
-from harness.core.errors import ConfigError
-from harness.core.registry import sources
+from harness.core.errors import ConfigError, did_you_mean
+from harness.core.registry import names, sources
 from harness.data.base import Data
-from harness.evaluation.distances import TwoSample
-from harness.evaluation.extractors import DIMENSIONS, INPUT, has_classifier, weights_hash
-from harness.evaluation.fidelity import FID, ExtrapolatedFID
-from harness.evaluation.metric import Metric
+from harness.evaluation.extractors import VALUES, Extractor, extractor_of, weights_hash
+from harness.evaluation.fidelity import FID
+from harness.evaluation.metric import Comparison, Metric
 from harness.evaluation.reference import read_reference
 from harness.flow.sampling import Guidance, SamplingConfig
 
 EVALUATION_VERSION = 2
 """Raised by hand when a change of the code alters what the same evaluation gives.
 
-2: held-out samples are drawn by class and carry their classes, and the digits classifier is trained on the new training digits;
-fid_infinity draws its halves, mmd has several widths, c2st is a distance from 1/2, and authenticity counts no copy. Metrics of
-the flow are given classes as sampling is. Stochastic solvers end their noise at t_min and never bring more of it than a step's
-end has.
+2: held-out samples are drawn by class and carry their classes, and the digits classifier is trained on the new training
+digits; fid_infinity draws its halves, mmd has several widths, c2st is a distance from 1/2, and authenticity counts no copy.
+Metrics of the flow are given classes as sampling is. Stochastic solvers end their noise at t_min and never bring more of it
+than a step's end has.
 """
-
-SAYS_LITTLE = 0.05
-"""A c2st that guessing exceeds says little of samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,49 +38,40 @@ class EvaluateConfig(SamplingConfig):
     """Training samples compared with, drawn once without replacement; null is 8 x num_samples, at most all of them:
     the reference's own sampling error then stays small beside the samples'."""
     reference: str | None = None
-    """A file with the mean `mu` [D] and covariance `sigma` [D, D] of features (.npz), for FID against published statistics instead
-    of the training samples."""
-    extractor: Literal["digits", "inception", "values"] = "inception"
-    """Network whose features are compared; `values` compares the decoded samples themselves."""
+    """A file with the mean `mu` [D] and covariance `sigma` [D, D] of features (.npz), for FID against published statistics
+    instead of the training samples."""
+    extractor: str = field(default="inception", metadata={"family": "extractor"})
+    """Network whose features are compared, by name; `values` compares the decoded samples themselves."""
     metrics: tuple[Metric, ...] = (FID(),)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field, values in (("nfe", self.nfe), ("metrics", [metric.name for metric in self.metrics])):
+        for path, values in (("nfe", self.nfe), ("metrics", [metric.name for metric in self.metrics])):
             if not values or len(set(values)) < len(values):
-                raise ConfigError(field, f"{list(values)} is empty or names one twice. Name each once.")
+                raise ConfigError(path, f"{list(values)} is empty or names one twice. Name each once.")
+        self._check_extractor()
         if self.reference is not None and self.num_reference is not None:
             raise ConfigError(
                 "num_reference", "the file in evaluate.reference knows how many they were. Leave it null."
             )
-        for field in ("num_samples", "num_reference"):
-            if getattr(self, field) == 1:
-                raise ConfigError(field, "one sample has no spread. Take two or more.")
+        for path in ("num_samples", "num_reference"):
+            if getattr(self, path) == 1:
+                raise ConfigError(path, "one sample has no spread. Take two or more.")
 
     @property
     def every_nfe(self) -> tuple[int, ...]:
         return self.nfe
 
-    def short_of_samples(self, data: Data) -> str | None:
-        """What to know where FID is of fewer samples than features, or c2st of too few to say anything."""
-        names, said = {metric.name for metric in self.metrics}, []
-        dimensions, told = DIMENSIONS.get(self.extractor, 0), min(self.num_samples, num_reference(self, data))
-        if FID.name in names and self.num_samples < dimensions:
-            said.append(
-                f"{self.num_samples} samples are fewer than the {dimensions} features: FID is far too high for samples and "
-                "real ones alike. The score of resampled training samples is the bias; more samples lower it."
-            )
-        if ExtrapolatedFID.name in names and self.num_samples < 2 * dimensions:
-            said.append(
-                f"fid_infinity's halves of {self.num_samples} samples are fewer than the {dimensions} features, where the bias "
-                f"does not yet fall as 1 / n: it can be far below 0. Take {2 * dimensions} or more."
-            )
-        if TwoSample.name in names and (guessing := TwoSample.guessing(told)) > SAYS_LITTLE:
-            said.append(
-                f"c2st of {told} samples and as many real ones: a forest that has learnt nothing scores up to {guessing:.2g}. "
-                f"A value below that does not say that the samples are good: take {TwoSample.needed(SAYS_LITTLE)} or more."
-            )
-        return " ".join(said) or None
+    def _check_extractor(self) -> None:
+        """`ConfigError` for a name that is no extractor's.
+
+        The default is known: asking would load packaged plugins while the harness's own modules are being imported.
+        """
+        if self.extractor in (EvaluateConfig.extractor, VALUES):
+            return
+        if self.extractor not in (known := names("extractor")):
+            advice = did_you_mean(self.extractor, [*known, VALUES])
+            raise ConfigError("extractor", f"{self.extractor!r} is no extractor. {advice}")
 
 
 @dataclass(frozen=True)
@@ -101,7 +88,8 @@ class Protocol:
     resize: str
     """What the extractor makes of its images first; empty without one."""
     reference: dict
-    """Fingerprint of the data set and how many of its training samples are compared with, or the hash of a file of statistics."""
+    """Fingerprint of the data set and how many of its training samples are compared with, or the hash of a file of
+    statistics."""
     sampling: str
     """Noise, classes and precision of the samples and of the extractor."""
     version: int
@@ -113,21 +101,22 @@ class Protocol:
     network: dict
     """Which average and which checkpoint; empty for the training's own average at its end."""
     sources: dict
-    """{family.name: hash of its file} of solvers, grids and metrics that are not the harness's own."""
+    """{family.name: hash of its file} of solvers, grids, metrics and the extractor that are not the harness's own."""
 
     @classmethod
     def of(cls, config: EvaluateConfig, data: Data) -> Protocol:
         """The protocol that a configuration means on a data set; reads (or downloads) the extractor's weights."""
         _refuse_unfit(config, data)
+        extractor = extractor_of(config.extractor)
         return cls(
             solver=to_dict(config.solver),
             time_grid=to_dict(config.time_grid),
             num_samples=config.num_samples,
             batch_size=config.batch_size,
             extractor=config.extractor,
-            weights="" if config.extractor == "values" else weights_hash(config.extractor),
-            resize=INPUT.get(config.extractor, ""),
-            reference=_reference(config, data),
+            weights="" if extractor is None else weights_hash(extractor.name),
+            resize="" if extractor is None else extractor.resize,
+            reference=_reference(config, data, extractor),
             sampling="noise and classes by the run's seed, classes as often as in training; fp32",
             version=EVALUATION_VERSION,
             metrics={metric.name: chosen for metric in config.metrics if (chosen := _unusual(metric))},
@@ -152,10 +141,11 @@ def digest_of(protocol: Mapping[str, Any]) -> str:
     return digest({name: value for name, value in protocol.items() if value != {}})
 
 
-def _reference(config: EvaluateConfig, data: Data) -> dict:
+def _reference(config: EvaluateConfig, data: Data, extractor: Extractor | None) -> dict:
     if config.reference is None:
         return {**data.fingerprint, "images": num_reference(config, data)}
-    return {"statistics": read_reference(config.reference, DIMENSIONS[config.extractor])[0]}
+    assert extractor is not None
+    return {"statistics": read_reference(config.reference, extractor.dimensions)[0]}
 
 
 def _unusual(metric: Metric) -> dict:
@@ -171,48 +161,28 @@ def _network(config: EvaluateConfig) -> dict:
 
 def _refuse_unfit(config: EvaluateConfig, data: Data) -> None:
     """`ConfigError` for an extractor or a metric that cannot read the data."""
-    if config.extractor != "values" and data.kind != "image":
-        raise ConfigError(
-            "evaluate.extractor", f"{config.extractor} reads images, and these data are {data.kind}. Choose values."
-        )
-    if config.extractor == "digits" and data.shape[1:] != (8, 8):
-        raise ConfigError("evaluate.extractor", "the digits classifier reads 8x8 images. Choose inception.")
-    if config.reference and config.extractor == "values":
+    if (extractor := extractor_of(config.extractor)) is not None:
+        try:
+            extractor.check(data)
+        except ConfigError as error:
+            raise error.below("evaluate.extractor") from None
+    elif config.reference:
         raise ConfigError(
             "evaluate.reference", "its statistics are of an extractor's features. Set evaluate.extractor=inception."
         )
-    compared_with = num_reference(config, data)
+    given = comparison(config, data)
     for i, metric in enumerate(config.metrics):
-        path, read = f"evaluate.metrics[{i}]", "values" if config.extractor == "values" else "features"
-        if metric.kinds and data.kind not in metric.kinds:
-            raise ConfigError(
-                path,
-                f"{metric.name} is for {' and '.join(metric.kinds)}, and these data are {data.kind}. Choose another.",
-            )
-        if config.reference and metric.reads != "flow" and metric.of_reference.summary not in ("fid", "logits"):
-            raise ConfigError(
-                path,
-                f"{metric.name} needs the reference's samples, and evaluate.reference is a file of statistics. Leave it out.",
-            )
-        if metric.reads == "logits":
-            if read == "values" or not has_classifier(config.extractor):
-                lacks = "has no classifier" if read == "values" else "has weights without the classifier's (all zero)"
-                raise ConfigError(
-                    path,
-                    f"{metric.name} reads logits, and evaluate.extractor={config.extractor} {lacks}. Leave it out.",
-                )
-        elif metric.reads not in (read, "either", "flow"):
-            remedy = "evaluate.extractor=values" if metric.reads == "values" else "an extractor"
-            raise ConfigError(
-                path,
-                f"{metric.name} reads {metric.reads}, and evaluate.extractor gives {read}. Choose {remedy} or another.",
-            )
-        if metric.needs_classes and data.classes is None:
-            raise ConfigError(path, f"{metric.name} needs classes, and these data have none. Choose another.")
         try:
-            metric.check_data(data, config.num_samples, compared_with)
+            metric.check_data(given)
         except ConfigError as error:
-            raise error.below(path) from None
+            raise error.below(f"evaluate.metrics[{i}]") from None
+
+
+def comparison(config: EvaluateConfig, data: Data) -> Comparison:
+    """What a configuration gives its metrics to read of a data set."""
+    return Comparison(
+        data, extractor_of(config.extractor), config.num_samples, num_reference(config, data), bool(config.reference)
+    )
 
 
 def num_reference(config: EvaluateConfig, data: Data) -> int:

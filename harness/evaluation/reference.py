@@ -22,8 +22,8 @@ REMEDY = "Name an .npz of a set's features' mean `mu` and covariance `sigma`."
 def read_reference(path: str, dimensions: int) -> tuple[str, Summary]:
     """12 hex digits over a file, and its `mu` [D] and `sigma` [D, D] as float64.
 
-    `ConfigError` when it cannot be read or holds no mean and covariance of D = `dimensions` features: real, finite, and sigma
-    symmetric without a negative eigenvalue, which FID would turn into a negative distance. Nothing is unpickled.
+    `ConfigError` when it cannot be read or holds no mean and covariance of D = `dimensions` features: real, finite, and
+    sigma symmetric without a negative eigenvalue, which FID would turn into a negative distance. Nothing is unpickled.
     """
     try:
         content = Path(path).read_bytes()

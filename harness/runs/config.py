@@ -94,9 +94,6 @@ class RunConfig(Formulation):
                 metric.check(learned)
             except ConfigError as error:
                 raise error.below(f"evaluate.metrics[{i}]") from None
-            if metric.needs_classes and not self.conditional:
-                reason = f"{metric.name} needs a network that is told classes"
-                raise ConfigError(f"evaluate.metrics[{i}]", f"{reason}. Set objective.label_dropout, like 0.1.")
 
     @functools.cached_property
     def parent(self) -> RunConfig | None:

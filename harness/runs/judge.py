@@ -18,7 +18,7 @@ from harness.core.signals import Stop
 from harness.data.base import load, spaced
 from harness.data.pictures import SHOWN, draw
 from harness.evaluation.flow_metrics import SMALL_SET, Flow
-from harness.evaluation.judge import Batch, Judge, Parts, Watch, unwatched
+from harness.evaluation.judge import Judge, KeptRows, SampleBatch, Watch, unwatched
 from harness.evaluation.protocol import Protocol
 from harness.flow.sampling import Generated, NetworkField, Trained
 from harness.runs.config import RunConfig
@@ -55,13 +55,13 @@ def _evaluate_at(run: Run, trained: Trained, judge: Judge, nfe: int, stop: Stop)
     """What the samples at one NFE are judged to be; continues where it was cut short."""
     place = run.parts(judge.protocol, nfe)
     started = time.perf_counter()
-    parts = Parts(place)
-    batches = samples(run, trained, nfe, run.config.evaluate.num_samples, first=parts.batches)
+    kept = KeptRows(place)
+    batches = samples(run, trained, nfe, run.config.evaluate.num_samples, first=kept.batches)
     try:
-        found, rows = judge.estimates(_timed(batches, stop), parts, SHOWN[judge.data.kind])
+        found, rows = judge.estimates(_timed(batches, stop), kept, SHOWN[judge.data.kind])
     except NoValue as error:
         run.note_failure(judge.protocol, str(nfe), error)
-        return parts.clear()
+        return kept.clear()
     draw(
         judge.data,
         rows["shown"][: SHOWN[judge.data.kind]],
@@ -79,7 +79,7 @@ def _evaluate_at(run: Run, trained: Trained, judge: Judge, nfe: int, stop: Stop)
     known["time"][text] = time.time()
     known["calls"][text] = {"mean": calls.mean().item(), "sd": calls.std(correction=0).item()}
     run.write_evaluation(judge.protocol, known)
-    parts.clear()
+    kept.clear()
 
 
 def _evaluate_flow(run: Run, trained: Trained, protocol: Protocol) -> None:
@@ -113,7 +113,7 @@ def _real(run: Run) -> tuple[Tensor, Tensor | None]:
     return data.encode(data.train[rows]).to(device), classes
 
 
-def _timed(batches: Iterable[Generated], stop: Stop) -> Iterator[Batch]:
+def _timed(batches: Iterable[Generated], stop: Stop) -> Iterator[SampleBatch]:
     """The same batches for a judge, with the seconds that they took."""
     started = time.perf_counter()
     for x, y, calls, _ in batches:
@@ -121,7 +121,7 @@ def _timed(batches: Iterable[Generated], stop: Stop) -> Iterator[Batch]:
             torch.cuda.current_stream().synchronize()
         if stop():
             raise Stopped("stopped while evaluating")
-        yield Batch(x, y, calls, time.perf_counter() - started)
+        yield SampleBatch(x, y, calls, time.perf_counter() - started)
         started = time.perf_counter()
 
 
@@ -135,7 +135,9 @@ def judge_rung(run: Run, trained: Trained, step: int, judge: Judge, nfe: int) ->
     """{metric: value} of the network at a step, measured unless it is known; `Diverged` when samples are not finite."""
     if (known := known_rungs(run, judge.protocol, nfe).get(step)) is not None:
         return known
-    values = judge(Batch(batch.x, batch.y) for batch in samples(run, trained, nfe, run.config.evaluate.num_samples))
+    values = judge(
+        SampleBatch(batch.x, batch.y) for batch in samples(run, trained, nfe, run.config.evaluate.num_samples)
+    )
     drop_torn_line(run.folder / "rungs.jsonl")
     with open(run.folder / "rungs.jsonl", "a") as file:
         line = {"step": step, "time": time.time(), "protocol": judge.protocol.digest, "nfe": nfe, "values": values}

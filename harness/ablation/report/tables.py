@@ -21,6 +21,7 @@ from harness.core.files import read_json_if_there, results_folder, write_atomic,
 from harness.core.provenance import machine
 from harness.core.registry import find
 from harness.data.base import load
+from harness.evaluation.doubts import short_of_samples
 from harness.evaluation.judge import Judge
 from harness.evaluation.protocol import EVALUATION_VERSION, Protocol
 from harness.runs.identity import NUMERICS_VERSION
@@ -85,7 +86,7 @@ def _notes(plan: Plan, summary: Summary, commits: list[str]) -> list[str]:
         *_about_verdicts(plan, summary),
         *_about_seeds(plan),
         *_about_protocols(plan),
-        *filter(None, [baseline.evaluate.short_of_samples(load(baseline.dataset))]),
+        *filter(None, [short_of_samples(baseline.evaluate, load(baseline.dataset))]),
         *([f"Trials come from {len(commits)} commits: {', '.join(commits)}."] if len(commits) > 1 else []),
     ]
 
