@@ -24,7 +24,7 @@ from harness.data.base import load
 from harness.data.images import CIFAR10
 from harness.evaluation.extractors import features, load_extractor
 from harness.evaluation.fidelity import FID, ExtrapolatedFID
-from harness.evaluation.judge import Judge, Parts
+from harness.evaluation.judge import Judge, KeptRows
 from harness.evaluation.protocol import EvaluateConfig
 from harness.training.hardware import products
 
@@ -65,7 +65,7 @@ def distances(options: argparse.Namespace, device: str) -> list[Row]:
     judge = Judge(override(config, {"metrics": [FID(), ExtrapolatedFID()]}), load(CIFAR10()), device)
     held_out, started = judge.held_out(), time.perf_counter()
     assert held_out is not None
-    found, _ = judge.estimates(track(held_out, "features", -(-options.images // 100)), Parts())
+    found, _ = judge.estimates(track(held_out, "features", -(-options.images // 100)), KeptRows())
     rows: list[Row] = [
         {
             "what": f"{name} of {options.images} held-out images against the statistics",

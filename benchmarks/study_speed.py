@@ -34,7 +34,7 @@ from benchmarks.turns import Contender, in_turns
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.study import load_scale, load_study
 from harness.data.base import Data, load
-from harness.evaluation.judge import Batch, Judge
+from harness.evaluation.judge import Judge, SampleBatch
 from harness.flow.objective import Objective
 from harness.runs.config import RunConfig
 
@@ -139,14 +139,14 @@ def share(plan: Plan, i: int, of: int, threads: int) -> list[float]:
 
 
 @torch.no_grad()
-def samples(network: nn.Module, config: RunConfig, data: Data, nfe: int) -> Iterator[Batch]:
+def samples(network: nn.Module, config: RunConfig, data: Data, nfe: int) -> Iterator[SampleBatch]:
     """As many as are judged, by Euler's method from t = 1 to 0."""
     number, size, device = config.evaluate.num_samples, config.evaluate.batch_size, config.train.resolved_device()
     for start in range(0, number, size):
         x: Tensor = torch.randn(min(size, number - start), *data.shape, device=device)
         for i in range(nfe):
             x = x - network(x, torch.full((len(x),), 1 - i / nfe, device=device)) / nfe
-        yield Batch(data.decode(x).cpu())
+        yield SampleBatch(data.decode(x).cpu())
 
 
 def row(name: str, crew: Mapping[str, Contender]) -> Row:

@@ -21,7 +21,7 @@ from harness.data.base import Data, load
 from harness.data.images import Digits
 from harness.data.points import EightGaussians
 from harness.evaluation import judge as module
-from harness.evaluation.judge import Batch, Judge
+from harness.evaluation.judge import Judge, SampleBatch
 from harness.evaluation.metric import Metric, Summary
 from harness.evaluation.protocol import EvaluateConfig
 
@@ -227,8 +227,8 @@ def points() -> Data:
     return load(EightGaussians(number=2000))
 
 
-def batches(samples: Tensor, size: int = 40) -> list[Batch]:
-    return [Batch(part) for part in samples.split(size)]
+def batches(samples: Tensor, size: int = 40) -> list[SampleBatch]:
+    return [SampleBatch(part) for part in samples.split(size)]
 
 
 def files() -> set[str]:
@@ -256,17 +256,17 @@ def test_features_are_computed_once_for_all_metrics(digits: Data, monkeypatch: p
 def test_what_metrics_share_is_summarised_once_and_written_once(digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     summarised: list[int] = []
-    write, whole = module._write_summary, Metric.summarise
+    write, whole = module.write_atomic, Metric.summarise
 
-    def noted(path: Path, summary: Any) -> None:
+    def noted(path: Path, content: bytes) -> None:
         written.append(path.name)
-        write(path, summary)
+        write(path, content)
 
     def counted(self: Metric, features: Tensor, classes: Tensor | None) -> dict[str, np.ndarray]:
         summarised.append(len(features))
         return whole(self, features, classes)
 
-    monkeypatch.setattr(module, "_write_summary", noted)
+    monkeypatch.setattr(module, "write_atomic", noted)
     monkeypatch.setattr(Metric, "summarise", counted)
     shared = dataclasses.replace(DIGITS, metrics=("kid", "precision", "recall"))
     judge = Judge(shared, digits, "cpu")
@@ -289,7 +289,7 @@ def test_a_kept_reference_gives_the_same_scores(digits: Data) -> None:
 def test_values_keep_nothing_on_disk_but_a_lock(points: Data) -> None:
     passes: list[int] = []
 
-    def watch(given: Iterable[Batch], total: int) -> Iterable[Batch]:
+    def watch(given: Iterable[SampleBatch], total: int) -> Iterable[SampleBatch]:
         passes.append(total)
         return given
 

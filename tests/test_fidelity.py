@@ -25,7 +25,7 @@ from harness.evaluation import extractors
 from harness.evaluation.digits_classifier import WEIGHTS, DigitsClassifier
 from harness.evaluation.extractors import features, load_extractor
 from harness.evaluation.fidelity import FID, ExtrapolatedFID
-from harness.evaluation.judge import Batch, Judge
+from harness.evaluation.judge import Judge, SampleBatch
 from harness.evaluation.protocol import EvaluateConfig, Protocol
 
 CONFIG = EvaluateConfig(num_samples=300, batch_size=100, extractor="digits")
@@ -44,17 +44,17 @@ def data() -> Data:
     return load(Digits())
 
 
-def batches(images: Tensor, size: int = 100) -> list[Batch]:
-    return [Batch(part) for part in images.split(size)]
+def batches(images: Tensor, size: int = 100) -> list[SampleBatch]:
+    return [SampleBatch(part) for part in images.split(size)]
 
 
-def joined(drawn: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+def joined(drawn: Iterable[SampleBatch]) -> tuple[Tensor, Tensor]:
     """The samples and classes of all batches."""
     samples, classes, *_ = zip(*drawn, strict=True)
     return torch.cat(samples), torch.cat(classes)
 
 
-def held_out(data: Data) -> list[Batch]:
+def held_out(data: Data) -> list[SampleBatch]:
     return batches(data.held_out[:300])
 
 
@@ -205,7 +205,7 @@ def test_label_accuracy_reads_the_classes_that_were_asked_for(data: Data) -> Non
     images, labels = digits()
     judge = Judge(override(CONFIG, {"metrics": ["label_accuracy"]}), data, "cpu")
     right, wrong = (
-        judge([Batch(part, of) for part, of in zip(images[4::5].split(100), asked[4::5].split(100), strict=True)])[
+        judge([SampleBatch(part, of) for part, of in zip(images[4::5].split(100), asked[4::5].split(100), strict=True)])[
             "label_accuracy"
         ]
         for asked in (labels, (labels + 1) % 10)
@@ -296,13 +296,13 @@ def test_weights_without_a_classifier_give_no_inception_score(
     path = tmp_path / "weights.pth"
     monkeypatch.setenv("HARNESS_INCEPTION", str(path))
     for value in (0.0, 0.1):
-        extractors.has_classifier.cache_clear()
+        extractors._holds_classifier.cache_clear()
         extractors.weights_hash.cache_clear()
         torch.save({"fc.weight": torch.full((1008, 2048), value)}, path)
         config = override(CONFIG, {"extractor": "inception", "metrics": ["isc"]})
         with pytest.raises(ConfigError, match="weights without the classifier") if not value else nullcontext():
             Protocol.of(config, data)
-    extractors.has_classifier.cache_clear()
+    extractors._holds_classifier.cache_clear()
     extractors.weights_hash.cache_clear()
 
 

@@ -24,7 +24,7 @@ from harness.core.registry import build, names
 from harness.data.base import Data, load
 from harness.data.images import Digits
 from harness.data.points import EightGaussians
-from harness.evaluation.judge import Batch, Judge
+from harness.evaluation.judge import Judge, SampleBatch
 from harness.flow.formulation import Formulation
 from harness.flow.objective import Objective, Task
 from harness.flow.sampling import NetworkField, Trained
@@ -303,7 +303,7 @@ def test_a_judge_says_the_same_on_both(tiny: RunConfig) -> None:
     config = override(
         tiny, {"evaluate.metrics": ["fid", "kid", "precision", "recall"], "evaluate.num_samples": 200}
     ).evaluate
-    noisy = [Batch(data.held_out[i : i + 50]) for i in range(0, 150, 50)]
+    noisy = [SampleBatch(data.held_out[i : i + 50]) for i in range(0, 150, 50)]
     found, expected = (Judge(config, data, device)(noisy) for device in (DEVICE, "cpu"))
     assert found == pytest.approx(expected, rel=1e-2, abs=1e-3)
 

@@ -21,7 +21,7 @@ from harness.core.rng import stream
 from harness.data.base import Data, Dataset, load
 from harness.data.points import EightGaussians, GaussianMixture, Moons
 from harness.data.sequences import TimeSeries
-from harness.evaluation.judge import Batch, Judge
+from harness.evaluation.judge import Judge, SampleBatch
 from harness.flow.formulation import Formulation
 from harness.flow.objective import Objective
 from harness.flow.sampling import SamplingConfig, Trained, generate
@@ -213,11 +213,11 @@ def test_a_trained_flow_starts_at_one_population_and_ends_at_the_other(transport
     x0 = torch.cat([batch.x for batch in samples(run, trained, 16, 500, visited=visited)])
     assert set(rows(visited[0])) <= set(rows(load(EightGaussians(number=3000)).train))
     judge = Judge(transport.evaluate, data, "cpu")
-    arrived = judge([Batch(x0)])["sliced_wasserstein"]
+    arrived = judge([SampleBatch(x0)])["sliced_wasserstein"]
     assert arrived == pytest.approx(
         next(iter(run.evaluation(judge.protocol)["values"]["sliced_wasserstein"].values())), rel=1e-6
     )
-    assert arrived < 0.7 * judge([Batch(data.decode(visited[0]))])["sliced_wasserstein"]
+    assert arrived < 0.7 * judge([SampleBatch(data.decode(visited[0]))])["sliced_wasserstein"]
     moved = (data.encode(x0) - visited[0]).square().sum(1).mean().item()
     assert moved < 0.5
     assert run.metrics()[-1]["transport_cost"] < 0.5  # 4 where pairs are drawn by chance

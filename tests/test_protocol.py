@@ -16,6 +16,8 @@ from harness.core.errors import ConfigError
 from harness.data.base import Data, Kind, load
 from harness.data.images import Digits, decode, encode
 from harness.evaluation import protocol as module
+from harness.evaluation.doubts import short_of_samples
+from harness.evaluation.extractors import InceptionExtractor
 from harness.evaluation.fidelity import FID
 from harness.evaluation.metric import reference_rows
 from harness.evaluation.protocol import EvaluateConfig, Protocol, num_reference
@@ -207,7 +209,7 @@ def test_what_cannot_read_the_data_is_refused(
 def test_every_metric_reads_data_of_its_kinds_with_what_it_reads(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And no other: over all kinds, with and without an extractor and classes."""
     monkeypatch.setattr(module, "weights_hash", lambda extractor: "0" * 12)
-    monkeypatch.setattr(module, "has_classifier", lambda extractor: True)
+    monkeypatch.setattr(InceptionExtractor, "no_logits", lambda extractor: None)
     metric, read = registry.build("metric", name), set()
     for kind in get_args(Kind):
         for extractor, classes in itertools.product(("inception", "values"), (None, torch.arange(99))):
@@ -352,11 +354,11 @@ def test_one_class_is_nothing_to_read(data: Data) -> None:
 def test_what_too_few_samples_say_is_said(changes: dict, said: str | None) -> None:
     """1.96 standard errors of an accuracy of 1/2 over 2 n samples are 0.05 at n = 192.08."""
     many = Data(torch.zeros(5000, 1), torch.zeros(9, 1), torch.Tensor.float, torch.Tensor.float, "points")
-    found = override(BASE, changes).short_of_samples(many)
+    found = short_of_samples(override(BASE, changes), many)
     assert (found is None) == (said is None)
     assert not said or found.startswith(said)
 
 
 def test_a_small_training_set_is_all_that_samples_are_told_from() -> None:
     asked = override(BASE, {"num_samples": 999, "extractor": "values", "metrics": ["c2st"]})
-    assert str(asked.short_of_samples(POINTS)).startswith("c2st of 99 samples and as many real ones")
+    assert str(short_of_samples(asked, POINTS)).startswith("c2st of 99 samples and as many real ones")

@@ -18,7 +18,7 @@ _NAME = re.compile(r"(\d{9})-([0-9a-f]{12})\.safetensors")
 
 
 def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], keep: int | None = None) -> Path:
-    """Store `tensors` as of `step`; the newest `keep` stay, or all. A kill at any moment leaves the earlier ones intact.
+    """Store `tensors` as of `step`; the newest `keep` stay, or all. A kill at any moment leaves earlier ones intact.
 
     Others as of this step or a later one go: training went back, and they are of the stretch that it gave up.
     """
@@ -44,12 +44,14 @@ def read_checkpoint(folder: Path, device: str) -> tuple[int, dict[str, Tensor], 
 
 
 def read_intact(path: Path, device: str) -> dict[str, Tensor] | None:
-    """The tensors of a checkpoint; None when its content is not what its name says, `UserError` when it is another run's."""
-    content, match = path.read_bytes(), _NAME.fullmatch(path.name)
+    """The tensors of a checkpoint; None when its content is not what its name says. `UserError` for another run's."""
+    content = path.read_bytes()
+    match = _NAME.fullmatch(path.name)
     if not match or hashlib.sha256(content).hexdigest()[:12] != match[2]:
         return None
     length = int.from_bytes(content[:8], "little")
-    wrote, reads = json.loads(content[8 : 8 + length]).get("__metadata__", {}).get("run"), _run(path.parent)
+    wrote = json.loads(content[8 : 8 + length]).get("__metadata__", {}).get("run")
+    reads = _run(path.parent)
     if wrote and reads and wrote != reads:
         raise UserError(
             f"{path}: was written by the run {wrote}. Remove it from {reads}, whose own weights are others."

@@ -99,7 +99,8 @@ def override(config: C, changes: Mapping[str, Any]) -> C:
     if "preset" in changes and config.presets:
         config = type(config)(**_preset(type(config), changes["preset"]))
         changes = {path: v for path, v in changes.items() if path != "preset"}
-    known, values = _hints(type(config)), {}
+    known = _hints(type(config))
+    values = {}
     for head in dict.fromkeys(path.partition(".")[0] for path in changes):
         if head not in known:
             raise ConfigError(head, f"{type(config).__name__} has no such field. {did_you_mean(head, known)}")
@@ -125,7 +126,8 @@ def flatten(config: Config, prefix: str = "", run_only: bool = True) -> dict[str
     for field in dataclasses.fields(config):
         if not run_only and _undigested(config, field):
             continue
-        value, path = getattr(config, field.name), f"{prefix}.{field.name}" if prefix else field.name
+        value = getattr(config, field.name)
+        path = f"{prefix}.{field.name}" if prefix else field.name
         out.update(flatten(value, path, run_only) if isinstance(value, Config) else {path: _plain(value, run_only)})
     return out
 
@@ -208,7 +210,8 @@ def _read(hint: Any, value: Any) -> Any:
     """
     if not isinstance(value, Typed):
         return value
-    bare, plain = _bare(hint), value.read()
+    bare = _bare(hint)
+    plain = value.read()
     if plain is None and typing.get_origin(hint) in _UNIONS:
         return None
     if isinstance(plain, (dict, list)) and bare is not str:

@@ -14,13 +14,14 @@ from typing import NoReturn, Self
 _SECRETS = (
     re.compile(r"(?<=://)([^\s/:@]*):[^\s@]*(?:@[^\s/?#]*)*(?=@)"),
     re.compile(
-        r"(?i)(?<![\w.])(password|passwd|pwd|passcode|token|secret|api_key)=(?:'[^']*'|\"[^\"]*\"|\{[^}]*\}|[^\s&;,'\")]+)"
+        r"(?i)(?<![\w.])(password|passwd|pwd|passcode|token|secret|api_key)="
+        r"(?:'[^']*'|\"[^\"]*\"|\{[^}]*\}|[^\s&;,'\")]+)"
     ),
 )
 
 
 def redacted(text: str) -> str:
-    """A text without the passwords of the addresses in it: `postgresql://me:***@host/runs`. Other libraries' texts hold them too."""
+    """A text without the passwords of the addresses in it (`postgresql://me:***@host/runs`), as other libraries print them."""
     of_address, of_query = _SECRETS
     return of_query.sub(r"\1=***", of_address.sub(r"\1:***", text))
 
@@ -37,7 +38,8 @@ class ConfigError(UserError):
 
     def __init__(self, path: str, message: str):
         super().__init__(f"{path}: {message}" if path else message)
-        self.path, self.message = path, message
+        self.path = path
+        self.message = message
 
     def below(self, parent: str) -> ConfigError:
         """The same mistake seen from one level further up."""
@@ -45,7 +47,7 @@ class ConfigError(UserError):
 
 
 class NoValue(UserError):
-    """A value of a run does not exist, and trying again would not give one. Failures of the machine are no reason for it."""
+    """A value of a run does not exist, and trying again would not give one. Failures of the machine are no reason."""
 
     @property
     def note(self) -> dict[str, str]:
@@ -107,20 +109,21 @@ def guarded(command: Callable[[], None]) -> int:
         if not _of_memory(error):
             raise
         said = str(error).partition("\n")[0] or "Python could not allocate"
-        advice = "What was done is kept; free some, or take smaller batches or fewer workers, then run the same command again."
-        print(f"error: out of memory: {said.rstrip('.')}. {advice}", file=sys.stderr, flush=True)
+        advice = "free some, or take smaller batches or fewer workers, then run the same command again"
+        said = f"error: out of memory: {said.rstrip('.')}. What was done is kept; {advice}."
+        print(said, file=sys.stderr, flush=True)
         return 2
     return 0
 
 
 def _of_memory(error: Exception) -> bool:
-    """Whether memory ran out: torch raises a class of its own on a GPU, and a plain RuntimeError on a CPU and from cuBLAS."""
+    """Whether memory ran out: torch raises its own class on a GPU, a plain RuntimeError on a CPU and from cuBLAS."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return named or any(words in str(error) for words in ("out of memory", "can't allocate memory", "_ALLOC_FAILED"))
 
 
 def leave(code: int) -> NoReturn:
-    """End the process as Python would, except that its modules are not taken apart: torch's and MLflow's take seconds to."""
+    """End the process as Python would, but take no modules apart: torch's and MLflow's take seconds to."""
     atexit._run_exitfuncs()
     with contextlib.suppress(OSError):  # what a command wrote was flushed by `guarded`, which says what went wrong
         sys.stdout.flush()

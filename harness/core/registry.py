@@ -1,7 +1,8 @@
 """Components by family and name: `build("weighting", {"name": "min_snr", "gamma": 5})`, `names("weighting")`.
 
-A component is a frozen dataclass in any file. Declaring it registers it; a name can be taken once. A user's file is read when
-`--plugin` names it; a packaged module, when an entry point of the group `harness.components` names it: `mine = "my_package.mine"`.
+A component is a frozen dataclass in any file. Declaring it registers it; a name can be taken once. A user's file is
+read when `--plugin` names it. A module of an installed package is read when an entry point of the group
+`harness.components` names it, like `mine = "my_package.mine"`.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ _MEMBERS: dict[str, dict[str, type[Component]]] = {family: {} for family in HOME
 class Component(Config):
     """Base of all components.
 
-    A family is `class Weighting(Component, family="weighting")`, and a member `class MinSNR(Weighting, name="min_snr")`.
+    A family is `class Weighting(Component, family="weighting")`, a member `class MinSNR(Weighting, name="min_snr")`.
     """
 
     family: ClassVar[str]
@@ -90,7 +91,8 @@ class Component(Config):
         if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
             raise ConfigError("", f"expected a {cls.family}, got {value!r}. Give its name.")
         member = find(cls.family, spec["name"])
-        return super(Component, member).parse({k: v for k, v in spec.items() if k != "name"})  # type: ignore[return-value]
+        fields = {k: v for k, v in spec.items() if k != "name"}
+        return super(Component, member).parse(fields)  # type: ignore[return-value]
 
 
 def names(family: str) -> list[str]:
@@ -146,7 +148,7 @@ def about(member: type[Component]) -> str:
 
 @functools.cache
 def _load_packaged() -> None:
-    """Import what installed packages declare in `PACKAGED`, once a process; `UserError` names the package that fails."""
+    """Import what installed packages declare in `PACKAGED`, once a process; `UserError` names a package that fails."""
     for point in importlib.metadata.entry_points(group=PACKAGED):
         package = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
         try:

@@ -17,7 +17,7 @@ def stream(seed: int, *names: str | int, device: torch.device | str = "cpu") -> 
 
 
 def seed_layers(seed: int, device: str) -> None:
-    """Seed what layers such as dropout draw from. (torch.manual_seed formats a traceback for every kind of GPU that is absent.)"""
+    """Seed what layers such as dropout draw from. (torch.manual_seed formats a traceback for every absent GPU.)"""
     torch.default_generator.manual_seed(seed)
     if device.startswith("cuda"):
         torch.cuda.manual_seed(seed)

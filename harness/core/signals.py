@@ -15,7 +15,8 @@ class StopSignal:
     """Installed once a process; called, it says whether to stop. A second Ctrl-C ends the process at once."""
 
     def __init__(self, also: Callable[[], bool] = lambda: False):
-        self._asked, self._also = False, also
+        self._asked = False
+        self._also = also
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._ask)
 

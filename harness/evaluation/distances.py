@@ -38,9 +38,10 @@ class SlicedWasserstein(Metric, name="sliced_wasserstein"):
 
 @dataclass(frozen=True, kw_only=True)
 class MMD(Metric, name="mmd"):
-    """Maximum mean discrepancy, by five Gaussian kernels about as wide as two reference samples are apart in the median.
+    """Maximum mean discrepancy, by five Gaussian kernels about as wide as the median distance of two reference samples.
 
-    Only samples that differ count for the median. The narrow ones see modes: at the median width alone, a ring through all modes scores better than held-out points.
+    Samples that are equal do not count for the median. The narrow kernels see modes: at the median width alone, a ring
+    through all modes scores better than held-out points.
     """
 
     formula: ClassVar[str] = (
@@ -86,11 +87,11 @@ class EnergyDistance(Metric, name="energy"):
 
 @dataclass(frozen=True, kw_only=True)
 class TwoSample(Metric, name="c2st"):
-    """Classifier two-sample test: how far from 1/2 the accuracy is of a random forest that tells samples from real ones.
+    """Classifier two-sample test: how far from 1/2 a random forest's accuracy is in telling samples from real ones.
 
-    It is given as many real ones as samples. 0 when it cannot tell them apart, 1/2 when it always can; copies of training
-    samples mislead it, so an accuracy below 1/2 counts as much as one above. The interval is of 1.96 standard errors of the
-    accuracy, cut at 0.
+    It is given as many real ones as samples. 0 when it cannot tell them apart, 1/2 when it always can; copies of
+    training samples mislead it, so an accuracy below 1/2 counts as much as one above. The interval is of 1.96 standard
+    errors of the accuracy, cut at 0.
     """
 
     formula: ClassVar[str] = (
@@ -112,8 +113,9 @@ class TwoSample(Metric, name="c2st"):
         if (guessing := self.guessing(told)) <= SAYS_LITTLE:
             return None
         return (
-            f"c2st of {told} samples and as many real ones: a forest that has learnt nothing scores up to {guessing:.2g}. "
-            f"A value below that does not say that the samples are good: take {self.needed(SAYS_LITTLE)} or more."
+            f"c2st of {told} samples and as many real ones: a forest that has learnt nothing scores up to "
+            f"{guessing:.2g}. A value below that does not say that the samples are good: "
+            f"take {self.needed(SAYS_LITTLE)} or more."
         )
 
     def compare(self, samples: Summary, reference: Summary) -> float:
@@ -152,10 +154,10 @@ class TwoSample(Metric, name="c2st"):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelAccuracy(Metric, name="label_accuracy"):
-    """How often logistic regression, fitted to the reference and its classes, reads the class that a sample was asked for.
+    """How often logistic regression, fitted to the reference and its classes, reads the class that a sample should have.
 
-    Samples that are typical of their class, under strong guidance perhaps, are read more often than real ones: compare it
-    with what held-out samples score.
+    Samples that are typical of their class, under strong guidance perhaps, are read more often than real ones: compare
+    it with what held-out samples score.
     """
 
     lower_is_better = False
@@ -185,10 +187,10 @@ class LabelAccuracy(Metric, name="label_accuracy"):
 
 @dataclass(frozen=True, kw_only=True)
 class Authenticity(Metric, name="authenticity"):
-    """Share of the samples as far from their nearest training sample as that is from its own neighbour: low if memorised.
+    """Share of the samples as far from their nearest training sample as that is from its own: low means memorised.
 
-    Training samples that are equal count as one, so a copy is never authentic, whether the sample that it copies is there
-    once or often.
+    Training samples that are equal count as one, so a copy is never authentic, whether the sample that it copies is
+    there once or often.
     """
 
     formula: ClassVar[str] = "share of x with |x - y| >= min |y - y'|; y nearest to x, y' all that differ from y"
@@ -209,9 +211,9 @@ class Authenticity(Metric, name="authenticity"):
 
 
 def _fellows(known: Any, number: int, same: float) -> np.ndarray:
-    """How far each of the `number` samples that NearestNeighbors knows is from the nearest one farther than `same`, [number].
+    """Distances [number] of the samples that NearestNeighbors knows to the nearest one farther than `same`.
 
-    It is infinite where no sample lies farther.
+    They are infinite where no sample lies farther.
     """
     found = np.full(number, np.inf)
     neighbours = 1

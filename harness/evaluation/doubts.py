@@ -45,7 +45,8 @@ def doubts(
             )
     if shared := values.get("precision", {}).keys() & values.get("recall", {}).keys():
         nfe = max(shared, key=int)
-        precision, recall = values["precision"][nfe], values["recall"][nfe]
+        precision = values["precision"][nfe]
+        recall = values["recall"][nfe]
         if precision - recall > LOPSIDED:
             said.append(
                 f"recall {recall:.2f} is far below precision {precision:.2f} at NFE {nfe}: modes may be missing. "

@@ -21,14 +21,14 @@ from harness.evaluation.digits_classifier import WEIGHTS, DigitsClassifier
 VALUES = "values"
 """What `evaluate.extractor` says where the decoded samples themselves are compared."""
 Features = Callable[[Tensor], tuple[Tensor, Tensor | None]]
-"""Takes uint8 images [B, 3, H, W] to features [B, D] and logits [B, K], float32; None in place of logits without a classifier."""
+"""Takes uint8 images [B, 3, H, W] to features [B, D] and logits [B, K], float32; None where there is no classifier."""
 
 
 class Extractor(Component, family="extractor"):
     """A network whose features of images are compared. It is chosen by its name alone, `evaluate.extractor=digits`.
 
-    So its settings are constants of its class, and another setting is another name. Protocols hold the name, the hash of
-    its weights and, for a user's own, the hash of its file.
+    So its settings are constants of its class, and another setting is another name. Protocols hold the name, the hash
+    of its weights and, for a user's own, the hash of its file.
     """
 
     dimensions: ClassVar[int]
@@ -46,7 +46,7 @@ class Extractor(Component, family="extractor"):
         return "has no classifier"
 
     def weights(self) -> Path | None:
-        """The file of its weights, downloaded perhaps; None where its source says all. `UserError` where it is missing."""
+        """The file of its weights, downloaded perhaps; None where its source says all. `UserError` if it is missing."""
         return None
 
     def load(self, device: str) -> Features:

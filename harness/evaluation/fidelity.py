@@ -83,8 +83,8 @@ class ExtrapolatedFID(FID, name="fid_infinity"):
         if given.samples >= 2 * dimensions:
             return None
         return (
-            f"fid_infinity's halves of {given.samples} samples are fewer than the {dimensions} features, where the bias "
-            f"does not yet fall as 1 / n: it can be far below 0. Take {2 * dimensions} or more."
+            f"fid_infinity's halves of {given.samples} samples are fewer than the {dimensions} features, where the "
+            f"bias does not yet fall as 1 / n: it can be far below 0. Take {2 * dimensions} or more."
         )
 
     def summarise(self, features: Tensor, classes: Tensor | None) -> dict[str, np.ndarray]:
@@ -118,7 +118,7 @@ class ExtrapolatedFID(FID, name="fid_infinity"):
 
 @dataclass(frozen=True, kw_only=True)
 class InceptionScore(Metric, name="isc"):
-    """Exponential of the mean divergence of a sample's class probabilities from those of all: high if sure and diverse."""
+    """Exponential of the mean divergence of a sample's class probabilities from all's: certain and diverse is high."""
 
     source: ClassVar[str] = "Salimans et al. 2016, section 4"
     lower_is_better = False
@@ -127,7 +127,7 @@ class InceptionScore(Metric, name="isc"):
     summary = "logits"
 
     splits: Count = 10
-    """Subsets of the samples, drawn by a fixed seed, that are scored each by itself; the mean over them is the value."""
+    """Subsets of the samples, drawn by a fixed seed, that are scored one by one; the mean over them is the value."""
 
     def check_numbers(self, samples: int, reference: int) -> None:
         if samples < 2 * self.splits:
@@ -172,7 +172,7 @@ class NeighbourShare(Metric):
     key: ClassVar[str]
 
     neighbours: Count = 3
-    """A sample's ball reaches to its neighbour of this number: more samples than this are needed, and more real ones."""
+    """A sample's ball reaches to its neighbour of this number: there must be more samples, and more real ones."""
 
     @property
     def fewest(self) -> int:

@@ -1,4 +1,4 @@
-"""Metrics of the flow itself: how straight its paths are, how long, and how far it is from the best one on the training data."""
+"""Metrics of the flow itself: how straight its paths are, what they cost, and how far it is from the best field."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Flow:
     variance: Tensor
     """Of the noise."""
     real: Callable[[], tuple[Tensor, Tensor | None]]
-    """Gives encoded training samples [M, ...] (all, or `SMALL_SET` of them) and their classes [M]; None where the network
-    is told none."""
+    """Gives encoded training samples [M, ...] (all, or `SMALL_SET` of them) and their classes [M]; None where the
+    network is told none."""
     seed: int
 
 
@@ -111,7 +111,7 @@ class TransportCost(PathMetric, name="transport_cost"):
 
 @dataclass(frozen=True, kw_only=True)
 class FieldError(FlowMetric, name="field_error"):
-    """Distance of the velocity from the one that minimises the loss on the training samples: 0 only for a perfect memory.
+    """Distance of the velocity from the one that minimises the loss on the training samples: 0 is a perfect memory.
 
     A network that is told classes is told those of the samples, and compared with the best field of each class.
     """
@@ -161,7 +161,7 @@ class FieldError(FlowMetric, name="field_error"):
 
 
 def optimal_velocity(xt: Tensor, t: Tensor, y: Tensor | None, flow: Flow, at_once: int = 64) -> Tensor:
-    """E[velocity | x_t] at xt [N, ...] and t [N] where x0 is one of the training samples and x1 is independent and normal.
+    """E[velocity | x_t] at xt [N, ...] and t [N] where x0 is a training sample and x1 is normal, independent of it.
 
     With classes y [N], which must be among the training samples', x0 is one of those of its class.
     """
@@ -187,10 +187,11 @@ def optimal_velocity(xt: Tensor, t: Tensor, y: Tensor | None, flow: Flow, at_onc
 
 
 def straightness(points: Sequence[Tensor]) -> dict[str, float]:
-    """`straightness` and `curvature` of paths through `points`, T tensors [B, ...] at equally spaced times: 0 is straight.
+    """`straightness` and `curvature` of paths through `points`, T tensors [B, ...] at equal steps in time.
 
     Straightness is E int |dx/dt - (x_end - x_start)|^2 dt (Liu et al. 2023, eq. 9) relative to E |x_end - x_start|^2;
-    curvature is the mean length of the change of dx/dt along the path, relative to that of the chord. Neither has a unit.
+    curvature is the mean length of the change of dx/dt along the path, relative to that of the chord. Neither has a
+    unit, and 0 is straight.
     """
     path = torch.stack([x.double().flatten(1) for x in points])
     velocity = path.diff(dim=0) * (len(path) - 1)

@@ -46,7 +46,7 @@ class SampleBatch(NamedTuple):
 Watch = Callable[[Iterable[SampleBatch], int], Iterable[SampleBatch]]
 """Passes batches through and may show progress; the number is how many batches there will be."""
 Rows = dict[str, Tensor]
-"""What is kept of samples, row by row: features (or values), logits, classes, calls, and the first samples as they are."""
+"""What is kept of samples, row by row: features (or values), logits, classes, calls, and the first samples."""
 
 
 def unwatched(batches: Iterable[SampleBatch], total: int) -> Iterable[SampleBatch]:
@@ -156,7 +156,7 @@ class Judge:
         return self._training(torch.randint(len(self.data.train), (self.config.num_samples,), generator=generator))
 
     def held_out(self) -> Iterator[SampleBatch] | None:
-        """As many samples that were never trained on, of their own classes: real against real. None if fewer are held out."""
+        """As many samples never trained on, of their own classes: real against real. None where fewer are held out."""
         held = self.data.held_out
         classes = self.data.held_out_classes
         number = self.config.num_samples
@@ -224,7 +224,7 @@ class Judge:
         return rows["logits" if metric.reads == "logits" else "read"].double(), rows.get("classes")
 
     def _reference(self, watch: Watch) -> dict[str, Summary]:
-        """Summaries of the training samples, computed by the first process that asks; those of features stay on disk."""
+        """Summaries of the training samples, computed by the first process that asks; features' are kept on disk."""
         if self.config.reference:
             extractor = extractor_of(self.config.extractor)
             assert extractor is not None

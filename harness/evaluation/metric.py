@@ -48,8 +48,8 @@ class Metric(Component, family="metric"):
 
     lower_is_better: ClassVar[bool]
     reads: ClassVar[Literal["features", "values", "either", "logits", "flow"]] = "values"
-    """An extractor's features, the decoded samples themselves (`evaluate.extractor = values`), whichever of them there is,
-    the logits of the extractor's classifier, or the flow that the samples come along."""
+    """An extractor's features, the decoded samples themselves (`evaluate.extractor = values`), either of the two, the
+    logits of the extractor's classifier, or the flow that the samples come along."""
     reference_is_best: ClassVar[bool] = True
     """Whether nothing scores better than the reference: not so where a set can be surer, or must not be a copy."""
     kinds: ClassVar[tuple[Kind, ...]] = ()

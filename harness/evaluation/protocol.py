@@ -21,9 +21,9 @@ EVALUATION_VERSION = 2
 """Raised by hand when a change of the code alters what the same evaluation gives.
 
 2: held-out samples are drawn by class and carry their classes, and the digits classifier is trained on the new training
-digits; fid_infinity draws its halves, mmd has several widths, c2st is a distance from 1/2, and authenticity counts no copy.
-Metrics of the flow are given classes as sampling is. Stochastic solvers end their noise at t_min and never bring more of it
-than a step's end has.
+digits; fid_infinity draws its halves, mmd has several widths, c2st is a distance from 1/2, and authenticity counts no
+copy. Metrics of the flow are given classes as sampling is. Stochastic solvers end their noise at t_min and never bring
+more of it than a step's end has.
 """
 
 
@@ -38,8 +38,8 @@ class EvaluateConfig(SamplingConfig):
     """Training samples compared with, drawn once without replacement; null is 8 x num_samples, at most all of them:
     the reference's own sampling error then stays small beside the samples'."""
     reference: str | None = None
-    """A file with the mean `mu` [D] and covariance `sigma` [D, D] of features (.npz), for FID against published statistics
-    instead of the training samples."""
+    """A file with the mean `mu` [D] and covariance `sigma` [D, D] of features (.npz), for FID against published
+    statistics instead of the training samples."""
     extractor: str = field(default="inception", metadata={"family": "extractor"})
     """Network whose features are compared, by name; `values` compares the decoded samples themselves."""
     metrics: tuple[Metric, ...] = (FID(),)

@@ -12,7 +12,7 @@ from harness.core.errors import Stopped
 from harness.data.base import load
 from harness.data.images import Digits
 from harness.evaluation import judge as module
-from harness.evaluation.judge import Batch, Judge, Parts
+from harness.evaluation.judge import Judge, KeptRows, SampleBatch
 from harness.evaluation.protocol import EvaluateConfig, Protocol
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
@@ -23,27 +23,27 @@ from harness.runs.train import ensure
 CONFIG = EvaluateConfig(num_samples=300, batch_size=50, extractor="digits")
 
 
-def cut(images: Tensor, first: int, after: int, asked: list[int]) -> Iterator[Batch]:
+def cut(images: Tensor, first: int, after: int, asked: list[int]) -> Iterator[SampleBatch]:
     """Batches from `first` on; stopped before batch `after`."""
     for i, part in list(enumerate(images.split(50)))[first:]:
         if i == after:
             raise Stopped("stopped")
         asked.append(i)
-        yield Batch(part)
+        yield SampleBatch(part)
 
 
 def test_rows_are_those_of_an_unbroken_extraction(tmp_path: Path) -> None:
     data = load(Digits())
     judge, images = Judge(CONFIG, data, "cpu"), data.held_out[:300]
-    expected, rows = judge.estimates(cut(images, 0, 99, []), Parts(), show=70)
+    expected, rows = judge.estimates(cut(images, 0, 99, []), KeptRows(), show=70)
     asked: list[int] = []
     for after in (2, 3, 3, 5):
-        parts = Parts(tmp_path)
+        kept = KeptRows(tmp_path)
         with pytest.raises(Stopped):
-            judge.estimates(cut(images, parts.batches, after, asked), parts, show=70)
-    parts = Parts(tmp_path)
-    assert parts.batches == 5
-    found, again = judge.estimates(cut(images, parts.batches, 99, asked), parts, show=70)
+            judge.estimates(cut(images, kept.batches, after, asked), kept, show=70)
+    kept = KeptRows(tmp_path)
+    assert kept.batches == 5
+    found, again = judge.estimates(cut(images, kept.batches, 99, asked), kept, show=70)
     assert found == expected
     assert asked == [0, 1, 2, 3, 4, 5]
     assert again.keys() == rows.keys()
@@ -51,28 +51,28 @@ def test_rows_are_those_of_an_unbroken_extraction(tmp_path: Path) -> None:
         assert torch.equal(again[name][: len(rows[name])], rows[name])
 
 
-def test_a_damaged_part_is_made_again(tmp_path: Path) -> None:
-    parts = Parts(tmp_path)
+def test_rows_in_a_damaged_file_are_made_again(tmp_path: Path) -> None:
+    kept = KeptRows(tmp_path)
     for i in range(3):
-        parts.add({"read": torch.full((2,), float(i))})
-        parts.write()
+        kept.add({"read": torch.full((2,), float(i))})
+        kept.write()
     paths = sorted(tmp_path.iterdir())
     assert len(paths) == 3
     paths[1].write_bytes(paths[1].read_bytes()[:-1])  # the third begins where nothing ends now
-    again = Parts(tmp_path)
+    again = KeptRows(tmp_path)
     assert again.batches == 1
     again.add({"read": torch.full((2,), 7.0)})
     assert again.all()["read"].tolist() == [0, 0, 7, 7]
 
 
-def test_parts_are_written_from_time_to_time_and_go_when_all_is_known(
+def test_rows_are_written_from_time_to_time_and_go_when_all_is_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "KEEP_EVERY_S", 0)
-    parts = Parts(tmp_path / "x")
-    parts.add({"read": torch.ones(2)})
-    assert Parts(tmp_path / "x").batches == 1
-    parts.clear()
+    kept = KeptRows(tmp_path / "x")
+    kept.add({"read": torch.ones(2)})
+    assert KeptRows(tmp_path / "x").batches == 1
+    kept.clear()
     assert not (tmp_path / "x").exists()
 
 
@@ -96,7 +96,7 @@ def test_an_evaluation_that_was_stopped_ends_as_if_it_had_not_been(tiny: RunConf
     judge = Judge(config.evaluate, data, "cpu")
     with pytest.raises(Stopped):
         evaluate(run, restore(run), judge, stop)
-    assert Parts(run.parts(protocol, 2)).batches == 2
+    assert KeptRows(run.parts(protocol, 2)).batches == 2
     assert run.judged(protocol) == pytest.approx(2 / 3)
     evaluate(run, restore(run), judge, lambda: False)
     assert Run.of(config).evaluation(protocol)["values"] == expected
@@ -109,18 +109,18 @@ def test_an_interrupt_keeps_only_what_is_in_order(tmp_path: Path) -> None:
     """Ctrl-C may strike while a batch is waited for: what is on disk is then a beginning, without a gap."""
     data = load(Digits())
     judge, images = Judge(CONFIG, data, "cpu"), data.held_out[:300]
-    expected, _ = judge.estimates(cut(images, 0, 99, []), Parts(), show=0)
+    expected, _ = judge.estimates(cut(images, 0, 99, []), KeptRows(), show=0)
 
-    def interrupted() -> Iterator[Batch]:
+    def interrupted() -> Iterator[SampleBatch]:
         for i, batch in enumerate(cut(images, 0, 99, [])):
             if i == 3:
                 raise KeyboardInterrupt
             yield batch
 
     with pytest.raises(KeyboardInterrupt):
-        judge.estimates(interrupted(), Parts(tmp_path))
-    parts = Parts(tmp_path)
-    assert judge.estimates(cut(images, parts.batches, 99, []), parts)[0] == expected
+        judge.estimates(interrupted(), KeptRows(tmp_path))
+    kept = KeptRows(tmp_path)
+    assert judge.estimates(cut(images, kept.batches, 99, []), kept)[0] == expected
 
 
 def test_a_reference_that_was_cut_short_is_not_continued_in_other_batches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +139,7 @@ def test_a_reference_that_was_cut_short_is_not_continued_in_other_batches(monkey
     torch.testing.assert_close(torch.from_numpy(other["mu"]), whole.double().mean(0), rtol=1e-5, atol=1e-6)
 
 
-def test_logits_are_not_taken_from_a_part_that_kept_none(tiny: RunConfig) -> None:
+def test_logits_are_not_taken_from_rows_that_kept_none(tiny: RunConfig) -> None:
     protocol = tiny.protocol()
     run, with_logits = Run.of(tiny), Run.of(override(tiny, {"evaluate.metrics": ["fid", "isc"]}))
     assert run.parts(protocol, 2) != with_logits.parts(protocol, 2)
