@@ -26,10 +26,11 @@ from harness.core.registry import HOMES, Component, build, names
 from harness.data.base import Data, Dataset
 from harness.data.points import EightGaussians
 from harness.evaluation.distances import EnergyDistance
+from harness.evaluation.extractors import Extractor, Features
 from harness.evaluation.metric import Summary
 from harness.testing.contract import promises
 
-DOWNLOADED = {"mnist", "fashion_mnist", "cifar10"}
+DOWNLOADED = {"mnist", "fashion_mnist", "cifar10", "inception"}
 SMALLER = {"dit": {"preset": "digits"}}
 """What is as good for a test and takes a tenth of the time."""
 MEMBERS = [(family, name) for family in HOMES for name in names(family) if name not in DOWNLOADED]
@@ -143,6 +144,33 @@ class UpsideDown(EnergyDistance):
 
     def compare(self, samples: Summary, reference: Summary) -> float:
         return -super().compare(samples, reference)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Means(Extractor):
+    """Means over the rows of images, with a `fault`."""
+
+    name = "means"
+    dimensions = 8
+
+    fault: str = ""
+
+    def load(self, device: str) -> Features:
+        numbers = itertools.count()
+
+        def means(images: Tensor) -> tuple[Tensor, Tensor | None]:
+            found = images.double().mean((1, 3)) if self.fault == "double" else images.float().mean((1, 3))[:, :8]
+            if self.fault == "of the batch":
+                found = found - found.mean(0)
+            if self.fault == "worn":
+                found = found + next(numbers)
+            if self.fault == "gradient":
+                found = found.requires_grad_()
+            if self.fault == "images":
+                images.zero_()
+            return found, found if self.fault == "logits" else None
+
+        return means
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,6 +292,12 @@ def test_a_network_may_keep_what_its_state_dict_has() -> None:
         (Deaf(), "classes count, and -1 is none"),
         (Lossy(), "decode inverts encode"),
         (UpsideDown(), "a set against itself is better than another"),
+        (Means(fault="double"), "features are float32 [B, 8] (images of 1 channels)"),
+        (Means(fault="of the batch"), "the rest of the batch does not matter (images of 3 channels)"),
+        (Means(fault="worn"), "the images alone decide (images of 3 channels)"),
+        (Means(fault="gradient"), "they are finite and carry no gradient (images of 3 channels)"),
+        (Means(fault="images"), "it leaves the images as they were (images of 3 channels)"),
+        (Means(fault="logits"), "logits are there where it says so (images of 3 channels)"),
     ],
 )
 def test_a_broken_promise_is_named(component: Component, broken: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fresh import run_fresh
 
 from harness.components.interpolants import Linear
 from harness.components.weightings import MinSNR, Weighting
@@ -73,6 +75,24 @@ def test_the_first_members_of_each_family_are_there() -> None:
         names("metric")
     )
     assert names("weighting") == sorted(names("weighting"))
+
+
+FIRST = "import json; from harness.core.registry import names; print(json.dumps(names({family!r})))"
+ALL_IMPORTED = """
+import importlib, json, pkgutil
+import harness
+from harness.core import registry
+for module in pkgutil.walk_packages(harness.__path__, "harness."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+print(json.dumps({family: sorted(members) for family, members in registry._MEMBERS.items()}))
+"""
+
+
+def test_a_family_is_complete_whatever_was_imported_before(tmp_path: Path) -> None:
+    """Asked first in an interpreter each, against all that any module of the harness declares."""
+    *first, everything = run_fresh([*(FIRST.format(family=family) for family in HOMES), ALL_IMPORTED], tmp_path)
+    assert {family: json.loads(said) for family, said in zip(HOMES, first, strict=True)} == json.loads(everything)
 
 
 def test_build_takes_a_name_a_mapping_or_an_instance() -> None:
@@ -140,7 +160,8 @@ def test_members_have_a_docstring_and_a_digest_of_their_own(family: str) -> None
 
 
 @pytest.mark.parametrize(
-    "family", [family for family in HOMES if family not in ("time_embedding", "backbone", "dataset", "extractor", "metric")]
+    "family",
+    [family for family in HOMES if family not in ("time_embedding", "backbone", "dataset", "extractor", "metric")],
 )
 def test_members_say_what_they_compute(family: str) -> None:
     for name in names(family):

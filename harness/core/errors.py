@@ -21,7 +21,7 @@ _SECRETS = (
 
 
 def redacted(text: str) -> str:
-    """A text without the passwords of the addresses in it (`postgresql://me:***@host/runs`), as other libraries print them."""
+    """A text without the passwords of the addresses in it, as other libraries print them: `postgresql://me:***@host/runs`."""
     of_address, of_query = _SECRETS
     return of_query.sub(r"\1=***", of_address.sub(r"\1:***", text))
 

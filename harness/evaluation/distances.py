@@ -154,7 +154,7 @@ class TwoSample(Metric, name="c2st"):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelAccuracy(Metric, name="label_accuracy"):
-    """How often logistic regression, fitted to the reference and its classes, reads the class that a sample should have.
+    """How often logistic regression, fitted to the reference and its classes, reads the class that a sample was given.
 
     Samples that are typical of their class, under strong guidance perhaps, are read more often than real ones: compare
     it with what held-out samples score.
@@ -167,7 +167,8 @@ class LabelAccuracy(Metric, name="label_accuracy"):
 
     def check_data(self, given: Comparison) -> None:
         super().check_data(given)
-        data, reference = given.data, given.reference
+        data = given.data
+        reference = given.reference
         assert data.classes is not None
         if data.num_classes < 2:
             raise ConfigError("", "the data have one class, and there is nothing to read. Leave label_accuracy out.")

@@ -65,13 +65,19 @@ class EvaluateConfig(SamplingConfig):
     def _check_extractor(self) -> None:
         """`ConfigError` for a name that is no extractor's.
 
-        The default is known: asking would load packaged plugins while the harness's own modules are being imported.
+        The default is known. To ask for it would load packaged plugins while the harness itself is being imported.
         """
         if self.extractor in (EvaluateConfig.extractor, VALUES):
             return
         if self.extractor not in (known := names("extractor")):
             advice = did_you_mean(self.extractor, [*known, VALUES])
             raise ConfigError("extractor", f"{self.extractor!r} is no extractor. {advice}")
+        try:
+            extractor_of(self.extractor)
+        except ConfigError as error:
+            reason = f"{error.path.rpartition('.')[2]} of {self.extractor} has no default"
+            advice = "Give it one in its class: an extractor is chosen by its name alone."
+            raise ConfigError("extractor", f"{reason}. {advice}") from None
 
 
 @dataclass(frozen=True)

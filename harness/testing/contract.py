@@ -1,4 +1,4 @@
-"""What every component promises, family by family: run over all of the harness's own, and over yours by `harness check`.
+"""What every component promises, family by family: run over all the harness's own, and over yours by `harness check`.
 
 Each function yields (promise, whether it is kept). An exception breaks the promise that it met.
 """
@@ -22,6 +22,8 @@ from harness.core.config import digest, to_dict
 from harness.core.errors import ConfigError
 from harness.core.registry import Component, about, build
 from harness.core.rng import seed_layers
+from harness.data.base import Data
+from harness.evaluation.extractors import Extractor, features
 from harness.evaluation.flow_metrics import Flow, optimal_velocity
 from harness.flow.formulation import Formulation
 from harness.flow.sampling import NetworkField, Trained
@@ -278,6 +280,48 @@ def _dataset(dataset: Any) -> Promises:
         yield "augmentation leaves the stored samples as they were", torch.equal(batch, before)
 
 
+def _extractor(extractor: Any) -> Promises:
+    fitting = [size for size in ((8, 8), (32, 32), (64, 64), (256, 256)) if _reads(extractor, size)]
+    yield "it reads images of 8x8, 32x32, 64x64 or 256x256", bool(fitting)
+    weights = extractor.weights()
+    yield "the file of its weights is there, if it has one", weights is None or weights.is_file()
+    network = extractor.load("cpu")
+    for channels in (1, 3):
+        shape = (5, channels, *fitting[0])
+        images = torch.randint(256, shape, dtype=torch.uint8, generator=_generator())
+        before = images.clone()
+        found, logits = features(network, images, "cpu")
+        again, _ = features(network, images, "cpu")
+        fewer, _ = features(network, images[:2], "cpu")
+        of = f"(images of {channels} channels)"
+        yield (
+            f"features are float32 [B, {extractor.dimensions}] {of}",
+            tuple(found.shape) == (5, extractor.dimensions) and found.dtype == torch.float32,
+        )
+        yield f"they are finite and carry no gradient {of}", bool(found.isfinite().all()) and not found.requires_grad
+        yield f"the images alone decide {of}", torch.equal(found, again)
+        yield (
+            f"the rest of the batch does not matter {of}",
+            torch.allclose(fewer, found[:2], rtol=1e-4, atol=1e-4 * found.abs().max().item()),
+        )
+        yield f"images that differ are told apart {of}", not torch.equal(found[0], found[1])
+        yield f"it leaves the images as they were {of}", torch.equal(images, before)
+        yield f"logits are there where it says so {of}", (logits is None) == (extractor.no_logits() is not None)
+        yield (
+            f"they are float32 [B, K] {of}",
+            logits is None or (logits.ndim == 2 and len(logits) == 5 and logits.dtype == torch.float32),
+        )
+
+
+def _reads(extractor: Extractor, size: tuple[int, int]) -> bool:
+    images = torch.zeros(2, 3, *size, dtype=torch.uint8)
+    try:
+        extractor.check(Data(images, images, torch.Tensor.float, torch.Tensor.byte, "image"))
+    except ConfigError:
+        return False
+    return True
+
+
 def _metric(metric: Any) -> Promises:
     if metric.reads == "flow":
         yield from _flow_metric(metric)
@@ -381,5 +425,6 @@ _FAMILIES: dict[str, Callable[[Any], Promises]] = {
     "schedule": _schedule,
     "average": _average,
     "dataset": _dataset,
+    "extractor": _extractor,
     "metric": _metric,
 }
