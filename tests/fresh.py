@@ -22,6 +22,9 @@ for code in json.load(sys.stdin):
         os.dup2(writing, 2)
         try:
             exec(code, {"__name__": "__main__"})
+        except SystemExit as error:
+            if error.code:
+                print("exit code", error.code)
         except BaseException:
             traceback.print_exc()
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Components of installed packages: found by their entry points, part of a protocol, and told of in one line when they fail."""
+"""Components of installed packages: found by entry points, part of a protocol, and named in one line when they fail."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import hashlib
 import json
 from pathlib import Path
 
+import pytest
 from fresh import run_fresh
 
 METADATA = "Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n"
-LIST = "import sys; sys.path.insert(0, {folder!r}); from harness.cli import main; sys.exit(main({arguments!r}))"
+COMMAND = "import sys; sys.path.insert(0, {folder!r}); from harness.cli import main; sys.exit(main({arguments!r}))"
 WEIGHTING = '''
 from dataclasses import dataclass
 import torch
@@ -63,51 +64,49 @@ def install(folder: Path, name: str, modules: dict[str, str], points: str) -> Pa
     return folder
 
 
-def test_components_of_a_package_are_found_and_hashed(tmp_path: Path) -> None:
-    """By the first question for any family; one module may hold several families, and import the harness's configurations."""
-    modules = {"weightings": WEIGHTING.format(name="mine"), "extractors": EXTRACTOR}
-    points = "weightings = acme.weightings\nextractors = acme.extractors"
-    folder = str(install(tmp_path / "site", "acme", modules, points))
-    listing, judging = run_fresh(
-        [
-            LIST.format(folder=folder, arguments=["list", "weighting", "--json"]),
-            JUDGED.format(folder=folder),
-        ],
-        tmp_path,
-    )
-    listed = {member["name"]: member["about"] for member in json.loads(listing.partition("Traceback")[0])["weighting"]}
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What interpreters print that know one package each."""
+    folder = tmp_path_factory.mktemp("packages")
+    taken = WEIGHTING.format(name="uniform")
+    packages = {
+        "good": (
+            {"weightings": WEIGHTING.format(name="mine"), "extractors": EXTRACTOR},
+            "weightings = good.weightings\nextractors = good.extractors",
+        ),
+        "broken": ({"it": "import no_such_module"}, "it = broken.it"),
+        "absent": ({}, "it = absent.nowhere"),
+        "twice": ({"it": taken}, "it = twice.it"),
+    }
+    folders = {name: str(install(folder / name, name, *package)) for name, package in packages.items()}
+    ask = ["list", "weighting", "--json"]
+    pieces = {name: COMMAND.format(folder=path, arguments=ask) for name, path in folders.items()}
+    pieces["help"] = COMMAND.format(folder=folders["broken"], arguments=["--help"])
+    pieces["judged"] = JUDGED.format(folder=folders["good"])
+    return dict(zip(pieces, run_fresh(list(pieces.values()), folder), strict=True))
+
+
+def test_components_of_a_package_are_found_and_hashed(answers: dict[str, str]) -> None:
+    """By the first question for any family; its modules may import the harness's configurations."""
+    listed = {member["name"]: member["about"] for member in json.loads(answers["good"])["weighting"]}
     assert listed["mine"] == "A constant."
     assert "min_snr" in listed
-    extractor, sources, found = json.loads(judging)
+    extractor, sources, found = json.loads(answers["judged"])
     source = hashlib.sha256(EXTRACTOR.encode()).hexdigest()[:12]
     assert (extractor, sources) == ("rows", {"extractor.rows": source})
     assert found["fid"] > 0
 
 
-def test_a_package_that_fails_is_named_in_one_line(tmp_path: Path) -> None:
+def test_a_package_that_fails_is_named_in_one_line(answers: dict[str, str]) -> None:
     """Where a component is asked for; the help asks for none."""
-    taken = WEIGHTING.format(name="uniform")
-    packages = {
-        "broken": ({"it": "import no_such_module"}, "it = broken.it"),
-        "absent": ({}, "it = absent.nowhere"),
-        "twice": ({"it": taken}, "it = twice.it"),
-    }
-    folders = [str(install(tmp_path / name, name, *package)) for name, package in packages.items()]
-    ask = ["list", "weighting"]
-    *said, shown = run_fresh(
-        [
-            *(LIST.format(folder=folder, arguments=ask) for folder in folders),
-            LIST.format(folder=folders[0], arguments=["--help"]),
-        ],
-        tmp_path,
-    )
-    lines = [text.partition("\n")[0] for text in said]
     advice = "Correct the package, or uninstall it."
     missing = "ModuleNotFoundError: No module named"
     name = "weighting 'uniform' is already taken by harness.components.weightings. Choose another name."
-    assert lines == [
-        f"error: broken 1.2: its entry point it = broken.it: {missing} 'no_such_module'. {advice}",
-        f"error: absent 1.2: its entry point it = absent.nowhere: {missing} 'absent.nowhere'. {advice}",
-        f"error: twice 1.2: its entry point it = twice.it: {name} {advice}",
-    ]
-    assert shown.startswith("usage: harness")
+    reasons = {
+        "broken": f"it = broken.it: {missing} 'no_such_module'.",
+        "absent": f"it = absent.nowhere: {missing} 'absent.nowhere'.",
+        "twice": f"it = twice.it: {name}",
+    }
+    for package, reason in reasons.items():
+        assert answers[package] == f"error: {package} 1.2: its entry point {reason} {advice}\nexit code 2\n"
+    assert answers["help"].startswith("usage: harness")
