@@ -292,12 +292,12 @@ def test_a_network_may_keep_what_its_state_dict_has() -> None:
         (Deaf(), "classes count, and -1 is none"),
         (Lossy(), "decode inverts encode"),
         (UpsideDown(), "a set against itself is better than another"),
-        (Means(fault="double"), "features are float32 [B, 8] (images of 1 channels)"),
-        (Means(fault="of the batch"), "the rest of the batch does not matter (images of 3 channels)"),
-        (Means(fault="worn"), "the images alone decide (images of 3 channels)"),
-        (Means(fault="gradient"), "they are finite and carry no gradient (images of 3 channels)"),
-        (Means(fault="images"), "it leaves the images as they were (images of 3 channels)"),
-        (Means(fault="logits"), "logits are there where it says so (images of 3 channels)"),
+        (Means(fault="double"), "features are float32 [B, 8] (grey images)"),
+        (Means(fault="of the batch"), "the rest of the batch does not matter (colour images)"),
+        (Means(fault="worn"), "the images alone decide (colour images)"),
+        (Means(fault="gradient"), "they are finite and carry no gradient (colour images)"),
+        (Means(fault="images"), "it leaves the images as they were (colour images)"),
+        (Means(fault="logits"), "logits are there where it says so (colour images)"),
     ],
 )
 def test_a_broken_promise_is_named(component: Component, broken: str) -> None:

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -22,14 +20,10 @@ from harness.core.config import digest, to_dict
 from harness.core.errors import ConfigError
 from harness.core.registry import Component, about, build
 from harness.core.rng import seed_layers
-from harness.data.base import Data
-from harness.evaluation.extractors import Extractor, features
-from harness.evaluation.flow_metrics import Flow, optimal_velocity
 from harness.flow.formulation import Formulation
 from harness.flow.sampling import NetworkField, Trained
 from harness.training.buffers import buffers_apart
 
-Promises = Iterator[tuple[str, bool]]
 TIMES = torch.linspace(0, 1, 201, dtype=torch.float64)
 
 
@@ -76,7 +70,7 @@ def _interpolant(path: Any) -> Promises:
         derivative = getattr(path, f"{name}_dot")(inner)
         yield f"{name}_dot is the derivative of {name}", torch.allclose(derivative, slope, rtol=1e-4, atol=1e-6)
     yield "time_of_log_snr inverts log_snr", torch.allclose(path.time_of_log_snr(path.log_snr(inner)), inner, atol=1e-6)
-    data, noise = torch.randn(2, 5, 3, 2, generator=_generator(), dtype=torch.float64)
+    data, noise = torch.randn(2, 5, 3, 2, generator=generator(), dtype=torch.float64)
     t = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
     moved = (path.interpolate(data, noise, t + step) - path.interpolate(data, noise, t - step)) / (2 * step)
     yield (
@@ -87,7 +81,7 @@ def _interpolant(path: Any) -> Promises:
 
 def _prediction(prediction: Any) -> Promises:
     path, variance = Linear(), torch.tensor(0.7, dtype=torch.float64)
-    x0, x1 = torch.randn(2, 9, 3, generator=_generator(), dtype=torch.float64)
+    x0, x1 = torch.randn(2, 9, 3, generator=generator(), dtype=torch.float64)
     t = torch.linspace(0.05, 0.95, 9, dtype=torch.float64)
     xt, output = path.interpolate(x0, x1, t), prediction.target(x0, x1, t, path, variance)
     yield "its target has the data's shape and dtype", _like(output, x0)
@@ -115,7 +109,7 @@ def _weighting(weighting: Any) -> Promises:
 
 
 def _loss(loss: Any) -> Promises:
-    error = torch.randn(6, 3, 2, 2, generator=_generator(), requires_grad=True)
+    error = torch.randn(6, 3, 2, 2, generator=generator(), requires_grad=True)
     measured = loss.measure(error)
     yield "one number for each sample", tuple(measured.shape) == (6,)
     yield (
@@ -131,7 +125,7 @@ def _loss(loss: Any) -> Promises:
 
 def _time_sampler(sampler: Any) -> Promises:
     path, n = Linear(), 4096
-    first, _, second = (sampler.sample(number, _generator(), "cpu", path) for number in (n, 7, n))
+    first, _, second = (sampler.sample(number, generator(), "cpu", path) for number in (n, 7, n))
     yield (
         "times are float32 [n] in [0, 1]",
         first.shape == (n,) and first.dtype == torch.float32 and bool(((first >= 0) & (first <= 1)).all()),
@@ -152,12 +146,12 @@ def _time_sampler(sampler: Any) -> Promises:
 
 
 def _noise(noise: Any) -> Promises:
-    data = torch.randn(500, 2, 3, generator=_generator(7)) * torch.linspace(0.2, 2, 6).view(2, 3)
+    data = torch.randn(500, 2, 3, generator=generator(7)) * torch.linspace(0.2, 2, 6).view(2, 3)
     state = noise.fit(data)
     yield "its state is tensors by name", all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
     restored = _through_safetensors(state)
     x1, _, again = (
-        noise.sample((n, 2, 3), _generator(), s) for n, s in ((20_000, state), (7, state), (20_000, restored))
+        noise.sample((n, 2, 3), generator(), s) for n, s in ((20_000, state), (7, state), (20_000, restored))
     )
     yield "sampling leaves its state as it was", _same(state, restored)
     yield "samples are float32 of the asked shape", tuple(x1.shape) == (20_000, 2, 3) and x1.dtype == torch.float32
@@ -170,16 +164,16 @@ def _noise(noise: Any) -> Promises:
 
 
 def _coupling(coupling: Any) -> Promises:
-    x0, x1 = (torch.randn(12, 2, 2, generator=_generator(i)) for i in (1, 2))
+    x0, x1 = (torch.randn(12, 2, 2, generator=generator(i)) for i in (1, 2))
     y = torch.arange(12) % 3
     before = [value.clone() for value in (x0, x1, y)]
-    data, noise, _ = coupling.pair(x0, x1, _generator(), y)
-    coupling.pair(x0[:7], x1[:7], _generator(3), y[:7])
+    data, noise, _ = coupling.pair(x0, x1, generator(), y)
+    coupling.pair(x0[:7], x1[:7], generator(3), y[:7])
     yield "it leaves the batch as it was", all(map(torch.equal, (x0, x1, y), before))
     yield "pairs have the batch's shape and dtype", _like(data, x0) and _like(noise, x1)
     yield (
         "the generator alone decides",
-        all(torch.equal(a, b) for a, b in zip((data, noise), coupling.pair(x0, x1, _generator(), y)[:2], strict=True)),
+        all(torch.equal(a, b) for a, b in zip((data, noise), coupling.pair(x0, x1, generator(), y)[:2], strict=True)),
     )
     yield "the cost is finite", bool(transport_cost(data, noise).isfinite())
 
@@ -190,10 +184,10 @@ def _solver(solver: Any) -> Promises:
 
     nfe = 0 if solver.adaptive else 8 * solver.calls_per_step
     times = torch.linspace(1, 0, solver.steps(nfe) + 1, dtype=torch.float64)
-    start, ends = torch.randn(5, 3, generator=_generator(), dtype=torch.float64), []
+    start, ends = torch.randn(5, 3, generator=generator(), dtype=torch.float64), []
     for _ in range(2):
         field = NetworkField(Trained(network, Formulation(), {}))  # type: ignore[arg-type]
-        ends.append(solver.integrate(field, start, times, _generator()))
+        ends.append(solver.integrate(field, start, times, generator()))
         yield "it spends the calls that it declares", solver.adaptive or field.calls == nfe
     yield "it keeps shape and dtype", _like(ends[0], start)
     yield "the generator alone decides", torch.equal(ends[0], ends[1])
@@ -223,9 +217,9 @@ def _backbone(backbone: Any) -> Promises:
             continue
     yield "it fits images [1, 8, 8] or [3, 32, 32], vectors [16] or sequences [12, 4]", bool(fitting)
     for shape, network in fitting:
-        x, t = torch.randn(3, *shape, generator=_generator()), torch.tensor([0.0, 0.5, 1.0])
+        x, t = torch.randn(3, *shape, generator=generator()), torch.tensor([0.0, 0.5, 1.0])
         for parameter in network.parameters():  # networks whose last layer starts at zero have no gradient behind it
-            torch.nn.init.normal_(parameter, std=0.05, generator=_generator())
+            torch.nn.init.normal_(parameter, std=0.05, generator=generator())
         y = torch.tensor([0, 2, -1])
         yield f"its output is shaped like its input {list(shape)}", _like(_seeded(network, x, t, y), x)
         network.eval()
@@ -275,86 +269,9 @@ def _dataset(dataset: Any) -> Promises:
     yield "decode inverts encode", torch.allclose(data.decode(encoded).double(), batch.double(), atol=1e-4)
     if data.augment:
         before = batch.clone()
-        first, _, second = (data.augment(part, _generator()) for part in (batch, batch[:7], batch))
+        first, _, second = (data.augment(part, generator()) for part in (batch, batch[:7], batch))
         yield "the generator alone decides what augmentation does", torch.equal(first, second)
         yield "augmentation leaves the stored samples as they were", torch.equal(batch, before)
-
-
-def _extractor(extractor: Any) -> Promises:
-    fitting = [size for size in ((8, 8), (32, 32), (64, 64), (256, 256)) if _reads(extractor, size)]
-    yield "it reads images of 8x8, 32x32, 64x64 or 256x256", bool(fitting)
-    weights = extractor.weights()
-    yield "the file of its weights is there, if it has one", weights is None or weights.is_file()
-    network = extractor.load("cpu")
-    for channels in (1, 3):
-        shape = (5, channels, *fitting[0])
-        images = torch.randint(256, shape, dtype=torch.uint8, generator=_generator())
-        before = images.clone()
-        found, logits = features(network, images, "cpu")
-        again, _ = features(network, images, "cpu")
-        fewer, _ = features(network, images[:2], "cpu")
-        of = f"(images of {channels} channels)"
-        yield (
-            f"features are float32 [B, {extractor.dimensions}] {of}",
-            tuple(found.shape) == (5, extractor.dimensions) and found.dtype == torch.float32,
-        )
-        yield f"they are finite and carry no gradient {of}", bool(found.isfinite().all()) and not found.requires_grad
-        yield f"the images alone decide {of}", torch.equal(found, again)
-        yield (
-            f"the rest of the batch does not matter {of}",
-            torch.allclose(fewer, found[:2], rtol=1e-4, atol=1e-4 * found.abs().max().item()),
-        )
-        yield f"images that differ are told apart {of}", not torch.equal(found[0], found[1])
-        yield f"it leaves the images as they were {of}", torch.equal(images, before)
-        yield f"logits are there where it says so {of}", (logits is None) == (extractor.no_logits() is not None)
-        yield (
-            f"they are float32 [B, K] {of}",
-            logits is None or (logits.ndim == 2 and len(logits) == 5 and logits.dtype == torch.float32),
-        )
-
-
-def _reads(extractor: Extractor, size: tuple[int, int]) -> bool:
-    images = torch.zeros(2, 3, *size, dtype=torch.uint8)
-    try:
-        extractor.check(Data(images, images, torch.Tensor.float, torch.Tensor.byte, "image"))
-    except ConfigError:
-        return False
-    return True
-
-
-def _metric(metric: Any) -> Promises:
-    if metric.reads == "flow":
-        yield from _flow_metric(metric)
-        return
-    shape = (6, 2) if "sequence" in metric.kinds else (8,)
-    samples, classes = torch.randn(300, *shape, generator=_generator(), dtype=torch.float64), torch.arange(300) % 3
-    samples[:, 0] += 3 * classes.view(-1, *[1] * (len(shape) - 1))
-    summary = metric.of_reference.summarise(samples, classes)
-    other = 3 * samples.cumsum(1) + 100
-    near, far = (metric.compare(metric.summarise(values, classes), summary) for values in (samples, other))
-    yield "two sets have two values", near != far
-    if metric.reference_is_best:
-        yield "a set against itself is better than another", near < far if metric.lower_is_better else near > far
-
-
-def _flow_metric(metric: Any) -> Promises:
-    for of_each, classes in (("", None), (" of each class", torch.arange(60) % 3)):
-        other = _flow(3, classes)
-        best = replace(_flow(0, classes), field=partial(optimal_velocity, flow=other))
-        near, far = metric.measure(best), metric.measure(other)
-        what = f"a short straight flow along the best field{of_each} is better than another"
-        yield what, near < far if metric.lower_is_better else near > far
-
-
-def _flow(turn: float, classes: Tensor | None) -> Flow:
-    """Paths that turn so much, along no velocity."""
-    real, start = torch.randn(2, 60, 4, generator=_generator())
-
-    def path(steps: int, number: int) -> list[Tensor]:
-        times = (i / steps for i in range(steps + 1))
-        return [start[:number] * (1 + 0.1 * t) + turn * torch.sin(torch.tensor(4 * t)) for t in times]
-
-    return Flow(path, lambda x, t, y: 0 * x, Formulation(), torch.ones(()), lambda: (real, classes), 0)
 
 
 def _optimizer(optimizer: Any) -> Promises:
@@ -399,10 +316,6 @@ def _like(value: Tensor, other: Tensor) -> bool:
     return value.shape == other.shape and value.dtype == other.dtype and value.device == other.device
 
 
-def _generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def _through_safetensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     from safetensors.torch import load, save
 
@@ -425,6 +338,6 @@ _FAMILIES: dict[str, Callable[[Any], Promises]] = {
     "schedule": _schedule,
     "average": _average,
     "dataset": _dataset,
-    "extractor": _extractor,
-    "metric": _metric,
+    "extractor": extractor_promises,
+    "metric": metric_promises,
 }

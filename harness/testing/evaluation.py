@@ -1,0 +1,96 @@
+"""What extractors and metrics promise."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.core.errors import ConfigError
+from harness.data.base import Data
+from harness.evaluation.extractors import Extractor, features
+from harness.evaluation.flow_metrics import Flow, optimal_velocity
+from harness.flow.formulation import Formulation
+from harness.testing.promises import Promises, generator
+
+
+def extractor_promises(extractor: Any) -> Promises:
+    """Of an extractor, on images of the first size that it reads."""
+    fitting = [size for size in ((8, 8), (32, 32), (64, 64), (256, 256)) if _reads(extractor, size)]
+    yield "it reads images of 8x8, 32x32, 64x64 or 256x256", bool(fitting)
+    weights = extractor.weights()
+    yield "the file of its weights is there, if it has one", weights is None or weights.is_file()
+    network = extractor.load("cpu")
+    for kind, channels in (("grey", 1), ("colour", 3)):
+        shape = (5, channels, *fitting[0])
+        images = torch.randint(256, shape, dtype=torch.uint8, generator=generator())
+        before = images.clone()
+        found, logits = features(network, images, "cpu")
+        again, _ = features(network, images, "cpu")
+        fewer, _ = features(network, images[:2], "cpu")
+        of = f"({kind} images)"
+        yield (
+            f"features are float32 [B, {extractor.dimensions}] {of}",
+            tuple(found.shape) == (5, extractor.dimensions) and found.dtype == torch.float32,
+        )
+        yield f"they are finite and carry no gradient {of}", bool(found.isfinite().all()) and not found.requires_grad
+        yield f"the images alone decide {of}", torch.equal(found, again)
+        yield (
+            f"the rest of the batch does not matter {of}",
+            torch.allclose(fewer, found[:2], rtol=1e-4, atol=1e-4 * found.abs().max().item()),
+        )
+        yield f"images that differ are told apart {of}", not torch.equal(found[0], found[1])
+        yield f"it leaves the images as they were {of}", torch.equal(images, before)
+        yield f"logits are there where it says so {of}", (logits is None) == (extractor.no_logits() is not None)
+        yield (
+            f"they are float32 [B, K] {of}",
+            logits is None or (logits.ndim == 2 and len(logits) == 5 and logits.dtype == torch.float32),
+        )
+
+
+def _reads(extractor: Extractor, size: tuple[int, int]) -> bool:
+    images = torch.zeros(2, 3, *size, dtype=torch.uint8)
+    try:
+        extractor.check(Data(images, images, torch.Tensor.float, torch.Tensor.byte, "image"))
+    except ConfigError:
+        return False
+    return True
+
+
+def metric_promises(metric: Any) -> Promises:
+    """Of a metric of samples or of the flow."""
+    if metric.reads == "flow":
+        yield from _flow_metric(metric)
+        return
+    shape = (6, 2) if "sequence" in metric.kinds else (8,)
+    samples, classes = torch.randn(300, *shape, generator=generator(), dtype=torch.float64), torch.arange(300) % 3
+    samples[:, 0] += 3 * classes.view(-1, *[1] * (len(shape) - 1))
+    summary = metric.of_reference.summarise(samples, classes)
+    other = 3 * samples.cumsum(1) + 100
+    near, far = (metric.compare(metric.summarise(values, classes), summary) for values in (samples, other))
+    yield "two sets have two values", near != far
+    if metric.reference_is_best:
+        yield "a set against itself is better than another", near < far if metric.lower_is_better else near > far
+
+
+def _flow_metric(metric: Any) -> Promises:
+    for of_each, classes in (("", None), (" of each class", torch.arange(60) % 3)):
+        other = _flow(3, classes)
+        best = replace(_flow(0, classes), field=partial(optimal_velocity, flow=other))
+        near, far = metric.measure(best), metric.measure(other)
+        what = f"a short straight flow along the best field{of_each} is better than another"
+        yield what, near < far if metric.lower_is_better else near > far
+
+
+def _flow(turn: float, classes: Tensor | None) -> Flow:
+    """Paths that turn so much, along no velocity."""
+    real, start = torch.randn(2, 60, 4, generator=generator())
+
+    def path(steps: int, number: int) -> list[Tensor]:
+        times = (i / steps for i in range(steps + 1))
+        return [start[:number] * (1 + 0.1 * t) + turn * torch.sin(torch.tensor(4 * t)) for t in times]
+
+    return Flow(path, lambda x, t, y: 0 * x, Formulation(), torch.ones(()), lambda: (real, classes), 0)
