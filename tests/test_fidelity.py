@@ -205,9 +205,9 @@ def test_label_accuracy_reads_the_classes_that_were_asked_for(data: Data) -> Non
     images, labels = digits()
     judge = Judge(override(CONFIG, {"metrics": ["label_accuracy"]}), data, "cpu")
     right, wrong = (
-        judge([SampleBatch(part, of) for part, of in zip(images[4::5].split(100), asked[4::5].split(100), strict=True)])[
-            "label_accuracy"
-        ]
+        judge(
+            [SampleBatch(part, of) for part, of in zip(images[4::5].split(100), asked[4::5].split(100), strict=True)]
+        )["label_accuracy"]
         for asked in (labels, (labels + 1) % 10)
     )
     assert right > 0.97

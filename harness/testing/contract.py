@@ -22,6 +22,8 @@ from harness.core.registry import Component, about, build
 from harness.core.rng import seed_layers
 from harness.flow.formulation import Formulation
 from harness.flow.sampling import NetworkField, Trained
+from harness.testing.evaluation import extractor_promises, metric_promises
+from harness.testing.promises import Promises, generator
 from harness.training.buffers import buffers_apart
 
 TIMES = torch.linspace(0, 1, 201, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""What the contracts of all families share: how a promise is written down, and what random numbers they are tried with."""
+"""What the contracts of all families share: the form of a promise, and the random numbers that it is tried with."""
 
 from __future__ import annotations
 
