@@ -492,7 +492,7 @@ def walk(config: Config, prefix: str = "", run_only: bool = False) -> Iterator[t
 def others(path: str, hint: Any, value: Any) -> list[Any]:
     """Values beside `value` that a field might take."""
     chosen = {"train.precision": "bf16", "train.compile": "default"}  # not what auto means on a CPU
-    chosen |= {"evaluate.reference": __file__}
+    chosen |= {"evaluate.reference": __file__, "evaluate.extractor": "inception"}
     chosen |= {
         "dataset.levels": [0, 1000],
         "train.more_ema_decays": [0.5],

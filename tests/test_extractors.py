@@ -13,8 +13,8 @@ from torch import Tensor
 
 from harness.cli import main
 from harness.core import registry
-from harness.core.config import ConfigError, override, parse_assignments, to_dict
-from harness.core.errors import UserError
+from harness.core.config import override, parse_assignments, to_dict
+from harness.core.errors import ConfigError, UserError
 from harness.core.registry import load_plugin, names, sources
 from harness.data.base import Data, load
 from harness.data.images import Digits
