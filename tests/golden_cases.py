@@ -203,7 +203,7 @@ def named(folder: Path) -> dict[str, RunConfig]:
 def names_of(config: RunConfig) -> dict[str, str]:
     """What a configuration's run, its pairs and its evaluation are called on data of a fixed hash: drawn data differ by processor."""
     hashed = {"train": 1000, "held_out": 200, "sha256": "0123456789ab"}
-    with patch.object(Data, "fingerprint", hashed):
+    with patch.object(Data, "fingerprint", property(lambda data: hashed)):
         run = Run.of(config)
         pairs = {"pairs": run.pairs.name} if run.parent else {}
         return {"run": run.name, **pairs, "evaluation": config.protocol().digest}
