@@ -61,6 +61,7 @@ TESTS: dict[str, dict[str, tuple[str, ...]]] = {
         "harness/ablation/execute/board.py": ("worker", "search", "end_to_end"),
         "harness/ablation/execute/launch.py": ("worker", "end_to_end"),
         "harness/ablation/execute/placement.py": ("placement",),
+        "harness/ablation/execute/toy.py": ("toy",),
         "harness/ablation/execute/tuner.py": ("search",),
         "harness/ablation/execute/worker.py": ("worker", "outcomes", "end_to_end"),
     },
