@@ -1,0 +1,1 @@
+"""What an ablation swaps, one family a module or package."""

@@ -1,0 +1,1 @@
+"""What will be run: studies, searches, rounds and sweeps as plans."""

@@ -1,0 +1,1 @@
+"""How a plan is carried out: shared trials, workers that may die, and their places on a machine."""

@@ -1,0 +1,1 @@
+"""What came out: outcomes, statistics, verdicts, tables and figures."""

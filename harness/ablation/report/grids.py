@@ -110,7 +110,8 @@ def _needed(report: Report) -> Grid:
     """The calls that each arm needs against what is said of it."""
     plan = report.plan
     rows = []
-    largest, lower = max(plan.arms[plan.baseline].evaluate.nfe), find("metric", plan.metric).lower_is_better  # type: ignore[attr-defined]
+    largest = max(plan.arms[plan.baseline].evaluate.nfe)
+    lower = find("metric", plan.metric).lower_is_better  # type: ignore[attr-defined]
     for arm in plan.arms:
         expected = plan.expected_nfe.get(arm)
         row = [arm, "{} to {}".format(*expected) if expected else ""]
