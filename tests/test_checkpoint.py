@@ -62,7 +62,7 @@ def test_a_damaged_one_is_passed_over_and_named(tmp_path: Path, harm: str) -> No
     newest = write_checkpoint(tmp_path, 2, tensors(2))
     content = bytearray(newest.read_bytes())
     content[-1] ^= 1
-    newest.write_bytes({"cut": content[:-10], "flip": content, "empty": b""}[harm])
+    newest.write_bytes({"cut": bytes(content[:-10]), "flip": bytes(content), "empty": b""}[harm])
     step, saved, damaged = read_checkpoint(tmp_path, "cpu")
     assert (step, damaged) == (1, [newest])
     assert same(saved, tensors(1))

@@ -71,7 +71,7 @@ def test_the_committed_table_for_people_has_the_numbers_of_the_csv() -> None:
         part = text.partition(f"\n{row.dataset}: ")[2].splitlines()
         header = next(line for line in part if line.startswith("| interpolant ")).split(" | ")
         line = next(line for line in part if line.startswith(f"| {row.interpolant} ")).strip("| ").split(" | ")
-        found = line[[cell.strip("| ") for cell in header].index(row.prediction)]
+        found = line[[cell.strip("| ") for cell in header].index(str(row.prediction))]
         assert float(found) == pytest.approx(row.sliced_wasserstein, abs=5.1e-4), row
 
 
