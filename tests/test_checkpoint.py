@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.core.checkpoint import part, read_checkpoint, write_checkpoint
+from harness.core.checkpoint import below, read_checkpoint, write_checkpoint
 
 
 def tensors(seed: int) -> dict[str, Tensor]:
@@ -87,7 +87,7 @@ def test_a_part_is_named_from_its_prefix_on() -> None:
     two = torch.ones(2)
     other = torch.ones(3)
     whole = {"network/weight": one, "network/blocks/0": two, "networks/weight": other, "averages/network/weight": other}
-    found = part(whole, "network")
+    found = below(whole, "network")
     assert found.keys() == {"weight", "blocks/0"}
     assert found["weight"] is one
     assert found["blocks/0"] is two

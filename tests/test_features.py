@@ -251,7 +251,7 @@ def test_features_are_computed_once_for_all_metrics(digits: Data, monkeypatch: p
     seen: list[int] = []
     original = module.features
 
-    def counted(extractor: Any, images: Tensor, device: str) -> tuple[Tensor, Tensor]:
+    def counted(extractor: Any, images: Tensor, device: str) -> tuple[Tensor, Tensor | None]:
         seen.append(len(images))
         return original(extractor, images, device)
 

@@ -91,7 +91,7 @@ def test_an_objective_is_the_same_on_both(family: str, name: str, space: str) ->
     there, here = (Objective(formulation, state, device=device) for device in (DEVICE, "cpu"))
     network, x0_there, y_there = Network(), x0.to(DEVICE), y.to(DEVICE)
     on_gpu = Network().to(DEVICE)
-    there(on_gpu, x0_there, 0, 0, y_there)
+    there.measure(on_gpu, there.task(x0_there, 0, 0, y_there))
     with contextlib.nullcontext() if f"{family} {name}" in WAITS else never_waiting():
         task = there.task(x0_there, 0, 1, y_there)
         measured = there.measure(on_gpu, task)
