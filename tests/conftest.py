@@ -1,9 +1,12 @@
 """What all tests share: results in a folder of their own, one thread, a run that trains in a moment."""
 
 import itertools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # several processes share the cores: no thread waits at full speed
 
 import numpy as np
 import pytest
@@ -26,6 +29,18 @@ Score = Callable[..., None]
 def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path / "results"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if torch.get_num_threads() > 1:  # a command that ran in this process took all cores
+        torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite store of MLflow's in which nothing stands: making its tables takes two seconds, copying it none."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
 
 
 @pytest.fixture
@@ -123,7 +138,8 @@ FILES = {
 
 @pytest.fixture
 def needed(tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """`needed(member, seed)`: the fields that it has no default for, if any; the files are in a new folder each time."""
+    """`needed(member, seed)`: the fields that it has no default for, if any; the files are in a new folder each
+    time."""
     numbers = itertools.count()
 
     def give(name: str, seed: int = 0) -> dict[str, Any]:

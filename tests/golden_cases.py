@@ -1,4 +1,5 @@
-"""The configurations whose losses, FID and names are kept in tests/golden, written out: a retuned scale leaves them alone.
+"""The configurations whose losses, FID and names are kept in tests/golden, written out: a retuned scale leaves them
+alone.
 
 `python tests/golden_cases.py` writes the files anew, after a version was raised with its reason.
 """
@@ -7,7 +8,6 @@ import contextlib
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -39,12 +39,17 @@ VALUES = {"extractor": "values", "nfe": [2], "num_samples": 40, "batch_size": 40
 DISTANCES = [{"name": name} for name in ("sliced_wasserstein", "mmd", "energy", "c2st")]
 
 
+Settings = dict[str, Any]
+
+
 def scales(folder: Path) -> dict[str, RunConfig]:
     """20 steps of every scale that trains on a CPU; what they read beside the embedded data is written to `folder`."""
-    cells = {"name": "cells", "path": str(write_cells(folder)), "condition": "donor", "genes": 100, "min_cells": 2}
-    healthy = {**cells, "keep": ["donor 0", "donor 1"]}
-    fashion = {"name": "npz", "path": str(write_pictures(folder))}
-    digits = {
+    written = {**of_digits(), **of_points(), **of_cells(folder), **of_sequences(), **of_fashion(folder)}
+    return {name: RunConfig.parse(config) for name, config in written.items()}
+
+
+def of_digits() -> dict[str, Settings]:
+    digits: Settings = {
         "dataset": {"name": "digits"},
         "backbone": {"name": "unet", "channels": 16, "multipliers": [1, 2], "blocks": 1, "groups": 4},
         "time_sampler": {"name": "stratified"},
@@ -58,14 +63,7 @@ def scales(folder: Path) -> dict[str, RunConfig]:
         },
         "reflow": {"number": 300, "nfe": 4, "batch_size": 100},
     }
-    mlp = {"name": "mlp", "width": 384, "blocks": 3}
-    of_cells = {
-        "backbone": mlp,
-        "time_sampler": {"name": "stratified"},
-        "train": {**TRAIN, "batch_size": 64, "learning_rate": 2e-3, "ema_decay": 0.999},
-        "evaluate": {**VALUES, "metrics": [*DISTANCES, {"name": "gene_mean"}]},
-    }
-    written: dict[str, dict[str, Any]] = {
+    return {
         "digits": digits,
         "digits_dit": {
             **digits,
@@ -73,6 +71,11 @@ def scales(folder: Path) -> dict[str, RunConfig]:
             "train": {**digits["train"], "learning_rate": 2e-3, "optimizer": {"name": "adamw", "beta2": 0.99}},
         },
         "digits_classes": {**digits, "objective": {"label_dropout": 0.1}},
+    }
+
+
+def of_points() -> dict[str, Settings]:
+    return {
         "points": {
             "dataset": {"name": "eight_gaussians"},
             "backbone": {"name": "mlp", "width": 128, "blocks": 3},
@@ -80,13 +83,31 @@ def scales(folder: Path) -> dict[str, RunConfig]:
             "train": {**TRAIN, "batch_size": 256, "learning_rate": 2e-3, "ema_decay": 0.99},
             "evaluate": {**VALUES, "num_reference": 4000, "metrics": DISTANCES},
         },
-        "cells": {**of_cells, "dataset": healthy},
+    }
+
+
+def of_cells(folder: Path) -> dict[str, Settings]:
+    cells = {"name": "cells", "path": str(write_cells(folder)), "condition": "donor", "genes": 100, "min_cells": 2}
+    healthy = {**cells, "keep": ["donor 0", "donor 1"]}
+    shared: Settings = {
+        "backbone": {"name": "mlp", "width": 384, "blocks": 3},
+        "time_sampler": {"name": "stratified"},
+        "train": {**TRAIN, "batch_size": 64, "learning_rate": 2e-3, "ema_decay": 0.999},
+        "evaluate": {**VALUES, "metrics": [*DISTANCES, {"name": "gene_mean"}]},
+    }
+    return {
+        "cells": {**shared, "dataset": healthy},
         "transport": {
-            **of_cells,
+            **shared,
             "dataset": {**cells, "keep": ["donor 2"]},
             "noise": {"name": "population", "dataset": healthy},
             "coupling": {"name": "exact_ot"},
         },
+    }
+
+
+def of_sequences() -> dict[str, Settings]:
+    return {
         "sequences": {
             "dataset": {"name": "us_macro"},
             "backbone": {"name": "transformer", "width": 64, "depth": 3, "heads": 4},
@@ -94,15 +115,19 @@ def scales(folder: Path) -> dict[str, RunConfig]:
             "train": {**TRAIN, "batch_size": 64, "learning_rate": 1e-3, "ema_decay": 0.999},
             "evaluate": {**VALUES, "metrics": [*DISTANCES, {"name": "autocorrelation"}]},
         },
+    }
+
+
+def of_fashion(folder: Path) -> dict[str, Settings]:
+    return {
         "fashion_small": {
-            "dataset": fashion,
+            "dataset": {"name": "npz", "path": str(write_pictures(folder))},
             "backbone": {"name": "unet", "channels": 16, "multipliers": [1, 2, 2], "blocks": 1, "groups": 8},
             "time_sampler": {"name": "stratified"},
             "train": {**TRAIN, "batch_size": 64, "learning_rate": 2e-3, "optimizer": {"name": "adamw", "beta2": 0.99}},
             "evaluate": {**VALUES, "metrics": DISTANCES},
         },
     }
-    return {name: RunConfig.parse(config) for name, config in written.items()}
 
 
 def write_cells(folder: Path) -> Path:
@@ -155,8 +180,12 @@ def first_fid(config: RunConfig) -> float:
 def named(folder: Path) -> dict[str, RunConfig]:
     """Configurations whose names are kept: the scales, and what rounds and samplers add to a name."""
     known = scales(folder)
+    return known | of_rounds(known) | of_samplers(known)
+
+
+def of_rounds(known: dict[str, RunConfig]) -> dict[str, RunConfig]:
     digits, points, classes = known["digits"], known["points"], known["digits_classes"]
-    return known | {
+    return {
         "one round": override(digits, {"reflow.rounds": 1}),
         "two rounds": override(digits, {"reflow.rounds": 2, "reflow.solver": "euler", "reflow.time_grid": "quadratic"}),
         "distilled": override(digits, {"reflow.rounds": 1, "reflow.distil": True, "evaluate.nfe": [1]}),
@@ -176,6 +205,12 @@ def named(folder: Path) -> dict[str, RunConfig]:
             classes,
             {"reflow.rounds": 2, "reflow.guidance.scale": 2.0, "reflow.later_guidance.scale": 1.5, "reflow.nfe": 8},
         ),
+    }
+
+
+def of_samplers(known: dict[str, RunConfig]) -> dict[str, RunConfig]:
+    digits, points, classes = known["digits"], known["points"], known["digits_classes"]
+    return {
         "guided": override(
             classes, {"evaluate.guidance": {"scale": 2.0, "low": 0.1, "high": 0.9}, "evaluate.solver": "heun"}
         ),
@@ -201,7 +236,8 @@ def named(folder: Path) -> dict[str, RunConfig]:
 
 
 def names_of(config: RunConfig) -> dict[str, str]:
-    """What a configuration's run, its pairs and its evaluation are called on data of a fixed hash: drawn data differ by processor."""
+    """What a configuration's run, its pairs and its evaluation are called on data of a fixed hash:
+    drawn data differ by processor."""
     hashed = {"train": 1000, "held_out": 200, "sha256": "0123456789ab"}
     with patch.object(Data, "fingerprint", property(lambda data: hashed)):
         run = Run.of(config)
@@ -254,4 +290,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -79,7 +79,7 @@ def test_at_its_default_a_digest_is_that_of_the_class_before() -> None:
 
 
 def test_off_its_default_it_names_something_else() -> None:
-    changes = [
+    changes: list[dict[str, Any]] = [
         {"leaf.sharpness": 2}, {"leaf.path": "vp"}, {"leaf.path": {"name": "vp", "t_max": 0.98}}, {"leaf.steps": [1]},
         {"leaf.mode": 1}, {"leaf": {"preset": "sharp", "gamma": 1}}, {"leaves": [{"sharpness": 2}]}, {"teacher": {}},
         {"teacher": {"sharpness": 2}}, {"others": []}, {"others": [{}, {}]},
@@ -136,7 +136,7 @@ def add(monkeypatch: pytest.MonkeyPatch) -> Callable[[type, str], None]:
     """`add(cls, name)`: a field of the harness's own as if it had been added today."""
 
     def mark(cls: type, name: str) -> None:
-        known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        known = {f.name: f for f in dataclasses.fields(cls)}
         monkeypatch.setattr(known[name], "metadata", MappingProxyType(ADDED))
 
     return mark

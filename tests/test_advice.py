@@ -1,5 +1,7 @@
 """What is advised against is said once, and what is measured is read as it should be."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -113,11 +115,11 @@ def test_the_remedy_names_the_first_cause_that_fits() -> None:
 
 
 def lines(
-    losses: list[float], clipped: float = 0.0, held_out: dict[int, float] | None = None
+    losses: list[float], clipped: float = 0.0, held_out: Mapping[int, float] = MappingProxyType({})
 ) -> list[dict[str, float]]:
     return [
         {"step": step, "loss": loss, "clipped_share": clipped}
-        | ({"held_out_loss": held_out[step]} if step in (held_out or {}) else {})
+        | ({"held_out_loss": held_out[step]} if step in held_out else {})
         for step, loss in enumerate(losses)
     ]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 MODULES = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "harness").rglob("*.py"))}
-SOLE_IMPORTERS = {
+SOLE_IMPORTERS: dict[str, str | tuple[str, ...]] = {
     "mlflow": "harness/runs/mlflow_mirror.py",
     "optuna": "harness/ablation/",
     "torch_fidelity": ("harness/evaluation/fidelity.py", "harness/evaluation/extractors.py"),
@@ -56,7 +56,8 @@ def test_the_scan_finds_what_is_there() -> None:
 
 
 FLOORS = ("core", "data", "components", "flow", "training", "evaluation", "runs", "ablation", "cli")
-"""The rooms from the ground up: each imports from those below it alone. `testing` stands beside `runs`: nothing imports it but `cli`."""
+"""The rooms from the ground up: each imports from those below it alone. `testing` stands beside `runs`:
+nothing imports it but `cli`."""
 ABLATION = ("design", "execute", "report")
 
 

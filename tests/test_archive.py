@@ -10,6 +10,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -256,7 +257,8 @@ def test_a_zip_replaced_by_one_of_the_same_names_and_sizes_is_other_data(tmp_pat
 
 
 def test_a_member_that_was_added_again_is_the_one_that_counts(tmp_path: Path) -> None:
-    """As Python updates a zip: the later of two with one name is read, and it is other data, also where it is smaller."""
+    """As Python updates a zip: the later of two with one name is read, and it is other data, also where it is
+    smaller."""
     bitmaps = {f"{i:02d}.bmp": encoded(Image.new("L", (9, 9), 10), "bmp") for i in range(20)}
     place = write_zip(tmp_path / "x.zip", bitmaps)
     before = load_folder(place).fingerprint
@@ -274,7 +276,12 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files that were opened."""
     seen: list[str] = []
     original = Archive.open
-    monkeypatch.setattr(Archive, "open", lambda self, name: seen.append(name) or original(self, name))
+
+    def opened(archive: Archive, name: str) -> Any:
+        seen.append(name)
+        return original(archive, name)
+
+    monkeypatch.setattr(Archive, "open", opened)
     return seen
 
 

@@ -96,7 +96,8 @@ def test_the_cifar_unet_has_as_many_parameters_as_torchcfms() -> None:
 
 
 MILLIONS = {
-    "S/2": 33, "S/4": 33, "S/8": 33, "B/2": 130, "B/4": 130, "B/8": 131, "L/2": 458, "L/4": 458, "L/8": 459, "XL/2": 675, "XL/4": 675,
+    "S/2": 33, "S/4": 33, "S/8": 33, "B/2": 130, "B/4": 130, "B/8": 131, "L/2": 458, "L/4": 458, "L/8": 459,
+    "XL/2": 675, "XL/4": 675,
     "XL/8": 676,
 }  # fmt: skip
 """Parameters of 4x32x32 latents of 1000 classes (Peebles & Xie 2023, table 4)."""
@@ -154,7 +155,8 @@ class TheirEmbedding(TimeEmbedding):
 
 @torch.no_grad()
 def copy_in_order(theirs: nn.Module, ours: nn.Module, heads_first: bool) -> None:
-    """Weights layer by layer; `heads_first` says that their queries, keys and values lie together for each head, not for all."""
+    """Weights layer by layer; `heads_first` says that their queries, keys and values lie together for each head, not
+    for all."""
     for (name, parameter), value in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         if ".qkv." in name and heads_first:
             heads: Any = ours.get_submodule(name.rpartition(".qkv.")[0]).heads
@@ -346,7 +348,8 @@ def test_dits_weights_start_as_the_papers_do() -> None:
 
 @NETWORKS
 def test_every_weight_is_used(kind: str) -> None:
-    """Nearly every entry of its gradient is not zero; two channels or more a group, since a bias before a group of one has no effect."""
+    """Nearly every entry of its gradient is not zero; two channels or more a group, since a bias before a group of one
+    has no effect."""
     config, shape = SMALL[kind]
     network = built(config, shape)
     network(*batch(*shape)).square().mean().backward()
@@ -444,7 +447,8 @@ def test_dropout_drops_the_declared_share_of_single_activations(config: Any, sha
 
 
 def sight(config: UNet, size: int) -> Tensor:
-    """How much each pixel of a square image moves the output's first pixel; without norms, which tell every pixel of every other."""
+    """How much each pixel of a square image moves the output's first pixel;
+    without norms, which tell every pixel of every other."""
     network = built(config, (1, size, size))
     for module in list(network.modules()):
         for name, child in module.named_children():

@@ -303,7 +303,7 @@ def test_a_corrupt_picture_ends_a_run_with_its_name(
     name = load(on_pictures.dataset).train.names[20]  # type: ignore[union-attr]
     (tmp_path / "x" / name).write_bytes(b"torn")
     config = override(on_pictures, {"dataset.path": str(tmp_path / "x"), "dataset.workers": 2})
-    assert guarded(lambda: train_run(Run.of(config), lambda _: None, lambda: False) and None) == 2
+    assert guarded(lambda: train_run(Run.of(config), lambda _: None, lambda: False)) == 2
     said = capfd.readouterr().err
     assert said.startswith(f"error: {tmp_path}/x/{name}: cannot be read (")
     assert said.count("\n") == 1

@@ -1,4 +1,5 @@
-"""Buffers that a plugin's network changes while it trains: measuring, saving and being cut short leave no trace in them."""
+"""Buffers that a plugin's network changes while it trains: measuring, saving and being cut short leave no trace in
+them."""
 
 from __future__ import annotations
 
@@ -75,8 +76,10 @@ class NormedModule(Network):
 def points() -> RunConfig:
     """Twelve steps of `Normed` on eight Gaussians."""
     changes: dict[str, Any] = {
-        "dataset.number": 500, "train.steps": 12, "train.batch_size": 32, "train.warmup_steps": 2, "train.device": "cpu",
-        "train.log_every": 3, "train.checkpoint_every": 4, "train.sample_every": 12, "evaluate.nfe": [2], "evaluate.num_samples": 32,
+        "dataset.number": 500, "train.steps": 12, "train.batch_size": 32, "train.warmup_steps": 2,
+        "train.device": "cpu",
+        "train.log_every": 3, "train.checkpoint_every": 4, "train.sample_every": 12, "evaluate.nfe": [2],
+        "evaluate.num_samples": 32,
         "evaluate.batch_size": 32,
     }  # fmt: skip
     return dataclasses.replace(override(load_scale("points"), changes), backbone=Normed())
@@ -186,12 +189,12 @@ def test_averages_have_the_buffers_of_the_last_step_as_torch_keeps_them() -> Non
 def test_what_is_done_to_buffers_apart_is_forgotten() -> None:
     """Changed in place, replaced, or shared by two modules; also where an error ends it."""
     network = NormedModule(2, 0, 0.3)
-    network.blocks[1][1].running_mean = network.blocks[0][1].running_mean  # type: ignore[index, union-attr]
+    network.blocks[1][1].running_mean = network.blocks[0][1].running_mean  # type: ignore[index]
     before = {name: (value, value.clone()) for name, value in network.named_buffers(remove_duplicate=False)}
     with suppress(ZeroDivisionError), buffers_apart(network):
         network(torch.randn(8, 2), torch.rand(8))
-        assert network.blocks[1][1].running_mean is network.blocks[0][1].running_mean  # type: ignore[index, union-attr]
-        assert not torch.equal(network.blocks[0][1].running_mean, before["blocks.0.1.running_mean"][1])  # type: ignore[index, union-attr]
+        assert network.blocks[1][1].running_mean is network.blocks[0][1].running_mean  # type: ignore[index]
+        assert not torch.equal(network.blocks[0][1].running_mean, before["blocks.0.1.running_mean"][1])  # type: ignore[index]
         _ = 1 / 0
     for name, value in network.named_buffers(remove_duplicate=False):
         assert value is before[name][0], name

@@ -1,4 +1,5 @@
-"""Tables as people export them: every form of the same numbers gives the same series, and what is doubtful is refused by its cell."""
+"""Tables as people export them: every form of the same numbers gives the same series, and what is doubtful is refused
+by its cell."""
 
 from __future__ import annotations
 
@@ -345,7 +346,8 @@ def test_cells_are_named_as_a_spreadsheet_names_them() -> None:
 # The order of the rows.
 
 STARTS = {
-    "ISO": "%Y-%m-%d", "with a time": "%Y-%m-%dT%H:%M:%SZ", "American": "%m/%d/%Y", "British": "%d/%m/%Y", "German": "%d.%m.%Y",
+    "ISO": "%Y-%m-%d", "with a time": "%Y-%m-%dT%H:%M:%SZ", "American": "%m/%d/%Y", "British": "%d/%m/%Y",
+    "German": "%d.%m.%Y",
     "one number": "%Y%m%d", "named month": "%d %B %Y",
 }  # fmt: skip
 
@@ -361,7 +363,10 @@ def test_rows_must_be_in_the_order_of_time(form: str, tmp_path: Path) -> None:
     days, file = list(range(ROWS)), tmp_path / "x.csv"
     assert series(dated(file, STARTS[form], days))[0] == ("a",)
     assert notes(file) == f"left out: {file}: column A 'date': times\n"
-    falling = rf"^{file}: its newest row is the first \(2024-04-09.* in A2, 2024-01-01.* in A101\), so the past would be held out\. Sort"
+    falling = (
+        rf"^{file}: its newest row is the first \(2024-04-09.* in A2, 2024-01-01.* in A101\), so the past "
+        r"would be held out\. Sort"
+    )
     refused(falling, dated(file, STARTS[form], days[::-1]))
     refused(falling, file, columns=["a"])
     swapped = [*days[:50], days[51], days[50], *days[52:]]
@@ -372,16 +377,17 @@ def test_rows_must_be_in_the_order_of_time(form: str, tmp_path: Path) -> None:
     refused("are not in the order of time: 2024-01-01.* in A52", dated(file, STARTS[form], days[:50] * 2))
 
 
+def beside(firsts: Sequence[Any] | np.ndarray) -> Callable[[int], str]:
+    """Rows of these and a temperature."""
+    return lambda i: f"{firsts[i]},{TEMP[i]}"
+
+
 def test_numbers_of_time_are_checked_too(tmp_path: Path) -> None:
-    for name, value in (
-        ("timestamp", lambda i: 1.7e9 + i**2),
-        ("Year", lambda i: 1900 + i),
-        ("id", lambda i: i),
-        ("", lambda i: i),
-    ):
-        path = write(tmp_path / "x.csv", f"{name},a", lambda i, value=value: f"{value(i)},{TEMP[i]}")
+    numbers = np.arange(ROWS + 1)
+    for name, values in (("timestamp", 1.7e9 + numbers**2), ("Year", 1900 + numbers), ("id", numbers), ("", numbers)):
+        path = write(tmp_path / "x.csv", f"{name},a", beside(values))
         assert series(path)[0] == ("a",)
-        path = write(tmp_path / "x.csv", f"{name},a", lambda i, value=value: f"{value(ROWS - i)},{TEMP[i]}")
+        path = write(tmp_path / "x.csv", f"{name},a", beside(values[::-1]))
         refused("x.csv: its newest row is the first", path)
 
 
@@ -424,10 +430,10 @@ UNEVEN: dict[str, tuple[Callable[[int], str], str]] = {
 
 def test_uneven_times_are_said(tmp_path: Path) -> None:
     for kind, time in EVEN.items():
-        path = write(tmp_path / "x.csv", "date,a", lambda i, time=time: f"{time(i)},{TEMP[i]}")
+        path = write(tmp_path / "x.csv", "date,a", beside([time(i) for i in range(ROWS)]))
         assert "evenly" not in notes(path), kind
     for kind, (time, said) in UNEVEN.items():
-        path = write(tmp_path / "x.csv", "date,a", lambda i, time=time: f"{time(i)},{TEMP[i]}")
+        path = write(tmp_path / "x.csv", "date,a", beside([time(i) for i in range(ROWS)]))
         assert re.search(rf"^dataset: {path}: {said}.* Windows take rows as evenly spaced\.$", notes(path), re.M), kind
 
 
@@ -438,9 +444,9 @@ def test_times_beside_an_array_are_checked(tmp_path: Path) -> None:
         tmp_path / "x.npz",
     )
     for name, times in (("dates", days), ("when", days.astype("M8[D]").astype(str)), ("time", np.arange(ROWS) * 60.0)):
-        np.savez(path, series=values, **{name: times})
+        np.savez(path, **{"series": values, name: times})  # type: ignore[arg-type]  # names that a user chose
         assert notes(path) == f"left out: {path}: array '{name}' [100]: it is neither `series` nor `names`\n"
-        np.savez(path, series=values, **{name: times[::-1]})
+        np.savez(path, **{"series": values, name: times[::-1]})  # type: ignore[arg-type]
         refused(rf"its newest row is the first \(.* in {name}\[0\], .* in {name}\[99\]\)", path)
     np.savez(path, series=values, mask=np.ones(ROWS), names=np.array([b"a", b"b"]))
     assert series(path)[0] == ("a", "b")

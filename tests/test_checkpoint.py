@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.core.checkpoint import part, read_checkpoint, write_checkpoint
+from harness.core.checkpoint import below, read_checkpoint, write_checkpoint
 
 
 def tensors(seed: int) -> dict[str, Tensor]:
@@ -62,7 +62,7 @@ def test_a_damaged_one_is_passed_over_and_named(tmp_path: Path, harm: str) -> No
     newest = write_checkpoint(tmp_path, 2, tensors(2))
     content = bytearray(newest.read_bytes())
     content[-1] ^= 1
-    newest.write_bytes({"cut": content[:-10], "flip": content, "empty": b""}[harm])
+    newest.write_bytes({"cut": bytes(content[:-10]), "flip": bytes(content), "empty": b""}[harm])
     step, saved, damaged = read_checkpoint(tmp_path, "cpu")
     assert (step, damaged) == (1, [newest])
     assert same(saved, tensors(1))
@@ -87,7 +87,7 @@ def test_a_part_is_named_from_its_prefix_on() -> None:
     two = torch.ones(2)
     other = torch.ones(3)
     whole = {"network/weight": one, "network/blocks/0": two, "networks/weight": other, "averages/network/weight": other}
-    found = part(whole, "network")
+    found = below(whole, "network")
     assert found.keys() == {"weight", "blocks/0"}
     assert found["weight"] is one
     assert found["blocks/0"] is two

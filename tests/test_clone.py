@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,9 @@ from harness.core.provenance import ROOT
 STUDY = """
 from harness.ablation.design.study import Study
 
-SHORT = {"train.steps": 4, "backbone.channels": 8, "backbone.groups": 4, "evaluate.nfe": [1, 2], "evaluate.num_samples": 64}
+SHORT = {
+    "train.steps": 4, "backbone.channels": 8, "backbone.groups": 4, "evaluate.nfe": [1, 2], "evaluate.num_samples": 64,
+}
 STUDY = Study(
     question="Does a larger rate help at once?",
     baseline="small",
@@ -35,7 +38,8 @@ from harness.cli import main
 seen = {"code": published.__file__}
 for command in sys.argv[2:]:
     code = main(command.split())
-    lines = subprocess.run(["git", "status", "--porcelain", "-uall"], capture_output=True, text=True, check=True).stdout.splitlines()
+    lines = subprocess.run(["git", "status", "--porcelain", "-uall"], capture_output=True, text=True,
+    check=True).stdout.splitlines()
     readme = (studies_folder() / "README.md").read_text()
     seen[command.split()[0]] = {
         "exit code": code,
@@ -58,8 +62,10 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def seen(clone: Path) -> dict[str, Any]:
+def seen(clone: Path, empty_store: Path) -> dict[str, Any]:
     """What each command left, run by this interpreter with the clone's code."""
+    (clone / "results" / "local").mkdir(parents=True)
+    shutil.copy(empty_store, clone / "results" / "local" / "mlflow.db")
     study, out = clone.with_name("rate.py"), clone.with_name("seen.json")
     study.write_text(STUDY)
     places = ("HARNESS_RESULTS", "HARNESS_STUDIES", "MLFLOW_TRACKING_URI")

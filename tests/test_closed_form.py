@@ -1,6 +1,7 @@
 """Every interpolant x prediction x solver against Gaussian data, whose marginal field is known.
 
-Data N(m, s^2) and noise N(0, v) give x_t ~ N(alpha m, q) with q = alpha^2 s^2 + sigma^2 v; the velocity, the score and the
+Data N(m, s^2) and noise N(0, v) give x_t ~ N(alpha m, q) with q = alpha^2 s^2 + sigma^2 v; the velocity, the score
+and the
 posterior means are linear in x_t. The flow of the marginal ODE keeps (x_t - alpha m) / sqrt(q) constant.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -118,11 +120,13 @@ def test_the_factor_is_the_slope_of_the_conversion(interpolant: str) -> None:
         moved = convert(output + error, x, t, made.interpolant, to) - convert(output, x, t, made.interpolant, to)
         expected = made.prediction.factor(t, made.interpolant, to)[:, None] * error
         torch.testing.assert_close(
-            moved, expected, rtol=1e-9, atol=1e-9, msg=lambda text, at=(prediction, to): f"{at}: {text}"
+            moved, expected, rtol=1e-9, atol=1e-9, msg=partial("{}: {}".format, (prediction, to))
         )
 
 
-SOLVERS = {"euler": 3000, "heun": 400, "midpoint": 400, "ab2": 1000, "rk4": 400, "dopri5": 0}
+SOLVERS = {"euler": 600, "heun": 120, "midpoint": 120, "ab2": 240, "rk4": 200, "dopri5": 0}
+LONGER = {"ve": 5}
+"""How many times as many calls a path needs that starts far outside the data."""
 
 
 def start(path: Interpolant, n: int) -> tuple[Tensor, Tensor]:
@@ -141,6 +145,7 @@ def test_every_solver_follows_the_flow_of_every_prediction(interpolant: str, pre
     made = formulation(interpolant, prediction)
     x1, x0 = start(made.interpolant, 9)
     for solver, nfe in SOLVERS.items():
+        nfe *= LONGER.get(interpolant, 1)
         method, field = (
             build("solver", solver),
             NetworkField(Trained(Exact(made.interpolant, prediction, 1.0), made, {})),
@@ -149,4 +154,4 @@ def test_every_solver_follows_the_flow_of_every_prediction(interpolant: str, pre
         times = u**2 / (u**2 + (1 - u) ** 2)  # short steps at both ends, where some paths are steep
         reached = method.integrate(field, x1, times, torch.Generator())
         assert field.calls == nfe or method.adaptive, solver
-        torch.testing.assert_close(reached, x0, rtol=0, atol=2e-2, msg=lambda text, solver=solver: f"{solver}: {text}")
+        torch.testing.assert_close(reached, x0, rtol=0, atol=2e-2, msg=partial("{}: {}".format, solver))

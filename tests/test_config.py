@@ -118,7 +118,8 @@ def test_digest_sees_what_comes_out(path: str, value: Any) -> None:
 
 
 def test_digest_is_that_of_the_canonical_json() -> None:
-    """Twelve hex digits that do not depend on the order of keys; they name run directories, so they must never change."""
+    """Twelve hex digits that do not depend on the order of keys; they name run directories, so they must never
+    change."""
     assert digest({"b": [1, 2], "a": None}) == digest({"a": None, "b": [1, 2]}) == "ee743f2fa257"
 
 
@@ -324,11 +325,13 @@ def test_values_that_are_equal_have_one_digest() -> None:
 
 HOLDABLE = [
     int, float | None, typing.Optional[str], tuple[int | None, ...], tuple[tuple[float, ...], ...], Weighting | None,  # noqa: UP045
-    Annotated[int | None, Range(0)], Literal["a", 1, None, True], tuple[Weighting, ...], Annotated[int, Range(0)] | None,
+    Annotated[int | None, Range(0)], Literal["a", 1, None, True], tuple[Weighting, ...],
+    Annotated[int, Range(0)] | None,
 ]  # fmt: skip
-UNHOLDABLE = [
+UNHOLDABLE: list[Any] = [
     int | str, typing.Union[float, str, None], Weighting | int, list[int], dict[str, int], tuple[int, str], tuple[int],  # noqa: UP007
-    tuple[()], tuple, set, Any, object, bytes, Path, None, Literal[b"a"], Annotated[str, Range(0)], Annotated[tuple[int, ...], Range(0)],
+    tuple[()], tuple, set, Any, object, bytes, Path, None, Literal[b"a"], Annotated[str, Range(0)],
+    Annotated[tuple[int, ...], Range(0)],
     Annotated[int, "a length"], tuple[int | str, ...], complex,
 ]  # fmt: skip
 

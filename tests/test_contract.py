@@ -122,7 +122,7 @@ class Deaf(MLP):
 
     def build(self, data_shape: Sequence[int], num_classes: int = 0) -> Network:
         network = super().build(data_shape, num_classes)
-        network.condition.forward = lambda t, y: network.condition.time(t)  # type: ignore[union-attr, assignment, operator]
+        network.condition.forward = lambda t, y: network.condition.time(t)  # type: ignore[union-attr, operator]
         return network
 
 
@@ -182,7 +182,8 @@ class Kept(MLP):
     place: str = "buffer"
 
     def build(self, data_shape: Sequence[int], num_classes: int = 0) -> Network:
-        network, forward = super().build(data_shape, num_classes), type(super().build(data_shape, num_classes)).forward
+        network: Any = super().build(data_shape, num_classes)
+        forward = type(network).forward
         mean = torch.zeros(data_shape[0])
         if self.place == "attribute":
             network.mean = mean
@@ -194,7 +195,7 @@ class Kept(MLP):
                 network.mean = network.mean + 0.1 * (x.detach().mean(0) - network.mean)
             return forward(network, x - network.mean, t, y)
 
-        network.forward = shifted  # type: ignore[method-assign]
+        network.forward = shifted
         return network
 
 
@@ -256,7 +257,8 @@ LOOK, REMEMBERS = "a look between two steps leaves it as it was", "what it remem
 
 
 def test_a_network_may_keep_what_its_state_dict_has() -> None:
-    """And is told where it keeps anything else, or keeps something when it is only asked. (That it is not registered is told too.)"""
+    """And is told where it keeps anything else, or keeps something when it is only asked.
+    (That it is not registered is told too.)"""
     evaluates = "in evaluation it changes nothing that it keeps"
     broken = {
         "buffer": set(),

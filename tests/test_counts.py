@@ -1,4 +1,5 @@
-"""What cells are read from: gene lists, conditions, layers and features as people have them, against counts made by hand."""
+"""What cells are read from: gene lists, conditions, layers and features as people have them, against counts made by
+hand."""
 
 from __future__ import annotations
 
@@ -179,7 +180,7 @@ def categories(codes: np.ndarray, *names: str, ordered: bool = False) -> pd.Cate
 
 
 MISSING = {
-    "None among texts": np.where(np.arange(CELLS) % 6 == 0, None, DONORS).astype(object),
+    "None among texts": np.where(np.arange(CELLS) % 6 == 0, np.array(None), DONORS).astype(object),
     "None among categories": categories(
         np.where(np.arange(CELLS) % 6 == 0, -1, np.arange(CELLS) % 3), "beta", "alpha", "gamma"
     ),
@@ -380,7 +381,8 @@ def test_features_of_several_kinds_without_genes_are_refused(tmp_path: Path) -> 
     lines = "".join(f"E{i}\tf {i}\t{'Peaks' if i % 2 else 'Antibody Capture'}\n" for i in range(GENES))
     (folder / "features.tsv.gz").write_bytes(gzip.compress(lines.encode()))
     refused(
-        "x: its features are 20 of 'Antibody Capture', 20 of 'Peaks', none of 'Gene Expression'\\. Keep those of one kind",
+        "x: its features are 20 of 'Antibody Capture', 20 of 'Peaks', none of 'Gene Expression'\\. Keep "
+        "those of one kind",
         folder,
     )
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from scipy import stats
 from torch import Tensor
+from typed import tensor
 
 from harness.core.errors import UserError
 from harness.core.registry import build
@@ -154,7 +155,8 @@ def test_a_class_without_a_training_sample_is_refused(zeroth: int, folder: Path)
             ("cat", "dog", "emu", "gnu"),
         )
     train = np.arange(40) % 10
-    np.savez(folder / "cifar10.npz", x_train=pixels(36, 32, 32, 3), y_train=train[train != zeroth], x_test=pixels(2, 32, 32, 3),
+    np.savez(folder / "cifar10.npz", x_train=pixels(36, 32, 32, 3), y_train=train[train != zeroth],
+     x_test=pixels(2, 32, 32, 3),
              y_test=[zeroth, 1])  # fmt: skip
     refused(CIFAR10(), f"dataset: the class '{('airplane', 'automobile', 'bird', 'cat')[zeroth]}' ", said)
     refused(build("dataset", {"name": "gaussian_mixture", "number": 5, "components": 50}), "dataset: the class '", said)
@@ -266,8 +268,8 @@ def test_cifar10_is_read_from_one_file(folder: Path) -> None:
     )
     data = CIFAR10().load()
     assert data.shape == (3, 32, 32)
-    assert np.array_equal(data.train.numpy(), train.transpose(0, 3, 1, 2))
-    assert np.array_equal(data.held_out.numpy(), test.transpose(0, 3, 1, 2))
+    assert np.array_equal(tensor(data.train).numpy(), train.transpose(0, 3, 1, 2))
+    assert np.array_equal(tensor(data.held_out).numpy(), test.transpose(0, 3, 1, 2))
     assert data.classes is not None
     assert (data.classes.dtype, data.classes.tolist()) == (torch.int64, list(range(10)))
     assert data.held_out_classes is not None
@@ -345,8 +347,8 @@ def test_mnists_are_read_in_torchvisions_layout(folder: Path, dataset: Torchvisi
         write_idx(folder / f"{dataset.class_name}/raw/{part}-labels-idx1-ubyte", np.arange(len(images), dtype=np.uint8))
     data = dataset.load()
     assert data.shape == (1, 28, 28)
-    assert np.array_equal(data.train[:, 0].numpy(), parts["train"])
-    assert np.array_equal(data.held_out[:, 0].numpy(), parts["t10k"])
+    assert np.array_equal(tensor(data.train)[:, 0].numpy(), parts["train"])
+    assert np.array_equal(tensor(data.held_out)[:, 0].numpy(), parts["t10k"])
     assert data.classes is not None
     assert (data.classes.dtype, data.classes.tolist()) == (torch.int64, list(range(10)))
     assert (data.kind, len(data.class_names), data.class_names[9]) == ("image", 10, ninth)

@@ -1,4 +1,5 @@
-"""Every configuration field, when perturbed, changes what its part gives: the loss, the samples, the data, a score; and, unless it
+"""Every configuration field, when perturbed, changes what its part gives: the loss, the samples, the data, a score;
+and, unless it
 says how a run is carried out, what a run is named by. What the fields of a backbone change is in test_backbones.py."""
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ class Case:
     """Another value of a field and where it shows."""
 
     value: Any
-    shows_in: Literal["loss", "samples", "vector", "data", "score", "steps", "rates", "terms", "refusal", "elsewhere"]
+    shows_in: Literal[
+        "loss", "samples", "vector", "data", "score", "steps", "rates", "terms", "refusal", "flow", "elsewhere"
+    ]
     own: dict[str, Any] = field(default_factory=dict)
     """Other fields of the same component."""
     parts: dict[str, Any] = field(default_factory=dict)
@@ -103,8 +106,8 @@ def score(value: Any, **own: Any) -> list[Case]:
     return [Case(value, "score", own)]
 
 
-NEAR_THE_DATA = {"time_grid": "quadratic", "nfe": 16}
-ADAPTIVE = {"solver": "dopri5", "nfe": 0}
+NEAR_THE_DATA: dict[str, Any] = {"time_grid": "quadratic", "nfe": 16}
+ADAPTIVE: dict[str, Any] = {"solver": "dopri5", "nfe": 0}
 """So that an interval of guidance changes no number of steps beside."""
 CASES: dict[tuple[str, str, str], list[Case]] = {
     ("interpolant", "vp", "t_max"): loss(0.98),
@@ -439,7 +442,8 @@ BELOW = {
     "average": "evaluate.average",
 }
 RUN_ONLY = {
-    "train.device", "train.recompute", "train.log_every", "train.sample_every", "train.checkpoint_every", "train.keep_checkpoints",
+    "train.device", "train.recompute", "train.log_every", "train.sample_every", "train.checkpoint_every",
+    "train.keep_checkpoints",
     "coupling.path", "dataset.path", "dataset.workers",
 }  # fmt: skip
 REFUSED = {
@@ -492,7 +496,7 @@ def walk(config: Config, prefix: str = "", run_only: bool = False) -> Iterator[t
 
 def others(path: str, hint: Any, value: Any) -> list[Any]:
     """Values beside `value` that a field might take."""
-    chosen = {"train.precision": "bf16", "train.compile": "default"}  # not what auto means on a CPU
+    chosen: dict[str, Any] = {"train.precision": "bf16", "train.compile": "default"}  # not what auto means on a CPU
     chosen |= {"evaluate.reference": __file__, "evaluate.extractor": "inception"}
     chosen |= {
         "dataset.levels": [0, 1000],

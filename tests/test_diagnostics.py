@@ -38,7 +38,7 @@ def test_errors_fall_into_the_bins_of_their_log_snr() -> None:
     meter.add(2 * one, 3 * one, 4 * one, 0 * one)
     meter.add(4 * one, 5 * one, 6 * one, 0 * one)
     line = meter.fetch(ALONE)
-    expected = {name: [] for name in BINS}
+    expected: dict[str, list[float]] = {name: [] for name in BINS}
     for value, error in zip(log_snr.tolist(), errors.tolist(), strict=True):
         expected[BINS[int(np.searchsorted(EDGES, value, side="right"))]].append(error)
     assert {k: v for k, v in line.items() if "/" in k} == {
@@ -96,7 +96,8 @@ class Straight(nn.Module):
 
 
 def test_gradients_by_noise_are_those_of_single_samples() -> None:
-    """Mean gradient and, from parts of sixteen, an unbiased trace of the covariance: here against all samples one by one."""
+    """Mean gradient and, from parts of sixteen, an unbiased trace of the covariance:
+    here against all samples one by one."""
     network, objective = Straight(), Objective(Formulation(), {})
     x0 = torch.randn(SAMPLES, 3, generator=torch.Generator().manual_seed(0))
     found = gradients_by_noise(network, objective, x0, None, 3, 7)
@@ -172,7 +173,8 @@ def test_a_straight_path_at_even_speed_is_straight() -> None:
 
 
 def test_a_half_circle_is_as_straight_as_its_integral_says() -> None:
-    """x = (cos, sin)(pi t): |x' - chord|^2 = pi^2 - 2 pi 2 sin(pi t) + 4 on average pi^2 - 4, and x' turns by pi^2 in all."""
+    """x = (cos, sin)(pi t): |x' - chord|^2 = pi^2 - 2 pi 2 sin(pi t) + 4 on average pi^2 - 4, and x' turns by pi^2 in
+    all."""
     angle = torch.linspace(0, math.pi, 2001, dtype=torch.float64)
     path = list(torch.stack([angle.cos(), angle.sin()], 1)[:, None])
     found = straightness(path)

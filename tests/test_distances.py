@@ -90,7 +90,8 @@ def test_mmd_is_a_double_loop_with_five_widths_about_the_median() -> None:
     widths = [median / 8, median / 4, median / 2, median, 2 * median]
 
     def mean_kernel(a: np.ndarray, b: np.ndarray) -> float:
-        return np.mean([math.exp(-sum((p - q) ** 2) / (2 * width**2)) for p in a for q in b for width in widths])
+        kernels = [math.exp(-sum((p - q) ** 2) / (2 * width**2)) for p in a for q in b for width in widths]
+        return float(np.mean(kernels))
 
     squared = mean_kernel(x, x) + mean_kernel(y, y) - 2 * mean_kernel(x, y)
     assert value("mmd", samples, reference) == pytest.approx(math.sqrt(squared), rel=1e-5)
@@ -235,7 +236,8 @@ def c2st(samples: np.ndarray, reference: np.ndarray) -> Estimate:
 
 
 def test_copies_that_mislead_the_forest_are_no_better_than_real_samples() -> None:
-    """It learns the original as real and calls the copy real, or the other way round: right far less often than half of the time."""
+    """It learns the original as real and calls the copy real, or the other way round:
+    right far less often than half of the time."""
     reference, unseen = normal(200, 4, 0), normal(200, 4, 1)
     real = c2st(unseen, reference)
     for name, copies in {
@@ -287,7 +289,8 @@ def points_of(corners: np.ndarray, number: int, spread: float, seed: int) -> np.
 
 
 def test_samples_without_modes_are_no_better_than_real_ones_by_any_distance() -> None:
-    """Sets whose means and covariances are right: a ring through eight modes, a normal, and a square over a grid of modes."""
+    """Sets whose means and covariances are right: a ring through eight modes, a normal, and a square over a grid of
+    modes."""
     angles = 2 * np.pi * np.arange(8) / 8
     ring = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     grid = np.stack(np.meshgrid(*[np.arange(4.0)] * 2), axis=-1).reshape(-1, 2)
@@ -353,7 +356,8 @@ def test_the_best_c2st_has_a_logarithm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_authenticity_is_counted_by_hand() -> None:
-    """Of 0, 0, 1, 3: a sample at 0 or 0.9 copies; at 4.9 it is 1.9 from 3, whose fellow is 2 away; at 5.1 it is further."""
+    """Of 0, 0, 1, 3: a sample at 0 or 0.9 copies; at 4.9 it is 1.9 from 3, whose fellow is 2 away;
+    at 5.1 it is further."""
     reference = np.array([0.0, 0.0, 1.0, 3.0])[:, None]
     for at, authentic in ((0.0, 0), (0.9, 0), (-0.9, 0), (-1.1, 1), (4.9, 0), (5.1, 1)):
         assert authenticity(np.array([[at]]), reference) == authentic, at

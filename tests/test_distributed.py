@@ -1,40 +1,118 @@
 """Two processes train as one does: the same pairs, times and losses, whatever the number that a run continues with."""
 
+from __future__ import annotations
+
+import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from harness.cli import main
 from harness.core.checkpoint import read_checkpoint
 from harness.core.files import read_json, read_lines
 
 SETTINGS = {
-    "train.steps": 12, "train.batch_size": 32, "train.warmup_steps": 2, "train.log_every": 4, "train.checkpoint_every": 4,
+    "train.steps": 12, "train.batch_size": 32, "train.warmup_steps": 2, "train.log_every": 4,
+    "train.checkpoint_every": 4,
     "train.sample_every": 12, "backbone.channels": 8, "backbone.groups": 4, "coupling": "exact_ot", "evaluate.nfe": [1],
 }  # fmt: skip
+JOBS: dict[str, dict[str, Any]] = {
+    "whole batches": {},
+    "halves": {"train.accumulate": 2},
+    "pairs": {"reflow.rounds": 1, "reflow.number": 64, "reflow.nfe": 4},
+}
+REFUSED = {"train.batch_size": 33}
+DRIVER = """
+import json, os, sys
+from harness.cli import main
+codes = []
+for folder, port, words in json.loads(sys.argv[1]):
+    os.environ |= {"HARNESS_RESULTS": folder, "MASTER_PORT": port}
+    codes.append(main(["train", *words]))
+print(json.dumps(codes))
+"""
+"""A rank of several trainings after each other: what takes long is the start."""
 
 
-def train(folder: Path, ranks: int, **changes: object) -> str:
-    """Train by `ranks` processes with results below `folder`; what was said."""
-    command = [
-        sys.executable,
-        "-m",
-        *(["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"] if ranks > 1 else []),
+@dataclass
+class Trained:
+    """Results of every job by one rank and by two, and what the first of the two said."""
+
+    one: Path
+    two: Path
+    said: str
+
+
+def words(changes: dict[str, Any]) -> list[str]:
+    settings = SETTINGS | changes
+    return [word for path, value in settings.items() for word in ("--set", f"{path}={value}")]
+
+
+def free_ports(number: int) -> list[str]:
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [str(probe.getsockname()[1]) for probe in probes]
+
+
+def place(folder: Path, name: str, store: Path) -> Path:
+    """A results folder for a job, with an MLflow store in which nothing stands yet."""
+    (folder / name / "local").mkdir(parents=True)
+    shutil.copy(store, folder / name / "local" / "mlflow.db")
+    return folder / name
+
+
+def by_two(folder: Path, store: Path) -> str:
+    """Train all jobs by two ranks; what both said. The last one is refused."""
+    jobs = {**JOBS, "refused": REFUSED}
+    ports = free_ports(len(jobs))
+    given = [
+        (str(place(folder, name, store)), port, words(job))
+        for (name, job), port in zip(jobs.items(), ports, strict=True)
     ]
-    settings = SETTINGS | {path.replace("__", "."): value for path, value in changes.items()}
-    words = [word for path, value in settings.items() for word in ("--set", f"{path}={value}".replace("'", '"'))]
-    environment = {**os.environ, "HARNESS_RESULTS": str(folder), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "harness", "train", *words], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    shared = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", DRIVER, json.dumps(given)],
+            env=shared | {"RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    try:
+        said = [rank.communicate(timeout=900)[0] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    for text in said:
+        assert text.splitlines()[-1:] == ["[0, 0, 0, 2]"], "\n".join(said)
+    return "\n".join(said)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Trained:
+    """Every job, by one rank in this process and by two in theirs."""
+    one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, job in JOBS.items():
+            patch.setenv("HARNESS_RESULTS", str(place(one, name, empty_store)))
+            assert main(["train", *words(job)]) == 0
+    return Trained(one, two, by_two(two, empty_store))
 
 
 def of(folder: Path) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
@@ -42,58 +120,45 @@ def of(folder: Path) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
     return read_lines(run / "metrics.jsonl"), read_checkpoint(run / "checkpoints", "cpu")[1]
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_two_ranks_are_one(tmp_path: Path, accumulate: int) -> None:
+def is_measured(key: str) -> bool:
+    return key in ("loss", "grad_norm", "transport_cost", "clipped_share") or key.startswith("loss_by")
+
+
+@pytest.mark.parametrize("job", ["whole batches", "halves"])
+def test_two_ranks_are_one(trained: Trained, job: str) -> None:
     """Bins of log SNR are of single samples, so that they agree only where pairs and times do."""
-    for ranks in (1, 2):
-        train(tmp_path / str(ranks), ranks, train__accumulate=accumulate)
-    (one, weights), (two, others) = (of(tmp_path / str(ranks)) for ranks in (1, 2))
+    one, weights = of(trained.one / job)
+    two, others = of(trained.two / job)
     assert [line["step"] for line in one] == [line["step"] for line in two] == [4, 8, 12]
     for a, b in zip(one, two, strict=True):
-        measured = [
-            key
-            for key in a
-            if key in ("loss", "grad_norm", "transport_cost", "clipped_share") or key.startswith("loss_by")
-        ]
+        measured = [key for key in a if is_measured(key)]
         assert len(measured) > 8
         assert {key: b[key] for key in measured} == pytest.approx({key: a[key] for key in measured}, rel=1e-4)
-        assert b["loss"] == pytest.approx(a["loss"], rel=1e-6 * accumulate)
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-6 * JOBS[job].get("train.accumulate", 1))
     for name, value in weights.items():
         if name.startswith(("network/", "averages/")):
             torch.testing.assert_close(others[name], value, rtol=0, atol=1e-4)
 
 
-def test_a_batch_that_the_ranks_do_not_divide_is_refused_in_a_line(tmp_path: Path) -> None:
-    with pytest.raises(
-        AssertionError, match=r"error: train\.batch_size: 33 samples do not divide among 2 micro-batches"
-    ):
-        train(tmp_path, 2, train__batch_size=33)
+def test_a_batch_that_the_ranks_do_not_divide_is_refused_in_a_line(trained: Trained) -> None:
+    assert "error: train.batch_size: 33 samples do not divide among 2 micro-batches" in trained.said
+    assert "Traceback" not in trained.said
 
 
 def test_a_lost_rank_is_said_in_a_line(tmp_path: Path) -> None:
     """The other hears of it in the midst of a step; the same command then goes on from the last checkpoint."""
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        "-m",
-        "harness",
-        "train",
-    ]
-    settings = SETTINGS | {"train.steps": 100_000}
-    words = [word for path, value in settings.items() for word in ("--set", f"{path}={value}")]
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "harness", "train"]
     environment = {**os.environ, "HARNESS_RESULTS": str(tmp_path), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
-        [*command, *words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-m", *torchrun, *words({"train.steps": 100_000})],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     ) as process:
         deadline = time.monotonic() + 120
-        while (
-            not list(tmp_path.glob("local/runs/*/checkpoints/*"))
-            and process.poll() is None
-            and time.monotonic() < deadline
-        ):
+        while not list(tmp_path.glob("local/runs/*/checkpoints/*")) and process.poll() is None:
+            assert time.monotonic() < deadline
             time.sleep(0.1)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         os.kill(int(children[-1]), signal.SIGKILL)
@@ -102,21 +167,19 @@ def test_a_lost_rank_is_said_in_a_line(tmp_path: Path) -> None:
     assert "error: another rank of this training was lost." in output
 
 
-def test_two_ranks_make_pairs_once_and_learn_them_as_one_does(tmp_path: Path) -> None:
+def learned(folder: Path) -> tuple[str, str, np.ndarray, list[dict[str, float]]]:
+    """The names of the pairs and of the student, the pairs' samples, and what the student logged."""
+    (pairs,) = (folder / "local" / "pairs").iterdir()
+    runs = (folder / "local" / "runs").iterdir()
+    (student,) = [path for path in runs if read_json(path / "config.json")["reflow"]["rounds"]]
+    return pairs.name, student.name, np.load(pairs / "x0.npy"), read_lines(student / "metrics.jsonl")
+
+
+def test_two_ranks_make_pairs_once_and_learn_them_as_one_does(trained: Trained) -> None:
     """The teacher's weights agree to rounding, and so do its pairs."""
-    found = {}
-    for ranks in (1, 2):
-        train(tmp_path / str(ranks), ranks, reflow__rounds=1, reflow__number=64, reflow__nfe=4)
-        local = tmp_path / str(ranks) / "local"
-        (pairs,) = (local / "pairs").iterdir()
-        (student,) = [
-            path for path in (local / "runs").iterdir() if read_json(path / "config.json")["reflow"]["rounds"]
-        ]
-        found[ranks] = pairs.name, np.load(pairs / "x0.npy"), student.name, read_lines(student / "metrics.jsonl")
-    (name, x0, student, lines), (other_name, other_x0, other_student, other_lines) = found.values()
-    assert (name, student) == (other_name, other_student)
+    *names, x0, lines = learned(trained.one / "pairs")
+    *other_names, other_x0, other_lines = learned(trained.two / "pairs")
+    assert names == other_names
     np.testing.assert_allclose(x0, other_x0, atol=1e-4)
-    assert [line["loss"] for line in other_lines] == pytest.approx([line["loss"] for line in lines], rel=1e-3)
-    assert [line["transport_cost"] for line in other_lines] == pytest.approx(
-        [line["transport_cost"] for line in lines], rel=1e-4
-    )
+    for key, rel in (("loss", 1e-3), ("transport_cost", 1e-4)):
+        assert [line[key] for line in other_lines] == pytest.approx([line[key] for line in lines], rel=rel)

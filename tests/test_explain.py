@@ -53,7 +53,8 @@ def test_min_snr_as_its_authors_mean_it(explained: Any) -> None:
 
 
 def test_edm_as_its_authors_mean_it(explained: Any) -> None:
-    """Karras et al. 2022 with F's error unweighted: N(ln s; -1.2, 1.2^2) (s^2 + d^2) / d^2, as Kingma & Gao's table has it."""
+    """Karras et al. 2022 with F's error unweighted: N(ln s; -1.2, 1.2^2) (s^2 + d^2) / d^2, as Kingma & Gao's table has
+    it."""
     made = explained(
         interpolant={"name": "ve", "sigma_min": 0.002, "sigma_max": 200},
         prediction={"name": "edm", "sigma_data": 0.5},
@@ -107,7 +108,8 @@ def test_the_first_and_the_last_level_of_a_path_that_ends_weigh_as_they_should(e
 
 
 def test_the_noise_counts_in_the_signal_to_noise_ratio(explained: Any) -> None:
-    """An SNR weight follows the noise's variance: on half the noise the same t is another lambda, the same lambda the same weight."""
+    """An SNR weight follows the noise's variance: on half the noise the same t is another lambda, the same lambda the
+    same weight."""
     matched = explained(noise="matched", prediction="noise", time_sampler="edm_lognormal")
     gaussian = explained(prediction="noise", time_sampler="edm_lognormal")
     proportional(matched.effective_weight(), gaussian.effective_weight())

@@ -10,6 +10,7 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 from torch import Tensor
+from typed import tensor
 
 from harness.cli import main
 from harness.core import registry
@@ -94,7 +95,7 @@ def frechet(x: np.ndarray, y: np.ndarray) -> float:
 def test_samples_are_judged_by_a_users_extractor(plugin: Path, data: Data) -> None:
     config = override(CONFIG, {"extractor": "block_means", "metrics": ["fid", "precision"]})
     judge = Judge(config, data, "cpu")
-    samples = data.held_out[:300]
+    samples = tensor(data.held_out)[:300]
     found = judge([SampleBatch(images) for images in samples.split(100)])
     real = data.train[reference_rows(data, len(data.train))]
     assert found["fid"] == pytest.approx(frechet(block_means(samples), block_means(real)), rel=1e-4)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from scipy import stats
 from torch import Tensor
+from typed import tensor
 
 from harness.core.errors import Diverged
 from harness.core.files import results_folder
@@ -175,7 +176,7 @@ def test_no_metric_depends_on_the_order_of_the_rows() -> None:
             ("by size", size.argsort(), real_size.argsort(descending=True)),
             ("reference by class", torch.arange(180), known.argsort(stable=True)),
         ):
-            assert value_of(rows, real) == pytest.approx(np.mean(usual), abs=slack), (name, order)
+            assert value_of(rows, real) == pytest.approx(np.mean(usual), abs=float(slack)), (name, order)
 
 
 def broken(x: np.ndarray, real: np.ndarray, seed: int) -> dict[str, np.ndarray]:
@@ -194,7 +195,8 @@ def broken(x: np.ndarray, real: np.ndarray, seed: int) -> dict[str, np.ndarray]:
 
 
 def test_real_samples_lose_to_no_broken_ones_where_less_is_better() -> None:
-    """Or by no more than drawing other real ones changes; where more is better, more may be too much, and the names say of what."""
+    """Or by no more than drawing other real ones changes; where more is better, more may be too much, and the names say
+    of what."""
     scores = {name for name in JUDGES if not find("metric", name).lower_is_better}  # type: ignore[attr-defined]
     assert scores == {"precision", "recall", "isc", "label_accuracy", "authenticity"}
     for name in sorted(set(JUDGES) - scores):
@@ -209,12 +211,20 @@ def test_real_samples_lose_to_no_broken_ones_where_less_is_better() -> None:
     assert value("c2st", copies, copies, trees=10) > value("c2st", normal(100, 3, seed=1), copies, trees=10)
 
 
+def metrics(*chosen: str) -> tuple[Metric, ...]:
+    return tuple(build("metric", name) for name in chosen)
+
+
 DIGITS = EvaluateConfig(
-    num_samples=100, batch_size=40, num_reference=200, extractor="digits", metrics=("fid", "kid", "precision", "recall")
-)  # type: ignore[arg-type]
+    num_samples=100,
+    batch_size=40,
+    num_reference=200,
+    extractor="digits",
+    metrics=metrics("fid", "kid", "precision", "recall"),
+)
 POINTS = EvaluateConfig(
-    num_samples=300, batch_size=128, extractor="values", metrics=("energy", "label_accuracy", "mmd")
-)  # type: ignore[arg-type]
+    num_samples=300, batch_size=128, extractor="values", metrics=metrics("energy", "label_accuracy", "mmd")
+)
 
 
 @pytest.fixture
@@ -241,14 +251,14 @@ def test_features_are_computed_once_for_all_metrics(digits: Data, monkeypatch: p
     seen: list[int] = []
     original = module.features
 
-    def counted(extractor: Any, images: Tensor, device: str) -> Tensor:
+    def counted(extractor: Any, images: Tensor, device: str) -> tuple[Tensor, Tensor | None]:
         seen.append(len(images))
         return original(extractor, images, device)
 
     monkeypatch.setattr(module, "features", counted)
     judge = Judge(DIGITS, digits, "cpu")
     assert seen == [40] * 5
-    scores = judge(batches(digits.held_out[:100]))
+    scores = judge(batches(tensor(digits.held_out)[:100]))
     assert seen == [40] * 5 + [40, 40, 20]
     assert list(scores) == ["fid", "kid", "precision", "recall"]
 
@@ -268,9 +278,9 @@ def test_what_metrics_share_is_summarised_once_and_written_once(digits: Data, mo
 
     monkeypatch.setattr(module, "write_atomic", noted)
     monkeypatch.setattr(Metric, "summarise", counted)
-    shared = dataclasses.replace(DIGITS, metrics=("kid", "precision", "recall"))
+    shared = dataclasses.replace(DIGITS, metrics=metrics("kid", "precision", "recall"))
     judge = Judge(shared, digits, "cpu")
-    judge(batches(digits.held_out[:100]))
+    judge(batches(tensor(digits.held_out)[:100]))
     assert written == ["whole.npz"]
     assert summarised == [200, 100]
     Judge(shared, digits, "cpu")
@@ -281,7 +291,7 @@ def test_what_metrics_share_is_summarised_once_and_written_once(digits: Data, mo
 
 
 def test_a_kept_reference_gives_the_same_scores(digits: Data) -> None:
-    samples = batches(digits.held_out[:100])
+    samples = batches(tensor(digits.held_out)[:100])
     first, again = (Judge(DIGITS, digits, "cpu")(samples) for _ in range(2))
     assert first == again
 
@@ -301,17 +311,20 @@ def test_values_keep_nothing_on_disk_but_a_lock(points: Data) -> None:
 
 def test_the_reference_is_of_the_size_that_is_asked_for_and_its_classes_follow_its_samples(points: Data) -> None:
     assert points.classes is not None
-    known = {row.tobytes(): label for row, label in zip(points.train.numpy(), points.classes.tolist(), strict=True)}
+    known = {
+        row.tobytes(): label
+        for row, label in zip(tensor(points.train).numpy(), tensor(points.classes).tolist(), strict=True)
+    }
     whole = Judge(dataclasses.replace(POINTS, num_reference=500), points, "cpu").reference["whole"]
     rows = [row.tobytes() for row in whole["features"]]
     assert len(set(rows)) == 500
     assert [known[row] for row in rows] == whole["classes"].tolist()
-    assert rows != [row.numpy().tobytes() for row in points.train[:500]]
+    assert rows != [row.numpy().tobytes() for row in tensor(points.train)[:500]]
 
 
 def test_the_classes_of_kept_features_follow_them_too(digits: Data) -> None:
     """Read back from disk, they are the ones that a nearest neighbour in feature space has."""
-    config = dataclasses.replace(DIGITS, num_reference=None, num_samples=200, metrics=("label_accuracy",))
+    config = dataclasses.replace(DIGITS, num_reference=None, num_samples=200, metrics=metrics("label_accuracy"))
     for _ in range(2):
         judge = Judge(config, digits, "cpu")
         assert len(judge.reference["whole"]["classes"]) == 1438
@@ -321,7 +334,10 @@ def test_the_classes_of_kept_features_follow_them_too(digits: Data) -> None:
 def test_resampled_samples_bring_their_own_classes(points: Data) -> None:
     judge = Judge(POINTS, points, "cpu")
     assert points.classes is not None
-    known = {row.tobytes(): label for row, label in zip(points.train.numpy(), points.classes.tolist(), strict=True)}
+    known = {
+        row.tobytes(): label
+        for row, label in zip(tensor(points.train).numpy(), tensor(points.classes).tolist(), strict=True)
+    }
     drawn = list(judge.resampled())
     assert [len(batch.samples) for batch in drawn] == [128, 128, 44]
     for samples, classes, *_ in drawn:
@@ -344,18 +360,18 @@ def test_the_classes_of_noise_come_as_often_as_in_training_and_are_read_by_chanc
 
 def test_data_without_classes_are_judged_without(points: Data) -> None:
     nameless = dataclasses.replace(points, classes=None, held_out_classes=None)
-    judge = Judge(dataclasses.replace(POINTS, metrics=("energy",)), nameless, "cpu")
+    judge = Judge(dataclasses.replace(POINTS, metrics=metrics("energy")), nameless, "cpu")
     assert "classes" not in judge.reference["whole"]
     for batch in (*judge.resampled(), *judge.gaussian(), *(judge.held_out() or ())):
         assert batch.classes is None
 
 
 def test_real_samples_are_as_many_as_asked_for_and_never_trained_on(points: Data) -> None:
-    config = dataclasses.replace(POINTS, metrics=("energy",))
+    config = dataclasses.replace(POINTS, metrics=metrics("energy"))
     found = Judge(config, points, "cpu").held_out()
     assert found is not None
     rows = [row.numpy().tobytes() for batch in found for row in batch.samples]
-    held = [row.numpy().tobytes() for row in points.held_out]
+    held = [row.numpy().tobytes() for row in tensor(points.held_out)]
     assert len(rows) == len(set(rows)) == 300
     assert set(rows) <= set(held)
     assert rows != held[:300]
@@ -365,19 +381,22 @@ def test_real_samples_are_as_many_as_asked_for_and_never_trained_on(points: Data
 
 
 def test_there_are_no_real_samples_where_fewer_are_held_out(points: Data) -> None:
-    more = dataclasses.replace(POINTS, num_samples=401, metrics=("energy",))
+    more = dataclasses.replace(POINTS, num_samples=401, metrics=metrics("energy"))
     assert Judge(more, points, "cpu").held_out() is None
 
 
 def test_real_samples_bring_their_own_classes(points: Data, digits: Data) -> None:
-    for config, data in ((POINTS, points), (dataclasses.replace(DIGITS, metrics=("fid", "label_accuracy")), digits)):
+    for config, data in (
+        (POINTS, points),
+        (dataclasses.replace(DIGITS, metrics=metrics("fid", "label_accuracy")), digits),
+    ):
         judge = Judge(config, data, "cpu")
         found = judge.held_out()
         assert found is not None
         assert data.held_out_classes is not None
         known = {
             row.numpy().tobytes(): label
-            for row, label in zip(data.held_out, data.held_out_classes.tolist(), strict=True)
+            for row, label in zip(tensor(data.held_out), tensor(data.held_out_classes).tolist(), strict=True)
         }
         batches = list(found)
         for batch in batches:
@@ -388,8 +407,8 @@ def test_real_samples_bring_their_own_classes(points: Data, digits: Data) -> Non
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
 def test_samples_that_are_not_finite_are_no_score(points: Data, wrong: float) -> None:
-    judge = Judge(dataclasses.replace(POINTS, metrics=("energy", "mmd")), points, "cpu")
-    samples = points.held_out[:300].clone()
+    judge = Judge(dataclasses.replace(POINTS, metrics=metrics("energy", "mmd")), points, "cpu")
+    samples = tensor(points.held_out)[:300].clone()
     assert judge(batches(samples)).keys() == {"energy", "mmd"}
     samples[299, 1] = wrong
     with pytest.raises(Diverged, match="cannot be judged: some are not finite"):
@@ -400,7 +419,7 @@ def test_a_score_that_is_not_finite_is_none(points: Data, monkeypatch: pytest.Mo
     def no_number(self: Metric, samples: Summary, reference: Summary) -> float:
         return math.inf
 
-    judge = Judge(dataclasses.replace(POINTS, metrics=("energy", "mmd")), points, "cpu")
+    judge = Judge(dataclasses.replace(POINTS, metrics=metrics("energy", "mmd")), points, "cpu")
     monkeypatch.setattr(find("metric", "mmd"), "compare", no_number)
     with pytest.raises(Diverged, match=r"cannot be judged: .*mmd"):
-        judge(batches(points.held_out[:300]))
+        judge(batches(tensor(points.held_out)[:300]))

@@ -13,6 +13,7 @@ import torch
 from scipy.linalg import sqrtm
 from torch import Tensor
 from torch.utils.data import Dataset
+from typed import tensor
 
 from harness.core.config import override
 from harness.core.errors import ConfigError, Diverged
@@ -55,7 +56,7 @@ def joined(drawn: Iterable[SampleBatch]) -> tuple[Tensor, Tensor]:
 
 
 def held_out(data: Data) -> list[SampleBatch]:
-    return batches(data.held_out[:300])
+    return batches(tensor(data.held_out)[:300])
 
 
 def test_a_set_against_itself_is_zero() -> None:
@@ -105,9 +106,9 @@ def test_torch_fidelity_agrees_on_the_same_images(data: Data) -> None:
     from torch_fidelity import calculate_metrics
 
     load_extractor("digits", "cpu")
-    noisy = (data.held_out[:300].float() + 40 * torch.rand(300, 1, 8, 8)).clamp(0, 255).to(torch.uint8)
+    noisy = (tensor(data.held_out)[:300].float() + 40 * torch.rand(300, 1, 8, 8)).clamp(0, 255).to(torch.uint8)
     theirs = calculate_metrics(
-        input1=Images(noisy), input2=Images(data.train), fid=True, feature_extractor="harness-digits",
+        input1=Images(noisy), input2=Images(tensor(data.train)), fid=True, feature_extractor="harness-digits",
         cuda=False, cache=False, save_cpu_ram=True, verbose=False,
     )  # fmt: skip
     ours = Judge(CONFIG, data, "cpu")(batches(noisy, 70))
@@ -128,7 +129,7 @@ def test_the_committed_classifier_reads_digits() -> None:
 
 
 def test_changed_data_under_one_name_change_the_reference(data: Data) -> None:
-    changed = dataclasses.replace(data, train=255 - data.train)
+    changed = dataclasses.replace(data, train=255 - tensor(data.train))
     one, other = Judge(CONFIG, data, "cpu"), Judge(CONFIG, changed, "cpu")
     assert one.protocol.digest != other.protocol.digest
     assert not np.allclose(one.reference["fid"]["mu"], other.reference["fid"]["mu"])
@@ -171,7 +172,9 @@ def test_resampling_draws_with_replacement(data: Data, number: int) -> None:
     assert len(drawn) == number
     assert all(map(torch.equal, joined(judge.resampled()), (drawn, classes)))
     assert data.classes is not None
-    among = {image.numpy().tobytes(): label for image, label in zip(data.train, data.classes, strict=True)}
+    among = {
+        image.numpy().tobytes(): label for image, label in zip(tensor(data.train), tensor(data.classes), strict=True)
+    }
     assert [among[image.numpy().tobytes()] for image in drawn] == classes.tolist()
     distinct = {image.numpy().tobytes() for image in drawn}
     expected = len(among) * (1 - (1 - 1 / len(among)) ** number)
@@ -193,7 +196,7 @@ def test_every_metric_is_what_it_is_of_the_extractors_features(data: Data) -> No
     scores = Judge(config, data, "cpu")(held_out(data))
     extractor = load_extractor("digits", "cpu")
     samples, reference = (
-        features(extractor, images, "cpu")[0].double() for images in (data.held_out[:300], data.train)
+        features(extractor, images, "cpu")[0].double() for images in (tensor(data.held_out)[:300], tensor(data.train))
     )
     for metric in config.metrics:
         own = metric.compare(metric.summarise(samples, None), metric.summarise(reference, None))
@@ -279,7 +282,7 @@ def test_the_classifiers_logits_are_what_is_scored(data: Data) -> None:
     from torch_fidelity import calculate_metrics
 
     load_extractor("digits", "cpu")
-    images = data.held_out[:300]
+    images = tensor(data.held_out)[:300]
     theirs = calculate_metrics(
         input1=Images(images), isc=True, feature_extractor="harness-digits", feature_layer_isc="logits", isc_splits=3,
         samples_shuffle=True, cuda=False, cache=False, save_cpu_ram=True, verbose=False,
@@ -307,7 +310,7 @@ def test_weights_without_a_classifier_give_no_inception_score(
 
 
 def test_published_statistics_take_the_references_place(data: Data, tmp_path: Path) -> None:
-    reference = Judge(CONFIG, data, "cpu").reference["fid"]
+    reference: dict[str, Any] = {**Judge(CONFIG, data, "cpu").reference["fid"]}
     path = tmp_path / "statistics.npz"
     np.savez(path, **reference)
     judge = Judge(override(CONFIG, {"reference": str(path)}), data, "cpu")
@@ -377,7 +380,7 @@ def test_digits_by_class_score_as_digits_in_any_order(data: Data) -> None:
 
 SIGMA = np.cov(gaussian(300, 64, 0).numpy().T)
 """Of 64 features, as the digits classifier gives."""
-GOOD = {"mu": np.ones(64), "sigma": SIGMA}
+GOOD: dict[str, Any] = {"mu": np.ones(64), "sigma": SIGMA}
 
 
 def with_eigenvalue(lowest: float) -> np.ndarray:
@@ -486,8 +489,10 @@ def degenerate(seed: int) -> dict[str, Tensor]:
     flat = whole.clone()
     flat[:, 5:] = 3
     return {
-        "two": whole[:2], "fewer than features": whole[:12], "all the same": whole[:1].repeat(30, 1), "constant features": flat,
-        "on a line": whole[:, :1] * torch.ones(20, dtype=torch.float64), "each ten times": whole[:4].repeat(10, 1), "zeros": 0 * whole,
+        "two": whole[:2], "fewer than features": whole[:12], "all the same": whole[:1].repeat(30, 1),
+        "constant features": flat,
+        "on a line": whole[:, :1] * torch.ones(20, dtype=torch.float64), "each ten times": whole[:4].repeat(10, 1),
+        "zeros": 0 * whole,
     }  # fmt: skip
 
 

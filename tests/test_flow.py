@@ -21,7 +21,8 @@ PATHS = [name for name in names("interpolant") if name != "ve"]
 
 
 def flow_of(
-    real: Tensor, field: Any = None, path: Any = None, variance: float = 1.0, classes: Tensor | None = None, **parts: object
+    real: Tensor, field: Any = None, path: Any = None, variance: float = 1.0, classes: Tensor | None = None,
+    **parts: object
 ) -> Flow:  # fmt: skip
     return Flow(path, field, Formulation.parse(parts), torch.tensor(variance), lambda: (real, classes), 0)
 
@@ -53,7 +54,8 @@ def test_the_optimal_velocity_does_not_depend_on_how_many_are_computed_at_once()
 
 
 def test_the_optimal_velocity_given_a_class_is_that_of_its_samples_alone() -> None:
-    """For classes drawn at random, one of a single sample, whose velocity is known: towards it from wherever the noise was."""
+    """For classes drawn at random, one of a single sample, whose velocity is known:
+    towards it from wherever the noise was."""
     for seed, name in enumerate(PATHS):
         random = torch.Generator().manual_seed(seed)
         real, classes = (
@@ -81,12 +83,13 @@ def test_the_optimal_velocity_given_a_class_is_that_of_its_samples_alone() -> No
 
 
 def test_the_error_of_a_network_told_classes_is_its_distance_from_the_best_field_of_each() -> None:
-    """That of two far classes: the best field without classes does as badly as a guess between both where noise hides them."""
+    """That of two far classes: the best field without classes does as badly as a guess between both where noise hides
+    them."""
     random, metric = torch.Generator().manual_seed(0), build("metric", "field_error")
     classes = torch.arange(60) % 2
     real = torch.randn(60, 3, generator=random) * 0.1 + torch.tensor([-1.0, 1.0])[classes, None]
     plain = flow_of(real)
-    told = flow_of(real, lambda x, t, y: optimal_velocity(x, t, y, told), classes=classes)
+    told: Flow = flow_of(real, lambda x, t, y: optimal_velocity(x, t, y, told), classes=classes)
     deaf = flow_of(real, lambda x, t, y: optimal_velocity(x, t, None, plain), classes=classes)
     swapped = flow_of(real, lambda x, t, y: optimal_velocity(x, t, 1 - y, told), classes=classes)
     assert metric.measure(told) == pytest.approx(0, abs=1e-6)
@@ -95,13 +98,14 @@ def test_the_error_of_a_network_told_classes_is_its_distance_from_the_best_field
 
 def test_the_error_of_the_optimal_field_is_zero_and_that_of_none_is_one() -> None:
     real, metric = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)), build("metric", "field_error")
-    flow = flow_of(real, lambda x, t, y: optimal_velocity(x, t, y, flow))
+    flow: Flow = flow_of(real, lambda x, t, y: optimal_velocity(x, t, y, flow))
     assert metric.measure(flow) == pytest.approx(0, abs=1e-6)
     assert metric.measure(flow_of(real, lambda x, t, y: 0 * x)) == pytest.approx(1)
 
 
 def test_the_error_of_a_population_falls_with_the_number_of_samples() -> None:
-    """On N(0, I), linear: v* of the population is (2t - 1) x / ((1-t)^2 + t^2); a finite set's differs, less for more samples."""
+    """On N(0, I), linear: v* of the population is (2t - 1) x / ((1-t)^2 + t^2);
+    a finite set's differs, less for more samples."""
 
     def field(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         return ((2 * t - 1) / ((1 - t) ** 2 + t**2))[:, None] * x
@@ -128,7 +132,8 @@ def test_the_best_field_is_refused_where_it_is_not_known(tiny: RunConfig, change
 
 
 def test_paths_of_a_scaled_gaussian_are_as_straight_as_their_integral() -> None:
-    """N(0, s^2 I) from N(0, I), linear: x_t = x_1 sqrt((1-t)^2 s^2 + t^2), whose length and straightness SciPy integrates."""
+    """N(0, s^2 I) from N(0, I), linear: x_t = x_1 sqrt((1-t)^2 s^2 + t^2), whose length and straightness SciPy
+    integrates."""
     s, start = 0.3, torch.randn(4000, 2, dtype=torch.float64)
 
     def radius(t: float) -> float:

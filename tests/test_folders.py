@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def write(folder: Path, files: Mapping[str, bytes]) -> Path:
 
 def write_zip(path: Path, files: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
     with zipfile.ZipFile(path, "w", compression) as archive:
-        for name, content in reversed(files.items()):
+        for name, content in reversed([*files.items()]):
             archive.writestr(name, content)
     return path
 
@@ -256,7 +257,12 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Every picture that was read whole."""
     asked: list[Any] = []
     original = Archive.read
-    monkeypatch.setattr(Archive, "read", lambda archive, name: asked.append(name) or original(archive, name))
+
+    def read(archive: Archive, name: Any) -> Any:
+        asked.append(name)
+        return original(archive, name)
+
+    monkeypatch.setattr(Archive, "read", read)
     return asked
 
 
@@ -448,7 +454,12 @@ def test_pictures_are_flipped_only_when_that_is_asked_for(
     np.savez(
         tmp_path / "cifar10.npz", x_train=images, x_test=images, y_train=np.arange(20) % 10, y_test=np.arange(20) % 10
     )
-    fields = {"image_folder": {"path": "x", "size": 6}, "npz": {"path": "x.npz"}, "cifar10": {}}[name]
+    known: dict[str, dict[str, Any]] = {
+        "image_folder": {"path": "x", "size": 6},
+        "npz": {"path": "x.npz"},
+        "cifar10": {},
+    }
+    fields = known[name]
     plain, flipped = (build("dataset", {"name": name, **fields, "flip": flip}).load() for flip in (False, True))
     assert plain.augment is None
     assert flipped.augment is mirror
@@ -505,13 +516,12 @@ def test_latents_have_the_scale_of_stable_diffusion_by_default(tmp_path: Path) -
 
 
 def test_latents_are_read_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads: list[Path] = []
-    original = np.load
-    monkeypatch.setattr(np, "load", lambda path, **options: reads.append(path) or original(path, **options))
+    read = Mock(wraps=np.load)
+    monkeypatch.setattr(np, "load", read)
     data = load_folder(write(tmp_path / "x", latent_files(40)), "latents")
-    assert len(reads) <= 2
+    assert read.call_count <= 2
     data.train[torch.tensor([3, 1])]
-    assert [path.name for path in reads[-2:]] == ["06.npy", "02.npy"]
+    assert [call.args[0].name for call in read.call_args_list[-2:]] == ["06.npy", "02.npy"]
 
 
 def test_a_fingerprint_of_latents_is_of_their_content(tmp_path: Path) -> None:
@@ -634,20 +644,23 @@ def test_labels_of_any_type_become_classes_from_zero(
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [
-        ({"x": pixels(20, 4, 4, 3)}, r"holds no `images`, not uint8 \[N, H, W, C\] or \[N, C, H, W\] with C = 1 or 3\. Make it again\."),
+        ({"x": pixels(20, 4, 4, 3)},
+         r"holds no `images`, not uint8 \[N, H, W, C\] or \[N, C, H, W\] with C = 1 or 3\. Make it again\."),
         ({"images": pixels(20, 4, 4)}, r"holds `images` as uint8 \[20, 4, 4\], not uint8"),
         ({"images": pixels(20, 4, 4, 2)}, r"holds `images` as uint8 \[20, 4, 4, 2\], not"),
         ({"images": pixels(20, 4, 4, 4)}, r"holds `images` as uint8 \[20, 4, 4, 4\], not"),
         ({"images": pixels(20, 4, 4, 3) / 255}, r"holds `images` as float64 \[20, 4, 4, 3\], not"),
         ({"images": np.array([{}])}, "cannot be read"),
-        ({"images": pixels(20, 4, 4, 3), "labels": np.arange(19)}, r"`labels` is \[19\] for 20 images\. Give one each\."),
+        ({"images": pixels(20, 4, 4, 3), "labels": np.arange(19)},
+         r"`labels` is \[19\] for 20 images\. Give one each\."),
         ({"images": pixels(20, 4, 4, 3), "labels": np.eye(20)}, r"`labels` is \[20, 20\] for 20 images"),
         ({"images": pixels(20, 4, 4, 3), "labels": np.array([None] * 20)}, "cannot be read"),
         ({"images": pixels(0, 4, 4, 3)}, "0 samples cannot be split"),
         ({"images": pixels(9, 4, 4, 3)}, "9 samples cannot be split"),
     ],
     ids=[
-        "no images", "no channels", "two channels", "four channels", "floats", "pickled", "a label too few", "one-hot", "pickled labels",
+        "no images", "no channels", "two channels", "four channels", "floats", "pickled", "a label too few", "one-hot",
+        "pickled labels",
         "no image", "too few",
     ],
 )  # fmt: skip

@@ -170,11 +170,13 @@ def test_a_stochastic_solver_where_the_velocity_has_no_score() -> None:
     [
         (
             {"time_sampler": {"name": "low_discrepancy", "stratify": True}},
-            "time_sampler.stratify: low_discrepancy draws one time in each interval already. Leave it false, in `of` too.",
+            "time_sampler.stratify: low_discrepancy draws one time in each interval already. Leave it "
+            "false, in `of` too.",
         ),
         (
             {"time_sampler": {"name": "low_discrepancy", "of": "stratified"}},
-            "time_sampler.stratify: low_discrepancy draws one time in each interval already. Leave it false, in `of` too.",
+            "time_sampler.stratify: low_discrepancy draws one time in each interval already. Leave it "
+            "false, in `of` too.",
         ),
         *(
             (
@@ -394,7 +396,8 @@ def test_the_space_of_the_output_is_that_of_the_prediction() -> None:
 
 
 def test_the_path_is_seen_with_noise_of_unit_variance() -> None:
-    """The interpolant itself where the noise has it, so that nothing changes there; else scaled by its standard deviation."""
+    """The interpolant itself where the noise has it, so that nothing changes there;
+    else scaled by its standard deviation."""
     assert Formulation().path({}) == Linear()
     made = Formulation.parse({"noise": {"name": "matched", "per_feature": True}})
     path = made.path({"std": torch.tensor([0.6, 0.8])})

@@ -1,4 +1,5 @@
-"""What holds numbers and names still: losses, a FID and the names of runs, pairs and evaluations, as earlier code gave them."""
+"""What holds numbers and names still: losses, a FID and the names of runs, pairs and evaluations, as earlier code gave
+them."""
 
 import re
 import shutil

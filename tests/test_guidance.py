@@ -111,7 +111,7 @@ def test_both_calls_see_the_same_points_at_the_same_times() -> None:
     made = field(formulation("edm"), CLASSES, network, scale=2)
     made(points(), at(0.6))
     assert made.calls * 4 == network.rows == 8
-    told = {}
+    told: dict[tuple[float, ...], list[int]] = {}
     for x, t, y in network.given:
         assert y is not None
         for row, time, label in zip(x, t, y, strict=True):
@@ -315,7 +315,8 @@ CENTRE, SPREAD = 1.2, 0.5
 
 
 class TwoGaussians(nn.Module):
-    """The exact velocity on the linear path of data N(-CENTRE, SPREAD^2) or N(CENTRE, SPREAD^2), or of both, equally often."""
+    """The exact velocity on the linear path of data N(-CENTRE, SPREAD^2) or N(CENTRE, SPREAD^2), or of both, equally
+    often."""
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         assert y is not None
@@ -433,15 +434,18 @@ def small() -> RunConfig:
     [
         (
             {"objective.label_dropout": None, "evaluate.guidance.scale": 2, "evaluate.metrics": ["energy"]},
-            r"^evaluate\.guidance: the network is told no classes\. Train it with objective\.label_dropout above 0, like 0\.1\.$",
+            r"^evaluate\.guidance: the network is told no classes\. Train it with "
+            r"objective\.label_dropout above 0, like 0\.1\.$",
         ),
         (
             {"objective.label_dropout": 0, "evaluate.guidance.scale": 2},
-            r"^evaluate\.guidance: the network always sees them\. Train it with objective\.label_dropout above 0, like 0\.1\.$",
+            r"^evaluate\.guidance: the network always sees them\. Train it with objective\.label_dropout "
+            r"above 0, like 0\.1\.$",
         ),
         (
             {"objective.label_dropout": None},
-            r"^evaluate\.metrics\[0\]: label_accuracy needs a network that is told classes\. Set objective\.label_dropout, like 0\.1\.$",
+            r"^evaluate\.metrics\[0\]: label_accuracy needs a network that is told classes\. Set "
+            r"objective\.label_dropout, like 0\.1\.$",
         ),
         ({"objective.label_dropout": 1}, r"^objective\.label_dropout: 1\.0 is outside \[0, 1\)"),
     ],

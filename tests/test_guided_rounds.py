@@ -1,4 +1,5 @@
-"""Reflow of guided flows: pairs are guided once, and what has learned them is sampled, judged and made a teacher without guidance."""
+"""Reflow of guided flows: pairs are guided once, and what has learned them is sampled, judged and made a teacher
+without guidance."""
 
 import math
 from pathlib import Path
@@ -37,8 +38,10 @@ CENTRES = math.sqrt(2 * (1 - SPREAD**2)) * np.stack([np.cos(ANGLES), np.sin(ANGL
 def told() -> RunConfig:
     """Eight Gaussians whose network is told the classes, judged with guidance; a few steps."""
     changes = {
-        "objective.label_dropout": 0.1, "train.steps": 3, "train.sample_every": 3, "train.warmup_steps": 1, "train.device": "cpu",
-        "backbone.width": 8, "reflow.number": 200, "reflow.nfe": 8, "reflow.batch_size": 100, "evaluate.num_samples": 40,
+        "objective.label_dropout": 0.1, "train.steps": 3, "train.sample_every": 3, "train.warmup_steps": 1,
+        "train.device": "cpu",
+        "backbone.width": 8, "reflow.number": 200, "reflow.nfe": 8, "reflow.batch_size": 100,
+        "evaluate.num_samples": 40,
         "evaluate.metrics": ["sliced_wasserstein"], "evaluate.nfe": [2, 4], "evaluate.guidance.scale": 2,
     }  # fmt: skip
     return override(load_scale("points"), changes)
@@ -83,7 +86,8 @@ def guided_end(x1: np.ndarray, k: int, scale: float) -> np.ndarray:
 
 
 def test_pairs_are_the_guided_flows_ends_once(told: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second round's teacher has learned them: its own flow, here that of one Gaussian, x1 -> m + sd x1, makes the pairs as it is."""
+    """A second round's teacher has learned them: its own flow, here that of one Gaussian, x1 -> m + sd x1, makes the
+    pairs as it is."""
     state = told.noise.learn(load(told.dataset))
     monkeypatch.setattr(train_module, "train", lambda *_: None)
     monkeypatch.setattr(reflow_module, "restore", lambda run: Trained(Exact(), told, state))
@@ -131,7 +135,7 @@ def test_rounds_are_guided_once_unless_more_is_asked(
     train(Run.of(told), quiet, never)
     arms = list(rounds.plan_of([Run.of(told)], 2, True, changes).arms.values())
     assert [config.evaluate.guidance.scale for config in arms] == judged
-    assert [config.pairs_guidance.scale for config in arms[1:]] == made
+    assert [config.pairs_sampling.guidance.scale for config in arms[1:]] == made
     twice = [guided_twice(config) is not None for config in arms]
     assert twice == [False, *[changes.get("evaluate.guidance.scale") == 3] * 2, False]
 
@@ -143,13 +147,17 @@ def test_rounds_from_a_guided_student_are_not_guided_again(told: RunConfig) -> N
         plan = rounds.plan_of([Run.of(student)], 1, False, changes)
         assert list(plan.arms) == ["2-rectified", "3-rectified"]
         config = plan.arms["3-rectified"]
-        assert (config.pairs_guidance.scale, config.evaluate.guidance.scale, config.learned_guidance) == (1, 1, True)
+        assert (config.pairs_sampling.guidance.scale, config.evaluate.guidance.scale, config.learned_guidance) == (
+            1,
+            1,
+            True,
+        )
     with pytest.raises(
         ConfigError, match=r"^reflow\.guidance: it is of pairs from .* Set reflow\.later_guidance to guide it\.$"
     ):
         rounds.plan_of([Run.of(student)], 1, False, {"reflow.guidance.scale": 3})
     again = rounds.plan_of([Run.of(student)], 1, False, {"reflow.later_guidance.scale": 3}).arms["3-rectified"]
-    assert again.pairs_guidance.scale == 3
+    assert again.pairs_sampling.guidance.scale == 3
 
 
 def test_guidance_that_a_scale_brings_is_not_added_in_silence(
@@ -160,7 +168,8 @@ def test_guidance_that_a_scale_brings_is_not_added_in_silence(
     assert main(["train", "--scale", "digits_classes", *rounded]) == 2
     said = capsys.readouterr().err
     assert said.startswith(
-        "error: evaluate.guidance: the pairs that it learned are guided already, and evaluate.guidance.scale=2 guides it"
+        "error: evaluate.guidance: the pairs that it learned are guided already, and "
+        "evaluate.guidance.scale=2 guides it"
     )
     assert said.count("\n") == 1
     arm = {"reflow.rounds": 1, "reflow.guidance.scale": 2}
@@ -210,7 +219,8 @@ def test_guidance_of_no_later_round_is_refused(
 def test_a_lineage_shows_each_flow_by_a_protocol_that_fits_it(
     told: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A base that is judged with guidance, a student without, and what is distilled of it by one step; by another solver too."""
+    """A base that is judged with guidance, a student without, and what is distilled of it by one step;
+    by another solver too."""
     out = ["--out", str(tmp_path / "few.png")]
     for more in (
         {"reflow.guidance.scale": 2},

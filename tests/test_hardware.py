@@ -69,21 +69,27 @@ def test_collections_pass_over_what_is_older_until_training_ends() -> None:
 
 def test_a_study_is_checked_without_torchs_compiler() -> None:
     """Its import takes two seconds, in which no worker would have begun."""
-    asked = "from harness.ablation.design.study import load_scale; from harness.runs.validate import check; check(load_scale('digits'))"
+    asked = (
+        "from harness.ablation.design.study import load_scale; from harness.runs.validate import check; "
+        "check(load_scale('digits'))"
+    )
     subprocess.run([sys.executable, "-c", f"{asked}; import sys; sys.exit('torch._dynamo' in sys.modules)"], check=True)
 
 
 DATA_SHEETS = {
     "NVIDIA L40": 181, "NVIDIA L40S": 362, "NVIDIA L4": 121, "NVIDIA A10": 125, "NVIDIA A30": 165, "Tesla T4": 65,
     "NVIDIA A100-SXM4-80GB": 312, "NVIDIA A100-PCIE-40GB": 312, "NVIDIA A100 80GB PCIe": 312,
-    "NVIDIA H100 80GB HBM3": 989, "NVIDIA H100 PCIe": 756, "NVIDIA H100 NVL": 835, "NVIDIA H200": 989, "NVIDIA H200 NVL": 835,
+    "NVIDIA H100 80GB HBM3": 989, "NVIDIA H100 PCIe": 756, "NVIDIA H100 NVL": 835, "NVIDIA H200": 989,
+    "NVIDIA H200 NVL": 835,
     "NVIDIA GH200 480GB": 989, "NVIDIA GH200 120GB": 989, "NVIDIA B200": 2250, "NVIDIA GB200": 2500,
     "Tesla V100-SXM2-16GB": 125, "Tesla V100-PCIE-32GB": 112, "NVIDIA GeForce RTX 4090": 165,
 }  # fmt: skip
 """Names as CUDA gives them, and dense teraflops of bf16 (T4, V100: fp16)."""
 UNKNOWN = [
-    "NVIDIA A10G", "NVIDIA A100X", "NVIDIA L400", "NVIDIA GeForce RTX 4090 D", "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA L20",
-    "NVIDIA A100-SXM4-40GB MIG 3g.20gb", "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "Quadro T400", "Tesla V100S-PCIE-32GB", "NVIDIA H20", "",
+    "NVIDIA A10G", "NVIDIA A100X", "NVIDIA L400", "NVIDIA GeForce RTX 4090 D", "NVIDIA GeForce RTX 4090 Laptop GPU",
+    "NVIDIA L20",
+    "NVIDIA A100-SXM4-40GB MIG 3g.20gb", "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "Quadro T400", "Tesla V100S-PCIE-32GB",
+    "NVIDIA H20", "",
 ]  # fmt: skip
 
 

@@ -1,4 +1,5 @@
-"""A folder is the run that it is called, or one line says why it is not: what is edited, moved, copied in or of another version."""
+"""A folder is the run that it is called, or one line says why it is not:
+what is edited, moved, copied in or of another version."""
 
 import dataclasses
 import shutil
@@ -72,9 +73,12 @@ def refusal(name: str | Path, changes: Edit | None = None) -> str:
 
 
 EDITS: list[Edit] = [
-    {"prediction": {"name": "data"}}, {"weighting": {"name": "min_snr", "gamma": 2.0}}, {"train.learning_rate": 0.5}, {"train.steps": 4},
-    {"train.threads": 2}, {"seed": 1}, {"noise": {"name": "laplace"}}, {"interpolant": {"name": "vp"}}, {"dataset.number": 9000},
-    {"backbone.width": 16}, {"coupling": {"name": "exact_ot"}}, {"objective.label_dropout": 0.1}, {"train.optimizer.beta2": 0.9},
+    {"prediction": {"name": "data"}}, {"weighting": {"name": "min_snr", "gamma": 2.0}}, {"train.learning_rate": 0.5},
+    {"train.steps": 4},
+    {"train.threads": 2}, {"seed": 1}, {"noise": {"name": "laplace"}}, {"interpolant": {"name": "vp"}},
+    {"dataset.number": 9000},
+    {"backbone.width": 16}, {"coupling": {"name": "exact_ot"}}, {"objective.label_dropout": 0.1},
+    {"train.optimizer.beta2": 0.9},
 ]  # fmt: skip
 
 
@@ -287,7 +291,10 @@ def test_weights_of_another_run_are_refused(points: RunConfig) -> None:
         train(run, lambda _: None, lambda: False)
     shutil.rmtree(runs[0].folder / "checkpoints")
     shutil.copytree(runs[1].folder / "checkpoints", runs[0].folder / "checkpoints")
-    said = rf"safetensors: was written by the run {runs[1].name}\. Remove it from {runs[0].name}, whose own weights are others\.$"
+    said = (
+        rf"safetensors: was written by the run {runs[1].name}\. Remove it from {runs[0].name}, whose own "
+        r"weights are others\.$"
+    )
     with pytest.raises(UserError, match=said):
         restore(runs[0])
     with pytest.raises(UserError, match=said):

@@ -1,4 +1,5 @@
-"""Paths from data to noise: their factors, derivatives and SNR against autograd, their limits, and the formulas of the papers."""
+"""Paths from data to noise: their factors, derivatives and SNR against autograd, their limits, and the formulas of the
+papers."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -253,7 +255,7 @@ def test_times_of_any_shape(path: Interpolant) -> None:
         for member, name in itertools.product((path, Bare(path=path)), [*ELEMENTWISE, "time_of_log_snr"]):
             result, flat = getattr(member, name)(t), getattr(member, name)(t.flatten())
             assert (result.shape, result.dtype) == (t.shape, dtype), name
-            torch.testing.assert_close(result.flatten(), flat, msg=lambda text, at=(name, shape): f"{at}: {text}")
+            torch.testing.assert_close(result.flatten(), flat, msg=partial("{}: {}".format, (name, shape)))
 
 
 @every_path
@@ -389,7 +391,8 @@ def test_parity_with_songs_variance_exploding(low: float, high: float) -> None:
 
 @pytest.mark.parametrize("sigma_min", [0.0, 1e-4, 0.3])
 def test_parity_with_lipmans_optimal_transport(sigma_min: float) -> None:
-    """Their eq. 20 and 21 at s = 1 - t: mu = s x1, sigma = 1 - (1 - sigma_min) s, u = (x1 - (1 - sigma_min) x) / sigma."""
+    """Their eq. 20 and 21 at s = 1 - t: mu = s x1, sigma = 1 - (1 - sigma_min) s, u = (x1 - (1 - sigma_min) x) /
+    sigma."""
     path, (data, noise, t) = FlowMatchingOT(sigma_min=sigma_min), batch()
     s = 1 - t[:, None, None, None]
     sigma = 1 - (1 - sigma_min) * s
@@ -400,7 +403,8 @@ def test_parity_with_lipmans_optimal_transport(sigma_min: float) -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(0.1, 20.0), (1.0, 10.0), (9.0, 2.0)])
 def test_parity_with_songs_variance_preserving(low: float, high: float) -> None:
-    """alpha = exp(-1/2 of the integral of beta, here a sum), and the SDE's beta is -2 alpha' / alpha and 2 sigma sigma' / alpha^2."""
+    """alpha = exp(-1/2 of the integral of beta, here a sum), and the SDE's beta is -2 alpha' / alpha and 2 sigma sigma'
+    / alpha^2."""
     path, n = DDPM(beta_min=low, beta_max=high), 2000
     middles = INSIDE[:, None] * (torch.arange(n, dtype=torch.float64) + 0.5) / n
     integral = INSIDE * (low + (high - low) * middles).mean(1)

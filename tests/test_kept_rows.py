@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from typed import tensor
 
 from harness.core.config import override
 from harness.core.errors import Stopped
@@ -35,7 +36,7 @@ def cut(images: Tensor, first: int, after: int, asked: list[int]) -> Iterator[Sa
 
 def test_rows_are_those_of_an_unbroken_extraction(tmp_path: Path) -> None:
     data = load(Digits())
-    judge, images = Judge(CONFIG, data, "cpu"), data.held_out[:300]
+    judge, images = Judge(CONFIG, data, "cpu"), tensor(data.held_out)[:300]
     expected, rows = judge.estimates(cut(images, 0, 99, []), KeptRows(), show=70)
     assert torch.equal(rows["shown"], images[:70]), "of the first batch all, of the second some"
     asked: list[int] = []
@@ -122,7 +123,7 @@ def test_an_evaluation_that_was_stopped_ends_as_if_it_had_not_been(tiny: RunConf
 def test_an_interrupt_keeps_only_what_is_in_order(tmp_path: Path) -> None:
     """Ctrl-C may strike while a batch is waited for: what is on disk is then a beginning, without a gap."""
     data = load(Digits())
-    judge, images = Judge(CONFIG, data, "cpu"), data.held_out[:300]
+    judge, images = Judge(CONFIG, data, "cpu"), tensor(data.held_out)[:300]
     expected, _ = judge.estimates(cut(images, 0, 99, []), KeptRows(), show=0)
 
     def interrupted() -> Iterator[SampleBatch]:
@@ -148,7 +149,10 @@ def test_a_reference_that_was_cut_short_is_not_continued_in_other_batches(monkey
         Judge(CONFIG, data, "cpu", stop=stop)
     other = Judge(override(CONFIG, {"batch_size": 70}), data, "cpu").reference["fid"]
     whole = torch.cat(
-        [module.features(module.load_extractor("digits", "cpu"), part, "cpu")[0] for part in data.train.split(100)]
+        [
+            module.features(module.load_extractor("digits", "cpu"), part, "cpu")[0]
+            for part in tensor(data.train).split(100)
+        ]
     )
     torch.testing.assert_close(torch.from_numpy(other["mu"]), whole.double().mean(0), rtol=1e-5, atol=1e-6)
 

@@ -1,4 +1,5 @@
-"""Classes by their names, in `harness sample --label` and in the files that it writes; and how many samples a picture shows."""
+"""Classes by their names, in `harness sample --label` and in the files that it writes;
+and how many samples a picture shows."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ def named(*names: str, classes: int = 0) -> Data:
 
 
 def test_a_label_is_a_name_alone_where_classes_have_names() -> None:
-    """Of shuffled numbers as names, each gives its own place; a place that is no name is refused, and so is what only looks alike."""
+    """Of shuffled numbers as names, each gives its own place; a place that is no name is refused, and so is what only
+    looks alike."""
     rng = np.random.default_rng(0)
     for _ in range(50):
         names = [str(name) for name in rng.choice(30, rng.integers(2, 12), replace=False)]
@@ -96,6 +98,9 @@ def test_samples_of_named_classes_and_a_picture_of_all(
     assert main(["sample", run.name, "--number", "100", "--nfe", "1", "--out", str(hundred)]) == 0
     assert Image.open(hundred).size == (10 * 34 + 2, 10 * 34 + 2)
     assert main(["sample", run.name, "--number", "1025", "--nfe", "1", "--out", str(tmp_path / "many.png")]) == 2
-    said = "error: --number: a picture shows up to 1024 samples, not 1025. Ask for fewer, or name a file that ends in .npz.\n"
+    said = (
+        "error: --number: a picture shows up to 1024 samples, not 1025. Ask for fewer, or name a file that "
+        "ends in .npz.\n"
+    )
     assert capsys.readouterr().err == said
     assert sorted(path.name for path in tmp_path.glob("*.*z*")) == ["5.npz", "8.npz", "x.npz"]

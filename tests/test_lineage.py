@@ -1,9 +1,11 @@
-"""`harness reflow` and `harness lineage` as a user runs them: the chain that they show, in MLflow too, and kills along it."""
+"""`harness reflow` and `harness lineage` as a user runs them: the chain that they show, in MLflow too, and kills along
+it."""
 
 from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,7 +32,8 @@ SHORT = ",".join(
     f'{{"name":"{metric}","samples":16,"steps":4}}' for metric in ("straightness", "curvature", "transport_cost")
 )
 ROUNDS = [
-    "--rounds", "2", "--distil", "--set", "reflow.number=1000", "--set", "reflow.nfe=20", "--set", "reflow.batch_size=50",
+    "--rounds", "2", "--distil", "--set", "reflow.number=400", "--set", "reflow.nfe=10", "--set",
+    "reflow.batch_size=20",
     "--set", f'evaluate.metrics=["fid",{SHORT}]',
 ]  # fmt: skip
 
@@ -40,9 +43,11 @@ def words(changes: dict[str, object]) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def teacher(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
     """Results that hold one finished run."""
     results = tmp_path_factory.mktemp("teacher")
+    (results / "local").mkdir()
+    shutil.copy(empty_store, results / "local" / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HARNESS_RESULTS", str(results))
         assert main(["train", *words(CHANGES)]) == 0
@@ -137,7 +142,7 @@ def test_every_link_stands_in_mlflow_with_its_parent(unbroken: Path, monkeypatch
         assert tags["parent"] == runs[above].data.tags["run"]
         (made,) = [run for run in pairs.values() if run.data.tags["pairs"] == tags["pairs"]]
         assert made.data.tags["parent"] == tags["parent"]
-        assert (made.data.params["number"], made.data.params["nfe"], made.data.metrics["calls"]) == ("1000", "20", 20)
+        assert (made.data.params["number"], made.data.params["nfe"], made.data.metrics["calls"]) == ("400", "10", 10)
         assert [file.path for file in client.list_artifacts(made.info.run_id)] == ["pairs.json"]
         at = [point.step for point in client.get_metric_history(runs[name].info.run_id, "flow/transport_cost")]
         assert at == ([] if "distilled" in name else [4])
@@ -155,11 +160,11 @@ def test_the_chain_is_told_and_drawn(
     told = capsys.readouterr().out
     places = [
         told.index(word)
-        for word in ("digits", "1-rectified", "1,000 pairs", "2-rectified", "3-rectified", "3-rectified distilled")
+        for word in ("digits", "1-rectified", "400 pairs", "2-rectified", "3-rectified", "3-rectified distilled")
     ]
     assert places == sorted(places)
-    assert "by heun at NFE 20" in told
-    assert "20,000 calls" in told
+    assert "by heun at NFE 10" in told
+    assert "4,000 calls" in told
     assert "60 of 60 steps of 32" in told
     assert Image.open(tmp_path / "chain.png").width > 1000
     assert main(["lineage", last.name, "--out", "chain.txt"]) == 2

@@ -86,7 +86,8 @@ def test_sparse_drops_the_given_share_and_leaves_the_rest_normal(rate: float) ->
 
 @every_noise
 def test_gaussian_says_whether_it_is_normal(noise: Noise) -> None:
-    """So says Kolmogorov and Smirnov, on entries over their standard deviation; sparse is normal where it drops nothing."""
+    """So says Kolmogorov and Smirnov, on entries over their standard deviation;
+    sparse is normal where it drops nothing."""
     state = noise.fit(DATA)
     x1 = sample(noise, N) / noise.variance(state).sqrt()
     normal = distance(x1, stats.norm.cdf) < 1.95

@@ -1,4 +1,5 @@
-"""The loss: the formula that the parts make, the same draws in every arm, and what moves the minimiser and what does not."""
+"""The loss: the formula that the parts make, the same draws in every arm, and what moves the minimiser and what does
+not."""
 
 from __future__ import annotations
 
@@ -93,7 +94,8 @@ def edm_by_hand(x0: Tensor, xt: Tensor, alpha: float, sigma: float, std: float) 
 
 
 Hand = Callable[[Tensor, Tensor, float, float], tuple[Tensor, Tensor, float, float]]
-"""x0, x1, t and the noise's standard deviation to the network's input, its target, the factor of its error and the weight."""
+"""x0, x1, t and the noise's standard deviation to the network's input, its target, the factor of its error and the
+weight."""
 
 
 def linear(x0: Tensor, x1: Tensor, t: float) -> Tensor:
@@ -229,15 +231,22 @@ def times(name: str, **fields: Any) -> dict[str, Any]:
     return {"name": name, "stratify": True, **fields}
 
 
-UNIFORM = {"time_sampler": times("uniform")}
+UNIFORM: dict[str, Any] = {"time_sampler": times("uniform")}
 LOGIT = {"mean": 0.4, "std": 0.8}
-CORRECTED = {"importance_correct": True, "density_floor": 1e-9}
+CORRECTED: dict[str, Any] = {"importance_correct": True, "density_floor": 1e-9}
+UNEVEN: dict[str, dict[str, Any]] = {
+    "mode": {}, "cosmap": {}, "u_shaped": {"a": 3}, "shifted": {"shift": 2}, "logit_normal": {"std": 2},
+    "beta": {"a": 1.2},
+    "power": {},
+}  # fmt: skip
 SAME: dict[str, tuple[dict[str, Any], dict[str, Any], float]] = {
-    "logit_normal": ({"time_sampler": times("logit_normal", **LOGIT)}, {**UNIFORM, "weighting": {"name": "logit_normal", **LOGIT}}, 1),
+    "logit_normal": ({"time_sampler": times("logit_normal", **LOGIT)},
+     {**UNIFORM, "weighting": {"name": "logit_normal", **LOGIT}}, 1),
     "cosmap": ({"time_sampler": times("cosmap")}, {**UNIFORM, "weighting": "cosmap"}, 1),
     "3 t^2": ({"time_sampler": times("power", p=1 / 3)}, {**UNIFORM, "weighting": "noise_end"}, 3),
     "3 (1 - t)^2": ({"time_sampler": times("beta", a=1, b=3)}, {**UNIFORM, "weighting": "data_end"}, 3),
-    "t^0.5 at t^-0.5 / 2": ({"time_sampler": times("power", p=2), "weighting": {"name": "noise_end", "power": 0.5}}, UNIFORM, 0.5),
+    "t^0.5 at t^-0.5 / 2": ({"time_sampler": times("power", p=2), "weighting": {"name": "noise_end", "power": 0.5}},
+     UNIFORM, 0.5),
     "corrected, weighted": (
         {"time_sampler": times("power", p=1.5, **CORRECTED), "weighting": {"name": "logit_normal", **LOGIT}},
         {"time_sampler": times("logit_normal", **LOGIT)},
@@ -250,12 +259,10 @@ SAME: dict[str, tuple[dict[str, Any], dict[str, Any], float]] = {
     ),
     **{
         f"corrected {name}": ({"time_sampler": times(name, **CORRECTED, **fields)}, UNIFORM, 1)
-        for name, fields in {
-            "mode": {}, "cosmap": {}, "u_shaped": {"a": 3}, "shifted": {"shift": 2}, "logit_normal": {"std": 2}, "beta": {"a": 1.2},
-            "power": {},
-        }.items()
+        for name, fields in UNEVEN.items()
     },
-    "corrected low_discrepancy": ({"time_sampler": {"name": "low_discrepancy", "of": "cosmap", **CORRECTED}}, UNIFORM, 1),
+    "corrected low_discrepancy": ({"time_sampler": {"name": "low_discrepancy", "of": "cosmap", **CORRECTED}}, UNIFORM,
+     1),
 }  # fmt: skip
 """(formulation, another with proportional w(t) p(t), the factor between them)."""
 
@@ -441,7 +448,8 @@ def test_weights_are_finite_at_both_ends_of_a_run(interpolant: str) -> None:
 
 
 def test_arms_share_their_draws() -> None:
-    """The same seed and step give the same x_t and t whatever the weighting, loss and prediction; another seed or step does not."""
+    """The same seed and step give the same x_t and t whatever the weighting, loss and prediction;
+    another seed or step does not."""
 
     def given(seed: int, number: int, **parts: Any) -> tuple[Tensor, Tensor]:
         network = Network()
@@ -489,7 +497,8 @@ def test_fixed_pairs_take_the_place_of_the_batch(tmp_path: Path) -> None:
 
 
 def test_classes_reach_the_coupling() -> None:
-    """With a class for each sample nothing can move; with one class for all it is optimal transport; with none it is refused."""
+    """With a class for each sample nothing can move; with one class for all it is optimal transport;
+    with none it is refused."""
     made, x0 = objective(coupling="class_conditional_ot"), data(16)
     alone = made.task(x0, 1, 2, torch.arange(16))
     together = made.task(x0, 1, 2, torch.zeros(16, dtype=torch.long))

@@ -1,4 +1,5 @@
-"""What becomes of a study whose seeds diverge, fail, are killed or are not compared: counted, said, and never a better arm."""
+"""What becomes of a study whose seeds diverge, fail, are killed or are not compared:
+counted, said, and never a better arm."""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ from harness.runs.folder import Run, training_digest
 from harness.runs.progress import Trial
 from harness.runs.train import ensure, train
 
-ARMS = {
+ARMS: dict[str, dict[str, Any]] = {
     "a": {"weighting": "uniform"},
     "b": {"weighting": "data_end"},
     "c": {"weighting": {"name": "min_snr", "gamma": 2.0}},
@@ -47,7 +48,8 @@ ARMS = {
 MACHINES = (
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
     RuntimeError(
-        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 8."
+        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you "
+        "tried to allocate 8."
     ),
     MemoryError(),
     OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "checkpoint"),
@@ -124,12 +126,8 @@ def test_no_unstable_arm_is_better_or_a_tie_and_beside_a_lost_baseline_there_is_
         rows = found.rows.set_index("arm")
         for arm in "bc":
             row, own, where = rows.loc[arm], states[arm], f"study {number}, arm {arm}"
-            assert (row.n, row.diverged, row.failed, row.seeds) == (
-                own[MEASURED],
-                own[DIVERGED],
-                own[FAILED],
-                len(plan.seeds),
-            ), where
+            counted = (own[MEASURED], own[DIVERGED], own[FAILED], len(plan.seeds))
+            assert (row.n, row.diverged, row.failed, row.seeds) == counted, where
             worse = len(pairs[arm]) >= 3 and p.get(arm, 1.0) < 0.05 and (logs[arm][arm] - logs[arm]["a"]).mean() > 0
             assert row.p_value == pytest.approx(p.get(arm, math.nan), nan_ok=True), where
             if lost or (own[FAILED] and not own[DIVERGED]):
@@ -141,10 +139,9 @@ def test_no_unstable_arm_is_better_or_a_tie_and_beside_a_lost_baseline_there_is_
                 seen["unstable though its survivors are better"] += survivors
             else:
                 assert row.verdict in ("better", "worse", "tie", "undecided"), where
-            seen[row.verdict] += 1
-        assert found.pairs == (
-            (min(sizes), max(sizes)) if (sizes := [len(pairs[arm]) for arm in tested]) else (0, 0)
-        ), number
+            seen[str(row.verdict)] += 1
+        sizes = [len(pairs[arm]) for arm in tested]
+        assert found.pairs == ((min(sizes), max(sizes)) if sizes else (0, 0)), number
     assert all(seen[word] >= 3 for word in ("better", "worse", "tie", "undecided", "unstable", "not compared")), seen
     assert seen["unstable though its survivors are better"] >= 1, seen
 
@@ -199,7 +196,8 @@ def test_diverged_failed_and_unfinished_seeds_are_told_apart(
     text = paths[".md"].read_text()
     for line in (
         "Unstable: b (2 of 5 diverged).", "Tie: c (1 of 5 unfinished).", "b seed 0 has no value: training diverged.",
-        "b seed 3 has no value at NFE 2: some are not finite.", "arms have 3 to 4 pairs of seeds, and 3 pairs find a difference of",
+        "b seed 3 has no value at NFE 2: some are not finite.",
+        "arms have 3 to 4 pairs of seeds, and 3 pairs find a difference of",
     ):  # fmt: skip
         assert line in text, line
     about = read_json(paths[".json"])
@@ -227,7 +225,8 @@ def test_a_baseline_that_lost_a_seed_leaves_no_verdict(
     )
     assert not any("power" in line for line in tables.remarks(report))
     assert [line[1:] for line in grids.grids(report)[1].rows] == [
-        [lost, "", "", "", "baseline"], ["1 of 5 diverged", "", "", "", "not compared"], ["5", "", "", "", "not compared"],
+        [lost, "", "", "", "baseline"], ["1 of 5 diverged", "", "", "", "not compared"],
+        ["5", "", "", "", "not compared"],
     ]  # fmt: skip
     text = next(
         path for path in tables.write(report, tmp_path, "harness ablate toy") if path.suffix == ".md"
@@ -309,7 +308,10 @@ def test_failures_of_the_machine_are_one_line_and_other_errors_are_not_hidden(
 
         return command
 
-    for command in (*map(failing, MACHINES), lambda: torch.empty(10**15)):
+    def too_large() -> None:
+        torch.empty(10**15)
+
+    for command in (*map(failing, MACHINES), too_large):
         assert guarded(command) == 2
         said = capsys.readouterr().err
         assert said.count("\n") == 1, said

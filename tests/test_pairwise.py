@@ -21,8 +21,10 @@ from harness.flow.objective import Objective
 
 FAMILIES = ("interpolant", "prediction", "weighting", "loss", "time_sampler", "noise", "coupling")
 REFUSED = {
-    frozenset({"prediction score", f"noise {name}"}) for name in ("sparse", "student_t", "laplace", "uniform", "population")
-} | {frozenset({"prediction score", f"coupling {name}"}) for name in ("exact_ot", "sinkhorn", "class_conditional_ot", "pairs")}  # fmt: skip
+    frozenset({"prediction score", f"noise {name}"}) for name in ("sparse", "student_t", "laplace", "uniform",
+     "population")
+} | {frozenset({"prediction score", f"coupling {name}"}) for name in ("exact_ot", "sinkhorn", "class_conditional_ot",
+ "pairs")}  # fmt: skip
 X0 = 0.8 * torch.randn(16, 1, 2, 2, generator=torch.Generator().manual_seed(0))
 
 

@@ -18,10 +18,13 @@ STUDY = Study(
     arms={"a": {"weighting": "uniform"}, "b": {"weighting": {"name": "min_snr", "gamma": 2}}},
 )  # fmt: skip
 
-GOOD = "from harness.ablation.design.study import Study; STUDY = Study(question='?', baseline='a', arms={'a': {}, 'b': {}})"
+GOOD = (
+    "from harness.ablation.design.study import Study; STUDY = Study(question='?', baseline='a', arms={'a': "
+    "{}, 'b': {}})"
+)
 
 
-def planned(base: RunConfig, study: Study = STUDY, **changes: object) -> Plan:
+def planned(base: RunConfig, study: Study = STUDY, **changes: Any) -> Plan:
     return Plan.of(study, "digits", base, changes, None, [])
 
 
@@ -67,7 +70,7 @@ def test_a_file_that_holds_no_study_is_refused(tmp_path: Path, name: str, conten
 @pytest.mark.parametrize("path", ["weighting", "weighting.gamma", "seed"])
 def test_a_change_that_every_arm_replaces_is_refused(tiny: RunConfig, path: str) -> None:
     with pytest.raises(UserError, match=f"^{path}: "):
-        planned(tiny, **{path: 1})
+        planned(tiny, STUDY, **{path: 1})
 
 
 def test_a_change_that_one_arm_replaces_reaches_the_other(tiny: RunConfig) -> None:
@@ -134,7 +137,7 @@ def test_what_a_study_asks_changes_the_digest(tiny: RunConfig, change: dict) -> 
 
 @pytest.mark.parametrize("name", ["log_every", "sample_every", "checkpoint_every"])
 def test_how_it_is_carried_out_does_not_change_the_digest(tiny: RunConfig, name: str) -> None:
-    assert planned(tiny, **{f"train.{name}": 7}).digest == planned(tiny).digest
+    assert planned(tiny, STUDY, **{f"train.{name}": 7}).digest == planned(tiny).digest
 
 
 def test_where_data_lie_does_not_change_the_digest_and_what_they_are_does(

@@ -1,10 +1,12 @@
-"""Points against the densities that they are drawn from: closed forms, scikit-learn's own toys, numerical integration."""
+"""Points against the densities that they are drawn from: closed forms, scikit-learn's own toys, numerical
+integration."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,7 +92,7 @@ def test_the_draw_is_the_same_every_time_and_held_out_points_differ(points: Poin
 
 
 def test_points_of_other_settings_are_other_data() -> None:
-    settings = [
+    settings: list[dict[str, Any]] = [
         *(
             {"name": name}
             for name in ("eight_gaussians", "checkerboard", "pinwheel", "moons", "swiss_roll", "gaussian_mixture")

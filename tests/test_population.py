@@ -12,6 +12,7 @@ import torch
 from one_step import one_step
 from scipy import stats
 from torch import Tensor, nn
+from typed import tensor
 
 from harness.components.interpolants import over
 from harness.components.noises import Population
@@ -48,9 +49,9 @@ def rows(x: Tensor) -> list[bytes]:
 
 def test_x1_are_encoded_training_samples_of_the_other_set_and_each_is_as_likely() -> None:
     source = load(MOONS)
-    encoded = rows(source.encode(source.train))
+    encoded = rows(source.encode(tensor(source.train)))
     found = rows(drawn(MOONS, 12_000))
-    assert not set(encoded) & set(rows(source.train))
+    assert not set(encoded) & set(rows(tensor(source.train)))
     assert set(found) == set(encoded)
     counts = [found.count(row) for row in encoded]
     assert stats.chisquare(counts).pvalue > 1e-3
@@ -66,14 +67,16 @@ def test_seeds_alone_decide_which_ones() -> None:
 
 
 def test_the_objective_pairs_data_with_rows_of_the_other_set() -> None:
-    """A network that sees x_t at t can be handed x1 back: it is in the set, and it is the one that its seed and step draw."""
+    """A network that sees x_t at t can be handed x1 back: it is in the set, and it is the one that its seed and step
+    draw."""
 
     class Seen(nn.Module):
         def forward(self, x: Tensor, t: Tensor) -> Tensor:
             self.x1 = (x - (1 - t)[:, None] * x0) / t[:, None]
             return x
 
-    x0, network = load(EightGaussians(number=64)).train, Seen()
+    x0 = tensor(load(EightGaussians(number=64)).train)
+    network = Seen()
     made = Formulation.parse({"noise": {"name": "population", "dataset": {"name": "moons", "number": 300}}})
     one_step(Objective(made, made.noise.fit(x0)), network, x0, 5, 2)
     torch.testing.assert_close(network.x1, drawn(MOONS, 64, 5, "noise", 2), rtol=1e-3, atol=1e-3)
@@ -108,8 +111,8 @@ TARGET = Cloud(mean=(-2.0, 0.5), factor=(0.3, -0.5, 0.8))
 
 def test_its_variance_is_the_other_sets_own() -> None:
     noise = Population(dataset=SOURCE)
-    expected = load(SOURCE).train.double().var(0).mean().item()
-    for data in (load(TARGET).train, torch.zeros(3, 2)):
+    expected = tensor(load(SOURCE).train).double().var(0).mean().item()
+    for data in (tensor(load(TARGET).train), torch.zeros(3, 2)):
         assert noise.variance(noise.fit(data)).item() == pytest.approx(expected, rel=1e-5)
     assert expected == pytest.approx((1.5**2 + 0.6**2 + 0.4**2) / 2, rel=0.1)
 
@@ -143,7 +146,8 @@ class AffineFlow(nn.Module):
 def test_the_exact_field_carries_mean_and_covariance_of_one_normal_to_the_other(
     prediction: str, interpolant: str
 ) -> None:
-    """The flow is affine, x0 = A x1 + b; then A mean + b is the other mean, and A covariance A' the other covariance."""
+    """The flow is affine, x0 = A x1 + b; then A mean + b is the other mean, and A covariance A' the other
+    covariance."""
     spec = {
         "name": prediction,
         "t_min": 0.0 if prediction == "velocity" else 1e-5,
@@ -153,12 +157,12 @@ def test_the_exact_field_carries_mean_and_covariance_of_one_normal_to_the_other(
         Formulation.parse({"prediction": spec, "interpolant": interpolant, "objective": {"normalise_weight": False}}),
         noise=Population(dataset=SOURCE),
     )
-    state = made.noise.fit(load(TARGET).train)
+    state = made.noise.fit(tensor(load(TARGET).train))
     network, visited = AffineFlow(made, state["variance"].item()), list[Tensor]()
     sampling = SamplingConfig(solver=build("solver", "rk4"))
     batches = generate(Trained(network, made, state), sampling, 800, (2,), 400, (0, "test"), "cpu", visited=visited)
     x0, x1 = next(batches).x.double(), visited[0].double()
-    assert set(rows(visited[0])) <= set(rows(load(SOURCE).train))
+    assert set(rows(visited[0])) <= set(rows(tensor(load(SOURCE).train)))
     fitted = torch.linalg.lstsq(torch.cat([x1, torch.ones(400, 1)], 1), x0).solution
     slope, offset = fitted[:2].T, fitted[2]
     torch.testing.assert_close(x1 @ slope.T + offset, x0, rtol=0, atol=5e-3)
@@ -195,7 +199,7 @@ def transport() -> RunConfig:
 @pytest.mark.parametrize("source", [EightGaussians(number=500), GaussianMixture(number=500)], ids=lambda d: d.name)
 def test_optimal_transport_takes_a_population_less_far_than_chance(source: Dataset) -> None:
     data = load(MOONS)
-    x0 = data.encode(data.train)[:128]
+    x0 = data.encode(tensor(data.train))[:128]
     costs = {}
     for coupling in ("independent", "exact_ot", "sinkhorn"):
         made = dataclasses.replace(Formulation.parse({"coupling": coupling}), noise=Population(dataset=source))
@@ -212,7 +216,7 @@ def test_a_trained_flow_starts_at_one_population_and_ends_at_the_other(transport
     assert trained.noise_state["variance"].item() == pytest.approx(1, abs=0.1)
     visited: list[Tensor] = []
     x0 = torch.cat([batch.x for batch in samples(run, trained, 16, 500, visited=visited)])
-    assert set(rows(visited[0])) <= set(rows(load(EightGaussians(number=3000)).train))
+    assert set(rows(visited[0])) <= set(rows(tensor(load(EightGaussians(number=3000)).train)))
     judge = Judge(transport.evaluate, data, "cpu")
     arrived = judge([SampleBatch(x0)])["sliced_wasserstein"]
     assert arrived == pytest.approx(
@@ -229,7 +233,8 @@ def test_a_trained_flow_starts_at_one_population_and_ends_at_the_other(transport
     [
         (
             {"prediction": "score", "coupling": "independent"},
-            r"^prediction: score needs the score, which population noise does not give\. Choose noise=gaussian or prediction=velocity\.$",
+            r"^prediction: score needs the score, which population noise does not give\. Choose "
+            r"noise=gaussian or prediction=velocity\.$",
         ),
         (
             {"evaluate.solver": "euler_maruyama", "coupling": "independent"},
@@ -249,7 +254,10 @@ def test_what_a_population_cannot_do_is_refused(transport: RunConfig, changes: d
 
 
 def test_a_population_of_another_shape_is_refused(transport: RunConfig) -> None:
-    message = r"^noise\.dataset: its samples are \[3\], the data's \[2\]\. Choose two sets of one kind, like two selections from one file\.$"
+    message = (
+        r"^noise\.dataset: its samples are \[3\], the data's \[2\]\. Choose two sets of one kind, like two "
+        r"selections from one file\.$"
+    )
     with pytest.raises(ConfigError, match=message):
         check(override(transport, {"noise.dataset": {"name": "gaussian_mixture", "dimensions": 3}}))
 

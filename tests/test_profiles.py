@@ -1,4 +1,5 @@
-"""Errors of single properties against closed forms: processes of known autocorrelation, genes of known moments and zeros."""
+"""Errors of single properties against closed forms: processes of known autocorrelation, genes of known moments and
+zeros."""
 
 from __future__ import annotations
 
@@ -54,7 +55,7 @@ def powers(phi: list[float], length: int) -> np.ndarray:
 
 def test_the_autocorrelation_of_a_first_order_process_is_a_power() -> None:
     phi = [0.8, -0.5, 0.0]
-    windows = [2.0, 0.1, 5.0] * ar1(phi, 20_000, 8, seed=0) + [7, -1, 100]
+    windows = np.array([2.0, 0.1, 5.0]) * ar1(phi, 20_000, 8, seed=0) + [7, -1, 100]
     np.testing.assert_allclose(autocorrelation(windows), powers(phi, 8), atol=0.04)
 
 
@@ -95,7 +96,7 @@ def test_scaled_windows_have_twice_the_log_of_the_factor_as_error(factor: float)
 def test_channels_count_alike_and_as_squares_in_the_spectrum() -> None:
     windows = ar1([0.8, 0.2], 100, 9, seed=0)
     expected = 2 * math.sqrt((math.log(2) ** 2 + math.log(10) ** 2) / 2)
-    assert value("spectrum", [2.0, 0.1] * windows, windows) == pytest.approx(expected, rel=1e-5)
+    assert value("spectrum", np.array([2.0, 0.1]) * windows, windows) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("length", [2, 9, 16])

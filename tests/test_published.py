@@ -1,4 +1,5 @@
-"""`harness publish` and what it writes: from finished runs alone, with every arm told truthfully and old tables marked."""
+"""`harness publish` and what it writes: from finished runs alone, with every arm told truthfully and old tables
+marked."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ from harness.runs.folder import Run
 STUDY = """
 from harness.ablation.design.study import Study
 
-STUDY = Study(question="Which end?", baseline="a", arms={"a": {"weighting": "uniform"}, "b": {"weighting": "data_end"}}, seeds=3)
+ARMS = {"a": {"weighting": "uniform"}, "b": {"weighting": "data_end"}}
+STUDY = Study(question="Which end?", baseline="a", arms=ARMS, seeds=3)
 """
 SEARCH = """
 from harness.ablation.design.search import Search
@@ -62,9 +64,9 @@ def test_a_study_is_published_once_every_trial_has_ended(
     judged(plan, score, last=-1)
     assert main(["publish", str(file)]) == 2
     said = capsys.readouterr().err
-    assert (
-        said
-        == f"error: ends-digits: 1 of 6 trials have not ended, like b seed 2. Run `harness ablate {file} --scale digits` first.\n"
+    assert said == (
+        f"error: ends-digits: 1 of 6 trials have not ended, like b seed 2. Run `harness ablate {file} "
+        "--scale digits` first.\n"
     )
     assert (files(committed.parent), (committed.parent / "studies" / "README.md").read_text()) == (
         ["studies/README.md"],
@@ -163,7 +165,7 @@ def committed_table(folder: Path, rows: list[dict[str, Any]], **about: Any) -> P
     numbers = {"difference": None, "low": None, "high": None}
     frame = pd.DataFrame([{**usual, **numbers}, *({**usual, **numbers, **row} for row in rows)])
     frame.to_csv(folder / "made-up.csv", index=False)
-    plain = {
+    plain: dict[str, Any] = {
         "question": "Which?",
         "date": "2026-01-01",
         "plan": "abc",

@@ -118,11 +118,17 @@ def test_its_words_on_reflow_and_the_gallery_are_their_csvs() -> None:
     gallery = pd.read_csv(TABLES / "gallery.csv").set_index(["scale", "metric"])
 
     def fid(scale: str, kind: str = "value") -> str:
-        return f"{gallery.loc[(scale, 'fid'), kind]:.1f}"
+        return f"{float(str(gallery.loc[(scale, 'fid'), kind])):.1f}"
 
-    digits = f"digits {fid('digits')} with the U-Net and {fid('digits_dit')} with a DiT (resampled real digits {fid('digits', 'resampled')}"
+    digits = (
+        f"digits {fid('digits')} with the U-Net and {fid('digits_dit')} with a DiT (resampled real digits "
+        f"{fid('digits', 'resampled')}"
+    )
     assert f"{digits}, noise {fid('digits', 'gaussian')})" in text
-    fashion = f"Fashion-MNIST {fid('fashion_small')}, from 256 samples (real held-out pictures {fid('fashion_small', 'held_out')}"
+    fashion = (
+        f"Fashion-MNIST {fid('fashion_small')}, from 256 samples (real held-out pictures "
+        f"{fid('fashion_small', 'held_out')}"
+    )
     assert f"{fashion}, noise {fid('fashion_small', 'gaussian')})" in text
 
 

@@ -1,4 +1,5 @@
-"""Flows that learn the pairs of earlier ones: what names them, what is refused, what the pairs are, and what theory says of them."""
+"""Flows that learn the pairs of earlier ones: what names them, what is refused, what the pairs are, and what theory
+says of them."""
 
 import dataclasses
 import itertools
@@ -10,12 +11,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import ot
 import pytest
 import torch
 from scipy import stats
+from typed import tensor
 
 from harness.ablation.design import rounds
 from harness.ablation.design.plan import Plan
@@ -133,25 +136,34 @@ def test_how_it_is_judged_does_not_name_it(small: RunConfig) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"reflow.solver": "euler_maruyama"}, r"reflow\.solver: euler_maruyama draws noise on its way, .*\. Choose heun\."),
+        ({"reflow.solver": "euler_maruyama"},
+         r"reflow\.solver: euler_maruyama draws noise on its way, .*\. Choose heun\."),
         ({"reflow.nfe": 5}, r"reflow\.nfe: heun spends 2 calls a step and cannot spend 5\. Use 4\."),
         ({"reflow.guidance.scale": 2}, r"reflow\.guidance: the teacher is told no classes\. .*"),
         ({"reflow.average": {"name": "ema", "decay": 0.5}}, r"reflow\.average\.decay: training keeps .*"),
         ({"prediction": "score"}, r"prediction: score needs .* pairs does not give\. Choose prediction=velocity\."),
         ({"evaluate.solver": "euler_maruyama"}, r"evaluate\.solver: .* Choose evaluate\.solver=euler\."),
-        ({"evaluate.metrics": ["field_error"]}, r"evaluate\.metrics\[0\]: the best field is known for independent pairs .*"),
-        ({"reflow.rounds": 0, "reflow.teacher": "base"}, r"reflow\.teacher: without rounds or distil nothing is learned from it\. .*"),
+        ({"evaluate.metrics": ["field_error"]},
+         r"evaluate\.metrics\[0\]: the best field is known for independent pairs .*"),
+        ({"reflow.rounds": 0, "reflow.teacher": "base"},
+         r"reflow\.teacher: without rounds or distil nothing is learned from it\. .*"),
         ({"reflow.teacher": "base", "dataset": "eight_gaussians"}, r"dataset: the teacher's is another, .*"),
         ({"reflow.teacher": "base", "noise": "laplace"}, r"noise: the teacher's is another, .*"),
-        ({"reflow.teacher": "base", "coupling": "exact_ot"}, r"coupling: the teacher's is another, and its pairs replace it\. .*"),
+        ({"reflow.teacher": "base", "coupling": "exact_ot"},
+         r"coupling: the teacher's is another, and its pairs replace it\. .*"),
         ({"reflow.teacher": "base", "interpolant": "gvp"}, r"interpolant: the teacher's is another, .*"),
-        ({"reflow.teacher": "base", "objective.label_dropout": 0.1}, r"objective\.label_dropout: the teacher knows no classes, .*"),
-        ({"reflow.distil": True}, r"evaluate\.nfe: a distilled network knows t = 1 alone, .* with evaluate\.nfe=\[1\]\."),
-        ({"reflow.distil": True, "evaluate.solver": "heun", "evaluate.nfe": [2]}, r"evaluate\.solver: a distilled network knows t = 1"),
-        ({"reflow.distil": True, "evaluate.time_grid": "quadratic", "evaluate.nfe": [1]}, r"evaluate\.time_grid: a distilled network"),
+        ({"reflow.teacher": "base", "objective.label_dropout": 0.1},
+         r"objective\.label_dropout: the teacher knows no classes, .*"),
+        ({"reflow.distil": True},
+         r"evaluate\.nfe: a distilled network knows t = 1 alone, .* with evaluate\.nfe=\[1\]\."),
+        ({"reflow.distil": True, "evaluate.solver": "heun", "evaluate.nfe": [2]},
+         r"evaluate\.solver: a distilled network knows t = 1"),
+        ({"reflow.distil": True, "evaluate.time_grid": "quadratic", "evaluate.nfe": [1]},
+         r"evaluate\.time_grid: a distilled network"),
         ({"evaluate.checkpoint": "best"}, r"evaluate\.checkpoint: pairs have no held-out loss .*\. Set it to last\."),
         ({"reflow.rounds": 21}, r"reflow\.rounds: 21 is outside \[0, 20\]"),
-        ({"reflow.distil": True, "evaluate.nfe": [1], "evaluate.metrics": ["curvature"]}, r"evaluate\.metrics\[0\]: curvature is of a"),
+        ({"reflow.distil": True, "evaluate.nfe": [1], "evaluate.metrics": ["curvature"]},
+         r"evaluate\.metrics\[0\]: curvature is of a"),
     ],
     ids=str,
 )  # fmt: skip
@@ -207,7 +219,7 @@ def test_pairs_that_the_disk_cannot_hold_are_refused_before_the_teacher_is_train
     small: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run.of(override(small, {"reflow.rounds": 1, "reflow.number": 10_000_000}))
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**10, 0, 10**9))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**10, 0, 10**9))
     with pytest.raises(
         UserError,
         match=r"^reflow\.number: 10,000,000 pairs of 512 bytes need 5\.12 GB more in .*, where 1 GB are free\.",
@@ -225,7 +237,8 @@ def arrays(pairs: PairSet) -> dict[str, np.ndarray]:
 
 
 def test_pairs_are_noise_and_where_the_teachers_flow_takes_it(small: RunConfig) -> None:
-    """Held against Heun's method written out here, on the teacher's network; the noise against the normal distribution."""
+    """Held against Heun's method written out here, on the teacher's network; the noise against the normal
+    distribution."""
     run = Run.of(override(small, {"reflow.rounds": 1, "reflow.number": 40, "reflow.nfe": 4}))
     train(run, quiet, never)
     assert run.parent is not None
@@ -246,7 +259,7 @@ def test_the_student_begins_with_the_teachers_average_and_learns_the_pairs(
     small: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run.of(override(small, {"reflow.rounds": 1}))
-    given = {}
+    given: dict[str, Any] = {}
 
     def fit(config: Any, seed: int, network: Any, objective: Any, *rest: Any) -> None:
         given.update(network=network, objective=objective)
@@ -260,7 +273,7 @@ def test_the_student_begins_with_the_teachers_average_and_learns_the_pairs(
     averaged = restore(run.parent).network.state_dict()
     assert all(torch.equal(value, averaged[name]) for name, value in given["network"].state_dict().items())
     data, found = load(run.config.dataset), arrays(run.pairs)
-    task = given["objective"].task(data.encode(data.train[:20]), 0, 0)
+    task = given["objective"].task(data.encode(tensor(data.train)[:20]), 0, 0)
     rows = np.abs(found["x0"][:, None] - found["x1"][:, None] - -task.target.numpy()).reshape(50, 20, -1).max(-1)
     assert (rows.min(0) < 1e-6).all(), "every target x1 - x0 is that of one pair"
 
@@ -287,7 +300,7 @@ def test_a_distilled_network_is_asked_at_the_noise_alone_for_the_way_to_the_samp
     run = Run.of(override(small, {"reflow.distil": True, "weighting": "min_snr"}))
     make_pairs(run, quiet, never)
     objective, data = train_module._objective(run), load(run.config.dataset)
-    task = objective.task(data.encode(data.train[:8]), 0, 0)
+    task = objective.task(data.encode(tensor(data.train)[:8]), 0, 0)
     assert (task.t == 1).all()
     assert (objective.weight(task.t) == 1).all()
     found = arrays(run.pairs)
@@ -346,14 +359,14 @@ def test_what_is_said_of_pairs_is_measured_even_if_only_that_was_missing(small: 
 
 def test_workers_that_want_the_same_pairs_make_them_once(small: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each opens the lock for itself, as a process does."""
-    made, fill = [], reflow_module._fill
-    monkeypatch.setattr(reflow_module, "_fill", lambda *args: (made.append(args), fill(*args)))
+    fill = Mock(wraps=reflow_module._fill)
+    monkeypatch.setattr(reflow_module, "_fill", fill)
     runs = [Run.of(override(small, {"reflow.rounds": 1, "reflow.warm_start": warm})) for warm in (True, False)]
     assert runs[0].parent is not None
     train(runs[0].parent, quiet, never)
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda run: make_pairs(run, quiet, never), runs))
-    assert len(made) == 1
+    assert fill.call_count == 1
     assert all(run.pairs.about for run in runs)
 
 
@@ -468,7 +481,7 @@ def test_a_network_that_is_told_the_classes_of_pairs_is_told_the_right_ones(smal
     make_pairs(run, quiet, never)
     data, found = load(run.config.dataset), arrays(run.pairs)
     assert data.classes is not None
-    task = train_module._objective(run).task(data.encode(data.train[:30]), 0, 0, data.classes[:30])
+    task = train_module._objective(run).task(data.encode(tensor(data.train)[:30]), 0, 0, tensor(data.classes)[:30])
     assert task.y is not None
     target = task.target.numpy()
     rows = [np.abs(found["x1"] - found["x0"] - target[i]).reshape(50, -1).max(1).argmin() for i in range(30)]
@@ -480,7 +493,8 @@ def test_a_network_that_is_told_the_classes_of_pairs_is_told_the_right_ones(smal
 
 
 POINTS = {
-    "train.steps": 700, "train.batch_size": 128, "train.sample_every": 700, "train.checkpoint_every": 700, "reflow.number": 5000,
+    "train.steps": 700, "train.batch_size": 128, "train.sample_every": 700, "train.checkpoint_every": 700,
+    "reflow.number": 5000,
     "reflow.nfe": 40, "reflow.batch_size": 1000, "evaluate.nfe": [32], "evaluate.metrics": ["sliced_wasserstein"],
 }  # fmt: skip
 
@@ -500,7 +514,8 @@ def measured(run: Run) -> tuple[float, torch.Tensor, torch.Tensor]:
 
 
 def test_one_round_makes_the_flow_to_a_round_gaussian_straight_and_its_cost_the_least() -> None:
-    """From N(0, I) to N(0, 0.3^2 I) in two dimensions the map 0.3 x is optimal: its cost is 2 (1 - 0.3)^2. Independent pairs are at
+    """From N(0, I) to N(0, 0.3^2 I) in two dimensions the map 0.3 x is optimal: its cost is 2 (1 - 0.3)^2. Independent
+    pairs are at
     2 (1 + 0.3^2), yet already the first flow maps so; only its speed changes along the way."""
     base = override(load_scale("points"), POINTS | {"dataset": {"name": "gaussian_mixture", "components": 1}})
     (before, cost, _), (after, cost_after, samples) = (measured(run) for run in flows(base, 1))
@@ -516,13 +531,15 @@ def test_rounds_keep_the_marginals_and_never_raise_the_cost() -> None:
     base = override(load_scale("points"), POINTS)
     found = [measured(run) for run in flows(base, 2)]
     real = load(base.dataset)
-    between = ot.sliced_wasserstein_distance(real.train[:2000].numpy(), real.held_out[:2000].numpy(), seed=0)
+    between = ot.sliced_wasserstein_distance(
+        tensor(real.train)[:2000].numpy(), tensor(real.held_out)[:2000].numpy(), seed=0
+    )
     for _, _, samples in found[1:]:
         assert ot.sliced_wasserstein_distance(samples.numpy(), found[0][2].numpy(), seed=0) < between
     for (_, one, _), (_, other, _) in itertools.pairwise(found):
         half = 1.96 * (other - one).std().item() / math.sqrt(len(one))
         assert (other - one).mean().item() <= half + 0.02 * one.mean().item()
-    independent = 2 + real.train.double().square().sum(1).mean().item()
+    independent = 2 + tensor(real.train).double().square().sum(1).mean().item()
     for k in range(1, len(found) + 1):
         assert min(s for s, _, _ in found[:k]) <= independent / k
     assert found[1][0] < 0.2 * found[0][0]
@@ -548,7 +565,10 @@ def test_an_arms_seeds_stand_together_where_one_arm_learns_anothers_pairs() -> N
 
 
 def test_distilled_arms_are_measured_without_what_flows_have() -> None:
-    arms = {"a": {"reflow.rounds": 1}, "b": {"reflow.rounds": 1, "reflow.distil": True, "evaluate.nfe": [1]}}
+    arms: dict[str, dict[str, Any]] = {
+        "a": {"reflow.rounds": 1},
+        "b": {"reflow.rounds": 1, "reflow.distil": True, "evaluate.nfe": [1]},
+    }
     study = Study(question="?", baseline="a", arms=arms, metrics=("curvature",), name="mine")
     plan = Plan.of(study, "digits", load_scale("digits"), {}, 1, [])
     assert [len(config.evaluate.metrics) for config in plan.arms.values()] == [2, 1]
@@ -628,7 +648,8 @@ def test_what_is_distilled_is_judged_by_one_step_however_the_flows_are(
 
 
 def test_rounds_may_drop_what_the_teacher_has_for_making_pairs(small: RunConfig) -> None:
-    """Guided pairs of a flow that knows classes, for one that does not: it would be no teacher of guided pairs itself."""
+    """Guided pairs of a flow that knows classes, for one that does not: it would be no teacher of guided pairs
+    itself."""
     teacher = override(small, {"objective.label_dropout": 0.1})
     train(Run.of(teacher), quiet, never)
     changes = {"objective.label_dropout": None, "reflow.guidance.scale": 2, "reflow.warm_start": False}

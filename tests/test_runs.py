@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from typed import tensor
 
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.study import Study
@@ -276,7 +277,8 @@ def test_an_evaluation_that_is_stopped_keeps_what_is_measured(tiny: RunConfig) -
 def test_what_training_went_back_over_is_told_from_what_followed(
     tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where a kill came between the checkpoint and the divergence, after which training repeats what it had logged."""
+    """Also where a kill came between the checkpoint and the divergence, after which training repeats what it had
+    logged."""
     config = override(tiny, {"train.on_divergence": "restore_and_lower_lr"})
     judged, guarded = itertools.count(), Guard.__call__
 
@@ -411,7 +413,8 @@ def test_pairs_of_another_shape_are_refused_before(tiny: RunConfig, tmp_path: Pa
 
 
 def test_an_adaptive_solver_is_evaluated_at_the_calls_it_takes(tiny: RunConfig) -> None:
-    """NFE 0: the network's calls a sample are counted, over the samples; the picture during training is drawn with it too."""
+    """NFE 0: the network's calls a sample are counted, over the samples;
+    the picture during training is drawn with it too."""
     config = override(tiny, {"evaluate.solver": "dopri5", "evaluate.nfe": [0], "evaluate.num_samples": 80})
     run = done(config)
     assert fid(run).keys() == calls(run).keys() == {"0"}
@@ -506,7 +509,7 @@ class Spy(nn.Module):
 def test_sampling_starts_at_sigma_of_one(tiny: RunConfig, changes: dict[str, Any], scale: float) -> None:
     """The first input of the network is sigma(1) x1, with the x1 of the batch's own stream, at t = 1."""
     config, data = override(tiny, changes), load(tiny.dataset)
-    state = config.noise.fit(data.encode(data.train))
+    state = config.noise.fit(data.encode(tensor(data.train)))
     spy = Spy(config.backbone.build(data.shape))
     nfe = config.evaluate.nfe[-1]
     list(samples(Run.of(config), Trained(spy, config, state), nfe, 40))
@@ -527,7 +530,8 @@ def test_the_time_grid_decides_when_the_network_is_asked(tiny: RunConfig) -> Non
 
 
 def test_guided_sampling_spends_what_it_says_on_what_is_kept(tiny: RunConfig) -> None:
-    """Two calls a step, which `calls` counts; the network is asked for both halves at once, and no training is added."""
+    """Two calls a step, which `calls` counts; the network is asked for both halves at once, and no training is
+    added."""
     config = override(tiny, {"objective.label_dropout": 0.1, "evaluate.nfe": [4]})
     plain, guided = done(config), done(override(config, {"evaluate.guidance.scale": 2}))
     assert plain.folder == guided.folder
@@ -548,7 +552,7 @@ def test_a_grid_over_the_snr_counts_the_noises_variance(tiny: RunConfig, noise: 
     grid = {"name": "log_snr", "low": -4, "high": 4}
     config = override(tiny, {"noise": noise, "evaluate.time_grid": grid, "evaluate.nfe": [8]})
     data = load(config.dataset)
-    state = config.noise.fit(data.encode(data.train))
+    state = config.noise.fit(data.encode(tensor(data.train)))
     spy = Spy(config.backbone.build(data.shape))
     list(samples(Run.of(config), Trained(spy, config, state), 8, 8))
     t = torch.stack([t[0] for _, t in spy.given[1:]]).double()

@@ -1,4 +1,5 @@
-"""A search: what it draws, what it does when workers die, what it gives up, and that what it reports is judged afresh."""
+"""A search: what it draws, what it does when workers die, what it gives up, and that what it reports is judged
+afresh."""
 
 from __future__ import annotations
 
@@ -192,7 +193,7 @@ def test_a_trial_that_falls_behind_is_given_up_and_its_run_can_go_on(
     assert (run.pruned is None) == (state == TrialState.COMPLETE)
     if state == TrialState.PRUNED:
         assert told.user_attrs["reason"] == run.pruned
-        assert run.pruned.startswith("given up at step 3: fid ")
+        assert str(run.pruned).startswith("given up at step 3: fid ")
         ensure(run.config, lambda _: None, never)
     assert (run.pruned, run.steps_done, run.missing(board.plan.protocol)) == (None, 12, [])
 
@@ -250,9 +251,12 @@ def test_what_is_reported_is_judged_on_seeds_that_the_search_never_saw(tiny: Run
         ({"rungs": 0}, r"^rungs: 0 is less than 1\."),
         ({"metric": "fdi"}, r"^'fdi' is no metric\. Did you mean 'fid'"),
         ({"spaces": {"points": SPACE}}, r"^--scale: 'toy' has no space for digits\. Known: points"),
-        ({"spaces": {"digits": {"train.learning_rat": log(1, 2)}}}, r"^space\.train\.learning_rat: TrainConfig has no such field\."),
-        ({"spaces": {"digits": {"1 - train.ema_decay": even(0.5, 1.5)}}}, r"^space\.train\.ema_decay: -0\.5 is outside \[0, 1\)"),
-        ({"spaces": {"digits": {"train.batch_size": even(1.0, 2.0)}}}, r"^space\.train\.batch_size: expected a whole number, got 1\.0\."),
+        ({"spaces": {"digits": {"train.learning_rat": log(1, 2)}}},
+         r"^space\.train\.learning_rat: TrainConfig has no such field\."),
+        ({"spaces": {"digits": {"1 - train.ema_decay": even(0.5, 1.5)}}},
+         r"^space\.train\.ema_decay: -0\.5 is outside \[0, 1\)"),
+        ({"spaces": {"digits": {"train.batch_size": even(1.0, 2.0)}}},
+         r"^space\.train\.batch_size: expected a whole number, got 1\.0\."),
         ({"fixed": {}}, r"^space\.weighting\.gamma: Uniform\w* has no such field"),
     ],
     ids=str,

@@ -19,7 +19,10 @@ from harness.cli.ui import allowed_hosts
 from harness.core.errors import ConfigError, UserError, redacted
 from harness.runs.mlflow_mirror import Mirror
 
-STRAY = 'import os, pathlib; pathlib.Path(os.environ["STRAY"]).open("a").write(__name__ + chr(10))\nraise SystemExit("a stray module ran")\n'
+STRAY = (
+    'import os, pathlib; pathlib.Path(os.environ["STRAY"]).open("a").write(__name__ + chr(10))\nraise '
+    'SystemExit("a stray module ran")\n'
+)
 STRAY_NAMES = ("optuna", "mlflow", "uvicorn", "torch", "numpy", "rich", "studies", "sqlalchemy", "argparse", "logging")
 """Modules of the libraries, of Python and of ours: any may lie where one stands."""
 SECRETS = (
@@ -61,7 +64,8 @@ def test_nothing_runs_from_the_folder_one_stands_in(elsewhere: Path) -> None:
     """Neither in a command, however it is started, nor in its workers, which are given a study of two seconds."""
     (elsewhere / "own.py").write_text(
         "from harness.ablation.design.study import Study\n"
-        'STUDY = Study(question="Which?", baseline="low", arms={"low": {}, "high": {"train.learning_rate": 0.005}}, nfe=2)\n'
+        'STUDY = Study(question="Which?", baseline="low", arms={"low": {}, "high": '
+        '{"train.learning_rate": 0.005}}, nfe=2)\n'
     )
     small = [
         "train.steps=4",
@@ -84,7 +88,8 @@ def test_studies_come_from_the_checkout_or_where_one_says(elsewhere: Path, monke
     assert (studies_folder() / "weighting.py").is_file()
     (elsewhere / "mine").mkdir()
     (elsewhere / "mine" / "own.py").write_text(
-        'from harness.ablation.design.study import Study\n\nSTUDY = Study(question="?", baseline="a", arms={"a": {}, "b": {}})\n'
+        'from harness.ablation.design.study import Study\n\nSTUDY = Study(question="?", baseline="a", '
+        'arms={"a": {}, "b": {}})\n'
     )
     monkeypatch.setenv("HARNESS_STUDIES", str(elsewhere / "mine"))
     assert load_study("own").question == "?"
@@ -149,7 +154,8 @@ def ask(port: int, path: str, host: str, method: str = "GET", body: bytes | None
 
 
 def test_pages_refuse_other_names_and_take_no_files(elsewhere: Path) -> None:
-    """A name that a browser was led to reads nothing, deletes nothing, and nobody writes a file; the pages themselves work."""
+    """A name that a browser was led to reads nothing, deletes nothing, and nobody writes a file;
+    the pages themselves work."""
     experiments = "/api/2.0/mlflow/experiments/search?max_results=5"
     with pages(elsewhere) as port:
         for host in (

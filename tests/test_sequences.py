@@ -175,13 +175,15 @@ def test_a_missing_value_is_named_by_its_place(value: float, ending: str, tmp_pa
     if ending == "npz":
         write_npz(path, series=holed, names=NAMES)
         refused(
-            rf"^{path}: 2 values are missing or infinite, the first series\[6, 1\], channel 'price'\. Fill or remove them\.",
+            rf"^{path}: 2 values are missing or infinite, the first series\[6, 1\], channel 'price'\. "
+            r"Fill or remove them\.",
             path,
         )
     else:
         write_csv(path, NAMES, list(holed.T))
         refused(
-            rf"^{path}: 2 of its cells hold no number, the first B8 in column 'price' \('{value}'\)\. Fill them in, or choose",
+            rf"^{path}: 2 of its cells hold no number, the first B8 in column 'price' \('{value}'\)\. "
+            r"Fill them in, or choose",
             path,
         )
         assert load_series(path, columns=["rate"]).names == ("rate",)
@@ -237,7 +239,8 @@ def test_a_channel_that_never_varies_in_training_is_named(value: float, tmp_path
         (
             "x.csv",
             "a,b\nx,y\n",
-            r"holds no numeric column \(column A 'a': no numbers, like 'x' in A2; .*\)\. Give a \.csv with a header and a row",
+            r"holds no numeric column \(column A 'a': no numbers, like 'x' in A2; .*\)\. Give a \.csv "
+            r"with a header and a row",
         ),
         ("x.csv", "a,b\n1,2\n1,2,3\n", "row 3 has 3 fields, the header 2"),
         ("x.csv", b"a\n\xff\xfe\n", "cannot be read"),

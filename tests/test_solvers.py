@@ -1,10 +1,12 @@
-"""Ordinary solvers: order, calls, where they look, agreement with SciPy and torchdiffeq; and the samples drawn with any solver."""
+"""Ordinary solvers: order, calls, where they look, agreement with SciPy and torchdiffeq;
+and the samples drawn with any solver."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor, nn
 from torchdiffeq import odeint
 
-from harness.components.solvers import AdamsBashforth2, DormandPrince5, Heun, Solver
+from harness.components.solvers import AdamsBashforth2, DormandPrince5, Field, Heun, Solver
 from harness.components.time_grids import ShiftedGrid
 from harness.core.errors import ConfigError, UserError
 from harness.core.registry import build, names
@@ -31,6 +33,11 @@ every_fixed = pytest.mark.parametrize("solver", FIXED.values(), ids=FIXED)
 every_ordinary = pytest.mark.parametrize("solver", ORDINARY.values(), ids=ORDINARY)
 ENDS = torch.tensor([1.0, 0.0], dtype=torch.float64)
 NO_NOISE = torch.Generator()
+
+
+def plain(velocity: Callable[[Tensor, Tensor], Tensor]) -> Field:
+    """A field of which the velocity alone is asked for, as by every solver of the ordinary equation."""
+    return cast(Field, velocity)
 
 
 def linear(x: Tensor, t: Tensor) -> Tensor:
@@ -97,7 +104,9 @@ def watched(
 def test_the_error_falls_with_the_declared_order(solver: Solver, grid: Callable[[int], Tensor]) -> None:
     exact = start() @ torch.linalg.matrix_exp(-2 * MATRIX).T
     steps = np.array([32, 64, 128, 256])
-    errors = [(solver.integrate(linear, start(), grid(n), NO_NOISE) - exact).norm().item() for n in steps.tolist()]
+    errors = [
+        (solver.integrate(plain(linear), start(), grid(n), NO_NOISE) - exact).norm().item() for n in steps.tolist()
+    ]
     slope = np.polyfit(np.log(steps[1:]), np.log(errors[1:]), 1)[0]
     assert slope == pytest.approx(-ORDER[solver.name], abs=0.1)
     assert errors[-1] < {1: 0.3, 2: 5e-3, 4: 1e-6}[ORDER[solver.name]]
@@ -114,7 +123,7 @@ def test_agreement_with_scipy_and_torchdiffeq_on_a_nonlinear_field(solver: Solve
         lambda t, x: nonlinear(x, t.expand(len(x))), start(), ENDS, method="dopri5", rtol=1e-10, atol=1e-12
     )[-1]
     torch.testing.assert_close(theirs, reference, rtol=0, atol=1e-8)
-    reached = solver.integrate(nonlinear, start(), shifted(200), NO_NOISE)
+    reached = solver.integrate(plain(nonlinear), start(), shifted(200), NO_NOISE)
     torch.testing.assert_close(
         reached, reference, rtol=0, atol={1: 4e-2, 2: 5e-4, 4: 1e-7, None: 2e-4}[ORDER.get(solver.name)]
     )
@@ -123,7 +132,7 @@ def test_agreement_with_scipy_and_torchdiffeq_on_a_nonlinear_field(solver: Solve
 @pytest.mark.parametrize(("name", "theirs"), [("euler", "euler"), ("heun", "heun2"), ("midpoint", "midpoint")])
 @every_grid
 def test_every_step_is_torchdiffeqs(name: str, theirs: str, grid: Callable[[int], Tensor]) -> None:
-    reached = SOLVERS[name].integrate(nonlinear, start(), grid(7), NO_NOISE)
+    reached = SOLVERS[name].integrate(plain(nonlinear), start(), grid(7), NO_NOISE)
     reference = odeint(lambda t, x: nonlinear(x, t.expand(len(x))), start(), grid(7), method=theirs)[-1]
     torch.testing.assert_close(reached, reference, rtol=1e-12, atol=1e-12)
 
@@ -132,18 +141,19 @@ def test_every_step_is_torchdiffeqs(name: str, theirs: str, grid: Callable[[int]
 def test_a_step_of_a_linear_field_is_the_taylor_polynomial(name: str, order: int) -> None:
     times = torch.tensor([0.7, 0.3], dtype=torch.float64)
     step = sum(torch.linalg.matrix_power(-0.4 * MATRIX, k) / math.factorial(k) for k in range(order + 1))
-    reached = SOLVERS[name].integrate(lambda x, t: x @ MATRIX.T, start(), times, NO_NOISE)
+    reached = SOLVERS[name].integrate(plain(lambda x, t: x @ MATRIX.T), start(), times, NO_NOISE)
     torch.testing.assert_close(reached, start() @ step.T, rtol=1e-12, atol=1e-12)
 
 
 def test_two_steps_of_adams_bashforth() -> None:
-    """The first is Euler's; the second integrates the straight line through both slopes, whatever the lengths of the steps."""
+    """The first is Euler's; the second integrates the straight line through both slopes, whatever the lengths of the
+    steps."""
 
     def field(x: Tensor, t: Tensor) -> Tensor:
         return (3 + 5 * t)[:, None].expand_as(x)
 
     times = torch.tensor([1.0, 0.9, 0.2], dtype=torch.float64)
-    reached = AdamsBashforth2().integrate(field, start(), times, NO_NOISE)
+    reached = AdamsBashforth2().integrate(plain(field), start(), times, NO_NOISE)
     second = (3 * 0.2 + 2.5 * 0.2**2) - (3 * 0.9 + 2.5 * 0.9**2)
     torch.testing.assert_close(reached, start() - 0.1 * 8 + second, rtol=1e-12, atol=1e-12)
 
@@ -283,7 +293,7 @@ def test_a_field_that_dopri5_cannot_follow(field: Callable[[Tensor, Tensor], Ten
     with pytest.raises(
         UserError, match=r"^dopri5 cannot hold its tolerance on this field .*Raise solver\.rtol and solver\.atol\.$"
     ):
-        DormandPrince5().integrate(field, torch.ones(2, 2, dtype=torch.float64), ENDS, NO_NOISE)
+        DormandPrince5().integrate(plain(field), torch.ones(2, 2, dtype=torch.float64), ENDS, NO_NOISE)
 
 
 # samples
@@ -362,7 +372,8 @@ def test_a_grid_of_levels_knows_the_width_of_the_noise() -> None:
 
 @every_solver
 def test_visited_are_the_places_where_the_network_is_called(solver: Solver) -> None:
-    """As the solver sees them, before the prediction scales them for the network: EDM's by 1 / sqrt(sigma^2 + alpha^2 / 4)."""
+    """As the solver sees them, before the prediction scales them for the network:
+    EDM's by 1 / sqrt(sigma^2 + alpha^2 / 4)."""
     given: list[tuple[Tensor, Tensor]] = []
 
     class Keeper(nn.Module):

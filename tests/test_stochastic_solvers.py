@@ -26,7 +26,8 @@ every_diffusion = pytest.mark.parametrize("diffusion", DIFFUSIONS)
 
 
 class GaussianField:
-    """Velocity and score of N(mean, std^2) data under normal noise of a variance (standard deviations may differ by entry)."""
+    """Velocity and score of N(mean, std^2) data under normal noise of a variance (standard deviations may differ by
+    entry)."""
 
     def __init__(
         self, path: Interpolant, mean: float = MEAN, std: float | Tensor = STD, variance: float | Tensor = 1.0
@@ -80,7 +81,8 @@ def draw(
 def width(
     made: Solver, path: Interpolant, times: Tensor, std: Tensor, variance: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> Tensor:
-    """Standard deviations at t = 0 of data without a mean, one for each entry of `std`, without drawing, as in `moments`."""
+    """Standard deviations at t = 0 of data without a mean, one for each entry of `std`, without drawing, as in
+    `moments`."""
     turns = itertools.count(1)
 
     def one_at_a_time(shape: torch.Size, **_: Any) -> Tensor:
@@ -141,7 +143,8 @@ def test_samples_have_the_data_s_moments(name: str, diffusion: str, path: str) -
 def test_the_marginals_are_those_of_the_ordinary_equation(
     name: str, diffusion: str, path: Interpolant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Moments without sampling error, extrapolated to steps of no length: twice as many steps have half of the error."""
+    """Moments without sampling error, extrapolated to steps of no length: twice as many steps have half of the
+    error."""
     made = solver(name, diffusion=diffusion)
     (mean, variance), (finer_mean, finer_variance) = (moments(made, path, steps, monkeypatch) for steps in (100, 200))
     clamped = path.name == "vp"  # a part of the mean's way is lost above its t_max

@@ -214,7 +214,8 @@ def test_every_title_says_in_which_direction_the_metric_is_better(
     plan = planned(tiny)
     report = reported(plan, made_up(plan))
     assert [grid.title for grid in grids.grids(report)] == [
-        "FID ↓ by NFE, mean ± sd over 4 seeds", "FID ↓ at NFE 2 against a", "Read off FID ↓ against NFE (fewest within 5% of a best)",
+        "FID ↓ by NFE, mean ± sd over 4 seeds", "FID ↓ at NFE 2 against a",
+        "Read off FID ↓ against NFE (fewest within 5% of a best)",
     ]  # fmt: skip
     text = written(report, tmp_path)[".md"].read_text()
     assert all(f"{grid.title}:\n" in text for grid in grids.grids(report))

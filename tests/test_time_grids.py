@@ -69,8 +69,8 @@ def test_the_shift_is_applied_once(shift: float, steps: int) -> None:
     u = 1 / steps
     assert times[-2].item() == pytest.approx(shift * u / (1 + (shift - 1) * u), rel=1e-12)
     signal = (1 - times[1:-1]) / times[1:-1]  # alpha / sigma of `linear`, which a shift divides
-    u = UniformGrid().times(steps, Linear())[1:-1]
-    torch.testing.assert_close(signal * shift, (1 - u) / u, rtol=1e-9, atol=0)
+    even = UniformGrid().times(steps, Linear())[1:-1]
+    torch.testing.assert_close(signal * shift, (1 - even) / even, rtol=1e-9, atol=0)
 
 
 def test_quadratic_steps() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ INDEPENDENT = 1.95 / N**0.5
 EVEN = 3e-4
 """The same for one draw in each of N intervals; float32 times that round to an end of the interval take most of it."""
 
-PARAMETERS = {
+PARAMETERS: dict[str, list[dict[str, Any]]] = {
     "uniform": [{}],
     "stratified": [{}],
     "low_discrepancy": [{}, {"of": {"name": "logit_normal", "mean": 0.5}}, {"of": "edm_lognormal"}, {"of": "shifted"}],

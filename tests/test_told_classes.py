@@ -1,4 +1,5 @@
-"""Which classes a network is told where it is measured: those that it is told in sampling, against fields known exactly."""
+"""Which classes a network is told where it is measured: those that it is told in sampling, against fields known
+exactly."""
 
 from __future__ import annotations
 
@@ -93,7 +94,8 @@ def test_the_held_out_loss_of_the_exact_field_of_each_class_is_its_closed_form(t
 
 
 def test_paths_of_the_exact_field_of_each_class_are_as_straight_as_their_integral() -> None:
-    """x_t = (1 - t) m + r(t) x1 with r^2 = (1 - t)^2 s^2 + t^2, for classes drawn as often as they come among the data."""
+    """x_t = (1 - t) m + r(t) x1 with r^2 = (1 - t)^2 s^2 + t^2, for classes drawn as often as they come among the
+    data."""
     for (dataset, s), dropout in zip(SPREADS.items(), (0.0, 0.2), strict=True):
         config = configured(dataset, dropout)
         data, network = load(config.dataset), ExactField(config)
@@ -139,9 +141,11 @@ class StrictModule(Network):
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_no_part_of_a_run_asks_for_a_class_that_sampling_never_asks_for(dropout: float) -> None:
-    """Operations counted, steps, looks, pictures, a tuner's look, every metric of the flow, and the pairs of a round of reflow."""
+    """Operations counted, steps, looks, pictures, a tuner's look, every metric of the flow, and the pairs of a round of
+    reflow."""
     changes = {
-        "train.steps": 4, "train.sample_every": 2, "train.batch_size": 16, "evaluate.nfe": [2], "evaluate.num_samples": 20,
+        "train.steps": 4, "train.sample_every": 2, "train.batch_size": 16, "evaluate.nfe": [2],
+        "evaluate.num_samples": 20,
         "dataset.number": 200, "reflow.number": 20, "reflow.nfe": 2, "reflow.solver": "euler", "reflow.rounds": 1,
         "evaluate.num_reference": None,
         "evaluate.metrics": [{"name": name, "samples": 20} for name in ("straightness", "curvature", "transport_cost")],

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from typed import tensor
 
 from harness.ablation.design.study import load_study
 from harness.ablation.execute import toy
@@ -58,8 +59,9 @@ def test_it_writes_the_table_and_the_picture(
     gaussian = {}
     for name in toy.DATASETS:
         data = few(build("dataset", name))
-        noise = torch.randn(data.held_out.shape, generator=torch.Generator().manual_seed(5))
-        gaussian[name] = toy.sliced_wasserstein(noise, data.held_out)
+        held_out = tensor(data.held_out)
+        noise = torch.randn(held_out.shape, generator=torch.Generator().manual_seed(5))
+        gaussian[name] = toy.sliced_wasserstein(noise, held_out)
     best = frame.groupby("dataset").sliced_wasserstein.min()
     assert all(frame.real.iloc[0] > 0 and best[name] < 0.9 * gaussian[name] for name in toy.DATASETS)
     assert Image.open(own / "figures" / "toy.png").size[1] > 300
@@ -71,7 +73,7 @@ def test_the_committed_table_for_people_has_the_numbers_of_the_csv() -> None:
         part = text.partition(f"\n{row.dataset}: ")[2].splitlines()
         header = next(line for line in part if line.startswith("| interpolant ")).split(" | ")
         line = next(line for line in part if line.startswith(f"| {row.interpolant} ")).strip("| ").split(" | ")
-        found = line[[cell.strip("| ") for cell in header].index(row.prediction)]
+        found = line[[cell.strip("| ") for cell in header].index(str(row.prediction))]
         assert float(found) == pytest.approx(row.sliced_wasserstein, abs=5.1e-4), row
 
 

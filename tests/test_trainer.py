@@ -40,7 +40,8 @@ class Session:
     network: nn.Module = field(default_factory=nn.Module)
 
     def fit(self, stop_after: int | None = None, initial: int = 0) -> dict[str, Tensor]:
-        """Train to the end, or for `stop_after` steps, from weights of the seed `initial`; the final weights of both networks."""
+        """Train to the end, or for `stop_after` steps, from weights of the seed `initial`;
+        the final weights of both networks."""
         config, data, calls = self.config, self.data or load(self.config.dataset), itertools.count()
         torch.manual_seed(initial)
         self.network = self.wrap(config.backbone.build(data.shape))
@@ -425,7 +426,12 @@ def test_the_network_is_compiled_in_the_mode_asked_for(
     tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     modes = list[str]()
-    monkeypatch.setattr(torch, "compile", lambda network, mode: modes.append(mode) or network)
+
+    def compiled(network: nn.Module, mode: str) -> nn.Module:
+        modes.append(mode)
+        return network
+
+    monkeypatch.setattr(torch, "compile", compiled)
     Session(tiny, tmp_path / "off").fit()
     assert modes == []
     Session(override(tiny, {"train.compile": "max-autotune"}), tmp_path / "on").fit()
@@ -505,12 +511,13 @@ def test_a_resumed_optimizer_lies_in_memory_as_its_weights_do(tiny: RunConfig, t
 
     made = list[torch.optim.Optimizer]()
     build = type(session.config.train.optimizer).build
+
+    def noted(*arguments: Any) -> torch.optim.Optimizer:
+        made.append(build(*arguments))
+        return made[0]
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            type(session.config.train.optimizer),
-            "build",
-            lambda self, weights: made.append(build(self, weights)) or made[0],
-        )
+        patch.setattr(type(session.config.train.optimizer), "build", noted)
         session.wrap = wrap
         session.fit()
     assert seen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -62,8 +63,9 @@ def test_every_arm_stands_once_with_its_difference_or_as_not_compared() -> None:
         for row in rows[rows.primary & (rows.verdict != "baseline")].itertuples():
             line = next(line for line in said.splitlines() if f"`{row.arm}` " in line and line.startswith("- "))
             assert said.count(f"`{row.arm}` ") == 1, (table.stem, row.arm)
-            known = not pd.isna(row.difference)
-            assert f"`{row.arm}` " + (f"{100 * row.difference:+.1f}%" if known else "(") in line, (table.stem, row.arm)
+            difference = float(str(row.difference))
+            known = not math.isnan(difference)
+            assert f"`{row.arm}` " + (f"{100 * difference:+.1f}%" if known else "(") in line, (table.stem, row.arm)
             assert line.startswith("- not compared: ") != known, (table.stem, row.arm)
 
 

@@ -260,7 +260,8 @@ TIMES = {
 }
 MEANS = [(MinSNR(), "linear"), (InverseSNR(t_max=0.98), "gvp"), (EDM(), "vp_ddpm"), (Likelihood(), "ve")]
 STEEP = {"corrected-logit_normal", "corrected-shifted", "corrected-edm"}
-"""Where a density falls below its floor, the first and last of the 2^20 quantiles carry up to 0.4 % of a large weight's mean."""
+"""Where a density falls below its floor, the first and last of the 2^20 quantiles carry up to 0.4 % of a large weight's
+mean."""
 
 
 @pytest.mark.parametrize(("weighting", "path"), MEANS, ids=[f"{weighting.name}-{path}" for weighting, path in MEANS])
@@ -318,7 +319,8 @@ def linear_model_gradients(path: Interpolant, t: Tensor) -> Tensor:
 @every_path
 @pytest.mark.parametrize("sampler", [Power(p=2), LogitNormal(), CosMap()], ids=lambda sampler: sampler.name)
 def test_a_weight_and_a_density_are_interchangeable(path: Interpolant, sampler: TimeSampler) -> None:
-    """(w, p) and (w p, uniform) have the same expected gradient: over quantiles of p, and over a grid of times, both fine at the ends."""
+    """(w, p) and (w p, uniform) have the same expected gradient: over quantiles of p, and over a grid of times, both
+    fine at the ends."""
     s = (torch.arange(16_384, dtype=torch.float64) + 0.5) / 16_384
     grid, density = s**3 * (10 - 15 * s + 6 * s**2), 30 * (s * (1 - s)) ** 2
     t = sampler.quantile(grid, path)
@@ -331,7 +333,8 @@ def test_a_weight_and_a_density_are_interchangeable(path: Interpolant, sampler: 
 
 @every_path
 def test_no_weight_moves_a_minimum_that_the_model_can_reach(path: Interpolant) -> None:
-    """Data N(0, 1/4): the best field is k(t) x. Weighted least squares over k(t) x, x, t and 1 finds it, whatever the weight."""
+    """Data N(0, 1/4): the best field is k(t) x. Weighted least squares over k(t) x, x, t and 1 finds it, whatever the
+    weight."""
     z = torch.randn(32, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     q = torch.linalg.qr(z - z.mean(0)).Q * 32**0.5  # exact moments
     t = torch.linspace(0.02, 0.98, 49, dtype=torch.float64)

@@ -128,7 +128,8 @@ def test_a_trial_that_failed_for_a_reason_is_not_tried_again(plan: Plan) -> None
 
 @pytest.mark.parametrize("failed", [True, False])
 def test_a_trial_whose_run_is_gone_is_put_in_again(plan: Plan, score: Any, failed: bool) -> None:
-    """By hand, or because the code now names it otherwise: the run directory is the truth, whatever the journal says."""
+    """By hand, or because the code now names it otherwise: the run directory is the truth, whatever the journal
+    says."""
     board = Board(plan)
     trial, lease = take(board)
     run = plan.run(*key(trial))

@@ -1,0 +1,48 @@
+"""A search as a user runs it: in whole processes, then the same command again."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.cli import main
+
+TUNE = [
+    "tune", "tuning", "--trials", "3", "--seeds", "1", "--workers", "2", "--set", "backbone.channels=8",
+    "--set", "train.steps=24", "--set", "evaluate.nfe=[1,32]", "--set", "evaluate.num_samples=64",
+]  # fmt: skip
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def weights(results: Path) -> dict[Path, int]:
+    """When each checkpoint was written."""
+    return {path: path.stat().st_mtime_ns for path in results.glob("local/runs/*/checkpoints/*")}
+
+
+def test_a_search_ends_with_its_winner_beside_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    command = [sys.executable, "-m", "harness", *TUNE]
+    environment["HARNESS_RESULTS"] = str(tmp_path)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    tables = tmp_path / "local" / "tables"
+    trials = rows(tables / "tuning-digits-trials.csv")
+    assert [row["trial"] for row in trials] == ["0", "1", "2"]
+    assert {row["arm"] for row in rows(tables / "tuning-digits.csv")} == {"default", "tuned"}
+    best = min((row for row in trials if row["state"] == "finished"), key=lambda row: float(row["value"]))
+    told = " ".join(done.stdout.split())
+    for path in ("train.learning_rate", "train.batch_size", "train.warmup_steps"):
+        assert f"{path} {float(best[path]):g}" in told, "the winner's settings stand under the comparison"
+    written = weights(tmp_path)
+    assert written
+    monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path))
+    assert main(TUNE) == 0
+    assert weights(tmp_path) == written
