@@ -34,7 +34,7 @@ from harness.ablation.design.study import load_scale
 from harness.core.config import override
 from harness.runs.folder import Run
 from harness.runs.mlflow_mirror import Mirror, run_params
-from harness.runs.progress import LOOK_EVERY_S, SEND_EVERY_S, Trial
+from harness.runs.progress import LOOK_EVERY_S, SEND_EVERY_S, Followed
 from harness.runs.train import train
 
 EVERY = 50
@@ -51,7 +51,7 @@ def main() -> None:
         step = seconds_bare(config) / config.train.steps
         run = Run.of(config)
         train(run, print, lambda: False)
-        trial = Trial(run.name, run, config.protocol(), {}, evaluated=False)
+        trial = Followed(run.name, run, config.protocol(), {}, evaluated=False)
         lines = run.metrics()
         rows = [row("a line of metrics.jsonl", replay(run, lines, lambda: None), EVERY * step)]
         together = max(1, round(SEND_EVERY_S / (EVERY * step)))
@@ -100,7 +100,7 @@ def replay(
     return spent[0] / len(lines), spent[1] / len(lines), spent[2] / len(lines)
 
 
-def sender(trial: Trial, experiment: str) -> Callable[[], None]:
+def sender(trial: Followed, experiment: str) -> Callable[[], None]:
     """Brings the store that MLFLOW_TRACKING_URI names up to date with a run; beginning the record is left out."""
     record = Mirror(experiment).record(trial.run.folder, trial.title, run_params(trial.run), {})
     return lambda: record.send_run(trial.run, trial.protocol)

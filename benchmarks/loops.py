@@ -28,7 +28,7 @@ from harness.data.base import data_folder, load
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.mlflow_mirror import Mirror
-from harness.runs.progress import Trial, Watch
+from harness.runs.progress import Followed, Watch
 from harness.runs.train import train
 from harness.training.optimizers import AdamW
 
@@ -141,7 +141,7 @@ def logged(config: RunConfig, steps: int) -> list[float]:
 
     with open(os.devnull, "w") as nowhere:
         console = Console(file=nowhere, force_terminal=True)
-        trial = Trial(run.name, run, config.protocol(), {}, evaluated=False)
+        trial = Followed(run.name, run, config.protocol(), {}, evaluated=False)
         with Watch(run.name, [trial], Mirror("train"), console):
             with contextlib.suppress(Stopped):
                 train(run, console.print, stop)

@@ -37,7 +37,7 @@ from harness.core.files import read_json, write_json
 from harness.flow.sampling import Generated
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run, training_digest
-from harness.runs.progress import Trial
+from harness.runs.progress import Followed
 from harness.runs.train import ensure, train
 
 ARMS: dict[str, dict[str, Any]] = {
@@ -439,10 +439,10 @@ def test_a_trial_of_which_more_will_come_has_not_ended(tiny: RunConfig, score: A
     assert run.failure(protocol) is not None
     assert not run.ended(protocol)
     assert plan.unfinished() == [("b", 0)]
-    assert Trial("b", run, protocol, {}).status() == "RUNNING"
+    assert Followed("b", run, protocol, {}).status() == "RUNNING"
     run.note_failure(protocol, "2", Diverged("so."))
     assert plan.unfinished() == []
-    assert Trial("b", run, protocol, {}).status() == "FAILED"
+    assert Followed("b", run, protocol, {}).status() == "FAILED"
 
 
 def test_a_value_that_is_known_is_not_refused_for_what_another_metric_met(tiny: RunConfig, score: Any) -> None:

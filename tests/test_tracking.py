@@ -14,7 +14,7 @@ from harness.evaluation.protocol import Protocol
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.mlflow_mirror import Mirror, Record, run_params
-from harness.runs.progress import Trial
+from harness.runs.progress import Followed
 
 FID = {1: 30.0, 2: 20.0}
 CURVES = ("loss", "loss_by_log_snr/-2_to_0", "samples_per_second")
@@ -115,7 +115,7 @@ def test_the_looks_of_a_search_are_a_curve_and_a_run_that_it_gave_up_is_ended(mi
         sent.send_run(run, protocol_of(run))
         sent = record(mirror, run)
     assert curve(mirror, sent, "rung_fid") == [(3, 57.0), (6, 54.0)]
-    trial = Trial("a", run, protocol_of(run), {})
+    trial = Followed("a", run, protocol_of(run), {})
     assert trial.status() == "FINISHED"
     write_json(run.folder / "pruned.json", {"reason": "it fell behind"})
     assert (trial.status(), trial.progress()) == ("KILLED", 1.0)

@@ -20,7 +20,7 @@ from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.judge import judge_of
 from harness.runs.mlflow_mirror import Mirror
-from harness.runs.progress import Trial, Watch
+from harness.runs.progress import Followed, Watch
 from harness.runs.train import ensure
 from harness.runs.validate import check
 
@@ -78,6 +78,6 @@ def _finished(scale: str, config: RunConfig) -> Run:
 
 def _train(scale: str, run: Run, console: Console, stop: StopSignal) -> None:
     """Train and judge a run while its progress is shown."""
-    trial = Trial(scale, run, run.config.protocol(), {})
+    trial = Followed(scale, run, run.config.protocol(), {})
     with Watch(f"gallery {scale}", [trial], Mirror("gallery"), console):
         ensure(run.config, console.print, stop)

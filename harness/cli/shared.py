@@ -25,7 +25,7 @@ from harness.core.signals import StopSignal
 from harness.evaluation.protocol import Protocol
 from harness.runs.folder import Run
 from harness.runs.mlflow_mirror import Mirror
-from harness.runs.progress import Trial, Watch
+from harness.runs.progress import Followed, Watch
 from harness.runs.students import guided_twice
 
 
@@ -43,7 +43,7 @@ def following(run: Run, protocol: Protocol, experiment: str, evaluated: bool) ->
     console = Console()
     mirror = Mirror(experiment)
     mirror.close_dead()
-    with Watch(f"{experiment} {run.name}", [Trial(run.name, run, protocol, {}, evaluated)], mirror, console):
+    with Watch(f"{experiment} {run.name}", [Followed(run.name, run, protocol, {}, evaluated)], mirror, console):
         yield functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -29,7 +29,7 @@ TELL_EVERY_S = 30.0
 
 
 @dataclass
-class Trial:
+class Followed:
     """A run that is followed."""
 
     title: str
@@ -74,8 +74,8 @@ class Watch:
     """
 
     def __init__(
-        self, title: str, trials: Sequence[Trial], mirror: Mirror, console: Console,
-        total: int | None = None, more: Callable[[Container[str]], Sequence[Trial]] = lambda known: (),
+        self, title: str, trials: Sequence[Followed], mirror: Mirror, console: Console,
+        total: int | None = None, more: Callable[[Container[str]], Sequence[Followed]] = lambda known: (),
     ):  # fmt: skip
         self.title = title
         self.trials = list(trials)
@@ -156,7 +156,7 @@ class Watch:
                 )
             self._silent = True
 
-    def _send_trial(self, trial: Trial, final: bool) -> None:
+    def _send_trial(self, trial: Followed, final: bool) -> None:
         if not trial.run.environment:
             return
         if trial.record is None:

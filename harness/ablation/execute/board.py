@@ -23,7 +23,7 @@ from harness.core.errors import UserError
 from harness.core.files import drop_torn_line, locked
 from harness.core.registry import find
 from harness.core.signals import Stop
-from harness.runs.progress import Trial
+from harness.runs.progress import Followed
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -58,7 +58,7 @@ class Board(ABC):
         """Do a trial and tell how it ended; `Stopped` leaves it to be continued."""
 
     @abstractmethod
-    def followed(self, known: Container[str]) -> list[Trial]:
+    def followed(self, known: Container[str]) -> list[Followed]:
         """The runs that there are to follow, without those whose titles are `known`."""
 
     @abstractmethod

@@ -27,7 +27,7 @@ from harness.evaluation.judge import Judge
 from harness.runs.config import RunConfig
 from harness.runs.judge import judge_of
 from harness.runs.mlflow_mirror import Mirror, Record
-from harness.runs.progress import Trial, Watch
+from harness.runs.progress import Followed, Watch
 from harness.runs.validate import check
 
 PATIENCE_S = 60.0
@@ -121,7 +121,7 @@ def _connect(plan: SharedPlan, experiment: str) -> tuple[Mirror, Record]:
 def _watch(board: Board, mirror: Mirror, record: Record, console: Console) -> Watch:
     tags = {"mlflow.parentRunId": record.run_id, "study": board.plan.name, "plan": board.plan.digest}
 
-    def begun(known: Container[str]) -> list[Trial]:
+    def begun(known: Container[str]) -> list[Followed]:
         trials = board.followed(known)
         for trial in trials:
             trial.tags |= tags

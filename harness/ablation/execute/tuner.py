@@ -22,7 +22,7 @@ from harness.core.signals import Stop
 from harness.flow.sampling import Trained
 from harness.runs.folder import Run
 from harness.runs.judge import judge_of, judge_rung, known_rungs
-from harness.runs.progress import Trial
+from harness.runs.progress import Followed
 from harness.runs.train import ensure
 
 RANDOM_TRIALS = 8
@@ -92,10 +92,10 @@ class SearchBoard(Board):
     def settled(self) -> list[FrozenTrial]:
         return self.trials(TrialState.COMPLETE, TrialState.PRUNED)
 
-    def followed(self, known: Container[str]) -> list[Trial]:
+    def followed(self, known: Container[str]) -> list[Followed]:
         begun = {title_of(t): t for t in self.trials() if t.params.keys() == self.plan.space.keys()}
         return [
-            Trial(title, Run.of(self.plan.config(t.params)), self.plan.protocol, {"trial": title})
+            Followed(title, Run.of(self.plan.config(t.params)), self.plan.protocol, {"trial": title})
             for title, t in begun.items()
             if title not in known
         ]

@@ -25,7 +25,7 @@ from harness.core.registry import load_plugins
 from harness.core.signals import Stop, StopSignal
 from harness.evaluation.protocol import Protocol
 from harness.runs.folder import Run
-from harness.runs.progress import Trial
+from harness.runs.progress import Followed
 from harness.runs.train import ensure
 
 
@@ -61,9 +61,9 @@ class PlanBoard(Board):
         nfe, value = self._value(arm, run)
         say(f"{self.plan.metric} {value:.4g} at NFE {nfe}, {time.perf_counter() - started:.0f} s")
 
-    def followed(self, known: Container[str]) -> list[Trial]:
+    def followed(self, known: Container[str]) -> list[Followed]:
         return [
-            Trial(title, self.plan.run(arm, seed), self.plan.protocol(arm), {"arm": arm, "seed": str(seed)})
+            Followed(title, self.plan.run(arm, seed), self.plan.protocol(arm), {"arm": arm, "seed": str(seed)})
             for arm, seed in self.keys
             if (title := f"{arm} seed {seed}") not in known
         ]

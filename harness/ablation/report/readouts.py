@@ -45,7 +45,8 @@ def read(
     """{arm: what its curve says} of one metric.
 
     `values` has columns arm, seed, metric, nfe and value, `seconds` those by arm and NFE. An adaptive solver's calls
-    (NFE 0) belong to no curve. Arms without a whole seed are left out, and all where none has a curve. The seeds that an `unstable` arm has left set no mark for the others, nor are others compared with them.
+    (NFE 0) belong to no curve. Arms without a whole seed are left out, and all where none has a curve. The seeds that
+    an `unstable` arm has left set no mark for the others, nor are others compared with them.
     """
     own = values[(values.metric == metric) & (values.nfe > 0)].dropna(subset="value")
     if own.empty:
