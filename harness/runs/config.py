@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from harness.components.backbones.base import Backbone, Network
 from harness.components.backbones.unet import UNet
@@ -53,7 +53,8 @@ class Reflow(SamplingConfig):
     """Of the pairs of later rounds, and of what is distilled of them; it comes on top of the guidance that was
     learned."""
     checkpoint: Literal["last", "best"] = field(default="last", metadata=ADDED)
-    """Of the teacher: its last weights, or those with the lowest held-out loss."""
+    """Of the first round's teacher: its last weights, or those with the lowest held-out loss. A later teacher has
+    learned pairs, which have no such loss, and its last weights are taken."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,10 +108,14 @@ class RunConfig(Formulation):
 
     @property
     def pairs_sampling(self) -> Reflow:
-        """How the pairs that this flow learns are drawn from its parent."""
-        first = self.parent is None or self.parent.parent is None
-        guidance = self.reflow.guidance if first else self.reflow.later_guidance
-        return dataclasses.replace(self.reflow, teacher=None, guidance=guidance)
+        """How the pairs that this flow learns are made by its parent; `ConfigError` where they cannot be made so."""
+        chosen: dict[str, Any] = {"teacher": None}
+        if self.parent is not None and self.parent.parent is not None:
+            chosen |= {"guidance": self.reflow.later_guidance, "checkpoint": "last"}
+        try:
+            return dataclasses.replace(self.reflow, **chosen)
+        except ConfigError as error:
+            raise error.below("reflow") from None
 
     @property
     def learned_guidance(self) -> bool:
@@ -122,15 +127,25 @@ class RunConfig(Formulation):
         """k of the k-rectified flow that this is, or is distilled from."""
         return 1 if self.parent is None else self.parent.rectified + (not self.reflow.distil)
 
+    @property
+    def title(self) -> str:
+        """Which of a row of rounds it is, like `2-rectified distilled`."""
+        return f"{self.rectified}-rectified{' distilled' if self.reflow.distil else ''}"
+
     def learned(self, pairs: Path = Path()) -> Formulation:
         """What is trained: these components, with the pairs in a folder as the coupling of one that has a parent.
 
         Distillation asks at t = 1 alone, whatever the times and their weights.
         """
-        parts = {part.name: getattr(self, part.name) for part in dataclasses.fields(Formulation)}
-        parts |= {} if self.parent is None else {"coupling": Pairs(path=str(pairs))}
-        parts |= {"weighting": UniformWeight(), "time_sampler": UniformTimes()} if self.reflow.distil else {}
-        return Formulation(**parts)
+        changed: dict[str, Any] = {} if self.parent is None else {"coupling": Pairs(path=str(pairs))}
+        if self.reflow.distil:
+            changed |= {"weighting": UniformWeight(), "time_sampler": UniformTimes()}
+        return dataclasses.replace(self.formulation, **changed)
+
+    @property
+    def formulation(self) -> Formulation:
+        """What is learned, without the rest."""
+        return Formulation(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Formulation)})
 
     def protocol(self) -> Protocol:
         """What makes its values comparable; `ConfigError` when its data cannot be judged so."""

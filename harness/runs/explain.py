@@ -9,7 +9,7 @@ the curve (Kingma & Gao 2023).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,7 +21,6 @@ from harness.core.drawing import png
 from harness.core.files import write_atomic
 from harness.core.registry import Component
 from harness.data.base import load
-from harness.flow.formulation import Formulation
 from harness.runs.config import RunConfig
 
 LOG_SNR = torch.linspace(-9, 9, 721, dtype=torch.float64)
@@ -99,9 +98,11 @@ def alike(arms: Mapping[str, Explained]) -> list[str]:
     curves = {name: arm.effective_weight() for name, arm in arms.items()}
     lines: list[str] = []
     for group in _groups(list(arms), lambda a, b: _same_curve(curves[a], curves[b])):
-        objectives = _groups(group, lambda a, b: _parts(arms[a].config) == _parts(arms[b].config))
+        objectives = _groups(
+            group, lambda a, b: _besides_the_curve(arms[a].config) == _besides_the_curve(arms[b].config)
+        )
         for same in objectives:
-            if len({_formulation(arms[name].config) for name in same}) > 1:
+            if len({arms[name].config.formulation for name in same}) > 1:
                 lines.append(
                     f"{', '.join(same)}: the same expected objective; only the variance of its gradient differs."
                 )
@@ -113,7 +114,7 @@ def alike(arms: Mapping[str, Explained]) -> list[str]:
 
 
 def draw(arms: Mapping[str, Explained], path: Path) -> None:
-    """The effective weights over log SNR as one PNG, each one where its noise is as strong as the data."""
+    """The effective weights over log SNR as one PNG, each scaled to 1 where the noise is as strong as the data."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
@@ -135,13 +136,9 @@ def draw(arms: Mapping[str, Explained], path: Path) -> None:
     write_atomic(path, png(figure, dpi=150))
 
 
-def _parts(f: RunConfig) -> tuple[object, ...]:
+def _beside_curve(f: RunConfig) -> tuple[object, ...]:
     """What must agree, beside the curve, for one expected objective; a loss that is not squared needs one space too."""
     return f.reflow, f.interpolant, f.prediction, f.noise, f.coupling, f.loss, f.loss.name == "mse" or f.space
-
-
-def _formulation(config: RunConfig) -> Formulation:
-    return Formulation(**{field.name: getattr(config, field.name) for field in fields(Formulation)})
 
 
 def _same_curve(a: Tensor, b: Tensor) -> bool:

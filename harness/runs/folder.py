@@ -225,11 +225,12 @@ class Run:
         """Whether training has ended and its last checkpoint is intact."""
         return read_checkpoint(self.folder / "checkpoints", "cpu")[0] == self.config.train.steps
 
-    def require_finished(self) -> None:
-        """`UserError` unless it is trained to its end."""
-        if not self.finished:
-            trained = f"is trained for {self.steps_done} of {self.config.train.steps} steps"
-            raise UserError(f"{self.name}: {trained}. Run `harness train` first.")
+    def require_finished(self, step: int | None = None) -> None:
+        """`UserError` unless it is trained to its end: `step` is that of its last intact checkpoint, if it was read."""
+        if not (self.finished if step is None else step == self.config.train.steps):
+            done = self.steps_done if step is None else step
+            trained = f"is trained for {done} of {self.config.train.steps} steps"
+            raise UserError(f"{self.name}: {trained}. Run `harness train` with its settings first.")
 
     @property
     def gave_up(self) -> NoValue | None:

@@ -69,12 +69,11 @@ def pairs_digest(config: RunConfig) -> str:
 
 
 def _pairs(config: RunConfig, facts: Mapping[str, Any]) -> dict[str, Any]:
-    making = to_dict(config.reflow, digested=True)
+    making = to_dict(config.pairs_sampling, digested=True)
     for name in ("rounds", "distil", "teacher", "warm_start", "later_guidance"):
         del making[name]
     return {
         **making,
-        "guidance": to_dict(config.pairs_sampling.guidance, digested=True),
         "teacher": facts["teacher"],
         "sources": facts["pair_sources"],
     }

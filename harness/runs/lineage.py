@@ -82,7 +82,6 @@ def _pairs(run: Run) -> Link:
 def _flow(run: Run, *protocols: Protocol) -> Link:
     config = run.config
     known = _known(run, protocols)
-    title = f"{config.rectified}-rectified{' distilled' if config.reflow.distil else ''}"
     facts = [f"{run.steps_done:,} of {config.train.steps:,} steps of {config.train.batch_size}"]
     for name, values in known["values"].items():
         at = sorted(values, key=int)
@@ -91,7 +90,9 @@ def _flow(run: Run, *protocols: Protocol) -> Link:
     facts += [f"sampled by {_way(known['protocol'])}"] if known["values"] else []
     pictures = sorted(run.folder.glob(f"samples/{digest_of(known['protocol'])}-nfe-*.png"))
     kind = "distilled" if config.reflow.distil else "flow"
-    return Link(kind, title, str(run.folder), tuple(facts), training_seconds(run), pictures[0] if pictures else None)
+    return Link(
+        kind, config.title, str(run.folder), tuple(facts), training_seconds(run), pictures[0] if pictures else None
+    )
 
 
 def _known(run: Run, protocols: Sequence[Protocol]) -> dict[str, Any]:

@@ -20,10 +20,10 @@ from harness.training.distributed import ALONE, Ranks
 from harness.training.hardware import matmul_precision
 
 
-def draw_pairs(run: Run, stop: Stop, ranks: Ranks = ALONE) -> None:
-    """Draw the pairs that a run learns from its trained teacher; what is there is kept, what was begun continues.
+def fill_pairs(run: Run, stop: Stop, ranks: Ranks = ALONE) -> None:
+    """Have the trained teacher make the pairs that a run learns; what is there is kept, what was begun continues.
 
-    The first rank draws them, and the others wait.
+    The first rank makes them, and the others wait.
     """
     pairs = run.pairs
     teacher = teacher_of(run)
@@ -47,23 +47,23 @@ def draw_pairs(run: Run, stop: Stop, ranks: Ranks = ALONE) -> None:
 def teacher_of(run: Run) -> Run:
     """The parent of a run, with those of its weights that make the pairs."""
     assert run.parent is not None
-    reflow = run.config.reflow
-    chosen = {"evaluate.average": reflow.average, "evaluate.checkpoint": reflow.checkpoint}
+    sampling = run.config.pairs_sampling
+    chosen = {"evaluate.average": sampling.average, "evaluate.checkpoint": sampling.checkpoint}
     return Run.of(override(run.parent.config, chosen))
 
 
 def _made(run: Run, teacher: Run) -> dict[str, Any]:
     """What pairs.json says of who made the pairs of a run, and how."""
-    drawn = to_dict(run.config.pairs_sampling, digested=True)
+    settings = to_dict(run.config.pairs_sampling, digested=True)
     names = ("solver", "time_grid", "nfe", "guidance", "average", "checkpoint", "batch_size")
-    return {"teacher": teacher.name, "made": {name: drawn[name] for name in names if name in drawn}}
+    return {"teacher": teacher.name, "made": {name: settings[name] for name in names if name in settings}}
 
 
 def _fill(run: Run, teacher: Run, made: Mapping[str, Any], stop: Stop) -> None:
     """Make the pairs that are missing."""
     sampling = run.config.pairs_sampling
-    data = run.data
     config = teacher.config
+    trained = restore(teacher)
     writer = run.pairs.writer(sampling.batch_size)
     begun = writer.done
     calls = 0
@@ -71,7 +71,7 @@ def _fill(run: Run, teacher: Run, made: Mapping[str, Any], stop: Stop) -> None:
     with threadpool_limits(config.train.threads), matmul_precision("fp32"):
         torch.set_num_threads(config.train.threads)
         for batch in generate(
-            restore(teacher), sampling, sampling.nfe, data.shape, sampling.number,
+            trained, sampling, sampling.nfe, run.data.shape, sampling.number,
             (config.seed, "pairs", config.rectified + 1), config.train.resolved_device(),
             classes=teacher.classes, first=begun // sampling.batch_size,
         ):  # fmt: skip

@@ -29,9 +29,7 @@ def averaged(run: Run) -> Trained:
     folder = run.folder / "checkpoints"
     device = run.config.train.resolved_device()
     step, saved, _ = read_checkpoint(folder, device)
-    if step < config.train.steps:
-        trained = f"trained for {step} of {config.train.steps} steps"
-        raise UserError(f"{run.name}: {trained}. Run `harness train` with its settings first.")
+    run.require_finished(step)
     for name, value in below(saved, "data").items():
         if not torch.equal(value.cpu(), run.data.statistics.get(name, torch.empty(0))):
             reason = f"the data's {name} is not what it was trained with"
@@ -57,16 +55,16 @@ def samples(
     Classes come as often as in training, or are all `label`. `visited` collects x, encoded, wherever the network is
     called. `first` batches are left out. `ConfigError` when `nfe` cannot be spent.
     """
-    try:
-        run.config.evaluate.times(nfe, trained.formulation.path(trained.noise_state))
-    except ConfigError as error:
-        raise error.below("evaluate") from None
     batches = generate(
         trained, run.config.evaluate, nfe, run.data.shape, number, (run.config.seed, "evaluation"),
         run.config.train.resolved_device(), classes=run.classes if label is None else torch.tensor([label]),
         visited=visited, first=first,
     )  # fmt: skip
-    return (batch._replace(x=run.data.decode(batch.x)) for batch in batches)
+    try:
+        for batch in batches:
+            yield batch._replace(x=run.data.decode(batch.x))
+    except ConfigError as error:  # `nfe` cannot be spent
+        raise error.below("evaluate") from None
 
 
 def picture(run: Run, trained: Trained, nfe: int, number: int, path: Path, label: int | None = None) -> None:

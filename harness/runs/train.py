@@ -25,7 +25,7 @@ from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.identity import facts_of
 from harness.runs.judge import evaluate, judge_of, require_values
-from harness.runs.reflow import draw_pairs, teacher_of
+from harness.runs.reflow import fill_pairs, teacher_of
 from harness.runs.sample import averaged, paths, picture, restore
 from harness.training.advice import diagnoses
 from harness.training.diagnostics import spread
@@ -98,7 +98,7 @@ def make_pairs(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE) -> None:
     if ranks.first:
         run.pairs.require_room()
     train(teacher_of(run), say, stop, ranks)
-    draw_pairs(run, stop, ranks)
+    fill_pairs(run, stop, ranks)
 
 
 def _prepare(run: Run, network: nn.Module, objective: Objective) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from harness.ablation.design.plan import Plan, measured, same_training
@@ -20,7 +21,9 @@ MEASURED = ("straightness", "curvature", "transport_cost")
 """Beside the metrics of the run."""
 
 
-def plan_of(runs: Sequence[Run], rounds: int, distil: bool, changes: Mapping[str, Any]) -> Plan:
+def plan_of(
+    runs: Sequence[Run], rounds: int, distil: bool, changes: Mapping[str, Any], plugins: Sequence[Path] = ()
+) -> Plan:
     """Arms from the flow of `runs`, which differ in their seeds alone and are finished, on; it is the baseline.
 
     `changes` of `evaluate` are for every arm, others for the rounds alone. What has learned guided pairs is judged
@@ -35,24 +38,26 @@ def plan_of(runs: Sequence[Run], rounds: int, distil: bool, changes: Mapping[str
     for run in runs:
         run.require_finished()
     student = _first_round(teacher, {path: value for path, value in changes.items() if path not in judging})
-    arms = {_title(teacher): teacher}
+    arms = {teacher.title: teacher}
     asked = asks_for_guidance(judging)
     for later in range(rounds):
         config = override(student, {"reflow.rounds": student.reflow.rounds + later})
         config = override(config, {"evaluate.guidance": Guidance()} if config.learned_guidance and not asked else {})
-        arms[_title(config)] = config
+        arms[config.title] = config
     if distil:
         judged = {f"evaluate.{name}": value for name, value in ONE_STEP_ONLY.items()}
         bare = [metric for metric in config.evaluate.metrics if not isinstance(metric, FlowMetric)]
         config = override(config, {"reflow.distil": True, **judged, "evaluate.metrics": bare})
-        arms[_title(config)] = config
+        arms[config.title] = config
     for config in arms.values():
         check(config)
     of = runs[0].name.partition("-")[0]
-    metric = teacher.evaluate.metrics[0].name
+    metrics = teacher.evaluate.metrics
+    primary = next((metric for metric in metrics if not isinstance(metric, FlowMetric)), metrics[0])
     return Plan(
-        "reflow", of, "What does each round of reflow change?", _title(teacher), arms,
-        tuple(run.config.seed for run in runs), metric, min(teacher.evaluate.nfe), 0.05, (),
+        "reflow", of, "What does each round of reflow change?", teacher.title, arms,
+        tuple(run.config.seed for run in runs), primary.name, min(teacher.evaluate.nfe), 0.05,
+        tuple(str(path.absolute()) for path in plugins),
     )  # fmt: skip
 
 
@@ -77,7 +82,3 @@ def _first_round(teacher: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
     except ConfigError:  # of a teacher with these changes
         return named
     return implied if implied.parent and training_digest(implied.parent) == training_digest(teacher) else named
-
-
-def _title(config: RunConfig) -> str:
-    return f"{config.rectified}-rectified{' distilled' if config.reflow.distil else ''}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from harness.ablation.design.plan import Plan, nfe_of, same_training
@@ -33,7 +34,7 @@ def axes_of(words: Sequence[str]) -> Axes:
     return axes
 
 
-def plan_of(runs: Sequence[Run], axes: Axes) -> Plan:
+def plan_of(runs: Sequence[Run], axes: Axes, plugins: Sequence[Path] = ()) -> Plan:
     """Every combination of the axes on runs that differ in their seeds alone; the first is the baseline.
 
     An arm is judged at those of `evaluate.nfe` that its solver can spend, an adaptive one at what it chooses.
@@ -51,7 +52,8 @@ def plan_of(runs: Sequence[Run], axes: Axes) -> Plan:
     of = runs[0].name.partition("-")[0]
     return Plan(
         f"sweep-{'-'.join(axes)}".replace(".", "_"), of, f"How is {of} best sampled?", next(iter(arms)), arms,
-        tuple(run.config.seed for run in runs), metric, nfe_of(metric, base, max(base.evaluate.nfe)), 0.05, (),
+        tuple(run.config.seed for run in runs), metric, nfe_of(metric, base, max(base.evaluate.nfe)), 0.05,
+        tuple(str(path.absolute()) for path in plugins),
     )  # fmt: skip
 
 

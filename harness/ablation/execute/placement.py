@@ -73,7 +73,8 @@ def given(plan: Plan, workers: int | None = None, trials_per_gpu: int | None = N
             raise UserError("--trials-per-gpu: the study trains on the CPU. Use --workers N.")
         return Placement(trials_per_gpu * gpus, train.threads, gpus)
     fitting = gpus or max(1, (os.cpu_count() or 1) // train.threads)
-    return Placement(workers or min(fitting, len(plan.trials())), train.threads, gpus)
+    chained = any(config.parent for config in plan.arms.values())  # a seed's rounds wait for each other
+    return Placement(workers or min(fitting, len(plan.seeds) if chained else len(plan.trials())), train.threads, gpus)
 
 
 def choose(plan: Plan, say: Callable[[str], None]) -> Placement:
@@ -111,6 +112,7 @@ def _place(config: RunConfig, trials: int) -> Path:
         "machine": machine(),
         "trials": trials,
     }
+    # a folder of another name would lose the threads that runs on disk were named by
     return results_folder() / "local" / "splits" / f"{digest(about)}.json"
 
 

@@ -6,6 +6,7 @@ python -m harness.ablation.execute.worker PLAN
 from __future__ import annotations
 
 import functools
+import math
 import os
 import sys
 import time
@@ -59,7 +60,8 @@ class PlanBoard(Board):
             return
         self.tell(trial, run)
         nfe, value = self._value(arm, run)
-        say(f"{self.plan.metric} {value:.4g} at NFE {nfe}, {time.perf_counter() - started:.0f} s")
+        measured = f"{self.plan.metric} {value:.4g} at NFE {nfe}" if nfe else f"judged without {self.plan.metric}"
+        say(f"{measured}, {time.perf_counter() - started:.0f} s")
 
     def followed(self, known: Container[str]) -> list[Followed]:
         return [
@@ -90,8 +92,10 @@ class PlanBoard(Board):
         self.study.tell(trial, self._value(trial.params["arm"], run)[1])
 
     def _value(self, arm: str, run: Run) -> tuple[str, float]:
-        """The primary metric of a finished run and the NFE it is at."""
-        values = run.evaluation(self.plan.protocol(arm))["values"][self.plan.metric]
+        """The NFE of a finished run's primary metric, and its value; infinity where it is not asked."""
+        values = run.evaluation(self.plan.protocol(arm))["values"].get(self.plan.metric)
+        if not values:
+            return "", math.inf
         nfe = str(self.plan.nfe) if str(self.plan.nfe) in values else max(values, key=int)
         return nfe, values[nfe]
 
