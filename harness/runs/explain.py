@@ -44,20 +44,17 @@ class Explained:
     def effective_weight(self) -> Tensor:
         """Over `LOG_SNR`, up to a constant factor; NaN at levels that the path does not have."""
         f = self.config
-        path = self.config.path(self.noise_state)
-        variance = self.config.noise.variance(self.noise_state).double().mean()
+        path = f.path(self.noise_state)
+        variance = f.noise.variance(self.noise_state).double().mean()
         if f.reflow.distil:  # one level alone counts
             return torch.full_like(LOG_SNR, torch.nan)
         t = path.time_of_log_snr(LOG_SNR)
-        speed = -1 / derivative(
-            path.log_snr, t
-        )  # at the path's ends too, where differences would look beyond; not log_snr_dot's clamps
-        weight = (
-            f.weighting.weight(t, path) * f.time_sampler.correction(t, path) * f.time_sampler.density(t, path) * speed
-        )
-        noise_error = SPACES["noise"].determinant(t, f.interpolant) / f.prediction.determinant(
-            t, f.interpolant, variance
-        )
+        # by autograd: at the path's ends differences would look beyond, and log_snr_dot is clamped
+        speed = -1 / derivative(path.log_snr, t)
+        drawn = f.time_sampler.correction(t, path) * f.time_sampler.density(t, path)
+        weight = f.weighting.weight(t, path) * drawn * speed
+        of_noise = SPACES["noise"].determinant(t, f.interpolant)
+        noise_error = of_noise / f.prediction.determinant(t, f.interpolant, variance)
         measured_error = f.prediction.factor(t, f.interpolant, f.space, variance)
         on_path = (t > 0) & (t < 1) & (path.log_snr(t) - LOG_SNR).abs().lt(1e-6)
         return torch.where(on_path, weight * (measured_error / noise_error).square(), torch.nan)
@@ -98,9 +95,7 @@ def alike(arms: Mapping[str, Explained]) -> list[str]:
     curves = {name: arm.effective_weight() for name, arm in arms.items()}
     lines: list[str] = []
     for group in _groups(list(arms), lambda a, b: _same_curve(curves[a], curves[b])):
-        objectives = _groups(
-            group, lambda a, b: _besides_the_curve(arms[a].config) == _besides_the_curve(arms[b].config)
-        )
+        objectives = _groups(group, lambda a, b: _beside_curve(arms[a].config) == _beside_curve(arms[b].config))
         for same in objectives:
             if len({arms[name].config.formulation for name in same}) > 1:
                 lines.append(

@@ -119,7 +119,8 @@ def _of_teachers(config: RunConfig, changes: Mapping[str, Any]) -> dict[str, Any
     }
     while teacher is not None:
         out |= {prefix + path: value for path, value in own.items()}
-        prefix, teacher = prefix + "reflow.teacher.", teacher.reflow.teacher
+        prefix += "reflow.teacher."
+        teacher = teacher.reflow.teacher
     return out
 
 
@@ -153,20 +154,17 @@ def _misnamed(
     if (expected := _named(config, kept)) != name:
         if environment.get("name") == expected:
             return f"was renamed: it is the run {expected}. Give the folder that name again."
-        reason = (
-            f"config.json gives the name {expected}: it was edited since, or other code wrote it (commit {commits})"
-        )
-        return f"{reason}. Restore it, or remove it and run the same `harness train` command, which writes it again."
+        edited = f"it was edited since, or other code wrote it (commit {commits})"
+        advice = "Restore it, or remove it and run the same `harness train` command, which writes it again."
+        return f"config.json gives the name {expected}: {edited}. {advice}"
     differing = [fact for fact in now if kept[fact] != now[fact]]
     if device_chosen and "resolved" in differing:
-        differing = [
-            fact for fact in differing if fact not in ("resolved", "teacher")
-        ]  # a teacher's name holds the device too
-    return (
-        _REASONS[differing[0]].format(then=_short(kept[differing[0]]), now=_short(now[differing[0]]))
-        if differing
-        else None
-    )
+        # a teacher's name holds the device too
+        differing = [fact for fact in differing if fact not in ("resolved", "teacher")]
+    if not differing:
+        return None
+    first = differing[0]
+    return _REASONS[first].format(then=_short(kept[first]), now=_short(now[first]))
 
 
 def _named(config: RunConfig, facts: Mapping[str, Any]) -> str:

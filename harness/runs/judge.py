@@ -62,11 +62,8 @@ def _evaluate_at(run: Run, trained: Trained, judge: Judge, nfe: int, stop: Stop)
     except NoValue as error:
         run.note_failure(judge.protocol, str(nfe), error)
         return kept.clear()
-    draw(
-        judge.data,
-        rows["shown"][: SHOWN[judge.data.kind]],
-        run.folder / "samples" / f"{judge.protocol.digest}-nfe-{nfe:04d}.png",
-    )
+    place = run.folder / "samples" / f"{judge.protocol.digest}-nfe-{nfe:04d}.png"
+    draw(judge.data, rows["shown"][: SHOWN[judge.data.kind]], place)
     known = run.evaluation(judge.protocol)
     text = str(nfe)
     calls = rows["calls"].double()

@@ -66,17 +66,9 @@ def _pairs(run: Run) -> Link:
     facts = [f"by {reflow.solver.name} at NFE {reflow.nfe or 'of its own'}{guided}"]
     if not pairs.about:
         return Link("pairs", f"{pairs.done:,} of {pairs.number:,} pairs", str(pairs.folder), tuple(facts), math.nan)
-    facts += [
-        f"{pairs.number * pairs.about['calls']:,.0f} calls",
-        f"{pairs.about['pairs_per_second']:,.0f} pairs a second",
-    ]
-    return Link(
-        "pairs",
-        f"{pairs.number:,} pairs",
-        str(pairs.folder),
-        tuple(facts),
-        pairs.number / pairs.about["pairs_per_second"],
-    )
+    rate = pairs.about["pairs_per_second"]
+    facts += [f"{pairs.number * pairs.about['calls']:,.0f} calls", f"{rate:,.0f} pairs a second"]
+    return Link("pairs", f"{pairs.number:,} pairs", str(pairs.folder), tuple(facts), pairs.number / rate)
 
 
 def _flow(run: Run, *protocols: Protocol) -> Link:
@@ -116,10 +108,8 @@ def training_seconds(run: Run) -> float:
     last = 0
     for line in run.metrics():
         if "samples_per_second" in line:
-            spent, last = (
-                spent + (line["step"] - last) * run.config.train.batch_size / line["samples_per_second"],
-                line["step"],
-            )
+            spent += (line["step"] - last) * run.config.train.batch_size / line["samples_per_second"]
+            last = line["step"]
         elif "learning_rate_factor" in line:  # where training went back to
             last = line["step"]
     return spent if last else math.nan
@@ -169,10 +159,6 @@ def _rgb(colour: str) -> tuple[float, float, float]:
 
 
 def _duration(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.1f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
-    )
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

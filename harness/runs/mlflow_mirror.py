@@ -60,9 +60,8 @@ class Mirror:
 
             self.client = MlflowClient(self.uri)
             known = self.client.get_experiment_by_name(experiment)
-            location = (
-                None if self.uri.startswith("http") else (results_folder() / "local" / "mlflow-artifacts").as_uri()
-            )
+            artifacts = results_folder() / "local" / "mlflow-artifacts"
+            location = None if self.uri.startswith("http") else artifacts.as_uri()
             self.experiment_id = known.experiment_id if known else self.client.create_experiment(experiment, location)
         except Exception as error:  # each store raises its own
             reason = str(error).strip().split("\n")[0]

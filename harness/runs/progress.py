@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -20,7 +20,7 @@ from harness.runs.mlflow_mirror import Mirror, Record, run_params
 from harness.runs.pairs import PairSet
 
 TRAINING_SHARE = 0.85
-"""Of a trial's progress, how much is training; the rest is evaluation."""
+"""Of a run's progress, how much is training; the rest is evaluation."""
 PAIRS_SHARE = 0.5
 """Of that, how much is making the pairs that it learns, if it does."""
 LOOK_EVERY_S = 1.0
@@ -68,20 +68,20 @@ class Followed:
 
 
 class Watch:
-    """`with Watch(...) as watch:` follows trials in a thread of its own until the block ends.
+    """`with Watch(...) as watch:` follows runs in a thread of its own until the block ends.
 
     `more` is asked for those that have begun since, whose titles are not known; `total` is how many there will be.
     """
 
     def __init__(
-        self, title: str, trials: Sequence[Followed], mirror: Mirror, console: Console,
+        self, title: str, followed: Sequence[Followed], mirror: Mirror, console: Console,
         total: int | None = None, more: Callable[[Container[str]], Sequence[Followed]] = lambda known: (),
     ):  # fmt: skip
         self.title = title
-        self.trials = list(trials)
+        self.followed = list(followed)
         self.mirror = mirror
         self.console = console
-        self.total = total or len(trials)
+        self.total = total or len(followed)
         self.more = more
         columns = (
             TextColumn("{task.description}"),
@@ -90,13 +90,11 @@ class Watch:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        shown = (
-            console.is_terminal
-        )  # drawn where it is updated: rich's own thread would draw, and hold up training, ten times a second
-        self.bar = Progress(
-            *columns, console=console, disable=not shown, speed_estimate_period=3600, auto_refresh=False
-        )
-        self.task = self.bar.add_task(title, total=self.total, completed=sum(self._done()))  # type: ignore[arg-type]  # takes floats too
+        # drawn where it is updated: rich's own thread would draw, and hold up training, ten times a second
+        options: dict[str, Any] = {"disable": not console.is_terminal, "auto_refresh": False}
+        self.bar = Progress(*columns, console=console, speed_estimate_period=3600, **options)
+        done: Any = sum(self._done())  # a float, which rich takes too
+        self.task = self.bar.add_task(title, total=self.total, completed=done)
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._sent = self._told = time.monotonic()
@@ -124,13 +122,13 @@ class Watch:
                 self._sent = time.monotonic()
 
     def _done(self) -> list[float]:
-        return [1.0 if trial.closed else trial.progress() for trial in self.trials]
+        return [1.0 if one.closed else one.progress() for one in self.followed]
 
     def _show(self) -> None:
-        self.trials += self.more({trial.title for trial in self.trials})
+        self.followed += self.more({one.title for one in self.followed})
         done = self._done()
         finished = sum(value == 1 for value in done)
-        at_work = [trial.title for trial, value in zip(self.trials, done, strict=True) if 0 < value < 1]
+        at_work = [one.title for one, value in zip(self.followed, done, strict=True) if 0 < value < 1]
         count = f" {finished}/{self.total}" if self.total > 1 else ""
         self.bar.update(
             self.task, completed=sum(done), description=f"{self.title}{count} {', '.join(at_work[:3])}", refresh=True
@@ -144,9 +142,9 @@ class Watch:
     def _send(self, final: bool = False) -> None:
         """Bring MLflow up to date; what it does not take now waits on disk for the next time."""
         try:
-            for trial in self.trials:
-                if not trial.closed:
-                    self._send_trial(trial, final)
+            for one in self.followed:
+                if not one.closed:
+                    self._send_one(one, final)
             self._silent = False
         except Exception as error:  # each store raises its own
             if not self._silent or final:
@@ -156,21 +154,21 @@ class Watch:
                 )
             self._silent = True
 
-    def _send_trial(self, trial: Followed, final: bool) -> None:
-        if not trial.run.environment:
+    def _send_one(self, one: Followed, final: bool) -> None:
+        if not one.run.environment:
             return
-        if trial.record is None:
-            commits = ", ".join(trial.run.environment["commits"])
-            tags = {"run": trial.run.name, "protocol": trial.protocol.digest, "commit": commits, **trial.tags}
-            if trial.pairs and trial.run.parent:
-                tags |= {"parent": trial.run.parent.name, "pairs": trial.pairs.name}
-                if trial.pairs.about:  # else they were removed when they were learned
+        if one.record is None:
+            commits = ", ".join(one.run.environment["commits"])
+            tags = {"run": one.run.name, "protocol": one.protocol.digest, "commit": commits, **one.tags}
+            if one.pairs and one.run.parent:
+                tags |= {"parent": one.run.parent.name, "pairs": one.pairs.name}
+                if one.pairs.about:  # else they were removed when they were learned
                     self.mirror.send_pairs(
-                        trial.pairs, {name: tag for name, tag in trial.tags.items() if name.startswith("mlflow.")}
+                        one.pairs, {name: tag for name, tag in one.tags.items() if name.startswith("mlflow.")}
                     )
-            key = trial.protocol.digest + trial.tags.get("mlflow.parentRunId", "")
-            trial.record = self.mirror.record(trial.run.folder, trial.title, run_params(trial.run), tags, key)
-        status = trial.status()
-        trial.record.send_run(trial.run, trial.protocol)
-        trial.record.set_status("KILLED" if final and status == "RUNNING" else status)
-        trial.closed = status != "RUNNING"
+            key = one.protocol.digest + one.tags.get("mlflow.parentRunId", "")
+            one.record = self.mirror.record(one.run.folder, one.title, run_params(one.run), tags, key)
+        status = one.status()
+        one.record.send_run(one.run, one.protocol)
+        one.record.set_status("KILLED" if final and status == "RUNNING" else status)
+        one.closed = status != "RUNNING"

@@ -75,9 +75,7 @@ def _check_distilled(config: RunConfig) -> None:
         raise ConfigError("reflow.distil", f"{reason}. {advice}")
     for name, value in ONE_STEP_ONLY.items():
         if getattr(config.evaluate, name) != value:
-            reason = (
-                "a distilled network knows t = 1 alone, and is sampled by one step of Euler's method without guidance"
-            )
+            reason = "a distilled network knows t = 1 alone, and is sampled by one unguided step of Euler's method"
             raise ConfigError(f"evaluate.{name}", f"{reason}. Leave {name} as it is by default, with evaluate.nfe=[1].")
     for i, metric in enumerate(config.evaluate.metrics):
         if isinstance(metric, FlowMetric):

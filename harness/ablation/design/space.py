@@ -27,18 +27,16 @@ _ONE_MINUS = "1 - "
 
 def even(low: float, high: float) -> BaseDistribution:
     """From low to high, both included; whole numbers when both are."""
-    return _checked(lambda: IntDistribution(int(low), int(high)) if _whole(low, high) else FloatDistribution(low, high))
+    if _whole(low, high):
+        return _checked(lambda: IntDistribution(int(low), int(high)))
+    return _checked(lambda: FloatDistribution(low, high))
 
 
 def log(low: float, high: float) -> BaseDistribution:
     """From low to high, both included, evenly in the logarithm; whole numbers when both are."""
-    return _checked(
-        lambda: (
-            IntDistribution(int(low), int(high), log=True)
-            if _whole(low, high)
-            else FloatDistribution(low, high, log=True)
-        )
-    )
+    if _whole(low, high):
+        return _checked(lambda: IntDistribution(int(low), int(high), log=True))
+    return _checked(lambda: FloatDistribution(low, high, log=True))
 
 
 def one_of(*values: Any) -> BaseDistribution:

@@ -35,7 +35,8 @@ class Board(ABC):
         self.plan: SharedPlan = plan
         self.folder = plan.folder
         self.folder.mkdir(parents=True, exist_ok=True)
-        direction: Any = "minimize" if find("metric", plan.metric).lower_is_better else "maximize"  # type: ignore[attr-defined]
+        metric: Any = find("metric", plan.metric)
+        direction: Any = "minimize" if metric.lower_is_better else "maximize"
         journal = self.folder / "journal.log"
         try:
             storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=_KernelLock(journal)))

@@ -33,7 +33,8 @@ from harness.flow.objective import Objective
 from harness.runs.config import RunConfig
 from harness.training.trainer import Callbacks, fit
 
-SECONDS, SETTLING_STEPS = 2.0, 5
+SECONDS = 2.0
+SETTLING_STEPS = 5
 WORTH = 1.05
 """More threads, or more trials on a GPU, must be this many times faster than fewer."""
 TRIALS_PER_GPU = (1, 2, 4, 8)
@@ -119,14 +120,8 @@ def _place(config: RunConfig, trials: int) -> Path:
 def measure(plan: Plan, placement: Placement) -> float:
     """Samples a second of all trials together; 0 where one fails, for want of memory perhaps."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "harness.ablation.execute.placement",
-            str(plan.write(Path(folder))),
-            folder,
-            str(placement.workers),
-        ]
+        command = [sys.executable, "-m", "harness.ablation.execute.placement"]
+        command += [str(plan.write(Path(folder))), folder, str(placement.workers)]
         crew = [
             subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=placement.environment(i)
@@ -136,11 +131,9 @@ def measure(plan: Plan, placement: Placement) -> float:
         try:
             while any(process.poll() is None for process in crew) and not any(process.returncode for process in crew):
                 time.sleep(0.02)
-            return (
-                0.0
-                if any(process.returncode for process in crew)
-                else sum(float(process.communicate()[0]) for process in crew)
-            )
+            if any(process.returncode for process in crew):
+                return 0.0
+            return sum(float(process.communicate()[0]) for process in crew)
         finally:
             for process in crew:
                 process.kill()

@@ -72,9 +72,9 @@ class SearchBoard(Board):
         say(f"{self.plan.metric} {value:.4g} at NFE {self.plan.nfe}, {time.perf_counter() - started:.0f} s")
 
     def give_up(self, trial: optuna.Trial, reason: str, how: str = GIVEN_UP) -> None:
-        """Report a trial that fell behind or has no value:
+        """Report a trial that fell behind or has no value.
 
-        TPE keeps away from a pruned one, of a failed one it learns nothing.
+        It counts as pruned: TPE keeps away from a pruned trial, and learns nothing of a failed one.
         """
         trial.set_user_attr("reason", reason)
         trial.set_user_attr("ended", how)
@@ -121,10 +121,8 @@ class SearchBoard(Board):
         return look
 
     def _any_left(self) -> bool:
-        return (
-            super()._any_left()
-            or len(self.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)) < self.total
-        )
+        begun = self.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+        return super()._any_left() or len(begun) < self.total
 
     def _ask(self) -> optuna.Trial:
         drawn = len({title_of(t) for t in self.trials() if t.state != TrialState.WAITING})
