@@ -59,6 +59,7 @@ FLOORS = ("core", "data", "components", "flow", "training", "evaluation", "runs"
 """The rooms from the ground up: each imports from those below it alone. `testing` stands beside `runs`:
 nothing imports it but `cli`."""
 ABLATION = ("design", "execute", "report")
+"""The floors of `ablation`: what is carried out is designed, and what is reported was carried out."""
 
 
 def test_every_module_lies_in_a_room() -> None:
@@ -73,6 +74,9 @@ def test_imports_lead_down() -> None:
         if room in FLOORS:
             above = [f"harness.{other}" for other in FLOORS[FLOORS.index(room) + 1 :]]
             assert not reaches(path, *above, *(() if room == "cli" else ("harness.testing",))), module
+        if room == "ablation" and module.count("/") == 3:
+            later = ABLATION[ABLATION.index(module.split("/")[2]) + 1 :]
+            assert not reaches(path, *(f"harness.ablation.{other}" for other in later)), module
         if room == "testing":
             assert not reaches(path, "harness.runs", "harness.ablation", "harness.cli"), module
         if module.startswith("harness/evaluation/"):  # neither knows of the other: one trains, one judges

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from rich.console import Console
 
 from harness.ablation.design.plan import Plan
-from harness.ablation.execute.launch import launch, prepare
 from harness.ablation.execute.placement import Placement, choose, given
-from harness.ablation.execute.worker import PlanBoard
 from harness.ablation.report.outcomes import is_asked
-from harness.ablation.report.tables import judge_references
-from harness.cli.shared import own_folder, plan_of, report, told, training_command
+from harness.cli.plans import carry_out, plan_of, prepare, training_command
 from harness.core.config import parse_assignments
 from harness.core.signals import StopSignal
 from harness.data.base import load
@@ -41,17 +37,12 @@ def placed(options: argparse.Namespace, plan: Plan, console: Console) -> tuple[P
 def compare(
     options: argparse.Namespace, plan: Plan, placement: Placement, console: Console, stop: StopSignal, *notes: str
 ) -> None:
-    """Run a plan and report it, with `notes` under its table."""
+    """Run the plan of a study and report it, with `notes` under its table."""
     size = f"{len(plan.arms)} arms x {len(plan.seeds)} seeds at the scale {plan.scale}"
     console.print(f"{plan.question}\n{size}; plan {plan.digest}", highlight=False)
     judge = prepare(plan, console, stop)
     _warn(plan, console)
-
-    def write() -> list[Path]:
-        references = judge_references(judge)
-        return told(report(plan, references, own_folder(), training_command(options), console, *notes), console)
-
-    launch(PlanBoard(plan), placement, console, stop, write)
+    carry_out(plan, placement, judge, training_command(options), console, stop, *notes)
 
 
 def _warn(plan: Plan, console: Console) -> None:

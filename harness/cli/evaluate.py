@@ -9,7 +9,9 @@ from typing import Any
 from rich.console import Console
 
 from harness.ablation.design import sweep
-from harness.cli.shared import carry_out, following, opened
+from harness.ablation.execute.placement import given
+from harness.cli.plans import carry_out, prepare
+from harness.cli.shared import as_typed, following, opened
 from harness.core.errors import NoValue
 from harness.core.signals import StopSignal
 from harness.evaluation.doubts import doubts, short_of_samples
@@ -68,5 +70,8 @@ def _chosen(run: Run, calls: dict[str, float]) -> str:
 
 def _sweep(runs: Sequence[Run], options: argparse.Namespace) -> None:
     """Judge runs in every way that `--sweep` names, and compare the ways."""
-    plan = sweep.plan_of(runs, sweep.axes_of(options.sweep))
-    carry_out(options, plan, Console(), StopSignal(), "evaluate")
+    console = Console()
+    stop = StopSignal()
+    plan = sweep.plan_of(runs, sweep.axes_of(options.sweep), options.plugin)
+    judge = prepare(plan, console, stop)
+    carry_out(plan, given(plan, options.workers), judge, as_typed(), console, stop, experiment="evaluate")

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from harness.ablation.design.study import load_scale
-from harness.cli.shared import plan_of
+from harness.cli.plans import plan_of
 from harness.core.config import override, parse_assignments
 from harness.core.errors import UserError
 from harness.runs.explain import Explained, alike, draw

@@ -9,7 +9,9 @@ from rich.console import Console
 
 from harness.ablation.design import rounds
 from harness.ablation.design.plan import Plan
-from harness.cli.shared import carry_out, own_folder, told
+from harness.ablation.execute.placement import given
+from harness.cli.plans import carry_out, prepare
+from harness.cli.shared import as_typed, own_folder
 from harness.core.config import parse_assignments
 from harness.core.signals import StopSignal
 from harness.runs import lineage
@@ -24,19 +26,22 @@ def run(options: argparse.Namespace) -> None:
     stop = StopSignal()
     plan = _planned(options, console)
 
+    judge = prepare(plan, console, stop)
+
     def draw() -> list[Path]:
         picture = own_folder() / "figures" / f"{plan.name}-lineage.png"
         lineage.draw(lineage.lineage(plan.run(list(plan.arms)[-1], plan.seeds[0])), picture)
-        return told([picture], console)
+        return [picture]
 
-    carry_out(options, plan, console, stop, "reflow", draw)
+    placement = given(plan, options.workers)
+    carry_out(plan, placement, judge, as_typed(), console, stop, experiment="reflow", more=draw)
 
 
 def _planned(options: argparse.Namespace, console: Console) -> Plan:
     """The rounds as a plan, after it is said what they are and what speaks against them."""
     changes = parse_assignments(options.changes)
-    given = [Run.open(name, leaving_the_name(Run.find(name).config, changes)) for name in options.runs]
-    plan = rounds.plan_of(given, options.rounds, options.distil, changes)
+    finished = [Run.open(name, leaving_the_name(Run.find(name).config, changes)) for name in options.runs]
+    plan = rounds.plan_of(finished, options.rounds, options.distil, changes, options.plugin)
     for arm, config in plan.arms.items():
         if reason := guided_twice(config):
             console.print(f"- advice for {arm}: {reason}", highlight=False)

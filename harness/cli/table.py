@@ -7,9 +7,9 @@ import argparse
 from rich.console import Console
 
 from harness.ablation.design.plan import Plan
-from harness.ablation.execute.launch import prepare
 from harness.ablation.report.tables import judge_references
-from harness.cli.shared import as_trained, own_folder, plan_of, report, told, training_command
+from harness.cli.plans import as_trained, plan_of, prepare, report, training_command
+from harness.cli.shared import own_folder, told
 from harness.core.errors import UserError
 
 

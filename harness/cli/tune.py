@@ -9,11 +9,12 @@ from rich.console import Console
 from harness.ablation.design.search import BASELINE, SearchPlan, compared, load_search
 from harness.ablation.design.space import settings
 from harness.ablation.design.study import load_scale
-from harness.ablation.execute.launch import launch, with_reference
+from harness.ablation.execute.launch import launch
 from harness.ablation.execute.tuner import SearchBoard
 from harness.ablation.report import history
 from harness.cli.ablate import compare, placed
-from harness.cli.shared import own_folder, told, training_command
+from harness.cli.plans import training_command, with_reference
+from harness.cli.shared import own_folder, told
 from harness.core.config import parse_assignments
 from harness.core.signals import StopSignal
 

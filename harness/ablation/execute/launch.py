@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import sys
 import time
@@ -11,11 +10,8 @@ from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from rich.console import Console
-from rich.progress import track
 
-from harness.ablation.design.plan import Plan
 from harness.ablation.design.shared import SharedPlan
 from harness.ablation.execute.board import Board
 from harness.ablation.execute.placement import Placement
@@ -23,12 +19,8 @@ from harness.core.errors import Stopped, UserError
 from harness.core.files import locked
 from harness.core.provenance import commit
 from harness.core.signals import Stop
-from harness.evaluation.judge import Judge
-from harness.runs.config import RunConfig
-from harness.runs.judge import judge_of
 from harness.runs.mlflow_mirror import Mirror, Record
 from harness.runs.progress import Followed, Watch
-from harness.runs.validate import check
 
 PATIENCE_S = 60.0
 """How long a worker that was asked to stop may take to save before it is killed."""
@@ -54,24 +46,6 @@ class Worker:
         self.shown += len(whole) + 1 if whole else 0
 
 
-def prepare(plan: Plan, console: Console, stop: Stop = lambda: False) -> Judge:
-    """Refuse what cannot work before anything is trained, and make the reference that all arms share."""
-    for name, config in plan.arms.items():
-        try:
-            check(config)
-        except UserError as error:
-            raise UserError(f"arm '{name}': {error}") from None
-    return with_reference(plan.arms[plan.baseline], console, stop)
-
-
-def with_reference(config: RunConfig, console: Console, stop: Stop) -> Judge:
-    """What judges by a configuration; the features of the reference are computed with all cores, and shown."""
-    torch.set_num_threads(os.cpu_count() or 1)
-    return judge_of(
-        config, lambda batches, total: track(batches, "features of the reference", total, console=console), stop
-    )
-
-
 def launch(
     board: Board,
     placement: Placement,
@@ -88,7 +62,7 @@ def launch(
     plan = board.plan
     with locked(plan.folder / "lock", wait=False) as ours:
         if not ours:
-            raise UserError(f"{plan.name}: another process runs this study now. Wait for it, or stop it.")
+            raise UserError(f"{plan.name}: another process runs it now. Wait for it, or stop it.")
         path = plan.write()
         board.refill()
         crew = [] if board.finished() else [_start(path, i, placement) for i in range(placement.workers)]
@@ -97,7 +71,7 @@ def launch(
             status = "FAILED"
             files = []
             try:
-                with _watch(board, mirror, record, console), _ended(crew, console):
+                with _follower(board, mirror, record, console), _ended(crew, console):
                     _follow(crew, console, stop)
                 if not board.finished():
                     raise UserError(
@@ -118,7 +92,7 @@ def _connect(plan: SharedPlan, experiment: str) -> tuple[Mirror, Record]:
     return mirror, record
 
 
-def _watch(board: Board, mirror: Mirror, record: Record, console: Console) -> Watch:
+def _follower(board: Board, mirror: Mirror, record: Record, console: Console) -> Watch:
     tags = {"mlflow.parentRunId": record.run_id, "study": board.plan.name, "plan": board.plan.digest}
 
     def begun(known: Container[str]) -> list[Followed]:

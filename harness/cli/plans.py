@@ -1,0 +1,95 @@
+"""What the commands about plans do alike: read a plan, prepare it, carry it out and report it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from harness.ablation.design.plan import Plan
+from harness.ablation.design.study import declared_in, load_scale, load_study
+from harness.ablation.execute.launch import launch
+from harness.ablation.execute.placement import Placement, remembered
+from harness.ablation.execute.worker import PlanBoard
+from harness.ablation.report import tables
+from harness.ablation.report.tables import judge_references
+from harness.cli.shared import own_folder, told
+from harness.core.config import parse_assignments
+from harness.core.errors import UserError
+from harness.core.signals import Stop
+from harness.evaluation.judge import Judge
+from harness.runs.config import RunConfig
+from harness.runs.judge import judge_of
+from harness.runs.validate import check
+
+
+def plan_of(options: argparse.Namespace) -> Plan:
+    """The plan that the options name."""
+    study = load_study(options.study)
+    base = load_scale(options.scale)
+    seeds = getattr(options, "seeds", None)
+    return Plan.of(study, options.scale, base, parse_assignments(options.changes), seeds, options.plugin)
+
+
+def as_trained(plan: Plan) -> tuple[Plan, Plan]:
+    """A plan on the threads that were measured for it here, and on its own: its runs may be on disk under either."""
+    return plan.threaded(remembered(plan)), plan
+
+
+def training_command(options: argparse.Namespace) -> str:
+    """The command that trains with these options."""
+    searching = declared_in(options.study, "SEARCH")
+    words = ["harness", "tune" if searching else "ablate", options.study, "--scale", options.scale]
+    words += ["--trials", str(options.trials)] if searching and options.trials is not None else []
+    words += ["--seeds", str(options.seeds)] if options.seeds is not None else []
+    words += [word for change in options.changes for word in ("--set", change)]
+    return shlex.join(words + [word for path in options.plugin for word in ("--plugin", str(path))])
+
+
+def prepare(plan: Plan, console: Console, stop: Stop = lambda: False) -> Judge:
+    """Refuse what cannot work before anything is trained, and make the reference that all arms share."""
+    for name, config in plan.arms.items():
+        try:
+            check(config)
+        except UserError as error:
+            raise UserError(f"arm '{name}': {error}") from None
+    return with_reference(plan.arms[plan.baseline], console, stop)
+
+
+def with_reference(config: RunConfig, console: Console, stop: Stop) -> Judge:
+    """What judges by a configuration; the features of the reference are computed with all cores, and shown."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    said = "features of the reference"
+    return judge_of(config, lambda batches, total: track(batches, said, total, console=console), stop)
+
+
+def carry_out(
+    plan: Plan, placement: Placement, judge: Judge, command: str, console: Console, stop: Stop, *notes: str,
+    experiment: str | None = None, more: Callable[[], list[Path]] = list,
+) -> None:  # fmt: skip
+    """Run the trials of a plan, then report them; `more` writes what else belongs to the report.
+
+    All is mirrored to the `experiment` in MLflow, the plan's own if none is given.
+    """
+
+    def write() -> list[Path]:
+        paths = report(plan, judge_references(judge), own_folder(), command, console, *notes)
+        return told([*paths, *more()], console)
+
+    launch(PlanBoard(plan), placement, console, stop, write, experiment)
+
+
+def report(
+    plan: Plan, references: dict[str, dict[str, float]], folder: Path, command: str, console: Console, *notes: str
+) -> list[Path]:
+    """Print a plan's tables and write its files below `folder`, with `notes` under its table; returns the paths."""
+    made = tables.report(plan, references)
+    made.notes += notes
+    tables.show(made, console)
+    return tables.write(made, folder, command)
