@@ -277,11 +277,12 @@ def loss_of(parts: dict[str, Any]) -> Tensor:
 def samples_of(parts: dict[str, Any]) -> Tensor:
     """Without classes where nothing is guided."""
     parts = dict(parts)
-    nfe, guidance = parts.pop("nfe", 8), parts.pop("guidance", None) or Guidance()
+    nfe = parts.pop("nfe", 8)
+    guidance = parts.pop("guidance", None)
     way = {name: parts.pop(name) for name in ("solver", "time_grid") if name in parts}
     made = Formulation.parse(parts)
-    state, classes = made.noise.learn(shifted()), torch.arange(3) if guidance.scale != 1 else None
-    sampling = SamplingConfig(**way, guidance=guidance, batch_size=3)
+    state, classes = made.noise.learn(shifted()), torch.arange(3) if guidance else None
+    sampling = SamplingConfig(**way, guidance=guidance or Guidance(), batch_size=3)
     trained = Trained(Network(), made, state)
     batches = generate(trained, sampling, nfe, (1, 2, 2), 6, (1, "test"), "cpu", classes=classes)
     return torch.cat([batch.x for batch in batches])

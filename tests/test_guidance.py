@@ -201,7 +201,7 @@ def test_calls_counted_are_the_nfe_and_all_others_are_refused(solver: str, guida
             assert batch.calls * 8 == network.rows == nfe * 8
         else:
             with pytest.raises(
-                ConfigError, match=rf"^evaluate\.nfe: {solver} with this guidance cannot spend {nfe} calls\."
+                ConfigError, match=rf"^nfe: {solver} with this guidance cannot spend {nfe} calls\."
             ) as error:
                 steps_of(method, grid, formulation().interpolant, guidance, nfe)
             near = {max((n for n in possible if n < nfe), default=min(possible)), min(n for n in possible if n > nfe)}

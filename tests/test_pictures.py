@@ -76,7 +76,7 @@ def test_every_kind_of_data_is_drawn() -> None:
 def test_a_picture_is_a_png_and_another_for_other_samples(kind: str, tmp_path: Path) -> None:
     data = DATA[kind]()
     for name, seed in (("a", 1), ("again", 1), ("b", 2)):
-        draw(data, samples_like(data, 4, seed), tmp_path / "new" / f"{name}.png")
+        draw(data, samples_like(data, 16, seed), tmp_path / "new" / f"{name}.png")
     first, other = (read(tmp_path / "new" / f"{name}.png") for name in ("a", "b"))
     assert min(first.shape[:2]) > 60
     assert len(np.unique(first.reshape(-1, 3), axis=0)) > 3
