@@ -7,7 +7,6 @@ depend on how many processes share it. The data, and with them their classes, ke
 from __future__ import annotations
 
 import functools
-import hashlib
 import sys
 import warnings
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from harness.core.config import RUN_ONLY, Range
 from harness.core.errors import ConfigError, UserError
+from harness.core.files import short_hash
 from harness.core.registry import Component
 
 EXACT_ITERATIONS = 10**9
@@ -178,7 +178,7 @@ class Pairs(Coupling, name="pairs"):
         hashes = {}
         for name in names:
             with open(Path(self.path) / name, "rb") as file:
-                hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+                hashes[name] = short_hash(file)
         return hashes
 
     def _fits(self, data_shape: Sequence[int], data: np.ndarray) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from harness.core.errors import UserError
-from harness.core.files import write_atomic
+from harness.core.files import short_hash, write_atomic
 
 _NAME = re.compile(r"(\d{9})-([0-9a-f]{12})\.safetensors")
 
@@ -26,7 +25,7 @@ def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], kee
     """
     folder.mkdir(parents=True, exist_ok=True)
     content = save({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, {"run": _run(folder)})
-    path = folder / f"{step:09d}-{hashlib.sha256(content).hexdigest()[:12]}.safetensors"
+    path = folder / f"{step:09d}-{short_hash(content)}.safetensors"
     write_atomic(path, content)
     others = [other for other in checkpoints(folder) if other != path]
     earlier = [other for other in others if step_of(other) < step]
@@ -52,7 +51,7 @@ def read_intact(path: Path, device: str) -> dict[str, Tensor] | None:
     """
     content = path.read_bytes()
     match = _NAME.fullmatch(path.name)
-    if not match or hashlib.sha256(content).hexdigest()[:12] != match[2]:
+    if not match or short_hash(content) != match[2]:
         return None
     length = int.from_bytes(content[:8], "little")
     wrote = json.loads(content[8 : 8 + length]).get("__metadata__", {}).get("run")

@@ -11,7 +11,6 @@ A field is an int, float, str, bool, a Literal, a configuration, any of these or
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from harness.core.errors import ConfigError, did_you_mean
 from harness.core.fields import Nested, Range, Typed, convert, hints, read, required
+from harness.core.files import short_hash
 
 RUN_ONLY = {"run_only": True}
 """A field's metadata, where it says only how a run is carried out."""
@@ -112,7 +112,7 @@ def flatten(config: Config, prefix: str = "", run_only: bool = True) -> dict[str
 def digest(value: Config | Mapping[str, Any]) -> str:
     """12 hex digits over canonical JSON, without run-only fields and without added ones at their defaults."""
     text = _canonical(to_dict(value, digested=True) if isinstance(value, Config) else value)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return short_hash(text.encode())
 
 
 def _canonical(plain: Any) -> str:

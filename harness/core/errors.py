@@ -14,7 +14,8 @@ from typing import NoReturn, Self
 _SECRETS = (
     re.compile(r"(?<=://)([^\s/:@]*):[^\s@]*(?:@[^\s/?#]*)*(?=@)"),
     re.compile(
-        r"(?i)(?<![\w.])(password|passwd|pwd|passcode|token|secret|api_key)=(?:'[^']*'|\"[^\"]*\"|\{[^}]*\}|[^\s&;,'\")]+)"
+        r"(?i)(?<![\w.])(password|passwd|pwd|passcode|token|secret|api_key)="
+        r"(?:'[^']*'|\"[^\"]*\"|\{[^}]*\}|[^\s&;,'\")]+)"
     ),
 )
 
@@ -92,33 +93,28 @@ def guarded(command: Callable[[], None]) -> int:
         command()
         sys.stdout.flush()
     except (Stopped, KeyboardInterrupt) as stopped:
-        print(
-            f"{str(stopped) or 'stopped'}. What was done is kept; the same command continues.",
-            file=sys.stderr,
-            flush=True,
-        )
+        _tell(f"{str(stopped) or 'stopped'}. What was done is kept; the same command continues.")
         return 130
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        _tell(f"error: {error}")
         return 2
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         reason = f"{place}{error.strerror or error}"
-        print(
-            f"error: {redacted(reason)}. What was done is kept; mend it, then run the same command again.",
-            file=sys.stderr,
-            flush=True,
-        )
+        _tell(f"error: {redacted(reason)}. What was done is kept; mend it, then run the same command again.")
         return 2
     except (MemoryError, RuntimeError) as error:
         if not _of_memory(error):
             raise
         said = str(error).partition("\n")[0] or "Python could not allocate"
         advice = "What was done is kept; free some, or take smaller batches or fewer workers"
-        line = f"error: out of memory: {said.rstrip('.')}. {advice}, then run the same command again."
-        print(line, file=sys.stderr, flush=True)
+        _tell(f"error: out of memory: {said.rstrip('.')}. {advice}, then run the same command again.")
         return 2
     return 0
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _of_memory(error: Exception) -> bool:

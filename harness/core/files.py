@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import io
 import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from harness.core.errors import UserError
 
@@ -67,6 +68,12 @@ def read_json(path: Path) -> Any:
 def read_json_if_there(path: Path) -> dict[str, Any]:
     """The mapping in a JSON file, empty where there is no file; `UserError` when it is damaged."""
     return read_json(path) if path.exists() else {}
+
+
+def short_hash(content: bytes | BinaryIO) -> str:
+    """12 hex digits of the SHA-256 of some bytes, or of an open file, which is read a piece at a time."""
+    whole = hashlib.sha256(content) if isinstance(content, bytes) else hashlib.file_digest(content, "sha256")
+    return whole.hexdigest()[:12]
 
 
 def npz(arrays: Mapping[str, np.ndarray]) -> bytes:

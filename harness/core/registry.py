@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -22,6 +21,7 @@ from typing import Any, ClassVar, Self
 
 from harness.core.config import Config, to_dict
 from harness.core.errors import ConfigError, UserError, did_you_mean
+from harness.core.files import short_hash
 
 HOMES = {
     "interpolant": "harness.components.interpolants",
@@ -167,8 +167,7 @@ def load_plugins(paths: Iterable[str | Path]) -> None:
 
 def load_plugin(path: Path) -> str:
     """Import a user's file, whose components register themselves; the name of its module."""
-    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
-    name = f"harness_plugin_{path.stem}_{place}"
+    name = f"harness_plugin_{path.stem}_{short_hash(str(path.resolve()).encode())}"
     load_file(path, name)
     return name
 
@@ -225,7 +224,7 @@ def sources(config: Config) -> dict[str, str]:
     out: dict[str, str] = {}
     if isinstance(config, Component) and not type(config).__module__.startswith("harness."):
         path = Path(inspect.getfile(type(config)))
-        out[f"{config.family}.{config.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        out[f"{config.family}.{config.name}"] = short_hash(path.read_bytes())
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if (family := field.metadata.get("family")) and value in names(family):

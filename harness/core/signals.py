@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM ask for an orderly end: the work at hand is saved, then `Stopped` is raised."""
+"""What a long work is given: how it is stopped, and how it speaks.
+
+Ctrl-C and SIGTERM ask for an orderly end: the work at hand is saved, then `Stopped` is raised.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ Say = Callable[[str], None]
 class StopSignal:
     """Installed once a process; called, it says whether to stop. A second Ctrl-C ends the process at once."""
 
-    def __init__(self, also: Callable[[], bool] = lambda: False):
+    def __init__(self, also: Stop = lambda: False):
         self._asked = False
         self._also = also
         for number in (signal.SIGINT, signal.SIGTERM):

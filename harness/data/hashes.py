@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from harness.core.files import results_folder, write_atomic
+from harness.core.files import results_folder, short_hash, write_atomic
 
 if TYPE_CHECKING:
     from harness.data.archive import Archive
@@ -85,7 +85,7 @@ def _hashed(archive: Archive, names: Sequence[str]) -> Iterator[tuple[str, str]]
 def _path(archive: Archive) -> Path:
     """Where the hashes of an archive are kept."""
     said = f"{archive.path.absolute()} {archive.endings}"
-    name = hashlib.sha256(said.encode(errors="surrogateescape")).hexdigest()[:12]
+    name = short_hash(said.encode(errors="surrogateescape"))
     return results_folder() / "local" / "hashes" / f"{name}.json"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.core.errors import ConfigError, UserError
+from harness.core.files import short_hash
 from harness.core.registry import Component, build
 from harness.data.base import Data
 from harness.evaluation.digits_classifier import WEIGHTS, DigitsClassifier
@@ -142,7 +142,7 @@ def weights_hash(name: str) -> str:
     if path is None:
         return ""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        return short_hash(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}). Put the weights of {name} there.") from error
 

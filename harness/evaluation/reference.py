@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import io
 from pathlib import Path
 
 import numpy as np
 
 from harness.core.errors import ConfigError
+from harness.core.files import short_hash
 from harness.evaluation.metric import Summary
 
 ASYMMETRY = 1e-5
@@ -30,7 +30,7 @@ def read_reference(path: str, dimensions: int) -> tuple[str, Summary]:
     except OSError as error:
         raise ConfigError("evaluate.reference", f"{path} cannot be read ({error.strerror}). {REMEDY}") from None
     try:
-        return hashlib.sha256(content).hexdigest()[:12], _statistics(content, dimensions)
+        return short_hash(content), _statistics(content, dimensions)
     except ValueError as error:
         raise ConfigError("evaluate.reference", f"{path} {error}. {REMEDY}") from error
 
