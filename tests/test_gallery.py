@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from harness.ablation.report import gallery
-from harness.ablation.report.tables import VERSIONS
+from harness.ablation.report.origin import VERSIONS
 from harness.cli import main
 from harness.core.files import results_folder
 

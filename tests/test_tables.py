@@ -14,10 +14,11 @@ from PIL import Image
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.study import Study
 from harness.ablation.report import grids, tables
-from harness.ablation.report.tables import Report
+from harness.ablation.report.findings import Report
 from harness.core.config import override
 from harness.core.files import write_json
 from harness.core.registry import names
+from harness.evaluation.yardsticks import judge_references
 from harness.runs.config import RunConfig
 
 COLUMNS = [
@@ -251,11 +252,11 @@ class FakeJudge:
 def test_references_are_judged_once_for_each_metric_and_only_where_there_are_enough(tiny: RunConfig) -> None:
     more = override(tiny, {"evaluate.metrics": ["fid", "kid"]})
     judge: Any = FakeJudge(tiny.evaluate, [2.0])
-    first, again = (tables.judge_references(judge) for _ in range(2))
+    first, again = (judge_references(judge) for _ in range(2))
     assert first == again == {"resampled": {"fid": 1}, "held_out": {"fid": 2}, "gaussian": {"fid": 3}}
     assert judge.asked == 3
     other: Any = FakeJudge(more.evaluate, None)
-    assert tables.judge_references(other) == {"resampled": {"fid": 1, "kid": 1}, "gaussian": {"fid": 3, "kid": 3}}
+    assert judge_references(other) == {"resampled": {"fid": 1, "kid": 1}, "gaussian": {"fid": 3, "kid": 3}}
 
 
 def test_values_without_a_ratio_leave_an_arm_not_compared(

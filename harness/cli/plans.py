@@ -18,12 +18,12 @@ from harness.ablation.execute.launch import launch
 from harness.ablation.execute.placement import Placement, remembered
 from harness.ablation.execute.worker import PlanBoard
 from harness.ablation.report import tables
-from harness.ablation.report.tables import judge_references
 from harness.cli.shared import own_folder, told
 from harness.core.config import parse_assignments
 from harness.core.errors import UserError
 from harness.core.signals import Stop
 from harness.evaluation.judge import Judge
+from harness.evaluation.yardsticks import judge_references
 from harness.runs.config import RunConfig
 from harness.runs.judge import judge_of
 from harness.runs.validate import check

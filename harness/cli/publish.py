@@ -14,11 +14,11 @@ from harness.ablation.design.space import settings
 from harness.ablation.design.study import declared_in, load_scale
 from harness.ablation.execute.tuner import SearchBoard
 from harness.ablation.report import history, published
-from harness.ablation.report.tables import judge_references
 from harness.cli.plans import as_trained, plan_of, prepare, report, training_command
 from harness.cli.shared import told
 from harness.core.config import parse_assignments
 from harness.core.errors import UserError
+from harness.evaluation.yardsticks import judge_references
 
 
 def run(options: argparse.Namespace) -> None:

@@ -7,10 +7,10 @@ import argparse
 from rich.console import Console
 
 from harness.ablation.design.plan import Plan
-from harness.ablation.report.tables import judge_references
 from harness.cli.plans import as_trained, plan_of, prepare, report, training_command
 from harness.cli.shared import own_folder, told
 from harness.core.errors import UserError
+from harness.evaluation.yardsticks import judge_references
 
 
 def run(options: argparse.Namespace) -> None:

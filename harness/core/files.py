@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from harness.core.errors import UserError
 
@@ -70,7 +70,7 @@ def read_json_if_there(path: Path) -> dict[str, Any]:
     return read_json(path) if path.exists() else {}
 
 
-def short_hash(content: bytes | BinaryIO) -> str:
+def short_hash(content: bytes | io.BufferedReader) -> str:
     """12 hex digits of the SHA-256 of some bytes, or of an open file, which is read a piece at a time."""
     whole = hashlib.sha256(content) if isinstance(content, bytes) else hashlib.file_digest(content, "sha256")
     return whole.hexdigest()[:12]

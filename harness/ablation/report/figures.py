@@ -12,17 +12,14 @@ from matplotlib.ticker import FuncFormatter, LogFormatter, NullFormatter, NullLo
 from scipy import stats
 
 from harness.ablation.design.plan import Plan
+from harness.ablation.report.findings import REFERENCES
 from harness.ablation.report.outcomes import Seeds
 from harness.ablation.report.verdicts import NOT_COMPARED
 from harness.core.drawing import COLOURS, png
 
 MARKERS = "osD^vP*X"
-REFERENCES = {
-    "resampled": ("--", "resampled real"),
-    "held_out": ("-.", "held-out real"),
-    "gaussian": (":", "Gaussian noise"),
-}
-"""Line and label of what real samples, and noise, score."""
+LINES = {"resampled": "--", "held_out": "-.", "gaussian": ":"}
+"""Of what real samples, and noise, score."""
 
 
 def draw(plan: Plan, cells: pd.DataFrame, summary: pd.DataFrame, references: dict[str, dict[str, float]]) -> bytes:
@@ -49,9 +46,9 @@ def _curves(
         x = [calls[arm, nfe] * aside for nfe in own.nfe]
         label = _label(arm, summary[summary.metric == plan.metric])
         axes.errorbar(x, own["mean"], half, label=label, ms=5, lw=1.4, capsize=2, **_style(i))
-    for kind, (style, label) in REFERENCES.items():
+    for kind, style in LINES.items():
         if plan.metric in references.get(kind, {}):
-            axes.axhline(references[kind][plan.metric], color="grey", ls=style, lw=1, label=label)
+            axes.axhline(references[kind][plan.metric], color="grey", ls=style, lw=1, label=REFERENCES[kind].label)
     seeds = f"{len(plan.seeds)} seeds" if (of_metric.n == len(plan.seeds)).all() else "the seeds that have a value"
     axes.set_title(f"mean over {seeds}, 95 % intervals", fontsize=10)
     _scale(axes, plan.metric, of_metric)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,12 @@ import pandas as pd
 
 from harness.ablation.design.study import studies_folder
 from harness.ablation.report.grids import Grid, titled
+from harness.ablation.report.origin import made_now
 from harness.ablation.report.published import marked
-from harness.ablation.report.tables import VERSIONS, judge_references
 from harness.core.files import read_json, write_atomic, write_json
-from harness.core.provenance import machine
 from harness.core.registry import load_file
 from harness.evaluation.judge import Judge
+from harness.evaluation.yardsticks import judge_references
 from harness.runs.folder import Run
 
 QUESTION = "Does one run on every kind of data make something real?"
@@ -33,17 +32,9 @@ def rows(scale: str, run: Run, judge: Judge) -> list[tuple]:
     """`COLUMNS` of every metric at the largest NFE."""
     nfe = max(run.config.evaluate.nfe)
     values = run.evaluation(judge.protocol)["values"]
-    real = judge_references(judge)
-    return [
-        (
-            scale,
-            metric.name,
-            nfe,
-            values[metric.name][str(nfe)],
-            *(real.get(kind, {}).get(metric.name) for kind in COLUMNS[4:]),
-        )
-        for metric in run.config.evaluate.metrics
-    ]
+    beside = [judge_references(judge).get(kind, {}) for kind in COLUMNS[4:]]
+    names = [metric.name for metric in run.config.evaluate.metrics]
+    return [(scale, name, nfe, values[name][str(nfe)], *(known.get(name) for known in beside)) for name in names]
 
 
 def about(run: Run, judge: Judge) -> dict[str, Any]:
@@ -52,10 +43,7 @@ def about(run: Run, judge: Judge) -> dict[str, Any]:
     seconds = sum(run.evaluation(judge.protocol)["seconds"].values())
     return {
         "run": run.name,
-        "commits": run.environment["commits"],
-        **VERSIONS,
-        "date": datetime.date.today().isoformat(),
-        "machine": machine(),
+        **made_now(run.environment["commits"]),
         "parameters": run.environment["parameters"],
         "training_minutes": round((lines[-1]["time"] - lines[0]["time"]) / 60, 1),
         "evaluation_minutes": round(seconds / 60, 1),

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 from rich.table import Table
 
 from harness.ablation.design import arm_settings
 from harness.ablation.report import readouts, verdicts
+from harness.ablation.report.findings import Report
 from harness.ablation.report.outcomes import Seeds
 from harness.core.registry import find
 
-if TYPE_CHECKING:
-    from harness.ablation.report.tables import Report
-
-COLOURS = {
+VERDICT_COLOURS = {
     "better": "green", "worse": "red", "tie": "cyan", "undecided": "yellow",
     verdicts.UNSTABLE: "magenta", verdicts.NOT_COMPARED: "dim",
 }  # fmt: skip
@@ -37,7 +35,7 @@ class Grid:
         for i, name in enumerate(self.header):
             table.add_column(name, justify="left" if i == 0 else "right")
         for row in self.rows:
-            table.add_row(*row, style=COLOURS.get(row[-1]))
+            table.add_row(*row, style=VERDICT_COLOURS.get(row[-1]))
         return table
 
     def markdown(self) -> str:
@@ -66,10 +64,9 @@ def titled(metric: str) -> str:
 def of_settings(report: Report) -> Grid:
     """What each arm was."""
     plan = report.plan
-    told = arm_settings.described(report.plan)
-    title = (
-        f"Settings of the arms, where they differ from {plan.baseline} (all of {plan.baseline}'s in {plan.name}.json)"
-    )
+    told = arm_settings.described(plan)
+    all_settings = f"(all of {plan.baseline}'s in {plan.name}.json)"
+    title = f"Settings of the arms, where they differ from {plan.baseline} {all_settings}"
     return Grid(title, ["arm", "settings"], [[arm, told[arm]] for arm in plan.arms])
 
 
@@ -129,15 +126,8 @@ def _read_off(report: Report, timed: bool) -> Grid:
     plan = report.plan
     ends = next((found.ends for found in report.readouts.values() if found.ends), None)
     over = "mean over NFE" if ends is None else f"mean over NFE {ends[0]} to {ends[1]}"
-    header = [
-        "arm",
-        over,
-        "difference",
-        "95 % interval",
-        "NFE to its best",
-        "NFE to the best",
-        *(["ms a sample"] if timed else []),
-    ]
+    header = ["arm", over, "difference", "95 % interval", "NFE to its best", "NFE to the best"]
+    header += ["ms a sample"] if timed else []
     rows = []
     for arm, found in report.readouts.items():
         against = found.against
@@ -147,21 +137,18 @@ def _read_off(report: Report, timed: bool) -> Grid:
         price = "" if math.isnan(found.seconds) else f"{1000 * found.seconds:.3g}"
         steps = [str(found.fewest or "-"), str(found.fewest_of_all or "-")]
         rows.append([arm, area, difference, interval, *steps, *([price] if timed else [])])
-    return Grid(
-        f"Read off {titled(plan.metric)} against NFE (fewest within {readouts.NEAR:.0%} of a best)", header, rows
-    )
+    title = f"Read off {titled(plan.metric)} against NFE (fewest within {readouts.NEAR:.0%} of a best)"
+    return Grid(title, header, rows)
 
 
 def _mean_sd(row: pd.Series) -> str:
     """The mean and sd of a cell, and over how many seeds where not all have a value; else what became of them."""
     if row.n == 0:
         return Seeds.of(row).missing if row.diverged or row.failed else "-"
-    spread = (
-        _figures(row["mean"], row["mean"])
-        if row.n == 1
-        else f"{_figures(row['mean'], row.sd)} ± {_figures(row.sd, row.sd)}"
-    )
-    return spread + _of_all(row.n, row.seeds)
+    of_all = _of_all(row.n, row.seeds)
+    if row.n == 1:
+        return _figures(row["mean"], row["mean"]) + of_all
+    return f"{_figures(row['mean'], row.sd)} ± {_figures(row.sd, row.sd)}{of_all}"
 
 
 def _of_all(number: int, seeds: int) -> str:

@@ -21,7 +21,7 @@ from harness.ablation.design.arm_settings import configuration
 from harness.ablation.design.space import evened, path_of, settings
 from harness.ablation.execute.tuner import DIVERGED, FAILED, GIVEN_UP, RANDOM_TRIALS, SearchBoard, number_of
 from harness.ablation.report.grids import titled
-from harness.ablation.report.tables import provenance
+from harness.ablation.report.origin import provenance
 from harness.core.drawing import COLOURS, png
 from harness.core.files import write_atomic, write_json
 from harness.runs.folder import Run

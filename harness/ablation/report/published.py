@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from harness.ablation.design.study import studies_folder
-from harness.ablation.report.tables import VERSIONS
+from harness.ablation.report.origin import VERSIONS
 from harness.ablation.report.verdicts import NOT_COMPARED, UNSTABLE
 from harness.core.files import read_json, write_atomic
 
@@ -49,9 +49,9 @@ def earlier(about: Mapping[str, Any]) -> str | None:
 
     A table of several `scales` has a version for each. A JSON that names no version is of version 1.
     """
-    parts = about.get("scales", {"": about})
-    older = [name for name, part in parts.items() if any(part.get(key, 1) < now for key, now in VERSIONS.items())]
-    which = "this table" if len(older) == len(parts) else f"the rows of {', '.join(older)}"
+    scales = about.get("scales", {"": about})
+    older = [name for name, scale in scales.items() if any(scale.get(key, 1) < now for key, now in VERSIONS.items())]
+    which = "this table" if len(older) == len(scales) else f"the rows of {', '.join(older)}"
     return f"{EARLIER} {which}: the same command gives other numbers now." if older else None
 
 

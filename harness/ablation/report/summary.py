@@ -69,10 +69,8 @@ def summarise(plan: Plan, cells: pd.DataFrame) -> Summary:
             of_arm = seeds.get((arm, metric, nfe), Seeds(len(plan.seeds), 0, 0, 0, False))
             comparison = _paired(own, base)
             primary = (metric, nfe) == (plan.metric, plan.nfe)
-            rows.append(
-                _row(plan, arm, metric, nfe, of_arm, own, None if arm == plan.baseline else comparison)
-                | {"primary": primary}
-            )
+            against = None if arm == plan.baseline or not comparison.n else comparison
+            rows.append(_row(plan, arm, metric, nfe, of_arm, own, against) | {"primary": primary})
             if primary:
                 standings[arm] = Standing(of_arm, comparison)
     settled = verdicts.settle(plan, standings)
@@ -93,28 +91,14 @@ def _paired(own: pd.Series, base: pd.Series) -> Comparison:
 def _row(
     plan: Plan, arm: str, metric: str, nfe: int, seeds: Seeds, own: pd.Series, comparison: Comparison | None
 ) -> dict[str, Any]:
-    """A row without its verdict; the baseline has no comparison."""
-    row: dict[str, Any] = {
-        "study": plan.study,
-        "scale": plan.scale,
-        "arm": arm,
-        "metric": metric,
-        "nfe": nfe,
-        "seeds": seeds.number,
-    }
-    row |= {
-        "n": len(own),
-        "diverged": seeds.diverged,
-        "failed": seeds.failed,
-        "mean": own.mean(),
-        "sd": own.std(),
-        "min": own.min(),
-    }
-    if comparison is not None and comparison.n:
-        row |= {
-            "pairs": comparison.n,
-            "difference": comparison.difference,
-            "low": comparison.low,
-            "high": comparison.high,
-        }
-    return row
+    """A row without its verdict; `comparison` is None for the baseline, and where there is no pair."""
+    return {
+        "study": plan.study, "scale": plan.scale, "arm": arm, "metric": metric, "nfe": nfe, "seeds": seeds.number,
+        "n": len(own), "diverged": seeds.diverged, "failed": seeds.failed,
+        "mean": own.mean(), "sd": own.std(), "min": own.min(),
+        **({} if comparison is None else _paired_values(comparison)),
+    }  # fmt: skip
+
+
+def _paired_values(found: Comparison) -> dict[str, float]:
+    return {"pairs": found.n, "difference": found.difference, "low": found.low, "high": found.high}

@@ -2,51 +2,29 @@
 
 from __future__ import annotations
 
-import datetime
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from rich.console import Console
 
 from harness.ablation.design import arm_settings
 from harness.ablation.design.plan import Plan
 from harness.ablation.report import figures, grids, outcomes, readouts, verdicts
+from harness.ablation.report.findings import REFERENCES, Report
 from harness.ablation.report.grids import titled
-from harness.ablation.report.readouts import Readout
+from harness.ablation.report.origin import provenance
 from harness.ablation.report.summary import Summary, summarise
-from harness.core.files import read_json_if_there, results_folder, write_atomic, write_json
+from harness.core.files import write_atomic, write_json
 from harness.core.provenance import machine
 from harness.core.registry import find
 from harness.data.base import load
 from harness.evaluation.doubts import short_of_samples
-from harness.evaluation.judge import Judge
-from harness.evaluation.protocol import EVALUATION_VERSION, Protocol
-from harness.runs.identity import NUMERICS_VERSION
+from harness.evaluation.protocol import Protocol
 
 SAMPLING = ("solver", "time_grid", "guidance", "network")
 """Fields of a protocol that arms of one training may be asked about."""
-VERSIONS = {"numerics_version": NUMERICS_VERSION, "evaluation_version": EVALUATION_VERSION}
-"""Of the code that makes a table: another version gives other numbers."""
-
-
-@dataclass
-class Report:
-    """A study's results and what must be said beside them."""
-
-    plan: Plan
-    cells: pd.DataFrame
-    """One row per arm, seed, metric and nfe, with what became of it (`outcomes.Cell`)."""
-    summary: Summary
-    references: dict[str, dict[str, float]]
-    """{"resampled" | "held_out" | "gaussian": {metric: value}} under the baseline's protocol."""
-    notes: list[str]
-    """What a reader must know to trust the table."""
-    commits: list[str]
-    readouts: dict[str, Readout]
-    """{arm: what is read off its curve}"""
 
 
 def report(plan: Plan, references: dict[str, dict[str, float]]) -> Report:
@@ -57,17 +35,6 @@ def report(plan: Plan, references: dict[str, dict[str, float]]) -> Report:
     unstable = {*cells[(cells.metric == plan.metric) & (cells.state == outcomes.DIVERGED)].arm}
     read = readouts.read(cells, plan.metric, plan.baseline, lower, _sampling_seconds(plan), unstable)
     return Report(plan, cells, summary, references, _notes(plan, summary, commits), commits, read)
-
-
-def judge_references(judge: Judge) -> dict[str, dict[str, float]]:
-    """What real samples and Gaussian noise score under a judge's protocol; computed once and kept."""
-    path = results_folder() / "local" / "references" / f"{judge.protocol.digest}.json"
-    known = read_json_if_there(path)
-    if not all(m.name in known.get("gaussian", {}) for m in judge.metrics):
-        sets = {"resampled": judge.resampled(), "held_out": judge.held_out(), "gaussian": judge.gaussian()}
-        known = {kind: judge(batches) for kind, batches in sets.items() if batches is not None}
-        write_json(path, known)
-    return known
 
 
 def _sampling_seconds(plan: Plan) -> dict[tuple[str, int], float]:
@@ -144,13 +111,8 @@ def _differing(one: Protocol, other: Protocol) -> list[str]:
 def remarks(report: Report) -> list[str]:
     """The sentences under a table."""
     plan = report.plan
-    named = {
-        "resampled": "training samples drawn with replacement",
-        "held_out": "held-out samples",
-        "gaussian": "Gaussian noise",
-    }
     lines = [
-        f"{titled(metric)} of {named[kind]}, as many as the samples: {value:.4g}."
+        f"{titled(metric)} of {REFERENCES[kind].words}, as many as the samples: {value:.4g}."
         for kind, by_metric in report.references.items()
         for metric, value in by_metric.items()
     ]
@@ -165,11 +127,13 @@ def remarks(report: Report) -> list[str]:
 def _power(report: Report) -> list[str]:
     """What the pairs of seeds that are there could have found."""
     summary = report.summary
-    (fewest, most) = report.summary.pairs
+    fewest, most = summary.pairs
     if math.isnan(summary.detectable):
         return []
     each = f"arms have {fewest} to {most} pairs of seeds, and {fewest}" if fewest < most else str(fewest)
-    kind = "seeds" if fewest == most == len(report.plan.seeds) else "pairs of seeds" if fewest == most else "pairs"
+    kind = "pairs of seeds" if fewest == most else "pairs"
+    if fewest == most == len(report.plan.seeds):
+        kind = "seeds"
     found = f"find a difference of {summary.detectable:.1%} with 80 % power"
     return [f"The sd of paired log ratios is {summary.sd:.3f}: {each} {kind} {found}."]
 
@@ -196,29 +160,17 @@ def write(report: Report, folder: Path, command: str) -> list[Path]:
 
 def _markdown(report: Report, command: str) -> str:
     plan = report.plan
-    parts = [f"# {report.plan.question}"]
-    parts += [grid.markdown() for grid in (*grids.grids(report), grids.of_settings(report))]
-    parts.append(f"![{plan.name}](../figures/{plan.name}.png)")
-    parts.append("\n".join(f"- {line}" for line in remarks(report)))
+    paragraphs = [f"# {plan.question}"]
+    paragraphs += [grid.markdown() for grid in (*grids.grids(report), grids.of_settings(report))]
+    paragraphs.append(f"![{plan.name}](../figures/{plan.name}.png)")
+    paragraphs.append("\n".join(f"- {line}" for line in remarks(report)))
     here = machine()
-    parts.append(
+    paragraphs.append(
         f"Made by `{command}` at commit {', '.join(report.commits) or 'none'} "
         f"on {here['processor']}, {here['cores']} cores, "
         f"accelerator {here['accelerator']}, torch {here['torch']}. Plan {plan.digest}; more in {plan.name}.json."
     )
-    return "\n\n".join(parts) + "\n"
-
-
-def provenance(question: str, command: str, commits: list[str]) -> dict[str, Any]:
-    """Where a table comes from: what every table's JSON begins with."""
-    return {
-        "question": question,
-        "command": command,
-        "commits": commits,
-        **VERSIONS,
-        "date": datetime.date.today().isoformat(),
-        "machine": machine(),
-    }
+    return "\n\n".join(paragraphs) + "\n"
 
 
 def _about(report: Report, command: str) -> dict[str, Any]:

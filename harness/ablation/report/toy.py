@@ -13,8 +13,8 @@ from torch import Tensor
 
 from harness.ablation.execute.toy import Combination
 from harness.ablation.report.grids import Grid
-from harness.ablation.report.tables import provenance
-from harness.core.drawing import png
+from harness.ablation.report.origin import provenance
+from harness.core.drawing import COLOURS, png
 from harness.core.files import write_atomic, write_json
 from harness.core.provenance import commit
 
@@ -47,18 +47,18 @@ def write(found: Sequence[Combination], frame: pd.DataFrame, origin: dict[str, A
 
 
 def markdown(frame: pd.DataFrame, origin: dict[str, Any]) -> str:
-    """The table for people: a part for each data set."""
-    parts = [f"# {origin['question']}"]
-    for name, part in frame.groupby("dataset", sort=False):
-        header = ["interpolant", *part.prediction.unique()]
-        cells = part.pivot(index="interpolant", columns="prediction", values="sliced_wasserstein")[header[1:]]
-        rows = cells.map("{:.3f}".format).reset_index().to_numpy().tolist()
-        title = f"{name}: sliced Wasserstein-2 to held-out points; real points {part.real.iloc[0]:.3f}"
-        parts.append(Grid(title, header, rows).markdown())
-    parts.append("![trajectories](../figures/toy.png)")
+    """The table for people: a grid for each data set."""
+    paragraphs = [f"# {origin['question']}"]
+    for name, rows in frame.groupby("dataset", sort=False):
+        header = ["interpolant", *rows.prediction.unique()]
+        cells = rows.pivot(index="interpolant", columns="prediction", values="sliced_wasserstein")[header[1:]]
+        lines = cells.map("{:.3f}".format).reset_index().to_numpy().tolist()
+        title = f"{name}: sliced Wasserstein-2 to held-out points; real points {rows.real.iloc[0]:.3f}"
+        paragraphs.append(Grid(title, header, lines).markdown())
+    paragraphs.append("![trajectories](../figures/toy.png)")
     commits = ", ".join(origin["commits"]) or "unknown"
-    parts.append(f"Made by `{origin['command']}` at commit {commits}, one seed each; more in toy.json.")
-    return "\n\n".join(parts) + "\n"
+    paragraphs.append(f"Made by `{origin['command']}` at commit {commits}, one seed each; more in toy.json.")
+    return "\n\n".join(paragraphs) + "\n"
 
 
 def draw(found: Sequence[Combination]) -> bytes:
@@ -80,6 +80,6 @@ def draw(found: Sequence[Combination]) -> bytes:
 
 def _draw_lines(axes: Axes, lines: Tensor) -> None:
     for line in lines:
-        axes.plot(line[:, 0], line[:, 1], color="C0", alpha=0.25, linewidth=0.5)
-    axes.scatter(lines[:, -1, 0], lines[:, -1, 1], s=3, color="C3", zorder=3)
+        axes.plot(line[:, 0], line[:, 1], color=COLOURS[0], alpha=0.25, linewidth=0.5)
+    axes.scatter(lines[:, -1, 0], lines[:, -1, 1], s=3, color=COLOURS[1], zorder=3)
     axes.set(xlim=(-3, 3), ylim=(-3, 3), xticks=[], yticks=[], aspect="equal")

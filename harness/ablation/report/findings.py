@@ -1,0 +1,46 @@
+"""What is found of a study: its results, and what must be said beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pandas as pd
+
+from harness.ablation.design.plan import Plan
+from harness.ablation.report.readouts import Readout
+from harness.ablation.report.summary import Summary
+
+
+class Beside(NamedTuple):
+    """What stands beside the samples of runs: real samples, or noise."""
+
+    label: str
+    """In a picture."""
+    words: str
+    """In a sentence."""
+
+
+REFERENCES = {
+    "resampled": Beside("resampled real", "training samples drawn with replacement"),
+    "held_out": Beside("held-out real", "held-out samples"),
+    "gaussian": Beside("Gaussian noise", "Gaussian noise"),
+}
+"""{kind of `Report.references`: how it is called}"""
+
+
+@dataclass
+class Report:
+    """A study's results and what must be said beside them."""
+
+    plan: Plan
+    cells: pd.DataFrame
+    """One row per arm, seed, metric and nfe, with what became of it (`outcomes.Cell`)."""
+    summary: Summary
+    references: dict[str, dict[str, float]]
+    """{one of `REFERENCES`: {metric: value}} under the baseline's protocol."""
+    notes: list[str]
+    """What a reader must know to trust the table."""
+    commits: list[str]
+    readouts: dict[str, Readout]
+    """{arm: what is read off its curve}"""

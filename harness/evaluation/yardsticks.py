@@ -1,0 +1,17 @@
+"""What a judge's values are read beside: what real samples and Gaussian noise score."""
+
+from __future__ import annotations
+
+from harness.core.files import read_json_if_there, results_folder, write_json
+from harness.evaluation.judge import Judge
+
+
+def judge_references(judge: Judge) -> dict[str, dict[str, float]]:
+    """{"resampled" | "held_out" | "gaussian": {metric: value}} under a judge's protocol; computed once and kept."""
+    path = results_folder() / "local" / "references" / f"{judge.protocol.digest}.json"
+    known = read_json_if_there(path)
+    if not all(m.name in known.get("gaussian", {}) for m in judge.metrics):
+        sets = {"resampled": judge.resampled(), "held_out": judge.held_out(), "gaussian": judge.gaussian()}
+        known = {kind: judge(batches) for kind, batches in sets.items() if batches is not None}
+        write_json(path, known)
+    return known
