@@ -214,7 +214,7 @@ def test_what_cannot_read_the_data_is_refused(
 def test_every_metric_reads_data_of_its_kinds_with_what_it_reads(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And no other: over all kinds, with and without an extractor and classes."""
     monkeypatch.setattr(module, "weights_hash", lambda extractor: "0" * 12)
-    monkeypatch.setattr(InceptionExtractor, "no_logits", lambda extractor: None)
+    monkeypatch.setattr(InceptionExtractor, "gives_logits", lambda extractor: True)
     metric, read = registry.build("metric", name), set()
     for kind in get_args(Kind):
         for extractor, classes in itertools.product(("inception", "values"), (None, torch.arange(99))):

@@ -113,11 +113,11 @@ def gamma_of(width: float) -> float:
 
 
 def mixture(ends: np.ndarray, gammas: np.ndarray, end: float, gamma: float) -> np.ndarray:
-    """What each snapshot counts in the average of exponent `gamma` after `end` steps.
+    """The weight of each snapshot, [N], in their sum that comes nearest to the average of exponent `gamma` at `end`.
 
-    Snapshot i is of exponent `gammas[i]` after `ends[i]` steps.
-
-    Least squares between the profiles (g + 1) t^g / T^(g + 1) on [0, T] (Karras et al. 2024, section C.3).
+    Snapshot i is the average of exponent `gammas[i]` over the first `ends[i]` steps. The profile of such an average is
+    (gamma + 1) t^gamma / end^(gamma + 1) on [0, end]; the weights are the least squares between the sum of profiles and
+    the wanted one (Karras et al. 2024, section C.3).
     """
     between = _product(ends[:, None], gammas[:, None], ends, gammas)
     wanted = _product(ends, gammas, np.array(float(end)), np.array(gamma))

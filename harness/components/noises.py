@@ -180,15 +180,12 @@ class Population(Noise, name="population"):
 
     def check(self, data: Data) -> None:
         source = self._source()
-        if source.shape != data.shape or source.names != data.names:
-            said = (
-                f"its samples are {list(source.shape)}, the data's {list(data.shape)}"
-                if source.shape != data.shape
-                else "its features differ"
-            )
-            raise ConfigError(
-                "noise.dataset", f"{said}. Choose two sets of one kind, like two selections from one file."
-            )
+        differs = "its features differ" if source.names != data.names else ""
+        if source.shape != data.shape:
+            differs = f"its samples are {list(source.shape)}, the data's {list(data.shape)}"
+        if differs:
+            advice = "Choose two sets of one kind, like two selections from one file."
+            raise ConfigError("noise.dataset", f"{differs}. {advice}")
 
     def fingerprint(self) -> dict[str, str | int]:
         return self._source().fingerprint

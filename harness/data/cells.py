@@ -73,17 +73,10 @@ class Cells(Dataset, name="cells"):
         scale = Projection(cells, self.pca) if self.pca else cells.scale
         labels = None if classes is None else torch.from_numpy(classes[kept])
         return Data(
-            train,
-            held,
-            scale.encode,
-            lambda x: F.threshold(scale.decode(x), cells.smallest / 2, 0.0),
-            "cells",
-            *parted(labels, torch.from_numpy(cells.apart[kept])),
-            class_names,
-            cells.genes,
-            scale.statistics,
-            notes=cells.notes,
-        )
+            train, held, scale.encode, lambda x: F.threshold(scale.decode(x), cells.smallest / 2, 0.0), "cells",
+            *parted(labels, torch.from_numpy(cells.apart[kept])), class_names, cells.genes,
+            statistics=scale.statistics, notes=cells.notes,
+        )  # fmt: skip
 
     def _kept(self, cells: Prepared) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
         """Which cells are kept, bool [N]; the class of each, int64 [N]; the classes' names."""
@@ -157,7 +150,8 @@ class Projection:
             )
         fitted = PCA(components, svd_solver="covariance_eigh", whiten=True).fit(standardised.double().numpy())
         self.scale = cells.scale
-        self.mean, self.axes = torch.from_numpy(fitted.mean_), torch.from_numpy(fitted.components_)
+        self.mean = torch.from_numpy(fitted.mean_)
+        self.axes = torch.from_numpy(fitted.components_)
         self.std = torch.from_numpy(fitted.explained_variance_).sqrt()
         own = {"pca_mean": self.mean.float(), "pca_axes": self.axes.float(), "pca_std": self.std.float()}
         self.statistics = {**cells.scale.statistics, **own}
@@ -174,7 +168,9 @@ class Projection:
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """The statistics, which stay where they were asked for last."""
-        self.mean, self.axes, self.std = self.mean.to(device), self.axes.to(device), self.std.to(device)
+        self.mean = self.mean.to(device)
+        self.axes = self.axes.to(device)
+        self.std = self.std.to(device)
         return self.mean, self.axes, self.std
 
 

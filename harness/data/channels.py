@@ -220,9 +220,8 @@ def _readings(table: Table, chosen: Sequence[int], values: np.ndarray) -> Iterat
     for position, number in enumerate(chosen):
         odd = (row for row, text in enumerate(table.texts[number]) if not PLAIN.fullmatch(text))
         if (row := next(odd, None)) is not None:
-            text, value = table.texts[number][row], values[row, position]
-            where = f"{table.column(number)}: '{text}' in {table.place(row, number)}"
-            yield f"dataset: {table.path}: {where} is read as {value:.15g}"
+            where = f"{table.column(number)}: '{table.texts[number][row]}' in {table.place(row, number)}"
+            yield f"dataset: {table.path}: {where} is read as {values[row, position]:.15g}"
 
 
 def _order(table: Table, judged: dict[int, Column]) -> list[str]:

@@ -158,11 +158,9 @@ def _made(matrix: csr_matrix) -> str:
 def _remedy(cells: AnnData) -> str:
     """The layers that hold counts, as advice."""
     found = [name for name, values in _layers(cells).items() if _numeric(values) and not _fault(_sparse(values))]
-    return (
-        f"Set dataset.layer={' or '.join(found)}: counts are there."
-        if found
-        else "Give raw counts; no layer holds them."
-    )
+    if not found:
+        return "Give raw counts; no layer holds them."
+    return f"Set dataset.layer={' or '.join(found)}: counts are there."
 
 
 def joined(folders: Mapping[str, AnnData], path: Path, say: Callable[[str], None]) -> AnnData:

@@ -128,17 +128,8 @@ class ImageFolder(Folder, name="image_folder"):
             said += damaged
         classes, class_names = _classes(names, archive.path)
         apart = held_out(len(names), 10, classes)
-        train, held = (
-            Pictures(
-                archive,
-                [n for n, a in zip(names, apart, strict=True) if a == wanted],
-                self.size,
-                self.colour,
-                self.workers,
-                depth,
-            )
-            for wanted in (False, True)
-        )
+        split = ([n for n, a in zip(names, apart, strict=True) if a == wanted] for wanted in (False, True))
+        train, held = (Pictures(archive, own, self.size, self.colour, self.workers, depth) for own in split)
         return Data(
             train, held, encode, decode, "image", *parted(classes, apart), class_names,
             augment=mirror if self.flip else None, notes=(*archive.left_out(), *said),
@@ -226,7 +217,8 @@ class LatentFolder(Folder, name="latents"):
         apart = held_out(len(names), 10, classes)
         train, held = ([n for n, a in zip(names, apart, strict=True) if a == wanted] for wanted in (False, True))
         latents = Latents(archive, train, self.workers)
-        scale, shift = self.scale, self.shift
+        scale = self.scale
+        shift = self.shift
         return Data(
             latents, Latents(archive, held, self.workers, latents.latent_shape),
             lambda z: (z.float() - shift) * scale, lambda x: x.float() / scale + shift, "latents",

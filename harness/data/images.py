@@ -204,21 +204,16 @@ def _torchvision(name: str, train: bool) -> tuple[Tensor, Tensor]:
     return images, torch.as_tensor(loaded.targets).long()
 
 
+NO_NPZ = (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error)
+"""What NumPy raises for a file that is absent, damaged or another."""
+
+
 def npz(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an .npz file; `UserError` when it cannot be read."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        EOFError,
-        TypeError,
-        AttributeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except NO_NPZ as error:
         raise UserError(f"{path}: cannot be read ({error}). Make it again.") from error
 
 

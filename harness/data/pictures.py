@@ -77,14 +77,12 @@ def _points(data: Data, points: Tensor, title: str, trajectories: Sequence[Tenso
     real = _real(data, len(points))
     figure = Figure(figsize=(9, 4.6))
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-    figure.subplots_adjust(
-        left=0.05, right=0.99, bottom=0.06, top=0.92, wspace=0.04
-    )  # a layout engine takes as long as the rest
+    # by hand, since a layout engine takes as long as the rest
+    figure.subplots_adjust(left=0.05, right=0.99, bottom=0.06, top=0.92, wspace=0.04)
     left.scatter(*_plane(real), s=3, color=REAL)
     if trajectories:
-        lines = np.stack(
-            [np.stack(_plane(data.decode(x[:WAYS].cpu())), axis=-1) for x in trajectories], axis=1
-        )  # [N, times, 2]
+        # [N, times, 2]
+        lines = np.stack([np.stack(_plane(data.decode(x[:WAYS].cpu())), axis=-1) for x in trajectories], axis=1)
         title += f", the ways of {len(lines)}" if len(lines) < len(points) else ""
         right.add_collection(LineCollection(list(lines), colors=COLOURS[0], linewidths=0.4, alpha=0.3))
     right.scatter(*_plane(points), s=3, color=MADE, zorder=2)

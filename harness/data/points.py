@@ -53,7 +53,8 @@ class Checkerboard(Points, name="checkerboard"):
 
     def draw(self, number: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         square = torch.randint(8, (number,), generator=generator)
-        row, column = square // 2, square % 2 * 2 + square // 2 % 2
+        row = square // 2
+        column = square % 2 * 2 + row % 2
         corner = torch.stack([column, row], dim=1)
         return (corner + torch.rand(number, 2, generator=generator) - 2) * math.sqrt(3) / 2, square
 
@@ -68,12 +69,10 @@ class Pinwheel(Points, name="pinwheel"):
         arm = torch.randint(5, (number,), generator=generator)
         along, across = (torch.randn(number, 2, generator=generator) * torch.tensor([0.3, 0.1])).unbind(1)
         angle = arm * 2 * math.pi / 5 + 0.25 * (along + 1).exp()
-        points = torch.stack(
-            [angle.cos() * (along + 1) - angle.sin() * across, angle.sin() * (along + 1) + angle.cos() * across], dim=1
-        )
-        return points / math.sqrt(
-            (1 + 0.3**2 + 0.1**2) / 2
-        ), arm  # five arms, evenly turned, have the same variance in every direction
+        x = angle.cos() * (along + 1) - angle.sin() * across
+        y = angle.sin() * (along + 1) + angle.cos() * across
+        variance = (1 + 0.3**2 + 0.1**2) / 2  # in every direction alike, since the five arms are evenly turned
+        return torch.stack([x, y], dim=1) / math.sqrt(variance), arm
 
 
 @dataclass(frozen=True, kw_only=True)

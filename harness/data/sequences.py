@@ -55,15 +55,9 @@ class Windows(Dataset):
             for rows in (whole[:border], whole[border:])
         )
         return Data(
-            train,
-            held,
-            scale.encode,
-            scale.decode,
-            "sequence",
-            names=names,
-            statistics=scale.statistics,
-            notes=tuple(notes),
-        )
+            train, held, scale.encode, scale.decode, "sequence",
+            names=names, statistics=scale.statistics, notes=tuple(notes),
+        )  # fmt: skip
 
 
 def _refuse_rounding(series: Tensor, scale: Standardise, names: tuple[str, ...]) -> None:
@@ -74,7 +68,8 @@ def _refuse_rounding(series: Tensor, scale: Standardise, names: tuple[str, ...])
     lost = (series.float().double() - series).abs().amax(0) / scale.std
     if len(worst := (lost > LARGEST_ROUNDING).nonzero().flatten()):
         name = names[worst[0]]
-        mean, std = scale.mean[worst[0]], scale.std[worst[0]]
+        mean = scale.mean[worst[0]]
+        std = scale.std[worst[0]]
         raise UserError(
             f"dataset: the channel '{name}' varies by {std:.3g} around {mean:.3g}, too little for 32-bit numbers. "
             "Subtract its mean, or choose another unit, before saving it."

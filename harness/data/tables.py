@@ -57,15 +57,9 @@ def read(path: Path, separator: Separator) -> Table:
     sign = _separator(path, lines[skipped:], separator)
     try:
         cells = pd.read_csv(
-            io.StringIO(text),
-            sep=sign,
-            header=None,
-            dtype=object,
-            keep_default_na=False,
-            skip_blank_lines=False,
-            skiprows=skipped,
-            skipinitialspace=True,
-        )
+            io.StringIO(text), sep=sign, header=None, dtype=object, skiprows=skipped,
+            keep_default_na=False, skip_blank_lines=False, skipinitialspace=True,
+        )  # fmt: skip
     except (ValueError, pd.errors.ParserError) as error:
         _refuse_ragged(path, lines, skipped, sign)
         raise UserError(f"{path}: cannot be read ({str(error).strip()}). Give a .csv with a header.") from error

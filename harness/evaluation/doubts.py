@@ -11,7 +11,7 @@ from harness.evaluation.metric import Metric
 from harness.evaluation.protocol import EvaluateConfig, comparison
 
 GAIN = 0.05
-"""A fall of this share between the last two values says that the end was not reached."""
+"""A metric that falls by this share between the last two NFEs would fall further with more steps."""
 LOPSIDED = 0.3
 """Recall this much below precision tells of missing modes."""
 

@@ -35,15 +35,17 @@ class Extractor(Component, family="extractor"):
     """D, how many features it gives."""
     resize: ClassVar[str] = "as they are"
     """What it makes of its images first, in words: protocols hold it."""
+    without_logits: ClassVar[str] = "has no classifier"
+    """What is said of one that gives no logits, in words that follow its name."""
 
     def check(self, data: Data) -> None:
         """`ConfigError` for data that it cannot read."""
         if data.kind != "image":
             raise ConfigError("", f"{self.name} reads images, and these data are {data.kind}. Choose values.")
 
-    def no_logits(self) -> str | None:
-        """Why it gives no logits, in words that follow its name; None where it gives some."""
-        return "has no classifier"
+    def gives_logits(self) -> bool:
+        """Whether it gives a classifier's logits beside the features."""
+        return False
 
     def weights(self) -> Path | None:
         """The file of its weights, downloaded perhaps; None where its source says all. `UserError` if it is missing."""
@@ -66,8 +68,8 @@ class DigitsExtractor(Extractor, name="digits"):
         if data.shape[1:] != (8, 8):
             raise ConfigError("", "the digits classifier reads 8x8 images. Choose inception.")
 
-    def no_logits(self) -> None:
-        return None
+    def gives_logits(self) -> bool:
+        return True
 
     def weights(self) -> Path:
         return WEIGHTS
@@ -87,11 +89,11 @@ class InceptionExtractor(Extractor, name="inception"):
     source: ClassVar[str] = "Heusel et al. 2017"
     dimensions = 2048
     resize = "299x299 by TensorFlow 1's bilinear resize"
+    without_logits = "has weights without the classifier's (all zero)"
 
-    def no_logits(self) -> str | None:
+    def gives_logits(self) -> bool:
         """Some copies of the weights have zeros in the classifier's place."""
-        lacking = "has weights without the classifier's (all zero)"
-        return None if _holds_classifier(self.weights()) else lacking
+        return _holds_classifier(self.weights())
 
     def weights(self) -> Path:
         """HARNESS_INCEPTION, or the file that is downloaded once."""

@@ -72,11 +72,11 @@ class ExtrapolatedFID(FID, name="fid_infinity"):
     def of_reference(self) -> Metric:
         return FID()
 
-    def check_numbers(self, samples: int, reference: int) -> None:
-        if samples < 4 * self.blocks:
-            raise ConfigError(
-                "", f"{samples} samples are too few for {self.blocks} blocks. Take {4 * self.blocks} or more."
-            )
+    def check_data(self, given: Comparison) -> None:
+        super().check_data(given)
+        if given.samples < (enough := 4 * self.blocks):
+            reason = f"{given.samples} samples are too few for {self.blocks} blocks"
+            raise ConfigError("", f"{reason}. Take {enough} or more.")
 
     def short_of_samples(self, given: Comparison) -> str | None:
         dimensions = given.extractor.dimensions if given.extractor else 0
@@ -129,9 +129,10 @@ class InceptionScore(Metric, name="isc"):
     splits: Count = 10
     """Subsets of the samples, drawn by a fixed seed, that are scored one by one; the mean over them is the value."""
 
-    def check_numbers(self, samples: int, reference: int) -> None:
-        if samples < 2 * self.splits:
-            reason = f"{samples} samples are too few for {self.splits} splits, for one alone always scores 1"
+    def check_data(self, given: Comparison) -> None:
+        super().check_data(given)
+        if given.samples < 2 * self.splits:
+            reason = f"{given.samples} samples are too few for {self.splits} splits, for one alone always scores 1"
             raise ConfigError("", f"{reason}. Take {2 * self.splits} or more, or fewer splits.")
 
     def compare(self, samples: Summary, reference: Summary) -> float:

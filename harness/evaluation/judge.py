@@ -20,6 +20,7 @@ from harness.core.config import digest
 from harness.core.errors import Diverged, Stopped
 from harness.core.files import locked, npz, results_folder, write_atomic
 from harness.core.rng import stream
+from harness.core.signals import Stop
 from harness.data.base import Data
 from harness.evaluation.extractors import extractor_of, features, load_extractor
 from harness.evaluation.metric import MOMENTS, Estimate, Metric, Summary, reference_rows
@@ -43,13 +44,13 @@ class SampleBatch(NamedTuple):
     """What generating them took."""
 
 
-Watch = Callable[[Iterable[SampleBatch], int], Iterable[SampleBatch]]
-"""Passes batches through and may show progress; the number is how many batches there will be."""
+ShowProgress = Callable[[Iterable[SampleBatch], int], Iterable[SampleBatch]]
+"""Passes batches through, and shows how many have passed; the number is how many there will be."""
 Rows = dict[str, Tensor]
 """What is kept of samples, row by row: features (or values), logits, classes, calls, and the first samples."""
 
 
-def unwatched(batches: Iterable[SampleBatch], total: int) -> Iterable[SampleBatch]:
+def unshown(batches: Iterable[SampleBatch], total: int) -> Iterable[SampleBatch]:
     """No progress shown."""
     return batches
 
@@ -108,22 +109,18 @@ class Judge:
     """Metrics of samples against the training samples of a data set, or against a file of statistics."""
 
     def __init__(
-        self,
-        config: EvaluateConfig,
-        data: Data,
-        device: str,
-        watch: Watch = unwatched,
-        stop: Callable[[], bool] = lambda: False,
-    ):
+        self, config: EvaluateConfig, data: Data, device: str,
+        show_progress: ShowProgress = unshown, stop: Stop = lambda: False,
+    ):  # fmt: skip
         self.config = config
         self.data = data
         self.device = device
         self.stop = stop
         self.protocol = Protocol.of(config, data)
-        self.metrics = [metric for metric in config.metrics if metric.reads != "flow"]
+        self.metrics = config.sample_metrics
         self.extractor = None if extractor_of(config.extractor) is None else load_extractor(config.extractor, device)
         self.beside = torch.cuda.Stream() if device == "cuda" else None
-        self.reference = self._reference(watch)
+        self.reference = self._reference(show_progress)
 
     def __call__(self, batches: Iterable[SampleBatch]) -> dict[str, float]:
         """{metric: value} of samples."""
@@ -223,7 +220,7 @@ class Judge:
         """Features, values or logits float64 [N, ...] and classes [N]."""
         return rows["logits" if metric.reads == "logits" else "read"].double(), rows.get("classes")
 
-    def _reference(self, watch: Watch) -> dict[str, Summary]:
+    def _reference(self, show_progress: ShowProgress) -> dict[str, Summary]:
         """Summaries of the training samples, computed by the first process that asks; features' are kept on disk."""
         if self.config.reference:
             extractor = extractor_of(self.config.extractor)
@@ -238,10 +235,12 @@ class Judge:
             found = {name: _read_summary(folder / f"{name}.npz") for name in wanted}
             known: dict[str, Summary] = {name: summary for name, summary in found.items() if summary is not None}
             if missing := wanted.keys() - known.keys():
-                kept = KeptRows(folder / f"parts-{self.config.batch_size}" if self.extractor is not None else None)
+                rows_folder = folder / f"parts-{self.config.batch_size}"
+                kept = KeptRows(None if self.extractor is None else rows_folder)
                 indices = reference_rows(self.data, num_reference(self.config, self.data))
                 left = indices[kept.batches * self.config.batch_size :]
-                rows = self._read(watch(self._training(left), -(-len(left) // self.config.batch_size)), kept)
+                number = -(-len(left) // self.config.batch_size)
+                rows = self._read(show_progress(self._training(left), number), kept)
                 for name in missing:
                     known[name] = wanted[name].summarise(*self._rows(wanted[name], rows))
                     if self.extractor is not None:
@@ -261,15 +260,9 @@ class Judge:
 
 
 def _read_summary(path: Path) -> dict[str, np.ndarray] | None:
+    """None where the file is absent or damaged, and its content must be computed anew."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        EOFError,
-        zipfile.BadZipFile,
-    ):  # absent or damaged: computed anew
+    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
         return None

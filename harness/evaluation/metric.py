@@ -66,17 +66,23 @@ class Metric(Component, family="metric"):
 
     @property
     def fewest(self) -> int:
-        """The fewest samples, and the fewest of the reference, that it has a value for."""
+        """The fewest samples, and the fewest of the reference, that it has a value for; 0 where it reads none."""
         return 2
 
     def check(self, formulation: Formulation) -> None:
-        """`ConfigError` when what is trained by this formulation cannot be judged so; asked before data are read."""
+        """`ConfigError` when it has no value for networks that are trained by a formulation.
+
+        It is asked first, before the data are read.
+        """
         if self.needs_classes and not formulation.conditional:
             reason = f"{self.name} needs a network that is told classes"
             raise ConfigError("", f"{reason}. Set objective.label_dropout, like 0.1.")
 
     def check_data(self, given: Comparison) -> None:
-        """`ConfigError` when it cannot read these data, what the extractor gives of them, or so few of them."""
+        """`ConfigError` when it has no value for these data, for what the extractor gives, or for so few samples.
+
+        It is asked once the data are read. A metric with more to ask calls this first.
+        """
         kind = given.data.kind
         if self.kinds and kind not in self.kinds:
             allowed = " and ".join(self.kinds)
@@ -87,14 +93,18 @@ class Metric(Component, family="metric"):
         self._check_read(given.extractor)
         if self.needs_classes and given.data.classes is None:
             raise ConfigError("", f"{self.name} needs classes, and these data have none. Choose another.")
-        self.check_numbers(given.samples, given.reference)
+        if (number := min(given.samples, given.reference)) < self.fewest:
+            which = "samples" if number == given.samples else "samples of the reference"
+            raise ConfigError("", f"{self.name} has no value for {number} {which}. Take {self.fewest} or more.")
 
     def _check_read(self, extractor: Extractor | None) -> None:
         """`ConfigError` when an extractor, or none, does not give what it reads."""
         if self.reads == "logits":
-            if lacks := "has no classifier" if extractor is None else extractor.no_logits():
-                name = "values" if extractor is None else extractor.name
-                raise ConfigError("", f"{self.name} reads logits, and evaluate.extractor={name} {lacks}. Leave it out.")
+            if extractor is None or not extractor.gives_logits():
+                given = f"values {Extractor.without_logits}"
+                if extractor is not None:
+                    given = f"{extractor.name} {extractor.without_logits}"
+                raise ConfigError("", f"{self.name} reads logits, and evaluate.extractor={given}. Leave it out.")
             return
         read = "values" if extractor is None else "features"
         if self.reads not in (read, "either", "flow"):
@@ -102,14 +112,8 @@ class Metric(Component, family="metric"):
             reason = f"{self.name} reads {self.reads}, and evaluate.extractor gives {read}"
             raise ConfigError("", f"{reason}. Choose {remedy} or another.")
 
-    def check_numbers(self, samples: int, reference: int) -> None:
-        """`ConfigError` when so many samples cannot be compared with so many of the reference's."""
-        if (given := min(samples, reference)) < self.fewest:
-            which = "samples" if given == samples else "samples of the reference"
-            raise ConfigError("", f"{self.name} has no value for {given} {which}. Take {self.fewest} or more.")
-
     def short_of_samples(self, given: Comparison) -> str | None:
-        """What its value does not say of so few samples, and how many would do; None where they do."""
+        """A warning where it has a value for so few samples that says little; None where there are enough."""
         return None
 
     def summarise(self, features: Tensor, classes: Tensor | None) -> dict[str, np.ndarray]:

@@ -100,6 +100,6 @@ class Spectrum(Metric, name="spectrum"):
         from scipy.signal import periodogram
 
         x, y = _values(samples, reference)
-        power = [periodogram(part, window="hann", detrend="constant", axis=1)[1].mean(0)[1:] for part in (x, y)]
+        power = [periodogram(rows, window="hann", detrend="constant", axis=1)[1].mean(0)[1:] for rows in (x, y)]
         floor = 1e-12 * power[1].max(0)
         return _root_mean_square(np.log(power[0] + floor) - np.log(power[1] + floor))

@@ -13,6 +13,7 @@ from harness.core.registry import names, sources
 from harness.data.base import Data
 from harness.evaluation.extractors import VALUES, Extractor, extractor_of, weights_hash
 from harness.evaluation.fidelity import FID
+from harness.evaluation.flow_metrics import FlowMetric
 from harness.evaluation.metric import Comparison, Metric
 from harness.evaluation.reference import read_reference
 from harness.flow.sampling import Guidance, SamplingConfig
@@ -57,6 +58,16 @@ class EvaluateConfig(SamplingConfig):
         for path in ("num_samples", "num_reference"):
             if getattr(self, path) == 1:
                 raise ConfigError(path, "one sample has no spread. Take two or more.")
+
+    @property
+    def flow_metrics(self) -> tuple[FlowMetric, ...]:
+        """Those of the flow itself, each with an NFE of its own."""
+        return tuple(metric for metric in self.metrics if isinstance(metric, FlowMetric))
+
+    @property
+    def sample_metrics(self) -> tuple[Metric, ...]:
+        """Those of samples, judged at every NFE."""
+        return tuple(metric for metric in self.metrics if not isinstance(metric, FlowMetric))
 
     @property
     def every_nfe(self) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from harness.core.signals import Stop
 from harness.data.base import load, spaced
 from harness.data.pictures import SHOWN, draw
 from harness.evaluation.flow_metrics import SMALL_SET, Flow
-from harness.evaluation.judge import Judge, KeptRows, SampleBatch, Watch, unwatched
+from harness.evaluation.judge import Judge, KeptRows, SampleBatch, ShowProgress, unshown
 from harness.evaluation.protocol import Protocol
 from harness.flow.sampling import Generated, NetworkField, Trained
 from harness.runs.config import RunConfig
@@ -27,9 +27,9 @@ from harness.runs.sample import paths, samples
 from harness.training.hardware import matmul_precision
 
 
-def judge_of(config: RunConfig, watch: Watch = unwatched, stop: Stop = lambda: False) -> Judge:
+def judge_of(config: RunConfig, show_progress: ShowProgress = unshown, stop: Stop = lambda: False) -> Judge:
     """What judges by a configuration: its metrics, its data and its device."""
-    return Judge(config.evaluate, load(config.dataset), config.train.resolved_device(), watch, stop)
+    return Judge(config.evaluate, load(config.dataset), config.train.resolved_device(), show_progress, stop)
 
 
 def evaluate(run: Run, trained: Trained, judge: Judge, stop: Stop) -> None:

@@ -44,7 +44,7 @@ def extractor(extractor: Any) -> Promises:
         )
         yield f"images that differ are told apart {of}", not torch.equal(found[0], found[1])
         yield f"it leaves the images as they were {of}", torch.equal(images, before)
-        yield f"logits are there where it says so {of}", (logits is None) == (extractor.no_logits() is not None)
+        yield f"logits are there where it says so {of}", (logits is not None) == extractor.gives_logits()
         yield (
             f"they are float32 [B, K] {of}",
             logits is None or (logits.ndim == 2 and len(logits) == 5 and logits.dtype == torch.float32),
@@ -66,7 +66,8 @@ def metric(metric: Any) -> Promises:
         yield from _flow_metric(metric)
         return
     shape = (6, 2) if "sequence" in metric.kinds else (8,)
-    samples, classes = torch.randn(300, *shape, generator=generator(), dtype=torch.float64), torch.arange(300) % 3
+    samples = torch.randn(300, *shape, generator=generator(), dtype=torch.float64)
+    classes = torch.arange(300) % 3
     samples[:, 0] += 3 * classes.view(-1, *[1] * (len(shape) - 1))
     summary = metric.of_reference.summarise(samples, classes)
     other = 3 * samples.cumsum(1) + 100
@@ -80,7 +81,7 @@ def _flow_metric(metric: Any) -> Promises:
     for of_each, classes in (("", None), (" of each class", torch.arange(60) % 3)):
         other = _flow(3, classes)
         best = replace(_flow(0, classes), field=partial(optimal_velocity, flow=other))
-        near, far = metric.measure(best), metric.measure(other)
+        near, far = (metric.measure(flow) for flow in (best, other))
         what = f"a short straight flow along the best field{of_each} is better than another"
         yield what, near < far if metric.lower_is_better else near > far
 

@@ -33,13 +33,15 @@ def backbone(backbone: Any) -> Promises:
             continue
     yield "it fits images [1, 8, 8] or [3, 32, 32], vectors [16] or sequences [12, 4]", bool(fitting)
     for shape, network in fitting:
-        x, t = torch.randn(3, *shape, generator=generator()), torch.tensor([0.0, 0.5, 1.0])
+        x = torch.randn(3, *shape, generator=generator())
+        t = torch.tensor([0.0, 0.5, 1.0])
         for parameter in network.parameters():  # networks whose last layer starts at zero have no gradient behind it
             torch.nn.init.normal_(parameter, std=0.05, generator=generator())
         y = torch.tensor([0, 2, -1])
         yield f"its output is shaped like its input {list(shape)}", like(seeded(network, x, t, y), x)
         network.eval()
-        output, plain = network(x, t, y), network(x, t)
+        output = network(x, t, y)
+        plain = network(x, t)
         yield (
             "classes count, and -1 is none",
             not torch.equal(output[:2], plain[:2]) and torch.equal(network(x, t, y * 0 - 1), plain),

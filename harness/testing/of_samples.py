@@ -17,7 +17,7 @@ from harness.testing.probes import Promises, generator, like
 
 
 def dataset(dataset: Any) -> Promises:
-    data, again = dataset.load(), dataset.load()
+    data, again = (dataset.load() for _ in range(2))
     batch = data.train[torch.arange(min(64, len(data.train)))]
     yield "it holds samples to train on", len(data.train) > 1
     yield "it loads the same twice", data.fingerprint == again.fingerprint

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -80,7 +81,8 @@ def joined() -> Iterator[Ranks]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if on_gpu else "gloo")
     try:
-        yield Ranks(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo"))  # type: ignore[arg-type]  # this rank is in it
+        signals: Any = dist.new_group(backend="gloo")  # a group, since this rank is in it
+        yield Ranks(dist.get_rank(), dist.get_world_size(), signals)
     except RuntimeError as error:  # gloo has no error of its own
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             raise UserError(

@@ -100,17 +100,17 @@ def _computed_again(block: nn.Module, forward: Callable[..., Any], *given: Any, 
 
 def device_use(
     network: nn.Module, shape: tuple[int, ...], chosen: Mapping[str, str], threads: int, conditional: bool = False
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """What a sample's training costs and what the device can do, in floating-point operations (a second)."""
     peak = peak_flops(chosen["device"], chosen["precision"], threads)
     return {"flops_per_sample": training_flops(network, shape, chosen["device"], conditional), "peak_flops": peak}
 
 
 def training_flops(network: nn.Module, shape: tuple[int, ...], device: str, conditional: bool = False) -> float:
-    """Floating-point operations of a forward and backward pass for one sample, by torch's formulas.
+    """Floating-point operations of a forward and a backward pass for one sample, by torch's formulas.
 
-    Attention is not recomputed.
-    `conditional`: the network is told a class. It keeps nothing of these passes.
+    What attention computes a second time in the backward pass is not counted. With `conditional` the network is told a
+    class. The network's buffers stay as they were.
     """
     from torch.utils.flop_counter import FlopCounterMode
 

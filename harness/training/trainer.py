@@ -16,6 +16,7 @@ from harness.components.averages import WIDTHS
 from harness.core.checkpoint import read_checkpoint, write_checkpoint
 from harness.core.errors import ConfigError, Diverged, Stopped
 from harness.core.rng import seed_layers, stream, stream_seed
+from harness.core.signals import Say, Stop
 from harness.data.base import Data, spaced
 from harness.flow.objective import Objective, Task
 from harness.training.advice import remedy
@@ -44,21 +45,15 @@ class Callbacks:
     to, its `learning_rate_factor`."""
     look: Callable[[nn.Module, int], dict[str, float]]
     """Takes the averaged network and the step; gives what it measured on them."""
-    say: Callable[[str], None]
-    stop: Callable[[], bool]
+    say: Say
+    stop: Stop
     """True when training should save and end now."""
 
 
 def fit(
-    config: TrainConfig,
-    seed: int,
-    network: nn.Module,
-    objective: Objective,
-    data: Data,
-    folder: Path,
-    callbacks: Callbacks,
-    ranks: Ranks = ALONE,
-) -> Averages:
+    config: TrainConfig, seed: int, network: nn.Module, objective: Objective, data: Data, folder: Path,
+    callbacks: Callbacks, ranks: Ranks = ALONE,
+) -> Averages:  # fmt: skip
     """Train `network` in place and return its averages; continues from the newest checkpoint in `folder`.
 
     Raises `Diverged` at a loss or gradient that is not finite or explodes (the step is not taken), `Stopped` once
@@ -81,16 +76,9 @@ class Training:
     """One training: its state, and what a step, a report and a checkpoint are."""
 
     def __init__(
-        self,
-        config: TrainConfig,
-        seed: int,
-        network: nn.Module,
-        objective: Objective,
-        data: Data,
-        folder: Path,
-        callbacks: Callbacks,
-        ranks: Ranks,
-    ):
+        self, config: TrainConfig, seed: int, network: nn.Module, objective: Objective, data: Data, folder: Path,
+        callbacks: Callbacks, ranks: Ranks,
+    ):  # fmt: skip
         self.config = config
         self.seed = seed
         self.objective = objective
@@ -113,9 +101,8 @@ class Training:
         """How much the gradient of a micro-batch counts."""
         meter = Meter(objective.path.log_snr, self.clip_norm, self.device)
         self.state = State(network, averages, optimizer, objective, data, meter, Guard(self.device))
-        self.trained = ranks.wrap(
-            compiled(recomputing(network) if config.recompute else network, self.chosen["compile"])
-        )
+        frugal = recomputing(network) if config.recompute else network
+        self.trained = ranks.wrap(compiled(frugal, self.chosen["compile"]))
         self.shown = compiled(averages.network, self.chosen["compile"])
 
     def run(self, start: int) -> None:
@@ -158,9 +145,8 @@ class Training:
 
     def step(self, step: int, fetched: Iterator[StoredBatch]) -> float:
         """One optimizer step; the seconds that pairing took."""
-        seed_layers(
-            stream_seed(self.seed, "layers", step, *([self.ranks.rank] if self.ranks.rank else [])), self.device
-        )
+        own = [self.ranks.rank] if self.ranks.rank else []
+        seed_layers(stream_seed(self.seed, "layers", step, *own), self.device)
         state = self.state
         for group in state.optimizer.param_groups:
             group["lr"] = self.rate(step)
@@ -221,9 +207,8 @@ class Training:
         if classes is not None:
             rows = of_every_class(classes, len(rows))
         x0 = self.data.encode(held[rows].to(self.device))
-        task = self.objective.task(
-            x0, self.seed, -1, None if classes is None else classes[rows].to(self.device), hide=False
-        )
+        y = None if classes is None else classes[rows].to(self.device)
+        task = self.objective.task(x0, self.seed, -1, y, hide=False)
         with autocast(self.chosen):
             return self.objective.measure(self.shown, task).loss.item()
 

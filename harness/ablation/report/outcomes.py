@@ -10,9 +10,7 @@ import pandas as pd
 
 from harness.ablation.design.plan import Plan
 from harness.core.errors import Diverged, NoValue
-from harness.evaluation.flow_metrics import FlowMetric
 from harness.runs.config import RunConfig
-from harness.runs.folder import Run
 
 MEASURED, DIVERGED, FAILED, UNFINISHED, UNASKED = "measured", "diverged", "failed", "unfinished", "unasked"
 """A metric of a trial at an NFE has a value; its training or its samples are not finite; a solver gave up; it has none
@@ -74,10 +72,11 @@ def collect(plan: Plan) -> tuple[pd.DataFrame, list[str]]:
         known = run.evaluation(protocol)
         gave_up = run.gave_up
         failed = run.failed(protocol)
+        of_flow = {metric.name for metric in run.config.evaluate.flow_metrics}
         commits |= {*known["commits"], *run.environment.get("commits", [])}
         for metric, nfe, asked in _wanted(plan, run.config):
             value = known["values"].get(metric, {}).get(str(nfe))
-            error = gave_up or failed.get(metric if _of_flow(run, metric) else str(nfe))
+            error = gave_up or failed.get(metric if metric in of_flow else str(nfe))
             state = _state(asked, value, gave_up, error)
             calls = known["calls"].get(str(nfe), {}).get("mean", nfe)
             cells.append(Cell(arm, seed, metric, nfe, value if state == MEASURED else float("nan"), calls, state))
@@ -92,14 +91,11 @@ def is_asked(plan: Plan, config: RunConfig) -> bool:
 def _wanted(plan: Plan, config: RunConfig) -> Iterator[tuple[str, int, bool]]:
     """(metric, NFE, whether the arm is measured there)."""
     wanted = config.evaluate
-    points = {m.name: (m.nfe,) if isinstance(m, FlowMetric) else wanted.nfe for m in wanted.metrics}
+    at = {metric.name: (metric.nfe,) for metric in wanted.flow_metrics}
+    points = {metric.name: at.get(metric.name, wanted.nfe) for metric in wanted.metrics}
     yield from ((metric, nfe, True) for metric, nfes in points.items() for nfe in nfes)
     if plan.nfe not in points.get(plan.metric, ()):
         yield plan.metric, plan.nfe, False
-
-
-def _of_flow(run: Run, metric: str) -> bool:
-    return any(m.name == metric and isinstance(m, FlowMetric) for m in run.config.evaluate.metrics)
 
 
 def _state(asked: bool, value: float | None, gave_up: NoValue | None, error: NoValue | None) -> str:

@@ -50,11 +50,9 @@ class TimeSampler(Component, family="time_sampler"):
 
     def correction(self, t: Tensor, interpolant: Interpolant | None = None) -> Tensor:
         """What a sample's weight is multiplied by, [n]: 1, or 1 / p(t)."""
-        return (
-            1 / self.density(t, interpolant).clamp(min=self.density_floor)
-            if self.importance_correct
-            else torch.ones_like(t)
-        )
+        if not self.importance_correct:
+            return torch.ones_like(t)
+        return 1 / self.density(t, interpolant).clamp(min=self.density_floor)
 
 
 @dataclass(frozen=True, kw_only=True)
