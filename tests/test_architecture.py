@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -100,12 +101,58 @@ def test_what_is_heavy_is_imported_where_it_is_used() -> None:
 def test_no_module_and_no_function_is_long() -> None:
     """In the harness, its studies, benchmarks and tests a function has at most 40 lines; tests' modules may be long."""
     long = [module for module, path in MODULES.items() if len(path.read_text().splitlines()) > 300]
-    for folder in ("harness", "studies", "benchmarks", "tests"):
-        for path in (ROOT / folder).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= 40:
-                    long.append(f"{path.relative_to(ROOT)}: {node.name}")
+    for file, text in python_files("harness", "studies", "benchmarks", "tests").items():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= 40:
+                long.append(f"{file}: {node.name}")
     assert long == []
+
+
+def python_files(*folders: str) -> dict[str, str]:
+    """{path from the root: text} of all Python files below the folders."""
+    return {
+        path.relative_to(ROOT).as_posix(): path.read_text()
+        for folder in folders
+        for path in sorted((ROOT / folder).rglob("*.py"))
+    }
+
+
+def form(value: ast.expr) -> str:
+    """An expression without its names and numbers; a bare name or number shares its form with none."""
+    if isinstance(value, ast.Constant) and isinstance(value.value, str):
+        return "a text"
+    if isinstance(value, (ast.Name, ast.Attribute, ast.Constant)):
+        return ast.unparse(value)
+    return re.sub(r"(id|attr)='\w*'|value=[\d.]+", "", ast.dump(value))
+
+
+def assigned(node: ast.Assign) -> list[ast.expr]:
+    """The values that an assignment gives to as many names; none where it gives one value."""
+    pairs = isinstance(node.targets[0], ast.Tuple)
+    return node.value.elts if pairs and isinstance(node.value, ast.Tuple) else []
+
+
+def unrelated(text: str) -> Iterator[str]:
+    """Assignments of several values at once that are not of one form."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Assign) and len({form(value) for value in assigned(node)}) > 1:
+            yield f"line {node.lineno}: {ast.unparse(node)}"
+
+
+def test_values_are_assigned_at_once_where_they_are_of_one_kind() -> None:
+    for line in ("rows, columns = height // p, width // p", "a, s = path.alpha(t), path.sigma(t)", "A, B = 'a', 'b c'"):
+        assert not [*unrelated(line)], line
+    for line in ("config, data = run.config, load(name)", "config, seed = run.config, run.seed", "N, SIZE = 2, 3"):
+        assert [*unrelated(line)], line
+    for path, text in python_files("harness", "studies", "benchmarks").items():
+        assert [*unrelated(text)] == [], path
+
+
+def test_no_line_is_over_120_columns() -> None:
+    """Ruff lets those pass that end in a remark for a tool."""
+    files = python_files("harness", "studies", "benchmarks", "tests").items()
+    lines = [(path, n, line) for path, text in files for n, line in enumerate(text.split("\n"), 1)]
+    assert [f"{path}:{n}" for path, n, line in lines if len(line) > 120] == []
 
 
 def test_every_module_says_what_it_is_for() -> None:

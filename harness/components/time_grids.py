@@ -21,7 +21,8 @@ class TimeGrid(Component, family="time_grid"):
     def times(self, steps: int, interpolant: Interpolant) -> Tensor:
         """float64 [steps + 1], strictly falling, the first exactly 1 and the last exactly 0."""
         times = self.place(torch.linspace(1, 0, steps + 1, dtype=torch.float64), steps, interpolant)
-        times[0], times[-1] = 1, 0
+        times[0] = 1
+        times[-1] = 0
         if not (times.float().diff() < 0).all():  # networks see float32
             clash = f"{self.name} puts two of {steps + 1} times on one place"
             raise ConfigError("time_grid", f"{clash}. Choose fewer steps, or levels that the path has.")

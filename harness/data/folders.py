@@ -25,35 +25,12 @@ from harness.data.decoding import DAMAGED, Depth, stated, survey
 from harness.data.images import decode, encode, mirror
 
 PICTURES = (
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".webp",
-    ".bmp",
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".ppm",
-    ".pgm",
-    ".pbm",
-    ".pnm",
-    ".jfif",
-    ".jpe",
-)
+    ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jfif", ".jpe",
+)  # fmt: skip
 SPLITS = {
-    "train",
-    "training",
-    "test",
-    "testing",
-    "val",
-    "valid",
-    "validation",
-    "dev",
-    "eval",
-    "evaluation",
-    "held_out",
+    "train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation", "held_out",
     "holdout",
-}
+}  # fmt: skip
 """What the folders of a data set that is split already are called."""
 
 

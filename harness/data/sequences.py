@@ -162,11 +162,5 @@ class USMacro(Windows, name="us_macro"):
         table = macrodata.load_pandas().data
         growth = 100 * np.log(table[["realgdp", "realcons", "realinv"]]).diff()
         whole = growth.join(table[["unemp", "tbilrate", "infl"]]).iloc[1:]
-        return whole.to_numpy(dtype=np.float64), (
-            "GDP growth",
-            "consumption growth",
-            "investment growth",
-            "unemployment",
-            "T-bill rate",
-            "inflation",
-        )
+        growths = ("GDP growth", "consumption growth", "investment growth")
+        return whole.to_numpy(dtype=np.float64), (*growths, "unemployment", "T-bill rate", "inflation")

@@ -82,10 +82,8 @@ def _about_seeds(plan: Plan) -> list[str]:
     for arm, seed in plan.trials():
         run = plan.run(arm, seed)
         if error := run.failure(plan.protocol(arm)):
-            lines.append(
-                f"{arm} seed {seed} has no value"
-                f"{':' if run.gave_up or not str(error).startswith('at NFE') else ''} {error}"
-            )
+            colon = ":" if run.gave_up or not str(error).startswith("at NFE") else ""
+            lines.append(f"{arm} seed {seed} has no value{colon} {error}")
     return lines
 
 

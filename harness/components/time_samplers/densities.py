@@ -87,7 +87,7 @@ class CosMap(TimeSampler, name="cosmap"):
     source: ClassVar[str] = "Esser et al. 2024 (SD3), eq. 21"
 
     def quantile(self, u: Tensor, interpolant: Interpolant | None = None) -> Tensor:
-        sine, cosine = torch.sin(math.pi / 2 * u), torch.sin(math.pi / 2 * (1 - u))
+        sine, cosine = (torch.sin(math.pi / 2 * share) for share in (u, 1 - u))
         return sine / (sine + cosine)
 
     def density(self, t: Tensor, interpolant: Interpolant | None = None) -> Tensor:
