@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from harness.core.errors import ConfigError, UserError, did_you_mean
+from harness.core.signals import Say
 from harness.data import times
 from harness.data.tables import Decimal, Table
 
@@ -144,9 +145,7 @@ def _judged(table: Table, number: int, decimal: str) -> Column:
     return Column()
 
 
-def channels(
-    table: Table, decimal: Decimal, wanted: Sequence[str], say: Callable[[str], None]
-) -> tuple[np.ndarray, tuple[str, ...]]:
+def channels(table: Table, decimal: Decimal, wanted: Sequence[str], say: Say) -> tuple[np.ndarray, tuple[str, ...]]:
     """The channels float64 [T, D] and their names: those that are wanted, or else all that are numbers.
 
     `say` is told which columns are left out, which numbers are written in no plain way, and whether times are uneven.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.core.errors import ConfigError, UserError, did_you_mean
+from harness.core.signals import Say
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -23,7 +24,7 @@ UNKNOWN = ("", "nan", "<na>")
 """Texts that stand for a missing condition, in lower case: pandas writes the last two."""
 
 
-def read(path: Path, layer: str, say: Callable[[str], None]) -> dict[str, AnnData]:
+def read(path: Path, layer: str, say: Say) -> dict[str, AnnData]:
     """Sparse float32 counts by the name of the 10x folder that holds them, or by "" where there is but one set.
 
     `say` is told what is left out. `UserError` where something cannot be read or holds no counts.
@@ -68,7 +69,7 @@ def _read(path: Path) -> AnnData:
     return cells
 
 
-def _checked(cells: AnnData, layer: str, path: Path, say: Callable[[str], None]) -> AnnData:
+def _checked(cells: AnnData, layer: str, path: Path, say: Say) -> AnnData:
     """The counts of the genes in `layer`; `UserError` where they are none, or a cell is empty."""
     chosen = _genes(_chosen(cells, layer), path, say)
     if not _numeric(chosen.X):
@@ -102,7 +103,7 @@ def _layers(cells: AnnData) -> dict[str, Any]:
     return raw | {name: values for name, values in cells.layers.items() if name}
 
 
-def _genes(cells: AnnData, path: Path, say: Callable[[str], None]) -> AnnData:
+def _genes(cells: AnnData, path: Path, say: Say) -> AnnData:
     """The cells without features that are no genes (antibodies, guides, peaks): these must not enter a cell's sum."""
     if "feature_types" not in cells.var or cells.var["feature_types"].nunique() < 2:
         return cells
@@ -163,7 +164,7 @@ def _remedy(cells: AnnData) -> str:
     return f"Set dataset.layer={' or '.join(found)}: counts are there."
 
 
-def joined(folders: Mapping[str, AnnData], path: Path, say: Callable[[str], None]) -> AnnData:
+def joined(folders: Mapping[str, AnnData], path: Path, say: Say) -> AnnData:
     """The cells of all folders with the genes, by id, that every folder has; `obs["sample"]` names the folder.
 
     `say` is told how many genes are left out.

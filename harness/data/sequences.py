@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from harness.core.config import RUN_ONLY, Count, Range
 from harness.core.errors import ConfigError, UserError, did_you_mean
+from harness.core.signals import Say
 from harness.data.base import Data, Dataset, Standardise, existing
 from harness.data.tables import Decimal, Separator, read
 
@@ -31,7 +31,7 @@ class Windows(Dataset):
     held_out: Annotated[float, Range(0, 1, ends="()")] = 0.2
     """Share of the series, at its end, that is held out."""
 
-    def series(self, say: Callable[[str], None]) -> tuple[np.ndarray, tuple[str, ...]]:
+    def series(self, say: Say) -> tuple[np.ndarray, tuple[str, ...]]:
         """The series, float64 [T, D], and the names of its channels; `say` is told what is left out."""
         raise NotImplementedError
 
@@ -93,7 +93,7 @@ class TimeSeries(Windows, name="time_series"):
     decimal: Decimal = "auto"
     """The decimal sign of a .csv; auto for the only one that reads all its numbers."""
 
-    def series(self, say: Callable[[str], None]) -> tuple[np.ndarray, tuple[str, ...]]:
+    def series(self, say: Say) -> tuple[np.ndarray, tuple[str, ...]]:
         path = existing(self.path, "a .csv or .npz file")
         if path.suffix == ".npz":
             return _npz(path, self.columns, say)
@@ -102,7 +102,7 @@ class TimeSeries(Windows, name="time_series"):
         return channels(read(path, self.separator), self.decimal, self.columns, say)
 
 
-def _npz(path: Path, columns: tuple[str, ...], say: Callable[[str], None]) -> tuple[np.ndarray, tuple[str, ...]]:
+def _npz(path: Path, columns: tuple[str, ...], say: Say) -> tuple[np.ndarray, tuple[str, ...]]:
     """The chosen channels of an .npz, or all, and their names."""
     from harness.data.images import npz
 
@@ -139,7 +139,7 @@ def _names(path: Path, given: np.ndarray | None, number: int) -> tuple[str, ...]
     return names
 
 
-def _say_others(path: Path, arrays: dict[str, np.ndarray], rows: int, say: Callable[[str], None]) -> None:
+def _say_others(path: Path, arrays: dict[str, np.ndarray], rows: int, say: Say) -> None:
     """Say which arrays are no part of the series; those of its times are checked."""
     from harness.data import times
 
@@ -156,7 +156,7 @@ class USMacro(Windows, name="us_macro"):
 
     source: ClassVar[str] = "statsmodels' macrodata (Federal Reserve Bank of St. Louis)"
 
-    def series(self, say: Callable[[str], None]) -> tuple[np.ndarray, tuple[str, ...]]:
+    def series(self, say: Say) -> tuple[np.ndarray, tuple[str, ...]]:
         from statsmodels.datasets import macrodata
 
         table = macrodata.load_pandas().data

@@ -14,7 +14,7 @@ from harness.core.errors import ConfigError
 from harness.core.registry import Component
 from harness.core.rng import stream
 from harness.data.base import Data, Kind
-from harness.evaluation.extractors import Extractor
+from harness.evaluation.extractors import VALUES, Extractor
 from harness.flow.formulation import Formulation
 
 Summary = Mapping[str, np.ndarray]
@@ -100,12 +100,11 @@ class Metric(Component, family="metric"):
     def _check_read(self, extractor: Extractor | None) -> None:
         """`ConfigError` when an extractor, or none, does not give what it reads."""
         if self.reads == "logits":
-            if extractor is None or not extractor.gives_logits():
-                given = f"values {Extractor.without_logits}"
-                if extractor is not None:
-                    given = f"{extractor.name} {extractor.without_logits}"
-                raise ConfigError("", f"{self.name} reads logits, and evaluate.extractor={given}. Leave it out.")
-            return
+            if extractor is not None and extractor.gives_logits():
+                return
+            name = VALUES if extractor is None else extractor.name
+            lacks = (extractor or Extractor).without_logits
+            raise ConfigError("", f"{self.name} reads logits, and evaluate.extractor={name} {lacks}. Leave it out.")
         read = "values" if extractor is None else "features"
         if self.reads not in (read, "either", "flow"):
             remedy = "evaluate.extractor=values" if self.reads == "values" else "an extractor"

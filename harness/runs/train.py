@@ -33,8 +33,9 @@ from harness.training.distributed import ALONE, Ranks
 from harness.training.hardware import device_use
 from harness.training.trainer import Callbacks, fit
 
-PATHS, PATH_STEPS = 32, 8
-"""The paths whose straightness is measured during training."""
+PATHS = 32
+PATH_STEPS = 8
+"""How many paths have their straightness measured during training, and in how many steps."""
 SPREAD = 2000
 """Training samples with whose spread that of the samples is compared."""
 Look = Callable[[Trained, int], None]
