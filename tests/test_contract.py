@@ -28,7 +28,7 @@ from harness.data.points import EightGaussians
 from harness.evaluation.distances import EnergyDistance
 from harness.evaluation.extractors import Extractor, Features
 from harness.evaluation.metric import Summary
-from harness.testing.contract import promises
+from harness.testing import promises
 
 DOWNLOADED = {"mnist", "fashion_mnist", "cifar10", "inception"}
 SMALLER = {"dit": {"preset": "digits"}}

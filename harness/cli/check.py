@@ -8,7 +8,7 @@ from rich.console import Console
 
 from harness.core.errors import UserError
 from harness.core.registry import load_plugin, members_of
-from harness.testing.contract import promises
+from harness.testing import promises
 
 
 def run(options: argparse.Namespace) -> None:
