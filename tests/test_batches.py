@@ -72,8 +72,8 @@ def drawn(data: Data, start: int, end: int) -> list[StoredBatch]:
 
 
 def same(a: list[StoredBatch], b: list[StoredBatch]) -> bool:
-    pairs = list(zip(a, b, strict=True))
-    return all(torch.equal(x, y) and (p is q is None or torch.equal(p, q)) for (x, p), (y, q) in pairs)  # type: ignore[arg-type]
+    pairs: Any = zip(a, b, strict=True)
+    return all(torch.equal(x, y) and (p is q is None or torch.equal(p, q)) for (x, p), (y, q) in pairs)
 
 
 @pytest.mark.parametrize("start", [0, 1, 5, 11])

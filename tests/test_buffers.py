@@ -194,7 +194,8 @@ def test_what_is_done_to_buffers_apart_is_forgotten() -> None:
     with suppress(ZeroDivisionError), buffers_apart(network):
         network(torch.randn(8, 2), torch.rand(8))
         assert network.blocks[1][1].running_mean is network.blocks[0][1].running_mean  # type: ignore[index]
-        assert not torch.equal(network.blocks[0][1].running_mean, before["blocks.0.1.running_mean"][1])  # type: ignore[index]
+        moved = network.blocks[0][1].running_mean  # type: ignore[index]
+        assert not torch.equal(moved, before["blocks.0.1.running_mean"][1])
         _ = 1 / 0
     for name, value in network.named_buffers(remove_duplicate=False):
         assert value is before[name][0], name

@@ -324,12 +324,14 @@ def test_values_that_are_equal_have_one_digest() -> None:
 
 
 HOLDABLE = [
-    int, float | None, typing.Optional[str], tuple[int | None, ...], tuple[tuple[float, ...], ...], Weighting | None,  # noqa: UP045
+    typing.Optional[str],  # noqa: UP045
+    int, float | None, tuple[int | None, ...], tuple[tuple[float, ...], ...], Weighting | None,
     Annotated[int | None, Range(0)], Literal["a", 1, None, True], tuple[Weighting, ...],
     Annotated[int, Range(0)] | None,
 ]  # fmt: skip
 UNHOLDABLE: list[Any] = [
-    int | str, typing.Union[float, str, None], Weighting | int, list[int], dict[str, int], tuple[int, str], tuple[int],  # noqa: UP007
+    typing.Union[float, str, None],  # noqa: UP007
+    int | str, Weighting | int, list[int], dict[str, int], tuple[int, str], tuple[int],
     tuple[()], tuple, set, Any, object, bytes, Path, None, Literal[b"a"], Annotated[str, Range(0)],
     Annotated[tuple[int, ...], Range(0)],
     Annotated[int, "a length"], tuple[int | str, ...], complex,

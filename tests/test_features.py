@@ -160,7 +160,9 @@ def test_no_metric_depends_on_the_order_of_the_rows() -> None:
         metric: Metric = build("metric", {"name": name, **SHORTER.get(name, {})})
         (x, of), (y, known) = clusters(type(metric), 180, 0), clusters(type(metric), 240, 1)
 
-        def value_of(rows: Tensor, real: Tensor, metric=metric, x=x, of=of, y=y, known=known) -> float:  # type: ignore[no-untyped-def]
+        def value_of(  # type: ignore[no-untyped-def]
+            rows: Tensor, real: Tensor, metric=metric, x=x, of=of, y=y, known=known
+        ) -> float:
             return metric.compare(
                 metric.summarise(x[rows], of[rows]), metric.of_reference.summarise(y[real], known[real])
             )

@@ -43,7 +43,8 @@ IN_THE_PROTOCOL: dict[str, Any] = {
     "reference": "statistics.npz",
     "checkpoint": "best",
 }
-ADAPTIVE = [name for name in registry.names("solver") if registry.find("solver", name).adaptive]  # type: ignore[attr-defined]
+SOLVERS: dict[str, Any] = {name: registry.find("solver", name) for name in registry.names("solver")}
+ADAPTIVE = [name for name, solver in SOLVERS.items() if solver.adaptive]
 WHAT_IS_MEASURED = {"nfe", "metrics"}
 
 
