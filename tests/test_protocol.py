@@ -74,6 +74,12 @@ def test_other_weights_or_data_are_another_protocol(data: Data, monkeypatch: pyt
     assert Protocol.of(BASE, data).digest != one.digest
 
 
+def test_metrics_of_the_flow_are_told_from_those_of_samples() -> None:
+    config = override(BASE, {"metrics": ["straightness", "fid", "field_error", "kid"]})
+    assert [metric.name for metric in config.flow_metrics] == ["straightness", "field_error"]
+    assert [metric.name for metric in config.sample_metrics] == ["fid", "kid"]
+
+
 def test_nfe_and_metrics_say_what_is_measured_within_a_protocol(
     tiny: RunConfig, data: Data, score: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
