@@ -109,7 +109,7 @@ def test_an_evaluation_that_was_stopped_ends_as_if_it_had_not_been(tiny: RunConf
     judge = Judge(config.evaluate, data, "cpu")
     with pytest.raises(Stopped):
         evaluate(run, restore(run), judge, stop)
-    assert KeptRows(run.parts(protocol, 2)).batches == 2
+    assert KeptRows(run.kept_rows(protocol, 2)).batches == 2
     assert run.judged(protocol) == pytest.approx(2 / 3)
     started = time.perf_counter()
     evaluate(run, restore(run), judge, lambda: False)
@@ -160,4 +160,4 @@ def test_a_reference_that_was_cut_short_is_not_continued_in_other_batches(monkey
 def test_logits_are_not_taken_from_rows_that_kept_none(tiny: RunConfig) -> None:
     protocol = tiny.protocol()
     run, with_logits = Run.of(tiny), Run.of(override(tiny, {"evaluate.metrics": ["fid", "isc"]}))
-    assert run.parts(protocol, 2) != with_logits.parts(protocol, 2)
+    assert run.kept_rows(protocol, 2) != with_logits.parts(protocol, 2)

@@ -152,22 +152,20 @@ class Run:
 
     def _lacking(self, known: dict[str, Any]) -> list[int]:
         """The NFEs of the configuration at which a metric of samples has no value."""
-        values = known["values"]
         config = self.config.evaluate
-        judged = [metric for metric in config.metrics if not isinstance(metric, FlowMetric)]
-        return [nfe for nfe in config.nfe if any(str(nfe) not in values.get(metric.name, {}) for metric in judged)]
+        by_nfe = [known["values"].get(metric.name, {}) for metric in config.sample_metrics]
+        return [nfe for nfe in config.nfe if any(str(nfe) not in values for values in by_nfe)]
 
     def judged(self, protocol: Protocol) -> float:
         """The share of the evaluation under a protocol that is done; samples that wait for their metrics count."""
         config = self.config.evaluate
         missing = self.missing(protocol)
-        flows = sum(isinstance(metric, FlowMetric) for metric in config.metrics)
         left = float(len(missing) + len(self.flow_missing(protocol)))
-        if missing and (parts := checkpoints(self.parts(protocol, missing[0]))):
-            left -= min(1.0, step_of(parts[0]) * config.batch_size / config.num_samples)
-        return 1 - left / (len(config.nfe) + flows)
+        if missing and (kept := checkpoints(self.kept_rows(protocol, missing[0]))):
+            left -= min(1.0, step_of(kept[0]) * config.batch_size / config.num_samples)
+        return 1 - left / (len(config.nfe) + len(config.flow_metrics))
 
-    def parts(self, protocol: Protocol, nfe: int) -> Path:
+    def kept_rows(self, protocol: Protocol, nfe: int) -> Path:
         """Where an evaluation at one NFE keeps what it has until all is known."""
         logits = "-logits" if any(metric.reads == "logits" for metric in self.config.evaluate.metrics) else ""
         return self.folder / "evaluations" / f"{protocol.digest}-nfe-{nfe:04d}{logits}"
@@ -175,19 +173,13 @@ class Run:
     def flow_missing(self, protocol: Protocol) -> list[FlowMetric]:
         """The metrics of the flow that are not known under a protocol, and have not failed."""
         known = self.evaluation(protocol)
-        metrics = self.config.evaluate.metrics
-        flows = [
-            metric for metric in metrics if isinstance(metric, FlowMetric) and metric.name not in known["failures"]
-        ]
+        flows = [metric for metric in self.config.evaluate.flow_metrics if metric.name not in known["failures"]]
         return [metric for metric in flows if str(metric.nfe) not in known["values"].get(metric.name, {})]
 
     def failed(self, protocol: Protocol) -> dict[str, NoValue]:
         """{NFE as text, or metric of the flow: why it has no value under a protocol}, of all that is asked for."""
         known = self.evaluation(protocol)
-        asked = {
-            *map(str, self._lacking(known)),
-            *(m.name for m in self.config.evaluate.metrics if isinstance(m, FlowMetric)),
-        }
+        asked = {*map(str, self._lacking(known)), *(metric.name for metric in self.config.evaluate.flow_metrics)}
         return {place: NoValue.of(note) for place, note in known["failures"].items() if place in asked}
 
     def settled(self, protocol: Protocol) -> bool:

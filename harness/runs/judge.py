@@ -53,7 +53,7 @@ def require_values(run: Run, protocol: Protocol) -> None:
 
 def _evaluate_at(run: Run, trained: Trained, judge: Judge, nfe: int, stop: Stop) -> None:
     """What the samples at one NFE are judged to be; continues where it was cut short."""
-    place = run.parts(judge.protocol, nfe)
+    place = run.kept_rows(judge.protocol, nfe)
     started = time.perf_counter()
     kept = KeptRows(place)
     batches = samples(run, trained, nfe, run.config.evaluate.num_samples, first=kept.batches)

@@ -19,7 +19,6 @@ from harness.core.config import digest, flatten
 from harness.core.errors import UserError, redacted
 from harness.core.files import locked, read_json, read_json_if_there, read_lines, results_folder, write_json
 from harness.core.provenance import machine
-from harness.evaluation.flow_metrics import FlowMetric
 from harness.evaluation.protocol import Protocol
 from harness.runs.folder import Run
 from harness.runs.pairs import PairSet
@@ -225,7 +224,7 @@ def _machine_tags() -> dict[str, str]:
 
 def _values(run: Run, known: dict[str, Any], new: list[list[str]]) -> list[Metric]:
     """The values of an evaluation by metric and NFE, and the calls that an adaptive solver chose."""
-    flows = {metric.name for metric in run.config.evaluate.metrics if isinstance(metric, FlowMetric)}
+    flows = {metric.name for metric in run.config.evaluate.flow_metrics}
     points = []
     for metric, nfe in new:
         name = f"flow/{metric}" if metric in flows else metric  # training measures the like under the bare name

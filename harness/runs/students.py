@@ -10,7 +10,6 @@ import torch
 from harness.components.solvers import Euler
 from harness.components.time_grids import UniformGrid
 from harness.core.errors import ConfigError
-from harness.evaluation.flow_metrics import FlowMetric
 from harness.flow.sampling import Guidance
 
 if TYPE_CHECKING:
@@ -77,11 +76,9 @@ def _check_distilled(config: RunConfig) -> None:
         if getattr(config.evaluate, name) != value:
             reason = "a distilled network knows t = 1 alone, and is sampled by one unguided step of Euler's method"
             raise ConfigError(f"evaluate.{name}", f"{reason}. Leave {name} as it is by default, with evaluate.nfe=[1].")
-    for i, metric in enumerate(config.evaluate.metrics):
-        if isinstance(metric, FlowMetric):
-            raise ConfigError(
-                f"evaluate.metrics[{i}]", f"{metric.name} is of a flow, and a distilled network is none. Leave it out."
-            )
+    for metric in config.evaluate.flow_metrics:
+        path = f"evaluate.metrics[{config.evaluate.metrics.index(metric)}]"
+        raise ConfigError(path, f"{metric.name} is of a flow, and a distilled network is none. Leave it out.")
 
 
 def guided_twice(config: RunConfig) -> str | None:

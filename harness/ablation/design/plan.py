@@ -16,7 +16,6 @@ from harness.core.errors import UserError
 from harness.core.files import read_json
 from harness.core.registry import build, find, sources
 from harness.data.base import load
-from harness.evaluation.flow_metrics import FlowMetric
 from harness.evaluation.protocol import Protocol
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
@@ -166,7 +165,7 @@ def measured(config: RunConfig, metrics: Sequence[str]) -> RunConfig:
 
 def nfe_of(metric: str, config: RunConfig, otherwise: int) -> int:
     """Where the values of a metric stand that does not depend on `evaluate.nfe`; `otherwise` for the rest."""
-    return next((m.nfe for m in config.evaluate.metrics if m.name == metric and isinstance(m, FlowMetric)), otherwise)
+    return next((m.nfe for m in config.evaluate.flow_metrics if m.name == metric), otherwise)
 
 
 def _refuse_replaced(study: Study, changes: Mapping[str, Any]) -> None:

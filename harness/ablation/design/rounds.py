@@ -9,7 +9,6 @@ from typing import Any
 from harness.ablation.design.plan import Plan, measured, same_training
 from harness.core.config import override
 from harness.core.errors import ConfigError
-from harness.evaluation.flow_metrics import FlowMetric
 from harness.flow.sampling import Guidance
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
@@ -46,14 +45,13 @@ def plan_of(
         arms[config.title] = config
     if distil:
         judged = {f"evaluate.{name}": value for name, value in ONE_STEP_ONLY.items()}
-        bare = [metric for metric in config.evaluate.metrics if not isinstance(metric, FlowMetric)]
-        config = override(config, {"reflow.distil": True, **judged, "evaluate.metrics": bare})
+        bare = {"evaluate.metrics": list(config.evaluate.sample_metrics)}
+        config = override(config, {"reflow.distil": True, **judged, **bare})
         arms[config.title] = config
     for config in arms.values():
         check(config)
     of = runs[0].name.partition("-")[0]
-    metrics = teacher.evaluate.metrics
-    primary = next((metric for metric in metrics if not isinstance(metric, FlowMetric)), metrics[0])
+    primary = (*teacher.evaluate.sample_metrics, *teacher.evaluate.metrics)[0]
     return Plan(
         "reflow", of, "What does each round of reflow change?", teacher.title, arms,
         tuple(run.config.seed for run in runs), primary.name, min(teacher.evaluate.nfe), 0.05,
