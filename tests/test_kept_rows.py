@@ -160,4 +160,4 @@ def test_a_reference_that_was_cut_short_is_not_continued_in_other_batches(monkey
 def test_logits_are_not_taken_from_rows_that_kept_none(tiny: RunConfig) -> None:
     protocol = tiny.protocol()
     run, with_logits = Run.of(tiny), Run.of(override(tiny, {"evaluate.metrics": ["fid", "isc"]}))
-    assert run.kept_rows(protocol, 2) != with_logits.parts(protocol, 2)
+    assert run.kept_rows(protocol, 2) != with_logits.kept_rows(protocol, 2)

@@ -78,7 +78,7 @@ def given(plan: Plan, workers: int | None = None, trials_per_gpu: int | None = N
     return Placement(workers or min(fitting, len(plan.seeds) if chained else len(plan.trials())), train.threads, gpus)
 
 
-def choose(plan: Plan, say: Callable[[str], None]) -> Placement:
+def choose(plan: Plan, say: Say) -> Placement:
     """The fastest way for a plan's baseline, measured if this machine has not measured it before."""
     config = plan.arms[plan.baseline]
     trials = len(plan.trials())
