@@ -25,7 +25,8 @@ from harness.runs.lineage import lineage, training_seconds
 from harness.runs.train import train
 
 CHANGES = {
-    "backbone.channels": 8, "backbone.groups": 4, "backbone.multipliers": [1], "train.steps": 60, "train.checkpoint_every": 6, "train.log_every": 3,
+    "backbone.channels": 8, "backbone.groups": 4, "backbone.multipliers": [1],
+    "train.steps": 60, "train.checkpoint_every": 6, "train.log_every": 3,
     "train.batch_size": 32, "evaluate.nfe": [1, 4], "evaluate.num_samples": 100, "train.device": "cpu",
 }  # fmt: skip
 SHORT = ",".join(

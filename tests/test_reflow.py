@@ -105,6 +105,7 @@ MATTERS: dict[str, Any] = {
     "later_guidance": {"scale": 2},
     "average": "last",
     "batch_size": 25,
+    "checkpoint": "best",
 }
 
 

@@ -20,7 +20,7 @@ from typing import IO
 IMPORTED = [
     "mlflow", "mlflow.store.tracking.sqlalchemy_store", "scipy.stats", "sklearn.datasets", "torch._dynamo",
     "harness.ablation.execute.worker", "harness.ablation.report.figures", "harness.cli.ablate", "harness.cli.reflow",
-    "harness.runs.explain",
+    "harness.cli.tune", "harness.runs.explain",
 ]  # fmt: skip
 """What a command or a worker imports sooner or later: some 15 seconds."""
 
