@@ -52,7 +52,9 @@ def test_override_gives_a_component_the_fields_that_it_needs() -> None:
 def test_override_reaches_nested_fields_and_keeps_their_siblings() -> None:
     changed = override(BASE, {"train.steps": 7, "backbone.multipliers": [1, 2, 2], "seed": 4})
     expected = to_dict(BASE)
-    expected["train"]["steps"], expected["backbone"]["multipliers"], expected["seed"] = 7, [1, 2, 2], 4
+    expected["train"]["steps"] = 7
+    expected["backbone"]["multipliers"] = [1, 2, 2]
+    expected["seed"] = 4
     assert to_dict(changed) == expected
 
 
@@ -280,7 +282,8 @@ def test_other_fields_read_what_was_typed_as_json() -> None:
     """Drawn numbers against what Python reads in the same digits."""
     rng = random.Random(0)
     for _ in range(50):
-        whole, real = rng.randint(-(10**12), 10**12), rng.gauss(0, 10 ** rng.randint(-8, 8))
+        whole = rng.randint(-(10**12), 10**12)
+        real = rng.gauss(0, 10 ** rng.randint(-8, 8))
         held = override(Holds(), parse_assignments([f"whole={whole}", f"real={real!r}", f"numbers=[{abs(whole)}, 0]"]))
         assert (held.whole, held.real, held.numbers) == (whole, real, (abs(whole), 0))
     typed = ["switch=true", "limit=2", "choice=1", 'weighting={"name":"min_snr","gamma":4}']
@@ -324,12 +327,14 @@ def test_values_that_are_equal_have_one_digest() -> None:
 
 
 HOLDABLE = [
-    int, float | None, typing.Optional[str], tuple[int | None, ...], tuple[tuple[float, ...], ...], Weighting | None,  # noqa: UP045
+    int, float | None, typing.Optional[str], tuple[int | None, ...], tuple[tuple[float, ...], ...],  # noqa: UP045
+    Weighting | None,
     Annotated[int | None, Range(0)], Literal["a", 1, None, True], tuple[Weighting, ...],
     Annotated[int, Range(0)] | None,
 ]  # fmt: skip
 UNHOLDABLE: list[Any] = [
-    int | str, typing.Union[float, str, None], Weighting | int, list[int], dict[str, int], tuple[int, str], tuple[int],  # noqa: UP007
+    int | str, typing.Union[float, str, None], Weighting | int, list[int],  # noqa: UP007
+    dict[str, int], tuple[int, str], tuple[int],
     tuple[()], tuple, set, Any, object, bytes, Path, None, Literal[b"a"], Annotated[str, Range(0)],
     Annotated[tuple[int, ...], Range(0)],
     Annotated[int, "a length"], tuple[int | str, ...], complex,

@@ -69,7 +69,8 @@ def random_classes(seed: int) -> Tensor:
 def test_every_class_is_held_out_in_the_same_share_and_none_is_lost_to_training() -> None:
     parted = 0
     for seed in range(200):
-        classes, every = random_classes(seed), (5, 10)[seed % 2]
+        classes = random_classes(seed)
+        every = (5, 10)[seed % 2]
         said = f"seed {seed}: one in {every} of {classes.bincount().tolist()}"
         if len(classes) < every or classes.bincount().max() == 1:
             continue
@@ -78,7 +79,8 @@ def test_every_class_is_held_out_in_the_same_share_and_none_is_lost_to_training(
         except UserError:
             continue
         parted += 1
-        counts, held = classes.bincount().double(), torch.bincount(classes[apart], minlength=int(classes.max()) + 1)
+        counts = classes.bincount().double()
+        held = torch.bincount(classes[apart], minlength=int(classes.max()) + 1)
         assert (held >= torch.floor(counts / every)).all(), said
         assert (held <= torch.ceil(counts / every)).all(), said
         assert (held < counts).all(), said
@@ -167,7 +169,9 @@ def test_classes_beyond_their_names_are_refused(wrong: int, folder: Path) -> Non
     classes = np.append(np.arange(19) % 10, wrong)
     for part in ("train", "test"):
         given = {"y_train": np.arange(20) % 10, "y_test": np.arange(20) % 10, f"y_{part}": classes}
-        np.savez(folder / "cifar10.npz", x_train=pixels(20, 32, 32, 3), x_test=pixels(20, 32, 32, 3), **given)  # type: ignore[arg-type]
+        x = pixels(20, 32, 32, 3)
+        y = pixels(20, 32, 32, 3)
+        np.savez(folder / "cifar10.npz", x_train=x, x_test=y, **given)  # type: ignore[arg-type]
         refused(
             CIFAR10(),
             f"dataset: the classes are numbers from {min(wrong, 0)} to {max(wrong, 9)}, not from 0 to 9. ",
@@ -235,8 +239,10 @@ def test_every_byte_survives_encoding() -> None:
 
 def test_a_fingerprint_is_of_the_content() -> None:
     assert Digits().load().fingerprint == Digits().load().fingerprint
-    train, held_out = torch.from_numpy(pixels(4, 1, 2, 2)), torch.from_numpy(pixels(2, 1, 2, 2, seed=1))
-    touched, touched_held_out = train.clone(), held_out.clone()
+    train = torch.from_numpy(pixels(4, 1, 2, 2))
+    held_out = torch.from_numpy(pixels(2, 1, 2, 2, seed=1))
+    touched = train.clone()
+    touched_held_out = held_out.clone()
     touched[3, 0, 1, 1] ^= 1
     touched_held_out[0] ^= 1
     variants = [
@@ -258,7 +264,8 @@ def test_a_fingerprint_is_of_the_content() -> None:
 
 
 def test_cifar10_is_read_from_one_file(folder: Path) -> None:
-    train, test = pixels(10, 32, 32, 3), pixels(2, 32, 32, 3, seed=1)
+    train = pixels(10, 32, 32, 3)
+    test = pixels(2, 32, 32, 3, seed=1)
     np.savez(
         folder / "cifar10.npz",
         x_train=train,
@@ -387,7 +394,9 @@ def refused(dataset: object, start: str, said: str) -> None:
 
 
 def test_classes_that_do_not_fit_their_samples_are_refused() -> None:
-    train, held, some = torch.zeros(6, 2), torch.zeros(3, 2), torch.tensor([0, 1, 1])
+    train = torch.zeros(6, 2)
+    held = torch.zeros(3, 2)
+    some = torch.tensor([0, 1, 1])
     for classes, held_classes, said in (
         (some.repeat(2), None, "one of classes and held_out_classes is missing"),
         (None, some, "one of classes and held_out_classes is missing"),

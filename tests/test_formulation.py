@@ -79,7 +79,11 @@ def test_stochastic_sampling_needs_independent_noise(solver: str, coupling: Any)
 
 
 def test_there_is_something_to_refuse() -> None:
-    assert set(map(named, NOT_GAUSSIAN)) == {name for name in names("noise") if not find("noise", name).gaussian}  # type: ignore[attr-defined]
+    assert set(map(named, NOT_GAUSSIAN)) == {
+        name
+        for name in names("noise")
+        if not find("noise", name).gaussian  # type: ignore[attr-defined]
+    }
     assert set(map(named, NOT_INDEPENDENT)) == set(names("coupling")) - {"independent"}
     assert STOCHASTIC == ["euler_maruyama", "heun_sde"]
 
@@ -101,7 +105,8 @@ def test_what_needs_no_score_goes_with_any_noise_and_coupling(prediction: str) -
             ).noise.name == named(noise)
 
 
-LARGER, SMALLER = "Choose a larger one, like 0.01.", "Choose a smaller one, like 0.99."
+LARGER = "Choose a larger one, like 0.01."
+SMALLER = "Choose a smaller one, like 0.99."
 
 
 @pytest.mark.parametrize(
@@ -380,7 +385,8 @@ def test_a_batch_larger_than_the_data(tiny: RunConfig) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("part", ["training", "held-out"])
 def test_data_that_are_not_finite_are_refused(part: str, value: float) -> None:
-    good, bad = torch.zeros(4, 3), torch.zeros(2, 3)
+    good = torch.zeros(4, 3)
+    bad = torch.zeros(2, 3)
     bad[1, 1] = bad[1, 2] = value
     parts = (bad, good) if part == "training" else (good, bad)
     with pytest.raises(UserError) as caught:
