@@ -500,9 +500,8 @@ def test_a_network_that_is_told_the_classes_of_pairs_is_told_the_right_ones(smal
 
 
 POINTS = {
-    "train.steps": 700, "train.batch_size": 128, "train.sample_every": 700, "train.checkpoint_every": 700,
-    "reflow.number": 5000,
-    "reflow.nfe": 40, "reflow.batch_size": 1000, "evaluate.nfe": [32], "evaluate.metrics": ["sliced_wasserstein"],
+    "train.steps": 350, "train.batch_size": 128, "train.sample_every": 350, "train.checkpoint_every": 350,
+    "reflow.number": 3000, "reflow.nfe": 20, "reflow.batch_size": 1000, "evaluate.nfe": [32], "evaluate.metrics": ["sliced_wasserstein"],
 }  # fmt: skip
 
 
