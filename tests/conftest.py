@@ -55,6 +55,7 @@ def tiny() -> RunConfig:
     """Digits, 12 steps of a network with 8 channels, judged by 64 samples at NFE 1 and 2."""
     changes = {
         "backbone.channels": 8,
+        "backbone.multipliers": [1],
         "backbone.groups": 4,
         "train.steps": 12,
         "train.batch_size": 32,
