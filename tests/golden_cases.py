@@ -155,7 +155,8 @@ def write_cells(folder: Path) -> Path:
 
 def write_pictures(folder: Path) -> Path:
     """300 grey pictures of 28 x 28 in three classes, in an .npz: bright squares at places that depend on the class."""
-    rng, classes = np.random.RandomState(1), np.arange(300) % 3
+    rng = np.random.RandomState(1)
+    classes = np.arange(300) % 3
     images = rng.randint(0, 60, (300, 28, 28, 1)).astype(np.uint8)
     for image, label in zip(images, classes, strict=True):
         image[4 + 6 * label : 14 + 6 * label, 5:20] += 150
@@ -184,7 +185,9 @@ def named(folder: Path) -> dict[str, RunConfig]:
 
 
 def of_rounds(known: dict[str, RunConfig]) -> dict[str, RunConfig]:
-    digits, points, classes = known["digits"], known["points"], known["digits_classes"]
+    digits = known["digits"]
+    points = known["points"]
+    classes = known["digits_classes"]
     return {
         "one round": override(digits, {"reflow.rounds": 1}),
         "two rounds": override(digits, {"reflow.rounds": 2, "reflow.solver": "euler", "reflow.time_grid": "quadratic"}),
@@ -209,7 +212,9 @@ def of_rounds(known: dict[str, RunConfig]) -> dict[str, RunConfig]:
 
 
 def of_samplers(known: dict[str, RunConfig]) -> dict[str, RunConfig]:
-    digits, points, classes = known["digits"], known["points"], known["digits_classes"]
+    digits = known["digits"]
+    points = known["points"]
+    classes = known["digits_classes"]
     return {
         "guided": override(
             classes, {"evaluate.guidance": {"scale": 2.0, "low": 0.1, "high": 0.9}, "evaluate.solver": "heun"}

@@ -202,8 +202,6 @@ def test_a_fall_that_the_interval_holds_is_none() -> None:
             (0.03, -0.01, [-0.02, 0.06], False),
             (0.03, -0.05, [-0.02, 0.06], True),
         ):
-            values, intervals = (
-                {metric.name: {"8": before, "32": after}},
-                {metric.name: {"8": interval, "32": interval}},
-            )
+            values = {metric.name: {"8": before, "32": after}}
+            intervals = {metric.name: {"8": interval, "32": interval}}
             assert bool(doubts(values, [metric], intervals)) == falls, (metric.name, before, after)

@@ -14,7 +14,8 @@ from harness.core.checkpoint import checkpoints, step_of, write_checkpoint
 from harness.core.errors import ConfigError, UserError
 from harness.training.ema import Averages, combine
 
-STEPS, EVERY = 1500, 30
+STEPS = 1500
+EVERY = 30
 
 
 def profile(t: float, gamma: float, end: float) -> float:
@@ -31,7 +32,8 @@ def test_the_width_is_the_standard_deviation_of_the_profile(width: float) -> Non
 
 def test_the_mixture_is_the_least_squares_fit_of_the_profiles() -> None:
     """Against the fit on a fine grid of times."""
-    ends, gammas = np.array([3.0, 3.0, 6.0, 6.0, 10.0, 10.0]), np.array([6.94, 16.97] * 3)
+    ends = np.array([3.0, 3.0, 6.0, 6.0, 10.0, 10.0])
+    gammas = np.array([6.94, 16.97] * 3)
     times = (np.arange(200_000) + 0.5) / 20_000
     basis = np.stack(
         [np.where(times <= e, (g + 1) * times**g / e ** (g + 1), 0) for e, g in zip(ends, gammas, strict=True)], 1
@@ -71,8 +73,10 @@ def put_together(folder: Path, width: float) -> dict[str, Tensor]:
 
 def test_an_average_put_together_is_the_one_tracked_directly(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network, widths = nn.Linear(20, 20), (0.03, 0.07, 0.13, 0.2)
-    kept, direct = Snapshots(network, [], WIDTHS), {width: Averages(network, [], [width]) for width in widths}
+    network = nn.Linear(20, 20)
+    widths = (0.03, 0.07, 0.13, 0.2)
+    kept = Snapshots(network, [], WIDTHS)
+    direct = {width: Averages(network, [], [width]) for width in widths}
     kept.folder = tmp_path
     walk(network, [kept, *direct.values()])
     for width in widths:
@@ -84,7 +88,8 @@ def test_an_average_put_together_is_the_one_tracked_directly(tmp_path: Path) -> 
 def test_several_averages_are_each_what_they_would_be_alone() -> None:
     torch.manual_seed(0)
     network = nn.Linear(20, 20)
-    together, alone = Averages(network, [0.9, 0.99], [0.1]), [Averages(network, [decay]) for decay in (0.9, 0.99)]
+    together = Averages(network, [0.9, 0.99], [0.1])
+    alone = [Averages(network, [decay]) for decay in (0.9, 0.99)]
     walk(network, [together, *alone])
     for decay, own in zip((0.9, 0.99), alone, strict=True):
         assert torch.equal(together.tensors()[f"ema-{decay}/weight"], own.network.weight)  # type: ignore[arg-type]

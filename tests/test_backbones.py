@@ -109,7 +109,8 @@ def test_dits_have_as_many_parameters_as_the_papers(preset: str) -> None:
     config = build("backbone", {"name": "dit", "preset": preset})
     with torch.device("meta"):
         ours = count(config.build((4, 32, 32), 1000))
-    width, pixels = config.width, 4 * config.patch**2
+    width = config.width
+    pixels = 4 * config.patch**2
     condition = 257 * width + (width + 1) * width + 1001 * width
     blocks = config.depth * (18 * width + 15) * width
     final = 2 * (width + 1) * width + (width + 1) * pixels
@@ -196,7 +197,8 @@ def test_the_unet_computes_what_torchcfms_does(conditioning: str, heads_first: b
     )
     copy_in_order(theirs, ours, heads_first)
     x, t = batch(3, 8, 12)
-    output, expected = ours(x, t, torch.tensor([2, -1, 0])), theirs(t, x, torch.tensor([3, 0, 1]))
+    output = ours(x, t, torch.tensor([2, -1, 0]))
+    expected = theirs(t, x, torch.tensor([3, 0, 1]))
     assert expected.std() > 0.3
     torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
 
@@ -269,11 +271,14 @@ def test_a_residual_block_is_norm_convolution_condition_norm_convolution(conditi
     module = shaken(
         ResidualBlock(8, outer, 6, UNet(channels=8, groups=4, conditioning=conditioning), 0), std=0.3
     ).double()
-    x, condition, w = batch(8, 5, 3, dtype=torch.float64)[0], batch(6, dtype=torch.float64)[0], module.state_dict()
+    x = batch(8, 5, 3, dtype=torch.float64)[0]
+    condition = batch(6, dtype=torch.float64)[0]
+    w = module.state_dict()
     h = F.conv2d(silu(group_norm(x, 4, w, "norm1")), w["conv1.weight"], w["conv1.bias"], padding=1)
     told = affine(condition, w, "condition")[..., None, None]
     if conditioning == "film":
-        scale, shift = told[:, :outer], told[:, outer:]
+        scale = told[:, :outer]
+        shift = told[:, outer:]
         h = group_norm(h, 4, w, "norm2") * (1 + scale) + shift
     else:
         h = group_norm(h + told, 4, w, "norm2")
@@ -284,8 +289,11 @@ def test_a_residual_block_is_norm_convolution_condition_norm_convolution(conditi
 
 def test_the_mlp_is_residual_with_film_before_each_block() -> None:
     network = built(MLP(width=9, blocks=2), (5,), 3).double()
-    (x, t), y, w = batch(5, dtype=torch.float64), torch.tensor([2, -1, 0]), network.state_dict()
-    condition, h = silu(network.condition(t, y)), affine(x, w, "stem")
+    x, t = batch(5, dtype=torch.float64)
+    y = torch.tensor([2, -1, 0])
+    w = network.state_dict()
+    condition = silu(network.condition(t, y))
+    h = affine(x, w, "stem")
     for block in ("blocks.0", "blocks.1"):
         scale, shift = affine(condition, w, f"{block}.film").chunk(2, -1)
         h = h + affine(silu(affine(h * (1 + scale) + shift, w, f"{block}.inner")), w, f"{block}.outer")
@@ -299,7 +307,8 @@ def test_the_mlp_is_residual_with_film_before_each_block() -> None:
 def test_a_network_starts_at_zero_and_its_output_layer_learns_at_once(kind: str) -> None:
     config, shape = SMALL[kind]
     network: Any = config.build(shape, 3)
-    (x, t), y = batch(*shape), torch.tensor([0, -1, 2])
+    x, t = batch(*shape)
+    y = torch.tensor([0, -1, 2])
     output = network(x, t, y)
     assert torch.equal(output, torch.zeros_like(x))
     (output - x).square().mean().backward()
@@ -309,16 +318,20 @@ def test_a_network_starts_at_zero_and_its_output_layer_learns_at_once(kind: str)
 
 
 def test_at_the_start_every_block_of_a_transformer_is_the_identity() -> None:
-    module, (x, _) = Trunk(12, 2, 3, 5), batch(7, 12)
+    module = Trunk(12, 2, 3, 5)
+    x, _ = batch(7, 12)
     for block in module.blocks:
         assert torch.equal(block(x, batch(12)[0]), x)
 
 
 def test_a_residual_blocks_attention_starts_as_the_identity() -> None:
     torch.manual_seed(0)
-    config, x, condition = UNet(channels=8, groups=4), batch(8, 4, 4)[0], batch(6)[0]
+    config = UNet(channels=8, groups=4)
+    x = batch(8, 4, 4)[0]
+    condition = batch(6)[0]
     block = ResidualBlock(8, 8, 6, config, heads=2)
-    attended, block.attention = block(x, condition), nn.Identity()
+    attended = block(x, condition)
+    block.attention = nn.Identity()
     assert torch.equal(attended, block(x, condition))
 
 
@@ -356,7 +369,8 @@ def test_every_weight_is_used(kind: str) -> None:
 @NETWORKS
 def test_the_output_depends_on_time_and_on_each_sample_alone(kind: str) -> None:
     config, shape = SMALL[kind]
-    network, (x, t) = built(config, shape), batch(*shape)
+    network = built(config, shape)
+    x, t = batch(*shape)
     whole = network(x, t)
     torch.testing.assert_close(network(x[1:2], t[1:2]), whole[1:2], rtol=1e-4, atol=1e-5)
     assert not torch.allclose(network(x, t.flip(0))[0], whole[0], atol=1e-3)
@@ -365,7 +379,9 @@ def test_the_output_depends_on_time_and_on_each_sample_alone(kind: str) -> None:
 @NETWORKS
 def test_bfloat16_gives_the_same_output_roughly_and_finite_gradients(kind: str) -> None:
     config, shape = SMALL[kind]
-    network, (x, t), y = built(config, shape, 3), batch(*shape), torch.tensor([0, -1, 2])
+    network = built(config, shape, 3)
+    x, t = batch(*shape)
+    y = torch.tensor([0, -1, 2])
     with torch.autocast("cpu", torch.bfloat16):
         output = network(x, t, y)
     expected = network(x, t, y)
@@ -417,7 +433,8 @@ DROPPING = pytest.mark.parametrize(
 
 @DROPPING
 def test_dropout_acts_in_training_alone(config: Any, shape: tuple[int, ...]) -> None:
-    network, plain = built(config, shape), built(dataclasses.replace(config, dropout=0), shape)
+    network = built(config, shape)
+    plain = built(dataclasses.replace(config, dropout=0), shape)
     x, t = batch(*shape)
     assert not torch.allclose(network(x, t), network(x, t), atol=1e-3)
     assert torch.equal(network.eval()(x, t), plain(x, t))
@@ -426,7 +443,8 @@ def test_dropout_acts_in_training_alone(config: Any, shape: tuple[int, ...]) -> 
 @DROPPING
 def test_dropout_drops_the_declared_share_of_single_activations(config: Any, shape: tuple[int, ...]) -> None:
     """In every block, and each on its own: 16 that lie together vary as 16 throws of a coin do."""
-    network, shares = built(config, shape), []
+    network = built(config, shape)
+    shares = []
     blocks = [module for module in network.modules() if hasattr(module, "dropout")]
     for block in blocks:
         block.dropout.register_forward_hook(
@@ -472,7 +490,8 @@ def blocks_with_attention(attention: tuple[int, ...]) -> list[bool]:
 
 def test_attention_ends_the_blocks_of_the_levels_with_its_heights_and_the_first_of_the_middle() -> None:
     """Two blocks a level down, three up; the middle has a second one if it has attention."""
-    none, all_ = [False, False], [True, True]
+    none = [False, False]
+    all_ = [True, True]
     assert blocks_with_attention(()) == [*none * 3, False, *[False] * 9]
     assert blocks_with_attention((8,)) == [*none, *all_, *none, True, False, *[False] * 3, *[True] * 3, *[False] * 3]
     assert blocks_with_attention((4, 16)) == [*all_, *none, *all_, True, False, *[True] * 3, *[False] * 3, *[True] * 3]
@@ -497,7 +516,8 @@ class Spy(nn.Module):
 def test_patches_go_to_tokens_and_back_to_their_places() -> None:
     """Tokens row by row, as a convolution with the stem's weights gives them; what comes out lies where it was."""
     network: Any = DiT(width=12, heads=1, depth=1, patch=2).build((3, 8, 6))
-    network.trunk, (x, t) = Spy(), batch(3, 8, 6)
+    network.trunk = Spy()
+    x, t = batch(3, 8, 6)
     nn.init.eye_(network.stem.weight)
     positions_as_image = network(torch.zeros_like(x), t)
     positions = network.trunk.tokens
@@ -521,7 +541,9 @@ def test_half_of_a_position_says_the_row_and_half_the_column(size: tuple[int, in
 
 def test_a_dit_is_its_tokens_trunk_and_pixels_at_any_size_that_patches_divide() -> None:
     network = built(DiT(width=12, depth=2, heads=3, patch=2), (3, 8, 8), 4).double()
-    (x, t), y, w = batch(3, 6, 10, dtype=torch.float64), torch.tensor([3, -1, 0]), network.state_dict()
+    x, t = batch(3, 6, 10, dtype=torch.float64)
+    y = torch.tensor([3, -1, 0])
+    w = network.state_dict()
     tokens = F.conv2d(x, w["stem.weight"].view(12, 3, 2, 2), w["stem.bias"], stride=2).flatten(2).mT
     positions = torch.cat([waves(torch.arange(15) // 5, 6), waves(torch.arange(15) % 5, 6)], -1)
     weights = {name.removeprefix("trunk."): value for name, value in w.items() if name.startswith("trunk.")}
@@ -540,12 +562,14 @@ def test_a_dit_refuses_sizes_that_its_patches_do_not_divide(size: tuple[int, int
 
 
 def test_a_transformer_takes_sequences_of_other_lengths() -> None:
-    network, (x, t) = built(Transformer(width=8, depth=2, heads=2), (6, 3)), batch(9, 3)
+    network = built(Transformer(width=8, depth=2, heads=2), (6, 3))
+    x, t = batch(9, 3)
     assert network(x, t).shape == x.shape
 
 
 def test_the_order_of_a_sequence_counts_by_sines_of_its_places() -> None:
-    network, (x, t) = built(Transformer(width=8, depth=2, heads=2), (6, 3)), batch(9, 3)
+    network = built(Transformer(width=8, depth=2, heads=2), (6, 3))
+    x, t = batch(9, 3)
     x = x[:, :5].clamp(-3, 3)
     order = torch.tensor([4, 2, 0, 1, 3])
     assert not torch.allclose(network(x[:, order], t), network(x, t)[:, order], atol=1e-3)
@@ -562,7 +586,8 @@ def test_the_order_of_a_sequence_counts_by_sines_of_its_places() -> None:
 @pytest.mark.parametrize("dim", [2, 8, 256])
 @pytest.mark.parametrize("scale", [1.0, 1000.0])
 def test_sinusoidal_is_the_briefs_formula_of_scaled_time(dim: int, scale: float) -> None:
-    half, t = dim // 2, torch.linspace(0, 1, 11)
+    half = dim // 2
+    t = torch.linspace(0, 1, 11)
     angles = torch.stack(
         [scale * t.double() * math.exp(-i * math.log(10_000) / max(1, half - 1)) for i in range(half)], -1
     )
@@ -588,9 +613,11 @@ def test_fourier_frequencies_are_normal_with_the_declared_deviation() -> None:
 
 
 def test_fourier_frequencies_travel_with_the_weights() -> None:
-    config, shape = MLP(width=8, time_embedding=Fourier()), (5,)
+    config = MLP(width=8, time_embedding=Fourier())
+    shape = (5,)
     x, t = batch(*shape)
-    one, other = shaken(config.build(shape)), shaken(config.build(shape))
+    one = shaken(config.build(shape))
+    other = shaken(config.build(shape))
     assert not torch.equal(one(x, t), other(x, t))
     other.load_state_dict(one.state_dict())
     assert torch.equal(one(x, t), other(x, t))
@@ -599,9 +626,11 @@ def test_fourier_frequencies_travel_with_the_weights() -> None:
 def test_only_a_learned_embedding_trains() -> None:
     assert count(Sinusoidal().build(16)) == count(Fourier().build(16)) == 0
     torch.manual_seed(0)
-    module, t = Learned().build(16), torch.linspace(0, 1, 64)
+    module = Learned().build(16)
+    t = torch.linspace(0, 1, 64)
     target = torch.stack([torch.cos(math.pi * (i % 4) * t) for i in range(16)], -1)
-    optimiser, losses = torch.optim.Adam(module.parameters(), 0.02), []
+    optimiser = torch.optim.Adam(module.parameters(), 0.02)
+    losses = []
     for _ in range(200):
         losses.append((module(t) - target).square().mean())
         optimiser.zero_grad()
@@ -614,17 +643,17 @@ def test_only_a_learned_embedding_trains() -> None:
 @pytest.mark.parametrize("kind", ["unet", "dit", "transformer", "mlp"])
 def test_every_network_takes_every_time_embedding(kind: str, name: str) -> None:
     config, shape = SMALL[kind]
-    network, (x, t) = (
-        built(dataclasses.replace(config, time_embedding=build("time_embedding", name)), shape),
-        batch(*shape),
-    )
+    network = built(dataclasses.replace(config, time_embedding=build("time_embedding", name)), shape)
+    x, t = batch(*shape)
     assert (network(x, t) - network(x, t.flip(0)))[0].abs().max() > 1e-4
 
 
 def test_a_class_is_a_vector_added_to_the_times_and_none_is_the_first() -> None:
     module: Any = Condition(Sinusoidal(), 8, 6, 3)
-    t, y = torch.rand(5, generator=generator()), torch.tensor([2, -1, 0, 1, -1])
-    vectors, hidden = module.classes.weight, affine(Sinusoidal().build(8)(t), module.state_dict(), "time.1")
+    t = torch.rand(5, generator=generator())
+    y = torch.tensor([2, -1, 0, 1, -1])
+    vectors = module.classes.weight
+    hidden = affine(Sinusoidal().build(8)(t), module.state_dict(), "time.1")
     time = affine(silu(hidden), module.state_dict(), "time.3")
     assert vectors.shape == (4, 6)
     torch.testing.assert_close(module(t, y), time + vectors[[3, 0, 1, 2, 0]])
@@ -634,8 +663,10 @@ def test_a_class_is_a_vector_added_to_the_times_and_none_is_the_first() -> None:
 @NETWORKS
 def test_no_class_and_class_minus_one_are_the_same(kind: str) -> None:
     config, shape = SMALL[kind]
-    network, (x, t) = built(config, shape, 3), batch(*shape)
-    none, some = network(x, t), network(x, t, torch.tensor([-1, 2, -1]))
+    network = built(config, shape, 3)
+    x, t = batch(*shape)
+    none = network(x, t)
+    some = network(x, t, torch.tensor([-1, 2, -1]))
     assert torch.equal(network(x, t, torch.full((3,), -1)), none)
     torch.testing.assert_close(some[::2], none[::2])
     assert not torch.allclose(some[1], none[1], atol=1e-4)

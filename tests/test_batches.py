@@ -31,14 +31,17 @@ from harness.training import batches as module
 from harness.training.batches import DataOrder, StoredBatch, batches
 from harness.training.trainer import Callbacks, fit
 
-SIZE, BATCH = 20, 7
+SIZE = 20
+BATCH = 7
 
 
 class Stored:
     """Samples that are fetched; a bad one is a user's mistake."""
 
     def __init__(self, images: Tensor, workers: int, bad: int = -1):
-        self.images, self.workers, self.bad = images, workers, bad
+        self.images = images
+        self.workers = workers
+        self.bad = bad
 
     def __len__(self) -> int:
         return len(self.images)
@@ -194,7 +197,8 @@ def trained(
     config: RunConfig, folder: Path, data: Data | None = None, stop_after: int | None = None, initial: int = 0
 ) -> Tensor:
     """The weights of both networks after training to the end, or to a stop."""
-    data, calls = data or load(config.dataset), itertools.count()
+    data = data or load(config.dataset)
+    calls = itertools.count()
     torch.manual_seed(initial)
     network = config.build(data)
     callbacks = Callbacks(lambda _: None, lambda *_: {}, lambda _: None, lambda: next(calls) == stop_after)
@@ -264,7 +268,8 @@ def test_fetching_leaves_the_global_stream_alone() -> None:
 def test_training_sees_the_pictures_that_its_steps_name_flipped_by_its_seed(
     on_pictures: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data, seen = load(on_pictures.dataset), list[Tensor]()
+    data = load(on_pictures.dataset)
+    seen = list[Tensor]()
     original = Objective.task
 
     def spy(
@@ -281,7 +286,8 @@ def test_training_sees_the_pictures_that_its_steps_name_flipped_by_its_seed(
         assert y is not None
         rows = DataOrder(36, 8, on_pictures.seed).indices(step)
         assert torch.equal(y, data.classes[rows])  # type: ignore[index]
-        stored, generator = data.train[rows], stream(on_pictures.seed, "augment", step)
+        stored = data.train[rows]
+        generator = stream(on_pictures.seed, "augment", step)
         turned = torch.rand(8, 1, 1, 1, generator=generator) < 0.5
         assert torch.equal(x0, data.encode(torch.where(turned, stored.flip(-1), stored)))
         seen.append(turned)

@@ -54,7 +54,8 @@ class NormedModule(Network):
 
     def __init__(self, features: int, num_classes: int, momentum: float):
         super().__init__()
-        self.stem, self.head = nn.Linear(features + 1, 16), nn.Linear(16, features)
+        self.stem = nn.Linear(features + 1, 16)
+        self.head = nn.Linear(16, features)
         self.classes = nn.Embedding(num_classes + 1, 16)
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16, momentum=momentum), nn.Dropout(0.2), nn.SiLU())
@@ -92,7 +93,9 @@ def trained(
 
     `bad`: calls of the network in training whose output is not a number.
     """
-    data, calls, forwards = load(config.dataset), itertools.count(), itertools.count()
+    data = load(config.dataset)
+    calls = itertools.count()
+    forwards = itertools.count()
     torch.manual_seed(initial)
     network = config.build(data)
     network.register_forward_hook(
@@ -121,7 +124,8 @@ def test_what_is_trained_does_not_depend_on_how_the_run_is_carried_out(points: R
     """To the last bit of weights, averages and buffers, for settings drawn at random and each by itself."""
     run_only = {f.name for f in dataclasses.fields(TrainConfig) if f.metadata.get("run_only")}
     assert run_only == RUN_ONLY.keys() | {"device"}, "a setting that does not name a run is held to it"
-    expected, draw = trained(points, tmp_path / "base"), random.Random(0)
+    expected = trained(points, tmp_path / "base")
+    draw = random.Random(0)
     assert expected["blocks.0.1.num_batches_tracked"] == 12
     alone = [{name: values[-1]} for name, values in RUN_ONLY.items()] + [{"sample_every": 1}, {"sample_every": 3}]
     together = [{name: draw.choice(values) for name, values in RUN_ONLY.items()} for _ in range(4)]
@@ -175,7 +179,8 @@ def test_averages_have_the_buffers_of_the_last_step_as_torch_keeps_them() -> Non
     """AveragedModel copies them too, whole numbers included; it is given the same weights."""
     torch.manual_seed(0)
     network = NormedModule(2, 0, 0.3)
-    averages, reference = Averages(network, [0.9]), AveragedModel(network)
+    averages = Averages(network, [0.9])
+    reference = AveragedModel(network)
     for n in range(1, 6):
         network(torch.randn(8, 2) + n, torch.rand(8))
         averages.update(n)

@@ -30,7 +30,8 @@ from harness.runs.folder import Run
 from harness.runs.sample import restore, samples
 from harness.runs.train import train
 
-CELLS, GENES = 60, 40
+CELLS = 60
+GENES = 40
 HELD = held_out(CELLS, 5).numpy()
 LAST_HELD = int(np.flatnonzero(HELD)[-1])
 
@@ -137,7 +138,8 @@ def test_every_format_is_brought_to_the_logarithm_of_normalised_counts(
     writer: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     data = load_cells(writer(tmp_path), genes=0)
-    expected, apart = log_normalised(), HELD if data.classes is None else held(FOLDERS)
+    expected = log_normalised()
+    apart = HELD if data.classes is None else held(FOLDERS)
     assert (data.kind, data.shape, data.names) == ("cells", (GENES,), tuple(f"gene {i}" for i in range(GENES)))
     np.testing.assert_allclose(whole(data.train), expected[~apart], atol=1e-5)
     np.testing.assert_allclose(whole(data.held_out), expected[apart], atol=1e-5)
@@ -212,10 +214,8 @@ def test_stored_zeros_change_nothing(tmp_path: Path) -> None:
     stored = sparse.csr_matrix(COUNTS + 1)
     stored.data -= 1
     assert stored.nnz == COUNTS.size
-    plain, padded = (
-        load_cells(write_h5ad(tmp_path / "x.h5ad"), genes=0),
-        load_cells(write_h5ad(tmp_path / "y.h5ad", stored), genes=0),
-    )
+    plain = load_cells(write_h5ad(tmp_path / "x.h5ad"), genes=0)
+    padded = load_cells(write_h5ad(tmp_path / "y.h5ad", stored), genes=0)
     wild = 5 * torch.randn(200, GENES, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(padded.decode(wild), plain.decode(wild))
     assert padded.fingerprint == plain.fingerprint
@@ -300,8 +300,10 @@ def test_components_are_those_of_scikit_learn(tmp_path: Path) -> None:
 def test_decoding_components_is_the_least_squares_projection(tmp_path: Path) -> None:
     """Of the standardised genes, about their mean; brought back to expression and cut below."""
     data = load_cells(write_h5ad(tmp_path / "x.h5ad"), genes=0, pca=6)
-    stored, train = log_normalised(), log_normalised()[~HELD]
-    centred, axes = standardised() - standardised()[~HELD].mean(0), data.statistics["pca_axes"].double().numpy()
+    stored = log_normalised()
+    train = log_normalised()[~HELD]
+    centred = standardised() - standardised()[~HELD].mean(0)
+    axes = data.statistics["pca_axes"].double().numpy()
     coefficients = np.linalg.lstsq(axes.T, centred.T, rcond=None)[0]
     projected = (axes.T @ coefficients).T + standardised()[~HELD].mean(0)
     expected = cut(projected * train.std(0) + train.mean(0), train)
@@ -379,7 +381,8 @@ def test_keep_chooses_cells_and_leaves_genes_and_statistics_of_the_whole(
     assert kept.statistics.keys() == every.statistics.keys()
     assert all(torch.equal(kept.statistics[name], every.statistics[name]) for name in every.statistics)
     assert kept.class_names == tuple(sorted(keep))
-    chosen, apart = np.isin(DONORS, keep), held(DONORS)
+    chosen = np.isin(DONORS, keep)
+    apart = held(DONORS)
     assert np.array_equal(whole(kept.train), whole(every.train)[chosen[~apart]])
     assert np.array_equal(whole(kept.held_out), whole(every.held_out)[chosen[apart]])
     assert kept.classes is not None
@@ -435,7 +438,8 @@ def test_a_fingerprint_is_of_the_content_and_not_of_the_place(tmp_path: Path) ->
         path = write_h5ad(tmp_path / f"{name}.h5ad", counts, {"donor": donors})
         return load_cells(path, **{"genes": 0, "condition": "donor", **fields}).fingerprint["sha256"]
 
-    touched, touched_held_out = COUNTS.copy(), COUNTS.copy()
+    touched = COUNTS.copy()
+    touched_held_out = COUNTS.copy()
     touched[np.flatnonzero(~held(DONORS))[0], 5] += 1
     touched_held_out[np.flatnonzero(held(DONORS))[0], 5] += 1
     swapped = COUNTS.copy()
@@ -560,7 +564,8 @@ def test_fields_outside_their_range_are_refused(field: str, tmp_path: Path) -> N
     "broken", ["cut", "text", "csv", "no genes", "no matrix", "few barcodes", "few genes", "torn gz"]
 )
 def test_files_that_are_no_cells_are_refused_by_name(broken: str, tmp_path: Path) -> None:
-    path, said = tmp_path / "x", r"cannot be read as cells \(.*\)\. Give an \.h5ad or a 10x folder\."
+    path = tmp_path / "x"
+    said = r"cannot be read as cells \(.*\)\. Give an \.h5ad or a 10x folder\."
     if broken == "cut":
         path.write_bytes(write_h5ad(tmp_path / "whole.h5ad").read_bytes()[:3000])
     elif broken in ("text", "csv"):

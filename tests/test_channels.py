@@ -360,7 +360,8 @@ def dated(path: Path, form: str, days: Sequence[int], name: str = "date") -> Pat
 
 @pytest.mark.parametrize("form", STARTS)
 def test_rows_must_be_in_the_order_of_time(form: str, tmp_path: Path) -> None:
-    days, file = list(range(ROWS)), tmp_path / "x.csv"
+    days = list(range(ROWS))
+    file = tmp_path / "x.csv"
     assert series(dated(file, STARTS[form], days))[0] == ("a",)
     assert notes(file) == f"left out: {file}: column A 'date': times\n"
     falling = (
@@ -438,11 +439,9 @@ def test_uneven_times_are_said(tmp_path: Path) -> None:
 
 
 def test_times_beside_an_array_are_checked(tmp_path: Path) -> None:
-    days, values, path = (
-        pd.date_range("2024-01-01", periods=ROWS).to_numpy(),
-        np.stack([TEMP, LOAD], 1),
-        tmp_path / "x.npz",
-    )
+    days = pd.date_range("2024-01-01", periods=ROWS).to_numpy()
+    values = np.stack([TEMP, LOAD], 1)
+    path = tmp_path / "x.npz"
     for name, times in (("dates", days), ("when", days.astype("M8[D]").astype(str)), ("time", np.arange(ROWS) * 60.0)):
         np.savez(path, **{"series": values, name: times})  # type: ignore[arg-type]  # names that a user chose
         assert notes(path) == f"left out: {path}: array '{name}' [100]: it is neither `series` nor `names`\n"

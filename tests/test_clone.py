@@ -66,7 +66,8 @@ def seen(clone: Path, empty_store: Path) -> dict[str, Any]:
     """What each command left, run by this interpreter with the clone's code."""
     (clone / "results" / "local").mkdir(parents=True)
     shutil.copy(empty_store, clone / "results" / "local" / "mlflow.db")
-    study, out = clone.with_name("rate.py"), clone.with_name("seen.json")
+    study = clone.with_name("rate.py")
+    out = clone.with_name("seen.json")
     study.write_text(STUDY)
     places = ("HARNESS_RESULTS", "HARNESS_STUDIES", "MLFLOW_TRACKING_URI")
     mine = {name: value for name, value in os.environ.items() if name not in places}

@@ -30,7 +30,8 @@ EXACT = {"t_min": 0.0, "t_max": 1.0}
 
 def moments(path: Interpolant, t: Tensor, variance: float) -> tuple[Tensor, Tensor, Tensor]:
     """alpha, sigma and q, [B, 1] and [B, 3]."""
-    alpha, sigma = path.alpha(t)[:, None], path.sigma(t)[:, None]
+    alpha = path.alpha(t)[:, None]
+    sigma = path.sigma(t)[:, None]
     return alpha, sigma, (alpha * STD).square() + sigma.square() * variance
 
 
@@ -46,7 +47,8 @@ def exact(path: Interpolant, x: Tensor, t: Tensor, quantity: str, variance: floa
     x0, x1 = posterior(path, x, t, variance)
     alpha, sigma, q = moments(path, t, variance)
     if quantity == "edm":  # Karras et al. 2022, table 1, at sigma' = sigma sd / alpha and x' = x / alpha
-        s, scaled = sigma * math.sqrt(variance) / alpha, x / alpha
+        s = sigma * math.sqrt(variance) / alpha
+        scaled = x / alpha
         skip = SIGMA_DATA**2 / (s**2 + SIGMA_DATA**2)
         return (x0 - skip * scaled) / (s * SIGMA_DATA / (s**2 + SIGMA_DATA**2).sqrt())
     if quantity == "score":
@@ -61,14 +63,14 @@ class Exact(nn.Module):
 
     def __init__(self, path: Interpolant, quantity: str, variance: float):
         super().__init__()
-        self.path, self.quantity, self.variance = path, quantity, variance
+        self.path = path
+        self.quantity = quantity
+        self.variance = variance
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         if self.quantity == "edm":  # c_in x / alpha back to x
-            alpha, s = (
-                self.path.alpha(t)[:, None],
-                (self.path.sigma(t) / self.path.alpha(t))[:, None] * math.sqrt(self.variance),
-            )
+            alpha = self.path.alpha(t)[:, None]
+            s = (self.path.sigma(t) / self.path.alpha(t))[:, None] * math.sqrt(self.variance)
             x = x * (s**2 + SIGMA_DATA**2).sqrt() * alpha
         return exact(self.path, x, t, self.quantity, self.variance)
 
@@ -84,7 +86,8 @@ def formulation(interpolant: str, prediction: str, noise: object = "gaussian") -
 def test_conversions_are_exact(interpolant: str, prediction: str, std: float) -> None:
     """Whatever the network predicts, its velocity, data, noise and score are those of the closed form."""
     made = formulation(interpolant, prediction, "matched")
-    path, variance = made.interpolant, std**2
+    path = made.interpolant
+    variance = std**2
     t = torch.linspace(0.02, 0.98, 33, dtype=torch.float64)
     x = torch.randn(33, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     output = exact(path, x, t, prediction, variance)
@@ -98,11 +101,13 @@ def test_conversions_are_exact(interpolant: str, prediction: str, std: float) ->
 def test_targets_average_to_the_exact_prediction(interpolant: str, prediction: str) -> None:
     """E[target | x_t] is the closed form: regress a million targets on x_t, feature by feature."""
     made = formulation(interpolant, prediction)
-    generator, n = torch.Generator().manual_seed(1), 200_000
+    generator = torch.Generator().manual_seed(1)
+    n = 200_000
     x0 = MEAN + STD * torch.randn(n, 3, dtype=torch.float64, generator=generator)
     x1 = torch.randn(n, 3, dtype=torch.float64, generator=generator)
     t = torch.full((n,), 0.6, dtype=torch.float64)
-    xt, target = made.interpolant.interpolate(x0, x1, t), made.prediction.target(x0, x1, t, made.interpolant)
+    xt = made.interpolant.interpolate(x0, x1, t)
+    target = made.prediction.target(x0, x1, t, made.interpolant)
     residual = target - exact(made.interpolant, xt, t, prediction)
     noise = 5 * residual.std(0) / math.sqrt(n) + 1e-12
     centred = (xt - xt.mean(0)) / xt.std(0)
@@ -146,10 +151,8 @@ def test_every_solver_follows_the_flow_of_every_prediction(interpolant: str, pre
     x1, x0 = start(made.interpolant, 9)
     for solver, nfe in SOLVERS.items():
         nfe *= LONGER.get(interpolant, 1)
-        method, field = (
-            build("solver", solver),
-            NetworkField(Trained(Exact(made.interpolant, prediction, 1.0), made, {})),
-        )
+        method = build("solver", solver)
+        field = NetworkField(Trained(Exact(made.interpolant, prediction, 1.0), made, {}))
         u = torch.linspace(1 - 1e-6, 1e-6, method.steps(nfe) + 1, dtype=torch.float64)
         times = u**2 / (u**2 + (1 - u) ** 2)  # short steps at both ends, where some paths are steep
         reached = method.integrate(field, x1, times, torch.Generator())

@@ -52,7 +52,9 @@ def test_override_gives_a_component_the_fields_that_it_needs() -> None:
 def test_override_reaches_nested_fields_and_keeps_their_siblings() -> None:
     changed = override(BASE, {"train.steps": 7, "backbone.multipliers": [1, 2, 2], "seed": 4})
     expected = to_dict(BASE)
-    expected["train"]["steps"], expected["backbone"]["multipliers"], expected["seed"] = 7, [1, 2, 2], 4
+    expected["train"]["steps"] = 7
+    expected["backbone"]["multipliers"] = [1, 2, 2]
+    expected["seed"] = 4
     assert to_dict(changed) == expected
 
 
@@ -280,7 +282,8 @@ def test_other_fields_read_what_was_typed_as_json() -> None:
     """Drawn numbers against what Python reads in the same digits."""
     rng = random.Random(0)
     for _ in range(50):
-        whole, real = rng.randint(-(10**12), 10**12), rng.gauss(0, 10 ** rng.randint(-8, 8))
+        whole = rng.randint(-(10**12), 10**12)
+        real = rng.gauss(0, 10 ** rng.randint(-8, 8))
         held = override(Holds(), parse_assignments([f"whole={whole}", f"real={real!r}", f"numbers=[{abs(whole)}, 0]"]))
         assert (held.whole, held.real, held.numbers) == (whole, real, (abs(whole), 0))
     typed = ["switch=true", "limit=2", "choice=1", 'weighting={"name":"min_snr","gamma":4}']

@@ -253,7 +253,8 @@ class Worn(Dataset):
         return replace(EightGaussians(number=100).load(), augment=augment)
 
 
-LOOK, REMEMBERS = "a look between two steps leaves it as it was", "what it remembers is in its state_dict"
+LOOK = "a look between two steps leaves it as it was"
+REMEMBERS = "what it remembers is in its state_dict"
 
 
 def test_a_network_may_keep_what_its_state_dict_has() -> None:

@@ -96,7 +96,7 @@ def test_a_rare_condition_is_trained_on(arranged: str, tmp_path: Path) -> None:
         "by chance": np.random.default_rng(1).permutation(CELLS),
     }
     path = write_h5ad(tmp_path / "x.h5ad", obs={"donor": donors[order.get(arranged, np.arange(CELLS))]})
-    (a, b, c) = shares(load_cells(path, condition="donor", genes=0), 3)
+    a, b, c = shares(load_cells(path, condition="donor", genes=0), 3)
     assert (a, c) == ((32, 8), (1, 0))
     assert b in ((15, 4), (16, 3))
 
@@ -157,7 +157,8 @@ def test_genes_of_one_name_stay_apart_in_a_single_folder(tmp_path: Path) -> None
 def test_exactly_as_many_genes_are_chosen_as_asked_for(tmp_path: Path) -> None:
     """Where scanpy finds ties it takes more: of equal genes, the first are chosen."""
     assert len(load_cells(write_h5ad(tmp_path / "x.h5ad"), genes=7, min_cells=1).names) == 7
-    train, tied = anndata.AnnData(log_normalised()[~HELD].astype(np.float32)), 0
+    train = anndata.AnnData(log_normalised()[~HELD].astype(np.float32))
+    tied = 0
     ranked = scanpy.pp.highly_variable_genes(train, n_top_genes=5, inplace=False)
     spread = ranked["dispersions_norm"].fillna(-np.inf).to_numpy()
     for number in (1, 4, 6, 7, 8, 11, 14, 20):
@@ -343,7 +344,8 @@ def as_h5ad(folder: Path) -> Path:
 
 def as_10x_h5(folder: Path) -> Path:
     """The file that Cell Ranger 3 writes beside its folder."""
-    cells, path = scanpy.read_10x_mtx(folder, gex_only=False), folder.with_suffix(".h5")
+    cells = scanpy.read_10x_mtx(folder, gex_only=False)
+    path = folder.with_suffix(".h5")
     matrix = sparse.csr_matrix(cells.X)
     with h5py.File(path, "w") as file:
         arrays = {

@@ -63,12 +63,14 @@ def partners(coupling: Coupling, x0: Tensor, x1: Tensor, y: Tensor | None = None
 
 
 def squared_distances(x0: Tensor, x1: Tensor) -> np.ndarray:
-    a, b = x0.double().flatten(1).numpy(), x1.double().flatten(1).numpy()
+    a = x0.double().flatten(1).numpy()
+    b = x1.double().flatten(1).numpy()
     return ((a[:, None] - b[None]) ** 2).sum(2)
 
 
 def sinkhorn_plan(x0: Tensor, x1: Tensor, reg: float) -> np.ndarray:
-    cost, n = squared_distances(x0, x1), len(x0)
+    cost = squared_distances(x0, x1)
+    n = len(x0)
     return ot.bregman.sinkhorn_log(
         np.full(n, 1 / n), np.full(n, 1 / n), cost, reg * np.median(cost), numItermax=20_000, stopThr=1e-10
     )
@@ -126,7 +128,8 @@ def test_a_transport_that_ends_early_is_said_once(
 ) -> None:
     """The limit is lowered to what 300 pairs need more than; as it is, they are SciPy's, whose sum is the least."""
     x0, x1, _ = batch(300, (2,), seed)
-    y, cost = torch.zeros(300, dtype=torch.long), squared_distances(x0, x1)
+    y = torch.zeros(300, dtype=torch.long)
+    cost = squared_distances(x0, x1)
     rows, columns = linear_sum_assignment(cost)
     least = cost[rows, columns].sum()
     couplings._say_once.cache_clear()
@@ -242,7 +245,8 @@ def test_class_conditional_ot_does_not_depend_on_the_order_of_rows(seed: int) ->
 def test_sinkhorns_plan_does_not_depend_on_the_order_of_rows(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     x0, x1, _ = batch(24, (2,), seed)
     p, q = (torch.randperm(24, generator=generator(10 * seed + i)) for i in (1, 2))
-    plan, moved = rows_of(Sinkhorn(), x0, x1, monkeypatch), rows_of(Sinkhorn(), x0[p], x1[q], monkeypatch)
+    plan = rows_of(Sinkhorn(), x0, x1, monkeypatch)
+    moved = rows_of(Sinkhorn(), x0[p], x1[q], monkeypatch)
     torch.testing.assert_close(moved, plan[p][:, q], rtol=1e-3, atol=1e-6)
 
 
@@ -260,7 +264,8 @@ def frequencies(coupling: Sinkhorn, x0: Tensor, x1: Tensor, draws: int, monkeypa
         return plan[0]
 
     monkeypatch.setattr(ot, "sinkhorn", once)
-    counts, rows = np.zeros((len(x0), len(x1))), np.arange(len(x0))
+    counts = np.zeros((len(x0), len(x1)))
+    rows = np.arange(len(x0))
     for draw in range(draws):
         counts[rows, partners(coupling, x0, x1, seed=draw)] += 1
     return counts / draws

@@ -70,7 +70,8 @@ def random_classes(seed: int) -> Tensor:
 def test_every_class_is_held_out_in_the_same_share_and_none_is_lost_to_training() -> None:
     parted = 0
     for seed in range(200):
-        classes, every = random_classes(seed), (5, 10)[seed % 2]
+        classes = random_classes(seed)
+        every = (5, 10)[seed % 2]
         said = f"seed {seed}: one in {every} of {classes.bincount().tolist()}"
         if len(classes) < every or classes.bincount().max() == 1:
             continue
@@ -79,7 +80,8 @@ def test_every_class_is_held_out_in_the_same_share_and_none_is_lost_to_training(
         except UserError:
             continue
         parted += 1
-        counts, held = classes.bincount().double(), torch.bincount(classes[apart], minlength=int(classes.max()) + 1)
+        counts = classes.bincount().double()
+        held = torch.bincount(classes[apart], minlength=int(classes.max()) + 1)
         assert (held >= torch.floor(counts / every)).all(), said
         assert (held <= torch.ceil(counts / every)).all(), said
         assert (held < counts).all(), said
@@ -236,8 +238,10 @@ def test_every_byte_survives_encoding() -> None:
 
 def test_a_fingerprint_is_of_the_content() -> None:
     assert Digits().load().fingerprint == Digits().load().fingerprint
-    train, held_out = torch.from_numpy(pixels(4, 1, 2, 2)), torch.from_numpy(pixels(2, 1, 2, 2, seed=1))
-    touched, touched_held_out = train.clone(), held_out.clone()
+    train = torch.from_numpy(pixels(4, 1, 2, 2))
+    held_out = torch.from_numpy(pixels(2, 1, 2, 2, seed=1))
+    touched = train.clone()
+    touched_held_out = held_out.clone()
     touched[3, 0, 1, 1] ^= 1
     touched_held_out[0] ^= 1
     variants = [
@@ -259,7 +263,8 @@ def test_a_fingerprint_is_of_the_content() -> None:
 
 
 def test_cifar10_is_read_from_one_file(folder: Path) -> None:
-    train, test = pixels(10, 32, 32, 3), pixels(2, 32, 32, 3, seed=1)
+    train = pixels(10, 32, 32, 3)
+    test = pixels(2, 32, 32, 3, seed=1)
     np.savez(
         folder / "cifar10.npz",
         x_train=train,
@@ -388,7 +393,9 @@ def refused(dataset: object, start: str, said: str) -> None:
 
 
 def test_classes_that_do_not_fit_their_samples_are_refused() -> None:
-    train, held, some = torch.zeros(6, 2), torch.zeros(3, 2), torch.tensor([0, 1, 1])
+    train = torch.zeros(6, 2)
+    held = torch.zeros(3, 2)
+    some = torch.tensor([0, 1, 1])
     for classes, held_classes, said in (
         (some.repeat(2), None, "one of classes and held_out_classes is missing"),
         (None, some, "one of classes and held_out_classes is missing"),

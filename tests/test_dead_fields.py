@@ -281,7 +281,8 @@ def samples_of(parts: dict[str, Any]) -> Tensor:
     guidance = parts.pop("guidance", None)
     way = {name: parts.pop(name) for name in ("solver", "time_grid") if name in parts}
     made = Formulation.parse(parts)
-    state, classes = made.noise.learn(shifted()), torch.arange(3) if guidance else None
+    state = made.noise.learn(shifted())
+    classes = torch.arange(3) if guidance else None
     sampling = SamplingConfig(**way, guidance=guidance or Guidance(), batch_size=3)
     trained = Trained(Network(), made, state)
     batches = generate(trained, sampling, nfe, (1, 2, 2), 6, (1, "test"), "cpu", classes=classes)
@@ -321,7 +322,8 @@ def flow_of(parts: dict[str, Any]) -> Tensor:
 
     def path(steps: int, number: int) -> list[Tensor]:
         visited: list[Tensor] = []
-        trained, sampling = Trained(Network(), made, {}), SamplingConfig(batch_size=number)
+        trained = Trained(Network(), made, {})
+        sampling = SamplingConfig(batch_size=number)
         (end,) = generate(trained, sampling, steps, (1, 2, 2), number, (1, "test"), "cpu", visited=visited)
         return [*visited, end.x]
 
@@ -487,7 +489,8 @@ def walk(config: Config, prefix: str = "", run_only: bool = False) -> Iterator[t
     """(path, annotation, value, run only?) of all that `flatten` names."""
     hints = typing.get_type_hints(type(config))
     for f in dataclasses.fields(config):
-        path, value = f"{prefix}{f.name}", getattr(config, f.name)
+        path = f"{prefix}{f.name}"
+        value = getattr(config, f.name)
         hidden = run_only or bool(f.metadata.get("run_only"))
         if not isinstance(value, Config) or hasattr(type(value), "name"):
             yield path, hints[f.name], value, hidden
@@ -565,7 +568,8 @@ def test_every_setting_names_the_run_or_its_protocol(guided: RunConfig) -> None:
 def test_every_field_of_every_member_names_the_run_or_its_protocol(
     base: RunConfig, family: str, name: str, needed: Needed
 ) -> None:
-    path, own = BELOW[family], {"dataset": "digits"} if name == "population" else needed(name)
+    path = BELOW[family]
+    own = {"dataset": "digits"} if name == "population" else needed(name)
     config = override(
         base,
         {path: {"name": name, **own}}

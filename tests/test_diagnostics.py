@@ -60,11 +60,9 @@ def test_sums_do_not_depend_on_when_they_are_taken(each: int) -> None:
     random = torch.Generator().manual_seed(0)
     whole, parts = (Meter(torch.logit, 1.0, "cpu") for _ in range(2))
     for i in range(3 * TOGETHER + 5):
-        row, errors, t = (
-            torch.rand(4, generator=random).exp(),
-            torch.rand(33, generator=random),
-            torch.rand(33, generator=random),
-        )
+        row = torch.rand(4, generator=random).exp()
+        errors = torch.rand(33, generator=random)
+        t = torch.rand(33, generator=random)
         for meter in (whole, parts):
             meter.add_samples(errors, t)
             meter.add(*row)
@@ -77,7 +75,8 @@ def test_sums_do_not_depend_on_when_they_are_taken(each: int) -> None:
 
 
 def test_a_bad_step_is_seen_at_once() -> None:
-    meter, one = Meter(torch.logit, 1.0, "cpu"), torch.tensor(1.0)
+    meter = Meter(torch.logit, 1.0, "cpu")
+    one = torch.tensor(1.0)
     meter.add(one, one, one, 0 * one)
     assert not meter.bad()
     meter.add(one, one, one, one)
@@ -89,7 +88,8 @@ class Straight(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.scale, self.shift = nn.Parameter(torch.tensor(0.3)), nn.Parameter(torch.tensor(-0.2))
+        self.scale = nn.Parameter(torch.tensor(0.3))
+        self.shift = nn.Parameter(torch.tensor(-0.2))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         return self.scale * x + self.shift * t.view(-1, 1)
@@ -98,7 +98,8 @@ class Straight(nn.Module):
 def test_gradients_by_noise_are_those_of_single_samples() -> None:
     """Mean gradient and, from parts of sixteen, an unbiased trace of the covariance:
     here against all samples one by one."""
-    network, objective = Straight(), Objective(Formulation(), {})
+    network = Straight()
+    objective = Objective(Formulation(), {})
     x0 = torch.randn(SAMPLES, 3, generator=torch.Generator().manual_seed(0))
     found = gradients_by_noise(network, objective, x0, None, 3, 7)
     x1 = objective.formulation.noise.sample(x0.shape, stream(3, "noise", 7), {})

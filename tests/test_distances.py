@@ -47,7 +47,8 @@ def in_units_of(reference: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def test_sliced_wasserstein_of_numbers_is_the_distance_of_their_quantiles() -> None:
-    samples, reference = 3 + 2 * normal(300, 1, 0), 5 * normal(200, 1, 1) ** 3 - 1
+    samples = 3 + 2 * normal(300, 1, 0)
+    reference = 5 * normal(200, 1, 1) ** 3 - 1
     x, y = (np.sort(in_units_of(reference, part)[:, 0].repeat(times)) for part, times in ((samples, 2), (reference, 3)))
     assert value("sliced_wasserstein", samples, reference) == pytest.approx(np.sqrt(np.mean((x - y) ** 2)), rel=1e-5)
 
@@ -62,7 +63,8 @@ def test_sliced_wasserstein_of_a_shifted_and_scaled_set(shift: float, scale: flo
 
 
 def test_sliced_wasserstein_of_a_shift_is_its_mean_share_over_directions() -> None:
-    reference, shift = normal(100, 4, 0), np.array([3.0, 0.0, 4.0, 0.0])
+    reference = normal(100, 4, 0)
+    shift = np.array([3.0, 0.0, 4.0, 0.0])
     samples = reference + shift * reference.std(0)
     assert value("sliced_wasserstein", samples, reference, projections=2000) == pytest.approx(
         math.sqrt(25 / 4), rel=0.03
@@ -70,13 +72,15 @@ def test_sliced_wasserstein_of_a_shift_is_its_mean_share_over_directions() -> No
 
 
 def test_energy_of_numbers_is_scipys() -> None:
-    samples, reference = 1 + 2 * normal(150, 1, 0), 4 * normal(90, 1, 1)
+    samples = 1 + 2 * normal(150, 1, 0)
+    reference = 4 * normal(90, 1, 1)
     x, y = (in_units_of(reference, part)[:, 0] for part in (samples, reference))
     assert value("energy", samples, reference) == pytest.approx(stats.energy_distance(x, y), rel=1e-5)
 
 
 def test_energy_of_vectors_is_the_mean_over_all_pairs() -> None:
-    samples, reference = 1 + normal(40, 5, 0), normal(60, 5, 1) * np.arange(1, 6)
+    samples = 1 + normal(40, 5, 0)
+    reference = normal(60, 5, 1) * np.arange(1, 6)
     x, y = (in_units_of(reference, part) for part in (samples, reference))
     squared = 2 * cdist(x, y).mean() - cdist(x, x).mean() - cdist(y, y).mean()
     assert value("energy", samples, reference) == pytest.approx(math.sqrt(squared), rel=1e-5)
@@ -84,7 +88,8 @@ def test_energy_of_vectors_is_the_mean_over_all_pairs() -> None:
 
 def test_mmd_is_a_double_loop_with_five_widths_about_the_median() -> None:
     """The median is over the 15 pairs of six reference samples, each in units of their standard deviation."""
-    samples, reference = 1 + normal(4, 3, 0), normal(6, 3, 1) * [1, 10, 0.1]
+    samples = 1 + normal(4, 3, 0)
+    reference = normal(6, 3, 1) * [1, 10, 0.1]
     x, y = (in_units_of(reference, part) for part in (samples, reference))
     median = np.median([np.linalg.norm(y[i] - y[j]) for i in range(6) for j in range(i)])
     widths = [median / 8, median / 4, median / 2, median, 2 * median]
@@ -107,7 +112,8 @@ def test_a_set_has_no_distance_from_itself_in_any_order(name: str) -> None:
 
 @pytest.mark.parametrize("name", DISTANCES)
 def test_distances_are_positive_and_grow_with_a_shift(name: str) -> None:
-    x, y = normal(200, 3, 0), normal(200, 3, 1)
+    x = normal(200, 3, 0)
+    y = normal(200, 3, 1)
     steps = [value(name, x + shift, y) for shift in (0, 0.5, 1, 2)]
     assert 0 < steps[0] < steps[1] < steps[2] < steps[3]
 
@@ -115,7 +121,9 @@ def test_distances_are_positive_and_grow_with_a_shift(name: str) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_the_units_of_a_feature_do_not_matter(name: str) -> None:
     """Powers of two change no digit; a constant that is added may change the last."""
-    x, y, units = normal(100, 4, 0) + 0.3, normal(150, 4, 1), 2.0 ** np.array([-6, 0, 3, 9])
+    x = normal(100, 4, 0) + 0.3
+    y = normal(150, 4, 1)
+    units = 2.0 ** np.array([-6, 0, 3, 9])
     assert value(name, units * x, units * y) == value(name, x, y)
     if name != "c2st":
         assert value(name, x + 10 * np.arange(4), y + 10 * np.arange(4)) == pytest.approx(value(name, x, y), rel=1e-4)
@@ -123,13 +131,15 @@ def test_the_units_of_a_feature_do_not_matter(name: str) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_the_axes_of_a_sample_are_features(name: str) -> None:
-    x, y = normal(60, 12, 0) + 1, normal(60, 12, 1)
+    x = normal(60, 12, 0) + 1
+    y = normal(60, 12, 1)
     assert value(name, x.reshape(60, 3, 4), y.reshape(60, 3, 4)) == value(name, x, y)
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_value_can_be_had_again(name: str) -> None:
-    x, y = normal(80, 6, 0), normal(100, 6, 1)
+    x = normal(80, 6, 0)
+    y = normal(100, 6, 1)
     first = value(name, x, y)
     np.random.default_rng(5).normal(size=3)
     np.random.seed(5)
@@ -139,7 +149,8 @@ def test_a_value_can_be_had_again(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "field"), [("sliced_wasserstein", "projections"), ("c2st", "trees")])
 def test_more_work_is_another_value(name: str, field: str) -> None:
-    x, y = normal(200, 6, 0) * 1.5, normal(200, 6, 1)
+    x = normal(200, 6, 0) * 1.5
+    y = normal(200, 6, 1)
     assert value(name, x, y, **{field: 3}) != value(name, x, y)
 
 
@@ -197,11 +208,9 @@ def test_what_a_class_looks_like_is_learnt_from_the_reference() -> None:
 
 
 def test_the_units_of_a_feature_do_not_matter_to_classes() -> None:
-    (samples, asked), (reference, classes), units = (
-        four_classes(500, 0, 2),
-        four_classes(500, 1, 2),
-        2.0 ** np.array([-6, 9]),
-    )
+    samples, asked = four_classes(500, 0, 2)
+    reference, classes = four_classes(500, 1, 2)
+    units = 2.0 ** np.array([-6, 9])
     assert label_accuracy(units * samples, asked, units * reference, classes) == label_accuracy(
         samples, asked, reference, classes
     )
@@ -210,7 +219,8 @@ def test_the_units_of_a_feature_do_not_matter_to_classes() -> None:
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("constant", [0.0, 0.1, 3.0])
 def test_a_feature_that_is_constant_in_the_reference_is_no_division_by_zero(name: str, constant: float) -> None:
-    x, y = normal(100, 3, 0), normal(100, 3, 1)
+    x = normal(100, 3, 0)
+    y = normal(100, 3, 1)
     y[:, 1] = constant
     same = x.copy()
     same[:, 1] = constant
@@ -238,7 +248,8 @@ def c2st(samples: np.ndarray, reference: np.ndarray) -> Estimate:
 def test_copies_that_mislead_the_forest_are_no_better_than_real_samples() -> None:
     """It learns the original as real and calls the copy real, or the other way round:
     right far less often than half of the time."""
-    reference, unseen = normal(200, 4, 0), normal(200, 4, 1)
+    reference = normal(200, 4, 0)
+    unseen = normal(200, 4, 1)
     real = c2st(unseen, reference)
     for name, copies in {
         "all": reference,
@@ -257,7 +268,8 @@ def test_copies_that_mislead_the_forest_are_no_better_than_real_samples() -> Non
 
 def test_the_distance_from_one_half_is_of_scikit_learns_accuracy() -> None:
     """And its interval is that of a share of 2 n trials."""
-    samples, reference = normal(120, 3, 0) + 0.5, normal(120, 3, 1)
+    samples = normal(120, 3, 0) + 0.5
+    reference = normal(120, 3, 1)
     accuracy = TwoSample(trees=12).accuracy(summary(samples), summary(reference))
     value, interval = c2st(samples, reference)
     assert value == abs(accuracy - 0.5)
@@ -303,7 +315,8 @@ def test_samples_without_modes_are_no_better_than_real_ones_by_any_distance() ->
             "square": (grid, 0.1, np.random.default_rng(seed).uniform(-0.5, 3.5, (400, 2))),
         }
         for name, (corners, spread, broken) in cases.items():
-            reference, unseen = points_of(corners, 900, spread, 1), points_of(corners, 400, spread, seed + 2)
+            reference = points_of(corners, 900, spread, 1)
+            unseen = points_of(corners, 400, spread, seed + 2)
             assert value("mmd", broken, reference) > 1.3 * value("mmd", unseen, reference), (name, seed)
 
 
@@ -343,7 +356,8 @@ def test_the_widths_of_mmd_are_of_samples_that_differ() -> None:
     for dimensions in (4, 20, 128):
         rest = normal(60, dimensions, 0)
         reference = np.concatenate([np.repeat(rest[:1], 240, axis=0), rest])
-        near, far = reference + 0.05 * normal(300, dimensions, 1), reference + 3 * normal(300, dimensions, 2)
+        near = reference + 0.05 * normal(300, dimensions, 1)
+        far = reference + 3 * normal(300, dimensions, 2)
         assert value("mmd", near, reference) < 0.7 * value("mmd", far, reference), dimensions
 
 

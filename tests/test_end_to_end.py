@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import warm
 
 from harness.cli import main
 
 ABLATE = [
     "ablate", "weighting", "--seeds", "1", "--workers", "2", "--set", "backbone.channels=8", "--set",
+    "backbone.multipliers=[1]", "--set",
     "train.batch_size=32",
     "--set", "train.steps=80", "--set", "train.checkpoint_every=8", "--set", "train.log_every=4",
     "--set", "evaluate.nfe=[1,4]", "--set", "evaluate.num_samples=100",
@@ -30,7 +33,7 @@ class Interrupted:
     """A study that was killed three times and asked to stop once, and then ended."""
 
     results: Path
-    code: int
+    code: int | None
     """What the command that was asked to stop ended with."""
     logged: int
     """The lines that it left."""
@@ -38,33 +41,17 @@ class Interrupted:
     """What the command after it said."""
 
 
-def start(results: Path) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "harness", *ABLATE],
-        env=environment | {"HARNESS_RESULTS": str(results)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> None:
-    output, _ = process.communicate(timeout=900)
-    assert process.returncode == 0, output
-
-
-def signalled(results: Path, lines: int, number: signal.Signals) -> tuple[int, str]:
+def signalled(results: Path, lines: int, number: signal.Signals) -> tuple[int | None, str]:
     """Start the study and signal its whole process group once so many lines are logged;
     the exit code and what was said."""
-    process = start(results)
+    said = results / "said"
+    process = warm.start(ABLATE, results, said)
     while steps_logged(results) < lines:
-        assert process.poll() is None, process.communicate()[0]
+        assert process.is_alive(), said.read_text()
         time.sleep(0.03)
-    os.killpg(process.pid, number)
-    said, _ = process.communicate(timeout=60)
-    return process.returncode, said
+    os.killpg(process.ident or 0, number)
+    process.join(60)
+    return process.exitcode, said.read_text()
 
 
 def steps_logged(results: Path) -> int:
@@ -79,21 +66,29 @@ def table(results: Path, ending: str) -> bytes:
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of a study that nothing disturbed."""
     results = tmp_path_factory.mktemp("unbroken")
-    finish(start(results))
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    environment["HARNESS_RESULTS"] = str(results)
+    command = [sys.executable, "-m", "harness", *ABLATE]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
     return results
 
 
 @pytest.fixture(scope="module")
-def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
+def interrupted(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Interrupted:
     """The results of one that was killed early, asked to stop, killed in its middle and near its end, and then left
     alone."""
     results = tmp_path_factory.mktemp("interrupted")
+    (results / "local").mkdir()
+    shutil.copy(empty_store, results / "local" / "mlflow.db")
     signalled(results, 6, signal.SIGKILL)
     code, _ = signalled(results, 25, signal.SIGTERM)
     logged = steps_logged(results)
     _, said = signalled(results, 55, signal.SIGKILL)
     signalled(results, 75, signal.SIGKILL)
-    finish(start(results))
+    last = warm.start(ABLATE, results, results / "said")
+    last.join(900)
+    assert last.exitcode == 0, (results / "said").read_text()
     return Interrupted(results, code, logged, said)
 
 

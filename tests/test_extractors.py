@@ -88,7 +88,8 @@ def block_means(images: Tensor) -> np.ndarray:
 
 def frechet(x: np.ndarray, y: np.ndarray) -> float:
     """Heusel et al. 2017, eq. 6."""
-    a, b = np.cov(x.T), np.cov(y.T)
+    a = np.cov(x.T)
+    b = np.cov(y.T)
     return float(np.square(x.mean(0) - y.mean(0)).sum() + np.trace(a + b - 2 * sqrtm(a @ b).real))
 
 

@@ -54,14 +54,16 @@ def unbiased_cubic_mmd(x: np.ndarray, y: np.ndarray) -> float:
 
 @pytest.mark.parametrize("shift", [0.0, 0.3, 2.0])
 def test_kid_of_everything_is_the_unbiased_mmd_of_a_cubic_kernel(shift: float) -> None:
-    x, y = normal(90, 7, seed=0) + shift, 1.2 * normal(90, 7, seed=1)
+    x = normal(90, 7, seed=0) + shift
+    y = 1.2 * normal(90, 7, seed=1)
     expected = unbiased_cubic_mmd(x.astype(np.float32).astype(np.float64), y.astype(np.float32).astype(np.float64))
     for fields in ({"subset_size": 90, "subsets": 1}, {"subsets": 3}):
         assert value("kid", x, y, **fields) == pytest.approx(expected, rel=1e-9)
 
 
 def test_kid_of_subsets_averages_to_that_of_everything() -> None:
-    x, y = normal(300, 4, seed=0) + 0.5, normal(700, 4, seed=1)
+    x = normal(300, 4, seed=0) + 0.5
+    y = normal(700, 4, seed=1)
     each = [value("kid", x, y, subsets=100, subset_size=size) for size in (20, 100, 200)]
     assert each == pytest.approx([unbiased_cubic_mmd(x, y)] * 3, rel=0.25)
     assert len(set(each)) == 3
@@ -158,7 +160,8 @@ def test_no_metric_depends_on_the_order_of_the_rows() -> None:
     """By class, by size and reversed, of samples and reference: within what permutations make of metrics that draw."""
     for name in JUDGES:
         metric: Metric = build("metric", {"name": name, **SHORTER.get(name, {})})
-        (x, of), (y, known) = clusters(type(metric), 180, 0), clusters(type(metric), 240, 1)
+        x, of = clusters(type(metric), 180, 0)
+        y, known = clusters(type(metric), 240, 1)
 
         def value_of(  # type: ignore[no-untyped-def]
             rows: Tensor, real: Tensor, metric=metric, x=x, of=of, y=y, known=known
@@ -183,7 +186,8 @@ def test_no_metric_depends_on_the_order_of_the_rows() -> None:
 
 def broken(x: np.ndarray, real: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """What is wrong with samples in ways that a single metric may well not see."""
-    mean, spread = x.mean(0), x.std(0)
+    mean = x.mean(0)
+    spread = x.std(0)
     noise = np.random.default_rng(seed).normal(size=x.shape) * spread + mean
     half = x[np.argsort(x.reshape(len(x), -1).sum(1))[: len(x) // 2]]
     return {
@@ -202,7 +206,8 @@ def test_real_samples_lose_to_no_broken_ones_where_less_is_better() -> None:
     scores = {name for name in JUDGES if not find("metric", name).lower_is_better}  # type: ignore[attr-defined]
     assert scores == {"precision", "recall", "isc", "label_accuracy", "authenticity"}
     for name in sorted(set(JUDGES) - scores):
-        kind, fields = find("metric", name), SHORTER.get(name, {})
+        kind = find("metric", name)
+        fields = SHORTER.get(name, {})
         assert issubclass(kind, Metric)
         real = clusters(kind, 600, 0)[0].numpy()
         drawn = [clusters(kind, 120, seed)[0].numpy() for seed in (1, 2, 3)]
@@ -268,7 +273,8 @@ def test_features_are_computed_once_for_all_metrics(digits: Data, monkeypatch: p
 def test_what_metrics_share_is_summarised_once_and_written_once(digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     summarised: list[int] = []
-    write, whole = module.write_atomic, Metric.summarise
+    write = module.write_atomic
+    whole = Metric.summarise
 
     def noted(path: Path, content: bytes) -> None:
         written.append(path.name)

@@ -65,7 +65,8 @@ def test_a_set_against_itself_is_zero() -> None:
 
 
 def test_an_isotropic_scale_and_a_shift_give_the_closed_form() -> None:
-    features, shift = gaussian(500, 8, 0), torch.arange(8.0).double()
+    features = gaussian(500, 8, 0)
+    shift = torch.arange(8.0).double()
     variance = features.var(0).sum().item()
     assert frechet(features, features + shift) == pytest.approx(140)  # 0 + 1 + 4 + ... + 49
     assert frechet(features, 3 * (features - features.mean(0)) + features.mean(0)) == pytest.approx(4 * variance)
@@ -73,14 +74,19 @@ def test_an_isotropic_scale_and_a_shift_give_the_closed_form() -> None:
 
 def test_any_two_gaussians_give_the_closed_form() -> None:
     mixing = gaussian(8, 8, 1)
-    a, b = gaussian(500, 8, 0) @ mixing, gaussian(700, 8, 2) * torch.linspace(0.5, 3, 8) + 1
-    mean_a, mean_b, cov_a, cov_b = a.mean(0).numpy(), b.mean(0).numpy(), np.cov(a.numpy().T), np.cov(b.numpy().T)
+    a = gaussian(500, 8, 0) @ mixing
+    b = gaussian(700, 8, 2) * torch.linspace(0.5, 3, 8) + 1
+    mean_a = a.mean(0).numpy()
+    mean_b = b.mean(0).numpy()
+    cov_a = np.cov(a.numpy().T)
+    cov_b = np.cov(b.numpy().T)
     expected = np.sum((mean_a - mean_b) ** 2) + np.trace(cov_a + cov_b - 2 * sqrtm(cov_a @ cov_b).real)
     assert frechet(a, b) == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_bias_falls_as_one_over_n() -> None:
-    reference, repetitions = gaussian(100_000, 8, 0), 40
+    reference = gaussian(100_000, 8, 0)
+    repetitions = 40
 
     def bias(n: int) -> float:
         return float(np.mean([frechet(gaussian(n, 8, seed), reference) for seed in range(1, repetitions)]))
@@ -130,7 +136,8 @@ def test_the_committed_classifier_reads_digits() -> None:
 
 def test_changed_data_under_one_name_change_the_reference(data: Data) -> None:
     changed = dataclasses.replace(data, train=255 - tensor(data.train))
-    one, other = Judge(CONFIG, data, "cpu"), Judge(CONFIG, changed, "cpu")
+    one = Judge(CONFIG, data, "cpu")
+    other = Judge(CONFIG, changed, "cpu")
     assert one.protocol.digest != other.protocol.digest
     assert not np.allclose(one.reference["fid"]["mu"], other.reference["fid"]["mu"])
     assert one(held_out(data))["fid"] < other(held_out(data))["fid"] / 10
@@ -226,7 +233,8 @@ def test_features_that_are_not_finite_are_no_score(data: Data, monkeypatch: pyte
 
 def spread_out(n: int, seed: int) -> tuple[Tensor, float]:
     """Samples of N(m, S) in 16 dimensions, and their FID to N(0, I) with infinitely many."""
-    mixing, mean = gaussian(16, 16, 100) / 4, gaussian(1, 16, 101)[0] / 10
+    mixing = gaussian(16, 16, 100) / 4
+    mean = gaussian(1, 16, 101)[0] / 10
     cov = (mixing.T @ mixing).numpy()
     truth = mean.square().sum().item() + np.trace(cov) + 16 - 2 * np.sqrt(np.linalg.eigvalsh(cov)).sum()
     return gaussian(n, 16, seed) @ mixing + mean, float(truth)
@@ -237,19 +245,22 @@ STANDARD = {"mu": np.zeros(16), "sigma": np.eye(16)}
 
 def test_the_extrapolated_fid_has_less_than_a_tenth_of_the_bias() -> None:
     """Of one in n, averaged over many draws; the plain FID's is seen on the same draws."""
-    plain, extrapolated = FID(), ExtrapolatedFID()
+    plain = FID()
+    extrapolated = ExtrapolatedFID()
     found = []
     for seed in range(300):
         features, truth = spread_out(300, seed)
         values = (m.compare(m.summarise(features, None), STANDARD) for m in (plain, extrapolated))
         found.append([value - truth for value in values])
-    bias, error = np.mean(found, axis=0), np.std(found, axis=0) / math.sqrt(len(found))
+    bias = np.mean(found, axis=0)
+    error = np.std(found, axis=0) / math.sqrt(len(found))
     assert bias[0] > 5 * error[0]
     assert abs(bias[1]) < min(3 * error[1], bias[0] / 10)
 
 
 def test_its_interval_holds_the_truth_as_often_as_it_says() -> None:
-    metric, inside = ExtrapolatedFID(), []
+    metric = ExtrapolatedFID()
+    inside = []
     for seed in range(60):
         features, truth = spread_out(400, seed)
         low, high = metric.estimate(metric.summarise(features, None), STANDARD).interval or (0, 0)
@@ -261,7 +272,8 @@ def test_it_is_the_line_through_all_and_through_halves() -> None:
     """Drawn by NumPy's seed 0."""
     features, _ = spread_out(200, 0)
     features = features[torch.from_numpy(np.random.default_rng(0).permutation(200))]
-    plain, metric = FID(), ExtrapolatedFID()
+    plain = FID()
+    metric = ExtrapolatedFID()
     whole, first, second = (
         plain.compare(plain.summarise(part, None), STANDARD) for part in (features, features[:100], features[100:])
     )
@@ -505,7 +517,8 @@ def test_sets_of_low_rank_have_the_closed_form_too() -> None:
     for seed in range(3):
         sets = degenerate(seed) | {"full": gaussian(60, 20, seed + 9)}
         for (name, x), (other, y) in itertools.product(sets.items(), repeat=2):
-            a, b = factor(x), factor(y)
+            a = factor(x)
+            b = factor(y)
             nuclear = np.linalg.svd(a @ b.T, compute_uv=False).sum()
             expected = (
                 (x.mean(0) - y.mean(0)).square().sum().item() + np.square(a).sum() + np.square(b).sum() - 2 * nuclear

@@ -387,7 +387,8 @@ def spoilt(path: Path, how: str) -> Path:
     write_zip(path, files, zipfile.ZIP_STORED if how == "checksum" else zipfile.ZIP_DEFLATED)
     raw = bytearray(path.read_bytes())
     with zipfile.ZipFile(path) as archive:
-        start, directory = archive.getinfo("00.bmp").header_offset, archive.start_dir
+        start = archive.getinfo("00.bmp").header_offset
+        directory = archive.start_dir
         entry = directory + bytes(raw[directory:]).find(b"00.bmp") - 46
     if how == "encrypted":
         raw[start + 6] |= 1
@@ -552,7 +553,8 @@ def test_a_latent_that_is_none_is_named(array: np.ndarray, said: str, first: boo
     files = latent_files()
     name = "a/00.npy" if first else "a/06.npy"
     if first and array.shape == (4, 3, 3):
-        said, name = r"holds float32 \[4, 3, 2\], not finite floats \[4, 3, 3\]", "a/02.npy"
+        said = r"holds float32 \[4, 3, 2\], not finite floats \[4, 3, 3\]"
+        name = "a/02.npy"
     files["a/00.npy" if first else name] = as_npy(array, allow_pickle=True)
     with pytest.raises(UserError, match=rf"^{tmp_path}/x/{name}: {said}") as caught:
         load_folder(write(tmp_path / "x", files), "latents").train[torch.tensor([0, 1, 3])]

@@ -102,7 +102,8 @@ def test_what_needs_no_score_goes_with_any_noise_and_coupling(prediction: str) -
             ).noise.name == named(noise)
 
 
-LARGER, SMALLER = "Choose a larger one, like 0.01.", "Choose a smaller one, like 0.99."
+LARGER = "Choose a larger one, like 0.01."
+SMALLER = "Choose a smaller one, like 0.99."
 
 
 @pytest.mark.parametrize(
@@ -381,7 +382,8 @@ def test_a_batch_larger_than_the_data(tiny: RunConfig) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("part", ["training", "held-out"])
 def test_data_that_are_not_finite_are_refused(part: str, value: float) -> None:
-    good, bad = torch.zeros(4, 3), torch.zeros(2, 3)
+    good = torch.zeros(4, 3)
+    bad = torch.zeros(2, 3)
     bad[1, 1] = bad[1, 2] = value
     parts = (bad, good) if part == "training" else (good, bad)
     with pytest.raises(UserError) as caught:

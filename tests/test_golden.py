@@ -17,7 +17,8 @@ from harness.runs.folder import Run
 from harness.runs.identity import NUMERICS_VERSION
 from harness.runs.train import ensure
 
-NUMBERS, NAMES = read_json(GOLDEN / "numbers.json"), read_json(GOLDEN / "names.json")
+NUMBERS = read_json(GOLDEN / "numbers.json")
+NAMES = read_json(GOLDEN / "names.json")
 AGAIN = (
     "Where the new numbers are meant, raise the version, write its reason there, and run python tests/golden_cases.py."
 )

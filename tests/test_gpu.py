@@ -86,10 +86,14 @@ def members() -> list[tuple[str, str]]:
 def test_an_objective_is_the_same_on_both(family: str, name: str, space: str) -> None:
     component = Population(dataset=EightGaussians()) if name == "population" else build(family, name)
     parts = {family: component, "objective": {"space": space, "label_dropout": 0.3}}
-    formulation, x0 = Formulation.parse(parts), load(EightGaussians()).some()[:64]
-    y, state = torch.arange(64) % 3, formulation.noise.learn(load(EightGaussians()))
+    formulation = Formulation.parse(parts)
+    x0 = load(EightGaussians()).some()[:64]
+    y = torch.arange(64) % 3
+    state = formulation.noise.learn(load(EightGaussians()))
     there, here = (Objective(formulation, state, device=device) for device in (DEVICE, "cpu"))
-    network, x0_there, y_there = Network(), x0.to(DEVICE), y.to(DEVICE)
+    network = Network()
+    x0_there = x0.to(DEVICE)
+    y_there = y.to(DEVICE)
     on_gpu = Network().to(DEVICE)
     there.measure(on_gpu, there.task(x0_there, 0, 0, y_there))
     with contextlib.nullcontext() if f"{family} {name}" in WAITS else never_waiting():
@@ -110,7 +114,8 @@ def test_an_objective_is_the_same_on_both(family: str, name: str, space: str) ->
 @pytest.mark.parametrize("name", ["exact_ot", "class_conditional_ot"])
 def test_pairs_are_the_same_on_both(name: str) -> None:
     x0, x1 = (torch.randn(48, 5, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
-    y, coupling = torch.arange(48) % 3, build("coupling", name)
+    y = torch.arange(48) % 3
+    coupling = build("coupling", name)
     ours = coupling.pair(x0.to(DEVICE), x1.to(DEVICE), torch.Generator(DEVICE), y.to(DEVICE))
     expected = coupling.pair(x0, x1, torch.Generator(), y)
     assert all(torch.equal(a.cpu(), b) for a, b in zip(ours, expected, strict=True))
@@ -123,12 +128,11 @@ def bent(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("solver", [name for name in names("solver") if name not in ("euler_maruyama", "heun_sde")])
 @pytest.mark.parametrize("grid", names("time_grid"))
 def test_a_solver_goes_the_same_way_on_both(solver: str, grid: str) -> None:
-    method, ends = build("solver", solver), []
+    method = build("solver", solver)
+    ends = []
     steps = 1 if method.adaptive else 6
-    times, x = (
-        build("time_grid", grid).times(steps, Linear()),
-        torch.randn(16, 3, generator=torch.Generator().manual_seed(0)),
-    )
+    times = build("time_grid", grid).times(steps, Linear())
+    x = torch.randn(16, 3, generator=torch.Generator().manual_seed(0))
     for device in (DEVICE, "cpu"):
         network: Any = bent
         field = NetworkField(Trained(network, Formulation(), {}))
@@ -146,9 +150,12 @@ def test_a_network_says_the_same_on_both(name: str, shape: tuple[int, ...]) -> N
     generator = torch.Generator().manual_seed(0)
     for parameter in network.parameters():  # the last layers of some start at zero
         nn.init.normal_(parameter, std=0.05, generator=generator)
-    x, t, y = torch.randn(8, *shape, generator=generator), torch.rand(8, generator=generator), torch.arange(8) % 4 - 1
+    x = torch.randn(8, *shape, generator=generator)
+    t = torch.rand(8, generator=generator)
+    y = torch.arange(8) % 4 - 1
     with torch.no_grad(), matmul_precision("fp32"):
-        expected, there = network(x, t, y), (x.to(DEVICE), t.to(DEVICE), y.to(DEVICE))
+        expected = network(x, t, y)
+        there = (x.to(DEVICE), t.to(DEVICE), y.to(DEVICE))
         network.to(DEVICE)
         assert torch.allclose(network(*there).cpu(), expected, rtol=1e-3, atol=1e-4 * expected.abs().max())
         with autocast({"device": DEVICE, "precision": "bf16"}):
@@ -191,10 +198,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_step_waits_for_nothing(tiny: RunConfig, tmp_path: Path, name: str) -> None:
     """Until a report is due; sums are taken in between, and an epoch ends."""
-    steps, calls = TOGETHER + 8, itertools.count()
+    steps = TOGETHER + 8
+    calls = itertools.count()
     seldom = {f"train.{what}_every": 2 * steps for what in ("log", "sample", "checkpoint")}
     config = override(tiny, {"train.device": DEVICE, "train.steps": steps, **seldom, **SETTINGS[name]})
-    first, last = 3, steps - 1
+    first = 3
+    last = steps - 1
 
     def stop() -> bool:
         torch.cuda.set_sync_debug_mode("error" if first <= next(calls) < last else "default")
@@ -209,7 +218,8 @@ def test_a_step_waits_for_nothing(tiny: RunConfig, tmp_path: Path, name: str) ->
 def test_a_step_on_a_set_of_genes_waits_for_nothing() -> None:
     from harness.data.base import Standardise
 
-    scale, x = Standardise(torch.arange(4.0), torch.ones(4)), torch.randn(8, 4, device=DEVICE)
+    scale = Standardise(torch.arange(4.0), torch.ones(4))
+    x = torch.randn(8, 4, device=DEVICE)
     scale.encode(x)
     with never_waiting():
         scale.decode(scale.encode(x))
@@ -219,7 +229,8 @@ def test_a_resumed_training_is_an_unbroken_one(tiny: RunConfig, tmp_path: Path) 
     """To rounding: a GPU adds in any order."""
     config = override(tiny, {"train.device": DEVICE, "train.precision": "fp32", "train.more_ema_decays": [0.5]})
     assert config.train.channels_last
-    expected, calls = session(config, tmp_path / "whole"), itertools.count()
+    expected = session(config, tmp_path / "whole")
+    calls = itertools.count()
     with pytest.raises(Stopped):
         session(config, tmp_path / "broken", lambda: next(calls) == 7)
     resumed = session(config, tmp_path / "broken")
@@ -231,7 +242,9 @@ class Sometimes(nn.Module):
 
     def __init__(self, network: nn.Module, bad: int):
         super().__init__()
-        self.network, self.bad, self.calls = network, bad, 0
+        self.network = network
+        self.bad = bad
+        self.calls = 0
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         self.calls += 1
@@ -262,9 +275,12 @@ def network() -> nn.Module:
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
 def test_a_compiled_network_takes_the_same_steps(network: nn.Module, mode: str) -> None:
     """Heun's method needs two outputs at once, gradients what came before."""
-    x, t = torch.randn(32, 1, 8, 8, device=DEVICE), torch.rand(32, device=DEVICE)
-    fast, heun = compiled(network, mode), build("solver", "heun")
-    times, ends = torch.linspace(1, 0, 5), []
+    x = torch.randn(32, 1, 8, 8, device=DEVICE)
+    t = torch.rand(32, device=DEVICE)
+    fast = compiled(network, mode)
+    heun = build("solver", "heun")
+    times = torch.linspace(1, 0, 5)
+    ends = []
     for each in (network, fast):
         with torch.no_grad():
             ends.append(
@@ -299,9 +315,11 @@ def test_a_run_is_trained_and_judged(tiny: RunConfig, changes: dict[str, Any]) -
 def test_a_run_from_a_gpu_is_sampled_on_a_cpu(tiny: RunConfig) -> None:
     """Its directory is what is brought; a run of the same configuration on a CPU would be another."""
     run = ensure(override(tiny, {"train.device": DEVICE}), print, lambda: False)
-    there, here = restore(run), restore(Run(override(run.config, {"train.device": "cpu"}), run.folder))
+    there = restore(run)
+    here = restore(Run(override(run.config, {"train.device": "cpu"}), run.folder))
     assert Run.of(override(run.config, {"train.device": "cpu"})).name != run.name
-    x, t = torch.randn(8, 1, 8, 8), torch.rand(8)
+    x = torch.randn(8, 1, 8, 8)
+    t = torch.rand(8)
     with torch.no_grad(), matmul_precision("fp32"):
         assert torch.allclose(there.network(x.to(DEVICE), t.to(DEVICE)).cpu(), here.network(x, t), rtol=1e-3, atol=1e-4)
 

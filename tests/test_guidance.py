@@ -80,8 +80,10 @@ def field(
 
 @pytest.mark.parametrize("scale", [0.0, 0.4, 1.0, 1.5, 4.0])
 def test_guidance_goes_from_the_output_without_classes_through_that_with(scale: float) -> None:
-    x, t = points(), at(0.6)
-    without, with_classes = x.cos() - 0.6, x.sin() + 0.6 * CLASSES[:, None]
+    x = points()
+    t = at(0.6)
+    without = x.cos() - 0.6
+    with_classes = x.sin() + 0.6 * CLASSES[:, None]
     torch.testing.assert_close(
         field(formulation(), CLASSES, scale=scale)(x, t), without + scale * (with_classes - without)
     )
@@ -93,7 +95,8 @@ def test_guidance_goes_from_the_output_without_classes_through_that_with(scale: 
 @pytest.mark.parametrize("prediction", CONVERTIBLE)
 def test_guiding_and_converting_can_be_exchanged(prediction: str, interpolant: str, noise: Any, scale: float) -> None:
     """Velocity and score of the guided output are the guided velocities and scores, whatever the network predicts."""
-    made, state = formulation(prediction, interpolant, noise), {"std": torch.tensor([0.5, 2.0])}
+    made = formulation(prediction, interpolant, noise)
+    state = {"std": torch.tensor([0.5, 2.0])}
     for x, t in ((points(0), at(0.0)), (points(1), at(0.37)), (points(2), at(1.0))):
         guided, with_classes, without = (
             field(made, y, state=state, scale=s) for y, s in ((CLASSES, scale), (CLASSES, 1), (0 * CLASSES - 1, 1))
@@ -191,7 +194,8 @@ def draws(
 )
 def test_calls_counted_are_the_nfe_and_all_others_are_refused(solver: str, guidance: Guidance) -> None:
     """Against all numbers of steps, counted by hand; the advice names the nearest numbers of calls that there are."""
-    method, grid = build("solver", solver), build("time_grid", "uniform")
+    method = build("solver", solver)
+    grid = build("time_grid", "uniform")
     possible = {calls_by_hand(solver, steps, guidance): steps for steps in range(40, 0, -1)}
     for nfe in range(method.calls_per_step, 41, method.calls_per_step):
         if nfe in possible:
@@ -221,7 +225,9 @@ def test_guidance_from_beginning_to_end_takes_half_the_steps() -> None:
 
 def test_the_grid_decides_how_many_steps_are_guided() -> None:
     """Quadratic times 1, 0.25 and 0: of two Euler steps none lies in the middle, of three (1, 4/9, 1/9) one does."""
-    path, guidance, grid = formulation().interpolant, Guidance(scale=3, **MIDDLE), build("time_grid", "quadratic")
+    path = formulation().interpolant
+    guidance = Guidance(scale=3, **MIDDLE)
+    grid = build("time_grid", "quadratic")
     assert steps_of(build("solver", "euler"), grid, path, guidance, 2) == 2
     assert steps_of(build("solver", "euler"), grid, path, guidance, 4) == 3
     with pytest.raises(ConfigError, match=r"cannot spend 3 calls\. Choose 2 or 4\."):
@@ -239,7 +245,8 @@ def test_an_end_of_the_interval_on_the_grid_is_counted_as_it_is_taken(
 
 
 def test_what_the_advice_names_can_be_had() -> None:
-    guidance, heun = Guidance(scale=3, low=0.9), build("solver", "heun")
+    guidance = Guidance(scale=3, low=0.9)
+    heun = build("solver", "heun")
     with pytest.raises(ConfigError, match=r"cannot spend 4 calls\. Choose 3 or 5\."):
         steps_of(heun, build("time_grid", "uniform"), formulation().interpolant, guidance, 4)
     EvaluateConfig(solver=heun, guidance=guidance, nfe=(5,))
@@ -248,12 +255,14 @@ def test_what_the_advice_names_can_be_had() -> None:
 def test_an_adaptive_solver_counts_both_calls() -> None:
     counted = {}
     for scale in (1.0, 3.0):
-        network, visited = Known(), list[Tensor]()
+        network = Known()
+        visited = list[Tensor]()
         batch = draws(network, "dopri5", 0, Guidance(scale=scale), CLASSES, visited=visited)[0]
         counted[scale] = batch.calls / len(visited)
         assert batch.calls * 8 == network.rows
     assert counted == {1.0: 1, 3.0: 2}
-    network, visited = Known(), list[Tensor]()
+    network = Known()
+    visited = list[Tensor]()
     batch = draws(network, "dopri5", 0, Guidance(scale=3, **MIDDLE), CLASSES, visited=visited)[0]
     assert len(visited) < batch.calls < 2 * len(visited)
     assert batch.calls * 8 == network.rows
@@ -311,7 +320,8 @@ def test_noise_depends_neither_on_classes_nor_on_guidance(solver: str, nfe: int)
     torch.testing.assert_close(guided.x, plain.x, rtol=0, atol=0)
 
 
-CENTRE, SPREAD = 1.2, 0.5
+CENTRE = 1.2
+SPREAD = 0.5
 
 
 class TwoGaussians(nn.Module):
@@ -320,7 +330,8 @@ class TwoGaussians(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         assert y is not None
-        t, y = over(t, x), over(y, x)
+        t = over(t, x)
+        y = over(y, x)
         variance = ((1 - t) * SPREAD).square() + t.square()
         gain = (t - (1 - t) * SPREAD**2) / variance
         each = torch.stack([gain * (x - (1 - t) * centre) - centre for centre in (-CENTRE, CENTRE)])
@@ -378,10 +389,8 @@ def test_guidance_that_means_nothing_is_refused(values: dict[str, float], messag
 
 
 def test_guidance_is_part_of_the_protocol_where_it_does_something() -> None:
-    data, base = (
-        load(EightGaussians(number=100)),
-        EvaluateConfig(extractor="values", metrics=(build("metric", "energy"),)),
-    )
+    data = load(EightGaussians(number=100))
+    base = EvaluateConfig(extractor="values", metrics=(build("metric", "energy"),))
 
     def digest_with(**values: float) -> str:
         return Protocol.of(dataclasses.replace(base, guidance=Guidance(**values)), data).digest
@@ -590,7 +599,8 @@ def test_the_coupling_knows_the_classes_that_the_network_does_not() -> None:
 
 def test_a_network_learns_its_classes_and_is_asked_for_one(small: RunConfig) -> None:
     run = ensure(small, lambda _: None, lambda: False)
-    data, trained = load(small.dataset), restore(run)
+    data = load(small.dataset)
+    trained = restore(run)
 
     def values(config: RunConfig) -> dict[str, dict[str, float]]:
         return Run.of(config).evaluation(Protocol.of(config.evaluate, data))["values"]

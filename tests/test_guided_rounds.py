@@ -98,7 +98,8 @@ def test_pairs_are_the_guided_flows_ends_once(told: RunConfig, monkeypatch: pyte
         "reflow.number": 12,
         "evaluate.guidance.scale": 1,
     }
-    found, calls = [], []
+    found = []
+    calls = []
     for more in (
         {"reflow.rounds": 1},
         {"reflow.rounds": 2},

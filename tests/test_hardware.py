@@ -16,7 +16,8 @@ class Dense(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second = nn.Linear(3, 5), nn.Linear(5, 2)
+        self.first = nn.Linear(3, 5)
+        self.second = nn.Linear(5, 2)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         return self.second(self.first(x).relu() * t[:, None])

@@ -205,7 +205,8 @@ def test_data_that_moved_are_found_by_their_path_and_others_are_refused(
     train(run, lambda _: None, lambda: False)
     (tmp_path / "a.npz").rename(tmp_path / "moved.npz")
     pictures("others.npz", 1)
-    command, out = ["sample", run.name, "--nfe", "2", "--number", "2", "--out", str(tmp_path / "s.npz")], capsys
+    command = ["sample", run.name, "--nfe", "2", "--number", "2", "--out", str(tmp_path / "s.npz")]
+    out = capsys
     assert main(command) == 2
     assert f"dataset.path: {tmp_path / 'a.npz'} does not exist. Give" in out.readouterr().err
     assert main([*command, "--set", f"dataset.path={tmp_path / 'moved.npz'}"]) == 0

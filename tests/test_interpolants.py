@@ -109,7 +109,8 @@ def test_derivatives_are_those_of_autograd(path: Interpolant) -> None:
 
 @pytest.mark.parametrize("name", CLAMPS)
 def test_a_clamped_derivative_is_exact_inside_and_constant_beyond(name: str) -> None:
-    path, (low, high) = PATHS[name], CLAMPS[name]
+    path = PATHS[name]
+    low, high = CLAMPS[name]
     t = torch.cat(
         [
             torch.linspace(low or 1e-6, high, 2001, dtype=torch.float64)[:-1],
@@ -204,7 +205,9 @@ def test_everything_is_finite_on_the_closed_interval(path: Interpolant, dtype: t
     t = closed(dtype)
     for name in ("alpha", "sigma", "alpha_dot", "sigma_dot"):
         assert getattr(path, name)(t).isfinite().all(), name
-    alpha, sigma, ratio = path.alpha(t), path.sigma(t), path.log_snr(t)
+    alpha = path.alpha(t)
+    sigma = path.sigma(t)
+    ratio = path.log_snr(t)
     assert not ratio.isnan().any()
     assert torch.equal(ratio == math.inf, sigma == 0)
     assert torch.equal(ratio == -math.inf, alpha == 0)
@@ -253,7 +256,8 @@ def test_times_of_any_shape(path: Interpolant) -> None:
     for shape, dtype in itertools.product([(), (5,), (0,), (2, 3), (4, 1, 1)], [torch.float32, torch.float64]):
         t = (0.1 + 0.8 * torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))).to(dtype)
         for member, name in itertools.product((path, Bare(path=path)), [*ELEMENTWISE, "time_of_log_snr"]):
-            result, flat = getattr(member, name)(t), getattr(member, name)(t.flatten())
+            result = getattr(member, name)(t)
+            flat = getattr(member, name)(t.flatten())
             assert (result.shape, result.dtype) == (t.shape, dtype), name
             torch.testing.assert_close(result.flatten(), flat, msg=partial("{}: {}".format, (name, shape)))
 
@@ -274,7 +278,8 @@ def test_single_precision_keeps_its_digits(path: Interpolant) -> None:
 def test_states_and_velocities_are_made_of_the_factors(path: Interpolant, dtype: torch.dtype) -> None:
     """Each sample at its own time."""
     x0, x1, t = batch(dtype)
-    state, velocity = path.interpolate(x0, x1, t), path.velocity(x0, x1, t)
+    state = path.interpolate(x0, x1, t)
+    velocity = path.velocity(x0, x1, t)
     assert (state.shape, state.dtype, velocity.shape, velocity.dtype) == (x0.shape, dtype, x0.shape, dtype)
     for i, time in enumerate(t):
         torch.testing.assert_close(state[i], path.alpha(time) * x0[i] + path.sigma(time) * x1[i])
@@ -349,10 +354,12 @@ def sit_gvp(t: Tensor) -> Factors:
 
 def sit_vp(t: Tensor) -> Factors:
     """SiT's VPCPlan, with its sigma_min 0.1 and sigma_max 20."""
-    low, high = 0.1, 20.0
+    low = 0.1
+    high = 20.0
     log_mean = -0.25 * (1 - t) ** 2 * (high - low) - 0.5 * (1 - t) * low
     slope = 0.5 * (1 - t) * (high - low) + 0.5 * low
-    alpha, sigma = torch.exp(log_mean), torch.sqrt(1 - torch.exp(2 * log_mean))
+    alpha = torch.exp(log_mean)
+    sigma = torch.sqrt(1 - torch.exp(2 * log_mean))
     return alpha, sigma, alpha * slope, torch.exp(2 * log_mean) * 2 * slope / (-2 * sigma)
 
 
@@ -393,7 +400,8 @@ def test_parity_with_songs_variance_exploding(low: float, high: float) -> None:
 def test_parity_with_lipmans_optimal_transport(sigma_min: float) -> None:
     """Their eq. 20 and 21 at s = 1 - t: mu = s x1, sigma = 1 - (1 - sigma_min) s, u = (x1 - (1 - sigma_min) x) /
     sigma."""
-    path, (data, noise, t) = FlowMatchingOT(sigma_min=sigma_min), batch()
+    path = FlowMatchingOT(sigma_min=sigma_min)
+    data, noise, t = batch()
     s = 1 - t[:, None, None, None]
     sigma = 1 - (1 - sigma_min) * s
     x = s * data + sigma * noise
@@ -405,7 +413,8 @@ def test_parity_with_lipmans_optimal_transport(sigma_min: float) -> None:
 def test_parity_with_songs_variance_preserving(low: float, high: float) -> None:
     """alpha = exp(-1/2 of the integral of beta, here a sum), and the SDE's beta is -2 alpha' / alpha and 2 sigma sigma'
     / alpha^2."""
-    path, n = DDPM(beta_min=low, beta_max=high), 2000
+    path = DDPM(beta_min=low, beta_max=high)
+    n = 2000
     middles = INSIDE[:, None] * (torch.arange(n, dtype=torch.float64) + 0.5) / n
     integral = INSIDE * (low + (high - low) * middles).mean(1)
     torch.testing.assert_close(path.alpha(INSIDE), torch.exp(-integral / 2), rtol=1e-10, atol=0)
@@ -424,7 +433,8 @@ def test_variance_preserving_paths_preserve_it() -> None:
 
 def test_polynomial_is_linear_at_another_time() -> None:
     for power in (1.0, 2.0, 3.5):
-        path, s = Polynomial(power=power), 1 - (1 - INSIDE) ** power
+        path = Polynomial(power=power)
+        s = 1 - (1 - INSIDE) ** power
         torch.testing.assert_close(path.alpha(INSIDE), Linear().alpha(s))
         torch.testing.assert_close(path.sigma(INSIDE), Linear().sigma(s))
 

@@ -36,7 +36,8 @@ def cut(images: Tensor, first: int, after: int, asked: list[int]) -> Iterator[Sa
 
 def test_rows_are_those_of_an_unbroken_extraction(tmp_path: Path) -> None:
     data = load(Digits())
-    judge, images = Judge(CONFIG, data, "cpu"), tensor(data.held_out)[:300]
+    judge = Judge(CONFIG, data, "cpu")
+    images = tensor(data.held_out)[:300]
     expected, rows = judge.estimates(cut(images, 0, 99, []), KeptRows(), show=70)
     assert torch.equal(rows["shown"], images[:70]), "of the first batch all, of the second some"
     asked: list[int] = []
@@ -91,13 +92,13 @@ def test_rows_are_written_from_time_to_time_and_go_when_all_is_known(
 
 def test_an_evaluation_that_was_stopped_ends_as_if_it_had_not_been(tiny: RunConfig) -> None:
     config = override(tiny, {"evaluate.nfe": [2], "evaluate.num_samples": 96, "evaluate.batch_size": 32})
-    run, data = ensure(config, print, lambda: False), load(config.dataset)
+    run = ensure(config, print, lambda: False)
+    data = load(config.dataset)
     protocol = Protocol.of(config.evaluate, data)
-    place, picture = (
-        run.folder / "evaluations" / f"{protocol.digest}.json",
-        run.folder / "samples" / f"{protocol.digest}-nfe-0002.png",
-    )
-    expected, drawn = run.evaluation(protocol)["values"], picture.read_bytes()
+    place = run.folder / "evaluations" / f"{protocol.digest}.json"
+    picture = run.folder / "samples" / f"{protocol.digest}-nfe-0002.png"
+    expected = run.evaluation(protocol)["values"]
+    drawn = picture.read_bytes()
     place.unlink()
     picture.unlink()
     asked: list[bool] = []
@@ -123,7 +124,8 @@ def test_an_evaluation_that_was_stopped_ends_as_if_it_had_not_been(tiny: RunConf
 def test_an_interrupt_keeps_only_what_is_in_order(tmp_path: Path) -> None:
     """Ctrl-C may strike while a batch is waited for: what is on disk is then a beginning, without a gap."""
     data = load(Digits())
-    judge, images = Judge(CONFIG, data, "cpu"), tensor(data.held_out)[:300]
+    judge = Judge(CONFIG, data, "cpu")
+    images = tensor(data.held_out)[:300]
     expected, _ = judge.estimates(cut(images, 0, 99, []), KeptRows(), show=0)
 
     def interrupted() -> Iterator[SampleBatch]:
@@ -139,7 +141,8 @@ def test_an_interrupt_keeps_only_what_is_in_order(tmp_path: Path) -> None:
 
 
 def test_a_reference_that_was_cut_short_is_not_continued_in_other_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    data, asked = load(Digits()), [0]
+    data = load(Digits())
+    asked = [0]
 
     def stop() -> bool:
         asked[0] += 1
@@ -159,5 +162,6 @@ def test_a_reference_that_was_cut_short_is_not_continued_in_other_batches(monkey
 
 def test_logits_are_not_taken_from_rows_that_kept_none(tiny: RunConfig) -> None:
     protocol = tiny.protocol()
-    run, with_logits = Run.of(tiny), Run.of(override(tiny, {"evaluate.metrics": ["fid", "isc"]}))
+    run = Run.of(tiny)
+    with_logits = Run.of(override(tiny, {"evaluate.metrics": ["fid", "isc"]}))
     assert run.kept_rows(protocol, 2) != with_logits.kept_rows(protocol, 2)

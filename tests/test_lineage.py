@@ -8,12 +8,12 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import warm
 from PIL import Image
 
 from harness.cli import main
@@ -25,7 +25,8 @@ from harness.runs.lineage import lineage, training_seconds
 from harness.runs.train import train
 
 CHANGES = {
-    "backbone.channels": 8, "backbone.groups": 4, "train.steps": 60, "train.checkpoint_every": 6, "train.log_every": 3,
+    "backbone.channels": 8, "backbone.groups": 4, "backbone.multipliers": [1],
+    "train.steps": 60, "train.checkpoint_every": 6, "train.log_every": 3,
     "train.batch_size": 32, "evaluate.nfe": [1, 4], "evaluate.num_samples": 100, "train.device": "cpu",
 }  # fmt: skip
 SHORT = ",".join(
@@ -59,10 +60,14 @@ def unbroken(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of rounds that nothing disturbed."""
     results = tmp_path_factory.mktemp("unbroken") / "results"
     copy(teacher, results)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HARNESS_RESULTS", str(results))
-        assert main(["reflow", name_of(teacher), *ROUNDS]) == 0
+    finish(["reflow", name_of(teacher), *ROUNDS], results)
     return results
+
+
+def finish(command: list[str], results: Path) -> None:
+    process = warm.start(command, results, results / "said")
+    process.join(600)
+    assert process.exitcode == 0, (results / "said").read_text()
 
 
 def copy(results: Path, to: Path) -> None:
@@ -105,20 +110,17 @@ def test_killed_among_pairs_in_a_round_and_between_rounds_the_end_is_the_same(
 ) -> None:
     results = tmp_path / "killed"
     copy(teacher, results)
-    command = [sys.executable, "-m", "harness", "reflow", name_of(teacher), *ROUNDS]
-    environment = {**os.environ, "HARNESS_RESULTS": str(results)}
+    command = ["reflow", name_of(teacher), *ROUNDS]
     moments: list[Callable[[Path], bool]] = [pairs_begun, round_begun, round_judged]
     for moment in moments:
-        with open(tmp_path / "said", "w") as said:
-            process = subprocess.Popen(command, env=environment, stdout=said, stderr=said, start_new_session=True)
+        process = warm.start(command, results, tmp_path / "said")
         while not moment(results):
-            assert process.poll() is None, (tmp_path / "said").read_text()
+            assert process.is_alive(), (tmp_path / "said").read_text()
             time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(60)
+        os.killpg(process.ident or 0, signal.SIGKILL)
+        process.join(60)
     assert not list(results.glob("local/tables/*.csv"))
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+    finish(command, results)
     assert known(results) == known(unbroken)
     assert len(known(unbroken)) == 1 + 3 + 4
 

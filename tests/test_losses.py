@@ -40,7 +40,8 @@ def test_pseudo_huber_is_its_formula(c: float, scale: float) -> None:
 def test_pseudo_huber_is_song_and_dhariwals_over_sqrt_d(shape: tuple[int, ...]) -> None:
     """sqrt(|e|^2 + c^2) - c with c = 0.00054 sqrt(d) (2024, eq. 8)."""
     d = math.prod(shape)
-    e, c = errors(5, *shape, scale=1e-3), 0.00054 * math.sqrt(d)
+    e = errors(5, *shape, scale=1e-3)
+    c = 0.00054 * math.sqrt(d)
     theirs = (e.flatten(1).norm(dim=1) ** 2 + c**2).sqrt() - c
     torch.testing.assert_close(PseudoHuber().measure(e), theirs / math.sqrt(d))
 
@@ -49,7 +50,8 @@ def test_pseudo_huber_is_song_and_dhariwals_over_sqrt_d(shape: tuple[int, ...]) 
 def test_pseudo_huber_is_quadratic_for_small_errors_and_linear_for_large(c: float) -> None:
     e = errors(8, 16)
     e = e / e.square().mean(1, keepdim=True).sqrt()  # root mean square 1
-    small, large = 1e-3 * c, 1e4 * c
+    small = 1e-3 * c
+    large = 1e4 * c
     torch.testing.assert_close(
         PseudoHuber(c=c).measure(small * e), MSE().measure(small * e) / (2 * c), rtol=1e-5, atol=0
     )

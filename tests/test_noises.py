@@ -40,7 +40,8 @@ def sample(noise: Noise, n: int, seed: int = 1) -> Tensor:
 
 def distance(x: Tensor, distribution_function: Callable[[np.ndarray], np.ndarray]) -> float:
     """Kolmogorov-Smirnov statistic times sqrt(n): below 1.95 for 999 samples of that law in 1000."""
-    expected, n = distribution_function(x.double().flatten().sort().values.numpy()), x.numel()
+    expected = distribution_function(x.double().flatten().sort().values.numpy())
+    n = x.numel()
     return n**0.5 * max((np.arange(1, n + 1) / n - expected).max(), (expected - np.arange(n) / n).max())
 
 
@@ -126,7 +127,9 @@ def test_entries_are_independent(noise: Noise) -> None:
 
 @every_noise
 def test_the_generator_alone_decides(noise: Noise) -> None:
-    first, again, other = sample(noise, 5, 1), sample(noise, 5, 1), sample(noise, 5, 2)
+    first = sample(noise, 5, 1)
+    again = sample(noise, 5, 1)
+    other = sample(noise, 5, 2)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -237,11 +240,14 @@ def test_what_has_no_variance_left_is_refused(noise: type[Noise], fields: dict[s
 
 
 def test_sparse_noise_drops_to_where_the_datas_own_zero_is_encoded() -> None:
-    mean, std = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0.5, 1.0, 8.0])
+    mean = torch.tensor([1.0, 2.0, 4.0])
+    std = torch.tensor([0.5, 1.0, 8.0])
     data = Data(
         DATA.abs(), DATA[:2].abs(), encode=lambda x: (x - mean) / std, decode=lambda x: x * std + mean, kind="cells"
     )
-    noise, rate, zero = Sparse(dropout_rate=0.3, stored_zero=True), 0.3, -mean / std
+    noise = Sparse(dropout_rate=0.3, stored_zero=True)
+    rate = 0.3
+    zero = -mean / std
     state = noise.learn(data)
     torch.testing.assert_close(state, {"zero": zero})
     x1 = noise.sample((50_000, 3), torch.Generator().manual_seed(0), state)

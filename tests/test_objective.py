@@ -33,7 +33,8 @@ class Network(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b = nn.Parameter(torch.tensor(0.5)), nn.Parameter(torch.tensor(-0.25))
+        self.a = nn.Parameter(torch.tensor(0.5))
+        self.b = nn.Parameter(torch.tensor(-0.25))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         self.given = x.detach(), t.detach()
@@ -88,8 +89,10 @@ def gradient(made: Objective, n: int = 512) -> Tensor:
 
 def edm_by_hand(x0: Tensor, xt: Tensor, alpha: float, sigma: float, std: float) -> tuple[Tensor, Tensor, float]:
     """Karras et al. 2022, eq. 7 and table 1: the network's input, its target, and the data error over its error."""
-    s, d = sigma * std / alpha, 0.5
-    skip, out = d**2 / (s**2 + d**2), s * d / (s**2 + d**2) ** 0.5
+    s = sigma * std / alpha
+    d = 0.5
+    skip = d**2 / (s**2 + d**2)
+    out = s * d / (s**2 + d**2) ** 0.5
     return xt / alpha / (s**2 + d**2) ** 0.5, (x0 - skip * xt / alpha) / out, out
 
 
@@ -111,7 +114,8 @@ def edm_on_vp(x0: Tensor, x1: Tensor, t: float, std: float) -> tuple[Tensor, Ten
 
 def velocity_on_gvp_as_data(x0: Tensor, x1: Tensor, t: float, std: float) -> tuple[Tensor, Tensor, float, float]:
     """x0 = cos x_t - (2 / pi) sin v on the circle."""
-    c, s = math.cos(math.pi * t / 2), math.sin(math.pi * t / 2)
+    c = math.cos(math.pi * t / 2)
+    s = math.sin(math.pi * t / 2)
     return c * x0 + s * x1, math.pi / 2 * (c * x1 - s * x0), -2 / math.pi * s, min(c**2 / s**2, 5)
 
 
@@ -157,9 +161,12 @@ BY_HAND: dict[str, tuple[dict[str, Any], Hand]] = {
 def test_the_loss_is_the_formula(name: str) -> None:
     """The mean over sixteen samples of weight times loss, each written out for itself."""
     parts, hand = BY_HAND[name]
-    made, n, c = objective(False, **parts), 16, parts.get("loss", {}).get("c")
+    made = objective(False, **parts)
+    n = 16
+    c = parts.get("loss", {}).get("c")
     std = made.noise_state["std"].item() if made.noise_state else 1.0
-    x0, x1 = data(n).double(), std * torch.randn(n, 1, 2, 2, generator=stream(1, "noise", 2)).double()
+    x0 = data(n).double()
+    x1 = std * torch.randn(n, 1, 2, 2, generator=stream(1, "noise", 2)).double()
     t = torch.rand(n, generator=stream(1, "time", 2)).double() ** getattr(made.formulation.time_sampler, "p", 1)
     total = 0.0
     for i in range(n):
@@ -282,7 +289,8 @@ def test_weight_times_density_alone_decides_the_expected_gradient(name: str) -> 
 @pytest.mark.parametrize("name", ["logit_normal", "3 t^2", "corrected cosmap"])
 def test_the_equivalence_holds_over_random_pairs(name: str) -> None:
     """The same over 40 batches of independent noise, within five standard errors of the paired difference."""
-    differences, sizes = [], []
+    differences = []
+    sizes = []
     made = [Objective(Formulation.parse(parts), {}) for parts in SAME[name][:2]]
     for number in range(40):
         both = []
@@ -298,7 +306,8 @@ def test_the_equivalence_holds_over_random_pairs(name: str) -> None:
     assert (error < 0.02 * torch.stack(sizes).mean(0).abs()).all()
 
 
-MEAN, STD = torch.tensor([0.4, -0.7, 0.3]), torch.tensor([0.5, 0.9, 0.3])
+MEAN = torch.tensor([0.4, -0.7, 0.3])
+STD = torch.tensor([0.5, 0.9, 0.3])
 
 
 class Posterior(nn.Module):
@@ -306,11 +315,15 @@ class Posterior(nn.Module):
 
     def __init__(self, made: Formulation, c: float, d: float):
         super().__init__()
-        self.a, self.b, self.made = nn.Parameter(torch.tensor(float(c))), nn.Parameter(torch.tensor(float(d))), made
+        self.a = nn.Parameter(torch.tensor(float(c)))
+        self.b = nn.Parameter(torch.tensor(float(d)))
+        self.made = made
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        path, t = self.made.interpolant, t[:, None]
-        alpha, sigma = path.alpha(t), path.sigma(t)
+        path = self.made.interpolant
+        t = t[:, None]
+        alpha = path.alpha(t)
+        sigma = path.sigma(t)
         if self.made.prediction.name == "edm":
             x = x * (sigma.square() + (0.5 * alpha).square()).sqrt()
         q = (alpha * STD).square() + sigma.square()
@@ -325,7 +338,8 @@ class Posterior(nn.Module):
 
 def standard_errors_from_zero(made: Formulation, c: float, d: float) -> Tensor:
     """The mean gradient over 32 batches, in its standard errors."""
-    gradients, run = [], Objective(made, {})
+    gradients = []
+    run = Objective(made, {})
     for number in range(32):
         network = Posterior(made, c, d)
         x0 = MEAN + STD * torch.randn(512, 3, generator=torch.Generator().manual_seed(number))
@@ -364,12 +378,19 @@ class Converted(nn.Module):
 
     def __init__(self, made: Formulation, variance: Tensor):
         super().__init__()
-        self.made, self.variance, self.scale = made, variance, nn.Parameter(torch.tensor(0.3))
+        self.made = made
+        self.variance = variance
+        self.scale = nn.Parameter(torch.tensor(0.3))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        path, prediction, self.times = self.made.interpolant, self.made.prediction, t
+        path = self.made.interpolant
+        prediction = self.made.prediction
+        self.times = t
         x, t, variance = x.double(), over(t, x).double(), self.variance.double()
-        alpha, sigma, alpha_dot, sigma_dot = path.alpha(t), path.sigma(t), path.alpha_dot(t), path.sigma_dot(t)
+        alpha = path.alpha(t)
+        sigma = path.sigma(t)
+        alpha_dot = path.alpha_dot(t)
+        sigma_dot = path.sigma_dot(t)
         if prediction.name == "edm":
             x = x * (sigma.square() * variance.mean() + (0.5 * alpha).square()).sqrt()
         v = self.scale * x + torch.sin(3 * t) - x.flip(-1).square() / 10
@@ -467,13 +488,15 @@ def test_arms_share_their_draws() -> None:
 
 def test_the_transport_cost_is_that_of_the_pairs() -> None:
     """Mean |x0 - x1|^2 of what is trained on: of the draws as they are, and of the least of all permutations."""
-    x0, x1 = data(32), torch.randn(32, 1, 2, 2, generator=stream(1, "noise", 2))
+    x0 = data(32)
+    x1 = torch.randn(32, 1, 2, 2, generator=stream(1, "noise", 2))
     costs = (x0[:, None] - x1[None]).square().flatten(2).sum(2)
     drawn = objective().task(x0, 1, 2)
     assert drawn.transport_cost.item() == pytest.approx(costs.diagonal().mean().item(), rel=1e-5)
     assert drawn.transport_cost.ndim == 0
     rows, columns = linear_sum_assignment(costs.numpy())
-    network, moved = Network(), objective(coupling="exact_ot")
+    network = Network()
+    moved = objective(coupling="exact_ot")
     paired = moved.task(x0, 1, 2)
     assert moved.measure(network, paired).loss.ndim == 0
     assert paired.transport_cost.item() == pytest.approx(costs[rows, columns].mean().item(), rel=1e-5)
@@ -485,10 +508,12 @@ def test_the_transport_cost_is_that_of_the_pairs() -> None:
 
 def test_fixed_pairs_take_the_place_of_the_batch(tmp_path: Path) -> None:
     """Both ends of the one pair in the files are trained on, whatever was drawn."""
-    x0, x1 = data(1), torch.full((1, 1, 2, 2), 3.0)
+    x0 = data(1)
+    x1 = torch.full((1, 1, 2, 2), 3.0)
     for name, end in (("x0", x0), ("x1", x1)):
         np.save(tmp_path / f"{name}.npy", end.numpy())
-    network, made = Network(), objective(coupling={"name": "pairs", "path": str(tmp_path)})
+    network = Network()
+    made = objective(coupling={"name": "pairs", "path": str(tmp_path)})
     task = made.task(torch.zeros(8, 1, 2, 2), 1, 2)
     made.measure(network, task)
     t = network.given[1].view(-1, 1, 1, 1)
@@ -499,7 +524,8 @@ def test_fixed_pairs_take_the_place_of_the_batch(tmp_path: Path) -> None:
 def test_classes_reach_the_coupling() -> None:
     """With a class for each sample nothing can move; with one class for all it is optimal transport;
     with none it is refused."""
-    made, x0 = objective(coupling="class_conditional_ot"), data(16)
+    made = objective(coupling="class_conditional_ot")
+    x0 = data(16)
     alone = made.task(x0, 1, 2, torch.arange(16))
     together = made.task(x0, 1, 2, torch.zeros(16, dtype=torch.long))
     assert made.measure(Network(), alone).loss.item() == pytest.approx(loss(objective(), 16))
@@ -524,7 +550,8 @@ def test_a_share_has_its_rows_of_everything() -> None:
 
 def test_classes_are_hidden_unless_all_are_asked_for() -> None:
     objective = Objective(Formulation.parse({"objective": {"label_dropout": 0.5}}), {})
-    x0, y = torch.zeros(64, 1, 2, 2), torch.arange(64)
+    x0 = torch.zeros(64, 1, 2, 2)
+    y = torch.arange(64)
     shown = objective.task(x0, 0, 0, y).y
     assert shown is not None
     hidden = shown == -1

@@ -88,7 +88,8 @@ def points() -> RunConfig:
 
 def simulated(plan: Plan, rng: np.random.Generator) -> pd.DataFrame:
     """Cells of a study at the primary NFE, with effects, noise and losses drawn anew."""
-    sd, lost = rng.choice([0.01, 0.05, 0.2]), rng.choice([0.0, 0.05, 0.25])
+    sd = rng.choice([0.01, 0.05, 0.2])
+    lost = rng.choice([0.0, 0.05, 0.25])
     effects = {arm: rng.choice([0.0, 0.02, 0.3, -0.3]) if arm != plan.baseline else 0.0 for arm in plan.arms}
     cells = []
     for arm, seed in itertools.product(plan.arms, plan.seeds):
@@ -107,7 +108,9 @@ def adjusted(p_values: dict[str, float]) -> dict[str, float]:
 
 def test_no_unstable_arm_is_better_or_a_tie_and_beside_a_lost_baseline_there_is_no_verdict(tiny: RunConfig) -> None:
     """Over 60 studies whose seeds are knocked out at random; worse is what SciPy's paired t says of the survivors."""
-    plan, rng, seen = planned(tiny), np.random.default_rng(0), Counter[str]()
+    plan = planned(tiny)
+    rng = np.random.default_rng(0)
+    seen = Counter[str]()
     for number in range(60):
         plan = dataclasses.replace(plan, seeds=tuple(range(rng.integers(3, 9))))
         cells = simulated(plan, rng)
@@ -117,15 +120,13 @@ def test_no_unstable_arm_is_better_or_a_tie_and_beside_a_lost_baseline_there_is_
         pairs = {arm: table[[arm, "a"]].dropna() for arm in "bc"}
         logs = {arm: np.log(both) for arm, both in pairs.items()}
         lost = states["a"][DIVERGED] + states["a"][FAILED] > 0
-        tested = (
-            []
-            if lost
-            else [arm for arm in "bc" if len(pairs[arm]) > 1 and (states[arm][DIVERGED] or not states[arm][FAILED])]
-        )
+        tried = [arm for arm in "bc" if len(pairs[arm]) > 1 and (states[arm][DIVERGED] or not states[arm][FAILED])]
+        tested = [] if lost else tried
         p = adjusted({arm: float(stats.ttest_rel(logs[arm][arm], logs[arm]["a"]).pvalue) for arm in tested})
-        rows = found.rows.set_index("arm")
         for arm in "bc":
-            row, own, where = rows.loc[arm], states[arm], f"study {number}, arm {arm}"
+            row = found.rows.set_index("arm").loc[arm]
+            own = states[arm]
+            where = f"study {number}, arm {arm}"
             counted = (own[MEASURED], own[DIVERGED], own[FAILED], len(plan.seeds))
             assert (row.n, row.diverged, row.failed, row.seeds) == counted, where
             worse = len(pairs[arm]) >= 3 and p.get(arm, 1.0) < 0.05 and (logs[arm][arm] - logs[arm]["a"]).mean() > 0
@@ -153,7 +154,9 @@ def reported(score: Any) -> Callable[..., tables.Report]:
     def report(plan: Plan, ends: dict[tuple[str, int], str] | None = None) -> tables.Report:
         rng = np.random.default_rng(0)
         for arm, seed in plan.trials():
-            run, protocol, end = plan.run(arm, seed), plan.protocol(arm), (ends or {}).get((arm, seed))
+            run = plan.run(arm, seed)
+            protocol = plan.protocol(arm)
+            end = (ends or {}).get((arm, seed))
             fid = {"a": 10.0, "b": 8.0, "c": 10.1}[arm] * math.exp(rng.normal(0, 0.01))
             if end == "training":
                 write_json(run.folder / "diverged.json", {"reason": "training diverged."})
@@ -284,7 +287,8 @@ def test_every_settings_of_an_arm_stands_in_the_results(
 ) -> None:
     plan = planned(tiny, arms={**ARMS, "b": {"train.warmup_steps": 3, "train.log_every": 7}})
     paths = {path.suffix: path for path in tables.write(reported(plan), tmp_path, "harness ablate toy")}
-    about, text = read_json(paths[".json"]), paths[".md"].read_text()
+    about = read_json(paths[".json"])
+    text = paths[".md"].read_text()
     assert about["settings"]["c"] == {"weighting": "min_snr", "weighting.gamma": 2.0}
     assert about["settings"]["b"] == {"train.warmup_steps": 3}  # how often it logs changes nothing
     assert about["settings"]["a"] == {"weighting": "uniform", "train.warmup_steps": 2}
@@ -324,7 +328,8 @@ def test_failures_of_the_machine_are_one_line_and_other_errors_are_not_hidden(
 def test_what_the_machine_broke_off_is_run_again_and_counts_for_nothing(
     points: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, plan = Run.of(points), planned(points, seeds=1, arms={"a": {}, "b": {"weighting": "data_end"}})
+    run = Run.of(points)
+    plan = planned(points, seeds=1, arms={"a": {}, "b": {"weighting": "data_end"}})
 
     def broken(error: Exception) -> Callable[..., Any]:
         def raising(*_: Any, **__: Any) -> Any:
@@ -387,7 +392,8 @@ def test_samples_that_are_not_finite_at_one_nfe_cost_no_other(
 ) -> None:
     base = override(points, {"evaluate.metrics": ["sliced_wasserstein"], "evaluate.nfe": [1, 2, 4]})
     plan = planned(base, seeds=1)
-    run, protocol = plan.run("a", 0), plan.protocol("a")
+    run = plan.run("a", 0)
+    protocol = plan.protocol("a")
     with monkeypatch.context() as patch:
         patch.setattr("harness.runs.judge.samples", wild(lambda nfe: math.nan if nfe < 4 else 0.5))
         with pytest.raises(
@@ -432,7 +438,8 @@ def test_errors_come_back_from_their_notes() -> None:
 def test_a_trial_of_which_more_will_come_has_not_ended(tiny: RunConfig, score: Any) -> None:
     """Though something of it has failed: it is neither published, nor told to have failed, nor closed in the record."""
     plan = planned(override(tiny, {"evaluate.nfe": [1, 2]}), seeds=1)
-    run, protocol = plan.run("b", 0), plan.protocol("b")
+    run = plan.run("b", 0)
+    protocol = plan.protocol("b")
     for arm in "ac":
         score(plan.run(arm, 0), plan.protocol(arm), {1: 2.0, 2: 1.0})
     run.note_failure(protocol, "1", Diverged("so."))
@@ -447,7 +454,8 @@ def test_a_trial_of_which_more_will_come_has_not_ended(tiny: RunConfig, score: A
 
 def test_a_value_that_is_known_is_not_refused_for_what_another_metric_met(tiny: RunConfig, score: Any) -> None:
     plan = planned(override(tiny, {"evaluate.nfe": [1, 2]}), seeds=1)
-    run, protocol = plan.run("a", 0), plan.protocol("a")
+    run = plan.run("a", 0)
+    protocol = plan.protocol("a")
     score(run, protocol, {1: 2.0, 2: 1.0})
     run.note_failure(protocol, "2", Diverged("another metric is not finite."))
     assert run.evaluated(protocol)

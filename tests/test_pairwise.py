@@ -33,7 +33,8 @@ class Network(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b = nn.Parameter(torch.tensor(0.5)), nn.Parameter(torch.tensor(-0.25))
+        self.a = nn.Parameter(torch.tensor(0.5))
+        self.b = nn.Parameter(torch.tensor(-0.25))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         return self.a * x + self.b * t.view(-1, 1, 1, 1)

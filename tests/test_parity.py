@@ -204,7 +204,8 @@ def test_conversions_are_flow_matchings(
 
 def test_vp_is_flow_matchings_linear_vp_with_data_and_noise_exchanged() -> None:
     t = torch.linspace(0.001, 0.999, 999, dtype=torch.float64)
-    path, theirs = VariancePreserving(), LinearVPScheduler()(t)
+    path = VariancePreserving()
+    theirs = LinearVPScheduler()(t)
     close(path.sigma(t), theirs.alpha_t)
     close(path.alpha(t), theirs.sigma_t)
     close(path.sigma_dot(t), theirs.d_alpha_t)
@@ -215,7 +216,8 @@ def test_vp_is_flow_matchings_linear_vp_with_data_and_noise_exchanged() -> None:
 def test_vp_goes_through_flow_matchings_linear_vp_at_another_speed() -> None:
     """The factors are the same where the SNR is."""
     t = torch.linspace(0.001, 0.999, 999, dtype=torch.float64)
-    path, scheduler = VariancePreserving(), LinearVPScheduler()
+    path = VariancePreserving()
+    scheduler = LinearVPScheduler()
     theirs = scheduler(scheduler.snr_inverse(path.snr(t).sqrt()))
     close(path.alpha(t), theirs.alpha_t)
     close(path.sigma(t), theirs.sigma_t)

@@ -89,7 +89,8 @@ def test_a_picture_is_a_png_and_another_for_other_samples(kind: str, tmp_path: P
 @pytest.mark.parametrize("kind", DATA)
 def test_a_picture_shows_every_sample(kind: str, tmp_path: Path) -> None:
     """The last of more samples than a picture has by itself is in it."""
-    data, number = DATA[kind](), SHOWN[kind] + 5  # type: ignore[index]
+    data = DATA[kind]()
+    number = SHOWN[kind] + 5  # type: ignore[index]
     samples = samples_like(data, number)
     other = torch.cat([samples[:-1], samples[:1] * 2 if kind != "image" else 255 - samples[-1:]])
     draw(data, samples, tmp_path / "all.png")
@@ -146,10 +147,12 @@ def test_images_lie_eight_in_a_row_enlarged_by_whole_pixels(
     samples = images(10, channels, size)
     draw(image_data(channels), samples, tmp_path / "x.png")
     picture = read(tmp_path / "x.png")
-    step, factor = shown + 2, shown // size
+    step = shown + 2
+    factor = shown // size
     assert picture.shape == (2 * step + 2, 8 * step + 2, 3)
     for number in range(10):
-        top, left = number // 8 * step + 2, number % 8 * step + 2
+        top = number // 8 * step + 2
+        left = number % 8 * step + 2
         tile = picture[top : top + shown, left : left + shown]
         expected = samples[number].expand(3, -1, -1).permute(1, 2, 0).numpy()
         assert np.array_equal(tile, np.kron(expected, np.ones((factor, factor, 1), np.uint8)))
@@ -188,7 +191,8 @@ def test_points_are_drawn_with_the_way_that_they_came(dimensions: int, tmp_path:
     way = [noise + share * (samples - noise) for share in torch.linspace(0, 1, 5)]
     draw(data, samples, tmp_path / "points.png")
     draw(data, samples, tmp_path / "ways.png", trajectories=way)
-    without, with_ = read(tmp_path / "points.png"), read(tmp_path / "ways.png")
+    without = read(tmp_path / "points.png")
+    with_ = read(tmp_path / "ways.png")
     assert blue(without) == 0
     assert blue(with_) > 300
     middle = with_.shape[1] // 2
@@ -206,7 +210,8 @@ def test_trajectories_are_decoded(tmp_path: Path) -> None:
 
 
 def test_no_more_than_150_ways_are_drawn(tmp_path: Path) -> None:
-    data, samples = plain(normal(300, 2), "points"), normal(300, 2, seed=1)
+    data = plain(normal(300, 2), "points")
+    samples = normal(300, 2, seed=1)
     way = [torch.zeros(300, 2), samples]
     for number in (150, 151, 149):
         draw(data, samples, tmp_path / f"{number}.png", trajectories=[x[:number] for x in way])
@@ -417,7 +422,8 @@ def test_a_picture_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: p
 def test_images_lie_as_in_torchvisions_grid(tmp_path: Path, number: int, channels: int, size: int) -> None:
     from torchvision.utils import make_grid
 
-    shown, factor = images(number, channels, size), max(1, 32 // size)
+    shown = images(number, channels, size)
+    factor = max(1, 32 // size)
     draw(image_data(channels), shown, tmp_path / "grid.png")
     enlarged = shown.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     expected = make_grid(enlarged, nrow=8, padding=2, pad_value=128).permute(1, 2, 0).numpy()

@@ -158,7 +158,8 @@ def test_the_pinwheel_has_five_arms_that_are_one_turned() -> None:
     assert data.classes is not None
     assert stats.chisquare(torch.bincount(data.classes, minlength=5).numpy()).pvalue > 1e-4
     rng = np.random.default_rng(0)
-    radius, across = 1 + 0.3 * rng.standard_normal(20_000), 0.1 * rng.standard_normal(20_000)
+    radius = 1 + 0.3 * rng.standard_normal(20_000)
+    across = 0.1 * rng.standard_normal(20_000)
     arm = (radius + 1j * across) * np.exp(0.25j * np.exp(radius)) / math.sqrt(0.55)
     x = torch.view_as_complex(stored(data.train).double()).numpy()
     for k in range(5):
@@ -170,7 +171,8 @@ def test_the_pinwheel_has_five_arms_that_are_one_turned() -> None:
 
 
 def test_moons_are_scikit_learns() -> None:
-    data, noise = load(SCIKIT[0]), 0.05
+    data = load(SCIKIT[0])
+    noise = 0.05
     theirs, about = make_moons(20_000, noise=noise, random_state=12345)
     assert data.classes is not None
     assert torch.bincount(data.classes).tolist() == [10_000, 10_000]

@@ -122,20 +122,25 @@ class AffineFlow(nn.Module):
 
     def __init__(self, made: Formulation, variance: float):
         super().__init__()
-        self.made, self.variance = made, variance
+        self.made = made
+        self.variance = variance
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        path, time = self.made.interpolant, t[:1].double().clamp(1e-6, 1 - 1e-6)
-        alpha, sigma = path.alpha(time), path.sigma(time)
+        path = self.made.interpolant
+        time = t[:1].double().clamp(1e-6, 1 - 1e-6)
+        alpha = path.alpha(time)
+        sigma = path.sigma(time)
         x = x.double()
         if self.made.prediction.name == "edm":  # sees x_t over its scale
             x = x * (sigma.square() * self.variance + (0.5 * alpha).square()).sqrt()
         mean0, mean1 = (torch.tensor(cloud.mean, dtype=torch.float64) for cloud in (TARGET, SOURCE))
         precision = torch.linalg.inv(alpha**2 * TARGET.covariance + sigma**2 * SOURCE.covariance)
         centred = (x - alpha * mean0 - sigma * mean1) @ precision
-        x0, x1 = mean0 + alpha * centred @ TARGET.covariance, mean1 + sigma * centred @ SOURCE.covariance
+        x0 = mean0 + alpha * centred @ TARGET.covariance
+        x1 = mean1 + sigma * centred @ SOURCE.covariance
         if self.made.prediction.name == "edm":  # D = c_skip x / alpha + c_out F
-            s, scaled = sigma * self.variance**0.5 / alpha, x / alpha
+            s = sigma * self.variance**0.5 / alpha
+            scaled = x / alpha
             return (x0 - 0.25 / (s**2 + 0.25) * scaled) / (s * 0.5 / (s**2 + 0.25).sqrt())
         velocity = over(path.alpha_dot(time), x0) * x0 + over(path.sigma_dot(time), x1) * x1
         return {"velocity": velocity, "data": x0, "noise": x1}[self.made.prediction.name]
@@ -158,13 +163,16 @@ def test_the_exact_field_carries_mean_and_covariance_of_one_normal_to_the_other(
         noise=Population(dataset=SOURCE),
     )
     state = made.noise.fit(tensor(load(TARGET).train))
-    network, visited = AffineFlow(made, state["variance"].item()), list[Tensor]()
+    network = AffineFlow(made, state["variance"].item())
+    visited = list[Tensor]()
     sampling = SamplingConfig(solver=build("solver", "rk4"))
     batches = generate(Trained(network, made, state), sampling, 800, (2,), 400, (0, "test"), "cpu", visited=visited)
-    x0, x1 = next(batches).x.double(), visited[0].double()
+    x0 = next(batches).x.double()
+    x1 = visited[0].double()
     assert set(rows(visited[0])) <= set(rows(tensor(load(SOURCE).train)))
     fitted = torch.linalg.lstsq(torch.cat([x1, torch.ones(400, 1)], 1), x0).solution
-    slope, offset = fitted[:2].T, fitted[2]
+    slope = fitted[:2].T
+    offset = fitted[2]
     torch.testing.assert_close(x1 @ slope.T + offset, x0, rtol=0, atol=5e-3)
     torch.testing.assert_close(
         slope @ torch.tensor(SOURCE.mean).double() + offset, torch.tensor(TARGET.mean).double(), rtol=0, atol=1e-2
@@ -212,7 +220,8 @@ def test_optimal_transport_takes_a_population_less_far_than_chance(source: Datas
 def test_a_trained_flow_starts_at_one_population_and_ends_at_the_other(transport: RunConfig) -> None:
     check(transport)
     run = ensure(transport, lambda _: None, lambda: False)
-    data, trained = load(transport.dataset), restore(run)
+    data = load(transport.dataset)
+    trained = restore(run)
     assert trained.noise_state["variance"].item() == pytest.approx(1, abs=0.1)
     visited: list[Tensor] = []
     x0 = torch.cat([batch.x for batch in samples(run, trained, 16, 500, visited=visited)])

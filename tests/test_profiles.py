@@ -42,7 +42,8 @@ def normal(*shape: int, seed: int) -> np.ndarray:
 
 def ar1(phi: list[float], windows: int, length: int, seed: int) -> np.ndarray:
     """Stationary windows [N, L, D] of unit variance, whose channels remember the share phi of the row before."""
-    rows, kept = normal(length, windows, len(phi), seed=seed), np.array(phi)
+    rows = normal(length, windows, len(phi), seed=seed)
+    kept = np.array(phi)
     for before, row in itertools.pairwise(rows):
         row[:] = kept * before + np.sqrt(1 - kept**2) * row
     return rows.transpose(1, 0, 2)
@@ -69,7 +70,8 @@ def test_the_autocorrelation_is_the_mean_product_of_rows_a_lag_apart() -> None:
 
 
 def test_two_processes_differ_by_the_mean_difference_of_their_powers() -> None:
-    one, other = [0.9, -0.5], [0.3, 0.5]
+    one = [0.9, -0.5]
+    other = [0.3, 0.5]
     expected = np.abs(powers(one, 6) - powers(other, 6)).mean()
     found = value("autocorrelation", ar1(one, 20_000, 6, seed=0), ar1(other, 20_000, 6, seed=1))
     assert found == pytest.approx(expected, abs=0.02)
@@ -83,7 +85,8 @@ def test_windows_against_themselves_have_no_error(name: str) -> None:
 
 
 def test_neither_units_nor_an_offset_change_the_autocorrelation() -> None:
-    one, other = ar1([0.8], 200, 9, seed=0), ar1([0.2], 200, 9, seed=1)
+    one = ar1([0.8], 200, 9, seed=0)
+    other = ar1([0.2], 200, 9, seed=1)
     assert value("autocorrelation", 5 * one + 3, other) == pytest.approx(value("autocorrelation", one, other), rel=1e-4)
 
 
@@ -110,7 +113,8 @@ def test_the_spectrum_is_the_log_of_the_mean_squared_fourier_transform(length: i
         density[: (length - 1) // 2] *= 2
         return np.log(density)
 
-    one, other = 2 + ar1([0.8, 0.2], 50, length, seed=0), ar1([0.1, -0.6], 70, length, seed=1) * [1, 3]
+    one = 2 + ar1([0.8, 0.2], 50, length, seed=0)
+    other = ar1([0.1, -0.6], 70, length, seed=1) * [1, 3]
     expected = np.sqrt(np.mean((log_power(one) - log_power(other)) ** 2))
     assert value("spectrum", one, other) == pytest.approx(expected, rel=1e-4)
 
@@ -158,7 +162,8 @@ def test_the_error_of_spread_is_the_ratio_of_variances_less_one(factors: list[fl
 
 def test_a_gene_that_is_constant_in_the_reference_keeps_its_own_units() -> None:
     """It is 3 too high and has variance 4; the other is right."""
-    reference, samples = genes(), genes()
+    reference = genes()
+    samples = genes()
     reference[:, 1] = 0.25
     samples[:, 1] = 3.25 + np.tile([-2, 2], 100)
     assert value("gene_mean", samples, reference) == pytest.approx(math.sqrt(9 / 2))

@@ -90,7 +90,8 @@ def test_nfe_and_metrics_say_what_is_measured_within_a_protocol(
         """Another metric of the harness's own; a plugin's file would be part of the protocol."""
 
     Other.__module__ = FID.__module__
-    run, protocol = Run.of(dataclasses.replace(tiny, evaluate=BASE)), Protocol.of(BASE, data)
+    run = Run.of(dataclasses.replace(tiny, evaluate=BASE))
+    protocol = Protocol.of(BASE, data)
     assert run.missing(protocol) == [2, 4]
     score(run, protocol, {2: 1.0, 4: 1.0})
     assert run.missing(protocol) == []
@@ -222,7 +223,8 @@ def test_every_metric_reads_data_of_its_kinds_with_what_it_reads(name: str, monk
     """And no other: over all kinds, with and without an extractor and classes."""
     monkeypatch.setattr(module, "weights_hash", lambda extractor: "0" * 12)
     monkeypatch.setattr(InceptionExtractor, "gives_logits", lambda extractor: True)
-    metric, read = registry.build("metric", name), set()
+    metric = registry.build("metric", name)
+    read = set()
     for kind in get_args(Kind):
         for extractor, classes in itertools.product(("inception", "values"), (None, torch.arange(99))):
             known = None if classes is None else torch.arange(9)
@@ -262,7 +264,8 @@ def few(kind: Kind) -> Data:
     """Samples of six classes, in turns, and of a shape that every metric of the kind reads."""
     shape = {"image": (1, 8, 8), "sequence": (4, 2)}.get(kind, (3,))
     values = torch.rand(SMALL, *shape, generator=torch.Generator().manual_seed(0))
-    train, classes = (255 * values).byte() if kind == "image" else values, torch.arange(SMALL) % 6
+    train = (255 * values).byte() if kind == "image" else values
+    classes = torch.arange(SMALL) % 6
     return Data(train, train, torch.Tensor.float, torch.Tensor.float, kind, classes=classes, held_out_classes=classes)
 
 
@@ -286,10 +289,8 @@ def test_a_metric_has_a_value_or_is_refused_in_one_line_however_few_the_samples_
             continue
         kind: Any = metric.kinds[0] if metric.kinds else "points" if metric.reads == "values" else "image"
         data = few(kind)
-        values, classes = (
-            tensor(data.held_out).double().squeeze(1) if kind == "image" else tensor(data.held_out).double(),
-            tensor(data.held_out_classes),
-        )
+        values = tensor(data.held_out).double().squeeze(1) if kind == "image" else tensor(data.held_out).double()
+        classes = tensor(data.held_out_classes)
         values = values if metric.kinds else values.flatten(1)
         for samples, reference in itertools.product((2, 3, 4, 5, 19, 20, 40), (2, 3, 4, 5, 60)):
             changes = {"extractor": "digits" if kind == "image" else "values", "metrics": [chosen]}

@@ -92,7 +92,8 @@ def test_a_search_is_published_with_its_trials(
     committed: Path, tmp_path: Path, score: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (file := tmp_path / "rates.py").write_text(SEARCH)
-    search, base = load_search(str(file)), load_scale("digits")
+    search = load_search(str(file))
+    base = load_scale("digits")
     assert main(["publish", str(file)]) == 2
     refusal = f"error: rates-digits: the search has not ended. Run `harness tune {file} --scale digits` first.\n"
     assert capsys.readouterr().err == refusal

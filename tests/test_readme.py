@@ -72,7 +72,8 @@ def test_what_stands_under_them_is_the_committed_jsons() -> None:
 
 def test_its_words_on_the_weighting_study_are_the_csvs() -> None:
     text = joined(ANSWERS)
-    low, high = row("weighting-digits", "data_end", 2), row("weighting-digits", "min_snr", 2)
+    low = row("weighting-digits", "data_end", 2)
+    high = row("weighting-digits", "min_snr", 2)
     found = [f"{-100 * arm.high:.0f} to {-100 * arm.low:.0f} %" for arm in (low, high)]
     less = f"{-100 * low.difference:.0f} % and {-100 * high.difference:.0f} %"
     assert f"they lie {less} below uniform (unadjusted 95 % intervals: {found[0]} and {found[1]}; " in text
@@ -108,8 +109,10 @@ def test_its_words_on_the_other_studies_are_their_csvs() -> None:
 
 
 def test_its_words_on_reflow_and_the_gallery_are_their_csvs() -> None:
-    text, reflow = joined(README), "reflow-digits"
-    one, two = row(reflow, "1-rectified", 1), row(reflow, "2-rectified", 1)
+    text = joined(README)
+    reflow = "reflow-digits"
+    one = row(reflow, "1-rectified", 1)
+    two = row(reflow, "2-rectified", 1)
     assert f"FID {one['mean']:.0f} to {two['mean']:.1f}" in text
     four = row(reflow, "2-rectified")
     assert f"({percent(four.difference)} %, {percent(four.low)} to {percent(four.high)} %)" in text

@@ -105,6 +105,7 @@ MATTERS: dict[str, Any] = {
     "later_guidance": {"scale": 2},
     "average": "last",
     "batch_size": 25,
+    "checkpoint": "best",
 }
 
 
@@ -242,12 +243,14 @@ def test_pairs_are_noise_and_where_the_teachers_flow_takes_it(small: RunConfig) 
     run = Run.of(override(small, {"reflow.rounds": 1, "reflow.number": 40, "reflow.nfe": 4}))
     train(run, quiet, never)
     assert run.parent is not None
-    network, found = restore(run.parent).network, arrays(run.pairs)
+    network = restore(run.parent).network
+    found = arrays(run.pairs)
     x = torch.from_numpy(found["x1"])
     assert stats.kstest(found["x1"].ravel(), "norm").pvalue > 1e-3
     with torch.no_grad():
         for t in (1.0, 0.5):
-            now, then = torch.full((40,), t), torch.full((40,), t - 0.5)
+            now = torch.full((40,), t)
+            then = torch.full((40,), t - 0.5)
             first = network(x, now)
             x = x - 0.25 * (first + network(x - 0.5 * first, then))
     np.testing.assert_allclose(found["x0"], x.numpy(), atol=2e-5)
@@ -272,7 +275,8 @@ def test_the_student_begins_with_the_teachers_average_and_learns_the_pairs(
         train(run, quiet, never)
     averaged = restore(run.parent).network.state_dict()
     assert all(torch.equal(value, averaged[name]) for name, value in given["network"].state_dict().items())
-    data, found = load(run.config.dataset), arrays(run.pairs)
+    data = load(run.config.dataset)
+    found = arrays(run.pairs)
     task = given["objective"].task(data.encode(tensor(data.train)[:20]), 0, 0)
     rows = np.abs(found["x0"][:, None] - found["x1"][:, None] - -task.target.numpy()).reshape(50, 20, -1).max(-1)
     assert (rows.min(0) < 1e-6).all(), "every target x1 - x0 is that of one pair"
@@ -299,7 +303,8 @@ def test_a_student_that_does_not_begin_warm_begins_as_if_it_had_no_teacher(
 def test_a_distilled_network_is_asked_at_the_noise_alone_for_the_way_to_the_sample(small: RunConfig) -> None:
     run = Run.of(override(small, {"reflow.distil": True, "weighting": "min_snr"}))
     make_pairs(run, quiet, never)
-    objective, data = train_module._objective(run), load(run.config.dataset)
+    objective = train_module._objective(run)
+    data = load(run.config.dataset)
     task = objective.task(data.encode(tensor(data.train)[:8]), 0, 0)
     assert (task.t == 1).all()
     assert (objective.weight(task.t) == 1).all()
@@ -470,7 +475,8 @@ def test_a_teacher_that_knows_classes_gives_labelled_pairs_and_guidance_changes_
     plain = Run.of(override(small, {**changes, "reflow.nfe": 4}))
     make_pairs(guided, quiet, never)
     make_pairs(plain, quiet, never)
-    one, other = arrays(guided.pairs), arrays(plain.pairs)
+    one = arrays(guided.pairs)
+    other = arrays(plain.pairs)
     assert np.array_equal(one["x1"], other["x1"])
     assert np.array_equal(one["y"], other["y"])
     assert not np.allclose(one["x0"], other["x0"])
@@ -479,7 +485,8 @@ def test_a_teacher_that_knows_classes_gives_labelled_pairs_and_guidance_changes_
 def test_a_network_that_is_told_the_classes_of_pairs_is_told_the_right_ones(small: RunConfig) -> None:
     run = Run.of(override(small, {"objective.label_dropout": 0.0, "reflow.rounds": 1}))
     make_pairs(run, quiet, never)
-    data, found = load(run.config.dataset), arrays(run.pairs)
+    data = load(run.config.dataset)
+    found = arrays(run.pairs)
     assert data.classes is not None
     task = train_module._objective(run).task(data.encode(tensor(data.train)[:30]), 0, 0, tensor(data.classes)[:30])
     assert task.y is not None
@@ -493,9 +500,9 @@ def test_a_network_that_is_told_the_classes_of_pairs_is_told_the_right_ones(smal
 
 
 POINTS = {
-    "train.steps": 700, "train.batch_size": 128, "train.sample_every": 700, "train.checkpoint_every": 700,
-    "reflow.number": 5000,
-    "reflow.nfe": 40, "reflow.batch_size": 1000, "evaluate.nfe": [32], "evaluate.metrics": ["sliced_wasserstein"],
+    "train.steps": 350, "train.batch_size": 128, "train.sample_every": 350, "train.checkpoint_every": 350,
+    "reflow.number": 3000, "reflow.nfe": 20, "reflow.batch_size": 1000, "evaluate.nfe": [32],
+        "evaluate.metrics": ["sliced_wasserstein"],
 }  # fmt: skip
 
 
@@ -667,7 +674,8 @@ def test_a_teacher_that_is_not_finished_is_refused(small: RunConfig) -> None:
 def test_a_run_gives_the_same_alone_and_as_a_descendants_ancestor(
     small: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, found = override(small, {"reflow.rounds": 1}), []
+    config = override(small, {"reflow.rounds": 1})
+    found = []
     for order in ((small, config), (config,)):
         monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path / str(len(order))))
         for each in order:

@@ -78,7 +78,8 @@ def test_a_finished_run_is_not_touched_again(tiny: RunConfig) -> None:
 
 def test_another_nfe_is_added_and_nothing_trained(tiny: RunConfig) -> None:
     run = done(tiny)
-    trained, known = stamps(run.folder / "checkpoints"), fid(run)
+    trained = stamps(run.folder / "checkpoints")
+    known = fid(run)
     more = done(override(tiny, {"evaluate.nfe": [1, 2, 4]}))
     assert more.folder == run.folder
     assert stamps(run.folder / "checkpoints") == trained
@@ -89,7 +90,8 @@ def test_another_nfe_is_added_and_nothing_trained(tiny: RunConfig) -> None:
 
 
 def test_another_protocol_is_another_file(tiny: RunConfig) -> None:
-    one, other = done(tiny), done(override(tiny, {"evaluate.solver": "heun", "evaluate.nfe": [2]}))
+    one = done(tiny)
+    other = done(override(tiny, {"evaluate.solver": "heun", "evaluate.nfe": [2]}))
     assert one.folder == other.folder
     assert len(list((one.folder / "evaluations").iterdir())) == 2
     assert fid(one)["2"] != fid(other)["2"]
@@ -201,7 +203,8 @@ def test_an_edited_plugin_names_another_run(tiny: RunConfig, tmp_path: Path, mon
 def seen(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The initial weights of a run, then the data, the network's input and the times of each step."""
     out: list[Tensor] = []
-    original, measure = Objective.task, Objective.measure
+    original = Objective.task
+    measure = Objective.measure
 
     def spy(
         self: Objective,
@@ -280,7 +283,8 @@ def test_what_training_went_back_over_is_told_from_what_followed(
     """Also where a kill came between the checkpoint and the divergence, after which training repeats what it had
     logged."""
     config = override(tiny, {"train.on_divergence": "restore_and_lower_lr"})
-    judged, guarded = itertools.count(), Guard.__call__
+    judged = itertools.count()
+    guarded = Guard.__call__
 
     def judge(self: Guard, loss: Tensor, norm: Tensor, step: int) -> Tensor:
         if (asked := next(judged)) == 5:
@@ -308,7 +312,10 @@ def test_the_best_weights_stay_the_best_where_training_goes_back(
         "train.ema_decay": None,
         "evaluate.average": "last",
     }
-    config, judged, guarded, seen = override(tiny, changes), itertools.count(), Guard.__call__, list[list[Path]]()
+    config = override(tiny, changes)
+    judged = itertools.count()
+    guarded = Guard.__call__
+    seen = list[list[Path]]()
     monkeypatch.setattr(Guard, "__call__", lambda *given: guarded(*given) if next(judged) != 11 else torch.ones(()))
     monkeypatch.setattr(trainer, "LOWERED", trainer.LOWEST)
     folder = Run.of(config).folder / "checkpoints" / "best"
@@ -346,7 +353,8 @@ def test_samples_that_cannot_be_judged_end_one_way_of_sampling_and_no_other(
         )
         with pytest.raises(Diverged, match="some are not finite"):
             ensure(wild, print, lambda: False)
-    run, protocols = Run.of(tiny), [config.protocol() for config in (tiny, wild)]
+    run = Run.of(tiny)
+    protocols = [config.protocol() for config in (tiny, wild)]
     assert run.gave_up is None
     assert [bool(run.failure(protocol)) for protocol in protocols] == [False, True]
     with pytest.raises(Diverged, match="some are not finite"):
@@ -473,7 +481,8 @@ def test_stochastic_sampling_is_reproducible(
             [batch.x for batch in samples(Run(override(config, changes or {}), run.folder), trained, nfe, 64)]
         )
 
-    first, again = drawn(), drawn()
+    first = drawn()
+    again = drawn()
     assert torch.equal(first, again)
     assert not torch.equal(first[:32], first[32:])
     assert not torch.equal(first, drawn({"seed": 1}))
@@ -488,7 +497,8 @@ class Spy(nn.Module):
 
     def __init__(self, network: nn.Module):
         super().__init__()
-        self.network, self.given = network, list[tuple[Tensor, Tensor]]()
+        self.network = network
+        self.given = list[tuple[Tensor, Tensor]]()
 
     def forward(self, x: Tensor, t: Tensor, *y: Tensor) -> Tensor:
         self.given.append((x.clone(), t.clone()))
@@ -508,7 +518,8 @@ class Spy(nn.Module):
 )
 def test_sampling_starts_at_sigma_of_one(tiny: RunConfig, changes: dict[str, Any], scale: float) -> None:
     """The first input of the network is sigma(1) x1, with the x1 of the batch's own stream, at t = 1."""
-    config, data = override(tiny, changes), load(tiny.dataset)
+    config = override(tiny, changes)
+    data = load(tiny.dataset)
     state = config.noise.fit(data.encode(tensor(data.train)))
     spy = Spy(config.backbone.build(data.shape))
     nfe = config.evaluate.nfe[-1]
@@ -533,7 +544,8 @@ def test_guided_sampling_spends_what_it_says_on_what_is_kept(tiny: RunConfig) ->
     """Two calls a step, which `calls` counts; the network is asked for both halves at once, and no training is
     added."""
     config = override(tiny, {"objective.label_dropout": 0.1, "evaluate.nfe": [4]})
-    plain, guided = done(config), done(override(config, {"evaluate.guidance.scale": 2}))
+    plain = done(config)
+    guided = done(override(config, {"evaluate.guidance.scale": 2}))
     assert plain.folder == guided.folder
     assert calls(plain) == calls(guided) == {"4": {"mean": 4.0, "sd": 0.0}}
     assert fid(plain) != fid(guided)

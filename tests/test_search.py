@@ -96,7 +96,8 @@ def never() -> bool:
 def test_it_finds_the_best_region(tiny: RunConfig) -> None:
     board = SearchBoard(planned(tiny, trials=40))
     found = [distance(values) for values in drawn(board, 40, distance)]
-    blind, late = pd.Series(found[1:RANDOM_TRIALS]), pd.Series(found[-15:])
+    blind = pd.Series(found[1:RANDOM_TRIALS])
+    late = pd.Series(found[-15:])
     assert late.median() < 0.5 * blind.median()
     assert board.best().value == min(found) < 0.4
     assert board.finished()
@@ -185,7 +186,8 @@ def test_a_trial_that_falls_behind_is_given_up_and_its_run_can_go_on(
     add_finished(board, rung)
     trial = draw(board)
     board.run(trial, never)
-    told, run = board.trials()[trial.number], Run.of(board.plan.config(trial.params))
+    told = board.trials()[trial.number]
+    run = Run.of(board.plan.config(trial.params))
     assert told.state == state
     looked = known_rungs(run, board.plan.protocol, 2)
     assert told.intermediate_values == {step: values["fid"] for step, values in looked.items()}
@@ -326,13 +328,15 @@ def test_from_the_first_trial_to_the_pictures(
     assert [path.name for path in paths] == [
         "toy-digits-trials.csv", "toy-digits-trials.json", "toy-digits-history.png", "toy-digits-importances.png",
     ]  # fmt: skip
-    table, about = pd.read_csv(paths[0]), read_json(paths[1])
+    table = pd.read_csv(paths[0])
+    about = read_json(paths[1])
     assert list(table.trial) == [0, 1, 2, 3]
     assert set(table.state) == {"finished"}
     assert table.value.min() == about["best"]["value"] == board.best().value
     assert table["at 3"].notna().all()
     assert (about["search"], about["seed"], about["command"]) == (board.plan.digest, 1000, "harness tune toy")
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths[2:])
-    described, batch = history.describe(board), settings(board.best().params)["train.batch_size"]
+    described = history.describe(board)
+    batch = settings(board.best().params)["train.batch_size"]
     assert "the best of 4 trials, 0 of them given up early" in described
     assert (f"it sees {batch / 32:g} times as many training samples" in described) == (batch != 32)

@@ -135,7 +135,8 @@ def test_columns_are_taken_in_the_order_that_they_are_named(ending: str, tmp_pat
 
 
 def test_csv_and_npz_of_the_same_numbers_are_the_same_data(tmp_path: Path) -> None:
-    table, arrays = write_csv(tmp_path / "x.csv", NAMES, list(SERIES.T)), write_npz(tmp_path / "y.npz")
+    table = write_csv(tmp_path / "x.csv", NAMES, list(SERIES.T))
+    arrays = write_npz(tmp_path / "y.npz")
     assert load_series(table).fingerprint == load_series(arrays).fingerprint
     assert load_series(arrays, window=15).fingerprint != load_series(arrays).fingerprint
     touched = SERIES.copy()

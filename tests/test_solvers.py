@@ -77,7 +77,8 @@ class Watched(nn.Module):
 
     def __init__(self, field: Callable[[Tensor, Tensor], Tensor]):
         super().__init__()
-        self.field, self.times = field, []  # type: ignore[var-annotated]
+        self.field = field
+        self.times = list[float]()
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         assert t.shape == (len(x),)
@@ -265,7 +266,8 @@ def test_dopri5_stays_inside_on_a_slow_field(field: Callable[[Tensor, Tensor], T
 
 
 def test_dopri5_holds_its_tolerance() -> None:
-    exact, calls = start() @ torch.linalg.matrix_exp(-2 * MATRIX).T, []
+    exact = start() @ torch.linalg.matrix_exp(-2 * MATRIX).T
+    calls = []
     for tolerance in (1e-3, 1e-6, 1e-9):
         reached, field, _ = watched(linear, DormandPrince5(rtol=tolerance, atol=tolerance), ENDS, start())
         assert (reached - exact).abs().max() < 50 * tolerance
@@ -304,7 +306,9 @@ class Recorder(nn.Module):
 
     def __init__(self, gain: float):
         super().__init__()
-        self.gain, self.seen, self.modes = gain, [], []  # type: ignore[var-annotated]
+        self.gain = gain
+        self.seen = list[torch.Tensor]()
+        self.modes = list[tuple[bool, bool]]()
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         if t[0] == 1:
@@ -325,7 +329,8 @@ def samples(network: nn.Module, solver: Solver, nfe: int, seed: int = 3, **parts
 @pytest.mark.parametrize("gain", [1.0, -2.0])
 @pytest.mark.parametrize("steps", [1, 4])
 def test_samples_start_from_the_same_noise_whatever_moves_them(solver: Solver, gain: float, steps: int) -> None:
-    network, nfe = Recorder(gain).train(), 0 if solver.adaptive else steps * solver.calls_per_step
+    network = Recorder(gain).train()
+    nfe = 0 if solver.adaptive else steps * solver.calls_per_step
     batches = samples(network, solver, nfe)
     assert [tuple(batch.x.shape) for batch in batches] == [(3, 1, 2), (3, 1, 2), (1, 1, 2)]
     for i, (x, y, calls, _) in enumerate(batches):
@@ -362,7 +367,8 @@ def test_sampling_starts_at_the_noise_of_training() -> None:
 
 def test_a_grid_of_levels_knows_the_width_of_the_noise() -> None:
     """EDM's levels sigma sd(x1) / alpha, not those of noise of unit variance."""
-    network, made = Watched(lambda x, t: x), Formulation.parse({"noise": "matched"})
+    network = Watched(lambda x, t: x)
+    made = Formulation.parse({"noise": "matched"})
     grid = build("time_grid", {"name": "edm_rho", "sigma_min": 0.1, "sigma_max": 10})
     trained = Trained(network, made, {"std": torch.tensor(0.5)})
     list(generate(trained, SamplingConfig(time_grid=grid), 3, (2,), 2, (0, "samples"), "cpu"))
@@ -382,7 +388,8 @@ def test_visited_are_the_places_where_the_network_is_called(solver: Solver) -> N
             return torch.sin(3 * x)
 
     visited: list[Tensor] = []
-    made, nfe = Formulation.parse({"prediction": "edm"}), 0 if solver.adaptive else 2 * solver.calls_per_step
+    made = Formulation.parse({"prediction": "edm"})
+    nfe = 0 if solver.adaptive else 2 * solver.calls_per_step
     trained = Trained(Keeper(), made, {})
     (batch,) = generate(trained, SamplingConfig(solver=solver), nfe, (2,), 3, (0, "samples"), "cpu", visited=visited)
     assert len(visited) == len(given) == batch.calls

@@ -7,7 +7,8 @@ from scipy import stats
 
 from harness.ablation.report.statistics import Comparison, compare, detectable_difference, holm, verdict
 
-LEVEL, REPETITIONS = 0.05, 2000
+LEVEL = 0.05
+REPETITIONS = 2000
 
 
 def two_arms(seed: int, n: int = 5, difference: float = 0.0, noise: float = 0.02) -> tuple[np.ndarray, np.ndarray]:
@@ -21,9 +22,11 @@ def two_arms(seed: int, n: int = 5, difference: float = 0.0, noise: float = 0.02
 @pytest.mark.parametrize("n", [2, 3, 5, 20])
 def test_it_is_the_paired_t_of_the_logs(n: int) -> None:
     arm, baseline = two_arms(seed=n, n=n, difference=0.03)
-    found, test = compare(arm.tolist(), baseline.tolist()), stats.ttest_rel(np.log(arm), np.log(baseline))
+    found = compare(arm.tolist(), baseline.tolist())
+    test = stats.ttest_rel(np.log(arm), np.log(baseline))
     ratios = np.log(arm / baseline)
-    wide, narrow = test.confidence_interval(0.95), test.confidence_interval(0.9)
+    wide = test.confidence_interval(0.95)
+    narrow = test.confidence_interval(0.9)
     expected = [
         np.exp(np.mean(ratios)) - 1,
         *(np.exp([wide.low, wide.high, narrow.low, narrow.high]) - 1),
@@ -68,7 +71,8 @@ def test_under_the_null_one_study_in_twenty_errs() -> None:
 
 
 def comparison(difference: float, half: float, n: int = 5) -> Comparison:
-    low, high = difference - half, difference + half
+    low = difference - half
+    high = difference + half
     return Comparison(n, difference, low, high, low, high, math.nan, 0.02)
 
 

@@ -16,7 +16,10 @@ from harness.components.interpolants import DDPM, FlowMatchingOT, Interpolant, V
 from harness.components.solvers import Solver, StochasticSolver
 from harness.core.registry import build, names
 
-MEAN, STD, NUMBER, STEPS = 0.4, 0.6, 20_000, 200
+MEAN = 0.4
+STD = 0.6
+NUMBER = 20_000
+STEPS = 200
 DIFFUSIONS = ["constant", "sigma", "kl", "sin2"]
 NAMES = [name for name in names("solver") if build("solver", name).needs_score]
 PATHS: dict[str, Interpolant] = {name: build("interpolant", name) for name in names("interpolant")}
@@ -32,17 +35,22 @@ class GaussianField:
     def __init__(
         self, path: Interpolant, mean: float = MEAN, std: float | Tensor = STD, variance: float | Tensor = 1.0
     ):
-        self.interpolant, self.mean, self.std = path, mean, std
+        self.interpolant = path
+        self.mean = mean
+        self.std = std
         self.variance = torch.as_tensor(variance, dtype=torch.float64)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         return self.with_score(x, t)[0]
 
     def with_score(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        path, t = self.interpolant, t[:, None]
-        alpha, sigma = path.alpha(t), path.sigma(t)
+        path = self.interpolant
+        t = t[:, None]
+        alpha = path.alpha(t)
+        sigma = path.sigma(t)
         centred = (x - alpha * self.mean) / ((alpha * self.std) ** 2 + sigma**2 * self.variance)
-        data, noise = self.mean + alpha * self.std**2 * centred, sigma * self.variance * centred
+        data = self.mean + alpha * self.std**2 * centred
+        noise = sigma * self.variance * centred
         return path.alpha_dot(t) * data + path.sigma_dot(t) * noise, -centred
 
 
@@ -64,7 +72,8 @@ def uniform(steps: int) -> Tensor:
 def beginning(path: Interpolant, time: float = 1.0) -> tuple[float, float]:
     """Mean and variance at a time."""
     t = torch.tensor(time, dtype=torch.float64)
-    alpha, sigma = path.alpha(t).item(), path.sigma(t).item()
+    alpha = path.alpha(t).item()
+    sigma = path.sigma(t).item()
     return alpha * MEAN, (alpha * STD) ** 2 + sigma**2
 
 
@@ -119,7 +128,9 @@ def moments(
         patch.setattr(torch, "randn", one_at_a_time)
         reached = made.integrate(GaussianField(path), x, uniform(steps), torch.Generator())[:, 0]
     assert 0.9 * steps < next(turns) - 2 < steps  # noise in almost every step
-    offset, slope, gains = reached[0], reached[1] - reached[0], reached[2:] - reached[0]
+    offset = reached[0]
+    slope = reached[1] - reached[0]
+    gains = reached[2:] - reached[0]
     mean, variance = beginning(path)
     return (slope * mean + offset).item(), (slope**2 * variance + gains.square().sum()).item()
 
@@ -192,7 +203,8 @@ def excess(
 @every_diffusion
 def test_data_that_hardly_vary_keep_their_width(name: str, diffusion: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At NFE 32 to 256, to within less than two steps' length: without a bound on w, 390 for a width of 0.01."""
-    made, one = solver(name, diffusion=diffusion), torch.ones((), dtype=torch.float64)
+    made = solver(name, diffusion=diffusion)
+    one = torch.ones((), dtype=torch.float64)
     for path in (PATHS["linear"], PATHS["gvp"], PATHS["ve"]):
         for nfe in (32, 64, 128, 256):
             beyond = excess(made, path, uniform(made.steps(nfe)), STDS, one, monkeypatch)
@@ -213,10 +225,8 @@ def test_the_width_is_right_whatever_the_data_the_noise_and_the_grid(
         made = solver(
             name, diffusion=diffusion, scale=10 ** numbers.uniform(-1, 1), t_min=float(numbers.choice([0, 0.04, 0.3]))
         )
-        path, grid = (
-            PATHS[numbers.choice(["linear", "gvp"])],
-            build("time_grid", numbers.choice(["uniform", "quadratic", "shifted"])),
-        )
+        path = PATHS[numbers.choice(["linear", "gvp"])]
+        grid = build("time_grid", numbers.choice(["uniform", "quadratic", "shifted"]))
         steps = int(numbers.integers(16, 64))
         beyond = excess(made, path, grid.times(steps, path), std, sd.square(), monkeypatch)
         assert beyond.max() < 4, f"trial {trial}, {made} on {path.name}, {grid.name}, {steps} steps: {beyond.tolist()}"
@@ -225,7 +235,8 @@ def test_the_width_is_right_whatever_the_data_the_noise_and_the_grid(
 @every_solver
 def test_pixels_that_hardly_vary_are_drawn_as_they_are(name: str) -> None:
     """Samples, not moments: four pixels of one picture."""
-    field, generator = GaussianField(PATHS["linear"], 0, STDS), torch.Generator().manual_seed(0)
+    field = GaussianField(PATHS["linear"], 0, STDS)
+    generator = torch.Generator().manual_seed(0)
     x = torch.randn(4000, 4, generator=generator, dtype=torch.float64)
     widths = solver(name, diffusion="constant").integrate(field, x, uniform(256), generator).std(0)
     torch.testing.assert_close(widths, STDS, rtol=4 / math.sqrt(2 * 4000) + 0.02, atol=0.004)
@@ -240,7 +251,8 @@ def test_a_step_never_brings_more_noise_than_its_end_has(name: str) -> None:
             return torch.zeros_like(x), torch.zeros_like(x)
 
     for variance, start, end in ((1.0, 0.5, 0.3), (0.01, 0.9, 0.8), (4.0, 0.2, 0.1)):
-        field, generator = Still(PATHS["linear"], variance=variance), torch.Generator().manual_seed(0)
+        field = Still(PATHS["linear"], variance=variance)
+        generator = torch.Generator().manual_seed(0)
         times = torch.tensor([start, end, 0], dtype=torch.float64)
         for scale, expected in ((1e6, end**2 * variance), (1e-3, 1e-3 * (start - end))):
             made = solver(name, diffusion="constant", scale=scale)
@@ -251,7 +263,8 @@ def test_a_step_never_brings_more_noise_than_its_end_has(name: str) -> None:
 @every_solver
 def test_the_noise_ends_at_its_time(name: str) -> None:
     """Steps that end below t_min draw nothing; nor does the last."""
-    field, x = GaussianField(PATHS["linear"]), torch.zeros(3, 1, dtype=torch.float64)
+    field = GaussianField(PATHS["linear"])
+    x = torch.zeros(3, 1, dtype=torch.float64)
     for t_min, steps, noisy in (
         (0.0, 50, 49),
         (0.04, 25, 24),
@@ -279,7 +292,8 @@ def scaled_noise(seed: int, variances: list[float]) -> list[Tensor]:
 
 def test_two_steps_of_euler_maruyama() -> None:
     """x + h (v - w s / 2) + sqrt(w |h|) n, then h v alone."""
-    field, x = GaussianField(PATHS["gvp"]), torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None]
+    field = GaussianField(PATHS["gvp"])
+    x = torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None]
     made = solver("euler_maruyama", diffusion="sigma", scale=1.7)
     reached = made.integrate(
         field, x, torch.tensor([0.8, 0.5, 0.1], dtype=torch.float64), torch.Generator().manual_seed(4)
@@ -293,7 +307,8 @@ def test_two_steps_of_euler_maruyama() -> None:
 
 def test_two_steps_of_heun() -> None:
     """Noise, then the mean of two slopes of v - w s / 2, then that of v alone."""
-    field, x = GaussianField(PATHS["gvp"]), torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None]
+    field = GaussianField(PATHS["gvp"])
+    x = torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None]
     made = solver("heun_sde", diffusion="sin2", scale=1.3)
     reached = made.integrate(
         field, x, torch.tensor([0.8, 0.5, 0.1], dtype=torch.float64), torch.Generator().manual_seed(4)
@@ -315,11 +330,9 @@ def test_two_steps_of_heun() -> None:
 @pytest.mark.parametrize(("name", "ordinary"), [("euler_maruyama", "euler"), ("heun_sde", "heun")])
 def test_without_noise_they_are_the_ordinary_solvers(name: str, ordinary: str) -> None:
     """As the scale vanishes; and in a single step, which draws nothing."""
-    field, x, generator = (
-        GaussianField(PATHS["linear"]),
-        torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None],
-        torch.Generator(),
-    )
+    field = GaussianField(PATHS["linear"])
+    x = torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None]
+    generator = torch.Generator()
     for steps, scale in ((20, 1e-20), (1, 1.0)):
         expected = build("solver", ordinary).integrate(field, x, uniform(steps), generator)
         reached = solver(name, scale=scale).integrate(field, x, uniform(steps), generator.manual_seed(0))
@@ -383,8 +396,10 @@ def test_coefficients_are_held_near_the_noise(name: str, diffusion: str) -> None
 
 @every_solver
 def test_the_generator_alone_decides(name: str) -> None:
-    made, field = solver(name), GaussianField(PATHS["linear"])
-    x, generators = torch.zeros(50, 1, dtype=torch.float64), [torch.Generator().manual_seed(seed) for seed in (1, 1, 2)]
+    made = solver(name)
+    field = GaussianField(PATHS["linear"])
+    x = torch.zeros(50, 1, dtype=torch.float64)
+    generators = [torch.Generator().manual_seed(seed) for seed in (1, 1, 2)]
     kept = torch.random.get_rng_state()
     first, again, other = (made.integrate(field, x, uniform(8), generator) for generator in generators)
     assert torch.equal(torch.random.get_rng_state(), kept)
@@ -396,7 +411,8 @@ def test_the_generator_alone_decides(name: str) -> None:
 
 @every_solver
 def test_diffusion_and_scale_change_the_paths(name: str) -> None:
-    field, x = GaussianField(PATHS["linear"]), torch.zeros(50, 1, dtype=torch.float64)
+    field = GaussianField(PATHS["linear"])
+    x = torch.zeros(50, 1, dtype=torch.float64)
     changed = [{"diffusion": diffusion, "scale": scale} for diffusion in DIFFUSIONS for scale in (0.5, 1.0, 2.0)]
     ends = [
         solver(name, **fields).integrate(field, x, uniform(64), torch.Generator().manual_seed(1)) for fields in changed
@@ -408,7 +424,8 @@ def test_diffusion_and_scale_change_the_paths(name: str) -> None:
 
 @every_solver
 def test_both_precisions_take_the_same_paths(name: str) -> None:
-    field, x = GaussianField(PATHS["linear"]), torch.linspace(-2, 2, 50, dtype=torch.float64)[:, None]
+    field = GaussianField(PATHS["linear"])
+    x = torch.linspace(-2, 2, 50, dtype=torch.float64)[:, None]
     double = solver(name).integrate(field, x, uniform(8), torch.Generator().manual_seed(1))
     single = solver(name).integrate(field, x.float(), uniform(8), torch.Generator().manual_seed(1))
     assert single.dtype == torch.float32

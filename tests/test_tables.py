@@ -241,8 +241,13 @@ class FakeJudge:
     """Scores a set by its first number and counts what it is asked."""
 
     def __init__(self, config: Any, held_out: list[float] | None):
-        self.config, self.metrics, self.protocol, self.asked = config, config.metrics, SimpleNamespace(digest="abc"), 0
-        self.resampled, self.held_out, self.gaussian = lambda: [1.0], lambda: held_out, lambda: [3.0]
+        self.config = config
+        self.metrics = config.metrics
+        self.protocol = SimpleNamespace(digest="abc")
+        self.asked = 0
+        self.resampled = lambda: [1.0]
+        self.held_out = lambda: held_out
+        self.gaussian = lambda: [3.0]
 
     def __call__(self, batches: list[float]) -> dict[str, float]:
         self.asked += 1

@@ -125,7 +125,8 @@ COLLISIONS: dict[str, tuple[Any, Any, int]] = {
 
 @pytest.mark.parametrize(("grid", "path", "steps"), COLLISIONS.values(), ids=COLLISIONS)
 def test_two_times_on_one_place_are_refused(grid: Any, path: Any, steps: int) -> None:
-    made, interpolant = build("time_grid", grid), build("interpolant", path)
+    made = build("time_grid", grid)
+    interpolant = build("interpolant", path)
     with pytest.raises(ConfigError) as caught:
         made.times(steps, interpolant)
     assert caught.value.path.endswith("time_grid")

@@ -75,14 +75,16 @@ def distribution(sampler: TimeSampler, path: Interpolant | None = None) -> tuple
     """Times and the integral of the density up to each: midpoints of t = s^3 (10 - 15 s + 6 s^2), fine at both ends."""
     s = torch.linspace(0, 1, 40_001, dtype=torch.float64)
     middle = (s[1:] + s[:-1]) / 2
-    t, dt = middle**3 * (10 - 15 * middle + 6 * middle**2), 30 * (middle * (1 - middle)) ** 2 / 40_000
+    t = middle**3 * (10 - 15 * middle + 6 * middle**2)
+    dt = 30 * (middle * (1 - middle)) ** 2 / 40_000
     edges = s**3 * (10 - 15 * s + 6 * s**2)
     return edges.numpy(), np.concatenate([[0], (sampler.density(t, path) * dt).cumsum(0).numpy()])
 
 
 def distance(t: Tensor, distribution_function: Callable[[np.ndarray], np.ndarray]) -> float:
     """Kolmogorov-Smirnov: the largest gap between the draws' distribution function and another."""
-    expected, n = distribution_function(t.double().sort().values.numpy()), len(t)
+    expected = distribution_function(t.double().sort().values.numpy())
+    n = len(t)
     return max((np.arange(1, n + 1) / n - expected).max(), (expected - np.arange(n) / n).max())
 
 
@@ -221,7 +223,8 @@ EVENLY = {
 @pytest.mark.parametrize("sampler", EVENLY.values(), ids=EVENLY)
 def test_every_ranks_share_of_an_even_batch_follows_the_density(sampler: TimeSampler, ranks: int) -> None:
     """Each slice is like independent draws or better, the union is even."""
-    t, function = draw(sampler), declared(sampler)
+    t = draw(sampler)
+    function = declared(sampler)
     for share in [*t.chunk(ranks), *(t[rank::ranks] for rank in range(ranks))]:
         assert distance(share, function) < 1.95 / len(share) ** 0.5
     assert distance(torch.cat(t.chunk(ranks)), function) < EVEN
@@ -277,7 +280,8 @@ def test_the_correction_belongs_to_the_outermost(outer: type) -> None:
 def test_shifted_multiplies_the_level_of_the_linear_path(of: TimeSampler, shift: float) -> None:
     """sigma / alpha = t / (1 - t) grows by the shift (SD3, eq. 23)."""
     u = torch.linspace(0.001, 0.999, 99, dtype=torch.float64)
-    t, s = Shifted(shift=shift, of=of).quantile(u), of.quantile(u)
+    t = Shifted(shift=shift, of=of).quantile(u)
+    s = of.quantile(u)
     torch.testing.assert_close(t / (1 - t), shift * s / (1 - s))
     torch.testing.assert_close(
         draw(Shifted(shift=shift, of=of), 50), shift * (s := draw(of, 50)) / (1 + (shift - 1) * s)

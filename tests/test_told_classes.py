@@ -62,7 +62,8 @@ class ExactField(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         assert y is not None
-        t, mean = t[:, None], self.means[y]
+        t = t[:, None]
+        mean = self.means[y]
         slope = (t - (1 - t) * self.variance) / ((1 - t) ** 2 * self.variance + t**2)
         return slope * (x - (1 - t) * mean) - mean + torch.where(y < 0, 100.0, 0.0)[:, None] + self.weight
 
@@ -98,7 +99,8 @@ def test_paths_of_the_exact_field_of_each_class_are_as_straight_as_their_integra
     data."""
     for (dataset, s), dropout in zip(SPREADS.items(), (0.0, 0.2), strict=True):
         config = configured(dataset, dropout)
-        data, network = load(config.dataset), ExactField(config)
+        data = load(config.dataset)
+        network = ExactField(config)
         assert data.classes is not None
         path = paths(Run.of(config), Trained(network, config, {}), 1000, 500)
         drawn = torch.randint(len(data.classes), (500,), generator=stream(0, "paths", "classes", 0))
@@ -131,7 +133,8 @@ class StrictModule(Network):
     def __init__(self, features: int, num_classes: int, hidden_in_training: bool):
         super().__init__()
         self.hidden_in_training = hidden_in_training
-        self.linear, self.classes = nn.Linear(features + 1, features), nn.Embedding(num_classes + 1, features)
+        self.linear = nn.Linear(features + 1, features)
+        self.classes = nn.Embedding(num_classes + 1, features)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         assert y is not None
@@ -195,8 +198,10 @@ def test_rows_are_of_every_class_as_often_as_it_comes() -> None:
 def test_the_held_out_samples_looked_at_are_of_every_class(tmp_path: Path) -> None:
     """Ten classes in turn, of which equal distances would meet one."""
     config = configured("eight_gaussians", 0.1)
-    data, seen = load(config.dataset), list[Tensor]()
-    classes, held_out_classes = torch.arange(10).repeat(20), torch.arange(5120) % 10
+    data = load(config.dataset)
+    seen = list[Tensor]()
+    classes = torch.arange(10).repeat(20)
+    held_out_classes = torch.arange(5120) % 10
     held_out_classes = held_out_classes[: 511 * 10 + 1]
     held = torch.randn(len(held_out_classes), 2)
     in_turn = dataclasses.replace(

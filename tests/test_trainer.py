@@ -42,7 +42,9 @@ class Session:
     def fit(self, stop_after: int | None = None, initial: int = 0) -> dict[str, Tensor]:
         """Train to the end, or for `stop_after` steps, from weights of the seed `initial`;
         the final weights of both networks."""
-        config, data, calls = self.config, self.data or load(self.config.dataset), itertools.count()
+        config = self.config
+        data = self.data or load(self.config.dataset)
+        calls = itertools.count()
         torch.manual_seed(initial)
         self.network = self.wrap(config.backbone.build(data.shape))
         objective = Objective(config, {})
@@ -64,7 +66,8 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_a_run_stopped_at_random_steps_ends_as_an_unbroken_one(tiny: RunConfig, tmp_path: Path, dropout: float) -> None:
     config = override(tiny, {"backbone.dropout": dropout})
-    whole, broken = Session(config, tmp_path / "whole"), Session(config, tmp_path / "broken")
+    whole = Session(config, tmp_path / "whole")
+    broken = Session(config, tmp_path / "broken")
     expected = whole.fit()
     stops = sorted(random.Random(int(10 * dropout)).sample(range(1, 12), 4))
     for i, (start, end) in enumerate(itertools.pairwise([0, *stops])):
@@ -76,7 +79,8 @@ def test_a_run_stopped_at_random_steps_ends_as_an_unbroken_one(tiny: RunConfig, 
 
 
 def test_a_damaged_checkpoint_costs_steps_and_changes_nothing(tiny: RunConfig, tmp_path: Path) -> None:
-    whole, broken = Session(tiny, tmp_path / "whole"), Session(tiny, tmp_path / "broken")
+    whole = Session(tiny, tmp_path / "whole")
+    broken = Session(tiny, tmp_path / "broken")
     expected = whole.fit()
     with pytest.raises(Stopped):
         broken.fit(8)
@@ -89,7 +93,8 @@ def test_a_damaged_checkpoint_costs_steps_and_changes_nothing(tiny: RunConfig, t
 
 def test_a_finished_run_trains_no_further(tiny: RunConfig, tmp_path: Path) -> None:
     session = Session(tiny, tmp_path)
-    expected, lines = session.fit(), dict(session.lines)
+    expected = session.fit()
+    lines = dict(session.lines)
     session.lines.clear()
     assert equal(session.fit(initial=1), expected)
     assert lines
@@ -187,7 +192,9 @@ class Poisoned(nn.Module):
 
     def __init__(self, network: nn.Module, bad: range):
         super().__init__()
-        self.network, self.bad, self.step = network, bad, 0
+        self.network = network
+        self.bad = bad
+        self.step = 0
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         self.step += 1
@@ -250,7 +257,8 @@ def test_an_encoding_that_is_not_finite_ends_training(tiny: RunConfig, tmp_path:
 
 def test_training_sees_augmented_data_as_seed_and_step_decide(tiny: RunConfig, tmp_path: Path) -> None:
     """So that a run stopped on the way ends as an unbroken one."""
-    whole, seen = load(tiny.dataset), list[Tensor]()
+    whole = load(tiny.dataset)
+    seen = list[Tensor]()
 
     def augment(images: Tensor, generator: torch.Generator) -> Tensor:
         seen.append(torch.rand(len(images), generator=generator))
@@ -313,7 +321,8 @@ def test_each_line_has_what_the_coupling_did(tiny: RunConfig, tmp_path: Path) ->
 
 
 def test_the_classes_of_the_batch_reach_the_objective(tiny: RunConfig, tmp_path: Path) -> None:
-    data, seen = load(tiny.dataset), list[tuple[Tensor, Tensor | None]]()
+    data = load(tiny.dataset)
+    seen = list[tuple[Tensor, Tensor | None]]()
 
     class Recorded(Objective):
         def task(
@@ -449,7 +458,8 @@ def test_images_lie_with_their_channels_last_where_asked_for(tiny: RunConfig, tm
 
 
 def test_products_are_tf32_within_the_training_alone(tiny: RunConfig, tmp_path: Path) -> None:
-    seen, before = set[str](), torch.backends.cuda.matmul.fp32_precision
+    seen = set[str]()
+    before = torch.backends.cuda.matmul.fp32_precision
 
     def wrap(network: nn.Module) -> nn.Module:
         network.register_forward_pre_hook(lambda *_: seen.add(torch.backends.cuda.matmul.fp32_precision))
@@ -483,7 +493,8 @@ def test_a_look_needs_no_large_batch(tiny: RunConfig, tmp_path: Path) -> None:
 def test_a_resumed_run_ends_with_the_very_checkpoint_of_an_unbroken_one(tiny: RunConfig, tmp_path: Path) -> None:
     """Weights, averages, optimizer, the meter and what the guard takes for usual."""
     config = override(tiny, {"train.log_every": 5, "train.more_ema_decays": [0.5]})
-    whole, broken = Session(config, tmp_path / "whole"), Session(config, tmp_path / "broken")
+    whole = Session(config, tmp_path / "whole")
+    broken = Session(config, tmp_path / "broken")
     whole.fit()
     with pytest.raises(Stopped):
         broken.fit(7)
@@ -496,7 +507,8 @@ def test_a_resumed_run_ends_with_the_very_checkpoint_of_an_unbroken_one(tiny: Ru
 @pytest.mark.parametrize("layout", [True, False])
 def test_a_resumed_optimizer_lies_in_memory_as_its_weights_do(tiny: RunConfig, tmp_path: Path, layout: bool) -> None:
     """A GPU's fused step refuses anything else."""
-    session, seen = Session(override(tiny, {"train.channels_last": layout}), tmp_path), list[bool]()
+    session = Session(override(tiny, {"train.channels_last": layout}), tmp_path)
+    seen = list[bool]()
     with pytest.raises(Stopped):
         session.fit(5)
 

@@ -186,7 +186,8 @@ def test_edms_weight_is_one_on_edms_output(path: Interpolant, sigma_data: float,
 @every_weighting
 def test_weights_are_finite_and_not_negative_up_to_both_ends(weighting: Weighting) -> None:
     for (name, path), dtype in itertools.product(PATHS.items(), [torch.float32, torch.float64]):
-        least, below_one = torch.finfo(dtype).tiny, 1 - torch.finfo(dtype).eps / 2
+        least = torch.finfo(dtype).tiny
+        below_one = 1 - torch.finfo(dtype).eps / 2
         t = torch.tensor(
             [0, least, 1e-12, 1e-6, *torch.linspace(0.01, 0.999, 50).tolist(), 1 - 1e-6, below_one, 1], dtype=dtype
         )
@@ -272,7 +273,8 @@ def test_the_expectation_is_the_integral_over_the_time_density(weighting: Weight
 
     def integrand(time: float) -> float:
         t = torch.tensor([time], dtype=torch.float64)
-        w, p = weighting.weight(t, PATHS[path]).item(), sampler.density(t, PATHS[path]).item()
+        w = weighting.weight(t, PATHS[path]).item()
+        p = sampler.density(t, PATHS[path]).item()
         return w * p / max(p, sampler.density_floor) if sampler.importance_correct else w * p
 
     cuts = [
@@ -322,9 +324,11 @@ def test_a_weight_and_a_density_are_interchangeable(path: Interpolant, sampler: 
     """(w, p) and (w p, uniform) have the same expected gradient: over quantiles of p, and over a grid of times, both
     fine at the ends."""
     s = (torch.arange(16_384, dtype=torch.float64) + 0.5) / 16_384
-    grid, density = s**3 * (10 - 15 * s + 6 * s**2), 30 * (s * (1 - s)) ** 2
+    grid = s**3 * (10 - 15 * s + 6 * s**2)
+    density = 30 * (s * (1 - s)) ** 2
     t = sampler.quantile(grid, path)
-    gradients, again = linear_model_gradients(path, t), linear_model_gradients(path, grid)
+    gradients = linear_model_gradients(path, t)
+    again = linear_model_gradients(path, grid)
     for weighting in WEIGHTINGS.values():
         left = ((weighting.weight(t, path) * density)[:, None] * gradients).mean(0)
         right = ((weighting.weight(grid, path) * sampler.density(grid, path) * density)[:, None] * again).mean(0)
@@ -339,8 +343,10 @@ def test_no_weight_moves_a_minimum_that_the_model_can_reach(path: Interpolant) -
     q = torch.linalg.qr(z - z.mean(0)).Q * 32**0.5  # exact moments
     t = torch.linspace(0.02, 0.98, 49, dtype=torch.float64)
     x0, x1 = (q[:, i].expand(len(t), 32) for i in range(2))
-    xt, u = path.interpolate(x0 / 2, x1, t), path.velocity(x0 / 2, x1, t)
-    alpha, sigma = path.alpha(t), path.sigma(t)
+    xt = path.interpolate(x0 / 2, x1, t)
+    u = path.velocity(x0 / 2, x1, t)
+    alpha = path.alpha(t)
+    sigma = path.sigma(t)
     k = (path.alpha_dot(t) * alpha / 4 + path.sigma_dot(t) * sigma) / (alpha**2 / 4 + sigma**2)
     features = torch.stack([k[:, None] * xt, xt, t[:, None].expand_as(xt), torch.ones_like(xt)], -1)
     solution = torch.tensor([[1.0], [0], [0], [0]], dtype=torch.float64)

@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from harness.core.errors import Stopped, UserError
 from harness.core.files import read_json, read_json_if_there, results_folder, write_json
 from harness.core.provenance import machine
 from harness.core.registry import load_plugins
+from harness.core.signals import Say
 from harness.data.base import load
 from harness.flow.objective import Objective
 from harness.runs.config import RunConfig

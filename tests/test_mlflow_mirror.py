@@ -47,7 +47,8 @@ def run(tiny: RunConfig, score: Any) -> Run:
 
 
 def made_up(config: RunConfig, score: Any) -> Run:
-    run, every = Run.of(config), config.train.log_every
+    run = Run.of(config)
+    every = config.train.log_every
     write_json(run.folder / "config.json", to_dict(config))
     write_json(
         run.folder / "environment.json", {"commits": ["abc"], "machine": {}, "parameters": 123, "weight_mean": 0.5}
@@ -191,11 +192,9 @@ def test_where_training_went_back_is_sent_however_long_the_curves(mirror: Mirror
 
 def test_what_a_kill_left_running_is_closed(mirror: Mirror, run: Run, tiny: RunConfig, score: Any) -> None:
     alive = made_up(override(tiny, {"seed": 1}), score)
-    dead, living, ended = (
-        record(mirror, run),
-        record(mirror, alive),
-        mirror.record(run.folder, "ended", {}, {}, key="ended"),
-    )
+    dead = record(mirror, run)
+    living = record(mirror, alive)
+    ended = mirror.record(run.folder, "ended", {}, {}, key="ended")
     ended.set_status("FINISHED")
     with alive.lock():
         mirror.close_dead()

@@ -35,7 +35,8 @@ def test_the_optimal_velocity_of_two_points_is_bayes_rule(name: str, variance: f
 
     real = torch.tensor([[-1.0], [2.0]], dtype=torch.float64)
     path: Interpolant = build("interpolant", name)
-    x, t = torch.linspace(-3, 3, 7, dtype=torch.float64)[:, None], torch.linspace(0.1, 0.9, 7, dtype=torch.float64)
+    x = torch.linspace(-3, 3, 7, dtype=torch.float64)[:, None]
+    t = torch.linspace(0.1, 0.9, 7, dtype=torch.float64)
     found = optimal_velocity(x, t, None, flow_of(real, variance=variance, interpolant=name))
     alpha, sigma, alpha_dot, sigma_dot = (
         f(t).numpy() for f in (path.alpha, path.sigma, path.alpha_dot, path.sigma_dot)
@@ -49,7 +50,8 @@ def test_the_optimal_velocity_of_two_points_is_bayes_rule(name: str, variance: f
 def test_the_optimal_velocity_does_not_depend_on_how_many_are_computed_at_once() -> None:
     random = torch.Generator().manual_seed(0)
     flow = flow_of(torch.randn(30, 2, 3, generator=random))
-    x, t = torch.randn(20, 2, 3, generator=random), torch.rand(20, generator=random)
+    x = torch.randn(20, 2, 3, generator=random)
+    t = torch.rand(20, generator=random)
     torch.testing.assert_close(optimal_velocity(x, t, None, flow, at_once=3), optimal_velocity(x, t, None, flow))
 
 
@@ -58,18 +60,16 @@ def test_the_optimal_velocity_given_a_class_is_that_of_its_samples_alone() -> No
     towards it from wherever the noise was."""
     for seed, name in enumerate(PATHS):
         random = torch.Generator().manual_seed(seed)
-        real, classes = (
-            torch.randn(40, 3, generator=random, dtype=torch.float64),
-            torch.randint(0, 4, (40,), generator=random),
-        )
+        real = torch.randn(40, 3, generator=random, dtype=torch.float64)
+        classes = torch.randint(0, 4, (40,), generator=random)
         classes[7] = 4
-        flow, path = flow_of(real, classes=classes, interpolant=name), build("interpolant", name)
-        x, t = (
-            torch.randn(9, 3, generator=random, dtype=torch.float64),
-            torch.linspace(0.1, 0.9, 9, dtype=torch.float64),
-        )
+        flow = flow_of(real, classes=classes, interpolant=name)
+        path = build("interpolant", name)
+        x = torch.randn(9, 3, generator=random, dtype=torch.float64)
+        t = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
         y = torch.randint(0, 4, (9,), generator=random)
-        y[3], y[4] = 4, classes[0]
+        y[3] = 4
+        y[4] = classes[0]
         found = optimal_velocity(x, t, y, flow, at_once=4)
         for i, label in enumerate(y):
             of_class = flow_of(real[classes == label], interpolant=name)
@@ -85,7 +85,8 @@ def test_the_optimal_velocity_given_a_class_is_that_of_its_samples_alone() -> No
 def test_the_error_of_a_network_told_classes_is_its_distance_from_the_best_field_of_each() -> None:
     """That of two far classes: the best field without classes does as badly as a guess between both where noise hides
     them."""
-    random, metric = torch.Generator().manual_seed(0), build("metric", "field_error")
+    random = torch.Generator().manual_seed(0)
+    metric = build("metric", "field_error")
     classes = torch.arange(60) % 2
     real = torch.randn(60, 3, generator=random) * 0.1 + torch.tensor([-1.0, 1.0])[classes, None]
     plain = flow_of(real)
@@ -97,7 +98,8 @@ def test_the_error_of_a_network_told_classes_is_its_distance_from_the_best_field
 
 
 def test_the_error_of_the_optimal_field_is_zero_and_that_of_none_is_one() -> None:
-    real, metric = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)), build("metric", "field_error")
+    real = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    metric = build("metric", "field_error")
     flow: Flow = flow_of(real, lambda x, t, y: optimal_velocity(x, t, y, flow))
     assert metric.measure(flow) == pytest.approx(0, abs=1e-6)
     assert metric.measure(flow_of(real, lambda x, t, y: 0 * x)) == pytest.approx(1)
@@ -134,7 +136,8 @@ def test_the_best_field_is_refused_where_it_is_not_known(tiny: RunConfig, change
 def test_paths_of_a_scaled_gaussian_are_as_straight_as_their_integral() -> None:
     """N(0, s^2 I) from N(0, I), linear: x_t = x_1 sqrt((1-t)^2 s^2 + t^2), whose length and straightness SciPy
     integrates."""
-    s, start = 0.3, torch.randn(4000, 2, dtype=torch.float64)
+    s = 0.3
+    start = torch.randn(4000, 2, dtype=torch.float64)
 
     def radius(t: float) -> float:
         return math.sqrt((1 - t) ** 2 * s**2 + t**2)
@@ -154,7 +157,8 @@ def test_paths_of_a_scaled_gaussian_are_as_straight_as_their_integral() -> None:
 
 
 def test_copies_are_not_authentic_and_fresh_samples_often_are() -> None:
-    metric, random = build("metric", "authenticity"), np.random.default_rng(0)
+    metric = build("metric", "authenticity")
+    random = np.random.default_rng(0)
     known, fresh = ({"features": random.normal(size=(300, 2)).astype(np.float32)} for _ in range(2))
     assert metric.compare(known, known) == 0
     half = {"features": np.concatenate([known["features"][:150], fresh["features"][:150]])}
@@ -162,7 +166,8 @@ def test_copies_are_not_authentic_and_fresh_samples_often_are() -> None:
         metric.compare({"features": fresh["features"][:150]}, known) / 2
     )
     scale = known["features"].std(0)
-    x, y = fresh["features"] / scale, known["features"] / scale
+    x = fresh["features"] / scale
+    y = known["features"] / scale
     between, among = (np.linalg.norm(a[:, None] - y[None], axis=-1) for a in (x, y))
     np.fill_diagonal(among, np.inf)
     expected = np.mean([between[i].min() >= among[between[i].argmin()].min() for i in range(300)])

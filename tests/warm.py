@@ -1,0 +1,100 @@
+"""Commands as whole processes that need not import anything: a process that has it all forks for each.
+
+Their workers are forks of theirs. Elsewhere the tests start each of them as a user does, by `python -m`.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Sequence
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import IO
+
+IMPORTED = [
+    "mlflow", "mlflow.store.tracking.sqlalchemy_store", "scipy.stats", "sklearn.datasets", "torch._dynamo",
+    "harness.ablation.execute.worker", "harness.ablation.report.figures", "harness.cli.ablate", "harness.cli.reflow",
+    "harness.cli.tune", "harness.runs.explain",
+]  # fmt: skip
+"""What a command or a worker imports sooner or later: some 15 seconds."""
+
+
+class Forked:
+    """A worker by fork; of `subprocess.Popen`, what a launcher asks for."""
+
+    def __init__(self, command: Sequence[str], stdin: int, stdout: IO[bytes], stderr: int, env: dict[str, str]):
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if not self.pid:
+            _work(command[-1], stdout, env)
+
+    def poll(self) -> int | None:
+        """The exit code, as soon as there is one."""
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def wait(self, timeout: float = 60) -> None:
+        """Wait for the end, seconds at most."""
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("a worker", timeout)
+            time.sleep(0.01)
+
+    def terminate(self) -> None:
+        """Ask it to stop."""
+        os.kill(self.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it."""
+        os.kill(self.pid, signal.SIGKILL)
+
+
+def _work(plan: str, said: IO[bytes], environment: dict[str, str]) -> None:
+    import torch
+
+    from harness.ablation.execute import worker
+    from harness.core.errors import guarded, leave
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    os.dup2(said.fileno(), 1)
+    os.dup2(said.fileno(), 2)
+    os.environ.update(environment)
+    torch.set_num_threads(1)  # a fork has none of the other threads
+    sys.argv = ["worker", plan]
+    leave(guarded(worker.main))
+
+
+def _command(arguments: Sequence[str], results: Path, said: Path) -> None:
+    from harness.ablation.execute import launch
+    from harness.cli import main
+    from harness.core.errors import leave
+
+    os.setsid()
+    with open(said, "wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ["HARNESS_RESULTS"] = str(results)
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    named = {name: getattr(subprocess, name) for name in ("DEVNULL", "STDOUT", "TimeoutExpired")}
+    vars(launch)["subprocess"] = types.SimpleNamespace(Popen=Forked, **named)
+    sys.argv = ["harness", *arguments]
+    leave(main(arguments))
+
+
+def start(arguments: Sequence[str], results: Path, said: Path) -> ForkServerProcess:
+    """Start `harness ARGUMENTS` in a process group of its own; what it says is written to `said`."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
+    process = context.Process(target=_command, args=(arguments, results, said))
+    process.start()
+    return process
