@@ -386,7 +386,9 @@ class Converted(nn.Module):
         path = self.made.interpolant
         prediction = self.made.prediction
         self.times = t
-        x, t, variance = x.double(), over(t, x).double(), self.variance.double()
+        x = x.double()
+        t = over(t, x).double()
+        variance = self.variance.double()
         alpha = path.alpha(t)
         sigma = path.sigma(t)
         alpha_dot = path.alpha_dot(t)

@@ -502,7 +502,7 @@ def test_a_network_that_is_told_the_classes_of_pairs_is_told_the_right_ones(smal
 POINTS = {
     "train.steps": 350, "train.batch_size": 128, "train.sample_every": 350, "train.checkpoint_every": 350,
     "reflow.number": 3000, "reflow.nfe": 20, "reflow.batch_size": 1000, "evaluate.nfe": [32],
-        "evaluate.metrics": ["sliced_wasserstein"],
+    "evaluate.metrics": ["sliced_wasserstein"],
 }  # fmt: skip
 
 
