@@ -667,7 +667,9 @@ def test_rounds_may_drop_what_the_teacher_has_for_making_pairs(small: RunConfig)
 def test_a_teacher_that_is_not_finished_is_refused(small: RunConfig) -> None:
     with pytest.raises(Stopped):
         train(Run.of(small), quiet, after(5))
-    with pytest.raises(UserError, match=r"is trained for \d+ of 12 steps\. Run `harness train` with its settings first\.$"):
+    with pytest.raises(
+        UserError, match=r"is trained for \d+ of 12 steps\. Run `harness train` with its settings first\.$"
+    ):
         rounds.plan_of([Run.of(small)], 1, False, {})
 
 
