@@ -63,20 +63,18 @@ def train(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE, look: Look | Non
     Of several ranks, the first alone writes.
     """
     config = run.config
-    data = run.data
-    device = run.config.train.resolved_device()
     if run.parent and not ranks.any(ranks.first and run.finished):
         make_pairs(run, say, stop, ranks)
     torch.set_num_threads(config.train.threads)
     with run.lock() if ranks.first else nullcontext(), threadpool_limits(config.train.threads):
         if ranks.first and not (run.folder / "config.json").exists():
-            write_json(run.folder / "config.json", to_dict(run.config))
+            write_json(run.folder / "config.json", to_dict(config))
         if ranks.any(ranks.first and run.finished):  # the first alone has waited for who was here before
             return
         if error := run.gave_up:
             raise error.told(f"{error} (Remove {run.folder} to train it again.)")
         torch.manual_seed(stream_seed(config.seed, "initial weights"))
-        network = config.build(data).to(device)
+        network = config.build(run.data).to(config.train.resolved_device())
         if run.parent and config.reflow.warm_start:
             network.load_state_dict(averaged(teacher_of(run)).network.state_dict())
         objective = _objective(run)
@@ -84,7 +82,7 @@ def train(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE, look: Look | Non
             _prepare(run, network, objective)
         callbacks = _callbacks(run, objective, say, stop, look)
         try:
-            fit(config.train, config.seed, network, objective, data, run.folder / "checkpoints", callbacks, ranks)
+            fit(config.train, config.seed, network, objective, run.data, run.folder / "checkpoints", callbacks, ranks)
         except (Diverged, Pruned) as error:
             if ranks.first:
                 write_json(run.folder / f"{type(error).__name__.lower()}.json", {"reason": str(error)})
