@@ -17,7 +17,7 @@ BENCH_READY := .venv/bench-ready
 BENCHMARKS := startup memory logging_cost layout step_time evaluation_cost pair_generation faults peers study_speed
 OPTIONS = --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) $(foreach change,$(SET),--set '$(change)') $(foreach file,$(PLUGIN),--plugin $(file))
 
-.PHONY: ablation tuning reflow table toy gallery publish verdicts bench ui test test-gpu mutants coverage lint lock
+.PHONY: ablation tuning reflow table toy gallery publish verdicts bench ui test test-slow test-gpu mutants coverage lint lock
 
 ablation: $(READY)
 	@$(BIN)/harness ablate $(STUDY) $(OPTIONS) $(if $(WORKERS),--workers $(WORKERS))
@@ -62,7 +62,11 @@ ui: $(READY)
 	@$(BIN)/harness ui --port $(PORT)
 
 test: $(READY)
-	@$(BIN)/pytest
+	@$(BIN)/pytest -m 'not slow'
+
+# Whole studies that are killed and continued, several ranks, clean clones, servers: a few minutes more.
+test-slow: $(READY)
+	@$(BIN)/pytest -m slow
 
 # What only a GPU can show; the tests above leave it out where there is none.
 test-gpu: $(READY)

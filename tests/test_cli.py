@@ -311,7 +311,7 @@ def test_an_unknown_label_is_told_with_those_that_there_are(
 def test_an_unfinished_run_draws_nothing(refused: Refused, untrained: Callable[..., str]) -> None:
     name = untrained()
     for command in ("sample", "evaluate"):
-        assert f"{name}: trained for 0 of 12 steps." in refused(command, name)
+        assert f"{name}: is trained for 0 of 12 steps." in refused(command, name)
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ Path(sys.argv[1]).write_text(json.dumps(seen))
 """
 TABLES = [f"tables/rate-digits.{ending}" for ending in ("csv", "json", "md")]
 
-pytestmark = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no git checkout")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no git checkout")]
 
 
 @pytest.fixture(scope="module")

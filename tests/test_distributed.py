@@ -23,6 +23,8 @@ from harness.cli import main
 from harness.core.checkpoint import read_checkpoint
 from harness.core.files import read_json, read_lines
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {
     "train.steps": 12, "train.batch_size": 32, "train.warmup_steps": 2, "train.log_every": 4,
     "train.checkpoint_every": 4,

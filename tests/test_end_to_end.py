@@ -17,6 +17,8 @@ import warm
 
 from harness.cli import main
 
+pytestmark = pytest.mark.slow
+
 ABLATE = [
     "ablate", "weighting", "--seeds", "1", "--workers", "2", "--set", "backbone.channels=8", "--set",
     "backbone.multipliers=[1]", "--set",

@@ -105,6 +105,7 @@ def round_judged(results: Path) -> bool:
     return len([*results.glob("local/runs/*/evaluations/*.json")]) == 2
 
 
+@pytest.mark.slow
 def test_killed_among_pairs_in_a_round_and_between_rounds_the_end_is_the_same(
     teacher: Path, unbroken: Path, tmp_path: Path
 ) -> None:

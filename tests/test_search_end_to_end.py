@@ -10,6 +10,8 @@ import warm
 
 from harness.cli import main
 
+pytestmark = pytest.mark.slow
+
 TUNE = [
     "tune", "tuning", "--trials", "3", "--seeds", "1", "--workers", "2", "--set", "backbone.channels=8",
     "--set", "backbone.multipliers=[1]",

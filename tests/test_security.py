@@ -60,6 +60,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_nothing_runs_from_the_folder_one_stands_in(elsewhere: Path) -> None:
     """Neither in a command, however it is started, nor in its workers, which are given a study of two seconds."""
     (elsewhere / "own.py").write_text(
@@ -153,6 +154,7 @@ def ask(port: int, path: str, host: str, method: str = "GET", body: bytes | None
     return connection.getresponse().status
 
 
+@pytest.mark.slow
 def test_pages_refuse_other_names_and_take_no_files(elsewhere: Path) -> None:
     """A name that a browser was led to reads nothing, deletes nothing, and nobody writes a file;
     the pages themselves work."""
