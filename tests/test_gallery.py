@@ -40,6 +40,7 @@ def by_scale(folder: Path) -> dict[str, list[str]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_run_stays_local_and_publishing_it_keeps_the_other_rows(
     committed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -597,6 +597,7 @@ def test_the_coupling_knows_the_classes_that_the_network_does_not() -> None:
     torch.testing.assert_close(x, (1 - t)[:, None] * x0 + t[:, None] * x1)
 
 
+@pytest.mark.slow
 def test_a_network_learns_its_classes_and_is_asked_for_one(small: RunConfig) -> None:
     run = ensure(small, lambda _: None, lambda: False)
     data = load(small.dataset)

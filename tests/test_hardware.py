@@ -68,6 +68,7 @@ def test_collections_pass_over_what_is_older_until_training_ends() -> None:
     assert gc.get_freeze_count() == 0
 
 
+@pytest.mark.slow
 def test_a_study_is_checked_without_torchs_compiler() -> None:
     """Its import takes two seconds, in which no worker would have begun."""
     asked = (

@@ -77,6 +77,7 @@ def test_gpus_are_dealt_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Placement(4, 1).environment(1)["CUDA_VISIBLE_DEVICES"] == "3,5"
 
 
+@pytest.mark.slow
 def test_real_trials_are_measured_side_by_side(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SECONDS", 0.2)
     assert measure(plan.threaded(1), Placement(2, 1)) > 1

@@ -520,6 +520,7 @@ def measured(run: Run) -> tuple[float, torch.Tensor, torch.Tensor]:
     return straightness(path)["straightness"] * moved.mean().item(), moved, path[-1]
 
 
+@pytest.mark.slow
 def test_one_round_makes_the_flow_to_a_round_gaussian_straight_and_its_cost_the_least() -> None:
     """From N(0, I) to N(0, 0.3^2 I) in two dimensions the map 0.3 x is optimal: its cost is 2 (1 - 0.3)^2. Independent
     pairs are at
@@ -534,6 +535,7 @@ def test_one_round_makes_the_flow_to_a_round_gaussian_straight_and_its_cost_the_
     assert samples.mean(0).tolist() == pytest.approx([0, 0], abs=0.03)
 
 
+@pytest.mark.slow
 def test_rounds_keep_the_marginals_and_never_raise_the_cost() -> None:
     base = override(load_scale("points"), POINTS)
     found = [measured(run) for run in flows(base, 2)]

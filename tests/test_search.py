@@ -314,6 +314,7 @@ def test_importances_see_what_matters(tiny: RunConfig) -> None:
     assert sum(shares.values()) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_from_the_first_trial_to_the_pictures(
     tiny: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

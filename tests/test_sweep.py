@@ -77,6 +77,7 @@ def test_a_sweep_trains_nothing_and_gives_what_an_evaluation_gives(
         assert again.evaluation(protocol)["values"]["fid"]["4"] == swept
 
 
+@pytest.mark.slow
 def test_the_command_compares_and_writes(trained: list[Run], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", *(run.name for run in trained), "--sweep", "solver=euler,heun"]) == 0
     said = capsys.readouterr().out

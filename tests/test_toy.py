@@ -37,6 +37,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toy, "load", few)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_it_writes_the_table_and_the_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
