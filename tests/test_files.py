@@ -1,9 +1,11 @@
+import io
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from harness.core.errors import UserError
@@ -11,9 +13,12 @@ from harness.core.files import (
     drop_torn_line,
     last_line,
     locked,
+    npz,
     read_json,
+    read_json_if_there,
     read_lines,
     remove_leftovers,
+    short_hash,
     write_atomic,
     write_json,
 )
@@ -101,3 +106,27 @@ def test_a_lock_excludes_other_processes_and_dies_with_its_holder(tmp_path: Path
         holder.wait()
     with locked(path, wait=False) as ours:
         assert ours
+
+
+def test_a_json_file_that_is_absent_says_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "facts.json"
+    assert read_json_if_there(path) == {}
+    write_json(path, {"a": [1]})
+    assert read_json_if_there(path) == {"a": [1]}
+
+
+def test_a_short_hash_is_the_beginning_of_sha256(tmp_path: Path) -> None:
+    """Of "abc": the example of FIPS 180-4, appendix B.1."""
+    assert short_hash(b"abc") == "ba7816bf8f01"
+    path = tmp_path / "abc"
+    path.write_bytes(b"abc")
+    with open(path, "rb") as file:
+        assert short_hash(file) == "ba7816bf8f01"
+
+
+def test_arrays_go_through_npz() -> None:
+    arrays = {"a": np.arange(6.0).reshape(2, 3), "names": np.array(["x", "yz"])}
+    with np.load(io.BytesIO(npz(arrays)), allow_pickle=False) as again:
+        assert set(again) == {"a", "names"}
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(again[name], array)
