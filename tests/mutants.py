@@ -102,6 +102,12 @@ EQUIVALENT = (
         "a measurement throws its log lines away, and how long they take is all that differs",
     ),
     Equivalent(
+        "harness/ablation/execute/toy.py",
+        "def trajectories(made: Formulation, network: nn.Module, number: int = 150) -> Tensor:",
+        "def trajectories(made: Formulation, network: nn.Module, number: int = 151) -> Tensor:",
+        "so many lines are drawn in a picture, and one more shows the same",
+    ),
+    Equivalent(
         "harness/ablation/execute/tuner.py",
         'with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):  # `group` is, since 2021',
         'with warnings.catch_warnings(action="ignore"):  # `group` is, since 2021',
