@@ -205,3 +205,10 @@ def test_a_fall_that_the_interval_holds_is_none() -> None:
             values = {metric.name: {"8": before, "32": after}}
             intervals = {metric.name: {"8": interval, "32": interval}}
             assert bool(doubts(values, [metric], intervals)) == falls, (metric.name, before, after)
+
+
+def test_a_metric_without_a_value_hides_no_doubt_about_others() -> None:
+    """As where its samples failed at every NFE: the evaluation itself says why."""
+    values = {"kid": {"8": 2.0, "16": 1.0}}
+    (said,) = doubts(values, [build("metric", "fid"), build("metric", "kid")])
+    assert said.startswith("kid still falls")

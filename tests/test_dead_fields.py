@@ -285,7 +285,7 @@ def samples_of(parts: dict[str, Any]) -> Tensor:
     classes = torch.arange(3) if guidance else None
     sampling = SamplingConfig(**way, guidance=guidance or Guidance(), batch_size=3)
     trained = Trained(Network(), made, state)
-    batches = generate(trained, sampling, nfe, (1, 2, 2), 6, (1, "test"), "cpu", classes=classes)
+    batches = generate(trained, sampling, nfe, (1, 2, 2), 6, (1, "test"), classes=classes)
     return torch.cat([batch.x for batch in batches])
 
 
@@ -324,7 +324,7 @@ def flow_of(parts: dict[str, Any]) -> Tensor:
         visited: list[Tensor] = []
         trained = Trained(Network(), made, {})
         sampling = SamplingConfig(batch_size=number)
-        (end,) = generate(trained, sampling, steps, (1, 2, 2), number, (1, "test"), "cpu", visited=visited)
+        (end,) = generate(trained, sampling, steps, (1, 2, 2), number, (1, "test"), visited=visited)
         return [*visited, end.x]
 
     def field(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:

@@ -185,7 +185,7 @@ def draws(
     given = {"number": 8, "batch_size": 8, "streams": (0, "test"), **more}
     sampling = SamplingConfig(solver=build("solver", solver), guidance=guidance, batch_size=given.pop("batch_size"))
     trained = Trained(network, formulation(), {})
-    return list(generate(trained, sampling, nfe, (2,), device="cpu", classes=classes, **given))
+    return list(generate(trained, sampling, nfe, (2,), classes=classes, **given))
 
 
 @pytest.mark.parametrize("solver", FIXED)

@@ -166,7 +166,7 @@ def test_the_exact_field_carries_mean_and_covariance_of_one_normal_to_the_other(
     network = AffineFlow(made, state["variance"].item())
     visited = list[Tensor]()
     sampling = SamplingConfig(solver=build("solver", "rk4"))
-    batches = generate(Trained(network, made, state), sampling, 800, (2,), 400, (0, "test"), "cpu", visited=visited)
+    batches = generate(Trained(network, made, state), sampling, 800, (2,), 400, (0, "test"), visited=visited)
     x0 = next(batches).x.double()
     x1 = visited[0].double()
     assert set(rows(visited[0])) <= set(rows(tensor(load(SOURCE).train)))

@@ -55,7 +55,7 @@ def test_pairs_are_made_by_the_weights_that_are_named(points: RunConfig, monkeyp
         assert teacher_of(run).config.evaluate.checkpoint == checkpoint
         trained = averaged(Run.of(override(points, {"evaluate.checkpoint": checkpoint})))
         sampling = run.config.reflow
-        (batch,) = generate(trained, sampling, 2, (2,), 24, (0, "pairs", 2), "cpu")
+        (batch,) = generate(trained, sampling, 2, (2,), 24, (0, "pairs", 2))
         made[checkpoint] = (run.pairs.name, batch.x)
         stored = torch.from_file(str(run.pairs.folder / "x0.npy"), size=run.pairs.arrays["x0"].size(24) // 4)
         assert torch.equal(stored[-48:].view(24, 2), batch.x)

@@ -322,7 +322,7 @@ def samples(network: nn.Module, solver: Solver, nfe: int, seed: int = 3, **parts
     made = Formulation.parse(parts)
     state = made.noise.fit(torch.tensor([[[1.0, 3.0]], [[2.0, 5.0]]]))
     way = SamplingConfig(solver=solver, time_grid=ShiftedGrid(), batch_size=3)
-    return list(generate(Trained(network, made, state), way, nfe, (1, 2), 7, (seed, "samples"), "cpu"))
+    return list(generate(Trained(network, made, state), way, nfe, (1, 2), 7, (seed, "samples")))
 
 
 @every_solver
@@ -371,7 +371,7 @@ def test_a_grid_of_levels_knows_the_width_of_the_noise() -> None:
     made = Formulation.parse({"noise": "matched"})
     grid = build("time_grid", {"name": "edm_rho", "sigma_min": 0.1, "sigma_max": 10})
     trained = Trained(network, made, {"std": torch.tensor(0.5)})
-    list(generate(trained, SamplingConfig(time_grid=grid), 3, (2,), 2, (0, "samples"), "cpu"))
+    list(generate(trained, SamplingConfig(time_grid=grid), 3, (2,), 2, (0, "samples")))
     level = (0.5 * (10 ** (1 / 7) + 0.1 ** (1 / 7))) ** 7
     assert network.times == pytest.approx([1, level / (0.5 + level), 0.1 / (0.5 + 0.1)], rel=1e-6)
 
@@ -391,7 +391,7 @@ def test_visited_are_the_places_where_the_network_is_called(solver: Solver) -> N
     made = Formulation.parse({"prediction": "edm"})
     nfe = 0 if solver.adaptive else 2 * solver.calls_per_step
     trained = Trained(Keeper(), made, {})
-    (batch,) = generate(trained, SamplingConfig(solver=solver), nfe, (2,), 3, (0, "samples"), "cpu", visited=visited)
+    (batch,) = generate(trained, SamplingConfig(solver=solver), nfe, (2,), 3, (0, "samples"), visited=visited)
     assert len(visited) == len(given) == batch.calls
     for (x, t), place in zip(given, visited, strict=True):
         torch.testing.assert_close(x * (t.square() + (1 - t).square() / 4).sqrt()[:, None], place)
@@ -428,7 +428,7 @@ def test_a_solver_that_spends_other_than_it_says_is_caught() -> None:
 
     trained = Trained(Recorder(1), Formulation(), {})
     with pytest.raises(AssertionError):
-        list(generate(trained, SamplingConfig(solver=Spendthrift()), 4, (1, 2), 7, (3, "samples"), "cpu"))
+        list(generate(trained, SamplingConfig(solver=Spendthrift()), 4, (1, 2), 7, (3, "samples")))
 
 
 def test_every_solver_is_held_to_all_of_this() -> None:

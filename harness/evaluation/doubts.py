@@ -33,7 +33,7 @@ def doubts(
     """
     said = []
     for metric in metrics:
-        by_nfe = sorted((int(nfe), value) for nfe, value in values[metric.name].items() if nfe != "0")
+        by_nfe = sorted((int(nfe), value) for nfe, value in values.get(metric.name, {}).items() if nfe != "0")
         if not metric.lower_is_better or len(by_nfe) < 2:
             continue
         (fewer, before), (more, after) = by_nfe[-2:]

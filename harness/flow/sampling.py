@@ -109,6 +109,8 @@ class Trained(NamedTuple):
     network: nn.Module
     formulation: Formulation
     noise_state: Mapping[str, Tensor]
+    device: str = "cpu"
+    """Where the network lies."""
 
 
 class NetworkField:
@@ -195,7 +197,6 @@ def generate(
     shape: Sequence[int],
     number: int,
     streams: tuple[int | str, ...],
-    device: torch.device | str,
     *,
     classes: Tensor | None = None,
     visited: list[Tensor] | None = None,
@@ -210,6 +211,7 @@ def generate(
     trained.network.eval()
     formulation = trained.formulation
     noise_state = trained.noise_state
+    device = trained.device
     times = sampling.times(nfe, formulation.path(noise_state))
     scale = formulation.interpolant.sigma(torch.ones(1, device=device)).view(-1, *[1] * len(shape))
     for i, start in list(enumerate(range(0, number, sampling.batch_size)))[first:]:

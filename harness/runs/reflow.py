@@ -72,7 +72,7 @@ def _fill(run: Run, teacher: Run, made: Mapping[str, Any], stop: Stop) -> None:
         torch.set_num_threads(config.train.threads)
         for batch in generate(
             trained, sampling, sampling.nfe, run.data.shape, sampling.number,
-            (config.seed, "pairs", config.rectified + 1), config.train.resolved_device(),
+            (config.seed, "pairs", config.rectified + 1),
             classes=teacher.classes, first=begun // sampling.batch_size,
         ):  # fmt: skip
             if not batch.x.isfinite().all():

@@ -43,7 +43,7 @@ def averaged(run: Run) -> Trained:
     steps = sorted(map(step_of, checkpoints(folder / "snapshots")))
     terms = config.evaluate.average.terms(config.train.decays, steps)
     network.load_state_dict(combine(saved, folder / "snapshots", terms), strict=False)
-    return Trained(network, config, below(saved, "noise"))
+    return Trained(network, config, below(saved, "noise"), device)
 
 
 def samples(
@@ -57,7 +57,7 @@ def samples(
     """
     batches = generate(
         trained, run.config.evaluate, nfe, run.data.shape, number, (run.config.seed, "evaluation"),
-        run.config.train.resolved_device(), classes=run.classes if label is None else torch.tensor([label]),
+        classes=run.classes if label is None else torch.tensor([label]),
         visited=visited, first=first,
     )  # fmt: skip
     try:
@@ -84,7 +84,7 @@ def paths(run: Run, trained: Trained, steps: int, number: int) -> list[Tensor]:
     visited: list[Tensor] = []
     plain = SamplingConfig(batch_size=min(number, run.config.evaluate.batch_size))
     ends = generate(
-        trained, plain, steps, run.data.shape, number, (run.config.seed, "paths"), run.config.train.resolved_device(),
+        trained, plain, steps, run.data.shape, number, (run.config.seed, "paths"),
         classes=run.classes, visited=visited,
     )  # fmt: skip
     end = torch.cat([batch.x for batch in ends])

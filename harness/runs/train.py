@@ -138,7 +138,7 @@ def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look 
             file.write(json.dumps(line) + "\n")
 
     def seen(network: nn.Module, step: int) -> dict[str, float]:
-        trained = Trained(network, run.config, objective.noise_state)
+        trained = Trained(network, run.config, objective.noise_state, run.config.train.resolved_device())
         number = min(SHOWN[data.kind] // 2, run.config.evaluate.batch_size)
         try:
             picture(run, trained, max(run.config.evaluate.nfe), number, run.folder / "samples" / f"step-{step:07d}.png")

@@ -89,7 +89,7 @@ def distance(made: Formulation, network: nn.Module, data: Data) -> float:
     held_out = _points(data.held_out)
     n = len(held_out)
     sampling = SamplingConfig(solver=Heun(), batch_size=n)
-    ((points, *_),) = generate(Trained(network, made, {}), sampling, NFE, data.shape, n, (SEED, "samples"), "cpu")
+    ((points, *_),) = generate(Trained(network, made, {}), sampling, NFE, data.shape, n, (SEED, "samples"))
     return sliced_wasserstein(points, held_out)
 
 
@@ -98,7 +98,7 @@ def trajectories(made: Formulation, network: nn.Module, number: int = 150) -> Te
     path: list[Tensor] = []
     trained = Trained(network, made, {})
     sampling = SamplingConfig(batch_size=number)
-    ((points, *_),) = generate(trained, sampling, 100, (2,), number, (SEED, "trajectories"), "cpu", visited=path)
+    ((points, *_),) = generate(trained, sampling, 100, (2,), number, (SEED, "trajectories"), visited=path)
     return torch.stack([*path, points], dim=1)
 
 
