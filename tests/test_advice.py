@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from harness.core.config import override
+from harness.core.registry import build
 from harness.data.base import Data, load
 from harness.data.images import Digits
 from harness.evaluation.distances import TwoSample
