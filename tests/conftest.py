@@ -8,6 +8,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # several processes share the cores: no thread waits at full speed
 
+import coverage
 import numpy as np
 import pytest
 import torch
@@ -30,6 +31,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take long come first, so that no worker waits for one of them at the end."""
     ranks = {f"test_{name}.py": rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
+
+
+def pytest_sessionfinish() -> None:
+    """Save what `make coverage` measured here: a worker of pytest's that takes long to end is killed."""
+    if measuring := coverage.Coverage.current():
+        measuring.save()
 
 
 @pytest.fixture(autouse=True)
