@@ -68,7 +68,8 @@ class Snapshots(Averages):
 
 
 def put_together(folder: Path, width: float) -> dict[str, Tensor]:
-    return combine({}, folder, PostHoc(width=width).terms([], sorted(map(step_of, checkpoints(folder)))))
+    terms = PostHoc(width=width).terms([], sorted(map(step_of, checkpoints(folder))))
+    return combine({}, folder, terms, dict(nn.Linear(20, 20).named_parameters()))
 
 
 def test_an_average_put_together_is_the_one_tracked_directly(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from typing import NoReturn, Self
+from collections.abc import Callable, Iterable
+from typing import Literal, NoReturn, Self, TypedDict
 
 _SECRETS = (
     re.compile(r"(?<=://)([^\s/:@]*):[^\s@]*(?:@[^\s/?#]*)*(?=@)"),
@@ -49,6 +49,13 @@ class ConfigError(UserError):
         return ConfigError(".".join(filter(None, (parent, self.path))), self.message)
 
 
+class Note(TypedDict):
+    """What files keep of a `NoValue`."""
+
+    kind: Literal["Diverged", "Unsolvable"]
+    reason: str
+
+
 class NoValue(UserError):
     """A value of a run does not exist, and trying again would not give one.
 
@@ -56,15 +63,14 @@ class NoValue(UserError):
     """
 
     @property
-    def note(self) -> dict[str, str]:
+    def note(self) -> Note:
         """What is kept of it; `of` inverts it."""
-        kind = Unsolvable if isinstance(self, Unsolvable) else Diverged
-        return {"kind": kind.__name__, "reason": str(self)}
+        return {"kind": "Unsolvable" if isinstance(self, Unsolvable) else "Diverged", "reason": str(self)}
 
     @staticmethod
-    def of(note: Mapping[str, str]) -> NoValue:
+    def of(note: Note) -> NoValue:
         """The error that was noted."""
-        return {kind.__name__: kind for kind in (Diverged, Unsolvable)}[note["kind"]](note["reason"])
+        return (Unsolvable if note["kind"] == "Unsolvable" else Diverged)(note["reason"])
 
     def told(self, text: str) -> Self:
         """The same kind with another text."""

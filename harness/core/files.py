@@ -8,14 +8,18 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.core.errors import UserError
+from harness.core.reading import LARGEST, Damaged, bytes_of, parse, require_file, say_once, shaped
 
 if TYPE_CHECKING:
     import numpy as np
+
+LOST_LINES = "Remove it: the same command goes on without what it held."
+"""What to do about a file of lines that cannot be read."""
 
 
 def results_folder() -> Path:
@@ -34,7 +38,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(content if isinstance(content, bytes) else content.encode(errors="backslashreplace"))
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -57,17 +61,21 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; `UserError` when it is damaged."""
+def read_json(path: Path, shape: Any = Any, remedy: str = "Remove it and run the same command again.") -> Any:
+    """The content of a JSON file; `UserError` when it is damaged or of another shape, with what to do then."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}). Remove it and run the same command again.") from error
+        return shaped(parse(bytes_of(path, LARGEST)), shape)
+    except PermissionError:
+        raise
+    except (Damaged, OSError) as error:
+        raise UserError(f"{path}: cannot be read ({error}). {remedy}") from error
 
 
-def read_json_if_there(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON file, empty where there is no file; `UserError` when it is damaged."""
-    return read_json(path) if path.exists() else {}
+def read_json_if_there(
+    path: Path, shape: Any = dict[str, Any], remedy: str = "Remove it and run the same command again."
+) -> Any:
+    """The same of a mapping, empty where there is no file."""
+    return read_json(path, shape, remedy) if path.exists() else {}
 
 
 def short_hash(content: bytes | io.BufferedReader) -> str:
@@ -87,7 +95,10 @@ def npz(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 def drop_torn_line(path: Path) -> None:
     """Cut off what a kill or a full disk left of an unfinished last line."""
-    if not path.exists() or path.stat().st_size == 0:
+    if not path.exists():
+        return
+    require_log(path)
+    if path.stat().st_size == 0:
         return
     with open(path, "rb+") as file:
         file.seek(-1, os.SEEK_END)
@@ -96,22 +107,50 @@ def drop_torn_line(path: Path) -> None:
             file.truncate(file.read().rfind(b"\n") + 1)
 
 
-def read_lines(path: Path, start: int = 0) -> list[dict[str, Any]]:
-    """The complete lines of a JSON-lines file from number `start` on; none where there is no file."""
+def read_lines(path: Path, shape: Any = dict[str, Any], start: int = 0) -> list[Any]:
+    """The complete lines of a JSON-lines file from number `start` on; none where there is no file.
+
+    A damaged line is said once, and left out.
+    """
     if not path.exists():
         return []
-    whole = path.read_bytes().rpartition(b"\n")[0]
-    return [json.loads(line) for line in whole.split(b"\n")[start:] if line]
+    require_log(path)
+    lines = path.read_bytes().rpartition(b"\n")[0].split(b"\n")
+    return [*_intact(path, shape, enumerate(lines[start:], start + 1))]
 
 
-def last_line(path: Path) -> dict[str, Any] | None:
-    """The last complete line of a JSON-lines file, read from its end; lines are shorter than 4 KiB."""
+def last_line(path: Path, shape: Any = dict[str, Any]) -> Any | None:
+    """The last complete line of a JSON-lines file that is intact, read from its end; None where there is none.
+
+    Lines are shorter than 4 KiB.
+    """
     if not path.exists():
         return None
+    require_log(path)
     with open(path, "rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
-        lines = file.read().rpartition(b"\n")[0].split(b"\n")
-    return json.loads(lines[-1]) if lines[-1] else None
+        last = file.read().rpartition(b"\n")[0].rpartition(b"\n")[2]
+    with contextlib.suppress(Damaged):
+        return shaped(parse(last, finite=False), shape) if last else None
+    return next(reversed(read_lines(path, shape)), None)
+
+
+def require_log(path: Path) -> None:
+    """`UserError` where a file of lines is none."""
+    try:
+        require_file(path)
+    except Damaged as error:
+        raise UserError(f"{path}: cannot be read ({error}). {LOST_LINES}") from None
+
+
+def _intact(path: Path, shape: Any, lines: Iterable[tuple[int, bytes]]) -> Iterator[Any]:
+    """The values of numbered lines; a damaged one is said."""
+    for number, line in lines:
+        try:
+            if line:
+                yield shaped(parse(line, finite=False), shape)
+        except Damaged as error:
+            say_once(f"{path}: line {number} is damaged ({error}) and passed over. Remove it to be told no more.")
 
 
 @contextlib.contextmanager

@@ -66,7 +66,7 @@ class KeptRows:
         self._written = time.monotonic()
         for path in reversed(checkpoints(folder)) if folder else ():
             rows = read_intact(path, "cpu")
-            if rows is None or rows["batch"][0] != self.batches:  # damaged, or what came before it is
+            if rows is None or not _continues(rows, self.batches):  # damaged, or what came before it is
                 path.unlink()
                 continue
             self._kept.append(rows)
@@ -96,6 +96,13 @@ class KeptRows:
         """Forget them, on disk too."""
         if self.folder:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _continues(rows: Rows, batches: int) -> bool:
+    """Whether the rows on disk are those that follow so many batches."""
+    known = [rows[name] for name in ("batch", "read", "calls", "seconds") if name in rows]
+    numbers = {values.shape[:1] for values in known}
+    return len(known) == 4 and len(numbers) == 1 and bool((rows["batch"].flatten()[:1] == batches).all())
 
 
 def _joined(pieces: list[Rows]) -> Rows:

@@ -20,6 +20,7 @@ from typing import Any, Self
 from torch import Tensor
 
 from harness.core.checkpoint import checkpoints, read_checkpoint, step_of
+from harness.core.config import to_dict
 from harness.core.errors import ConfigError, Diverged, NoValue, UserError
 from harness.core.files import (
     last_line,
@@ -32,10 +33,12 @@ from harness.core.files import (
     write_json,
 )
 from harness.core.provenance import commit
+from harness.core.signals import Say
 from harness.data.base import Data, load
 from harness.evaluation.flow_metrics import FlowMetric
 from harness.evaluation.protocol import Protocol, digest_of
 from harness.runs.config import RunConfig
+from harness.runs.contents import EVALUATED, TRAINED, WRITTEN_AGAIN, Environment, Evaluation, Line, Reason
 from harness.runs.identity import changed, pairs_digest, require_named, training_digest
 from harness.runs.pairs import PairSet
 
@@ -62,12 +65,11 @@ class Run:
         if not place.is_file():
             raise UserError(f"{name}: no such run. The runs are the folders in {runs_folder()}.")
         try:
-            return cls(RunConfig.parse(read_json(place)), folder)
+            return cls(_config(place), folder)
         except ConfigError as error:
-            plugins = ", ".join(read_json_if_there(folder / "environment.json").get("sources", {}))
-            raise UserError(
-                f"{place}: {error}" + (f" It was trained with a --plugin that holds {plugins}." if plugins else "")
-            ) from None
+            plugins = ", ".join(cls._environment(folder).get("sources", {}))
+            advice = f"It was trained with a --plugin that holds {plugins}." if plugins else WRITTEN_AGAIN
+            raise UserError(f"{place}: {error} {advice}") from None
 
     @classmethod
     def open(cls, name: str, changes: Mapping[str, Any] | None = None) -> Self:
@@ -110,12 +112,12 @@ class Run:
     @property
     def steps_done(self) -> int:
         """The last step in metrics.jsonl."""
-        line = last_line(self.folder / "metrics.jsonl")
+        line = last_line(self.folder / "metrics.jsonl", Line)
         return line["step"] if line else 0
 
     def metrics(self, start: int = 0) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl from number `start` on."""
-        return read_lines(self.folder / "metrics.jsonl", start)
+        return read_lines(self.folder / "metrics.jsonl", Line, start)
 
     def evaluation(self, protocol: Protocol) -> dict[str, Any]:
         """What is known under a protocol: values {metric: {NFE as text: value}} and intervals; by NFE: seconds in all
@@ -126,9 +128,11 @@ class Run:
             name: {} for name in ("values", "intervals", "seconds", "sampling_seconds", "time", "calls")
         }
         known = {"run": self.name, "protocol": vars(protocol), **by_nfe, "failures": {}, "commits": []}
-        known |= read_json_if_there(path)
+        known |= read_json_if_there(path, Evaluation, EVALUATED)
+        if unknown := {nfe for values in known["values"].values() for nfe in values} - known["time"].keys():
+            raise UserError(f"{path}: cannot be read (its entry time.{min(unknown)} is missing). {EVALUATED}")
         if known["run"] != self.name or digest_of(known["protocol"]) != protocol.digest:
-            raise UserError(f"{path}: is of another run or protocol. Remove it, and the same command makes it again.")
+            raise UserError(f"{path}: is of another run or protocol. {EVALUATED}")
         return known
 
     def write_evaluation(self, protocol: Protocol, known: dict[str, Any]) -> None:
@@ -198,7 +202,31 @@ class Run:
     def environment(self) -> dict[str, Any]:
         """Commits that trained it, machine, number of parameters, mean weight, and what its name covers beside the
         configuration (`facts_of`); empty before it starts."""
-        return read_json_if_there(self.folder / "environment.json")
+        return self._environment(self.folder)
+
+    @staticmethod
+    def _environment(folder: Path) -> dict[str, Any]:
+        return read_json_if_there(folder / "environment.json", Environment, WRITTEN_AGAIN)
+
+    def describe(self, say: Say) -> None:
+        """Write config.json where it is missing or damaged; the name of the folder says the same."""
+        place = self.folder / "config.json"
+        try:
+            _config(place)
+            return
+        except UserError as error:
+            if place.exists():
+                say(f"{str(error).partition('. Run ')[0]}. It is written again.")
+        write_json(place, to_dict(self.config))
+
+    @property
+    def described(self) -> bool:
+        """Whether the files that say what it is are there, config.json undamaged."""
+        try:
+            _config(self.folder / "config.json")
+        except UserError:
+            return False
+        return bool(self.environment)
 
     @property
     def parent(self) -> Run | None:
@@ -229,7 +257,7 @@ class Run:
         """Why training gave up, its own or that of a flow before it, or why there are no pairs to learn; or None."""
         if (parent := self.parent) and (error := parent.gave_up):
             return error.told(f"its teacher {parent.name}: {error}")
-        reason = read_json_if_there(self.folder / "diverged.json").get("reason")
+        reason = read_json_if_there(self.folder / "diverged.json", Reason, TRAINED).get("reason")
         return (self.pairs.failed if parent else None) or (Diverged(reason) if reason else None)
 
     def failure(self, protocol: Protocol) -> NoValue | None:
@@ -249,4 +277,9 @@ class Run:
     @property
     def pruned(self) -> str | None:
         """Why a search gave it up, or None; training it further takes that back."""
-        return read_json_if_there(self.folder / "pruned.json").get("reason")
+        return read_json_if_there(self.folder / "pruned.json", Reason, TRAINED).get("reason")
+
+
+def _config(place: Path) -> RunConfig:
+    """What a config.json says; `UserError` when it is missing, damaged or no configuration."""
+    return RunConfig.parse(read_json(place, dict[str, Any], WRITTEN_AGAIN))

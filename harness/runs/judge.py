@@ -22,6 +22,7 @@ from harness.evaluation.judge import Judge, KeptRows, SampleBatch, ShowProgress,
 from harness.evaluation.protocol import Protocol
 from harness.flow.sampling import Generated, NetworkField, Trained
 from harness.runs.config import RunConfig
+from harness.runs.contents import Look
 from harness.runs.folder import Run
 from harness.runs.sample import paths, samples
 from harness.training.hardware import matmul_precision
@@ -124,7 +125,7 @@ def _timed(batches: Iterable[Generated], stop: Stop) -> Iterator[SampleBatch]:
 
 def known_rungs(run: Run, protocol: Protocol, nfe: int) -> dict[int, dict[str, float]]:
     """{step: {metric: value}} of the looks taken under a protocol."""
-    lines = read_lines(run.folder / "rungs.jsonl")
+    lines = read_lines(run.folder / "rungs.jsonl", Look)
     return {line["step"]: line["values"] for line in lines if (line["protocol"], line["nfe"]) == (protocol.digest, nfe)}
 
 

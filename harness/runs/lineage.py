@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.core.errors import UserError
 from harness.core.files import read_json, write_atomic
+from harness.core.reading import say_once
 from harness.core.registry import find
 from harness.evaluation.flow_metrics import FlowMetric
 from harness.evaluation.protocol import Protocol, digest_of, guidance_of
+from harness.runs.contents import EVALUATED, Elsewhere
 from harness.runs.folder import Run
 
 
@@ -92,8 +95,17 @@ def _known(run: Run, protocols: Sequence[Protocol]) -> dict[str, Any]:
     for protocol in protocols:
         if (known := run.evaluation(protocol))["values"]:
             return known
-    found = [known, *(read_json(path) for path in sorted(run.folder.glob("evaluations/*.json")))]
+    found = [known, *_intact(sorted(run.folder.glob("evaluations/*.json")))]
     return max(found, key=lambda known: max(known["time"].values(), default=0.0))
+
+
+def _intact(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """What evaluations say; a damaged one is said and passed over."""
+    for path in paths:
+        try:
+            yield read_json(path, Elsewhere, f"It is passed over. {EVALUATED}")
+        except UserError as error:
+            say_once(str(error))
 
 
 def _way(protocol: Mapping[str, Any]) -> str:

@@ -13,13 +13,15 @@ import os
 import sqlite3
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from harness.core.config import digest, flatten
 from harness.core.errors import UserError, redacted
-from harness.core.files import locked, read_json, read_json_if_there, read_lines, results_folder, write_json
+from harness.core.files import locked, read_json_if_there, read_lines, results_folder, write_json
 from harness.core.provenance import machine
+from harness.core.reading import say_once
 from harness.evaluation.protocol import Protocol
+from harness.runs.contents import Look
 from harness.runs.folder import Run
 from harness.runs.pairs import PairSet
 
@@ -42,6 +44,27 @@ def default_uri() -> str:
     if given.startswith("file:") and not given.startswith("file:/"):
         given = given.removeprefix("file:")
     return given if ":" in given else str(Path(given).absolute())
+
+
+class Sent(TypedDict):
+    """tracking/<place>.json: the MLflow run of a record and how much of its folder it has been sent."""
+
+    run_id: str
+    uri: str
+    status: str
+    lines: int
+    values: list[list[str]]
+    files: list[str]
+    looks: NotRequired[int]
+
+
+def _sent(path: Path) -> dict[str, Any]:
+    """What a tracking file says; empty where there is none, or where it is damaged, which is said."""
+    try:
+        return read_json_if_there(path, Sent, "It is passed over; remove it to be told no more.")
+    except (UserError, OSError) as error:
+        say_once(str(error))
+        return {}
 
 
 class Mirror:
@@ -75,7 +98,7 @@ class Mirror:
         uri = redacted(self.uri)
         place = digest({"uri": uri, "experiment": self.experiment, "folder": folder.name, "key": key})
         path = folder / "tracking" / f"{place}.json"
-        state = read_json_if_there(path)
+        state = _sent(path)
         if not state or not self._exists(state["run_id"]):
             run_id = self._begun(place) or self._begin(name, {**_machine_tags(), **tags, "record": place})
             state = {"run_id": run_id, "uri": uri, "status": "", "lines": 0, "values": [], "files": []}
@@ -122,9 +145,10 @@ class Mirror:
     def close_dead(self) -> None:
         """Mark as KILLED what stands as RUNNING though no process works on it: SIGKILL lets nobody say so."""
         for path in (results_folder() / "local").glob("*/*/tracking/*.json"):
-            state = read_json(path)
+            state = _sent(path)
             if (
-                state["status"] in ("", "RUNNING")
+                state
+                and state["status"] in ("", "RUNNING")
                 and state["uri"] == redacted(self.uri)
                 and self._exists(state["run_id"])
             ):
@@ -145,7 +169,7 @@ class Record:
     def send_run(self, run: Run, protocol: Protocol) -> None:
         """Send what a run directory holds beyond what was sent: curves, looks of a search, values by NFE, pictures."""
         lines = run.metrics(self.state["lines"])
-        looks = read_lines(run.folder / "rungs.jsonl", self.state.get("looks", 0))
+        looks = read_lines(run.folder / "rungs.jsonl", Look, self.state.get("looks", 0))
         known = run.evaluation(protocol)
         measured = [[metric, nfe] for metric, by_nfe in known["values"].items() for nfe in by_nfe]
         new = [value for value in measured if value not in self.state["values"]]

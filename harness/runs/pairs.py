@@ -19,12 +19,34 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypedDict
 
 import numpy as np
 
-from harness.core.errors import NoValue, UserError
+from harness.core.config import Positive
+from harness.core.errors import Note, NoValue, UserError
 from harness.core.files import locked, read_json_if_there, write_json
+from harness.core.reading import Only, no_file
+
+
+class File(TypedDict):
+    """What is known of an array that is complete."""
+
+    sha256: str
+    stamp: list[int]
+    """Size and time of change."""
+
+
+class About(TypedDict):
+    """pairs.json."""
+
+    teacher: str
+    made: Annotated[dict[str, Any], Only("settings", lambda made: "solver" in made)]
+    number: int
+    calls: Positive
+    pairs_per_second: Positive
+    commit: str
+    files: dict[str, File]
 
 
 class Array(NamedTuple):
@@ -41,8 +63,15 @@ class Array(NamedTuple):
 
     @property
     def rows(self) -> int:
-        """Whole rows that are there."""
-        return max(0, self.path.stat().st_size - len(self.header)) // self.row if self.path.exists() else 0
+        """Whole rows that are there, behind this header; `UserError` where no file is."""
+        if not self.path.exists():
+            return 0
+        if kind := no_file(self.path):
+            advice = "Remove it, and the same command makes the pairs again."
+            raise UserError(f"{self.path}: is {kind}, not a file. {advice}")
+        with open(self.path, "rb") as file:
+            whole = file.read(len(self.header)) == self.header
+        return max(0, self.path.stat().st_size - len(self.header)) // self.row if whole else 0
 
 
 @dataclass(frozen=True)
@@ -83,13 +112,18 @@ class PairSet:
     @property
     def about(self) -> dict[str, Any]:
         """What pairs.json says; empty while they are not complete."""
-        return read_json_if_there(self.folder / "pairs.json")
+        return read_json_if_there(self.folder / "pairs.json", About, self._again)
 
     @property
     def failed(self) -> NoValue | None:
         """Why they cannot be made, or None."""
-        note = read_json_if_there(self.folder / "failed.json")
+        note = read_json_if_there(self.folder / "failed.json", Note, self._again)
         return NoValue.of(note) if note else None
+
+    @property
+    def _again(self) -> str:
+        """What to do about what is damaged."""
+        return f"Remove {self.folder}, and the same command makes its pairs again."
 
     def fail(self, error: NoValue) -> None:
         """Note why they cannot be made; nobody tries again."""
@@ -117,19 +151,18 @@ class PairSet:
         Content is read where size or time of change differ.
         """
         about = self.about
-        again = f"Remove {self.folder}, and the same command makes its pairs again."
         wrong = next(
             (name for name, value in {**made, "number": self.number}.items() if about.get(name) != value), None
         )
         if wrong or about.get("files", {}).keys() != self.arrays.keys():
             edited = "somebody edited it, or copied it from other pairs"
             reason = f"its entry '{wrong or 'files'}' does not fit these pairs: {edited}"
-            raise UserError(f"{self.folder / 'pairs.json'}: {reason}. {again}")
+            raise UserError(f"{self.folder / 'pairs.json'}: {reason}. {self._again}")
         for name, file in about["files"].items():
             path = self.arrays[name].path
             if not path.exists() or (_stamp(path) != file["stamp"] and _hash(path) != file["sha256"]):
                 state = "was edited or cut short since it was made" if path.exists() else "is gone"
-                raise UserError(f"{path}: {state}. {again}")
+                raise UserError(f"{path}: {state}. {self._again}")
 
     def writer(self, batch_size: int) -> Writer:
         """Continues behind the whole batches that are there.
@@ -147,7 +180,7 @@ class Writer:
         self.done = done
         self.hashes = {name: hashlib.sha256() for name in pairs.arrays}
         for name, array in pairs.arrays.items():
-            if not array.path.exists() or array.path.stat().st_size < len(array.header):
+            if not array.rows:
                 array.path.write_bytes(array.header)
             os.truncate(array.path, array.size(done))
             with open(array.path, "rb") as file:

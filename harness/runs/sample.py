@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from harness.core.checkpoint import below, checkpoints, read_checkpoint, step_of
+from harness.core.checkpoint import below, checkpoints, differing, read_checkpoint, step_of
 from harness.core.errors import ConfigError, UserError
 from harness.data.pictures import draw
 from harness.flow.sampling import Generated, SamplingConfig, Trained, generate
@@ -28,22 +28,37 @@ def averaged(run: Run) -> Trained:
     config = run.config
     folder = run.folder / "checkpoints"
     device = run.config.train.resolved_device()
-    step, saved, _ = read_checkpoint(folder, device)
+    step, saved, damaged = read_checkpoint(folder, device)
     run.require_finished(step)
+    place = next(path for path in checkpoints(folder) if path not in damaged)
     for name, value in below(saved, "data").items():
-        if not torch.equal(value.cpu(), run.data.statistics.get(name, torch.empty(0))):
+        known = run.data.statistics.get(name, torch.empty(0))
+        if known.dtype != value.dtype or not torch.equal(value.cpu(), known):
             reason = f"the data's {name} is not what it was trained with"
             raise UserError(f"{run.name}: {reason}. Bring the same data back, or train again.")
     if config.evaluate.checkpoint == "best":
-        _, saved, _ = read_checkpoint(folder / "best", device)
+        _, saved, damaged = read_checkpoint(folder / "best", device)
         if not saved:
             raise UserError(f"{run.name}: its best checkpoint is missing or damaged. Set evaluate.checkpoint=last.")
+        place = next(path for path in checkpoints(folder / "best") if path not in damaged)
     network = laid_out(config.build(run.data).to(device), run.data.shape, config.train.channels_last)
+    _require_fit(place, below(saved, "network"), network.state_dict())
+    _require_fit(place, below(saved, "noise"), config.noise.learn(run.data))
     network.load_state_dict(below(saved, "network"))
     steps = sorted(map(step_of, checkpoints(folder / "snapshots")))
     terms = config.evaluate.average.terms(config.train.decays, steps)
-    network.load_state_dict(combine(saved, folder / "snapshots", terms), strict=False)
+    weights = dict(network.named_parameters())
+    shown = combine(saved, folder / "snapshots", terms, weights)
+    _require_fit(place, {name: value for name, value in shown.items() if name in weights}, weights)
+    network.load_state_dict(shown, strict=False)
     return Trained(network, config, below(saved, "noise"), device)
+
+
+def _require_fit(place: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """`UserError` where a checkpoint holds other tensors than the run of its folder."""
+    if reason := differing(found, wanted):
+        advice = "Remove it, then run the command that trained the run: it goes on from the checkpoint before."
+        raise UserError(f"{place}: does not fit the run ({reason}). {advice}")
 
 
 def samples(

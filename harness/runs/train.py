@@ -10,7 +10,6 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-from harness.core.config import to_dict
 from harness.core.errors import Diverged, Pruned, Unsolvable
 from harness.core.files import drop_torn_line, remove_leftovers, write_json
 from harness.core.provenance import commit, machine
@@ -49,7 +48,7 @@ def ensure(config: RunConfig, say: Say, stop: Stop, look: Look | None = None) ->
     """
     run = Run.of(config)
     protocol = config.protocol()
-    if not run.gave_up and run.settled(protocol):
+    if not run.gave_up and run.settled(protocol) and run.described:
         require_values(run, protocol)
         return run
     train(run, say, stop, look=look)
@@ -67,9 +66,9 @@ def train(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE, look: Look | Non
         make_pairs(run, say, stop, ranks)
     torch.set_num_threads(config.train.threads)
     with run.lock() if ranks.first else nullcontext(), threadpool_limits(config.train.threads):
-        if ranks.first and not (run.folder / "config.json").exists():
-            write_json(run.folder / "config.json", to_dict(config))
-        if ranks.any(ranks.first and run.finished):  # the first alone has waited for who was here before
+        if ranks.first:
+            run.describe(say)
+        if ranks.any(ranks.first and run.finished and run.described):  # the first alone has waited for who was here
             return
         if error := run.gave_up:
             raise error.told(f"{error} (Remove {run.folder} to train it again.)")
@@ -105,7 +104,7 @@ def _prepare(run: Run, network: nn.Module, objective: Objective) -> None:
     remove_leftovers(run.folder)
     (run.folder / "pruned.json").unlink(missing_ok=True)
     drop_torn_line(run.folder / "metrics.jsonl")
-    if run.steps_done < run.config.train.steps:
+    if run.steps_done < run.config.train.steps or not run.environment:
         _write_environment(run, network, objective)
 
 
@@ -155,12 +154,13 @@ def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look 
 def _write_environment(run: Run, network: nn.Module, objective: Objective) -> None:
     earlier = run.environment.get("commits", [])
     config = run.config
+    trains = commit() if not run.finished else "unknown"  # who removed the file removed what trained the run
     data = run.data
     write_json(
         run.folder / "environment.json",
         {
             "name": run.name,
-            "commits": sorted({*earlier, commit()}),
+            "commits": sorted({*earlier, trains}),
             "machine": machine(),
             "parameters": sum(p.numel() for p in network.parameters()),
             "weight_mean": objective.weight_mean,

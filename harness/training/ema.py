@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.components.averages import Term, ema_name, gamma_of, power_name
-from harness.core.checkpoint import below, checkpoints, read_intact, step_of
+from harness.core.checkpoint import below, checkpoints, differing, read_intact, step_of
 from harness.core.errors import UserError
 
 
@@ -86,17 +86,23 @@ class Averages:
         return (name for name, _ in self._source.named_parameters())
 
 
-def combine(saved: Mapping[str, Tensor], snapshots: Path, terms: Sequence[Term]) -> dict[str, Tensor]:
-    """The weights that are the sum of `terms`, from a checkpoint and a folder of snapshots, one in memory at a time."""
+def combine(
+    saved: Mapping[str, Tensor], snapshots: Path, terms: Sequence[Term], weights: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The weights that are the sum of `terms`, from a checkpoint and a folder of snapshots, one in memory at a time.
+
+    Snapshots hold what averages such `weights`.
+    """
     if len(terms) == 1 and terms[0].step is None:
         return below(saved, terms[0].name)
     paths = {step_of(path): path for path in checkpoints(snapshots)}
     total = dict[str, Tensor]()
     for step, of_step in itertools.groupby(terms, key=lambda term: term.step):
         tensors = read_intact(paths[step or 0], "cpu")
-        if tensors is None:
-            raise UserError(f"{paths[step or 0]}: is damaged. Choose evaluate.average=ema, or train the run again.")
         for term in of_step:
+            if tensors is None or differing(below(tensors, term.name), weights):
+                said = "is damaged" if tensors is None else "does not fit the run"
+                raise UserError(f"{paths[step or 0]}: {said}. Choose evaluate.average=ema, or train the run again.")
             for name, value in below(tensors, term.name).items():
                 total[name] = total.get(name, torch.zeros((), dtype=torch.float64)) + term.share * value.double()
     return {name: value.float() for name, value in total.items()}

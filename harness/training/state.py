@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.core.checkpoint import below
+from harness.core.checkpoint import below, differing
 from harness.data.base import Data
 from harness.flow.objective import Objective
 from harness.training.diagnostics import Guard, Meter
@@ -42,11 +42,31 @@ class State:
 
     def tensors(self) -> dict[str, Tensor]:
         """What going on needs."""
-        tensors = self.weights()
+        tensors = self._always()
         for i, values in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{i}/{name}": value for name, value in values.items()}
+        return tensors
+
+    def _always(self) -> dict[str, Tensor]:
+        """The same without the optimizer's, which has none before its first step."""
         numbers = torch.tensor([self.rate_factor, self.lowest_held_out_loss], dtype=torch.float64)
-        return tensors | {f"trainer/{name}": value for name, value in {**self._running(), "numbers": numbers}.items()}
+        running = {**self._running(), "numbers": numbers}
+        return self.weights() | {f"trainer/{name}": value for name, value in running.items()}
+
+    def fault(self, saved: Mapping[str, Tensor]) -> str | None:
+        """Why `load` cannot put tensors back; None where it can."""
+        weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        kept: dict[str, set[str]] = {}
+        for name in below(saved, "optimizer"):
+            index, _, key = name.partition("/")
+            kept.setdefault(index, set()).add(key)
+        if unknown := kept.keys() - set(map(str, range(len(weights)))):
+            return f"its optimizer has a weight {min(unknown)}, and the network {len(weights)} of them"
+        alike: dict[int, set[str]] = {}
+        for index, keys in kept.items():
+            if keys != alike.setdefault(weights[int(index)].dim(), keys):
+                return f"its optimizer knows less of the weight {index} than of others"
+        return differing({name: t for name, t in saved.items() if not name.startswith("optimizer/")}, self._always())
 
     def load(self, saved: Mapping[str, Tensor]) -> None:
         """Put back what `tensors` gave."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.components.averages import WIDTHS
-from harness.core.checkpoint import read_checkpoint, write_checkpoint
+from harness.core.checkpoint import read_checkpoint, set_aside, write_checkpoint
 from harness.core.errors import ConfigError, Diverged, Stopped
 from harness.core.rng import seed_layers, stream, stream_seed
 from harness.core.signals import Say, Stop
@@ -248,11 +248,10 @@ class Training:
 
     def resume(self) -> int:
         """Continue from the newest intact checkpoint; the step that it was written after, 0 where there is none."""
-        step, saved, damaged = read_checkpoint(self.folder, self.device)
+        step, saved, damaged = read_checkpoint(self.folder, self.device, self.state.fault)
         self.ranks.wait()
         for path in damaged if self.ranks.first else ():
-            self.callbacks.say(f"{path} is damaged and was passed over.")
-            path.unlink()
+            self.callbacks.say(f"{path} {set_aside(path)} and was passed over.")
         if saved:
             self.state.load(saved)
         elif self.config.on_divergence != "stop":
@@ -270,7 +269,7 @@ class Training:
         if factor < LOWEST:
             raise error
         self.ranks.wait()
-        step, saved, _ = read_checkpoint(self.folder, self.device)
+        step, saved, _ = read_checkpoint(self.folder, self.device, self.state.fault)
         self.state.load(saved)
         self.state.meter.clear()  # a stop may have saved it with the bad step in it
         self.state.rate_factor = factor
