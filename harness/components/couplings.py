@@ -7,7 +7,6 @@ depend on how many processes share it. The data, and with them their classes, ke
 from __future__ import annotations
 
 import functools
-import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,9 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness.core.arrays import mapped_array
 from harness.core.config import RUN_ONLY, Range
 from harness.core.errors import ConfigError, UserError
 from harness.core.files import short_hash
+from harness.core.reading import Damaged, say_once
 from harness.core.registry import Component
 
 EXACT_ITERATIONS = 10**9
@@ -114,7 +115,7 @@ class Sinkhorn(Coupling, name="sinkhorn"):
         limits: dict[str, Any] = {"numItermax": ENTROPIC_ITERATIONS, "stopThr": ENTROPIC_ERROR, "warn": False}
         plan = ot.sinkhorn([], [], cost, self.reg * np.median(cost), method="sinkhorn_log", **limits)
         if np.abs(plan.sum(0) - 1 / len(x0)).sum() > UNEVEN:
-            _say_once(
+            say_once(
                 "coupling.reg: Sinkhorn's iterations did not converge, and some noise is drawn too often. "
                 "Choose a larger one."
             )
@@ -202,8 +203,8 @@ def _mapped(folder: str, changed: tuple[int, ...]) -> Arrays:
     """x0, x1 and y in a folder whose files were last `changed` then; `ConfigError` when they are no pairs."""
     names = ("x0.npy", "x1.npy", "y.npy") if changed[2] else ("x0.npy", "x1.npy")
     try:
-        data, noise, *rest = (np.load(Path(folder) / name, mmap_mode="r", allow_pickle=False) for name in names)
-    except (OSError, ValueError, EOFError) as error:
+        data, noise, *rest = (mapped_array(Path(folder) / name) for name in names)
+    except (Damaged, OSError, ValueError) as error:
         raise ConfigError(
             "coupling.path", f"{folder} cannot be read ({error}). Give a folder with x0.npy and x1.npy."
         ) from error
@@ -244,13 +245,8 @@ def _assignment(x0: Tensor, x1: Tensor) -> Tensor:
     with warnings.catch_warnings(action="ignore"):  # said below instead, once
         plan, log = ot.emd([], [], _cost(x0, x1), numItermax=EXACT_ITERATIONS, log=True)
     if log["warning"]:
-        _say_once(
+        say_once(
             f"coupling: optimal transport of {len(x0)} pairs ended early ({log['warning']}). "
             "Choose a smaller train.batch_size."
         )
     return torch.from_numpy(plan.argmax(1)).to(x1.device)
-
-
-@functools.cache
-def _say_once(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -19,6 +19,7 @@ from typing import Annotated, Any, ClassVar, Self, TypeVar
 from harness.core.errors import ConfigError, did_you_mean
 from harness.core.fields import Nested, Range, Typed, convert, hints, read, required
 from harness.core.files import short_hash
+from harness.core.reading import short
 
 RUN_ONLY = {"run_only": True}
 """A field's metadata, where it says only how a run is carried out."""
@@ -50,7 +51,7 @@ class Config(Nested):
         if isinstance(value, cls):
             return value
         if not isinstance(value, Mapping):
-            raise ConfigError("", f"expected {cls.__name__}, got {value!r}. Give its fields.")
+            raise ConfigError("", f"expected {cls.__name__}, got {short(value)}. Give its fields.")
         if "preset" in value and cls.presets:
             value = {**_preset(cls, value["preset"]), **{name: v for name, v in value.items() if name != "preset"}}
         known = hints(cls)
@@ -82,7 +83,10 @@ def override(config: C, changes: Mapping[str, Any]) -> C:
         if head not in known:
             raise ConfigError(head, f"{type(config).__name__} has no such field. {did_you_mean(head, known)}")
         below = {path[len(head) + 1 :]: v for path, v in changes.items() if path.startswith(head + ".")}
-        given = read(known[head], changes.get(head, getattr(config, head)))
+        try:
+            given = read(known[head], changes.get(head, getattr(config, head)))
+        except ConfigError as error:
+            raise error.below(head) from None
         if isinstance(given, str) and below:  # fields without a default must be there from the start
             given = {"name": given, **{path: below.pop(path) for path in list(below) if "." not in path}}
         value = convert(known[head], given, head)
@@ -134,7 +138,7 @@ def parse_assignments(assignments: list[str]) -> dict[str, Typed]:
 def _preset(cls: type[Config], name: Any) -> Mapping[str, Any]:
     """The fields of a preset."""
     if not isinstance(name, str) or name not in cls.presets:
-        raise ConfigError("preset", f"{name!r} is no preset. {did_you_mean(str(name), cls.presets)}")
+        raise ConfigError("preset", f"{short(name)} is no preset. {did_you_mean(str(name), cls.presets)}")
     return cls.presets[name]
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from harness.core.errors import ConfigError, did_you_mean
+from harness.core.reading import Damaged, parse, short
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,9 @@ class Typed(str):
 
     def _json(self, **numbers: Any) -> Any:
         try:
+            parse(self, finite=False)
             return json.loads(self, **numbers)
-        except (ValueError, RecursionError):  # no JSON, a number of too many digits, or too many brackets
+        except Damaged:
             return str(self)
 
 
@@ -118,9 +120,19 @@ def read(hint: Any, value: Any) -> Any:
         return None
     if isinstance(plain, (dict, list)) and bare is not str:
         return value.nested()
+    if bare is not str and isinstance(plain, str) and value.lstrip()[:1] in ("{", "["):
+        _refuse_json(value)
     component = isinstance(bare, type) and issubclass(bare, Nested)
     as_text = bare is str or component or (typing.get_origin(bare) is Literal and value in typing.get_args(bare))
     return str(value) if as_text and not isinstance(plain, str) else plain
+
+
+def _refuse_json(value: str) -> None:
+    """`ConfigError` with the reason why what begins like a list or a mapping is none."""
+    try:
+        parse(value, finite=False)
+    except Damaged as error:
+        raise ConfigError("", f"{short(str(value))} cannot be read ({error}). Write it as JSON.") from None
 
 
 def required(field: dataclasses.Field) -> bool:
@@ -130,7 +142,10 @@ def required(field: dataclasses.Field) -> bool:
 
 def convert(hint: Any, value: Any, path: str) -> Any:
     """`value` as the annotation `hint` wants it, or a `ConfigError` at `path`."""
-    value = read(hint, value)
+    try:
+        value = read(hint, value)
+    except ConfigError as error:
+        raise error.below(path) from None
     origin = typing.get_origin(hint)
     arguments = typing.get_args(hint)
     if origin is Annotated:
@@ -143,11 +158,11 @@ def convert(hint: Any, value: Any, path: str) -> Any:
         return None if value is None else convert(next(a for a in arguments if a is not type(None)), value, path)
     if origin is Literal:
         if not any(value == choice and type(value) is type(choice) for choice in arguments):
-            raise ConfigError(path, f"{value!r} is not a choice. {did_you_mean(str(value), map(str, arguments))}")
+            raise ConfigError(path, f"{short(value)} is not a choice. {did_you_mean(str(value), map(str, arguments))}")
         return value
     if origin is tuple:
         if not isinstance(value, (tuple, list)):
-            raise ConfigError(path, f"expected a list, got {value!r}. Write it like [1, 2].")
+            raise ConfigError(path, f"expected a list, got {short(value)}. Write it like [1, 2].")
         return tuple(convert(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(value))
     if issubclass(hint, Nested):
         try:
@@ -162,7 +177,7 @@ def _single(hint: Any, value: Any, path: str) -> Any:
     if hint is float and type(value) is int:
         value = float(value) if abs(value) <= sys.float_info.max else math.inf
     if type(value) is not hint or (hint is float and not math.isfinite(value)):
-        raise ConfigError(path, f"expected {_SAID[hint]}, got {value!r}. Give {_SAID[hint]}.")
+        raise ConfigError(path, f"expected {_SAID[hint]}, got {short(value)}. Give {_SAID[hint]}.")
     return value + 0.0 if hint is float else value  # -0.0 and 0.0 are one value, and must have one digest
 
 

@@ -121,7 +121,10 @@ def say_once(line: str) -> None:
 
 def short(value: Any) -> str:
     """A value as a message shows it."""
-    said = repr(value)
+    try:
+        said = repr(value)
+    except (ValueError, RecursionError):  # of a number of too many digits, of too many brackets
+        return f"a {type(value).__name__} too large to be written out"
     return said if len(said) <= SHOWN else f"{said[:SHOWN]}... ({len(said):,} characters)"
 
 

@@ -13,6 +13,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from typing import Any, ClassVar, Self
 from harness.core.config import Config, to_dict
 from harness.core.errors import ConfigError, UserError, did_you_mean
 from harness.core.files import short_hash
+from harness.core.reading import short
 
 HOMES = {
     "interpolant": "harness.components.interpolants",
@@ -89,7 +91,7 @@ class Component(Config):
             return value
         spec = {"name": value} if isinstance(value, str) else value
         if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
-            raise ConfigError("", f"expected a {cls.family}, got {value!r}. Give its name.")
+            raise ConfigError("", f"expected a {cls.family}, got {short(value)}. Give its name.")
         member = find(cls.family, spec["name"])
         fields = {k: v for k, v in spec.items() if k != "name"}
         return super(Component, member).parse(fields)  # type: ignore[return-value]
@@ -108,7 +110,7 @@ def find(family: str, name: str) -> type[Component]:
     """The class registered under a name."""
     known = names(family)
     if name not in known:
-        raise ConfigError("", f"'{name}' is no {family}. {did_you_mean(name, known)}")
+        raise ConfigError("", f"{short(name)} is no {family}. {did_you_mean(name, known)}")
     member = _MEMBERS[family][name]
     if "__dataclass_fields__" not in vars(member):
         raise UserError(
@@ -167,7 +169,7 @@ def load_plugins(paths: Iterable[str | Path]) -> None:
 
 def load_plugin(path: Path) -> str:
     """Import a user's file, whose components register themselves; the name of its module."""
-    name = f"harness_plugin_{path.stem}_{short_hash(str(path.resolve()).encode())}"
+    name = f"harness_plugin_{path.stem}_{short_hash(os.fsencode(path.resolve()))}"
     load_file(path, name)
     return name
 

@@ -7,7 +7,6 @@ import os
 import posixpath
 import stat
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -15,12 +14,13 @@ from typing import IO, NamedTuple, NoReturn
 
 from PIL import UnidentifiedImageError
 
+from harness.core.arrays import UNPACKABLE
 from harness.core.errors import UserError
 from harness.data.hashes import Stamp, digests
 
 LITTER = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"}
 """What systems leave in folders, beside names that begin with a dot."""
-UNREADABLE = (OSError, RuntimeError, NotImplementedError, KeyError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (OSError, RuntimeError, ValueError, *UNPACKABLE)
 """What a folder or a zip raises where a file is gone, damaged, encrypted or packed in an unknown way."""
 NAMED = 5
 """How many folders a line names before it counts the rest."""
@@ -54,7 +54,9 @@ class Archive:
         try:
             self.version = _mark(os.stat(path))
             members = dict(self._members() if self.zipped else self._walk())  # of two with one name, the later
-        except (OSError, zipfile.BadZipFile) as error:
+        except UserError:
+            raise
+        except UNREADABLE as error:
             raise UserError(f"{path}: cannot be read ({error}). Give a folder or a zip of files.") from error
         found = dict(sorted(members.items()))
         counted = [name for name in found if name.lower().endswith(endings)]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from harness.core.errors import ConfigError, UserError
+from harness.core.reading import no_file
 from harness.core.registry import Component
 from harness.core.rng import stream
 
@@ -169,11 +170,13 @@ def data_folder() -> Path:
 
 
 def existing(path: str, what: str) -> Path:
-    """`path`, from `data_folder` where it is relative; `ConfigError` when nothing is there."""
+    """`path`, from `data_folder` where it is relative; `ConfigError` when no file or folder is there."""
     found = data_folder() / path
     if not path or not found.exists():
         reason = f"{found} does not exist. Give {what}; relative paths begin in HARNESS_DATA, or else in data/."
         raise ConfigError("dataset.path", reason)
+    if not found.is_dir() and (kind := no_file(found)):  # reading it may never end
+        raise ConfigError("dataset.path", f"{found} is {kind}. Give {what}.")
     return found
 
 

@@ -17,8 +17,10 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from harness.core.arrays import read_array
 from harness.core.config import RUN_ONLY, Count, Index, Positive
 from harness.core.errors import ConfigError, UserError
+from harness.core.reading import Damaged
 from harness.data.archive import Archive, corrupt
 from harness.data.base import Data, Dataset, existing, held_out, parted
 from harness.data.decoding import DAMAGED, Depth, stated, survey
@@ -225,11 +227,9 @@ class Latents:
     def _read(self, name: str, wanted: tuple[int, ...] | None) -> Tensor:
         place = self.archive.where(name)
         try:
-            array = np.load(place, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            array = read_array(place)
+        except (Damaged, OSError) as error:
             raise UserError(f"{place}: cannot be read ({error}). Make it again.") from error
-        if not isinstance(array, np.ndarray):
-            raise UserError(f"{place}: holds several arrays, not one [C, H, W]. Make it again.")
         if (
             array.ndim != 3
             or array.shape != (wanted or array.shape)

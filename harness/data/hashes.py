@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from harness.core.files import results_folder, short_hash, write_atomic
+from harness.core.reading import bytes_of, parse
 
 if TYPE_CHECKING:
     from harness.data.archive import Archive
@@ -92,7 +93,7 @@ def _path(archive: Archive) -> Path:
 def _read(path: Path) -> dict[str, list[str]]:
     """{name: [mark, digest]}; empty where the file is absent or damaged, without an entry that is."""
     try:
-        found = json.loads(path.read_text())["files"]
+        found = parse(bytes_of(path))["files"]
         return {name: [mark, digest] for name, (mark, digest) in found.items() if re.fullmatch("[0-9a-f]{64}", digest)}
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
         return {}

@@ -8,8 +8,6 @@ there is downloaded by torchvision, unless HARNESS_DATA is set.
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness.core.arrays import read_arrays
 from harness.core.config import RUN_ONLY
 from harness.core.errors import UserError
+from harness.core.reading import Damaged
 from harness.data.base import Data, Dataset, data_folder, existing, held_out, parted
 
 
@@ -204,16 +204,11 @@ def _torchvision(name: str, train: bool) -> tuple[Tensor, Tensor]:
     return images, torch.as_tensor(loaded.targets).long()
 
 
-NO_NPZ = (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error)
-"""What NumPy raises for a file that is absent, damaged or another."""
-
-
 def npz(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an .npz file; `UserError` when it cannot be read."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except NO_NPZ as error:
+        return read_arrays(path)
+    except (Damaged, OSError) as error:
         raise UserError(f"{path}: cannot be read ({error}). Make it again.") from error
 
 

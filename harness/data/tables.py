@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.core.errors import UserError
+from harness.core.reading import Damaged, bytes_of
 
 Separator = Literal["auto", "comma", "semicolon", "tab", "bar", "space"]
 Decimal = Literal["auto", "point", "comma"]
@@ -73,9 +74,9 @@ def read(path: Path, separator: Separator) -> Table:
 def _text(path: Path) -> str:
     """The content, decoded; `UserError` where it is no text."""
     try:
-        content = path.read_bytes()
+        content = bytes_of(path)
         text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    except (OSError, UnicodeError) as error:
+    except (Damaged, OSError, UnicodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}). Save it as .csv in UTF-8.") from error
     if "\0" in text:
         raise UserError(f"{path}: cannot be read (it holds NUL characters). Save it as .csv in UTF-8.")

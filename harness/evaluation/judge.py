@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shutil
 import time
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,10 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness.core.arrays import read_arrays
 from harness.core.checkpoint import checkpoints, read_intact, step_of, write_checkpoint
 from harness.core.config import digest
 from harness.core.errors import Diverged, Stopped
 from harness.core.files import locked, npz, results_folder, write_atomic
+from harness.core.reading import Damaged, say_once
 from harness.core.rng import stream
 from harness.core.signals import Stop
 from harness.data.base import Data
@@ -239,7 +240,7 @@ class Judge:
             metric.of_reference.summary: metric.of_reference for metric in self.metrics if metric.reads != "logits"
         }
         with locked(folder / "lock"):
-            found = {name: _read_summary(folder / f"{name}.npz") for name in wanted}
+            found = {name: self._kept_summary(folder / f"{name}.npz") for name in wanted}
             known: dict[str, Summary] = {name: summary for name, summary in found.items() if summary is not None}
             if missing := wanted.keys() - known.keys():
                 rows_folder = folder / f"parts-{self.config.batch_size}"
@@ -255,6 +256,30 @@ class Judge:
                 kept.clear()
         return known
 
+    def _kept_summary(self, path: Path) -> dict[str, np.ndarray] | None:
+        """None where the file is absent or damaged, which is said, and its content must be computed anew."""
+        if self.extractor is None or not path.exists():
+            return None
+        try:
+            summary = read_arrays(path)
+            self._require_fit(path.stem, summary)
+        except Damaged as error:
+            say_once(f"{path}: is computed again ({error}).")
+            return None
+        return summary
+
+    def _require_fit(self, name: str, summary: Summary) -> None:
+        """`Damaged` unless a summary of the harness's own is of this reference; others are their metrics' own."""
+        extractor = extractor_of(self.config.extractor)
+        number = num_reference(self.config, self.data)
+        d = 0 if extractor is None else extractor.dimensions
+        of_classes = {} if self.data.classes is None else {"classes": (number,)}
+        shapes = {MOMENTS: {"mu": (d,), "sigma": (d, d)}, Metric.summary: {"features": (number, d), **of_classes}}
+        for part, shape in shapes.get(name, {}).items():
+            array = summary.get(part)
+            if array is None or array.shape != shape or array.dtype.kind not in "fi" or not np.isfinite(array).all():
+                raise Damaged(f"it holds no {part} {list(shape)} of finite numbers")
+
     def _training(self, indices: Tensor) -> Iterator[SampleBatch]:
         return (
             SampleBatch(self.data.train[batch], self._classes(batch))
@@ -264,12 +289,3 @@ class Judge:
 
     def _classes(self, indices: Tensor) -> Tensor | None:
         return None if self.data.classes is None else self.data.classes[indices]
-
-
-def _read_summary(path: Path) -> dict[str, np.ndarray] | None:
-    """None where the file is absent or damaged, and its content must be computed anew."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
-        return None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-import io
 from pathlib import Path
 
 import numpy as np
 
+from harness.core.arrays import read_arrays
 from harness.core.errors import ConfigError
 from harness.core.files import short_hash
+from harness.core.reading import Damaged, bytes_of
 from harness.evaluation.metric import Summary
 
 ASYMMETRY = 1e-5
@@ -26,9 +27,9 @@ def read_reference(path: str, dimensions: int) -> tuple[str, Summary]:
     sigma symmetric without a negative eigenvalue, which FID would turn into a negative distance. Nothing is unpickled.
     """
     try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise ConfigError("evaluate.reference", f"{path} cannot be read ({error.strerror}). {REMEDY}") from None
+        content = bytes_of(Path(path))
+    except (Damaged, OSError, ValueError) as error:
+        raise ConfigError("evaluate.reference", f"{path} cannot be read ({error}). {REMEDY}") from None
     try:
         return short_hash(content), _statistics(content, dimensions)
     except ValueError as error:
@@ -53,14 +54,12 @@ def _statistics(content: bytes, dimensions: int) -> Summary:
 
 def _arrays(content: bytes) -> tuple[np.ndarray, np.ndarray]:
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            if not {"mu", "sigma"} <= set(arrays.files):
-                raise KeyError(", ".join(map(repr, arrays.files)) or "nothing")
-            return arrays["mu"], arrays["sigma"]
-    except KeyError as error:
-        raise ValueError(f"holds {error.args[0]} and not mu and sigma") from error
-    except Exception as error:  # zipfile, zlib and NumPy have one each for a damaged file
-        raise ValueError("is damaged, or no .npz of plain numbers") from error
+        arrays = read_arrays(content)
+    except Damaged as error:
+        raise ValueError(f"is damaged, or no .npz of plain numbers: {error}") from error
+    if not {"mu", "sigma"} <= arrays.keys():
+        raise ValueError(f"holds {', '.join(map(repr, arrays)) or 'nothing'} and not mu and sigma")
+    return arrays["mu"], arrays["sigma"]
 
 
 def _refuse_no_covariance(sigma: np.ndarray) -> None:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from harness.core.errors import UserError
 from harness.core.files import read_json_if_there, results_folder, write_json
+from harness.core.reading import say_once
 from harness.evaluation.judge import Judge
 
 
 def judge_references(judge: Judge) -> dict[str, dict[str, float]]:
     """{"resampled" | "held_out" | "gaussian": {metric: value}} under a judge's protocol; computed once and kept."""
     path = results_folder() / "local" / "references" / f"{judge.protocol.digest}.json"
-    known = read_json_if_there(path)
+    known = _known(path)
     if not all(m.name in known.get("gaussian", {}) for m in judge.metrics):
         sets = {"resampled": judge.resampled(), "held_out": judge.held_out(), "gaussian": judge.gaussian()}
         known = {kind: judge(batches) for kind, batches in sets.items() if batches is not None}
         write_json(path, known)
     return known
+
+
+def _known(path: Path) -> dict[str, dict[str, float]]:
+    """What is kept; nothing where the file is damaged, which is said."""
+    try:
+        return read_json_if_there(path, dict[str, dict[str, float]], "It is computed again.")
+    except UserError as error:
+        say_once(str(error))
+        return {}

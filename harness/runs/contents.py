@@ -41,7 +41,7 @@ class Calls(TypedDict):
 
 
 class Evaluation(TypedDict, total=False):
-    """evaluations/<protocol digest>.json, which `Run.evaluation` explains; earlier code left out what it did not know."""
+    """evaluations/<protocol digest>.json, as `Run.evaluation` explains; earlier code left some out."""
 
     run: str
     protocol: dict[str, Any]

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 from harness.core.files import results_folder, write_json
+
+
+class Written(TypedDict):
+    """What every reader of a plan's file looks for first."""
+
+    plugins: list[str]
 
 
 class SharedPlan(ABC):

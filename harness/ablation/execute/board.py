@@ -10,7 +10,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Container
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import optuna
 from optuna.pruners import BasePruner
@@ -20,7 +20,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from harness.ablation.design.shared import SharedPlan
 from harness.core.errors import UserError
-from harness.core.files import drop_torn_line, locked
+from harness.core.files import drop_torn_line, locked, require_log
+from harness.core.reading import shaped
 from harness.core.registry import find
 from harness.core.signals import Stop
 from harness.runs.progress import Followed
@@ -34,20 +35,39 @@ class Board(ABC):
     def __init__(self, plan: SharedPlan, pruner: BasePruner | None = None):
         self.plan: SharedPlan = plan
         self.folder = plan.folder
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UserError(
+                f"{error.filename}: is no folder, where a study's journal lies. Move it away."
+            ) from error
         metric: Any = find("metric", plan.metric)
         direction: Any = "minimize" if metric.lower_is_better else "maximize"
         journal = self.folder / "journal.log"
+        if journal.exists():
+            require_log(journal)
         try:
             storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=_KernelLock(journal)))
             name = f"{plan.name}-{plan.digest}"
             self.study = optuna.create_study(
                 storage=storage, study_name=name, direction=direction, pruner=pruner, load_if_exists=True
             )  # fmt: skip
-        except (OSError, ValueError, KeyError) as error:
+            for trial in self.trials():
+                shaped(self._told(trial), self.TOLD)
+        except Exception as error:  # of a damaged journal, whatever Optuna meets first
+            if isinstance(error, (MemoryError, UserError)):
+                raise
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
-                f"{journal}: Optuna cannot use it ({error}). Remove it: finished runs are kept and found again."
+                f"{journal}: Optuna cannot use it ({reason}). Remove it: finished runs are kept and found again."
             ) from error
+
+    TOLD: ClassVar[Any]
+    """The shape of what a board puts into the journal with a trial."""
+
+    @abstractmethod
+    def _told(self, trial: FrozenTrial) -> dict[str, Any]:
+        """What the journal says of a trial beside Optuna's own."""
 
     @property
     @abstractmethod

@@ -18,11 +18,13 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, TypedDict
 
 import torch
 
 from harness.ablation.design.plan import Plan
-from harness.core.config import digest, to_dict
+from harness.ablation.design.shared import Written
+from harness.core.config import Range, digest, to_dict
 from harness.core.errors import Stopped, UserError
 from harness.core.files import read_json, read_json_if_there, results_folder, write_json
 from harness.core.provenance import machine
@@ -38,6 +40,20 @@ SETTLING_STEPS = 5
 WORTH = 1.05
 """More threads, or more trials on a GPU, must be this many times faster than fewer."""
 TRIALS_PER_GPU = (1, 2, 4, 8)
+
+
+class Chosen(TypedDict):
+    """What splits/<digest>.json says of the fastest way."""
+
+    workers: Annotated[int, Range(1)]
+    threads: Annotated[int, Range(1)]
+    gpus: Annotated[int, Range(0)]
+
+
+class Measured(TypedDict):
+    """splits/<digest>.json, but for the rates of all ways."""
+
+    chosen: Chosen
 
 
 @dataclass(frozen=True)
@@ -85,8 +101,8 @@ def choose(plan: Plan, say: Say) -> Placement:
     gpus = torch.cuda.device_count() if config.train.resolved_device() == "cuda" else 0
     ways = placements(os.cpu_count() or 1, gpus, trials)
     place = _place(config, trials)
-    if known := read_json_if_there(place):
-        return Placement(**known["chosen"])
+    if known := _known(place):
+        return Placement(**{name: known["chosen"][name] for name in Chosen.__annotations__})
     rates = [measure(plan.threaded(way.threads), way) for way in ways] if len(ways) > 1 else [1.0]
     chosen = ways[0]
     best = rates[0]
@@ -103,8 +119,15 @@ def choose(plan: Plan, say: Say) -> Placement:
 def remembered(plan: Plan) -> int:
     """The threads that `choose` settled on here for a plan; those of its configuration where it was not asked."""
     config = plan.arms[plan.baseline]
-    known = read_json_if_there(_place(config, len(plan.trials())))
+    known = _known(_place(config, len(plan.trials())))
     return known["chosen"]["threads"] if known else config.train.threads
+
+
+def _known(place: Path) -> dict[str, Any]:
+    """What was measured here before; nothing where nothing was."""
+    return read_json_if_there(
+        place, Measured, "Remove it, and the next `harness ablate` measures again: on other threads, runs are others."
+    )
 
 
 def _place(config: RunConfig, trials: int) -> Path:
@@ -145,7 +168,7 @@ def main() -> None:
     path = Path(sys.argv[1])
     folder = Path(sys.argv[2])
     number = int(sys.argv[3])
-    load_plugins(read_json(path)["plugins"])
+    load_plugins(read_json(path, Written)["plugins"])
     plan = Plan.read(path)
     config = plan.arms[plan.baseline]
     torch.set_num_threads(config.train.threads)

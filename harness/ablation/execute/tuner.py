@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Container
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
@@ -17,6 +17,7 @@ from harness.ablation.design.search import SearchPlan
 from harness.ablation.design.space import settings
 from harness.ablation.execute.board import Board
 from harness.core.errors import Diverged, NoValue, Pruned, UserError
+from harness.core.reading import Damaged
 from harness.core.rng import stream_seed
 from harness.core.signals import Stop
 from harness.flow.sampling import Trained
@@ -36,16 +37,35 @@ GIVEN_UP, DIVERGED, FAILED = "given up", "diverged", "failed"
 """How a trial without a value ended: it fell behind, its numbers were not finite, or a solver gave up."""
 
 
+class Trial(TypedDict, total=False):
+    """What the journal says of a trial."""
+
+    again: int
+    """Number of the first attempt where a worker died of it."""
+    run: str
+    ended: Literal["given up", "diverged", "failed"]
+    reason: str
+
+
 class SearchBoard(Board):
     """As many trials as the search has.
 
     What is drawn for each depends on the seed and on the trials before it alone.
     """
 
+    TOLD = Trial
     plan: SearchPlan
 
     def __init__(self, plan: SearchPlan):
         super().__init__(plan, MedianPruner(n_startup_trials=UNPRUNED_TRIALS))
+
+    def _told(self, trial: FrozenTrial) -> dict[str, Any]:
+        if trial.state.is_finished() and trial.state != TrialState.FAIL:
+            missing = self.plan.space.keys() - trial.params.keys()
+            ends = {"run"} | ({"reason"} if trial.state == TrialState.PRUNED else set())
+            if lacking := min(missing | (ends - trial.user_attrs.keys()), default=""):
+                raise Damaged(f"its trial {trial.number} has no {lacking}")
+        return trial.user_attrs
 
     @property
     def total(self) -> int:

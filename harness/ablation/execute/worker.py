@@ -12,16 +12,19 @@ import sys
 import time
 from collections.abc import Container
 from pathlib import Path
+from typing import Any, NotRequired, TypedDict
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.search import SearchPlan
+from harness.ablation.design.shared import Written
 from harness.ablation.execute.board import Board
 from harness.ablation.execute.tuner import SearchBoard
 from harness.core.errors import NoValue, Stopped, guarded, leave
 from harness.core.files import read_json
+from harness.core.reading import Damaged, short
 from harness.core.registry import load_plugins
 from harness.core.signals import Stop, StopSignal
 from harness.evaluation.protocol import Protocol
@@ -30,9 +33,19 @@ from harness.runs.progress import Followed
 from harness.runs.train import ensure
 
 
+class Trial(TypedDict):
+    """What the journal says of a trial."""
+
+    arm: str
+    seed: int
+    reason: NotRequired[str]
+    """Why it cannot succeed."""
+
+
 class PlanBoard(Board):
     """Every arm with every seed."""
 
+    TOLD = Trial
     plan: Plan
 
     def __init__(self, plan: Plan):
@@ -42,6 +55,12 @@ class PlanBoard(Board):
     @property
     def total(self) -> int:
         return len(self.keys)
+
+    def _told(self, trial: FrozenTrial) -> dict[str, Any]:
+        arm = trial.user_attrs.get("arm", "missing")
+        if arm not in self.plan.arms:
+            raise Damaged(f"the arm of its trial {trial.number} is {short(arm)}")
+        return trial.user_attrs
 
     def run(self, trial: optuna.Trial, stop: Stop) -> None:
         arm = trial.params["arm"]
@@ -144,7 +163,7 @@ def main() -> None:
     parent = os.getppid()
     path = Path(sys.argv[1])
     stop = StopSignal(lambda: os.getppid() != parent)
-    load_plugins(read_json(path)["plugins"])
+    load_plugins(read_json(path, Written)["plugins"])
     work(read_board(path), stop)
 
 

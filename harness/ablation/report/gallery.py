@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pandas as pd
 
 from harness.ablation.design.study import studies_folder
 from harness.ablation.report.grids import Grid, titled
 from harness.ablation.report.origin import made_now
-from harness.ablation.report.published import marked
+from harness.ablation.report.published import RESTORED, marked, read_table
+from harness.core.errors import UserError
 from harness.core.files import read_json, write_atomic, write_json
 from harness.core.registry import load_file
 from harness.evaluation.judge import Judge
@@ -20,6 +21,13 @@ from harness.runs.folder import Run
 
 QUESTION = "Does one run on every kind of data make something real?"
 COLUMNS = ["scale", "metric", "nfe", "value", "held_out", "resampled", "gaussian"]
+_COLUMNS = {name: "O" if name in ("scale", "metric") else "if" for name in COLUMNS}
+
+
+class Origins(TypedDict):
+    """What gallery.json holds: of each scale, where its rows come from."""
+
+    scales: dict[str, dict[str, Any]]
 
 
 def scales() -> dict[str, dict[str, Any]]:
@@ -45,7 +53,7 @@ def about(run: Run, judge: Judge) -> dict[str, Any]:
         "run": run.name,
         **made_now(run.environment["commits"]),
         "parameters": run.environment["parameters"],
-        "training_minutes": round((lines[-1]["time"] - lines[0]["time"]) / 60, 1),
+        "training_minutes": round((lines[-1]["time"] - lines[0]["time"]) / 60, 1) if lines else None,
         "evaluation_minutes": round(seconds / 60, 1),
     }
 
@@ -63,9 +71,11 @@ def write(folder: Path, found: list[tuple], origins: dict[str, Any]) -> list[Pat
     frame = pd.DataFrame(found, columns=COLUMNS)
     known = origins
     if paths[0].exists():
-        before = pd.read_csv(paths[0])
+        before = read_table(paths[0], _COLUMNS)
         frame = pd.concat([before[~before.scale.isin(origins)], frame])
-        known = read_json(paths[1])["scales"] | origins
+        known = read_json(paths[1], Origins, RESTORED)["scales"] | origins
+        if unknown := {*before.scale} - known.keys():
+            raise UserError(f"{paths[1]}: cannot be read (its entry scales.{min(unknown)} is missing). {RESTORED}")
     order = {scale: i for i, scale in enumerate([*scales(), *known])}
     frame = frame.sort_values("scale", key=lambda names: names.map(order), kind="stable").round(5)
     table = {

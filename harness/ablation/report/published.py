@@ -2,16 +2,60 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pandas as pd
 
 from harness.ablation.design.study import studies_folder
 from harness.ablation.report.origin import VERSIONS
 from harness.ablation.report.verdicts import NOT_COMPARED, UNSTABLE
+from harness.core.errors import UserError
 from harness.core.files import read_json, write_atomic
+from harness.core.reading import Damaged, bytes_of, short
+
+RESTORED = "Restore it from the repository, or publish its study again."
+"""What to do about a damaged file of a committed table."""
+_COLUMNS = {
+    "arm": "O", "metric": "O", "nfe": "i", "n": "if", "difference": "f", "low": "f", "high": "f", "primary": "b",
+    "verdict": "O",
+}  # fmt: skip
+"""{column of a study's table that is read here: what it may hold, as NumPy's kinds}"""
+
+
+class Version(TypedDict, total=False):
+    """Of the code that made rows."""
+
+    numerics_version: int
+    evaluation_version: int
+
+
+class Made(Version, total=False):
+    """What the JSON beside every table may hold."""
+
+    scales: dict[str, Version]
+
+
+class Primary(TypedDict):
+    """Where a study's verdicts are."""
+
+    metric: str
+    nfe: int
+
+
+class OfStudy(TypedDict):
+    """What the JSON beside a study's table holds, as far as studies/README.md tells it."""
+
+    question: str
+    primary: Primary
+    runs: dict[str, list[str]]
+    date: str
+    plan: str
+    commits: list[str]
+    detectable_difference: float | None
+
 
 EARLIER = "An earlier version of the code made"
 VERDICTS = {
@@ -37,11 +81,33 @@ def renew() -> list[Path]:
     tables = published_folder() / "tables"
     verdicts = studies_folder() / "README.md"
     for path in sorted(tables.glob("*.md")):
-        text = path.read_text()
-        if (now := marked(text, read_json(path.with_suffix(".json")))) != text:
+        text = _text(path)
+        if (now := marked(text, read_json(path.with_suffix(".json"), Made, RESTORED))) != text:
             write_atomic(path, now)
-    write_atomic(verdicts, readme(verdicts.read_text() if verdicts.exists() else "# What the studies said\n", tables))
+    write_atomic(verdicts, readme(_text(verdicts) if verdicts.exists() else "# What the studies said\n", tables))
     return [verdicts]
+
+
+def _text(path: Path) -> str:
+    """What a committed text says."""
+    try:
+        return bytes_of(path).decode()
+    except (Damaged, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}). Restore it from the repository.") from error
+
+
+def read_table(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
+    """A committed table with at least these columns; `UserError` where it is none. Empty columns are of every kind."""
+    try:
+        rows = pd.read_csv(io.BytesIO(bytes_of(path)))
+        for name, kinds in columns.items():
+            if name not in rows:
+                raise Damaged(f"it has no column {name}")
+            if rows[name].dtype.kind not in kinds and rows[name].notna().any():
+                raise Damaged(f"its column {name} holds {rows[name].dtype}")
+    except (Damaged, ValueError, OverflowError) as error:  # the second are pandas's, and texts in no UTF-8
+        raise UserError(f"{path}: cannot be read ({str(error).strip()}). {RESTORED}") from error
+    return rows
 
 
 def earlier(about: Mapping[str, Any]) -> str | None:
@@ -72,12 +138,14 @@ def readme(before: str, tables: Path) -> str:
 
 def section(table: Path) -> str:
     """What one study found at one scale, from its CSV and the JSON beside it."""
-    about = read_json(table.with_suffix(".json"))
-    rows = pd.read_csv(table)
+    about = read_json(table.with_suffix(".json"), OfStudy, RESTORED)
+    rows = read_table(table, _COLUMNS)
     primary = rows[rows.primary]
     metric = about["primary"]["metric"]
     nfe = about["primary"]["nfe"]
-    baseline = primary[primary.verdict == "baseline"].arm.item()
+    baseline = next(iter(primary[primary.verdict == "baseline"].arm), None)
+    if baseline not in about["runs"]:
+        raise UserError(f"{table}: cannot be read (its baseline is {short(baseline)}). {RESTORED}")
     lines = [
         f"## {table.stem}",
         about["question"],
