@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
+from harness.core.arrays import read_array
 from harness.core.errors import UserError
 from harness.core.registry import build
 from harness.core.rng import stream
@@ -517,8 +518,8 @@ def test_latents_have_the_scale_of_stable_diffusion_by_default(tmp_path: Path) -
 
 
 def test_latents_are_read_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = Mock(wraps=np.load)
-    monkeypatch.setattr(np, "load", read)
+    read = Mock(wraps=read_array)
+    monkeypatch.setattr("harness.data.folders.read_array", read)
     data = load_folder(write(tmp_path / "x", latent_files(40)), "latents")
     assert read.call_count <= 2
     data.train[torch.tensor([3, 1])]

@@ -22,6 +22,8 @@ LITTER = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "sys
 """What systems leave in folders, beside names that begin with a dot."""
 UNREADABLE = (OSError, RuntimeError, ValueError, *UNPACKABLE)
 """What a folder or a zip raises where a file is gone, damaged, encrypted or packed in an unknown way."""
+LARGEST = 1 << 30
+"""Bytes of a file that is held in memory, at most."""
 NAMED = 5
 """How many folders a line names before it counts the rest."""
 
@@ -129,7 +131,9 @@ class Archive:
         return _zip(str(self.path), self.version, os.getpid()).open(place)
 
     def read(self, name: str) -> bytes:
-        """The content of one file; `UserError` names it when it cannot be read."""
+        """The content of one file; `UserError` names it when it cannot be read, or is larger than `LARGEST`."""
+        if (size := self.files[name].size) > LARGEST:
+            raise corrupt(self.where(name), ValueError(f"it has {size:,} bytes, more than {LARGEST:,}"))
         try:
             with self.open(name) as file:
                 return file.read()
@@ -180,7 +184,7 @@ def _some(names: Sequence[str]) -> str:
 
 def corrupt(place: Path, error: Exception) -> UserError:
     """What is said of a file that cannot be read."""
-    reason = str(error).strip().split("\n")[0]
+    reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
     if isinstance(error, UnidentifiedImageError):
         reason = "no picture that Pillow knows"
     return UserError(f"{place}: cannot be read ({reason}). Remove it, or set dataset.skip_corrupt=true.")

@@ -7,10 +7,11 @@ MinSampleValue and MaxSampleValue are such values, of each picture, and do not c
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
@@ -21,8 +22,14 @@ from harness.data.base import spaced
 
 SURVEYED = 256
 """Pictures of a folder, evenly spaced, whose headers are read before training."""
-DAMAGED = (*UNREADABLE, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
-"""What Pillow raises of a picture that it cannot read."""
+DAMAGED = (
+    *UNREADABLE, LookupError, ArithmeticError, TypeError, AttributeError, AssertionError, SyntaxError,
+    Image.DecompressionBombError,
+)  # fmt: skip
+"""What Pillow's many readers raise of a picture that they cannot read."""
+MOST_PIXELS = 89_478_485
+"""A picture of more is not decoded: the number from which Pillow itself warns of memory."""
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `open_picture` refuses them
 
 
 class Values(NamedTuple):
@@ -40,6 +47,15 @@ class Values(NamedTuple):
 
 
 EIGHT = Values("8 bits", 255)
+
+
+def open_picture(file: IO[bytes]) -> Image.Image:
+    """A picture that is open, not loaded; `ValueError` where its header gives it no pixels or too many."""
+    picture = Image.open(file)
+    width, height = picture.size
+    if not 0 < width * height <= MOST_PIXELS:
+        raise ValueError(f"it is {width} x {height} pixels: give it one to {MOST_PIXELS:,}")
+    return picture
 
 
 def stated(picture: Image.Image) -> Values:
@@ -133,8 +149,8 @@ def survey(archive: Archive, names: Sequence[str], levels: tuple[float, ...]) ->
     moving = []
     chosen = [names[i] for i in spaced(SURVEYED, len(names)).tolist()]
     for name, picture in _opened(archive, chosen):
-        found.setdefault(stated(picture), []).append(name)
         with contextlib.suppress(*DAMAGED):
+            found.setdefault(stated(picture), []).append(name)
             if getattr(picture, "is_animated", False) and picture.format != "MPO":  # whose other pictures are previews
                 moving.append(name)
     found.pop(EIGHT, None)
@@ -159,7 +175,7 @@ def _said(values: Values, levels: tuple[float, ...]) -> str:
 def _opened(archive: Archive, names: Sequence[str]) -> Iterator[tuple[str, Image.Image]]:
     """The pictures that can be opened, not loaded."""
     for name in names:
-        with contextlib.suppress(*DAMAGED), archive.open(name) as file, Image.open(file) as picture:
+        with contextlib.suppress(*DAMAGED), archive.open(name) as file, open_picture(file) as picture:
             yield name, picture
 
 

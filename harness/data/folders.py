@@ -23,7 +23,7 @@ from harness.core.errors import ConfigError, UserError
 from harness.core.reading import Damaged
 from harness.data.archive import Archive, corrupt
 from harness.data.base import Data, Dataset, existing, held_out, parted
-from harness.data.decoding import DAMAGED, Depth, stated, survey
+from harness.data.decoding import DAMAGED, Depth, open_picture, stated, survey
 from harness.data.images import decode, encode, mirror
 
 PICTURES = (
@@ -156,7 +156,7 @@ class Pictures:
         """One picture, uint8 [C, size, size]; `UserError` names it when it cannot be read."""
         name = self.names[number]
         try:
-            with Image.open(io.BytesIO(self.archive.read(name))) as picture:
+            with open_picture(io.BytesIO(self.archive.read(name))) as picture:
                 values = stated(picture)
                 upright = ImageOps.exif_transpose(picture)
                 whole = self.depth.eight_bits(upright, values, self.archive.where(name)).convert("RGBA")

@@ -38,9 +38,7 @@ class Board(ABC):
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
-            raise UserError(
-                f"{error.filename}: is no folder, where a study's journal lies. Move it away."
-            ) from error
+            raise UserError(f"{error.filename}: is no folder, where a study's journal lies. Move it away.") from error
         metric: Any = find("metric", plan.metric)
         direction: Any = "minimize" if metric.lower_is_better else "maximize"
         journal = self.folder / "journal.log"
