@@ -13,6 +13,7 @@ from harness.ablation.execute.placement import given
 from harness.cli.plans import carry_out, prepare
 from harness.cli.shared import as_typed, own_folder
 from harness.core.config import parse_assignments
+from harness.core.drawing import spared
 from harness.core.signals import StopSignal
 from harness.runs import lineage
 from harness.runs.folder import Run
@@ -30,8 +31,10 @@ def run(options: argparse.Namespace) -> None:
 
     def draw() -> list[Path]:
         picture = own_folder() / "figures" / f"{plan.name}-lineage.png"
-        lineage.draw(lineage.lineage(plan.run(list(plan.arms)[-1], plan.seeds[0])), picture)
-        return [picture]
+        with spared():
+            lineage.draw(lineage.lineage(plan.run(list(plan.arms)[-1], plan.seeds[0])), picture)
+            return [picture]
+        return []
 
     placement = given(plan, options.workers)
     carry_out(plan, placement, judge, as_typed(), console, stop, experiment="reflow", more=draw)

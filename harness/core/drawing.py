@@ -1,19 +1,93 @@
-"""The colours of every figure, and a figure as the bytes of a PNG."""
+"""What every figure shares: its colours, names as a user wrote them, its bytes as a PNG, and what follows if one fails.
+
+A text in a figure is never read as a formula, whatever dollar signs a name has. So no axis has ticks in such a formula
+either: `plain_log` makes the logarithmic ones.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import io
-from typing import TYPE_CHECKING
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from harness.core.errors import Pruned, Stopped, UserError, in_a_line
+from harness.core.files import write_atomic
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
 """Okabe and Ito's palette, told apart by the colour-blind too."""
+_TOLD: set[tuple[Path, str]] = set()
+"""(folder, reason) of the pictures whose failure was said."""
+
+
+class Undrawable(UserError):
+    """A picture cannot be drawn from what it should show."""
+
+    def __init__(self, path: Path, reason: str):
+        super().__init__(f"{path}: cannot be drawn ({reason}).")
+        self.place = path.parent, reason
+
+
+def write_picture(path: Path, make: Callable[[], bytes]) -> None:
+    """Write the PNG that `make` gives; `Undrawable` where it fails. A full disk and a stop are raised as they are."""
+    try:
+        content = make()
+    except (UserError, Stopped, Pruned, OSError):
+        raise
+    except Exception as error:  # whatever the libraries that draw raise
+        raise Undrawable(path, in_a_line(error)) from error
+    write_atomic(path, content)
+
+
+@contextlib.contextmanager
+def spared() -> Iterator[None]:
+    """Go on without a picture that cannot be drawn; each reason is said once a folder, on standard error."""
+    try:
+        yield
+    except Undrawable as error:
+        if error.place not in _TOLD:
+            _TOLD.add(error.place)
+            print(f"{error} The work goes on without it.", file=sys.stderr, flush=True)
 
 
 def png(figure: Figure, dpi: int = 130) -> bytes:
     """A figure as a PNG that is the same wherever it is made."""
+    from matplotlib import rc_context
+    from matplotlib.text import Text
+
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=dpi, metadata={"Software": None})
+    with rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # drawn as a box
+        for text in figure.findobj(Text):
+            text.set_parse_math(False)
+        figure.savefig(content, format="png", dpi=dpi, metadata={"Software": None})
     return content.getvalue()
+
+
+def shown(name: str, most: int = 40) -> str:
+    """A user's name for a figure: one line of at most `most` characters.
+
+    Matplotlib leaves names out of legends that begin with `_`, so these begin with a space of no width.
+    """
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in name).split())
+    line = line if len(line) <= most else f"{line[: most - 1]}…"
+    return f"\u200b{line}" if line.startswith("_") else line
+
+
+def plain_log(axes: Axes, which: Literal["x", "y"], low: float, high: float) -> None:
+    """Make an axis logarithmic, with a few numbers written out between `low` and `high`, both above 0."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    subs = (1.0,) if high > 1000 * low else (1.0, 2.0, 5.0) if high > 3 * low else range(1, 10)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axis.set_minor_locator(NullLocator())

@@ -141,6 +141,11 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
+def in_a_line(error: BaseException) -> str:
+    """An exception with its type, in one line."""
+    return ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))
+
+
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     """The advice for a misspelt name: the nearest known one, or all of them."""
     known = sorted(known)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from harness.core.config import Config, to_dict
-from harness.core.errors import ConfigError, UserError, did_you_mean
+from harness.core.errors import ConfigError, UserError, did_you_mean, in_a_line
 from harness.core.files import short_hash
 from harness.core.reading import short
 
@@ -156,7 +156,7 @@ def _load_packaged() -> None:
         try:
             point.load()
         except Exception as error:
-            reason = str(error) if isinstance(error, UserError) else f"{_reason(error)}."
+            reason = str(error) if isinstance(error, UserError) else f"{in_a_line(error)}."
             advice = "Correct the package, or uninstall it."
             raise UserError(f"{package}: its entry point {point.name} = {point.value}: {reason} {advice}") from error
 
@@ -203,13 +203,8 @@ def load_file(path: Path, module_name: str) -> Any:
         raise UserError(f"{path}: {error}") from None
     except Exception as error:
         sys.modules.pop(module_name)
-        raise UserError(f"{path}: {_reason(error)}. Correct the file.") from error
+        raise UserError(f"{path}: {in_a_line(error)}. Correct the file.") from error
     return module
-
-
-def _reason(error: Exception) -> str:
-    """An exception in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _default(field: dataclasses.Field) -> Any:

@@ -16,9 +16,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor, nn
 
-from harness.core.drawing import COLOURS, png
+from harness.core.drawing import COLOURS, png, shown, write_picture
 from harness.core.errors import UserError
-from harness.core.files import write_atomic
 from harness.data.base import Data, Kind, spaced
 
 SHOWN: dict[Kind, int] = {"image": 64, "latents": 64, "points": 2000, "cells": 1000, "sequence": 1000}
@@ -27,6 +26,10 @@ MOST: dict[Kind, int] = {"image": 1024, "latents": 1024, "points": 100_000, "cel
 """How many samples may be asked for in a picture."""
 WAYS = 150
 """Of points, drawn as lines."""
+CHANNELS = 8
+"""Of sequences, in a picture."""
+ALONE = 3
+"""Windows that are drawn one by one, of the real ones and of the samples."""
 GAP = 2
 """Grey pixels between images."""
 REAL = COLOURS[7]
@@ -34,11 +37,20 @@ MADE = COLOURS[1]
 
 
 def draw(data: Data, samples: Tensor, path: Path, title: str = "samples", trajectories: Sequence[Tensor] = ()) -> None:
-    """Write all decoded samples [N, ...], called `title`, as a PNG.
+    """Write all decoded samples [N, ...], called `title`, as a PNG; those that are not finite are counted alone.
 
-    `trajectories` are encoded points [N, D] at a solver's times.
+    `trajectories` are encoded points [N, D] at a solver's times. `Undrawable` where no sample can be shown.
     """
-    write_atomic(path, _PICTURES[data.kind](data, samples, f"{len(samples)} {title}", trajectories))
+    write_picture(path, lambda: _content(data, samples, title, trajectories))
+
+
+def _content(data: Data, samples: Tensor, title: str, trajectories: Sequence[Tensor]) -> bytes:
+    finite = samples.flatten(1).isfinite().all(1)
+    number = int(finite.sum())
+    if not number:
+        raise ValueError(f"none of {len(samples)} {title} is finite")
+    counted = f"{number} {title}" if number == len(samples) else f"{number} of {len(samples)} {title} are finite"
+    return _PICTURES[data.kind](data, samples[finite], counted, trajectories)
 
 
 def require_drawable(kind: Kind, number: int) -> None:
@@ -83,6 +95,7 @@ def _points(data: Data, points: Tensor, title: str, trajectories: Sequence[Tenso
     if trajectories:
         # [N, times, 2]
         lines = np.stack([np.stack(_plane(data.decode(x[:WAYS].cpu())), axis=-1) for x in trajectories], axis=1)
+        lines = lines[np.isfinite(lines).all((1, 2))]
         title += f", the ways of {len(lines)}" if len(lines) < len(points) else ""
         right.add_collection(LineCollection(list(lines), colors=COLOURS[0], linewidths=0.4, alpha=0.3))
     right.scatter(*_plane(points), s=3, color=MADE, zorder=2)
@@ -97,53 +110,73 @@ def _cells(data: Data, cells: Tensor, title: str, trajectories: Sequence[Tensor]
 
     real = _real(data, len(cells))
     standardised = [np.asarray(data.encode(x).flatten(1)) for x in (real, cells)]
-    fitted = PCA(min(2, *standardised[0].shape), random_state=0).fit(standardised[0])
+    with np.errstate(all="ignore"):  # what it divides by the variance of cells that are all alike is not used
+        fitted = PCA(min(2, *standardised[0].shape), random_state=0).fit(standardised[0])
     figure = Figure(figsize=(9, 8.6), layout="constrained")
     panels = figure.subplots(2, 2, sharex="row", sharey="row")
     first, second = _related(real)
+    genes = [shown(data.names[i]) for i in (first, second)]
     sides = (real, standardised[0], REAL, f"{len(real)} training cells"), (cells, standardised[1], MADE, title)
     for column, (values, scaled, colour, said) in enumerate(sides):
         panels[0, column].scatter(*_plane(torch.from_numpy(fitted.transform(scaled))), s=4, color=colour)
         panels[0, column].set(title=said, xlabel="PC 1 of the training cells", ylabel="PC 2")
         panels[1, column].scatter(values[:, first], values[:, second], s=4, color=colour)
-        panels[1, column].set(xlabel=f"{data.names[first]}, log1p", ylabel=f"{data.names[second]}, log1p")
+        panels[1, column].set(xlabel=f"{genes[0]}, log1p", ylabel=f"{genes[1]}, log1p")
     return png(figure, dpi=110)
 
 
 def _related(real: Tensor) -> tuple[int, int]:
     """The two genes, among the fifty that vary most, that correlate most, up or down."""
-    if real.shape[1] == 1:
-        return 0, 0
+    if min(real.shape) == 1:
+        return 0, min(1, real.shape[1] - 1)
     varying = real.var(0, unbiased=False).topk(min(50, real.shape[1])).indices
     correlation = torch.corrcoef(real[:, varying].T).nan_to_num().abs().fill_diagonal_(-1)
     first, second = divmod(int(correlation.argmax()), len(varying))
     return int(varying[first]), int(varying[second])
 
 
-def _fans(data: Data, windows: Tensor, title: str, trajectories: Sequence[Tensor]) -> bytes:
-    """Every channel's median over the windows and the bands of half and nine tenths of them, real beside samples."""
+def _sequences(data: Data, windows: Tensor, title: str, trajectories: Sequence[Tensor]) -> bytes:
+    """A row for each channel, real windows beside samples: the spread of all of them, then some one by one."""
     real = _real(data, len(windows))
-    channels = windows.shape[-1]
-    figure = Figure(figsize=(9, 2.1 * channels + 0.5), layout="constrained")
-    panels = figure.subplots(channels, 2, sharex=True, sharey="row", squeeze=False)
-    for row, name in zip(range(channels), data.names, strict=True):
-        _fan(panels[row, 0], real[..., row], REAL)
-        _fan(panels[row, 1], windows[..., row], MADE)
-        panels[row, 0].set_ylabel(name)
-    panels[0, 0].set_title(f"{len(real)} training windows")
-    panels[0, 1].set_title(title)
-    for axes in panels[-1]:
-        axes.set_xlabel("row of the window")
+    channels = spaced(CHANNELS, windows.shape[-1]).tolist()
+    height = 1.5 * len(channels) + 1
+    figure = Figure(figsize=(14, height))
+    figure.subplots_adjust(0.065, 0.65 / height, 0.99, 1 - 0.35 / height, wspace=0.08, hspace=0.12)
+    panels = figure.subplots(len(channels), 4, sharex="col", sharey="row", squeeze=False)
+    sides = (real, REAL, f"{len(real)} training windows"), (windows, MADE, title)
+    for (values, colour, said), start in zip(sides, (0, 2), strict=True):
+        alone = values[spaced(ALONE, len(values))]
+        for (fan, single), channel in zip(panels[:, start : start + 2], channels, strict=True):
+            _draw_fan(fan, values[..., channel], colour)
+            _draw_alone(single, alone[..., channel], colour)
+        panels[0, start].set_title(said, fontsize="medium")
+        panels[0, start + 1].set_title(f"{len(alone)} of them", fontsize="medium")
+    for axes, channel in zip(panels[:, 0], channels, strict=True):
+        axes.set_ylabel(shown(data.names[channel], 20))
+    rest = f"; {len(channels)} of {windows.shape[-1]} channels" if len(channels) < windows.shape[-1] else ""
+    said = f"row of the window; bands hold half and nine tenths of the windows{rest}"
+    figure.text(0.5, 0.1 / height, said, ha="center", va="bottom")
     return png(figure, dpi=110)
 
 
-def _fan(axes: Axes, values: Tensor, colour: str) -> None:
-    quantiles = np.quantile(values.numpy(), [0.05, 0.25, 0.5, 0.75, 0.95], axis=0)
+def _draw_fan(axes: Axes, values: Tensor, colour: str) -> None:
+    """The quantiles of windows [N, length]."""
+    quantiles = np.quantile(values.double().numpy(), [0.05, 0.25, 0.5, 0.75, 0.95], axis=0)
     rows = np.arange(values.shape[1])
     axes.fill_between(rows, quantiles[0], quantiles[4], color=colour, alpha=0.25, lw=0)
     axes.fill_between(rows, quantiles[1], quantiles[3], color=colour, alpha=0.45, lw=0)
-    axes.plot(rows, quantiles[2], color=colour)
-    axes.plot(rows, values[:8].T.numpy(), color="black", lw=0.5, alpha=0.5)
+    axes.plot(rows, quantiles[2], color=colour, marker="." if len(rows) == 1 else None)
+
+
+def _draw_alone(axes: Axes, values: Tensor, colour: str) -> None:
+    """Windows [N, length] side by side."""
+    length = values.shape[1]
+    for i, window in enumerate(values.numpy()):
+        start = 1.2 * i * length
+        axes.plot(start + np.arange(length), window, color=colour, lw=1, marker="." if length == 1 else None)
+        if i:
+            axes.axvline(start - 0.1 * length - 0.5, color="black", lw=0.8)
+    axes.set_xticks([])
 
 
 def _real(data: Data, number: int) -> Tensor:
@@ -152,8 +185,8 @@ def _real(data: Data, number: int) -> Tensor:
 
 
 def _plane(points: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    first = points[:, 0].numpy()
-    return first, points[:, 1].numpy() if points.shape[1] > 1 else np.zeros_like(first)
+    first = points[:, 0].double().numpy()
+    return first, points[:, 1].double().numpy() if points.shape[1] > 1 else np.zeros_like(first)
 
 
 _PICTURES: dict[Kind, Callable[[Data, Tensor, str, Sequence[Tensor]], bytes]] = {
@@ -161,5 +194,5 @@ _PICTURES: dict[Kind, Callable[[Data, Tensor, str, Sequence[Tensor]], bytes]] = 
     "latents": _latents,
     "points": _points,
     "cells": _cells,
-    "sequence": _fans,
+    "sequence": _sequences,
 }

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from harness.components.interpolants import derivative
 from harness.components.predictions import SPACES
-from harness.core.drawing import png
-from harness.core.files import write_atomic
+from harness.core.drawing import plain_log, png, shown, write_picture
 from harness.core.registry import Component
 from harness.data.base import load
 from harness.runs.config import RunConfig
@@ -109,7 +108,11 @@ def alike(arms: Mapping[str, Explained]) -> list[str]:
 
 
 def draw(arms: Mapping[str, Explained], path: Path) -> None:
-    """The effective weights over log SNR as one PNG, each scaled to 1 where the noise is as strong as the data."""
+    """Write the effective weights over log SNR as one PNG, each scaled to 1 where the noise is as strong as the data."""
+    write_picture(path, lambda: _curves(arms))
+
+
+def _curves(arms: Mapping[str, Explained]) -> bytes:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
@@ -118,17 +121,18 @@ def draw(arms: Mapping[str, Explained], path: Path) -> None:
         curve = arm.effective_weight()
         middle = curve[LOG_SNR.abs().argmin()]
         axes.plot(
-            LOG_SNR, curve / middle, label=name, linestyle=("-", "--", ":")[i % 3], color=f"C{i % 10}", linewidth=1.6
+            LOG_SNR, curve / middle, label=shown(name), linestyle=("-", "--", ":")[i % 3], color=f"C{i % 10}", linewidth=1.6
         )
     axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    axes.set_ylim(max(low, 1e-6), min(high, 1e6))
+    low, high = (min(max(end, 1e-6), 1e6) for end in axes.get_ylim())
+    plain_log(axes, "y", low, high)
+    axes.set_ylim(low, high)
     axes.set_xlabel("log SNR (noise left, data right)")
     axes.set_ylabel("effective weight of the noise error")
     axes.grid(alpha=0.3)
     if len(arms) > 1:
         axes.legend(fontsize="small", ncols=1 + (len(arms) > 8))
-    write_atomic(path, png(figure, dpi=150))
+    return png(figure, dpi=150)
 
 
 def _beside_curve(f: RunConfig) -> tuple[object, ...]:

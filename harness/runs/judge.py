@@ -12,6 +12,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from harness.core.drawing import spared
 from harness.core.errors import Diverged, NoValue, Stopped
 from harness.core.files import drop_torn_line, read_lines
 from harness.core.signals import Stop
@@ -64,7 +65,8 @@ def _evaluate_at(run: Run, trained: Trained, judge: Judge, nfe: int, stop: Stop)
         run.note_failure(judge.protocol, str(nfe), error)
         return kept.clear()
     place = run.folder / "samples" / f"{judge.protocol.digest}-nfe-{nfe:04d}.png"
-    draw(judge.data, rows["shown"][: SHOWN[judge.data.kind]], place)
+    with spared():
+        draw(judge.data, rows["shown"][: SHOWN[judge.data.kind]], place)
     known = run.evaluation(judge.protocol)
     text = str(nfe)
     calls = rows["calls"].double()

@@ -10,6 +10,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import nn
 
+from harness.core.drawing import spared
 from harness.core.errors import Diverged, Pruned, Unsolvable
 from harness.core.files import drop_torn_line, remove_leftovers, write_json
 from harness.core.provenance import commit, machine
@@ -139,8 +140,10 @@ def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look 
     def seen(network: nn.Module, step: int) -> dict[str, float]:
         trained = Trained(network, run.config, objective.noise_state, run.config.train.resolved_device())
         number = min(SHOWN[data.kind] // 2, run.config.evaluate.batch_size)
+        place = run.folder / "samples" / f"step-{step:07d}.png"
         try:
-            picture(run, trained, max(run.config.evaluate.nfe), number, run.folder / "samples" / f"step-{step:07d}.png")
+            with spared():
+                picture(run, trained, max(run.config.evaluate.nfe), number, place)
         except Unsolvable as error:  # at the end, if it stays so, the evaluation says it
             say(f"no picture of step {step}: {error}")
         if look:

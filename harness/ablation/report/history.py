@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,6 @@ import optuna
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from optuna.distributions import CategoricalDistribution
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.study import StudyDirection
@@ -22,7 +22,7 @@ from harness.ablation.design.space import evened, path_of, settings
 from harness.ablation.execute.tuner import DIVERGED, FAILED, GIVEN_UP, RANDOM_TRIALS, SearchBoard, number_of
 from harness.ablation.report.grids import titled
 from harness.ablation.report.origin import provenance
-from harness.core.drawing import COLOURS, png
+from harness.core.drawing import COLOURS, plain_log, png, shown, spared, write_picture
 from harness.core.files import write_atomic, write_json
 from harness.runs.folder import Run
 
@@ -160,7 +160,7 @@ def _slice(axes: Axes, board: SearchBoard, name: str, trials: pd.DataFrame) -> N
         axes.set_xticks(range(len(distribution.choices)), [str(choice) for choice in distribution.choices])
         axes.set_xlim(-0.5, len(distribution.choices) - 0.5)
     elif distribution.log:
-        _plain_log(axes, "x", distribution.low, distribution.high)
+        plain_log(axes, "x", distribution.low, distribution.high)
     best = trials.trial == number_of(board.best())
     finished = trials.state == FINISHED
     for rows, marker, colour in ((~finished, "x", "grey"), (finished, "o", COLOURS[0]), (best, "o", COLOURS[1])):
@@ -172,17 +172,8 @@ def _slice(axes: Axes, board: SearchBoard, name: str, trials: pd.DataFrame) -> N
 def _scaled(axes: Axes, values: pd.Series) -> None:
     """A grid, and a log axis for values that are all positive."""
     if (values.dropna() > 0).all():
-        _plain_log(axes, "y", values.min(), values.max())
+        plain_log(axes, "y", values.min(), values.max())
     axes.grid(alpha=0.25)
-
-
-def _plain_log(axes: Axes, which: str, low: float, high: float) -> None:
-    """A log axis with its numbers written out, a few of them."""
-    axes.set(**{f"{which}scale": "log"})
-    axis = getattr(axes, f"{which}axis")
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 3 * low else range(1, 10)))
-    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    axis.set_minor_locator(NullLocator())
 
 
 def _short(name: str) -> str:
@@ -224,9 +215,11 @@ def write(board: SearchBoard, folder: Path, command: str) -> list[Path]:
     pictures = [folder / "figures" / f"{stem}-{what}.png" for what in ("history", "importances")]
     write_atomic(paths[0], frame(board).to_csv(index=False))
     write_json(paths[1], _about(board, command))
-    write_atomic(pictures[0], draw_history(board))
-    write_atomic(pictures[1], draw_importances(board))
-    return [*paths, *pictures]
+    for picture, draw in zip(pictures, (draw_history, draw_importances), strict=True):
+        with spared():
+            write_picture(picture, functools.partial(draw, board))
+            paths.append(picture)
+    return paths
 
 
 def _about(board: SearchBoard, command: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from harness.ablation.report.findings import REFERENCES, Report
 from harness.ablation.report.grids import titled
 from harness.ablation.report.origin import provenance
 from harness.ablation.report.summary import Summary, summarise
+from harness.core.drawing import spared, write_picture
 from harness.core.files import write_atomic, write_json
 from harness.core.provenance import machine
 from harness.core.registry import find
@@ -152,8 +153,10 @@ def write(report: Report, folder: Path, command: str) -> list[Path]:
     write_atomic(paths[0], _markdown(report, command))
     write_atomic(paths[1], report.summary.rows.to_csv(index=False))
     write_json(paths[2], _about(report, command))
-    write_atomic(figure, figures.draw(plan, report.cells, report.summary.rows, report.references))
-    return [*paths, figure]
+    with spared():
+        write_picture(figure, lambda: figures.draw(plan, report.cells, report.summary.rows, report.references))
+        paths.append(figure)
+    return paths
 
 
 def _markdown(report: Report, command: str) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from harness.ablation.execute.toy import Combination
 from harness.ablation.report.grids import Grid
 from harness.ablation.report.origin import provenance
-from harness.core.drawing import COLOURS, png
+from harness.core.drawing import COLOURS, png, shown, spared, write_picture
 from harness.core.files import write_atomic, write_json
 from harness.core.provenance import commit
 
@@ -38,11 +38,14 @@ def about() -> dict[str, Any]:
 
 def write(found: Sequence[Combination], frame: pd.DataFrame, origin: dict[str, Any], folder: Path) -> list[Path]:
     """`FILES` below `folder`; returns the paths."""
-    csv, json, md, figure = paths = [folder / name for name in FILES]
+    *paths, figure = [folder / name for name in FILES]
+    csv, json, md = paths
     write_atomic(csv, frame.to_csv(index=False))
     write_json(json, origin)
     write_atomic(md, markdown(frame, origin))
-    write_atomic(figure, draw([one for one in found if one.prediction == DRAWN]))
+    with spared():
+        write_picture(figure, lambda: draw([one for one in found if one.prediction == DRAWN]))
+        paths.append(figure)
     return paths
 
 
