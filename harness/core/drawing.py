@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -18,6 +19,7 @@ from harness.core.errors import Pruned, Stopped, UserError, in_a_line
 from harness.core.files import write_atomic
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -81,13 +83,31 @@ def shown(name: str, most: int = 40) -> str:
     return f"\u200b{line}" if line.startswith("_") else line
 
 
+def inches(figure: Figure, name: str, size: float) -> float:
+    """How wide a name is in a figure, in letters of `size` points."""
+    text = figure.text(0, 0, name, fontsize=size, parse_math=False)
+    width = text.get_window_extent().width / figure.dpi
+    text.remove()
+    return width
+
+
+def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
+    """What the handles stand for, in as many columns as fit below the figure, which grows by the rows."""
+    longest = max(inches(figure, str(handle.get_label()), 8) for handle in handles)
+    columns = max(1, min(7, len(handles), int((figure.get_figwidth() - 0.2) / (longest + 0.6))))
+    figure.set_figheight(figure.get_figheight() + 0.18 * math.ceil(len(handles) / columns))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8)
+
+
 def plain_log(axes: Axes, which: Literal["x", "y"], low: float, high: float) -> None:
     """Make an axis logarithmic, with a few numbers written out between `low` and `high`, both above 0."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axes.set(**{f"{which}scale": "log"})
     axis = axes.xaxis if which == "x" else axes.yaxis
-    subs = (1.0,) if high > 1000 * low else (1.0, 2.0, 5.0) if high > 3 * low else range(1, 10)
+    wide = 100 if which == "x" else 1000
+    few = (1.0,) if high > wide * low else (1.0, 2.0, 5.0)
+    subs = range(1, 10) if low < high <= 3 * low else few
     axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axis.set_minor_locator(NullLocator())

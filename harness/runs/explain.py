@@ -17,7 +17,7 @@ from torch import Tensor
 
 from harness.components.interpolants import derivative
 from harness.components.predictions import SPACES
-from harness.core.drawing import plain_log, png, shown, write_picture
+from harness.core.drawing import legend_below, plain_log, png, shown, write_picture
 from harness.core.registry import Component
 from harness.data.base import load
 from harness.runs.config import RunConfig
@@ -131,7 +131,7 @@ def _curves(arms: Mapping[str, Explained]) -> bytes:
     axes.set_ylabel("effective weight of the noise error")
     axes.grid(alpha=0.3)
     if len(arms) > 1:
-        axes.legend(fontsize="small", ncols=1 + (len(arms) > 8))
+        legend_below(figure, axes.get_legend_handles_labels()[0])
     return png(figure, dpi=150)
 
 

@@ -4,19 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness.core.errors import UserError
-from harness.core.files import read_json, write_atomic
+from harness.core.drawing import COLOURS, png, shown, write_picture
+from harness.core.errors import UserError, in_a_line
+from harness.core.files import read_json
 from harness.core.reading import say_once
 from harness.core.registry import find
 from harness.evaluation.flow_metrics import FlowMetric
 from harness.evaluation.protocol import Protocol, digest_of, guidance_of
 from harness.runs.contents import EVALUATED, Elsewhere
 from harness.runs.folder import Run
+
+
+if TYPE_CHECKING:
+    from matplotlib.text import Text
+
+STRIDE = 2.5
+"""Inches from one box of a picture to the next."""
+GAP = 0.17
+"""Inches beside each box."""
+TITLE = 22
+FACT = 40
+"""Letters that a line of a box holds."""
+WRITTEN: dict[str, Any] = {"ha": "center", "va": "top", "parse_math": False}
+"""How the text of a box is set."""
+COLOUR_OF = {"data": COLOURS[7], "flow": COLOURS[0], "pairs": COLOURS[2], "distilled": COLOURS[1]}
 
 
 @dataclass(frozen=True)
@@ -135,39 +153,64 @@ def described(link: Link) -> str:
 
 def draw(links: list[Link], path: Path) -> None:
     """The chain as a PNG, from left to right, each flow with samples at its smallest NFE."""
+    write_picture(path, lambda: _chain(links))
+
+
+def _chain(links: list[Link]) -> bytes:
+    """Boxes as high as the longest text, with the pictures below; in inches."""
     from matplotlib.figure import Figure
-    from matplotlib.image import imread
     from matplotlib.patches import FancyBboxPatch
 
-    from harness.core.drawing import COLOURS, png
-
-    colours = {"data": COLOURS[7], "flow": COLOURS[0], "pairs": COLOURS[2], "distilled": COLOURS[1]}
-    figure = Figure(figsize=(2.5 * len(links), 4.2))
+    titles = ["\n".join(textwrap.wrap(shown(link.title, 2 * TITLE), TITLE)) for link in links]
+    texts = ["\n".join(line for fact in _written(link) for line in textwrap.wrap(fact, FACT)) for link in links]
+    fixed, rows = (max(text.count("\n") + 1 for text in some) for some in (titles, texts))
+    box = 0.3 + 0.17 * fixed + 0.147 * rows
+    below = 2.3 if any(link.picture for link in links) else 0.1
+    figure = Figure(figsize=(STRIDE * len(links), below + box + 0.1))
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, len(links)), ylim=(0, 1))
+    axes.set(xlim=(0, STRIDE * len(links)), ylim=(0, below + box + 0.1))
     axes.set_axis_off()
-    for i, link in enumerate(links):
-        colour = colours[link.kind]
-        box = FancyBboxPatch(
-            (i + 0.08, 0.6), 0.84, 0.34, boxstyle="round,pad=0,rounding_size=0.03", fc=(*_rgb(colour), 0.15), ec=colour
-        )
-        axes.add_patch(box)
-        axes.text(i + 0.5, 0.91, link.title, ha="center", va="top", fontsize=10, weight="bold")
-        text = [*link.facts, *([] if math.isnan(link.seconds) else [_duration(link.seconds)])]
-        axes.text(i + 0.5, 0.84, "\n".join(text), ha="center", va="top", fontsize=6.5, linespacing=1.35)
+    for i, (link, title, text) in enumerate(zip(links, titles, texts, strict=True)):
+        left = i * STRIDE + GAP
+        middle = (i + 0.5) * STRIDE
+        colour = COLOUR_OF[link.kind]
+        style = {"boxstyle": "round,pad=0,rounding_size=0.08", "fc": (colour, 0.15), "ec": colour}
+        axes.add_patch(FancyBboxPatch((left, below), STRIDE - 2 * GAP, box, **style))
+        _fit(axes.text(middle, below + box - 0.1, title, weight="bold", fontsize=10, **WRITTEN))
+        _fit(axes.text(middle, below + box - 0.15 - 0.17 * fixed, text, fontsize=6.5, linespacing=1.35, **WRITTEN))
         if i:
-            axes.annotate("", (i + 0.08, 0.77), (i - 0.08, 0.77), arrowprops={"arrowstyle": "->", "lw": 1.4})
-        if link.picture:
-            inset = axes.inset_axes((i + 0.1, 0.04, 0.8, 0.5), transform=axes.transData)
-            inset.imshow(imread(link.picture))
+            arrow = {"arrowstyle": "->", "lw": 1.4}
+            axes.annotate("", (left, below + box / 2), (left - 2 * GAP, below + box / 2), arrowprops=arrow)
+        if link.picture and (picture := _read(link.picture)) is not None:
+            inset = axes.inset_axes((left, 0.1, STRIDE - 2 * GAP, 2.1), transform=axes.transData)
+            inset.imshow(picture)
             inset.set_axis_off()
-    write_atomic(path, png(figure))
+            inset.set_anchor("N")
+    return png(figure)
 
 
-def _rgb(colour: str) -> tuple[float, float, float]:
-    from matplotlib.colors import to_rgb
+def _fit(text: Text) -> None:
+    """Make a text smaller that is wider than its box: some letters are."""
+    assert text.figure is not None
+    room = (STRIDE - 2 * GAP - 0.1) * text.figure.dpi
+    while text.get_window_extent().width > room and text.get_fontsize() > 2:  # letters are whole pixels wide
+        text.set_fontsize(0.9 * text.get_fontsize())
 
-    return to_rgb(colour)
+
+def _written(link: Link) -> list[str]:
+    """What stands in a link's box below its title."""
+    return [*link.facts, *([] if math.isnan(link.seconds) else [_duration(link.seconds)])]
+
+
+def _read(picture: Path) -> Any:
+    """The pixels of a PNG; None where it is damaged, since its samples can be drawn again."""
+    from matplotlib.image import imread
+
+    try:
+        return imread(picture)
+    except (OSError, SyntaxError, ValueError) as error:
+        print(f"{picture}: cannot be read ({in_a_line(error)}). It is left out.", file=sys.stderr)
+        return None
 
 
 def _duration(seconds: float) -> str:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, NullLocator
 from scipy import stats
 
 from harness.ablation.design.plan import Plan
 from harness.ablation.report.findings import REFERENCES
 from harness.ablation.report.outcomes import Seeds
 from harness.ablation.report.verdicts import NOT_COMPARED
-from harness.core.drawing import COLOURS, png
+from harness.core.drawing import COLOURS, inches, legend_below, plain_log, png, shown
 
 MARKERS = "osD^vP*X"
 LINES = {"resampled": "--", "held_out": "-.", "gaussian": ":"}
@@ -25,12 +26,14 @@ LINES = {"resampled": "--", "held_out": "-.", "gaussian": ":"}
 def draw(plan: Plan, cells: pd.DataFrame, summary: pd.DataFrame, references: dict[str, dict[str, float]]) -> bytes:
     """A PNG: the primary metric against NFE with 95 % intervals; beside it each arm's difference at the primary NFE."""
     values = cells.dropna(subset="value")
-    figure = Figure(figsize=(11, 5 + 0.3 * max(0, len(plan.arms) - 6)), layout="constrained")
+    figure = Figure(figsize=(11, 4.8 + 0.3 * max(0, len(plan.arms) - 6)), layout="constrained")
+    longest = max(inches(figure, _label(arm, summary), 10) for arm in plan.arms)
+    figure.set_figwidth(11 + max(0.0, longest - 1))
     curve, forest = figure.subplots(1, 2, width_ratios=[3, 2])
     _curves(curve, plan, values, summary, references)
     _forest(forest, plan, values, summary)
     handles = [handle for axes in (curve, forest) for handle in axes.get_legend_handles_labels()[0]]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(7, len(handles)), fontsize=8)
+    legend_below(figure, handles)
     return png(figure)
 
 
@@ -49,7 +52,7 @@ def _curves(
     for kind, style in LINES.items():
         if plan.metric in references.get(kind, {}):
             axes.axhline(references[kind][plan.metric], color="grey", ls=style, lw=1, label=REFERENCES[kind].label)
-    seeds = f"{len(plan.seeds)} seeds" if (of_metric.n == len(plan.seeds)).all() else "the seeds that have a value"
+    seeds = f"{len(plan.seeds)} seed{'s' * (len(plan.seeds) > 1)}" if (of_metric.n == len(plan.seeds)).all() else "the seeds that have a value"
     axes.set_title(f"mean over {seeds}, 95 % intervals", fontsize=10)
     _scale(axes, plan.metric, of_metric)
 
@@ -58,13 +61,24 @@ def _scale(axes: Axes, metric: str, rows: pd.DataFrame) -> None:
     """Both axes in logarithms where they can be, with a tick at every NFE."""
     scale = "log" if len(rows) else "linear"
     axes.set(xscale=scale, yscale=scale if (rows["mean"] > 0).all() else "linear", xlabel="NFE", ylabel=metric.upper())
-    ticks = sorted(nfe for nfe in rows.nfe.unique() if nfe)  # an adaptive solver's 0 stands at the calls that it took
+    ticks = _apart(nfe for nfe in rows.nfe.unique() if nfe)  # an adaptive solver's 0 stands at the calls that it took
     axes.set_xticks(ticks, list(map(str, ticks)))
-    if len(rows):
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        if axes.get_yscale() == "log":
-            axes.yaxis.set_major_formatter(LogFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())
+    if len(ticks) == 1 and rows.nfe.nunique() == 1:
+        axes.set_xlim(ticks[0] / 2, 2 * ticks[0])
+    if axes.get_yscale() == "log":
+        plain_log(axes, "y", *axes.get_ylim())
     axes.grid(alpha=0.25)
+
+
+def _apart(values: Iterable[int]) -> list[int]:
+    """Those of the values whose numbers do not cover each other on a logarithmic axis, the largest among them."""
+    falling = sorted(values, reverse=True)
+    chosen = falling[:1]
+    for value in falling[1:]:
+        if math.log(chosen[-1] / value) > 0.05 * math.log(falling[0] / falling[-1]):
+            chosen.append(value)
+    return chosen
 
 
 def _forest(axes: Axes, plan: Plan, values: pd.DataFrame, summary: pd.DataFrame) -> None:
@@ -94,15 +108,17 @@ def _forest(axes: Axes, plan: Plan, values: pd.DataFrame, summary: pd.DataFrame)
         range(len(others)), [f"{_label(arm, summary[summary.primary])}\n{rows.loc[arm].verdict}" for arm in others]
     )
     axes.set_ylim(len(others) - 0.5, -0.6)
-    axes.set_xlabel(f"{plan.metric.upper()} against {plan.baseline} at NFE {plan.nfe}, %")
-    axes.set_title("paired difference, 95 % interval; ticks are seeds", fontsize=10)
+    against = shown(plan.baseline)
+    apart = "\n" if len(against) > 12 else " "
+    axes.set_xlabel(f"{plan.metric.upper()} at NFE {plan.nfe} against{apart}{against}, %")
+    axes.set_title("paired difference, 95 % interval\n(ticks are seeds)", fontsize=10)
 
 
 def _label(arm: str, rows: pd.DataFrame) -> str:
     """An arm's name, with what became of its seeds where the most are missing."""
     own: Any = rows[(rows.arm == arm) & (rows[["n", "diverged", "failed"]].sum(axis=1) > 0)]
     missing = Seeds.of(own.loc[own.n.idxmin()]).missing if len(own) else ""
-    return f"{arm} ({missing})" if missing else arm
+    return f"{shown(arm)} ({missing})" if missing else shown(arm)
 
 
 def _style(index: int) -> dict[str, Any]:

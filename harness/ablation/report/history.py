@@ -22,7 +22,7 @@ from harness.ablation.design.space import evened, path_of, settings
 from harness.ablation.execute.tuner import DIVERGED, FAILED, GIVEN_UP, RANDOM_TRIALS, SearchBoard, number_of
 from harness.ablation.report.grids import titled
 from harness.ablation.report.origin import provenance
-from harness.core.drawing import COLOURS, plain_log, png, shown, spared, write_picture
+from harness.core.drawing import COLOURS, legend_below, plain_log, png, shown, spared, write_picture
 from harness.core.files import write_atomic, write_json
 from harness.runs.folder import Run
 
@@ -91,7 +91,7 @@ def draw_history(board: SearchBoard) -> bytes:
     _values(values, board)
     _rungs(rungs, board)
     values.set_ylabel(f"{titled(board.plan.metric)} at NFE {board.plan.nfe}")
-    figure.legend(handles=values.get_legend_handles_labels()[0], loc="outside lower center", ncols=4, fontsize=8)
+    legend_below(figure, values.get_legend_handles_labels()[0])
     return png(figure)
 
 
@@ -146,6 +146,8 @@ def _bars(axes: Axes, shares: dict[str, float], finished: int) -> None:
     axes.barh([_short(path) for path in shares], list(shares.values()), color=COLOURS[0])
     axes.invert_yaxis()
     axes.set_xlabel("share of the variance")
+    if not shares:
+        axes.set(xticks=[], yticks=[], xlabel="")
     axes.set_title(
         f"fANOVA, log of {finished} finished trials" if shares else "too few finished trials for fANOVA", fontsize=10
     )
@@ -157,7 +159,9 @@ def _slice(axes: Axes, board: SearchBoard, name: str, trials: pd.DataFrame) -> N
     x = 1 - trials[path] if name != path else trials[path]
     if isinstance(distribution, CategoricalDistribution):
         x = x.map(distribution.choices.index)
-        axes.set_xticks(range(len(distribution.choices)), [str(choice) for choice in distribution.choices])
+        labels = [shown(str(choice), 20) for choice in distribution.choices]
+        slanted = {"rotation": 30, "ha": "right"} if sum(map(len, labels)) > 24 else {}
+        axes.set_xticks(range(len(labels)), labels, **slanted)
         axes.set_xlim(-0.5, len(distribution.choices) - 0.5)
     elif distribution.log:
         plain_log(axes, "x", distribution.low, distribution.high)

@@ -74,9 +74,9 @@ def draw(found: Sequence[Combination]) -> bytes:
         row = datasets.index(one.dataset)
         _draw_lines(panels[row, interpolants.index(one.interpolant)], one.trajectories)
         if row == 0:
-            panels[row, interpolants.index(one.interpolant)].set_title(one.interpolant)
+            panels[row, interpolants.index(one.interpolant)].set_title(shown(one.interpolant, 20))
     for row, name in enumerate(datasets):
-        panels[row, 0].set_ylabel(name)
+        panels[row, 0].set_ylabel(shown(name, 20))
     figure.suptitle(f"{DRAWN} prediction: from noise (line) to data (dot)", fontsize="medium")
     return png(figure)
 

@@ -1,0 +1,295 @@
+"""Every picture: names are never formulas, nothing is cut off, and none that fails ends a training."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from matplotlib.mathtext import MathTextParser
+from matplotlib.patches import FancyBboxPatch
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+from PIL import Image
+from test_pictures import normal, plain
+from test_tables import REFERENCES, Report, reported  # noqa: F401
+
+from harness.ablation.design.plan import Plan
+from harness.ablation.design.study import Study
+from harness.ablation.report import figures, history, tables
+from harness.core import drawing
+from harness.core.config import override
+from harness.core.drawing import Undrawable, plain_log, png, shown, spared, write_picture
+from harness.core.errors import Diverged, Pruned, Stopped, UserError
+from harness.data import pictures
+from harness.data.base import Data
+from harness.data.pictures import draw
+from harness.runs import explain, lineage
+from harness.runs.config import RunConfig
+from harness.runs.explain import Explained
+from harness.runs.lineage import Link
+from harness.runs.train import ensure
+
+NAMES = ("$", "$$", r"$\frac{", "^_{\\", "x" * 500, "a\nb\0c", "שלום עולם", "\U0001f600 emoji", "", "_hidden", "a&b%#")
+Figures = list[Figure]
+
+
+@pytest.fixture
+def no_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading any text as a formula fails."""
+
+    def refuse(self: Any, text: str, *more: Any, **named: Any) -> None:
+        raise AssertionError(f"{text!r} was read as a formula")
+
+    monkeypatch.setattr(MathTextParser, "parse", refuse)
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Figures:
+    """The figures that are drawn, as they were when their bytes were made."""
+    found: Figures = []
+    for module in (figures, history, explain, lineage, pictures):
+        monkeypatch.setattr(module, "png", lambda figure, dpi=130: found.append(figure) or png(figure, 100))
+    return found
+
+
+def planned(base: RunConfig, names: tuple[str, ...], nfe: tuple[int, ...] = (1, 2, 64)) -> Plan:
+    """Arms of these names."""
+    arms = {name: {"train.learning_rate": 1e-3 * (i + 1)} for i, name in enumerate(names)}
+    study = Study(
+        name="toy", question="$?", baseline=names[0], arms=arms, nfe=nfe[0], smallest_difference=0.05, seeds=2
+    )
+    return Plan.of(study, "digits", override(base, {"evaluate.nfe": list(nfe)}), {}, None, [])
+
+
+def report_of(plan: Plan, reported: Callable[..., Report], scale: float = 10.0) -> Report:  # noqa: F811
+    rng = np.random.default_rng(0)
+    nfe = plan.arms[plan.baseline].evaluate.nfe
+    values = {(arm, seed, n): scale * rng.uniform(1, 1.2) / n**0.5 for arm, seed in plan.trials() for n in nfe}
+    return reported(plan, values)
+
+
+def texts(figure: Figure) -> dict[Text, Bbox]:
+    """Every text that is seen in a figure that was drawn, with its extent in pixels."""
+    found = {text: text.get_window_extent() for text in figure.findobj(Text) if text.get_text().strip()}
+    for axes in figure.axes:
+        for axis, low, high in ((axes.xaxis, "x0", "x1"), (axes.yaxis, "y0", "y1")):
+            for tick in (*axis.majorTicks, *axis.minorTicks):
+                for label in (tick.label1, tick.label2):
+                    if label in found and not (label.get_visible() and _within(found[label], axes.bbox, low, high)):
+                        del found[label]
+    return {text: place for text, place in found.items() if text.get_visible() and (place.width or place.height)}
+
+
+def _within(label: Bbox, axes: Any, low: str, high: str) -> bool:
+    """Whether a tick's label stands at its axes, and not beyond their ends, where it is not drawn."""
+    middle = (getattr(label, low) + getattr(label, high)) / 2
+    return bool(getattr(axes, low) - 1 <= middle <= getattr(axes, high) + 1)
+
+
+def require_whole(figure: Figure) -> None:
+    """No text runs over an edge of the figure."""
+    for text, place in texts(figure).items():
+        seen = place.x0 >= -1 and place.y0 >= -1 and place.x1 <= figure.bbox.x1 + 1 and place.y1 <= figure.bbox.y1 + 1
+        assert seen, (text.get_text(), place)
+
+
+def words(figure: Figure) -> set[str]:
+    return {text.get_text() for text in texts(figure)}
+
+
+def test_no_text_of_any_kind_is_a_formula(no_formulas: None) -> None:
+    """Nor are the ticks of logarithmic axes."""
+    for name in (r"$\frac{", "$x$"):
+        figure = Figure()
+        axes = figure.subplots()
+        figure.suptitle(name)
+        axes.plot([1e-3, 1, 1e3], [1e-9, 1, 1e9], label=name)
+        axes.set(title=name, xlabel=name, ylabel=name)
+        axes.text(1, 1, name)
+        axes.annotate(name, (1, 1))
+        plain_log(axes, "x", 1e-3, 1e3)
+        plain_log(axes, "y", 1e-9, 1e9)
+        axes.legend(title=name)
+        twin = axes.twinx()
+        twin.set_yticks([0], [name])
+        assert png(figure).startswith(b"\x89PNG")
+    assert matplotlib.rcParams["text.parse_math"]  # other code's figures are as they were
+
+
+def test_names_stay_one_short_line() -> None:
+    for name in NAMES:
+        line = shown(name, 12)
+        assert len(line) <= 13, name
+        assert line.isprintable() or line.startswith("\u200b"), name
+    assert (shown("gene A"), shown("$"), shown("a\nb\0c"), shown("abcdef", 4)) == ("gene A", "$", "a b c", "abc…")
+
+
+@pytest.mark.parametrize("kind", ["cells", "sequence"])
+def test_samples_are_drawn_whatever_their_features_are_called(
+    kind: str, no_formulas: None, drawn: Figures, tmp_path: Path
+) -> None:
+    """And each of the names is seen."""
+    names = (r"$\frac{", "$")
+    real = normal(12, 2) if kind == "cells" else normal(12, 6, 2)
+    draw(plain(real, kind, names=names), real[:5], tmp_path / "x.png")
+    added = ", log1p" if kind == "cells" else ""
+    assert words(drawn[-1]) >= {name + added for name in names}
+
+
+def awkward(kind: str) -> dict[str, tuple[Data, torch.Tensor]]:
+    """{what is odd: (data, samples)}"""
+    shape = {"cells": (4,), "points": (2,), "sequence": (6, 1), "latents": (4, 8, 8)}[kind]
+    more = {"names": tuple("abcd"[: shape[-1]])} if kind in ("cells", "sequence") else {}
+    real = normal(20, *shape)
+    data = plain(real, kind, **more)
+    few = normal(9, *shape, seed=1)
+    few[2] = torch.nan
+    few[4].view(-1)[0] = torch.inf
+    constant = plain(torch.ones(20, *shape), kind, **more)
+    return {
+        "not finite": (data, few),
+        "constant": (constant, torch.ones(5, *shape)),
+        "single": (data, real[:1]),
+        "vast": (data, 1e37 * real[:5]),
+    }
+
+
+@pytest.mark.parametrize("kind", ["cells", "points", "sequence", "latents"])
+def test_samples_are_drawn_whatever_their_values_are(kind: str, tmp_path: Path, drawn: Figures) -> None:
+    for what, (data, samples) in awkward(kind).items():
+        draw(data, samples, tmp_path / f"{what}.png")
+        if what == "not finite" and drawn:
+            assert "7 of 9 samples are finite" in words(drawn[-1])
+    with pytest.raises(Undrawable, match=r"none.png: cannot be drawn \(ValueError: none of 9 samples is finite\)\.$"):
+        draw(data, torch.full_like(awkward(kind)["not finite"][1], torch.nan), tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_sequences_are_shown_one_by_one(tmp_path: Path, drawn: Figures) -> None:
+    """Three real ones and three samples, none over another; they are not neighbours, which share most of their rows."""
+    real = torch.arange(40.0).view(40, 1, 1) + torch.linspace(0, 0.5, 6).view(6, 1)
+    draw(plain(real, "sequence", names=("a",)), real + 1000, tmp_path / "x.png")
+    for panel, first in ((drawn[0].axes[1], 0), (drawn[0].axes[3], 1000)):
+        lines = [line for line in panel.lines if len(line.get_ydata()) == 6]
+        assert [round(float(line.get_ydata()[0]) - first) for line in lines] == [0, 19, 39]
+        ends = [end for line in lines for end in (line.get_xdata()[0], line.get_xdata()[-1])]
+        assert ends == sorted(ends)
+
+
+@pytest.mark.slow
+def test_of_many_channels_some_are_drawn_and_the_picture_says_so(tmp_path: Path, drawn: Figures) -> None:
+    many = normal(5, 4, 300)
+    draw(plain(many, "sequence", names=tuple(map(str, range(300)))), many, tmp_path / "x.png")
+    assert Image.open(tmp_path / "x.png").height < 2000
+    assert any("8 of 300 channels" in word for word in words(drawn[0]))
+
+
+@pytest.mark.slow
+def test_a_studys_figure_holds_all_its_text(
+    tiny: RunConfig, no_formulas: None, drawn: Figures, reported: Callable[..., Report], tmp_path: Path  # noqa: F811
+) -> None:
+    """With many arms, long names, few and many NFEs; its numbers are plain."""
+    cases = {
+        "odd": ((*NAMES, *(f"arm number {i} of the study" for i in range(9))), (8,), 1e-4),
+        "crowded": (("a", "b"), (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 16, 512), 1e9),
+    }
+    for what, (names, nfe, scale) in cases.items():
+        report = report_of(planned(tiny, names, nfe), reported, scale)
+        paths = tables.write(report, tmp_path / what, "made")
+        assert paths[-1].name == "toy-digits.png"
+        require_whole(drawn[-1])
+        seen = words(drawn[-1])
+        assert {shown(name) for name in names if name} <= seen
+        curve = drawn[-1].axes[0]
+        for axis in (curve.xaxis, curve.yaxis):
+            labels = [tick.label1.get_text() for tick in (*axis.majorTicks, *axis.minorTicks)]
+            assert all(re.fullmatch(r"|\d+(\.\d+)?|\de[+-]\d+", label) for label in labels), (what, labels)
+        ticks = {tick.label1 for tick in curve.xaxis.majorTicks}
+        placed = sorted((p.x0, p.x1) for text, p in texts(drawn[-1]).items() if text in ticks)
+        assert all(a[1] < b[0] for a, b in itertools.pairwise(placed)), what
+
+
+def test_a_lineages_text_stays_in_its_boxes(tmp_path: Path, drawn: Figures, capsys: pytest.CaptureFixture[str]) -> None:
+    damaged = tmp_path / "damaged.png"
+    damaged.write_bytes(png(Figure())[:400])
+    facts = ("520 of 520 steps of 128", "fid 12.3 at NFE 1, 2.34 at NFE 64, " * 3, "w" * 90)
+    names = ("1-rectified", "12-rectified distilled", "10,000,000 of 10,000,000 pairs", *NAMES)
+    links = [Link("flow", name, "", facts, 7000, damaged if i == 1 else None) for i, name in enumerate(names)]
+    lineage.draw(links, tmp_path / "chain.png")
+    (figure,) = drawn
+    placed = texts(figure)
+    boxes = [box for patch in figure.findobj(FancyBboxPatch) if (box := patch.get_window_extent()).width > 100]
+    assert len(boxes) == len(names)
+    assert len(placed) >= 2 * len(names) - 1
+    for text, place in placed.items():
+        inside = [b for b in boxes if b.x0 < place.x0 and place.x1 < b.x1 and b.y0 < place.y0 and place.y1 < b.y1]
+        assert len(inside) == 1, (text.get_text(), place, boxes[0])
+    require_whole(figure)
+    assert capsys.readouterr().err.startswith(f"{damaged}: cannot be read (")
+
+
+def test_weights_of_many_arms_are_drawn(tiny: RunConfig, no_formulas: None, drawn: Figures, tmp_path: Path) -> None:
+    explain.draw({name: Explained.of(tiny) for name in (*NAMES, *map(str, range(9)))}, tmp_path / "x.png")
+    require_whole(drawn[0])
+    legend = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert legend == [shown(name) for name in (*NAMES, *map(str, range(9))) if name]
+
+
+def test_a_picture_that_fails_ends_no_training(
+    tiny: RunConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At two looks and two evaluations; for each folder and reason a line, once."""
+
+    def broken(*_: Any) -> bytes:
+        raise ValueError("\n$^$\nParseException: Expected end of text")
+
+    monkeypatch.setitem(pictures._PICTURES, "image", broken)
+    monkeypatch.setattr(drawing, "_TOLD", set())
+    run = ensure(override(tiny, {"train.sample_every": 2, "train.steps": 4, "evaluate.nfe": [1]}), print, lambda: False)
+    assert run.finished
+    assert run.evaluated(run.config.protocol())
+    place = run.folder / "samples" / "step-0000002.png"
+    why = "cannot be drawn (ValueError: $^$ ParseException: Expected end of text)."
+    assert capsys.readouterr().err == f"{place}: {why} The work goes on without it.\n"
+
+
+def test_a_table_is_written_without_its_figure(
+    tiny: RunConfig, monkeypatch: pytest.MonkeyPatch, reported: Callable[..., Report], tmp_path: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def broken(*_: Any) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(figures, "draw", broken)
+    paths = tables.write(report_of(planned(tiny, ("a", "b")), reported), tmp_path, "made")
+    assert [path.suffix for path in paths] == [".md", ".csv", ".json"]
+    assert f"{tmp_path}/figures/toy-digits.png: cannot be drawn (MemoryError)." in capsys.readouterr().err
+
+
+def test_what_is_no_fault_of_a_picture_goes_through(tmp_path: Path) -> None:
+    for error in (OSError(28, "No space left on device"), Stopped("now"), Pruned(), Diverged("x"), UserError("y")):
+
+        def make(error: Exception = error) -> bytes:
+            raise error
+
+        with pytest.raises(type(error)) as caught, spared():
+            write_picture(tmp_path / "x.png", make)
+        assert caught.value is error
+    with pytest.raises(KeyboardInterrupt), spared():
+        write_picture(tmp_path / "x.png", _interrupted)
+    assert not (tmp_path / "x.png").exists()
+    write_picture(tmp_path / "x.png", lambda: png(Figure()))
+    Image.open(io.BytesIO((tmp_path / "x.png").read_bytes())).verify()
+
+
+def _interrupted() -> bytes:
+    raise KeyboardInterrupt
