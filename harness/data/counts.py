@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.core.errors import ConfigError, UserError, did_you_mean
+from harness.core.reading import Damaged, require_file
 from harness.core.signals import Say
 
 if TYPE_CHECKING:
@@ -20,6 +22,13 @@ RAW = "raw"
 """The layer that stands for `.raw`, where no layer is called so."""
 GENES = ("Gene Expression", "GEX")
 """Feature types that are genes: Cell Ranger's word and a common short one."""
+MATRICES = ("matrix.mtx", "matrix.mtx.gz")
+SHORTEST = 6
+"""Bytes of a count in a matrix of text, at least: two indices, the count and what parts them."""
+PACKED = 1100
+"""How many times smaller gzip makes a file, at most."""
+LARGE = 1 << 30
+"""Bytes below which nobody asks whether an array of HDF5 was written whole."""
 UNKNOWN = ("", "nan", "<na>")
 """Texts that stand for a missing condition, in lower case: pandas writes the last two."""
 
@@ -42,7 +51,7 @@ def read(path: Path, layer: str, say: Say) -> dict[str, AnnData]:
 
 
 def _is_10x(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("matrix.mtx", "matrix.mtx.gz"))
+    return any((folder / name).is_file() for name in MATRICES)
 
 
 def _read(path: Path) -> AnnData:
@@ -53,12 +62,16 @@ def _read(path: Path) -> AnnData:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of names that are made unique
+            _refuse_false_sizes(path)
             if path.is_dir():
                 cells = scanpy.read_10x_mtx(path, make_unique=False, gex_only=False)
             elif path.suffix == ".h5":
                 cells = scanpy.read_10x_h5(path, gex_only=False)
             else:
                 cells = anndata.read_h5ad(path)
+            for values in (cells.X, *_layers(cells).values()):
+                if hasattr(values, "check_format"):  # compiled code would follow an index out of a sparse matrix
+                    values.check_format(full_check=True)
             cells.obs_names_make_unique()
             cells.var_names_make_unique()
     except Exception as error:  # each reader raises its own
@@ -67,6 +80,31 @@ def _read(path: Path) -> AnnData:
             f"{path}: cannot be read as cells ({type(error).__name__}: {reason}). Give an .h5ad or a 10x folder."
         ) from error
     return cells
+
+
+def _refuse_false_sizes(path: Path) -> None:
+    """`Damaged` where more is announced than a file can hold: memory would be taken for it first."""
+    if path.is_dir():
+        for file in path.iterdir():
+            if not file.is_dir():
+                require_file(file)
+        matrix = next(path / name for name in MATRICES if (path / name).is_file())
+        packed = matrix.suffix == ".gz"
+        with gzip.open(matrix, "rb") if packed else open(matrix, "rb") as lines:
+            sizes = next((line for line in lines if not line.startswith(b"%")), b"")
+        told = max(map(int, sizes.split()[2:]), default=0)
+        if told * SHORTEST > matrix.stat().st_size * (PACKED if packed else 1):
+            raise Damaged(f"{matrix.name} announces {told:,} counts, more than it can hold")
+        return
+    import h5py
+
+    def check(name: str, dataset: Any) -> None:
+        if isinstance(dataset, h5py.Dataset) and dataset.dtype.kind in "biuf":
+            if dataset.nbytes > max(LARGE, PACKED * dataset.id.get_storage_size()):
+                raise Damaged(f"{name} announces {dataset.dtype} {list(dataset.shape)}, more than it can hold")
+
+    with h5py.File(path) as file:
+        file.visititems(check)
 
 
 def _checked(cells: AnnData, layer: str, path: Path, say: Say) -> AnnData:
