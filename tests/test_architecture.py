@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 MODULES = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "harness").rglob("*.py"))}
 SOLE_IMPORTERS: dict[str, str | tuple[str, ...]] = {
-    "mlflow": "harness/runs/mlflow_mirror.py",
+    "mlflow": "harness/runs/mlflow_",
     "optuna": "harness/ablation/",
     "torch_fidelity": ("harness/evaluation/fidelity.py", "harness/evaluation/extractors.py"),
     "scanpy": ("harness/data/cells.py", "harness/data/counts.py"),

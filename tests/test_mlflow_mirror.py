@@ -1,11 +1,14 @@
+import contextlib
 import json
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from harness.core.config import override, to_dict
 from harness.core.errors import UserError
@@ -14,7 +17,7 @@ from harness.evaluation.protocol import Protocol
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.mlflow_mirror import Mirror, Record, run_params
-from harness.runs.progress import Followed
+from harness.runs.progress import Followed, Watch
 
 FID = {1: 30.0, 2: 20.0}
 CURVES = ("loss", "loss_by_log_snr/-2_to_0", "samples_per_second")
@@ -134,6 +137,15 @@ def test_points_sent_twice_are_the_same_points(mirror: Mirror, run: Run) -> None
     assert len(mirror.client.search_runs([mirror.experiment_id])) == 1
 
 
+def test_a_parameter_that_mlflow_would_cut_says_so(mirror: Mirror, run: Run) -> None:
+    params = {"nfe": [*range(2000)], "question": "é" * 6000}
+    kept = mirror.client.get_run(mirror.record(run.folder, "a", params, {}).run_id).data.params
+    assert kept["nfe"].startswith("[0, 1, 2, ")
+    assert kept["nfe"].endswith("... (10890 characters, config.json has all)")
+    assert len(kept["nfe"]) == 6000
+    assert kept["question"] == params["question"]
+
+
 def test_what_comes_later_is_added(mirror: Mirror, run: Run) -> None:
     path = run.folder / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True)
@@ -204,6 +216,68 @@ def test_what_a_kill_left_running_is_closed(mirror: Mirror, run: Run, tiny: RunC
     back.set_status("RUNNING")
     assert back.run_id == dead.run_id
     assert mirror.client.get_run(back.run_id).info.status == "RUNNING"
+
+
+def lose(mirror: Mirror, run_id: str, what: str) -> None:
+    """Delete a run, or its experiment, or both for good, as the pages and `mlflow gc` do."""
+    if what == "run":
+        mirror.client.delete_run(run_id)
+    if what == "experiment":
+        mirror.client.delete_experiment(mirror.experiment_id)
+    if what == "all":
+        path = results_folder() / "local" / "mlflow.db"
+        with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+            for table in ("metrics", "latest_metrics", "params", "tags", "runs"):
+                connection.execute(f"DELETE FROM {table}")
+            connection.execute("DELETE FROM experiments WHERE name = 'study'")
+
+
+@pytest.mark.parametrize("what", ["run", "experiment", "all"])
+@pytest.mark.parametrize("below", [True, False])
+def test_what_is_deleted_while_runs_are_followed_is_sent_anew(
+    mirror: Mirror, run: Run, capsys: pytest.CaptureFixture[str], what: str, below: bool
+) -> None:
+    def above() -> Record:
+        return mirror.record(results_folder() / "local" / "studies" / "toy", "toy", {}, {"plan": "123"})
+
+    path = run.folder / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:3]))
+    trial = Followed("a", run, protocol_of(run), {})
+    for text in ("".join(lines[:3]), "".join(lines)):
+        path.write_text(text)
+        with Watch("toy", [trial], mirror, Console(), above=above if below else None):
+            pass
+        assert trial.record
+        if not trial.closed:
+            lose(mirror, trial.record.run_id, what)
+    assert trial.record
+    assert all_curves(mirror, trial.record) == WHOLE
+    tags = mirror.client.get_run(trial.record.run_id).data.tags
+    assert tags.get("mlflow.parentRunId") == (above().run_id if below else None)
+    assert "MLflow does not take records" not in capsys.readouterr().out
+
+
+def test_a_store_that_fails_in_the_midst_costs_the_work_nothing(
+    mirror: Mirror, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise OSError("it failed\nin the midst")
+
+    record(mirror, run)
+    with monkeypatch.context() as broken:
+        for name in ("get_run", "log_batch", "search_runs", "create_run"):
+            broken.setattr(mirror.client, name, fail)
+        mirror.close_dead()
+        with Watch("toy", [Followed("a", run, protocol_of(run), {})], mirror, Console(), above=fail):
+            pass
+    said = capsys.readouterr()
+    assert said.err == "MLflow does not say what was killed (it failed); the next command asks again.\n"
+    assert said.out.count("MLflow does not take records now (it failed); they wait on disk.") == 2
+    with Watch("toy", [trial := Followed("a", run, protocol_of(run), {})], mirror, Console()):
+        pass
+    assert trial.record
+    assert all_curves(mirror, trial.record) == WHOLE
 
 
 @pytest.mark.parametrize("uri", ["sqlite:///{file}/mlflow.db", "http://127.0.0.1:9", "nonsense://x"])

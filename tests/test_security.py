@@ -206,7 +206,7 @@ def test_the_password_of_a_store_is_neither_said_nor_kept(monkeypatch: pytest.Mo
 
 def test_a_relative_store_is_that_of_the_folder_one_stands_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """`harness ui` serves from another folder."""
-    from harness.runs.mlflow_mirror import default_uri
+    from harness.runs.mlflow_store import default_uri
 
     monkeypatch.chdir(tmp_path)
     for given, meant in (

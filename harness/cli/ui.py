@@ -10,8 +10,8 @@ import tempfile
 from collections.abc import Iterable
 
 from harness.core.errors import UserError
-from harness.core.files import results_folder
-from harness.runs.mlflow_mirror import Mirror, default_uri
+from harness.runs.mlflow_mirror import close_dead
+from harness.runs.mlflow_store import artifacts, connect, default_uri, for_mlflow
 
 HERE = ("127.0.0.1", "localhost", "::1")
 EVERYWHERE = ("0.0.0.0", "::")
@@ -23,14 +23,15 @@ def run(options: argparse.Namespace) -> None:
     if uri.startswith("http"):
         raise UserError(f"MLFLOW_TRACKING_URI: {uri} is a server with pages of its own. Open it in a browser.")
     _require_free(options.host, options.port)
-    Mirror("train").close_dead()
-    artifacts = results_folder() / "local" / "mlflow-artifacts"
+    close_dead(connect(uri))
     arguments = [
         *("--host", options.host, "--port", str(options.port), "--workers", "1"),
         *("--allowed-hosts", ",".join(allowed_hosts(options.host, options.port, options.allow_host))),
-        *("--no-serve-artifacts", "--default-artifact-root", artifacts.as_uri()),
+        *("--no-serve-artifacts", "--default-artifact-root", artifacts().as_uri()),
     ]
-    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # not an argument, which every user of the machine can read
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = for_mlflow(
+        uri
+    )  # not an argument, which every user of the machine can read
     print(f"http://{options.host}:{options.port} (Ctrl-C ends it)", flush=True)
     os.chdir(tempfile.mkdtemp(prefix="harness-ui-"))  # uvicorn imports from the working directory
     os.execv(sys.executable, [sys.executable, "-P", "-m", "mlflow", "server", *arguments])

@@ -6,11 +6,9 @@ run directory; a point sent twice after a kill is the same point, since it carri
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import json
 import math
-import os
-import sqlite3
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
@@ -23,27 +21,19 @@ from harness.core.reading import say_once
 from harness.evaluation.protocol import Protocol
 from harness.runs.contents import Look
 from harness.runs.folder import Run
+from harness.runs.mlflow_store import Busy, artifacts, connect, default_uri, reason, told
 from harness.runs.pairs import PairSet
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment, Metric
 
 POINTS = 200
 """About how many points of a curve MLflow gets; metrics.jsonl has them all."""
 SELDOM = {"straightness", "learning_rate_factor"}
 """Lines with these are sent whatever their number."""
-
-
-def default_uri() -> str:
-    """MLFLOW_TRACKING_URI, its path made absolute, or a SQLite file below the results folder."""
-    given = os.environ.get("MLFLOW_TRACKING_URI")
-    if given is None or not given:
-        return f"sqlite:///{results_folder() / 'local' / 'mlflow.db'}"
-    if given.startswith("sqlite:///"):
-        return f"sqlite:///{Path(given.removeprefix('sqlite:///')).absolute()}"
-    if given.startswith("file:") and not given.startswith("file:/"):
-        given = given.removeprefix("file:")
-    return given if ":" in given else str(Path(given).absolute())
+LONGEST = 6000
+"""Characters of a parameter that MLflow keeps."""
 
 
 class Sent(TypedDict):
@@ -68,47 +58,77 @@ def _sent(path: Path) -> dict[str, Any]:
 
 
 class Mirror:
-    """One MLflow experiment; `UserError` when the store cannot be reached."""
+    """One MLflow experiment; `UserError` when there can be no such store. One that is busy is asked again later."""
 
     def __init__(self, experiment: str):
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
         self.uri = default_uri()
         self.experiment = experiment
+        self.open = False
+        """Whether the store has answered, and nothing has failed since."""
         try:
-            _touch_sqlite(self.uri)
-            from mlflow import MlflowClient
+            self._connect()
+        except Busy as busy:
+            _tell(f"{busy} The work goes on; what is on disk is sent later.")
 
-            self.client = MlflowClient(self.uri)
-            known = self.client.get_experiment_by_name(experiment)
-            artifacts = results_folder() / "local" / "mlflow-artifacts"
-            location = None if self.uri.startswith("http") else artifacts.as_uri()
-            self.experiment_id = known.experiment_id if known else self.client.create_experiment(experiment, location)
-        except Exception as error:  # each store raises its own
-            reason = str(error).strip().split("\n")[0]
-            raise UserError(
-                f"MLflow at {self.uri} cannot be reached ({reason}). Correct MLFLOW_TRACKING_URI or the store."
-            ) from error
+    def _connect(self) -> None:
+        self.client = connect(self.uri)
+        with told(self.uri):
+            self.experiment_id = self._experiment()
+        self.open = True
+
+    def forget(self) -> None:
+        """Look everything up again before the next record: what was known may be gone from the store."""
+        self.open = False
+
+    def _experiment(self) -> str:
+        """Found or begun. One that was deleted in the pages stays so, and another stands beside it."""
+        for number in itertools.count(1):
+            name = self.experiment if number == 1 else f"{self.experiment} ({number})"
+            known = self.client.get_experiment_by_name(name) or self._begin_experiment(name)
+            if known and known.lifecycle_stage == "active":
+                return known.experiment_id
+        raise AssertionError
+
+    def _begin_experiment(self, name: str) -> Experiment | None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.create_experiment(name, None if self.uri.startswith("http") else artifacts().as_uri())
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # else another process was faster
+                raise
+        if name != self.experiment:
+            _tell(f"MLflow: the experiment {self.experiment} was deleted there. Records go to {name}.")
+        return self.client.get_experiment_by_name(name)
 
     def record(self, folder: Path, name: str, params: dict[str, Any], tags: dict[str, str], key: str = "") -> Record:
         """The MLflow run that stands for `folder` in this experiment, found again or begun."""
         from mlflow.entities import Param
 
-        uri = redacted(self.uri)
-        place = digest({"uri": uri, "experiment": self.experiment, "folder": folder.name, "key": key})
-        path = folder / "tracking" / f"{place}.json"
-        state = _sent(path)
-        if not state or not self._exists(state["run_id"]):
-            run_id = self._begun(place) or self._begin(name, {**_machine_tags(), **tags, "record": place})
+        if not self.open:
+            self._connect()
+        path, state = self._noted(folder, key)
+        if not state:
+            run_id = self._begun(path.stem) or self._begin(name, {**_machine_tags(), **tags, "record": path.stem})
+            uri = redacted(self.uri)
             state = {"run_id": run_id, "uri": uri, "status": "", "lines": 0, "values": [], "files": []}
-            written = [
-                Param(name, value if isinstance(value, str) else json.dumps(value)) for name, value in params.items()
-            ]
+            written = [Param(name, _shown(value)) for name, value in params.items()]
             for start in range(0, len(written), 100):  # MLflow's limit
                 self.client.log_batch(run_id, params=written[start : start + 100])
             write_json(path, state)
         return Record(self.client, path, state)
+
+    def _noted(self, folder: Path, key: str) -> tuple[Path, dict[str, Any]]:
+        """Where a record's place is kept, and it, empty where there is none or the store has lost it.
+
+        The file is named after the address that the store had when the record was begun; it may have moved since.
+        """
+        about = {"experiment": self.experiment, "folder": folder.name, "key": key}
+        for path in sorted(folder.glob("tracking/*.json")):
+            state = _sent(path)
+            if state and path.stem == digest({"uri": state["uri"], **about}) and _exists(self.client, state["run_id"]):
+                return path, state
+        return folder / "tracking" / f"{digest({'uri': redacted(self.uri), **about})}.json", {}
 
     def send_pairs(self, pairs: PairSet, tags: dict[str, str]) -> None:
         """The MLflow run that stands for pairs: what made them is its parameters, their file of facts its artifact."""
@@ -132,29 +152,34 @@ class Mirror:
     def _begin(self, name: str, tags: dict[str, str]) -> str:
         return self.client.create_run(self.experiment_id, run_name=name, tags=tags).info.run_id
 
-    def _exists(self, run_id: str) -> bool:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return self.client.get_run(run_id).info.lifecycle_stage == "active"
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return False
-            raise
-
     def close_dead(self) -> None:
-        """Mark as KILLED what stands as RUNNING though no process works on it: SIGKILL lets nobody say so."""
-        for path in (results_folder() / "local").glob("*/*/tracking/*.json"):
-            state = _sent(path)
-            if (
-                state
-                and state["status"] in ("", "RUNNING")
-                and state["uri"] == redacted(self.uri)
-                and self._exists(state["run_id"])
-            ):
-                with locked(path.parents[1] / "lock", wait=False) as free:
-                    if free:
-                        Record(self.client, path, state).set_status("KILLED")
+        """Mark as KILLED what a kill left as RUNNING, if the store says it now."""
+        try:
+            if self.open:
+                close_dead(self.client)
+        except Exception as error:  # each store raises its own
+            _tell(f"MLflow does not say what was killed ({reason(error)}); the next command asks again.")
+
+
+def close_dead(client: MlflowClient) -> None:
+    """Mark as KILLED what stands as RUNNING though no process works on it: SIGKILL lets nobody say so."""
+    for path in (results_folder() / "local").glob("*/*/tracking/*.json"):
+        state = _sent(path)
+        if state and state["status"] in ("", "RUNNING") and _exists(client, state["run_id"]):
+            with locked(path.parents[1] / "lock", wait=False) as free:
+                if free:
+                    Record(client, path, state).set_status("KILLED")
+
+
+def _exists(client: MlflowClient, run_id: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id).info.lifecycle_stage == "active"
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
 
 
 class Record:
@@ -203,15 +228,6 @@ class Record:
                 self.state["files"] = sorted({*self.state["files"], path.name})
                 write_json(self.path, self.state)
 
-    def close(self, status: str, files: list[Path]) -> None:
-        """Send the last files and the status; a store that does not answer is said, and costs nothing else."""
-        try:
-            self.send_files(files, again=True)
-            self.set_status(status)
-        except Exception as error:  # each store raises its own
-            reason = redacted(str(error).split("\n")[0])
-            print(f"MLflow did not take the record ({reason}); the same command sends it again.", file=sys.stderr)
-
     def set_status(self, status: str) -> None:
         """RUNNING, FINISHED, FAILED or KILLED."""
         if status != self.state["status"]:
@@ -233,13 +249,15 @@ def run_params(run: Run) -> dict[str, Any]:
     }
 
 
-def _touch_sqlite(uri: str) -> None:
-    """Fail at once where MLflow would try a SQLite file for two minutes."""
-    if uri.startswith("sqlite:///"):
-        path = Path(uri.removeprefix("sqlite:///"))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(sqlite3.connect(path)) as connection:
-            connection.execute("SELECT 1 FROM sqlite_master")
+def _shown(value: Any) -> str:
+    """A parameter as text; MLflow would cut a long one and say nothing."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    cut = f"... ({len(text)} characters, config.json has all)"
+    return text if len(text) <= LONGEST else text[: LONGEST - len(cut)] + cut
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _machine_tags() -> dict[str, str]:

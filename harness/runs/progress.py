@@ -13,10 +13,10 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from harness.core.errors import redacted
 from harness.evaluation.protocol import Protocol
 from harness.runs.folder import Run
 from harness.runs.mlflow_mirror import Mirror, Record, run_params
+from harness.runs.mlflow_store import is_lost, reason
 from harness.runs.pairs import PairSet
 
 TRAINING_SHARE = 0.85
@@ -71,11 +71,13 @@ class Watch:
     """`with Watch(...) as watch:` follows runs in a thread of its own until the block ends.
 
     `more` is asked for those that have begun since, whose titles are not known; `total` is how many there will be.
+    Their records stand below that which `above` finds or begins.
     """
 
     def __init__(
         self, title: str, followed: Sequence[Followed], mirror: Mirror, console: Console,
         total: int | None = None, more: Callable[[Container[str]], Sequence[Followed]] = lambda known: (),
+        above: Callable[[], Record] | None = None,
     ):  # fmt: skip
         self.title = title
         self.followed = list(followed)
@@ -83,6 +85,8 @@ class Watch:
         self.console = console
         self.total = total or len(followed)
         self.more = more
+        self.above = above
+        self._parent: Record | None = None
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -98,9 +102,11 @@ class Watch:
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._sent = self._told = time.monotonic()
-        self._silent = False
+        self._silent = not mirror.open
 
     def __enter__(self) -> Self:
+        if self.above and self.mirror.open:
+            self._send([])
         self.bar.start()
         self._thread.start()
         return self
@@ -112,13 +118,13 @@ class Watch:
         self._thread.join()
         self._show()
         self.bar.stop()
-        self._send(final=True)
+        self._send(self.followed, final=True)
 
     def _follow(self) -> None:
         while not self._end.wait(LOOK_EVERY_S):
             self._show()
             if time.monotonic() - self._sent > SEND_EVERY_S:
-                self._send()
+                self._send(self.followed)
                 self._sent = time.monotonic()
 
     def _done(self) -> list[float]:
@@ -139,36 +145,51 @@ class Watch:
             ahead = f"about {left / 60:.1f} min left" if left else "time left unknown"
             self.console.print(f"{self.title}{count}: {sum(done) / self.total:.0%}, {ahead}")
 
-    def _send(self, final: bool = False) -> None:
+    def _send(self, followed: Sequence[Followed], final: bool = False) -> None:
         """Bring MLflow up to date; what it does not take now waits on disk for the next time."""
+        error = self._try_to_send(followed, final)
+        if error and is_lost(error):
+            error = self._try_to_send(followed, final)
+        if error and (final or not self._silent):
+            self.console.print(
+                f"MLflow does not take records now ({reason(error)}); they wait on disk.", markup=False, soft_wrap=True
+            )
+        self._silent = error is not None
+
+    def _try_to_send(self, followed: Sequence[Followed], final: bool) -> Exception | None:
+        """What the store raised, if it did; then all records are looked up again, since it may have lost some."""
         try:
-            for one in self.followed:
+            if self.above and not self._parent:
+                self._parent = self.above()
+            for one in followed:
                 if not one.closed:
                     self._send_one(one, final)
-            self._silent = False
         except Exception as error:  # each store raises its own
-            if not self._silent or final:
-                reason = redacted(str(error).split("\n")[0])
-                self.console.print(
-                    f"MLflow does not take records now ({reason}); they wait on disk.", markup=False, soft_wrap=True
-                )
-            self._silent = True
+            self.mirror.forget()
+            self._parent = None
+            for one in self.followed:
+                one.record = None
+            return error
+        return None
 
     def _send_one(self, one: Followed, final: bool) -> None:
         if not one.run.environment:
             return
         if one.record is None:
-            commits = ", ".join(one.run.environment["commits"])
-            tags = {"run": one.run.name, "protocol": one.protocol.digest, "commit": commits, **one.tags}
-            if one.pairs and one.run.parent:
-                tags |= {"parent": one.run.parent.name, "pairs": one.pairs.name}
-                if one.pairs.about:  # else they were removed when they were learned
-                    self.mirror.send_pairs(
-                        one.pairs, {name: tag for name, tag in one.tags.items() if name.startswith("mlflow.")}
-                    )
-            key = one.protocol.digest + one.tags.get("mlflow.parentRunId", "")
-            one.record = self.mirror.record(one.run.folder, one.title, run_params(one.run), tags, key)
+            one.record = self._record(one)
         status = one.status()
         one.record.send_run(one.run, one.protocol)
         one.record.set_status("KILLED" if final and status == "RUNNING" else status)
         one.closed = status != "RUNNING"
+
+    def _record(self, one: Followed) -> Record:
+        """Found or begun, after that of the pairs that it learns."""
+        commits = ", ".join(one.run.environment["commits"])
+        above = {"mlflow.parentRunId": self._parent.run_id} if self._parent else {}
+        tags = {"run": one.run.name, "protocol": one.protocol.digest, "commit": commits, **one.tags, **above}
+        if one.pairs and one.run.parent:
+            tags |= {"parent": one.run.parent.name, "pairs": one.pairs.name}
+            if one.pairs.about:  # else they were removed when they were learned
+                self.mirror.send_pairs(one.pairs, above)
+        key = one.protocol.digest + above.get("mlflow.parentRunId", "")
+        return self.mirror.record(one.run.folder, one.title, run_params(one.run), tags, key)

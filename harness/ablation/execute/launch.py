@@ -20,6 +20,7 @@ from harness.core.files import locked
 from harness.core.provenance import commit
 from harness.core.signals import Stop
 from harness.runs.mlflow_mirror import Mirror, Record
+from harness.runs.mlflow_store import reason
 from harness.runs.progress import Followed, Watch
 
 PATIENCE_S = 60.0
@@ -67,11 +68,11 @@ def launch(
         board.refill()
         crew = [] if board.finished() else [_start(path, i, placement) for i in range(placement.workers)]
         with _ended(crew, console):
-            mirror, record = _connect(plan, experiment or plan.name)  # slow to import, so the workers start meanwhile
+            mirror, above = _connect(plan, experiment or plan.name)  # slow to import, so the workers start meanwhile
             status = "FAILED"
             files = []
             try:
-                with _follower(board, mirror, record, console), _ended(crew, console):
+                with _follower(board, mirror, above, console), _ended(crew, console):
                     _follow(crew, console, stop)
                 if not board.finished():
                     raise UserError(
@@ -81,19 +82,35 @@ def launch(
                 files = report()
                 status = "FINISHED"
             finally:
-                record.close("KILLED" if stop() else status, files)
+                _close(above, "KILLED" if stop() else status, files)
 
 
-def _connect(plan: SharedPlan, experiment: str) -> tuple[Mirror, Record]:
+def _connect(plan: SharedPlan, experiment: str) -> tuple[Mirror, Callable[[], Record]]:
+    """MLflow, and what finds or begins the record of a plan there."""
     mirror = Mirror(experiment)
     mirror.close_dead()
-    record = mirror.record(plan.folder, plan.name, plan.facts, {"commit": commit(), "plan": plan.digest})
-    record.set_status("RUNNING")
+
+    def record() -> Record:
+        found = mirror.record(plan.folder, plan.name, plan.facts, {"commit": commit(), "plan": plan.digest})
+        found.set_status("RUNNING")
+        return found
+
     return mirror, record
 
 
-def _follower(board: Board, mirror: Mirror, record: Record, console: Console) -> Watch:
-    tags = {"mlflow.parentRunId": record.run_id, "study": board.plan.name, "plan": board.plan.digest}
+def _close(above: Callable[[], Record], status: str, files: list[Path]) -> None:
+    """Send the last files of a plan's record and its status; a store that does not answer is said, and costs nothing
+    else."""
+    try:
+        record = above()
+        record.send_files(files, again=True)
+        record.set_status(status)
+    except Exception as error:  # each store raises its own
+        print(f"MLflow did not take the record ({reason(error)}); the same command sends it again.", file=sys.stderr)
+
+
+def _follower(board: Board, mirror: Mirror, above: Callable[[], Record], console: Console) -> Watch:
+    tags = {"study": board.plan.name, "plan": board.plan.digest}
 
     def begun(known: Container[str]) -> list[Followed]:
         trials = board.followed(known)
@@ -101,7 +118,7 @@ def _follower(board: Board, mirror: Mirror, record: Record, console: Console) ->
             trial.tags |= tags
         return trials
 
-    return Watch(board.plan.name, begun(()), mirror, console, board.total, begun)
+    return Watch(board.plan.name, begun(()), mirror, console, board.total, begun, above)
 
 
 def _start(plan_path: Path, number: int, placement: Placement) -> Worker:
