@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import csv
+import os
+import shutil
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -46,3 +50,26 @@ def test_a_search_ends_with_its_winner_beside_the_default(tmp_path: Path, monkey
     monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path))
     assert main(TUNE) == 0
     assert weights(tmp_path) == written
+
+
+def workers(process: int) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def test_a_search_whose_workers_are_killed_says_it_and_ends(tmp_path: Path, empty_store: Path) -> None:
+    said = tmp_path / "said"
+    (tmp_path / "local").mkdir()
+    shutil.copy(empty_store, tmp_path / "local" / "mlflow.db")
+    process = warm.start(TUNE, tmp_path, said)
+    for number in range(2):
+        while len(list(tmp_path.glob("local/runs/*/metrics.jsonl"))) <= number:
+            assert process.is_alive(), said.read_text()
+            time.sleep(0.02)
+        os.kill(workers(process.ident or 0)[0], signal.SIGKILL)
+    process.join(900)
+    told = said.read_text()
+    assert process.exitcode == 0, told
+    assert told.count("was killed by SIGKILL (did memory run out?)") == 2
+    assert told.count("Another takes its place") == 2
+    trials = rows(tmp_path / "local" / "tables" / "tuning-digits-trials.csv")
+    assert len(trials) == 3

@@ -32,7 +32,7 @@ class Forked:
         self.returncode: int | None = None
         self.pid = os.fork()
         if not self.pid:
-            _work(command[-1], stdout, env)
+            _work(command[-2:], stdout, env)
 
     def poll(self) -> int | None:
         """The exit code, as soon as there is one."""
@@ -58,7 +58,7 @@ class Forked:
         os.kill(self.pid, signal.SIGKILL)
 
 
-def _work(plan: str, said: IO[bytes], environment: dict[str, str]) -> None:
+def _work(arguments: Sequence[str], said: IO[bytes], environment: dict[str, str]) -> None:
     import torch
 
     from harness.ablation.execute import worker
@@ -70,7 +70,7 @@ def _work(plan: str, said: IO[bytes], environment: dict[str, str]) -> None:
     os.dup2(said.fileno(), 2)
     os.environ.update(environment)
     torch.set_num_threads(1)  # a fork has none of the other threads
-    sys.argv = ["worker", plan]
+    sys.argv = ["worker", *arguments]
     leave(guarded(worker.main))
 
 

@@ -58,6 +58,7 @@ def _evaluate_at(run: Run, trained: Trained, judge: Judge, nfe: int, stop: Stop)
     place = run.kept_rows(judge.protocol, nfe)
     started = time.perf_counter()
     kept = KeptRows(place)
+    earlier = kept.batches * run.config.evaluate.batch_size
     batches = samples(run, trained, nfe, run.config.evaluate.num_samples, first=kept.batches)
     try:
         found, rows = judge.estimates(_timed(batches, stop), kept, SHOWN[judge.data.kind])
@@ -74,7 +75,7 @@ def _evaluate_at(run: Run, trained: Trained, judge: Judge, nfe: int, stop: Stop)
         known["values"].setdefault(metric, {})[text] = estimate.value
         if estimate.interval:
             known["intervals"].setdefault(metric, {})[text] = estimate.interval
-    known["seconds"][text] = time.perf_counter() - started
+    known["seconds"][text] = time.perf_counter() - started + rows["seconds"][:earlier].sum().item()
     known["sampling_seconds"][text] = rows["seconds"].sum().item()
     known["time"][text] = time.time()
     known["calls"][text] = {"mean": calls.mean().item(), "sd": calls.std(correction=0).item()}

@@ -7,8 +7,10 @@ again, and its run continues from its checkpoint.
 from __future__ import annotations
 
 import contextlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Container
+from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,9 +26,12 @@ from harness.core.files import drop_torn_line, locked, require_log
 from harness.core.reading import shaped
 from harness.core.registry import find
 from harness.core.signals import Stop
+from harness.runs.folder import Run
 from harness.runs.progress import Followed
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
+DEATHS = 3
+"""After so many deaths of workers in a trial it is left out until the command is given again."""
 
 
 class Board(ABC):
@@ -85,6 +90,14 @@ class Board(ABC):
         """The trials that have ended for good."""
 
     @abstractmethod
+    def title(self, trial: FrozenTrial) -> str:
+        """What a trial is called; the attempts at it share it."""
+
+    @abstractmethod
+    def run_of(self, trial: FrozenTrial) -> Run:
+        """The run that a trial trains."""
+
+    @abstractmethod
     def _ask(self) -> optuna.Trial:
         """The next trial with its parameters."""
 
@@ -94,6 +107,32 @@ class Board(ABC):
 
     def _any_left(self) -> bool:
         return bool(self.trials(TrialState.WAITING))
+
+    def begin(self) -> None:
+        """Note that a command begins to run the trials: deaths of workers before it do not count."""
+        self.study.set_user_attr("since", datetime.now().isoformat())
+
+    def deaths(self, title: str) -> int:
+        """How many workers have died in a trial since the command began."""
+        return [self.title(trial) for trial in self._died()].count(title)
+
+    def left_out(self) -> list[str]:
+        """The titles of trials in which too many workers have died since the command began."""
+        died = [self.title(trial) for trial in self._died()]
+        ended = {self.title(trial) for trial in self.settled()} if died else set()
+        return [title for title in dict.fromkeys(died) if died.count(title) >= DEATHS and title not in ended]
+
+    def left_by(self, process: int) -> FrozenTrial | None:
+        """The trial in which a worker died; None where it had none."""
+        last = [trial for trial in self.trials() if trial.user_attrs.get("worker") == process][-1:]
+        return next((trial for trial in self._died() if trial in last), None)
+
+    def _died(self) -> list[FrozenTrial]:
+        """The attempts that ended by their worker's death since the command began."""
+        if not (since := self.study.user_attrs.get("since")):
+            return []
+        failed = [trial for trial in self.trials(TrialState.FAIL) if "reason" not in trial.user_attrs]
+        return [trial for trial in failed if trial.datetime_start and trial.datetime_start.isoformat() >= since]
 
     def refill(self) -> None:
         """Fail the trials whose worker died, and put in those that should be there."""
@@ -107,13 +146,14 @@ class Board(ABC):
             if not self._any_left():
                 return None
             trial = self._ask()
+            trial.set_user_attr("worker", os.getpid())
             lease = contextlib.ExitStack()
             lease.enter_context(locked(self._lease(trial.number)))
             return trial, lease
 
     def finished(self) -> bool:
-        """Whether every trial has ended."""
-        return len(self.settled()) >= self.total
+        """Whether every trial has ended or is left out."""
+        return len(self.settled()) + len(self.left_out()) >= self.total
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """The trials in these states, or all."""

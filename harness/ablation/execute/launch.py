@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from harness.ablation.design.shared import SharedPlan
-from harness.ablation.execute.board import Board
+from harness.ablation.execute.board import DEATHS, Board
 from harness.ablation.execute.placement import Placement
 from harness.core.errors import Stopped, UserError
 from harness.core.files import locked
@@ -26,14 +29,18 @@ from harness.runs.progress import Followed, Watch
 PATIENCE_S = 60.0
 """How long a worker that was asked to stop may take to save before it is killed."""
 
+STOPPED = 130
+"""The exit code of a worker that saved because it was asked to stop."""
+
 
 @dataclass
 class Worker:
     """A worker process and how much of what it said was shown."""
 
     process: subprocess.Popen
+    number: int
     log: Path
-    shown: int = 0
+    shown: int
     error: str | None = None
 
     def show(self, console: Console) -> None:
@@ -58,28 +65,31 @@ def launch(
     """Run every trial of a board, then `report`, whose files go to MLflow; calling again continues.
 
     They stand below one record in the `experiment`, which is the plan's own if it is not given.
-    Raises `Stopped`, or a `UserError` when a store cannot be used or a worker met one.
+    Raises `Stopped`, or a `UserError` when there can be no store, a worker met one or trials were left out.
     """
     plan = board.plan
     with locked(plan.folder / "lock", wait=False) as ours:
         if not ours:
             raise UserError(f"{plan.name}: another process runs it now. Wait for it, or stop it.")
         path = plan.write()
+        board.begin()
         board.refill()
         crew = [] if board.finished() else [_start(path, i, placement) for i in range(placement.workers)]
         with _ended(crew, console):
             mirror, above = _connect(plan, experiment or plan.name)  # slow to import, so the workers start meanwhile
+            deaths = Deaths(board, console, functools.partial(_start, path, placement=placement))
             status = "FAILED"
             files = []
             try:
                 with _follower(board, mirror, above, console), _ended(crew, console):
-                    _follow(crew, console, stop)
+                    _follow(crew, console, stop, deaths)
                 if not board.finished():
                     raise UserError(
                         f"a worker was lost before every trial ended. {plan.folder} has the logs; "
                         "the same command continues."
                     )
                 files = report()
+                _require_all(board)
                 status = "FINISHED"
             finally:
                 _close(above, "KILLED" if stop() else status, files)
@@ -121,29 +131,87 @@ def _follower(board: Board, mirror: Mirror, above: Callable[[], Record], console
     return Watch(board.plan.name, begun(()), mirror, console, board.total, begun, above)
 
 
-def _start(plan_path: Path, number: int, placement: Placement) -> Worker:
-    command = [sys.executable, "-m", "harness.ablation.execute.worker", str(plan_path)]
+def _start(plan_path: Path, number: int, placement: Placement, again: bool = False) -> Worker:
+    """A worker; one that comes `again` goes on with the log of that whose place it takes."""
+    command = [sys.executable, "-m", "harness.ablation.execute.worker", str(plan_path), str(os.getpid())]
     log = plan_path.with_name(f"worker-{number}.log")
     environment = placement.environment(number)
-    with open(log, "wb") as file:
-        return Worker(
-            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment),
-            log,
+    with open(log, "ab" if again else "wb") as file:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment
         )
+        return Worker(process, number, log, file.tell())
 
 
-def _follow(crew: list[Worker], console: Console, stop: Stop) -> None:
-    while any(worker.process.poll() is None for worker in crew):
+def _follow(crew: list[Worker], console: Console, stop: Stop, deaths: Deaths) -> None:
+    """Show what the workers say until all have ended; others, who join the crew, take the places of killed ones."""
+    at_work = list(crew)
+    while at_work:
         time.sleep(0.2)
         if stop():
             console.print("Stopping: the workers save their trials.")
             raise Stopped("stopped")
-        for worker in crew:
+        for worker in list(at_work):
             worker.show(console)
-            if worker.process.poll() is not None:
-                _check(worker, console)
-    for worker in crew:
-        _check(worker, console)
+            if worker.process.poll() is None:
+                continue
+            at_work.remove(worker)
+            _check(worker, console)
+            if worker.process.returncode and not stop() and (another := deaths.replaced(worker)):
+                at_work.append(another)
+                crew[crew.index(worker)] = another  # they share a log
+
+
+@dataclass
+class Deaths:
+    """What is done about workers that were killed, from outside or by a fault in compiled code."""
+
+    board: Board
+    console: Console
+    start: Callable[..., Worker]
+    ended: int = 0
+    in_vain: int = 0
+    """Deaths outside of trials since the last trial `ended`."""
+
+    def replaced(self, worker: Worker) -> Worker | None:
+        """Say who died of what; another worker if something is left to do. `UserError` when it would die too."""
+        how = _killed(worker.process.returncode)
+        self.board.refill()
+        trial = self.board.left_by(worker.process.pid)
+        if trial is None:
+            self._require_hope(worker, how)
+            where = "outside of a trial"
+            then = "Another takes its place."
+        else:
+            where = f"in {self.board.title(trial)}, run {self.board.run_of(trial).name}"
+            died = self.board.deaths(self.board.title(trial))
+            then = "Another takes its place, and the run goes on from its last checkpoint."
+            if died >= DEATHS:
+                then = f"{died} workers have been killed in it: it is left out, and the rest goes on."
+        self.console.print(
+            f"worker {worker.number} {how} {where}. {then}", highlight=False, markup=False, soft_wrap=True
+        )
+        return None if self.board.finished() else self.start(number=worker.number, again=True)
+
+    def _require_hope(self, worker: Worker, how: str) -> None:
+        """`UserError` when workers die again and again though no trial kills them."""
+        if (ended := len(self.board.settled())) != self.ended:
+            self.ended = ended
+            self.in_vain = 0
+        self.in_vain += 1
+        if self.in_vain >= DEATHS:
+            raise UserError(
+                f"worker {worker.number} {how} outside of a trial, as {DEATHS - 1} were before it. "
+                f"{worker.log} has what it said; the same command continues."
+            )
+
+
+def _killed(code: int) -> str:
+    """What ended a worker whose exit code is that of a signal."""
+    if code == STOPPED:
+        return "was asked to stop"
+    name = signal.Signals(-code).name
+    return f"was killed by {name}{' (did memory run out?)' if name == 'SIGKILL' else ''}"
 
 
 def _check(worker: Worker, console: Console) -> None:
@@ -152,9 +220,18 @@ def _check(worker: Worker, console: Console) -> None:
     code = worker.process.returncode
     if worker.error:
         raise UserError(worker.error)
-    if code > 0:
+    if code > 0 and code != STOPPED:
         raise UserError(
             f"a worker failed with exit code {code}; the end of {worker.log} says why. The same command continues."
+        )
+
+
+def _require_all(board: Board) -> None:
+    """`UserError` where trials were left out."""
+    if left := board.left_out():
+        raise UserError(
+            f"{board.plan.name}: no value of {', '.join(left)}, where {DEATHS} workers were killed each. If memory ran "
+            "out, take fewer workers or smaller batches; the same command tries again, and keeps the rest."
         )
 
 

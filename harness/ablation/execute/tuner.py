@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
 from collections.abc import Callable, Container
+from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import MedianPruner
 from optuna.samplers import TPESampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from harness.ablation.design.search import SearchPlan
 from harness.ablation.design.space import settings
-from harness.ablation.execute.board import Board
+from harness.ablation.execute.board import DEATHS, Board
 from harness.core.errors import Diverged, NoValue, Pruned, UserError
 from harness.core.reading import Damaged
 from harness.core.rng import stream_seed
@@ -42,6 +45,10 @@ class Trial(TypedDict, total=False):
 
     again: int
     """Number of the first attempt where a worker died of it."""
+    seconds: float
+    """Of those attempts together."""
+    worker: int
+    """Its process."""
     run: str
     ended: Literal["given up", "diverged", "failed"]
     reason: str
@@ -120,6 +127,20 @@ class SearchBoard(Board):
             if title not in known
         ]
 
+    def title(self, trial: FrozenTrial) -> str:
+        return title_of(trial)
+
+    def run_of(self, trial: FrozenTrial) -> Run:
+        return Run.of(self.plan.config(trial.params))
+
+    def blind(self) -> list[int]:
+        """The numbers of the trials that were drawn before enough had ended for TPE to go by."""
+        settled = self.settled()
+        ends = sorted(trial.datetime_complete or datetime.max for trial in settled)
+        enough = ends[RANDOM_TRIALS - 1] if len(ends) >= RANDOM_TRIALS else datetime.max
+        begun = {trial.number: trial.datetime_start or datetime.max for trial in self.trials()}
+        return sorted(number for trial in settled if begun[number := number_of(trial)] < enough)
+
     def _look(self, trial: optuna.Trial, run: Run) -> Callable[[Trained, int], None]:
         """What judges a run at its rungs, reports the values and may give it up."""
         judge = judge_of(run.config)
@@ -155,9 +176,45 @@ class SearchBoard(Board):
         if not everything:
             self.study.enqueue_trial(self.plan.own())
         last = {title_of(t): t for t in everything}
-        for trial in last.values():
+        left_out = self.left_out()
+        for title, trial in last.items():
             if trial.state == TrialState.FAIL:
-                self.study.enqueue_trial(trial.params, user_attrs={"again": number_of(trial)})
+                attempts = {"again": number_of(trial), "seconds": self._spent(trial)}
+                if title not in left_out:
+                    self.study.enqueue_trial(trial.params, user_attrs=attempts)
+                elif trial.params.keys() == self.plan.space.keys():
+                    self._leave_out(trial, attempts)
+
+    def _leave_out(self, trial: FrozenTrial, attempts: dict[str, Any]) -> None:
+        """Count a trial whose workers died again and again as pruned, so that TPE keeps away from it."""
+        reason = f"{DEATHS} workers were killed in it, perhaps for want of memory."
+        known = {**attempts, "run": self.run_of(trial).name, "reason": reason, "ended": FAILED}
+        self.study.add_trial(
+            create_trial(
+                state=TrialState.PRUNED, params=trial.params, distributions=trial.distributions, user_attrs=known
+            )
+        )
+
+    def _spent(self, trial: FrozenTrial) -> float:
+        """Seconds of all attempts at a trial, the last of which ended by its worker's death.
+
+        A death under the present command was noticed at once; one before it came after the run was last written to.
+        """
+        assert trial.datetime_start
+        end = _last_written(self.run_of(trial).folder)
+        if trial.datetime_complete and trial.number in {attempt.number for attempt in self._died()}:
+            end = trial.datetime_complete.timestamp()
+        return trial.user_attrs.get("seconds", 0.0) + max(0.0, end - trial.datetime_start.timestamp())
+
+
+def _last_written(folder: Path) -> float:
+    """When the work in a run directory last kept something, in Unix time; 0 if never."""
+    last = 0.0
+    for pattern in ("*.jsonl", "checkpoints/*", "evaluations/*"):
+        for path in folder.glob(pattern):
+            with contextlib.suppress(FileNotFoundError):  # another command works there
+                last = max(last, path.stat().st_mtime)
+    return last
 
 
 def _sampler(seed: int) -> TPESampler:

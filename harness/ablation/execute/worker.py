@@ -1,6 +1,6 @@
 """A worker: asks the shared board for the next trial until none is left. Workers are alike and may die at any time.
 
-python -m harness.ablation.execute.worker PLAN
+python -m harness.ablation.execute.worker PLAN LAUNCHER
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ class Trial(TypedDict):
     seed: int
     reason: NotRequired[str]
     """Why it cannot succeed."""
+    worker: NotRequired[int]
+    """Its process."""
 
 
 class PlanBoard(Board):
@@ -63,9 +65,8 @@ class PlanBoard(Board):
         return trial.user_attrs
 
     def run(self, trial: optuna.Trial, stop: Stop) -> None:
-        arm = trial.params["arm"]
-        seed = trial.params["seed"]
-        title = f"{arm} seed {seed}"
+        arm, seed = _key(trial)
+        title = _title(arm, seed)
         started = time.perf_counter()
 
         def say(text: str) -> None:
@@ -86,8 +87,14 @@ class PlanBoard(Board):
         return [
             Followed(title, self.plan.run(arm, seed), self.plan.protocol(arm), {"arm": arm, "seed": str(seed)})
             for arm, seed in self.keys
-            if (title := f"{arm} seed {seed}") not in known
+            if (title := _title(arm, seed)) not in known
         ]
+
+    def title(self, trial: FrozenTrial) -> str:
+        return _title(*_key(trial))
+
+    def run_of(self, trial: FrozenTrial) -> Run:
+        return self._named(*_key(trial))[0]
 
     def settled(self) -> list[FrozenTrial]:
         ended = self.trials(TrialState.COMPLETE, TrialState.FAIL)
@@ -131,13 +138,18 @@ class PlanBoard(Board):
 
     def _put_in(self) -> None:
         present = {_key(t) for t in [*self.settled(), *self.trials(TrialState.WAITING, TrialState.RUNNING)]}
+        left_out = self.left_out()
         for arm, seed in self.keys:
-            if (arm, seed) not in present:
+            if (arm, seed) not in present and _title(arm, seed) not in left_out:
                 self.study.enqueue_trial({"arm": arm, "seed": seed}, user_attrs={"arm": arm, "seed": seed})
 
 
-def _key(trial: FrozenTrial) -> tuple[str, int]:
+def _key(trial: optuna.Trial | FrozenTrial) -> tuple[str, int]:
     return trial.user_attrs["arm"], trial.user_attrs["seed"]
+
+
+def _title(arm: str, seed: int) -> str:
+    return f"{arm} seed {seed}"
 
 
 def work(board: Board, stop: Stop) -> None:
@@ -159,9 +171,9 @@ def read_board(path: Path) -> Board:
 
 
 def main() -> None:
-    """The worker process; its parent's death stops it like a signal does."""
-    parent = os.getppid()
+    """The worker process; the death of its parent, process LAUNCHER, stops it like a signal does."""
     path = Path(sys.argv[1])
+    parent = int(sys.argv[2])
     stop = StopSignal(lambda: os.getppid() != parent)
     load_plugins(read_json(path, Written)["plugins"])
     work(read_board(path), stop)

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from harness.ablation.design.arm_settings import configuration
 from harness.ablation.design.space import evened, path_of, settings
-from harness.ablation.execute.tuner import DIVERGED, FAILED, GIVEN_UP, RANDOM_TRIALS, SearchBoard, number_of
+from harness.ablation.execute.tuner import DIVERGED, FAILED, GIVEN_UP, SearchBoard, number_of
 from harness.ablation.report.grids import titled
 from harness.ablation.report.origin import provenance
 from harness.core.drawing import COLOURS, legend_below, plain_log, png, shown, spared, write_picture
@@ -42,7 +42,8 @@ def counted(board: SearchBoard) -> dict[str, int]:
 
 
 def frame(board: SearchBoard) -> pd.DataFrame:
-    """One row per trial: number, state, value (the last rung's if given up), settings, values by rung, and how long."""
+    """One row per trial: number, state, value (the last rung's if given up), settings, values by rung, and the seconds
+    of all attempts at it."""
     rows = [
         {
             "trial": number_of(trial),
@@ -50,7 +51,7 @@ def frame(board: SearchBoard) -> pd.DataFrame:
             "value": trial.value,
             **settings(trial.params),
             **{f"at {step}": value for step, value in sorted(trial.intermediate_values.items())},
-            "seconds": round(trial.duration.total_seconds(), 1) if trial.duration else None,
+            "seconds": _seconds(trial),
             "run": trial.user_attrs["run"],
             "reason": trial.user_attrs.get("reason"),
         }
@@ -59,6 +60,10 @@ def frame(board: SearchBoard) -> pd.DataFrame:
     found = pd.DataFrame(rows)
     last = ["seconds", "run", "reason"]
     return found[[name for name in found if name not in last] + last]
+
+
+def _seconds(trial: FrozenTrial) -> float | None:
+    return round(trial.duration.total_seconds() + trial.user_attrs.get("seconds", 0.0), 1) if trial.duration else None
 
 
 def importances(board: SearchBoard) -> dict[str, float]:
@@ -101,7 +106,7 @@ def _values(axes: Axes, board: SearchBoard) -> None:
     finished = trials[is_finished]
     others = trials[~is_finished]
     best = finished.value.cummin() if board.study.direction == StudyDirection.MINIMIZE else finished.value.cummax()
-    axes.axvspan(-0.5, RANDOM_TRIALS - 0.5, color="grey", alpha=0.12, label="drawn blindly")
+    axes.axvspan(-0.5, max(board.blind(), default=-1) + 0.5, color="grey", alpha=0.12, label="drawn blindly")
     axes.plot(others.trial, others.value, "x", color="grey", label="not finished, last value if any")
     axes.plot(finished.trial, finished.value, "o", color=COLOURS[0], label="finished")
     axes.step(trials.trial, best.reindex(trials.index).ffill(), where="post", color=COLOURS[1], label="best so far")
@@ -236,7 +241,7 @@ def _about(board: SearchBoard, command: str) -> dict[str, Any]:
         "search": plan.digest,
         "space": plan.facts["space"],
         "seed": plan.base.seed,
-        "sampler": f"TPE, multivariate, in groups, {RANDOM_TRIALS} blind trials first",
+        "sampler": f"TPE, multivariate, in groups, {len(board.blind())} blind trials first",
         "pruner": "median",
         "judged by": {"metric": plan.metric, "nfe": plan.nfe, "protocol": asdict(plan.protocol)},
         "best": {"trial": number_of(best), "value": best.value, **settings(best.params)},

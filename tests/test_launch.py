@@ -1,0 +1,211 @@
+"""What is said and done about workers that are killed."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+from rich.console import Console
+
+from harness.ablation.design.plan import Plan
+from harness.ablation.design.search import Search, SearchPlan
+from harness.ablation.design.space import log
+from harness.ablation.design.study import Study
+from harness.ablation.execute import worker
+from harness.ablation.execute.board import DEATHS, Board
+from harness.ablation.execute.launch import Deaths, Worker
+from harness.ablation.execute.tuner import RANDOM_TRIALS, SearchBoard
+from harness.ablation.report import history
+from harness.core.errors import Stopped, UserError
+from harness.runs.config import RunConfig
+
+
+@pytest.fixture
+def plan(tiny: RunConfig) -> Plan:
+    arms = {"a": {"weighting": "uniform"}, "b": {"weighting": "data_end"}}
+    study = Study(name="toy", question="Which?", baseline="a", arms=arms, seeds=1, nfe=2)
+    return Plan.of(study, "digits", tiny, {}, None, [])
+
+
+@pytest.fixture
+def search(tiny: RunConfig) -> SearchPlan:
+    spaces = {"digits": {"train.learning_rate": log(1e-4, 1e-1)}}
+    return SearchPlan.of(
+        Search(question="Which?", spaces=spaces, nfe=2, trials=12, name="toy"), "digits", tiny, None, []
+    )
+
+
+class Crew(Deaths):
+    """Workers that only wait to be killed, and what is said of it."""
+
+    def __init__(self, board: Board):
+        self.said = io.StringIO()
+        self.started: list[dict[str, Any]] = []
+        super().__init__(board, Console(file=self.said, width=300), self.begin)
+
+    def begin(self, **given: Any) -> Any:
+        self.started.append(given)
+        return "another"
+
+    def kill(self, within: bool = True) -> str:
+        """Kill a worker, within the next trial or outside of any; what was said."""
+        process = subprocess.Popen(["sleep", "60"])
+        if within:
+            begin_and_die(self.board, process.pid)
+        process.kill()
+        process.wait()
+        self.said.truncate(self.said.seek(0))
+        self.replaced(Worker(process, 1, Path("worker-1.log"), 0))
+        return self.said.getvalue()
+
+
+def begin_and_die(board: Board, process: int) -> None:
+    """Claim the next trial for a process, whose lease the kernel lets go."""
+    claimed = board.next()
+    assert claimed
+    trial, lease = claimed
+    trial.set_user_attr("worker", process)
+    lease.close()
+
+
+def told(board: Board) -> None:
+    """Finish the next trial."""
+    claimed = board.next()
+    assert claimed
+    trial, lease = claimed
+    with lease:
+        trial.set_user_attr("run", "none")
+        board.study.tell(trial, 1.0)
+
+
+def test_a_killed_worker_is_said_and_replaced(plan: Plan) -> None:
+    board = worker.PlanBoard(plan)
+    board.begin()
+    crew = Crew(board)
+    name = plan.run("a", 0).name
+    assert crew.kill() == (
+        f"worker 1 was killed by SIGKILL (did memory run out?) in a seed 0, run {name}. "
+        "Another takes its place, and the run goes on from its last checkpoint.\n"
+    )
+    assert crew.kill(within=False) == (
+        "worker 1 was killed by SIGKILL (did memory run out?) outside of a trial. Another takes its place.\n"
+    )
+    assert crew.started == [{"number": 1, "again": True}] * 2
+
+
+def test_what_kills_worker_after_worker_is_left_out_until_the_command_is_given_again(plan: Plan, score: Any) -> None:
+    board = worker.PlanBoard(plan)
+    board.refill()
+    Crew(board).kill()  # of a command before this one
+    board.begin()
+    crew = Crew(board)
+    for arm in ("b", "a"):
+        claimed = board.next()
+        assert claimed
+        trial, lease = claimed
+        assert trial.params["arm"] == arm
+        with lease:
+            if arm == "b":
+                score(plan.run("b", 0), plan.protocol("b"), {1: 9.0, 2: 7.0})
+                board.tell(trial, plan.run("b", 0))
+    board.refill()
+    assert not board.left_out()
+    assert not board.finished()
+    assert "goes on from its last checkpoint" in crew.kill()
+    assert f"{DEATHS} workers have been killed in it: it is left out, and the rest goes on." in crew.kill()
+    assert len(crew.started) == 1
+    assert board.left_out() == ["a seed 0"]
+    assert board.finished()
+    assert board.next() is None
+    board.begin()
+    assert not board.finished()
+    assert board.next()
+
+
+def test_a_search_keeps_away_from_what_kills_worker_after_worker(search: SearchPlan) -> None:
+    board = SearchBoard(search)
+    board.begin()
+    crew = Crew(board)
+    for _ in range(DEATHS):
+        said = crew.kill()
+    assert f"in trial 0, run {board.run_of(board.trials()[0]).name}. {DEATHS} workers have been killed in it" in said
+    (settled,) = board.settled()
+    assert settled.state == TrialState.PRUNED
+    told(board)
+    table = history.frame(board)
+    assert list(table.state) == ["failed", "finished"]
+    assert list(table.trial) == [0, DEATHS + 1]
+    assert table.reason[0] == f"{DEATHS} workers were killed in it, perhaps for want of memory."
+
+
+def test_workers_that_die_outside_of_trials_are_not_replaced_for_ever(search: SearchPlan) -> None:
+    board = SearchBoard(search)
+    board.begin()
+    crew = Crew(board)
+    for _ in range(DEATHS - 1):
+        crew.kill(within=False)
+    told(board)
+    for _ in range(DEATHS - 1):
+        crew.kill(within=False)
+    with pytest.raises(
+        UserError, match=r"^worker 1 was killed by SIGKILL .* outside of a trial, as 2 were before it\."
+    ):
+        crew.kill(within=False)
+
+
+def test_what_is_drawn_blindly_is_counted_whatever_died_and_however_many_work(search: SearchPlan) -> None:
+    for beside in (0, 1):
+        board = SearchBoard(dataclasses.replace(search, nfe=search.nfe - beside))  # another board
+        running = [board.next() for _ in range(beside)]
+        Crew(board).kill()
+        for _ in range(RANDOM_TRIALS + 2):
+            told(board)
+        for claimed in running:
+            assert claimed
+            trial, lease = claimed
+            with lease:
+                trial.set_user_attr("run", "none")
+                board.study.tell(trial, 1.0)
+        died = beside
+        numbers = [n for n in range(RANDOM_TRIALS + beside + 1) if n != died + 1]
+        assert board.blind() == numbers, beside
+
+
+def test_the_seconds_of_all_attempts_at_a_trial_count(search: SearchPlan) -> None:
+    """Those of a death under an earlier command until its run was last written to."""
+    board = SearchBoard(search)
+    for _ in range(2):
+        begin_and_die(board, 0)
+        begun = board.trials(TrialState.RUNNING)[0]
+        kept = board.run_of(begun).folder / "checkpoints" / "step-1.safetensors"
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.touch()
+        assert begun.datetime_start
+        os.utime(kept, (0, begun.datetime_start.timestamp() + 100))
+        board.refill()
+    told(board)
+    board.begin()
+    Crew(board).kill()
+    told(board)
+    seconds = history.frame(board).seconds
+    assert seconds[0] == pytest.approx(200, abs=20)
+    assert seconds[1] < 20
+
+
+def test_a_worker_whose_launcher_is_gone_ends(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr(sys, "argv", ["worker", str(plan.write()), "1"])
+    try:
+        with pytest.raises(Stopped):
+            worker.main()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
