@@ -58,12 +58,12 @@ TESTS: dict[str, dict[str, tuple[str, ...]]] = {
         "harness/runs/judge.py": ("kept_rows", "sweep", "runs"),
     },
     "worker": {
-        "harness/ablation/execute/board.py": ("worker", "search", "end_to_end"),
-        "harness/ablation/execute/launch.py": ("worker", "end_to_end"),
+        "harness/ablation/execute/board.py": ("worker", "search", "launch", "end_to_end"),
+        "harness/ablation/execute/launch.py": ("launch", "worker", "end_to_end"),
         "harness/ablation/execute/placement.py": ("placement",),
         "harness/ablation/execute/toy.py": ("toy",),
-        "harness/ablation/execute/tuner.py": ("search",),
-        "harness/ablation/execute/worker.py": ("worker", "outcomes", "end_to_end"),
+        "harness/ablation/execute/tuner.py": ("search", "launch"),
+        "harness/ablation/execute/worker.py": ("worker", "outcomes", "launch", "end_to_end"),
     },
     "files": {
         "harness/core/files.py": ("files",),

@@ -110,11 +110,18 @@ def test_an_evaluation_that_was_stopped_ends_as_if_it_had_not_been(tiny: RunConf
     judge = Judge(config.evaluate, data, "cpu")
     with pytest.raises(Stopped):
         evaluate(run, restore(run), judge, stop)
-    assert KeptRows(run.kept_rows(protocol, 2)).batches == 2
+    kept = KeptRows(run.kept_rows(protocol, 2))
+    assert kept.batches == 2
     assert run.judged(protocol) == pytest.approx(2 / 3)
+    rows = {name: values.chunk(2) for name, values in kept.all().items() if name != "batch"}
+    kept.clear()
+    slow = KeptRows(run.kept_rows(protocol, 2))
+    for i in range(2):
+        slow.add({name: pieces[i] + (name == "seconds") for name, pieces in rows.items()})  # one second more a sample
+    slow.write()
     started = time.perf_counter()
     evaluate(run, restore(run), judge, lambda: False)
-    assert 0 < run.evaluation(protocol)["seconds"]["2"] < time.perf_counter() - started
+    assert 64 < run.evaluation(protocol)["seconds"]["2"] < 100 + time.perf_counter() - started
     assert Run.of(config).evaluation(protocol)["values"] == expected
     assert picture.read_bytes() == drawn
     assert run.judged(protocol) == 1
