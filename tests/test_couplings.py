@@ -27,6 +27,7 @@ from harness.components.couplings import (
     Sinkhorn,
     transport_cost,
 )
+from harness.core import reading
 from harness.core.config import digest
 from harness.core.errors import ConfigError, UserError
 from harness.core.registry import build, find, names
@@ -132,7 +133,7 @@ def test_a_transport_that_ends_early_is_said_once(
     cost = squared_distances(x0, x1)
     rows, columns = linear_sum_assignment(cost)
     least = cost[rows, columns].sum()
-    couplings._say_once.cache_clear()
+    reading.say_once.cache_clear()
     with monkeypatch.context() as patch:
         patch.setattr(couplings, "EXACT_ITERATIONS", 300)
         early = [cost[rows, partners(COUPLINGS[name], x0, x1, y)].sum() for _ in range(3)]
@@ -156,7 +157,7 @@ def test_a_sinkhorn_that_does_not_converge_is_said_once(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     x0, x1, _ = batch(48, (2,))
-    couplings._say_once.cache_clear()
+    reading.say_once.cache_clear()
     Sinkhorn(reg=0.05).pair(x0, x1, generator())
     assert capfd.readouterr().err == ""
     monkeypatch.setattr(couplings, "ENTROPIC_ITERATIONS", 1)

@@ -57,7 +57,9 @@ def read_arrays(source: Path | bytes) -> dict[str, np.ndarray]:
         raise Damaged(f"it is no .npz, or a damaged one: {error}") from error
     except Damaged:
         raise
-    except (*UNPACKABLE, ValueError, RuntimeError) as error:
+    except (*UNPACKABLE, OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno:  # the system's; the others are of bz2
+            raise
         raise Damaged(f"it is damaged: {str(error) or type(error).__name__}") from error
 
 

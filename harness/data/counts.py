@@ -99,9 +99,9 @@ def _refuse_false_sizes(path: Path) -> None:
     import h5py
 
     def check(name: str, dataset: Any) -> None:
-        if isinstance(dataset, h5py.Dataset) and dataset.dtype.kind in "biuf":
-            if dataset.nbytes > max(LARGE, PACKED * dataset.id.get_storage_size()):
-                raise Damaged(f"{name} announces {dataset.dtype} {list(dataset.shape)}, more than it can hold")
+        numbers = isinstance(dataset, h5py.Dataset) and dataset.dtype.kind in "biuf"
+        if numbers and dataset.nbytes > max(LARGE, PACKED * dataset.id.get_storage_size()):
+            raise Damaged(f"{name} announces {dataset.dtype} {list(dataset.shape)}, more than it can hold")
 
     with h5py.File(path) as file:
         file.visititems(check)

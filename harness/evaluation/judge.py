@@ -101,9 +101,9 @@ class KeptRows:
 
 def _continues(rows: Rows, batches: int) -> bool:
     """Whether the rows on disk are those that follow so many batches."""
-    known = [rows[name] for name in ("batch", "read", "calls", "seconds") if name in rows]
-    numbers = {values.shape[:1] for values in known}
-    return len(known) == 4 and len(numbers) == 1 and bool((rows["batch"].flatten()[:1] == batches).all())
+    numbers = {values.shape[:1] for name, values in rows.items() if name != "shown"}
+    first = rows.get("batch", torch.empty(0)).flatten()[:1].tolist()
+    return "read" in rows and len(numbers) == 1 and first == [batches]
 
 
 def _joined(pieces: list[Rows]) -> Rows:

@@ -1,0 +1,189 @@
+"""What is read from disk: only files are opened, only strict JSON is taken, and only of the shape that is declared."""
+
+import io
+import os
+import socket
+import struct
+import zipfile
+from pathlib import Path
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+import numpy as np
+import pytest
+
+from harness.core.arrays import mapped_array, read_array, read_arrays
+from harness.core.config import Range, override, parse_assignments
+from harness.core.errors import ConfigError, UserError
+from harness.core.files import last_line, read_json, read_lines
+from harness.core.reading import Damaged, Measured, bytes_of, parse, shaped, short
+from harness.runs.config import RunConfig
+
+NOT_JSON = {
+    b"": "no JSON",
+    b"[1": "no JSON",
+    b"\xff\xfe": "UTF-8",
+    b"NaN": "NaN",
+    b'{"a": -Infinity}': "-Infinity",
+    b"1e999": "1e999",
+    b'{"a": 1, "a": 2}': "'a' twice",
+    b'[{"b": {"c": 1, "c": 1}}]': "'c' twice",
+    b"9" * 5000: "too many digits",
+    b"[" * 100_000: "too deep",
+    b"[" * 101 + b"]" * 101: "too deep",
+    b'{"a":' * 2000 + b"1" + b"}" * 2000: "too deep",
+}
+
+
+class Shape(TypedDict):
+    count: Annotated[int, Range(0)]
+    values: dict[str, list[float]]
+    kind: Literal["a", "b"]
+    note: NotRequired[str | None]
+
+
+def shapes(**changes: Any) -> dict[str, Any]:
+    return {"count": 1, "values": {"x": [1, 2.5]}, "kind": "a", **changes}
+
+
+def test_only_strict_json_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    for text, said in NOT_JSON.items():
+        with pytest.raises(Damaged, match=said):
+            parse(text)
+        path.write_bytes(text)
+        with pytest.raises(UserError, match=rf"^{path}: cannot be read \(.*{said}.*\)\. Do that\.$") as caught:
+            read_json(path, remedy="Do that.")
+        assert "\n" not in str(caught.value)
+    assert parse(b"[" * 100 + b"]" * 100)
+    assert parse('{"a": [1, 2.5, null, "\\ud800"]}') == {"a": [1, 2.5, None, "\ud800"]}
+
+
+def test_a_value_of_another_shape_is_damaged() -> None:
+    for right in (shapes(), shapes(note=None), shapes(note="x", further=[1])):
+        assert shaped(right, Shape) is right
+    wrong: dict[str, Any] = {
+        "it is 0, not a mapping": 0,
+        "its entry count is True, not a whole number": shapes(count=True),
+        "its entry count is -1, not in": shapes(count=-1),
+        "its entry count is 9223372036854775808": shapes(count=2**63),
+        "its entry values is .*, not a mapping": shapes(values=[]),
+        "its entry values.x is 1, not a list": shapes(values={"x": 1}),
+        "its entry values.x.1 is '2', not a finite number": shapes(values={"x": [1, "2"]}),
+        "its entry values.x.0 is inf, not a finite number": shapes(values={"x": [float("inf")]}),
+        "its entry kind is 'c', not one of 'a', 'b'": shapes(kind="c"),
+        "its entry note is 3, not a text or null": shapes(note=3),
+        "its entry count is missing": {"values": {}, "kind": "a"},
+    }
+    for said, value in wrong.items():
+        with pytest.raises(Damaged, match=said):
+            shaped(value, Shape)
+    assert shaped(float("nan"), Measured) != 0
+
+
+def test_a_damaged_line_is_passed_over_and_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(b'{"step": 1}\n[]\n{"step": 2, "x": NaN}\n{"st\n\xff\n{"step": "3"}\n{"step": 4')
+    step = dict[str, Measured]
+    for _ in range(2):
+        assert [line["step"] for line in read_lines(path, step)] == [1, 2]
+        assert last_line(path, step)["step"] == 2
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(" is damaged")[0] for line in said] == [f"{path}: line {n}" for n in (2, 4, 5, 6)]
+    path.write_bytes(b"\xff\n\xff\n")
+    assert (read_lines(path), last_line(path)) == ([], None)
+
+
+def test_what_is_no_file_is_never_opened(tmp_path: Path) -> None:
+    """Opening a pipe to read waits for who writes; nobody does."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(tmp_path / "socket"))
+        kinds = {"pipe": "a named pipe", "folder": "a folder", "socket": "a socket"}
+        places = {tmp_path / name: said for name, said in kinds.items()} | {Path("/dev/zero"): "a device"}
+        for place, said in places.items():
+            for read in (bytes_of, read_array, mapped_array, read_arrays):
+                with pytest.raises(Damaged, match=f"it is {said}, not a file"):
+                    read(place)
+            for look in (read_json, read_lines, last_line):
+                with pytest.raises(UserError, match=rf"^{place}: cannot be read \(it is {said}"):
+                    look(place)
+
+
+def header(shape: tuple[int, ...], behind: bytes = b"", **fields: Any) -> bytes:
+    said = {"descr": "|u1", "fortran_order": False, "shape": shape, **fields}
+    text = repr(said).encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + behind
+
+
+FALSE_HEADERS = {
+    "a terabyte": header((10**12,)),
+    "more than follows": header((3,), b"12"),
+    "less than follows": header((3,), b"1234"),
+    "negative": header((-3,), b"123"),
+    "no flag": header((2,), b"12", fortran_order=7),
+    "no type": header((2,), b"12", descr="x9"),
+    "objects": header((1,), b"12345678", descr="|O"),
+    "brackets": b"\x93NUMPY\x01\x00" + struct.pack("<H", 9000) + b"(" * 9000,
+    "longer than the file": b"\x93NUMPY\x02\x00\xff\xff\xff\xff{",
+    "another version": b"\x93NUMPY\x09\x00" + b" " * 90,
+    "no array": b"no array",
+    "empty": b"",
+}
+
+
+def test_a_false_header_of_an_array_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    for name, content in FALSE_HEADERS.items():
+        path.write_bytes(content)
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as archive:
+            archive.writestr("images.npy", content)
+        for read in (read_array, mapped_array, lambda _, whole=packed: read_arrays(whole.getvalue())):
+            with pytest.raises(Damaged):
+                read(path)
+                pytest.fail(name)
+    path.write_bytes(header((2,), b"12"))
+    np.testing.assert_array_equal(read_array(path), [49, 50])
+
+
+def test_damaged_archives_of_every_method_are_damaged() -> None:
+    """Bytes changed anywhere give the same arrays or `Damaged`, and no other error."""
+    rng = np.random.default_rng(0)
+    array = io.BytesIO()
+    np.save(array, rng.integers(0, 5, (20, 8, 8, 1), dtype=np.uint8))
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", method) as archive:
+            archive.writestr("images.npy", array.getvalue())
+        assert read_arrays(packed.getvalue())["images"].shape == (20, 8, 8, 1)
+        found = 0
+        for _ in range(100):
+            content = bytearray(packed.getvalue())
+            for place in rng.integers(0, len(content), 4):
+                content[place] = rng.integers(256)
+            try:
+                read_arrays(bytes(content[: rng.integers(1, 2 * len(content))]))
+            except Damaged:
+                found += 1
+        assert found > 60
+
+
+def test_hostile_settings_get_one_short_line(tiny: RunConfig) -> None:
+    typed = {
+        "train.steps=" + "9" * 5000: "expected a whole number",
+        "evaluate.nfe=[" + "9" * 5000 + "]": "too many digits",
+        "weighting=" + "[" * 100_000: "too deep",
+        'weighting={"name":"uniform","name":"uniform"}': "'name' twice",
+        'dataset={"name":"npz",}': "no JSON",
+        "evaluate.nfe=[1,2": "no JSON",
+        "weighting=" + '{"name":' * 60 + "1" + "}" * 60: "expected a weighting",
+        "dataset=" + "x" * 9000: "is no dataset",
+        "train.precision=" + "x" * 9000: "is not a choice",
+    }
+    for text, said in typed.items():
+        with pytest.raises(ConfigError, match=said) as caught:
+            override(tiny, parse_assignments([text]))
+        assert len(str(caught.value)) < 400
+        assert str(caught.value).startswith(text.partition("=")[0])
+    assert short(10**5000) == "a int too large to be written out"
