@@ -132,6 +132,17 @@ FALSE_HEADERS = {
 }
 
 
+DAMAGES = {
+    "a terabyte": "its header says .* 1,000,000,000,000 bytes, and 0 bytes follow",
+    "more than follows": "3 bytes, and 2 bytes follow",
+    "less than follows": "3 bytes, and 4 bytes follow",
+    "negative": "its header says",
+    "objects": "pickled",
+    "another version": "version",
+}
+"""What is said; of the others, that there is no header."""
+
+
 def test_a_false_header_of_an_array_is_damaged(tmp_path: Path) -> None:
     path = tmp_path / "x.npy"
     for name, content in FALSE_HEADERS.items():
@@ -140,9 +151,8 @@ def test_a_false_header_of_an_array_is_damaged(tmp_path: Path) -> None:
         with zipfile.ZipFile(packed, "w") as archive:
             archive.writestr("images.npy", content)
         for read in (read_array, mapped_array, lambda _, whole=packed: read_arrays(whole.getvalue())):
-            with pytest.raises(Damaged):
+            with pytest.raises(Damaged, match=DAMAGES.get(name, "it begins with no header of an array")):
                 read(path)
-                pytest.fail(name)
     path.write_bytes(header((2,), b"12"))
     np.testing.assert_array_equal(read_array(path), [49, 50])
 

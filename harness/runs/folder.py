@@ -214,9 +214,9 @@ class Run:
         try:
             _config(place)
             return
-        except UserError as error:
+        except UserError:
             if place.exists():
-                say(f"{str(error).partition('. Run ')[0]}. It is written again.")
+                say(f"{place}: is damaged, and written again.")
         write_json(place, to_dict(self.config))
 
     @property
