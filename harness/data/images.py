@@ -194,14 +194,23 @@ def _torchvision(name: str, train: bool) -> tuple[Tensor, Tensor]:
     given = bool(os.environ.get("HARNESS_DATA"))
     try:
         loaded: Any = getattr(datasets, name)(data_folder(), train=train, download=not given)
+        _require_labelled(torch.as_tensor(loaded.data), torch.as_tensor(loaded.targets))
     except Exception as error:  # torchvision raises whatever its readers do
-        reason = str(error).strip().split("\n")[0]
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
         place = f"HARNESS_DATA={data_folder()}" if given else str(data_folder())
         remedy = f"Put torchvision's {name} files there" if given else "Or set HARNESS_DATA to a folder that holds it"
         raise UserError(f"{place}: {name} cannot be read ({reason}). {remedy}.") from error
     images = torch.as_tensor(loaded.data)
     images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
     return images, torch.as_tensor(loaded.targets).long()
+
+
+def _require_labelled(images: Tensor, classes: Tensor) -> None:
+    """`ValueError` unless there are bytes of pictures and as many whole numbers."""
+    if images.dtype != torch.uint8 or images.ndim not in (3, 4) or images.numel() == 0:
+        raise ValueError(f"it holds {images.dtype} {list(images.shape)}, not pictures in bytes")
+    if classes.shape != images.shape[:1] or classes.is_floating_point():
+        raise ValueError(f"it holds {list(classes.shape)} classes for {len(images)} pictures")
 
 
 def npz(path: Path) -> dict[str, np.ndarray]:

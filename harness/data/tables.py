@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from harness.core.reading import Damaged, bytes_of
 Separator = Literal["auto", "comma", "semicolon", "tab", "bar", "space"]
 Decimal = Literal["auto", "point", "comma"]
 
+csv.field_size_limit(sys.maxsize)  # what is too long for a number is said below, by its cell
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|"}
 
 
