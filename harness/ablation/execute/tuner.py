@@ -68,9 +68,7 @@ class SearchBoard(Board):
 
     def _told(self, trial: FrozenTrial) -> dict[str, Any]:
         if trial.state.is_finished() and trial.state != TrialState.FAIL:
-            missing = self.plan.space.keys() - trial.params.keys()
-            ends = {"run"} | ({"reason"} if trial.state == TrialState.PRUNED else set())
-            if lacking := min(missing | (ends - trial.user_attrs.keys()), default=""):
+            if lacking := min(self.plan.space.keys() - trial.params.keys(), default=""):
                 raise Damaged(f"its trial {trial.number} has no {lacking}")
         return trial.user_attrs
 
@@ -110,7 +108,7 @@ class SearchBoard(Board):
     def best(self) -> FrozenTrial:
         """The finished trial with the best value; `UserError` where none finished."""
         if not self.trials(TrialState.COMPLETE):
-            reason = self.settled()[0].user_attrs["reason"]
+            reason = self.settled()[0].user_attrs.get("reason", "it was told without a reason.")
             raise UserError(
                 f"{self.plan.name}: no trial finished; the first: {reason} Mend the space, then search again."
             )

@@ -52,7 +52,7 @@ def frame(board: SearchBoard) -> pd.DataFrame:
             **settings(trial.params),
             **{f"at {step}": value for step, value in sorted(trial.intermediate_values.items())},
             "seconds": _seconds(trial),
-            "run": trial.user_attrs["run"],
+            "run": trial.user_attrs.get("run"),
             "reason": trial.user_attrs.get("reason"),
         }
         for trial in sorted(board.settled(), key=number_of)
