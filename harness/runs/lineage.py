@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 from harness.core.drawing import COLOURS, png, shown, write_picture
 from harness.core.errors import UserError, in_a_line
 from harness.core.files import read_json
-from harness.core.reading import say_once
+from harness.core.reading import require_file, say_once
 from harness.core.registry import find
 from harness.evaluation.flow_metrics import FlowMetric
 from harness.evaluation.protocol import Protocol, digest_of, guidance_of
 from harness.runs.contents import EVALUATED, Elsewhere
 from harness.runs.folder import Run
-
 
 if TYPE_CHECKING:
     from matplotlib.text import Text
@@ -207,6 +206,7 @@ def _read(picture: Path) -> Any:
     from matplotlib.image import imread
 
     try:
+        require_file(picture)
         return imread(picture)
     except (OSError, SyntaxError, ValueError) as error:
         print(f"{picture}: cannot be read ({in_a_line(error)}). It is left out.", file=sys.stderr)

@@ -67,9 +67,9 @@ class SearchBoard(Board):
         super().__init__(plan, MedianPruner(n_startup_trials=UNPRUNED_TRIALS))
 
     def _told(self, trial: FrozenTrial) -> dict[str, Any]:
-        if trial.state.is_finished() and trial.state != TrialState.FAIL:
-            if lacking := min(self.plan.space.keys() - trial.params.keys(), default=""):
-                raise Damaged(f"its trial {trial.number} has no {lacking}")
+        lacking = min(self.plan.space.keys() - trial.params.keys(), default="")
+        if lacking and trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            raise Damaged(f"its trial {trial.number} has no {lacking}")
         return trial.user_attrs
 
     @property
