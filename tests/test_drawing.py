@@ -195,7 +195,11 @@ def test_of_many_channels_some_are_drawn_and_the_picture_says_so(tmp_path: Path,
 
 @pytest.mark.slow
 def test_a_studys_figure_holds_all_its_text(
-    tiny: RunConfig, no_formulas: None, drawn: Figures, reported: Callable[..., Report], tmp_path: Path  # noqa: F811
+    tiny: RunConfig,
+    no_formulas: None,
+    drawn: Figures,
+    reported: Callable[..., Report],
+    tmp_path: Path,  # noqa: F811
 ) -> None:
     """With many arms, long names, few and many NFEs; its numbers are plain."""
     cases = {

@@ -15,10 +15,7 @@ def run(options: argparse.Namespace) -> None:
     """Print how many promises each component keeps; `UserError` when one is broken."""
     console = Console()
     broken = 0
-    components = members_of(load_plugin(options.file))
-    if not components:
-        raise UserError(f"{options.file}: declares no component. Give one a name: class Mine(Weighting, name='mine').")
-    for component in components:
+    for component in members_of(load_plugin(options.file)):
         kept = promises(component)
         named = f"{component.family} {component.name}"
         for promise, is_kept in kept:

@@ -8,9 +8,12 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+import traceback
+from collections.abc import Callable, Collection, Iterable
 from typing import Literal, NoReturn, Self, TypedDict
 
+USERS_FILES: set[str] = set()
+"""Files of code that is not the harness's own: plugins, studies, modules of packages with components."""
 _SECRETS = (
     re.compile(r"(?<=://)([^\s/:@]*):[^\s@]*(?:@[^\s/?#]*)*(?=@)"),
     re.compile(
@@ -109,9 +112,9 @@ def guarded(command: Callable[[], None]) -> int:
         reason = f"{place}{error.strerror or error}"
         _tell(f"error: {redacted(reason)}. What was done is kept; mend it, then run the same command again.")
         return 2
-    except (MemoryError, RuntimeError) as error:
+    except (Exception, SystemExit) as error:
         if not _of_memory(error):
-            raise
+            return _blame(error)
         said = str(error).partition("\n")[0] or "Python could not allocate"
         advice = "What was done is kept; free some, or take smaller batches or fewer workers"
         _tell(f"error: out of memory: {said.rstrip('.')}. {advice}, then run the same command again.")
@@ -119,16 +122,43 @@ def guarded(command: Callable[[], None]) -> int:
     return 0
 
 
+def _blame(error: BaseException) -> int:
+    """Say which line of a user's file an exception came through; it is raised again where it came through none."""
+    if (place := place_in(error, USERS_FILES)) is None:
+        raise error
+    if os.environ.get("HARNESS_TRACEBACK"):
+        traceback.print_exception(error)
+    exits = isinstance(error, SystemExit)
+    what = "it calls sys.exit, which ends the work in its midst" if exits else redacted(in_a_line(error))
+    _tell(f"error: {place}: {what}. Correct the file. HARNESS_TRACEBACK=1 shows how it was called.")
+    return 2
+
+
+def place_in(error: BaseException, files: Collection[str]) -> str | None:
+    """File and line that an exception came through last, of these files; None where it came through none."""
+    if isinstance(error, SyntaxError) and error.filename in files:
+        return f"{error.filename}, line {error.lineno}"
+    passed = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
+    return f"{passed[-1].filename}, line {passed[-1].lineno}" if passed else None
+
+
+def raised_by(error: BaseException, name: str) -> bool:
+    """Whether the line that raised an exception names it: a key that was pressed does not."""
+    return name in (traceback.extract_tb(error.__traceback__)[-1].line or "")
+
+
 def _tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _of_memory(error: Exception) -> bool:
+def _of_memory(error: BaseException) -> bool:
     """Whether memory ran out.
 
     torch raises a class of its own on a GPU, and a plain RuntimeError on a CPU and from cuBLAS.
     """
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if not isinstance(error, (MemoryError, RuntimeError)):
+        return False
     return named or any(words in str(error) for words in ("out of memory", "can't allocate memory", "_ALLOC_FAILED"))
 
 

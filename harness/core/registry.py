@@ -21,7 +21,16 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from harness.core.config import Config, to_dict
-from harness.core.errors import ConfigError, UserError, did_you_mean, in_a_line
+from harness.core.declared import check_declared, is_own
+from harness.core.errors import (
+    USERS_FILES,
+    ConfigError,
+    UserError,
+    did_you_mean,
+    in_a_line,
+    place_in,
+    raised_by,
+)
 from harness.core.files import short_hash
 from harness.core.reading import short
 
@@ -50,6 +59,8 @@ PACKAGED = "harness.components"
 
 _BASES: dict[str, type[Component]] = {}
 _MEMBERS: dict[str, dict[str, type[Component]]] = {family: {} for family in HOMES}
+_LOADING: set[str] = set()
+"""Modules of users' files that are being read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +80,19 @@ class Component(Config):
     def __init_subclass__(cls, family: str | None = None, name: str | None = None, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         if family is not None:
+            if not is_own(cls):
+                raise UserError(
+                    f"{cls.__name__}: no file can add or replace a family. Derive it from a family's class."
+                )
             cls.family = family
             _BASES[family] = cls
         if name is not None:
+            _require_name(cls, name)
             taken = _MEMBERS[cls.family].setdefault(name, cls)
-            if (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
-                raise UserError(f"{cls.family} '{name}' is already taken by {taken.__module__}. Choose another name.")
+            again = cls.__module__ in _LOADING and taken is not cls and "__dataclass_fields__" not in vars(cls)
+            if again or (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
+                by = "this file" if taken.__module__ == cls.__module__ else taken.__module__
+                raise UserError(f"{cls.family} '{name}' is already taken by {by}. Choose another name.")
             _MEMBERS[cls.family][name] = cls  # dataclass(slots=True) declares the class a second time
             cls.name = name
 
@@ -95,6 +113,14 @@ class Component(Config):
         member = find(cls.family, spec["name"])
         fields = {k: v for k, v in spec.items() if k != "name"}
         return super(Component, member).parse(fields)  # type: ignore[return-value]
+
+
+def _require_name(cls: type[Component], name: Any) -> None:
+    """`UserError` where a member's name cannot be written on a command line, or its class is of no family."""
+    if not hasattr(cls, "family"):
+        raise UserError(f"{cls.__name__} belongs to no family. Derive it from a family's class, like Weighting.")
+    if not isinstance(name, str) or not name.isprintable() or not name or set(name) & set(" =,[]{}\"'"):
+        raise UserError(f"{cls.__name__}: {name!r} is no name. Give a word, like name='mine'.")
 
 
 def names(family: str) -> list[str]:
@@ -155,7 +181,8 @@ def _load_packaged() -> None:
         package = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
         try:
             point.load()
-        except Exception as error:
+            USERS_FILES.add(str(sys.modules[point.module].__file__))
+        except (Exception, SystemExit) as error:
             reason = str(error) if isinstance(error, UserError) else f"{in_a_line(error)}."
             advice = "Correct the package, or uninstall it."
             raise UserError(f"{package}: its entry point {point.name} = {point.value}: {reason} {advice}") from error
@@ -168,9 +195,18 @@ def load_plugins(paths: Iterable[str | Path]) -> None:
 
 
 def load_plugin(path: Path) -> str:
-    """Import a user's file, whose components register themselves; the name of its module."""
+    """Import a user's file, whose components register themselves; the name of its module.
+
+    `UserError` where it declares none, or one that is not as its family asks.
+    """
     name = f"harness_plugin_{path.stem}_{short_hash(os.fsencode(path.resolve()))}"
-    load_file(path, name)
+    module = load_file(path, name)
+    found = [m for members in _MEMBERS.values() for m in members.values() if m.__module__ == name]
+    brought = [v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Component) and not is_own(v)]
+    if not (found or any("name" in vars(one) for one in brought)):
+        raise UserError(f"{path}: declares no component. Give one a name: class Mine(Weighting, name='mine').")
+    for member in found:
+        check_declared(member)
     return name
 
 
@@ -196,15 +232,41 @@ def load_file(path: Path, module_name: str) -> Any:
         raise UserError(f"{path}: not a Python file. Give a file that ends in .py.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
+    _LOADING.add(module_name)
+    USERS_FILES.add(str(spec.origin))
     try:
         spec.loader.exec_module(module)
-    except UserError as error:
-        sys.modules.pop(module_name)
-        raise UserError(f"{path}: {error}") from None
-    except Exception as error:
-        sys.modules.pop(module_name)
-        raise UserError(f"{path}: {in_a_line(error)}. Correct the file.") from error
+    except BaseException as error:
+        _forget(module_name)
+        if isinstance(error, KeyboardInterrupt) and not raised_by(error, "KeyboardInterrupt"):
+            raise
+        place = place_in(error, [str(spec.origin)]) or str(path)
+        raise UserError(_refusal(place.replace(str(spec.origin), str(path)), path, error)) from error
+    finally:
+        _LOADING.discard(module_name)
     return module
+
+
+def _forget(module_name: str) -> None:
+    """Take back what a file declared that could not be read to its end."""
+    sys.modules.pop(module_name)
+    for members in _MEMBERS.values():
+        for name in [name for name, member in members.items() if member.__module__ == module_name]:
+            del members[name]
+
+
+def _refusal(place: str, path: Path, error: BaseException) -> str:
+    """Why a user's file cannot be read, and where."""
+    if isinstance(error, UserError):
+        return f"{place}: {error}"
+    if isinstance(error, SystemExit):
+        return f"{place}: the file calls sys.exit, which would end the command before its work. Remove the call."
+    if isinstance(error, SyntaxError) and place.endswith(f", line {error.lineno}"):
+        return f"{place}: SyntaxError: {error.msg}. Correct the file."
+    if isinstance(error, ModuleNotFoundError) and error.name and (path.parent / f"{error.name}.py").exists():
+        advice = "Files beside it are not found: put all into one file, or install them as a package."
+        return f"{place}: {in_a_line(error)}. {advice}"
+    return f"{place}: {in_a_line(error)}. Correct the file."
 
 
 def _default(field: dataclasses.Field) -> Any:

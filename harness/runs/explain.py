@@ -121,7 +121,12 @@ def _curves(arms: Mapping[str, Explained]) -> bytes:
         curve = arm.effective_weight()
         middle = curve[LOG_SNR.abs().argmin()]
         axes.plot(
-            LOG_SNR, curve / middle, label=shown(name), linestyle=("-", "--", ":")[i % 3], color=f"C{i % 10}", linewidth=1.6
+            LOG_SNR,
+            curve / middle,
+            label=shown(name),
+            linestyle=("-", "--", ":")[i % 3],
+            color=f"C{i % 10}",
+            linewidth=1.6,
         )
     axes.set_yscale("log")
     low, high = (min(max(end, 1e-6), 1e6) for end in axes.get_ylim())

@@ -52,7 +52,11 @@ def _curves(
     for kind, style in LINES.items():
         if plan.metric in references.get(kind, {}):
             axes.axhline(references[kind][plan.metric], color="grey", ls=style, lw=1, label=REFERENCES[kind].label)
-    seeds = f"{len(plan.seeds)} seed{'s' * (len(plan.seeds) > 1)}" if (of_metric.n == len(plan.seeds)).all() else "the seeds that have a value"
+    seeds = (
+        f"{len(plan.seeds)} seed{'s' * (len(plan.seeds) > 1)}"
+        if (of_metric.n == len(plan.seeds)).all()
+        else "the seeds that have a value"
+    )
     axes.set_title(f"mean over {seeds}, 95 % intervals", fontsize=10)
     _scale(axes, plan.metric, of_metric)
 

@@ -1,0 +1,128 @@
+"""Whether a user's component is declared as its family asks: said when its file is read, in a line each.
+
+What its methods give is tried later, on the data of a run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+
+from harness.core.errors import UserError, in_a_line
+from harness.core.fields import hints
+
+if TYPE_CHECKING:
+    from harness.core.registry import Component
+
+VALUES = (bool, int, float, str, tuple, list, dict, type(None))
+"""What stands in a class without a type where a field was meant."""
+
+
+def is_own(cls: type) -> bool:
+    """Whether a class is the harness's own."""
+    return cls.__module__.partition(".")[0] == "harness"
+
+
+def place_of(what: Any) -> str:
+    """File and line of a class or a function."""
+    try:
+        line = inspect.getsourcelines(what)[1]
+    except (OSError, TypeError):  # typed in, or made by another program
+        return str(getattr(what, "__module__", what))
+    return f"{Path(inspect.getfile(what))}, line {line}"
+
+
+def check_declared(member: type[Component]) -> None:
+    """`UserError` for what is missing, for what is called otherwise than the family calls it, for fields that are none.
+
+    A class that is no dataclass is refused too.
+    """
+    if "__dataclass_fields__" not in vars(member):
+        reason = f"{member.family} '{member.name}' is no dataclass"
+        raise UserError(f"{place_of(member)}: {reason}. Put @dataclass(frozen=True, kw_only=True) above its class.")
+    try:
+        hints(member)
+    except UserError as error:
+        raise UserError(f"{place_of(member)}: {member.__name__}.{error}") from None
+    except Exception as error:  # whatever evaluating an annotation raises
+        reason = f"the types of {member.__name__}'s fields cannot be read: {in_a_line(error)}"
+        raise UserError(f"{place_of(member)}: {reason}. Correct them.") from None
+    for reason in (*_missing(member), *_called_otherwise(member), *_without_type(member)):
+        raise UserError(f"{place_of(member)}: {reason}")
+
+
+def _users(member: type) -> list[type]:
+    """The class and those of its ancestors that are a user's too."""
+    return [cls for cls in member.__mro__ if not is_own(cls) and cls is not object]
+
+
+def _missing(member: type[Component]) -> Iterator[str]:
+    """Methods that the family leaves open, and so does the class."""
+    bases = [cls for cls in member.__mro__ if is_own(cls)]
+    open_ones = next((found for base in bases if (found := [m for m in vars(base).values() if _is_open(m)])), [])
+    own = {name: value for cls in _users(member) for name, value in vars(cls).items() if not name.startswith("__")}
+    for method in open_ones:
+        name = method.__name__
+        callers = [
+            n for base in bases for n, m in vars(base).items() if isinstance(m, FunctionType) and _calls(m, name)
+        ]
+        if getattr(member, name) is not method or any(caller in own for caller in callers):
+            continue
+        taken = [n for n in own if isinstance(own[n], FunctionType) and not hasattr(bases[0], n)]
+        near = difflib.get_close_matches(name, taken, n=1)
+        advice = f"Did you mean it by '{near[0]}'?" if near else "Write it."
+        asked = re.sub(r": '[^']*'| -> '[^']*'", "", str(inspect.signature(method)))
+        yield f"{member.__name__} has no method {name}{asked}, which a {member.family} needs. {advice}"
+
+
+def _is_open(value: Any) -> bool:
+    return isinstance(value, FunctionType) and value.__code__.co_names == ("NotImplementedError",)
+
+
+def _calls(method: FunctionType, name: str) -> bool:
+    return name in method.__code__.co_names
+
+
+def _called_otherwise(member: type[Component]) -> Iterator[str]:
+    """Methods that cannot be called as the family calls them."""
+    base = next(cls for cls in member.__mro__ if is_own(cls))
+    for cls in _users(member):
+        for name, own in vars(cls).items():
+            asked = getattr(base, name, None)
+            if name.startswith("__") or not isinstance(asked, FunctionType):
+                continue
+            if not callable(own) and not isinstance(own, (staticmethod, classmethod)):
+                yield f"{cls.__name__}.{name} is {own!r}, and a {member.family} has a method of that name. Rename it."
+            elif isinstance(own, FunctionType) and not _takes(own, asked):
+                given, due = (", ".join(inspect.signature(m).parameters) for m in (own, asked))
+                yield f"{cls.__name__}.{name} takes ({given}), and is called with ({due}). Declare it so."
+
+
+def _takes(own: FunctionType, asked: FunctionType) -> bool:
+    """Whether a method can be called as another can: with what that needs, and with all that it takes."""
+    parameters = inspect.signature(asked).parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty]
+    try:
+        for given in (needed, list(parameters)):
+            inspect.signature(own).bind(*given)
+    except TypeError:
+        return False
+    return True
+
+
+def _without_type(member: type[Component]) -> Iterator[str]:
+    """Values in the class that look like fields, and are none for want of a type; constants are in capitals."""
+    typed = {
+        name for cls in member.__mro__ for name in (*inspect.get_annotations(cls), *(vars(cls) if is_own(cls) else ()))
+    }
+    for cls in _users(member):
+        for name, value in vars(cls).items():
+            if not (name in typed or name.startswith("_") or name.isupper()) and isinstance(value, VALUES):
+                kind = type(value).__name__
+                advice = f"Write {name}: {kind} = {value!r}, or {name}: ClassVar[{kind}] for what is no field."
+                yield f"{cls.__name__}.{name} has no type, so it is no field. {advice}"
