@@ -52,7 +52,7 @@ def check_declared(member: type[Component]) -> None:
     except Exception as error:  # whatever evaluating an annotation raises
         reason = f"the types of {member.__name__}'s fields cannot be read: {in_a_line(error)}"
         raise UserError(f"{place_of(member)}: {reason}. Correct them.") from None
-    for reason in (*_missing(member), *_called_otherwise(member), *_without_type(member)):
+    for reason in (*_missing(member), *_unset(member), *_called_otherwise(member), *_without_type(member)):
         raise UserError(f"{place_of(member)}: {reason}")
 
 
@@ -77,7 +77,18 @@ def _missing(member: type[Component]) -> Iterator[str]:
         near = difflib.get_close_matches(name, taken, n=1)
         advice = f"Did you mean it by '{near[0]}'?" if near else "Write it."
         asked = re.sub(r": '[^']*'| -> '[^']*'", "", str(inspect.signature(method)))
-        yield f"{member.__name__} has no method {name}{asked}, which a {member.family} needs. {advice}"
+        yield f"{member.__name__} has no method {name}{asked}, which every {member.family} needs. {advice}"
+
+
+def _unset(member: type[Component]) -> Iterator[str]:
+    """Constants that the family leaves open, and so does the class."""
+    for base in filter(is_own, member.__mro__):
+        for name, hint in inspect.get_annotations(base).items():
+            readers = [n for n, m in vars(base).items() if isinstance(m, FunctionType) and _calls(m, name)]
+            needed = not readers or any(getattr(member, n) is vars(base)[n] for n in readers)
+            if "ClassVar" in str(hint) and not hasattr(member, name) and needed:
+                advice = f"Write {name} = ... in the class."
+                yield f"{member.__name__} has no {name}, which every {member.family} needs. {advice}"
 
 
 def _is_open(value: Any) -> bool:
@@ -97,7 +108,7 @@ def _called_otherwise(member: type[Component]) -> Iterator[str]:
             if name.startswith("__") or not isinstance(asked, FunctionType):
                 continue
             if not callable(own) and not isinstance(own, (staticmethod, classmethod)):
-                yield f"{cls.__name__}.{name} is {own!r}, and a {member.family} has a method of that name. Rename it."
+                yield f"{cls.__name__}.{name} is {own!r}, and every {member.family} has a method of that name. Rename it."
             elif isinstance(own, FunctionType) and not _takes(own, asked):
                 given, due = (", ".join(inspect.signature(m).parameters) for m in (own, asked))
                 yield f"{cls.__name__}.{name} takes ({given}), and is called with ({due}). Declare it so."

@@ -17,6 +17,7 @@ from harness.core.errors import ConfigError, UserError
 from harness.core.reading import no_file
 from harness.core.registry import Component
 from harness.core.rng import stream
+from harness.core.tried import Instance, tried
 
 Kind = Literal["image", "latents", "points", "cells", "sequence"]
 
@@ -161,7 +162,7 @@ class Dataset(Component, family="dataset"):
 @functools.lru_cache(maxsize=4)
 def load(dataset: Dataset) -> Data:
     """The data of a configuration, read once a process."""
-    return dataset.load()
+    return tried(dataset, "load", due=Instance((Data,), "a Data"))
 
 
 def data_folder() -> Path:

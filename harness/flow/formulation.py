@@ -19,7 +19,9 @@ from harness.components.time_samplers import Uniform as UniformTimes
 from harness.components.weightings import Uniform as UniformWeight
 from harness.components.weightings import Weighting
 from harness.core.config import Config, Range
+from harness.core.declared import is_own
 from harness.core.errors import ConfigError
+from harness.core.tried import Instance, Like, require, times, tried
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +52,24 @@ class Formulation(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._try_out()
         if self.prediction.needs_score:
             require_score("prediction", self.prediction.name, "velocity", self)
         for space in dict.fromkeys(("velocity", self.space)):
             self.refuse_unbounded(space)
+
+    def _try_out(self) -> None:
+        """`UserError` where a user's path or prediction does not give what the checks of a formulation need."""
+        t = times(3, torch.float64)
+        if not is_own(type(self.interpolant)):
+            for method in ("alpha", "sigma"):
+                tried(self.interpolant, method, t, due=Like(t))
+        if not is_own(type(self.prediction)):
+            due = Instance((tuple,), "a pair of tensors")
+            of_each = Instance((Tensor,), "a tensor")
+            pair = tried(self.prediction, "coefficients", t, self.interpolant, ONE, due=due)
+            for value in pair if len(pair) == 2 else [pair]:
+                require(self.prediction, "coefficients", value, of_each, "a coefficient")
 
     @property
     def space(self) -> str:

@@ -108,7 +108,7 @@ def alike(arms: Mapping[str, Explained]) -> list[str]:
 
 
 def draw(arms: Mapping[str, Explained], path: Path) -> None:
-    """Write the effective weights over log SNR as one PNG, each scaled to 1 where the noise is as strong as the data."""
+    """Write the effective weights over log SNR as a PNG, each scaled to 1 where the noise is as strong as the data."""
     write_picture(path, lambda: _curves(arms))
 
 

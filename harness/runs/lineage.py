@@ -173,7 +173,7 @@ def _chain(links: list[Link]) -> bytes:
         left = i * STRIDE + GAP
         middle = (i + 0.5) * STRIDE
         colour = COLOUR_OF[link.kind]
-        style = {"boxstyle": "round,pad=0,rounding_size=0.08", "fc": (colour, 0.15), "ec": colour}
+        style: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.08", "fc": (colour, 0.15), "ec": colour}
         axes.add_patch(FancyBboxPatch((left, below), STRIDE - 2 * GAP, box, **style))
         _fit(axes.text(middle, below + box - 0.1, title, weight="bold", fontsize=10, **WRITTEN))
         _fit(axes.text(middle, below + box - 0.15 - 0.17 * fixed, text, fontsize=6.5, linespacing=1.35, **WRITTEN))
@@ -192,8 +192,10 @@ def _fit(text: Text) -> None:
     """Make a text smaller that is wider than its box: some letters are."""
     assert text.figure is not None
     room = (STRIDE - 2 * GAP - 0.1) * text.figure.dpi
-    while text.get_window_extent().width > room and text.get_fontsize() > 2:  # letters are whole pixels wide
-        text.set_fontsize(0.9 * text.get_fontsize())
+    size = float(text.get_fontsize())
+    while text.get_window_extent().width > room and size > 2:  # letters are whole pixels wide
+        size *= 0.9
+        text.set_fontsize(size)
 
 
 def _written(link: Link) -> list[str]:

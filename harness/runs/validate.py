@@ -11,6 +11,7 @@ from harness.data.base import Data, load
 from harness.flow.formulation import Formulation
 from harness.flow.sampling import SamplingConfig
 from harness.runs.config import RunConfig
+from harness.runs.probe import probe
 from harness.runs.students import asks_for_guidance, guided_twice
 
 
@@ -35,6 +36,7 @@ def refuse_guided_twice(changes: Iterable[str], config: RunConfig) -> None:
 def check(config: RunConfig) -> None:
     """Raise what training would trip over: unreadable data, a network that does not fit, an impossible protocol."""
     data = load(config.dataset)
+    probe(config, data)
     config.protocol()
     if config.parent is not None:
         check(config.parent)

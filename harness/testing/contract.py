@@ -18,7 +18,7 @@ def promises(component: Component) -> list[tuple[str, bool]]:
     for check in (_any, FAMILIES[component.family]):
         try:
             kept.extend(check(component))
-        except Exception as error:  # whatever a user's component raises
+        except (Exception, SystemExit) as error:  # whatever a user's component raises
             after = kept[-1][0] if kept else "the start"
             kept.append((f"after '{after}': {type(error).__name__}: {error}", False))
     return kept

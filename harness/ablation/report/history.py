@@ -165,7 +165,7 @@ def _slice(axes: Axes, board: SearchBoard, name: str, trials: pd.DataFrame) -> N
     if isinstance(distribution, CategoricalDistribution):
         x = x.map(distribution.choices.index)
         labels = [shown(str(choice), 20) for choice in distribution.choices]
-        slanted = {"rotation": 30, "ha": "right"} if sum(map(len, labels)) > 24 else {}
+        slanted: dict[str, Any] = {"rotation": 30, "ha": "right"} if sum(map(len, labels)) > 24 else {}
         axes.set_xticks(range(len(labels)), labels, **slanted)
         axes.set_xlim(-0.5, len(distribution.choices) - 0.5)
     elif distribution.log:
