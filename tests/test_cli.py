@@ -317,11 +317,11 @@ def test_an_unfinished_run_draws_nothing(refused: Refused, untrained: Callable[.
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("class Mine(:", "SyntaxError"),
-        ("import nowhere_to_be_found", "ModuleNotFoundError: No module named 'nowhere_to_be_found'"),
+        ("class Mine(:", "line 1: SyntaxError"),
+        ("import nowhere_to_be_found", "line 1: ModuleNotFoundError: No module named 'nowhere_to_be_found'"),
         (
             "from harness.components.weightings import Weighting\nclass Mine(Weighting, name='uniform'): pass",
-            "weighting 'uniform' is already taken by harness.components.weightings",
+            "line 2: weighting 'uniform' is already taken by harness.components.weightings",
         ),
     ],
 )
@@ -329,7 +329,7 @@ def test_a_plugin_that_cannot_be_loaded(refused: Refused, tmp_path: Path, conten
     path = tmp_path / "mine.py"
     path.write_text(content)
     line = refused("list", "--plugin", str(path))
-    assert line.startswith(f"error: {path}: ")
+    assert line.startswith(f"error: {path}, line ")
     assert said in line
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import itertools
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,12 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from PIL import Image
 from test_pictures import normal, plain
-from test_tables import REFERENCES, Report, reported  # noqa: F401
+from test_tables import REFERENCES
 
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.study import Study
 from harness.ablation.report import figures, history, tables
+from harness.ablation.report.findings import Report
 from harness.core import drawing
 from harness.core.config import override
 from harness.core.drawing import Undrawable, plain_log, png, shown, spared, write_picture
@@ -70,11 +70,13 @@ def planned(base: RunConfig, names: tuple[str, ...], nfe: tuple[int, ...] = (1, 
     return Plan.of(study, "digits", override(base, {"evaluate.nfe": list(nfe)}), {}, None, [])
 
 
-def report_of(plan: Plan, reported: Callable[..., Report], scale: float = 10.0) -> Report:  # noqa: F811
+def report_of(plan: Plan, score: Any, scale: float = 10.0) -> Report:
+    """What runs say whose values are near `scale`."""
     rng = np.random.default_rng(0)
-    nfe = plan.arms[plan.baseline].evaluate.nfe
-    values = {(arm, seed, n): scale * rng.uniform(1, 1.2) / n**0.5 for arm, seed in plan.trials() for n in nfe}
-    return reported(plan, values)
+    for arm, seed in plan.trials():
+        values = {n: scale * rng.uniform(1, 1.2) / n**0.5 for n in plan.arms[arm].evaluate.nfe}
+        score(plan.run(arm, seed), plan.protocol(arm), values)
+    return tables.report(plan, REFERENCES)
 
 
 def texts(figure: Figure) -> dict[Text, Bbox]:
@@ -198,8 +200,8 @@ def test_a_studys_figure_holds_all_its_text(
     tiny: RunConfig,
     no_formulas: None,
     drawn: Figures,
-    reported: Callable[..., Report],
-    tmp_path: Path,  # noqa: F811
+    score: Any,
+    tmp_path: Path,
 ) -> None:
     """With many arms, long names, few and many NFEs; its numbers are plain."""
     cases = {
@@ -207,7 +209,7 @@ def test_a_studys_figure_holds_all_its_text(
         "crowded": (("a", "b"), (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 16, 512), 1e9),
     }
     for what, (names, nfe, scale) in cases.items():
-        report = report_of(planned(tiny, names, nfe), reported, scale)
+        report = report_of(planned(tiny, names, nfe), score, scale)
         paths = tables.write(report, tmp_path / what, "made")
         assert paths[-1].name == "toy-digits.png"
         require_whole(drawn[-1])
@@ -267,14 +269,14 @@ def test_a_picture_that_fails_ends_no_training(
 
 
 def test_a_table_is_written_without_its_figure(
-    tiny: RunConfig, monkeypatch: pytest.MonkeyPatch, reported: Callable[..., Report], tmp_path: Path,  # noqa: F811
+    tiny: RunConfig, monkeypatch: pytest.MonkeyPatch, score: Any, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     def broken(*_: Any) -> bytes:
         raise MemoryError
 
     monkeypatch.setattr(figures, "draw", broken)
-    paths = tables.write(report_of(planned(tiny, ("a", "b")), reported), tmp_path, "made")
+    paths = tables.write(report_of(planned(tiny, ("a", "b")), score), tmp_path, "made")
     assert [path.suffix for path in paths] == [".md", ".csv", ".json"]
     assert f"{tmp_path}/figures/toy-digits.png: cannot be drawn (MemoryError)." in capsys.readouterr().err
 

@@ -215,15 +215,15 @@ def test_the_source_of_a_plugin_is_part_of_a_configurations_identity(plugin: Pat
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'. Correct the file."),
-        (PLUGIN.replace('"mine"', '"uniform"'), "weighting 'uniform' is already taken"),
+        ("import no_such_module", "line 1: ModuleNotFoundError: No module named 'no_such_module'. Correct the file."),
+        (PLUGIN.replace('"mine"', '"uniform"'), "line 7: weighting 'uniform' is already taken"),
     ],
 )
 def test_a_plugin_that_fails_is_named(plugin: Path, content: str, said: str) -> None:
     plugin.write_text(content)
     with pytest.raises(UserError) as caught:
         load_plugin(plugin)
-    assert str(caught.value).startswith(f"{plugin}: {said}")
+    assert str(caught.value).startswith(f"{plugin}, {said}")
 
 
 def test_a_plugin_that_is_not_there(tmp_path: Path) -> None:

@@ -108,7 +108,8 @@ def _called_otherwise(member: type[Component]) -> Iterator[str]:
             if name.startswith("__") or not isinstance(asked, FunctionType):
                 continue
             if not callable(own) and not isinstance(own, (staticmethod, classmethod)):
-                yield f"{cls.__name__}.{name} is {own!r}, and every {member.family} has a method of that name. Rename it."
+                advice = f"Every {member.family} has a method of that name: rename it."
+                yield f"{cls.__name__}.{name} is {own!r}. {advice}"
             elif isinstance(own, FunctionType) and not _takes(own, asked):
                 given, due = (", ".join(inspect.signature(m).parameters) for m in (own, asked))
                 yield f"{cls.__name__}.{name} takes ({given}), and is called with ({due}). Declare it so."

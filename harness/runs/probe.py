@@ -20,6 +20,7 @@ from harness.core.tried import NUMBER, WHOLE, Instance, Like, attempted, require
 from harness.data.base import Data
 from harness.evaluation.extractors import extractor_of
 from harness.evaluation.flow_metrics import FlowMetric
+from harness.flow.sampling import NetworkField, Trained
 from harness.runs.config import RunConfig
 
 NUMBER_OF_SAMPLES = 4
@@ -130,17 +131,9 @@ def _solver(solver: Any, config: RunConfig, data: Data) -> None:
     steps = tried(solver, "steps", nfe, due=WHOLE)
     x = torch.randn(2, *data.shape, generator=_generator())
     times_of = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    tried(solver, "integrate", _Still(), x, times_of, _generator(), due=Like(x))
-
-
-class _Still:
-    """A field in which little moves."""
-
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        return -0.1 * x
-
-    def with_score(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        return -0.1 * x, -x
+    state = config.noise.learn(data)
+    field = NetworkField(Trained(lambda x, t: 0.1 * x, config, state))  # type: ignore[arg-type]
+    tried(solver, "integrate", field, x, times_of, _generator(), due=Like(x))
 
 
 def _time_grid(grid: Any, config: RunConfig, data: Data) -> None:

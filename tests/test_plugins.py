@@ -1,0 +1,365 @@
+"""A user's file with a fault is refused in one line that says where and what to do, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from harness.cli import main
+from harness.core import declared, registry, tried
+from harness.core.config import override
+from harness.core.declared import check_declared, is_own
+from harness.core.errors import UserError, guarded
+from harness.core.registry import HOMES, build, load_plugin, names
+from harness.data.base import load
+from harness.runs import probe as probes
+from harness.runs.config import RunConfig
+from harness.runs.probe import probe
+from harness.runs.validate import check
+from harness.testing import promises
+
+HEAD = '''from dataclasses import dataclass, field
+import sys
+import numpy as np, torch
+from torch import nn
+from harness.{module} import {base}
+
+@dataclass(frozen=True, kw_only=True)
+class Mine({base}, name="mine"):
+    """Mine."""
+'''
+WEIGHTING = HEAD.format(module="components.weightings", base="Weighting")
+WEIGHT = "    def weight(self, t, interpolant):\n        return {}\n"
+GOOD = WEIGHTING + "    level: float = 2.0\n\n" + WEIGHT.format("torch.full_like(t, self.level)")
+Write = Callable[[str], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Iterator[Write]:
+    """Writes a plugin into a file of its own; the registry forgets all of them afterwards."""
+    before = {family: dict(members) for family, members in registry._MEMBERS.items()}
+
+    def forget() -> None:
+        for family, members in before.items():
+            registry._MEMBERS[family].clear()
+            registry._MEMBERS[family].update(members)
+
+    def write(content: str) -> Path:
+        forget()
+        path = tmp_path / f"plugin{len(list(tmp_path.glob('plugin*')))}.py"
+        path.write_text(content)
+        return path
+
+    yield write
+    forget()
+
+
+REFUSED = {
+    "sys.exit": ("import sys\nsys.exit()", "line 2: the file calls sys.exit, which would end the command"),
+    "exit with 0": (GOOD + "raise SystemExit(0)", "line 14: the file calls sys.exit"),
+    "an interrupt of its own": ("\nraise KeyboardInterrupt", "line 2: KeyboardInterrupt. Correct the file."),
+    "no component": ("x = 1", "declares no component. Give one a name"),
+    "a name without a family": (
+        "from harness.core.registry import Component\nclass W(Component, name='w'): pass",
+        "line 2: W belongs to no family. Derive it from a family's class, like Weighting.",
+    ),
+    "a family": (
+        "from harness.core.registry import Component\nclass W(Component, family='weighting'): pass",
+        "line 2: W: no file can add or replace a family.",
+    ),
+    "a name twice": (GOOD + GOOD, "line 21: weighting 'mine' is already taken by this file. Choose another name."),
+    "a number for a name": (GOOD.replace('"mine"', "5"), "line 8: Mine: 5 is no name."),
+    "a name that --set cannot hold": (GOOD.replace('"mine"', '"a=b"'), "line 8: Mine: 'a=b' is no"),
+    "a decorated function": ("from dataclasses import dataclass\n@dataclass\ndef f(): pass", "line 2: AttributeError"),
+    "no decorator": (GOOD.replace("@dataclass(frozen=True, kw_only=True)\n", ""), "weighting 'mine' is no data"),
+    "not frozen": (GOOD.replace("frozen=True, ", ""), "line 7: TypeError: cannot inherit non-frozen dataclass"),
+    "no method": (WEIGHTING, "line 7: Mine has no method weight(self, t, interpolant), which every weigh"),
+    "a misspelt method": (GOOD.replace("def weight", "def wheight"), "Did you mean it by 'wheight'?"),
+    "no method but a value": (WEIGHTING + "    weight = 2.0", "Mine.weight is 2.0. Every weighting has a"),
+    "too few parameters": (
+        GOOD.replace("t, interpolant)", "t)"),
+        "Mine.weight takes (self, t), and is called with (self, t, interpolant). Declare it so.",
+    ),
+    "too many parameters": (GOOD.replace("interpolant)", "interpolant, z)"), "takes (self, t, interpolant, z)"),
+    "a field without a type": (
+        GOOD.replace("level: float = 2.0", "level = 2.0"),
+        "Mine.level has no type, so it is no field. Write level: float = 2.0",
+    ),
+    "a mutable default": (GOOD.replace("float = 2.0", "list = []"), "ValueError: mutable default <class 'list'>"),
+    "a mutable field": (
+        GOOD.replace("float = 2.0", "dict = field(default_factory=dict)"),
+        "line 7: Mine.level: a configuration cannot hold <class 'dict'>.",
+    ),
+    "a misspelt type": (
+        "from __future__ import annotations\n" + GOOD.replace("float", "flaot"),
+        "the types of Mine's fields cannot be read: NameError: name 'flaot' is not defined.",
+    ),
+    "an unset constant": (
+        HEAD.format(module="evaluation.metric", base="Metric") + "    def compare(self, samples, reference): pass",
+        "Mine has no lower_is_better, which every metric needs.",
+    ),
+}  # fmt: skip
+
+
+def test_a_file_that_declares_something_else_is_refused(write: Write) -> None:
+    """And leaves nothing behind in the registry."""
+    for what, (content, said) in REFUSED.items():
+        path = write(content)
+        with pytest.raises(UserError) as caught:
+            load_plugin(path)
+        line = str(caught.value)
+        assert line.startswith(str(path)), what
+        assert said in line, (what, line)
+        assert "\n" not in line, what
+
+
+def test_a_file_that_cannot_be_read_to_its_end_leaves_nothing(write: Write) -> None:
+    path = write(GOOD + "1 / 0\n")
+    with pytest.raises(UserError, match=r"line 14: ZeroDivisionError: division by zero\. Correct the file\.$"):
+        load_plugin(path)
+    assert "mine" not in names("weighting")
+    path.write_text(GOOD)
+    load_plugin(path)
+    assert build("weighting", "mine").weight(torch.ones(2), None).tolist() == [2, 2]
+
+
+def test_a_key_that_is_pressed_while_a_file_is_read_stops_the_command(
+    write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nfor i in range(10**6): pass\n")
+    assert main(["list", "loss", "--plugin", str(path)]) == 130
+    assert capsys.readouterr().err.startswith("stopped.")
+
+
+def test_the_harnesss_own_declare_all_that_is_asked_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is taken for a user's: what would refuse one of them would refuse good work."""
+    for family in HOMES:
+        for name in names(family):
+            member = registry._MEMBERS[family][name]
+            monkeypatch.setattr(declared, "is_own", lambda cls, m=member: cls is not m and is_own(cls))
+            check_declared(member)
+
+
+VALUES: dict[str, tuple[str, str, str, str]] = {
+    "a float": (
+        "components.weightings Weighting",
+        "    def weight(self, t, interpolant):\n        return 2.0\n",
+        "weighting",
+        "Mine.weight gives float 2.0, and a finite float32 tensor [4] of 0 or more is due.",
+    ),
+    "an array": (
+        "components.weightings Weighting",
+        "    def weight(self, t, interpolant):\n        return t.numpy()\n",
+        "weighting",
+        "gives ndarray, and",
+    ),
+    "a shape": (
+        "components.weightings Weighting",
+        "    def weight(self, t, interpolant):\n        return t[:, None]\n",
+        "weighting",
+        "gives float32 tensor [4, 1]",
+    ),
+    "a dtype": (
+        "components.weightings Weighting",
+        "    def weight(self, t, interpolant):\n        return t.float()\n",
+        "weighting",
+        "finite float64 tensor [4]",
+    ),
+    "NaN": (
+        "components.weightings Weighting",
+        "    def weight(self, t, interpolant):\n        return t * torch.nan\n",
+        "weighting",
+        "gives NaN or infinity",
+    ),
+    "below zero": (
+        "components.weightings Weighting",
+        "    def weight(self, t, interpolant):\n        return -t\n",
+        "weighting",
+        "Mine.weight gives -0.95, and",
+    ),
+    "an exception": (
+        "components.weightings Weighting",
+        "    def weight(self, t, interpolant):\n        return t / no\n",
+        "weighting",
+        "line 11: Mine.weight raises NameError: name 'no' is not defined.",
+    ),
+    "an exit": (
+        "components.weightings Weighting",
+        "    def weight(self, t, interpolant):\n        return sys.exit()\n",
+        "weighting",
+        "raises SystemExit.",
+    ),
+    "a path's number": (
+        "components.interpolants Interpolant",
+        "    def alpha(self, t): return 1.0\n    def sigma(self, t): return t\n",
+        "interpolant",
+        "Mine.alpha gives float 1.0",
+    ),
+    "a prediction's numbers": (
+        "components.predictions Prediction",
+        "    def coefficients(self, t, path, variance):\n        return 1.0, 2.0\n",
+        "prediction",
+        "gives float 1.0 for a coefficient",
+    ),
+    "one loss for all": (
+        "components.losses Loss",
+        "    def measure(self, error): return error.square().mean()\n",
+        "loss",
+        "Mine.measure gives float32 tensor [], and a finite float32 tensor [4] of 0 or more",
+    ),
+    "times beyond 1": (
+        "components.time_samplers TimeSampler",
+        "    def quantile(self, u, interpolant=None): return 2 * u\n"
+        "    def density(self, t, interpolant=None): return t\n",
+        "time_sampler",
+        "of 0 to 1 is due",
+    ),
+    "noise of another shape": (
+        "components.noises Noise",
+        "    def sample(self, shape, generator, state):\n        return torch.ones(3)\n",
+        "noise",
+        "Mine.sample gives float32 tensor [3]",
+    ),
+    "no triple": (
+        "components.couplings Coupling",
+        "    def pair(self, x0, x1, generator, y=None): return x0, x1\n",
+        "coupling",
+        "a Pair of data, noise and classes is due",
+    ),
+    "no step": (
+        "components.solvers Solver",
+        "    calls_per_step = 1\n    def step(self, field, x, t, dt): pass\n",
+        "evaluate.solver",
+        "Mine.integrate gives None",
+    ),
+    "too few times": (
+        "components.time_grids TimeGrid",
+        "    def times(self, steps, interpolant):\n        return torch.linspace(1, 0, steps)\n",
+        "evaluate.time_grid",
+        "Mine.times gives float32 tensor [4]",
+    ),
+    "no network": (
+        "components.backbones.base Backbone",
+        "    def build(self, data_shape, num_classes=0): pass\n",
+        "backbone",
+        "Mine.build gives None, and a torch.nn.Module is due",
+    ),
+    "an embedding of one number": (
+        "components.backbones.embeddings TimeEmbedding",
+        "    def build(self, dim):\n        return nn.Identity()\n",
+        "backbone.time_embedding",
+        "gives float32 tensor [4] for",
+    ),
+    "no optimizer": (
+        "training.optimizers Optimizer",
+        "    def build(self, weights): return list(weights)\n",
+        "train.optimizer",
+        "a torch.optim.Optimizer is due",
+    ),
+    "a share below zero": (
+        "training.schedules Schedule",
+        "    def share(self, step, warmup, steps): return -1.0\n",
+        "train.schedule",
+        "Mine.share gives -1 for step",
+    ),
+    "no term": (
+        "components.averages Average",
+        "    def terms(self, decays, steps): return [('ema', 1.0)]\n",
+        "evaluate.average",
+        "Mine.terms gives tuple for a part, and a Term is due",
+    ),
+    "no data": ("data.base Dataset", "    def load(self): return [1, 2]\n", "dataset", "Mine.load gives list"),
+    "data in float64": (
+        "data.base Dataset",
+        "    def load(self):\n        from harness.data.base import Data\n"
+        "        x = torch.arange(100.0).view(50, 2).double()\n"
+        "        return Data(x, x[:9], lambda v: v, lambda v: v, 'points')\n",
+        "dataset",
+        "Mine.load gives float64 tensor [4, 2] for encoded samples",
+    ),
+    "a metric's text": (
+        "evaluation.metric Metric",
+        "    lower_is_better = True\n    reads = 'either'\n    def compare(self, samples, reference): return 'x'\n",
+        "evaluate.metrics",
+        "gives str 'x', and a number",
+    ),
+    "features alone": (
+        "evaluation.extractors Extractor",
+        "    dimensions = 8\n    def load(self, device):\n        return lambda images: images.float().mean((1, 3))\n",
+        "evaluate.extractor",
+        "a pair of features",
+    ),
+}
+"""{what it gives: (where its family is, its methods, the path that takes it, what is said)}."""
+
+
+def test_what_a_component_gives_is_tried_before_training(write: Write, tiny: RunConfig) -> None:
+    """A wrong value of every family."""
+    families = set()
+    for what, (home, body, path, said) in VALUES.items():
+        module, base = home.split()
+        file = write(HEAD.format(module=module, base=base) + body)
+        load_plugin(file)
+        if path == "dataset":  # both are equal, and the first would be kept
+            load.cache_clear()
+        families.add("metric" if path.endswith("metrics") else path.rpartition(".")[2])
+        with pytest.raises(UserError) as caught:
+            check(override(tiny, {path: ["mine"] if path.endswith("metrics") else "mine"}))
+        line = str(caught.value)
+        assert line.startswith(str(file)), (what, line)
+        assert said in line, (what, line)
+        assert "\n" not in line, what
+    load.cache_clear()
+    assert families == set(HOMES)
+
+
+def test_a_good_component_is_taken_and_leaves_the_random_numbers_as_they_were(write: Write, tiny: RunConfig) -> None:
+    load_plugin(write(GOOD))
+    before = torch.get_rng_state()
+    check(override(tiny, {"weighting": "mine"}))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.slow
+def test_the_harnesss_own_components_keep_what_is_asked_of_others(
+    monkeypatch: pytest.MonkeyPatch, tiny: RunConfig
+) -> None:
+    """What refused one of them would refuse good work."""
+    data = load(tiny.dataset)
+    for module in (probes, tried):
+        monkeypatch.setattr(module, "is_own", lambda cls: False)
+    probe(tiny, data)
+    for family in ("interpolant", "prediction", "weighting", "loss", "time_sampler", "solver", "time_grid", "schedule"):
+        for name in names(family):
+            probes.PROBES[family](build(family, name), tiny, data)
+
+
+def test_an_exception_of_a_plugin_in_the_midst_of_the_work_is_one_line(
+    write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its traceback is shown where that is asked for; the harness's own exceptions are raised as they are."""
+    for body, said in (("{}['late']", "KeyError: 'late'"), ("sys.exit(0)", "it calls sys.exit, which ends the work")):
+        path = write(WEIGHTING + WEIGHT.format(body))
+        load_plugin(path)
+        weighting: Any = build("weighting", "mine")
+        assert guarded(lambda w=weighting: w.weight(torch.ones(1), None)) == 2
+        line = capsys.readouterr().err
+        assert line.startswith(f"error: {path}, line 11: {said}")
+        assert "HARNESS_TRACEBACK=1" in line
+        assert line.count("\n") == 1
+    monkeypatch.setenv("HARNESS_TRACEBACK", "1")
+    assert guarded(lambda: weighting.weight(torch.ones(1), None)) == 2
+    assert "Traceback" in capsys.readouterr().err
+    with pytest.raises(ZeroDivisionError):
+        guarded(lambda: 1 // 0)  # type: ignore[arg-type, return-value]
+
+
+def test_check_does_not_end_with_the_component_that_exits(write: Write) -> None:
+    load_plugin(write(WEIGHTING + WEIGHT.format("sys.exit()")))
+    assert ("after 'its formula, where there is one, can be written out': SystemExit: ", False) in promises(
+        build("weighting", "mine")
+    )
