@@ -26,6 +26,7 @@ from harness.runs.config import RunConfig
 NUMBER_OF_SAMPLES = 4
 ROWS = 32
 """Samples that metrics are tried on, or as many as they need."""
+CALLABLE = Instance((Callable,), "what can be called with images")  # type: ignore[arg-type]
 Probe = Callable[[Any, RunConfig, Data], None]
 
 
@@ -195,7 +196,7 @@ def _metric(metric: Any, config: RunConfig, data: Data) -> None:
 def _extractor(extractor: Any, config: RunConfig, data: Data) -> None:
     if data.kind != "image":
         return
-    network = tried(extractor, "load", "cpu", due=Instance((Callable,), "what can be called with images"))  # type: ignore[arg-type]
+    network = tried(extractor, "load", "cpu", due=CALLABLE)
     images = data.train[torch.arange(2)].expand(-1, 3, -1, -1)
     given = attempted(extractor, "load", lambda: network(images))
     pair = Instance((tuple,), "a pair of features and logits")
