@@ -5,11 +5,12 @@ from __future__ import annotations
 import atexit
 import contextlib
 import difflib
+import errno
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Literal, NoReturn, Self, TypedDict
 
 USERS_FILES: set[str] = set()
@@ -21,6 +22,12 @@ _SECRETS = (
         r"(?:'[^']*'|\"[^\"]*\"|\{[^}]*\}|[^\s&;,'\")]+)"
     ),
 )
+_NO_MEMORY = (
+    "out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory", "_ALLOC_FAILED",
+    "bad_alloc", "bad allocation", "shared memory", "Storage size calculation overflowed",
+)  # fmt: skip
+_NO_THREADS = ("can't start new thread", "Resource temporarily unavailable", "Thread creation failed")
+"""What libraries say when memory, or threads and processes, ran out."""
 
 
 def redacted(text: str) -> str:
@@ -107,17 +114,15 @@ def guarded(command: Callable[[], None]) -> int:
     except UserError as error:
         _tell(f"error: {error}")
         return 2
-    except OSError as error:
+    except (Exception, SystemExit) as error:
+        if (lack := shortage(error)) is not None:
+            _tell(f"error: {lack}")
+            return 2
+        if not isinstance(error, OSError):
+            return _blame(error)
         place = f"{error.filename}: " if error.filename else ""
         reason = f"{place}{error.strerror or error}"
         _tell(f"error: {redacted(reason)}. What was done is kept; mend it, then run the same command again.")
-        return 2
-    except (Exception, SystemExit) as error:
-        if not _of_memory(error):
-            return _blame(error)
-        said = str(error).partition("\n")[0] or "Python could not allocate"
-        advice = "What was done is kept; free some, or take smaller batches or fewer workers"
-        _tell(f"error: out of memory: {said.rstrip('.')}. {advice}, then run the same command again.")
         return 2
     return 0
 
@@ -151,15 +156,36 @@ def _tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _of_memory(error: BaseException) -> bool:
-    """Whether memory ran out.
+def shortage(error: BaseException) -> UserError | None:
+    """What is told of an error that means that memory, or threads and processes, ran out; None for any other.
 
-    torch raises a class of its own on a GPU, and a plain RuntimeError on a CPU and from cuBLAS.
+    torch raises a class of its own on a GPU, and a plain RuntimeError on a CPU and from cuBLAS; C++ and the system have
+    words of their own.
     """
-    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    if not isinstance(error, (MemoryError, RuntimeError)):
-        return False
-    return named or any(words in str(error) for words in ("out of memory", "can't allocate memory", "_ALLOC_FAILED"))
+    if not isinstance(error, (MemoryError, RuntimeError, OSError)):
+        return None
+    said = str(error).partition("\n")[0].rstrip(".") or "Python could not allocate"
+    number = error.errno if isinstance(error, OSError) else None
+    of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if number == errno.EAGAIN or any(words in str(error) for words in _NO_THREADS):
+        what, advice = "threads or processes", "stop some, or lower train.threads, dataset.workers or --workers"
+    elif of_memory or number == errno.ENOMEM or any(words in str(error) for words in _NO_MEMORY):
+        what, advice = "memory", "free some, or take smaller batches or fewer workers"
+    else:
+        return None
+    where = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
+    return UserError(f"{where}out of {what}: {said}. What was done is kept; {advice}, then run the same command again.")
+
+
+@contextlib.contextmanager
+def named(place: str) -> Iterator[None]:
+    """A context in which a lack of memory or threads is noted to have been met in that place; `shortage` tells it."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        if shortage(error) is not None:
+            error.add_note(place)
+        raise
 
 
 def leave(code: int) -> NoReturn:

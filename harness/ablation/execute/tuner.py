@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from harness.ablation.design.search import SearchPlan
 from harness.ablation.design.space import settings
 from harness.ablation.execute.board import DEATHS, Board
-from harness.core.errors import Diverged, NoValue, Pruned, UserError
+from harness.core.errors import Diverged, NoValue, Pruned, UserError, named
 from harness.core.reading import Damaged
 from harness.core.rng import stream_seed
 from harness.core.signals import Stop
@@ -87,7 +87,8 @@ class SearchBoard(Board):
         say(", ".join(f"{path} {value}" for path, value in settings(trial.params).items()))
         trial.set_user_attr("run", Run.of(config).name)
         try:
-            run = ensure(config, say, stop, self._look(trial, Run.of(config)))
+            with named(title):
+                run = ensure(config, say, stop, self._look(trial, Run.of(config)))
         except (NoValue, Pruned) as error:
             self.give_up(trial, str(error), ended(error))
             say(str(error))

@@ -22,7 +22,7 @@ from harness.ablation.design.search import SearchPlan
 from harness.ablation.design.shared import Written
 from harness.ablation.execute.board import Board
 from harness.ablation.execute.tuner import SearchBoard
-from harness.core.errors import NoValue, Stopped, guarded, leave
+from harness.core.errors import NoValue, Stopped, guarded, leave, named
 from harness.core.files import read_json
 from harness.core.reading import Damaged, short
 from harness.core.registry import load_plugins
@@ -73,7 +73,8 @@ class PlanBoard(Board):
             print(f"{title}: {text}", flush=True)
 
         try:
-            run = ensure(self.plan.config(arm, seed), say, stop)
+            with named(title):
+                run = ensure(self.plan.config(arm, seed), say, stop)
         except NoValue as error:
             self.tell_failure(trial, str(error))
             say(str(error))
