@@ -243,7 +243,7 @@ def untrained(tiny: RunConfig) -> Callable[..., str]:
             "train.steps: a finished run cannot be changed in that. Change evaluate.*, or train another run.",
         ),
         ("--set seed=5", "seed: a finished run cannot be changed in that."),
-        ("--seed -1", "seed: -1 is outside [0, inf). Choose a value inside."),
+        ("--seed -1", f"seed: -1 is outside [0, {2**128 - 1}]. Choose a value inside."),
         ("--label 3", "was trained without classes. Leave it out, or train with objective.label_dropout=0.1."),
         ("--label nosuch", "was trained without classes."),
         (

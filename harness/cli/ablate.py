@@ -9,12 +9,12 @@ from rich.console import Console
 from harness.ablation.design.plan import Plan
 from harness.ablation.execute.placement import Placement, choose, given
 from harness.ablation.report.outcomes import is_asked
-from harness.cli.plans import carry_out, plan_of, prepare, training_command
+from harness.cli.plans import carry_out, plan_of, prepare, refuse_short, training_command
 from harness.core.config import parse_assignments
 from harness.core.signals import StopSignal
 from harness.data.base import load
 from harness.runs.explain import Explained, alike
-from harness.training.advice import warnings
+from harness.training.advice import cut_short, warnings
 
 
 def run(options: argparse.Namespace) -> None:
@@ -30,6 +30,7 @@ def placed(options: argparse.Namespace, plan: Plan, console: Console) -> tuple[P
     by_hand = options.workers is not None or options.trials_per_gpu is not None
     if by_hand or varied or "train.threads" in parse_assignments(options.changes):
         return plan, given(plan, options.workers, options.trials_per_gpu)
+    refuse_short(plan)
     placement = choose(plan, lambda text: console.print(f"- {text}", highlight=False))
     return plan.threaded(placement.threads), placement
 
@@ -40,7 +41,7 @@ def compare(
     """Run the plan of a study and report it, with `notes` under its table."""
     size = f"{len(plan.arms)} arms x {len(plan.seeds)} seeds at the scale {plan.scale}"
     console.print(f"{plan.question}\n{size}; plan {plan.digest}", highlight=False)
-    judge = prepare(plan, console, stop)
+    judge = prepare(plan, console, stop, placement)
     _warn(plan, console)
     carry_out(plan, placement, judge, training_command(options), console, stop, *notes)
 
@@ -62,6 +63,6 @@ def advice_on(plan: Plan) -> dict[str, list[str]]:
     if apart := [name for name, config in plan.arms.items() if not is_asked(plan, config)]:
         said[f"no verdict without {plan.metric} at NFE {plan.nfe}, which evaluate.nfe leaves out"] = apart
     for name, config in plan.arms.items():
-        for line in warnings(config.train, load(config.dataset), config):
+        for line in [*cut_short(config.train), *warnings(config.train, load(config.dataset), config)]:
             said.setdefault(line, []).append(name)
     return said

@@ -8,6 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from harness.core.config import ROUNDS, TRIALS, WORKERS
+from harness.core.errors import ConfigError
+from harness.core.fields import Range
+
 Add = Callable[..., ArgumentParser]
 """`add(name, about)` begins the declaration of a command."""
 
@@ -86,7 +90,7 @@ def _chains(add: Add) -> None:
     runs = "a run's name or directory; several differ in their seeds alone"
     sub.add_argument("runs", metavar="RUN", nargs="+", help=runs)
     rounds = "how many (1); the second gives the 3-rectified flow"
-    sub.add_argument("--rounds", type=_positive, default=1, metavar="N", help=rounds)
+    sub.add_argument("--rounds", type=_within(ROUNDS), default=1, metavar="N", help=rounds)
     sub.add_argument("--distil", action="store_true", help="distil the last round to one step")
     _workers(sub, "local processes that train at the same time; as many as the cores hold if not given")
     judged = "or how all are judged, like evaluate.nfe=[1,8]"
@@ -109,7 +113,7 @@ def _studies(add: Add) -> None:
     _study(sub)
     _sharing(sub)
     trials = "trials of the search, instead of the file's; more continue it"
-    sub.add_argument("--trials", type=_positive, metavar="N", help=trials)
+    sub.add_argument("--trials", type=_within(TRIALS), metavar="N", help=trials)
 
 
 def _tables(add: Add) -> None:
@@ -140,7 +144,7 @@ def _pages(add: Add) -> None:
     """The command that shows what MLflow has."""
     sub = add("ui", "Open the MLflow pages on 127.0.0.1.")
     sub.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine alone)")
-    sub.add_argument("--port", type=int, default=5000)
+    sub.add_argument("--port", type=_within(Range(1, 65_535)), default=5000)
     allowed = "answer under this address too, as behind a tunnel; repeatable"
     sub.add_argument("--allow-host", action="append", default=[], metavar="NAME:PORT", help=allowed)
 
@@ -173,15 +177,23 @@ def _study(sub: ArgumentParser) -> None:
 def _sharing(sub: ArgumentParser) -> None:
     _workers(sub, "local processes that train at the same time; measured if not given")
     per_gpu = "processes that share each GPU; measured if not given"
-    sub.add_argument("--trials-per-gpu", type=_positive, metavar="N", help=per_gpu)
+    sub.add_argument("--trials-per-gpu", type=_within(WORKERS), metavar="N", help=per_gpu)
 
 
 def _workers(sub: ArgumentParser, about: str) -> None:
-    sub.add_argument("--workers", type=_positive, metavar="N", help=about)
+    sub.add_argument("--workers", type=_within(WORKERS), metavar="N", help=about)
 
 
-def _positive(text: str) -> int:
-    """A whole number of 1 or more."""
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"{text} is no whole number of 1 or more.")
-    return int(text)
+def _within(allowed: Range) -> Callable[[str], int]:
+    """What reads a whole number of 1 or more that is in a range."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or len(text) > 4000 or int(text) < 1:
+            raise ArgumentTypeError(f"{text[:40]} is no whole number of 1 or more.")
+        try:
+            allowed.refuse(int(text), "")
+        except ConfigError as error:
+            raise ArgumentTypeError(error.message) from None
+        return int(text)
+
+    return read

@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from harness.core.registry import HOMES, describe
+from harness.core.fields import hints, range_of
+from harness.core.registry import HOMES, describe, find
 
 
 def run(options: argparse.Namespace) -> None:
@@ -27,7 +28,10 @@ def _table(family: str, members: list[dict[str, Any]]) -> Table:
     columns = ("name", "about", "parameters", "source")
     table = Table(*columns, title=family, title_justify="left", show_lines=True, expand=True)
     for member in members:
-        parameters = "\n".join(f"{name} = {_default(value)}" for name, value in member["parameters"].items())
+        known = hints(find(family, member["name"]))
+        allowed = {name: f" in {found}" for name, hint in known.items() if (found := range_of(hint))}
+        values = member["parameters"].items()
+        parameters = "\n".join(f"{name} = {_default(value)}{allowed.get(name, '')}" for name, value in values)
         table.add_row(member["name"], member["about"], parameters, member["source"])
     return table
 

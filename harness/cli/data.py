@@ -11,7 +11,7 @@ from rich.table import Table
 from harness.core.config import parse_assignments
 from harness.core.errors import UserError
 from harness.core.registry import build, describe
-from harness.data.base import Data, data_folder, spaced
+from harness.data.base import Data, data_folder, load, spaced
 from harness.data.pictures import SHOWN, draw
 
 
@@ -21,7 +21,7 @@ def run(options: argparse.Namespace) -> None:
         if options.changes or options.out:
             raise UserError("NAME: which data set? Name one of those that `harness data` lists.")
         return _list()
-    data = build("dataset", {"name": options.name, **parse_assignments(options.changes)}).load()
+    data = load(build("dataset", {"name": options.name, **parse_assignments(options.changes)}))
     for name, value in _facts(data).items():
         if value:
             print(f"{name}: {value}")

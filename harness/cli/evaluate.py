@@ -18,6 +18,7 @@ from harness.evaluation.doubts import doubts, short_of_samples
 from harness.evaluation.judge import Judge
 from harness.runs.folder import Run
 from harness.runs.judge import evaluate, judge_of
+from harness.runs.room import require_judging_room
 from harness.runs.sample import restore
 
 
@@ -34,6 +35,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _evaluate(run: Run, stop: StopSignal) -> NoValue | None:
     """Judge a run and print its values; why one is missing, or None."""
+    require_judging_room(run.config)
     trained = restore(run)
     judge = judge_of(run.config, stop=stop)
     lacks: NoValue | None = None
@@ -73,5 +75,6 @@ def _sweep(runs: Sequence[Run], options: argparse.Namespace) -> None:
     console = Console()
     stop = StopSignal()
     plan = sweep.plan_of(runs, sweep.axes_of(options.sweep), options.plugin)
-    judge = prepare(plan, console, stop)
-    carry_out(plan, given(plan, options.workers), judge, as_typed(), console, stop, experiment="evaluate")
+    placement = given(plan, options.workers)
+    judge = prepare(plan, console, stop, placement)
+    carry_out(plan, placement, judge, as_typed(), console, stop, experiment="evaluate")

@@ -21,6 +21,7 @@ from harness.runs.folder import Run
 from harness.runs.judge import judge_of
 from harness.runs.mlflow_mirror import Mirror
 from harness.runs.progress import Followed, Watch
+from harness.runs.room import require_room
 from harness.runs.train import ensure
 from harness.runs.validate import check
 
@@ -57,6 +58,8 @@ def _runs(options: argparse.Namespace, console: Console) -> Iterator[tuple[str, 
         config = override(load_scale(scale), changes.get(scale, {}))
         try:
             check(config)
+            if not options.publish:
+                require_room(config)
             run = _finished(scale, config) if options.publish else Run.of(config)
         except UserError as error:
             if options.publish and options.scales:

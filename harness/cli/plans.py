@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from harness.evaluation.judge import Judge
 from harness.evaluation.yardsticks import judge_references
 from harness.runs.config import RunConfig
 from harness.runs.judge import judge_of
+from harness.runs.room import require_room, require_workers
 from harness.runs.validate import check
 
 
@@ -52,13 +54,38 @@ def training_command(options: argparse.Namespace) -> str:
     return shlex.join(words + [word for path in options.plugin for word in ("--plugin", str(path))])
 
 
-def prepare(plan: Plan, console: Console, stop: Stop = lambda: False) -> Judge:
-    """Refuse what cannot work before anything is trained, and make the reference that all arms share."""
+def refuse_short(plan: Plan, placement: Placement | None = None) -> None:
+    """`UserError` where a run that has not ended cannot fit into memory, or so many at once as a placement says."""
+    left = plan.unfinished()
+    refuse_large({f"arm '{arm}'": plan.config(arm, seed) for arm, seed in left})
+    if placement:
+        first = {arm: plan.config(arm, seed) for arm, seed in reversed(left)}  # the likeliest to be trained
+        counts = Counter(arm for arm, _ in left)
+        trials = [(config, counts[arm]) for arm, config in first.items()]
+        require_workers(trials, placement.workers, placement.gpus, "--workers")
+
+
+def refuse_large(configs: Mapping[str, RunConfig]) -> None:
+    """`UserError` where one of these, by what they are called, cannot fit into memory alone."""
+    for name, config in configs.items():
+        try:
+            require_room(config)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
+
+
+def prepare(plan: Plan, console: Console, stop: Stop = lambda: False, placement: Placement | None = None) -> Judge:
+    """Refuse what cannot work before anything is trained, and make the reference that all arms share.
+
+    Runs must fit into memory where a `placement` says that they will be trained.
+    """
     for name, config in plan.arms.items():
         try:
             check(config)
         except UserError as error:
             raise UserError(f"arm '{name}': {error}") from None
+    if placement:
+        refuse_short(plan, placement)
     return with_reference(plan.arms[plan.baseline], console, stop)
 
 

@@ -26,8 +26,8 @@ def run(options: argparse.Namespace) -> None:
     console = Console()
     stop = StopSignal()
     plan = _planned(options, console)
-
-    judge = prepare(plan, console, stop)
+    placement = given(plan, options.workers)
+    judge = prepare(plan, console, stop, placement)
 
     def draw() -> list[Path]:
         picture = own_folder() / "figures" / f"{plan.name}-lineage.png"
@@ -36,7 +36,6 @@ def run(options: argparse.Namespace) -> None:
             return [picture]
         return []
 
-    placement = given(plan, options.workers)
     carry_out(plan, placement, judge, as_typed(), console, stop, experiment="reflow", more=draw)
 
 

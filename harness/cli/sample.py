@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,8 +12,11 @@ import numpy as np
 import torch
 
 from harness.cli.shared import opened
+from harness.core.config import Count
 from harness.core.errors import UserError, did_you_mean
+from harness.core.fields import convert
 from harness.core.files import npz, write_atomic
+from harness.core.memory import Need, require
 from harness.data.base import Data, load
 from harness.data.pictures import require_drawable
 from harness.flow.sampling import Generated
@@ -24,6 +28,7 @@ def run(options: argparse.Namespace) -> None:
     """Draw them and say by what."""
     if options.number < 1:
         raise UserError(f"--number: {options.number} is less than 1. Draw one or more.")
+    convert(Count, options.number, "--number")
     if options.out.suffix not in (".png", ".npz"):
         raise UserError(f"--out: {options.out} is neither .png nor .npz. Name the file by what you want.")
     nfe = options.nfe if options.nfe is not None else 1 if Run.find(options.run).config.reflow.distil else 32
@@ -36,6 +41,8 @@ def run(options: argparse.Namespace) -> None:
         require_drawable(data.kind, options.number)
         picture(run, restore(run), nfe, options.number, options.out, label)
     else:
+        size = 2 * options.number * math.prod(data.shape)  # bytes, in batches and as a whole, of values of one each
+        require([Need("--number", f"{options.number} samples", size)], "the file")
         _write(list(samples(run, restore(run), nfe, options.number, label=label)), data.class_names, options.out)
     drawn = f"{options.number} samples at NFE {nfe} by {run.config.evaluate.solver.name}, seed {run.config.seed}"
     print(f"wrote {options.out}: {drawn}")

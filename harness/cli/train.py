@@ -11,9 +11,10 @@ from harness.core.signals import StopSignal
 from harness.data.base import load
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
+from harness.runs.room import require_room
 from harness.runs.train import train
-from harness.runs.validate import check, refuse_guided_twice, refuse_idle
-from harness.training.advice import warnings
+from harness.runs.validate import check, refuse_guided_twice, refuse_idle, refuse_unreached
+from harness.training.advice import cut_short, warnings
 from harness.training.distributed import joined
 
 
@@ -26,7 +27,10 @@ def run(options: argparse.Namespace) -> None:
         if not ranks.first:
             return train(run, lambda text: None, StopSignal(), ranks)
         with following(run, config.protocol(), "train", evaluated=False) as say:
-            for line in (*data.notes, *(f"advice: {line}" for line in warnings(config.train, data, config))):
+            for line in (
+                *data.notes,
+                *(f"advice: {line}" for line in [*cut_short(config.train), *warnings(config.train, data, config)]),
+            ):
                 say(line)
             train(run, say, StopSignal(), ranks)
     print(f"trained {run.name}: {run.folder}")
@@ -38,5 +42,7 @@ def _asked(options: argparse.Namespace) -> RunConfig:
     config = override(load_scale(options.scale), changes)
     refuse_idle(changes, [config])
     refuse_guided_twice(changes, config)
+    refuse_unreached(changes, config)
     check(config)
+    require_room(config)
     return config

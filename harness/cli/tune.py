@@ -13,10 +13,11 @@ from harness.ablation.execute.launch import launch
 from harness.ablation.execute.tuner import SearchBoard
 from harness.ablation.report import history
 from harness.cli.ablate import compare, placed
-from harness.cli.plans import training_command, with_reference
+from harness.cli.plans import refuse_large, training_command, with_reference
 from harness.cli.shared import own_folder, told
 from harness.core.config import parse_assignments
 from harness.core.signals import StopSignal
+from harness.runs.room import require_workers
 
 
 def run(options: argparse.Namespace) -> None:
@@ -32,8 +33,11 @@ def run(options: argparse.Namespace) -> None:
     plan = SearchPlan.of(search, scale, shared.arms[BASELINE], options.trials, options.plugin)
     console.print(f"{plan.question}\n{plan.trials} trials at the scale {scale}; search {plan.digest}", highlight=False)
     plan.check()
-    with_reference(plan.base, console, stop)
     board = SearchBoard(plan)
+    if not board.finished():
+        refuse_large({f"space, {setting}": config for setting, config in plan.corners().items()})
+        require_workers([(plan.base, 1)], placement.workers, placement.gpus, "--workers")
+    with_reference(plan.base, console, stop)
     command = training_command(options)
     launch(board, placement, console, stop, lambda: told(history.write(board, own_folder(), command), console))
     console.print(f"- {history.describe(board)}", highlight=False)

@@ -69,6 +69,10 @@ class Coupling(Component, family="coupling"):
                 "coupling", f"{self.name} needs the classes of the data, and there are none. Choose exact_ot."
             )
 
+    def held_bytes(self, batch: int) -> int:
+        """What pairing a batch keeps in memory at least, beside it."""
+        return 0
+
     def fingerprint(self) -> dict[str, str]:
         """What identifies the content of files that it reads; empty when there are none."""
         return {}
@@ -96,6 +100,9 @@ class ExactOT(Coupling, name="exact_ot"):
     def pair(self, x0: Tensor, x1: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Pair:
         return Pair(x0, x1[_assignment(x0, x1)], y)
 
+    def held_bytes(self, batch: int) -> int:
+        return 2 * 8 * batch**2  # the distances and their squares
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sinkhorn(Coupling, name="sinkhorn"):
@@ -107,6 +114,9 @@ class Sinkhorn(Coupling, name="sinkhorn"):
     reg: Annotated[float, Range(0.005)] = 0.05
     """Entropic regularisation, in medians of the batch's squared distances; larger is closer to independent. Below
     0.005 Sinkhorn's iterations do not converge in 2,000, and the noise would lose its distribution."""
+
+    def held_bytes(self, batch: int) -> int:
+        return 2 * 8 * batch**2
 
     def pair(self, x0: Tensor, x1: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Pair:
         import ot

@@ -30,8 +30,22 @@ Presets = Mapping[str, Mapping[str, Any]]
 Positive = Annotated[float, Range(0, ends="()")]
 NonNegative = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, 1)]
-Count = Annotated[int, Range(1)]
-Index = Annotated[int, Range(0)]
+Count = Annotated[int, Range(1, 10**9, why="no machine gets through a billion")]
+"""How many. A field of which far fewer are too many says so in a range of its own."""
+Index = Annotated[int, Range(0, 10**9, why="no machine gets through a billion")]
+"""The same, or none."""
+Seed = Annotated[int, Range(0, 2**128 - 1, why="its digits are part of names")]
+Width = Annotated[int, Range(4, 65_536, why="no published network is wider")]
+Depth = Annotated[int, Range(1, 1000, why="no published network is deeper")]
+Calls = Annotated[int, Range(0, 100_000, why="finer steps come near the rounding of 32-bit times")]
+"""Of the network for one sample; 0 lets an adaptive solver choose."""
+Repeats = Annotated[int, Range(1, 100_000, why="more change no digit that is shown")]
+SEEDS = Range(1, 10_000, why="a verdict needs tens")
+"""Of a study."""
+TRIALS = Range(1, 100_000, why="a search ends long before")
+ROUNDS = Range(1, 20, why="flows are straight long before")
+"""Of reflow."""
+WORKERS = Range(1, 1024, why="each is a process")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +125,22 @@ def flatten(config: Config, prefix: str = "", run_only: bool = True) -> dict[str
             path = f"{prefix}.{field.name}" if prefix else field.name
             out |= flatten(value, path, run_only) if isinstance(value, Config) else {path: _plain(value, keep)}
     return out
+
+
+def largest_path(config: Config, at: str) -> str:
+    """The path below `at` of the whole number that is furthest above its default (1 without one), else `at`."""
+    factors = {}
+    for field in dataclasses.fields(config):
+        own, usual = (_wholes(value) for value in (getattr(config, field.name), field.default))
+        if own and not field.metadata.get("run_only"):
+            factors[f"{at}.{field.name}"] = max(own) / max(usual, default=1)
+    path = max(factors, key=lambda name: factors[name], default=at)
+    return path if factors.get(path, 0) > 1 else at
+
+
+def _wholes(value: Any) -> list[int]:
+    """The whole numbers above 0 in a field's value."""
+    return [x for x in (value if isinstance(value, tuple) else (value,)) if type(x) is int and x > 0]
 
 
 def digest(value: Config | Mapping[str, Any]) -> str:

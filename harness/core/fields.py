@@ -24,6 +24,8 @@ class Range:
     low: float = -math.inf
     high: float = math.inf
     ends: Literal["[]", "[)", "(]", "()"] = "[]"
+    why: str = ""
+    """Why nothing lies above `high`, in words: what the highest value is already, or takes already."""
 
     def __contains__(self, value: float) -> bool:
         above = value >= self.low if self.ends[0] == "[" else value > self.low
@@ -31,9 +33,20 @@ class Range:
         return above and below
 
     def __str__(self) -> str:
-        low = "(-inf" if self.low == -math.inf else f"{self.ends[0]}{self.low:g}"
-        high = "inf)" if self.high == math.inf else f"{self.high:g}{self.ends[1]}"
+        low = "(-inf" if self.low == -math.inf else f"{self.ends[0]}{_number(self.low)}"
+        high = "inf)" if self.high == math.inf else f"{_number(self.high)}{self.ends[1]}"
         return f"{low}, {high}"
+
+    def refuse(self, value: float, path: str) -> None:
+        """`ConfigError` at `path` for a value outside."""
+        if value not in self:
+            why = f" ({self.why})" if self.why and value > self.high else ""
+            raise ConfigError(path, f"{value} is outside {self}{why}. Choose a value inside.")
+
+
+def _number(value: float) -> str:
+    """An end of a range: a whole number with all its digits."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 class Nested:
@@ -107,6 +120,13 @@ def _bare(hint: Any) -> Any:
     return _bare(next(a for a in arguments if a is not type(None))) if origin in _UNIONS else hint
 
 
+def range_of(hint: Any) -> Range | None:
+    """The range of the numbers that an annotation allows, or of those in its tuple; None where it declares none."""
+    if typing.get_origin(hint) is Annotated:
+        return next((allowed for allowed in typing.get_args(hint)[1:] if isinstance(allowed, Range)), None)
+    return next(filter(None, map(range_of, typing.get_args(hint))), None)
+
+
 def read(hint: Any, value: Any) -> Any:
     """What was typed for a field as the field takes it; anything else unchanged.
 
@@ -151,8 +171,8 @@ def convert(hint: Any, value: Any, path: str) -> Any:
     if origin is Annotated:
         value = convert(arguments[0], value, path)
         for allowed in arguments[1:]:
-            if value is not None and value not in allowed:
-                raise ConfigError(path, f"{value} is outside {allowed}. Choose a value inside.")
+            if value is not None:
+                allowed.refuse(value, path)
         return value
     if origin in _UNIONS:
         return None if value is None else convert(next(a for a in arguments if a is not type(None)), value, path)

@@ -13,7 +13,9 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from harness.core.config import largest_path
 from harness.core.errors import ConfigError, UserError
+from harness.core.memory import Need, require
 from harness.core.reading import no_file
 from harness.core.registry import Component
 from harness.core.rng import stream
@@ -63,6 +65,8 @@ class Data:
     """What `encode` and `decode` were fitted with; it travels in the checkpoint."""
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
     """A random change of stored samples [B, ...] that training alone sees."""
+    known_shape: tuple[int, ...] = ()
+    """Shape of one encoded sample, where it is known before one is read."""
     notes: tuple[str, ...] = ()
     """What was left out and how values were scaled, a line each: `harness data` and the start of a training say it."""
 
@@ -116,7 +120,7 @@ class Data:
     @functools.cached_property
     def shape(self) -> tuple[int, ...]:
         """Shape of one encoded sample."""
-        return tuple(self.encode(self.train[torch.arange(1)]).shape[1:])
+        return self.known_shape or tuple(self.encode(self.train[torch.arange(1)]).shape[1:])
 
     @property
     def num_classes(self) -> int:
@@ -154,6 +158,10 @@ class Data:
 class Dataset(Component, family="dataset"):
     """A data set by name."""
 
+    def held_bytes(self) -> int:
+        """What its samples take in memory at least while they are made; 0 where files alone say it."""
+        return 0
+
     def load(self) -> Data:
         """Its samples; `UserError` when a file is missing or damaged."""
         raise NotImplementedError
@@ -161,7 +169,9 @@ class Dataset(Component, family="dataset"):
 
 @functools.lru_cache(maxsize=4)
 def load(dataset: Dataset) -> Data:
-    """The data of a configuration, read once a process."""
+    """The data of a configuration, read once a process; `ConfigError` where they cannot fit into memory."""
+    samples = Need(largest_path(dataset, "dataset"), "its samples", dataset.held_bytes())
+    require([samples], f"the data set {dataset.name}")
     return tried(dataset, "load", due=Instance((Data,), "a Data"))
 
 

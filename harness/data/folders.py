@@ -10,7 +10,7 @@ import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from harness.core.arrays import read_array
-from harness.core.config import RUN_ONLY, Count, Index, Positive
+from harness.core.config import RUN_ONLY, Positive, Range
 from harness.core.errors import ConfigError, UserError
 from harness.core.reading import Damaged
 from harness.data.archive import Archive, corrupt
@@ -60,7 +60,7 @@ class Folder(Dataset):
 
     path: str = field(metadata=RUN_ONLY)
     """The folder or zip; relative paths begin in HARNESS_DATA, or else in data/."""
-    workers: Index = field(default=2, metadata=RUN_ONLY)
+    workers: Annotated[int, Range(0, 256, why="each is a process")] = field(default=2, metadata=RUN_ONLY)
     """Processes that fetch batches ahead of training."""
 
     def files(self) -> tuple[Archive, list[str]]:
@@ -80,7 +80,7 @@ class ImageFolder(Folder, name="image_folder"):
 
     endings = PICTURES
 
-    size: Count
+    size: Annotated[int, Range(1, 16_384, why="a picture of that size takes 0.8 GB")]
     """Height and width that pictures are brought to, in pixels."""
     colour: Literal["rgb", "grey"] = "rgb"
     """Grey pictures become colour, or the reverse; what is transparent is laid on white."""
@@ -111,7 +111,8 @@ class ImageFolder(Folder, name="image_folder"):
         train, held = (Pictures(archive, own, self.size, self.colour, self.workers, depth) for own in split)
         return Data(
             train, held, encode, decode, "image", *parted(classes, apart), class_names,
-            augment=mirror if self.flip else None, notes=(*archive.left_out(), *said),
+            augment=mirror if self.flip else None, known_shape=(3 if self.colour == "rgb" else 1, self.size, self.size),
+            notes=(*archive.left_out(), *said),
         )  # fmt: skip
 
     def _readable(self, archive: Archive, names: list[str], depth: Depth) -> tuple[list[str], list[str]]:

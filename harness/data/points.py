@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor
 
-from harness.core.config import Count, Range
+from harness.core.config import Range
 from harness.core.rng import stream
 from harness.data.base import Data, Dataset, Standardise
 
@@ -18,8 +18,11 @@ from harness.data.base import Data, Dataset, Standardise
 class Points(Dataset):
     """Draws [N, D] that are the same every time."""
 
-    number: Annotated[int, Range(2)] = 10_000
+    number: Annotated[int, Range(2, 10**9, why="no machine gets through a billion")] = 10_000
     """Points to train on; a fifth as many more are held out."""
+
+    def held_bytes(self) -> int:
+        return 8 * 2 * self.number  # two coordinates and a class
 
     def draw(self, number: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """float32 [number, D], and the component that each point is from, int64 [number]."""
@@ -132,11 +135,15 @@ class SwissRoll(ScikitPoints, name="swiss_roll"):
 class GaussianMixture(Points, name="gaussian_mixture"):
     """Equally likely round Gaussians in D dimensions, whose means are known."""
 
-    dimensions: Count = 2
-    components: Count = 4
+    dimensions: Annotated[int, Range(1, 10**6, why="no network reads more")] = 2
+    components: Annotated[int, Range(1, 10**6, why="no training set shows more")] = 4
     spread: Annotated[float, Range(0, 1, ends="(]")] = 0.3
     """Standard deviation of each component; their means supply the rest of the unit variance. A single one stands at
     zero."""
+
+    def held_bytes(self) -> int:
+        """The means, and of each sample the mean in float64 beside what is added to it."""
+        return 8 * self.components * self.dimensions + 12 * self.number * self.dimensions
 
     def means(self) -> Tensor:
         """[components, D] in float64, of mean zero and variance 1 - spread^2 in each coordinate; one alone is zero."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from harness.core.config import RUN_ONLY, Count, Range
 from harness.core.errors import ConfigError, UserError, did_you_mean
+from harness.core.memory import Need, require
 from harness.core.signals import Say
 from harness.data.base import Data, Dataset, Standardise, existing
 from harness.data.tables import Decimal, Separator, read
@@ -24,7 +25,7 @@ LARGEST_ROUNDING = 0.01
 class Windows(Dataset):
     """Every window [L, D] of a series [T, D]. The end of the series is held out; no window lies across the border."""
 
-    window: Annotated[int, Range(2)] = 16
+    window: Annotated[int, Range(2, 10**6, why="no network reads longer ones")] = 16
     """Length L of a window, in rows of the series."""
     stride: Count = 1
     """Rows between the starts of two windows."""
@@ -50,6 +51,10 @@ class Windows(Dataset):
         if constant := [name for name, std in zip(names, scale.std, strict=True) if std == 0]:
             raise UserError(f"dataset: the channel '{constant[0]}' never varies. Leave it out by dataset.columns.")
         _refuse_rounding(whole, scale, names)
+        windows = (border - self.window) // self.stride + 1
+        size = 12 if self.stride < self.window else 4  # bytes of a number, with those of a copy in float64
+        samples = Need("dataset.window", f"{windows} windows", size * windows * self.window * series.shape[1])
+        require([samples], "the series cut into windows")
         train, held = (
             rows.unfold(0, self.window, self.stride).transpose(1, 2).contiguous().float()
             for rows in (whole[:border], whole[border:])

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from harness.core.config import Count
+from harness.core.config import Repeats
 from harness.core.errors import ConfigError
 from harness.evaluation.metric import Comparison, Estimate, Metric, Summary, reference_rows, standardised
 
@@ -27,7 +27,10 @@ class SlicedWasserstein(Metric, name="sliced_wasserstein"):
     source: ClassVar[str] = "Bonneel et al. 2015"
     lower_is_better = True
 
-    projections: Count = 100
+    projections: Repeats = 100
+
+    def held_bytes(self, samples: int, reference: int) -> int:
+        return 8 * self.projections * (samples + reference)
 
     def compare(self, samples: Summary, reference: Summary) -> float:
         import ot
@@ -55,6 +58,9 @@ class MMD(Metric, name="mmd"):
     widths: ClassVar[tuple[float, ...]] = (1 / 8, 1 / 4, 1 / 2, 1, 2)
     """Of the kernels, in medians."""
 
+    def held_bytes(self, samples: int, reference: int) -> int:
+        return 2 * 8 * reference**2  # distances, and which belong to a pair
+
     def compare(self, samples: Summary, reference: Summary) -> float:
         x, y = map(torch.from_numpy, standardised(samples, reference))
         within = torch.cdist(y, y)
@@ -79,6 +85,9 @@ class EnergyDistance(Metric, name="energy"):
     source: ClassVar[str] = "Szekely & Rizzo 2013"
     lower_is_better = True
 
+    def held_bytes(self, samples: int, reference: int) -> int:
+        return 8 * max(samples, reference) ** 2
+
     def compare(self, samples: Summary, reference: Summary) -> float:
         x, y = map(torch.from_numpy, standardised(samples, reference))
         squared = 2 * torch.cdist(x, y).mean() - torch.cdist(x, x).mean() - torch.cdist(y, y).mean()
@@ -102,7 +111,7 @@ class TwoSample(Metric, name="c2st"):
     reference_is_best = False
     folds: ClassVar[int] = 5
 
-    trees: Count = 100
+    trees: Repeats = 100
 
     @property
     def fewest(self) -> int:

@@ -11,7 +11,7 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from harness.core.config import Count, Range
+from harness.core.config import Count, Range, Repeats
 from harness.core.errors import ConfigError
 from harness.evaluation.metric import MOMENTS, Comparison, Estimate, Metric, Summary
 
@@ -150,9 +150,9 @@ class KID(Metric, name="kid"):
     lower_is_better = True
     reads = "features"
 
-    subsets: Count = 100
+    subsets: Repeats = 100
     """Random subsets that are compared; the mean over them is the value."""
-    subset_size: Annotated[int, Range(2)] = 1000
+    subset_size: Annotated[int, Range(2, 10**9, why="no machine gets through a billion")] = 1000
     """Samples of a subset, at most all."""
 
     def compare(self, samples: Summary, reference: Summary) -> float:

@@ -70,7 +70,7 @@ class FlowMetric(Metric):
 class PathMetric(FlowMetric):
     """A property of the paths of samples, by Euler's method in equal steps."""
 
-    steps: Count = 64
+    steps: Annotated[int, Range(1, 10_000, why="more steps show no other path")] = 64
 
     @property
     def nfe(self) -> int:

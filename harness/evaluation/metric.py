@@ -111,6 +111,10 @@ class Metric(Component, family="metric"):
             reason = f"{self.name} reads {self.reads}, and evaluate.extractor gives {read}"
             raise ConfigError("", f"{reason}. Choose {remedy} or another.")
 
+    def held_bytes(self, samples: int, reference: int) -> int:
+        """What comparing so many samples keeps in memory at least, beside what was kept of both sets."""
+        return 0
+
     def short_of_samples(self, given: Comparison) -> str | None:
         """A warning where it has a value for so few samples that says little; None where there are enough."""
         return None

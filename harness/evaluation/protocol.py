@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.components.averages import Ema
-from harness.core.config import Count, Index, digest, to_dict
+from harness.core.config import Calls, Count, digest, to_dict
 from harness.core.errors import ConfigError, did_you_mean
 from harness.core.registry import names, sources
 from harness.data.base import Data
@@ -32,7 +32,7 @@ more of it than a step's end has.
 class EvaluateConfig(SamplingConfig):
     """How a trained network is sampled and judged."""
 
-    nfe: tuple[Index, ...] = (1, 2, 4, 8, 16, 32)
+    nfe: tuple[Calls, ...] = (1, 2, 4, 8, 16, 32)
     """Calls of the network for each sample, one evaluation each; 0 lets an adaptive solver choose, and counts them."""
     num_samples: Count = 50_000
     num_reference: Count | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
@@ -214,7 +215,7 @@ def generate(
     device = trained.device
     times = sampling.times(nfe, formulation.path(noise_state))
     scale = formulation.interpolant.sigma(torch.ones(1, device=device)).view(-1, *[1] * len(shape))
-    for i, start in list(enumerate(range(0, number, sampling.batch_size)))[first:]:
+    for i, start in itertools.islice(enumerate(range(0, number, sampling.batch_size)), first, None):
         size = min(sampling.batch_size, number - start)
         generator = stream(int(streams[0]), *streams[1:], i, device=device)
         y = None

@@ -14,7 +14,7 @@ from harness.components.couplings import Pairs
 from harness.components.solvers import Heun, Solver
 from harness.components.time_samplers import Uniform as UniformTimes
 from harness.components.weightings import Uniform as UniformWeight
-from harness.core.config import ADDED, Count, Index, Range
+from harness.core.config import ADDED, Calls, Count, Range, Seed
 from harness.core.errors import ConfigError
 from harness.data.base import Data, Dataset, load
 from harness.evaluation.protocol import EvaluateConfig, Protocol
@@ -44,7 +44,7 @@ class Reflow(SamplingConfig):
     number: Count = 50_000
     """Pairs; Liu et al. take a million or more for CIFAR-10."""
     solver: Solver = Heun()
-    nfe: Index = 100
+    nfe: Calls = 100
     """The teacher's calls for each pair; 0 lets an adaptive solver choose."""
     guidance: Guidance = Guidance()
     """Of the first round's pairs, whose teacher was trained on data. A flow that has learned guided pairs has them in
@@ -82,14 +82,14 @@ class RunConfig(Formulation):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     reflow: Reflow = field(default_factory=Reflow)
-    seed: Index = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if parent := self.parent:
             check_student(self, parent)
         learned = self.learned()
-        self.evaluate.check("evaluate", learned, self.train.decays, self.train.snapshot_every > 0)
+        self.evaluate.check("evaluate", learned, self.train.decays, 0 < self.train.snapshot_every <= self.train.steps)
         for i, metric in enumerate(self.evaluate.metrics):
             try:
                 metric.check(learned)

@@ -136,8 +136,7 @@ class PairSet:
     def require_room(self) -> None:
         """`UserError` when the disk cannot hold what is missing."""
         missing = sum(array.size(self.number) - array.size(array.rows) for array in self.arrays.values())
-        self.folder.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(self.folder).free
+        free = shutil.disk_usage(next(place for place in self.folder.parents if place.exists())).free
         if missing > free:
             each = sum(array.row for array in self.arrays.values())
             raise UserError(

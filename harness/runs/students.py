@@ -52,7 +52,7 @@ def _check_pairs_sampling(config: RunConfig, parent: RunConfig) -> None:
         reason = "it is of pairs from a flow that was trained on data, and the teacher has learned pairs itself"
         raise ConfigError("reflow.guidance", f"{reason}. Set reflow.later_guidance to guide it.")
     try:
-        kept = parent.train.decays, parent.train.snapshot_every > 0
+        kept = parent.train.decays, 0 < parent.train.snapshot_every <= parent.train.steps
         config.pairs_sampling.check("reflow", parent.learned(), *kept, who="the teacher")
     except ConfigError as error:
         if error.path == "reflow.guidance" and parent.parent is not None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import torch
-
+from harness.components.backbones.base import Network
 from harness.core.errors import ConfigError
 from harness.data.base import Data, load
 from harness.flow.formulation import Formulation
@@ -13,6 +12,7 @@ from harness.flow.sampling import SamplingConfig
 from harness.runs.config import RunConfig
 from harness.runs.probe import probe
 from harness.runs.students import asks_for_guidance, guided_twice
+from harness.training.footprint import weightless
 
 
 def refuse_idle(changes: Iterable[str], configs: Iterable[RunConfig]) -> None:
@@ -31,6 +31,20 @@ def refuse_guided_twice(changes: Iterable[str], config: RunConfig) -> None:
     """`ConfigError` when what has learned guided pairs would be guided again and no changed path asks for it."""
     if (reason := guided_twice(config)) and not asks_for_guidance(changes):
         raise ConfigError("evaluate.guidance", reason)
+
+
+def refuse_unreached(changes: Iterable[str], config: RunConfig) -> None:
+    """`ConfigError` when a changed path says that something comes after so many steps that it never does."""
+    train = config.train
+    asked = {*changes}
+    if "train.warmup_steps" in asked and train.warmup_steps > train.steps:
+        reason = f"{train.warmup_steps} steps of warm-up end beyond the last of {train.steps}"
+        advice = f"Set it to {train.steps} or less, or train longer."
+        raise ConfigError("train.warmup_steps", f"{reason}, so the learning rate never reaches its peak. {advice}")
+    if "train.snapshot_every" in asked and train.snapshot_every > train.steps:
+        reason = f"the first snapshot after {train.snapshot_every} steps comes beyond the last of {train.steps}"
+        advice = f"Set it to {train.steps} or less, or to 0."
+        raise ConfigError("train.snapshot_every", f"{reason}, so none is taken. {advice}")
 
 
 def check(config: RunConfig) -> None:
@@ -52,8 +66,12 @@ def check(config: RunConfig) -> None:
         reason = f"{config.train.batch_size} is more than the {len(data.train)} training samples"
         raise ConfigError("train.batch_size", f"{reason}. Choose a smaller one.")
     _check_times("evaluate", config.evaluate, config, data)
-    with torch.device("meta"):
-        config.build(data)
+    _weightless(config, data)
+
+
+def _weightless(config: RunConfig, data: Data) -> Network:
+    """The network without values; `ConfigError` when it does not fit the data."""
+    return weightless(config.backbone, data.shape, data.num_classes if config.conditional else 0)
 
 
 def _check_pairs(config: RunConfig, parent: RunConfig, data: Data) -> None:
@@ -61,10 +79,9 @@ def _check_pairs(config: RunConfig, parent: RunConfig, data: Data) -> None:
     _check_times("reflow", config.pairs_sampling, parent, data)
     if not config.reflow.warm_start:
         return
-    with torch.device("meta"):
-        own, given = (
-            {name: tuple(w.shape) for name, w in c.build(data).state_dict().items()} for c in (config, parent)
-        )
+    own, given = (
+        {name: tuple(w.shape) for name, w in _weightless(c, data).state_dict().items()} for c in (config, parent)
+    )
     if own != given:
         differing = next(name for name in own.keys() | given.keys() if own.get(name) != given.get(name))
         shapes = f"{differing} is {own.get(differing)} here and {given.get(differing)} there"

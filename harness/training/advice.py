@@ -59,6 +59,16 @@ def warnings(config: TrainConfig, data: Data, formulation: Formulation) -> list[
     return said + unfitting(formulation, data)
 
 
+def cut_short(config: TrainConfig) -> list[str]:
+    """What a training is too short for, a line each: a warm-up that nobody asked to be so long, as scales have it."""
+    if config.warmup_steps <= config.steps:
+        return []
+    share = config.rate(config.steps - 1) / config.learning_rate
+    reason = f"{config.warmup_steps} steps of warm-up end beyond the last of {config.steps}"
+    reached = f"where the learning rate is at {share:.2g} of its peak"
+    return [f"train.warmup_steps: {reason}, {reached}. Set it to a tenth of train.steps or so."]
+
+
 def unfitting(formulation: Formulation, data: Data) -> list[str]:
     """Which settings of a formulation do not fit the data or each other, a line each."""
     f = formulation

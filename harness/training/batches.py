@@ -56,11 +56,10 @@ def batches(data: Data, batch_size: int, seed: int, start: int, end: int, device
             rows = order.indices(step)
             yield train[rows], None if classes is None else classes[rows]
         return
-    steps = [*range(start, end)]
     workers = 0 if isinstance(data.train, Tensor) else data.train.workers
     fetch = _Fetch(data.train, DataOrder(len(data.train), batch_size, seed))
     fetched: DataLoader = DataLoader(
-        fetch, sampler=steps, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None,
+        fetch, sampler=range(start, end), batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None,
         pin_memory=device == "cuda", multiprocessing_context="fork" if workers else None,
         generator=torch.Generator(),  # else it would draw from the stream of dropout
     )  # fmt: skip

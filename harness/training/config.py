@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 
-from harness.core.config import RUN_ONLY, Config, Count, Index, Positive
+from harness.core.config import RUN_ONLY, Config, Count, Index, Positive, Range
 from harness.core.errors import ConfigError
 from harness.training.optimizers import AdamW, Decay, Optimizer
 from harness.training.schedules import Cosine, Schedule
@@ -17,7 +17,7 @@ from harness.training.schedules import Cosine, Schedule
 class TrainConfig(Config):
     """How long, how fast and on what a network is trained."""
 
-    steps: Count = 100_000
+    steps: Annotated[int, Range(1, 999_999_999, why="checkpoints are numbered with nine digits")] = 100_000
     """Optimizer steps."""
     batch_size: Count = 128
     """Samples a step, over all processes and micro-batches."""
@@ -46,7 +46,7 @@ class TrainConfig(Config):
     """torch.compile's mode; auto is default on a GPU from 5,000 steps on, and off elsewhere."""
     channels_last: bool = True
     """Whether images lie in memory with their channels last, in training and in sampling."""
-    threads: Count = 1
+    threads: Annotated[int, Range(1, 1024, why="no machine has more cores for one training")] = 1
     """CPU threads; results to the last digit depend on it."""
     device: Literal["auto", "cpu", "cuda"] = field(default="auto", metadata=RUN_ONLY)
     recompute: bool = field(default=False, metadata=RUN_ONLY)

@@ -19,6 +19,9 @@ Decay = Annotated[float, Range(0, 1, ends="[)")]
 class Optimizer(Component, family="optimizer"):
     """How a gradient becomes a change of the weights."""
 
+    moments: ClassVar[int] = 0
+    """Numbers that it keeps for each weight; 0 where that is not said."""
+
     def build(self, weights: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """torch's optimizer over `weights`, whose rate the trainer sets at every step."""
         raise NotImplementedError
@@ -30,6 +33,7 @@ class Adam(Optimizer, name="adam"):
 
     formula: ClassVar[str] = "Adam, betas {beta1:g}, {beta2:g}, eps {eps:g}"
     source: ClassVar[str] = "Kingma & Ba 2015, algorithm 1"
+    moments: ClassVar[int] = 2
 
     beta1: Decay = 0.9
     """Memory of gradients."""

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from harness.ablation.design.shared import SharedPlan
 from harness.ablation.design.study import Study
-from harness.core.config import ConfigError, digest, override, to_dict
+from harness.core.config import SEEDS, ConfigError, digest, override, to_dict
 from harness.core.errors import UserError
 from harness.core.files import read_json
 from harness.core.registry import build, find, sources
@@ -20,7 +20,7 @@ from harness.evaluation.protocol import Protocol
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.identity import training_digest
-from harness.runs.validate import refuse_guided_twice, refuse_idle
+from harness.runs.validate import refuse_guided_twice, refuse_idle, refuse_unreached
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,14 @@ class Plan(SharedPlan):
         count = study.seeds if seeds is None else seeds
         if count < 1:
             raise UserError(f"--seeds: {count} is less than 1. Verdicts need three or more.")
+        SEEDS.refuse(count, "--seeds")
         base = override(base, changes)
         arms = {}
         for name, arm in study.arms.items():
             try:
                 arms[name] = measured(override(base, arm), study.metrics)
                 refuse_guided_twice({**changes, **arm}, arms[name])
+                refuse_unreached({**changes, **arm}, arms[name])
             except ConfigError as error:
                 raise error.below(f"arm '{name}'") from None
         refuse_idle(changes, arms.values())

@@ -14,7 +14,7 @@ from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.identity import training_digest
 from harness.runs.students import ONE_STEP_ONLY, asks_for_guidance
-from harness.runs.validate import check
+from harness.runs.validate import check, refuse_unreached
 
 MEASURED = ("straightness", "curvature", "transport_cost")
 """Beside the metrics of the run."""
@@ -49,6 +49,7 @@ def plan_of(
         config = override(config, {"reflow.distil": True, **judged, **bare})
         arms[config.title] = config
     for config in arms.values():
+        refuse_unreached(changes, config)
         check(config)
     of = runs[0].name.partition("-")[0]
     primary = (*teacher.evaluate.sample_metrics, *teacher.evaluate.metrics)[0]

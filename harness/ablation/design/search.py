@@ -16,14 +16,14 @@ from harness.ablation.design.plan import Plan
 from harness.ablation.design.shared import SharedPlan
 from harness.ablation.design.space import Space, ends, inverse, path_of, settings
 from harness.ablation.design.study import Study, load_declared
-from harness.core.config import ConfigError, digest, flatten, override, to_dict
+from harness.core.config import SEEDS, TRIALS, ConfigError, digest, flatten, override, to_dict
 from harness.core.errors import UserError, did_you_mean
 from harness.core.files import read_json
 from harness.core.registry import find, sources
 from harness.data.base import load
 from harness.evaluation.protocol import Protocol
 from harness.runs.config import RunConfig
-from harness.runs.validate import check
+from harness.runs.validate import check, refuse_unreached
 
 BASELINE, WINNER = "default", "tuned"
 """The arms of the comparison that follows a search."""
@@ -60,6 +60,8 @@ class Search:
         for name in ("samples", "rungs", "trials", "seeds"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}: {getattr(self, name)} is less than 1. Take one or more.")
+        SEEDS.refuse(self.seeds, "seeds")
+        TRIALS.refuse(self.trials, "trials")
         if self.seed < self.seeds:
             raise UserError(
                 f"seed: {self.seed} is one of the reporting seeds, 0 to {self.seeds - 1}. Take another, like 1000."
@@ -103,6 +105,7 @@ class SearchPlan(SharedPlan):
             raise UserError(f"--scale: '{search.name}' has no space for {scale}. {did_you_mean(scale, search.spaces)}")
         if trials is not None and trials < 1:
             raise UserError(f"--trials: {trials} is less than 1. Take one or more.")
+        TRIALS.refuse(trials or search.trials, "--trials")
         metric = search.metric or base.evaluate.metrics[0].name
         plan = cls(
             search.name, scale, search.question, _judged(override(base, search.fixed), search, metric),
@@ -173,6 +176,7 @@ class SearchPlan(SharedPlan):
             )
         for setting, config in self.corners().items():
             try:
+                refuse_unreached([setting.partition("=")[0]], config)
                 check(config)
             except UserError as error:
                 raise UserError(f"space, {setting}: {error}") from None

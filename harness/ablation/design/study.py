@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from harness.core.config import SEEDS
 from harness.core.errors import UserError, did_you_mean
 from harness.core.provenance import ROOT
 from harness.core.registry import load_file
@@ -53,6 +54,7 @@ class Study:
             raise UserError(f"smallest_difference: {self.smallest_difference} is outside (0, 1). 0.05 means 5 %.")
         if self.seeds < 1:
             raise UserError(f"seeds: {self.seeds} is less than 1. Verdicts need three.")
+        SEEDS.refuse(self.seeds, "seeds")
 
 
 def load_study(name: str) -> Study:

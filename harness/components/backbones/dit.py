@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from harness.components.backbones.base import Backbone, Network
 from harness.components.backbones.embeddings import Condition, Sinusoidal, TimeEmbedding, sine_positions
 from harness.components.backbones.transformer import TIME_DIM, Trunk, refuse_width
-from harness.core.config import Count, Presets, Range
+from harness.core.config import Count, Depth, Presets, Range, Width
 from harness.core.errors import ConfigError, UserError
 
 _SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
@@ -33,12 +33,12 @@ class DiT(Backbone, name="dit"):
         },
     }
 
-    width: Annotated[int, Range(4)] = 384
+    width: Width = 384
     """Of the residual stream; a multiple of `heads` and of 4."""
-    depth: Count = 12
+    depth: Depth = 12
     """Blocks."""
     heads: Count = 6
-    patch: Count = 2
+    patch: Annotated[int, Range(1, 1024, why="no picture has larger patches")] = 2
     """Side of the squares that the image is cut into, in pixels."""
     time_embedding: TimeEmbedding = Sinusoidal()
 

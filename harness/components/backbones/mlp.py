@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from harness.components.backbones.base import Backbone, Network
 from harness.components.backbones.embeddings import Condition, Sinusoidal, TimeEmbedding
-from harness.core.config import Count, Range
+from harness.core.config import Depth, Range, Width
 from harness.core.errors import ConfigError
 
 
@@ -21,9 +21,9 @@ class MLP(Backbone, name="mlp"):
 
     source: ClassVar[str] = "He et al. 2016; Perez et al. 2018"
 
-    width: Annotated[int, Range(4)] = 128
+    width: Width = 128
     """Of the residual stream."""
-    blocks: Count = 3
+    blocks: Depth = 3
     """Residual blocks."""
     dropout: Annotated[float, Range(0, 1, ends="[)")] = 0.0
     """Share of a block's inner activations dropped in training."""

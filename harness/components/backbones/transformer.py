@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from harness.components.backbones.base import Backbone, Network
 from harness.components.backbones.embeddings import Condition, Sinusoidal, TimeEmbedding, sine_positions
-from harness.core.config import Count, Range
+from harness.core.config import Count, Depth, Width
 from harness.core.errors import ConfigError
 
 TIME_DIM = 256
@@ -25,9 +25,9 @@ class Transformer(Backbone, name="transformer"):
 
     source: ClassVar[str] = "Vaswani et al. 2017; Peebles & Xie 2023, section 3.2"
 
-    width: Annotated[int, Range(4)] = 128
+    width: Width = 128
     """Of the residual stream; a multiple of `heads`, and even."""
-    depth: Count = 4
+    depth: Depth = 4
     """Blocks."""
     heads: Count = 4
     time_embedding: TimeEmbedding = Sinusoidal()

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from harness.components.backbones.base import Backbone, Network
 from harness.components.backbones.embeddings import Condition, Sinusoidal, TimeEmbedding
-from harness.core.config import Count, Presets, Range
+from harness.core.config import Count, Presets, Range, Width
 from harness.core.errors import ConfigError
 
 
@@ -30,11 +30,11 @@ class UNet(Backbone, name="unet"):
         },
     }  # fmt: skip
 
-    channels: Annotated[int, Range(4)] = 32
+    channels: Width = 32
     """Width of the first level."""
-    multipliers: tuple[Count, ...] = (1, 2)
+    multipliers: tuple[Annotated[int, Range(1, 1024, why="no published network widens by more")], ...] = (1, 2)
     """Width of each level over `channels`; the image is halved between levels."""
-    blocks: Count = 1
+    blocks: Annotated[int, Range(1, 100, why="no published network has more a level")] = 1
     """Residual blocks a level on the way down; one more on the way up."""
     attention: tuple[Count, ...] = ()
     """Heights of the levels whose blocks end in self-attention; if there are any, the middle has it too."""

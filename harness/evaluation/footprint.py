@@ -1,0 +1,49 @@
+"""What an evaluation must have in memory, counted before anything is sampled: a lower bound, part by part."""
+
+from __future__ import annotations
+
+import math
+
+from harness.core.memory import Need
+from harness.data.base import Data
+from harness.evaluation.extractors import extractor_of
+from harness.evaluation.flow_metrics import PathMetric
+from harness.evaluation.protocol import EvaluateConfig, num_reference
+
+FLOAT = 4
+DOUBLE = 8
+"""Bytes of a number."""
+
+
+def judging_needs(config: EvaluateConfig, data: Data) -> list[Need]:
+    """What is kept of samples in main memory while a metric reads it, and what the largest metric adds.
+
+    Where values are compared, the training samples' are read in every process, and may be more.
+    """
+    if not config.sample_metrics:
+        return []
+    extractor = extractor_of(config.extractor)
+    row = (1 + DOUBLE) * math.prod(data.shape) if extractor is None else (FLOAT + DOUBLE) * extractor.dimensions
+    samples = config.num_samples
+    reference = 0 if config.reference else num_reference(config, data)
+    read = Need("evaluate.num_samples", f"what is read of {samples} samples", samples * row)
+    if extractor is None and reference > samples:  # features' summaries may be on disk
+        read = Need("evaluate.num_reference", f"what is read of {reference} training samples", reference * row)
+    place = "evaluate.num_samples" if samples >= reference else "evaluate.num_reference"
+    added = [
+        Need(place, f"{metric.name} of {samples} samples and {reference} others", metric.held_bytes(samples, reference))
+        for metric in config.sample_metrics
+    ]
+    return [read, max(added, key=lambda need: need.bytes)]
+
+
+def drawing_needs(config: EvaluateConfig, data: Data) -> list[Need]:
+    """What the device holds while samples are drawn, or while their paths are measured where that is more."""
+    numbers = 2 * FLOAT * math.prod(data.shape)
+    batch = min(config.batch_size, config.num_samples)
+    needs = [Need("evaluate.batch_size", f"{batch} samples and their noise", batch * numbers)]
+    for i, metric in enumerate(config.metrics):
+        if isinstance(metric, PathMetric):
+            said = f"{metric.samples} paths of {metric.steps} steps"
+            needs.append(Need(f"evaluate.metrics[{i}]", said, metric.samples * (metric.steps + 1) * numbers))
+    return [max(needs, key=lambda need: need.bytes)]
