@@ -172,7 +172,7 @@ def test_digest_is_that_of_the_canonical_json() -> None:
         ({"seed": -1}, f"seed: -1 is outside [0, {2**128 - 1}]. Choose a value inside."),
         ({"train.precision": "fp64"}, "train.precision: 'fp64' is not a choice. Known: auto, bf16, fp32, tf32."),
         ({"evaluate.nfe": 4}, "evaluate.nfe: expected a list, got 4. Write it like [1, 2]."),
-        ({"evaluate.nfe": [1, -1]}, "evaluate.nfe[1]: -1 is outside [0, 100000]. Choose a value inside."),
+        ({"evaluate.nfe": [1, -1]}, "evaluate.nfe[1]: -1 is outside [0, 10000]. Choose a value inside."),
         ({"evaluate.nfe": [1, 0]}, "evaluate.nfe: euler spends 1 calls a step and cannot spend 0. Use 1."),
         (
             {"evaluate.solver": "dopri5"},

@@ -37,7 +37,7 @@ Index = Annotated[int, Range(0, 10**9, why="no machine gets through a billion")]
 Seed = Annotated[int, Range(0, 2**128 - 1, why="its digits are part of names")]
 Width = Annotated[int, Range(4, 65_536, why="no published network is wider")]
 Depth = Annotated[int, Range(1, 1000, why="no published network is deeper")]
-Calls = Annotated[int, Range(0, 100_000, why="finer steps come near the rounding of 32-bit times")]
+Calls = Annotated[int, Range(0, 10_000, why="no published sampler takes more")]
 """Of the network for one sample; 0 lets an adaptive solver choose."""
 Repeats = Annotated[int, Range(1, 100_000, why="more change no digit that is shown")]
 SEEDS = Range(1, 10_000, why="a verdict needs tens")
