@@ -28,7 +28,6 @@ from harness.runs.contents import EVALUATED, TRAINED, WRITTEN_AGAIN
 from harness.runs.folder import Run
 from harness.runs.judge import known_rungs
 from harness.runs.lineage import _intact
-from harness.runs.mlflow_mirror import Mirror
 from harness.runs.pairs import PairSet
 
 Score = Callable[..., None]
@@ -119,8 +118,10 @@ def test_a_damaged_tracking_file_stops_nobody(
     write_json(local / "last" / "tracking" / "x.json", sent)
     record = Mock()
     monkeypatch.setattr(mlflow_mirror, "Record", record)
+    client = Mock()
+    client.get_run.return_value.info.lifecycle_stage = "active"
     for _ in range(2):
-        Mirror.close_dead(Mock(uri="u"))
+        mlflow_mirror.close_dead(client)
     assert [call.args[1] for call in record.call_args_list] == [local / "last" / "tracking" / "x.json"] * 2
     said = capsys.readouterr().err.splitlines()
     assert len(said) == len(contents) + 1
