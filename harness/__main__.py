@@ -9,13 +9,23 @@ if __name__ == "__main__" and not sys.flags.safe_path:  # `python -m` would impo
 from typing import NoReturn
 
 from harness.cli import main
-from harness.core.errors import leave
+from harness.core.errors import guarded, leave
+from harness.core.signals import interruptible
+from harness.core.streams import steady
 
 
 def run() -> NoReturn:
     """The command that is installed. No process that it starts imports from the folder one stands in."""
     os.environ["PYTHONSAFEPATH"] = "1"
-    leave(main())
+    output = steady()
+    interruptible()
+    try:
+        code = main()
+    except SystemExit as ended:  # argparse has said why
+        code = int(ended.code or 0)
+    except KeyboardInterrupt:  # a second one, while the first was told
+        code = 130
+    leave(code or guarded(output.require_whole))
 
 
 if __name__ == "__main__":

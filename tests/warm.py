@@ -64,7 +64,7 @@ def _work(arguments: Sequence[str], said: IO[bytes], environment: dict[str, str]
     from harness.ablation.execute import worker
     from harness.core.errors import guarded, leave
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     os.dup2(said.fileno(), 1)
     os.dup2(said.fileno(), 2)

@@ -8,6 +8,7 @@ import difflib
 import errno
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -100,7 +101,10 @@ class Pruned(Exception):
 
 
 class Stopped(Exception):
-    """SIGTERM or Ctrl-C arrived: everything is saved, and the same command continues."""
+    """SIGTERM, SIGHUP or Ctrl-C arrived: everything is saved, and the same command continues."""
+
+
+KEPT = "What was done is kept; mend it, then run the same command again."
 
 
 def guarded(command: Callable[[], None]) -> int:
@@ -109,8 +113,13 @@ def guarded(command: Callable[[], None]) -> int:
         command()
         sys.stdout.flush()
     except (Stopped, KeyboardInterrupt) as stopped:
-        _tell(f"{str(stopped) or 'stopped'}. What was done is kept; the same command continues.")
+        if os.environ.get("RANK", "0") == "0":  # of several ranks, the first says it for all
+            _tell(f"{str(stopped) or 'stopped'}. What was done is kept; the same command continues.")
         return 130
+    except SystemExit as ended:
+        code = "" if ended.code is None else ended.code
+        _tell(f"error: a component or library called sys.exit({code}), as only a whole program may. {KEPT}")
+        return 2
     except UserError as error:
         _tell(f"error: {error}")
         return 2
@@ -122,7 +131,7 @@ def guarded(command: Callable[[], None]) -> int:
             return _blame(error)
         place = f"{error.filename}: " if error.filename else ""
         reason = f"{place}{error.strerror or error}"
-        _tell(f"error: {redacted(reason)}. What was done is kept; mend it, then run the same command again.")
+        _tell(f"error: {redacted(reason)}. {KEPT}")
         return 2
     return 0
 
@@ -190,6 +199,8 @@ def named(place: str) -> Iterator[None]:
 
 def leave(code: int) -> NoReturn:
     """End the process as Python would, but take no modules apart: torch's and MLflow's need seconds for it."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # all is done, so nothing is left to be interrupted
+        signal.signal(number, lambda *_: os._exit(code))
     atexit._run_exitfuncs()
     with contextlib.suppress(OSError):  # what a command wrote was flushed by `guarded`, which says what went wrong
         sys.stdout.flush()

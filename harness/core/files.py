@@ -8,18 +8,25 @@ import hashlib
 import io
 import json
 import os
+import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.core.errors import UserError
+from harness.core.errors import Stopped, UserError
 from harness.core.reading import LARGEST, Damaged, bytes_of, parse, require_file, say_once, shaped
+from harness.core.signals import asked_to_stop
 
 if TYPE_CHECKING:
     import numpy as np
 
 LOST_LINES = "Remove it: the same command goes on without what it held."
 """What to do about a file of lines that cannot be read."""
+
+
+MOMENT_S = 1.0
+"""Locks that are held to write a line are free again within it."""
 
 
 def results_folder() -> Path:
@@ -93,6 +100,22 @@ def npz(arrays: Mapping[str, np.ndarray]) -> bytes:
     return content.getvalue()
 
 
+def append_line(path: Path, value: Any) -> None:
+    """Add a line to a JSON-lines file."""
+    try:
+        with open(path, "a") as file:
+            file.write(json.dumps(value) + "\n")
+    except OSError as error:  # a full disk names no file
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def sync(path: Path) -> None:
+    """Have what was written to a file, if it is there, survive a power cut."""
+    if path.exists():
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+
+
 def drop_torn_line(path: Path) -> None:
     """Cut off what a kill or a full disk left of an unfinished last line."""
     if not path.exists():
@@ -157,13 +180,47 @@ def _intact(path: Path, shape: Any, lines: Iterable[tuple[int, bytes]]) -> Itera
 def locked(path: Path, wait: bool = True) -> Iterator[bool]:
     """Hold the lock file `path`; yields False where `wait` is off and another process holds it.
 
-    The lock is the kernel's (flock), so it is released when its holder dies, however it dies.
+    The lock is the kernel's (flock), so it is released when its holder dies, however it dies. Raises `Stopped` where a
+    stop is asked for while it waits.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+        yield _taken(file) or (wait and _waited(file, path))
+
+
+def _taken(file: io.BufferedWriter) -> bool:
+    """Whether the lock is ours now."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _waited(file: io.BufferedWriter, path: Path) -> bool:
+    """True once the lock is ours. A wait of more than a moment is told, and ends when the process is asked to stop."""
+    pause = 0.001
+    told = False
+    began = time.monotonic()
+    while not _taken(file):
+        if time.monotonic() - began > MOMENT_S:
+            if asked_to_stop():
+                raise Stopped(f"stopped while it waited for {path}")
+            if not told:
+                print(f"waiting for {path}, which {_holder(file)} holds. Ctrl-C ends the wait.", file=sys.stderr)
+                told = True
+        time.sleep(pause)
+        pause = min(2 * pause, 0.1)
+    return True
+
+
+def _holder(file: io.BufferedWriter) -> str:
+    """Who holds the lock of an open file, by the kernel's list of locks."""
+    found = os.fstat(file.fileno())
+    place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/locks").read_text().splitlines():
+            _, kind, *_, process, where, _, _ = line.split()
+            if (kind, where) == ("FLOCK", place) and int(process) > 0:
+                return f"process {process}"
+    return "another process"

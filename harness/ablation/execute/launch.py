@@ -21,7 +21,7 @@ from harness.ablation.execute.placement import Placement
 from harness.core.errors import Stopped, UserError
 from harness.core.files import locked
 from harness.core.provenance import commit
-from harness.core.signals import Stop
+from harness.core.signals import Stop, held_back
 from harness.runs.mlflow_mirror import Mirror, Record
 from harness.runs.mlflow_store import reason
 from harness.runs.progress import Followed, Watch
@@ -50,7 +50,7 @@ class Worker:
             if line.startswith("error: "):
                 self.error = line.removeprefix("error: ")
             elif not line.startswith("stopped"):
-                console.print(line, highlight=False, markup=False)
+                console.print(line)
         self.shown += len(whole) + 1 if whole else 0
 
 
@@ -84,6 +84,8 @@ def launch(
                 with _follower(board, mirror, above, console), _ended(crew, console):
                     _follow(crew, console, stop, deaths)
                 if not board.finished():
+                    if stop():  # the workers heard it first
+                        raise Stopped("stopped")
                     raise UserError(
                         f"a worker was lost before every trial ended. {plan.folder} has the logs; "
                         "the same command continues."
@@ -133,10 +135,10 @@ def _follower(board: Board, mirror: Mirror, above: Callable[[], Record], console
 
 def _start(plan_path: Path, number: int, placement: Placement, again: bool = False) -> Worker:
     """A worker; one that comes `again` goes on with the log of that whose place it takes."""
-    command = [sys.executable, "-m", "harness.ablation.execute.worker", str(plan_path), str(os.getpid())]
+    command = [sys.executable, "-m", "harness.ablation.execute", str(plan_path), str(os.getpid())]
     log = plan_path.with_name(f"worker-{number}.log")
-    environment = placement.environment(number)
-    with open(log, "ab" if again else "wb") as file:
+    environment = {**placement.environment(number), "PYTHONIOENCODING": "utf-8"}  # as its log is read
+    with open(log, "ab" if again else "wb") as file, held_back():
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment
         )
@@ -249,10 +251,13 @@ def _end(crew: list[Worker], console: Console) -> None:
         if worker.process.poll() is None:
             worker.process.terminate()
     deadline = time.monotonic() + PATIENCE_S
-    for worker in crew:
-        try:
-            worker.process.wait(max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            worker.process.kill()
-            worker.process.wait()
-        worker.show(console)
+    try:
+        for worker in crew:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                worker.process.wait(max(0.1, deadline - time.monotonic()))
+    finally:  # after a second Ctrl-C too
+        for worker in crew:
+            if worker.process.poll() is None:
+                worker.process.kill()
+                worker.process.wait()
+            worker.show(console)

@@ -1,7 +1,4 @@
-"""A worker: asks the shared board for the next trial until none is left. Workers are alike and may die at any time.
-
-python -m harness.ablation.execute.worker PLAN LAUNCHER
-"""
+"""A worker: asks the shared board for the next trial until none is left. Workers are alike and may die at any time."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ from harness.ablation.design.search import SearchPlan
 from harness.ablation.design.shared import Written
 from harness.ablation.execute.board import Board
 from harness.ablation.execute.tuner import SearchBoard
-from harness.core.errors import NoValue, Stopped, guarded, leave, named
+from harness.core.errors import NoValue, Stopped, named
 from harness.core.files import read_json
 from harness.core.reading import Damaged, short
 from harness.core.registry import load_plugins
@@ -178,7 +175,3 @@ def main() -> None:
     stop = StopSignal(lambda: os.getppid() != parent)
     load_plugins(read_json(path, Written)["plugins"])
     work(read_board(path), stop)
-
-
-if __name__ == "__main__":
-    leave(guarded(main))

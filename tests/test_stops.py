@@ -1,0 +1,224 @@
+"""How a process is stopped: what signals mean, that a wait for another process says so and ends, and exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.core import files, signals
+from harness.core.errors import Stopped, guarded
+from harness.core.files import locked
+from harness.core.signals import StopSignal, asked_to_stop, interruptible
+
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Back to what they were, and nobody asked to stop."""
+    before = {number: signal.getsignal(number) for number in STOPS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    signals._installed = None
+
+
+def test_each_signal_asks_for_an_orderly_end() -> None:
+    for number in STOPS:
+        stop = StopSignal()
+        assert [stop(), asked_to_stop()] == [False, False]
+        signal.raise_signal(number)
+        assert stop(), number
+        assert asked_to_stop()
+
+
+def test_what_else_stops_is_heard_by_those_who_wait() -> None:
+    dead: list[int] = []
+    StopSignal(lambda: bool(dead))
+    assert not asked_to_stop()
+    dead.append(1)
+    assert asked_to_stop()
+
+
+def test_a_second_ctrl_c_ends_at_once_and_another_hangup_does_not() -> None:
+    StopSignal()
+    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):
+        signal.raise_signal(number)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_before_that_each_signal_interrupts() -> None:
+    interruptible()
+    for number in STOPS:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    for install in (interruptible, StopSignal):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        install()
+        signal.raise_signal(signal.SIGHUP)
+        assert not asked_to_stop()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+HOLD = """
+import fcntl, sys
+file = open(sys.argv[1], "ab")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A lock in another process's hands, until its standard input is closed."""
+    command = [sys.executable, "-S", "-c", HOLD, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout
+        assert holder.stdout.readline() == "held\n"
+        try:
+            yield holder
+        finally:
+            holder.kill()
+
+
+class Sleeps:
+    """`time` for those who wait: every pause is two seconds long, takes none, and ends in `then`."""
+
+    def __init__(self, then: Callable[[int], None]):
+        self.number = 0
+        self.then = then
+
+    def monotonic(self) -> float:
+        return 2.0 * self.number
+
+    def sleep(self, _: float) -> None:
+        self.number += 1
+        self.then(self.number)
+
+
+def raising(number: signal.Signals) -> Callable[[int], None]:
+    """What sends a signal."""
+    return lambda pauses: signal.raise_signal(number)
+
+
+def test_a_wait_is_told_once_and_ends_with_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "abc-s0" / "lock"
+    path.parent.mkdir()
+    with held(path) as holder:
+
+        def then(pauses: int) -> None:
+            if pauses == 5:
+                holder.communicate()
+
+        monkeypatch.setattr(files, "time", Sleeps(then))
+        with locked(path) as ours:
+            assert ours
+        who = f"process {holder.pid}" if Path("/proc/locks").read_text() else "another process"
+    assert capsys.readouterr().err == f"waiting for {path}, which {who} holds. Ctrl-C ends the wait.\n"
+
+
+def test_a_wait_ends_when_a_stop_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By each signal, and by the death of a worker's launcher."""
+    with held(tmp_path / "lock"):
+        for number in STOPS:
+            StopSignal()
+            monkeypatch.setattr(files, "time", Sleeps(raising(number)))
+            with (
+                pytest.raises(Stopped, match=f"stopped while it waited for {tmp_path / 'lock'}"),
+                locked(tmp_path / "lock"),
+            ):
+                raise AssertionError
+        StopSignal(lambda: True)
+        monkeypatch.setattr(files, "time", Sleeps(lambda pauses: None))
+        with pytest.raises(Stopped), locked(tmp_path / "lock"):
+            raise AssertionError
+
+
+def test_a_moment_is_waited_for_in_silence_even_when_a_stop_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is done is written down before the end."""
+    with held(tmp_path / "lock") as holder:
+        StopSignal(lambda: True)
+        monkeypatch.setattr(files, "MOMENT_S", 100.0)
+        monkeypatch.setattr(files, "time", Sleeps(lambda pauses: holder.communicate() and None))
+        with locked(tmp_path / "lock") as ours:
+            assert ours
+    assert capsys.readouterr().err == ""
+
+
+def _raise(error: BaseException) -> Callable[[], None]:
+    def command() -> None:
+        raise error
+
+    return command
+
+
+def test_exit_codes_are_two_and_130(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for error, code, line in (
+        (KeyboardInterrupt(), 130, "stopped. What was done is kept; the same command continues."),
+        (Stopped("stopped at step 3"), 130, "stopped at step 3. What was done is kept; the same command continues."),
+        (SystemExit(0), 2, "error: a component or library called sys.exit(0)"),
+        (SystemExit(), 2, "error: a component or library called sys.exit()"),
+        (SystemExit("no licence"), 2, "error: a component or library called sys.exit(no licence)"),
+        (OSError(28, "No space left on device", "/a/b"), 2, "error: /a/b: No space left on device."),
+    ):
+        assert guarded(_raise(error)) == code
+        assert capsys.readouterr().err.startswith(line), error
+    monkeypatch.setenv("RANK", "1")  # of several ranks, the first says it for all
+    assert guarded(_raise(Stopped("stopped at step 3"))) == 130
+    assert capsys.readouterr().err == ""
+
+
+ENDS = """
+import atexit, signal, sys
+from harness.core.errors import leave
+from harness.core.signals import interruptible
+interruptible()
+atexit.register(print, "never")
+atexit.register(signal.raise_signal, int(sys.argv[1]))
+leave(130)
+"""
+
+
+def test_a_signal_at_the_very_end_changes_nothing() -> None:
+    for number in STOPS:
+        ended = subprocess.run([sys.executable, "-c", ENDS, str(int(number))], capture_output=True, text=True)
+        assert (ended.returncode, ended.stderr) == (130, ""), number
+
+
+SLOW = """
+import os, runpy, time
+from harness import cli
+def slow(options):
+    os.kill(os.getpid(), int(os.environ["SIGNAL"]))
+    time.sleep(60)
+cli._run = slow
+runpy.run_module("harness", run_name="__main__")
+"""
+
+
+def test_a_command_that_installs_nothing_ends_by_each_signal_in_a_line() -> None:
+    for number in STOPS:
+        ended = subprocess.run(
+            [sys.executable, "-c", SLOW, "list"],
+            env={**os.environ, "SIGNAL": str(int(number))},
+            capture_output=True,
+            text=True,
+        )
+        said = "stopped. What was done is kept; the same command continues.\n"
+        assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", said), number
