@@ -1,6 +1,7 @@
 import itertools
 import json
 import math
+import os
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,7 @@ from harness.runs import sample as sample_module
 from harness.runs import train as train_module
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
+from harness.runs.judge import judge_of, judge_rung
 from harness.runs.lineage import training_seconds
 from harness.runs.sample import restore, samples
 from harness.runs.train import ensure, train
@@ -610,3 +612,55 @@ def test_the_weights_judged_are_those_asked_for(tiny: RunConfig, monkeypatch: py
     ]
     for found, tensors, place in expected:
         assert all(torch.equal(value, tensors[f"{place}/{name}"]) for name, value in found.items()), place
+
+
+def test_metrics_are_on_disk_before_a_checkpoint_vouches_for_them(
+    tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the order of calls: what a power cut leaves has no gap. A line falls between two checkpoints here."""
+    run = Run.of(override(tiny, {"train.steps": 5, "train.checkpoint_every": 2, "train.log_every": 3}))
+    metrics = run.folder / "metrics.jsonl"
+    sync = os.fsync
+    on_disk = [0]
+    vouched: list[tuple[int, int]] = []
+
+    def recorded(file: int) -> None:
+        sync(file)
+        place = Path(os.readlink(f"/proc/self/fd/{file}"))
+        if place == metrics:
+            on_disk.append(metrics.stat().st_size)
+        elif place.parent == run.folder / "checkpoints":
+            vouched.append((on_disk[-1], metrics.stat().st_size if metrics.exists() else 0))
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    train(run, lambda _: None, lambda: False)
+    assert len(vouched) == 3
+    assert all(synced == written for synced, written in vouched), vouched
+    assert [line["step"] for line in run.metrics()] == [3, 5]
+    assert vouched[-1][0] == metrics.stat().st_size
+
+
+def test_looks_and_a_divergence_are_on_disk_before_what_follows(
+    tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look is as dear as its samples; a run that diverged is never trained again, so its lines must be there."""
+    run = Run.of(override(tiny, {"train.learning_rate": 1e30, "train.warmup_steps": 0, "train.clip_norm": None}))
+    synced: list[str] = []
+    sync = os.fsync
+
+    def recorded(file: int) -> None:
+        sync(file)
+        synced.append(Path(os.readlink(f"/proc/self/fd/{file}")).name)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    (run.folder).mkdir(parents=True)
+    (run.folder / "metrics.jsonl").write_text("")
+    with pytest.raises(Diverged):
+        train(run, lambda _: None, lambda: False)
+    noted = next(name for name in synced if name.startswith(".diverged.json"))
+    assert synced.index("metrics.jsonl") < synced.index(noted)
+    fine = Run.of(tiny)
+    trained = Trained(tiny.build(fine.data), tiny, {}, "cpu")
+    fine.folder.mkdir()
+    judge_rung(fine, trained, 3, judge_of(tiny), 1)
+    assert synced[-1] == "rungs.jsonl"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 import time
 from collections.abc import Iterable, Iterator
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from harness.core.drawing import spared
 from harness.core.errors import Diverged, NoValue, Stopped
-from harness.core.files import drop_torn_line, read_lines
+from harness.core.files import append_line, drop_torn_line, read_lines, sync
 from harness.core.signals import Stop
 from harness.data.base import load, spaced
 from harness.data.pictures import SHOWN, draw
@@ -139,8 +138,9 @@ def judge_rung(run: Run, trained: Trained, step: int, judge: Judge, nfe: int) ->
     values = judge(
         SampleBatch(batch.x, batch.y) for batch in samples(run, trained, nfe, run.config.evaluate.num_samples)
     )
-    drop_torn_line(run.folder / "rungs.jsonl")
-    with open(run.folder / "rungs.jsonl", "a") as file:
-        line = {"step": step, "time": time.time(), "protocol": judge.protocol.digest, "nfe": nfe, "values": values}
-        file.write(json.dumps(line) + "\n")
+    path = run.folder / "rungs.jsonl"
+    drop_torn_line(path)
+    about = {"step": step, "time": time.time(), "protocol": judge.protocol.digest, "nfe": nfe}
+    append_line(path, {**about, "values": values})
+    sync(path)
     return values

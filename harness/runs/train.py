@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import functools
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -12,7 +12,8 @@ from torch import nn
 
 from harness.core.drawing import spared
 from harness.core.errors import Diverged, Pruned, Unsolvable
-from harness.core.files import drop_torn_line, remove_leftovers, write_json
+from harness.core.files import append_line, drop_torn_line, remove_leftovers, sync, write_json
+from harness.core.progress import told
 from harness.core.provenance import commit, machine
 from harness.core.rng import stream_seed
 from harness.core.signals import Say, Stop
@@ -53,7 +54,7 @@ def ensure(config: RunConfig, say: Say, stop: Stop, look: Look | None = None) ->
         require_values(run, protocol)
         return run
     train(run, say, stop, look=look)
-    evaluate(run, restore(run), judge_of(config, stop=stop), stop)
+    evaluate(run, restore(run), judge_of(config, functools.partial(told, say=say), stop), stop)
     return run
 
 
@@ -85,6 +86,7 @@ def train(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE, look: Look | Non
             fit(config.train, config.seed, network, objective, run.data, run.folder / "checkpoints", callbacks, ranks)
         except (Diverged, Pruned) as error:
             if ranks.first:
+                callbacks.settle()
                 write_json(run.folder / f"{type(error).__name__.lower()}.json", {"reason": str(error)})
             raise
         if ranks.first:
@@ -134,8 +136,7 @@ def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look 
             return
         if "samples_per_second" in line:
             line["mfu"] = line["samples_per_second"] * use["flops_per_sample"] / use["peak_flops"]
-        with open(path, "a") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(path, line)
 
     def seen(network: nn.Module, step: int) -> dict[str, float]:
         trained = Trained(network, run.config, objective.noise_state, run.config.train.resolved_device())
@@ -151,7 +152,7 @@ def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look 
         path = paths(run, trained, 1 if run.config.reflow.distil else PATH_STEPS, PATHS)
         return straightness(path) | {"sample_spread": spread(path[-1].cpu(), real)}
 
-    return Callbacks(log, seen, say, stop)
+    return Callbacks(log, seen, say, stop, functools.partial(sync, path))
 
 
 def _write_environment(run: Run, network: nn.Module, objective: Objective) -> None:

@@ -48,6 +48,8 @@ class Callbacks:
     say: Say
     stop: Stop
     """True when training should save and end now."""
+    settle: Callable[[], None] = lambda: None
+    """Puts on disk what was logged, before a checkpoint says that it was."""
 
 
 def fit(
@@ -239,6 +241,7 @@ class Training:
         total = self.ranks.sum(bins)
         bins.copy_(total if self.ranks.first else torch.zeros_like(total))
         if self.ranks.first:
+            self.callbacks.settle()
             write_checkpoint(self.folder, step, self.state.tensors(), self.config.keep_checkpoints)
 
     def snapshot(self, done: int) -> None:
