@@ -4,7 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from harness import cli
-from harness.cli import main
+from harness.cli import main, plans
 from harness.core.config import override, to_dict
 from harness.core.files import results_folder, write_json
 from harness.runs.config import RunConfig
@@ -64,7 +64,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
 @pytest.fixture
 def signals() -> Iterator[None]:
     """Commands that train install handlers of their own."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -379,16 +379,26 @@ def test_a_store_out_of_reach_stops_training_before_it_begins(
 
 
 @pytest.mark.usefixtures("signals")
-def test_from_training_to_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_training_to_samples(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     small = ["train.steps=4", "backbone.channels=8", "evaluate.nfe=[1,2]", "evaluate.num_samples=64"]
     sets = [word for change in small for word in ("--set", change)]
     assert main(["train", *sets]) == 0
     assert main(["train", *sets]) == 0
     (folder,) = (results_folder() / "local" / "runs").iterdir()
     assert capsys.readouterr().out.replace("\n", "").count(f"trained {folder.name}: ") == 2
+    passed: list[tuple[str, int]] = []
+
+    def show(items: Iterable[Any], title: str, total: int, to: Any) -> Iterator[Any]:
+        passed.append((title, total))
+        yield from items
+
+    monkeypatch.setattr(plans, "shown", show)
     assert main(["evaluate", folder.name]) == 0
     said = capsys.readouterr().out
     assert all(f"at NFE {nfe}" in said for nfe in (1, 2))
+    assert passed == [("features of the reference", 2)]  # of 512 images by 500
     picture = tmp_path / "a.png"
     array = tmp_path / "a.npz"
     few = ["--number", "10", "--nfe", "2"]
@@ -454,7 +464,7 @@ def test_output_that_cannot_be_written_is_said() -> None:
             [sys.executable, "-m", "harness", "list"], stdout=full, stderr=subprocess.PIPE, text=True
         )
     assert ended.returncode == 2
-    assert ended.stderr.startswith("error: No space left on device.")
+    assert ended.stderr.startswith("error: standard output: No space left on device.")
 
 
 def test_the_process_ends_with_the_code_and_the_line() -> None:

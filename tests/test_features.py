@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -307,9 +307,9 @@ def test_a_kept_reference_gives_the_same_scores(digits: Data) -> None:
 def test_values_keep_nothing_on_disk_but_a_lock(points: Data) -> None:
     passes: list[int] = []
 
-    def watch(given: Iterable[SampleBatch], total: int) -> Iterable[SampleBatch]:
+    def watch(given: Iterable[SampleBatch], title: str, total: int) -> Generator[SampleBatch, None, None]:
         passes.append(total)
-        return given
+        yield from given
 
     for _ in range(2):
         Judge(POINTS, points, "cpu", watch)

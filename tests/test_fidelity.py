@@ -146,9 +146,9 @@ def test_changed_data_under_one_name_change_the_reference(data: Data) -> None:
 def test_the_reference_is_kept_and_a_damaged_one_made_anew(data: Data) -> None:
     passes: list[int] = []
 
-    def watch(batches, total):  # type: ignore[no-untyped-def]
+    def watch(batches, title, total):  # type: ignore[no-untyped-def]
         passes.append(total)
-        return batches
+        yield from batches
 
     first = Judge(CONFIG, data, "cpu", watch)
     kept = Judge(CONFIG, data, "cpu", watch)

@@ -11,6 +11,7 @@ from harness.ablation.execute.placement import Placement, choose, given
 from harness.ablation.report.outcomes import is_asked
 from harness.cli.plans import carry_out, plan_of, prepare, refuse_short, training_command
 from harness.core.config import parse_assignments
+from harness.core.progress import terminal
 from harness.core.signals import StopSignal
 from harness.data.base import load
 from harness.runs.explain import Explained, alike
@@ -19,7 +20,7 @@ from harness.training.advice import cut_short, warnings
 
 def run(options: argparse.Namespace) -> None:
     """Choose how the trials share this machine, run them and report."""
-    console = Console()
+    console = terminal()
     plan, placement = placed(options, plan_of(options), console)
     compare(options, plan, placement, console, StopSignal())
 
@@ -31,7 +32,7 @@ def placed(options: argparse.Namespace, plan: Plan, console: Console) -> tuple[P
     if by_hand or varied or "train.threads" in parse_assignments(options.changes):
         return plan, given(plan, options.workers, options.trials_per_gpu)
     refuse_short(plan)
-    placement = choose(plan, lambda text: console.print(f"- {text}", highlight=False))
+    placement = choose(plan, lambda text: console.print(f"- {text}"))
     return plan.threaded(placement.threads), placement
 
 
@@ -40,7 +41,7 @@ def compare(
 ) -> None:
     """Run the plan of a study and report it, with `notes` under its table."""
     size = f"{len(plan.arms)} arms x {len(plan.seeds)} seeds at the scale {plan.scale}"
-    console.print(f"{plan.question}\n{size}; plan {plan.digest}", highlight=False)
+    console.print(f"{plan.question}\n{size}; plan {plan.digest}")
     judge = prepare(plan, console, stop, placement)
     _warn(plan, console)
     carry_out(plan, placement, judge, training_command(options), console, stop, *notes)
@@ -49,12 +50,12 @@ def compare(
 def _warn(plan: Plan, console: Console) -> None:
     """Say which arms mean the same, what was noticed in the data, and what practice advises against."""
     for line in alike({name: Explained.of(config) for name, config in plan.arms.items()}):
-        console.print(f"- {line}", highlight=False)
+        console.print(f"- {line}")
     for line in dict.fromkeys(line for config in plan.arms.values() for line in load(config.dataset).notes):
-        console.print(f"- {line}", highlight=False, markup=False)
+        console.print(f"- {line}")
     for line, arms in advice_on(plan).items():
         whom = "every arm" if len(arms) == len(plan.arms) else ", ".join(arms)
-        console.print(f"- advice for {whom}: {line}", highlight=False)
+        console.print(f"- advice for {whom}: {line}")
 
 
 def advice_on(plan: Plan) -> dict[str, list[str]]:

@@ -6,10 +6,10 @@ import argparse
 import json
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from harness.core.fields import hints, range_of
+from harness.core.progress import terminal
 from harness.core.registry import HOMES, describe, find
 
 
@@ -19,7 +19,7 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(families, indent=1))
         return
-    console = Console()
+    console = terminal()
     for family, members in families.items():
         console.print(_table(family, members))
 

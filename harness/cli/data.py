@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from harness.core.config import parse_assignments
 from harness.core.errors import UserError
+from harness.core.progress import terminal
 from harness.core.registry import build, describe
 from harness.data.base import Data, data_folder, load, spaced
 from harness.data.pictures import SHOWN, draw
@@ -22,13 +22,10 @@ def run(options: argparse.Namespace) -> None:
             raise UserError("NAME: which data set? Name one of those that `harness data` lists.")
         return _list()
     data = load(build("dataset", {"name": options.name, **parse_assignments(options.changes)}))
-    for name, value in _facts(data).items():
-        if value:
-            print(f"{name}: {value}")
-    for line in data.notes:
+    drawn = _draw(data, options.out) if options.out else ""
+    facts = [f"{name}: {value}" for name, value in _facts(data).items() if value]
+    for line in (*facts, *data.notes, *filter(None, [drawn])):
         print(line)
-    if options.out:
-        _draw(data, options.out)
 
 
 def _list() -> None:
@@ -36,7 +33,7 @@ def _list() -> None:
     for member in describe("dataset"):
         needs = [name for name, value in member["parameters"].items() if value is None]
         table.add_row(member["name"], member["about"], ", ".join(needs))
-    Console().print(table)
+    terminal().print(table)
     folder = data_folder().absolute()
     print(f"files are looked for in {folder}; `harness data NAME` prepares a set and shows what it holds")
 
@@ -53,10 +50,10 @@ def _facts(data: Data) -> dict[str, str]:
     }
 
 
-def _draw(data: Data, path: Path) -> None:
-    """Held-out samples as a picture."""
+def _draw(data: Data, path: Path) -> str:
+    """Write held-out samples as a picture; says so."""
     if path.suffix != ".png":
         raise UserError(f"--out: {path} is no .png. Name the picture so.")
     chosen = spaced(SHOWN[data.kind], len(data.held_out))
     draw(data, data.held_out[chosen], path, "held-out samples")
-    print(f"wrote {path}: {len(chosen)} of {len(data.held_out)} held-out samples")
+    return f"wrote {path}: {len(chosen)} of {len(data.held_out)} held-out samples"

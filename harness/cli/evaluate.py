@@ -6,18 +6,17 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
-
 from harness.ablation.design import sweep
 from harness.ablation.execute.placement import given
-from harness.cli.plans import carry_out, prepare
+from harness.cli.plans import carry_out, prepare, with_reference
 from harness.cli.shared import as_typed, following, opened
 from harness.core.errors import NoValue
+from harness.core.progress import terminal
 from harness.core.signals import StopSignal
 from harness.evaluation.doubts import doubts, short_of_samples
 from harness.evaluation.judge import Judge
 from harness.runs.folder import Run
-from harness.runs.judge import evaluate, judge_of
+from harness.runs.judge import evaluate
 from harness.runs.room import require_judging_room
 from harness.runs.sample import restore
 
@@ -37,7 +36,7 @@ def _evaluate(run: Run, stop: StopSignal) -> NoValue | None:
     """Judge a run and print its values; why one is missing, or None."""
     require_judging_room(run.config)
     trained = restore(run)
-    judge = judge_of(run.config, stop=stop)
+    judge = with_reference(run.config, terminal(), stop)
     lacks: NoValue | None = None
     with following(run, judge.protocol, "evaluate", evaluated=True):
         try:
@@ -46,7 +45,7 @@ def _evaluate(run: Run, stop: StopSignal) -> NoValue | None:
             lacks = error
     known = run.evaluation(judge.protocol)
     for line in _values(run, judge, known):
-        Console().print(line, highlight=False)
+        terminal().print(line)
     doubtful = doubts(known["values"], run.config.evaluate.metrics, known["intervals"])
     for doubt in filter(None, (short_of_samples(run.config.evaluate, judge.data), *doubtful)):
         print(doubt)
@@ -72,7 +71,7 @@ def _chosen(run: Run, calls: dict[str, float]) -> str:
 
 def _sweep(runs: Sequence[Run], options: argparse.Namespace) -> None:
     """Judge runs in every way that `--sweep` names, and compare the ways."""
-    console = Console()
+    console = terminal()
     stop = StopSignal()
     plan = sweep.plan_of(runs, sweep.axes_of(options.sweep), options.plugin)
     placement = given(plan, options.workers)

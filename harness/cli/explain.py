@@ -4,44 +4,53 @@ from __future__ import annotations
 
 import argparse
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from harness.ablation.design.study import load_scale
 from harness.cli.plans import plan_of
 from harness.core.config import override, parse_assignments
 from harness.core.errors import UserError
+from harness.core.progress import terminal
 from harness.runs.explain import Explained, alike, draw
 from harness.runs.validate import refuse_idle
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print what is written out or alike, and draw the picture."""
+    """Draw the picture, and print what is written out or alike."""
     if options.out.suffix != ".png":
         raise UserError(f"--out: {options.out} is no .png. Name the picture so.")
-    arms = _compared(options) if options.study else _written_out(options)
+    arms = _of_study(options) if options.study else {"": _of_scale(options)}
     draw(arms, options.out)
+    if options.study:
+        _compare(arms)
+    else:
+        _write_out(arms[""])
     print(f"wrote {options.out}: the effective weight over log SNR")
 
 
-def _compared(options: argparse.Namespace) -> dict[str, Explained]:
-    """The arms of a study, after it is said which of them mean the same."""
-    console = Console()
-    arms = {name: Explained.of(config) for name, config in plan_of(options).arms.items()}
-    for line in alike(arms) or ["no two arms share their objective or their weight over log SNR."]:
-        console.print(f"- {line}", highlight=False)
-    return arms
+def _of_study(options: argparse.Namespace) -> dict[str, Explained]:
+    """Its arms."""
+    return {name: Explained.of(config) for name, config in plan_of(options).arms.items()}
 
 
-def _written_out(options: argparse.Namespace) -> dict[str, Explained]:
-    """A scale with the changes, after it is printed part by part."""
+def _of_scale(options: argparse.Namespace) -> Explained:
+    """It with the changes."""
     changes = parse_assignments(options.changes)
     config = override(load_scale(options.scale), changes)
     refuse_idle(changes, [config])
-    explained = Explained.of(config)
+    return Explained.of(config)
+
+
+def _compare(arms: dict[str, Explained]) -> None:
+    """Say which arms mean the same."""
+    console = terminal()
+    for line in alike(arms) or ["no two arms share their objective or their weight over log SNR."]:
+        console.print(f"- {line}")
+
+
+def _write_out(explained: Explained) -> None:
+    """Print a formulation part by part."""
     table = Table("part", "formula", "source", show_lines=True)
     for row in explained.lines():
-        table.add_row(*map(escape, row))
-    Console().print(table)
-    return {"": explained}
+        table.add_row(*row)
+    terminal().print(table)

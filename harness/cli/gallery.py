@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,13 +13,15 @@ from rich.console import Console
 from harness.ablation.design.study import load_scale, studies_folder
 from harness.ablation.report import gallery
 from harness.ablation.report.published import published_folder
+from harness.cli.plans import with_reference
 from harness.cli.shared import own_folder, told
 from harness.core.config import override
 from harness.core.errors import UserError
+from harness.core.progress import terminal
 from harness.core.signals import StopSignal
+from harness.evaluation.judge import Judge
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
-from harness.runs.judge import judge_of
 from harness.runs.mlflow_mirror import Mirror
 from harness.runs.progress import Followed, Watch
 from harness.runs.room import require_room
@@ -27,28 +30,27 @@ from harness.runs.validate import check
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train and judge each scale once, or find all that have ended; print the table and write the files.
+    """Train and judge each scale once, or find all that have ended; write the files and print the table.
 
     What is trained already is found again. The rows of other scales stay in the table.
     """
-    console = Console()
+    console = terminal()
     folder = published_folder() if options.publish else own_folder()
     found: list[tuple] = []
     origins: dict[str, Any] = {}
-    for scale, run in _runs(options, console):
-        judge = judge_of(run.config)
+    for scale, run, judge in _runs(options, console):
         found += gallery.rows(scale, run, judge)
         origins[scale] = gallery.about(run, judge)
         gallery.copy_picture(scale, run, folder)
     if not origins:
         raise UserError("gallery: no scale has ended, so there is nothing to write. Run `make gallery` first.")
-    table = gallery.shown(pd.DataFrame(found, columns=gallery.COLUMNS))
-    console.print(table.to_string(index=False), highlight=False)
-    told(gallery.write(folder, found, origins), console)
+    paths = gallery.write(folder, found, origins)
+    console.print(gallery.shown(pd.DataFrame(found, columns=gallery.COLUMNS)).to_string(index=False))
+    told(paths, console)
 
 
-def _runs(options: argparse.Namespace, console: Console) -> Iterator[tuple[str, Run]]:
-    """Each scale's run, once it has ended; those that cannot run here are left out, and said."""
+def _runs(options: argparse.Namespace, console: Console) -> Iterator[tuple[str, Run, Judge]]:
+    """Each scale's run, once it has ended, and what judges it; those that cannot run here are left out, and said."""
     stop = StopSignal()
     changes = gallery.scales()
     if not (asked := options.scales or changes):
@@ -64,11 +66,12 @@ def _runs(options: argparse.Namespace, console: Console) -> Iterator[tuple[str, 
         except UserError as error:
             if options.publish and options.scales:
                 raise UserError(f"{scale}: {error}") from None
-            console.print(f"{scale} is left out: {error}", highlight=False)
+            console.print(f"{scale} is left out: {error}")
             continue
+        judge = with_reference(config, console, stop)
         if not options.publish:
             _train(scale, run, console, stop)
-        yield scale, run
+        yield scale, run, judge
 
 
 def _finished(scale: str, config: RunConfig) -> Run:
@@ -83,4 +86,4 @@ def _train(scale: str, run: Run, console: Console, stop: StopSignal) -> None:
     """Train and judge a run while its progress is shown."""
     trial = Followed(scale, run, run.config.protocol(), {})
     with Watch(f"gallery {scale}", [trial], Mirror("gallery"), console):
-        ensure(run.config, console.print, stop)
+        ensure(run.config, functools.partial(console.print, soft_wrap=True), stop)

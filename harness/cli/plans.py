@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import shlex
 from collections import Counter
@@ -11,7 +12,6 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import track
 
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.study import declared_in, load_scale, load_study
@@ -22,6 +22,7 @@ from harness.ablation.report import tables
 from harness.cli.shared import own_folder, told
 from harness.core.config import parse_assignments
 from harness.core.errors import UserError
+from harness.core.progress import shown
 from harness.core.signals import Stop
 from harness.evaluation.judge import Judge
 from harness.evaluation.yardsticks import judge_references
@@ -92,8 +93,7 @@ def prepare(plan: Plan, console: Console, stop: Stop = lambda: False, placement:
 def with_reference(config: RunConfig, console: Console, stop: Stop) -> Judge:
     """What judges by a configuration; the features of the reference are computed with all cores, and shown."""
     torch.set_num_threads(os.cpu_count() or 1)
-    said = "features of the reference"
-    return judge_of(config, lambda batches, total: track(batches, said, total, console=console), stop)
+    return judge_of(config, functools.partial(shown, to=console), stop)
 
 
 def carry_out(
@@ -106,17 +106,18 @@ def carry_out(
     """
 
     def write() -> list[Path]:
-        paths = report(plan, judge_references(judge), own_folder(), command, console, *notes)
-        return told([*paths, *more()], console)
+        return report(plan, judge_references(judge), own_folder(), command, console, *notes, more=more)
 
     launch(PlanBoard(plan), placement, console, stop, write, experiment)
 
 
 def report(
-    plan: Plan, references: dict[str, dict[str, float]], folder: Path, command: str, console: Console, *notes: str
-) -> list[Path]:
-    """Print a plan's tables and write its files below `folder`, with `notes` under its table; returns the paths."""
+    plan: Plan, references: dict[str, dict[str, float]], folder: Path, command: str, console: Console, *notes: str,
+    more: Callable[[], list[Path]] = list,
+) -> list[Path]:  # fmt: skip
+    """Write a plan's files below `folder`, with `notes` under its table, then print its tables; returns the paths."""
     made = tables.report(plan, references)
     made.notes += notes
+    paths = [*tables.write(made, folder, command), *more()]
     tables.show(made, console)
-    return tables.write(made, folder, command)
+    return told(paths, console)

@@ -18,12 +18,13 @@ from harness.cli.plans import as_trained, plan_of, prepare, report, training_com
 from harness.cli.shared import told
 from harness.core.config import parse_assignments
 from harness.core.errors import UserError
+from harness.core.progress import terminal
 from harness.evaluation.yardsticks import judge_references
 
 
 def run(options: argparse.Namespace) -> None:
     """Publish a study or search where one is named; then renew studies/README.md. Nothing is trained."""
-    console = Console()
+    console = terminal()
     if options.study:
         _publish(options, console, published.published_folder())
     told(published.renew(), console)
@@ -39,7 +40,7 @@ def _publish(options: argparse.Namespace, console: Console, folder: Path) -> Non
     else:
         plan = _complete(options, as_trained(plan_of(options)))
     references = judge_references(prepare(plan, console))
-    told(report(plan, references, folder, training_command(options), console, *notes), console)
+    report(plan, references, folder, training_command(options), console, *notes)
 
 
 def _searched(options: argparse.Namespace) -> tuple[SearchBoard, Plan]:

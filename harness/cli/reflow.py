@@ -14,6 +14,7 @@ from harness.cli.plans import carry_out, prepare
 from harness.cli.shared import as_typed, own_folder
 from harness.core.config import parse_assignments
 from harness.core.drawing import spared
+from harness.core.progress import terminal
 from harness.core.signals import StopSignal
 from harness.runs import lineage
 from harness.runs.folder import Run
@@ -23,7 +24,7 @@ from harness.runs.students import guided_twice
 
 def run(options: argparse.Namespace) -> None:
     """Train the rounds and report them, with a picture of what the last was made from."""
-    console = Console()
+    console = terminal()
     stop = StopSignal()
     plan = _planned(options, console)
     placement = given(plan, options.workers)
@@ -46,6 +47,6 @@ def _planned(options: argparse.Namespace, console: Console) -> Plan:
     plan = rounds.plan_of(finished, options.rounds, options.distil, changes, options.plugin)
     for arm, config in plan.arms.items():
         if reason := guided_twice(config):
-            console.print(f"- advice for {arm}: {reason}", highlight=False)
-    console.print(f"{plan.question}\n{', '.join(plan.arms)}; plan {plan.digest}", highlight=False)
+            console.print(f"- advice for {arm}: {reason}")
+    console.print(f"{plan.question}\n{', '.join(plan.arms)}; plan {plan.digest}")
     return plan

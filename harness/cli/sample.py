@@ -17,6 +17,7 @@ from harness.core.errors import UserError, did_you_mean
 from harness.core.fields import convert
 from harness.core.files import npz, write_atomic
 from harness.core.memory import Need, require
+from harness.core.progress import shown
 from harness.data.base import Data, load
 from harness.data.pictures import require_drawable
 from harness.flow.sampling import Generated
@@ -43,7 +44,9 @@ def run(options: argparse.Namespace) -> None:
     else:
         size = 2 * options.number * math.prod(data.shape)  # bytes, in batches and as a whole, of values of one each
         require([Need("--number", f"{options.number} samples", size)], "the file")
-        _write(list(samples(run, restore(run), nfe, options.number, label=label)), data.class_names, options.out)
+        drawing = samples(run, restore(run), nfe, options.number, label=label)
+        number = -(-options.number // run.config.evaluate.batch_size)
+        _write(list(shown(drawing, "samples", number)), data.class_names, options.out)
     drawn = f"{options.number} samples at NFE {nfe} by {run.config.evaluate.solver.name}, seed {run.config.seed}"
     print(f"wrote {options.out}: {drawn}")
 

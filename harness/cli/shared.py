@@ -13,6 +13,7 @@ from rich.console import Console
 
 from harness.core.config import parse_assignments
 from harness.core.files import results_folder
+from harness.core.progress import terminal
 from harness.core.signals import Say
 from harness.evaluation.protocol import Protocol
 from harness.runs.folder import Run
@@ -32,16 +33,16 @@ def opened(name: str, assignments: list[str]) -> Run:
 @contextlib.contextmanager
 def following(run: Run, protocol: Protocol, experiment: str, evaluated: bool) -> Iterator[Say]:
     """Show a run's progress meanwhile and mirror it to MLflow; gives what to say things by."""
-    console = Console()
+    console = terminal()
     mirror = Mirror(experiment)
     mirror.close_dead()
     with Watch(f"{experiment} {run.name}", [Followed(run.name, run, protocol, {}, evaluated)], mirror, console):
-        yield functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
+        yield functools.partial(console.print, soft_wrap=True)
 
 
 def told(paths: list[Path], console: Console) -> list[Path]:
     """Say in one line that files are written; returns them."""
-    console.print(f"wrote {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {', '.join(map(str, paths))}", soft_wrap=True)
     return paths
 
 

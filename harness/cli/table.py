@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import argparse
 
-from rich.console import Console
-
 from harness.ablation.design.plan import Plan
 from harness.cli.plans import as_trained, plan_of, prepare, report, training_command
-from harness.cli.shared import own_folder, told
+from harness.cli.shared import own_folder
 from harness.core.errors import UserError
+from harness.core.progress import terminal
 from harness.evaluation.yardsticks import judge_references
 
 
 def run(options: argparse.Namespace) -> None:
     """Print it and write its files; `UserError` when nothing is measured yet."""
     given = plan_of(options)
-    console = Console()
+    console = terminal()
     command = training_command(options)
     plan = next((plan for plan in as_trained(given) if _is_begun(plan)), None)
     if plan is None:
         raise UserError(f"{given.name}: nothing is measured yet. Run `{command}` first.")
-    told(report(plan, judge_references(prepare(plan, console)), own_folder(), command, console), console)
+    report(plan, judge_references(prepare(plan, console)), own_folder(), command, console)
 
 
 def _is_begun(plan: Plan) -> bool:

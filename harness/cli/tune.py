@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from rich.console import Console
-
 from harness.ablation.design.search import BASELINE, SearchPlan, compared, load_search
 from harness.ablation.design.space import settings
 from harness.ablation.design.study import load_scale
@@ -16,6 +14,7 @@ from harness.cli.ablate import compare, placed
 from harness.cli.plans import refuse_large, training_command, with_reference
 from harness.cli.shared import own_folder, told
 from harness.core.config import parse_assignments
+from harness.core.progress import terminal
 from harness.core.signals import StopSignal
 from harness.runs.room import require_workers
 
@@ -24,15 +23,15 @@ def run(options: argparse.Namespace) -> None:
     """Search, report the search, then compare; the same command continues it."""
     search = load_search(options.study)
     scale = options.scale
-    console = Console()
-    stop = StopSignal()
+    console = terminal()
     given = search, scale, load_scale(scale), parse_assignments(options.changes), options.seeds, options.plugin
     own = compared(*given, tuned={})
     SearchPlan.of(search, scale, own.arms[BASELINE], options.trials, options.plugin)  # refused before it is measured
     shared, placement = placed(options, own, console)
     plan = SearchPlan.of(search, scale, shared.arms[BASELINE], options.trials, options.plugin)
-    console.print(f"{plan.question}\n{plan.trials} trials at the scale {scale}; search {plan.digest}", highlight=False)
+    console.print(f"{plan.question}\n{plan.trials} trials at the scale {scale}; search {plan.digest}")
     plan.check()
+    stop = StopSignal()
     board = SearchBoard(plan)
     if not board.finished():
         refuse_large({f"space, {setting}": config for setting, config in plan.corners().items()})
@@ -40,6 +39,6 @@ def run(options: argparse.Namespace) -> None:
     with_reference(plan.base, console, stop)
     command = training_command(options)
     launch(board, placement, console, stop, lambda: told(history.write(board, own_folder(), command), console))
-    console.print(f"- {history.describe(board)}", highlight=False)
+    console.print(f"- {history.describe(board)}")
     tuned = compared(*given, tuned=settings(board.best().params)).threaded(placement.threads)
     compare(options, tuned, placement, console, stop, history.describe(board))

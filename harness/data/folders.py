@@ -20,6 +20,7 @@ from torch import Tensor
 from harness.core.arrays import read_array
 from harness.core.config import RUN_ONLY, Positive, Range
 from harness.core.errors import ConfigError, UserError
+from harness.core.progress import shown
 from harness.core.reading import Damaged
 from harness.data.archive import Archive, corrupt
 from harness.data.base import Data, Dataset, existing, held_out, parted
@@ -127,7 +128,7 @@ class ImageFolder(Folder, name="image_folder"):
             return None
 
         with ThreadPoolExecutor() as pool:
-            reasons = list(pool.map(reason, range(len(names))))
+            reasons = list(shown(pool.map(reason, range(len(names))), f"reading {archive.path}", len(names)))
         damaged = [f"left out: {said.partition('. Remove')[0]}" for said in reasons if said]
         return [name for name, said in zip(names, reasons, strict=True) if said is None], damaged
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from harness.core.files import results_folder, short_hash, write_atomic
+from harness.core.progress import shown
 from harness.core.reading import bytes_of, parse
 
 if TYPE_CHECKING:
@@ -56,10 +57,7 @@ def digests(archive: Archive, names: Sequence[str]) -> list[str]:
 
 
 def _hashed(archive: Archive, names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Name and hash of each file, several at once; what takes long is shown on a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
+    """Name and hash of each file, several at once; how far this is, is shown where it takes long."""
     from harness.data.archive import UNREADABLE, corrupt
 
     def hashed(name: str) -> str:
@@ -69,18 +67,16 @@ def _hashed(archive: Archive, names: Sequence[str]) -> Iterator[tuple[str, str]]
         except UNREADABLE as error:
             raise corrupt(archive.where(name), error) from error
 
-    total = sum(archive.files[name].size for name in names)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with (
-        Progress(*columns, console=Console(stderr=True), transient=True, disable=total < SHOWN_BYTES) as progress,
-        ThreadPoolExecutor() as pool,
-    ):
-        task = progress.add_task(f"reading {archive.path}, once", total=total)
-        for start in range(0, len(names), AT_ONCE):
-            chunk = names[start : start + AT_ONCE]
-            for name, digest in zip(chunk, pool.map(hashed, chunk), strict=True):
-                progress.advance(task, archive.files[name].size)
-                yield name, digest
+    def all_hashed() -> Iterator[tuple[str, str]]:
+        with ThreadPoolExecutor() as pool:
+            for start in range(0, len(names), AT_ONCE):
+                chunk = names[start : start + AT_ONCE]
+                yield from zip(chunk, pool.map(hashed, chunk), strict=True)
+
+    sizes = {name: archive.files[name].size for name in names}
+    if (total := sum(sizes.values())) < SHOWN_BYTES:
+        return all_hashed()
+    return shown(all_hashed(), f"reading {archive.path}, once", total, weigh=lambda pair: sizes[pair[0]])
 
 
 def _path(archive: Archive) -> Path:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -45,15 +46,15 @@ class SampleBatch(NamedTuple):
     """What generating them took."""
 
 
-ShowProgress = Callable[[Iterable[SampleBatch], int], Iterable[SampleBatch]]
-"""Passes batches through, and shows how many have passed; the number is how many there will be."""
+ShowProgress = Callable[[Iterable[SampleBatch], str, int], Generator[SampleBatch, None, None]]
+"""Passes batches through, and shows how many have passed; it takes what this is for, and how many there will be."""
 Rows = dict[str, Tensor]
 """What is kept of samples, row by row: features (or values), logits, classes, calls, and the first samples."""
 
 
-def unshown(batches: Iterable[SampleBatch], total: int) -> Iterable[SampleBatch]:
+def unshown(batches: Iterable[SampleBatch], title: str, total: int) -> Generator[SampleBatch, None, None]:
     """No progress shown."""
-    return batches
+    yield from batches
 
 
 class KeptRows:
@@ -124,15 +125,22 @@ class Judge:
         self.data = data
         self.device = device
         self.stop = stop
+        self.show_progress = show_progress
         self.protocol = Protocol.of(config, data)
         self.metrics = config.sample_metrics
         self.extractor = None if extractor_of(config.extractor) is None else load_extractor(config.extractor, device)
         self.beside = torch.cuda.Stream() if device == "cuda" else None
-        self.reference = self._reference(show_progress)
+        self.reference = self._reference()
 
     def __call__(self, batches: Iterable[SampleBatch]) -> dict[str, float]:
         """{metric: value} of samples."""
         return {name: found.value for name, found in self.estimates(batches, KeptRows())[0].items()}
+
+    def showing(
+        self, batches: Iterable[SampleBatch], title: str, samples: int
+    ) -> contextlib.closing[Generator[SampleBatch, None, None]]:
+        """A context that gives the batches of so many samples, whose progress is shown."""
+        return contextlib.closing(self.show_progress(batches, title, -(-samples // self.config.batch_size)))
 
     def estimates(
         self, batches: Iterable[SampleBatch], kept: KeptRows, show: int = 0
@@ -228,7 +236,7 @@ class Judge:
         """Features, values or logits float64 [N, ...] and classes [N]."""
         return rows["logits" if metric.reads == "logits" else "read"].double(), rows.get("classes")
 
-    def _reference(self, show_progress: ShowProgress) -> dict[str, Summary]:
+    def _reference(self) -> dict[str, Summary]:
         """Summaries of the training samples, computed by the first process that asks; features' are kept on disk."""
         if self.config.reference:
             extractor = extractor_of(self.config.extractor)
@@ -247,8 +255,8 @@ class Judge:
                 kept = KeptRows(None if self.extractor is None else rows_folder)
                 indices = reference_rows(self.data, num_reference(self.config, self.data))
                 left = indices[kept.batches * self.config.batch_size :]
-                number = -(-len(left) // self.config.batch_size)
-                rows = self._read(show_progress(self._training(left), number), kept)
+                with self.showing(self._training(left), "features of the reference", len(left)) as batches:
+                    rows = self._read(batches, kept)
                 for name in missing:
                     known[name] = wanted[name].summarise(*self._rows(wanted[name], rows))
                     if self.extractor is not None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from harness.core.errors import UserError
 from harness.core.files import read_json_if_there, results_folder, write_json
 from harness.core.reading import say_once
-from harness.evaluation.judge import Judge
+from harness.evaluation.judge import Judge, SampleBatch
 
 
 def judge_references(judge: Judge) -> dict[str, dict[str, float]]:
@@ -16,7 +17,7 @@ def judge_references(judge: Judge) -> dict[str, dict[str, float]]:
     known = _known(path)
     if not all(m.name in known.get("gaussian", {}) for m in judge.metrics):
         sets = {"resampled": judge.resampled(), "held_out": judge.held_out(), "gaussian": judge.gaussian()}
-        known = {kind: judge(batches) for kind, batches in sets.items() if batches is not None}
+        known = {kind: _scores(judge, kind, batches) for kind, batches in sets.items() if batches is not None}
         write_json(path, known)
     return known
 
@@ -28,3 +29,8 @@ def _known(path: Path) -> dict[str, dict[str, float]]:
     except UserError as error:
         say_once(str(error))
         return {}
+
+
+def _scores(judge: Judge, kind: str, batches: Iterable[SampleBatch]) -> dict[str, float]:
+    with judge.showing(batches, f"score of {kind.replace('_', ' ')} samples", judge.config.num_samples) as shown:
+        return judge(shown)

@@ -22,6 +22,7 @@ from harness.runs.contents import EVALUATED, Elsewhere
 from harness.runs.folder import Run
 
 if TYPE_CHECKING:
+    import rich.text
     from matplotlib.text import Text
 
 STRIDE = 2.5
@@ -144,10 +145,12 @@ def training_seconds(run: Run) -> float:
     return spent if last else math.nan
 
 
-def described(link: Link) -> str:
+def described(link: Link) -> rich.text.Text:
     """A link in a few lines for the terminal."""
+    from rich.text import Text
+
     cost = "" if math.isnan(link.seconds) else f"  {_duration(link.seconds)}"
-    return "\n".join([f"[bold]{link.title}[/bold]{cost}", *link.facts, *([link.place] if link.place else [])])
+    return Text("\n").join([Text(link.title, "bold") + cost, *map(Text, filter(None, (*link.facts, link.place)))])
 
 
 def draw(links: list[Link], path: Path) -> None:

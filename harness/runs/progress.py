@@ -11,8 +11,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from harness.core.errors import UserError
+from harness.core.progress import TELL_EVERY_S, ahead, bar
 from harness.evaluation.protocol import Protocol
 from harness.runs.folder import Run
 from harness.runs.mlflow_mirror import Mirror, Record, run_params
@@ -25,7 +26,6 @@ PAIRS_SHARE = 0.5
 """Of that, how much is making the pairs that it learns, if it does."""
 LOOK_EVERY_S = 1.0
 SEND_EVERY_S = 30.0
-TELL_EVERY_S = 30.0
 
 
 @dataclass
@@ -87,22 +87,14 @@ class Watch:
         self.more = more
         self.above = above
         self._parent: Record | None = None
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        # drawn where it is updated: rich's own thread would draw, and hold up training, ten times a second
-        options: dict[str, Any] = {"disable": not console.is_terminal, "auto_refresh": False}
-        self.bar = Progress(*columns, console=console, speed_estimate_period=3600, **options)
+        self.bar = bar(console, by_itself=False)  # rich's own thread would hold up training ten times a second
         done: Any = sum(self._done())  # a float, which rich takes too
         self.task = self.bar.add_task(title, total=self.total, completed=done)
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._sent = self._told = time.monotonic()
         self._silent = not mirror.open
+        self._noted: set[str] = set()
 
     def __enter__(self) -> Self:
         if self.above and self.mirror.open:
@@ -114,18 +106,29 @@ class Watch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end.set()
-        self._thread.join()
-        self._show()
-        self.bar.stop()
+        try:
+            self._end.set()
+            self._thread.join()
+            self._look()
+        finally:
+            self.bar.stop()
         self._send(self.followed, final=True)
 
     def _follow(self) -> None:
         while not self._end.wait(LOOK_EVERY_S):
-            self._show()
+            self._look()
             if time.monotonic() - self._sent > SEND_EVERY_S:
                 self._send(self.followed)
                 self._sent = time.monotonic()
+
+    def _look(self) -> None:
+        """Show how far all is; a file that cannot be read is told once, and ends no work that goes on beside it."""
+        try:
+            self._show()
+        except (UserError, OSError) as error:
+            if str(error) not in self._noted:
+                self._noted.add(str(error))
+                self.console.print(f"progress is not known: {error}", markup=False, soft_wrap=True)
 
     def _done(self) -> list[float]:
         return [1.0 if one.closed else one.progress() for one in self.followed]
@@ -142,8 +145,9 @@ class Watch:
         if not self.console.is_terminal and time.monotonic() - self._told > TELL_EVERY_S:
             self._told = time.monotonic()
             left = self.bar.tasks[0].time_remaining
-            ahead = f"about {left / 60:.1f} min left" if left else "time left unknown"
-            self.console.print(f"{self.title}{count}: {sum(done) / self.total:.0%}, {ahead}")
+            self.console.print(
+                ahead(f"{self.title}{count}", sum(done) / self.total, left), markup=False, soft_wrap=True
+            )
 
     def _send(self, followed: Sequence[Followed], final: bool = False) -> None:
         """Bring MLflow up to date; what it does not take now waits on disk for the next time."""

@@ -1,0 +1,101 @@
+"""How far long work is: a bar on a terminal, a line at an interval in a log, and nothing of what is quick."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Generator, Iterable
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from harness.core import progress
+from harness.core.config import to_dict
+from harness.core.files import results_folder, write_json
+from harness.core.progress import shown, told
+from harness.evaluation.judge import Judge, SampleBatch
+from harness.evaluation.yardsticks import judge_references
+from harness.runs.config import RunConfig
+from harness.runs.folder import Run
+from harness.runs.progress import Followed, Watch
+
+
+def test_a_log_gets_lines_while_a_single_item_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The share is of what is done: of 4 in all the first counts 1, the second 2."""
+    monkeypatch.setattr(progress, "TELL_EVERY_S", 0.001)
+    said: list[str] = []
+    heard = threading.Event()
+
+    def say(line: str) -> None:
+        said.append(line)
+        heard.set()
+
+    for item in told([1, 2, 1], "work", 4, say, weigh=lambda n: n):
+        heard.clear()
+        assert heard.wait(10), item
+    assert said[0] == "work: 0%, time left unknown"
+    shares = list(dict.fromkeys(line.partition(",")[0] for line in said))
+    assert shares == ["work: 0%", "work: 25%", "work: 75%"]
+    assert said[-1].startswith("work: 75%, about 0.0 min left")
+
+
+def test_what_is_quick_says_nothing_in_a_log() -> None:
+    log = io.StringIO()
+    assert list(shown([1, 2], "work", 2, Console(file=log))) == [1, 2]
+    assert log.getvalue() == ""
+
+
+def test_a_terminal_gets_a_bar_whose_title_is_text_as_it_is() -> None:
+    """And gives the cursor back where the work fails."""
+    screen = io.StringIO()
+    drawing = shown([1, 2], "work [/b] on [red]", 2, Console(file=screen, force_terminal=True, width=120))
+    next(drawing)
+    drawing.close()
+    assert "work [/b] on [red]" in screen.getvalue()
+    hidden, back = "\x1b[?25l", "\x1b[?25h"
+    assert screen.getvalue().rindex(back) > screen.getvalue().rindex(hidden)
+
+
+def test_what_is_printed_is_text_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    progress.terminal().print("an arm [/b], a place [red]x")
+    assert capsys.readouterr().out == "an arm [/b], a place [red]x\n"
+
+
+def test_what_samples_are_judged_by_is_shown_while_it_is_made(tiny: RunConfig) -> None:
+    """512 training samples by 32, then 64 samples of three kinds; once, for all is kept."""
+    passed: list[tuple[str, int, int]] = []
+
+    def show(items: Iterable[SampleBatch], title: str, total: int) -> Generator[SampleBatch, None, None]:
+        number = 0
+        for item in items:
+            number += 1
+            yield item
+        passed.append((title, total, number))
+
+    for _ in range(2):
+        judge_references(Judge(tiny.evaluate, Run.of(tiny).data, "cpu", show))
+    scores = [(f"score of {kind} samples", 2, 2) for kind in ("resampled", "held out", "gaussian")]
+    assert passed == [("features of the reference", 16, 16), *scores]
+
+
+class _Nothing:
+    """A store that takes everything."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: _Nothing()
+
+
+def test_a_damaged_file_of_a_run_ends_no_work_beside_it(tiny: RunConfig) -> None:
+    """It is told once; what goes on beside it goes on."""
+    run = Run.of(tiny)
+    write_json(run.folder / "config.json", to_dict(tiny))
+    log = io.StringIO()
+    followed = Followed("one", run, tiny.protocol(), {})
+    mirror: Any = _Nothing()
+    with Watch("study", [followed], mirror, Console(file=log, width=500)) as watch:
+        (run.folder / "pruned.json").write_bytes(b"\xff")
+        for _ in range(2):
+            watch._look()
+    assert log.getvalue().count("pruned.json: cannot be read") == 1
+    assert str(results_folder()) in log.getvalue()
