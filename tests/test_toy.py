@@ -15,7 +15,7 @@ from harness.ablation.execute import toy
 from harness.ablation.report.toy import FILES
 from harness.cli import main
 from harness.core.config import override
-from harness.core.errors import UserError
+from harness.core.errors import Stopped, UserError
 from harness.core.files import results_folder
 from harness.core.registry import build
 from harness.data.base import Data, Dataset, load
@@ -94,3 +94,30 @@ def test_trajectories_lead_from_noise_to_where_the_field_ends() -> None:
 def test_it_is_not_taken_for_a_study() -> None:
     with pytest.raises(UserError, match="'toy' is no study"):
         load_study("toy")
+
+
+@pytest.mark.usefixtures("small")
+def test_what_is_done_is_kept_and_a_damaged_part_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of four combinations, in order; a stop comes in the midst of the third."""
+    monkeypatch.setattr(toy, "TRAIN", override(toy.TRAIN, {"steps": 3, "batch_size": 64, "warmup_steps": 1}))
+    monkeypatch.setattr(toy, "NFE", 2)
+    monkeypatch.setattr(toy, "trajectories", lambda made, network: torch.ones(2, 3, 2))
+    asked = iter(range(100))
+    done: list[toy.Combination] = []
+    with pytest.raises(Stopped, match="stopped at step 1"):
+        done.extend(toy.combinations(lambda: next(asked) == 7))  # asked before each of three steps
+    files = sorted((results_folder() / "local" / "toy").iterdir())
+    assert len(files) == 2
+    whole = files[0].read_bytes()
+    files[0].write_bytes(whole[:100])
+    steps = iter(range(3 * 3))  # of the damaged one and of the two that are left
+    again = list(toy.combinations(lambda: next(steps) < 0))
+    assert next(steps, None) is None
+    assert [(one.dataset, one.prediction) for one in again] == [(d, p) for d in toy.DATASETS for p in toy.PREDICTIONS]
+    assert files[0].read_bytes() == whole
+    once_more = list(toy.combinations(lambda: True))
+    assert [one.sliced_wasserstein for one in once_more] == [one.sliced_wasserstein for one in again]
+    assert all(torch.equal(one.trajectories, torch.ones(2, 3, 2)) for one in once_more)
+    monkeypatch.setattr(toy, "NFE", 4)
+    with pytest.raises(Stopped):  # what is kept is of other settings
+        list(toy.combinations(lambda: True))

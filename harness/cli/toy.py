@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import argparse
 
-from rich.console import Console
-
-from harness.ablation.execute.toy import combinations, real_distances
+from harness.ablation.execute.toy import asked, combinations, real_distances
 from harness.ablation.report import toy
 from harness.ablation.report.published import published_folder, renew
 from harness.cli.shared import own_folder, told
 from harness.core.errors import UserError
 from harness.core.files import write_atomic
+from harness.core.progress import shown, terminal
+from harness.core.signals import StopSignal
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train all, print the table and write the files; or publish those of the last time."""
+    """Train all, write the files and print the table; or publish those of the last time."""
     if options.publish:
         return _publish()
-    found = list(combinations())
+    console = terminal()
+    found = list(shown(combinations(StopSignal()), "toy", len(asked()), console))
     frame = toy.table(found, real_distances())
-    origin = toy.about()
+    origin = toy.about(found)
+    paths = toy.write(found, frame, origin, own_folder())
     print(f"\n{toy.markdown(frame, origin)}")
-    told(toy.write(found, frame, origin, own_folder()), Console())
+    told(paths, console)
 
 
 def _publish() -> None:
@@ -33,5 +35,5 @@ def _publish() -> None:
     committed = published_folder()
     for name in toy.FILES:
         write_atomic(committed / name, (own / name).read_bytes())
-    told([committed / name for name in toy.FILES], Console())
+    told([committed / name for name in toy.FILES], terminal())
     renew()

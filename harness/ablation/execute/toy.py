@@ -1,6 +1,7 @@
 """Trains every interpolant with every prediction on points in the plane, and measures what each combination makes.
 
-One small network for each, on one seed: a check that all of them work, not a comparison.
+One small network for each, on one seed: a check that all of them work, not a comparison. What is done is kept in
+results/local/toy, in a file for each.
 """
 
 from __future__ import annotations
@@ -11,22 +12,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 
 from harness.components.backbones.mlp import MLP
 from harness.components.interpolants import VarianceExploding
 from harness.components.solvers import Heun
 from harness.components.time_samplers import Stratified
-from harness.core.config import override
+from harness.core.arrays import read_arrays
+from harness.core.config import digest, override, to_dict
+from harness.core.files import npz, results_folder, write_atomic
+from harness.core.provenance import commit
+from harness.core.reading import Damaged
 from harness.core.registry import build, names
+from harness.core.signals import Stop
 from harness.data.base import Data, Samples, load
 from harness.evaluation.distances import SlicedWasserstein
+from harness.evaluation.protocol import EVALUATION_VERSION
 from harness.flow.formulation import Formulation
 from harness.flow.objective import Objective
 from harness.flow.sampling import SamplingConfig, Trained, generate
+from harness.runs.identity import NUMERICS_VERSION
 from harness.training.config import TrainConfig
 from harness.training.trainer import Callbacks, fit
 
@@ -56,18 +63,50 @@ class Combination:
     """Of as many samples as points are held out, to those."""
     trajectories: Tensor
     """[points, steps + 1, 2]"""
+    commit: str
+    """Of the code that trained it."""
 
 
-def combinations() -> Iterator[Combination]:
-    """Train and measure every one, with a bar that shows how far this is."""
+def asked() -> list[tuple[str, str, str]]:
+    """Data set, interpolant and prediction of every combination."""
+    return [(d, i, p) for d in DATASETS for i in names("interpolant") for p in PREDICTIONS]
+
+
+def combinations(stop: Stop) -> Iterator[Combination]:
+    """Every one, trained and measured unless it is kept from before; raises `Stopped`."""
     torch.set_num_threads(1)  # networks this small wait for a second thread
-    asked = [(d, i, p) for d in DATASETS for i in names("interpolant") for p in PREDICTIONS]
-    for name, interpolant, prediction in track(asked, "toy", console=Console()):
+    for name, interpolant, prediction in asked():
         data = load(build("dataset", name))
         made = formulation(interpolant, prediction)
-        network = train(made, data)
-        reached = distance(made, network, data)
-        yield Combination(name, interpolant, prediction, reached, trajectories(made, network))
+        path = results_folder() / "local" / "toy" / f"{name}-{interpolant}-{prediction}-{_digest(made, data)}.npz"
+        if (kept := _read(path)) is None:
+            network = train(made, data, stop)
+            reached = np.array(distance(made, network, data))
+            kept = {"distance": reached, "trajectories": trajectories(made, network).numpy(), "commit": commit()}
+            write_atomic(path, npz(kept))
+        lines = torch.from_numpy(kept["trajectories"])
+        yield Combination(name, interpolant, prediction, float(kept["distance"]), lines, str(kept["commit"]))
+
+
+def _digest(made: Formulation, data: Data) -> str:
+    """12 hex digits over all that a combination depends on."""
+    settings = {"made": made, "train": TRAIN, "network": NETWORK}
+    versions = {"numerics_version": NUMERICS_VERSION, "evaluation_version": EVALUATION_VERSION}
+    about = {name: to_dict(config, digested=True) for name, config in settings.items()}
+    return digest({**about, "data": data.fingerprint, "seed": SEED, "nfe": NFE, **versions})
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """What is kept of a combination; None where it is absent or damaged, and made anew."""
+    try:
+        kept = read_arrays(path)
+    except (Damaged, OSError):
+        return None
+    if not {"distance", "trajectories", "commit"} <= kept.keys():
+        return None
+    lines = kept["trajectories"]
+    whole = kept["distance"].shape == () and lines.ndim == 3 and lines.shape[2] == 2
+    return kept if whole and kept["distance"].dtype == np.float64 and lines.dtype == np.float32 else None
 
 
 def formulation(interpolant: str, prediction: str) -> Formulation:
@@ -76,10 +115,10 @@ def formulation(interpolant: str, prediction: str) -> Formulation:
     return override(base, {"prediction": prediction, **SETTINGS.get(prediction, {})})
 
 
-def train(made: Formulation, data: Data) -> nn.Module:
-    """The averaged network after `TRAIN`."""
+def train(made: Formulation, data: Data, stop: Stop) -> nn.Module:
+    """The averaged network after `TRAIN`; raises `Stopped`."""
     torch.manual_seed(SEED)
-    nothing = Callbacks(log=lambda line: None, look=lambda network, step: {}, say=print, stop=lambda: False)
+    nothing = Callbacks(log=lambda line: None, look=lambda network, step: {}, say=print, stop=stop)
     with tempfile.TemporaryDirectory() as folder:
         return fit(TRAIN, SEED, NETWORK.build(data.shape), Objective(made, {}), data, Path(folder), nothing).network
 

@@ -16,7 +16,6 @@ from harness.ablation.report.grids import Grid
 from harness.ablation.report.origin import provenance
 from harness.core.drawing import COLOURS, png, shown, spared, write_picture
 from harness.core.files import write_atomic, write_json
-from harness.core.provenance import commit
 
 QUESTION = "Does every interpolant with every prediction find a distribution of points?"
 FILES = ("tables/toy.csv", "tables/toy.json", "tables/toy.md", "figures/toy.png")
@@ -31,9 +30,9 @@ def table(found: Sequence[Combination], real: dict[str, float]) -> pd.DataFrame:
     return frame.assign(real=frame.dataset.map(real)).round(4)
 
 
-def about() -> dict[str, Any]:
+def about(found: Sequence[Combination]) -> dict[str, Any]:
     """Where a table that is made now comes from."""
-    return provenance(QUESTION, "harness toy", [commit()])
+    return provenance(QUESTION, "harness toy", sorted({one.commit for one in found}))
 
 
 def write(found: Sequence[Combination], frame: pd.DataFrame, origin: dict[str, Any], folder: Path) -> list[Path]:
