@@ -185,3 +185,26 @@ def test_two_ranks_make_pairs_once_and_learn_them_as_one_does(trained: Trained) 
     np.testing.assert_allclose(x0, other_x0, atol=1e-4)
     for key, rel in (("loss", 1e-3), ("transport_cost", 1e-4)):
         assert [line[key] for line in other_lines] == pytest.approx([line[key] for line in lines], rel=rel)
+
+
+def test_a_stop_under_torchrun_is_told_once_and_without_a_traceback(tmp_path: Path) -> None:
+    """Every rank hears it, the first says it, and the code is that of a stop."""
+    options = ["--standalone", "--nproc-per-node=2", "-m", "harness", "train"]
+    environment = {**os.environ, "HARNESS_RESULTS": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "harness.training.torchrun", *options, *words({"train.steps": 100_000})],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("local/runs/*/checkpoints/*")) and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    assert output.count("stopped at step") == output.count("the same command continues") == 1, output
+    assert "Traceback" not in output
+    assert "Received" not in output  # nor what torch says of it
