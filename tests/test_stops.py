@@ -172,9 +172,9 @@ def test_exit_codes_are_two_and_130(capsys: pytest.CaptureFixture[str], monkeypa
     for error, code, line in (
         (KeyboardInterrupt(), 130, "stopped. What was done is kept; the same command continues."),
         (Stopped("stopped at step 3"), 130, "stopped at step 3. What was done is kept; the same command continues."),
-        (SystemExit(0), 2, "error: a component or library called sys.exit(0)"),
-        (SystemExit(), 2, "error: a component or library called sys.exit()"),
-        (SystemExit("no licence"), 2, "error: a component or library called sys.exit(no licence)"),
+        (SystemExit(0), 2, "error: a library called sys.exit(0)"),
+        (SystemExit(), 2, "error: a library called sys.exit()"),
+        (SystemExit("no licence"), 2, "error: a library called sys.exit(no licence)"),
         (OSError(28, "No space left on device", "/a/b"), 2, "error: /a/b: No space left on device."),
     ):
         assert guarded(_raise(error)) == code

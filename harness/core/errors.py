@@ -116,10 +116,6 @@ def guarded(command: Callable[[], None]) -> int:
         if os.environ.get("RANK", "0") == "0":  # of several ranks, the first says it for all
             _tell(f"{str(stopped) or 'stopped'}. What was done is kept; the same command continues.")
         return 130
-    except SystemExit as ended:
-        code = "" if ended.code is None else ended.code
-        _tell(f"error: a component or library called sys.exit({code}), as only a whole program may. {KEPT}")
-        return 2
     except UserError as error:
         _tell(f"error: {error}")
         return 2
@@ -137,9 +133,13 @@ def guarded(command: Callable[[], None]) -> int:
 
 
 def _blame(error: BaseException) -> int:
-    """Say which line of a user's file an exception came through; it is raised again where it came through none."""
+    """Say which line of a user's file an exception came through; one that came through none is raised again."""
     if (place := place_in(error, USERS_FILES)) is None:
-        raise error
+        if not isinstance(error, SystemExit):
+            raise error
+        code = "" if error.code is None else error.code
+        _tell(f"error: a library called sys.exit({code}), as only a whole program may. {KEPT}")
+        return 2
     if os.environ.get("HARNESS_TRACEBACK"):
         traceback.print_exception(error)
     exits = isinstance(error, SystemExit)
