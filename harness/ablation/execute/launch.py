@@ -84,8 +84,6 @@ def launch(
                 with _follower(board, mirror, above, console), _ended(crew, console):
                     _follow(crew, console, stop, deaths)
                 if not board.finished():
-                    if stop():  # the workers heard it first
-                        raise Stopped("stopped")
                     raise UserError(
                         f"a worker was lost before every trial ended. {plan.folder} has the logs; "
                         "the same command continues."
