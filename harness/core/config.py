@@ -159,7 +159,7 @@ def parse_assignments(assignments: list[str]) -> dict[str, Typed]:
     out: dict[str, Typed] = {}
     for text in assignments:
         path, equals, value = text.partition("=")
-        if not equals or not path:
+        if not equals or not all(path.strip().split(".")):
             raise ConfigError("--set", f"'{text}' is not path=value. Write it like train.steps=200.")
         out[path.strip()] = Typed(value)
     return out

@@ -1,0 +1,11 @@
+"""Which of two weightings?"""
+
+from harness.ablation.design.study import Study
+
+STUDY = Study(
+    question="Does min-SNR help?",
+    baseline="even",
+    arms={"even": {}, "min_snr": {"weighting": "min_snr"}},
+    nfe=2,
+    seeds=1,
+)

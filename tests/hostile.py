@@ -1,0 +1,291 @@
+"""What Hypothesis draws for the fuzz: settings out of the registry, damage to files, studies and arguments."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from hypothesis import strategies as st
+
+from harness.ablation.design.search import Search
+from harness.ablation.design.study import Study
+from harness.cli.arguments import parser
+from harness.core.config import Config
+from harness.core.fields import Range, hints
+from harness.core.registry import Component, find, names
+from harness.runs.config import RunConfig
+
+DOWNLOADED = ("inception", "cifar10", "mnist", "fashion_mnist")
+"""Members that fetch files from elsewhere."""
+LEFT_ALONE = ("train.compile", "train.device", "train.threads", "evaluate.extractor", "evaluate.reference")
+"""Fields that start a compiler, need a GPU or change this process."""
+VALUES = (
+    "", " ", "null", "true", "NaN", "-Infinity", "-1", "0", "0.5", "1e400", "1e-320", "1e308", "-0.0", "9" * 5000,
+    "[" * 5000, "{}", "[]", "[[]]", "[null]", '""', '"\\u0000"', "\x00", "ж\u202e\U0001f600", "\udcff", "..", "/dev/zero",
+    '{"name": 1}', '{"name": "uniform", "name": "x"}', '{"name": "' + "x" * 300 + '"}', "$x_{", "[1, 1]", "[-1]",
+    "[0.5]", '["fid", "fid"]', "auto", "uniform", '{"preset": "digits"}', '"\\ud800"',
+)  # fmt: skip
+"""What most fields refuse, as it is typed."""
+PATHS = (
+    "", ".", "x", "train", "train.", ".steps", "train..steps", "train.steps.x", "evaluate.metrics.0", "seed.0", "ж",
+    "preset", "name", "backbone.preset", "__class__", "--set", "reflow.teacher.seed", "\udcff", "a" * 3000,
+)  # fmt: skip
+PLAIN = (None, True, -1, 0, 1, 2**70, 0.5, math.nan, math.inf, "", "x", "\udcff", "9" * 300, [], [1], [[]], {}, {"a": 1})
+"""What JSON can hold."""
+CONTENTS = (
+    b"", b"\n\n", b"null", b"[]", b"{}", b'"x"', b"{}\n{}\n", b"[1]\n", b"\xff\xfe", b"\0" * 200, b"[" * 100_000,
+    b"9" * 5000, b'{"step": "x"}\n', b"PK\x03\x04", b"\x93NUMPY\x01\0", b"\x89PNG\r\n\x1a\n", b"\x89HDF\r\n\x1a\n", b"a,b\n1,2\n1\n",
+)  # fmt: skip
+"""What a file can hold instead of its own."""
+
+
+def values(hint: Any) -> st.SearchStrategy[Any]:
+    """What a field of this annotation can hold, of a size that trains in a moment."""
+    origin = typing.get_origin(hint)
+    inside = typing.get_args(hint)
+    if origin is Annotated:
+        return values(inside[0]) if typing.get_origin(inside[0]) else numbers(inside[0], inside[1])
+    if origin is Literal:
+        return st.sampled_from(inside)
+    if origin is tuple:
+        return st.lists(values(inside[0]), max_size=3, unique_by=repr)
+    if type(None) in inside:
+        return st.none() | values(next(each for each in inside if each is not type(None)))
+    if issubclass(hint, Component):
+        return components(hint.family)
+    if issubclass(hint, Config):
+        return st.just({})
+    return {
+        bool: st.booleans(),
+        int: st.integers(-2, 8),
+        float: numbers(float, Range(-4, 4)),
+        str: st.sampled_from(["", "x"]),
+    }[hint]
+
+
+def numbers(kind: type, allowed: Range) -> st.SearchStrategy[Any]:
+    """Numbers of a range: near its lower end where it has no upper one, some of floats at its very ends."""
+    if kind is int:
+        return st.integers(math.ceil(allowed.low), int(min(allowed.high, allowed.low + 8)))
+    high = min(allowed.high, allowed.low + 8)
+    usual = st.sampled_from([allowed.low + share * (high - allowed.low) for share in (0.1, 0.2, 0.4, 0.7)])
+    ends = [allowed.low, allowed.high, allowed.low + 1e-300, 1e-6, 1e300]
+    return st.one_of(usual, usual, usual, st.sampled_from([end for end in ends if math.isfinite(end) and end in allowed] or [high]))
+
+
+@st.composite
+def components(draw: st.DrawFn, family: str) -> dict[str, Any]:
+    """A member of a family with what it needs and some of its other fields."""
+    member = find(family, draw(st.sampled_from([name for name in names(family) if name not in DOWNLOADED])))
+    known = hints(member)
+    needed = {
+        field.name: values(known[field.name])
+        for field in dataclasses.fields(member)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    }
+    other = {name: values(hint) for name, hint in known.items() if name not in needed}
+    some = draw(st.lists(st.sampled_from(sorted(other)), max_size=2, unique=True)) if other else []
+    return {"name": member.name} | {name: draw(drawn) for name, drawn in {**needed, **{n: other[n] for n in some}}.items()}
+
+
+def places(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(path, annotation) of every field of a configuration, and of those below it."""
+    for name, hint in hints(type(config)).items():
+        value = getattr(config, name)
+        if isinstance(value, Component) or not isinstance(value, Config):
+            yield prefix + name, hint
+        if isinstance(value, Config):
+            yield from places(value, f"{prefix}{name}.")
+
+
+def changes(config: RunConfig) -> st.SearchStrategy[tuple[str, Any]]:
+    """A path and a value that its field can hold; each part of a configuration is as likely as another."""
+    parts: dict[str, list[tuple[str, Any]]] = {}
+    for path, hint in places(config):
+        if path not in (*LEFT_ALONE, "dataset", "backbone"):
+            parts.setdefault(path.partition(".")[0], []).append((path, hint))
+    parts["data and network"] = [(name, hints(RunConfig)[name]) for name in ("dataset", "backbone")]
+    chosen = st.sampled_from(list(parts.values())).flatmap(st.sampled_from)
+    return chosen.flatmap(lambda place: st.tuples(st.just(place[0]), values(place[1])))
+
+
+@st.composite
+def settings(draw: st.DrawFn, config: RunConfig) -> dict[str, Any]:
+    """{path: value}, each of a kind that its field can hold. Together they may mean nothing."""
+    chosen = dict(draw(st.lists(changes(config), max_size=3)))
+    if any(path.startswith("reflow.") for path in chosen):
+        chosen.setdefault("reflow.rounds", 1)
+    return chosen
+
+
+@st.composite
+def assignments(draw: st.DrawFn, config: RunConfig) -> list[str]:
+    """What is typed behind `--set`; one in four has a hostile path or value among it."""
+    typed = [f"{path}={_typed(value)}" for path, value in draw(settings(config)).items()]
+    if draw(st.sampled_from([False, False, False, True])):
+        known = [path for path, _ in places(config) if path not in LEFT_ALONE]
+        path = draw(st.sampled_from(known) | st.sampled_from(PATHS))
+        typed.append(f"{path}={draw(st.sampled_from(VALUES))}")
+    return typed
+
+
+def _typed(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def as_options(typed: list[str]) -> list[str]:
+    """`--set` before each."""
+    return [word for assignment in typed for word in ("--set", assignment)]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Leaves the first share of a file."""
+
+    share: float
+
+    def __call__(self, path: Path) -> None:
+        content = path.read_bytes()
+        path.write_bytes(content[: int(len(content) * self.share)])
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Writes other bytes at some places, shares of a file's length."""
+
+    bytes_: tuple[tuple[float, int], ...]
+
+    def __call__(self, path: Path) -> None:
+        content = bytearray(path.read_bytes())
+        for share, byte in self.bytes_ if content else ():
+            content[int(share * (len(content) - 1))] = byte
+        path.write_bytes(content)
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Gives a file another content."""
+
+    content: bytes
+
+    def __call__(self, path: Path) -> None:
+        path.write_bytes(self.content)
+
+
+@dataclass(frozen=True)
+class Become:
+    """Puts something else in the place of a file."""
+
+    what: Literal["nothing", "folder", "pipe", "link to itself", "link to nothing", "device"]
+
+    def __call__(self, path: Path) -> None:
+        path.unlink()
+        if self.what == "folder":
+            path.mkdir()
+        elif self.what == "pipe":
+            os.mkfifo(path)
+        elif self.what != "nothing":
+            path.symlink_to({"link to itself": path, "link to nothing": path.parent / "absent", "device": Path("/dev/zero")}[self.what])
+
+
+@dataclass(frozen=True)
+class Reshape:
+    """Replaces one value in a file of JSON or of lines of it, or takes it away; other files get another content."""
+
+    place: float
+    value: Any
+    takes_away: bool
+
+    def __call__(self, path: Path) -> None:
+        lines = path.suffix == ".jsonl"
+        try:
+            text = path.read_text()
+            whole = [json.loads(line) for line in text.splitlines()] if lines else json.loads(text)
+        except ValueError:
+            return Hold(repr(self.value).encode("utf-8", "replace"))(path)
+        holders = [*_holders(whole)]
+        if not holders:
+            whole = self.value
+        else:
+            holder, key = holders[int(self.place * (len(holders) - 1))]
+            if self.takes_away:
+                del holder[key]
+            else:
+                holder[key] = self.value
+        path.write_text("".join(json.dumps(line) + "\n" for line in whole) if lines else json.dumps(whole))
+
+
+def _holders(value: Any) -> Iterator[tuple[Any, Any]]:
+    """(mapping or list, key) of all that a value of JSON holds."""
+    pairs = [*value.items()] if isinstance(value, Mapping) else [*enumerate(value)] if isinstance(value, list) else []
+    for key, below in pairs:
+        yield value, key
+        yield from _holders(below)
+
+
+HEADER = """
+from harness.ablation.design.search import Search
+from harness.ablation.design.space import even, log, one_of
+from harness.ablation.design.study import Study
+inf, nan = float("inf"), float("nan")
+"""
+CODE = (
+    "", "STUDY = 1", "STUDY = Study", "STUDY = Study()", "STUDY = None\nSTUDY.x", "raise KeyError", "assert False", "1 / 0",
+    "import absent", "import sys; sys.exit()", "raise SystemExit(3)", "def f(): f()\nf()", "STUDY = (", "\0", "x = 'ж\udcff'",
+    "raise ValueError('two\\nlines')", "raise KeyboardInterrupt", "STUDY = Study(1, 2)", "SEARCH = Search()", "SEARCH = []",
+)  # fmt: skip
+"""What a study file can hold instead of a study."""
+RANGES = ("log(1e-4, 1e-2)", "even(1, 8)", "one_of(8, 16)", "log(0, 1)", "even(2, 1)", "one_of()", "even(nan, 1)", "log(1, 1e400)", "one_of({})")
+
+
+@st.composite
+def studies(draw: st.DrawFn, config: RunConfig) -> str:
+    """The text of a study file; half of the studies have a field that means nothing."""
+    arms = draw(st.lists(settings(config), min_size=1, max_size=2))
+    fields: dict[str, Any] = {"question": "?", "baseline": "even", "arms": {"even": {}, **dict(zip("ab", arms, strict=False))}, "nfe": 2, "seeds": 1}
+    if draw(st.booleans()):
+        names = sorted({field.name for field in dataclasses.fields(Study)} | {"sed"})
+        fields[draw(st.sampled_from(names))] = draw(st.sampled_from(PLAIN) | st.dictionaries(st.sampled_from(PLAIN[-9:-6] + ("even",)), st.sampled_from(PLAIN), max_size=2))
+    return f"{HEADER}\nSTUDY = Study({', '.join(f'{name}={value!r}' for name, value in fields.items())})\n"
+
+
+@st.composite
+def searches(draw: st.DrawFn, config: RunConfig) -> str:
+    """The text of a search file."""
+    path = draw(st.sampled_from([path for path, _ in places(config)]) | st.sampled_from(PATHS) | st.just("train.learning_rate"))
+    space = draw(st.sampled_from(RANGES) | st.sampled_from(PLAIN).map(repr))
+    fields = {"question": "'?'", "spaces": f"{{'points': {{{path!r}: {space}}}}}", "nfe": "2", "trials": "2"}
+    if draw(st.booleans()):
+        names = sorted({field.name for field in dataclasses.fields(Search)} | {"sed"})
+        fields[draw(st.sampled_from(names))] = repr(draw(st.sampled_from(PLAIN)))
+    return f"{HEADER}\nSEARCH = Search({', '.join(f'{name}={value}' for name, value in fields.items())})\n"
+
+
+@st.composite
+def arguments(draw: st.DrawFn, given: Sequence[str]) -> list[str]:
+    """A command with words behind it: its own options, what was `given`, and what nobody would type."""
+    commands = next(action.choices for action in parser()._actions if isinstance(action.choices, dict))
+    name = draw(st.sampled_from(sorted(commands.keys() - {"ui"})))
+    options = [option for action in commands[name]._actions for option in action.option_strings if option.startswith("--")]
+    words = st.one_of(st.sampled_from(options), st.sampled_from(given), st.sampled_from(VALUES), st.sampled_from(PATHS))
+    return [name, *draw(st.lists(words, max_size=5))]
+
+
+Damage = Callable[[Path], None]
+shares = st.integers(0, 1000).map(lambda part: part / 1000)
+damages = st.one_of(
+    st.builds(Reshape, shares, st.sampled_from(PLAIN), st.booleans()),
+    st.builds(Reshape, shares, st.sampled_from(PLAIN), st.just(False)),
+    st.builds(Cut, shares),
+    st.builds(Edit, st.lists(st.tuples(shares, st.integers(0, 255)), min_size=1, max_size=5).map(tuple)),
+    st.builds(Hold, st.sampled_from(CONTENTS)),
+    st.builds(Become, st.sampled_from(typing.get_args(typing.get_type_hints(Become)["what"]))),
+)
+"""What can happen to a file."""

@@ -1,0 +1,98 @@
+"""Hypothesis over files: data and finished runs that are damaged in any way end commands as promised."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fuzz_files import KINDS, Made
+from hostile import Damage, as_options, damages, shares
+from hypothesis import given
+from hypothesis import strategies as st
+from orderly import content, examples, held, laboratory, results, run
+
+
+LAZY = ("pictures", "zip", "latents")
+"""Kinds whose files are read while they are trained on."""
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with laboratory(tmp_path_factory.mktemp("files")) as folder:
+        yield folder
+
+
+def files(folder: Path) -> list[Path]:
+    """What can be damaged: all files but locks."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in ("lock", "mlflow.db"))
+
+
+def test_data(lab: Path) -> None:
+    """Of every kind."""
+    made: dict[str, Made] = {}
+    for kind, make in KINDS.items():
+        (lab / "good" / kind).mkdir(parents=True)
+        made[kind] = make(lab / "good" / kind)
+
+    @examples(100)
+    @given(st.sampled_from(sorted(KINDS)), shares, damages)
+    def train(kind: str, which: float, damage: Damage) -> None:
+        scale, typed = made[kind]
+        with results() as folder:
+            own = folder / "data"
+            shutil.copytree(lab / "good" / kind, own)
+            found = files(own)
+            damage(found[int(which * (len(found) - 1))])
+            there = [each.replace(str(lab / "good" / kind), str(own)) for each in typed]
+            held(folder, "train", "--scale", scale, *as_options(there), lazily=kind in LAZY)
+
+    train()
+
+
+def finished() -> dict[str, str]:
+    """{weighting, or student of the even one: run}: three runs, judged and compared, in the present results."""
+    made = {"even": [], "min_snr": ["weighting=min_snr"], "student": ["reflow.rounds=1"]}
+    names = {}
+    for name, typed in made.items():
+        trained = run("train", "--scale", "points", *as_options(typed))
+        names[name] = trained.out.split()[-2].rstrip(":")
+        assert run("evaluate", names[name]).code == 0
+    assert run("table", "two", "--scale", "points").code == 0
+    return names
+
+
+def test_runs(lab: Path) -> None:
+    """What one file damaged costs: never more than its own run."""
+    with results() as folder:
+        names = finished()
+        shutil.copytree(folder, lab / "finished")
+    even, student = names["even"], names["student"]
+    commands = {
+        ("train", "--scale", "points"): [even],
+        ("train", "--scale", "points", "--set", "reflow.rounds=1"): [even, student, "pairs"],
+        ("evaluate", even): [even],
+        ("evaluate", student, "--set", "evaluate.nfe=[1]"): [student],
+        ("sample", student, "--number", "4", "--nfe", "2", "--out", "x.npz"): [],
+        ("lineage", student): [],
+        ("lineage", student, "--out", "x.png"): [],
+        ("table", "two", "--scale", "points"): ["tables", "figures", "references"],
+        ("publish", "two", "--scale", "points"): ["references"],
+        ("reflow", even, "--workers", "1"): ["references"],
+    }
+    known = files(lab / "finished")
+
+    @examples(100)
+    @given(st.sampled_from(list(commands)), st.sampled_from(known), damages)
+    def use(command: tuple[str, ...], path: Path, damage: Damage) -> None:
+        with results(lab / "finished") as folder:
+            own = folder / path.relative_to(lab / "finished")
+            damage(own)
+            before = content(folder)
+            held(folder, *command)
+            for name, kept in before.items():
+                its = name == str(own.relative_to(folder)) or any(part in name.split("/") for part in commands[command])
+                assert its or content(folder).get(name) == kept, name
+
+    use()

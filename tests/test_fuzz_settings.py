@@ -1,0 +1,76 @@
+"""Hypothesis over settings, studies and arguments: whatever is typed, a command ends as promised."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.ablation.design.study import load_scale
+from hostile import CODE, HEADER, arguments, as_options, assignments, searches, studies
+from orderly import examples, held, laboratory, results
+
+SCALES = ("points", "points", "points", "points", "sequences", "images")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with laboratory(tmp_path_factory.mktemp("settings")) as folder:
+        yield folder
+
+
+def test_settings(lab: Path) -> None:
+    """At least two in five are accepted and train two steps."""
+    ended = Counter[Any]()
+    scales = {name: load_scale(name) for name in SCALES}
+
+    @examples(220)
+    @given(st.data())
+    def train(data: st.DataObject) -> None:
+        scale = data.draw(st.sampled_from(SCALES))
+        typed = data.draw(assignments(scales[scale]))
+        with results() as folder:
+            code = held(folder, "train", "--scale", scale, *as_options(typed)).code
+            lines = [*folder.glob("local/runs/*/metrics.jsonl")]
+            ended[code if code or not lines else "trained"] += 1
+
+    train()
+    print(ended)
+    assert ended["trained"] >= 0.4 * ended.total(), ended
+
+
+def test_studies(lab: Path) -> None:
+    """Every command that reads a study or a search."""
+    config = load_scale("points")
+    code = st.sampled_from(CODE).map(f"{HEADER}\n{{}}\n".format)
+    texts = st.one_of(studies(config), studies(config), searches(config), code)
+
+    @examples(60)
+    @given(st.sampled_from(["explain", "table", "ablate", "tune", "publish"]), texts)
+    def read(command: str, text: str) -> None:
+        with results() as folder:
+            path = folder / "study.py"
+            path.write_text(text, errors="surrogateescape")
+            sharing = ["--workers", "1"] if command in ("ablate", "tune") else []
+            held(folder, command, str(path), "--scale", "points", *sharing)
+
+    read()
+
+
+def test_arguments(lab: Path) -> None:
+    """Of every command, but that which serves pages."""
+    given_ = [str(lab / "studies" / "two.py"), "points", "two", "rate", "absent", "x.png", "weighting=snr", "1"]
+
+    @examples(60)
+    @given(arguments(given_))
+    def command(words: list[str]) -> None:
+        with results() as folder:
+            held(folder, *words)
+
+    command()
