@@ -9,6 +9,7 @@ STUDY ?= weighting
 SCALE ?= digits
 ROUNDS ?= 3
 PORT ?= 5000
+EXAMPLES ?= 5000
 UV_VERSION := 0.13.9
 
 BIN := .venv/bin
@@ -17,7 +18,7 @@ BENCH_READY := .venv/bench-ready
 BENCHMARKS := startup memory logging_cost layout step_time evaluation_cost pair_generation faults peers study_speed
 OPTIONS = --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) $(foreach change,$(SET),--set '$(change)') $(foreach file,$(PLUGIN),--plugin $(file))
 
-.PHONY: ablation tuning reflow table toy gallery publish verdicts bench ui test test-slow test-gpu mutants coverage lint lock
+.PHONY: ablation tuning reflow table toy gallery publish verdicts bench ui test test-slow test-gpu fuzz mutants coverage lint lock
 
 ablation: $(READY)
 	@$(BIN)/harness ablate $(STUDY) $(OPTIONS) $(if $(WORKERS),--workers $(WORKERS))
@@ -71,6 +72,12 @@ test-slow: $(READY)
 # What only a GPU can show; the tests above leave it out where there is none.
 test-gpu: $(READY)
 	@$(BIN)/pytest -n 0 -m gpu
+
+# Thousands of settings, files, runs and studies that Hypothesis draws and damages. make fuzz EXAMPLES=20000 SEED=7
+fuzz: SEED ?= $(shell date +%s)
+fuzz: $(READY)
+	@echo "make fuzz EXAMPLES=$(EXAMPLES) SEED=$(SEED)"
+	@FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/pytest -m 'not slow' tests/test_fuzz_*.py --hypothesis-seed=$(SEED)
 
 # 40 one-line mutations of the source, in a copy: the tests must catch each. make mutants ONLY=harness/core/files.py NUMBER=5
 mutants: $(READY)

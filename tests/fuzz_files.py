@@ -69,8 +69,9 @@ def _pairs(folder: Path) -> Made:
 
 def _statistics(folder: Path) -> Made:
     """Published statistics of the 64 features of the digits classifier."""
-    np.savez(folder / "statistics.npz", mu=np.zeros(64), sigma=np.eye(64))
-    return "images", [f"evaluate.reference={folder / 'statistics.npz'}", "evaluate.extractor=digits", 'evaluate.metrics=["fid"]']
+    path = folder / "statistics.npz"
+    np.savez(path, mu=np.zeros(64), sigma=np.eye(64))
+    return "images", [f"evaluate.reference={path}", "evaluate.extractor=digits", 'evaluate.metrics=["fid"]']
 
 
 KINDS: dict[str, Callable[[Path], Made]] = {

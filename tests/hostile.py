@@ -37,7 +37,26 @@ PATHS = (
     "", ".", "x", "train", "train.", ".steps", "train..steps", "train.steps.x", "evaluate.metrics.0", "seed.0", "ж",
     "preset", "name", "backbone.preset", "__class__", "--set", "reflow.teacher.seed", "\udcff", "a" * 3000,
 )  # fmt: skip
-PLAIN = (None, True, -1, 0, 1, 2**70, 0.5, math.nan, math.inf, "", "x", "\udcff", "9" * 300, [], [1], [[]], {}, {"a": 1})
+PLAIN = (
+    None,
+    True,
+    -1,
+    0,
+    1,
+    2**70,
+    0.5,
+    math.nan,
+    math.inf,
+    "",
+    "x",
+    "\udcff",
+    "9" * 300,
+    [],
+    [1],
+    [[]],
+    {},
+    {"a": 1},
+)
 """What JSON can hold."""
 CONTENTS = (
     b"", b"\n\n", b"null", b"[]", b"{}", b'"x"', b"{}\n{}\n", b"[1]\n", b"\xff\xfe", b"\0" * 200, b"[" * 100_000,
@@ -77,7 +96,9 @@ def numbers(kind: type, allowed: Range) -> st.SearchStrategy[Any]:
     high = min(allowed.high, allowed.low + 8)
     usual = st.sampled_from([allowed.low + share * (high - allowed.low) for share in (0.1, 0.2, 0.4, 0.7)])
     ends = [allowed.low, allowed.high, allowed.low + 1e-300, 1e-6, 1e300]
-    return st.one_of(usual, usual, usual, st.sampled_from([end for end in ends if math.isfinite(end) and end in allowed] or [high]))
+    return st.one_of(
+        usual, usual, usual, st.sampled_from([end for end in ends if math.isfinite(end) and end in allowed] or [high])
+    )
 
 
 @st.composite
@@ -92,7 +113,9 @@ def components(draw: st.DrawFn, family: str) -> dict[str, Any]:
     }
     other = {name: values(hint) for name, hint in known.items() if name not in needed}
     some = draw(st.lists(st.sampled_from(sorted(other)), max_size=2, unique=True)) if other else []
-    return {"name": member.name} | {name: draw(drawn) for name, drawn in {**needed, **{n: other[n] for n in some}}.items()}
+    return {"name": member.name} | {
+        name: draw(drawn) for name, drawn in {**needed, **{n: other[n] for n in some}}.items()
+    }
 
 
 def places(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -192,7 +215,11 @@ class Become:
         elif self.what == "pipe":
             os.mkfifo(path)
         elif self.what != "nothing":
-            path.symlink_to({"link to itself": path, "link to nothing": path.parent / "absent", "device": Path("/dev/zero")}[self.what])
+            path.symlink_to(
+                {"link to itself": path, "link to nothing": path.parent / "absent", "device": Path("/dev/zero")}[
+                    self.what
+                ]
+            )
 
 
 @dataclass(frozen=True)
@@ -242,24 +269,45 @@ CODE = (
     "raise ValueError('two\\nlines')", "raise KeyboardInterrupt", "STUDY = Study(1, 2)", "SEARCH = Search()", "SEARCH = []",
 )  # fmt: skip
 """What a study file can hold instead of a study."""
-RANGES = ("log(1e-4, 1e-2)", "even(1, 8)", "one_of(8, 16)", "log(0, 1)", "even(2, 1)", "one_of()", "even(nan, 1)", "log(1, 1e400)", "one_of({})")
+RANGES = (
+    "log(1e-4, 1e-2)",
+    "even(1, 8)",
+    "one_of(8, 16)",
+    "log(0, 1)",
+    "even(2, 1)",
+    "one_of()",
+    "even(nan, 1)",
+    "log(1, 1e400)",
+    "one_of({})",
+)
 
 
 @st.composite
 def studies(draw: st.DrawFn, config: RunConfig) -> str:
     """The text of a study file; half of the studies have a field that means nothing."""
     arms = draw(st.lists(settings(config), min_size=1, max_size=2))
-    fields: dict[str, Any] = {"question": "?", "baseline": "even", "arms": {"even": {}, **dict(zip("ab", arms, strict=False))}, "nfe": 2, "seeds": 1}
+    fields: dict[str, Any] = {
+        "question": "?",
+        "baseline": "even",
+        "arms": {"even": {}, **dict(zip("ab", arms, strict=False))},
+        "nfe": 2,
+        "seeds": 1,
+    }
     if draw(st.booleans()):
         names = sorted({field.name for field in dataclasses.fields(Study)} | {"sed"})
-        fields[draw(st.sampled_from(names))] = draw(st.sampled_from(PLAIN) | st.dictionaries(st.sampled_from(PLAIN[-9:-6] + ("even",)), st.sampled_from(PLAIN), max_size=2))
+        fields[draw(st.sampled_from(names))] = draw(
+            st.sampled_from(PLAIN)
+            | st.dictionaries(st.sampled_from(PLAIN[-9:-6] + ("even",)), st.sampled_from(PLAIN), max_size=2)
+        )
     return f"{HEADER}\nSTUDY = Study({', '.join(f'{name}={value!r}' for name, value in fields.items())})\n"
 
 
 @st.composite
 def searches(draw: st.DrawFn, config: RunConfig) -> str:
     """The text of a search file."""
-    path = draw(st.sampled_from([path for path, _ in places(config)]) | st.sampled_from(PATHS) | st.just("train.learning_rate"))
+    path = draw(
+        st.sampled_from([path for path, _ in places(config)]) | st.sampled_from(PATHS) | st.just("train.learning_rate")
+    )
     space = draw(st.sampled_from(RANGES) | st.sampled_from(PLAIN).map(repr))
     fields = {"question": "'?'", "spaces": f"{{'points': {{{path!r}: {space}}}}}", "nfe": "2", "trials": "2"}
     if draw(st.booleans()):
@@ -273,7 +321,9 @@ def arguments(draw: st.DrawFn, given: Sequence[str]) -> list[str]:
     """A command with words behind it: its own options, what was `given`, and what nobody would type."""
     commands = next(action.choices for action in parser()._actions if isinstance(action.choices, dict))
     name = draw(st.sampled_from(sorted(commands.keys() - {"ui"})))
-    options = [option for action in commands[name]._actions for option in action.option_strings if option.startswith("--")]
+    options = [
+        option for action in commands[name]._actions for option in action.option_strings if option.startswith("--")
+    ]
     words = st.one_of(st.sampled_from(options), st.sampled_from(given), st.sampled_from(VALUES), st.sampled_from(PATHS))
     return [name, *draw(st.lists(words, max_size=5))]
 

@@ -126,7 +126,9 @@ def results(finished: Path | None = None) -> Iterator[Path]:
 
 def run(*arguments: str) -> Ended:
     """`harness ARGUMENTS`, with output that takes what a terminal in UTF-8 takes."""
-    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", how, write_through=True) for how in ("strict", "backslashreplace"))
+    out, err = (
+        io.TextIOWrapper(io.BytesIO(), "utf-8", how, write_through=True) for how in ("strict", "backslashreplace")
+    )
     torch.set_num_threads(1)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
     signal.signal(signal.SIGALRM, _hangs)

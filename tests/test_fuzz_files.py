@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from orderly import content, examples, held, laboratory, results, run
 
-
 LAZY = ("pictures", "zip", "latents")
 """Kinds whose files are read while they are trained on."""
 

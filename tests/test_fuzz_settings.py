@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hostile import CODE, HEADER, arguments, as_options, assignments, searches, studies
 from hypothesis import given
 from hypothesis import strategies as st
+from orderly import examples, held, laboratory, results
 
 from harness.ablation.design.study import load_scale
-from hostile import CODE, HEADER, arguments, as_options, assignments, searches, studies
-from orderly import examples, held, laboratory, results
 
 SCALES = ("points", "points", "points", "points", "sequences", "images")
 
@@ -51,7 +50,7 @@ def test_studies(lab: Path) -> None:
     code = st.sampled_from(CODE).map(f"{HEADER}\n{{}}\n".format)
     texts = st.one_of(studies(config), studies(config), searches(config), code)
 
-    @examples(60)
+    @examples(50)
     @given(st.sampled_from(["explain", "table", "ablate", "tune", "publish"]), texts)
     def read(command: str, text: str) -> None:
         with results() as folder:
@@ -67,7 +66,7 @@ def test_arguments(lab: Path) -> None:
     """Of every command, but that which serves pages."""
     given_ = [str(lab / "studies" / "two.py"), "points", "two", "rate", "absent", "x.png", "weighting=snr", "1"]
 
-    @examples(60)
+    @examples(30)
     @given(arguments(given_))
     def command(words: list[str]) -> None:
         with results() as folder:

@@ -251,7 +251,7 @@ def test_what_is_reported_is_judged_on_seeds_that_the_search_never_saw(tiny: Run
         ({"seed": 3}, r"^seed: 3 is one of the reporting seeds, 0 to 4\. Take another, like 1000\."),
         ({"trials": 0}, r"^trials: 0 is less than 1\."),
         ({"rungs": 0}, r"^rungs: 0 is less than 1\."),
-        ({"metric": "fdi"}, r"^'fdi' is no metric\. Did you mean 'fid'"),
+        ({"metric": "fdi"}, r"^metric: 'fdi' is no metric\. Did you mean 'fid'"),
         ({"spaces": {"points": SPACE}}, r"^--scale: 'toy' has no space for digits\. Known: points"),
         ({"spaces": {"digits": {"train.learning_rat": log(1, 2)}}},
          r"^space\.train\.learning_rat: TrainConfig has no such field\."),

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from harness.ablation.design.declared import require_metric
 from harness.ablation.design.shared import SharedPlan
 from harness.ablation.design.study import Study
 from harness.core.config import SEEDS, ConfigError, digest, override, to_dict
 from harness.core.errors import UserError
 from harness.core.files import read_json
-from harness.core.registry import build, find, sources
+from harness.core.registry import build, sources
 from harness.data.base import load
 from harness.evaluation.protocol import Protocol
 from harness.runs.config import RunConfig
@@ -70,7 +71,7 @@ class Plan(SharedPlan):
                 raise error.below(f"arm '{name}'") from None
         refuse_idle(changes, arms.values())
         metric = study.metric or arms[study.baseline].evaluate.metrics[0].name
-        find("metric", metric)
+        require_metric(metric)
         nfe = nfe_of(metric, arms[study.baseline], study.nfe)
         return cls(
             study.name, scale, study.question, study.baseline, arms, tuple(range(count)),

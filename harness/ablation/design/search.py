@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from optuna.distributions import distribution_to_json, json_to_distribution
+from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 
+from harness.ablation.design.declared import require_metric, require_types
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.shared import SharedPlan
-from harness.ablation.design.space import Space, ends, inverse, path_of, settings
+from harness.ablation.design.space import ends, inverse, path_of, settings
 from harness.ablation.design.study import Study, load_declared
-from harness.core.config import SEEDS, TRIALS, ConfigError, digest, flatten, override, to_dict
+from harness.core.config import SEEDS, TRIALS, ConfigError, Index, digest, flatten, override, to_dict
 from harness.core.errors import UserError, did_you_mean
 from harness.core.files import read_json
 from harness.core.registry import find, sources
@@ -34,13 +35,13 @@ class Search:
     """What a search file assigns to `SEARCH`."""
 
     question: str
-    spaces: Mapping[str, Space]
+    spaces: Mapping[str, Mapping[str, Any]]
     """{scale: {path: what is drawn for it}}: a scale's length and network decide which ranges are sensible."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Paths and values that every trial has beside what is drawn."""
     metric: str | None = None
     """What is searched for; None is the first of the scale's `evaluate.metrics`."""
-    nfe: int = 32
+    nfe: Index = 32
     """The NFE at which it is measured."""
     samples: int = 5000
     """At most so many judge a trial; the comparison takes the scale's own number."""
@@ -57,6 +58,12 @@ class Search:
     """The file's name; filled in on loading."""
 
     def __post_init__(self) -> None:
+        require_types(self)
+        for scale, space in self.spaces.items():
+            for path, drawn in space.items():
+                if not isinstance(drawn, BaseDistribution):
+                    reason = f"{drawn!r} is no range. Write even(...), log(...) or one_of(...)."
+                    raise ConfigError(f"spaces['{scale}']['{path}']", reason)
         for name in ("samples", "rungs", "trials", "seeds"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}: {getattr(self, name)} is less than 1. Take one or more.")
@@ -199,7 +206,7 @@ def compared(
 
 def _judged(base: RunConfig, search: Search, metric: str) -> RunConfig:
     """`base` with the search's seed, looked at on every rung, judged by its metric at its NFE alone."""
-    find("metric", metric)
+    require_metric(metric)
     named: list[Any] = [m for m in base.evaluate.metrics if m.name == metric]
     changes = {
         "seed": search.seed,

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -40,7 +41,9 @@ def log(low: float, high: float) -> BaseDistribution:
 
 
 def one_of(*values: Any) -> BaseDistribution:
-    """One of these."""
+    """One of these: numbers, texts, true, false or None."""
+    if wrong := [value for value in values if not isinstance(value, (int, float, str, type(None)))]:
+        raise UserError(f"space: {wrong[0]!r} cannot be drawn. Take numbers, texts, True, False or None.")
     return _checked(lambda: CategoricalDistribution(values))
 
 
@@ -99,6 +102,10 @@ def _within(distribution: BaseDistribution, x: Any) -> bool:
 
 
 def _whole(low: float, high: float) -> bool:
+    """Whether both ends are whole numbers; `UserError` where one is no finite number."""
+    for end in (low, high):
+        if not isinstance(end, (int, float)) or not abs(end) <= sys.float_info.max:
+            raise UserError(f"space: {end!r} is no finite number. Correct the range.")
     return isinstance(low, int) and isinstance(high, int)
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness.core.config import SEEDS
+from harness.ablation.design.declared import require_types
+from harness.core.config import SEEDS, Index
 from harness.core.errors import UserError, did_you_mean
 from harness.core.provenance import ROOT
 from harness.core.registry import load_file
@@ -29,7 +30,7 @@ class Study:
     arms: Mapping[str, Mapping[str, Any]]
     metric: str | None = None
     """The primary metric: verdicts are on it alone. None is the first of the scale's `evaluate.metrics`."""
-    nfe: int = 32
+    nfe: Index = 32
     """The NFE at which the primary metric is compared."""
     smallest_difference: float = 0.05
     """Relative difference below which two arms are as good as each other; a tie is claimed within it."""
@@ -37,12 +38,13 @@ class Study:
     """Training seeds, the same ones for every arm."""
     metrics: Sequence[str] = ()
     """Measured beside the scale's own, of every arm that they mean something for."""
-    expected_nfe: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    expected_nfe: Mapping[str, tuple[Index, Index]] = field(default_factory=dict)
     """{arm: the least and the most calls that it is said to need for `readouts.NEAR` its quality at the largest NFE}"""
     name: str = field(default="", kw_only=True)
     """The file's name; filled in on loading."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         if self.baseline not in self.arms or len(self.arms) < 2:
             raise UserError(
                 f"baseline '{self.baseline}': it and one more must be among the arms. "
@@ -50,6 +52,8 @@ class Study:
             )
         if unknown := self.expected_nfe.keys() - self.arms.keys():
             raise UserError(f"expected_nfe: '{min(unknown)}' is no arm. {did_you_mean(min(unknown), self.arms)}")
+        if wrong := [arm for arm, calls in self.expected_nfe.items() if len(calls) != 2]:
+            raise UserError(f"expected_nfe: that of '{wrong[0]}' is no pair. Name the least and the most calls.")
         if not 0 < self.smallest_difference < 1:
             raise UserError(f"smallest_difference: {self.smallest_difference} is outside (0, 1). 0.05 means 5 %.")
         if self.seeds < 1:
