@@ -18,7 +18,7 @@ from harness.ablation.design.search import Search
 from harness.ablation.design.study import Study
 from harness.cli.arguments import parser
 from harness.core.config import Config
-from harness.core.fields import Range, hints
+from harness.core.fields import Range, hints, required
 from harness.core.registry import Component, find, names
 from harness.runs.config import RunConfig
 
@@ -28,9 +28,9 @@ LEFT_ALONE = ("train.compile", "train.device", "train.threads", "evaluate.extrac
 """Fields that start a compiler, need a GPU or change this process."""
 VALUES = (
     "", " ", "null", "true", "NaN", "-Infinity", "-1", "0", "0.5", "1e400", "1e-320", "1e308", "-0.0", "9" * 5000,
-    "[" * 5000, "{}", "[]", "[[]]", "[null]", '""', '"\\u0000"', "\x00", "ж\u202e\U0001f600", "\udcff", "..", "/dev/zero",
-    '{"name": 1}', '{"name": "uniform", "name": "x"}', '{"name": "' + "x" * 300 + '"}', "$x_{", "[1, 1]", "[-1]",
-    "[0.5]", '["fid", "fid"]', "auto", "uniform", '{"preset": "digits"}', '"\\ud800"',
+    "[" * 5000, "{}", "[]", "[[]]", "[null]", '""', '"\\u0000"', "\x00", "ж\u202e\U0001f600", "\udcff", '"\\ud800"',
+    "..", "/dev/zero", '{"name": 1}', '{"name": "uniform", "name": "x"}', '{"name": "' + "x" * 300 + '"}', "$x_{",
+    "[1, 1]", "[-1]", "[0.5]", '["fid", "fid"]', "auto", "uniform", '{"preset": "digits"}',
 )  # fmt: skip
 """What most fields refuse, as it is typed."""
 PATHS = (
@@ -38,31 +38,32 @@ PATHS = (
     "preset", "name", "backbone.preset", "__class__", "--set", "reflow.teacher.seed", "\udcff", "a" * 3000,
 )  # fmt: skip
 PLAIN = (
-    None,
-    True,
-    -1,
-    0,
-    1,
-    2**70,
-    0.5,
-    math.nan,
-    math.inf,
-    "",
-    "x",
-    "\udcff",
-    "9" * 300,
-    [],
-    [1],
-    [[]],
-    {},
-    {"a": 1},
-)
+    None, True, -1, 0, 1, 2**70, 0.5, math.nan, math.inf, "", "x", "\udcff", "9" * 300, [], [1], [[]], {}, {"a": 1},
+)  # fmt: skip
 """What JSON can hold."""
 CONTENTS = (
     b"", b"\n\n", b"null", b"[]", b"{}", b'"x"', b"{}\n{}\n", b"[1]\n", b"\xff\xfe", b"\0" * 200, b"[" * 100_000,
-    b"9" * 5000, b'{"step": "x"}\n', b"PK\x03\x04", b"\x93NUMPY\x01\0", b"\x89PNG\r\n\x1a\n", b"\x89HDF\r\n\x1a\n", b"a,b\n1,2\n1\n",
+    b"9" * 5000, b'{"step": "x"}\n', b"PK\x03\x04", b"\x93NUMPY\x01\0", b"\x89PNG\r\n\x1a\n", b"\x89HDF\r\n\x1a\n",
+    b"a,b\n1,2\n1\n",
 )  # fmt: skip
 """What a file can hold instead of its own."""
+HEADER = """
+from harness.ablation.design.search import Search
+from harness.ablation.design.space import even, log, one_of
+from harness.ablation.design.study import Study
+inf, nan = float("inf"), float("nan")
+"""
+CODE = (
+    "", "STUDY = 1", "STUDY = Study", "STUDY = Study()", "STUDY = None\nSTUDY.x", "raise KeyError", "assert False",
+    "1 / 0", "import absent", "import sys; sys.exit()", "raise SystemExit(3)", "def f(): f()\nf()", "STUDY = (", "\0",
+    "x = 'ж\udcff'", "raise ValueError('two\\nlines')", "raise KeyboardInterrupt", "STUDY = Study(1, 2)", "SEARCH = []",
+)  # fmt: skip
+"""What a study file can hold instead of a study."""
+RANGES = (
+    "log(1e-4, 1e-2)", "even(1, 8)", "one_of(8, 16)", "log(0, 1)", "even(2, 1)", "one_of()", "even(nan, 1)",
+    "log(1, 1e400)", "one_of({})", "even('a', 1)", "1", "None", "[]",
+)  # fmt: skip
+"""What a search can draw from, and what not."""
 
 
 def values(hint: Any) -> st.SearchStrategy[Any]:
@@ -95,10 +96,8 @@ def numbers(kind: type, allowed: Range) -> st.SearchStrategy[Any]:
         return st.integers(math.ceil(allowed.low), int(min(allowed.high, allowed.low + 8)))
     high = min(allowed.high, allowed.low + 8)
     usual = st.sampled_from([allowed.low + share * (high - allowed.low) for share in (0.1, 0.2, 0.4, 0.7)])
-    ends = [allowed.low, allowed.high, allowed.low + 1e-300, 1e-6, 1e300]
-    return st.one_of(
-        usual, usual, usual, st.sampled_from([end for end in ends if math.isfinite(end) and end in allowed] or [high])
-    )
+    ends = [end for end in (allowed.low, allowed.high, 1e-300, 1e-6, 1e300) if math.isfinite(end) and end in allowed]
+    return st.one_of(usual, usual, usual, st.sampled_from(ends or [high]))
 
 
 @st.composite
@@ -106,16 +105,10 @@ def components(draw: st.DrawFn, family: str) -> dict[str, Any]:
     """A member of a family with what it needs and some of its other fields."""
     member = find(family, draw(st.sampled_from([name for name in names(family) if name not in DOWNLOADED])))
     known = hints(member)
-    needed = {
-        field.name: values(known[field.name])
-        for field in dataclasses.fields(member)
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    }
-    other = {name: values(hint) for name, hint in known.items() if name not in needed}
-    some = draw(st.lists(st.sampled_from(sorted(other)), max_size=2, unique=True)) if other else []
-    return {"name": member.name} | {
-        name: draw(drawn) for name, drawn in {**needed, **{n: other[n] for n in some}}.items()
-    }
+    needed = [field.name for field in dataclasses.fields(member) if required(field)]
+    others = [name for name in known if name not in needed]
+    some = draw(st.lists(st.sampled_from(others), max_size=2, unique=True)) if others else []
+    return {"name": member.name} | {name: draw(values(known[name])) for name in (*needed, *some)}
 
 
 def places(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -215,11 +208,8 @@ class Become:
         elif self.what == "pipe":
             os.mkfifo(path)
         elif self.what != "nothing":
-            path.symlink_to(
-                {"link to itself": path, "link to nothing": path.parent / "absent", "device": Path("/dev/zero")}[
-                    self.what
-                ]
-            )
+            others = {"link to itself": path, "link to nothing": path.parent / "absent", "device": Path("/dev/zero")}
+            path.symlink_to(others[self.what])
 
 
 @dataclass(frozen=True)
@@ -257,74 +247,52 @@ def _holders(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from _holders(below)
 
 
-HEADER = """
-from harness.ablation.design.search import Search
-from harness.ablation.design.space import even, log, one_of
-from harness.ablation.design.study import Study
-inf, nan = float("inf"), float("nan")
-"""
-CODE = (
-    "", "STUDY = 1", "STUDY = Study", "STUDY = Study()", "STUDY = None\nSTUDY.x", "raise KeyError", "assert False", "1 / 0",
-    "import absent", "import sys; sys.exit()", "raise SystemExit(3)", "def f(): f()\nf()", "STUDY = (", "\0", "x = 'ж\udcff'",
-    "raise ValueError('two\\nlines')", "raise KeyboardInterrupt", "STUDY = Study(1, 2)", "SEARCH = Search()", "SEARCH = []",
-)  # fmt: skip
-"""What a study file can hold instead of a study."""
-RANGES = (
-    "log(1e-4, 1e-2)",
-    "even(1, 8)",
-    "one_of(8, 16)",
-    "log(0, 1)",
-    "even(2, 1)",
-    "one_of()",
-    "even(nan, 1)",
-    "log(1, 1e400)",
-    "one_of({})",
-)
+class Written(str):
+    """Code, which stands in a file as it is."""
+
+    __repr__ = str.__str__
 
 
 @st.composite
 def studies(draw: st.DrawFn, config: RunConfig) -> str:
-    """The text of a study file; half of the studies have a field that means nothing."""
-    arms = draw(st.lists(settings(config), min_size=1, max_size=2))
-    fields: dict[str, Any] = {
-        "question": "?",
-        "baseline": "even",
-        "arms": {"even": {}, **dict(zip("ab", arms, strict=False))},
-        "nfe": 2,
-        "seeds": 1,
-    }
-    if draw(st.booleans()):
-        names = sorted({field.name for field in dataclasses.fields(Study)} | {"sed"})
-        fields[draw(st.sampled_from(names))] = draw(
-            st.sampled_from(PLAIN)
-            | st.dictionaries(st.sampled_from(PLAIN[-9:-6] + ("even",)), st.sampled_from(PLAIN), max_size=2)
-        )
-    return f"{HEADER}\nSTUDY = Study({', '.join(f'{name}={value!r}' for name, value in fields.items())})\n"
+    """The text of a study file, half of them with a field of another type."""
+    arms = {name: draw(settings(config)) for name in draw(st.sampled_from(["a", "ab"]))}
+    fields = {"question": "?", "baseline": "even", "arms": {"even": {}, **arms}, "nfe": 2, "seeds": 1}
+    return _declaration("STUDY", Study, fields | draw(_strange(Study)))
 
 
 @st.composite
 def searches(draw: st.DrawFn, config: RunConfig) -> str:
-    """The text of a search file."""
-    path = draw(
-        st.sampled_from([path for path, _ in places(config)]) | st.sampled_from(PATHS) | st.just("train.learning_rate")
-    )
-    space = draw(st.sampled_from(RANGES) | st.sampled_from(PLAIN).map(repr))
-    fields = {"question": "'?'", "spaces": f"{{'points': {{{path!r}: {space}}}}}", "nfe": "2", "trials": "2"}
-    if draw(st.booleans()):
-        names = sorted({field.name for field in dataclasses.fields(Search)} | {"sed"})
-        fields[draw(st.sampled_from(names))] = repr(draw(st.sampled_from(PLAIN)))
-    return f"{HEADER}\nSEARCH = Search({', '.join(f'{name}={value}' for name, value in fields.items())})\n"
+    """The text of a search file, likewise."""
+    known = st.sampled_from([path for path, _ in places(config)])
+    path = draw(st.just("train.learning_rate") | known | st.sampled_from(PATHS))
+    fields = {"question": "?", "spaces": {"points": {path: Written(draw(st.sampled_from(RANGES)))}}, "nfe": 2}
+    return _declaration("SEARCH", Search, fields | draw(_strange(Search)))
+
+
+def _strange(kind: type) -> st.SearchStrategy[dict[str, Any]]:
+    """Perhaps a field of a declaration, or one that it has not, with some value."""
+    plain = st.sampled_from(PLAIN)
+    value = plain | st.dictionaries(st.sampled_from(["even", "a", ""]), plain, max_size=2)
+    known = sorted({field.name for field in dataclasses.fields(kind)} | {"sed"})
+    return st.just({}) | st.dictionaries(st.sampled_from(known), value, min_size=1, max_size=1)
+
+
+def _declaration(variable: str, kind: type, fields: dict[str, Any]) -> str:
+    given = ", ".join(f"{name}={value!r}" for name, value in fields.items())
+    return f"{HEADER}\n{variable} = {kind.__name__}({given})\n"
 
 
 @st.composite
 def arguments(draw: st.DrawFn, given: Sequence[str]) -> list[str]:
-    """A command with words behind it: its own options, what was `given`, and what nobody would type."""
+    """A command with words behind it: its own options, what was `given`, and what nobody would type.
+
+    Not `ui`, which serves pages until it is stopped.
+    """
     commands = next(action.choices for action in parser()._actions if isinstance(action.choices, dict))
     name = draw(st.sampled_from(sorted(commands.keys() - {"ui"})))
-    options = [
-        option for action in commands[name]._actions for option in action.option_strings if option.startswith("--")
-    ]
-    words = st.one_of(st.sampled_from(options), st.sampled_from(given), st.sampled_from(VALUES), st.sampled_from(PATHS))
+    options = [text for action in commands[name]._actions for text in action.option_strings if text.startswith("--")]
+    words = st.one_of(*(st.sampled_from(some) for some in (options, given, VALUES, PATHS)))
     return [name, *draw(st.lists(words, max_size=5))]
 
 

@@ -1,12 +1,13 @@
 """Runs commands in this process, with results of their own, and holds them to what every input is promised.
 
-Whatever it is given, a command ends with 0, 2 or 130 and without a traceback. With 2 it says one line that names a place
-and a remedy, and has trained nothing and changed no result.
+Whatever it is given, a command ends with 0, 2 or 130 and without a traceback. With 2 it says one line that begins with
+a place, has trained nothing and has changed no result.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 import re
@@ -24,6 +25,8 @@ from hypothesis import HealthCheck, Phase, settings
 from PIL import Image
 from torch import Tensor
 
+from harness.ablation.design.search import Search
+from harness.ablation.design.study import Study
 from harness.cli import main
 from harness.core.errors import Stopped
 from harness.core.signals import StopSignal
@@ -173,9 +176,9 @@ def _is_place(said: str, arguments: tuple[str, ...]) -> bool:
     """Whether a line begins with a path, a setting, an option, or a word that was given."""
     given = [argument.encode("utf-8", "backslashreplace").decode() for argument in arguments]
     words = {word for argument in given for word in re.split(r"[=,]", argument) if word}
-    heads = {"dataset", *RunConfig.__dataclass_fields__}
+    heads = {field.name for kind in (RunConfig, Study, Search) for field in dataclasses.fields(kind)} | {"space"}
     return bool(
-        "/" in said or said.startswith(("--", "arm '", "argument "))
+        "/" in said or said.startswith(("--", "arm '", "argument ", "unrecognized arguments", "the following arguments are required"))
         or re.split(r"[.\[]", said)[0] in heads
         or any(word in said for word in words)
     )  # fmt: skip
