@@ -178,7 +178,7 @@ def _is_place(said: str, arguments: tuple[str, ...]) -> bool:
     words = {word for argument in given for word in re.split(r"[=,]", argument) if word}
     heads = {field.name for kind in (RunConfig, Study, Search) for field in dataclasses.fields(kind)} | {"space"}
     return bool(
-        "/" in said or said.startswith(("--", "arm '", "argument ", "unrecognized arguments", "the following arguments are required"))
+        "/" in said or said.startswith(("'", "--", "arm '", "argument ", "unrecognized arg", "the following arg"))
         or re.split(r"[.\[]", said)[0] in heads
         or any(word in said for word in words)
     )  # fmt: skip

@@ -106,7 +106,22 @@ def test_an_unknown_metric_is_refused(tiny: RunConfig) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"baseline": "c"}, {"arms": {"a": {}}}, {"smallest_difference": 0.0}, {"smallest_difference": 5.0}, {"seeds": 0}],
+    [
+        {"baseline": "c"},
+        {"arms": {"a": {}}},
+        {"smallest_difference": 0.0},
+        {"smallest_difference": 5.0},
+        {"seeds": 0},
+        {"seeds": "2"},
+        {"nfe": -1},
+        {"question": None},
+        {"baseline": 0},
+        {"metrics": "fid"},
+        {"metrics": [1]},
+        {"expected_nfe": {"a": (1,)}},
+        {"expected_nfe": {"a": (1, 2.5)}},
+        {"smallest_difference": "a lot"},
+    ],
     ids=str,
 )
 def test_a_study_that_cannot_be_settled_is_refused(wrong: dict) -> None:

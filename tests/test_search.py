@@ -259,6 +259,11 @@ def test_what_is_reported_is_judged_on_seeds_that_the_search_never_saw(tiny: Run
          r"^space\.train\.ema_decay: -0\.5 is outside \[0, 1\)"),
         ({"spaces": {"digits": {"train.batch_size": even(1.0, 2.0)}}},
          r"^space\.train\.batch_size: expected a whole number, got 1\.0\."),
+        ({"spaces": {"digits": {"train.learning_rate": 1e-3}}},
+         r"^spaces\['digits'\]\['train\.learning_rate'\]: 0\.001 is no range\. Write even"),
+        ({"spaces": {"digits": [log(1, 2)]}}, r"^spaces\['digits'\]: expected a mapping"),
+        ({"fixed": {3: 4}}, r"^a name in fixed: expected a text, got 3"),
+        ({"trials": 2.5}, r"^trials: expected a whole number, got 2\.5"),
         ({"fixed": {}}, r"^space\.weighting\.gamma: Uniform\w* has no such field"),
     ],
     ids=str,
@@ -270,8 +275,9 @@ def test_a_mistake_in_a_search_is_one_line(tiny: RunConfig, change: dict[str, An
 
 
 @pytest.mark.parametrize(
-    ("build", "ends"), [(even, (5, 1)), (even, (2.0, 1.0)), (log, (0, 3)), (log, (0.0, 1.0)), (one_of, ())]
-)
+    ("build", "ends"), [(even, (5, 1)), (even, (2.0, 1.0)), (log, (0, 3)), (log, (0.0, 1.0)), (one_of, ()),
+     (even, (math.nan, 1)), (log, (1, 10**400)), (even, ("1", 2)), (one_of, ({},))],
+)  # fmt: skip
 def test_a_range_that_is_none_is_refused(build: Callable[..., Any], ends: tuple) -> None:
     with pytest.raises(UserError, match=r"^space: .+\. Correct the range\.$"):
         build(*ends)

@@ -43,7 +43,7 @@ def log(low: float, high: float) -> BaseDistribution:
 def one_of(*values: Any) -> BaseDistribution:
     """One of these: numbers, texts, true, false or None."""
     if wrong := [value for value in values if not isinstance(value, (int, float, str, type(None)))]:
-        raise UserError(f"space: {wrong[0]!r} cannot be drawn. Take numbers, texts, True, False or None.")
+        raise UserError(f"space: {wrong[0]!r} is no number, text, True, False or None. Correct the range.")
     return _checked(lambda: CategoricalDistribution(values))
 
 
