@@ -121,6 +121,11 @@ def test_every_command_is_a_module_of_its_name() -> None:
         ("train --set train.learning_rate=NaN", "train.learning_rate: expected a finite number"),
         ("train --set train.steps.x=1", "train.steps.x: steps is a single value."),
         ("train --set train.steps", "--set: 'train.steps' is not path=value."),
+        ("train --set weighting=edm --set weighting.sigma_data=1e-300", "weighting.sigma_data: 1e-300 is outside ["),
+        (
+            "train --set evaluate.time_grid=edm_rho --set evaluate.time_grid.sigma_max=1e300",
+            "evaluate.time_grid.sigma_max: 1e+300 is outside [",
+        ),
         ("train --set .steps=1", "--set: '.steps=1' is not path=value."),
         ("train --set backbone.groups=5", "backbone.groups: 5 does not divide every width."),
         ("train --set backbone.multipliers=[1,1,1,1,1]", "backbone.multipliers: 5 levels do not halve 8x8 evenly."),

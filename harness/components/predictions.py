@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from harness.components.interpolants import Interpolant, over
-from harness.core.config import Positive, Range
+from harness.core.config import Range
 from harness.core.registry import Component
 
 ONE = torch.ones(())
@@ -146,7 +146,7 @@ class EDM(Prediction, name="edm"):
     )
     source: ClassVar[str] = "Karras et al. 2022, table 1 and eq. 7"
 
-    sigma_data: Positive = 0.5
+    sigma_data: Annotated[float, Range(1e-6, 1e6)] = 0.5
     """Standard deviation of the data."""
 
     def coefficients(self, t: Tensor, path: Interpolant, variance: Tensor) -> Coefficients:

@@ -7,14 +7,14 @@ the loss there (`objective.space`). Weights without a bound are held constant be
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from harness.components.interpolants import EarliestTime, Interpolant, LatestTime
 from harness.components.time_samplers import TimeSampler, cosmap_density, logit_normal_density
-from harness.core.config import NonNegative, Positive
+from harness.core.config import NonNegative, Positive, Range
 from harness.core.registry import Component
 
 
@@ -199,8 +199,8 @@ class EDM(Weighting, name="edm"):
     source: ClassVar[str] = "Karras et al. 2022, table 1"
     stated_for: ClassVar[str] = "data"
 
-    sigma_data: Positive = 0.5
-    """Standard deviation of the data."""
+    sigma_data: Annotated[float, Range(1e-6, 1e6)] = 0.5
+    """Standard deviation of the data, whose square float32 still holds."""
     t_min: EarliestTime = 0.01
     """Time below which the weight stays constant."""
 
