@@ -126,6 +126,8 @@ def test_every_command_is_a_module_of_its_name() -> None:
             "train --set evaluate.time_grid=edm_rho --set evaluate.time_grid.sigma_max=1e300",
             "evaluate.time_grid.sigma_max: 1e+300 is outside [",
         ),
+        ("train --set time_sampler=beta --set time_sampler.a=1e300", "time_sampler.a: 1e+300 is outside (0, 100]"),
+        ("train --set time_sampler=u_shaped --set time_sampler.a=2000", "time_sampler.a: 2000.0 is outside (0, 100]"),
         ("train --set .steps=1", "--set: '.steps=1' is not path=value."),
         ("train --set backbone.groups=5", "backbone.groups: 5 does not divide every width."),
         ("train --set backbone.multipliers=[1,1,1,1,1]", "backbone.multipliers: 5 levels do not halve 8x8 evenly."),

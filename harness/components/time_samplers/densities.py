@@ -106,9 +106,9 @@ class Beta(TimeSampler, name="beta"):
     formula: ClassVar[str] = "t ~ Beta({a:g}, {b:g})"
     source: ClassVar[str] = "Black et al. 2024 (pi0), appendix B, with time reversed"
 
-    a: Positive = 1.5
+    a: Annotated[float, Range(0, 100, "(]")] = 1.5
     """Larger moves times away from the data."""
-    b: Positive = 1.0
+    b: Annotated[float, Range(0, 100, "(]")] = 1.0
     """Larger moves times away from the noise."""
 
     def quantile(self, u: Tensor, interpolant: Interpolant | None = None) -> Tensor:
@@ -128,7 +128,7 @@ class UShaped(TimeSampler, name="u_shaped"):
     formula: ClassVar[str] = "p(t) proportional to exp({a:g} t) + exp({a:g} (1 - t))"
     source: ClassVar[str] = "Lee et al. 2024 (2-rectified flow++)"
 
-    a: Positive = 4.0
+    a: Annotated[float, Range(0, 100, "(]")] = 4.0
     """Steepness; 0 would be uniform."""
 
     def quantile(self, u: Tensor, interpolant: Interpolant | None = None) -> Tensor:
