@@ -71,7 +71,7 @@ def laboratory(folder: Path) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
         for name, below in (("STUDIES", "studies"), ("DATA", "data"), ("RESULTS", "finished")):
             patch.setenv(f"HARNESS_{name}", str(folder / below))
-        patch.setattr("mlflow.MlflowClient", lambda uri: _client())
+        patch.setattr("harness.runs.mlflow_mirror.connect", lambda uri: _client())
         patch.setattr(StopSignal, "__init__", _begin)
         patch.setattr(StopSignal, "__call__", _asks)
         for module in ("plans", "tune"):
@@ -86,7 +86,7 @@ def laboratory(folder: Path) -> Iterator[Path]:
 def _client() -> MagicMock:
     """An MLflow that takes everything and keeps nothing."""
     client = MagicMock()
-    client.get_experiment_by_name.return_value.experiment_id = "1"
+    client.get_experiment_by_name.return_value.configure_mock(experiment_id="1", lifecycle_stage="active")
     client.create_run.return_value.info.run_id = "run"
     client.get_run.return_value.info.lifecycle_stage = "active"
     client.search_runs.return_value = []
