@@ -81,9 +81,9 @@ class EDMRho(TimeGrid, name="edm_rho"):
 
     rho: Annotated[float, Range(0.1, 100)] = 7.0
     """1 is equally spaced; larger spends more steps near the data."""
-    sigma_min: Annotated[float, Range(1e-30, 1e30)] = 0.002
+    sigma_min: Positive = 0.002
     """Level before the last step."""
-    sigma_max: Annotated[float, Range(1e-30, 1e30)] = 80.0
+    sigma_max: Positive = 80.0
     """Level of the start; the first time is 1 whatever the path's level there."""
 
     def place(self, u: Tensor, steps: int, interpolant: Interpolant) -> Tensor:

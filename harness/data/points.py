@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor
 
-from harness.core.config import Range
+from harness.core.config import NonNegative, Range
 from harness.core.rng import stream
 from harness.data.base import Data, Dataset, Standardise
 
@@ -106,7 +106,7 @@ class Moons(ScikitPoints, name="moons"):
 
     source: ClassVar[str] = "sklearn.datasets.make_moons"
 
-    noise: Annotated[float, Range(0)] = 0.05
+    noise: NonNegative = 0.05
     """Standard deviation of the points about the half circles, whose radius is 1."""
 
     def make(self, number: int, random_state: int) -> tuple[Any, Any]:
@@ -121,7 +121,7 @@ class SwissRoll(ScikitPoints, name="swiss_roll"):
 
     source: ClassVar[str] = "sklearn.datasets.make_swiss_roll, without its depth"
 
-    noise: Annotated[float, Range(0)] = 0.5
+    noise: NonNegative = 0.5
     """Standard deviation of the points about the spiral, whose arms are 2 pi apart."""
 
     def make(self, number: int, random_state: int) -> tuple[Any, Any]:
