@@ -6,16 +6,18 @@ import socket
 import struct
 import zipfile
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired
 
 import numpy as np
 import pytest
+from pydantic import Field, FiniteFloat
+from typing_extensions import TypedDict
 
 from harness.core.arrays import mapped_array, read_array, read_arrays
-from harness.core.config import Range, override, parse_assignments
+from harness.core.config import override, parse_assignments
 from harness.core.errors import ConfigError, UserError
 from harness.core.files import last_line, read_json, read_lines
-from harness.core.reading import Damaged, Measured, bytes_of, parse, shaped, short
+from harness.core.reading import Damaged, bytes_of, parse, shaped, short
 from harness.runs.config import RunConfig
 
 NOT_JSON = {
@@ -35,8 +37,8 @@ NOT_JSON = {
 
 
 class Shape(TypedDict):
-    count: Annotated[int, Range(0)]
-    values: dict[str, list[float]]
+    count: Annotated[int, Field(ge=0, lt=2**63)]
+    values: dict[str, list[FiniteFloat]]
     kind: Literal["a", "b"]
     note: NotRequired[str | None]
 
@@ -62,28 +64,30 @@ def test_a_value_of_another_shape_is_damaged() -> None:
     for right in (shapes(), shapes(note=None), shapes(note="x", further=[1])):
         assert shaped(right, Shape) is right
     wrong: dict[str, Any] = {
-        "it is 0, not a mapping": 0,
-        "its entry count is True, not a whole number": shapes(count=True),
-        "its entry count is -1, not in": shapes(count=-1),
-        "its entry count is 9223372036854775808": shapes(count=2**63),
-        "its entry values is .*, not a mapping": shapes(values=[]),
-        "its entry values.x is 1, not a list": shapes(values={"x": 1}),
-        "its entry values.x.1 is '2', not a finite number": shapes(values={"x": [1, "2"]}),
-        "its entry values.x.0 is inf, not a finite number": shapes(values={"x": [float("inf")]}),
-        "its entry kind is 'c', not one of 'a', 'b'": shapes(kind="c"),
-        "its entry note is 3, not a text or null": shapes(note=3),
+        "it is 0, and should be a valid dictionary": 0,
+        "its entry count is True, and should be a valid integer": shapes(count=True),
+        "its entry count is -1, and should be greater than or equal to 0": shapes(count=-1),
+        "its entry count is 9223372036854775808, and should be less": shapes(count=2**63),
+        "its entry values is \\[\\], and should be a valid dictionary": shapes(values=[]),
+        "its entry values.x is 1, and should be a valid list": shapes(values={"x": 1}),
+        "its entry values.x.1 is '2', and should be a valid number": shapes(values={"x": [1, "2"]}),
+        "its entry values.x.0 is inf, and should be a finite number": shapes(values={"x": [float("inf")]}),
+        "its entry kind is 'c', and should be 'a' or 'b'": shapes(kind="c"),
+        "its entry note is 3, and should be a valid string": shapes(note=3),
         "its entry count is missing": {"values": {}, "kind": "a"},
     }
     for said, value in wrong.items():
         with pytest.raises(Damaged, match=said):
             shaped(value, Shape)
-    assert shaped(float("nan"), Measured) != 0
+    assert shaped(float("nan"), float) != 0
+    with pytest.raises(Damaged, match="should be a valid number"):  # too large for one
+        shaped(10**400, float)
 
 
 def test_a_damaged_line_is_passed_over_and_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "lines.jsonl"
     path.write_bytes(b'{"step": 1}\n[]\n{"step": 2, "x": NaN}\n{"st\n\xff\n{"step": "3"}\n{"step": 4')
-    step = dict[str, Measured]
+    step = dict[str, float]
     for _ in range(2):
         assert [line["step"] for line in read_lines(path, step)] == [1, 2]
         assert last_line(path, step) == {"step": 2, "x": pytest.approx(float("nan"), nan_ok=True)}

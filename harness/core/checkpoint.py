@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NotRequired, TypedDict
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from harness.core.errors import UserError
 from harness.core.files import short_hash, write_atomic
-from harness.core.reading import Damaged, bytes_of, parse, shaped
+from harness.core.reading import Damaged, bytes_of, parse
 
 Fault = Callable[[Mapping[str, Tensor]], str | None]
 """Says why tensors are not those that a checkpoint should hold; None where they are."""
@@ -36,16 +35,6 @@ def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], kee
     for old in {*others} - {*earlier[: keep - 1 if keep else None]}:
         old.unlink()
     return path
-
-
-class Metadata(TypedDict):
-    """What a checkpoint says of itself."""
-
-    run: NotRequired[str]
-    """Name of the run that it belongs to; empty outside of one."""
-
-
-Header = TypedDict("Header", {"__metadata__": NotRequired[Metadata]})
 
 
 def read_checkpoint(
@@ -74,7 +63,7 @@ def read_intact(path: Path, device: str) -> dict[str, Tensor] | None:
             return None
         tensors = load(content)
         length = int.from_bytes(content[:8], "little")
-        wrote = shaped(parse(content[8 : 8 + length]), Header).get("__metadata__", {}).get("run")
+        wrote = (parse(content[8 : 8 + length]).get("__metadata__") or {}).get("run")
     except (Damaged, SafetensorError, KeyError):  # the last of a type of numbers that torch has not
         return None
     reads = _run(path.parent)

@@ -11,8 +11,8 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Literal, NoReturn, Self, TypedDict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import NoReturn, Self
 
 USERS_FILES: set[str] = set()
 """Files of code that is not the harness's own: plugins, studies, modules of packages with components."""
@@ -60,13 +60,6 @@ class ConfigError(UserError):
         return ConfigError(".".join(filter(None, (parent, self.path))), self.message)
 
 
-class Note(TypedDict):
-    """What files keep of a `NoValue`."""
-
-    kind: Literal["Diverged", "Unsolvable"]
-    reason: str
-
-
 class NoValue(UserError):
     """A value of a run does not exist, and trying again would not give one.
 
@@ -74,12 +67,12 @@ class NoValue(UserError):
     """
 
     @property
-    def note(self) -> Note:
+    def note(self) -> dict[str, str]:
         """What is kept of it; `of` inverts it."""
         return {"kind": "Unsolvable" if isinstance(self, Unsolvable) else "Diverged", "reason": str(self)}
 
     @staticmethod
-    def of(note: Note) -> NoValue:
+    def of(note: Mapping[str, str]) -> NoValue:
         """The error that was noted."""
         return (Unsolvable if note["kind"] == "Unsolvable" else Diverged)(note["reason"])
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired
 
-from harness.core.config import Positive, Range
-from harness.core.errors import Note
-from harness.core.reading import Measured, Only
+from pydantic import Field, FiniteFloat, PositiveFloat
+from typing_extensions import TypedDict
 
 WRITTEN_AGAIN = "Remove it, then run the command that trained the run, like `harness train`: it writes the file again."
 """What to do about a damaged config.json or environment.json."""
@@ -16,21 +15,18 @@ EVALUATED = "Remove it, then run the command that evaluated the run, like `harne
 """What to do about a damaged evaluation."""
 
 
-NFE = Annotated[str, Only("an NFE", lambda text: text.isdecimal() and len(text) < 10)]
+NFE = Annotated[str, Field(pattern="^[0-9]{1,9}$")]
 """How often the network was called for each sample, as a text: JSON has no other names."""
-Ends = Annotated[list[float], Only("a pair", lambda ends: len(ends) == 2)]
+Ends = Annotated[list[float], Field(min_length=2, max_length=2)]
+Steps = Annotated[int, Field(ge=0, lt=10**9)]
 
 
-class Step(TypedDict):
-    """When a line of metrics.jsonl was written."""
+class Line(TypedDict, extra_items=float):  # type: ignore[call-arg]
+    """A line of metrics.jsonl: when it was written, and what was measured, by name, which may be NaN or infinite."""
 
-    step: Annotated[int, Range(0)]
-    time: float
+    step: Steps
+    time: FiniteFloat
     """Unix seconds."""
-
-
-Line = Annotated[Step, dict[str, Measured]]
-"""A line of metrics.jsonl: what was measured, by name."""
 
 
 class Calls(TypedDict):
@@ -38,6 +34,13 @@ class Calls(TypedDict):
 
     mean: float
     sd: float
+
+
+class Note(TypedDict):
+    """A `NoValue` of `harness.core.errors`."""
+
+    kind: Literal["Diverged", "Unsolvable"]
+    reason: str
 
 
 class Evaluation(TypedDict, total=False):
@@ -86,7 +89,7 @@ class DeviceUse(TypedDict):
     """How much of the device's arithmetic a training can use."""
 
     flops_per_sample: float
-    peak_flops: Positive
+    peak_flops: PositiveFloat
 
 
 class Environment(TypedDict):
@@ -109,8 +112,8 @@ class Reason(TypedDict):
 class Look(TypedDict):
     """A line of rungs.jsonl: what a search saw of a run before its end."""
 
-    step: Annotated[int, Range(0)]
-    time: float
+    step: Steps
+    time: FiniteFloat
     protocol: str
     nfe: int
-    values: dict[str, float]
+    values: dict[str, FiniteFloat]

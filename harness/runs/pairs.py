@@ -19,14 +19,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 import numpy as np
+from pydantic import PositiveFloat
+from typing_extensions import TypedDict
 
-from harness.core.config import Positive
-from harness.core.errors import Note, NoValue, UserError
+from harness.core.errors import NoValue, UserError
 from harness.core.files import locked, read_json_if_there, write_json
-from harness.core.reading import Only, no_file
+from harness.core.reading import no_file
+from harness.runs.contents import Note
 
 
 class File(TypedDict):
@@ -37,14 +39,20 @@ class File(TypedDict):
     """Size and time of change."""
 
 
+class Made(TypedDict):
+    """How pairs were sampled: the solver, and settings that nobody reads here."""
+
+    solver: Any
+
+
 class About(TypedDict):
     """pairs.json."""
 
     teacher: str
-    made: Annotated[dict[str, Any], Only("settings", lambda made: "solver" in made)]
+    made: Made
     number: int
-    calls: Positive
-    pairs_per_second: Positive
+    calls: PositiveFloat
+    pairs_per_second: PositiveFloat
     commit: str
     files: dict[str, File]
 

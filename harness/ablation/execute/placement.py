@@ -18,13 +18,15 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Any
 
 import torch
+from pydantic import NonNegativeInt, PositiveInt
+from typing_extensions import TypedDict
 
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.shared import Written
-from harness.core.config import Range, digest, to_dict
+from harness.core.config import digest, to_dict
 from harness.core.errors import Stopped, UserError
 from harness.core.files import read_json, read_json_if_there, results_folder, write_json
 from harness.core.provenance import machine
@@ -45,9 +47,9 @@ TRIALS_PER_GPU = (1, 2, 4, 8)
 class Chosen(TypedDict):
     """What splits/<digest>.json says of the fastest way."""
 
-    workers: Annotated[int, Range(1)]
-    threads: Annotated[int, Range(1)]
-    gpus: Annotated[int, Range(0)]
+    workers: PositiveInt
+    threads: PositiveInt
+    gpus: NonNegativeInt
 
 
 class Measured(TypedDict):

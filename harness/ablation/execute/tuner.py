@@ -8,13 +8,14 @@ import warnings
 from collections.abc import Callable, Container
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import MedianPruner
 from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from typing_extensions import TypedDict
 
 from harness.ablation.design.search import SearchPlan
 from harness.ablation.design.space import settings

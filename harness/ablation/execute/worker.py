@@ -9,10 +9,11 @@ import sys
 import time
 from collections.abc import Container
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from typing_extensions import TypedDict
 
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.search import SearchPlan
