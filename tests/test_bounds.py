@@ -104,6 +104,8 @@ def test_a_range_says_both_ends_and_why_above_alone() -> None:
         with pytest.raises(UserError, match=r"^number: ") as caught:
             Own(number=value)
         assert said in str(caught.value)
+    with pytest.raises(UserError, match=r"^number: a int too large to be written out is outside "):
+        Own(number=10**5000)
     with pytest.raises(UserError) as caught:
         Own(real=3)
     assert str(caught.value) == "real: 3.0 is outside [0, 2] (more is noise). Choose a value inside."

@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -18,6 +19,7 @@ from harness.ablation.design.study import Study
 from harness.ablation.execute.worker import PlanBoard
 from harness.ablation.report.published import RESTORED, published_folder, readme, section
 from harness.core.checkpoint import differing, read_checkpoint, write_checkpoint
+from harness.core.config import override
 from harness.core.errors import Stopped, UserError
 from harness.core.files import short_hash, write_json
 from harness.evaluation.protocol import Protocol
@@ -29,6 +31,7 @@ from harness.runs.folder import Run
 from harness.runs.judge import known_rungs
 from harness.runs.lineage import _intact
 from harness.runs.pairs import PairSet
+from harness.training.optimizers import Optimizer
 
 Score = Callable[..., None]
 CONTENTS = (b"", b"0", b"[]", b'"x"', b"null", b"\xff\xfe", b"NaN", b"[" * 100_000, b"9" * 5000, b'{"x": 1, "x": 1}')
@@ -183,6 +186,41 @@ def test_a_checkpoint_of_other_tensors_is_passed_over_and_kept(tiny: RunConfig, 
     said = [f"{path} does not fit the run, is kept as {path.name}.unfit and was passed over." for path in paths[::-1]]
     assert broken.said == [*said, f"continues from step {step} of 12."]
     assert len([*broken.folder.glob("*.unfit")]) == len(paths)
+
+
+class Halves(torch.optim.Optimizer):
+    """Remembers every weight's last gradient, and of those of its second half the sign too."""
+
+    def __init__(self, weights: Iterable[torch.nn.Parameter]):
+        every = [*weights]
+        middle = len(every) // 2
+        groups: list[dict[str, Any]] = [{"params": every[:middle]}, {"params": every[middle:], "signed": True}]
+        super().__init__(groups, {"lr": 0.1})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for weight in group["params"]:
+                assert weight.grad is not None
+                self.state[weight]["last"] = weight.grad.clone()
+                if group.get("signed"):
+                    self.state[weight]["sign"] = weight.grad.sign()
+                weight.sub_(weight.grad, alpha=group["lr"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfHalves(Optimizer):
+    def build(self, weights: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        return Halves(weights)
+
+
+def test_an_optimizer_with_two_rules_goes_on_from_its_checkpoint(tiny: RunConfig, tmp_path: Path) -> None:
+    config = override(tiny, {"train.optimizer": OfHalves()})
+    broken = Session(config, tmp_path)
+    with pytest.raises(Stopped):
+        broken.fit(8)
+    broken.fit()
+    assert broken.said == ["continues from step 8 of 12."]
 
 
 def test_a_checkpoint_with_a_false_header_is_damaged(tmp_path: Path) -> None:

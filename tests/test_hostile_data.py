@@ -20,6 +20,7 @@ from test_cells import COUNTS, load_cells, write_10x, write_h5ad
 from harness.components.couplings import Pairs
 from harness.core.errors import UserError
 from harness.core.registry import build
+from harness.data import counts
 from harness.data.base import Data, load
 from harness.data.folders import ImageFolder
 from harness.evaluation.reference import read_reference
@@ -174,6 +175,24 @@ def test_a_sparse_matrix_whose_indices_lie_outside(tmp_path: Path) -> None:
         file.create_dataset("X", (10**6, 10**5), "f4", chunks=(100, 100))
     with pytest.raises(UserError, match=r"X announces float32 \[1000000, 100000\], more than it can hold"):
         load_cells(broken, genes=0)
+
+
+def test_an_array_of_many_equal_counts_is_no_false_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Filters other than gzip make equal numbers as small as they like; a part that nobody wrote is another thing."""
+    monkeypatch.setattr(counts, "LARGE", 0)
+    monkeypatch.setattr(counts, "PACKED", 1)
+    place = write_h5ad(tmp_path / "x.h5ad", COUNTS.astype(np.int64))
+    for written in (True, False):
+        with h5py.File(place, "a") as file:
+            kept = dict(file["X"].attrs)
+            del file["X"]
+            made = file.create_dataset("X", COUNTS.shape, "i8", chunks=COUNTS.shape, scaleoffset=0, fillvalue=1)
+            made.attrs.update(kept)
+            if written:
+                made[:] = 1
+                assert made.id.get_storage_size() < made.nbytes / 10
+        with pytest.raises(UserError, match="genes never vary" if written else "X announces .*, more than it can hold"):
+            load_cells(place, genes=0)
 
 
 def idx(kind: int, *shape: int, content: bytes = b"") -> bytes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from harness.ablation.design.study import load_scale
 from harness.cli import main
+from harness.components.backbones.base import Backbone, Network
 from harness.core import memory
 from harness.core.checkpoint import checkpoints
 from harness.core.config import override
@@ -117,6 +119,27 @@ def test_activations_are_counted_without_values(
 def test_blocks_that_are_computed_again_keep_less(tiny: RunConfig) -> None:
     blocks = override(tiny, {"backbone": {"name": "mlp", "blocks": 6}}).backbone
     assert activations(blocks, (9,), 0, 64, True) < 0.5 * activations(blocks, (9,), 0, 64, False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looking(Backbone):
+    """A plugin's, which looks at the values of its weights."""
+
+    def build(self, data_shape: Sequence[int], num_classes: int = 0) -> Network:
+        return LookingModule()
+
+
+class LookingModule(Network):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        return x * torch.from_numpy(self.weight.detach().numpy())
+
+
+def test_a_network_that_cannot_be_run_without_values_is_not_counted() -> None:
+    assert activations(Looking(), (2,), 0, 4, False) == 0
 
 
 def test_a_checkpoint_is_as_large_as_it_is_said_to_be(tiny: RunConfig) -> None:

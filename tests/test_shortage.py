@@ -19,6 +19,7 @@ from harness.ablation.design.study import Study
 from harness.ablation.execute import worker
 from harness.ablation.execute.worker import PlanBoard, work
 from harness.core.errors import guarded, named, shortage
+from harness.core.tried import NUMBER, tried
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 
@@ -84,6 +85,16 @@ def test_what_libraries_really_raise_is_known() -> None:
         assert "out of memory" in str(shortage(caught.value))
 
 
+def test_a_component_that_finds_no_memory_is_named_and_not_blamed(capsys: pytest.CaptureFixture[str]) -> None:
+    class Huge:
+        def measure(self) -> torch.Tensor:
+            return torch.empty(10**15)
+
+    assert guarded(lambda: tried(Huge(), "measure", due=NUMBER)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(rf"error: {__file__}, line \d+: Huge\.measure: out of memory: .*free some", line)
+
+
 def test_other_errors_are_none_of_these() -> None:
     for error in (
         RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
@@ -132,12 +143,12 @@ from harness.components.losses import Loss
 
 @dataclass(frozen=True, kw_only=True)
 class Huge(Loss, name="huge"):
-    '''Takes more memory than there is.'''
+    '''Takes more memory than there is, for a whole batch of training alone.'''
 
     formula = "|e|"
 
     def measure(self, error):
-        return torch.empty(10**15)
+        return torch.empty(10**15) if len(error) == 31 else error.flatten(1).square().sum(1)
 """
 
 
@@ -149,7 +160,7 @@ def test_a_study_says_which_arm_ran_out_of_memory(tmp_path: Any) -> None:
         "from harness.ablation.design.study import Study\n"
         "STUDY = Study(question='?', baseline='small', arms={'small': {}, 'large': {'loss': 'huge'}}, seeds=1)\n"
     )
-    short = ["train.steps=4", "train.warmup_steps=1", "train.batch_size=32", "evaluate.num_samples=50"]
+    short = ["train.steps=4", "train.warmup_steps=1", "train.batch_size=31", "evaluate.num_samples=50", "evaluate.num_reference=50"]
     study = ["ablate", str(tmp_path / "large.py"), "--scale", "points", "--workers", "1"]
     study += ["--plugin", str(tmp_path / "huge.py"), *(word for change in short for word in ("--set", change))]
     command = [sys.executable, "-m", "harness", *study]

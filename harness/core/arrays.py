@@ -9,6 +9,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import IO
 
@@ -42,16 +43,18 @@ def mapped_array(path: Path) -> np.ndarray:
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
-def read_arrays(source: Path | bytes) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file by name; `Damaged` where it is none."""
+def read_arrays(source: Path | bytes, only: Collection[str] = ()) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by name, all or `only` some; `Damaged` where it is none."""
     if isinstance(source, Path):
         require_file(source)
     try:
         with zipfile.ZipFile(source if isinstance(source, Path) else io.BytesIO(source)) as archive:
             arrays = {}
             for member in archive.infolist():
-                with archive.open(member) as file:
-                    arrays[member.filename.removesuffix(".npy")] = _array(file, member.file_size)
+                name = member.filename.removesuffix(".npy")
+                if not only or name in only:
+                    with archive.open(member) as file:
+                        arrays[name] = _array(file, member.file_size)
             return arrays
     except zipfile.BadZipFile as error:
         raise Damaged(f"it is no .npz, or a damaged one: {error}") from error

@@ -175,7 +175,7 @@ def shortage(error: BaseException) -> UserError | None:
         what, advice = "memory", "free some, or take smaller batches or fewer workers"
     else:
         return None
-    where = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
+    where = "".join(f"{note}: " for note in reversed(getattr(error, "__notes__", [])))
     return UserError(f"{where}out of {what}: {said}. What was done is kept; {advice}, then run the same command again.")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import math
 import sys
 import types
@@ -41,7 +40,7 @@ class Range:
         """`ConfigError` at `path` for a value outside."""
         if value not in self:
             why = f" ({self.why})" if self.why and value > self.high else ""
-            raise ConfigError(path, f"{value} is outside {self}{why}. Choose a value inside.")
+            raise ConfigError(path, f"{short(value)} is outside {self}{why}. Choose a value inside.")
 
 
 def _number(value: float) -> str:
@@ -71,8 +70,7 @@ class Typed(str):
 
     def _json(self, **numbers: Any) -> Any:
         try:
-            parse(self, finite=False)
-            return json.loads(self, **numbers)
+            return parse(self, finite=False, **numbers)
         except Damaged:
             return str(self)
 

@@ -58,15 +58,17 @@ def bytes_of(path: Path, most: float = math.inf) -> bytes:
     return path.read_bytes()
 
 
-def parse(text: bytes | str, finite: bool = True) -> Any:
+def parse(text: bytes | str, finite: bool = True, **numbers: Any) -> Any:
     """The value of a JSON text; `Damaged` where it is none, or more than Python should build.
 
-    Python's own reader takes NaN, infinity (which `finite` refuses), and one name twice.
+    Python's own reader takes NaN, infinity (which `finite` refuses), and one name twice. `numbers` are what it makes
+    numbers with.
     """
-    checks: dict[str, Any] = {"parse_constant": _no_number, "parse_float": _finite} if finite else {}
+    if finite:
+        numbers = {"parse_constant": _no_number, "parse_float": _finite}
     try:
         text = text if isinstance(text, str) else text.decode()
-        value = json.loads(text, object_pairs_hook=_named_once, **checks)
+        value = json.loads(text, object_pairs_hook=_named_once, **numbers)
     except UnicodeDecodeError:
         raise Damaged("it is no text in UTF-8") from None
     except json.JSONDecodeError as error:

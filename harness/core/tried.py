@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from harness.core.declared import is_own, place_of
-from harness.core.errors import Pruned, Stopped, UserError, in_a_line, place_in
+from harness.core.errors import Pruned, Stopped, UserError, in_a_line, place_in, shortage
 from harness.core.registry import Component
 
 
@@ -83,7 +83,11 @@ def attempted(component: Any, method: str, call: Callable[[], Any]) -> Any:
         if is_own(type(component)):
             raise
         place = place_in(error, [place_of(type(component)).rpartition(", line")[0]]) or place_of(type(component))
-        raise UserError(f"{place}: {_called(component, method)} raises {in_a_line(error)}. Correct it.") from error
+        said = f"{place}: {_called(component, method)}"
+        if shortage(error) is not None:
+            error.add_note(said)
+            raise
+        raise UserError(f"{said} raises {in_a_line(error)}. Correct it.") from error
 
 
 def require(component: Component, method: str, given: Any, due: Like | Instance, part: str = "") -> None:

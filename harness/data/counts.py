@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from harness.core.reading import Damaged, require_file
 from harness.core.signals import Say
 
 if TYPE_CHECKING:
+    import h5py
     from anndata import AnnData
     from scipy.sparse import csr_matrix
 
@@ -26,7 +28,7 @@ MATRICES = ("matrix.mtx", "matrix.mtx.gz")
 SHORTEST = 6
 """Bytes of a count in a matrix of text, at least: two indices, the count and what parts them."""
 PACKED = 1100
-"""How many times smaller gzip makes a file, at most."""
+"""How many times smaller gzip makes a file, at most. An array of HDF5 of which less was written is none of counts."""
 LARGE = 1 << 30
 """Bytes below which nobody asks whether an array of HDF5 was written whole."""
 UNKNOWN = ("", "nan", "<na>")
@@ -100,11 +102,18 @@ def _refuse_false_sizes(path: Path) -> None:
 
     def check(name: str, dataset: Any) -> None:
         numbers = isinstance(dataset, h5py.Dataset) and dataset.dtype.kind in "biuf"
-        if numbers and dataset.nbytes > max(LARGE, PACKED * dataset.id.get_storage_size()):
+        if numbers and not dataset.is_virtual and dataset.nbytes > max(LARGE, PACKED * _written(dataset)):
             raise Damaged(f"{name} announces {dataset.dtype} {list(dataset.shape)}, more than it can hold")
 
     with h5py.File(path) as file:
         file.visititems(check)
+
+
+def _written(dataset: h5py.Dataset) -> int:
+    """Bytes of an array of HDF5 that were written, before they were packed."""
+    if dataset.chunks is None:
+        return dataset.id.get_storage_size()
+    return dataset.id.get_num_chunks() * math.prod(dataset.chunks) * dataset.dtype.itemsize
 
 
 def _checked(cells: AnnData, layer: str, path: Path, say: Say) -> AnnData:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -54,12 +56,13 @@ def _statistics(content: bytes, dimensions: int) -> Summary:
 
 def _arrays(content: bytes) -> tuple[np.ndarray, np.ndarray]:
     try:
-        arrays = read_arrays(content)
+        arrays = read_arrays(content, only=("mu", "sigma"))  # some files hold the pictures too
     except Damaged as error:
         raise ValueError(f"is damaged, or no .npz of plain numbers: {error}") from error
-    if not {"mu", "sigma"} <= arrays.keys():
-        raise ValueError(f"holds {', '.join(map(repr, arrays)) or 'nothing'} and not mu and sigma")
-    return arrays["mu"], arrays["sigma"]
+    if len(arrays) == 2:
+        return arrays["mu"], arrays["sigma"]
+    held = [repr(name.removesuffix(".npy")) for name in zipfile.ZipFile(io.BytesIO(content)).namelist()]
+    raise ValueError(f"holds {', '.join(held) or 'nothing'} and not mu and sigma")
 
 
 def _refuse_no_covariance(sigma: np.ndarray) -> None:

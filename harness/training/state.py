@@ -55,16 +55,16 @@ class State:
 
     def fault(self, saved: Mapping[str, Tensor]) -> str | None:
         """Why `load` cannot put tensors back; None where it can."""
-        weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        weights = [(i, w.dim()) for i, group in enumerate(self.optimizer.param_groups) for w in group["params"]]
         kept: dict[str, set[str]] = {}
         for name in below(saved, "optimizer"):
             index, _, key = name.partition("/")
             kept.setdefault(index, set()).add(key)
         if unknown := kept.keys() - set(map(str, range(len(weights)))):
             return f"its optimizer has a weight {min(unknown)}, and the network {len(weights)} of them"
-        alike: dict[int, set[str]] = {}
+        alike: dict[tuple[int, int], set[str]] = {}  # a group's matrices may be changed by a rule of their own
         for index, keys in kept.items():
-            if keys != alike.setdefault(weights[int(index)].dim(), keys):
+            if keys != alike.setdefault(weights[int(index)], keys):
                 return f"its optimizer knows less of the weight {index} than of others"
         return differing({name: t for name, t in saved.items() if not name.startswith("optimizer/")}, self._always())
 
