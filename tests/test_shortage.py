@@ -160,7 +160,13 @@ def test_a_study_says_which_arm_ran_out_of_memory(tmp_path: Any) -> None:
         "from harness.ablation.design.study import Study\n"
         "STUDY = Study(question='?', baseline='small', arms={'small': {}, 'large': {'loss': 'huge'}}, seeds=1)\n"
     )
-    short = ["train.steps=4", "train.warmup_steps=1", "train.batch_size=31", "evaluate.num_samples=50", "evaluate.num_reference=50"]
+    short = [
+        "train.steps=4",
+        "train.warmup_steps=1",
+        "train.batch_size=31",
+        "evaluate.num_samples=50",
+        "evaluate.num_reference=50",
+    ]
     study = ["ablate", str(tmp_path / "large.py"), "--scale", "points", "--workers", "1"]
     study += ["--plugin", str(tmp_path / "huge.py"), *(word for change in short for word in ("--set", change))]
     command = [sys.executable, "-m", "harness", *study]
