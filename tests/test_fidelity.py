@@ -163,6 +163,22 @@ def test_the_reference_is_kept_and_a_damaged_one_made_anew(data: Data) -> None:
     assert passes == [15, 15]
 
 
+def test_a_kept_reference_of_another_content_is_made_anew_and_said(
+    data: Data, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Intact files, whose arrays are not those of this reference."""
+    first = Judge(CONFIG, data, "cpu").reference["fid"]
+    path = next((results_folder() / "local" / "references").rglob("fid.npz"))
+    for other in ({"mu": first["mu"]}, {**first, "mu": first["mu"][:3]}, {**first, "sigma": first["sigma"] * np.nan}):
+        np.savez(path, **other)
+        again = Judge(CONFIG, data, "cpu").reference["fid"]
+        np.testing.assert_array_equal(again["sigma"], first["sigma"])
+        np.testing.assert_array_equal(again["mu"], first["mu"])
+    said = capsys.readouterr().err
+    assert f"{path}: is computed again (it holds no mu [64] of finite numbers)." in said
+    assert f"{path}: is computed again (it holds no sigma [64, 64] of finite numbers)." in said
+
+
 def test_real_samples_score_far_below_noise(data: Data) -> None:
     judge = Judge(CONFIG, data, "cpu")
     unseen = judge.held_out()
