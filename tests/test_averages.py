@@ -117,6 +117,9 @@ def test_a_damaged_snapshot_is_named(tmp_path: Path) -> None:
     broken.write_bytes(broken.read_bytes()[:-8])
     with pytest.raises(UserError, match=f"{broken}: is damaged"):
         put_together(tmp_path, 0.1)
+    other = write_checkpoint(tmp_path, step_of(broken), {"averages/x/weight": torch.ones(3)})
+    with pytest.raises(UserError, match=f"{other}: does not fit the run"):
+        put_together(tmp_path, 0.1)
 
 
 @pytest.mark.parametrize(
