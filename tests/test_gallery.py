@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -12,7 +13,11 @@ import pytest
 from harness.ablation.report import gallery
 from harness.ablation.report.origin import VERSIONS
 from harness.cli import main
-from harness.core.files import results_folder
+from harness.core.config import override
+from harness.core.errors import Diverged
+from harness.core.files import results_folder, write_json
+from harness.runs.config import RunConfig
+from harness.runs.folder import Run
 
 COMMITTED = Path(__file__).parent.parent / "results"
 TINY = {
@@ -69,6 +74,33 @@ def test_a_run_stays_local_and_publishing_it_keeps_the_other_rows(
     assert "digits" not in stale
     assert (f"made the rows of {', '.join(stale)}:" in text) == bool(stale)
     assert (committed / "figures" / "gallery-digits.png").is_file()
+
+
+def test_a_scale_without_a_value_and_one_without_a_picture_lose_no_row_of_the_others(
+    tiny: RunConfig, score: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A diverged one is left out; the last picture of another could not be drawn."""
+    bad = override(tiny, {"seed": 1})
+    scales = {"bad": bad, "good": tiny}
+    monkeypatch.setattr(gallery, "scales", lambda: {name: {} for name in scales})
+    monkeypatch.setattr("harness.cli.gallery.load_scale", scales.__getitem__)
+    for config in scales.values():
+        write_json(Run.of(config).folder / "environment.json", {"commits": [], "parameters": 1, "weight_mean": 1.0})
+
+    def ensure(config: RunConfig, *_: object) -> None:
+        if config == bad:
+            raise Diverged("the loss is nan at step 2.")
+        score(Run.of(config), config.protocol(), {1: 9.0, 2: 7.0})
+
+    monkeypatch.setattr("harness.cli.gallery.ensure", ensure)
+    assert main(["gallery"]) == 0
+    assert list(by_scale(results_folder() / "local")) == ["good"]
+    told = capsys.readouterr()
+    assert "bad is left out: the loss is nan at step 2.\n" in told.out
+    picture = Run.of(tiny).folder / "samples" / f"step-{tiny.train.steps:07d}.png"
+    assert told.err == f"{picture}: there is no such picture. The gallery is written without it.\n"
+    assert main(["gallery", "bad"]) == 2
+    assert "gallery: no scale has ended, so there is nothing to write. The lines above" in capsys.readouterr().err
 
 
 def test_rows_are_replaced_by_scale_and_new_ones_stand_last(committed: Path) -> None:

@@ -16,7 +16,7 @@ from harness.ablation.report.published import published_folder
 from harness.cli.plans import with_reference
 from harness.cli.shared import own_folder, told
 from harness.core.config import override
-from harness.core.errors import UserError
+from harness.core.errors import NoValue, UserError
 from harness.core.progress import terminal
 from harness.core.signals import StopSignal
 from harness.evaluation.judge import Judge
@@ -43,14 +43,15 @@ def run(options: argparse.Namespace) -> None:
         origins[scale] = gallery.about(run, judge)
         gallery.copy_picture(scale, run, folder)
     if not origins:
-        raise UserError("gallery: no scale has ended, so there is nothing to write. Run `make gallery` first.")
+        advice = "Run `make gallery` first." if options.publish else "The lines above say why."
+        raise UserError(f"gallery: no scale has ended, so there is nothing to write. {advice}")
     paths = gallery.write(folder, found, origins)
     console.print(gallery.shown(pd.DataFrame(found, columns=gallery.COLUMNS)).to_string(index=False))
     told(paths, console)
 
 
 def _runs(options: argparse.Namespace, console: Console) -> Iterator[tuple[str, Run, Judge]]:
-    """Each scale's run, once it has ended, and what judges it; those that cannot run here are left out, and said."""
+    """Each scale's run, once it has ended, and what judges it; those that cannot end here are left out, and said."""
     stop = StopSignal()
     changes = gallery.scales()
     if not (asked := options.scales or changes):
@@ -66,11 +67,15 @@ def _runs(options: argparse.Namespace, console: Console) -> Iterator[tuple[str, 
         except UserError as error:
             if options.publish and options.scales:
                 raise UserError(f"{scale}: {error}") from None
-            console.print(f"{scale} is left out: {error}")
+            console.print(f"{scale} is left out: {error}", soft_wrap=True)
             continue
         judge = with_reference(config, console, stop)
-        if not options.publish:
-            _train(scale, run, console, stop)
+        try:
+            if not options.publish:
+                _train(scale, run, console, stop)
+        except NoValue as error:
+            console.print(f"{scale} is left out: {error}", soft_wrap=True)
+            continue
         yield scale, run, judge
 
 

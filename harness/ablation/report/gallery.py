@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from harness.ablation.report.origin import made_now
 from harness.ablation.report.published import RESTORED, marked, read_table
 from harness.core.errors import UserError
 from harness.core.files import read_json, write_atomic, write_json
+from harness.core.reading import say_once
 from harness.core.registry import load_file
 from harness.evaluation.judge import Judge
 from harness.evaluation.yardsticks import judge_references
@@ -60,10 +60,12 @@ def about(run: Run, judge: Judge) -> dict[str, Any]:
 
 
 def copy_picture(scale: str, run: Run, folder: Path) -> None:
-    """Put the samples of a run's last step among the figures below `folder`."""
-    place = folder / "figures" / f"gallery-{scale}.png"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(run.folder / "samples" / f"step-{run.config.train.steps:07d}.png", place)
+    """Put the samples of a run's last step among the figures below `folder`; a picture that is not there is said."""
+    drawn = run.folder / "samples" / f"step-{run.config.train.steps:07d}.png"
+    if drawn.is_file():
+        write_atomic(folder / "figures" / f"gallery-{scale}.png", drawn.read_bytes())
+    else:
+        say_once(f"{drawn}: there is no such picture. The gallery is written without it.")
 
 
 def write(folder: Path, found: list[tuple], origins: dict[str, Any]) -> list[Path]:
