@@ -62,6 +62,26 @@ def test_before_that_each_signal_interrupts() -> None:
             signal.raise_signal(number)
 
 
+COMPILED = """
+import os, signal, sys
+try:
+    os.kill(os.getpid(), int(sys.argv[1]))
+    for _ in range(1000): pass
+except BaseException:
+    os.abort()  # as C++ does with an exception that it does not expect
+"""
+
+
+def test_a_stop_while_a_module_is_imported_is_told_and_is_no_crash(tmp_path: Path) -> None:
+    (tmp_path / "compiled.py").write_text(COMPILED)
+    code = "from harness.core.signals import interruptible; interruptible(); import compiled"
+    for number in STOPS:
+        command = [sys.executable, "-c", code, str(number.value)]
+        ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert (ended.returncode, ended.stdout) == (130, ""), number
+        assert ended.stderr == "stopped. What was done is kept; the same command continues.\n"
+
+
 def test_what_nohup_ignores_stays_ignored() -> None:
     for install in (interruptible, StopSignal):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -127,8 +147,16 @@ def test_a_wait_is_told_once_and_ends_with_the_lock(
         monkeypatch.setattr(files, "time", Sleeps(then))
         with locked(path) as ours:
             assert ours
-        who = f"process {holder.pid}" if Path("/proc/locks").read_text() else "another process"
-    assert capsys.readouterr().err == f"waiting for {path}, which {who} holds. Ctrl-C ends the wait.\n"
+    who = (f"process {holder.pid}", "another process")
+    assert capsys.readouterr().err in {f"waiting for {path}, which {one} holds. Ctrl-C ends the wait.\n" for one in who}
+
+
+def test_who_holds_a_lock_is_known_where_the_kernel_says_it(tmp_path: Path) -> None:
+    """Asked several times: its list leaves lines out where others lock files meanwhile."""
+    with locked(tmp_path / "lock"), open(tmp_path / "lock", "ab") as file:
+        found = {files._holder(file) for _ in range(50)}
+    known = {f"process {os.getpid()}"} if Path("/proc/locks").read_text() else set()
+    assert known <= found <= known | {"another process"}
 
 
 def test_a_wait_ends_when_a_stop_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,11 +44,10 @@ def _evaluate(run: Run, stop: StopSignal) -> NoValue | None:
         except NoValue as error:
             lacks = error
     known = run.evaluation(judge.protocol)
-    for line in _values(run, judge, known):
-        terminal().print(line)
     doubtful = doubts(known["values"], run.config.evaluate.metrics, known["intervals"])
-    for doubt in filter(None, (short_of_samples(run.config.evaluate, judge.data), *doubtful)):
-        print(doubt)
+    few = short_of_samples(run.config.evaluate, judge.data)
+    for line in filter(None, (*_values(run, judge, known), few, *doubtful)):
+        print(line)
     return lacks
 
 

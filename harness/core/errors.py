@@ -105,10 +105,8 @@ def guarded(command: Callable[[], None]) -> int:
     try:
         command()
         sys.stdout.flush()
-    except (Stopped, KeyboardInterrupt) as stopped:
-        if os.environ.get("RANK", "0") == "0":  # of several ranks, the first says it for all
-            _tell(f"{str(stopped) or 'stopped'}. What was done is kept; the same command continues.")
-        return 130
+    except (Stopped, KeyboardInterrupt) as error:
+        return stopped(str(error) or "stopped")
     except UserError as error:
         _tell(f"error: {error}")
         return 2
@@ -123,6 +121,13 @@ def guarded(command: Callable[[], None]) -> int:
         _tell(f"error: {redacted(reason)}. {KEPT}")
         return 2
     return 0
+
+
+def stopped(said: str = "stopped") -> int:
+    """Say that work was stopped; gives the exit code. Of several ranks, the first says it for all."""
+    if os.environ.get("RANK", "0") == "0":
+        _tell(f"{said}. What was done is kept; the same command continues.")
+    return 130
 
 
 def _blame(error: BaseException) -> int:

@@ -7,9 +7,13 @@ raised. SIGHUP is left alone where it was ignored at the start, as `nohup` has i
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import types
 from collections.abc import Callable, Iterator
 from typing import NoReturn
+
+from harness.core.errors import stopped
 
 Stop = Callable[[], bool]
 """Says whether to stop."""
@@ -19,8 +23,9 @@ Say = Callable[[str], None]
 
 def interruptible() -> None:
     """Let SIGTERM and SIGHUP interrupt the process as Ctrl-C does, until a `StopSignal` asks for an orderly end."""
-    for number in {*_heard()} - {signal.SIGINT}:
-        signal.signal(number, _interrupt)
+    for number in _heard():
+        if number != signal.SIGINT or signal.getsignal(number) is signal.default_int_handler:
+            signal.signal(number, _interrupt)
 
 
 class StopSignal:
@@ -69,5 +74,14 @@ def _heard() -> Iterator[signal.Signals]:
         yield signal.SIGHUP
 
 
-def _interrupt(number: int, frame: object) -> NoReturn:
+def _interrupt(number: int, frame: types.FrameType | None) -> NoReturn:
+    if _is_importing(frame):
+        os._exit(stopped())
     raise KeyboardInterrupt
+
+
+def _is_importing(frame: types.FrameType | None) -> bool:
+    """Whether a module is being imported: compiled ones, torch's among them, abort where an exception is raised."""
+    while frame and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -214,7 +213,7 @@ def _read(picture: Path) -> Any:
         require_file(picture)
         return imread(picture)
     except (OSError, SyntaxError, ValueError) as error:
-        print(f"{picture}: cannot be read ({in_a_line(error)}). It is left out.", file=sys.stderr)
+        say_once(f"{picture}: cannot be read ({in_a_line(error)}). It is left out.")
         return None
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired
 
@@ -70,7 +69,7 @@ class Mirror:
         try:
             self._connect()
         except Busy as busy:
-            _tell(f"{busy} The work goes on; what is on disk is sent later.")
+            say_once(f"{busy} The work goes on; what is on disk is sent later.")
 
     def _connect(self) -> None:
         self.client = connect(self.uri)
@@ -100,7 +99,7 @@ class Mirror:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":  # else another process was faster
                 raise
         if name != self.experiment:
-            _tell(f"MLflow: the experiment {self.experiment} was deleted there. Records go to {name}.")
+            say_once(f"MLflow: the experiment {self.experiment} was deleted there. Records go to {name}.")
         return self.client.get_experiment_by_name(name)
 
     def record(self, folder: Path, name: str, params: dict[str, Any], tags: dict[str, str], key: str = "") -> Record:
@@ -160,7 +159,7 @@ class Mirror:
             if self.open:
                 close_dead(self.client)
         except Exception as error:  # each store raises its own
-            _tell(f"MLflow does not say what was killed ({reason(error)}); the next command asks again.")
+            say_once(f"MLflow does not say what was killed ({reason(error)}); the next command asks again.")
 
 
 def close_dead(client: MlflowClient) -> None:
@@ -256,10 +255,6 @@ def _shown(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     cut = f"... ({len(text)} characters, config.json has all)"
     return text if len(text) <= LONGEST else text[: LONGEST - len(cut)] + cut
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _machine_tags() -> dict[str, str]:

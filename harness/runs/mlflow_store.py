@@ -10,7 +10,6 @@ import contextlib
 import errno
 import os
 import sqlite3
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from urllib.request import url2pathname
 
 from harness.core.errors import UserError, redacted
 from harness.core.files import locked, results_folder
+from harness.core.reading import say_once
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -210,7 +210,7 @@ def _bring_files_along(connection: sqlite3.Connection, store: Path) -> None:
         if store.is_relative_to(results_folder().resolve()) or not place.exists():
             for column in ("experiments.artifact_location", "runs.artifact_uri"):
                 _replace_start(connection, column, location, ours.as_uri())
-            print(f"MLflow: the files of {place} are looked for in {ours} now.", file=sys.stderr, flush=True)
+            say_once(f"MLflow: the files of {place} are looked for in {ours} now.")
 
 
 def _replace_start(connection: sqlite3.Connection, column: str, old: str, new: str) -> None:

@@ -128,7 +128,7 @@ class Watch:
         except (UserError, OSError) as error:
             if str(error) not in self._noted:
                 self._noted.add(str(error))
-                self.console.print(f"progress is not known: {error}", markup=False, soft_wrap=True)
+                self.console.print(f"progress is not known: {error}", soft_wrap=True)
 
     def _done(self) -> list[float]:
         return [1.0 if one.closed else one.progress() for one in self.followed]
@@ -145,9 +145,7 @@ class Watch:
         if not self.console.is_terminal and time.monotonic() - self._told > TELL_EVERY_S:
             self._told = time.monotonic()
             left = self.bar.tasks[0].time_remaining
-            self.console.print(
-                ahead(f"{self.title}{count}", sum(done) / self.total, left), markup=False, soft_wrap=True
-            )
+            self.console.print(ahead(f"{self.title}{count}", sum(done) / self.total, left), soft_wrap=True)
 
     def _send(self, followed: Sequence[Followed], final: bool = False) -> None:
         """Bring MLflow up to date; what it does not take now waits on disk for the next time."""
@@ -155,9 +153,8 @@ class Watch:
         if error and is_lost(error):
             error = self._try_to_send(followed, final)
         if error and (final or not self._silent):
-            self.console.print(
-                f"MLflow does not take records now ({reason(error)}); they wait on disk.", markup=False, soft_wrap=True
-            )
+            said = f"MLflow does not take records now ({reason(error)}); they wait on disk."
+            self.console.print(said, soft_wrap=True)
         self._silent = error is not None
 
     def _try_to_send(self, followed: Sequence[Followed], final: bool) -> Exception | None:

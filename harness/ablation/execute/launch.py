@@ -21,6 +21,7 @@ from harness.ablation.execute.placement import Placement
 from harness.core.errors import Stopped, UserError
 from harness.core.files import locked
 from harness.core.provenance import commit
+from harness.core.reading import say_once
 from harness.core.signals import Stop, held_back
 from harness.runs.mlflow_mirror import Mirror, Record
 from harness.runs.mlflow_store import reason
@@ -50,7 +51,7 @@ class Worker:
             if line.startswith("error: "):
                 self.error = line.removeprefix("error: ")
             elif not line.startswith("stopped"):
-                console.print(line)
+                console.print(line, soft_wrap=True)
         self.shown += len(whole) + 1 if whole else 0
 
 
@@ -116,7 +117,7 @@ def _close(above: Callable[[], Record], status: str, files: list[Path]) -> None:
         record.send_files(files, again=True)
         record.set_status(status)
     except Exception as error:  # each store raises its own
-        print(f"MLflow did not take the record ({reason(error)}); the same command sends it again.", file=sys.stderr)
+        say_once(f"MLflow did not take the record ({reason(error)}); the same command sends it again.")
 
 
 def _follower(board: Board, mirror: Mirror, above: Callable[[], Record], console: Console) -> Watch:
@@ -188,9 +189,7 @@ class Deaths:
             then = "Another takes its place, and the run goes on from its last checkpoint."
             if died >= DEATHS:
                 then = f"{died} workers have been killed in it: it is left out, and the rest goes on."
-        self.console.print(
-            f"worker {worker.number} {how} {where}. {then}", highlight=False, markup=False, soft_wrap=True
-        )
+        self.console.print(f"worker {worker.number} {how} {where}. {then}", soft_wrap=True)
         return None if self.board.finished() else self.start(number=worker.number, again=True)
 
     def _require_hope(self, worker: Worker, how: str) -> None:

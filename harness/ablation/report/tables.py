@@ -142,7 +142,7 @@ def show(report: Report, console: Console) -> None:
     for grid in grids.grids(report, timed=True):
         console.print(grid.rich())
     for line in remarks(report):
-        console.print(f"- {line}", highlight=False, markup=False)
+        console.print(f"- {line}")
 
 
 def write(report: Report, folder: Path, command: str) -> list[Path]:
