@@ -209,3 +209,21 @@ def test_a_worker_whose_launcher_is_gone_ends(plan: Plan, monkeypatch: pytest.Mo
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def test_a_workers_whole_lines_are_shown_once_but_for_what_the_launcher_says_itself(tmp_path: Path) -> None:
+    """Its error is told at the end, and that it was stopped is no news."""
+    said = io.StringIO()
+    log = tmp_path / "worker-0.log"
+    log.write_bytes(b"of an earlier worker\n")
+    shown = Worker(subprocess.Popen(["true"]), 0, log, log.stat().st_size)
+    console = Console(file=said, width=40, markup=False)
+    lines = b"a [/b]: \xff, " + b"long " * 20 + b"end\nerror: no room\nstopped at step 3. What was done is kept.\nb: ha"
+    for _ in range(2):
+        log.write_bytes(log.read_bytes() + lines)
+        lines = b"lf\n"
+        shown.show(console)
+        shown.show(console)
+    assert said.getvalue() == f"a [/b]: \ufffd, {'long ' * 20}end\nb: half\n"
+    assert shown.error == "no room"
+    shown.process.wait()
