@@ -37,7 +37,7 @@ PATHS = (
     "", ".", "x", "train", "train.", ".steps", "train..steps", "train.steps.x", "evaluate.metrics.0", "seed.0", "ж",
     "preset", "name", "backbone.preset", "__class__", "--set", "reflow.teacher.seed", "\udcff", "a" * 3000,
 )  # fmt: skip
-PLAIN = (
+PLAIN: tuple[Any, ...] = (
     None, True, -1, 0, 1, 2**70, 0.5, math.nan, math.inf, "", "x", "\udcff", "9" * 300, [], [1], [[]], {}, {"a": 1},
 )  # fmt: skip
 """What JSON can hold."""

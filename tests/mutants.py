@@ -58,6 +58,7 @@ TESTS: dict[str, dict[str, tuple[str, ...]]] = {
         "harness/runs/judge.py": ("kept_rows", "sweep", "runs"),
     },
     "worker": {
+        "harness/ablation/execute/__main__.py": ("worker", "launch"),
         "harness/ablation/execute/board.py": ("worker", "search", "launch", "end_to_end"),
         "harness/ablation/execute/launch.py": ("launch", "worker", "end_to_end"),
         "harness/ablation/execute/placement.py": ("placement",),

@@ -145,7 +145,7 @@ def run(*arguments: str) -> Ended:
         signal.alarm(0)
         for number, handler in before.items():
             signal.signal(number, handler)
-    return Ended(code, *(stream.buffer.getvalue().decode() for stream in (out, err)))  # type: ignore[attr-defined]
+    return Ended(code, *(stream.buffer.getvalue().decode() for stream in (out, err)))
 
 
 def _hangs(number: int, frame: object) -> None:

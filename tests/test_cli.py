@@ -406,7 +406,7 @@ def test_from_training_to_samples(
     assert main(["evaluate", folder.name]) == 0
     said = capsys.readouterr().out
     assert all(f"at NFE {nfe}" in said for nfe in (1, 2))
-    assert passed == [("features of the reference", 2)]  # of 512 images by 500
+    assert passed == [("features of the reference", 6)]  # of 512 images by 100
     picture = tmp_path / "a.png"
     array = tmp_path / "a.npz"
     few = ["--number", "10", "--nfe", "2"]

@@ -17,7 +17,7 @@ from typed import tensor
 
 from harness.core.config import override
 from harness.core.errors import ConfigError, Diverged
-from harness.core.files import results_folder
+from harness.core.files import npz, results_folder
 from harness.core.registry import build
 from harness.data.base import Data, load
 from harness.data.base import held_out as held_out_of
@@ -171,7 +171,7 @@ def test_a_kept_reference_of_another_content_is_made_anew_and_said(
     first = Judge(config, data, "cpu").reference["fid"]
     path = next((results_folder() / "local" / "references").rglob("fid.npz"))
     for other in ({**first, "mu": first["mu"][:3]}, {**first, "sigma": first["sigma"] * np.nan}):
-        np.savez(path, **other)
+        path.write_bytes(npz(other))
         again = Judge(config, data, "cpu").reference["fid"]
         np.testing.assert_array_equal(again["sigma"], first["sigma"])
         np.testing.assert_array_equal(again["mu"], first["mu"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -352,8 +352,6 @@ def test_sampling_out_of_range(changes: dict[str, Any], message: str) -> None:
 @dataclass(frozen=True, kw_only=True)
 class Unlabelled(Dataset):
     """The digits without their classes."""
-
-    name: ClassVar[str] = "unlabelled"
 
     def load(self) -> Data:
         digits = Digits().load()

@@ -10,7 +10,7 @@ from fuzz_files import KINDS
 from hostile import as_options
 from orderly import laboratory, results, run
 
-SETTINGS = (
+SETTINGS: tuple[tuple[str, list[str]], ...] = (
     ("points", []),
     ("points", ["weighting=min_snr", "weighting.gamma=3", "train.ema_decay=null", "evaluate.average=last"]),
     ("points", ["interpolant=vp", "prediction=noise", "time_sampler=logit_normal", "loss=pseudo_huber"]),

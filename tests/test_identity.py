@@ -20,6 +20,7 @@ from harness.core.files import read_json, runs_folder, write_json
 from harness.core.registry import load_plugin
 from harness.data.base import load
 from harness.runs.config import RunConfig
+from harness.runs.contents import EVALUATED
 from harness.runs.folder import Run
 from harness.runs.identity import NUMERICS_VERSION, facts_of, training_digest
 from harness.runs.sample import restore
@@ -44,12 +45,16 @@ def points() -> RunConfig:
     )
 
 
+WRITTEN = {"commits": ["0123456789ab-dirty"], "parameters": 1, "weight_mean": 1.0}
+"""What training writes of itself, beside the facts that a name covers."""
+
+
 def kept(config: RunConfig, **facts: Any) -> Path:
     """A folder as training leaves it, of a machine or code with other facts."""
     then = {**facts_of(config), **facts}
     folder = runs_folder() / f"{training_digest(config, then)}-s{config.seed}"
     write_json(folder / "config.json", to_dict(config))
-    write_json(folder / "environment.json", {"name": folder.name, "commits": ["0123456789ab-dirty"], **then})
+    write_json(folder / "environment.json", {"name": folder.name, **WRITTEN, **then})
     return folder
 
 
@@ -143,7 +148,7 @@ def test_a_run_of_other_numerics_names_the_commit(points: RunConfig) -> None:
         assert refusal(folder) == f"{folder}: {reason}. Train it again, or check out commit 0123456789ab."
         environment = read_json(folder / "environment.json")
         if version == 1:  # which did not say so
-            write_json(folder / "environment.json", {name: environment[name] for name in ("commits", "data")})
+            write_json(folder / "environment.json", {name: environment[name] for name in (*WRITTEN, "data")})
             assert reason in refusal(folder)
 
 
@@ -278,7 +283,7 @@ def test_an_evaluation_of_another_run_or_protocol_is_refused(points: RunConfig) 
         write_json(path, wrong)
         with pytest.raises(
             UserError,
-            match=rf"^{path}: is of another run or protocol\. Remove it, and the same command makes it again\.$",
+            match=rf"^{path}: is of another run or protocol\. {EVALUATED}$",
         ):
             runs[0].evaluation(other)
     write_json(path, runs[0].evaluation(protocols[0]) | {"protocol": vars(other)})

@@ -71,7 +71,8 @@ class Component(Config):
     """
 
     family: ClassVar[str]
-    name: ClassVar[str]
+    name: ClassVar[str] = ""
+    """Empty, unless it is a member of a family."""
     formula: ClassVar[str] = ""
     """What it computes, with its fields in braces, like `min(SNR, {gamma:g})`."""
     source: ClassVar[str] = ""

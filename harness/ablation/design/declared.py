@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,6 +36,6 @@ def _require(hint: Any, value: Any, path: str) -> None:
             convert(str, name, f"a name in {path}")
             _require(inside[1], below, f"{path}['{name}']")
     elif origin is Sequence:
-        convert(tuple[inside[0], ...], value, path)
+        convert(types.GenericAlias(tuple, (inside[0], ...)), value, path)
     elif hint is not Any:
         convert(hint, value, path)
