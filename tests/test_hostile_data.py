@@ -20,7 +20,7 @@ from test_cells import COUNTS, load_cells, write_10x, write_h5ad
 from harness.components.couplings import Pairs
 from harness.core.errors import UserError
 from harness.core.registry import build
-from harness.data import counts
+from harness.data import archive, counts
 from harness.data.base import Data, load
 from harness.data.folders import ImageFolder
 from harness.evaluation.reference import read_reference
@@ -91,6 +91,21 @@ def test_pictures_are_refused_by_their_headers(tmp_path: Path) -> None:
         place.write_bytes(content)
         one_line(rf"^{place}: cannot be read \(.*{said}.*\)\. Remove it", "image_folder", path=str(folder), size=8)
         assert len(ImageFolder(path=str(folder), size=8, skip_corrupt=True).load().notes) == 1
+
+
+def test_a_file_too_large_to_be_held_is_refused_by_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(20):
+        Image.fromarray(np.full((8, 8), i, np.uint8)).save(tmp_path / f"{i:02d}.png")
+    large = tmp_path / "07.png"
+    large.write_bytes(large.read_bytes() + bytes(3000))  # which Pillow would let pass
+    assert len(ImageFolder(path=str(tmp_path), size=8).load().train) == 18
+    monkeypatch.setattr(archive, "LARGEST", 2000)
+    one_line(
+        rf"^{large}: cannot be read \(it has 3,\d\d\d bytes, more than 2,000\)",
+        "image_folder",
+        path=str(tmp_path),
+        size=8,
+    )
 
 
 def test_a_broken_gif_and_others_name_the_file(tmp_path: Path) -> None:
