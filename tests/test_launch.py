@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import pytest
 from optuna.trial import TrialState
@@ -19,9 +20,10 @@ from harness.ablation.design.plan import Plan
 from harness.ablation.design.search import Search, SearchPlan
 from harness.ablation.design.space import log
 from harness.ablation.design.study import Study
-from harness.ablation.execute import worker
+from harness.ablation.execute import launch, worker
 from harness.ablation.execute.board import DEATHS, Board
 from harness.ablation.execute.launch import Deaths, Worker
+from harness.ablation.execute.placement import Placement
 from harness.ablation.execute.tuner import RANDOM_TRIALS, SearchBoard
 from harness.ablation.report import history
 from harness.core.errors import Stopped, UserError
@@ -227,3 +229,35 @@ def test_a_workers_whole_lines_are_shown_once_but_for_what_the_launcher_says_its
     assert said.getvalue() == f"a [/b]: \ufffd, {'long ' * 20}end\nb: half\n"
     assert shown.error == "no room"
     shown.process.wait()
+
+
+def test_another_worker_goes_on_with_the_log_of_the_dead_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: None)
+    log = tmp_path / "worker-0.log"
+    for again, kept in ((True, b"died\n"), (False, b"")):
+        log.write_bytes(b"died\n")
+        begun = launch._start(tmp_path / "plan.json", 0, Placement(1, 1), again)
+        assert (begun.log, begun.shown, log.read_bytes()) == (log, len(kept), kept)
+
+
+def test_the_report_is_written_before_it_is_told_what_was_left_out(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    board = worker.PlanBoard(plan)
+    board.begin()
+    crew = Crew(board)
+    for _ in range(DEATHS * len(plan.trials())):
+        crew.kill()
+    written: list[Path] = []
+
+    def report() -> list[Path]:
+        written.append(Path("table.md"))
+        return written
+
+    def silent() -> NoReturn:
+        raise ConnectionError("no answer")
+
+    monkeypatch.setattr(board, "begin", lambda: None)
+    store = SimpleNamespace(open=False, forget=lambda: None)
+    monkeypatch.setattr(launch, "_connect", lambda *_: (store, silent))
+    with pytest.raises(UserError, match="no value of a seed 0, b seed 0, where 3 workers were killed each"):
+        launch.launch(board, Placement(1, 1), crew.console, lambda: False, report)
+    assert written

@@ -118,6 +118,8 @@ def test_what_is_done_is_kept_and_a_damaged_part_made_anew(monkeypatch: pytest.M
     once_more = list(toy.combinations(lambda: True))
     assert [one.sliced_wasserstein for one in once_more] == [one.sliced_wasserstein for one in again]
     assert all(torch.equal(one.trajectories, torch.ones(2, 3, 2)) for one in once_more)
-    monkeypatch.setattr(toy, "NFE", 4)
-    with pytest.raises(Stopped):  # what is kept is of other settings
-        list(toy.combinations(lambda: True))
+    for name, other in (("NFE", 4), ("load", lambda dataset: load(override(dataset, {"number": 2000})))):
+        with monkeypatch.context() as patch:  # what is kept is of other settings, or of other data
+            patch.setattr(toy, name, other)
+            with pytest.raises(Stopped):
+                list(toy.combinations(lambda: True))

@@ -11,17 +11,21 @@ import logging
 import signal
 import sys
 
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig
-from torch.distributed.run import main as torchrun
+if __name__ == "__main__" and not sys.flags.safe_path:  # `python -m` would import from the folder one stands in
+    del sys.path[0]
 
-from harness.core.errors import UserError, guarded, leave
+from harness.core.errors import UserError, guarded, leave, stopped
+from harness.core.signals import interruptible
 from harness.core.streams import steady
 
 
 def main() -> int:
     """The exit code of the ranks: 0, 2 after a user's mistake, 130 when stopped."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig
+    from torch.distributed.run import main as torchrun
+
     logging.disable(logging.ERROR)  # of this process, which repeats what the ranks have told
     options = []
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN and hasattr(LaunchConfig, "signals_to_handle"):
@@ -42,4 +46,9 @@ def _tell_killed(number: int) -> None:
 
 if __name__ == "__main__":
     steady()
-    leave(main())
+    interruptible()
+    try:
+        code = main()
+    except KeyboardInterrupt:  # before torchrun listens
+        code = stopped()
+    leave(code)
