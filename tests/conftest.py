@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background of a shell ignores
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and one under nohup
 
 Score = Callable[..., None]
 LONGEST = ("end_to_end", "lineage", "reflow", "search_end_to_end", "distributed", "clone")

@@ -56,8 +56,6 @@ def test_a_second_ctrl_c_ends_at_once_and_another_hangup_does_not() -> None:
 
 
 def test_before_that_each_signal_interrupts() -> None:
-    for number in STOPS:
-        signal.signal(number, signal.SIG_DFL)  # a shell's job in the background ignores Ctrl-C
     interruptible()
     for number in STOPS:
         with pytest.raises(KeyboardInterrupt):
