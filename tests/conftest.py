@@ -23,8 +23,6 @@ from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 
 torch.set_num_threads(1)
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background of a shell ignores
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and one under nohup
 
 Score = Callable[..., None]
 LONGEST = ("end_to_end", "lineage", "reflow", "search_end_to_end", "distributed", "clone")
@@ -46,6 +44,9 @@ def pytest_sessionfinish() -> None:
 def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path / "results"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by a job in the background, or a command's own
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     if torch.get_num_threads() > 1:  # a command that ran in this process took all cores
         torch.set_num_threads(1)
 

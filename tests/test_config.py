@@ -167,7 +167,7 @@ def test_digest_is_that_of_the_canonical_json() -> None:
             "objective.normalise_weight: expected true or false, got 1. Give true or false.",
         ),
         ({"train.steps": 0}, "train.steps: 0 is outside [1, 999999999]. Choose a value inside."),
-        ({"train.learning_rate": 0}, "train.learning_rate: 0.0 is outside [1e-18, 1e+18]. Choose a value inside."),
+        ({"train.learning_rate": 0}, "train.learning_rate: 0.0 is outside [1e-150, 1e+150]. Choose a value inside."),
         ({"train.ema_decay": 1}, "train.ema_decay: 1.0 is outside [0, 1). Choose a value inside."),
         ({"seed": -1}, f"seed: -1 is outside [0, {2**128 - 1}]. Choose a value inside."),
         ({"train.precision": "fp64"}, "train.precision: 'fp64' is not a choice. Known: auto, bf16, fp32, tf32."),

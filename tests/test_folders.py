@@ -698,4 +698,4 @@ def test_fields_that_are_none_are_refused(fields: dict[str, Any], said: str, tmp
 def test_a_size_is_needed(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^dataset\.size: ImageFolder needs it\. Give a value\."):
         build("dataset", {"name": "image_folder", "path": str(tmp_path)})
-    refused(r"^dataset\.scale: 0\.0 is outside \(0, inf\)", tmp_path, "latents", scale=0)
+    refused(r"^dataset\.scale: 0\.0 is outside \[1e-150, 1e\+150\]", tmp_path, "latents", scale=0)

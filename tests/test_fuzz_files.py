@@ -35,7 +35,7 @@ def test_data(lab: Path) -> None:
         (lab / "good" / kind).mkdir(parents=True)
         made[kind] = make(lab / "good" / kind)
 
-    @examples(100)
+    @examples(170)
     @given(st.sampled_from(sorted(KINDS)), shares, damages)
     def train(kind: str, which: float, damage: Damage) -> None:
         scale, typed = made[kind]
@@ -82,7 +82,7 @@ def test_runs(lab: Path) -> None:
     }
     known = files(lab / "finished")
 
-    @examples(100)
+    @examples(45)
     @given(st.sampled_from(list(commands)), st.sampled_from(known), damages)
     def use(command: tuple[str, ...], path: Path, damage: Damage) -> None:
         with results(lab / "finished") as folder:

@@ -29,7 +29,7 @@ def test_settings(lab: Path) -> None:
     ended = Counter[Any]()
     scales = {name: load_scale(name) for name in SCALES}
 
-    @examples(220)
+    @examples(100)
     @given(st.data())
     def train(data: st.DataObject) -> None:
         scale = data.draw(st.sampled_from(SCALES))
@@ -50,7 +50,7 @@ def test_studies(lab: Path) -> None:
     code = st.sampled_from(CODE).map(f"{HEADER}\n{{}}\n".format)
     texts = st.one_of(studies(config), studies(config), searches(config), code)
 
-    @examples(50)
+    @examples(145)
     @given(st.sampled_from(["explain", "table", "ablate", "tune", "publish"]), texts)
     def read(command: str, text: str) -> None:
         with results() as folder:
@@ -66,7 +66,7 @@ def test_arguments(lab: Path) -> None:
     """Of every command, but that which serves pages."""
     given_ = [str(lab / "studies" / "two.py"), "points", "two", "rate", "absent", "x.png", "weighting=snr", "1"]
 
-    @examples(30)
+    @examples(40)
     @given(arguments(given_))
     def command(words: list[str]) -> None:
         with results() as folder:

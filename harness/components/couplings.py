@@ -111,7 +111,7 @@ class Sinkhorn(Coupling, name="sinkhorn"):
     formula: ClassVar[str] = "x1 ~ rows of argmin <plan, |x0 - x1|^2> - {reg:g} median(|x0 - x1|^2) H(plan)"
     source: ClassVar[str] = "Cuturi 2013; SB-CFM and OT-CFM of Tong et al. 2024"
 
-    reg: Annotated[float, Range(0.005, 1e18)] = 0.05
+    reg: Annotated[float, Range(0.005, 1e150)] = 0.05
     """Entropic regularisation, in medians of the batch's squared distances; larger is closer to independent. Below
     0.005 Sinkhorn's iterations do not converge in 2,000, and the noise would lose its distribution."""
 

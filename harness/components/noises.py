@@ -125,7 +125,7 @@ class StudentT(Noise, name="student_t"):
     formula: ClassVar[str] = "x1 ~ t({df:g}) / sqrt({df:g} / ({df:g} - 2))"
     source: ClassVar[str] = "Pandey et al. 2024; drawn by Bailey 1994's polar method"
 
-    df: Annotated[float, Range(2, 1e18, "(]")] = 5.0
+    df: Annotated[float, Range(2, 1e150, "(]")] = 5.0
     """Degrees of freedom; fewer are heavier, and at 2 there is no variance left."""
 
     def sample(self, shape: Sequence[int], generator: torch.Generator, state: Mapping[str, Tensor]) -> Tensor:

@@ -27,8 +27,8 @@ ADDED = {"added": True}
 """A field's metadata, where earlier code did without the field."""
 Presets = Mapping[str, Mapping[str, Any]]
 
-Positive = Annotated[float, Range(1e-18, 1e18, why="float32 holds no larger square")]
-NonNegative = Annotated[float, Range(0, 1e18, why="float32 holds no larger square")]
+Positive = Annotated[float, Range(1e-150, 1e150, why="Python holds no larger square")]
+NonNegative = Annotated[float, Range(0, 1e150, why="Python holds no larger square")]
 Fraction = Annotated[float, Range(0, 1)]
 Count = Annotated[int, Range(1, 10**9, why="no machine gets through a billion")]
 """How many. A field of which far fewer are too many says so in a range of its own."""
