@@ -66,8 +66,9 @@ test: $(READY)
 	@$(BIN)/pytest -m 'not slow'
 
 # Whole studies that are killed and continued, several ranks, clean clones, servers: a few minutes more.
+# make test-slow TESTS=tests/test_clone.py runs some alone.
 test-slow: $(READY)
-	@$(BIN)/pytest -m slow
+	@$(BIN)/pytest -m slow $(TESTS)
 
 # What only a GPU can show; the tests above leave it out where there is none.
 test-gpu: $(READY)
