@@ -10,7 +10,8 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,21 +148,27 @@ def test_a_batch_that_the_ranks_do_not_divide_is_refused_in_a_line(trained: Trai
     assert "Traceback" not in trained.said
 
 
-def test_a_lost_rank_is_said_in_a_line(tmp_path: Path) -> None:
-    """The other hears of it in the midst of a step; the same command then goes on from the last checkpoint."""
-    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "harness", "train"]
-    environment = {**os.environ, "HARNESS_RESULTS": str(tmp_path), "OMP_NUM_THREADS": "1"}
+@contextmanager
+def two_ranks_training(launcher: str, results: Path) -> Iterator[subprocess.Popen[str]]:
+    """A long training on two ranks that a module launches, from its first checkpoint on."""
+    options = ["--standalone", "--nproc-per-node=2", "-m", "harness", "train", *words({"train.steps": 100_000})]
     with subprocess.Popen(
-        [sys.executable, "-m", *torchrun, *words({"train.steps": 100_000})],
-        env=environment,
+        [sys.executable, "-m", launcher, *options],
+        env={**os.environ, "HARNESS_RESULTS": str(results), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     ) as process:
         deadline = time.monotonic() + 120
-        while not list(tmp_path.glob("local/runs/*/checkpoints/*")) and process.poll() is None:
+        while not list(results.glob("local/runs/*/checkpoints/*")) and process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.1)
+        yield process
+
+
+def test_a_lost_rank_is_said_in_a_line(tmp_path: Path) -> None:
+    """The other hears of it in the midst of a step; the same command then goes on from the last checkpoint."""
+    with two_ranks_training("torch.distributed.run", tmp_path) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         os.kill(int(children[-1]), signal.SIGKILL)
         output, _ = process.communicate(timeout=120)
@@ -189,19 +196,7 @@ def test_two_ranks_make_pairs_once_and_learn_them_as_one_does(trained: Trained) 
 
 def test_a_stop_under_torchrun_is_told_once_and_without_a_traceback(tmp_path: Path) -> None:
     """Every rank hears it, the first says it, and the code is that of a stop."""
-    options = ["--standalone", "--nproc-per-node=2", "-m", "harness", "train"]
-    environment = {**os.environ, "HARNESS_RESULTS": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [sys.executable, "-m", "harness.training.torchrun", *options, *words({"train.steps": 100_000})],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        deadline = time.monotonic() + 120
-        while not list(tmp_path.glob("local/runs/*/checkpoints/*")) and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+    with two_ranks_training("harness.training.torchrun", tmp_path) as process:
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output
