@@ -98,7 +98,8 @@ def test_a_scale_without_a_value_and_one_without_a_picture_lose_no_row_of_the_ot
     told = capsys.readouterr()
     assert "bad is left out: the loss is nan at step 2.\n" in told.out
     picture = Run.of(tiny).folder / "samples" / f"step-{tiny.train.steps:07d}.png"
-    assert told.err == f"{picture}: there is no such picture. The gallery is written without it.\n"
+    line = f"{picture}: there is no such picture. The gallery is written without it."
+    assert told.err.splitlines()[-1] == line  # after what MLflow may say of its tables
     assert main(["gallery", "bad"]) == 2
     assert "gallery: no scale has ended, so there is nothing to write. The lines above" in capsys.readouterr().err
 
