@@ -35,7 +35,7 @@ def test_data(lab: Path) -> None:
         (lab / "good" / kind).mkdir(parents=True)
         made[kind] = make(lab / "good" / kind)
 
-    @examples(170)
+    @examples(125)
     @given(st.sampled_from(sorted(KINDS)), shares, damages)
     def train(kind: str, which: float, damage: Damage) -> None:
         scale, typed = made[kind]
@@ -81,10 +81,13 @@ def test_runs(lab: Path) -> None:
         ("reflow", even, "--workers", "1"): ["references"],
     }
     known = files(lab / "finished")
+    facts = [path for path in known if path.suffix in (".json", ".jsonl")]
 
-    @examples(45)
-    @given(st.sampled_from(list(commands)), st.sampled_from(known), damages)
-    def use(command: tuple[str, ...], path: Path, damage: Damage) -> None:
+    @examples(90)
+    @given(st.data(), st.sampled_from(facts) | st.sampled_from(known), damages)
+    def use(data: st.DataObject, path: Path, damage: Damage) -> None:
+        near = [words for words, its in commands.items() if {*words, *its} & {*path.parts}]
+        command = data.draw(st.sampled_from(near or [*commands]) | st.sampled_from([*commands]))
         with results(lab / "finished") as folder:
             own = folder / path.relative_to(lab / "finished")
             damage(own)
