@@ -265,7 +265,7 @@ def studies(draw: st.DrawFn, config: RunConfig) -> str:
 def searches(draw: st.DrawFn, config: RunConfig) -> str:
     """The text of a search file, likewise."""
     known = st.sampled_from([path for path, _ in places(config)])
-    path = draw(st.just("train.learning_rate") | known | st.sampled_from(PATHS))
+    path = draw(st.one_of(st.just("train.learning_rate"), st.just("train.clip_norm"), known, st.sampled_from(PATHS)))
     fields = {"question": "?", "spaces": {"points": {path: Written(draw(st.sampled_from(RANGES)))}}, "nfe": 2}
     return _declaration("SEARCH", Search, fields | draw(_strange(Search)))
 

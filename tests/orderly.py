@@ -22,15 +22,14 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, settings
+from matplotlib.figure import Figure
 from PIL import Image
-from torch import Tensor
 
 from harness.ablation.design.search import Search
 from harness.ablation.design.study import Study
 from harness.cli import main
 from harness.core.errors import Stopped
 from harness.core.signals import StopSignal
-from harness.data.base import Data
 from harness.runs.config import RunConfig
 
 OWN = Path(__file__).parent / "fuzz_studies"
@@ -78,8 +77,7 @@ def laboratory(folder: Path) -> Iterator[Path]:
             patch.setattr(f"harness.cli.{module}.launch", _planned)
         patch.setattr("harness.cli.toy.combinations", _planned)
         if "FUZZ_EXAMPLES" not in os.environ:
-            for module in ("sample", "judge"):
-                patch.setattr(f"harness.runs.{module}.draw", _blank)
+            patch.setattr(Figure, "savefig", _blank)
         yield folder
 
 
@@ -102,10 +100,9 @@ def _asks(self: StopSignal) -> bool:
     return self.left < 0  # type: ignore[attr-defined]
 
 
-def _blank(data: Data, samples: Tensor, path: Path, *more: object, **named: object) -> None:
+def _blank(figure: Figure, file: io.BytesIO, **named: object) -> None:
     """A picture in no time."""
-    path.parent.mkdir(exist_ok=True)
-    Image.new("L", (8, 8)).save(path)
+    Image.new("L", (8, 8)).save(file, "PNG")
 
 
 def _planned(*given: object) -> None:
@@ -164,7 +161,7 @@ def held(folder: Path, *arguments: str, lazily: bool = False) -> Ended:
         *usage, line = ended.err.splitlines()
         assert all(text.startswith(("usage: ", " ")) for text in usage), ended.err
         assert (found := _LINE.fullmatch(line)), line
-        assert _is_place(found["place"], arguments), line
+        assert _is_place(found["place"], line.partition("error: ")[2], arguments), line
         after = content(folder)
         assert {name: after.get(name) for name in before} == before, line
         trained = [name for name in after.keys() - before.keys() if _is_trained(name)]
@@ -172,8 +169,8 @@ def held(folder: Path, *arguments: str, lazily: bool = False) -> Ended:
     return ended
 
 
-def _is_place(said: str, arguments: tuple[str, ...]) -> bool:
-    """Whether a line begins with a path, a setting, an option, or a word that was given."""
+def _is_place(said: str, message: str, arguments: tuple[str, ...]) -> bool:
+    """Whether what a message says first is a path, a setting, an option, or a word that was given."""
     given = [argument.encode("utf-8", "backslashreplace").decode() for argument in arguments]
     words = {word for argument in given for word in re.split(r"[=,]", argument) if word}
     heads = {field.name for kind in (RunConfig, Study, Search) for field in dataclasses.fields(kind)} | {"space"}
@@ -181,6 +178,7 @@ def _is_place(said: str, arguments: tuple[str, ...]) -> bool:
         "/" in said or said.startswith(("'", "--", "arm '", "argument ", "unrecognized arg", "the following arg"))
         or re.split(r"[.\[]", said)[0] in heads
         or any(word in said for word in words)
+        or message.startswith(tuple(word for word in given if word))
     )  # fmt: skip
 
 

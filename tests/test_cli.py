@@ -80,6 +80,14 @@ def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert command or all(name in said for name in COMMANDS)
 
 
+@pytest.mark.parametrize("words", [["reflow", ""], ["explain", ""], ["check", ""], ["ui", "--host="]], ids=str)
+def test_an_empty_word_is_no_default(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert f"argument 2: '{words[1]}' holds no value" in capsys.readouterr().err
+
+
 def test_help_comes_before_anything_heavy_is_imported() -> None:
     """Of the whole and of every command, in a process of its own."""
     heavy = {"torch", "numpy", "mlflow", "optuna", "pandas", "matplotlib", "rich"}

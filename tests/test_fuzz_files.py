@@ -35,7 +35,7 @@ def test_data(lab: Path) -> None:
         (lab / "good" / kind).mkdir(parents=True)
         made[kind] = make(lab / "good" / kind)
 
-    @examples(125)
+    @examples(130)
     @given(st.sampled_from(sorted(KINDS)), shares, damages)
     def train(kind: str, which: float, damage: Damage) -> None:
         scale, typed = made[kind]
@@ -83,7 +83,7 @@ def test_runs(lab: Path) -> None:
     known = files(lab / "finished")
     facts = [path for path in known if path.suffix in (".json", ".jsonl")]
 
-    @examples(90)
+    @examples(60)
     @given(st.data(), st.sampled_from(facts) | st.sampled_from(known), damages)
     def use(data: st.DataObject, path: Path, damage: Damage) -> None:
         near = [words for words, its in commands.items() if {*words, *its} & {*path.parts}]
@@ -93,8 +93,9 @@ def test_runs(lab: Path) -> None:
             damage(own)
             before = content(folder)
             held(folder, *command)
+            after = content(folder)
             for name, kept in before.items():
                 its = name == str(own.relative_to(folder)) or any(part in name.split("/") for part in commands[command])
-                assert its or content(folder).get(name) == kept, name
+                assert its or after.get(name) == kept, name
 
     use()

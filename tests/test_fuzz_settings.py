@@ -29,7 +29,7 @@ def test_settings(lab: Path) -> None:
     ended = Counter[Any]()
     scales = {name: load_scale(name) for name in SCALES}
 
-    @examples(100)
+    @examples(80)
     @given(st.data())
     def train(data: st.DataObject) -> None:
         scale = data.draw(st.sampled_from(SCALES))
@@ -48,11 +48,17 @@ def test_studies(lab: Path) -> None:
     """Every command that reads a study or a search."""
     config = load_scale("points")
     code = st.sampled_from(CODE).map(f"{HEADER}\n{{}}\n".format)
-    texts = st.one_of(studies(config), studies(config), searches(config), code)
+    commands = ("explain", "table", "ablate", "publish")
+    asked = st.one_of(
+        st.tuples(st.sampled_from(commands), studies(config)),
+        st.tuples(st.sampled_from(["tune", "tune", "publish"]), searches(config)),
+        st.tuples(st.sampled_from([*commands, "tune"]), st.one_of(studies(config), searches(config), code)),
+    )
 
-    @examples(145)
-    @given(st.sampled_from(["explain", "table", "ablate", "tune", "publish"]), texts)
-    def read(command: str, text: str) -> None:
+    @examples(170)
+    @given(asked)
+    def read(asked: tuple[str, str]) -> None:
+        command, text = asked
         with results() as folder:
             path = folder / "study.py"
             path.write_text(text, errors="surrogateescape")
@@ -66,7 +72,7 @@ def test_arguments(lab: Path) -> None:
     """Of every command, but that which serves pages."""
     given_ = [str(lab / "studies" / "two.py"), "points", "two", "rate", "absent", "x.png", "weighting=snr", "1"]
 
-    @examples(40)
+    @examples(60)
     @given(arguments(given_))
     def command(words: list[str]) -> None:
         with results() as folder:

@@ -6,13 +6,13 @@ import argparse
 import importlib
 from collections.abc import Sequence
 
-from harness.cli.arguments import parser
+from harness.cli.arguments import read
 from harness.core.errors import guarded
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `harness ARGUMENTS`; returns the exit code: 0, 2 after a user's mistake, 130 when stopped."""
-    options = parser().parse_args(arguments)
+    options = read(arguments)
     return guarded(lambda: _run(options))
 
 

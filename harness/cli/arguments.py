@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
-from argparse import ArgumentParser, ArgumentTypeError
-from collections.abc import Callable
+import re
+import sys
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,16 @@ def parser() -> ArgumentParser:
     for declare in (_components, _single_runs, _chains, _studies, _tables, _demonstrations, _pages):
         declare(add)
     return made
+
+
+def read(words: Sequence[str] | None = None) -> Namespace:
+    """The options in these words, or in those of this process. Ends the process with 2 and a line for what is wrong."""
+    given = sys.argv[1:] if words is None else words
+    known = parser()
+    for place, word in enumerate(given, 1):
+        if re.fullmatch(r"(--[\w-]+=)?", word):  # mostly a variable of a shell's that is not set
+            known.error(f"argument {place}: '{word}' holds no value. Give it one, or leave it out.")
+    return known.parse_args(given)
 
 
 def _add(commands: Any, name: str, about: str, module: str | None = None) -> ArgumentParser:
