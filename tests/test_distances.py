@@ -12,8 +12,8 @@ from scipy import stats
 from scipy.spatial.distance import cdist
 
 from harness.core.registry import build
-from harness.evaluation.distances import TwoSample
-from harness.evaluation.metric import Estimate, Metric, Summary
+from harness.evaluation.distances import MMD, TwoSample
+from harness.evaluation.metric import Estimate, Summary
 
 DISTANCES = ["sliced_wasserstein", "mmd", "energy"]
 ALL = [*DISTANCES, "c2st"]
@@ -27,7 +27,7 @@ def normal(number: int, dimensions: int, seed: int) -> np.ndarray:
 
 
 def summary(x: np.ndarray, classes: np.ndarray | None = None) -> Summary:
-    return Metric().summarise(
+    return MMD().summarise(
         torch.from_numpy(np.ascontiguousarray(x)), None if classes is None else torch.from_numpy(classes)
     )
 

@@ -78,7 +78,7 @@ REFUSED = {
     "a decorated function": ("from dataclasses import dataclass\n@dataclass\ndef f(): pass", "line 2: AttributeError"),
     "no decorator": (GOOD.replace("@dataclass(frozen=True, kw_only=True)\n", ""), "weighting 'mine' is no data"),
     "not frozen": (GOOD.replace("frozen=True, ", ""), "line 7: TypeError: cannot inherit non-frozen dataclass"),
-    "no method": (WEIGHTING, "line 7: Mine has no method weight(self, t, interpolant), which every weigh"),
+    "no method": (WEIGHTING, "line 7: Mine has no method weight(self, t, interpolant), which every Weigh"),
     "a misspelt method": (GOOD.replace("def weight", "def wheight"), "Did you mean it by 'wheight'?"),
     "no method but a value": (WEIGHTING + "    weight = 2.0", "Mine.weight is 2.0. Every weighting has a"),
     "too few parameters": (
@@ -100,8 +100,16 @@ REFUSED = {
         "the types of Mine's fields cannot be read: NameError: name 'flaot' is not defined.",
     ),
     "an unset constant": (
+        HEAD.format(module="evaluation.metric", base="SampleMetric") + "    def compare(self, samples, real): pass",
+        "Mine has no lower_is_better, which every Metric needs.",
+    ),
+    "neither kind of metric": (
         HEAD.format(module="evaluation.metric", base="Metric") + "    def compare(self, samples, reference): pass",
-        "Mine has no lower_is_better, which every metric needs.",
+        "Mine: derive it from SampleMetric or FlowMetric, not from Metric itself.",
+    ),
+    "half a solver": (
+        HEAD.format(module="components.solvers", base="Solver") + "    calls_per_step = 1\n    def step(self): pass",
+        "Mine has no method integrate(self, field, x, times, generator), which every Solver needs.",
     ),
 }  # fmt: skip
 
@@ -232,14 +240,15 @@ VALUES: dict[str, tuple[str, str, str, str]] = {
         "a Pair of data, noise and classes is due",
     ),
     "no step": (
-        "components.solvers Solver",
+        "components.solvers OneStepSolver",
         "    calls_per_step = 1\n    def step(self, field, x, t, dt): pass\n",
         "evaluate.solver",
         "Mine.integrate gives None",
     ),
     "too few times": (
         "components.time_grids TimeGrid",
-        "    def times(self, steps, interpolant):\n        return torch.linspace(1, 0, steps)\n",
+        "    def place(self, u, steps, interpolant): return u\n"
+        "    def times(self, steps, interpolant): return torch.linspace(1, 0, steps)\n",
         "evaluate.time_grid",
         "Mine.times gives float32 tensor [4]",
     ),
@@ -283,7 +292,7 @@ VALUES: dict[str, tuple[str, str, str, str]] = {
         "Mine.load gives float64 tensor [4, 2] for encoded samples",
     ),
     "a metric's text": (
-        "evaluation.metric Metric",
+        "evaluation.metric SampleMetric",
         "    lower_is_better = True\n    reads = 'either'\n    def compare(self, samples, reference): return 'x'\n",
         "evaluate.metrics",
         "gives str 'x', and a number",

@@ -14,8 +14,8 @@ from harness.core.errors import ConfigError
 from harness.core.registry import build
 from harness.data.base import load
 from harness.data.points import EightGaussians
-from harness.evaluation.metric import Metric, Summary
-from harness.evaluation.profiles import autocorrelation
+from harness.evaluation.metric import Summary
+from harness.evaluation.profiles import GeneMean, autocorrelation
 from harness.evaluation.protocol import EvaluateConfig, Protocol
 
 PROFILES = {
@@ -29,7 +29,7 @@ SEQUENCES = ["autocorrelation", "spectrum"]
 
 
 def summary(x: np.ndarray) -> Summary:
-    return Metric().summarise(torch.from_numpy(np.ascontiguousarray(x, dtype=np.float64)), None)
+    return GeneMean().summarise(torch.from_numpy(np.ascontiguousarray(x, dtype=np.float64)), None)
 
 
 def value(name: str, samples: np.ndarray, reference: np.ndarray) -> float:

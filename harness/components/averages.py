@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, NamedTuple
@@ -34,9 +35,9 @@ class Average(Component, family="average"):
     def check(self, decays: Sequence[float], snapshots: bool) -> None:
         """`ConfigError` when a training that averages with `decays`, and perhaps takes snapshots, does not give it."""
 
+    @abstractmethod
     def terms(self, decays: Sequence[float], steps: Sequence[int]) -> list[Term]:
         """What it is the sum of, with snapshots at `steps`; the shares sum to one."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,9 +56,9 @@ class Coupling(Component, family="coupling"):
     brings_data: ClassVar[bool] = False
     """Whether data of its own, and their classes, come in the place of those that were drawn."""
 
+    @abstractmethod
     def pair(self, x0: Tensor, x1: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Pair:
         """Pairs from a batch of data and a batch of noise, [B, ...] each; `y` [B] are the data's classes."""
-        raise NotImplementedError
 
     def check(self, data_shape: Sequence[int], classes: int, conditional: bool = False) -> None:
         """`UserError` when it cannot pair samples of `data_shape` (no batch axis) and so many classes (0: unknown).

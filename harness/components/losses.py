@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,9 +15,9 @@ from harness.core.registry import Component
 class Loss(Component, family="loss"):
     """A number for each sample's error."""
 
+    @abstractmethod
     def measure(self, error: Tensor) -> Tensor:
         """[B] >= 0 from errors [B, ...]; zero where the error is."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

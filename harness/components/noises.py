@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -30,9 +31,9 @@ class Noise(Component, family="noise"):
         """The state for these data, of which nothing is read where there is nothing to fit."""
         return {} if type(self).fit is Noise.fit else self.fit(data.some())
 
+    @abstractmethod
     def sample(self, shape: Sequence[int], generator: torch.Generator, state: Mapping[str, Tensor]) -> Tensor:
         """x1 of the given shape [B, ...] in float32 on the generator's device."""
-        raise NotImplementedError
 
     def variance(self, state: Mapping[str, Tensor]) -> Tensor:
         """Of each entry: a scalar, or shaped like a sample."""

@@ -11,6 +11,7 @@ target (`factor`), which is how a loss is measured in a space of its own.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -37,9 +38,9 @@ class Prediction(Component, family="prediction"):
     t_max: Annotated[float, Range(0.97, 1)] = 0.99
     """Time above which conversions into another quantity use this one."""
 
+    @abstractmethod
     def coefficients(self, t: Tensor, path: Interpolant, variance: Tensor) -> Coefficients:
         """(a, b) of the target a x0 + b x1, shaped like t, which may have trailing axes; `variance` is the noise's."""
-        raise NotImplementedError
 
     def network_input(self, xt: Tensor, t: Tensor, path: Interpolant, variance: Tensor = ONE) -> Tensor:
         """What the network is given for x_t [B, ...]."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Protocol
 
@@ -37,6 +38,7 @@ class Solver(Component, family="solver"):
     """A way from noise to data."""
 
     calls_per_step: ClassVar[int]
+    """Calls of the network; 0 where steps differ in them."""
     needs_score: ClassVar[bool] = False
     """Whether it works for Gaussian, independently drawn noise alone."""
     adaptive: ClassVar[bool] = False
@@ -51,19 +53,26 @@ class Solver(Component, family="solver"):
             )
         return nfe // self.calls_per_step
 
-    def step(self, field: Field, x: Tensor, t: Tensor, dt: Tensor) -> Tensor:
-        """x at t + dt from x [B, ...] at t; both times are scalars, dt is negative."""
-        raise NotImplementedError
-
+    @abstractmethod
     def integrate(self, field: Field, x: Tensor, times: Tensor, generator: torch.Generator) -> Tensor:
         """x at the last of `times` [steps + 1] from x [B, ...] at the first; `generator` is for stochastic solvers."""
+
+
+class OneStepSolver(Solver):
+    """A one-step method: where a step leads depends on where it starts, and on no step before it."""
+
+    @abstractmethod
+    def step(self, field: Field, x: Tensor, t: Tensor, dt: Tensor) -> Tensor:
+        """x at t + dt from x [B, ...] at t; both times are scalars, dt is negative."""
+
+    def integrate(self, field: Field, x: Tensor, times: Tensor, generator: torch.Generator) -> Tensor:
         for t, t_next in itertools.pairwise(times.to(x)):
             x = self.step(field, x, t, t_next - t)
         return x
 
 
 @dataclass(frozen=True, kw_only=True)
-class Euler(Solver, name="euler"):
+class Euler(OneStepSolver, name="euler"):
     """Explicit Euler, order 1, one call a step."""
 
     formula: ClassVar[str] = "x + h v(x, t)"
@@ -74,7 +83,7 @@ class Euler(Solver, name="euler"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heun(Solver, name="heun"):
+class Heun(OneStepSolver, name="heun"):
     """Heun's trapezoidal method, order 2, two calls a step, the last one included."""
 
     formula: ClassVar[str] = "k1 = v(x, t), k2 = v(x + h k1, t + h), x + h (k1 + k2) / 2"
@@ -88,7 +97,7 @@ class Heun(Solver, name="heun"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Midpoint(Solver, name="midpoint"):
+class Midpoint(OneStepSolver, name="midpoint"):
     """The explicit midpoint method, order 2, two calls a step, none at the end of the last."""
 
     formula: ClassVar[str] = "x + h v(x + h v(x, t) / 2, t + h / 2)"
@@ -123,7 +132,7 @@ class AdamsBashforth2(Solver, name="ab2"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RK4(Solver, name="rk4"):
+class RK4(OneStepSolver, name="rk4"):
     """The classical Runge-Kutta method, order 4, four calls a step."""
 
     formula: ClassVar[str] = "x + h (k1 + 2 k2 + 2 k3 + k4) / 6"
@@ -145,7 +154,8 @@ class DormandPrince5(Solver, name="dopri5"):
 
     formula: ClassVar[str] = "steps with error below {atol:g} + {rtol:g} |x|"
     source: ClassVar[str] = "Dormand & Prince 1980; torchdiffeq"
-    adaptive: ClassVar[bool] = True
+    calls_per_step = 0
+    adaptive = True
 
     rtol: Positive = 1e-5
     """Relative tolerance."""
@@ -190,7 +200,7 @@ class StochasticSolver(Solver):
     """
 
     needs_score: ClassVar[bool] = True
-    ordinary: ClassVar[Solver]
+    ordinary: ClassVar[OneStepSolver]
     """How steps without noise are taken, at the same number of calls."""
 
     diffusion: Literal["constant", "sigma", "kl", "sin2"] = "sigma"
@@ -227,12 +237,12 @@ class StochasticSolver(Solver):
                 x = self.ordinary.step(field, x, t, dt)
         return x
 
+    @abstractmethod
     def noisy_step(self, field: Field, x: Tensor, t: Tensor, dt: Tensor, noise: Tensor, most: Tensor) -> Tensor:
         """x at t + dt from x [B, ...] at t and standard normal `noise` [B, ...].
 
         `most` is the largest w: a scalar, or shaped like a sample.
         """
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -28,9 +29,9 @@ class TimeGrid(Component, family="time_grid"):
             raise ConfigError("time_grid", f"{clash}. Choose fewer steps, or levels that the path has.")
         return times
 
+    @abstractmethod
     def place(self, u: Tensor, steps: int, interpolant: Interpolant) -> Tensor:
         """Times for the equally spaced u [steps + 1]; the two ends are set to 1 and 0 afterwards."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

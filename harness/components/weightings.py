@@ -6,6 +6,7 @@ the loss there (`objective.space`). Weights without a bound are held constant be
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -24,9 +25,9 @@ class Weighting(Component, family="weighting"):
     stated_for: ClassVar[str] = "any"
     """The quantity whose error the source weights: velocity, data, noise or any."""
 
+    @abstractmethod
     def weight(self, t: Tensor, interpolant: Interpolant) -> Tensor:
         """w(t) >= 0, finite on [0, 1], shaped like t [B]."""
-        raise NotImplementedError
 
     def expectation(self, time_sampler: TimeSampler, interpolant: Interpolant) -> float:
         """E[w(t)], corrected for the density where the sampler does so.

@@ -63,40 +63,22 @@ def _users(member: type) -> list[type]:
 
 def _missing(member: type[Component]) -> Iterator[str]:
     """Methods that the family leaves open, and so does the class."""
-    bases = [cls for cls in member.__mro__ if is_own(cls)]
-    open_ones = next((found for base in bases if (found := [m for m in vars(base).values() if _is_open(m)])), [])
-    own = {name: value for cls in _users(member) for name, value in vars(cls).items() if not name.startswith("__")}
-    for method in open_ones:
-        name = method.__name__
-        callers = [
-            n for base in bases for n, m in vars(base).items() if isinstance(m, FunctionType) and _calls(m, name)
-        ]
-        if getattr(member, name) is not method or any(caller in own for caller in callers):
-            continue
-        taken = [n for n in own if isinstance(own[n], FunctionType) and not hasattr(bases[0], n)]
-        near = difflib.get_close_matches(name, taken, n=1)
+    family = next(cls for cls in member.__mro__ if is_own(cls))
+    own = [name for cls in _users(member) for name, value in vars(cls).items() if isinstance(value, FunctionType)]
+    for name in sorted(member.__abstractmethods__):
+        near = difflib.get_close_matches(name, [each for each in own if not hasattr(family, each)], n=1)
         advice = f"Did you mean it by '{near[0]}'?" if near else "Write it."
-        asked = re.sub(r": '[^']*'| -> '[^']*'", "", str(inspect.signature(method)))
-        yield f"{member.__name__} has no method {name}{asked}, which every {member.family} needs. {advice}"
+        asked = re.sub(r": '[^']*'| -> '[^']*'", "", str(inspect.signature(getattr(member, name))))
+        yield f"{member.__name__} has no method {name}{asked}, which every {family.__name__} needs. {advice}"
 
 
 def _unset(member: type[Component]) -> Iterator[str]:
     """Constants that the family leaves open, and so does the class."""
     for base in filter(is_own, member.__mro__):
         for name, hint in inspect.get_annotations(base).items():
-            readers = [n for n, m in vars(base).items() if isinstance(m, FunctionType) and _calls(m, name)]
-            needed = not readers or any(getattr(member, n) is vars(base)[n] for n in readers)
-            if "ClassVar" in str(hint) and not hasattr(member, name) and needed:
+            if "ClassVar" in str(hint) and not hasattr(member, name):
                 advice = f"Write {name} = ... in the class."
-                yield f"{member.__name__} has no {name}, which every {member.family} needs. {advice}"
-
-
-def _is_open(value: Any) -> bool:
-    return isinstance(value, FunctionType) and value.__code__.co_names == ("NotImplementedError",)
-
-
-def _calls(method: FunctionType, name: str) -> bool:
-    return name in method.__code__.co_names
+                yield f"{member.__name__} has no {name}, which every {base.__name__} needs. {advice}"
 
 
 def _called_otherwise(member: type[Component]) -> Iterator[str]:

@@ -8,6 +8,7 @@ import math
 import sys
 import types
 import typing
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
@@ -52,9 +53,9 @@ class Nested:
     """What a field holds beside single values: configurations."""
 
     @classmethod
+    @abstractmethod
     def parse(cls, value: Any) -> Self:
         """From a mapping of fields, or an instance, unchanged."""
-        raise NotImplementedError
 
 
 class Typed(str):

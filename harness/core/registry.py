@@ -15,6 +15,7 @@ import importlib.util
 import inspect
 import os
 import sys
+from abc import ABC
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ _LOADING: set[str] = set()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Component(Config):
+class Component(Config, ABC):
     """Base of all components.
 
     A family is `class Weighting(Component, family="weighting")`, a member `class MinSNR(Weighting, name="min_snr")`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -162,9 +163,9 @@ class Dataset(Component, family="dataset"):
         """What its samples take in memory at least while they are made; 0 where files alone say it."""
         return 0
 
+    @abstractmethod
     def load(self) -> Data:
         """Its samples; `UserError` when a file is missing or damaged."""
-        raise NotImplementedError
 
 
 @functools.lru_cache(maxsize=4)

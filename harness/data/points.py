@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -24,9 +25,9 @@ class Points(Dataset):
     def held_bytes(self) -> int:
         return 8 * 2 * self.number  # two coordinates and a class
 
+    @abstractmethod
     def draw(self, number: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """float32 [number, D], and the component that each point is from, int64 [number]."""
-        raise NotImplementedError
 
     def load(self) -> Data:
         points, classes = self.draw(self.number, stream(0, self.name, "train"))
@@ -82,9 +83,9 @@ class Pinwheel(Points, name="pinwheel"):
 class ScikitPoints(Points):
     """A toy of scikit-learn's; what is stored is its own, what is trained on is standardised."""
 
+    @abstractmethod
     def make(self, number: int, random_state: int) -> tuple[Any, Any]:
         """scikit-learn's points and what it says of each."""
-        raise NotImplementedError
 
     def draw(self, number: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         points, about = self.make(number, int(torch.randint(2**31, (), generator=generator)))

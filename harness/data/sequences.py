@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -32,9 +33,9 @@ class Windows(Dataset):
     held_out: Annotated[float, Range(0, 1, ends="()")] = 0.2
     """Share of the series, at its end, that is held out."""
 
+    @abstractmethod
     def series(self, say: Say) -> tuple[np.ndarray, tuple[str, ...]]:
         """The series, float64 [T, D], and the names of its channels; `say` is told what is left out."""
-        raise NotImplementedError
 
     def load(self) -> Data:
         notes = list[str]()

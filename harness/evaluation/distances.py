@@ -11,7 +11,7 @@ import torch
 
 from harness.core.config import Repeats
 from harness.core.errors import ConfigError
-from harness.evaluation.metric import Comparison, Estimate, Metric, Summary, reference_rows, standardised
+from harness.evaluation.metric import Comparison, Estimate, SampleMetric, Summary, reference_rows, standardised
 
 SAME = 1e-5
 """Root mean square difference, in the features' standard deviations, up to which two samples are the same: an image's
@@ -21,7 +21,7 @@ SAYS_LITTLE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlicedWasserstein(Metric, name="sliced_wasserstein"):
+class SlicedWasserstein(SampleMetric, name="sliced_wasserstein"):
     """Sliced Wasserstein-2 distance, by POT on fixed random projections."""
 
     source: ClassVar[str] = "Bonneel et al. 2015"
@@ -40,7 +40,7 @@ class SlicedWasserstein(Metric, name="sliced_wasserstein"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MMD(Metric, name="mmd"):
+class MMD(SampleMetric, name="mmd"):
     """Maximum mean discrepancy, by five Gaussian kernels about as wide as the median distance of two reference samples.
 
     Samples that are equal do not count for the median. The narrow kernels see modes: at the median width alone, a ring
@@ -78,7 +78,7 @@ class MMD(Metric, name="mmd"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EnergyDistance(Metric, name="energy"):
+class EnergyDistance(SampleMetric, name="energy"):
     """Energy distance."""
 
     formula: ClassVar[str] = "sqrt(2 E|x - y| - E|x - x'| - E|y - y'|), all pairs counted"
@@ -95,7 +95,7 @@ class EnergyDistance(Metric, name="energy"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TwoSample(Metric, name="c2st"):
+class TwoSample(SampleMetric, name="c2st"):
     """Classifier two-sample test: how far from 1/2 a random forest's accuracy is in telling samples from real ones.
 
     It is given as many real ones as samples. 0 when it cannot tell them apart, 1/2 when it always can; copies of
@@ -162,7 +162,7 @@ class TwoSample(Metric, name="c2st"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelAccuracy(Metric, name="label_accuracy"):
+class LabelAccuracy(SampleMetric, name="label_accuracy"):
     """How often logistic regression, fitted to the reference and its classes, reads the class that a sample was given.
 
     Samples that are typical of their class, under strong guidance perhaps, are read more often than real ones: compare
@@ -196,7 +196,7 @@ class LabelAccuracy(Metric, name="label_accuracy"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Authenticity(Metric, name="authenticity"):
+class Authenticity(SampleMetric, name="authenticity"):
     """Share of the samples as far from their nearest training sample as that is from its own: low means memorised.
 
     Training samples that are equal count as one, so a copy is never authentic, whether the sample that it copies is

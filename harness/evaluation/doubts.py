@@ -19,7 +19,7 @@ LOPSIDED = 0.3
 def short_of_samples(config: EvaluateConfig, data: Data) -> str | None:
     """What the metrics of a configuration do not say of so few samples; None where they are enough."""
     given = comparison(config, data)
-    return " ".join(filter(None, (metric.short_of_samples(given) for metric in config.metrics))) or None
+    return " ".join(filter(None, (metric.short_of_samples(given) for metric in config.sample_metrics))) or None
 
 
 def doubts(

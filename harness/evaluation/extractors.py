@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,9 +52,9 @@ class Extractor(Component, family="extractor"):
         """The file of its weights, downloaded perhaps; None where its source says all. `UserError` if it is missing."""
         return None
 
+    @abstractmethod
     def load(self, device: str) -> Features:
         """The network on a device, ready to use and in evaluation; `UserError` when its weights are damaged."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

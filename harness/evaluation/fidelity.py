@@ -13,11 +13,11 @@ from torch import Tensor
 
 from harness.core.config import Count, Range, Repeats
 from harness.core.errors import ConfigError
-from harness.evaluation.metric import MOMENTS, Comparison, Estimate, Metric, Summary
+from harness.evaluation.metric import MOMENTS, Comparison, Estimate, SampleMetric, Summary
 
 
 @dataclass(frozen=True, kw_only=True)
-class FID(Metric, name="fid"):
+class FID(SampleMetric, name="fid"):
     """Frechet inception distance: Wasserstein-2 between Gaussians fitted to the features."""
 
     source: ClassVar[str] = "Heusel et al. 2017, eq. 6"
@@ -69,7 +69,7 @@ class ExtrapolatedFID(FID, name="fid_infinity"):
             raise ConfigError("blocks", f"{self.blocks} cannot be halved. Choose an even number.")
 
     @property
-    def of_reference(self) -> Metric:
+    def of_reference(self) -> SampleMetric:
         return FID()
 
     def check_data(self, given: Comparison) -> None:
@@ -88,7 +88,7 @@ class ExtrapolatedFID(FID, name="fid_infinity"):
         )
 
     def summarise(self, features: Tensor, classes: Tensor | None) -> dict[str, np.ndarray]:
-        return Metric.summarise(self, features, classes)
+        return SampleMetric.summarise(self, features, classes)
 
     def compare(self, samples: Summary, reference: Summary) -> float:
         return self._extrapolated(self._blocks(samples), reference)
@@ -117,7 +117,7 @@ class ExtrapolatedFID(FID, name="fid_infinity"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InceptionScore(Metric, name="isc"):
+class InceptionScore(SampleMetric, name="isc"):
     """Exponential of the mean divergence of a sample's class probabilities from all's: certain and diverse is high."""
 
     source: ClassVar[str] = "Salimans et al. 2016, section 4"
@@ -143,7 +143,7 @@ class InceptionScore(Metric, name="isc"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class KID(Metric, name="kid"):
+class KID(SampleMetric, name="kid"):
     """Kernel inception distance: squared MMD with a cubic kernel, unbiased, so that it can fall below zero."""
 
     source: ClassVar[str] = "Binkowski et al. 2018, section 4"
@@ -165,7 +165,7 @@ class KID(Metric, name="kid"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NeighbourShare(Metric):
+class NeighbourShare(SampleMetric):
     """One of the two shares that nearest neighbours in feature space give."""
 
     lower_is_better = False

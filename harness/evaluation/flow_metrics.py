@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -47,23 +48,18 @@ class FlowMetric(Metric):
     """
 
     lower_is_better = True
-    reads = "flow"
 
     samples: Count = 512
     """How many it is measured on."""
-
-    @property
-    def fewest(self) -> int:
-        return 0
 
     @property
     def nfe(self) -> int:
         """Calls of the network for each: where its value stands."""
         return 1
 
+    @abstractmethod
     def measure(self, flow: Flow) -> float:
         """The metric's value."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from harness.core.rng import stream
 from harness.core.signals import Stop
 from harness.data.base import Data
 from harness.evaluation.extractors import extractor_of, features, load_extractor
-from harness.evaluation.metric import MOMENTS, Estimate, Metric, Summary, reference_rows
+from harness.evaluation.metric import MOMENTS, Estimate, SampleMetric, Summary, reference_rows
 from harness.evaluation.protocol import EvaluateConfig, Protocol, num_reference
 from harness.evaluation.reference import read_reference
 
@@ -232,7 +232,7 @@ class Judge:
                 rows["logits"] = logits.cpu()
         return {**rows, "shown": batch.samples[:show].cpu()}
 
-    def _rows(self, metric: Metric, rows: Rows) -> tuple[Tensor, Tensor | None]:
+    def _rows(self, metric: SampleMetric, rows: Rows) -> tuple[Tensor, Tensor | None]:
         """Features, values or logits float64 [N, ...] and classes [N]."""
         return rows["logits" if metric.reads == "logits" else "read"].double(), rows.get("classes")
 
@@ -282,7 +282,7 @@ class Judge:
         number = num_reference(self.config, self.data)
         d = 0 if extractor is None else extractor.dimensions
         of_classes = {} if self.data.classes is None else {"classes": (number,)}
-        shapes = {MOMENTS: {"mu": (d,), "sigma": (d, d)}, Metric.summary: {"features": (number, d), **of_classes}}
+        shapes = {MOMENTS: {"mu": (d,), "sigma": (d, d)}, SampleMetric.summary: {"features": (number, d), **of_classes}}
         for part, shape in shapes.get(name, {}).items():
             array = summary.get(part)
             if array is None or array.shape != shape or array.dtype.kind not in "fi" or not np.isfinite(array).all():

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from harness.core.errors import ConfigError
+from harness.core.errors import ConfigError, UserError
 from harness.core.registry import Component
 from harness.core.rng import stream
 from harness.data.base import Data, Kind
@@ -44,30 +45,18 @@ class Estimate(NamedTuple):
 
 
 class Metric(Component, family="metric"):
-    """A distance or score of generated samples, computed from their features or from the samples' own values."""
+    """A number that says something of a trained flow; each is one of samples or one of the flow itself."""
 
     lower_is_better: ClassVar[bool]
-    reads: ClassVar[Literal["features", "values", "either", "logits", "flow"]] = "values"
-    """An extractor's features, the decoded samples themselves (`evaluate.extractor = values`), either of the two, the
-    logits of the extractor's classifier, or the flow that the samples come along."""
-    reference_is_best: ClassVar[bool] = True
-    """Whether nothing scores better than the reference: not so where a set can be surer, or must not be a copy."""
     kinds: ClassVar[tuple[Kind, ...]] = ()
     """Kinds of data that it is for; empty for all."""
     needs_classes: ClassVar[bool] = False
     """Whether it reads the class that each sample was asked to be of."""
-    summary: ClassVar[str] = "whole"
-    """Name of what `summarise` returns; metrics that share it share what is kept of the reference."""
 
-    @property
-    def of_reference(self) -> Self | Metric:
-        """The metric that summarises the reference for this one."""
-        return self
-
-    @property
-    def fewest(self) -> int:
-        """The fewest samples, and the fewest of the reference, that it has a value for; 0 where it reads none."""
-        return 2
+    def __init_subclass__(cls, **kwargs: Any):
+        if Metric in cls.__bases__ and kwargs.get("name"):
+            raise UserError(f"{cls.__name__}: derive it from SampleMetric or FlowMetric, not from Metric itself.")
+        super().__init_subclass__(**kwargs)
 
     def check(self, formulation: Formulation) -> None:
         """`ConfigError` when it has no value for networks that are trained by a formulation.
@@ -87,12 +76,37 @@ class Metric(Component, family="metric"):
         if self.kinds and kind not in self.kinds:
             allowed = " and ".join(self.kinds)
             raise ConfigError("", f"{self.name} is for {allowed}, and these data are {kind}. Choose another.")
-        if given.statistics and self.reads not in ("flow", "logits") and self.of_reference.summary != MOMENTS:
+        if self.needs_classes and given.data.classes is None:
+            raise ConfigError("", f"{self.name} needs classes, and these data have none. Choose another.")
+
+
+class SampleMetric(Metric):
+    """A distance or score of generated samples, computed from their features or from the samples' own values."""
+
+    reads: ClassVar[Literal["features", "values", "either", "logits"]] = "values"
+    """An extractor's features, the decoded samples themselves (`evaluate.extractor = values`), either of the two, or
+    the logits of the extractor's classifier."""
+    reference_is_best: ClassVar[bool] = True
+    """Whether nothing scores better than the reference: not so where a set can be surer, or must not be a copy."""
+    summary: ClassVar[str] = "whole"
+    """Name of what `summarise` returns; metrics that share it share what is kept of the reference."""
+
+    @property
+    def of_reference(self) -> SampleMetric:
+        """The metric that summarises the reference for this one."""
+        return self
+
+    @property
+    def fewest(self) -> int:
+        """The fewest samples, and the fewest of the reference, that it has a value for."""
+        return 2
+
+    def check_data(self, given: Comparison) -> None:
+        super().check_data(given)
+        if given.statistics and self.reads != "logits" and self.of_reference.summary != MOMENTS:
             reason = "needs the reference's samples, and evaluate.reference is a file of statistics"
             raise ConfigError("", f"{self.name} {reason}. Leave it out.")
         self._check_read(given.extractor)
-        if self.needs_classes and given.data.classes is None:
-            raise ConfigError("", f"{self.name} needs classes, and these data have none. Choose another.")
         if (number := min(given.samples, given.reference)) < self.fewest:
             which = "samples" if number == given.samples else "samples of the reference"
             raise ConfigError("", f"{self.name} has no value for {number} {which}. Take {self.fewest} or more.")
@@ -106,7 +120,7 @@ class Metric(Component, family="metric"):
             lacks = (extractor or Extractor).without_logits
             raise ConfigError("", f"{self.name} reads logits, and evaluate.extractor={name} {lacks}. Leave it out.")
         read = "values" if extractor is None else "features"
-        if self.reads not in (read, "either", "flow"):
+        if self.reads not in (read, "either"):
             remedy = "evaluate.extractor=values" if self.reads == "values" else "an extractor"
             reason = f"{self.name} reads {self.reads}, and evaluate.extractor gives {read}"
             raise ConfigError("", f"{reason}. Choose {remedy} or another.")
@@ -124,9 +138,9 @@ class Metric(Component, family="metric"):
         whole = {"features": features.float().numpy()}
         return whole if classes is None else {**whole, "classes": classes.numpy()}
 
+    @abstractmethod
     def compare(self, samples: Summary, reference: Summary) -> float:
         """The metric's value from two summaries."""
-        raise NotImplementedError
 
     def estimate(self, samples: Summary, reference: Summary) -> Estimate:
         """The same, with an interval where there is one."""

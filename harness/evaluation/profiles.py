@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from harness.evaluation.metric import Metric, Summary
+from harness.evaluation.metric import SampleMetric, Summary
 
 
 def _values(samples: Summary, reference: Summary) -> tuple[np.ndarray, np.ndarray]:
@@ -26,7 +26,7 @@ def _root_mean_square(values: np.ndarray) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeneMean(Metric, name="gene_mean"):
+class GeneMean(SampleMetric, name="gene_mean"):
     """Error of the genes' means: root mean square over genes, each in its real standard deviations."""
 
     lower_is_better = True
@@ -38,7 +38,7 @@ class GeneMean(Metric, name="gene_mean"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeneVariance(Metric, name="gene_variance"):
+class GeneVariance(SampleMetric, name="gene_variance"):
     """Error of the genes' variances: root mean square over genes of the ratio to the real variance less one."""
 
     lower_is_better = True
@@ -50,7 +50,7 @@ class GeneVariance(Metric, name="gene_variance"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DropoutRate(Metric, name="dropout_rate"):
+class DropoutRate(SampleMetric, name="dropout_rate"):
     """Error of the genes' dropout rates: mean over genes of the difference between the shares of zeros.
 
     A value counts as zero below half the smallest positive value of the reference: a model of densities hits no
@@ -67,7 +67,7 @@ class DropoutRate(Metric, name="dropout_rate"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Autocorrelation(Metric, name="autocorrelation"):
+class Autocorrelation(SampleMetric, name="autocorrelation"):
     """Error of the autocorrelation: mean over channels and lags of the absolute difference."""
 
     formula: ClassVar[str] = (
@@ -89,7 +89,7 @@ def autocorrelation(windows: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spectrum(Metric, name="spectrum"):
+class Spectrum(SampleMetric, name="spectrum"):
     """Error of the power spectrum: root mean square over channels and frequencies of the difference in logs."""
 
     formula: ClassVar[str] = "log of the windows' mean periodogram (Hann window, each window's mean taken off)"

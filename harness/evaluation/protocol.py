@@ -14,7 +14,7 @@ from harness.data.base import Data
 from harness.evaluation.extractors import VALUES, Extractor, extractor_of, weights_hash
 from harness.evaluation.fidelity import FID
 from harness.evaluation.flow_metrics import FlowMetric
-from harness.evaluation.metric import Comparison, Metric
+from harness.evaluation.metric import Comparison, Metric, SampleMetric
 from harness.evaluation.reference import read_reference
 from harness.flow.sampling import Guidance, SamplingConfig
 
@@ -65,9 +65,9 @@ class EvaluateConfig(SamplingConfig):
         return tuple(metric for metric in self.metrics if isinstance(metric, FlowMetric))
 
     @property
-    def sample_metrics(self) -> tuple[Metric, ...]:
+    def sample_metrics(self) -> tuple[SampleMetric, ...]:
         """Those of samples, judged at every NFE."""
-        return tuple(metric for metric in self.metrics if not isinstance(metric, FlowMetric))
+        return tuple(metric for metric in self.metrics if isinstance(metric, SampleMetric))
 
     @property
     def every_nfe(self) -> tuple[int, ...]:

@@ -171,7 +171,7 @@ class Run:
 
     def kept_rows(self, protocol: Protocol, nfe: int) -> Path:
         """Where an evaluation at one NFE keeps what it has until all is known."""
-        logits = "-logits" if any(metric.reads == "logits" for metric in self.config.evaluate.metrics) else ""
+        logits = "-logits" if any(metric.reads == "logits" for metric in self.config.evaluate.sample_metrics) else ""
         return self.folder / "evaluations" / f"{protocol.digest}-nfe-{nfe:04d}{logits}"
 
     def flow_missing(self, protocol: Protocol) -> list[FlowMetric]:

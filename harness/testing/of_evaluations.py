@@ -12,7 +12,7 @@ from torch import Tensor
 from harness.core.errors import ConfigError
 from harness.data.base import Data
 from harness.evaluation.extractors import Extractor, features
-from harness.evaluation.flow_metrics import Flow, optimal_velocity
+from harness.evaluation.flow_metrics import Flow, FlowMetric, optimal_velocity
 from harness.flow.formulation import Formulation
 from harness.testing.probes import Promises, generator
 
@@ -62,7 +62,7 @@ def _reads(extractor: Extractor, size: tuple[int, int]) -> bool:
 
 def metric(metric: Any) -> Promises:
     """Of a metric of samples or of the flow."""
-    if metric.reads == "flow":
+    if isinstance(metric, FlowMetric):
         yield from _flow_metric(metric)
         return
     shape = (6, 2) if "sequence" in metric.kinds else (8,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -22,9 +23,9 @@ class Optimizer(Component, family="optimizer"):
     moments: ClassVar[int] = 0
     """Numbers that it keeps for each weight; 0 where that is not said."""
 
+    @abstractmethod
     def build(self, weights: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """torch's optimizer over `weights`, whose rate the trainer sets at every step."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,9 +15,9 @@ from harness.core.registry import Component
 class Schedule(Component, family="schedule"):
     """What follows the warm-up."""
 
+    @abstractmethod
     def share(self, step: int, warmup: int, steps: int) -> float:
         """Share of the peak, in [0, 1], at `step` in [warmup, steps), counted from 0."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

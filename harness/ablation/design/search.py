@@ -22,6 +22,7 @@ from harness.core.errors import UserError, did_you_mean
 from harness.core.files import read_json
 from harness.core.registry import find, sources
 from harness.data.base import load
+from harness.evaluation.flow_metrics import FlowMetric
 from harness.evaluation.protocol import Protocol
 from harness.runs.config import RunConfig
 from harness.runs.validate import check, refuse_unreached
@@ -177,7 +178,7 @@ class SearchPlan(SharedPlan):
 
     def check(self) -> None:
         """Raise what training would trip over at an end of a range."""
-        if find("metric", self.metric).reads == "flow":  # type: ignore[attr-defined]
+        if issubclass(find("metric", self.metric), FlowMetric):
             raise UserError(
                 f"metric: {self.metric} is measured after training, and a search looks earlier. Choose another."
             )

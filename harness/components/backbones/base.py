@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -15,16 +16,17 @@ class Network(nn.Module):
     `y` [B] are classes, -1 for none.
     """
 
+    @abstractmethod
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        raise NotImplementedError
+        """What the formulation's prediction is trained to be, shaped like x."""
 
 
 class Backbone(Component, family="backbone"):
     """A configuration of a `Network`."""
 
+    @abstractmethod
     def build(self, data_shape: Sequence[int], num_classes: int = 0) -> Network:
         """The network for samples of `data_shape` (without the batch axis) of `num_classes` classes, 0 for none.
 
         `ConfigError` when it does not fit.
         """
-        raise NotImplementedError

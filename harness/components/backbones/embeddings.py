@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,9 +17,9 @@ from harness.core.registry import Component
 class TimeEmbedding(Component, family="time_embedding"):
     """How t becomes a vector."""
 
+    @abstractmethod
     def build(self, dim: int) -> nn.Module:
         """A module that takes t [B] in [0, 1] to [B, dim]; `dim` is even."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ their t is 1 - t, and their velocity has the opposite sign.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
@@ -33,13 +34,13 @@ class Interpolant(Component, family="interpolant"):
     alpha or sigma is zero; a derivative without a bound is evaluated at a clamped time that is a field.
     """
 
+    @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
         """Factor of the data."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sigma(self, t: Tensor) -> Tensor:
         """Factor of the noise."""
-        raise NotImplementedError
 
     def alpha_dot(self, t: Tensor) -> Tensor:
         """d alpha / dt."""

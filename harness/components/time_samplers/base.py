@@ -5,6 +5,7 @@ Densities over a noise level take the interpolant's log SNR; None means the line
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -27,13 +28,13 @@ class TimeSampler(Component, family="time_sampler"):
     density_floor: Positive = 1e-3
     """Density below which the correction stays constant: it would have no bound."""
 
+    @abstractmethod
     def quantile(self, u: Tensor, interpolant: Interpolant | None = None) -> Tensor:
         """The inverse of the distribution function: [n] in [0, 1] to t [n]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def density(self, t: Tensor, interpolant: Interpolant | None = None) -> Tensor:
         """p(t), [n], which integrates to one over [0, 1]."""
-        raise NotImplementedError
 
     def sample(
         self, n: int, generator: torch.Generator, device: torch.device | str, interpolant: Interpolant | None = None
