@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from harness.core.files import write_json
 from harness.evaluation.protocol import Protocol
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
+from harness.runs.train import train
 
 torch.set_num_threads(1)
 
@@ -61,7 +63,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny() -> RunConfig:
     """Digits, 12 steps of a network with 8 channels, judged by 64 samples at NFE 1 and 2."""
     changes = {
@@ -80,6 +82,34 @@ def tiny() -> RunConfig:
         "evaluate.batch_size": 32,
     }
     return override(load_scale("digits"), changes)
+
+
+@pytest.fixture(scope="session")
+def trained_once(tiny: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the run of `tiny`, trained and not evaluated."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HARNESS_RESULTS", str(tmp_path_factory.mktemp("trained")))
+        run = Run.of(tiny)
+        train(run, lambda _: None, lambda: False)
+    return run.folder
+
+
+@pytest.fixture
+def tiny_run(tiny: RunConfig, trained_once: Path, isolated: None) -> Run:
+    """The run of `tiny`, trained before the test."""
+    run = Run.of(tiny)
+    shutil.copytree(trained_once, run.folder)
+    return run
+
+
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings leave out what takes as long as their steps: gradients by noise level, and operations counted.
+
+    (test_diagnostics.py, test_hardware.py and test_golden.py hold these.)
+    """
+    monkeypatch.setattr("harness.training.trainer.gradients_by_noise", lambda *_: {})
+    monkeypatch.setattr("harness.runs.train.device_use", lambda *_: {"flops_per_sample": 1.0, "peak_flops": 1.0})
 
 
 @pytest.fixture

@@ -40,9 +40,12 @@ from harness.runs.train import ensure, make_pairs, train
 from harness.runs.validate import check
 
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
+
 @pytest.fixture
-def small(tiny: RunConfig) -> RunConfig:
-    """`tiny` whose rounds learn 50 pairs, made 20 at a time."""
+def small(tiny: RunConfig, tiny_run: Run) -> RunConfig:
+    """`tiny`, trained before the test, whose rounds learn 50 pairs, made 20 at a time."""
     return override(tiny, {"reflow.number": 50, "reflow.nfe": 4, "reflow.batch_size": 20, "evaluate.nfe": [1]})
 
 
@@ -219,7 +222,7 @@ def test_a_network_that_does_not_fit_the_teachers_is_refused_before_anything_is_
 def test_pairs_that_the_disk_cannot_hold_are_refused_before_the_teacher_is_trained(
     small: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Run.of(override(small, {"reflow.rounds": 1, "reflow.number": 10_000_000}))
+    run = Run.of(override(small, {"seed": 1, "reflow.rounds": 1, "reflow.number": 10_000_000}))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**10, 0, 10**9))
     with pytest.raises(
         UserError,
@@ -269,7 +272,6 @@ def test_the_student_begins_with_the_teachers_average_and_learns_the_pairs(
         raise Stopped
 
     assert run.parent is not None
-    train(run.parent, quiet, never)
     monkeypatch.setattr(train_module, "fit", fit)
     with pytest.raises(Stopped):
         train(run, quiet, never)
@@ -367,8 +369,6 @@ def test_workers_that_want_the_same_pairs_make_them_once(small: RunConfig, monke
     fill = Mock(wraps=reflow_module._fill)
     monkeypatch.setattr(reflow_module, "_fill", fill)
     runs = [Run.of(override(small, {"reflow.rounds": 1, "reflow.warm_start": warm})) for warm in (True, False)]
-    assert runs[0].parent is not None
-    train(runs[0].parent, quiet, never)
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda run: make_pairs(run, quiet, never), runs))
     assert fill.call_count == 1
@@ -390,7 +390,6 @@ def test_a_flow_that_gives_no_pairs_is_not_asked_twice_and_the_reason_is_kept(
 
     run = Run.of(override(small, {"reflow.rounds": 1}))
     assert run.parent is not None
-    train(run.parent, quiet, never)
     monkeypatch.setattr(reflow_module, "generate", generate)
     reason = {"unsolvable": "dopri5 gave up.", "not-finite": "its samples at NFE 4 are not finite."}[kind]
     expected = {"unsolvable": Unsolvable, "not-finite": Diverged}[kind]
@@ -599,7 +598,6 @@ def test_what_is_expected_of_no_arm_is_refused() -> None:
 
 def test_rounds_from_a_run_are_those_of_a_study(small: RunConfig) -> None:
     """So that what one has trained the other does not train again."""
-    train(Run.of(small), quiet, never)
     plan = rounds.plan_of([Run.of(small)], 2, True, {})
     assert list(plan.arms) == ["1-rectified", "2-rectified", "3-rectified", "3-rectified distilled"]
     for arm, rounded in zip(plan.arms, (0, 1, 2), strict=False):
@@ -610,24 +608,21 @@ def test_rounds_from_a_run_are_those_of_a_study(small: RunConfig) -> None:
         )
 
 
-@pytest.mark.parametrize(
-    "changes", [{"train.steps": 20}, {"reflow.number": 60}, {"train.steps": 20, "reflow.nfe": 8}], ids=str
-)
-def test_changed_rounds_have_the_run_itself_as_their_teacher(small: RunConfig, changes: dict[str, Any]) -> None:
+def test_changed_rounds_have_the_run_itself_as_their_teacher(small: RunConfig) -> None:
     teacher = override(small, {"reflow.rounds": 1})
     train(Run.of(teacher), quiet, never)
-    plan = rounds.plan_of([Run.of(teacher)], 2, False, changes)
-    assert list(plan.arms) == ["2-rectified", "3-rectified", "4-rectified"]
-    parent = plan.run("3-rectified", 0).parent
-    assert parent is not None
-    assert parent.name == Run.of(teacher).name
-    for arm in ("3-rectified", "4-rectified"):
-        assert override(plan.arms[arm], changes) == plan.arms[arm]
+    for changes in ({"train.steps": 20}, {"reflow.number": 60}, {"train.steps": 20, "reflow.nfe": 8}):
+        plan = rounds.plan_of([Run.of(teacher)], 2, False, changes)
+        assert list(plan.arms) == ["2-rectified", "3-rectified", "4-rectified"]
+        parent = plan.run("3-rectified", 0).parent
+        assert parent is not None
+        assert parent.name == Run.of(teacher).name, changes
+        for arm in ("3-rectified", "4-rectified"):
+            assert override(plan.arms[arm], changes) == plan.arms[arm], changes
 
 
 @pytest.mark.parametrize("path", ["seed", "reflow.rounds", "reflow.distil", "reflow.teacher"])
 def test_what_follows_from_the_runs_cannot_be_set(small: RunConfig, path: str) -> None:
-    train(Run.of(small), quiet, never)
     with pytest.raises(ConfigError, match=rf"^{re.escape(path)}: follows from the runs"):
         rounds.plan_of([Run.of(small)], 1, False, {path: 1})
 
@@ -667,12 +662,13 @@ def test_rounds_may_drop_what_the_teacher_has_for_making_pairs(small: RunConfig)
 
 
 def test_a_teacher_that_is_not_finished_is_refused(small: RunConfig) -> None:
+    run = Run.of(override(small, {"seed": 1}))
     with pytest.raises(Stopped):
-        train(Run.of(small), quiet, after(5))
+        train(run, quiet, after(5))
     with pytest.raises(
         UserError, match=r"is trained for \d+ of 12 steps\. Run `harness train` with its settings first\.$"
     ):
-        rounds.plan_of([Run.of(small)], 1, False, {})
+        rounds.plan_of([run], 1, False, {})
 
 
 def test_a_run_gives_the_same_alone_and_as_a_descendants_ancestor(
@@ -680,10 +676,9 @@ def test_a_run_gives_the_same_alone_and_as_a_descendants_ancestor(
 ) -> None:
     config = override(small, {"reflow.rounds": 1})
     found = []
-    for order in ((small, config), (config,)):
-        monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path / str(len(order))))
-        for each in order:
-            run = ensure(each, quiet, never)
+    for results in ("results", "others"):  # the first hold the ancestor already
+        monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path / results))
+        run = ensure(config, quiet, never)
         found.append((run.evaluation(config.protocol())["values"], run.pairs.about["files"]["x0"]["sha256"]))
     assert found[0] == found[1]
 
