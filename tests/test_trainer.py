@@ -20,10 +20,12 @@ from harness.core.rng import stream
 from harness.data.base import Data, load
 from harness.flow.objective import Objective, Step, Task
 from harness.runs.config import RunConfig
+from harness.training import diagnostics, trainer
 from harness.training.batches import DataOrder
 from harness.training.config import TrainConfig
 from harness.training.trainer import Callbacks, fit
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
 Wrap = Callable[[nn.Module], nn.Module]
 
 
@@ -63,12 +65,29 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
+@pytest.fixture(scope="module")
+def unbroken(tiny: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Session, dict[str, Tensor]]:
+    """`tiny` trained to its end at once, and the final weights."""
+    session = Session(tiny, tmp_path_factory.mktemp("unbroken"))
+    return session, session.fit()
+
+
+@pytest.fixture(scope="module")
+def clipped(tiny: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """The final weights of `tiny` whose gradients are all clipped."""
+    return Session(override(tiny, {"train.clip_norm": 0.1}), tmp_path_factory.mktemp("clipped")).fit()
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_a_run_stopped_at_random_steps_ends_as_an_unbroken_one(tiny: RunConfig, tmp_path: Path, dropout: float) -> None:
+def test_a_run_stopped_at_random_steps_ends_as_an_unbroken_one(
+    tiny: RunConfig, unbroken: tuple[Session, dict[str, Tensor]], tmp_path: Path, dropout: float
+) -> None:
     config = override(tiny, {"backbone.dropout": dropout})
-    whole = Session(config, tmp_path / "whole")
+    whole, expected = unbroken
+    if dropout:
+        whole = Session(config, tmp_path / "whole")
+        expected = whole.fit()
     broken = Session(config, tmp_path / "broken")
-    expected = whole.fit()
     stops = sorted(random.Random(int(10 * dropout)).sample(range(1, 12), 4))
     for i, (start, end) in enumerate(itertools.pairwise([0, *stops])):
         with pytest.raises(Stopped, match=f"step {end}$"):
@@ -78,10 +97,11 @@ def test_a_run_stopped_at_random_steps_ends_as_an_unbroken_one(tiny: RunConfig, 
     assert broken.said == [f"continues from step {step} of 12." for step in stops]
 
 
-def test_a_damaged_checkpoint_costs_steps_and_changes_nothing(tiny: RunConfig, tmp_path: Path) -> None:
-    whole = Session(tiny, tmp_path / "whole")
+def test_a_damaged_checkpoint_costs_steps_and_changes_nothing(
+    tiny: RunConfig, unbroken: tuple[Session, dict[str, Tensor]], tmp_path: Path
+) -> None:
+    whole, expected = unbroken
     broken = Session(tiny, tmp_path / "broken")
-    expected = whole.fit()
     with pytest.raises(Stopped):
         broken.fit(8)
     newest = max((tmp_path / "broken").glob("*.safetensors"))
@@ -91,14 +111,12 @@ def test_a_damaged_checkpoint_costs_steps_and_changes_nothing(tiny: RunConfig, t
     assert broken.lines == whole.lines
 
 
-def test_a_finished_run_trains_no_further(tiny: RunConfig, tmp_path: Path) -> None:
-    session = Session(tiny, tmp_path)
-    expected = session.fit()
-    lines = dict(session.lines)
-    session.lines.clear()
-    assert equal(session.fit(initial=1), expected)
-    assert lines
-    assert not session.lines
+def test_a_finished_run_trains_no_further(tiny: RunConfig, unbroken: tuple[Session, dict[str, Tensor]]) -> None:
+    whole, expected = unbroken
+    again = Session(tiny, whole.folder)
+    assert equal(again.fit(initial=1), expected)
+    assert whole.lines
+    assert not again.lines
 
 
 def test_every_epoch_visits_each_sample_once() -> None:
@@ -159,7 +177,7 @@ MATTERS: dict[str, Any] = {
 }
 CHANGES_NOTHING: dict[str, Any] = {
     "log_every": 5,
-    "sample_every": 1,
+    "sample_every": 4,
     "checkpoint_every": 12,
     "keep_checkpoints": 1,
     "recompute": True,
@@ -175,16 +193,25 @@ def test_every_setting_of_training_is_held_to_something() -> None:
 
 
 @pytest.mark.parametrize("name", MATTERS)
-def test_a_setting_that_matters_changes_the_weights(tiny: RunConfig, tmp_path: Path, name: str) -> None:
-    base = override(tiny, {"train.clip_norm": 0.1})
-    changed = override(base, {f"train.{name}": MATTERS[name]})
-    assert not equal(Session(changed, tmp_path / "changed").fit(), Session(base, tmp_path / "base").fit())
+def test_a_setting_that_matters_changes_the_weights(
+    tiny: RunConfig, clipped: dict[str, Tensor], tmp_path: Path, name: str
+) -> None:
+    changed = override(tiny, {"train.clip_norm": 0.1, f"train.{name}": MATTERS[name]})
+    assert not equal(Session(changed, tmp_path).fit(), clipped)
 
 
 @pytest.mark.parametrize("name", CHANGES_NOTHING)
-def test_a_setting_of_how_it_is_carried_out_changes_nothing(tiny: RunConfig, tmp_path: Path, name: str) -> None:
+def test_a_setting_of_how_it_is_carried_out_changes_nothing(
+    tiny: RunConfig,
+    unbroken: tuple[Session, dict[str, Tensor]],
+    tmp_path: Path,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if name == "sample_every":
+        monkeypatch.setattr(trainer, "gradients_by_noise", diagnostics.gradients_by_noise)
     changed = override(tiny, {f"train.{name}": CHANGES_NOTHING[name]})
-    assert equal(Session(changed, tmp_path / "changed").fit(), Session(tiny, tmp_path / "base").fit())
+    assert equal(Session(changed, tmp_path).fit(), unbroken[1])
 
 
 class Poisoned(nn.Module):
@@ -255,7 +282,9 @@ def test_an_encoding_that_is_not_finite_ends_training(tiny: RunConfig, tmp_path:
         Session(tiny, tmp_path, data=dataclasses.replace(whole, encode=encode)).fit()
 
 
-def test_training_sees_augmented_data_as_seed_and_step_decide(tiny: RunConfig, tmp_path: Path) -> None:
+def test_training_sees_augmented_data_as_seed_and_step_decide(
+    tiny: RunConfig, unbroken: tuple[Session, dict[str, Tensor]], tmp_path: Path
+) -> None:
     """So that a run stopped on the way ends as an unbroken one."""
     whole = load(tiny.dataset)
     seen = list[Tensor]()
@@ -265,8 +294,8 @@ def test_training_sees_augmented_data_as_seed_and_step_decide(tiny: RunConfig, t
         return torch.where(seen[-1].view(-1, 1, 1, 1) < 0.5, 255 - images, images)
 
     data = dataclasses.replace(whole, augment=augment)
-    unbroken, broken = (Session(tiny, tmp_path / name, data=data) for name in ("unbroken", "broken"))
-    expected = unbroken.fit()
+    whole, broken = (Session(tiny, tmp_path / name, data=data) for name in ("whole", "broken"))
+    expected = whole.fit()
     draws = list(seen)
     for step, drawn in enumerate(draws):
         assert torch.equal(drawn, torch.rand(tiny.train.batch_size, generator=stream(tiny.seed, "augment", step)))
@@ -276,7 +305,7 @@ def test_training_sees_augmented_data_as_seed_and_step_decide(tiny: RunConfig, t
     assert equal(broken.fit(initial=1), expected)
     assert len(seen) == len(draws) == tiny.train.steps
     assert all(map(torch.equal, seen, draws))
-    assert not equal(Session(tiny, tmp_path / "plain").fit(), expected)
+    assert not equal(unbroken[1], expected)
 
 
 def test_each_line_has_what_the_coupling_did(tiny: RunConfig, tmp_path: Path) -> None:
@@ -321,6 +350,7 @@ def test_each_line_has_what_the_coupling_did(tiny: RunConfig, tmp_path: Path) ->
 
 
 def test_the_classes_of_the_batch_reach_the_objective(tiny: RunConfig, tmp_path: Path) -> None:
+    config = override(tiny, {"train.steps": 3})
     data = load(tiny.dataset)
     seen = list[tuple[Tensor, Tensor | None]]()
 
@@ -342,17 +372,10 @@ def test_the_classes_of_the_batch_reach_the_objective(tiny: RunConfig, tmp_path:
     callbacks = Callbacks(lambda _: None, lambda *_: {}, lambda _: None, lambda: False)
     for given in (data, dataclasses.replace(data, classes=None, held_out_classes=None)):
         seen.clear()
-        fit(
-            tiny.train,
-            0,
-            tiny.backbone.build(data.shape),
-            Recorded(tiny, {}),
-            given,
-            tmp_path / str(given is data),
-            callbacks,
-        )
-        order = DataOrder(len(data.train), tiny.train.batch_size, 0)
-        assert len(seen) == tiny.train.steps
+        network = config.backbone.build(data.shape)
+        fit(config.train, 0, network, Recorded(config, {}), given, tmp_path / str(given is data), callbacks)
+        order = DataOrder(len(data.train), config.train.batch_size, 0)
+        assert len(seen) == config.train.steps
         for number, (x0, y) in enumerate(seen):
             rows = order.indices(number)
             assert torch.equal(x0, data.encode(data.train[rows]))
@@ -441,16 +464,18 @@ def test_the_network_is_compiled_in_the_mode_asked_for(
         return network
 
     monkeypatch.setattr(torch, "compile", compiled)
-    Session(tiny, tmp_path / "off").fit()
+    short = override(tiny, {"train.steps": 1})
+    Session(short, tmp_path / "off").fit()
     assert modes == []
-    Session(override(tiny, {"train.compile": "max-autotune"}), tmp_path / "on").fit()
+    Session(override(short, {"train.compile": "max-autotune"}), tmp_path / "on").fit()
     assert modes == ["max-autotune"] * 2, "the one that is trained and the one that is shown"
 
 
 def test_images_lie_with_their_channels_last_where_asked_for(tiny: RunConfig, tmp_path: Path) -> None:
     strides = {}
     for choice in (False, True):
-        session = Session(override(tiny, {"train.channels_last": choice}), tmp_path / str(choice))
+        config = override(tiny, {"train.channels_last": choice, "train.steps": 1})
+        session = Session(config, tmp_path / str(choice))
         session.fit()
         strides[choice] = [p.stride() for p in session.network.parameters() if p.ndim == 4 and min(p.shape) > 1]
     assert strides[True] != strides[False]
@@ -466,10 +491,11 @@ def test_products_are_tf32_within_the_training_alone(tiny: RunConfig, tmp_path: 
         next(network.parameters()).register_hook(lambda gradient: seen.add(torch.backends.cuda.matmul.fp32_precision))
         return network
 
-    Session(override(tiny, {"train.precision": "tf32"}), tmp_path / "tf32", wrap=wrap).fit()
+    short = override(tiny, {"train.steps": 1})
+    Session(override(short, {"train.precision": "tf32"}), tmp_path / "tf32", wrap=wrap).fit()
     assert seen == {"tf32"}
     seen.clear()
-    Session(tiny, tmp_path / "fp32", wrap=wrap).fit()
+    Session(short, tmp_path / "fp32", wrap=wrap).fit()
     assert seen == {"ieee"}
     assert torch.backends.cuda.matmul.fp32_precision == before
 
@@ -480,7 +506,8 @@ def test_snapshots_are_taken_and_old_checkpoints_go(tiny: RunConfig, tmp_path: P
     assert sorted(int(p.name[:9]) for p in tmp_path.glob("*.safetensors")) == [6, 9, 12]
 
 
-def test_a_look_needs_no_large_batch(tiny: RunConfig, tmp_path: Path) -> None:
+def test_a_look_needs_no_large_batch(tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "gradients_by_noise", diagnostics.gradients_by_noise)
     lines: list[dict[str, float]] = []
     config = override(tiny, {"train.batch_size": 2, "train.steps": 4})
     data = load(config.dataset)
