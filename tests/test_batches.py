@@ -31,6 +31,7 @@ from harness.training import batches as module
 from harness.training.batches import DataOrder, StoredBatch, batches
 from harness.training.trainer import Callbacks, fit
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
 SIZE = 20
 BATCH = 7
 

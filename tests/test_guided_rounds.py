@@ -28,6 +28,7 @@ from harness.runs.lineage import lineage
 from harness.runs.students import guided_twice
 from harness.runs.train import ensure, make_pairs, train
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
 SPREAD = 0.1
 ANGLES = np.arange(8) * math.pi / 4
 CENTRES = math.sqrt(2 * (1 - SPREAD**2)) * np.stack([np.cos(ANGLES), np.sin(ANGLES)], 1)

@@ -11,11 +11,15 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import warm
 from PIL import Image
 
+from harness.ablation.execute.board import Board
+from harness.ablation.execute.launch import launch
+from harness.ablation.execute.worker import work
 from harness.cli import main
 from harness.core.config import override
 from harness.core.files import read_json
@@ -26,7 +30,7 @@ from harness.runs.train import train
 
 CHANGES = {
     "backbone.channels": 8, "backbone.groups": 4, "backbone.multipliers": [1],
-    "train.steps": 60, "train.checkpoint_every": 6, "train.log_every": 3,
+    "train.steps": 30, "train.checkpoint_every": 6, "train.log_every": 3,
     "train.batch_size": 32, "evaluate.nfe": [1, 4], "evaluate.num_samples": 100, "train.device": "cpu",
 }  # fmt: skip
 SHORT = ",".join(
@@ -57,10 +61,18 @@ def teacher(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path
 
 @pytest.fixture(scope="session")
 def unbroken(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The results of rounds that nothing disturbed."""
+    """The results of rounds that nothing disturbed, trained in this process."""
     results = tmp_path_factory.mktemp("unbroken") / "results"
     copy(teacher, results)
-    finish(["reflow", name_of(teacher), *ROUNDS], results)
+
+    def launch_here(board: Board, *given: Any) -> None:
+        work(board, lambda: False)
+        launch(board, *given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HARNESS_RESULTS", str(results))
+        patch.setattr("harness.cli.plans.launch", launch_here)
+        assert main(["reflow", name_of(teacher), *ROUNDS]) == 0
     return results
 
 
@@ -85,7 +97,7 @@ def known(results: Path) -> dict[str, object]:
     out |= {
         path.parent.name: read_json(path)["files"]["x0"]["sha256"] for path in results.glob("local/pairs/*/pairs.json")
     }
-    return out | {path.parts[-3]: path.name for path in results.glob("local/runs/*/checkpoints/000000060-*")}
+    return out | {path.parts[-3]: path.name for path in results.glob("local/runs/*/checkpoints/000000030-*")}
 
 
 def pairs_begun(results: Path) -> bool:
@@ -168,7 +180,7 @@ def test_the_chain_is_told_and_drawn(
     assert places == sorted(places)
     assert "by heun at NFE 10" in told
     assert "4,000 calls" in told
-    assert "60 of 60 steps of 32" in told
+    assert "30 of 30 steps of 32" in told
     assert Image.open(tmp_path / "chain.png").width > 1000
     assert main(["lineage", last.name, "--out", "chain.txt"]) == 2
     assert "--out: chain.txt is no .png" in capsys.readouterr().err
@@ -182,6 +194,7 @@ def test_links_of_what_is_not_made_yet_have_no_cost(tiny: RunConfig) -> None:
     assert all(link.seconds != link.seconds for link in links)
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_the_time_of_training_is_that_between_its_lines(tiny: RunConfig) -> None:
     started = time.perf_counter()
     train(Run.of(tiny), lambda _: None, lambda: False)

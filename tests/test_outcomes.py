@@ -40,6 +40,7 @@ from harness.runs.folder import Run, training_digest
 from harness.runs.progress import Followed
 from harness.runs.train import ensure, train
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
 ARMS: dict[str, dict[str, Any]] = {
     "a": {"weighting": "uniform"},
     "b": {"weighting": "data_end"},

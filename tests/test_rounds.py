@@ -15,6 +15,9 @@ from harness.runs.sample import averaged
 from harness.runs.train import make_pairs, train
 
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
+
 def quiet(text: str) -> None:
     pass
 

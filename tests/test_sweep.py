@@ -1,6 +1,7 @@
 """Finished runs sampled in several ways: nothing is trained, and every number is that of an evaluation by itself."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,22 @@ from harness.runs.sample import restore
 from harness.runs.train import ensure
 
 
+@pytest.fixture(scope="module")
+def trained_twice(tiny: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results with two seeds of a training."""
+    results = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HARNESS_RESULTS", str(results))
+        for seed in (0, 1):
+            ensure(override(tiny, {"seed": seed, "evaluate.nfe": [1, 2, 4]}), print, lambda: False)
+    return results
+
+
 @pytest.fixture
-def trained(tiny: RunConfig) -> list[Run]:
+def trained(tiny: RunConfig, trained_twice: Path, isolated: None) -> list[Run]:
     """Two seeds of a training."""
-    base = override(tiny, {"evaluate.nfe": [1, 2, 4]})
-    return [ensure(dataclasses.replace(base, seed=seed), print, lambda: False) for seed in (0, 1)]
+    shutil.copytree(trained_twice, results_folder())
+    return [Run.of(override(tiny, {"seed": seed, "evaluate.nfe": [1, 2, 4]})) for seed in (0, 1)]
 
 
 def test_words_become_axes() -> None:
