@@ -1,4 +1,4 @@
-"""Code in interpreters that have imported nothing of the harness: one process has torch, and forks for each piece."""
+"""Code in interpreters that have imported nothing of the harness: one process has torch and SciPy, and forks for each piece."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 FORKING = """
 import json, os, sys, traceback
-import numpy, torch
+import numpy, scipy.special, torch
 answers = []
 for code in json.load(sys.stdin):
     assert not any(name.partition(".")[0] == "harness" for name in sys.modules)

@@ -75,11 +75,14 @@ def mutations(root: Path, path: str) -> list[Mutation]:
     """All that the rules give for one file, from its first line to its last; each of them still is Python."""
     source = (root / path).read_text()
     lines = source.splitlines()
+    statements = [range(node.lineno, (node.end_lineno or node.lineno) + 1) for node in ast.parse(source).body]
     found = []
     for edit in sorted(set(_edits(source)), key=lambda edit: (edit.number, edit.start, edit.text)):
         line = lines[edit.number - 1]
         mutation = Mutation(path, edit.number, line, edit.on(line))
-        if mutation.new != line and _is_python(mutation.apply(source)):
+        around = next(numbers for numbers in statements if edit.number in numbers)
+        changed = [mutation.new if number == edit.number else lines[number - 1] for number in around]
+        if mutation.new != line and _is_python("\n".join(changed)):
             found.append(mutation)
     return found
 

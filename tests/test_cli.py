@@ -1,5 +1,6 @@
 """The commands: their help, each mistake as one line, and the way from training to samples."""
 
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.train import train
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
 COMMANDS = [
     "list",
     "explain",
@@ -396,8 +398,10 @@ def test_a_store_out_of_reach_stops_training_before_it_begins(
 
 @pytest.mark.usefixtures("signals")
 def test_from_training_to_samples(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, empty_store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (results_folder() / "local").mkdir(parents=True)
+    shutil.copy(empty_store, results_folder() / "local" / "mlflow.db")
     small = ["train.steps=4", "backbone.channels=8", "evaluate.nfe=[1,2]", "evaluate.num_samples=64"]
     sets = [word for change in small for word in ("--set", change)]
     assert main(["train", *sets]) == 0

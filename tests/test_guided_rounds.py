@@ -119,27 +119,22 @@ def test_pairs_are_the_guided_flows_ends_once(told: RunConfig, monkeypatch: pyte
         np.testing.assert_allclose(x0, CENTRES[y] + SPREAD * x1, atol=2e-3)
 
 
-@pytest.mark.parametrize(
-    ("changes", "judged", "made"),
-    [
+def test_rounds_are_guided_once_unless_more_is_asked(told: RunConfig) -> None:
+    train(Run.of(told), quiet, never)
+    cases: list[tuple[dict[str, Any], list[float], list[float]]] = [
         ({"reflow.guidance.scale": 2}, [2, 1, 1, 1], [2, 1, 1]),
         ({"reflow.guidance.scale": 3, "train.steps": 4}, [2, 1, 1, 1], [3, 1, 1]),
         ({}, [2, 2, 2, 1], [1, 1, 1]),
         ({"reflow.later_guidance.scale": 2}, [2, 2, 1, 1], [1, 2, 2]),
         ({"reflow.guidance.scale": 2, "evaluate.guidance.scale": 1}, [1, 1, 1, 1], [2, 1, 1]),
         ({"reflow.guidance.scale": 2, "evaluate.guidance.scale": 3}, [3, 3, 3, 1], [2, 1, 1]),
-    ],
-    ids=str,
-)
-def test_rounds_are_guided_once_unless_more_is_asked(
-    told: RunConfig, changes: dict[str, Any], judged: list[float], made: list[float]
-) -> None:
-    train(Run.of(told), quiet, never)
-    arms = list(rounds.plan_of([Run.of(told)], 2, True, changes).arms.values())
-    assert [config.evaluate.guidance.scale for config in arms] == judged
-    assert [config.pairs_sampling.guidance.scale for config in arms[1:]] == made
-    twice = [guided_twice(config) is not None for config in arms]
-    assert twice == [False, *[changes.get("evaluate.guidance.scale") == 3] * 2, False]
+    ]
+    for changes, judged, made in cases:
+        arms = list(rounds.plan_of([Run.of(told)], 2, True, changes).arms.values())
+        assert [config.evaluate.guidance.scale for config in arms] == judged, changes
+        assert [config.pairs_sampling.guidance.scale for config in arms[1:]] == made, changes
+        twice = [guided_twice(config) is not None for config in arms]
+        assert twice == [False, *[changes.get("evaluate.guidance.scale") == 3] * 2, False], changes
 
 
 def test_rounds_from_a_guided_student_are_not_guided_again(told: RunConfig) -> None:

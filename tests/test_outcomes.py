@@ -481,7 +481,7 @@ def test_a_search_tells_what_fell_behind_from_what_diverged(
     search = Search(
         question="Which?", spaces={"digits": {"train.learning_rate": log(1e-4, 1e-1)}}, nfe=2, trials=2, name="toy"
     )
-    board = tuner.SearchBoard(SearchPlan.of(search, "digits", tiny, None, []))
+    board = tuner.SearchBoard(SearchPlan.of(search, "digits", override(tiny, {"train.steps": 4}), None, []))
     ends = iter([error])
 
     def end(config: RunConfig, *_: Any) -> Run:

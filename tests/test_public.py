@@ -14,22 +14,13 @@ import harness
 from harness.core.config import override, to_dict
 from harness.core.errors import UserError
 from harness.core.files import write_json
-from harness.runs.config import RunConfig
 from harness.runs.folder import Run
-from harness.runs.train import train
 
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture
-def trained(tiny: RunConfig) -> Run:
-    run = Run.of(override(tiny, {"train.steps": 2}))
-    train(run, lambda _: None, lambda: False)
-    return run
-
-
-def test_the_first_lines_of_a_notebook_do_what_they_say(trained: Run) -> None:
-    (lines,) = doctest.DocTestFinder(recurse=False).find(harness, "harness", extraglobs={"RUN": trained.name})
+def test_the_first_lines_of_a_notebook_do_what_they_say(tiny_run: Run) -> None:
+    (lines,) = doctest.DocTestFinder(recurse=False).find(harness, "harness", extraglobs={"RUN": tiny_run.name})
     assert len(lines.examples) >= 7
     said: list[str] = []
     assert doctest.DocTestRunner().run(lines, out=said.append).failed == 0, "".join(said)
@@ -47,16 +38,16 @@ def test_importing_it_imports_nothing_heavy_and_each_name_is_there() -> None:
     assert ended.stderr.endswith("AttributeError: module 'harness' has no attribute 'rnu'\n")
 
 
-def test_a_run_is_loaded_by_its_name_or_its_directory_alone(trained: Run) -> None:
+def test_a_run_is_loaded_by_its_name_or_its_directory_alone(tiny_run: Run) -> None:
     """With changes of how it is judged; one whose configuration has another name is refused."""
-    assert harness.load_run(trained.name) == harness.load_run(trained.folder) == trained
-    changed = harness.load_run(trained.folder, {"evaluate.nfe": [4]})
-    assert changed == Run(override(trained.config, {"evaluate.nfe": [4]}), trained.folder)
+    assert harness.load_run(tiny_run.name) == harness.load_run(tiny_run.folder) == tiny_run
+    changed = harness.load_run(tiny_run.folder, {"evaluate.nfe": [4]})
+    assert changed == Run(override(tiny_run.config, {"evaluate.nfe": [4]}), tiny_run.folder)
     with pytest.raises(UserError, match=r"^nothing: no such run\. The runs are the folders in "):
         harness.load_run("nothing")
-    write_json(trained.folder / "config.json", to_dict(override(trained.config, {"weighting": "edm"})))
-    with pytest.raises(UserError, match=f"^{trained.folder}: "):
-        harness.load_run(trained.name)
+    write_json(tiny_run.folder / "config.json", to_dict(override(tiny_run.config, {"weighting": "edm"})))
+    with pytest.raises(UserError, match=f"^{tiny_run.folder}: "):
+        harness.load_run(tiny_run.name)
 
 
 def test_what_is_no_module_is_installed_too() -> None:

@@ -30,6 +30,7 @@ from harness.runs.folder import Run
 from harness.runs.judge import known_rungs
 from harness.runs.train import ensure
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
 SPACE: Space = {
     "train.learning_rate": log(1e-4, 1e-1),
     "train.warmup_steps": even(0, 10),
