@@ -113,6 +113,12 @@ def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figure of a report is empty: drawing it takes longer than all else that is written."""
+    monkeypatch.setattr("harness.ablation.report.figures.draw", lambda *_: b"")
+
+
+@pytest.fixture
 def score() -> Score:
     """Writes what an evaluation would have left in a run directory: `score(run, protocol, {nfe: fid})`."""
 

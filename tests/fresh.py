@@ -1,4 +1,4 @@
-"""Code in interpreters that have imported nothing of the harness: one process has torch and SciPy, and forks for each piece."""
+"""Code in interpreters that have imported nothing of the harness: a process with torch and SciPy forks for each piece."""
 
 from __future__ import annotations
 

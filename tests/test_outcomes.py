@@ -283,6 +283,7 @@ def test_survivors_set_no_mark_for_other_arms(tiny: RunConfig, reported: Callabl
     assert (hurt["b"].seeds, hurt["b"].ends) == (4, (1, 2))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_every_settings_of_an_arm_stands_in_the_results(
     tiny: RunConfig, reported: Callable[..., tables.Report], tmp_path: Path
 ) -> None:

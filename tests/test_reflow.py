@@ -39,7 +39,6 @@ from harness.runs.sample import paths, restore
 from harness.runs.train import ensure, make_pairs, train
 from harness.runs.validate import check
 
-
 pytestmark = pytest.mark.usefixtures("unmeasured")
 
 

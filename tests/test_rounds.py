@@ -14,7 +14,6 @@ from harness.runs.reflow import teacher_of
 from harness.runs.sample import averaged
 from harness.runs.train import make_pairs, train
 
-
 pytestmark = pytest.mark.usefixtures("unmeasured")
 
 

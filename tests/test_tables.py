@@ -74,6 +74,7 @@ def written(report: Report, folder: Path) -> dict[str, Path]:
     return {path.suffix: path for path in tables.write(report, folder, COMMAND)}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_csv_has_a_row_for_each_arm_metric_and_nfe(
     tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path
 ) -> None:
@@ -99,6 +100,7 @@ def test_means_spreads_and_minima_are_numpys(tiny: RunConfig, reported: Callable
                 assert got.low < got.difference < got.high
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_verdicts_stand_on_the_primary_rows_alone(
     tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path
 ) -> None:
@@ -159,6 +161,7 @@ def test_a_primary_nfe_that_was_not_measured_is_said(
     assert set(written(report, tmp_path)) == {".md", ".csv", ".json", ".png"}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_commits_are_told_apart(tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path) -> None:
     plan = planned(tiny)
     assert not any("commits" in line for line in tables.remarks(reported(plan, made_up(plan))))
@@ -197,6 +200,7 @@ def test_protocols_that_differ_are_said(tiny: RunConfig, reported: Callable[...,
     ]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_files_say_where_they_come_from(tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path) -> None:
     plan = planned(tiny)
     report = reported(plan, made_up(plan))
@@ -210,6 +214,7 @@ def test_the_files_say_where_they_come_from(tiny: RunConfig, reported: Callable[
     assert (files[".md"].parent / "../figures/toy-digits.png").resolve() == files[".png"].resolve()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_every_title_says_in_which_direction_the_metric_is_better(
     tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path
 ) -> None:

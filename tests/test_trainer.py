@@ -294,8 +294,8 @@ def test_training_sees_augmented_data_as_seed_and_step_decide(
         return torch.where(seen[-1].view(-1, 1, 1, 1) < 0.5, 255 - images, images)
 
     data = dataclasses.replace(whole, augment=augment)
-    whole, broken = (Session(tiny, tmp_path / name, data=data) for name in ("whole", "broken"))
-    expected = whole.fit()
+    straight, broken = (Session(tiny, tmp_path / name, data=data) for name in ("straight", "broken"))
+    expected = straight.fit()
     draws = list(seen)
     for step, drawn in enumerate(draws):
         assert torch.equal(drawn, torch.rand(tiny.train.batch_size, generator=stream(tiny.seed, "augment", step)))
