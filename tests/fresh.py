@@ -1,4 +1,4 @@
-"""Code in interpreters that have imported nothing of the harness: a process with torch and SciPy forks for each piece."""
+"""Code in interpreters that have imported nothing of the harness: one with torch and SciPy forks for each piece."""
 
 from __future__ import annotations
 
