@@ -35,24 +35,19 @@ def moments(path: Interpolant, t: Tensor, variance: float) -> tuple[Tensor, Tens
     return alpha, sigma, (alpha * STD).square() + sigma.square() * variance
 
 
-def posterior(path: Interpolant, x: Tensor, t: Tensor, variance: float) -> tuple[Tensor, Tensor]:
-    """E[x0 | x_t] and E[x1 | x_t]."""
-    alpha, sigma, q = moments(path, t, variance)
-    centred = (x - alpha * MEAN) / q
-    return MEAN + alpha * STD.square() * centred, sigma * variance * centred
-
-
 def exact(path: Interpolant, x: Tensor, t: Tensor, quantity: str, variance: float = 1.0) -> Tensor:
     """The best prediction of a quantity at x_t, from the formulas of the papers."""
-    x0, x1 = posterior(path, x, t, variance)
     alpha, sigma, q = moments(path, t, variance)
+    centred = (x - alpha * MEAN) / q
+    x0 = MEAN + alpha * STD.square() * centred  # E[x0 | x_t]
+    x1 = sigma * variance * centred  # E[x1 | x_t]
     if quantity == "edm":  # Karras et al. 2022, table 1, at sigma' = sigma sd / alpha and x' = x / alpha
         s = sigma * math.sqrt(variance) / alpha
         scaled = x / alpha
         skip = SIGMA_DATA**2 / (s**2 + SIGMA_DATA**2)
         return (x0 - skip * scaled) / (s * SIGMA_DATA / (s**2 + SIGMA_DATA**2).sqrt())
     if quantity == "score":
-        return -(x - alpha * MEAN) / q
+        return -centred
     if quantity == "velocity":
         return path.alpha_dot(t)[:, None] * x0 + path.sigma_dot(t)[:, None] * x1
     return {"data": x0, "noise": x1}[quantity]
@@ -99,20 +94,22 @@ def test_conversions_are_exact(interpolant: str, prediction: str, std: float) ->
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("interpolant", names("interpolant"))
 def test_targets_average_to_the_exact_prediction(interpolant: str, prediction: str) -> None:
-    """E[target | x_t] is the closed form: regress a million targets on x_t, feature by feature."""
+    """E[target | x_t] is the closed form: what is left has mean zero and nothing to do with x_t.
+
+    All of it is linear in both ends, so that their means over the four points with each end one standard deviation off
+    are exact.
+    """
     made = formulation(interpolant, prediction)
-    generator = torch.Generator().manual_seed(1)
-    n = 200_000
-    x0 = MEAN + STD * torch.randn(n, 3, dtype=torch.float64, generator=generator)
-    x1 = torch.randn(n, 3, dtype=torch.float64, generator=generator)
-    t = torch.full((n,), 0.6, dtype=torch.float64)
-    xt = made.interpolant.interpolate(x0, x1, t)
-    target = made.prediction.target(x0, x1, t, made.interpolant)
-    residual = target - exact(made.interpolant, xt, t, prediction)
-    noise = 5 * residual.std(0) / math.sqrt(n) + 1e-12
-    centred = (xt - xt.mean(0)) / xt.std(0)
-    assert (residual.mean(0).abs() < noise).all()
-    assert ((residual * centred).mean(0).abs() < noise).all()
+    z0, z1 = torch.tensor([[1, 1, -1, -1], [1, -1, 1, -1]], dtype=torch.float64)[..., None]
+    x0 = MEAN + STD * z0
+    x1 = z1.expand(4, 3)
+    for time in torch.linspace(0.02, 0.98, 33, dtype=torch.float64):
+        t = time.expand(4)
+        xt = made.interpolant.interpolate(x0, x1, t)
+        target = made.prediction.target(x0, x1, t, made.interpolant)
+        residual = target - exact(made.interpolant, xt, t, prediction)
+        assert residual.mean(0).abs().max() < 1e-9 * target.abs().max(), time
+        assert (residual * xt).mean(0).abs().max() < 1e-9 * (target * xt).abs().max(), time
 
 
 @pytest.mark.parametrize("interpolant", names("interpolant"))
@@ -129,9 +126,10 @@ def test_the_factor_is_the_slope_of_the_conversion(interpolant: str) -> None:
         )
 
 
-SOLVERS = {"euler": 600, "heun": 120, "midpoint": 120, "ab2": 240, "rk4": 200, "dopri5": 0}
-LONGER = {"ve": 5}
-"""How many times as many calls a path needs that starts far outside the data."""
+SOLVERS = {
+    "euler": (100, 600), "heun": (48, 120), "midpoint": (48, 160), "ab2": (100, 100), "rk4": (100, 48), "dopri5": (0, 0)
+}  # fmt: skip
+"""How many calls come close enough, and how many on `ve`, which starts far outside the data."""
 
 
 def start(path: Interpolant, n: int) -> tuple[Tensor, Tensor]:
@@ -149,12 +147,15 @@ def start(path: Interpolant, n: int) -> tuple[Tensor, Tensor]:
 def test_every_solver_follows_the_flow_of_every_prediction(interpolant: str, prediction: str) -> None:
     made = formulation(interpolant, prediction)
     x1, x0 = start(made.interpolant, 9)
-    for solver, nfe in SOLVERS.items():
-        nfe *= LONGER.get(interpolant, 1)
+    for solver, calls in SOLVERS.items():
+        nfe = calls[interpolant == "ve"]
         method = build("solver", solver)
         field = NetworkField(Trained(Exact(made.interpolant, prediction, 1.0), made, {}))
         u = torch.linspace(1 - 1e-6, 1e-6, method.steps(nfe) + 1, dtype=torch.float64)
-        times = u**2 / (u**2 + (1 - u) ** 2)  # short steps at both ends, where some paths are steep
-        reached = method.integrate(field, x1, times, torch.Generator())
+        if interpolant != "ve":  # short steps at both ends, where some paths are steep
+            u = u**2 / (u**2 + (1 - u) ** 2)
+        reached = method.integrate(field, x1, u, torch.Generator())
         assert field.calls == nfe or method.adaptive, solver
-        torch.testing.assert_close(reached, x0, rtol=0, atol=2e-2, msg=partial("{}: {}".format, solver))
+        torch.testing.assert_close(
+            reached, x0, rtol=0, atol=5e-2 if solver == "euler" else 2e-2, msg=partial("{}: {}".format, solver)
+        )
