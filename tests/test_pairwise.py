@@ -58,7 +58,11 @@ def pairs(tmp_path: Path) -> dict[str, str]:
 @pytest.mark.parametrize(("first", "second"), list(itertools.combinations(FAMILIES, 2)))
 @pytest.mark.parametrize("space", ["output", "velocity"])
 def test_two_members_go_together_or_are_refused(first: str, second: str, space: str, pairs: dict[str, str]) -> None:
-    needed = {"pairs": pairs, "population": {"name": "population", "dataset": Elsewhere()}}
+    needed = {
+        "pairs": pairs,
+        "population": {"name": "population", "dataset": Elsewhere()},
+        "sinkhorn": {"name": "sinkhorn", "reg": 1.0},  # which ends after a few iterations
+    }
     refused = set()
     for one, other in itertools.product(names(first), names(second)):
         spec: dict[str, Any] = {first: one, second: other, "objective": {"space": space, "normalise_weight": False}}
