@@ -38,7 +38,7 @@ every_coupling = pytest.mark.parametrize("coupling", COUPLINGS.values(), ids=COU
 every_transport = pytest.mark.parametrize(
     "coupling", [c for c in COUPLINGS.values() if not c.independent], ids=lambda c: c.name
 )
-DRAWS = 1500
+DRAWS = 300
 every_seed = pytest.mark.parametrize("seed", range(3))
 
 
@@ -246,8 +246,8 @@ def test_class_conditional_ot_does_not_depend_on_the_order_of_rows(seed: int) ->
 def test_sinkhorns_plan_does_not_depend_on_the_order_of_rows(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     x0, x1, _ = batch(24, (2,), seed)
     p, q = (torch.randperm(24, generator=generator(10 * seed + i)) for i in (1, 2))
-    plan = rows_of(Sinkhorn(), x0, x1, monkeypatch)
-    moved = rows_of(Sinkhorn(), x0[p], x1[q], monkeypatch)
+    plan = rows_of(Sinkhorn(reg=0.2), x0, x1, monkeypatch)
+    moved = rows_of(Sinkhorn(reg=0.2), x0[p], x1[q], monkeypatch)
     torch.testing.assert_close(moved, plan[p][:, q], rtol=1e-3, atol=1e-6)
 
 
@@ -276,6 +276,7 @@ def frequencies(coupling: Sinkhorn, x0: Tensor, x1: Tensor, draws: int, monkeypa
 def test_sinkhorn_draws_from_the_rows_of_pots_plan(reg: float, monkeypatch: pytest.MonkeyPatch) -> None:
     x0, x1, _ = batch(6, (2,), seed=1)
     expected = 6 * sinkhorn_plan(x0, x1, reg)
+    np.testing.assert_allclose(rows_of(Sinkhorn(reg=reg), x0, x1, monkeypatch), expected, atol=1e-5)
     measured = frequencies(Sinkhorn(reg=reg), x0, x1, DRAWS, monkeypatch)
     np.testing.assert_allclose(expected.sum(1), 1, atol=1e-6)
     assert (np.abs(measured - expected) <= 4.5 * np.sqrt(expected * (1 - expected).clip(0) / DRAWS) + 1e-3).all()
@@ -284,21 +285,20 @@ def test_sinkhorn_draws_from_the_rows_of_pots_plan(reg: float, monkeypatch: pyte
 def test_sinkhorn_gives_every_noise_the_same_share(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan's columns sum to 1 / n: over many draws the noise keeps its distribution."""
     x0, x1, _ = batch(6, (2,), seed=2)
-    shares = frequencies(Sinkhorn(), x0, x1, DRAWS, monkeypatch).mean(0)
-    np.testing.assert_allclose(shares, 1 / 6, atol=5 * math.sqrt(1 / 6 * 5 / 6 / (6 * DRAWS)))
+    shares = rows_of(Sinkhorn(), x0, x1, monkeypatch).mean(0)
+    np.testing.assert_allclose(shares, 1 / 6, atol=2e-4)
 
 
 def test_much_regularisation_is_close_to_independent(monkeypatch: pytest.MonkeyPatch) -> None:
     x0, x1, _ = batch(6, (2,), seed=3)
-    measured = frequencies(Sinkhorn(reg=1e3), x0, x1, DRAWS, monkeypatch)
-    assert np.abs(measured - 1 / 6).max() < 4.5 * math.sqrt(1 / 6 * 5 / 6 / DRAWS)
+    np.testing.assert_allclose(rows_of(Sinkhorn(reg=1e3), x0, x1, monkeypatch), 1 / 6, atol=2e-3)
 
 
 @every_seed
 def test_little_regularisation_is_close_to_exact_ot(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     x0, x1, _ = batch(12, (4,), seed)
     cost = (
-        (rows_of(Sinkhorn(reg=0.01), x0, x1, monkeypatch) * torch.from_numpy(squared_distances(x0, x1))).sum(1).mean()
+        (rows_of(Sinkhorn(reg=0.02), x0, x1, monkeypatch) * torch.from_numpy(squared_distances(x0, x1))).sum(1).mean()
     )
     assert cost.item() == pytest.approx(transport_cost(*ExactOT().pair(x0, x1, generator())[:2]).item(), rel=0.03)
 
