@@ -108,6 +108,8 @@ def test_the_ball_of_a_sample_reaches_to_its_neighbour_of_the_number() -> None:
     assert value("precision", beyond, LINE) == value("precision", beyond, LINE, neighbours=3)
 
 
+SHORTER: dict[str, dict[str, Any]] = {"c2st": {"trees": 5}, "kid": {"subsets": 10, "subset_size": 60}}
+"""What keeps a test short."""
 JUDGES = [name for name in names("metric") if issubclass(find("metric", name), SampleMetric)]
 
 CELLS = np.array([[0.0, 2.0, 1.0, 0.0, 3.0] * 8, [1.0, 0.0, 5.0, 2.0, 2.0] * 8]).T
@@ -139,13 +141,10 @@ def test_every_metric_says_in_which_direction_it_is_better(name: str) -> None:
         values = built.compare(good, reference), built.compare(bad, reference)
     else:
         whole, *sets = good_and_bad(metric)
-        values = value(name, sets[0], whole), value(name, sets[1], whole)
+        fields = SHORTER.get(name, {})
+        values = value(name, sets[0], whole, **fields), value(name, sets[1], whole, **fields)
     assert (values[0] < values[1]) == metric.lower_is_better
     assert values[0] != values[1]
-
-
-SHORTER: dict[str, dict[str, Any]] = {"c2st": {"trees": 10}, "kid": {"subsets": 20, "subset_size": 60}}
-"""What keeps a test short."""
 
 
 def clusters(metric: type[SampleMetric], number: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -234,12 +233,12 @@ POINTS = EvaluateConfig(
 )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def digits() -> Data:
     return load(Digits())
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def points() -> Data:
     return load(EightGaussians(number=2000))
 
