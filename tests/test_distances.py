@@ -174,7 +174,7 @@ def test_those_told_apart_come_from_all_of_the_larger_set() -> None:
 @pytest.mark.parametrize("shift", [1.0, 2.0, 3.0, 12.0])
 def test_a_forest_tells_shifted_normals_nearly_as_often_as_bayes(shift: float) -> None:
     """The best rule is right Phi(shift / 2) of the time; a forest, not knowing it, a few points less often."""
-    found = 0.5 + value("c2st", normal(1000, 2, 0) + np.array([shift, 0]), normal(1000, 2, 1), trees=40)
+    found = 0.5 + value("c2st", normal(1000, 2, 0) + np.array([shift, 0]), normal(1000, 2, 1), trees=16)
     assert stats.norm.cdf(shift / 2) - 0.07 < found < stats.norm.cdf(shift / 2) + 0.02
 
 
@@ -245,7 +245,7 @@ def c2st(samples: np.ndarray, reference: np.ndarray) -> Estimate:
     return build("metric", {"name": "c2st", "trees": 12}).estimate(summary(samples), summary(reference))
 
 
-def test_copies_that_mislead_the_forest_are_no_better_than_real_samples() -> None:
+def test_copies_that_mislead_the_forest_are_no_better_than_real_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """It learns the original as real and calls the copy real, or the other way round:
     right far less often than half of the time."""
     reference = normal(200, 4, 0)
@@ -258,9 +258,11 @@ def test_copies_that_mislead_the_forest_are_no_better_than_real_samples() -> Non
         "with a little noise": reference + 1e-3 * normal(200, 4, 2),
         "half of them": np.concatenate([reference[:100], unseen[:100]]),
     }.items():
-        metric = TwoSample(trees=12)
-        assert metric.accuracy(summary(copies), summary(reference)) < 0.45, name
-        found = c2st(copies, reference)
+        accuracy = TwoSample(trees=12).accuracy(summary(copies), summary(reference))
+        assert accuracy < 0.45, name
+        with monkeypatch.context() as patch:
+            patch.setattr(TwoSample, "accuracy", lambda *_, known=accuracy: known)
+            found = c2st(copies, reference)
         assert found.value > real.value, name
         assert found.interval, name
         assert found.interval[0] > 0, name
