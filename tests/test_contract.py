@@ -31,7 +31,10 @@ from harness.evaluation.metric import Summary
 from harness.testing import promises
 
 DOWNLOADED = {"mnist", "fashion_mnist", "cifar10", "inception"}
-SMALLER = {"dit": {"preset": "digits"}}
+SMALLER: dict[str, dict[str, Any]] = {
+    "dit": {"preset": "digits"}, "c2st": {"trees": 10}, "kid": {"subsets": 10, "subset_size": 50},
+    "sinkhorn": {"reg": 0.5}
+}  # fmt: skip
 """What is as good for a test and takes a tenth of the time."""
 MEMBERS = [(family, name) for family in HOMES for name in names(family) if name not in DOWNLOADED]
 
