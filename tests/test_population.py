@@ -166,7 +166,8 @@ def test_the_exact_field_carries_mean_and_covariance_of_one_normal_to_the_other(
     network = AffineFlow(made, state["variance"].item())
     visited = list[Tensor]()
     sampling = SamplingConfig(solver=build("solver", "rk4"))
-    batches = generate(Trained(network, made, state), sampling, 800, (2,), 400, (0, "test"), visited=visited)
+    nfe = 800 if prediction in ("data", "noise") else 160  # their velocities are steep at an end
+    batches = generate(Trained(network, made, state), sampling, nfe, (2,), 400, (0, "test"), visited=visited)
     x0 = next(batches).x.double()
     x1 = visited[0].double()
     assert set(rows(visited[0])) <= set(rows(tensor(load(SOURCE).train)))
@@ -212,7 +213,7 @@ def test_optimal_transport_takes_a_population_less_far_than_chance(source: Datas
     for coupling in ("independent", "exact_ot", "sinkhorn"):
         made = dataclasses.replace(Formulation.parse({"coupling": coupling}), noise=Population(dataset=source))
         objective = Objective(made, made.noise.fit(x0))
-        costs[coupling] = np.mean([objective.task(x0, 0, step).transport_cost.item() for step in range(5)])
+        costs[coupling] = np.mean([objective.task(x0, 0, step).transport_cost.item() for step in range(2)])
     assert costs["exact_ot"] < costs["sinkhorn"] < 0.25 * costs["independent"]
     assert costs["independent"] == pytest.approx(4, rel=0.15)  # both have variance one in each of two coordinates
 
