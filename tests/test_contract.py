@@ -140,6 +140,16 @@ class Lossy(Dataset):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Guessing(EnergyDistance):
+    """Draws its value from the global generator."""
+
+    name = "guessing"
+
+    def compare(self, samples: Summary, reference: Summary) -> float:
+        return super().compare(samples, reference) + torch.rand(()).item()
+
+
+@dataclass(frozen=True, kw_only=True)
 class UpsideDown(EnergyDistance):
     """Says that far is good."""
 
@@ -297,6 +307,7 @@ def test_a_network_may_keep_what_its_state_dict_has() -> None:
         (Coarse(), "times that differ are told apart"),
         (Deaf(), "classes count, and -1 is none"),
         (Lossy(), "decode inverts encode"),
+        (Guessing(), "a set has one value"),
         (UpsideDown(), "a set against itself is better than another"),
         (Means(fault="double"), "features are float32 [B, 8] (grey images)"),
         (Means(fault="of the batch"), "the rest of the batch does not matter (colour images)"),

@@ -71,7 +71,10 @@ def metric(metric: Any) -> Promises:
     samples[:, 0] += 3 * classes.view(-1, *[1] * (len(shape) - 1))
     summary = metric.of_reference.summarise(samples, classes)
     other = 3 * samples.cumsum(1) + 100
-    near, far = (metric.compare(metric.summarise(values, classes), summary) for values in (samples, other))
+    near, again, far = (
+        metric.compare(metric.summarise(values, classes), summary) for values in (samples, samples, other)
+    )
+    yield "a set has one value", near == again
     yield "two sets have two values", near != far
     if metric.reference_is_best:
         yield "a set against itself is better than another", near < far if metric.lower_is_better else near > far
