@@ -73,6 +73,7 @@ def test_files_of_a_run_that_are_needed_end_in_one_line(tiny: RunConfig, score: 
     others = {
         '"fid": {': '"fid": {"x": 1.0, ',
         '"1": 2.0': '"1": [[]]',
+        '"2": 1.0': '"2": 1.0, "3": 1.0',
         '"values": {': '"intervals": {"fid": {"1": [1.0]}}, "values": {',
         '"failures": {}': '"failures": {"1": {"kind": "Other", "reason": ""}}',
         '"time": {': '"time": {"7": 1.0, "x": ',

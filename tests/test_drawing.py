@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
+import test_search
 import torch
 from matplotlib.figure import Figure
 from matplotlib.mathtext import MathTextParser
@@ -22,13 +23,16 @@ from test_pictures import normal, plain
 from test_tables import REFERENCES
 
 from harness.ablation.design.plan import Plan
+from harness.ablation.design.space import log, one_of
 from harness.ablation.design.study import Study
+from harness.ablation.execute.tuner import SearchBoard
 from harness.ablation.report import figures, history, tables
 from harness.ablation.report.findings import Report
-from harness.core import drawing
+from harness.core import drawing, registry
 from harness.core.config import override
 from harness.core.drawing import Undrawable, plain_log, png, shown, spared, write_picture
 from harness.core.errors import Diverged, Pruned, Stopped, UserError
+from harness.core.registry import find
 from harness.data import pictures
 from harness.data.base import Data
 from harness.data.pictures import draw
@@ -39,6 +43,8 @@ from harness.runs.lineage import Link
 from harness.runs.train import ensure
 
 NAMES = ("$", "$$", r"$\frac{", "^_{\\", "x" * 500, "a\nb\0c", "שלום עולם", "\U0001f600 emoji", "", "_hidden", "a&b%#")
+PLAIN = re.compile(r"|\d+(\.\d+)?|\de[+-]\d+")
+"""What stands at a tick of a logarithmic axis."""
 Figures = list[Figure]
 
 
@@ -115,7 +121,7 @@ def words(figure: Figure) -> set[str]:
 
 def test_no_text_of_any_kind_is_a_formula(no_formulas: None) -> None:
     """Nor are the ticks of logarithmic axes."""
-    for name in (r"$\frac{", "$x$"):
+    for name in (r"$\frac{$", "$x$", "a $ or two $^$"):
         figure = Figure()
         axes = figure.subplots()
         figure.suptitle(name)
@@ -144,8 +150,8 @@ def test_names_stay_one_short_line() -> None:
 def test_samples_are_drawn_whatever_their_features_are_called(
     kind: str, no_formulas: None, drawn: Figures, tmp_path: Path
 ) -> None:
-    """And each of the names is seen."""
-    names = (r"$\frac{", "$")
+    """And each of the names is seen: one with a pair of dollar signs would be a formula, a broken one here."""
+    names = (r"$\frac{$", "$$")
     real = normal(12, 2) if kind == "cells" else normal(12, 6, 2)
     draw(plain(real, kind, names=names), real[:5], tmp_path / "x.png")
     added = ", log1p" if kind == "cells" else ""
@@ -223,10 +229,31 @@ def test_a_studys_figure_holds_all_its_text(
         curve = drawn[-1].axes[0]
         for axis in (curve.xaxis, curve.yaxis):
             labels = [tick.label1.get_text() for tick in (*axis.majorTicks, *axis.minorTicks)]
-            assert all(re.fullmatch(r"|\d+(\.\d+)?|\de[+-]\d+", label) for label in labels), (what, labels)
+            assert all(PLAIN.fullmatch(label) for label in labels), (what, labels)
         ticks = {tick.label1 for tick in curve.xaxis.majorTicks}
         placed = sorted((p.x0, p.x1) for text, p in texts(drawn[-1]).items() if text in ticks)
         assert all(a[1] < b[0] for a, b in itertools.pairwise(placed)), what
+
+
+def test_a_searchs_figures_hold_all_their_text(
+    tiny: RunConfig, no_formulas: None, drawn: Figures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With choices of any name; the numbers of their logarithmic axes are plain."""
+    choices = ("linear", "$x$", r"$\frac{$", "a\nb", "x" * 500)
+    for name in choices:
+        monkeypatch.setitem(registry._MEMBERS["interpolant"], name, find("interpolant", "linear"))
+    space = {"interpolant": one_of(*choices), "train.learning_rate": log(1e-4, 1e-1), "train.ema_decay": log(0.5, 0.9)}
+    board = SearchBoard(test_search.planned(tiny, spaces={"digits": space}, fixed={}, trials=3))
+    values = iter((3e-2, 20.0, 2e4))
+    test_search.drawn(board, 3, lambda _: next(values))
+    for draw_one in (history.draw_history, history.draw_importances):
+        draw_one(board)
+        require_whole(drawn[-1])
+        axes = [axis for axes in drawn[-1].axes for axis in (axes.xaxis, axes.yaxis) if axis.get_scale() == "log"]
+        labels = {label.get_text() for axis in axes for label in axis.get_ticklabels(which="both")}
+        assert labels & {"0.1", "1", "10"}
+        assert all(PLAIN.fullmatch(label) for label in labels), labels
+    assert {shown(name, 20) for name in choices} <= words(drawn[-1])
 
 
 def test_a_lineages_text_stays_in_its_boxes(tmp_path: Path, drawn: Figures, capsys: pytest.CaptureFixture[str]) -> None:

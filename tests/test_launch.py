@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
+from matplotlib.figure import Figure
 from optuna.trial import TrialState
 from rich.console import Console
 
@@ -103,6 +104,28 @@ def test_a_killed_worker_is_said_and_replaced(plan: Plan) -> None:
     assert crew.started == [{"number": 1, "again": True}] * 2
 
 
+def test_others_join_the_crew_in_the_places_of_killed_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a signal, by a fault in compiled code, or by a stop that nobody here asked for; not of one that has ended."""
+    monkeypatch.setattr(launch, "time", SimpleNamespace(sleep=lambda _: None))
+    log = tmp_path / "worker.log"
+    log.touch()
+
+    def ended(code: int) -> Worker:
+        process: Any = SimpleNamespace(poll=lambda: code, returncode=code)
+        return Worker(process, 0, log, 0)
+
+    for code in (-signal.SIGKILL, -signal.SIGSEGV, launch.STOPPED):
+        crew = [ended(0), ended(code)]
+        first, killed = crew
+        another = ended(0)
+        places = {id(killed): another}
+        deaths: Any = SimpleNamespace(replaced=lambda worker, places=places: places.pop(id(worker)))
+        launch._follow(crew, Console(file=io.StringIO()), lambda: False, deaths)
+        assert not places
+        assert crew[0] is first, code
+        assert crew[1] is another, code
+
+
 def test_what_kills_worker_after_worker_is_left_out_until_the_command_is_given_again(plan: Plan, score: Any) -> None:
     board = worker.PlanBoard(plan)
     board.refill()
@@ -163,7 +186,12 @@ def test_workers_that_die_outside_of_trials_are_not_replaced_for_ever(search: Se
         crew.kill(within=False)
 
 
-def test_what_is_drawn_blindly_is_counted_whatever_died_and_however_many_work(search: SearchPlan) -> None:
+def test_what_is_drawn_blindly_is_counted_whatever_died_and_however_many_work(
+    search: SearchPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The picture of the search has a band as wide."""
+    drawn: list[Figure] = []
+    monkeypatch.setattr(history, "png", lambda figure: drawn.append(figure) or b"")
     for beside in (0, 1):
         board = SearchBoard(dataclasses.replace(search, nfe=search.nfe - beside))  # another board
         running = [board.next() for _ in range(beside)]
@@ -179,6 +207,11 @@ def test_what_is_drawn_blindly_is_counted_whatever_died_and_however_many_work(se
         died = beside
         numbers = [n for n in range(RANDOM_TRIALS + beside + 1) if n != died + 1]
         assert board.blind() == numbers, beside
+        history.draw_history(board)
+        axes = drawn.pop().axes[0]
+        (band,) = [patch for patch in axes.patches if patch.get_label() == "drawn blindly"]
+        ends = axes.transData.inverted().transform(band.get_window_extent())[:, 0]
+        assert ends.tolist() == pytest.approx([-0.5, max(numbers) + 0.5]), beside
 
 
 def test_the_seconds_of_all_attempts_at_a_trial_count(search: SearchPlan) -> None:

@@ -82,6 +82,23 @@ def test_two_first_starts_at_once_make_one_store_and_one_experiment(made: Path, 
     assert files(placed.parent) == ["mlflow.db"]
 
 
+def test_an_experiment_that_another_process_begins_in_between_is_taken(
+    placed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After it was looked for, and before it is begun here."""
+    from mlflow import MlflowClient
+
+    begin = MlflowClient.create_experiment
+
+    def second(client: MlflowClient, *given: Any) -> str:
+        begin(client, *given)
+        return begin(client, *given)
+
+    monkeypatch.setattr(MlflowClient, "create_experiment", second)
+    mirror = Mirror("train")
+    assert mirror.client.get_run(sent(mirror).run_id).info.experiment_id == mirror.experiment_id
+
+
 @pytest.mark.usefixtures("quick")
 def test_a_store_that_a_kill_left_unfinished_is_made_again() -> None:
     path = results_folder() / "local" / "mlflow.db"

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import io
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from typed import tensor
 
 from harness.ablation.design.study import load_study
 from harness.ablation.execute import toy
 from harness.ablation.report.toy import FILES
 from harness.cli import main
+from harness.core import progress, signals
 from harness.core.config import override
 from harness.core.errors import Stopped, UserError
 from harness.core.files import results_folder
 from harness.core.registry import build
+from harness.core.signals import Stop
 from harness.data.base import Data, Dataset, load
 
 TABLES = Path(__file__).parent.parent / "results" / "tables"
@@ -123,3 +131,36 @@ def test_what_is_done_is_kept_and_a_damaged_part_made_anew(monkeypatch: pytest.M
             patch.setattr(toy, name, other)
             with pytest.raises(Stopped):
                 list(toy.combinations(lambda: True))
+
+
+def test_a_log_hears_how_far_it_is_and_a_stop_ends_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By each signal, in the midst of the second of two combinations; the first was kept before."""
+    log = io.StringIO()
+    heard = threading.Event()
+
+    class Log(Console):
+        def print(self, *what: Any, **how: Any) -> None:
+            super().print(*what, **how)
+            heard.set()
+
+    def two(stop: Stop) -> Iterator[object]:
+        yield object()
+        while "50%" not in log.getvalue():
+            heard.clear()
+            assert heard.wait(10)
+        signal.raise_signal(number)
+        assert stop()
+        raise Stopped("stopped at step 3")
+
+    monkeypatch.setattr(progress, "TELL_EVERY_S", 0.001)
+    monkeypatch.setattr(signals, "_installed", None)
+    monkeypatch.setattr("harness.cli.toy.terminal", lambda: Log(file=log))
+    monkeypatch.setattr("harness.cli.toy.combinations", two)
+    monkeypatch.setattr("harness.cli.toy.asked", lambda: [None] * 2)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        assert main(["toy"]) == 130, number
+        assert "toy: 50%, about 0.0 min left\n" in log.getvalue()
+        assert capsys.readouterr().err == "stopped at step 3. What was done is kept; the same command continues.\n"
+        log.truncate(log.seek(0))
