@@ -77,6 +77,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "broken": ({"it": "import no_such_module"}, "it = broken.it"),
         "absent": ({}, "it = absent.nowhere"),
         "twice": ({"it": taken}, "it = twice.it"),
+        "exits": ({"it": "import sys; sys.exit()"}, "it = exits.it"),
     }
     folders = {name: str(install(folder / name, name, *package)) for name, package in packages.items()}
     ask = ["list", "weighting", "--json"]
@@ -106,6 +107,7 @@ def test_a_package_that_fails_is_named_in_one_line(answers: dict[str, str]) -> N
         "broken": f"it = broken.it: {missing} 'no_such_module'.",
         "absent": f"it = absent.nowhere: {missing} 'absent.nowhere'.",
         "twice": f"it = twice.it: {name}",
+        "exits": "it = exits.it: SystemExit.",
     }
     for package, reason in reasons.items():
         assert answers[package] == f"error: {package} 1.2: its entry point {reason} {advice}\nexit code 2\n"

@@ -16,6 +16,7 @@ from harness.core.files import results_folder, write_json
 from harness.core.progress import shown, told
 from harness.evaluation.judge import Judge, SampleBatch
 from harness.evaluation.yardsticks import judge_references
+from harness.runs import train
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.progress import Followed, Watch
@@ -77,6 +78,23 @@ def test_what_samples_are_judged_by_is_shown_while_it_is_made(tiny: RunConfig) -
         judge_references(Judge(tiny.evaluate, Run.of(tiny).data, "cpu", show))
     scores = [(f"score of {kind} samples", 2, 2) for kind in ("resampled", "held out", "gaussian")]
     assert passed == [("features of the reference", 16, 16), *scores]
+
+
+def test_a_worker_that_makes_the_reference_itself_says_how_far_it_is(
+    tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed: list[tuple[str, int, object]] = []
+
+    def told(items: Iterable[SampleBatch], title: str, total: int, say: object) -> Generator[SampleBatch, None, None]:
+        passed.append((title, total, say))
+        yield from items
+
+    monkeypatch.setattr(train, "told", told)
+    for name in ("train", "restore", "evaluate"):
+        monkeypatch.setattr(train, name, lambda *_, **__: None)
+    for _ in range(2):
+        train.ensure(tiny, print, lambda: False)
+    assert passed == [("features of the reference", 16, print)]
 
 
 class _Nothing:

@@ -19,13 +19,13 @@ FULL = Path("/dev/full")
 
 
 def test_what_an_outlet_does_not_take_is_dropped_and_only_a_full_disk_is_remembered() -> None:
-    reading, writing = os.pipe()
-    outlet = Outlet(writing, "wb")
-    assert outlet.write(b"abc") == 3
-    os.close(reading)
-    assert outlet.write(b"abcd") == 4
-    assert outlet.refused is None
-    outlet.close()
+    """A pipe whose reader has gone, and a terminal that was closed."""
+    for reading, writing in (os.pipe(), os.openpty()):
+        with Outlet(writing, "wb") as outlet:
+            assert outlet.write(b"abc") == 3
+            os.close(reading)
+            assert outlet.write(b"abcd") == 4
+            assert outlet.refused is None
     if FULL.exists():
         with Outlet(FULL, "wb") as full:
             assert full.write(b"abcd") == 4
