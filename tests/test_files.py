@@ -87,6 +87,13 @@ def test_readers_ignore_an_unfinished_line(tmp_path: Path) -> None:
     assert last_line(path) == lines[-1]
 
 
+def test_a_text_with_a_name_in_no_encoding_is_written(tmp_path: Path) -> None:
+    """A command that a table names holds paths; half a letter of two bytes, and half a pair of UTF-16, are no UTF-8."""
+    for text, content in (("s\udce9rie", b"s\\udce9rie"), ("\ud83d", b"\\ud83d"), ("é", b"\xc3\xa9")):
+        write_atomic(tmp_path / "table.md", text)
+        assert (tmp_path / "table.md").read_bytes() == content
+
+
 def test_leftovers_go_and_files_stay(tmp_path: Path) -> None:
     (tmp_path / "below").mkdir()
     for name in ("kept", "below/kept", ".torn.123", "below/.torn.456"):
