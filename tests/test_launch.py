@@ -265,12 +265,16 @@ def test_a_workers_whole_lines_are_shown_once_but_for_what_the_launcher_says_its
 
 
 def test_another_worker_goes_on_with_the_log_of_the_dead_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: None)
+    """Which is read as UTF-8, so it is written so, whatever the terminal takes."""
+    given: list[dict[str, str]] = []
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, env, **__: given.append(env))
     log = tmp_path / "worker-0.log"
     for again, kept in ((True, b"died\n"), (False, b"")):
         log.write_bytes(b"died\n")
         begun = launch._start(tmp_path / "plan.json", 0, Placement(1, 1), again)
         assert (begun.log, begun.shown, log.read_bytes()) == (log, len(kept), kept)
+        assert given.pop()["PYTHONIOENCODING"] == "utf-8"
 
 
 def test_the_report_is_written_before_it_is_told_what_was_left_out(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:

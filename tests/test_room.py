@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -255,6 +257,10 @@ def test_workers_count(machine: Machine, tiny: RunConfig) -> None:
         ("train --scale digits --set backbone.channels=8192", "error: backbone.channels: training needs "),
         ("ablate weighting --workers 1000", "error: --workers: 1000 at a time need 15"),
         ("ablate weighting --set backbone.channels=8192", "error: arm 'uniform': backbone.channels: training needs "),
+        (
+            "tune tuning --workers 1 --set backbone.channels=8192",
+            "error: space, train.learning_rate=0.002: backbone.channels: training needs ",
+        ),
     ],
 )
 def test_commands_refuse_in_one_line_and_make_nothing(
@@ -265,6 +271,35 @@ def test_commands_refuse_in_one_line_and_make_nothing(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(said)
     assert not list(results_folder().rglob("config.json"))
+
+
+def test_a_run_is_judged_only_where_its_samples_fit(
+    machine: Machine, tiny: RunConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine(8)
+    run = Run.of(tiny)
+    run.describe(print)
+    for path, said in (("num_samples", "an evaluation needs "), ("batch_size", "sampling needs ")):
+        more = [f"evaluate.{name}={GB}" for name in {path, "num_samples"}]
+        assert main(["evaluate", run.name, *(word for change in more for word in ("--set", change))]) == 2
+        assert capsys.readouterr().err.startswith(f"error: evaluate.{path}: {said}")
+
+
+def test_a_scale_of_the_gallery_that_cannot_fit_is_left_out(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine(0.001)
+    assert main(["gallery", "digits"]) == 2
+    assert re.match(r"digits is left out: [\w.]+: training needs .* GB of memory", capsys.readouterr().out)
+
+
+def test_pairs_are_counted_against_the_disk(tiny: RunConfig, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(8)
+    disk = SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=10**6))
+    monkeypatch.setattr("harness.runs.pairs.shutil", disk)
+    require_room(override(tiny, {"reflow.rounds": 1, "reflow.number": 1000}))
+    with pytest.raises(UserError, match=r"^reflow\.number: 10,000 pairs of 512 bytes need 0\.00512 GB more in .* 0\.001 "):
+        require_room(override(tiny, {"reflow.rounds": 1, "reflow.number": 10_000}))
 
 
 def test_windows_are_counted_before_they_are_cut(tmp_path: Path, machine: Machine) -> None:

@@ -83,6 +83,13 @@ def test_what_later_pairs_cannot_spend_is_refused_at_its_path(points: RunConfig)
         override(points, {**told, **labelled, "reflow.rounds": 2, "reflow.nfe": 41})
 
 
+def test_steps_that_no_round_comes_to_are_refused(points: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Run, "require_finished", lambda self: None)
+    for path in ("train.warmup_steps", "train.snapshot_every"):
+        with pytest.raises(ConfigError, match=rf"^{path}: .* beyond the last of 8"):
+            rounds.plan_of([Run.of(points)], 1, False, {path: 9})
+
+
 def test_rounds_are_compared_by_a_metric_that_all_have(points: RunConfig) -> None:
     """A distilled network has no flow, so no metric of one, even where that stands first."""
     metrics = [{"name": "straightness"}, {"name": "sliced_wasserstein"}]

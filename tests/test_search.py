@@ -291,6 +291,9 @@ def test_what_training_would_trip_over_at_an_end_is_said_before(tiny: RunConfig)
         match=r"^space, train\.batch_size=5000: train\.batch_size: 5000 is more than the 1438 training samples",
     ):
         planned(tiny, spaces={"digits": {"train.batch_size": one_of(16, 5000)}}).check()
+    for path in ("train.warmup_steps", "train.snapshot_every"):
+        with pytest.raises(UserError, match=rf"^space, {path}=13: {path}: .* beyond the last of 12"):
+            planned(tiny, spaces={"digits": {path: even(0, 13)}}, fixed={}).check()
 
 
 def test_drawn_numbers_become_settings_that_a_table_shows_whole() -> None:

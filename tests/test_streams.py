@@ -86,6 +86,27 @@ def test_a_closed_output_is_nowhere_and_no_file_takes_its_place(tmp_path: Path) 
     assert (path.read_bytes(), ended.stdout) == (b"", b"")
 
 
+WORKER = """
+import runpy, sys, types
+def work():
+    print("x" * 100_000)
+    print("said on standard error", file=sys.stderr)
+sys.modules["harness.ablation.execute.worker"] = types.SimpleNamespace(main=work)
+runpy.run_module("harness.ablation.execute", run_name="__main__")
+"""
+
+
+def test_a_worker_whose_log_takes_nothing_works_on() -> None:
+    """Its reader has gone, or the disk is full."""
+    reading, gone = os.pipe()
+    os.close(reading)
+    full = os.open(FULL if FULL.exists() else os.devnull, os.O_WRONLY)
+    for log in (gone, full):
+        ended = subprocess.run([sys.executable, "-c", WORKER], stdout=log, stderr=log)
+        os.close(log)
+        assert ended.returncode == 0
+
+
 def test_a_reader_that_has_gone_ends_nothing() -> None:
     """Neither the help nor a mistake; nothing is said of it."""
     for command, code in (("--help", 0), ("trian", 2)):
