@@ -272,7 +272,7 @@ def test_a_lineages_text_stays_in_its_boxes(tmp_path: Path, drawn: Figures, caps
     for text, place in placed.items():
         inside = [b for b in boxes if b.x0 < place.x0 and place.x1 < b.x1 and b.y0 < place.y0 and place.y1 < b.y1]
         assert len(inside) == 1, (text.get_text(), place, boxes[0])
-        assert text.get_fontsize() > 3.5, "it can still be read"
+        assert float(text.get_fontsize()) > 3.5, "it can still be read"
     require_whole(figure)
     assert capsys.readouterr().err.startswith(f"{damaged}: cannot be read (")
 

@@ -191,7 +191,12 @@ def test_what_is_drawn_blindly_is_counted_whatever_died_and_however_many_work(
 ) -> None:
     """The picture of the search has a band as wide."""
     drawn: list[Figure] = []
-    monkeypatch.setattr(history, "png", lambda figure: drawn.append(figure) or b"")
+
+    def keep(figure: Figure) -> bytes:
+        drawn.append(figure)
+        return b""
+
+    monkeypatch.setattr(history, "png", keep)
     for beside in (0, 1):
         board = SearchBoard(dataclasses.replace(search, nfe=search.nfe - beside))  # another board
         running = [board.next() for _ in range(beside)]
