@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from harness.ablation.design.study import load_scale
+from harness.core import signals
 from harness.core.config import override
 from harness.core.files import write_json
 from harness.evaluation.protocol import Protocol
@@ -46,6 +47,7 @@ def pytest_sessionfinish() -> None:
 def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path / "results"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(signals, "_installed", None)  # a stop that one test asks for ends no wait in another
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by a job in the background, or a command's own
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)

@@ -251,6 +251,15 @@ def test_a_worker_whose_launcher_is_gone_ends(plan: Plan, monkeypatch: pytest.Mo
             signal.signal(number, handler)
 
 
+def test_a_stop_while_another_process_holds_the_journal_is_one(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(**_: Any) -> NoReturn:
+        raise Stopped("stopped while it waited")
+
+    monkeypatch.setattr("optuna.create_study", stopped)
+    with pytest.raises(Stopped):
+        worker.PlanBoard(plan)
+
+
 def test_a_workers_whole_lines_are_shown_once_but_for_what_the_launcher_says_itself(tmp_path: Path) -> None:
     """Its error is told at the end, and that it was stopped is no news."""
     said = io.StringIO()

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from harness.core.errors import UserError
+from harness.core.errors import Stopped, UserError
 from harness.core.files import results_folder
 from harness.runs import mlflow_store
 from harness.runs.mlflow_mirror import Mirror, Record, close_dead
@@ -237,6 +237,15 @@ def test_a_full_disk_is_no_mistake(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     monkeypatch.setattr(mlflow_store, "_make", full)
     assert not Mirror("train").open
     assert "takes no records now ([Errno 28] No space left on device)" in capsys.readouterr().err
+
+
+def test_a_stop_while_another_process_makes_the_store_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: Any) -> None:
+        raise Stopped("stopped while it waited")
+
+    monkeypatch.setattr(mlflow_store, "_make", stopped)
+    with pytest.raises(Stopped):
+        Mirror("train")
 
 
 def test_a_server_that_is_overloaded_is_no_mistake_and_a_page_that_is_none_is(monkeypatch: pytest.MonkeyPatch) -> None:

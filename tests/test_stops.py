@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.core import files, signals
+from harness.core import files
 from harness.core.errors import Stopped, guarded
 from harness.core.files import locked
 from harness.core.signals import StopSignal, asked_to_stop, interruptible
@@ -22,14 +22,13 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """Back to what they were, and nobody asked to stop; a signal that is not heard ends no session of tests."""
+    """Back to what they were; a signal that is not heard ends no session of tests."""
     before = {number: signal.getsignal(number) for number in STOPS}
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
-    signals._installed = None
 
 
 def test_each_signal_asks_for_an_orderly_end() -> None:

@@ -20,7 +20,7 @@ from harness.ablation.design.study import load_study
 from harness.ablation.execute import toy
 from harness.ablation.report.toy import FILES
 from harness.cli import main
-from harness.core import progress, signals
+from harness.core import progress
 from harness.core.config import override
 from harness.core.errors import Stopped, UserError
 from harness.core.files import results_folder
@@ -155,7 +155,6 @@ def test_a_log_hears_how_far_it_is_and_a_stop_ends_in_a_line(
         raise Stopped("stopped at step 3")
 
     monkeypatch.setattr(progress, "TELL_EVERY_S", 0.001)
-    monkeypatch.setattr(signals, "_installed", None)
     monkeypatch.setattr("harness.cli.toy.terminal", lambda: Log(file=log))
     monkeypatch.setattr("harness.cli.toy.combinations", two)
     monkeypatch.setattr("harness.cli.toy.asked", lambda: [None] * 2)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from harness.core.errors import UserError, redacted
+from harness.core.errors import Stopped, UserError, redacted
 from harness.core.files import locked, results_folder
 from harness.core.reading import say_once
 
@@ -81,7 +81,7 @@ def told(uri: str) -> Iterator[None]:
     """Say in one line what a store raises: `Busy` or another `UserError`."""
     try:
         yield
-    except UserError:
+    except (UserError, Stopped):
         raise
     except Exception as error:  # each store raises its own
         why = reason(error)

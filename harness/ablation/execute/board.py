@@ -21,7 +21,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.ablation.design.shared import SharedPlan
-from harness.core.errors import UserError
+from harness.core.errors import Stopped, UserError
 from harness.core.files import drop_torn_line, locked, require_log
 from harness.core.reading import shaped
 from harness.core.registry import find
@@ -58,7 +58,7 @@ class Board(ABC):
             for trial in self.trials():
                 shaped(self._told(trial), self.TOLD)
         except Exception as error:  # of a damaged journal, whatever Optuna meets first
-            if isinstance(error, (MemoryError, UserError)):
+            if isinstance(error, (MemoryError, Stopped, UserError)):
                 raise
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
