@@ -104,14 +104,19 @@ def tiny_run(tiny: RunConfig, trained_once: Path, isolated: None) -> Run:
     return run
 
 
-@pytest.fixture
-def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+def leave_out_measurements(patch: pytest.MonkeyPatch) -> None:
     """Trainings leave out what takes as long as their steps: gradients by noise level, and operations counted.
 
     (test_diagnostics.py, test_hardware.py and test_golden.py hold these.)
     """
-    monkeypatch.setattr("harness.training.trainer.gradients_by_noise", lambda *_: {})
-    monkeypatch.setattr("harness.runs.train.device_use", lambda *_: {"flops_per_sample": 1.0, "peak_flops": 1.0})
+    patch.setattr("harness.training.trainer.gradients_by_noise", lambda *_: {})
+    patch.setattr("harness.runs.train.device_use", lambda *_: {"flops_per_sample": 1.0, "peak_flops": 1.0})
+
+
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`leave_out_measurements`, for one test."""
+    leave_out_measurements(monkeypatch)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
+from conftest import leave_out_measurements
 from hypothesis import HealthCheck, Phase, settings
 from matplotlib.figure import Figure
 from PIL import Image
@@ -65,7 +66,10 @@ class Ended:
 
 @contextlib.contextmanager
 def laboratory(folder: Path) -> Iterator[Path]:
-    """A folder to work in with the tiny scales and what `finished` runs left; nothing reaches MLflow or a worker."""
+    """A folder to work in with the tiny scales and what `finished` runs left; nothing reaches MLflow or a worker.
+
+    Only `make fuzz` draws pictures, and takes what a training measures of itself.
+    """
     shutil.copytree(OWN, folder / "studies")
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
         for name, below in (("STUDIES", "studies"), ("DATA", "data"), ("RESULTS", "finished")):
@@ -77,6 +81,7 @@ def laboratory(folder: Path) -> Iterator[Path]:
             patch.setattr(f"harness.cli.{module}.launch", _planned)
         patch.setattr("harness.cli.toy.combinations", _planned)
         if "FUZZ_EXAMPLES" not in os.environ:
+            leave_out_measurements(patch)
             patch.setattr(Figure, "savefig", _blank)
         yield folder
 
