@@ -142,8 +142,7 @@ def test_no_unstable_arm_is_better_or_a_tie_and_beside_a_lost_baseline_there_is_
             else:
                 assert row.verdict in ("better", "worse", "tie", "undecided"), where
             seen[str(row.verdict)] += 1
-        sizes = [len(pairs[arm]) for arm in tested]
-        assert found.pairs == ((min(sizes), max(sizes)) if sizes else (0, 0)), number
+        assert {arm: power.n for arm, power in found.power.items()} == {arm: len(pairs[arm]) for arm in tested}, number
     assert all(seen[word] >= 3 for word in ("better", "worse", "tie", "undecided", "unstable", "not compared")), seen
     assert seen["unstable though its survivors are better"] >= 1, seen
 
@@ -188,7 +187,7 @@ def test_diverged_failed_and_unfinished_seeds_are_told_apart(
     assert rows[["seeds", "n", "diverged", "failed"]].loc[[("b", 1), ("b", 2), ("c", 2)]].to_numpy().tolist() == [
         [5, 4, 1, 0], [5, 3, 2, 0], [5, 4, 0, 0],
     ]  # fmt: skip
-    by_nfe, against, read_off = grids.grids(report)
+    by_nfe, against, power, read_off = grids.grids(report)
     assert by_nfe.title == "FID ↓ by NFE, mean ± sd over 5 seeds, or as many as stand in brackets"
     assert [[cell.partition(" (")[2] for cell in line[1:]] for line in by_nfe.rows] == [
         ["", ""],
@@ -196,12 +195,13 @@ def test_diverged_failed_and_unfinished_seeds_are_told_apart(
         ["4 of 5)"] * 2,
     ]
     assert [line[:2] for line in against.rows] == [["a", "5"], ["b", "2 of 5 diverged"], ["c", "1 of 5 unfinished"]]
+    assert [line[:2] for line in power.rows] == [["b", "3"], ["c", "4"]]
     assert [line[1].partition(" (")[2] for line in read_off.rows] == ["", "3 of 5)", "4 of 5)"]
     text = paths[".md"].read_text()
     for line in (
         "Unstable: b (2 of 5 diverged).", "Tie: c (1 of 5 unfinished).", "b seed 0 has no value: training diverged.",
         "b seed 3 has no value at NFE 2: some are not finite.",
-        "arms have 3 to 4 pairs of seeds, and 3 pairs find a difference of",
+        "| arm | pairs | sd of log ratios | a fall | a rise | seeds for +5% |",
     ):  # fmt: skip
         assert line in text, line
     about = read_json(paths[".json"])
@@ -227,7 +227,7 @@ def test_a_baseline_that_lost_a_seed_leaves_no_verdict(
     assert (
         f"Not compared: b, c (the baseline a lost seeds ({lost}), and the others are no fair sample)." in report.notes
     )
-    assert not any("power" in line for line in tables.remarks(report))
+    assert not report.summary.power
     assert [line[1:] for line in grids.grids(report)[1].rows] == [
         [lost, "", "", "", "baseline"], ["1 of 5 diverged", "", "", "", "not compared"],
         ["5", "", "", "", "not compared"],

@@ -17,6 +17,7 @@ from harness.ablation.design.space import settings
 from harness.ablation.design.study import load_scale, load_study
 from harness.ablation.execute.tuner import SearchBoard
 from harness.ablation.report import published
+from harness.ablation.report.power import Power, sd_of
 from harness.cli import main
 from harness.core.files import results_folder, write_json
 from harness.runs.folder import Run
@@ -162,7 +163,7 @@ def test_a_table_of_several_scales_names_those_of_an_earlier_version(monkeypatch
 
 def committed_table(folder: Path, rows: list[dict[str, Any]], **about: Any) -> Path:
     """The files of a made-up table with NFE 8 as its primary one."""
-    usual = {"arm": "a", "metric": "fid", "nfe": 8, "n": 3, "primary": True, "verdict": "baseline"}
+    usual = {"arm": "a", "metric": "fid", "nfe": 8, "n": 3, "p_value": None, "primary": True, "verdict": "baseline"}
     numbers = {"difference": None, "low": None, "high": None}
     frame = pd.DataFrame([{**usual, **numbers}, *({**usual, **numbers, **row} for row in rows)])
     frame.to_csv(folder / "made-up.csv", index=False)
@@ -173,7 +174,7 @@ def committed_table(folder: Path, rows: list[dict[str, Any]], **about: Any) -> P
         "commits": ["def"],
         "runs": {"a": ["1", "2", "3"]},
     }
-    plain |= {"primary": {"metric": "fid", "nfe": 8}, "detectable_difference": 0.1, **about}
+    plain |= {"primary": {"metric": "fid", "nfe": 8}, **about}
     write_json(folder / "made-up.json", plain)
     return folder / "made-up.csv"
 
@@ -218,7 +219,7 @@ def test_what_a_single_seed_or_another_verdict_leaves_out_is_left_out(tmp_path: 
         },
         {"arm": "new", "difference": -0.5, "low": -0.6, "high": -0.4, "verdict": "a verdict to come"},
     ]
-    said = published.section(committed_table(tmp_path, rows, detectable_difference=None))
+    said = published.section(committed_table(tmp_path, rows))
     assert "- undecided (these seeds cannot say): `one` +25.0%\n" in said
     assert "- unstable (seeds diverged): `lost` +50.0% (+40.0% to +60.0%); `gone` (5 of 5 diverged)\n" in said
     assert "- not compared: `left` (the baseline lost seeds)" in said
@@ -226,3 +227,16 @@ def test_what_a_single_seed_or_another_verdict_leaves_out_is_left_out(tmp_path: 
     assert "against `a`, 3 seeds;" in said
     assert "nan" not in said
     assert "80 % power" not in said
+
+
+def test_what_the_seeds_of_a_committed_table_find_is_told_arm_by_arm(tmp_path: Path) -> None:
+    """From its intervals; an arm without a p-value was not tested."""
+    rows: list[dict[str, Any]] = [
+        {"arm": "b", "difference": 0.1, "low": 0.0, "high": 0.21, "p_value": 0.05, "verdict": "undecided"},
+        {"arm": "c", "difference": -0.3, "low": -0.5, "high": -0.02, "p_value": 0.04, "verdict": "undecided"},
+        {"arm": "d", "difference": -0.5, "low": -0.6, "high": -0.4, "verdict": "not compared", "reason": "so"},
+    ]
+    powers = {row["arm"]: Power(3, sd_of(row["low"], row["high"], 3), 2).found for row in rows[:2]}
+    told = "; ".join(f"`{arm}` {powers[arm].fall:+.0%} or {powers[arm].rise:+.0%}" for arm in ("c", "b"))
+    said = published.section(committed_table(tmp_path, rows))
+    assert f"- what these seeds find with 80 % power: {told}\n" in said

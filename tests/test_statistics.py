@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from harness.ablation.report.statistics import Comparison, compare, detectable_difference, holm, verdict
+from harness.ablation.report.statistics import Comparison, compare, holm, verdict
 
 LEVEL = 0.05
 REPETITIONS = 2000
@@ -129,20 +129,3 @@ def test_what_has_no_logarithm_has_no_ratio_and_no_verdict(wrong: float, place: 
     assert numbers.pop("n") == 3
     assert all(map(math.isnan, numbers.values()))
     assert said == "undecided"
-
-
-@pytest.mark.parametrize(("seeds", "published", "tolerance"), [(3, 0.12, 0.01), (5, 0.045, 0.003), (8, 0.028, 0.003)])
-def test_the_detectable_differences_of_the_design(seeds: int, published: float, tolerance: float) -> None:
-    assert detectable_difference(0.013 * math.sqrt(2), seeds, comparisons=4) == pytest.approx(published, abs=tolerance)
-
-
-@pytest.mark.parametrize("n", [3, 5, 8])
-def test_the_detectable_difference_is_found_four_times_in_five(n: int) -> None:
-    effect = math.log1p(detectable_difference(0.02, n, comparisons=4))
-    strictest = simulated_p_values(arms=1, effect=effect, sd=0.02, n=n)[:, 0] * 4
-    assert np.mean(strictest < LEVEL) == pytest.approx(0.8, abs=0.03)
-
-
-@pytest.mark.parametrize(("sd", "n"), [(0.02, 1), (0.0, 5), (math.nan, 5)])
-def test_without_a_spread_nothing_can_be_said(sd: float, n: int) -> None:
-    assert math.isnan(detectable_difference(sd, n, comparisons=4))

@@ -209,7 +209,7 @@ def test_the_files_say_where_they_come_from(tiny: RunConfig, reported: Callable[
     assert all(
         words in text for words in (plan.question, f"`{COMMAND}`", plan.digest, "better", "300", *report.commits)
     )
-    assert len([line for line in text.splitlines() if line.startswith(("| a |", "| b |", "| c |"))]) == 12
+    assert len([line for line in text.splitlines() if line.startswith(("| a |", "| b |", "| c |"))]) == 14
     assert f'"plan": "{plan.digest}"' in files[".json"].read_text()
     assert (files[".md"].parent / "../figures/toy-digits.png").resolve() == files[".png"].resolve()
 
@@ -222,6 +222,7 @@ def test_every_title_says_in_which_direction_the_metric_is_better(
     report = reported(plan, made_up(plan))
     assert [grid.title for grid in grids.grids(report)] == [
         "FID ↓ by NFE, mean ± sd over 4 seeds", "FID ↓ at NFE 2 against a",
+        "Differences in FID ↓ that each arm's seeds find with 80 % power (95 % interval of the sd)",
         "Read off FID ↓ against NFE (fewest within 5% of a best)",
     ]  # fmt: skip
     text = written(report, tmp_path)[".md"].read_text()

@@ -13,6 +13,7 @@ from harness.ablation.design import arm_settings
 from harness.ablation.report import readouts, verdicts
 from harness.ablation.report.findings import Report
 from harness.ablation.report.outcomes import Seeds
+from harness.ablation.report.power import MOST_SEEDS
 from harness.core.registry import find
 
 VERDICT_COLOURS = {
@@ -51,6 +52,7 @@ def grids(report: Report, timed: bool = False) -> list[Grid]:
     """
     out = [_by_nfe(report, metric) for metric in sorted(report.summary.rows.metric.unique())]
     out.append(_verdicts(report))
+    out += [_power(report)] if report.summary.power else []
     out += [_read_off(report, timed)] if report.readouts else []
     return [*out, _needed(report)] if report.plan.expected_nfe else out
 
@@ -101,6 +103,24 @@ def _verdicts(report: Report) -> Grid:
         said = _comparison(main.loc[arm]) if compared else ["", "", ""]
         lines.append([arm, *([seeds[arm]] if seeds else []), *said, main.loc[arm].verdict])
     return Grid(f"{titled(plan.metric)} at NFE {plan.nfe} against {plan.baseline}", header, lines)
+
+
+def _power(report: Report) -> Grid:
+    """What the seeds of each arm can find."""
+    plan = report.plan
+    wanted = plan.smallest_difference
+    lines = []
+    for arm, power in report.summary.power.items():
+        sizes = [
+            f"{size:+.0%} ({least:+.0%} to {most:+.0%})"
+            for size, least, most in zip(power.found, power.at_least, power.at_most, strict=True)
+        ]
+        needed = power.seeds_for(wanted)
+        lines.append(
+            [arm, str(power.n), f"{power.sd:.3f}", *sizes, f"{MOST_SEEDS:,}+" if needed is None else f"{needed:,}"]
+        )
+    title = f"Differences in {titled(plan.metric)} that each arm's seeds find with 80 % power (95 % interval of the sd)"
+    return Grid(title, ["arm", "pairs", "sd of log ratios", "a fall", "a rise", f"seeds for {wanted:+.0%}"], lines)
 
 
 def _needed(report: Report) -> Grid:

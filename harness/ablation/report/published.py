@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 
 from harness.ablation.design.study import studies_folder
 from harness.ablation.report.origin import VERSIONS
+from harness.ablation.report.power import Power, sd_of
 from harness.ablation.report.verdicts import NOT_COMPARED, UNSTABLE
 from harness.core.errors import UserError
 from harness.core.files import read_json, write_atomic
@@ -21,7 +22,7 @@ RESTORED = "Restore it from the repository, or publish its study again."
 """What to do about a damaged file of a committed table."""
 _COLUMNS = {
     "arm": "O", "metric": "O", "nfe": "i", "n": "if", "difference": "f", "low": "f", "high": "f", "primary": "b",
-    "verdict": "O",
+    "verdict": "O", "p_value": "f",
 }  # fmt: skip
 """{column of a study's table that is read here: what it may hold, as NumPy's kinds}"""
 
@@ -55,7 +56,6 @@ class OfStudy(TypedDict):
     date: str
     plan: str
     commits: list[str]
-    detectable_difference: float | None
 
 
 EARLIER = "An earlier version of the code made"
@@ -155,10 +155,22 @@ def section(table: Path) -> str:
         *filter(None, [earlier(about)]),
     ]
     found = [f"- {words}: {'; '.join(arms)}" for words, arms in _by_verdict(rows, metric, nfe).items()]
-    if (detectable := about["detectable_difference"]) is not None:
-        found.append(f"- the smallest difference that these seeds find with 80 % power: {detectable:.0%}")
+    if powers := _powers(primary):
+        found.append(f"- what these seeds find with 80 % power: {'; '.join(powers)}")
     picture = f"[table](../results/tables/{table.stem}.md), [picture](../results/figures/{table.stem}.png)"
     return "\n\n".join([*lines, "\n".join(found), picture])
+
+
+def _powers(primary: pd.DataFrame) -> list[str]:
+    """The fall and the rise that each tested arm's seeds find, from the intervals of its CSV."""
+    tested = primary[primary.p_value.notna() & primary.low.notna()]
+    found = []
+    for _, row in tested.sort_values("difference").iterrows():
+        n = int(row.get("pairs", row.n))
+        power = Power(n, sd_of(row.low, row.high, n), len(tested))
+        if power.sd > 0:
+            found.append(f"`{row.arm}` {power.found.fall:+.0%} or {power.found.rise:+.0%}")
+    return found
 
 
 def _by_verdict(rows: pd.DataFrame, metric: str, nfe: int) -> dict[str, list[str]]:

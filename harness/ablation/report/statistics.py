@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import stats
 
 MIN_SEEDS = 3
 """Fewer pairs carry no verdict."""
@@ -85,23 +85,3 @@ def verdict(comparison: Comparison, adjusted_p: float, smallest_difference: floa
         return "better" if (comparison.difference < 0) == lower_is_better else "worse"
     inside = -smallest_difference < comparison.narrow_low and comparison.narrow_high < smallest_difference
     return "tie" if inside else "undecided"
-
-
-def pooled_sd(comparisons: Sequence[Comparison]) -> float:
-    """Of log ratios over arms, each by its degrees of freedom; nan where no arm has two pairs."""
-    known = [c for c in comparisons if not math.isnan(c.sd)]
-    freedom = sum(c.n - 1 for c in known)
-    return math.sqrt(sum((c.n - 1) * c.sd**2 for c in known) / freedom) if known else math.nan
-
-
-def detectable_difference(sd: float, n: int, comparisons: int, power: float = 0.8) -> float:
-    """The relative difference that a paired t over n seeds finds with the given power when it is one of
-    `comparisons` under Holm, at its strictest step; `sd` is that of log ratios. nan below two seeds."""
-    if n < 2 or not sd > 0:
-        return math.nan
-    critical = stats.t.isf(LEVEL / comparisons / 2, n - 1)
-
-    def shortfall(effect: float) -> float:  # effect in units of the mean's standard error
-        return float(stats.nct.sf(critical, n - 1, effect)) - power
-
-    return math.expm1(optimize.brentq(shortfall, 0, 10 * critical) * sd / math.sqrt(n))

@@ -11,6 +11,7 @@ import pandas as pd
 from harness.ablation.design.plan import Plan
 from harness.ablation.report import outcomes, statistics, verdicts
 from harness.ablation.report.outcomes import Seeds
+from harness.ablation.report.power import Power
 from harness.ablation.report.statistics import Comparison
 from harness.ablation.report.verdicts import Standing, Verdict
 
@@ -40,20 +41,10 @@ class Summary:
         }
 
     @property
-    def pairs(self) -> tuple[int, int]:
-        """The fewest and the most pairs of seeds that a test is over; zeros where there is none."""
-        counts = [comparison.n for comparison in self.tested.values()]
-        return (min(counts), max(counts)) if counts else (0, 0)
-
-    @property
-    def sd(self) -> float:
-        """Of paired log ratios, pooled over the arms that are tested."""
-        return statistics.pooled_sd(list(self.tested.values()))
-
-    @property
-    def detectable(self) -> float:
-        """Relative difference that the fewest pairs find with 80 % power."""
-        return statistics.detectable_difference(self.sd, self.pairs[0], len(self.tested)) if self.tested else math.nan
+    def power(self) -> dict[str, Power]:
+        """{arm: what its seeds can find} of those that are tested and have a spread."""
+        found = {arm: Power.of(comparison, len(self.tested)) for arm, comparison in self.tested.items()}
+        return {arm: power for arm, power in found.items() if power}
 
 
 def summarise(plan: Plan, cells: pd.DataFrame) -> Summary:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -120,21 +119,7 @@ def remarks(report: Report) -> list[str]:
         "intervals are 95 %, unadjusted; "
         f"smallest difference of interest {plan.smallest_difference:.0%}."
     )
-    return [*lines, *_power(report), *report.notes]
-
-
-def _power(report: Report) -> list[str]:
-    """What the pairs of seeds that are there could have found."""
-    summary = report.summary
-    fewest, most = summary.pairs
-    if math.isnan(summary.detectable):
-        return []
-    each = f"arms have {fewest} to {most} pairs of seeds, and {fewest}" if fewest < most else str(fewest)
-    kind = "pairs of seeds" if fewest == most else "pairs"
-    if fewest == most == len(report.plan.seeds):
-        kind = "seeds"
-    found = f"find a difference of {summary.detectable:.1%} with 80 % power"
-    return [f"The sd of paired log ratios is {summary.sd:.3f}: {each} {kind} {found}."]
+    return [*lines, *report.notes]
 
 
 def show(report: Report, console: Console) -> None:
@@ -189,8 +174,7 @@ def _about(report: Report, command: str) -> dict[str, Any]:
         "protocols": {arm: asdict(plan.protocol(arm)) for arm in plan.arms},
         "references": report.references,
         "pairs": {arm: comparison.n for arm, comparison in summary.tested.items()},
-        "paired_sd": None if math.isnan(summary.sd) else summary.sd,
-        "detectable_difference": None if math.isnan(summary.detectable) else summary.detectable,
+        "power": {arm: power.plain(plan.smallest_difference) for arm, power in summary.power.items()},
         "runs": {arm: [plan.run(arm, seed).name for seed in plan.seeds] for arm in plan.arms},
         "evaluation_seconds": {
             arm: sum(sum(plan.run(arm, seed).evaluation(plan.protocol(arm))["seconds"].values()) for seed in plan.seeds)

@@ -1,0 +1,106 @@
+"""What an arm's seeds can find: the differences that a paired t detects four times in five, at the arm's own sd."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from scipy import optimize, stats
+
+from harness.ablation.report.statistics import LEVEL, Comparison
+
+POWER = 0.8
+MOST_SEEDS = 100_000
+"""More are not counted."""
+
+
+class Found(NamedTuple):
+    """Relative differences of one size of the log ratio: -0.2 is a fall to four fifths, 0.25 undoes it."""
+
+    fall: float
+    rise: float
+
+    @classmethod
+    def of(cls, log_ratio: float) -> Found:
+        """From the size of a log ratio."""
+        return cls(math.expm1(-log_ratio), math.expm1(log_ratio))
+
+
+@dataclass(frozen=True)
+class Power:
+    """Of an arm over n pairs of seeds whose log ratios have this sd, one of so many arms at Holm's strictest step."""
+
+    n: int
+    sd: float
+    arms: int
+
+    @classmethod
+    def of(cls, comparison: Comparison, arms: int) -> Power | None:
+        """None where there is no spread to go by."""
+        return cls(comparison.n, comparison.sd, arms) if comparison.n >= 2 and comparison.sd > 0 else None
+
+    @property
+    def found(self) -> Found:
+        """The smallest differences that are found with a power of 80 %, if the sd is what these seeds say."""
+        return Found.of(_detectable(self.n, self.arms) * self.sd)
+
+    @property
+    def at_least(self) -> Found:
+        """The same if the sd is as small as its 95 % interval lets it be (chi-square with n - 1 degrees of freedom)."""
+        return Found.of(_detectable(self.n, self.arms) * self.sd * self._factor(1 - LEVEL / 2))
+
+    @property
+    def at_most(self) -> Found:
+        """The same if it is as large."""
+        return Found.of(_detectable(self.n, self.arms) * self.sd * self._factor(LEVEL / 2))
+
+    def seeds_for(self, difference: float) -> int | None:
+        """How many pairs find a rise of `difference` with a power of 80 %, at this sd; None above `MOST_SEEDS`.
+
+        A fall of the same size takes fewer.
+        """
+        wanted = math.log1p(difference)
+
+        def enough(n: int) -> bool:
+            return _detectable(n, self.arms) * self.sd <= wanted
+
+        high = 2
+        while not enough(high):
+            high *= 2
+            if high > MOST_SEEDS:
+                return None
+        low = high // 2
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if enough(middle) else (middle, high)
+        return high
+
+    def plain(self, difference: float) -> dict[str, Any]:
+        """As JSON holds it."""
+        sizes = {"found": self.found, "at_least": self.at_least, "at_most": self.at_most}
+        return (
+            {"sd": self.sd}
+            | {name: size._asdict() for name, size in sizes.items()}
+            | {f"seeds_for_{difference:g}": self.seeds_for(difference)}
+        )
+
+    def _factor(self, quantile: float) -> float:
+        """The true sd over the measured one, where chance gave this quantile of their squared ratio."""
+        return math.sqrt((self.n - 1) / stats.chi2.ppf(quantile, self.n - 1))
+
+
+def _detectable(n: int, arms: int) -> float:
+    """The log ratio, in sds of a single pair's, that n pairs find with a power of 80 %."""
+    critical = stats.t.isf(LEVEL / arms / 2, n - 1)
+
+    def shortfall(effect: float) -> float:  # effect in units of the mean's standard error
+        return float(stats.nct.sf(critical, n - 1, effect)) - POWER
+
+    return float(optimize.brentq(shortfall, 0, 10 * critical)) / math.sqrt(n)
+
+
+def sd_of(low: float, high: float, n: int) -> float:
+    """The sd of log ratios from the ends of the 95 % interval of their mean, as relative differences, over n pairs."""
+    half = (math.log1p(high) - math.log1p(low)) / 2
+    return half * math.sqrt(n) / float(stats.t.isf(LEVEL / 2, n - 1))

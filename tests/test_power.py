@@ -1,0 +1,77 @@
+"""What seeds can find: against statsmodels, published numbers, and simulated studies."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+from statsmodels.stats.power import TTestPower
+
+from harness.ablation.report.power import MOST_SEEDS, Power, sd_of
+from harness.ablation.report.statistics import LEVEL, compare
+
+STUDIES = 2000
+
+
+def test_differences_and_seeds_are_those_of_statsmodels() -> None:
+    """From five pairs on: with fewer, its solver returns where it began to look."""
+    theirs = TTestPower()
+    for arms in (1, 4, 12):
+        for n in (5, 8, 20, 40, 1000):
+            effect = theirs.solve_power(nobs=n, alpha=LEVEL / arms, power=0.8)
+            assert math.log1p(Power(n, 0.02, arms).found.rise) == pytest.approx(0.02 * effect, rel=1e-3), (arms, n)
+        for sd in (0.03, 0.1, 0.7):
+            n = theirs.solve_power(effect_size=math.log1p(0.05) / sd, alpha=LEVEL / arms, power=0.8)
+            assert Power(5, sd, arms).seeds_for(0.05) == math.ceil(n), (arms, sd)
+
+
+@pytest.mark.parametrize(("seeds", "published", "tolerance"), [(3, 0.12, 0.01), (5, 0.045, 0.003), (8, 0.028, 0.003)])
+def test_the_differences_of_the_design(seeds: int, published: float, tolerance: float) -> None:
+    assert Power(seeds, 0.013 * math.sqrt(2), 4).found.rise == pytest.approx(published, abs=tolerance)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_difference_is_found_four_times_in_five(n: int, sign: int) -> None:
+    found = Power(n, 0.02, 4).found
+    effect = math.log1p(found.rise if sign > 0 else found.fall)
+    ratios = np.random.default_rng(n).normal(effect, 0.02, (STUDIES, n))
+    p = stats.ttest_1samp(ratios, 0, axis=1).pvalue
+    assert np.mean(4 * p < LEVEL) == pytest.approx(0.8, abs=0.03)
+
+
+def test_a_rise_undoes_a_fall() -> None:
+    found = Power(5, 0.1, 4).found
+    assert (1 + found.fall) * (1 + found.rise) == pytest.approx(1)
+    assert found.rise > -found.fall > 0
+
+
+@pytest.mark.parametrize("n", [3, 5, 20])
+def test_the_brackets_hold_what_the_true_sd_finds(n: int) -> None:
+    """In 95 of 100 studies, since the sd is measured on the same seeds."""
+    true = Power(n, 0.1, 4).found.rise
+    held = []
+    for ratios in np.random.default_rng(n).normal(0, 0.1, (STUDIES // 4, n)):
+        power = Power(n, float(ratios.std(ddof=1)), 4)
+        held.append(power.at_least.rise <= true <= power.at_most.rise)
+    assert 0.92 <= np.mean(held) <= 0.98
+
+
+def test_the_sd_can_be_read_off_an_interval() -> None:
+    rng = np.random.default_rng(0)
+    for n in (2, 3, 5, 20):
+        arm, baseline = rng.lognormal(1, 0.2, (2, n)).tolist()
+        found = compare(arm, baseline)
+        assert sd_of(found.low, found.high, n) == pytest.approx(found.sd, rel=1e-9)
+
+
+def test_without_a_spread_nothing_can_be_said() -> None:
+    for arm, baseline in (([6.0], [5.0]), ([], []), ([6.0, 6.0], [5.0, 5.0]), ([6.0, 0.0], [5.0, 5.0])):
+        assert Power.of(compare(arm, baseline), 4) is None, arm
+
+
+def test_seeds_beyond_counting_are_not_counted() -> None:
+    assert Power(5, 5.0, 4).seeds_for(0.05) is None
+    assert (Power(5, 3.0, 4).seeds_for(0.05) or math.inf) < MOST_SEEDS
