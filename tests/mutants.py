@@ -50,6 +50,7 @@ TESTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "objective": {"harness/flow/objective.py": ("objective", "pairwise", "told_classes")},
     "statistics": {
+        "harness/ablation/report/power.py": ("power",),
         "harness/ablation/report/statistics.py": ("statistics",),
         "harness/ablation/report/verdicts.py": ("outcomes", "tables"),
     },

@@ -48,6 +48,18 @@ def test_a_rise_undoes_a_fall() -> None:
     assert found.rise > -found.fall > 0
 
 
+@pytest.mark.parametrize(
+    ("n", "low", "high"), [(3, 0.050636, 7.377759), (5, 0.484419, 11.143287), (20, 8.906516, 32.852327)]
+)
+def test_the_brackets_are_those_of_a_chi_square_table(n: int, low: float, high: float) -> None:
+    """Its quantiles .025 and .975 for n - 1 degrees of freedom: NIST/SEMATECH e-Handbook, section 1.3.6.7.4."""
+    power = Power(n, 0.1, 4)
+    found, least, most = (math.log1p(size.rise) for size in (power.found, power.at_least, power.at_most))
+    assert least / found == pytest.approx(math.sqrt((n - 1) / high), rel=1e-5)
+    assert most / found == pytest.approx(math.sqrt((n - 1) / low), rel=1e-5)
+    assert [math.log1p(size.fall) for size in (power.at_least, power.at_most)] == pytest.approx([-least, -most])
+
+
 @pytest.mark.parametrize("n", [3, 5, 20])
 def test_the_brackets_hold_what_the_true_sd_finds(n: int) -> None:
     """In 95 of 100 studies, since the sd is measured on the same seeds."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -65,16 +67,9 @@ class Power:
         def enough(n: int) -> bool:
             return _detectable(n, self.arms) * self.sd <= wanted
 
-        high = 2
-        while not enough(high):
-            high *= 2
-            if high > MOST_SEEDS:
-                return None
-        low = high // 2
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if enough(middle) else (middle, high)
-        return high
+        counts = range(2, MOST_SEEDS + 1)
+        place = bisect.bisect_left(counts, True, key=enough)
+        return counts[place] if place < len(counts) else None
 
     def plain(self, difference: float) -> dict[str, Any]:
         """As JSON holds it."""
@@ -90,6 +85,7 @@ class Power:
         return math.sqrt((self.n - 1) / stats.chi2.ppf(quantile, self.n - 1))
 
 
+@functools.cache
 def _detectable(n: int, arms: int) -> float:
     """The log ratio, in sds of a single pair's, that n pairs find with a power of 80 %."""
     critical = stats.t.isf(LEVEL / arms / 2, n - 1)
