@@ -39,7 +39,7 @@ class DigitsClassifier(nn.Module):
         return self.logits(self.features(images))
 
 
-def train_classifier(steps: int = 3000, batch_size: int = 128, seed: int = 0) -> tuple[DigitsClassifier, float]:
+def train_classifier(steps: int, batch_size: int = 128, seed: int = 0) -> tuple[DigitsClassifier, float]:
     """The classifier, trained on shifted training digits, and its accuracy on the held-out ones."""
     from harness.data.images import Digits
 
@@ -68,10 +68,15 @@ def train_classifier(steps: int = 3000, batch_size: int = 128, seed: int = 0) ->
     return network, accuracy
 
 
-if __name__ == "__main__":
+def make(path: Path, steps: int) -> None:
+    """Train the classifier, write its weights and say how well it reads."""
     from safetensors.torch import save_file
 
+    classifier, accuracy = train_classifier(steps)
+    save_file(classifier.state_dict(), path)
+    print(f"held-out accuracy {accuracy:.4f}; wrote {path}, {path.stat().st_size} bytes")
+
+
+if __name__ == "__main__":
     torch.set_num_threads(1)
-    classifier, held_out_accuracy = train_classifier()
-    save_file(classifier.state_dict(), WEIGHTS)
-    print(f"held-out accuracy {held_out_accuracy:.4f}; wrote {WEIGHTS}, {WEIGHTS.stat().st_size} bytes")
+    make(WEIGHTS, steps=3000)

@@ -197,10 +197,6 @@ def _digits_extractor_class() -> type[nn.Module]:
         def get_default_feature_layer_for_metric(metric: str) -> str:
             return "logits" if metric == "isc" else "64"
 
-        @staticmethod
-        def can_be_compiled() -> bool:
-            return False
-
         def forward(self, images: Tensor) -> tuple[Tensor, ...]:
             found = self.classifier.features(images)
             given = {"64": found, "logits": self.classifier.logits(found)}

@@ -111,9 +111,6 @@ class SearchPlan(SharedPlan):
         """The plan of a search on `base`; `UserError` when they do not go together."""
         if scale not in search.spaces:
             raise UserError(f"--scale: '{search.name}' has no space for {scale}. {did_you_mean(scale, search.spaces)}")
-        if trials is not None and trials < 1:
-            raise UserError(f"--trials: {trials} is less than 1. Take one or more.")
-        TRIALS.refuse(trials or search.trials, "--trials")
         metric = search.metric or base.evaluate.metrics[0].name
         plan = cls(
             search.name, scale, search.question, _judged(override(base, search.fixed), search, metric),
