@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import os
 import warnings
@@ -147,6 +148,21 @@ def test_a_folder_of_links_in_a_ring_ends(tmp_path: Path) -> None:
             source, target = rng.integers(0, 5, 2)
             (place / str(source) / f"link{link}").symlink_to(place / str(target), target_is_directory=True)
         assert sorted(archive(place).files) == [f"{i}/{i}.png" for i in range(5)], f"seed {seed}"
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files would be missing unsaid."""
+    place = write(tmp_path / "x", TWO)
+    listed = os.scandir
+
+    def scandir(folder: Any) -> Any:
+        if str(folder).endswith("dog"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(UserError, match=rf"^{place}: cannot be read \(.*Permission denied: '{place}/dog'\)\. Give a "):
+        archive(place)
 
 
 def test_a_fifo_is_no_picture(tmp_path: Path) -> None:
@@ -302,6 +318,25 @@ def test_files_are_hashed_once(zipped: bool, tmp_path: Path, reads: list[str], m
         hashlib.sha256(content).hexdigest() for content in changed.values()
     ]
     assert reads[len(names) :] == ["dog/05.png"], "what did not change is not read again"
+
+
+def test_hashes_are_kept_on_the_way(tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    settled(monkeypatch)
+    place = write(tmp_path / "x", TWO)
+    hashed = hashes._hashed
+
+    def stopped(*given: Any) -> Any:
+        yield from itertools.islice(hashed(*given), 30)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hashes, "WRITE_EVERY_S", -1)
+        patch.setattr(hashes, "_hashed", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            hashes.digests(archive(place), list(TWO))
+    reads.clear()
+    hashes.digests(archive(place), list(TWO))
+    assert reads == list(TWO)[30:]
 
 
 def test_a_file_that_has_just_changed_is_read_again(tmp_path: Path, reads: list[str]) -> None:

@@ -150,6 +150,7 @@ def test_a_column_that_counts_or_times_is_taken_where_it_is_named(tmp_path: Path
     names, values = series(path, columns=["when", "id"])
     assert names == ("when", "id")
     np.testing.assert_array_equal(values[:2], [[1970, 5], [1982, 6]])
+    refused(rf"^dataset\.columns: {path} has no numeric column 'tmep'\. Did you mean 'temp'\?", path, columns=["tmep"])
 
 
 WRONG: dict[str, tuple[str, Callable[[int], str], str]] = {
@@ -285,6 +286,7 @@ def test_no_text_is_refused(tmp_path: Path) -> None:
         "a,b\n1,2\n".encode("utf-16-le"),
         b"PK\x03\x04\x00\x00",
         b"# alone\n\n",
+        b'a,b\n1,"2\n',
     ):
         (tmp_path / "x.csv").write_bytes(content)
         refused("x.csv: cannot be read", tmp_path / "x.csv")
@@ -447,6 +449,11 @@ def test_times_beside_an_array_are_checked(tmp_path: Path) -> None:
         assert notes(path) == f"left out: {path}: array '{name}' [100]: it is neither `series` nor `names`\n"
         np.savez(path, **{"series": values, name: times[::-1]})  # type: ignore[arg-type]
         refused(rf"its newest row is the first \(.* in {name}\[0\], .* in {name}\[99\]\)", path)
+    gap = days + np.timedelta64(5, "D") * (np.arange(ROWS) > 30)
+    np.savez(path, series=values, dates=gap)
+    assert "to 6 days 00:00:00 apart, the widest step before dates[31]. Windows take rows as evenly" in notes(path)
+    np.savez(path, series=values, dates=np.full(ROWS, "NaT", "M8[s]"))
+    assert "evenly" not in notes(path), "no time is known"
     np.savez(path, series=values, mask=np.ones(ROWS), names=np.array([b"a", b"b"]))
     assert series(path)[0] == ("a", "b")
     assert "array 'mask' [100]" in notes(path)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -265,6 +266,9 @@ def test_a_damaged_journal_ends_in_one_line(tiny: RunConfig) -> None:
     journal.unlink()
     PlanBoard(plan).refill()
     assert len(PlanBoard(plan).trials()) == board.total
+    shutil.rmtree(board.folder)
+    board.folder.touch()
+    one_line(f"^{board.folder}: is no folder, where a study's journal lies. Move it away.$", lambda: PlanBoard(plan))
 
 
 def test_a_damaged_committed_table_ends_in_one_line(tmp_path: Path) -> None:

@@ -45,6 +45,15 @@ def pgm(array: np.ndarray, highest: int) -> bytes:
     return f"P5\n16 16\n{highest}\n".encode() + array.astype(">u2").tobytes()
 
 
+def tiff12(array: np.ndarray) -> bytes:
+    """A TIFF of twelve bits a pixel, two in three bytes, put together by hand: Pillow writes none."""
+    first, second = array.reshape(-1, 2).T.astype(int)
+    strip = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], 1).astype(np.uint8).tobytes()
+    tags = {256: 16, 257: 16, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 16, 279: len(strip)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<I", 8 + len(strip)) + strip + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
 def deep(bits: int) -> np.ndarray:
     return (RAMP * (2**bits - 1)).round().astype(np.uint16)
 
@@ -84,6 +93,7 @@ CERTAIN = {
     "16 bits in colour": (png16(in_colour(deep(16))), "png"),
     "16 bits and opacity": (png16(np.dstack([deep(16), np.full((16, 16), 65535)])), "png"),
     "PGM of 16 bits": (pgm(deep(16), 65535), "pgm"),
+    "12 bits of TIFF": (tiff12(deep(12)), "tif"),
     "PGM of 12 bits": (pgm(deep(12), 4095), "pgm"),
     "PGM up to 1000": (pgm((RAMP * 1000).round(), 1000), "pgm"),
 }
@@ -160,6 +170,9 @@ def test_twelve_bits_in_sixteen_are_refused_in_colour_too(channels: int, tmp_pat
         UserError, match=r"holds 16 bits a channel .* and uses the lower ones alone, .*\. Write it with 8 bits\."
     ):
         ten(tmp_path, png16(array), "png")
+    data = ten(tmp_path, png16(array), "png", levels=[0, 4095])
+    with pytest.raises(UserError, match=r"holds 16 bits a channel .*, which dataset\.levels cannot scale\. Write it "):
+        data.train[torch.arange(1)]
 
 
 def test_dark_pictures_of_a_folder_stay_dark(tmp_path: Path) -> None:
@@ -210,6 +223,10 @@ def test_values_that_are_not_finite_are_named(value: float, tmp_path: Path) -> N
         part[torch.arange(len(part))]
     skipping = load(place, levels=[0, 1], skip_corrupt=True)
     assert len(skipping.train) + len(skipping.held_out) == 19
+    alone = encoded(np.full_like(RAMP, value, np.float32), "tiff")
+    nothing = load(folder(tmp_path / "y", {f"{i}.tif": alone for i in range(10)}))
+    with pytest.raises(UserError, match=r"holds values that are NaN or infinite \(256 of them\)"):
+        nothing.train[torch.arange(1)]
 
 
 @pytest.mark.parametrize("levels", [[1], [0, 1, 2], [1, 0], [3, 3]])

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -16,13 +17,13 @@ from torch.utils.data import Dataset
 from typed import tensor
 
 from harness.core.config import override
-from harness.core.errors import ConfigError, Diverged
+from harness.core.errors import ConfigError, Diverged, UserError
 from harness.core.files import npz, results_folder
 from harness.core.registry import build
 from harness.data.base import Data, load
 from harness.data.base import held_out as held_out_of
 from harness.data.images import Digits, digits
-from harness.evaluation import extractors
+from harness.evaluation import digits_classifier, extractors
 from harness.evaluation.digits_classifier import WEIGHTS, DigitsClassifier
 from harness.evaluation.extractors import features, load_extractor
 from harness.evaluation.fidelity import FID, ExtrapolatedFID
@@ -134,6 +135,23 @@ def test_the_committed_classifier_reads_digits() -> None:
     with torch.no_grad():
         right = classifier(images[unseen]).argmax(1) == labels[unseen]
     assert right.double().mean() >= 0.98
+
+
+@pytest.mark.slow
+def test_the_classifier_is_made_again_by_its_own_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In fewer steps, so it reads most digits."""
+    from safetensors.torch import load_file
+
+    path = tmp_path / "classifier.safetensors"
+    digits_classifier.make(path, steps=100)
+    classifier = DigitsClassifier()
+    classifier.load_state_dict(load_file(path))
+    data = load(Digits())
+    right = classifier(tensor(data.held_out)).argmax(1) == data.held_out_classes
+    accuracy = right.double().mean().item()
+    assert accuracy > 0.8
+    said = f"held-out accuracy {accuracy:.4f}; wrote {path}, {path.stat().st_size} bytes\n"
+    assert capsys.readouterr().out == said
 
 
 def test_changed_data_under_one_name_change_the_reference(data: Data) -> None:
@@ -292,6 +310,8 @@ def test_it_is_the_line_through_all_and_through_halves() -> None:
     features, _ = spread_out(200, 0)
     features = features[torch.from_numpy(np.random.default_rng(0).permutation(200))]
     plain = FID()
+    with pytest.raises(ConfigError, match=r"^blocks: 5 cannot be halved\. Choose an even number\.$"):
+        ExtrapolatedFID(blocks=5)
     metric = ExtrapolatedFID()
     whole, first, second = (
         plain.compare(plain.summarise(part, None), STANDARD) for part in (features, features[:100], features[100:])
@@ -338,6 +358,44 @@ def test_weights_without_a_classifier_give_no_inception_score(
             Protocol.of(config, data)
     extractors._holds_classifier.cache_clear()
     extractors.weights_hash.cache_clear()
+
+
+def test_weights_that_are_none_end_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    monkeypatch.setenv("HARNESS_INCEPTION", str(path))
+    inception = extractors.InceptionExtractor()
+    with pytest.raises(UserError, match=rf"^HARNESS_INCEPTION: {path} is no file\. Name torch-fidelity's "):
+        inception.weights()
+    torch.save({"fc.bias": torch.ones(1)}, path)
+    for content, look in itertools.product(
+        (b"PK\3\4", path.read_bytes()), (inception.gives_logits, lambda: inception.load("cpu"))
+    ):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=rf"^{path}: not torch-fidelity's Inception weights \(.*\)\. ") as caught:
+            look()
+        assert "\n" not in str(caught.value)
+
+
+def test_weights_are_downloaded_once_and_a_failure_says_what_helps(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("HARNESS_INCEPTION", raising=False)
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "hub"))
+    asked: list[str] = []
+
+    def download(url: str, path: str) -> None:
+        asked.append(url)
+        if len(asked) == 1:
+            raise URLError("no route to host")
+        Path(path).write_bytes(b"weights")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", download)
+    inception = extractors.InceptionExtractor()
+    with pytest.raises(UserError, match=r"^https://.*: cannot be downloaded \(.*no route to host.*Name a copy in HARN"):
+        inception.weights()
+    assert inception.weights() == inception.weights()
+    assert inception.weights().read_bytes() == b"weights"
+    assert len(asked) == 2
 
 
 def test_published_statistics_take_the_references_place(data: Data, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Measures of the flow against closed forms: Gaussian data, single points, copies of the training set."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -13,7 +14,9 @@ from harness.components.interpolants import Interpolant
 from harness.core.config import override
 from harness.core.errors import ConfigError
 from harness.core.registry import build, names
-from harness.evaluation.flow_metrics import Flow, optimal_velocity
+from harness.data.base import Data
+from harness.evaluation.flow_metrics import FieldError, Flow, optimal_velocity
+from harness.evaluation.metric import Comparison
 from harness.flow.formulation import Formulation
 from harness.runs.config import RunConfig
 
@@ -131,6 +134,18 @@ def test_a_network_that_always_sees_its_class_has_every_measure_of_its_flow(tiny
 def test_the_best_field_is_refused_where_it_is_not_known(tiny: RunConfig, changes: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match=r"evaluate\.metrics\[0\].*eave field_error out"):
         override(tiny, {"evaluate.metrics": ["field_error"], **changes})
+
+
+def test_the_best_field_of_altered_samples_and_of_very_many_is_refused() -> None:
+    points = Data(torch.zeros(20_001, 1), torch.zeros(9, 1), Tensor.float, Tensor.float, "points")
+    few = dataclasses.replace(points, train=torch.zeros(20_000, 1))
+    metric = FieldError()
+    metric.check_data(Comparison(few, None, 9, 9))
+    with pytest.raises(ConfigError, match=r"^20001 training samples are too many for field_error\. Leave it out\.$"):
+        metric.check_data(Comparison(points, None, 9, 9))
+    altered = dataclasses.replace(few, augment=lambda x, generator: x)
+    with pytest.raises(ConfigError, match=r"^training sees altered samples, .*\. Leave field_error out\.$"):
+        metric.check_data(Comparison(altered, None, 9, 9))
 
 
 def test_paths_of_a_scaled_gaussian_are_as_straight_as_their_integral() -> None:

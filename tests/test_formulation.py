@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from test_interpolants import Bare
 
 from harness.components.interpolants import Linear, Scaled
+from harness.components.predictions import Velocity
 from harness.core.config import digest, override, to_dict
 from harness.core.errors import ConfigError, UserError
 from harness.core.registry import build, find, names
@@ -341,6 +343,10 @@ STOCHASTICALLY = {"evaluate__solver": "euler_maruyama"}
             {"evaluate__time_grid": {"name": "log_snr", "low": 9}},
             "time_grid.low: 9 is not below high, 9. Choose a smaller one.",
         ),
+        (
+            {"evaluate__checkpoint": "best", "evaluate__average": {"name": "posthoc", "width": 0.1}},
+            "checkpoint: an average put together afterwards ends where the snapshots do. Set it to last.",
+        ),
     ],
 )
 def test_sampling_out_of_range(changes: dict[str, Any], message: str) -> None:
@@ -396,6 +402,15 @@ def test_the_space_of_the_output_is_that_of_the_prediction() -> None:
     for prediction in names("prediction"):
         assert Formulation.parse({"prediction": prediction}).space == prediction
         assert Formulation.parse({"prediction": prediction, "objective": {"space": "data"}}).space == "data"
+
+
+class Own(Velocity):
+    """A user's."""
+
+
+def test_a_users_path_and_prediction_that_keep_their_promises_are_taken() -> None:
+    made = Formulation(interpolant=Bare(path=Linear()), prediction=Own())
+    assert (made.path({}), made.space) == (Bare(path=Linear()), "velocity")
 
 
 def test_the_path_is_seen_with_noise_of_unit_variance() -> None:

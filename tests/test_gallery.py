@@ -14,7 +14,7 @@ from harness.ablation.report import gallery
 from harness.ablation.report.origin import VERSIONS
 from harness.cli import main
 from harness.core.config import override
-from harness.core.errors import Diverged
+from harness.core.errors import Diverged, UserError
 from harness.core.files import results_folder, write_json
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
@@ -112,6 +112,13 @@ def test_rows_are_replaced_by_scale_and_new_ones_stand_last(committed: Path) -> 
         before[scale] = [f"{scale},fid,8,1.25,,2.5,300.0", f"{scale},kid,8,0.5,0.25,0.125,1.0"]
         assert by_scale(committed) == before, scale
         assert list(by_scale(committed)) == list(before), scale
+    about = committed / "tables" / "gallery.json"
+    known = json.loads(about.read_text())
+    del known["scales"]["cells"]
+    write_json(about, known)
+    with pytest.raises(UserError, match=rf"^{about}: cannot be read \(its entry scales\.cells is missing\)\. Restore"):
+        gallery.write(committed, found, {"mine": {"run": "x", **VERSIONS}})
+    assert by_scale(committed) == before
 
 
 def test_the_committed_table_for_people_has_the_numbers_of_the_csv() -> None:

@@ -235,6 +235,7 @@ def test_files_of_mnist_with_false_headers(tmp_path: Path, monkeypatch: pytest.M
     wrong = (
         b"", b"\0\0", idx(8, 4_000_000_000, 28, 28), idx(99, 20, 4, 4, content=bytes(320)), images[:-5],
         idx(14, 20, 4, 4, content=bytes(2560)), idx(8, 10, 4, 4, content=bytes(160)), idx(8, 320, content=bytes(320)),
+        idx(8, 0, 4, 4), idx(8, 0, 4, 4, content=bytes(320)),
     )  # fmt: skip
     for content in wrong:
         place.write_bytes(content)

@@ -311,6 +311,8 @@ def test_a_time_outside_is_refused(path: Interpolant) -> None:
         assert (
             str(caught.value) == f"t: {wrong:g} is outside [0, 1]. Times run from 0 at the data to 1 at the noise."
         ), method
+    x0, x1, t = batch()
+    assert path.interpolate(x0[:0], x1[:0], t[:0]).shape == x0[:0].shape
 
 
 @pytest.mark.parametrize(("low", "high"), [(50.0, 50.0), (60.0, 50.0), (0.01, 0.001)])

@@ -53,6 +53,10 @@ def test_rows_are_those_of_an_unbroken_extraction(tmp_path: Path) -> None:
     assert again.keys() == rows.keys()
     for name in ("read", "shown", "calls"):
         assert torch.equal(again[name][: len(rows[name])], rows[name])
+    kept.write()
+    whole = KeptRows(tmp_path)
+    assert whole.batches == 6, "and was cut short before its score was written"
+    assert judge.estimates(cut(images, whole.batches, 99, asked), whole, show=70)[0] == expected
 
 
 def test_rows_in_a_damaged_file_are_made_again(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import os
@@ -28,6 +29,7 @@ from harness.ablation.execute.placement import Placement
 from harness.ablation.execute.tuner import RANDOM_TRIALS, SearchBoard
 from harness.ablation.report import history
 from harness.core.errors import Stopped, UserError
+from harness.core.files import locked
 from harness.runs.config import RunConfig
 
 
@@ -102,10 +104,16 @@ def test_a_killed_worker_is_said_and_replaced(plan: Plan) -> None:
         "worker 1 was killed by SIGKILL (did memory run out?) outside of a trial. Another takes its place.\n"
     )
     assert crew.started == [{"number": 1, "again": True}] * 2
+    asked: Any = SimpleNamespace(returncode=launch.STOPPED, pid=0)
+    crew.replaced(Worker(asked, 1, Path("worker-1.log"), 0))
+    assert "worker 1 was asked to stop outside of a trial." in crew.said.getvalue()
 
 
 def test_others_join_the_crew_in_the_places_of_killed_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a signal, by a fault in compiled code, or by a stop that nobody here asked for; not of one that has ended."""
+    """By a signal, by a fault in compiled code, or by a stop that nobody here asked for; not of one that has ended.
+
+    One that failed by itself would fail again.
+    """
     monkeypatch.setattr(launch, "time", SimpleNamespace(sleep=lambda _: None))
     log = tmp_path / "worker.log"
     log.touch()
@@ -124,6 +132,40 @@ def test_others_join_the_crew_in_the_places_of_killed_ones(tmp_path: Path, monke
         assert not places
         assert crew[0] is first, code
         assert crew[1] is another, code
+    with pytest.raises(UserError, match=f"^a worker failed with exit code 1; the end of {log} says why"):
+        launch._follow([ended(1)], Console(file=io.StringIO()), lambda: False, deaths)
+
+
+def test_a_worker_that_does_not_stop_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "PATIENCE_S", 0)
+    log = tmp_path / "worker.log"
+    log.write_text("deaf\n")
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which the process begins with
+    process = subprocess.Popen(["sleep", "60"])
+    signal.signal(signal.SIGTERM, before)
+    said = io.StringIO()
+    launch._end([Worker(process, 0, log, 0)], Console(file=said))
+    assert process.returncode == -signal.SIGKILL
+    assert said.getvalue() == "deaf\n"
+
+
+def test_no_report_is_written_while_another_runs_the_plan_or_before_all_has_ended(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = worker.PlanBoard(plan)
+    with locked(plan.folder / "lock"), pytest.raises(UserError, match=r"^toy-digits: another process runs it now\."):
+        launch.launch(board, Placement(1, 1), Console(), lambda: False, lambda: pytest.fail("it reports"))
+
+    def idle(*_: Any, **__: Any) -> Worker:
+        (log := plan.folder / "worker-0.log").touch()
+        return Worker(subprocess.Popen(["true"]), 0, log, 0)
+
+    monkeypatch.setattr(launch, "_start", idle)
+    monkeypatch.setattr(launch, "_connect", lambda *_: (None, None))
+    monkeypatch.setattr(launch, "_follower", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(launch, "_close", lambda *_: None)
+    with pytest.raises(UserError, match=r"^a worker was lost before every trial ended\. .* has the logs; "):
+        launch.launch(board, Placement(1, 1), Console(), lambda: False, lambda: pytest.fail("it reports"))
 
 
 def test_what_kills_worker_after_worker_is_left_out_until_the_command_is_given_again(plan: Plan, score: Any) -> None:
@@ -169,6 +211,19 @@ def test_a_search_keeps_away_from_what_kills_worker_after_worker(search: SearchP
     assert list(table.state) == ["failed", "finished"]
     assert list(table.trial) == [0, DEATHS + 1]
     assert table.reason[0] == f"{DEATHS} workers were killed in it, perhaps for want of memory."
+
+
+def test_a_search_is_told_nothing_of_a_trial_whose_settings_were_never_drawn(
+    search: SearchPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = SearchBoard(search)
+    board.begin()
+    monkeypatch.setattr(board, "_ask", lambda: board.study.ask())  # killed before the first draw
+    crew = Crew(board)
+    for _ in range(DEATHS):
+        crew.kill()
+    assert board.left_out() == ["trial 0"]
+    assert SearchBoard(search).settled() == []
 
 
 def test_workers_that_die_outside_of_trials_are_not_replaced_for_ever(search: SearchPlan) -> None:

@@ -14,7 +14,7 @@ from scipy import stats
 from torch import Tensor
 
 from harness.components.noises import Gaussian, Laplace, Matched, Noise, Sparse, StudentT, UniformNoise
-from harness.core.errors import ConfigError
+from harness.core.errors import ConfigError, UserError
 from harness.core.registry import build, names
 from harness.data.base import Data
 
@@ -205,6 +205,11 @@ def test_constant_features_keep_a_little_noise() -> None:
     std = Matched(per_feature=True).fit(data)["std"]
     torch.testing.assert_close(std[:2], data[:, :2].std(0))
     assert std[2].item() == pytest.approx(1e-3 * data.std().item(), rel=1e-5)
+
+
+def test_matched_refuses_data_that_are_all_the_same() -> None:
+    with pytest.raises(UserError, match=r"^noise: the data are all the same, .*\. Choose gaussian\.$"):
+        Matched().fit(torch.full((9, 3), 0.1))
 
 
 def test_matched_keeps_its_digits_far_from_zero() -> None:

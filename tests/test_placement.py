@@ -69,6 +69,10 @@ def test_without_a_measurement_trials_take_as_many_cores_as_their_threads(
     assert given(plan) == Placement(number, 1), "no more than there are trials"
     with pytest.raises(UserError, match=r"^--trials-per-gpu: the study trains on the CPU"):
         given(plan, trials_per_gpu=2)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    on_gpus = Plan(**{**vars(plan), "arms": {a: override(c, {"train.device": "cuda"}) for a, c in plan.arms.items()}})
+    assert given(on_gpus, trials_per_gpu=2) == Placement(6, 1, 3)
 
 
 def test_gpus_are_dealt_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from harness.ablation.execute.tuner import SearchBoard
 from harness.ablation.report import published
 from harness.ablation.report.power import Power, sd_of
 from harness.cli import main
+from harness.core.errors import UserError
 from harness.core.files import results_folder, write_json
 from harness.runs.folder import Run
 
@@ -177,6 +178,25 @@ def committed_table(folder: Path, rows: list[dict[str, Any]], **about: Any) -> P
     plain |= {"primary": {"metric": "fid", "nfe": 8}, **about}
     write_json(folder / "made-up.json", plain)
     return folder / "made-up.csv"
+
+
+def test_the_committed_texts_are_renewed_and_a_damaged_one_is_named(
+    committed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(published, "VERSIONS", VERSIONS)
+    (tables := committed / "tables").mkdir(parents=True)
+    text = committed_table(tables, []).with_suffix(".md")
+    text.write_text("# Which?\n\n| a |\n")
+    (verdicts,) = published.renew()
+    told = "> An earlier version of the code made this table: the same command gives other numbers now."
+    assert text.read_text() == f"# Which?\n\n{told}\n\n| a |\n"
+    assert verdicts.read_text().startswith("# What they said\n\nRead this first.\n\n## made-up\n")
+    for path in (text, verdicts):
+        whole = path.read_bytes()
+        path.write_bytes(b"\xff")
+        with pytest.raises(UserError, match=rf"^{path}: cannot be read \(.*\)\. Restore it from the repository\.$"):
+            published.renew()
+        path.write_bytes(whole)
 
 
 def test_an_arm_without_a_difference_is_not_compared_and_the_reason_follows(tmp_path: Path) -> None:

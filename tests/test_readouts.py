@@ -87,6 +87,11 @@ def test_what_an_arm_needs_is_counted_by_seed_for_its_own_end_and_anothers() -> 
     unfinished = values[(values.nfe < 8) | (values.seed == 0)]
     assert readouts.needed(unfinished, "fid", "b", "b", 8, lower=True).calls == (2,)
     assert readouts.needed(values, "fid", "a", "a", 8, lower=True).calls == (8, 2)
+    unmeasured = values.assign(value=values.value.where((values.arm == "a") | (values.seed == 1)))
+    of_one = readouts.needed(unmeasured, "fid", "b", "a", 8, lower=True)
+    assert (of_one.calls, str(of_one)) == ((None,), "never in 1 seeds; 1 of 2 seeds left out")
+    of_none = readouts.needed(unmeasured[unmeasured.seed == 0], "fid", "b", "a", 8, lower=True)
+    assert (of_none.calls, str(of_none)) == ((), "-")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ import torch
 from scipy import stats
 from typed import tensor
 
-from harness.ablation.design import rounds
+from harness.ablation.design import arm_settings, rounds
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.study import Study, load_scale, load_study
 from harness.cli import main
@@ -569,6 +569,13 @@ def test_an_arms_seeds_stand_together_where_one_arm_learns_anothers_pairs() -> N
     assert Plan.read(plan.write()) == dataclasses.replace(
         plan, expected_nfe={k: list(v) for k, v in plan.expected_nfe.items()}
     )
+
+
+def test_an_arms_teacher_is_told_by_its_run(tiny: RunConfig) -> None:
+    longer = override(tiny, {"train.steps": 20})
+    arms: dict[str, Any] = {"a": {"reflow.rounds": 1}, "b": {"reflow.rounds": 1, "reflow.teacher": longer}}
+    plan = Plan.of(Study(question="?", baseline="a", arms=arms, name="mine"), "digits", tiny, {}, 1, [])
+    assert arm_settings.described(plan)["b"] == f"reflow.teacher = run {training_digest(longer)}"
 
 
 def test_distilled_arms_are_measured_without_what_flows_have() -> None:

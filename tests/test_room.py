@@ -162,6 +162,7 @@ def test_what_an_evaluation_keeps_is_what_it_is_said_to_keep(tiny: RunConfig) ->
     values = override(tiny, {"evaluate.extractor": "values", "evaluate.metrics": ["mmd"]}).evaluate
     assert judging_needs(values, data)[0].bytes == 512 * (64 + 8 * 64)  # eight times as many are compared with
     assert judging_needs(values, data)[1].bytes == 2 * 8 * 512**2
+    assert judging_needs(override(tiny, {"evaluate.metrics": ["straightness"]}).evaluate, data) == []
 
 
 def judge_kept() -> Any:

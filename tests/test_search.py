@@ -156,6 +156,13 @@ def test_the_trial_of_a_living_worker_is_left_alone(tiny: RunConfig) -> None:
     other_lease.close()
 
 
+def test_a_journal_whose_trial_lacks_a_setting_is_refused(tiny: RunConfig) -> None:
+    board = SearchBoard(planned(tiny))
+    board.study.add_trial(create_trial(value=1.0, user_attrs={"run": "none"}))
+    with pytest.raises(UserError, match=r"^.*: Optuna cannot use it \(its trial 0 has no 1 - train\.ema_decay\)\. "):
+        SearchBoard(board.plan)
+
+
 def test_more_trials_continue_a_search_and_what_a_value_depends_on_begins_another(tiny: RunConfig) -> None:
     plan = planned(tiny)
     drawn(SearchBoard(plan), 4)
@@ -294,6 +301,8 @@ def test_what_training_would_trip_over_at_an_end_is_said_before(tiny: RunConfig)
     for path in ("train.warmup_steps", "train.snapshot_every"):
         with pytest.raises(UserError, match=rf"^space, {path}=13: {path}: .* beyond the last of 12"):
             planned(tiny, spaces={"digits": {path: even(0, 13)}}, fixed={}).check()
+    with pytest.raises(UserError, match=r"^metric: straightness is measured after training, .*\. Choose another\.$"):
+        planned(tiny, metric="straightness").check()
 
 
 def test_drawn_numbers_become_settings_that_a_table_shows_whole() -> None:
@@ -322,6 +331,20 @@ def test_importances_see_what_matters(tiny: RunConfig) -> None:
     assert shares.keys() == settings(dict.fromkeys(SPACE, 0.5)).keys()
     assert shares["weighting.gamma"] > 0.8
     assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_there_are_as_many_panels_as_settings_and_values_that_are_not_positive_have_no_log_axis(
+    tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "png", lambda figure: figure)
+    space = {path: SPACE[path] for path in ("train.learning_rate", "weighting.gamma")}
+    values: dict[str, Callable[[dict[str, Any]], float]] = {"log": lambda _: 1.0, "linear": lambda _: 0.0}
+    for seed, (scale, value) in enumerate(values.items(), 1000):
+        board = SearchBoard(planned(tiny, spaces={"digits": space}, seed=seed))
+        drawn(board, 2, value)
+        figure: Any = history.draw_importances(board)
+        assert [axes.axison for axes in figure.axes] == [True, True, True, False]
+        assert [axes.get_yscale() for axes in figure.axes[1:3]] == [scale, scale]
 
 
 @pytest.mark.slow

@@ -70,6 +70,8 @@ def test_every_way_is_judged_at_what_its_solver_can_spend(trained: list[Run]) ->
     }  # fmt: skip
     assert plan.baseline == "euler, uniform"
     assert plan.seeds == (0, 1)
+    described = sweep.plan_of(trained, sweep.axes_of(['time_grid=uniform,{"name":"shifted","shift":2}']))
+    assert [*described.arms] == ["uniform", "shifted shift 2"]
     assert plan.one_training
 
 

@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import io
 import math
 import warnings
@@ -232,6 +233,22 @@ def test_every_title_says_in_which_direction_the_metric_is_better(
     better_up = {name for name, title in arrows.items() if title == f"{name.upper()} ↑"}
     assert better_up == {"precision", "recall", "label_accuracy", "authenticity", "isc"}
     assert {name for name, title in arrows.items() if title == f"{name.upper()} ↓"} == arrows.keys() - better_up
+
+
+def test_the_calls_that_are_expected_stand_beside_those_that_are_needed(
+    tiny: RunConfig, reported: Callable[..., Report]
+) -> None:
+    plan = dataclasses.replace(planned(tiny, seeds=2), expected_nfe={"b": (1, 1), "c": (1, 1)})
+    curves = {"a": {1: 4.0, 2: 2.0}, "b": {1: 2.05, 2: 2.0}, "c": {1: 8.0, 2: 4.0}}
+    values = {(arm, seed, nfe): curves[arm][nfe] for arm, seed in plan.trials() for nfe in (1, 2)}
+    grid = grids.grids(reported(plan, values))[-1]
+    assert grid.title == "NFE for FID ↓ within 5% of that at NFE 2, geometric mean over seeds (95 % interval)"
+    assert grid.header == ["arm", "expected", "of its own", "verdict", "of a's", "verdict"]
+    assert grid.rows == [
+        ["a", "", "2 (2 to 2)", "", "2 (2 to 2)", ""],
+        ["b", "1 to 1", "1 (1 to 1)", "as expected", "1 (1 to 1)", "as expected"],
+        ["c", "1 to 1", "2 (2 to 2)", "more", "never in 2 seeds", "more"],
+    ]
 
 
 def test_what_real_samples_and_noise_score_is_said(tiny: RunConfig, reported: Callable[..., Report]) -> None:

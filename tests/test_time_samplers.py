@@ -258,10 +258,13 @@ def test_even_draws_lower_the_variance_of_a_mean() -> None:
 # samplers over other samplers
 
 
-def test_low_discrepancy_refuses_to_stratify_twice() -> None:
+def test_nothing_is_stratified_twice() -> None:
     for fields in ({"stratify": True}, {"of": Stratified()}, {"of": LogitNormal(stratify=True)}):
         with pytest.raises(ConfigError, match="stratify"):
             LowDiscrepancy(**fields)
+    for of in (Stratified(), LowDiscrepancy(), Shifted(of=LowDiscrepancy())):
+        with pytest.raises(ConfigError, match=rf"^stratify: {of.name} draws one time in each interval already\."):
+            Shifted(of=of, stratify=True)
 
 
 @pytest.mark.parametrize("outer", [LowDiscrepancy, Shifted])

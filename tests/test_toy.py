@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -23,7 +24,7 @@ from harness.cli import main
 from harness.core import progress
 from harness.core.config import override
 from harness.core.errors import Stopped, UserError
-from harness.core.files import results_folder
+from harness.core.files import npz, results_folder
 from harness.core.registry import build
 from harness.core.signals import Stop
 from harness.data.base import Data, Dataset, load
@@ -116,13 +117,14 @@ def test_what_is_done_is_kept_and_a_damaged_part_made_anew(monkeypatch: pytest.M
         done.extend(toy.combinations(lambda: next(asked) == 7))  # asked before each of three steps
     files = sorted((results_folder() / "local" / "toy").iterdir())
     assert len(files) == 2
-    whole = files[0].read_bytes()
-    files[0].write_bytes(whole[:100])
-    steps = iter(range(3 * 3))  # of the damaged one and of the two that are left
+    whole = [file.read_bytes() for file in files]
+    files[0].write_bytes(whole[0][:100])
+    files[1].write_bytes(npz({"distance": np.array(1.0)}))
+    steps = iter(range(4 * 3))  # of the damaged ones and of the two that are left
     again = list(toy.combinations(lambda: next(steps) < 0))
     assert next(steps, None) is None
     assert [(one.dataset, one.prediction) for one in again] == [(d, p) for d in toy.DATASETS for p in toy.PREDICTIONS]
-    assert files[0].read_bytes() == whole
+    assert [file.read_bytes() for file in files] == whole
     once_more = list(toy.combinations(lambda: True))
     assert [one.sliced_wasserstein for one in once_more] == [one.sliced_wasserstein for one in again]
     assert all(torch.equal(one.trajectories, torch.ones(2, 3, 2)) for one in once_more)

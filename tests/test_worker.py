@@ -1,5 +1,7 @@
 import dataclasses
+import importlib
 import shutil
+import signal
 from collections import Counter
 from typing import Any
 
@@ -49,6 +51,13 @@ def fail(board: Board, trial: Any) -> None:
     """As a worker does whose training diverges."""
     write_json(board.plan.run(*key(trial)).folder / "diverged.json", {"reason": "it diverged"})
     board.tell_failure(trial, "it diverged")
+
+
+def test_a_process_that_a_worker_starts_begins_no_work_of_its_own() -> None:
+    """It imports the worker's main module where `multiprocessing` spawns it."""
+    before = signal.getsignal(signal.SIGTERM)
+    importlib.import_module("harness.ablation.execute.__main__")
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_each_trial_is_put_in_once(plan: Plan) -> None:
