@@ -32,10 +32,11 @@ def run(options: argparse.Namespace) -> None:
 
     def draw() -> list[Path]:
         picture = own_folder() / "figures" / f"{plan.name}-lineage.png"
+        drawn = []
         with spared():
             lineage.draw(lineage.lineage(plan.run(list(plan.arms)[-1], plan.seeds[0])), picture)
-            return [picture]
-        return []
+            drawn.append(picture)
+        return drawn
 
     carry_out(plan, placement, judge, as_typed(), console, stop, experiment="reflow", more=draw)
 

@@ -83,12 +83,9 @@ class Mirror:
 
     def _experiment(self) -> str:
         """Found or begun. One that was deleted in the pages stays so, and another stands beside it."""
-        for number in itertools.count(1):
-            name = self.experiment if number == 1 else f"{self.experiment} ({number})"
-            known = self.client.get_experiment_by_name(name) or self._begin_experiment(name)
-            if known and known.lifecycle_stage == "active":
-                return known.experiment_id
-        raise AssertionError
+        names = itertools.chain([self.experiment], (f"{self.experiment} ({number})" for number in itertools.count(2)))
+        known = (self.client.get_experiment_by_name(name) or self._begin_experiment(name) for name in names)
+        return next(one.experiment_id for one in known if one and one.lifecycle_stage == "active")
 
     def _begin_experiment(self, name: str) -> Experiment | None:
         from mlflow.exceptions import MlflowException
