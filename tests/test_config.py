@@ -187,6 +187,15 @@ def test_digest_is_that_of_the_canonical_json() -> None:
         ),
         ({"evaluate.metrics": ["fdi"]}, "evaluate.metrics[0]: 'fdi' is no metric. Did you mean 'fid'?"),
         ({"seed.value": 1}, "seed.value: seed is a single value. Set seed itself."),
+        (
+            {"train.accumulate": 3},
+            "train.accumulate: the batch of 128 cannot be divided into 3 micro-batches of equal size. "
+            "Choose a divisor.",
+        ),
+        (
+            {"train.more_ema_decays": [0.5, 0.9, 0.5]},
+            "train.more_ema_decays: [0.9999, 0.5, 0.9, 0.5] names one twice. Name each once.",
+        ),
         ({"backbone.groups": 5}, "backbone.groups: 5 does not divide every width. Choose a divisor of 32."),
         ({"evaluate.solver": "heun"}, "evaluate.nfe: heun spends 2 calls a step and cannot spend 1. Use 2."),
     ],
@@ -308,11 +317,12 @@ def test_other_fields_read_what_was_typed_as_json() -> None:
         ("numbers=[1,-1]", "numbers[1]: -1 is outside [0, inf). Choose a value inside."),
         ("texts=[true]", "texts[0]: expected a text, got True. Give a text."),
         ("weighting=2024", "weighting: '2024' is no weighting. "),
+        ("weighting=min_snr weighting.gamma=[4", "weighting.gamma: '[4' cannot be read ("),
     ],
 )
 def test_what_was_typed_and_is_no_value_of_the_field_is_told(typed: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        override(Holds(), parse_assignments([typed]))
+        override(Holds(), parse_assignments(typed.split()))
     assert str(caught.value).startswith(message)
 
 

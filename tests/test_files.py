@@ -10,6 +10,7 @@ import pytest
 
 from harness.core.errors import UserError
 from harness.core.files import (
+    append_line,
     drop_torn_line,
     last_line,
     locked,
@@ -46,6 +47,23 @@ def test_a_write_that_fails_leaves_the_old_content_and_no_litter(
         write_atomic(path, "new")
     assert path.read_text() == "old"
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_line_that_finds_no_room_names_its_file() -> None:
+    with pytest.raises(OSError, match=r"No space left on device: '/dev/full'"):
+        append_line(Path("/dev/full"), {"step": 1})
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Removing it, which is the advice for a damaged one, would lose what is in it."""
+
+    def forbid(path: Path, *_: object) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("harness.core.files.bytes_of", forbid)
+    with pytest.raises(PermissionError):
+        read_json(tmp_path / "value.json")
 
 
 def test_a_value_that_is_no_json_replaces_nothing(tmp_path: Path) -> None:
@@ -95,11 +113,13 @@ def test_a_text_with_a_name_in_no_encoding_is_written(tmp_path: Path) -> None:
 
 
 def test_leftovers_go_and_files_stay(tmp_path: Path) -> None:
+    """Those of a process that is alive stay too: it is writing."""
     (tmp_path / "below").mkdir()
-    for name in ("kept", "below/kept", ".torn.123", "below/.torn.456"):
+    alive = f".torn.{os.getpid()}"
+    for name in ("kept", "below/kept", ".torn.5000001", "below/.torn.5000002", alive, ".hidden"):
         (tmp_path / name).touch()
     remove_leftovers(tmp_path)
-    assert sorted(p.name for p in tmp_path.rglob("*")) == ["below", "kept", "kept"]
+    assert sorted(p.name for p in tmp_path.rglob("*")) == sorted([".hidden", alive, "below", "kept", "kept"])
 
 
 def test_a_lock_excludes_other_processes_and_dies_with_its_holder(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What is read from disk: only files are opened, only strict JSON is taken, and only of the shape that is declared."""
 
+import errno
 import io
 import os
 import socket
@@ -7,6 +8,7 @@ import struct
 import zipfile
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -112,6 +114,24 @@ def test_what_is_no_file_is_never_opened(tmp_path: Path) -> None:
             for look in (read_json, read_lines, last_line):
                 with pytest.raises(UserError, match=rf"^{place}: cannot be read \(it is {said}"):
                     look(place)
+
+
+def test_a_file_is_not_read_where_it_is_larger_than_it_may_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x" * 2000)
+    assert len(bytes_of(tmp_path / "file", most=2000)) == 2000
+    with pytest.raises(Damaged, match=r"^it has 2,000 bytes, more than 1,999$"):
+        bytes_of(tmp_path / "file", most=1999)
+
+
+def test_arrays_that_the_system_does_not_give_are_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "arrays.npz").touch()
+    for error in (PermissionError(errno.EACCES, "Permission denied"), OSError(errno.EIO, "Input/output error")):
+        monkeypatch.setattr(zipfile, "ZipFile", Mock(side_effect=error))
+        with pytest.raises(OSError, match=error.strerror) as caught:
+            read_arrays(tmp_path / "arrays.npz")
+        assert caught.value is error
 
 
 def header(shape: tuple[int, ...], behind: bytes = b"", **fields: Any) -> bytes:

@@ -138,6 +138,18 @@ def test_a_name_is_taken_once() -> None:
     assert type(build("weighting", "uniform")).__module__ == "harness.components.weightings"
 
 
+def test_a_class_in_a_notebook_that_is_no_dataclass_is_refused(plugin: Path) -> None:
+    """Its fields would not be known, so two of it that differ would have one name."""
+
+    class Bare(Weighting, name="bare"):
+        level: float = 2.0
+
+    with pytest.raises(
+        UserError, match=r"^weighting 'bare' is no dataclass\. Put @dataclass\(frozen=True, kw_only=True\)"
+    ):
+        build("weighting", "bare")
+
+
 @pytest.mark.parametrize(("family", "name"), ALL)
 def test_every_component_is_its_configuration(family: str, name: str) -> None:
     component = build(family, {"name": name, **NEEDED.get(name, {})})
@@ -216,11 +228,17 @@ def test_the_source_of_a_plugin_is_part_of_a_configurations_identity(plugin: Pat
     ("content", "said"),
     [
         ("import no_such_module", "line 1: ModuleNotFoundError: No module named 'no_such_module'. Correct the file."),
+        (
+            "import beside",
+            "line 1: ModuleNotFoundError: No module named 'beside'. Files beside it are not found: put all into one "
+            "file, or install them as a package.",
+        ),
         (PLUGIN.replace('"mine"', '"uniform"'), "line 7: weighting 'uniform' is already taken"),
     ],
 )
 def test_a_plugin_that_fails_is_named(plugin: Path, content: str, said: str) -> None:
     plugin.write_text(content)
+    (plugin.parent / "beside.py").touch()
     with pytest.raises(UserError) as caught:
         load_plugin(plugin)
     assert str(caught.value).startswith(f"{plugin}, {said}")
@@ -229,3 +247,8 @@ def test_a_plugin_that_fails_is_named(plugin: Path, content: str, said: str) -> 
 def test_a_plugin_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         load_plugin(tmp_path / "none.py")
+    (tmp_path / "none.txt").touch()
+    with pytest.raises(
+        UserError, match=rf"^{tmp_path}/none\.txt: not a Python file\. Give a file that ends in \.py\.$"
+    ):
+        load_plugin(tmp_path / "none.txt")

@@ -9,9 +9,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from harness import __main__ as command
 from harness.core import files
 from harness.core.errors import Stopped, guarded
 from harness.core.files import locked
@@ -92,6 +94,15 @@ def test_what_nohup_ignores_stays_ignored() -> None:
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
+def test_what_a_shell_ignores_for_a_command_in_the_background_stays_ignored() -> None:
+    """Ctrl-C then is for the command in the foreground."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    interruptible()
+    signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
+
+
 HOLD = """
 import fcntl, sys
 file = open(sys.argv[1], "ab")
@@ -160,6 +171,29 @@ def test_who_holds_a_lock_is_known_where_the_kernel_says_it(tmp_path: Path) -> N
     assert found <= {f"process {os.getpid()}", "another process"}
 
 
+def test_who_holds_a_lock_is_not_known_where_the_kernel_does_not_say_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its list has lines of other files and kinds, and of processes that are in no container of ours; or there is
+    none."""
+    (path := tmp_path / "lock").touch()
+    found = path.stat()
+    place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    lines = (f"POSIX ADVISORY WRITE 7 {place} 0 EOF", f"FLOCK ADVISORY WRITE 8 {place}0 0 EOF")
+    hidden = f"FLOCK ADVISORY WRITE -1 {place} 0 EOF"
+    for known, who in (
+        ((*lines, hidden), "another process"),
+        ((*lines, f"FLOCK ADVISORY WRITE 9 {place} 0 EOF"), "process 9"),
+        ((), "another process"),
+    ):
+        (tmp_path / "locks").write_text("".join(f"{n}: {line}\n" for n, line in enumerate(known)))
+        if not known:
+            (tmp_path / "locks").unlink()
+        monkeypatch.setattr(files, "Path", lambda _: tmp_path / "locks")
+        with open(path, "ab") as file:
+            assert files._holder(file) == who
+
+
 def test_a_wait_ends_when_a_stop_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By each signal, and by the death of a worker's launcher."""
     with held(tmp_path / "lock"):
@@ -211,6 +245,24 @@ def test_exit_codes_are_two_and_130(capsys: pytest.CaptureFixture[str], monkeypa
     monkeypatch.setenv("RANK", "1")  # of several ranks, the first says it for all
     assert guarded(_raise(Stopped("stopped at step 3"))) == 130
     assert capsys.readouterr().err == ""
+
+
+def test_a_command_leaves_with_the_code_of_what_ended_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it could not write is told where all else went well."""
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    whole = Mock()
+    monkeypatch.setattr(command, "steady", lambda: Mock(require_whole=whole))
+    left: list[int] = []
+    monkeypatch.setattr(command, "leave", left.append)
+    for ended in (SystemExit(2), SystemExit(None), KeyboardInterrupt()):
+        monkeypatch.setattr(command, "main", Mock(side_effect=ended))
+        command.run()
+    for code in (3, 0):
+        monkeypatch.setattr(command, "main", Mock(return_value=code))
+        command.run()
+    whole.side_effect = OSError(28, "No space left on device")
+    command.run()
+    assert left == [2, 0, 130, 3, 0, 2]
 
 
 ENDS = """
