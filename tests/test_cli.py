@@ -6,17 +6,23 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from harness import cli
-from harness.cli import main, plans
+from harness.cli import evaluate, main, plans, sample
 from harness.core.config import override, to_dict
+from harness.core.errors import Diverged
 from harness.core.files import results_folder, write_json
+from harness.flow.sampling import Generated
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.train import train
@@ -220,6 +226,10 @@ def test_every_command_is_a_module_of_its_name() -> None:
         ("ablate weighting --seeds some", "invalid int value: 'some'"),
         ("ablate weighting --workers 0", "argument --workers: 0 is no whole number of 1 or more."),
         ("ablate weighting --set weighting=min_snr", "weighting: every arm of 'weighting' replaces it"),
+        (
+            "ablate weighting --workers 1 --set evaluate.num_reference=100000",
+            "arm 'uniform': evaluate.num_reference: 100000 is more than the 1438 training samples.",
+        ),
         ("ablate weighting --set seed=3", "seed: a study sets its seeds itself."),
         ("tune tunin", "'tunin' is no search. Did you mean 'tuning'?"),
         ("tune weighting", "'weighting' is no search. Known: tuning."),
@@ -386,6 +396,12 @@ def test_a_port_in_use(refused: Refused) -> None:
         assert f"--port: 127.0.0.1:{port} cannot be used (Address already in use)" in refused("ui", "--port", str(port))
 
 
+def test_a_store_with_pages_of_its_own_gets_none(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    said = "MLFLOW_TRACKING_URI: http://127.0.0.1:9 is a server with pages of its own. Open it in a browser."
+    assert refused("ui") == f"error: {said}"
+
+
 @pytest.mark.usefixtures("signals")
 def test_a_store_out_of_reach_stops_training_before_it_begins(
     refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -460,6 +476,38 @@ def test_samples_of_a_class_with_guidance(tiny: RunConfig, tmp_path: Path, capsy
     assert len(set(drawn["any"][1])) > 5
     assert len({samples.tobytes() for samples, _ in drawn.values()}) == 4
     assert capsys.readouterr().out.count("40 samples at NFE 2 by euler") == 4
+
+
+def test_classes_without_names_are_written_as_numbers(tmp_path: Path) -> None:
+    x = torch.zeros(2, 3)
+    for names in ((), ("cat", "dog")):
+        sample._write([Generated(x, torch.tensor([1, 0]), 1, x)] * 2, names, tmp_path / "drawn.npz")
+        with np.load(tmp_path / "drawn.npz") as arrays:
+            assert arrays["classes"].tolist() == [1, 0, 1, 0]
+            assert (*arrays.get("class_names", ()),) == names
+
+
+@pytest.mark.usefixtures("signals")
+def test_why_a_value_is_missing_is_said_after_all_that_are_known(
+    tiny_run: Run, score: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of every run that is named, whichever of them lacks one."""
+    protocol = tiny_run.config.protocol()
+    score(tiny_run, protocol, {2: 12.5})
+    monkeypatch.setattr(evaluate, "following", Mock(return_value=nullcontext()))
+    monkeypatch.setattr(evaluate, "evaluate", Mock(side_effect=Diverged("at NFE 1: some are not finite.")))
+    assert main(["evaluate", tiny_run.name, tiny_run.name]) == 2
+    said = capsys.readouterr()
+    assert said.err == "error: at NFE 1: some are not finite.\n"
+    assert said.out.count(f"fid 12.5 at NFE 2, protocol {protocol.digest}\n") == 2
+
+
+def test_the_calls_that_a_solver_chose_stand_beside_its_value(tiny: RunConfig) -> None:
+    run = Run.of(override(tiny, {"evaluate.solver": "dopri5", "evaluate.nfe": [0]}))
+    known = {"values": {"fid": {"0": 12.5}}, "intervals": {}, "calls": {"0": {"mean": 44.25, "sd": 3.0}}}
+    judge: Any = SimpleNamespace(protocol=run.config.protocol())
+    said = f"fid 12.5 at 44.2 ± 3.0 calls chosen by dopri5, protocol {judge.protocol.digest}"
+    assert evaluate._values(run, judge, known) == [said]
 
 
 def test_the_components_of_a_family_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

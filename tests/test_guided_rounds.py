@@ -1,13 +1,16 @@
 """Reflow of guided flows: pairs are guided once, and what has learned them is sampled, judged and made a teacher
 without guidance."""
 
+import io
 import math
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from scipy.integrate import solve_ivp
 from torch import Tensor, nn
 
@@ -16,6 +19,7 @@ from harness.ablation.design.plan import Plan
 from harness.ablation.design.study import Study, load_scale
 from harness.ablation.execute.worker import PlanBoard, work
 from harness.cli import main
+from harness.cli import reflow as reflow_command
 from harness.core.config import override
 from harness.core.errors import ConfigError
 from harness.data.base import load
@@ -135,6 +139,10 @@ def test_rounds_are_guided_once_unless_more_is_asked(told: RunConfig) -> None:
         assert [config.pairs_sampling.guidance.scale for config in arms[1:]] == made, changes
         twice = [guided_twice(config) is not None for config in arms]
         assert twice == [False, *[changes.get("evaluate.guidance.scale") == 3] * 2, False], changes
+        options = Namespace(runs=[Run.of(told).name], rounds=2, distil=True, plugin=[])
+        options.changes = [f"{path}={value}" for path, value in changes.items()]
+        reflow_command._planned(options, Console(file=(log := io.StringIO()), width=500))
+        assert log.getvalue().count("- advice for ") == sum(twice), changes
 
 
 def test_rounds_from_a_guided_student_are_not_guided_again(told: RunConfig) -> None:

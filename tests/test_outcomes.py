@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import io
 import itertools
 import json
 import math
@@ -19,6 +20,7 @@ import pandas as pd
 import pytest
 import torch
 from optuna.trial import TrialState
+from rich.console import Console
 from scipy import stats
 
 from harness.ablation.design import rounds
@@ -30,11 +32,14 @@ from harness.ablation.execute.worker import PlanBoard, work
 from harness.ablation.report import grids, history, tables
 from harness.ablation.report.outcomes import DIVERGED, FAILED, MEASURED, UNASKED, UNFINISHED, Cell
 from harness.ablation.report.summary import summarise
+from harness.cli import ablate
 from harness.cli.ablate import advice_on
 from harness.core.config import override
 from harness.core.errors import Diverged, NoValue, Pruned, Unsolvable, guarded
 from harness.core.files import read_json, write_json
-from harness.flow.sampling import Generated
+from harness.data.base import load
+from harness.flow.sampling import Generated, Trained
+from harness.runs import judge
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run, training_digest
 from harness.runs.progress import Followed
@@ -260,6 +265,15 @@ def test_what_is_not_compared_says_why(tiny: RunConfig, reported: Callable[..., 
     assert set(verdicts_of(reported(planned(tiny, seeds=2))).values()) == {"baseline", "undecided"}
 
 
+def test_what_was_noticed_in_the_data_is_said_once_for_all_arms(
+    tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = dataclasses.replace(load(tiny.dataset), notes=("left out: 1 file ending in .pt",))
+    monkeypatch.setattr(ablate, "load", lambda _: data)
+    ablate._warn(planned(tiny), Console(file=(log := io.StringIO())))
+    assert log.getvalue().splitlines().count("- left out: 1 file ending in .pt") == 1
+
+
 def test_arms_without_the_primary_nfe_are_named_before_they_train(tiny: RunConfig) -> None:
     plan = planned(override(tiny, {"evaluate.nfe": [1, 2]}), arms={"a": {}, "b": {"evaluate.nfe": [1]}, "c": {}})
     assert advice_on(plan)["no verdict without fid at NFE 2, which evaluate.nfe leaves out"] == ["b"]
@@ -409,6 +423,21 @@ def test_samples_that_are_not_finite_at_one_nfe_cost_no_other(
     assert run.evaluation(protocol)["values"]["sliced_wasserstein"].keys() == {"4"}
     assert Counter(tables.report(plan, {}).cells.query("arm == 'a'").state) == {DIVERGED: 2, MEASURED: 1}
     ensure(override(plan.config("a", 0), {"evaluate.nfe": [4]}), quiet, never)  # asks for nothing that failed
+
+
+def test_a_measure_of_the_flow_that_is_not_finite_costs_no_other(
+    points: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = [{"name": name, "samples": 4, "steps": 2} for name in ("curvature", "straightness")]
+    run = Run.of(override(points, {"evaluate.metrics": metrics}))
+    curvature, straightness = run.config.evaluate.flow_metrics
+    monkeypatch.setattr(type(curvature), "measure", lambda *_: math.nan)
+    monkeypatch.setattr(type(straightness), "measure", lambda *_: 0.25)
+    trained = Trained(lambda x, t: x, run.config, run.config.noise.learn(run.data))  # type: ignore[arg-type]
+    protocol = run.config.protocol()
+    judge._evaluate_flow(run, trained, protocol)
+    assert run.evaluation(protocol)["values"] == {"straightness": {str(straightness.nfe): 0.25}}
+    assert str(run.failure(protocol)).startswith("curvature is nan.")
 
 
 def test_a_solver_that_gives_up_is_no_divergence(points: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:

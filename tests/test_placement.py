@@ -1,16 +1,22 @@
 """How trials share a machine: the ways tried, the one taken, and that it is measured once."""
 
+import io
 import os
+from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.study import load_study
 from harness.ablation.execute import placement as module
 from harness.ablation.execute.placement import Placement, choose, given, measure, placements, remembered
+from harness.cli import ablate
 from harness.core.config import override
 from harness.core.errors import UserError
+from harness.core.signals import Say
 from harness.runs.config import RunConfig
 
 
@@ -50,6 +56,22 @@ def test_more_threads_must_be_worth_it_and_are_measured_once(
         load_study("weighting"), "digits", override(plan.arms["uniform"], {"train.batch_size": 16}), {}, 1, ()
     )
     assert remembered(other) == 1, "another training is measured for itself"
+
+
+def test_a_study_is_trained_on_the_threads_that_are_fastest_unless_it_is_told_how(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def chosen(plan: Plan, say: Say) -> Placement:
+        say("1 worker on 2 threads")
+        return Placement(1, 2)
+
+    monkeypatch.setattr(ablate, "choose", chosen)
+    console = Console(file=(log := io.StringIO()))
+    options: dict[str, Any] = {"workers": None, "trials_per_gpu": None, "changes": []}
+    assert ablate.placed(Namespace(**options), plan, console) == (plan.threaded(2), Placement(1, 2))
+    assert log.getvalue() == "- 1 worker on 2 threads\n"
+    for told, workers in (({"workers": 3}, 3), ({"changes": ["train.threads=1"]}, None)):
+        assert ablate.placed(Namespace(**{**options, **told}), plan, console) == (plan, given(plan, workers))
 
 
 def test_threads_are_part_of_the_plan(plan: Plan) -> None:

@@ -101,26 +101,33 @@ def test_a_search_is_published_with_its_trials(
     assert capsys.readouterr().err == refusal
     plan = SearchPlan.of(search, "digits", base, None, [])
     board = SearchBoard(plan)
-    for value in (5.0, 4.0):
+
+    def end_trial(board: SearchBoard, value: float) -> None:
         claimed = board.next()
         assert claimed
         trial, lease = claimed
         lease.close()
         trial.set_user_attr("run", Run.of(plan.config(trial.params)).name)
         board.study.tell(trial, value)
+
+    for value in (5.0, 4.0):
+        end_trial(board, value)
         if value == 5.0:
             assert main(["publish", str(file)]) == 2, "one trial of two has ended"
             assert capsys.readouterr().err == refusal
     tuned = compared(search, "digits", base, {}, None, [], settings(board.best().params))
     assert main(["publish", str(file)]) == 2, "the comparison has not run"
-    assert "rates-digits: 6 of 6 trials have not ended, like default seed 0." in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "rates-digits: 6 of 6 trials have not ended, like default seed 0." in said
+    assert f"`harness tune {file} --scale digits`" in said
+    end_trial(SearchBoard(SearchPlan.of(search, "digits", base, 3, [])), 6.0)
     judged(tuned, score)
     assert main(["publish", str(file)]) == 0
     assert {f"tables/rates-digits{part}" for part in (".md", "-trials.csv", "-trials.json")} < set(files(committed))
     assert (
         json.loads((committed / "tables" / "rates-digits.json").read_text())["command"]
-        == f"harness tune {file} --scale digits"
-    )
+        == f"harness tune {file} --scale digits --trials 3"
+    ), "the search was made longer"
     assert (committed.parent / "studies" / "README.md").read_text().count("\n## ") == 1
 
 

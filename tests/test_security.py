@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -121,6 +122,15 @@ def test_pages_answer_under_exact_names(host: str, more: list[str], answered: se
     assert answered <= set(names)
     assert not refused & set(names)
     assert not any("*" in name for name in names), "MLflow would take it as a pattern"
+
+
+def test_pages_answer_where_nobody_knows_the_name_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", Mock(side_effect=socket.gaierror("unknown")))
+    monkeypatch.setattr(socket, "getfqdn", lambda: "lab")
+    monkeypatch.setattr(socket, "gethostname", lambda: "lab")
+    assert allowed_hosts("0.0.0.0", 80, []) == [
+        f"{name}:80" for name in ("0.0.0.0", "127.0.0.1", "[::1]", "lab", "localhost")
+    ]
 
 
 @contextmanager
