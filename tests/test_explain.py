@@ -147,6 +147,22 @@ def test_another_loss_is_another_objective(explained: Any) -> None:
     )
 
 
+def test_a_round_is_explained_by_its_pairs_and_what_is_distilled_by_one_time(explained: Any) -> None:
+    """One Euler step is asked at t = 1 alone: times and weights are left out, and no level has a weight."""
+    small = {"reflow__rounds": 1, "reflow__number": 5000, "reflow__nfe": 8, "evaluate__nfe": [1]}
+    rounded = explained(**small)
+    distilled = explained(**small, reflow__distil=True)
+    for made, teacher in ((rounded, 1), (distilled, 2)):
+        lines = {part: formula for part, formula, _ in made.lines()}
+        assert lines["pairs"] == f"5,000 of the {teacher}-rectified flow, by heun at NFE 8"
+        assert not any(part.startswith("coupling") for part in lines)
+        assert any(part.startswith("time_sampler") for part in lines) == (made is rounded)
+    assert lines["x_t"] == "sigma x1, at t = 1 alone"
+    assert lines["objective"] == "E [loss(e)], e the error of the network's output"
+    assert rounded.effective_weight().isfinite().any()
+    assert distilled.effective_weight().isnan().all()
+
+
 def test_arms_that_differ_elsewhere_are_not_remarked_on(explained: Any) -> None:
     assert alike({"a": explained(), "b": explained(train__learning_rate=1e-4)}) == []
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.training.hardware import known_peak, old_left_alone, peak_flops, training_flops
+from harness.training.hardware import compiled, known_peak, old_left_alone, peak_flops, training_flops
 
 
 class Dense(nn.Module):
@@ -93,6 +93,24 @@ UNKNOWN = [
     "NVIDIA A100-SXM4-40GB MIG 3g.20gb", "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "Quadro T400", "Tesla V100S-PCIE-32GB",
     "NVIDIA H20", "",
 ]  # fmt: skip
+
+
+def test_outputs_that_cuda_graphs_write_to_one_place_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the first of two stays as it was; the default mode has no graphs."""
+    place = torch.zeros(2)
+
+    class Graphed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return place.copy_(x)
+
+    monkeypatch.setattr(torch, "compile", lambda network, mode: Graphed())
+    for mode, kept in (("reduce-overhead", 1.0), ("max-autotune", 1.0), ("default", 2.0)):
+        fast = compiled(nn.Identity(), mode)
+        first = fast(torch.full((2,), 1.0))
+        fast(torch.full((2,), 2.0))
+        assert first.tolist() == [kept, kept], mode
+    assert isinstance(compiled(network := nn.Identity(), "off"), nn.Identity)
+    assert compiled(network, "off") is network
 
 
 def test_peaks_go_by_the_whole_name_of_a_model() -> None:

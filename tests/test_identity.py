@@ -22,7 +22,7 @@ from harness.data.base import load
 from harness.runs.config import RunConfig
 from harness.runs.contents import EVALUATED
 from harness.runs.folder import Run
-from harness.runs.identity import NUMERICS_VERSION, facts_of, training_digest
+from harness.runs.identity import NUMERICS_VERSION, facts_of, leaving_the_name, training_digest
 from harness.runs.sample import restore
 from harness.runs.train import make_pairs, train
 
@@ -272,6 +272,12 @@ def test_a_finished_run_takes_changes_of_how_and_where_alone(points: RunConfig) 
             f"{path}: a finished run cannot be changed in that. Change evaluate.*, or train another run."
         )
     assert "Did you mean 'steps'?" in refusal(folder.name, {"train.step": 5})
+
+
+def test_changes_that_go_together_are_told_from_those_of_how_and_where(points: RunConfig) -> None:
+    """dopri5 alone is refused: it cannot be told to spend 2 calls."""
+    changes = {"evaluate.solver": "dopri5", "train.log_every": 3, "evaluate.nfe": [0], "train.steps": 5}
+    assert leaving_the_name(points, changes) == {"train.log_every": 3}
 
 
 def test_an_evaluation_of_another_run_or_protocol_is_refused(points: RunConfig) -> None:

@@ -4,6 +4,7 @@ it."""
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -199,6 +200,20 @@ def test_the_time_of_training_is_that_between_its_lines(tiny: RunConfig) -> None
     started = time.perf_counter()
     train(Run.of(tiny), lambda _: None, lambda: False)
     assert 0 < training_seconds(Run.of(tiny)) < time.perf_counter() - started
+
+
+def test_the_time_of_training_counts_the_way_back_and_no_look(tiny: RunConfig) -> None:
+    """By hand, of batches of 32: 2 steps at 64 samples a second, then 3 from the first step on at 32."""
+    run = Run.of(tiny)
+    run.folder.mkdir(parents=True)
+    lines = (
+        {"step": 2, "time": 0, "samples_per_second": 64},
+        {"step": 2, "time": 0, "held_out_loss": 1},
+        {"step": 1, "time": 0, "learning_rate_factor": 0.5},
+        {"step": 4, "time": 0, "samples_per_second": 32},
+    )
+    (run.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert training_seconds(run) == 1 + 3
 
 
 @pytest.mark.parametrize(

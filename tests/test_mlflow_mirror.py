@@ -5,8 +5,11 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import REQUEST_LIMIT_EXCEEDED, RESOURCE_ALREADY_EXISTS
 from PIL import Image
 from rich.console import Console
 
@@ -14,6 +17,7 @@ from harness.core.config import override, to_dict
 from harness.core.errors import UserError
 from harness.core.files import read_json, results_folder, write_json
 from harness.evaluation.protocol import Protocol
+from harness.runs import mlflow_mirror
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.mlflow_mirror import Mirror, Record, run_params
@@ -278,6 +282,27 @@ def test_a_store_that_fails_in_the_midst_costs_the_work_nothing(
         pass
     assert trial.record
     assert all_curves(mirror, trial.record) == WHOLE
+
+
+def test_a_refusal_of_the_store_is_not_taken_for_an_absence(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is there already is found, and what is not there is made; any other answer is an error."""
+    for code, told in ((REQUEST_LIMIT_EXCEEDED, True), (RESOURCE_ALREADY_EXISTS, False)):
+        refuse = Mock(side_effect=MlflowException("not now", error_code=code))
+        monkeypatch.setattr(mirror.client, "create_experiment", refuse)
+        with pytest.raises(MlflowException) if told else contextlib.nullcontext():
+            found = mirror._begin_experiment("study")
+            assert found
+            assert found.experiment_id == mirror.experiment_id
+    assert not mlflow_mirror._exists(mirror.client, "0" * 32)
+    monkeypatch.setattr(mirror.client, "get_run", Mock(side_effect=MlflowException("x", REQUEST_LIMIT_EXCEEDED)))
+    with pytest.raises(MlflowException):
+        mlflow_mirror._exists(mirror.client, "0" * 32)
+
+
+def test_the_calls_that_a_solver_chose_stand_beside_its_value(run: Run) -> None:
+    known = {"values": {"fid": {"0": 9.5}}, "time": {"0": 1.75e9}, "calls": {"0": {"mean": 44.25, "sd": 3.0}}}
+    sent = mlflow_mirror._values(run, known, [["fid", "0"]])
+    assert [(point.key, point.value, point.step) for point in sent] == [("fid", 9.5, 0), ("calls", 44.25, 0)]
 
 
 @pytest.mark.parametrize("uri", ["sqlite:///{file}/mlflow.db", "http://127.0.0.1:9", "nonsense://x"])

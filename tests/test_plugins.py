@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 
+from harness.ablation.design.study import load_scale
 from harness.cli import main
 from harness.core import declared, registry, tried
 from harness.core.config import override
-from harness.core.declared import check_declared, is_own
+from harness.core.declared import check_declared, is_own, place_of
 from harness.core.errors import UserError, guarded
 from harness.core.registry import HOMES, build, load_plugin, names
 from harness.data.base import load
@@ -142,6 +144,11 @@ def test_a_key_that_is_pressed_while_a_file_is_read_stops_the_command(
     path = write("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nfor i in range(10**6): pass\n")
     assert main(["list", "loss", "--plugin", str(path)]) == 130
     assert capsys.readouterr().err.startswith("stopped.")
+
+
+def test_a_class_without_a_file_is_told_by_its_module() -> None:
+    """Typed into a prompt, or made by another program."""
+    assert place_of(type("Mine", (), {"__module__": "elsewhere"})) == "elsewhere"
 
 
 def test_the_harnesss_own_declare_all_that_is_asked_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,6 +334,40 @@ def test_what_a_component_gives_is_tried_before_training(write: Write, tiny: Run
     assert families == set(HOMES)
 
 
+def test_what_stands_inside_a_value_is_tried_too(tiny: RunConfig) -> None:
+    """The state that noise learns, and the classes that a coupling gives to a network that is told some."""
+    learned = Mock(spec=["learn"], learn=lambda data: {"mean": 1.0})
+    paired = Mock(spec=["pair"], pair=lambda x0, x1, generator, y: (x0, x1, y.float()))
+    told = override(tiny, {"objective.label_dropout": 0.1})
+    for family, component, config, said in (
+        ("noise", learned, tiny, "Mock.learn gives float 1.0 for mean, and a tensor is due"),
+        (
+            "coupling",
+            paired,
+            told,
+            "Mock.pair gives float32 tensor [4] for the classes, and a finite int64 tensor [4] is due",
+        ),
+    ):
+        with pytest.raises(UserError) as caught:
+            probes.PROBES[family](component, config, load(tiny.dataset))
+        assert said in str(caught.value)
+    probes.PROBES["coupling"](paired, tiny, load(tiny.dataset))  # no network is told them
+
+
+def test_what_cannot_be_tried_on_training_samples_is_taken(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measures of a flow or of logits, which there are not yet, and images' features where there are no images."""
+    for module in (probes, tried):
+        monkeypatch.setattr(module, "is_own", lambda cls: False)
+    points = override(load_scale("points"), {"evaluate.metrics": ["sliced_wasserstein"]})
+    for config, family, name in (
+        (tiny, "metric", "straightness"),
+        (tiny, "metric", "isc"),
+        (points, "metric", "sliced_wasserstein"),
+        (points, "extractor", "digits"),
+    ):
+        probes.PROBES[family](build(family, name), config, load(config.dataset))
+
+
 def test_a_good_component_is_taken_and_leaves_the_random_numbers_as_they_were(write: Write, tiny: RunConfig) -> None:
     load_plugin(write(GOOD))
     before = torch.get_rng_state()
@@ -364,8 +405,9 @@ def test_an_exception_of_a_plugin_in_the_midst_of_the_work_is_one_line(
     monkeypatch.setenv("HARNESS_TRACEBACK", "1")
     assert guarded(lambda: weighting.weight(torch.ones(1), None)) == 2
     assert "Traceback" in capsys.readouterr().err
-    with pytest.raises(ZeroDivisionError):
-        guarded(lambda: 1 // 0)  # type: ignore[arg-type]
+    for call in (lambda: 1 // 0, lambda: tried.attempted(build("loss", "mse"), "measure", lambda: 1 // 0)):
+        with pytest.raises(ZeroDivisionError):
+            guarded(call)  # type: ignore[arg-type]
 
 
 def test_check_does_not_end_with_the_component_that_exits(write: Write) -> None:

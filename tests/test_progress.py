@@ -6,16 +6,18 @@ import io
 import threading
 from collections.abc import Generator, Iterable
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from rich.console import Console
 
 from harness.core import progress
-from harness.core.config import to_dict
+from harness.core.config import override, to_dict
 from harness.core.files import results_folder, write_json
 from harness.core.progress import shown, told
 from harness.evaluation.judge import Judge, SampleBatch
 from harness.evaluation.yardsticks import judge_references
+from harness.runs import progress as watch_module
 from harness.runs import train
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
@@ -97,11 +99,58 @@ def test_a_worker_that_makes_the_reference_itself_says_how_far_it_is(
     assert passed == [("features of the reference", 16, print)]
 
 
+PAIRS = {
+    "teacher": "0123456789ab-s0",
+    "made": {"solver": {"name": "heun"}},
+    "number": 1, "calls": 1.0, "pairs_per_second": 1.0, "commit": "abc", "files": {},
+}  # fmt: skip
+
+
 class _Nothing:
     """A store that takes everything."""
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_: _Nothing()
+
+
+def test_what_goes_on_is_sent_and_told_from_time_to_time(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that has ended is not sent again."""
+    for name in ("LOOK_EVERY_S", "SEND_EVERY_S", "TELL_EVERY_S"):
+        monkeypatch.setattr(watch_module, name, 0.001)
+    run = Run.of(tiny)
+    write_json(run.folder / "config.json", to_dict(tiny))
+    log = io.StringIO()
+    heard = threading.Semaphore(0)
+    sent: list[str] = []
+
+    def send(watch: Watch, one: Followed, final: bool) -> None:
+        sent.append(f"{one.title} {final}")
+        one.closed = one.title == "ended"
+        heard.release()
+
+    monkeypatch.setattr(Watch, "_send_one", send)
+    followed = [Followed(title, run, tiny.protocol(), {}) for title in ("ended", "going on")]
+    mirror: Any = _Nothing()
+    with Watch("study", followed, mirror, Console(file=log, width=500), total=2):
+        assert all(heard.acquire(timeout=10) for _ in range(4))
+    assert (sent[:3], sent[-1]) == (["ended False", "going on False", "going on False"], "going on True")
+    assert "study 1/2: 50%, " in log.getvalue()
+
+
+def test_pairs_that_were_removed_when_they_were_learned_are_not_sent(tiny: RunConfig) -> None:
+    run = Run.of(override(tiny, {"reflow.rounds": 1}))
+    about = {"commits": ["abc"], "parameters": 1, "weight_mean": 0.5, "machine": {}}
+    write_json(run.folder / "environment.json", about)
+    followed = Followed("one", run, run.config.protocol(), {})
+    mirror = Mock()
+    watch = Watch("study", [followed], mirror, Console(file=io.StringIO()))
+    assert followed.pairs
+    watch._record(followed)
+    assert not mirror.send_pairs.called
+    assert mirror.record.call_args.args[3]["pairs"] == followed.pairs.name
+    write_json(followed.pairs.folder / "pairs.json", PAIRS)
+    watch._record(followed)
+    mirror.send_pairs.assert_called_once_with(followed.pairs, {})
 
 
 def test_a_damaged_file_of_a_run_ends_no_work_beside_it(tiny: RunConfig) -> None:

@@ -38,6 +38,7 @@ from harness.runs.pairs import PairSet
 from harness.runs.sample import paths, restore
 from harness.runs.train import ensure, make_pairs, train
 from harness.runs.validate import check
+from harness.training.distributed import Ranks
 
 pytestmark = pytest.mark.usefixtures("unmeasured")
 
@@ -372,6 +373,24 @@ def test_workers_that_want_the_same_pairs_make_them_once(small: RunConfig, monke
         list(pool.map(lambda run: make_pairs(run, quiet, never), runs))
     assert fill.call_count == 1
     assert all(run.pairs.about for run in runs)
+
+
+def test_a_rank_that_waits_for_the_pairs_of_the_first_can_be_stopped(small: RunConfig) -> None:
+    run = Run.of(override(small, {"reflow.rounds": 1}))
+    with pytest.raises(Stopped, match=r"^stopped while the first rank makes pairs$"):
+        reflow_module.fill_pairs(run, lambda: True, Ranks(rank=1, number=2))
+    assert not run.pairs.done
+
+
+def test_pairs_that_find_no_room_name_their_file(small: RunConfig) -> None:
+    pairs = Run.of(override(small, {"reflow.rounds": 1})).pairs
+    pairs.folder.mkdir(parents=True)
+    writer = pairs.writer(20)
+    path = pairs.arrays["x0"].path
+    path.unlink()
+    path.symlink_to("/dev/full")
+    with pytest.raises(OSError, match=rf"No space left on device: '{path}'"):
+        writer.add({"x0": np.zeros((20, 1, 8, 8), np.float32)})
 
 
 @pytest.mark.parametrize("kind", ["not-finite", "unsolvable"])

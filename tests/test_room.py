@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from typed import tensor
 
 from harness.ablation.design.study import load_scale
 from harness.cli import main
@@ -27,6 +28,7 @@ from harness.core.memory import free_bytes
 from harness.data.base import load
 from harness.evaluation.footprint import judging_needs
 from harness.evaluation.judge import Judge
+from harness.runs import room
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.room import require_room, require_workers
@@ -245,6 +247,33 @@ def test_workers_count(machine: Machine, tiny: RunConfig) -> None:
     with pytest.raises(UserError, match=r"^--workers: 40 at a time need .* Take [1-3]\d or fewer\.$"):
         require_workers([(large, 40)], 40, 0, "--workers")
     require_workers([(large, 1), (tiny, 20)], 20, 0, "--workers")
+
+
+def test_a_gpu_holds_the_training_and_the_machine_a_checkpoint(
+    tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = override(tiny, {"backbone.channels": 320, "train.device": "cuda"})
+    resident = tensor(load(config.dataset).train).nbytes
+    for gpu, main_memory, said in (
+        (0.01, 100, r"^backbone\.channels: training needs .* of memory on the GPU at least"),
+        (100, 0.01, r"^backbone\.channels: training needs .* of memory at least, .* for a checkpoint, "),
+    ):
+        free = {"cuda": gpu * GB, "cpu": main_memory * GB}
+        for module in (memory, room):
+            monkeypatch.setattr(module, "free_bytes", lambda device="cpu", free=free: free[device])
+        with pytest.raises(UserError, match=said):
+            require_room(config)
+    free = {"cuda": 2.0 * GB, "cpu": 100.0 * GB}
+    monkeypatch.setattr(memory, "free_bytes", lambda device="cpu": free[device])
+    needs = room._training(config)
+    assert next(need.bytes for need in needs if need.path == "dataset") == resident
+    lasting = sum(need.bytes for need in needs if not need.passing)
+    most = int(2 * GB / lasting)
+    require_workers([(config, 40)], 2 * most, 2, "--workers")
+    with pytest.raises(
+        UserError, match=rf"^--workers: {most + 1} at a time need .* on the GPU .* Take {most} or fewer"
+    ):
+        require_workers([(config, 40)], 2 * (most + 1), 2, "--workers")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from harness.ablation.report import tables
 from harness.core import registry
 from harness.core.checkpoint import checkpoints, read_checkpoint, step_of
 from harness.core.config import override
-from harness.core.errors import ConfigError, Diverged, Stopped, UserError
+from harness.core.errors import ConfigError, Diverged, Stopped, Unsolvable, UserError
 from harness.core.files import runs_folder
 from harness.core.registry import load_plugin
 from harness.core.rng import stream
@@ -380,6 +381,33 @@ def test_an_unknown_run_is_refused(tiny: RunConfig, name: str) -> None:
         Run.open(name)
 
 
+def test_weights_that_are_gone_or_of_another_network_are_not_drawn_from(tiny_run: Run) -> None:
+    best = Run.of(override(tiny_run.config, {"evaluate.checkpoint": "best"}))
+    restore(best)
+    shutil.rmtree(best.folder / "checkpoints" / "best")
+    with pytest.raises(
+        UserError, match=rf"^{best.name}: its best checkpoint is missing or damaged\. Set evaluate\.checkpoint=last\.$"
+    ):
+        restore(best)
+    network = tiny_run.config.build(tiny_run.data).state_dict()
+    sample_module._require_fit(Path("kept"), network, network)
+    with pytest.raises(
+        UserError, match=r"^kept: does not fit the run \(.*\)\. Remove it, then run the command that tra"
+    ):
+        sample_module._require_fit(Path("kept"), {**network, "more": torch.zeros(1)}, network)
+
+
+def test_a_look_that_cannot_be_drawn_ends_no_training(tiny_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said; what else a look measures is measured."""
+    said: list[str] = []
+    trained = restore(tiny_run)
+    objective = train_module._objective(tiny_run)
+    callbacks = train_module._callbacks(tiny_run, objective, said.append, lambda: False, None)
+    monkeypatch.setattr(train_module, "picture", Mock(side_effect=Unsolvable("dopri5 gave up.")))
+    assert callbacks.look(trained.network, 5).keys() > {"straightness", "sample_spread"}
+    assert said == ["no picture of step 5: dopri5 gave up."]
+
+
 def test_an_unfinished_run_draws_nothing(tiny: RunConfig) -> None:
     asked = itertools.count()
     with pytest.raises(Stopped):
@@ -414,6 +442,9 @@ def test_what_training_would_trip_over_is_refused_before(tiny: RunConfig, change
     with pytest.raises(ConfigError) as caught:
         check(override(tiny, changes))
     assert caught.value.path in (path, f"evaluate.{path}")
+    if path.startswith("backbone."):
+        with pytest.raises(ConfigError, match=rf"^{path}: "):
+            override(tiny, changes).build(load(tiny.dataset))
     assert not runs_folder().exists()
 
 
