@@ -220,3 +220,11 @@ def test_blocks_computed_twice_count_a_batch_once() -> None:
     for number in (1, 2):
         network(torch.randn(8, 2), torch.rand(8)).square().mean().backward()
         assert network.state_dict()["blocks.0.1.num_batches_tracked"] == number
+
+
+@pytest.mark.slow
+def test_blocks_that_are_compiled_and_computed_twice_count_a_batch_once() -> None:
+    network = recomputing(NormedModule(2, 0, 0.3))
+    fast = torch.compile(network, backend="aot_eager")
+    fast(torch.randn(8, 2), torch.rand(8)).square().mean().backward()
+    assert network.state_dict()["blocks.0.1.num_batches_tracked"] == 1
