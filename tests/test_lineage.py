@@ -208,8 +208,8 @@ def test_the_time_of_training_counts_the_way_back_and_no_look(tiny: RunConfig) -
     run.folder.mkdir(parents=True)
     lines = (
         {"step": 2, "time": 0, "samples_per_second": 64},
-        {"step": 2, "time": 0, "held_out_loss": 1},
         {"step": 1, "time": 0, "learning_rate_factor": 0.5},
+        {"step": 2, "time": 0, "held_out_loss": 1},
         {"step": 4, "time": 0, "samples_per_second": 32},
     )
     (run.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

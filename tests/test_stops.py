@@ -98,7 +98,7 @@ def test_what_a_shell_ignores_for_a_command_in_the_background_stays_ignored() ->
     """Ctrl-C then is for the command in the foreground."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     interruptible()
-    signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGTERM)
 
