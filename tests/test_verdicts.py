@@ -59,7 +59,7 @@ def test_every_arm_stands_once_with_its_difference_or_as_not_compared() -> None:
         if table.stem.endswith("-trials"):
             continue
         rows = pd.read_csv(table)
-        said = section(table.stem)
+        said, _, found = section(table.stem).partition("- what these seeds find")
         for row in rows[rows.primary & (rows.verdict != "baseline")].itertuples():
             line = next(line for line in said.splitlines() if f"`{row.arm}` " in line and line.startswith("- "))
             assert said.count(f"`{row.arm}` ") == 1, (table.stem, row.arm)
@@ -67,6 +67,7 @@ def test_every_arm_stands_once_with_its_difference_or_as_not_compared() -> None:
             known = not math.isnan(difference)
             assert f"`{row.arm}` " + (f"{100 * difference:+.1f}%" if known else "(") in line, (table.stem, row.arm)
             assert line.startswith("- not compared: ") != known, (table.stem, row.arm)
+            assert found.count(f"`{row.arm}` ") == known, (table.stem, row.arm)
 
 
 def test_an_adaptive_solver_is_not_compared_and_the_reason_stands_there() -> None:

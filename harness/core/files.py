@@ -39,18 +39,26 @@ def runs_folder() -> Path:
     return results_folder() / "local" / "runs"
 
 
+@contextlib.contextmanager
+def placed(path: Path) -> Iterator[None]:
+    """Give an `OSError` the path at which it came: a full disk names no file."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Replace `path` in one step: a reader sees the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(temporary, "wb") as file:
-            file.write(content if isinstance(content, bytes) else content.encode(errors="backslashreplace"))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:  # a full disk names no file
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        with placed(path):
+            with open(temporary, "wb") as file:
+                file.write(content if isinstance(content, bytes) else content.encode(errors="backslashreplace"))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -102,11 +110,8 @@ def npz(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 def append_line(path: Path, value: Any) -> None:
     """Add a line to a JSON-lines file."""
-    try:
-        with open(path, "a") as file:
-            file.write(json.dumps(value) + "\n")
-    except OSError as error:  # a full disk names no file
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    with placed(path), open(path, "a") as file:
+        file.write(json.dumps(value) + "\n")
 
 
 def sync(path: Path) -> None:

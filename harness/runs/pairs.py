@@ -26,7 +26,7 @@ from pydantic import PositiveFloat
 from typing_extensions import TypedDict
 
 from harness.core.errors import NoValue, UserError
-from harness.core.files import locked, read_json_if_there, write_json
+from harness.core.files import locked, placed, read_json_if_there, write_json
 from harness.core.reading import no_file
 from harness.runs.contents import Note
 
@@ -198,11 +198,8 @@ class Writer:
         """One more batch, {name of the array: rows}."""
         for name, array in self.pairs.arrays.items():
             content = np.ascontiguousarray(batch[name]).data
-            try:
-                with open(array.path, "ab") as file:
-                    file.write(content)
-            except OSError as error:  # a full disk names no file
-                raise OSError(error.errno, error.strerror, str(array.path)) from error
+            with placed(array.path), open(array.path, "ab") as file:
+                file.write(content)
             self.hashes[name].update(content)
         self.done += len(next(iter(batch.values())))
 
