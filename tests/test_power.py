@@ -84,6 +84,13 @@ def test_without_a_spread_nothing_can_be_said() -> None:
         assert Power.of(compare(arm, baseline), 4) is None, arm
 
 
+def test_what_is_beyond_telling_is_told_as_a_factor_of_a_million() -> None:
+    for sd in (20.0, 1e6, 1e300):
+        assert Power(2, sd, 4).at_most == pytest.approx((-1 + 1e-6, 1e6 - 1)), sd
+    assert math.isinf(sd_of(-1.0, 1e300, 5))
+    assert math.isinf(sd_of(-0.5, math.inf, 5))
+
+
 def test_seeds_beyond_counting_are_not_counted() -> None:
     assert Power(5, 5.0, 4).seeds_for(0.05) is None
     assert (Power(5, 3.0, 4).seeds_for(0.05) or math.inf) < MOST_SEEDS

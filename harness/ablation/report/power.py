@@ -15,6 +15,8 @@ from harness.ablation.report.statistics import LEVEL, Comparison
 POWER = 0.8
 MOST_SEEDS = 100_000
 """More are not counted."""
+LARGEST = math.log(1e6)
+"""Seeds that find a factor of a million find nothing: larger ones are told as this one."""
 
 
 class Found(NamedTuple):
@@ -25,8 +27,9 @@ class Found(NamedTuple):
 
     @classmethod
     def of(cls, log_ratio: float) -> Found:
-        """From the size of a log ratio."""
-        return cls(math.expm1(-log_ratio), math.expm1(log_ratio))
+        """From the size of a log ratio, at most `LARGEST`."""
+        size = min(log_ratio, LARGEST)
+        return cls(math.expm1(-size), math.expm1(size))
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,11 @@ def _detectable(n: int, arms: int) -> float:
 
 
 def sd_of(low: float, high: float, n: int) -> float:
-    """The sd of log ratios from the ends of the 95 % interval of their mean, as relative differences, over n pairs."""
+    """The sd of log ratios from the ends of the 95 % interval of their mean, as relative differences, over n pairs.
+
+    Infinity where an end is too far out to be told from -1 or from infinity.
+    """
+    if low <= -1:
+        return math.inf
     half = (math.log1p(high) - math.log1p(low)) / 2
     return half * math.sqrt(n) / float(stats.t.isf(LEVEL / 2, n - 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -168,7 +169,7 @@ def _powers(primary: pd.DataFrame) -> list[str]:
     for _, row in tested.sort_values("difference").iterrows():
         n = int(row.get("pairs", row.n))
         power = Power(n, sd_of(row.low, row.high, n), len(tested))
-        if power.sd > 0:
+        if 0 < power.sd < math.inf:
             found.append(f"`{row.arm}` {power.found.fall:+.0%} or {power.found.rise:+.0%}")
     return found
 
