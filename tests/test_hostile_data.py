@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from conftest import FILES
 from PIL import Image
 from scipy import sparse
 from test_cells import COUNTS, load_cells, write_10x, write_h5ad
@@ -196,6 +197,25 @@ def test_a_sparse_matrix_whose_indices_lie_outside(tmp_path: Path) -> None:
         file.create_dataset("X", (10**6, 10**5), "f4", chunks=(100, 100))
     with pytest.raises(UserError, match=r"X announces float32 \[1000000, 100000\], more than it can hold"):
         load_cells(broken, genes=0)
+
+
+def test_a_file_on_which_hdf5_crashes_takes_nothing_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes 6489, 37577 and 38758 of this very file made it crash when these lines were written."""
+    place = tmp_path / "x.h5ad"
+    made = FILES["cells"](tmp_path, np.random.default_rng(0))
+    content = bytearray(Path(made["path"]).read_bytes())
+    for at, byte in ((6489, 105), (37577, 221), (38758, 99)):
+        content[at] = byte
+    place.write_bytes(content)
+    with pytest.raises(UserError, match=rf"^{place}: cannot be read as cells"):
+        load_cells(place, genes=0)
+    good = write_h5ad(tmp_path / "good.h5ad", COUNTS)
+    monkeypatch.setattr(counts, "WALK", tmp_path / "walk.py")
+    counts.WALK.write_text("import os; os.abort()")
+    with pytest.raises(
+        UserError, match=rf"^{good}: cannot be read as cells \(Damaged: HDF5's own code crashes on it\)"
+    ):
+        load_cells(good, genes=0)
 
 
 def test_an_array_of_many_equal_counts_is_no_false_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

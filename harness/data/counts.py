@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import math
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,6 +31,7 @@ SHORTEST = 6
 """Bytes of a count in a matrix of text, at least: two indices, the count and what parts them."""
 PACKED = 1100
 """How many times smaller gzip makes a file, at most. An array of HDF5 of which less was written is none of counts."""
+WALK = Path(__file__).with_name("hdf5_walk.py")
 LARGE = 1 << 30
 """Bytes below which nobody asks whether an array of HDF5 was written whole."""
 UNKNOWN = ("", "nan", "<na>")
@@ -64,6 +67,7 @@ def _read(path: Path) -> AnnData:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of names that are made unique
+            _refuse_crashing(path)
             _refuse_false_sizes(path)
             if path.is_dir():
                 cells = scanpy.read_10x_mtx(path, make_unique=False, gex_only=False)
@@ -82,6 +86,14 @@ def _read(path: Path) -> AnnData:
             f"{path}: cannot be read as cells ({type(error).__name__}: {reason}). Give an .h5ad or a 10x folder."
         ) from error
     return cells
+
+
+def _refuse_crashing(path: Path) -> None:
+    """`Damaged` where HDF5's own code crashes on a file. What it raises is left to the reader."""
+    if path.is_file():
+        walk = [sys.executable, "-P", str(WALK), str(path.absolute())]
+        if subprocess.run(walk, stdin=subprocess.DEVNULL, capture_output=True, check=False).returncode < 0:
+            raise Damaged("HDF5's own code crashes on it")
 
 
 def _refuse_false_sizes(path: Path) -> None:
