@@ -68,7 +68,7 @@ TESTS: dict[str, dict[str, tuple[str, ...]]] = {
         "harness/ablation/execute/worker.py": ("worker", "outcomes", "launch", "end_to_end"),
     },
     "files": {
-        "harness/core/files.py": ("files",),
+        "harness/core/files.py": ("files", "stops"),
         "harness/core/checkpoint.py": ("checkpoint", "trainer"),
     },
 }
@@ -85,6 +85,12 @@ class Equivalent(NamedTuple):
 
 
 EQUIVALENT = (
+    Equivalent(
+        "harness/core/files.py",
+        "if time.monotonic() - began > MOMENT_S:",
+        "if time.monotonic() - began >= MOMENT_S:",
+        "no wait takes exactly a second by a clock of nanoseconds",
+    ),
     Equivalent(
         "harness/runs/judge.py",
         "return kept.clear()",

@@ -184,6 +184,7 @@ def test_who_holds_a_lock_is_not_known_where_the_kernel_does_not_say_it(
     for known, who in (
         ((*lines, hidden), "another process"),
         ((*lines, f"FLOCK ADVISORY WRITE 9 {place} 0 EOF"), "process 9"),
+        ((*lines, f"FLOCK ADVISORY WRITE 1 {place} 0 EOF"), "process 1"),
         ((), "another process"),
     ):
         (tmp_path / "locks").write_text("".join(f"{n}: {line}\n" for n, line in enumerate(known)))
