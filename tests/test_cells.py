@@ -36,6 +36,12 @@ HELD = held_out(CELLS, 5).numpy()
 LAST_HELD = int(np.flatnonzero(HELD)[-1])
 
 
+@pytest.fixture(autouse=True)
+def unwalked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process reads a file first, which takes a quarter of a second: test_hostile_data.py holds that."""
+    monkeypatch.setattr("harness.data.counts._refuse_crashing", lambda path: None)
+
+
 def held(conditions: Sequence[Any] | np.ndarray) -> np.ndarray:
     """Which cells are held out where these are their conditions, bool [N]."""
     return held_out(

@@ -40,6 +40,12 @@ from harness.data.base import Data
 from harness.data.cells import _most_variable
 
 
+@pytest.fixture(autouse=True)
+def unwalked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process reads a file first, which takes a quarter of a second: test_hostile_data.py holds that."""
+    monkeypatch.setattr("harness.data.counts._refuse_crashing", lambda path: None)
+
+
 @contextlib.contextmanager
 def writable_texts() -> Iterator[None]:
     """What anndata needs to write the texts of pandas 3."""
