@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import os
 import shutil
+import signal
 import struct
 import zlib
 from pathlib import Path
@@ -211,6 +212,9 @@ def test_a_file_on_which_hdf5_crashes_takes_nothing_with_it(tmp_path: Path, monk
         load_cells(place, genes=0)
     good = write_h5ad(tmp_path / "good.h5ad", COUNTS)
     monkeypatch.setattr(counts, "WALK", tmp_path / "walk.py")
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL):
+        counts.WALK.write_text(f"import os; os.kill(os.getpid(), {number:d})")
+        counts._refuse_crashing(good)
     counts.WALK.write_text("import os; os.abort()")
     with pytest.raises(
         UserError, match=rf"^{good}: cannot be read as cells \(Damaged: HDF5's own code crashes on it\)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import signal
 import subprocess
 import sys
 import warnings
@@ -32,6 +33,8 @@ SHORTEST = 6
 PACKED = 1100
 """How many times smaller gzip makes a file, at most. An array of HDF5 of which less was written is none of counts."""
 WALK = Path(__file__).with_name("hdf5_walk.py")
+CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
+"""What ends a process whose compiled code went wrong."""
 LARGE = 1 << 30
 """Bytes below which nobody asks whether an array of HDF5 was written whole."""
 UNKNOWN = ("", "nan", "<na>")
@@ -89,10 +92,14 @@ def _read(path: Path) -> AnnData:
 
 
 def _refuse_crashing(path: Path) -> None:
-    """`Damaged` where HDF5's own code crashes on a file. What it raises is left to the reader."""
+    """`Damaged` where HDF5's own code crashes on a file.
+
+    What it raises is left to the reader. A walk that another signal ends, like Ctrl-C, says nothing of the file.
+    """
     if path.is_file():
         walk = [sys.executable, "-P", str(WALK), str(path.absolute())]
-        if subprocess.run(walk, stdin=subprocess.DEVNULL, capture_output=True, check=False).returncode < 0:
+        ended = subprocess.run(walk, stdin=subprocess.DEVNULL, capture_output=True, check=False).returncode
+        if -ended in CRASHES:
             raise Damaged("HDF5's own code crashes on it")
 
 
