@@ -109,6 +109,11 @@ REFUSED = {
         HEAD.format(module="evaluation.metric", base="Metric") + "    def compare(self, samples, reference): pass",
         "Mine: derive it from SampleMetric or FlowMetric, not from Metric itself.",
     ),
+    "neither kind of metric, by a class between": (
+        "from harness.evaluation.metric import Metric\nclass Between(Metric): pass\n"
+        "class Mine(Between, name='mine'): pass",
+        "Mine: derive it from SampleMetric or FlowMetric, not from Metric itself.",
+    ),
     "half a solver": (
         HEAD.format(module="components.solvers", base="Solver") + "    calls_per_step = 1\n    def step(self): pass",
         "Mine has no method integrate(self, field, x, times, generator), which every Solver needs.",

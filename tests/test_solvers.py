@@ -422,6 +422,14 @@ def test_times_that_single_precision_cannot_tell_apart_are_refused() -> None:
         build("time_grid", {"name": "log_snr", "low": -18}).times(32, build("interpolant", "vp"))
 
 
+def test_a_solver_whose_steps_take_no_calls_is_told() -> None:
+    class Free(Heun):
+        calls_per_step = 0
+
+    with pytest.raises(ConfigError, match=r"says that a step takes 0 calls\. Correct its calls_per_step"):
+        Free().steps(8)
+
+
 def test_a_solver_that_spends_other_than_it_says_is_caught() -> None:
     class Spendthrift(Heun):
         calls_per_step = 1

@@ -38,7 +38,7 @@ class Solver(Component, family="solver"):
     """A way from noise to data."""
 
     calls_per_step: ClassVar[int]
-    """Calls of the network; 0 where steps differ in them."""
+    """Calls of the network; 0 where steps differ in them, and `steps` is written anew."""
     needs_score: ClassVar[bool] = False
     """Whether it works for Gaussian, independently drawn noise alone."""
     adaptive: ClassVar[bool] = False
@@ -46,6 +46,9 @@ class Solver(Component, family="solver"):
 
     def steps(self, nfe: int) -> int:
         """How many steps spend exactly `nfe` calls, or `ConfigError`; 0 is as many as an adaptive solver takes."""
+        if self.calls_per_step < 1:
+            reason = f"{self.name} says that a step takes {self.calls_per_step} calls"
+            raise ConfigError("nfe", f"{reason}. Correct its calls_per_step, or write its steps.")
         if nfe % self.calls_per_step or nfe < 1:
             near = max(self.calls_per_step, nfe - nfe % self.calls_per_step)
             raise ConfigError(

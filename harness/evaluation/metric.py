@@ -54,7 +54,7 @@ class Metric(Component, family="metric"):
     """Whether it reads the class that each sample was asked to be of."""
 
     def __init_subclass__(cls, **kwargs: Any):
-        if Metric in cls.__bases__ and kwargs.get("name"):
+        if kwargs.get("name") and not {"SampleMetric", "FlowMetric"} & {base.__name__ for base in cls.__mro__}:
             raise UserError(f"{cls.__name__}: derive it from SampleMetric or FlowMetric, not from Metric itself.")
         super().__init_subclass__(**kwargs)
 
