@@ -120,7 +120,7 @@ def _power(report: Report) -> Grid:
             [arm, str(power.n), f"{power.sd:.3f}", *sizes, f"{MOST_SEEDS:,}+" if needed is None else f"{needed:,}"]
         )
     title = f"Differences in {titled(plan.metric)} that each arm's seeds find with 80 % power (95 % interval of the sd)"
-    return Grid(title, ["arm", "pairs", "sd of log ratios", "a fall", "a rise", f"seeds for {wanted:+.0%}"], lines)
+    return Grid(title, ["arm", "pairs", "sd of log ratios", "a fall", "a rise", f"seeds for +{100 * wanted:g}%"], lines)
 
 
 def _needed(report: Report) -> Grid:
