@@ -228,6 +228,8 @@ def test_every_title_says_in_which_direction_the_metric_is_better(
     ]  # fmt: skip
     text = written(report, tmp_path)[".md"].read_text()
     assert all(f"{grid.title}:\n" in text for grid in grids.grids(report))
+    report.plan = dataclasses.replace(plan, smallest_difference=0.025)
+    assert grids.grids(report)[2].header[-1] == "seeds for +2.5%"
     assert any(line.startswith("Verdicts: FID ↓ at NFE 2, paired t") for line in tables.remarks(report))
     arrows = {name: grids.titled(name) for name in names("metric")}
     better_up = {name for name, title in arrows.items() if title == f"{name.upper()} ↑"}
