@@ -1,4 +1,4 @@
-# make ablation STUDY=weighting [SCALE=digits] [SEEDS=5] [WORKERS=2] [SET="train.steps=200 evaluate.nfe=[2,8]"] [PLUGIN=my.py]
+# make ablation STUDY=weighting [SCALE=digits] [SEEDS=20 | UNTIL=decided | MAX_HOURS=3] [WORKERS=2] [SET="train.steps=200 evaluate.nfe=[2,8]"] [PLUGIN=my.py]
 # make tuning [SCALE=digits] [TRIALS=24] and the same options
 # make publish STUDY=weighting [SCALE=digits], or STUDY=tuning, gallery [SCALES="cells points"], toy, bench: to the committed results
 # make reflow RUN=results/local/runs/... [ROUNDS=3] [WORKERS=2] [DISTIL=1] [SET="train.steps=200 reflow.number=20000"]
@@ -15,16 +15,17 @@ UV_VERSION := 0.13.9
 BIN := .venv/bin
 READY := .venv/ready
 BENCH_READY := .venv/bench-ready
-BENCHMARKS := startup memory logging_cost layout step_time evaluation_cost pair_generation faults peers study_speed
+BENCHMARKS := looks startup memory logging_cost layout step_time evaluation_cost pair_generation faults peers study_speed
 OPTIONS = --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) $(foreach change,$(SET),--set '$(change)') $(foreach file,$(PLUGIN),--plugin $(file))
+LENGTH = $(if $(UNTIL),--until $(UNTIL)) $(if $(MAX_HOURS),--max-hours $(MAX_HOURS))
 
 .PHONY: ablation tuning reflow table toy gallery publish verdicts bench ui test test-slow test-gpu fuzz mutants coverage lint lock
 
 ablation: $(READY)
-	@$(BIN)/harness ablate $(STUDY) $(OPTIONS) $(if $(WORKERS),--workers $(WORKERS))
+	@$(BIN)/harness ablate $(STUDY) $(OPTIONS) $(LENGTH) $(if $(WORKERS),--workers $(WORKERS))
 
 tuning: $(READY)
-	@$(BIN)/harness tune tuning $(OPTIONS) $(if $(TRIALS),--trials $(TRIALS)) $(if $(WORKERS),--workers $(WORKERS))
+	@$(BIN)/harness tune tuning $(OPTIONS) $(LENGTH) $(if $(TRIALS),--trials $(TRIALS)) $(if $(WORKERS),--workers $(WORKERS))
 
 reflow: $(READY)
 	@$(BIN)/harness reflow $(or $(RUN),$(error Name a finished run, like make reflow RUN=results/local/runs/...)) --rounds $(ROUNDS) $(if $(WORKERS),--workers $(WORKERS)) $(if $(DISTIL),--distil) $(foreach change,$(SET),--set '$(change)') $(foreach file,$(PLUGIN),--plugin $(file))

@@ -13,5 +13,4 @@ STUDY = Study(
     },
     nfe=4,
     smallest_difference=0.05,
-    seeds=5,
 )

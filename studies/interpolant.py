@@ -19,5 +19,4 @@ STUDY = Study(
     },
     nfe=32,
     smallest_difference=0.05,
-    seeds=5,
 )

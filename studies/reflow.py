@@ -13,5 +13,4 @@ STUDY = Study(
     expected_nfe={"1-rectified": (50, 100), "2-rectified": (20, 30), "3-rectified": (10, 15)},
     nfe=4,
     smallest_difference=0.05,
-    seeds=5,
 )

@@ -22,5 +22,4 @@ STUDY = Study(
     },
     nfe=8,
     smallest_difference=0.05,
-    seeds=3,
 )

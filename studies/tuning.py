@@ -28,5 +28,4 @@ SEARCH = Search(
     trials=24,
     rungs=4,
     seed=1000,
-    seeds=5,
 )

@@ -141,10 +141,10 @@ def study(**changes: Any) -> Study:
 @pytest.mark.parametrize(
     ("made", "said"),
     [
-        (lambda tiny: study(seeds=BILLION), "seeds: 1000000000 is outside [1, 10000] (a verdict needs tens)."),
+        (lambda tiny: study(looks=(3, BILLION)), "looks: 1000000000 is outside [1, 10000] (a verdict needs tens)."),
         (lambda tiny: Plan.of(study(), "digits", tiny, {}, BILLION, ()), "--seeds: 1000000000 is outside [1, 10000]"),
         (lambda tiny: Search(question="?", spaces={}, trials=10**12), "trials: 1000000000000 is outside [1, 100000]"),
-        (lambda tiny: Search(question="?", spaces={}, seeds=500_000, seed=10**6), "seeds: 500000 is outside "),
+        (lambda tiny: Search(question="?", spaces={}, looks=(500_000,), seed=10**6), "looks: 500000 is outside "),
     ],
 )
 def test_studies_and_searches_have_the_same_bounds(

@@ -25,7 +25,7 @@ STUDY = Study(
     baseline="small",
     arms={"small": {**SHORT, "train.learning_rate": 1e-4}, "large": {**SHORT, "train.learning_rate": 1e-3}},
     nfe=2,
-    seeds=1,
+    looks=(3,),
 )
 """
 DRIVER = """

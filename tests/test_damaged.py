@@ -246,8 +246,8 @@ def test_a_checkpoint_with_a_false_header_is_damaged(tmp_path: Path) -> None:
 
 def test_a_damaged_journal_ends_in_one_line(tiny: RunConfig) -> None:
     arms = {"a": {"weighting": "uniform"}, "b": {"weighting": "data_end"}}
-    study = Study(name="toy", question="Which?", baseline="a", arms=arms, seeds=2, nfe=2)
-    plan = Plan.of(study, "digits", tiny, {}, None, [])
+    study = Study(name="toy", question="Which?", baseline="a", arms=arms, looks=(3,), nfe=2)
+    plan = Plan.of(study, "digits", tiny, {}, 2, [])
     board = PlanBoard(plan)
     board.refill()
     journal = board.folder / "journal.log"

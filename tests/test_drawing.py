@@ -74,9 +74,9 @@ def planned(base: RunConfig, names: tuple[str, ...], nfe: tuple[int, ...] = (1, 
     """Arms of these names."""
     arms = {name: {"train.learning_rate": 1e-3 * (i + 1)} for i, name in enumerate(names)}
     study = Study(
-        name="toy", question="$?", baseline=names[0], arms=arms, nfe=nfe[0], smallest_difference=0.05, seeds=2
+        name="toy", question="$?", baseline=names[0], arms=arms, nfe=nfe[0], smallest_difference=0.05, looks=(3,)
     )
-    return Plan.of(study, "digits", override(base, {"evaluate.nfe": list(nfe)}), {}, None, [])
+    return Plan.of(study, "digits", override(base, {"evaluate.nfe": list(nfe)}), {}, 2, [])
 
 
 def report_of(plan: Plan, score: Any, scale: float = 10.0) -> Report:
@@ -312,7 +312,7 @@ def test_a_table_is_written_without_its_figure(
 
     monkeypatch.setattr(figures, "draw", broken)
     paths = tables.write(report_of(planned(tiny, ("a", "b")), score), tmp_path, "made")
-    assert [path.suffix for path in paths] == [".md", ".csv", ".json"]
+    assert [path.name for path in paths] == [f"toy-digits{ending}" for ending in (".md", ".csv", ".json", "-seeds.csv")]
     assert f"{tmp_path}/figures/toy-digits.png: cannot be drawn (MemoryError)." in capsys.readouterr().err
 
 

@@ -36,8 +36,8 @@ from harness.runs.config import RunConfig
 @pytest.fixture
 def plan(tiny: RunConfig) -> Plan:
     arms = {"a": {"weighting": "uniform"}, "b": {"weighting": "data_end"}}
-    study = Study(name="toy", question="Which?", baseline="a", arms=arms, seeds=1, nfe=2)
-    return Plan.of(study, "digits", tiny, {}, None, [])
+    study = Study(name="toy", question="Which?", baseline="a", arms=arms, looks=(3,), nfe=2)
+    return Plan.of(study, "digits", tiny, {}, 1, [])
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """How trials share a machine: the ways tried, the one taken, and that it is measured once."""
 
+import dataclasses
 import io
 import os
 from argparse import Namespace
@@ -26,18 +27,18 @@ def plan(tiny: RunConfig) -> Plan:
 
 
 @pytest.mark.parametrize(
-    ("cores", "gpus", "trials", "ways"),
+    ("cores", "gpus", "ways"),
     [
-        (1, 0, 25, [(1, 1)]),
-        (2, 0, 25, [(2, 1), (1, 2)]),
-        (6, 0, 25, [(6, 1), (3, 2), (1, 4)]),
-        (16, 0, 5, [(5, 1), (5, 2), (4, 4), (2, 8), (1, 16)]),
-        (16, 1, 25, [(1, 1), (2, 1), (4, 1), (8, 1)]),
-        (16, 2, 5, [(2, 1), (4, 1), (5, 1)]),
+        (1, 0, [(1, 1)]),
+        (2, 0, [(2, 1), (1, 2)]),
+        (6, 0, [(6, 1), (3, 2), (1, 4)]),
+        (16, 0, [(16, 1), (8, 2), (4, 4), (2, 8), (1, 16)]),
+        (16, 1, [(1, 1), (2, 1), (4, 1), (8, 1)]),
+        (16, 2, [(2, 1), (4, 1), (8, 1), (16, 1)]),
     ],
 )
-def test_the_ways_fill_the_machine_and_no_more(cores: int, gpus: int, trials: int, ways: list[tuple[int, int]]) -> None:
-    assert [(way.workers, way.threads) for way in placements(cores, gpus, trials)] == ways
+def test_the_ways_fill_the_machine_and_no_more(cores: int, gpus: int, ways: list[tuple[int, int]]) -> None:
+    assert [(way.workers, way.threads) for way in placements(cores, gpus)] == ways
 
 
 @pytest.mark.parametrize(("rates", "taken"), [((100, 104), 1), ((100, 105), 1), ((100, 106), 2), ((100, 0), 1)])
@@ -52,6 +53,8 @@ def test_more_threads_must_be_worth_it_and_are_measured_once(
     assert len(said) == 2
     monkeypatch.setattr(module, "measure", lambda plan, way: pytest.fail("measured again"))
     assert choose(plan, said.append).threads == taken
+    more = dataclasses.replace(plan.up_to(20), arms={**plan.arms, "new": plan.arms["data_end"]})
+    assert choose(more, said.append).threads == taken == remembered(more), "more seeds and arms go on on these threads"
     other = Plan.of(
         load_study("weighting"), "digits", override(plan.arms["uniform"], {"train.batch_size": 16}), {}, 1, ()
     )

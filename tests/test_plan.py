@@ -14,7 +14,7 @@ from harness.runs.config import RunConfig
 from harness.runs.validate import check
 
 STUDY = Study(
-    name="toy", question="Which?", baseline="a", seeds=2, nfe=2,
+    name="toy", question="Which?", baseline="a", looks=(3, 6), nfe=2,
     arms={"a": {"weighting": "uniform"}, "b": {"weighting": {"name": "min_snr", "gamma": 2}}},
 )  # fmt: skip
 
@@ -25,7 +25,7 @@ GOOD = (
 
 
 def planned(base: RunConfig, study: Study = STUDY, **changes: Any) -> Plan:
-    return Plan.of(study, "digits", base, changes, None, [])
+    return Plan.of(study, "digits", base, changes, 2, [])
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in studies_folder().glob("*.py") if "STUDY = " in p.read_text()))
@@ -111,8 +111,13 @@ def test_an_unknown_metric_is_refused(tiny: RunConfig) -> None:
         {"arms": {"a": {}}},
         {"smallest_difference": 0.0},
         {"smallest_difference": 5.0},
-        {"seeds": 0},
-        {"seeds": "2"},
+        {"looks": ()},
+        {"looks": (2, 5)},
+        {"looks": (5, 5)},
+        {"looks": (10, 5)},
+        {"looks": "5"},
+        {"looks": 5},
+        {"spending": "all"},
         {"nfe": -1},
         {"question": None},
         {"baseline": 0},
@@ -143,7 +148,14 @@ def test_a_setting_changes_the_digest(tiny: RunConfig, path: str, value: object)
 
 @pytest.mark.parametrize(
     "change",
-    [{"nfe": 1}, {"smallest_difference": 0.1}, {"baseline": "b"}, {"seeds": 3}, {"question": "What?"}],
+    [
+        {"nfe": 1},
+        {"smallest_difference": 0.1},
+        {"baseline": "b"},
+        {"looks": (3,)},
+        {"spending": "equal"},
+        {"question": "What?"},
+    ],
     ids=str,
 )
 def test_what_a_study_asks_changes_the_digest(tiny: RunConfig, change: dict) -> None:

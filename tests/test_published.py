@@ -23,17 +23,20 @@ from harness.core.errors import UserError
 from harness.core.files import results_folder, write_json
 from harness.runs.folder import Run
 
+ENDINGS = ("-seeds.csv", ".csv", ".json", ".md")
+"""Of the files of a table, in the order of their names."""
 STUDY = """
 from harness.ablation.design.study import Study
 
 ARMS = {"a": {"weighting": "uniform"}, "b": {"weighting": "data_end"}}
-STUDY = Study(question="Which end?", baseline="a", arms=ARMS, seeds=3)
+STUDY = Study(question="Which end?", baseline="a", arms=ARMS, looks=(3,))
 """
 SEARCH = """
 from harness.ablation.design.search import Search
 from harness.ablation.design.space import log
 
-SEARCH = Search(question="Which rate?", spaces={"digits": {"train.learning_rate": log(1e-4, 1e-1)}}, trials=2, seeds=3)
+SPACES = {"digits": {"train.learning_rate": log(1e-4, 1e-1)}}
+SEARCH = Search(question="Which rate?", spaces=SPACES, trials=2, looks=(3,))
 """
 
 
@@ -78,7 +81,7 @@ def test_a_study_is_published_once_every_trial_has_ended(
     assert main(["publish", str(file)]) == 0
     assert files(committed) == [
         "figures/ends-digits.png",
-        *(f"tables/ends-digits.{ending}" for ending in ("csv", "json", "md")),
+        *(f"tables/ends-digits{ending}" for ending in ENDINGS),
     ]
     assert not (results_folder() / "tables").exists()
     readme = (committed.parent / "studies" / "README.md").read_text()
@@ -87,7 +90,7 @@ def test_a_study_is_published_once_every_trial_has_ended(
     assert "Gone" not in readme
     assert "earlier version" not in readme + (committed / "tables" / "ends-digits.md").read_text()
     assert main(["table", str(file)]) == 0
-    assert files(results_folder() / "local" / "tables") == [f"ends-digits.{ending}" for ending in ("csv", "json", "md")]
+    assert files(results_folder() / "local" / "tables") == [f"ends-digits{ending}" for ending in ENDINGS]
 
 
 def test_a_search_is_published_with_its_trials(
@@ -171,7 +174,7 @@ def test_a_table_of_several_scales_names_those_of_an_earlier_version(monkeypatch
 
 def committed_table(folder: Path, rows: list[dict[str, Any]], **about: Any) -> Path:
     """The files of a made-up table with NFE 8 as its primary one."""
-    usual = {"arm": "a", "metric": "fid", "nfe": 8, "n": 3, "p_value": None, "primary": True, "verdict": "baseline"}
+    usual = {"arm": "a", "metric": "fid", "nfe": 8, "n": 3, "primary": True, "verdict": "baseline"}
     numbers = {"difference": None, "low": None, "high": None}
     frame = pd.DataFrame([{**usual, **numbers}, *({**usual, **numbers, **row} for row in rows)])
     frame.to_csv(folder / "made-up.csv", index=False)
@@ -253,17 +256,16 @@ def test_what_a_single_seed_or_another_verdict_leaves_out_is_left_out(tmp_path: 
     assert "- a verdict to come: `new` -50.0% (-60.0% to -40.0%)\n" in said
     assert "against `a`, 3 seeds;" in said
     assert "nan" not in said
-    assert "80 % power" not in said
 
 
 def test_what_the_seeds_of_a_committed_table_find_is_told_arm_by_arm(tmp_path: Path) -> None:
-    """From its intervals; an arm without a p-value was not tested."""
+    """From its intervals, which are at 95 % where no level stands beside them."""
     rows: list[dict[str, Any]] = [
-        {"arm": "b", "difference": 0.1, "low": 0.0, "high": 0.21, "p_value": 0.05, "verdict": "undecided"},
-        {"arm": "c", "difference": -0.3, "low": -0.5, "high": -0.02, "p_value": 0.04, "verdict": "undecided"},
+        {"arm": "b", "difference": 0.1, "low": 0.0, "high": 0.21, "verdict": "undecided"},
+        {"arm": "c", "difference": -0.3, "low": -0.5, "high": -0.02, "verdict": "undecided"},
         {"arm": "d", "difference": -0.5, "low": -0.6, "high": -0.4, "verdict": "not compared", "reason": "so"},
     ]
-    powers = {row["arm"]: Power(3, sd_of(row["low"], row["high"], 3), 2).found for row in rows[:2]}
+    powers = {row["arm"]: Power(3, sd_of(row["low"], row["high"], 3, 0.05), 0.025, 2).found for row in rows[:2]}
     told = "; ".join(f"`{arm}` {powers[arm].fall:+.0%} or {powers[arm].rise:+.0%}" for arm in ("c", "b"))
     said = published.section(committed_table(tmp_path, rows))
     assert f"- what these seeds find with 80 % power: {told}\n" in said

@@ -481,7 +481,7 @@ def test_a_study_at_no_fixed_nfe_is_reported(
     """NFE 0, alone and beside others, has its rows, and the figure is drawn, whose axis of NFEs is logarithmic."""
     nfe = {"dopri5": [0], "euler": [1, 2]}
     arms = {arm: {"evaluate.solver": s, "evaluate.nfe": nfe[s]} for arm, s in zip("ab", solvers, strict=True)}
-    study = Study(name="toy", question="Which?", baseline="a", arms=arms, nfe=0, smallest_difference=0.05, seeds=3)
+    study = Study(name="toy", question="Which?", baseline="a", arms=arms, nfe=0, smallest_difference=0.05, looks=(3,))
     plan = Plan.of(study, "digits", tiny, {}, None, [])
     for arm, seed in plan.trials():
         score(plan.run(arm, seed), plan.protocol(arm), {n: 10.0 + seed + n for n in plan.arms[arm].evaluate.nfe})

@@ -166,7 +166,7 @@ def test_a_journal_whose_trial_lacks_a_setting_is_refused(tiny: RunConfig) -> No
 def test_more_trials_continue_a_search_and_what_a_value_depends_on_begins_another(tiny: RunConfig) -> None:
     plan = planned(tiny)
     drawn(SearchBoard(plan), 4)
-    more = SearchBoard(planned(tiny, trials=6, question="What?", seeds=3))
+    more = SearchBoard(planned(tiny, trials=6, question="What?", looks=(3,)))
     assert (states(more), more.finished()) == ({"COMPLETE": 4}, False)
     for change in ({"seed": 1001}, {"nfe": 1}, {"samples": 32}, {"fixed": {"weighting": "min_snr", "train.steps": 9}}):
         assert planned(tiny, **change).digest != plan.digest
@@ -256,7 +256,7 @@ def test_what_is_reported_is_judged_on_seeds_that_the_search_never_saw(tiny: Run
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"seed": 3}, r"^seed: 3 is one of the reporting seeds, 0 to 4\. Take another, like 1000\."),
+        ({"seed": 3}, r"^seed: 3 is one of the reporting seeds, 0 to 39\. Take another, like 1000\."),
         ({"trials": 0}, r"^trials: 0 is less than 1\."),
         ({"rungs": 0}, r"^rungs: 0 is less than 1\."),
         ({"metric": "fdi"}, r"^metric: 'fdi' is no metric\. Did you mean 'fid'"),

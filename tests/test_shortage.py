@@ -122,8 +122,8 @@ def test_a_thread_that_cannot_start_is_told(
 def test_a_worker_says_which_trial_it_was(
     error: Exception, tiny: RunConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    study = Study(name="toy", question="Which?", baseline="a", arms={"a": {}, "b": {"train.steps": 9}}, seeds=1)
-    board = PlanBoard(Plan.of(study, "digits", tiny, {}, None, []))
+    study = Study(name="toy", question="Which?", baseline="a", arms={"a": {}, "b": {"train.steps": 9}}, looks=(3,))
+    board = PlanBoard(Plan.of(study, "digits", tiny, {}, 1, []))
 
     def end(*_: Any) -> Run:
         raise error
@@ -158,7 +158,7 @@ def test_a_study_says_which_arm_ran_out_of_memory(tmp_path: Any) -> None:
     (tmp_path / "huge.py").write_text(LARGE_ARM)
     (tmp_path / "large.py").write_text(
         "from harness.ablation.design.study import Study\n"
-        "STUDY = Study(question='?', baseline='small', arms={'small': {}, 'large': {'loss': 'huge'}}, seeds=1)\n"
+        "STUDY = Study(question='?', baseline='small', arms={'small': {}, 'large': {'loss': 'huge'}}, looks=(3,))\n"
     )
     short = [
         "train.steps=4",

@@ -142,7 +142,7 @@ def test_a_study_whose_reader_has_gone_writes_its_tables(tmp_path: Path, empty_s
     study.write_text(
         "from harness.ablation.design.study import Study\n"
         "ARMS = {'plain': {}, 'b \\u2192 [/b]': {'weighting': 'min_snr'}}\n"
-        "STUDY = Study(name='mine', question='\\u2193?', baseline='plain', arms=ARMS, seeds=1, nfe=1)\n"
+        "STUDY = Study(name='mine', question='\\u2193?', baseline='plain', arms=ARMS, looks=(3,), nfe=1)\n"
     )
     settings = {
         "train.steps": 4, "train.batch_size": 32, "train.warmup_steps": 1, "backbone.channels": 8,

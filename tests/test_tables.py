@@ -12,11 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scipy import stats
 
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.study import Study
 from harness.ablation.report import grids, tables
 from harness.ablation.report.findings import Report
+from harness.ablation.report.notes import remarks
 from harness.core.config import override
 from harness.core.files import write_json
 from harness.core.registry import names
@@ -25,7 +27,7 @@ from harness.runs.config import RunConfig
 
 COLUMNS = [
     "study", "scale", "arm", "metric", "nfe", "seeds", "n", "diverged", "failed", "mean", "sd", "min",
-    "pairs", "difference", "low", "high", "p_value", "primary", "verdict", "reason",
+    "pairs", "difference", "level", "low", "high", "tie_low", "tie_high", "primary", "look", "verdict", "reason",
 ]  # fmt: skip
 REFERENCES = {"resampled": {"fid": 1.5}, "held_out": {"fid": 2.25}, "gaussian": {"fid": 300.0}}
 COMMAND = "harness ablate toy --scale digits"
@@ -38,9 +40,15 @@ Values = dict[tuple[str, int, int], float]
 def planned(base: RunConfig, seeds: int = 4, arms: dict[str, dict[str, Any]] | None = None, nfe: int = 2) -> Plan:
     of = {"a": {"weighting": "uniform"}, "b": {"weighting": "data_end"}, "c": {"weighting": "noise_end"}}
     study = Study(
-        name="toy", question="Which end?", baseline="a", arms=arms or of, nfe=nfe, smallest_difference=0.05, seeds=seeds
+        name="toy",
+        question="Which end?",
+        baseline="a",
+        arms=arms or of,
+        nfe=nfe,
+        smallest_difference=0.05,
+        looks=(max(3, seeds),),
     )
-    return Plan.of(study, "digits", base, {}, None, [])
+    return Plan.of(study, "digits", base, {}, seeds, [])
 
 
 def made_up(plan: Plan) -> Values:
@@ -72,7 +80,7 @@ def row(report: Report, arm: str, nfe: int = 2) -> pd.Series:
 
 
 def written(report: Report, folder: Path) -> dict[str, Path]:
-    return {path.suffix: path for path in tables.write(report, folder, COMMAND)}
+    return {path.name.removeprefix(report.plan.name): path for path in tables.write(report, folder, COMMAND)}
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -112,34 +120,31 @@ def test_verdicts_stand_on_the_primary_rows_alone(
     assert set(frame[frame.primary == "True"].nfe) == {"2"}
     others = frame[(frame.primary == "False") & (frame.arm != "a")]
     assert len(others) == 2
-    assert {*others.p_value, *others.verdict} == {""}
-    assert frame[frame.arm == "a"].p_value.tolist() == ["", ""]
+    assert {*others.look, *others.tie_low, *others.tie_high, *others.verdict} == {""}
+    assert {*others.level} == {"0.05"}
+    assert frame[frame.arm == "a"].level.tolist() == ["", ""]
 
 
-def test_p_values_are_adjusted_over_the_arms(tiny: RunConfig, reported: Callable[..., Report]) -> None:
-    from scipy import stats
-
+def test_the_interval_of_a_look_spends_the_share_of_an_arm(tiny: RunConfig, reported: Callable[..., Report]) -> None:
+    """SciPy's paired t at 1 - .05 / 2 arms, the only look; a tie rests on that at 1 - .05."""
     plan = planned(tiny)
     values = made_up(plan)
     report = reported(plan, values)
-
-    def logs(arm: str) -> list[float]:
-        return [math.log(values[arm, seed, 2]) for seed in plan.seeds]
-
-    smaller, larger = (stats.ttest_rel(logs(arm), logs("a")).pvalue for arm in "bc")
-    assert smaller < larger
-    assert [row(report, "b").p_value, row(report, "c").p_value] == pytest.approx(
-        [2 * smaller, max(2 * smaller, larger)]
-    )
+    for arm in "bc":
+        logs, base = ([math.log(values[of, seed, 2]) for seed in plan.seeds] for of in (arm, "a"))
+        test = stats.ttest_rel(logs, base)
+        wide, narrow = (test.confidence_interval(confidence) for confidence in (0.975, 0.95))
+        found = row(report, arm)
+        got = [found.level, found.low, found.high, found.tie_low, found.tie_high]
+        expected = [0.025, *map(math.expm1, (wide.low, wide.high, narrow.low, narrow.high))]
+        assert got == pytest.approx(expected), arm
 
 
 def test_two_seeds_decide_nothing_and_the_table_says_why(tiny: RunConfig, reported: Callable[..., Report]) -> None:
     plan = planned(tiny, seeds=2)
     report = reported(plan, made_up(plan))
     assert [row(report, arm).verdict for arm in "bc"] == ["undecided", "undecided"]
-    assert "Undecided: b, c (2 of 2 pairs of seeds have values, a verdict needs 3: more seeds help)." in tables.remarks(
-        report
-    )
+    assert "Undecided: b, c (2 of the 3 pairs of seeds of the first look have values)." in remarks(report)
 
 
 def test_a_single_seed_is_shown_without_a_spread(
@@ -158,16 +163,16 @@ def test_a_primary_nfe_that_was_not_measured_is_said(
     plan = planned(tiny, nfe=32)
     report = reported(plan, made_up(plan))
     assert [row(report, arm, 32).verdict for arm in "abc"] == ["baseline", "not compared", "not compared"]
-    assert "Not compared: b, c (the baseline a is not measured at NFE 32)." in tables.remarks(report)
-    assert set(written(report, tmp_path)) == {".md", ".csv", ".json", ".png"}
+    assert "Not compared: b, c (the baseline a is not measured at NFE 32)." in remarks(report)
+    assert set(written(report, tmp_path)) == {".md", ".csv", ".json", "-seeds.csv", ".png"}
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_commits_are_told_apart(tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path) -> None:
     plan = planned(tiny)
-    assert not any("commits" in line for line in tables.remarks(reported(plan, made_up(plan))))
+    assert not any("commits" in line for line in remarks(reported(plan, made_up(plan))))
     report = reported(plan, made_up(plan), lambda seed: "abc" if seed else "def-dirty")
-    assert "Trials come from 2 commits: abc, def-dirty." in tables.remarks(report)
+    assert "Trials come from 2 commits: abc, def-dirty." in remarks(report)
     assert "Trials come from 2 commits" in written(report, tmp_path)[".md"].read_text()
 
 
@@ -176,7 +181,7 @@ def test_a_diverged_seed_is_said_and_leaves_its_pair_out(tiny: RunConfig, report
     values = {key: value for key, value in made_up(plan).items() if key[:2] != ("b", 1)}
     write_json(plan.run("b", 1).folder / "diverged.json", {"reason": "training diverged: so it did."})
     report = reported(plan, values)
-    assert "b seed 1 has no value: training diverged: so it did." in tables.remarks(report)
+    assert "b seed 1 has no value: training diverged: so it did." in remarks(report)
     pairs = [math.log(values["b", seed, 2] / values["a", seed, 2]) for seed in (0, 2, 3)]
     assert (row(report, "b").n, row(report, "a").n, row(report, "c").n) == (3, 4, 4)
     assert row(report, "b").difference == pytest.approx(math.expm1(np.mean(pairs)))
@@ -187,16 +192,14 @@ def test_an_arm_without_values_has_no_verdict(tiny: RunConfig, reported: Callabl
     plan = planned(tiny)
     report = reported(plan, {key: value for key, value in made_up(plan).items() if key[0] != "b"})
     assert (row(report, "b").n, row(report, "b").verdict, row(report, "c").verdict) == (0, "undecided", "tie")
-    assert "Undecided: b (0 of 4 pairs of seeds have values, a verdict needs 3: more seeds help)." in tables.remarks(
-        report
-    )
+    assert "Undecided: b (0 of the 4 pairs of seeds of the first look have values)." in remarks(report)
     assert "nan" not in written(report, tmp_path)[".md"].read_text()
 
 
 def test_protocols_that_differ_are_said(tiny: RunConfig, reported: Callable[..., Report]) -> None:
     plan = planned(tiny, arms={"a": {}, "b": {"evaluate.num_samples": 65, "evaluate.num_reference": 512}})
     report = reported(plan, {key: value for key, value in made_up(planned(tiny)).items() if key[0] != "c"})
-    assert [line for line in tables.remarks(report) if "Protocols" in line] == [
+    assert [line for line in remarks(report) if "Protocols" in line] == [
         "Protocols differ: b and a are judged with another num_samples."
     ]
 
@@ -210,7 +213,7 @@ def test_the_files_say_where_they_come_from(tiny: RunConfig, reported: Callable[
     assert all(
         words in text for words in (plan.question, f"`{COMMAND}`", plan.digest, "better", "300", *report.commits)
     )
-    assert len([line for line in text.splitlines() if line.startswith(("| a |", "| b |", "| c |"))]) == 14
+    assert len([line for line in text.splitlines() if line.startswith(("| a |", "| b |", "| c |"))]) == 17
     assert f'"plan": "{plan.digest}"' in files[".json"].read_text()
     assert (files[".md"].parent / "../figures/toy-digits.png").resolve() == files[".png"].resolve()
 
@@ -223,14 +226,15 @@ def test_every_title_says_in_which_direction_the_metric_is_better(
     report = reported(plan, made_up(plan))
     assert [grid.title for grid in grids.grids(report)] == [
         "FID ↓ by NFE, mean ± sd over 4 seeds", "FID ↓ at NFE 2 against a",
-        "Differences in FID ↓ that each arm's seeds find with 80 % power (95 % interval of the sd)",
-        "Read off FID ↓ against NFE (fewest within 5% of a best)",
+        "Differences in FID ↓ that each arm's look finds with 80 % power (95 % interval of the sd), and "
+        "the seeds that a single look would need",
+        "Read off FID ↓ against NFE (fewest within 5% of a best)", "Seconds a trial, mean",
     ]  # fmt: skip
     text = written(report, tmp_path)[".md"].read_text()
     assert all(f"{grid.title}:\n" in text for grid in grids.grids(report))
     report.plan = dataclasses.replace(plan, smallest_difference=0.025)
     assert grids.grids(report)[2].header[-1] == "seeds for +2.5%"
-    assert any(line.startswith("Verdicts: FID ↓ at NFE 2, paired t") for line in tables.remarks(report))
+    assert any(line.startswith("Verdicts: FID ↓ at NFE 2, paired t") for line in remarks(report))
     arrows = {name: grids.titled(name) for name in names("metric")}
     better_up = {name for name, title in arrows.items() if title == f"{name.upper()} ↑"}
     assert better_up == {"precision", "recall", "label_accuracy", "authenticity", "isc"}
@@ -243,7 +247,7 @@ def test_the_calls_that_are_expected_stand_beside_those_that_are_needed(
     plan = dataclasses.replace(planned(tiny, seeds=2), expected_nfe={"b": (1, 1), "c": (1, 1)})
     curves = {"a": {1: 4.0, 2: 2.0}, "b": {1: 2.05, 2: 2.0}, "c": {1: 8.0, 2: 4.0}}
     values = {(arm, seed, nfe): curves[arm][nfe] for arm, seed in plan.trials() for nfe in (1, 2)}
-    grid = grids.grids(reported(plan, values))[-1]
+    grid = grids.grids(reported(plan, values))[-2]
     assert grid.title == "NFE for FID ↓ within 5% of that at NFE 2, geometric mean over seeds (95 % interval)"
     assert grid.header == ["arm", "expected", "of its own", "verdict", "of a's", "verdict"]
     assert grid.rows == [
@@ -256,7 +260,7 @@ def test_the_calls_that_are_expected_stand_beside_those_that_are_needed(
 def test_what_real_samples_and_noise_score_is_said(tiny: RunConfig, reported: Callable[..., Report]) -> None:
     plan = planned(tiny)
     report = reported(plan, made_up(plan))
-    assert tables.remarks(report)[:3] == [
+    assert remarks(report)[:3] == [
         "FID ↓ of training samples drawn with replacement, as many as the samples: 1.5.",
         "FID ↓ of held-out samples, as many as the samples: 2.25.",
         "FID ↓ of Gaussian noise, as many as the samples: 300.",

@@ -23,7 +23,7 @@ ALL = {("a", 0), ("b", 0), ("a", 1), ("b", 1)}
 def plan(tiny: RunConfig) -> Plan:
     arms = {"a": {"weighting": "uniform"}, "b": {"weighting": "data_end"}}
     return Plan.of(
-        Study(name="toy", question="Which?", baseline="a", arms=arms, seeds=2, nfe=2), "digits", tiny, {}, None, []
+        Study(name="toy", question="Which?", baseline="a", arms=arms, looks=(3,), nfe=2), "digits", tiny, {}, 2, []
     )
 
 
@@ -39,7 +39,7 @@ def take(board: Board) -> tuple[Any, Any]:
 
 
 def key(trial: Any) -> tuple[str, int]:
-    return trial.params["arm"], trial.params["seed"]
+    return trial.params["arm"], trial.user_attrs["seed"]
 
 
 def failures(board: Board) -> dict[tuple[str, int], str]:
@@ -183,7 +183,7 @@ def test_a_changed_plan_begins_its_own_board(plan: Plan, tiny: RunConfig) -> Non
     board = Board(plan)
     board.refill()
     study = Study(
-        name="toy", question="Which?", baseline="a", arms={"a": {}, "b": {"weighting": "min_snr"}}, seeds=2, nfe=2
+        name="toy", question="Which?", baseline="a", arms={"a": {}, "b": {"weighting": "min_snr"}}, looks=(3,), nfe=2
     )
-    other = Board(Plan.of(study, "digits", tiny, {}, None, []))
+    other = Board(Plan.of(study, "digits", tiny, {}, 2, []))
     assert (states(other), other.folder == board.folder) == (Counter(), False)

@@ -54,8 +54,8 @@ def test_pictures(tmp_path: Path, tiny: RunConfig, monkeypatch: pytest.MonkeyPat
 def test_reports(tiny: RunConfig, score: Any, tmp_path: Path) -> None:
     """What else belongs to one too."""
     arms: dict[str, dict[str, Any]] = {"a": {}, "b [/b]": {"weighting": "data_end"}}
-    study = Study(name="toy", question="Which?", baseline="a", arms=arms, nfe=2, smallest_difference=0.05, seeds=2)
-    plan = Plan.of(study, "digits", tiny, {}, None, [])
+    study = Study(name="toy", question="Which?", baseline="a", arms=arms, nfe=2, smallest_difference=0.05, looks=(3,))
+    plan = Plan.of(study, "digits", tiny, {}, 2, [])
     for arm, seed in plan.trials():
         score(plan.run(arm, seed), plan.protocol(arm), {1: 9.0 + seed, 2: 7.0 + seed})
 
@@ -66,7 +66,7 @@ def test_reports(tiny: RunConfig, score: Any, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         plans.report(plan, {}, tmp_path, "a command", Console(file=Refusing()), more=more)
     found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*") if "results" not in path.parts}
-    tables = {f"tables/toy-digits.{ending}" for ending in ("csv", "json", "md")}
+    tables = {f"tables/toy-digits{ending}" for ending in ("-seeds.csv", ".csv", ".json", ".md")}
     assert found == {*tables, "figures/toy-digits.png", "more.png"}
 
 

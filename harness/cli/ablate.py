@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import math
+import time
 
 from rich.console import Console
 
 from harness.ablation.design.plan import Plan
+from harness.ablation.design.preregistration import preregister
 from harness.ablation.execute.placement import Placement, choose, given
-from harness.ablation.report.outcomes import is_asked
+from harness.ablation.report.looks import next_look, reached, seconds_for, through
 from harness.cli.plans import carry_out, plan_of, prepare, refuse_short, training_command
 from harness.core.config import parse_assignments
-from harness.core.progress import terminal
+from harness.core.progress import duration, terminal
 from harness.core.signals import StopSignal
 from harness.data.base import load
 from harness.runs.explain import Explained, alike
@@ -22,7 +25,9 @@ def run(options: argparse.Namespace) -> None:
     """Choose how the trials share this machine, run them and report."""
     console = terminal()
     plan, placement = placed(options, plan_of(options), console)
-    compare(options, plan, placement, console, StopSignal())
+    if options.seeds is None:
+        plan = reached(plan)
+    compare(options, plan, placement, console, Hours(options.max_hours))
 
 
 def placed(options: argparse.Namespace, plan: Plan, console: Console) -> tuple[Plan, Placement]:
@@ -36,15 +41,37 @@ def placed(options: argparse.Namespace, plan: Plan, console: Console) -> tuple[P
     return plan.threaded(placement.threads), placement
 
 
+class Hours(StopSignal):
+    """Says to stop when the process is asked to, and when the hours that a command may take are over."""
+
+    def __init__(self, hours: float | None):
+        self._ends = time.monotonic() + 3600 * (hours or math.inf)
+        super().__init__(lambda: self.left < 0)
+
+    @property
+    def left(self) -> float:
+        """Seconds; infinity without an end."""
+        return self._ends - time.monotonic()
+
+
 def compare(
-    options: argparse.Namespace, plan: Plan, placement: Placement, console: Console, stop: StopSignal, *notes: str
+    options: argparse.Namespace, plan: Plan, placement: Placement, console: Console, stop: Hours, *notes: str
 ) -> None:
-    """Run the plan of a study and report it, with `notes` under its table."""
-    size = f"{len(plan.arms)} arms x {len(plan.seeds)} seeds at the scale {plan.scale}"
-    console.print(f"{plan.question}\n{size}; plan {plan.digest}")
+    """Carry the plan of a study out, look by look, and report each, with `notes` under its table."""
+    console.print(plan.question)
     judge = prepare(plan, console, stop, placement)
     _warn(plan, console)
-    carry_out(plan, placement, judge, training_command(options), console, stop, *notes)
+    preregister(plan)
+    goes_on = options.seeds is None and (options.until or options.max_hours)
+    for now in through(plan, plan.looks.last if goes_on else len(plan.seeds)):
+        if (needed := seconds_for(now, placement.workers)) > stop.left:
+            hours = duration(needed)
+            console.print(f"{len(now.seeds)} seeds would take about {hours}, longer than --max-hours leaves.")
+            return
+        console.print(f"{len(now.arms)} arms, {len(now.seeds)} seeds at the scale {now.scale}; plan {now.digest}")
+        carry_out(now, placement, judge, training_command(options), console, stop, *notes)
+        plan = now
+    console.print(next_look(plan, placement.workers), soft_wrap=True)
 
 
 def _warn(plan: Plan, console: Console) -> None:
@@ -61,7 +88,7 @@ def _warn(plan: Plan, console: Console) -> None:
 def advice_on(plan: Plan) -> dict[str, list[str]]:
     """What practice advises against, with the arms that do it."""
     said: dict[str, list[str]] = {}
-    if apart := [name for name, config in plan.arms.items() if not is_asked(plan, config)]:
+    if apart := [arm for arm in plan.arms if not plan.asks(arm)]:
         said[f"no verdict without {plan.metric} at NFE {plan.nfe}, which evaluate.nfe leaves out"] = apart
     for name, config in plan.arms.items():
         for line in [*cut_short(config.train), *warnings(config.train, load(config.dataset), config)]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
@@ -130,14 +131,16 @@ def _studies(add: Add) -> None:
 
 def _tables(add: Add) -> None:
     """Commands that report what has been trained."""
-    _study(add("table", "Make a study's table again from the runs on disk, without training."))
+    sub = add("table", "Make a study's table again from the runs on disk, without training.")
+    _study(sub)
+    sub.set_defaults(until=None)
 
     what = "Put the table of a finished study or search among the committed ones"
     sub = add("publish", f"{what}, and renew studies/README.md; nothing is trained.")
     study = "a study or search as for ablate and tune; without one, studies/README.md alone"
     sub.add_argument("study", metavar="STUDY", nargs="?", help=study)
     _scale(sub)
-    sub.set_defaults(changes=[], seeds=None, trials=None)
+    sub.set_defaults(changes=[], seeds=None, trials=None, until=None)
 
 
 def _demonstrations(add: Add) -> None:
@@ -182,11 +185,15 @@ def _study(sub: ArgumentParser) -> None:
     study = "a study's name (a file in studies/), or the path of a study file"
     sub.add_argument("study", metavar="STUDY", help=study)
     _scale(sub)
-    sub.add_argument("--seeds", type=int, metavar="N", help="training seeds for each arm, instead of the study's")
+    sub.add_argument("--seeds", type=int, metavar="N", help="training seeds: all looks up to N (the first look's)")
     _changes(sub, "change every arm, like train.steps=200")
 
 
 def _sharing(sub: ArgumentParser) -> None:
+    until = "go on from look to look until every arm is decided, or the last look is over"
+    sub.add_argument("--until", choices=["decided"], help=until)
+    hours = "the same, but begin no look that would not end within H hours, and stop after them"
+    sub.add_argument("--max-hours", type=_hours, metavar="H", help=hours)
     _workers(sub, "local processes that train at the same time; measured if not given")
     per_gpu = "processes that share each GPU; measured if not given"
     sub.add_argument("--trials-per-gpu", type=_within(WORKERS), metavar="N", help=per_gpu)
@@ -194,6 +201,17 @@ def _sharing(sub: ArgumentParser) -> None:
 
 def _workers(sub: ArgumentParser, about: str) -> None:
     sub.add_argument("--workers", type=_within(WORKERS), metavar="N", help=about)
+
+
+def _hours(text: str) -> float:
+    """A positive number of hours."""
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = math.nan
+    if not 0 < hours < math.inf:
+        raise ArgumentTypeError(f"'{text[:40]}' is no number of hours above 0.")
+    return hours
 
 
 def _within(allowed: Range) -> Callable[[str], int]:

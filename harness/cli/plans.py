@@ -51,6 +51,7 @@ def training_command(options: argparse.Namespace) -> str:
     words = ["harness", "tune" if searching else "ablate", options.study, "--scale", options.scale]
     words += ["--trials", str(options.trials)] if searching and options.trials is not None else []
     words += ["--seeds", str(options.seeds)] if options.seeds is not None else []
+    words += ["--until", options.until] if options.until else []
     words += [word for change in options.changes for word in ("--set", change)]
     return shlex.join(words + [word for path in options.plugin for word in ("--plugin", str(path))])
 

@@ -14,6 +14,7 @@ from harness.ablation.design.space import settings
 from harness.ablation.design.study import declared_in, load_scale
 from harness.ablation.execute.tuner import SearchBoard
 from harness.ablation.report import history, published
+from harness.ablation.report.looks import reached
 from harness.cli.plans import as_trained, plan_of, prepare, report, training_command
 from harness.cli.shared import told
 from harness.core.config import parse_assignments
@@ -39,6 +40,8 @@ def _publish(options: argparse.Namespace, console: Console, folder: Path) -> Non
         told(history.write(board, folder, training_command(options)), console)
     else:
         plan = _complete(options, as_trained(plan_of(options)))
+    if len(plan.seeds) > plan.looks.seeds[0]:
+        options.seeds = len(plan.seeds)  # it went on to a later look
     references = judge_references(prepare(plan, console))
     report(plan, references, folder, training_command(options), console, *notes)
 
@@ -59,8 +62,8 @@ def _searched(options: argparse.Namespace) -> tuple[SearchBoard, Plan]:
 
 
 def _complete(options: argparse.Namespace, plans: Sequence[Plan]) -> Plan:
-    """The plan whose trials have all ended; `UserError` when there is none."""
-    plan, left = min(((plan, plan.unfinished()) for plan in plans), key=lambda found: len(found[1]))
+    """The plan whose trials have all ended, at its last complete look; `UserError` when there is none."""
+    plan, left = min(((reached(plan), plan.unfinished()) for plan in plans), key=lambda found: len(found[1]))
     if left:
         arm, seed = left[0]
         reason = f"{len(left)} of {len(plan.trials())} trials have not ended, like {arm} seed {seed}"

@@ -10,12 +10,12 @@ from harness.ablation.design.study import load_scale
 from harness.ablation.execute.launch import launch
 from harness.ablation.execute.tuner import SearchBoard
 from harness.ablation.report import history
-from harness.cli.ablate import compare, placed
+from harness.ablation.report.looks import reached
+from harness.cli.ablate import Hours, compare, placed
 from harness.cli.plans import refuse_large, training_command, with_reference
 from harness.cli.shared import own_folder, told
 from harness.core.config import parse_assignments
 from harness.core.progress import terminal
-from harness.core.signals import StopSignal
 from harness.runs.room import require_workers
 
 
@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
     plan = SearchPlan.of(search, scale, shared.arms[BASELINE], options.trials, options.plugin)
     console.print(f"{plan.question}\n{plan.trials} trials at the scale {scale}; search {plan.digest}")
     plan.check()
-    stop = StopSignal()
+    stop = Hours(options.max_hours)
     board = SearchBoard(plan)
     if not board.finished():
         refuse_large({f"space, {setting}": config for setting, config in plan.corners().items()})
@@ -41,4 +41,6 @@ def run(options: argparse.Namespace) -> None:
     launch(board, placement, console, stop, lambda: told(history.write(board, own_folder(), command), console))
     console.print(f"- {history.describe(board)}")
     tuned = compared(*given, tuned=settings(board.best().params)).threaded(placement.threads)
+    if options.seeds is None:
+        tuned = reached(tuned)
     compare(options, tuned, placement, console, stop, history.describe(board))

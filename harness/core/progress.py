@@ -79,6 +79,13 @@ def told(
         ended.set()
 
 
+def duration(seconds: float) -> str:
+    """As people say it: seconds, minutes or hours."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def ahead(title: str, share: float, seconds: float | None) -> str:
     """The line that a log gets; `seconds` are those that are left, where that is known."""
     left = "time left unknown" if seconds is None else f"about {seconds / 60:.1f} min left"

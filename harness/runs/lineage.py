@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from harness.core.drawing import COLOURS, png, shown, write_picture
 from harness.core.errors import UserError, in_a_line
 from harness.core.files import read_json
+from harness.core.progress import duration
 from harness.core.reading import require_file, say_once
 from harness.core.registry import find
 from harness.evaluation.flow_metrics import FlowMetric
@@ -148,7 +149,7 @@ def described(link: Link) -> rich.text.Text:
     """A link in a few lines for the terminal."""
     from rich.text import Text
 
-    cost = "" if math.isnan(link.seconds) else f"  {_duration(link.seconds)}"
+    cost = "" if math.isnan(link.seconds) else f"  {duration(link.seconds)}"
     return Text("\n").join([Text(link.title, "bold") + cost, *map(Text, filter(None, (*link.facts, link.place)))])
 
 
@@ -202,7 +203,7 @@ def _fit(text: Text) -> None:
 
 def _written(link: Link) -> list[str]:
     """What stands in a link's box below its title."""
-    return [*link.facts, *([] if math.isnan(link.seconds) else [_duration(link.seconds)])]
+    return [*link.facts, *([] if math.isnan(link.seconds) else [duration(link.seconds)])]
 
 
 def _read(picture: Path) -> Any:
@@ -215,9 +216,3 @@ def _read(picture: Path) -> Any:
     except (OSError, SyntaxError, ValueError) as error:
         say_once(f"{picture}: cannot be read ({in_a_line(error)}). It is left out.")
         return None
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

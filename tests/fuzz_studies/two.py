@@ -7,5 +7,5 @@ STUDY = Study(
     baseline="even",
     arms={"even": {}, "min_snr": {"weighting": "min_snr"}},
     nfe=2,
-    seeds=1,
+    looks=(3,),
 )

@@ -1,4 +1,4 @@
-"""A study at a scale: every arm as a full configuration, every trial by arm and seed, under one digest."""
+"""A study at a scale: every arm as a full configuration, the looks, and the trials up to one of them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from harness.ablation.design.declared import require_metric
+from harness.ablation.design.looks import Looks
 from harness.ablation.design.shared import SharedPlan
 from harness.ablation.design.study import Study
 from harness.core.config import SEEDS, ConfigError, digest, override, to_dict
@@ -36,13 +37,19 @@ class Plan(SharedPlan):
     baseline: str
     arms: dict[str, RunConfig]
     """{arm: configuration}; the seed in it is a placeholder."""
+    looks: Looks
     seeds: tuple[int, ...]
+    """Those that are asked for so far."""
     metric: str
     nfe: int
     smallest_difference: float
     plugins: tuple[str, ...]
     expected_nfe: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """{arm: the least and the most calls that it is said to need}"""
+    changes: Mapping[str, str] = field(default_factory=dict)
+    """What the user changed in every arm, as text: a study with changes has a name of its own."""
+    closed: Mapping[str, int] = field(default_factory=dict)
+    """{arm: the seeds at which it was decided}: it gets no more."""
 
     @classmethod
     def of(
@@ -54,12 +61,17 @@ class Plan(SharedPlan):
         seeds: int | None,
         plugins: Sequence[Path],
     ) -> Self:
-        """The plan of a study on `base` with the user's `changes`; `UserError` when they do not go together."""
+        """The plan of a study on `base` with the user's `changes`; `UserError` when they do not go together.
+
+        Without a number of `seeds` it goes up to the first look.
+        """
         _refuse_replaced(study, changes)
-        count = study.seeds if seeds is None else seeds
+        looks = Looks.planned(study.looks, study.spending)
+        count = looks.seeds[0] if seeds is None else seeds
         if count < 1:
             raise UserError(f"--seeds: {count} is less than 1. Verdicts need three or more.")
         SEEDS.refuse(count, "--seeds")
+        scaled = base
         base = override(base, changes)
         arms = {}
         for name, arm in study.arms.items():
@@ -74,8 +86,9 @@ class Plan(SharedPlan):
         require_metric(metric)
         nfe = nfe_of(metric, arms[study.baseline], study.nfe)
         return cls(
-            study.name, scale, study.question, study.baseline, arms, tuple(range(count)),
+            study.name, scale, study.question, study.baseline, arms, looks, tuple(range(count)),
             metric, nfe, study.smallest_difference, tuple(str(p.absolute()) for p in plugins), study.expected_nfe,
+            _varied(scaled, changes),
         )  # fmt: skip
 
     @classmethod
@@ -83,39 +96,67 @@ class Plan(SharedPlan):
         """A plan written by `write`; the plugins it names must have been loaded."""
         plain = read_json(path)
         arms = {name: RunConfig.parse(config) for name, config in plain["arms"].items()}
-        return cls(**{**plain, "arms": arms, "seeds": tuple(plain["seeds"]), "plugins": tuple(plain["plugins"])})
+        looks = Looks(tuple(plain["looks"]["seeds"]), plain["looks"]["spending"])
+        lists = {name: tuple(plain[name]) for name in ("seeds", "plugins")}
+        return cls(**{**plain, **lists, "arms": arms, "looks": looks})
 
     @property
     def name(self) -> str:
-        """`<study>-<scale>`."""
-        return f"{self.study}-{self.scale}"
+        """`<study>-<scale>`, and 6 hex digits over the user's changes where there are some."""
+        return "-".join([self.study, self.scale, *([digest(dict(self.changes))[:6]] if self.changes else [])])
 
     @property
     def digest(self) -> str:
-        """Of the arms with their data and plugins; a changed plan finds its finished runs on disk."""
+        """Of the design: the arms with their data and plugins, the looks, what is compared and what would settle it.
+
+        The seeds so far are no part of it: a design is continued. A changed one finds its finished runs on disk.
+        """
         plain = self._plain(digested=True)
-        del plain["plugins"]
+        for name in ("plugins", "seeds", "closed", "changes"):
+            plain.pop(name, None)
         data = {name: load(config.dataset).fingerprint for name, config in self.arms.items()}
         return digest({**plain, "data": data, "sources": {name: sources(config) for name, config in self.arms.items()}})
 
     @property
     def facts(self) -> dict[str, Any]:
-        return {"question": self.question, "baseline": self.baseline, "seeds": list(self.seeds)}
+        return {"question": self.question, "baseline": self.baseline, "looks": list(self.looks.seeds)}
 
     def threaded(self, threads: int) -> Plan:
         """The same with every arm on so many threads, which its results' last digits depend on."""
         arms = {name: override(config, {"train.threads": threads}) for name, config in self.arms.items()}
         return dataclasses.replace(self, arms=arms)
 
+    @property
+    def others(self) -> list[str]:
+        """The arms beside the baseline."""
+        return [arm for arm in self.arms if arm != self.baseline]
+
+    @property
+    def tested(self) -> list[str]:
+        """The arms that are measured where the verdicts are: the chance of an error is divided among them."""
+        return [arm for arm in self.others if self.asks(arm)]
+
+    def asks(self, arm: str) -> bool:
+        """Whether an arm is measured by the primary metric at the primary NFE."""
+        return self.nfe in points(self.arms[arm]).get(self.metric, ())
+
+    def up_to(self, seeds: int) -> Plan:
+        """The same with so many seeds, counted from 0, and every arm open."""
+        return dataclasses.replace(self, seeds=tuple(range(seeds)), closed={})
+
+    def seeds_of(self, arm: str) -> tuple[int, ...]:
+        """The seeds of an arm so far."""
+        return self.seeds[: self.closed.get(arm)]
+
     def trials(self) -> list[tuple[str, int]]:
-        """(arm, seed) of all trials.
+        """(arm, seed) of all trials so far.
 
         A seed's arms stand together, so that an unfinished study is paired too. Where they share one training, or one
         arm's flow learns another's pairs, an arm's seeds do: nobody waits then for what another worker trains.
         """
         if self.one_training or any(config.parent for config in self.arms.values()):
-            return [(arm, seed) for arm in self.arms for seed in self.seeds]
-        return [(arm, seed) for seed in self.seeds for arm in self.arms]
+            return [(arm, seed) for arm in self.arms for seed in self.seeds_of(arm)]
+        return [(arm, seed) for seed in self.seeds for arm in self.arms if seed in self.seeds_of(arm)]
 
     @property
     def one_training(self) -> bool:
@@ -139,8 +180,8 @@ class Plan(SharedPlan):
         return [(arm, seed) for arm, seed in self.trials() if not self.run(arm, seed).ended(self.protocol(arm))]
 
     def _plain(self, digested: bool) -> dict[str, Any]:
-        plain = {**vars(self), "arms": {name: to_dict(config, digested) for name, config in self.arms.items()}}
-        return plain if self.expected_nfe else {name: value for name, value in plain.items() if name != "expected_nfe"}
+        arms = {name: to_dict(config, digested) for name, config in self.arms.items()}
+        return {**vars(self), "arms": arms, "looks": vars(self.looks)}
 
 
 def same_training(runs: Sequence[Run]) -> RunConfig:
@@ -166,9 +207,28 @@ def measured(config: RunConfig, metrics: Sequence[str]) -> RunConfig:
     return config
 
 
+def points(config: RunConfig) -> dict[str, tuple[int, ...]]:
+    """{metric: the NFEs at which a configuration measures it}"""
+    wanted = config.evaluate
+    at = {metric.name: (metric.nfe,) for metric in wanted.flow_metrics}
+    return {metric.name: at.get(metric.name, wanted.nfe) for metric in wanted.metrics}
+
+
 def nfe_of(metric: str, config: RunConfig, otherwise: int) -> int:
     """Where the values of a metric stand that does not depend on `evaluate.nfe`; `otherwise` for the rest."""
     return next((m.nfe for m in config.evaluate.flow_metrics if m.name == metric), otherwise)
+
+
+def _varied(base: RunConfig, changes: Mapping[str, Any]) -> dict[str, str]:
+    """The changes that values depend on, as text. The number of threads is chosen for a machine, not for a question."""
+    out = {}
+    for path, value in changes.items():
+        with contextlib.suppress(ConfigError):  # of one that needs another
+            if to_dict(override(base, {path: value}), digested=True) == to_dict(base, digested=True):
+                continue
+        if path != "train.threads":
+            out[path] = str(value)
+    return out
 
 
 def _refuse_replaced(study: Study, changes: Mapping[str, Any]) -> None:

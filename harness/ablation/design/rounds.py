@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.ablation.design.looks import Looks
 from harness.ablation.design.plan import Plan, measured, same_training
 from harness.core.config import override
 from harness.core.errors import ConfigError
@@ -55,7 +56,7 @@ def plan_of(
     primary = (*teacher.evaluate.sample_metrics, *teacher.evaluate.metrics)[0]
     return Plan(
         "reflow", of, "What does each round of reflow change?", teacher.title, arms,
-        tuple(run.config.seed for run in runs), primary.name, min(teacher.evaluate.nfe), 0.05,
+        Looks((len(runs),)), tuple(run.config.seed for run in runs), primary.name, min(teacher.evaluate.nfe), 0.05,
         tuple(str(path.absolute()) for path in plugins),
     )  # fmt: skip
 

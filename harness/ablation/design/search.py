@@ -13,11 +13,12 @@ from typing import Any, Self
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 
 from harness.ablation.design.declared import require_metric, require_types
+from harness.ablation.design.looks import Looks
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.shared import SharedPlan
 from harness.ablation.design.space import ends, inverse, path_of, settings
 from harness.ablation.design.study import Study, load_declared
-from harness.core.config import SEEDS, TRIALS, ConfigError, Index, digest, flatten, override, to_dict
+from harness.core.config import TRIALS, ConfigError, Index, digest, flatten, override, to_dict
 from harness.core.errors import UserError, did_you_mean
 from harness.core.files import read_json
 from harness.core.registry import find, sources
@@ -53,8 +54,8 @@ class Search:
     """The training seed of every trial, and Optuna's; none that is reported."""
     smallest_difference: float = 0.05
     """Relative difference below which the winner is as good as the scale's own settings."""
-    seeds: int = 5
-    """Reporting seeds, counted from 0."""
+    looks: Sequence[int] = (5, 10, 20, 40)
+    """Reporting seeds, counted from 0, at each look of the comparison."""
     name: str = ""
     """The file's name; filled in on loading."""
 
@@ -65,14 +66,14 @@ class Search:
                 if not isinstance(drawn, BaseDistribution):
                     reason = f"{drawn!r} is no range. Write even(...), log(...) or one_of(...)."
                     raise ConfigError(f"spaces['{scale}']['{path}']", reason)
-        for name in ("samples", "rungs", "trials", "seeds"):
+        for name in ("samples", "rungs", "trials"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}: {getattr(self, name)} is less than 1. Take one or more.")
-        SEEDS.refuse(self.seeds, "seeds")
+        looks = Looks.planned(self.looks, "proportional")
         TRIALS.refuse(self.trials, "trials")
-        if self.seed < self.seeds:
+        if self.seed < looks.last:
             raise UserError(
-                f"seed: {self.seed} is one of the reporting seeds, 0 to {self.seeds - 1}. Take another, like 1000."
+                f"seed: {self.seed} is one of the reporting seeds, 0 to {looks.last - 1}. Take another, like 1000."
             )
 
     def comparison(self, tuned: Mapping[str, Any]) -> Study:
@@ -80,7 +81,7 @@ class Search:
         arms: dict[str, Mapping[str, Any]] = {BASELINE: {}, WINNER: {**self.fixed, **tuned}}
         return Study(
             question=self.question, baseline=BASELINE, arms=arms, metric=self.metric, nfe=self.nfe,
-            smallest_difference=self.smallest_difference, seeds=self.seeds, name=self.name,
+            smallest_difference=self.smallest_difference, looks=self.looks, name=self.name,
         )  # fmt: skip
 
 

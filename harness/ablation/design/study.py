@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.ablation.design.declared import require_types
-from harness.core.config import SEEDS, Index
+from harness.ablation.design.looks import Looks, Spending
+from harness.core.config import Index
 from harness.core.errors import UserError, did_you_mean
 from harness.core.provenance import ROOT
 from harness.core.registry import load_file
@@ -34,8 +35,10 @@ class Study:
     """The NFE at which the primary metric is compared."""
     smallest_difference: float = 0.05
     """Relative difference below which two arms are as good as each other; a tie is claimed within it."""
-    seeds: int = 5
-    """Training seeds, the same ones for every arm."""
+    looks: Sequence[int] = (5, 10, 20, 40)
+    """Training seeds, the same ones for every arm, at each look at the results; an arm that is decided gets no more."""
+    spending: Spending = "proportional"
+    """How the chance of an error is divided over the looks: by the seeds that each adds, or equally (`looks`)."""
     metrics: Sequence[str] = ()
     """Measured beside the scale's own, of every arm that they mean something for."""
     expected_nfe: Mapping[str, tuple[Index, Index]] = field(default_factory=dict)
@@ -56,9 +59,7 @@ class Study:
             raise UserError(f"expected_nfe: that of '{wrong[0]}' is no pair. Name the least and the most calls.")
         if not 0 < self.smallest_difference < 1:
             raise UserError(f"smallest_difference: {self.smallest_difference} is outside (0, 1). 0.05 means 5 %.")
-        if self.seeds < 1:
-            raise UserError(f"seeds: {self.seeds} is less than 1. Verdicts need three.")
-        SEEDS.refuse(self.seeds, "seeds")
+        Looks.planned(self.looks, self.spending)
 
 
 def load_study(name: str) -> Study:

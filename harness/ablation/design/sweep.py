@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.ablation.design.looks import Looks
 from harness.ablation.design.plan import Plan, nfe_of, same_training
 from harness.core.config import Typed, override
 from harness.core.errors import ConfigError, UserError
@@ -52,8 +53,8 @@ def plan_of(runs: Sequence[Run], axes: Axes, plugins: Sequence[Path] = ()) -> Pl
     of = runs[0].name.partition("-")[0]
     return Plan(
         f"sweep-{'-'.join(axes)}".replace(".", "_"), of, f"How is {of} best sampled?", next(iter(arms)), arms,
-        tuple(run.config.seed for run in runs), metric, nfe_of(metric, base, max(base.evaluate.nfe)), 0.05,
-        tuple(str(path.absolute()) for path in plugins),
+        Looks((len(runs),)), tuple(run.config.seed for run in runs), metric,
+        nfe_of(metric, base, max(base.evaluate.nfe)), 0.05, tuple(str(path.absolute()) for path in plugins),
     )  # fmt: skip
 
 

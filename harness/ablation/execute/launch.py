@@ -75,7 +75,8 @@ def launch(
         path = plan.write()
         board.begin()
         board.refill()
-        crew = [] if board.finished() else [_start(path, i, placement) for i in range(placement.workers)]
+        left = 0 if board.finished() else board.total - len(board.settled())
+        crew = [_start(path, i, placement) for i in range(min(placement.workers, left))]
         with _ended(crew, console):
             mirror, above = _connect(plan, experiment or plan.name)  # slow to import, so the workers start meanwhile
             deaths = Deaths(board, console, functools.partial(_start, path, placement=placement))

@@ -75,12 +75,12 @@ class Placement:
         return f"{self.workers} at a time on {f'{self.gpus} GPUs' if self.gpus else threads}"
 
 
-def placements(cores: int, gpus: int, trials: int) -> list[Placement]:
+def placements(cores: int, gpus: int) -> list[Placement]:
     """The ways worth measuring, the one to prefer first."""
     if gpus:
-        return [Placement(min(trials, each * gpus), 1, gpus) for each in TRIALS_PER_GPU if each // 2 * gpus < trials]
+        return [Placement(each * gpus, 1, gpus) for each in TRIALS_PER_GPU]
     threads = itertools.takewhile(lambda n: n <= cores, (2**i for i in itertools.count()))
-    return [Placement(min(trials, cores // n), n) for n in threads]
+    return [Placement(cores // n, n) for n in threads]
 
 
 def given(plan: Plan, workers: int | None = None, trials_per_gpu: int | None = None) -> Placement:
@@ -97,12 +97,14 @@ def given(plan: Plan, workers: int | None = None, trials_per_gpu: int | None = N
 
 
 def choose(plan: Plan, say: Say) -> Placement:
-    """The fastest way for a plan's baseline, measured if this machine has not measured it before."""
+    """The fastest way for a plan's baseline, measured if this machine has not measured it before.
+
+    More arms or seeds change nothing about it: trials on other threads would be others.
+    """
     config = plan.arms[plan.baseline]
-    trials = len(plan.trials())
     gpus = torch.cuda.device_count() if config.train.resolved_device() == "cuda" else 0
-    ways = placements(os.cpu_count() or 1, gpus, trials)
-    place = _place(config, trials)
+    ways = placements(os.cpu_count() or 1, gpus)
+    place = _place(config)
     if known := _known(place):
         return Placement(**{name: known["chosen"][name] for name in Chosen.__annotations__})
     rates = [measure(plan.threaded(way.threads), way) for way in ways] if len(ways) > 1 else [1.0]
@@ -121,7 +123,7 @@ def choose(plan: Plan, say: Say) -> Placement:
 def remembered(plan: Plan) -> int:
     """The threads that `choose` settled on here for a plan; those of its configuration where it was not asked."""
     config = plan.arms[plan.baseline]
-    known = _known(_place(config, len(plan.trials())))
+    known = _known(_place(config))
     return known["chosen"]["threads"] if known else config.train.threads
 
 
@@ -132,12 +134,8 @@ def _known(place: Path) -> dict[str, Any]:
     )
 
 
-def _place(config: RunConfig, trials: int) -> Path:
-    about = {
-        "config": to_dict(dataclasses.replace(config, seed=0), digested=True),
-        "machine": machine(),
-        "trials": trials,
-    }
+def _place(config: RunConfig) -> Path:
+    about = {"config": to_dict(dataclasses.replace(config, seed=0), digested=True), "machine": machine()}
     # a folder of another name would lose the threads that runs on disk were named by
     return results_folder() / "local" / "splits" / f"{digest(about)}.json"
 

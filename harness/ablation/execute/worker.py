@@ -98,7 +98,7 @@ class PlanBoard(Board):
     def settled(self) -> list[FrozenTrial]:
         ended = self.trials(TrialState.COMPLETE, TrialState.FAIL)
         known = {_key(t): t for t in ended if t.state == TrialState.COMPLETE or "reason" in t.user_attrs}
-        return [trial for trial in known.values() if self._stands(trial)]
+        return [known[key] for key in self.keys if key in known and self._stands(known[key])]
 
     def _stands(self, trial: FrozenTrial) -> bool:
         """Whether the run directory, which is the truth, says what the journal says."""
@@ -132,7 +132,6 @@ class PlanBoard(Board):
     def _ask(self) -> optuna.Trial:
         trial = self.study.ask()
         trial.suggest_categorical("arm", list(self.plan.arms))
-        trial.suggest_categorical("seed", list(self.plan.seeds))
         return trial
 
     def _put_in(self) -> None:
@@ -140,7 +139,7 @@ class PlanBoard(Board):
         left_out = self.left_out()
         for arm, seed in self.keys:
             if (arm, seed) not in present and _title(arm, seed) not in left_out:
-                self.study.enqueue_trial({"arm": arm, "seed": seed}, user_attrs={"arm": arm, "seed": seed})
+                self.study.enqueue_trial({"arm": arm}, user_attrs={"arm": arm, "seed": seed})
 
 
 def _key(trial: optuna.Trial | FrozenTrial) -> tuple[str, int]:

@@ -15,7 +15,7 @@ from scipy import stats
 from harness.ablation.design.plan import Plan
 from harness.ablation.report.findings import REFERENCES
 from harness.ablation.report.outcomes import Seeds
-from harness.ablation.report.verdicts import NOT_COMPARED
+from harness.ablation.report.verdicts import NOT_COMPARED, worded
 from harness.core.drawing import COLOURS, inches, legend_below, plain_log, png, shown
 
 MARKERS = "osD^vP*X"
@@ -98,7 +98,8 @@ def _forest(axes: Axes, plan: Plan, values: pd.DataFrame, summary: pd.DataFrame)
         style = _style(list(plan.arms).index(arm))
         row = rows.loc[arm]
         if not math.isnan(row.difference) and row.verdict != NOT_COMPARED:
-            axes.plot([100 * row.low, 100 * row.high], [y, y], color=style["color"], ls=style["ls"], lw=2)
+            if not math.isnan(row.low):
+                axes.plot([100 * row.low, 100 * row.high], [y, y], color=style["color"], ls=style["ls"], lw=2)
             axes.plot([100 * row.difference], [y], **style)
             ratios = 100 * (at_primary[arm] / at_primary[plan.baseline] - 1)
             axes.plot(ratios, [y + 0.15] * len(ratios), "|", color=style["color"], alpha=0.7)
@@ -109,13 +110,19 @@ def _forest(axes: Axes, plan: Plan, values: pd.DataFrame, summary: pd.DataFrame)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:+,.0f}" if x else "0"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_yticks(
-        range(len(others)), [f"{_label(arm, summary[summary.primary])}\n{rows.loc[arm].verdict}" for arm in others]
+        range(len(others)), [f"{_label(arm, summary[summary.primary])}\n{_said(plan, rows.loc[arm])}" for arm in others]
     )
     axes.set_ylim(len(others) - 0.5, -0.6)
     against = shown(plan.baseline)
     apart = "\n" if len(against) > 12 else " "
     axes.set_xlabel(f"{plan.metric.upper()} at NFE {plan.nfe} against{apart}{against}, %")
-    axes.set_title("paired difference, 95 % interval\n(ticks are seeds)", fontsize=10)
+    axes.set_title("paired difference, with the interval of the arm's look\n(ticks are seeds)", fontsize=10)
+
+
+def _said(plan: Plan, row: pd.Series) -> str:
+    """A verdict with its look."""
+    look = "" if pd.isna(row.look) else f", look {row.look} of {len(plan.looks.seeds)}"
+    return worded(row) + look
 
 
 def _label(arm: str, rows: pd.DataFrame) -> str:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from harness.ablation.design.plan import Plan
+from harness.ablation.report.costs import Cost
 from harness.ablation.report.readouts import Readout
 from harness.ablation.report.summary import Summary
 
@@ -44,3 +45,5 @@ class Report:
     commits: list[str]
     readouts: dict[str, Readout]
     """{arm: what is read off its curve}"""
+    costs: dict[str, Cost]
+    """{arm: the seconds of its trials}"""

@@ -10,6 +10,7 @@ import pandas as pd
 from rich.table import Table
 
 from harness.ablation.design import arm_settings
+from harness.ablation.design.plan import Plan
 from harness.ablation.report import readouts, verdicts
 from harness.ablation.report.findings import Report
 from harness.ablation.report.outcomes import Seeds
@@ -36,7 +37,7 @@ class Grid:
         for i, name in enumerate(self.header):
             table.add_column(name, justify="left" if i == 0 else "right")
         for row in self.rows:
-            table.add_row(*row, style=VERDICT_COLOURS.get(row[-1]))
+            table.add_row(*row, style=VERDICT_COLOURS.get(row[-1].partition(",")[0]))
         return table
 
     def markdown(self) -> str:
@@ -45,16 +46,14 @@ class Grid:
         return f"{self.title}:\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def grids(report: Report, timed: bool = False) -> list[Grid]:
-    """Each metric against NFE, the comparison that the verdicts rest on, and what is read off.
-
-    `timed` adds what no two runs share.
-    """
+def grids(report: Report) -> list[Grid]:
+    """Each metric against NFE, the comparison that the verdicts rest on, what is read off, and what it took."""
     out = [_by_nfe(report, metric) for metric in sorted(report.summary.rows.metric.unique())]
     out.append(_verdicts(report))
     out += [_power(report)] if report.summary.power else []
-    out += [_read_off(report, timed)] if report.readouts else []
-    return [*out, _needed(report)] if report.plan.expected_nfe else out
+    out += [_read_off(report)] if report.readouts else []
+    out += [_needed(report)] if report.plan.expected_nfe else []
+    return [*out, _spent(report)] if report.costs else out
 
 
 def titled(metric: str) -> str:
@@ -77,13 +76,13 @@ def _by_nfe(report: Report, metric: str) -> Grid:
     rows = report.summary.rows
     own: Any = rows[rows.metric == metric].set_index(["arm", "nfe"])
     nfes = sorted(own.index.unique("nfe"))
-    lines = [[arm, *(_mean_sd(own.loc[arm, nfe]) for nfe in nfes)] for arm in plan.arms]
+    lines = [[arm, *(_mean_sd(own.loc[arm, nfe], len(plan.seeds)) for nfe in nfes)] for arm in plan.arms]
     header = ["arm", *(str(nfe) if nfe else "calls of its own" for nfe in nfes)]
     if len(nfes) == 1 and metric != plan.metric:
         header += ["difference", "95 % interval"]
         lost = own.loc[plan.baseline, nfes[0]][["diverged", "failed"]].any()
-        lines = [[*line, *(["", ""] if lost else _comparison(own.loc[line[0], nfes[0]])[:2])] for line in lines]
-    fewer = ", or as many as stand in brackets" if ((own.n > 0) & (own.n < own.seeds)).any() else ""
+        lines = [[*line, *(["", ""] if lost else _comparison(own.loc[line[0], nfes[0]]))] for line in lines]
+    fewer = ", or as many as stand in brackets" if ((own.n > 0) & (own.n < len(plan.seeds))).any() else ""
     return Grid(f"{titled(metric)} by NFE, mean ± sd over {len(plan.seeds)} seeds{fewer}", header, lines)
 
 
@@ -92,21 +91,40 @@ def _verdicts(report: Report) -> Grid:
     plan = report.plan
     rows = report.summary.rows
     main: Any = rows[rows.primary].set_index("arm")
-    found = {arm: standing.seeds for arm, standing in report.summary.standings.items()}
+    found = {arm: standing.seeds for arm, standing in report.summary.settled.standings.items()}
     whole = {arm: str(own.number) if own.asked else "-" for arm, own in found.items()}
     missing = {arm: own.missing for arm, own in found.items()}
-    seeds = {arm: missing[arm] or whole[arm] for arm in plan.arms} if any(missing.values()) else {}
-    header = ["arm", *(["seeds"] if seeds else []), "difference", "95 % interval", "p (Holm)", "verdict"]
+    columns = ["difference", "interval", "at", *(["of a tie"] if (main.verdict == "tie").any() else [])]
+    header = ["arm", *(["seeds"] if any(missing.values()) else []), "look", *columns, "verdict"]
     lines = []
     for arm in plan.arms:
-        compared = main.loc[arm].verdict != verdicts.NOT_COMPARED
-        said = _comparison(main.loc[arm]) if compared else ["", "", ""]
-        lines.append([arm, *([seeds[arm]] if seeds else []), *said, main.loc[arm].verdict])
+        row = main.loc[arm]
+        compared = row.verdict != verdicts.NOT_COMPARED
+        said = (
+            [*_comparison(row), _confidence(row), _of_a_tie(row)][: len(columns)] if compared else [""] * len(columns)
+        )
+        seeds = [missing[arm] or whole[arm]] if "seeds" in header else []
+        lines.append([arm, *seeds, _look(plan, row), *said, verdicts.worded(row)])
     return Grid(f"{titled(plan.metric)} at NFE {plan.nfe} against {plan.baseline}", header, lines)
 
 
+def _look(plan: Plan, row: pd.Series) -> str:
+    """The look of a verdict, with its seeds."""
+    return "" if pd.isna(row.look) else f"{row.look} ({plan.looks.seeds[row.look - 1]} seeds)"
+
+
+def _confidence(row: pd.Series) -> str:
+    """Of the interval of a verdict."""
+    return "" if pd.isna(row.low) else f"{100 * (1 - row.level):.4g} %"
+
+
+def _of_a_tie(row: pd.Series) -> str:
+    """The interval on which a tie rests."""
+    return f"{row.tie_low:+.1%} to {row.tie_high:+.1%}" if row.verdict == "tie" else ""
+
+
 def _power(report: Report) -> Grid:
-    """What the seeds of each arm can find."""
+    """What the seeds of each arm can find at its look."""
     plan = report.plan
     wanted = plan.smallest_difference
     lines = []
@@ -119,8 +137,20 @@ def _power(report: Report) -> Grid:
         lines.append(
             [arm, str(power.n), f"{power.sd:.3f}", *sizes, f"{MOST_SEEDS:,}+" if needed is None else f"{needed:,}"]
         )
-    title = f"Differences in {titled(plan.metric)} that each arm's seeds find with 80 % power (95 % interval of the sd)"
+    title = (
+        f"Differences in {titled(plan.metric)} that each arm's look finds with 80 % power (95 % interval of the sd), "
+        "and the seeds that a single look would need"
+    )
     return Grid(title, ["arm", "pairs", "sd of log ratios", "a fall", "a rise", f"seeds for +{100 * wanted:g}%"], lines)
+
+
+def _spent(report: Report) -> Grid:
+    """The seconds of each arm's trials."""
+    rows = []
+    for arm, cost in report.costs.items():
+        seconds = ("-" if math.isnan(mean) else f"{mean:.3g}" for mean in (cost.training, cost.evaluation))
+        rows.append([arm, str(cost.trials), *seconds])
+    return Grid("Seconds a trial, mean", ["arm", "trials", "training", "evaluation"], rows)
 
 
 def _needed(report: Report) -> Grid:
@@ -141,38 +171,44 @@ def _needed(report: Report) -> Grid:
     return Grid(title, ["arm", "expected", "of its own", "verdict", f"of {plan.baseline}'s", "verdict"], rows)
 
 
-def _read_off(report: Report, timed: bool) -> Grid:
+def _read_off(report: Report) -> Grid:
     """The area under each arm's curve, the fewest steps that will do, and what they cost."""
     plan = report.plan
     ends = next((found.ends for found in report.readouts.values() if found.ends), None)
     over = "mean over NFE" if ends is None else f"mean over NFE {ends[0]} to {ends[1]}"
-    header = ["arm", over, "difference", "95 % interval", "NFE to its best", "NFE to the best"]
-    header += ["ms a sample"] if timed else []
+    header = ["arm", over, "difference", "95 % interval", "NFE to its best", "NFE to the best", "ms a sample"]
     rows = []
     for arm, found in report.readouts.items():
         against = found.against
         interval = "" if against is None or math.isnan(against.low) else f"{against.low:+.1%} to {against.high:+.1%}"
         difference = "" if against is None or math.isnan(against.difference) else f"{against.difference:+.1%}"
-        area = "-" if math.isnan(found.area) else f"{found.area:.4g}{_of_all(found.seeds, len(plan.seeds))}"
+        area = (
+            "-"
+            if math.isnan(found.area)
+            else f"{found.area:.4g}{_of_all(found.seeds, len(plan.seeds_of(arm)), len(plan.seeds))}"
+        )
         price = "" if math.isnan(found.seconds) else f"{1000 * found.seconds:.3g}"
         steps = [str(found.fewest or "-"), str(found.fewest_of_all or "-")]
-        rows.append([arm, area, difference, interval, *steps, *([price] if timed else [])])
+        rows.append([arm, area, difference, interval, *steps, price])
     title = f"Read off {titled(plan.metric)} against NFE (fewest within {readouts.NEAR:.0%} of a best)"
     return Grid(title, header, rows)
 
 
-def _mean_sd(row: pd.Series) -> str:
-    """The mean and sd of a cell, and over how many seeds where not all have a value; else what became of them."""
+def _mean_sd(row: pd.Series, all_seeds: int) -> str:
+    """The mean and sd of a cell, and over how many seeds where that is not all; else what became of them."""
     if row.n == 0:
         return Seeds.of(row).missing if row.diverged or row.failed else "-"
-    of_all = _of_all(row.n, row.seeds)
+    of_all = _of_all(row.n, row.seeds, all_seeds)
     if row.n == 1:
         return _figures(row["mean"], row["mean"]) + of_all
     return f"{_figures(row['mean'], row.sd)} ± {_figures(row.sd, row.sd)}{of_all}"
 
 
-def _of_all(number: int, seeds: int) -> str:
-    return "" if number == seeds else f" ({number} of {seeds})"
+def _of_all(number: int, seeds: int, all_seeds: int) -> str:
+    """In brackets over how many seeds, of an arm's own, where that is not all of the plan's."""
+    if number == all_seeds:
+        return ""
+    return f" ({number})" if number == seeds else f" ({number} of {seeds})"
 
 
 def _figures(value: float, scale: float) -> str:
@@ -182,9 +218,8 @@ def _figures(value: float, scale: float) -> str:
 
 
 def _comparison(row: pd.Series) -> list[str]:
-    """Difference, interval and p-value; empty where there is none."""
+    """Difference and interval; empty where there is none."""
     return [
         "" if pd.isna(row.difference) else f"{row.difference:+.1%}",
         "" if pd.isna(row.low) else f"{row.low:+.1%} to {row.high:+.1%}",
-        "" if pd.isna(row.p_value) else f"{row.p_value:.2g}",
     ]

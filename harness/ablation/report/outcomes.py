@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from harness.ablation.design.plan import Plan
+from harness.ablation.design.plan import Plan, points
 from harness.core.errors import Diverged, NoValue
 from harness.runs.config import RunConfig
 
@@ -45,6 +45,17 @@ class Seeds:
     def of(cls, row: pd.Series) -> Seeds:
         """From a row of a summary where an arm was asked."""
         return cls(row.seeds, row.n, row.diverged, row.failed, True)
+
+    @classmethod
+    def among(cls, cells: pd.DataFrame | None, seeds: Sequence[int]) -> Seeds:
+        """Of an arm's cells at one metric and NFE, by seed, among some of its seeds."""
+        if cells is None:
+            return cls(len(seeds), 0, 0, 0, False)
+        states = cells.state[cells.index.isin(seeds)]
+        measured, diverged, failed, unasked = (
+            int((states == state).sum()) for state in (MEASURED, DIVERGED, FAILED, UNASKED)
+        )
+        return cls(len(seeds), measured, diverged, failed, not unasked)
 
     @property
     def unfinished(self) -> int:
@@ -83,18 +94,11 @@ def collect(plan: Plan) -> tuple[pd.DataFrame, list[str]]:
     return pd.DataFrame(cells, columns=Cell._fields), sorted(commits)
 
 
-def is_asked(plan: Plan, config: RunConfig) -> bool:
-    """Whether an arm's configuration measures the primary metric at the primary NFE."""
-    return (plan.metric, plan.nfe, True) in _wanted(plan, config)
-
-
 def _wanted(plan: Plan, config: RunConfig) -> Iterator[tuple[str, int, bool]]:
     """(metric, NFE, whether the arm is measured there)."""
-    wanted = config.evaluate
-    at = {metric.name: (metric.nfe,) for metric in wanted.flow_metrics}
-    points = {metric.name: at.get(metric.name, wanted.nfe) for metric in wanted.metrics}
-    yield from ((metric, nfe, True) for metric, nfes in points.items() for nfe in nfes)
-    if plan.nfe not in points.get(plan.metric, ()):
+    wanted = points(config)
+    yield from ((metric, nfe, True) for metric, nfes in wanted.items() for nfe in nfes)
+    if plan.nfe not in wanted.get(plan.metric, ()):
         yield plan.metric, plan.nfe, False
 
 
@@ -106,13 +110,18 @@ def _state(asked: bool, value: float | None, gave_up: NoValue | None, error: NoV
     return UNFINISHED if value is None else MEASURED
 
 
-def seeds_of(cells: pd.DataFrame, plan: Plan) -> dict[tuple[str, str, int], Seeds]:
-    """{(arm, metric, NFE): what became of its seeds}."""
-    groups: Any = cells.groupby(["arm", "metric", "nfe"]).state
-    out = {}
-    for key, states in groups:
-        measured, diverged, failed, unasked = (
-            int((states == state).sum()) for state in (MEASURED, DIVERGED, FAILED, UNASKED)
-        )
-        out[key] = Seeds(len(plan.seeds), measured, diverged, failed, not unasked)
-    return out
+def by_arm(cells: pd.DataFrame) -> dict[tuple[str, str, int], pd.DataFrame]:
+    """{(arm, metric, NFE): its cells by seed}"""
+    groups: Any = cells.groupby(["arm", "metric", "nfe"])
+    return {key: own.set_index("seed") for key, own in groups}
+
+
+def paired(
+    own: pd.DataFrame | None, base: pd.DataFrame | None, seeds: Sequence[int]
+) -> tuple[list[float], list[float]]:
+    """The values of two arms' cells at those of the seeds at which both have one, in the order of the seeds."""
+    if own is None or base is None:
+        return [], []
+    pairs = pd.concat([own.value, base.value], axis=1, join="inner").dropna()
+    pairs = pairs[pairs.index.isin(seeds)]
+    return pairs.iloc[:, 0].tolist(), pairs.iloc[:, 1].tolist()

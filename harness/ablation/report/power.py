@@ -1,4 +1,4 @@
-"""What an arm's seeds can find: the differences that a paired t detects four times in five, at the arm's own sd."""
+"""What an arm's seeds can find at a look: the differences that its test detects four times in five, at its own sd."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from scipy import optimize, stats
 
-from harness.ablation.report.statistics import LEVEL, Comparison
+from harness.ablation.design.looks import LEVEL, quantile
+from harness.ablation.report.statistics import Comparison
 
 POWER = 0.8
 MOST_SEEDS = 100_000
@@ -34,41 +35,45 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Power:
-    """Of an arm over n pairs of seeds whose log ratios have this sd, one of so many arms at Holm's strictest step."""
+    """Of one of so many arms: n pairs of seeds whose log ratios have this sd, tested at a two-sided level."""
 
     n: int
     sd: float
+    level: float
     arms: int
 
     @classmethod
     def of(cls, comparison: Comparison, arms: int) -> Power | None:
         """None where there is no spread to go by."""
-        return cls(comparison.n, comparison.sd, arms) if comparison.n >= 2 and comparison.sd > 0 else None
+        if comparison.n < 2 or not comparison.sd > 0:
+            return None
+        return cls(comparison.n, comparison.sd, comparison.level, arms)
 
     @property
     def found(self) -> Found:
         """The smallest differences that are found with a power of 80 %, if the sd is what these seeds say."""
-        return Found.of(_detectable(self.n, self.arms) * self.sd)
+        return Found.of(_detectable(self.n, self.level) * self.sd)
 
     @property
     def at_least(self) -> Found:
         """The same if the sd is as small as its 95 % interval lets it be (chi-square with n - 1 degrees of freedom)."""
-        return Found.of(_detectable(self.n, self.arms) * self.sd * self._factor(1 - LEVEL / 2))
+        return Found.of(_detectable(self.n, self.level) * self.sd * self._factor(1 - LEVEL / 2))
 
     @property
     def at_most(self) -> Found:
         """The same if it is as large."""
-        return Found.of(_detectable(self.n, self.arms) * self.sd * self._factor(LEVEL / 2))
+        return Found.of(_detectable(self.n, self.level) * self.sd * self._factor(LEVEL / 2))
 
     def seeds_for(self, difference: float) -> int | None:
-        """How many pairs find a rise of `difference` with a power of 80 %, at this sd; None above `MOST_SEEDS`.
+        """How many pairs find a rise of `difference` with a power of 80 % in a single look, at this sd; None above
+        `MOST_SEEDS`.
 
-        A fall of the same size takes fewer.
+        A fall of the same size takes fewer. The single look divides `LEVEL` over the arms alone.
         """
         wanted = math.log1p(difference)
 
         def enough(n: int) -> bool:
-            return _detectable(n, self.arms) * self.sd <= wanted
+            return _detectable(n, LEVEL / self.arms) * self.sd <= wanted
 
         counts = range(2, MOST_SEEDS + 1)
         place = bisect.bisect_left(counts, True, key=enough)
@@ -80,7 +85,7 @@ class Power:
         return (
             {"sd": self.sd}
             | {name: size._asdict() for name, size in sizes.items()}
-            | {f"seeds_for_{difference:g}": self.seeds_for(difference)}
+            | {"seeds_for_smallest_difference": self.seeds_for(difference)}
         )
 
     def _factor(self, quantile: float) -> float:
@@ -89,9 +94,9 @@ class Power:
 
 
 @functools.cache
-def _detectable(n: int, arms: int) -> float:
+def _detectable(n: int, level: float) -> float:
     """The log ratio, in sds of a single pair's, that n pairs find with a power of 80 %."""
-    critical = stats.t.isf(LEVEL / arms / 2, n - 1)
+    critical = quantile(level, n)
 
     def shortfall(effect: float) -> float:  # effect in units of the mean's standard error
         return float(stats.nct.sf(critical, n - 1, effect)) - POWER
@@ -99,12 +104,13 @@ def _detectable(n: int, arms: int) -> float:
     return float(optimize.brentq(shortfall, 0, 10 * critical)) / math.sqrt(n)
 
 
-def sd_of(low: float, high: float, n: int) -> float:
-    """The sd of log ratios from the ends of the 95 % interval of their mean, as relative differences, over n pairs.
+def sd_of(low: float, high: float, n: int, level: float) -> float:
+    """The sd of log ratios from the ends of the interval of their mean at 1 - level, as relative differences, over n
+    pairs.
 
     Infinity where an end is too far out to be told from -1 or from infinity.
     """
     if low <= -1:
         return math.inf
     half = (math.log1p(high) - math.log1p(low)) / 2
-    return half * math.sqrt(n) / float(stats.t.isf(LEVEL / 2, n - 1))
+    return half * math.sqrt(n) / quantile(level, n)

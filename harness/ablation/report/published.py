@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from typing_extensions import TypedDict
 
+from harness.ablation.design.looks import LEVEL
 from harness.ablation.design.study import studies_folder
 from harness.ablation.report.origin import VERSIONS
 from harness.ablation.report.power import Power, sd_of
@@ -23,7 +24,7 @@ RESTORED = "Restore it from the repository, or publish its study again."
 """What to do about a damaged file of a committed table."""
 _COLUMNS = {
     "arm": "O", "metric": "O", "nfe": "i", "n": "if", "difference": "f", "low": "f", "high": "f", "primary": "b",
-    "verdict": "O", "p_value": "f",
+    "verdict": "O",
 }  # fmt: skip
 """{column of a study's table that is read here: what it may hold, as NumPy's kinds}"""
 
@@ -63,7 +64,7 @@ EARLIER = "An earlier version of the code made"
 VERDICTS = {
     "better": "better than the baseline",
     "worse": "worse",
-    "tie": "a tie (the 90 % interval lies within the smallest difference)",
+    "tie": "a tie (its interval lies within the smallest difference)",
     UNSTABLE: "unstable (seeds diverged)",
     "undecided": "undecided (these seeds cannot say)",
 }
@@ -134,7 +135,7 @@ def marked(table: str, about: Mapping[str, Any]) -> str:
 def readme(before: str, tables: Path) -> str:
     """studies/README.md: what stands `before` its first section, then a section for every table of a study."""
     head = before.partition("\n## ")[0].strip()
-    studies = [path for path in sorted(tables.glob("*-*.csv")) if not path.stem.endswith("-trials")]
+    studies = [path for path in sorted(tables.glob("*-*.csv")) if not path.stem.endswith(("-trials", "-seeds"))]
     return "\n\n".join([head, *map(section, studies)]) + "\n"
 
 
@@ -163,12 +164,16 @@ def section(table: Path) -> str:
 
 
 def _powers(primary: pd.DataFrame) -> list[str]:
-    """The fall and the rise that each tested arm's seeds find, from the intervals of its CSV."""
-    tested = primary[primary.p_value.notna() & primary.low.notna()]
+    """The fall and the rise that each tested arm's seeds find, from the intervals of its CSV.
+
+    A table without levels has intervals at 95 %, and tests that divide `LEVEL` over its arms.
+    """
+    tested = primary[primary.low.notna() & (primary.verdict != NOT_COMPARED)]
     found = []
     for _, row in tested.sort_values("difference").iterrows():
         n = int(row.get("pairs", row.n))
-        power = Power(n, sd_of(row.low, row.high, n), len(tested))
+        of_interval, of_test = (row.get("level", level) for level in (LEVEL, LEVEL / len(tested)))
+        power = Power(n, sd_of(row.low, row.high, n, of_interval), of_test, len(tested))
         if 0 < power.sd < math.inf:
             found.append(f"`{row.arm}` {power.found.fall:+.0%} or {power.found.rise:+.0%}")
     return found
@@ -192,6 +197,8 @@ def _by_verdict(rows: pd.DataFrame, metric: str, nfe: int) -> dict[str, list[str
             told = f"({row.reason})"
         elif not pd.isna(row.low):
             told += f" ({row.low:+.1%} to {row.high:+.1%})"
+        if row.verdict in ("better", "worse") and isinstance(reason := row.get("reason"), str):
+            told += f", {reason}"
         found.setdefault(words, []).append(f"`{row.arm}` {told}")
     return {words: arms for words, arms in found.items() if arms}
 

@@ -3,6 +3,10 @@
 Seeds pair the arms: same initial weights, batches, noise and times. The mean of log(arm / baseline) over seeds has a
 t distribution with n - 1 degrees of freedom, so intervals are exact for normal differences at any n. There is no
 bootstrap here: over three to five seeds it covers far less than it says.
+
+One interval decides everything. At the level a that a look may spend on an arm (`design.looks`), the arm is better or
+worse if its interval at 1 - a leaves out zero, and a tie if its interval at 1 - 2a, two one-sided tests at a, lies
+within the smallest difference. An arm can be wrongly better, wrongly worse or wrongly a tie with a chance of at most a.
 """
 
 from __future__ import annotations
@@ -12,11 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import pandas as pd
 
-MIN_SEEDS = 3
-"""Fewer pairs carry no verdict."""
-LEVEL = 0.05
+from harness.ablation.design.looks import LEVEL, MIN_SEEDS, quantile
+
+SKEWED = 1.0
+"""Log ratios with a skewness beyond this size strain the t: the note of a table says so."""
 
 
 @dataclass(frozen=True)
@@ -25,21 +30,27 @@ class Comparison:
 
     n: int
     """Pairs of seeds."""
+    level: float
+    """Of the test: the interval is at 1 - level."""
     difference: float
     """exp(mean log ratio) - 1."""
     low: float
     high: float
-    """Ends of the 95 % interval of `difference`, not adjusted for other comparisons."""
+    """Ends of the interval of `difference` at 1 - level."""
     narrow_low: float
     narrow_high: float
-    """Ends of its 90 % interval: two one-sided tests at 5 %."""
-    p_value: float
-    """Two-sided paired t, not adjusted."""
+    """Ends of its interval at 1 - 2 level, on which a tie rests."""
     sd: float
     """Of the log ratios over seeds."""
+    log_ratios: tuple[float, ...] = ()
+
+    @property
+    def skewness(self) -> float:
+        """Of the log ratios (adjusted Fisher-Pearson); NaN below three pairs."""
+        return float(pd.Series(self.log_ratios, dtype=float).skew())  # type: ignore[arg-type]
 
 
-def compare(arm: Sequence[float], baseline: Sequence[float]) -> Comparison:
+def compare(arm: Sequence[float], baseline: Sequence[float], level: float = LEVEL) -> Comparison:
     """Paired t on the logs of values, position by position.
 
     Intervals are nan below two pairs; everything is where a value is not positive, which has no ratio.
@@ -48,40 +59,32 @@ def compare(arm: Sequence[float], baseline: Sequence[float]) -> Comparison:
     nan = math.nan
     n = values.shape[1]
     if (values <= 0).any():
-        return Comparison(n, nan, nan, nan, nan, nan, nan, nan)
+        return Comparison(n, level, nan, nan, nan, nan, nan, nan)
     logs = np.log(values[0]) - np.log(values[1])
     mean = float(logs.mean()) if n else nan
     if n < 2:
-        return Comparison(n, math.expm1(mean), nan, nan, nan, nan, nan, nan)
+        return Comparison(n, level, math.expm1(mean), nan, nan, nan, nan, nan)
     sd = float(logs.std(ddof=1))
-    if sd == 0:  # the same runs, or arms without any noise: scipy divides by zero here
-        same = math.expm1(mean)
-        return Comparison(n, same, same, same, same, same, 1.0 if mean == 0 else 0.0, 0.0)
-    test = stats.ttest_1samp(logs, 0)
-    wide = test.confidence_interval(1 - LEVEL)
-    narrow = test.confidence_interval(1 - 2 * LEVEL)
-    low, high, narrow_low, narrow_high = (math.expm1(end) for end in (wide.low, wide.high, narrow.low, narrow.high))
-    return Comparison(n, math.expm1(mean), low, high, narrow_low, narrow_high, float(test.pvalue), sd)
+    error = sd / math.sqrt(n)
+    wide, narrow = (quantile(each, n) * error for each in (level, 2 * level))
+    with np.errstate(over="ignore"):  # few seeds that differ by factors exclude nothing: infinity
+        low, high, narrow_low, narrow_high = np.expm1(mean + np.array([-wide, wide, -narrow, narrow])).tolist()
+    return Comparison(n, level, math.expm1(mean), low, high, narrow_low, narrow_high, sd, tuple(logs.tolist()))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values that bound the chance of any false rejection (Holm 1979), in the order given."""
-    adjusted = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = largest
-    return adjusted
-
-
-def verdict(comparison: Comparison, adjusted_p: float, smallest_difference: float, lower_is_better: bool) -> str:
-    """`better` or `worse` (adjusted p < 0.05), `tie` (90 % interval within the smallest difference), or `undecided`.
+def verdict(comparison: Comparison, smallest_difference: float, lower_is_better: bool) -> str:
+    """`better`, `worse`, `tie` or `undecided`, at the level of the comparison.
 
     Whether there is anything to compare is not asked here.
     """
     if comparison.n < MIN_SEEDS:
         return "undecided"
-    if adjusted_p < LEVEL:
+    if comparison.high < 0 or comparison.low > 0:
         return "better" if (comparison.difference < 0) == lower_is_better else "worse"
     inside = -smallest_difference < comparison.narrow_low and comparison.narrow_high < smallest_difference
     return "tie" if inside else "undecided"
+
+
+def is_small(comparison: Comparison, smallest_difference: float) -> bool:
+    """Whether all of the interval lies within the smallest difference: a difference, but one that does not matter."""
+    return -smallest_difference < comparison.low and comparison.high < smallest_difference

@@ -1,0 +1,110 @@
+"""The plan of a study, stored before its first run: a table can tell what was planned from what was not.
+
+    results/local/plans/<plan's name>.json
+
+holds every plan that was carried out under that name, oldest first, with how many of its trials had ended by then.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import TypedDict
+
+from harness.ablation.design.plan import Plan
+from harness.core.config import digest, to_dict
+from harness.core.files import read_json, results_folder, write_json
+from harness.core.provenance import commit
+
+
+class Stored(TypedDict):
+    """A plan as it was stored."""
+
+    plan: str
+    """Its digest."""
+    stored: str
+    """When, in UTC."""
+    commit: str
+    ended: int
+    """Trials of it that had ended by then: runs of an earlier plan, or of another study."""
+    design: dict[str, Any]
+    """What was planned, by name; an arm by the digest of its configuration."""
+
+
+REMEDY = "Remove it, and the next `harness ablate` stores the plan anew."
+
+
+def preregister(plan: Plan) -> None:
+    """Store the plan, unless it is the last that was stored under its name."""
+    known = stored(plan)
+    if known and known[-1]["plan"] == plan.digest:
+        return
+    everything = plan.up_to(plan.looks.last) if plan.seeds == tuple(range(len(plan.seeds))) else plan
+    trials = everything.trials()
+    now: Stored = {
+        "plan": plan.digest,
+        "stored": datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
+        "commit": commit(),
+        "ended": len(trials) - len(everything.unfinished()),
+        "design": _design(plan),
+    }
+    write_json(_place(plan), [*known, now])
+
+
+def stored(plan: Plan) -> list[Stored]:
+    """All that was stored under the name of a plan, oldest first."""
+    return read_json(_place(plan), list[Stored], REMEDY) if _place(plan).exists() else []
+
+
+def unplanned(plan: Plan) -> list[str]:
+    """What of a plan was not planned before its first run, each as a sentence."""
+    history = stored(plan)
+    place = next((i for i, found in enumerate(history) if found["plan"] == plan.digest), None)
+    lines = []
+    if place is not None and history[place]["ended"]:
+        now = history[place]
+        before = f": {_changed(history[place - 1]['design'], now['design'])}" if place else ""
+        lines.append(
+            f"Not planned from the start: {now['ended']} trials had ended when this plan was stored "
+            f"({now['stored']} UTC){before}."
+        )
+    reached = plan.looks.within(len(plan.seeds))
+    if extra := plan.seeds[plan.looks.seeds[reached - 1] if reached else 0 :]:
+        looks = ", ".join(map(str, plan.looks.seeds))
+        lines.append(
+            f"Not planned: {len(plan.seeds)} seeds are no look (looks are at {looks}); the last {len(extra)} take no "
+            "part in the verdicts."
+        )
+    return lines
+
+
+def _place(plan: Plan) -> Path:
+    return results_folder() / "local" / "plans" / f"{plan.name}.json"
+
+
+def _design(plan: Plan) -> dict[str, Any]:
+    """What a reader wants to know of a change."""
+    return {
+        "baseline": plan.baseline,
+        "metric": plan.metric,
+        "nfe": plan.nfe,
+        "smallest difference": plan.smallest_difference,
+        "looks": list(plan.looks.seeds),
+        "spending": plan.looks.spending,
+        "arms": {arm: digest(to_dict(config, digested=True)) for arm, config in plan.arms.items()},
+    }
+
+
+def _changed(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """How a design differs from the one before it."""
+    said = [f"{name} {before[name]} became {now[name]}" for name in now if name != "arms" and before[name] != now[name]]
+    arms, then = now["arms"], before["arms"]
+    kinds = {
+        "new": arms.keys() - then.keys(),
+        "gone": then.keys() - arms.keys(),
+        "changed": {arm for arm in arms.keys() & then.keys() if arms[arm] != then[arm]},
+    }
+    said += [f"{kind}: {', '.join(sorted(names))}" for kind, names in kinds.items() if names]
+    return "; ".join(said) or "the code or the data changed"

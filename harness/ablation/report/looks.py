@@ -1,0 +1,88 @@
+"""At which look a study is, what its arms can show there, and which trials the next look takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+
+from harness.ablation.design.plan import Plan
+from harness.ablation.report import outcomes, verdicts
+from harness.ablation.report.costs import costs, expected
+from harness.ablation.report.verdicts import UNDECIDED, Settled
+from harness.core.progress import duration
+
+
+def decided(plan: Plan) -> Plan:
+    """A plan whose arms are closed where the runs on disk decide them."""
+    cells, _ = outcomes.collect(plan)
+    closed = verdicts.settle(plan, cells).closed(plan)
+    return dataclasses.replace(plan, closed=closed, seeds=plan.seeds[: closed.get(plan.baseline)])
+
+
+def through(plan: Plan, seeds: int) -> Iterator[Plan]:
+    """A plan at one look after another, up to so many seeds, which may lie beyond a look.
+
+    Each is to be carried out before the next is asked for. Looks that are complete are passed over, the last is not. It
+    ends early where every arm is decided.
+    """
+    numbers = [n for n in plan.looks.seeds if n < seeds] + [seeds]
+    for n in numbers:
+        now = decided(plan.up_to(n))
+        if n == seeds or now.baseline in now.closed or now.unfinished():
+            yield now
+            if now.baseline in decided(now).closed:
+                return
+
+
+def reached(plan: Plan) -> Plan:
+    """A plan at the last look that is complete; at its first where none is."""
+    complete = decided(plan.up_to(plan.looks.seeds[0]))
+    for n in plan.looks.seeds:
+        now = decided(plan.up_to(n))
+        if now.unfinished():
+            break
+        complete = now
+        if now.baseline in now.closed:
+            break
+    return complete
+
+
+def about(plan: Plan, settled: Settled) -> list[str]:
+    """What the arms that are open can show at their look."""
+    reached = plan.looks.within(len(plan.seeds))
+    if not reached:
+        return [f"No look yet: the first is at {plan.looks.seeds[0]} seeds."]
+    where = f"Look {reached} of {len(plan.looks.seeds)} ({plan.looks.seeds[reached - 1]} seeds)"
+    sizes = {
+        arm: plan.looks.provable(settled.standings[arm].look, len(plan.tested), settled.standings[arm].comparison.sd)
+        for arm in settled.tested
+        if settled.verdicts[arm].word == UNDECIDED
+    }
+    if not sizes:
+        return [f"{where}: no arm is open."]
+    told = ", ".join(f"{size:.0%} ({arm})" for arm, size in sorted(sizes.items(), key=lambda item: item[1]))
+    return [f"{where}: of the open arms, only differences above these can show here: {told}."]
+
+
+def seconds_for(plan: Plan, workers: int) -> float:
+    """What the trials of a plan that have not ended will take side by side; NaN where no trial of an arm has ended."""
+    return expected(plan, costs(plan)) / workers
+
+
+def next_look(plan: Plan, workers: int) -> str:
+    """What the next look of a plan that was carried out takes, and how to ask for it."""
+    now = decided(plan)
+    further = [n for n in plan.looks.seeds if n > len(plan.seeds)]
+    if now.baseline in now.closed:
+        return "Every arm is decided."
+    if not further:
+        return "This was the last look."
+    following = dataclasses.replace(now, seeds=tuple(range(further[0])))
+    seconds = seconds_for(following, workers)
+    time = "" if math.isnan(seconds) else f", about {duration(seconds)}"
+    trials = len(following.unfinished())
+    return (
+        f"The next look, at {further[0]} seeds, takes {trials} trials{time}: --seeds {further[0]} (make: SEEDS=) goes "
+        "on to it, --until decided (UNTIL=decided) to the end."
+    )

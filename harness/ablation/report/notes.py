@@ -1,0 +1,126 @@
+"""The sentences beside a study's table."""
+
+from __future__ import annotations
+
+from harness.ablation.design.looks import LEVEL
+from harness.ablation.design.plan import Plan
+from harness.ablation.design.preregistration import unplanned
+from harness.ablation.report import looks, verdicts
+from harness.ablation.report.findings import REFERENCES, Report
+from harness.ablation.report.grids import titled
+from harness.ablation.report.statistics import SKEWED
+from harness.ablation.report.summary import Summary
+from harness.data.base import load
+from harness.evaluation.doubts import short_of_samples
+from harness.evaluation.protocol import Protocol
+
+SAMPLING = ("solver", "time_grid", "guidance", "network")
+"""Fields of a protocol that arms of one training may be asked about."""
+
+
+def notes(plan: Plan, summary: Summary, commits: list[str]) -> list[str]:
+    """What a reader must know to trust a table."""
+    baseline = plan.arms[plan.baseline]
+    return [
+        *unplanned(plan),
+        *looks.about(plan, summary.settled),
+        *_about_verdicts(plan, summary),
+        *_about_looks(plan, summary),
+        *_about_seeds(plan),
+        *_about_protocols(plan),
+        *filter(None, [short_of_samples(baseline.evaluate, load(baseline.dataset))]),
+        *([f"Trials come from {len(commits)} commits: {', '.join(commits)}."] if len(commits) > 1 else []),
+    ]
+
+
+def _about_verdicts(plan: Plan, summary: Summary) -> list[str]:
+    """Why arms have the verdicts that they have, where the numbers do not say."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for arm, found in summary.settled.verdicts.items():
+        if found.reason:
+            alike.setdefault((found.word, found.reason), []).append(arm)
+    lines = [f"{word.capitalize()}: {', '.join(arms)} ({reason})." for (word, reason), arms in alike.items()]
+    if any(found.word == verdicts.UNSTABLE for found in summary.settled.verdicts.values()):
+        lines.append(
+            "An unstable arm is neither better nor a tie: its differences are those of the seeds that did not diverge."
+        )
+    if unfinished := summary.settled.standings[plan.baseline].seeds.unfinished:
+        lines.append(
+            f"Unfinished: {unfinished} of {len(plan.seeds)} seeds of {plan.baseline} have no value yet, and no pair."
+        )
+    return lines
+
+
+def _about_looks(plan: Plan, summary: Summary) -> list[str]:
+    """What the looks, and the log ratios themselves, mean for reading the differences."""
+    lines = []
+    last = len(plan.looks.seeds)
+    early = [arm for arm, v in summary.settled.verdicts.items() if v.word in ("better", "worse") and v.look < last]
+    if early:
+        lines.append(
+            f"Decided before the last look: {', '.join(early)}. A difference that is found early tends to be "
+            "exaggerated: its estimate is biased away from zero."
+        )
+    skewed = {arm: c.skewness for arm, c in summary.settled.tested.items() if abs(c.skewness) > SKEWED}
+    if skewed:
+        told = ", ".join(f"{arm} {skewness:+.1f}" for arm, skewness in skewed.items())
+        lines.append(
+            f"The log ratios are skewed ({told}): the paired t takes them for normal, and errs more often than it says "
+            "where the skewness is real."
+        )
+    return lines
+
+
+def _about_seeds(plan: Plan) -> list[str]:
+    """Why seeds have no value."""
+    lines = []
+    for arm, seed in plan.trials():
+        run = plan.run(arm, seed)
+        if error := run.failure(plan.protocol(arm)):
+            colon = ":" if run.gave_up or not str(error).startswith("at NFE") else ""
+            lines.append(f"{arm} seed {seed} has no value{colon} {error}")
+    return lines
+
+
+def _about_protocols(plan: Plan) -> list[str]:
+    lines = []
+    protocols = {arm: plan.protocol(arm) for arm in plan.arms}
+    differing = {arm: _differing(protocol, protocols[plan.baseline]) for arm, protocol in protocols.items()}
+    asked = {field for names in differing.values() for field in names if plan.one_training and field in SAMPLING}
+    if asked:
+        lines.append(
+            f"The arms are the same trainings, sampled with another {', '.join(sorted(asked))}: that is the question."
+        )
+    for arm, names in differing.items():
+        if others := [name for name in names if name not in asked]:
+            lines.append(f"Protocols differ: {arm} and {plan.baseline} are judged with another {', '.join(others)}.")
+    return lines
+
+
+def _differing(one: Protocol, other: Protocol) -> list[str]:
+    return [key for key, value in vars(one).items() if value != vars(other)[key]]
+
+
+def remarks(report: Report) -> list[str]:
+    """The sentences under a table."""
+    plan = report.plan
+    lines = [
+        f"{titled(metric)} of {REFERENCES[kind].words}, as many as the samples: {value:.4g}."
+        for kind, by_metric in report.references.items()
+        for metric, value in by_metric.items()
+    ]
+    return [*lines, _rule(plan), *report.notes]
+
+
+def _rule(plan: Plan) -> str:
+    """How the verdicts were made, in two sentences."""
+    numbers = ", ".join(map(str, plan.looks.seeds))
+    over = "the arms"
+    if len(plan.looks.seeds) > 1:
+        over += " and, " + ("in equal parts" if plan.looks.spending == "equal" else "by the seeds that each adds")
+        over += ", over the looks"
+    return (
+        f"Verdicts: {titled(plan.metric)} at NFE {plan.nfe}, paired t on logs, looked at with {numbers} seeds; the "
+        f"chance of a wrong verdict in the study, {LEVEL:.0%} at most, is divided over {over}; smallest difference of "
+        f"interest {100 * plan.smallest_difference:g}%. Intervals of other values are 95 %, unadjusted."
+    )

@@ -1,0 +1,166 @@
+"""What was planned before the first run, and what a table says was not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from harness.ablation.design.plan import Plan
+from harness.ablation.design.preregistration import preregister, stored, unplanned
+from harness.ablation.design.study import Study
+from harness.ablation.report import tables
+from harness.ablation.report.looks import about, decided, next_look, reached, through
+from harness.ablation.report.outcomes import collect
+from harness.ablation.report.verdicts import settle
+from harness.core.errors import UserError
+from harness.core.files import results_folder
+from harness.runs.config import RunConfig
+
+ARMS: dict[str, dict[str, Any]] = {"a": {}, "b": {"weighting": "data_end"}, "c": {"weighting": "noise_end"}}
+STUDY = Study(
+    name="toy", question="Which end?", baseline="a", arms=ARMS, nfe=2, smallest_difference=0.1, looks=(3, 5, 8)
+)
+LEVELS = {"a": 10.0, "b": 5.0, "c": 10.2}
+
+
+def planned(
+    base: RunConfig, study: Study = STUDY, seeds: int | None = None, changes: Mapping[str, Any] | None = None
+) -> Plan:
+    return Plan.of(study, "digits", base, changes or {}, seeds, [])
+
+
+@pytest.fixture
+def measured(score: Any) -> Any:
+    """Measures the trials of a plan that have not ended: b far better than a, c near it and noisy."""
+
+    def measure(plan: Plan) -> None:
+        for arm, seed in plan.unfinished():
+            off = 1 + (0.1 if seed % 2 else -0.1) * (arm == "c") + 0.001 * (arm == "b") * seed
+            score(plan.run(arm, seed), plan.protocol(arm), {1: 20.0, 2: LEVELS[arm] * off})
+
+    return measure
+
+
+def test_a_plan_is_stored_once_before_its_first_run(tiny: RunConfig, measured: Any) -> None:
+    plan = planned(tiny)
+    preregister(plan)
+    (first,) = stored(plan)
+    assert (first["plan"], first["ended"], first["design"]["looks"]) == (plan.digest, 0, [3, 5, 8])
+    measured(plan)
+    for later in (plan, plan.up_to(5), decided(plan.up_to(8))):
+        preregister(later)
+        assert (stored(later), unplanned(later)[:1]) == ([first], [] if len(later.seeds) in later.looks.seeds else [""])
+
+
+def test_a_plan_that_changes_after_runs_have_ended_says_so(tiny: RunConfig, measured: Any) -> None:
+    plan = planned(tiny)
+    preregister(plan)
+    measured(plan)
+    arms = {**ARMS, "b": {"weighting": "snr"}, "d": {"train.steps": 9}}
+    del arms["c"]
+    changed = planned(tiny, dataclasses.replace(STUDY, looks=(3, 20), smallest_difference=0.05, arms=arms))
+    preregister(changed)
+    (line,) = unplanned(changed)
+    now = stored(changed)[-1]
+    assert line == (
+        f"Not planned from the start: 3 trials had ended when this plan was stored ({now['stored']} UTC): smallest "
+        "difference 0.1 became 0.05; looks [3, 5, 8] became [3, 20]; new: d; gone: c; changed: b."
+    )
+    assert unplanned(plan) == []
+
+
+def test_a_plan_that_changes_before_any_run_was_planned(tiny: RunConfig) -> None:
+    preregister(planned(tiny))
+    changed = planned(tiny, dataclasses.replace(STUDY, smallest_difference=0.05))
+    preregister(changed)
+    assert (len(stored(changed)), unplanned(changed)) == (2, [])
+
+
+@pytest.mark.parametrize(("seeds", "extra"), [(2, 2), (3, 0), (4, 1), (7, 2), (8, 0), (11, 3)])
+def test_seeds_that_are_no_look_are_said(tiny: RunConfig, seeds: int, extra: int) -> None:
+    lines = unplanned(planned(tiny, seeds=seeds))
+    assert lines == (
+        [
+            f"Not planned: {seeds} seeds are no look (looks are at 3, 5, 8); the last {extra} take no part in the "
+            "verdicts."
+        ]
+        if extra
+        else []
+    )
+
+
+def test_a_damaged_store_of_plans_is_one_line(tiny: RunConfig) -> None:
+    plan = planned(tiny)
+    preregister(plan)
+    (results_folder() / "local" / "plans" / "toy-digits.json").write_text("[3]")
+    with pytest.raises(UserError, match=r"toy-digits\.json: cannot be read .* stores the plan anew"):
+        stored(plan)
+
+
+def test_a_study_with_changes_has_a_name_of_its_own(tiny: RunConfig) -> None:
+    """How it is carried out is no change: threads, device, how often it logs."""
+    plain = planned(tiny)
+    assert plain.name == "toy-digits"
+    carried_out = {"train.threads": 7, "train.device": "cpu", "train.log_every": 5}
+    assert planned(tiny, changes=carried_out).name == "toy-digits"
+    names = {planned(tiny, changes={"train.steps": steps}).name for steps in (20, 21)}
+    assert len(names) == 2
+    assert all(name.startswith("toy-digits-") and len(name) == len("toy-digits-") + 6 for name in names)
+    both = planned(tiny, changes={"train.steps": 20, "train.threads": 7})
+    assert both.name in names
+    assert both.changes == {"train.steps": "20"}
+
+
+def test_a_study_goes_through_its_looks_without_the_arms_that_are_decided(tiny: RunConfig, measured: Any) -> None:
+    plan = planned(tiny)
+    trials = []
+    for now in through(plan, 8):
+        trials.append((len(now.seeds), now.unfinished()))
+        measured(now)
+    seeds = {"first": range(3), "second": range(3, 5), "third": range(5, 8)}
+    assert trials == [
+        (3, [(arm, seed) for seed in seeds["first"] for arm in "abc"]),
+        (5, [(arm, seed) for seed in seeds["second"] for arm in "ac"]),
+        (8, [(arm, seed) for seed in seeds["third"] for arm in "ac"]),
+    ]
+    assert len(reached(plan).seeds) == 8
+    assert decided(plan.up_to(8)).closed["b"] == 3
+
+
+def test_a_look_says_what_it_can_show_and_what_the_next_takes(tiny: RunConfig, measured: Any) -> None:
+    plan = planned(tiny)
+    assert about(plan.up_to(2), settle(plan, collect(plan.up_to(2))[0])) == ["No look yet: the first is at 3 seeds."]
+    measured(plan)
+    now = decided(plan)
+    settled = settle(now, collect(now)[0])
+    size = plan.looks.provable(1, 2, settled.standings["c"].comparison.sd)
+    assert about(now, settled) == [
+        f"Look 1 of 3 (3 seeds): of the open arms, only differences above these can show here: {size:.0%} (c)."
+    ]
+    assert next_look(now, 2).startswith("The next look, at 5 seeds, takes 4 trials")
+    measured(decided(plan.up_to(5)))
+    measured(last := decided(plan.up_to(8)))
+    assert next_look(last, 2) == "This was the last look."
+    measured(alone := planned(tiny, dataclasses.replace(STUDY, arms={"a": {}, "b": ARMS["b"]}, name="other")))
+    assert next_look(alone, 2) == "Every arm is decided."
+    assert len(reached(alone).seeds) == 3
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_values_of_every_seed_are_exported_with_the_settings(
+    tiny: RunConfig, measured: Any, tmp_path: Path
+) -> None:
+    measured(plan := planned(tiny))
+    paths = tables.write(tables.report(plan, {}), tmp_path, "harness ablate toy")
+    rows = pd.read_csv(next(path for path in paths if path.name == "toy-digits-seeds.csv"))
+    assert len(rows) == 3 * 3 * 2
+    assert set(rows.state) == {"measured"}
+    by_arm = rows.groupby("arm").settings.first()
+    assert json.loads(by_arm["b"]) == {"weighting": "data_end", "weighting.power": 2.0}
+    assert rows[(rows.arm == "a") & (rows.nfe == 2)].value.tolist() == [10.0] * 3
