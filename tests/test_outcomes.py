@@ -177,6 +177,9 @@ def reported(score: Any) -> Callable[..., tables.Report]:
     return report
 
 
+ENDS = {("b", 0): "training", ("b", 3): "samples", ("c", 1): "unfinished"}
+
+
 def verdicts_of(report: tables.Report) -> dict[str, str]:
     return {arm: found.word for arm, found in report.summary.settled.verdicts.items()}
 
@@ -184,9 +187,7 @@ def verdicts_of(report: tables.Report) -> dict[str, str]:
 def test_diverged_failed_and_unfinished_seeds_are_told_apart(
     tiny: RunConfig, reported: Callable[..., tables.Report], tmp_path: Path
 ) -> None:
-    plan = planned(tiny)
-    ends = {("b", 0): "training", ("b", 3): "samples", ("c", 1): "unfinished"}
-    report = reported(plan, ends)
+    report = reported(planned(tiny), ENDS)
     assert verdicts_of(report) == {"a": "baseline", "b": "unstable", "c": "undecided"}
     paths = {path.suffix: path for path in tables.write(report, tmp_path, "harness ablate toy")[::-1]}
     rows = pd.read_csv(paths[".csv"]).set_index(["arm", "nfe"])
@@ -203,6 +204,13 @@ def test_diverged_failed_and_unfinished_seeds_are_told_apart(
     assert [line[:2] for line in against.rows] == [["a", "5"], ["b", "2 of 5 diverged"], ["c", "1 of 5 unfinished"]]
     assert [line[:2] for line in power.rows] == [["b", "3"]]
     assert [line[1].partition(" (")[2] for line in read_off.rows] == ["", "3 of 5)", "4 of 5)"]
+
+
+def test_what_became_of_seeds_stands_in_the_files(
+    tiny: RunConfig, reported: Callable[..., tables.Report], tmp_path: Path
+) -> None:
+    report = reported(planned(tiny), ENDS)
+    paths = {path.suffix: path for path in tables.write(report, tmp_path, "harness ablate toy")[::-1]}
     text = paths[".md"].read_text()
     for line in (
         "Unstable: b (2 of 5 diverged).", "Undecided: c (4 of the 5 pairs of seeds of the first look have values).",

@@ -25,8 +25,6 @@ def run(options: argparse.Namespace) -> None:
     """Choose how the trials share this machine, run them and report."""
     console = terminal()
     plan, placement = placed(options, plan_of(options), console)
-    if options.seeds is None:
-        plan = reached(plan)
     compare(options, plan, placement, console, Hours(options.max_hours))
 
 
@@ -62,6 +60,7 @@ def compare(
     judge = prepare(plan, console, stop, placement)
     _warn(plan, console)
     preregister(plan)
+    plan = reached(plan) if options.seeds is None else plan
     goes_on = options.seeds is None and (options.until or options.max_hours)
     for now in through(plan, plan.looks.last if goes_on else len(plan.seeds)):
         if (needed := seconds_for(now, placement.workers)) > stop.left:

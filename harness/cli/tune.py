@@ -10,7 +10,6 @@ from harness.ablation.design.study import load_scale
 from harness.ablation.execute.launch import launch
 from harness.ablation.execute.tuner import SearchBoard
 from harness.ablation.report import history
-from harness.ablation.report.looks import reached
 from harness.cli.ablate import Hours, compare, placed
 from harness.cli.plans import refuse_large, training_command, with_reference
 from harness.cli.shared import own_folder, told
@@ -41,6 +40,4 @@ def run(options: argparse.Namespace) -> None:
     launch(board, placement, console, stop, lambda: told(history.write(board, own_folder(), command), console))
     console.print(f"- {history.describe(board)}")
     tuned = compared(*given, tuned=settings(board.best().params)).threaded(placement.threads)
-    if options.seeds is None:
-        tuned = reached(tuned)
     compare(options, tuned, placement, console, stop, history.describe(board))

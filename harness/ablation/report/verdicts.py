@@ -106,8 +106,8 @@ def _standing(
     plan: Plan, by_arm: Mapping[str, pd.DataFrame], arm: str, seeds: Sequence[int], look: int
 ) -> Standing:  # fmt: skip
     """Of an arm over some of the seeds."""
-    own, base = by_arm.get(arm), by_arm.get(plan.baseline)
-    pairs = paired(own, base, seeds)
+    own = by_arm.get(arm)
+    pairs = paired(own, by_arm.get(plan.baseline), seeds)
     level = plan.looks.level(max(look, 1), max(1, len(plan.tested)))
     number = [seed for seed in seeds if seed in plan.seeds_of(arm)]
     return Standing(Seeds.among(own, number), statistics.compare(*pairs, level), look)
