@@ -15,7 +15,7 @@ UV_VERSION := 0.13.9
 BIN := .venv/bin
 READY := .venv/ready
 BENCH_READY := .venv/bench-ready
-BENCHMARKS := looks startup memory logging_cost layout step_time evaluation_cost pair_generation faults peers study_speed
+BENCHMARKS := looks aa startup memory logging_cost layout step_time evaluation_cost pair_generation faults peers study_speed
 OPTIONS = --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) $(foreach change,$(SET),--set '$(change)') $(foreach file,$(PLUGIN),--plugin $(file))
 LENGTH = $(if $(UNTIL),--until $(UNTIL)) $(if $(MAX_HOURS),--max-hours $(MAX_HOURS))
 

@@ -61,7 +61,8 @@ def row(looks: Looks, true: float, options: argparse.Namespace) -> Row:
 def simulated(looks: Looks, true: float, options: argparse.Namespace) -> tuple[float, float, float]:
     """The share of arms that are decided, of studies with a wrong verdict, and the mean number of runs."""
     rng = np.random.default_rng(0)
-    low, high = math.log1p(-options.difference), math.log1p(options.difference)
+    low = math.log1p(-options.difference)
+    high = math.log1p(options.difference)
     logs = rng.normal(0, options.sd / math.sqrt(2), (options.studies, options.arms + 1, looks.last))
     ratios = logs[:, 1:] - logs[:, :1] + true
     is_open = np.ones(ratios.shape[:2], dtype=bool)
@@ -71,8 +72,9 @@ def simulated(looks: Looks, true: float, options: argparse.Namespace) -> tuple[f
         level = looks.level(look, options.arms)
         mean = ratios[..., :n].mean(-1)
         error = ratios[..., :n].std(-1, ddof=1) / math.sqrt(n)
-        wide, narrow = quantile(level, n) * error, quantile(2 * level, n) * error
-        better, worse = mean + wide < 0, mean - wide > 0
+        wide, narrow = (quantile(each, n) * error for each in (level, 2 * level))
+        better = mean + wide < 0
+        worse = mean - wide > 0
         tie = (mean - narrow > low) & (mean + narrow < high) & ~better & ~worse
         seeds[is_open] = n
         wrong |= is_open & (better | (worse if true == 0 else False) | (tie if true >= high else False))
