@@ -15,7 +15,7 @@ from scipy import stats
 from harness.ablation.design.looks import LEVEL, Looks
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.study import Study
-from harness.ablation.report.outcomes import MEASURED, UNFINISHED, Cell
+from harness.ablation.report.outcomes import DIVERGED, MEASURED, UNFINISHED, Cell
 from harness.ablation.report.statistics import compare, verdict
 from harness.ablation.report.verdicts import settle
 from harness.runs.config import RunConfig
@@ -181,13 +181,14 @@ def planned(base: RunConfig, seeds: int, looks: tuple[int, ...] = (3, 5, 8)) -> 
 
 
 def cells_of(plan: Plan, logs: np.ndarray) -> pd.DataFrame:
-    """What was measured of the trials of a plan; log values [arms, seeds], NaN where a seed has none yet."""
+    """What was measured of a plan's trials; log values [arms, seeds], NaN where a seed has none yet, infinite where it
+    diverged."""
     values = dict(zip(plan.arms, np.exp(logs), strict=True))
     cells = []
     for arm, seed in plan.trials():
         value = float(values[arm][seed])
-        state = UNFINISHED if math.isnan(value) else MEASURED
-        cells.append(Cell(arm, seed, plan.metric, plan.nfe, value, plan.nfe, state))
+        state = UNFINISHED if math.isnan(value) else DIVERGED if math.isinf(value) else MEASURED
+        cells.append(Cell(arm, seed, plan.metric, plan.nfe, value if state == MEASURED else math.nan, plan.nfe, state))
     return pd.DataFrame(cells)
 
 
@@ -244,3 +245,23 @@ def test_an_arm_that_stays_open_says_what_is_excluded(tiny: RunConfig) -> None:
     )
     assert settled.verdicts["c"] == ("worse", "", 1)
     assert settled.verdicts["d"] == ("worse", "by less than 10 %", 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("effect", EFFECTS, ids=["none", "rise", "fall"])
+def test_studies_in_which_the_worst_seeds_diverge_err_no_more_often(tiny: RunConfig, effect: float) -> None:
+    """The survivors are no fair sample: an arm that loses its worst seeds is neither better nor a tie."""
+    studies = 400
+    plan = planned(tiny, 8)
+    rng = np.random.default_rng(0)
+    errs = []
+    for _ in range(studies):
+        logs = rng.normal(0, 0.04, (4, 8))
+        logs[1:] += effect
+        logs[1:][rng.random((3, 8)) < 0.3 * (logs[1:] > effect + 0.03)] = math.inf
+        words = settle(plan, cells_of(plan, logs)).verdicts
+        for arm, own in zip("bcd", logs[1:], strict=True):
+            if words[arm].word in ("better", "tie"):
+                assert np.isfinite(own[: plan.looks.seeds[words[arm].look - 1]]).all()
+        errs.append(any(wrong(words[arm].word, effect) for arm in "bcd"))
+    assert np.mean(errs) <= LEVEL + 2 * math.sqrt(LEVEL * (1 - LEVEL) / studies)
