@@ -11,7 +11,7 @@ from harness.cli.plans import plan_of
 from harness.core.config import override, parse_assignments
 from harness.core.errors import UserError
 from harness.core.progress import terminal
-from harness.runs.explain import Explained, alike, draw
+from harness.runs.explain import Explained, alike, draw, percent
 from harness.runs.validate import refuse_idle
 
 
@@ -42,8 +42,12 @@ def _of_scale(options: argparse.Namespace) -> Explained:
 
 
 def _compare(arms: dict[str, Explained]) -> None:
-    """Say which arms mean the same."""
+    """Print what share of a batch counts in each arm, and say which arms mean the same."""
     console = terminal()
+    table = Table("arm", "effective share of a batch")
+    for name, arm in arms.items():
+        table.add_row(name, percent(arm.effective_share()))
+    console.print(table)
     for line in alike(arms) or ["no two arms share their objective or their weight over log SNR."]:
         console.print(f"- {line}")
 

@@ -15,6 +15,10 @@ from harness.core.registry import Component
 class Loss(Component, family="loss"):
     """A number for each sample's error."""
 
+    squared: ClassVar[bool] = False
+    """Whether k times the error gives k^2 times the number: only then is a weight of one quantity's error, times a
+    factor, a weight of another's."""
+
     @abstractmethod
     def measure(self, error: Tensor) -> Tensor:
         """[B] >= 0 from errors [B, ...]; zero where the error is."""
@@ -26,6 +30,7 @@ class MSE(Loss, name="mse"):
 
     formula: ClassVar[str] = "mean(e^2)"
     source: ClassVar[str] = "Lipman et al. 2023, eq. 9"
+    squared: ClassVar[bool] = True
 
     def measure(self, error: Tensor) -> Tensor:
         return error.square().flatten(1).mean(1)

@@ -1,46 +1,42 @@
-"""w(t): how much the error at time t counts, in whatever space the loss is measured.
+"""w(t): how much the squared error at time t counts.
 
-Papers state their weights for the error of one quantity; `stated_for` names it. To have a paper's objective, measure
-the loss there (`objective.space`). Weights without a bound are held constant beyond a time that is a field.
+Papers state their weights for the squared error of one quantity; `stated_for` names it. Where another error is
+measured (`objective.space`), the objective multiplies w by the square of the one error over the other, so it stays the
+paper's. The error of the data is sigma / alpha times that of the noise, and the velocity's is sigma |d lambda / dt| / 2
+times that. Weights without a bound are held constant beyond a time that is a field.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from harness.components.interpolants import EarliestTime, Interpolant, LatestTime
-from harness.components.time_samplers import TimeSampler, cosmap_density, logit_normal_density
+from harness.components.time_samplers import cosmap_density, logit_normal_density
 from harness.core.config import NonNegative, Positive, Range
 from harness.core.registry import Component
+
+Stated = Literal["velocity", "data", "noise", "any"]
 
 
 class Weighting(Component, family="weighting"):
     """A weight for each time."""
 
-    stated_for: ClassVar[str] = "any"
-    """The quantity whose error the source weights: velocity, data, noise or any."""
+    stated_for: ClassVar[Stated] = "any"
+    """The quantity whose squared error the source weights; `any` weights whatever error is measured."""
 
     @abstractmethod
     def weight(self, t: Tensor, interpolant: Interpolant) -> Tensor:
         """w(t) >= 0, finite on [0, 1], shaped like t [B]."""
 
-    def expectation(self, time_sampler: TimeSampler, interpolant: Interpolant) -> float:
-        """E[w(t)], corrected for the density where the sampler does so.
-
-        By the midpoint rule over 2^20 quantiles in float64.
-        """
-        t = time_sampler.quantile((torch.arange(2**20, dtype=torch.float64) + 0.5) / 2**20, interpolant)
-        return (self.weight(t, interpolant) * time_sampler.correction(t, interpolant)).mean().item()
-
 
 @dataclass(frozen=True, kw_only=True)
 class Uniform(Weighting, name="uniform"):
-    """The same for every time."""
+    """The same for every time, on whatever error is measured."""
 
     formula: ClassVar[str] = "1"
     source: ClassVar[str] = "Lipman et al. 2023, eq. 9"
@@ -51,7 +47,10 @@ class Uniform(Weighting, name="uniform"):
 
 @dataclass(frozen=True, kw_only=True)
 class InverseSNR(Weighting, name="inverse_snr"):
-    """Inverse of the SNR, which grows without bound towards noise, so t is clamped at `t_max`."""
+    """Inverse of the SNR, on whatever error is measured.
+
+    It grows without bound towards the noise, so t is clamped at `t_max`.
+    """
 
     formula: ClassVar[str] = "1 / SNR(min(t, {t_max:g}))"
 
@@ -64,14 +63,14 @@ class InverseSNR(Weighting, name="inverse_snr"):
 
 @dataclass(frozen=True, kw_only=True)
 class SNR(Weighting, name="snr"):
-    """The SNR, which grows without bound towards the data, so t is clamped at `t_min`.
+    """The SNR, on the data error, which is 1 on the noise error.
 
-    On the data error it is 1 on the noise error.
+    It grows without bound towards the data, so t is clamped at `t_min`.
     """
 
     formula: ClassVar[str] = "SNR(max(t, {t_min:g}))"
     source: ClassVar[str] = "Salimans & Ho 2022, section 4"
-    stated_for: ClassVar[str] = "data"
+    stated_for: ClassVar[Stated] = "data"
 
     t_min: EarliestTime = 0.01
     """Time below which the weight stays constant."""
@@ -82,7 +81,7 @@ class SNR(Weighting, name="snr"):
 
 @dataclass(frozen=True, kw_only=True)
 class DataEnd(Weighting, name="data_end"):
-    """Emphasis on the data end."""
+    """Emphasis on the data end, on whatever error is measured."""
 
     formula: ClassVar[str] = "(1 - t)^{power:g}"
 
@@ -95,7 +94,7 @@ class DataEnd(Weighting, name="data_end"):
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseEnd(Weighting, name="noise_end"):
-    """Emphasis on the noise end."""
+    """Emphasis on the noise end, on whatever error is measured."""
 
     formula: ClassVar[str] = "t^{power:g}"
 
@@ -107,16 +106,10 @@ class NoiseEnd(Weighting, name="noise_end"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MinSNR(Weighting, name="min_snr"):
-    """The SNR up to gamma.
-
-    Hang et al. apply it to the error of predicted data. On the velocity error, the harness's default, it is another
-    weighting: for `linear` theirs is min(SNR, gamma) t^2 there. `objective.space=data` gives theirs.
-    """
+class ClippedSNR(Weighting, name="clipped_snr"):
+    """The SNR up to gamma, on whatever error is measured; on the data error it is `min_snr`."""
 
     formula: ClassVar[str] = "min(SNR(t), {gamma:g})"
-    source: ClassVar[str] = "Hang et al. 2023, eq. 8"
-    stated_for: ClassVar[str] = "data"
 
     gamma: Positive = 5.0
     """Largest weight; SNR is capped here."""
@@ -126,29 +119,27 @@ class MinSNR(Weighting, name="min_snr"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MinSNRV(Weighting, name="min_snr_v"):
-    """Min-SNR for the velocity of a variance preserving path (alpha^2 + sigma^2 = 1, v = alpha x1 - sigma x0)."""
+class MinSNR(ClippedSNR, name="min_snr"):
+    """Min-SNR: the SNR up to gamma, on the data error.
 
-    formula: ClassVar[str] = "min(SNR(t), {gamma:g}) / (SNR(t) + 1)"
-    source: ClassVar[str] = "Hang et al. 2023"
-    stated_for: ClassVar[str] = "velocity"
+    That is min(SNR, gamma) / SNR on the noise error. On a variance preserving path it is min(SNR, gamma) / (SNR + 1) on
+    the error of v = alpha x1 - sigma x0.
+    """
 
-    gamma: Positive = 5.0
-    """Where the SNR is capped."""
-
-    def weight(self, t: Tensor, interpolant: Interpolant) -> Tensor:
-        log_snr = interpolant.log_snr(t)
-        # min(SNR, gamma) / (SNR + 1) without the quotient of infinities at the data
-        return torch.minimum(torch.sigmoid(log_snr), self.gamma * torch.sigmoid(-log_snr))
+    source: ClassVar[str] = "Hang et al. 2023, eq. 8"
+    stated_for: ClassVar[Stated] = "data"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TruncatedSNR(Weighting, name="truncated_snr"):
-    """The SNR, but no less than 1; it has no bound towards the data, so t is clamped at `t_min`."""
+    """The SNR, but no less than 1, on the data error.
+
+    It has no bound towards the data, so t is clamped at `t_min`.
+    """
 
     formula: ClassVar[str] = "max(SNR(max(t, {t_min:g})), 1)"
     source: ClassVar[str] = "Salimans & Ho 2022, section 4"
-    stated_for: ClassVar[str] = "data"
+    stated_for: ClassVar[Stated] = "data"
 
     t_min: EarliestTime = 0.01
     """Time below which the weight stays constant."""
@@ -159,11 +150,11 @@ class TruncatedSNR(Weighting, name="truncated_snr"):
 
 @dataclass(frozen=True, kw_only=True)
 class P2(Weighting, name="p2"):
-    """Perception-prioritised: less weight where little noise is left to see."""
+    """Perception-prioritised, on the noise error: less weight where little noise is left to see."""
 
     formula: ClassVar[str] = "1 / ({k:g} + SNR(t))^{gamma:g}"
     source: ClassVar[str] = "Choi et al. 2022, eq. 8"
-    stated_for: ClassVar[str] = "noise"
+    stated_for: ClassVar[Stated] = "noise"
 
     gamma: NonNegative = 1.0
     """Strength; 0 is uniform."""
@@ -176,29 +167,39 @@ class P2(Weighting, name="p2"):
 
 @dataclass(frozen=True, kw_only=True)
 class Sigmoid(Weighting, name="sigmoid"):
-    """A sigmoid of log SNR.
+    """A sigmoid of log SNR as the density over log SNR at which the noise error counts.
 
-    Kingma & Gao integrate over log SNR: their objective has the factor -d lambda / dt as well.
+    Kingma & Gao integrate over log SNR, so the weight at a uniform time has the factor -d lambda / dt. With other times
+    the objective is theirs when the time sampler's `importance_correct` is on. The factor has no bound at the ends of
+    most paths, so t is clamped.
     """
 
-    formula: ClassVar[str] = "sigmoid({bias:g} - lambda(t))"
+    formula: ClassVar[str] = "-(d lambda / dt) sigmoid({bias:g} - lambda) at t clamped to [{t_min:g}, {t_max:g}]"
     source: ClassVar[str] = "Kingma & Gao 2023, section 5"
-    stated_for: ClassVar[str] = "noise"
+    stated_for: ClassVar[Stated] = "noise"
 
     bias: float = 2.0
     """log SNR above which the weight falls."""
+    t_min: EarliestTime = 0.01
+    """Time below which the weight stays constant."""
+    t_max: LatestTime = 0.99
+    """Time above which the weight stays constant."""
 
     def weight(self, t: Tensor, interpolant: Interpolant) -> Tensor:
-        return torch.sigmoid(self.bias - interpolant.log_snr(t))
+        t = t.clamp(self.t_min, self.t_max)
+        return -interpolant.log_snr_dot(t) * torch.sigmoid(self.bias - interpolant.log_snr(t))
 
 
 @dataclass(frozen=True, kw_only=True)
 class EDM(Weighting, name="edm"):
-    """EDM's weight, which makes its target's variance count the same at every noise level s = sigma / alpha."""
+    """EDM's weight, on the data error, which is 1 on the error of EDM's output at every noise level s = sigma / alpha.
+
+    It has no bound towards the data, so t is clamped at `t_min`.
+    """
 
     formula: ClassVar[str] = "(s^2 + {sigma_data:g}^2) / ({sigma_data:g} s)^2, s = sigma / alpha at max(t, {t_min:g})"
     source: ClassVar[str] = "Karras et al. 2022, table 1"
-    stated_for: ClassVar[str] = "data"
+    stated_for: ClassVar[Stated] = "data"
 
     sigma_data: Annotated[float, Range(1e-6, 1e6)] = 0.5
     """Standard deviation of the data, whose square float32 still holds."""
@@ -211,14 +212,15 @@ class EDM(Weighting, name="edm"):
 
 @dataclass(frozen=True, kw_only=True)
 class Likelihood(Weighting, name="likelihood"):
-    """The weight under which the loss bounds the negative log-likelihood.
+    """The weight of the noise error under which the loss bounds the negative log-likelihood.
 
-    It has no bound at both ends, so t is clamped.
+    Both papers integrate over time, so with times that are not uniform the objective is theirs when the time sampler's
+    `importance_correct` is on. The weight has no bound at both ends, so t is clamped.
     """
 
     formula: ClassVar[str] = "-(d lambda / dt) / 2 at t clamped to [{t_min:g}, {t_max:g}]"
     source: ClassVar[str] = "Song et al. 2021 (maximum likelihood), theorem 1; Kingma et al. 2021 (VDM)"
-    stated_for: ClassVar[str] = "noise"
+    stated_for: ClassVar[Stated] = "noise"
 
     t_min: EarliestTime = 0.01
     """Time below which the weight stays constant."""
@@ -231,11 +233,11 @@ class Likelihood(Weighting, name="likelihood"):
 
 @dataclass(frozen=True, kw_only=True)
 class CosMap(Weighting, name="cosmap"):
-    """The density of the `cosmap` time sampler, as a weight."""
+    """The density of the `cosmap` time sampler, as a weight of the velocity error."""
 
     formula: ClassVar[str] = "2 / (pi - 2 pi t + 2 pi t^2)"
     source: ClassVar[str] = "Esser et al. 2024 (SD3), eq. 21"
-    stated_for: ClassVar[str] = "velocity"
+    stated_for: ClassVar[Stated] = "velocity"
 
     def weight(self, t: Tensor, interpolant: Interpolant) -> Tensor:
         return cosmap_density(t)
@@ -243,11 +245,11 @@ class CosMap(Weighting, name="cosmap"):
 
 @dataclass(frozen=True, kw_only=True)
 class LogitNormal(Weighting, name="logit_normal"):
-    """The density of the `logit_normal` time sampler, as a weight."""
+    """The density of the `logit_normal` time sampler, as a weight of the velocity error."""
 
     formula: ClassVar[str] = "density at t of logit(t) ~ N({mean:g}, {std:g}^2)"
     source: ClassVar[str] = "Esser et al. 2024 (SD3), eq. 18 and 19"
-    stated_for: ClassVar[str] = "velocity"
+    stated_for: ClassVar[Stated] = "velocity"
 
     mean: float = 0.0
     """Of logit(t); above 0 favours the noise end."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,12 +16,15 @@ from harness.components.noises import Gaussian, Noise
 from harness.components.predictions import ONE, Prediction, Velocity
 from harness.components.time_samplers import TimeSampler
 from harness.components.time_samplers import Uniform as UniformTimes
+from harness.components.weightings import Stated, Weighting
 from harness.components.weightings import Uniform as UniformWeight
-from harness.components.weightings import Weighting
 from harness.core.config import Config, Range
 from harness.core.declared import is_own
 from harness.core.errors import ConfigError
 from harness.core.tried import Instance, Like, require, times, tried
+
+SAFE = {"t_min": "a larger one, like 0.01", "t_max": "a smaller one, like 0.99"}
+"""What to do where a conversion has no bound at the clamped time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +32,10 @@ class ObjectiveConfig(Config):
     """How the components are put together."""
 
     space: Literal["output", "velocity", "data", "noise"] = "output"
-    """Whose error is weighted and measured: that of the network's output, or of what it is converted into."""
+    """Whose error is measured: that of the network's output, or of what it is converted into. A weighting that is
+    stated for another error is converted, so its objective stays its paper's."""
     normalise_weight: bool = True
-    """Divide w(t) by its mean under the time density, so that arms differ in shape and not in scale."""
+    """Divide the weight by its mean under the time density, so that arms differ in shape and not in scale."""
     label_dropout: Annotated[float, Range(0, 1, ends="[)")] | None = None
     """Share of the samples whose class is hidden from the network, drawn one by one; null hides all: no classes.
     Guidance needs more than 0."""
@@ -57,6 +61,7 @@ class Formulation(Config):
             require_score("prediction", self.prediction.name, "velocity", self)
         for space in dict.fromkeys(("velocity", self.space)):
             self.refuse_unbounded(space)
+        self._check_weighting()
 
     def _try_out(self) -> None:
         """`UserError` where a user's path or prediction does not give what the checks of a formulation need."""
@@ -77,6 +82,24 @@ class Formulation(Config):
         return self.prediction.name if self.objective.space == "output" else self.objective.space
 
     @property
+    def stated_for(self) -> str:
+        """The quantity whose squared error the weighting weights."""
+        stated = self.weighting.stated_for
+        return self.space if stated == "any" else stated
+
+    def stated_over_measured(self, t: Tensor, variance: Tensor = ONE) -> Tensor | None:
+        """The error that the weighting is stated for over the error that is measured, at the prediction's clamped time.
+
+        t and `variance` of the noise are broadcast together. None where the two are one.
+        """
+        if self.stated_for == self.space:
+            return None
+        stated, measured = (
+            self.prediction.factor(t, self.interpolant, of, variance) for of in (self.stated_for, self.space)
+        )
+        return stated / measured
+
+    @property
     def conditional(self) -> bool:
         """Whether the network is told classes."""
         return self.objective.label_dropout is not None
@@ -94,11 +117,42 @@ class Formulation(Config):
             t = torch.tensor([getattr(prediction, end)], dtype=torch.float64)
             values = (prediction.factor(t, path, space), *prediction.coefficients(t, path, ONE))
             if not all(value.isfinite().all() for value in values):
-                advice = {"t_min": "Choose a larger one, like 0.01.", "t_max": "Choose a smaller one, like 0.99."}[end]
                 raise ConfigError(
                     f"prediction.{end}",
-                    f"{prediction.name} has no {space} at t = {t.item():g} on {path.name}. {advice}",
+                    f"{prediction.name} has no {space} at t = {t.item():g} on {path.name}. Choose {SAFE[end]}.",
                 )
+
+    def _check_weighting(self) -> None:
+        """`ConfigError` where no weight of the measured loss is the one that the weighting is stated for."""
+        name, stated = self.weighting.name, self.weighting.stated_for
+        if stated not in get_args(Stated):
+            reason = f"{name} is stated for {stated!r}, which is no quantity"
+            raise ConfigError("weighting", f"{reason}. Set its stated_for to one of {', '.join(get_args(Stated))}.")
+        if self.stated_for == self.space:
+            return
+        instead = f"objective.space={stated}"
+        if not self.loss.squared:
+            reason = f"{name} weights the squared error of the {stated}, and {self.loss.name} is no square"
+            advice = f"Set {instead}, or choose loss=mse."
+            raise ConfigError(
+                "objective.space", f"{reason}: no weight of the {self.space} error does the same. {advice}"
+            )
+        for end in ("t_min", "t_max"):
+            t = torch.tensor([getattr(self.prediction, end)], dtype=torch.float64)
+            factor = self.stated_over_measured(t)
+            if factor is not None and not factor.isfinite().all():
+                reason = f"{name} weights the error of the {stated}, which is no finite multiple of the {self.space}'s"
+                where = f"at t = {t.item():g} on {self.interpolant.name}"
+                raise ConfigError(f"prediction.{end}", f"{reason} {where}. Choose {SAFE[end]}, or {instead}.")
+
+    def refuse_own_variances(self, variance: Tensor) -> None:
+        """`ConfigError` where each feature has noise of its own, and so a weight of its own of the measured error."""
+        factor = self.stated_over_measured(torch.tensor(0.5), variance)
+        if factor is not None and factor.numel() > 1:
+            stated = self.stated_for
+            reason = f"{self.weighting.name} weights the error of the {stated}, which is another multiple of the"
+            reason = f"{reason} {self.space}'s in each feature, since each has noise of its own"
+            raise ConfigError("objective.space", f"{reason}. Set objective.space={stated}.")
 
 
 def require_score(path: str, name: str, instead: str, formulation: Formulation) -> None:

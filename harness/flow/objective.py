@@ -13,6 +13,7 @@ from harness.components.couplings import transport_cost
 from harness.components.interpolants import over
 from harness.core.rng import stream
 from harness.flow.formulation import Formulation
+from harness.flow.time_weight import TimeWeight
 
 
 class Task(NamedTuple):
@@ -68,11 +69,11 @@ class Objective:
         self.formulation = formulation
         self.at = at
         self.noise_state = {name: value.to(device) for name, value in noise_state.items()}
-        self.variance = formulation.noise.variance(self.noise_state).to(device)
+        self.time_weight = TimeWeight(formulation, noise_state, device)
+        self.variance = self.time_weight.variance
         """Of the noise: a scalar, or shaped like a sample."""
-        self.path = formulation.path(noise_state)
-        normalise = formulation.objective.normalise_weight and at is None
-        self.weight_mean = formulation.weighting.expectation(formulation.time_sampler, self.path) if normalise else 1.0
+        self.path = self.time_weight.path
+        self.weight_mean = 1.0 if at is not None else self.time_weight.mean
 
     def task(
         self, x0: Tensor, seed: int, step: int, y: Tensor | None = None, t: Tensor | None = None, *, hide: bool = True
@@ -104,11 +105,7 @@ class Objective:
 
     def weight(self, t: Tensor) -> Tensor:
         """What a sample's loss at t counts, [B]."""
-        if self.at is not None:
-            return torch.ones_like(t)
-        weight = self.formulation.weighting.weight(t, self.path) / self.weight_mean
-        sampler = self.formulation.time_sampler
-        return weight * sampler.correction(t, self.path) if sampler.importance_correct else weight
+        return self.time_weight(t) if self.at is None else torch.ones_like(t)
 
     def _shown(self, y: Tensor | None, seed: int, step: int) -> Tensor | None:
         """The classes that the network is told, -1 for none; None where it is told none at all."""

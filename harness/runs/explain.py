@@ -8,6 +8,7 @@ the curve (Kingma & Gao 2023).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from harness.components.predictions import SPACES
 from harness.core.drawing import legend_below, plain_log, png, shown, write_picture
 from harness.core.registry import Component
 from harness.data.base import load
+from harness.flow.time_weight import TimeWeight
 from harness.runs.config import RunConfig
 
 LOG_SNR = torch.linspace(-9, 9, 721, dtype=torch.float64)
@@ -40,18 +42,26 @@ class Explained:
         data = load(config.dataset)
         return cls(config, config.noise.learn(data))
 
+    @functools.cached_property
+    def time_weight(self) -> TimeWeight:
+        """What an error counts at a time."""
+        return TimeWeight(self.config.learned(), self.noise_state)
+
+    def effective_share(self) -> float:
+        """(E w)^2 / E w^2 of the weights in a batch, in (0, 1]: the share of it that counts."""
+        return 1.0 if self.config.reflow.distil else self.time_weight.effective_share()
+
     def effective_weight(self) -> Tensor:
         """Over `LOG_SNR`, up to a constant factor; NaN at levels that the path does not have."""
         f = self.config
-        path = f.path(self.noise_state)
-        variance = f.noise.variance(self.noise_state).double().mean()
+        path = self.time_weight.path
+        variance = self.time_weight.variance.double().mean()
         if f.reflow.distil:  # one level alone counts
             return torch.full_like(LOG_SNR, torch.nan)
         t = path.time_of_log_snr(LOG_SNR)
         # by autograd: at the path's ends differences would look beyond, and log_snr_dot is clamped
         speed = -1 / derivative(path.log_snr, t)
-        drawn = f.time_sampler.correction(t, path) * f.time_sampler.density(t, path)
-        weight = f.weighting.weight(t, path) * drawn * speed
+        weight = self.time_weight(t) * f.time_sampler.density(t, path) * speed
         of_noise = SPACES["noise"].determinant(t, f.interpolant)
         noise_error = of_noise / f.prediction.determinant(t, f.interpolant, variance)
         measured_error = f.prediction.factor(t, f.interpolant, f.space, variance)
@@ -75,18 +85,35 @@ class Explained:
                 ("x_t", "sigma x1, at t = 1 alone", f.reflow.source),
                 ("objective", f"E [loss(e)], e the error of {space}", ""),
             ]
-        mean = (
-            f.weighting.expectation(f.time_sampler, f.path(self.noise_state)) if f.objective.normalise_weight else 1.0
-        )
-        divided = f" / {mean:.6g}" if f.objective.normalise_weight else ""
-        corrected = " / p(t)" if f.time_sampler.importance_correct else ""
-        std = f.noise.variance(self.noise_state).mean().sqrt().item()
-        return [
-            *rows,
+        return [*rows, *self._objective(space)]
+
+    def _objective(self, space: str) -> list[tuple[str, str, str]]:
+        """What the parts give together, for an error of `space` in words."""
+        f = self.config
+        std = self.time_weight.variance.mean().sqrt().item()
+        rows = [
             ("x_t", "alpha x0 + sigma x1", ""),
             ("log SNR", f"2 log(alpha / (sigma sd)), sd of the noise {std:.4g}", ""),
-            ("objective", f"E [w(t){divided}{corrected} loss(e)], e the error of {space}", ""),
         ]
+        weight = "w(t)"
+        if f.stated_for != f.space:
+            weight = "w(t) k(t)^2"
+            clamped = f"t clamped to [{f.prediction.t_min:g}, {f.prediction.t_max:g}]"
+            ratio = f"the error of the {f.stated_for}, which w weights, over that of {space}"
+            rows.append(("k(t)", f"{ratio}; {clamped}", ""))
+        divided = f" / {self.time_weight.mean:.6g}" if f.objective.normalise_weight else ""
+        corrected = " / p(t)" if f.time_sampler.importance_correct else ""
+        share = f"{percent(self.effective_share())} of a batch: (E W)^2 / E W^2, W the whole weight of loss(e)"
+        return [
+            *rows,
+            ("objective", f"E [{weight}{divided}{corrected} loss(e)], e the error of {space}", ""),
+            ("effective share", share, "Kish 1965"),
+        ]
+
+
+def percent(share: float) -> str:
+    """A share as a percentage, like `56 %` or `0.3 %`."""
+    return f"{100 * share:.0f} %" if share > 0.0995 else f"{100 * share:.2g} %"
 
 
 def alike(arms: Mapping[str, Explained]) -> list[str]:
@@ -142,7 +169,7 @@ def _curves(arms: Mapping[str, Explained]) -> bytes:
 
 def _beside_curve(f: RunConfig) -> tuple[object, ...]:
     """What must agree, beside the curve, for one expected objective; a loss that is not squared needs one space too."""
-    return f.reflow, f.interpolant, f.prediction, f.noise, f.coupling, f.loss, f.loss.name == "mse" or f.space
+    return f.reflow, f.interpolant, f.prediction, f.noise, f.coupling, f.loss, f.loss.squared or f.space
 
 
 def _same_curve(a: Tensor, b: Tensor) -> bool:

@@ -57,6 +57,7 @@ def check(config: RunConfig) -> None:
         _check_pairs(config, config.parent, data)
     config.coupling.check(data.shape, data.num_classes, config.conditional)
     config.noise.check(data)
+    config.learned().refuse_own_variances(config.noise.variance(config.noise.learn(data)))
     if config.conditional and data.num_classes < 2:
         raise ConfigError(
             "objective.label_dropout",

@@ -5,14 +5,16 @@ Each function yields (promise, whether it is kept). An exception breaks the prom
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from harness.components.couplings import transport_cost
 from harness.components.interpolants import Linear
-from harness.components.time_samplers import Uniform
+from harness.components.weightings import Stated
+from harness.flow.formulation import Formulation
+from harness.flow.time_weight import TimeWeight
 from harness.testing.probes import TIMES, Promises, generator, like, same, through_safetensors
 
 
@@ -73,7 +75,8 @@ def weighting(weighting: Any) -> Promises:
         yield f"they are finite and not negative on [0, 1] ({dtype})", bool((weight.isfinite() & (weight >= 0)).all())
         weighting.weight(t[:7], Linear())
         yield f"the times alone decide ({dtype})", torch.equal(weighting.weight(t, Linear()), weight)
-    mean = weighting.expectation(Uniform(), Linear())
+    yield f"it is stated for one of {', '.join(get_args(Stated))}", weighting.stated_for in get_args(Stated)
+    mean = TimeWeight(Formulation(weighting=weighting), {}).mean
     yield "their mean is positive and finite", 0 < mean < float("inf")
 
 
@@ -84,6 +87,10 @@ def loss(loss: Any) -> Promises:
     yield (
         "not negative, and zero without an error",
         bool((measured >= 0).all()) and bool((loss.measure(torch.zeros(2, 3)).abs() < 1e-6).all()),
+    )
+    yield (
+        "where it says that it is squared, twice the error gives four times the number",
+        not loss.squared or torch.allclose(loss.measure(2 * error), 4 * measured, rtol=1e-4),
     )
     measured.mean().backward()
     yield "finite gradients", error.grad is not None and bool(error.grad.isfinite().all())
