@@ -43,8 +43,12 @@ Settings = dict[str, Any]
 
 
 def scales(folder: Path) -> dict[str, RunConfig]:
-    """20 steps of every scale that trains on a CPU; what they read beside the embedded data is written to `folder`."""
+    """20 steps of every scale that trains on a CPU, and of weightings that are converted.
+
+    What they read beside the embedded data is written to `folder`.
+    """
     written = {**of_digits(), **of_points(), **of_cells(folder), **of_sequences(), **of_fashion(folder)}
+    written |= of_weightings(written["points"])
     return {name: RunConfig.parse(config) for name, config in written.items()}
 
 
@@ -82,6 +86,19 @@ def of_points() -> dict[str, Settings]:
             "time_sampler": {"name": "stratified"},
             "train": {**TRAIN, "batch_size": 256, "learning_rate": 2e-3, "ema_decay": 0.99},
             "evaluate": {**VALUES, "num_reference": 4000, "metrics": DISTANCES},
+        },
+    }
+
+
+def of_weightings(points: Settings) -> dict[str, Settings]:
+    return {
+        "min_snr of the velocity": {**points, "weighting": {"name": "min_snr"}},
+        "sigmoid of the data": {
+            **points,
+            "interpolant": {"name": "gvp"},
+            "prediction": {"name": "data"},
+            "weighting": {"name": "sigmoid"},
+            "time_sampler": {"name": "u_shaped", "importance_correct": True},
         },
     }
 

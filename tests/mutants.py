@@ -46,9 +46,12 @@ TESTS: dict[str, dict[str, tuple[str, ...]]] = {
         "harness/components/time_samplers/base.py": ("time_samplers",),
         "harness/components/time_samplers/densities.py": ("time_samplers",),
         "harness/components/time_samplers/derived.py": ("time_samplers",),
-        "harness/components/weightings.py": ("weightings",),
+        "harness/components/weightings.py": ("weightings", "time_weight"),
     },
-    "objective": {"harness/flow/objective.py": ("objective", "pairwise", "told_classes")},
+    "objective": {
+        "harness/flow/objective.py": ("objective", "pairwise", "told_classes"),
+        "harness/flow/time_weight.py": ("time_weight", "objective"),
+    },
     "statistics": {
         "harness/ablation/report/power.py": ("power",),
         "harness/ablation/report/statistics.py": ("statistics",),

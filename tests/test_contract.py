@@ -18,6 +18,7 @@ from harness.components.backbones.embeddings import TimeEmbedding
 from harness.components.backbones.mlp import MLP
 from harness.components.couplings import Independent, Pair
 from harness.components.interpolants import Interpolant, Linear
+from harness.components.losses import Loss
 from harness.components.noises import Noise
 from harness.components.time_samplers import Uniform
 from harness.components.weightings import Weighting
@@ -101,6 +102,25 @@ class Unbounded(Weighting):
 
     def weight(self, t: Tensor, interpolant: Interpolant) -> Tensor:
         return 1 / t
+
+
+@dataclass(frozen=True, kw_only=True)
+class Misstated(Unbounded):
+    """Is stated for an error that no space measures."""
+
+    name = "misstated"
+    stated_for = "image"  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Absolute(Loss):
+    """The mean absolute error, which it calls squared."""
+
+    name = "absolute"
+    squared = True
+
+    def measure(self, error: Tensor) -> Tensor:
+        return error.abs().flatten(1).mean(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,6 +324,8 @@ def test_a_network_may_keep_what_its_state_dict_has() -> None:
         (GlobalNoise(), "the generator and the saved state alone decide"),
         (GlobalNoise(), "the variance that it declares"),
         (Unbounded(), "they are finite and not negative on [0, 1] (torch.float32)"),
+        (Misstated(), "it is stated for one of velocity, data, noise, any"),
+        (Absolute(), "where it says that it is squared, twice the error gives four times the number"),
         (Coarse(), "times that differ are told apart"),
         (Deaf(), "classes count, and -1 is none"),
         (Lossy(), "decode inverts encode"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from harness.cli import main
 from harness.core.config import override
 from harness.core.registry import HOMES, names
 from harness.runs.config import RunConfig
-from harness.runs.explain import LOG_SNR, Explained, alike
+from harness.runs.explain import LOG_SNR, Explained, alike, percent
 
 SNR = LOG_SNR.exp()
 
@@ -48,8 +49,34 @@ def test_noise_prediction_with_uniform_times(explained: Any) -> None:
 
 def test_min_snr_as_its_authors_mean_it(explained: Any) -> None:
     """min(SNR, gamma) on the data error is min(1, gamma / SNR) on the noise error, times the density of lambda."""
-    curve = explained(prediction="data", weighting={"name": "min_snr", "gamma": 5}).effective_weight()
-    proportional(curve, (5 / SNR).clamp(max=1) / torch.cosh(LOG_SNR / 4) ** 2)
+    for prediction in ("data", "velocity"):
+        curve = explained(prediction=prediction, weighting={"name": "min_snr", "gamma": 5}).effective_weight()
+        proportional(curve, (5 / SNR).clamp(max=1) / torch.cosh(LOG_SNR / 4) ** 2)
+
+
+def test_what_a_weighting_is_stated_for_is_written_out(explained: Any) -> None:
+    """Where it is another error than the one that is measured; then the mean is of the product."""
+    lines = {part: formula for part, formula, _ in explained(weighting="min_snr").lines()}
+    ratio = "the error of the data, which w weights, over that of the network's output; t clamped to [0.01, 0.99]"
+    assert lines["k(t)"] == ratio
+    turn = 1 / (1 + 5**0.5)
+    mean = 5 * turn**3 / 3 + (1 - turn) ** 3 / 3  # of min(5 t^2, (1 - t)^2)
+    found = re.fullmatch(
+        r"E \[w\(t\) k\(t\)\^2 / (0\.\d+) loss\(e\)\], e the error of the network's output", lines["objective"]
+    )
+    assert found
+    assert float(found[1]) == pytest.approx(mean, rel=1e-4)
+    plain = {part: formula for part, formula, _ in explained(weighting="clipped_snr").lines()}
+    assert "k(t)" not in plain
+    assert plain["objective"].startswith("E [w(t) / ")
+
+
+def test_the_effective_share_is_written_out(explained: Any) -> None:
+    made = explained(weighting="data_end")
+    assert made.effective_share() == pytest.approx(5 / 9)
+    (said,) = (formula for part, formula, _ in made.lines() if part == "effective share")
+    assert said == "56 % of a batch: (E W)^2 / E W^2, W the whole weight of loss(e)"
+    assert [percent(share) for share in (1, 0.0996, 0.0994, 0.00297)] == ["100 %", "10 %", "9.9 %", "0.3 %"]
 
 
 def test_edm_as_its_authors_mean_it(explained: Any) -> None:
@@ -161,6 +188,8 @@ def test_a_round_is_explained_by_its_pairs_and_what_is_distilled_by_one_time(exp
     assert lines["objective"] == "E [loss(e)], e the error of the network's output"
     assert rounded.effective_weight().isfinite().any()
     assert distilled.effective_weight().isnan().all()
+    assert (rounded.effective_share(), distilled.effective_share()) == (1, 1)
+    assert explained(**small, reflow__distil=True, weighting="data_end").effective_share() == 1
 
 
 def test_arms_that_differ_elsewhere_are_not_remarked_on(explained: Any) -> None:
@@ -182,6 +211,17 @@ def test_the_command_compares_the_arms_of_a_study(tmp_path: Path, capsys: pytest
     said = " ".join(capsys.readouterr().out.split())
     assert "stratified, uniform, low_discrepancy: the same expected objective" in said
     assert "logit_normal, logit_normal_weight: the same expected objective" in said
+    assert re.search("│ uniform +│ 100 % +│", said)
+
+
+def test_the_command_tells_which_share_of_a_batch_counts_in_each_arm(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the weighting study, whose errors are of the velocity on the straight path."""
+    assert main(["explain", "weighting", "--out", str(tmp_path / "curve.png")]) == 0
+    found = dict(re.findall(r"│ (\w+) +│ ([\d.]+) % +│", capsys.readouterr().out))
+    expected = {"uniform": "100", "min_snr": "56", "clipped_snr": "49", "data_end": "56", "noise_end": "56"}
+    assert found == expected | {"inverse_snr": "0.3"}
 
 
 def test_a_picture_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,3 +241,4 @@ def test_list_for_people_shows_parameters_and_sources(capsys: pytest.CaptureFixt
     said = capsys.readouterr().out
     assert "gamma = 5.0" in said
     assert "Hang et al." in said
+    assert "on the data error" in " ".join(re.sub("[│├┼┤─]", " ", said).split())

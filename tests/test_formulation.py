@@ -12,6 +12,7 @@ from test_interpolants import Bare
 
 from harness.components.interpolants import Linear, Scaled
 from harness.components.predictions import Velocity
+from harness.components.weightings import P2
 from harness.core.config import digest, override, to_dict
 from harness.core.errors import ConfigError, UserError
 from harness.core.registry import build, find, names
@@ -151,6 +152,56 @@ def test_a_clamp_at_an_end_with_a_bound(interpolant: str, prediction: dict[str, 
     assert made.prediction.factor(t, made.interpolant, "velocity").isfinite().all()
 
 
+@pytest.mark.parametrize("prediction", ["velocity", "noise"])
+def test_a_weighting_of_another_error_needs_the_squared_loss(prediction: str) -> None:
+    """The nearest formulations are told, and taken."""
+    parts = {"weighting": "min_snr", "prediction": prediction, "loss": "pseudo_huber"}
+    reason = "min_snr weights the squared error of the data, and pseudo_huber is no square"
+    advice = "Set objective.space=data, or choose loss=mse."
+    refused(f"objective.space: {reason}: no weight of the {prediction} error does the same. {advice}", **parts)
+    for change in ({"objective": {"space": "data"}}, {"loss": "mse"}, {"weighting": "clipped_snr"}):
+        assert Formulation.parse({**parts, **change})
+
+
+def test_a_weighting_of_an_error_that_is_no_finite_multiple_of_what_is_measured() -> None:
+    """At t = 1 the velocity may err where the noise does not, at t = 0 where the data do not."""
+    for end, space, advice in (("t_max", "noise", SMALLER), ("t_min", "data", LARGER)):
+        value = {"t_min": 0, "t_max": 1}[end]
+        parts = {"weighting": "cosmap", "objective": {"space": space}}
+        reason = f"cosmap weights the error of the velocity, which is no finite multiple of the {space}'s"
+        refused(
+            f"prediction.{end}: {reason} at t = {value} on linear. {advice[:-1]}, or objective.space=velocity.",
+            **parts,
+            prediction={"name": "velocity", end: value},
+        )
+        near = {"name": "velocity", end: abs(value - 1e-3)}
+        assert Formulation.parse({**parts, "prediction": near})
+        assert Formulation.parse({**parts, "objective": {}, "prediction": {"name": "velocity", end: value}})
+
+
+def test_a_weighting_of_another_error_than_the_scores_needs_one_variance_of_the_noise() -> None:
+    """It is told before anything is trained."""
+    parts: dict[str, Any] = {"weighting": "p2", "prediction": "score", "noise__per_feature": True}
+    parts["evaluate__extractor"] = "digits"
+    with pytest.raises(ConfigError) as caught:
+        check(run(noise="matched", **parts))
+    reason = "p2 weights the error of the noise, which is another multiple of the score's in each feature"
+    advice = "Set objective.space=noise."
+    assert str(caught.value) == f"objective.space: {reason}, since each has noise of its own. {advice}"
+    check(run(noise="matched", **parts, objective__space="noise"))
+    check(run(noise="matched", **{**parts, "prediction": "edm"}))
+    check(run(noise="matched", **{**parts, "noise__per_feature": False}))
+
+
+def test_a_weighting_that_is_stated_for_no_quantity_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(P2, "stated_for", "image")
+    refused(
+        "weighting: p2 is stated for 'image', which is no quantity. Set its stated_for to one of velocity, data, "
+        "noise, any.",
+        weighting="p2",
+    )
+
+
 def test_a_score_without_a_bound() -> None:
     """At t = 0 the target -x1 / sigma is infinite where sigma is 0: a time of exactly 0 would end training."""
     for interpolant in ("fm_ot", "ve"):  # sigma(0) > 0
@@ -218,7 +269,7 @@ def test_a_stochastic_solver_where_the_velocity_has_no_score() -> None:
             "weighting.gamma: 0.0 is outside [1e-150, 1e+150]. Choose a value inside.",
         ),
         (
-            {"weighting": {"name": "min_snr_v", "gamma": -5}},
+            {"weighting": {"name": "clipped_snr", "gamma": -5}},
             "weighting.gamma: -5.0 is outside [1e-150, 1e+150]. Choose a value inside.",
         ),
         (

@@ -24,6 +24,7 @@ from harness.core.registry import build, names
 from harness.core.rng import stream
 from harness.flow.formulation import Formulation
 from harness.flow.objective import Objective, Step, Task
+from harness.flow.time_weight import TimeWeight
 
 SPACES = ["output", "velocity", "data", "noise"]
 
@@ -138,8 +139,29 @@ BY_HAND: dict[str, tuple[dict[str, Any], Hand]] = {
         lambda x0, x1, t, _: (linear(x0, x1, t), x0, -1 / max(t, 0.03), 1),
     ),
     "velocity as noise, huber": (
-        {"space": "noise", "loss": {"name": "pseudo_huber", "c": 0.3}, "weighting": "cosmap"},
-        lambda x0, x1, t, _: (linear(x0, x1, t), x1 - x0, 1 - t, 2 / (math.pi * (1 - 2 * t + 2 * t**2))),
+        {"space": "noise", "loss": {"name": "pseudo_huber", "c": 0.3}, "weighting": "data_end"},
+        lambda x0, x1, t, _: (linear(x0, x1, t), x1 - x0, 1 - t, (1 - t) ** 2),
+    ),
+    "velocity, cosmap, huber": (
+        {"loss": {"name": "pseudo_huber", "c": 0.3}, "weighting": "cosmap"},
+        lambda x0, x1, t, _: (linear(x0, x1, t), x1 - x0, 1, 2 / (math.pi * (1 - 2 * t + 2 * t**2))),
+    ),
+    "velocity, min_snr": (  # of the data error, which is t times the velocity's
+        {"weighting": "min_snr"},
+        lambda x0, x1, t, _: (linear(x0, x1, t), x1 - x0, 1, min(((1 - t) / t) ** 2, 5) * max(t, 0.01) ** 2),
+    ),
+    "velocity, clipped_snr": (
+        {"weighting": "clipped_snr"},
+        lambda x0, x1, t, _: (linear(x0, x1, t), x1 - x0, 1, min(((1 - t) / t) ** 2, 5)),
+    ),
+    "data as noise, sigmoid": (  # of the noise error, times -d lambda / dt = 2 / (t (1 - t))
+        {"prediction": {"name": "data", "t_min": 0.001}, "space": "noise", "weighting": "sigmoid"},
+        lambda x0, x1, t, _: (
+            linear(x0, x1, t),
+            x0,
+            (1 - min(max(t, 0.001), 0.99)) / min(max(t, 0.001), 0.99),
+            2 / (max(t, 0.01) * (1 - max(t, 0.01)) * (1 + math.exp(-2) * ((1 - max(t, 0.01)) / max(t, 0.01)) ** 2)),
+        ),
     ),
     "velocity as data, gvp": ({"interpolant": "gvp", "space": "data", "weighting": "min_snr"}, velocity_on_gvp_as_data),
     "score as noise, matched": (
@@ -181,7 +203,8 @@ def test_the_loss_is_the_formula(name: str) -> None:
 @pytest.mark.parametrize("time_sampler", ["uniform", "power", {"name": "cosmap", "importance_correct": True}], ids=str)
 def test_normalising_divides_by_the_mean_under_the_time_density(name: str, time_sampler: Any) -> None:
     normalised, plain = (objective(choice, weighting=name, time_sampler=time_sampler) for choice in (True, False))
-    mean = build("weighting", name).expectation(build("time_sampler", time_sampler), Linear())
+    mean = normalised.weight_mean
+    assert (plain.weight_mean, mean) == (1, TimeWeight(normalised.formulation, {}).mean)
     assert loss(normalised) * mean == pytest.approx(loss(plain), rel=1e-5)
     t = plain.formulation.time_sampler.quantile((torch.arange(2**16) + 0.5) / 2**16, Linear())
     assert normalised.weight(t).double().mean().item() == pytest.approx(1, rel=0.02)
@@ -197,7 +220,7 @@ def test_a_weighting_changes_the_gradient(name: str, n: int) -> None:
 @pytest.mark.parametrize("noise", [{"name": "sparse", "dropout_rate": 0.75}, "matched"], ids=str)
 def test_weights_of_the_snr_know_the_noises_variance(noise: Any) -> None:
     """SNR = alpha^2 / (sigma^2 Var[x1]): 4 times as large where three entries in four are zero."""
-    made = objective(False, noise=noise, weighting={"name": "min_snr", "gamma": 3})
+    made = objective(False, noise=noise, weighting={"name": "clipped_snr", "gamma": 3})
     variance = 0.25 if made.formulation.noise.name == "sparse" else data(512).var().item()
     t = torch.linspace(0.01, 0.99, 50)
     torch.testing.assert_close(
@@ -207,7 +230,7 @@ def test_weights_of_the_snr_know_the_noises_variance(noise: Any) -> None:
     measured = step(made, 64, network=network).loss.item()
     t = network.given[1]
     assert measured != pytest.approx(
-        step(objective(False, noise=noise, weighting={"name": "min_snr", "gamma": 6}), 64).loss.item()
+        step(objective(False, noise=noise, weighting={"name": "clipped_snr", "gamma": 6}), 64).loss.item()
     )
     torch.testing.assert_close(t, torch.rand(64, generator=stream(1, "time", 2)))
 
@@ -437,9 +460,44 @@ OTHERS = [name for name in names("prediction") if name != "velocity"]
 @pytest.mark.parametrize("interpolant", names("interpolant"))
 def test_in_one_space_all_predictions_have_one_loss(interpolant: str, prediction: str, noise: str) -> None:
     """Whatever the network says, if it means the same velocity, it errs the same."""
-    parts = {"interpolant": interpolant, "noise": noise, "weighting": "min_snr"}
+    parts = {"interpolant": interpolant, "noise": noise, "weighting": "clipped_snr"}
     for space in ("velocity", "data", "noise"):
         assert meant(prediction, space, **parts) == pytest.approx(meant("velocity", space, **parts), rel=2e-3), space
+
+
+STATED = [name for name in names("weighting") if build("weighting", name).stated_for != "any"]
+
+
+def papers_loss(weighting: str, interpolant: str) -> float:
+    """Of the same field: the weighting times the squared error of what it is stated for, found by solving for it."""
+    x0 = data(64) * torch.tensor([1.0, 0.7, 0.4, 0.2]).view(1, 1, 2, 2)
+    made = Formulation.parse({**INSIDE_THE_CLAMPS, "interpolant": interpolant, "weighting": weighting})
+    task = Objective(made, {}).task(x0, 1, 2)
+    path = made.interpolant
+    t = over(task.t, x0).double()
+    x = task.xt.double()
+    velocity = Converted(made, torch.ones(()))(task.xt, task.t).double()
+    alpha, sigma, alpha_dot, sigma_dot = path.alpha(t), path.sigma(t), path.alpha_dot(t), path.sigma_dot(t)
+    said = {
+        "velocity": velocity,
+        "data": (sigma_dot * x - sigma * velocity) / (alpha * sigma_dot - sigma * alpha_dot),
+        "noise": (alpha * velocity - alpha_dot * x) / (alpha * sigma_dot - sigma * alpha_dot),
+    }
+    x1 = (x - alpha * x0) / sigma
+    true = {"velocity": alpha_dot * x0 + sigma_dot * x1, "data": x0, "noise": x1}
+    stated = made.weighting.stated_for
+    errors = (said[stated] - true[stated]).square().flatten(1).mean(1)
+    return (made.weighting.weight(task.t.double(), path) * errors).mean().item()
+
+
+@pytest.mark.parametrize("interpolant", ["polynomial", "vp"])
+@pytest.mark.parametrize("weighting", STATED)
+def test_a_stated_weighting_has_its_papers_loss_in_every_space(weighting: str, interpolant: str) -> None:
+    """Whatever is predicted and measured."""
+    expected = papers_loss(weighting, interpolant)
+    for prediction, space in (("velocity", "output"), ("velocity", "data"), ("data", "noise"), ("edm", "output")):
+        found, _ = meant(prediction, space, interpolant=interpolant, weighting=weighting)
+        assert found == pytest.approx(expected, rel=2e-3), (prediction, space)
 
 
 @pytest.mark.parametrize("prediction", OTHERS)

@@ -14,17 +14,21 @@ from one_step import one_step
 from torch import Tensor, nn
 
 from harness.core.errors import ConfigError
-from harness.core.registry import names
+from harness.core.registry import build, names
 from harness.data.base import Data, Dataset
 from harness.flow.formulation import Formulation
 from harness.flow.objective import Objective
 
 FAMILIES = ("interpolant", "prediction", "weighting", "loss", "time_sampler", "noise", "coupling")
+OF_ANOTHER_ERROR = {
+    f"weighting {name}" for name in names("weighting") if build("weighting", name).stated_for not in ("any", "velocity")
+}
+"""Weightings that only a squared loss converts into weights of the velocity error."""
 REFUSED = {
     frozenset({"prediction score", f"noise {name}"}) for name in ("sparse", "student_t", "laplace", "uniform",
      "population")
 } | {frozenset({"prediction score", f"coupling {name}"}) for name in ("exact_ot", "sinkhorn", "class_conditional_ot",
- "pairs")}  # fmt: skip
+ "pairs")} | {frozenset({name, "loss pseudo_huber"}) for name in OF_ANOTHER_ERROR}  # fmt: skip
 X0 = 0.8 * torch.randn(16, 1, 2, 2, generator=torch.Generator().manual_seed(0))
 
 

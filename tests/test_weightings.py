@@ -1,4 +1,4 @@
-"""Weights w(t): the papers' formulas, their clamps and means, and what they may and may not change."""
+"""Weights w(t): the papers' formulas, their clamps, and what they may and may not change."""
 
 from __future__ import annotations
 
@@ -11,31 +11,20 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from scipy.special import expit
 from torch import Tensor
 
 from harness.components.interpolants import DDPM, GVP, Interpolant, Linear, Scaled
 from harness.components.predictions import NoisePrediction, Velocity
-from harness.components.time_samplers import (
-    Beta,
-    CosMap,
-    EDMLogNormal,
-    LogitNormal,
-    LowDiscrepancy,
-    Power,
-    Shifted,
-    TimeSampler,
-    Uniform,
-)
+from harness.components.time_samplers import CosMap, LogitNormal, Power, TimeSampler
 from harness.components.weightings import (
     EDM,
     P2,
     SNR,
+    ClippedSNR,
     DataEnd,
     InverseSNR,
     Likelihood,
     MinSNR,
-    MinSNRV,
     NoiseEnd,
     Sigmoid,
     TruncatedSNR,
@@ -45,7 +34,7 @@ from harness.components.weightings import CosMap as CosMapWeight
 from harness.components.weightings import LogitNormal as LogitNormalWeight
 from harness.components.weightings import Uniform as One
 from harness.core.errors import ConfigError
-from harness.core.registry import build, find, names
+from harness.core.registry import about, build, find, names
 
 WEIGHTINGS = {name: build("weighting", name) for name in names("weighting")}
 PATHS = {name: build("interpolant", name) for name in names("interpolant")} | {"scaled": Scaled(path=Linear(), std=0.3)}
@@ -95,14 +84,12 @@ FORMULAS: list[tuple[Weighting, Callable[[np.ndarray, np.ndarray], np.ndarray]]]
     (NoiseEnd(power=3), lambda t, snr: t**3),
     (MinSNR(), lambda t, snr: np.minimum(snr, 5)),
     (MinSNR(gamma=1), lambda t, snr: np.minimum(snr, 1)),
-    (MinSNRV(), lambda t, snr: np.minimum(snr, 5) / (snr + 1)),
-    (MinSNRV(gamma=0.5), lambda t, snr: np.minimum(snr, 0.5) / (snr + 1)),
+    (ClippedSNR(), lambda t, snr: np.minimum(snr, 5)),
+    (ClippedSNR(gamma=0.5), lambda t, snr: np.minimum(snr, 0.5)),
     (TruncatedSNR(), lambda t, snr: np.maximum(snr, 1)),
     (P2(), lambda t, snr: 1 / (1 + snr)),
     (P2(gamma=0.5, k=2), lambda t, snr: 1 / np.sqrt(2 + snr)),
     (P2(gamma=0), lambda t, snr: np.ones_like(t)),
-    (Sigmoid(), lambda t, snr: expit(2 - np.log(snr))),
-    (Sigmoid(bias=-1), lambda t, snr: expit(-1 - np.log(snr))),
     (EDM(), lambda t, snr: edm(snr, 0.5)),
     (EDM(sigma_data=2), lambda t, snr: edm(snr, 2)),
     (CosMapWeight(), lambda t, snr: 2 / (math.pi - 2 * math.pi * t + 2 * math.pi * t**2)),
@@ -111,9 +98,17 @@ FORMULAS: list[tuple[Weighting, Callable[[np.ndarray, np.ndarray], np.ndarray]]]
 ]
 
 
+def test_what_a_weighting_is_stated_for_is_told_where_it_is_listed() -> None:
+    """`harness list` shows the first line of its docstring."""
+    for weighting in WEIGHTINGS.values():
+        stated = weighting.stated_for
+        words = "whatever error is measured" if stated == "any" else f"the {stated} error"
+        assert words in about(type(weighting)), weighting.name
+
+
 def test_every_member_is_held_here() -> None:
     own = {name for name in names("weighting") if find("weighting", name).__module__.startswith("harness.")}
-    assert own == {weighting.name for weighting, _ in FORMULAS} | {"likelihood"}
+    assert own == {weighting.name for weighting, _ in FORMULAS} | {"likelihood", "sigmoid"}
 
 
 @pytest.mark.parametrize(("path", "snr"), SNRS.values(), ids=SNRS)
@@ -128,6 +123,16 @@ def test_likelihood_is_half_the_fall_of_log_snr(path: Interpolant) -> None:
     t = torch.linspace(0.01, 0.99, 99, dtype=torch.float64, requires_grad=True)
     slope = torch.autograd.grad((2 * (path.alpha(t).log() - path.sigma(t).log())).sum(), t)[0]
     torch.testing.assert_close(Likelihood().weight(t.detach(), path), -slope / 2)
+
+
+@every_path
+@pytest.mark.parametrize("bias", [2.0, -1.0])
+def test_sigmoid_is_a_density_over_log_snr(path: Interpolant, bias: float) -> None:
+    """w(t) dt = sigmoid(b - lambda) |d lambda|: over any times its sum is a difference of softplus, its integral."""
+    t = torch.linspace(0.01, 0.99, 20_001, dtype=torch.float64)
+    integral = torch.trapezoid(Sigmoid(bias=bias).weight(t, path), t).item()
+    first, last = path.log_snr(t[[0, -1]]).numpy()
+    assert integral == pytest.approx(np.logaddexp(0, bias - last) - np.logaddexp(0, bias - first), rel=1e-5)
 
 
 def test_likelihood_is_half_the_squared_diffusion_of_ddpm() -> None:
@@ -147,18 +152,6 @@ T = torch.linspace(0.02, 0.98, 97, dtype=torch.float64)
 def test_snr_on_the_data_error_is_one_on_the_noise_error(path: Interpolant) -> None:
     weight = SNR().weight(T, path) * NoisePrediction().factor(T, path, "data").square()
     torch.testing.assert_close(weight, torch.ones_like(T))
-
-
-def test_hangs_min_snr_on_the_data_error_is_min_snr_t2_on_the_velocity_error() -> None:
-    weight = MinSNR().weight(T, Linear()) * Velocity().factor(T, Linear(), "data").square()
-    torch.testing.assert_close(weight, ((1 - T) ** 2 / T**2).clamp(max=5) * T**2)
-
-
-def test_min_snr_v_is_hangs_min_snr_for_v() -> None:
-    """v = alpha x1 - sigma x0 is gvp's velocity over pi / 2."""
-    for gamma in (1.0, 5.0):
-        weight = MinSNR(gamma=gamma).weight(T, GVP()) * Velocity().factor(T, GVP(), "data").square()
-        torch.testing.assert_close(weight * (math.pi / 2) ** 2, MinSNRV(gamma=gamma).weight(T, GVP()))
 
 
 def test_edm_with_unit_data_is_one_on_v() -> None:
@@ -210,6 +203,8 @@ def test_weights_without_a_bound_are_clamped() -> None:
         "edm.t_min",
         "likelihood.t_min",
         "likelihood.t_max",
+        "sigmoid.t_min",
+        "sigmoid.t_max",
     }
 
 
@@ -240,55 +235,10 @@ def test_a_clamp_stays_near_its_end(weighting: Weighting, end: str) -> None:
             dataclasses.replace(weighting, **{end: value})
 
 
-# the mean
-
-
 def fine_times(number: int) -> tuple[Tensor, Tensor]:
     """Times that lie densest at both ends, and by how much: the mean over them of f times the second integrates f."""
     s = (torch.arange(number, dtype=torch.float64) + 0.5) / number
     return s**3 * (10 - 15 * s + 6 * s**2), 30 * (s * (1 - s)) ** 2
-
-
-TIMES = {
-    "uniform": Uniform(),
-    "power": Power(p=2),
-    "power-0.5": Power(p=0.5),
-    "logit_normal": LogitNormal(mean=-0.3, std=0.8),
-    "beta": Beta(),
-    "edm_lognormal": EDMLogNormal(),
-    "shifted": Shifted(of=CosMap()),
-    "low_discrepancy": LowDiscrepancy(of=LogitNormal()),
-    "corrected-cosmap": CosMap(importance_correct=True),
-    "corrected-logit_normal": LogitNormal(importance_correct=True),
-    "corrected-floor": Power(p=0.5, importance_correct=True, density_floor=0.4),
-    "corrected-shifted": Shifted(of=LogitNormal(), importance_correct=True),
-    "corrected-edm": EDMLogNormal(importance_correct=True),
-}
-MEANS = [(MinSNR(), "linear"), (InverseSNR(t_max=0.98), "gvp"), (EDM(), "vp_ddpm"), (Likelihood(), "ve")]
-STEEP = {"corrected-logit_normal", "corrected-shifted", "corrected-edm"}
-"""Where a density falls below its floor, the first and last of the 2^20 quantiles carry up to 0.4 % of a large weight's
-mean."""
-
-
-@pytest.mark.parametrize(("weighting", "path"), MEANS, ids=[f"{weighting.name}-{path}" for weighting, path in MEANS])
-@pytest.mark.parametrize("times", TIMES)
-def test_the_expectation_is_the_integral_over_the_time_density(weighting: Weighting, path: str, times: str) -> None:
-    """With importance correction, w p / max(p, floor)."""
-    sampler = TIMES[times]
-    grid, spacing = fine_times(2**15)
-    p = sampler.density(grid, PATHS[path])
-    density = p / p.clamp(min=sampler.density_floor) if sampler.importance_correct else p
-    integral = (weighting.weight(grid, PATHS[path]) * density * spacing).mean().item()
-    assert weighting.expectation(sampler, PATHS[path]) == pytest.approx(integral, rel=5e-3 if times in STEEP else 1e-4)
-
-
-@every_weighting
-def test_a_correction_without_a_floor_gives_the_mean_over_uniform_times(weighting: Weighting) -> None:
-    corrected = weighting.expectation(Shifted(importance_correct=True), Linear())
-    assert corrected == pytest.approx(weighting.expectation(Uniform(), Linear()), rel=1e-4)
-    assert (
-        weighting.expectation(Shifted(), Linear()) != pytest.approx(corrected, rel=1e-3) or weighting.name == "uniform"
-    )
 
 
 # what weights may and may not change

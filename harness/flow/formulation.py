@@ -124,7 +124,8 @@ class Formulation(Config):
 
     def _check_weighting(self) -> None:
         """`ConfigError` where no weight of the measured loss is the one that the weighting is stated for."""
-        name, stated = self.weighting.name, self.weighting.stated_for
+        name = self.weighting.name
+        stated = self.weighting.stated_for
         if stated not in get_args(Stated):
             reason = f"{name} is stated for {stated!r}, which is no quantity"
             raise ConfigError("weighting", f"{reason}. Set its stated_for to one of {', '.join(get_args(Stated))}.")
