@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import warm
 
+from harness.ablation.design.study import load_study
 from harness.cli import main
 
 pytestmark = pytest.mark.slow
@@ -26,8 +27,9 @@ ABLATE = [
     "--set", "train.steps=80", "--set", "train.checkpoint_every=8", "--set", "train.log_every=4",
     "--set", "evaluate.nfe=[1,4]", "--set", "evaluate.num_samples=100",
 ]  # fmt: skip
-LINES = 100
-"""What a finished study has logged: 5 trials of 20 lines."""
+ARMS = tuple(load_study("weighting").arms)
+LINES = 20 * len(ARMS)
+"""What a finished study has logged: 20 lines a trial."""
 
 
 @dataclass
@@ -86,8 +88,8 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> 
     signalled(results, 6, signal.SIGKILL)
     code, _ = signalled(results, 25, signal.SIGTERM)
     logged = steps_logged(results)
-    _, said = signalled(results, 55, signal.SIGKILL)
-    signalled(results, 75, signal.SIGKILL)
+    _, said = signalled(results, LINES - 45, signal.SIGKILL)  # fresh trials come before stopped ones
+    signalled(results, LINES - 25, signal.SIGKILL)
     last = warm.start(ABLATE, results, results / "said")
     last.join(900)
     assert last.exitcode == 0, (results / "said").read_text()
@@ -115,8 +117,8 @@ def test_after_kills_every_trial_stands_in_mlflow_once(interrupted: Interrupted)
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
     trials = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
-    assert len(runs) == 6
-    assert len({run.info.run_name for run in trials}) == len(trials) == 5
+    assert len(runs) == 1 + len(ARMS)
+    assert len({run.info.run_name for run in trials}) == len(trials) == len(ARMS)
     assert {run.info.status for run in runs} == {"FINISHED"}
     for trial in trials:
         steps = [point.step for point in client.get_metric_history(trial.info.run_id, "loss")]
@@ -139,5 +141,5 @@ def test_a_changed_study_never_writes_where_the_committed_tables_are(unbroken: P
     ]
     rows = list(csv.DictReader(table(unbroken, "csv").decode().splitlines()))
     assert {(row["arm"], row["nfe"]) for row in rows if row["primary"] == "False"} == {
-        (arm, nfe) for arm in ("uniform", "inverse_snr", "data_end", "noise_end", "min_snr") for nfe in ("1", "4")
+        (arm, nfe) for arm in ARMS for nfe in ("1", "4")
     }

@@ -174,6 +174,17 @@ def test_another_loss_is_another_objective(explained: Any) -> None:
     )
 
 
+def test_a_loss_that_is_not_squared_is_another_in_another_space(explained: Any) -> None:
+    """The data err t times as much as the velocity on the straight path, so squares of theirs differ by t^2."""
+    for loss, words in (("mse", "same expected objective"), ("pseudo_huber", "same weight over log SNR")):
+        arms = {
+            "data": explained(loss=loss, objective__space="data"),
+            "velocity": explained(loss=loss, weighting={"name": "noise_end", "power": 2}),
+        }
+        (said,) = alike(arms)
+        assert said.startswith(f"data, velocity: the {words}"), loss
+
+
 def test_a_round_is_explained_by_its_pairs_and_what_is_distilled_by_one_time(explained: Any) -> None:
     """One Euler step is asked at t = 1 alone: times and weights are left out, and no level has a weight."""
     small = {"reflow__rounds": 1, "reflow__number": 5000, "reflow__nfe": 8, "evaluate__nfe": [1]}

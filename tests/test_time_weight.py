@@ -12,6 +12,7 @@ import torch
 from scipy import integrate
 from scipy.special import expit
 
+from harness.core.errors import ConfigError
 from harness.core.registry import build, names
 from harness.data.images import Digits
 from harness.flow.formulation import Formulation
@@ -165,12 +166,16 @@ def test_a_weighting_of_whatever_is_measured_is_not_converted() -> None:
 
 
 def test_a_weighting_is_not_touched_where_its_own_error_is_measured() -> None:
-    """To the last bit, within the clamps and beyond."""
+    """To the last bit, up to the ends, where a conversion there and back would have no bound."""
     t = torch.linspace(0, 1, 101)
     for name in STATED:
         weighting = build("weighting", name)
-        for parts in ({"space": weighting.stated_for}, {"prediction": weighting.stated_for}):
-            made = weight_of(interpolant="cosine", weighting=weighting, **parts)
+        stated = weighting.stated_for
+        for parts in (
+            {"space": stated, "prediction": {"name": "velocity", "t_min": 0, "t_max": 1}},
+            {"prediction": stated},
+        ):
+            made = weight_of(weighting=weighting, **parts)
             assert torch.equal(made(t), weighting.weight(t, made.path)), (name, parts)
 
 
@@ -183,6 +188,19 @@ def test_beyond_the_clamps_of_conversions_the_factor_stays_what_it_is_there() ->
     torch.testing.assert_close(of_data, snr * t.clamp(0.03, 0.97).square())
     of_noise = weight_of(prediction=clamps, weighting="p2")(t)
     torch.testing.assert_close(of_noise, t**2 / (t**2 + (1 - t) ** 2) * (1 - t.clamp(0.03, 0.97)).square())
+
+
+def test_features_with_noise_of_their_own_leave_no_one_weight_of_the_scores_error() -> None:
+    parts = {"prediction": "score", "weighting": "min_snr", "noise": {"name": "matched", "per_feature": True}}
+    std = torch.tensor([0.6, 0.8])
+    with pytest.raises(
+        ConfigError, match=r"^objective\.space: min_snr weights the error of the data, .* in each feature"
+    ):
+        TimeWeight(Formulation.parse(parts), {"std": std})
+    of_one = TimeWeight(Formulation.parse(parts), {"std": std[:1]})(T)
+    measured = (T * 0.6**2).square() * (T / (1 - T)).square()  # x0 errs by sigma / alpha, x1 by sigma Var[x1]
+    snr = ((1 - T) / (0.6 * T)).square()
+    torch.testing.assert_close(of_one / of_one[0], (snr.clamp(max=5) * measured) / (snr.clamp(max=5) * measured)[0])
 
 
 # the mean

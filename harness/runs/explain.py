@@ -49,7 +49,7 @@ class Explained:
 
     def effective_share(self) -> float:
         """(E w)^2 / E w^2 of the weights in a batch, in (0, 1]: the share of it that counts."""
-        return 1.0 if self.config.reflow.distil else self.time_weight.effective_share()
+        return self.time_weight.effective_share()
 
     def effective_weight(self) -> Tensor:
         """Over `LOG_SNR`, up to a constant factor; NaN at levels that the path does not have."""
