@@ -8,8 +8,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from harness.ablation.design.plan import Plan
-from harness.ablation.report.costs import Cost
 from harness.ablation.report.readouts import Readout
+from harness.ablation.report.spent import Spent
 from harness.ablation.report.summary import Summary
 
 
@@ -45,5 +45,5 @@ class Report:
     commits: list[str]
     readouts: dict[str, Readout]
     """{arm: what is read off its curve}"""
-    costs: dict[str, Cost]
+    spent: dict[str, Spent]
     """{arm: the seconds of its trials}"""

@@ -53,7 +53,7 @@ def grids(report: Report) -> list[Grid]:
     out += [_power(report)] if report.summary.power else []
     out += [_read_off(report)] if report.readouts else []
     out += [_needed(report)] if report.plan.expected_nfe else []
-    return [*out, _spent(report)] if report.costs else out
+    return [*out, _spent(report)] if report.spent else out
 
 
 def titled(metric: str) -> str:
@@ -147,9 +147,9 @@ def _power(report: Report) -> Grid:
 def _spent(report: Report) -> Grid:
     """The seconds of each arm's trials."""
     rows = []
-    for arm, cost in report.costs.items():
-        seconds = ("-" if math.isnan(mean) else f"{mean:.3g}" for mean in (cost.training, cost.evaluation))
-        rows.append([arm, str(cost.trials), *seconds])
+    for arm, own in report.spent.items():
+        seconds = ("-" if math.isnan(mean) else f"{mean:.3g}" for mean in (own.training, own.evaluation))
+        rows.append([arm, str(own.trials), *seconds])
     return Grid("Seconds a trial, mean", ["arm", "trials", "training", "evaluation"], rows)
 
 

@@ -15,10 +15,10 @@ from harness.ablation.design.looks import LEVEL
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.preregistration import stored
 from harness.ablation.report import figures, grids, outcomes, readouts
-from harness.ablation.report.costs import costs, sampling_seconds
 from harness.ablation.report.findings import Report
 from harness.ablation.report.notes import notes, remarks
 from harness.ablation.report.origin import provenance
+from harness.ablation.report.spent import sampling_seconds, spent
 from harness.ablation.report.summary import summarise
 from harness.core.drawing import spared, write_picture
 from harness.core.files import write_atomic, write_json
@@ -33,7 +33,7 @@ def report(plan: Plan, references: dict[str, dict[str, float]]) -> Report:
     lower = find("metric", plan.metric).lower_is_better  # type: ignore[attr-defined]
     unstable = {*cells[(cells.metric == plan.metric) & (cells.state == outcomes.DIVERGED)].arm}
     read = readouts.read(cells, plan.metric, plan.baseline, lower, sampling_seconds(plan), unstable)
-    return Report(plan, cells, summary, references, notes(plan, summary, commits), commits, read, costs(plan))
+    return Report(plan, cells, summary, references, notes(plan, summary, commits), commits, read, spent(plan))
 
 
 def show(report: Report, console: Console) -> None:
@@ -108,7 +108,7 @@ def _about(report: Report, command: str) -> dict[str, Any]:
         "pairs": {arm: comparison.n for arm, comparison in summary.settled.tested.items()},
         "power": {arm: power.plain(plan.smallest_difference) for arm, power in summary.power.items()},
         "runs": {arm: [plan.run(arm, seed).name for seed in plan.seeds_of(arm)] for arm in plan.arms},
-        "seconds": {arm: cost.plain() for arm, cost in report.costs.items()},
+        "seconds": {arm: own.plain() for arm, own in report.spent.items()},
         "sampling_ms": {
             arm: {nfe: 1000 * s for (of, nfe), s in sampling_seconds(plan).items() if of == arm} for arm in plan.arms
         },

@@ -12,7 +12,7 @@ from harness.runs.lineage import training_seconds
 
 
 @dataclass(frozen=True)
-class Cost:
+class Spent:
     """Of an arm's trials so far."""
 
     trials: int
@@ -27,7 +27,7 @@ class Cost:
         return {name: None if math.isnan(value) else value for name, value in vars(self).items()}
 
 
-def costs(plan: Plan) -> dict[str, Cost]:
+def spent(plan: Plan) -> dict[str, Spent]:
     """{arm: its seconds} of the arms of which a trial has ended."""
     out = {}
     for arm in plan.arms:
@@ -37,22 +37,22 @@ def costs(plan: Plan) -> dict[str, Cost]:
             training = [seconds for run in ended if not math.isnan(seconds := training_seconds(run))]
             evaluation = [sum(run.evaluation(protocol)["seconds"].values()) for run in ended]
             mean = statistics.fmean(training) if training else math.nan
-            out[arm] = Cost(len(ended), mean, statistics.fmean(evaluation))
+            out[arm] = Spent(len(ended), mean, statistics.fmean(evaluation))
     return out
 
 
 def sampling_seconds(plan: Plan) -> dict[tuple[str, int], float]:
     """Seconds of sampling for each sample by arm and NFE, mean over seeds, where they are known."""
-    spent: dict[tuple[str, int], list[float]] = {}
+    seconds: dict[tuple[str, int], list[float]] = {}
     for arm, seed in plan.trials():
         known = plan.run(arm, seed).evaluation(plan.protocol(arm))
-        for nfe, seconds in known["sampling_seconds"].items():
-            spent.setdefault((arm, int(nfe)), []).append(seconds / plan.arms[arm].evaluate.num_samples)
-    return {key: sum(seconds) / len(seconds) for key, seconds in spent.items()}
+        for nfe, taken in known["sampling_seconds"].items():
+            seconds.setdefault((arm, int(nfe)), []).append(taken / plan.arms[arm].evaluate.num_samples)
+    return {key: statistics.fmean(each) for key, each in seconds.items()}
 
 
-def expected(plan: Plan, known: Mapping[str, Cost]) -> float:
-    """Seconds that the unfinished trials of a plan will take one after another; NaN where an arm's cost is unknown."""
+def expected(plan: Plan, known: Mapping[str, Spent]) -> float:
+    """Seconds that the unfinished trials of a plan will take one after another; NaN for an arm without one that ended."""
     return sum(
         known[arm].training + known[arm].evaluation if arm in known else math.nan for arm, _ in plan.unfinished()
     )
