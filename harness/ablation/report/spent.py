@@ -52,7 +52,7 @@ def sampling_seconds(plan: Plan) -> dict[tuple[str, int], float]:
 
 
 def expected(plan: Plan, known: Mapping[str, Spent]) -> float:
-    """Seconds that the unfinished trials of a plan will take one after another; NaN for an arm without one that ended."""
+    """Seconds that the unfinished trials of a plan will take one after another; NaN where an arm has ended none."""
     return sum(
         known[arm].training + known[arm].evaluation if arm in known else math.nan for arm, _ in plan.unfinished()
     )
