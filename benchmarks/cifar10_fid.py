@@ -26,7 +26,8 @@ from harness.data.base import load
 from harness.data.images import CIFAR10
 from harness.evaluation.extractors import features, load_extractor
 from harness.evaluation.fidelity import FID, ExtrapolatedFID
-from harness.evaluation.judge import Judge, KeptRows
+from harness.evaluation.judge import Judge
+from harness.evaluation.kept import KeptRows
 from harness.evaluation.protocol import EvaluateConfig
 from harness.training.hardware import matmul_precision
 

@@ -507,6 +507,7 @@ def others(path: str, hint: Any, value: Any) -> list[Any]:
     chosen |= {
         "dataset.levels": [0, 1000],
         "train.more_ema_decays": [0.5],
+        "evaluate.more_samples": [{"nfe": 4, "num_samples": 65}],
         "evaluate.average.decay": 0.9999,
         "evaluate.average.width": 0.2,
     }

@@ -13,8 +13,10 @@ from harness.core.config import override
 from harness.core.errors import Stopped
 from harness.data.base import load
 from harness.data.images import Digits
-from harness.evaluation import judge as module
-from harness.evaluation.judge import Judge, KeptRows, SampleBatch
+from harness.evaluation import kept as module
+from harness.evaluation.extractors import features, load_extractor
+from harness.evaluation.judge import Judge, SampleBatch
+from harness.evaluation.kept import KeptRows
 from harness.evaluation.protocol import EvaluateConfig, Protocol
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
@@ -163,10 +165,7 @@ def test_a_reference_that_was_cut_short_is_not_continued_in_other_batches(monkey
         Judge(CONFIG, data, "cpu", stop=stop)
     other = Judge(override(CONFIG, {"batch_size": 70}), data, "cpu").reference["fid"]
     whole = torch.cat(
-        [
-            module.features(module.load_extractor("digits", "cpu"), part, "cpu")[0]
-            for part in tensor(data.train).split(100)
-        ]
+        [features(load_extractor("digits", "cpu"), part, "cpu")[0] for part in tensor(data.train).split(100)]
     )
     torch.testing.assert_close(torch.from_numpy(other["mu"]), whole.double().mean(0), rtol=1e-5, atol=1e-6)
 

@@ -301,6 +301,7 @@ def test_a_refusal_of_the_store_is_not_taken_for_an_absence(mirror: Mirror, monk
 
 def test_the_calls_that_a_solver_chose_stand_beside_its_value(run: Run) -> None:
     known = {"values": {"fid": {"0": 9.5}}, "time": {"0": 1.75e9}, "calls": {"0": {"mean": 44.25, "sd": 3.0}}}
+    known |= {"precise": {}}
     sent = mlflow_mirror._values(run, known, [["fid", "0"]])
     assert [(point.key, point.value, point.step) for point in sent] == [("fid", 9.5, 0), ("calls", 44.25, 0)]
 

@@ -36,6 +36,8 @@ IN_THE_PROTOCOL: dict[str, Any] = {
     "time_grid": "quadratic",
     "guidance": {"scale": 2},
     "num_samples": 65,
+    "more_samples": [{"nfe": 4, "num_samples": 65}],
+    "sampling_seed": 1,
     "num_reference": 500,
     "batch_size": 16,
     "extractor": "inception",

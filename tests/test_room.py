@@ -168,7 +168,7 @@ def test_what_an_evaluation_keeps_is_what_it_is_said_to_keep(tiny: RunConfig) ->
 
 
 def judge_kept() -> Any:
-    from harness.evaluation.judge import KeptRows
+    from harness.evaluation.kept import KeptRows
 
     return KeptRows()
 

@@ -275,9 +275,9 @@ class FakeJudge:
         self.metrics = config.metrics
         self.protocol = SimpleNamespace(digest="abc")
         self.asked = 0
-        self.resampled = lambda: [1.0]
-        self.held_out = lambda: held_out
-        self.gaussian = lambda: [3.0]
+        self.resampled = lambda number: [1.0]
+        self.held_out = lambda number: held_out
+        self.gaussian = lambda number: [3.0]
         self.showing = lambda batches, title, samples: contextlib.nullcontext(batches)
 
     def __call__(self, batches: list[float]) -> dict[str, float]:

@@ -54,12 +54,19 @@ def _evaluate(run: Run, stop: StopSignal) -> NoValue | None:
 def _values(run: Run, judge: Judge, known: dict[str, Any]) -> list[str]:
     """A line for every metric and NFE of what is `known`."""
     lines = []
-    for metric in run.config.evaluate.metrics:
+    config = run.config.evaluate
+    for metric in config.metrics:
+        usual = f", {config.num_samples:,} samples" if config.more_samples and metric in config.sample_metrics else ""
         for text, value in known["values"].get(metric.name, {}).items():
-            low, high = known["intervals"].get(metric.name, {}).get(text, (None, None))
-            interval = "" if low is None else f" ({low:.6g} to {high:.6g})"
             spent = f"NFE {text}" if text != "0" else _chosen(run, known["calls"].get(text, {}))
-            lines.append(f"{metric.name} {value:.6g}{interval} at {spent}, protocol {judge.protocol.digest}")
+            found = [(value, known["intervals"].get(metric.name, {}).get(text), usual)]
+            if more := known["precise"].get(metric.name, {}).get(text):
+                found.append((more["value"], more.get("interval"), f", {more['samples']:,} samples"))
+            for value, ends, number in found:
+                interval = f" ({ends[0]:.6g} to {ends[1]:.6g})" if ends else ""
+                lines.append(
+                    f"{metric.name} {value:.6g}{interval} at {spent}{number}, protocol {judge.protocol.digest}"
+                )
     return lines
 
 

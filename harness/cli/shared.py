@@ -20,11 +20,14 @@ from harness.runs.folder import Run
 from harness.runs.mlflow_mirror import Mirror
 from harness.runs.progress import Followed, Watch
 from harness.runs.students import guided_twice
+from harness.runs.validate import refuse_idle
 
 
 def opened(name: str, assignments: list[str]) -> Run:
     """The run of that name, judged, and its data found, as the assignments say."""
-    run = Run.open(name, parse_assignments(assignments))
+    changes = parse_assignments(assignments)
+    run = Run.open(name, changes)
+    refuse_idle(changes, [run.config])
     if reason := guided_twice(run.config):
         print(f"advice for {run.name}: {reason}")
     return run

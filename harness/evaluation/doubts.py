@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from harness.data.base import Data
 from harness.evaluation.metric import Metric
-from harness.evaluation.protocol import EvaluateConfig, comparison
+from harness.evaluation.protocol import EvaluateConfig, comparisons
 
 GAIN = 0.05
 """A metric that falls by this share between the last two NFEs would fall further with more steps."""
@@ -18,8 +18,9 @@ LOPSIDED = 0.3
 
 def short_of_samples(config: EvaluateConfig, data: Data) -> str | None:
     """What the metrics of a configuration do not say of so few samples; None where they are enough."""
-    given = comparison(config, data)
-    return " ".join(filter(None, (metric.short_of_samples(given) for metric in config.sample_metrics))) or None
+    given = comparisons(config, data)
+    said = (metric.short_of_samples(read) for metric in config.sample_metrics for read in given)
+    return " ".join(filter(None, said)) or None
 
 
 def doubts(

@@ -24,12 +24,13 @@ def judging_needs(config: EvaluateConfig, data: Data) -> list[Need]:
         return []
     extractor = extractor_of(config.extractor)
     row = (1 + DOUBLE) * math.prod(data.shape) if extractor is None else (FLOAT + DOUBLE) * extractor.dimensions
-    samples = config.num_samples
+    samples = config.every_number[-1]
+    asked = "evaluate.more_samples" if config.more_samples else "evaluate.num_samples"
     reference = 0 if config.reference else num_reference(config, data)
-    read = Need("evaluate.num_samples", f"what is read of {samples} samples", samples * row)
+    read = Need(asked, f"what is read of {samples} samples", samples * row)
     if extractor is None and reference > samples:  # features' summaries may be on disk
         read = Need("evaluate.num_reference", f"what is read of {reference} training samples", reference * row)
-    place = "evaluate.num_samples" if samples >= reference else "evaluate.num_reference"
+    place = asked if samples >= reference else "evaluate.num_reference"
     added = [
         Need(place, f"{metric.name} of {samples} samples and {reference} others", metric.held_bytes(samples, reference))
         for metric in config.sample_metrics
@@ -40,7 +41,7 @@ def judging_needs(config: EvaluateConfig, data: Data) -> list[Need]:
 def drawing_needs(config: EvaluateConfig, data: Data) -> list[Need]:
     """What the device holds while samples are drawn, or while their paths are measured where that is more."""
     numbers = 2 * FLOAT * math.prod(data.shape)
-    batch = min(config.batch_size, config.num_samples)
+    batch = min(config.batch_size, config.every_number[-1])
     needs = [Need("evaluate.batch_size", f"{batch} samples and their noise", batch * numbers)]
     for i, metric in enumerate(config.metrics):
         if isinstance(metric, PathMetric):

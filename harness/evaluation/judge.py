@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import shutil
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +14,6 @@ import torch
 from torch import Tensor
 
 from harness.core.arrays import read_arrays
-from harness.core.checkpoint import checkpoints, read_intact, step_of, write_checkpoint
 from harness.core.config import digest
 from harness.core.errors import Diverged, Stopped
 from harness.core.files import locked, npz, results_folder, write_atomic
@@ -25,12 +22,10 @@ from harness.core.rng import stream
 from harness.core.signals import Stop
 from harness.data.base import Data
 from harness.evaluation.extractors import extractor_of, features, load_extractor
+from harness.evaluation.kept import KeptRows, Rows
 from harness.evaluation.metric import MOMENTS, Estimate, SampleMetric, Summary, reference_rows
 from harness.evaluation.protocol import EvaluateConfig, Protocol, num_reference
 from harness.evaluation.reference import read_reference
-
-KEEP_EVERY_S = 60.0
-"""How often what was extracted so far is written to disk."""
 
 
 class SampleBatch(NamedTuple):
@@ -48,70 +43,11 @@ class SampleBatch(NamedTuple):
 
 ShowProgress = Callable[[Iterable[SampleBatch], str, int], Generator[SampleBatch, None, None]]
 """Passes batches through, and shows how many have passed; it takes what this is for, and how many there will be."""
-Rows = dict[str, Tensor]
-"""What is kept of samples, row by row: features (or values), logits, classes, calls, and the first samples."""
 
 
 def unshown(batches: Iterable[SampleBatch], title: str, total: int) -> Generator[SampleBatch, None, None]:
     """No progress shown."""
     yield from batches
-
-
-class KeptRows:
-    """Rows of batches, put on disk from time to time so that an extraction that was cut short continues."""
-
-    def __init__(self, folder: Path | None = None):
-        self.folder = folder
-        self.batches = 0
-        self._kept: list[Rows] = []
-        self._new: list[Rows] = []
-        self._written = time.monotonic()
-        for path in reversed(checkpoints(folder)) if folder else ():
-            rows = read_intact(path, "cpu")
-            if rows is None or not _continues(rows, self.batches):  # damaged, or what came before it is
-                path.unlink()
-                continue
-            self._kept.append(rows)
-            self.batches = step_of(path)
-
-    def add(self, rows: Rows) -> None:
-        """The next batch."""
-        self._new.append({**rows, "batch": torch.full((len(rows["read"]),), self.batches)})
-        self.batches += 1
-        if time.monotonic() - self._written > KEEP_EVERY_S:
-            self.write()
-
-    def write(self) -> None:
-        """Put on disk what is not there yet."""
-        if self._new and self.folder:
-            rows = _joined(self._new)
-            write_checkpoint(self.folder, self.batches, rows)
-            self._kept.append(rows)
-            self._new = []
-        self._written = time.monotonic()
-
-    def all(self) -> Rows:
-        """Of all batches, in order."""
-        return _joined([*self._kept, *self._new])
-
-    def clear(self) -> None:
-        """Forget them, on disk too."""
-        if self.folder:
-            shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _continues(rows: Rows, batches: int) -> bool:
-    """Whether the rows on disk are those that follow so many batches."""
-    numbers = {values.shape[:1] for name, values in rows.items() if name != "shown"}
-    first = rows.get("batch", torch.empty(0)).flatten()[:1].tolist()
-    return "read" in rows and len(numbers) == 1 and first == [batches]
-
-
-def _joined(pieces: list[Rows]) -> Rows:
-    return {
-        name: torch.cat([rows[name] for rows in pieces if name in rows])
-        for name in dict.fromkeys(n for rows in pieces for n in rows)
-    }
 
 
 class Judge:
@@ -150,6 +86,10 @@ class Judge:
         `Diverged` when they or a value are not finite. `batches` begins where `kept` ends.
         """
         rows = self._read(batches, kept, show)
+        return self.scores(rows), rows
+
+    def scores(self, rows: Rows) -> dict[str, Estimate]:
+        """{metric: its estimate} of what was kept of samples, or of the first of them; `Diverged` as `estimates`."""
         if not rows["read"].isfinite().all():
             raise Diverged("the samples cannot be judged: some are not finite.")
         summaries = {metric.summary: metric for metric in self.metrics}
@@ -161,28 +101,32 @@ class Judge:
             raise Diverged(
                 f"the samples cannot be judged: { ({name: score.value for name, score in scores.items()}) }."
             )
-        return scores, rows
+        return scores
 
-    def resampled(self) -> Iterator[SampleBatch]:
-        """As many training samples as there are samples, drawn with replacement: what a perfect memory would score."""
-        generator = stream(0, "resampled")
-        return self._training(torch.randint(len(self.data.train), (self.config.num_samples,), generator=generator))
+    def resampled(self, number: int | None = None) -> Iterator[SampleBatch]:
+        """So many training samples, drawn with replacement: what a perfect memory would score.
 
-    def held_out(self) -> Iterator[SampleBatch] | None:
-        """As many samples never trained on, of their own classes: real against real. None where fewer are held out."""
+        Without a number they are as many as the samples, here and below.
+        """
+        wanted = number or self.config.num_samples
+        return self._training(torch.randint(len(self.data.train), (wanted,), generator=stream(0, "resampled")))
+
+    def held_out(self, number: int | None = None) -> Iterator[SampleBatch] | None:
+        """So many samples never trained on, of their own classes: real against real. None where fewer are held out."""
         held = self.data.held_out
         classes = self.data.held_out_classes
-        number = self.config.num_samples
+        number = number or self.config.num_samples
         if len(held) < number:
             return None
         chosen = torch.randperm(len(held), generator=stream(0, "held out"))[:number].sort().values
         batches = chosen.split(self.config.batch_size)
         return (SampleBatch(held[rows], None if classes is None else classes[rows]) for rows in batches)
 
-    def gaussian(self) -> Iterator[SampleBatch]:
-        """As many decoded samples of standard normal noise: what a model that learnt nothing would score."""
-        for i, start in enumerate(range(0, self.config.num_samples, self.config.batch_size)):
-            size = min(self.config.batch_size, self.config.num_samples - start)
+    def gaussian(self, number: int | None = None) -> Iterator[SampleBatch]:
+        """So many decoded samples of standard normal noise: what a model that learnt nothing would score."""
+        number = number or self.config.num_samples
+        for i, start in enumerate(range(0, number, self.config.batch_size)):
+            size = min(self.config.batch_size, number - start)
             noise = torch.randn((size, *self.data.shape), generator=stream(0, "gaussian", i))
             yield SampleBatch(
                 self.data.decode(noise),

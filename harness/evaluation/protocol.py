@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.components.averages import Ema
-from harness.core.config import Calls, Count, digest, to_dict
+from harness.core.config import ADDED, Calls, Config, Count, Seed, digest, to_dict
 from harness.core.errors import ConfigError, did_you_mean
 from harness.core.registry import names, sources
 from harness.data.base import Data
@@ -29,15 +29,28 @@ more of it than a step's end has.
 
 
 @dataclass(frozen=True, kw_only=True)
+class MoreSamples(Config):
+    """An NFE at which more samples are judged than elsewhere."""
+
+    nfe: Calls
+    num_samples: Count
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(SamplingConfig):
     """How a trained network is sampled and judged."""
 
     nfe: tuple[Calls, ...] = (1, 2, 4, 8, 16, 32)
     """Calls of the network for each sample, one evaluation each; 0 lets an adaptive solver choose, and counts them."""
     num_samples: Count = 50_000
+    more_samples: tuple[MoreSamples, ...] = field(default=(), metadata=ADDED)
+    """NFEs whose values must be surer, mostly that of a study's verdicts. Their first `num_samples` are judged by
+    themselves too, so that values at different NFEs can be compared: many metrics fall with the number of samples."""
+    sampling_seed: Seed = field(default=0, metadata=ADDED)
+    """Of the noise and the classes, beside the run's own seed: another judges the same network by other samples."""
     num_reference: Count | None = None
-    """Training samples compared with, drawn once without replacement; null is 8 x num_samples, at most all of them:
-    the reference's own sampling error then stays small beside the samples'."""
+    """Training samples compared with, drawn once without replacement; null is 8 x the most samples of an NFE, at most
+    all of them: the reference's own sampling error then stays small beside the samples'."""
     reference: str | None = None
     """A file with the mean `mu` [D] and covariance `sigma` [D, D] of features (.npz), for FID against published
     statistics instead of the training samples."""
@@ -51,6 +64,7 @@ class EvaluateConfig(SamplingConfig):
             if not values or len(set(values)) < len(values):
                 raise ConfigError(path, f"{list(values)} is empty or names one twice. Name each once.")
         self._check_extractor()
+        self._check_more_samples()
         if self.reference is not None and self.num_reference is not None:
             raise ConfigError(
                 "num_reference", "the file in evaluate.reference knows how many they were. Leave it null."
@@ -72,6 +86,24 @@ class EvaluateConfig(SamplingConfig):
     @property
     def every_nfe(self) -> tuple[int, ...]:
         return self.nfe
+
+    def samples_at(self, nfe: int) -> int:
+        """How many samples are judged at an NFE."""
+        return next((more.num_samples for more in self.more_samples if more.nfe == nfe), self.num_samples)
+
+    @property
+    def every_number(self) -> tuple[int, ...]:
+        """Every number of samples that metrics read, the smallest first."""
+        return tuple(sorted({self.num_samples, *(more.num_samples for more in self.more_samples)}))
+
+    def _check_more_samples(self) -> None:
+        """`ConfigError` where one of them changes nothing, or an NFE has two."""
+        for i, more in enumerate(self.more_samples):
+            if more.num_samples <= self.num_samples:
+                reason = f"{more.num_samples} is no more than num_samples = {self.num_samples}"
+                raise ConfigError(f"more_samples[{i}].num_samples", f"{reason}. Give more, or leave it out.")
+            if more.nfe in (other.nfe for other in self.more_samples[:i]):
+                raise ConfigError(f"more_samples[{i}].nfe", f"{more.nfe} is named twice. Name each NFE once.")
 
     def _check_extractor(self) -> None:
         """`ConfigError` for a name that is no extractor's.
@@ -119,12 +151,15 @@ class Protocol:
     """Which average and which checkpoint; empty for the training's own average at its end."""
     sources: dict
     """{family.name: hash of its file} of solvers, grids, metrics and the extractor that are not the harness's own."""
+    more_samples: dict = field(default_factory=dict)
+    """{NFE as text: number of samples} where it is not the usual one; empty where all are."""
 
     @classmethod
     def of(cls, config: EvaluateConfig, data: Data) -> Protocol:
         """The protocol that a configuration means on a data set; reads (or downloads) the extractor's weights."""
         _refuse_unfit(config, data)
         extractor = extractor_of(config.extractor)
+        again = f" and sampling seed {config.sampling_seed}" if config.sampling_seed else ""
         return cls(
             solver=to_dict(config.solver, digested=True),
             time_grid=to_dict(config.time_grid, digested=True),
@@ -134,12 +169,13 @@ class Protocol:
             weights="" if extractor is None else weights_hash(extractor.name),
             resize="" if extractor is None else extractor.resize,
             reference=_reference(config, data, extractor),
-            sampling="noise and classes by the run's seed, classes as often as in training; fp32",
+            sampling=f"noise and classes by the run's seed{again}, classes as often as in training; fp32",
             version=EVALUATION_VERSION,
             metrics={metric.name: chosen for metric in config.metrics if (chosen := _unusual(metric))},
             network=_network(config),
             guidance=guidance_of(config.guidance),
             sources=sources(config),
+            more_samples={str(more.nfe): more.num_samples for more in config.more_samples},
         )
 
     @property
@@ -188,24 +224,24 @@ def _refuse_unfit(config: EvaluateConfig, data: Data) -> None:
         raise ConfigError(
             "evaluate.reference", "its statistics are of an extractor's features. Set evaluate.extractor=inception."
         )
-    given = comparison(config, data)
-    for i, metric in enumerate(config.metrics):
-        try:
-            metric.check_data(given)
-        except ConfigError as error:
-            raise error.below(f"evaluate.metrics[{i}]") from None
+    for given in comparisons(config, data):
+        for i, metric in enumerate(config.metrics):
+            try:
+                metric.check_data(given)
+            except ConfigError as error:
+                raise error.below(f"evaluate.metrics[{i}]") from None
 
 
-def comparison(config: EvaluateConfig, data: Data) -> Comparison:
-    """What a configuration gives its metrics to read of a data set."""
-    return Comparison(
-        data, extractor_of(config.extractor), config.num_samples, num_reference(config, data), bool(config.reference)
-    )
+def comparisons(config: EvaluateConfig, data: Data) -> list[Comparison]:
+    """What a configuration gives its metrics to read of a data set, for every number of samples, the smallest first."""
+    read = extractor_of(config.extractor)
+    real = num_reference(config, data)
+    return [Comparison(data, read, number, real, bool(config.reference)) for number in config.every_number]
 
 
 def num_reference(config: EvaluateConfig, data: Data) -> int:
     """How many training samples the samples are compared with."""
-    wanted = config.num_reference or 8 * config.num_samples
+    wanted = config.num_reference or 8 * config.every_number[-1]
     if config.num_reference and wanted > len(data.train):
         raise ConfigError(
             "evaluate.num_reference",

@@ -11,13 +11,23 @@ from harness.core.reading import say_once
 from harness.evaluation.judge import Judge, SampleBatch
 
 
-def judge_references(judge: Judge) -> dict[str, dict[str, float]]:
-    """{"resampled" | "held_out" | "gaussian": {metric: value}} under a judge's protocol; computed once and kept."""
-    path = results_folder() / "local" / "references" / f"{judge.protocol.digest}.json"
+def judge_references(judge: Judge, samples: int | None = None) -> dict[str, dict[str, float]]:
+    """{"resampled" | "held_out" | "gaussian": {metric: value}} under a judge's protocol; computed once and kept.
+
+    Each is of so many samples: `evaluate.num_samples` where none are given.
+    """
+    usual = judge.config.num_samples
+    number = samples or usual
+    name = judge.protocol.digest if number == usual else f"{judge.protocol.digest}-{number}"
+    path = results_folder() / "local" / "references" / f"{name}.json"
     known = _known(path)
     if not all(m.name in known.get("gaussian", {}) for m in judge.metrics):
-        sets = {"resampled": judge.resampled(), "held_out": judge.held_out(), "gaussian": judge.gaussian()}
-        known = {kind: _scores(judge, kind, batches) for kind, batches in sets.items() if batches is not None}
+        sets = {
+            "resampled": judge.resampled(number),
+            "held_out": judge.held_out(number),
+            "gaussian": judge.gaussian(number),
+        }
+        known = {kind: _scores(judge, kind, batches, number) for kind, batches in sets.items() if batches is not None}
         write_json(path, known)
     return known
 
@@ -31,6 +41,6 @@ def _known(path: Path) -> dict[str, dict[str, float]]:
         return {}
 
 
-def _scores(judge: Judge, kind: str, batches: Iterable[SampleBatch]) -> dict[str, float]:
-    with judge.showing(batches, f"score of {kind.replace('_', ' ')} samples", judge.config.num_samples) as shown:
+def _scores(judge: Judge, kind: str, batches: Iterable[SampleBatch], number: int) -> dict[str, float]:
+    with judge.showing(batches, f"score of {kind.replace('_', ' ')} samples", number) as shown:
         return judge(shown)

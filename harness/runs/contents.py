@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field, FiniteFloat, PositiveFloat
@@ -43,6 +44,14 @@ class Note(TypedDict):
     reason: str
 
 
+class Precise(TypedDict):
+    """A value of more samples than `evaluate.num_samples`."""
+
+    samples: int
+    value: float
+    interval: NotRequired[Ends]
+
+
 class Evaluation(TypedDict, total=False):
     """evaluations/<protocol digest>.json, as `Run.evaluation` explains; earlier code left some out."""
 
@@ -50,6 +59,7 @@ class Evaluation(TypedDict, total=False):
     protocol: dict[str, Any]
     values: dict[str, dict[NFE, float]]
     intervals: dict[str, dict[NFE, Ends]]
+    precise: dict[str, dict[NFE, Precise]]
     seconds: dict[NFE, float]
     sampling_seconds: dict[NFE, float]
     time: dict[NFE, float]
@@ -117,3 +127,12 @@ class Look(TypedDict):
     protocol: str
     nfe: int
     values: dict[str, FiniteFloat]
+
+
+def value_of(known: Mapping[str, Any], metric: str, nfe: int) -> float | None:
+    """What an evaluation knows of a metric at an NFE: of more samples where these are asked for, as verdicts take it.
+
+    Its `values` are of equally many at every NFE.
+    """
+    precise = known["precise"].get(metric, {}).get(str(nfe))
+    return precise["value"] if precise else known["values"].get(metric, {}).get(str(nfe))

@@ -120,12 +120,12 @@ class Run:
         return read_lines(self.folder / "metrics.jsonl", Line, start)
 
     def evaluation(self, protocol: Protocol) -> dict[str, Any]:
-        """What is known under a protocol: values {metric: {NFE as text: value}} and intervals; by NFE: seconds in all
-        and of sampling, (Unix) time and the network's calls a sample (mean and sd); what failed, by NFE or by metric of
-        the flow (`NoValue.note`); commits."""
+        """What is known under a protocol: values {metric: {NFE as text: value}} and intervals; `precise` ones of more
+        samples; by NFE: seconds in all and of sampling, (Unix) time and the network's calls a sample (mean and sd);
+        what failed, by NFE or by metric of the flow (`NoValue.note`); commits."""
         path = self.evaluation_file(protocol)
         by_nfe: dict[str, Any] = {
-            name: {} for name in ("values", "intervals", "seconds", "sampling_seconds", "time", "calls")
+            name: {} for name in ("values", "intervals", "precise", "seconds", "sampling_seconds", "time", "calls")
         }
         known = {"run": self.name, "protocol": vars(protocol), **by_nfe, "failures": {}, "commits": []}
         known |= read_json_if_there(path, Evaluation, EVALUATED)
@@ -157,8 +157,13 @@ class Run:
     def _lacking(self, known: dict[str, Any]) -> list[int]:
         """The NFEs of the configuration at which a metric of samples has no value."""
         config = self.config.evaluate
-        by_nfe = [known["values"].get(metric.name, {}) for metric in config.sample_metrics]
-        return [nfe for nfe in config.nfe if any(str(nfe) not in values for values in by_nfe)]
+        wanted = [metric.name for metric in config.sample_metrics]
+
+        def lacks(nfe: int) -> bool:
+            kept = ["values", *(["precise"] if config.samples_at(nfe) > config.num_samples else [])]
+            return any(str(nfe) not in known[kind].get(metric, {}) for kind in kept for metric in wanted)
+
+        return [nfe for nfe in config.nfe if lacks(nfe)]
 
     def judged(self, protocol: Protocol) -> float:
         """The share of the evaluation under a protocol that is done; samples that wait for their metrics count."""
@@ -166,7 +171,7 @@ class Run:
         missing = self.missing(protocol)
         left = float(len(missing) + len(self.flow_missing(protocol)))
         if missing and (kept := checkpoints(self.kept_rows(protocol, missing[0]))):
-            left -= min(1.0, step_of(kept[0]) * config.batch_size / config.num_samples)
+            left -= min(1.0, step_of(kept[0]) * config.batch_size / config.samples_at(missing[0]))
         return 1 - left / (len(config.nfe) + len(config.flow_metrics))
 
     def kept_rows(self, protocol: Protocol, nfe: int) -> Path:

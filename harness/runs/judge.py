@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -18,7 +19,9 @@ from harness.core.signals import Stop
 from harness.data.base import load, spaced
 from harness.data.pictures import SHOWN, draw
 from harness.evaluation.flow_metrics import SMALL_SET, Flow
-from harness.evaluation.judge import Judge, KeptRows, SampleBatch, ShowProgress, unshown
+from harness.evaluation.judge import Judge, SampleBatch, ShowProgress, unshown
+from harness.evaluation.kept import KeptRows, Rows, first_of
+from harness.evaluation.metric import Estimate
 from harness.evaluation.protocol import Protocol
 from harness.flow.sampling import Generated, NetworkField, Trained
 from harness.runs.config import RunConfig
@@ -53,33 +56,56 @@ def require_values(run: Run, protocol: Protocol) -> None:
 
 
 def _evaluate_at(run: Run, trained: Trained, judge: Judge, nfe: int, stop: Stop) -> None:
-    """What the samples at one NFE are judged to be; continues where it was cut short."""
+    """What the samples at one NFE are judged to be; continues where it was cut short.
+
+    Where they are more than elsewhere, the first of them are judged by themselves too.
+    """
+    config = run.config.evaluate
+    number = config.samples_at(nfe)
     place = run.kept_rows(judge.protocol, nfe)
     started = time.perf_counter()
     kept = KeptRows(place)
-    earlier = kept.batches * run.config.evaluate.batch_size
-    batches = samples(run, trained, nfe, run.config.evaluate.num_samples, first=kept.batches)
+    earlier = kept.batches * config.batch_size
+    batches = samples(run, trained, nfe, number, first=kept.batches)
     try:
         found, rows = judge.estimates(_timed(batches, stop), kept, SHOWN[judge.data.kind])
+        precise = found if number > config.num_samples else {}
+        found = judge.scores(first_of(rows, config.num_samples)) if precise else found
     except NoValue as error:
         run.note_failure(judge.protocol, str(nfe), error)
         return kept.clear()
     place = run.folder / "samples" / f"{judge.protocol.digest}-nfe-{nfe:04d}.png"
     with spared():
         draw(judge.data, rows["shown"][: SHOWN[judge.data.kind]], place)
-    known = run.evaluation(judge.protocol)
+    seconds = time.perf_counter() - started + rows["seconds"][:earlier].sum().item()
+    note(run, judge.protocol, nfe, rows, seconds, found, precise)
+    kept.clear()
+
+
+def note(
+    run: Run, protocol: Protocol, nfe: int, rows: Rows, seconds: float, found: Mapping[str, Estimate],
+    precise: Mapping[str, Estimate] = MappingProxyType({}),
+) -> None:  # fmt: skip
+    """Keep what is found of samples at an NFE, which took so long with all that was done for it.
+
+    `precise` is of all `rows` where what is `found` is of the first of them.
+    """
+    known = run.evaluation(protocol)
     text = str(nfe)
     calls = rows["calls"].double()
     for metric, estimate in found.items():
         known["values"].setdefault(metric, {})[text] = estimate.value
         if estimate.interval:
             known["intervals"].setdefault(metric, {})[text] = estimate.interval
-    known["seconds"][text] = time.perf_counter() - started + rows["seconds"][:earlier].sum().item()
+    for metric, estimate in precise.items():
+        interval = {"interval": estimate.interval} if estimate.interval else {}
+        more = {"samples": len(calls), "value": estimate.value, **interval}
+        known["precise"].setdefault(metric, {})[text] = more
+    known["seconds"][text] = seconds
     known["sampling_seconds"][text] = rows["seconds"].sum().item()
     known["time"][text] = time.time()
     known["calls"][text] = {"mean": calls.mean().item(), "sd": calls.std(correction=0).item()}
-    run.write_evaluation(judge.protocol, known)
-    kept.clear()
+    run.write_evaluation(protocol, known)
 
 
 def _evaluate_flow(run: Run, trained: Trained, protocol: Protocol) -> None:

@@ -194,7 +194,7 @@ class Record:
         lines = run.metrics(self.state["lines"])
         looks = read_lines(run.folder / "rungs.jsonl", Look, self.state.get("looks", 0))
         known = run.evaluation(protocol)
-        measured = [[metric, nfe] for metric, by_nfe in known["values"].items() for nfe in by_nfe]
+        measured = [[name, nfe] for name, by_nfe in _by_name(known).items() for nfe in by_nfe]
         new = [value for value in measured if value not in self.state["values"]]
         points = [*self._curves(run, lines), *_values(run, known, new), *_looks(looks, protocol)]
         for start in range(0, len(points), 1000):
@@ -261,13 +261,23 @@ def _machine_tags() -> dict[str, str]:
 def _values(run: Run, known: dict[str, Any], new: list[list[str]]) -> list[Metric]:
     """The values of an evaluation by metric and NFE, and the calls that an adaptive solver chose."""
     flows = {metric.name for metric in run.config.evaluate.flow_metrics}
+    values = _by_name(known)
     points = []
     for metric, nfe in new:
         name = f"flow/{metric}" if metric in flows else metric  # training measures the like under the bare name
-        points.append(_point(name, known["values"][metric][nfe], known["time"][nfe], int(nfe)))
+        points.append(_point(name, values[metric][nfe], known["time"][nfe], int(nfe)))
         if nfe == "0":
             points.append(_point("calls", known["calls"][nfe]["mean"], known["time"][nfe], 0))
     return points
+
+
+def _by_name(known: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """{metric: {NFE as text: value}} of equally many samples, and `<metric>_<number>_samples` where more are judged."""
+    values = {**known["values"]}
+    for metric, by_nfe in known["precise"].items():
+        for nfe, precise in by_nfe.items():
+            values.setdefault(f"{metric}_{precise['samples']}_samples", {})[nfe] = precise["value"]
+    return values
 
 
 def _looks(looks: list[dict[str, Any]], protocol: Protocol) -> list[Metric]:

@@ -65,13 +65,17 @@ def samples(
     run: Run, trained: Trained, nfe: int, number: int, *, label: int | None = None, visited: list[Tensor] | None = None,
     first: int = 0,
 ) -> Iterator[Generated]:  # fmt: skip
-    """Batches of decoded samples, on the device; the noise depends on the run's seed alone.
+    """Batches of decoded samples, on the device; the noise depends on the run's seed and `evaluate.sampling_seed`.
 
-    Classes come as often as in training, or are all `label`. `visited` collects x, encoded, wherever the network is
-    called. `first` batches are left out. `ConfigError` when `nfe` cannot be spent.
+    A larger `number` begins with the same whole batches. Classes come as often as in training, or are all `label`.
+    `visited` collects x, encoded, wherever the network is called. `first` batches are left out.
+    `ConfigError` when `nfe` cannot be spent.
     """
+    again = run.config.evaluate.sampling_seed
+    usual = run.config.seed, "evaluation"
+    streams = (*usual, "sampling seed", again) if again else usual
     batches = generate(
-        trained, run.config.evaluate, nfe, run.data.shape, number, (run.config.seed, "evaluation"),
+        trained, run.config.evaluate, nfe, run.data.shape, number, streams,
         classes=run.classes if label is None else torch.tensor([label]),
         visited=visited, first=first,
     )  # fmt: skip

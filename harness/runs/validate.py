@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from harness.components.backbones.base import Network
 from harness.core.errors import ConfigError
@@ -15,8 +15,11 @@ from harness.runs.students import asks_for_guidance, guided_twice
 from harness.training.footprint import weightless
 
 
-def refuse_idle(changes: Iterable[str], configs: Iterable[RunConfig]) -> None:
-    """`ConfigError` when a changed path says how rounds are done and no configuration has one."""
+def refuse_idle(changes: Collection[str], configs: Iterable[RunConfig]) -> None:
+    """`ConfigError` when a changed path says how rounds are done, or an NFE sampled, and no configuration has it."""
+    configs = list(configs)
+    if "evaluate.more_samples" in changes:
+        _refuse_unmeasured(configs)
     paths = [path for path in changes if path.startswith("reflow.") and path not in ("reflow.rounds", "reflow.distil")]
     if paths and not any(config.parent for config in configs):
         raise ConfigError(paths[0], "without a round it changes nothing. Set reflow.rounds=1 too, or leave it out.")
@@ -25,6 +28,16 @@ def refuse_idle(changes: Iterable[str], configs: Iterable[RunConfig]) -> None:
         raise ConfigError(
             later[0], "without a second round it changes nothing. Set reflow.rounds=2 too, or leave it out."
         )
+
+
+def _refuse_unmeasured(configs: Sequence[RunConfig]) -> None:
+    """`ConfigError` when more samples are asked for at an NFE that no configuration is judged at."""
+    judged = sorted({nfe for config in configs for nfe in config.evaluate.nfe})
+    for i, more in enumerate(configs[0].evaluate.more_samples):
+        if more.nfe not in judged:
+            reason = f"nothing is judged at NFE {more.nfe}"
+            known = ", ".join(map(str, judged))
+            raise ConfigError(f"evaluate.more_samples[{i}].nfe", f"{reason}. Choose one of evaluate.nfe: {known}.")
 
 
 def refuse_guided_twice(changes: Iterable[str], config: RunConfig) -> None:

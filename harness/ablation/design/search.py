@@ -212,6 +212,7 @@ def _judged(base: RunConfig, search: Search, metric: str) -> RunConfig:
         "train.sample_every": max(1, base.train.steps // search.rungs),
         "evaluate.nfe": [search.nfe],
         "evaluate.metrics": named or [metric],
+        "evaluate.more_samples": [],
         "evaluate.num_samples": min(search.samples, base.evaluate.num_samples),
     }
     return override(base, changes)

@@ -26,6 +26,7 @@ from harness.core.reading import Damaged, short
 from harness.core.registry import load_plugins
 from harness.core.signals import Stop, StopSignal
 from harness.evaluation.protocol import Protocol
+from harness.runs.contents import value_of
 from harness.runs.folder import Run
 from harness.runs.progress import Followed
 from harness.runs.train import ensure
@@ -118,11 +119,14 @@ class PlanBoard(Board):
 
     def _value(self, arm: str, run: Run) -> tuple[str, float]:
         """The NFE of a finished run's primary metric, and its value; infinity where it is not asked."""
-        values = run.evaluation(self.plan.protocol(arm))["values"].get(self.plan.metric)
+        known = run.evaluation(self.plan.protocol(arm))
+        values = known["values"].get(self.plan.metric)
         if not values:
             return "", math.inf
         nfe = str(self.plan.nfe) if str(self.plan.nfe) in values else max(values, key=int)
-        return nfe, values[nfe]
+        value = value_of(known, self.plan.metric, int(nfe))
+        assert value is not None
+        return nfe, value
 
     def tell_failure(self, trial: optuna.Trial, reason: str) -> None:
         """Report a trial that cannot succeed; it is not tried again."""

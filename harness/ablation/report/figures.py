@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from scipy import stats
 
 from harness.ablation.design.plan import Plan
+from harness.ablation.report import numbers
 from harness.ablation.report.findings import REFERENCES
 from harness.ablation.report.outcomes import Seeds
 from harness.ablation.report.verdicts import NOT_COMPARED, worded
@@ -57,7 +58,9 @@ def _curves(
         if (of_metric.n == len(plan.seeds)).all()
         else "the seeds that have a value"
     )
-    axes.set_title(f"mean over {seeds}, 95 % intervals", fontsize=10)
+    few = plan.arms[plan.baseline].evaluate.num_samples
+    equal = f",\nof the first {few:,} samples at every NFE" if numbers.more(plan) else ""
+    axes.set_title(f"mean over {seeds}, 95 % intervals{equal}", fontsize=10)
     _scale(axes, plan.metric, of_metric)
 
 
@@ -115,7 +118,8 @@ def _forest(axes: Axes, plan: Plan, values: pd.DataFrame, summary: pd.DataFrame)
     axes.set_ylim(len(others) - 0.5, -0.6)
     against = shown(plan.baseline)
     apart = "\n" if len(against) > 12 else " "
-    axes.set_xlabel(f"{plan.metric.upper()} at NFE {plan.nfe} against{apart}{against}, %")
+    place = numbers.header(plan, plan.nfe) if plan.nfe else "0"
+    axes.set_xlabel(f"{plan.metric.upper()} at NFE {place} against{apart}{against}, %")
     axes.set_title("paired difference, with the interval of the arm's look\n(ticks are seeds)", fontsize=10)
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from harness.ablation.design import arm_settings
 from harness.ablation.design.plan import Plan
-from harness.ablation.report import readouts, verdicts
+from harness.ablation.report import numbers, readouts, verdicts
 from harness.ablation.report.findings import Report
 from harness.ablation.report.outcomes import Seeds
 from harness.ablation.report.power import MOST_SEEDS
@@ -77,7 +77,7 @@ def _by_nfe(report: Report, metric: str) -> Grid:
     own: Any = rows[rows.metric == metric].set_index(["arm", "nfe"])
     nfes = sorted(own.index.unique("nfe"))
     lines = [[arm, *(_mean_sd(own.loc[arm, nfe], len(plan.seeds)) for nfe in nfes)] for arm in plan.arms]
-    header = ["arm", *(str(nfe) if nfe else "calls of its own" for nfe in nfes)]
+    header = ["arm", *(numbers.header(plan, nfe) for nfe in nfes)]
     if len(nfes) == 1 and metric != plan.metric:
         header += ["difference", "95 % interval"]
         lost = own.loc[plan.baseline, nfes[0]][["diverged", "failed"]].any()
@@ -159,11 +159,12 @@ def _needed(report: Report) -> Grid:
     rows = []
     largest = max(plan.arms[plan.baseline].evaluate.nfe)
     lower = find("metric", plan.metric).lower_is_better  # type: ignore[attr-defined]
+    cells = numbers.alike(plan, report.cells)
     for arm in plan.arms:
         expected = plan.expected_nfe.get(arm)
         row = [arm, "{} to {}".format(*expected) if expected else ""]
         for target in (arm, plan.baseline):
-            found = readouts.needed(report.cells, plan.metric, arm, target, largest, lower)
+            found = readouts.needed(cells, plan.metric, arm, target, largest, lower)
             row += [str(found), found.verdict(expected) if expected else ""]
         rows.append(row)
     near = f"within {readouts.NEAR:.0%} of that at NFE {largest}"

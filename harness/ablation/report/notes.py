@@ -5,7 +5,7 @@ from __future__ import annotations
 from harness.ablation.design.looks import LEVEL
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.preregistration import unplanned
-from harness.ablation.report import looks, verdicts
+from harness.ablation.report import looks, numbers, verdicts
 from harness.ablation.report.findings import REFERENCES, Report
 from harness.ablation.report.grids import titled
 from harness.ablation.report.statistics import SKEWED
@@ -28,6 +28,7 @@ def notes(plan: Plan, summary: Summary, commits: list[str]) -> list[str]:
         *_about_looks(plan, summary),
         *_about_seeds(plan),
         *_about_protocols(plan),
+        *numbers.notes(plan),
         *filter(None, [short_of_samples(baseline.evaluate, load(baseline.dataset))]),
         *([f"Trials come from {len(commits)} commits: {', '.join(commits)}."] if len(commits) > 1 else []),
     ]

@@ -11,6 +11,7 @@ import pandas as pd
 from harness.ablation.design.plan import Plan, points
 from harness.core.errors import Diverged, NoValue
 from harness.runs.config import RunConfig
+from harness.runs.contents import value_of
 
 MEASURED, DIVERGED, FAILED, UNFINISHED, UNASKED = "measured", "diverged", "failed", "unfinished", "unasked"
 """A metric of a trial at an NFE has a value; its training or its samples are not finite; a solver gave up; it has none
@@ -86,11 +87,12 @@ def collect(plan: Plan) -> tuple[pd.DataFrame, list[str]]:
         of_flow = {metric.name for metric in run.config.evaluate.flow_metrics}
         commits |= {*known["commits"], *run.environment.get("commits", [])}
         for metric, nfe, asked in _wanted(plan, run.config):
-            value = known["values"].get(metric, {}).get(str(nfe))
+            value = value_of(known, metric, nfe)
             error = gave_up or failed.get(metric if metric in of_flow else str(nfe))
             state = _state(asked, value, gave_up, error)
             calls = known["calls"].get(str(nfe), {}).get("mean", nfe)
-            cells.append(Cell(arm, seed, metric, nfe, value if state == MEASURED else float("nan"), calls, state))
+            kept = float("nan") if value is None or state != MEASURED else value
+            cells.append(Cell(arm, seed, metric, nfe, kept, calls, state))
     return pd.DataFrame(cells, columns=Cell._fields), sorted(commits)
 
 

@@ -47,7 +47,7 @@ def sampling_seconds(plan: Plan) -> dict[tuple[str, int], float]:
     for arm, seed in plan.trials():
         known = plan.run(arm, seed).evaluation(plan.protocol(arm))
         for nfe, taken in known["sampling_seconds"].items():
-            seconds.setdefault((arm, int(nfe)), []).append(taken / plan.arms[arm].evaluate.num_samples)
+            seconds.setdefault((arm, int(nfe)), []).append(taken / plan.arms[arm].evaluate.samples_at(int(nfe)))
     return {key: statistics.fmean(each) for key, each in seconds.items()}
 
 

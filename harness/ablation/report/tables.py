@@ -14,7 +14,7 @@ from harness.ablation.design import arm_settings
 from harness.ablation.design.looks import LEVEL
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.preregistration import stored
-from harness.ablation.report import figures, grids, outcomes, readouts
+from harness.ablation.report import figures, grids, numbers, outcomes, readouts
 from harness.ablation.report.findings import Report
 from harness.ablation.report.notes import notes, remarks
 from harness.ablation.report.origin import provenance
@@ -32,7 +32,9 @@ def report(plan: Plan, references: dict[str, dict[str, float]]) -> Report:
     summary = summarise(plan, cells)
     lower = find("metric", plan.metric).lower_is_better  # type: ignore[attr-defined]
     unstable = {*cells[(cells.metric == plan.metric) & (cells.state == outcomes.DIVERGED)].arm}
-    read = readouts.read(cells, plan.metric, plan.baseline, lower, sampling_seconds(plan), unstable)
+    read = readouts.read(
+        numbers.alike(plan, cells), plan.metric, plan.baseline, lower, sampling_seconds(plan), unstable
+    )
     return Report(plan, cells, summary, references, notes(plan, summary, commits), commits, read, spent(plan))
 
 
@@ -57,7 +59,8 @@ def write(report: Report, folder: Path, command: str) -> list[Path]:
     write_json(paths[2], _about(report, command))
     write_atomic(paths[3], _by_seed(report).to_csv(index=False))
     with spared():
-        write_picture(figure, lambda: figures.draw(plan, report.cells, report.summary.rows, report.references))
+        rows = numbers.curves(plan, report.cells, report.summary.rows)
+        write_picture(figure, lambda: figures.draw(plan, report.cells, rows, report.references))
         paths.append(figure)
     return paths
 
