@@ -19,7 +19,7 @@ BENCHMARKS := looks aa startup memory logging_cost layout step_time evaluation_c
 OPTIONS = --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) $(foreach change,$(SET),--set '$(change)') $(foreach file,$(PLUGIN),--plugin $(file))
 LENGTH = $(if $(UNTIL),--until $(UNTIL)) $(if $(MAX_HOURS),--max-hours $(MAX_HOURS))
 
-.PHONY: ablation tuning reflow table toy gallery publish verdicts bench ui test test-slow test-gpu fuzz mutants coverage lint lock
+.PHONY: ablation tuning reflow table variance toy gallery publish verdicts bench ui test test-slow test-gpu fuzz mutants coverage lint lock
 
 ablation: $(READY)
 	@$(BIN)/harness ablate $(STUDY) $(OPTIONS) $(LENGTH) $(if $(WORKERS),--workers $(WORKERS))
@@ -32,6 +32,9 @@ reflow: $(READY)
 
 table: $(READY)
 	@$(BIN)/harness table $(STUDY) $(OPTIONS)
+
+variance: $(READY)
+	@$(BIN)/harness variance $(STUDY) $(OPTIONS)
 
 toy: $(READY)
 	@$(BIN)/harness toy

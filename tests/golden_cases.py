@@ -114,7 +114,7 @@ def of_cells(folder: Path) -> dict[str, Settings]:
     }
     return {
         "cells": {**shared, "dataset": healthy},
-        # apart, since the same cell, drawn twice as noise, leaves exact transport two plans of one cost to within rounding
+        # apart: a cell that is drawn twice as noise leaves exact transport two plans of one cost, but for rounding
         "population": {
             **shared,
             "dataset": {**cells, "keep": ["donor 2"]},

@@ -41,6 +41,7 @@ COMMANDS = [
     "ablate",
     "tune",
     "table",
+    "variance",
     "publish",
     "toy",
     "gallery",
@@ -504,7 +505,8 @@ def test_why_a_value_is_missing_is_said_after_all_that_are_known(
 
 def test_the_calls_that_a_solver_chose_stand_beside_its_value(tiny: RunConfig) -> None:
     run = Run.of(override(tiny, {"evaluate.solver": "dopri5", "evaluate.nfe": [0]}))
-    known = {"values": {"fid": {"0": 12.5}}, "intervals": {}, "calls": {"0": {"mean": 44.25, "sd": 3.0}}}
+    known = {"values": {"fid": {"0": 12.5}}, "intervals": {}, "precise": {}}
+    known |= {"calls": {"0": {"mean": 44.25, "sd": 3.0}}}
     judge: Any = SimpleNamespace(protocol=run.config.protocol())
     said = f"fid 12.5 at 44.2 ± 3.0 calls chosen by dopri5, protocol {judge.protocol.digest}"
     assert evaluate._values(run, judge, known) == [said]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.core.config import ROUNDS, TRIALS, WORKERS
+from harness.core.config import AGAIN, ROUNDS, TRIALS, WORKERS
 from harness.core.errors import ConfigError
 from harness.core.fields import Range
 
@@ -134,6 +134,12 @@ def _tables(add: Add) -> None:
     sub = add("table", "Make a study's table again from the runs on disk, without training.")
     _study(sub)
     sub.set_defaults(until=None)
+
+    about = "Split the variance of a finished study into training and sampling; name the cheapest way to power."
+    sub = add("variance", about)
+    _study(sub)
+    again = "how often each run is sampled anew (4)"
+    sub.add_argument("--sampling-seeds", type=_within(AGAIN), default=4, metavar="N", help=again)
 
     what = "Put the table of a finished study or search among the committed ones"
     sub = add("publish", f"{what}, and renew studies/README.md; nothing is trained.")

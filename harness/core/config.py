@@ -42,6 +42,8 @@ Calls = Annotated[int, Range(0, 10_000, why="no published sampler takes more")]
 Repeats = Annotated[int, Range(1, 100_000, why="more change no digit that is shown")]
 SEEDS = Range(1, 10_000, why="a verdict needs tens")
 """Of a study."""
+AGAIN = Range(2, 1000, why="the variance is known long before")
+"""Sampling seeds of a run."""
 TRIALS = Range(1, 100_000, why="a search ends long before")
 ROUNDS = Range(1, 20, why="flows are straight long before")
 """Of reflow."""

@@ -85,7 +85,7 @@ class Judge:
 
         `Diverged` when they or a value are not finite. `batches` begins where `kept` ends.
         """
-        rows = self._read(batches, kept, show)
+        rows = self.read(batches, kept, show)
         return self.scores(rows), rows
 
     def scores(self, rows: Rows) -> dict[str, Estimate]:
@@ -133,8 +133,11 @@ class Judge:
                 self._classes(torch.randint(len(self.data.train), (size,), generator=stream(0, "classes", i))),
             )
 
-    def _read(self, batches: Iterable[SampleBatch], kept: KeptRows, show: int = 0) -> Rows:
-        """The rows of all batches: features are extracted of one while the next is generated."""
+    def read(self, batches: Iterable[SampleBatch], kept: KeptRows, show: int = 0) -> Rows:
+        """The rows of all batches, after those that are `kept`, with the first `show` samples themselves.
+
+        Features are extracted of a batch while the next is generated.
+        """
         threads = torch.get_num_threads()
         with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
             waiting = None
@@ -200,7 +203,7 @@ class Judge:
                 indices = reference_rows(self.data, num_reference(self.config, self.data))
                 left = indices[kept.batches * self.config.batch_size :]
                 with self.showing(self._training(left), "features of the reference", len(left)) as batches:
-                    rows = self._read(batches, kept)
+                    rows = self.read(batches, kept)
                 for name in missing:
                     known[name] = wanted[name].summarise(*self._rows(wanted[name], rows))
                     if self.extractor is not None:

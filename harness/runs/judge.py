@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from harness.core.config import override
 from harness.core.drawing import spared
 from harness.core.errors import Diverged, NoValue, Stopped
 from harness.core.files import append_line, drop_torn_line, read_lines, sync
@@ -106,6 +107,49 @@ def note(
     known["time"][text] = time.time()
     known["calls"][text] = {"mean": calls.mean().item(), "sd": calls.std(correction=0).item()}
     run.write_evaluation(protocol, known)
+
+
+def evaluate_numbers(run: Run, trained: Trained, judge: Judge, numbers: Sequence[int], stop: Stop) -> None:
+    """Add to the run what `judge` says of the first so many samples, at the only NFE of its configuration.
+
+    All are drawn once; each number is kept under the protocol of an evaluation by so many, which gives the same where
+    it is one of whole batches. What has no value is noted.
+    """
+    runs = [Run(override(run.config, {"evaluate.num_samples": number}), run.folder) for number in sorted(numbers)]
+    left = [(one, protocol) for one in runs if not one.settled(protocol := one.config.protocol())]
+    if not left:
+        return
+    most, protocol = left[-1]
+    (nfe,) = most.config.evaluate.nfe
+    torch.set_num_threads(run.config.train.threads)
+    with run.lock(), threadpool_limits(run.config.train.threads), matmul_precision("fp32"):
+        started = time.perf_counter()
+        kept = KeptRows(most.kept_rows(protocol, nfe))
+        earlier = kept.batches * most.config.evaluate.batch_size
+        batches = samples(most, trained, nfe, most.config.evaluate.num_samples, first=kept.batches)
+        try:
+            rows = judge.read(_timed(batches, stop), kept)
+        except NoValue as error:
+            for one, protocol in left:
+                one.note_failure(protocol, str(nfe), error)
+        else:
+            drawing = time.perf_counter() - started + rows["seconds"][:earlier].sum().item()
+            for one, protocol in left:
+                _note_first(one, protocol, judge, rows, drawing)
+        kept.clear()
+
+
+def _note_first(run: Run, protocol: Protocol, judge: Judge, rows: Rows, drawing: float) -> None:
+    """Score the first of the samples, as many as the configuration says; `drawing` all took so many seconds."""
+    (nfe,) = run.config.evaluate.nfe
+    first = first_of(rows, run.config.evaluate.num_samples)
+    started = time.perf_counter()
+    try:
+        found = judge.scores(first)
+    except NoValue as error:
+        return run.note_failure(protocol, str(nfe), error)
+    share = len(first["read"]) / len(rows["read"])
+    note(run, protocol, nfe, first, share * drawing + time.perf_counter() - started, found)
 
 
 def _evaluate_flow(run: Run, trained: Trained, protocol: Protocol) -> None:

@@ -22,3 +22,12 @@ def provenance(question: str, command: str, commits: Sequence[str]) -> dict[str,
 def made_now(commits: Sequence[str]) -> dict[str, Any]:
     """What rows that are made now, from runs at these commits, come from."""
     return {"commits": commits, **VERSIONS, "date": datetime.date.today().isoformat(), "machine": machine()}
+
+
+def made_by(command: str, commits: Sequence[str], more: str) -> str:
+    """The line that ends the Markdown of a table; `more` says where the rest stands."""
+    here = machine()
+    return (
+        f"Made by `{command}` at commit {', '.join(commits) or 'none'} on {here['processor']}, {here['cores']} cores, "
+        f"accelerator {here['accelerator']}, torch {here['torch']}. {more}"
+    )

@@ -17,12 +17,11 @@ from harness.ablation.design.preregistration import stored
 from harness.ablation.report import figures, grids, numbers, outcomes, readouts
 from harness.ablation.report.findings import Report
 from harness.ablation.report.notes import notes, remarks
-from harness.ablation.report.origin import provenance
+from harness.ablation.report.origin import made_by, provenance
 from harness.ablation.report.spent import sampling_seconds, spent
 from harness.ablation.report.summary import summarise
 from harness.core.drawing import spared, write_picture
 from harness.core.files import write_atomic, write_json
-from harness.core.provenance import machine
 from harness.core.registry import find
 
 
@@ -77,12 +76,7 @@ def _markdown(report: Report, command: str) -> str:
     paragraphs += [grid.markdown() for grid in (*grids.grids(report), grids.of_settings(report))]
     paragraphs.append(f"![{plan.name}](../figures/{plan.name}.png)")
     paragraphs.append("\n".join(f"- {line}" for line in remarks(report)))
-    here = machine()
-    paragraphs.append(
-        f"Made by `{command}` at commit {', '.join(report.commits) or 'none'} "
-        f"on {here['processor']}, {here['cores']} cores, "
-        f"accelerator {here['accelerator']}, torch {here['torch']}. Plan {plan.digest}; more in {plan.name}.json."
-    )
+    paragraphs.append(made_by(command, report.commits, f"Plan {plan.digest}; more in {plan.name}.json."))
     return "\n\n".join(paragraphs) + "\n"
 
 

@@ -1,0 +1,206 @@
+"""The split of a study's variance for people: tables, sentences, and files with their provenance."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from harness.ablation.report import resampled_figure
+from harness.ablation.report.budget import Way
+from harness.ablation.report.grids import Grid, titled
+from harness.ablation.report.origin import made_by, provenance
+from harness.ablation.report.power import MOST_SEEDS
+from harness.ablation.report.resampled import Found
+from harness.core.drawing import spared, write_picture
+from harness.core.files import write_atomic, write_json
+from harness.core.progress import duration
+
+
+def show(found: Found, console: Console) -> None:
+    """Print the tables and what stands under them."""
+    for grid in grids(found):
+        console.print(grid.rich())
+    for line in remarks(found):
+        console.print(f"- {line}", soft_wrap=True)
+
+
+def write(found: Found, folder: Path, command: str) -> list[Path]:
+    """`<folder>/tables/<study>-<scale>-variance.{md,json}` and `<folder>/figures/...png`; returns the paths."""
+    name = f"{found.design.plan.name}-variance"
+    paths = [folder / "tables" / f"{name}.{ending}" for ending in ("md", "json")]
+    figure = folder / "figures" / f"{name}.png"
+    paragraphs = [f"# {question(found)}", *(grid.markdown() for grid in grids(found))]
+    paragraphs.append(f"![{name}](../figures/{name}.png)")
+    paragraphs.append("\n".join(f"- {line}" for line in remarks(found)))
+    paragraphs.append(made_by(command, found.commits, f"All values are in {name}.json."))
+    write_atomic(paths[0], "\n\n".join(paragraphs) + "\n")
+    write_json(paths[1], about(found, command))
+    with spared():
+        write_picture(figure, lambda: resampled_figure.draw(found))
+        paths.append(figure)
+    return paths
+
+
+def question(found: Found) -> str:
+    """What is asked."""
+    plan = found.design.plan
+    return f"How many seeds and samples does {plan.name} need?"
+
+
+def grids(found: Found) -> list[Grid]:
+    """Where the variance comes from, and what finding the smallest difference takes."""
+    return [_variances(found), _costs(found)]
+
+
+def _variances(found: Found) -> Grid:
+    plan = found.design.plan
+    rows = []
+    for arm, splits in found.splits.items():
+        for own in splits:
+            parts = [f"{math.sqrt(variance):.3g}" for variance in (own.training, own.sampling)]
+            ends = "" if math.isnan(own.low) else f" ({own.low:.3g} to {own.high:.3g})"
+            whole = f"{own.sd:.3g}{ends}"
+            difference = f"{math.expm1(own.mean):+.1%}"
+            rows.append([arm, f"{own.samples:,}", difference, *parts, whole, f"{own.share:.0%}"])
+    title = f"Sds of log ratios to {plan.baseline}, {titled(plan.metric)} at NFE {plan.nfe} (95 % interval of a pair's)"
+    header = ["arm", "samples", "difference", "by training seed", "by sampling seed", "of a pair", "sampling's share"]
+    return Grid(title, header, rows)
+
+
+def _costs(found: Found) -> Grid:
+    """Seeds and time by number of samples; a star marks what is cheapest in its row."""
+    plan = found.design.plan
+    header = ["arm", *(f"{way.samples:,}{'' if way.measured else ' (by the law)'}" for way in found.ways)]
+    rows = []
+    for arm in found.splits:
+        cheapest = found.cheapest_of(arm)
+        told = [f"{_seeds(way, arm)}, {_cost(way.seconds[arm])}{_star(way, cheapest)}" for way in found.ways]
+        rows.append([arm, *told])
+    rows.append(["all arms", *(f"{_cost(way.total)}{_star(way, found.cheapest)}" for way in found.ways)])
+    title = (
+        f"Seeds and time that find +{100 * plan.smallest_difference:g}% with 80 % power, by number of samples at NFE "
+        f"{plan.nfe} (* is the cheapest of a row)"
+    )
+    return Grid(title, header, rows)
+
+
+def _star(way: Way, cheapest: int | None) -> str:
+    return " *" if way.samples == cheapest else ""
+
+
+def _seeds(way: Way, arm: str) -> str:
+    number = way.seeds[arm]
+    return f"over {MOST_SEEDS:,} seeds" if number is None else f"{number:,} seeds"
+
+
+def _cost(seconds: float) -> str:
+    return duration(seconds) if math.isfinite(seconds) else "beyond counting"
+
+
+def remarks(found: Found) -> list[str]:
+    """The sentences under the tables."""
+    return [*_advice(found), *(_about(found, arm) for arm in found.splits), *_method(found), *found.notes]
+
+
+def _advice(found: Found) -> list[str]:
+    """The cheapest way, and how to ask for it."""
+    plan = found.design.plan
+    config = plan.arms[plan.baseline].evaluate
+    wanted = f"+{100 * plan.smallest_difference:g}%"
+    if found.cheapest is None:
+        return [f"No number of samples finds {wanted} in all arms with seeds that can be counted; see each arm."]
+    best = next(way for way in found.ways if way.samples == found.cheapest)
+    beyond = "" if best.measured else " (by the law, beyond what was measured)"
+    lines = [
+        f"Cheapest way to find {wanted} in all arms: {best.samples:,} samples at NFE {plan.nfe}{beyond}, "
+        f"{duration(best.total)} in all, with the seeds of the column."
+    ]
+    if best.samples > config.num_samples:
+        setting = f'evaluate.more_samples=[{{"nfe":{plan.nfe},"num_samples":{best.samples}}}]'
+        lines.append(f"Ask for it by --set '{setting}'; other NFEs keep their {config.num_samples:,}.")
+    elif best.samples < config.num_samples:
+        lines.append(f"Ask for it by --set evaluate.num_samples={best.samples}, which is for every NFE.")
+    return lines
+
+
+def _about(found: Found, arm: str) -> str:
+    """What the splits of an arm say."""
+    first, *_, last = found.splits[arm]
+    law = found.laws[arm]
+    common = found.common[arm]
+    slope = "" if math.isnan(law.slope) else f" That variance goes as n^{law.slope:.2f} in the number n of samples."
+    noise = "" if math.isnan(common.sampling) else f" {_taken_off(common.sampling, 'The same noise in both arms')}"
+    seed = "" if math.isnan(common.training) else f" {_taken_off(common.training, 'The same training seed')}"
+    zero = [f"{own.samples:,}" for own in found.splits[arm] if own.below_zero]
+    cut = f" By {', '.join(zero)} samples the variance between training seeds came out below 0 and counts as 0."
+    return (
+        f"{arm}: sampling makes {first.share:.0%} of the variance of a log ratio by {first.samples:,} samples and "
+        f"{last.share:.0%} by {last.samples:,}.{slope}{noise}{seed}{cut if zero else ''}"
+    )
+
+
+def _taken_off(share: float, what: str) -> str:
+    return f"{what} takes {share:.0%} off it." if share >= 0 else f"{what} adds {-share:.0%} to it."
+
+
+def _method(found: Found) -> list[str]:
+    """How the numbers came about, and what to keep in mind."""
+    design = found.design
+    plan = design.plan
+    base = found.costs[plan.baseline]
+    seeds = sorted({len(design.seeds[arm]) for arm in found.splits})
+    told = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    most = design.numbers[-1]
+    return [
+        f"Balanced analysis of variance of log ratios: {told} training seeds, {design.sampling_seeds} sampling seeds "
+        "in each, whose noise all arms share; fewer samples are the first of the same ones.",
+        "Where a metric's value falls with the number of samples, as FID's does, ratios are nearer to 1 by few of "
+        "them: a rise of the same size is then a larger difference between the flows. Compare the column of "
+        "differences.",
+        f"A run of {plan.baseline} took {duration(base.training)} to train, {duration(base.elsewhere)} to judge "
+        f"elsewhere, and {duration(base.judging[most])} to draw and score {most:,} samples at NFE {plan.nfe}; more are "
+        "counted in proportion. What a run's teachers took is left out.",
+    ]
+
+
+def about(found: Found, command: str) -> dict[str, Any]:
+    """What the JSON holds."""
+    design = found.design
+    plan = design.plan
+    judged = design.run(plan.baseline, design.seeds[plan.baseline][0], 0).config.protocol()
+    plain = {
+        "plan": plan.digest,
+        "primary": {"metric": plan.metric, "nfe": plan.nfe, "smallest_difference": plan.smallest_difference},
+        "baseline": plan.baseline,
+        "protocol": asdict(judged),
+        "numbers": design.numbers,
+        "sampling_seeds": design.sampling_seeds,
+        "seeds": {arm: list(seeds) for arm, seeds in design.seeds.items()},
+        "splits": {arm: [asdict(own) | {"sd": own.sd} for own in splits] for arm, splits in found.splits.items()},
+        "laws": {arm: asdict(law) for arm, law in found.laws.items()},
+        "taken_off_by_pairing": {arm: asdict(common) for arm, common in found.common.items()},
+        "seconds": {arm: asdict(cost) for arm, cost in found.costs.items()},
+        "ways": [_plain_way(way) for way in found.ways],
+        "cheapest": {"all arms": found.cheapest, **{arm: found.cheapest_of(arm) for arm in found.splits}},
+        "values": found.values,
+        "notes": remarks(found),
+    }
+    return {**provenance(question(found), command, found.commits), **_finite(plain)}
+
+
+def _plain_way(way: Way) -> dict[str, Any]:
+    sds = {arm: own.sd for arm, own in way.splits.items()}
+    return {**vars(way), "splits": sds}
+
+
+def _finite(value: Any) -> Any:
+    """The same for JSON, with null for what is not finite."""
+    if isinstance(value, dict):
+        return {name: _finite(own) for name, own in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(own) for own in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

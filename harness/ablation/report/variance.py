@@ -1,0 +1,118 @@
+"""How much of the variance of log ratios comes from the training seed, and how much from the samples that were drawn.
+
+A finished run is judged by K sampling seeds, which are nested in its training seed: another seed has other noise. The
+log ratio of an arm to the baseline, seed by seed and noise by noise, is mu + A_i + E_ik, with A of the training seed i
+and E of its sampling seed k. The balanced one-way analysis of variance estimates both variances without bias:
+E[MS between] = K var(A) + var(E), E[MS within] = var(E) (Searle, Casella & McCulloch 1992, section 3.5). Arms share the
+noise, so E is what sharing it leaves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import optimize, stats
+
+from harness.ablation.report.statistics import LEVEL
+
+
+@dataclass(frozen=True)
+class Split:
+    """The variance of an arm's log ratios by one number of samples."""
+
+    samples: int
+    mean: float
+    """Log ratio, over seeds."""
+    training: float
+    """Variance between training seeds; 0 where its estimate is below."""
+    sampling: float
+    """Variance between sampling seeds of one training seed."""
+    below_zero: bool = False
+    """Whether the estimate of the variance between training seeds was below 0."""
+    low: float = math.nan
+    high: float = math.nan
+    """Ends of the 95 % interval of `sd`; NaN where nothing was measured."""
+
+    @property
+    def sd(self) -> float:
+        """Of the log ratio of one pair of runs, each judged once: what a study sees."""
+        return math.sqrt(self.training + self.sampling)
+
+    @property
+    def share(self) -> float:
+        """The sampling's share of that variance; 0 where there is none."""
+        return self.sampling / (self.training + self.sampling) if self.sd else 0.0
+
+
+def split(logs: np.ndarray, samples: int) -> Split:
+    """The variance of log ratios [training seeds, sampling seeds], two or more of each, by so many samples.
+
+    The interval of the sd is Satterthwaite's (1946): the sum of both variances as one chi-square.
+    """
+    seeds, draws = logs.shape
+    between = draws * float(logs.mean(1).var(ddof=1))
+    within = float(logs.var(1, ddof=1).mean())
+    training = (between - within) / draws
+    parts = between / draws, within * (draws - 1) / draws
+    freedom = seeds - 1, seeds * (draws - 1)
+    found = Split(samples, float(logs.mean()), max(0.0, training), within, training < 0)
+    if not sum(parts):
+        return found
+    total = sum(parts) ** 2 / sum(part**2 / free for part, free in zip(parts, freedom, strict=True))
+    low, high = (math.sqrt(sum(parts) * total / stats.chi2.ppf(q, total)) for q in (1 - LEVEL / 2, LEVEL / 2))
+    return Split(samples, found.mean, found.training, within, found.below_zero, low, high)
+
+
+@dataclass(frozen=True)
+class Law:
+    """How the sampling's variance falls with the number n of samples: `scale` / n + `rest`."""
+
+    scale: float
+    rest: float
+    slope: float
+    """Of the log of the variance over log n; -1 where nothing rests. NaN where a variance is 0."""
+
+    def at(self, samples: int) -> float:
+        """The variance by so many samples."""
+        return self.scale / samples + self.rest
+
+    def beyond(self, last: Split, samples: int) -> Split:
+        """What the law says of more samples than were measured `last`; the training's variance stays."""
+        return Split(samples, last.mean, last.training, self.at(samples), last.below_zero)
+
+
+def law(splits: Sequence[Split]) -> Law:
+    """Fitted to two or more numbers of samples by least squares of relative errors; neither part is below 0."""
+    n = np.array([found.samples for found in splits], dtype=float)
+    variances = np.array([found.sampling for found in splits])
+    if (variances <= 0).any():
+        return Law(0.0, float(variances.mean()), math.nan)
+    parts = np.stack([1 / n, np.ones_like(n)], axis=1) / variances[:, None]
+    widths = parts.max(0)
+    scale, rest = optimize.nnls(parts / widths, np.ones_like(n))[0] / widths
+    slope = np.polyfit(np.log(n), np.log(variances), 1)[0]
+    return Law(float(scale), float(rest), float(slope))
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What pairing takes off the variance of a difference: the share that both arms have in common; below 0 it adds."""
+
+    training: float
+    """By the same training seed; NaN where there is no variance to take off."""
+    sampling: float
+    """By the same noise."""
+
+
+def shared(arm: np.ndarray, baseline: np.ndarray) -> Shared:
+    """From the values' logs of both [training seeds, sampling seeds]."""
+    one, other, ratio = (split(logs, 1) for logs in (arm, baseline, arm - baseline))
+    training = one.training + other.training
+    sampling = one.sampling + other.sampling
+    return Shared(
+        1 - ratio.training / training if training else math.nan,
+        1 - ratio.sampling / sampling if sampling else math.nan,
+    )
