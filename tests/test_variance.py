@@ -31,6 +31,7 @@ from harness.core.files import write_json
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.judge import evaluate, judge_of
+from harness.runs.lineage import training_seconds
 from harness.runs.sample import restore
 from harness.runs.train import ensure
 
@@ -293,6 +294,21 @@ def test_the_report_holds_what_the_values_say(design: Resampling, tmp_path: Path
     assert f"{about['cheapest']['all arms']:,} samples at NFE 2" in text
     assert "Made by `harness variance toy` at commit" in text
     assert Image.open(files[".png"]).size[0] > 400
+
+
+def test_a_run_costs_what_its_files_say(design: Resampling) -> None:
+    plan = design.plan
+    runs = [plan.run("b", seed) for seed in plan.seeds]
+    known = [run.evaluation(plan.protocol("b")) for run in runs]
+    own = found(design).costs["b"]
+    judged = [[one["seconds"]["1"], one["seconds"]["2"] - one["sampling_seconds"]["2"]] for one in known]
+    assert own.elsewhere == pytest.approx(np.sum(judged) / 3)
+    assert own.training == pytest.approx(np.mean([training_seconds(run) for run in runs]))
+    again = [design.run("b", seed, k, 40) for seed in plan.seeds for k in range(2)]
+    assert own.judging[40] == pytest.approx(
+        np.mean([run.evaluation(run.config.protocol())["seconds"]["2"] for run in again])
+    )
+    assert own.at(160) == pytest.approx(own.elsewhere + 2 * own.judging[80])
 
 
 def test_the_command_writes_its_files_and_prints(
