@@ -23,8 +23,9 @@ from harness.core.checkpoint import differing, read_checkpoint, write_checkpoint
 from harness.core.config import override
 from harness.core.errors import Stopped, UserError
 from harness.core.files import short_hash, write_json
+from harness.evaluation.floor import Scored
 from harness.evaluation.protocol import Protocol
-from harness.evaluation.yardsticks import _known
+from harness.evaluation.yardsticks import kept
 from harness.runs import mlflow_mirror
 from harness.runs.config import RunConfig
 from harness.runs.contents import EVALUATED, TRAINED, WRITTEN_AGAIN
@@ -148,8 +149,10 @@ def test_what_can_be_passed_over_is_said_once(tiny: RunConfig, capsys: pytest.Ca
     for content in CONTENTS:
         place.write_bytes(content)
         assert [*_intact([place])] == []
-        assert _known(place) == {}
-    assert len(capsys.readouterr().err.splitlines()) == 2 * len(CONTENTS)
+        assert kept(place, dict[str, dict[str, float]]) == {}
+        assert kept(place, dict[str, Scored]) == {}
+    said = capsys.readouterr().err.splitlines()
+    assert len({*said}) == len(said) > len(CONTENTS)
 
 
 def test_damaged_pairs_end_in_one_line_or_are_made_again(tmp_path: Path) -> None:

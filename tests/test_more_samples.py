@@ -106,7 +106,7 @@ def test_more_samples_begin_with_the_same_ones_and_another_sampling_seed_draws_o
 
 def planned(tiny: RunConfig) -> Plan:
     arms = {"a": {"weighting": "uniform"}, "b": {"weighting": "data_end"}}
-    study = Study(name="toy", question="Which?", baseline="a", arms=arms, nfe=2, seeds=4, expected_nfe={"b": (1, 2)})
+    study = Study(name="toy", question="Which?", baseline="a", arms=arms, nfe=2, looks=(4,), expected_nfe={"b": (1, 2)})
     return Plan.of(study, "digits", override(tiny, MORE), {}, None, [])
 
 

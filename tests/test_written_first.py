@@ -23,6 +23,7 @@ from harness.core.files import results_folder, write_json
 from harness.evaluation.protocol import Protocol
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
+from harness.runs.judge import judge_of
 
 
 class Refusing(io.StringIO):
@@ -64,7 +65,7 @@ def test_reports(tiny: RunConfig, score: Any, tmp_path: Path) -> None:
         return [tmp_path / "more.png"]
 
     with pytest.raises(OSError, match="No space left"):
-        plans.report(plan, {}, tmp_path, "a command", Console(file=Refusing()), more=more)
+        plans.report(plan, judge_of(plan.arms["a"]), tmp_path, "a command", Console(file=Refusing()), more=more)
     found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*") if "results" not in path.parts}
     tables = {f"tables/toy-digits{ending}" for ending in ("-seeds.csv", ".csv", ".json", ".md")}
     assert found == {*tables, "figures/toy-digits.png", "more.png"}

@@ -24,6 +24,7 @@ from harness.core.config import parse_assignments
 from harness.core.errors import UserError
 from harness.core.progress import shown
 from harness.core.signals import Stop
+from harness.evaluation.floor import judge_floor
 from harness.evaluation.judge import Judge
 from harness.evaluation.yardsticks import judge_references
 from harness.runs.config import RunConfig
@@ -107,17 +108,20 @@ def carry_out(
     """
 
     def write() -> list[Path]:
-        return report(plan, judge_references(judge), own_folder(), command, console, *notes, more=more)
+        return report(plan, judge, own_folder(), command, console, *notes, more=more)
 
     launch(PlanBoard(plan), placement, console, stop, write, experiment)
 
 
 def report(
-    plan: Plan, references: dict[str, dict[str, float]], folder: Path, command: str, console: Console, *notes: str,
+    plan: Plan, judge: Judge, folder: Path, command: str, console: Console, *notes: str,
     more: Callable[[], list[Path]] = list,
 ) -> list[Path]:  # fmt: skip
     """Write a plan's files below `folder`, with `notes` under its table, then print its tables; returns the paths."""
-    made = tables.report(plan, references)
+    number = judge.config.samples_at(plan.nfe)
+    at_primary = judge_references(judge, number) if number > judge.config.num_samples else None
+    floor = judge_floor(judge, plan.metric, number)
+    made = tables.report(plan, judge_references(judge), at_primary, floor)
     made.notes += notes
     paths = [*tables.write(made, folder, command), *more()]
     tables.show(made, console)

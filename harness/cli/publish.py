@@ -20,7 +20,6 @@ from harness.cli.shared import told
 from harness.core.config import parse_assignments
 from harness.core.errors import UserError
 from harness.core.progress import terminal
-from harness.evaluation.yardsticks import judge_references
 
 
 def run(options: argparse.Namespace) -> None:
@@ -42,8 +41,7 @@ def _publish(options: argparse.Namespace, console: Console, folder: Path) -> Non
         plan = _complete(options, as_trained(plan_of(options)))
     if len(plan.seeds) > plan.looks.seeds[0]:
         options.seeds = len(plan.seeds)  # it went on to a later look
-    references = judge_references(prepare(plan, console))
-    report(plan, references, folder, training_command(options), console, *notes)
+    report(plan, prepare(plan, console), folder, training_command(options), console, *notes)
 
 
 def _searched(options: argparse.Namespace) -> tuple[SearchBoard, Plan]:

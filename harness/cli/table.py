@@ -10,7 +10,6 @@ from harness.cli.plans import as_trained, plan_of, prepare, report, training_com
 from harness.cli.shared import own_folder
 from harness.core.errors import UserError
 from harness.core.progress import terminal
-from harness.evaluation.yardsticks import judge_references
 
 
 def run(options: argparse.Namespace) -> None:
@@ -22,7 +21,7 @@ def run(options: argparse.Namespace) -> None:
     if plan is None:
         raise UserError(f"{given.name}: nothing is measured yet. Run `{command}` first.")
     plan = reached(plan) if options.seeds is None else decided(plan)
-    report(plan, judge_references(prepare(plan, console)), own_folder(), command, console)
+    report(plan, prepare(plan, console), own_folder(), command, console)
 
 
 def _is_begun(plan: Plan) -> bool:

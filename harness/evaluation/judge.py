@@ -109,7 +109,7 @@ class Judge:
         Without a number they are as many as the samples, here and below.
         """
         wanted = number or self.config.num_samples
-        return self._training(torch.randint(len(self.data.train), (wanted,), generator=stream(0, "resampled")))
+        return self.training(torch.randint(len(self.data.train), (wanted,), generator=stream(0, "resampled")))
 
     def held_out(self, number: int | None = None) -> Iterator[SampleBatch] | None:
         """So many samples never trained on, of their own classes: real against real. None where fewer are held out."""
@@ -132,6 +132,14 @@ class Judge:
                 self.data.decode(noise),
                 self._classes(torch.randint(len(self.data.train), (size,), generator=stream(0, "classes", i))),
             )
+
+    def training(self, indices: Tensor) -> Iterator[SampleBatch]:
+        """Batches of these training samples, int64 [N]."""
+        return (
+            SampleBatch(self.data.train[batch], self._classes(batch))
+            for batch in indices.split(self.config.batch_size)
+            if len(batch)
+        )
 
     def read(self, batches: Iterable[SampleBatch], kept: KeptRows, show: int = 0) -> Rows:
         """The rows of all batches, after those that are `kept`, with the first `show` samples themselves.
@@ -202,7 +210,7 @@ class Judge:
                 kept = KeptRows(None if self.extractor is None else rows_folder)
                 indices = reference_rows(self.data, num_reference(self.config, self.data))
                 left = indices[kept.batches * self.config.batch_size :]
-                with self.showing(self._training(left), "features of the reference", len(left)) as batches:
+                with self.showing(self.training(left), "features of the reference", len(left)) as batches:
                     rows = self.read(batches, kept)
                 for name in missing:
                     known[name] = wanted[name].summarise(*self._rows(wanted[name], rows))
@@ -234,13 +242,6 @@ class Judge:
             array = summary.get(part)
             if array is None or array.shape != shape or array.dtype.kind not in "fi" or not np.isfinite(array).all():
                 raise Damaged(f"it holds no {part} {list(shape)} of finite numbers")
-
-    def _training(self, indices: Tensor) -> Iterator[SampleBatch]:
-        return (
-            SampleBatch(self.data.train[batch], self._classes(batch))
-            for batch in indices.split(self.config.batch_size)
-            if len(batch)
-        )
 
     def _classes(self, indices: Tensor) -> Tensor | None:
         return None if self.data.classes is None else self.data.classes[indices]

@@ -88,6 +88,9 @@ class SampleMetric(Metric):
     the logits of the extractor's classifier."""
     reference_is_best: ClassVar[bool] = True
     """Whether nothing scores better than the reference: not so where a set can be surer, or must not be a copy."""
+    has_floor: ClassVar[bool] = False
+    """Whether real samples score above 0 beside real ones for being finitely many, as by a distance that counts each
+    sample's pair with itself, or by the absolute value of an error."""
     summary: ClassVar[str] = "whole"
     """Name of what `summarise` returns; metrics that share it share what is kept of the reference."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from harness.core.errors import UserError
 from harness.core.files import read_json_if_there, results_folder, write_json
@@ -20,7 +21,7 @@ def judge_references(judge: Judge, samples: int | None = None) -> dict[str, dict
     number = samples or usual
     name = judge.protocol.digest if number == usual else f"{judge.protocol.digest}-{number}"
     path = results_folder() / "local" / "references" / f"{name}.json"
-    known = _known(path)
+    known = kept(path, dict[str, dict[str, float]])
     if not all(m.name in known.get("gaussian", {}) for m in judge.metrics):
         sets = {
             "resampled": judge.resampled(number),
@@ -32,10 +33,10 @@ def judge_references(judge: Judge, samples: int | None = None) -> dict[str, dict
     return known
 
 
-def _known(path: Path) -> dict[str, dict[str, float]]:
-    """What is kept; nothing where the file is damaged, which is said."""
+def kept(path: Path, shape: Any) -> dict[str, Any]:
+    """What is kept, of that shape; nothing where the file is damaged, which is said."""
     try:
-        return read_json_if_there(path, dict[str, dict[str, float]], "It is computed again.")
+        return read_json_if_there(path, shape, "It is computed again.")
     except UserError as error:
         say_once(str(error))
         return {}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import pandas as pd
 
 from harness.ablation.design.plan import Plan
+from harness.ablation.report.excess import Excess
 from harness.ablation.report.readouts import Readout
 from harness.ablation.report.spent import Spent
 from harness.ablation.report.summary import Summary
+from harness.evaluation.floor import Floor
 
 
 class Beside(NamedTuple):
@@ -47,3 +49,9 @@ class Report:
     """{arm: what is read off its curve}"""
     spent: dict[str, Spent]
     """{arm: the seconds of its trials}"""
+    at_primary: dict[str, dict[str, float]] = field(default_factory=dict)
+    """The same as `references` by as many samples as the verdicts rest on, where these are more than elsewhere."""
+    floor: Floor | None = None
+    """Of the primary metric there; None where it has none."""
+    excess: dict[str, Excess] = field(default_factory=dict)
+    """{arm: how much of the primary metric lies above the floor}"""

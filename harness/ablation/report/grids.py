@@ -50,6 +50,7 @@ def grids(report: Report) -> list[Grid]:
     """Each metric against NFE, the comparison that the verdicts rest on, what is read off, and what it took."""
     out = [_by_nfe(report, metric) for metric in sorted(report.summary.rows.metric.unique())]
     out.append(_verdicts(report))
+    out += [_excess(report)] if report.floor and report.excess else []
     out += [_power(report)] if report.summary.power else []
     out += [_read_off(report)] if report.readouts else []
     out += [_needed(report)] if report.plan.expected_nfe else []
@@ -121,6 +122,28 @@ def _confidence(row: pd.Series) -> str:
 def _of_a_tie(row: pd.Series) -> str:
     """The interval on which a tie rests."""
     return f"{row.tie_low:+.1%} to {row.tie_high:+.1%}" if row.verdict == "tie" else ""
+
+
+def _excess(report: Report) -> Grid:
+    """What lies above the floor, beside the comparison that the verdicts rest on."""
+    plan = report.plan
+    rows = report.summary.rows
+    main: Any = rows[rows.primary].set_index("arm")
+    lines = []
+    for arm, found in report.excess.items():
+        spread = "" if math.isnan(found.sd) else f" ± {_figures(found.sd, found.sd)}"
+        line = [arm, f"{_figures(found.mean, found.sd if found.sd > 0 else found.mean)}{spread}"]
+        against = found.against
+        if against is None or math.isnan(against.difference):
+            lines.append([*line, "", "", "", ""])
+            continue
+        interval = "" if math.isnan(against.low) else f"{against.low:+.1%} to {against.high:+.1%}"
+        ends = "-" if found.ends is None else " to ".join(f"{end:+.1%}" for end in found.ends)
+        lines.append([*line, _comparison(main.loc[arm])[0], f"{against.difference:+.1%}", interval, ends])
+    header = ["arm", "excess", "difference", "of excesses", "95 % interval", "floor ± its standard error"]
+    return Grid(
+        f"Excess of {titled(plan.metric)} over its floor at NFE {plan.nfe}, against {plan.baseline}", header, lines
+    )
 
 
 def _power(report: Report) -> Grid:

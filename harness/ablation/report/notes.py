@@ -5,7 +5,7 @@ from __future__ import annotations
 from harness.ablation.design.looks import LEVEL
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.preregistration import unplanned
-from harness.ablation.report import looks, numbers, verdicts
+from harness.ablation.report import excess, looks, numbers, verdicts
 from harness.ablation.report.findings import REFERENCES, Report
 from harness.ablation.report.grids import titled
 from harness.ablation.report.statistics import SKEWED
@@ -102,15 +102,22 @@ def _differing(one: Protocol, other: Protocol) -> list[str]:
     return [key for key, value in vars(one).items() if value != vars(other)[key]]
 
 
+def _beside(report: Report) -> list[str]:
+    """What real samples and noise score, as many as the samples; and as many as at the primary NFE, if more."""
+    usual = f" elsewhere than at NFE {report.plan.nfe}" if report.at_primary else ""
+    return [
+        f"{titled(metric)} of {REFERENCES[kind].words}, as many as the samples{where}: {value:.4g}."
+        for where, scores in ((usual, report.references), (f" at NFE {report.plan.nfe}", report.at_primary))
+        for kind, by_metric in scores.items()
+        for metric, value in by_metric.items()
+    ]
+
+
 def remarks(report: Report) -> list[str]:
     """The sentences under a table."""
     plan = report.plan
-    lines = [
-        f"{titled(metric)} of {REFERENCES[kind].words}, as many as the samples: {value:.4g}."
-        for kind, by_metric in report.references.items()
-        for metric, value in by_metric.items()
-    ]
-    return [*lines, _rule(plan), *report.notes]
+    above = excess.remarks(plan, report.floor, report.excess) if report.floor else []
+    return [*_beside(report), _rule(plan), *above, *report.notes]
 
 
 def _rule(plan: Plan) -> str:

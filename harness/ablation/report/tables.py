@@ -14,19 +14,24 @@ from harness.ablation.design import arm_settings
 from harness.ablation.design.looks import LEVEL
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.preregistration import stored
-from harness.ablation.report import figures, grids, numbers, outcomes, readouts
+from harness.ablation.report import excess, figures, grids, numbers, outcomes, readouts
 from harness.ablation.report.findings import Report
 from harness.ablation.report.notes import notes, remarks
 from harness.ablation.report.origin import made_by, provenance
 from harness.ablation.report.spent import sampling_seconds, spent
 from harness.ablation.report.summary import summarise
+from harness.ablation.report.verdicts import NOT_COMPARED
 from harness.core.drawing import spared, write_picture
 from harness.core.files import write_atomic, write_json
 from harness.core.registry import find
+from harness.evaluation.floor import Floor
 
 
-def report(plan: Plan, references: dict[str, dict[str, float]]) -> Report:
-    """Everything that the runs of a plan say."""
+def report(
+    plan: Plan, references: dict[str, dict[str, float]], at_primary: dict[str, dict[str, float]] | None = None,
+    floor: Floor | None = None,
+) -> Report:  # fmt: skip
+    """Everything that the runs of a plan say, beside what real samples and noise score."""
     cells, commits = outcomes.collect(plan)
     summary = summarise(plan, cells)
     lower = find("metric", plan.metric).lower_is_better  # type: ignore[attr-defined]
@@ -34,7 +39,10 @@ def report(plan: Plan, references: dict[str, dict[str, float]]) -> Report:
     read = readouts.read(
         numbers.alike(plan, cells), plan.metric, plan.baseline, lower, sampling_seconds(plan), unstable
     )
-    return Report(plan, cells, summary, references, notes(plan, summary, commits), commits, read, spent(plan))
+    compared = {arm for arm, found in summary.settled.verdicts.items() if found.word != NOT_COMPARED}
+    above = excess.excesses(plan, cells, floor, compared) if floor else {}
+    said = notes(plan, summary, commits)
+    return Report(plan, cells, summary, references, said, commits, read, spent(plan), at_primary or {}, floor, above)
 
 
 def show(report: Report, console: Console) -> None:
@@ -102,6 +110,9 @@ def _about(report: Report, command: str) -> dict[str, Any]:
         },
         "protocols": {arm: asdict(plan.protocol(arm)) for arm in plan.arms},
         "references": report.references,
+        "references_at_primary": report.at_primary,
+        "floor": report.floor.plain() if report.floor else None,
+        "excess": {arm: excess.plain(found) for arm, found in report.excess.items()},
         "pairs": {arm: comparison.n for arm, comparison in summary.settled.tested.items()},
         "power": {arm: power.plain(plan.smallest_difference) for arm, power in summary.power.items()},
         "runs": {arm: [plan.run(arm, seed).name for seed in plan.seeds_of(arm)] for arm in plan.arms},

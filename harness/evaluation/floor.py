@@ -1,0 +1,133 @@
+"""What a perfect model would score: real samples that the reference does not hold, in sets as large as the samples.
+
+A distance between finite sets is above 0 for two sets of one distribution too. Beside such a floor the ratio of two
+values says little, and the excess over it is what a model can still lose.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import FiniteFloat
+from torch import Tensor
+from typing_extensions import TypedDict
+
+from harness.core.config import override
+from harness.core.files import results_folder, write_json
+from harness.core.rng import stream
+from harness.data.base import Data
+from harness.evaluation.judge import Judge, SampleBatch
+from harness.evaluation.metric import SampleMetric, reference_rows
+from harness.evaluation.protocol import num_reference
+from harness.evaluation.yardsticks import kept
+
+SETS = 5
+"""At most so many are scored."""
+FEW = 3
+"""Fewer do not tell their own sd."""
+
+
+class Scored(TypedDict):
+    """What sets scored, as the file holds it."""
+
+    fresh: list[FiniteFloat]
+    resampled: list[FiniteFloat]
+    """Where the fresh ones are too `FEW`."""
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Of a metric, for one number of samples against one reference."""
+
+    kind: Literal["fresh", "resampled"]
+    """Real samples outside the reference; or, where there are too few, training samples drawn with replacement."""
+    samples: int
+    values: tuple[float, ...]
+    """Of disjoint sets, if they are fresh."""
+    sd: float
+    """Of one set."""
+
+    @property
+    def value(self) -> float:
+        """Mean over the sets."""
+        return statistics.fmean(self.values)
+
+    @property
+    def error(self) -> float:
+        """Standard error of `value`."""
+        return self.sd / len(self.values) ** 0.5
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {**vars(self), "value": self.value, "error": self.error}
+
+
+def judge_floor(judge: Judge, metric: str, samples: int) -> Floor | None:
+    """The floor of one of a judge's metrics by so many samples, computed once and kept; None where it has none."""
+    own = next((m for m in judge.metrics if m.name == metric), None)
+    if own is None or not own.has_floor:
+        return None
+    path = results_folder() / "local" / "references" / f"{judge.protocol.digest}-{samples}-floor.json"
+    known = kept(path, dict[str, Scored])
+    scored = known.get(metric, {"fresh": [], "resampled": []})
+    if len(scored["fresh"]) < FEW and len(scored["resampled"]) < SETS:
+        scored = _scored(judge, own, samples)
+        write_json(path, known | {metric: scored})
+    fresh = scored["fresh"]
+    sd = statistics.stdev(fresh if len(fresh) >= FEW else scored["resampled"])
+    return Floor("fresh" if fresh else "resampled", samples, tuple(fresh or scored["resampled"]), sd)
+
+
+def _scored(judge: Judge, metric: SampleMetric, samples: int) -> Scored:
+    """By one metric alone."""
+    config = override(judge.config, {"metrics": [metric]})
+    alone = Judge(config, judge.data, judge.device, judge.show_progress, judge.stop)
+    fresh = [_score(alone, rows, samples) for rows in itertools.islice(_fresh(alone, samples), SETS)]
+    again = _resampled(alone, samples) if len(fresh) < FEW else ()
+    return {"fresh": fresh, "resampled": [_score(alone, rows, samples) for rows in again]}
+
+
+def _fresh(judge: Judge, samples: int) -> Iterator[Iterator[SampleBatch]]:
+    """Disjoint sets of real samples outside the reference: training samples first, then held-out ones.
+
+    Published statistics may be of all training samples.
+    """
+    data = judge.data
+    size = judge.config.batch_size
+    if not judge.config.reference:
+        outside = torch.ones(len(data.train), dtype=torch.bool)
+        outside[reference_rows(data, num_reference(judge.config, data))] = False
+        for rows in _sets(outside.nonzero().flatten(), samples):
+            yield judge.training(rows)
+    for rows in _sets(torch.arange(len(data.held_out)), samples):
+        yield (_held_out(data, batch) for batch in rows.split(size))
+
+
+def _sets(rows: Tensor, samples: int) -> list[Tensor]:
+    """As many disjoint sets of so many rows as there are, drawn at random."""
+    mixed = rows[torch.randperm(len(rows), generator=stream(0, "floor"))]
+    return [part.sort().values for part in mixed.split(samples) if len(part) == samples]
+
+
+def _held_out(data: Data, rows: Tensor) -> SampleBatch:
+    classes = data.held_out_classes
+    return SampleBatch(data.held_out[rows], None if classes is None else classes[rows])
+
+
+def _resampled(judge: Judge, samples: int) -> Iterator[Iterator[SampleBatch]]:
+    """Sets of training samples drawn with replacement."""
+    for i in range(SETS):
+        rows = torch.randint(len(judge.data.train), (samples,), generator=stream(0, "floor", i))
+        yield judge.training(rows)
+
+
+def _score(judge: Judge, batches: Iterable[SampleBatch], samples: int) -> float:
+    """By the judge's only metric."""
+    with judge.showing(batches, "score of real samples", samples) as shown:
+        (value,) = judge(shown).values()
+    return value

@@ -1,0 +1,219 @@
+"""The floor of a metric, and what lies above it: against closed forms and SciPy."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+from scipy.special import gamma
+from typed import tensor
+
+from harness.ablation.design.plan import Plan
+from harness.ablation.design.study import Study
+from harness.ablation.report import excess, tables
+from harness.ablation.report.findings import Report
+from harness.ablation.report.outcomes import MEASURED, Cell
+from harness.core import registry
+from harness.core.config import override
+from harness.core.files import results_folder
+from harness.data.base import Data
+from harness.evaluation import floor as module
+from harness.evaluation.floor import Floor, judge_floor
+from harness.evaluation.judge import Judge
+from harness.evaluation.metric import SampleMetric
+from harness.evaluation.protocol import EvaluateConfig
+from harness.runs.config import RunConfig
+
+SAMPLES = 60
+
+
+def sets(kind: str) -> list[torch.Tensor]:
+    """A reference of 300 samples and 12 sets of 60, all of one distribution; a fifth of the values is 0."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (6, 2) if kind == "sequence" else (4,)
+
+    def draw(number: int) -> torch.Tensor:
+        values = torch.rand(number, *shape, generator=generator, dtype=torch.float64)
+        return values if kind == "sequence" else values * (values > 0.2)
+
+    return [draw(300), *(draw(SAMPLES) for _ in range(12))]
+
+
+def lower_ones() -> dict[str, Any]:
+    shorter: dict[str, dict[str, Any]] = {"c2st": {"trees": 5}, "kid": {"subsets": 3}}
+    made = {
+        name: registry.build("metric", {"name": name, **shorter.get(name, {})}) for name in registry.names("metric")
+    }
+    return {name: m for name, m in made.items() if isinstance(m, SampleMetric) and m.lower_is_better}
+
+
+@pytest.mark.parametrize("name", lower_ones())
+def test_a_metric_says_whether_real_samples_score_above_zero(name: str) -> None:
+    """All of twelve sets do, where it has a floor; without one they lie on both sides."""
+    metric = lower_ones()[name]
+    real, *drawn = sets(metric.kinds[0] if metric.kinds else "points")
+    reference = metric.of_reference.summarise(real, None)
+    values = [metric.compare(metric.summarise(one, None), reference) for one in drawn]
+    assert metric.has_floor == (min(values) > 0), values
+    assert max(values) > 0
+
+
+DIMENSIONS = 20
+
+
+def normal(train: int, held_out: int) -> Data:
+    generator = torch.Generator().manual_seed(0)
+    parts = [torch.randn(number, DIMENSIONS, generator=generator) for number in (train, held_out)]
+    return Data(parts[0], parts[1], torch.Tensor.float, torch.Tensor.float, "points")
+
+
+def judge_of(data: Data, **changes: Any) -> Judge:
+    plain = {"num_samples": 100, "batch_size": 30, "num_reference": 400, "extractor": "values", "metrics": ["energy"]}
+    return Judge(override(EvaluateConfig(), plain | changes), data, "cpu")
+
+
+def test_the_floor_of_the_energy_distance_is_its_closed_form() -> None:
+    """All pairs counted, the mean square is (1 / n + 1 / m) E|x - x'|; of unit normals that is a chi's mean."""
+    found = judge_floor(judge_of(normal(900, 100)), "energy", 100)
+    assert found
+    assert (found.kind, found.samples, len(found.values)) == ("fresh", 100, 5)
+    apart = 2 * gamma((DIMENSIONS + 1) / 2) / gamma(DIMENSIONS / 2)
+    assert np.mean(np.square(found.values)) == pytest.approx((1 / 100 + 1 / 400) * apart, rel=0.1)
+    assert found.value == pytest.approx(np.mean(found.values))
+    assert found.error == pytest.approx(np.std(found.values, ddof=1) / math.sqrt(5))
+
+
+def test_fresh_sets_share_no_sample_with_each_other_or_the_reference() -> None:
+    """Rows are told by their number; published statistics may be of any training sample."""
+    train, held_out = torch.arange(900.0)[:, None], torch.arange(1000.0, 1250.0)[:, None]
+    data = Data(train, held_out, torch.Tensor.float, torch.Tensor.float, "points")
+    judge = judge_of(data)
+    drawn = [
+        torch.cat([tensor(batch.samples) for batch in one]).flatten().tolist() for one in module._fresh(judge, 100)
+    ]
+    assert [len(one) for one in drawn] == [100] * 7
+    every = [row for one in drawn for row in one]
+    assert len({*every}) == 700
+    assert not {*every} & {*module.reference_rows(data, 400).float().tolist()}
+    assert [min(one) >= 1000 for one in drawn] == [False] * 5 + [True] * 2
+    object.__setattr__(judge.config, "reference", "statistics.npz")
+    drawn = [
+        torch.cat([tensor(batch.samples) for batch in one]).flatten().tolist() for one in module._fresh(judge, 100)
+    ]
+    assert [min(one) >= 1000 for one in drawn] == [True] * 2
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out", "kind", "number"), [(500, 50, "fresh", 1), (400, 50, "resampled", 5), (400, 350, "fresh", 3)]
+)
+def test_where_few_are_fresh_training_samples_are_drawn_again(
+    train: int, held_out: int, kind: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = judge_of(normal(train, held_out))
+    found = judge_floor(judge, "energy", 100)
+    assert found
+    assert (found.kind, len(found.values)) == (kind, number)
+    assert found.sd > 0
+    monkeypatch.setattr(module, "_score", None)
+    assert judge_floor(judge, "energy", 100) == found, "it is kept"
+    assert len([*(results_folder() / "local" / "references").glob("*-100-floor.json")]) == 1
+
+
+def test_a_metric_without_a_floor_has_none() -> None:
+    judge = judge_of(normal(500, 100), metrics=["energy", "authenticity"])
+    assert judge_floor(judge, "authenticity", 100) is None
+    assert judge_floor(judge, "straightness", 100) is None
+
+
+def planned(tiny: RunConfig) -> Plan:
+    arms = {arm: {"weighting": {"name": "data_end", "power": i + 1}} for i, arm in enumerate("abcd")}
+    return Plan.of(Study(name="toy", question="Which?", baseline="a", arms=arms, nfe=2), "digits", tiny, {}, 4, [])
+
+
+ABOVE = {"a": 1.0, "b": 0.5, "c": 1.2}
+FLOOR = Floor("fresh", 64, (9.9, 10.1), 0.2)
+
+
+def values() -> dict[tuple[str, int], float]:
+    """`ABOVE` a floor of 10, within a tenth; arm d reaches below it on one seed."""
+    rng = np.random.default_rng(0)
+    found = {(arm, seed): 10 + mean * math.exp(rng.normal(0, 0.1)) for arm, mean in ABOVE.items() for seed in range(4)}
+    return found | {("d", seed): 9.99 if seed == 2 else 10.3 for seed in range(4)}
+
+
+def test_excesses_are_compared_as_scipy_compares_their_logs(tiny: RunConfig) -> None:
+    plan = planned(tiny)
+    known = values()
+    cells = pd.DataFrame([Cell(arm, seed, "fid", 2, value, 2, MEASURED) for (arm, seed), value in known.items()])
+    found = excess.excesses(plan, cells, FLOOR, "abcd")
+    own = {arm: np.array([known[arm, seed] - 10 for seed in range(4)]) for arm in "abcd"}
+    for arm, excesses in own.items():
+        assert [found[arm].mean, found[arm].sd] == pytest.approx([excesses.mean(), excesses.std(ddof=1)])
+    for arm in "bc":
+        ratios = np.log(own[arm] / own["a"])
+        low, high = stats.ttest_1samp(ratios, 0).confidence_interval(0.95)
+        against = found[arm].against
+        assert against
+        assert [against.difference, against.low, against.high] == pytest.approx(
+            [math.expm1(x) for x in (ratios.mean(), low, high)]
+        )
+        ends = [np.expm1(np.log((own[arm] + d) / (own["a"] + d)).mean()) for d in (FLOOR.error, -FLOOR.error)]
+        assert found[arm].ends == pytest.approx(tuple(ends))
+    assert (found["a"].against, found["d"].against) == (None, None)
+    assert found["d"].reason == "1 of 4 pairs have a value at or below the floor, and excesses without a ratio"
+    assert excess.excesses(plan, cells, FLOOR, "a")["b"].against is None
+    high = Floor("fresh", 64, (10.0,), 0.9)
+    assert excess.excesses(plan, cells, high, "abcd")["b"].ends is None, "an error higher, b has no excess"
+
+
+@pytest.fixture
+def reported(tiny: RunConfig, score: Callable[..., None]) -> Callable[..., Report]:
+    """The report of these values with a floor."""
+
+    def report(floor: Floor | None) -> Report:
+        plan = planned(tiny)
+        for (arm, seed), value in values().items():
+            score(plan.run(arm, seed), plan.protocol(arm), {1: 2 * value, 2: value})
+        return tables.report(plan, {}, floor=floor)
+
+    return report
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_table_tells_of_the_excess(reported: Callable[..., Report], tmp_path: Path) -> None:
+    files = {path.suffix: path for path in tables.write(reported(FLOOR), tmp_path, "harness ablate toy")}
+    text = files[".md"].read_text()
+    title = "Excess of FID ↓ over its floor at NFE 2, against a:"
+    rows = [line.split(" | ") for line in text.partition(title)[2].partition("\n\n")[2].splitlines()[2:6]]
+    about = json.loads(files[".json"].read_text())
+    assert rows[1][0] == "| b"
+    assert rows[1][3] == f"{about['excess']['b']['against']['difference']:+.1%}"
+    assert rows[3][3] == ""
+    assert "- Floor of FID at NFE 2: 10 ± 0.14 (standard error), the mean of 2 sets of 64 real samples that" in text
+    assert "- 91% of the value of a is floor: without any excess it would score -9." in text
+    assert "So an arm can hardly be 5% better, and a tie is nearly automatic." in text
+    assert "- d has no comparison of excesses: 1 of 4 pairs have" in text
+    assert about["floor"]["value"] == 10
+    assert about["excess"]["d"]["against"] is None
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_without_a_floor_nothing_is_said_of_one(reported: Callable[..., Report], tmp_path: Path) -> None:
+    files = {path.suffix: path for path in tables.write(reported(None), tmp_path, "harness ablate toy")}
+    assert "floor" not in files[".md"].read_text().lower()
+
+
+def test_a_floor_that_is_small_makes_no_tie(reported: Callable[..., Report]) -> None:
+    lines = excess.remarks(reported(None).plan, Floor("fresh", 64, (4.0,), 0.1), {"a": excess.Excess(4, 4.5, 0.1)})
+    assert len(lines) == 1
+    near = excess.remarks(reported(None).plan, Floor("resampled", 64, (98.0,), 0.1), {"a": excess.Excess(4, 2.0, 0.1)})
+    assert "So no arm can be 5% better" in near[1]
+    assert "drawn with replacement, since too few others are there" in near[0]
