@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.search import SearchPlan, load_search
@@ -17,6 +19,7 @@ from harness.ablation.design.study import Study, load_scale
 from harness.ablation.report import grids, tables
 from harness.ablation.report.findings import Report
 from harness.cli import evaluate as command
+from harness.cli import plans
 from harness.core.config import override
 from harness.core.errors import ConfigError
 from harness.core.files import read_json, write_json
@@ -146,6 +149,19 @@ def test_the_table_says_where_they_are_more(reported: Report, tmp_path: Path) ->
     needed = next(grid for grid in grids.grids(reported) if "expected" in grid.header)
     assert needed.rows[0][2] == "1 (1 to 1)", "each seed's first samples are as good at NFE 1, all at NFE 2 are better"
     assert read_json(files[".json"])["protocols"]["a"]["more_samples"] == {"2": 128}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_real_samples_stand_beside_both_numbers(reported: Report, tmp_path: Path) -> None:
+    plan = reported.plan
+    paths = plans.report(plan, judge_of(plan.arms["a"]), tmp_path, "harness ablate toy", Console(file=io.StringIO()))
+    about = read_json(next(path for path in paths if path.suffix == ".json"))
+    assert about["references_at_primary"]["held_out"]["fid"] < about["references"]["held_out"]["fid"]
+    assert about["floor"]["samples"] == 128
+    text = next(path for path in paths if path.suffix == ".md").read_text()
+    few, many = (about[name]["held_out"]["fid"] for name in ("references", "references_at_primary"))
+    assert f"of held-out samples, as many as the samples elsewhere than at NFE 2: {few:.4g}." in text
+    assert f"of held-out samples, as many as the samples at NFE 2: {many:.4g}." in text
 
 
 def test_the_pictures_curve_is_of_the_first_samples(
