@@ -347,13 +347,17 @@ def test_what_no_samples_give_is_refused(plan: Plan, base: RunConfig) -> None:
     assert refused(planned(base, arms=arms)).startswith("toy-points: no arm is left (b is not judged by")
 
 
-def test_arms_without_values_are_left_out_and_it_is_said(plan: Plan) -> None:
+def test_arms_without_values_are_left_out_and_it_is_said(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     arms = {"a": {"weighting": "uniform"}, "b": {"weighting": "data_end"}, "c": {"weighting": "noise_end"}}
     plan = planned(plan.arms["a"], arms=arms)
     write_json(plan.run("c", 1).folder / "diverged.json", {"reason": "step 3"})
     design = Resampling.of(plan, 2)
     assert [*design.seeds] == ["a", "b"]
+    monkeypatch.setattr(
+        "harness.ablation.report.resampled.short_of_samples", lambda config, data: f"{config.num_samples}"
+    )
     report = found(judged(design))
+    assert report.notes.pop() == "10", "whether the fewest are enough is asked"
     assert report.notes == ["c is left out: it has no value of seed 1: what is left is no fair sample."]
     run = design.run("b", 1, 1, 20)
     run.write_evaluation(run.config.protocol(), run.evaluation(run.config.protocol()) | {"values": {}})

@@ -14,6 +14,8 @@ from harness.ablation.execute.resample import Resampling
 from harness.ablation.report.budget import Cost, Way, cheapest, way
 from harness.ablation.report.variance import Law, Shared, Split, law, shared, split
 from harness.core.errors import UserError
+from harness.data.base import load
+from harness.evaluation.doubts import short_of_samples
 from harness.runs.lineage import training_seconds
 
 FURTHER = (2, 4)
@@ -70,7 +72,11 @@ def found(design: Resampling) -> Found:
     ways = list(_ways(design, splits, laws, seeds, costs))
     plain = {arm: {number: table.tolist() for number, table in values[arm].items()} for arm in (*arms, plan.baseline)}
     reasons = {**{one.arm: one.reason for one in design.lost}, **lost}
-    notes = [f"{arm} is left out: it {reason}." for arm, reason in reasons.items()]
+    fewest = design.run(plan.baseline, design.seeds[plan.baseline][0], 0, design.numbers[0]).config
+    notes = [
+        *(f"{arm} is left out: it {reason}." for arm, reason in reasons.items()),
+        *filter(None, [short_of_samples(fewest.evaluate, load(fewest.dataset))]),
+    ]
     return Found(design, splits, laws, common, ways, plain, costs, _commits(design, known), notes)
 
 
