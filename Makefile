@@ -1,11 +1,12 @@
 # make ablation STUDY=weighting [SCALE=digits] [SEEDS=20 | UNTIL=decided | MAX_HOURS=3] [WORKERS=2] [SET="train.steps=200 evaluate.nfe=[2,8]"] [PLUGIN=my.py]
-# make tuning [SCALE=digits] [TRIALS=24] and the same options
-# make publish STUDY=weighting [SCALE=digits], or STUDY=tuning, gallery [SCALES="cells points"], toy, bench: to the committed results
+# make tuning [SEARCH=tuning] [SCALE=digits] [TRIALS=24] and the same options; SEARCH=tradeoff has two objectives
+# make publish STUDY=weighting [SCALE=digits], or STUDY=tuning, tradeoff, gallery [SCALES="cells points"], toy, bench: to the committed results
 # make reflow RUN=results/local/runs/... [ROUNDS=3] [WORKERS=2] [DISTIL=1] [SET="train.steps=200 reflow.number=20000"]
 # SET takes path=value pairs without spaces inside a value.
 
 PYTHON ?= python3
 STUDY ?= weighting
+SEARCH ?= tuning
 SCALE ?= digits
 ROUNDS ?= 3
 PORT ?= 5000
@@ -25,7 +26,7 @@ ablation: $(READY)
 	@$(BIN)/harness ablate $(STUDY) $(OPTIONS) $(LENGTH) $(if $(WORKERS),--workers $(WORKERS))
 
 tuning: $(READY)
-	@$(BIN)/harness tune tuning $(OPTIONS) $(LENGTH) $(if $(TRIALS),--trials $(TRIALS)) $(if $(WORKERS),--workers $(WORKERS))
+	@$(BIN)/harness tune $(SEARCH) $(OPTIONS) $(LENGTH) $(if $(TRIALS),--trials $(TRIALS)) $(if $(WORKERS),--workers $(WORKERS))
 
 reflow: $(READY)
 	@$(BIN)/harness reflow $(or $(RUN),$(error Name a finished run, like make reflow RUN=results/local/runs/...)) --rounds $(ROUNDS) $(if $(WORKERS),--workers $(WORKERS)) $(if $(DISTIL),--distil) $(foreach change,$(SET),--set '$(change)') $(foreach file,$(PLUGIN),--plugin $(file))

@@ -233,7 +233,7 @@ def test_every_command_is_a_module_of_its_name() -> None:
         ),
         ("ablate weighting --set seed=3", "seed: a study sets its seeds itself."),
         ("tune tunin", "'tunin' is no search. Did you mean 'tuning'?"),
-        ("tune weighting", "'weighting' is no search. Known: tuning."),
+        ("tune weighting", "'weighting' is no search. Known: tradeoff, tuning."),
         ("tune tuning --scale points", "--scale: 'tuning' has no space for points. Known: "),
         ("tune tuning --trials 0", "argument --trials: 0 is no whole number of 1 or more."),
         ("tune tuning --workers 0", "argument --workers: 0 is no whole number of 1 or more."),

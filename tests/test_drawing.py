@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
+import test_fronts
 import test_search
 import torch
 from matplotlib.figure import Figure
@@ -26,7 +27,7 @@ from harness.ablation.design.plan import Plan
 from harness.ablation.design.space import log, one_of
 from harness.ablation.design.study import Study
 from harness.ablation.execute.tuner import SearchBoard
-from harness.ablation.report import figures, history, tables
+from harness.ablation.report import figures, fronts, history, tables
 from harness.ablation.report.findings import Report
 from harness.core import drawing, registry
 from harness.core.config import override
@@ -65,7 +66,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Figures:
         found.append(figure)
         return png(figure, 100)
 
-    for module in (figures, history, explain, lineage, pictures):
+    for module in (figures, fronts, history, explain, lineage, pictures):
         monkeypatch.setattr(module, "png", keep)
     return found
 
@@ -255,6 +256,21 @@ def test_a_searchs_figures_hold_all_their_text(
         require_whole(drawn[-1])
         require_plain(drawn[-1])
     assert {shown(name, 20) for name in choices} <= words(drawn[-1])
+
+
+def test_a_fronts_figure_holds_all_its_text(tiny: RunConfig, no_formulas: None, drawn: Figures) -> None:
+    """With and without what is known of other seeds; costs of any size, and one trial alone."""
+    many: Any = [[3e-2, 32.0], [20.0, 4.0], [2e4, 1.0]], {"default": [[10.0, 2.0]], "knee": [[1.0, 2.0], [3.0, 2.0]]}
+    alone: Any = [[-1.0, 0.0]], {"best": [[-1.0, 0.0], [2.0, 0.0], [0.0, 1e-9]]}
+    cases = {"calls": many, "training_flops": ([[1.0, 3e15], [1.5, 2e13]], {}), "sampling_seconds": alone}
+    for against, (points, again) in cases.items():
+        board = test_fronts.board_of(test_fronts.planned(tiny, against=against), points)
+        fronts.draw_front(board, again)
+        require_whole(drawn[-1])
+        if again is not alone[1]:
+            require_plain(drawn[-1])
+        told = {f"{arm}, {len(values)} other seed{'s' * (len(values) > 1)}" for arm, values in again.items()}
+        assert {"trials", "front", "best, trial 0", *told} <= words(drawn[-1]), against
 
 
 def test_a_lineages_text_stays_in_its_boxes(tmp_path: Path, drawn: Figures, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,6 @@ import pytest
 
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.search import SearchPlan, compared, load_search
-from harness.ablation.design.space import settings
 from harness.ablation.design.study import load_scale, load_study
 from harness.ablation.execute.tuner import SearchBoard
 from harness.ablation.report import published
@@ -118,7 +117,7 @@ def test_a_search_is_published_with_its_trials(
         if value == 5.0:
             assert main(["publish", str(file)]) == 2, "one trial of two has ended"
             assert capsys.readouterr().err == refusal
-    tuned = compared(search, "digits", base, {}, None, [], settings(board.best().params))
+    tuned = compared(search, "digits", base, {}, None, [], board.tuned())
     assert main(["publish", str(file)]) == 2, "the comparison has not run"
     said = capsys.readouterr().err
     assert "rates-digits: 6 of 6 trials have not ended, like default seed 0." in said

@@ -19,7 +19,8 @@ from harness.ablation.design.search import BASELINE, WINNER, Search, SearchPlan,
 from harness.ablation.design.space import Space, even, inverse, log, one_of, settings
 from harness.ablation.design.study import load_scale
 from harness.ablation.execute import tuner
-from harness.ablation.execute.tuner import RANDOM_TRIALS, UNPRUNED_TRIALS, SearchBoard
+from harness.ablation.execute.pruning import UNPRUNED_TRIALS
+from harness.ablation.execute.tuner import RANDOM_TRIALS, SearchBoard
 from harness.ablation.execute.worker import work
 from harness.ablation.report import history
 from harness.core.config import override
@@ -245,7 +246,7 @@ def test_what_diverges_is_told_so_that_it_is_kept_away_from(tiny: RunConfig, mon
 def test_what_is_reported_is_judged_on_seeds_that_the_search_never_saw(tiny: RunConfig) -> None:
     plan = planned(tiny)
     values = drawn(SearchBoard(plan), 1)[0]
-    pair = compared(searched(), "digits", tiny, {}, None, [], values)
+    pair = compared(searched(), "digits", tiny, {}, None, [], {WINNER: values})
     assert {trial.run.config.seed for trial in SearchBoard(plan).followed(())} == {1000}
     assert pair.seeds == (0, 1, 2, 3, 4)
     assert pair.arms[BASELINE] == tiny
@@ -258,7 +259,7 @@ def test_what_is_reported_is_judged_on_seeds_that_the_search_never_saw(tiny: Run
     [
         ({"seed": 3}, r"^seed: 3 is one of the reporting seeds, 0 to 39\. Take another, like 1000\."),
         ({"trials": 0}, r"^trials: 0 is less than 1\."),
-        ({"rungs": 0}, r"^rungs: 0 is less than 1\."),
+        ({"rungs": 0}, r"^rungs: 0 is less than 2, and nothing is left to be given up at the end\. Take two"),
         ({"metric": "fdi"}, r"^metric: 'fdi' is no metric\. Did you mean 'fid'"),
         ({"spaces": {"points": SPACE}}, r"^--scale: 'toy' has no space for digits\. Known: points"),
         ({"spaces": {"digits": {"train.learning_rat": log(1, 2)}}},
@@ -301,7 +302,7 @@ def test_what_training_would_trip_over_at_an_end_is_said_before(tiny: RunConfig)
     for path in ("train.warmup_steps", "train.snapshot_every"):
         with pytest.raises(UserError, match=rf"^space, {path}=13: {path}: .* beyond the last of 12"):
             planned(tiny, spaces={"digits": {path: even(0, 13)}}, fixed={}).check()
-    with pytest.raises(UserError, match=r"^metric: straightness is measured after training, .*\. Choose another\.$"):
+    with pytest.raises(UserError, match=r"^metric: straightness is measured of the flow, .*\. Choose another\.$"):
         planned(tiny, metric="straightness").check()
 
 
@@ -373,4 +374,4 @@ def test_from_the_first_trial_to_the_pictures(
     described = history.describe(board)
     batch = settings(board.best().params)["train.batch_size"]
     assert "the best of 4 trials, 0 of them given up early" in described
-    assert (f"it sees {batch / 32:g} times as many training samples" in described) == (batch != 32)
+    assert (f"it sees {batch / 32:g} times as many samples" in described) == (batch != 32)

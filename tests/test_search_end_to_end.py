@@ -13,6 +13,7 @@ import pytest
 import warm
 
 from harness.cli import main
+from harness.core.files import locked
 
 pytestmark = pytest.mark.slow
 
@@ -49,6 +50,58 @@ def test_a_search_ends_with_its_winner_beside_the_default(tmp_path: Path, monkey
     assert written
     monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path))
     assert main(TUNE) == 0
+    assert weights(tmp_path) == written
+
+
+HYPERBAND = """
+from harness.ablation.design.search import Search
+from harness.ablation.design.space import log
+
+SEARCH = Search(
+    question="Which rate?", spaces={"points": {"train.learning_rate": log(1e-4, 1e-1)}}, pruner="hyperband", trials=8,
+)
+"""
+SMALL = [
+    "--scale", "points", "--seeds", "1", "--workers", "2", "--set", "train.steps=100",
+    "--set", "train.checkpoint_every=20", "--set", "evaluate.num_samples=64",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["tradeoff", "halving"])
+def test_a_search_that_is_killed_as_a_whole_goes_on(
+    name: str, tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With two objectives, and with Hyperband: what has ended keeps its values, and the same command ends the rest."""
+    (file := tmp_path / "halving.py").write_text(HYPERBAND)
+    tune = ["tune", "tradeoff", "--trials", "6"] if name == "tradeoff" else ["tune", str(file)]
+    said = tmp_path / "said"
+    (tmp_path / "local").mkdir()
+    shutil.copy(empty_store, tmp_path / "local" / "mlflow.db")
+    process = warm.start([*tune, *SMALL], tmp_path, said)
+    while len(list(tmp_path.glob("local/runs/*/evaluations/*.json"))) < 3:
+        assert process.is_alive(), said.read_text()
+        time.sleep(0.02)
+    os.kill(process.ident or 0, signal.SIGKILL)
+    process.join(60)
+    (folder,) = tmp_path.glob("local/studies/*-search-*")
+    with locked(folder / "lock"):  # its workers, forks of it here, notice its death
+        pass
+    monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path))
+    assert main([*tune, *SMALL]) == 0, capsys.readouterr().err
+    trials = rows(tmp_path / "local" / "tables" / f"{name}-points-trials.csv")
+    assert len(trials) == (6 if name == "tradeoff" else 8)
+    finished = [row for row in trials if row["state"] == "finished"]
+    arms = {row["arm"] for row in rows(tmp_path / "local" / "tables" / f"{name}-points.csv")}
+    if name == "tradeoff":
+        best = min(finished, key=lambda row: (float(row["value"]), float(row["calls"])))
+        assert best["on the front"] == "True"
+        assert {"default", "best"} <= arms <= {"default", "best", "knee", "cheapest"}
+        assert (tmp_path / "local" / "figures" / "tradeoff-points-front.png").is_file()
+    else:
+        assert arms == {"default", "tuned"}
+        assert all(row["at 25"] for row in trials), "each was looked at at the first rung"
+    written = weights(tmp_path)
+    assert main([*tune, *SMALL]) == 0
     assert weights(tmp_path) == written
 
 

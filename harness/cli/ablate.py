@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 from rich.console import Console
 
@@ -53,9 +55,13 @@ class Hours(StopSignal):
 
 
 def compare(
-    options: argparse.Namespace, plan: Plan, placement: Placement, console: Console, stop: Hours, *notes: str
-) -> None:
-    """Carry the plan of a study out, look by look, and report each, with `notes` under its table."""
+    options: argparse.Namespace, plan: Plan, placement: Placement, console: Console, stop: Hours, *notes: str,
+    more: Callable[[], list[Path]] = list,
+) -> None:  # fmt: skip
+    """Carry the plan of a study out, look by look, and report each, with `notes` under its table.
+
+    `more` writes what else belongs to a report.
+    """
     console.print(plan.question)
     judge = prepare(plan, console, stop, placement)
     _warn(plan, console)
@@ -68,7 +74,7 @@ def compare(
             console.print(f"{len(now.seeds)} seeds would take about {hours}, longer than --max-hours leaves.")
             return
         console.print(f"{len(now.arms)} arms, {len(now.seeds)} seeds at the scale {now.scale}; plan {now.digest}")
-        carry_out(now, placement, judge, training_command(options), console, stop, *notes)
+        carry_out(now, placement, judge, training_command(options), console, stop, *notes, more=more)
         plan = now
     console.print(next_look(plan, placement.workers), soft_wrap=True)
 

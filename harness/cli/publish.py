@@ -9,8 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from harness.ablation.design.plan import Plan
-from harness.ablation.design.search import BASELINE, SearchPlan, compared, load_search
-from harness.ablation.design.space import settings
+from harness.ablation.design.search import BASELINE, WINNER, SearchPlan, compared, load_search
 from harness.ablation.design.study import declared_in, load_scale
 from harness.ablation.execute.tuner import SearchBoard
 from harness.ablation.report import history, published
@@ -36,7 +35,7 @@ def _publish(options: argparse.Namespace, console: Console, folder: Path) -> Non
         board, tuned = _searched(options)
         plan = _complete(options, [tuned])
         notes = [history.describe(board)]
-        told(history.write(board, folder, training_command(options)), console)
+        told(history.write(board, folder, training_command(options), plan), console)
     else:
         plan = _complete(options, as_trained(plan_of(options)))
     if len(plan.seeds) > plan.looks.seeds[0]:
@@ -49,13 +48,13 @@ def _searched(options: argparse.Namespace) -> tuple[SearchBoard, Plan]:
     search = load_search(options.study)
     scale = options.scale
     given = search, scale, load_scale(scale), parse_assignments(options.changes), options.seeds, options.plugin
-    for own in as_trained(compared(*given, tuned={})):
+    for own in as_trained(compared(*given, winners={WINNER: {}})):
         base = own.arms[BASELINE]
         plan = SearchPlan.of(search, scale, base, None, options.plugin)
         if plan.folder.exists() and (board := SearchBoard(plan)).finished() and not board.busy():
             if (settled := len(board.settled())) > plan.trials:
                 options.trials = settled  # the search was made longer
-            return board, compared(*given, tuned=settings(board.best().params)).threaded(base.train.threads)
+            return board, compared(*given, winners=board.tuned()).threaded(base.train.threads)
     raise UserError(f"{search.name}-{scale}: the search has not ended. Run `{training_command(options)}` first.")
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
-from harness.ablation.design.search import BASELINE, SearchPlan, compared, load_search
-from harness.ablation.design.space import settings
+from harness.ablation.design.search import BASELINE, WINNER, SearchPlan, compared, load_search
 from harness.ablation.design.study import load_scale
 from harness.ablation.execute.launch import launch
 from harness.ablation.execute.tuner import SearchBoard
 from harness.ablation.report import history
+from harness.ablation.report.looks import reached
 from harness.cli.ablate import Hours, compare, placed
 from harness.cli.plans import refuse_large, training_command, with_reference
 from harness.cli.shared import own_folder, told
@@ -24,7 +25,7 @@ def run(options: argparse.Namespace) -> None:
     scale = options.scale
     console = terminal()
     given = search, scale, load_scale(scale), parse_assignments(options.changes), options.seeds, options.plugin
-    own = compared(*given, tuned={})
+    own = compared(*given, winners={WINNER: {}})
     SearchPlan.of(search, scale, own.arms[BASELINE], options.trials, options.plugin)  # refused before it is measured
     shared, placement = placed(options, own, console)
     plan = SearchPlan.of(search, scale, shared.arms[BASELINE], options.trials, options.plugin)
@@ -39,5 +40,9 @@ def run(options: argparse.Namespace) -> None:
     command = training_command(options)
     launch(board, placement, console, stop, lambda: told(history.write(board, own_folder(), command), console))
     console.print(f"- {history.describe(board)}")
-    tuned = compared(*given, tuned=settings(board.best().params)).threaded(placement.threads)
-    compare(options, tuned, placement, console, stop, history.describe(board))
+    tuned = compared(*given, winners=board.tuned()).threaded(placement.threads)
+
+    def more() -> list[Path]:
+        return history.write(board, own_folder(), command, reached(tuned)) if plan.against else []
+
+    compare(options, tuned, placement, console, stop, history.describe(board), more=more)

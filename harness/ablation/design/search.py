@@ -1,6 +1,7 @@
 """A search: which settings of a scale give the best samples, drawn by Optuna and given up where they fall behind.
 
-The best is then an arm of an ordinary study beside the scale's own settings, on seeds that the search never saw.
+The best is then an arm of an ordinary study beside the scale's own settings, on seeds that the search never saw. A
+search against a cost has no best, but a front: the settings of which none are better and cheaper.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 
+from harness.ablation.design.costs import COSTS, Against
 from harness.ablation.design.declared import require_metric, require_types
 from harness.ablation.design.looks import Looks
 from harness.ablation.design.plan import Plan
@@ -30,6 +32,10 @@ from harness.runs.validate import check, refuse_unreached
 
 BASELINE, WINNER = "default", "tuned"
 """The arms of the comparison that follows a search."""
+BEST, KNEE, CHEAPEST = "best", "knee", "cheapest"
+"""Its arms beside the baseline where the search has a front: both ends, and `costs.knee` between them."""
+SAMPLED = ("solver", "time_grid", "guidance", "average", "checkpoint")
+"""What a space may have of `evaluate`: it changes the samples, and all else how they are judged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +53,13 @@ class Search:
     """The NFE at which it is measured."""
     samples: int = 5000
     """At most so many judge a trial; the comparison takes the scale's own number."""
+    against: Against | None = None
+    """What it costs, less being better: one of `costs.COSTS`. A search then has two objectives."""
+    pruner: Literal["median", "hyperband"] | None = "median"
+    """What gives trials up that fall behind; None trains each to its end, as a search `against` a cost must."""
     rungs: int = 4
-    """A trial is looked at after each such part of its steps."""
+    """The pruner looks at a trial after each such part of its steps; Hyperband, which takes a power of two, after one
+    part, two, four, ..."""
     trials: int = 24
     seed: int = 1000
     """The training seed of every trial, and Optuna's; none that is reported."""
@@ -66,9 +77,10 @@ class Search:
                 if not isinstance(drawn, BaseDistribution):
                     reason = f"{drawn!r} is no range. Write even(...), log(...) or one_of(...)."
                     raise ConfigError(f"spaces['{scale}']['{path}']", reason)
-        for name in ("samples", "rungs", "trials"):
+        for name in ("samples", "trials"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}: {getattr(self, name)} is less than 1. Take one or more.")
+        self._check_pruner()
         looks = Looks.planned(self.looks, "proportional")
         TRIALS.refuse(self.trials, "trials")
         if self.seed < looks.last:
@@ -76,9 +88,24 @@ class Search:
                 f"seed: {self.seed} is one of the reporting seeds, 0 to {looks.last - 1}. Take another, like 1000."
             )
 
-    def comparison(self, tuned: Mapping[str, Any]) -> Study:
-        """The study that compares these settings with the scale's own."""
-        arms: dict[str, Mapping[str, Any]] = {BASELINE: {}, WINNER: {**self.fixed, **tuned}}
+    def _check_pruner(self) -> None:
+        """`UserError` where the pruner has nothing to go by, or nothing to give up."""
+        if self.against and self.pruner:
+            reason = f"'{self.pruner}' goes by one objective, and against='{self.against}' makes two"
+            raise UserError(f"pruner: {reason}. Write pruner=None.")
+        if self.pruner and self.rungs < 2:
+            reason = f"{self.rungs} is less than 2, and nothing is left to be given up at the end"
+            raise UserError(f"rungs: {reason}. Take two or more, or write pruner=None.")
+        if self.pruner == "hyperband" and self.rungs.bit_count() != 1:
+            reason = f"{self.rungs} is no power of two, and Hyperband halves after 1, 2, 4, ... such parts of the steps"
+            raise UserError(f"rungs: {reason}. Take 2, 4, 8 or 16.")
+        if not self.pruner and self.rungs != Search.rungs:
+            raise UserError("rungs: without a pruner nobody looks at a trial before its end. Leave them out.")
+
+    def comparison(self, winners: Mapping[str, Mapping[str, Any]]) -> Study:
+        """The study that compares settings, by the name of their arm, with the scale's own."""
+        tuned = {arm: {**self.fixed, **settings} for arm, settings in winners.items()}
+        arms: dict[str, Mapping[str, Any]] = {BASELINE: {}, **tuned}
         return Study(
             question=self.question, baseline=BASELINE, arms=arms, metric=self.metric, nfe=self.nfe,
             smallest_difference=self.smallest_difference, looks=self.looks, name=self.name,
@@ -106,6 +133,9 @@ class SearchPlan(SharedPlan):
     nfe: int
     trials: int
     plugins: tuple[str, ...]
+    against: Against | None
+    pruner: Literal["median", "hyperband"] | None
+    rungs: int
 
     @classmethod
     def of(cls, search: Search, scale: str, base: RunConfig, trials: int | None, plugins: Sequence[Path]) -> Self:
@@ -113,10 +143,12 @@ class SearchPlan(SharedPlan):
         if scale not in search.spaces:
             raise UserError(f"--scale: '{search.name}' has no space for {scale}. {did_you_mean(scale, search.spaces)}")
         metric = search.metric or base.evaluate.metrics[0].name
+        space = dict(search.spaces[scale])
+        _refuse_unjudged(space)
         plan = cls(
             search.name, scale, search.question, _judged(override(base, search.fixed), search, metric),
-            dict(search.spaces[scale]), metric, search.nfe, trials or search.trials,
-            tuple(str(p.absolute()) for p in plugins),
+            space, metric, search.nfe, trials or search.trials, tuple(str(p.absolute()) for p in plugins),
+            search.against, search.pruner, search.rungs,
         )  # fmt: skip
         plan.corners()
         return plan
@@ -147,13 +179,25 @@ class SearchPlan(SharedPlan):
         return {
             "question": self.question,
             "seed": self.base.seed,
+            "against": self.against,
+            "pruner": self.pruner,
             "space": {name: str(drawn) for name, drawn in self.space.items()},
         }
 
     @property
     def protocol(self) -> Protocol:
-        """How a trial is judged."""
+        """How a trial is judged, but for what is drawn of `evaluate`."""
         return self.base.protocol()
+
+    @property
+    def between_rungs(self) -> int:
+        """Steps from one rung to the next; the first comes after as many."""
+        return self.base.train.sample_every
+
+    def is_rung(self, step: int) -> bool:
+        """Whether the pruner looks at a trial after so many steps, of which Hyperband's double from rung to rung."""
+        parts, rest = divmod(step, self.between_rungs)
+        return not rest and parts < self.rungs and (self.pruner == "median" or parts.bit_count() == 1)
 
     def config(self, drawn: Mapping[str, Any]) -> RunConfig:
         """The configuration of a trial."""
@@ -177,9 +221,10 @@ class SearchPlan(SharedPlan):
     def check(self) -> None:
         """Raise what training would trip over at an end of a range."""
         if issubclass(find("metric", self.metric), FlowMetric):
-            raise UserError(
-                f"metric: {self.metric} is measured after training, and a search looks earlier. Choose another."
-            )
+            raise UserError(f"metric: {self.metric} is measured of the flow, a search judges samples. Choose another.")
+        if self.against and COSTS[self.against].of_curve and len(self.base.evaluate.nfe) < 2:
+            reason = f"{self.against} are read off a curve over NFE, and evaluate.nfe has {self.nfe} alone"
+            raise UserError(f"against: {reason}. Set more, like evaluate.nfe=[2,4,8,16,32].")
         for setting, config in self.corners().items():
             try:
                 refuse_unreached([setting.partition("=")[0]], config)
@@ -194,25 +239,36 @@ class SearchPlan(SharedPlan):
 
 def compared(
     search: Search, scale: str, base: RunConfig, changes: Mapping[str, Any], seeds: int | None, plugins: Sequence[Path],
-    tuned: Mapping[str, Any],
+    winners: Mapping[str, Mapping[str, Any]],
 ) -> Plan:  # fmt: skip
     """The plan of the comparison, on seeds that the search never sees."""
-    plan = Plan.of(search.comparison(tuned), scale, base, changes, seeds, plugins)
+    plan = Plan.of(search.comparison(winners), scale, base, changes, seeds, plugins)
     if search.seed in plan.seeds:
         raise UserError(f"--seeds: {seeds} takes in seed {search.seed}, on which is searched. Take fewer.")
     return plan
 
 
 def _judged(base: RunConfig, search: Search, metric: str) -> RunConfig:
-    """`base` with the search's seed, looked at on every rung, judged by its metric at its NFE alone."""
+    """`base` with the search's seed, looked at on every rung, judged by its metric alone, where the search reads it."""
     require_metric(metric)
     named: list[Any] = [m for m in base.evaluate.metrics if m.name == metric]
+    curve = base.evaluate.nfe if search.against and COSTS[search.against].of_curve else ()
     changes = {
         "seed": search.seed,
-        "train.sample_every": max(1, base.train.steps // search.rungs),
-        "evaluate.nfe": [search.nfe],
+        "evaluate.nfe": sorted({search.nfe, *filter(None, curve)}),
         "evaluate.metrics": named or [metric],
         "evaluate.more_samples": [],
         "evaluate.num_samples": min(search.samples, base.evaluate.num_samples),
     }
+    if search.pruner:
+        changes["train.sample_every"] = max(1, base.train.steps // search.rungs)
     return override(base, changes)
+
+
+def _refuse_unjudged(space: Mapping[str, Any]) -> None:
+    """`ConfigError` for a path by which trials would be judged in different ways, or train on different seeds."""
+    for name in space:
+        group, _, below = path_of(name).partition(".")
+        if group == "seed" or (group == "evaluate" and below.partition(".")[0] not in SAMPLED):
+            reason = "values of trials that differ in it cannot be compared"
+            raise ConfigError(f"space.{path_of(name)}", f"{reason}. Leave it out.")

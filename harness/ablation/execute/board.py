@@ -37,7 +37,8 @@ DEATHS = 3
 class Board(ABC):
     """Trials in a journal; a subclass says which there should be and what is done for one."""
 
-    def __init__(self, plan: SharedPlan, pruner: BasePruner | None = None):
+    def __init__(self, plan: SharedPlan, pruner: BasePruner | None = None, minimized: int = 0):
+        """`minimized` is how many values a trial has beside the metric, each of which is better the lower it is."""
         self.plan: SharedPlan = plan
         self.folder = plan.folder
         try:
@@ -45,7 +46,7 @@ class Board(ABC):
         except (FileExistsError, NotADirectoryError) as error:
             raise UserError(f"{error.filename}: is no folder, where a study's journal lies. Move it away.") from error
         metric: Any = find("metric", plan.metric)
-        direction: Any = "minimize" if metric.lower_is_better else "maximize"
+        directions: Any = ["minimize" if metric.lower_is_better else "maximize", *["minimize"] * minimized]
         journal = self.folder / "journal.log"
         if journal.exists():
             require_log(journal)
@@ -53,7 +54,7 @@ class Board(ABC):
             storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=_KernelLock(journal)))
             name = f"{plan.name}-{plan.digest}"
             self.study = optuna.create_study(
-                storage=storage, study_name=name, direction=direction, pruner=pruner, load_if_exists=True
+                storage=storage, study_name=name, directions=directions, pruner=pruner, load_if_exists=True
             )  # fmt: skip
             for trial in self.trials():
                 shaped(self._told(trial), self.TOLD)

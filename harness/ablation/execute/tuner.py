@@ -1,8 +1,9 @@
-"""A search's trials: TPE draws them, a median pruner gives up those that fall behind, dead ones continue."""
+"""A search's trials: TPE draws them, a pruner gives up those that fall behind, dead ones continue."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 import warnings
 from collections.abc import Callable, Container
@@ -12,14 +13,16 @@ from typing import Any, Literal
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.pruners import MedianPruner
 from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from typing_extensions import TypedDict
 
-from harness.ablation.design.search import SearchPlan
+from harness.ablation.design.costs import COSTS, knee
+from harness.ablation.design.search import BEST, CHEAPEST, KNEE, WINNER, SearchPlan
 from harness.ablation.design.space import settings
+from harness.ablation.execute.attempts import number_of, title_of
 from harness.ablation.execute.board import DEATHS, Board
+from harness.ablation.execute.pruning import pruner_of
 from harness.core.errors import Diverged, NoValue, Pruned, UserError, named
 from harness.core.reading import Damaged
 from harness.core.rng import stream_seed
@@ -32,10 +35,6 @@ from harness.runs.train import ensure
 
 RANDOM_TRIALS = 8
 """So many trials are drawn blindly before TPE has enough to go by."""
-UNPRUNED_TRIALS = 5
-"""So many finish before the pruner may give one up. Hyperband and successive halving, which cut to a third or a quarter
-at each rung, would leave 25 to 40 trials with too few finished ones to learn from."""
-
 
 GIVEN_UP, DIVERGED, FAILED = "given up", "diverged", "failed"
 """How a trial without a value ended: it fell behind, its numbers were not finite, or a solver gave up."""
@@ -65,7 +64,7 @@ class SearchBoard(Board):
     plan: SearchPlan
 
     def __init__(self, plan: SearchPlan):
-        super().__init__(plan, MedianPruner(n_startup_trials=UNPRUNED_TRIALS))
+        super().__init__(plan, pruner_of(plan), minimized=0 if plan.against is None else 1)
 
     def _told(self, trial: FrozenTrial) -> dict[str, Any]:
         lacking = min(self.plan.space.keys() - trial.params.keys(), default="")
@@ -89,14 +88,26 @@ class SearchBoard(Board):
         trial.set_user_attr("run", Run.of(config).name)
         try:
             with named(title):
-                run = ensure(config, say, stop, self._look(trial, Run.of(config)))
+                run = ensure(config, say, stop, self._look(trial, Run.of(config)) if self.plan.pruner else None)
         except (NoValue, Pruned) as error:
             self.give_up(trial, str(error), ended(error))
             say(str(error))
             return
-        value = run.evaluation(self.plan.protocol)["values"][self.plan.metric][str(self.plan.nfe)]
-        self.study.tell(trial, value)
-        say(f"{self.plan.metric} {value:.4g} at NFE {self.plan.nfe}, {time.perf_counter() - started:.0f} s")
+        value, *cost = self.values(run)
+        self.study.tell(trial, [value, *cost])
+        against = "".join(f", {self.plan.against} {spent:.4g}" for spent in cost)
+        say(f"{self.plan.metric} {value:.4g} at NFE {self.plan.nfe}{against}, {time.perf_counter() - started:.0f} s")
+
+    def values(self, run: Run) -> list[float]:
+        """A finished run's quality, and its cost in a search against one, as its directory says."""
+        plan = self.plan
+        protocol = run.config.protocol()
+        value = run.evaluation(protocol)["values"][plan.metric][str(plan.nfe)]
+        if plan.against is None:
+            return [value]
+        if not math.isfinite(cost := COSTS[plan.against].of(run, protocol, plan.metric)):
+            raise UserError(f"{run.folder}: does not tell its {plan.against}. Remove it, then search again.")
+        return [value, cost]
 
     def give_up(self, trial: optuna.Trial, reason: str, how: str = GIVEN_UP) -> None:
         """Report a trial that fell behind or has no value.
@@ -107,14 +118,34 @@ class SearchBoard(Board):
         trial.set_user_attr("ended", how)
         self.study.tell(trial, state=TrialState.PRUNED)
 
-    def best(self) -> FrozenTrial:
-        """The finished trial with the best value; `UserError` where none finished."""
+    def front(self) -> list[FrozenTrial]:
+        """The finished trials of which none are better and cheaper, from the best to the cheapest, without doubles.
+
+        It is the best alone where there is one objective. `UserError` where none finished.
+        """
         if not self.trials(TrialState.COMPLETE):
             reason = self.settled()[0].user_attrs.get("reason", "it was told without a reason.")
             raise UserError(
                 f"{self.plan.name}: no trial finished; the first: {reason} Mend the space, then search again."
             )
-        return self.study.best_trial
+        found = {tuple(trial.values): trial for trial in reversed(self.study.best_trials)}  # the first of doubles stays
+        return sorted(found.values(), key=lambda trial: trial.values[-1], reverse=True)
+
+    def best(self) -> FrozenTrial:
+        """The finished trial with the best quality; `UserError` where none finished."""
+        return self.front()[0]
+
+    def winners(self) -> dict[str, FrozenTrial]:
+        """{arm: trial} of those that are compared on other seeds: the best, or the ends and the knee of a front."""
+        front = self.front()
+        if self.plan.against is None:
+            return {WINNER: front[0]}
+        between = {KNEE: front[knee([trial.values for trial in front])]} if len(front) > 2 else {}
+        return {BEST: front[0], **between, **({CHEAPEST: front[-1]} if len(front) > 1 else {})}
+
+    def tuned(self) -> dict[str, dict[str, Any]]:
+        """{arm: settings that it has beside what is fixed} of the winners."""
+        return {arm: settings(trial.params) for arm, trial in self.winners().items()}
 
     def settled(self) -> list[FrozenTrial]:
         return self.trials(TrialState.COMPLETE, TrialState.PRUNED)
@@ -122,7 +153,7 @@ class SearchBoard(Board):
     def followed(self, known: Container[str]) -> list[Followed]:
         begun = {title_of(t): t for t in self.trials() if t.params.keys() == self.plan.space.keys()}
         return [
-            Followed(title, Run.of(self.plan.config(t.params)), self.plan.protocol, {"trial": title})
+            Followed(title, run := self.run_of(t), run.config.protocol(), {"trial": title})
             for title, t in begun.items()
             if title not in known
         ]
@@ -151,7 +182,7 @@ class SearchBoard(Board):
             trial.report(value, step)
 
         def look(trained: Trained, step: int) -> None:
-            if step == run.config.train.steps:  # the evaluation that follows
+            if step == run.config.train.steps or not self.plan.is_rung(step):  # after the end comes the evaluation
                 return
             value = judge_rung(run, trained, step, judge, self.plan.nfe)[self.plan.metric]
             if step not in reported:
@@ -225,13 +256,3 @@ def _sampler(seed: int) -> TPESampler:
 def ended(error: NoValue | Pruned) -> str:
     """How a trial ended."""
     return GIVEN_UP if isinstance(error, Pruned) else DIVERGED if isinstance(error, Diverged) else FAILED
-
-
-def number_of(trial: optuna.Trial | FrozenTrial) -> int:
-    """A trial's number; that of the first attempt where a worker died of it."""
-    attributes: dict[str, Any] = trial.user_attrs
-    return attributes.get("again", trial.number)
-
-
-def title_of(trial: optuna.Trial | FrozenTrial) -> str:
-    return f"trial {number_of(trial)}"

@@ -18,8 +18,11 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from harness.ablation.design.arm_settings import configuration
+from harness.ablation.design.plan import Plan
 from harness.ablation.design.space import evened, path_of, settings
-from harness.ablation.execute.tuner import DIVERGED, FAILED, GIVEN_UP, SearchBoard, number_of
+from harness.ablation.execute.attempts import number_of
+from harness.ablation.execute.tuner import DIVERGED, FAILED, GIVEN_UP, SearchBoard
+from harness.ablation.report import fronts
 from harness.ablation.report.grids import titled
 from harness.ablation.report.origin import provenance
 from harness.core.drawing import COLOURS, legend_below, plain_log, png, shown, spared, write_picture
@@ -42,13 +45,14 @@ def counted(board: SearchBoard) -> dict[str, int]:
 
 
 def frame(board: SearchBoard) -> pd.DataFrame:
-    """One row per trial: number, state, value (the last rung's if given up), settings, values by rung, and the seconds
-    of all attempts at it."""
+    """One row per trial: number, state, value (the last rung's if given up), cost and whether it is on the front if
+    there are two objectives, settings, values by rung, and the seconds of all attempts at it."""
+    front = [trial.values for trial in board.front()] if board.plan.against else []
     rows = [
         {
             "trial": number_of(trial),
             "state": state_of(trial),
-            "value": trial.value,
+            **_objectives(board, trial, front),
             **settings(trial.params),
             **{f"at {step}": value for step, value in sorted(trial.intermediate_values.items())},
             "seconds": _seconds(trial),
@@ -60,6 +64,13 @@ def frame(board: SearchBoard) -> pd.DataFrame:
     found = pd.DataFrame(rows)
     last = ["seconds", "run", "reason"]
     return found[[name for name in found if name not in last] + last]
+
+
+def _objectives(board: SearchBoard, trial: FrozenTrial, front: list[list[float]]) -> dict[str, Any]:
+    if board.plan.against is None:
+        return {"value": trial.value}
+    value, cost = trial.values or (None, None)
+    return {"value": value, board.plan.against: cost, "on the front": trial.values in front}
 
 
 def _seconds(trial: FrozenTrial) -> float | None:
@@ -79,22 +90,24 @@ def importances(board: SearchBoard) -> dict[str, float]:
     even = optuna.create_study()
     for trial in finished:
         params = {name: scale(trial.params[name]) for name, (_, scale) in scales.items()}
-        even.add_trial(create_trial(params=params, distributions=distributions, value=_log(trial.value)))
+        even.add_trial(create_trial(params=params, distributions=distributions, value=_log(trial.values[0])))
     found = get_param_importances(even, evaluator=FanovaImportanceEvaluator(seed=0))
     return {path_of(name): float(share) for name, share in found.items()}
 
 
-def _log(value: float | None) -> float:
-    assert value is not None
+def _log(value: float) -> float:
     return math.log(value) if value > 0 else value
 
 
 def draw_history(board: SearchBoard) -> bytes:
-    """A PNG: every trial's value by number with the best so far; beside it the rungs that each was judged at."""
+    """A PNG: every trial's value by number with the best so far; beside it the rungs at which a pruner looked."""
     figure = Figure(figsize=(11, 4.5), layout="constrained")
-    values, rungs = figure.subplots(1, 2, sharey=True, width_ratios=[3, 2])
+    if board.plan.pruner:
+        values, rungs = figure.subplots(1, 2, sharey=True, width_ratios=[3, 2])
+        _rungs(rungs, board)
+    else:
+        values = figure.subplots()
     _values(values, board)
-    _rungs(rungs, board)
     values.set_ylabel(f"{titled(board.plan.metric)} at NFE {board.plan.nfe}")
     legend_below(figure, values.get_legend_handles_labels()[0])
     return png(figure)
@@ -105,7 +118,7 @@ def _values(axes: Axes, board: SearchBoard) -> None:
     is_finished = trials.state == FINISHED
     finished = trials[is_finished]
     others = trials[~is_finished]
-    best = finished.value.cummin() if board.study.direction == StudyDirection.MINIMIZE else finished.value.cummax()
+    best = finished.value.cummin() if board.study.directions[0] == StudyDirection.MINIMIZE else finished.value.cummax()
     axes.axvspan(-0.5, max(board.blind(), default=-1) + 0.5, color="grey", alpha=0.12, label="drawn blindly")
     axes.plot(others.trial, others.value, "x", color="grey", label="not finished, last value if any")
     axes.plot(finished.trial, finished.value, "o", color=COLOURS[0], label="finished")
@@ -199,39 +212,45 @@ def describe(board: SearchBoard) -> str:
     """The sentence about the search that stands under the comparison."""
     best = board.best()
     plan = board.plan
+    ends = ({GIVEN_UP: 0} if plan.pruner else {}) | counted(board)
+    told = [f"{ends[state]} {word}" for state, word in ENDED.items() if state in ends]
+    trials = ", ".join([f"{len(board.settled())} trials", *told])
+    if plan.against:
+        return fronts.describe(board, trials)
     chosen = ", ".join(f"{path} {value}" for path, value in settings(best.params).items())
-    share = plan.config(best.params).train.batch_size / plan.base.train.batch_size
-    compute = (
-        "" if share == 1 else f" In as many steps it sees {share:g} times as many training samples as the default."
-    )
-    ends = {GIVEN_UP: 0} | counted(board)
-    told = ", ".join(f"{ends[state]} {word}" for state, word in ENDED.items() if state in ends)
+    share = fronts.share_of(board, best)
+    compute = "" if share == 1 else f" In training it sees {share:.3g} times as many samples as the default."
     return (
-        f"tuned: {chosen}; the best of {len(board.settled())} trials, {told}, "
-        f"by {plan.metric} {best.value:.4g} on seed {plan.base.seed} (search {plan.digest}). That value "
+        f"tuned: {chosen}; the best of {trials}, "
+        f"by {plan.metric} {best.values[0]:.4g} on seed {plan.base.seed} (search {plan.digest}). That value "
         f"is the luckiest of many, which is why the seeds above are others.{compute}"
     )
 
 
-def write(board: SearchBoard, folder: Path, command: str) -> list[Path]:
+def write(board: SearchBoard, folder: Path, command: str, comparison: Plan | None = None) -> list[Path]:
     """Write the table and the pictures of a search; returns their paths.
 
-    `tables/<search>-<scale>-trials.{csv,json}` and `figures/<search>-<scale>-{history,importances}.png`.
+    `tables/<search>-<scale>-trials.{csv,json}` and `figures/<search>-<scale>-{history,importances}.png`; with two
+    objectives `...-front.png` too, with what the runs of the `comparison` say of its arms.
     """
     plan = board.plan
     stem = f"{plan.search}-{plan.scale}"
     paths = [folder / "tables" / f"{stem}-trials.{ending}" for ending in ("csv", "json")]
-    pictures = [folder / "figures" / f"{stem}-{what}.png" for what in ("history", "importances")]
+    again = fronts.measured_again(board, comparison) if plan.against and comparison else {}
+    pictures = {"history": draw_history, "importances": draw_importances}
+    if plan.against:
+        pictures["front"] = functools.partial(fronts.draw_front, again=again)
     write_atomic(paths[0], frame(board).to_csv(index=False))
-    write_json(paths[1], _about(board, command))
-    for picture, draw in zip(pictures, (draw_history, draw_importances), strict=True):
+    write_json(paths[1], _about(board, command, again))
+    for what, draw in pictures.items():
+        picture = folder / "figures" / f"{stem}-{what}.png"
         with spared():
             write_picture(picture, functools.partial(draw, board))
             paths.append(picture)
     return paths
 
 
-def _about(board: SearchBoard, command: str) -> dict[str, Any]:
+def _about(board: SearchBoard, command: str, again: fronts.Values) -> dict[str, Any]:
     plan = board.plan
     best = board.best()
     runs = [Run.of(plan.config(trial.params)) for trial in board.settled()]
@@ -242,9 +261,10 @@ def _about(board: SearchBoard, command: str) -> dict[str, Any]:
         "space": plan.facts["space"],
         "seed": plan.base.seed,
         "sampler": f"TPE, multivariate, in groups, {len(board.blind())} blind trials first",
-        "pruner": "median",
+        "pruner": plan.pruner or "none",
         "judged by": {"metric": plan.metric, "nfe": plan.nfe, "protocol": asdict(plan.protocol)},
-        "best": {"trial": number_of(best), "value": best.value, **settings(best.params)},
+        "best": {"trial": number_of(best), "value": best.values[0], **settings(best.params)},
+        **(fronts.about(board, again) if plan.against else {}),
         "trials": counted(board),
         "configuration": configuration(plan.base),
         "importances": importances(board),

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from harness.ablation.design import costs
 from harness.ablation.report.outcomes import DIVERGED
 from harness.ablation.report.statistics import Comparison, compare
 
-NEAR = 0.05
-"""As good as the best is what is worse by so much at most."""
+NEAR = costs.NEAR
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,14 @@ def read(
     areas = {arm: _areas(whole[arm].reindex(columns=shared)) for arm in means}
     out = {}
     for arm, curve in means.items():
-        fewest = _fewest(curve, float(curve.min() if lower else curve.max()), lower)
+        fewest = costs.fewest(curve.items(), float(curve.min() if lower else curve.max()), lower)
         against = None
         if arm != baseline and baseline in areas and baseline not in unstable and len(areas[arm]):
             pairs = pd.concat([areas[arm], areas[baseline]], axis=1, join="inner")
             against = compare(pairs.iloc[:, 0].tolist(), pairs.iloc[:, 1].tolist())
         spent = seconds.get((arm, fewest or 0), math.nan)
         out[arm] = Readout(
-            areas[arm].mean(), len(whole[arm]), ends, against, fewest, _fewest(curve, best, lower), spent
+            areas[arm].mean(), len(whole[arm]), ends, against, fewest, costs.fewest(curve.items(), best, lower), spent
         )
     return out
 
@@ -143,7 +143,7 @@ def needed(cells: pd.DataFrame, metric: str, arm: str, target: str, at: int, low
         if math.isnan(wanted) and not (diverged and target == arm):
             continue
         if len(measured) or diverged:
-            calls.append(_fewest(measured, wanted, lower))
+            calls.append(costs.fewest(measured.items(), wanted, lower))
     return Needed.of(calls, len(seeds))
 
 
@@ -154,9 +154,3 @@ def _areas(table: pd.DataFrame) -> pd.Series:
         return pd.Series(dtype=float)
     x = np.log2(np.asarray(table.columns, dtype=float))
     return pd.Series(np.exp(np.trapezoid(np.log(table.to_numpy()), x) / (x[-1] - x[0])), index=table.index)
-
-
-def _fewest(curve: pd.Series, best: float, lower: bool) -> int | None:
-    slack = NEAR * abs(best)
-    near = curve[curve <= best + slack] if lower else curve[curve >= best - slack]
-    return int(near.index.min()) if len(near) else None
