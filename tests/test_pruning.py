@@ -20,6 +20,7 @@ from harness.ablation.execute import tuner
 from harness.ablation.execute.pruning import REDUCTION, Hyperband
 from harness.ablation.execute.tuner import SearchBoard
 from harness.ablation.execute.worker import work
+from harness.core.config import override
 from harness.core.errors import UserError
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
@@ -54,6 +55,14 @@ def test_its_decisions_are_those_of_optunas_own_pruner_while_nobody_dies() -> No
 
 def hyperband(tiny: RunConfig, trials: int = 16) -> SearchPlan:
     return test_search.planned(tiny, pruner="hyperband", trials=trials)
+
+
+def test_rungs_end_before_the_training_does(tiny: RunConfig) -> None:
+    """Where the steps are no multiple of the rungs too."""
+    longer = override(tiny, {"train.steps": 14})
+    for pruner, steps in (("median", [3, 6, 9]), ("hyperband", [3, 6])):
+        plan = test_search.planned(longer, pruner=pruner)
+        assert [step for step in range(1, 15) if plan.is_rung(step)] == steps
 
 
 class Killed(BaseException):

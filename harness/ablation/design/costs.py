@@ -74,9 +74,10 @@ def training_seconds(run: Run, protocol: Protocol, metric: str) -> float:
     return lineage.training_seconds(run)
 
 
+_NEAR_ITS_BEST = f" (within {NEAR:.0%} of the trial's best)"
 COSTS: dict[Against, Cost] = {
-    "calls": Cost("calls for each sample", calls, of_curve=True, timed=False),
-    "sampling_seconds": Cost("seconds for each sample", sampling_seconds, of_curve=True, timed=True),
+    "calls": Cost(f"calls for each sample{_NEAR_ITS_BEST}", calls, of_curve=True, timed=False),
+    "sampling_seconds": Cost(f"seconds for each sample{_NEAR_ITS_BEST}", sampling_seconds, of_curve=True, timed=True),
     "training_flops": Cost("operations of a training", training_flops, of_curve=False, timed=False),
     "training_seconds": Cost("seconds of a training", training_seconds, of_curve=False, timed=True),
 }

@@ -85,7 +85,8 @@ def machines(board: SearchBoard) -> list[str]:
 
 def share_of(board: SearchBoard, trial: FrozenTrial) -> float:
     """How many times as many training samples a trial sees as the scale's own settings do."""
-    own, drawn = board.plan.base.train, board.plan.config(trial.params).train
+    own = board.plan.base.train
+    drawn = board.plan.config(trial.params).train
     return drawn.batch_size * drawn.steps / (own.batch_size * own.steps)
 
 
@@ -93,13 +94,13 @@ def describe(board: SearchBoard, trials: str) -> str:
     """The line about a front that stands under the comparison; `trials` says how many there were and how they ended."""
     plan = board.plan
     said = [
-        f"{arm} (trial {number_of(trial)}, {trial.values[0]:.4g} for {trial.values[1]:.4g}"
+        f"{arm} (trial {number_of(trial)}, {trial.values[0]:.4g} at {trial.values[1]:.4g}"
         f"{_compute(board, trial)}): {_settings(board, arm)}"
         for arm, trial in board.winners().items()
     ]
     where = f" Seconds are of {'; '.join(machines(board))}, beside other trials." if cost_of(board).timed else ""
     return (
-        f"front of {plan.metric} at NFE {plan.nfe} for {cost_of(board).unit}: {'; '.join(said)}. Of "
+        f"front of {plan.metric} at NFE {plan.nfe} against {plan.against}: {'; '.join(said)}. Of "
         f"{trials}, none are better and cheaper than these {len(board.front())} on seed "
         f"{plan.base.seed} (search {plan.digest}). Those values are the luckiest of many, which is why the seeds above "
         f"are others.{where}"
