@@ -175,8 +175,8 @@ def test_what_cannot_be_compared_is_refused_in_one_line(tiny: RunConfig, change:
 
 def comparison(board: SearchBoard, tiny: RunConfig) -> Plan:
     """That of the board's winners, on two seeds, judged."""
-    search = test_search.searched(spaces=SPACES, fixed={}, against="calls", pruner=None, seeds=2)
-    plan = compared(search, "digits", tiny, {}, None, [], board.tuned())
+    search = test_search.searched(spaces=SPACES, fixed={}, against="calls", pruner=None, looks=(3,))
+    plan = compared(search, "digits", tiny, {}, 2, [], board.tuned())
     for i, (arm, seed) in enumerate(plan.trials()):
         judged(plan.run(arm, seed), {1: 4.0 + i, 2: 2.0 + i}, {1: 1.0, 2: 2.0})
     return plan

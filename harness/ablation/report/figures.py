@@ -28,7 +28,9 @@ def draw(plan: Plan, cells: pd.DataFrame, summary: pd.DataFrame, references: dic
     """A PNG: the primary metric against NFE with 95 % intervals; beside it each arm's difference at the primary NFE."""
     values = cells.dropna(subset="value")
     figure = Figure(figsize=(11, 4.8 + 0.3 * max(0, len(plan.arms) - 6)), layout="constrained")
-    longest = max(inches(figure, _label(arm, summary), 10) for arm in plan.arms)
+    primary: Any = summary[summary.primary].set_index("arm")
+    labels = [label for arm in plan.arms for label in (_label(arm, summary), _said(plan, primary.loc[arm]))]
+    longest = max(inches(figure, label, 10) for label in labels)
     figure.set_figwidth(11 + max(0.0, longest - 1))
     curve, forest = figure.subplots(1, 2, width_ratios=[3, 2])
     _curves(curve, plan, values, summary, references)
@@ -117,10 +119,10 @@ def _forest(axes: Axes, plan: Plan, values: pd.DataFrame, summary: pd.DataFrame)
     )
     axes.set_ylim(len(others) - 0.5, -0.6)
     against = shown(plan.baseline)
-    apart = "\n" if len(against) > 12 else " "
+    apart = "\n" if len(plan.metric) + len(against) > 15 else " "
     place = numbers.header(plan, plan.nfe) if plan.nfe else "0"
     axes.set_xlabel(f"{plan.metric.upper()} at NFE {place} against{apart}{against}, %")
-    axes.set_title("paired difference, with the interval of the arm's look\n(ticks are seeds)", fontsize=10)
+    axes.set_title("paired difference at the arm's look\n(ticks are seeds)", fontsize=10)
 
 
 def _said(plan: Plan, row: pd.Series) -> str:
