@@ -15,9 +15,7 @@ from harness.ablation.design.plan import Plan
 from harness.ablation.design.preregistration import preregister, stored, unplanned
 from harness.ablation.design.study import Study
 from harness.ablation.report import tables
-from harness.ablation.report.looks import about, decided, next_look, reached, through
-from harness.ablation.report.outcomes import collect
-from harness.ablation.report.verdicts import settle
+from harness.ablation.report.looks import decided
 from harness.core.errors import UserError
 from harness.core.files import results_folder
 from harness.runs.config import RunConfig
@@ -115,41 +113,6 @@ def test_a_study_with_changes_has_a_name_of_its_own(tiny: RunConfig) -> None:
     both = planned(tiny, changes={"train.steps": 20, "train.threads": 7})
     assert both.name in names
     assert both.changes == {"train.steps": "20"}
-
-
-def test_a_study_goes_through_its_looks_without_the_arms_that_are_decided(tiny: RunConfig, measured: Any) -> None:
-    plan = planned(tiny)
-    trials = []
-    for now in through(plan, 8):
-        trials.append((len(now.seeds), now.unfinished()))
-        measured(now)
-    seeds = {"first": range(3), "second": range(3, 5), "third": range(5, 8)}
-    assert trials == [
-        (3, [(arm, seed) for seed in seeds["first"] for arm in "abc"]),
-        (5, [(arm, seed) for seed in seeds["second"] for arm in "ac"]),
-        (8, [(arm, seed) for seed in seeds["third"] for arm in "ac"]),
-    ]
-    assert len(reached(plan).seeds) == 8
-    assert decided(plan.up_to(8)).closed["b"] == 3
-
-
-def test_a_look_says_what_it_can_show_and_what_the_next_takes(tiny: RunConfig, measured: Any) -> None:
-    plan = planned(tiny)
-    assert about(plan.up_to(2), settle(plan, collect(plan.up_to(2))[0])) == ["No look yet: the first is at 3 seeds."]
-    measured(plan)
-    now = decided(plan)
-    settled = settle(now, collect(now)[0])
-    size = plan.looks.provable(1, 2, settled.standings["c"].comparison.sd)
-    assert about(now, settled) == [
-        f"Look 1 of 3 (3 seeds): of the open arms, only differences above these can show here: {size:.0%} (c)."
-    ]
-    assert next_look(now, 2).startswith("The next look, at 5 seeds, takes 4 trials")
-    measured(decided(plan.up_to(5)))
-    measured(last := decided(plan.up_to(8)))
-    assert next_look(last, 2) == "This was the last look."
-    measured(alone := planned(tiny, dataclasses.replace(STUDY, arms={"a": {}, "b": ARMS["b"]}, name="other")))
-    assert next_look(alone, 2) == "Every arm is decided."
-    assert len(reached(alone).seeds) == 3
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -1,0 +1,143 @@
+"""A study carried out look by look: which trials each look takes, what is said, and where a command ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from harness.ablation.design.plan import Plan
+from harness.ablation.design.preregistration import stored
+from harness.ablation.design.study import Study
+from harness.ablation.execute.placement import Placement
+from harness.ablation.report.looks import about, decided, next_look, reached, through
+from harness.ablation.report.outcomes import collect
+from harness.ablation.report.verdicts import settle
+from harness.cli import ablate
+from harness.runs.config import RunConfig
+
+ARMS: dict[str, dict[str, Any]] = {"a": {}, "b": {"weighting": "data_end"}, "c": {"weighting": "noise_end"}}
+STUDY = Study(
+    name="toy", question="Which end?", baseline="a", arms=ARMS, nfe=2, smallest_difference=0.1, looks=(3, 5, 8)
+)
+LEVELS = {"a": 10.0, "b": 5.0, "c": 10.2}
+
+
+def planned(
+    base: RunConfig, study: Study = STUDY, seeds: int | None = None, changes: Mapping[str, Any] | None = None
+) -> Plan:
+    return Plan.of(study, "digits", base, changes or {}, seeds, [])
+
+
+@pytest.fixture
+def measured(score: Any) -> Any:
+    """Measures the trials of a plan that have not ended: b far better than a, c near it and noisy."""
+
+    def measure(plan: Plan) -> None:
+        for arm, seed in plan.unfinished():
+            off = 1 + (0.1 if seed % 2 else -0.1) * (arm == "c") + 0.001 * (arm == "b") * seed
+            score(plan.run(arm, seed), plan.protocol(arm), {1: 20.0, 2: LEVELS[arm] * off})
+
+    return measure
+
+
+def test_a_study_goes_through_its_looks_without_the_arms_that_are_decided(tiny: RunConfig, measured: Any) -> None:
+    plan = planned(tiny)
+    trials = []
+    for now in through(plan, 8):
+        trials.append((len(now.seeds), now.unfinished()))
+        measured(now)
+    seeds = {"first": range(3), "second": range(3, 5), "third": range(5, 8)}
+    assert trials == [
+        (3, [(arm, seed) for seed in seeds["first"] for arm in "abc"]),
+        (5, [(arm, seed) for seed in seeds["second"] for arm in "ac"]),
+        (8, [(arm, seed) for seed in seeds["third"] for arm in "ac"]),
+    ]
+    assert len(reached(plan).seeds) == 8
+    assert decided(plan.up_to(8)).closed["b"] == 3
+
+
+def test_a_look_says_what_it_can_show_and_what_the_next_takes(tiny: RunConfig, measured: Any) -> None:
+    plan = planned(tiny)
+    assert about(plan.up_to(2), settle(plan, collect(plan.up_to(2))[0])) == ["No look yet: the first is at 3 seeds."]
+    measured(plan)
+    now = decided(plan)
+    settled = settle(now, collect(now)[0])
+    size = plan.looks.provable(1, 2, settled.standings["c"].comparison.sd)
+    assert about(now, settled) == [
+        f"Look 1 of 3 (3 seeds): of the open arms, only differences above these can show here: {size:.0%} (c)."
+    ]
+    assert next_look(now, 2).startswith("The next look, at 5 seeds, takes 4 trials")
+    measured(decided(plan.up_to(5)))
+    measured(last := decided(plan.up_to(8)))
+    assert next_look(last, 2) == "This was the last look."
+    measured(alone := planned(tiny, dataclasses.replace(STUDY, arms={"a": {}, "b": ARMS["b"]}, name="other")))
+    assert next_look(alone, 2) == "Every arm is decided."
+    assert len(reached(alone).seeds) == 3
+
+
+@pytest.fixture
+def carried_out(
+    tiny: RunConfig, measured: Any, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[list[int], str]]:
+    """`harness ablate` with these options, where measuring takes the place of training; the seeds of each look that it
+    carried out, and what it said."""
+    monkeypatch.setattr(ablate, "prepare", lambda *_: None)
+    monkeypatch.setattr(ablate, "training_command", lambda options: "harness ablate toy")
+    looks = list[int]()
+
+    def carry_out(plan: Plan, *_: Any, **__: Any) -> None:
+        looks.append(len(plan.seeds))
+        measured(plan)
+
+    monkeypatch.setattr(ablate, "carry_out", carry_out)
+
+    def command(
+        seeds: int | None = None, until: str | None = None, max_hours: float | None = None
+    ) -> tuple[list[int], str]:
+        looks.clear()
+        options = Namespace(seeds=seeds, until=until, max_hours=max_hours)
+        console = Console(file=(log := io.StringIO()), width=200)
+        plan = planned(tiny, seeds=seeds)
+        ablate.compare(options, plan, Placement(2, 1), console, ablate.Hours(max_hours))
+        return list(looks), log.getvalue()
+
+    return command
+
+
+def test_a_command_runs_the_first_look_and_another_goes_on(tiny: RunConfig, carried_out: Any) -> None:
+    looks, said = carried_out()
+    assert looks == [3]
+    assert "The next look, at 5 seeds, takes 4 trials" in said
+    assert [found["ended"] for found in stored(planned(tiny))] == [0]
+    assert carried_out()[0] == [3], "the same command reports the look again"
+    assert carried_out(seeds=5)[0] == [5]
+    assert carried_out()[0] == [5], "and the last that is complete"
+    assert carried_out(seeds=7)[0] == [7]
+    looks, said = carried_out(until="decided")
+    assert looks == [8]
+    assert said.rstrip().endswith("This was the last look.")
+    assert len(stored(planned(tiny))) == 1, "the design is one"
+
+
+def test_until_decided_goes_through_all_looks(carried_out: Any) -> None:
+    assert carried_out(until="decided")[0] == [3, 5, 8]
+
+
+def test_hours_that_are_too_few_begin_no_further_look(carried_out: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ablate, "seconds_for", lambda plan, workers: 7200.0 if len(plan.seeds) > 3 else float("nan"))
+    looks, said = carried_out(max_hours=1.9)
+    assert looks == [3]
+    assert "5 seeds would take about 2.0 h, longer than --max-hours leaves." in said
+    assert carried_out(max_hours=2.1)[0] == [5, 8]
+
+
+def test_hours_stop_the_work_that_is_under_way() -> None:
+    assert not ablate.Hours(None)()
+    assert not ablate.Hours(1)()
+    assert ablate.Hours(1e-9)()
