@@ -131,9 +131,7 @@ def _studies(add: Add) -> None:
 
 def _tables(add: Add) -> None:
     """Commands that report what has been trained."""
-    sub = add("table", "Make a study's table again from the runs on disk, without training.")
-    _study(sub)
-    sub.set_defaults(until=None)
+    _study(add("table", "Make a study's table again from the runs on disk, without training."))
 
     about = "Split the variance of a finished study into training and sampling; name the cheapest way to power."
     sub = add("variance", about)
@@ -193,6 +191,7 @@ def _study(sub: ArgumentParser) -> None:
     _scale(sub)
     sub.add_argument("--seeds", type=int, metavar="N", help="training seeds: all looks up to N (the first look's)")
     _changes(sub, "change every arm, like train.steps=200")
+    sub.set_defaults(until=None)
 
 
 def _sharing(sub: ArgumentParser) -> None:

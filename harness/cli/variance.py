@@ -20,7 +20,9 @@ def run(options: argparse.Namespace) -> None:
     """Judge what is not judged yet, then split the variance and report it; nothing is trained."""
     console = terminal()
     stop = StopSignal()
-    design = Resampling.of(_finished(plan_of(options)), options.sampling_seeds)
+    plan = plan_of(options)
+    everything = plan.up_to(plan.looks.last) if options.seeds is None else plan
+    design = Resampling.of(_finished(everything), options.sampling_seeds)
     design.require_two(training_command(options))
     plan = design.plan
     config = design.run(plan.baseline, design.seeds[plan.baseline][0], 0).config
