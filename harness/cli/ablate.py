@@ -12,7 +12,10 @@ from rich.console import Console
 
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.preregistration import preregister
+from harness.ablation.design.study import load_study
 from harness.ablation.execute.placement import Placement, choose, given
+from harness.ablation.execute.timing import time_steps
+from harness.ablation.report import matching
 from harness.ablation.report.looks import next_look, reached, seconds_for, through
 from harness.cli.plans import carry_out, plan_of, prepare, refuse_short, training_command
 from harness.core.config import parse_assignments
@@ -26,6 +29,8 @@ from harness.training.advice import cut_short, warnings
 def run(options: argparse.Namespace) -> None:
     """Choose how the trials share this machine, run them and report."""
     console = terminal()
+    if load_study(options.study).matched == "seconds":
+        time_steps(*placed(options, plan_of(options, timed=False), console), lambda text: console.print(f"- {text}"))
     plan, placement = placed(options, plan_of(options), console)
     compare(options, plan, placement, console, Hours(options.max_hours))
 
@@ -80,7 +85,9 @@ def compare(
 
 
 def _warn(plan: Plan, console: Console) -> None:
-    """Say which arms mean the same, what was noticed in the data, and what practice advises against."""
+    """Say how arms are matched, which mean the same, what the data are like, and what practice advises against."""
+    for line in matching.about(plan):
+        console.print(f"- {line}")
     for line in alike({name: Explained.of(config) for name, config in plan.arms.items()}):
         console.print(f"- {line}")
     for line in dict.fromkeys(line for config in plan.arms.values() for line in load(config.dataset).notes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import os
 import shlex
@@ -33,9 +34,11 @@ from harness.runs.room import require_room, require_workers
 from harness.runs.validate import check
 
 
-def plan_of(options: argparse.Namespace) -> Plan:
-    """The plan that the options name."""
+def plan_of(options: argparse.Namespace, timed: bool = True) -> Plan:
+    """The plan that the options name; before its arms are `timed`, with the steps that its settings say."""
     study = load_study(options.study)
+    if study.matched == "seconds" and not timed:
+        study = dataclasses.replace(study, matched=None)
     base = load_scale(options.scale)
     seeds = getattr(options, "seeds", None)
     return Plan.of(study, options.scale, base, parse_assignments(options.changes), seeds, options.plugin)

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from harness.ablation.design.declared import require_metric
 from harness.ablation.design.looks import Looks
+from harness.ablation.design.matching import By, Matching, matched
 from harness.ablation.design.shared import SharedPlan
 from harness.ablation.design.study import Study
 from harness.core.config import SEEDS, ConfigError, digest, override, to_dict
@@ -50,6 +51,8 @@ class Plan(SharedPlan):
     """What the user changed in every arm, as text: a study with changes has a name of its own."""
     closed: Mapping[str, int] = field(default_factory=dict)
     """{arm: the seeds at which it was decided}: it gets no more."""
+    matching: Matching | None = None
+    """What all arms train for as much of; None where each has the steps that its settings say."""
 
     @classmethod
     def of(
@@ -85,11 +88,12 @@ class Plan(SharedPlan):
         metric = study.metric or arms[study.baseline].evaluate.metrics[0].name
         require_metric(metric)
         nfe = nfe_of(metric, arms[study.baseline], study.nfe)
-        return cls(
+        plan = cls(
             study.name, scale, study.question, study.baseline, arms, looks, tuple(range(count)),
             metric, nfe, study.smallest_difference, tuple(str(p.absolute()) for p in plugins), study.expected_nfe,
             _varied(scaled, changes),
         )  # fmt: skip
+        return plan.matched(study.matched) if study.matched else plan
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -98,7 +102,8 @@ class Plan(SharedPlan):
         arms = {name: RunConfig.parse(config) for name, config in plain["arms"].items()}
         looks = Looks(tuple(plain["looks"]["seeds"]), plain["looks"]["spending"])
         lists = {name: tuple(plain[name]) for name in ("seeds", "plugins")}
-        return cls(**{**plain, **lists, "arms": arms, "looks": looks})
+        matching = plain["matching"] and Matching(**plain["matching"])
+        return cls(**{**plain, **lists, "arms": arms, "looks": looks, "matching": matching})
 
     @property
     def name(self) -> str:
@@ -112,7 +117,7 @@ class Plan(SharedPlan):
         The seeds so far are no part of it: a design is continued. A changed one finds its finished runs on disk.
         """
         plain = self._plain(digested=True)
-        for name in ("plugins", "seeds", "closed", "changes"):
+        for name in ("plugins", "seeds", "closed", "changes", "matching"):  # an arm's steps are part of it
             plain.pop(name, None)
         data = {name: load(config.dataset).fingerprint for name, config in self.arms.items()}
         return digest({**plain, "data": data, "sources": {name: sources(config) for name, config in self.arms.items()}})
@@ -125,6 +130,11 @@ class Plan(SharedPlan):
         """The same with every arm on so many threads, which its results' last digits depend on."""
         arms = {name: override(config, {"train.threads": threads}) for name, config in self.arms.items()}
         return dataclasses.replace(self, arms=arms)
+
+    def matched(self, by: By) -> Self:
+        """The same with every arm's steps such that it trains for as much as the baseline."""
+        arms, matching = matched(self.arms, self.baseline, by, self.name)
+        return dataclasses.replace(self, arms=arms, matching=matching)
 
     @property
     def others(self) -> list[str]:
@@ -181,7 +191,8 @@ class Plan(SharedPlan):
 
     def _plain(self, digested: bool) -> dict[str, Any]:
         arms = {name: to_dict(config, digested) for name, config in self.arms.items()}
-        return {**vars(self), "arms": arms, "looks": vars(self.looks)}
+        matching = vars(self.matching) if self.matching else None
+        return {**vars(self), "arms": arms, "looks": vars(self.looks), "matching": matching}
 
 
 def same_training(runs: Sequence[Run]) -> RunConfig:

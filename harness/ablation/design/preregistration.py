@@ -93,13 +93,15 @@ def _design(plan: Plan) -> dict[str, Any]:
         "smallest difference": plan.smallest_difference,
         "looks": list(plan.looks.seeds),
         "spending": plan.looks.spending,
+        **({"matched by": plan.matching.by} if plan.matching else {}),
         "arms": {arm: digest(to_dict(config, digested=True)) for arm, config in plan.arms.items()},
     }
 
 
 def _changed(before: dict[str, Any], now: dict[str, Any]) -> str:
     """How a design differs from the one before it."""
-    said = [f"{name} {before[name]} became {now[name]}" for name in now if name != "arms" and before[name] != now[name]]
+    names = [name for name in {**before, **now} if name != "arms" and before.get(name) != now.get(name)]
+    said = [f"{name} {before.get(name, 'unset')} became {now.get(name, 'unset')}" for name in names]
     arms, then = now["arms"], before["arms"]
     kinds = {
         "new": arms.keys() - then.keys(),

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from harness.ablation.design.declared import require_types
 from harness.ablation.design.looks import Looks, Spending
+from harness.ablation.design.matching import By, refuse_lengths
 from harness.core.config import Index
 from harness.core.errors import UserError, did_you_mean
 from harness.core.provenance import ROOT
@@ -39,6 +40,8 @@ class Study:
     """Training seeds, the same ones for every arm, at each look at the results; an arm that is decided gets no more."""
     spending: Spending = "proportional"
     """How the chance of an error is divided over the looks: by the seeds that each adds, or equally (`looks`)."""
+    matched: By | None = None
+    """What every arm trains for as much of as the baseline (`matching`): samples, FLOPs or seconds; None is steps."""
     metrics: Sequence[str] = ()
     """Measured beside the scale's own, of every arm that they mean something for."""
     expected_nfe: Mapping[str, tuple[Index, Index]] = field(default_factory=dict)
@@ -60,6 +63,8 @@ class Study:
         if not 0 < self.smallest_difference < 1:
             raise UserError(f"smallest_difference: {self.smallest_difference} is outside (0, 1). 0.05 means 5 %.")
         Looks.planned(self.looks, self.spending)
+        if self.matched:
+            refuse_lengths(self.arms)
 
 
 def load_study(name: str) -> Study:

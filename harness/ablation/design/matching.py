@@ -1,0 +1,154 @@
+"""Arms that are trained for as much: the steps of each follow from what a step of it costs.
+
+An arm trains for steps_baseline x cost_baseline / cost_arm steps, rounded. The cost is a step's samples, the
+floating-point operations of its network, or its seconds. The operations are counted on networks without weights, and
+are those of one forward and one backward pass for each sample: no objective calls the network a second time. Seconds
+belong to a machine: they are measured once, before the first run, and kept in
+
+    results/local/plans/<plan's name>-seconds.json
+
+so that a study which is continued, also elsewhere, has the same steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import PositiveFloat
+from typing_extensions import TypedDict
+
+from harness.core.config import ConfigError, digest, override, to_dict
+from harness.core.errors import UserError
+from harness.core.files import read_json, results_folder, write_json
+from harness.data.base import load
+from harness.runs.config import RunConfig
+from harness.training.footprint import weightless
+from harness.training.hardware import training_flops
+
+By = Literal["samples", "flops", "seconds"]
+STEPS = "train.steps"
+
+
+class Timed(TypedDict):
+    """What was measured of an arm."""
+
+    cost: PositiveFloat
+    """Seconds of a step over those of the baseline's: the median of several rounds."""
+    seconds: PositiveFloat
+    """Of a step of the arm, the median."""
+    least: PositiveFloat
+    most: PositiveFloat
+    """`cost` in the rounds."""
+    where: str
+    """The processor or accelerator, and how many trials ran side by side on how many threads."""
+
+
+@dataclass(frozen=True)
+class Matching:
+    """How the arms of a plan were matched."""
+
+    by: By
+    costs: dict[str, float]
+    """{arm: what a step of it costs, over what one of the baseline's costs}"""
+    errors: dict[str, float]
+    """{arm: how much more it spends than the baseline since steps are whole, as a share}"""
+    timed: dict[str, Timed]
+    """{arm: what was measured}, where seconds match."""
+
+
+def matched(arms: Mapping[str, RunConfig], baseline: str, by: By, plan: str) -> tuple[dict[str, RunConfig], Matching]:
+    """The arms with the steps that match the baseline's, and how; `plan` is the name of the plan.
+
+    `UserError` where the baseline's whole training costs less than half a step of an arm, or where an arm was not
+    timed yet.
+    """
+    timed = _timed(arms, baseline, plan) if by == "seconds" else {}
+    if by == "seconds":
+        costs = {arm: timed[arm]["cost"] if arm in timed else 1.0 for arm in arms}
+    else:
+        costs = {arm: _cost(arm, config, by) for arm, config in arms.items()}
+    wanted = arms[baseline].train.steps
+    out = {}
+    for arm, config in arms.items():
+        if not (steps := round(wanted * costs[baseline] / costs[arm])):
+            reason = f"{wanted} steps of {baseline} cost less than half a step of it, by {by}"
+            raise ConfigError(f"arm '{arm}'", f"{reason}. Train longer, or leave it out.")
+        out[arm] = override(config, {STEPS: steps})
+    ratios = {arm: cost / costs[baseline] for arm, cost in costs.items()}
+    errors = {arm: config.train.steps * ratios[arm] / wanted - 1 for arm, config in out.items()}
+    return out, Matching(by, ratios, errors, timed)
+
+
+def refuse_lengths(arms: Mapping[str, Mapping[str, Any]]) -> None:
+    """`ConfigError` for an arm that sets the steps, which are to follow from what a step costs."""
+    for arm, settings in arms.items():
+        if path := next((path for path in settings if path in (STEPS, "train")), None):
+            reason = f"matched sets the steps of every arm from the baseline's, and this arm sets {path}"
+            raise ConfigError(f"arm '{arm}'", f"{reason}. Leave out one of the two.")
+
+
+def step_flops(config: RunConfig) -> float:
+    """Floating-point operations of the network in one training step, for the whole batch."""
+    data = load(config.dataset)
+    network = weightless(config.backbone, data.shape, data.num_classes if config.conditional else 0)
+    try:
+        flops = training_flops(network, data.shape, "meta", config.conditional)
+    except Exception:  # whatever a plugin's network raises that looks at its values
+        flops = training_flops(config.build(data), data.shape, "cpu", config.conditional)
+    return config.train.batch_size * flops
+
+
+def untimed(arms: Mapping[str, RunConfig], baseline: str, plan: str) -> list[str]:
+    """The arms that were not timed beside the baseline yet, and are not trained as it is."""
+    known = _known(plan)
+    return [arm for arm in _others(arms, baseline) if _key(arms, arm, baseline) not in known]
+
+
+def keep(arms: Mapping[str, RunConfig], baseline: str, plan: str, measured: Mapping[str, Timed]) -> None:
+    """Keep what was measured of some arms, beside what is known of others."""
+    write_json(_place(plan), {**_known(plan), **{_key(arms, arm, baseline): own for arm, own in measured.items()}})
+
+
+def _cost(arm: str, config: RunConfig, by: By) -> float:
+    if by == "samples":
+        return config.train.batch_size
+    if not (flops := step_flops(config)):
+        raise ConfigError(f"arm '{arm}'", "torch counts no operations of its network. Match by samples or seconds.")
+    return flops
+
+
+def _timed(arms: Mapping[str, RunConfig], baseline: str, plan: str) -> dict[str, Timed]:
+    """What was measured of the arms that are not trained as the baseline is."""
+    if missing := untimed(arms, baseline, plan):
+        reason = f"arms are matched by seconds, and the steps of {', '.join(missing)} were not timed yet"
+        raise UserError(f"{plan}: {reason}. Run `harness ablate` first.")
+    known = _known(plan)
+    return {arm: known[_key(arms, arm, baseline)] for arm in _others(arms, baseline)}
+
+
+def _others(arms: Mapping[str, RunConfig], baseline: str) -> list[str]:
+    """The arms that are trained in another way than the baseline."""
+    return [arm for arm, config in arms.items() if _trained(config) != _trained(arms[baseline])]
+
+
+def _known(plan: str) -> dict[str, Timed]:
+    place = _place(plan)
+    remedy = "Remove it, and `harness ablate` measures again; arms whose steps change are trained anew."
+    return read_json(place, dict[str, Timed], remedy) if place.exists() else {}
+
+
+def _key(arms: Mapping[str, RunConfig], arm: str, baseline: str) -> str:
+    """What stands for an arm beside its baseline: how both are trained, wherever that is, on whichever threads."""
+    return digest({"arm": _trained(arms[arm]), "baseline": _trained(arms[baseline])})
+
+
+def _trained(config: RunConfig) -> dict[str, Any]:
+    plain = to_dict(override(config, {"train.threads": 1}), digested=True)
+    return {name: value for name, value in plain.items() if name not in ("evaluate", "seed")}
+
+
+def _place(plan: str) -> Path:
+    return results_folder() / "local" / "plans" / f"{plan}-seconds.json"
