@@ -109,7 +109,7 @@ def test_an_arm_with_steps_of_its_own_is_refused(own: dict[str, Any]) -> None:
 
 def test_what_cannot_be_matched_is_refused(tiny: RunConfig) -> None:
     with pytest.raises(UserError, match=r"^matched: "):
-        dataclasses.replace(STUDY, matched="hours")
+        dataclasses.replace(STUDY, matched="hours")  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"^arm 'b': 12 steps of a cost less than half a step of it, by samples\. "):
         planned(tiny, arms={"a": {}, "b": {"train.batch_size": 32 * 25}})
 

@@ -17,7 +17,7 @@ from harness.ablation.execute.placement import Placement, choose, given
 from harness.ablation.execute.timing import time_steps
 from harness.ablation.report import matching
 from harness.ablation.report.looks import next_look, reached, seconds_for, through
-from harness.cli.plans import carry_out, plan_of, prepare, refuse_short, training_command
+from harness.cli.plans import carry_out, plan_of, prepare, refuse_short, training_command, tune_arms
 from harness.core.config import parse_assignments
 from harness.core.progress import duration, terminal
 from harness.core.signals import StopSignal
@@ -29,10 +29,16 @@ from harness.training.advice import cut_short, warnings
 def run(options: argparse.Namespace) -> None:
     """Choose how the trials share this machine, run them and report."""
     console = terminal()
-    if load_study(options.study).matched == "seconds":
-        time_steps(*placed(options, plan_of(options, timed=False), console), lambda text: console.print(f"- {text}"))
-    plan, placement = placed(options, plan_of(options), console)
-    compare(options, plan, placement, console, Hours(options.max_hours))
+    study = load_study(options.study)
+    plan, placement = placed(options, plan_of(options, found=False), console)
+    stop = Hours(options.max_hours)
+    if study.tuned:
+        tune_arms(plan, study.tuned, placement, console, stop, training_command(options))
+    if study.matched == "seconds":
+        time_steps(plan, placement, lambda text: console.print(f"- {text}"))
+    if study.tuned or study.matched == "seconds":
+        plan, placement = placed(options, plan_of(options), console)
+    compare(options, plan, placement, console, stop)
 
 
 def placed(options: argparse.Namespace, plan: Plan, console: Console) -> tuple[Plan, Placement]:

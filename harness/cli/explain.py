@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _of_study(options: argparse.Namespace) -> dict[str, Explained]:
     """Its arms."""
-    return {name: Explained.of(config) for name, config in plan_of(options, timed=False).arms.items()}
+    return {name: Explained.of(config) for name, config in plan_of(options, found=False).arms.items()}
 
 
 def _of_scale(options: argparse.Namespace) -> Explained:

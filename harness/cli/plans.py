@@ -15,11 +15,15 @@ import torch
 from rich.console import Console
 
 from harness.ablation.design.plan import Plan
+from harness.ablation.design.preregistration import preregister
+from harness.ablation.design.search import SearchPlan, searches
 from harness.ablation.design.study import declared_in, load_scale, load_study
+from harness.ablation.design.tuned import Tuned, Tuning, keep, untuned
 from harness.ablation.execute.launch import launch
 from harness.ablation.execute.placement import Placement, remembered
+from harness.ablation.execute.tuner import SearchBoard
 from harness.ablation.execute.worker import PlanBoard
-from harness.ablation.report import tables
+from harness.ablation.report import history, tables, tuned
 from harness.cli.shared import own_folder, told
 from harness.core.config import parse_assignments
 from harness.core.errors import UserError
@@ -34,11 +38,11 @@ from harness.runs.room import require_room, require_workers
 from harness.runs.validate import check
 
 
-def plan_of(options: argparse.Namespace, timed: bool = True) -> Plan:
-    """The plan that the options name; before its arms are `timed`, with the steps that its settings say."""
+def plan_of(options: argparse.Namespace, found: bool = True) -> Plan:
+    """The plan that the options name; unless `found`, without what searches and clocks say of its arms."""
     study = load_study(options.study)
-    if study.matched == "seconds" and not timed:
-        study = dataclasses.replace(study, matched=None)
+    if not found:
+        study = dataclasses.replace(study, tuned=None, matched=None if study.matched == "seconds" else study.matched)
     base = load_scale(options.scale)
     seeds = getattr(options, "seeds", None)
     return Plan.of(study, options.scale, base, parse_assignments(options.changes), seeds, options.plugin)
@@ -99,6 +103,29 @@ def with_reference(config: RunConfig, console: Console, stop: Stop) -> Judge:
     """What judges by a configuration; the features of the reference are computed with all cores, and shown."""
     torch.set_num_threads(os.cpu_count() or 1)
     return judge_of(config, functools.partial(shown, to=console), stop)
+
+
+def search(plan: SearchPlan, placement: Placement, console: Console, stop: Stop, command: str) -> SearchBoard:
+    """Run the trials of a search, then write its table and pictures."""
+    board = SearchBoard(plan)
+    if not board.finished():
+        refuse_large({f"space, {setting}": config for setting, config in plan.corners().items()})
+        require_workers([(plan.base, 1)], placement.workers, placement.gpus, "--workers")
+    with_reference(plan.base, console, stop)
+    launch(board, placement, console, stop, lambda: told(history.write(board, own_folder(), command), console))
+    return board
+
+
+def tune_arms(plan: Plan, by: Tuned, placement: Placement, console: Console, stop: Stop, command: str) -> None:
+    """Search for the best settings of the arms of a plan, which is as they are before, and keep them."""
+    missing = untuned(plan.arms, by, plan.scale, plan.name)
+    plans = searches(plan, by) if missing else {}
+    if missing:
+        preregister(dataclasses.replace(plan, tuning=Tuning(by.budget(plan.scale), {})))
+    for arm in missing:
+        console.print(f"{plans[arm].question} {plans[arm].trials} trials; search {plans[arm].digest}", soft_wrap=True)
+        board = search(plans[arm], placement, console, stop, command)
+        keep(plan.arms[arm], by, plan.scale, plan.name, tuned.found(board))
 
 
 def carry_out(

@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from harness.ablation.design.plan import Plan
-from harness.ablation.design.search import BASELINE, WINNER, SearchPlan, compared, load_search
-from harness.ablation.design.study import declared_in, load_scale
+from harness.ablation.design.search import BASELINE, WINNER, SearchPlan, compared, load_search, searches
+from harness.ablation.design.study import declared_in, load_scale, load_study
 from harness.ablation.execute.tuner import SearchBoard
 from harness.ablation.report import history, published
 from harness.ablation.report.looks import reached
@@ -38,9 +38,19 @@ def _publish(options: argparse.Namespace, console: Console, folder: Path) -> Non
         told(history.write(board, folder, training_command(options), plan), console)
     else:
         plan = _complete(options, as_trained(plan_of(options)))
+        _publish_searches(options, console, folder)
     if len(plan.seeds) > plan.looks.seeds[0]:
         options.seeds = len(plan.seeds)  # it went on to a later look
     report(plan, prepare(plan, console), folder, training_command(options), console, *notes)
+
+
+def _publish_searches(options: argparse.Namespace, console: Console, folder: Path) -> None:
+    """The tables of the searches by which a study's arms were tuned, where they were."""
+    study = load_study(options.study)
+    own = as_trained(plan_of(options, found=False))
+    for plan in [plan for each in own for plan in searches(each, study.tuned).values()] if study.tuned else ():
+        if plan.folder.exists() and (board := SearchBoard(plan)).finished():
+            told(history.write(board, folder, training_command(options)), console)
 
 
 def _searched(options: argparse.Namespace) -> tuple[SearchBoard, Plan]:

@@ -7,16 +7,13 @@ from pathlib import Path
 
 from harness.ablation.design.search import BASELINE, WINNER, SearchPlan, compared, load_search
 from harness.ablation.design.study import load_scale
-from harness.ablation.execute.launch import launch
-from harness.ablation.execute.tuner import SearchBoard
 from harness.ablation.report import history
 from harness.ablation.report.looks import reached
+from harness.cli import plans
 from harness.cli.ablate import Hours, compare, placed
-from harness.cli.plans import refuse_large, training_command, with_reference
-from harness.cli.shared import own_folder, told
+from harness.cli.shared import own_folder
 from harness.core.config import parse_assignments
 from harness.core.progress import terminal
-from harness.runs.room import require_workers
 
 
 def run(options: argparse.Namespace) -> None:
@@ -32,13 +29,8 @@ def run(options: argparse.Namespace) -> None:
     console.print(f"{plan.question}\n{plan.trials} trials at the scale {scale}; search {plan.digest}")
     plan.check()
     stop = Hours(options.max_hours)
-    board = SearchBoard(plan)
-    if not board.finished():
-        refuse_large({f"space, {setting}": config for setting, config in plan.corners().items()})
-        require_workers([(plan.base, 1)], placement.workers, placement.gpus, "--workers")
-    with_reference(plan.base, console, stop)
-    command = training_command(options)
-    launch(board, placement, console, stop, lambda: told(history.write(board, own_folder(), command), console))
+    command = plans.training_command(options)
+    board = plans.search(plan, placement, console, stop, command)
     console.print(f"- {history.describe(board)}")
     tuned = compared(*given, winners=board.tuned()).threaded(placement.threads)
 

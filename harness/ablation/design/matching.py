@@ -22,7 +22,7 @@ from typing_extensions import TypedDict
 
 from harness.core.config import ConfigError, digest, override, to_dict
 from harness.core.errors import UserError
-from harness.core.files import read_json, results_folder, write_json
+from harness.core.files import read_json_if_there, results_folder, write_json
 from harness.data.base import load
 from harness.runs.config import RunConfig
 from harness.training.footprint import weightless
@@ -135,9 +135,8 @@ def _others(arms: Mapping[str, RunConfig], baseline: str) -> list[str]:
 
 
 def _known(plan: str) -> dict[str, Timed]:
-    place = _place(plan)
     remedy = "Remove it, and `harness ablate` measures again; arms whose steps change are trained anew."
-    return read_json(place, dict[str, Timed], remedy) if place.exists() else {}
+    return read_json_if_there(_place(plan), dict[str, Timed], remedy)
 
 
 def _key(arms: Mapping[str, RunConfig], arm: str, baseline: str) -> str:

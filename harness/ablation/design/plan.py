@@ -14,6 +14,7 @@ from harness.ablation.design.looks import Looks
 from harness.ablation.design.matching import By, Matching, matched
 from harness.ablation.design.shared import SharedPlan
 from harness.ablation.design.study import Study
+from harness.ablation.design.tuned import Tuned, Tuning, tuned_arms
 from harness.core.config import SEEDS, ConfigError, digest, override, to_dict
 from harness.core.errors import UserError
 from harness.core.files import read_json
@@ -53,6 +54,8 @@ class Plan(SharedPlan):
     """{arm: the seeds at which it was decided}: it gets no more."""
     matching: Matching | None = None
     """What all arms train for as much of; None where each has the steps that its settings say."""
+    tuning: Tuning | None = None
+    """The searches that the arms were tuned by; None where they are compared as they are."""
 
     @classmethod
     def of(
@@ -93,6 +96,7 @@ class Plan(SharedPlan):
             metric, nfe, study.smallest_difference, tuple(str(p.absolute()) for p in plugins), study.expected_nfe,
             _varied(scaled, changes),
         )  # fmt: skip
+        plan = plan.tuned(study.tuned) if study.tuned else plan
         return plan.matched(study.matched) if study.matched else plan
 
     @classmethod
@@ -103,7 +107,8 @@ class Plan(SharedPlan):
         looks = Looks(tuple(plain["looks"]["seeds"]), plain["looks"]["spending"])
         lists = {name: tuple(plain[name]) for name in ("seeds", "plugins")}
         matching = plain["matching"] and Matching(**plain["matching"])
-        return cls(**{**plain, **lists, "arms": arms, "looks": looks, "matching": matching})
+        tuning = plain["tuning"] and Tuning(**plain["tuning"])
+        return cls(**{**plain, **lists, "arms": arms, "looks": looks, "matching": matching, "tuning": tuning})
 
     @property
     def name(self) -> str:
@@ -117,8 +122,9 @@ class Plan(SharedPlan):
         The seeds so far are no part of it: a design is continued. A changed one finds its finished runs on disk.
         """
         plain = self._plain(digested=True)
-        for name in ("plugins", "seeds", "closed", "changes", "matching"):  # an arm's steps are part of it
-            plain.pop(name, None)
+        for name in ("plugins", "seeds", "closed", "changes", "matching", "tuning"):
+            plain.pop(name, None)  # what follows from the last two is in the arms
+        plain |= {"budget": self.tuning.budget} if self.tuning else {}
         data = {name: load(config.dataset).fingerprint for name, config in self.arms.items()}
         return digest({**plain, "data": data, "sources": {name: sources(config) for name, config in self.arms.items()}})
 
@@ -135,6 +141,13 @@ class Plan(SharedPlan):
         """The same with every arm's steps such that it trains for as much as the baseline."""
         arms, matching = matched(self.arms, self.baseline, by, self.name)
         return dataclasses.replace(self, arms=arms, matching=matching)
+
+    def tuned(self, tuned: Tuned) -> Self:
+        """The same with every arm at the best settings of its search."""
+        if tuned.seed in self.seeds:
+            raise UserError(f"--seeds: {len(self.seeds)} takes in seed {tuned.seed}, on which is searched. Take fewer.")
+        arms, tuning = tuned_arms(self.arms, tuned, self.scale, self.name)
+        return dataclasses.replace(self, arms=arms, tuning=tuning)
 
     @property
     def others(self) -> list[str]:
@@ -191,8 +204,8 @@ class Plan(SharedPlan):
 
     def _plain(self, digested: bool) -> dict[str, Any]:
         arms = {name: to_dict(config, digested) for name, config in self.arms.items()}
-        matching = vars(self.matching) if self.matching else None
-        return {**vars(self), "arms": arms, "looks": vars(self.looks), "matching": matching}
+        found = {name: vars(own) if (own := getattr(self, name)) else None for name in ("matching", "tuning")}
+        return {**vars(self), "arms": arms, "looks": vars(self.looks), **found}
 
 
 def same_training(runs: Sequence[Run]) -> RunConfig:

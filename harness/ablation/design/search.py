@@ -6,20 +6,22 @@ search against a cost has no best, but a front: the settings of which none are b
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
+from optuna.distributions import distribution_to_json, json_to_distribution
 
 from harness.ablation.design.costs import COSTS, Against
 from harness.ablation.design.declared import require_metric, require_types
 from harness.ablation.design.looks import Looks
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.shared import SharedPlan
-from harness.ablation.design.space import ends, inverse, path_of, settings
+from harness.ablation.design.space import ends, inverse, path_of, require_ranges, settings
 from harness.ablation.design.study import Study, load_declared
+from harness.ablation.design.tuned import Tuned, drawn_of
 from harness.core.config import TRIALS, ConfigError, Index, digest, flatten, override, to_dict
 from harness.core.errors import UserError, did_you_mean
 from harness.core.files import read_json
@@ -72,11 +74,7 @@ class Search:
 
     def __post_init__(self) -> None:
         require_types(self)
-        for scale, space in self.spaces.items():
-            for path, drawn in space.items():
-                if not isinstance(drawn, BaseDistribution):
-                    reason = f"{drawn!r} is no range. Write even(...), log(...) or one_of(...)."
-                    raise ConfigError(f"spaces['{scale}']['{path}']", reason)
+        require_ranges(self.spaces)
         for name in ("samples", "trials"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}: {getattr(self, name)} is less than 1. Take one or more.")
@@ -246,6 +244,36 @@ def compared(
     if search.seed in plan.seeds:
         raise UserError(f"--seeds: {seeds} takes in seed {search.seed}, on which is searched. Take fewer.")
     return plan
+
+
+def searches(plan: Plan, tuned: Tuned) -> dict[str, SearchPlan]:
+    """{arm: the search that it is tuned by} of a plan with the arms as they are before.
+
+    `UserError` where an arm cannot be searched for, as when the space has a path that it lacks.
+    """
+    out = {}
+    if path := drawn_of(plan.changes, map(path_of, tuned.budget(plan.scale)["spaces"][plan.scale])):
+        raise ConfigError(
+            path, f"every arm of '{plan.study}' is tuned in it, so it would change nothing. Leave it out."
+        )
+    for arm, config in plan.arms.items():
+        try:
+            search = Search(
+                question=f"{plan.question} Which settings suit {arm}?", metric=plan.metric, nfe=plan.nfe,
+                looks=plan.looks.seeds, name=_named(plan, arm), **vars(tuned),
+            )  # fmt: skip
+            out[arm] = SearchPlan.of(search, plan.scale, config, None, [Path(path) for path in plan.plugins])
+            out[arm].check()
+        except UserError as error:
+            raise UserError(f"arm '{arm}', tuned: {error}") from None
+    return out
+
+
+def _named(plan: Plan, arm: str) -> str:
+    """What the search of an arm is called: a part of paths, whatever the arm's name is."""
+    word = re.sub(r"[^a-z0-9]+", "_", arm.lower()).strip("_")[:40]
+    changes = plan.name.removeprefix(f"{plan.study}-{plan.scale}")
+    return "-".join([plan.study + changes, word, *([] if word == arm else [digest({"arm": arm})[:6]])])
 
 
 def _judged(base: RunConfig, search: Search, metric: str) -> RunConfig:

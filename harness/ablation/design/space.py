@@ -18,7 +18,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from harness.core.errors import UserError
+from harness.core.errors import ConfigError, UserError
 
 Space = Mapping[str, BaseDistribution]
 DIGITS = 3
@@ -45,6 +45,15 @@ def one_of(*values: Any) -> BaseDistribution:
     if wrong := [value for value in values if not isinstance(value, (int, float, str, type(None)))]:
         raise UserError(f"space: {wrong[0]!r} is no number, text, True, False or None. Correct the range.")
     return _checked(lambda: CategoricalDistribution(values))
+
+
+def require_ranges(spaces: Mapping[str, Mapping[str, Any]]) -> None:
+    """`ConfigError` for what is drawn from no range, by scale and name."""
+    for scale, space in spaces.items():
+        for name, drawn in space.items():
+            if not isinstance(drawn, BaseDistribution):
+                reason = f"{drawn!r} is no range. Write even(...), log(...) or one_of(...)."
+                raise ConfigError(f"spaces['{scale}']['{name}']", reason)
 
 
 def path_of(name: str) -> str:

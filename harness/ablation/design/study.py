@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from harness.ablation.design.declared import require_types
 from harness.ablation.design.looks import Looks, Spending
 from harness.ablation.design.matching import By, refuse_lengths
-from harness.core.config import Index
+from harness.ablation.design.tuned import Tuned
+from harness.core.config import ConfigError, Index
 from harness.core.errors import UserError, did_you_mean
 from harness.core.provenance import ROOT
 from harness.core.registry import load_file
@@ -42,6 +43,8 @@ class Study:
     """How the chance of an error is divided over the looks: by the seeds that each adds, or equally (`looks`)."""
     matched: By | None = None
     """What every arm trains for as much of as the baseline (`matching`): samples, FLOPs or seconds; None is steps."""
+    tuned: Tuned | None = None
+    """The search by which each arm is tuned before the first look; None compares the arms as they are."""
     metrics: Sequence[str] = ()
     """Measured beside the scale's own, of every arm that they mean something for."""
     expected_nfe: Mapping[str, tuple[Index, Index]] = field(default_factory=dict)
@@ -50,6 +53,8 @@ class Study:
     """The file's name; filled in on loading."""
 
     def __post_init__(self) -> None:
+        if self.tuned is not None and not isinstance(self.tuned, Tuned):
+            raise ConfigError("tuned", f"expected Tuned(...), got {self.tuned!r}. Write Tuned(spaces={{...}}).")
         require_types(self)
         if self.baseline not in self.arms or len(self.arms) < 2:
             raise UserError(
@@ -65,6 +70,12 @@ class Study:
         Looks.planned(self.looks, self.spending)
         if self.matched:
             refuse_lengths(self.arms)
+        if self.tuned:
+            self.tuned.refuse_drawn(self.arms)
+        if self.matched and self.tuned:
+            raise UserError(
+                "matched: settings that are tuned for one length are not for another. Leave out matched or tuned."
+            )
 
 
 def load_study(name: str) -> Study:

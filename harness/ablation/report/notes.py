@@ -5,7 +5,7 @@ from __future__ import annotations
 from harness.ablation.design.looks import LEVEL
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.preregistration import unplanned
-from harness.ablation.report import excess, looks, matching, numbers, verdicts
+from harness.ablation.report import excess, looks, matching, numbers, tuned, verdicts
 from harness.ablation.report.findings import REFERENCES, Report
 from harness.ablation.report.grids import titled
 from harness.ablation.report.statistics import SKEWED
@@ -27,6 +27,7 @@ def notes(plan: Plan, summary: Summary, commits: list[str]) -> list[str]:
         *_about_verdicts(plan, summary),
         *_about_looks(plan, summary),
         *matching.about(plan),
+        *tuned.about(plan),
         *_about_seeds(plan),
         *_about_protocols(plan),
         *numbers.notes(plan),

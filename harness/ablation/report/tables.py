@@ -14,7 +14,7 @@ from harness.ablation.design import arm_settings
 from harness.ablation.design.looks import LEVEL
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.preregistration import stored
-from harness.ablation.report import excess, figures, grids, matching, numbers, outcomes, readouts
+from harness.ablation.report import excess, figures, grids, matching, numbers, outcomes, readouts, tuned
 from harness.ablation.report.findings import Report
 from harness.ablation.report.notes import notes, remarks
 from harness.ablation.report.origin import made_by, provenance
@@ -100,6 +100,7 @@ def _about(report: Report, command: str) -> dict[str, Any]:
         "plans": stored(plan),
         "changes": dict(plan.changes),
         "matched": matching.plain(plan),
+        "tuned": tuned.plain(plan),
         "seeds": list(plan.seeds),
         "looks": {**vars(plan.looks), "level": LEVEL, "arms": len(plan.tested)},
         "outcomes": {

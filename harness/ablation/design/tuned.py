@@ -1,0 +1,134 @@
+"""Arms that are tuned before they are judged: each by a search of the same budget, on a seed that no verdict sees.
+
+An arm that is compared at the baseline's rate may lose for the rate alone. The best settings that a search found are
+kept in
+
+    results/local/plans/<plan's name>-tuned.json
+
+from which every command reads the arms; the searches themselves are where those of `harness tune` are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optuna.distributions import distribution_to_json
+from typing_extensions import TypedDict
+
+from harness.ablation.design.declared import require_types
+from harness.ablation.design.space import path_of, require_ranges
+from harness.core.config import ConfigError, Count, Index, digest, override, to_dict
+from harness.core.errors import UserError, did_you_mean
+from harness.core.files import read_json_if_there, results_folder, write_json
+from harness.core.registry import sources
+from harness.data.base import load
+from harness.runs.config import RunConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """The search that every arm of a study is tuned by, for the study's metric at its NFE."""
+
+    spaces: Mapping[str, Mapping[str, Any]]
+    """{scale: {path: what is drawn for it}}"""
+    trials: Count = 24
+    rungs: Count = 4
+    """A trial is looked at after each such part of its steps."""
+    samples: Count = 5000
+    """At most so many judge a trial."""
+    seed: Index = 1000
+    """The training seed of every trial, and Optuna's; none that is reported."""
+
+    def __post_init__(self) -> None:
+        require_types(self)
+        require_ranges(self.spaces)
+
+    def budget(self, scale: str) -> dict[str, Any]:
+        """What each arm's search may do, as JSON holds it; `UserError` where a scale has no space."""
+        if scale not in self.spaces:
+            raise UserError(f"tuned: there is no space for {scale}. {did_you_mean(scale, self.spaces)}")
+        space = {name: distribution_to_json(drawn) for name, drawn in self.spaces[scale].items()}
+        return {**vars(self), "spaces": {scale: space}}
+
+    def refuse_drawn(self, arms: Mapping[str, Mapping[str, Any]]) -> None:
+        """`ConfigError` for an arm that sets what its search draws."""
+        drawn = {path_of(name) for space in self.spaces.values() for name in space}
+        for arm, settings in arms.items():
+            if path := drawn_of(settings, drawn):
+                reason = f"tuned draws {path} for every arm, and this arm sets it"
+                raise ConfigError(f"arm '{arm}'", f"{reason}. Leave out one of the two.")
+
+
+class Found(TypedDict):
+    """The best of an arm's search."""
+
+    settings: dict[str, Any]
+    """{path: value}"""
+    value: float
+    trials: dict[str, int]
+    """{state: how many ended so}"""
+    search: str
+    """Its digest."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How the arms of a plan were tuned."""
+
+    budget: dict[str, Any]
+    found: dict[str, Found]
+    """{arm: the best of its search}; none before the searches."""
+
+
+def drawn_of(settings: Mapping[str, Any], drawn: Iterable[str]) -> str | None:
+    """The first path of a space that settings have a value for, if any: itself, a part of it or a whole around it."""
+    for path in drawn:
+        for own, value in settings.items():
+            inside = path.removeprefix(f"{own}.")
+            if own == path or own.startswith(f"{path}.") or (isinstance(value, Mapping) and inside in value):
+                return path
+    return None
+
+
+def untuned(arms: Mapping[str, RunConfig], tuned: Tuned, scale: str, plan: str) -> list[str]:
+    """The arms whose searches were not kept yet; `plan` is the name of the plan."""
+    known = _known(plan)
+    return [arm for arm, config in arms.items() if _key(config, tuned.budget(scale)) not in known]
+
+
+def keep(config: RunConfig, tuned: Tuned, scale: str, plan: str, found: Found) -> None:
+    """Keep the best of the search of an arm, which is given as it is before it."""
+    write_json(_place(plan), {**_known(plan), _key(config, tuned.budget(scale)): found})
+
+
+def tuned_arms(
+    arms: Mapping[str, RunConfig], tuned: Tuned, scale: str, plan: str
+) -> tuple[dict[str, RunConfig], Tuning]:
+    """The arms with the best settings of their searches, and these; `UserError` where a search has not ended."""
+    if missing := untuned(arms, tuned, scale, plan):
+        reason = f"arms are tuned before they are compared, and the search of {', '.join(missing)} has not ended"
+        raise UserError(f"{plan}: {reason}. Run `harness ablate` first.")
+    known = _known(plan)
+    found = {arm: known[_key(config, tuned.budget(scale))] for arm, config in arms.items()}
+    best = {arm: override(config, found[arm]["settings"]) for arm, config in arms.items()}
+    return best, Tuning(tuned.budget(scale), found)
+
+
+def _known(plan: str) -> dict[str, Found]:
+    remedy = "Remove it, and `harness ablate` writes it anew from the searches, which stay."
+    return read_json_if_there(_place(plan), dict[str, Found], remedy)
+
+
+def _key(config: RunConfig, budget: Mapping[str, Any]) -> str:
+    """What stands for the search of an arm, on whichever threads its trials are."""
+    plain = to_dict(override(config, {"train.threads": 1, "seed": 0}), digested=True)
+    return digest(
+        {"arm": plain, "budget": budget, "data": load(config.dataset).fingerprint, "sources": sources(config)}
+    )
+
+
+def _place(plan: str) -> Path:
+    return results_folder() / "local" / "plans" / f"{plan}-tuned.json"

@@ -1,0 +1,46 @@
+"""What a table says of arms that were tuned before they were judged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.ablation.design.plan import Plan
+from harness.ablation.design.space import path_of, settings
+from harness.ablation.design.tuned import Found
+from harness.ablation.execute.tuner import SearchBoard
+from harness.ablation.report.history import ENDED, counted
+
+
+def found(board: SearchBoard) -> Found:
+    """The best of a search that has ended."""
+    best = board.best()
+    assert best.value is not None
+    return Found(
+        settings=settings(best.params), value=best.value, trials=dict(counted(board)), search=board.plan.digest
+    )
+
+
+def about(plan: Plan) -> list[str]:
+    """The sentences of a plan whose arms were tuned; none of another."""
+    if (tuning := plan.tuning) is None:
+        return []
+    budget = tuning.budget
+    drawn = ", ".join(path_of(name) for name in budget["spaces"][plan.scale])
+    samples = min(budget["samples"], plan.arms[plan.baseline].evaluate.num_samples)
+    lines = [
+        "The verdicts are about tuned arms: each has the best settings of a search that is the same for all, "
+        f"{budget['trials']} trials over {drawn} by {plan.metric} at NFE {plan.nfe} of {samples} "
+        f"samples, on seed {budget['seed']}, which no verdict sees. A search's best value is the luckiest of many."
+    ]
+    for arm, own in tuning.found.items():
+        chosen = ", ".join(f"{path} {value}" for path, value in own["settings"].items())
+        ends = ", ".join(f"{number} {ENDED.get(state, state)}" for state, number in own["trials"].items())
+        lines.append(f"{arm} was tuned to {chosen} ({plan.metric} {own['value']:.4g}; {ends}; search {own['search']}).")
+    if len({config.train.batch_size for config in plan.arms.values()}) > 1:
+        lines.append("In as many steps the arms see different numbers of training samples.")
+    return lines
+
+
+def plain(plan: Plan) -> dict[str, Any] | None:
+    """The same as JSON holds it; null for a plan whose arms were not tuned."""
+    return vars(plan.tuning) if plan.tuning else None
