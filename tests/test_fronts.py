@@ -17,7 +17,8 @@ from optuna.trial import TrialState, create_trial
 
 from harness.ablation.design.costs import COSTS, fewest, knee
 from harness.ablation.design.plan import Plan
-from harness.ablation.design.search import BASELINE, BEST, CHEAPEST, KNEE, SearchPlan, compared
+from harness.ablation.design.search import BASELINE, BEST, CHEAPEST, KNEE
+from harness.ablation.design.search_plan import SearchPlan, compared
 from harness.ablation.design.space import log, one_of
 from harness.ablation.execute.tuner import SearchBoard
 from harness.ablation.execute.worker import work

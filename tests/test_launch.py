@@ -19,7 +19,8 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from harness.ablation.design.plan import Plan
-from harness.ablation.design.search import Search, SearchPlan
+from harness.ablation.design.search import Search
+from harness.ablation.design.search_plan import SearchPlan
 from harness.ablation.design.space import log
 from harness.ablation.design.study import Study
 from harness.ablation.execute import launch, worker

@@ -14,7 +14,8 @@ import torch
 from rich.console import Console
 
 from harness.ablation.design.plan import Plan
-from harness.ablation.design.search import SearchPlan, load_search
+from harness.ablation.design.search import load_search
+from harness.ablation.design.search_plan import SearchPlan
 from harness.ablation.design.study import Study, load_scale
 from harness.ablation.report import grids, tables
 from harness.ablation.report.findings import Report

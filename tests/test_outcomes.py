@@ -26,7 +26,7 @@ from scipy import stats
 from harness.ablation.design import rounds
 from harness.ablation.design.looks import Looks
 from harness.ablation.design.plan import Plan
-from harness.ablation.design.search import SearchPlan
+from harness.ablation.design.search_plan import SearchPlan
 from harness.ablation.design.study import Study, load_scale
 from harness.ablation.execute import tuner, worker
 from harness.ablation.execute.worker import PlanBoard, work

@@ -15,7 +15,7 @@ from optuna.pruners import BasePruner, HyperbandPruner
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState
 
-from harness.ablation.design.search import SearchPlan
+from harness.ablation.design.search_plan import SearchPlan
 from harness.ablation.execute import tuner
 from harness.ablation.execute.pruning import REDUCTION, Hyperband
 from harness.ablation.execute.tuner import SearchBoard

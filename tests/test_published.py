@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from harness.ablation.design.plan import Plan
-from harness.ablation.design.search import SearchPlan, compared, load_search
+from harness.ablation.design.search import load_search
+from harness.ablation.design.search_plan import SearchPlan, compared
 from harness.ablation.design.study import load_scale, load_study
 from harness.ablation.execute.tuner import SearchBoard
 from harness.ablation.report import published

@@ -15,7 +15,8 @@ import pandas as pd
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from harness.ablation.design.search import BASELINE, WINNER, Search, SearchPlan, compared, load_search
+from harness.ablation.design.search import BASELINE, WINNER, Search, load_search
+from harness.ablation.design.search_plan import SearchPlan, compared
 from harness.ablation.design.space import Space, even, inverse, log, one_of, settings
 from harness.ablation.design.study import load_scale
 from harness.ablation.execute import tuner

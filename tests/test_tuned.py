@@ -11,7 +11,7 @@ import optuna
 import pytest
 
 from harness.ablation.design.plan import Plan
-from harness.ablation.design.search import SearchPlan, searches
+from harness.ablation.design.search_plan import SearchPlan, searches
 from harness.ablation.design.space import log, one_of
 from harness.ablation.design.study import Study
 from harness.ablation.design.tuned import Tuned

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.preregistration import preregister
-from harness.ablation.design.search import SearchPlan, searches
+from harness.ablation.design.search_plan import SearchPlan, searches
 from harness.ablation.design.study import declared_in, load_scale, load_study
 from harness.ablation.design.tuned import Tuned, Tuning, keep, untuned
 from harness.ablation.execute.launch import launch

@@ -9,7 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from harness.ablation.design.plan import Plan
-from harness.ablation.design.search import BASELINE, WINNER, SearchPlan, compared, load_search, searches
+from harness.ablation.design.search import BASELINE, WINNER, load_search
+from harness.ablation.design.search_plan import SearchPlan, compared, searches
 from harness.ablation.design.study import declared_in, load_scale, load_study
 from harness.ablation.execute.tuner import SearchBoard
 from harness.ablation.report import history, published

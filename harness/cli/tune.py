@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from harness.ablation.design.search import BASELINE, WINNER, SearchPlan, compared, load_search
+from harness.ablation.design.search import BASELINE, WINNER, load_search
+from harness.ablation.design.search_plan import SearchPlan, compared
 from harness.ablation.design.study import load_scale
 from harness.ablation.report import history
 from harness.ablation.report.looks import reached

@@ -7,7 +7,7 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial
 
-from harness.ablation.design.search import SearchPlan
+from harness.ablation.design.search_plan import SearchPlan
 from harness.ablation.execute.attempts import number_of
 
 UNPRUNED_TRIALS = 5

@@ -18,7 +18,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from typing_extensions import TypedDict
 
 from harness.ablation.design.costs import COSTS, knee
-from harness.ablation.design.search import BEST, CHEAPEST, KNEE, WINNER, SearchPlan
+from harness.ablation.design.search import BEST, CHEAPEST, KNEE, WINNER
+from harness.ablation.design.search_plan import SearchPlan
 from harness.ablation.design.space import settings
 from harness.ablation.execute.attempts import number_of, title_of
 from harness.ablation.execute.board import DEATHS, Board

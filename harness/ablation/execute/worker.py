@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from typing_extensions import TypedDict
 
 from harness.ablation.design.plan import Plan
-from harness.ablation.design.search import SearchPlan
+from harness.ablation.design.search_plan import SearchPlan
 from harness.ablation.design.shared import Written
 from harness.ablation.execute.board import Board
 from harness.ablation.execute.tuner import SearchBoard

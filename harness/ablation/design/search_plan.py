@@ -1,0 +1,218 @@
+"""A search at a scale, resolved and checked; the comparison that follows it, and the searches that tune arms."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from optuna.distributions import distribution_to_json, json_to_distribution
+
+from harness.ablation.design.costs import COSTS, Against
+from harness.ablation.design.declared import require_metric
+from harness.ablation.design.plan import Plan
+from harness.ablation.design.search import Search
+from harness.ablation.design.shared import SharedPlan
+from harness.ablation.design.space import ends, inverse, path_of, settings
+from harness.ablation.design.tuned import Tuned, drawn_of
+from harness.core.config import ConfigError, digest, flatten, override, to_dict
+from harness.core.errors import UserError, did_you_mean
+from harness.core.files import read_json
+from harness.core.registry import find, sources
+from harness.data.base import load
+from harness.evaluation.flow_metrics import FlowMetric
+from harness.evaluation.protocol import Protocol
+from harness.runs.config import RunConfig
+from harness.runs.validate import check, refuse_unreached
+
+SAMPLED = ("solver", "time_grid", "guidance", "average", "checkpoint")
+"""What a space may have of `evaluate`: it changes the samples, and all else how they are judged."""
+
+
+@dataclass(frozen=True)
+class SearchPlan(SharedPlan):
+    """A search at a scale, resolved and checked."""
+
+    FILE = "search.json"
+
+    search: str
+    scale: str
+    question: str
+    base: RunConfig
+    """What a trial changes: the scale with the user's changes and what is fixed, judged as trials are."""
+    space: dict[str, Any]
+    metric: str
+    nfe: int
+    trials: int
+    plugins: tuple[str, ...]
+    against: Against | None
+    pruner: Literal["median", "hyperband"] | None
+    rungs: int
+
+    @classmethod
+    def of(cls, search: Search, scale: str, base: RunConfig, trials: int | None, plugins: Sequence[Path]) -> Self:
+        """The plan of a search on `base`; `UserError` when they do not go together."""
+        if scale not in search.spaces:
+            raise UserError(f"--scale: '{search.name}' has no space for {scale}. {did_you_mean(scale, search.spaces)}")
+        metric = search.metric or base.evaluate.metrics[0].name
+        space = dict(search.spaces[scale])
+        _refuse_unjudged(space)
+        plan = cls(
+            search.name, scale, search.question, _judged(override(base, search.fixed), search, metric),
+            space, metric, search.nfe, trials or search.trials, tuple(str(p.absolute()) for p in plugins),
+            search.against, search.pruner, search.rungs,
+        )  # fmt: skip
+        plan.corners()
+        return plan
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """A plan written by `write`; the plugins it names must have been loaded."""
+        plain = read_json(path)
+        space = {name: json_to_distribution(text) for name, text in plain["space"].items()}
+        return cls(
+            **{**plain, "base": RunConfig.parse(plain["base"]), "space": space, "plugins": tuple(plain["plugins"])}
+        )
+
+    @property
+    def name(self) -> str:
+        """`<search>-<scale>-search`: beside it, `<search>-<scale>` is the comparison that follows."""
+        return f"{self.search}-{self.scale}-search"
+
+    @property
+    def digest(self) -> str:
+        """Without the number of trials: more of them continue the same search."""
+        plain = self._plain(digested=True)
+        del plain["plugins"], plain["trials"], plain["question"]
+        return digest({**plain, "data": load(self.base.dataset).fingerprint, "sources": sources(self.base)})
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {
+            "question": self.question,
+            "seed": self.base.seed,
+            "against": self.against,
+            "pruner": self.pruner,
+            "space": {name: str(drawn) for name, drawn in self.space.items()},
+        }
+
+    @property
+    def protocol(self) -> Protocol:
+        """How a trial is judged, but for what is drawn of `evaluate`."""
+        return self.base.protocol()
+
+    @property
+    def between_rungs(self) -> int:
+        """Steps from one rung to the next; the first comes after as many."""
+        return self.base.train.sample_every
+
+    def is_rung(self, step: int) -> bool:
+        """Whether the pruner looks at a trial after so many steps, of which Hyperband's double from rung to rung."""
+        parts, rest = divmod(step, self.between_rungs)
+        return not rest and parts < self.rungs and (self.pruner == "median" or parts.bit_count() == 1)
+
+    def config(self, drawn: Mapping[str, Any]) -> RunConfig:
+        """The configuration of a trial."""
+        return override(self.base, settings(drawn))
+
+    def own(self) -> dict[str, Any]:
+        """The draw that gives the scale's own settings, as far as they lie in the space."""
+        return inverse(self.space, flatten(self.base))
+
+    def corners(self) -> dict[str, RunConfig]:
+        """{setting: configuration} at both ends of every range; `ConfigError` where there can be none."""
+        out = {}
+        for name, distribution in self.space.items():
+            for value in ends(name, distribution):
+                try:
+                    out[f"{path_of(name)}={value}"] = override(self.base, {path_of(name): value})
+                except ConfigError as error:
+                    raise error.below("space") from None
+        return out
+
+    def check(self) -> None:
+        """Raise what training would trip over at an end of a range."""
+        if issubclass(find("metric", self.metric), FlowMetric):
+            raise UserError(f"metric: {self.metric} is measured of the flow, a search judges samples. Choose another.")
+        if self.against and COSTS[self.against].of_curve and len(self.base.evaluate.nfe) < 2:
+            reason = f"{self.against} are read off a curve over NFE, and evaluate.nfe has {self.nfe} alone"
+            raise UserError(f"against: {reason}. Set more, like evaluate.nfe=[2,4,8,16,32].")
+        for setting, config in self.corners().items():
+            try:
+                refuse_unreached([setting.partition("=")[0]], config)
+                check(config)
+            except UserError as error:
+                raise UserError(f"space, {setting}: {error}") from None
+
+    def _plain(self, digested: bool) -> dict[str, Any]:
+        space = {name: distribution_to_json(distribution) for name, distribution in self.space.items()}
+        return {**vars(self), "base": to_dict(self.base, digested), "space": space}
+
+
+def compared(
+    search: Search, scale: str, base: RunConfig, changes: Mapping[str, Any], seeds: int | None, plugins: Sequence[Path],
+    winners: Mapping[str, Mapping[str, Any]],
+) -> Plan:  # fmt: skip
+    """The plan of the comparison, on seeds that the search never sees."""
+    plan = Plan.of(search.comparison(winners), scale, base, changes, seeds, plugins)
+    if search.seed in plan.seeds:
+        raise UserError(f"--seeds: {seeds} takes in seed {search.seed}, on which is searched. Take fewer.")
+    return plan
+
+
+def searches(plan: Plan, tuned: Tuned) -> dict[str, SearchPlan]:
+    """{arm: the search that it is tuned by} of a plan with the arms as they are before.
+
+    `UserError` where an arm cannot be searched for, as when the space has a path that it lacks.
+    """
+    out = {}
+    if path := drawn_of(plan.changes, map(path_of, tuned.budget(plan.scale)["spaces"][plan.scale])):
+        raise ConfigError(
+            path, f"every arm of '{plan.study}' is tuned in it, so it would change nothing. Leave it out."
+        )
+    for arm, config in plan.arms.items():
+        try:
+            search = Search(
+                question=f"{plan.question} Which settings suit {arm}?", metric=plan.metric, nfe=plan.nfe,
+                looks=plan.looks.seeds, name=_named(plan, arm), **vars(tuned),
+            )  # fmt: skip
+            out[arm] = SearchPlan.of(search, plan.scale, config, None, [Path(path) for path in plan.plugins])
+            out[arm].check()
+        except UserError as error:
+            raise UserError(f"arm '{arm}', tuned: {error}") from None
+    return out
+
+
+def _named(plan: Plan, arm: str) -> str:
+    """What the search of an arm is called: a part of paths, whatever the arm's name is."""
+    word = re.sub(r"[^a-z0-9]+", "_", arm.lower()).strip("_")[:40]
+    changes = plan.name.removeprefix(f"{plan.study}-{plan.scale}")
+    return "-".join([plan.study + changes, word, *([] if word == arm else [digest({"arm": arm})[:6]])])
+
+
+def _judged(base: RunConfig, search: Search, metric: str) -> RunConfig:
+    """`base` with the search's seed, looked at on every rung, judged by its metric alone, where the search reads it."""
+    require_metric(metric)
+    named: list[Any] = [m for m in base.evaluate.metrics if m.name == metric]
+    curve = base.evaluate.nfe if search.against and COSTS[search.against].of_curve else ()
+    changes = {
+        "seed": search.seed,
+        "evaluate.nfe": sorted({search.nfe, *filter(None, curve)}),
+        "evaluate.metrics": named or [metric],
+        "evaluate.more_samples": [],
+        "evaluate.num_samples": min(search.samples, base.evaluate.num_samples),
+    }
+    if search.pruner:
+        changes["train.sample_every"] = max(1, base.train.steps // search.rungs)
+    return override(base, changes)
+
+
+def _refuse_unjudged(space: Mapping[str, Any]) -> None:
+    """`ConfigError` for a path by which trials would be judged in different ways, or train on different seeds."""
+    for name in space:
+        group, _, below = path_of(name).partition(".")
+        if group == "seed" or (group == "evaluate" and below.partition(".")[0] not in SAMPLED):
+            reason = "values of trials that differ in it cannot be compared"
+            raise ConfigError(f"space.{path_of(name)}", f"{reason}. Leave it out.")
