@@ -215,6 +215,7 @@ def test_a_table_says_how_arms_were_matched(tiny: RunConfig, clock: list[str], s
     about = json.loads(next(path for path in paths if path.suffix == ".json").read_text())["matched"]
     assert (about["by"], about["steps"]) == ("seconds", {"a": 12, "b": 5, "c": 24})
     assert about["timed"]["b"]["least"] == pytest.approx(2.2)
+    assert about["timed"]["b"]["seconds"] == pytest.approx(0.030)
     assert lines[0] in paths[0].read_text()
 
 

@@ -13,7 +13,7 @@ import pytest
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.search_plan import SearchPlan, searches
 from harness.ablation.design.space import log, one_of
-from harness.ablation.design.study import Study
+from harness.ablation.design.study import Study, load_scale, load_study
 from harness.ablation.design.tuned import Tuned
 from harness.ablation.execute.tuner import SearchBoard
 from harness.ablation.report import published
@@ -147,6 +147,11 @@ def judged(run: Run, plan: Plan, arm: str, value: float) -> None:
     )
 
 
+def plans_of(name: str) -> list[str]:
+    """The digests of the plans that were stored under a name."""
+    return [stored["plan"] for stored in read_json(results_folder() / "local" / "plans" / f"{name}.json")]
+
+
 def kept(name: str) -> list[dict[str, Any]]:
     """The designs that were stored under the name of a plan."""
     return [stored["design"] for stored in read_json(results_folder() / "local" / "plans" / f"{name}.json")]
@@ -164,7 +169,7 @@ def tuned(tmp_path: Path, launched: list[str], undrawn: None, monkeypatch: pytes
 
 
 def test_a_study_tunes_its_arms_then_judges_them(tuned: tuple[str, Path], launched: list[str]) -> None:
-    _, table = tuned
+    file, table = tuned
     searched = [f"rates-{arm}-points-search" for arm in "ab"]
     assert launched == [*searched, *(f"{arm} {seed}" for seed in range(3) for arm in "ab")]
     about = read_json(table.with_suffix(".json"))
@@ -180,6 +185,8 @@ def test_a_study_tunes_its_arms_then_judges_them(tuned: tuple[str, Path], launch
     assert found["a"]["settings"]["train.learning_rate"] > found["b"]["settings"]["train.learning_rate"]
     first, second = kept(table.name)
     assert first["tuned by"] == second["tuned by"] == about["tuned"]["budget"], "stored before any search, and any run"
+    plain = Plan.of(dataclasses.replace(load_study(file), tuned=None), "points", load_scale("points"), {}, None, [])
+    assert plain.digest not in plans_of(table.name), "the same arms without the searches are another design"
     assert (first["tuned by"]["trials"], first["arms"] == second["arms"]) == (3, False)
     assert not [note for note in about["notes"] if note.startswith("Not planned")]
 
@@ -200,6 +207,10 @@ def test_a_tuned_study_is_continued_and_published(
     assert main(again) == 0
     assert read_json(table.with_suffix(".json"))["tuned"] == about["tuned"], "read anew from the searches"
     assert launched == [*done, *done[:2]]
+    study = load_study(file)
+    more = dataclasses.replace(study, tuned=dataclasses.replace(study.tuned, trials=4))  # type: ignore[type-var]
+    with pytest.raises(UserError, match="the search of a, b has not ended"):
+        Plan.of(more, "points", load_scale("points"), {}, None, [])
     (studies := tmp_path / "checkout" / "studies").mkdir(parents=True)
     monkeypatch.setattr(published, "studies_folder", lambda: studies)
     assert main(["publish", file, *WORDS]) == 0
