@@ -211,9 +211,16 @@ def test_without_a_floor_nothing_is_said_of_one(reported: Callable[..., Report],
     assert "floor" not in files[".md"].read_text().lower()
 
 
-def test_a_floor_that_is_small_makes_no_tie(reported: Callable[..., Report]) -> None:
-    lines = excess.remarks(reported(None).plan, Floor("fresh", 64, (4.0,), 0.1), {"a": excess.Excess(4, 4.5, 0.1)})
-    assert len(lines) == 1
-    near = excess.remarks(reported(None).plan, Floor("resampled", 64, (98.0,), 0.1), {"a": excess.Excess(4, 2.0, 0.1)})
-    assert "So no arm can be 5% better" in near[1]
-    assert "drawn with replacement, since too few others are there" in near[0]
+def test_what_a_floor_means_for_ratios_is_told_where_it_matters(tiny: RunConfig) -> None:
+    plan = planned(tiny)
+
+    def told(value: float, error: float, mean: float) -> list[str]:
+        lines = excess.remarks(plan, Floor("resampled", 64, (value,), error), {"a": excess.Excess(4, mean, 0.1)})
+        assert "drawn with replacement, since too few others are there" in lines[0]
+        return lines[1:]
+
+    assert told(4.0, 0.1, 4.5) == []
+    assert "So no arm can be 5% better" in told(98.0, 0.1, 2.0)[0]
+    assert "So an arm can hardly be 5% better" in told(90.0, 0.1, 10.0)[0]
+    assert told(98.0, 1.1, 2.0)[0].startswith("The excess of a, 2, is not told from none beside that error")
+    assert told(98.0, 1.1, -2.0)[0].startswith("The excess of a, -2, is not told")

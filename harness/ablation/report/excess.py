@@ -1,7 +1,8 @@
 """How much of the primary metric lies above its floor: a second comparison where two perfect models would not score 0.
 
 Verdicts stay on the metric itself. A value is floor + excess, so near the floor a ratio of values is near 1 whatever
-the excesses do.
+the excesses do. Of a root, like the energy distance, what adds up are the squares: near the floor excesses go as the
+squares of the true distances, far from it as these.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from harness.evaluation.floor import Floor
 
 NEARLY_ALL = 0.5
 """Beside a floor above this share of the baseline's values, most ratios are near 1."""
+KNOWN = 2
+"""An excess of less than so many standard errors of the floor is not told from none."""
 KINDS = {
     "fresh": "real samples that the reference does not hold",
     "resampled": "training samples drawn with replacement, since too few others are there: a perfect memory's, which "
@@ -95,12 +98,25 @@ def remarks(plan: Plan, floor: Floor, found: Mapping[str, Excess]) -> list[str]:
         f"{sets} {KINDS[floor.kind]}. Excesses treat it as known; their intervals are 95 %, unadjusted, and carry no "
         "verdict."
     ]
-    if (base := found.get(plan.baseline)) and (share := floor.value / (floor.value + base.mean)) > NEARLY_ALL:
-        who = "no arm can" if 1 - share < plan.smallest_difference else "an arm can hardly"
-        lines.append(
-            f"{share:.0%} of the value of {plan.baseline} is floor: without any excess it would score "
-            f"{share - 1:+.1%}. So {who} be {100 * plan.smallest_difference:g}% better, and a tie is nearly automatic. "
-            "Read the excesses."
-        )
+    if base := found.get(plan.baseline):
+        lines += _about_baseline(plan, floor, base)
     lines += [f"{arm} has no comparison of excesses: {own.reason}." for arm, own in found.items() if own.reason]
     return lines
+
+
+def _about_baseline(plan: Plan, floor: Floor, base: Excess) -> list[str]:
+    """What a floor means for ratios to the baseline, where it matters."""
+    share = floor.value / (floor.value + base.mean)
+    if share <= NEARLY_ALL:
+        return []
+    if base.mean < KNOWN * floor.error:
+        return [
+            f"The excess of {plan.baseline}, {base.mean:.2g}, is not told from none beside that error: here the metric "
+            "does not see what the arms still lack, and a tie is nearly automatic. Judge by more samples "
+            "(evaluate.more_samples), at fewer NFE, or by another metric."
+        ]
+    who = "no arm can" if 1 - share < plan.smallest_difference else "an arm can hardly"
+    return [
+        f"{share:.0%} of the value of {plan.baseline} is floor: without any excess it would score {share - 1:+.1%}. So "
+        f"{who} be {100 * plan.smallest_difference:g}% better, and a tie is nearly automatic. Read the excesses."
+    ]
