@@ -32,19 +32,24 @@ from harness.evaluation.metric import SampleMetric
 from harness.evaluation.protocol import EvaluateConfig
 from harness.runs.config import RunConfig
 
-SAMPLES = 60
+SHIFT = 0.5
 
 
-def sets(kind: str) -> list[torch.Tensor]:
-    """A reference of 300 samples and 12 sets of 60, all of one distribution; a fifth of the values is 0."""
+def drawn(kind: str, number: int, shift: float, generator: torch.Generator) -> torch.Tensor:
+    """Samples of real ones' distribution, or of one that is shifted; a fifth of the real ones' values is 0."""
+    values = torch.rand(number, *((6, 2) if kind == "sequence" else (4,)), generator=generator, dtype=torch.float64)
+    if kind == "sequence":
+        return values + 2 * shift * torch.cumsum(values - 0.5, 1)
+    return (1 + shift / 2) * values ** (1 + 2 * shift) * (values > 0.2 + 0.3 * shift)
+
+
+def scores(metric: Any, number: int, shift: float, sets: int = 12) -> np.ndarray:
+    """Of so many sets of so many samples beside 600 real ones."""
+    kind = metric.kinds[0] if metric.kinds else "points"
     generator = torch.Generator().manual_seed(0)
-    shape = (6, 2) if kind == "sequence" else (4,)
-
-    def draw(number: int) -> torch.Tensor:
-        values = torch.rand(number, *shape, generator=generator, dtype=torch.float64)
-        return values if kind == "sequence" else values * (values > 0.2)
-
-    return [draw(300), *(draw(SAMPLES) for _ in range(12))]
+    real = metric.of_reference.summarise(drawn(kind, 600, 0.0, generator), None)
+    parts = [metric.summarise(drawn(kind, number, shift, generator), None) for _ in range(sets)]
+    return np.array([metric.compare(part, real) for part in parts])
 
 
 def lower_ones() -> dict[str, Any]:
@@ -57,13 +62,25 @@ def lower_ones() -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", lower_ones())
 def test_a_metric_says_whether_real_samples_score_above_zero(name: str) -> None:
-    """All of twelve sets do, where it has a floor; without one they lie on both sides."""
+    """All sets do, where it has a floor; without one they lie on both sides. A forest learns more from more samples, so
+    what a c2st has above its floor is of no use elsewhere."""
     metric = lower_ones()[name]
-    real, *drawn = sets(metric.kinds[0] if metric.kinds else "points")
-    reference = metric.of_reference.summarise(real, None)
-    values = [metric.compare(metric.summarise(one, None), reference) for one in drawn]
-    assert metric.has_floor == (min(values) > 0), values
+    values = scores(metric, 60, 0.0)
+    assert (metric.floor_power > 0) == (min(values) > 0 and name != "c2st"), values
     assert max(values) > 0
+
+
+@pytest.mark.parametrize("name", [name for name, metric in lower_ones().items() if metric.floor_power])
+def test_the_excess_of_a_power_is_the_same_for_any_number_of_samples(name: str) -> None:
+    """Within a tenth from 50 to 400 samples, by the means over sets; that of the other power moves more."""
+    metric = lower_ones()[name]
+    moved = {}
+    for power in (1, 2):
+        sizes = [
+            np.mean(scores(metric, n, SHIFT) ** power) - np.mean(scores(metric, n, 0.0) ** power) for n in (50, 400)
+        ]
+        moved[power] = abs(math.log(sizes[1] / sizes[0])) / power if min(sizes) > 0 else math.inf
+    assert moved[metric.floor_power] < min(0.1, moved[3 - metric.floor_power]), moved
 
 
 DIMENSIONS = 20
@@ -87,8 +104,11 @@ def test_the_floor_of_the_energy_distance_is_its_closed_form() -> None:
     assert (found.kind, found.samples, len(found.values)) == ("fresh", 100, 5)
     apart = 2 * gamma((DIMENSIONS + 1) / 2) / gamma(DIMENSIONS / 2)
     assert np.mean(np.square(found.values)) == pytest.approx((1 / 100 + 1 / 400) * apart, rel=0.1)
-    assert found.value == pytest.approx(np.mean(found.values))
-    assert found.error == pytest.approx(np.std(found.values, ddof=1) / math.sqrt(5))
+    squares = np.square(found.values)
+    assert found.value == pytest.approx(math.sqrt(squares.mean()))
+    error = squares.std(ddof=1) / math.sqrt(5)
+    assert [found.moved(-1), found.moved(1)] == pytest.approx(np.sqrt([squares.mean() - error, squares.mean() + error]))
+    assert found.moved(-1e9) == 0
 
 
 def test_fresh_sets_share_no_sample_with_each_other_or_the_reference() -> None:
@@ -139,7 +159,7 @@ def planned(tiny: RunConfig) -> Plan:
 
 
 ABOVE = {"a": 1.0, "b": 0.5, "c": 1.2}
-FLOOR = Floor("fresh", 64, (9.9, 10.1), 0.2)
+FLOOR = Floor("fresh", 64, 1, (9.9, 10.1), 0.2)
 
 
 def values() -> dict[tuple[str, int], float]:
@@ -149,29 +169,36 @@ def values() -> dict[tuple[str, int], float]:
     return found | {("d", seed): 9.99 if seed == 2 else 10.3 for seed in range(4)}
 
 
-def test_excesses_are_compared_as_scipy_compares_their_logs(tiny: RunConfig) -> None:
+@pytest.mark.parametrize("power", [1, 2])
+def test_excesses_are_compared_as_scipy_compares_their_logs(tiny: RunConfig, power: int) -> None:
     plan = planned(tiny)
-    known = values()
+    known = {key: value ** (1 / power) for key, value in values().items()}
     cells = pd.DataFrame([Cell(arm, seed, "fid", 2, value, 2, MEASURED) for (arm, seed), value in known.items()])
-    found = excess.excesses(plan, cells, FLOOR, "abcd")
-    own = {arm: np.array([known[arm, seed] - 10 for seed in range(4)]) for arm in "abcd"}
-    for arm, excesses in own.items():
-        assert [found[arm].mean, found[arm].sd] == pytest.approx([excesses.mean(), excesses.std(ddof=1)])
+    floor = Floor("fresh", 64, power, (10 ** (1 / power),), 0.2)
+    found = excess.excesses(plan, cells, floor, "abcd")
+    own = {arm: np.array([known[arm, seed] ** power - 10 for seed in range(4)]) for arm in "abcd"}
+    for arm, above in own.items():
+        assert found[arm].excess == pytest.approx(above.mean() ** (1 / power))
+        assert found[arm].value == pytest.approx((10 + above.mean()) ** (1 / power))
     for arm in "bc":
-        ratios = np.log(own[arm] / own["a"])
+        ratios = np.log(own[arm] / own["a"]) / power
         low, high = stats.ttest_1samp(ratios, 0).confidence_interval(0.95)
         against = found[arm].against
         assert against
         assert [against.difference, against.low, against.high] == pytest.approx(
             [math.expm1(x) for x in (ratios.mean(), low, high)]
         )
-        ends = [np.expm1(np.log((own[arm] + d) / (own["a"] + d)).mean()) for d in (FLOOR.error, -FLOOR.error)]
+        ends = [np.expm1(np.log((own[arm] + d) / (own["a"] + d)).mean() / power) for d in (0.2, -0.2)]
         assert found[arm].ends == pytest.approx(tuple(ends))
     assert (found["a"].against, found["d"].against) == (None, None)
     assert found["d"].reason == "1 of 4 pairs have a value at or below the floor, and excesses without a ratio"
-    assert excess.excesses(plan, cells, FLOOR, "a")["b"].against is None
-    high = Floor("fresh", 64, (10.0,), 0.9)
-    assert excess.excesses(plan, cells, high, "abcd")["b"].ends is None, "an error higher, b has no excess"
+    assert excess.excesses(plan, cells, floor, "a")["b"].against is None
+    unsure = Floor("fresh", 64, power, (10 ** (1 / power),), 0.9)
+    assert excess.excesses(plan, cells, unsure, "abcd")["b"].ends is None, "an error higher, b has no excess"
+    below = Floor("fresh", 64, power, (12 ** (1 / power),), 0.2)
+    assert excess.excesses(plan, cells, below, "abcd")["b"].excess == pytest.approx(
+        -((12 - 10 - own["b"].mean()) ** (1 / power))
+    )
 
 
 @pytest.fixture
@@ -197,8 +224,8 @@ def test_the_table_tells_of_the_excess(reported: Callable[..., Report], tmp_path
     assert rows[1][0] == "| b"
     assert rows[1][3] == f"{about['excess']['b']['against']['difference']:+.1%}"
     assert rows[3][3] == ""
-    assert "- Floor of FID at NFE 2: 10 ± 0.14 (standard error), the mean of 2 sets of 64 real samples that" in text
-    assert "- 91% of the value of a is floor: without any excess it would score -9." in text
+    assert "- Floor of FID at NFE 2: 10 (one standard error either way: 9.859 to 10.14), by 2 sets of 64 real" in text
+    assert "- An arm without any excess would score -9." in text
     assert "So an arm can hardly be 5% better, and a tie is nearly automatic." in text
     assert "- d has no comparison of excesses: 1 of 4 pairs have" in text
     assert about["floor"]["value"] == 10
@@ -215,12 +242,15 @@ def test_what_a_floor_means_for_ratios_is_told_where_it_matters(tiny: RunConfig)
     plan = planned(tiny)
 
     def told(value: float, error: float, mean: float) -> list[str]:
-        lines = excess.remarks(plan, Floor("resampled", 64, (value,), error), {"a": excess.Excess(4, mean, 0.1)})
+        floor = Floor("resampled", 64, 1, (value,), error)
+        lines = excess.remarks(plan, floor, {"a": excess.Excess(value + mean, mean)})
         assert "drawn with replacement, since too few others are there" in lines[0]
         return lines[1:]
 
     assert told(4.0, 0.1, 4.5) == []
     assert "So no arm can be 5% better" in told(98.0, 0.1, 2.0)[0]
     assert "So an arm can hardly be 5% better" in told(90.0, 0.1, 10.0)[0]
-    assert told(98.0, 1.1, 2.0)[0].startswith("The excess of a, 2, is not told from none beside that error")
-    assert told(98.0, 1.1, -2.0)[0].startswith("The excess of a, -2, is not told")
+    assert told(98.0, 1.1, 2.0)[0].startswith("What the value of a, 100, has above the floor is not told from nothing")
+    assert told(98.0, 1.1, -2.0)[0].startswith("What the value of a, 96, has")
+    squares = Floor("fresh", 64, 2, (5.0,), 0.1)
+    assert "whose squares add to those of excesses" in excess.remarks(plan, squares, {})[0]

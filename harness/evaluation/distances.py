@@ -26,7 +26,7 @@ class SlicedWasserstein(SampleMetric, name="sliced_wasserstein"):
 
     source: ClassVar[str] = "Bonneel et al. 2015"
     lower_is_better = True
-    has_floor = True
+    floor_power = 2
 
     projections: Repeats = 100
 
@@ -56,7 +56,7 @@ class MMD(SampleMetric, name="mmd"):
         "Gretton et al. 2012, eq. 5 and section 8 (the median); Li et al. 2015, section 3 (several widths)"
     )
     lower_is_better = True
-    has_floor = True
+    floor_power = 2
     widths: ClassVar[tuple[float, ...]] = (1 / 8, 1 / 4, 1 / 2, 1, 2)
     """Of the kernels, in medians."""
 
@@ -86,7 +86,7 @@ class EnergyDistance(SampleMetric, name="energy"):
     formula: ClassVar[str] = "sqrt(2 E|x - y| - E|x - x'| - E|y - y'|), all pairs counted"
     source: ClassVar[str] = "Szekely & Rizzo 2013"
     lower_is_better = True
-    has_floor = True
+    floor_power = 2
 
     def held_bytes(self, samples: int, reference: int) -> int:
         return 8 * max(samples, reference) ** 2
@@ -111,7 +111,6 @@ class TwoSample(SampleMetric, name="c2st"):
     )
     source: ClassVar[str] = "Lopez-Paz & Oquab 2017, section 3"
     lower_is_better = True
-    has_floor = True
     reference_is_best = False
     folds: ClassVar[int] = 5
 

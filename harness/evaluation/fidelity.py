@@ -22,7 +22,7 @@ class FID(SampleMetric, name="fid"):
 
     source: ClassVar[str] = "Heusel et al. 2017, eq. 6"
     lower_is_better = True
-    has_floor = True
+    floor_power = 1
     reads = "features"
     summary = MOMENTS
 
@@ -59,7 +59,7 @@ class ExtrapolatedFID(FID, name="fid_infinity"):
     """
 
     source: ClassVar[str] = "Chong & Forsyth 2020, section 4 (extrapolation); Kunsch 1989 (block jackknife)"
-    has_floor = False
+    floor_power = 0
     summary = "whole"
 
     blocks: Annotated[int, Range(4, 100)] = 10

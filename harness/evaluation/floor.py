@@ -1,7 +1,7 @@
 """What a perfect model would score: real samples that the reference does not hold, in sets as large as the samples.
 
 A distance between finite sets is above 0 for two sets of one distribution too. Beside such a floor the ratio of two
-values says little, and the excess over it is what a model can still lose.
+values says little; the excess over it is what infinitely many samples would score.
 """
 
 from __future__ import annotations
@@ -47,30 +47,37 @@ class Floor:
     kind: Literal["fresh", "resampled"]
     """Real samples outside the reference; or, where there are too few, training samples drawn with replacement."""
     samples: int
+    power: int
+    """The metric's `floor_power`."""
     values: tuple[float, ...]
-    """Of disjoint sets, if they are fresh."""
+    """Of the sets, disjoint if they are fresh."""
     sd: float
-    """Of one set."""
+    """Of one set's value, to this power."""
 
     @property
     def value(self) -> float:
-        """Mean over the sets."""
-        return statistics.fmean(self.values)
+        """Mean over the sets, in this power."""
+        return self.moved(0)
 
     @property
     def error(self) -> float:
-        """Standard error of `value`."""
+        """Standard error of the mean of values to this power."""
         return self.sd / len(self.values) ** 0.5
+
+    def moved(self, errors: float) -> float:
+        """The floor where that mean lies so many standard errors higher; 0 where nothing is left of it."""
+        mean = statistics.fmean(value**self.power for value in self.values)
+        return max(0.0, mean + errors * self.error) ** (1 / self.power)
 
     def plain(self) -> dict[str, Any]:
         """As JSON holds it."""
-        return {**vars(self), "value": self.value, "error": self.error}
+        return {**vars(self), "value": self.value, "lower": self.moved(-1), "higher": self.moved(1)}
 
 
 def judge_floor(judge: Judge, metric: str, samples: int) -> Floor | None:
     """The floor of one of a judge's metrics by so many samples, computed once and kept; None where it has none."""
     own = next((m for m in judge.metrics if m.name == metric), None)
-    if own is None or not own.has_floor:
+    if own is None or not own.floor_power:
         return None
     path = results_folder() / "local" / "references" / f"{judge.protocol.digest}-{samples}-floor.json"
     known = kept(path, dict[str, Scored])
@@ -79,8 +86,9 @@ def judge_floor(judge: Judge, metric: str, samples: int) -> Floor | None:
         scored = _scored(judge, own, samples)
         write_json(path, known | {metric: scored})
     fresh = scored["fresh"]
-    sd = statistics.stdev(fresh if len(fresh) >= FEW else scored["resampled"])
-    return Floor("fresh" if fresh else "resampled", samples, tuple(fresh or scored["resampled"]), sd)
+    power = own.floor_power
+    sd = statistics.stdev(value**power for value in (fresh if len(fresh) >= FEW else scored["resampled"]))
+    return Floor("fresh" if fresh else "resampled", samples, power, tuple(fresh or scored["resampled"]), sd)
 
 
 def _scored(judge: Judge, metric: SampleMetric, samples: int) -> Scored:

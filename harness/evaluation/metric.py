@@ -88,9 +88,10 @@ class SampleMetric(Metric):
     the logits of the extractor's classifier."""
     reference_is_best: ClassVar[bool] = True
     """Whether nothing scores better than the reference: not so where a set can be surer, or must not be a copy."""
-    has_floor: ClassVar[bool] = False
-    """Whether real samples score above 0 beside real ones for being finitely many, as by a distance that counts each
-    sample's pair with itself, or by the absolute value of an error."""
+    floor_power: ClassVar[int] = 0
+    """The power p of value^p = excess^p + floor^p: what finitely many real samples score beside real ones adds to what
+    infinitely many of a model would score. 1 for a bias of the value, 2 for one of its square, as of the root of a
+    distance that counts each sample's pair with itself; 0 where there is no floor."""
     summary: ClassVar[str] = "whole"
     """Name of what `summarise` returns; metrics that share it share what is kept of the reference."""
 

@@ -30,7 +30,7 @@ class GeneMean(SampleMetric, name="gene_mean"):
     """Error of the genes' means: root mean square over genes, each in its real standard deviations."""
 
     lower_is_better = True
-    has_floor = True
+    floor_power = 2
     kinds = ("cells",)
 
     def compare(self, samples: Summary, reference: Summary) -> float:
@@ -43,7 +43,7 @@ class GeneVariance(SampleMetric, name="gene_variance"):
     """Error of the genes' variances: root mean square over genes of the ratio to the real variance less one."""
 
     lower_is_better = True
-    has_floor = True
+    floor_power = 2
     kinds = ("cells",)
 
     def compare(self, samples: Summary, reference: Summary) -> float:
@@ -60,7 +60,7 @@ class DropoutRate(SampleMetric, name="dropout_rate"):
     """
 
     lower_is_better = True
-    has_floor = True
+    floor_power = 2
     kinds = ("cells",)
 
     def compare(self, samples: Summary, reference: Summary) -> float:
@@ -77,7 +77,7 @@ class Autocorrelation(SampleMetric, name="autocorrelation"):
         "rho(lag) = mean over windows and rows of (x_i - m)(x_{{i + lag}} - m) / s^2; m, s of all rows of a set"
     )
     lower_is_better = True
-    has_floor = True
+    floor_power = 2
     kinds = ("sequence",)
 
     def compare(self, samples: Summary, reference: Summary) -> float:
@@ -98,7 +98,7 @@ class Spectrum(SampleMetric, name="spectrum"):
 
     formula: ClassVar[str] = "log of the windows' mean periodogram (Hann window, each window's mean taken off)"
     lower_is_better = True
-    has_floor = True
+    floor_power = 2
     kinds = ("sequence",)
 
     def compare(self, samples: Summary, reference: Summary) -> float:

@@ -1,8 +1,7 @@
 """How much of the primary metric lies above its floor: a second comparison where two perfect models would not score 0.
 
-Verdicts stay on the metric itself. A value is floor + excess, so near the floor a ratio of values is near 1 whatever
-the excesses do. Of a root, like the energy distance, what adds up are the squares: near the floor excesses go as the
-squares of the true distances, far from it as these.
+Verdicts stay on the metric itself. Near the floor a ratio of values is near 1 whatever the excesses do. With the
+metric's power p (`SampleMetric.floor_power`), the excess over a floor is (value^p - floor^p)^(1/p).
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ KINDS = {
 class Excess:
     """Of an arm over the floor, which is treated as known."""
 
-    seeds: int
-    mean: float
-    sd: float
-    """Over the arm's seeds; NaN for one."""
+    value: float
+    """Of the metric: the mean over seeds in the floor's power."""
+    excess: float
+    """Of this value; below 0 where it lies under the floor."""
     against: Comparison | None = None
     """Of the excesses with the baseline's, pair by pair; None for the baseline, and where there is none."""
     ends: tuple[float, float] | None = None
@@ -56,13 +55,19 @@ def excesses(plan: Plan, cells: pd.DataFrame, floor: Floor, compared: Container[
     for arm in plan.arms:
         if arm not in table:
             continue
-        own = table[arm].dropna() - floor.value
+        mean = float((table[arm].dropna() ** floor.power).mean()) ** (1 / floor.power)
         beside: dict[str, Any] = {}
         if arm != plan.baseline and arm in compared and plan.baseline in table:
             pairs = table[[arm, plan.baseline]].dropna()
             beside = _against(pairs[arm].to_numpy(), pairs[plan.baseline].to_numpy(), floor)
-        out[arm] = Excess(len(own), float(own.mean()), float(own.std()), **beside)
+        out[arm] = Excess(mean, float(over(np.array(mean), floor.value, floor.power)), **beside)
     return out
+
+
+def over(values: np.ndarray, floor: float, power: int) -> np.ndarray:
+    """The excess of values over a floor, below 0 for those under it."""
+    left = values**power - floor**power
+    return np.sign(left) * np.abs(left) ** (1 / power)
 
 
 def _against(arm: np.ndarray, baseline: np.ndarray, floor: Floor) -> dict[str, Any]:
@@ -70,20 +75,19 @@ def _against(arm: np.ndarray, baseline: np.ndarray, floor: Floor) -> dict[str, A
     if below := int((np.minimum(arm, baseline) <= floor.value).sum()):
         pairs = f"{below} of {len(arm)} pairs"
         return {"reason": f"{pairs} have a value at or below the floor, and excesses without a ratio"}
-    lower, higher = (_difference(arm, baseline, floor.value + sign * floor.error) for sign in (-1, 1))
+    lower, higher = (_compared(arm, baseline, floor.moved(errors), floor.power).difference for errors in (-1, 1))
     ends = None if math.isnan(lower) or math.isnan(higher) else (lower, higher)
-    return {"against": compare((arm - floor.value).tolist(), (baseline - floor.value).tolist()), "ends": ends}
+    return {"against": _compared(arm, baseline, floor.value, floor.power), "ends": ends}
 
 
-def _difference(arm: np.ndarray, baseline: np.ndarray, floor: float) -> float:
-    """Of the excesses over another floor; NaN where one is not positive."""
-    return compare((arm - floor).tolist(), (baseline - floor).tolist()).difference
+def _compared(arm: np.ndarray, baseline: np.ndarray, floor: float, power: int) -> Comparison:
+    """The excesses of both over a floor; without numbers where one is not positive."""
+    return compare(over(arm, floor, power).tolist(), over(baseline, floor, power).tolist())
 
 
 def plain(excess: Excess) -> dict[str, Any]:
     """As JSON holds it: null for what is not known."""
     own = {name: value for name, value in asdict(excess).items() if name != "against"}
-    own["sd"] = None if math.isnan(excess.sd) else excess.sd
     found = excess.against
     known = {} if found is None else {name: getattr(found, name) for name in ("n", "difference", "low", "high", "sd")}
     return own | {"against": {name: None if math.isnan(value) else value for name, value in known.items()} or None}
@@ -91,12 +95,12 @@ def plain(excess: Excess) -> dict[str, Any]:
 
 def remarks(plan: Plan, floor: Floor, found: Mapping[str, Excess]) -> list[str]:
     """The sentences about the floor and what lies above it."""
-    metric = plan.metric.upper()
     sets = f"{len(floor.values)} set{'s' if len(floor.values) > 1 else ''} of {floor.samples:,}"
+    law = "" if floor.power == 1 else ", whose squares add to those of excesses"
     lines = [
-        f"Floor of {metric} at NFE {plan.nfe}: {floor.value:.4g} ± {floor.error:.2g} (standard error), the mean of "
-        f"{sets} {KINDS[floor.kind]}. Excesses treat it as known; their intervals are 95 %, unadjusted, and carry no "
-        "verdict."
+        f"Floor of {plan.metric.upper()} at NFE {plan.nfe}: {floor.value:.4g} (one standard error either way: "
+        f"{floor.moved(-1):.4g} to {floor.moved(1):.4g}), by {sets} {KINDS[floor.kind]}{law}. Excesses treat it as "
+        "known; their intervals are 95 %, unadjusted, and carry no verdict."
     ]
     if base := found.get(plan.baseline):
         lines += _about_baseline(plan, floor, base)
@@ -106,17 +110,17 @@ def remarks(plan: Plan, floor: Floor, found: Mapping[str, Excess]) -> list[str]:
 
 def _about_baseline(plan: Plan, floor: Floor, base: Excess) -> list[str]:
     """What a floor means for ratios to the baseline, where it matters."""
-    share = floor.value / (floor.value + base.mean)
-    if share <= NEARLY_ALL:
+    if floor.value <= NEARLY_ALL * base.value:
         return []
-    if base.mean < KNOWN * floor.error:
+    if base.value**floor.power - floor.value**floor.power < KNOWN * floor.error:
         return [
-            f"The excess of {plan.baseline}, {base.mean:.2g}, is not told from none beside that error: here the metric "
-            "does not see what the arms still lack, and a tie is nearly automatic. Judge by more samples "
+            f"What the value of {plan.baseline}, {base.value:.4g}, has above the floor is not told from nothing: here "
+            "the metric does not see what the arms still lack, and a tie is nearly automatic. Judge by more samples "
             "(evaluate.more_samples), at fewer NFE, or by another metric."
         ]
-    who = "no arm can" if 1 - share < plan.smallest_difference else "an arm can hardly"
+    best = floor.value / base.value - 1
+    who = "no arm can" if -best < plan.smallest_difference else "an arm can hardly"
     return [
-        f"{share:.0%} of the value of {plan.baseline} is floor: without any excess it would score {share - 1:+.1%}. So "
-        f"{who} be {100 * plan.smallest_difference:g}% better, and a tie is nearly automatic. Read the excesses."
+        f"An arm without any excess would score {best:+.1%} against {plan.baseline}. So {who} be "
+        f"{100 * plan.smallest_difference:g}% better, and a tie is nearly automatic. Read the excesses."
     ]

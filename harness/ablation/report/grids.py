@@ -131,8 +131,7 @@ def _excess(report: Report) -> Grid:
     main: Any = rows[rows.primary].set_index("arm")
     lines = []
     for arm, found in report.excess.items():
-        spread = "" if math.isnan(found.sd) else f" ± {_figures(found.sd, found.sd)}"
-        line = [arm, f"{_figures(found.mean, found.sd if found.sd > 0 else found.mean)}{spread}"]
+        line = [arm, f"{found.excess:.3g}"]
         against = found.against
         if against is None or math.isnan(against.difference):
             lines.append([*line, "", "", "", ""])
