@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -20,10 +21,10 @@ from harness.ablation.design.plan import Plan
 from harness.ablation.design.study import Study, load_scale
 from harness.ablation.execute.resample import Resampling
 from harness.ablation.report import resampled_tables
-from harness.ablation.report.budget import Cost, cheapest, way
+from harness.ablation.report.budget import Budget, Cost, cheapest
 from harness.ablation.report.power import Power
 from harness.ablation.report.resampled import found
-from harness.ablation.report.variance import Split, law, shared, split
+from harness.ablation.report.variance import Split, law, rise, shared, split
 from harness.cli import main
 from harness.core.config import override
 from harness.core.errors import Diverged, Stopped, UserError
@@ -91,66 +92,81 @@ def test_the_law_is_found_again() -> None:
         fitted = law(known)
         assert [fitted.scale, fitted.rest] == pytest.approx([scale, rest], abs=1e-9)
         assert slope is None or fitted.slope == pytest.approx(slope, abs=1e-9)
-        beyond = fitted.beyond(Split(800, 0.1, 0.5, 1.0), 3200)
+        beyond = fitted.beyond(Split(800, 0.1, 0.5, 2 * known[-1].sampling), 3200)
         assert (beyond.samples, beyond.training) == (3200, 0.5)
-        assert beyond.sampling == pytest.approx(scale / 3200 + rest)
+        assert beyond.sampling == pytest.approx(2 * (scale / 3200 + rest)), "it goes on from the last"
 
 
 def test_the_law_of_no_variance_is_none() -> None:
     flat = law([Split(100, 0.0, 0.0, 0.0), Split(200, 0.0, 0.0, 0.0)])
     assert math.isnan(flat.slope)
-    assert flat.at(800) == 0
+    assert flat.beyond(Split(200, 0.0, 0.1, 0.0), 800).sampling == 0
 
 
 def test_what_arms_share_is_taken_off() -> None:
-    """Half of the noise's variance is common to both, and nothing of the training's."""
+    """Half of the noise's variance is common to both."""
     rng = np.random.default_rng(2)
     common = rng.normal(0, 0.1, (2000, 4))
     arm, baseline = (
         rng.normal(0, 0.2, (2000, 1)) + math.sqrt(0.5) * (common + rng.normal(0, 0.1, (2000, 4))) for _ in range(2)
     )
-    found = shared(arm, baseline)
-    assert found.sampling == pytest.approx(0.5, abs=0.05)
-    assert found.training == pytest.approx(0, abs=0.05)
-    assert shared(arm, arm).sampling == 1
+    assert shared(arm, baseline) == pytest.approx(0.5, abs=0.05)
+    assert shared(arm, arm) == 1
+    assert shared(arm, -arm) == pytest.approx(-1)
+    assert math.isnan(shared(0 * arm, 0 * arm))
 
 
-def costs(run: str = "b") -> dict[str, Cost]:
-    return {"a": Cost(100, 10, {10: 1, 20: 2}, "base"), "b": Cost(300, 30, {10: 3, 20: 6}, run)}
+def test_a_rise_is_of_the_same_excess_by_every_number_of_samples() -> None:
+    for power in (1, 2):
+        floor = {100: 4.0, 400: 2.0}
+        excess = 3.0
+        here, there = ((excess**power + own**power) ** (1 / power) for own in floor.values())
+        more = ((1.05 * here) ** power - floor[100] ** power) ** (1 / power)
+        after = (more**power + floor[400] ** power) ** (1 / power)
+        assert rise(0.05, here, there, power) == pytest.approx(after / there - 1)
+    assert rise(0.05, 7.0, 7.0, 2) == pytest.approx(0.05)
+
+
+def budget(run: str = "b", *more: str) -> Budget:
+    costs = {"a": Cost(100, 10, {10: 1, 20: 2}, "a"), "b": Cost(300, 30, {10: 3, 20: 6}, run)}
+    return Budget(
+        dict.fromkeys(("b", *more), 5), costs | {arm: Cost(500, 0, {10: 0}, arm) for arm in more}, "a", ["b", *more]
+    )
 
 
 def test_a_way_costs_its_seeds_times_both_runs() -> None:
-    splits = {"b": Split(20, 0.0, 0.01, 0.03)}
-    own = way(20, True, splits, {"b": 5}, costs(), "a", 0.05)
-    seeds = Power(5, 0.2, 0.05, 1).seeds_for(0.05)
-    assert seeds
+    own = budget().way(20, True, 0.05, {"b": Split(20, 0.0, 0.01, 0.03, False, 0.1, 0.4)})
+    seeds, fewest, most = (Power(5, sd, 0.05, 1).seeds_for(0.05) or 0 for sd in (0.2, 0.1, 0.4))
     assert own.seeds == {"b": seeds}
-    assert own.seconds["b"] == own.total == seeds * (100 + 10 + 2 + 300 + 30 + 6)
+    assert [own.seconds["b"], own.total] == [seeds * (100 + 10 + 2 + 300 + 30 + 6)] * 2
+    assert [own.low / own.total, own.high / own.total] == pytest.approx([fewest / seeds, most / seeds])
 
 
 def test_a_training_that_arms_have_in_common_is_paid_once() -> None:
-    own = way(80, False, {"b": Split(80, 0.0, 0.01, 0.03)}, {"b": 5}, costs("base"), "a", 0.05)
-    apart = way(80, False, {"b": Split(80, 0.0, 0.01, 0.03)}, {"b": 5}, costs("other"), "a", 0.05)
+    splits = {"b": Split(80, 0.0, 0.01, 0.03)}
+    own, apart = (budget(run).way(80, False, 0.05, splits) for run in ("a", "b"))
     seeds = own.seeds["b"]
     assert seeds
     assert own.total == seeds * (100 + 10 + 8 + 30 + 24)
     assert apart.total - own.total == seeds * 300
+    assert math.isnan(own.low)
 
 
 def test_all_arms_share_the_baseline_with_the_most_seeds() -> None:
     splits = {"b": Split(10, 0.0, 0.01, 0.0), "c": Split(10, 0.0, 0.04, 0.0)}
-    both = {**costs("b"), "c": Cost(500, 0, {10: 0}, "c")}
-    own = way(10, True, splits, {"b": 5, "c": 5}, both, "a", 0.05)
+    own = budget("b", "c").way(10, True, 0.05, splits)
     b, c = (own.seeds[arm] or 0 for arm in "bc")
     assert c > b > 3
     assert own.total == b * 333 + c * 500 + c * 111
-    with_none = way(10, True, {"b": Split(10, 0.0, 100.0, 0.0)}, {"b": 5}, costs("b"), "a", 0.05)
+    alone = dataclasses.replace(budget("b", "c"), summed=["b"]).way(10, True, 0.05, splits)
+    assert alone.total == b * 333 + b * 111
+    with_none = budget().way(10, True, 0.05, {"b": Split(10, 0.0, 100.0, 0.0)})
     assert with_none.seeds == {"b": None}
     assert math.isinf(with_none.total)
 
 
 def test_without_a_spread_three_seeds_do() -> None:
-    assert way(10, True, {"b": Split(10, 0.0, 0.0, 0.0)}, {"b": 5}, costs(), "a", 0.05).seeds == {"b": 3}
+    assert budget().way(10, True, 0.05, {"b": Split(10, 0.0, 0.0, 0.0)}).seeds == {"b": 3}
 
 
 def test_the_cheapest_is_the_least_that_is_known() -> None:
@@ -289,6 +305,11 @@ def test_the_report_holds_what_the_values_say(design: Resampling, tmp_path: Path
     assert [each["measured"] for each in about["ways"]] == [True] * 4 + [False] * 2
     totals = {each["samples"]: each["total"] for each in about["ways"]}
     assert about["cheapest"]["all arms"] == min(totals, key=lambda n: totals[n])
+    level = {n: np.sqrt(np.mean(np.square(table))) for n, table in about["values"]["a"].items()}
+    rises = {each["samples"]: each["rise"] for each in about["ways"]}
+    assert rises[40] == pytest.approx(0.05), "the study has so many samples"
+    assert rises[10] == pytest.approx(rise(0.05, level["40"], level["10"], 2))
+    assert rises[160] == rises[320] == rises[80]
     text = files[".md"].read_text()
     assert text.startswith("# How many seeds and samples does toy-points need?")
     assert f"{about['cheapest']['all arms']:,} samples at NFE 2" in text
@@ -309,6 +330,26 @@ def test_a_run_costs_what_its_files_say(design: Resampling) -> None:
         np.mean([run.evaluation(run.config.protocol())["seconds"]["2"] for run in again])
     )
     assert own.at(160) == pytest.approx(own.elsewhere + 2 * own.judging[80])
+
+
+@pytest.mark.parametrize(("factor", "settled"), [(1.0, []), (1.04, []), (3.0, ["b"]), (0.3, ["b"])])
+def test_arms_that_differ_already_are_not_in_the_sum(
+    design: Resampling, monkeypatch: pytest.MonkeyPatch, factor: float, settled: list[str]
+) -> None:
+    """Made-up values, of which those of b are so many times the baseline's, within a hundredth."""
+    rng = np.random.default_rng(0)
+
+    def made(own: Resampling, known: list[dict[str, Any]]) -> np.ndarray:
+        is_b = known[0]["run"] == own.run("b", 0, 0).name
+        return (factor if is_b else 1.0) * rng.lognormal(0, 0.01, (3, 2))
+
+    monkeypatch.setattr(Resampling, "values", made)
+    report = found(design)
+    assert report.settled == settled
+    assert report.together == "all arms", "none is left, so all are summed"
+    both = dataclasses.replace(report, splits={**report.splits, "c": report.splits["b"]})
+    lines = resampled_tables._advice(both)
+    assert any(line.startswith("Not in the sum: b, ") for line in lines) == bool(settled)
 
 
 def test_the_command_writes_its_files_and_prints(

@@ -73,6 +73,11 @@ class Resampling:
         asked = cls(plan, seeds, sampling_seeds, every, batch, lost)
         return dataclasses.replace(asked, numbers=tuple(filter(asked._suffice, every)))
 
+    @property
+    def usual(self) -> int:
+        """The study's own number of samples at the primary NFE."""
+        return self.plan.arms[self.plan.baseline].evaluate.samples_at(self.plan.nfe)
+
     def require_two(self, command: str) -> None:
         """`UserError` where an arm has fewer than two finished seeds; `command` trains more."""
         base = set(self.seeds[self.plan.baseline])

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from harness.ablation.execute.resample import Resampling
-from harness.ablation.report.budget import Cost, Way, cheapest, way
-from harness.ablation.report.variance import Law, Shared, Split, law, shared, split
+from harness.ablation.report.budget import Budget, Cost, Way, cheapest
+from harness.ablation.report.statistics import compare
+from harness.ablation.report.variance import Law, Split, law, rise, shared, split
 from harness.core.errors import UserError
+from harness.core.registry import find
 from harness.data.base import load
 from harness.evaluation.doubts import short_of_samples
 from harness.runs.lineage import training_seconds
@@ -34,8 +36,10 @@ class Found:
     splits: dict[str, list[Split]]
     """{arm: its split by each number of samples, rising}"""
     laws: dict[str, Law]
-    common: dict[str, Shared]
-    """{arm: what pairing with the baseline takes off} by the largest number."""
+    common: dict[str, float]
+    """{arm: what the noise that it shares with the baseline takes off} by the largest number."""
+    settled: list[str]
+    """Arms whose difference lies beyond the smallest of interest already: the totals leave them out."""
     ways: list[Way]
     values: dict[str, dict[int, list[list[float]]]]
     """{arm: {number of samples: [training seeds][sampling seeds]}}, over the baseline's seeds for itself."""
@@ -45,8 +49,18 @@ class Found:
 
     @property
     def cheapest(self) -> int | None:
-        """The number of samples with which all arms together cost least."""
+        """The number of samples with which the arms together cost least."""
         return cheapest({way.samples: way.total for way in self.ways})
+
+    @property
+    def wanted(self) -> str:
+        """The difference that is to be found."""
+        return f"+{100 * self.design.plan.smallest_difference:g}% by {self.design.usual:,} samples"
+
+    @property
+    def together(self) -> str:
+        """The arms whose costs are summed."""
+        return "all arms" if len(self.settled) in (0, len(self.splits)) else "open arms"
 
     def cheapest_of(self, arm: str) -> int | None:
         """The same for one arm."""
@@ -67,17 +81,25 @@ def found(design: Resampling) -> Found:
     splits = {arm: [split(one - other, n) for n, (one, other) in pairs[arm].items()] for arm in arms}
     laws = {arm: law(own) for arm, own in splits.items()}
     common = {arm: shared(*pairs[arm][design.numbers[-1]]) for arm in arms}
+    settled = [arm for arm in arms if _is_settled(design, pairs[arm])]
     costs = {arm: _cost(design, arm, known[arm]) for arm in (*arms, plan.baseline)}
-    seeds = {arm: len(pairs[arm][design.numbers[-1]][0]) for arm in arms}
-    ways = list(_ways(design, splits, laws, seeds, costs))
+    seeds = {arm: len(own[design.numbers[-1]][0]) for arm, own in pairs.items()}
+    budget = Budget(seeds, costs, plan.baseline, [arm for arm in arms if arm not in settled] or arms)
+    ways = list(_ways(design, budget, splits, laws, values[plan.baseline]))
     plain = {arm: {number: table.tolist() for number, table in values[arm].items()} for arm in (*arms, plan.baseline)}
+    notes = _notes(design, lost)
+    return Found(design, splits, laws, common, settled, ways, plain, costs, _commits(design, known), notes)
+
+
+def _notes(design: Resampling, lost: Mapping[str, str]) -> list[str]:
+    """Which arms have no part, and whether the fewest samples are too few."""
+    base = design.plan.baseline
     reasons = {**{one.arm: one.reason for one in design.lost}, **lost}
-    fewest = design.run(plan.baseline, design.seeds[plan.baseline][0], 0, design.numbers[0]).config
-    notes = [
+    fewest = design.run(base, design.seeds[base][0], 0, design.numbers[0]).config
+    return [
         *(f"{arm} is left out: it {reason}." for arm, reason in reasons.items()),
         *filter(None, [short_of_samples(fewest.evaluate, load(fewest.dataset))]),
     ]
-    return Found(design, splits, laws, common, ways, plain, costs, _commits(design, known), notes)
 
 
 def _unusable(own: Mapping[int, np.ndarray]) -> str:
@@ -97,18 +119,29 @@ def _paired(
     return {n: (np.log(values[arm][n][rows[arm]]), np.log(values[base][n][rows[base]])) for n in design.numbers}
 
 
+def _is_settled(design: Resampling, pairs: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> bool:
+    """Whether the 95 % interval of an arm's difference lies beyond the smallest of interest, by about the study's
+    number of samples."""
+    number = min(design.numbers, key=lambda n: abs(math.log(n / design.usual)))
+    arm, baseline = (np.exp(logs.mean(1)).tolist() for logs in pairs[number])
+    found = compare(arm, baseline)
+    return found.low > design.plan.smallest_difference or found.high < -design.plan.smallest_difference
+
+
 def _ways(
-    design: Resampling, splits: Mapping[str, list[Split]], laws: Mapping[str, Law], seeds: Mapping[str, int],
-    costs: Mapping[str, Cost],
+    design: Resampling, budget: Budget, splits: Mapping[str, list[Split]], laws: Mapping[str, Law],
+    baseline: Mapping[int, np.ndarray],
 ) -> Iterator[Way]:  # fmt: skip
-    """Every number of samples that was measured, then those beyond."""
-    plan = design.plan
-    asked = seeds, costs, plan.baseline, plan.smallest_difference
+    """Every number of samples that was measured, then those beyond, for which the baseline's value stays the last."""
+    difference = design.plan.smallest_difference
+    power: int = find("metric", design.plan.metric).floor_power or 1  # type: ignore[attr-defined]
+    levels = [float((table**power).mean()) ** (1 / power) for table in baseline.values()]
+    here = float(np.exp(np.interp(math.log(design.usual), np.log(design.numbers), np.log(levels))))
     for i, number in enumerate(design.numbers):
-        yield way(number, True, {arm: own[i] for arm, own in splits.items()}, *asked)
-    for times in FURTHER:
-        number = times * design.numbers[-1]
-        yield way(number, False, {arm: laws[arm].beyond(own[-1], number) for arm, own in splits.items()}, *asked)
+        wanted = rise(difference, here, levels[i], power)
+        yield budget.way(number, True, wanted, {arm: own[i] for arm, own in splits.items()})
+    for number in (times * design.numbers[-1] for times in FURTHER):
+        yield budget.way(number, False, wanted, {arm: laws[arm].beyond(own[-1], number) for arm, own in splits.items()})
 
 
 def _cost(design: Resampling, arm: str, known: Known) -> Cost:

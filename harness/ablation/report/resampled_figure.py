@@ -37,19 +37,18 @@ def _sds(axes: Axes, found: Found) -> None:
         colour = COLOURS[i % len(COLOURS)]
         n = [own.samples for own in splits]
         sampling = [math.sqrt(own.sampling) for own in splits]
-        training = [math.sqrt(own.training) for own in splits]
+        training = [math.sqrt(own.training) if own.training else math.nan for own in splits]
         axes.plot(n, sampling, MARKERS[i % len(MARKERS)], color=colour, ms=5, label=shown(arm))
-        axes.plot(numbers, [math.sqrt(found.laws[arm].at(int(x))) for x in numbers], "-", color=colour, lw=1)
+        axes.plot(numbers, [math.sqrt(way.splits[arm].sampling) for way in found.ways], "-", color=colour, lw=1)
         axes.plot(n, training, MARKERS[i % len(MARKERS)], color=colour, ms=5, mfc="white", ls="--", lw=1)
         drawn += [sd for sd in (*sampling, *training) if sd > 0]
     if drawn:
         plain_log(axes, "y", min(drawn), max(drawn))
     axes.set_ylabel(f"sd of log ratios to {shown(found.design.plan.baseline)}")
-    axes.set_title("full: by sampling seed, with its law; hollow: by training seed", fontsize=10)
+    axes.set_title("full: by sampling seed, the line goes on by its law;\nhollow: by training seed", fontsize=10)
 
 
 def _costs(axes: Axes, found: Found) -> None:
-    plan = found.design.plan
     lines = {arm: {way.samples: way.seconds[arm] for way in found.ways} for arm in found.splits}
     drawn: list[float] = []
     for i, (arm, seconds) in enumerate(lines.items()):
@@ -61,10 +60,10 @@ def _costs(axes: Axes, found: Found) -> None:
         drawn += own.values()
     total = {way.samples: way.total / 3600 for way in found.ways if math.isfinite(way.total)}
     if total and found.cheapest:
-        axes.plot(list(total), list(total.values()), color="black", lw=2, label="all arms")
+        axes.plot(list(total), list(total.values()), color="black", lw=2, label=found.together)
         axes.plot([found.cheapest], [total[found.cheapest]], "o", ms=11, mfc="none", mec="black", label="cheapest")
         drawn += total.values()
     if drawn:
         plain_log(axes, "y", min(drawn), max(drawn))
     axes.set_ylabel("hours")
-    axes.set_title(f"to find +{100 * plan.smallest_difference:g}% with 80 % power", fontsize=10)
+    axes.set_title(f"to find {found.wanted} with 80 % power", fontsize=10)

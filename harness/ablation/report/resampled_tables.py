@@ -73,17 +73,19 @@ def _variances(found: Found) -> Grid:
 
 def _costs(found: Found) -> Grid:
     """Seeds and time by number of samples; a star marks what is cheapest in its row."""
-    plan = found.design.plan
-    header = ["arm", *(f"{way.samples:,}{'' if way.measured else ' (by the law)'}" for way in found.ways)]
+    header = [
+        "arm",
+        *(f"{way.samples:,} ({way.rise:+.1%}{'' if way.measured else ', by the law'})" for way in found.ways),
+    ]
     rows = []
     for arm in found.splits:
         cheapest = found.cheapest_of(arm)
         told = [f"{_seeds(way, arm)}, {_cost(way.seconds[arm])}{_star(way, cheapest)}" for way in found.ways]
         rows.append([arm, *told])
-    rows.append(["all arms", *(f"{_cost(way.total)}{_star(way, found.cheapest)}" for way in found.ways)])
+    rows.append([found.together, *(f"{_cost(way.total)}{_star(way, found.cheapest)}" for way in found.ways)])
     title = (
-        f"Seeds and time that find +{100 * plan.smallest_difference:g}% with 80 % power, by number of samples at NFE "
-        f"{plan.nfe} (* is the cheapest of a row)"
+        f"Seeds and time that find {found.wanted} with 80 % power, by number of samples at NFE "
+        f"{found.design.plan.nfe} (and what the rise is by so many; * is the cheapest of a row)"
     )
     return Grid(title, header, rows)
 
@@ -110,15 +112,20 @@ def _advice(found: Found) -> list[str]:
     """The cheapest way, and how to ask for it."""
     plan = found.design.plan
     config = plan.arms[plan.baseline].evaluate
-    wanted = f"+{100 * plan.smallest_difference:g}%"
     if found.cheapest is None:
-        return [f"No number of samples finds {wanted} in all arms with seeds that can be counted; see each arm."]
+        return [f"No number of samples finds {found.wanted} in {found.together} with seeds that can be counted."]
     best = next(way for way in found.ways if way.samples == found.cheapest)
     beyond = "" if best.measured else " (by the law, beyond what was measured)"
+    ends = "" if math.isnan(best.low) else f" ({_cost(best.low)} to {_cost(best.high)} by the intervals of the sds)"
     lines = [
-        f"Cheapest way to find {wanted} in all arms: {best.samples:,} samples at NFE {plan.nfe}{beyond}, "
-        f"{duration(best.total)} in all, with the seeds of the column."
+        f"Cheapest way to find {found.wanted} in {found.together}: {best.samples:,} samples at NFE {plan.nfe}{beyond}, "
+        f"{duration(best.total)} in all{ends}, with the seeds of its column. What differs by less may be as cheap."
     ]
+    if best.samples >= found.design.numbers[-1]:
+        lines.append("More may be cheaper still: with so many, this command looks at twice as many too.")
+    if found.together == "open arms":
+        settled = ", ".join(found.settled)
+        lines.append(f"Not in the sum: {settled}, which differ by more than that already (95 % interval over seeds).")
     if best.samples > config.num_samples:
         setting = f'evaluate.more_samples=[{{"nfe":{plan.nfe},"num_samples":{best.samples}}}]'
         lines.append(f"Ask for it by --set '{setting}'; other NFEs keep their {config.num_samples:,}.")
@@ -131,20 +138,16 @@ def _about(found: Found, arm: str) -> str:
     """What the splits of an arm say."""
     first, *_, last = found.splits[arm]
     law = found.laws[arm]
-    common = found.common[arm]
+    share = found.common[arm]
     slope = "" if math.isnan(law.slope) else f" That variance goes as n^{law.slope:.2f} in the number n of samples."
-    noise = "" if math.isnan(common.sampling) else f" {_taken_off(common.sampling, 'The same noise in both arms')}"
-    seed = "" if math.isnan(common.training) else f" {_taken_off(common.training, 'The same training seed')}"
+    verb = "takes {:.0%} off it" if share >= 0 else "adds {:.0%} to it"
+    noise = "" if math.isnan(share) else f" The same noise in both arms {verb.format(abs(share))}."
     zero = [f"{own.samples:,}" for own in found.splits[arm] if own.below_zero]
     cut = f" By {', '.join(zero)} samples the variance between training seeds came out below 0 and counts as 0."
     return (
         f"{arm}: sampling makes {first.share:.0%} of the variance of a log ratio by {first.samples:,} samples and "
-        f"{last.share:.0%} by {last.samples:,}.{slope}{noise}{seed}{cut if zero else ''}"
+        f"{last.share:.0%} by {last.samples:,}.{slope}{noise}{cut if zero else ''}"
     )
-
-
-def _taken_off(share: float, what: str) -> str:
-    return f"{what} takes {share:.0%} off it." if share >= 0 else f"{what} adds {-share:.0%} to it."
 
 
 def _method(found: Found) -> list[str]:
@@ -155,14 +158,16 @@ def _method(found: Found) -> list[str]:
     seeds = sorted({len(design.seeds[arm]) for arm in found.splits})
     told = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     most = design.numbers[-1]
+    elsewhere = (
+        f"{duration(base.elsewhere)} to judge elsewhere" if base.elsewhere else "nothing that is known elsewhere"
+    )
     return [
         f"Balanced analysis of variance of log ratios: {told} training seeds, {design.sampling_seeds} sampling seeds "
         "in each, whose noise all arms share; fewer samples are the first of the same ones.",
-        "Where a metric's value falls with the number of samples, as FID's does, ratios are nearer to 1 by few of "
-        "them: a rise of the same size is then a larger difference between the flows. Compare the column of "
-        "differences.",
-        f"A run of {plan.baseline} took {duration(base.training)} to train, {duration(base.elsewhere)} to judge "
-        f"elsewhere, and {duration(base.judging[most])} to draw and score {most:,} samples at NFE {plan.nfe}; more are "
+        "The same change of a flow is a smaller ratio where the value has a larger floor, as by few samples: so the "
+        "rise that is sought depends on their number. Beyond what was measured the value stays as it was last.",
+        f"A run of {plan.baseline} took {duration(base.training)} to train, {elsewhere}, "
+        f"and {duration(base.judging[most])} to draw and score {most:,} samples at NFE {plan.nfe}; more are "
         "counted in proportion. What a run's teachers took is left out.",
     ]
 
@@ -182,10 +187,11 @@ def about(found: Found, command: str) -> dict[str, Any]:
         "seeds": {arm: list(seeds) for arm, seeds in design.seeds.items()},
         "splits": {arm: [asdict(own) | {"sd": own.sd} for own in splits] for arm, splits in found.splits.items()},
         "laws": {arm: asdict(law) for arm, law in found.laws.items()},
-        "taken_off_by_pairing": {arm: asdict(common) for arm, common in found.common.items()},
+        "taken_off_by_shared_noise": found.common,
+        "settled": found.settled,
         "seconds": {arm: asdict(cost) for arm, cost in found.costs.items()},
         "ways": [_plain_way(way) for way in found.ways],
-        "cheapest": {"all arms": found.cheapest, **{arm: found.cheapest_of(arm) for arm in found.splits}},
+        "cheapest": {found.together: found.cheapest, **{arm: found.cheapest_of(arm) for arm in found.splits}},
         "values": found.values,
         "notes": remarks(found),
     }

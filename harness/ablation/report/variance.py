@@ -80,8 +80,9 @@ class Law:
         return self.scale / samples + self.rest
 
     def beyond(self, last: Split, samples: int) -> Split:
-        """What the law says of more samples than were measured `last`; the training's variance stays."""
-        return Split(samples, last.mean, last.training, self.at(samples), last.below_zero)
+        """More samples than were measured `last`: the sampling's variance falls by the law, the training's stays."""
+        falls = self.at(samples) / self.at(last.samples) if last.sampling else 1.0
+        return Split(samples, last.mean, last.training, falls * last.sampling, last.below_zero)
 
 
 def law(splits: Sequence[Split]) -> Law:
@@ -97,22 +98,18 @@ def law(splits: Sequence[Split]) -> Law:
     return Law(float(scale), float(rest), float(slope))
 
 
-@dataclass(frozen=True)
-class Shared:
-    """What pairing takes off the variance of a difference: the share that both arms have in common; below 0 it adds."""
+def shared(arm: np.ndarray, baseline: np.ndarray) -> float:
+    """The share that the same noise in both takes off the sampling's variance of their log ratio; below 0 it adds.
 
-    training: float
-    """By the same training seed; NaN where there is no variance to take off."""
-    sampling: float
-    """By the same noise."""
+    From the values' logs of both [training seeds, sampling seeds]; NaN where there is no variance to take off.
+    """
+    one, other, ratio = (split(logs, 1).sampling for logs in (arm, baseline, arm - baseline))
+    return 1 - ratio / (one + other) if one + other else math.nan
 
 
-def shared(arm: np.ndarray, baseline: np.ndarray) -> Shared:
-    """From the values' logs of both [training seeds, sampling seeds]."""
-    one, other, ratio = (split(logs, 1) for logs in (arm, baseline, arm - baseline))
-    training = one.training + other.training
-    sampling = one.sampling + other.sampling
-    return Shared(
-        1 - ratio.training / training if training else math.nan,
-        1 - ratio.sampling / sampling if sampling else math.nan,
-    )
+def rise(difference: float, here: float, there: float, power: int) -> float:
+    """The relative rise from the value `there` that is one of `difference` from `here`, with another number of samples.
+
+    Values to this power differ by their floors, whatever the flow (`SampleMetric.floor_power`; 1 without a floor).
+    """
+    return (1 + (here / there) ** power * ((1 + difference) ** power - 1)) ** (1 / power) - 1
