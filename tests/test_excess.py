@@ -225,8 +225,7 @@ def test_the_table_tells_of_the_excess(reported: Callable[..., Report], tmp_path
     assert rows[1][3] == f"{about['excess']['b']['against']['difference']:+.1%}"
     assert rows[3][3] == ""
     assert "- Floor of FID at NFE 2: 10 (one standard error either way: 9.859 to 10.14), by 2 sets of 64 real" in text
-    assert "- An arm without any excess would score -9." in text
-    assert "So an arm can hardly be 5% better, and a tie is nearly automatic." in text
+    assert "- To score 5% less than a, an arm must have 54% less excess, and ties are nearly automatic." in text
     assert "- d has no comparison of excesses: 1 of 4 pairs have" in text
     assert about["floor"]["value"] == 10
     assert about["excess"]["d"]["against"] is None
@@ -248,8 +247,14 @@ def test_what_a_floor_means_for_ratios_is_told_where_it_matters(tiny: RunConfig)
         return lines[1:]
 
     assert told(4.0, 0.1, 4.5) == []
-    assert "So no arm can be 5% better" in told(98.0, 0.1, 2.0)[0]
-    assert "So an arm can hardly be 5% better" in told(90.0, 0.1, 10.0)[0]
+    assert told(98.0, 0.1, 2.0) == [
+        "Nothing can score 5% less than a, which lies so near the floor, and ties are nearly automatic. "
+        "Read the excesses."
+    ]
+    assert told(92.0, 0.1, 8.0) == [
+        "To score 5% less than a, an arm must have 62% less excess, and ties are nearly automatic. Read the excesses."
+    ]
+    assert told(60.0, 0.1, 40.0) == ["To score 5% less than a, an arm must have 12% less excess."]
     assert told(98.0, 1.1, 2.0)[0].startswith("What the value of a, 100, has above the floor is not told from nothing")
     assert told(98.0, 1.1, -2.0)[0].startswith("What the value of a, 96, has")
     squares = Floor("fresh", 64, 2, (5.0,), 0.1)

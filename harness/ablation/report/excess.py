@@ -20,7 +20,8 @@ from harness.ablation.report.statistics import Comparison, compare
 from harness.evaluation.floor import Floor
 
 NEARLY_ALL = 0.5
-"""Beside a floor above this share of the baseline's values, most ratios are near 1."""
+"""A floor above this share of the baseline's values matters; ties come by themselves where it takes such a share off
+the excess to score the smallest difference less."""
 KNOWN = 2
 """An excess of less than so many standard errors of the floor is not told from none."""
 KINDS = {
@@ -118,9 +119,11 @@ def _about_baseline(plan: Plan, floor: Floor, base: Excess) -> list[str]:
             "the metric does not see what the arms still lack, and a tie is nearly automatic. Judge by more samples "
             "(evaluate.more_samples), at fewer NFE, or by another metric."
         ]
-    best = floor.value / base.value - 1
-    who = "no arm can" if -best < plan.smallest_difference else "an arm can hardly"
-    return [
-        f"An arm without any excess would score {best:+.1%} against {plan.baseline}. So {who} be "
-        f"{100 * plan.smallest_difference:g}% better, and a tie is nearly automatic. Read the excesses."
-    ]
+    wanted = plan.smallest_difference
+    lower = float(over(np.array((1 - wanted) * base.value), floor.value, floor.power)) / base.excess
+    automatic = ", and ties are nearly automatic. Read the excesses" if lower < 1 - NEARLY_ALL else ""
+    if lower <= 0:
+        what = f"Nothing can score {100 * wanted:g}% less than {plan.baseline}, which lies so near the floor"
+    else:
+        what = f"To score {100 * wanted:g}% less than {plan.baseline}, an arm must have {1 - lower:.0%} less excess"
+    return [f"{what}{automatic}."]
