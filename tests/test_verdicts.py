@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness.ablation.design.search import load_search
+from harness.ablation.design.search import WINNER, load_search
 from harness.ablation.design.study import Study, declared_in, load_study, studies_folder
 from harness.ablation.report import published
 from harness.evaluation.protocol import EVALUATION_VERSION
@@ -27,7 +27,7 @@ def declared(variable: str) -> set[str]:
 
 def study_of(name: str) -> Study:
     """What a table compares: a study, or the end of a search."""
-    return load_search(name).comparison({}) if name in declared("SEARCH") else load_study(name)
+    return load_search(name).comparison({WINNER: {}}) if name in declared("SEARCH") else load_study(name)
 
 
 def section(name: str) -> str:
