@@ -18,7 +18,7 @@ SOLE_IMPORTERS: dict[str, str | tuple[str, ...]] = {
     "torch_fidelity": ("harness/evaluation/fidelity.py", "harness/evaluation/extractors.py"),
     "scanpy": ("harness/data/cells.py", "harness/data/counts.py"),
     "anndata": ("harness/data/cells.py", "harness/data/counts.py"),
-    "statsmodels": "harness/data/sequences.py",
+    "statsmodels": ("harness/data/sequences.py", "harness/ablation/report/interactions.py"),
 }
 HEAVY = ("torch_fidelity", "scanpy", "anndata", "statsmodels", "sklearn", "torchvision", "torchdiffeq", "ot")
 """Packages that are imported where they are used, since most commands do without them."""

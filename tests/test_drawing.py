@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from harness.ablation.design.plan import Plan
 from harness.ablation.design.space import log, one_of
 from harness.ablation.design.study import Study
 from harness.ablation.execute.tuner import SearchBoard
-from harness.ablation.report import figures, fronts, history, tables
+from harness.ablation.report import figures, fronts, history, interaction_plots, tables
 from harness.ablation.report.findings import Report
 from harness.core import drawing, registry
 from harness.core.config import override
@@ -66,7 +67,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Figures:
         found.append(figure)
         return png(figure, 100)
 
-    for module in (figures, fronts, history, explain, lineage, pictures):
+    for module in (figures, fronts, history, interaction_plots, explain, lineage, pictures):
         monkeypatch.setattr(module, "png", keep)
     return found
 
@@ -238,6 +239,31 @@ def test_a_studys_figure_holds_all_its_text(
         ticks = {tick.label1 for tick in curve.xaxis.majorTicks}
         placed = sorted((p.x0, p.x1) for text, p in texts(drawn[-1]).items() if text in ticks)
         assert all(a[1] < b[0] for a, b in itertools.pairwise(placed)), what
+
+
+def test_the_picture_of_interactions_holds_all_its_text(
+    tiny: RunConfig, no_formulas: None, drawn: Figures, score: Any
+) -> None:
+    """With axes and levels of any name; its numbers are plain, over factors of a thousand and of a tenth."""
+    axes = {
+        "$": {"$x$": {}, "x" * 500: {"train.steps": 9}, "a\nb": {"train.steps": 8}},
+        "_hidden": {r"$\frac{$": {}, "_a": {"train.batch_size": 16}},
+        "c": {"d": {}, "e": {"train.learning_rate": 1e-3}},
+    }
+    study = Study(name="toy", question="?", axes=axes, nfe=1, looks=(3,))
+    plan = Plan.of(study, "digits", tiny, {}, 3, [])
+    for scale in (0.0, 7.0):
+        rng = np.random.default_rng(0)
+        for arm, seed in plan.trials():
+            value = rng.uniform(1, 1.1) * math.exp(scale * ("$x$" in arm))
+            score(plan.run(arm, seed), plan.protocol(arm), {1: value, 2: value})
+        found = tables.report(plan, {}).interactions
+        assert found
+        interaction_plots.draw(plan, found)
+        require_whole(drawn[-1])
+        require_plain(drawn[-1])
+        assert len(drawn[-1].axes) == 3
+        assert {"$", shown("_hidden"), shown("x" * 500, 20), "a b", r"$\frac{$"} <= words(drawn[-1])
 
 
 def test_a_searchs_figures_hold_all_their_text(

@@ -377,7 +377,7 @@ def test_what_the_machine_broke_off_is_run_again_and_counts_for_nothing(
         if place == "train.fit" and error is MACHINES[-1]:
             train(run, quiet, never)
     report = tables.report(plan, {})
-    assert {arm: s.seeds.unfinished for arm, s in report.summary.settled.standings.items()} == {"a": 1, "b": 1}
+    assert {arm: own.unfinished for arm, own in report.summary.settled.seeds.items()} == {"a": 1, "b": 1}
     ensure(points, quiet, never)
     assert run.evaluated(plan.protocol("a"))
 

@@ -19,7 +19,8 @@ def read(curves: dict[str, dict[int, list[float]]], lower: bool = True, **second
         for s, v in enumerate(values)
     ]
     values = pd.DataFrame(rows, columns=["arm", "seed", "metric", "nfe", "value"])
-    return readouts.read(values, "fid", "a", lower, {("a", int(nfe[1:])): s for nfe, s in seconds.items()})
+    bases = dict.fromkeys(curves.keys() - {"a"}, "a")
+    return readouts.read(values, "fid", bases, lower, {("a", int(nfe[1:])): s for nfe, s in seconds.items()})
 
 
 def test_a_power_law_has_the_geometric_mean_of_its_ends() -> None:

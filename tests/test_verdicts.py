@@ -43,12 +43,14 @@ def test_the_list_of_verdicts_is_that_of_the_tables() -> None:
 def test_committed_tables_hold_every_arm_and_seed_of_their_study(path: Path) -> None:
     """A table of an earlier version holds what its study was then."""
     study = study_of(path.stem.removesuffix("-digits"))
+    _, arms = study.crossed()
     about = json.loads(path.read_text())
     rows = pd.read_csv(path.with_suffix(".csv"))
-    primary = rows[rows.primary]
-    assert list(primary.arm) == list(about["runs"] if published.earlier(about) else study.arms)
+    at_primary = (rows.metric == about["primary"]["metric"]) & (rows.nfe == about["primary"]["nfe"])
+    primary = rows[at_primary & rows.arm.isin(about["runs"])]  # without main effects
+    assert list(primary.arm) == list(about["runs"] if published.earlier(about) else arms)
     adaptive = {
-        arm for arm, changes in study.arms.items() if changes.get("evaluate.nfe") == [0]
+        arm for arm, changes in arms.items() if changes.get("evaluate.nfe") == [0]
     }  # judged at calls of their own
     counts = {arm: len(runs) for arm, runs in about["runs"].items()}
     assert primary.set_index("arm").n.drop(list(adaptive)).to_dict() == {
@@ -108,5 +110,10 @@ def test_a_table_names_its_versions_or_none_and_the_protocol_agrees() -> None:
         assert ("numerics_version" in about) == ("evaluation_version" in about), path.name
 
 
+AWAITED = {"path_weighting"}
+"""Studies that have not been published yet."""
+
+
 def test_every_study_has_its_table() -> None:
-    assert {path.stem.rpartition("-")[0] for path in TABLES.glob("*-*.md")} - declared("SEARCH") == declared("STUDY")
+    tables = {path.stem.rpartition("-")[0] for path in TABLES.glob("*-*.md")} - declared("SEARCH")
+    assert tables == declared("STUDY") - AWAITED

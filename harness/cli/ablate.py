@@ -19,6 +19,7 @@ from harness.ablation.report import matching
 from harness.ablation.report.looks import next_look, reached, seconds_for, through
 from harness.cli.plans import carry_out, plan_of, prepare, refuse_short, training_command, tune_arms
 from harness.core.config import parse_assignments
+from harness.core.errors import listed
 from harness.core.progress import duration, terminal
 from harness.core.signals import StopSignal
 from harness.data.base import load
@@ -91,15 +92,16 @@ def compare(
 
 
 def _warn(plan: Plan, console: Console) -> None:
-    """Say how arms are matched, which mean the same, what the data are like, and what practice advises against."""
-    for line in matching.about(plan):
+    """Say how arms are matched and crossed, which mean the same, what the data are like, and what practice advises
+    against."""
+    for line in [*matching.about(plan), *(plan.crossing.told() if plan.crossing else [])]:
         console.print(f"- {line}")
     for line in alike({name: Explained.of(config) for name, config in plan.arms.items()}):
         console.print(f"- {line}")
     for line in dict.fromkeys(line for config in plan.arms.values() for line in load(config.dataset).notes):
         console.print(f"- {line}")
     for line, arms in advice_on(plan).items():
-        whom = "every arm" if len(arms) == len(plan.arms) else ", ".join(arms)
+        whom = "every arm" if len(arms) == len(plan.arms) else listed(arms)
         console.print(f"- advice for {whom}: {line}")
 
 

@@ -218,3 +218,9 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
         return "There are none."
     close = difflib.get_close_matches(wrong, known, n=1)
     return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(known)}."
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names one after another, apart by semicolons where one has a comma of its own."""
+    names = list(names)
+    return ("; " if any("," in name for name in names) else ", ").join(names)

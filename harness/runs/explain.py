@@ -19,6 +19,7 @@ from torch import Tensor
 from harness.components.interpolants import derivative
 from harness.components.predictions import SPACES
 from harness.core.drawing import legend_below, plain_log, png, shown, write_picture
+from harness.core.errors import listed
 from harness.core.registry import Component
 from harness.data.base import load
 from harness.flow.time_weight import TimeWeight
@@ -124,12 +125,10 @@ def alike(arms: Mapping[str, Explained]) -> list[str]:
         objectives = _groups(group, lambda a, b: _beside_curve(arms[a].config) == _beside_curve(arms[b].config))
         for same in objectives:
             if len({arms[name].config.formulation for name in same}) > 1:
-                lines.append(
-                    f"{', '.join(same)}: the same expected objective; only the variance of its gradient differs."
-                )
+                lines.append(f"{listed(same)}: the same expected objective; only the variance of its gradient differs.")
         if len(objectives) > 1:
             lines.append(
-                f"{', '.join(same[0] for same in objectives)}: the same weight over log SNR, on different formulations."
+                f"{listed(same[0] for same in objectives)}: the same weight over log SNR, on different formulations."
             )
     return lines
 

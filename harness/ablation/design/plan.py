@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from harness.ablation.design.configured import configured, nfe_of, points, refuse_replaced, varied
+from harness.ablation.design.crossing import Contrast, Crossing
 from harness.ablation.design.declared import require_metric
 from harness.ablation.design.looks import Looks
 from harness.ablation.design.matching import By, Matching, matched
 from harness.ablation.design.shared import SharedPlan
 from harness.ablation.design.study import Study
 from harness.ablation.design.tuned import Tuned, Tuning, tuned_arms
-from harness.core.config import SEEDS, ConfigError, digest, override, to_dict
+from harness.core.config import SEEDS, digest, override, to_dict
 from harness.core.errors import UserError
 from harness.core.files import read_json
-from harness.core.registry import build, sources
+from harness.core.registry import sources
 from harness.data.base import load
 from harness.evaluation.protocol import Protocol
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.identity import training_digest
-from harness.runs.validate import refuse_guided_twice, refuse_idle, refuse_unreached
+from harness.runs.validate import refuse_idle
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Plan(SharedPlan):
     """What all arms train for as much of; None where each has the steps that its settings say."""
     tuning: Tuning | None = None
     """The searches that the arms were tuned by; None where they are compared as they are."""
+    crossing: Crossing | None = None
+    """How the arms combine the levels of axes; None where each stands for itself."""
 
     @classmethod
     def of(
@@ -71,7 +75,9 @@ class Plan(SharedPlan):
 
         Without a number of `seeds` it goes up to the first look.
         """
-        _refuse_replaced(study, changes)
+        crossing, settings = study.crossed()
+        skipped = crossing.skippable if crossing and study.skip_invalid else ()
+        refuse_replaced(study.name, settings, changes)
         looks = Looks.planned(study.looks, study.spending)
         count = looks.seeds[0] if seeds is None else seeds
         if count < 1:
@@ -79,22 +85,17 @@ class Plan(SharedPlan):
         SEEDS.refuse(count, "--seeds")
         scaled = base
         base = override(base, changes)
-        arms = {}
-        for name, arm in study.arms.items():
-            try:
-                arms[name] = measured(override(base, arm), study.metrics)
-                refuse_guided_twice({**changes, **arm}, arms[name])
-                refuse_unreached({**changes, **arm}, arms[name])
-            except ConfigError as error:
-                raise error.below(f"arm '{name}'") from None
+        arms, left_out = configured(base, changes, settings, study.metrics, skipped)
+        crossing = crossing.without(left_out) if crossing else None
+        baseline = crossing.baseline if crossing else study.baseline
         refuse_idle(changes, arms.values())
-        metric = study.metric or arms[study.baseline].evaluate.metrics[0].name
+        metric = study.metric or arms[baseline].evaluate.metrics[0].name
         require_metric(metric)
-        nfe = nfe_of(metric, arms[study.baseline], study.nfe)
+        nfe = nfe_of(metric, arms[baseline], study.nfe)
         plan = cls(
-            study.name, scale, study.question, study.baseline, arms, looks, tuple(range(count)),
+            study.name, scale, study.question, baseline, arms, looks, tuple(range(count)),
             metric, nfe, study.smallest_difference, tuple(str(p.absolute()) for p in plugins), study.expected_nfe,
-            _varied(scaled, changes),
+            varied(scaled, changes), crossing=crossing,
         )  # fmt: skip
         plan = plan.tuned(study.tuned) if study.tuned else plan
         return plan.matched(study.matched) if study.matched else plan
@@ -106,9 +107,12 @@ class Plan(SharedPlan):
         arms = {name: RunConfig.parse(config) for name, config in plain["arms"].items()}
         looks = Looks(tuple(plain["looks"]["seeds"]), plain["looks"]["spending"])
         lists = {name: tuple(plain[name]) for name in ("seeds", "plugins")}
-        matching = plain["matching"] and Matching(**plain["matching"])
-        tuning = plain["tuning"] and Tuning(**plain["tuning"])
-        return cls(**{**plain, **lists, "arms": arms, "looks": looks, "matching": matching, "tuning": tuning})
+        parts = {
+            "matching": plain["matching"] and Matching(**plain["matching"]),
+            "tuning": plain["tuning"] and Tuning(**plain["tuning"]),
+            "crossing": plain["crossing"] and Crossing.read(plain["crossing"]),
+        }
+        return cls(**{**plain, **lists, **parts, "arms": arms, "looks": looks})
 
     @property
     def name(self) -> str:
@@ -150,14 +154,53 @@ class Plan(SharedPlan):
         return dataclasses.replace(self, arms=arms, tuning=tuning)
 
     @property
-    def others(self) -> list[str]:
-        """The arms beside the baseline."""
-        return [arm for arm in self.arms if arm != self.baseline]
+    def contrasts(self) -> dict[str, Contrast]:
+        """{name: a comparison that a verdict is on}; an arm's against the baseline has its name."""
+        if self.crossing:
+            return self.crossing.contrasts()
+        others = [arm for arm in self.arms if arm != self.baseline]
+        return {arm: Contrast((arm,), (self.baseline,), self.baseline, arm) for arm in others}
+
+    @property
+    def bases(self) -> dict[str, str]:
+        """{arm: what its values are set beside}, without the arms that others are set beside."""
+        if self.crossing and self.crossing.swept:
+            return {arm: contrast.base for arm, contrast in self.contrasts.items()}
+        return {arm: self.baseline for arm in self.arms if arm != self.baseline}
 
     @property
     def tested(self) -> list[str]:
-        """The arms that are measured where the verdicts are: the chance of an error is divided among them."""
-        return [arm for arm in self.others if self.asks(arm)]
+        """The contrasts that are measured where the verdicts are: the chance of an error is divided among them."""
+        return [name for name, contrast in self.contrasts.items() if all(map(self.asks, contrast.arms))]
+
+    @property
+    def sharers(self) -> dict[str, tuple[int, int]]:
+        """{contrast: among how many the chance of an error is divided}: where it is judged alone, and with its family.
+
+        What is not measured where the verdicts are takes no part.
+        """
+        families = {name: of.family for name, of in self.contrasts.items()}
+        asked = Counter(families[name] for name in self.tested)
+        return {name: (max(1, len(asked) * asked[own]), max(1, len(asked))) for name, own in families.items()}
+
+    @property
+    def kind(self) -> str:
+        """What a contrast is, in a word."""
+        return "effect" if self.crossing and not self.crossing.swept else "arm"
+
+    @property
+    def against(self) -> str:
+        """What contrasts are against, in words."""
+        if self.crossing is None:
+            return self.baseline
+        if self.crossing.swept:
+            return f"{next(iter(self.crossing.levels.values()))[0]} at the same setting"
+        return f"the first level of each axis ({self.baseline}), averaged over the other axes"
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether every arm is closed."""
+        return self.closed.keys() == self.arms.keys()
 
     def asks(self, arm: str) -> bool:
         """Whether an arm is measured by the primary metric at the primary NFE."""
@@ -204,8 +247,9 @@ class Plan(SharedPlan):
 
     def _plain(self, digested: bool) -> dict[str, Any]:
         arms = {name: to_dict(config, digested) for name, config in self.arms.items()}
-        found = {name: vars(own) if (own := getattr(self, name)) else None for name in ("matching", "tuning")}
-        return {**vars(self), "arms": arms, "looks": vars(self.looks), **found}
+        parts = ("looks", "matching", "tuning", "crossing")
+        found = {name: vars(own) if (own := getattr(self, name)) else None for name in parts}
+        return {**vars(self), "arms": arms, **found}
 
 
 def same_training(runs: Sequence[Run]) -> RunConfig:
@@ -217,49 +261,3 @@ def same_training(runs: Sequence[Run]) -> RunConfig:
             )
         run.require_home()
     return runs[0].config
-
-
-def measured(config: RunConfig, metrics: Sequence[str]) -> RunConfig:
-    """The configuration with more metrics: those that it has not yet and that mean something for it.
-
-    Metrics of a flow mean nothing once it is distilled.
-    """
-    known = {metric.name for metric in config.evaluate.metrics}
-    for metric in [build("metric", name) for name in metrics if name not in known]:
-        with contextlib.suppress(ConfigError):
-            config = override(config, {"evaluate.metrics": [*config.evaluate.metrics, metric]})
-    return config
-
-
-def points(config: RunConfig) -> dict[str, tuple[int, ...]]:
-    """{metric: the NFEs at which a configuration measures it}"""
-    wanted = config.evaluate
-    at = {metric.name: (metric.nfe,) for metric in wanted.flow_metrics}
-    return {metric.name: at.get(metric.name, wanted.nfe) for metric in wanted.metrics}
-
-
-def nfe_of(metric: str, config: RunConfig, otherwise: int) -> int:
-    """Where the values of a metric stand that does not depend on `evaluate.nfe`; `otherwise` for the rest."""
-    return next((m.nfe for m in config.evaluate.flow_metrics if m.name == metric), otherwise)
-
-
-def _varied(base: RunConfig, changes: Mapping[str, Any]) -> dict[str, str]:
-    """The changes that values depend on, as text. The number of threads is chosen for a machine, not for a question."""
-    out = {}
-    for path, value in changes.items():
-        with contextlib.suppress(ConfigError):  # of one that needs another
-            if to_dict(override(base, {path: value}), digested=True) == to_dict(base, digested=True):
-                continue
-        if path != "train.threads":
-            out[path] = str(value)
-    return out
-
-
-def _refuse_replaced(study: Study, changes: Mapping[str, Any]) -> None:
-    for path in changes:
-        if path == "seed":
-            raise ConfigError("seed", "a study sets its seeds itself. Use --seeds N.")
-        if all(any(path == own or path.startswith(own + ".") for own in arm) for arm in study.arms.values()):
-            raise ConfigError(
-                path, f"every arm of '{study.name}' replaces it, so it would change nothing. Leave it out."
-            )

@@ -95,6 +95,7 @@ def _design(plan: Plan) -> dict[str, Any]:
         "spending": plan.looks.spending,
         **({"matched by": plan.matching.by} if plan.matching else {}),
         **({"tuned by": plan.tuning.budget} if plan.tuning else {}),
+        **({"verdicts": sorted(plan.contrasts)} if plan.crossing else {}),
         "arms": {arm: digest(to_dict(config, digested=True)) for arm, config in plan.arms.items()},
     }
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.ablation.design.configured import measured
 from harness.ablation.design.looks import Looks
-from harness.ablation.design.plan import Plan, measured, same_training
+from harness.ablation.design.plan import Plan, same_training
 from harness.core.config import override
 from harness.core.errors import ConfigError
 from harness.flow.sampling import Guidance

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from harness.ablation.design.crossing import ARM, Crossing, Level, Settings, axes_of, with_baseline
 from harness.ablation.design.declared import require_types
 from harness.ablation.design.looks import Looks, Spending
 from harness.ablation.design.matching import By, refuse_lengths
@@ -25,12 +26,21 @@ _NAME = re.compile(r"[a-z0-9_]+")
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What a study file assigns to `STUDY`. An arm is a mapping of configuration paths to values."""
+    """What a study file assigns to `STUDY`: arms, each a mapping of configuration paths to values, or axes."""
 
     question: str
-    baseline: str
-    """The arm that the others are compared with."""
-    arms: Mapping[str, Mapping[str, Any]]
+    baseline: str = ""
+    """The arm that the others are compared with. With axes it may be left out: their first levels."""
+    arms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    axes: Mapping[str, Any] = field(default_factory=dict)
+    """In place of arms, {path: its values} or {name: {level: settings}}: every combination is an arm, and verdicts are
+    on the main effects (`crossing`)."""
+    fraction: float = 1.0
+    """The share of the combinations that runs, like 1/2: a regular fraction (`fractions`)."""
+    sweep: Mapping[str, Any] = field(default_factory=dict)
+    """Like axes, beside arms: each is trained at every setting, and compared with the baseline there."""
+    skip_invalid: bool = False
+    """Whether combinations that a configuration refuses are left out, and said; else the study is refused."""
     metric: str | None = None
     """The primary metric: verdicts are on it alone. None is the first of the scale's `evaluate.metrics`."""
     nfe: Index = 32
@@ -56,26 +66,49 @@ class Study:
         if self.tuned is not None and not isinstance(self.tuned, Tuned):
             raise ConfigError("tuned", f"expected Tuned(...), got {self.tuned!r}. Write Tuned(spaces={{...}}).")
         require_types(self)
-        if self.baseline not in self.arms or len(self.arms) < 2:
+        if self.axes and (self.arms or self.sweep):
+            raise UserError("axes: they take the place of arms and of a sweep. Make the arms or the sweep an axis.")
+        if len(self.axes) == 1:
+            raise UserError("axes: there is one alone, and nothing to combine it with. Name two, or make it arms.")
+        if not self.axes and (self.baseline not in self.arms or len(self.arms) < 2):
             raise UserError(
                 f"baseline '{self.baseline}': it and one more must be among the arms. "
                 f"{did_you_mean(self.baseline, self.arms)}"
             )
-        if unknown := self.expected_nfe.keys() - self.arms.keys():
-            raise UserError(f"expected_nfe: '{min(unknown)}' is no arm. {did_you_mean(min(unknown), self.arms)}")
+        if self.fraction != 1 and not self.axes:
+            raise UserError("fraction: only a study of axes has one. Name axes, or leave it out.")
+        if self.skip_invalid and not (self.axes or self.sweep):
+            raise UserError("skip_invalid: there are no combinations without axes or a sweep. Leave it out.")
+        if self.skip_invalid and self.fraction != 1:
+            raise UserError("skip_invalid: a fraction must be whole to be balanced. Leave out one of the two.")
+        _, arms = self.crossed()
+        if unknown := self.expected_nfe.keys() - arms.keys():
+            raise UserError(f"expected_nfe: '{min(unknown)}' is no arm. {did_you_mean(min(unknown), arms)}")
         if wrong := [arm for arm, calls in self.expected_nfe.items() if len(calls) != 2]:
             raise UserError(f"expected_nfe: that of '{wrong[0]}' is no pair. Name the least and the most calls.")
         if not 0 < self.smallest_difference < 1:
             raise UserError(f"smallest_difference: {self.smallest_difference} is outside (0, 1). 0.05 means 5 %.")
         Looks.planned(self.looks, self.spending)
         if self.matched:
-            refuse_lengths(self.arms)
+            refuse_lengths(arms)
         if self.tuned:
-            self.tuned.refuse_drawn(self.arms)
+            self.tuned.refuse_drawn(arms)
         if self.matched and self.tuned:
             raise UserError(
                 "matched: settings that are tuned for one length are not for another. Leave out matched or tuned."
             )
+
+    def crossed(self) -> tuple[Crossing | None, Mapping[str, Settings]]:
+        """How the arms combine the levels of axes, None where they do not, and the settings of each."""
+        if self.axes:
+            axes = axes_of(self.axes, "axes")
+            return Crossing.of(with_baseline(axes, self.baseline) if self.baseline else axes, False, self.fraction)
+        if not self.sweep:
+            return None, self.arms
+        names = sorted(self.arms, key=lambda arm: arm != self.baseline)
+        return Crossing.of(
+            {ARM: [Level(name, name, self.arms[name]) for name in names]} | axes_of(self.sweep, "sweep"), swept=True
+        )
 
 
 def load_study(name: str) -> Study:

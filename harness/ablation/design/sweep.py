@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.ablation.design.configured import nfe_of
+from harness.ablation.design.crossing import level_name
 from harness.ablation.design.looks import Looks
-from harness.ablation.design.plan import Plan, nfe_of, same_training
+from harness.ablation.design.plan import Plan, same_training
 from harness.core.config import Typed, override
 from harness.core.errors import ConfigError, UserError
 from harness.runs.config import RunConfig
@@ -46,7 +48,7 @@ def plan_of(runs: Sequence[Run], axes: Axes, plugins: Sequence[Path] = ()) -> Pl
     arms = {}
     for values in itertools.product(*axes.values()):
         changes = {f"evaluate.{path}": value for path, value in zip(axes, values, strict=True)}
-        arms[", ".join(map(_short, values))] = _spendable(base, changes)
+        arms[", ".join(level_name(value.read()) for value in values)] = _spendable(base, changes)
     if len(arms) < 2:
         raise UserError("--sweep: one combination is no sweep. Name two values or more, like solver=euler,heun.")
     metric = base.evaluate.metrics[0].name
@@ -86,11 +88,3 @@ def _split(text: str) -> list[str]:
         else:
             parts[-1] += character
     return parts
-
-
-def _short(typed: Typed) -> str:
-    """A value as part of an arm's name."""
-    value = typed.read()
-    if isinstance(value, dict):
-        return " ".join(str(v) if k == "name" else f"{k} {v}" for k, v in value.items())
-    return str(value)

@@ -15,11 +15,13 @@ from scipy import stats
 from harness.ablation.design.plan import Plan
 from harness.ablation.report import numbers
 from harness.ablation.report.findings import REFERENCES
-from harness.ablation.report.outcomes import Seeds
-from harness.ablation.report.verdicts import NOT_COMPARED, worded
+from harness.ablation.report.outcomes import Seeds, combined, paired
+from harness.ablation.report.verdicts import BASELINE, NOT_COMPARED, worded
 from harness.core.drawing import COLOURS, inches, legend_below, plain_log, png, shown
 
 MARKERS = "osD^vP*X"
+EFFECT = {"color": "#444444", "marker": "o", "ls": "-"}
+"""Of a main effect, whose colour is no arm's."""
 LINES = {"resampled": "--", "held_out": "-.", "gaussian": ":"}
 """Of what real samples, and noise, score."""
 
@@ -43,7 +45,7 @@ def draw(plan: Plan, cells: pd.DataFrame, summary: pd.DataFrame, references: dic
 def _curves(
     axes: Axes, plan: Plan, values: pd.DataFrame, summary: pd.DataFrame, references: dict[str, dict[str, float]]
 ) -> None:
-    of_metric = summary[(summary.metric == plan.metric) & (summary.n > 0)]
+    of_metric = summary[(summary.metric == plan.metric) & (summary.n > 0) & summary.arm.isin(plan.arms)]
     calls = values[values.metric == plan.metric].groupby(["arm", "nfe"]).calls.mean()
     for i, arm in enumerate(plan.arms):
         own = of_metric[of_metric.arm == arm].sort_values("nfe")
@@ -51,7 +53,7 @@ def _curves(
         aside = 1.15 ** (i / len(plan.arms) - 0.5)  # side by side where they would cover each other
         x = [calls[arm, nfe] * aside for nfe in own.nfe]
         label = _label(arm, summary[summary.metric == plan.metric])
-        axes.errorbar(x, own["mean"], half, label=label, ms=5, lw=1.4, capsize=2, **_style(i))
+        axes.errorbar(x, own["mean"], half, label=label, ms=5, lw=1.4, capsize=2, **style_of(i))
     for kind, style in LINES.items():
         if plan.metric in references.get(kind, {}):
             axes.axhline(references[kind][plan.metric], color="grey", ls=style, lw=1, label=REFERENCES[kind].label)
@@ -92,21 +94,22 @@ def _apart(values: Iterable[int]) -> list[int]:
 
 def _forest(axes: Axes, plan: Plan, values: pd.DataFrame, summary: pd.DataFrame) -> None:
     rows: Any = summary[summary.primary].set_index("arm")
-    others = [arm for arm in plan.arms if arm != plan.baseline]
+    others = rows.index[rows.verdict != BASELINE]
     smallest = 100 * plan.smallest_difference
     axes.axvspan(-smallest, smallest, color="grey", alpha=0.15, label=f"smallest difference, ±{smallest:g} %")
     axes.axvline(0, color="grey", lw=1)
-    at_primary = values[(values.metric == plan.metric) & (values.nfe == plan.nfe)].pivot_table(
-        index="seed", columns="arm", values="value"
-    )
+    at_primary = values[(values.metric == plan.metric) & (values.nfe == plan.nfe)]
+    by_arm = {str(arm): own.set_index("seed") for arm, own in at_primary.groupby("arm")}
     for y, arm in enumerate(others):
-        style = _style(list(plan.arms).index(arm))
+        style = style_of(list(plan.arms).index(arm)) if arm in plan.arms else EFFECT
         row = rows.loc[arm]
         if not math.isnan(row.difference) and row.verdict != NOT_COMPARED:
             if not math.isnan(row.low):
                 axes.plot([100 * row.low, 100 * row.high], [y, y], color=style["color"], ls=style["ls"], lw=2)
             axes.plot([100 * row.difference], [y], **style)
-            ratios = 100 * (at_primary[arm] / at_primary[plan.baseline] - 1)
+            contrast = plan.contrasts[arm]
+            own, base = (combined(by_arm, arms) for arms in (contrast.arms, contrast.against))
+            ratios = [100 * (a / b - 1) for a, b in zip(*paired(own, base, plan.seeds), strict=True)]
             axes.plot(ratios, [y + 0.15] * len(ratios), "|", color=style["color"], alpha=0.7)
     axes.set_xscale("symlog", linthresh=smallest)  # linear within the smallest difference, so that ties can be seen
     low, high = axes.get_xlim()
@@ -118,11 +121,12 @@ def _forest(axes: Axes, plan: Plan, values: pd.DataFrame, summary: pd.DataFrame)
         range(len(others)), [f"{_label(arm, summary[summary.primary])}\n{_said(plan, rows.loc[arm])}" for arm in others]
     )
     axes.set_ylim(len(others) - 0.5, -0.6)
-    against = shown(plan.baseline)
+    against = "the first level of its axis" if plan.kind == "effect" else shown(plan.against)
     apart = "\n" if len(plan.metric) + len(against) > 15 else " "
     place = numbers.header(plan, plan.nfe) if plan.nfe else "0"
     axes.set_xlabel(f"{plan.metric.upper()} at NFE {place} against{apart}{against}, %")
-    axes.set_title("paired difference at the arm's look\n(ticks are seeds)", fontsize=10)
+    what = "main effect" if plan.kind == "effect" else "paired difference"
+    axes.set_title(f"{what} at the {plan.kind}'s look\n(ticks are seeds)", fontsize=10)
 
 
 def _said(plan: Plan, row: pd.Series) -> str:
@@ -138,8 +142,8 @@ def _label(arm: str, rows: pd.DataFrame) -> str:
     return f"{shown(arm)} ({missing})" if missing else shown(arm)
 
 
-def _style(index: int) -> dict[str, Any]:
-    """Colour, marker and line of an arm; after eight arms they return hollow and dashed."""
+def style_of(index: int) -> dict[str, Any]:
+    """Colour, marker and line of an arm, or of another line; after eight arms they return hollow and dashed."""
     lap, place = divmod(index, len(COLOURS))
     return {
         "color": COLOURS[place],

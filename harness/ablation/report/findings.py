@@ -9,6 +9,7 @@ import pandas as pd
 
 from harness.ablation.design.plan import Plan
 from harness.ablation.report.excess import Excess
+from harness.ablation.report.interactions import Interactions
 from harness.ablation.report.readouts import Readout
 from harness.ablation.report.spent import Spent
 from harness.ablation.report.summary import Summary
@@ -55,3 +56,5 @@ class Report:
     """Of the primary metric there; None where it has none."""
     excess: dict[str, Excess] = field(default_factory=dict)
     """{arm: how much of the primary metric lies above the floor}"""
+    interactions: Interactions | None = None
+    """Of a study of axes."""

@@ -1,66 +1,31 @@
-"""A study's results as tables of text, for the terminal and for Markdown."""
+"""A study's results as tables of text."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from rich.table import Table
 
 from harness.ablation.design import arm_settings
 from harness.ablation.design.plan import Plan
-from harness.ablation.report import numbers, readouts, verdicts
+from harness.ablation.report import crossed, numbers, readouts, verdicts
 from harness.ablation.report.findings import Report
+from harness.ablation.report.grid import Grid, titled
 from harness.ablation.report.outcomes import Seeds
 from harness.ablation.report.power import MOST_SEEDS
 from harness.core.registry import find
-
-VERDICT_COLOURS = {
-    "better": "green", "worse": "red", "tie": "cyan", "undecided": "yellow",
-    verdicts.UNSTABLE: "magenta", verdicts.NOT_COMPARED: "dim",
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table as text, before it is laid out for the terminal or for Markdown."""
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-
-    def rich(self) -> Table:
-        """For the terminal; a row that ends in a verdict has its colour."""
-        table = Table(title=self.title)
-        for i, name in enumerate(self.header):
-            table.add_column(name, justify="left" if i == 0 else "right")
-        for row in self.rows:
-            table.add_row(*row, style=VERDICT_COLOURS.get(row[-1].partition(",")[0]))
-        return table
-
-    def markdown(self) -> str:
-        """For a file."""
-        lines = [self.header, ["---"] + ["---:"] * (len(self.header) - 1), *self.rows]
-        return f"{self.title}:\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def grids(report: Report) -> list[Grid]:
     """Each metric against NFE, the comparison that the verdicts rest on, what is read off, and what it took."""
     out = [_by_nfe(report, metric) for metric in sorted(report.summary.rows.metric.unique())]
-    out.append(_verdicts(report))
+    out += [_verdicts(report), *crossed.grids(report)]
     out += [_excess(report)] if report.floor and report.excess else []
     out += [_power(report)] if report.summary.power else []
     out += [_read_off(report)] if report.readouts else []
     out += [_needed(report)] if report.plan.expected_nfe else []
     return [*out, _spent(report)] if report.spent else out
-
-
-def titled(metric: str) -> str:
-    """A metric's name with the direction in which it is better."""
-    lower = find("metric", metric).lower_is_better  # type: ignore[attr-defined]
-    return f"{metric.upper()} {'↓' if lower else '↑'}"
 
 
 def of_settings(report: Report) -> Grid:
@@ -75,14 +40,15 @@ def of_settings(report: Report) -> Grid:
 def _by_nfe(report: Report, metric: str) -> Grid:
     plan = report.plan
     rows = report.summary.rows
-    own: Any = rows[rows.metric == metric].set_index(["arm", "nfe"])
+    own: Any = rows[(rows.metric == metric) & rows.arm.isin(plan.arms)].set_index(["arm", "nfe"])
     nfes = sorted(own.index.unique("nfe"))
     lines = [[arm, *(_mean_sd(own.loc[arm, nfe], len(plan.seeds)) for nfe in nfes)] for arm in plan.arms]
     header = ["arm", *(numbers.header(plan, nfe) for nfe in nfes)]
     if len(nfes) == 1 and metric != plan.metric:
         header += ["difference", "95 % interval"]
-        lost = own.loc[plan.baseline, nfes[0]][["diverged", "failed"]].any()
-        lines = [[*line, *(["", ""] if lost else _comparison(own.loc[line[0], nfes[0]]))] for line in lines]
+        sound = own.xs(nfes[0], level="nfe")[["diverged", "failed"]].sum(axis=1) == 0
+        said = {arm: _comparison(own.loc[arm, nfes[0]]) for arm, base in plan.bases.items() if sound[base]}
+        lines = [[*line, *said.get(line[0], ["", ""])] for line in lines]
     fewer = ", or as many as stand in brackets" if ((own.n > 0) & (own.n < len(plan.seeds))).any() else ""
     return Grid(f"{titled(metric)} by NFE, mean ± sd over {len(plan.seeds)} seeds{fewer}", header, lines)
 
@@ -92,13 +58,15 @@ def _verdicts(report: Report) -> Grid:
     plan = report.plan
     rows = report.summary.rows
     main: Any = rows[rows.primary].set_index("arm")
-    found = {arm: standing.seeds for arm, standing in report.summary.settled.standings.items()}
+    settled = report.summary.settled
+    found = settled.seeds | {name: standing.seeds for name, standing in settled.standings.items()}
+    found = {name: found[name] for name in main.index}
     whole = {arm: str(own.number) if own.asked else "-" for arm, own in found.items()}
     missing = {arm: own.missing for arm, own in found.items()}
     columns = ["difference", "interval", "at", *(["of a tie"] if (main.verdict == "tie").any() else [])]
-    header = ["arm", *(["seeds"] if any(missing.values()) else []), "look", *columns, "verdict"]
+    header = [plan.kind, *(["seeds"] if any(missing.values()) else []), "look", *columns, "verdict"]
     lines = []
-    for arm in plan.arms:
+    for arm in main.index:
         row = main.loc[arm]
         compared = row.verdict != verdicts.NOT_COMPARED
         said = (
@@ -106,7 +74,7 @@ def _verdicts(report: Report) -> Grid:
         )
         seeds = [missing[arm] or whole[arm]] if "seeds" in header else []
         lines.append([arm, *seeds, _look(plan, row), *said, verdicts.worded(row)])
-    return Grid(f"{titled(plan.metric)} at NFE {plan.nfe} against {plan.baseline}", header, lines)
+    return Grid(f"{titled(plan.metric)} at NFE {plan.nfe} against {plan.against}", header, lines)
 
 
 def _look(plan: Plan, row: pd.Series) -> str:
@@ -146,7 +114,7 @@ def _excess(report: Report) -> Grid:
 
 
 def _power(report: Report) -> Grid:
-    """What the seeds of each arm can find at its look."""
+    """What the seeds of each contrast can find at its look."""
     plan = report.plan
     wanted = plan.smallest_difference
     lines = []
@@ -160,10 +128,11 @@ def _power(report: Report) -> Grid:
             [arm, str(power.n), f"{power.sd:.3f}", *sizes, f"{MOST_SEEDS:,}+" if needed is None else f"{needed:,}"]
         )
     title = (
-        f"Differences in {titled(plan.metric)} that each arm's look finds with 80 % power (95 % interval of the sd), "
-        "and the seeds that a single look would need"
+        f"Differences in {titled(plan.metric)} that each {plan.kind}'s look finds with 80 % power (95 % interval of "
+        "the sd), and the seeds that a single look would need"
     )
-    return Grid(title, ["arm", "pairs", "sd of log ratios", "a fall", "a rise", f"seeds for +{100 * wanted:g}%"], lines)
+    header = [plan.kind, "pairs", "sd of log ratios", "a fall", "a rise", f"seeds for +{100 * wanted:g}%"]
+    return Grid(title, header, lines)
 
 
 def _spent(report: Report) -> Grid:

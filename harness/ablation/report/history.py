@@ -23,7 +23,7 @@ from harness.ablation.design.space import evened, path_of, settings
 from harness.ablation.execute.attempts import number_of
 from harness.ablation.execute.tuner import DIVERGED, FAILED, GIVEN_UP, SearchBoard
 from harness.ablation.report import fronts
-from harness.ablation.report.grids import titled
+from harness.ablation.report.grid import titled
 from harness.ablation.report.origin import provenance
 from harness.core.drawing import COLOURS, legend_below, plain_log, png, shown, spared, write_picture
 from harness.core.files import write_atomic, write_json

@@ -17,7 +17,8 @@ def decided(plan: Plan) -> Plan:
     """A plan whose arms are closed where the runs on disk decide them."""
     cells, _ = outcomes.collect(plan)
     closed = verdicts.settle(plan, cells).closed(plan)
-    return dataclasses.replace(plan, closed=closed, seeds=plan.seeds[: closed.get(plan.baseline)])
+    now = dataclasses.replace(plan, closed=closed)
+    return dataclasses.replace(now, seeds=plan.seeds[: max(closed.values())]) if now.is_decided else now
 
 
 def through(plan: Plan, seeds: int) -> Iterator[Plan]:
@@ -29,9 +30,9 @@ def through(plan: Plan, seeds: int) -> Iterator[Plan]:
     numbers = [n for n in plan.looks.seeds if n < seeds] + [seeds]
     for n in numbers:
         now = decided(plan.up_to(n))
-        if n == seeds or now.baseline in now.closed or now.unfinished():
+        if n == seeds or now.is_decided or now.unfinished():
             yield now
-            if now.baseline in decided(now).closed:
+            if decided(now).is_decided:
                 return
 
 
@@ -43,7 +44,7 @@ def reached(plan: Plan) -> Plan:
         if now.unfinished():
             break
         complete = now
-        if now.baseline in now.closed:
+        if now.is_decided:
             break
     return complete
 
@@ -54,15 +55,16 @@ def about(plan: Plan, settled: Settled) -> list[str]:
     if not reached:
         return [f"No look yet: the first is at {plan.looks.seeds[0]} seeds."]
     where = f"Look {reached} of {len(plan.looks.seeds)} ({plan.looks.seeds[reached - 1]} seeds)"
+    sharers = plan.sharers
     sizes = {
-        arm: plan.looks.provable(settled.standings[arm].look, len(plan.tested), settled.standings[arm].comparison.sd)
-        for arm in settled.tested
-        if settled.verdicts[arm].word == UNDECIDED
+        name: plan.looks.provable(settled.standings[name].look, sharers[name][0], comparison.sd)
+        for name, comparison in settled.tested.items()
+        if settled.verdicts[name].word == UNDECIDED
     }
     if not sizes:
-        return [f"{where}: no arm is open."]
-    told = ", ".join(f"{size:.0%} ({arm})" for arm, size in sorted(sizes.items(), key=lambda item: item[1]))
-    return [f"{where}: of the open arms, only differences above these can show here: {told}."]
+        return [f"{where}: no {plan.kind} is open."]
+    told = ", ".join(f"{size:.0%} ({name})" for name, size in sorted(sizes.items(), key=lambda item: item[1]))
+    return [f"{where}: of the open {plan.kind}s, only differences above these can show here: {told}."]
 
 
 def seconds_for(plan: Plan, workers: int) -> float:
@@ -74,8 +76,8 @@ def next_look(plan: Plan, workers: int) -> str:
     """What the next look of a plan that was carried out takes, and how to ask for it."""
     now = decided(plan)
     further = [n for n in plan.looks.seeds if n > len(plan.seeds)]
-    if now.baseline in now.closed:
-        return "Every arm is decided."
+    if now.is_decided:
+        return f"Every {plan.kind} is decided."
     if not further:
         return "This was the last look."
     following = dataclasses.replace(now, seeds=tuple(range(further[0])))

@@ -7,9 +7,10 @@ from harness.ablation.design.plan import Plan
 from harness.ablation.design.preregistration import unplanned
 from harness.ablation.report import excess, looks, matching, numbers, tuned, verdicts
 from harness.ablation.report.findings import REFERENCES, Report
-from harness.ablation.report.grids import titled
+from harness.ablation.report.grid import titled
 from harness.ablation.report.statistics import SKEWED
 from harness.ablation.report.summary import Summary
+from harness.core.errors import listed
 from harness.data.base import load
 from harness.evaluation.doubts import short_of_samples
 from harness.evaluation.protocol import Protocol
@@ -23,6 +24,7 @@ def notes(plan: Plan, summary: Summary, commits: list[str]) -> list[str]:
     baseline = plan.arms[plan.baseline]
     return [
         *unplanned(plan),
+        *_about_crossing(plan),
         *looks.about(plan, summary.settled),
         *_about_verdicts(plan, summary),
         *_about_looks(plan, summary),
@@ -42,15 +44,16 @@ def _about_verdicts(plan: Plan, summary: Summary) -> list[str]:
     for arm, found in summary.settled.verdicts.items():
         if found.reason:
             alike.setdefault((found.word, found.reason), []).append(arm)
-    lines = [f"{word.capitalize()}: {', '.join(arms)} ({reason})." for (word, reason), arms in alike.items()]
+    lines = [f"{word.capitalize()}: {listed(arms)} ({reason})." for (word, reason), arms in alike.items()]
     if any(found.word == verdicts.UNSTABLE for found in summary.settled.verdicts.values()):
         lines.append(
             "An unstable arm is neither better nor a tie: its differences are those of the seeds that did not diverge."
         )
-    if unfinished := summary.settled.standings[plan.baseline].seeds.unfinished:
-        lines.append(
-            f"Unfinished: {unfinished} of {len(plan.seeds)} seeds of {plan.baseline} have no value yet, and no pair."
-        )
+    for arm in dict.fromkeys(arm for of in plan.contrasts.values() for arm in of.against):
+        if unfinished := summary.settled.seeds[arm].unfinished:
+            lines.append(
+                f"Unfinished: {unfinished} of {len(plan.seeds)} seeds of {arm} have no value yet, and no pair."
+            )
     return lines
 
 
@@ -61,17 +64,32 @@ def _about_looks(plan: Plan, summary: Summary) -> list[str]:
     early = [arm for arm, v in summary.settled.verdicts.items() if v.word in ("better", "worse") and v.look < last]
     if early:
         lines.append(
-            f"Decided before the last look: {', '.join(early)}. A difference that is found early tends to be "
+            f"Decided before the last look: {listed(early)}. A difference that is found early tends to be "
             "exaggerated: its estimate is biased away from zero."
         )
     skewed = {arm: c.skewness for arm, c in summary.settled.tested.items() if abs(c.skewness) > SKEWED}
     if skewed:
-        told = ", ".join(f"{arm} {skewness:+.1f}" for arm, skewness in skewed.items())
+        told = listed([f"{arm} {skewness:+.1f}" for arm, skewness in skewed.items()])
         lines.append(
             f"The log ratios are skewed ({told}): the paired t takes them for normal, and errs more often than it says "
             "where the skewness is real."
         )
     return lines
+
+
+def _about_crossing(plan: Plan) -> list[str]:
+    """What is to be known of arms that combine the levels of axes."""
+    if plan.crossing is None:
+        return []
+    if plan.crossing.swept:
+        rule = "without division over the settings, since what holds in all must hold at the worst"
+        said = f"An arm with one verdict at every setting is judged {rule} (intersection-union, Berger 1982)."
+    else:
+        said = (
+            "A main effect is an average over the levels of the other axes: where interactions are large, no "
+            "combination need show it."
+        )
+    return [*plan.crossing.told(), said]
 
 
 def _about_seeds(plan: Plan) -> list[str]:
@@ -126,6 +144,8 @@ def _rule(plan: Plan) -> str:
     """How the verdicts were made, in two sentences."""
     numbers = ", ".join(map(str, plan.looks.seeds))
     over = "the arms"
+    if plan.crossing:
+        over = "the arms and their settings" if plan.crossing.swept else "the main effects"
     if len(plan.looks.seeds) > 1:
         over += " and, " + ("in equal parts" if plan.looks.spending == "equal" else "by the seeds that each adds")
         over += ", over the looks"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
-from harness.ablation.design.plan import Plan, points
+from harness.ablation.design.configured import points
+from harness.ablation.design.plan import Plan
 from harness.core.errors import Diverged, NoValue
 from harness.runs.config import RunConfig
 from harness.runs.contents import value_of
@@ -52,10 +55,8 @@ class Seeds:
         """Of an arm's cells at one metric and NFE, by seed, among some of its seeds."""
         if cells is None:
             return cls(len(seeds), 0, 0, 0, False)
-        states = cells.state[cells.index.isin(seeds)]
-        measured, diverged, failed, unasked = (
-            int((states == state).sum()) for state in (MEASURED, DIVERGED, FAILED, UNASKED)
-        )
+        counts = Counter(cells.state[cells.index.isin(seeds)])
+        measured, diverged, failed, unasked = (counts[state] for state in (MEASURED, DIVERGED, FAILED, UNASKED))
         return cls(len(seeds), measured, diverged, failed, not unasked)
 
     @property
@@ -116,6 +117,27 @@ def by_arm(cells: pd.DataFrame) -> dict[tuple[str, str, int], pd.DataFrame]:
     """{(arm, metric, NFE): its cells by seed}"""
     groups: Any = cells.groupby(["arm", "metric", "nfe"])
     return {key: own.set_index("seed") for key, own in groups}
+
+
+_WORST = (DIVERGED, FAILED, UNASKED, UNFINISHED, MEASURED)
+
+
+def combined(by_arm: Mapping[str, pd.DataFrame], arms: Sequence[str]) -> pd.DataFrame | None:
+    """Value and state by seed of several arms taken as one; None where one has no cells.
+
+    The value is the geometric mean, the least value where one is not positive; the state is the worst of the arms'.
+    """
+    if any(arm not in by_arm for arm in arms):
+        return None
+    if len(arms) == 1:
+        return by_arm[arms[0]]
+    parts = [by_arm[arm] for arm in arms]
+    values, states = (pd.concat([part[of] for part in parts], axis=1, join="inner") for of in ("value", "state"))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        means = pd.Series(np.exp(np.log(values.to_numpy()).mean(axis=1)), index=values.index)
+    value = means.where((values > 0).all(axis=1), values.min(axis=1, skipna=False))
+    ranks = states.map(_WORST.index).min(axis=1)
+    return pd.DataFrame({"value": value, "state": [_WORST[rank] for rank in ranks]}, index=values.index)
 
 
 def paired(

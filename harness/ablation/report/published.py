@@ -6,7 +6,7 @@ import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import pandas as pd
 from typing_extensions import TypedDict
@@ -47,6 +47,8 @@ class Primary(TypedDict):
 
     metric: str
     nfe: int
+    against: NotRequired[str]
+    """With whom, where that is not the baseline alone."""
 
 
 class OfStudy(TypedDict):
@@ -149,10 +151,11 @@ def section(table: Path) -> str:
     baseline = next(iter(primary[primary.verdict == "baseline"].arm), None)
     if baseline not in about["runs"]:
         raise UserError(f"{table}: cannot be read (its baseline is {short(baseline)}). {RESTORED}")
+    against = about["primary"].get("against", f"`{baseline}`")
     lines = [
         f"## {table.stem}",
         about["question"],
-        f"{metric.upper()} at NFE {nfe} against `{baseline}`, {len(about['runs'][baseline])} seeds; "
+        f"{metric.upper()} at NFE {nfe} against {against}, {len(about['runs'][baseline])} seeds; "
         f"{about['date']}, plan {about['plan']}, commit {', '.join(about['commits'])}.",
         *filter(None, [earlier(about)]),
     ]

@@ -39,14 +39,14 @@ class Readout:
 
 
 def read(
-    values: pd.DataFrame, metric: str, baseline: str, lower: bool, seconds: Mapping[tuple[str, int], float],
+    values: pd.DataFrame, metric: str, bases: Mapping[str, str], lower: bool, seconds: Mapping[tuple[str, int], float],
     unstable: Container[str] = (),
 ) -> dict[str, Readout]:  # fmt: skip
     """{arm: what its curve says} of one metric.
 
-    `values` has columns arm, seed, metric, nfe and value, `seconds` those by arm and NFE. An adaptive solver's calls
-    (NFE 0) belong to no curve. Arms without a whole seed are left out, and all where none has a curve. The seeds that
-    an `unstable` arm has left set no mark for the others, nor are others compared with them.
+    `values` has columns arm, seed, metric, nfe and value, `seconds` those by arm and NFE, `bases` whom an arm is set
+    beside. An adaptive solver's calls (NFE 0) belong to no curve. Arms without a whole seed are left out, and all where
+    none has a curve. Seeds that an `unstable` arm has left set no mark for the others, nor are others set beside them.
     """
     own = values[(values.metric == metric) & (values.nfe > 0)].dropna(subset="value")
     if own.empty:
@@ -69,8 +69,9 @@ def read(
     for arm, curve in means.items():
         fewest = costs.fewest(curve.items(), float(curve.min() if lower else curve.max()), lower)
         against = None
-        if arm != baseline and baseline in areas and baseline not in unstable and len(areas[arm]):
-            pairs = pd.concat([areas[arm], areas[baseline]], axis=1, join="inner")
+        base = bases.get(arm)
+        if base in areas and base not in unstable and len(areas[arm]):
+            pairs = pd.concat([areas[arm], areas[base]], axis=1, join="inner")
             against = compare(pairs.iloc[:, 0].tolist(), pairs.iloc[:, 1].tolist())
         spent = seconds.get((arm, fewest or 0), math.nan)
         out[arm] = Readout(

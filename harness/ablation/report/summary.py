@@ -25,47 +25,60 @@ class Summary:
     """What the cells of a plan say."""
 
     rows: pd.DataFrame
-    """`COLUMNS`, one row per arm, metric and nfe. n seeds have a value, diverged and failed ones have none; the
-    difference is over pairs of seeds that the arm and the baseline both have, its interval is at 1 - level. In a
-    primary row these are the pairs of the look, and a tie rests on tie_low and tie_high."""
+    """`COLUMNS`, one row per arm, metric and nfe, and one per main effect. n seeds have a value, diverged and failed
+    ones have none; the difference is over pairs of seeds that the arm and its base both have, its interval is at
+    1 - level. In a primary row, one with a verdict, these are the pairs of the look, and a tie rests on tie_low and
+    tie_high."""
     settled: Settled
-    """Where each arm stands at the primary metric and NFE, and its verdict."""
+    """Where each contrast stands at the primary metric and NFE, and its verdict."""
     power: dict[str, Power]
-    """{arm: what its seeds can find at its look} of those that are tested and have a spread."""
+    """{contrast: what its seeds can find at its look} of those that are tested and have a spread."""
 
 
 def summarise(plan: Plan, cells: pd.DataFrame) -> Summary:
     """The summary of a plan's cells."""
     groups = outcomes.by_arm(cells)
     settled = verdicts.settle(plan, cells)
+    bases = plan.bases
     rows = []
     for metric, nfe in sorted({(metric, nfe) for _, metric, nfe in groups}):
         primary = (metric, nfe) == (plan.metric, plan.nfe)
-        base = groups.get((plan.baseline, metric, nfe))
         for arm in plan.arms:
             own = groups.get((arm, metric, nfe))
-            row = _row(plan, arm, metric, nfe, own) | {"primary": primary}
-            if arm == plan.baseline:
-                row["verdict"] = verdicts.BASELINE
-            elif primary:
+            seeds = Seeds.among(own, plan.seeds_of(arm))
+            row = _row(plan, arm, metric, nfe, seeds, own)
+            if arm not in bases:
+                row |= {"verdict": verdicts.BASELINE, "primary": primary}
+            elif primary and arm in settled.verdicts:
                 row |= _settled(settled, arm)
             else:
-                row |= _paired(statistics.compare(*outcomes.paired(own, base, plan.seeds)))
+                row |= _paired(
+                    statistics.compare(*outcomes.paired(own, groups.get((bases[arm], metric, nfe)), plan.seeds))
+                )
             rows.append(row)
-    arms = len(plan.tested)
-    found = {arm: Power.of(comparison, arms) for arm, comparison in settled.tested.items()}
+    rows += [_of_effect(plan, name, groups, settled) for name in settled.verdicts if name not in plan.arms]
+    sharers = plan.sharers
+    found = {name: Power.of(comparison, sharers[name][0]) for name, comparison in settled.tested.items()}
     table = pd.DataFrame(rows, columns=COLUMNS).astype({"pairs": "Int64", "look": "Int64"})
-    return Summary(table, settled, {arm: power for arm, power in found.items() if power})
+    return Summary(table, settled, {name: power for name, power in found.items() if power})
 
 
-def _row(plan: Plan, arm: str, metric: str, nfe: int, own: pd.DataFrame | None) -> dict[str, Any]:
+def _of_effect(
+    plan: Plan, name: str, groups: dict[tuple[str, str, int], pd.DataFrame], settled: Settled
+) -> dict[str, Any]:
+    """The row of a main effect: its values are geometric means over the level's arms."""
+    at_primary = {arm: own for (arm, *at), own in groups.items() if at == [plan.metric, plan.nfe]}
+    own = outcomes.combined(at_primary, plan.contrasts[name].arms)
+    return _row(plan, name, plan.metric, plan.nfe, settled.standings[name].seeds, own) | _settled(settled, name)
+
+
+def _row(plan: Plan, arm: str, metric: str, nfe: int, seeds: Seeds, own: pd.DataFrame | None) -> dict[str, Any]:
     """A row without its comparison."""
-    seeds = Seeds.among(own, plan.seeds_of(arm))
     values = pd.Series(dtype=float) if own is None else own.value.dropna()
     return {
         "study": plan.study, "scale": plan.scale, "arm": arm, "metric": metric, "nfe": nfe, "seeds": seeds.number,
         "n": len(values), "diverged": seeds.diverged, "failed": seeds.failed,
-        "mean": values.mean(), "sd": values.std(), "min": values.min(),
+        "mean": values.mean(), "sd": values.std(), "min": values.min(), "primary": False,
     }  # fmt: skip
 
 
@@ -78,13 +91,13 @@ def _paired(found: Comparison) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _settled(settled: Settled, arm: str) -> dict[str, Any]:
-    """The comparison at an arm's look and the verdict; no interval before its first look, where nothing is judged."""
-    standing, given = settled.standings[arm], settled.verdicts[arm]
+def _settled(settled: Settled, name: str) -> dict[str, Any]:
+    """The comparison of a contrast at its look, and the verdict; before the first look it has no interval."""
+    standing, given = settled.standings[name], settled.verdicts[name]
     comparison = standing.comparison
     paired = _paired(comparison)
     if standing.look:
         paired |= {"tie_low": comparison.narrow_low, "tie_high": comparison.narrow_high, "look": standing.look}
     elif paired:
         paired = {"pairs": paired["pairs"], "difference": paired["difference"]}
-    return {**paired, "verdict": given.word, "reason": given.reason or None}
+    return {**paired, "primary": True, "verdict": given.word, "reason": given.reason or None}

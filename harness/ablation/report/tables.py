@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,24 @@ from harness.ablation.design import arm_settings
 from harness.ablation.design.looks import LEVEL
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.preregistration import stored
-from harness.ablation.report import excess, figures, grids, matching, numbers, outcomes, readouts, tuned
+from harness.ablation.report import (
+    excess,
+    figures,
+    grids,
+    interaction_plots,
+    matching,
+    numbers,
+    outcomes,
+    readouts,
+    tuned,
+)
 from harness.ablation.report.findings import Report
+from harness.ablation.report.interactions import interactions
 from harness.ablation.report.notes import notes, remarks
 from harness.ablation.report.origin import made_by, provenance
 from harness.ablation.report.spent import sampling_seconds, spent
 from harness.ablation.report.summary import summarise
-from harness.ablation.report.verdicts import NOT_COMPARED
+from harness.ablation.report.verdicts import NOT_COMPARED, Verdict, in_all
 from harness.core.drawing import spared, write_picture
 from harness.core.files import write_atomic, write_json
 from harness.core.registry import find
@@ -36,13 +48,14 @@ def report(
     summary = summarise(plan, cells)
     lower = find("metric", plan.metric).lower_is_better  # type: ignore[attr-defined]
     unstable = {*cells[(cells.metric == plan.metric) & (cells.state == outcomes.DIVERGED)].arm}
-    read = readouts.read(
-        numbers.alike(plan, cells), plan.metric, plan.baseline, lower, sampling_seconds(plan), unstable
-    )
+    read = readouts.read(numbers.alike(plan, cells), plan.metric, plan.bases, lower, sampling_seconds(plan), unstable)
     compared = {arm for arm, found in summary.settled.verdicts.items() if found.word != NOT_COMPARED}
     above = excess.excesses(plan, cells, floor, compared) if floor else {}
-    said = notes(plan, summary, commits)
-    return Report(plan, cells, summary, references, said, commits, read, spent(plan), at_primary or {}, floor, above)
+    mixed = interactions(plan, cells)
+    said = [*notes(plan, summary, commits), *(mixed.notes if mixed else [])]
+    return Report(
+        plan, cells, summary, references, said, commits, read, spent(plan), at_primary or {}, floor, above, mixed
+    )
 
 
 def show(report: Report, console: Console) -> None:
@@ -54,22 +67,34 @@ def show(report: Report, console: Console) -> None:
 
 
 def write(report: Report, folder: Path, command: str) -> list[Path]:
-    """`<folder>/tables/<plan's name>.{md,csv,json}`, `...-seeds.csv` and `<folder>/figures/<plan's name>.png`.
+    """`<folder>/tables/<plan's name>.{md,csv,json}`, `...-seeds.csv` and `<folder>/figures/<plan's name>.png`; of
+    a study of axes `...-interactions.png` too.
 
     Returns the paths.
     """
     plan = report.plan
     paths = [folder / "tables" / f"{plan.name}{ending}" for ending in (".md", ".csv", ".json", "-seeds.csv")]
-    figure = folder / "figures" / f"{plan.name}.png"
     write_atomic(paths[0], _markdown(report, command))
     write_atomic(paths[1], report.summary.rows.to_csv(index=False))
     write_json(paths[2], _about(report, command))
     write_atomic(paths[3], _by_seed(report).to_csv(index=False))
-    with spared():
-        rows = numbers.curves(plan, report.cells, report.summary.rows)
-        write_picture(figure, lambda: figures.draw(plan, report.cells, rows, report.references))
-        paths.append(figure)
+    for ending, draw in _pictures(report).items():
+        figure = folder / "figures" / f"{plan.name}{ending}"
+        with spared():
+            write_picture(figure, draw)
+            paths.append(figure)
     return paths
+
+
+def _pictures(report: Report) -> dict[str, Callable[[], bytes]]:
+    """{how the name of a picture ends: what draws it}"""
+    plan = report.plan
+    found = report.interactions
+    rows = numbers.curves(plan, report.cells, report.summary.rows)
+    pictures = {".png": lambda: figures.draw(plan, report.cells, rows, report.references)}
+    if found and found.groups:
+        pictures["-interactions.png"] = lambda: interaction_plots.draw(plan, found)
+    return pictures
 
 
 def _by_seed(report: Report) -> pd.DataFrame:
@@ -82,7 +107,7 @@ def _markdown(report: Report, command: str) -> str:
     plan = report.plan
     paragraphs = [f"# {plan.question}"]
     paragraphs += [grid.markdown() for grid in (*grids.grids(report), grids.of_settings(report))]
-    paragraphs.append(f"![{plan.name}](../figures/{plan.name}.png)")
+    paragraphs += [f"![{plan.name}](../figures/{plan.name}{ending})" for ending in _pictures(report)]
     paragraphs.append("\n".join(f"- {line}" for line in remarks(report)))
     paragraphs.append(made_by(command, report.commits, f"Plan {plan.digest}; more in {plan.name}.json."))
     return "\n\n".join(paragraphs) + "\n"
@@ -91,10 +116,11 @@ def _markdown(report: Report, command: str) -> str:
 def _about(report: Report, command: str) -> dict[str, Any]:
     plan = report.plan
     summary = report.summary
+    primary = {"metric": plan.metric, "nfe": plan.nfe, "smallest_difference": plan.smallest_difference}
     return {
         **provenance(plan.question, command, report.commits),
         "plan": plan.digest,
-        "primary": {"metric": plan.metric, "nfe": plan.nfe, "smallest_difference": plan.smallest_difference},
+        "primary": {**primary, **({"against": plan.against} if plan.crossing else {})},
         "baseline": {"arm": plan.baseline, "configuration": arm_settings.configuration(plan.arms[plan.baseline])},
         "settings": arm_settings.differing(plan),
         "plans": stored(plan),
@@ -103,13 +129,9 @@ def _about(report: Report, command: str) -> dict[str, Any]:
         "tuned": tuned.plain(plan),
         "seeds": list(plan.seeds),
         "looks": {**vars(plan.looks), "level": LEVEL, "arms": len(plan.tested)},
-        "outcomes": {
-            arm: {**vars(s.seeds), "unfinished": s.seeds.unfinished} for arm, s in summary.settled.standings.items()
-        },
-        "verdicts": {
-            arm: {"verdict": found.word, "reason": found.reason, "look": found.look}
-            for arm, found in summary.settled.verdicts.items()
-        },
+        "outcomes": {arm: {**vars(own), "unfinished": own.unfinished} for arm, own in summary.settled.seeds.items()},
+        "verdicts": {name: _plain(found) for name, found in summary.settled.verdicts.items()},
+        **_crossed(report),
         "protocols": {arm: asdict(plan.protocol(arm)) for arm in plan.arms},
         "references": report.references,
         "references_at_primary": report.at_primary,
@@ -124,3 +146,21 @@ def _about(report: Report, command: str) -> dict[str, Any]:
         },
         "notes": report.notes,
     }
+
+
+def _crossed(report: Report) -> dict[str, Any]:
+    """What belongs to arms that combine the levels of axes."""
+    plan = report.plan
+    if plan.crossing is None:
+        return {}
+    if plan.crossing.swept:
+        families = in_all(plan, report.summary.settled)
+        return {"axes": vars(plan.crossing), "in_all": {arm: _plain(found) for arm, found in families.items()}}
+    effects = {name: {"arms": of.arms, "against": of.against} for name, of in plan.contrasts.items()}
+    found = report.interactions.plain() if report.interactions else None
+    return {"axes": vars(plan.crossing), "effects": effects, "interactions": found}
+
+
+def _plain(found: Verdict) -> dict[str, Any]:
+    """A verdict as JSON holds it."""
+    return {"verdict": found.word, "reason": found.reason, "look": found.look}

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from harness.ablation.execute.toy import Combination
-from harness.ablation.report.grids import Grid
+from harness.ablation.report.grid import Grid
 from harness.ablation.report.origin import provenance
 from harness.core.drawing import COLOURS, png, shown, spared, write_picture
 from harness.core.files import write_atomic, write_json

@@ -1,0 +1,79 @@
+"""From the settings of a study's arms to configurations, and what these measure."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Container, Mapping, Sequence
+from typing import Any
+
+from harness.ablation.design.crossing import Settings
+from harness.core.config import ConfigError, override, to_dict
+from harness.core.registry import build
+from harness.runs.config import RunConfig
+from harness.runs.validate import refuse_guided_twice, refuse_unreached
+
+
+def configured(
+    base: RunConfig, changes: Mapping[str, Any], settings: Mapping[str, Settings], metrics: Sequence[str],
+    skippable: Container[str] = (),
+) -> tuple[dict[str, RunConfig], dict[str, str]]:  # fmt: skip
+    """The configuration of every arm, and why those of the `skippable` ones that have none are refused one."""
+    arms = {}
+    left_out = {}
+    for name, own in settings.items():
+        try:
+            config = measured(override(base, own), metrics)
+            refuse_guided_twice({**changes, **own}, config)
+            refuse_unreached({**changes, **own}, config)
+        except ConfigError as error:
+            if name not in skippable:
+                raise error.below(f"arm '{name}'") from None
+            left_out[name] = str(error)
+        else:
+            arms[name] = config
+    return arms, left_out
+
+
+def measured(config: RunConfig, metrics: Sequence[str]) -> RunConfig:
+    """The configuration with more metrics: those that it has not yet and that mean something for it.
+
+    Metrics of a flow mean nothing once it is distilled.
+    """
+    known = {metric.name for metric in config.evaluate.metrics}
+    for metric in [build("metric", name) for name in metrics if name not in known]:
+        with contextlib.suppress(ConfigError):
+            config = override(config, {"evaluate.metrics": [*config.evaluate.metrics, metric]})
+    return config
+
+
+def points(config: RunConfig) -> dict[str, tuple[int, ...]]:
+    """{metric: the NFEs at which a configuration measures it}"""
+    wanted = config.evaluate
+    at = {metric.name: (metric.nfe,) for metric in wanted.flow_metrics}
+    return {metric.name: at.get(metric.name, wanted.nfe) for metric in wanted.metrics}
+
+
+def nfe_of(metric: str, config: RunConfig, otherwise: int) -> int:
+    """Where the values of a metric stand that does not depend on `evaluate.nfe`; `otherwise` for the rest."""
+    return next((m.nfe for m in config.evaluate.flow_metrics if m.name == metric), otherwise)
+
+
+def varied(base: RunConfig, changes: Mapping[str, Any]) -> dict[str, str]:
+    """The changes that values depend on, as text. The number of threads is chosen for a machine, not for a question."""
+    out = {}
+    for path, value in changes.items():
+        with contextlib.suppress(ConfigError):  # of one that needs another
+            if to_dict(override(base, {path: value}), digested=True) == to_dict(base, digested=True):
+                continue
+        if path != "train.threads":
+            out[path] = str(value)
+    return out
+
+
+def refuse_replaced(study: str, settings: Mapping[str, Settings], changes: Mapping[str, Any]) -> None:
+    """`ConfigError` for a change that every arm replaces, or that a study makes itself."""
+    for path in changes:
+        if path == "seed":
+            raise ConfigError("seed", "a study sets its seeds itself. Use --seeds N.")
+        if all(any(path == own or path.startswith(own + ".") for own in arm) for arm in settings.values()):
+            raise ConfigError(path, f"every arm of '{study}' replaces it, so it would change nothing. Leave it out.")

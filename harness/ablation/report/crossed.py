@@ -1,0 +1,69 @@
+"""The tables of a study whose arms combine the levels of axes: whether a finding holds in all, and interactions."""
+
+from __future__ import annotations
+
+import math
+
+from harness.ablation.report import verdicts
+from harness.ablation.report.findings import Report
+from harness.ablation.report.grid import Grid, titled
+
+
+def grids(report: Report) -> list[Grid]:
+    """Beside the table of the verdicts; none for arms that stand for themselves."""
+    if report.plan.crossing is None:
+        return []
+    if report.plan.crossing.swept:
+        return [_in_all(report)]
+    found = report.interactions
+    return [*([_pairs(report)] if found and found.pairs else []), *([_terms(report)] if found and found.terms else [])]
+
+
+def _in_all(report: Report) -> Grid:
+    """What each arm is at every setting, and whether that is the same."""
+    plan = report.plan
+    assert plan.crossing
+    settled = report.summary.settled
+    axes = list(plan.crossing.levels)
+    settings = list(dict.fromkeys(own[1:] for own in plan.crossing.arms.values()))
+    arms = {own: arm for arm, own in plan.crossing.arms.items()}
+    lines = []
+    for family, found in verdicts.in_all(plan, settled).items():
+        line = [family]
+        for setting in settings:
+            name = arms.get((family, *setting), "")
+            difference = settled.standings[name].comparison.difference if name in settled.standings else math.nan
+            word = settled.verdicts[name].word if name in settled.verdicts else "-"
+            known = not math.isnan(difference) and word != verdicts.NOT_COMPARED
+            line.append(f"{word} ({difference:+.1%})" if known else word)
+        lines.append([*line, found.word])
+    title = f"Whether a finding on {titled(plan.metric)} at NFE {plan.nfe} holds in all, by {' and '.join(axes[1:])}"
+    return Grid(title, ["arm", *(", ".join(setting) for setting in settings), "in all"], lines)
+
+
+def _pairs(report: Report) -> Grid:
+    """The ratio of ratios of every two levels."""
+    assert report.interactions
+    lines = [
+        [name, f"{of.difference:+.1%}", "" if math.isnan(of.low) else f"{of.low:+.1%} to {of.high:+.1%}"]
+        for name, of in report.interactions.pairs.items()
+    ]
+    plan = report.plan
+    title = (
+        f"Interactions in {titled(plan.metric)} at NFE {plan.nfe}, exploratory: by how much the effect of one level is "
+        "another beside the other level than beside the first of that axis"
+    )
+    return Grid(title, ["interaction", "ratio of ratios", "95 % interval"], lines)
+
+
+def _terms(report: Report) -> Grid:
+    """The analysis of variance."""
+    assert report.interactions
+    lines = []
+    for term in report.interactions.terms:
+        tested = [f"{term.f:.3g}", f"{term.p:.2g}"] if term.is_effect else ["", ""]
+        lines.append([term.name, str(term.df), f"{term.share:.1%}", *tested])
+    plan = report.plan
+    seeds = len(report.interactions.logs)
+    title = f"Where the variance of log {titled(plan.metric)} at NFE {plan.nfe} lies, over {seeds} seeds"
+    return Grid(title, ["source", "df", "share", "F", "p"], lines)

@@ -1,0 +1,67 @@
+"""The picture of a study of axes: what each level of one does beside each level of another."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from harness.ablation.design.plan import Plan
+from harness.ablation.report.figures import style_of
+from harness.ablation.report.interactions import Interactions
+from harness.ablation.report.statistics import compare
+from harness.core.drawing import plain_log, png, shown
+
+COLUMNS = 3
+"""Panels side by side."""
+WIDE = 3.0
+"""Ratios over a smaller range have ticks at even distances."""
+
+
+def draw(plan: Plan, found: Interactions) -> bytes:
+    """A PNG: a panel for every two axes, whose lines are parallel where they do not interact."""
+    columns = min(COLUMNS, len(found.groups))
+    rows = -(-len(found.groups) // columns)
+    figure = Figure(figsize=(max(7.0, 0.6 + 4.8 * columns), 0.8 + 4 * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes, group in zip(panels, found.groups, strict=False):
+        _panel(axes, plan, found, *group[0])
+        if len(group) > 1:
+            axes.set_title(" + ".join(" × ".join(map(shown, pair)) for pair in group), fontsize=8)
+    for axes in panels[len(found.groups) :]:
+        axes.set_axis_off()
+    what = f"{plan.metric.upper()} at NFE {plan.nfe}, mean over {len(found.logs)} seeds"
+    figure.suptitle(f"{what}\nparallel lines: no interaction; unadjusted 95 % intervals of paired ratios", fontsize=10)
+    return png(figure)
+
+
+def _panel(axes: Axes, plan: Plan, found: Interactions, one: str, other: str) -> None:
+    """The levels of `one` along the axis, a line for each of `other`."""
+    crossing = plan.crossing
+    assert crossing
+    first = crossing.levels[one][0], crossing.levels[other][0]
+    lines = crossing.levels[other]
+    ends = [1.0]
+    for i, of_other in enumerate(lines):
+        aside = 0.16 * (i / max(1, len(lines) - 1) - 0.5)  # side by side where they would cover each other
+        xs, ratios, spans = [], [], []
+        for x, of_one in enumerate(crossing.levels[one]):
+            own, base = crossing.corners([one, other], (of_one, of_other), first)
+            if own:
+                values = (np.exp(found.logs[list(arms)].mean(axis=1)).tolist() for arms in (own, base))
+                against = compare(*values)
+                low, middle, high = (1 + size for size in (against.low, against.difference, against.high))
+                xs.append(x + aside)
+                ratios.append(middle)
+                spans.append((middle - low, high - middle))
+                ends += [low, high]
+        style = style_of(i)
+        axes.errorbar(xs, ratios, np.array(spans).T, label=shown(of_other), ms=5, lw=1.4, capsize=2, **style)
+    axes.set_xticks(range(len(crossing.levels[one])), [shown(level, 20) for level in crossing.levels[one]])
+    axes.set(xlabel=shown(one), ylabel=f"ratio to {shown(first[0], 20)}, {shown(first[1], 20)}")
+    plain_log(axes, "y", min(ends), max(ends))
+    if max(ends) < WIDE * min(ends):
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.grid(alpha=0.25)
+    axes.legend(title=shown(other), fontsize=8, title_fontsize=8)

@@ -1,0 +1,14 @@
+"""Does it depend on the path which times should count more?"""
+
+from harness.ablation.design.study import Study
+
+STUDY = Study(
+    question="How much do the interpolant and the weighting of the velocity error matter, and does the effect of one "
+    "depend on the other?",
+    axes={
+        "interpolant": ["linear", "gvp", "cosine"],
+        "weighting": ["uniform", {"name": "data_end", "power": 2}, {"name": "noise_end", "power": 2}],
+    },
+    nfe=32,
+    smallest_difference=0.05,
+)
