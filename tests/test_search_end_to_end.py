@@ -64,6 +64,7 @@ SEARCH = Search(
 SMALL = [
     "--scale", "points", "--seeds", "1", "--workers", "2", "--set", "train.steps=100",
     "--set", "train.checkpoint_every=20", "--set", "evaluate.num_samples=64",
+    "--set", "evaluate.metrics=[\"sliced_wasserstein\"]",
 ]  # fmt: skip
 
 
