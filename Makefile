@@ -1,3 +1,4 @@
+# make plan STUDY=weighting [SCALE=digits] [SEEDS=20] [WORKERS=2] [SET=...] [PLUGIN=my.py]: what the study will take; trains nothing that counts
 # make ablation STUDY=weighting [SCALE=digits] [SEEDS=20 | UNTIL=decided | MAX_HOURS=3] [WORKERS=2] [SET="train.steps=200 evaluate.nfe=[2,8]"] [PLUGIN=my.py]
 # make tuning [SEARCH=tuning] [SCALE=digits] [TRIALS=24] and the same options; SEARCH=tradeoff has two objectives
 # make publish STUDY=weighting [SCALE=digits], or STUDY=tuning, tradeoff, gallery [SCALES="cells points"], toy, bench: to the committed results
@@ -20,7 +21,10 @@ BENCHMARKS := looks aa startup memory logging_cost layout step_time evaluation_c
 OPTIONS = --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) $(foreach change,$(SET),--set '$(change)') $(foreach file,$(PLUGIN),--plugin $(file))
 LENGTH = $(if $(UNTIL),--until $(UNTIL)) $(if $(MAX_HOURS),--max-hours $(MAX_HOURS))
 
-.PHONY: ablation tuning reflow table variance toy gallery publish verdicts bench ui test test-slow test-gpu fuzz mutants coverage lint lock
+.PHONY: plan ablation tuning reflow table variance toy gallery publish verdicts bench ui test test-slow test-gpu fuzz mutants coverage lint lock
+
+plan: $(READY)
+	@$(BIN)/harness plan $(STUDY) $(OPTIONS) $(if $(WORKERS),--workers $(WORKERS))
 
 ablation: $(READY)
 	@$(BIN)/harness ablate $(STUDY) $(OPTIONS) $(LENGTH) $(if $(WORKERS),--workers $(WORKERS))

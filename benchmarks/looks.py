@@ -17,10 +17,9 @@ from __future__ import annotations
 import argparse
 import math
 
-import numpy as np
-
 from benchmarks.report import Row, publish
-from harness.ablation.design.looks import Looks, quantile
+from harness.ablation.design.looks import Looks
+from harness.ablation.design.simulation import simulate
 
 DESIGNS = (
     Looks((5, 10, 20, 40)), Looks((5, 10, 20, 40), "equal"), Looks((6, 20, 40), "equal"), Looks((5, 20, 40)),
@@ -46,41 +45,17 @@ def main() -> None:
 def row(looks: Looks, true: float, options: argparse.Namespace) -> Row:
     """A design at a true difference."""
     shown = (looks.provable(look, options.arms, options.sd) for look in range(1, len(looks.seeds) + 1))
-    decided, wrong, runs = simulated(looks, math.log1p(true), options)
+    sds = [options.sd] * options.arms
+    found = simulate(looks, sds, math.log1p(true), options.difference, options.studies)
     return {
         "looks": ", ".join(map(str, looks.seeds)),
         "spending": looks.spending if len(looks.seeds) > 1 else "one look",
         "can show, %": ", ".join(f"{100 * size:.3g}" for size in shown),
         "true": f"{true:+.0%}",
-        "arms decided": decided,
-        "studies wrong": wrong,
-        "runs": runs,
+        "arms decided": found.decided.mean(),
+        "studies wrong": found.wrong.any(1).mean(),
+        "runs": found.trials.mean(),
     }
-
-
-def simulated(looks: Looks, true: float, options: argparse.Namespace) -> tuple[float, float, float]:
-    """The share of arms that are decided, of studies with a wrong verdict, and the mean number of runs."""
-    rng = np.random.default_rng(0)
-    low = math.log1p(-options.difference)
-    high = math.log1p(options.difference)
-    logs = rng.normal(0, options.sd / math.sqrt(2), (options.studies, options.arms + 1, looks.last))
-    ratios = logs[:, 1:] - logs[:, :1] + true
-    is_open = np.ones(ratios.shape[:2], dtype=bool)
-    wrong = np.zeros_like(is_open)
-    seeds = np.zeros(ratios.shape[:2], dtype=int)
-    for look, n in enumerate(looks.seeds, 1):
-        level = looks.level(look, options.arms)
-        mean = ratios[..., :n].mean(-1)
-        error = ratios[..., :n].std(-1, ddof=1) / math.sqrt(n)
-        wide, narrow = (quantile(each, n) * error for each in (level, 2 * level))
-        better = mean + wide < 0
-        worse = mean - wide > 0
-        tie = (mean - narrow > low) & (mean + narrow < high) & ~better & ~worse
-        seeds[is_open] = n
-        wrong |= is_open & (better | (worse if true == 0 else False) | (tie if true >= high else False))
-        is_open &= ~(better | worse | tie)
-    runs = seeds.sum(1) + seeds.max(1)
-    return 1 - is_open.mean(), wrong.any(1).mean(), runs.mean()
 
 
 if __name__ == "__main__":

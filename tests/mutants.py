@@ -54,8 +54,9 @@ TESTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "statistics": {
         "harness/ablation/report/power.py": ("power",),
-        "harness/ablation/report/statistics.py": ("statistics",),
-        "harness/ablation/report/verdicts.py": ("outcomes", "tables"),
+        "harness/ablation/design/looks.py": ("looks",),
+        "harness/ablation/report/statistics.py": ("statistics", "looks"),
+        "harness/ablation/report/verdicts.py": ("looks", "outcomes", "tables", "crossing"),
     },
     "judge": {
         "harness/evaluation/judge.py": ("kept_rows", "fidelity", "population", "runs"),
@@ -63,9 +64,15 @@ TESTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "worker": {
         "harness/ablation/execute/__main__.py": ("worker", "launch"),
+        "harness/ablation/execute/attempts.py": ("search", "fronts"),
         "harness/ablation/execute/board.py": ("worker", "search", "launch", "end_to_end"),
+        "harness/ablation/execute/forecast.py": ("forecast",),
         "harness/ablation/execute/launch.py": ("launch", "worker", "end_to_end"),
         "harness/ablation/execute/placement.py": ("placement",),
+        "harness/ablation/execute/pruning.py": ("pruning",),
+        "harness/ablation/execute/resample.py": ("variance",),
+        "harness/ablation/execute/side_by_side.py": ("placement", "forecast"),
+        "harness/ablation/execute/timing.py": ("matching",),
         "harness/ablation/execute/toy.py": ("toy",),
         "harness/ablation/execute/tuner.py": ("search", "launch"),
         "harness/ablation/execute/worker.py": ("worker", "outcomes", "launch", "end_to_end"),

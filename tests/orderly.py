@@ -77,8 +77,8 @@ def laboratory(folder: Path) -> Iterator[Path]:
         patch.setattr("harness.runs.mlflow_mirror.connect", lambda uri: _client())
         patch.setattr(StopSignal, "__init__", _begin)
         patch.setattr(StopSignal, "__call__", _asks)
-        for module in ("plans", "tune"):
-            patch.setattr(f"harness.cli.{module}.launch", _planned)
+        for place in ("plans.launch", "plan.forecast"):
+            patch.setattr(f"harness.cli.{place}", _planned)
         patch.setattr("harness.cli.toy.combinations", _planned)
         if "FUZZ_EXAMPLES" not in os.environ:
             leave_out_measurements(patch)

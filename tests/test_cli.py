@@ -38,6 +38,7 @@ COMMANDS = [
     "evaluate",
     "reflow",
     "lineage",
+    "plan",
     "ablate",
     "tune",
     "table",
@@ -115,7 +116,7 @@ print(*sorted({heavy} & set(sys.modules)))
 def test_every_command_is_a_module_of_its_name() -> None:
     """But `list`, which would hide Python's own."""
     modules = {path.stem for path in Path(cli.__file__).parent.glob("*.py")}
-    assert modules - {"__init__", "arguments", "plans", "shared"} == {*COMMANDS} - {"list"} | {"components"}
+    assert modules - {"__init__", "advice", "arguments", "plans", "shared"} == {*COMMANDS} - {"list"} | {"components"}
 
 
 @pytest.mark.parametrize(
@@ -221,6 +222,15 @@ def test_every_command_is_a_module_of_its_name() -> None:
         ("sample nothing --number few", "invalid int value: 'few'"),
         ("sample nothing --seed few", "invalid int value: 'few'"),
         ("evaluate ../x", "../x: no such run."),
+        ("plan weightin", "'weightin' is no study. Did you mean 'weighting'?"),
+        ("plan tuning", "'tuning' is no study."),
+        ("plan weighting --scale digit", "'digit' is no scale. Did you mean 'digits'?"),
+        ("plan weighting --seeds 0", "--seeds: 0 is less than 1."),
+        ("plan weighting --workers 0", "argument --workers: 0 is no whole number of 1 or more."),
+        (
+            "plan weighting --set evaluate.num_reference=100000",
+            "arm 'uniform': evaluate.num_reference: 100000 is more than the 1438 training samples.",
+        ),
         ("ablate weightin", "'weightin' is no study. Did you mean 'weighting'?"),
         ("ablate absent.py", "absent.py: no such file."),
         ("ablate weighting --seeds 0", "--seeds: 0 is less than 1."),

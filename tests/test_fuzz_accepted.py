@@ -57,11 +57,12 @@ def test_data(lab: Path) -> None:
 def test_a_study_and_a_run(lab: Path) -> None:
     """Both are used by every command that reads one."""
     with results() as folder:
-        assert trained(folder, "points", [])
-        assert trained(folder, "points", ["weighting=min_snr"])
+        for seed in range(3):  # of the study's look
+            assert trained(folder, "points", [f"seed={seed}"])
+            assert trained(folder, "points", [f"seed={seed}", "weighting=min_snr"])
         names = [path.name for path in folder.glob("local/runs/*")]
         for command in (
-            ["evaluate", *names],
+            *(["evaluate", name] for name in names),
             ["lineage", names[0]],
             ["sample", names[0], "--nfe", "2", "--out", "x.npz"],
         ):

@@ -48,7 +48,7 @@ def test_studies(lab: Path) -> None:
     """Every command that reads a study or a search."""
     config = load_scale("points")
     code = st.sampled_from(CODE).map(f"{HEADER}\n{{}}\n".format)
-    commands = ("explain", "table", "ablate", "publish")
+    commands = ("explain", "plan", "table", "ablate", "publish")
     asked = st.one_of(
         st.tuples(st.sampled_from(commands), studies(config)),
         st.tuples(st.sampled_from(["tune", "tune", "publish"]), searches(config)),
@@ -62,7 +62,7 @@ def test_studies(lab: Path) -> None:
         with results() as folder:
             path = folder / "study.py"
             path.write_text(text, errors="surrogateescape")
-            sharing = ["--workers", "1"] if command in ("ablate", "tune") else []
+            sharing = ["--workers", "1"] if command in ("ablate", "plan", "tune") else []
             held(folder, command, str(path), "--scale", "points", *sharing)
 
     read()

@@ -33,8 +33,8 @@ from harness.ablation.execute.worker import PlanBoard, work
 from harness.ablation.report import grids, history, tables
 from harness.ablation.report.outcomes import DIVERGED, FAILED, MEASURED, UNASKED, UNFINISHED, Cell
 from harness.ablation.report.summary import summarise
-from harness.cli import ablate
-from harness.cli.ablate import advice_on
+from harness.cli import advice
+from harness.cli.advice import advice_on
 from harness.core.config import override
 from harness.core.errors import Diverged, NoValue, Pruned, Unsolvable, guarded
 from harness.core.files import read_json, write_json
@@ -279,8 +279,8 @@ def test_what_was_noticed_in_the_data_is_said_once_for_all_arms(
     tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = dataclasses.replace(load(tiny.dataset), notes=("left out: 1 file ending in .pt",))
-    monkeypatch.setattr(ablate, "load", lambda _: data)
-    ablate._warn(planned(tiny), Console(file=(log := io.StringIO())))
+    monkeypatch.setattr(advice, "load", lambda _: data)
+    advice.warn(planned(tiny), Console(file=(log := io.StringIO())))
     assert log.getvalue().splitlines().count("- left out: 1 file ending in .pt") == 1
 
 

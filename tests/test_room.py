@@ -321,7 +321,7 @@ def test_a_scale_of_the_gallery_that_cannot_fit_is_left_out(
     monkeypatch.setattr("harness.cli.gallery.with_reference", lambda *_: pytest.fail("it went on"))
     machine(0.001)
     assert main(["gallery", "digits"]) == 2
-    assert re.match(r"digits is left out: [\w.]+: training needs .* GB of memory", capsys.readouterr().out)
+    assert re.match(r"digits is left out: [\w.]+: training needs .* MB of memory", capsys.readouterr().out)
 
 
 def test_pairs_are_counted_against_the_disk(tiny: RunConfig, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,16 +15,12 @@ from harness.ablation.design.preregistration import preregister
 from harness.ablation.design.study import load_study
 from harness.ablation.execute.placement import Placement, choose, given
 from harness.ablation.execute.timing import time_steps
-from harness.ablation.report import matching
 from harness.ablation.report.looks import next_look, reached, seconds_for, through
+from harness.cli.advice import warn
 from harness.cli.plans import carry_out, plan_of, prepare, refuse_short, training_command, tune_arms
 from harness.core.config import parse_assignments
-from harness.core.errors import listed
 from harness.core.progress import duration, terminal
 from harness.core.signals import StopSignal
-from harness.data.base import load
-from harness.runs.explain import Explained, alike
-from harness.training.advice import cut_short, warnings
 
 
 def run(options: argparse.Namespace) -> None:
@@ -58,10 +54,10 @@ class Hours(StopSignal):
 
     def __init__(self, hours: float | None):
         self._ends = time.monotonic() + 3600 * (hours or math.inf)
-        super().__init__(lambda: self.left < 0)
+        super().__init__(lambda: self.remaining < 0)
 
     @property
-    def left(self) -> float:
+    def remaining(self) -> float:
         """Seconds; infinity without an end."""
         return self._ends - time.monotonic()
 
@@ -76,12 +72,12 @@ def compare(
     """
     console.print(plan.question)
     judge = prepare(plan, console, stop, placement)
-    _warn(plan, console)
+    warn(plan, console)
     preregister(plan)
     plan = reached(plan) if options.seeds is None else plan
     goes_on = options.seeds is None and (options.until or options.max_hours)
     for now in through(plan, plan.looks.last if goes_on else len(plan.seeds)):
-        if (needed := seconds_for(now, placement.workers)) > stop.left:
+        if (needed := seconds_for(now, placement.workers)) > stop.remaining:
             hours = duration(needed)
             console.print(f"{len(now.seeds)} seeds would take about {hours}, longer than --max-hours leaves.")
             return
@@ -89,28 +85,3 @@ def compare(
         carry_out(now, placement, judge, training_command(options), console, stop, *notes, more=more)
         plan = now
     console.print(next_look(plan, placement.workers), soft_wrap=True)
-
-
-def _warn(plan: Plan, console: Console) -> None:
-    """Say how arms are matched and crossed, which mean the same, what the data are like, and what practice advises
-    against."""
-    for line in [*matching.about(plan), *(plan.crossing.told() if plan.crossing else [])]:
-        console.print(f"- {line}")
-    for line in alike({name: Explained.of(config) for name, config in plan.arms.items()}):
-        console.print(f"- {line}")
-    for line in dict.fromkeys(line for config in plan.arms.values() for line in load(config.dataset).notes):
-        console.print(f"- {line}")
-    for line, arms in advice_on(plan).items():
-        whom = "every arm" if len(arms) == len(plan.arms) else listed(arms)
-        console.print(f"- advice for {whom}: {line}")
-
-
-def advice_on(plan: Plan) -> dict[str, list[str]]:
-    """What practice advises against, with the arms that do it."""
-    said: dict[str, list[str]] = {}
-    if apart := [arm for arm in plan.arms if not plan.asks(arm)]:
-        said[f"no verdict without {plan.metric} at NFE {plan.nfe}, which evaluate.nfe leaves out"] = apart
-    for name, config in plan.arms.items():
-        for line in [*cut_short(config.train), *warnings(config.train, load(config.dataset), config)]:
-            said.setdefault(line, []).append(name)
-    return said

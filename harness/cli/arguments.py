@@ -116,7 +116,12 @@ def _chains(add: Add) -> None:
 
 
 def _studies(add: Add) -> None:
-    """Commands that train what a study or a search asks for."""
+    """Commands that say what a study will take, and that train what it or a search asks for."""
+    about = "Say what a study will take and what it can show, before anything is trained: time, disk, looks, effects."
+    sub = add("plan", about)
+    _study(sub, "training seeds: the looks up to N (all looks)")
+    _side_by_side(sub)
+
     sub = add("ablate", "Train and compare the arms of a study; the same command continues it.")
     _study(sub)
     _sharing(sub)
@@ -185,11 +190,11 @@ def _one_run(sub: ArgumentParser) -> None:
     sub.add_argument("run", metavar="RUN", help="a run's name or directory")
 
 
-def _study(sub: ArgumentParser) -> None:
+def _study(sub: ArgumentParser, seeds: str = "training seeds: all looks up to N (the first look's)") -> None:
     study = "a study's name (a file in studies/), or the path of a study file"
     sub.add_argument("study", metavar="STUDY", help=study)
     _scale(sub)
-    sub.add_argument("--seeds", type=int, metavar="N", help="training seeds: all looks up to N (the first look's)")
+    sub.add_argument("--seeds", type=int, metavar="N", help=seeds)
     _changes(sub, "change every arm, like train.steps=200")
     sub.set_defaults(until=None)
 
@@ -199,6 +204,10 @@ def _sharing(sub: ArgumentParser) -> None:
     sub.add_argument("--until", choices=["decided"], help=until)
     hours = "the same, but begin no look that would not end within H hours, and stop after them"
     sub.add_argument("--max-hours", type=_hours, metavar="H", help=hours)
+    _side_by_side(sub)
+
+
+def _side_by_side(sub: ArgumentParser) -> None:
     _workers(sub, "local processes that train at the same time; measured if not given")
     per_gpu = "processes that share each GPU; measured if not given"
     sub.add_argument("--trials-per-gpu", type=_within(WORKERS), metavar="N", help=per_gpu)

@@ -85,7 +85,13 @@ def refuse_large(configs: Mapping[str, RunConfig]) -> None:
 
 
 def prepare(plan: Plan, console: Console, stop: Stop = lambda: False, placement: Placement | None = None) -> Judge:
-    """Refuse what cannot work before anything is trained, and make the reference that all arms share.
+    """Refuse what cannot work before anything is trained, and make the reference that all arms share."""
+    refuse_broken(plan, placement)
+    return with_reference(plan.arms[plan.baseline], console, stop)
+
+
+def refuse_broken(plan: Plan, placement: Placement | None = None) -> None:
+    """`UserError` where an arm cannot be trained or judged.
 
     Runs must fit into memory where a `placement` says that they will be trained.
     """
@@ -96,7 +102,6 @@ def prepare(plan: Plan, console: Console, stop: Stop = lambda: False, placement:
             raise UserError(f"arm '{name}': {error}") from None
     if placement:
         refuse_short(plan, placement)
-    return with_reference(plan.arms[plan.baseline], console, stop)
 
 
 def with_reference(config: RunConfig, console: Console, stop: Stop) -> Judge:

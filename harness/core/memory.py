@@ -45,8 +45,8 @@ def require(needs: Sequence[Need], whole: str, device: str = "cpu") -> None:
         totals[need.path] += math.ceil(need.bytes)
     ((path, largest),) = totals.most_common(1)
     of = " and ".join(need.what for need in needs if need.path == path and need.bytes)
-    said = f"{whole} needs {_size(needed)} {PLACES[device]} at least, {_size(largest)} of it for {of}"
-    raise ConfigError(path, f"{said}, and {_size(free)} are free. Lower {path}.")
+    said = f"{whole} needs {size(needed)} {PLACES[device]} at least, {size(largest)} of it for {of}"
+    raise ConfigError(path, f"{said}, and {size(free)} are free. Lower {path}.")
 
 
 def require_together(each: Sequence[float], workers: int, option: str, device: str = "cpu") -> None:
@@ -54,7 +54,7 @@ def require_together(each: Sequence[float], workers: int, option: str, device: s
     free = free_bytes(device)
     sums = [*itertools.accumulate(sorted(each)[:workers])]
     if sums and sums[-1] > free:
-        said = f"{workers} at a time need {_size(sums[-1])} {PLACES[device]} at least, and {_size(free)} are free"
+        said = f"{workers} at a time need {size(sums[-1])} {PLACES[device]} at least, and {size(free)} are free"
         raise ConfigError(option, f"{said}. Take {max(1, sum(total <= free for total in sums))} or fewer.")
 
 
@@ -111,6 +111,8 @@ def _table(path: Path) -> dict[str, int]:
     return {first: int(second) for first, second, *_ in words if second.isdecimal()}
 
 
-def _size(number: float) -> str:
+def size(number: float) -> str:
     """Bytes as a reader takes them in."""
+    if number < 9.995e8:
+        return f"{number / 1e6:,.3g} MB"
     return f"{number / 1e9:,.3g} GB" if number < 1e12 else f"{number / 1e12:,.4g} TB"

@@ -107,6 +107,11 @@ class RunConfig(Formulation):
         return dataclasses.replace(self, reflow=dataclasses.replace(self.reflow, rounds=rounds, distil=False))
 
     @property
+    def flows(self) -> list[RunConfig]:
+        """The flow that is trained on data, and each that learns the pairs of the one before, up to this one."""
+        return [*(self.parent.flows if self.parent else []), self]
+
+    @property
     def pairs_sampling(self) -> Reflow:
         """How the pairs that this flow learns are made by its parent; `ConfigError` where they cannot be made so."""
         chosen: dict[str, Any] = {"teacher": None}

@@ -26,6 +26,7 @@ from typing_extensions import TypedDict
 
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.shared import Written
+from harness.ablation.execute.side_by_side import side_by_side, wait_for_all
 from harness.core.config import digest, to_dict
 from harness.core.errors import Stopped, UserError
 from harness.core.files import read_json, read_json_if_there, results_folder, write_json
@@ -145,22 +146,11 @@ def measure(plan: Plan, placement: Placement) -> float:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "harness.ablation.execute.placement"]
         command += [str(plan.write(Path(folder))), folder, str(placement.workers)]
-        crew = [
-            subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=placement.environment(i)
-            )
-            for i in range(placement.workers)
-        ]
         try:
-            while any(process.poll() is None for process in crew) and not any(process.returncode for process in crew):
-                time.sleep(0.02)
-            if any(process.returncode for process in crew):
-                return 0.0
-            return sum(float(process.communicate()[0]) for process in crew)
-        finally:
-            for process in crew:
-                process.kill()
-                process.wait()
+            rates = side_by_side(command, [placement.environment(i) for i in range(placement.workers)])
+        except subprocess.CalledProcessError:
+            return 0.0
+        return sum(map(float, rates))
 
 
 def main() -> None:
@@ -201,9 +191,7 @@ class _Clock:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         if self.steps == 0:
-            (self.folder / f"ready-{os.getpid()}").touch()
-            while len(list(self.folder.glob("ready-*"))) < self.number:
-                time.sleep(0.002)
+            wait_for_all(self.folder, self.number)
             self.started = time.perf_counter()
         self.ended = time.perf_counter()
         return self.ended - self.started > SECONDS

@@ -11,7 +11,7 @@ from harness.ablation.design.plan import Plan
 from harness.ablation.report.excess import Excess
 from harness.ablation.report.interactions import Interactions
 from harness.ablation.report.readouts import Readout
-from harness.ablation.report.spent import Spent
+from harness.ablation.report.spent import Seconds
 from harness.ablation.report.summary import Summary
 from harness.evaluation.floor import Floor
 
@@ -48,7 +48,7 @@ class Report:
     commits: list[str]
     readouts: dict[str, Readout]
     """{arm: what is read off its curve}"""
-    spent: dict[str, Spent]
+    spent: dict[str, Seconds]
     """{arm: the seconds of its trials}"""
     at_primary: dict[str, dict[str, float]] = field(default_factory=dict)
     """The same as `references` by as many samples as the verdicts rest on, where these are more than elsewhere."""

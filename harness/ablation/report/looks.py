@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from harness.ablation.design.plan import Plan
 from harness.ablation.report import outcomes, verdicts
-from harness.ablation.report.spent import expected, spent
+from harness.ablation.report.spent import measured, remaining, total
 from harness.ablation.report.verdicts import UNDECIDED, Settled
 from harness.core.progress import duration
 
@@ -68,8 +68,8 @@ def about(plan: Plan, settled: Settled) -> list[str]:
 
 
 def seconds_for(plan: Plan, workers: int) -> float:
-    """What the trials of a plan that have not ended will take side by side; NaN where no trial of an arm has ended."""
-    return expected(plan, spent(plan)) / workers
+    """What the trials of a plan that have not ended will take side by side; NaN where none like them has ended."""
+    return total(remaining(plan, measured(plan)).values()).seconds / workers
 
 
 def next_look(plan: Plan, workers: int) -> str:

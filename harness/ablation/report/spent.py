@@ -1,18 +1,23 @@
-"""What the trials of each arm took, in seconds, and what more of them will take."""
+"""What the trials of each arm took, in seconds and bytes, and what those that are left will take."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from harness.ablation.design.plan import Plan
+from harness.runs.config import RunConfig
+from harness.runs.estimate import Spent
+from harness.runs.folder import Run
+from harness.runs.identity import training_digest
 from harness.runs.lineage import training_seconds
 
 
 @dataclass(frozen=True)
-class Spent:
+class Seconds:
     """Of an arm's trials so far."""
 
     trials: int
@@ -27,7 +32,7 @@ class Spent:
         return {name: None if math.isnan(value) else value for name, value in vars(self).items()}
 
 
-def spent(plan: Plan) -> dict[str, Spent]:
+def spent(plan: Plan) -> dict[str, Seconds]:
     """{arm: its seconds} of the arms of which a trial has ended."""
     out = {}
     for arm in plan.arms:
@@ -37,7 +42,7 @@ def spent(plan: Plan) -> dict[str, Spent]:
             training = [seconds for run in ended if not math.isnan(seconds := training_seconds(run))]
             evaluation = [sum(run.evaluation(protocol)["seconds"].values()) for run in ended]
             mean = statistics.fmean(training) if training else math.nan
-            out[arm] = Spent(len(ended), mean, statistics.fmean(evaluation))
+            out[arm] = Seconds(len(ended), mean, statistics.fmean(evaluation))
     return out
 
 
@@ -51,8 +56,82 @@ def sampling_seconds(plan: Plan) -> dict[tuple[str, int], float]:
     return {key: statistics.fmean(each) for key, each in seconds.items()}
 
 
-def expected(plan: Plan, known: Mapping[str, Spent]) -> float:
-    """Seconds that the unfinished trials of a plan will take one after another; NaN where an arm has ended none."""
-    return sum(
-        known[arm].training + known[arm].evaluation if arm in known else math.nan for arm, _ in plan.unfinished()
-    )
+@dataclass(frozen=True)
+class Parts:
+    """What the parts of a plan's trials take. Arms may share a training, and one may learn from another's."""
+
+    trainings: Mapping[str, Spent]
+    """By training digest: one training, with the pairs that it learns."""
+    evaluations: Mapping[str, Spent]
+    """By arm."""
+
+    def trained(self, config: RunConfig) -> bool:
+        """Whether it is known of a training and of all that it learns from."""
+        return all(training_digest(flow) in self.trainings for flow in config.flows)
+
+    def or_else(self, others: Parts) -> Parts:
+        """With others where nothing is known."""
+        return Parts({**others.trainings, **self.trainings}, {**others.evaluations, **self.evaluations})
+
+
+def measured(plan: Plan) -> Parts:
+    """What the finished trainings and evaluations of a plan took, means over seeds."""
+    trainings: dict[str, list[Spent]] = {}
+    evaluations: dict[str, list[Spent]] = {}
+    seen = set[str]()
+    for arm, seed in plan.trials():
+        config = plan.config(arm, seed)
+        for run in map(Run.of, config.flows):
+            if run.name not in seen and run.steps_done >= run.config.train.steps:
+                trainings.setdefault(training_digest(run.config), []).append(_training(run))
+            seen.add(run.name)
+        protocol = plan.protocol(arm)
+        if (run := plan.run(arm, seed)).evaluated(protocol):
+            seconds = sum(run.evaluation(protocol)["seconds"].values())
+            evaluations.setdefault(arm, []).append(Spent(seconds, _bytes(run.folder, f"*/{protocol.digest}*")))
+    return Parts(_means(trainings), _means(evaluations))
+
+
+def _training(run: Run) -> Spent:
+    """Of a finished training, with its pairs."""
+    judging = _bytes(run.folder, "evaluations/*") + _bytes(run.folder, "samples/*-nfe-*")
+    size = _bytes(run.folder, "**/*") - judging
+    about = run.pairs.about if run.parent else {}
+    pairs = about["number"] / about["pairs_per_second"] if about else 0.0
+    return Spent(training_seconds(run) + pairs, size + (_bytes(run.pairs.folder, "*") if run.parent else 0.0))
+
+
+def _bytes(folder: Path, pattern: str) -> int:
+    """Of the files in a folder that fit a pattern."""
+    return sum(path.stat().st_size for path in folder.glob(pattern) if path.is_file())
+
+
+def _means(found: Mapping[str, Sequence[Spent]]) -> dict[str, Spent]:
+    return {key: Spent(*map(statistics.fmean, zip(*each, strict=True))) for key, each in found.items()}
+
+
+def remaining(plan: Plan, parts: Parts) -> dict[tuple[str, int], dict[str, Spent]]:
+    """{trial: {what is left of it, by a name that those who share it have in common: what that takes}}.
+
+    Of the trials that have not ended; NaN where nothing is known.
+    """
+    unknown = Spent(math.nan, math.nan)
+    left: dict[tuple[str, int], dict[str, Spent]] = {}
+    for arm, seed in plan.unfinished():
+        own = left[arm, seed] = {}
+        share = 1 - plan.run(arm, seed).judged(plan.protocol(arm))
+        own[f"{arm} seed {seed}"] = _share(share, parts.evaluations.get(arm, unknown))
+        for run in map(Run.of, plan.config(arm, seed).flows):
+            if share := 1 - run.steps_done / run.config.train.steps:
+                own[run.name] = _share(share, parts.trainings.get(training_digest(run.config), unknown))
+    return left
+
+
+def _share(share: float, whole: Spent) -> Spent:
+    return Spent(share * whole.seconds, share * whole.bytes)
+
+
+def total(left: Iterable[Mapping[str, Spent]]) -> Spent:
+    """Of what is left of trials, one after another; what several share is done once."""
+    once = {name: spent for each in left for name, spent in each.items()}.values()
+    return Spent(sum(spent.seconds for spent in once), sum(spent.bytes for spent in once))

@@ -1,0 +1,192 @@
+"""What a study will take and what it can show, as tables to read before it trains."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.ablation.design.plan import Plan
+from harness.ablation.design.simulation import simulate
+from harness.ablation.report import verdicts
+from harness.ablation.report.grids import Grid
+from harness.ablation.report.looks import decided
+from harness.ablation.report.outcomes import collect
+from harness.ablation.report.spent import Parts, remaining, total
+from harness.ablation.report.statistics import MIN_SEEDS
+from harness.core.memory import size
+from harness.core.progress import duration
+from harness.runs.estimate import Spent
+from harness.runs.explain import percent
+from harness.runs.identity import training_digest
+
+SDS = (0.05, 0.1, 0.2)
+"""Of log ratios over seeds, where none are measured: those of most studies lie between."""
+STUDIES = 1000
+"""That are simulated, or fewer where they have many seeds."""
+NUMBERS = 4_000_000
+"""That a simulation draws, about."""
+LARGEST = 1e6
+"""A larger rise is told as this one."""
+UNKNOWN = "not known"
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """A plan up to the last seeds that are asked for, with what its parts take."""
+
+    plan: Plan
+    workers: int
+    """Trials at a time."""
+    measured: Parts
+    """What finished trials took."""
+    tried: Parts
+    """What small ones say."""
+
+    @functools.cached_property
+    def _left(self) -> dict[tuple[str, int], dict[str, Spent]]:
+        return remaining(self.plan, self.measured.or_else(self.tried))
+
+    def until(self, now: Plan) -> Spent:
+        """Seconds and bytes that the trials of an earlier look still take; NaN where not known."""
+        left = total(self._left[trial] for trial in now.trials() if trial in self._left)
+        return left._replace(seconds=left.seconds / self.workers)
+
+    def looks(self) -> Grid:
+        """What each look takes, while all arms are open."""
+        header = ["look", "seeds", "trials", "ended", "left", "level", "time", "disk"]
+        last = len(self.plan.seeds)
+        numbers = [n for n in self.plan.looks.seeds if n < last] + [last]
+        return Grid("Looks, while every arm is open", header, [self._look(n) for n in numbers])
+
+    def _look(self, seeds: int) -> list[str]:
+        plan = self.plan.up_to(seeds)
+        looks = plan.looks
+        name, level = "none", ""
+        if seeds in looks.seeds:
+            name = f"{looks.within(seeds)} of {len(looks.seeds)}"
+            level = percent(looks.level(looks.within(seeds), max(1, len(plan.tested))))
+        now = decided(plan)
+        trials = plan.trials()
+        ended = [trial for trial in trials if trial not in self._left]
+        left = [trial for trial in now.trials() if trial in self._left]
+        spent = self.until(now)
+        counts = len(trials), len(ended), len(left)
+        return [name, str(seeds), *map(str, counts), level, _seconds(spent), _size([spent])]
+
+    def arms(self, shares: Mapping[str, float]) -> Grid:
+        """What a trial of each arm takes, with the effective share of its batches; and what its teachers take."""
+        header = ["arm", "share", "training", "evaluation", "disk", "from"]
+        first: dict[str, str] = {}
+        known = self.measured.or_else(self.tried)
+        rows = []
+        for arm, config in self.plan.arms.items():
+            digest = training_digest(config)
+            owner = first.setdefault(digest, arm)
+            training = known.trainings.get(digest)
+            evaluation = known.evaluations.get(arm)
+            told = _seconds(training) if owner == arm else f"that of {owner}"
+            disk = _size([training if owner == arm else Spent(0, 0), evaluation])
+            source = self._source(digest in self.measured.trainings, arm in self.measured.evaluations)
+            source = UNKNOWN if training is None or evaluation is None else source
+            rows.append([arm, percent(shares[arm]), told, _seconds(evaluation), disk, source])
+        return Grid("A trial of each arm", header, [*rows, *self._teachers(first)])
+
+    def _teachers(self, arms: Mapping[str, str]) -> list[list[str]]:
+        """A row for each flow that only teaches, which is the training of none of the arms."""
+        flows = {
+            training_digest(flow): f"{flow.title}, for {arm}"
+            for arm, config in reversed(self.plan.arms.items())
+            for flow in config.flows[:-1]
+        }
+        rows = []
+        for digest in flows.keys() - arms.keys():
+            spent = self.measured.or_else(self.tried).trainings.get(digest)
+            source = UNKNOWN if spent is None else self._source(digest in self.measured.trainings, True)
+            rows.append([flows[digest], "", _seconds(spent), "", _size([spent]), source])
+        return rows
+
+    @staticmethod
+    def _source(trained: bool, judged: bool) -> str:
+        """What says how long a trial takes, where its training or its evaluation was measured."""
+        if trained:
+            return "finished trials" if judged else "finished trainings, small evaluation"
+        return "small trial"
+
+
+def _seconds(spent: Spent | None) -> str:
+    return UNKNOWN if spent is None or math.isnan(spent.seconds) else duration(spent.seconds)
+
+
+def _size(parts: Sequence[Spent | None]) -> str:
+    """Of all parts together."""
+    known = [part.bytes for part in parts if part is not None]
+    return UNKNOWN if len(known) < len(parts) or math.isnan(sum(known)) else size(sum(known))
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What the looks of a plan can show, at the sd of each arm's log ratios over seeds."""
+
+    plan: Plan
+    sds: dict[str, float]
+    """Of the arms whose pairs of trials have been measured."""
+
+    @classmethod
+    def of(cls, plan: Plan) -> Effects:
+        """From the runs on disk."""
+        cells, _ = collect(plan)
+        found = {arm: standing.comparison for arm, standing in verdicts.settle(plan, cells).standings.items()}
+        return cls(plan, {arm: found[arm].sd for arm in plan.tested if found[arm].n >= MIN_SEEDS and found[arm].sd > 0})
+
+    @property
+    def unknown(self) -> list[str]:
+        """The arms whose sd is not known yet."""
+        return [arm for arm in self.plan.tested if arm not in self.sds]
+
+    def grid(self) -> Grid:
+        """The smallest rise that each look can tell from none, and the trials to be expected."""
+        plan = self.plan
+        header = ["sd", *(f"{n} seeds" for n in plan.looks.seeds)]
+        header += ["at 0 %", f"at {100 * plan.smallest_difference:g} %"]
+        arms = len(plan.tested)
+        rows = [[f"{sd:.3g}, {arm}", *self._shown(sd), "", ""] for arm, sd in self.sds.items()]
+        if self.unknown:
+            rows += [[f"{sd:g}", *self._shown(sd), *self._trials([sd] * arms)] for sd in SDS]
+        else:
+            rows.append(["all arms", *[""] * len(plan.looks.seeds), *self._trials(list(self.sds.values()))])
+        return Grid("Smallest rise that a look can tell from none, and trials to be expected", header, rows)
+
+    def _shown(self, sd: float) -> list[str]:
+        looks = range(1, len(self.plan.looks.seeds) + 1)
+        return [percent(min(self.plan.looks.provable(look, len(self.plan.tested), sd), LARGEST)) for look in looks]
+
+    def _trials(self, sds: list[float]) -> list[str]:
+        """To be expected where no arm differs, and where all do by the smallest difference; unknown where arms are
+        crossed, since a contrast that is decided may leave its arms to others."""
+        plan = self.plan
+        if plan.crossing:
+            return ["-", "-"]
+        studies = max(50, min(STUDIES, NUMBERS // ((1 + len(sds)) * plan.looks.last)))
+        apart = (len(plan.contrasts) - len(plan.tested)) * plan.looks.seeds[0]
+        expected = [
+            simulate(plan.looks, sds, math.log1p(true), plan.smallest_difference, studies).trials.mean()
+            for true in (0.0, plan.smallest_difference)
+        ]
+        return [f"{trials + apart:.0f}" for trials in expected]
+
+    def words(self) -> list[str]:
+        """How the table is meant."""
+        lines = [
+            "Rises: each is told from none half of the time, where the log ratios of an arm's seeds have this sd.",
+            "The trials to be expected are simulated: at 0 % no arm differs from the baseline, at "
+            f"{100 * self.plan.smallest_difference:g} % every arm does.",
+        ]
+        if self.unknown:
+            of = f" of {', '.join(self.unknown)}" if self.sds else ""
+            lines.append(
+                f"The sd of log ratios{of} is not known yet, since too few pairs of trials have ended: "
+                f"{', '.join(f'{sd:g}' for sd in SDS)} are for orientation."
+            )
+        return lines

@@ -1,0 +1,104 @@
+"""`harness plan`: what a study will take and what it can show, before anything of it is trained."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+
+from rich.console import Console
+
+from harness.ablation.design.looks import LEVEL
+from harness.ablation.design.plan import Plan
+from harness.ablation.design.preregistration import stored, unplanned
+from harness.ablation.execute.forecast import Forecast, forecast
+from harness.ablation.execute.placement import Placement
+from harness.ablation.report.looks import decided
+from harness.ablation.report.outlook import Effects, Outlook
+from harness.ablation.report.spent import Parts, measured
+from harness.cli.ablate import placed
+from harness.cli.advice import warn
+from harness.cli.plans import plan_of, refuse_broken, refuse_short
+from harness.core.files import results_folder
+from harness.core.memory import size
+from harness.core.progress import terminal
+from harness.runs.estimate import limit
+from harness.runs.explain import Explained, percent
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print it. Nothing is stored but how trials share this machine, which `harness ablate` would measure too."""
+    console = terminal()
+    given = plan_of(options, found=False)
+    refuse_broken(given)
+    plan, placement = placed(options, given, console)
+    refuse_short(plan, placement)
+    if options.seeds is None:
+        plan = plan.up_to(plan.looks.last)
+    console.print(plan.question)
+    for line in status(plan):
+        console.print(line, soft_wrap=True)
+    known = measured(plan)
+    found = _tried(plan, placement, known, console)
+    outlook = Outlook(plan, placement.workers, known, Parts(found.trainings, found.evaluations))
+    console.print(outlook.looks().rich())
+    shares = {arm: Explained.of(config).effective_share() for arm, config in plan.arms.items()}
+    console.print(outlook.arms(shares).rich())
+    lines = remarks(outlook, placement, found)
+    if plan.tested:
+        effects = Effects.of(plan)
+        console.print(effects.grid().rich())
+        lines += effects.words()
+    for line in lines:
+        console.print(f"- {line}", soft_wrap=True)
+    warn(plan, console)
+
+
+def status(plan: Plan) -> list[str]:
+    """Whether a plan is stored, and what of it was not planned."""
+    about = f"{len(plan.arms)} arms at the scale {plan.scale}; plan {plan.digest}"
+    history = {known["plan"]: known for known in stored(plan)}
+    if known := history.get(plan.digest):
+        return [f"{about}, stored {known['stored']} UTC.", *(f"- {line}" for line in unplanned(plan))]
+    ended = len(plan.trials()) - len(plan.unfinished())
+    lines = [f"{about}, not stored yet: `harness ablate` stores it before its first run."]
+    if ended:
+        lines.append(f"- {ended} trials have ended already. Once the plan is stored, its tables will say so.")
+    return [*lines, *(f"- {line}" for line in unplanned(plan))]
+
+
+def _tried(plan: Plan, placement: Placement, known: Parts, console: Console) -> Forecast:
+    """Small trials of the arms of which something is left and a part was never measured here."""
+    left = dict.fromkeys(arm for arm, _ in plan.unfinished())
+    arms = [arm for arm in left if arm not in known.evaluations or not known.trained(plan.arms[arm])]
+    if not arms:
+        return Forecast()
+    console.print(f"trying small trials of {', '.join(arms)}, {placement} ...", soft_wrap=True)
+    return forecast(plan, placement, arms)
+
+
+def remarks(outlook: Outlook, placement: Placement, found: Forecast) -> list[str]:
+    """How the tables are meant."""
+    plan = outlook.plan
+    lines = [
+        "Trials, time and disk are the most that is needed: an arm that a look decides gets no more seeds.",
+        f"Level: what a look may spend on an arm, two-sided. A wrong verdict in the study has a chance of "
+        f"{percent(LEVEL)} at most.",
+        "Share: how much of a batch would give as little noise if all samples weighed the same, (E w)^2 / E w^2 of the "
+        "weights w.",
+        f"Times are of {placement}, beside what else this machine does now. They leave out the start of the workers "
+        "and, once, the features of the reference.",
+    ]
+    if found.evaluations:
+        lines.append("A small trial has few steps and few samples, and its times are multiplied.")
+    most = {arm: config.evaluate for arm, config in plan.arms.items() if arm in found.evaluations}
+    if extended := [arm for arm, how in most.items() if how.num_samples > limit(how)]:
+        lines.append(
+            f"The metrics of {', '.join(extended)} were timed on fewer samples than there will be. That their time "
+            "grows along a straight line is a guess."
+        )
+    lines += [f"{arm}: its small trial gave no times: {reason}" for arm, reason in found.failures.items()]
+    needed = outlook.until(decided(plan)).bytes
+    folder = next(place for place in (results_folder(), *results_folder().parents) if place.exists())
+    if needed > (free := shutil.disk_usage(folder).free):
+        lines.append(f"warning: {size(needed)} do not fit onto the disk of {folder}, where {size(free)} are free.")
+    return lines
