@@ -128,6 +128,12 @@ def test_a_combination_that_is_refused_is_named_or_left_out_and_said(tiny: RunCo
     assert plan.contrasts["warmup_steps: 6"].arms == ("steps 12, warmup_steps 6", "steps 9, warmup_steps 6")
 
 
+def test_a_level_is_set_beside_its_axiss_first_in_the_combinations_that_both_have(tiny: RunConfig) -> None:
+    plan = planned(tiny, axes={"train.steps": [5, 12], "train.warmup_steps": [2, 6]}, skip_invalid=True)
+    assert plan.contrasts["steps: 12"][:2] == (("steps 12, warmup_steps 2",), ("steps 5, warmup_steps 2",))
+    assert plan.contrasts["warmup_steps: 6"][:2] == (("steps 12, warmup_steps 6",), ("steps 12, warmup_steps 2",))
+
+
 @pytest.mark.parametrize(
     ("declared", "why"),
     [
@@ -256,7 +262,7 @@ def test_verdicts_are_those_of_the_looks_and_closed_arms_change_none(
 
 def test_a_finding_holds_in_all_differs_or_is_undecided(tiny: RunConfig) -> None:
     plan = planned(tiny, 3, (3,), **SWEPT)
-    shifts = {"data_end": (-0.5, -0.5, -0.5), "noise_end": (0.3, -0.3, 0.0)}
+    shifts = {"data_end": (-0.5, -0.5, -0.5), "noise_end": (0.3, -0.3, -0.3)}
     noise = np.random.default_rng(0).normal(0, 0.001, (9, 3))
     logs = np.array([(0, 0, 0), *shifts.values()], dtype=float).reshape(9, 1) + noise
     settled = settle(plan, cells_of(plan, logs))
@@ -264,10 +270,10 @@ def test_a_finding_holds_in_all_differs_or_is_undecided(tiny: RunConfig) -> None
     assert (found["data_end"], found["noise_end"].word) == (("better in all", "", 0), "differs")
     assert found["noise_end"].reason == (
         "noise_end, learning_rate 0.001: worse; noise_end, learning_rate 0.003: better; noise_end, learning_rate 0.01: "
-        "tie"
+        "better"
     )
-    logs[8] += [0.3, -0.3, 0.0]
-    logs[7] = 0.3
+    logs[6:8] = 0.3 + noise[6:8]
+    logs[8] = [0.3, -0.3, 0.0]
     assert in_all(plan, settle(plan, cells_of(plan, logs)))["noise_end"].word == "undecided"
 
 

@@ -190,7 +190,7 @@ def test_the_tables_of_a_study_of_axes(tiny: RunConfig, reported: Callable[[Plan
     text = paths[".md"].read_text()
     for line in (
         "FID ↓ at NFE 2 against the first level of each axis (linear, uniform), averaged over the other axes:",
-        "| linear, uniform |  |  |  |  |  | baseline |", "| weighting: noise_end | 1 (4 seeds) | +3",
+        "| linear, uniform |  |  |  |  |  |  | baseline |", "| weighting: noise_end | 1 (4 seeds) | +3",
         "| interpolant gvp × weighting data_end | -1", "| interpolant × weighting | 4 | ",
         "is divided over the main effects; smallest", f"![{plan.name}](../figures/{plan.name}-interactions.png)",
     ):  # fmt: skip
@@ -202,6 +202,9 @@ def test_the_tables_of_a_study_of_axes(tiny: RunConfig, reported: Callable[[Plan
         "linear, uniform": "baseline", "interpolant: gvp": "better", "interpolant: cosine": "tie",
         "weighting: data_end": "better", "weighting: noise_end": "worse",
     }  # fmt: skip
+    of_cell = 1 + rows[rows.nfe == 2].set_index("arm").difference.fillna(0)
+    at = [of_cell[f"gvp, {w}"] / of_cell[f"linear, {w}"] - 1 for w in ("uniform", "data_end", "noise_end")]
+    assert f"| {min(at):+.1%} to {max(at):+.1%} | better, by less than 10 % |" in text
     cell = rows[(rows.arm == "gvp, data_end") & (rows.nfe == 2)].iloc[0]
     assert (cell.level, pd.isna(cell.verdict)) == (0.05, True)
     about = json.loads(paths[".json"].read_text())

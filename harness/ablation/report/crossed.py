@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
-from harness.ablation.report import verdicts
+from harness.ablation.report import outcomes, verdicts
 from harness.ablation.report.findings import Report
 from harness.ablation.report.grid import Grid, titled
+from harness.ablation.report.statistics import compare
 
 
 def grids(report: Report) -> list[Grid]:
@@ -17,6 +18,24 @@ def grids(report: Report) -> list[Grid]:
         return [_in_all(report)]
     found = report.interactions
     return [*([_pairs(report)] if found and found.pairs else []), *([_terms(report)] if found and found.terms else [])]
+
+
+def ranges(report: Report) -> dict[str, str]:
+    """{effect: its smallest and largest difference beside the levels of the other axes}, in a full product alone.
+
+    In a fraction no two arms differ in one axis.
+    """
+    plan = report.plan
+    if plan.crossing is None or plan.crossing.swept or plan.crossing.equations:
+        return {}
+    groups = outcomes.by_arm(report.cells)
+    own = {arm: groups.get((arm, plan.metric, plan.nfe)) for arm in plan.arms}
+    out = {}
+    for name, contrast in plan.contrasts.items():
+        pairs = zip(contrast.arms, contrast.against, strict=True)
+        found = [compare(*outcomes.paired(own[arm], own[base], plan.seeds)).difference for arm, base in pairs]
+        out[name] = "" if any(map(math.isnan, found)) else f"{min(found):+.1%} to {max(found):+.1%}"
+    return out
 
 
 def _in_all(report: Report) -> Grid:

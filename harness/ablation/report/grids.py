@@ -64,7 +64,9 @@ def _verdicts(report: Report) -> Grid:
     whole = {arm: str(own.number) if own.asked else "-" for arm, own in found.items()}
     missing = {arm: own.missing for arm, own in found.items()}
     columns = ["difference", "interval", "at", *(["of a tie"] if (main.verdict == "tie").any() else [])]
+    ranges = crossed.ranges(report)
     header = [plan.kind, *(["seeds"] if any(missing.values()) else []), "look", *columns, "verdict"]
+    header[-1:-1] = ["over the combinations"] if ranges else []
     lines = []
     for arm in main.index:
         row = main.loc[arm]
@@ -73,7 +75,8 @@ def _verdicts(report: Report) -> Grid:
             [*_comparison(row), _confidence(row), _of_a_tie(row)][: len(columns)] if compared else [""] * len(columns)
         )
         seeds = [missing[arm] or whole[arm]] if "seeds" in header else []
-        lines.append([arm, *seeds, _look(plan, row), *said, verdicts.worded(row)])
+        beside = [ranges.get(arm, "") if compared else ""] if ranges else []
+        lines.append([arm, *seeds, _look(plan, row), *said, *beside, verdicts.worded(row)])
     return Grid(f"{titled(plan.metric)} at NFE {plan.nfe} against {plan.against}", header, lines)
 
 

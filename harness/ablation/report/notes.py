@@ -86,8 +86,8 @@ def _about_crossing(plan: Plan) -> list[str]:
         said = f"An arm with one verdict at every setting is judged {rule} (intersection-union, Berger 1982)."
     else:
         said = (
-            "A main effect is an average over the levels of the other axes: where interactions are large, no "
-            "combination need show it."
+            "A main effect is an average over the levels of the other axes. Where it differs much over their "
+            "combinations, no one of them need show it: read the interactions."
         )
     return [*plan.crossing.told(), said]
 
