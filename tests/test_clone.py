@@ -48,7 +48,7 @@ for command in sys.argv[2:]:
     }
 Path(sys.argv[1]).write_text(json.dumps(seen))
 """
-TABLES = [f"tables/rate-digits.{ending}" for ending in ("csv", "json", "md")]
+TABLES = [f"tables/rate-digits{ending}" for ending in ("-seeds.csv", ".csv", ".json", ".md")]
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no git checkout")]
 

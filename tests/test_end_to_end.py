@@ -62,8 +62,10 @@ def steps_logged(results: Path) -> int:
     return sum(path.read_bytes().count(b"\n") for path in results.glob("local/runs/*/metrics.jsonl"))
 
 
-def table(results: Path, ending: str) -> bytes:
-    return (results / "local" / "tables" / f"weighting-digits.{ending}").read_bytes()
+def table(results: Path, ending: str) -> Path:
+    """A file of its table; a study with changes has a name of its own."""
+    (found,) = (results / "local" / "tables").glob(f"weighting-digits-??????{ending}")
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +100,9 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> 
 
 def test_killed_three_times_the_table_is_that_of_an_unbroken_run(unbroken: Path, interrupted: Interrupted) -> None:
     results = interrupted.results
-    assert table(results, "csv") == table(unbroken, "csv")
-    assert table(results, "md") == table(unbroken, "md")
+    for ending in (".csv", "-seeds.csv"):
+        assert table(results, ending).read_bytes() == table(unbroken, ending).read_bytes()
+        assert table(results, ending).name == table(unbroken, ending).name
     assert steps_logged(results) == steps_logged(unbroken) == LINES
 
 
@@ -113,7 +116,7 @@ def test_after_kills_every_trial_stands_in_mlflow_once(interrupted: Interrupted)
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{interrupted.results / 'local' / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("weighting-digits")
+    experiment = client.get_experiment_by_name(table(interrupted.results, ".csv").stem)
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
     trials = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
@@ -136,10 +139,9 @@ def test_a_finished_study_is_not_trained_again(unbroken: Path, monkeypatch: pyte
 
 def test_a_changed_study_never_writes_where_the_committed_tables_are(unbroken: Path) -> None:
     assert not (unbroken / "tables").exists()
-    assert sorted(path.name for path in (unbroken / "local" / "tables").iterdir()) == [
-        f"weighting-digits.{ending}" for ending in ("csv", "json", "md")
-    ]
-    rows = list(csv.DictReader(table(unbroken, "csv").decode().splitlines()))
+    endings = ("-seeds.csv", ".csv", ".json", ".md")
+    assert {*(unbroken / "local" / "tables").iterdir()} == {table(unbroken, ending) for ending in endings}
+    rows = list(csv.DictReader(table(unbroken, ".csv").read_text().splitlines()))
     assert {(row["arm"], row["nfe"]) for row in rows if row["primary"] == "False"} == {
         (arm, nfe) for arm in ARMS for nfe in ("1", "4")
     }
