@@ -136,7 +136,7 @@ def test_killed_among_pairs_in_a_round_and_between_rounds_the_end_is_the_same(
     assert not list(results.glob("local/tables/*.csv"))
     finish(command, results)
     assert known(results) == known(unbroken)
-    assert len(known(unbroken)) == 1 + 3 + 4
+    assert len(known(unbroken)) == 2 + 3 + 4
 
 
 def test_every_link_stands_in_mlflow_with_its_parent(unbroken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
