@@ -84,6 +84,8 @@ def test_what_cannot_be_tuned_is_refused_in_one_line(tiny: RunConfig) -> None:
         searches(planned(tiny, {"train.learning_rate": 1e-3}), TUNED)
     with pytest.raises(UserError, match=r"^arm 'a', tuned: seed: 2 is one of the reporting seeds"):
         searches(planned(tiny), dataclasses.replace(TUNED, seed=2))
+    with pytest.raises(UserError, match=r"^tuned: seed 2 is one of the reporting seeds, 0 to 2\. Take another"):
+        planned(tiny, tuned=dataclasses.replace(TUNED, seed=2))
     with pytest.raises(UserError, match=r"^toy-digits: .* the search of a, b B has not ended\. "):
         planned(tiny, tuned=TUNED)
 

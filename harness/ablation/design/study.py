@@ -88,11 +88,12 @@ class Study:
             raise UserError(f"expected_nfe: that of '{wrong[0]}' is no pair. Name the least and the most calls.")
         if not 0 < self.smallest_difference < 1:
             raise UserError(f"smallest_difference: {self.smallest_difference} is outside (0, 1). 0.05 means 5 %.")
-        Looks.planned(self.looks, self.spending)
+        looks = Looks.planned(self.looks, self.spending)
         if self.matched:
             refuse_lengths(arms)
         if self.tuned:
             self.tuned.refuse_drawn(arms)
+            self.tuned.refuse_reported(looks)
         if self.matched and self.tuned:
             raise UserError(
                 "matched: settings that are tuned for one length are not for another. Leave out matched or tuned."

@@ -19,6 +19,7 @@ from optuna.distributions import distribution_to_json
 from typing_extensions import TypedDict
 
 from harness.ablation.design.declared import require_types
+from harness.ablation.design.looks import Looks
 from harness.ablation.design.space import path_of, require_ranges
 from harness.core.config import ConfigError, Count, Index, digest, override, to_dict
 from harness.core.errors import UserError, did_you_mean
@@ -52,6 +53,12 @@ class Tuned:
             raise UserError(f"tuned: there is no space for {scale}. {did_you_mean(scale, self.spaces)}")
         space = {name: distribution_to_json(drawn) for name, drawn in self.spaces[scale].items()}
         return {**vars(self), "spaces": {scale: space}}
+
+    def refuse_reported(self, looks: Looks) -> None:
+        """`UserError` where a look would judge the arms on the seed that they were tuned on."""
+        if self.seed < looks.last:
+            taken = f"0 to {looks.last - 1}"
+            raise UserError(f"tuned: seed {self.seed} is one of the reporting seeds, {taken}. Take another, like 1000.")
 
     def refuse_drawn(self, arms: Mapping[str, Mapping[str, Any]]) -> None:
         """`ConfigError` for an arm that sets what its search draws."""
