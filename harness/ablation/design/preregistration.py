@@ -87,12 +87,14 @@ def _place(plan: Plan) -> Path:
 def _design(plan: Plan) -> dict[str, Any]:
     """What a reader wants to know of a change."""
     return {
+        "question": plan.question,
         "baseline": plan.baseline,
         "metric": plan.metric,
         "nfe": plan.nfe,
         "smallest difference": plan.smallest_difference,
         "looks": list(plan.looks.seeds),
         "spending": plan.looks.spending,
+        **({"expected NFE": dict(plan.expected_nfe)} if plan.expected_nfe else {}),
         **({"matched by": plan.matching.by} if plan.matching else {}),
         **({"tuned by": plan.tuning.budget} if plan.tuning else {}),
         **({"verdicts": sorted(plan.contrasts)} if plan.crossing else {}),
