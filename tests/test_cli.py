@@ -236,6 +236,7 @@ def test_every_command_is_a_module_of_its_name() -> None:
         ("ablate weighting --seeds 0", "--seeds: 0 is less than 1."),
         ("ablate weighting --max-hours 0", "'0' is no number of hours above 0."),
         ("ablate weighting --max-hours nan", "'nan' is no number of hours above 0."),
+        ("ablate weighting --seeds 20 --until decided", "--until: --seeds 20 says already how far."),
         ("ablate weighting --until tomorrow", "invalid choice: 'tomorrow'"),
         ("ablate weighting --seeds some", "invalid int value: 'some'"),
         ("ablate weighting --workers 0", "argument --workers: 0 is no whole number of 1 or more."),

@@ -35,7 +35,10 @@ def read(words: Sequence[str] | None = None) -> Namespace:
     for place, word in enumerate(given, 1):
         if re.fullmatch(r"(--[\w-]+=)?", word):  # mostly a variable of a shell's that is not set
             known.error(f"argument {place}: '{word}' holds no value. Give it one, or leave it out.")
-    return known.parse_args(given)
+    options = known.parse_args(given)
+    if getattr(options, "until", None) and options.seeds is not None:
+        known.error(f"argument --until: --seeds {options.seeds} says already how far. Leave out one of the two.")
+    return options
 
 
 def _add(commands: Any, name: str, about: str, module: str | None = None) -> ArgumentParser:
