@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from rich.console import Console
@@ -147,6 +148,9 @@ def test_the_table_says_where_they_are_more(reported: Report, tmp_path: Path) ->
     text = files[".md"].read_text()
     assert "| arm | 1 | 2 (128 samples) |" in text
     assert "- Values at NFE 2 are of 128 samples, at others of 64: where a metric falls with their number" in text
+    for ending in ("toy-digits.csv", "toy-digits-seeds.csv"):
+        rows = pd.read_csv(files[".md"].with_name(ending))
+        assert {*zip(rows.nfe, rows.samples, strict=True)} == {(1, 64), (2, 128)}, ending
     needed = next(grid for grid in grids.grids(reported) if "expected" in grid.header)
     assert needed.rows[0][2] == "1 (1 to 1)", "each seed's first samples are as good at NFE 1, all at NFE 2 are better"
     assert read_json(files[".json"])["protocols"]["a"]["more_samples"] == {"2": 128}

@@ -26,7 +26,7 @@ from harness.evaluation.yardsticks import judge_references
 from harness.runs.config import RunConfig
 
 COLUMNS = [
-    "study", "scale", "arm", "metric", "nfe", "seeds", "n", "diverged", "failed", "mean", "sd", "min",
+    "study", "scale", "arm", "metric", "nfe", "samples", "seeds", "n", "diverged", "failed", "mean", "sd", "min",
     "pairs", "difference", "level", "low", "high", "tie_low", "tie_high", "primary", "look", "verdict", "reason",
 ]  # fmt: skip
 REFERENCES = {"resampled": {"fid": 1.5}, "held_out": {"fid": 2.25}, "gaussian": {"fid": 300.0}}

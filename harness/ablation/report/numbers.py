@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pandas as pd
 
 from harness.ablation.design.plan import Plan
 from harness.ablation.report.outcomes import MEASURED, Cell
+
+
+def judged(plan: Plan, arms: Iterable[str], metric: str, nfe: int) -> int | None:
+    """How many samples the values of arms are of, as verdicts take them.
+
+    None where arms differ in it, and for a metric of the flow itself.
+    """
+    configs = [plan.arms[arm].evaluate for arm in arms]
+    if metric in {own.name for config in configs for own in config.flow_metrics}:
+        return None
+    numbers = {config.samples_at(nfe) for config in configs}
+    return numbers.pop() if len(numbers) == 1 else None
 
 
 def more(plan: Plan) -> dict[int, int]:

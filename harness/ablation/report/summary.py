@@ -8,14 +8,14 @@ from typing import Any
 import pandas as pd
 
 from harness.ablation.design.plan import Plan
-from harness.ablation.report import outcomes, statistics, verdicts
+from harness.ablation.report import numbers, outcomes, statistics, verdicts
 from harness.ablation.report.outcomes import Seeds
 from harness.ablation.report.power import Power
 from harness.ablation.report.statistics import Comparison
 from harness.ablation.report.verdicts import Settled
 
 COLUMNS = [
-    "study", "scale", "arm", "metric", "nfe", "seeds", "n", "diverged", "failed", "mean", "sd", "min",
+    "study", "scale", "arm", "metric", "nfe", "samples", "seeds", "n", "diverged", "failed", "mean", "sd", "min",
     "pairs", "difference", "level", "low", "high", "tie_low", "tie_high", "primary", "look", "verdict", "reason",
 ]  # fmt: skip
 
@@ -25,10 +25,10 @@ class Summary:
     """What the cells of a plan say."""
 
     rows: pd.DataFrame
-    """`COLUMNS`, one row per arm, metric and nfe, and one per main effect. n seeds have a value, diverged and failed
-    ones have none; the difference is over pairs of seeds that the arm and its base both have, its interval is at
-    1 - level. In a primary row, one with a verdict, these are the pairs of the look, and a tie rests on tie_low and
-    tie_high."""
+    """`COLUMNS`, one row per arm, metric and nfe, and one per main effect. Values are of so many samples, none for a
+    metric of the flow itself. n seeds have a value, diverged and failed ones have none; the difference is over pairs of
+    seeds that the arm and its base both have, its interval is at 1 - level. In a primary row, one with a verdict, these
+    are the pairs of the look, and a tie rests on tie_low and tie_high."""
     settled: Settled
     """Where each contrast stands at the primary metric and NFE, and its verdict."""
     power: dict[str, Power]
@@ -46,7 +46,7 @@ def summarise(plan: Plan, cells: pd.DataFrame) -> Summary:
         for arm in plan.arms:
             own = groups.get((arm, metric, nfe))
             seeds = Seeds.among(own, plan.seeds_of(arm))
-            row = _row(plan, arm, metric, nfe, seeds, own)
+            row = _row(plan, arm, metric, nfe, seeds, own) | {"samples": numbers.judged(plan, [arm], metric, nfe)}
             if arm not in bases:
                 row |= {"verdict": verdicts.BASELINE, "primary": primary}
             elif primary and arm in settled.verdicts:
@@ -59,7 +59,7 @@ def summarise(plan: Plan, cells: pd.DataFrame) -> Summary:
     rows += [_of_effect(plan, name, groups, settled) for name in settled.verdicts if name not in plan.arms]
     sharers = plan.sharers
     found = {name: Power.of(comparison, sharers[name][0]) for name, comparison in settled.tested.items()}
-    table = pd.DataFrame(rows, columns=COLUMNS).astype({"pairs": "Int64", "look": "Int64"})
+    table = pd.DataFrame(rows, columns=COLUMNS).astype({"samples": "Int64", "pairs": "Int64", "look": "Int64"})
     return Summary(table, settled, {name: power for name, power in found.items() if power})
 
 
@@ -68,8 +68,10 @@ def _of_effect(
 ) -> dict[str, Any]:
     """The row of a main effect: its values are geometric means over the level's arms."""
     at_primary = {arm: own for (arm, *at), own in groups.items() if at == [plan.metric, plan.nfe]}
-    own = outcomes.combined(at_primary, plan.contrasts[name].arms)
-    return _row(plan, name, plan.metric, plan.nfe, settled.standings[name].seeds, own) | _settled(settled, name)
+    arms = plan.contrasts[name].arms
+    own = outcomes.combined(at_primary, arms)
+    row = _row(plan, name, plan.metric, plan.nfe, settled.standings[name].seeds, own)
+    return row | {"samples": numbers.judged(plan, arms, plan.metric, plan.nfe)} | _settled(settled, name)
 
 
 def _row(plan: Plan, arm: str, metric: str, nfe: int, seeds: Seeds, own: pd.DataFrame | None) -> dict[str, Any]:

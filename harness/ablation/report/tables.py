@@ -98,9 +98,13 @@ def _pictures(report: Report) -> dict[str, Callable[[], bytes]]:
 
 
 def _by_seed(report: Report) -> pd.DataFrame:
-    """The cells, with the settings in which each arm differs from the baseline."""
-    settings = {arm: json.dumps(own) for arm, own in arm_settings.differing(report.plan).items()}
-    return report.cells.assign(settings=report.cells.arm.map(settings))
+    """The cells, with the samples that each is of, and the settings in which each arm differs from the baseline."""
+    plan = report.plan
+    cells = report.cells
+    places = cells[["arm", "metric", "nfe"]].itertuples(index=False)
+    samples = [numbers.judged(plan, [arm], metric, nfe) for arm, metric, nfe in places]
+    settings = {arm: json.dumps(own) for arm, own in arm_settings.differing(plan).items()}
+    return cells.assign(samples=pd.array(samples, dtype="Int64"), settings=cells.arm.map(settings))
 
 
 def _markdown(report: Report, command: str) -> str:
