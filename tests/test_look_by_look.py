@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import io
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from rich.console import Console
+from three_arms import ARMS, STUDY, measure, planned
 
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.preregistration import stored
-from harness.ablation.design.study import Study
 from harness.ablation.execute.placement import Placement
 from harness.ablation.report.looks import about, decided, next_look, reached, through
 from harness.ablation.report.outcomes import collect
@@ -21,37 +21,13 @@ from harness.ablation.report.verdicts import settle
 from harness.cli import ablate
 from harness.runs.config import RunConfig
 
-ARMS: dict[str, dict[str, Any]] = {"a": {}, "b": {"weighting": "data_end"}, "c": {"weighting": "noise_end"}}
-STUDY = Study(
-    name="toy", question="Which end?", baseline="a", arms=ARMS, nfe=2, smallest_difference=0.1, looks=(3, 5, 8)
-)
-LEVELS = {"a": 10.0, "b": 5.0, "c": 10.2}
 
-
-def planned(
-    base: RunConfig, study: Study = STUDY, seeds: int | None = None, changes: Mapping[str, Any] | None = None
-) -> Plan:
-    return Plan.of(study, "digits", base, changes or {}, seeds, [])
-
-
-@pytest.fixture
-def measured(score: Any) -> Any:
-    """Measures the trials of a plan that have not ended: b far better than a, c near it and noisy."""
-
-    def measure(plan: Plan) -> None:
-        for arm, seed in plan.unfinished():
-            off = 1 + (0.1 if seed % 2 else -0.1) * (arm == "c") + 0.001 * (arm == "b") * seed
-            score(plan.run(arm, seed), plan.protocol(arm), {1: 20.0, 2: LEVELS[arm] * off})
-
-    return measure
-
-
-def test_a_study_goes_through_its_looks_without_the_arms_that_are_decided(tiny: RunConfig, measured: Any) -> None:
+def test_a_study_goes_through_its_looks_without_the_arms_that_are_decided(tiny: RunConfig, score: Any) -> None:
     plan = planned(tiny)
     trials = []
     for now in through(plan, 8):
         trials.append((len(now.seeds), now.unfinished()))
-        measured(now)
+        measure(now, score)
     seeds = {"first": range(3), "second": range(3, 5), "third": range(5, 8)}
     assert trials == [
         (3, [(arm, seed) for seed in seeds["first"] for arm in "abc"]),
@@ -62,10 +38,10 @@ def test_a_study_goes_through_its_looks_without_the_arms_that_are_decided(tiny: 
     assert decided(plan.up_to(8)).closed["b"] == 3
 
 
-def test_a_look_says_what_it_can_show_and_what_the_next_takes(tiny: RunConfig, measured: Any) -> None:
+def test_a_look_says_what_it_can_show_and_what_the_next_takes(tiny: RunConfig, score: Any) -> None:
     plan = planned(tiny)
     assert about(plan.up_to(2), settle(plan, collect(plan.up_to(2))[0])) == ["No look yet: the first is at 3 seeds."]
-    measured(plan)
+    measure(plan, score)
     now = decided(plan)
     settled = settle(now, collect(now)[0])
     size = plan.looks.provable(1, 2, settled.standings["c"].comparison.sd)
@@ -73,18 +49,16 @@ def test_a_look_says_what_it_can_show_and_what_the_next_takes(tiny: RunConfig, m
         f"Look 1 of 3 (3 seeds): of the open arms, only differences above these can show here: {size:.0%} (c)."
     ]
     assert next_look(now, 2).startswith("The next look, at 5 seeds, takes 4 trials")
-    measured(decided(plan.up_to(5)))
-    measured(last := decided(plan.up_to(8)))
+    measure(decided(plan.up_to(5)), score)
+    measure(last := decided(plan.up_to(8)), score)
     assert next_look(last, 2) == "This was the last look."
-    measured(alone := planned(tiny, dataclasses.replace(STUDY, arms={"a": {}, "b": ARMS["b"]}, name="other")))
+    measure(alone := planned(tiny, dataclasses.replace(STUDY, arms={"a": {}, "b": ARMS["b"]}, name="other")), score)
     assert next_look(alone, 2) == "Every arm is decided."
     assert len(reached(alone).seeds) == 3
 
 
 @pytest.fixture
-def carried_out(
-    tiny: RunConfig, measured: Any, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[list[int], str]]:
+def carried_out(tiny: RunConfig, score: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[int], str]]:
     """`harness ablate` with these options, where measuring takes the place of training; the seeds of each look that it
     carried out, and what it said."""
     monkeypatch.setattr(ablate, "prepare", lambda *_: None)
@@ -93,7 +67,7 @@ def carried_out(
 
     def carry_out(plan: Plan, *_: Any, **__: Any) -> None:
         looks.append(len(plan.seeds))
-        measured(plan)
+        measure(plan, score)
 
     monkeypatch.setattr(ablate, "carry_out", carry_out)
 

@@ -4,62 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from three_arms import ARMS, STUDY, measure, planned
 
-from harness.ablation.design.plan import Plan
 from harness.ablation.design.preregistration import preregister, stored, unplanned
-from harness.ablation.design.study import Study
 from harness.ablation.report import tables
 from harness.ablation.report.looks import decided
 from harness.core.errors import UserError
 from harness.core.files import results_folder
 from harness.runs.config import RunConfig
 
-ARMS: dict[str, dict[str, Any]] = {"a": {}, "b": {"weighting": "data_end"}, "c": {"weighting": "noise_end"}}
-STUDY = Study(
-    name="toy", question="Which end?", baseline="a", arms=ARMS, nfe=2, smallest_difference=0.1, looks=(3, 5, 8)
-)
-LEVELS = {"a": 10.0, "b": 5.0, "c": 10.2}
 
-
-def planned(
-    base: RunConfig, study: Study = STUDY, seeds: int | None = None, changes: Mapping[str, Any] | None = None
-) -> Plan:
-    return Plan.of(study, "digits", base, changes or {}, seeds, [])
-
-
-@pytest.fixture
-def measured(score: Any) -> Any:
-    """Measures the trials of a plan that have not ended: b far better than a, c near it and noisy."""
-
-    def measure(plan: Plan) -> None:
-        for arm, seed in plan.unfinished():
-            off = 1 + (0.1 if seed % 2 else -0.1) * (arm == "c") + 0.001 * (arm == "b") * seed
-            score(plan.run(arm, seed), plan.protocol(arm), {1: 20.0, 2: LEVELS[arm] * off})
-
-    return measure
-
-
-def test_a_plan_is_stored_once_before_its_first_run(tiny: RunConfig, measured: Any) -> None:
+def test_a_plan_is_stored_once_before_its_first_run(tiny: RunConfig, score: Any) -> None:
     plan = planned(tiny)
     preregister(plan)
     (first,) = stored(plan)
     assert (first["plan"], first["ended"], first["design"]["looks"]) == (plan.digest, 0, [3, 5, 8])
-    measured(plan)
+    measure(plan, score)
     for later in (plan, plan.up_to(5), decided(plan.up_to(8))):
         preregister(later)
         assert (stored(later), unplanned(later)[:1]) == ([first], [] if len(later.seeds) in later.looks.seeds else [""])
 
 
-def test_a_plan_that_changes_after_runs_have_ended_says_so(tiny: RunConfig, measured: Any) -> None:
+def test_a_plan_that_changes_after_runs_have_ended_says_so(tiny: RunConfig, score: Any) -> None:
     plan = planned(tiny)
     preregister(plan)
-    measured(plan)
+    measure(plan, score)
     arms = {**ARMS, "b": {"weighting": "snr"}, "d": {"train.steps": 9}}
     del arms["c"]
     changed = planned(tiny, dataclasses.replace(STUDY, looks=(3, 20), smallest_difference=0.05, arms=arms))
@@ -116,10 +90,8 @@ def test_a_study_with_changes_has_a_name_of_its_own(tiny: RunConfig) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_the_values_of_every_seed_are_exported_with_the_settings(
-    tiny: RunConfig, measured: Any, tmp_path: Path
-) -> None:
-    measured(plan := planned(tiny))
+def test_the_values_of_every_seed_are_exported_with_the_settings(tiny: RunConfig, score: Any, tmp_path: Path) -> None:
+    measure(plan := planned(tiny), score)
     paths = tables.write(tables.report(plan, {}), tmp_path, "harness ablate toy")
     rows = pd.read_csv(next(path for path in paths if path.name == "toy-digits-seeds.csv"))
     assert len(rows) == 3 * 3 * 2
