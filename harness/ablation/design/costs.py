@@ -16,7 +16,7 @@ from harness.runs import lineage
 from harness.runs.folder import Run
 
 NEAR = 0.05
-"""As good as the best is what is worse by so much at most."""
+"""A value within this share of the best counts as reaching it."""
 Against = Literal["calls", "sampling_seconds", "training_flops", "training_seconds"]
 
 
