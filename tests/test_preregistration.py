@@ -47,6 +47,16 @@ def test_a_plan_that_changes_after_runs_have_ended_says_so(tiny: RunConfig, scor
     assert unplanned(plan) == []
 
 
+def test_another_question_is_told_as_that(tiny: RunConfig, score: Any) -> None:
+    plan = planned(tiny)
+    preregister(plan)
+    measure(plan, score)
+    reworded = planned(tiny, dataclasses.replace(STUDY, question="Which?"))
+    preregister(reworded)
+    (line,) = unplanned(reworded)
+    assert line.endswith(": question Which end? became Which?.")
+
+
 def test_a_plan_that_changes_before_any_run_was_planned(tiny: RunConfig) -> None:
     preregister(planned(tiny))
     changed = planned(tiny, dataclasses.replace(STUDY, smallest_difference=0.05))
