@@ -201,6 +201,24 @@ def test_excesses_are_compared_as_scipy_compares_their_logs(tiny: RunConfig, pow
     )
 
 
+def test_in_a_sweep_an_excess_stands_beside_that_of_the_same_setting(tiny: RunConfig) -> None:
+    study = Study(
+        name="toy", question="Which?", baseline="a", nfe=2, sweep={"train.learning_rate": [1e-3, 1e-2]},
+        arms={"a": {}, "b": {"weighting": "data_end"}},
+    )  # fmt: skip
+    plan = Plan.of(study, "digits", tiny, {}, 3, [])
+    above = dict(zip(plan.arms, (1.0, 8.0, 0.5, 2.0), strict=True))
+    cells = pd.DataFrame(
+        [Cell(arm, seed, "fid", 2, 10 + mean, 2, MEASURED) for arm, mean in above.items() for seed in range(3)]
+    )
+    found = excess.excesses(plan, cells, FLOOR, [*plan.arms])
+    expected = {arm: above[arm] / above[base] - 1 for arm, base in plan.bases.items()}
+    assert len({*expected.values()}) == len(plan.bases) == 2
+    assert {arm: own.against and own.against.difference for arm, own in found.items()} == pytest.approx(
+        {arm: expected.get(arm) for arm in plan.arms}
+    )
+
+
 @pytest.fixture
 def reported(tiny: RunConfig, score: Callable[..., None]) -> Callable[..., Report]:
     """The report of these values with a floor."""

@@ -370,6 +370,15 @@ def refused(plan: Plan) -> str:
     return str(caught.value)
 
 
+def test_crossed_arms_have_no_one_baseline(tiny: RunConfig) -> None:
+    swept = Study(
+        name="toy", question="Which?", baseline="a", nfe=2, sweep={"train.steps": [4, 6]},
+        arms={"a": {}, "b": {"weighting": "data_end"}},
+    )  # fmt: skip
+    said = refused(Plan.of(swept, "digits", tiny, {}, 3, []))
+    assert said.startswith("toy-digits: its arms are not all compared with one baseline")
+
+
 def test_fewer_than_two_seeds_are_refused(plan: Plan, base: RunConfig) -> None:
     for seed in (1, 2):
         (plan.run("b", seed).folder / "checkpoints").rename(plan.run("b", seed).folder / "gone")

@@ -58,6 +58,9 @@ class Resampling:
         if issubclass(find("metric", plan.metric), FlowMetric):
             reason = f"{plan.metric} is measured of the flow itself, and no sampling seed changes it"
             raise UserError(f"{plan.name}: {reason}. Take a study whose verdicts rest on samples.")
+        if plan.crossing:
+            reason = "its arms are not all compared with one baseline, as axes or a sweep have it"
+            raise UserError(f"{plan.name}: {reason}. Take a study of arms alone.")
         reasons = {arm: _why_not(plan, arm) for arm in plan.arms}
         if reason := reasons[plan.baseline]:
             raise UserError(f"{plan.name}: the baseline {plan.baseline} {reason}. Without it there is no difference.")

@@ -49,7 +49,7 @@ class Excess:
 
 
 def excesses(plan: Plan, cells: pd.DataFrame, floor: Floor, compared: Container[str]) -> dict[str, Excess]:
-    """{arm: its excess} at the primary metric and NFE; those `compared` are set against the baseline."""
+    """{arm: its excess} at the primary metric and NFE; those `compared` are set beside what their values are."""
     primary = cells[(cells.metric == plan.metric) & (cells.nfe == plan.nfe) & (cells.state == MEASURED)]
     table = primary.pivot(index="seed", columns="arm", values="value")
     out = {}
@@ -58,9 +58,10 @@ def excesses(plan: Plan, cells: pd.DataFrame, floor: Floor, compared: Container[
             continue
         mean = float((table[arm].dropna() ** floor.power).mean()) ** (1 / floor.power)
         beside: dict[str, Any] = {}
-        if arm != plan.baseline and arm in compared and plan.baseline in table:
-            pairs = table[[arm, plan.baseline]].dropna()
-            beside = _against(pairs[arm].to_numpy(), pairs[plan.baseline].to_numpy(), floor)
+        base = plan.bases.get(arm)
+        if base in table and arm in compared:
+            pairs = table[[arm, base]].dropna()
+            beside = _against(pairs[arm].to_numpy(), pairs[base].to_numpy(), floor)
         out[arm] = Excess(mean, float(over(np.array(mean), floor.value, floor.power)), **beside)
     return out
 

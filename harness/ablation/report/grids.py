@@ -112,7 +112,7 @@ def _excess(report: Report) -> Grid:
         lines.append([*line, _comparison(main.loc[arm])[0], f"{against.difference:+.1%}", interval, ends])
     header = ["arm", "excess", "difference", "of excesses", "95 % interval", "floor ± its standard error"]
     return Grid(
-        f"Excess of {titled(plan.metric)} over its floor at NFE {plan.nfe}, against {plan.baseline}", header, lines
+        f"Excess of {titled(plan.metric)} over its floor at NFE {plan.nfe}, against {plan.against}", header, lines
     )
 
 

@@ -101,7 +101,7 @@ class Outlook:
             for flow in config.flows[:-1]
         }
         rows = []
-        for digest in flows.keys() - arms.keys():
+        for digest in [digest for digest in flows if digest not in arms]:
             spent = self.measured.or_else(self.tried).trainings.get(digest)
             source = UNKNOWN if spent is None else self._source(digest in self.measured.trainings, True)
             rows.append([flows[digest], "", _seconds(spent), "", _size([spent]), source])
