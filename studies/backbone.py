@@ -21,5 +21,6 @@ STUDY = Study(
         },
     },
     nfe=32,
-    smallest_difference=0.05,
+    smallest_difference=0.1,
+    looks=(5, 10, 20),
 )

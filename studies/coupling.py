@@ -12,5 +12,5 @@ STUDY = Study(
         "class_conditional_ot": {"coupling": "class_conditional_ot"},
     },
     nfe=4,
-    smallest_difference=0.05,
+    smallest_difference=0.1,
 )

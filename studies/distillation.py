@@ -13,5 +13,6 @@ STUDY = Study(
         },
     },
     nfe=1,
-    smallest_difference=0.05,
+    smallest_difference=0.1,
+    looks=(5, 10, 20),
 )

@@ -20,5 +20,6 @@ STUDY = Study(
         "last": KEPT | {"evaluate.average": "last"},
     },
     nfe=32,
-    smallest_difference=0.05,
+    smallest_difference=0.1,
+    looks=(5, 10, 20),
 )

@@ -18,5 +18,6 @@ STUDY = Study(
         "ve_edm": {"interpolant": "ve", "prediction": {"name": "edm", "sigma_data": 0.75}},
     },
     nfe=32,
-    smallest_difference=0.05,
+    smallest_difference=0.1,
+    looks=(5, 10, 20),
 )

@@ -14,5 +14,6 @@ STUDY = Study(
         "uniform": {"noise": "uniform"},
     },
     nfe=32,
-    smallest_difference=0.05,
+    smallest_difference=0.1,
+    looks=(5, 10, 20),
 )

@@ -10,5 +10,6 @@ STUDY = Study(
         "weighting": ["uniform", {"name": "data_end", "power": 2}, {"name": "noise_end", "power": 2}],
     },
     nfe=32,
-    smallest_difference=0.05,
+    smallest_difference=0.1,
+    looks=(5, 10, 20),
 )

@@ -18,5 +18,6 @@ STUDY = Study(
         "edm_v": {"prediction": EDM, "objective.space": "velocity"},
     },
     nfe=32,
-    smallest_difference=0.05,
+    smallest_difference=0.1,
+    looks=(5, 10, 20),
 )

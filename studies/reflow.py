@@ -12,5 +12,6 @@ STUDY = Study(
     metrics=("straightness", "curvature", "transport_cost"),
     expected_nfe={"1-rectified": (50, 100), "2-rectified": (20, 30), "3-rectified": (10, 15)},
     nfe=4,
-    smallest_difference=0.05,
+    smallest_difference=0.1,
+    looks=(5, 10, 20),
 )

@@ -21,5 +21,6 @@ STUDY = Study(
         "dopri5 1e-4": {"evaluate.solver": {"name": "dopri5", "rtol": 1e-4, "atol": 1e-4}, "evaluate.nfe": [0]},
     },
     nfe=8,
-    smallest_difference=0.05,
+    smallest_difference=0.1,
+    looks=(5, 10, 20),
 )

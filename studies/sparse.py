@@ -12,4 +12,5 @@ STUDY = Study(
     },
     nfe=32,
     smallest_difference=0.05,
+    looks=(5, 10),
 )

@@ -21,5 +21,7 @@ SEARCH = Search(
     pruner=None,
     nfe=32,
     trials=24,
+    smallest_difference=0.1,
+    looks=(5, 10, 20),
     seed=1000,
 )

@@ -26,6 +26,8 @@ SEARCH = Search(
     spaces={"digits": DIGITS, "fashion": LONG, "cifar10": LONG},
     nfe=32,
     trials=24,
+    smallest_difference=0.1,
+    looks=(5, 10, 20),
     rungs=4,
     seed=1000,
 )

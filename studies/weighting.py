@@ -15,5 +15,5 @@ STUDY = Study(
         "inverse_snr": {"weighting": "inverse_snr"},
     },
     nfe=32,
-    smallest_difference=0.05,
+    smallest_difference=0.1,
 )
