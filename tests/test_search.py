@@ -17,7 +17,7 @@ from optuna.trial import TrialState, create_trial
 
 from harness.ablation.design.search import BASELINE, WINNER, Search, load_search
 from harness.ablation.design.search_plan import SearchPlan, compared
-from harness.ablation.design.space import Space, even, inverse, log, one_of, settings
+from harness.ablation.design.space import Space, even, inverse, log, one_of, settings, together
 from harness.ablation.design.study import load_scale
 from harness.ablation.execute import tuner
 from harness.ablation.execute.pruning import UNPRUNED_TRIALS
@@ -271,6 +271,9 @@ def test_what_is_reported_is_judged_on_seeds_that_the_search_never_saw(tiny: Run
          r"^space\.train\.batch_size: expected a whole number, got 1\.0\."),
         ({"spaces": {"digits": {"train.learning_rate": 1e-3}}},
          r"^spaces\['digits'\]\['train\.learning_rate'\]: 0\.001 is no range\. Write even"),
+        ({"spaces": {"digits": {"train.batch_size, train.steps": together((16, 24), (32,))}}},
+         r"^spaces\['digits'\]\['train\.batch_size, train\.steps'\]: expected together.* with 2 values in each row"),
+        ({"spaces": {"digits": {"train.batch_size, train.steps": log(1, 2)}}}, r"expected together.* with 2 values"),
         ({"spaces": {"digits": [log(1, 2)]}}, r"^spaces\['digits'\]: expected a mapping"),
         ({"fixed": {3: 4}}, r"^a name in fixed: expected a text, got 3"),
         ({"trials": 2.5}, r"^trials: expected a whole number, got 2\.5"),
@@ -315,6 +318,24 @@ def test_drawn_numbers_become_settings_that_a_table_shows_whole() -> None:
     assert inverse(SPACE, {**values, "train.warmup_steps": 11, "weighting.gamma": 20.0}) == {
         "train.learning_rate": 0.00123, "1 - train.ema_decay": 0.00123, "weighting.gamma": 20.0,
     }  # fmt: skip
+
+
+def test_values_that_go_together_are_drawn_as_one(tiny: RunConfig) -> None:
+    rows = {"train.batch_size, train.steps": together((16, 24), (32, 12))}
+    plan = planned(tiny, spaces={"digits": rows}, fixed={}, pruner=None)
+    found = [plan.config({"train.batch_size, train.steps": row}).train for row in ("16, 24", "32, 12")]
+    assert [(train.batch_size, train.steps) for train in found] == [(16, 24), (32, 12)]
+    assert plan.corners().keys() == {"train.batch_size=16, train.steps=24", "train.batch_size=32, train.steps=12"}
+    values = {"train.batch_size": 32, "train.steps": 12}
+    assert inverse(rows, values) == {"train.batch_size, train.steps": "32, 12"}
+    assert inverse(rows, values | {"train.steps": 24}) == {}
+
+
+def test_a_trial_is_judged_by_as_many_samples_as_the_comparison_has_at_its_nfe(tiny: RunConfig) -> None:
+    more = override(tiny, {"evaluate.more_samples": [{"nfe": 2, "num_samples": 100}]})
+    assert planned(more).base.evaluate.num_samples == 100
+    assert planned(more, nfe=1).base.evaluate.num_samples == tiny.evaluate.num_samples
+    assert planned(more, samples=40).base.evaluate.num_samples == 40
 
 
 @pytest.mark.parametrize("scale", sorted(load_search("tuning").spaces))

@@ -38,7 +38,7 @@ class Search:
     nfe: Index = 32
     """The NFE at which it is measured."""
     samples: int = 5000
-    """At most so many judge a trial; the comparison takes the scale's own number."""
+    """At most so many judge a trial, of those that the scale has at the NFE; the comparison takes all of these."""
     against: Against | None = None
     """What it costs, less being better: one of `costs.COSTS`. A search then has two objectives."""
     pruner: Literal["median", "hyperband"] | None = "median"

@@ -15,7 +15,7 @@ from harness.ablation.design.declared import require_metric
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.search import Search
 from harness.ablation.design.shared import SharedPlan
-from harness.ablation.design.space import ends, inverse, path_of, settings
+from harness.ablation.design.space import ends, inverse, paths_of, settings
 from harness.ablation.design.tuned import Tuned, drawn_of
 from harness.core.config import ConfigError, digest, flatten, override, to_dict
 from harness.core.errors import UserError, did_you_mean
@@ -122,12 +122,12 @@ class SearchPlan(SharedPlan):
         return inverse(self.space, flatten(self.base))
 
     def corners(self) -> dict[str, RunConfig]:
-        """{setting: configuration} at both ends of every range; `ConfigError` where there can be none."""
+        """{settings: configuration} at both ends of every range; `ConfigError` where there can be none."""
         out = {}
         for name, distribution in self.space.items():
-            for value in ends(name, distribution):
+            for end in ends(name, distribution):
                 try:
-                    out[f"{path_of(name)}={value}"] = override(self.base, {path_of(name): value})
+                    out[", ".join(f"{path}={value}" for path, value in end.items())] = override(self.base, end)
                 except ConfigError as error:
                     raise error.below("space") from None
         return out
@@ -139,12 +139,12 @@ class SearchPlan(SharedPlan):
         if self.against and COSTS[self.against].of_curve and len(self.base.evaluate.nfe) < 2:
             reason = f"{self.against} are read off a curve over NFE, and evaluate.nfe has {self.nfe} alone"
             raise UserError(f"against: {reason}. Set more, like evaluate.nfe=[2,4,8,16,32].")
-        for setting, config in self.corners().items():
+        for end, config in self.corners().items():
             try:
-                refuse_unreached([setting.partition("=")[0]], config)
+                refuse_unreached([setting.partition("=")[0] for setting in end.split(", ")], config)
                 check(config)
             except UserError as error:
-                raise UserError(f"space, {setting}: {error}") from None
+                raise UserError(f"space, {end}: {error}") from None
 
     def _plain(self, digested: bool) -> dict[str, Any]:
         space = {name: distribution_to_json(distribution) for name, distribution in self.space.items()}
@@ -168,7 +168,8 @@ def searches(plan: Plan, tuned: Tuned) -> dict[str, SearchPlan]:
     `UserError` where an arm cannot be searched for, as when the space has a path that it lacks.
     """
     out = {}
-    if path := drawn_of(plan.changes, map(path_of, tuned.budget(plan.scale)["spaces"][plan.scale])):
+    drawn = [path for name in tuned.budget(plan.scale)["spaces"][plan.scale] for path in paths_of(name)]
+    if path := drawn_of(plan.changes, drawn):
         raise ConfigError(
             path, f"every arm of '{plan.study}' is tuned in it, so it would change nothing. Leave it out."
         )
@@ -202,7 +203,7 @@ def _judged(base: RunConfig, search: Search, metric: str) -> RunConfig:
         "evaluate.nfe": sorted({search.nfe, *filter(None, curve)}),
         "evaluate.metrics": named or [metric],
         "evaluate.more_samples": [],
-        "evaluate.num_samples": min(search.samples, base.evaluate.num_samples),
+        "evaluate.num_samples": min(search.samples, base.evaluate.samples_at(search.nfe)),
     }
     if search.pruner:
         changes["train.sample_every"] = max(1, base.train.steps // search.rungs)
@@ -211,8 +212,8 @@ def _judged(base: RunConfig, search: Search, metric: str) -> RunConfig:
 
 def _refuse_unjudged(space: Mapping[str, Any]) -> None:
     """`ConfigError` for a path by which trials would be judged in different ways, or train on different seeds."""
-    for name in space:
-        group, _, below = path_of(name).partition(".")
+    for path in (path for name in space for path in paths_of(name)):
+        group, _, below = path.partition(".")
         if group == "seed" or (group == "evaluate" and below.partition(".")[0] not in SAMPLED):
             reason = "values of trials that differ in it cannot be compared"
-            raise ConfigError(f"space.{path_of(name)}", f"{reason}. Leave it out.")
+            raise ConfigError(f"space.{path}", f"{reason}. Leave it out.")

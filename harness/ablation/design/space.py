@@ -2,18 +2,21 @@
 
     {
         "train.learning_rate": log(1e-4, 5e-4),
-        "train.batch_size": one_of(128, 256),
+        "backbone.attention": one_of(None, 4),
         "1 - train.ema_decay": log(1e-4, 1e-2),
+        "train.batch_size, train.steps": together((64, 800), (128, 500)),
     }
 
-`1 - path` stands for how far the value is from one, for what is near it.
+`1 - path` stands for how far the value is from one, for what is near it. Several paths take the values of one row
+together.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -24,6 +27,7 @@ Space = Mapping[str, BaseDistribution]
 DIGITS = 3
 """Significant digits of a number in use: its reader can set the very one that a table shows."""
 _ONE_MINUS = "1 - "
+_AND = ", "
 
 
 def even(low: float, high: float) -> BaseDistribution:
@@ -47,41 +51,52 @@ def one_of(*values: Any) -> BaseDistribution:
     return _checked(lambda: CategoricalDistribution(values))
 
 
+def together(*rows: Iterable[Any]) -> BaseDistribution:
+    """One of these rows, each with a value for every path of the name: what makes no sense apart, or costs as much."""
+    return one_of(*(_row(row) for row in rows))
+
+
 def require_ranges(spaces: Mapping[str, Mapping[str, Any]]) -> None:
     """`ConfigError` for what is drawn from no range, by scale and name."""
     for scale, space in spaces.items():
         for name, drawn in space.items():
+            place = f"spaces['{scale}']['{name}']"
             if not isinstance(drawn, BaseDistribution):
-                reason = f"{drawn!r} is no range. Write even(...), log(...) or one_of(...)."
-                raise ConfigError(f"spaces['{scale}']['{name}']", reason)
+                reason = f"{drawn!r} is no range. Write even(...), log(...), one_of(...) or together(...)."
+                raise ConfigError(place, reason)
+            if _AND in name and not _rows_of(name, drawn):
+                reason = f"expected together(...) with {len(paths_of(name))} values in each row, got {drawn}"
+                raise ConfigError(place, f"{reason}. Give each path a value.")
 
 
-def path_of(name: str) -> str:
-    """The configuration path that a name in a space stands for."""
+def bare(name: str) -> str:
+    """A name of a space without "1 - "."""
     return name.removeprefix(_ONE_MINUS)
+
+
+def paths_of(name: str) -> list[str]:
+    """The configuration paths that a name in a space stands for."""
+    return bare(name).split(_AND)
 
 
 def settings(drawn: Mapping[str, Any]) -> dict[str, Any]:
     """{path: value} of what was drawn by name, numbers rounded to `DIGITS`."""
-    return {path_of(name): _value(name, x) for name, x in drawn.items()}
+    return {path: value for name, x in drawn.items() for path, value in _settings(name, x).items()}
 
 
 def inverse(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
     """What would have to be drawn for the values of these paths, as far as the space has it."""
-    wanted = {
-        name: _from_one(values[path_of(name)]) if name.startswith(_ONE_MINUS) else values[path_of(name)]
-        for name in space
-    }
+    wanted = {name: _wanted(name, [values[path] for path in paths_of(name)]) for name in space}
     return {name: x for name, x in wanted.items() if _within(space[name], x)}
 
 
-def ends(name: str, distribution: BaseDistribution) -> list[Any]:
-    """The values to check before any is drawn: both ends, or all of a choice."""
+def ends(name: str, distribution: BaseDistribution) -> list[dict[str, Any]]:
+    """The settings to check before any are drawn: both ends, or all of a choice."""
     if isinstance(distribution, CategoricalDistribution):
         drawn = distribution.choices
     else:
         drawn = (distribution.low, distribution.high)  # type: ignore[attr-defined]
-    return [_value(name, x) for x in drawn]
+    return [_settings(name, x) for x in drawn]
 
 
 def evened(distribution: BaseDistribution) -> tuple[BaseDistribution, Callable[[Any], Any]]:
@@ -92,11 +107,40 @@ def evened(distribution: BaseDistribution) -> tuple[BaseDistribution, Callable[[
     return FloatDistribution(scale(distribution.low), scale(distribution.high)), scale  # type: ignore[attr-defined]
 
 
-def _value(name: str, x: Any) -> Any:
+def _settings(name: str, x: Any) -> dict[str, Any]:
+    """{path: value} of what was drawn by a name."""
+    paths = paths_of(name)
+    if len(paths) > 1:
+        return dict(zip(paths, _values(x), strict=True))
     if not isinstance(x, float):
-        return x
+        return {paths[0]: x}
     rounded = float(f"{x:.{DIGITS}g}")
-    return _from_one(rounded) if name.startswith(_ONE_MINUS) else rounded
+    return {paths[0]: _from_one(rounded) if name.startswith(_ONE_MINUS) else rounded}
+
+
+def _wanted(name: str, values: list[Any]) -> Any:
+    """What would have to be drawn by a name for its paths to have these values."""
+    if len(values) > 1:
+        return _row(values)
+    return _from_one(values[0]) if name.startswith(_ONE_MINUS) else values[0]
+
+
+def _row(values: Iterable[Any]) -> str:
+    """A row of values as the one text that Optuna draws."""
+    return json.dumps([*values])[1:-1]
+
+
+def _values(row: Any) -> list[Any]:
+    return json.loads(f"[{row}]")
+
+
+def _rows_of(name: str, distribution: BaseDistribution) -> bool:
+    """Whether each choice is a row with a value for every path of the name."""
+    try:
+        rows = [_values(row) for row in getattr(distribution, "choices", [""])]
+    except ValueError:
+        return False
+    return all(len(row) == len(paths_of(name)) for row in rows)
 
 
 def _from_one(x: float) -> float:

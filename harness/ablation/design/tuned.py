@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 
 from harness.ablation.design.declared import require_types
 from harness.ablation.design.looks import Looks
-from harness.ablation.design.space import path_of, require_ranges
+from harness.ablation.design.space import paths_of, require_ranges
 from harness.core.config import ConfigError, Count, Index, digest, override, to_dict
 from harness.core.errors import UserError, did_you_mean
 from harness.core.files import read_json_if_there, results_folder, write_json
@@ -62,7 +62,7 @@ class Tuned:
 
     def refuse_drawn(self, arms: Mapping[str, Mapping[str, Any]]) -> None:
         """`ConfigError` for an arm that sets what its search draws."""
-        drawn = {path_of(name) for space in self.spaces.values() for name in space}
+        drawn = {path for space in self.spaces.values() for name in space for path in paths_of(name)}
         for arm, settings in arms.items():
             if path := drawn_of(settings, drawn):
                 reason = f"tuned draws {path} for every arm, and this arm sets it"

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from harness.ablation.design.arm_settings import configuration
 from harness.ablation.design.plan import Plan
-from harness.ablation.design.space import evened, path_of, settings
+from harness.ablation.design.space import bare, evened, paths_of, settings
 from harness.ablation.execute.attempts import number_of
 from harness.ablation.execute.tuner import DIVERGED, FAILED, GIVEN_UP, SearchBoard
 from harness.ablation.report import fronts
@@ -92,7 +92,7 @@ def importances(board: SearchBoard) -> dict[str, float]:
         params = {name: scale(trial.params[name]) for name, (_, scale) in scales.items()}
         even.add_trial(create_trial(params=params, distributions=distributions, value=_log(trial.values[0])))
     found = get_param_importances(even, evaluator=FanovaImportanceEvaluator(seed=0))
-    return {path_of(name): float(share) for name, share in found.items()}
+    return {bare(name): float(share) for name, share in found.items()}
 
 
 def _log(value: float) -> float:
@@ -148,7 +148,7 @@ def draw_importances(board: SearchBoard) -> bytes:
     """A PNG: each setting's share of the variance, and the value of every trial against each setting."""
     shares = importances(board)
     trials = frame(board)
-    names = sorted(board.plan.space, key=lambda name: -shares.get(path_of(name), 0))
+    names = sorted(board.plan.space, key=lambda name: -shares.get(bare(name), 0))
     columns = math.ceil((len(names) + 1) / 2)
     figure = Figure(figsize=(3.6 * columns, 6.4), layout="constrained")
     first, *others = figure.subplots(2, columns, squeeze=False).flat
@@ -172,9 +172,9 @@ def _bars(axes: Axes, shares: dict[str, float], finished: int) -> None:
 
 
 def _slice(axes: Axes, board: SearchBoard, name: str, trials: pd.DataFrame) -> None:
-    path = path_of(name)
     distribution = board.plan.space[name]
-    x = 1 - trials[path] if name != path else trials[path]
+    drawn = {number_of(trial): trial.params[name] for trial in board.settled()}
+    x = trials.trial.map(drawn)
     if isinstance(distribution, CategoricalDistribution):
         x = x.map(distribution.choices.index)
         labels = [shown(str(choice), 20) for choice in distribution.choices]
@@ -199,9 +199,9 @@ def _scaled(axes: Axes, values: pd.Series) -> None:
 
 
 def _short(name: str) -> str:
-    """A name without the group of its path: `learning_rate`, `1 - ema_decay`."""
-    path = path_of(name)
-    return name.removesuffix(path) + path.rpartition(".")[2]
+    """A name without the groups of its paths: `learning_rate`, `1 - ema_decay`, `batch_size, steps`."""
+    paths = ", ".join(path.rpartition(".")[2] for path in paths_of(name))
+    return name.removesuffix(bare(name)) + paths
 
 
 ENDED = {GIVEN_UP: "of them given up early", DIVERGED: "diverged", FAILED: "without a value"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.ablation.design.plan import Plan
-from harness.ablation.design.space import path_of, settings
+from harness.ablation.design.space import bare, settings
 from harness.ablation.design.tuned import Found
 from harness.ablation.execute.tuner import SearchBoard
 from harness.ablation.report.history import ENDED, counted
@@ -25,7 +25,7 @@ def about(plan: Plan) -> list[str]:
     if (tuning := plan.tuning) is None:
         return []
     budget = tuning.budget
-    drawn = ", ".join(path_of(name) for name in budget["spaces"][plan.scale])
+    drawn = ", ".join(bare(name) for name in budget["spaces"][plan.scale])
     samples = min(budget["samples"], plan.arms[plan.baseline].evaluate.num_samples)
     lines = [
         "The verdicts are about tuned arms: each has the best settings of a search that is the same for all, "

@@ -1,0 +1,26 @@
+"""Which settings should the digits scale train with? Asked of the baseline alone, before any arm is trained."""
+
+from harness.ablation.design.search import Search
+from harness.ablation.design.space import even, log, together
+
+SEARCH = Search(
+    question="Which batch, rate, warm-up, averages and weight decay give the baseline of the digits scale the best "
+    "samples, in as many seconds of training?",
+    spaces={
+        "digits": {
+            # Steps that take as many seconds on one core.
+            "train.batch_size, train.steps": together((32, 840), (64, 730), (128, 520), (256, 295)),
+            "train.learning_rate": log(2e-3, 4e-2),
+            "train.warmup_steps": even(10, 150),
+            "1 - train.optimizer.beta2": log(5e-3, 0.1),
+            "1 - train.ema_decay": log(0.01, 0.2),
+            "train.optimizer.weight_decay": log(1e-3, 1.0),
+        }
+    },
+    pruner=None,  # it would compare trials of different batches after as many steps
+    nfe=32,
+    trials=40,
+    seed=1000,
+    smallest_difference=0.1,
+    looks=(5, 10, 20),
+)
