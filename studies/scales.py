@@ -13,8 +13,8 @@ from harness.data.folders import LatentFolder
 from harness.data.images import CIFAR10, Digits, FashionMNIST
 from harness.data.points import EightGaussians
 from harness.data.sequences import USMacro
-from harness.evaluation.distances import MMD, EnergyDistance, LabelAccuracy, SlicedWasserstein, TwoSample
-from harness.evaluation.fidelity import FID, KID, Precision, Recall
+from harness.evaluation.distances import MMD, Authenticity, EnergyDistance, LabelAccuracy, SlicedWasserstein, TwoSample
+from harness.evaluation.fidelity import FID, KID, HeldOutFID, Precision, Recall
 from harness.evaluation.profiles import Autocorrelation, DropoutRate, GeneMean, GeneVariance, Spectrum
 from harness.evaluation.protocol import EvaluateConfig, MoreSamples
 from harness.flow.formulation import ObjectiveConfig
@@ -32,7 +32,8 @@ DIGITS = RunConfig(
         log_every=20, sample_every=400, checkpoint_every=50,
     ),
     evaluate=EvaluateConfig(
-        num_samples=400, more_samples=(MoreSamples(nfe=32, num_samples=1600),), batch_size=100, extractor="digits"
+        num_samples=400, more_samples=(MoreSamples(nfe=32, num_samples=1600),), batch_size=100, extractor="digits",
+        metrics=(FID(), HeldOutFID(), Authenticity()),
     ),
     reflow=Reflow(number=10_000, nfe=40),
 )  # fmt: skip

@@ -26,7 +26,7 @@ from harness.data.images import Digits, digits
 from harness.evaluation import digits_classifier, extractors
 from harness.evaluation.digits_classifier import WEIGHTS, DigitsClassifier
 from harness.evaluation.extractors import features, load_extractor
-from harness.evaluation.fidelity import FID, ExtrapolatedFID
+from harness.evaluation.fidelity import FID, ExtrapolatedFID, HeldOutFID
 from harness.evaluation.judge import Judge, SampleBatch
 from harness.evaluation.protocol import EvaluateConfig, Protocol
 
@@ -181,6 +181,27 @@ def test_the_reference_is_kept_and_a_damaged_one_made_anew(data: Data) -> None:
         for key, value in first.reference["fid"].items():
             np.testing.assert_array_equal(again.reference["fid"][key], value)
     assert passes == [15, 15]
+
+
+def test_the_held_out_fid_compares_with_all_held_out_samples(data: Data) -> None:
+    """By torch-fidelity's own Frechet distance of the features, whatever is kept of the training samples beside it."""
+    judge = Judge(override(CONFIG, {"metrics": [FID(), HeldOutFID()]}), data, "cpu")
+    unseen = tensor(data.held_out)
+    copies = list(judge.resampled())
+    read = [features(load_extractor("digits", "cpu"), images, "cpu")[0] for images in (joined(copies)[0], unseen)]
+    scores = judge(copies)
+    assert scores["held_out_fid"] == pytest.approx(frechet(*read), rel=1e-6)
+    assert scores["fid"] < scores["held_out_fid"]
+    assert judge(batches(unseen))["held_out_fid"] == pytest.approx(0, abs=1e-3)
+    again = Judge(judge.config, data, "cpu")
+    assert again(copies) == scores
+
+
+def test_a_held_out_fid_without_enough_held_out_samples_is_refused(data: Data) -> None:
+    assert data.held_out_classes is not None
+    few = dataclasses.replace(data, held_out=data.held_out[:1], held_out_classes=data.held_out_classes[:1])
+    with pytest.raises(ConfigError, match=r"held_out_fid has no value for 1 held-out samples\. Take 2 or more"):
+        Judge(override(CONFIG, {"metrics": [HeldOutFID()]}), few, "cpu")
 
 
 def test_a_kept_reference_of_another_content_is_made_anew_and_said(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -44,6 +44,18 @@ class FID(SampleMetric, name="fid"):
         from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 
         return fid_statistics_to_metric(samples, reference, verbose=False)[KEY_METRIC_FID]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutFID(FID, name="held_out_fid"):
+    """FID to all held-out samples: beside `fid`, which a copy of the training samples lowers, the price of copying."""
+
+    reference_is_best = False
+    floor_power = 0
+    against = "held_out"
+
+    def short_of_samples(self, given: Comparison) -> str | None:
+        return super().short_of_samples(replace(given, samples=min(given.samples, len(given.data.held_out))))
 
 
 Sums = tuple[int, np.ndarray, np.ndarray]

@@ -20,7 +20,6 @@ from typing_extensions import TypedDict
 from harness.core.config import override
 from harness.core.files import results_folder, write_json
 from harness.core.rng import stream
-from harness.data.base import Data
 from harness.evaluation.judge import Judge, SampleBatch
 from harness.evaluation.metric import SampleMetric, reference_rows
 from harness.evaluation.protocol import num_reference
@@ -106,25 +105,19 @@ def _fresh(judge: Judge, samples: int) -> Iterator[Iterator[SampleBatch]]:
     Published statistics may be of all training samples.
     """
     data = judge.data
-    size = judge.config.batch_size
     if not judge.config.reference:
         outside = torch.ones(len(data.train), dtype=torch.bool)
         outside[reference_rows(data, num_reference(judge.config, data))] = False
         for rows in _sets(outside.nonzero().flatten(), samples):
             yield judge.training(rows)
     for rows in _sets(torch.arange(len(data.held_out)), samples):
-        yield (_held_out(data, batch) for batch in rows.split(size))
+        yield judge.held_out_rows(rows)
 
 
 def _sets(rows: Tensor, samples: int) -> list[Tensor]:
     """As many disjoint sets of so many rows as there are, drawn at random."""
     mixed = rows[torch.randperm(len(rows), generator=stream(0, "floor"))]
     return [part.sort().values for part in mixed.split(samples) if len(part) == samples]
-
-
-def _held_out(data: Data, rows: Tensor) -> SampleBatch:
-    classes = data.held_out_classes
-    return SampleBatch(data.held_out[rows], None if classes is None else classes[rows])
 
 
 def _resampled(judge: Judge, samples: int) -> Iterator[Iterator[SampleBatch]]:

@@ -51,7 +51,7 @@ def unshown(batches: Iterable[SampleBatch], title: str, total: int) -> Generator
 
 
 class Judge:
-    """Metrics of samples against the training samples of a data set, or against a file of statistics."""
+    """Metrics of samples against a data set's training or held-out samples, or against a file of statistics."""
 
     def __init__(
         self, config: EvaluateConfig, data: Data, device: str,
@@ -94,9 +94,7 @@ class Judge:
             raise Diverged("the samples cannot be judged: some are not finite.")
         summaries = {metric.summary: metric for metric in self.metrics}
         known = {name: metric.summarise(*self._rows(metric, rows)) for name, metric in summaries.items()}
-        scores = {
-            m.name: m.estimate(known[m.summary], self.reference.get(m.of_reference.summary, {})) for m in self.metrics
-        }
+        scores = {m.name: m.estimate(known[m.summary], self.reference.get(m.reference_name, {})) for m in self.metrics}
         if not all(math.isfinite(score.value) for score in scores.values()):
             raise Diverged(
                 f"the samples cannot be judged: { ({name: score.value for name, score in scores.items()}) }."
@@ -114,13 +112,10 @@ class Judge:
     def held_out(self, number: int | None = None) -> Iterator[SampleBatch] | None:
         """So many samples never trained on, of their own classes: real against real. None where fewer are held out."""
         held = self.data.held_out
-        classes = self.data.held_out_classes
         number = number or self.config.num_samples
         if len(held) < number:
             return None
-        chosen = torch.randperm(len(held), generator=stream(0, "held out"))[:number].sort().values
-        batches = chosen.split(self.config.batch_size)
-        return (SampleBatch(held[rows], None if classes is None else classes[rows]) for rows in batches)
+        return self.held_out_rows(torch.randperm(len(held), generator=stream(0, "held out"))[:number].sort().values)
 
     def gaussian(self, number: int | None = None) -> Iterator[SampleBatch]:
         """So many decoded samples of standard normal noise: what a model that learnt nothing would score."""
@@ -140,6 +135,14 @@ class Judge:
             for batch in indices.split(self.config.batch_size)
             if len(batch)
         )
+
+    def held_out_rows(self, indices: Tensor) -> Iterator[SampleBatch]:
+        """Batches of these held-out samples, int64 [N]."""
+        data = self.data
+        for batch in indices.split(self.config.batch_size):
+            classes = None if data.held_out_classes is None else data.held_out_classes[batch]
+            if len(batch):
+                yield SampleBatch(data.held_out[batch], classes)
 
     def read(self, batches: Iterable[SampleBatch], kept: KeptRows, show: int = 0) -> Rows:
         """The rows of all batches, after those that are `kept`, with the first `show` samples themselves.
@@ -192,49 +195,55 @@ class Judge:
         return rows["logits" if metric.reads == "logits" else "read"].double(), rows.get("classes")
 
     def _reference(self) -> dict[str, Summary]:
-        """Summaries of the training samples, computed by the first process that asks; features' are kept on disk."""
+        """Summaries of the real samples, by `SampleMetric.reference_name`."""
+        known = self._summaries("held_out", torch.arange(len(self.data.held_out)), self.held_out_rows)
         if self.config.reference:
             extractor = extractor_of(self.config.extractor)
             assert extractor is not None
-            return {MOMENTS: read_reference(self.config.reference, extractor.dimensions)[1]}
+            return known | {MOMENTS: read_reference(self.config.reference, extractor.dimensions)[1]}
+        rows = reference_rows(self.data, num_reference(self.config, self.data))
+        return known | self._summaries("training", rows, self.training)
+
+    def _summaries(
+        self, against: str, rows: Tensor, real: Callable[[Tensor], Iterator[SampleBatch]]
+    ) -> dict[str, Summary]:
+        """Those of these rows, computed by the first process that asks; features' are kept on disk."""
+        read = [m for m in self.metrics if m.reads != "logits" and m.against == against]
+        if not (wanted := {metric.reference_name: metric.of_reference for metric in read}):
+            return {}
         about = {key: getattr(self.protocol, key) for key in ("extractor", "weights", "reference", "version")}
         folder = results_folder() / "local" / "references" / digest(about)
-        wanted = {
-            metric.of_reference.summary: metric.of_reference for metric in self.metrics if metric.reads != "logits"
-        }
         with locked(folder / "lock"):
-            found = {name: self._kept_summary(folder / f"{name}.npz") for name in wanted}
+            found = {n: self._kept_summary(folder / f"{n}.npz", m.summary, len(rows)) for n, m in wanted.items()}
             known: dict[str, Summary] = {name: summary for name, summary in found.items() if summary is not None}
             if missing := wanted.keys() - known.keys():
-                rows_folder = folder / f"parts-{self.config.batch_size}"
+                rows_folder = folder / f"{against}-parts-{self.config.batch_size}"
                 kept = KeptRows(None if self.extractor is None else rows_folder)
-                indices = reference_rows(self.data, num_reference(self.config, self.data))
-                left = indices[kept.batches * self.config.batch_size :]
-                with self.showing(self.training(left), "features of the reference", len(left)) as batches:
-                    rows = self.read(batches, kept)
+                left = rows[kept.batches * self.config.batch_size :]
+                with self.showing(real(left), "features of the reference", len(left)) as batches:
+                    read = self.read(batches, kept)
                 for name in missing:
-                    known[name] = wanted[name].summarise(*self._rows(wanted[name], rows))
+                    known[name] = wanted[name].summarise(*self._rows(wanted[name], read))
                     if self.extractor is not None:
                         write_atomic(folder / f"{name}.npz", npz(known[name]))
                 kept.clear()
         return known
 
-    def _kept_summary(self, path: Path) -> dict[str, np.ndarray] | None:
+    def _kept_summary(self, path: Path, name: str, number: int) -> dict[str, np.ndarray] | None:
         """None where the file is absent or damaged, which is said, and its content must be computed anew."""
         if self.extractor is None or not path.exists():
             return None
         try:
             summary = read_arrays(path)
-            self._require_fit(path.stem, summary)
+            self._require_fit(name, summary, number)
         except Damaged as error:
             say_once(f"{path}: is computed again ({error}).")
             return None
         return summary
 
-    def _require_fit(self, name: str, summary: Summary) -> None:
-        """`Damaged` unless a summary of the harness's own is of this reference; others are their metrics' own."""
+    def _require_fit(self, name: str, summary: Summary, number: int) -> None:
+        """`Damaged` unless a summary of the harness's own is of so many samples; others are their metrics' own."""
         extractor = extractor_of(self.config.extractor)
-        number = num_reference(self.config, self.data)
         d = 0 if extractor is None else extractor.dimensions
         of_classes = {} if self.data.classes is None else {"classes": (number,)}
         shapes = {MOMENTS: {"mu": (d,), "sigma": (d, d)}, SampleMetric.summary: {"features": (number, d), **of_classes}}

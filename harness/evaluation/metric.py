@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -92,6 +92,8 @@ class SampleMetric(Metric):
     """The power p of value^p = excess^p + floor^p: what finitely many real samples score beside real ones adds to what
     infinitely many of a model would score. 1 for a bias of the value, 2 for one of its square, as of the root of a
     distance that counts each sample's pair with itself; 0 where there is no floor."""
+    against: ClassVar[Literal["training", "held_out"]] = "training"
+    """The real samples that are its reference: those of the training that are compared with, or all held-out ones."""
     summary: ClassVar[str] = "whole"
     """Name of what `summarise` returns; metrics that share it share what is kept of the reference."""
 
@@ -101,18 +103,27 @@ class SampleMetric(Metric):
         return self
 
     @property
+    def reference_name(self) -> str:
+        """What its summary of the reference is kept as."""
+        own = self.of_reference.summary
+        return own if self.against == "training" else f"{self.against}-{own}"
+
+    @property
     def fewest(self) -> int:
         """The fewest samples, and the fewest of the reference, that it has a value for."""
         return 2
 
     def check_data(self, given: Comparison) -> None:
         super().check_data(given)
+        if self.against == "held_out":
+            given = replace(given, reference=len(given.data.held_out), statistics=False)
         if given.statistics and self.reads != "logits" and self.of_reference.summary != MOMENTS:
             reason = "needs the reference's samples, and evaluate.reference is a file of statistics"
             raise ConfigError("", f"{self.name} {reason}. Leave it out.")
         self._check_read(given.extractor)
         if (number := min(given.samples, given.reference)) < self.fewest:
-            which = "samples" if number == given.samples else "samples of the reference"
+            real = "samples of the reference" if self.against == "training" else "held-out samples"
+            which = "samples" if number == given.samples else real
             raise ConfigError("", f"{self.name} has no value for {number} {which}. Take {self.fewest} or more.")
 
     def _check_read(self, extractor: Extractor | None) -> None:
