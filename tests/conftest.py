@@ -74,14 +74,19 @@ def tiny() -> RunConfig:
         "backbone.groups": 4,
         "train.steps": 12,
         "train.batch_size": 32,
+        "train.learning_rate": 8e-3,
         "train.warmup_steps": 2,
+        "train.optimizer": {"name": "adamw", "beta2": 0.97},
+        "train.ema_decay": 0.9999,
         "train.device": "cpu",
         "train.log_every": 2,
         "train.checkpoint_every": 3,
         "train.sample_every": 12,
         "evaluate.nfe": [1, 2],
         "evaluate.num_samples": 64,
+        "evaluate.more_samples": [],
         "evaluate.batch_size": 32,
+        "evaluate.metrics": ["fid"],
     }
     return override(load_scale("digits"), changes)
 

@@ -331,6 +331,15 @@ def test_values_that_go_together_are_drawn_as_one(tiny: RunConfig) -> None:
     assert inverse(rows, values | {"train.steps": 24}) == {}
 
 
+def test_a_space_of_few_choices_is_tried_whole_before_any_is_drawn_again(tiny: RunConfig) -> None:
+    space = {"weighting.gamma": one_of(1.0, 2.0, 5.0), "train.batch_size": one_of(16, 32)}
+    found = drawn(SearchBoard(planned(tiny, spaces={"digits": space}, trials=6)), 6)
+    assert len({(values["weighting.gamma"], values["train.batch_size"]) for values in found}) == 6
+    assert found[0]["weighting.gamma"] == 5.0  # the scale's own
+    assert len(planned(tiny, spaces={"digits": space}, trials=5).first()) == 1
+    assert len(planned(tiny, spaces={"digits": space | {"train.warmup_steps": even(0, 1)}}, trials=50).first()) == 1
+
+
 def test_a_trial_is_judged_by_as_many_samples_as_the_comparison_has_at_its_nfe(tiny: RunConfig) -> None:
     more = override(tiny, {"evaluate.more_samples": [{"nfe": 2, "num_samples": 100}]})
     assert planned(more).base.evaluate.num_samples == 100

@@ -15,7 +15,7 @@ from harness.ablation.design.declared import require_metric
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.search import Search
 from harness.ablation.design.shared import SharedPlan
-from harness.ablation.design.space import ends, inverse, paths_of, settings
+from harness.ablation.design.space import combinations, ends, inverse, paths_of, settings
 from harness.ablation.design.tuned import Tuned, drawn_of
 from harness.core.config import ConfigError, digest, flatten, override, to_dict
 from harness.core.errors import UserError, did_you_mean
@@ -120,6 +120,11 @@ class SearchPlan(SharedPlan):
     def own(self) -> dict[str, Any]:
         """The draw that gives the scale's own settings, as far as they lie in the space."""
         return inverse(self.space, flatten(self.base))
+
+    def first(self) -> list[dict[str, Any]]:
+        """What is tried before anything is drawn: the scale's own, and a space of few choices whole."""
+        own = self.own()
+        return [own, *(draw for draw in combinations(self.space, self.trials) if draw != own)]
 
     def corners(self) -> dict[str, RunConfig]:
         """{settings: configuration} at both ends of every range; `ConfigError` where there can be none."""

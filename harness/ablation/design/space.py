@@ -13,6 +13,7 @@ together.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import sys
@@ -88,6 +89,14 @@ def inverse(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
     """What would have to be drawn for the values of these paths, as far as the space has it."""
     wanted = {name: _wanted(name, [values[path] for path in paths_of(name)]) for name in space}
     return {name: x for name, x in wanted.items() if _within(space[name], x)}
+
+
+def combinations(space: Space, most: int) -> list[dict[str, Any]]:
+    """All that can be drawn from a space of choices; none where that is more than `most`, or a range is no choice."""
+    choices = [getattr(distribution, "choices", None) for distribution in space.values()]
+    if None in choices or math.prod(map(len, choices)) > most:
+        return []
+    return [dict(zip(space, drawn, strict=True)) for drawn in itertools.product(*choices)]
 
 
 def ends(name: str, distribution: BaseDistribution) -> list[dict[str, Any]]:

@@ -203,10 +203,10 @@ class SearchBoard(Board):
         return self.study.ask(self.plan.space)
 
     def _put_in(self) -> None:
-        """Begin with the scale's own settings, and put in again what died."""
+        """Begin with what is not drawn, and put in again what died."""
         everything = self.trials()
-        if not everything:
-            self.study.enqueue_trial(self.plan.own())
+        for draw in self.plan.first()[len(everything) :]:
+            self.study.enqueue_trial(draw)
         last = {title_of(t): t for t in everything}
         left_out = self.left_out()
         for title, trial in last.items():
