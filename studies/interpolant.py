@@ -1,23 +1,19 @@
-"""Which path should lead from data to noise?"""
+"""Which path from data to noise is learnt best? Its differential equation is solved so well that no steps matter."""
 
-from harness.ablation.design.study import Study
+from harness.ablation.design.study import Study, load_study
+
+CONVERGED = {
+    "evaluate.solver": {"name": "dopri5", "rtol": 1e-5, "atol": 1e-5},
+    "evaluate.nfe": [0],
+    "evaluate.num_samples": 800,
+    "evaluate.more_samples": [],
+}
 
 STUDY = Study(
-    question="Which interpolant gives the best samples, with the velocity predicted on each?",
+    question="Which interpolant gives the best samples at convergence, with the velocity predicted on each?",
     baseline="linear",
-    arms={
-        "linear": {"interpolant": "linear"},
-        "vp": {"interpolant": "vp"},
-        "gvp": {"interpolant": "gvp"},
-        "vp_ddpm": {"interpolant": "vp_ddpm"},
-        "cosine": {"interpolant": "cosine"},
-        "fm_ot": {"interpolant": "fm_ot"},
-        "polynomial": {"interpolant": {"name": "polynomial", "power": 2}},
-        "ve": {"interpolant": "ve"},
-        # The same path with inputs and targets scaled to unit variance, which the others hardly need.
-        "ve_edm": {"interpolant": "ve", "prediction": {"name": "edm", "sigma_data": 0.75}},
-    },
-    nfe=32,
+    arms={name: {**path, **CONVERGED} for name, path in load_study("interpolant_grid").axes["path"].items()},
+    nfe=0,
     smallest_difference=0.1,
     looks=(5, 10, 20),
 )

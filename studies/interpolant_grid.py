@@ -1,0 +1,26 @@
+"""Which steps does each path want? Every path with every time grid, of the same trained networks."""
+
+from harness.ablation.design.study import Study
+
+STUDY = Study(
+    question="How much do the path and the time grid matter at 32 calls of Euler's method, and does the best grid "
+    "depend on the path?",
+    axes={
+        "path": {
+            "linear": {"interpolant": "linear"},
+            "vp": {"interpolant": "vp"},
+            "gvp": {"interpolant": "gvp"},
+            "vp_ddpm": {"interpolant": "vp_ddpm"},
+            "cosine": {"interpolant": "cosine"},
+            "fm_ot": {"interpolant": "fm_ot"},
+            "polynomial": {"interpolant": {"name": "polynomial", "power": 2}},
+            "ve": {"interpolant": "ve"},
+            # The same path with inputs and targets scaled to unit variance, which the others hardly need.
+            "ve_edm": {"interpolant": "ve", "prediction": {"name": "edm", "sigma_data": 0.75}},
+        },
+        "evaluate.time_grid": ["uniform", "log_snr", "edm_rho"],
+    },
+    nfe=32,
+    smallest_difference=0.1,
+    looks=(5, 10, 20),
+)
