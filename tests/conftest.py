@@ -132,12 +132,20 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def score() -> Score:
-    """Writes what an evaluation would have left in a run directory: `score(run, protocol, {nfe: fid})`."""
+    """Writes what an evaluation would have left in a run directory: `score(run, protocol, {nfe: value})`.
+
+    The value is that of every metric.
+    """
 
     def write(run: Run, protocol: Protocol, fid: dict[int, float], commits: tuple[str, ...] = ("abc",)) -> None:
         known = run.evaluation(protocol) | {
-            "values": {"fid": {str(nfe): value for nfe, value in fid.items()}},
+            "values": {m.name: {str(nfe): value for nfe, value in fid.items()} for m in run.config.evaluate.metrics},
             "commits": list(commits),
+        }
+        more = {str(more.nfe): more.num_samples for more in run.config.evaluate.more_samples if more.nfe in fid}
+        known["precise"] = {
+            m.name: {nfe: {"samples": number, "value": fid[int(nfe)]} for nfe, number in more.items()}
+            for m in run.config.evaluate.metrics
         }
         known |= {"seconds": {str(nfe): 1.0 for nfe in fid}, "time": {str(nfe): 1.75e9 + nfe for nfe in fid}}
         write_json(run.folder / "evaluations" / f"{protocol.digest}.json", known)

@@ -16,7 +16,7 @@ from harness.ablation.design.search import load_search
 from harness.ablation.design.search_plan import SearchPlan, compared
 from harness.ablation.design.study import load_scale, load_study
 from harness.ablation.execute.tuner import SearchBoard
-from harness.ablation.report import published
+from harness.ablation.report import hours, published
 from harness.ablation.report.power import Power, sd_of
 from harness.cli import main
 from harness.core.errors import UserError
@@ -85,7 +85,10 @@ def test_a_study_is_published_once_every_trial_has_ended(
     ]
     assert not (results_folder() / "tables").exists()
     readme = (committed.parent / "studies" / "README.md").read_text()
-    assert readme.startswith("# What they said\n\nRead this first.\n\n## ends-digits\n\nWhich end?\n\n")
+    assert readme.startswith("# What they said\n\nRead this first.\n\n## Trials and hours of one core\n\n| study |")
+    assert "## ends-digits\n\nWhich end?\n\n" in readme
+    # 6 NFEs of a second each, 3 seeds of 2 arms; then 5 and 20 seeds
+    assert "| ends-digits | 2 | 1 of 1 | 6 | 0.01 | 10 | 0.017 | 40 | 0.067 |" in readme
     assert "- better than the baseline: `b` -20.0%" in readme
     assert "Gone" not in readme
     assert "earlier version" not in readme + (committed / "tables" / "ends-digits.md").read_text()
@@ -131,7 +134,20 @@ def test_a_search_is_published_with_its_trials(
         json.loads((committed / "tables" / "rates-digits.json").read_text())["command"]
         == f"harness tune {file} --scale digits --trials 3"
     ), "the search was made longer"
-    assert (committed.parent / "studies" / "README.md").read_text().count("\n## ") == 1
+    assert (committed.parent / "studies" / "README.md").read_text().count("\n## ") == 2
+
+
+def test_a_training_that_arms_share_counts_once(tmp_path: Path) -> None:
+    """Two arms of one training and one of its own, 2 seeds each, of which the third arm has seen one."""
+    seconds = {arm: {"trials": 2, "training": 3600.0, "evaluation": 360.0} for arm in "abc"}
+    runs = {"a": ["x-s0", "x-s1"], "b": ["x-s0", "x-s1"], "c": ["y-s0"]}
+    verdicts = {"b": {"verdict": "undecided"}, "c": {"verdict": "worse"}, "d": {"verdict": "not compared"}}
+    verdicts["a"] = {"verdict": "baseline"}
+    write_json(tmp_path / "s-digits.json", {"runs": runs, "seconds": seconds, "verdicts": verdicts})
+    write_json(tmp_path / "old-digits.json", {"runs": runs})
+    *_, row = hours.table([tmp_path / "old-digits.csv", tmp_path / "s-digits.csv"], "").splitlines()
+    assert row == "| s-digits | 3 | 1 of 2 | 5 | 3.5 | 15 | 12 | 60 | 46 |"
+    assert not hours.table([tmp_path / "old-digits.csv"], "")
 
 
 def test_a_study_that_is_none_is_refused_in_one_line(committed: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -93,8 +93,8 @@ def inverse(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def combinations(space: Space, most: int) -> list[dict[str, Any]]:
     """All that can be drawn from a space of choices; none where that is more than `most`, or a range is no choice."""
-    choices = [getattr(distribution, "choices", None) for distribution in space.values()]
-    if None in choices or math.prod(map(len, choices)) > most:
+    choices = [drawn.choices for drawn in space.values() if isinstance(drawn, CategoricalDistribution)]
+    if len(choices) < len(space) or math.prod(map(len, choices)) > most:
         return []
     return [dict(zip(space, drawn, strict=True)) for drawn in itertools.product(*choices)]
 

@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 
 from harness.ablation.design.looks import LEVEL
 from harness.ablation.design.study import studies_folder
+from harness.ablation.report import hours
 from harness.ablation.report.origin import VERSIONS
 from harness.ablation.report.power import Power, sd_of
 from harness.ablation.report.verdicts import NOT_COMPARED, UNSTABLE
@@ -62,6 +63,7 @@ class OfStudy(TypedDict):
     commits: list[str]
 
 
+TOOK = "Trials and hours of one core"
 EARLIER = "An earlier version of the code made"
 VERDICTS = {
     "better": "better than the baseline",
@@ -135,10 +137,11 @@ def marked(table: str, about: Mapping[str, Any]) -> str:
 
 
 def readme(before: str, tables: Path) -> str:
-    """studies/README.md: what stands `before` its first section, then a section for every table of a study."""
+    """studies/README.md: what stands `before` its first section, what the studies took, a section for each table."""
     head = before.partition("\n## ")[0].strip()
     studies = [path for path in sorted(tables.glob("*-*.csv")) if not path.stem.endswith(("-trials", "-seeds"))]
-    return "\n\n".join([head, *map(section, studies)]) + "\n"
+    took = hours.table(studies, RESTORED)
+    return "\n\n".join([head, *([f"## {TOOK}", took] if took else []), *map(section, studies)]) + "\n"
 
 
 def section(table: Path) -> str:

@@ -1,0 +1,62 @@
+"""What the committed studies took, looked at as they went on, beside what fixed numbers of seeds would have taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import TypedDict
+
+from harness.ablation.report.verdicts import BASELINE, NOT_COMPARED, UNDECIDED
+from harness.core.files import read_json
+
+FIXED = (5, 20)
+"""Seeds of the designs without looks."""
+
+
+class Seconds(TypedDict):
+    """Of an arm's trials, means."""
+
+    trials: int
+    training: float | None
+    evaluation: float
+
+
+class Took(TypedDict, total=False):
+    """What the JSON beside a study's table says of its trials; a table made before studies had looks says nothing."""
+
+    runs: dict[str, list[str]]
+    seconds: dict[str, Seconds]
+    verdicts: dict[str, dict[str, Any]]
+
+
+def table(tables: Sequence[Path], remedy: str) -> str:
+    """Markdown: a row for each study's CSV beside whose JSON its seconds are known; empty where there is none."""
+    known = {path.stem: read_json(path.with_suffix(".json"), Took, remedy) for path in tables}
+    rows = {name: took for name, took in known.items() if took.get("seconds")}
+    if not rows:
+        return ""
+    fixed = "".join(f" {n} seeds: trials | hours |" for n in FIXED)
+    lines = [f"| study | arms | decided | trials | hours |{fixed}", "| --- |" + " ---: |" * (4 + 2 * len(FIXED))]
+    for name, took in rows.items():
+        verdicts = [found["verdict"] for found in took["verdicts"].values()]
+        words = [verdict for verdict in verdicts if verdict not in (BASELINE, NOT_COMPARED)]
+        decided = f"{sum(word != UNDECIDED for word in words)} of {len(words)}"
+        designs = [took["runs"], *(_fixed(took["runs"], n) for n in FIXED)]
+        spent = [cell for runs in designs for cell in _spent(runs, took["seconds"])]
+        lines.append(f"| {' | '.join([name, str(len(took['runs'])), decided, *spent])} |")
+    return "\n".join(lines)
+
+
+def _fixed(runs: Mapping[str, Sequence[str]], seeds: int) -> dict[str, list[str]]:
+    """The runs of as many seeds of each arm: arms that share their first training share all."""
+    return {arm: [f"{own[0]} {seed}" for seed in range(seeds)] for arm, own in runs.items()}
+
+
+def _spent(runs: Mapping[str, Sequence[str]], seconds: Mapping[str, Seconds]) -> list[str]:
+    """Trials, and hours of a core as text; a training that several arms share counts once."""
+    trainings = {run: seconds[arm]["training"] or 0.0 for arm, own in runs.items() if arm in seconds for run in own}
+    evaluations = sum(len(own) * seconds[arm]["evaluation"] for arm, own in runs.items() if arm in seconds)
+    hours = (sum(trainings.values()) + evaluations) / 3600
+    return [str(sum(map(len, runs.values()))), f"{hours:.2g}"]
