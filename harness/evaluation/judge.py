@@ -208,8 +208,8 @@ class Judge:
         self, against: str, rows: Tensor, real: Callable[[Tensor], Iterator[SampleBatch]]
     ) -> dict[str, Summary]:
         """Those of these rows, computed by the first process that asks; features' are kept on disk."""
-        read = [m for m in self.metrics if m.reads != "logits" and m.against == against]
-        if not (wanted := {metric.reference_name: metric.of_reference for metric in read}):
+        metrics = [m for m in self.metrics if m.reads != "logits" and m.against == against]
+        if not (wanted := {metric.reference_name: metric.of_reference for metric in metrics}):
             return {}
         about = {key: getattr(self.protocol, key) for key in ("extractor", "weights", "reference", "version")}
         folder = results_folder() / "local" / "references" / digest(about)
