@@ -13,7 +13,7 @@ STUDY = Study(
         "unet_unscaled": {"backbone.time_embedding.scale": 1.0},
         "unet_fourier": {"backbone.time_embedding": "fourier"},
         "unet_learned": {"backbone.time_embedding": "learned"},
-        # A transformer does not bear the U-Net's rate of 8e-3 and beta2 of 0.97.
+        # A transformer does not bear the U-Net's rate and beta2.
         "dit": {
             "backbone": {"name": "dit", "preset": "digits"},
             "train.learning_rate": 2e-3,

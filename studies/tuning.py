@@ -11,7 +11,7 @@ LONG = {
     "1 - train.ema_decay": log(1e-4, 1e-2),
     "weighting.gamma": log(0.1, 20.0),
 }
-# For 520 steps: rates around the scale's own, averages over the last ten steps to the last fifty.
+# For 660 steps: rates around the scale's own, averages over the last ten steps to the last fifty.
 DIGITS = {
     "train.learning_rate": log(2e-3, 2e-2),
     "train.batch_size": one_of(64, 128, 256),
