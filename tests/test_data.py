@@ -14,7 +14,7 @@ from scipy import stats
 from torch import Tensor
 from typed import tensor
 
-from harness.core.errors import UserError
+from harness.core.errors import ConfigError, UserError
 from harness.core.registry import build
 from harness.data import pictures
 from harness.data.base import Data, held_out, load, spaced
@@ -234,6 +234,46 @@ def test_every_byte_survives_encoding() -> None:
     assert (encoded.min(), encoded.max()) == (-1, 1)
     assert torch.equal(decode(encoded), values)
     assert torch.equal(decode(torch.tensor([-7.0, 7.0])), torch.tensor([0, 255], dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("ends", [(-1, 1), (0, 1), (-10, 10), (0, 255), (3, 4.5), (-1e18, 1e18), (1e-6, 2e-6)])
+def test_digits_are_encoded_to_the_two_values_and_back(ends: tuple[float, float]) -> None:
+    data = load(Digits(encoded=ends))
+    low, high = ends
+    size = max(map(abs, ends))
+    for samples in (tensor(data.train), tensor(data.held_out)):
+        seen = data.encode(samples)
+        assert seen.dtype == torch.float32
+        assert torch.equal(data.decode(seen), samples)
+        wanted = np.interp(samples.numpy(), [0, 255], ends)
+        torch.testing.assert_close(seen.double(), torch.from_numpy(wanted), rtol=0, atol=1e-6 * size)
+    below, above = data.decode(torch.tensor([low - size, high + size])).tolist()
+    assert (below, above) == (0, 255)
+
+
+def test_digits_are_encoded_as_other_images_are_unless_told_otherwise() -> None:
+    values = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(load(Digits()).encode(values), encode(values))
+    assert load(Digits()).fingerprint == load(Digits(encoded=(0, 1))).fingerprint, "of what is stored"
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ([1, 1], r"encoded: \[1.0, 1.0\] is no pair of a lower and a higher value\. Give two, like \[0,1\]\."),
+        ([1, 0], r"encoded: \[1.0, 0.0\] is no pair"),
+        ([0, 1, 2], r"encoded: \[0.0, 1.0, 2.0\] is no pair"),
+        ([], r"encoded: \[\] is no pair"),
+        ([0, float("inf")], r"encoded\[1\]: expected a finite number, got inf"),
+        ([float("nan"), 1], r"encoded\[0\]: expected a finite number, got nan"),
+        ([0, 1e19], r"encoded\[1\]: 1e\+19 is outside \[-1e\+18, 1e\+18\]"),
+        ([1e9, 1e9 + 1], r"encoded: .* lie too near each other for 32-bit numbers"),
+        ([0, 1e-320], r"encoded: .* lie too near each other"),
+    ],
+)
+def test_values_that_no_digit_can_be_encoded_to_are_refused(ends: list[float], said: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{said}"):
+        Digits(encoded=tuple(ends))
 
 
 def test_a_fingerprint_is_of_the_content() -> None:

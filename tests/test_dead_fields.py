@@ -208,6 +208,7 @@ CASES: dict[tuple[str, str, str], list[Case]] = {
     ("dataset", "*", "number"): of_data(65, number=64),
     ("dataset", "*", "noise"): of_data(0.1, number=64),
     ("dataset", "*", "flip"): of_data(True),
+    ("dataset", "digits", "encoded"): of_data([0, 1]),
     ("dataset", "gaussian_mixture", "dimensions"): of_data(3, number=64),
     ("dataset", "gaussian_mixture", "components"): of_data(5, number=64),
     ("dataset", "gaussian_mixture", "spread"): of_data(0.2, number=64),

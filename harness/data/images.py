@@ -1,4 +1,4 @@
-"""Images, kept as uint8 [N, C, H, W] and encoded to [-1, 1].
+"""Images, kept as uint8 [N, C, H, W] and encoded to [-1, 1], digits also to other values.
 
 Files are looked for in HARNESS_DATA, or in data/ below the working directory, in torchvision's own layout; for CIFAR-10
 `cifar10.npz` (x_train, y_train, x_test, y_test; images [N, 32, 32, 3] uint8) is taken too. What is not
@@ -11,17 +11,19 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from harness.core.arrays import read_arrays
-from harness.core.config import RUN_ONLY
-from harness.core.errors import UserError
+from harness.core.config import ADDED, RUN_ONLY, Range
+from harness.core.errors import ConfigError, UserError
 from harness.core.reading import Damaged
 from harness.data.base import Data, Dataset, data_folder, existing, held_out, parted
+
+Encoded = Annotated[float, Range(-1e18, 1e18, why="32-bit numbers hold no larger square")]
 
 
 def encode(images: Tensor) -> Tensor:
@@ -32,12 +34,6 @@ def encode(images: Tensor) -> Tensor:
 def decode(x: Tensor) -> Tensor:
     """float in [-1, 1], clipped to it, to the nearest uint8."""
     return ((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-
-
-def decode_digits(x: Tensor) -> Tensor:
-    """`decode` to the seventeen grey levels that the digits were scanned in."""
-    sixteenths = ((x.float().clamp(-1, 1) + 1) * 8).round()
-    return (sixteenths * 255 / 16).round().to(torch.uint8)
 
 
 def mirror(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -51,8 +47,12 @@ def digits() -> tuple[Tensor, Tensor]:
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)  # sixteenths
-    images = torch.from_numpy(pixels.reshape(-1, 1, 8, 8) * 255 / 16).round().to(torch.uint8)
-    return images, torch.from_numpy(labels).long()
+    return grey(torch.from_numpy(pixels.reshape(-1, 1, 8, 8))), torch.from_numpy(labels).long()
+
+
+def grey(sixteenths: Tensor) -> Tensor:
+    """Whole numbers in [0, 16], the grey levels that the digits were scanned in, to uint8 in [0, 255]."""
+    return (sixteenths * 255 / 16).round().to(torch.uint8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +61,39 @@ class Digits(Dataset, name="digits"):
 
     source: ClassVar[str] = "Alpaydin & Kaynak 1998"
 
+    encoded: tuple[Encoded, ...] = field(default=(-1.0, 1.0), metadata=ADDED)
+    """What black and white are encoded to, the lower first."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (len(self.encoded) == 2 and self.encoded[0] < self.encoded[1]):
+            raise ConfigError(
+                "encoded", f"{list(self.encoded)} is no pair of a lower and a higher value. Give two, like [0,1]."
+            )
+        levels = grey(torch.arange(17))
+        if not torch.equal(self.decode(self.encode(levels)), levels):
+            raise ConfigError(
+                "encoded",
+                f"{list(self.encoded)} lie too near each other for 32-bit numbers. Choose values further apart.",
+            )
+
+    def encode(self, images: Tensor) -> Tensor:
+        """uint8 in [0, 255] to float32 in `encoded`."""
+        low, high = self.encoded
+        return images.float() / (255 / (high - low)) + low
+
+    def decode(self, x: Tensor) -> Tensor:
+        """float in `encoded`, clipped to it, to the nearest of the seventeen grey levels, uint8."""
+        low, high = self.encoded
+        return grey(((x.float().clamp(low, high) - low) * (16 / (high - low))).round())
+
     def load(self) -> Data:
         images, classes = digits()
         apart = held_out(len(images), 5, classes)
         return Data(
-            images[~apart], images[apart], encode, decode_digits, "image", *parted(classes, apart), tuple("0123456789")
-        )
+            images[~apart], images[apart], self.encode, self.decode, "image", *parted(classes, apart),
+            tuple("0123456789"),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
