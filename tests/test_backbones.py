@@ -34,6 +34,7 @@ SMALL: dict[str, tuple[Any, tuple[int, ...]]] = {
     "unet-flat": (UNet(channels=10, multipliers=(1,), groups=5), (2, 5, 7)),
     "dit": (DiT(width=8, depth=2, heads=2, patch=2), (3, 8, 4)),
     "transformer": (Transformer(width=8, depth=2, heads=2), (6, 3)),
+    "transformer-add": (Transformer(width=8, depth=2, heads=2, conditioning="add"), (6, 3)),
     "mlp": (MLP(width=8, blocks=2), (5,)),
 }
 """Configurations and the shapes of their data."""
@@ -260,6 +261,31 @@ def test_the_transformers_trunk_is_the_papers(heads: int) -> None:
     torch.testing.assert_close(module(x, condition), expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("heads", [1, 3])
+def test_a_trunk_that_is_told_by_a_sum_is_attention_and_mlp_behind_plain_norms(heads: int) -> None:
+    """Of layers of torch's own; what their norms scale by is one."""
+    module = shaken(Trunk(12, 2, heads, 5, "add"), std=0.5).double()
+    x, _ = batch(7, 12, dtype=torch.float64)
+    condition = batch(12, dtype=torch.float64)[0]
+    expected = x + silu(condition)[:, None]
+    for block in module.blocks:
+        layer = nn.TransformerEncoderLayer(
+            12, heads, 48, 0, nn.GELU("tanh"), 1e-6, batch_first=True, norm_first=True, dtype=torch.float64
+        )
+        places = {
+            "self_attn.in_proj_": "qkv.",
+            "self_attn.out_proj.": "output.",
+            "linear1.": "mlp.0.",
+            "linear2.": "mlp.2.",
+        }
+        own = block.state_dict()
+        weights = {f"{to}{of}": own[f"{at}{of}"] for to, at in places.items() for of in ("weight", "bias")}
+        layer.load_state_dict(layer.state_dict() | weights)
+        expected = layer(expected)
+    expected = affine(standardised(expected, 1e-6), module.state_dict(), "head")
+    torch.testing.assert_close(module(x, condition), expected, rtol=1e-10, atol=1e-10)
+
+
 def group_norm(x: Tensor, groups: int, weights: Weights, layer: str) -> Tensor:
     normal = standardised(x.unflatten(1, (groups, -1)).flatten(2), 1e-5).view(x.shape)
     return normal * weights[f"{layer}.weight"][:, None, None] + weights[f"{layer}.bias"][:, None, None]
@@ -405,7 +431,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "time_embedding": Sinusoidal(scale=500),
     },
     "dit": {"width": 12, "depth": 3, "heads": 1, "patch": 4, "time_embedding": Fourier()},
-    "transformer": {"width": 12, "depth": 3, "heads": 1, "time_embedding": Learned()},
+    "transformer": {"width": 12, "depth": 3, "heads": 1, "conditioning": "add", "time_embedding": Learned()},
     "mlp": {"width": 12, "blocks": 3, "dropout": 0.5, "time_embedding": Sinusoidal(scale=1)},
 }
 

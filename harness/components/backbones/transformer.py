@@ -1,10 +1,10 @@
-"""Transformers whose layer norms are told time and class (adaLN-Zero); here for sequences, in dit.py for images."""
+"""Transformers that are told time and class, mostly by their layer norms; here for sequences, in dit.py for images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +12,17 @@ from torch.nn import functional as F
 
 from harness.components.backbones.base import Backbone, Network
 from harness.components.backbones.embeddings import Condition, Sinusoidal, TimeEmbedding, sine_positions
-from harness.core.config import Count, Depth, Width
+from harness.core.config import ADDED, Count, Depth, Width
 from harness.core.errors import ConfigError
 
+Conditioning = Literal["adaln", "add"]
 TIME_DIM = 256
 """Of the time embedding, before it takes the network's width."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transformer(Backbone, name="transformer"):
-    """Transformer with adaLN-Zero conditioning, for sequences [L, D] of any length."""
+    """Transformer for sequences [L, D] of any length."""
 
     source: ClassVar[str] = "Vaswani et al. 2017; Peebles & Xie 2023, section 3.2"
 
@@ -30,6 +31,9 @@ class Transformer(Backbone, name="transformer"):
     depth: Depth = 4
     """Blocks."""
     heads: Count = 4
+    conditioning: Conditioning = field(default="adaln", metadata=ADDED)
+    """Time and class scale, shift and gate what every block adds (adaLN-Zero), or are added to the tokens before the
+    first."""
     time_embedding: TimeEmbedding = Sinusoidal()
 
     def __post_init__(self) -> None:
@@ -57,7 +61,7 @@ class TransformerModule(Network):
         super().__init__()
         self.stem = nn.Linear(channels, config.width)
         self.condition = Condition(config.time_embedding, TIME_DIM, config.width, num_classes)
-        self.trunk = Trunk(config.width, config.depth, config.heads, channels)
+        self.trunk = Trunk(config.width, config.depth, config.heads, channels, config.conditioning)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """x [B, L, D], t [B] in [0, 1] and y [B] to [B, L, D]."""
@@ -66,45 +70,55 @@ class TransformerModule(Network):
 
 
 class Trunk(nn.Module):
-    """Blocks, then a modulated layer norm and a linear map; all that is told the condition starts at zero."""
+    """Blocks, then a layer norm and a linear map that starts at zero, as does all that modulates."""
 
-    def __init__(self, width: int, depth: int, heads: int, outputs: int):
+    def __init__(self, width: int, depth: int, heads: int, outputs: int, conditioning: Conditioning = "adaln"):
         super().__init__()
-        blocks = [TransformerBlock(width, heads) for _ in range(depth)]
+        modulated = conditioning == "adaln"
+        blocks = [TransformerBlock(width, heads, modulated) for _ in range(depth)]
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.modulation = nn.Linear(width, 2 * width)
+        self.modulation = nn.Linear(width, 2 * width) if modulated else None
         self.head = nn.Linear(width, outputs)
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)
                 nn.init.zeros_(layer.bias)
-        for layer in (self.modulation, self.head, *(block.modulation for block in blocks)):
-            nn.init.zeros_(layer.weight)
+        for last in (self.modulation, self.head, *(block.modulation for block in blocks)):
+            if last is not None:
+                nn.init.zeros_(last.weight)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """x [B, L, width] and the condition [B, width] to [B, L, outputs]."""
         condition = F.silu(condition)
+        if self.modulation is None:
+            x = x + condition[:, None]
         for block in self.blocks:
             x = block(x, condition)
+        if self.modulation is None:
+            return self.head(self.norm(x))
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)
         return self.head(modulate(self.norm(x), shift, scale))
 
 
 class TransformerBlock(nn.Module):
-    """Attention and an MLP, each behind a modulated layer norm and a closed gate (Peebles & Xie 2023, figure 3)."""
+    """Attention and an MLP, each behind a layer norm; where it is `modulated`, by the condition, each has a gate that
+    starts closed (Peebles & Xie 2023, figure 3)."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, modulated: bool = True):
         super().__init__()
         self.heads = heads
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.qkv = nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
-        self.modulation = nn.Linear(width, 6 * width)
+        self.modulation = nn.Linear(width, 6 * width) if modulated else None
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """x [B, L, width] and the activated condition [B, width] to [B, L, width]."""
+        if self.modulation is None:
+            x = x + self._attend(self.norm(x))
+            return x + self.mlp(self.norm(x))
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition)[:, None].chunk(6, dim=-1)
         x = x + gate1 * self._attend(modulate(self.norm(x), shift1, scale1))
         return x + gate2 * self.mlp(modulate(self.norm(x), shift2, scale2))
