@@ -30,16 +30,16 @@ def planned(base: RunConfig, study: Study = STUDY, **changes: Any) -> Plan:
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in studies_folder().glob("*.py") if "STUDY = " in p.read_text()))
 def test_every_study_can_be_planned(name: str) -> None:
-    plan = Plan.of(load_study(name), "digits", load_scale("digits"), {}, None, [])
+    scale = "sequences" if name == "sequences" else "digits"
+    plan = Plan.of(load_study(name), scale, load_scale(scale), {}, None, [])
     assert plan.baseline in plan.arms
     assert plan.nfe in plan.arms[plan.baseline].evaluate.nfe
     for config in plan.arms.values():
         check(config)
     evaluations = {(plan.run(arm, seed).name, plan.protocol(arm).digest) for arm, seed in plan.trials()}
     assert len(evaluations) == len(plan.arms) * len(plan.seeds)
-    assert len({name for name, _ in evaluations}) == len(plan.seeds) * (
-        1 if name in ("solver", "ema") else len(plan.arms)
-    )
+    trainings = {"solver": 1, "ema": 1, "practice": len(plan.arms) - 1}.get(name, len(plan.arms))
+    assert len({name for name, _ in evaluations}) == len(plan.seeds) * trainings
 
 
 def test_a_misspelt_study_or_scale_gets_advice() -> None:
