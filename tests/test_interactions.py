@@ -217,6 +217,15 @@ def test_the_tables_of_a_study_of_axes(tiny: RunConfig, reported: Callable[[Plan
     assert min(picture.size) > 400
 
 
+@pytest.mark.parametrize("crossed", [{"axes": AXES}, SWEPT], ids=["axes", "sweep"])
+def test_what_crosses_axes_has_the_picture_of_every_study(
+    tiny: RunConfig, reported: Callable[[Plan], Report], crossed: dict[str, Any], tmp_path: Path
+) -> None:
+    plan = planned(tiny, 3, (3,), **crossed)
+    (path,) = [path for path in tables.write(reported(plan), tmp_path, "made") if path.name == f"{plan.name}.png"]
+    assert min(Image.open(path).size) > 400
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_the_tables_of_a_sweep(tiny: RunConfig, reported: Callable[[Plan], Report], tmp_path: Path) -> None:
     plan = planned(tiny, SEEDS, (SEEDS,), **SWEPT)

@@ -31,7 +31,7 @@ def draw(plan: Plan, cells: pd.DataFrame, summary: pd.DataFrame, references: dic
     values = cells.dropna(subset="value")
     figure = Figure(figsize=(11, 4.8 + 0.3 * max(0, len(plan.arms) - 6)), layout="constrained")
     primary: Any = summary[summary.primary].set_index("arm")
-    labels = [label for arm in plan.arms for label in (_label(arm, summary), _said(plan, primary.loc[arm]))]
+    labels = [label for arm in primary.index for label in (_label(arm, summary), _said(plan, primary.loc[arm]))]
     longest = max(inches(figure, label, 10) for label in labels)
     figure.set_figwidth(11 + max(0.0, longest - 1))
     curve, forest = figure.subplots(1, 2, width_ratios=[3, 2])
