@@ -151,6 +151,15 @@ def test_density_and_weight_are_the_same_expected_objective(explained: Any) -> N
     assert alike(arms) == ["times, weight: the same expected objective; only the variance of its gradient differs."]
 
 
+def test_an_objective_is_one_network_s_on_one_data_set(explained: Any) -> None:
+    for change in ({"backbone__channels": 64}, {"dataset__encoded": [0, 1]}):
+        times: dict[str, dict[str, Any]] = {"plain": {}, "drawn": {"time_sampler": "stratified"}}
+        arms = {name: explained(**own) for name, own in times.items()}
+        arms |= {f"{name}, changed": explained(**own, **change) for name, own in times.items()}
+        words = "the same expected objective; only the variance of its gradient differs."
+        assert alike(arms) == [f"plain, drawn: {words}", f"plain, changed; drawn, changed: {words}"], change
+
+
 def test_predictions_in_one_space_share_the_weight_alone(explained: Any) -> None:
     arms = {
         "v": explained(),

@@ -124,8 +124,11 @@ def alike(arms: Mapping[str, Explained]) -> list[str]:
     for group in _groups(list(arms), lambda a, b: _same_curve(curves[a], curves[b])):
         objectives = _groups(group, lambda a, b: _beside_curve(arms[a].config) == _beside_curve(arms[b].config))
         for same in objectives:
-            if len({arms[name].config.formulation for name in same}) > 1:
-                lines.append(f"{listed(same)}: the same expected objective; only the variance of its gradient differs.")
+            for own in _groups(same, lambda a, b: _learner(arms[a].config) == _learner(arms[b].config)):
+                if len({arms[name].config.formulation for name in own}) > 1:
+                    lines.append(
+                        f"{listed(own)}: the same expected objective; only the variance of its gradient differs."
+                    )
         if len(objectives) > 1:
             lines.append(
                 f"{listed(same[0] for same in objectives)}: the same weight over log SNR, on different formulations."
@@ -169,6 +172,11 @@ def _curves(arms: Mapping[str, Explained]) -> bytes:
 def _beside_curve(f: RunConfig) -> tuple[object, ...]:
     """What must agree, beside the curve, for one expected objective; a loss that is not squared needs one space too."""
     return f.reflow, f.interpolant, f.prediction, f.noise, f.coupling, f.loss, f.loss.squared or f.space
+
+
+def _learner(f: RunConfig) -> tuple[object, ...]:
+    """What an expected objective is a function of, and over: where it differs, so does its gradient."""
+    return f.backbone, f.dataset
 
 
 def _same_curve(a: Tensor, b: Tensor) -> bool:
