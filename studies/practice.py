@@ -12,9 +12,9 @@ STUDY = Study(
         "no gradient clipping": {"train.clip_norm": None},
         "no warm-up": {"train.warmup_steps": 0},
         "constant rate": {"train.schedule": "constant"},
-        # "Don't use tiny batch sizes (<32)"; in as many steps, so from an eighth of the samples.
+        # "Don't use tiny batch sizes (<32)"; in as many steps, so from a quarter of the samples.
         "batch of 16": {"train.batch_size": 16},
-        # Ten times AdamW's default, which the scale has.
+        # Thirty times the scale's, ten times AdamW's default.
         "weight decay 0.1": {"train.optimizer.weight_decay": 0.1},
         # "Normalize data to [-1, 1] or standardize": half that range beside noise of unit size, and ten times.
         "data in [0, 1]": {"dataset.encoded": [0, 1]},
