@@ -9,7 +9,7 @@ STUDY = Study(
         "interpolant": ["linear", "gvp", "cosine"],
         "weighting": ["uniform", {"name": "data_end", "power": 2}, {"name": "noise_end", "power": 2}],
     },
-    nfe=32,
+    nfe=8,
     smallest_difference=0.1,
     looks=(5, 10, 20),
 )

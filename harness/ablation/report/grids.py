@@ -19,7 +19,8 @@ from harness.core.registry import find
 
 def grids(report: Report) -> list[Grid]:
     """Each metric against NFE, the comparison that the verdicts rest on, what is read off, and what it took."""
-    out = [_by_nfe(report, metric) for metric in sorted(report.summary.rows.metric.unique())]
+    metrics = sorted(report.summary.rows.metric.unique(), key=lambda metric: metric != report.plan.metric)
+    out = [_by_nfe(report, metric) for metric in metrics]
     out += [_verdicts(report), *crossed.grids(report)]
     out += [_excess(report)] if report.floor and report.excess else []
     out += [_power(report)] if report.summary.power else []
