@@ -47,7 +47,6 @@ def judged(run: Run, changes: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ([{"nfe": 2, "num_samples": 64}], r"^more_samples\[0\]\.num_samples: 64 is no more than num_samples = 64\."),
         (
             [{"nfe": 2, "num_samples": 65}, {"nfe": 2, "num_samples": 66}],
             r"^more_samples\[1\]\.nfe: 2 is named twice\.",
@@ -56,9 +55,19 @@ def judged(run: Run, changes: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
         ([{"nfe": 2, "number": 65}], r"^more_samples\[0\]\.number: MoreSamples has no such field\."),
     ],
 )
-def test_what_changes_nothing_is_refused(more: list[dict[str, int]], message: str) -> None:
+def test_what_is_no_more_samples_is_refused(more: list[dict[str, int]], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         override(EvaluateConfig(num_samples=64), {"more_samples": more})
+
+
+def test_no_more_samples_are_refused_where_they_are_asked_for(tiny: RunConfig) -> None:
+    """Elsewhere a scale's give way to a raised number, and the protocol is that of a scale without them."""
+    raised = override(tiny, {"evaluate.more_samples": [{"nfe": 2, "num_samples": 128}], "evaluate.num_samples": 128})
+    with pytest.raises(ConfigError, match=r"^evaluate\.more_samples\[0\]\.num_samples: 128 is no more than num_samp"):
+        refuse_idle({"evaluate.more_samples": ""}, [raised])
+    refuse_idle({"evaluate.num_samples": 128}, [raised])
+    assert raised.evaluate.every_number == (128,)
+    assert raised.protocol() == override(tiny, {"evaluate.num_samples": 128}).protocol()
 
 
 def test_more_samples_where_nothing_is_judged_are_refused(tiny: RunConfig) -> None:

@@ -56,7 +56,7 @@ def _values(run: Run, judge: Judge, known: dict[str, Any]) -> list[str]:
     lines = []
     config = run.config.evaluate
     for metric in config.metrics:
-        usual = f", {config.num_samples:,} samples" if config.more_samples and metric in config.sample_metrics else ""
+        usual = f", {config.num_samples:,} samples" if config.more and metric in config.sample_metrics else ""
         for text, value in known["values"].get(metric.name, {}).items():
             spent = f"NFE {text}" if text != "0" else _chosen(run, known["calls"].get(text, {}))
             found = [(value, known["intervals"].get(metric.name, {}).get(text), usual)]

@@ -25,7 +25,7 @@ def judging_needs(config: EvaluateConfig, data: Data) -> list[Need]:
     extractor = extractor_of(config.extractor)
     row = (1 + DOUBLE) * math.prod(data.shape) if extractor is None else (FLOAT + DOUBLE) * extractor.dimensions
     samples = config.every_number[-1]
-    asked = "evaluate.more_samples" if config.more_samples else "evaluate.num_samples"
+    asked = "evaluate.more_samples" if config.more else "evaluate.num_samples"
     reference = 0 if config.reference else num_reference(config, data)
     read = Need(asked, f"what is read of {samples} samples", samples * row)
     if extractor is None and reference > samples:  # features' summaries may be on disk

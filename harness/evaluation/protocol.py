@@ -84,24 +84,26 @@ class EvaluateConfig(SamplingConfig):
         return tuple(metric for metric in self.metrics if isinstance(metric, SampleMetric))
 
     @property
+    def more(self) -> tuple[MoreSamples, ...]:
+        """Those of `more_samples` that are more than `num_samples`, which may have been raised above a scale's."""
+        return tuple(more for more in self.more_samples if more.num_samples > self.num_samples)
+
+    @property
     def every_nfe(self) -> tuple[int, ...]:
         return self.nfe
 
     def samples_at(self, nfe: int) -> int:
         """How many samples are judged at an NFE."""
-        return next((more.num_samples for more in self.more_samples if more.nfe == nfe), self.num_samples)
+        return next((more.num_samples for more in self.more if more.nfe == nfe), self.num_samples)
 
     @property
     def every_number(self) -> tuple[int, ...]:
         """Every number of samples that metrics read, the smallest first."""
-        return tuple(sorted({self.num_samples, *(more.num_samples for more in self.more_samples)}))
+        return tuple(sorted({self.num_samples, *(more.num_samples for more in self.more)}))
 
     def _check_more_samples(self) -> None:
-        """`ConfigError` where one of them changes nothing, or an NFE has two."""
+        """`ConfigError` where an NFE has two of them."""
         for i, more in enumerate(self.more_samples):
-            if more.num_samples <= self.num_samples:
-                reason = f"{more.num_samples} is no more than num_samples = {self.num_samples}"
-                raise ConfigError(f"more_samples[{i}].num_samples", f"{reason}. Give more, or leave it out.")
             if more.nfe in (other.nfe for other in self.more_samples[:i]):
                 raise ConfigError(f"more_samples[{i}].nfe", f"{more.nfe} is named twice. Name each NFE once.")
 
@@ -175,7 +177,7 @@ class Protocol:
             network=_network(config),
             guidance=guidance_of(config.guidance),
             sources=sources(config),
-            more_samples={str(more.nfe): more.num_samples for more in config.more_samples},
+            more_samples={str(more.nfe): more.num_samples for more in config.more},
         )
 
     @property

@@ -31,9 +31,13 @@ def refuse_idle(changes: Collection[str], configs: Iterable[RunConfig]) -> None:
 
 
 def _refuse_unmeasured(configs: Sequence[RunConfig]) -> None:
-    """`ConfigError` when more samples are asked for at an NFE that no configuration is judged at."""
+    """`ConfigError` when more samples are asked for at an NFE that no configuration is judged at, or no more."""
     judged = sorted({nfe for config in configs for nfe in config.evaluate.nfe})
+    fewest = min(config.evaluate.num_samples for config in configs)
     for i, more in enumerate(configs[0].evaluate.more_samples):
+        if more.num_samples <= fewest:
+            reason = f"{more.num_samples} is no more than num_samples = {fewest}"
+            raise ConfigError(f"evaluate.more_samples[{i}].num_samples", f"{reason}. Give more, or leave it out.")
         if more.nfe not in judged:
             reason = f"nothing is judged at NFE {more.nfe}"
             known = ", ".join(map(str, judged))

@@ -36,7 +36,7 @@ def header(plan: Plan, nfe: int) -> str:
 
 def alike(plan: Plan, cells: pd.DataFrame) -> pd.DataFrame:
     """The cells with values of as many samples at every NFE: where they are more, of the first of them."""
-    asked = {arm: {more.nfe for more in config.evaluate.more_samples} for arm, config in plan.arms.items()}
+    asked = {arm: {more.nfe for more in config.evaluate.more} for arm, config in plan.arms.items()}
     if not any(asked.values()):
         return cells
     known = {key: plan.run(*key).evaluation(plan.protocol(key[0]))["values"] for key in plan.trials()}
