@@ -85,7 +85,8 @@ def test_a_study_is_published_once_every_trial_has_ended(
     ]
     assert not (results_folder() / "tables").exists()
     readme = (committed.parent / "studies" / "README.md").read_text()
-    assert readme.startswith("# What they said\n\nRead this first.\n\n## Trials and hours of one core\n\n| study |")
+    assert readme.startswith("# What they said\n\nRead this first.\n\n## Verdicts at a glance\n\n| study |")
+    assert "| ends-digits | `b` -20% |  |  |  |" in readme
     assert "## ends-digits\n\nWhich end?\n\n" in readme
     # 6 NFEs of a second each, 3 seeds of 2 arms; then 5 and 20 seeds
     assert "| ends-digits | 2 | 1 of 1 | 6 | 0.01 | 10 | 0.017 | 40 | 0.067 |" in readme
@@ -134,7 +135,7 @@ def test_a_search_is_published_with_its_trials(
         json.loads((committed / "tables" / "rates-digits.json").read_text())["command"]
         == f"harness tune {file} --scale digits --trials 3"
     ), "the search was made longer"
-    assert (committed.parent / "studies" / "README.md").read_text().count("\n## ") == 2
+    assert (committed.parent / "studies" / "README.md").read_text().count("\n## ") == 3
 
 
 def test_a_training_that_arms_share_counts_once(tmp_path: Path) -> None:
@@ -144,10 +145,8 @@ def test_a_training_that_arms_share_counts_once(tmp_path: Path) -> None:
     verdicts = {"b": {"verdict": "undecided"}, "c": {"verdict": "worse"}, "d": {"verdict": "not compared"}}
     verdicts["a"] = {"verdict": "baseline"}
     write_json(tmp_path / "s-digits.json", {"runs": runs, "seconds": seconds, "verdicts": verdicts})
-    write_json(tmp_path / "old-digits.json", {"runs": runs})
-    *_, row = hours.table([tmp_path / "old-digits.csv", tmp_path / "s-digits.csv"], "").splitlines()
+    *_, row = hours.table([tmp_path / "s-digits.csv"], "").splitlines()
     assert row == "| s-digits | 3 | 1 of 2 | 5 | 3.5 | 15 | 12 | 60 | 46 |"
-    assert not hours.table([tmp_path / "old-digits.csv"], "")
 
 
 def test_a_study_that_is_none_is_refused_in_one_line(committed: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,8 +23,8 @@ class Seconds(TypedDict):
     evaluation: float
 
 
-class Took(TypedDict, total=False):
-    """What the JSON beside a study's table says of its trials; a table made before studies had looks says nothing."""
+class Took(TypedDict):
+    """What the JSON beside a study's table says of its trials."""
 
     runs: dict[str, list[str]]
     seconds: dict[str, Seconds]
@@ -32,11 +32,8 @@ class Took(TypedDict, total=False):
 
 
 def table(tables: Sequence[Path], remedy: str) -> str:
-    """Markdown: a row for each study's CSV beside whose JSON its seconds are known; empty where there is none."""
-    known = {path.stem: read_json(path.with_suffix(".json"), Took, remedy) for path in tables}
-    rows = {name: took for name, took in known.items() if took.get("seconds")}
-    if not rows:
-        return ""
+    """Markdown: a row for each study, from the JSON beside its CSV."""
+    rows = {path.stem: read_json(path.with_suffix(".json"), Took, remedy) for path in tables}
     fixed = "".join(f" {n} seeds: trials | hours |" for n in FIXED)
     lines = [f"| study | arms | decided | trials | hours |{fixed}", "| --- |" + " ---: |" * (4 + 2 * len(FIXED))]
     for name, took in rows.items():

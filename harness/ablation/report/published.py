@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired
 
@@ -16,7 +16,7 @@ from harness.ablation.design.study import studies_folder
 from harness.ablation.report import hours
 from harness.ablation.report.origin import VERSIONS
 from harness.ablation.report.power import Power, sd_of
-from harness.ablation.report.verdicts import NOT_COMPARED, UNSTABLE
+from harness.ablation.report.verdicts import NOT_COMPARED, UNDECIDED, UNSTABLE
 from harness.core.errors import UserError
 from harness.core.files import read_json, write_atomic
 from harness.core.reading import Damaged, bytes_of, short
@@ -63,6 +63,7 @@ class OfStudy(TypedDict):
     commits: list[str]
 
 
+GLANCE = "Verdicts at a glance"
 TOOK = "Trials and hours of one core"
 EARLIER = "An earlier version of the code made"
 VERDICTS = {
@@ -70,7 +71,7 @@ VERDICTS = {
     "worse": "worse",
     "tie": "a tie (its interval lies within the smallest difference)",
     UNSTABLE: "unstable (seeds diverged)",
-    "undecided": "undecided (these seeds cannot say)",
+    UNDECIDED: "undecided (these seeds cannot say)",
 }
 """{verdict: its words}, in the order of the list; others follow under their own name."""
 
@@ -137,11 +138,28 @@ def marked(table: str, about: Mapping[str, Any]) -> str:
 
 
 def readme(before: str, tables: Path) -> str:
-    """studies/README.md: what stands `before` its first section, what the studies took, a section for each table."""
+    """studies/README.md: what stands `before` its first section, all verdicts and what they took, then each table."""
     head = before.partition("\n## ")[0].strip()
     studies = [path for path in sorted(tables.glob("*-*.csv")) if not path.stem.endswith(("-trials", "-seeds"))]
-    took = hours.table(studies, RESTORED)
-    return "\n\n".join([head, *([f"## {TOOK}", took] if took else []), *map(section, studies)]) + "\n"
+    current = [path for path in studies if not earlier(read_json(path.with_suffix(".json"), Made, RESTORED))]
+    parts = {GLANCE: glance(current), TOOK: hours.table(current, RESTORED)} if current else {}
+    said = [part for title, text in parts.items() for part in (f"## {title}", text)]
+    return "\n\n".join([head, *said, *map(section, studies)]) + "\n"
+
+
+def glance(tables: Sequence[Path]) -> str:
+    """Markdown: the verdicts of all these studies, a row each, arms with their differences."""
+    words = ("better", "tie", "worse", UNDECIDED)
+    lines = [f"| study | {' | '.join(words)} |", "| --- |" + " --- |" * len(words)]
+    for table in tables:
+        rows = read_table(table, _COLUMNS)
+        primary = rows[rows.primary].sort_values("difference")
+        cells = [
+            "; ".join(f"`{row.arm}` {row.difference:+.0%}" for _, row in primary[primary.verdict == word].iterrows())
+            for word in words
+        ]
+        lines.append(f"| {table.stem} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def section(table: Path) -> str:
