@@ -235,10 +235,25 @@ def test_a_studys_figure_holds_all_its_text(
         seen = words(drawn[-1])
         assert {shown(name) for name in names if name} <= seen
         curve = drawn[-1].axes[0]
-        require_plain(drawn[-1])
+        if len(names) <= figures.LINES_AT_MOST:
+            require_plain(drawn[-1])
         ticks = {tick.label1 for tick in curve.xaxis.majorTicks}
         placed = sorted((p.x0, p.x1) for text, p in texts(drawn[-1]).items() if text in ticks)
         assert all(a[1] < b[0] for a, b in itertools.pairwise(placed)), what
+
+
+def test_many_arms_are_a_grid_of_their_means_coloured_by_their_ratios(
+    tiny: RunConfig, no_formulas: None, drawn: Figures, score: Any
+) -> None:
+    report = report_of(planned(tiny, tuple("abcdefghi"), (1, 2)), score)
+    rows: Any = report.summary.rows
+    figures.draw(report.plan, report.cells, rows, {})
+    require_whole(drawn[-1])
+    grid = drawn[-1].axes[0]
+    means = rows.pivot(index="arm", columns="nfe", values="mean").to_numpy()
+    assert [text.get_text() for text in grid.texts] == [f"{mean:.3g}" for mean in means.flat]
+    coloured = np.asarray(grid.images[0].get_array())
+    np.testing.assert_allclose(coloured, np.log(means / means[0]), atol=1e-12)
 
 
 def test_the_picture_of_interactions_holds_all_its_text(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,24 +19,36 @@ from harness.ablation.report.findings import REFERENCES
 from harness.ablation.report.outcomes import Seeds, combined, paired
 from harness.ablation.report.verdicts import BASELINE, NOT_COMPARED, worded
 from harness.core.drawing import COLOURS, inches, legend_below, plain_log, png, shown
+from harness.core.registry import find
 
 MARKERS = "osD^vP*X"
 EFFECT = {"color": "#444444", "marker": "o", "ls": "-"}
 """Of a main effect, whose colour is no arm's."""
 LINES = {"resampled": "--", "held_out": "-.", "gaussian": ":"}
 """Of what real samples, and noise, score."""
+LINES_AT_MOST = 8
+"""More arms than these are told apart in a grid of numbers, not as lines."""
+FOLD = 2.0
+"""A grid's colours end where a value is so many times the baseline's, or the baseline's so many times it."""
 
 
 def draw(plan: Plan, cells: pd.DataFrame, summary: pd.DataFrame, references: dict[str, dict[str, float]]) -> bytes:
-    """A PNG: the primary metric against NFE with 95 % intervals; beside it each arm's difference at the primary NFE."""
+    """A PNG: the primary metric against NFE; beside it each arm's difference at the primary NFE.
+
+    The metric is drawn as lines with 95 % intervals, or as a grid where the arms are more than `LINES_AT_MOST`.
+    """
     values = cells.dropna(subset="value")
     figure = Figure(figsize=(11, 4.8 + 0.3 * max(0, len(plan.arms) - 6)), layout="constrained")
     primary: Any = summary[summary.primary].set_index("arm")
     labels = [label for arm in primary.index for label in (_label(arm, summary), _said(plan, primary.loc[arm]))]
     longest = max(inches(figure, label, 10) for label in labels)
-    figure.set_figwidth(11 + max(0.0, longest - 1))
+    many = len(plan.arms) > LINES_AT_MOST
+    figure.set_figwidth(11 + (1 + many) * max(0.0, longest - 1))  # a grid has the names on its left too
     curve, forest = figure.subplots(1, 2, width_ratios=[3, 2])
-    _curves(curve, plan, values, summary, references)
+    if many:
+        _grid(curve, plan, summary)
+    else:
+        _curves(curve, plan, values, summary, references)
     _forest(forest, plan, values, summary)
     handles = [handle for axes in (curve, forest) for handle in axes.get_legend_handles_labels()[0]]
     legend_below(figure, handles)
@@ -57,15 +70,42 @@ def _curves(
     for kind, style in LINES.items():
         if plan.metric in references.get(kind, {}):
             axes.axhline(references[kind][plan.metric], color="grey", ls=style, lw=1, label=REFERENCES[kind].label)
+    seeds, equal = _of_what(plan, of_metric)
+    axes.set_title(f"mean over {seeds}, 95 % intervals{equal}", fontsize=10)
+    _scale(axes, plan.metric, of_metric)
+
+
+def _of_what(plan: Plan, rows: pd.DataFrame) -> tuple[str, str]:
+    """The seeds that means are over, and the samples that values are of where that must be said."""
     seeds = (
         f"{len(plan.seeds)} seed{'s' * (len(plan.seeds) > 1)}"
-        if (of_metric.n == len(plan.seeds)).all()
+        if (rows.n == len(plan.seeds)).all()
         else "the seeds that have a value"
     )
     few = plan.arms[plan.baseline].evaluate.num_samples
-    equal = f",\nof the first {few:,} samples at every NFE" if numbers.more(plan) else ""
-    axes.set_title(f"mean over {seeds}, 95 % intervals{equal}", fontsize=10)
-    _scale(axes, plan.metric, of_metric)
+    return seeds, f",\nof the first {few:,} samples at every NFE" if numbers.more(plan) else ""
+
+
+def _grid(axes: Axes, plan: Plan, summary: pd.DataFrame) -> None:
+    """The means as numbers, coloured by their ratio to the baseline's at the same NFE."""
+    rows = summary[(summary.metric == plan.metric) & (summary.n > 0) & summary.arm.isin(plan.arms)]
+    table = rows.pivot(index="arm", columns="nfe", values="mean").reindex([*plan.arms])
+    means = table.to_numpy(float)
+    logs = np.log(np.where(means > 0, means, math.nan))
+    ratios = logs - logs[[*plan.arms].index(plan.baseline)]
+    lower = find("metric", plan.metric).lower_is_better  # type: ignore[attr-defined]
+    colours = "RdBu_r" if lower else "RdBu"
+    axes.imshow(ratios, aspect="auto", cmap=colours, vmin=-math.log(FOLD), vmax=math.log(FOLD), alpha=0.7)
+    for (y, x), mean in np.ndenumerate(means):
+        if not math.isnan(mean):
+            axes.text(x, y, f"{mean:.3g}", ha="center", va="center", fontsize=9)
+    axes.set_xticks(range(len(table.columns)), [str(nfe or "adaptive") for nfe in table.columns])
+    names = [_label(arm, summary[summary.metric == plan.metric]) for arm in plan.arms]
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("NFE")
+    seeds, equal = _of_what(plan, rows)
+    against = f"blue is better than {shown(plan.baseline)} at the same NFE, red worse, deepest at {FOLD:g} times"
+    axes.set_title(f"{plan.metric.upper()}, mean over {seeds}{equal}\n{against}", fontsize=10)
 
 
 def _scale(axes: Axes, metric: str, rows: pd.DataFrame) -> None:
