@@ -4,13 +4,15 @@ from harness.ablation.design.space import one_of
 from harness.ablation.design.study import Study, load_study
 from harness.ablation.design.tuned import Tuned
 
+AXES = load_study("interpolant_grid").axes
+
 STUDY = Study(
     question="Which interpolant gives the best samples at 32 calls of Euler's method, each on its best of three time "
     "grids?",
     baseline="linear",
-    arms=load_study("interpolant_grid").axes["path"],
+    arms=AXES["path"],
     # Three trials try the three grids on one training of each path.
-    tuned=Tuned(spaces={"digits": {"evaluate.time_grid": one_of("uniform", "log_snr", "edm_rho")}}, trials=3, rungs=2),
+    tuned=Tuned(spaces={"digits": {"evaluate.time_grid": one_of(*AXES["evaluate.time_grid"])}}, trials=3, rungs=2),
     nfe=32,
     smallest_difference=0.1,
     looks=(5, 10, 20),

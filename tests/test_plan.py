@@ -31,14 +31,16 @@ def planned(base: RunConfig, study: Study = STUDY, **changes: Any) -> Plan:
 @pytest.mark.parametrize("name", sorted(p.stem for p in studies_folder().glob("*.py") if "STUDY = " in p.read_text()))
 def test_every_study_can_be_planned(name: str) -> None:
     scale = "sequences" if name == "sequences" else "digits"
-    plan = Plan.of(load_study(name), scale, load_scale(scale), {}, None, [])
+    study = dataclasses.replace(load_study(name), tuned=None)  # no search has run
+    plan = Plan.of(study, scale, load_scale(scale), {}, None, [])
     assert plan.baseline in plan.arms
     assert plan.nfe in plan.arms[plan.baseline].evaluate.nfe
     for config in plan.arms.values():
         check(config)
     evaluations = {(plan.run(arm, seed).name, plan.protocol(arm).digest) for arm, seed in plan.trials()}
     assert len(evaluations) == len(plan.arms) * len(plan.seeds)
-    trainings = {"solver": 1, "ema": 1, "practice": len(plan.arms) - 1}.get(name, len(plan.arms))
+    shared = {"solver": 1, "ema": 1, "practice": len(plan.arms) - 1, "interpolant_grid": len(plan.arms) // 3}
+    trainings = shared.get(name, len(plan.arms))
     assert len({name for name, _ in evaluations}) == len(plan.seeds) * trainings
 
 

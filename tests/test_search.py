@@ -27,6 +27,7 @@ from harness.ablation.report import history
 from harness.core.config import override
 from harness.core.errors import Diverged, Stopped, UserError
 from harness.core.files import read_json, read_lines
+from harness.core.registry import build
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.judge import known_rungs
@@ -329,6 +330,18 @@ def test_values_that_go_together_are_drawn_as_one(tiny: RunConfig) -> None:
     values = {"train.batch_size": 32, "train.steps": 12}
     assert inverse(rows, values) == {"train.batch_size, train.steps": "32, 12"}
     assert inverse(rows, values | {"train.steps": 24}) == {}
+
+
+def test_a_component_can_be_drawn_with_its_fields(tiny: RunConfig) -> None:
+    grids = one_of("uniform", {"name": "log_snr", "low": -7.5})
+    plan = planned(tiny, spaces={"digits": {"evaluate.time_grid": grids}}, fixed={})
+    first, other = plan.first()
+    assert plan.config(first).evaluate == plan.base.evaluate
+    assert plan.config(other).evaluate.time_grid == build("time_grid", {"name": "log_snr", "low": -7.5})
+    assert plan.corners().keys() == {
+        "evaluate.time_grid=uniform",
+        "evaluate.time_grid={'name': 'log_snr', 'low': -7.5}",
+    }
 
 
 def test_a_space_of_few_choices_is_tried_whole_before_any_is_drawn_again(tiny: RunConfig) -> None:

@@ -46,10 +46,11 @@ def log(low: float, high: float) -> BaseDistribution:
 
 
 def one_of(*values: Any) -> BaseDistribution:
-    """One of these: numbers, texts, true, false or None."""
-    if wrong := [value for value in values if not isinstance(value, (int, float, str, type(None)))]:
-        raise UserError(f"space: {wrong[0]!r} is no number, text, True, False or None. Correct the range.")
-    return _checked(lambda: CategoricalDistribution(values))
+    """One of these: numbers, texts, true, false, None, or components like {"name": "log_snr", "low": -7.5}."""
+    drawn = [json.dumps(value) if isinstance(value, Mapping) and "name" in value else value for value in values]
+    if wrong := [value for value in drawn if not isinstance(value, (int, float, str, type(None)))]:
+        raise UserError(f"space: {wrong[0]!r} is no number, text, True, False, None or component. Correct the range.")
+    return _checked(lambda: CategoricalDistribution(drawn))
 
 
 def together(*rows: Iterable[Any]) -> BaseDistribution:
@@ -122,7 +123,7 @@ def _settings(name: str, x: Any) -> dict[str, Any]:
     if len(paths) > 1:
         return dict(zip(paths, _values(x), strict=True))
     if not isinstance(x, float):
-        return {paths[0]: x}
+        return {paths[0]: json.loads(x) if isinstance(x, str) and x.startswith("{") else x}
     rounded = float(f"{x:.{DIGITS}g}")
     return {paths[0]: _from_one(rounded) if name.startswith(_ONE_MINUS) else rounded}
 
