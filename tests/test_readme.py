@@ -49,60 +49,48 @@ def joined(text: str) -> str:
     return " ".join(text.split())
 
 
+def told(found: Any) -> str:
+    """A difference and its interval, in whole per cent."""
+    return f"{percent(found.difference)} %, {percent(found.low)} to {percent(found.high)} %"
+
+
 def test_its_weighting_tables_are_the_committed_ones() -> None:
-    committed = tables((TABLES / "weighting-digits.md").read_text())
-    assert tables(ANSWERS) == committed[:3]
-    assert [len(table) for table in committed[:3]] == [2 + 5, 2 + 5, 2 + 4]
+    _, *parts = re.split(r"\n\n(?=FID ↓ (?:by NFE,|at NFE 32))", (TABLES / "weighting-digits.md").read_text())
+    assert tables(ANSWERS) == [tables(part)[0] for part in parts[:2]]
+    assert [len(table) for table in tables(ANSWERS)] == [2 + 6, 2 + 6]
 
 
 def test_what_stands_under_them_is_the_committed_jsons() -> None:
     known = about("weighting-digits")
-    assert re.findall(r"`make ablation STUDY=weighting` at commit ([0-9a-f, ]+) on", ANSWERS) == [
-        ", ".join(known["commits"])
-    ]
-    named = {"resampled": "training images drawn with replacement", "gaussian": "Gaussian noise"}
-    for kind, what in named.items():
-        assert f"- FID of {what}, as many as the samples: {known['references'][kind]['fid']:.4g}.\n" in ANSWERS, kind
     machine = known["machine"]
-    assert f"{machine['processor']} without a GPU (torch {machine['torch']}, " in ANSWERS
+    made = f"Made by `{known['command']}` at commit {', '.join(known['commits'])}"
+    where = f"on two cores of an {machine['processor']} without a GPU (torch {machine['torch']}, "
+    assert f"{made} {where}" in ANSWERS
+    real = "FID of training images drawn with replacement, as many as the samples elsewhere than at NFE 32"
+    assert f"- {real}: {known['references']['resampled']['fid']:.4g}.\n" in ANSWERS
+    assert f"- FID of Gaussian noise, as many: {known['references']['gaussian']['fid']:.4g}.\n" in ANSWERS
 
 
 def test_its_words_on_the_weighting_study_are_the_csvs() -> None:
     text = joined(ANSWERS)
-    low = row("weighting-digits", "data_end", 2)
-    high = row("weighting-digits", "min_snr", 2)
-    found = [f"{-100 * arm.high:.0f} to {-100 * arm.low:.0f} %" for arm in (low, high)]
-    less = f"{-100 * low.difference:.0f} % and {-100 * high.difference:.0f} %"
-    assert f"they lie {less} below uniform (unadjusted 95 % intervals: {found[0]} and {found[1]}; " in text
-    worse = row("weighting-digits", "noise_end")
-    assert f"t^2 raises FID by {100 * worse.low:.0f} to {100 * worse.high:.0f} %" in text
-    undecided = [arm for arm in ("data_end", "min_snr") if row("weighting-digits", arm).verdict == "undecided"]
-    assert (len(undecided) == 2) == ("differ from uniform at NFE 32 these five seeds cannot say" in text)
+    arms = {arm: row("weighting-digits", arm) for arm in ("min_snr", "noise_end", "clipped_snr", "data_end")}
+    assert f"is {arms['min_snr'].verdict} ({told(arms['min_snr'])});" in text
+    assert f"(`noise_end`) is {arms['noise_end'].verdict} ({told(arms['noise_end'])})" in text
+    for arm in ("clipped_snr", "data_end"):
+        assert f"{arms[arm].verdict} ({told(arms[arm])})" in text, arm
+    noise = about("weighting-digits")["references_at_primary"]["gaussian"]["fid"]
+    assert row("weighting-digits", "inverse_snr")["mean"] > noise
 
 
-def test_its_words_on_the_other_studies_are_their_csvs() -> None:
+def test_its_words_on_the_digits_scale_are_the_searchs() -> None:
     text = joined(ANSWERS)
-    wanted = {
-        ("solver-digits", "heun"): "Heun {}",
-        ("coupling-digits", "exact_ot"): "network ({}",
-        ("time_sampler-digits", "logit_normal"): "than even ones ({}",
-        ("time_sampler-digits", "logit_normal_weight"): "do not ({}",
-    }
-    for (table, arm), sentence in wanted.items():
-        found = row(table, arm)
-        numbers = f"{percent(found.difference)} %, {percent(found.low)} to {percent(found.high)} %"
-        assert sentence.format(numbers) in text, (table, arm)
-    assert row("interpolant-digits", "fm_ot").verdict == "tie"
-    noises = pd.read_csv(TABLES / "noise-digits.csv")
-    assert set(noises[noises.primary].verdict) == {"baseline", "undecided"}
-    assert len(noises[noises.primary]) == 6
-    commits = {
-        table: about(f"{table}-digits")["commits"]
-        for table in ("interpolant", "prediction", "time_sampler", "coupling", "noise")
-    }
-    named = re.search(r"beside other work, at commit ([0-9a-f]+),", text)
-    assert named
-    assert commits == {table: [named[1]] for table in commits}
+    trials = pd.read_csv(TABLES / "digits_scale-digits-trials.csv")
+    best = f"{len(trials)} trials on seed {about('digits_scale-digits-trials')['seed']}"
+    assert best in text
+    assert f"The best scored {trials.value.min():.2f}, the settings before it {trials.value[0]:.2f}." in text
+    again = row("digits_scale-digits", "tuned")
+    ends = f"{percent(again.low)} to {percent(again.high)} %, {again.verdict}"
+    assert f"On seeds 0 to {again.pairs - 1:.0f} it is {percent(again.difference)} % ({ends})" in text
 
 
 def test_its_words_on_reflow_and_the_gallery_are_their_csvs() -> None:
