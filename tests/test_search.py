@@ -290,7 +290,7 @@ def test_a_mistake_in_a_search_is_one_line(tiny: RunConfig, change: dict[str, An
 
 @pytest.mark.parametrize(
     ("build", "ends"), [(even, (5, 1)), (even, (2.0, 1.0)), (log, (0, 3)), (log, (0.0, 1.0)), (one_of, ()),
-     (even, (math.nan, 1)), (log, (1, 10**400)), (even, ("1", 2)), (one_of, ({},))],
+     (even, (math.nan, 1)), (log, (1, 10**400)), (even, ("1", 2)), (one_of, ({},)), (one_of, ("{gamma",))],
 )  # fmt: skip
 def test_a_range_that_is_none_is_refused(build: Callable[..., Any], ends: tuple) -> None:
     with pytest.raises(UserError, match=r"^space: .+\. Correct the range\.$"):

@@ -48,7 +48,9 @@ def log(low: float, high: float) -> BaseDistribution:
 def one_of(*values: Any) -> BaseDistribution:
     """One of these: numbers, texts, true, false, None, or components like {"name": "log_snr", "low": -7.5}."""
     drawn = [json.dumps(value) if isinstance(value, Mapping) and "name" in value else value for value in values]
-    if wrong := [value for value in drawn if not isinstance(value, (int, float, str, type(None)))]:
+    wrong = [value for value in drawn if not isinstance(value, (int, float, str, type(None)))]
+    wrong += [value for value in values if isinstance(value, str) and value.startswith("{")]
+    if wrong:
         raise UserError(f"space: {wrong[0]!r} is no number, text, True, False, None or component. Correct the range.")
     return _checked(lambda: CategoricalDistribution(drawn))
 
