@@ -2,15 +2,15 @@
 
 from harness.ablation.design.study import Study
 
+# More samples at the NFE of the verdicts, the only one.
+SAMPLED = {"evaluate.nfe": [1], "evaluate.num_samples": 800}
+
 STUDY = Study(
     question="How good is one step of Euler's method after each round of reflow, as it is and distilled?",
     baseline="2-rectified",
     arms={
-        **{f"{k}-rectified": {"reflow.rounds": k - 1, "evaluate.nfe": [1]} for k in (1, 2, 3)},
-        **{
-            f"{k}-rectified distilled": {"reflow.rounds": k - 1, "reflow.distil": True, "evaluate.nfe": [1]}
-            for k in (1, 2, 3)
-        },
+        **{f"{k}-rectified": {"reflow.rounds": k - 1, **SAMPLED} for k in (1, 2, 3)},
+        **{f"{k}-rectified distilled": {"reflow.rounds": k - 1, "reflow.distil": True, **SAMPLED} for k in (1, 2, 3)},
     },
     nfe=1,
     smallest_difference=0.1,

@@ -2,7 +2,7 @@
 
 from harness.ablation.design.study import Study
 
-KEPT = {"train.more_ema_decays": [0.5, 0.8, 0.9, 0.95], "train.snapshot_every": 10}
+KEPT = {"train.ema_decay": 0.9999, "train.more_ema_decays": [0.5, 0.8, 0.9, 0.95], "train.snapshot_every": 10}
 
 STUDY = Study(
     question="Which average of the weights gives the best samples?",

@@ -6,7 +6,6 @@ CONVERGED = {
     "evaluate.solver": {"name": "dopri5", "rtol": 1e-5, "atol": 1e-5},
     "evaluate.nfe": [0],
     "evaluate.num_samples": 800,
-    "evaluate.more_samples": [],
 }
 
 STUDY = Study(

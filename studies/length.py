@@ -1,4 +1,4 @@
-"""When does longer training stop paying, and does the flow then copy its training data?"""
+"""When does longer training on digits stop paying, and does the flow then copy its training data?"""
 
 from harness.ablation.design.study import Study, load_scale
 
@@ -11,10 +11,10 @@ def times(factor: float) -> dict[str, object]:
 
 
 STUDY = Study(
-    question="When does longer training stop paying, and does the flow then copy its training data?",
+    question="When does longer training on digits stop paying, and does the flow then copy its training data?",
     baseline="1x",
     arms={f"{factor:g}x": times(factor) for factor in (0.25, 0.5, 1, 2, 4, 8)},
-    # FID to the training images would reward copies of them; authenticity, which the scale has, counts such copies.
+    # FID to the training images would reward copies most. Authenticity, which the scale has, counts them.
     metric="held_out_fid",
     nfe=32,
     smallest_difference=0.1,

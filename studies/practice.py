@@ -1,4 +1,4 @@
-"""Which of the usual advice on training matters? Each arm leaves out one piece of it."""
+"""Which of the usual advice on training matters? Each arm changes one piece of it."""
 
 from harness.ablation.design.study import Study
 

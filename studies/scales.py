@@ -23,7 +23,7 @@ from harness.training.config import TrainConfig
 from harness.training.optimizers import AdamW
 
 # Half a minute a run on one core. The search of studies/digits_scale.py found batch, rate, warm-up and averages for the
-# baseline alone, on a seed that no study reports; three significant digits are its own.
+# baseline alone, on a seed that no study reports; its numbers have three significant digits.
 DIGITS = RunConfig(
     dataset=Digits(),
     backbone=UNet(**UNet.presets["digits"]),

@@ -15,7 +15,7 @@ LONG = {
 DIGITS = {
     "train.learning_rate": log(2e-3, 2e-2),
     "train.batch_size": one_of(64, 128, 256),
-    "train.warmup_steps": even(10, 100),
+    "train.warmup_steps": even(10, 150),
     "1 - train.ema_decay": log(0.02, 0.1),
     "weighting.gamma": log(0.1, 20.0),
 }

@@ -1,4 +1,4 @@
-"""Is it better to weight some times more, or to draw them more often?"""
+"""Does it help to count some times more, by a weight or by drawing them more often?"""
 
 from harness.ablation.design.study import Study
 
@@ -13,9 +13,9 @@ def drawn(name: str, **fields: float) -> dict[str, object]:
     return {"time_sampler": {"name": name, "stratify": True, **fields}, "weighting": "uniform"}
 
 
-# The two arms of a pair have the same expected objective: they differ in the variance of the loss alone.
+# The two arms of a pair have the same expected objective: they differ in the variance of the gradient alone.
 STUDY = Study(
-    question="Which times should count more, and is it better to weight them or to draw them more often?",
+    question="Does it help to count some times more, by a weight or by drawing them more often?",
     baseline="uniform",
     arms={
         "uniform": weighted("uniform"),

@@ -275,6 +275,10 @@ def test_what_is_reported_is_judged_on_seeds_that_the_search_never_saw(tiny: Run
         ({"spaces": {"digits": {"train.batch_size, train.steps": together((16, 24), (32,))}}},
          r"^spaces\['digits'\]\['train\.batch_size, train\.steps'\]: expected together.* with 2 values in each row"),
         ({"spaces": {"digits": {"train.batch_size, train.steps": log(1, 2)}}}, r"expected together.* with 2 values"),
+        ({"spaces": {"digits": {"1 - train.ema_decay, train.steps": together((0.1, 9))}}}, r'only a path of its own'),
+        ({"spaces": {"digits": {"train.steps": even(1, 9), "train.batch_size, train.steps": together((16, 9))}}},
+         r"^spaces\['digits'\]: train\.steps is drawn twice\."),
+        ({"spaces": {"digits": {"train.steps": even(1, 9)}}}, r"^space\.train\.steps: the pruner compares trials"),
         ({"spaces": {"digits": [log(1, 2)]}}, r"^spaces\['digits'\]: expected a mapping"),
         ({"fixed": {3: 4}}, r"^a name in fixed: expected a text, got 3"),
         ({"trials": 2.5}, r"^trials: expected a whole number, got 2\.5"),
@@ -290,7 +294,8 @@ def test_a_mistake_in_a_search_is_one_line(tiny: RunConfig, change: dict[str, An
 
 @pytest.mark.parametrize(
     ("build", "ends"), [(even, (5, 1)), (even, (2.0, 1.0)), (log, (0, 3)), (log, (0.0, 1.0)), (one_of, ()),
-     (even, (math.nan, 1)), (log, (1, 10**400)), (even, ("1", 2)), (one_of, ({},)), (one_of, ("{gamma",))],
+     (even, (math.nan, 1)), (log, (1, 10**400)), (even, ("1", 2)), (one_of, ({},)), (one_of, ("{gamma",)),
+     (together, (3, 4))],
 )  # fmt: skip
 def test_a_range_that_is_none_is_refused(build: Callable[..., Any], ends: tuple) -> None:
     with pytest.raises(UserError, match=r"^space: .+\. Correct the range\.$"):
@@ -330,6 +335,14 @@ def test_values_that_go_together_are_drawn_as_one(tiny: RunConfig) -> None:
     values = {"train.batch_size": 32, "train.steps": 12}
     assert inverse(rows, values) == {"train.batch_size, train.steps": "32, 12"}
     assert inverse(rows, values | {"train.steps": 24}) == {}
+    assert inverse(rows, {"train.batch_size": 32}) == {}
+    assert (
+        inverse(
+            {"train.clip_norm": log(0.1, 10.0), "1 - train.ema_decay": log(0.1, 0.2)},
+            {"train.clip_norm": None, "train.ema_decay": None},
+        )
+        == {}
+    )
 
 
 def test_a_component_can_be_drawn_with_its_fields(tiny: RunConfig) -> None:
@@ -350,6 +363,14 @@ def test_a_space_of_few_choices_is_tried_whole_before_any_is_drawn_again(tiny: R
     assert len({(values["weighting.gamma"], values["train.batch_size"]) for values in found}) == 6
     assert found[0]["weighting.gamma"] == 5.0  # the scale's own
     assert len(planned(tiny, spaces={"digits": space}, trials=5).first()) == 1
+    others = {"weighting.gamma": one_of(1.0, 2.0, 3.0)}
+    assert len(planned(tiny, spaces={"digits": others}, trials=3).first()) == 3, "the scale's own is none of them"
+    space = {"weighting.gamma": one_of(1.0, 2.0, 5.0), "train.batch_size": one_of(16, 8)}
+    longer = SearchBoard(planned(tiny, spaces={"digits": space}, trials=4))
+    first = [values.values() for values in drawn(longer, 4)]
+    longer = SearchBoard(planned(tiny, spaces={"digits": space}, trials=10))
+    found = [*first, *(values.values() for values in drawn(longer, 6))]
+    assert len({tuple(sorted(values)) for values in found}) == 6, "what a longer search lacks is tried before all else"
     assert len(planned(tiny, spaces={"digits": space | {"train.warmup_steps": even(0, 1)}}, trials=50).first()) == 1
 
 

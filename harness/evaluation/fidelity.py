@@ -48,7 +48,10 @@ class FID(SampleMetric, name="fid"):
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutFID(FID, name="held_out_fid"):
-    """FID to all held-out samples: beside `fid`, which a copy of the training samples lowers, the price of copying."""
+    """FID to all held-out samples.
+
+    Copies of training samples score nearly as well as other real samples do: `authenticity` tells them apart.
+    """
 
     reference_is_best = False
     floor_power = 0

@@ -212,6 +212,8 @@ class Judge:
         if not (wanted := {metric.reference_name: metric.of_reference for metric in metrics}):
             return {}
         about = {key: getattr(self.protocol, key) for key in ("extractor", "weights", "reference", "version")}
+        if against == "held_out":
+            about["reference"] = self.data.fingerprint
         folder = results_folder() / "local" / "references" / digest(about)
         with locked(folder / "lock"):
             found = {n: self._kept_summary(folder / f"{n}.npz", m.summary, len(rows)) for n, m in wanted.items()}

@@ -85,7 +85,7 @@ class EvaluateConfig(SamplingConfig):
 
     @property
     def more(self) -> tuple[MoreSamples, ...]:
-        """Those of `more_samples` that are more than `num_samples`, which may have been raised above a scale's."""
+        """The entries of `more_samples` with more than `num_samples`, which a user may have raised above a scale's."""
         return tuple(more for more in self.more_samples if more.num_samples > self.num_samples)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ def judge_references(judge: Judge, samples: int | None = None) -> dict[str, dict
 
     Each is of so many samples: `evaluate.num_samples` where none are given.
     """
-    usual = judge.config.num_samples
-    number = samples or usual
-    name = judge.protocol.digest if number == usual else f"{judge.protocol.digest}-{number}"
-    path = results_folder() / "local" / "references" / f"{name}.json"
+    number = samples or judge.config.num_samples
+    # the protocol does not say how noise is decoded
+    noise = hashlib.sha256(next(judge.gaussian(2)).samples.numpy().tobytes()).hexdigest()[:6]
+    path = results_folder() / "local" / "references" / f"{judge.protocol.digest}-{number}-{noise}.json"
     known = kept(path, dict[str, dict[str, float]])
     if not all(m.name in known.get("gaussian", {}) for m in judge.metrics):
         sets = {

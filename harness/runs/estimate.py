@@ -102,7 +102,7 @@ class JudgingTimes:
         if not config.sample_metrics:
             return self.start + self.flow
         sampling = sum((nfe or self.calls) * config.samples_at(nfe) for nfe in config.nfe) * self.call
-        more = sum(each.num_samples for each in config.more) / config.num_samples
+        more = sum(each.num_samples for each in config.more if each.nfe in config.nfe) / config.num_samples
         return self.start + sampling + self.metrics * (len(config.nfe) + more) + self.flow
 
     def bytes(self, config: EvaluateConfig) -> float:

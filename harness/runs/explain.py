@@ -175,7 +175,7 @@ def _beside_curve(f: RunConfig) -> tuple[object, ...]:
 
 
 def _learner(f: RunConfig) -> tuple[object, ...]:
-    """What an expected objective is a function of, and over: where it differs, so does its gradient."""
+    """The network and the data. Arms with different ones have different objectives."""
     return f.backbone, f.dataset
 
 

@@ -58,7 +58,7 @@ class SearchPlan(SharedPlan):
             raise UserError(f"--scale: '{search.name}' has no space for {scale}. {did_you_mean(scale, search.spaces)}")
         metric = search.metric or base.evaluate.metrics[0].name
         space = dict(search.spaces[scale])
-        _refuse_unjudged(space)
+        _refuse_unjudged(space, search.pruner)
         plan = cls(
             search.name, scale, search.question, _judged(override(base, search.fixed), search, metric),
             space, metric, search.nfe, trials or search.trials, tuple(str(p.absolute()) for p in plugins),
@@ -122,17 +122,21 @@ class SearchPlan(SharedPlan):
         return inverse(self.space, flatten(self.base))
 
     def first(self) -> list[dict[str, Any]]:
-        """What is tried before anything is drawn: the scale's own, and a space of few choices whole."""
+        """What is tried before anything is drawn: the scale's own, then a space of few choices whole."""
         own = self.own()
-        return [own, *(draw for draw in combinations(self.space, self.trials) if draw != own)]
+        everything = combinations(self.space, self.trials)
+        return sorted(everything, key=lambda draw: draw != own) if everything else [own]
 
     def corners(self) -> dict[str, RunConfig]:
         """{settings: configuration} at both ends of every range; `ConfigError` where there can be none."""
-        out = {}
+        return {_told(end): config for end, config in self._ends()}
+
+    def _ends(self) -> list[tuple[dict[str, Any], RunConfig]]:
+        out = []
         for name, distribution in self.space.items():
             for end in ends(name, distribution):
                 try:
-                    out[", ".join(f"{path}={value}" for path, value in end.items())] = override(self.base, end)
+                    out.append((end, override(self.base, end)))
                 except ConfigError as error:
                     raise error.below("space") from None
         return out
@@ -144,12 +148,12 @@ class SearchPlan(SharedPlan):
         if self.against and COSTS[self.against].of_curve and len(self.base.evaluate.nfe) < 2:
             reason = f"{self.against} are read off a curve over NFE, and evaluate.nfe has {self.nfe} alone"
             raise UserError(f"against: {reason}. Set more, like evaluate.nfe=[2,4,8,16,32].")
-        for end, config in self.corners().items():
+        for end, config in self._ends():
             try:
-                refuse_unreached([setting.partition("=")[0] for setting in end.split(", ")], config)
+                refuse_unreached(end, config)
                 check(config)
             except UserError as error:
-                raise UserError(f"space, {end}: {error}") from None
+                raise UserError(f"space, {_told(end)}: {error}") from None
 
     def _plain(self, digested: bool) -> dict[str, Any]:
         space = {name: distribution_to_json(distribution) for name, distribution in self.space.items()}
@@ -215,10 +219,18 @@ def _judged(base: RunConfig, search: Search, metric: str) -> RunConfig:
     return override(base, changes)
 
 
-def _refuse_unjudged(space: Mapping[str, Any]) -> None:
+def _told(end: Mapping[str, Any]) -> str:
+    """Settings as `--set` takes them, one after another."""
+    return ", ".join(f"{path}={value}" for path, value in end.items())
+
+
+def _refuse_unjudged(space: Mapping[str, Any], pruner: str | None) -> None:
     """`ConfigError` for a path by which trials would be judged in different ways, or train on different seeds."""
     for path in (path for name in space for path in paths_of(name)):
         group, _, below = path.partition(".")
         if group == "seed" or (group == "evaluate" and below.partition(".")[0] not in SAMPLED):
             reason = "values of trials that differ in it cannot be compared"
             raise ConfigError(f"space.{path}", f"{reason}. Leave it out.")
+        if path == "train.steps" and pruner:
+            reason = "the pruner compares trials after as many steps, whatever share of their training these are"
+            raise ConfigError("space.train.steps", f"{reason}. Leave it out, or give a search pruner=None.")

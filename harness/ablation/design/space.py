@@ -56,18 +56,28 @@ def one_of(*values: Any) -> BaseDistribution:
 
 
 def together(*rows: Iterable[Any]) -> BaseDistribution:
-    """One of these rows, each with a value for every path of the name: what makes no sense apart, or costs as much."""
-    return one_of(*(_row(row) for row in rows))
+    """One of these rows, each with a value for every path of the name.
+
+    It is for settings that depend on each other, or that must cost as much.
+    """
+    if wrong := [row for row in rows if not isinstance(row, (list, tuple))]:
+        raise UserError(f"space: {wrong[0]!r} is no row, like (64, 800). Correct the range.")
+    return _checked(lambda: CategoricalDistribution([_row(row) for row in rows]))
 
 
 def require_ranges(spaces: Mapping[str, Mapping[str, Any]]) -> None:
     """`ConfigError` for what is drawn from no range, by scale and name."""
     for scale, space in spaces.items():
+        paths = [path for name in space for path in paths_of(name)]
+        if twice := next((path for path in paths if paths.count(path) > 1), None):
+            raise ConfigError(f"spaces['{scale}']", f"{twice} is drawn twice. Name each path once.")
         for name, drawn in space.items():
             place = f"spaces['{scale}']['{name}']"
             if not isinstance(drawn, BaseDistribution):
                 reason = f"{drawn!r} is no range. Write even(...), log(...), one_of(...) or together(...)."
                 raise ConfigError(place, reason)
+            if _AND in name and name.startswith(_ONE_MINUS):
+                raise ConfigError(place, 'only a path of its own can stand behind "1 - ". Give the values themselves.')
             if _AND in name and not _rows_of(name, drawn):
                 reason = f"expected together(...) with {len(paths_of(name))} values in each row, got {drawn}"
                 raise ConfigError(place, f"{reason}. Give each path a value.")
@@ -90,12 +100,13 @@ def settings(drawn: Mapping[str, Any]) -> dict[str, Any]:
 
 def inverse(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
     """What would have to be drawn for the values of these paths, as far as the space has it."""
-    wanted = {name: _wanted(name, [values[path] for path in paths_of(name)]) for name in space}
+    known = [name for name in space if all(path in values for path in paths_of(name))]
+    wanted = {name: _wanted(name, [values[path] for path in paths_of(name)]) for name in known}
     return {name: x for name, x in wanted.items() if _within(space[name], x)}
 
 
 def combinations(space: Space, most: int) -> list[dict[str, Any]]:
-    """All that can be drawn from a space of choices; none where that is more than `most`, or a range is no choice."""
+    """All that can be drawn; none where that is more than `most`, or where a range is not a list of choices."""
     choices = [drawn.choices for drawn in space.values() if isinstance(drawn, CategoricalDistribution)]
     if len(choices) < len(space) or math.prod(map(len, choices)) > most:
         return []
@@ -134,7 +145,7 @@ def _wanted(name: str, values: list[Any]) -> Any:
     """What would have to be drawn by a name for its paths to have these values."""
     if len(values) > 1:
         return _row(values)
-    return _from_one(values[0]) if name.startswith(_ONE_MINUS) else values[0]
+    return _from_one(values[0]) if name.startswith(_ONE_MINUS) and values[0] is not None else values[0]
 
 
 def _row(values: Iterable[Any]) -> str:
@@ -163,7 +174,7 @@ def _from_one(x: float) -> float:
 def _within(distribution: BaseDistribution, x: Any) -> bool:
     if isinstance(distribution, CategoricalDistribution):
         return x in distribution.choices
-    return distribution.low <= x <= distribution.high  # type: ignore[attr-defined]
+    return x is not None and distribution.low <= x <= distribution.high  # type: ignore[attr-defined]
 
 
 def _whole(low: float, high: float) -> bool:

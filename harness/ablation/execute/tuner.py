@@ -203,10 +203,12 @@ class SearchBoard(Board):
         return self.study.ask(self.plan.space)
 
     def _put_in(self) -> None:
-        """Begin with what is not drawn, and put in again what died."""
+        """Enqueue the trials that are not drawn, and enqueue again those that died."""
         everything = self.trials()
-        for draw in self.plan.first()[len(everything) :]:
-            self.study.enqueue_trial(draw)
+        known = [trial.params or trial.system_attrs.get("fixed_params") for trial in everything]
+        for draw in self.plan.first():
+            if not everything or (draw.keys() == self.plan.space.keys() and draw not in known):
+                self.study.enqueue_trial(draw)
         last = {title_of(t): t for t in everything}
         left_out = self.left_out()
         for title, trial in last.items():

@@ -46,7 +46,7 @@ def draw(plan: Plan, cells: pd.DataFrame, summary: pd.DataFrame, references: dic
     figure.set_figwidth(11 + (1 + many) * max(0.0, longest - 1))  # a grid has the names on its left too
     curve, forest = figure.subplots(1, 2, width_ratios=[3, 2])
     if many:
-        _grid(curve, plan, summary)
+        _grid(curve, plan, summary, references)
     else:
         _curves(curve, plan, values, summary, references)
     _forest(forest, plan, values, summary)
@@ -86,7 +86,7 @@ def _of_what(plan: Plan, rows: pd.DataFrame) -> tuple[str, str]:
     return seeds, f",\nof the first {few:,} samples at every NFE" if numbers.more(plan) else ""
 
 
-def _grid(axes: Axes, plan: Plan, summary: pd.DataFrame) -> None:
+def _grid(axes: Axes, plan: Plan, summary: pd.DataFrame, references: dict[str, dict[str, float]]) -> None:
     """The means as numbers, coloured by their ratio to the baseline's at the same NFE."""
     rows = summary[(summary.metric == plan.metric) & (summary.n > 0) & summary.arm.isin(plan.arms)]
     table = rows.pivot(index="arm", columns="nfe", values="mean").reindex([*plan.arms])
@@ -102,7 +102,9 @@ def _grid(axes: Axes, plan: Plan, summary: pd.DataFrame) -> None:
     axes.set_xticks(range(len(table.columns)), [str(nfe or "adaptive") for nfe in table.columns])
     names = [_label(arm, summary[summary.metric == plan.metric]) for arm in plan.arms]
     axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("NFE")
+    known = {kind: references[kind][plan.metric] for kind in LINES if plan.metric in references.get(kind, {})}
+    real = [f"{REFERENCES[kind].label} {value:.3g}" for kind, value in known.items()]
+    axes.set_xlabel("\n".join(["NFE", *([f"beside them: {', '.join(real)}"] if real else [])]))
     seeds, equal = _of_what(plan, rows)
     against = f"blue is better than {shown(plan.baseline)} at the same NFE, red worse, deepest at {FOLD:g} times"
     axes.set_title(f"{plan.metric.upper()}, mean over {seeds}{equal}\n{against}", fontsize=10)

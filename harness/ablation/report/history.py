@@ -173,10 +173,9 @@ def _bars(axes: Axes, shares: dict[str, float], finished: int) -> None:
 
 def _slice(axes: Axes, board: SearchBoard, name: str, trials: pd.DataFrame) -> None:
     distribution = board.plan.space[name]
-    drawn = {number_of(trial): trial.params[name] for trial in board.settled()}
-    x = trials.trial.map(drawn)
+    place = distribution.choices.index if isinstance(distribution, CategoricalDistribution) else float
+    x = trials.trial.map({number_of(trial): place(trial.params[name]) for trial in board.settled()})
     if isinstance(distribution, CategoricalDistribution):
-        x = x.map(distribution.choices.index)
         labels = [shown(str(choice), 20) for choice in distribution.choices]
         slanted: dict[str, Any] = {"rotation": 30, "ha": "right"} if sum(map(len, labels)) > 24 else {}
         axes.set_xticks(range(len(labels)), labels, **slanted)

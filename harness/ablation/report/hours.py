@@ -1,4 +1,4 @@
-"""What the committed studies took, looked at as they went on, beside what fixed numbers of seeds would have taken."""
+"""Trials and hours of the committed studies, beside those of fixed numbers of seeds."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from typing_extensions import TypedDict
 
 from harness.ablation.report.verdicts import BASELINE, NOT_COMPARED, UNDECIDED
@@ -32,7 +33,7 @@ class Took(TypedDict):
 
 
 def table(tables: Sequence[Path], remedy: str) -> str:
-    """Markdown: a row for each study, from the JSON beside its CSV."""
+    """Markdown: a row for each study, from the JSON beside its CSV, and for each search, from its trials."""
     rows = {path.stem: read_json(path.with_suffix(".json"), Took, remedy) for path in tables}
     fixed = "".join(f" {n} seeds: trials | hours |" for n in FIXED)
     lines = [f"| study | arms | decided | trials | hours |{fixed}", "| --- |" + " ---: |" * (4 + 2 * len(FIXED))]
@@ -43,6 +44,10 @@ def table(tables: Sequence[Path], remedy: str) -> str:
         designs = [took["runs"], *(_fixed(took["runs"], n) for n in FIXED)]
         spent = [cell for runs in designs for cell in _spent(runs, took["seconds"])]
         lines.append(f"| {' | '.join([name, str(len(took['runs'])), decided, *spent])} |")
+    for search in (path.with_name(f"{path.stem}-trials.csv") for path in tables):
+        if search.exists():
+            seconds = pd.read_csv(search).seconds
+            lines.append(f"| {search.stem} | | | {len(seconds)} | {seconds.sum() / 3600:.2g} |" + " |" * 2 * len(FIXED))
     return "\n".join(lines)
 
 

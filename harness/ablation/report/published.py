@@ -16,7 +16,7 @@ from harness.ablation.design.study import studies_folder
 from harness.ablation.report import hours
 from harness.ablation.report.origin import VERSIONS
 from harness.ablation.report.power import Power, sd_of
-from harness.ablation.report.verdicts import NOT_COMPARED, UNDECIDED, UNSTABLE
+from harness.ablation.report.verdicts import BASELINE, NOT_COMPARED, UNDECIDED, UNSTABLE
 from harness.core.errors import UserError
 from harness.core.files import read_json, write_atomic
 from harness.core.reading import Damaged, bytes_of, short
@@ -150,14 +150,14 @@ def readme(before: str, tables: Path) -> str:
 def glance(tables: Sequence[Path]) -> str:
     """Markdown: the verdicts of all these studies, a row each, arms with their differences."""
     words = ("better", "tie", "worse", UNDECIDED)
-    lines = [f"| study | {' | '.join(words)} |", "| --- |" + " --- |" * len(words)]
+    lines = [f"| study | {' | '.join(words)} | without a verdict |", "| --- |" + " --- |" * (len(words) + 1)]
     for table in tables:
         rows = read_table(table, _COLUMNS)
         primary = rows[rows.primary].sort_values("difference")
-        cells = [
-            "; ".join(f"`{row.arm}` {row.difference:+.0%}" for _, row in primary[primary.verdict == word].iterrows())
-            for word in words
-        ]
+        told = [(row.verdict, f"`{row.arm}` {row.difference:+.0%}") for _, row in primary.iterrows()]
+        cells = ["; ".join(arm for verdict, arm in told if verdict == word) for word in words]
+        others = primary[~primary.verdict.isin([*words, BASELINE])]
+        cells.append("; ".join(f"`{row.arm}` {row.verdict}" for _, row in others.iterrows()))
         lines.append(f"| {table.stem} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

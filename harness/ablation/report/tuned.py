@@ -26,7 +26,7 @@ def about(plan: Plan) -> list[str]:
         return []
     budget = tuning.budget
     drawn = ", ".join(bare(name) for name in budget["spaces"][plan.scale])
-    samples = min(budget["samples"], plan.arms[plan.baseline].evaluate.num_samples)
+    samples = min(budget["samples"], plan.arms[plan.baseline].evaluate.samples_at(plan.nfe))
     lines = [
         "The verdicts are about tuned arms: each has the best settings of a search that is the same for all, "
         f"{budget['trials']} trials over {drawn} by {plan.metric} at NFE {plan.nfe} of {samples} "

@@ -70,7 +70,7 @@ class TransformerModule(Network):
 
 
 class Trunk(nn.Module):
-    """Blocks, then a layer norm and a linear map that starts at zero, as does all that modulates."""
+    """Blocks, then a layer norm and a linear map. That map and all modulation start at zero."""
 
     def __init__(self, width: int, depth: int, heads: int, outputs: int, conditioning: Conditioning = "adaln"):
         super().__init__()
