@@ -367,10 +367,11 @@ def test_a_space_of_few_choices_is_tried_whole_before_any_is_drawn_again(tiny: R
     assert len(planned(tiny, spaces={"digits": others}, trials=3).first()) == 3, "the scale's own is none of them"
     space = {"weighting.gamma": one_of(1.0, 2.0, 5.0), "train.batch_size": one_of(16, 8)}
     longer = SearchBoard(planned(tiny, spaces={"digits": space}, trials=4))
-    first = [values.values() for values in drawn(longer, 4)]
-    longer = SearchBoard(planned(tiny, spaces={"digits": space}, trials=10))
-    found = [*first, *(values.values() for values in drawn(longer, 6))]
-    assert len({tuple(sorted(values)) for values in found}) == 6, "what a longer search lacks is tried before all else"
+    first = drawn(longer, 4)
+    again = drawn(SearchBoard(planned(tiny, spaces={"digits": space}, trials=10)), 6)
+    assert len({tuple(sorted(values.values())) for values in (*first, *again)}) == 6, (
+        "what a longer search lacks is tried before all else"
+    )
     assert len(planned(tiny, spaces={"digits": space | {"train.warmup_steps": even(0, 1)}}, trials=50).first()) == 1
 
 
