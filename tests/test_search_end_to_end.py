@@ -20,7 +20,8 @@ pytestmark = pytest.mark.slow
 TUNE = [
     "tune", "tuning", "--trials", "3", "--seeds", "1", "--workers", "2", "--set", "backbone.channels=8",
     "--set", "backbone.multipliers=[1]",
-    "--set", "train.steps=100", "--set", "evaluate.nfe=[1,32]", "--set", "evaluate.num_samples=64",
+    "--set", "train.steps=150", "--set", "evaluate.nfe=[1,32]", "--set", "evaluate.num_samples=64",
+    "--set", "evaluate.more_samples=[]",
 ]  # fmt: skip
 
 
