@@ -195,12 +195,12 @@ def test_the_list_of_components_shows_the_bounds(
     ("command", "said"),
     [
         (
-            "train --scale digits --set train.warmup_steps=521",
+            "train --scale digits --set train.steps=520 --set train.warmup_steps=521",
             "train.warmup_steps: 521 steps of warm-up end beyond the last of 520, so the learning rate never reaches",
         ),
         ("train --scale points --set train.steps=9 --set train.warmup_steps=10", "10 steps of warm-up end beyond the"),
-        ("train --scale digits --set train.snapshot_every=521", "train.snapshot_every: the first snapshot after 521"),
-        ("ablate weighting --set train.warmup_steps=600", "arm 'uniform'.train.warmup_steps: 600 steps of warm-up"),
+        ("train --scale digits --set train.steps=520 --set train.snapshot_every=521", "the first snapshot after 521 steps"),
+        ("ablate weighting --set train.steps=9 --set train.warmup_steps=600", "arm 'uniform'.train.warmup_steps: 600 steps of warm-up"),
         ("explain ema --set train.steps=9", "train.snapshot_every: the first snapshot after 10 steps comes beyond the"),
     ],
 )
