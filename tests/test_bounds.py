@@ -199,8 +199,8 @@ def test_the_list_of_components_shows_the_bounds(
             "train.warmup_steps: 521 steps of warm-up end beyond the last of 520, so the learning rate never reaches",
         ),
         ("train --scale points --set train.steps=9 --set train.warmup_steps=10", "10 steps of warm-up end beyond the"),
-        ("train --scale digits --set train.steps=520 --set train.snapshot_every=521", "the first snapshot after 521 steps"),
-        ("ablate weighting --set train.steps=9 --set train.warmup_steps=600", "arm 'uniform'.train.warmup_steps: 600 steps of warm-up"),
+        ("train --set train.steps=520 --set train.snapshot_every=521", "the first snapshot after 521 steps"),
+        ("ablate weighting --set train.steps=9 --set train.warmup_steps=10", "arm 'uniform'.train.warmup_steps: 10"),
         ("explain ema --set train.steps=9", "train.snapshot_every: the first snapshot after 10 steps comes beyond the"),
     ],
 )

@@ -26,6 +26,7 @@ from harness.core.config import override
 from harness.core.files import results_folder
 from harness.data.base import Data
 from harness.evaluation import floor as module
+from harness.evaluation.fidelity import FID, HeldOutFID
 from harness.evaluation.floor import Floor, judge_floor
 from harness.evaluation.judge import Judge
 from harness.evaluation.metric import SampleMetric
@@ -116,19 +117,20 @@ def test_fresh_sets_share_no_sample_with_each_other_or_the_reference() -> None:
     train, held_out = torch.arange(900.0)[:, None], torch.arange(1000.0, 1250.0)[:, None]
     data = Data(train, held_out, torch.Tensor.float, torch.Tensor.float, "points")
     judge = judge_of(data)
-    drawn = [
-        torch.cat([tensor(batch.samples) for batch in one]).flatten().tolist() for one in module._fresh(judge, 100)
-    ]
+
+    def rows_of(metric: SampleMetric) -> list[list[float]]:
+        sets = module._fresh(judge, metric, 100)
+        return [torch.cat([tensor(batch.samples) for batch in one]).flatten().tolist() for one in sets]
+
+    drawn = rows_of(FID())
     assert [len(one) for one in drawn] == [100] * 7
     every = [row for one in drawn for row in one]
     assert len({*every}) == 700
     assert not {*every} & {*module.reference_rows(data, 400).float().tolist()}
     assert [min(one) >= 1000 for one in drawn] == [False] * 5 + [True] * 2
     object.__setattr__(judge.config, "reference", "statistics.npz")
-    drawn = [
-        torch.cat([tensor(batch.samples) for batch in one]).flatten().tolist() for one in module._fresh(judge, 100)
-    ]
-    assert [min(one) >= 1000 for one in drawn] == [True] * 2
+    assert [min(one) >= 1000 for one in rows_of(FID())] == [True] * 2
+    assert [max(one) < 1000 for one in rows_of(HeldOutFID())] == [True] * 9
 
 
 @pytest.mark.parametrize(

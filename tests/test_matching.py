@@ -222,7 +222,7 @@ def test_a_table_says_how_arms_were_matched(tiny: RunConfig, clock: list[str], s
 FILE = """
 from harness.ablation.design.study import Study
 
-STUDY = Study(question="Which?", baseline="a", arms={"a": {}, "b": {"train.batch_size": 64}}, matched="seconds")
+STUDY = Study(question="Which?", baseline="a", arms={"a": {}, "b": {"train.batch_size": 32}}, matched="seconds")
 """
 
 

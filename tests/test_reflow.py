@@ -579,12 +579,9 @@ def test_an_arms_seeds_stand_together_where_one_arm_learns_anothers_pairs() -> N
     assert plan.trials()[:4] == [("1-rectified", 0), ("1-rectified", 1), ("2-rectified", 0), ("2-rectified", 1)]
     for arm, config in plan.arms.items():
         assert arm == f"{config.rectified}-rectified"
-        assert [metric.name for metric in config.evaluate.metrics] == [
-            "fid",
-            "straightness",
-            "curvature",
-            "transport_cost",
-        ]
+        measured = [metric.name for metric in config.evaluate.metrics]
+        of_scale = [metric.name for metric in load_scale("digits").evaluate.metrics]
+        assert measured == [*of_scale, "straightness", "curvature", "transport_cost"]
     assert Plan.read(plan.write()) == dataclasses.replace(
         plan, expected_nfe={k: list(v) for k, v in plan.expected_nfe.items()}
     )
@@ -604,7 +601,8 @@ def test_distilled_arms_are_measured_without_what_flows_have() -> None:
     }
     study = Study(question="?", baseline="a", arms=arms, metrics=("curvature",), name="mine")
     plan = Plan.of(study, "digits", load_scale("digits"), {}, 1, [])
-    assert [len(config.evaluate.metrics) for config in plan.arms.values()] == [2, 1]
+    of_scale = len(load_scale("digits").evaluate.metrics)
+    assert [len(config.evaluate.metrics) for config in plan.arms.values()] == [of_scale + 1, of_scale]
 
 
 def test_a_flow_that_always_sees_classes_has_rounds_whose_flow_is_measured(small: RunConfig) -> None:

@@ -274,6 +274,7 @@ class FakeJudge:
         self.config = config
         self.metrics = config.metrics
         self.protocol = SimpleNamespace(digest="abc")
+        self.decoding = "def"
         self.asked = 0
         self.resampled = lambda number: [1.0]
         self.held_out = lambda number: held_out

@@ -54,7 +54,6 @@ class HeldOutFID(FID, name="held_out_fid"):
     """
 
     reference_is_best = False
-    floor_power = 0
     against = "held_out"
 
     def short_of_samples(self, given: Comparison) -> str | None:

@@ -94,17 +94,21 @@ def _scored(judge: Judge, metric: SampleMetric, samples: int) -> Scored:
     """By one metric alone."""
     config = override(judge.config, {"metrics": [metric]})
     alone = Judge(config, judge.data, judge.device, judge.show_progress, judge.stop)
-    fresh = [_score(alone, rows, samples) for rows in itertools.islice(_fresh(alone, samples), SETS)]
+    fresh = [_score(alone, rows, samples) for rows in itertools.islice(_fresh(alone, metric, samples), SETS)]
     again = _resampled(alone, samples) if len(fresh) < FEW else ()
     return {"fresh": fresh, "resampled": [_score(alone, rows, samples) for rows in again]}
 
 
-def _fresh(judge: Judge, samples: int) -> Iterator[Iterator[SampleBatch]]:
+def _fresh(judge: Judge, metric: SampleMetric, samples: int) -> Iterator[Iterator[SampleBatch]]:
     """Disjoint sets of real samples outside the reference: training samples first, then held-out ones.
 
     Published statistics may be of all training samples.
     """
     data = judge.data
+    if metric.against == "held_out":
+        for rows in _sets(torch.arange(len(data.train)), samples):
+            yield judge.training(rows)
+        return
     if not judge.config.reference:
         outside = torch.ones(len(data.train), dtype=torch.bool)
         outside[reference_rows(data, num_reference(judge.config, data))] = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,7 @@ def judge_references(judge: Judge, samples: int | None = None) -> dict[str, dict
     Each is of so many samples: `evaluate.num_samples` where none are given.
     """
     number = samples or judge.config.num_samples
-    # the protocol does not say how noise is decoded
-    noise = hashlib.sha256(next(judge.gaussian(2)).samples.numpy().tobytes()).hexdigest()[:6]
-    path = results_folder() / "local" / "references" / f"{judge.protocol.digest}-{number}-{noise}.json"
+    path = results_folder() / "local" / "references" / f"{judge.protocol.digest}-{judge.decoding}-{number}.json"
     known = kept(path, dict[str, dict[str, float]])
     if not all(m.name in known.get("gaussian", {}) for m in judge.metrics):
         sets = {
