@@ -1,12 +1,14 @@
 """Which solver and which steps make the most of few calls of one trained network?"""
 
+from collections.abc import Mapping
+
 from harness.ablation.design.study import Study
 
-SHIFTED = {"evaluate.time_grid": {"name": "shifted", "shift": 3}}
-HEUN = {"evaluate.solver": "heun", "evaluate.nfe": [2, 4, 8, 16, 32]}
-RK4 = {"evaluate.solver": "rk4", "evaluate.nfe": [4, 8, 16, 32]}
+SHIFTED: dict[str, object] = {"evaluate.time_grid": {"name": "shifted", "shift": 3}}
+HEUN: dict[str, object] = {"evaluate.solver": "heun", "evaluate.nfe": [2, 4, 8, 16, 32]}
+RK4: dict[str, object] = {"evaluate.solver": "rk4", "evaluate.nfe": [4, 8, 16, 32]}
 
-ARMS = {
+ARMS: Mapping[str, Mapping[str, object]] = {
     "euler": {"evaluate.solver": "euler"},
     "euler shifted": {"evaluate.solver": "euler", **SHIFTED},
     "heun": HEUN,
@@ -22,7 +24,7 @@ STUDY = Study(
     "calls?",
     baseline="euler",
     # More samples at the NFE of the verdicts.
-    arms={name: arm | {"evaluate.more_samples": [{"nfe": 8, "num_samples": 800}]} for name, arm in ARMS.items()},
+    arms={name: {**arm, "evaluate.more_samples": [{"nfe": 8, "num_samples": 800}]} for name, arm in ARMS.items()},
     nfe=8,
     smallest_difference=0.1,
     looks=(5, 10, 20),

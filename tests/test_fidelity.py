@@ -199,7 +199,7 @@ def test_the_held_out_fid_compares_with_all_held_out_samples(data: Data) -> None
 
 def test_a_held_out_fid_without_enough_held_out_samples_is_refused(data: Data) -> None:
     assert data.held_out_classes is not None
-    few = dataclasses.replace(data, held_out=data.held_out[:1], held_out_classes=data.held_out_classes[:1])
+    few = dataclasses.replace(data, held_out=tensor(data.held_out)[:1], held_out_classes=data.held_out_classes[:1])
     with pytest.raises(ConfigError, match=r"held_out_fid has no value for 1 held-out samples\. Take 2 or more"):
         Judge(override(CONFIG, {"metrics": [HeldOutFID()]}), few, "cpu")
 
