@@ -299,6 +299,17 @@ def test_a_searchs_figures_hold_all_their_text(
     assert {shown(name, 20) for name in choices} <= words(drawn[-1])
 
 
+def test_a_choice_of_none_has_a_place_in_a_searchs_figure(tiny: RunConfig, drawn: Figures) -> None:
+    space = {"train.clip_norm": one_of(None, 1.0), "train.learning_rate": log(1e-4, 1e-1)}
+    board = SearchBoard(test_search.planned(tiny, spaces={"digits": space}, fixed={}, trials=8))
+    found = test_search.drawn(board, 8, lambda values: 1 + values["train.learning_rate"])
+    history.draw_importances(board)
+    (axes,) = (each for each in drawn[-1].axes if each.get_xlabel() == "clip_norm")
+    places = sorted(x for line in axes.lines[:2] for x in np.asarray(line.get_xdata()).tolist())
+    assert places == sorted(float(values["train.clip_norm"] is not None) for values in found)
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["None", "1.0"]
+
+
 def test_a_fronts_figure_holds_all_its_text(tiny: RunConfig, no_formulas: None, drawn: Figures) -> None:
     """With and without what is known of other seeds; costs of any size, and one trial alone."""
     many: Any = [[3e-2, 32.0], [20.0, 4.0], [2e4, 1.0]], {"default": [[10.0, 2.0]], "knee": [[1.0, 2.0], [3.0, 2.0]]}

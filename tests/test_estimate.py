@@ -10,6 +10,7 @@ import pytest
 from harness.core.config import override
 from harness.core.errors import Diverged
 from harness.evaluation.flow_metrics import Straightness
+from harness.evaluation.protocol import MoreSamples
 from harness.runs import estimate
 from harness.runs.config import RunConfig
 from harness.runs.estimate import JudgingTimes, TrainingTimes, judging_times, training_times
@@ -56,6 +57,8 @@ def test_an_evaluations_calls_are_counted_up(tiny: RunConfig) -> None:
     how = override(tiny, {"evaluate.nfe": [1, 8, 32], "evaluate.num_samples": 200}).evaluate
     assert times.seconds(how) == pytest.approx(1 + (1 + 8 + 32) * 200 * 1e-3 + 3 * 2 + 4)
     assert times.bytes(how) == 150
+    elsewhere = dataclasses.replace(how, more_samples=(MoreSamples(nfe=64, num_samples=800),))
+    assert times.seconds(elsewhere) == times.seconds(how), "nothing is judged at NFE 64"
     adaptive = override(tiny, {"evaluate.solver": "dopri5", "evaluate.nfe": [0], "evaluate.num_samples": 200}).evaluate
     assert times.seconds(adaptive) == pytest.approx(1 + 37 * 200 * 1e-3 + 2 + 4)
     flow = dataclasses.replace(how, metrics=(Straightness(),))

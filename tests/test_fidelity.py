@@ -29,6 +29,7 @@ from harness.evaluation.extractors import features, load_extractor
 from harness.evaluation.fidelity import FID, ExtrapolatedFID, HeldOutFID
 from harness.evaluation.judge import Judge, SampleBatch
 from harness.evaluation.protocol import EvaluateConfig, Protocol
+from harness.evaluation.yardsticks import judge_references
 
 CONFIG = EvaluateConfig(num_samples=300, batch_size=100, extractor="digits")
 
@@ -195,6 +196,30 @@ def test_the_held_out_fid_compares_with_all_held_out_samples(data: Data) -> None
     assert judge(batches(unseen))["held_out_fid"] == pytest.approx(0, abs=1e-3)
     again = Judge(judge.config, data, "cpu")
     assert again(copies) == scores
+
+
+def test_held_out_samples_are_kept_by_their_data_beside_one_file_of_statistics(data: Data, tmp_path: Path) -> None:
+    (tmp_path / "statistics.npz").write_bytes(npz(Judge(CONFIG, data, "cpu").reference["fid"]))
+    config = override(CONFIG, {"reference": str(tmp_path / "statistics.npz"), "metrics": [FID(), HeldOutFID()]})
+    assert data.held_out_classes is not None
+    fewer = dataclasses.replace(
+        data, held_out=tensor(data.held_out)[:200], held_out_classes=data.held_out_classes[:200]
+    )
+    samples = batches(tensor(data.train)[:300])
+    first, other, again = (Judge(config, each, "cpu")(samples) for each in (data, fewer, data))
+    assert first == again
+    assert first["fid"] == other["fid"]
+    assert first["held_out_fid"] != pytest.approx(other["held_out_fid"], rel=1e-2)
+
+
+def test_the_score_of_noise_is_kept_by_how_it_is_decoded(data: Data) -> None:
+    """Which the protocol does not tell: it is of the samples as they are stored."""
+    judges = [Judge(CONFIG, each, "cpu") for each in (data, load(Digits(encoded=(0.0, 1.0))), data)]
+    assert len({judge.protocol.digest for judge in judges}) == 1
+    first, other, again = (judge_references(judge) for judge in judges)
+    assert first == again
+    assert first["resampled"] == other["resampled"]
+    assert first["gaussian"]["fid"] != pytest.approx(other["gaussian"]["fid"], rel=1e-2)
 
 
 def test_a_held_out_fid_without_enough_held_out_samples_is_refused(data: Data) -> None:

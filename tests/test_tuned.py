@@ -14,10 +14,12 @@ from harness.ablation.design.plan import Plan
 from harness.ablation.design.search_plan import SearchPlan, searches
 from harness.ablation.design.space import log, one_of
 from harness.ablation.design.study import Study, load_scale, load_study
-from harness.ablation.design.tuned import Tuned
+from harness.ablation.design.tuned import Tuned, Tuning
 from harness.ablation.execute.tuner import SearchBoard
 from harness.ablation.report import published
+from harness.ablation.report.tuned import about
 from harness.cli import main
+from harness.core.config import override
 from harness.core.errors import UserError
 from harness.core.files import read_json, results_folder, write_json
 from harness.runs.config import RunConfig
@@ -88,6 +90,15 @@ def test_what_cannot_be_tuned_is_refused_in_one_line(tiny: RunConfig) -> None:
         planned(tiny, tuned=dataclasses.replace(TUNED, seed=2))
     with pytest.raises(UserError, match=r"^toy-digits: .* the search of a, b B has not ended\. "):
         planned(tiny, tuned=TUNED)
+
+
+def test_a_table_says_how_many_samples_judged_a_trial(tiny: RunConfig) -> None:
+    """Those of the study's NFE, or fewer where the searches take fewer."""
+    more = override(tiny, {"evaluate.more_samples": [{"nfe": 2, "num_samples": 100}]})
+    for most, number in ((5000, 100), (32, 32)):
+        budget = dataclasses.replace(TUNED, samples=most).budget("digits")
+        plan = dataclasses.replace(planned(more), tuning=Tuning(budget, {}))
+        assert f" at NFE 2 of {number} samples, on seed 1000" in about(plan)[0]
 
 
 FILE = """
@@ -174,8 +185,8 @@ def test_a_study_tunes_its_arms_then_judges_them(tuned: tuple[str, Path], launch
     file, table = tuned
     searched = [f"rates-{arm}-points-search" for arm in "ab"]
     assert launched == [*searched, *(f"{arm} {seed}" for seed in range(3) for arm in "ab")]
-    about = read_json(table.with_suffix(".json"))
-    found = about["tuned"]["found"]
+    written = read_json(table.with_suffix(".json"))
+    found = written["tuned"]["found"]
     for arm in "ab":
         search = read_json(table.with_name(f"rates-{arm}-points-trials.json"))
         rate = search["best"]["train.learning_rate"]
@@ -183,14 +194,16 @@ def test_a_study_tunes_its_arms_then_judges_them(tuned: tuple[str, Path], launch
         assert (found[arm]["value"], found[arm]["search"]) == (search["best"]["value"], search["search"])
         assert found[arm]["trials"] == {"finished": 3}
         assert f"{arm} was tuned to train.learning_rate {rate:g} (sliced_" in table.with_suffix(".md").read_text()
-        assert about["settings"][arm]["train.learning_rate"] == rate
+        assert written["settings"][arm]["train.learning_rate"] == rate
     assert found["a"]["settings"]["train.learning_rate"] > found["b"]["settings"]["train.learning_rate"]
     first, second = kept(table.name)
-    assert first["tuned by"] == second["tuned by"] == about["tuned"]["budget"], "stored before any search, and any run"
+    assert first["tuned by"] == second["tuned by"] == written["tuned"]["budget"], (
+        "stored before any search, and any run"
+    )
     plain = Plan.of(dataclasses.replace(load_study(file), tuned=None), "points", load_scale("points"), {}, None, [])
     assert plain.digest not in plans_of(table.name), "the same arms without the searches are another design"
     assert (first["tuned by"]["trials"], first["arms"] == second["arms"]) == (3, False)
-    assert not [note for note in about["notes"] if note.startswith("Not planned")]
+    assert not [note for note in written["notes"] if note.startswith("Not planned")]
 
 
 def test_a_tuned_study_is_continued_and_published(
@@ -198,16 +211,16 @@ def test_a_tuned_study_is_continued_and_published(
 ) -> None:
     file, table = tuned
     again = ["ablate", file, *WORDS, "--workers", "1"]
-    about = read_json(table.with_suffix(".json"))
+    written = read_json(table.with_suffix(".json"))
     done = list(launched)
     for command in (again, ["table", file, *WORDS]):
         assert main(command) == 0
         assert launched == done, "nothing is searched or trained again"
-        assert read_json(table.with_suffix(".json"))["verdicts"] == about["verdicts"]
+        assert read_json(table.with_suffix(".json"))["verdicts"] == written["verdicts"]
     assert len(kept(table.name)) == 2
     (results_folder() / "local" / "plans" / f"{table.name}-tuned.json").unlink()
     assert main(again) == 0
-    assert read_json(table.with_suffix(".json"))["tuned"] == about["tuned"], "read anew from the searches"
+    assert read_json(table.with_suffix(".json"))["tuned"] == written["tuned"], "read anew from the searches"
     assert launched == [*done, *done[:2]]
     study = load_study(file)
     more = dataclasses.replace(study, tuned=dataclasses.replace(study.tuned, trials=4))  # type: ignore[type-var]
