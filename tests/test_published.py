@@ -138,6 +138,19 @@ def test_a_search_is_published_with_its_trials(
     assert (committed.parent / "studies" / "README.md").read_text().count("\n## ") == 3
 
 
+def test_an_arm_without_a_verdict_stands_at_a_glance_too(tmp_path: Path) -> None:
+    verdicts = {"a": "baseline", "b": "unstable", "c": "not compared", "d": "tie"}
+    differences = {"b": 0.5, "d": 0.01}
+    rows = [
+        {"arm": arm, "metric": "fid", "nfe": 2, "n": 3, "difference": differences.get(arm), "low": None, "high": None,
+         "primary": True, "verdict": verdict}
+        for arm, verdict in verdicts.items()
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(tmp_path / "s-digits.csv", index=False)
+    *_, line = published.glance([tmp_path / "s-digits.csv"]).splitlines()
+    assert line == "| s-digits |  | `d` +1% |  |  | `b` unstable; `c` not compared |"
+
+
 def test_a_training_that_arms_share_counts_once(tmp_path: Path) -> None:
     """Two arms of one training and one of its own, 2 seeds each, of which the third arm has seen one."""
     seconds = {arm: {"trials": 2, "training": 3600.0, "evaluation": 360.0} for arm in "abc"}

@@ -368,7 +368,9 @@ def test_a_space_of_few_choices_is_tried_whole_before_any_is_drawn_again(tiny: R
     space = {"weighting.gamma": one_of(1.0, 2.0, 5.0), "train.batch_size": one_of(16, 8)}
     longer = SearchBoard(planned(tiny, spaces={"digits": space}, trials=4))
     first = drawn(longer, 4)
-    again = drawn(SearchBoard(planned(tiny, spaces={"digits": space}, trials=10)), 6)
+    longer = SearchBoard(planned(tiny, spaces={"digits": space}, trials=10))
+    longer.refill()
+    again = [trial.system_attrs["fixed_params"] for trial in longer.trials(TrialState.WAITING)]
     assert len({tuple(sorted(values.values())) for values in (*first, *again)}) == 6, (
         "what a longer search lacks is tried before all else"
     )

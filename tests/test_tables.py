@@ -219,6 +219,13 @@ def test_the_files_say_where_they_come_from(tiny: RunConfig, reported: Callable[
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_the_primary_metric_comes_first(tiny: RunConfig, reported: Callable[..., Report]) -> None:
+    plan = planned(override(tiny, {"evaluate.metrics": ["fid", "authenticity", "kid"]}))
+    first, *others = (grid.title.partition(" ")[0] for grid in grids.grids(reported(plan, made_up(plan))))
+    assert [first, *others[:2]] == ["FID", "AUTHENTICITY", "KID"]
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_every_title_says_in_which_direction_the_metric_is_better(
     tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path
 ) -> None:
