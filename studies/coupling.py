@@ -2,6 +2,7 @@
 
 from harness.ablation.design.study import Study
 
+# More samples at the NFE of the verdicts.
 MORE = {"evaluate.more_samples": [{"nfe": 4, "num_samples": 800}]}
 
 STUDY = Study(
