@@ -1,4 +1,8 @@
-"""What does distillation make of one step of Euler's method, after each round of reflow?"""
+"""What does distillation make of one step of Euler's method, after each round of reflow?
+
+Expected before it ran: one step of a distilled flow better than of the flow itself in every round, the second round
+best.
+"""
 
 from harness.ablation.design.study import Study
 

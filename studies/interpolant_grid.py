@@ -1,4 +1,8 @@
-"""Which steps does each path want? Every path with every time grid, of the same trained networks."""
+"""Which steps does each path want? Every path with every time grid, of the same trained networks.
+
+Expected before it ran: `vp` and `vp_ddpm` need the grid in log SNR most, `linear` and `fm_ot` least; `ve` gains
+nothing from `quadratic`.
+"""
 
 from harness.ablation.design.study import Study
 

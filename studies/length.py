@@ -1,4 +1,8 @@
-"""When does longer training on digits stop paying, and does the flow then copy its training data?"""
+"""When does longer training on digits stop paying, and does the flow then copy its training data?
+
+Expected before it ran: FID to held-out images falls to four times the scale's steps and then rises; authenticity
+falls from twice the steps on.
+"""
 
 from harness.ablation.design.study import Study, load_scale
 

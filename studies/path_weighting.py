@@ -1,4 +1,8 @@
-"""Does it depend on the path which times should count more?"""
+"""Does it depend on the path which times should count more?
+
+Expected before it ran: the weighting matters more than the path, and depends on it: `cosine` weights the middle
+already.
+"""
 
 from harness.ablation.design.study import Study
 

@@ -1,4 +1,8 @@
-"""Which of the usual advice on training matters? Each arm changes one piece of it."""
+"""Which of the usual advice on training matters? Each arm changes one piece of it.
+
+Expected before it ran: worse without the average, without warm-up, at a constant rate, with batches of 16 and with
+data off scale, most of all in [-10, 10]; no clipping, weight decay and bf16 ties.
+"""
 
 from harness.ablation.design.study import Study
 

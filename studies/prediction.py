@@ -1,4 +1,8 @@
-"""What should a network predict, and in which space should its error be measured?"""
+"""What should a network predict, and in which space should its error be measured?
+
+Expected before it ran: the velocity's error on `data` and `edm` ties with `velocity`; `noise` and `score`, whose
+errors grow without bound where the samples are made, are worse in both spaces.
+"""
 
 from harness.ablation.design.study import Study
 

@@ -1,4 +1,8 @@
-"""Where should an entry lie that sparse noise drops: at 0, or where the data's zero is encoded (a gene not seen)?"""
+"""Where should an entry lie that sparse noise drops: at 0, or where the data's zero is encoded (a gene not seen)?
+
+Expected before it ran: both kinds of sparse noise worse than Gaussian noise, as most of the data's mass is no zero
+after encoding.
+"""
 
 from harness.ablation.design.study import Study
 

@@ -1,4 +1,7 @@
-"""Are the rate, the batch, the warm-up and the average that a scale trains with the best there are?"""
+"""Are the rate, the batch, the warm-up and the average that a scale trains with the best there are?
+
+Expected before it ran: the tuned settings tie with the scale's, which a search of the same kind found.
+"""
 
 from harness.ablation.design.search import Search
 from harness.ablation.design.space import even, log, one_of
