@@ -1,24 +1,41 @@
-"""The README says what the committed files say: its numbers, its commands and the licence."""
+"""README and docs/ say what the committed files say, and their commands and programs work."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
+import shlex
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 
-from harness.ablation.report import statistics
+from harness.ablation.design.study import load_study
+from harness.cli import main
+from harness.cli.arguments import read
+from harness.core import registry
+from harness.core.registry import HOMES, load_plugin, members_of, names
+from harness.testing import promises
 
 ROOT = Path(__file__).parent.parent
 TABLES = ROOT / "results" / "tables"
 APACHE_2 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
 """SHA-256 of the licence's text as its foundation publishes it."""
 README = (ROOT / "README.md").read_text()
-ANSWERS = README.partition("\n## What it answers\n")[2].partition("\n## ")[0]
+ANSWERS = README.partition("\n## The first table\n")[2].partition("\n## ")[0]
+PAGES = {"README.md": README} | {f"docs/{page.name}": page.read_text() for page in (ROOT / "docs").glob("*.md")}
+COMMANDS = sorted(
+    {line for text in PAGES.values() for line in re.findall(r"^    ((?:make|\.venv/bin/).+)$", text, re.M)}
+)
+PROGRAMS = {
+    found[1]: found[2]
+    for text in PAGES.values()
+    for found in re.finditer(r"```python\n# (?:studies/)?(\w+)\.py\n(.*?)```", text, re.S)
+}
 
 
 def tables(text: str) -> list[list[str]]:
@@ -56,51 +73,47 @@ def told(found: Any) -> str:
     return f"{percent(found.difference)} %, {percent(found.low)} to {percent(found.high)} %"
 
 
-def test_its_weighting_tables_are_the_committed_ones() -> None:
-    _, *parts = re.split(r"\n\n(?=FID ↓ (?:by NFE,|at NFE 32))", (TABLES / "weighting-digits.md").read_text())
-    assert tables(ANSWERS) == [tables(part)[0] for part in parts[:2]]
-    assert [len(table) for table in tables(ANSWERS)] == [2 + 6, 2 + 6]
+def test_readme_is_short() -> None:
+    assert len(README.split()) <= 1200
 
 
-def test_what_stands_under_them_is_the_committed_jsons() -> None:
+def test_its_table_of_weightings_is_the_committed_one() -> None:
+    committed = (TABLES / "weighting-digits.md").read_text().partition("\n\nFID ↓ at NFE 32")[2]
+    assert tables(ANSWERS) == [tables(committed)[0]]
+    assert len(tables(ANSWERS)[0]) == 2 + 6
+
+
+def test_the_line_under_it_is_the_committed_jsons() -> None:
     known = about("weighting-digits")
     machine = known["machine"]
     made = f"Made by `{known['command']}` at commit {', '.join(known['commits'])}"
     where = f"on two cores of an {machine['processor']} without a GPU (torch {machine['torch']}, "
     assert f"{made} {where}" in ANSWERS
-    real = "FID of training images drawn with replacement, as many as the samples elsewhere than at NFE 32"
-    assert f"- {real}: {known['references']['resampled']['fid']:.4g}.\n" in ANSWERS
-    assert f"- FID of Gaussian noise, as many: {known['references']['gaussian']['fid']:.4g}.\n" in ANSWERS
 
 
 def test_its_words_on_the_weighting_study_are_the_csvs() -> None:
     text = joined(ANSWERS)
     arms = {arm: row("weighting-digits", arm) for arm in ("min_snr", "noise_end", "clipped_snr", "data_end")}
     assert f"is {arms['min_snr'].verdict} ({told(arms['min_snr'])})" in text
-    assert f"(`noise_end`) {arms['noise_end'].verdict} ({told(arms['noise_end'])})" in text
+    assert f"(`noise_end`) is {arms['noise_end'].verdict} ({told(arms['noise_end'])})" in text
     assert f"is a {arms['data_end'].verdict} with even weights ({told(arms['data_end'])})" in text
     assert f"stays {arms['clipped_snr'].verdict} ({told(arms['clipped_snr'])})" in text
-    seeds = pd.read_csv(TABLES / "weighting-digits-seeds.csv")
-    own = seeds[(seeds.metric == "fid") & (seeds.nfe == 32)].pivot(index="seed", columns="arm", values="value").dropna()
-    both = statistics.compare(own["min_snr"].tolist(), own["data_end"].tolist())
-    assert f"over the {len(own)} seeds that both have, `min_snr` is at {told(both)}" in text
     noise = about("weighting-digits")["references_at_primary"]["gaussian"]["fid"]
     assert row("weighting-digits", "inverse_snr")["mean"] > noise
 
 
 def test_its_words_on_the_digits_scale_are_the_searchs() -> None:
-    text = joined(ANSWERS)
+    text = joined(README)
     trials = pd.read_csv(TABLES / "digits_scale-digits-trials.csv")
-    best = f"{len(trials)} trials on seed {about('digits_scale-digits-trials')['seed']}"
-    assert best in text
+    assert f"{len(trials)} trials on seed {about('digits_scale-digits-trials')['seed']}" in text
     assert f"The best scored {trials.value.min():.2f}, the settings before it {trials.value[0]:.2f}." in text
     again = row("digits_scale-digits", "tuned")
     ends = f"{percent(again.low)} to {percent(again.high)} %, {again.verdict}"
     assert f"On seeds 0 to {again.pairs - 1:.0f} it is {percent(again.difference)} % ({ends})" in text
 
 
-def test_its_words_on_reflow_and_the_gallery_are_their_csvs() -> None:
-    text = joined(README)
+def test_the_words_on_reflow_are_its_csvs() -> None:
+    text = joined(PAGES["docs/reflow.md"])
     reflow = "reflow-digits"
     one = row(reflow, "1-rectified", 1)
     two = row(reflow, "2-rectified", 1)
@@ -109,21 +122,89 @@ def test_its_words_on_reflow_and_the_gallery_are_their_csvs() -> None:
     assert f"({percent(four.difference)} %, {percent(four.low)} to {percent(four.high)} %)" in text
     last = [row(reflow, arm, 128)["mean"] for arm in ("2-rectified", "1-rectified")]
     assert f"worse than its teacher, {last[0]:.2f} against {last[1]:.2f}" in text
+
+
+def test_the_table_of_the_gallery_is_its_csv() -> None:
     gallery = pd.read_csv(TABLES / "gallery.csv").set_index(["scale", "metric"])
+    scales = {
+        "digits, U-Net": "digits", "digits, DiT": "digits_dit", "Fashion-MNIST, 256 samples": "fashion_small",
+        "eight Gaussians": "points", "healthy bone marrow": "cells", "healthy to leukaemia": "transport",
+        "the economy's quarters": "sequences",
+    }  # fmt: skip
+    shown = tables(PAGES["docs/data.md"])[0][2:]
+    assert len(shown) == len(scales)
+    for line in shown:
+        name, metric, *values = [cell.strip() for cell in line.strip("|").split("|")]
+        known = gallery.loc[(scales[name], {"FID": "fid", "sliced Wasserstein": "sliced_wasserstein"}[metric])]
+        kind = re.search(r"\((held out|resampled)\)", values[1])
+        assert kind is not None
+        for value, column in zip(values, ("value", kind[1].replace(" ", "_"), "gaussian"), strict=True):
+            number = value.partition(" ")[0]
+            assert float(number) == round(float(str(known[column])), len(number.partition(".")[2])), (line, column)
 
-    def fid(scale: str, kind: str = "value") -> str:
-        return f"{float(str(gallery.loc[(scale, 'fid'), kind])):.1f}"
 
-    digits = (
-        f"digits {fid('digits')} with the U-Net and {fid('digits_dit')} with a DiT (resampled real digits "
-        f"{fid('digits', 'resampled')}"
-    )
-    assert f"{digits}, noise {fid('digits', 'gaussian')})" in text
-    fashion = (
-        f"Fashion-MNIST {fid('fashion_small')}, from 256 samples (real held-out pictures "
-        f"{fid('fashion_small', 'held_out')}"
-    )
-    assert f"{fashion}, noise {fid('fashion_small', 'gaussian')})" in text
+def test_every_link_of_a_page_leads_to_a_file() -> None:
+    links = [(page, link) for page, text in PAGES.items() for link in re.findall(r"\]\(([^)]+)\)", text)]
+    local = [(page, link) for page, link in links if not link.startswith("https://")]
+    assert len(local) > 20
+    assert [(page, link) for page, link in local if not (ROOT / page).parent.joinpath(link).exists()] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_of_a_page_is_one(command: str) -> None:
+    """Its words are options of the command line, and no shell takes one of them for a pattern."""
+    assert not re.search(r"[][{}*?]", re.sub(r"'[^']*'|\"[^\"]*\"", "", command))
+    lines = [command]
+    if command.startswith("make "):
+        dry = subprocess.run(
+            ["make", "-n", *shlex.split(command)[1:]], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        lines = dry.stdout.splitlines()
+    ours = [shlex.split(line)[1:] for line in lines if line.startswith(".venv/bin/harness")]
+    assert ours or command.startswith(("make test", "make bench", ".venv/bin/python"))
+    for words in ours:
+        read(words)
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a program registers is gone after the test."""
+    for family in HOMES:
+        names(family)
+        monkeypatch.setitem(registry._MEMBERS, family, dict(registry._MEMBERS[family]))
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize("name", [name for name, text in PROGRAMS.items() if "Study" not in text])
+def test_every_component_of_a_page_keeps_its_promises(name: str, tmp_path: Path) -> None:
+    (tmp_path / f"{name}.py").write_text(PROGRAMS[name])
+    components = members_of(load_plugin(tmp_path / f"{name}.py"))
+    assert [promise for component in components for promise, kept in promises(component) if not kept] == []
+    assert components
+
+
+@pytest.mark.parametrize("name", [name for name, text in PROGRAMS.items() if "Study" in text])
+def test_every_study_of_a_page_can_be_read(name: str, tmp_path: Path) -> None:
+    (tmp_path / f"{name}.py").write_text(PROGRAMS[name])
+    assert load_study(str(tmp_path / f"{name}.py")).question.endswith("?")
+
+
+@pytest.mark.usefixtures("registered")
+def test_readmes_own_study_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its two commands as they stand, beside the two files, but for fewer and smaller trainings."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path / "results"))
+    for name in ("my_weighting", "my_study"):
+        (tmp_path / f"{name}.py").write_text(PROGRAMS[name])
+    own = [shlex.split(line)[1:] for line in COMMANDS if line in README and "my_" in line]
+    assert [words[0] for words in own] == ["ablate", "check"]
+    assert main(own[1]) == 0
+    small = ["train.steps=4", "train.warmup_steps=1", "evaluate.nfe=[32]", "evaluate.num_samples=8"]
+    changes = [word for change in [*small, "evaluate.more_samples=[]"] for word in ("--set", change)]
+    assert main([*own[0], "--seeds", "2", "--workers", "1", *changes]) == 0
+    assert "linear" in capsys.readouterr().out
 
 
 def test_the_check_gives_its_first_two_commands_in_their_order() -> None:
