@@ -127,7 +127,7 @@ def test_an_added_field_has_a_default() -> None:
     class Careless(Config):
         steps: int = field(metadata=ADDED)
 
-    with pytest.raises(ConfigError, match=r"^steps: is marked ADDED and has no default"):
+    with pytest.raises(ConfigError, match=r"^steps: is ADDED but has no default"):
         Careless(steps=1)
 
 

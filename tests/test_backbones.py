@@ -750,10 +750,10 @@ def test_a_preset_as_a_path_leaves_all_else_at_its_default() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"backbone": "dit", "backbone.preset": "XL2"}, "^backbone.preset: 'XL2' is no preset. Did you mean 'XL/2'"),
-        ({"backbone.preset": "fashon"}, "^backbone.preset: 'fashon' is no preset. Did you mean 'fashion'"),
-        ({"backbone": {"name": "dit", "preset": 2}}, "^backbone.preset: 2 is no preset. Known: B/2, "),
-        ({"backbone.preset": ["fashion"]}, "^backbone.preset: \\['fashion'\\] is no preset. "),
+        ({"backbone": "dit", "backbone.preset": "XL2"}, "^backbone.preset: 'XL2' is not a preset. Did you mean 'XL/2'"),
+        ({"backbone.preset": "fashon"}, "^backbone.preset: 'fashon' is not a preset. Did you mean 'fashion'"),
+        ({"backbone": {"name": "dit", "preset": 2}}, "^backbone.preset: 2 is not a preset. Known: B/2, "),
+        ({"backbone.preset": ["fashion"]}, "^backbone.preset: \\['fashion'\\] is not a preset. "),
         ({"backbone": "mlp", "backbone.preset": "digits"}, "^backbone.preset: MLP has no such field"),
         ({"preset": "digits"}, "^preset: RunConfig has no such field"),
     ],

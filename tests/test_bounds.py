@@ -100,7 +100,7 @@ class Own(Config):
 
 
 def test_a_range_says_both_ends_and_why_above_alone() -> None:
-    for value, said in ((0, "0 is outside [1, 1000000000]. "), (BILLION + 1, "[1, 1000000000] (no machine gets ")):
+    for value, said in ((0, "0 is outside [1, 1000000000]. "), (BILLION + 1, "[1, 1000000000] (no machine completes ")):
         with pytest.raises(UserError, match=r"^number: ") as caught:
             Own(number=value)
         assert said in str(caught.value)
@@ -141,7 +141,10 @@ def study(**changes: Any) -> Study:
 @pytest.mark.parametrize(
     ("made", "said"),
     [
-        (lambda tiny: study(looks=(3, BILLION)), "looks: 1000000000 is outside [1, 10000] (a verdict needs tens)."),
+        (
+            lambda tiny: study(looks=(3, BILLION)),
+            "looks: 1000000000 is outside [1, 10000] (a verdict needs tens of seeds).",
+        ),
         (lambda tiny: Plan.of(study(), "digits", tiny, {}, BILLION, ()), "--seeds: 1000000000 is outside [1, 10000]"),
         (lambda tiny: Search(question="?", spaces={}, trials=10**12), "trials: 1000000000000 is outside [1, 100000]"),
         (lambda tiny: Search(question="?", spaces={}, looks=(500_000,), seed=10**6), "looks: 500000 is outside "),
@@ -164,7 +167,10 @@ def test_studies_and_searches_have_the_same_bounds(
         ("reflow x --rounds 1000000000", "argument --rounds: 1000000000 is outside [1, 20]"),
         ("evaluate x --workers " + "9" * 5000, "argument --workers: 9999999999"),
         ("ui --port 700000", "argument --port: 700000 is outside [1, 65535]"),
-        ("ablate weighting --seeds 1000000000", "--seeds: 1000000000 is outside [1, 10000] (a verdict needs tens)."),
+        (
+            "ablate weighting --seeds 1000000000",
+            "--seeds: 1000000000 is outside [1, 10000] (a verdict needs tens of seeds).",
+        ),
         ("sample x --number 1000000000000", "--number: 1000000000000 is outside [1, 1000000000]"),
     ],
     ids=lambda text: text[:40],

@@ -124,7 +124,7 @@ def test_every_command_is_a_module_of_its_name() -> None:
     [
         ("", "COMMAND"),
         ("trian", "invalid choice: 'trian'"),
-        ("list weightings", "'weightings' is no family. Did you mean 'weighting'?"),
+        ("list weightings", "'weightings' is not a family. Did you mean 'weighting'?"),
         ("train --scale digit", "'digit' is no scale. Did you mean 'digits'?"),
         ("train --set weighting=min_snrr", "weighting: 'min_snrr' is no weighting. Did you mean 'min_snr'?"),
         (
@@ -212,7 +212,7 @@ def test_every_command_is_a_module_of_its_name() -> None:
             "evaluate.nfe: euler with this guidance cannot",
         ),
         ("train --set noise=population", "noise.dataset: Population needs it. Give a value."),
-        ("train --set backbone.preset=digit", "backbone.preset: 'digit' is no preset. Did you mean 'digits'?"),
+        ("train --set backbone.preset=digit", "backbone.preset: 'digit' is not a preset. Did you mean 'digits'?"),
         ("train --set backbone=mlp", "backbone: mlp takes vectors [D], not [1, 8, 8]. Choose another backbone."),
         ("data nosuch", "dataset: 'nosuch' is no dataset. Known: "),
         ("train --plugin absent.py", "absent.py: no such file."),

@@ -304,8 +304,8 @@ def test_weights_of_another_run_are_refused(points: RunConfig) -> None:
     shutil.rmtree(runs[0].folder / "checkpoints")
     shutil.copytree(runs[1].folder / "checkpoints", runs[0].folder / "checkpoints")
     said = (
-        rf"safetensors: was written by the run {runs[1].name}\. Remove it from {runs[0].name}, whose own "
-        r"weights are others\.$"
+        rf"safetensors: was written by the run {runs[1].name}, but lies in the folder of the run {runs[0].name}\. "
+        r"Remove it\.$"
     )
     with pytest.raises(UserError, match=said):
         restore(runs[0])

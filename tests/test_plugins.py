@@ -75,22 +75,22 @@ REFUSED = {
         "line 2: W: no file can add or replace a family.",
     ),
     "a name twice": (GOOD + GOOD, "line 21: weighting 'mine' is already taken by this file. Choose another name."),
-    "a number for a name": (GOOD.replace('"mine"', "5"), "line 8: Mine: 5 is no name."),
+    "a number for a name": (GOOD.replace('"mine"', "5"), "line 8: Mine: 5 is not a valid name."),
     "a name that --set cannot hold": (GOOD.replace('"mine"', '"a=b"'), "line 8: Mine: 'a=b' is no"),
     "a decorated function": ("from dataclasses import dataclass\n@dataclass\ndef f(): pass", "line 2: AttributeError"),
     "no decorator": (GOOD.replace("@dataclass(frozen=True, kw_only=True)\n", ""), "weighting 'mine' is no data"),
     "not frozen": (GOOD.replace("frozen=True, ", ""), "line 7: TypeError: cannot inherit non-frozen dataclass"),
     "no method": (WEIGHTING, "line 7: Mine has no method weight(self, t, interpolant), which every Weigh"),
-    "a misspelt method": (GOOD.replace("def weight", "def wheight"), "Did you mean it by 'wheight'?"),
+    "a misspelt method": (GOOD.replace("def weight", "def wheight"), "If 'wheight' is meant, rename it."),
     "no method but a value": (WEIGHTING + "    weight = 2.0", "Mine.weight is 2.0. Every weighting has a"),
     "too few parameters": (
         GOOD.replace("t, interpolant)", "t)"),
-        "Mine.weight takes (self, t), and is called with (self, t, interpolant). Declare it so.",
+        "Mine.weight takes (self, t), but is called with (self, t, interpolant). Use these parameters.",
     ),
     "too many parameters": (GOOD.replace("interpolant)", "interpolant, z)"), "takes (self, t, interpolant, z)"),
     "a field without a type": (
         GOOD.replace("level: float = 2.0", "level = 2.0"),
-        "Mine.level has no type, so it is no field. Write level: float = 2.0",
+        "Mine.level has no type, so it is not a field. Write level: float = 2.0",
     ),
     "a mutable default": (GOOD.replace("float = 2.0", "list = []"), "ValueError: mutable default <class 'list'>"),
     "a mutable field": (
@@ -170,19 +170,19 @@ VALUES: dict[str, tuple[str, str, str, str]] = {
         "components.weightings Weighting",
         "    def weight(self, t, interpolant):\n        return 2.0\n",
         "weighting",
-        "Mine.weight gives float 2.0, and a finite float32 tensor [4] of 0 or more is due.",
+        "Mine.weight returns float 2.0, but should return a finite float32 tensor [4] with values of 0 or more.",
     ),
     "an array": (
         "components.weightings Weighting",
         "    def weight(self, t, interpolant):\n        return t.numpy()\n",
         "weighting",
-        "gives ndarray, and",
+        "returns ndarray, but",
     ),
     "a shape": (
         "components.weightings Weighting",
         "    def weight(self, t, interpolant):\n        return t[:, None]\n",
         "weighting",
-        "gives float32 tensor [4, 1]",
+        "returns float32 tensor [4, 1]",
     ),
     "a dtype": (
         "components.weightings Weighting",
@@ -194,13 +194,13 @@ VALUES: dict[str, tuple[str, str, str, str]] = {
         "components.weightings Weighting",
         "    def weight(self, t, interpolant):\n        return t * torch.nan\n",
         "weighting",
-        "gives NaN or infinity",
+        "returns NaN or infinity",
     ),
     "below zero": (
         "components.weightings Weighting",
         "    def weight(self, t, interpolant):\n        return -t\n",
         "weighting",
-        "Mine.weight gives -0.95, and",
+        "Mine.weight returns -0.95, but",
     ),
     "an exception": (
         "components.weightings Weighting",
@@ -218,96 +218,96 @@ VALUES: dict[str, tuple[str, str, str, str]] = {
         "components.interpolants Interpolant",
         "    def alpha(self, t): return 1.0\n    def sigma(self, t): return t\n",
         "interpolant",
-        "Mine.alpha gives float 1.0",
+        "Mine.alpha returns float 1.0",
     ),
     "a prediction's numbers": (
         "components.predictions Prediction",
         "    def coefficients(self, t, path, variance):\n        return 1.0, 2.0\n",
         "prediction",
-        "gives float 1.0 for a coefficient",
+        "returns float 1.0 for a coefficient",
     ),
     "one loss for all": (
         "components.losses Loss",
         "    def measure(self, error): return error.square().mean()\n",
         "loss",
-        "Mine.measure gives float32 tensor [], and a finite float32 tensor [4] of 0 or more",
+        "Mine.measure returns float32 tensor [], but should return a finite float32 tensor [4] with values of 0",
     ),
     "times beyond 1": (
         "components.time_samplers TimeSampler",
         "    def quantile(self, u, interpolant=None): return 2 * u\n"
         "    def density(self, t, interpolant=None): return t\n",
         "time_sampler",
-        "of 0 to 1 is due",
+        "with values of 0 to 1. Correct it.",
     ),
     "noise of another shape": (
         "components.noises Noise",
         "    def sample(self, shape, generator, state):\n        return torch.ones(3)\n",
         "noise",
-        "Mine.sample gives float32 tensor [3]",
+        "Mine.sample returns float32 tensor [3]",
     ),
     "no triple": (
         "components.couplings Coupling",
         "    def pair(self, x0, x1, generator, y=None): return x0, x1\n",
         "coupling",
-        "a Pair of data, noise and classes is due",
+        "but should return a Pair of data, noise and classes.",
     ),
     "no step": (
         "components.solvers OneStepSolver",
         "    calls_per_step = 1\n    def step(self, field, x, t, dt): pass\n",
         "evaluate.solver",
-        "Mine.integrate gives None",
+        "Mine.integrate returns None",
     ),
     "too few times": (
         "components.time_grids TimeGrid",
         "    def place(self, u, steps, interpolant): return u\n"
         "    def times(self, steps, interpolant): return torch.linspace(1, 0, steps)\n",
         "evaluate.time_grid",
-        "Mine.times gives float32 tensor [4]",
+        "Mine.times returns float32 tensor [4]",
     ),
     "no network": (
         "components.backbones.base Backbone",
         "    def build(self, data_shape, num_classes=0): pass\n",
         "backbone",
-        "Mine.build gives None, and a torch.nn.Module is due",
+        "Mine.build returns None, but should return a torch.nn.Module.",
     ),
     "an embedding of one number": (
         "components.backbones.embeddings TimeEmbedding",
         "    def build(self, dim):\n        return nn.Identity()\n",
         "backbone.time_embedding",
-        "gives float32 tensor [4] for",
+        "returns float32 tensor [4] for",
     ),
     "no optimizer": (
         "training.optimizers Optimizer",
         "    def build(self, weights): return list(weights)\n",
         "train.optimizer",
-        "a torch.optim.Optimizer is due",
+        "but should return a torch.optim.Optimizer.",
     ),
     "a share below zero": (
         "training.schedules Schedule",
         "    def share(self, step, warmup, steps): return -1.0\n",
         "train.schedule",
-        "Mine.share gives -1 for step",
+        "Mine.share returns -1 for step",
     ),
     "no term": (
         "components.averages Average",
         "    def terms(self, decays, steps): return [('ema', 1.0)]\n",
         "evaluate.average",
-        "Mine.terms gives tuple for a part, and a Term is due",
+        "Mine.terms returns tuple for a part, but should return a Term.",
     ),
-    "no data": ("data.base Dataset", "    def load(self): return [1, 2]\n", "dataset", "Mine.load gives list"),
+    "no data": ("data.base Dataset", "    def load(self): return [1, 2]\n", "dataset", "Mine.load returns list"),
     "data in float64": (
         "data.base Dataset",
         "    def load(self):\n        from harness.data.base import Data\n"
         "        x = torch.arange(100.0).view(50, 2).double()\n"
         "        return Data(x, x[:9], lambda v: v, lambda v: v, 'points')\n",
         "dataset",
-        "Mine.load gives float64 tensor [4, 2] for encoded samples",
+        "Mine.load returns float64 tensor [4, 2] for encoded samples",
     ),
     "a metric's text": (
         "evaluation.metric SampleMetric",
         "    lower_is_better = True\n    reads = 'either'\n    def compare(self, samples, reference): return 'x'\n",
         "evaluate.metrics",
-        "gives str 'x', and a number",
+        "returns str 'x', but should return a number",
     ),
     "features alone": (
         "evaluation.extractors Extractor",
@@ -345,12 +345,12 @@ def test_what_stands_inside_a_value_is_tried_too(tiny: RunConfig) -> None:
     paired = Mock(spec=["pair"], pair=lambda x0, x1, generator, y: (x0, x1, y.float()))
     told = override(tiny, {"objective.label_dropout": 0.1})
     for family, component, config, said in (
-        ("noise", learned, tiny, "Mock.learn gives float 1.0 for mean, and a tensor is due"),
+        ("noise", learned, tiny, "Mock.learn returns float 1.0 for mean, but should return a tensor"),
         (
             "coupling",
             paired,
             told,
-            "Mock.pair gives float32 tensor [4] for the classes, and a finite int64 tensor [4] is due",
+            "Mock.pair returns float32 tensor [4] for the classes, but should return a finite int64 tensor [4]",
         ),
     ):
         with pytest.raises(UserError) as caught:

@@ -23,8 +23,8 @@ from harness.core.reading import Damaged, bytes_of, parse, shaped, short
 from harness.runs.config import RunConfig
 
 NOT_JSON = {
-    b"": "no JSON",
-    b"[1": "no JSON",
+    b"": "not valid JSON",
+    b"[1": "not valid JSON",
     b"\xff\xfe": "UTF-8",
     b"NaN": "NaN",
     b'{"a": -Infinity}': "-Infinity",
@@ -66,16 +66,16 @@ def test_a_value_of_another_shape_is_damaged() -> None:
     for right in (shapes(), shapes(note=None), shapes(note="x", further=[1])):
         assert shaped(right, Shape) is right
     wrong: dict[str, Any] = {
-        "it is 0, and should be a valid dictionary": 0,
-        "its entry count is True, and should be a valid integer": shapes(count=True),
-        "its entry count is -1, and should be greater than or equal to 0": shapes(count=-1),
-        "its entry count is 9223372036854775808, and should be less": shapes(count=2**63),
-        "its entry values is \\[\\], and should be a valid dictionary": shapes(values=[]),
-        "its entry values.x is 1, and should be a valid list": shapes(values={"x": 1}),
-        "its entry values.x.1 is '2', and should be a valid number": shapes(values={"x": [1, "2"]}),
-        "its entry values.x.0 is inf, and should be a finite number": shapes(values={"x": [float("inf")]}),
-        "its entry kind is 'c', and should be 'a' or 'b'": shapes(kind="c"),
-        "its entry note is 3, and should be a valid string": shapes(note=3),
+        "it is 0, but should be a valid dictionary": 0,
+        "its entry count is True, but should be a valid integer": shapes(count=True),
+        "its entry count is -1, but should be greater than or equal to 0": shapes(count=-1),
+        "its entry count is 9223372036854775808, but should be less": shapes(count=2**63),
+        "its entry values is \\[\\], but should be a valid dictionary": shapes(values=[]),
+        "its entry values.x is 1, but should be a valid list": shapes(values={"x": 1}),
+        "its entry values.x.1 is '2', but should be a valid number": shapes(values={"x": [1, "2"]}),
+        "its entry values.x.0 is inf, but should be a finite number": shapes(values={"x": [float("inf")]}),
+        "its entry kind is 'c', but should be 'a' or 'b'": shapes(kind="c"),
+        "its entry note is 3, but should be a valid string": shapes(note=3),
         "its entry count is missing": {"values": {}, "kind": "a"},
     }
     for said, value in wrong.items():
@@ -157,7 +157,7 @@ FALSE_HEADERS = {
 
 
 DAMAGES = {
-    "a terabyte": "its header says .* 1,000,000,000,000 bytes, and 0 bytes follow",
+    "a terabyte": "its header says .* 1,000,000,000,000 bytes, but 0 bytes follow",
     "more than follows": "3 bytes, and 2 bytes follow",
     "less than follows": "3 bytes, and 4 bytes follow",
     "negative": "its header says",
@@ -175,7 +175,7 @@ def test_a_false_header_of_an_array_is_damaged(tmp_path: Path) -> None:
         with zipfile.ZipFile(packed, "w") as archive:
             archive.writestr("images.npy", content)
         for read in (read_array, mapped_array, lambda _, whole=packed: read_arrays(whole.getvalue())):
-            with pytest.raises(Damaged, match=DAMAGES.get(name, "it begins with no header of an array")):
+            with pytest.raises(Damaged, match=DAMAGES.get(name, "it does not begin with a valid .npy header")):
                 read(path)
     path.write_bytes(header((2,), b"12"))
     np.testing.assert_array_equal(read_array(path), [49, 50])
@@ -209,8 +209,8 @@ def test_hostile_settings_get_one_short_line(tiny: RunConfig) -> None:
         "evaluate.nfe=[" + "9" * 5000 + "]": "too many digits",
         "weighting=" + "[" * 100_000: "too deep",
         'weighting={"name":"uniform","name":"uniform"}': "'name' twice",
-        'dataset={"name":"npz",}': "no JSON",
-        "evaluate.nfe=[1,2": "no JSON",
+        'dataset={"name":"npz",}': "not valid JSON",
+        "evaluate.nfe=[1,2": "not valid JSON",
         "weighting=" + '{"name":' * 60 + "1" + "}" * 60: "expected a weighting",
         "dataset=" + "x" * 9000: "is no dataset",
         "train.precision=" + "x" * 9000: "is not a choice",

@@ -104,7 +104,7 @@ def test_build_takes_a_name_a_mapping_or_an_instance() -> None:
 def test_unknown_family() -> None:
     with pytest.raises(UserError) as caught:
         build("weightings", "uniform")
-    assert str(caught.value) == "'weightings' is no family. Did you mean 'weighting'?"
+    assert str(caught.value) == "'weightings' is not a family. Did you mean 'weighting'?"
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_a_class_in_a_notebook_that_is_no_dataclass_is_refused(plugin: Path) -> 
         level: float = 2.0
 
     with pytest.raises(
-        UserError, match=r"^weighting 'bare' is no dataclass\. Put @dataclass\(frozen=True, kw_only=True\)"
+        UserError, match=r"^weighting 'bare' is not a dataclass\. Put @dataclass\(frozen=True, kw_only=True\)"
     ):
         build("weighting", "bare")
 
@@ -230,8 +230,8 @@ def test_the_source_of_a_plugin_is_part_of_a_configurations_identity(plugin: Pat
         ("import no_such_module", "line 1: ModuleNotFoundError: No module named 'no_such_module'. Correct the file."),
         (
             "import beside",
-            "line 1: ModuleNotFoundError: No module named 'beside'. Files beside it are not found: put all into one "
-            "file, or install them as a package.",
+            "line 1: ModuleNotFoundError: No module named 'beside'. A plugin cannot import the files next to it: "
+            "put all into one file, or install them as a package.",
         ),
         (PLUGIN.replace('"mine"', '"uniform"'), "line 7: weighting 'uniform' is already taken"),
     ],

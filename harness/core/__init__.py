@@ -1,1 +1,1 @@
-"""What everything stands on: configurations, the registry, errors, random streams, files, checkpoints, provenance."""
+"""The foundations: configurations, the registry, errors, random streams, files, checkpoints, provenance."""

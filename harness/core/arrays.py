@@ -1,4 +1,4 @@
-"""NumPy's files, read only where the header of each array and the bytes behind it agree; nothing is unpickled."""
+"""Read .npy and .npz files. The header of each array must match the bytes that follow it; nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ import numpy as np
 from harness.core.reading import Damaged, require_file
 
 UNPACKABLE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, KeyError, NotImplementedError)
-"""What zipfile raises of a damaged archive, or of one that is packed in a way that it does not know, beside `OSError`,
-`RuntimeError` (a password) and `ValueError`."""
+"""Exceptions of zipfile for a damaged archive or an unknown compression. It also raises `OSError`, `RuntimeError`
+(a password) and `ValueError`."""
 _FORMAT = np.lib.format
 _HEADERS = {(1, 0): _FORMAT.read_array_header_1_0, (2, 0): _FORMAT.read_array_header_2_0}
 _NO_HEADER = (
     ValueError, TypeError, SyntaxError, OverflowError, RecursionError, MemoryError, tokenize.TokenError,
 )  # fmt: skip
-"""What NumPy's reader of headers, which is Python's own, raises of texts that are none."""
+"""Exceptions of NumPy's header reader for a text that is not a header. The reader uses Python's own parser."""
 
 
 def read_array(path: Path) -> np.ndarray:
-    """The array of an .npy file; `Damaged` where there is none."""
+    """Return the array of an .npy file. `Damaged` if the file holds no valid array."""
     require_file(path)
     with open(path, "rb") as file:
         return _array(file, path.stat().st_size)
 
 
 def mapped_array(path: Path) -> np.ndarray:
-    """The same, left on disk and read where it is asked for."""
+    """Return the array of an .npy file as a read-only memory map. `Damaged` if the file holds no valid array."""
     require_file(path)
     with open(path, "rb") as file:
         _check_header(file, path.stat().st_size)
@@ -44,7 +44,7 @@ def mapped_array(path: Path) -> np.ndarray:
 
 
 def read_arrays(source: Path | bytes, only: Collection[str] = ()) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file by name, all or `only` some; `Damaged` where it is none."""
+    """Return {name: array} of an .npz file, for all arrays or `only` the named ones. `Damaged` if it is not valid."""
     if isinstance(source, Path):
         require_file(source)
     try:
@@ -57,34 +57,34 @@ def read_arrays(source: Path | bytes, only: Collection[str] = ()) -> dict[str, n
                         arrays[name] = _array(file, member.file_size)
             return arrays
     except zipfile.BadZipFile as error:
-        raise Damaged(f"it is no .npz, or a damaged one: {error}") from error
+        raise Damaged(f"it is not a valid .npz file: {error}") from error
     except Damaged:
         raise
     except (*UNPACKABLE, OSError, ValueError, RuntimeError) as error:
-        if isinstance(error, OSError) and error.errno:  # the system's; the others are of bz2
+        if isinstance(error, OSError) and error.errno:  # the system sets errno; bz2 does not
             raise
         raise Damaged(f"it is damaged: {str(error) or type(error).__name__}") from error
 
 
 def _array(file: IO[bytes], size: int) -> np.ndarray:
-    """The array in a file of so many bytes."""
+    """Return the array in a file of `size` bytes."""
     _check_header(file, size)
     file.seek(0)
     return _FORMAT.read_array(file, allow_pickle=False)
 
 
 def _check_header(file: IO[bytes], size: int) -> None:
-    """`Damaged` where a file of so many bytes does not hold the array that it begins to describe."""
+    """Raise `Damaged` unless a file of `size` bytes holds exactly the array that its header describes."""
     try:
         shape, _, dtype = _HEADERS[_FORMAT.read_magic(file)](file)
     except KeyError:
-        raise Damaged("its header is of a version that holds no plain numbers") from None
+        raise Damaged("its header has neither version 1.0 nor 2.0, those of plain numbers") from None
     except _NO_HEADER as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise Damaged(f"it begins with no header of an array: {reason}") from None
+        raise Damaged(f"it does not begin with a valid .npy header: {reason}") from None
     if dtype.hasobject:
         raise Damaged("it holds pickled Python objects, not numbers or texts")
     stored = size - file.tell()
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != stored:
         wanted = f"{dtype} {list(shape)}, {math.prod(shape) * dtype.itemsize:,} bytes"
-        raise Damaged(f"its header says {wanted}, and {stored:,} bytes follow")
+        raise Damaged(f"its header says {wanted}, but {stored:,} bytes follow")

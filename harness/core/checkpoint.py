@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors files whose name carries the hash of their content, written to the side and renamed."""
+"""Checkpoints: safetensors files with the hash of their content in their name, replaced atomically."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from harness.core.files import short_hash, write_atomic
 from harness.core.reading import Damaged, bytes_of, parse
 
 Fault = Callable[[Mapping[str, Tensor]], str | None]
-"""Says why tensors are not those that a checkpoint should hold; None where they are."""
+"""Returns why tensors are not the expected content of a checkpoint; None if they are."""
 _NAME = re.compile(r"(\d{9})-([0-9a-f]{12})\.safetensors")
 
 
 def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], keep: int | None = None) -> Path:
-    """Store `tensors` as of `step`; the newest `keep` stay, or all.
+    """Write `tensors` as the checkpoint of `step`, and return its path. Keep the newest `keep` checkpoints, or all.
 
-    A kill at any moment leaves the earlier ones intact.
+    A kill at any moment leaves the earlier checkpoints intact.
 
-    Others as of this step or a later one go: training went back, and they are of the stretch that it gave up.
+    Other checkpoints of this step or of later steps are deleted: training went back and discarded those steps.
     """
     folder.mkdir(parents=True, exist_ok=True)
     content = save({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, {"run": _run(folder)})
@@ -40,8 +40,10 @@ def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], kee
 def read_checkpoint(
     folder: Path, device: str, fault: Fault = lambda tensors: None
 ) -> tuple[int, dict[str, Tensor], list[Path]]:
-    """Step and tensors of the newest intact checkpoint, and those passed over, which are damaged or in which `fault`
-    finds something; step 0 when there is none."""
+    """Return step and tensors of the newest usable checkpoint, and the newer files that were passed over.
+
+    A checkpoint is passed over if it is damaged or `fault` returns a reason. Step 0 and no tensors if none is usable.
+    """
     damaged: list[Path] = []
     for path in checkpoints(folder):
         tensors = read_intact(path, device)
@@ -52,9 +54,10 @@ def read_checkpoint(
 
 
 def read_intact(path: Path, device: str) -> dict[str, Tensor] | None:
-    """The tensors of a checkpoint.
+    """Return the tensors of a checkpoint; None if it is damaged.
 
-    None when its content is not what its name says, or no tensors; `UserError` when it is another run's.
+    It is damaged if its content does not match the hash in its name, or holds no tensors. `UserError` if another run
+    wrote it.
     """
     try:
         content = bytes_of(path)
@@ -64,18 +67,18 @@ def read_intact(path: Path, device: str) -> dict[str, Tensor] | None:
         tensors = load(content)
         length = int.from_bytes(content[:8], "little")
         wrote = (parse(content[8 : 8 + length]).get("__metadata__") or {}).get("run")
-    except (Damaged, SafetensorError, KeyError):  # the last of a type of numbers that torch has not
+    except (Damaged, SafetensorError, KeyError):  # KeyError: a dtype that torch does not have
         return None
     reads = _run(path.parent)
     if wrote and reads and wrote != reads:
         raise UserError(
-            f"{path}: was written by the run {wrote}. Remove it from {reads}, whose own weights are others."
+            f"{path}: was written by the run {wrote}, but lies in the folder of the run {reads}. Remove it."
         )
     return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
 def set_aside(path: Path) -> str:
-    """Delete a checkpoint whose content is not what its name says, and rename another; what it was and became."""
+    """Delete a damaged checkpoint, or rename an intact one that does not fit. Return what is wrong with it."""
     if path.is_file() and short_hash(path.read_bytes()) != path.stem.partition("-")[2]:
         path.unlink()
         return "is damaged"
@@ -84,7 +87,7 @@ def set_aside(path: Path) -> str:
 
 
 def _run(folder: Path) -> str:
-    """The name of the run directory that a folder of checkpoints lies in; empty outside of one."""
+    """Return the name of the run directory that contains a folder of checkpoints; empty if none does."""
     return next((above.name for above in folder.absolute().parents if (above / "config.json").is_file()), "")
 
 
@@ -97,17 +100,17 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def step_of(path: Path) -> int:
-    """The step that a checkpoint was written after."""
+    """The training step after which a checkpoint was written, from its name."""
     return int(path.name[:9])
 
 
 def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors below a prefix, like `network` or `averages/ema-0.9999`, by the rest of their names."""
+    """Return the tensors named `prefix/...`, by the rest of their names. A prefix is like `averages/ema-0.9999`."""
     return {name[len(prefix) + 1 :]: value for name, value in tensors.items() if name.startswith(prefix + "/")}
 
 
 def differing(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str | None:
-    """Why tensors are not `wanted` by name, shape and type, in words that follow a name; None where they are."""
+    """Return the first difference of `found` from `wanted` in name, shape or dtype, as text; None if there is none."""
     kinds = [{name: (str(t.dtype), list(t.shape)) for name, t in tensors.items()} for tensors in (wanted, found)]
     if kinds[0] == kinds[1]:
         return None

@@ -1,11 +1,12 @@
 """Configurations: frozen dataclasses whose fields are checked on construction.
 
-`parse` and `to_dict` convert, `override` changes by path, `flatten` names every leaf, `digest` identifies.
-A field with `metadata=RUN_ONLY` says how a run is carried out and never what comes out of it: no digest sees it.
-A field with `metadata=ADDED` came after its class was first used: no digest sees it while it stands at its default, so
-that what earlier code named keeps its name. That default means what was done before the field, and never changes.
+`parse` and `to_dict` convert, `override` changes fields by path, `flatten` lists every leaf, `digest` identifies.
+A field is an int, float, str, bool, a Literal, a configuration, one of these or None, or a tuple of one of them.
+
+A field with `metadata=RUN_ONLY` changes how a run is carried out, never its result. Digests omit it.
+A field with `metadata=ADDED` came after its class was first used. Digests omit it while it has its default, so earlier
+runs keep their names. The default must mean the behaviour before the field existed, and must never change.
 A field of both kinds, `metadata=RUN_ONLY | ADDED`, is run-only.
-A field is an int, float, str, bool, a Literal, a configuration, any of these or None, or a tuple of one of them.
 """
 
 from __future__ import annotations
@@ -22,41 +23,41 @@ from harness.core.files import short_hash
 from harness.core.reading import short
 
 RUN_ONLY = {"run_only": True}
-"""A field's metadata, where it says only how a run is carried out."""
+"""Metadata of a field that only changes how a run is carried out."""
 ADDED = {"added": True}
-"""A field's metadata, where earlier code did without the field."""
+"""Metadata of a field that its class did not have at first."""
 Presets = Mapping[str, Mapping[str, Any]]
 
-Positive = Annotated[float, Range(1e-150, 1e150, why="Python holds no larger square")]
-NonNegative = Annotated[float, Range(0, 1e150, why="Python holds no larger square")]
+Positive = Annotated[float, Range(1e-150, 1e150, why="the square of a larger number overflows")]
+NonNegative = Annotated[float, Range(0, 1e150, why="the square of a larger number overflows")]
 Fraction = Annotated[float, Range(0, 1)]
-Count = Annotated[int, Range(1, 10**9, why="no machine gets through a billion")]
-"""How many. A field of which far fewer are too many says so in a range of its own."""
-Index = Annotated[int, Range(0, 10**9, why="no machine gets through a billion")]
-"""The same, or none."""
-Seed = Annotated[int, Range(0, 2**128 - 1, why="its digits are part of names")]
+Count = Annotated[int, Range(1, 10**9, why="no machine completes more than a billion")]
+"""A number of things, at least one. A field with a far lower sensible maximum declares another range."""
+Index = Annotated[int, Range(0, 10**9, why="no machine completes more than a billion")]
+"""A number of things that may be 0."""
+Seed = Annotated[int, Range(0, 2**128 - 1, why="names contain the digits of the seed")]
 Width = Annotated[int, Range(4, 65_536, why="no published network is wider")]
 Depth = Annotated[int, Range(1, 1000, why="no published network is deeper")]
 Calls = Annotated[int, Range(0, 10_000, why="no published sampler takes more")]
-"""Of the network for one sample; 0 lets an adaptive solver choose."""
-Repeats = Annotated[int, Range(1, 100_000, why="more change no digit that is shown")]
-SEEDS = Range(1, 10_000, why="a verdict needs tens")
-"""Of a study."""
-AGAIN = Range(2, 1000, why="the variance is known long before")
-"""Sampling seeds of a run."""
-TRIALS = Range(1, 100_000, why="a search ends long before")
-ROUNDS = Range(1, 20, why="flows are straight long before")
-"""Of reflow."""
+"""Network calls for one sample (NFE); 0 lets an adaptive solver choose."""
+Repeats = Annotated[int, Range(1, 100_000, why="more repeats change no digit that is shown")]
+SEEDS = Range(1, 10_000, why="a verdict needs tens of seeds")
+"""Number of seeds of a study."""
+AGAIN = Range(2, 1000, why="far fewer are enough for the variance")
+"""Number of sampling seeds of a run."""
+TRIALS = Range(1, 100_000, why="a search needs far fewer")
+ROUNDS = Range(1, 20, why="flows are straight after far fewer")
+"""Number of reflow rounds."""
 WORKERS = Range(1, 1024, why="each is a process")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Nested):
-    """Base of every configuration. Values of the wrong type or range raise `ConfigError` with the field's path."""
+    """Base of every configuration. A value of the wrong type or range raises `ConfigError` with the field's path."""
 
     presets: ClassVar[Presets] = {}
-    """Sets of values by name: `preset` in a mapping, or as a path, stands for them with all else at its default; fields
-    named beside it go before it."""
+    """{preset name: field values}. The key `preset` in a mapping, or the path `preset`, selects one. All other fields
+    take their defaults; fields that are given together with `preset` override it."""
 
     def __post_init__(self) -> None:
         for name, hint in hints(type(self)).items():
@@ -64,6 +65,7 @@ class Config(Nested):
 
     @classmethod
     def parse(cls, value: Any) -> Self:
+        """Build from a mapping of fields; return an instance unchanged. `ConfigError` for a wrong or missing field."""
         if isinstance(value, cls):
             return value
         if not isinstance(value, Mapping):
@@ -84,12 +86,12 @@ C = TypeVar("C", bound=Config)
 
 
 def to_dict(config: Config, digested: bool = False) -> dict[str, Any]:
-    """JSON-ready nested mapping; `parse` inverts it. `digested` gives what a digest sees and leaves out all else."""
+    """Return a JSON-ready nested mapping; `parse` inverts it. `digested` keeps only the fields that enter a digest."""
     return _mapping(config, _digested if digested else _any)
 
 
 def override(config: C, changes: Mapping[str, Any]) -> C:
-    """`config` with `changes` {path: value}; a component is replaced before its fields are set."""
+    """Return `config` with `changes` {path: value}. A component is replaced before its fields are set."""
     if "preset" in changes and config.presets:
         config = type(config)(**_preset(type(config), changes["preset"]))
         changes = {path: v for path, v in changes.items() if path != "preset"}
@@ -130,7 +132,10 @@ def flatten(config: Config, prefix: str = "", run_only: bool = True) -> dict[str
 
 
 def largest_path(config: Config, at: str) -> str:
-    """The path below `at` of the whole number that is furthest above its default (1 without one), else `at`."""
+    """Return the path below `at` of the integer with the largest ratio to its default (1 without a default).
+
+    `at` if no ratio exceeds 1. Run-only fields do not count.
+    """
     factors = {}
     for field in dataclasses.fields(config):
         own, usual = (_wholes(value) for value in (getattr(config, field.name), field.default))
@@ -141,23 +146,23 @@ def largest_path(config: Config, at: str) -> str:
 
 
 def _wholes(value: Any) -> list[int]:
-    """The whole numbers above 0 in a field's value."""
+    """The positive integers in a field's value."""
     return [x for x in (value if isinstance(value, tuple) else (value,)) if type(x) is int and x > 0]
 
 
 def digest(value: Config | Mapping[str, Any]) -> str:
-    """12 hex digits over canonical JSON, without run-only fields and without added ones at their defaults."""
+    """Hash canonical JSON to 12 hex digits. Run-only fields, and added fields at their defaults, do not count."""
     text = _canonical(to_dict(value, digested=True) if isinstance(value, Config) else value)
     return short_hash(text.encode())
 
 
 def _canonical(plain: Any) -> str:
-    """The one text of what JSON can hold."""
+    """Return canonical JSON: sorted keys, no spaces, finite numbers."""
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Typed]:
-    """`["train.steps=20", "weighting=min_snr"]` as {path: what was typed}."""
+    """Parse `["train.steps=20", "weighting=min_snr"]` to {path: typed value}. `ConfigError` without `path=value`."""
     out: dict[str, Typed] = {}
     for text in assignments:
         path, equals, value = text.partition("=")
@@ -168,14 +173,14 @@ def parse_assignments(assignments: list[str]) -> dict[str, Typed]:
 
 
 def _preset(cls: type[Config], name: Any) -> Mapping[str, Any]:
-    """The fields of a preset."""
+    """Return the field values of a preset; `ConfigError` for an unknown one."""
     if not isinstance(name, str) or name not in cls.presets:
-        raise ConfigError("preset", f"{short(name)} is no preset. {did_you_mean(str(name), cls.presets)}")
+        raise ConfigError("preset", f"{short(name)} is not a preset. {did_you_mean(str(name), cls.presets)}")
     return cls.presets[name]
 
 
 Keep = Callable[[Config, dataclasses.Field], bool]
-"""Says whether a field of a configuration is written."""
+"""Returns whether a field of a configuration is included."""
 
 
 def _any(config: Config, field: dataclasses.Field) -> bool:
@@ -183,12 +188,12 @@ def _any(config: Config, field: dataclasses.Field) -> bool:
 
 
 def _lasting(config: Config, field: dataclasses.Field) -> bool:
-    """Whether what comes out of a run depends on a field."""
+    """Whether the result of a run can depend on a field."""
     return not field.metadata.get("run_only")
 
 
 def _digested(config: Config, field: dataclasses.Field) -> bool:
-    """Whether a digest sees a field."""
+    """Whether a field enters a digest."""
     if not _lasting(config, field) or not field.metadata.get("added"):
         return _lasting(config, field)
     default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
@@ -198,7 +203,7 @@ def _digested(config: Config, field: dataclasses.Field) -> bool:
 
 
 def _mapping(config: Config, keep: Keep) -> dict[str, Any]:
-    """The fields that `keep` chooses, there and below; a component's name before them."""
+    """{field: plain value} of the fields that `keep` accepts, at every level; a component's name comes first."""
     chosen = [field.name for field in dataclasses.fields(config) if keep(config, field)]
     out = {name: _plain(getattr(config, name), keep) for name in chosen}
     name = getattr(type(config), "name", None)

@@ -1,6 +1,6 @@
-"""Whether a user's component is declared as its family asks: said when its file is read, in a line each.
+"""Check the declaration of a user's component when its file is read. The first problem becomes one line.
 
-What its methods give is tried later, on the data of a run.
+`harness.core.tried` later checks what the methods return, on the data of a run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from harness.core.registry import Component
 
 VALUES = (bool, int, float, str, tuple, list, dict, type(None))
-"""What stands in a class without a type where a field was meant."""
+"""Types of class attributes that were probably meant as fields if they have no annotation."""
 
 
 def is_own(cls: type) -> bool:
@@ -38,12 +38,13 @@ def place_of(what: Any) -> str:
 
 
 def check_declared(member: type[Component]) -> None:
-    """`UserError` for what is missing, for what is called otherwise than the family calls it, for fields that are none.
+    """Raise `UserError` if a user's component is not declared as its family needs.
 
-    A class that is no dataclass is refused too.
+    The class must be a dataclass with readable types. It must have every method and constant of its family; its methods
+    must take the family's arguments; its fields must have types.
     """
     if "__dataclass_fields__" not in vars(member):
-        reason = f"{member.family} '{member.name}' is no dataclass"
+        reason = f"{member.family} '{member.name}' is not a dataclass"
         raise UserError(f"{place_of(member)}: {reason}. Put @dataclass(frozen=True, kw_only=True) above its class.")
     try:
         hints(member)
@@ -57,23 +58,23 @@ def check_declared(member: type[Component]) -> None:
 
 
 def _users(member: type) -> list[type]:
-    """The class and those of its ancestors that are a user's too."""
+    """The class and its ancestors, without the harness's own classes."""
     return [cls for cls in member.__mro__ if not is_own(cls) and cls is not object]
 
 
 def _missing(member: type[Component]) -> Iterator[str]:
-    """Methods that the family leaves open, and so does the class."""
+    """Yield a message for each abstract method that the class does not define."""
     family = next(cls for cls in member.__mro__ if is_own(cls))
     own = [name for cls in _users(member) for name, value in vars(cls).items() if isinstance(value, FunctionType)]
     for name in sorted(member.__abstractmethods__):
         near = difflib.get_close_matches(name, [each for each in own if not hasattr(family, each)], n=1)
-        advice = f"Did you mean it by '{near[0]}'?" if near else "Write it."
+        advice = f"If '{near[0]}' is meant, rename it." if near else "Write it."
         asked = re.sub(r": '[^']*'| -> '[^']*'", "", str(inspect.signature(getattr(member, name))))
         yield f"{member.__name__} has no method {name}{asked}, which every {family.__name__} needs. {advice}"
 
 
 def _unset(member: type[Component]) -> Iterator[str]:
-    """Constants that the family leaves open, and so does the class."""
+    """Yield a message for each constant that the family needs and the class does not set."""
     for base in filter(is_own, member.__mro__):
         for name, hint in inspect.get_annotations(base).items():
             if "ClassVar" in str(hint) and not hasattr(member, name):
@@ -82,7 +83,7 @@ def _unset(member: type[Component]) -> Iterator[str]:
 
 
 def _called_otherwise(member: type[Component]) -> Iterator[str]:
-    """Methods that cannot be called as the family calls them."""
+    """Yield a message for each method that cannot be called as the family calls it."""
     base = next(cls for cls in member.__mro__ if is_own(cls))
     for cls in _users(member):
         for name, own in vars(cls).items():
@@ -94,11 +95,11 @@ def _called_otherwise(member: type[Component]) -> Iterator[str]:
                 yield f"{cls.__name__}.{name} is {own!r}. {advice}"
             elif isinstance(own, FunctionType) and not _takes(own, asked):
                 given, due = (", ".join(inspect.signature(m).parameters) for m in (own, asked))
-                yield f"{cls.__name__}.{name} takes ({given}), and is called with ({due}). Declare it so."
+                yield f"{cls.__name__}.{name} takes ({given}), but is called with ({due}). Use these parameters."
 
 
 def _takes(own: FunctionType, asked: FunctionType) -> bool:
-    """Whether a method can be called as another can: with what that needs, and with all that it takes."""
+    """Whether `own` accepts the calls of `asked`: with only its required arguments, and with all its arguments."""
     parameters = inspect.signature(asked).parameters.values()
     needed = [p.name for p in parameters if p.default is p.empty]
     try:
@@ -110,7 +111,7 @@ def _takes(own: FunctionType, asked: FunctionType) -> bool:
 
 
 def _without_type(member: type[Component]) -> Iterator[str]:
-    """Values in the class that look like fields, and are none for want of a type; constants are in capitals."""
+    """Yield a message for each value that looks like a field but has no type. Names in capitals are constants."""
     typed = {
         name for cls in member.__mro__ for name in (*inspect.get_annotations(cls), *(vars(cls) if is_own(cls) else ()))
     }
@@ -118,5 +119,5 @@ def _without_type(member: type[Component]) -> Iterator[str]:
         for name, value in vars(cls).items():
             if not (name in typed or name.startswith("_") or name.isupper()) and isinstance(value, VALUES):
                 kind = type(value).__name__
-                advice = f"Write {name}: {kind} = {value!r}, or {name}: ClassVar[{kind}] for what is no field."
-                yield f"{cls.__name__}.{name} has no type, so it is no field. {advice}"
+                advice = f"Write {name}: {kind} = {value!r}, or {name}: ClassVar[{kind}] if it is not a field."
+                yield f"{cls.__name__}.{name} has no type, so it is not a field. {advice}"

@@ -1,7 +1,7 @@
-"""What every figure shares: its colours, names as a user wrote them, its bytes as a PNG, and what follows if one fails.
+"""Shared by all figures: colours, names as a user wrote them, PNG output, and going on after a figure fails.
 
-A text in a figure is never read as a formula, whatever dollar signs a name has. So no axis has ticks in such a formula
-either: `plain_log` makes the logarithmic ones.
+Text in a figure is never parsed as a formula, because a user's name may contain dollar signs. Matplotlib writes
+logarithmic ticks as formulas, so `plain_log` replaces them.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
-"""Okabe and Ito's palette, told apart by the colour-blind too."""
+"""Okabe and Ito's palette; colour-blind readers can tell its colours apart."""
 _TOLD: set[tuple[Path, str]] = set()
-"""(folder, reason) of the pictures whose failure was said."""
+"""(folder, reason) of each failure that was already reported."""
 
 
 class Undrawable(UserError):
-    """A picture cannot be drawn from what it should show."""
+    """A figure cannot be drawn from its data."""
 
     def __init__(self, path: Path, reason: str):
         super().__init__(f"{path}: cannot be drawn ({reason}).")
@@ -38,19 +38,19 @@ class Undrawable(UserError):
 
 
 def write_picture(path: Path, make: Callable[[], bytes]) -> None:
-    """Write the PNG that `make` gives; `Undrawable` where it fails. A full disk and a stop are raised as they are."""
+    """Write the PNG that `make` returns. `Undrawable` if `make` fails; a full disk or a stop is raised unchanged."""
     try:
         content = make()
     except (UserError, Stopped, Pruned, OSError):
         raise
-    except Exception as error:  # whatever the libraries that draw raise
+    except Exception as error:  # drawing libraries raise many types
         raise Undrawable(path, in_a_line(error)) from error
     write_atomic(path, content)
 
 
 @contextlib.contextmanager
 def spared() -> Iterator[None]:
-    """Go on without a picture that cannot be drawn; each reason is said once a folder, on standard error."""
+    """Go on without a figure that cannot be drawn; print each reason once per folder, on standard error."""
     try:
         yield
     except Undrawable as error:
@@ -60,7 +60,7 @@ def spared() -> Iterator[None]:
 
 
 def png(figure: Figure, dpi: int = 130) -> bytes:
-    """A figure as a PNG that is the same wherever it is made."""
+    """Return a figure as PNG bytes, which are the same on every machine."""
     from matplotlib import rc_context
     from matplotlib.text import Text
 
@@ -74,9 +74,9 @@ def png(figure: Figure, dpi: int = 130) -> bytes:
 
 
 def shown(name: str, most: int = 40) -> str:
-    """A user's name for a figure: one line of at most `most` characters.
+    """Return a user's name for use in a figure: one line of at most `most` characters.
 
-    Matplotlib leaves names out of legends that begin with `_`, so these begin with a space of no width.
+    Matplotlib omits legend entries that begin with `_`; such a name gets a zero-width space in front.
     """
     line = " ".join("".join(letter if letter.isprintable() else " " for letter in name).split())
     line = line if len(line) <= most else f"{line[: most - 1]}…"
@@ -84,7 +84,7 @@ def shown(name: str, most: int = 40) -> str:
 
 
 def inches(figure: Figure, name: str, size: float) -> float:
-    """How wide a name is in a figure, in letters of `size` points."""
+    """Return the width of a name in a figure, in inches, at a font size of `size` points."""
     text = figure.text(0, 0, name, fontsize=size, parse_math=False)
     width = text.get_window_extent().width / figure.dpi
     text.remove()
@@ -92,7 +92,7 @@ def inches(figure: Figure, name: str, size: float) -> float:
 
 
 def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
-    """What the handles stand for, in as many columns as fit below the figure, which grows by the rows."""
+    """Add a legend below the figure, with as many columns as fit; the figure becomes higher by the legend's rows."""
     longest = max(inches(figure, str(handle.get_label()), 8) for handle in handles)
     columns = max(1, min(7, len(handles), int((figure.get_figwidth() - 0.2) / (longest + 0.6))))
     figure.set_figheight(figure.get_figheight() + 0.18 * math.ceil(len(handles) / columns))
@@ -100,7 +100,7 @@ def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
 
 
 def plain_log(axes: Axes, which: Literal["x", "y"], low: float, high: float) -> None:
-    """Make an axis logarithmic, with a few numbers written out between `low` and `high`, both above 0."""
+    """Make an axis logarithmic, with a few plain numbers as ticks between `low` and `high`, both above 0."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axes.set(**{f"{which}scale": "log"})

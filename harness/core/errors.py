@@ -1,4 +1,4 @@
-"""What a user can get wrong. The command line prints each as one line and exits with code 2."""
+"""Errors for mistakes of the user and faults of the machine. The command line prints one line and exits with code 2."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import NoReturn, Self
 
 USERS_FILES: set[str] = set()
-"""Files of code that is not the harness's own: plugins, studies, modules of packages with components."""
+"""Python files that are not part of harness: plugins, studies, modules of packages with components."""
 _SECRETS = (
     re.compile(r"(?<=://)([^\s/:@]*):[^\s@]*(?:@[^\s/?#]*)*(?=@)"),
     re.compile(
@@ -28,20 +28,20 @@ _NO_MEMORY = (
     "bad_alloc", "bad allocation", "shared memory", "Storage size calculation overflowed",
 )  # fmt: skip
 _NO_THREADS = ("can't start new thread", "Resource temporarily unavailable", "Thread creation failed")
-"""What libraries say when memory, or threads and processes, ran out."""
+"""Texts in libraries' messages that mean that memory, or threads and processes, ran out."""
 
 
 def redacted(text: str) -> str:
-    """A text without the passwords of the addresses in it: `postgresql://me:***@host/runs`.
+    """Return a text with the passwords in its addresses masked: `postgresql://me:***@host/runs`.
 
-    Other libraries' texts hold them too.
+    Messages of other libraries can contain passwords too.
     """
     of_address, of_query = _SECRETS
     return of_query.sub(r"\1=***", of_address.sub(r"\1:***", text))
 
 
 class UserError(ValueError):
-    """A mistake of the user's or of their machine: says what is wrong, where, and what to do."""
+    """A mistake of the user or a fault of the machine. The message says what is wrong, where, and what to do."""
 
     def __init__(self, message: str):
         super().__init__(redacted(message))
@@ -56,41 +56,41 @@ class ConfigError(UserError):
         self.message = message
 
     def below(self, parent: str) -> ConfigError:
-        """The same mistake seen from one level further up."""
+        """Return the same error with `parent.` in front of its path."""
         return ConfigError(".".join(filter(None, (parent, self.path))), self.message)
 
 
 class NoValue(UserError):
-    """A value of a run does not exist, and trying again would not give one.
+    """A value of a run does not exist, and another attempt would not give one.
 
-    Failures of the machine are no reason for it.
+    A fault of the machine never raises this.
     """
 
     @property
     def note(self) -> dict[str, str]:
-        """What is kept of it; `of` inverts it."""
+        """The error as a JSON-ready mapping; `of` inverts it."""
         return {"kind": "Unsolvable" if isinstance(self, Unsolvable) else "Diverged", "reason": str(self)}
 
     @staticmethod
     def of(note: Mapping[str, str]) -> NoValue:
-        """The error that was noted."""
+        """Return the error that a `note` describes."""
         return (Unsolvable if note["kind"] == "Unsolvable" else Diverged)(note["reason"])
 
     def told(self, text: str) -> Self:
-        """The same kind with another text."""
+        """Return an error of the same kind with another text."""
         return type(self)(text)
 
 
 class Diverged(NoValue):
-    """Training met a loss or gradient that is not finite, or samples are not; the last good checkpoint stands."""
+    """Training met a non-finite loss or gradient, or samples are not finite; the last good checkpoint is kept."""
 
 
 class Unsolvable(NoValue):
-    """A solver cannot keep what it promises on a field."""
+    """A solver cannot hold its tolerance on a velocity field."""
 
 
 class Pruned(Exception):
-    """A search gave a run up before its end; what was trained stays."""
+    """A search stopped a run before its end; the checkpoints stay."""
 
 
 class Stopped(Exception):
@@ -101,7 +101,10 @@ KEPT = "What was done is kept; mend it, then run the same command again."
 
 
 def guarded(command: Callable[[], None]) -> int:
-    """Run a command; a user's or machine's mistake becomes one line on standard error and the exit code 2."""
+    """Run a command and return its exit code.
+
+    A mistake of the user or a fault of the machine becomes one line on standard error and exit code 2.
+    """
     try:
         command()
         sys.stdout.flush()
@@ -124,30 +127,30 @@ def guarded(command: Callable[[], None]) -> int:
 
 
 def stopped(said: str = "stopped") -> int:
-    """Say that work was stopped; gives the exit code. Of several ranks, the first says it for all."""
+    """Print that the work was stopped, and return the exit code. Of several ranks, only the first prints."""
     if os.environ.get("RANK", "0") == "0":
         _tell(f"{said}. What was done is kept; the same command continues.")
     return 130
 
 
 def _blame(error: BaseException) -> int:
-    """Say which line of a user's file an exception came through; one that came through none is raised again."""
+    """Report the line of a user's file that an exception passed through; re-raise the exception if it passed none."""
     if (place := place_in(error, USERS_FILES)) is None:
         if not isinstance(error, SystemExit):
             raise error
         code = "" if error.code is None else error.code
-        _tell(f"error: a library called sys.exit({code}), as only a whole program may. {KEPT}")
+        _tell(f"error: a library called sys.exit({code}), which only a program may call. {KEPT}")
         return 2
     if os.environ.get("HARNESS_TRACEBACK"):
         traceback.print_exception(error)
     exits = isinstance(error, SystemExit)
-    what = "it calls sys.exit, which ends the work in its midst" if exits else redacted(in_a_line(error))
-    _tell(f"error: {place}: {what}. Correct the file. HARNESS_TRACEBACK=1 shows how it was called.")
+    what = "it calls sys.exit, which ends the work early" if exits else redacted(in_a_line(error))
+    _tell(f"error: {place}: {what}. Correct the file. Set HARNESS_TRACEBACK=1 to see the traceback.")
     return 2
 
 
 def place_in(error: BaseException, files: Collection[str]) -> str | None:
-    """File and line that an exception came through last, of these files; None where it came through none."""
+    """Return file and line of the innermost frame of an exception that is in `files`; None if no frame is."""
     if isinstance(error, SyntaxError) and error.filename in files:
         return f"{error.filename}, line {error.lineno}"
     passed = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
@@ -155,7 +158,7 @@ def place_in(error: BaseException, files: Collection[str]) -> str | None:
 
 
 def raised_by(error: BaseException, name: str) -> bool:
-    """Whether the line that raised an exception names it: a key that was pressed does not."""
+    """Whether the source line that raised an exception contains `name`; a pressed Ctrl-C raises at any other line."""
     return name in (traceback.extract_tb(error.__traceback__)[-1].line or "")
 
 
@@ -164,10 +167,10 @@ def _tell(line: str) -> None:
 
 
 def shortage(error: BaseException) -> UserError | None:
-    """What is told of an error that means that memory, or threads and processes, ran out; None for any other.
+    """Return the error to report if memory, or threads and processes, ran out; None for any other error.
 
-    torch raises a class of its own on a GPU, and a plain RuntimeError on a CPU and from cuBLAS; C++ and the system have
-    words of their own.
+    torch raises a special class on a GPU, and a plain RuntimeError on a CPU and from cuBLAS. C++ and the system use
+    other messages.
     """
     if not isinstance(error, (MemoryError, RuntimeError, OSError)):
         return None
@@ -186,7 +189,7 @@ def shortage(error: BaseException) -> UserError | None:
 
 @contextlib.contextmanager
 def named(place: str) -> Iterator[None]:
-    """A context in which a lack of memory or threads is noted to have been met in that place; `shortage` tells it."""
+    """Add `place` as a note to errors in this context that mean a lack of memory or threads; `shortage` shows it."""
     try:
         yield
     except (MemoryError, RuntimeError, OSError) as error:
@@ -196,23 +199,23 @@ def named(place: str) -> Iterator[None]:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process as Python would, but take no modules apart: torch's and MLflow's need seconds for it."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # all is done, so nothing is left to be interrupted
+    """Run the exit handlers and end the process; skip interpreter teardown, for which torch and MLflow need seconds."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the work is done, so a signal may end the process
         signal.signal(number, lambda *_: os._exit(code))
     atexit._run_exitfuncs()
-    with contextlib.suppress(OSError):  # what a command wrote was flushed by `guarded`, which says what went wrong
+    with contextlib.suppress(OSError):  # `guarded` already flushed the output and reported its errors
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
 
 
 def in_a_line(error: BaseException) -> str:
-    """An exception with its type, in one line."""
+    """Return the type and message of an exception in one line."""
     return ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
-    """The advice for a misspelt name: the nearest known one, or all of them."""
+    """Return advice for a misspelt name: the nearest known name, or all of them."""
     known = sorted(known)
     if not known:
         return "There are none."
@@ -221,6 +224,6 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names one after another, apart by semicolons where one has a comma of its own."""
+    """Join names with commas, or with semicolons if a name contains a comma."""
     names = list(names)
     return ("; " if any("," in name for name in names) else ", ").join(names)

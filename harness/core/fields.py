@@ -1,4 +1,4 @@
-"""What a field of a configuration can hold: ranges of numbers, and a value as the annotation of its field takes it."""
+"""Types of configuration fields: ranges of numbers, and the conversion of values to a field's annotation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Range:
     high: float = math.inf
     ends: Literal["[]", "[)", "(]", "()"] = "[]"
     why: str = ""
-    """Why nothing lies above `high`, in words: what the highest value is already, or takes already."""
+    """Why no value may lie above `high`, as a clause for the error message."""
 
     def __contains__(self, value: float) -> bool:
         above = value >= self.low if self.ends[0] == "[" else value > self.low
@@ -45,28 +45,28 @@ class Range:
 
 
 def _number(value: float) -> str:
-    """An end of a range: a whole number with all its digits."""
+    """Return an end of a range as text; an int keeps all its digits."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 class Nested:
-    """What a field holds beside single values: configurations."""
+    """Base of the configurations that a field can hold."""
 
     @classmethod
     @abstractmethod
     def parse(cls, value: Any) -> Self:
-        """From a mapping of fields, or an instance, unchanged."""
+        """Build from a mapping of fields; return an instance unchanged."""
 
 
 class Typed(str):
-    """A value as a user typed it: a text where the field is one, JSON where it parses elsewhere."""
+    """A value as a user typed it: text for a text field; for other fields JSON, if it parses."""
 
     def read(self) -> Any:
-        """The JSON value; the text where it is none."""
+        """Return the JSON value, or the text if it is not JSON."""
         return self._json()
 
     def nested(self) -> Any:
-        """The same, with the numbers in a list or mapping as they were typed: they may stand for texts."""
+        """Return the JSON value with its numbers as typed text, because a field in a list or mapping may be text."""
         return self._json(parse_int=Typed, parse_float=Typed, parse_constant=Typed)
 
     def _json(self, **numbers: Any) -> Any:
@@ -77,9 +77,9 @@ class Typed(str):
 
 
 def _hints(cls: type) -> dict[str, Any]:
-    """{field: annotation}.
+    """Return {field: annotation}.
 
-    `ConfigError` for a field that a configuration cannot hold, or that was added without a default.
+    `ConfigError` for a type that a configuration cannot hold, or for a field that is ADDED without a default.
     """
     found = typing.get_type_hints(cls, include_extras=True)
     for field in dataclasses.fields(cls):
@@ -87,7 +87,7 @@ def _hints(cls: type) -> dict[str, Any]:
             advice = "Declare it int, float, str, bool, Literal, a component, one of them | None, or a tuple."
             raise ConfigError(field.name, f"a configuration cannot hold {field.type}. {advice}")
         if field.metadata.get("added") and required(field):
-            raise ConfigError(field.name, "is marked ADDED and has no default. Give it the one that means no change.")
+            raise ConfigError(field.name, "is ADDED but has no default. Give it the default that changes nothing.")
     return {field.name: found[field.name] for field in dataclasses.fields(cls)}
 
 
@@ -96,7 +96,7 @@ hints: Callable[[type], dict[str, Any]] = functools.cache(_hints)
 
 
 def _holdable(hint: Any) -> bool:
-    """Whether values of an annotation are told apart by their type alone, and go through JSON."""
+    """Whether the values of an annotation differ by their type alone, and JSON keeps them."""
     origin = typing.get_origin(hint)
     arguments = typing.get_args(hint)
     if origin is Annotated:
@@ -120,16 +120,16 @@ def _bare(hint: Any) -> Any:
 
 
 def range_of(hint: Any) -> Range | None:
-    """The range of the numbers that an annotation allows, or of those in its tuple; None where it declares none."""
+    """Return the range that an annotation, or the items of its tuple, declares; None if it declares no range."""
     if typing.get_origin(hint) is Annotated:
         return next((allowed for allowed in typing.get_args(hint)[1:] if isinstance(allowed, Range)), None)
     return next(filter(None, map(range_of, typing.get_args(hint))), None)
 
 
 def read(hint: Any, value: Any) -> Any:
-    """What was typed for a field as the field takes it; anything else unchanged.
+    """Return a typed value as its field takes it; any other value unchanged.
 
-    A field of text takes it as it is, without the quotes of a JSON text; null is None where that is allowed.
+    A text field takes the text as typed, without the quotes of a JSON string. `null` is None where None is allowed.
     """
     if not isinstance(value, Typed):
         return value
@@ -147,7 +147,7 @@ def read(hint: Any, value: Any) -> Any:
 
 
 def _refuse_json(value: str) -> None:
-    """`ConfigError` with the reason why what begins like a list or a mapping is none."""
+    """Raise `ConfigError` with the reason if a text that begins like a list or a mapping is not valid JSON."""
     try:
         parse(value, finite=False)
     except Damaged as error:
@@ -160,7 +160,7 @@ def required(field: dataclasses.Field) -> bool:
 
 
 def convert(hint: Any, value: Any, path: str) -> Any:
-    """`value` as the annotation `hint` wants it, or a `ConfigError` at `path`."""
+    """Return `value` converted to the annotation `hint`; `ConfigError` at `path` if that is impossible."""
     try:
         value = read(hint, value)
     except ConfigError as error:
@@ -192,7 +192,7 @@ def convert(hint: Any, value: Any, path: str) -> Any:
 
 
 def _single(hint: Any, value: Any, path: str) -> Any:
-    """`value` as one of the types in `_SAID`."""
+    """Return `value` as one of the types in `_SAID`."""
     if hint is float and type(value) is int:
         value = float(value) if abs(value) <= sys.float_info.max else math.inf
     if type(value) is not hint or (hint is float and not math.isfinite(value)):

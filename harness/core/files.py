@@ -1,4 +1,4 @@
-"""Files that survive a kill at any moment, and where results go."""
+"""Files that survive a kill at any moment, locks, and the folders of results."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from harness.core.signals import asked_to_stop
 if TYPE_CHECKING:
     import numpy as np
 
-LOST_LINES = "Remove it: the same command goes on without what it held."
-"""What to do about a file of lines that cannot be read."""
+LOST_LINES = "Remove it: the same command continues without its content."
+"""Advice for a file of lines that cannot be read."""
 
 
 MOMENT_S = 1.0
-"""Locks that are held to write a line are free again within it."""
+"""Seconds within which a process releases a lock that it holds to write one line."""
 
 
 def results_folder() -> Path:
-    """HARNESS_RESULTS, or results/ below the working directory: a user's runs, tables and figures are in its local/."""
+    """Return HARNESS_RESULTS, or results/ in the working directory. A user's runs, tables, figures are in local/."""
     return Path(os.environ.get("HARNESS_RESULTS") or "results").absolute()
 
 
 def runs_folder() -> Path:
-    """Where the run directories are."""
+    """Return the folder that contains the run directories."""
     return results_folder() / "local" / "runs"
 
 
 @contextlib.contextmanager
 def placed(path: Path) -> Iterator[None]:
-    """Give an `OSError` the path at which it came: a full disk names no file."""
+    """Add `path` to any `OSError` raised in this context: the error of a full disk names no file."""
     try:
         yield
     except OSError as error:
@@ -77,7 +77,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path, shape: Any = Any, remedy: str = "Remove it and run the same command again.") -> Any:
-    """The content of a JSON file; `UserError` when it is damaged or of another shape, with what to do then."""
+    """Return the content of a JSON file. `UserError`, with `remedy`, if it is damaged or has another shape."""
     try:
         return shaped(parse(bytes_of(path, LARGEST)), shape)
     except PermissionError:
@@ -89,18 +89,18 @@ def read_json(path: Path, shape: Any = Any, remedy: str = "Remove it and run the
 def read_json_if_there(
     path: Path, shape: Any = dict[str, Any], remedy: str = "Remove it and run the same command again."
 ) -> Any:
-    """The same of a mapping, empty where there is no file."""
+    """Like `read_json`, but return an empty mapping if there is no file."""
     return read_json(path, shape, remedy) if path.exists() else {}
 
 
 def short_hash(content: bytes | io.BufferedReader) -> str:
-    """12 hex digits of the SHA-256 of some bytes, or of an open file, which is read a piece at a time."""
+    """Return 12 hex digits of the SHA-256 of bytes, or of an open file, which is read in pieces."""
     whole = hashlib.sha256(content) if isinstance(content, bytes) else hashlib.file_digest(content, "sha256")
     return whole.hexdigest()[:12]
 
 
 def npz(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """The content of an .npz file that holds `arrays`, uncompressed."""
+    """Return the content of an uncompressed .npz file with `arrays`."""
     import numpy as np
 
     content = io.BytesIO()
@@ -115,14 +115,14 @@ def append_line(path: Path, value: Any) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have what was written to a file, if it is there, survive a power cut."""
+    """Flush a file to disk, if it exists, so that it survives a power cut."""
     if path.exists():
         with open(path, "rb") as file:
             os.fsync(file.fileno())
 
 
 def drop_torn_line(path: Path) -> None:
-    """Cut off what a kill or a full disk left of an unfinished last line."""
+    """Cut off an unfinished last line, which a kill or a full disk leaves behind."""
     if not path.exists():
         return
     require_log(path)
@@ -136,9 +136,9 @@ def drop_torn_line(path: Path) -> None:
 
 
 def read_lines(path: Path, shape: Any = dict[str, Any], start: int = 0) -> list[Any]:
-    """The complete lines of a JSON-lines file from number `start` on; none where there is no file.
+    """Return the complete lines of a JSON-lines file, without the first `start`; empty if there is no file.
 
-    A damaged line is said once, and left out.
+    A damaged line is reported once and left out.
     """
     if not path.exists():
         return []
@@ -148,9 +148,9 @@ def read_lines(path: Path, shape: Any = dict[str, Any], start: int = 0) -> list[
 
 
 def last_line(path: Path, shape: Any = dict[str, Any]) -> Any | None:
-    """The last complete line of a JSON-lines file that is intact, read from its end; None where there is none.
+    """Return the last intact line of a JSON-lines file, read from the file's end; None if there is none.
 
-    Lines are shorter than 4 KiB.
+    Lines must be shorter than 4 KiB.
     """
     if not path.exists():
         return None
@@ -164,7 +164,7 @@ def last_line(path: Path, shape: Any = dict[str, Any]) -> Any | None:
 
 
 def require_log(path: Path) -> None:
-    """`UserError` where a file of lines is none."""
+    """Raise `UserError` if `path` is not a regular file."""
     try:
         require_file(path)
     except Damaged as error:
@@ -172,21 +172,21 @@ def require_log(path: Path) -> None:
 
 
 def _intact(path: Path, shape: Any, lines: Iterable[tuple[int, bytes]]) -> Iterator[Any]:
-    """The values of numbered lines; a damaged one is said."""
+    """Yield the values of numbered lines; report damaged lines and leave them out."""
     for number, line in lines:
         try:
             if line:
                 yield shaped(parse(line, finite=False), shape)
         except Damaged as error:
-            say_once(f"{path}: line {number} is damaged ({error}) and passed over. Remove it to be told no more.")
+            say_once(f"{path}: line {number} is damaged ({error}) and was passed over. Remove it to stop this message.")
 
 
 @contextlib.contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock file `path`; yields False where `wait` is off and another process holds it.
+    """Hold the lock file `path`; yield False if another process holds it and `wait` is off.
 
-    The lock is the kernel's (flock), so it is released when its holder dies, however it dies. Raises `Stopped` where a
-    stop is asked for while it waits.
+    The lock is the kernel's (flock): it is released when its holder dies, however it dies. `Stopped` if the process is
+    asked to stop during the wait.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab") as file:
@@ -194,7 +194,7 @@ def locked(path: Path, wait: bool = True) -> Iterator[bool]:
 
 
 def _taken(file: io.BufferedWriter) -> bool:
-    """Whether the lock is ours now."""
+    """Try to take the lock; return whether this process holds it now."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -203,7 +203,7 @@ def _taken(file: io.BufferedWriter) -> bool:
 
 
 def _waited(file: io.BufferedWriter, path: Path) -> bool:
-    """True once the lock is ours. A wait of more than a moment is told, and ends when the process is asked to stop."""
+    """Wait for the lock and return True. A wait longer than `MOMENT_S` is reported; a request to stop ends it."""
     pause = 0.001
     told = False
     began = time.monotonic()
@@ -220,7 +220,7 @@ def _waited(file: io.BufferedWriter, path: Path) -> bool:
 
 
 def _holder(file: io.BufferedWriter) -> str:
-    """Who holds the lock of an open file, by the kernel's list of locks."""
+    """Return the process that holds the lock of an open file, by the kernel's list of locks."""
     found = os.fstat(file.fileno())
     place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
     with contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
-"""How much memory can still be had, and the refusal of what needs more than that.
+"""Measure free memory, and refuse work that needs more.
 
-An estimate here is a lower bound: what is counted is there at the same time, and much else is not counted. So what is
-refused could not have ended well, and what is let pass may still be too large.
+Estimates of needs are lower bounds: they count only a part of what is in memory at the same time. Refused work would
+certainly have failed; accepted work may still be too large.
 """
 
 from __future__ import annotations
@@ -17,26 +17,27 @@ from harness.core.errors import ConfigError
 
 PROC = Path("/proc")
 GROUPS = Path("/sys/fs/cgroup")
-"""Where Linux says what it has and what it allows."""
+"""The folders in which Linux reports the machine's memory and the limits of its control groups (cgroups)."""
 CACHES = {"inactive_file", "active_file", "slab_reclaimable", "total_inactive_file", "total_active_file"}
-"""Of a group's memory, what Linux gives up when a process asks for more; `total_` in version 1 of groups."""
+"""Parts of a cgroup's memory that Linux frees when a process asks for more; `total_` is of cgroup version 1."""
 
 PLACES = {"cpu": "of memory", "cuda": "of memory on the GPU"}
 
 
 class Need(NamedTuple):
-    """A part of what must be in memory at the same time."""
+    """One part of the memory that is needed at the same time."""
 
     path: str
-    """The setting that makes it large."""
+    """The setting that determines its size."""
     what: str
+    """A noun phrase for the error message."""
     bytes: float
     passing: bool = False
-    """Whether it is there for a moment alone."""
+    """Whether it is needed only for a moment."""
 
 
 def require(needs: Sequence[Need], whole: str, device: str = "cpu") -> None:
-    """`ConfigError` at the setting that takes most where `whole`, which has all needs at once, does not fit."""
+    """Raise `ConfigError` at the setting that needs most if all `needs` of `whole` together exceed the free memory."""
     needed = sum(need.bytes for need in needs)
     if needed <= (free := free_bytes(device)):
         return
@@ -46,23 +47,23 @@ def require(needs: Sequence[Need], whole: str, device: str = "cpu") -> None:
     ((path, largest),) = totals.most_common(1)
     of = " and ".join(need.what for need in needs if need.path == path and need.bytes)
     said = f"{whole} needs {size(needed)} {PLACES[device]} at least, {size(largest)} of it for {of}"
-    raise ConfigError(path, f"{said}, and {size(free)} are free. Lower {path}.")
+    raise ConfigError(path, f"{said}, but {size(free)} are free. Lower {path}.")
 
 
 def require_together(each: Sequence[float], workers: int, option: str, device: str = "cpu") -> None:
-    """`ConfigError` at `option` where so many processes do not fit that have `each` so many bytes, smallest first."""
+    """Raise `ConfigError` at `option` if `workers` processes do not fit, even the smallest of `each` (bytes)."""
     free = free_bytes(device)
     sums = [*itertools.accumulate(sorted(each)[:workers])]
     if sums and sums[-1] > free:
-        said = f"{workers} at a time need {size(sums[-1])} {PLACES[device]} at least, and {size(free)} are free"
+        said = f"{workers} at a time need {size(sums[-1])} {PLACES[device]} at least, but {size(free)} are free"
         raise ConfigError(option, f"{said}. Take {max(1, sum(total <= free for total in sums))} or fewer.")
 
 
 def free_bytes(device: str = "cpu") -> float:
-    """Bytes that a process can still have on a device; infinity where the system does not say.
+    """Return the bytes that this process can still allocate on a device; infinity if the system does not report them.
 
-    Those of the machine, with what is swapped out for it, or those that the groups of this process are allowed
-    (containers, batch systems), whichever are fewer.
+    On a CPU: the available memory of the machine or the rest of the process's cgroup limits (containers, batch
+    systems), whichever is less, plus free swap.
     """
     if device == "cuda":
         import torch
@@ -77,7 +78,7 @@ def free_bytes(device: str = "cpu") -> float:
 
 
 def _groups() -> Iterator[Path]:
-    """The folders of the groups that limit this process, from its own up."""
+    """Yield the folders of the cgroups that limit this process, from the innermost up."""
     try:
         lines = (PROC / "self" / "cgroup").read_text().splitlines()
     except OSError:
@@ -89,7 +90,7 @@ def _groups() -> Iterator[Path]:
 
 
 def _left(group: Path) -> float:
-    """Bytes that a group may still take; infinity without a limit."""
+    """Return the bytes that a cgroup may still allocate; infinity without a limit."""
     files = ("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")
     for most, used in files:
         try:
@@ -103,7 +104,7 @@ def _left(group: Path) -> float:
 
 
 def _table(path: Path) -> dict[str, int]:
-    """{name: number} of a file whose lines begin with both; empty where there is none."""
+    """Return {name: number} of a file whose lines begin with a name and a number; empty if there is no file."""
     try:
         words = [line.replace(":", " ").split() for line in path.read_text().splitlines()]
     except OSError:
@@ -112,7 +113,7 @@ def _table(path: Path) -> dict[str, int]:
 
 
 def size(number: float) -> str:
-    """Bytes as a reader takes them in."""
+    """Format bytes as MB, GB or TB."""
     if number < 9.995e8:
         return f"{number / 1e6:,.3g} MB"
     return f"{number / 1e9:,.3g} GB" if number < 1e12 else f"{number / 1e12:,.4g} TB"

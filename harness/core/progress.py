@@ -1,4 +1,4 @@
-"""How far long work is, and how long it will take: a bar on a terminal, a line now and then in a log."""
+"""Progress and remaining time of long work: a bar on a terminal, a line now and then in a log."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ T = TypeVar("T")
 
 
 def terminal(stderr: bool = False) -> Console:
-    """What prints to standard output, or error: text as it is, without a language of brackets in it."""
+    """Return a console on standard output, or error, that prints text as it is: rich's markup is off."""
     from rich.console import Console
 
     return Console(stderr=stderr, markup=False, highlight=False)
 
 
 def bar(to: Console, by_itself: bool = True) -> Progress:
-    """A bar with the time left, for a terminal alone; it is drawn `by_itself` ten times a second, or where told to."""
+    """Return a progress bar with the time left; it is off if `to` is not a terminal.
+
+    With `by_itself` it refreshes ten times a second, otherwise only when the caller refreshes it.
+    """
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     return Progress(
@@ -42,9 +45,9 @@ def bar(to: Console, by_itself: bool = True) -> Progress:
 def shown(
     items: Iterable[T], title: str, total: float, to: Console | None = None, weigh: Callable[[T], float] = lambda _: 1
 ) -> Generator[T, None, None]:
-    """Pass items through, and show which share of `total` they are so far: a bar on a terminal, else by `told`.
+    """Pass items through, and show their share of `total` so far: a bar on a terminal, otherwise lines from `told`.
 
-    Where work on the items may fail, close it: an open bar hides the cursor.
+    Close the generator if work on the items may fail: an open bar hides the cursor.
     """
     to = to or terminal(stderr=True)
     if not to.is_terminal:
@@ -60,7 +63,7 @@ def shown(
 def told(
     items: Iterable[T], title: str, total: float, say: Say, weigh: Callable[[T], float] = lambda _: 1
 ) -> Generator[T, None, None]:
-    """Pass items through, and say every `TELL_EVERY_S` which share of `total` they are so far."""
+    """Pass items through, and say their share of `total` so far every `TELL_EVERY_S` seconds."""
     done = 0.0
     began = time.monotonic()
     ended = threading.Event()
@@ -80,13 +83,13 @@ def told(
 
 
 def duration(seconds: float) -> str:
-    """As people say it: seconds, minutes or hours."""
+    """Format a duration in seconds, minutes or hours."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def ahead(title: str, share: float, seconds: float | None) -> str:
-    """The line that a log gets; `seconds` are those that are left, where that is known."""
+    """Return a progress line for a log. `share` is in [0, 1]; `seconds` is the time left, None if unknown."""
     left = "time left unknown" if seconds is None else f"about {seconds / 60:.1f} min left"
     return f"{title}: {share:.0%}, {left}"

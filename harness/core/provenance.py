@@ -16,14 +16,14 @@ _PACKAGES = ["torch", "torchvision", "torch-fidelity", "numpy", "optuna", "mlflo
 
 @functools.cache
 def commit() -> str:
-    """The checkout's commit, 12 hex digits, `-dirty` where code is changed; "unknown" outside a checkout."""
+    """Return the checkout's commit, 12 hex digits, with `-dirty` if code is changed; "unknown" outside a checkout."""
     head = _git("rev-parse", "--short=12", "HEAD")
     return head + ("-dirty" if _git("status", "--porcelain", "--", *_CODE) else "") if head else "unknown"
 
 
 @functools.cache
 def machine() -> dict[str, str | int]:
-    """Processor, cores, accelerator, operating system and package versions."""
+    """Return processor, cores, accelerator, operating system and package versions."""
     import torch
 
     return {

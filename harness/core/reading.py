@@ -1,7 +1,7 @@
-"""What is read from disk: opened only where it is a file, parsed strictly, held to the shape that its writer declares.
+"""Read from disk strictly: open only regular files, parse strict JSON, check the shape that the writer declares.
 
-A shape is a type that pydantic knows. A TypedDict lets further entries pass; on Python 3.11 pydantic takes none but
-those of typing_extensions.
+A shape is a type that pydantic knows. A TypedDict allows further entries; on Python 3.11 pydantic accepts only the
+TypedDict of typing_extensions.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 LARGEST = 1 << 30
-"""Bytes of a file of JSON, at most."""
+"""Maximum size of a JSON file, in bytes."""
 DEEPEST = 100
-"""Brackets in JSON that lie within each other, at most."""
+"""Maximum nesting depth of JSON."""
 SHOWN = 60
-"""Characters of a value that a message shows."""
+"""Maximum number of characters of a value in a message."""
 KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -35,23 +35,26 @@ KINDS = {
 
 
 class Damaged(ValueError):
-    """A file is not as its writer left it: says what is wrong, in words that stand in brackets."""
+    """A file is not as its writer left it. The message is a clause to put in brackets."""
 
 
 def no_file(path: Path) -> str | None:
-    """What lies at a path where no file does, but a folder, a pipe, a device or a socket: opening it may never end."""
+    """Return the kind of a path that is not a regular file, like "a folder"; None for a regular file.
+
+    Opening a pipe, a device or a socket may never return.
+    """
     mode = os.stat(path).st_mode
     return None if stat.S_ISREG(mode) else KINDS.get(stat.S_IFMT(mode), "something else")
 
 
 def require_file(path: Path) -> None:
-    """`Damaged` where no file lies at the path; `OSError` where nothing does."""
+    """Raise `Damaged` if the path is not a regular file; `OSError` if nothing is there."""
     if kind := no_file(path):
         raise Damaged(f"it is {kind}, not a file")
 
 
 def bytes_of(path: Path, most: float = math.inf) -> bytes:
-    """The bytes of a file; `Damaged` where it is none, or has more than `most`."""
+    """Return the bytes of a file; `Damaged` if it is not a regular file or has more than `most` bytes."""
     require_file(path)
     if (size := path.stat().st_size) > most:
         raise Damaged(f"it has {size:,} bytes, more than {most:,}")
@@ -59,10 +62,10 @@ def bytes_of(path: Path, most: float = math.inf) -> bytes:
 
 
 def parse(text: bytes | str, finite: bool = True, **numbers: Any) -> Any:
-    """The value of a JSON text; `Damaged` where it is none, or more than Python should build.
+    """Return the value of a JSON text; `Damaged` if it is invalid, names an entry twice, or is nested too deeply.
 
-    Python's own reader takes NaN, infinity (which `finite` refuses), and one name twice. `numbers` are what it makes
-    numbers with.
+    Python's JSON reader accepts NaN and infinity; `finite` refuses them. Without `finite`, `numbers` are the reader's
+    arguments that build numbers, like `parse_float`.
     """
     if finite:
         numbers = {"parse_constant": _no_number, "parse_float": _finite}
@@ -70,22 +73,22 @@ def parse(text: bytes | str, finite: bool = True, **numbers: Any) -> Any:
         text = text if isinstance(text, str) else text.decode()
         value = json.loads(text, object_pairs_hook=_named_once, **numbers)
     except UnicodeDecodeError:
-        raise Damaged("it is no text in UTF-8") from None
+        raise Damaged("it is not UTF-8 text") from None
     except json.JSONDecodeError as error:
-        raise Damaged(f"it is no JSON: {error}") from None
+        raise Damaged(f"it is not valid JSON: {error}") from None
     except RecursionError:
-        raise Damaged("its brackets lie too deep within each other") from None
+        raise Damaged("its brackets are nested too deep") from None
     except Damaged:
         raise
     except ValueError:
-        raise Damaged("it holds a number of too many digits") from None
+        raise Damaged("it holds a number with too many digits") from None
     if text.count("[") + text.count("{") > DEEPEST and _depth(value) > DEEPEST:
-        raise Damaged("its brackets lie too deep within each other")
+        raise Damaged("its brackets are nested too deep")
     return value
 
 
 def shaped(value: Any, shape: Any) -> Any:
-    """The value, unchanged; `Damaged` where it has another shape."""
+    """Return the value unchanged; `Damaged` if it does not have the shape."""
     from pydantic import ValidationError
 
     try:
@@ -97,21 +100,21 @@ def shaped(value: Any, shape: Any) -> Any:
             raise Damaged(f"its entry {entry} is missing") from None
         due = first["msg"].partition(" should ")[2]
         where = f"its entry {entry}" if entry else "it"
-        raise Damaged(f"{where} is {short(first['input'])}, and should {due}") from None
+        raise Damaged(f"{where} is {short(first['input'])}, but should {due}") from None
     return value
 
 
 @functools.cache
 def say_once(line: str) -> None:
-    """Tell the user a line, once a process."""
+    """Print a line to standard error, once per process."""
     print(line, file=sys.stderr, flush=True)
 
 
 def short(value: Any) -> str:
-    """A value as a message shows it."""
+    """Return a value as text for a message, cut to `SHOWN` characters."""
     try:
         said = repr(value)
-    except (ValueError, RecursionError):  # of a number of too many digits, of too many brackets
+    except (ValueError, RecursionError):  # too many digits, or too many brackets
         return f"a {type(value).__name__} too large to be written out"
     return said if len(said) <= SHOWN else f"{said[:SHOWN]}... ({len(said):,} characters)"
 
@@ -125,7 +128,7 @@ def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_number(text: str) -> float:
-    raise Damaged(f"it holds {text}, which is no number")
+    raise Damaged(f"it holds {text}, which is not a finite number")
 
 
 def _finite(text: str) -> float:
@@ -133,7 +136,7 @@ def _finite(text: str) -> float:
 
 
 def _depth(value: Any) -> int:
-    """How many lists and mappings lie within each other."""
+    """Return the nesting depth of lists and mappings."""
     depth = 0
     level = [value]
     while level := [each for each in level if isinstance(each, (dict, list))]:

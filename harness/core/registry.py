@@ -1,8 +1,8 @@
 """Components by family and name: `build("weighting", {"name": "min_snr", "gamma": 5})`, `names("weighting")`.
 
-A component is a frozen dataclass in any file. Declaring it registers it; a name can be taken once. A user's file is
-read when `--plugin` names it. A module of an installed package is read when an entry point of the group
-`harness.components` names it, like `mine = "my_package.mine"`.
+A component is a frozen dataclass in any file. Its declaration registers it; each name can be used once. `--plugin FILE`
+reads a user's file. An entry point of the group `harness.components`, like `mine = "my_package.mine"`, names a
+module of an installed package to read.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ HOMES = {
     "extractor": "harness.evaluation.extractors",
     "metric": "harness.evaluation",
 }
-"""Where the members of each family live; imported when the family is first asked for."""
+"""The module of each family's members; it is imported when the family is first used."""
 PACKAGED = "harness.components"
 """The group of entry points whose values are modules of components."""
 
 _BASES: dict[str, type[Component]] = {}
 _MEMBERS: dict[str, dict[str, type[Component]]] = {family: {} for family in HOMES}
 _LOADING: set[str] = set()
-"""Modules of users' files that are being read."""
+"""Names of the users' modules that are being imported."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +73,9 @@ class Component(Config, ABC):
 
     family: ClassVar[str]
     name: ClassVar[str] = ""
-    """Empty, unless it is a member of a family."""
+    """The member's name; empty in a family's base class."""
     formula: ClassVar[str] = ""
-    """What it computes, with its fields in braces, like `min(SNR, {gamma:g})`."""
+    """The formula that it computes, with its fields in braces, like `min(SNR, {gamma:g})`."""
     source: ClassVar[str] = ""
     """Paper and equation."""
 
@@ -99,14 +99,14 @@ class Component(Config, ABC):
             cls.name = name
 
     def written_out(self) -> str:
-        """Its formula with the values of its fields, or its docstring's first line where it gives none."""
+        """Return the formula with the values of the fields, or the docstring's first line if there is no formula."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         shown = {name: value.written_out() if isinstance(value, Component) else value for name, value in values.items()}
         return self.formula.format(**shown) if self.formula else about(type(self))
 
     @classmethod
     def parse(cls, value: Any) -> Self:
-        """From an instance, a name, or a mapping with `name` and fields."""
+        """Build from a name, or a mapping with `name` and fields; return an instance unchanged."""
         if isinstance(value, cls):
             return value
         spec = {"name": value} if isinstance(value, str) else value
@@ -118,37 +118,37 @@ class Component(Config, ABC):
 
 
 def _require_name(cls: type[Component], name: Any) -> None:
-    """`UserError` where a member's name cannot be written on a command line, or its class is of no family."""
+    """Raise `UserError` if a name cannot be written on a command line, or its class belongs to no family."""
     if not hasattr(cls, "family"):
         raise UserError(f"{cls.__name__} belongs to no family. Derive it from a family's class, like Weighting.")
     if not isinstance(name, str) or not name.isprintable() or not name or set(name) & set(" =,[]{}\"'"):
-        raise UserError(f"{cls.__name__}: {name!r} is no name. Give a word, like name='mine'.")
+        raise UserError(f"{cls.__name__}: {name!r} is not a valid name. Give a word, like name='mine'.")
 
 
 def names(family: str) -> list[str]:
-    """The registered members of a family, sorted."""
+    """Return the names of a family's members, sorted; `UserError` for an unknown family."""
     if family not in HOMES:
-        raise UserError(f"'{family}' is no family. {did_you_mean(family, HOMES)}")
+        raise UserError(f"'{family}' is not a family. {did_you_mean(family, HOMES)}")
     importlib.import_module(HOMES[family])
     _load_packaged()
     return sorted(_MEMBERS[family])
 
 
 def find(family: str, name: str) -> type[Component]:
-    """The class registered under a name."""
+    """Return the class with this name; `ConfigError` if there is none, `UserError` if it is not a dataclass."""
     known = names(family)
     if name not in known:
         raise ConfigError("", f"{short(name)} is no {family}. {did_you_mean(name, known)}")
     member = _MEMBERS[family][name]
     if "__dataclass_fields__" not in vars(member):
         raise UserError(
-            f"{family} '{name}' is no dataclass. Put @dataclass(frozen=True, kw_only=True) above its class."
+            f"{family} '{name}' is not a dataclass. Put @dataclass(frozen=True, kw_only=True) above its class."
         )
     return member
 
 
 def build(family: str, spec: str | Mapping[str, Any] | Component) -> Any:
-    """The component that a name, a mapping or an instance describes; `UserError` says what is wrong with it."""
+    """Return the component that a name, a mapping or an instance describes; `UserError` if the description is wrong."""
     names(family)
     try:
         return _BASES[family].parse(spec)
@@ -157,7 +157,7 @@ def build(family: str, spec: str | Mapping[str, Any] | Component) -> Any:
 
 
 def describe(family: str) -> list[dict[str, Any]]:
-    """Name, first docstring line, parameters with their defaults, and source of every member."""
+    """Return name, first docstring line, parameters with defaults, and source of every member."""
     members = [find(family, name) for name in names(family)]
     return [
         {
@@ -178,7 +178,7 @@ def about(member: type[Component]) -> str:
 
 @functools.cache
 def _load_packaged() -> None:
-    """Import what installed packages declare in `PACKAGED`, once a process; `UserError` names a package that fails."""
+    """Import the modules that installed packages declare in `PACKAGED`, once; `UserError` names a failing package."""
     for point in importlib.metadata.entry_points(group=PACKAGED):
         package = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
         try:
@@ -197,9 +197,9 @@ def load_plugins(paths: Iterable[str | Path]) -> None:
 
 
 def load_plugin(path: Path) -> str:
-    """Import a user's file, whose components register themselves; the name of its module.
+    """Import a user's file, whose components register themselves, and return its module's name.
 
-    `UserError` where it declares none, or one that is not as its family asks.
+    `UserError` if it declares no component, or declares one wrongly.
     """
     name = f"harness_plugin_{path.stem}_{short_hash(os.fsencode(path.resolve()))}"
     module = load_file(path, name)
@@ -213,7 +213,7 @@ def load_plugin(path: Path) -> str:
 
 
 def members_of(module_name: str) -> list[Component]:
-    """The components that a module declares, with their defaults."""
+    """Return the components that a module declares, with their defaults."""
     found = [
         (family, name)
         for family, members in _MEMBERS.items()
@@ -224,7 +224,7 @@ def members_of(module_name: str) -> list[Component]:
 
 
 def load_file(path: Path, module_name: str) -> Any:
-    """The Python file at `path` as a module. It is code of the user's own, and is run."""
+    """Import the Python file at `path` as a module. This runs the user's code."""
     if not path.is_file():
         raise UserError(f"{path}: no such file. Give the path of a Python file.")
     if module_name in sys.modules and Path(str(sys.modules[module_name].__file__)).resolve() == path.resolve():
@@ -250,7 +250,7 @@ def load_file(path: Path, module_name: str) -> Any:
 
 
 def _forget(module_name: str) -> None:
-    """Take back what a file declared that could not be read to its end."""
+    """Unregister the components of a file whose import failed."""
     sys.modules.pop(module_name)
     for members in _MEMBERS.values():
         for name in [name for name, member in members.items() if member.__module__ == module_name]:
@@ -258,7 +258,7 @@ def _forget(module_name: str) -> None:
 
 
 def _refusal(place: str, path: Path, error: BaseException) -> str:
-    """Why a user's file cannot be read, and where."""
+    """Return the message that says where and why a user's file cannot be read."""
     if isinstance(error, UserError):
         return f"{place}: {error}"
     if isinstance(error, SystemExit):
@@ -266,7 +266,7 @@ def _refusal(place: str, path: Path, error: BaseException) -> str:
     if isinstance(error, SyntaxError) and place.endswith(f", line {error.lineno}"):
         return f"{place}: SyntaxError: {error.msg}. Correct the file."
     if isinstance(error, ModuleNotFoundError) and error.name and (path.parent / f"{error.name}.py").exists():
-        advice = "Files beside it are not found: put all into one file, or install them as a package."
+        advice = "A plugin cannot import the files next to it: put all into one file, or install them as a package."
         return f"{place}: {in_a_line(error)}. {advice}"
     return f"{place}: {in_a_line(error)}. Correct the file."
 
@@ -278,9 +278,9 @@ def _default(field: dataclasses.Field) -> Any:
 
 
 def sources(config: Config) -> dict[str, str]:
-    """{family.name: 12 hex digits over its file} of the components of `config` that are not the harness's own.
+    """Return {family.name: 12 hex digits of its file's hash} of the users' components in `config`.
 
-    Those that it holds by name count too: fields of text with `metadata={"family": ...}`.
+    This includes components that a text field with `metadata={"family": ...}` names.
     """
     out: dict[str, str] = {}
     if isinstance(config, Component) and not type(config).__module__.startswith("harness."):

@@ -1,7 +1,7 @@
-"""What a long work is given: how it is stopped, and how it speaks.
+"""Stop requests for long work, and the types of its callbacks.
 
-Ctrl-C, SIGTERM and SIGHUP (a closed terminal) ask for an orderly end: the work at hand is saved, then `Stopped` is
-raised. SIGHUP is left alone where it was ignored at the start, as `nohup` has it.
+Ctrl-C, SIGTERM and SIGHUP (a closed terminal) ask for an orderly end: the work saves its state, then raises `Stopped`.
+SIGHUP stays ignored if it was ignored at the start, as under `nohup`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NoReturn
 from harness.core.errors import stopped
 
 Stop = Callable[[], bool]
-"""Says whether to stop."""
+"""Returns whether to stop."""
 Say = Callable[[str], None]
 """Tells the user a line."""
 
@@ -29,7 +29,10 @@ def interruptible() -> None:
 
 
 class StopSignal:
-    """Installed once a process; called, it says whether to stop. A second Ctrl-C ends the process at once."""
+    """Handler of the stop signals, one per process. A call returns whether to stop.
+
+    A second Ctrl-C ends the process at once. `also` is another reason to stop.
+    """
 
     def __init__(self, also: Stop = lambda: False):
         global _installed
@@ -38,7 +41,7 @@ class StopSignal:
         _installed = self
         for number in _heard():
             signal.signal(number, self._ask)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # `held_back` by whoever started the process
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # the parent may have blocked it by `held_back`
 
     def _ask(self, number: int, frame: object) -> None:
         if self._asked and number == signal.SIGINT:
@@ -51,7 +54,7 @@ class StopSignal:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Processes that are started meanwhile hear Ctrl-C once they have a `StopSignal`, and do not end as Python does."""
+    """Block Ctrl-C in processes that start in this context, until they install a `StopSignal`."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -60,7 +63,10 @@ def held_back() -> Iterator[None]:
 
 
 def asked_to_stop() -> bool:
-    """Whether the `StopSignal` of this process says to stop; for what waits where none is at hand."""
+    """Return whether the `StopSignal` of this process says to stop; False without one.
+
+    For code that waits and has no `Stop` argument.
+    """
     return _installed is not None and _installed()
 
 
@@ -68,7 +74,7 @@ _installed: StopSignal | None = None
 
 
 def _heard() -> Iterator[signal.Signals]:
-    """The signals that ask to stop."""
+    """Yield the signals that ask to stop."""
     yield from (signal.SIGINT, signal.SIGTERM)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         yield signal.SIGHUP
@@ -81,7 +87,7 @@ def _interrupt(number: int, frame: types.FrameType | None) -> NoReturn:
 
 
 def _is_importing(frame: types.FrameType | None) -> bool:
-    """Whether a module is being imported: compiled ones, torch's among them, abort where an exception is raised."""
+    """Whether a module is being imported. An exception during an import of compiled code, like torch's, aborts it."""
     while frame and not frame.f_code.co_filename.startswith("<frozen importlib"):
         frame = frame.f_back
     return frame is not None

@@ -1,6 +1,6 @@
-"""Standard output and error that end no work: what they cannot take is replaced or dropped, and the work goes on.
+"""Standard output and error that never end the work: they replace or drop the content that they cannot take.
 
-A process makes its own so once, at its start.
+A process installs them once, at its start, by `steady`.
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 GONE = (errno.EPIPE, errno.ECONNRESET, errno.EIO)
-"""Nobody reads any more: a pipe, a connection, or a terminal that was closed."""
+"""Errors that mean that the reader is gone: a pipe, a connection or a terminal was closed."""
 
 
 class Outlet(io.FileIO):
-    """A file descriptor to write to. What it does not take is dropped; later content is tried again."""
+    """A file descriptor for writing. It drops content that cannot be written, and tries again with later content."""
 
     refused: OSError | None = None
-    """Why content was dropped though somebody may read it, like a full disk."""
+    """Why content was dropped while a reader may still be there, for example a full disk."""
 
     def write(self, content: ReadableBuffer) -> int:
-        """Write what can be written, and take the rest for written; wait where others made the file non-blocking."""
+        """Write and return the number of bytes taken. After an error, all bytes count as taken.
+
+        Wait if another process made the file non-blocking.
+        """
         try:
             while (taken := super().write(content)) is None:
                 select.select((), (self,), ())
@@ -37,16 +40,16 @@ class Outlet(io.FileIO):
         return taken
 
     def require_whole(self) -> None:
-        """`OSError` where content was dropped though somebody may read it."""
+        """Raise `OSError` if content was dropped while a reader may still be there."""
         sys.stdout.flush()
         if error := self.refused:
             raise OSError(error.errno, error.strerror, "standard output") from error
 
 
 def steady() -> Outlet:
-    """Make standard output and error of this process so; gives that of the output.
+    """Replace standard output and error of this process by `Outlet`s; return the one of the output.
 
-    Streams that were closed at the start lead nowhere: else the next file that is opened would take their place.
+    A stream that was closed at the start leads to the null device: otherwise the next opened file would get its number.
     """
     for number in range(3):
         try:
@@ -60,7 +63,7 @@ def steady() -> Outlet:
 
 
 def _text(outlet: Outlet, before: Any, errors: str) -> io.TextIOWrapper:
-    """A stream of text into an outlet, encoded and buffered as the one before it, if there was one."""
+    """Return a text stream into an outlet, with the encoding and buffering of the stream `before`, if there was one."""
     unbuffered = getattr(before, "write_through", False)
     return io.TextIOWrapper(
         outlet if unbuffered else io.BufferedWriter(outlet),

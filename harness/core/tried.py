@@ -1,6 +1,6 @@
-"""What a user's component gives, held against what is due: a line that names class and method where it is not that.
+"""Check what a user's component returns. The error is one line that names the class and the method.
 
-The harness's own components are called and believed.
+The harness's own components are called without a check.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from harness.core.registry import Component
 
 @dataclass(frozen=True)
 class Like:
-    """A finite tensor with the shape, dtype and device of another, its numbers from `low` to `high`."""
+    """A finite tensor with the shape, dtype and device of another, and values in [`low`, `high`]."""
 
     other: Tensor
     low: float = -math.inf
@@ -28,11 +28,11 @@ class Like:
 
     def __str__(self) -> str:
         most = f" to {self.high:g}" if self.high < math.inf else " or more"
-        within = f" of {self.low:g}{most}" if self.low > -math.inf else ""
+        within = f" with values of {self.low:g}{most}" if self.low > -math.inf else ""
         return f"a finite {_described(self.other)}{within}"
 
     def fault(self, given: Any) -> str | None:
-        """What something is instead; None where it is as it should be."""
+        """Return what `given` is instead, in words; None if it is right."""
         if not isinstance(given, Tensor) or _described(given) != _described(self.other):
             return _described(given)
         if not given.isfinite().all():
@@ -45,7 +45,7 @@ class Like:
 
 @dataclass(frozen=True)
 class Instance:
-    """A value of one of these types, in words."""
+    """A value of one of `types`, which messages call `words`."""
 
     types: tuple[type, ...]
     words: str
@@ -54,7 +54,7 @@ class Instance:
         return self.words
 
     def fault(self, given: Any) -> str | None:
-        """What something is instead; None where it is as it should be."""
+        """Return what `given` is instead, in words; None if it is right."""
         return None if isinstance(given, self.types) and not isinstance(given, bool) else _described(given)
 
 
@@ -63,7 +63,7 @@ WHOLE = Instance((int,), "a whole number")
 
 
 def tried(component: Any, method: str, *arguments: Any, due: Like | Instance) -> Any:
-    """What a method gives; `UserError` where a user's does not give what is due, or raises anything of its own."""
+    """Call a method and return its result; `UserError` if a user's method raises, or returns anything but `due`."""
     given = attempted(component, method, lambda: getattr(component, method)(*arguments))
     if not is_own(type(component)):
         require(component, method, given, due)
@@ -71,9 +71,10 @@ def tried(component: Any, method: str, *arguments: Any, due: Like | Instance) ->
 
 
 def attempted(component: Any, method: str, call: Callable[[], Any]) -> Any:
-    """What a call of a method, or of what it made, gives.
+    """Return the result of `call`, which calls a component's method or an object that the method made.
 
-    `UserError` where a user's raises anything but what ends a work in order.
+    `UserError` if a user's component raises. Exceptions that end the work in order pass through: `UserError`,
+    `Stopped`, `Pruned`, `OSError`.
     """
     try:
         return call()
@@ -91,9 +92,9 @@ def attempted(component: Any, method: str, call: Callable[[], Any]) -> Any:
 
 
 def require(component: Component, method: str, given: Any, due: Like | Instance, part: str = "") -> None:
-    """`UserError` where what a method gave, or a part of it, is not what is due."""
+    """Raise `UserError` if the result of a method, or the named `part` of it, is not what is `due`."""
     if (fault := due.fault(given)) is not None:
-        what = f"{_called(component, method)} gives {fault}{part and f' for {part}'}, and {due} is due"
+        what = f"{_called(component, method)} returns {fault}{part and f' for {part}'}, but should return {due}"
         own = vars(type(component)).get(method, type(component))
         raise UserError(f"{place_of(own)}: {what}. Correct it.")
 
@@ -113,5 +114,5 @@ def _described(given: Any) -> str:
 
 
 def times(number: int, dtype: torch.dtype) -> Tensor:
-    """Times between the ends, at which everything is finite."""
+    """Return `number` times in [0.05, 0.95], where all quantities are finite."""
     return torch.linspace(0.05, 0.95, number, dtype=dtype)
