@@ -135,7 +135,7 @@ def test_linked_folders_and_files_are_followed_each_folder_once(tmp_path: Path) 
     found = archive(place)
     assert list(found.files) == ["cat/0.png", "cat/1.png", "dog/0.png", "dog/old/1.png"]
     links = "again, cat/2.png, cat/loop, dog/up"
-    assert found.left_out() == [f"left out, as a link that leads nowhere or to a folder that is there already: {links}"]
+    assert found.left_out() == [f"left out, as a broken link or a link to a folder that is read already: {links}"]
     assert found.read("dog/old/1.png") == PICTURE
 
 
@@ -192,14 +192,14 @@ def test_a_parent_folder_is_stripped_from_folders_too_and_one_class_stays_one(tm
     assert load_folder(
         write(tmp_path / "z", {f"pets/{name}": content for name, content in one.items()})
     ).class_names == ("cat",)
-    with pytest.raises(UserError, match=r"'cover\.png' lies in no folder, others do"):
+    with pytest.raises(UserError, match=r"'cover\.png' is in no subfolder, but other files are"):
         load_folder(write(tmp_path / "x", {"pets/cover.png": PICTURE}))
 
 
 @pytest.mark.parametrize("name", ["C:\\x.png", "..\\x.png", "\\x.png", "cat\\..\\..\\x.png"])
 def test_windows_paths_that_climb_out_are_refused(name: str, tmp_path: Path) -> None:
     write_zip(tmp_path / "x.zip", {name: PICTURE})
-    with pytest.raises(UserError, match=r"a path that climbs out\. Make the zip again\."):
+    with pytest.raises(UserError, match=r"a path that leads out of the zip\. Make the zip again\."):
         archive(tmp_path / "x.zip")
 
 
@@ -212,7 +212,7 @@ def test_folders_named_like_parts_are_no_classes(parts: tuple[str, ...], inner: 
     wrapped = write_zip(tmp_path / "x.zip", {f"pets/{name}": content for name, content in files.items()})
     for place in (write(tmp_path / "x", files), wrapped):
         with pytest.raises(
-            UserError, match=r"like splits of a data set, not like classes\. Give one of them .*, or rename them\.$"
+            UserError, match=r"have names of splits, not of classes\. Give one of them .*, or rename them\.$"
         ):
             load_folder(place)
 

@@ -274,7 +274,7 @@ def test_genes_of_a_few_training_cells_are_not_chosen(fields: dict[str, int], le
     assert load_cells(tmp_path / "x.h5ad", genes=len(seen), **fields).names == tuple(f"gene {i}" for i in seen)
     with pytest.raises(
         UserError,
-        match=rf"^dataset\.genes: 41 is more than the {len(seen)} genes that vary and are seen in {least} cells\.",
+        match=rf"^dataset\.genes: 41 is more than the {len(seen)} genes that vary and have counts in {least} cells\.",
     ):
         load_cells(tmp_path / "x.h5ad", genes=41, **fields)
     assert len(load_cells(tmp_path / "x.h5ad", genes=0, **fields).names) == GENES
@@ -416,7 +416,7 @@ def test_a_layer_stands_in_for_what_is_no_count(tmp_path: Path) -> None:
     )
     doubled = log_normalised(2 * COUNTS + 1)
     np.testing.assert_allclose(whole(load_cells(path, layer="doubled", genes=0).train), doubled[~HELD], atol=1e-5)
-    with pytest.raises(UserError, match="no whole numbers"):
+    with pytest.raises(UserError, match="not whole numbers"):
         load_cells(path, genes=0)
 
 
@@ -496,20 +496,20 @@ def columns_apart(constant: int) -> np.ndarray:
         (changed(3, 2, np.inf), {}, r"x\.h5ad: 1 of its counts are NaN or infinite"),
         (changed(3, 2, -1), {}, r"x\.h5ad: 1 of its counts are negative"),
         (changed(3, 2, 0.5), {},
-         r"x\.h5ad: 1 of its counts are no whole numbers\. Give raw counts; no layer holds them\.$"),
+         r"x\.h5ad: 1 of its counts are not whole numbers\. Give raw counts; no layer holds them\.$"),
         (log_normalised(), {},
-         r"of its counts are no whole numbers: they are log1p of normalised counts\. Give raw counts"),
-        (np.expm1(log_normalised()), {}, r"of its counts are no whole numbers: they are normalised\. Give raw counts"),
+         r"of its counts are not whole numbers: they are log1p of normalised counts\. Give raw counts"),
+        (np.expm1(log_normalised()), {}, r"of its counts are not whole numbers: they are normalised\. Give raw counts"),
         (sparse.csr_matrix(changed(3, 2, -1)), {}, "1 of its counts are negative"),
-        (COUNTS * (np.arange(CELLS) != 7)[:, None], {}, r"x\.h5ad: 1 cells have no count at all\. Filter them out\."),
+        (COUNTS * (np.arange(CELLS) != 7)[:, None], {}, r"x\.h5ad: 1 cells have no counts at all\. Filter them out\."),
         (columns_apart(2), {"genes": 0}, r"x\.h5ad: 2 genes never vary, like gene 0\. Set dataset\.genes"),
         (columns_apart(2), {"genes": 39},
-         r"^dataset\.genes: 39 is more than the 38 genes that vary and are seen in 3 cells\. Choose"),
+         r"^dataset\.genes: 39 is more than the 38 genes that vary and have counts in 3 cells\. Choose"),
         (COUNTS, {}, r"^dataset\.genes: 1000 is more than the 40 genes that vary"),
         (COUNTS, {"genes": 0, "pca": 41},
-         r"^dataset\.pca: 41 is more than the 40 that these cells and genes have\. Choose fewer\."),
-        (COUNTS[:20], {"genes": 12, "pca": 17}, r"^dataset\.pca: 17 is more than the 1[0-9] that these cells"),
-        (COUNTS[:4], {"genes": 5}, "4 samples cannot be split into training and one in 5 held out"),
+         r"^dataset\.pca: 41 is more than 40, the most for these cells and genes\. Choose fewer\."),
+        (COUNTS[:20], {"genes": 12, "pca": 17}, r"^dataset\.pca: 17 is more than 1[0-9], the most for these cells"),
+        (COUNTS[:4], {"genes": 5}, "4 samples cannot be split into training samples and one in 5 held out"),
         (COUNTS[:1], {"genes": 5}, "1 samples cannot be split"),
         (COUNTS, {"condition": "donr"},
          r"^dataset\.condition: the cells have no column 'donr'\. Did you mean 'donor'\?"),
@@ -582,7 +582,7 @@ def test_files_that_are_no_cells_are_refused_by_name(broken: str, tmp_path: Path
         (path / "genes.tsv").unlink()
     elif broken == "no matrix":
         (path / "matrix.mtx").unlink()
-        said = r"no 10x folder is in it\. One holds matrix\.mtx, genes\.tsv and barcodes\.tsv\."
+        said = r"contains no 10x folder\. Give folders with matrix\.mtx, genes\.tsv and barcodes\.tsv\."
     elif broken == "few barcodes":
         (path / "barcodes.tsv").write_text("AAC1\n")
     elif broken == "few genes":

@@ -168,20 +168,28 @@ WRONG: dict[str, tuple[str, Callable[[int], str], str]] = {
     "two signs": (
         "a;b",
         lambda i: f"{'2,5' if i == 3 else i + 0.5};1",
-        "'0.5' in A2 and '2,5' in A5 are numbers by different decimal signs",
+        "'0.5' in A2 and '2,5' in A5 use different decimal signs",
     ),
-    "a longer row": ("a,b", lambda i: f"{TEMP[i]},{LOAD[i]}" + ",7" * (i == 4), "row 6 has 3 fields, the header 2"),
-    "longer rows": ("a,b", lambda i: f"{TEMP[i]},{LOAD[i]},7", "row 2 has 3 fields, the header 2"),
-    "a comma at every row's end": ("a,b", lambda i: f"{TEMP[i]},{LOAD[i]},", "row 2 has 3 fields, the header 2"),
+    "a longer row": (
+        "a,b",
+        lambda i: f"{TEMP[i]},{LOAD[i]}" + ",7" * (i == 4),
+        "row 6 has 3 fields, but the header has 2",
+    ),
+    "longer rows": ("a,b", lambda i: f"{TEMP[i]},{LOAD[i]},7", "row 2 has 3 fields, but the header has 2"),
+    "a comma at every row's end": (
+        "a,b",
+        lambda i: f"{TEMP[i]},{LOAD[i]},",
+        "row 2 has 3 fields, but the header has 2",
+    ),
     "decimal commas without a separator": (
         "a",
         lambda i: f"{TEMP[i]}".replace(".", ","),
-        "row 2 has 2 fields, the header 1",
+        "row 2 has 2 fields, but the header has 1",
     ),
     "a shorter row": (
         "a,b,note",
         lambda i: f"{TEMP[i]},{LOAD[i]}" + ",x" * (i != 4),
-        "row 6 has 2 fields, the header 3",
+        "row 6 has 2 fields, but the header has 3",
     ),
     "a row of nothing": (
         "a,b",
@@ -193,7 +201,7 @@ WRONG: dict[str, tuple[str, Callable[[int], str], str]] = {
     "no header, texts": (
         "Berlin,1200.5",
         lambda i: f"Berlin,{LOAD[i]}",
-        "'Berlin' stands in row 1, where names of columns belong, and below",
+        "'Berlin' is in row 1, which must hold the names of columns, and in the rows below",
     ),
     "no header, decimal commas": ("20,1;1200,5", lambda i: f"{TEMP[i]};{LOAD[i]}", "row 1 holds no names of columns"),
     "one bad cell": (
@@ -255,7 +263,7 @@ WRONG: dict[str, tuple[str, Callable[[int], str], str]] = {
     "two separators": (
         "a;b,c",
         lambda i: f"{i % 7};1,{i % 5}",
-        "its columns may be parted by comma or semicolon. Set dataset.separator",
+        "the separator of its columns may be comma or semicolon. Set dataset.separator",
     ),
     "blanks for separators": (
         "a b",
@@ -423,7 +431,7 @@ UNEVEN: dict[str, tuple[Callable[[int], str], str]] = {
         lambda i: f"{2000 + (i + (i > 9)) // 12}-{(i + (i > 9)) % 12 + 1:02d}-01",
         "its rows are 28 days .* to 61 days .*before A12",
     ),
-    "a time twice": (lambda i: f"{DAYS[i // 2]}", "50 rows have the time of the row before them"),
+    "a time twice": (lambda i: f"{DAYS[i // 2]}", "50 rows have the same time as the row before"),
     "seconds since 1970": (
         lambda i: f"{1700000000 + 3600 * i + 7200 * (i > 40)}",
         "its rows are 3600.0 to 10800.0 apart, the widest step before A43",
@@ -437,7 +445,7 @@ def test_uneven_times_are_said(tmp_path: Path) -> None:
         assert "evenly" not in notes(path), kind
     for kind, (time, said) in UNEVEN.items():
         path = write(tmp_path / "x.csv", "date,a", beside([time(i) for i in range(ROWS)]))
-        assert re.search(rf"^dataset: {path}: {said}.* Windows take rows as evenly spaced\.$", notes(path), re.M), kind
+        assert re.search(rf"^dataset: {path}: {said}.* Windows treat rows as evenly spaced\.$", notes(path), re.M), kind
 
 
 def test_times_beside_an_array_are_checked(tmp_path: Path) -> None:
@@ -451,7 +459,7 @@ def test_times_beside_an_array_are_checked(tmp_path: Path) -> None:
         refused(rf"its newest row is the first \(.* in {name}\[0\], .* in {name}\[99\]\)", path)
     gap = days + np.timedelta64(5, "D") * (np.arange(ROWS) > 30)
     np.savez(path, series=values, dates=gap)
-    assert "to 6 days 00:00:00 apart, the widest step before dates[31]. Windows take rows as evenly" in notes(path)
+    assert "to 6 days 00:00:00 apart, the widest step before dates[31]. Windows treat rows as evenly" in notes(path)
     np.savez(path, series=values, dates=np.full(ROWS, "NaT", "M8[s]"))
     assert "evenly" not in notes(path), "no time is known"
     np.savez(path, series=values, mask=np.ones(ROWS), names=np.array([b"a", b"b"]))

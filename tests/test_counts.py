@@ -118,7 +118,7 @@ def test_cells_are_normalised_over_all_genes_of_their_folder(tmp_path: Path) -> 
     assert data.names == tuple(f"gene {i}" for i in range(30))
     np.testing.assert_allclose(whole(data.train), expected[~held(FOLDERS)], atol=1e-5)
     np.testing.assert_allclose(whole(data.held_out), expected[held(FOLDERS)], atol=1e-5)
-    assert data.notes == (f"left out: {tmp_path}/x: genes that not every folder has: 10 of 40 in a; 30 are shared",)
+    assert data.notes == (f"left out: {tmp_path}/x: genes that are not in every folder: 10 of 40 in a; 30 are shared",)
 
 
 def write_genes(folder: Path, genes: list[tuple[str, str]], counts: np.ndarray) -> Path:
@@ -148,7 +148,7 @@ def test_folders_of_other_annotations_are_refused(tmp_path: Path) -> None:
     refused(r"x: no gene id is in every folder \(a, b\)\. Give folders of one annotation\.$", tmp_path / "x")
     write_genes(tmp_path / "y" / "a", [(f"ENSG{i // 2}", f"gene {i}") for i in range(GENES)], COUNTS[:25])
     write_10x(tmp_path / "y" / "b", COUNTS[25:])
-    refused(r"y/a: lists the gene ENSG0 twice\. Give every gene an id of its own\.$", tmp_path / "y")
+    refused(r"y/a: lists the gene ENSG0 twice\. Give every gene a different id\.$", tmp_path / "y")
 
 
 def test_genes_of_one_name_stay_apart_in_a_single_folder(tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_counts_in_raw_are_chosen_by_name(tmp_path: Path) -> None:
         data = load_cells(path, layer="raw", genes=0)
         assert data.names == tuple(f"gene {i}" for i in range(GENES))
         np.testing.assert_allclose(whole(data.train), log_normalised()[~HELD], atol=1e-5)
-        refused("Set dataset\\.layer=raw: counts are there\\.$", path)
+        refused("Set dataset\\.layer=raw, which holds counts\\.$", path)
     refused(r"the cells have no layer 'rw'\. Did you mean 'raw'\?", path, layer="rw")
 
 
@@ -274,9 +274,9 @@ SCALED = (log_normalised() - log_normalised().mean(0)) / (log_normalised().std(0
 @pytest.mark.parametrize(
     ("x", "fields", "said"),
     [
-        (log_normalised(), {}, "no whole numbers: they are log1p of normalised counts"),
-        (np.expm1(log_normalised(target_sum=1e6)), {}, "no whole numbers: they are normalised"),
-        (np.log1p(COUNTS), {}, "no whole numbers"),
+        (log_normalised(), {}, "not whole numbers: they are log1p of normalised counts"),
+        (np.expm1(log_normalised(target_sum=1e6)), {}, "not whole numbers: they are normalised"),
+        (np.log1p(COUNTS), {}, "not whole numbers"),
         (SCALED, {}, "negative"),
         (COUNTS, {"layer": "scaled"}, "negative"),
     ],
@@ -288,7 +288,7 @@ def test_the_refusal_names_every_place_that_holds_counts(
     layers = {"scaled": SCALED, "spliced": COUNTS, "mostly": COUNTS + 0.5 * (np.arange(GENES) == 3)}
     path = write_raw(tmp_path / "x.h5ad", COUNTS, x, layers)
     refused(
-        rf"^{path}: \d+ of its counts are {said}\. Set dataset\.layer=raw or spliced: counts are there\.$",
+        rf"^{path}: \d+ of its counts are {said}\. Set dataset\.layer=raw or spliced, which holds counts\.$",
         path,
         **fields,
     )
@@ -330,7 +330,7 @@ def test_large_counts_keep_their_ratio_and_large_fractions_are_seen(tmp_path: Pa
     np.testing.assert_allclose(whole(data.train), log_normalised(large)[~HELD], atol=1e-5)
     fraction = COUNTS.astype(np.float64)
     fraction[3, 2] = 2**24 + 0.5  # a whole number in float32
-    refused("1 of its counts are no whole numbers", write_h5ad(tmp_path / "y.h5ad", fraction))
+    refused("1 of its counts are not whole numbers", write_h5ad(tmp_path / "y.h5ad", fraction))
 
 
 def mixed_features(folder: Path) -> Path:
@@ -380,7 +380,7 @@ def test_features_that_are_no_genes_enter_no_sum_and_are_said(form: Any, tmp_pat
     assert data.names == tuple(f"gene {i}" for i in range(30))
     np.testing.assert_allclose(whole(data.train), log_normalised(COUNTS[:, :30])[~HELD], atol=1e-5)
     assert data.notes == (
-        f"left out: {path}: features that are no genes: 9 of 'Antibody Capture', 1 of 'CRISPR Guide Capture'",
+        f"left out: {path}: features that are not genes: 9 of 'Antibody Capture', 1 of 'CRISPR Guide Capture'",
     )
 
 
@@ -390,7 +390,7 @@ def test_features_of_several_kinds_without_genes_are_refused(tmp_path: Path) -> 
     (folder / "features.tsv.gz").write_bytes(gzip.compress(lines.encode()))
     refused(
         "x: its features are 20 of 'Antibody Capture', 20 of 'Peaks', none of 'Gene Expression'\\. Keep "
-        "those of one kind",
+        "features of one kind",
         folder,
     )
 
@@ -401,9 +401,9 @@ def test_folders_without_counts_are_said_or_refused(tmp_path: Path) -> None:
     data = load_cells(path, genes=0)
     assert data.notes == (f"left out: {path}/notes: holds no matrix.mtx",)
     write_10x(path / "c donor", COUNTS[:2] * 0)
-    refused(rf"^{path}/c donor: 2 cells have no count at all\. Filter them out\.$", path)
+    refused(rf"^{path}/c donor: 2 cells have no counts at all\. Filter them out\.$", path)
     (tmp_path / "empty").mkdir()
-    refused("empty: no 10x folder is in it", tmp_path / "empty")
+    refused("empty: contains no 10x folder", tmp_path / "empty")
 
 
 def test_what_is_no_10x_h5_is_refused(tmp_path: Path) -> None:

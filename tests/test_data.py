@@ -139,10 +139,10 @@ def test_held_out_digits_are_as_near_to_the_others_as_random_parts() -> None:
 
 @pytest.mark.parametrize("zeroth", [0, 3])
 def test_a_class_without_a_training_sample_is_refused(zeroth: int, folder: Path) -> None:
-    said = "has no training sample. Give it some, take more samples, or leave the class out."
+    said = "has no training sample. Add training samples of it, take more samples, or leave the class out."
     images = torch.from_numpy(pixels(6, 1, 2, 2))
     classes = torch.tensor([0, 1, 3, 3, 0, 1])
-    with pytest.raises(UserError, match=r"^dataset: the class '2' has no training sample\. Give it some"):
+    with pytest.raises(UserError, match=r"^dataset: the class '2' has no training sample\. Add training samples of it"):
         Data(images, images[:1], encode, decode, "image", classes, torch.tensor([2]))
     with pytest.raises(UserError, match=r"^dataset: the class 'emu' has no training sample"):
         Data(images, images[:1], encode, decode, "image", classes, classes[:1], ("cat", "dog", "emu", "fox"))
@@ -174,7 +174,7 @@ def test_classes_beyond_their_names_are_refused(wrong: int, folder: Path) -> Non
         refused(
             CIFAR10(),
             f"dataset: the classes are numbers from {min(wrong, 0)} to {max(wrong, 9)}, not from 0 to 9. ",
-            "Number them so.",
+            "Renumber them.",
         )
 
 
@@ -260,15 +260,15 @@ def test_digits_are_encoded_as_other_images_are_unless_told_otherwise() -> None:
 @pytest.mark.parametrize(
     ("ends", "said"),
     [
-        ([1, 1], r"encoded: \[1.0, 1.0\] is no pair of a lower and a higher value\. Give two, like \[0,1\]\."),
+        ([1, 1], r"encoded: \[1.0, 1.0\] is not a lower and a higher value\. Give two numbers, like \[0,1\]\."),
         ([1, 0], r"encoded: \[1.0, 0.0\] is no pair"),
         ([0, 1, 2], r"encoded: \[0.0, 1.0, 2.0\] is no pair"),
         ([], r"encoded: \[\] is no pair"),
         ([0, float("inf")], r"encoded\[1\]: expected a finite number, got inf"),
         ([float("nan"), 1], r"encoded\[0\]: expected a finite number, got nan"),
         ([0, 1e19], r"encoded\[1\]: 1e\+19 is outside \[-1e\+18, 1e\+18\]"),
-        ([1e9, 1e9 + 1], r"encoded: .* lie too near each other for 32-bit numbers"),
-        ([0, 1e-320], r"encoded: .* lie too near each other"),
+        ([1e9, 1e9 + 1], r"encoded: .* are too close to each other for float32"),
+        ([0, 1e-320], r"encoded: .* are too close to each other"),
     ],
 )
 def test_values_that_no_digit_can_be_encoded_to_are_refused(ends: list[float], said: str) -> None:

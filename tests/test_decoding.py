@@ -105,7 +105,7 @@ def test_what_a_file_states_is_scaled_by_it(kind: str, tmp_path: Path) -> None:
     data = ten(tmp_path, content, ending)
     assert furthest(data, RAMP * 255) <= 1
     assert len(data.notes) == (kind != "8 bits")
-    assert all(note.startswith("10 of 10 pictures looked at hold ") for note in data.notes)
+    assert all(note.startswith("10 of 10 examined pictures hold ") for note in data.notes)
 
 
 UNSURE = {
@@ -148,7 +148,7 @@ def test_what_no_file_states_is_refused_and_scaled_by_the_users_levels(kind: str
     message = str(caught.value)
     assert message.startswith(f"{tmp_path}/x/0.{ending}: holds ")
     assert said in message
-    assert "Set dataset.levels to the values that are black and white, like [" in message
+    assert "Set dataset.levels to the values of black and white, like [" in message
     assert "\n" not in message
     data = ten(tmp_path, content, ending, levels=levels)
     assert furthest(data, RAMP * 255) <= 1
@@ -167,7 +167,7 @@ def test_twelve_bits_in_sixteen_are_refused_in_colour_too(channels: int, tmp_pat
     if channels != 3:
         array[..., -1] = 65535
     with pytest.raises(
-        UserError, match=r"holds 16 bits a channel .* and uses the lower ones alone, .*\. Write it with 8 bits\."
+        UserError, match=r"holds 16 bits a channel .* but uses only the lower bits, .*\. Write it with 8 bits\."
     ):
         ten(tmp_path, png16(array), "png")
     data = ten(tmp_path, png16(array), "png", levels=[0, 4095])
@@ -190,7 +190,7 @@ def test_eight_bits_beside_sixteen_are_each_scaled_by_their_own_depth(tmp_path: 
     files = {f"{i}.png": encoded(deep(16) if i % 2 else EIGHT.astype(np.uint8), "png") for i in range(10)}
     data = load(folder(tmp_path / "x", files))
     assert furthest(data, RAMP * 255) <= 1
-    assert data.notes == ("5 of 10 pictures looked at hold 16 bits (mode I;16, 0 to 65535): brought to 0 to 255",)
+    assert data.notes == ("5 of 10 examined pictures hold 16 bits (mode I;16, 0 to 65535): scaled to 0 to 255",)
 
 
 def test_a_deep_picture_that_was_not_looked_at_is_refused_when_it_is_met(
@@ -218,7 +218,7 @@ def test_values_that_are_not_finite_are_named(value: float, tmp_path: Path) -> N
     data = load(place, levels=[0, 1])
     part = data.train if "03.tif" in data.train.names else data.held_out  # type: ignore[union-attr]
     with pytest.raises(
-        UserError, match=r"03\.tif: holds values that are NaN or infinite \(1 of them\)\. Mend or remove it\."
+        UserError, match=r"03\.tif: holds values that are NaN or infinite \(1 of them\)\. Correct or remove it\."
     ):
         part[torch.arange(len(part))]
     skipping = load(place, levels=[0, 1], skip_corrupt=True)
@@ -233,7 +233,7 @@ def test_values_that_are_not_finite_are_named(value: float, tmp_path: Path) -> N
 def test_levels_are_a_lower_and_a_higher_value(levels: list[float], tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError,
-        match=r"^dataset\.levels: .* is no pair of a lower and a higher value\. Give two, like \[0,4095\]\.",
+        match=r"^dataset\.levels: .* is not a lower and a higher value\. Give two numbers, like \[0,4095\]\.",
     ):
         load(tmp_path, levels=levels)
 
@@ -262,7 +262,7 @@ def test_of_several_pictures_in_a_file_the_first_is_taken_and_said(format: str, 
     content = io.BytesIO()
     frames[0].save(content, format, save_all=True, append_images=frames[1:])
     data = ten(tmp_path, content.getvalue(), ending)
-    assert data.notes == (f"10 of 10 pictures looked at hold several, 0.{ending} for one: the first is taken",)
+    assert data.notes == (f"10 of 10 examined pictures hold several frames, 0.{ending} for example: the first is used",)
     assert furthest(data, np.full((16, 16), 40.0)) <= 2
 
 
@@ -271,8 +271,8 @@ def test_data_says_which_scaling_was_applied(tmp_path: Path, capsys: pytest.Capt
     command = ["data", "image_folder", "--set", f"path={place}", "--set", "size=16"]
     assert main(command) == 2
     assert capsys.readouterr().err.startswith(
-        f"error: {place}/0.tif: holds floats (mode F) from 0 to 1, and nothing says"
+        f"error: {place}/0.tif: holds floats (mode F) from 0 to 1, but does not say"
     )
     assert main([*command, "--set", "levels=[0,1]"]) == 0
-    said = "10 of 10 pictures looked at hold floats (mode F): 0 to 1 become 0 to 255, values outside are clipped"
+    said = "10 of 10 examined pictures hold floats (mode F): 0 to 1 become 0 to 255, values outside are clipped"
     assert capsys.readouterr().out.splitlines()[-1] == said

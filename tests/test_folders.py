@@ -123,7 +123,7 @@ def test_loose_files_have_no_class_and_none_may_be_left_out(tmp_path: Path) -> N
     assert (data.classes, data.class_names, data.num_classes) == (None, (), 0)
     mixed = {f"{'cat/' if number % 4 else ''}{name}": content for number, (name, content) in enumerate(files.items())}
     refused(
-        rf"^{tmp_path}/y: '000\.png' lies in no folder, others do, so its class is unknown\. Move it into one\.",
+        rf"^{tmp_path}/y: '000\.png' is in no subfolder, but other files are\. Move it to the folder of its class\.",
         write(tmp_path / "y", mixed),
     )
 
@@ -347,7 +347,7 @@ def test_a_folder_of_corrupt_pictures_alone_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [1, 2, 3, 9])
 def test_too_few_pictures_are_refused(number: int, tmp_path: Path) -> None:
-    said = rf"^dataset: {number} samples cannot be split into training and one in 10 held out\. Give more\."
+    said = rf"^dataset: {number} samples cannot be split into training samples and one in 10 held out\. Give more\."
     refused(said, write(tmp_path / "x", coloured(number)))
 
 
@@ -367,7 +367,7 @@ def test_a_folder_without_its_kind_of_file_is_refused(name: str, tmp_path: Path)
 @pytest.mark.parametrize("name", ["../x.png", "/x.png", "a/../../x.png", "a/.."])
 def test_a_zip_that_climbs_out_is_refused(name: str, tmp_path: Path) -> None:
     place = write_zip(tmp_path / "x.zip", {**coloured(20, loose=True), name: encoded(Image.new("L", (6, 6)))})
-    refused(rf"^{place}: holds '{name}', a path that climbs out\. Make the zip again\.", place)
+    refused(rf"^{place}: holds '{name}', a path that leads out of the zip\. Make the zip again\.", place)
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 torn"], ids=["empty", "text", "torn"])
@@ -589,7 +589,7 @@ def test_held_out_latents_have_the_shape_of_the_others(tmp_path: Path) -> None:
 
 def test_a_zip_of_latents_is_refused(tmp_path: Path) -> None:
     place = write_zip(tmp_path / "x.zip", latent_files())
-    refused(rf"^{place}: latents are read from a folder, .*\. Unpack it\.", place, "latents")
+    refused(rf"^{place}: latents must be in a folder, .*\. Unpack the zip\.", place, "latents")
 
 
 def test_latents_can_lie_loose(tmp_path: Path) -> None:
@@ -655,7 +655,7 @@ def test_labels_of_any_type_become_classes_from_zero(
         ({"images": pixels(20, 4, 4, 3) / 255}, r"holds `images` as float64 \[20, 4, 4, 3\], not"),
         ({"images": np.array([{}])}, "cannot be read"),
         ({"images": pixels(20, 4, 4, 3), "labels": np.arange(19)},
-         r"`labels` is \[19\] for 20 images\. Give one each\."),
+         r"`labels` has shape \[19\] for 20 images\. Give one label for each image\."),
         ({"images": pixels(20, 4, 4, 3), "labels": np.eye(20)}, r"`labels` is \[20, 20\] for 20 images"),
         ({"images": pixels(20, 4, 4, 3), "labels": np.array([None] * 20)}, "cannot be read"),
         ({"images": pixels(0, 4, 4, 3)}, "0 samples cannot be split"),

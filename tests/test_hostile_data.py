@@ -78,7 +78,7 @@ def test_pictures_are_refused_by_their_headers(tmp_path: Path) -> None:
     for i in range(20):
         Image.fromarray(np.full((8, 8), i, np.uint8)).save(folder / f"{i:02d}.png")
     wrong = {
-        png(13_000, 13_000): "it is 13000 x 13000 pixels: give it one to 89,478,485",
+        png(13_000, 13_000): "it has 13000 x 13000 pixels: 1 to 89,478,485 are allowed",
         png(40_000, 40_000): "exceeds limit",
         png(2**31 - 1, 2**31 - 1): "",
         png(0, 8): "",
@@ -86,7 +86,7 @@ def test_pictures_are_refused_by_their_headers(tmp_path: Path) -> None:
         png(800, 800): "truncated",
         png(8, 8)[:40]: "",
         b"GIF89a" + bytes(40): "",
-        b"": "no picture that Pillow knows",
+        b"": "Pillow does not know its format",
     }
     for content, said in wrong.items():
         place = folder / "07.png"
@@ -217,7 +217,7 @@ def test_a_file_on_which_hdf5_crashes_takes_nothing_with_it(tmp_path: Path, monk
         counts._refuse_crashing(good)
     counts.WALK.write_text("import os; os.abort()")
     with pytest.raises(
-        UserError, match=rf"^{good}: cannot be read as cells \(Damaged: HDF5's own code crashes on it\)"
+        UserError, match=rf"^{good}: cannot be read as cells \(Damaged: the HDF5 library crashes on it\)"
     ):
         load_cells(good, genes=0)
 

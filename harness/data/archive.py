@@ -1,4 +1,4 @@
-"""What lies in a folder or a zip: the files that count, what was left out and why, and their content."""
+"""The files of a folder or a zip: which are used, which are left out and why, and their content."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from harness.core.errors import UserError
 from harness.data.hashes import Stamp, digests
 
 LITTER = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"}
-"""What systems leave in folders, beside names that begin with a dot."""
+"""Files and folders that operating systems create, in lower case. Names that begin with a dot are hidden too."""
 UNREADABLE = (OSError, RuntimeError, ValueError, *UNPACKABLE)
-"""What a folder or a zip raises where a file is gone, damaged, encrypted or packed in an unknown way."""
+"""Exceptions for a file of a folder or zip that is gone, damaged, encrypted or compressed in an unknown way."""
 LARGEST = 1 << 30
-"""Bytes of a file that is held in memory, at most."""
+"""Maximum size of a file that is held in memory, in bytes."""
 NAMED = 5
-"""How many folders a line names before it counts the rest."""
+"""Maximum number of names in a line; the line counts the rest."""
 
 
 class File(NamedTuple):
     """A file of an archive."""
 
     place: str
-    """Where it lies below the archive's path; in a zip, the name of the member."""
+    """Its path below the archive's path; in a zip, the name of the member."""
     size: int
     """Bytes."""
     stamp: Stamp
 
 
 class Archive:
-    """The files of a folder or a zip that have one of `endings`, by their names within it.
+    """The files of a folder or a zip that end in one of `endings`, by their names within it.
 
-    Links are followed, each folder once. A folder that all files lie in is no part of their names, where there are
-    folders below it. Hidden files and what systems leave behind are left out.
+    Links are followed, each folder once. If all files are in subfolders of one folder, their names begin below it.
+    Hidden files and the files of operating systems are left out. `UserError` if the path cannot be read.
     """
 
     def __init__(self, path: Path, endings: tuple[str, ...]):
@@ -55,7 +55,7 @@ class Archive:
         self._folders: set[str] = set()
         try:
             self.version = _mark(os.stat(path))
-            members = dict(self._members() if self.zipped else self._walk())  # of two with one name, the later
+            members = dict(self._members() if self.zipped else self._walk())  # the later of two with one name
         except UserError:
             raise
         except UNREADABLE as error:
@@ -67,7 +67,7 @@ class Archive:
         self._others = [name.removeprefix(self.root) for name in found.keys() - set(counted)]
 
     def _walk(self) -> Iterator[tuple[str, File]]:
-        """The files of a folder: what lies in it first, then what links lead to."""
+        """Yield the files of a folder: first those inside it, then those behind links."""
         seen = {_identity(folder) for folder in self.path.resolve().parents}
         waiting = [str(self.path)]
         while waiting:
@@ -83,7 +83,7 @@ class Archive:
                 yield from self._within(folder, files)
 
     def _within(self, folder: str, names: list[str]) -> Iterator[tuple[str, File]]:
-        """The visible files of one folder; a link that leads nowhere is noted."""
+        """Yield the visible files of one folder, and note broken links."""
         for name in names:
             if self._hides(name):
                 continue
@@ -97,13 +97,13 @@ class Archive:
                 yield place, File(place, found.st_size, Stamp(_mark(found), max(found.st_mtime_ns, found.st_ctime_ns)))
 
     def _members(self) -> Iterator[tuple[str, File]]:
-        """The files of a zip, whose names may be written as Windows does; of two with one name, the later."""
+        """Yield the files of a zip, whose names may have backslashes; note the names that occur twice."""
         names = set()
         with zipfile.ZipFile(self.path) as archive:
             for info in archive.infolist():
                 place = PurePosixPath(info.filename.replace("\\", "/"))
                 if place.is_absolute() or ".." in place.parts or PureWindowsPath(info.filename).is_absolute():
-                    said = f"{self.path}: holds '{info.filename}', a path that climbs out"
+                    said = f"{self.path}: holds '{info.filename}', a path that leads out of the zip"
                     raise UserError(f"{said}. Make the zip again.")
                 folder = info.filename.endswith(("/", "\\"))
                 above = ([place] if folder else []) + list(place.parents)
@@ -114,24 +114,24 @@ class Archive:
                     yield str(place), File(info.filename, info.file_size, Stamp(f"{info.file_size} {info.CRC}", 0))
 
     def _hides(self, name: str) -> bool:
-        """Whether a file or folder of that name is left out as hidden, which is noted."""
+        """Return whether a file or folder of this name is hidden, and note it."""
         if hidden := _is_hidden(name):
             self._hidden.append(name)
         return hidden
 
     def where(self, name: str) -> Path:
-        """The whole path of a file, as it is named to users."""
+        """Return the whole path of a file, for messages."""
         return self.path / self.files[name].place
 
     def open(self, name: str) -> IO[bytes]:
-        """A file to read from."""
+        """Open a file for reading."""
         place = self.files[name].place
         if not self.zipped:
             return open(self.path / place, "rb")
         return _zip(str(self.path), self.version, os.getpid()).open(place)
 
     def read(self, name: str) -> bytes:
-        """The content of one file; `UserError` names it when it cannot be read, or is larger than `LARGEST`."""
+        """Return the content of a file; `UserError` if it cannot be read or is larger than `LARGEST`."""
         if (size := self.files[name].size) > LARGEST:
             raise corrupt(self.where(name), ValueError(f"it has {size:,} bytes, more than {LARGEST:,}"))
         try:
@@ -141,12 +141,12 @@ class Archive:
             raise corrupt(self.where(name), error) from error
 
     def content(self, names: Sequence[str]) -> Iterator[bytes]:
-        """What tells these files from all others."""
+        """Yield bytes that identify these files: name, size and hash of each."""
         for name, digest in zip(names, digests(self, names), strict=True):
             yield f"{name} {self.files[name].size} {digest};".encode(errors="surrogateescape")
 
     def others(self) -> list[str]:
-        """How many files end otherwise, a line an ending, with the uppermost folders that they lie in."""
+        """Return a line for each other ending: the number of files, and their top-level folders."""
         counts = Counter(PurePosixPath(name).suffix.lower() for name in self._others)
         folders = {ending: set[str]() for ending in counts}
         for name in self._others:
@@ -159,7 +159,7 @@ class Archive:
         return lines
 
     def left_out(self) -> list[str]:
-        """What does not count and why, a line each, and which folder stands above the classes."""
+        """Return lines that name what is left out and why, and the folder above the classes."""
         lines = [f"all files lie in '{self.root[:-1]}': the folders in it are the classes"] if self.root else []
         lines += [f"left out: {line}" for line in self.others()]
         within = (f"{folder}/" for folder in self._folders)
@@ -169,7 +169,7 @@ class Archive:
         if self._hidden:
             lines.append(f"left out as hidden: {_some(sorted(set(self._hidden)))}")
         if self._links:
-            why = "as a link that leads nowhere or to a folder that is there already"
+            why = "as a broken link or a link to a folder that is read already"
             lines.append(f"left out, {why}: {_some(sorted(self._links))}")
         if self._twice:
             lines.append(f"left out, as another file has the same name: {_some(sorted(self._twice))}")
@@ -177,16 +177,16 @@ class Archive:
 
 
 def _some(names: Sequence[str]) -> str:
-    """Names in a row, the first of many."""
+    """Join the first `NAMED` names, and count the rest."""
     rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return f"{', '.join(names[:NAMED])}{rest}"
 
 
 def corrupt(place: Path, error: Exception) -> UserError:
-    """What is said of a file that cannot be read."""
+    """Return the error for a file that cannot be read."""
     reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
     if isinstance(error, UnidentifiedImageError):
-        reason = "no picture that Pillow knows"
+        reason = "Pillow does not know its format"
     return UserError(f"{place}: cannot be read ({reason}). Remove it, or set dataset.skip_corrupt=true.")
 
 
@@ -195,7 +195,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _common(names: Sequence[str]) -> str:
-    """The folders, ending in a slash, that all files lie in where folders lie below; empty where there are none."""
+    """Return the path, ending in a slash, of the folder whose subfolders contain all files; empty if there is none."""
     folders = {posixpath.dirname(name) for name in names}
     shared = posixpath.commonpath(folders) if folders else ""
     if folders == {shared}:
@@ -204,12 +204,12 @@ def _common(names: Sequence[str]) -> str:
 
 
 def _top(name: str) -> str:
-    """The uppermost folder of a file, empty where it lies in none."""
+    """Return the top-level folder of a file; empty if it is in no folder."""
     return name.partition("/")[0] if "/" in name else ""
 
 
 def _mark(found: os.stat_result) -> str:
-    """Size, times of change and inode: another content changes one of them."""
+    """Return size, times of change and inode; a change of content changes one of them."""
     return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
 
 
@@ -224,5 +224,5 @@ def _raise(error: OSError) -> NoReturn:
 
 @functools.lru_cache(maxsize=8)
 def _zip(path: str, version: str, process: int) -> zipfile.ZipFile:
-    """An open zip, one for each version of the file and each process: they may not share a position in a file."""
+    """Open a zip once for each version of the file and each process: processes must not share a file position."""
     return zipfile.ZipFile(path)

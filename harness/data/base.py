@@ -1,4 +1,4 @@
-"""What every data set is: a configuration that loads samples and knows how to turn them into what a network sees."""
+"""The base of all data sets: a configuration that loads samples and the maps to and from a network's input."""
 
 from __future__ import annotations
 
@@ -26,50 +26,50 @@ Kind = Literal["image", "latents", "points", "cells", "sequence"]
 
 
 class Samples(Protocol):
-    """Stored samples that are fetched when they are asked for. Where all lie in memory they are a tensor [N, ...]."""
+    """Stored samples that are fetched on demand. Samples that are all in memory are a tensor [N, ...] instead."""
 
     workers: int
-    """Processes that fetch batches ahead of training; 0 where fetching costs next to nothing."""
+    """Processes that fetch batches ahead of training; 0 if fetching costs almost nothing."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, indices: Tensor) -> Tensor:
-        """The samples [B, ...] at indices [B]."""
+        """Return the samples [B, ...] at indices int64 [B]."""
         ...
 
     def content(self) -> Iterator[bytes]:
-        """Bytes that tell these samples from all others."""
+        """Yield bytes that identify these samples."""
         ...
 
 
 @dataclass(frozen=True)
 class Data:
-    """A loaded data set: samples as stored, and the maps to and from the values that a network is trained on."""
+    """A loaded data set: samples as stored, and the maps to and from the values on which a network trains."""
 
     train: Tensor | Samples
-    """Samples that are trained on and compared with, [N, ...]."""
+    """Samples [N, ...] for training and for comparison."""
     held_out: Tensor | Samples
-    """Samples never trained on, [M, ...]."""
+    """Samples [M, ...] that are never used for training."""
     encode: Callable[[Tensor], Tensor]
     """Stored samples [B, ...] to float32 [B, ...] of about unit size."""
     decode: Callable[[Tensor], Tensor]
     """The inverse of `encode`; values outside its range are clipped."""
     kind: Kind
     classes: Tensor | None = None
-    """The class of each sample of `train`, int64 [N], counted from 0."""
+    """The class of each sample of `train`, int64 [N], numbered from 0."""
     held_out_classes: Tensor | None = None
-    """The class of each sample of `held_out`, int64 [M]; there where `classes` is."""
+    """The class of each sample of `held_out`, int64 [M]; given exactly if `classes` is."""
     class_names: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
-    """Of the features: genes, channels."""
+    """Names of the features: genes, channels."""
     statistics: dict[str, Tensor] = field(default_factory=dict)
-    """What `encode` and `decode` were fitted with; it travels in the checkpoint."""
+    """The fitted constants of `encode` and `decode`; checkpoints store them."""
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
-    """A random change of stored samples [B, ...] that training alone sees."""
+    """A random change of stored samples [B, ...], used only in training."""
     known_shape: tuple[int, ...] = ()
-    """Shape of one encoded sample, where it is known before one is read."""
+    """Shape of one encoded sample, if it is known before a sample is read."""
     notes: tuple[str, ...] = ()
-    """What was left out and how values were scaled, a line each: `harness data` and the start of a training say it."""
+    """Lines on what was left out and how values were scaled; `harness data` and the start of training print them."""
 
     def __post_init__(self) -> None:
         for split, samples in (("training", self.train), ("held-out", self.held_out)):
@@ -85,13 +85,13 @@ class Data:
         self._check_classes()
 
     def _check_classes(self) -> None:
-        """`UserError` where a class has no sample to learn it from."""
+        """Raise `UserError` if the classes do not match the samples, or a class has no training sample."""
         if self.classes is None and self.held_out_classes is None:
             return
         if self.classes is None or self.held_out_classes is None:
             raise UserError(
                 "dataset: one of classes and held_out_classes is missing. "
-                "Give the samples of both splits classes, or none."
+                "Give classes for the samples of both splits, or for none."
             )
         for split, samples, classes in (
             ("training", self.train, self.classes),
@@ -100,14 +100,14 @@ class Data:
             if len(classes) != len(samples):
                 raise UserError(
                     f"dataset: {len(classes)} classes are given for {len(samples)} {split} samples. "
-                    "Give each sample one."
+                    "Give one class for each sample."
                 )
         known = torch.cat([self.classes, self.held_out_classes, torch.tensor([len(self.class_names) - 1]).clamp(min=0)])
         lowest, highest = int(known.min()), int(known.max())
         if lowest < 0 or (self.class_names and highest >= len(self.class_names)):
             allowed = f"from 0 to {len(self.class_names) - 1}" if self.class_names else "from 0 on"
             raise UserError(
-                f"dataset: the classes are numbers from {lowest} to {highest}, not {allowed}. Number them so."
+                f"dataset: the classes are numbers from {lowest} to {highest}, not {allowed}. Renumber them."
             )
         counts = torch.bincount(self.classes, minlength=highest + 1)
         if len(missing := (counts == 0).nonzero().flatten()):
@@ -115,7 +115,7 @@ class Data:
             name = self.class_names[first] if self.class_names else first
             raise UserError(
                 f"dataset: the class '{name}' has no training sample. "
-                "Give it some, take more samples, or leave the class out."
+                "Add training samples of it, take more samples, or leave the class out."
             )
 
     @functools.cached_property
@@ -125,12 +125,12 @@ class Data:
 
     @property
     def num_classes(self) -> int:
-        """0 where there are no classes."""
+        """The number of classes; 0 if the data have no classes."""
         return 0 if self.classes is None else int(self.classes.max()) + 1
 
     @functools.cached_property
     def fingerprint(self) -> dict[str, str | int]:
-        """Sizes of the two splits and 12 hex digits over the content of both, and over their classes."""
+        """Sizes of both splits, and 12 hex digits of the SHA-256 of their content and classes."""
         content = hashlib.sha256()
         for values in (self.train, self.held_out, self.classes, self.held_out_classes):
             if values is None:
@@ -150,7 +150,7 @@ class Data:
         return some.mean().item(), some.std().item()
 
     def some(self, number: int = 2000) -> Tensor:
-        """Encoded training samples: all where they lie in memory, else so many, evenly spaced."""
+        """Return encoded training samples: all if they are in memory, otherwise `number` of them, evenly spaced."""
         if isinstance(self.train, Tensor):
             return self.encode(self.train)
         return self.encode(self.train[spaced(number, len(self.train))])
@@ -160,29 +160,29 @@ class Dataset(Component, family="dataset"):
     """A data set by name."""
 
     def held_bytes(self) -> int:
-        """What its samples take in memory at least while they are made; 0 where files alone say it."""
+        """Return a lower bound of the memory, in bytes, in which the samples are made; 0 if only the files tell it."""
         return 0
 
     @abstractmethod
     def load(self) -> Data:
-        """Its samples; `UserError` when a file is missing or damaged."""
+        """Load the samples; `UserError` if a file is missing or damaged."""
 
 
 @functools.lru_cache(maxsize=4)
 def load(dataset: Dataset) -> Data:
-    """The data of a configuration, read once a process; `ConfigError` where they cannot fit into memory."""
+    """Load the data of a configuration, once per process; `ConfigError` if they cannot fit into memory."""
     samples = Need(largest_path(dataset, "dataset"), "its samples", dataset.held_bytes())
     require([samples], f"the data set {dataset.name}")
     return tried(dataset, "load", due=Instance((Data,), "a Data"))
 
 
 def data_folder() -> Path:
-    """Where relative paths of data begin: HARNESS_DATA, or data/ below the working directory."""
+    """Return the folder at which relative paths of data begin: HARNESS_DATA, or data/ in the working directory."""
     return Path(os.environ.get("HARNESS_DATA") or "data")
 
 
 def existing(path: str, what: str) -> Path:
-    """`path`, from `data_folder` where it is relative; `ConfigError` when no file or folder is there."""
+    """Return `path`, below `data_folder` if it is relative; `ConfigError` if it is not a file or folder."""
     found = data_folder() / path
     if not path or not found.exists():
         reason = f"{found} does not exist. Give {what}; relative paths begin in HARNESS_DATA, or else in data/."
@@ -193,7 +193,7 @@ def existing(path: str, what: str) -> Path:
 
 
 def spaced(number: int, total: int) -> Tensor:
-    """Indices of `number` of `total` samples, or of all: from the first to the last, evenly spaced, int64.
+    """Return evenly spaced indices of `number` of `total` samples, or of all, from the first to the last: int64.
 
     Exact below 2^63.
     """
@@ -202,10 +202,10 @@ def spaced(number: int, total: int) -> Tensor:
 
 
 def held_out(number: int, every: int, strata: Tensor | None = None) -> Tensor:
-    """Which of `number` samples are held out, bool [number]: one in `every`, drawn by a fixed seed.
+    """Return which of `number` samples are held out, bool [number]: one in `every`, drawn with a fixed seed.
 
-    `strata` int64 [number], classes perhaps, are each held out in the same share, to within one sample; the only sample
-    of one is left to train on. `UserError` where nothing can be held out, or nothing is left.
+    Each stratum of `strata` int64 [number], for example a class, is held out in the same share, to within one sample.
+    The only sample of a stratum stays in training. `UserError` if either split would be empty.
     """
     order = torch.randperm(number, generator=stream(0, "held out"))
     if strata is not None:
@@ -216,34 +216,34 @@ def held_out(number: int, every: int, strata: Tensor | None = None) -> Tensor:
         mask &= torch.bincount(strata)[strata] > 1
     if not mask.any() or mask.all():
         raise UserError(
-            f"dataset: {number} samples cannot be split into training and one in {every} held out. Give more."
+            f"dataset: {number} samples cannot be split into training samples and one in {every} held out. Give more."
         )
     return mask
 
 
 def parted(classes: Tensor | None, apart: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """The classes [N] of the training and of the held-out samples, where `apart` [N] says which are held out."""
+    """Split classes [N] into those of the training and of the held-out samples; `apart` bool [N] marks the held-out."""
     return (None, None) if classes is None else (classes[~apart], classes[apart])
 
 
 class Standardise:
-    """(x - mean) / std per feature, with the statistics of training samples; and back."""
+    """(x - mean) / std per feature and its inverse, with mean and std [D] of the training samples."""
 
     def __init__(self, mean: Tensor, std: Tensor):
         self.statistics = {"mean": mean.float(), "std": std.float()}
         self.mean, self.std = mean.double(), std.double()
 
     def encode(self, x: Tensor) -> Tensor:
-        """Stored [B, ..., D] to float32."""
+        """Map stored values [B, ..., D] to float32 [B, ..., D]."""
         mean, std = self._on(x.device)
         return ((x.double() - mean) / std).float()
 
     def decode(self, x: Tensor) -> Tensor:
-        """The inverse, in float32."""
+        """Invert `encode`, in float32."""
         mean, std = self._on(x.device)
         return (x.double() * std + mean).float()
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The statistics, which stay where they were asked for last: a copy in every step would make a GPU wait."""
+        """Return the statistics on a device, and keep them there: a copy in every step would make a GPU wait."""
         self.mean, self.std = self.mean.to(device), self.std.to(device)
         return self.mean, self.std

@@ -1,6 +1,6 @@
-"""Single-cell gene expression: counts as users have them, normalised, as log1p and standardised per gene.
+"""Single-cell gene expression: raw counts are normalised, mapped by log1p, and standardised per gene.
 
-Counts stay sparse until a batch is asked for. Normalising and choosing genes is scanpy's work.
+Counts stay sparse until a batch is requested. Scanpy normalises the counts and chooses the genes.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 LARGEST_FIT = 20_000
-"""Cells that principal components are fitted on at most."""
+"""Maximum number of cells for the fit of the principal components."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cells(Dataset, name="cells"):
     """Counts of single cells: an .h5ad, a 10x .h5 or folder, or a folder of 10x folders.
 
-    A 10x folder holds matrix.mtx, genes.tsv and barcodes.tsv. Of folders whose genes differ, the genes are taken that
-    all have. Stored is log1p of counts brought to the same sum in every cell, over all genes that the cell was counted
-    for; decoding sets to zero what lies below half the smallest positive value, as a model of densities hits no value
-    exactly. One cell in five, of each condition, is held out; genes are chosen, and their statistics taken, over the
-    others, before `keep`: two selections from one path share them.
+    A 10x folder holds matrix.mtx, genes.tsv and barcodes.tsv. If folders have different genes, only the genes of all
+    folders are used. The counts of every cell are scaled to the same sum, over all genes of its folder, and stored as
+    log1p. Decoding sets values below half the smallest positive value to zero: a model of densities never produces an
+    exact zero. One cell in five, of each condition, is held out. Genes are chosen and standardised by the other cells,
+    before `keep` is applied: two selections from one path share genes and statistics.
     """
 
     source: ClassVar[str] = "the preprocessing of scanpy (Wolf et al. 2018)"
@@ -45,21 +45,21 @@ class Cells(Dataset, name="cells"):
     path: str = field(metadata=RUN_ONLY)
     """The file or folder; relative paths begin in HARNESS_DATA, or else in data/."""
     condition: str = ""
-    """Column of an .h5ad's obs that is a cell's class (donor, disease). In a folder of 10x folders the folder is."""
+    """Column of an .h5ad's obs with the class of each cell (donor, disease). In a folder of 10x folders, the class of
+    a cell is its folder."""
     keep: tuple[str, ...] = ()
-    """Conditions whose cells are trained on; empty for all."""
+    """Conditions whose cells are used; empty for all."""
     layer: str = ""
-    """Layer of an .h5ad that holds the raw counts; empty for X, "raw" for .raw where no layer is called so."""
+    """Layer of an .h5ad that holds the raw counts; empty for X. "raw" means .raw if no layer has that name."""
     genes: Index = 1000
     """Highly variable genes to choose; 0 for all."""
     min_cells: Count = 3
-    """Training cells that a chosen gene is seen in at least: a gene of a few cells has a standard deviation that
-    means little."""
+    """Minimum number of training cells with counts of a chosen gene: the standard deviation of a gene in very few
+    cells is unreliable."""
     target_sum: Positive = 10_000.0
-    """Sum that the counts of every cell are brought to."""
+    """Sum to which the counts of every cell are scaled."""
     pca: Index = 0
-    """Principal components that the network sees instead of genes, each of unit variance; 0 for the genes
-    themselves."""
+    """Number of principal components, each of unit variance, that the network gets instead of genes; 0 for genes."""
 
     def load(self) -> Data:
         path = existing(self.path, "an .h5ad file, a 10x folder or a folder of them")
@@ -79,7 +79,7 @@ class Cells(Dataset, name="cells"):
         )  # fmt: skip
 
     def _kept(self, cells: Prepared) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
-        """Which cells are kept, bool [N]; the class of each, int64 [N]; the classes' names."""
+        """Return which cells are kept, bool [N]; the class of each, int64 [N], or None; and the classes' names."""
         if cells.conditions is None:
             if self.keep:
                 raise ConfigError(
@@ -98,7 +98,7 @@ class Cells(Dataset, name="cells"):
 
 
 class Rows:
-    """log1p expression, float32 [N, G]: rows of a sparse matrix, dense when asked for."""
+    """log1p expression, float32 [N, G], stored as a sparse matrix; requested rows are dense."""
 
     workers = 0
 
@@ -119,10 +119,10 @@ class Rows:
 
 @dataclass(frozen=True)
 class Prepared:
-    """All cells of a path, before a condition is chosen."""
+    """All cells of a path, before `keep` selects conditions."""
 
     expression: csr_matrix
-    """float32 [N, G] of the chosen genes."""
+    """log1p expression of the chosen genes, float32 [N, G]."""
     conditions: np.ndarray | None
     """The condition of each cell, texts [N]."""
     genes: tuple[str, ...]
@@ -132,11 +132,11 @@ class Prepared:
     smallest: float
     """The smallest positive value of the training cells."""
     notes: tuple[str, ...]
-    """What was left out, a line each."""
+    """Lines that say what was left out."""
 
 
 class Projection:
-    """Standardised genes to principal components of unit variance, fitted on training cells; and back."""
+    """Map standardised genes to principal components of unit variance, and back; fitted on training cells."""
 
     def __init__(self, cells: Prepared, components: int):
         from sklearn.decomposition import PCA
@@ -146,7 +146,7 @@ class Projection:
         standardised = cells.scale.encode(torch.from_numpy(cells.expression[chosen].toarray()))
         if components > (most := min(len(standardised) - 1, standardised.shape[1])):
             raise ConfigError(
-                "dataset.pca", f"{components} is more than the {most} that these cells and genes have. Choose fewer."
+                "dataset.pca", f"{components} is more than {most}, the most for these cells and genes. Choose fewer."
             )
         fitted = PCA(components, svd_solver="covariance_eigh", whiten=True).fit(standardised.double().numpy())
         self.scale = cells.scale
@@ -157,17 +157,17 @@ class Projection:
         self.statistics = {**cells.scale.statistics, **own}
 
     def encode(self, x: Tensor) -> Tensor:
-        """log1p expression [B, G] to float32 [B, components]."""
+        """Map log1p expression [B, G] to float32 [B, components]."""
         mean, axes, std = self._on(x.device)
         return ((self.scale.encode(x).double() - mean) @ axes.T / std).float()
 
     def decode(self, x: Tensor) -> Tensor:
-        """[B, components] to log1p expression [B, G]."""
+        """Map [B, components] to log1p expression, float32 [B, G]."""
         mean, axes, std = self._on(x.device)
         return self.scale.decode((x.double() * std) @ axes + mean)
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """The statistics, which stay where they were asked for last."""
+        """Return the statistics on a device, and keep them there."""
         self.mean = self.mean.to(device)
         self.axes = self.axes.to(device)
         self.std = self.std.to(device)
@@ -198,7 +198,7 @@ def _prepare(path: Path, condition: str, layer: str, genes: int, min_cells: int,
         if genes > len(seen):
             raise ConfigError(
                 "dataset.genes",
-                f"{genes} is more than the {len(seen)} genes that vary and are seen in {min_cells} cells. "
+                f"{genes} is more than the {len(seen)} genes that vary and have counts in {min_cells} cells. "
                 "Choose fewer.",
             )
         chosen = seen[_most_variable(cells[~apart][:, seen], genes)]
@@ -206,16 +206,19 @@ def _prepare(path: Path, condition: str, layer: str, genes: int, min_cells: int,
     if len(constant):
         first = cells.var_names[constant[0]]
         raise UserError(
-            f"{path}: {len(constant)} genes never vary, like {first}. Set dataset.genes to choose those that do."
+            f"{path}: {len(constant)} genes never vary, like {first}. Set dataset.genes to choose genes that vary."
         )
     scale = Standardise(torch.from_numpy(mean[chosen]), torch.from_numpy(variance[chosen]).sqrt())
-    smallest = float(expression[~apart][:, chosen].data.min())  # sparse: the positive ones
+    smallest = float(expression[~apart][:, chosen].data.min())  # a sparse matrix stores only the positive values
     names = tuple(map(str, cells.var_names[chosen]))
     return Prepared(expression[:, chosen], conditions, names, apart, scale, smallest, tuple(notes))
 
 
 def _most_variable(cells: AnnData, number: int) -> np.ndarray:
-    """Which genes vary most by scanpy's measure, int64 [number], rising; of equal ones, to six decimals, the first."""
+    """Return the indices of the most variable genes by scanpy's measure, int64 [number], ascending.
+
+    Of genes that are equal to six decimals, the first are taken.
+    """
     import scanpy
 
     ranked = scanpy.pp.highly_variable_genes(cells, n_top_genes=number, inplace=False)

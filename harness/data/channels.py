@@ -1,4 +1,4 @@
-"""The channels of a table. What is no number for certain is left out by name or refused, never guessed."""
+"""The numeric channels of a table. Doubtful columns and cells are reported or refused; nothing is guessed."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from harness.data import times
 from harness.data.tables import Decimal, Table
 
 SPACES = " '’\u00a0\u202f"
-"""What may part groups of thousands, whatever the decimal sign."""
+"""Characters that may separate groups of thousands with either decimal sign."""
 MISSING = re.compile(r"|[-–—?.]+|#?n/?a|[+-]?nan|<na>|nat|null|none|[+-]?inf(inity)?", re.IGNORECASE)
-"""What stands for a missing value; infinity among them."""
+"""Texts that mean a missing value, including infinity."""
 
 
 def _pattern(mark: str, other: str) -> re.Pattern[str]:
-    """Numbers whose decimal sign is `mark`; `other` may part thousands."""
+    """Return the pattern of numbers with the decimal sign `mark`; `other` may separate thousands."""
     grouped = rf"[1-9][0-9]{{0,2}}(?P<sign>[{other}{SPACES}])[0-9]{{3}}(?:(?P=sign)[0-9]{{3}})*"
     return re.compile(rf"[+-]?(?:(?:{grouped}|[0-9]+)(?:[{mark}][0-9]*)?|[{mark}][0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
 PLAIN = re.compile(r"[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?")
-"""Numbers as every program writes them."""
+"""Numbers in the form that every program writes."""
 MARKS = {"point": (".", ","), "comma": (",", ".")}
-"""The decimal sign, and the sign that then parts thousands."""
+"""{name: (decimal sign, the sign that then separates thousands)}."""
 PATTERNS = {name: _pattern(*signs) for name, signs in MARKS.items()}
 
 
 def _refuse_headless(table: Table) -> None:
-    """`UserError` where the first row holds what the others hold."""
+    """Raise `UserError` if the first row holds values, not names of columns."""
     path = table.path
     row = table.first - 1
     plain = [name for name in table.names if name and not any(pattern.fullmatch(name) for pattern in PATTERNS.values())]
@@ -43,15 +43,15 @@ def _refuse_headless(table: Table) -> None:
     for name, column in zip(table.names, table.texts, strict=True):
         if name in plain and name in column:
             raise UserError(
-                f"{path}: '{name}' stands in row {row}, where names of columns belong, and below. "
+                f"{path}: '{name}' is in row {row}, which must hold the names of columns, and in the rows below. "
                 "Write names in a first row."
             )
 
 
 def decimal_sign(table: Table, given: Decimal) -> str:
-    """The decimal sign, "point" or "comma": as given, or the only one that reads every number.
+    """Return the decimal sign, "point" or "comma": as given, or the only one that reads every number.
 
-    `UserError` where both do, or neither does.
+    `UserError` if both signs do, or neither does.
     """
     if given != "auto":
         return given
@@ -59,7 +59,7 @@ def decimal_sign(table: Table, given: Decimal) -> str:
     if only["point"] and only["comma"]:
         said = " and ".join(filter(None, only.values()))
         raise UserError(
-            f"{table.path}: {said} are numbers by different decimal signs. Set dataset.decimal, or write them alike."
+            f"{table.path}: {said} use different decimal signs. Set dataset.decimal, or write both with one sign."
         )
     for name, cell in only.items():
         if cell:
@@ -74,9 +74,9 @@ def decimal_sign(table: Table, given: Decimal) -> str:
 
 
 def _first(table: Table, reading: str, signs: str = "") -> str | None:
-    """The first cell, with its place, that is a number by one decimal sign alone, or by both.
+    """Return the first cell, with its place, that is a number by one decimal sign only, or by both.
 
-    By both counts where the cell holds one of `signs`.
+    `reading` is the name of that sign, or "both". For "both", the cell must contain one of `signs`.
     """
     mark, other = MARKS.get(reading, (".", ","))
     for number, column in enumerate(table.texts):
@@ -91,7 +91,10 @@ def _first(table: Table, reading: str, signs: str = "") -> str | None:
 
 
 def numbers(texts: Sequence[str], decimal: str) -> np.ndarray:
-    """float64 [T], NaN where a cell is no number. Of cells with and without a per cent sign, the fewer are none."""
+    """Convert cells to float64 [T]; NaN if a cell is not a number.
+
+    If only some numbers have a per cent sign, the minority becomes NaN.
+    """
     mark, other = MARKS[decimal]
     percent = np.array([text.endswith("%") for text in texts], dtype=bool)
     drop = re.compile(f"[{other}{SPACES}]")
@@ -113,18 +116,18 @@ def numbers(texts: Sequence[str], decimal: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Column:
-    """What a column of a table is."""
+    """The meaning of a column: a channel, times, or neither."""
 
     left_out: str = ""
-    """Why it is no channel; empty where it is one."""
+    """Why it is not a channel; empty for a channel."""
     times: pd.Series | None = None
-    """Of the rows."""
+    """Times of the rows, if it holds them."""
     rank: int = 0
-    """Of columns with times, the one of the lowest is believed."""
+    """Of several columns with times, the one with the lowest rank is used."""
 
 
 def _judged(table: Table, number: int, decimal: str) -> Column:
-    """What a column is, judged by its texts and its name."""
+    """Return the meaning of a column, by its cells and its name."""
     texts = table.texts[number]
     filled = [row for row, text in enumerate(texts) if not MISSING.fullmatch(text)]
     if not filled:
@@ -146,10 +149,10 @@ def _judged(table: Table, number: int, decimal: str) -> Column:
 
 
 def channels(table: Table, decimal: Decimal, wanted: Sequence[str], say: Say) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The channels float64 [T, D] and their names: those that are wanted, or else all that are numbers.
+    """Return the channels float64 [T, D] and their names: the wanted columns, or all numeric ones.
 
-    `say` is told which columns are left out, which numbers are written in no plain way, and whether times are uneven.
-    `UserError` names a cell that is no number, and rows that are not in the order of time.
+    `say` gets lines on columns that are left out, on the reading of unusual numbers, and on uneven times. `UserError`
+    names a cell that is not a number, or rows that are not in the order of time.
     """
     _refuse_headless(table)
     sign = decimal_sign(table, decimal)
@@ -178,7 +181,7 @@ def channels(table: Table, decimal: Decimal, wanted: Sequence[str], say: Say) ->
 
 
 def _position(table: Table, name: str) -> int:
-    """The number of a column."""
+    """Return the index of a column; `ConfigError` if there is none of this name."""
     if name not in table.names:
         raise ConfigError(
             "dataset.columns", f"{table.path} has no numeric column '{name}'. {did_you_mean(name, table.names)}"
@@ -187,7 +190,7 @@ def _position(table: Table, name: str) -> int:
 
 
 def _refuse_unnamed(table: Table, chosen: Sequence[int]) -> None:
-    """`UserError` where a channel has no name, or another column's."""
+    """Raise `UserError` if a channel has no name, or the name of another column."""
     for number in chosen:
         name = table.names[number]
         if not name:
@@ -197,12 +200,12 @@ def _refuse_unnamed(table: Table, chosen: Sequence[int]) -> None:
         if table.names.count(name) > 1:
             places = [table.column(n).split()[1] for n, other in enumerate(table.names) if other == name]
             raise UserError(
-                f"{table.path}: the columns {' and '.join(places)} are called '{name}'. Give each a name of its own."
+                f"{table.path}: the columns {' and '.join(places)} are called '{name}'. Give each a different name."
             )
 
 
 def _refuse_gaps(table: Table, chosen: Sequence[int], values: np.ndarray) -> None:
-    """`UserError` names the first cell that holds no finite number."""
+    """Raise `UserError` for the first cell that holds no finite number."""
     rows, columns = np.nonzero(~np.isfinite(values))
     if len(rows):
         number = chosen[columns[0]]
@@ -210,12 +213,12 @@ def _refuse_gaps(table: Table, chosen: Sequence[int], values: np.ndarray) -> Non
         raise UserError(
             f"{table.path}: {len(rows)} of its cells hold no number, the first {table.place(int(rows[0]), number)} "
             f"in column '{table.names[number]}' ({repr(text) if text else 'empty'}). "
-            "Fill them in, or choose other columns by dataset.columns."
+            "Fill them in, or set dataset.columns to other columns."
         )
 
 
 def _readings(table: Table, chosen: Sequence[int], values: np.ndarray) -> Iterator[str]:
-    """How the first cell of each channel that is not written plainly is read."""
+    """Yield, for each channel, a line on the reading of the first cell that is not written plainly."""
     for position, number in enumerate(chosen):
         odd = (row for row, text in enumerate(table.texts[number]) if not PLAIN.fullmatch(text))
         if (row := next(odd, None)) is not None:
@@ -224,7 +227,7 @@ def _readings(table: Table, chosen: Sequence[int], values: np.ndarray) -> Iterat
 
 
 def _order(table: Table, judged: dict[int, Column]) -> list[str]:
-    """What is to be said of the times of the rows, of which the dates and the times of the day may stand apart."""
+    """Check the times of the rows and return lines about them. Dates and times of the day may be two columns."""
     timed = {number: column for number, column in judged.items() if column.times is not None}
     if not timed:
         return []

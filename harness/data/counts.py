@@ -1,4 +1,4 @@
-"""Counts of single cells as users have them, read and checked. Reading is the work of anndata and scanpy."""
+"""Read raw counts of single cells with anndata and scanpy, and check them."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 RAW = "raw"
-"""The layer that stands for `.raw`, where no layer is called so."""
+"""The layer name that means `.raw`, if no layer has this name."""
 GENES = ("Gene Expression", "GEX")
-"""Feature types that are genes: Cell Ranger's word and a common short one."""
+"""Feature types of genes: Cell Ranger's term and a common short form."""
 MATRICES = ("matrix.mtx", "matrix.mtx.gz")
 SHORTEST = 6
-"""Bytes of a count in a matrix of text, at least: two indices, the count and what parts them."""
+"""Minimum bytes of a count in a text matrix: two indices, the count, and their separators."""
 PACKED = 1100
-"""How many times smaller gzip makes a file, at most. An array of HDF5 of which less was written is none of counts."""
+"""Maximum compression ratio of gzip. An HDF5 array with a smaller written share cannot hold counts."""
 WALK = Path(__file__).with_name("hdf5_walk.py")
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
-"""What ends a process whose compiled code went wrong."""
+"""Signals that end a process when its compiled code fails."""
 LARGE = 1 << 30
-"""Bytes below which nobody asks whether an array of HDF5 was written whole."""
+"""Size in bytes up to which an HDF5 array is accepted without a check of its written share."""
 UNKNOWN = ("", "nan", "<na>")
-"""Texts that stand for a missing condition, in lower case: pandas writes the last two."""
+"""Texts that mean a missing condition, in lower case; pandas writes the last two."""
 
 
 def read(path: Path, layer: str, say: Say) -> dict[str, AnnData]:
-    """Sparse float32 counts by the name of the 10x folder that holds them, or by "" where there is but one set.
+    """Return {name of the 10x folder: sparse float32 counts [N, G]}; the name is "" if `path` is a single set.
 
-    `say` is told what is left out. `UserError` where something cannot be read or holds no counts.
+    `say` gets lines on what is left out. `UserError` if something cannot be read or holds no counts.
     """
     if path.is_file() or _is_10x(path):
         return {"": _checked(_read(path), layer, path, say)}
     folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
     found = [folder for folder in folders if _is_10x(folder)]
     if not found:
-        raise UserError(f"{path}: no 10x folder is in it. One holds matrix.mtx, genes.tsv and barcodes.tsv.")
+        raise UserError(f"{path}: contains no 10x folder. Give folders with matrix.mtx, genes.tsv and barcodes.tsv.")
     for folder in folders:
         if folder not in found:
             say(f"left out: {folder}: holds no matrix.mtx")
@@ -63,13 +63,13 @@ def _is_10x(folder: Path) -> bool:
 
 
 def _read(path: Path) -> AnnData:
-    """The content of one file or 10x folder, with unique names."""
+    """Read one file or 10x folder, and make the names of cells and genes unique."""
     import anndata
     import scanpy
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of names that are made unique
+            warnings.simplefilter("ignore")  # about names that are not unique
             _refuse_crashing(path)
             _refuse_false_sizes(path)
             if path.is_dir():
@@ -79,11 +79,11 @@ def _read(path: Path) -> AnnData:
             else:
                 cells = anndata.read_h5ad(path)
             for values in (cells.X, *_layers(cells).values()):
-                if hasattr(values, "check_format"):  # compiled code would follow an index out of a sparse matrix
+                if hasattr(values, "check_format"):  # compiled code would follow an index out of bounds
                     values.check_format(full_check=True)
             cells.obs_names_make_unique()
             cells.var_names_make_unique()
-    except Exception as error:  # each reader raises its own
+    except Exception as error:  # each reader raises other types
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{path}: cannot be read as cells ({type(error).__name__}: {reason}). Give an .h5ad or a 10x folder."
@@ -92,19 +92,19 @@ def _read(path: Path) -> AnnData:
 
 
 def _refuse_crashing(path: Path) -> None:
-    """`Damaged` where HDF5's own code crashes on a file.
+    """Raise `Damaged` if HDF5's compiled code crashes on a file. A separate process tries to read it.
 
-    What it raises is left to the reader. A walk that another signal ends, like Ctrl-C, says nothing of the file.
+    Exceptions in that process are ignored: the reader raises them again. Other signals, like Ctrl-C, do not count.
     """
     if path.is_file():
         walk = [sys.executable, "-P", str(WALK), str(path.absolute())]
         ended = subprocess.run(walk, stdin=subprocess.DEVNULL, capture_output=True, check=False).returncode
         if -ended in CRASHES:
-            raise Damaged("HDF5's own code crashes on it")
+            raise Damaged("the HDF5 library crashes on it")
 
 
 def _refuse_false_sizes(path: Path) -> None:
-    """`Damaged` where more is announced than a file can hold: memory would be taken for it first."""
+    """Raise `Damaged` if a file announces more than it can hold: a reader would allocate memory for it first."""
     if path.is_dir():
         for file in path.iterdir():
             if not file.is_dir():
@@ -129,14 +129,14 @@ def _refuse_false_sizes(path: Path) -> None:
 
 
 def _written(dataset: h5py.Dataset) -> int:
-    """Bytes of an array of HDF5 that were written, before they were packed."""
+    """Return the uncompressed size, in bytes, of the written part of an HDF5 array."""
     if dataset.chunks is None:
         return dataset.id.get_storage_size()
     return dataset.id.get_num_chunks() * math.prod(dataset.chunks) * dataset.dtype.itemsize
 
 
 def _checked(cells: AnnData, layer: str, path: Path, say: Say) -> AnnData:
-    """The counts of the genes in `layer`; `UserError` where they are none, or a cell is empty."""
+    """Return the counts of the genes in `layer`; `UserError` if the values are not counts, or a cell is empty."""
     chosen = _genes(_chosen(cells, layer), path, say)
     if not _numeric(chosen.X):
         raise UserError(f"{path}: holds no counts ({chosen.n_obs} cells, {chosen.n_vars} genes). {_remedy(cells)}")
@@ -144,14 +144,14 @@ def _checked(cells: AnnData, layer: str, path: Path, say: Say) -> AnnData:
     if wrong := _fault(counts):
         raise UserError(f"{path}: {wrong}. {_remedy(cells)}")
     if empty := int((counts.sum(1) == 0).sum()):
-        raise UserError(f"{path}: {empty} cells have no count at all. Filter them out.")
+        raise UserError(f"{path}: {empty} cells have no counts at all. Filter them out.")
     chosen = chosen.copy()
     chosen.X = counts.astype(np.float32)
     return chosen
 
 
 def _chosen(cells: AnnData, layer: str) -> AnnData:
-    """The cells with the values of `layer` as X."""
+    """Return the cells with the values of `layer` as X; `ConfigError` if there is no such layer."""
     if not layer:
         return cells
     if layer == RAW and RAW not in cells.layers and cells.raw is not None:
@@ -164,31 +164,31 @@ def _chosen(cells: AnnData, layer: str) -> AnnData:
 
 
 def _layers(cells: AnnData) -> dict[str, Any]:
-    """All that dataset.layer may name, and its values."""
+    """Return {name: values} of all layers that dataset.layer may name."""
     raw = {} if cells.raw is None else {RAW: cells.raw.X}
     return raw | {name: values for name, values in cells.layers.items() if name}
 
 
 def _genes(cells: AnnData, path: Path, say: Say) -> AnnData:
-    """The cells without features that are no genes (antibodies, guides, peaks): these must not enter a cell's sum."""
+    """Return the cells with only the features that are genes; antibodies, guides, peaks must not enter a cell's sum."""
     if "feature_types" not in cells.var or cells.var["feature_types"].nunique() < 2:
         return cells
     kinds = cells.var["feature_types"].astype(str)
     genes = kinds.isin(GENES)
     others = ", ".join(f"{number} of '{kind}'" for kind, number in kinds[~genes].value_counts().items())
     if not genes.any():
-        raise UserError(f"{path}: its features are {others}, none of '{GENES[0]}'. Keep those of one kind.")
-    say(f"left out: {path}: features that are no genes: {others}")
+        raise UserError(f"{path}: its features are {others}, none of '{GENES[0]}'. Keep features of one kind.")
+    say(f"left out: {path}: features that are not genes: {others}")
     return cells[:, genes.to_numpy()]
 
 
 def _numeric(values: Any) -> bool:
-    """Whether there are real numbers of some cells and genes."""
+    """Whether the values are real numbers of at least one cell and one gene."""
     return values is not None and 0 not in values.shape and values.dtype.kind in "biuf"
 
 
 def _sparse(values: Any) -> csr_matrix:
-    """A copy of values [N, G] that float32 or float64 hold exactly, each entry stored once and no zeros."""
+    """Return a sparse copy of values [N, G], in float32 or float64, with each entry stored once and no zeros."""
     from scipy.sparse import csr_matrix
 
     matrix = csr_matrix(values.astype(np.promote_types(values.dtype, np.float32)))
@@ -198,11 +198,11 @@ def _sparse(values: Any) -> csr_matrix:
 
 
 def _fault(matrix: csr_matrix) -> str | None:
-    """Why the values are no counts, if they are none."""
+    """Return why the values are not counts; None if they are."""
     checks: tuple[tuple[Callable[[np.ndarray], np.ndarray], str], ...] = (
         (lambda values: ~np.isfinite(values), "NaN or infinite"),
         (lambda values: values < 0, "negative"),
-        (lambda values: values % 1 != 0, f"no whole numbers{_made(matrix)}"),
+        (lambda values: values % 1 != 0, f"not whole numbers{_made(matrix)}"),
     )
     for find, said in checks:
         if (wrong := find(matrix.data)).any():
@@ -211,7 +211,7 @@ def _fault(matrix: csr_matrix) -> str | None:
 
 
 def _made(matrix: csr_matrix) -> str:
-    """What was done to counts whose cells all have one sum, as far as that can be seen."""
+    """Return which transformation was applied to the counts, if the sums of all cells reveal it; otherwise empty."""
     from scipy.sparse import csr_matrix
 
     with np.errstate(all="ignore"):
@@ -223,17 +223,17 @@ def _made(matrix: csr_matrix) -> str:
 
 
 def _remedy(cells: AnnData) -> str:
-    """The layers that hold counts, as advice."""
+    """Return advice that names the layers with counts."""
     found = [name for name, values in _layers(cells).items() if _numeric(values) and not _fault(_sparse(values))]
     if not found:
         return "Give raw counts; no layer holds them."
-    return f"Set dataset.layer={' or '.join(found)}: counts are there."
+    return f"Set dataset.layer={' or '.join(found)}, which holds counts."
 
 
 def joined(folders: Mapping[str, AnnData], path: Path, say: Say) -> AnnData:
-    """The cells of all folders with the genes, by id, that every folder has; `obs["sample"]` names the folder.
+    """Join the cells of all folders, with the genes (by id) of every folder; `obs["sample"]` names the folder.
 
-    `say` is told how many genes are left out.
+    `say` gets a line on the number of genes that are left out. `UserError` if no gene is in every folder.
     """
     import anndata
 
@@ -243,7 +243,7 @@ def joined(folders: Mapping[str, AnnData], path: Path, say: Say) -> AnnData:
         folder.var["symbol"] = folder.var_names.to_numpy()
         folder.var_names = folder.var["gene_ids"].astype(str)
         if len(twice := folder.var_names[folder.var_names.duplicated()]):
-            raise UserError(f"{path / name}: lists the gene {twice[0]} twice. Give every gene an id of its own.")
+            raise UserError(f"{path / name}: lists the gene {twice[0]} twice. Give every gene a different id.")
     cells = anndata.concat(folders, label="sample", index_unique="-", merge="first")
     if not cells.n_vars:
         raise UserError(
@@ -252,14 +252,17 @@ def joined(folders: Mapping[str, AnnData], path: Path, say: Say) -> AnnData:
     lost = {name: folder.n_vars - cells.n_vars for name, folder in folders.items() if folder.n_vars > cells.n_vars}
     if lost:
         said = ", ".join(f"{number} of {folders[name].n_vars} in {name}" for name, number in lost.items())
-        say(f"left out: {path}: genes that not every folder has: {said}; {cells.n_vars} are shared")
+        say(f"left out: {path}: genes that are not in every folder: {said}; {cells.n_vars} are shared")
     cells.var_names = cells.var["symbol"].astype(str)
     cells.var_names_make_unique()
     return cells
 
 
 def conditions(cells: AnnData, column: str, path: Path) -> np.ndarray:
-    """The condition of each cell, texts [N]; `UserError` where one is missing, or there are hardly fewer than cells."""
+    """Return the condition of each cell, texts [N].
+
+    `UserError` if one is missing, or if more than half of the cells have different conditions.
+    """
     if column not in cells.obs:
         raise ConfigError(
             "dataset.condition", f"the cells have no column '{column}'. {did_you_mean(column, map(str, cells.obs))}"

@@ -1,7 +1,7 @@
-"""Pictures of any depth brought to eight bits by what their headers state or the user says, alike in a whole folder.
+"""Convert pictures of any bit depth to 8 bits, by their headers or by the user's levels, in the same way for a folder.
 
-Pillow itself clips what is deeper. No picture is scaled by its own largest value: a dark one stays dark. TIFF's
-MinSampleValue and MaxSampleValue are such values, of each picture, and do not count.
+Pillow itself clips deeper pictures. No picture is scaled by its largest value: a dark picture stays dark. TIFF's
+MinSampleValue and MaxSampleValue are the extremes of each picture, so they are ignored.
 """
 
 from __future__ import annotations
@@ -21,45 +21,45 @@ from harness.data.archive import UNREADABLE, Archive
 from harness.data.base import spaced
 
 SURVEYED = 256
-"""Pictures of a folder, evenly spaced, whose headers are read before training."""
+"""Maximum number of pictures of a folder, evenly spaced, whose headers are read before training."""
 DAMAGED = (
     *UNREADABLE, LookupError, ArithmeticError, TypeError, AttributeError, AssertionError, SyntaxError,
     Image.DecompressionBombError,
 )  # fmt: skip
-"""What Pillow's many readers raise of a picture that they cannot read."""
+"""Exceptions of Pillow's many readers for a picture that they cannot read."""
 MOST_PIXELS = 89_478_485
-"""A picture of more is not decoded: the number from which Pillow itself warns of memory."""
+"""Maximum number of pixels of a picture; Pillow itself warns above this number."""
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `open_picture` refuses them
 
 
 class Values(NamedTuple):
-    """What the header of a picture says of its values."""
+    """The range of a picture's values by its header."""
 
     name: str
     white: int | None
-    """The value that is white where the header is right; None where it does not say."""
+    """The value of white by the header; None if the header does not tell it."""
     sure: bool = True
-    """Whether the header is enough. Files of sixteen bits often hold the ten, twelve or fourteen of a camera."""
+    """Whether the header is reliable. Files of 16 bits often hold only the 10, 12 or 14 bits of a camera."""
     inverted: bool = False
     """Whether 0 is white."""
     reduced: bool = False
-    """Whether Pillow gives the upper eight bits alone."""
+    """Whether Pillow returns only the upper 8 bits."""
 
 
 EIGHT = Values("8 bits", 255)
 
 
 def open_picture(file: IO[bytes]) -> Image.Image:
-    """A picture that is open, not loaded; `ValueError` where its header gives it no pixels or too many."""
+    """Open a picture without loading its pixels; `ValueError` if its header announces no pixels or too many."""
     picture = Image.open(file)
     width, height = picture.size
     if not 0 < width * height <= MOST_PIXELS:
-        raise ValueError(f"it is {width} x {height} pixels: give it one to {MOST_PIXELS:,}")
+        raise ValueError(f"it has {width} x {height} pixels: 1 to {MOST_PIXELS:,} are allowed")
     return picture
 
 
 def stated(picture: Image.Image) -> Values:
-    """What the header of a picture that is open, not loaded, says of its values."""
+    """Return the range of values by the header of a picture, which is open but not loaded."""
     tiles = getattr(picture, "tile", [])
     arguments = tiles[0].args if tiles else ""
     raw, *rest = (arguments,) if isinstance(arguments, str) else arguments
@@ -84,27 +84,27 @@ def stated(picture: Image.Image) -> Values:
 
 
 def _highest(colour: str, bits: str, rest: Sequence[object]) -> int:
-    """The largest value that a PGM or PPM declares."""
+    """Return the largest value that the header of a PGM or PPM declares."""
     return int(rest[-1]) if rest and isinstance(rest[-1], int) else 65535 if (colour, bits) == ("I", "16B") else 255
 
 
 @dataclass(frozen=True)
 class Depth:
-    """How the values of a folder's pictures become those of eight bits."""
+    """The conversion of a folder's pictures to 8 bits."""
 
     levels: tuple[float, ...] = ()
-    """Black and white of pictures of more than 8 bits, or empty: as their headers say."""
+    """Values of black and white in pictures of more than 8 bits; empty to use their headers."""
     proven: frozenset[Values] = frozenset()
-    """Headers that are right, as some picture of the folder uses more than half of the values."""
+    """Headers that are confirmed: some picture of the folder has a value in their upper half."""
 
     def eight_bits(self, picture: Image.Image, values: Values, place: Path) -> Image.Image:
-        """A loaded picture in eight bits; `UserError` where that is a guess, or where values are not finite."""
+        """Convert a loaded picture to 8 bits; `UserError` if its white is unknown or its values are not finite."""
         if values == EIGHT:
             return picture
         pixels = colours(picture)
         if not np.isfinite(pixels).all():
             wrong = int((~np.isfinite(pixels)).sum())
-            raise UserError(f"{place}: holds values that are NaN or infinite ({wrong} of them). Mend or remove it.")
+            raise UserError(f"{place}: holds values that are NaN or infinite ({wrong} of them). Correct or remove it.")
         if values.reduced and self.levels:
             raise UserError(f"{place}: holds {values.name}, which dataset.levels cannot scale. Write it with 8 bits.")
         if not (self.levels or values.sure or values in self.proven or _fills(pixels.max(), values)):
@@ -117,33 +117,33 @@ class Depth:
 
 
 def colours(picture: Image.Image) -> np.ndarray:
-    """The values of a picture without its opacity, float64 [H, W] or [H, W, C]."""
+    """Return the values of a picture without its alpha channel, float64 [H, W] or [H, W, C]."""
     pixels = np.asarray(picture, dtype=np.float64)
     return pixels[..., : -("A" in picture.getbands()) or None]
 
 
 def _fills(highest: float, values: Values) -> bool:
-    """Whether a value lies in the upper half of what its header allows, so that no bit is left over."""
+    """Whether a value lies in the upper half of its header's range: then no bit of that range is unused."""
     return values.white is not None and highest > values.white / 2
 
 
 def unsure(place: Path, values: Values, lowest: float, highest: float) -> UserError:
-    """What is said of pictures whose white is unknown."""
+    """Return the error for pictures whose white is unknown."""
     low, high = (f"{value:.6g}" for value in (lowest, highest))
     if values.reduced:
-        said = f"{place}: holds {values.name} and uses the lower ones alone, so its white is unknown"
+        said = f"{place}: holds {values.name} but uses only the lower bits, so its white is unknown"
         return UserError(f"{said}. Write it with 8 bits.")
     white = next((str(max(1, 2**bits - 1)) for bits in (0, 8, 10, 12, 14, 16) if highest <= max(1, 2**bits - 1)), high)
-    said = f"{place}: holds {values.name} from {low} to {high}, and nothing says which value is white"
+    said = f"{place}: holds {values.name} from {low} to {high}, but does not say which value is white"
     levels = f"[{min(lowest, 0):.6g},{white}]"
-    remedy = f"Set dataset.levels to the values that are black and white, like {levels}, or write 8 bits."
+    remedy = f"Set dataset.levels to the values of black and white, like {levels}, or write 8 bits."
     return UserError(f"{said}. {remedy}")
 
 
 def survey(archive: Archive, names: Sequence[str], levels: tuple[float, ...]) -> tuple[Depth, list[str]]:
-    """How the pictures of a folder become eight bits, from some of them, and what is to be said of it, a line each.
+    """Return the conversion of a folder's pictures to 8 bits, from a sample of them, and lines that describe it.
 
-    `UserError` where their white is unknown. What cannot be read is passed over.
+    `UserError` if their white is unknown. Unreadable pictures are passed over.
     """
     found: dict[Values, list[str]] = {}
     moving = []
@@ -151,36 +151,39 @@ def survey(archive: Archive, names: Sequence[str], levels: tuple[float, ...]) ->
     for name, picture in _opened(archive, chosen):
         with contextlib.suppress(*DAMAGED):
             found.setdefault(stated(picture), []).append(name)
-            if getattr(picture, "is_animated", False) and picture.format != "MPO":  # whose other pictures are previews
+            if getattr(picture, "is_animated", False) and picture.format != "MPO":  # MPO adds previews
                 moving.append(name)
     found.pop(EIGHT, None)
     asked = {} if levels else {values: of for values, of in found.items() if not values.sure}
     proven = frozenset(values for values, of in asked.items() if _proven(archive, of, values))
-    looked = f"of {len(chosen)} pictures looked at hold"
+    looked = f"of {len(chosen)} examined pictures hold"
     lines = [f"{len(of)} {looked} {_said(values, levels)}" for values, of in found.items()]
     if moving:
-        lines.append(f"{len(moving)} {looked} several, {moving[0]} for one: the first is taken")
+        lines.append(f"{len(moving)} {looked} several frames, {moving[0]} for example: the first is used")
     return Depth(levels, proven), lines
 
 
 def _said(values: Values, levels: tuple[float, ...]) -> str:
     if values.reduced:
-        return f"{values.name}: the upper 8 bits are taken"
-    stretch = "brought to 0 to 255"
+        return f"{values.name}: the upper 8 bits are used"
+    stretch = "scaled to 0 to 255"
     if levels:
         stretch = f"{levels[0]:g} to {levels[1]:g} become 0 to 255, values outside are clipped"
     return f"{values.name}: {stretch}{', and 0 is white' if values.inverted else ''}"
 
 
 def _opened(archive: Archive, names: Sequence[str]) -> Iterator[tuple[str, Image.Image]]:
-    """The pictures that can be opened, not loaded."""
+    """Yield (name, picture) for each picture that can be opened; its pixels are not loaded."""
     for name in names:
         with contextlib.suppress(*DAMAGED), archive.open(name) as file, open_picture(file) as picture:
             yield name, picture
 
 
 def _proven(archive: Archive, names: Sequence[str], values: Values) -> bool:
-    """Whether one of these pictures uses the upper half of its values; `UserError` where none that can be read does."""
+    """Return whether a picture uses the upper half of its values; `UserError` if no readable one does.
+
+    False if no picture is readable.
+    """
     ends: list[float] = []
     for _, picture in _opened(archive, names):
         with contextlib.suppress(*DAMAGED):

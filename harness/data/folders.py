@@ -1,7 +1,7 @@
-"""Folders of pictures or of latents, fetched when they are asked for: start-up and memory do not grow with the folder.
+"""Folders of pictures or latents. Files are read on demand: start-up time and memory do not grow with the folder.
 
-The class of a file is the folder below the given one that it lies in; files that lie in none have no class. One in ten,
-of each class, is held out.
+The class of a file is its top-level subfolder; files in no subfolder have no class. One file in ten, of each class, is
+held out.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ SPLITS = {
     "train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation", "held_out",
     "holdout",
 }  # fmt: skip
-"""What the folders of a data set that is split already are called."""
+"""Names of folders in a data set that is already split."""
 
 
 def _classes(names: Sequence[str], place: object) -> tuple[Tensor | None, tuple[str, ...]]:
-    """The class of each file and what the classes are called; None where no file lies in a folder."""
+    """Return the class of each file, int64 [N], and the classes' names; (None, ()) if no file is in a subfolder."""
     folders = [name.partition("/")[0] if "/" in name else "" for name in names]
     known = {folder: number for number, folder in enumerate(sorted(set(folders)))}
     if len(splits := [folder for folder in known if folder.lower() in SPLITS]) > 1:
-        said = f"{place}: the folders {', '.join(splits)} are called like splits of a data set, not like classes"
-        raise UserError(f"{said}. Give one of them (one in ten, of each class, is held out of it), or rename them.")
+        said = f"{place}: the folders {', '.join(splits)} have names of splits, not of classes"
+        raise UserError(f"{said}. Give one of them (one file in ten, of each class, is held out), or rename them.")
     if "" in known:
         if len(loose := [name for name in names if "/" not in name]) < len(names):
             raise UserError(
-                f"{place}: '{loose[0]}' lies in no folder, others do, so its class is unknown. Move it into one."
+                f"{place}: '{loose[0]}' is in no subfolder, but other files are. Move it to the folder of its class."
             )
         return None, ()
     return torch.tensor([known[folder] for folder in folders], dtype=torch.int64), tuple(known)
@@ -62,10 +62,10 @@ class Folder(Dataset):
     path: str = field(metadata=RUN_ONLY)
     """The folder or zip; relative paths begin in HARNESS_DATA, or else in data/."""
     workers: Annotated[int, Range(0, 256, why="each is a process")] = field(default=2, metadata=RUN_ONLY)
-    """Processes that fetch batches ahead of training."""
+    """Processes that fetch batches ahead of training; 0 fetches them in the training process."""
 
     def files(self) -> tuple[Archive, list[str]]:
-        """The archive and the names of its files that count, in order."""
+        """Return the archive and the sorted names of its files; `UserError` if it has none."""
         archive = Archive(existing(self.path, "a folder or zip"), self.endings)
         if not archive.files:
             others = f", but {'; '.join(archive.others())}" if archive.others() else ""
@@ -77,27 +77,26 @@ class Folder(Dataset):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFolder(Folder, name="image_folder"):
-    """Pictures of any size and format in a folder or zip: shorter side resized, centre cropped; class by subfolder."""
+    """Pictures of any size and format in a folder or zip, resized and centre-cropped; class by subfolder."""
 
     endings = PICTURES
 
     size: Annotated[int, Range(1, 16_384, why="a picture of that size takes 0.8 GB")]
-    """Height and width that pictures are brought to, in pixels."""
+    """Height and width of the samples, in pixels: the shorter side of a picture is resized, its centre cropped."""
     colour: Literal["rgb", "grey"] = "rgb"
-    """Grey pictures become colour, or the reverse; what is transparent is laid on white."""
+    """Colours of the samples; pictures are converted. Transparent pixels are placed on white."""
     flip: bool = False
-    """Whether training turns each picture left to right half of the time."""
+    """Whether training mirrors each picture left to right with probability 1/2."""
     levels: tuple[float, ...] = ()
-    """Values that become black and white in pictures of more than 8 bits, like [0, 4095]; empty: as their files
-    state."""
+    """Values of black and white in pictures of more than 8 bits, like [0, 4095]; empty to use their headers."""
     skip_corrupt: bool = False
-    """Leave out, and name, pictures that cannot be read, instead of stopping; all are read once at the start."""
+    """Leave out unreadable pictures and name them, instead of stopping. This reads all pictures once at the start."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.levels and not (len(self.levels) == 2 and self.levels[0] < self.levels[1]):
             raise ConfigError(
-                "levels", f"{list(self.levels)} is no pair of a lower and a higher value. Give two, like [0,4095]."
+                "levels", f"{list(self.levels)} is not a lower and a higher value. Give two numbers, like [0,4095]."
             )
 
     def load(self) -> Data:
@@ -117,7 +116,7 @@ class ImageFolder(Folder, name="image_folder"):
         )  # fmt: skip
 
     def _readable(self, archive: Archive, names: list[str], depth: Depth) -> tuple[list[str], list[str]]:
-        """The names of the pictures that can be read, and what is said of the others."""
+        """Return the names of the readable pictures, and a line on each of the others."""
         pictures = Pictures(archive, names, self.size, self.colour, 0, depth)
 
         def reason(number: int) -> str | None:
@@ -134,7 +133,7 @@ class ImageFolder(Folder, name="image_folder"):
 
 
 class Pictures:
-    """uint8 [N, C, size, size], decoded when asked for."""
+    """Pictures, uint8 [N, C, size, size], decoded on demand."""
 
     def __init__(self, archive: Archive, names: list[str], size: int, colour: str, workers: int, depth: Depth):
         self.archive = archive
@@ -155,7 +154,7 @@ class Pictures:
         yield from self.archive.content(self.names)
 
     def fetch(self, number: int) -> Tensor:
-        """One picture, uint8 [C, size, size]; `UserError` names it when it cannot be read."""
+        """Decode one picture to uint8 [C, size, size]; `UserError` names it if it cannot be read."""
         name = self.names[number]
         try:
             with open_picture(io.BytesIO(self.archive.read(name))) as picture:
@@ -176,23 +175,23 @@ class Pictures:
 
 @dataclass(frozen=True, kw_only=True)
 class LatentFolder(Folder, name="latents"):
-    """Latents of an autoencoder, one .npy [C, H, W] of floats a picture, in a folder; class by subfolder.
+    """Latents of an autoencoder in a folder: one .npy with floats [C, H, W] for each picture; class by subfolder.
 
-    They are judged as values.
+    Metrics compare their values; they are not decoded to pictures.
     """
 
     source: ClassVar[str] = "as SiT and DiT are trained: Rombach et al. 2022"
     endings = (".npy",)
 
     scale: Positive = 0.18215
-    """z is trained on as (z - shift) * scale; Stable Diffusion's first autoencoder has 0.18215 and no shift."""
+    """A latent z enters training as (z - shift) * scale. Stable Diffusion's first autoencoder: 0.18215 and no shift."""
     shift: float = 0.0
 
     def load(self) -> Data:
         archive, names = self.files()
         if archive.zipped:
             raise UserError(
-                f"{archive.path}: latents are read from a folder, so that they need not be held in memory. Unpack it."
+                f"{archive.path}: latents must be in a folder, from which they are read on demand. Unpack the zip."
             )
         classes, class_names = _classes(names, archive.path)
         apart = held_out(len(names), 10, classes)
@@ -209,7 +208,7 @@ class LatentFolder(Folder, name="latents"):
 
 
 class Latents:
-    """float32 [N, C, H, W], read when asked for."""
+    """Latents, float32 [N, C, H, W], read on demand."""
 
     def __init__(self, archive: Archive, names: list[str], workers: int, shape: tuple[int, ...] | None = None):
         self.archive = archive

@@ -1,4 +1,4 @@
-"""SHA-256 of the files of an archive, computed once and kept in results/local/hashes until a file changes."""
+"""SHA-256 of the files of an archive, computed once and stored in results/local/hashes until a file changes."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
     from harness.data.archive import Archive
 
 KEPT = 64
-"""Archives whose hashes are kept: those hashed last."""
+"""Number of archives whose hashes are stored; the oldest are deleted."""
 SETTLED_NS = 2_000_000_000
-"""A file that changed this shortly before it was read could change once more at the same time: it is read again."""
+"""A hash is stored only if the file last changed this long before: a later change could have the same time stamp."""
 WRITE_EVERY_S = 30.0
 AT_ONCE = 64
-"""Files that wait to be read."""
+"""Number of files that are queued for the reading threads."""
 SHOWN_BYTES = 1 << 28
-"""From so many bytes on, the progress is shown."""
+"""Total size in bytes from which progress is shown."""
 
 
 class Stamp(NamedTuple):
-    """What tells a file's versions apart without reading it."""
+    """Identifies a version of a file without reading it."""
 
     mark: str
-    """Of a file: its size, its times of change and its inode. Of a member of a zip: its size and CRC."""
+    """For a file: size, times of change and inode. For a member of a zip: size and CRC."""
     changed: int
-    """Nanoseconds since 1970; 0 for a member of a zip, whose CRC is of its content."""
+    """Time of the last change, in nanoseconds since 1970; 0 for a member of a zip, whose CRC covers its content."""
 
 
 def digests(archive: Archive, names: Sequence[str]) -> list[str]:
-    """SHA-256 of the content of each file, 64 hex digits; `UserError` names one that cannot be read."""
+    """Return the SHA-256 of each file, 64 hex digits; `UserError` names a file that cannot be read."""
     path = _path(archive)
     marks = {name: file.stamp.mark for name, file in archive.files.items()}
     known = {name: digest for name, (mark, digest) in _read(path).items() if marks.get(name) == mark}
@@ -57,7 +57,7 @@ def digests(archive: Archive, names: Sequence[str]) -> list[str]:
 
 
 def _hashed(archive: Archive, names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Name and hash of each file, several at once; how far this is, is shown where it takes long."""
+    """Return (name, hash) of each file, several read at once; show the progress if they are large."""
     from harness.data.archive import UNREADABLE, corrupt
 
     def hashed(name: str) -> str:
@@ -80,14 +80,14 @@ def _hashed(archive: Archive, names: Sequence[str]) -> Iterator[tuple[str, str]]
 
 
 def _path(archive: Archive) -> Path:
-    """Where the hashes of an archive are kept."""
+    """Return the path of an archive's stored hashes."""
     said = f"{archive.path.absolute()} {archive.endings}"
     name = short_hash(said.encode(errors="surrogateescape"))
     return results_folder() / "local" / "hashes" / f"{name}.json"
 
 
 def _read(path: Path) -> dict[str, list[str]]:
-    """{name: [mark, digest]}; empty where the file is absent or damaged, without an entry that is."""
+    """Return {name: [mark, digest]} without damaged entries; empty if the file is absent or damaged."""
     try:
         found = parse(bytes_of(path))["files"]
         return {name: [mark, digest] for name, (mark, digest) in found.items() if re.fullmatch("[0-9a-f]{64}", digest)}
@@ -96,7 +96,7 @@ def _read(path: Path) -> dict[str, list[str]]:
 
 
 def _write(path: Path, archive: Archive, known: Mapping[str, str], read_at: int) -> None:
-    """Keep the hashes of files that had settled before `read_at`; a disk that takes none costs another reading."""
+    """Store the hashes of files that were unchanged for `SETTLED_NS` before `read_at`; ignore errors of the disk."""
     stamps = {name: archive.files[name].stamp for name in known}
     until = read_at - SETTLED_NS
     settled = {name: [stamp.mark, known[name]] for name, stamp in stamps.items() if stamp.changed < until}

@@ -1,6 +1,6 @@
-"""Reads an HDF5 file whole, in a process of its own: python harness/data/hdf5_walk.py FILE.
+"""Read a whole HDF5 file, in a separate process: python harness/data/hdf5_walk.py FILE.
 
-HDF5's own code crashes on some damaged files, and with it the process that reads them. Here nothing else is lost.
+The HDF5 library crashes on some damaged files, and ends the process that reads them. This process can be lost.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any
 import h5py
 
 WHOLE = 1 << 26
-"""Bytes above which a data set's first row alone is read: the walk should be short beside what follows."""
+"""Size in bytes from which only the first row of a data set is read, to keep the walk short."""
 
 
 def look(name: str, thing: Any) -> None:
-    """Read the attributes of a group or a data set, and what a data set holds."""
+    """Read the attributes of a group or a data set, and the values of a data set."""
     for attribute in thing.attrs:
         thing.attrs[attribute]
     if isinstance(thing, h5py.Dataset):

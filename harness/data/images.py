@@ -1,8 +1,8 @@
-"""Images, kept as uint8 [N, C, H, W] and encoded to [-1, 1], digits also to other values.
+"""Images, stored as uint8 [N, C, H, W] and encoded to [-1, 1]; digits also to other ranges.
 
-Files are looked for in HARNESS_DATA, or in data/ below the working directory, in torchvision's own layout; for CIFAR-10
-`cifar10.npz` (x_train, y_train, x_test, y_test; images [N, 32, 32, 3] uint8) is taken too. What is not
-there is downloaded by torchvision, unless HARNESS_DATA is set.
+Files are searched in HARNESS_DATA, or in data/ in the working directory, in torchvision's layout. For CIFAR-10,
+`cifar10.npz` (x_train, y_train, x_test, y_test; images [N, 32, 32, 3] uint8) is used if it exists. Torchvision
+downloads missing files, unless HARNESS_DATA is set.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from harness.core.errors import ConfigError, UserError
 from harness.core.reading import Damaged
 from harness.data.base import Data, Dataset, data_folder, existing, held_out, parted
 
-Encoded = Annotated[float, Range(-1e18, 1e18, why="32-bit numbers hold no larger square")]
+Encoded = Annotated[float, Range(-1e18, 1e18, why="the square of a larger number overflows float32")]
 
 
 def encode(images: Tensor) -> Tensor:
-    """uint8 in [0, 255] to float32 in [-1, 1]."""
+    """Map uint8 in [0, 255] to float32 in [-1, 1]."""
     return images.float() / 127.5 - 1
 
 
 def decode(x: Tensor) -> Tensor:
-    """float in [-1, 1], clipped to it, to the nearest uint8."""
+    """Clip floats to [-1, 1], and map them to the nearest uint8 in [0, 255]."""
     return ((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def mirror(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image turned left to right with probability one half."""
+    """Mirror each image [C, H, W] of a batch left to right with probability 1/2."""
     turned = torch.rand(len(images), 1, 1, 1, generator=generator, device=generator.device) < 0.5
     return torch.where(turned.to(images.device), images.flip(-1), images)
 
 
 def digits() -> tuple[Tensor, Tensor]:
-    """scikit-learn's 1,797 handwritten digits (Alpaydin & Kaynak 1998): uint8 [1797, 1, 8, 8] and labels [1797]."""
+    """Load scikit-learn's 1,797 handwritten digits (Alpaydin & Kaynak 1998): uint8 [1797, 1, 8, 8], labels [1797]."""
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)  # sixteenths
@@ -51,39 +51,39 @@ def digits() -> tuple[Tensor, Tensor]:
 
 
 def grey(sixteenths: Tensor) -> Tensor:
-    """Whole numbers in [0, 16], the grey levels that the digits were scanned in, to uint8 in [0, 255]."""
+    """Map whole numbers in [0, 16], the grey levels of the scanned digits, to uint8 in [0, 255]."""
     return (sixteenths * 255 / 16).round().to(torch.uint8)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Digits(Dataset, name="digits"):
-    """8x8 grey handwritten digits, embedded in scikit-learn; one in five, of each class, is held out."""
+    """8x8 grey handwritten digits from scikit-learn, no download; one in five, of each class, is held out."""
 
     source: ClassVar[str] = "Alpaydin & Kaynak 1998"
 
     encoded: tuple[Encoded, ...] = field(default=(-1.0, 1.0), metadata=ADDED)
-    """What black and white are encoded to, the lower first."""
+    """Encoded values of black and white, the lower first."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (len(self.encoded) == 2 and self.encoded[0] < self.encoded[1]):
             raise ConfigError(
-                "encoded", f"{list(self.encoded)} is no pair of a lower and a higher value. Give two, like [0,1]."
+                "encoded", f"{list(self.encoded)} is not a lower and a higher value. Give two numbers, like [0,1]."
             )
         levels = grey(torch.arange(17))
         if not torch.equal(self.decode(self.encode(levels)), levels):
             raise ConfigError(
                 "encoded",
-                f"{list(self.encoded)} lie too near each other for 32-bit numbers. Choose values further apart.",
+                f"{list(self.encoded)} are too close to each other for float32. Choose values further apart.",
             )
 
     def encode(self, images: Tensor) -> Tensor:
-        """uint8 in [0, 255] to float32 in `encoded`."""
+        """Map uint8 in [0, 255] to float32 in the range `encoded`."""
         low, high = self.encoded
         return images.float() / (255 / (high - low)) + low
 
     def decode(self, x: Tensor) -> Tensor:
-        """float in `encoded`, clipped to it, to the nearest of the seventeen grey levels, uint8."""
+        """Clip floats to the range `encoded`, and map them to the nearest of the 17 grey levels, uint8 in [0, 255]."""
         low, high = self.encoded
         return grey(((x.float().clamp(low, high) - low) * (16 / (high - low))).round())
 
@@ -98,7 +98,7 @@ class Digits(Dataset, name="digits"):
 
 @dataclass(frozen=True, kw_only=True)
 class Torchvision(Dataset):
-    """One of torchvision's labelled sets of pictures, downloaded by it."""
+    """One of torchvision's labelled image data sets, which torchvision downloads."""
 
     class_name: ClassVar[str]
 
@@ -107,21 +107,21 @@ class Torchvision(Dataset):
         return Data(train, held, encode, decode, "image", classes, held_classes, self.labels(), augment=self.augment())
 
     def splits(self) -> list[tuple[Tensor, Tensor]]:
-        """Images uint8 [N, C, H, W] and classes [N], to train on and held out."""
+        """Return (images uint8 [N, C, H, W], classes int64 [N]) of the training and of the held-out samples."""
         return [_torchvision(self.class_name, train) for train in (True, False)]
 
     def labels(self) -> tuple[str, ...]:
-        """What the classes are called."""
+        """Return the names of the classes."""
         return tuple("0123456789")
 
     def augment(self) -> Callable[[Tensor, torch.Generator], Tensor] | None:
-        """How training changes the images."""
+        """Return the random change of images in training; None for no change."""
         return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class MNIST(Torchvision, name="mnist"):
-    """28x28 grey handwritten digits, 60,000 and 10,000 held out."""
+    """28x28 grey handwritten digits, 60,000 for training and 10,000 held out."""
 
     source: ClassVar[str] = "LeCun et al. 1998"
     class_name: ClassVar[str] = "MNIST"
@@ -129,7 +129,7 @@ class MNIST(Torchvision, name="mnist"):
 
 @dataclass(frozen=True, kw_only=True)
 class FashionMNIST(Torchvision, name="fashion_mnist"):
-    """28x28 grey pictures of clothing, 60,000 and 10,000 held out."""
+    """28x28 grey pictures of clothing, 60,000 for training and 10,000 held out."""
 
     source: ClassVar[str] = "Xiao et al. 2017"
     class_name: ClassVar[str] = "FashionMNIST"
@@ -140,13 +140,13 @@ class FashionMNIST(Torchvision, name="fashion_mnist"):
 
 @dataclass(frozen=True, kw_only=True)
 class CIFAR10(Torchvision, name="cifar10"):
-    """32x32 colour pictures of ten classes, 50,000 and 10,000 held out."""
+    """32x32 colour pictures of ten classes, 50,000 for training and 10,000 held out."""
 
     source: ClassVar[str] = "Krizhevsky 2009"
     class_name: ClassVar[str] = "CIFAR10"
 
     flip: bool = False
-    """Whether training turns each picture left to right half of the time."""
+    """Whether training mirrors each picture left to right with probability 1/2."""
 
     def splits(self) -> list[tuple[Tensor, Tensor]]:
         path = data_folder() / "cifar10.npz"
@@ -161,7 +161,7 @@ class CIFAR10(Torchvision, name="cifar10"):
 
 @dataclass(frozen=True, kw_only=True)
 class Npz(Dataset, name="npz"):
-    """Pictures of your own in one .npz: `images`, uint8 [N, H, W, C] or [N, C, H, W], and perhaps `labels` [N].
+    """Your pictures in one .npz: `images`, uint8 [N, H, W, C] or [N, C, H, W], and optional `labels` [N].
 
     One picture in ten, of each class, is held out.
     """
@@ -169,7 +169,7 @@ class Npz(Dataset, name="npz"):
     path: str = field(metadata=RUN_ONLY)
     """The file; relative paths begin in HARNESS_DATA, or else in data/."""
     flip: bool = False
-    """Whether training turns each picture left to right half of the time."""
+    """Whether training mirrors each picture left to right with probability 1/2."""
 
     def load(self) -> Data:
         path = existing(self.path, "an .npz file with `images`")
@@ -193,7 +193,8 @@ class Npz(Dataset, name="npz"):
         if "labels" in arrays:
             if arrays["labels"].shape != (len(images),):
                 raise UserError(
-                    f"{path}: `labels` is {list(arrays['labels'].shape)} for {len(images)} images. Give one each."
+                    f"{path}: `labels` has shape {list(arrays['labels'].shape)} for {len(images)} images. "
+                    "Give one label for each image."
                 )
             classes, names = _numbered(arrays["labels"], path)
         apart = held_out(len(images), 10, classes)
@@ -206,24 +207,26 @@ class Npz(Dataset, name="npz"):
 
 
 def _numbered(labels: np.ndarray, path: Path) -> tuple[Tensor, tuple[str, ...]]:
-    """The class of each label, int64 [N], and the classes' names, in their order."""
+    """Return the class of each label, int64 [N], and the classes' names, in the order of the classes."""
     if labels.dtype.kind == "f" and (missing := int(np.isnan(labels).sum())):
-        raise UserError(f"{path}: {missing} of {len(labels)} `labels` are NaN. Give each picture one, or leave it out.")
+        raise UserError(
+            f"{path}: {missing} of {len(labels)} `labels` are NaN. Give each picture a label, or remove it."
+        )
     values, numbers = np.unique(labels, return_inverse=True)
     names = np.char.decode(values, "utf-8", "backslashreplace") if values.dtype.kind == "S" else values
     return torch.from_numpy(numbers).long(), tuple(map(str, names))
 
 
 def _torchvision(name: str, train: bool) -> tuple[Tensor, Tensor]:
-    """Images uint8 [N, C, H, W] and classes int64 [N] of one split of a torchvision data set."""
+    """Load images uint8 [N, C, H, W] and classes int64 [N] of one split of a torchvision data set."""
     from torchvision import datasets
 
     given = bool(os.environ.get("HARNESS_DATA"))
     try:
         loaded: Any = getattr(datasets, name)(data_folder(), train=train, download=not given)
-        if len(loaded.targets) != len(loaded.data):  # all else torchvision refuses itself
+        if len(loaded.targets) != len(loaded.data):  # torchvision checks the rest
             raise ValueError(f"it holds {len(loaded.targets)} classes for {len(loaded.data)} pictures")
-    except Exception as error:  # torchvision raises whatever its readers do
+    except Exception as error:  # torchvision's readers raise many types
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         place = f"HARNESS_DATA={data_folder()}" if given else str(data_folder())
         remedy = f"Put torchvision's {name} files there" if given else "Or set HARNESS_DATA to a folder that holds it"
@@ -234,7 +237,7 @@ def _torchvision(name: str, train: bool) -> tuple[Tensor, Tensor]:
 
 
 def npz(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file; `UserError` when it cannot be read."""
+    """Return {name: array} of an .npz file; `UserError` if it cannot be read."""
     try:
         return read_arrays(path)
     except (Damaged, OSError) as error:
@@ -242,7 +245,7 @@ def npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _cifar10_npz(path: Path) -> list[tuple[Tensor, Tensor]]:
-    """Images and classes of both splits, uint8 and int64."""
+    """Load images uint8 [N, 3, 32, 32] and classes int64 [N] of both splits; `UserError` if something is wrong."""
     arrays = npz(path)
     if missing := [name for split in ("train", "test") for name in (f"x_{split}", f"y_{split}") if name not in arrays]:
         raise UserError(f"{path}: has no {missing[0]}. Make it again, with x_train, y_train, x_test, y_test.")

@@ -1,4 +1,4 @@
-"""Pictures of samples beside real ones, one for each kind of data."""
+"""Figures of samples beside real data, one form for each kind of data."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from harness.core.errors import UserError
 from harness.data.base import Data, Kind, spaced
 
 SHOWN: dict[Kind, int] = {"image": 64, "latents": 64, "points": 2000, "cells": 1000, "sequence": 1000}
-"""How many samples a picture has where nobody asks for a number."""
+"""Default number of samples in a picture."""
 MOST: dict[Kind, int] = {"image": 1024, "latents": 1024, "points": 100_000, "cells": 20_000, "sequence": 100_000}
-"""How many samples may be asked for in a picture."""
+"""Maximum number of samples in a picture."""
 WAYS = 150
-"""Of points, drawn as lines."""
+"""Maximum number of trajectories of points, drawn as lines."""
 CHANNELS = 8
-"""Of sequences, in a picture."""
+"""Maximum number of channels of sequences in a picture."""
 ALONE = 3
-"""Windows that are drawn one by one, of the real ones and of the samples."""
+"""Number of real windows, and of sampled windows, that are drawn one by one."""
 GAP = 2
 """Grey pixels between images."""
 REAL = COLOURS[7]
@@ -37,9 +37,9 @@ MADE = COLOURS[1]
 
 
 def draw(data: Data, samples: Tensor, path: Path, title: str = "samples", trajectories: Sequence[Tensor] = ()) -> None:
-    """Write all decoded samples [N, ...], called `title`, as a PNG; those that are not finite are counted alone.
+    """Write decoded samples [N, ...] as a PNG; `title` names them. Samples that are not finite are only counted.
 
-    `trajectories` are encoded points [N, D] at a solver's times. `Undrawable` where no sample can be shown.
+    `trajectories` holds encoded points [N, D] for each of a solver's times. `Undrawable` if no sample can be shown.
     """
     write_picture(path, lambda: _content(data, samples, title, trajectories))
 
@@ -54,7 +54,7 @@ def _content(data: Data, samples: Tensor, title: str, trajectories: Sequence[Ten
 
 
 def require_drawable(kind: Kind, number: int) -> None:
-    """`UserError` where a picture cannot show so many samples."""
+    """Raise `UserError` if a picture cannot show `number` samples."""
     if number > MOST[kind]:
         raise UserError(
             f"--number: a picture shows up to {MOST[kind]} samples, not {number}. "
@@ -63,7 +63,7 @@ def require_drawable(kind: Kind, number: int) -> None:
 
 
 def _grid(data: Data, images: Tensor, title: str, trajectories: Sequence[Tensor]) -> bytes:
-    """uint8 images [N, C, H, W], in rows of eight, or of more for a square; small ones enlarged to 32 pixels."""
+    """Draw uint8 images [N, C, H, W] in rows of eight, or of more for a square; enlarge small ones to 32 pixels."""
     enlarged = images.repeat_interleave(factor := max(1, 32 // images.shape[-1]), 2).repeat_interleave(factor, 3)
     across = min(max(8, math.isqrt(len(images) - 1) + 1), len(images))
     grey = functools.partial(nn.functional.pad, value=128)
@@ -75,7 +75,7 @@ def _grid(data: Data, images: Tensor, title: str, trajectories: Sequence[Tensor]
 
 
 def _latents(data: Data, latents: Tensor, title: str, trajectories: Sequence[Tensor]) -> bytes:
-    """The first three channels as colours, from the 1st to the 99th hundredth of their values."""
+    """Draw the first three channels as colours, from the 1st to the 99th percentile of their values."""
     chosen = (latents[:, :3] if latents.shape[1] >= 3 else latents[:, :1]).double()
     values = chosen.flatten()[spaced(1_000_000, chosen.numel())]
     low, high = (torch.quantile(values, q) for q in (0.01, 0.99))
@@ -85,11 +85,11 @@ def _latents(data: Data, latents: Tensor, title: str, trajectories: Sequence[Ten
 
 
 def _points(data: Data, points: Tensor, title: str, trajectories: Sequence[Tensor]) -> bytes:
-    """The first two coordinates of real points and of samples, side by side; trajectories lead to the latter."""
+    """Draw the first two coordinates of real points and of samples, side by side; trajectories end at the samples."""
     real = _real(data, len(points))
     figure = Figure(figsize=(9, 4.6))
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-    # by hand, since a layout engine takes as long as the rest
+    # fixed margins: a layout engine takes as long as all the rest
     figure.subplots_adjust(left=0.05, right=0.99, bottom=0.06, top=0.92, wspace=0.04)
     left.scatter(*_plane(real), s=3, color=REAL)
     if trajectories:
@@ -105,12 +105,12 @@ def _points(data: Data, points: Tensor, title: str, trajectories: Sequence[Tenso
 
 
 def _cells(data: Data, cells: Tensor, title: str, trajectories: Sequence[Tensor]) -> bytes:
-    """The first principal components of the real cells, and two genes against each other, real cells beside samples."""
+    """Draw two principal components of the real cells, and two genes, for real cells beside samples."""
     from sklearn.decomposition import PCA
 
     real = _real(data, len(cells))
     standardised = [np.asarray(data.encode(x).flatten(1)) for x in (real, cells)]
-    with np.errstate(all="ignore"):  # what it divides by the variance of cells that are all alike is not used
+    with np.errstate(all="ignore"):  # it divides by the variance, 0 for equal cells, but nothing uses that
         fitted = PCA(min(2, *standardised[0].shape), random_state=0).fit(standardised[0])
     figure = Figure(figsize=(9, 8.6), layout="constrained")
     panels = figure.subplots(2, 2, sharex="row", sharey="row")
@@ -126,7 +126,7 @@ def _cells(data: Data, cells: Tensor, title: str, trajectories: Sequence[Tensor]
 
 
 def _related(real: Tensor) -> tuple[int, int]:
-    """The two genes, among the fifty that vary most, that correlate most, up or down."""
+    """Return the two genes with the largest absolute correlation, among the 50 most variable genes."""
     if min(real.shape) == 1:
         return 0, min(1, real.shape[1] - 1)
     varying = real.var(0, unbiased=False).topk(min(50, real.shape[1])).indices
@@ -136,7 +136,7 @@ def _related(real: Tensor) -> tuple[int, int]:
 
 
 def _sequences(data: Data, windows: Tensor, title: str, trajectories: Sequence[Tensor]) -> bytes:
-    """A row for each channel, real windows beside samples: the spread of all of them, then some one by one."""
+    """Draw a row for each channel, real windows beside samples: quantiles of all windows, then some windows."""
     real = _real(data, len(windows))
     channels = spaced(CHANNELS, windows.shape[-1]).tolist()
     height = 1.5 * len(channels) + 1
@@ -160,7 +160,7 @@ def _sequences(data: Data, windows: Tensor, title: str, trajectories: Sequence[T
 
 
 def _draw_fan(axes: Axes, values: Tensor, colour: str) -> None:
-    """The quantiles of windows [N, length]."""
+    """Draw the quantiles of windows [N, length]."""
     quantiles = np.quantile(values.double().numpy(), [0.05, 0.25, 0.5, 0.75, 0.95], axis=0)
     rows = np.arange(values.shape[1])
     axes.fill_between(rows, quantiles[0], quantiles[4], color=colour, alpha=0.25, lw=0)
@@ -169,7 +169,7 @@ def _draw_fan(axes: Axes, values: Tensor, colour: str) -> None:
 
 
 def _draw_alone(axes: Axes, values: Tensor, colour: str) -> None:
-    """Windows [N, length] side by side."""
+    """Draw windows [N, length] side by side."""
     length = values.shape[1]
     for i, window in enumerate(values.numpy()):
         start = 1.2 * i * length
@@ -180,7 +180,7 @@ def _draw_alone(axes: Axes, values: Tensor, colour: str) -> None:
 
 
 def _real(data: Data, number: int) -> Tensor:
-    """Training samples, evenly spaced, as many as there are samples if there are so many."""
+    """Return `number` evenly spaced training samples, or all if there are fewer."""
     return data.train[spaced(number, len(data.train))]
 
 

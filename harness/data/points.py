@@ -1,4 +1,4 @@
-"""Points whose distribution is known, with variance one in each coordinate."""
+"""Points from known distributions, with unit variance in each coordinate."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from harness.data.base import Data, Dataset, Standardise
 
 @dataclass(frozen=True, kw_only=True)
 class Points(Dataset):
-    """Draws [N, D] that are the same every time."""
+    """Points [N, D] drawn with a fixed seed."""
 
-    number: Annotated[int, Range(2, 10**9, why="no machine gets through a billion")] = 10_000
-    """Points to train on; a fifth as many more are held out."""
+    number: Annotated[int, Range(2, 10**9, why="no machine completes more than a billion")] = 10_000
+    """Number of training points; another fifth of this number is held out."""
 
     def held_bytes(self) -> int:
         return 8 * 2 * self.number  # two coordinates and a class
 
     @abstractmethod
     def draw(self, number: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """float32 [number, D], and the component that each point is from, int64 [number]."""
+        """Draw points, float32 [number, D], and the component of each point, int64 [number]."""
 
     def load(self) -> Data:
         points, classes = self.draw(self.number, stream(0, self.name, "train"))
@@ -51,7 +51,7 @@ class EightGaussians(Points, name="eight_gaussians"):
 
 @dataclass(frozen=True, kw_only=True)
 class Checkerboard(Points, name="checkerboard"):
-    """Every other square of a board of four by four, evenly filled."""
+    """A uniform distribution on every other square of a board of 4x4 squares."""
 
     source: ClassVar[str] = "the usual toy of Grathwohl et al. 2019 (FFJORD), scaled to unit variance"
 
@@ -75,17 +75,17 @@ class Pinwheel(Points, name="pinwheel"):
         angle = arm * 2 * math.pi / 5 + 0.25 * (along + 1).exp()
         x = angle.cos() * (along + 1) - angle.sin() * across
         y = angle.sin() * (along + 1) + angle.cos() * across
-        variance = (1 + 0.3**2 + 0.1**2) / 2  # in every direction alike, since the five arms are evenly turned
+        variance = (1 + 0.3**2 + 0.1**2) / 2  # equal in all directions, by the symmetry of the five arms
         return torch.stack([x, y], dim=1) / math.sqrt(variance), arm
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScikitPoints(Points):
-    """A toy of scikit-learn's; what is stored is its own, what is trained on is standardised."""
+    """A toy data set of scikit-learn: stored as it is, standardised for training."""
 
     @abstractmethod
     def make(self, number: int, random_state: int) -> tuple[Any, Any]:
-        """scikit-learn's points and what it says of each."""
+        """Return scikit-learn's points [number, 2] and its label of each: a class, or a position (float)."""
 
     def draw(self, number: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         points, about = self.make(number, int(torch.randint(2**31, (), generator=generator)))
@@ -108,7 +108,7 @@ class Moons(ScikitPoints, name="moons"):
     source: ClassVar[str] = "sklearn.datasets.make_moons"
 
     noise: NonNegative = 0.05
-    """Standard deviation of the points about the half circles, whose radius is 1."""
+    """Standard deviation of the noise on the points; the half circles have radius 1."""
 
     def make(self, number: int, random_state: int) -> tuple[Any, Any]:
         from sklearn.datasets import make_moons
@@ -123,7 +123,7 @@ class SwissRoll(ScikitPoints, name="swiss_roll"):
     source: ClassVar[str] = "sklearn.datasets.make_swiss_roll, without its depth"
 
     noise: NonNegative = 0.5
-    """Standard deviation of the points about the spiral, whose arms are 2 pi apart."""
+    """Standard deviation of the noise on the points; the arms of the spiral are 2 pi apart."""
 
     def make(self, number: int, random_state: int) -> tuple[Any, Any]:
         from sklearn.datasets import make_swiss_roll
@@ -134,20 +134,23 @@ class SwissRoll(ScikitPoints, name="swiss_roll"):
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianMixture(Points, name="gaussian_mixture"):
-    """Equally likely round Gaussians in D dimensions, whose means are known."""
+    """A mixture of equally likely isotropic Gaussians in D dimensions with known means."""
 
-    dimensions: Annotated[int, Range(1, 10**6, why="no network reads more")] = 2
+    dimensions: Annotated[int, Range(1, 10**6, why="no network takes more")] = 2
     components: Annotated[int, Range(1, 10**6, why="no training set shows more")] = 4
     spread: Annotated[float, Range(0, 1, ends="(]")] = 0.3
-    """Standard deviation of each component; their means supply the rest of the unit variance. A single one stands at
-    zero."""
+    """Standard deviation of each component; the means contribute the rest of the unit variance. A single component
+    has mean zero."""
 
     def held_bytes(self) -> int:
-        """The means, and of each sample the mean in float64 beside what is added to it."""
+        """Return the bytes of the means, and, for each sample, of its mean in float64 and of its noise in float32."""
         return 8 * self.components * self.dimensions + 12 * self.number * self.dimensions
 
     def means(self) -> Tensor:
-        """[components, D] in float64, of mean zero and variance 1 - spread^2 in each coordinate; one alone is zero."""
+        """Return the means, float64 [components, D]: mean zero and variance 1 - spread^2 in each coordinate.
+
+        The mean of a single component is zero.
+        """
         if self.components == 1:
             return torch.zeros(1, self.dimensions, dtype=torch.float64)
         drawn = torch.randn(

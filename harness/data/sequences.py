@@ -19,14 +19,14 @@ from harness.data.base import Data, Dataset, Standardise, existing
 from harness.data.tables import Decimal, Separator, read
 
 LARGEST_ROUNDING = 0.01
-"""Error of a stored value, in standard deviations of its channel, that is let pass."""
+"""Maximum rounding error of a stored value, in standard deviations of its channel."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Windows(Dataset):
-    """Every window [L, D] of a series [T, D]. The end of the series is held out; no window lies across the border."""
+    """Every window [L, D] of a series [T, D]. The end of the series is held out; no window crosses the border."""
 
-    window: Annotated[int, Range(2, 10**6, why="no network reads longer ones")] = 16
+    window: Annotated[int, Range(2, 10**6, why="no network takes longer windows")] = 16
     """Length L of a window, in rows of the series."""
     stride: Count = 1
     """Rows between the starts of two windows."""
@@ -35,7 +35,7 @@ class Windows(Dataset):
 
     @abstractmethod
     def series(self, say: Say) -> tuple[np.ndarray, tuple[str, ...]]:
-        """The series, float64 [T, D], and the names of its channels; `say` is told what is left out."""
+        """Return the series, float64 [T, D], and the names of its channels; `say` gets lines on what is left out."""
 
     def load(self) -> Data:
         notes = list[str]()
@@ -50,10 +50,12 @@ class Windows(Dataset):
         whole = torch.from_numpy(series)
         scale = Standardise(whole[:border].mean(0), whole[:border].std(0))
         if constant := [name for name, std in zip(names, scale.std, strict=True) if std == 0]:
-            raise UserError(f"dataset: the channel '{constant[0]}' never varies. Leave it out by dataset.columns.")
+            raise UserError(
+                f"dataset: the channel '{constant[0]}' never varies. Set dataset.columns to the other channels."
+            )
         _refuse_rounding(whole, scale, names)
         windows = (border - self.window) // self.stride + 1
-        size = 12 if self.stride < self.window else 4  # bytes of a number, with those of a copy in float64
+        size = 12 if self.stride < self.window else 4  # bytes per number, with a copy in float64 if windows overlap
         samples = Need("dataset.window", f"{windows} windows", size * windows * self.window * series.shape[1])
         require([samples], "the series cut into windows")
         train, held = (
@@ -67,9 +69,9 @@ class Windows(Dataset):
 
 
 def _refuse_rounding(series: Tensor, scale: Standardise, names: tuple[str, ...]) -> None:
-    """`UserError` where a channel of the series float64 [T, D] varies by less than float32 can tell apart.
+    """Raise `UserError` if float32, in which windows are stored, cannot resolve a channel of the series.
 
-    Windows are kept in float32.
+    `series` is float64 [T, D]; rounding errors up to `LARGEST_ROUNDING` standard deviations are accepted.
     """
     lost = (series.float().double() - series).abs().amax(0) / scale.std
     if len(worst := (lost > LARGEST_ROUNDING).nonzero().flatten()):
@@ -77,27 +79,27 @@ def _refuse_rounding(series: Tensor, scale: Standardise, names: tuple[str, ...])
         mean = scale.mean[worst[0]]
         std = scale.std[worst[0]]
         raise UserError(
-            f"dataset: the channel '{name}' varies by {std:.3g} around {mean:.3g}, too little for 32-bit numbers. "
-            "Subtract its mean, or choose another unit, before saving it."
+            f"dataset: the channel '{name}' varies by {std:.3g} around {mean:.3g}, too little for float32. "
+            "Subtract its mean before you save it, or choose another unit."
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimeSeries(Windows, name="time_series"):
-    """Windows of a series of your own, the oldest row first: a .csv with a header, or an .npz.
+    """Windows of your series, the oldest row first: a .csv with a header, or an .npz.
 
-    An .npz holds `series` [T, D] and perhaps `names` [D]. A .csv's columns of times and row numbers are left out, and
-    checked: rows that are not in the order of time are refused.
+    An .npz holds `series` [T, D] and optional `names` [D]. Columns of times and row numbers of a .csv are not channels,
+    but are checked: the rows must be in the order of time.
     """
 
     path: str = field(metadata=RUN_ONLY)
     """The file; relative paths begin in HARNESS_DATA, or else in data/."""
     columns: tuple[str, ...] = ()
-    """Channels to take, in this order; empty for all numeric ones."""
+    """Channels to use, in this order; empty for all numeric columns."""
     separator: Separator = "auto"
-    """What parts the columns of a .csv; auto for the one that its header shows."""
+    """Separator of the columns of a .csv; auto takes the separator of its header."""
     decimal: Decimal = "auto"
-    """The decimal sign of a .csv; auto for the only one that reads all its numbers."""
+    """Decimal sign of a .csv; auto takes the only sign that reads all numbers."""
 
     def series(self, say: Say) -> tuple[np.ndarray, tuple[str, ...]]:
         path = existing(self.path, "a .csv or .npz file")
@@ -109,7 +111,7 @@ class TimeSeries(Windows, name="time_series"):
 
 
 def _npz(path: Path, columns: tuple[str, ...], say: Say) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The chosen channels of an .npz, or all, and their names."""
+    """Return the chosen channels of an .npz, or all, float64 [T, D], and their names."""
     from harness.data.images import npz
 
     arrays = npz(path)
@@ -132,7 +134,7 @@ def _npz(path: Path, columns: tuple[str, ...], say: Say) -> tuple[np.ndarray, tu
 
 
 def _names(path: Path, given: np.ndarray | None, number: int) -> tuple[str, ...]:
-    """What the channels of an .npz are called; `UserError` where not every one has a name of its own."""
+    """Return the names of an .npz's channels; `UserError` unless each channel has a different name."""
     if given is None:
         return tuple(f"channel {i}" for i in range(number))
     if given.dtype.kind == "S":
@@ -141,12 +143,12 @@ def _names(path: Path, given: np.ndarray | None, number: int) -> tuple[str, ...]
     if given.ndim > 1 or len(names) != number:
         raise UserError(f"{path}: holds names {list(given.shape)} for {number} channels. Make it again.")
     if twice := [name for name in names if names.count(name) > 1]:
-        raise UserError(f"{path}: two channels are called '{twice[0]}'. Give each a name of its own.")
+        raise UserError(f"{path}: two channels are called '{twice[0]}'. Give each a different name.")
     return names
 
 
 def _say_others(path: Path, arrays: dict[str, np.ndarray], rows: int, say: Say) -> None:
-    """Say which arrays are no part of the series; those of its times are checked."""
+    """Say which arrays are left out, and check those with the times of the rows."""
     from harness.data import times
 
     for name, array in arrays.items():
@@ -158,7 +160,7 @@ def _say_others(path: Path, arrays: dict[str, np.ndarray], rows: int, say: Say) 
 
 @dataclass(frozen=True, kw_only=True)
 class USMacro(Windows, name="us_macro"):
-    """The US economy by quarters, 1959 to 2009, out of statsmodels: growth, investment, unemployment, inflation."""
+    """The US economy by quarter, 1959 to 2009, from statsmodels: growth, investment, unemployment, inflation."""
 
     source: ClassVar[str] = "statsmodels' macrodata (Federal Reserve Bank of St. Louis)"
 

@@ -1,4 +1,4 @@
-"""Tables as people export them, as texts: their encoding, separator and header."""
+"""Read exported tables as text: detect encoding, separator and header."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from harness.core.reading import Damaged, bytes_of
 Separator = Literal["auto", "comma", "semicolon", "tab", "bar", "space"]
 Decimal = Literal["auto", "point", "comma"]
 
-csv.field_size_limit(sys.maxsize)  # what is too long for a number is said below, by its cell
+csv.field_size_limit(sys.maxsize)  # later checks report overlong numbers with their cell
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|"}
 
 
 @dataclass(frozen=True)
 class Table:
-    """The texts below a header."""
+    """A table's header and the texts below it."""
 
     path: Path
     names: tuple[str, ...]
-    """Of the columns; empty where a column has none."""
+    """Names of the columns; "" for a column without a name."""
     texts: list[list[str]]
-    """The cells of each column, without blanks around them."""
+    """The cells of each column, without surrounding blanks."""
     first: int
-    """Row of a spreadsheet that the first cells stand in."""
+    """Row number of the first cells in a spreadsheet."""
     separator: str
 
     def place(self, row: int, column: int) -> str:
-        """Where a cell stands in a spreadsheet, like B7."""
+        """Return the position of a cell in a spreadsheet, like B7."""
         letters = ""
         number = column + 1
         while number:
@@ -43,13 +43,13 @@ class Table:
         return f"{letters}{self.first + row}"
 
     def column(self, number: int) -> str:
-        """What a column is called in a message."""
+        """Return the description of a column for a message."""
         name = f"'{self.names[number]}'" if self.names[number] else "without a name"
         return f"column {self.place(0, number).rstrip('0123456789')} {name}"
 
 
 def read(path: Path, separator: Separator) -> Table:
-    """The table of a text file with a header; `UserError` where its rows differ in length."""
+    """Read a text file with a header; `UserError` if it cannot be read or its rows differ in length."""
     import pandas as pd
 
     text = _text(path)
@@ -74,7 +74,7 @@ def read(path: Path, separator: Separator) -> Table:
 
 
 def _text(path: Path) -> str:
-    """The content, decoded; `UserError` where it is no text."""
+    """Return the decoded content; `UserError` if it is not text in UTF-8 or UTF-16."""
     try:
         content = bytes_of(path)
         text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
@@ -86,12 +86,12 @@ def _text(path: Path) -> str:
 
 
 def _fields(line: str, sign: str) -> list[str]:
-    """What stands between the separators of a line."""
+    """Split a line at its separators."""
     return line.split() if sign == r"\s+" else next(csv.reader([line], delimiter=sign, skipinitialspace=True), [])
 
 
 def _separator(path: Path, lines: Sequence[str], given: Separator) -> str:
-    """The sign between columns: the header's; of several, the only one that gives the first rows as many fields."""
+    """Return the separator of the header; of several, the only one that splits the first rows into as many fields."""
     if given != "auto":
         return r"\s+" if given == "space" else SEPARATORS[given]
     found = {name: sign for name, sign in SEPARATORS.items() if len(_fields(lines[0], sign)) > 1}
@@ -102,19 +102,19 @@ def _separator(path: Path, lines: Sequence[str], given: Separator) -> str:
         } or found
     if len(found) > 1:
         raise UserError(
-            f"{path}: its columns may be parted by {' or '.join(found)}. Set dataset.separator to one of them."
+            f"{path}: the separator of its columns may be {' or '.join(found)}. Set dataset.separator to one of them."
         )
     return next(iter(found.values()), ",")
 
 
 def _refuse_ragged(path: Path, lines: Sequence[str], skipped: int, sign: str) -> None:
-    """`UserError` names the first row that has more or fewer fields than the header."""
+    """Raise `UserError` for the first row that has more or fewer fields than the header."""
     rows = csv.reader(lines[skipped:], delimiter=sign) if len(sign) == 1 else map(str.split, lines[skipped:])
     width = len(next(rows))
     for row, fields in enumerate(rows, skipped + 2):
         if fields and len(fields) != width:
             raise UserError(
-                f"{path}: row {row} has {len(fields)} fields, the header {width}. "
-                "Give every row as many as the header: "
+                f"{path}: row {row} has {len(fields)} fields, but the header has {width}. "
+                "Give every row as many fields as the header: "
                 "a comma in a number or at the end of a row counts as a separator."
             )
