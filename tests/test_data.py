@@ -189,7 +189,7 @@ def test_npz_classes_are_parted_by_class_and_the_rare_are_kept(folder: Path) -> 
     refused(
         build("dataset", {"name": "npz", "path": "x.npz"}),
         f"{folder}/x.npz: 2 of 20 `labels` are NaN.",
-        "Give each picture one",
+        "Give each picture a label",
     )
 
 
@@ -261,9 +261,9 @@ def test_digits_are_encoded_as_other_images_are_unless_told_otherwise() -> None:
     ("ends", "said"),
     [
         ([1, 1], r"encoded: \[1.0, 1.0\] is not a lower and a higher value\. Give two numbers, like \[0,1\]\."),
-        ([1, 0], r"encoded: \[1.0, 0.0\] is no pair"),
-        ([0, 1, 2], r"encoded: \[0.0, 1.0, 2.0\] is no pair"),
-        ([], r"encoded: \[\] is no pair"),
+        ([1, 0], r"encoded: \[1.0, 0.0\] is not a lower"),
+        ([0, 1, 2], r"encoded: \[0.0, 1.0, 2.0\] is not a lower"),
+        ([], r"encoded: \[\] is not a lower"),
         ([0, float("inf")], r"encoded\[1\]: expected a finite number, got inf"),
         ([float("nan"), 1], r"encoded\[0\]: expected a finite number, got nan"),
         ([0, 1e19], r"encoded\[1\]: 1e\+19 is outside \[-1e\+18, 1e\+18\]"),

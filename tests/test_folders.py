@@ -656,7 +656,7 @@ def test_labels_of_any_type_become_classes_from_zero(
         ({"images": np.array([{}])}, "cannot be read"),
         ({"images": pixels(20, 4, 4, 3), "labels": np.arange(19)},
          r"`labels` has shape \[19\] for 20 images\. Give one label for each image\."),
-        ({"images": pixels(20, 4, 4, 3), "labels": np.eye(20)}, r"`labels` is \[20, 20\] for 20 images"),
+        ({"images": pixels(20, 4, 4, 3), "labels": np.eye(20)}, r"`labels` has shape \[20, 20\] for 20 images"),
         ({"images": pixels(20, 4, 4, 3), "labels": np.array([None] * 20)}, "cannot be read"),
         ({"images": pixels(0, 4, 4, 3)}, "0 samples cannot be split"),
         ({"images": pixels(9, 4, 4, 3)}, "9 samples cannot be split"),

@@ -78,7 +78,7 @@ REFUSED = {
     "a number for a name": (GOOD.replace('"mine"', "5"), "line 8: Mine: 5 is not a valid name."),
     "a name that --set cannot hold": (GOOD.replace('"mine"', '"a=b"'), "line 8: Mine: 'a=b' is no"),
     "a decorated function": ("from dataclasses import dataclass\n@dataclass\ndef f(): pass", "line 2: AttributeError"),
-    "no decorator": (GOOD.replace("@dataclass(frozen=True, kw_only=True)\n", ""), "weighting 'mine' is no data"),
+    "no decorator": (GOOD.replace("@dataclass(frozen=True, kw_only=True)\n", ""), "weighting 'mine' is not a data"),
     "not frozen": (GOOD.replace("frozen=True, ", ""), "line 7: TypeError: cannot inherit non-frozen dataclass"),
     "no method": (WEIGHTING, "line 7: Mine has no method weight(self, t, interpolant), which every Weigh"),
     "a misspelt method": (GOOD.replace("def weight", "def wheight"), "If 'wheight' is meant, rename it."),

@@ -158,8 +158,8 @@ FALSE_HEADERS = {
 
 DAMAGES = {
     "a terabyte": "its header says .* 1,000,000,000,000 bytes, but 0 bytes follow",
-    "more than follows": "3 bytes, and 2 bytes follow",
-    "less than follows": "3 bytes, and 4 bytes follow",
+    "more than follows": "3 bytes, but 2 bytes follow",
+    "less than follows": "3 bytes, but 4 bytes follow",
     "negative": "its header says",
     "objects": "pickled",
     "another version": "version",

@@ -134,7 +134,7 @@ def stopped(said: str = "stopped") -> int:
 
 
 def _blame(error: BaseException) -> int:
-    """Report the line of a user's file that an exception passed through; re-raise the exception if it passed none."""
+    """Report the line of a user's file through which an exception passed; re-raise it if it passed through none."""
     if (place := place_in(error, USERS_FILES)) is None:
         if not isinstance(error, SystemExit):
             raise error

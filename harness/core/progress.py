@@ -63,7 +63,7 @@ def shown(
 def told(
     items: Iterable[T], title: str, total: float, say: Say, weigh: Callable[[T], float] = lambda _: 1
 ) -> Generator[T, None, None]:
-    """Pass items through, and say their share of `total` so far every `TELL_EVERY_S` seconds."""
+    """Pass items through, and report their share of `total` so far every `TELL_EVERY_S` seconds."""
     done = 0.0
     began = time.monotonic()
     ended = threading.Event()

@@ -222,7 +222,7 @@ def held_out(number: int, every: int, strata: Tensor | None = None) -> Tensor:
 
 
 def parted(classes: Tensor | None, apart: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Split classes [N] into those of the training and of the held-out samples; `apart` bool [N] marks the held-out."""
+    """Split classes [N] into (training classes, held-out classes); `apart` bool [N] marks the held-out samples."""
     return (None, None) if classes is None else (classes[~apart], classes[apart])
 
 

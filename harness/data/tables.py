@@ -91,7 +91,10 @@ def _fields(line: str, sign: str) -> list[str]:
 
 
 def _separator(path: Path, lines: Sequence[str], given: Separator) -> str:
-    """Return the separator of the header; of several, the only one that splits the first rows into as many fields."""
+    """Return the separator of the header; of several, the one by which all first rows have equally many fields.
+
+    `UserError` if several separators remain. A comma if the header has none.
+    """
     if given != "auto":
         return r"\s+" if given == "space" else SEPARATORS[given]
     found = {name: sign for name, sign in SEPARATORS.items() if len(_fields(lines[0], sign)) > 1}
