@@ -135,7 +135,7 @@ def test_the_table_of_the_gallery_is_its_csv() -> None:
     assert len(shown) == len(scales)
     for line in shown:
         name, metric, *values = [cell.strip() for cell in line.strip("|").split("|")]
-        known = gallery.loc[(scales[name], {"FID": "fid", "sliced Wasserstein": "sliced_wasserstein"}[metric])]
+        known: Any = gallery.loc[(scales[name], {"FID": "fid", "sliced Wasserstein": "sliced_wasserstein"}[metric])]
         kind = re.search(r"\((held out|resampled)\)", values[1])
         assert kind is not None
         for value, column in zip(values, ("value", kind[1].replace(" ", "_"), "gaussian"), strict=True):
