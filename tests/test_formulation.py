@@ -236,7 +236,7 @@ def test_a_stochastic_solver_where_the_velocity_has_no_score() -> None:
         *(
             (
                 {"time_sampler": {"name": outer, "of": {"name": "cosmap", "importance_correct": True}}},
-                "time_sampler.of.importance_correct: the outer sampler's density is divided by. Set it there.",
+                "time_sampler.of.importance_correct: the correction uses the outer sampler's density. Set it there.",
             )
             for outer in ("low_discrepancy", "shifted")
         ),
