@@ -171,7 +171,7 @@ def test_every_command_is_a_module_of_its_name() -> None:
         ),
         (
             "train --set prediction=data --set prediction.t_min=0",
-            "prediction.t_min: data has no velocity at t = 0 on linear.",
+            "prediction.t_min: data gives no finite velocity at t = 0 on linear.",
         ),
         ("train --set objective.space=score", "objective.space: 'score' is not a choice."),
         ("train --set coupling=pairs", "coupling.path: Pairs needs it. Give a value."),
