@@ -176,7 +176,7 @@ def test_digest_is_that_of_the_canonical_json() -> None:
         ({"evaluate.nfe": [1, 0]}, "evaluate.nfe: euler spends 1 calls a step and cannot spend 0. Use 1."),
         (
             {"evaluate.solver": "dopri5"},
-            "evaluate.nfe: dopri5 chooses its own steps and cannot be told to spend 1. Use 0; its calls are counted.",
+            "evaluate.nfe: dopri5 chooses its own steps and cannot spend exactly 1. Use 0; its calls are counted.",
         ),
         ({"objective.space": "velocty"}, "objective.space: 'velocty' is not a choice. Did you mean 'velocity'?"),
         ({"prediction": "velocty"}, "prediction: 'velocty' is no prediction. Did you mean 'velocity'?"),

@@ -236,7 +236,7 @@ def test_dopri5_is_told_nothing() -> None:
     for nfe in (1, 6, 12, -1):
         with pytest.raises(ConfigError) as caught:
             DormandPrince5().steps(nfe)
-        reason = f"dopri5 chooses its own steps and cannot be told to spend {nfe}. Use 0; its calls are counted."
+        reason = f"dopri5 chooses its own steps and cannot spend exactly {nfe}. Use 0; its calls are counted."
         assert str(caught.value) == f"nfe: {reason}"
 
 

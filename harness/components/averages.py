@@ -33,11 +33,11 @@ class Average(Component, family="average"):
     """An average of the weights over their training."""
 
     def check(self, decays: Sequence[float], snapshots: bool) -> None:
-        """Raise `ConfigError` if a training with these EMA `decays` and `snapshots` (or none) cannot provide it."""
+        """Raise `ConfigError` if a training that keeps these EMA `decays`, and maybe `snapshots`, cannot provide it."""
 
     @abstractmethod
     def terms(self, decays: Sequence[float], steps: Sequence[int]) -> list[Term]:
-        """Return the terms whose sum it is, given snapshots at `steps`; the shares sum to one."""
+        """Return the terms whose sum is the average, given snapshots at `steps`; the shares sum to one."""
 
 
 @dataclass(frozen=True, kw_only=True)

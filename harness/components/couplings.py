@@ -26,9 +26,9 @@ from harness.core.reading import Damaged, say_once
 from harness.core.registry import Component
 
 EXACT_ITERATIONS = 10**9
-"""Most iterations of the network simplex; POT's default of 100,000 ends before the optimum of 4,096 pairs."""
+"""Largest number of network simplex steps; POT's default of 100,000 ends before the optimum of 4,096 pairs."""
 ENTROPIC_ITERATIONS = 2000
-"""Most iterations of Sinkhorn's algorithm."""
+"""Largest number of iterations of Sinkhorn's algorithm."""
 ENTROPIC_ERROR = 1e-6
 """Error of the plan's marginals at which Sinkhorn's algorithm ends earlier."""
 UNEVEN = 0.01
@@ -54,7 +54,7 @@ class Coupling(Component, family="coupling"):
     needs_classes: ClassVar[bool] = False
     """Whether `pair` needs the classes of the data."""
     brings_data: ClassVar[bool] = False
-    """Whether it replaces the drawn data and their classes by other ones."""
+    """Whether it replaces the drawn data and classes by its own data and classes."""
 
     @abstractmethod
     def pair(self, x0: Tensor, x1: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Pair:

@@ -43,7 +43,7 @@ class Noise(Component, family="noise"):
         """Raise `UserError` if this noise does not fit these data."""
 
     def fingerprint(self) -> dict[str, str | int]:
-        """Return hashes of the files that it reads; empty if it reads none."""
+        """Return identifiers of the content of the files that it reads; empty if it reads none."""
         return {}
 
 

@@ -174,7 +174,7 @@ class DormandPrince5(Solver, name="dopri5"):
     def steps(self, nfe: int) -> int:
         if nfe != 0:
             raise ConfigError(
-                "nfe", f"dopri5 chooses its own steps and cannot be told to spend {nfe}. Use 0; its calls are counted."
+                "nfe", f"dopri5 chooses its own steps and cannot spend exactly {nfe}. Use 0; its calls are counted."
             )
         return 1
 

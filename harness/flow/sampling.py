@@ -107,7 +107,7 @@ class SamplingConfig(Config):
 
 
 class Trained(NamedTuple):
-    """A trained network, and the rest of what sampling needs."""
+    """A trained network, and all else that sampling needs."""
 
     network: nn.Module
     formulation: Formulation

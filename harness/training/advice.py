@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 PAPER_STEPS = 50_000
 """Steps from which on a training is as long as those for which papers publish learning rates."""
 RATES = (1e-4, 5e-4)
+"""Usual range of the learning rate for long trainings with AdamW."""
 STD = (0.2, 2.5)
 MEAN = 1.0
 """Ranges of sd and absolute mean of encoded data for which networks, noise and times are made."""

@@ -69,7 +69,7 @@ ALONE = Ranks()
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    """The ranks that torchrun started, or `ALONE`; each takes the GPU of its local rank where there are GPUs.
+    """The ranks that torchrun started, or `ALONE`; each takes the GPU of its local rank if there are GPUs.
 
     Raises `UserError` if another rank cannot be reached any more.
     """

@@ -28,7 +28,7 @@ FUSED = 0.25
 HALF = 0.5
 """Smallest share of the counted bytes that bf16 keeps; some layers stay in float32."""
 LAYERS = 4
-"""Most tensors that a module keeps, to guess whether activations are worth counting."""
+"""Largest number of tensors that a module keeps, to guess whether activations are worth counting."""
 
 
 @functools.lru_cache(maxsize=64)

@@ -52,7 +52,7 @@ class AdamW(Adam, name="adamw"):
     """Adam with decoupled weight decay."""
 
     formula: ClassVar[str] = (
-        "Adam, betas {beta1:g}, {beta2:g}, eps {eps:g}; weights less {weight_decay:g} rate of themselves"
+        "Adam, betas {beta1:g}, {beta2:g}, eps {eps:g}; weights <- (1 - {weight_decay:g} rate) weights"
     )
     source: ClassVar[str] = "Loshchilov & Hutter 2019, algorithm 2"
 

@@ -43,7 +43,7 @@ class Cosine(Schedule, name="cosine"):
 
 @dataclass(frozen=True, kw_only=True)
 class InverseSqrt(Schedule, name="inverse_sqrt"):
-    """Constant at the peak, then falling as 1 / sqrt(step), for every length of the training."""
+    """Constant at the peak, then falling as 1 / sqrt(step), independent of the training's length."""
 
     formula: ClassVar[str] = "1 / sqrt(max(step / {reference_steps}, 1)), 0: the warm-up"
     source: ClassVar[str] = "Vaswani et al. 2017, eq. 3; with reference_steps: Karras et al. 2024 (EDM2), eq. 67"

@@ -29,7 +29,7 @@ from harness.training.hardware import autocast, compiled, laid_out, matmul_preci
 from harness.training.state import State
 
 HELD_OUT = 512
-"""Most held-out samples on which training measures the held-out loss."""
+"""Largest number of held-out samples on which training measures the held-out loss."""
 LOWERED = 0.5
 """Factor that multiplies the learning rate at every divergence."""
 LOWEST = 0.02
