@@ -170,7 +170,9 @@ def test_a_weighting_of_another_error_needs_the_squared_loss(prediction: str) ->
     parts = {"weighting": "min_snr", "prediction": prediction, "loss": "pseudo_huber"}
     reason = "min_snr weights the squared error of the data, but pseudo_huber is not a squared loss"
     advice = "Set objective.space=data, or choose loss=mse."
-    refused(f"objective.space: {reason}: no weight of the {prediction} error is equal to it. {advice}", **parts)
+    refused(
+        f"objective.space: {reason}: no weight of the {prediction} error gives the same objective. {advice}", **parts
+    )
     for change in ({"objective": {"space": "data"}}, {"loss": "mse"}, {"weighting": "clipped_snr"}):
         assert Formulation.parse({**parts, **change})
 

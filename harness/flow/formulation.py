@@ -1,4 +1,4 @@
-"""The formulation: the components that define the objective, and checks of which of them go together."""
+"""The formulation: the components that define the objective, and checks that they go together."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class Formulation(Config):
                 )
 
     def _check_weighting(self) -> None:
-        """Raise `ConfigError` if no weight of the measured loss is equal to the stated weighting."""
+        """Raise `ConfigError` if no weight of the measured loss gives the objective that the weighting states."""
         name = self.weighting.name
         stated = self.weighting.stated_for
         if stated not in get_args(Stated):
@@ -138,7 +138,7 @@ class Formulation(Config):
             reason = f"{name} weights the squared error of the {stated}, but {self.loss.name} is not a squared loss"
             advice = f"Set {instead}, or choose loss=mse."
             raise ConfigError(
-                "objective.space", f"{reason}: no weight of the {self.space} error is equal to it. {advice}"
+                "objective.space", f"{reason}: no weight of the {self.space} error gives the same objective. {advice}"
             )
         for end in ("t_min", "t_max"):
             t = torch.tensor([getattr(self.prediction, end)], dtype=torch.float64)

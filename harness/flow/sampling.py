@@ -87,8 +87,8 @@ class SamplingConfig(Config):
     ) -> None:
         """Raise `ConfigError` if `who`, trained by `learned`, cannot be sampled with this configuration.
 
-        `at`: the path of this configuration. `decays`: of the averages that training keeps. `snapshots`: whether
-        training keeps snapshots.
+        `at`: the path of this configuration. `decays`: decays of the averages that training keeps. `snapshots`:
+        whether training keeps snapshots.
         """
         try:
             self.average.check(decays, snapshots)

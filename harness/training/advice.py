@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from harness.training.config import TrainConfig
 
 PAPER_STEPS = 50_000
-"""Steps from which on a training is as long as those for which papers publish learning rates."""
+"""Published learning rates apply to trainings of at least this many steps."""
 RATES = (1e-4, 5e-4)
 """Usual range of the learning rate for long trainings with AdamW."""
 STD = (0.2, 2.5)
@@ -28,7 +28,7 @@ MEAN = 1.0
 NARROW = 0.7
 """Spread of the samples, as a share of the spread of the data, below which modes may be missing."""
 FAR = 1.5
-"""Factor between sigma_data and the data's standard deviation, either way, from which on the program warns."""
+"""The program warns if sigma_data differs from the data's standard deviation by more than this factor."""
 LEFT = 0.1
 """Largest accepted ratio of data to noise at t = 1, and of noise to data at t = 0."""
 GAIN = 0.05

@@ -47,7 +47,7 @@ class DataOrder:
 
 
 def batches(data: Data, batch_size: int, seed: int, start: int, end: int, device: str) -> Iterator[StoredBatch]:
-    """Yield the batches of steps `start` to `end` - 1, the same for every first step and way of fetching."""
+    """Yield the batches of steps `start` to `end` - 1; they depend neither on `start` nor on the way of fetching."""
     classes = None if data.classes is None else data.classes.to(device)
     if isinstance(data.train, Tensor) and data.train.nbytes <= RESIDENT_BYTES:
         train = data.train.to(device)
