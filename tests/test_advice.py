@@ -73,13 +73,13 @@ UNFITTING: list[tuple[dict[str, Any], float, str | None]] = [
     (
         {"interpolant": {"name": "ve", "sigma_max": 5.0}},
         1.0,
-        "interpolant: ve: at t = 1 data of size 1 are left under noise of sd 5",
+        "interpolant: ve: at t = 1 data of size 1 remain under noise of sd 5",
     ),
     ({"interpolant": {"name": "ve", "sigma_max": 50.0}}, 1.0, None),
     (
         {"interpolant": {"name": "vp_ddpm", "beta_max": 2.0}},
         1.0,
-        "interpolant: vp_ddpm: at t = 1 data of size 0.592 are left",
+        "interpolant: vp_ddpm: at t = 1 data of size 0.592 remain",
     ),
     ({"interpolant": "vp_ddpm"}, 1.0, None),
     (
@@ -142,7 +142,7 @@ FALLING = [1 / (1 + i) for i in range(20)]
         (lines(FALLING, held_out={5: 0.3, 10: 0.2, 19: 0.201}), None),
         (
             lines(FALLING, held_out={5: 0.3, 10: 0.2, 19: 0.18}),
-            "the held-out loss still fell at the end (0.2 a look before, 0.18)",
+            "the held-out loss still fell at the end (from 0.2 to 0.18)",
         ),
         (lines(FALLING, held_out={5: 0.3, 10: 0.2, 19: 0.195}), None),
         ([*lines(FALLING), {"step": 20, "sample_spread": 0.6}], "the samples spread 60% as far as the data"),

@@ -157,7 +157,7 @@ def test_every_command_is_a_module_of_its_name() -> None:
         ),
         (
             "train --set evaluate.solver=dopri5",
-            "evaluate.nfe: dopri5 chooses its own steps and cannot be told to spend 1. Use 0;",
+            "evaluate.nfe: dopri5 chooses its own steps and cannot spend exactly 1. Use 0;",
         ),
         ("train --set evaluate.nfe=[0]", "evaluate.nfe: euler spends 1 calls a step and cannot spend 0. Use 1."),
         (
@@ -171,7 +171,7 @@ def test_every_command_is_a_module_of_its_name() -> None:
         ),
         (
             "train --set prediction=data --set prediction.t_min=0",
-            "prediction.t_min: data has no velocity at t = 0 on linear.",
+            "prediction.t_min: data gives no finite velocity at t = 0 on linear.",
         ),
         ("train --set objective.space=score", "objective.space: 'score' is not a choice."),
         ("train --set coupling=pairs", "coupling.path: Pairs needs it. Give a value."),

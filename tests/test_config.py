@@ -176,7 +176,7 @@ def test_digest_is_that_of_the_canonical_json() -> None:
         ({"evaluate.nfe": [1, 0]}, "evaluate.nfe: euler spends 1 calls a step and cannot spend 0. Use 1."),
         (
             {"evaluate.solver": "dopri5"},
-            "evaluate.nfe: dopri5 chooses its own steps and cannot be told to spend 1. Use 0; its calls are counted.",
+            "evaluate.nfe: dopri5 chooses its own steps and cannot spend exactly 1. Use 0; its calls are counted.",
         ),
         ({"objective.space": "velocty"}, "objective.space: 'velocty' is not a choice. Did you mean 'velocity'?"),
         ({"prediction": "velocty"}, "prediction: 'velocty' is no prediction. Did you mean 'velocity'?"),
@@ -194,7 +194,7 @@ def test_digest_is_that_of_the_canonical_json() -> None:
         ),
         (
             {"train.more_ema_decays": [0.5, 0.9, 0.5]},
-            "train.more_ema_decays: [0.9999, 0.5, 0.9, 0.5] names one twice. Name each once.",
+            "train.more_ema_decays: [0.9999, 0.5, 0.9, 0.5] has a decay twice. Name each once.",
         ),
         ({"backbone.groups": 5}, "backbone.groups: 5 does not divide every width. Choose a divisor of 32."),
         ({"evaluate.solver": "heun"}, "evaluate.nfe: heun spends 2 calls a step and cannot spend 1. Use 2."),

@@ -423,7 +423,7 @@ def test_pairs_of_another_shape_are_refused(tmp_path: Path) -> None:
     pairs.check(torch.Size([3]), classes=3)
     x = torch.zeros(4, 1, 8, 8)
     for attempt in (lambda: pairs.check((1, 8, 8), classes=0), lambda: pairs.pair(x, x, generator())):
-        with pytest.raises(ConfigError, match=r"^coupling\.path: .*pairs holds \[3\], the data are \[1, 8, 8\]\. "):
+        with pytest.raises(ConfigError, match=r"^coupling\.path: .*pairs holds .* shape \[3\], .* \[1, 8, 8\]\. "):
             attempt()
 
 
@@ -442,10 +442,10 @@ def test_pairs_bring_the_classes_of_their_data(tmp_path: Path) -> None:
     ("classes", "message"),
     [
         (None, r"has no y\.npy with the classes of x0\. Add it, or set objective\.label_dropout=null\."),
-        (np.arange(10), r"has classes from 0 to 9, the data 3 of them from 0 on\. Make it again\."),
-        (np.arange(10) % 3 - 1, r"has classes from -1 to 1, the data 3 of them from 0 on\. Make it again\."),
-        (np.zeros(9, np.int64), r"is not one whole number \(int64\) for each row of x0\.npy\. Make it again\."),
-        (np.zeros(10, np.float32), r"is not one whole number \(int64\) for each row of x0\.npy\. Make it again\."),
+        (np.arange(10), r"has classes from 0 to 9, but the data have 3 classes, counted from 0\. .*"),
+        (np.arange(10) % 3 - 1, r"has classes from -1 to 1, but the data have 3 classes, counted from 0\. .*"),
+        (np.zeros(9, np.int64), r"needs one class \(int64\) for each row of x0\.npy\. Make it again\."),
+        (np.zeros(10, np.float32), r"needs one class \(int64\) for each row of x0\.npy\. Make it again\."),
     ],
     ids=["none", "too-many", "negative", "too-few", "floats"],
 )

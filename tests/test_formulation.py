@@ -112,14 +112,26 @@ SMALLER = "Choose a smaller one, like 0.99."
 @pytest.mark.parametrize(
     ("interpolant", "prediction", "space", "end", "message"),
     [
-        ("linear", "data", "output", {"t_min": 0}, f"data has no velocity at t = 0 on linear. {LARGER}"),
-        ("linear", "data", "noise", {"t_min": 0}, f"data has no velocity at t = 0 on linear. {LARGER}"),
-        ("gvp", "data", "output", {"t_min": 0}, f"data has no velocity at t = 0 on gvp. {LARGER}"),
-        ("linear", "noise", "output", {"t_max": 1}, f"noise has no velocity at t = 1 on linear. {SMALLER}"),
-        ("vp", "noise", "output", {"t_max": 1}, f"noise has no velocity at t = 1 on vp. {SMALLER}"),
-        ("linear", "score", "output", {"t_max": 1}, f"score has no velocity at t = 1 on linear. {SMALLER}"),
-        ("polynomial", "velocity", "data", {"t_max": 1}, f"velocity has no data at t = 1 on polynomial. {SMALLER}"),
-        ("polynomial", "velocity", "noise", {"t_max": 1}, f"velocity has no noise at t = 1 on polynomial. {SMALLER}"),
+        ("linear", "data", "output", {"t_min": 0}, f"data gives no finite velocity at t = 0 on linear. {LARGER}"),
+        ("linear", "data", "noise", {"t_min": 0}, f"data gives no finite velocity at t = 0 on linear. {LARGER}"),
+        ("gvp", "data", "output", {"t_min": 0}, f"data gives no finite velocity at t = 0 on gvp. {LARGER}"),
+        ("linear", "noise", "output", {"t_max": 1}, f"noise gives no finite velocity at t = 1 on linear. {SMALLER}"),
+        ("vp", "noise", "output", {"t_max": 1}, f"noise gives no finite velocity at t = 1 on vp. {SMALLER}"),
+        ("linear", "score", "output", {"t_max": 1}, f"score gives no finite velocity at t = 1 on linear. {SMALLER}"),
+        (
+            "polynomial",
+            "velocity",
+            "data",
+            {"t_max": 1},
+            f"velocity gives no finite data at t = 1 on polynomial. {SMALLER}",
+        ),
+        (
+            "polynomial",
+            "velocity",
+            "noise",
+            {"t_max": 1},
+            f"velocity gives no finite noise at t = 1 on polynomial. {SMALLER}",
+        ),
     ],
 )
 def test_a_clamp_where_the_conversion_has_no_bound(
@@ -156,9 +168,11 @@ def test_a_clamp_at_an_end_with_a_bound(interpolant: str, prediction: dict[str, 
 def test_a_weighting_of_another_error_needs_the_squared_loss(prediction: str) -> None:
     """The nearest formulations are told, and taken."""
     parts = {"weighting": "min_snr", "prediction": prediction, "loss": "pseudo_huber"}
-    reason = "min_snr weights the squared error of the data, and pseudo_huber is no square"
+    reason = "min_snr weights the squared error of the data, but pseudo_huber is not a squared loss"
     advice = "Set objective.space=data, or choose loss=mse."
-    refused(f"objective.space: {reason}: no weight of the {prediction} error does the same. {advice}", **parts)
+    refused(
+        f"objective.space: {reason}: no weight of the {prediction} error gives the same objective. {advice}", **parts
+    )
     for change in ({"objective": {"space": "data"}}, {"loss": "mse"}, {"weighting": "clipped_snr"}):
         assert Formulation.parse({**parts, **change})
 
@@ -168,7 +182,7 @@ def test_a_weighting_of_an_error_that_is_no_finite_multiple_of_what_is_measured(
     for end, space, advice in (("t_max", "noise", SMALLER), ("t_min", "data", LARGER)):
         value = {"t_min": 0, "t_max": 1}[end]
         parts = {"weighting": "cosmap", "objective": {"space": space}}
-        reason = f"cosmap weights the error of the velocity, which is no finite multiple of the {space}'s"
+        reason = f"cosmap weights the velocity error, which is not a finite multiple of the {space} error"
         refused(
             f"prediction.{end}: {reason} at t = {value} on linear. {advice[:-1]}, or objective.space=velocity.",
             **parts,
@@ -185,9 +199,9 @@ def test_a_weighting_of_another_error_than_the_scores_needs_one_variance_of_the_
     parts["evaluate__extractor"] = "digits"
     with pytest.raises(ConfigError) as caught:
         check(run(noise="matched", **parts))
-    reason = "p2 weights the error of the noise, which is another multiple of the score's in each feature"
+    reason = "p2 weights the noise error, whose ratio to the score error differs between features"
     advice = "Set objective.space=noise."
-    assert str(caught.value) == f"objective.space: {reason}, since each has noise of its own. {advice}"
+    assert str(caught.value) == f"objective.space: {reason}, because their noise variances differ. {advice}"
     check(run(noise="matched", **parts, objective__space="noise"))
     check(run(noise="matched", **{**parts, "prediction": "edm"}))
     check(run(noise="matched", **{**parts, "noise__per_feature": False}))
@@ -196,7 +210,7 @@ def test_a_weighting_of_another_error_than_the_scores_needs_one_variance_of_the_
 def test_a_weighting_that_is_stated_for_no_quantity_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(P2, "stated_for", "image")
     refused(
-        "weighting: p2 is stated for 'image', which is no quantity. Set its stated_for to one of velocity, data, "
+        "weighting: p2 is stated for 'image', which is not a quantity. Set its stated_for to one of velocity, data, "
         "noise, any.",
         weighting="p2",
     )
@@ -215,7 +229,8 @@ def test_a_score_without_a_bound() -> None:
 def test_a_stochastic_solver_where_the_velocity_has_no_score() -> None:
     """On `polynomial` nothing moves at t = 1, where sampling starts: the velocity there says nothing of the score."""
     with pytest.raises(
-        ConfigError, match=r"^prediction\.t_max: velocity has no score at t = 1 on polynomial\. Choose a smaller one"
+        ConfigError,
+        match=r"^prediction\.t_max: velocity gives no finite score at t = 1 on polynomial\. Choose a smaller one",
     ):
         run(interpolant="polynomial", prediction__t_max=1.0, evaluate__solver="euler_maruyama")
 
@@ -236,7 +251,7 @@ def test_a_stochastic_solver_where_the_velocity_has_no_score() -> None:
         *(
             (
                 {"time_sampler": {"name": outer, "of": {"name": "cosmap", "importance_correct": True}}},
-                "time_sampler.of.importance_correct: the outer sampler's density is divided by. Set it there.",
+                "time_sampler.of.importance_correct: the correction uses the outer sampler's density. Set it there.",
             )
             for outer in ("low_discrepancy", "shifted")
         ),
@@ -396,7 +411,7 @@ STOCHASTICALLY = {"evaluate__solver": "euler_maruyama"}
         ),
         (
             {"evaluate__checkpoint": "best", "evaluate__average": {"name": "posthoc", "width": 0.1}},
-            "checkpoint: an average put together afterwards ends where the snapshots do. Set it to last.",
+            "checkpoint: a posthoc average ends at the last snapshot, not at the best checkpoint. Set it to last.",
         ),
     ],
 )

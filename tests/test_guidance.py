@@ -380,7 +380,7 @@ def test_larger_scales_lead_away_from_the_other_class() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"low": 0.6, "high": 0.4}, r"^low: 0\.6 is above high = 0\.4\. Exchange them\.$"),
+        ({"low": 0.6, "high": 0.4}, r"^low: 0\.6 is above high = 0\.4\. Swap them\.$"),
         ({"scale": -1}, r"^scale: -1\.0 is outside \[0, 1e\+150\]"),
         ({"low": -0.1}, r"^low: -0\.1 is outside \[0, 1\]"),
         ({"high": 1.1}, r"^high: 1\.1 is outside \[0, 1\]"),
@@ -451,7 +451,7 @@ def small() -> RunConfig:
         ),
         (
             {"objective.label_dropout": 0, "evaluate.guidance.scale": 2},
-            r"^evaluate\.guidance: the network always sees them\. Train it with objective\.label_dropout "
+            r"^evaluate\.guidance: the network always sees the classes\. Train it with objective\.label_dropout "
             r"above 0, like 0\.1\.$",
         ),
         (

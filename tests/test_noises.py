@@ -208,7 +208,7 @@ def test_constant_features_keep_a_little_noise() -> None:
 
 
 def test_matched_refuses_data_that_are_all_the_same() -> None:
-    with pytest.raises(UserError, match=r"^noise: the data are all the same, .*\. Choose gaussian\.$"):
+    with pytest.raises(UserError, match=r"^noise: all data are equal, .*\. Choose gaussian\.$"):
         Matched().fit(torch.full((9, 3), 0.1))
 
 

@@ -265,8 +265,8 @@ def test_what_a_population_cannot_do_is_refused(transport: RunConfig, changes: d
 
 def test_a_population_of_another_shape_is_refused(transport: RunConfig) -> None:
     message = (
-        r"^noise\.dataset: its samples are \[3\], the data's \[2\]\. Choose two sets of one kind, like two "
-        r"selections from one file\.$"
+        r"^noise\.dataset: its samples have shape \[3\], but the data have shape \[2\]\. Choose data sets of one kind, "
+        r"like two selections from one file\.$"
     )
     with pytest.raises(ConfigError, match=message):
         check(override(transport, {"noise.dataset": {"name": "gaussian_mixture", "dimensions": 3}}))
@@ -282,8 +282,9 @@ def series(path: Path, names: tuple[str, ...], seed: int = 0) -> TimeSeries:
 def test_a_population_of_other_features_is_refused(tmp_path: Path) -> None:
     data = load(series(tmp_path / "data.npz", ("rain", "wind")))
     Population(dataset=series(tmp_path / "same.npz", ("rain", "wind"), seed=1)).check(data)
+    message = r"^noise\.dataset: it has other feature names than the data\. Choose data sets of one kind"
     for names in (("rain", "sun"), ("wind", "rain")):
-        with pytest.raises(ConfigError, match=r"^noise\.dataset: its features differ\. Choose two sets of one kind"):
+        with pytest.raises(ConfigError, match=message):
             Population(dataset=series(tmp_path / f"{names[1]}.npz", names)).check(data)
 
 

@@ -164,7 +164,7 @@ def test_how_it_is_judged_does_not_name_it(small: RunConfig) -> None:
          r"evaluate\.solver: a distilled network knows t = 1"),
         ({"reflow.distil": True, "evaluate.time_grid": "quadratic", "evaluate.nfe": [1]},
          r"evaluate\.time_grid: a distilled network"),
-        ({"evaluate.checkpoint": "best"}, r"evaluate\.checkpoint: pairs have no held-out loss .*\. Set it to last\."),
+        ({"evaluate.checkpoint": "best"}, r"evaluate\.checkpoint: training on pairs has no held-out loss.* to last\."),
         ({"reflow.rounds": 21}, r"reflow\.rounds: 21 is outside \[0, 20\]"),
         ({"reflow.distil": True, "evaluate.nfe": [1], "evaluate.metrics": ["curvature"]},
          r"evaluate\.metrics\[0\]: curvature is of a"),

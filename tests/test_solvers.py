@@ -236,7 +236,7 @@ def test_dopri5_is_told_nothing() -> None:
     for nfe in (1, 6, 12, -1):
         with pytest.raises(ConfigError) as caught:
             DormandPrince5().steps(nfe)
-        reason = f"dopri5 chooses its own steps and cannot be told to spend {nfe}. Use 0; its calls are counted."
+        reason = f"dopri5 chooses its own steps and cannot spend exactly {nfe}. Use 0; its calls are counted."
         assert str(caught.value) == f"nfe: {reason}"
 
 
@@ -418,7 +418,7 @@ def test_the_batches_of_an_adaptive_solver_take_what_they_need() -> None:
 
 def test_times_that_single_precision_cannot_tell_apart_are_refused() -> None:
     """A grid of float64 may be strict where two of its times near t = 1 are one float32: a step of no length."""
-    with pytest.raises(ConfigError, match="log_snr puts two of 33 times on one place"):
+    with pytest.raises(ConfigError, match="log_snr puts two of 33 times at the same value"):
         build("time_grid", {"name": "log_snr", "low": -18}).times(32, build("interpolant", "vp"))
 
 

@@ -130,7 +130,7 @@ def test_two_times_on_one_place_are_refused(grid: Any, path: Any, steps: int) ->
     with pytest.raises(ConfigError) as caught:
         made.times(steps, interpolant)
     assert caught.value.path.endswith("time_grid")
-    assert caught.value.message.startswith(f"{made.name} puts two of {steps + 1} times on one place")
+    assert caught.value.message.startswith(f"{made.name} puts two of {steps + 1} times at the same value")
     assert len(made.times(1, interpolant)) == 2
 
 
@@ -158,7 +158,7 @@ def test_a_grid_gives_its_interior_and_the_ends_are_set() -> None:
 
 @pytest.mark.parametrize("second", [0.2, 0.1, 1.0, 1.5])
 def test_times_that_do_not_fall_are_refused(second: float) -> None:
-    with pytest.raises(ConfigError, match="made puts two of 4 times on one place"):
+    with pytest.raises(ConfigError, match="made puts two of 4 times at the same value"):
         Made(second=second).times(3, Linear())
 
 

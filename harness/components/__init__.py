@@ -1,1 +1,1 @@
-"""What an ablation swaps, one family a module or package."""
+"""The components that an ablation swaps; one family per module or package."""

@@ -1,4 +1,4 @@
-"""Which average of a training's weights is judged: a weighted sum of what the training kept."""
+"""Averages of the weights over training: weighted sums of the weights that training saved."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from harness.core.errors import ConfigError
 from harness.core.registry import Component
 
 WIDTHS = (0.05, 0.10)
-"""Of the power-function averages that snapshots are taken of, as in EDM2."""
+"""Widths (sigma_rel) of the power-function averages that snapshots hold, as in EDM2."""
 Width = Annotated[float, Range(0, 0.25, ends="()")]
 
 
 class Term(NamedTuple):
-    """A share of weights that were kept."""
+    """A term of an average: saved weights, times a share."""
 
     name: str
-    """Where they stand in a checkpoint, or in a snapshot."""
+    """Prefix of the weights in the checkpoint or snapshot."""
     share: float
     step: int | None = None
-    """Of the snapshot; None is the checkpoint."""
+    """Step of the snapshot; None for the checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +33,11 @@ class Average(Component, family="average"):
     """An average of the weights over their training."""
 
     def check(self, decays: Sequence[float], snapshots: bool) -> None:
-        """`ConfigError` when a training that averages with `decays`, and perhaps takes snapshots, does not give it."""
+        """Raise `ConfigError` if a training that keeps these EMA `decays`, and maybe `snapshots`, cannot provide it."""
 
     @abstractmethod
     def terms(self, decays: Sequence[float], steps: Sequence[int]) -> list[Term]:
-        """What it is the sum of, with snapshots at `steps`; the shares sum to one."""
+        """Return the terms whose sum is the average, given snapshots at `steps`; the shares sum to one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +47,11 @@ class Ema(Average, name="ema"):
     formula: ClassVar[str] = "d average + (1 - d) weights at every step, d = {decay:g} (0: train.ema_decay)"
 
     decay: Annotated[float, Range(0, 1, ends="[)")] = 0.0
-    """One of `train.more_ema_decays`; 0 is `train.ema_decay`."""
+    """Decay per step: one of `train.more_ema_decays`, or 0 for `train.ema_decay`."""
 
     def check(self, decays: Sequence[float], snapshots: bool) -> None:
         if not decays:
-            raise ConfigError("", "training keeps none: train.ema_decay is null. Choose last, or give it a decay.")
+            raise ConfigError("", "training keeps none: train.ema_decay is null. Choose last, or set train.ema_decay.")
         if self.decay and self.decay not in decays:
             kept = ", ".join(f"{decay:g}" for decay in decays)
             raise ConfigError(
@@ -64,7 +64,7 @@ class Ema(Average, name="ema"):
 
 @dataclass(frozen=True, kw_only=True)
 class Last(Average, name="last"):
-    """None: the weights as they were last trained."""
+    """No average: the trained weights themselves."""
 
     formula: ClassVar[str] = "the last weights"
 
@@ -74,18 +74,18 @@ class Last(Average, name="last"):
 
 @dataclass(frozen=True, kw_only=True)
 class PostHoc(Average, name="posthoc"):
-    """An average of any length, put together after training from snapshots of two others."""
+    """An average of any length, combined after training from snapshots of two power-function averages."""
 
     formula: ClassVar[str] = "weights t^g, g such that the sd of t is {width:g} of the training"
     source: ClassVar[str] = "Karras et al. 2024 (EDM2), section C"
 
     width: Width
-    """Standard deviation of the average over the training, as a share of its length (sigma_rel)."""
+    """Standard deviation of the averaging profile, as a share of the training length (sigma_rel), in (0, 0.25)."""
 
     def check(self, decays: Sequence[float], snapshots: bool) -> None:
         if not snapshots:
             raise ConfigError(
-                "", "training keeps no snapshots. Set train.snapshot_every, to a hundredth of train.steps or so."
+                "", "training keeps no snapshots. Set train.snapshot_every to about a hundredth of train.steps."
             )
 
     def terms(self, decays: Sequence[float], steps: Sequence[int]) -> list[Term]:
@@ -98,12 +98,12 @@ class PostHoc(Average, name="posthoc"):
 
 
 def ema_name(decay: float) -> str:
-    """What an exponential average is called in a checkpoint."""
+    """Return the name of an exponential average in a checkpoint."""
     return f"ema-{decay:g}"
 
 
 def power_name(width: float) -> str:
-    """What a power-function average is called in a snapshot."""
+    """Return the name of a power-function average in a snapshot."""
     return f"power-{width:g}"
 
 
@@ -114,11 +114,11 @@ def gamma_of(width: float) -> float:
 
 
 def mixture(ends: np.ndarray, gammas: np.ndarray, end: float, gamma: float) -> np.ndarray:
-    """The weight of each snapshot, [N], in their sum that comes nearest to the average of exponent `gamma` at `end`.
+    """Return the snapshots' weights [N] whose sum best fits the average of exponent `gamma` over the first `end` steps.
 
     Snapshot i is the average of exponent `gammas[i]` over the first `ends[i]` steps. The profile of such an average is
-    (gamma + 1) t^gamma / end^(gamma + 1) on [0, end]; the weights are the least squares between the sum of profiles and
-    the wanted one (Karras et al. 2024, section C.3).
+    (gamma + 1) t^gamma / end^(gamma + 1) on [0, end]. The weights minimise the squared difference between the sum of
+    profiles and the wanted profile (Karras et al. 2024, section C.3).
     """
     between = _product(ends[:, None], gammas[:, None], ends, gammas)
     wanted = _product(ends, gammas, np.array(float(end)), np.array(gamma))
@@ -126,7 +126,7 @@ def mixture(ends: np.ndarray, gammas: np.ndarray, end: float, gamma: float) -> n
 
 
 def _product(end_a: np.ndarray, gamma_a: np.ndarray, end_b: np.ndarray, gamma_b: np.ndarray) -> np.ndarray:
-    """The integral of two profiles' product."""
+    """Return the integral of the product of two profiles."""
     ratio = end_a / end_b
     shorter = np.where(end_a < end_b, ratio**gamma_b, ratio**-gamma_a) / np.maximum(end_a, end_b)
     return (gamma_a + 1) * (gamma_b + 1) / (gamma_a + gamma_b + 1) * shorter

@@ -1,7 +1,7 @@
-"""Which noise goes with which data: the joint distribution of x0 and x1 within a batch.
+"""Couplings: the joint distribution of data x0 and noise x1 within a batch.
 
-Optimal transport is POT's, on squared Euclidean distances, solved on the whole (global) batch: the result does not
-depend on how many processes share it. The data, and with them their classes, keep their places; the noise is moved.
+POT solves optimal transport, with squared Euclidean distances, on the whole (global) batch. Therefore the result does
+not depend on the number of processes. The data and their classes keep their rows; the noise moves to other rows.
 """
 
 from __future__ import annotations
@@ -26,44 +26,44 @@ from harness.core.reading import Damaged, say_once
 from harness.core.registry import Component
 
 EXACT_ITERATIONS = 10**9
-"""Of the network simplex at most: POT's own 100,000 end before the optimum of 4,096 pairs."""
+"""Largest number of network simplex steps; POT's default of 100,000 ends before the optimum of 4,096 pairs."""
 ENTROPIC_ITERATIONS = 2000
-"""Of Sinkhorn's algorithm at most."""
+"""Largest number of iterations of Sinkhorn's algorithm."""
 ENTROPIC_ERROR = 1e-6
-"""Error of the plan's sums at which Sinkhorn's algorithm ends before."""
+"""Error of the plan's marginals at which Sinkhorn's algorithm ends earlier."""
 UNEVEN = 0.01
-"""Error of the plan's sums, all together 1, from which on it is worth a line."""
+"""Error of the plan's marginal (total mass 1) above which the user is warned."""
 
 
 class Pair(NamedTuple):
-    """Data and noise whose rows belong together."""
+    """Paired data and noise: row i of x0 belongs to row i of x1."""
 
     x0: Tensor
     """Data, [B, ...]."""
     x1: Tensor
     """Noise, [B, ...]."""
     y: Tensor | None
-    """The classes of the data, int64 [B]."""
+    """Classes of the data, int64 [B]; None if there are none."""
 
 
 class Coupling(Component, family="coupling"):
-    """Pairs of data and noise."""
+    """A rule that pairs data with noise."""
 
     independent: ClassVar[bool] = False
-    """Whether x1 stays independent of x0: only then do x1 and the score of p_t say the same."""
+    """Whether x1 stays independent of x0. Only then does E[x1 | x_t] give the score of p_t."""
     needs_classes: ClassVar[bool] = False
-    """Whether `pair` must be told the classes of the data."""
+    """Whether `pair` needs the classes of the data."""
     brings_data: ClassVar[bool] = False
-    """Whether data of its own, and their classes, come in the place of those that were drawn."""
+    """Whether it replaces the drawn data and classes by its own data and classes."""
 
     @abstractmethod
     def pair(self, x0: Tensor, x1: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Pair:
         """Pairs from a batch of data and a batch of noise, [B, ...] each; `y` [B] are the data's classes."""
 
     def check(self, data_shape: Sequence[int], classes: int, conditional: bool = False) -> None:
-        """`UserError` when it cannot pair samples of `data_shape` (no batch axis) and so many classes (0: unknown).
+        """Raise `UserError` if it cannot pair samples of `data_shape`, given without the batch axis.
 
-        `conditional`: the network is told the classes of the pairs.
+        `classes`: how many classes the data have, 0: unknown. `conditional`: whether the network receives them.
         """
         if self.needs_classes and not classes:
             raise ConfigError(
@@ -71,17 +71,17 @@ class Coupling(Component, family="coupling"):
             )
 
     def held_bytes(self, batch: int) -> int:
-        """What pairing a batch keeps in memory at least, beside it."""
+        """Return a lower bound of the bytes that it takes to pair a batch, without the batch itself."""
         return 0
 
     def fingerprint(self) -> dict[str, str]:
-        """What identifies the content of files that it reads; empty when there are none."""
+        """Return hashes of the files that it reads; empty if it reads none."""
         return {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Independent(Coupling, name="independent"):
-    """Each with its own: as drawn."""
+    """Data and noise paired as drawn."""
 
     formula: ClassVar[str] = "(x0, x1) ~ p(x0) p(x1)"
     source: ClassVar[str] = "Lipman et al. 2023; Liu et al. 2023; I-CFM of Tong et al. 2024"
@@ -93,7 +93,7 @@ class Independent(Coupling, name="independent"):
 
 @dataclass(frozen=True, kw_only=True)
 class ExactOT(Coupling, name="exact_ot"):
-    """The permutation of the batch's noise with the least total squared distance to its data."""
+    """The permutation of a batch's noise with the least total squared distance to the data."""
 
     formula: ClassVar[str] = "x1 permuted by argmin sum |x0 - x1|^2"
     source: ClassVar[str] = "Pooladian et al. 2023; Tong et al. 2024, section 3.3"
@@ -113,8 +113,8 @@ class Sinkhorn(Coupling, name="sinkhorn"):
     source: ClassVar[str] = "Cuturi 2013; SB-CFM and OT-CFM of Tong et al. 2024"
 
     reg: Annotated[float, Range(0.005, 1e150)] = 0.05
-    """Entropic regularisation, in medians of the batch's squared distances; larger is closer to independent. Below
-    0.005 Sinkhorn's iterations do not converge in 2,000, and the noise would lose its distribution."""
+    """Entropic regularisation, in units of the batch's median squared distance; larger values are closer to
+    independent. Below 0.005, 2,000 iterations do not converge, and x1 would no longer follow the noise distribution."""
 
     def held_bytes(self, batch: int) -> int:
         return 2 * 8 * batch**2
@@ -128,7 +128,7 @@ class Sinkhorn(Coupling, name="sinkhorn"):
         if np.abs(plan.sum(0) - 1 / len(x0)).sum() > UNEVEN:
             say_once(
                 "coupling.reg: Sinkhorn's iterations did not converge, and some noise is drawn too often. "
-                "Choose a larger one."
+                "Choose a larger value."
             )
         rows = torch.from_numpy(plan).to(x1.device)
         return Pair(x0, x1[torch.multinomial(rows / rows.sum(1, keepdim=True), 1, generator=generator)[:, 0]], y)
@@ -155,15 +155,15 @@ class ClassConditionalOT(Coupling, name="class_conditional_ot"):
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs(Coupling, name="pairs"):
-    """Fixed pairs from a file, as reflow makes them; the batch that was drawn is replaced by rows of it."""
+    """Fixed pairs from files, as reflow makes them; rows of the files replace the drawn batch."""
 
     formula: ClassVar[str] = "(x0, x1) ~ rows of {path}"
     source: ClassVar[str] = "Liu et al. 2023, algorithm 1"
     brings_data: ClassVar[bool] = True
 
     path: str = field(metadata=RUN_ONLY)
-    """A folder with x0.npy and x1.npy, float32 [N, ...], encoded; rows with the same number belong together. Where a
-    network is told classes, y.npy holds those of x0, int64 [N]."""
+    """Folder with x0.npy and x1.npy, encoded, float32 [N, ...]; row i of both is a pair. If the network receives
+    classes, y.npy holds the classes of x0, int64 [N]."""
 
     def pair(self, x0: Tensor, x1: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Pair:
         data, noise, classes = self._arrays()
@@ -182,7 +182,7 @@ class Pairs(Coupling, name="pairs"):
             )
         if conditional and known is not None and not 0 <= known.min() <= known.max() < classes:
             found = f"y.npy in {self.path} has classes from {known.min()} to {known.max()}"
-            reason = f"{found}, the data {classes} of them from 0 on"
+            reason = f"{found}, but the data have {classes} classes, counted from 0"
             raise ConfigError("coupling.path", f"{reason}. Make it again.")
 
     def fingerprint(self) -> dict[str, str]:
@@ -197,11 +197,12 @@ class Pairs(Coupling, name="pairs"):
         if data.shape[1:] != tuple(data_shape):
             raise ConfigError(
                 "coupling.path",
-                f"{self.path} holds {list(data.shape[1:])}, the data are {list(data_shape)}. Make others.",
+                f"{self.path} holds samples of shape {list(data.shape[1:])}, but the data have shape "
+                f"{list(data_shape)}. Make other pairs.",
             )
 
     def _arrays(self) -> Arrays:
-        """Both ends and the classes where there are some, memory-mapped."""
+        """Return x0, x1 and the classes, if there are any, memory-mapped."""
         paths = [Path(self.path) / name for name in ("x0.npy", "x1.npy", "y.npy")]
         return _mapped(self.path, tuple(path.stat().st_mtime_ns if path.is_file() else 0 for path in paths))
 
@@ -211,7 +212,10 @@ Arrays = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 @functools.lru_cache(maxsize=2)
 def _mapped(folder: str, changed: tuple[int, ...]) -> Arrays:
-    """x0, x1 and y in a folder whose files were last `changed` then; `ConfigError` when they are no pairs."""
+    """Return x0, x1 and y of a folder; raise `ConfigError` if they are not pairs.
+
+    `changed`: modification times of the files, ns, so that a changed file is read again.
+    """
     names = ("x0.npy", "x1.npy", "y.npy") if changed[2] else ("x0.npy", "x1.npy")
     try:
         data, noise, *rest = (mapped_array(Path(folder) / name) for name in names)
@@ -222,11 +226,11 @@ def _mapped(folder: str, changed: tuple[int, ...]) -> Arrays:
     arrays = all(isinstance(array, np.ndarray) and array.dtype == np.float32 and array.size for array in (data, noise))
     if not arrays or data.ndim == 0 or data.shape != noise.shape:
         raise ConfigError(
-            "coupling.path", f"x0.npy and x1.npy in {folder} are not float32 of one shape. Make them again."
+            "coupling.path", f"x0.npy and x1.npy in {folder} are not float32 arrays of the same shape. Make them again."
         )
     if rest and not (isinstance(rest[0], np.ndarray) and rest[0].dtype == np.int64 and rest[0].shape == data.shape[:1]):
         raise ConfigError(
-            "coupling.path", f"y.npy in {folder} is not one whole number (int64) for each row of x0.npy. Make it again."
+            "coupling.path", f"y.npy in {folder} needs one class (int64) for each row of x0.npy. Make it again."
         )
     return data, noise, rest[0] if rest else None
 
@@ -245,15 +249,16 @@ def _cost(x0: Tensor, x1: Tensor) -> np.ndarray:
 def _same_shape(x0: Tensor, x1: Tensor) -> None:
     if x0.shape != x1.shape:
         raise UserError(
-            f"coupling: {list(x0.shape)} data and {list(x1.shape)} noise cannot be paired. Give batches of one shape."
+            f"coupling: data of shape {list(x0.shape)} and noise of shape {list(x1.shape)} cannot be paired. "
+            "Give batches of the same shape."
         )
 
 
 def _assignment(x0: Tensor, x1: Tensor) -> Tensor:
-    """For each row of x0 the row of x1 that the least total cost gives it."""
+    """Return, for each row of x0, the row of x1 that the assignment of least total cost gives it."""
     import ot
 
-    with warnings.catch_warnings(action="ignore"):  # said below instead, once
+    with warnings.catch_warnings(action="ignore"):  # the line below says it once
         plan, log = ot.emd([], [], _cost(x0, x1), numItermax=EXACT_ITERATIONS, log=True)
     if log["warning"]:
         say_once(

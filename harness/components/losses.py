@@ -1,4 +1,4 @@
-"""The error measure: what is averaged over a batch."""
+"""Losses: the error of each sample, averaged over a batch."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from harness.core.registry import Component
 
 
 class Loss(Component, family="loss"):
-    """A number for each sample's error."""
+    """A non-negative number for the error of each sample."""
 
     squared: ClassVar[bool] = False
-    """Whether k times the error gives k^2 times the number: only then is a weight of one quantity's error, times a
-    factor, a weight of another's."""
+    """Whether k times the error gives k^2 times the loss. Only then can a factor convert a weight of one quantity's
+    error into a weight of another quantity's error."""
 
     @abstractmethod
     def measure(self, error: Tensor) -> Tensor:
-        """[B] >= 0 from errors [B, ...]; zero where the error is."""
+        """Return the losses [B] >= 0 of errors [B, ...]; zero where the error is zero."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,18 +38,18 @@ class MSE(Loss, name="mse"):
 
 @dataclass(frozen=True, kw_only=True)
 class PseudoHuber(Loss, name="pseudo_huber"):
-    """Squared for small errors, linear for large ones: it forgives outliers.
+    """Squared for small errors, linear for large ones, so outliers count less.
 
-    Song & Dhariwal take the norm over d entries and c = 0.00054 sqrt(d): here c = 0.00054, and the loss is theirs over
-    sqrt(d).
+    Song & Dhariwal take the norm over d entries and c = 0.00054 sqrt(d). Here c = 0.00054, and the loss is their loss
+    divided by sqrt(d).
     """
 
     formula: ClassVar[str] = "sqrt(mean(e^2) + c^2) - c, c = {c:g}"
     source: ClassVar[str] = "Song & Dhariwal 2024, eq. 8"
 
     c: Positive = 0.00054
-    """Root mean square error at which it turns from squared to linear."""
+    """Root mean square error at which the loss turns from squared to linear."""
 
     def measure(self, error: Tensor) -> Tensor:
         square = error.square().flatten(1).mean(1)
-        return square / ((square + self.c**2).sqrt() + self.c)  # keeps its digits where errors are small
+        return square / ((square + self.c**2).sqrt() + self.c)  # no cancellation of digits for small errors

@@ -1,4 +1,4 @@
-"""The distribution of x1 that training and sampling both start from."""
+"""Noises: the distribution of x1, in training and at the start of sampling."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from harness.data.base import Data, Dataset, load
 
 
 class Noise(Component, family="noise"):
-    """A base distribution. What it learns from the data is a state that travels in the checkpoint."""
+    """The distribution of the noise x1. Checkpoints store the state that it learns from the data, if any."""
 
     gaussian: ClassVar[bool] = False
-    """Whether it is normal: only then do x1 and the score of p_t say the same."""
+    """Whether x1 is normal. Only then does E[x1 | x_t] give the score of p_t."""
 
     def fit(self, data: Tensor) -> dict[str, Tensor]:
-        """The state, from training data [N, ...]; empty when there is nothing to fit."""
+        """Return the state learned from training data [N, ...]; empty if there is nothing to learn."""
         return {}
 
     def learn(self, data: Data) -> dict[str, Tensor]:
-        """The state for these data, of which nothing is read where there is nothing to fit."""
+        """Return the state for these data; read no sample if there is nothing to learn."""
         return {} if type(self).fit is Noise.fit else self.fit(data.some())
 
     @abstractmethod
@@ -36,14 +36,14 @@ class Noise(Component, family="noise"):
         """x1 of the given shape [B, ...] in float32 on the generator's device."""
 
     def variance(self, state: Mapping[str, Tensor]) -> Tensor:
-        """Of each entry: a scalar, or shaped like a sample."""
+        """Variance of each entry: a scalar, or shaped like a sample."""
         return torch.ones(())
 
     def check(self, data: Data) -> None:
-        """`UserError` when it does not go with these data."""
+        """Raise `UserError` if this noise does not fit these data."""
 
     def fingerprint(self) -> dict[str, str | int]:
-        """What identifies the content of files that it reads; empty when there are none."""
+        """Return identifiers of the content of the files that it reads; empty if it reads none."""
         return {}
 
 
@@ -75,13 +75,12 @@ class Matched(Noise, name="matched"):
     gaussian: ClassVar[bool] = True
 
     per_feature: bool = False
-    """One standard deviation for each feature instead of one for all; that of a constant feature is 1e-3 of the
-    overall one."""
+    """Use one standard deviation per feature instead of one for all. Each is at least 1e-3 of the overall one."""
 
     def fit(self, data: Tensor) -> dict[str, Tensor]:
         data = data.double()
         if data.std() == 0:
-            raise UserError("noise: the data are all the same, so matched noise would have no width. Choose gaussian.")
+            raise UserError("noise: all data are equal, so matched noise would have no width. Choose gaussian.")
         std = data.std(dim=0).clamp(min=1e-3 * data.std()) if self.per_feature else data.std()
         return {"std": std.float()}
 
@@ -101,10 +100,10 @@ class Sparse(Noise, name="sparse"):
     )
 
     dropout_rate: Annotated[float, Range(0, 1, ends="[)")] = 0.1
-    """Share of the entries that are dropped."""
+    """Probability that an entry is dropped, in [0, 1)."""
     stored_zero: bool = False
-    """Dropped entries lie where the data's own zero is encoded (a gene that was not seen, a black pixel) instead of
-    at 0, which after standardising is a gene's mean."""
+    """Set dropped entries to the encoded zero of the data (an unseen gene, a black pixel) instead of 0. After
+    standardising, 0 is a gene's mean."""
 
     def learn(self, data: Data) -> dict[str, Tensor]:
         return {"zero": data.encode(torch.zeros_like(data.train[torch.arange(1)]))[0]} if self.stored_zero else {}
@@ -127,7 +126,7 @@ class StudentT(Noise, name="student_t"):
     source: ClassVar[str] = "Pandey et al. 2024; drawn by Bailey 1994's polar method"
 
     df: Annotated[float, Range(2, 1e150, "(]")] = 5.0
-    """Degrees of freedom; fewer are heavier, and at 2 there is no variance left."""
+    """Degrees of freedom, above 2. Fewer give heavier tails; at 2 the variance is infinite."""
 
     def sample(self, shape: Sequence[int], generator: torch.Generator, state: Mapping[str, Tensor]) -> Tensor:
         u = 1 - _uniform(shape, generator)  # in (0, 1]
@@ -160,13 +159,13 @@ class UniformNoise(Noise, name="uniform"):
 
 @dataclass(frozen=True, kw_only=True)
 class Population(Noise, name="population"):
-    """The training samples of another data set: the flow then carries that population into the data's."""
+    """Training samples of another data set: the flow then maps that population to the data."""
 
     formula: ClassVar[str] = "x1 ~ the samples of another data set"
     source: ClassVar[str] = "Liu et al. 2023, section 3; Tong et al. 2024, section 5"
 
     dataset: Dataset
-    """Where x1 comes from; of the data's own shape and features, and encoded by its own statistics."""
+    """Source of x1, encoded by its own statistics. It needs the shape and the feature names of the data."""
 
     def fit(self, data: Tensor) -> dict[str, Tensor]:
         return {"variance": self._source().some().double().var(0).mean().float()}
@@ -181,11 +180,11 @@ class Population(Noise, name="population"):
 
     def check(self, data: Data) -> None:
         source = self._source()
-        differs = "its features differ" if source.names != data.names else ""
+        differs = "it has other feature names than the data" if source.names != data.names else ""
         if source.shape != data.shape:
-            differs = f"its samples are {list(source.shape)}, the data's {list(data.shape)}"
+            differs = f"its samples have shape {list(source.shape)}, but the data have shape {list(data.shape)}"
         if differs:
-            advice = "Choose two sets of one kind, like two selections from one file."
+            advice = "Choose data sets of one kind, like two selections from one file."
             raise ConfigError("noise.dataset", f"{differs}. {advice}")
 
     def fingerprint(self) -> dict[str, str | int]:

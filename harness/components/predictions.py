@@ -1,12 +1,12 @@
-"""What a network's output means, and its conversion into velocity, data, noise and score.
+"""Predictions: the target of a network's output, and its conversion into velocity, data, noise and score.
 
-Every output stands for a target o = a(t) x0 + b(t) x1, seen beside x_t = alpha(t) x0 + sigma(t) x1. With
+Every output estimates a target o = a(t) x0 + b(t) x1, given x_t = alpha(t) x0 + sigma(t) x1. With
 D = alpha b - sigma a, the estimates of both ends follow from x_t and the output:
 
     x0 = (b x_t - sigma o) / D        x1 = (alpha o - a x_t) / D
 
-and any other target c x0 + d x1 from them. An error of the output counts D_other / D times in the other
-target (`factor`), which is how a loss is measured in a space of its own.
+Any other target c x0 + d x1 follows from these. An error of the output is multiplied by D_other / D in the other
+target (`factor`). The objective uses this factor to measure the loss in another space.
 """
 
 from __future__ import annotations
@@ -28,33 +28,39 @@ Coefficients = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction(Component, family="prediction"):
-    """The target of a network's output. D vanishes at an end of some paths: conversions clamp their time there."""
+    """The target of a network's output. Conversions clamp the time, because D is zero at an end of some paths."""
 
     needs_score: ClassVar[bool] = False
-    """Whether it means something for Gaussian, independently drawn noise alone."""
+    """Whether it needs the score: it has a meaning only for Gaussian noise that is independent of the data."""
 
     t_min: Annotated[float, Range(0, 0.03)] = 0.01
-    """Time below which conversions into another quantity use this one."""
+    """Smallest time in conversions to another quantity; earlier times are clamped to it."""
     t_max: Annotated[float, Range(0.97, 1)] = 0.99
-    """Time above which conversions into another quantity use this one."""
+    """Largest time in conversions to another quantity; later times are clamped to it."""
 
     @abstractmethod
     def coefficients(self, t: Tensor, path: Interpolant, variance: Tensor) -> Coefficients:
-        """(a, b) of the target a x0 + b x1, shaped like t, which may have trailing axes; `variance` is the noise's."""
+        """Return (a, b) of the target a x0 + b x1, shaped like t, which may have trailing axes.
+
+        `variance`: of the noise, a scalar or shaped like a sample.
+        """
 
     def network_input(self, xt: Tensor, t: Tensor, path: Interpolant, variance: Tensor = ONE) -> Tensor:
-        """What the network is given for x_t [B, ...]."""
+        """Return the network's input for x_t [B, ...], in the same shape."""
         return xt
 
     def target(self, x0: Tensor, x1: Tensor, t: Tensor, path: Interpolant, variance: Tensor = ONE) -> Tensor:
-        """What the network's output [B, ...] should be; `variance` of the noise is a scalar or shaped like a sample."""
+        """Return the target of the network's output, shaped like x0 and x1 [B, ...]; t is [B].
+
+        `variance`: of the noise, a scalar or shaped like a sample.
+        """
         a, b = self.coefficients(over(t, x0), path, variance)
         return a * x0 + b * x1
 
     def convert(
         self, output: Tensor, xt: Tensor, t: Tensor, path: Interpolant, to: str, variance: Tensor = ONE
     ) -> Tensor:
-        """The network's output at x_t [B, ...] as `to`: velocity, data, noise or score."""
+        """Return the network's output at x_t [B, ...], converted to `to`: velocity, data, noise or score."""
         if to == self.name:
             return output
         t = over(t.clamp(self.t_min, self.t_max), xt)
@@ -66,7 +72,7 @@ class Prediction(Component, family="prediction"):
         return c * x0 + d * x1
 
     def factor(self, t: Tensor, path: Interpolant, to: str, variance: Tensor = ONE) -> Tensor:
-        """The error in `to` over the error of the output, at the clamped time.
+        """Return the ratio of the error in `to` to the error of the output, at the clamped time.
 
         t and `variance` are broadcast together.
         """
@@ -123,7 +129,7 @@ class NoisePrediction(Prediction, name="noise"):
 
 @dataclass(frozen=True, kw_only=True)
 class Score(Prediction, name="score"):
-    """The score of p_t, which grows without bound where sigma falls to zero, so its target is clamped at t_min too."""
+    """The score of p_t. It is unbounded where sigma falls to zero, so its target is clamped at t_min too."""
 
     formula: ClassVar[str] = "target = -x1 / (sigma Var[x1]); t clamped to [{t_min:g}, {t_max:g}]"
     source: ClassVar[str] = "Song et al. 2021, eq. 7; Ma et al. 2024 (SiT)"
@@ -138,7 +144,7 @@ class EDM(Prediction, name="edm"):
     """EDM's F on any path: the network sees x_t with unit variance and its target has unit variance.
 
     EDM's noise level is s = sigma sqrt(Var[x1]) / alpha and its input x_t / alpha; c_skip, c_out and c_in then are
-    finite on all of [0, 1]. The network is told t, not log(s) / 4. Data are taken to have variance sigma_data^2.
+    finite on all of [0, 1]. The network receives t, not log(s) / 4. EDM assumes data of variance sigma_data^2.
     """
 
     formula: ClassVar[str] = (
@@ -148,7 +154,7 @@ class EDM(Prediction, name="edm"):
     source: ClassVar[str] = "Karras et al. 2022, table 1 and eq. 7"
 
     sigma_data: Annotated[float, Range(1e-6, 1e6)] = 0.5
-    """Standard deviation of the data."""
+    """Standard deviation of the encoded data."""
 
     def coefficients(self, t: Tensor, path: Interpolant, variance: Tensor) -> Coefficients:
         alpha, sigma, std, total = self._scales(t, path, variance)
@@ -158,7 +164,7 @@ class EDM(Prediction, name="edm"):
         return xt / self._scales(over(t, xt), path, variance)[3]
 
     def _scales(self, t: Tensor, path: Interpolant, variance: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """alpha, sigma, the noise's standard deviation over all features, and x_t's."""
+        """Return alpha, sigma, and the standard deviations of the noise (over all features) and of x_t."""
         alpha, sigma = path.alpha(t), path.sigma(t)
         std = variance.mean().sqrt().to(t)
         return alpha, sigma, std, ((sigma * std).square() + (alpha * self.sigma_data).square()).sqrt()
@@ -170,4 +176,4 @@ SPACES: dict[str, Prediction] = {
     "noise": NoisePrediction(),
     "score": Score(t_min=0),
 }
-"""What an output can be converted into."""
+"""The quantities that an output can be converted to, by name."""

@@ -1,4 +1,4 @@
-"""Ways to sample from t = 1 to t = 0: solvers of dx = v(x, t) dt, and of stochastic equations with its marginals."""
+"""Solvers from t = 1 to t = 0: of dx = v(x, t) dt, and of stochastic equations with the same marginals."""
 
 from __future__ import annotations
 
@@ -17,38 +17,41 @@ from harness.core.errors import ConfigError, Unsolvable
 from harness.core.registry import Component
 
 ROUNDING = 1e-6
-"""Of times in float32: a step that ends where the noise ends belongs to it."""
+"""Tolerance for times in float32: a step that ends at `t_min` still adds noise."""
 
 
 class Field(Protocol):
-    """What is integrated; every call or `with_score` is one call of the network."""
+    """The velocity field that a solver integrates. Each `__call__` or `with_score` is one call of the network."""
 
     interpolant: Interpolant
     variance: Tensor
-    """Of the noise: a scalar, or shaped like a sample."""
+    """Variance of the noise: a scalar, or shaped like a sample."""
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """v(x [B, ...], t [B]) -> velocity, shaped like x."""
 
     def with_score(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Velocity and the score of p_t."""
+        """Velocity and the score of p_t, both shaped like x [B, ...]; t is [B]."""
 
 
 class Solver(Component, family="solver"):
-    """A way from noise to data."""
+    """A method that integrates from noise to data."""
 
     calls_per_step: ClassVar[int]
-    """Calls of the network; 0 where steps differ in them, and `steps` is written anew."""
+    """Network calls per step; 0 if steps differ in them, and the solver overrides `steps`."""
     needs_score: ClassVar[bool] = False
-    """Whether it works for Gaussian, independently drawn noise alone."""
+    """Whether it needs the score: it works only for Gaussian noise that is independent of the data."""
     adaptive: ClassVar[bool] = False
-    """Whether it chooses its steps itself."""
+    """Whether it chooses the number and size of its steps."""
 
     def steps(self, nfe: int) -> int:
-        """How many steps spend exactly `nfe` calls, or `ConfigError`; 0 is as many as an adaptive solver takes."""
+        """Return the number of steps that spend exactly `nfe` calls; raise `ConfigError` if there is none.
+
+        nfe = 0 lets an adaptive solver choose.
+        """
         if self.calls_per_step < 1:
             reason = f"{self.name} says that a step takes {self.calls_per_step} calls"
-            raise ConfigError("nfe", f"{reason}. Correct its calls_per_step, or write its steps.")
+            raise ConfigError("nfe", f"{reason}. Correct its calls_per_step, or override its method steps.")
         if nfe % self.calls_per_step or nfe < 1:
             near = max(self.calls_per_step, nfe - nfe % self.calls_per_step)
             raise ConfigError(
@@ -58,11 +61,14 @@ class Solver(Component, family="solver"):
 
     @abstractmethod
     def integrate(self, field: Field, x: Tensor, times: Tensor, generator: torch.Generator) -> Tensor:
-        """x at the last of `times` [steps + 1] from x [B, ...] at the first; `generator` is for stochastic solvers."""
+        """Return x at the last of `times` [steps + 1], from x [B, ...] at the first.
+
+        Stochastic solvers draw their noise from `generator`.
+        """
 
 
 class OneStepSolver(Solver):
-    """A one-step method: where a step leads depends on where it starts, and on no step before it."""
+    """A one-step method: the result of a step depends only on its start, not on earlier steps."""
 
     @abstractmethod
     def step(self, field: Field, x: Tensor, t: Tensor, dt: Tensor) -> Tensor:
@@ -87,7 +93,7 @@ class Euler(OneStepSolver, name="euler"):
 
 @dataclass(frozen=True, kw_only=True)
 class Heun(OneStepSolver, name="heun"):
-    """Heun's trapezoidal method, order 2, two calls a step, the last one included."""
+    """Heun's trapezoidal method, order 2, two calls a step, also in the last."""
 
     formula: ClassVar[str] = "k1 = v(x, t), k2 = v(x + h k1, t + h), x + h (k1 + k2) / 2"
     source: ClassVar[str] = "Hairer, Norsett & Wanner 1993, section II.1"
@@ -101,7 +107,7 @@ class Heun(OneStepSolver, name="heun"):
 
 @dataclass(frozen=True, kw_only=True)
 class Midpoint(OneStepSolver, name="midpoint"):
-    """The explicit midpoint method, order 2, two calls a step, none at the end of the last."""
+    """The explicit midpoint method, order 2, two calls a step; none is at t = 0."""
 
     formula: ClassVar[str] = "x + h v(x + h v(x, t) / 2, t + h / 2)"
     source: ClassVar[str] = "Hairer, Norsett & Wanner 1993, section II.1"
@@ -114,7 +120,7 @@ class Midpoint(OneStepSolver, name="midpoint"):
 
 @dataclass(frozen=True, kw_only=True)
 class AdamsBashforth2(Solver, name="ab2"):
-    """The two-step Adams-Bashforth method on steps of any length, order 2, one call a step, the first by Euler."""
+    """Two-step Adams-Bashforth method on steps of any length, order 2, one call a step; the first step is Euler's."""
 
     formula: ClassVar[str] = "x + h ((1 + r / 2) v_n - (r / 2) v_(n-1)), r = h_n / h_(n-1)"
     source: ClassVar[str] = "Hairer, Norsett & Wanner 1993, section III.5"
@@ -153,7 +159,7 @@ class RK4(OneStepSolver, name="rk4"):
 
 @dataclass(frozen=True, kw_only=True)
 class DormandPrince5(Solver, name="dopri5"):
-    """torchdiffeq's adaptive Dormand-Prince method, order 5; its calls are counted, and differ between batches."""
+    """torchdiffeq's adaptive Dormand-Prince method, order 5; its number of calls differs between batches."""
 
     formula: ClassVar[str] = "steps with error below {atol:g} + {rtol:g} |x|"
     source: ClassVar[str] = "Dormand & Prince 1980; torchdiffeq"
@@ -161,14 +167,14 @@ class DormandPrince5(Solver, name="dopri5"):
     adaptive = True
 
     rtol: Positive = 1e-5
-    """Relative tolerance."""
+    """Relative tolerance of the error of a step."""
     atol: Positive = 1e-5
-    """Absolute tolerance."""
+    """Absolute tolerance of the error of a step."""
 
     def steps(self, nfe: int) -> int:
         if nfe != 0:
             raise ConfigError(
-                "nfe", f"dopri5 chooses its own steps and cannot be told to spend {nfe}. Use 0; its calls are counted."
+                "nfe", f"dopri5 chooses its own steps and cannot spend exactly {nfe}. Use 0; its calls are counted."
             )
         return 1
 
@@ -186,7 +192,7 @@ class DormandPrince5(Solver, name="dopri5"):
                 method="dopri5",
                 options={"step_t": ends[-1:]},  # without it the last step goes beyond the end, where t is negative
             )[-1]
-        except AssertionError as error:  # torchdiffeq's word for a step that became too small
+        except AssertionError as error:  # torchdiffeq raises it when a step becomes too small
             raise Unsolvable(
                 f"dopri5 cannot hold its tolerance on this field ({error}). Raise solver.rtol and solver.atol."
             ) from error
@@ -194,25 +200,26 @@ class DormandPrince5(Solver, name="dopri5"):
 
 @dataclass(frozen=True, kw_only=True)
 class StochasticSolver(Solver):
-    """dx = (v - w s / 2) dt + sqrt(w) dW backwards in time, whose marginals are those of dx = v dt for every w(t) >= 0.
+    """A solver of dx = (v - w s / 2) dt + sqrt(w) dW, backwards in time.
 
-    The score grows as 1 / sigma^2, and with it the pull of w: where a step is long, x overshoots and explodes. So w is
-    lowered until a step brings no more noise than x has at the step's end (Karras et al. 2022, algorithm 2), w |h| <=
-    sigma^2 Var[x1]. Short steps do not reach this bound. Steps that end below `t_min`, and the last one, follow the
-    ordinary equation, which keeps the marginals too.
+    For every w(t) >= 0 this equation has the marginals of dx = v dt. The score s grows as 1 / sigma^2, and the term
+    w s / 2 with it, so a long step would overshoot and explode. Therefore the solver lowers w until a step adds no more
+    noise than x has at the end of the step: w |h| <= sigma^2 Var[x1] (Karras et al. 2022, algorithm 2). Short steps do
+    not reach this bound. Steps that end below `t_min`, and the last step, follow the ordinary equation, which has the
+    same marginals.
     """
 
     needs_score: ClassVar[bool] = True
     ordinary: ClassVar[OneStepSolver]
-    """How steps without noise are taken, at the same number of calls."""
+    """Takes the steps without noise, with the same number of calls."""
 
     diffusion: Literal["constant", "sigma", "kl", "sin2"] = "sigma"
     """w(t): 1, sigma, 2 sigma (sigma' - alpha' sigma / alpha) or sin^2(pi t), times `scale`."""
     scale: Positive = 1.0
     """Factor of w(t)."""
     t_min: Annotated[float, Range(0, 1, ends="[)")] = 0.04
-    """Time at which the noise ends: the size of the last step of Ma et al. 2024 (SiT). With 0, only the last step
-    has no noise."""
+    """Steps that end below this time add no noise; the default is the last step size of Ma et al. 2024 (SiT).
+    With 0, only the last step adds none."""
     t_max: Annotated[float, Range(0.97, 1)] = 0.99
     """Time above which w stays constant."""
 
@@ -242,9 +249,9 @@ class StochasticSolver(Solver):
 
     @abstractmethod
     def noisy_step(self, field: Field, x: Tensor, t: Tensor, dt: Tensor, noise: Tensor, most: Tensor) -> Tensor:
-        """x at t + dt from x [B, ...] at t and standard normal `noise` [B, ...].
+        """Return x at t + dt from x [B, ...] at t and standard normal `noise` [B, ...].
 
-        `most` is the largest w: a scalar, or shaped like a sample.
+        `most` is the upper bound of w: a scalar, or shaped like a sample.
         """
 
 
@@ -269,7 +276,7 @@ class EulerMaruyama(StochasticSolver, name="euler_maruyama"):
 
 @dataclass(frozen=True, kw_only=True)
 class HeunSDE(StochasticSolver, name="heun_sde"):
-    """The noise of a step, then Heun's method for the drift, two calls a step."""
+    """Adds the noise of a step, then takes Heun's step for the drift; two calls a step."""
 
     formula: ClassVar[str] = (
         "z = x + sqrt(w |h|) n, then Heun's step from z with v - w s / 2, w = {scale:g} {diffusion}, "

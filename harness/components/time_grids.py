@@ -1,4 +1,4 @@
-"""Where a solver stops between t = 1 and t = 0."""
+"""Time grids: the times between t = 1 and t = 0 at which a solver steps."""
 
 from __future__ import annotations
 
@@ -17,21 +17,24 @@ from harness.core.registry import Component
 
 
 class TimeGrid(Component, family="time_grid"):
-    """Steps of a solver: times that fall from 1 to 0."""
+    """The times of a solver's steps, which fall from 1 to 0."""
 
     def times(self, steps: int, interpolant: Interpolant) -> Tensor:
-        """float64 [steps + 1], strictly falling, the first exactly 1 and the last exactly 0."""
+        """Return the times, float64 [steps + 1]: strictly falling, the first exactly 1 and the last exactly 0.
+
+        Raises `ConfigError` if two times are equal in float32.
+        """
         times = self.place(torch.linspace(1, 0, steps + 1, dtype=torch.float64), steps, interpolant)
         times[0] = 1
         times[-1] = 0
         if not (times.float().diff() < 0).all():  # networks see float32
-            clash = f"{self.name} puts two of {steps + 1} times on one place"
-            raise ConfigError("time_grid", f"{clash}. Choose fewer steps, or levels that the path has.")
+            clash = f"{self.name} puts two of {steps + 1} times at the same value"
+            raise ConfigError("time_grid", f"{clash}. Choose fewer steps, or noise levels that the path reaches.")
         return times
 
     @abstractmethod
     def place(self, u: Tensor, steps: int, interpolant: Interpolant) -> Tensor:
-        """Times for the equally spaced u [steps + 1]; the two ends are set to 1 and 0 afterwards."""
+        """Return times for the equally spaced u [steps + 1]; `times` then sets the two ends to 1 and 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +56,7 @@ class ShiftedGrid(TimeGrid, name="shifted"):
     source: ClassVar[str] = "Esser et al. 2024 (SD3), eq. 23"
 
     shift: Positive = 3.0
-    """1 is uniform; larger spends more steps near the noise."""
+    """Shift factor; 1 is uniform, larger values put more steps near the noise."""
 
     def place(self, u: Tensor, steps: int, interpolant: Interpolant) -> Tensor:
         return shift_time(u, self.shift)
@@ -81,11 +84,11 @@ class EDMRho(TimeGrid, name="edm_rho"):
     source: ClassVar[str] = "Karras et al. 2022, eq. 5"
 
     rho: Annotated[float, Range(0.1, 100)] = 7.0
-    """1 is equally spaced; larger spends more steps near the data."""
+    """Exponent; 1 spaces noise levels equally, larger values put more steps near the data."""
     sigma_min: Positive = 0.002
-    """Level before the last step."""
+    """Noise level sigma / alpha before the last step."""
     sigma_max: Positive = 80.0
-    """Level of the start; the first time is 1 whatever the path's level there."""
+    """Noise level sigma / alpha at the start. The first time is 1, even if the path has another level there."""
 
     def place(self, u: Tensor, steps: int, interpolant: Interpolant) -> Tensor:
         share = (torch.arange(steps + 1, dtype=torch.float64) / max(1, steps - 1)).clamp(max=1)
@@ -102,9 +105,9 @@ class LogSNRGrid(TimeGrid, name="log_snr"):
     source: ClassVar[str] = "Lu et al. 2022 (DPM-Solver), section 3"
 
     low: float = -9.0
-    """log SNR near the noise."""
+    """Lowest log SNR, near the noise."""
     high: float = 9.0
-    """log SNR near the data."""
+    """Highest log SNR, near the data."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,9 +1,9 @@
 """w(t): how much the squared error at time t counts.
 
-Papers state their weights for the squared error of one quantity; `stated_for` names it. Where another error is
-measured (`objective.space`), the objective multiplies w by the square of the one error over the other, so it stays the
-paper's. The error of the data is sigma / alpha times that of the noise, and the velocity's is sigma |d lambda / dt| / 2
-times that. Weights without a bound are held constant beyond a time that is a field.
+A paper states its weight for the squared error of one quantity; `stated_for` names it. If `objective.space` measures
+another error, the objective multiplies w by the squared ratio of the two errors, so the objective stays the paper's.
+The data error is sigma / alpha times the noise error. The velocity error is sigma |d lambda / dt| / 2 times the noise
+error. Unbounded weights are held constant beyond a time that a field sets.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Stated = Literal["velocity", "data", "noise", "any"]
 
 
 class Weighting(Component, family="weighting"):
-    """A weight for each time."""
+    """A weight w(t) for each time."""
 
     stated_for: ClassVar[Stated] = "any"
     """The quantity whose squared error the source weights; `any` weights whatever error is measured."""
@@ -36,7 +36,7 @@ class Weighting(Component, family="weighting"):
 
 @dataclass(frozen=True, kw_only=True)
 class Uniform(Weighting, name="uniform"):
-    """The same for every time, on whatever error is measured."""
+    """The same weight for every time, on whatever error is measured."""
 
     formula: ClassVar[str] = "1"
     source: ClassVar[str] = "Lipman et al. 2023, eq. 9"
@@ -63,7 +63,7 @@ class InverseSNR(Weighting, name="inverse_snr"):
 
 @dataclass(frozen=True, kw_only=True)
 class SNR(Weighting, name="snr"):
-    """The SNR, on the data error, which is 1 on the noise error.
+    """The SNR on the data error, which equals a weight of 1 on the noise error.
 
     It grows without bound towards the data, so t is clamped at `t_min`.
     """
@@ -122,8 +122,8 @@ class ClippedSNR(Weighting, name="clipped_snr"):
 class MinSNR(ClippedSNR, name="min_snr"):
     """Min-SNR: the SNR up to gamma, on the data error.
 
-    That is min(SNR, gamma) / SNR on the noise error. On a variance preserving path it is min(SNR, gamma) / (SNR + 1) on
-    the error of v = alpha x1 - sigma x0.
+    This equals min(SNR, gamma) / SNR on the noise error. On a variance preserving path it equals
+    min(SNR, gamma) / (SNR + 1) on the error of v = alpha x1 - sigma x0.
     """
 
     source: ClassVar[str] = "Hang et al. 2023, eq. 8"
@@ -132,7 +132,7 @@ class MinSNR(ClippedSNR, name="min_snr"):
 
 @dataclass(frozen=True, kw_only=True)
 class TruncatedSNR(Weighting, name="truncated_snr"):
-    """The SNR, but no less than 1, on the data error.
+    """The SNR, but at least 1, on the data error.
 
     It has no bound towards the data, so t is clamped at `t_min`.
     """
@@ -150,7 +150,7 @@ class TruncatedSNR(Weighting, name="truncated_snr"):
 
 @dataclass(frozen=True, kw_only=True)
 class P2(Weighting, name="p2"):
-    """Perception-prioritised, on the noise error: less weight where little noise is left to see."""
+    """Perception-prioritised, on the noise error: less weight at low noise levels."""
 
     formula: ClassVar[str] = "1 / ({k:g} + SNR(t))^{gamma:g}"
     source: ClassVar[str] = "Choi et al. 2022, eq. 8"
@@ -159,7 +159,7 @@ class P2(Weighting, name="p2"):
     gamma: NonNegative = 1.0
     """Strength; 0 is uniform."""
     k: Positive = 1.0
-    """Bounds the weight where the SNR is small."""
+    """Constant added to the SNR; bounds the weight where the SNR is small."""
 
     def weight(self, t: Tensor, interpolant: Interpolant) -> Tensor:
         return (self.k + interpolant.snr(t)) ** -self.gamma
@@ -167,10 +167,10 @@ class P2(Weighting, name="p2"):
 
 @dataclass(frozen=True, kw_only=True)
 class Sigmoid(Weighting, name="sigmoid"):
-    """A sigmoid of log SNR as the density over log SNR at which the noise error counts.
+    """A sigmoid of log SNR on the noise error, as a weight per unit of log SNR.
 
-    Kingma & Gao integrate over log SNR, so the weight at a uniform time has the factor -d lambda / dt. With other times
-    the objective is theirs when the time sampler's `importance_correct` is on. The factor has no bound at the ends of
+    Kingma & Gao integrate over log SNR, so the weight at a uniform time has the factor -d lambda / dt. For other times,
+    turn on the time sampler's `importance_correct` to train their objective. The factor has no bound at the ends of
     most paths, so t is clamped.
     """
 
@@ -179,7 +179,7 @@ class Sigmoid(Weighting, name="sigmoid"):
     stated_for: ClassVar[Stated] = "noise"
 
     bias: float = 2.0
-    """log SNR above which the weight falls."""
+    """log SNR at which the sigmoid is 1/2; above it, the sigmoid falls to zero."""
     t_min: EarliestTime = 0.01
     """Time below which the weight stays constant."""
     t_max: LatestTime = 0.99
@@ -192,7 +192,7 @@ class Sigmoid(Weighting, name="sigmoid"):
 
 @dataclass(frozen=True, kw_only=True)
 class EDM(Weighting, name="edm"):
-    """EDM's weight, on the data error, which is 1 on the error of EDM's output at every noise level s = sigma / alpha.
+    """EDM's weight on the data error, which equals a weight of 1 on the error of EDM's output at every noise level.
 
     It has no bound towards the data, so t is clamped at `t_min`.
     """
@@ -202,7 +202,7 @@ class EDM(Weighting, name="edm"):
     stated_for: ClassVar[Stated] = "data"
 
     sigma_data: Annotated[float, Range(1e-6, 1e6)] = 0.5
-    """Standard deviation of the data, whose square float32 still holds."""
+    """Standard deviation of the encoded data, in [1e-6, 1e6] so that float32 can hold its square."""
     t_min: EarliestTime = 0.01
     """Time below which the weight stays constant."""
 
@@ -212,10 +212,10 @@ class EDM(Weighting, name="edm"):
 
 @dataclass(frozen=True, kw_only=True)
 class Likelihood(Weighting, name="likelihood"):
-    """The weight of the noise error under which the loss bounds the negative log-likelihood.
+    """The weight on the noise error that makes the loss a bound of the negative log-likelihood.
 
-    Both papers integrate over time, so with times that are not uniform the objective is theirs when the time sampler's
-    `importance_correct` is on. The weight has no bound at both ends, so t is clamped.
+    Both papers integrate over time. For times that are not uniform, turn on the time sampler's `importance_correct` to
+    train their objective. The weight has no bound at either end, so t is clamped.
     """
 
     formula: ClassVar[str] = "-(d lambda / dt) / 2 at t clamped to [{t_min:g}, {t_max:g}]"
@@ -252,9 +252,9 @@ class LogitNormal(Weighting, name="logit_normal"):
     stated_for: ClassVar[Stated] = "velocity"
 
     mean: float = 0.0
-    """Of logit(t); above 0 favours the noise end."""
+    """Mean of logit(t); above 0 favours the noise end."""
     std: Positive = 1.0
-    """Of logit(t)."""
+    """Standard deviation of logit(t)."""
 
     def weight(self, t: Tensor, interpolant: Interpolant) -> Tensor:
         return logit_normal_density(t, self.mean, self.std)

@@ -1,4 +1,4 @@
-"""What is learned: the components that decide the objective, and which of them go together."""
+"""The formulation: the components that define the objective, and checks that they go together."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from harness.core.errors import ConfigError
 from harness.core.tried import Instance, Like, require, times, tried
 
 SAFE = {"t_min": "a larger one, like 0.01", "t_max": "a smaller one, like 0.99"}
-"""What to do where a conversion has no bound at the clamped time."""
+"""Advice for a conversion that is unbounded at the clamped time, by the field that sets the clamp."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig(Config):
-    """How the components are put together."""
+    """How the components combine in the objective."""
 
     space: Literal["output", "velocity", "data", "noise"] = "output"
-    """Whose error is measured: that of the network's output, or of what it is converted into. A weighting that is
-    stated for another error is converted, so its objective stays its paper's."""
+    """Quantity whose error is measured: the network's output, or the quantity that it is converted to. A weighting
+    that is stated for another error is converted, so the objective stays its paper's."""
     normalise_weight: bool = True
     """Divide the weight by its mean under the time density, so that arms differ in shape and not in scale."""
     label_dropout: Annotated[float, Range(0, 1, ends="[)")] | None = None
-    """Share of the samples whose class is hidden from the network, drawn one by one; null hides all: no classes.
-    Guidance needs more than 0."""
+    """Probability, in [0, 1), that a sample's class is hidden from the network in training; null trains without
+    classes. Guidance needs a value above 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Formulation(Config):
-    """The components of the objective. A combination that means nothing is a `ConfigError` from the start."""
+    """The components of the objective. Construction raises `ConfigError` for a combination that has no meaning."""
 
     interpolant: Interpolant = Linear()
     prediction: Prediction = Velocity()
@@ -64,7 +64,7 @@ class Formulation(Config):
         self._check_weighting()
 
     def _try_out(self) -> None:
-        """`UserError` where a user's path or prediction does not give what the checks of a formulation need."""
+        """Raise `UserError` if a user's path or prediction returns values that the checks below cannot use."""
         t = times(3, torch.float64)
         if not is_own(type(self.interpolant)):
             for method in ("alpha", "sigma"):
@@ -88,9 +88,10 @@ class Formulation(Config):
         return self.space if stated == "any" else stated
 
     def stated_over_measured(self, t: Tensor, variance: Tensor = ONE) -> Tensor | None:
-        """The error that the weighting is stated for over the error that is measured, at the prediction's clamped time.
+        """Return the ratio of the stated error to the measured error, at the prediction's clamped time.
 
-        t and `variance` of the noise are broadcast together. None where the two are one.
+        The stated error is the one that the weighting weights. t and `variance` of the noise are broadcast together.
+        None if both errors are of the same quantity.
         """
         if self.stated_for == self.space:
             return None
@@ -101,16 +102,16 @@ class Formulation(Config):
 
     @property
     def conditional(self) -> bool:
-        """Whether the network is told classes."""
+        """Whether the network receives classes."""
         return self.objective.label_dropout is not None
 
     def path(self, noise_state: Mapping[str, Tensor]) -> Interpolant:
-        """The interpolant as seen with noise of unit variance: its SNR is the true one."""
+        """Return the interpolant rewritten for noise of unit variance, so that its SNR is the true one."""
         std = self.noise.variance(noise_state).mean().sqrt().item()
         return self.interpolant if std == 1 else Scaled(path=self.interpolant, std=std)
 
     def refuse_unbounded(self, space: str) -> None:
-        """`ConfigError` when the prediction's target, or its conversion to `space`, has no bound within the clamps."""
+        """Raise `ConfigError` if the prediction's target, or its conversion to `space`, is unbounded at a clamp."""
         prediction = self.prediction
         path = self.interpolant
         for end in ("t_min", "t_max"):
@@ -119,47 +120,49 @@ class Formulation(Config):
             if not all(value.isfinite().all() for value in values):
                 raise ConfigError(
                     f"prediction.{end}",
-                    f"{prediction.name} has no {space} at t = {t.item():g} on {path.name}. Choose {SAFE[end]}.",
+                    f"{prediction.name} gives no finite {space} at t = {t.item():g} on {path.name}. "
+                    f"Choose {SAFE[end]}.",
                 )
 
     def _check_weighting(self) -> None:
-        """`ConfigError` where no weight of the measured loss is the one that the weighting is stated for."""
+        """Raise `ConfigError` if no weight of the measured loss gives the objective that the weighting states."""
         name = self.weighting.name
         stated = self.weighting.stated_for
         if stated not in get_args(Stated):
-            reason = f"{name} is stated for {stated!r}, which is no quantity"
+            reason = f"{name} is stated for {stated!r}, which is not a quantity"
             raise ConfigError("weighting", f"{reason}. Set its stated_for to one of {', '.join(get_args(Stated))}.")
         if self.stated_for == self.space:
             return
         instead = f"objective.space={stated}"
         if not self.loss.squared:
-            reason = f"{name} weights the squared error of the {stated}, and {self.loss.name} is no square"
+            reason = f"{name} weights the squared error of the {stated}, but {self.loss.name} is not a squared loss"
             advice = f"Set {instead}, or choose loss=mse."
             raise ConfigError(
-                "objective.space", f"{reason}: no weight of the {self.space} error does the same. {advice}"
+                "objective.space", f"{reason}: no weight of the {self.space} error gives the same objective. {advice}"
             )
         for end in ("t_min", "t_max"):
             t = torch.tensor([getattr(self.prediction, end)], dtype=torch.float64)
             factor = self.stated_over_measured(t)
             if factor is not None and not factor.isfinite().all():
-                reason = f"{name} weights the error of the {stated}, which is no finite multiple of the {self.space}'s"
+                reason = f"{name} weights the {stated} error, which is not a finite multiple of the {self.space} error"
                 where = f"at t = {t.item():g} on {self.interpolant.name}"
                 raise ConfigError(f"prediction.{end}", f"{reason} {where}. Choose {SAFE[end]}, or {instead}.")
 
     def refuse_own_variances(self, variance: Tensor) -> None:
-        """`ConfigError` where each feature has noise of its own, and so a weight of its own of the measured error."""
+        """Raise `ConfigError` if the noise variance, and with it the weight, would differ from feature to feature."""
         factor = self.stated_over_measured(torch.tensor(0.5), variance)
         if factor is not None and factor.numel() > 1:
             stated = self.stated_for
-            reason = f"{self.weighting.name} weights the error of the {stated}, which is another multiple of the"
-            reason = f"{reason} {self.space}'s in each feature, since each has noise of its own"
+            reason = f"{self.weighting.name} weights the {stated} error, whose ratio to the {self.space} error"
+            reason = f"{reason} differs between features, because their noise variances differ"
             raise ConfigError("objective.space", f"{reason}. Set objective.space={stated}.")
 
 
 def require_score(path: str, name: str, instead: str, formulation: Formulation) -> None:
-    """Refuse what uses the score where x1 does not give it.
+    """Raise `ConfigError` if x1 does not give the score that the setting `name` at `path` uses.
 
-    E[x1 | x_t] = -sigma Var[x1] score holds for normal, independent x1 alone.
+    E[x1 | x_t] = -sigma Var[x1] score holds only for x1 that is normal and independent of x0. `instead` is the value
+    that the error advises.
     """
     if not formulation.noise.gaussian:
         reason = f"{name} needs the score, which {formulation.noise.name} noise does not give"

@@ -1,4 +1,4 @@
-"""The flow matching objective: a formulation and a network to a loss."""
+"""The flow matching objective: the loss of a network under a formulation."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from harness.flow.time_weight import TimeWeight
 
 
 class Task(NamedTuple):
-    """What a network is asked in one step: the first five of the brief's six steps, for a whole batch."""
+    """The inputs and targets of a network in one training step, for a whole batch."""
 
     xt: Tensor
     """Points on the paths, [B, ...]."""
     target: Tensor
-    """What the prediction is there, [B, ...]."""
+    """Targets of the network's output at these points, [B, ...]."""
     t: Tensor
     """Times, [B]."""
     y: Tensor | None
-    """The classes that the network is told, int64 [B], -1 for none; None where it is told none at all."""
+    """Classes that the network receives, int64 [B], -1 for none; None if it receives no classes at all."""
     transport_cost: Tensor
     """Mean |x0 - x1|^2 of the pairs, a scalar."""
     coupling_seconds: float
-    """What pairing them took."""
+    """Seconds that it took to pair data and noise."""
 
     def share(self, number: int, of: int) -> Task:
-        """One of `of` equal shares of the batch."""
+        """Return share `number` (counted from 0) of `of` equal shares of the batch."""
         if of == 1:
             return self
         size = len(self.t) // of
@@ -44,12 +44,12 @@ class Task(NamedTuple):
 
 
 class Step(NamedTuple):
-    """How a network did at a task."""
+    """The loss and the errors of a network at a task."""
 
     loss: Tensor
-    """What is minimised: the weighted mean, a scalar."""
+    """Weighted mean of the errors, which training minimises; a scalar."""
     errors: Tensor
-    """Unweighted, of each sample, [B]; without a gradient."""
+    """Unweighted error of each sample, [B]; without a gradient."""
 
 
 class Objective:
@@ -62,26 +62,26 @@ class Objective:
         at: float | None = None,
         device: torch.device | str = "cpu",
     ):
-        """`at`: the only time that is asked about, with weight 1, instead of the formulation's times and weights.
+        """`at`: if given, the only time, with weight 1, instead of the formulation's times and weights.
 
-        `device`: where the data will be.
+        `device`: device of the data.
         """
         self.formulation = formulation
         self.at = at
         self.noise_state = {name: value.to(device) for name, value in noise_state.items()}
         self.time_weight = TimeWeight(formulation, noise_state, device)
         self.variance = self.time_weight.variance
-        """Of the noise: a scalar, or shaped like a sample."""
+        """Variance of the noise: a scalar, or shaped like a sample."""
         self.path = self.time_weight.path
         self.weight_mean = 1.0 if at is not None else self.time_weight.mean
 
     def task(
         self, x0: Tensor, seed: int, step: int, y: Tensor | None = None, t: Tensor | None = None, *, hide: bool = True
     ) -> Task:
-        """A step's pairs and times, and what the network should say of them.
+        """Draw the pairs and times of a step, and return the network's inputs and targets.
 
-        x0 [B, ...] are encoded data of classes y [B]. Draws depend on seed and step alone; times t [B] that are given
-        are not drawn. `hide`: some classes are hidden from the network, as training does it; else it is told all.
+        x0 [B, ...] are encoded data of classes y [B]. The draws depend only on seed and step. Times are drawn unless
+        t [B] is given. `hide`: whether some classes are hidden from the network, as in training.
         """
         f = self.formulation
         device = x0.device
@@ -99,16 +99,16 @@ class Objective:
         return Task(xt, target, t, shown, transport_cost(x0, x1), seconds)
 
     def measure(self, network: nn.Module, task: Task) -> Step:
-        """How `network` does at a task, or at a share of one."""
+        """Return the loss and errors of `network` at a task, or at a share of one."""
         errors = self.formulation.loss.measure(self._error(network, *task[:4]))
         return Step((self.weight(task.t) * errors).mean(), errors.detach())
 
     def weight(self, t: Tensor) -> Tensor:
-        """What a sample's loss at t counts, [B]."""
+        """Return the weight [B] of a sample's loss at t [B]."""
         return self.time_weight(t) if self.at is None else torch.ones_like(t)
 
     def _shown(self, y: Tensor | None, seed: int, step: int) -> Tensor | None:
-        """The classes that the network is told, -1 for none; None where it is told none at all."""
+        """Return the classes that the network receives, -1 for hidden ones; None if it receives no classes at all."""
         dropout = self.formulation.objective.label_dropout
         if dropout is None:
             return None

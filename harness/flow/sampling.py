@@ -1,4 +1,4 @@
-"""Samples from a trained network: noise, a solver and a field whose every call is counted."""
+"""Sampling from a trained network: noise, a solver, and a field that counts its calls."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from harness.core.rng import stream
 from harness.flow.formulation import Formulation, require_score
 
 ROUNDING = 1e-6
-"""Of times in float32: an end of the interval that lies on the grid belongs to it."""
+"""Tolerance for times in float32: a grid time at an end of the guidance interval is inside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,18 +31,19 @@ class Guidance(Config):
     source: ClassVar[str] = "Ho & Salimans 2022, eq. 6, whose w is scale - 1; interval: Kynkaanniemi et al. 2024"
 
     scale: NonNegative = 1.0
-    """1 is no guidance and one call of the network; anything else takes two."""
+    """Guidance scale; 1 means no guidance and one call of the network, any other value takes two calls."""
     low: Fraction = 0.0
+    """Last guided time, in [0, 1]; sampling runs from 1 to 0."""
     high: Fraction = 1.0
-    """Guided from t = `high` down to t = `low`, both included; outside, the network is called once, with classes."""
+    """First guided time, in [0, 1]. Outside [low, high] the network is called once, with classes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.low > self.high:
-            raise ConfigError("low", f"{self.low} is above high = {self.high}. Exchange them.")
+            raise ConfigError("low", f"{self.low} is above high = {self.high}. Swap them.")
 
     def at(self, t: Tensor) -> bool:
-        """Whether two calls are made at times t, which are all the same."""
+        """Whether the network is called twice at times t [B], which are all equal."""
         if self.scale == 1 or (self.low == 0 and self.high == 1):
             return self.scale != 1
         return self.low - ROUNDING <= t.flatten()[0].item() <= self.high + ROUNDING
@@ -50,43 +51,44 @@ class Guidance(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig(Config):
-    """How samples are drawn from a trained network. A subclass says with how many calls."""
+    """How samples are drawn from a trained network. A subclass sets the number of calls."""
 
     solver: Solver = Euler()
     time_grid: TimeGrid = UniformGrid()
     guidance: Guidance = Guidance()
     average: Average = Ema()
-    """Of the weights over training."""
+    """Average of the weights over training that generates the samples."""
     checkpoint: Literal["last", "best"] = "last"
-    """Whether the weights are those at the end, or those with the lowest held-out loss."""
+    """last: the weights at the end of training; best: the weights with the lowest held-out loss."""
     batch_size: Count = 500
-    """Samples generated at once; each batch has its own stream of noise."""
+    """Samples per batch; each batch has its own stream of noise."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.checkpoint == "best" and isinstance(self.average, PostHoc):
             raise ConfigError(
-                "checkpoint", "an average put together afterwards ends where the snapshots do. Set it to last."
+                "checkpoint", "a posthoc average ends at the last snapshot, not at the best checkpoint. Set it to last."
             )
         for nfe in self.every_nfe:
-            if self.guidance.scale == 1 or self.solver.adaptive:  # else it depends on the grid: `times` says
+            if self.guidance.scale == 1 or self.solver.adaptive:  # else the grid decides: `times` checks it
                 self.solver.steps(nfe)
 
     @property
     def every_nfe(self) -> tuple[int, ...]:
-        """Every number of calls of the network that samples are asked for with; 0 lets an adaptive solver choose."""
+        """Every number of calls of the network (NFE) to sample with; 0 lets an adaptive solver choose."""
         return ()
 
     def times(self, nfe: int, path: Interpolant) -> Tensor:
-        """Where the solver stops, float64 [steps + 1] from 1 to 0, to take `nfe` calls; `ConfigError` if it cannot."""
+        """Return the solver's times for `nfe` calls, float64 [steps + 1] from 1 to 0; `ConfigError` if none exist."""
         return self.time_grid.times(steps_of(self.solver, self.time_grid, path, self.guidance, nfe), path)
 
     def check(
         self, at: str, learned: Formulation, decays: Sequence[float], snapshots: bool, who: str = "the network"
     ) -> None:
-        """`ConfigError` when `who`, trained by `learned`, cannot be sampled so. `at` is the path of this configuration.
+        """Raise `ConfigError` if `who`, trained by `learned`, cannot be sampled with this configuration.
 
-        Training keeps averages of these `decays`, and perhaps snapshots.
+        `at`: the path of this configuration. `decays`: decays of the averages that training keeps. `snapshots`:
+        whether training keeps snapshots.
         """
         try:
             self.average.check(decays, snapshots)
@@ -96,26 +98,26 @@ class SamplingConfig(Config):
             require_score(f"{at}.solver", self.solver.name, "euler", learned)
             learned.refuse_unbounded("score")
         if self.checkpoint == "best" and learned.coupling.brings_data:
-            reason = "pairs have no held-out loss by which a checkpoint could be the best"
+            reason = "training on pairs has no held-out loss, so it has no best checkpoint"
             raise ConfigError(f"{at}.checkpoint", f"{reason}. Set it to last.")
         if self.guidance.scale != 1 and not learned.objective.label_dropout:
-            state = "is told no classes" if learned.objective.label_dropout is None else "always sees them"
+            state = "is told no classes" if learned.objective.label_dropout is None else "always sees the classes"
             advice = "Train it with objective.label_dropout above 0, like 0.1."
             raise ConfigError(f"{at}.guidance", f"{who} {state}. {advice}")
 
 
 class Trained(NamedTuple):
-    """A trained network with what sampling needs beside it."""
+    """A trained network, and all else that sampling needs."""
 
     network: nn.Module
     formulation: Formulation
     noise_state: Mapping[str, Tensor]
     device: str = "cpu"
-    """Where the network lies."""
+    """Device of the network."""
 
 
 class NetworkField:
-    """A network of any prediction as velocity and score, that knows how often it was called."""
+    """Velocity and score from a network of any prediction; it counts the calls of the network."""
 
     def __init__(
         self, trained: Trained, y: Tensor | None = None, guidance: Guidance | None = None,
@@ -135,7 +137,7 @@ class NetworkField:
         return self._convert(self._output(x, t), x, t, "velocity")
 
     def with_score(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Velocity and score of p_t from one call."""
+        """Velocity and score of p_t at x [B, ...] and t [B], both shaped like x, from one call."""
         output = self._output(x, t)
         return self._convert(output, x, t, "velocity"), self._convert(output, x, t, "score")
 
@@ -158,7 +160,7 @@ class NetworkField:
 
 
 def steps_of(solver: Solver, time_grid: TimeGrid, path: Interpolant, guidance: Guidance, nfe: int) -> int:
-    """Steps of the solver that take `nfe` calls of the network; `ConfigError` when no number of steps does."""
+    """Return the number of solver steps that take `nfe` calls of the network; `ConfigError` if there is none."""
     if guidance.scale == 1 or solver.adaptive:
         return solver.steps(nfe)
 
@@ -181,13 +183,13 @@ class Generated(NamedTuple):
     """A batch of samples."""
 
     x: Tensor
-    """Encoded, [B, ...]."""
+    """Encoded samples, [B, ...]."""
     y: Tensor | None
-    """The classes that the network was given, [B]."""
+    """Classes that the network received, [B]."""
     calls: int
-    """Of the network, for each sample."""
+    """Calls of the network per sample."""
     noise: Tensor
-    """What it began from, as the noise component drew it, [B, ...]."""
+    """Noise x1 that sampling started from, as the noise component drew it, [B, ...]."""
 
 
 @torch.no_grad()
@@ -203,10 +205,10 @@ def generate(
     visited: list[Tensor] | None = None,
     first: int = 0,
 ) -> Iterator[Generated]:
-    """Batches of at most `sampling.batch_size` encoded samples of `shape`, `number` in all, each of `nfe` calls.
+    """Yield batches of at most `sampling.batch_size` encoded samples of `shape`, `number` in all, by `nfe` calls each.
 
-    Batch i starts from the noise of `stream(*streams, i)`, whatever the network, solver and NFE. Their classes are
-    drawn from `classes`, with replacement. `visited` collects x wherever the network is called. `first` batches are
+    Batch i starts from the noise of `stream(*streams, i)`, for every network, solver and NFE. The classes are drawn
+    from `classes`, with replacement. `visited` collects x at every call of the network. The first `first` batches are
     left out.
     """
     trained.network.eval()

@@ -1,4 +1,4 @@
-"""What practice advises against, and what a training's own measurements say of the usual troubles."""
+"""Advice: settings that practice advises against, and usual troubles that a training's measurements show."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ if TYPE_CHECKING:
     from harness.training.config import TrainConfig
 
 PAPER_STEPS = 50_000
-"""From here on, a training is of the length that published rates are for."""
+"""Published learning rates apply to trainings of at least this many steps."""
 RATES = (1e-4, 5e-4)
+"""Usual range of the learning rate for long trainings with AdamW."""
 STD = (0.2, 2.5)
 MEAN = 1.0
-"""Encoded data outside these (mean in absolute value) are not what networks, noise and times are made for."""
+"""Ranges of sd and absolute mean of encoded data for which networks, noise and times are made."""
 NARROW = 0.7
-"""Samples whose spread is below this share of the data's lack something."""
+"""Spread of the samples, as a share of the spread of the data, below which modes may be missing."""
 FAR = 1.5
-"""sigma_data this many times the data's standard deviation, or smaller by as much, is no estimate of it."""
+"""The program warns if sigma_data differs from the data's standard deviation by more than this factor."""
 LEFT = 0.1
-"""Share of the noise that data may be at t = 1, and share of the data that noise may be at t = 0."""
+"""Largest accepted ratio of data to noise at t = 1, and of noise to data at t = 0."""
 GAIN = 0.05
-"""A held-out loss that falls by this share between the last two looks would fall further with more training."""
+"""If the held-out loss falls by more than this share at the end, more training would lower it further."""
 Lines = Sequence[Mapping[str, Any]]
 
 
 def warnings(config: TrainConfig, data: Data, formulation: Formulation) -> list[str]:
-    """What in a configuration departs from the field's practice, a line each: legitimate where it is meant."""
+    """Return a line for each setting that departs from the field's practice; each may be intended."""
     said = []
     if config.ema_decay is None:
         said.append("train.ema_decay: no averaged weights. Samples from them are usually better: set 0.9999.")
@@ -52,33 +53,33 @@ def warnings(config: TrainConfig, data: Data, formulation: Formulation) -> list[
         and not RATES[0] <= config.learning_rate <= RATES[1]
     ):
         said.append(
-            f"train.learning_rate: {config.learning_rate:g} is outside 1e-4 to 5e-4, which long trainings with AdamW "
-            "use."
+            f"train.learning_rate: {config.learning_rate:g} is outside 1e-4 to 5e-4, the usual range of long "
+            "trainings with AdamW."
         )
     said += [unusual] if (unusual := not_normalised(data)) else []
     return said + unfitting(formulation, data)
 
 
 def cut_short(config: TrainConfig) -> list[str]:
-    """What a training is too short for, a line each: a warm-up that nobody asked to be so long, as scales have it."""
+    """Return a line if the training ends before its warm-up, whose length a scale may have set."""
     if config.warmup_steps <= config.steps:
         return []
     share = config.rate(config.steps - 1) / config.learning_rate
     reason = f"{config.warmup_steps} steps of warm-up end beyond the last of {config.steps}"
     reached = f"where the learning rate is at {share:.2g} of its peak"
-    return [f"train.warmup_steps: {reason}, {reached}. Set it to a tenth of train.steps or so."]
+    return [f"train.warmup_steps: {reason}, {reached}. Set it to about a tenth of train.steps."]
 
 
 def unfitting(formulation: Formulation, data: Data) -> list[str]:
-    """Which settings of a formulation do not fit the data or each other, a line each."""
+    """Return a line for each setting of a formulation that does not fit the data or another setting."""
     f = formulation
     said = []
     mean, std = data.moments
     size = math.hypot(mean, std)
     if f.conditional and isinstance(f.coupling, ExactOT | Sinkhorn):
         said.append(
-            f"coupling: {f.coupling.name} does not see the classes: a class is paired with a part of the noise, and "
-            "sampling starts it from all. Choose class_conditional_ot."
+            f"coupling: {f.coupling.name} does not see the classes. It pairs a class with a part of the noise, but "
+            "sampling starts each class from all the noise. Choose class_conditional_ot."
         )
     for edm in (f.prediction, f.weighting):
         if isinstance(edm, predictions.EDM | weightings.EDM) and not std / FAR < edm.sigma_data < FAR * std:
@@ -89,9 +90,9 @@ def unfitting(formulation: Formulation, data: Data) -> list[str]:
     ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
     alpha, sigma = path.alpha(ends).tolist(), path.sigma(ends).tolist()
     if alpha[1] * size > LEFT * sigma[1]:
-        left = f"at t = 1 data of size {alpha[1] * size:.3g} are left under noise of sd {sigma[1]:.3g}"
+        left = f"at t = 1 data of size {alpha[1] * size:.3g} remain under noise of sd {sigma[1]:.3g}"
         said.append(
-            f"interpolant: {f.interpolant.name}: {left}, and sampling starts without them. Choose a larger noise."
+            f"interpolant: {f.interpolant.name}: {left}, but sampling starts without them. Choose a larger noise."
         )
     if sigma[0] > LEFT * alpha[0] * std:
         left = f"noise of sd {sigma[0]:.3g} stays in samples of data of sd {std:.3g}"
@@ -100,7 +101,7 @@ def unfitting(formulation: Formulation, data: Data) -> list[str]:
 
 
 def not_normalised(data: Data) -> str | None:
-    """What is wrong with the scale of encoded data."""
+    """Return what is wrong with the scale of encoded data; None if nothing is."""
     mean, std = data.moments
     if STD[0] <= std <= STD[1] and abs(mean) <= MEAN:
         return None
@@ -108,7 +109,7 @@ def not_normalised(data: Data) -> str | None:
 
 
 def remedy(config: TrainConfig, data: Data) -> str:
-    """The likeliest of the known causes of a divergence, as advice."""
+    """Return advice on the likeliest of the known causes of a divergence."""
     if unusual := not_normalised(data):
         return f"The likely cause: {unusual}"
     if config.clip_norm is None:
@@ -119,7 +120,7 @@ def remedy(config: TrainConfig, data: Data) -> str:
 
 
 def diagnoses(lines: Lines) -> list[str]:
-    """What the lines of metrics.jsonl say of a finished training, a line each; nothing where all looks well."""
+    """Return a line for each trouble that metrics.jsonl shows of a finished training; none if all looks well."""
     reports = [line for line in lines if "loss" in line]
     said = []
     fifth = len(reports) // 5
@@ -128,13 +129,13 @@ def diagnoses(lines: Lines) -> list[str]:
         if last > 0.98 * first:
             said.append(
                 f"the loss does not fall ({first:.4g} in the first fifth, {last:.4g} in the last): "
-                "check rate and normalisation."
+                "check the learning rate and the normalisation."
             )
         clipped = statistics.fmean(line["clipped_share"] for line in reports[-fifth:])
         if clipped > 0.5:
             said.append(
                 f"{clipped:.0%} of the last steps were clipped: "
-                "the rate is high, or train.clip_norm low, for this objective."
+                "for this objective, train.learning_rate is high or train.clip_norm is low."
             )
     spreads = [line["sample_spread"] for line in lines if "sample_spread" in line]
     if spreads and spreads[-1] < NARROW:
@@ -147,10 +148,10 @@ def diagnoses(lines: Lines) -> list[str]:
         lowest, step = min(held_out)
         said.append(
             f"the held-out loss was lowest at step {step} ({lowest:.4g}, at the end {held_out[-1][0]:.4g}): "
-            "more steps now memorise. evaluate.checkpoint=best takes those weights."
+            "more steps only memorise. Set evaluate.checkpoint=best to use the weights of that step."
         )
     elif len(held_out) > 1 and held_out[-1][0] < (1 - GAIN) * held_out[-2][0]:
         before = held_out[-2][0]
         last = held_out[-1][0]
-        said.append(f"the held-out loss still fell at the end ({before:.4g} a look before, {last:.4g}): train longer.")
+        said.append(f"the held-out loss still fell at the end (from {before:.4g} to {last:.4g}): train longer.")
     return said

@@ -1,4 +1,4 @@
-"""Which samples each step sees, and how they come to the device."""
+"""The samples of each step, and their way to the device."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from harness.data.base import Data, Samples
 StoredBatch = tuple[Tensor, Tensor | None]
 """Stored samples [B, ...] and their classes [B], on the device."""
 RESIDENT_BYTES = 4 << 30
-"""Tensors up to this size lie on the device as a whole; larger ones are fetched batch by batch."""
+"""Data up to this many bytes stay on the device as a whole; larger data are fetched batch by batch."""
 
 
 class DataOrder:
-    """The permutations of all epochs one after another, cut into batches; on the device, which waits for no indices."""
+    """The permutations of all epochs, one after another, cut into batches; kept on the device, so no step waits."""
 
     def __init__(self, size: int, batch_size: int, seed: int, device: str = "cpu"):
         self.size = size
@@ -30,7 +30,7 @@ class DataOrder:
         self._permutation = torch.empty(0, dtype=torch.long)
 
     def indices(self, step: int) -> Tensor:
-        """Indices [batch_size] of the samples of a step."""
+        """Return the indices [batch_size] of the samples of a step."""
         return torch.cat(list(self._pieces(step * self.batch_size, self.batch_size)))
 
     def _pieces(self, start: int, count: int) -> Iterator[Tensor]:
@@ -47,7 +47,7 @@ class DataOrder:
 
 
 def batches(data: Data, batch_size: int, seed: int, start: int, end: int, device: str) -> Iterator[StoredBatch]:
-    """The batches of steps `start` to `end`: the same ones wherever training begins and however they are fetched."""
+    """Yield the batches of steps `start` to `end` - 1; they depend neither on `start` nor on the way of fetching."""
     classes = None if data.classes is None else data.classes.to(device)
     if isinstance(data.train, Tensor) and data.train.nbytes <= RESIDENT_BYTES:
         train = data.train.to(device)
@@ -61,7 +61,7 @@ def batches(data: Data, batch_size: int, seed: int, start: int, end: int, device
     fetched: DataLoader = DataLoader(
         fetch, sampler=range(start, end), batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None,
         pin_memory=device == "cuda", multiprocessing_context="fork" if workers else None,
-        generator=torch.Generator(),  # else it would draw from the stream of dropout
+        generator=torch.Generator(),  # otherwise the loader would draw from the stream of dropout
     )  # fmt: skip
     for rows, samples, error in fetched:
         if error:
@@ -73,9 +73,9 @@ def batches(data: Data, batch_size: int, seed: int, start: int, end: int, device
 
 
 def of_every_class(classes: Tensor, number: int) -> Tensor:
-    """`number` rows [number] of samples with these classes [N], the same ones every time.
+    """Return the indices [number] of `number` samples, given all classes [N]; the same indices every time.
 
-    Each class comes at least once where `number` allows it, and otherwise as often as it does among all.
+    Each class occurs at least once if `number` allows it, and in about its share among all samples.
     """
     drawn = torch.randperm(len(classes), generator=stream(0, "of every class"))
     by_class = classes[drawn].argsort(stable=True)
@@ -87,7 +87,7 @@ def of_every_class(classes: Tensor, number: int) -> Tensor:
 
 
 class _Fetch(Dataset):
-    """Batches by step. A user's mistake comes back as a text: an exception would bring its worker's traceback along."""
+    """Batches by step. It returns a user's mistake as text, because an exception would carry the worker's traceback."""
 
     def __init__(self, samples: Tensor | Samples, order: DataOrder):
         self.samples = samples

@@ -1,4 +1,4 @@
-"""What a network keeps beside its weights: buffers, like the running statistics of batch norm."""
+"""Buffers of a network, like the running statistics of batch norm, and a context that protects them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import nn
 
 @contextmanager
 def buffers_apart(network: nn.Module) -> Iterator[None]:
-    """A context in which the network has copies of its buffers: it forgets afterwards what it did to them.
+    """A context in which the network changes copies of its buffers, so that no change lasts.
 
-    It has the same tensors again at the end, also where it replaces a buffer instead of changing it.
+    At the end it has its original tensors again, also if it replaced a buffer instead of changing it.
     """
     own = [
         (module, name, buffer) for module in network.modules() for name, buffer in module.named_buffers(recurse=False)

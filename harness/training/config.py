@@ -18,47 +18,48 @@ class TrainConfig(Config):
     """How long, how fast and on what a network is trained."""
 
     steps: Annotated[int, Range(1, 999_999_999, why="checkpoints are numbered with nine digits")] = 100_000
-    """Optimizer steps."""
+    """Number of optimizer steps."""
     batch_size: Count = 128
-    """Samples a step, over all processes and micro-batches."""
+    """Samples per step, over all processes and micro-batches."""
     accumulate: Count = 1
-    """Micro-batches that the network sees one after another, for batches that do not fit into memory."""
+    """Micro-batches per step and process, for batches that do not fit into memory; a divisor of batch_size."""
     optimizer: Optimizer = AdamW()
     learning_rate: Positive = 2e-4
-    """Peak, reached after the warm-up."""
+    """Peak learning rate, reached after the warm-up."""
     warmup_steps: Index = 1000
-    """Linear rise from zero, before the schedule."""
+    """Steps of linear rise of the learning rate from zero, before the schedule."""
     schedule: Schedule = Cosine()
     clip_norm: Positive | None = 1.0
-    """Largest norm of the gradient; null turns clipping off."""
+    """Largest norm of the gradient; a larger gradient is scaled down. null turns clipping off."""
     ema_decay: Decay | None = 0.9999
-    """Decay, after a warm-up, of the averaged weights that are sampled from; null keeps none."""
+    """Decay per step, after a warm-up, of the weight average that sampling uses; null keeps none."""
     more_ema_decays: tuple[Decay, ...] = ()
-    """Of further averages, kept beside it to be judged afterwards (evaluate.average.decay)."""
+    """Decays of further averages, which can be evaluated after training (evaluate.average.decay)."""
     snapshot_every: Index = 0
-    """Steps between two snapshots for an average of any length afterwards (evaluate.average=posthoc); 0 takes none."""
+    """Steps between two snapshots, from which evaluate.average=posthoc makes averages of any length; 0 takes none."""
     on_divergence: Literal["stop", "restore_and_lower_lr"] = "stop"
-    """At a loss or gradient that is not finite or explodes: give up, or go back to the last checkpoint with half the
-    rate. What follows then depends on how often checkpoints are written, and on where the run was stopped."""
+    """If a loss or gradient is not finite or explodes: stop, or go back to the last checkpoint with half the learning
+    rate. After that, results depend on checkpoint_every, and on the step at which the run was interrupted."""
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
-    """Of the network's forward pass; auto is bf16 on a GPU and fp32 on a CPU."""
+    """Precision of the network's forward pass; auto is bf16 on a GPU and fp32 on a CPU."""
     compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune"] = "auto"
-    """torch.compile's mode; auto is default on a GPU from 5,000 steps on, and off elsewhere."""
+    """Mode of torch.compile; auto is `default` on a GPU for at least 5,000 steps, and `off` otherwise."""
     channels_last: bool = True
-    """Whether images lie in memory with their channels last, in training and in sampling."""
+    """Whether images have the channels-last memory format, in training and in sampling."""
     threads: Annotated[int, Range(1, 1024, why="no machine has more cores for one training")] = 1
-    """CPU threads; results to the last digit depend on it."""
+    """CPU threads; the last digits of results depend on them."""
     device: Literal["auto", "cpu", "cuda"] = field(default="auto", metadata=RUN_ONLY)
+    """Device to train on; auto is the GPU if there is one."""
     recompute: bool = field(default=False, metadata=RUN_ONLY)
-    """Activation checkpointing: blocks are computed a second time in the backward pass instead of being remembered."""
+    """Activation checkpointing: the backward pass recomputes blocks instead of storing their activations."""
     log_every: Count = field(default=50, metadata=RUN_ONLY)
     """Steps between two lines of metrics.jsonl."""
     sample_every: Count = field(default=5000, metadata=RUN_ONLY)
-    """Steps between two looks: samples, gradients by noise level, straightness, held-out loss."""
+    """Steps between two measurements of samples, gradients by noise level, straightness and held-out loss."""
     checkpoint_every: Count = field(default=1000, metadata=RUN_ONLY)
     """Steps between two checkpoints."""
     keep_checkpoints: Count = field(default=2, metadata=RUN_ONLY)
-    """How many of the newest stay; the best by held-out loss stays beside them."""
+    """Number of newest checkpoints to keep; the best one by held-out loss is kept too."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,19 +69,19 @@ class TrainConfig(Config):
             )
             raise ConfigError("accumulate", f"{reason}. Choose a divisor.")
         if len(set(self.decays)) < len(self.decays):
-            raise ConfigError("more_ema_decays", f"{list(self.decays)} names one twice. Name each once.")
+            raise ConfigError("more_ema_decays", f"{list(self.decays)} has a decay twice. Name each once.")
 
     @property
     def decays(self) -> tuple[float, ...]:
-        """Of all averages, the one to sample from first."""
+        """Decays of all averages; the average to sample from comes first."""
         return (() if self.ema_decay is None else (self.ema_decay,)) + self.more_ema_decays
 
     def resolved_device(self) -> str:
-        """The device this machine trains on."""
+        """Return the device that this machine trains on: cpu or cuda."""
         return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
 
     def resolved(self) -> dict[str, str]:
-        """What stands for every "auto" here."""
+        """Return device, precision and compile mode, with the values that "auto" has on this machine."""
         on_gpu = self.resolved_device() == "cuda"
         auto = {
             "precision": "bf16" if on_gpu else "fp32",

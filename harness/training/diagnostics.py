@@ -1,4 +1,4 @@
-"""What a training shows of itself where the loss tells nothing: by noise level, on the device, read seldom."""
+"""Diagnostics that the loss does not show: gradients and errors by noise level, kept on the device, fetched rarely."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from harness.training.buffers import buffers_apart
 from harness.training.distributed import Ranks
 
 EDGES = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)
-"""Of the bins of log SNR; the first and the last are open."""
+"""Edges of the bins of log SNR; the first and the last bin are open."""
 BINS = ("below_-6", *(f"{low:g}_to_{high:g}" for low, high in itertools.pairwise(EDGES)), "above_6")
 WIDEST = 8.0
-"""Where gradients are measured, the open bins end at this log SNR."""
+"""For gradients, the open bins end at minus and plus this log SNR."""
 SAMPLES = 32
-"""In each bin, gradients are measured on so many samples."""
+"""Samples per bin on which gradients are measured."""
 GROUPS = 2
-"""Equal groups of these samples, whose gradients are compared."""
+"""Equal groups of these samples; the variance compares their gradients."""
 EXPLOSION = 1000.0
-"""A gradient this many times its usual norm is not taken."""
+"""A step is skipped if its gradient norm is more than this many times the usual norm."""
 YOUNG = 20
-"""Steps before which no gradient is judged by the usual norm."""
+"""First steps in which no gradient is compared with the usual norm."""
 MEMORY = 100
-"""Steps that the usual norm is an average over."""
+"""Steps over which the usual norm is averaged."""
 _SMALLEST = -70.0
 _LARGEST = 80.0
-"""Logs of norms stay within these: a norm of 0 counts as e^-70."""
+"""Bounds of the log of a norm: a norm of 0 counts as e^-70."""
 TOGETHER = 64
-"""Sums are taken over so many steps at a time: a dozen small operations fewer in each."""
+"""Steps that are summed at a time, which saves a dozen small operations per step."""
 _SCALARS = ("loss", "grad_norm", "transport_cost", "bad_steps", "clipped_share", "steps")
 
 
 class Meter:
-    """Sums over steps, on the device: nothing waits for them until `fetch`."""
+    """Sums over steps, kept on the device until `fetch` reads them."""
 
     def __init__(self, log_snr: Callable[[Tensor], Tensor], clip_norm: float, device: str):
         self.log_snr = log_snr
@@ -46,22 +46,22 @@ class Meter:
         self.edges = torch.tensor(EDGES, device=device)
         self.scalars = torch.zeros(len(_SCALARS), dtype=torch.float64, device=device)
         self.bins = torch.zeros(2, len(BINS), dtype=torch.float64, device=device)
-        """Of the samples that this rank saw: their errors, and their number."""
+        """Sums of errors (row 0) and numbers (row 1) of the samples of this rank, by bin."""
         self._steps: list[tuple[Tensor, ...]] = []
         self._samples: list[tuple[Tensor, Tensor]] = []
 
     def add(self, loss: Tensor, norm: Tensor, cost: Tensor, bad: Tensor) -> None:
-        """A step, by its scalars."""
+        """Add a step: its loss, gradient norm, transport cost and whether it is bad (1.0 or 0.0), all scalars."""
         self._steps.append((loss, norm, cost, bad))
         if len(self._steps) == TOGETHER:
             self.sum_up()
 
     def add_samples(self, errors: Tensor, t: Tensor) -> None:
-        """Samples [B] by their times [B]."""
+        """Add the errors [B] of samples at times t [B]."""
         self._samples.append((errors, t))
 
     def sum_up(self) -> None:
-        """Bring `scalars` and `bins` up to date: one step after the other, so that it does not matter when."""
+        """Update `scalars` and `bins`, one step after the other, so the sums do not depend on when this is called."""
         if self._samples:
             errors, t = map(torch.cat, zip(*self._samples, strict=True))
             where = torch.bucketize(self.log_snr(t), self.edges, right=True)
@@ -75,7 +75,7 @@ class Meter:
         self._samples = []
 
     def fetch(self, ranks: Ranks) -> dict[str, float]:
-        """The means since the last fetch, bins without samples left out; starts anew."""
+        """Return the means since the last fetch, without empty bins, and clear the sums."""
         self.sum_up()
         *means, steps = self.scalars.tolist()
         sums, numbers = ranks.sum(self.bins).tolist()
@@ -85,30 +85,30 @@ class Meter:
         return line
 
     def clear(self) -> None:
-        """Start anew."""
+        """Clear the sums."""
         self._steps = []
         self._samples = []
         self.scalars.zero_()
         self.bins.zero_()
 
     def bad(self) -> bool:
-        """Whether a step since the last fetch was not taken."""
+        """Whether a step since the last fetch was skipped as bad."""
         self.sum_up()
         return self.scalars[_SCALARS.index("bad_steps")].item() > 0
 
 
 class Guard:
-    """Finds, on the device, steps that must not be taken: not finite, or exploding."""
+    """Finds, on the device, steps to skip: loss or gradient not finite, or gradient exploding."""
 
     def __init__(self, device: str):
         self.usual = torch.zeros((), device=device)
-        """Mean of the log of the norm over the last `MEMORY` steps or so."""
+        """Running mean of the log of the norm, over about the last `MEMORY` steps."""
 
     def __call__(self, loss: Tensor, norm: Tensor, step: int) -> Tensor:
-        """1.0 for a step that must not be taken, else 0.0; steps are counted from 0."""
+        """Return 1.0 for a step to skip, else 0.0, as a scalar; steps are counted from 0."""
         level = norm.log()
         limit = self.usual + math.log(EXPLOSION) if step >= YOUNG else _LARGEST
-        good = level + 0 * loss <= limit  # false for NaN, also where the loss alone is not finite
+        good = level + 0 * loss <= limit  # false for NaN, also if only the loss is not finite
         self.usual.lerp_(torch.where(good, level, self.usual).clamp(min=_SMALLEST), 1 / min(step + 1, MEMORY))
         return 1 - good.float()
 
@@ -116,11 +116,11 @@ class Guard:
 def gradients_by_noise(
     network: nn.Module, objective: Objective, x0: Tensor, y: Tensor | None, seed: int, step: int
 ) -> dict[str, float]:
-    """Norm of the mean gradient and variance of a sample's gradient, for every bin of log SNR.
+    """Return the norm of the mean gradient and the variance of a sample's gradient, for every bin of log SNR.
 
-    The variance is the trace of the covariance. Of `SAMPLES` of the encoded samples x0 in each bin, log SNR uniform in
-    it; the weighting counts, and classes y are hidden as in training. Bins that the path does not reach are left out.
-    The network is called as it is, in training, and keeps nothing of it.
+    The variance is the trace of the covariance. Each bin takes `SAMPLES` of the encoded samples x0, with log SNR
+    uniform in the bin. The weighting applies, and classes y are hidden as in training. Bins that the path does not
+    reach are left out. The network runs in training mode; its buffers and gradients do not change.
     """
     weights = [w for w in network.parameters() if w.requires_grad]
     x0 = x0[:SAMPLES]
@@ -135,7 +135,7 @@ def gradients_by_noise(
         task = objective.task(x0, seed, step, y, times.float())
         mean = [torch.zeros_like(w) for w in weights]
         squares = torch.zeros((), device=x0.device)
-        for i in range(GROUPS):  # Welford's way, which holds two gradients
+        for i in range(GROUPS):  # Welford's algorithm, which holds two gradients
             apart = _gradient(objective, network, task.share(i, GROUPS), weights)
             torch._foreach_sub_(apart, mean)
             torch._foreach_add_(mean, apart, alpha=1 / (i + 1))
@@ -146,7 +146,7 @@ def gradients_by_noise(
 
 
 def spread(samples: Tensor, real: Tensor) -> float:
-    """Root of the total variance of samples [N, ...] over real ones' [M, ...]: below 1 where modes are missing."""
+    """Return the total sd of samples [N, ...] over the total sd of real ones [M, ...]; below 1 if modes are missing."""
     made, wanted = (x.double().flatten(1).var(0).sum().item() for x in (samples, real))
     return math.sqrt(made / wanted) if wanted else math.inf
 

@@ -1,7 +1,7 @@
-"""Several processes that train one network (torchrun): one process's steps, each rank taking a share of a batch.
+"""Training of one network by several processes (torchrun): the steps of one process, each rank with a share of a batch.
 
 Every rank draws the whole batch, its times and its pairs from the same streams, so stratification and optimal transport
-see the global batch; the network then sees the rank's share, and DistributedDataParallel averages the gradients.
+see the global batch. The network then sees the rank's share, and DistributedDataParallel averages the gradients.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from harness.core.errors import UserError
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of a training, and which of them this is."""
+    """The number of processes of a training, and the rank of this one."""
 
     rank: int = 0
     number: int = 1
     signals: dist.ProcessGroup | None = None
-    """A group on the CPU, for what must not wait for the device."""
+    """A process group on the CPU, for messages that must not wait for the device."""
 
     @property
     def first(self) -> bool:
@@ -35,15 +35,15 @@ class Ranks:
         return self.rank == 0
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """A network whose gradients are averaged over the ranks."""
+        """Return the network, wrapped so that its gradients are averaged over the ranks."""
         return network if self.number == 1 else DistributedDataParallel(network)
 
     def apart(self, network: nn.Module) -> AbstractContextManager[None]:
-        """A context in which a wrapped network's gradients are not averaged yet."""
+        """Return a context in which a wrapped network's gradients are not averaged yet."""
         return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
     def any(self, mine: bool) -> bool:
-        """Whether any rank says so; all hear the same."""
+        """Whether `mine` is True on any rank; all ranks get the same answer."""
         if self.number == 1:
             return mine
         said = torch.tensor(int(mine))
@@ -59,7 +59,7 @@ class Ranks:
         return total
 
     def wait(self) -> None:
-        """Until every rank is here."""
+        """Wait until every rank has reached this call."""
         if self.number > 1:
             dist.barrier(self.signals)
 
@@ -69,9 +69,9 @@ ALONE = Ranks()
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    """The ranks that torchrun started, or `ALONE`; each takes the GPU of its local rank where there are GPUs.
+    """The ranks that torchrun started, or `ALONE`; each takes the GPU of its local rank if there are GPUs.
 
-    `UserError` when the others cannot be reached any more.
+    Raises `UserError` if another rank cannot be reached any more.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
@@ -83,7 +83,7 @@ def joined() -> Iterator[Ranks]:
     try:
         signals: Any = dist.new_group(backend="gloo")  # a group, since this rank is in it
         yield Ranks(dist.get_rank(), dist.get_world_size(), signals)
-    except RuntimeError as error:  # gloo has no error of its own
+    except RuntimeError as error:  # gloo has no exception class
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             raise UserError(
                 "another rank of this training was lost. The last checkpoint stands; the same command continues."

@@ -1,4 +1,4 @@
-"""Averages of the weights, kept while they are trained: exponential ones, and those that post-hoc EMA is made of."""
+"""Averages of the weights during training: exponential ones, and power-function ones for post-hoc EMA."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from harness.core.errors import UserError
 
 
 class Averages:
-    """Copies of a network's weights that trail it, updated together.
+    """Running averages of a network's weights, updated together.
 
-    Buffers are copied: running statistics are averages already. An average of decay d keeps
-    min(d, (n - 1) / (n + 9)) of itself at the n-th update: the first copies the weights, and a short run averages over
-    its last tenth or so instead of remembering its initialisation. A power-function average keeps
+    Buffers are copied, because running statistics are averages already. An average of decay d keeps the share
+    min(d, (n - 1) / (n + 9)) of itself at the n-th update. So the first update copies the weights, and a short run
+    averages over about its last tenth and forgets its initialisation. A power-function average keeps the share
     (1 - 1/n)^(gamma + 1) (Karras et al. 2024, eq. 127), so that its length is a share of the training.
     """
 
@@ -30,7 +30,7 @@ class Averages:
         self._keep = {ema_name(d): d for d in decays} | {power_name(w): -gamma_of(w) - 1 for w in widths}
         self._averages = {name: [w.detach().clone() for w in self._weights] for name in self._keep}
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
-        """Has the weights of the first average, or those last trained where there is none."""
+        """A copy of the network with the weights of the first average, or with the trained weights if there is none."""
         shown = next(iter(self._averages.values()), [w.detach() for w in self._weights])
         for weight, average in zip(self.network.parameters(), shown, strict=True):
             weight.data = average
@@ -42,7 +42,7 @@ class Averages:
 
     @torch.no_grad()
     def update(self, n: int) -> None:
-        """Follow the weights after optimizer step n, counted from 1."""
+        """Update the averages after optimizer step n, counted from 1."""
         for name, averages in self._averages.items():
             kept = self._keep[name]
             decay = min(kept, (n - 1) / (n + 9)) if kept >= 0 else (1 - 1 / n) ** -kept
@@ -51,31 +51,31 @@ class Averages:
 
     @torch.no_grad()
     def put_back_buffers(self, bad: Tensor) -> None:
-        """Give the network the buffers of the last update where `bad` is 1: a step that is not taken leaves nothing."""
+        """Restore the network's buffers from the last update if `bad` is 1, so that a skipped step changes nothing."""
         for copied, module, name in self._buffers:
             new = getattr(module, name)
             new.copy_(torch.where(bad > 0, getattr(copied, name), new))
 
     @torch.no_grad()
     def distance(self) -> Tensor:
-        """How far the first average is from the weights, relative to these; a scalar."""
+        """Return |first average - weights| / |weights|, a scalar."""
         shown: list[Tensor] = list(self.network.parameters())
         apart = torch.stack(torch._foreach_norm(torch._foreach_sub(shown, self._weights))).norm()
         return apart / torch.stack(torch._foreach_norm(self._weights)).norm()
 
     def tensors(self) -> dict[str, Tensor]:
-        """{average/weight name: value}."""
+        """Return the averages as {average/weight name: value}."""
         named = ((name, zip(self._names(), weights, strict=True)) for name, weights in self._averages.items())
         return {f"{name}/{key}": value for name, pairs in named for key, value in pairs}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what `tensors` gave."""
+        """Restore the tensors that `tensors` returned."""
         for key, value in self.tensors().items():
             value.copy_(tensors[key])
         self._copy_buffers()
 
     def snapshot(self) -> dict[str, Tensor]:
-        """The power-function averages, for `combine`."""
+        """Return the power-function averages, for `combine`."""
         return {key: value for key, value in self.tensors().items() if key.startswith("power-")}
 
     def _copy_buffers(self) -> None:
@@ -89,9 +89,9 @@ class Averages:
 def combine(
     saved: Mapping[str, Tensor], snapshots: Path, terms: Sequence[Term], weights: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The weights that are the sum of `terms`, from a checkpoint and a folder of snapshots, one in memory at a time.
+    """Return the sum of `terms`, from a checkpoint or a folder of snapshots, with one snapshot in memory at a time.
 
-    Snapshots hold what averages such `weights`.
+    Raises `UserError` if a snapshot is damaged, or does not have the names and shapes of `weights`.
     """
     if len(terms) == 1 and terms[0].step is None:
         return below(saved, terms[0].name)

@@ -1,4 +1,4 @@
-"""What a training must have in memory, counted on networks without weights: a lower bound, part by part."""
+"""The memory that a training needs: a lower bound, part by part, counted on networks without weights."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from harness.training.config import TrainConfig
 from harness.training.hardware import recomputing
 
 FUSED = 0.25
-"""Of the activations that are counted, what torch.compile keeps at least: it computes the rest a second time."""
+"""Smallest share of the counted activations that torch.compile keeps; it recomputes the rest."""
 HALF = 0.5
-"""The same of bf16, in which some layers keep float32."""
+"""Smallest share of the counted bytes that bf16 keeps; some layers stay in float32."""
 LAYERS = 4
-"""Tensors that a module keeps at most, for a guess whether activations are worth counting."""
+"""Largest number of tensors that a module keeps, to guess whether activations are worth counting."""
 
 
 @functools.lru_cache(maxsize=64)
 def weightless(backbone: Backbone, shape: tuple[int, ...], num_classes: int) -> Network:
-    """A backbone's network on torch's meta device, without values; `ConfigError` when it does not fit the data."""
+    """Return a backbone's network on torch's meta device, without values; `ConfigError` if it does not fit the data."""
     try:
         with torch.device("meta"):
             return backbone.build(shape, num_classes)
@@ -44,9 +44,10 @@ def weightless(backbone: Backbone, shape: tuple[int, ...], num_classes: int) -> 
 def training_needs(
     config: TrainConfig, backbone: Backbone, coupling: Coupling, data: Data, num_classes: int, ranks: int, free: float
 ) -> list[Need]:
-    """What a training has on its device at once, at the worst moment that is counted.
+    """Return the parts that a training holds on its device at the same time, at the largest of the counted moments.
 
-    Activations are counted where they might not fit into `free` bytes. A rank of several takes its share of a batch.
+    Activations are counted only if they might not fit into `free` bytes. Each of several ranks takes its share of a
+    batch.
     """
     network = weightless(backbone, data.shape, num_classes)
     chosen = config.resolved()
@@ -78,22 +79,22 @@ def training_needs(
 
 
 def checkpoint_bytes(config: TrainConfig, network: nn.Module) -> int:
-    """What the last checkpoint of a training takes while it is written, beside the training itself."""
+    """Return the bytes that the last checkpoint takes while it is written, beside the training itself."""
     return (1 + kept_averages(config) + config.optimizer.moments) * weights_of(network)
 
 
 def weights_of(network: nn.Module) -> int:
-    """Bytes of a network's parameters."""
+    """Return the bytes of a network's parameters."""
     return sum(p.numel() * p.element_size() for p in network.parameters())
 
 
 def kept_averages(config: TrainConfig) -> int:
-    """How many averages of the weights a training keeps."""
+    """Return the number of averages of the weights that a training keeps."""
     return len(config.decays) + len(WIDTHS if config.snapshot_every else ())
 
 
 def guess(network: nn.Module, batch: int, shape: tuple[int, ...]) -> float:
-    """More bytes than the activations of a batch take: `LAYERS` of the widest kind for every module and place."""
+    """Return an upper bound of a batch's activation bytes: `LAYERS` tensors, as wide as the widest, per module."""
     widest = max((max(p.shape[:2]) for p in network.parameters() if p.ndim), default=1)
     places = math.prod(shape[1:]) if len(shape) == 3 else math.prod(shape[:-1])
     return 4.0 * LAYERS * batch * len([*network.modules()]) * widest * places
@@ -101,9 +102,9 @@ def guess(network: nn.Module, batch: int, shape: tuple[int, ...]) -> float:
 
 @functools.lru_cache(maxsize=64)
 def activations(backbone: Backbone, shape: tuple[int, ...], num_classes: int, batch: int, recompute: bool) -> float:
-    """Bytes that a float32 forward pass of a batch keeps for the backward pass, each storage once, without weights.
+    """Return the bytes, without weights, that a float32 forward pass of a batch keeps for the backward pass.
 
-    0 for a network that cannot be run without values.
+    Each storage counts once. 0 for a network that cannot run without values.
     """
     with torch.device("meta"):
         network = backbone.build(shape, num_classes).train()
@@ -115,19 +116,19 @@ def activations(backbone: Backbone, shape: tuple[int, ...], num_classes: int, ba
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in own:
-            kept[storage._cdata] = storage  # alive until all are counted: no number is given out twice
+            kept[storage._cdata] = storage  # keeps it alive until all are counted: no id is used twice
         return tensor
 
     try:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), Attention():
             (recomputing(network) if recompute else network)(*given)
-    except Exception:  # whatever a plugin's network raises that looks at its values
+    except Exception:  # a plugin's network that reads its values may raise anything
         return 0.0
     return float(sum(storage.nbytes() for storage in kept.values()))
 
 
 class Attention(TorchFunctionMode):
-    """A context in which attention keeps what the fastest kernels keep: queries, keys, values and its output."""
+    """A context in which attention keeps only what the fastest kernels do: queries, keys, values and its output."""
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is not F.scaled_dot_product_attention:
@@ -137,7 +138,7 @@ class Attention(TorchFunctionMode):
 
 
 class Fused(torch.autograd.Function):
-    """The shape of attention's output, and what is kept for its gradient."""
+    """A stand-in for attention: the shape of its output, and the tensors that it keeps for the gradient."""
 
     @staticmethod
     def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:

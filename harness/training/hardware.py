@@ -1,4 +1,4 @@
-"""What a training asks of its device: precision, compilation, memory; and how much of the device it uses."""
+"""Device settings of a training (precision, compilation, memory), and its use of the device's peak speed."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ PEAKS = {
     "L40": 181e12, "L4": 121e12, "T4": 65e12,
     "V100": 125e12, "V100 PCIe": 112e12, "RTX 4090": 165e12,
 }  # fmt: skip
-"""Dense bf16 (T4 and V100: fp16) operations a second in NVIDIA's data sheets, by the whole name of the model; tf32
-is half of it. fp32 is measured, and so is a model that is not here, like a part of a device (MIG)."""
+"""Dense bf16 (T4 and V100: fp16) operations per second in NVIDIA's data sheets, by the whole name of the model. tf32 is
+half of it. The peak is measured for fp32, and for a model that is not listed, like a part of a device (MIG)."""
 BOARDS = re.compile(r"NVIDIA|GeForce|Tesla|SXM\d*|\d+GB|HBM3e?", re.IGNORECASE)
-"""Words of a name that say nothing of its speed."""
+"""Words of a device name that do not identify the model."""
 
 
 @contextmanager
 def matmul_precision(precision: str) -> Iterator[None]:
-    """A context in which a GPU rounds float32 in matrix products and convolutions to TF32, or in neither.
+    """A context in which a GPU rounds float32 to TF32 in matrix products and convolutions, or in neither.
 
-    (torch's default is to round in convolutions alone.)
+    By default torch rounds only in convolutions.
     """
     places: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.conv]  # type: ignore[attr-defined]
     before = [place.fp32_precision for place in places]
@@ -48,9 +48,9 @@ def matmul_precision(precision: str) -> Iterator[None]:
 
 @contextmanager
 def old_left_alone() -> Iterator[None]:
-    """A context whose garbage collections pass over all that is older.
+    """A context in which the garbage collector skips all older objects.
 
-    Looking through all that imports have made would hold up a step for 0.2 s.
+    To scan all objects that imports have made would delay a step by 0.2 s.
     """
     gc.freeze()
     try:
@@ -60,12 +60,12 @@ def old_left_alone() -> Iterator[None]:
 
 
 def autocast(chosen: Mapping[str, str]) -> torch.autocast:
-    """A context for forward passes in the chosen precision."""
+    """Return a context for forward passes in the chosen precision."""
     return torch.autocast(chosen["device"], torch.bfloat16, enabled=chosen["precision"] == "bf16")
 
 
 def compiled(network: nn.Module, mode: str) -> nn.Module:
-    """The network as torch.compile makes it, on the same weights; unchanged where `mode` is off."""
+    """Return the network compiled by torch.compile, with the same weights; unchanged if `mode` is off."""
     if mode == "off":
         return network
     fast: nn.Module = torch.compile(network, mode=mode)  # type: ignore[assignment]
@@ -75,14 +75,14 @@ def compiled(network: nn.Module, mode: str) -> nn.Module:
 
 
 def laid_out(network: nn.Module, shape: tuple[int, ...], channels_last: bool) -> nn.Module:
-    """The network, with its channels last in memory if wanted and if samples of `shape` are images [C, H, W]."""
+    """Return the network, in channels-last memory format if that is wanted and samples are images [C, H, W]."""
     return network.to(memory_format=torch.channels_last) if channels_last and len(shape) == 3 else network
 
 
 def recomputing(network: nn.Module) -> nn.Module:
-    """The network, whose blocks are computed again in the backward pass; their buffers change once.
+    """Return the network, changed so that the backward pass recomputes its blocks; their buffers change only once.
 
-    Blocks are what its ModuleLists hold.
+    The blocks are the members of its ModuleLists.
     """
     for blocks in [module for module in network.modules() if isinstance(module, nn.ModuleList)]:
         for block in blocks:
@@ -91,7 +91,7 @@ def recomputing(network: nn.Module) -> nn.Module:
 
 
 def _computed_again(block: nn.Module, forward: Callable[..., Any], *given: Any, **named: Any) -> Any:
-    if torch.compiler.is_compiling():  # which takes what happens to buffers out of what it computes again
+    if torch.compiler.is_compiling():  # the compiler leaves changes of buffers out of the recomputation
         return checkpoint(forward, *given, use_reentrant=False, **named)
     return checkpoint(
         forward, *given, use_reentrant=False, context_fn=lambda: (nullcontext(), buffers_apart(block)), **named
@@ -101,16 +101,16 @@ def _computed_again(block: nn.Module, forward: Callable[..., Any], *given: Any, 
 def device_use(
     network: nn.Module, shape: tuple[int, ...], chosen: Mapping[str, str], threads: int, conditional: bool = False
 ) -> dict[str, float]:
-    """What a sample's training costs and what the device can do, in floating-point operations (a second)."""
+    """Return `flops_per_sample`, the operations to train on a sample, and `peak_flops` of the device, per second."""
     peak = peak_flops(chosen["device"], chosen["precision"], threads)
     return {"flops_per_sample": training_flops(network, shape, chosen["device"], conditional), "peak_flops": peak}
 
 
 def training_flops(network: nn.Module, shape: tuple[int, ...], device: str, conditional: bool = False) -> float:
-    """Floating-point operations of a forward and a backward pass for one sample, by torch's formulas.
+    """Return the floating-point operations of a forward and a backward pass for one sample, by torch's formulas.
 
-    What attention computes a second time in the backward pass is not counted. With `conditional` the network is told a
-    class. The network's buffers stay as they were.
+    Attention's recomputation in the backward pass is not counted. `conditional`: whether the network receives a class.
+    The network's buffers stay as they were.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -124,7 +124,7 @@ def training_flops(network: nn.Module, shape: tuple[int, ...], device: str, cond
 
 @cache
 def peak_flops(device: str, precision: str, threads: int) -> float:
-    """Operations a second that the device can do: NVIDIA's number, or else those of a large matrix product here."""
+    """Return the device's peak in operations per second: NVIDIA's number, or else that of a large matrix product."""
     if device == "cuda" and precision != "fp32":
         known = known_peak(torch.cuda.get_device_name())
         if known:
@@ -136,7 +136,7 @@ def peak_flops(device: str, precision: str, threads: int) -> float:
 
 
 def known_peak(device_name: str) -> float | None:
-    """NVIDIA's number for a device by its name in CUDA, like "NVIDIA A100-SXM4-80GB"; None where `PEAKS` has none."""
+    """Return NVIDIA's number for a device by its CUDA name, like "NVIDIA A100-SXM4-80GB"; None if `PEAKS` has none."""
     model = " ".join(word for word in re.split(r"[\s-]+", device_name) if not BOARDS.fullmatch(word))
     model = re.sub("PCIE$", "PCIe", model)
     return PEAKS.get(model, PEAKS.get(model.removesuffix(" PCIe")))

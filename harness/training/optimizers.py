@@ -1,4 +1,4 @@
-"""Optimizers, fused: one kernel for all weights, which skips itself where the trainer found a bad gradient."""
+"""Fused optimizers: one kernel for all weights, which skips the step if the trainer found a bad gradient."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Decay = Annotated[float, Range(0, 1, ends="[)")]
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer(Component, family="optimizer"):
-    """How a gradient becomes a change of the weights."""
+    """A rule that changes the weights by their gradient."""
 
     moments: ClassVar[int] = 0
-    """Numbers that it keeps for each weight; 0 where that is not said."""
+    """Numbers that it keeps for each weight; 0 if unknown."""
 
     @abstractmethod
     def build(self, weights: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """torch's optimizer over `weights`, whose rate the trainer sets at every step."""
+        """Return torch's optimizer over `weights`; the trainer sets its learning rate at every step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +37,11 @@ class Adam(Optimizer, name="adam"):
     moments: ClassVar[int] = 2
 
     beta1: Decay = 0.9
-    """Memory of gradients."""
+    """Decay of the average of gradients, in [0, 1)."""
     beta2: Decay = 0.999
-    """Memory of squared gradients; short runs want it shorter."""
+    """Decay of the average of squared gradients, in [0, 1); short runs need a smaller one."""
     eps: Positive = 1e-8
+    """Constant added to the denominator of the update."""
 
     def build(self, weights: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.Adam(weights, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)
@@ -51,12 +52,12 @@ class AdamW(Adam, name="adamw"):
     """Adam with decoupled weight decay."""
 
     formula: ClassVar[str] = (
-        "Adam, betas {beta1:g}, {beta2:g}, eps {eps:g}; weights less {weight_decay:g} rate of themselves"
+        "Adam, betas {beta1:g}, {beta2:g}, eps {eps:g}; weights <- (1 - {weight_decay:g} rate) weights"
     )
     source: ClassVar[str] = "Loshchilov & Hutter 2019, algorithm 2"
 
     weight_decay: NonNegative = 0.01
-    """Share of the weights taken off, times the rate, at every step."""
+    """At every step, the weights shrink by this share times the learning rate."""
 
     def build(self, weights: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.AdamW(

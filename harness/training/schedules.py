@@ -1,4 +1,4 @@
-"""The learning rate over a training, as a share of its peak. A linear warm-up comes before, and is the trainer's."""
+"""Schedules of the learning rate, as a share of its peak. The trainer adds a linear warm-up before them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.core.registry import Component
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule(Component, family="schedule"):
-    """What follows the warm-up."""
+    """The learning rate after the warm-up."""
 
     @abstractmethod
     def share(self, step: int, warmup: int, steps: int) -> float:
@@ -22,7 +22,7 @@ class Schedule(Component, family="schedule"):
 
 @dataclass(frozen=True, kw_only=True)
 class Constant(Schedule, name="constant"):
-    """The peak to the end."""
+    """Constant at the peak to the end."""
 
     formula: ClassVar[str] = "1"
 
@@ -43,13 +43,13 @@ class Cosine(Schedule, name="cosine"):
 
 @dataclass(frozen=True, kw_only=True)
 class InverseSqrt(Schedule, name="inverse_sqrt"):
-    """The peak for a while, then falling with the square root of the step, whatever the length of the training."""
+    """Constant at the peak, then falling as 1 / sqrt(step), independent of the training's length."""
 
     formula: ClassVar[str] = "1 / sqrt(max(step / {reference_steps}, 1)), 0: the warm-up"
     source: ClassVar[str] = "Vaswani et al. 2017, eq. 3; with reference_steps: Karras et al. 2024 (EDM2), eq. 67"
 
     reference_steps: Index = 0
-    """Where the fall begins; 0 is the end of the warm-up."""
+    """Step at which the fall begins; 0 is the end of the warm-up."""
 
     def share(self, step: int, warmup: int, steps: int) -> float:
         return 1 / math.sqrt(max((step + 1) / (self.reference_steps or max(1, warmup)), 1))

@@ -1,8 +1,8 @@
-"""torchrun that ends in a line, as the harness does, and not in a traceback of its own:
+"""torchrun that ends in a one-line message, as the harness does, instead of a traceback:
 
     python -m harness.training.torchrun --nproc-per-node 2 -m harness train ...
 
-A stop goes to every rank, and the first says it. An error that a rank has told is not told again.
+A stop signal goes to every rank, and the first rank reports it. An error that a rank reported is not repeated.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import signal
 import sys
 
-if __name__ == "__main__" and not sys.flags.safe_path:  # `python -m` would import from the folder one stands in
+if __name__ == "__main__" and not sys.flags.safe_path:  # `python -m` would import from the working directory
     del sys.path[0]
 
 from harness.core.errors import UserError, guarded, leave, stopped
@@ -20,16 +20,16 @@ from harness.core.streams import steady
 
 
 def main() -> int:
-    """The exit code of the ranks: 0, 2 after a user's mistake, 130 when stopped."""
+    """Run the ranks and return their exit code: 0, 2 after a user's mistake, 130 when stopped."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig
     from torch.distributed.run import main as torchrun
 
-    logging.disable(logging.ERROR)  # of this process, which repeats what the ranks have told
+    logging.disable(logging.ERROR)  # of this process, which repeats the messages of the ranks
     options = []
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN and hasattr(LaunchConfig, "signals_to_handle"):
-        options = ["--signals-to-handle", "SIGTERM,SIGINT,SIGQUIT"]  # by nohup
+        options = ["--signals-to-handle", "SIGTERM,SIGINT,SIGQUIT"]  # nohup ignores SIGHUP
     try:
         torchrun([*options, *sys.argv[1:]])
     except SignalException:

@@ -1,4 +1,4 @@
-"""The training loop: exact to resume, the same draws in every arm, nothing in the step that waits for the device."""
+"""The training loop: it resumes exactly, all arms share its draws, and no step waits for the device."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ from harness.training.hardware import autocast, compiled, laid_out, matmul_preci
 from harness.training.state import State
 
 HELD_OUT = 512
-"""Of the held-out samples, at most so many are looked at during training."""
+"""Largest number of held-out samples on which training measures the held-out loss."""
 LOWERED = 0.5
-"""Factor of the learning rate at every divergence."""
+"""Factor that multiplies the learning rate at every divergence."""
 LOWEST = 0.02
 """Share of the learning rate below which training gives up."""
 
 
 @dataclass
 class Callbacks:
-    """What a run does while it is trained."""
+    """Functions of a run that training calls."""
 
     log: Callable[[dict[str, float]], None]
-    """Takes step, time (Unix seconds) and what was measured since the last line; or, at a step that training goes back
-    to, its `learning_rate_factor`."""
+    """Takes a line: step, time (Unix seconds) and the values measured since the last line. When training goes back to
+    a step, the line has its `learning_rate_factor` instead of these values."""
     look: Callable[[nn.Module, int], dict[str, float]]
-    """Takes the averaged network and the step; gives what it measured on them."""
+    """Takes the averaged network and the step; returns the values that it measured on them."""
     say: Say
     stop: Stop
-    """True when training should save and end now."""
+    """Returns True when training should save and end now."""
     settle: Callable[[], None] = lambda: None
-    """Puts on disk what was logged, before a checkpoint says that it was."""
+    """Writes logged lines to disk; called before each checkpoint."""
 
 
 def fit(
@@ -58,8 +58,8 @@ def fit(
 ) -> Averages:  # fmt: skip
     """Train `network` in place and return its averages; continues from the newest checkpoint in `folder`.
 
-    Raises `Diverged` at a loss or gradient that is not finite or explodes (the step is not taken), `Stopped` once
-    `callbacks.stop`, `ConfigError` when the ranks do not divide the batch.
+    Raises `Diverged` if a loss or gradient is not finite or explodes (that step is skipped), `Stopped` once
+    `callbacks.stop` returns True, and `ConfigError` if the batch does not divide among the ranks.
     """
     training = Training(config, seed, network, objective, data, folder, callbacks, ranks)
     start = training.resume()
@@ -75,7 +75,7 @@ def fit(
 
 
 class Training:
-    """One training: its state, and what a step, a report and a checkpoint are."""
+    """One training: its state, and its steps, reports and checkpoints."""
 
     def __init__(
         self, config: TrainConfig, seed: int, network: nn.Module, objective: Objective, data: Data, folder: Path,
@@ -89,7 +89,7 @@ class Training:
         self.callbacks = callbacks
         self.ranks = ranks
         self.micro_batches = ranks.number * config.accumulate
-        """Of a step, over all ranks."""
+        """Micro-batches per step, over all ranks."""
         if config.batch_size % self.micro_batches:
             reason = f"{config.batch_size} samples do not divide among {self.micro_batches} micro-batches"
             raise ConfigError("train.batch_size", f"{reason}. Choose a multiple.")
@@ -100,7 +100,7 @@ class Training:
         optimizer = config.optimizer.build(network.parameters())
         self.clip_norm = config.clip_norm or math.inf
         self.each = torch.tensor(1 / config.accumulate, device=self.device)
-        """How much the gradient of a micro-batch counts."""
+        """Weight of the gradient of a micro-batch."""
         meter = Meter(objective.path.log_snr, self.clip_norm, self.device)
         self.state = State(network, averages, optimizer, objective, data, meter, Guard(self.device))
         frugal = recomputing(network) if config.recompute else network
@@ -108,7 +108,7 @@ class Training:
         self.shown = compiled(averages.network, self.chosen["compile"])
 
     def run(self, start: int) -> None:
-        """Steps `start` to the last."""
+        """Take the steps from `start` to the last."""
         config = self.config
         fetched = batches(self.data, config.batch_size, self.seed, start, config.steps, self.device)
         clock = time.perf_counter()
@@ -146,7 +146,7 @@ class Training:
                 self.save(done)
 
     def step(self, step: int, fetched: Iterator[StoredBatch]) -> float:
-        """One optimizer step; the seconds that pairing took."""
+        """Take one optimizer step; return the seconds that it took to pair data and noise."""
         own = [self.ranks.rank] if self.ranks.rank else []
         seed_layers(stream_seed(self.seed, "layers", step, *own), self.device)
         state = self.state
@@ -160,7 +160,7 @@ class Training:
         loss = self.ranks.sum(self.backward(task)) / self.micro_batches
         norm = nn.utils.clip_grad_norm_(state.network.parameters(), self.clip_norm)
         bad = state.guard(loss, norm, step)
-        state.optimizer.found_inf = bad  # type: ignore[attr-defined]  # the fused step skips itself where this is 1
+        state.optimizer.found_inf = bad  # type: ignore[attr-defined]  # the fused optimizer skips the step if this is 1
         state.optimizer.step()
         state.averages.put_back_buffers(bad)
         state.averages.update(step + 1)
@@ -168,7 +168,7 @@ class Training:
         return task.coupling_seconds
 
     def backward(self, task: Task) -> Tensor:
-        """The gradient of this rank's share of the batch, by micro-batches; the sum of their losses."""
+        """Add up the gradient of this rank's share of the batch, by micro-batches; return the sum of their losses."""
         losses = list[Tensor]()
         accumulate = self.config.accumulate
         for i in range(accumulate):
@@ -182,7 +182,7 @@ class Training:
         return sum(losses[1:], losses[0])
 
     def look(self, done: int) -> dict[str, float]:
-        """What is measured seldom; by the first rank, for which the others wait."""
+        """Return the values that are measured rarely. The first rank measures them, and the others wait."""
         if not self.ranks.first:
             return {}
         state = self.state
@@ -199,9 +199,9 @@ class Training:
 
     @torch.no_grad()
     def held_out_loss(self) -> float:
-        """Of the averaged network, always with the same held-out samples, noise and times.
+        """Return the loss of the averaged network, always on the same held-out samples, noise and times.
 
-        A network that is told classes is told those of all samples, as in sampling; none is hidden, unlike in training.
+        No class is hidden from the network: as in sampling, and unlike in training.
         """
         held = self.data.held_out
         classes = self.data.held_out_classes
@@ -215,27 +215,27 @@ class Training:
             return self.objective.measure(self.shown, task).loss.item()
 
     def keep_best(self, done: int, value: float) -> None:
-        """Keep the weights if none were better on held-out samples."""
+        """Save the weights if their held-out loss `value` is the lowest so far."""
         if value < self.state.lowest_held_out_loss:
             self.state.lowest_held_out_loss = value
             write_checkpoint(self.folder / "best", done, self.state.weights(), keep=1)
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step."""
+        """Return the learning rate of a step, counted from 0."""
         return self.config.rate(step) * self.state.rate_factor
 
     def due(self, done: int, every: int) -> bool:
-        """Whether something happens after so many steps; everything does after the last."""
+        """Whether an action with the interval `every` is due after `done` steps; every action is due after the last."""
         return done % every == 0 or done == self.config.steps
 
     def check(self, done: int) -> None:
-        """`Diverged` when a step was not taken."""
+        """Raise `Diverged` if a step was skipped as bad."""
         if self.state.meter.bad():
             what = f"training diverged: a loss or gradient was not finite, or exploded, by step {done}"
             raise Diverged(f"{what}. {remedy(self.config, self.data)}")
 
     def save(self, step: int) -> None:
-        """A checkpoint as of `step`."""
+        """Write a checkpoint of the state after `step` steps."""
         self.state.meter.sum_up()
         bins = self.state.meter.bins
         total = self.ranks.sum(bins)
@@ -245,12 +245,12 @@ class Training:
             write_checkpoint(self.folder, step, self.state.tensors(), self.config.keep_checkpoints)
 
     def snapshot(self, done: int) -> None:
-        """The averages that post-hoc EMA is made of."""
+        """Write a snapshot of the averages that post-hoc EMA combines."""
         if self.ranks.first:
             write_checkpoint(self.folder / "snapshots", done, self.state.averages.snapshot())
 
     def resume(self) -> int:
-        """Continue from the newest intact checkpoint; the step that it was written after, 0 where there is none."""
+        """Load the newest intact checkpoint; return the number of its steps, 0 if there is none."""
         step, saved, damaged = read_checkpoint(self.folder, self.device, self.state.fault)
         self.ranks.wait()
         for path in damaged if self.ranks.first else ():
@@ -266,7 +266,7 @@ class Training:
         return step
 
     def lower(self, error: Diverged) -> int:
-        """Go back to the last checkpoint with a lower rate; its step. Raises the error where that rate is too low."""
+        """Go back to the last checkpoint with a lower rate; return its step. Raise `error` if that rate is too low."""
         factor = self.state.rate_factor * LOWERED
         lowest = self.state.lowest_held_out_loss
         if factor < LOWEST:
@@ -274,9 +274,9 @@ class Training:
         self.ranks.wait()
         step, saved, _ = read_checkpoint(self.folder, self.device, self.state.fault)
         self.state.load(saved)
-        self.state.meter.clear()  # a stop may have saved it with the bad step in it
+        self.state.meter.clear()  # a stop may have saved sums that contain the bad step
         self.state.rate_factor = factor
-        self.state.lowest_held_out_loss = lowest  # the best weights stay, on whichever stretch they were
+        self.state.lowest_held_out_loss = lowest  # the best weights stay, also those from after the checkpoint
         self.ranks.wait()
         if self.ranks.first:
             self.callbacks.log({"step": step, "time": time.time(), "learning_rate_factor": factor})

@@ -1,4 +1,4 @@
-"""What every backbone is: a configuration that builds a network for a data shape."""
+"""The base class of backbones: a configuration that builds a network for a data shape."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from harness.core.registry import Component
 
 
 class Network(nn.Module):
-    """What a backbone builds: x [B, ...] and t [B] in [0, 1] to a tensor shaped like x.
+    """The network that a backbone builds: it maps x [B, ...] and t [B] in [0, 1] to a tensor shaped like x.
 
     `y` [B] are classes, -1 for none.
     """
 
     @abstractmethod
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """What the formulation's prediction is trained to be, shaped like x."""
+        """Return the estimate of the prediction's target (velocity, data, ...), shaped like x."""
 
 
 class Backbone(Component, family="backbone"):
@@ -26,7 +26,7 @@ class Backbone(Component, family="backbone"):
 
     @abstractmethod
     def build(self, data_shape: Sequence[int], num_classes: int = 0) -> Network:
-        """The network for samples of `data_shape` (without the batch axis) of `num_classes` classes, 0 for none.
+        """Return the network for samples of `data_shape` (without the batch axis) of `num_classes` classes, 0 for none.
 
-        `ConfigError` when it does not fit.
+        Raises `ConfigError` if the backbone does not fit this shape.
         """

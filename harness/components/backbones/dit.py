@@ -34,12 +34,13 @@ class DiT(Backbone, name="dit"):
     }
 
     width: Width = 384
-    """Of the residual stream; a multiple of `heads` and of 4."""
+    """Width of the residual stream; a multiple of `heads` and of 4."""
     depth: Depth = 12
-    """Blocks."""
+    """Number of transformer blocks."""
     heads: Count = 6
+    """Attention heads per block; a divisor of `width`."""
     patch: Annotated[int, Range(1, 1024, why="no picture has larger patches")] = 2
-    """Side of the squares that the image is cut into, in pixels."""
+    """Side of the square patches, in pixels; a divisor of the image's height and width."""
     time_embedding: TimeEmbedding = Sinusoidal()
 
     def __post_init__(self) -> None:
@@ -85,6 +86,6 @@ class DiTModule(Network):
         return out.permute(0, 3, 1, 4, 2, 5).reshape(x.shape)
 
     def _positions(self, rows: int, columns: int, device: torch.device) -> Tensor:
-        """[rows * columns, width]: half of the width says the row, half the column."""
+        """[rows * columns, width]: half of the width encodes the row, half the column."""
         row, column = (sine_positions(torch.arange(n, device=device), self.width // 2) for n in (rows, columns))
         return torch.cat([row[:, None].expand(-1, columns, -1), column.expand(rows, -1, -1)], dim=-1).flatten(0, 1)

@@ -1,4 +1,4 @@
-"""Time and class as vectors."""
+"""Embeddings of time and class."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from harness.core.registry import Component
 
 
 class TimeEmbedding(Component, family="time_embedding"):
-    """How t becomes a vector."""
+    """A map from the time t to a vector."""
 
     @abstractmethod
     def build(self, dim: int) -> nn.Module:
-        """A module that takes t [B] in [0, 1] to [B, dim]; `dim` is even."""
+        """Return a module that maps t [B] in [0, 1] to [B, dim]; `dim` is even."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sinusoidal(TimeEmbedding, name="sinusoidal"):
     """Sines and cosines of `scale` t at geometric frequencies from 1 to 1/10,000.
 
-    Flow matching's t lies in [0, 1], where most of these frequencies are constant; `scale` = 1000 gives
-    them the range that they have in diffusion models.
+    In flow matching t lies in [0, 1], where most of these waves are almost constant. `scale` = 1000 gives them the
+    range that they have in diffusion models.
     """
 
     source: ClassVar[str] = "Vaswani et al. 2017, section 3.5"
 
     scale: Positive = 1000.0
-    """Factor on t; the brief's own formula is 1."""
+    """Factor that multiplies t; 1 leaves t in [0, 1]."""
 
     def build(self, dim: int) -> nn.Module:
         half = dim // 2
@@ -42,12 +42,12 @@ class Sinusoidal(TimeEmbedding, name="sinusoidal"):
 
 @dataclass(frozen=True, kw_only=True)
 class Fourier(TimeEmbedding, name="fourier"):
-    """Sines and cosines of t at random frequencies, drawn once and kept."""
+    """Sines and cosines of t at random frequencies, drawn once and saved with the network."""
 
     source: ClassVar[str] = "Tancik et al. 2020, section 5; Song et al. 2021, appendix C"
 
     std: Positive = 16.0
-    """Standard deviation of the frequencies, in turns over [0, 1]."""
+    """Standard deviation of the frequencies, in cycles over [0, 1]."""
 
     def build(self, dim: int) -> nn.Module:
         return Waves(2 * math.pi * self.std * torch.randn(dim // 2, device="cpu"), persistent=True)
@@ -55,7 +55,7 @@ class Fourier(TimeEmbedding, name="fourier"):
 
 @dataclass(frozen=True, kw_only=True)
 class Learned(TimeEmbedding, name="learned"):
-    """A learned function of t alone: two linear layers with SiLU between."""
+    """A learned function of t: two linear layers with SiLU between them."""
 
     def build(self, dim: int) -> nn.Module:
         return nn.Sequential(nn.Unflatten(0, (-1, 1)), nn.Linear(1, dim), nn.SiLU(), nn.Linear(dim, dim))
@@ -64,8 +64,8 @@ class Learned(TimeEmbedding, name="learned"):
 class Waves(nn.Module):
     """Sines and cosines of t at given angular frequencies [dim / 2].
 
-    They come from the CPU wherever the network is built: on its meta device, where a network is checked, torch
-    multiplies by way of its compiler, whose import takes two seconds.
+    The caller computes the frequencies on the CPU, even for a network on the meta device. There, torch would use its
+    compiler to multiply, and to import the compiler takes two seconds.
     """
 
     frequencies: Tensor
@@ -81,7 +81,7 @@ class Waves(nn.Module):
 
 
 class Condition(nn.Module):
-    """Time, and class where there are classes, as one vector that every block of a network is told."""
+    """Embeds the time, and the class if there are classes, in one vector that conditions every block of a network."""
 
     def __init__(self, embedding: TimeEmbedding, dim: int, width: int, num_classes: int):
         super().__init__()
@@ -90,7 +90,7 @@ class Condition(nn.Module):
         """Row 0 stands for no class, row y + 1 for class y."""
 
     def forward(self, t: Tensor, y: Tensor | None) -> Tensor:
-        """t [B] in [0, 1] and classes y [B], -1 for none, to [B, width]; y None is none for all."""
+        """t [B] in [0, 1] and classes y [B], -1 for none, to [B, width]; y = None means none for all."""
         time = self.time(t)
         if self.classes is None:
             assert y is None, "a network without classes was given some"
@@ -99,7 +99,7 @@ class Condition(nn.Module):
 
 
 def sine_positions(positions: Tensor, width: int) -> Tensor:
-    """Sines and cosines of places [L], whole numbers, to [L, width] (Vaswani et al. 2017, section 3.5)."""
+    """Return sines and cosines [L, width] of integer positions [L] (Vaswani et al. 2017, section 3.5)."""
     frequencies = torch.exp(-math.log(10_000) * torch.arange(width // 2, device=positions.device) / (width // 2))
     angles = positions[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=-1)

@@ -22,9 +22,9 @@ class MLP(Backbone, name="mlp"):
     source: ClassVar[str] = "He et al. 2016; Perez et al. 2018"
 
     width: Width = 128
-    """Of the residual stream."""
+    """Width of the residual stream."""
     blocks: Depth = 3
-    """Residual blocks."""
+    """Number of residual blocks."""
     dropout: Annotated[float, Range(0, 1, ends="[)")] = 0.0
     """Share of a block's inner activations dropped in training."""
     time_embedding: TimeEmbedding = Sinusoidal()
@@ -57,9 +57,9 @@ class MLPModule(Network):
 
 
 class FiLMBlock(nn.Module):
-    """Two linear layers, whose input time scales and shifts.
+    """Two linear layers; time and class scale and shift their input (FiLM).
 
-    There is no layer norm: it would take away how far out a point is.
+    There is no layer norm: it would remove the distance of a point from the origin.
     """
 
     def __init__(self, width: int, dropout: float):

@@ -1,4 +1,4 @@
-"""Transformers that are told time and class, mostly by their layer norms; here for sequences, in dit.py for images."""
+"""Transformers conditioned on time and class: the blocks, and the backbone for sequences (dit.py: for images)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.core.errors import ConfigError
 
 Conditioning = Literal["adaln", "add"]
 TIME_DIM = 256
-"""Of the time embedding, before it takes the network's width."""
+"""Dimension of the time embedding, before it is mapped to the network's width."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +27,14 @@ class Transformer(Backbone, name="transformer"):
     source: ClassVar[str] = "Vaswani et al. 2017; Peebles & Xie 2023, section 3.2"
 
     width: Width = 128
-    """Of the residual stream; a multiple of `heads`, and even."""
+    """Width of the residual stream; a multiple of `heads` and of 2."""
     depth: Depth = 4
-    """Blocks."""
+    """Number of transformer blocks."""
     heads: Count = 4
+    """Attention heads per block; a divisor of `width`."""
     conditioning: Conditioning = field(default="adaln", metadata=ADDED)
-    """Time and class scale, shift and gate what every block adds (adaLN-Zero), or are added to the tokens before the
-    first."""
+    """adaln: time and class scale, shift and gate every block (adaLN-Zero); add: they are added to the tokens before
+    the first block."""
     time_embedding: TimeEmbedding = Sinusoidal()
 
     def __post_init__(self) -> None:
@@ -49,9 +50,9 @@ class Transformer(Backbone, name="transformer"):
 
 
 def refuse_width(width: int, heads: int, factor: int) -> None:
-    """`ConfigError` for a width that heads or positions do not divide."""
+    """Raise `ConfigError` if `width` is not a multiple of `heads` and of `factor`."""
     if width % heads or width % factor:
-        raise ConfigError("width", f"{width} is no multiple of heads ({heads}) and of {factor}. Choose one.")
+        raise ConfigError("width", f"{width} is not a multiple of heads ({heads}) and of {factor}. Choose one.")
 
 
 class TransformerModule(Network):
@@ -102,8 +103,10 @@ class Trunk(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention and an MLP, each behind a layer norm; where it is `modulated`, by the condition, each has a gate that
-    starts closed (Peebles & Xie 2023, figure 3)."""
+    """Attention and an MLP, each after a layer norm.
+
+    If `modulated`, the condition scales, shifts and gates both; the gates start at zero (Peebles & Xie 2023, figure 3).
+    """
 
     def __init__(self, width: int, heads: int, modulated: bool = True):
         super().__init__()

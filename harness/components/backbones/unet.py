@@ -1,4 +1,4 @@
-"""A U-Net for images: residual blocks told the time, self-attention, down and up sampling, skip connections."""
+"""A U-Net for images: conditioned residual blocks, self-attention, down- and upsampling, skip connections."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ class UNet(Backbone, name="unet"):
     channels: Width = 32
     """Width of the first level."""
     multipliers: tuple[Annotated[int, Range(1, 1024, why="no published network widens by more")], ...] = (1, 2)
-    """Width of each level over `channels`; the image is halved between levels."""
+    """Width of each level, in multiples of `channels`; the image is halved between levels."""
     blocks: Annotated[int, Range(1, 100, why="no published network has more a level")] = 1
-    """Residual blocks a level on the way down; one more on the way up."""
+    """Residual blocks per level on the way down; the way up has one more per level."""
     attention: tuple[Count, ...] = ()
-    """Heights of the levels whose blocks end in self-attention; if there are any, the middle has it too."""
+    """Image heights, in pixels, of the levels with self-attention; if there are any, the middle has it too."""
     head_channels: Count = 64
-    """Width of an attention head; divides every wider level, and a narrower one has one head."""
+    """Width of an attention head; a divisor of the width of every wider level. A narrower level has one head."""
     conditioning: Literal["film", "add"] = "film"
-    """Time and class scale and shift a block's activations (Perez et al. 2018), or are added to them."""
+    """film: time and class scale and shift a block's activations (Perez et al. 2018); add: they are added to them."""
     groups: Count = 8
-    """Groups of the group normalisation; divides every width."""
+    """Groups of the group normalisation; a divisor of the width of every level."""
     dropout: Annotated[float, Range(0, 1, ends="[)")] = 0.0
     """Share of a block's activations dropped in training."""
     time_embedding: TimeEmbedding = Sinusoidal()
@@ -64,7 +64,7 @@ class UNet(Backbone, name="unet"):
             )
 
     def heads(self, width: int) -> int:
-        """Attention heads of a level."""
+        """Return the number of attention heads of a level of this width."""
         return max(1, width // self.head_channels)
 
     def build(self, data_shape: Sequence[int], num_classes: int = 0) -> Network:
@@ -133,7 +133,7 @@ class UNetModule(Network):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions with group norm, told the condition between them; then self-attention where there are heads."""
+    """Two convolutions with group norm, conditioned between them; then self-attention if there are heads."""
 
     def __init__(self, inner: int, outer: int, condition_dim: int, config: UNet, heads: int):
         super().__init__()
@@ -160,7 +160,7 @@ class ResidualBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Every place of an image attends to every other (Vaswani et al. 2017); its output starts at zero."""
+    """Self-attention among all pixels of an image (Vaswani et al. 2017); its output layer starts at zero."""
 
     def __init__(self, width: int, groups: int, heads: int):
         super().__init__()
@@ -172,7 +172,7 @@ class SelfAttention(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, width, H, W], kept in shape."""
+        """x [B, width, H, W] to the same shape."""
         q, k, v = self.qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(-1, -2).unbind(1)
         attended = F.scaled_dot_product_attention(q, k, v)
         return x + self.output(attended.transpose(-1, -2).reshape(x.shape))

@@ -1,4 +1,4 @@
-"""Paths from data to noise: what they have in common, and every member. Importing this package registers them all."""
+"""Paths from data to noise: the base class and every member. Importing this package registers them all."""
 
 from harness.components.interpolants.base import (
     EarliestTime,

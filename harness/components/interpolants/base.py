@@ -1,4 +1,4 @@
-"""What every path from data to noise is: x_t = alpha(t) x0 + sigma(t) x1.
+"""The base class of paths from data to noise: x_t = alpha(t) x0 + sigma(t) x1.
 
 x0 is data and x1 noise; t = 0 at data and 1 at noise, and sampling runs from 1 to 0. The velocity is
 u_t = alpha'(t) x0 + sigma'(t) x1. Lipman, Liu, torchcfm and flow_matching run time the other way:
@@ -21,17 +21,17 @@ from harness.core.errors import UserError
 from harness.core.registry import Component
 
 LatestTime = Annotated[float, Range(0.97, 0.9999)]
-"""A time near the noise, above which something without a bound stays constant."""
+"""A time near the noise; above it, an unbounded quantity stays constant."""
 EarliestTime = Annotated[float, Range(0, 0.03, ends="(]")]
-"""A time near the data, below which something without a bound stays constant."""
+"""A time near the data; below it, an unbounded quantity stays constant."""
 
 
 class Interpolant(Component, family="interpolant"):
-    """alpha(t), which falls, and sigma(t), which rises, on [0, 1]; t has any shape, and what is returned has the same.
+    """A path: alpha(t) falls and sigma(t) rises on [0, 1]. Times t have any shape, and every result has the same.
 
-    A member gives `alpha` and `sigma`; derivatives then come by autograd and `time_of_log_snr` by bisection,
-    unless it knows a closed form. All of them are finite on [0, 1] but for log SNR, which is infinite where
-    alpha or sigma is zero; a derivative without a bound is evaluated at a clamped time that is a field.
+    A member defines `alpha` and `sigma`. Autograd then gives the derivatives and bisection gives `time_of_log_snr`,
+    unless the member has a closed form. All are finite on [0, 1] except log SNR, which is infinite where alpha or sigma
+    is zero. An unbounded derivative is evaluated at a clamped time, and the clamp is a field.
     """
 
     @abstractmethod
@@ -83,7 +83,7 @@ def over(per_sample: Tensor, like: Tensor) -> Tensor:
 
 
 def check_times(t: Tensor) -> None:
-    """`UserError` when a time lies outside [0, 1]. On a GPU nothing is checked: it would wait for the device."""
+    """Raise `UserError` if a time lies outside [0, 1]. On a GPU it checks nothing, to avoid waiting for the device."""
     if t.device.type != "cpu" or not t.numel():
         return
     low, high = torch.aminmax(t)
@@ -93,7 +93,7 @@ def check_times(t: Tensor) -> None:
 
 
 def bisect(before: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
-    """The places in [0, 1] up to which `before` holds, entry by entry, shaped like `like`: 60 halvings."""
+    """Return, for each entry, the point in [0, 1] up to which `before` holds, by 60 halvings; shaped like `like`."""
     low = torch.zeros_like(like)
     high = torch.ones_like(like)
     for _ in range(60):
@@ -105,7 +105,7 @@ def bisect(before: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
 
 
 def derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
-    """Of a function that acts entry by entry, at t, by autograd; zero where it does not depend on t."""
+    """Return the derivative at t, by autograd, of a function of each entry; zero if it does not depend on t."""
     with torch.enable_grad():
         t = t.detach().requires_grad_()
         value = function(t)
@@ -114,7 +114,7 @@ def derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Scaled(Interpolant):
-    """`path` with noise of standard deviation `std` seen as noise of unit variance: sigma is multiplied by it."""
+    """`path` rewritten for noise of unit variance: sigma is multiplied by `std`, the sd of the actual noise."""
 
     path: Interpolant
     std: Positive

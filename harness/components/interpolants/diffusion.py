@@ -1,4 +1,4 @@
-"""The paths of diffusion models: variance preserving ones and the variance exploding one."""
+"""The paths of diffusion models: variance preserving and variance exploding."""
 
 from __future__ import annotations
 
@@ -159,15 +159,15 @@ class Cosine(Interpolant, name="cosine"):
 
 @dataclass(frozen=True, kw_only=True)
 class VarianceExploding(Interpolant, name="ve"):
-    """Data that is never scaled, under noise that grows geometrically; sampling starts at sigma_max x1."""
+    """Unscaled data plus noise that grows geometrically; sampling starts at sigma_max x1."""
 
     formula: ClassVar[str] = "alpha = 1, sigma = {sigma_min:g} ({sigma_max:g} / {sigma_min:g})^t"
     source: ClassVar[str] = "Song et al. 2021, appendix C"
 
     sigma_min: Positive = 0.01
-    """Noise that is left at the data."""
+    """Noise level sigma at t = 0."""
     sigma_max: Positive = 50.0
-    """Noise at t = 1; many times the data's standard deviation."""
+    """Noise level sigma at t = 1; should be many times the data's standard deviation."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

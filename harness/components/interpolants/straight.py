@@ -1,4 +1,4 @@
-"""Paths that are straight lines in space, at a constant speed or another."""
+"""Paths that are straight lines in space, at constant or varying speed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Linear(Interpolant, name="linear"):
 
     def velocity(self, x0: Tensor, x1: Tensor, t: Tensor) -> Tensor:
         check_times(t)
-        return x1 - x0  # to the last digit what the derivatives give
+        return x1 - x0  # equal to the last digit to the result by the derivatives
 
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
         return torch.sigmoid(-log_snr / 2)
@@ -48,7 +48,7 @@ class FlowMatchingOT(Interpolant, name="fm_ot"):
     source: ClassVar[str] = "Lipman et al. 2023, eq. 20"
 
     sigma_min: Annotated[float, Range(0, 0.5)] = 1e-4
-    """Noise that is left at the data."""
+    """Noise level sigma at t = 0."""
 
     def alpha(self, t: Tensor) -> Tensor:
         return 1 - t
@@ -69,13 +69,13 @@ class FlowMatchingOT(Interpolant, name="fm_ot"):
 
 @dataclass(frozen=True, kw_only=True)
 class Polynomial(Interpolant, name="polynomial"):
-    """A straight line in space that is run through at a changing speed."""
+    """A straight line in space, traversed at varying speed."""
 
     formula: ClassVar[str] = "alpha = (1 - t)^{power:g}, sigma = 1 - alpha"
     source: ClassVar[str] = "a time change of Liu et al. 2023, eq. 1"
 
     power: Annotated[float, Range(1, 8)] = 2.0
-    """Exponent; 1 is `linear`, larger leaves the data faster."""
+    """Exponent; 1 is `linear`, larger values leave the data faster."""
 
     def alpha(self, t: Tensor) -> Tensor:
         return (1 - t) ** self.power

@@ -1,4 +1,4 @@
-"""How training times are drawn: every density and what changes one. Importing this package registers them all."""
+"""Samplers of training times: every density, and samplers that modify one. Importing this registers them all."""
 
 from harness.components.time_samplers.base import TimeSampler, Uniform
 from harness.components.time_samplers.densities import (

@@ -1,6 +1,6 @@
-"""What every way to draw training times is: a density p(t) on [0, 1] through its quantile function.
+"""The base class of time samplers: a density p(t) on [0, 1], given by its quantile function.
 
-Densities over a noise level take the interpolant's log SNR; None means the linear one.
+Densities over a noise level use the interpolant's log SNR; None means the linear interpolant.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class TimeSampler(Component, family="time_sampler"):
     stratify: bool = False
     """Draw one time in each of n equally likely intervals, in random order, which lowers the gradient's variance."""
     importance_correct: bool = False
-    """Divide each sample's weight by the density, so that only the variance of the loss depends on it."""
+    """Divide each sample's weight by p(t), so that the density changes only the variance of the loss, not its mean."""
     density_floor: Positive = 1e-3
-    """Density below which the correction stays constant: it would have no bound."""
+    """Density below which the correction stays constant; without it, the correction has no bound."""
 
     @abstractmethod
     def quantile(self, u: Tensor, interpolant: Interpolant | None = None) -> Tensor:
-        """The inverse of the distribution function: [n] in [0, 1] to t [n]."""
+        """The inverse of the cumulative distribution function: u [n] in [0, 1] to t [n]."""
 
     @abstractmethod
     def density(self, t: Tensor, interpolant: Interpolant | None = None) -> Tensor:
@@ -50,7 +50,7 @@ class TimeSampler(Component, family="time_sampler"):
         return u
 
     def correction(self, t: Tensor, interpolant: Interpolant | None = None) -> Tensor:
-        """What a sample's weight is multiplied by, [n]: 1, or 1 / p(t)."""
+        """Return the factor [n] of each sample's weight: 1 / p(t) if `importance_correct`, else 1."""
         if not self.importance_correct:
             return torch.ones_like(t)
         return 1 / self.density(t, interpolant).clamp(min=self.density_floor)
@@ -58,7 +58,7 @@ class TimeSampler(Component, family="time_sampler"):
 
 @dataclass(frozen=True, kw_only=True)
 class Uniform(TimeSampler, name="uniform"):
-    """The same chance for every time."""
+    """Uniform times."""
 
     formula: ClassVar[str] = "p(t) = 1"
     source: ClassVar[str] = "Lipman et al. 2023, eq. 9"

@@ -1,6 +1,6 @@
 """Densities of training times: logit-normal, beta, mode, EDM's and others.
 
-Densities over a noise level take the interpolant's log SNR; None means the linear one.
+Densities over a noise level use the interpolant's log SNR; None means the linear interpolant.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class LogitNormal(TimeSampler, name="logit_normal"):
     source: ClassVar[str] = "Esser et al. 2024 (SD3), eq. 19"
 
     mean: float = 0.0
-    """Of logit(t); above 0 favours the noise end."""
+    """Mean of logit(t); above 0 favours the noise end."""
     std: Positive = 1.0
-    """Of logit(t)."""
+    """Standard deviation of logit(t)."""
 
     def quantile(self, u: Tensor, interpolant: Interpolant | None = None) -> Tensor:
         return torch.sigmoid(self.mean + self.std * torch.special.ndtri(u))
@@ -69,7 +69,7 @@ class Mode(TimeSampler, name="mode"):
     source: ClassVar[str] = "Esser et al. 2024 (SD3), eq. 20"
 
     scale: Annotated[float, Range(-1, 2 / (math.pi - 2), ends="()")] = 1.29
-    """s; 0 is uniform."""
+    """Scale s, in (-1, 1.75); 0 is uniform, above 0 favours the middle, below 0 both ends."""
 
     def quantile(self, u: Tensor, interpolant: Interpolant | None = None) -> Tensor:
         return u - self.scale * (torch.sin(math.pi / 2 * u).square() - u)
@@ -81,7 +81,7 @@ class Mode(TimeSampler, name="mode"):
 
 @dataclass(frozen=True, kw_only=True)
 class CosMap(TimeSampler, name="cosmap"):
-    """The density that gives the linear path the log SNR of a cosine schedule under uniform times."""
+    """Times that give the linear path the distribution of log SNR of a cosine schedule with uniform times."""
 
     formula: ClassVar[str] = "t = 1 - 1 / (tan(pi u / 2) + 1), p(t) = 2 / (pi - 2 pi t + 2 pi t^2)"
     source: ClassVar[str] = "Esser et al. 2024 (SD3), eq. 21"
@@ -107,9 +107,9 @@ class Beta(TimeSampler, name="beta"):
     source: ClassVar[str] = "Black et al. 2024 (pi0), appendix B, with time reversed"
 
     a: Annotated[float, Range(0, 100, "(]")] = 1.5
-    """Larger moves times away from the data."""
+    """First shape parameter; larger values move times away from the data."""
     b: Annotated[float, Range(0, 100, "(]")] = 1.0
-    """Larger moves times away from the noise."""
+    """Second shape parameter; larger values move times away from the noise."""
 
     def quantile(self, u: Tensor, interpolant: Interpolant | None = None) -> Tensor:
         from scipy.special import betaincinv
@@ -123,13 +123,13 @@ class Beta(TimeSampler, name="beta"):
 
 @dataclass(frozen=True, kw_only=True)
 class UShaped(TimeSampler, name="u_shaped"):
-    """Most times at both ends, as fits the straight paths of reflow."""
+    """Most times at both ends, which suits the straight paths of reflow."""
 
     formula: ClassVar[str] = "p(t) proportional to exp({a:g} t) + exp({a:g} (1 - t))"
     source: ClassVar[str] = "Lee et al. 2024 (2-rectified flow++)"
 
     a: Annotated[float, Range(0, 100, "(]")] = 4.0
-    """Steepness; 0 would be uniform."""
+    """Steepness; near 0 the density is almost uniform."""
 
     def quantile(self, u: Tensor, interpolant: Interpolant | None = None) -> Tensor:
         return (0.5 + torch.asinh((2 * u - 1) * math.sinh(self.a / 2)) / self.a).clamp(0, 1)
@@ -146,9 +146,9 @@ class EDMLogNormal(TimeSampler, name="edm_lognormal"):
     source: ClassVar[str] = "Karras et al. 2022, table 1"
 
     mean: float = -1.2
-    """P_mean."""
+    """Mean of ln(sigma / alpha) (P_mean)."""
     std: Positive = 1.2
-    """P_std."""
+    """Standard deviation of ln(sigma / alpha) (P_std)."""
 
     def quantile(self, u: Tensor, interpolant: Interpolant | None = None) -> Tensor:
         path = interpolant or Linear()
@@ -164,7 +164,7 @@ class EDMLogNormal(TimeSampler, name="edm_lognormal"):
         return torch.where(z.isfinite() & slope.isfinite(), _normal_density(z) * slope / (high - low), 0)
 
     def _ends(self, path: Interpolant, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The untruncated distribution function at t = 0 and t = 1."""
+        """Return the untruncated cumulative distribution function at t = 0 and t = 1."""
         levels = -path.log_snr(torch.arange(2, dtype=like.dtype, device=like.device)) / 2
         low, high = torch.special.ndtr((levels - self.mean) / self.std)
         return low, high

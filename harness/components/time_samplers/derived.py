@@ -1,4 +1,4 @@
-"""Samplers that draw or move the times of another: stratified, of low discrepancy, shifted."""
+"""Samplers that modify another sampler: stratified, low-discrepancy and shifted times."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class LowDiscrepancy(TimeSampler, name="low_discrepancy"):
     source: ClassVar[str] = "Kingma et al. 2021 (VDM), appendix I.1"
 
     of: TimeSampler = Uniform()
-    """Whose quantiles they are."""
+    """The sampler whose quantiles are used."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,15 +55,15 @@ class LowDiscrepancy(TimeSampler, name="low_discrepancy"):
 
 @dataclass(frozen=True, kw_only=True)
 class Shifted(TimeSampler, name="shifted"):
-    """Another sampler's times moved towards the noise, as larger images want them."""
+    """Another sampler's times moved towards the noise, as larger images need."""
 
     formula: ClassVar[str] = "t = {shift:g} s / (1 + ({shift:g} - 1) s), s: {of}"
     source: ClassVar[str] = "Esser et al. 2024 (SD3), eq. 23"
 
     shift: Positive = 3.0
-    """1 changes nothing; larger moves times towards the noise."""
+    """Shift factor; 1 changes nothing, larger values move times towards the noise."""
     of: TimeSampler = Uniform()
-    """Whose times are moved."""
+    """The sampler whose times are moved."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -90,10 +90,10 @@ def shift_time(t: Tensor, shift: float) -> Tensor:
 def _refuse_inner(of: TimeSampler) -> None:
     for name in ("importance_correct", "density_floor"):
         if getattr(of, name) != getattr(TimeSampler, name):
-            raise ConfigError(f"of.{name}", "the outer sampler's density is divided by. Set it there.")
+            raise ConfigError(f"of.{name}", "the correction uses the outer sampler's density. Set it there.")
 
 
 def _stratified(sampler: TimeSampler) -> bool:
-    """Whether its times are spread over equally likely intervals."""
+    """Whether a sampler draws one time in each of n equally likely intervals."""
     inner = sampler.of if isinstance(sampler, LowDiscrepancy | Shifted) else None
     return sampler.stratify or isinstance(sampler, LowDiscrepancy) or (inner is not None and _stratified(inner))
