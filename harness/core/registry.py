@@ -16,13 +16,13 @@ import inspect
 import os
 import sys
 from abc import ABC
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from harness.core.config import Config, to_dict
-from harness.core.declared import check_declared, is_own
+from harness.core.declared import check_declared, is_own, place_of
 from harness.core.errors import (
     USERS_FILES,
     ConfigError,
@@ -282,15 +282,29 @@ def sources(config: Config) -> dict[str, str]:
 
     This includes components that a text field with `metadata={"family": ...}` names.
     """
-    out: dict[str, str] = {}
-    if isinstance(config, Component) and not type(config).__module__.startswith("harness."):
-        path = Path(inspect.getfile(type(config)))
-        out[f"{config.family}.{config.name}"] = short_hash(path.read_bytes())
+    own = {f"{one.family}.{one.name}": inspect.getfile(type(one)) for one in users_components(config)}
+    return {name: short_hash(Path(path).read_bytes()) for name, path in own.items()}
+
+
+def users_components(config: Config) -> Iterator[Component]:
+    """The components of `config`, at any depth, that are not the harness's own."""
+    if isinstance(config, Component) and not is_own(type(config)):
+        yield config
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if (family := field.metadata.get("family")) and value in names(family):
             value = build(family, value)
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, Config):
-                out |= sources(item)
-    return out
+                yield from users_components(item)
+
+
+def require_files(config: Config) -> None:
+    """`UserError` where a component is of no file that another process would read too: a notebook, or a script."""
+    for one in users_components(config):
+        if getattr(sys.modules.get(type(one).__module__), "__file__", None) not in USERS_FILES:
+            place = place_of(type(one))
+            raise UserError(
+                f"{one.family} '{one.name}': the processes that train cannot find its class ({place}). "
+                "Write the class into a file of its own, like mine.py, and name that: plugins=['mine.py']."
+            )

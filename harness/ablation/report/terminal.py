@@ -47,14 +47,13 @@ def _mean(row: pd.Series) -> str:
 def _others(report: Report) -> Grid:
     """The other metrics at the primary NFE; at their own those that do not depend on it."""
     plan = report.plan
-    seeds = len(plan.seeds)
     columns = {}
     for metric in report.summary.rows.metric.unique():
         own = _values(report, metric)
         nfes = own.index.unique("nfe")
         at = plan.nfe if plan.nfe in nfes else max(nfes)
         place = "" if at == plan.nfe or len(nfes) == 1 else f" at NFE {at}"
-        columns[titled(metric) + place] = [mean_sd(own.loc[arm, at], seeds) for arm in plan.arms]
+        columns[titled(metric) + place] = [mean_sd(own.loc[arm, at], own.loc[arm, at].n) for arm in plan.arms]
     columns.pop(titled(plan.metric), None)
     rows = [[arm, *values] for arm, *values in zip(plan.arms, *columns.values(), strict=True)]
     return Grid(f"Other metrics at NFE {plan.nfe}, mean ± sd; no verdict is on them", ["arm", *columns], rows)
