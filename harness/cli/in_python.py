@@ -66,7 +66,7 @@ def _typed(value: Any) -> str:
     """A value as one types it after `--set path=`, so that runs and tables have the same names."""
     if isinstance(value, str):
         return value
-    return json.dumps(to_dict(value) if isinstance(value, Config) else value)
+    return json.dumps(to_dict(value) if isinstance(value, Config) else value, separators=(",", ":"))
 
 
 @contextlib.contextmanager

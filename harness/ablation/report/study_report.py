@@ -48,7 +48,8 @@ class StudyReport:
         `high` at confidence 1 - `level`, the pairs of seeds, the look, the `verdict` and its reason."""
         rows = self.summary
         columns = ["pairs", "difference", "low", "high", "level", "look", "verdict", "reason"]
-        return rows[rows.primary].set_index("arm")[columns]
+        primary = rows[rows.primary].set_index("arm")[columns]
+        return primary.assign(reason=primary.reason.astype(object).fillna(""))
 
     @property
     def notes(self) -> list[str]:
@@ -71,7 +72,7 @@ class StudyReport:
     def __repr__(self) -> str:
         console = Console(file=io.StringIO(), width=80)
         tables.show(self.found, console)
-        return console.file.getvalue()  # type: ignore[attr-defined]
+        return console.file.getvalue().rstrip()  # type: ignore[attr-defined]
 
     def _repr_markdown_(self) -> str:
         return self.formatted("markdown")
