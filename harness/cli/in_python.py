@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,9 +20,11 @@ from harness.ablation.report.study_report import StudyReport
 from harness.cli import ablate
 from harness.cli.plans import plan_of, training_command
 from harness.core.config import Config, to_dict
-from harness.core.errors import UserError
-from harness.core.registry import load_plugins, require_files
+from harness.core.declared import place_of
+from harness.core.errors import USERS_FILES, UserError
+from harness.core.registry import load_plugins, users_components
 from harness.core.signals import given_back
+from harness.runs.config import RunConfig
 
 
 def run_study(
@@ -56,10 +59,20 @@ def run_study(
 
     load_plugins(options.plugin)
     for config in plan_of(options, found=False).arms.values():
-        require_files(config)
+        _require_files(config)
     with _undone():
         ablate.run(options, keep)
     return made[-1]
+
+
+def _require_files(config: RunConfig) -> None:
+    """`UserError` where a component is of no file that another process would read too: a notebook, or a script."""
+    for one in users_components(config):
+        if getattr(sys.modules.get(type(one).__module__), "__file__", None) not in USERS_FILES:
+            raise UserError(
+                f"{one.family} '{one.name}': the processes that train cannot find its class ({place_of(type(one))}). "
+                "Write the class into a file of its own, like mine.py, and name that: plugins=['mine.py']."
+            )
 
 
 def _typed(value: Any) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from harness.core.config import Config, to_dict
-from harness.core.declared import check_declared, is_own, place_of
+from harness.core.declared import check_declared, is_own
 from harness.core.errors import (
     USERS_FILES,
     ConfigError,
@@ -297,14 +297,3 @@ def users_components(config: Config) -> Iterator[Component]:
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, Config):
                 yield from users_components(item)
-
-
-def require_files(config: Config) -> None:
-    """`UserError` where a component is of no file that another process would read too: a notebook, or a script."""
-    for one in users_components(config):
-        if getattr(sys.modules.get(type(one).__module__), "__file__", None) not in USERS_FILES:
-            place = place_of(type(one))
-            raise UserError(
-                f"{one.family} '{one.name}': the processes that train cannot find its class ({place}). "
-                "Write the class into a file of its own, like mine.py, and name that: plugins=['mine.py']."
-            )
