@@ -169,6 +169,10 @@ def test_a_mistake_is_said_before_anything_is_trained(launched: list[str], monke
         run_study(dataclasses.replace(STUDY, arms=arms))
     with pytest.raises(UserError, match=r"^until: seeds=4 says already how far"):
         run_study(STUDY, seeds=4, until="decided")
+    with pytest.raises(UserError, match=r"^until: 'done' is no end\. Give 'decided'"):
+        run_study(STUDY, until="done")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"^workers: 0 is outside \[1, 1024\]"):
+        run_study(STUDY, workers=0)
     with pytest.raises(UserError, match=r"'weightin' is no study\. Did you mean 'weighting'"):
         run_study("weightin")
     said = list[UserError]()

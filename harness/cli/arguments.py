@@ -141,7 +141,7 @@ def _tables(add: Add) -> None:
     """Commands that report what has been trained."""
     sub = add("table", "Make a study's table again from the runs on disk, without training.")
     _study(sub)
-    form = "print it in this format alone, with the pictures' paths as from here"
+    form = "print the tables alone, for other programs; latex needs the package booktabs"
     sub.add_argument("--format", choices=["markdown", "csv", "latex"], help=form)
 
     about = "Split the variance of a finished study into training and sampling; name the cheapest way to power."

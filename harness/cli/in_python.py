@@ -19,7 +19,7 @@ from harness.ablation.report.findings import Report
 from harness.ablation.report.study_report import StudyReport
 from harness.cli import ablate
 from harness.cli.plans import plan_of, training_command
-from harness.core.config import Config, to_dict
+from harness.core.config import WORKERS, Config, to_dict
 from harness.core.declared import place_of
 from harness.core.errors import USERS_FILES, UserError
 from harness.core.registry import load_plugins, users_components
@@ -45,8 +45,12 @@ def run_study(
     """
     if threading.current_thread() is not threading.main_thread():
         raise UserError("run_study: another thread cannot be interrupted in order. Call it from the main thread.")
+    if until not in (None, "decided"):
+        raise UserError(f"until: {until!r} is no end. Give 'decided', or leave it out.")
     if until and seeds is not None:
         raise UserError(f"until: seeds={seeds} says already how far. Leave out one of the two.")
+    if workers is not None:
+        WORKERS.refuse(workers, "workers")
     options = argparse.Namespace(
         study=study if isinstance(study, Study) else str(study), scale=scale, seeds=seeds, until=until, max_hours=None,
         workers=workers, trials_per_gpu=None, plugin=[Path(path) for path in plugins],
