@@ -70,7 +70,7 @@ class StudyReport:
         return [path for path in self.paths if path.suffix == ".png" and path.exists()]
 
     def __repr__(self) -> str:
-        console = Console(file=io.StringIO(), width=80)
+        console = Console(file=io.StringIO(), width=80, markup=False, force_terminal=False, force_jupyter=False)
         tables.show(self.found, console)
         return console.file.getvalue().rstrip()  # type: ignore[attr-defined]
 
