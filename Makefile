@@ -1,5 +1,6 @@
 # make plan STUDY=weighting [SCALE=digits] [SEEDS=20] [WORKERS=2] [SET=...] [PLUGIN=my.py]: what the study will take; trains nothing that counts
 # make ablation STUDY=weighting [SCALE=digits] [SEEDS=20 | UNTIL=decided | MAX_HOURS=3] [WORKERS=2] [SET="train.steps=200 evaluate.nfe=[2,8]"] [PLUGIN=my.py]
+# make table STUDY=weighting [SCALE=digits] [SEEDS=20] [FORMAT=latex]: the table again, without training; FORMAT is markdown, csv or latex
 # make tuning [SEARCH=tuning] [SCALE=digits] [TRIALS=24] and the same options; SEARCH=tradeoff has two objectives
 # make publish STUDY=weighting [SCALE=digits], or STUDY=tuning, tradeoff, gallery [SCALES="cells points"], toy, bench: to the committed results
 # make reflow RUN=results/local/runs/... [ROUNDS=3] [WORKERS=2] [DISTIL=1] [SET="train.steps=200 reflow.number=20000"]
@@ -36,7 +37,7 @@ reflow: $(READY)
 	@$(BIN)/harness reflow $(or $(RUN),$(error Name a finished run, like make reflow RUN=results/local/runs/...)) --rounds $(ROUNDS) $(if $(WORKERS),--workers $(WORKERS)) $(if $(DISTIL),--distil) $(foreach change,$(SET),--set '$(change)') $(foreach file,$(PLUGIN),--plugin $(file))
 
 table: $(READY)
-	@$(BIN)/harness table $(STUDY) $(OPTIONS)
+	@$(BIN)/harness table $(STUDY) $(OPTIONS) $(if $(FORMAT),--format $(FORMAT))
 
 variance: $(READY)
 	@$(BIN)/harness variance $(STUDY) $(OPTIONS)

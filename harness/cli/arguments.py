@@ -139,7 +139,10 @@ def _studies(add: Add) -> None:
 
 def _tables(add: Add) -> None:
     """Commands that report what has been trained."""
-    _study(add("table", "Make a study's table again from the runs on disk, without training."))
+    sub = add("table", "Make a study's table again from the runs on disk, without training.")
+    _study(sub)
+    form = "print the tables alone, for other programs; latex needs the package booktabs"
+    sub.add_argument("--format", choices=["markdown", "csv", "latex"], help=form)
 
     about = "Split the variance of a finished study into training and sampling; name the cheapest way to power."
     sub = add("variance", about)

@@ -60,7 +60,7 @@ class Study:
     expected_nfe: Mapping[str, tuple[Index, Index]] = field(default_factory=dict)
     """{arm: the least and the most calls that it is said to need for `readouts.NEAR` its quality at the largest NFE}"""
     name: str = field(default="", kw_only=True)
-    """The file's name; filled in on loading."""
+    """What its tables and runs are found by; that of a file in studies/ is the file's, and is filled in on loading."""
 
     def __post_init__(self) -> None:
         if self.tuned is not None and not isinstance(self.tuned, Tuned):
@@ -112,9 +112,17 @@ class Study:
         )
 
 
-def load_study(name: str) -> Study:
-    """The study of a file in studies/, by its name, or of any file that ends in .py, by its path."""
-    return load_declared(name, "STUDY", Study)
+def load_study(study: str | Study) -> Study:
+    """The study of a file in studies/, by its name, or of any file that ends in .py, by its path.
+
+    One that was defined elsewhere is itself; `UserError` where it has no name, which files and folders are called by.
+    """
+    if not isinstance(study, Study):
+        return load_declared(study, "STUDY", Study)
+    if not _NAME.fullmatch(study.name):
+        advice = "Write it like Study(name='mine', ...), with a-z, 0-9 and _ alone."
+        raise UserError(f"name: '{study.name}' cannot name the files of a study. {advice}")
+    return study
 
 
 def load_declared(name: str, variable: str, kind: type[Declared]) -> Declared:
