@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    """Say that a command loads: torch and MLflow take seconds, and more on a slow machine."""
+    """Announce the command, then import and run it: torch and MLflow take seconds to import."""
     if os.environ.get("RANK", "0") == "0":
         announce("harness: loading ...")
     if options.plugin:
