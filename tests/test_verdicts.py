@@ -10,8 +10,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from harness.ablation.design.folder import declared_in, studies_folder
 from harness.ablation.design.search import WINNER, load_search
-from harness.ablation.design.study import Study, declared_in, load_study, studies_folder
+from harness.ablation.design.study import Study, load_study
 from harness.ablation.report import published
 from harness.evaluation.protocol import EVALUATION_VERSION
 from harness.runs.identity import NUMERICS_VERSION

@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from harness.ablation.design.folder import declared_in
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.preregistration import preregister
 from harness.ablation.design.search_plan import SearchPlan, searches
-from harness.ablation.design.study import Study, declared_in, load_scale, load_study
+from harness.ablation.design.study import Study, load_scale, load_study
 from harness.ablation.design.tuned import Tuned, Tuning, keep, untuned
 from harness.ablation.execute.launch import launch
 from harness.ablation.execute.placement import Placement, remembered

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.ablation.design.crossing import ARM, Crossing, Level, Settings, axes_of, with_baseline
 from harness.ablation.design.declared import require_types
+from harness.ablation.design.folder import declared_in, declaring, file_of, studies_folder
 from harness.ablation.design.looks import Looks, Spending
 from harness.ablation.design.matching import By, refuse_lengths
 from harness.ablation.design.tuned import Tuned
 from harness.core.config import ConfigError, Index
 from harness.core.errors import UserError, did_you_mean
-from harness.core.provenance import ROOT
 from harness.core.registry import load_file
 from harness.runs.config import RunConfig
 
@@ -128,10 +126,9 @@ def load_study(study: str | Study) -> Study:
 def load_declared(name: str, variable: str, kind: type[Declared]) -> Declared:
     """What the file of that name or path assigns to `variable`, with the file's name filled in."""
     word = variable.lower()
-    path = _file(name)
+    path = file_of(name)
     if not name.endswith(".py") and not declared_in(name, variable):
-        known = [path.stem for path in studies_folder().glob("*.py") if declared_in(path.stem, variable)]
-        raise UserError(f"'{name}' is no {word}. {did_you_mean(name, known)}")
+        raise UserError(f"'{name}' is no {word}. {did_you_mean(name, declaring(variable))}")
     declared = getattr(load_file(path, f"harness_study_{path.stem}"), variable, None)
     if not isinstance(declared, kind) or not _NAME.fullmatch(path.stem):
         raise UserError(
@@ -141,24 +138,9 @@ def load_declared(name: str, variable: str, kind: type[Declared]) -> Declared:
     return declared
 
 
-def declared_in(name: str, variable: str) -> bool:
-    """Whether the file of that name or path assigns to `variable`."""
-    path = _file(name)
-    return path.is_file() and f"\n{variable} = " in path.read_text(errors="replace")
-
-
-def _file(name: str) -> Path:
-    return Path(name) if name.endswith(".py") else studies_folder() / f"{name}.py"
-
-
 def load_scale(name: str) -> RunConfig:
     """The configuration that studies/scales.py names so."""
     scales: Mapping[str, RunConfig] = load_file(studies_folder() / "scales.py", "harness_scales").SCALES
     if name not in scales:
         raise UserError(f"'{name}' is no scale. {did_you_mean(name, scales)}")
     return scales[name]
-
-
-def studies_folder() -> Path:
-    """HARNESS_STUDIES, or studies/ of the checkout: its files are run, so the folder one stands in does not count."""
-    return Path(os.environ.get("HARNESS_STUDIES") or ROOT / "studies")
