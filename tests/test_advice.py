@@ -172,7 +172,7 @@ def test_what_was_measured_is_diagnosed(given: list[dict[str, float]], said: str
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"fid": {"8": 5.0, "32": 4.0, "0": 9.0}}, "fid still falls with the steps (5 at NFE 8, 4 at 32)"),
+        ({"fid": {"8": 5.0, "32": 4.0, "0": 9.0}}, "fid still falls with more steps (5 at NFE 8, 4 at 32)"),
         ({"fid": {"8": 5.0, "32": 4.9}}, None),
         ({"fid": {"32": 4.9}}, None),
         (
@@ -181,7 +181,7 @@ def test_what_was_measured_is_diagnosed(given: list[dict[str, float]], said: str
         ),
         ({"precision": {"32": 0.6}, "recall": {"32": 0.5}}, None),
         ({"kid": {"8": -0.001, "32": -0.002}}, None),
-        ({"kid": {"8": 0.004, "32": 0.002}}, "kid still falls with the steps (0.004 at NFE 8, 0.002 at 32)"),
+        ({"kid": {"8": 0.004, "32": 0.002}}, "kid still falls with more steps (0.004 at NFE 8, 0.002 at 32)"),
         ({"recall": {"8": 0.9, "32": 0.4}}, None),
     ],
     ids=["falling", "flat", "one", "collapsed", "balanced", "by chance", "above 0", "higher is better"],

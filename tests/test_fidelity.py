@@ -400,7 +400,7 @@ def test_weights_without_a_classifier_give_no_inception_score(
         extractors.weights_hash.cache_clear()
         torch.save({"fc.weight": torch.full((1008, 2048), value)}, path)
         config = override(CONFIG, {"extractor": "inception", "metrics": ["isc"]})
-        with pytest.raises(ConfigError, match="weights without the classifier") if not value else nullcontext():
+        with pytest.raises(ConfigError, match="weights file without a classifier") if not value else nullcontext():
             Protocol.of(config, data)
     extractors._holds_classifier.cache_clear()
     extractors.weights_hash.cache_clear()
@@ -410,7 +410,7 @@ def test_weights_that_are_none_end_in_one_line(monkeypatch: pytest.MonkeyPatch, 
     path = tmp_path / "weights.pth"
     monkeypatch.setenv("HARNESS_INCEPTION", str(path))
     inception = extractors.InceptionExtractor()
-    with pytest.raises(UserError, match=rf"^HARNESS_INCEPTION: {path} is no file\. Name torch-fidelity's "):
+    with pytest.raises(UserError, match=rf"^HARNESS_INCEPTION: {path} is not a file\. Set it to "):
         inception.weights()
     torch.save({"fc.bias": torch.ones(1)}, path)
     for content, look in itertools.product(
@@ -437,7 +437,7 @@ def test_weights_are_downloaded_once_and_a_failure_says_what_helps(
 
     monkeypatch.setattr("torch.hub.download_url_to_file", download)
     inception = extractors.InceptionExtractor()
-    with pytest.raises(UserError, match=r"^https://.*: cannot be downloaded \(.*no route to host.*Name a copy in HARN"):
+    with pytest.raises(UserError, match=r"^https://.*: cannot be downloaded \(.*no route to host.*Set HARNESS_INC"):
         inception.weights()
     assert inception.weights() == inception.weights()
     assert inception.weights().read_bytes() == b"weights"

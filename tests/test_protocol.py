@@ -321,7 +321,7 @@ def test_a_metric_has_a_value_or_is_refused_in_one_line_however_few_the_samples_
         ),
         (
             {"metrics": ["isc"], "num_samples": 19},
-            "19 samples are too few for 10 splits, for one alone always scores 1. Take 20 or more",
+            "19 samples are too few for 10 splits: a single sample always scores 1. Take 20 or more",
         ),
         ({"metrics": [{"name": "isc", "splits": 40}]}, "64 samples are too few for 40 splits"),
         ({"metrics": ["fid_infinity"], "num_samples": 39}, "39 samples are too few for 10 blocks. Take 40 or more."),
@@ -351,13 +351,13 @@ def test_one_class_is_nothing_to_read(data: Data) -> None:
         ({"num_samples": 63, "metrics": ["kid"]}, None),
         (
             {"num_samples": 127, "metrics": ["fid_infinity"]},
-            "fid_infinity's halves of 127 samples are fewer than the 64 features",
+            "fid_infinity halves 127 samples, to fewer than the 64 features.",
         ),
         ({"num_samples": 128, "metrics": ["fid_infinity"]}, None),
         ({"num_samples": 2047, "extractor": "inception"}, "2047 samples are fewer than the 2048 features"),
         (
             {"num_samples": 100, "extractor": "values", "metrics": ["c2st"]},
-            "c2st of 100 samples and as many real ones: a forest that",
+            "c2st on 100 generated and 100 real samples: a forest that",
         ),
         ({"num_samples": 192, "extractor": "values", "metrics": ["c2st"]}, "c2st of 192 samples"),
         ({"num_samples": 193, "extractor": "values", "metrics": ["c2st"]}, None),
@@ -375,4 +375,4 @@ def test_what_too_few_samples_say_is_said(changes: dict, said: str | None) -> No
 
 def test_a_small_training_set_is_all_that_samples_are_told_from() -> None:
     asked = override(BASE, {"num_samples": 999, "extractor": "values", "metrics": ["c2st"]})
-    assert str(short_of_samples(asked, POINTS)).startswith("c2st of 99 samples and as many real ones")
+    assert str(short_of_samples(asked, POINTS)).startswith("c2st on 99 generated and 99 real samples")

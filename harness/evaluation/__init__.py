@@ -1,4 +1,4 @@
-"""Metrics and protocols. Importing this package registers every metric."""
+"""Metrics and protocols. An import of this package registers every metric."""
 
 from harness.evaluation import distances as distances
 from harness.evaluation import fidelity as fidelity

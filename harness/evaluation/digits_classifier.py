@@ -1,8 +1,8 @@
-"""The small classifier whose features judge digits, and how its weights were made.
+"""Small classifier of 8x8 digits, whose features the metrics compare. To train it again, run
 
     python -m harness.evaluation.digits_classifier
 
-trains it on the training digits (3 minutes on one core at most) and replaces digits_classifier.safetensors.
+It takes at most 3 minutes on one core and replaces digits_classifier.safetensors.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ WEIGHTS = Path(__file__).with_name("digits_classifier.safetensors")
 
 
 class DigitsClassifier(nn.Module):
-    """8x8 grey images to a 64-dimensional feature and 10 logits."""
+    """Network that maps 8x8 grey images to 64 features and 10 logits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,17 +30,17 @@ class DigitsClassifier(nn.Module):
         self.logits = nn.Linear(64, 10)
 
     def features(self, images: Tensor) -> Tensor:
-        """uint8 [B, C, 8, 8], whose channels are averaged, to [B, 64]."""
+        """Return features [B, 64] of uint8 images [B, C, 8, 8], after averaging the channels."""
         grey = images.float().mean(1, keepdim=True) / 127.5 - 1
         return F.relu(self.feature(self.convolutions(grey).flatten(1)))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, 10]."""
+        """Return logits [B, 10] of uint8 images [B, C, 8, 8]."""
         return self.logits(self.features(images))
 
 
 def train_classifier(steps: int, batch_size: int = 128, seed: int = 0) -> tuple[DigitsClassifier, float]:
-    """The classifier, trained on shifted training digits, and its accuracy on the held-out ones."""
+    """Train on randomly shifted training digits; return the classifier and its held-out accuracy in [0, 1]."""
     from harness.data.images import Digits
 
     torch.manual_seed(seed)
@@ -69,7 +69,7 @@ def train_classifier(steps: int, batch_size: int = 128, seed: int = 0) -> tuple[
 
 
 def make(path: Path, steps: int) -> None:
-    """Train the classifier, write its weights and say how well it reads."""
+    """Train the classifier, write its weights to `path` and print its held-out accuracy."""
     from safetensors.torch import save_file
 
     classifier, accuracy = train_classifier(steps)

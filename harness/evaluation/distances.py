@@ -1,4 +1,4 @@
-"""Distances between samples and real ones as vectors, each entry in units of the reference's standard deviation."""
+"""Metrics of samples as vectors, with every feature in units of its standard deviation in the reference."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from harness.core.errors import ConfigError
 from harness.evaluation.metric import Comparison, Estimate, SampleMetric, Summary, reference_rows, standardised
 
 SAME = 1e-5
-"""Root mean square difference, in the features' standard deviations, up to which two samples are the same: an image's
-features differ a little between batches of different sizes."""
+"""Two samples count as equal up to this root mean square difference, in standard deviations of the features. An
+extractor gives one image slightly different features in batches of different sizes."""
 SAYS_LITTLE = 0.05
-"""A c2st that guessing exceeds says little of samples."""
+"""c2st warns when a classifier that guesses can score above this: the value then says little about the samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +42,10 @@ class SlicedWasserstein(SampleMetric, name="sliced_wasserstein"):
 
 @dataclass(frozen=True, kw_only=True)
 class MMD(SampleMetric, name="mmd"):
-    """Maximum mean discrepancy, by five Gaussian kernels about as wide as the median distance of two reference samples.
+    """Maximum mean discrepancy with five Gaussian kernels, whose widths are multiples of the median distance.
 
-    Samples that are equal do not count for the median. The narrow kernels see modes: at the median width alone, a ring
-    through all modes scores better than held-out points.
+    The median is over all pairs of reference samples that are not equal. The narrow kernels detect modes: with only the
+    median width, a ring through all modes scores better than held-out points.
     """
 
     formula: ClassVar[str] = (
@@ -58,10 +58,10 @@ class MMD(SampleMetric, name="mmd"):
     lower_is_better = True
     floor_power = 2
     widths: ClassVar[tuple[float, ...]] = (1 / 8, 1 / 4, 1 / 2, 1, 2)
-    """Of the kernels, in medians."""
+    """Widths of the kernels, in units of the median distance."""
 
     def held_bytes(self, samples: int, reference: int) -> int:
-        return 2 * 8 * reference**2  # distances, and which belong to a pair
+        return 2 * 8 * reference**2  # the distances, and the indices of the pairs
 
     def compare(self, samples: Summary, reference: Summary) -> float:
         x, y = map(torch.from_numpy, standardised(samples, reference))
@@ -99,11 +99,11 @@ class EnergyDistance(SampleMetric, name="energy"):
 
 @dataclass(frozen=True, kw_only=True)
 class TwoSample(SampleMetric, name="c2st"):
-    """Classifier two-sample test: how far from 1/2 a random forest's accuracy is in telling samples from real ones.
+    """Classifier two-sample test: how far a random forest's accuracy at telling samples from real data is from 1/2.
 
-    It is given as many real ones as samples. 0 when it cannot tell them apart, 1/2 when it always can; copies of
-    training samples mislead it, so an accuracy below 1/2 counts as much as one above. The interval is of 1.96 standard
-    errors of the accuracy, cut at 0.
+    The forest gets equal numbers of generated and real samples. 0: it cannot tell them apart; 1/2: it always can.
+    Copies of training samples mislead it to an accuracy below 1/2, so that side counts too. The interval is the value
+    +- 1.96 standard errors of the accuracy, cut to [0, 1/2].
     """
 
     formula: ClassVar[str] = (
@@ -125,8 +125,8 @@ class TwoSample(SampleMetric, name="c2st"):
         if (guessing := self.guessing(told)) <= SAYS_LITTLE:
             return None
         return (
-            f"c2st of {told} samples and as many real ones: a forest that has learnt nothing scores up to "
-            f"{guessing:.2g}. A value below that does not say that the samples are good: "
+            f"c2st on {told} generated and {told} real samples: a forest that has learnt nothing scores up to "
+            f"{guessing:.2g}. A lower value does not show that the samples are good: "
             f"take {self.needed(SAYS_LITTLE)} or more."
         )
 
@@ -142,16 +142,16 @@ class TwoSample(SampleMetric, name="c2st"):
 
     @staticmethod
     def guessing(number: int) -> float:
-        """What a forest that guesses stays below in 95 % of the cases, of `number` samples and as many real ones."""
+        """Return the 95 % quantile of a guessing forest's value on `number` generated and `number` real samples."""
         return 1.96 / math.sqrt(8 * number)
 
     @staticmethod
     def needed(value: float) -> int:
-        """How many samples, and as many real ones, keep guessing below a value."""
+        """Return the smallest number of samples (generated, and real) for which `guessing` is at most `value`."""
         return math.ceil(1.96**2 / (8 * value**2))
 
     def accuracy(self, samples: Summary, reference: Summary) -> float:
-        """How often the forest is right about samples that it was not fitted to."""
+        """Return the forest's cross-validated accuracy in [0, 1]."""
         from sklearn.ensemble import RandomForestClassifier
         from sklearn.model_selection import StratifiedKFold, cross_val_score
 
@@ -166,10 +166,10 @@ class TwoSample(SampleMetric, name="c2st"):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelAccuracy(SampleMetric, name="label_accuracy"):
-    """How often logistic regression, fitted to the reference and its classes, reads the class that a sample was given.
+    """Share of samples for which logistic regression, fitted to the reference, predicts the requested class.
 
-    Samples that are typical of their class, under strong guidance perhaps, are read more often than real ones: compare
-    it with what held-out samples score.
+    Samples that are very typical of their class, for example under strong guidance, score higher than real samples:
+    compare the value with the score of held-out samples.
     """
 
     lower_is_better = False
@@ -183,7 +183,7 @@ class LabelAccuracy(SampleMetric, name="label_accuracy"):
         reference = given.reference
         assert data.classes is not None
         if data.num_classes < 2:
-            raise ConfigError("", "the data have one class, and there is nothing to read. Leave label_accuracy out.")
+            raise ConfigError("", "the data have one class, so nothing can be predicted. Leave label_accuracy out.")
         if missing := data.num_classes - len(data.classes[reference_rows(data, reference)].unique()):
             reason = f"the {reference} samples of the reference lack {missing} of the {data.num_classes} classes"
             raise ConfigError(
@@ -200,10 +200,9 @@ class LabelAccuracy(SampleMetric, name="label_accuracy"):
 
 @dataclass(frozen=True, kw_only=True)
 class Authenticity(SampleMetric, name="authenticity"):
-    """Share of the samples as far from their nearest training sample as that is from its own: low means memorised.
+    """Share of samples at least as far from the nearest training sample as its nearest neighbour is; low: memorised.
 
-    Training samples that are equal count as one, so a copy is never authentic, whether the sample that it copies is
-    there once or often.
+    Equal training samples count as one. So a copy is never authentic, however often its original occurs.
     """
 
     formula: ClassVar[str] = "share of x with |x - y| >= min |y - y'|; y nearest to x, y' all that differ from y"
@@ -220,18 +219,15 @@ class Authenticity(SampleMetric, name="authenticity"):
         same = SAME * math.sqrt(y.shape[1])
         known = NearestNeighbors(n_neighbors=1).fit(y)
         distance, nearest = (found[:, 0] for found in known.kneighbors(x))
-        return float(((distance > same) & (distance >= _fellows(known, len(y), same)[nearest])).mean())
+        return float(((distance > same) & (distance >= _to_neighbour(known, len(y), same)[nearest])).mean())
 
 
-def _fellows(known: Any, number: int, same: float) -> np.ndarray:
-    """Distances [number] of the samples that NearestNeighbors knows to the nearest one farther than `same`.
-
-    They are infinite where no sample lies farther.
-    """
+def _to_neighbour(known: Any, number: int, same: float) -> np.ndarray:
+    """Return each fitted sample's distance [number] to its nearest neighbour farther than `same`; inf without one."""
     found = np.full(number, np.inf)
     neighbours = 1
     while neighbours < number and not np.isfinite(found).all():
-        distances = known.kneighbors(n_neighbors=neighbours)[0]  # of each but itself
+        distances = known.kneighbors(n_neighbors=neighbours)[0]  # without the sample itself
         found = np.where(distances > same, distances, np.inf).min(1)
         neighbours = min(4 * neighbours, number - 1) if neighbours < number - 1 else number
     return found

@@ -1,4 +1,4 @@
-"""What speaks against the values of an evaluation: too few samples, too few steps, modes that may be missing."""
+"""Warnings about the values of an evaluation: too few samples, too few steps, modes that may be missing."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from harness.evaluation.metric import Metric
 from harness.evaluation.protocol import EvaluateConfig, comparisons
 
 GAIN = 0.05
-"""A metric that falls by this share between the last two NFEs would fall further with more steps."""
+"""A metric that falls by more than this share between the last two NFEs would fall further with more steps."""
 LOPSIDED = 0.3
-"""Recall this much below precision tells of missing modes."""
+"""Recall that is lower than precision by more than this is a sign of missing modes."""
 
 
 def short_of_samples(config: EvaluateConfig, data: Data) -> str | None:
-    """What the metrics of a configuration do not say of so few samples; None where they are enough."""
+    """Return the metrics' warnings about too few samples, joined to one text; None if there are enough samples."""
     given = comparisons(config, data)
     said = (metric.short_of_samples(read) for metric in config.sample_metrics for read in given)
     return " ".join(filter(None, said)) or None
@@ -28,9 +28,10 @@ def doubts(
     metrics: Iterable[Metric],
     intervals: Mapping[str, Mapping[str, Sequence[float]]] = MappingProxyType({}),
 ) -> list[str]:
-    """What the values {metric: {NFE as text: value}} of an evaluation say of the samples, a line each.
+    """Return warnings, one line each, about an evaluation's values {metric: {NFE as text: value}}.
 
-    A fall that an interval holds is none, nor is one below 0, where only chance leads.
+    `intervals` is {metric: {NFE as text: (low, high)}}. A fall within the interval gives no warning. Nor does a fall
+    from a value of 0 or less: it is chance.
     """
     said = []
     for metric in metrics:
@@ -41,8 +42,8 @@ def doubts(
         low, _ = intervals.get(metric.name, {}).get(str(fewer), (math.inf, math.inf))
         if after < min((1 - GAIN) * before, low) and before > 0:
             said.append(
-                f"{metric.name} still falls with the steps ({before:.4g} at NFE {fewer}, {after:.4g} at {more}): "
-                "judge at more."
+                f"{metric.name} still falls with more steps ({before:.4g} at NFE {fewer}, {after:.4g} at {more}): "
+                "judge at a larger NFE too."
             )
     if shared := values.get("precision", {}).keys() & values.get("recall", {}).keys():
         nfe = max(shared, key=int)
@@ -51,6 +52,6 @@ def doubts(
         if precision - recall > LOPSIDED:
             said.append(
                 f"recall {recall:.2f} is far below precision {precision:.2f} at NFE {nfe}: modes may be missing. "
-                "Raise train.batch_size, check the noise and the augmentation; strong guidance does it too."
+                "Raise train.batch_size; check the noise and the augmentation. Strong guidance lowers recall too."
             )
     return said

@@ -1,4 +1,4 @@
-"""Networks whose features of images are compared: Inception, the harness's classifier of digits, or a user's own."""
+"""Networks that extract image features for the metrics: Inception, the harness's digits classifier, a user's own."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from harness.data.base import Data
 from harness.evaluation.digits_classifier import WEIGHTS, DigitsClassifier
 
 VALUES = "values"
-"""What `evaluate.extractor` says where the decoded samples themselves are compared."""
+"""Value of `evaluate.extractor` for which the metrics compare the decoded samples themselves."""
 Features = Callable[[Tensor], tuple[Tensor, Tensor | None]]
-"""Takes uint8 images [B, 3, H, W] to features [B, D] and logits [B, K], float32; None where there is no classifier."""
+"""Maps uint8 images [B, 3, H, W] to float32 features [B, D] and logits [B, K]; None for logits without a classifier."""
 
 
 class Extractor(Component, family="extractor"):
-    """A network whose features of images are compared. It is chosen by its name alone, `evaluate.extractor=digits`.
+    """Network that extracts image features for the metrics; a name chooses it, as in `evaluate.extractor=digits`.
 
-    So its settings are constants of its class, and another setting is another name. Protocols hold the name, the hash
-    of its weights and, for a user's own, the hash of its file.
+    Its settings are constants of its class: another setting needs another name. A protocol holds the name, the hash of
+    the weights and, for a user's extractor, the hash of the file that defines it.
     """
 
     dimensions: ClassVar[int]
-    """D, how many features it gives."""
+    """D, the number of features."""
     resize: ClassVar[str] = "as they are"
-    """What it makes of its images first, in words: protocols hold it."""
+    """How it resizes images first, in words; a protocol holds this text."""
     without_logits: ClassVar[str] = "has no classifier"
-    """What is said of one that gives no logits, in words that follow its name."""
+    """End of the error message for an extractor that gives no logits; it follows the extractor's name."""
 
     def check(self, data: Data) -> None:
-        """`ConfigError` for data that it cannot read."""
+        """Raise `ConfigError` for data that it cannot read."""
         if data.kind != "image":
             raise ConfigError("", f"{self.name} reads images, and these data are {data.kind}. Choose values.")
 
@@ -49,12 +49,15 @@ class Extractor(Component, family="extractor"):
         return False
 
     def weights(self) -> Path | None:
-        """The file of its weights, downloaded perhaps; None where its source says all. `UserError` if it is missing."""
+        """Return the path of the weights file, after a download if needed; None if it has no file.
+
+        `UserError` if the file is missing.
+        """
         return None
 
     @abstractmethod
     def load(self, device: str) -> Features:
-        """The network on a device, ready to use and in evaluation; `UserError` when its weights are damaged."""
+        """Return the network on a device, in eval mode; `UserError` if its weights are damaged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,20 +93,20 @@ class InceptionExtractor(Extractor, name="inception"):
     source: ClassVar[str] = "Heusel et al. 2017"
     dimensions = 2048
     resize = "299x299 by TensorFlow 1's bilinear resize"
-    without_logits = "has weights without the classifier's (all zero)"
+    without_logits = "has a weights file without a classifier (its layer is all zero)"
 
     def gives_logits(self) -> bool:
-        """Some copies of the weights have zeros in the classifier's place."""
+        """Whether the weights file holds a classifier; in some copies that layer is all zero."""
         return _holds_classifier(self.weights())
 
     def weights(self) -> Path:
-        """HARNESS_INCEPTION, or the file that is downloaded once."""
+        """Return the path in HARNESS_INCEPTION, or the file in torch's hub folder, downloaded once."""
         from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
         if given := os.environ.get("HARNESS_INCEPTION"):
             if not Path(given).is_file():
-                advice = "Name torch-fidelity's Inception weights, or unset it."
-                raise UserError(f"HARNESS_INCEPTION: {given} is no file. {advice}")
+                advice = "Set it to the file of torch-fidelity's Inception weights, or unset it."
+                raise UserError(f"HARNESS_INCEPTION: {given} is not a file. {advice}")
             return Path(given)
         path = Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rpartition("/")[2]
         if not path.exists():
@@ -111,7 +114,7 @@ class InceptionExtractor(Extractor, name="inception"):
             try:
                 torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path))
             except OSError as error:
-                advice = "Name a copy in HARNESS_INCEPTION."
+                advice = "Set HARNESS_INCEPTION to the path of a copy."
                 raise UserError(f"{URL_INCEPTION_V3}: cannot be downloaded ({error}). {advice}") from error
         return path
 
@@ -126,20 +129,23 @@ class InceptionExtractor(Extractor, name="inception"):
 
 
 def extractor_of(name: str) -> Extractor | None:
-    """The extractor of a name; None for `values`."""
+    """Return the extractor with this name; None for `values`."""
     return None if name == VALUES else build("extractor", name)
 
 
 @functools.cache
 def load_extractor(name: str, device: str) -> Features:
-    """An extractor's network on a device, loaded once a process."""
+    """Load an extractor's network on a device, once per process."""
     extractor: Extractor = build("extractor", name)
     return extractor.load(device)
 
 
 @functools.cache
 def weights_hash(name: str) -> str:
-    """12 hex digits over an extractor's weights file, read once a process; empty where it has none."""
+    """Return the hash (12 hex digits) of an extractor's weights file, read once per process; "" if it has no file.
+
+    `UserError` if the file cannot be read.
+    """
     extractor: Extractor = build("extractor", name)
     path = extractor.weights()
     if path is None:
@@ -152,7 +158,7 @@ def weights_hash(name: str) -> str:
 
 @torch.no_grad()
 def features(network: Features, images: Tensor, device: str) -> tuple[Tensor, Tensor | None]:
-    """What an extractor's network gives on the device for uint8 images [B, 1 or 3, H, W]."""
+    """Return features [B, D] and logits [B, K] or None, on the device, of uint8 images [B, 1 or 3, H, W]."""
     rgb = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
     return network(rgb.to(device))
 
@@ -171,7 +177,7 @@ def _unreadable(path: Path, error: Exception) -> UserError:
 
 
 def _created(name: str, layers: list[str], device: str, **options: str) -> Features:
-    """A network in torch-fidelity's registry, which gives these layers."""
+    """Create a network of torch-fidelity's registry that returns these layers."""
     from torch_fidelity.utils import create_feature_extractor
 
     return create_feature_extractor(name, layers, cuda=device == "cuda", verbose=False, **options)
@@ -182,7 +188,7 @@ def _digits_extractor_class() -> type[nn.Module]:
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
     class DigitsFeatures(FeatureExtractorBase):
-        """`DigitsClassifier` as torch-fidelity wants it."""
+        """`DigitsClassifier` with the interface that torch-fidelity expects."""
 
         def __init__(self, name: str, features_list: list[str], **kwargs: Any):
             super().__init__(name, features_list)

@@ -1,4 +1,4 @@
-"""Metrics on images by torch-fidelity, fed from memory."""
+"""Metrics of image features, computed by torch-fidelity from memory: FID, KID, Inception score, precision, recall."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class FID(SampleMetric, name="fid"):
         if given.samples >= dimensions:
             return None
         return (
-            f"{given.samples} samples are fewer than the {dimensions} features: FID is far too high for samples and "
-            "real ones alike. The score of resampled training samples is the bias; more samples lower it."
+            f"{given.samples} samples are fewer than the {dimensions} features: FID is far too high, for real samples "
+            "too. The score of resampled training samples shows this bias; more samples lower it."
         )
 
     def summarise(self, features: Tensor, classes: Tensor | None) -> dict[str, np.ndarray]:
@@ -48,9 +48,9 @@ class FID(SampleMetric, name="fid"):
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutFID(FID, name="held_out_fid"):
-    """FID to all held-out samples.
+    """FID against all held-out samples.
 
-    Copies of training samples score nearly as well as other real samples do: `authenticity` tells them apart.
+    Copies of training samples score nearly as well as new real samples; `authenticity` detects copies.
     """
 
     reference_is_best = False
@@ -61,15 +61,16 @@ class HeldOutFID(FID, name="held_out_fid"):
 
 
 Sums = tuple[int, np.ndarray, np.ndarray]
-"""Of a block of samples: their number, sum [D] and sum of squares [D, D]."""
+"""Number of samples in a block, their sum [D] and their sum of outer products [D, D]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtrapolatedFID(FID, name="fid_infinity"):
-    """FID of infinitely many samples: 2 FID(n) - FID(n / 2), which leaves out the bias that falls as 1 / n.
+    """FID extrapolated to infinitely many samples: 2 FID(n) - FID(n / 2), without the bias of order 1 / n.
 
-    Values of different numbers of samples can be compared. Halves and blocks are drawn by a fixed seed, so the order of
-    the samples does not matter. The interval is by the jackknife over blocks; what the reference is short of stays.
+    Values from different numbers of samples can be compared. A fixed seed draws halves and blocks, so the order of the
+    samples does not matter. The interval is the 95 % jackknife interval over blocks. The bias from a finite reference
+    stays.
     """
 
     source: ClassVar[str] = "Chong & Forsyth 2020, section 4 (extrapolation); Kunsch 1989 (block jackknife)"
@@ -77,7 +78,7 @@ class ExtrapolatedFID(FID, name="fid_infinity"):
     summary = "whole"
 
     blocks: Annotated[int, Range(4, 100)] = 10
-    """An even number; each is left out once."""
+    """Number of blocks for the jackknife, which leaves out each block once; even."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,8 +100,8 @@ class ExtrapolatedFID(FID, name="fid_infinity"):
         if given.samples >= 2 * dimensions:
             return None
         return (
-            f"fid_infinity's halves of {given.samples} samples are fewer than the {dimensions} features, where the "
-            f"bias does not yet fall as 1 / n: it can be far below 0. Take {2 * dimensions} or more."
+            f"fid_infinity halves {given.samples} samples, to fewer than the {dimensions} features. There the "
+            f"bias does not yet fall as 1 / n, and the value can be far below 0. Take {2 * dimensions} or more."
         )
 
     def summarise(self, features: Tensor, classes: Tensor | None) -> dict[str, np.ndarray]:
@@ -134,7 +135,7 @@ class ExtrapolatedFID(FID, name="fid_infinity"):
 
 @dataclass(frozen=True, kw_only=True)
 class InceptionScore(SampleMetric, name="isc"):
-    """Exponential of the mean divergence of a sample's class probabilities from all's: certain and diverse is high."""
+    """Inception score exp(E KL(p(class | x) || p(class))): high for samples that are clear and diverse."""
 
     source: ClassVar[str] = "Salimans et al. 2016, section 4"
     lower_is_better = False
@@ -143,12 +144,12 @@ class InceptionScore(SampleMetric, name="isc"):
     summary = "logits"
 
     splits: Count = 10
-    """Subsets of the samples, drawn by a fixed seed, that are scored one by one; the mean over them is the value."""
+    """Number of random subsets, drawn with a fixed seed; the value is the mean of their scores."""
 
     def check_data(self, given: Comparison) -> None:
         super().check_data(given)
         if given.samples < 2 * self.splits:
-            reason = f"{given.samples} samples are too few for {self.splits} splits, for one alone always scores 1"
+            reason = f"{given.samples} samples are too few for {self.splits} splits: a single sample always scores 1"
             raise ConfigError("", f"{reason}. Take {2 * self.splits} or more, or fewer splits.")
 
     def compare(self, samples: Summary, reference: Summary) -> float:
@@ -160,16 +161,16 @@ class InceptionScore(SampleMetric, name="isc"):
 
 @dataclass(frozen=True, kw_only=True)
 class KID(SampleMetric, name="kid"):
-    """Kernel inception distance: squared MMD with a cubic kernel, unbiased, so that it can fall below zero."""
+    """Kernel inception distance: squared MMD with a cubic kernel; unbiased, so it can be negative."""
 
     source: ClassVar[str] = "Binkowski et al. 2018, section 4"
     lower_is_better = True
     reads = "features"
 
     subsets: Repeats = 100
-    """Random subsets that are compared; the mean over them is the value."""
+    """Number of random subsets; the value is the mean over them."""
     subset_size: Annotated[int, Range(2, 10**9, why="no machine gets through a billion")] = 1000
-    """Samples of a subset, at most all."""
+    """Samples per subset; at most all samples are used."""
 
     def compare(self, samples: Summary, reference: Summary) -> float:
         from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
@@ -182,14 +183,14 @@ class KID(SampleMetric, name="kid"):
 
 @dataclass(frozen=True, kw_only=True)
 class NeighbourShare(SampleMetric):
-    """One of the two shares that nearest neighbours in feature space give."""
+    """Base of precision and recall, which use nearest neighbours in feature space."""
 
     lower_is_better = False
     reads = "features"
     key: ClassVar[str]
 
     neighbours: Count = 3
-    """A sample's ball reaches to its neighbour of this number: there must be more samples, and more real ones."""
+    """k: the ball of a sample reaches to its k-th nearest neighbour. Each of the two sets needs more than k samples."""
 
     @property
     def fewest(self) -> int:
@@ -205,7 +206,7 @@ class NeighbourShare(SampleMetric):
 
 @dataclass(frozen=True, kw_only=True)
 class Precision(NeighbourShare, name="precision"):
-    """Share of the samples that lie in a ball of a real one: fidelity."""
+    """Share of generated samples inside the ball of at least one real sample: fidelity."""
 
     source: ClassVar[str] = "Kynkaanniemi et al. 2019, eq. 3"
     key = "precision"
@@ -213,7 +214,7 @@ class Precision(NeighbourShare, name="precision"):
 
 @dataclass(frozen=True, kw_only=True)
 class Recall(NeighbourShare, name="recall"):
-    """Share of the real ones that lie in a ball of a sample: diversity."""
+    """Share of real samples inside the ball of at least one generated sample: diversity."""
 
     source: ClassVar[str] = "Kynkaanniemi et al. 2019, eq. 3"
     key = "recall"
