@@ -295,7 +295,7 @@ def test_every_command_is_a_module_of_its_name() -> None:
         ),
         (
             'train --set evaluate.metrics=["label_accuracy"]',
-            "label_accuracy needs a network that is told classes. Set objective.label_dropout, like 0.1.",
+            "label_accuracy needs a class-conditional network. Set objective.label_dropout, like 0.1.",
         ),
         ("train --set evaluate.guidance.scale=2", "evaluate.guidance: the network is told no classes. Train it with"),
         (
@@ -387,7 +387,7 @@ def untrained(tiny: RunConfig) -> Callable[..., str]:
         ),
         (
             '--set evaluate.metrics=["label_accuracy"]',
-            "evaluate.metrics[0]: label_accuracy needs a network that is told classes.",
+            "evaluate.metrics[0]: label_accuracy needs a class-conditional network.",
         ),
     ],
 )
@@ -406,7 +406,7 @@ def test_a_finished_run_is_not_judged_by_what_cannot_judge_it(refused: Refused, 
     train(run, lambda _: None, lambda: False)
     reads = (
         "sliced_wasserstein reads values, and evaluate.extractor gives features. "
-        "Choose evaluate.extractor=values or another."
+        "Choose evaluate.extractor=values or another metric."
     )
     for changes, said in (
         ('evaluate.metrics=["fid","sliced_wasserstein"]', f"evaluate.metrics[1]: {reads}"),

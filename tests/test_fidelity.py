@@ -242,8 +242,8 @@ def test_a_kept_reference_of_another_content_is_made_anew_and_said(
         np.testing.assert_array_equal(again["sigma"], first["sigma"])
         np.testing.assert_array_equal(again["mu"], first["mu"])
     said = capsys.readouterr().err
-    assert f"{path}: is computed again (it holds no mu [64] of finite numbers)." in said
-    assert f"{path}: is computed again (it holds no sigma [64, 64] of finite numbers)." in said
+    assert f"{path}: is damaged (it holds no mu [64] of finite numbers) and is computed again." in said
+    assert f"{path}: is damaged (it holds no sigma [64, 64] of finite numbers) and is computed again." in said
 
 
 def test_real_samples_score_far_below_noise(data: Data) -> None:
@@ -468,7 +468,7 @@ def test_published_statistics_take_the_references_place(data: Data, tmp_path: Pa
         (None, {}, "cannot be read"),
         ({}, {"metrics": ["kid"]}, "kid needs the reference.s samples, and evaluate.reference is a file of statistics"),
         ({}, {"extractor": "values"}, "its statistics are of an extractor's features"),
-        ({}, {"num_reference": 100}, "knows how many they were"),
+        ({}, {"num_reference": 100}, "the reference is the file in"),
     ],
     ids=["of another size", "something else", "missing", "needs samples", "no extractor", "number"],
 )
@@ -547,7 +547,7 @@ NO_STATISTICS: dict[str, tuple[dict[str, Any], str]] = {
     "a row": ({"mu": np.ones((1, 64))}, r"holds mu \[1, 64\] and sigma \[64, 64\], and the extractor gives 64"),
     "a column": ({"mu": np.ones((64, 1))}, r"holds mu \[64, 1\]"),
     "variances alone": ({"sigma": np.diag(SIGMA)}, r"sigma \[64\]"),
-    "pickled": ({"mu": np.array([1.0] * 64, dtype=object)}, "no .npz of plain numbers"),
+    "pickled": ({"mu": np.array([1.0] * 64, dtype=object)}, "not an .npz file of plain numbers"),
 }
 
 
@@ -581,7 +581,7 @@ def test_files_that_hold_no_arrays_are_refused(data: Data, tmp_path: Path) -> No
         pickle.dumps(GOOD),
     ):
         path.write_bytes(content)
-        with pytest.raises(ConfigError, match=r"is damaged, or no \.npz of plain numbers"):
+        with pytest.raises(ConfigError, match=r"is damaged or is not an \.npz file of plain numbers"):
             protocol_with(data, path)
     with pytest.raises(ConfigError, match="cannot be read"):
         protocol_with(data, tmp_path)

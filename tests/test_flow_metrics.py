@@ -144,7 +144,7 @@ def test_the_best_field_of_altered_samples_and_of_very_many_is_refused() -> None
     with pytest.raises(ConfigError, match=r"^20001 training samples are too many for field_error\. Leave it out\.$"):
         metric.check_data(Comparison(points, None, 9, 9))
     altered = dataclasses.replace(few, augment=lambda x, generator: x)
-    with pytest.raises(ConfigError, match=r"^training sees altered samples, .*\. Leave field_error out\.$"):
+    with pytest.raises(ConfigError, match=r"^training augments the samples, .*\. Leave field_error out\.$"):
         metric.check_data(Comparison(altered, None, 9, 9))
 
 

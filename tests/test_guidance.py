@@ -456,7 +456,7 @@ def small() -> RunConfig:
         ),
         (
             {"objective.label_dropout": None},
-            r"^evaluate\.metrics\[0\]: label_accuracy needs a network that is told classes\. Set "
+            r"^evaluate\.metrics\[0\]: label_accuracy needs a class-conditional network\. Set "
             r"objective\.label_dropout, like 0\.1\.$",
         ),
         ({"objective.label_dropout": 1}, r"^objective\.label_dropout: 1\.0 is outside \[0, 1\)"),

@@ -185,17 +185,17 @@ def test_values_are_a_protocol_without_weights(data: Data, monkeypatch: pytest.M
         (
             POINTS, {"extractor": "values"},
             "evaluate.metrics[0]: fid reads features, and evaluate.extractor gives values. Choose an extractor or "
-            "another.",
+            "another metric.",
         ),
         (
             LARGE, {"extractor": "values", "metrics": ["mmd", "kid"]},
             "evaluate.metrics[1]: kid reads features, and evaluate.extractor gives values. Choose an extractor or "
-            "another.",
+            "another metric.",
         ),
         (
             LARGE, {"extractor": "inception", "metrics": ["fid", "energy"]},
             "evaluate.metrics[1]: energy reads values, and evaluate.extractor gives features. Choose "
-            "evaluate.extractor=values or another.",
+            "evaluate.extractor=values or another metric.",
         ),
         (
             POINTS, {"extractor": "values", "metrics": ["gene_mean"]},

@@ -1,7 +1,7 @@
-"""What a perfect model would score: real samples that the reference does not hold, in sets as large as the samples.
+"""Score of a perfect model (the floor): real samples outside the reference, in sets as large as the generated set.
 
-A distance between finite sets is above 0 for two sets of one distribution too. Beside such a floor the ratio of two
-values says little; the excess over it is what infinitely many samples would score.
+A distance between two finite sets is above 0 even if both come from one distribution. Near this floor, the ratio of two
+values says little. The excess over the floor is the score of infinitely many samples.
 """
 
 from __future__ import annotations
@@ -26,55 +26,55 @@ from harness.evaluation.protocol import num_reference
 from harness.evaluation.yardsticks import kept
 
 SETS = 5
-"""At most so many are scored."""
+"""Largest number of sets that are scored."""
 FEW = 3
-"""Fewer do not tell their own sd."""
+"""Smallest number of fresh sets that gives a standard deviation."""
 
 
 class Scored(TypedDict):
-    """What sets scored, as the file holds it."""
+    """Scores of the sets of real samples, in the format of the cache file."""
 
     fresh: list[FiniteFloat]
     resampled: list[FiniteFloat]
-    """Where the fresh ones are too `FEW`."""
+    """Empty if there are at least `FEW` fresh scores."""
 
 
 @dataclass(frozen=True)
 class Floor:
-    """Of a metric, for one number of samples against one reference."""
+    """Floor of a metric, for one number of samples and one reference."""
 
     kind: Literal["fresh", "resampled"]
-    """Real samples outside the reference; or, where there are too few, training samples drawn with replacement."""
+    """fresh: real samples outside the reference; resampled: training samples with replacement, if those are too few."""
     samples: int
     power: int
     """The metric's `floor_power`."""
     values: tuple[float, ...]
-    """Of the sets, disjoint if they are fresh."""
+    """One value per set; fresh sets are disjoint."""
     sd: float
-    """Of one set's value, to this power."""
+    """Standard deviation of value^power over sets."""
 
     @property
     def value(self) -> float:
-        """Mean over the sets, in this power."""
+        """Power mean of the values over the sets, with exponent `power`."""
         return self.moved(0)
 
     @property
     def error(self) -> float:
-        """Standard error of the mean of values to this power."""
+        """Standard error of the mean of value^power."""
         return self.sd / len(self.values) ** 0.5
 
     def moved(self, errors: float) -> float:
-        """The floor where that mean lies so many standard errors higher; 0 where nothing is left of it."""
+        """Return the floor for a mean of value^power that is `errors` standard errors higher; 0 if it is negative."""
         mean = statistics.fmean(value**self.power for value in self.values)
         return max(0.0, mean + errors * self.error) ** (1 / self.power)
 
     def plain(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """Return a JSON object: the fields, the value, and the value one standard error lower and higher."""
         return {**vars(self), "value": self.value, "lower": self.moved(-1), "higher": self.moved(1)}
 
 
 def judge_floor(judge: Judge, metric: str, samples: int) -> Floor | None:
-    """The floor of one of a judge's metrics by so many samples, computed once and kept; None where it has none."""
+    """Return the floor of a judge's metric for this number of samples, cached on disk; None if the metric has none."""
     own = next((m for m in judge.metrics if m.name == metric), None)
     if own is None or not own.floor_power:
         return None
@@ -91,7 +91,7 @@ def judge_floor(judge: Judge, metric: str, samples: int) -> Floor | None:
 
 
 def _scored(judge: Judge, metric: SampleMetric, samples: int) -> Scored:
-    """By one metric alone."""
+    """Score fresh sets by this metric, and resampled sets too if there are fewer than `FEW` fresh ones."""
     config = override(judge.config, {"metrics": [metric]})
     alone = Judge(config, judge.data, judge.device, judge.show_progress, judge.stop)
     fresh = [_score(alone, rows, samples) for rows in itertools.islice(_fresh(alone, metric, samples), SETS)]
@@ -100,9 +100,9 @@ def _scored(judge: Judge, metric: SampleMetric, samples: int) -> Scored:
 
 
 def _fresh(judge: Judge, metric: SampleMetric, samples: int) -> Iterator[Iterator[SampleBatch]]:
-    """Disjoint sets of real samples outside the reference: training samples first, then held-out ones.
+    """Yield disjoint sets of real samples outside the reference: training samples first, then held-out ones.
 
-    Published statistics may be of all training samples.
+    If a file of published statistics is the reference, use only held-out samples: it may cover all training samples.
     """
     data = judge.data
     if metric.against == "held_out":
@@ -119,20 +119,20 @@ def _fresh(judge: Judge, metric: SampleMetric, samples: int) -> Iterator[Iterato
 
 
 def _sets(rows: Tensor, samples: int) -> list[Tensor]:
-    """As many disjoint sets of so many rows as there are, drawn at random."""
+    """Split rows at random into disjoint sets of exactly `samples` rows; drop the rest."""
     mixed = rows[torch.randperm(len(rows), generator=stream(0, "floor"))]
     return [part.sort().values for part in mixed.split(samples) if len(part) == samples]
 
 
 def _resampled(judge: Judge, samples: int) -> Iterator[Iterator[SampleBatch]]:
-    """Sets of training samples drawn with replacement."""
+    """Yield `SETS` sets of training samples drawn with replacement."""
     for i in range(SETS):
         rows = torch.randint(len(judge.data.train), (samples,), generator=stream(0, "floor", i))
         yield judge.training(rows)
 
 
 def _score(judge: Judge, batches: Iterable[SampleBatch], samples: int) -> float:
-    """By the judge's only metric."""
+    """Score one set of real samples by the judge's only metric."""
     with judge.showing(batches, "score of real samples", samples) as shown:
         (value,) = judge(shown).values()
     return value

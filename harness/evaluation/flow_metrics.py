@@ -1,4 +1,4 @@
-"""Metrics of the flow itself: how straight its paths are, what they cost, and how far it is from the best field."""
+"""Metrics of the flow itself: straightness and cost of its paths, and distance from the optimal velocity field."""
 
 from __future__ import annotations
 
@@ -19,52 +19,52 @@ from harness.evaluation.metric import Comparison, Metric
 from harness.flow.formulation import Formulation
 
 SMALL_SET = 20_000
-"""Largest training set whose optimal field is computed: every sample is compared with all of it."""
+"""Largest training set whose optimal field is computed; every point is compared with the whole set."""
 
 
 @dataclass(frozen=True)
 class Flow:
-    """What a trained network does to some noise, encoded."""
+    """Flow of a trained network from noise to encoded samples."""
 
     path: Callable[[int, int], Sequence[Tensor]]
-    """By steps T and number N: where samples are at equally spaced times from noise to data, T + 1 tensors [N, ...]."""
+    """path(T, N): positions of N samples at T + 1 equally spaced times from noise to data, T + 1 tensors [N, ...]."""
     field: Callable[[Tensor, Tensor, Tensor | None], Tensor]
-    """The network's velocity at x [N, ...], t [N] and classes y [N]; None where it is told none."""
+    """field(x, t, y): velocity at x [N, ...], t [N] and classes y [N]; y is None for a network without classes."""
     formulation: Formulation
     variance: Tensor
-    """Of the noise."""
+    """Variance of the noise; it broadcasts to the shape of a sample."""
     real: Callable[[], tuple[Tensor, Tensor | None]]
-    """Gives encoded training samples [M, ...] (all, or `SMALL_SET` of them) and their classes [M]; None where the
-    network is told none."""
+    """real(): encoded training samples [M, ...] (at most `SMALL_SET`) and their classes [M]; None for a network without
+    classes."""
     seed: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlowMetric(Metric):
-    """A property of the flow without guidance; it does not depend on `evaluate.nfe`.
+    """Base of metrics of the flow without guidance; the value does not depend on `evaluate.nfe`.
 
-    A network that is told classes has a flow for each: the property is that of them all, with classes as often as in
+    A class-conditional network has one flow per class. The metric measures all of them, with classes as frequent as in
     training.
     """
 
     lower_is_better = True
 
     samples: Count = 512
-    """How many it is measured on."""
+    """Number of samples that are measured."""
 
     @property
     def nfe(self) -> int:
-        """Calls of the network for each: where its value stands."""
+        """Network calls per sample; results list the value at this NFE."""
         return 1
 
     @abstractmethod
     def measure(self, flow: Flow) -> float:
-        """The metric's value."""
+        """Return the metric's value."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PathMetric(FlowMetric):
-    """A property of the paths of samples, by Euler's method in equal steps."""
+    """Base of metrics of sampling paths, which are computed by Euler's method in equal steps."""
 
     steps: Annotated[int, Range(1, 10_000, why="more steps show no other path")] = 64
 
@@ -75,7 +75,7 @@ class PathMetric(FlowMetric):
 
 @dataclass(frozen=True, kw_only=True)
 class Straightness(PathMetric, name="straightness"):
-    """How far the velocity is from the straight line to the end; 0 is straight."""
+    """Mean squared distance of the velocity from the chord, relative to the squared chord; 0 is straight."""
 
     formula: ClassVar[str] = "E int |dx/dt - (x_end - x_start)|^2 dt / E|x_end - x_start|^2"
     source: ClassVar[str] = "Liu et al. 2023, eq. 9, made relative"
@@ -86,7 +86,7 @@ class Straightness(PathMetric, name="straightness"):
 
 @dataclass(frozen=True, kw_only=True)
 class Curvature(PathMetric, name="curvature"):
-    """Mean length of the velocity's change along the path, relative to that of the chord; 0 is straight."""
+    """Mean total change of the velocity along the path, relative to the mean chord length; 0 is straight."""
 
     formula: ClassVar[str] = "E sum |change of dx/dt| / E|x_end - x_start|"
 
@@ -108,9 +108,9 @@ class TransportCost(PathMetric, name="transport_cost"):
 
 @dataclass(frozen=True, kw_only=True)
 class FieldError(FlowMetric, name="field_error"):
-    """Distance of the velocity from the one that minimises the loss on the training samples: 0 is a perfect memory.
+    """Relative distance from the velocity that minimises the loss on the training samples; 0: perfect memorisation.
 
-    A network that is told classes is told those of the samples, and compared with the best field of each class.
+    A class-conditional network gets the classes of the samples and is compared with the optimal field of each class.
     """
 
     formula: ClassVar[str] = (
@@ -125,18 +125,18 @@ class FieldError(FlowMetric, name="field_error"):
         super().check(formulation)
         if formulation.loss.name != "mse":
             raise ConfigError(
-                "", "the best field is known for the squared error alone. Set loss=mse, or leave field_error out."
+                "", "the best field is known only for the squared error. Set loss=mse, or leave field_error out."
             )
         if not formulation.coupling.independent or not formulation.noise.gaussian:
             raise ConfigError(
-                "", "the best field is known for independent pairs and Gaussian noise alone. Leave field_error out."
+                "", "the best field is known only for independent pairs and Gaussian noise. Leave field_error out."
             )
 
     def check_data(self, given: Comparison) -> None:
         super().check_data(given)
         if given.data.augment:
             raise ConfigError(
-                "", "training sees altered samples, whose best field is not that of the samples. Leave field_error out."
+                "", "training augments the samples, and this changes the best field. Leave field_error out."
             )
         if (number := len(given.data.train)) > SMALL_SET:
             raise ConfigError("", f"{number} training samples are too many for field_error. Leave it out.")
@@ -158,9 +158,10 @@ class FieldError(FlowMetric, name="field_error"):
 
 
 def optimal_velocity(xt: Tensor, t: Tensor, y: Tensor | None, flow: Flow, at_once: int = 64) -> Tensor:
-    """E[velocity | x_t] at xt [N, ...] and t [N] where x0 is a training sample and x1 is normal, independent of it.
+    """Return E[velocity | x_t] at xt [N, ...] and t [N], for x0 from the training set and independent Gaussian x1.
 
-    With classes y [N], which must be among the training samples', x0 is one of those of its class.
+    With classes y [N], x0 is from the training samples of that class; each class must occur there. `at_once` points are
+    computed at a time.
     """
     path = flow.formulation.interpolant
     out: list[Tensor] = []
@@ -184,10 +185,10 @@ def optimal_velocity(xt: Tensor, t: Tensor, y: Tensor | None, flow: Flow, at_onc
 
 
 def straightness(points: Sequence[Tensor]) -> dict[str, float]:
-    """`straightness` and `curvature` of paths through `points`, T tensors [B, ...] at equal steps in time.
+    """Return `straightness` and `curvature` of paths through `points`, T tensors [B, ...] at equal steps in time.
 
-    Straightness is E int |dx/dt - (x_end - x_start)|^2 dt (Liu et al. 2023, eq. 9) relative to E |x_end - x_start|^2;
-    curvature is the mean length of the change of dx/dt along the path, relative to that of the chord. Neither has a
+    Straightness is E int |dx/dt - (x_end - x_start)|^2 dt (Liu et al. 2023, eq. 9) relative to E |x_end - x_start|^2.
+    Curvature is the mean length of the change of dx/dt along the path, relative to the mean chord length. Both have no
     unit, and 0 is straight.
     """
     path = torch.stack([x.double().flatten(1) for x in points])

@@ -1,4 +1,4 @@
-"""What an evaluation must have in memory, counted before anything is sampled: a lower bound, part by part."""
+"""Lower bound on the memory that an evaluation needs, part by part, computed before sampling."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from harness.evaluation.protocol import EvaluateConfig, num_reference
 
 FLOAT = 4
 DOUBLE = 8
-"""Bytes of a number."""
+"""Bytes per number, in float32 and in float64."""
 
 
 def judging_needs(config: EvaluateConfig, data: Data) -> list[Need]:
-    """What is kept of samples in main memory while a metric reads it, and what the largest metric adds.
+    """Return the main memory for the samples that a metric reads, and for the metric that needs most.
 
-    Where values are compared, the training samples' are read in every process, and may be more.
+    If sample values are compared, every process also reads the training samples, which may need more.
     """
     if not config.sample_metrics:
         return []
@@ -39,7 +39,7 @@ def judging_needs(config: EvaluateConfig, data: Data) -> list[Need]:
 
 
 def drawing_needs(config: EvaluateConfig, data: Data) -> list[Need]:
-    """What the device holds while samples are drawn, or while their paths are measured where that is more."""
+    """Return the device memory for drawing samples, or for measuring their paths if that needs more."""
     numbers = 2 * FLOAT * math.prod(data.shape)
     batch = min(config.batch_size, config.every_number[-1])
     needs = [Need("evaluate.batch_size", f"{batch} samples and their noise", batch * numbers)]

@@ -1,4 +1,4 @@
-"""Judges samples under one protocol: features once, every metric on them, against a cached reference."""
+"""Judge of samples under one protocol: it extracts features once and scores them by every metric."""
 
 from __future__ import annotations
 
@@ -30,29 +30,32 @@ from harness.evaluation.reference import read_reference
 
 
 class SampleBatch(NamedTuple):
-    """Some of the samples that are judged."""
+    """One batch of the samples to judge."""
 
     samples: Tensor
     """Decoded, [B, ...], on any device."""
     classes: Tensor | None = None
-    """The classes that they were asked to be of, int64 [B]."""
+    """Requested classes, int64 [B]."""
     calls: int = 0
-    """Of the network, for each sample."""
+    """Network calls per sample."""
     seconds: float = 0.0
-    """What generating them took."""
+    """Time to generate the whole batch."""
 
 
 ShowProgress = Callable[[Iterable[SampleBatch], str, int], Generator[SampleBatch, None, None]]
-"""Passes batches through, and shows how many have passed; it takes what this is for, and how many there will be."""
+"""Passes batches through and shows how many have passed. Arguments: the batches, a title, the number of batches."""
 
 
 def unshown(batches: Iterable[SampleBatch], title: str, total: int) -> Generator[SampleBatch, None, None]:
-    """No progress shown."""
+    """Pass batches through without showing progress."""
     yield from batches
 
 
 class Judge:
-    """Metrics of samples against a data set's training or held-out samples, or against a file of statistics."""
+    """Scores samples against a data set's training or held-out samples, or against a file of statistics.
+
+    The reference's summaries are cached on disk. `ConfigError` if a metric cannot read the data.
+    """
 
     def __init__(
         self, config: EvaluateConfig, data: Data, device: str,
@@ -70,27 +73,27 @@ class Judge:
         self.reference = self._reference()
 
     def __call__(self, batches: Iterable[SampleBatch]) -> dict[str, float]:
-        """{metric: value} of samples."""
+        """Return {metric: value} of samples; `Diverged` as in `estimates`."""
         return {name: found.value for name, found in self.estimates(batches, KeptRows())[0].items()}
 
     def showing(
         self, batches: Iterable[SampleBatch], title: str, samples: int
     ) -> contextlib.closing[Generator[SampleBatch, None, None]]:
-        """A context that gives the batches of so many samples, whose progress is shown."""
+        """Return a context that yields the batches and shows progress; `samples` is their total number of samples."""
         return contextlib.closing(self.show_progress(batches, title, -(-samples // self.config.batch_size)))
 
     def estimates(
         self, batches: Iterable[SampleBatch], kept: KeptRows, show: int = 0
     ) -> tuple[dict[str, Estimate], Rows]:
-        """{metric: its estimate} of samples, and what was kept of them, of the first `show` the samples themselves.
+        """Return {metric: estimate} and the rows of all samples; these include the first `show` samples themselves.
 
-        `Diverged` when they or a value are not finite. `batches` begins where `kept` ends.
+        `batches` continues where `kept` ends. `Diverged` if a sample or a value is not finite.
         """
         rows = self.read(batches, kept, show)
         return self.scores(rows), rows
 
     def scores(self, rows: Rows) -> dict[str, Estimate]:
-        """{metric: its estimate} of what was kept of samples, or of the first of them; `Diverged` as `estimates`."""
+        """Return {metric: estimate} for the rows of all or the first samples; `Diverged` as in `estimates`."""
         if not rows["read"].isfinite().all():
             raise Diverged("the samples cannot be judged: some are not finite.")
         summaries = {metric.summary: metric for metric in self.metrics}
@@ -103,15 +106,15 @@ class Judge:
         return scores
 
     def resampled(self, number: int | None = None) -> Iterator[SampleBatch]:
-        """So many training samples, drawn with replacement: what a perfect memory would score.
+        """Return batches of `number` training samples drawn with replacement: the score of perfect memorisation.
 
-        Without a number they are as many as the samples, here and below.
+        The default of `number` is `evaluate.num_samples`, here and in the methods below.
         """
         wanted = number or self.config.num_samples
         return self.training(torch.randint(len(self.data.train), (wanted,), generator=stream(0, "resampled")))
 
     def held_out(self, number: int | None = None) -> Iterator[SampleBatch] | None:
-        """So many samples never trained on, of their own classes: real against real. None where fewer are held out."""
+        """Return batches of `number` held-out samples with their classes; None if fewer are held out."""
         held = self.data.held_out
         number = number or self.config.num_samples
         if len(held) < number:
@@ -119,7 +122,7 @@ class Judge:
         return self.held_out_rows(torch.randperm(len(held), generator=stream(0, "held out"))[:number].sort().values)
 
     def gaussian(self, number: int | None = None) -> Iterator[SampleBatch]:
-        """So many decoded samples of standard normal noise: what a model that learnt nothing would score."""
+        """Yield batches of `number` decoded standard normal samples: the score of a model that learnt nothing."""
         number = number or self.config.num_samples
         for i, start in enumerate(range(0, number, self.config.batch_size)):
             size = min(self.config.batch_size, number - start)
@@ -131,12 +134,12 @@ class Judge:
 
     @property
     def decoding(self) -> str:
-        """6 hex digits over what a little noise is decoded to, which the protocol does not tell."""
+        """Hash (6 hex digits) of decoded noise; it identifies the decoder, which the protocol does not cover."""
         batch = next(self.gaussian(2))
         return hashlib.sha256(batch.samples.numpy().tobytes()).hexdigest()[:6]
 
     def training(self, indices: Tensor) -> Iterator[SampleBatch]:
-        """Batches of these training samples, int64 [N]."""
+        """Return batches of the training samples at these indices, int64 [N]."""
         return (
             SampleBatch(self.data.train[batch], self._classes(batch))
             for batch in indices.split(self.config.batch_size)
@@ -144,7 +147,7 @@ class Judge:
         )
 
     def held_out_rows(self, indices: Tensor) -> Iterator[SampleBatch]:
-        """Batches of these held-out samples, int64 [N]."""
+        """Yield batches of the held-out samples at these indices, int64 [N]."""
         data = self.data
         for batch in indices.split(self.config.batch_size):
             classes = None if data.held_out_classes is None else data.held_out_classes[batch]
@@ -152,9 +155,10 @@ class Judge:
                 yield SampleBatch(data.held_out[batch], classes)
 
     def read(self, batches: Iterable[SampleBatch], kept: KeptRows, show: int = 0) -> Rows:
-        """The rows of all batches, after those that are `kept`, with the first `show` samples themselves.
+        """Extract rows of all batches, append them to `kept` and return all; keep the first `show` samples themselves.
 
-        Features are extracted of a batch while the next is generated.
+        A thread extracts the features of one batch while the next is generated. On `Stopped`, all rows so far are
+        written to disk.
         """
         threads = torch.get_num_threads()
         with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
@@ -163,7 +167,7 @@ class Judge:
                 for batch in batches:
                     if self.stop():
                         raise Stopped("stopped while evaluating")
-                    if self.beside:  # which does not wait for what makes the samples
+                    if self.beside:  # the extractor's stream does not wait for the sampler's
                         torch.cuda.current_stream().synchronize()
                     done = waiting
                     waiting = pool.submit(self._extract, batch, show)
@@ -180,7 +184,7 @@ class Judge:
         return kept.all()
 
     def _extract(self, batch: SampleBatch, show: int) -> Rows:
-        """The rows of a batch, on the CPU."""
+        """Extract the rows of a batch, on the CPU."""
         number = len(batch.samples)
         rows = {
             "calls": torch.full((number,), batch.calls),
@@ -198,11 +202,11 @@ class Judge:
         return {**rows, "shown": batch.samples[:show].cpu()}
 
     def _rows(self, metric: SampleMetric, rows: Rows) -> tuple[Tensor, Tensor | None]:
-        """Features, values or logits float64 [N, ...] and classes [N]."""
+        """Return what a metric reads: features, values or logits float64 [N, ...], and classes [N]."""
         return rows["logits" if metric.reads == "logits" else "read"].double(), rows.get("classes")
 
     def _reference(self) -> dict[str, Summary]:
-        """Summaries of the real samples, by `SampleMetric.reference_name`."""
+        """Return {`SampleMetric.reference_name`: summary of the real samples}."""
         known = self._summaries("held_out", torch.arange(len(self.data.held_out)), self.held_out_rows)
         if self.config.reference:
             extractor = extractor_of(self.config.extractor)
@@ -214,7 +218,7 @@ class Judge:
     def _summaries(
         self, against: str, rows: Tensor, real: Callable[[Tensor], Iterator[SampleBatch]]
     ) -> dict[str, Summary]:
-        """Those of these rows, computed by the first process that asks; features' are kept on disk."""
+        """Return summaries of these real samples. The first process computes them; those of features stay on disk."""
         metrics = [m for m in self.metrics if m.reads != "logits" and m.against == against]
         if not (wanted := {metric.reference_name: metric.of_reference for metric in metrics}):
             return {}
@@ -239,19 +243,19 @@ class Judge:
         return known
 
     def _kept_summary(self, path: Path, name: str, number: int) -> dict[str, np.ndarray] | None:
-        """None where the file is absent or damaged, which is said, and its content must be computed anew."""
+        """Read a summary from disk; None if the file is absent or damaged. Print a line if it is damaged."""
         if self.extractor is None or not path.exists():
             return None
         try:
             summary = read_arrays(path)
             self._require_fit(name, summary, number)
         except Damaged as error:
-            say_once(f"{path}: is computed again ({error}).")
+            say_once(f"{path}: is damaged ({error}) and is computed again.")
             return None
         return summary
 
     def _require_fit(self, name: str, summary: Summary, number: int) -> None:
-        """`Damaged` unless a summary of the harness's own is of so many samples; others are their metrics' own."""
+        """Raise `Damaged` unless a summary has finite arrays of the expected shapes; skip a user's own summaries."""
         extractor = extractor_of(self.config.extractor)
         d = 0 if extractor is None else extractor.dimensions
         of_classes = {} if self.data.classes is None else {"classes": (number,)}

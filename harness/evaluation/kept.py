@@ -1,4 +1,4 @@
-"""What an evaluation keeps of samples until they are scored, on disk too, so that one cut short continues."""
+"""Rows that an evaluation extracts from samples; they are also on disk, so an interrupted evaluation can continue."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor
 from harness.core.checkpoint import checkpoints, read_intact, step_of, write_checkpoint
 
 KEEP_EVERY_S = 60.0
-"""How often what was extracted so far is written to disk."""
+"""Seconds between two writes of extracted rows to disk."""
 Rows = dict[str, Tensor]
-"""What is kept of samples, row by row: features (or values), logits, classes, calls, and the first samples."""
+"""One row per sample: features (or values), logits, classes, calls and seconds; also the first samples themselves."""
 
 
 class KeptRows:
-    """Rows of batches, put on disk from time to time so that an extraction that was cut short continues."""
+    """Rows of batches, written to `folder` at intervals so that an interrupted extraction can continue."""
 
     def __init__(self, folder: Path | None = None):
         self.folder = folder
@@ -28,21 +28,21 @@ class KeptRows:
         self._written = time.monotonic()
         for path in reversed(checkpoints(folder)) if folder else ():
             rows = read_intact(path, "cpu")
-            if rows is None or not _continues(rows, self.batches):  # damaged, or what came before it is
+            if rows is None or not _continues(rows, self.batches):  # this file or an earlier one is damaged
                 path.unlink()
                 continue
             self._kept.append(rows)
             self.batches = step_of(path)
 
     def add(self, rows: Rows) -> None:
-        """The next batch."""
+        """Add the rows of the next batch."""
         self._new.append({**rows, "batch": torch.full((len(rows["read"]),), self.batches)})
         self.batches += 1
         if time.monotonic() - self._written > KEEP_EVERY_S:
             self.write()
 
     def write(self) -> None:
-        """Put on disk what is not there yet."""
+        """Write the rows that are not on disk yet."""
         if self._new and self.folder:
             rows = _joined(self._new)
             write_checkpoint(self.folder, self.batches, rows)
@@ -51,22 +51,22 @@ class KeptRows:
         self._written = time.monotonic()
 
     def all(self) -> Rows:
-        """Of all batches, in order."""
+        """Return the rows of all batches, in order."""
         return _joined([*self._kept, *self._new])
 
     def clear(self) -> None:
-        """Forget them, on disk too."""
+        """Delete the rows on disk."""
         if self.folder:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def first_of(rows: Rows, number: int) -> Rows:
-    """The rows of the first samples alone."""
+    """Return only the rows of the first `number` samples."""
     return {name: values[:number] for name, values in rows.items()}
 
 
 def _continues(rows: Rows, batches: int) -> bool:
-    """Whether the rows on disk are those that follow so many batches."""
+    """Whether the rows on disk are complete and continue after this number of batches."""
     numbers = {values.shape[:1] for name, values in rows.items() if name != "shown"}
     first = rows.get("batch", torch.empty(0)).flatten()[:1].tolist()
     return "read" in rows and len(numbers) == 1 and first == [batches]

@@ -1,4 +1,4 @@
-"""What every metric is: samples and real ones, each summarised once, to a number."""
+"""Base classes of metrics: a sample metric summarises generated and real samples and compares the two summaries."""
 
 from __future__ import annotations
 
@@ -20,38 +20,38 @@ from harness.flow.formulation import Formulation
 
 Summary = Mapping[str, np.ndarray]
 MOMENTS = "fid"
-"""The summary that a file of statistics can stand for: the features' mean `mu` [D] and covariance `sigma` [D, D]."""
+"""Summary that a file of statistics can replace: the features' mean `mu` [D] and covariance `sigma` [D, D]."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What an evaluation has for its metrics to read, known before there are samples."""
+    """Facts of an evaluation that metrics check before there are samples."""
 
     data: Data
     extractor: Extractor | None
-    """None where the decoded samples themselves are compared."""
+    """None if the decoded samples themselves are compared."""
     samples: int
     reference: int
-    """How many of the training samples they are compared with."""
+    """Number of training samples in the reference."""
     statistics: bool = False
-    """Whether a file of statistics stands for the reference's samples."""
+    """Whether a file of statistics replaces the reference samples."""
 
 
 class Estimate(NamedTuple):
-    """A metric's value, and the 95 % interval where the metric gives one."""
+    """A metric's value, and its 95 % interval if the metric gives one."""
 
     value: float
     interval: tuple[float, float] | None = None
 
 
 class Metric(Component, family="metric"):
-    """A number that says something of a trained flow; each is one of samples or one of the flow itself."""
+    """Base of all metrics: a `SampleMetric` scores samples, a `FlowMetric` measures the flow itself."""
 
     lower_is_better: ClassVar[bool]
     kinds: ClassVar[tuple[Kind, ...]] = ()
-    """Kinds of data that it is for; empty for all."""
+    """Kinds of data that it supports; empty for all."""
     needs_classes: ClassVar[bool] = False
-    """Whether it reads the class that each sample was asked to be of."""
+    """Whether it reads the requested class of each sample."""
 
     def __init_subclass__(cls, **kwargs: Any):
         if kwargs.get("name") and not {"SampleMetric", "FlowMetric"} & {base.__name__ for base in cls.__mro__}:
@@ -59,18 +59,18 @@ class Metric(Component, family="metric"):
         super().__init_subclass__(**kwargs)
 
     def check(self, formulation: Formulation) -> None:
-        """`ConfigError` when it has no value for networks that are trained by a formulation.
+        """Raise `ConfigError` if the metric is undefined for networks trained with this formulation.
 
-        It is asked first, before the data are read.
+        Called first, before the data are read.
         """
         if self.needs_classes and not formulation.conditional:
-            reason = f"{self.name} needs a network that is told classes"
+            reason = f"{self.name} needs a class-conditional network"
             raise ConfigError("", f"{reason}. Set objective.label_dropout, like 0.1.")
 
     def check_data(self, given: Comparison) -> None:
-        """`ConfigError` when it has no value for these data, for what the extractor gives, or for so few samples.
+        """Raise `ConfigError` if the metric is undefined for these data, this extractor, or so few samples.
 
-        It is asked once the data are read. A metric with more to ask calls this first.
+        Called after the data are read. A subclass with further checks calls this method first.
         """
         kind = given.data.kind
         if self.kinds and kind not in self.kinds:
@@ -81,36 +81,37 @@ class Metric(Component, family="metric"):
 
 
 class SampleMetric(Metric):
-    """A distance or score of generated samples, computed from their features or from the samples' own values."""
+    """Base of distances and scores of generated samples, computed from their features or their values."""
 
     reads: ClassVar[Literal["features", "values", "either", "logits"]] = "values"
-    """An extractor's features, the decoded samples themselves (`evaluate.extractor = values`), either of the two, or
-    the logits of the extractor's classifier."""
+    """Input: an extractor's features, the decoded samples themselves (`evaluate.extractor = values`), either of these,
+    or the logits of the extractor's classifier."""
     reference_is_best: ClassVar[bool] = True
-    """Whether nothing scores better than the reference: not so where a set can be surer, or must not be a copy."""
+    """Whether the reference itself has the best possible score. False if samples can look more typical than real ones,
+    or if copies score badly."""
     floor_power: ClassVar[int] = 0
-    """The power p of value^p = excess^p + floor^p: what finitely many real samples score beside real ones adds to what
-    infinitely many of a model would score. 1 for a bias of the value, 2 for one of its square, as of the root of a
-    distance that counts each sample's pair with itself; 0 where there is no floor."""
+    """Power p in value^p = excess^p + floor^p. The floor is the score of finitely many real samples; the excess is the
+    score of infinitely many samples of the model. 1: the value has a bias. 2: its square has a bias, for example the
+    root of a distance that counts the pair of each sample with itself. 0: no floor."""
     against: ClassVar[Literal["training", "held_out"]] = "training"
-    """The real samples that are its reference: those of the training that are compared with, or all held-out ones."""
+    """Real samples that are its reference: the chosen training samples (`reference_rows`), or all held-out samples."""
     summary: ClassVar[str] = "whole"
-    """Name of what `summarise` returns; metrics that share it share what is kept of the reference."""
+    """Name of the summary that `summarise` returns; metrics with the same name share the reference's summary."""
 
     @property
     def of_reference(self) -> SampleMetric:
-        """The metric that summarises the reference for this one."""
+        """Metric whose `summarise` summarises the reference."""
         return self
 
     @property
     def reference_name(self) -> str:
-        """What its summary of the reference is kept as."""
+        """Name under which the reference's summary is cached."""
         own = self.of_reference.summary
         return own if self.against == "training" else f"{self.against}-{own}"
 
     @property
     def fewest(self) -> int:
-        """The fewest samples, and the fewest of the reference, that it has a value for."""
+        """Smallest number of samples, and of reference samples, for which the metric is defined."""
         return 2
 
     def check_data(self, given: Comparison) -> None:
@@ -127,7 +128,7 @@ class SampleMetric(Metric):
             raise ConfigError("", f"{self.name} has no value for {number} {which}. Take {self.fewest} or more.")
 
     def _check_read(self, extractor: Extractor | None) -> None:
-        """`ConfigError` when an extractor, or none, does not give what it reads."""
+        """Raise `ConfigError` if the extractor, or its absence, does not give the metric's input."""
         if self.reads == "logits":
             if extractor is not None and extractor.gives_logits():
                 return
@@ -138,39 +139,39 @@ class SampleMetric(Metric):
         if self.reads not in (read, "either"):
             remedy = "evaluate.extractor=values" if self.reads == "values" else "an extractor"
             reason = f"{self.name} reads {self.reads}, and evaluate.extractor gives {read}"
-            raise ConfigError("", f"{reason}. Choose {remedy} or another.")
+            raise ConfigError("", f"{reason}. Choose {remedy} or another metric.")
 
     def held_bytes(self, samples: int, reference: int) -> int:
-        """What comparing so many samples keeps in memory at least, beside what was kept of both sets."""
+        """Return a lower bound on the bytes that `compare` needs in addition to both summaries."""
         return 0
 
     def short_of_samples(self, given: Comparison) -> str | None:
-        """A warning where it has a value for so few samples that says little; None where there are enough."""
+        """Return a warning if the value for so few samples says little; None if there are enough."""
         return None
 
     def summarise(self, features: Tensor, classes: Tensor | None) -> dict[str, np.ndarray]:
-        """What must be kept of a set: features (or values) float64 [N, ...] and classes int64 [N]; here all of it."""
+        """Summarise a set: features (or values) float64 [N, ...], classes int64 [N]. Default: keep all of it."""
         whole = {"features": features.float().numpy()}
         return whole if classes is None else {**whole, "classes": classes.numpy()}
 
     @abstractmethod
     def compare(self, samples: Summary, reference: Summary) -> float:
-        """The metric's value from two summaries."""
+        """Return the metric's value from two summaries."""
 
     def estimate(self, samples: Summary, reference: Summary) -> Estimate:
-        """The same, with an interval where there is one."""
+        """Return the metric's value from two summaries, with an interval if the metric gives one."""
         return Estimate(self.compare(samples, reference))
 
 
 def reference_rows(data: Data, number: int) -> Tensor:
-    """Which training samples are compared with, int64 [number]: drawn by a fixed seed, in the order of the data."""
+    """Return indices of the reference's training samples, int64 [number], drawn with a fixed seed and sorted."""
     return torch.randperm(len(data.train), generator=stream(0, "reference"))[:number].sort().values
 
 
 def standardised(samples: Summary, reference: Summary) -> tuple[np.ndarray, np.ndarray]:
-    """Both sets as float64 [N, D] and [M, D], each feature in units of the reference's sd and from its mean.
+    """Standardise every feature by the reference's mean and sd; return both sets, float64 [N, D] and [M, D].
 
-    A feature that is constant in the reference keeps its own units.
+    A feature that is constant in the reference is centred, not scaled.
     """
     x, y = (
         np.asarray(kept["features"], dtype=np.float64).reshape(len(kept["features"]), -1)

@@ -1,4 +1,4 @@
-"""How far single properties of samples lie from the real ones: genes one by one, and what sequences do in time."""
+"""Errors of single properties of samples: statistics of each gene in cells, and behaviour of sequences in time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _values(samples: Summary, reference: Summary) -> tuple[np.ndarray, np.ndarra
 
 
 def _std(values: np.ndarray, axis: int | tuple[int, ...] = 0) -> np.ndarray:
-    """Standard deviation; 1 where there is none."""
+    """Return the standard deviation, with 1 in place of 0."""
     std = values.std(axis)
     return np.where(std == 0, 1, std)
 
@@ -27,7 +27,7 @@ def _root_mean_square(values: np.ndarray) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneMean(SampleMetric, name="gene_mean"):
-    """Error of the genes' means: root mean square over genes, each in its real standard deviations."""
+    """Error of the genes' means: root mean square over genes, each in units of its standard deviation in real data."""
 
     lower_is_better = True
     floor_power = 2
@@ -40,7 +40,7 @@ class GeneMean(SampleMetric, name="gene_mean"):
 
 @dataclass(frozen=True, kw_only=True)
 class GeneVariance(SampleMetric, name="gene_variance"):
-    """Error of the genes' variances: root mean square over genes of the ratio to the real variance less one."""
+    """Error of the genes' variances: root mean square over genes of variance / real variance - 1."""
 
     lower_is_better = True
     floor_power = 2
@@ -53,10 +53,10 @@ class GeneVariance(SampleMetric, name="gene_variance"):
 
 @dataclass(frozen=True, kw_only=True)
 class DropoutRate(SampleMetric, name="dropout_rate"):
-    """Error of the genes' dropout rates: mean over genes of the difference between the shares of zeros.
+    """Error of the genes' dropout rates: mean over genes of the absolute difference between the shares of zeros.
 
-    A value counts as zero below half the smallest positive value of the reference: a model of densities hits no
-    value exactly.
+    A value counts as zero up to half the smallest positive value of the reference, because a model of a density gives
+    no exact zeros.
     """
 
     lower_is_better = True
@@ -86,7 +86,7 @@ class Autocorrelation(SampleMetric, name="autocorrelation"):
 
 
 def autocorrelation(windows: np.ndarray) -> np.ndarray:
-    """[N, L, D] to the correlation at lags 1 to L - 1, [L - 1, D]."""
+    """Return the autocorrelation [L - 1, D] of windows [N, L, D] at lags 1 to L - 1."""
     length = windows.shape[1]
     centred = (windows - windows.mean((0, 1))) / _std(windows, (0, 1))
     return np.stack([(centred[:, : length - lag] * centred[:, lag:]).mean((0, 1)) for lag in range(1, length)])
@@ -94,9 +94,9 @@ def autocorrelation(windows: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class Spectrum(SampleMetric, name="spectrum"):
-    """Error of the power spectrum: root mean square over channels and frequencies of the difference in logs."""
+    """Error of the power spectrum: root mean square over channels and frequencies of the difference of log power."""
 
-    formula: ClassVar[str] = "log of the windows' mean periodogram (Hann window, each window's mean taken off)"
+    formula: ClassVar[str] = "log of the windows' mean periodogram (Hann window, each window's mean subtracted)"
     lower_is_better = True
     floor_power = 2
     kinds = ("sequence",)

@@ -1,4 +1,4 @@
-"""Everything that makes two values of a metric comparable."""
+"""Configuration and protocol of an evaluation: everything that must agree before two metric values are compared."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from harness.evaluation.reference import read_reference
 from harness.flow.sampling import Guidance, SamplingConfig
 
 EVALUATION_VERSION = 2
-"""Raised by hand when a change of the code alters what the same evaluation gives.
+"""Version of the evaluation code; raise it by hand when a change alters the values of the same evaluation.
 
 2: held-out samples are drawn by class and carry their classes, and the digits classifier is trained on the new training
 digits; fid_infinity draws its halves, mmd has several widths, c2st is a distance from 1/2, and authenticity counts no
-copy. Metrics of the flow are given classes as sampling is. Stochastic solvers end their noise at t_min and never bring
-more of it than a step's end has.
+copy. Flow metrics get classes in the same way as sampling. Stochastic solvers stop adding noise at t_min and never add
+more than the noise level at the end of a step.
 """
 
 
@@ -41,16 +41,16 @@ class EvaluateConfig(SamplingConfig):
     """How a trained network is sampled and judged."""
 
     nfe: tuple[Calls, ...] = (1, 2, 4, 8, 16, 32)
-    """Calls of the network for each sample, one evaluation each; 0 lets an adaptive solver choose, and counts them."""
+    """Network calls per sample; each entry is one evaluation. 0: an adaptive solver chooses the number, and counts it."""
     num_samples: Count = 50_000
     more_samples: tuple[MoreSamples, ...] = field(default=(), metadata=ADDED)
-    """NFEs whose values must be surer, mostly that of a study's verdicts. Their first `num_samples` are judged by
-    themselves too, so that values at different NFEs can be compared: many metrics fall with the number of samples."""
+    """NFEs with more samples, for less sampling error; mostly the NFE of a study's verdicts. Their first `num_samples`
+    are also judged separately: many metrics fall with the number of samples, so NFEs are compared at equal numbers."""
     sampling_seed: Seed = field(default=0, metadata=ADDED)
-    """Of the noise and the classes, beside the run's own seed: another judges the same network by other samples."""
+    """Seed of noise and classes, besides the run's seed. Another one judges the same network on other samples."""
     num_reference: Count | None = None
-    """Training samples compared with, drawn once without replacement; null is 8 x the most samples of an NFE, at most
-    all of them: the reference's own sampling error then stays small beside the samples'."""
+    """Training samples in the reference, drawn once without replacement. null: 8 x the largest number of samples at an
+    NFE, at most all training samples. The reference's sampling error is then small next to the samples'."""
     reference: str | None = None
     """A file with the mean `mu` [D] and covariance `sigma` [D, D] of features (.npz), for FID against published
     statistics instead of the training samples."""
@@ -67,7 +67,7 @@ class EvaluateConfig(SamplingConfig):
         self._check_more_samples()
         if self.reference is not None and self.num_reference is not None:
             raise ConfigError(
-                "num_reference", "the file in evaluate.reference knows how many they were. Leave it null."
+                "num_reference", "the reference is the file in evaluate.reference. Leave num_reference null."
             )
         for path in ("num_samples", "num_reference"):
             if getattr(self, path) == 1:
@@ -75,17 +75,17 @@ class EvaluateConfig(SamplingConfig):
 
     @property
     def flow_metrics(self) -> tuple[FlowMetric, ...]:
-        """Those of the flow itself, each with an NFE of its own."""
+        """Metrics of the flow itself; each has an NFE that does not depend on `nfe`."""
         return tuple(metric for metric in self.metrics if isinstance(metric, FlowMetric))
 
     @property
     def sample_metrics(self) -> tuple[SampleMetric, ...]:
-        """Those of samples, judged at every NFE."""
+        """Metrics of samples, computed at every NFE."""
         return tuple(metric for metric in self.metrics if isinstance(metric, SampleMetric))
 
     @property
     def more(self) -> tuple[MoreSamples, ...]:
-        """The entries of `more_samples` with more than `num_samples`, which a user may have raised above a scale's."""
+        """Entries of `more_samples` above `num_samples`: a user may have raised `num_samples` above a scale's entry."""
         return tuple(more for more in self.more_samples if more.num_samples > self.num_samples)
 
     @property
@@ -93,7 +93,7 @@ class EvaluateConfig(SamplingConfig):
         return self.nfe
 
     def samples_at(self, nfe: int) -> int:
-        """How many samples are judged at an NFE."""
+        """Return the number of samples at an NFE."""
         return next((more.num_samples for more in self.more if more.nfe == nfe), self.num_samples)
 
     @property
@@ -102,15 +102,15 @@ class EvaluateConfig(SamplingConfig):
         return tuple(sorted({self.num_samples, *(more.num_samples for more in self.more)}))
 
     def _check_more_samples(self) -> None:
-        """`ConfigError` where an NFE has two of them."""
+        """Raise `ConfigError` if two entries of `more_samples` have the same NFE."""
         for i, more in enumerate(self.more_samples):
             if more.nfe in (other.nfe for other in self.more_samples[:i]):
                 raise ConfigError(f"more_samples[{i}].nfe", f"{more.nfe} is named twice. Name each NFE once.")
 
     def _check_extractor(self) -> None:
-        """`ConfigError` for a name that is no extractor's.
+        """Raise `ConfigError` if no extractor has this name.
 
-        The default is known. To ask for it would load packaged plugins while the harness itself is being imported.
+        Do not look up the default: that would load packaged plugins while the harness itself is being imported.
         """
         if self.extractor in (EvaluateConfig.extractor, VALUES):
             return
@@ -121,13 +121,13 @@ class EvaluateConfig(SamplingConfig):
             extractor_of(self.extractor)
         except ConfigError as error:
             reason = f"{error.path.rpartition('.')[2]} of {self.extractor} has no default"
-            advice = "Give it one in its class: an extractor is chosen by its name alone."
+            advice = "Give it one in its class: an extractor is chosen by its name only."
             raise ConfigError("extractor", f"{reason}. {advice}") from None
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What an evaluation's values depend on beside the run itself. Two digests: two columns."""
+    """Everything that an evaluation's values depend on, except the run. Each digest has its own table column."""
 
     solver: dict
     time_grid: dict
@@ -137,28 +137,30 @@ class Protocol:
     weights: str
     """12 hex digits over the extractor's weights file."""
     resize: str
-    """What the extractor makes of its images first; empty without one."""
+    """How the extractor resizes images, in words; empty without an extractor."""
     reference: dict
-    """Fingerprint of the data set and how many of its training samples are compared with, or the hash of a file of
-    statistics."""
+    """Fingerprint of the data set and number of training samples in the reference, or hash of a file of statistics."""
     sampling: str
     """Noise, classes and precision of the samples and of the extractor."""
     version: int
     """`EVALUATION_VERSION`."""
     guidance: dict
-    """Empty without."""
+    """Empty without guidance."""
     metrics: dict
-    """Parameters of the metrics where they are not the usual ones, by metric; empty where all are."""
+    """{metric: {parameter: value}} of parameters that differ from the defaults."""
     network: dict
-    """Which average and which checkpoint; empty for the training's own average at its end."""
+    """Weight average and checkpoint; empty for the defaults, the training's own average and the last checkpoint."""
     sources: dict
-    """{family.name: hash of its file} of solvers, grids, metrics and the extractor that are not the harness's own."""
+    """{family.name: hash of its file} of a user's solver, time grid, metrics and extractor."""
     more_samples: dict = field(default_factory=dict)
-    """{NFE as text: number of samples} where it is not the usual one; empty where all are."""
+    """{NFE as text: number of samples} of NFEs with more than `num_samples`."""
 
     @classmethod
     def of(cls, config: EvaluateConfig, data: Data) -> Protocol:
-        """The protocol that a configuration means on a data set; reads (or downloads) the extractor's weights."""
+        """Return the protocol of a configuration on a data set; this reads (or downloads) the extractor's weights.
+
+        `ConfigError` if the extractor or a metric cannot read the data.
+        """
         _refuse_unfit(config, data)
         extractor = extractor_of(config.extractor)
         again = f" and sampling seed {config.sampling_seed}" if config.sampling_seed else ""
@@ -182,17 +184,17 @@ class Protocol:
 
     @property
     def digest(self) -> str:
-        """12 hex digits that identify it; what is empty does not count."""
+        """12 hex digits that identify the protocol; empty fields do not count."""
         return digest_of(vars(self))
 
 
 def guidance_of(guidance: Guidance) -> dict:
-    """Guidance as a protocol holds it."""
+    """Return guidance as a protocol holds it: {} for scale 1."""
     return {} if guidance.scale == 1 else to_dict(guidance, digested=True)
 
 
 def digest_of(protocol: Mapping[str, Any]) -> str:
-    """The digest of a protocol's fields, as an evaluation's file holds them."""
+    """Return the digest of a protocol's fields, as an evaluation's file holds them."""
     return digest({name: value for name, value in protocol.items() if value != {}})
 
 
@@ -204,7 +206,7 @@ def _reference(config: EvaluateConfig, data: Data, extractor: Extractor | None) 
 
 
 def _unusual(metric: Metric) -> dict:
-    """The parameters of a metric that differ from its defaults."""
+    """Return the parameters of a metric that differ from its defaults."""
     usual = to_dict(type(metric)(), digested=True)
     chosen = to_dict(metric, digested=True)
     return {name: value for name, value in chosen.items() if name not in usual or value != usual[name]}
@@ -216,7 +218,7 @@ def _network(config: EvaluateConfig) -> dict:
 
 
 def _refuse_unfit(config: EvaluateConfig, data: Data) -> None:
-    """`ConfigError` for an extractor or a metric that cannot read the data."""
+    """Raise `ConfigError` if the extractor or a metric cannot read the data."""
     if (extractor := extractor_of(config.extractor)) is not None:
         try:
             extractor.check(data)
@@ -235,14 +237,14 @@ def _refuse_unfit(config: EvaluateConfig, data: Data) -> None:
 
 
 def comparisons(config: EvaluateConfig, data: Data) -> list[Comparison]:
-    """What a configuration gives its metrics to read of a data set, for every number of samples, the smallest first."""
+    """Return the comparisons of a configuration on a data set, one per number of samples, the smallest first."""
     read = extractor_of(config.extractor)
     real = num_reference(config, data)
     return [Comparison(data, read, number, real, bool(config.reference)) for number in config.every_number]
 
 
 def num_reference(config: EvaluateConfig, data: Data) -> int:
-    """How many training samples the samples are compared with."""
+    """Return the number of training samples in the reference; `ConfigError` if the data set has fewer."""
     wanted = config.num_reference or 8 * config.every_number[-1]
     if config.num_reference and wanted > len(data.train):
         raise ConfigError(

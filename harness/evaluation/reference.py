@@ -1,4 +1,4 @@
-"""Published statistics of features: a file's mean and covariance, held to what such statistics are."""
+"""Read and check a file of published feature statistics: the mean and covariance."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from harness.core.reading import Damaged, bytes_of
 from harness.evaluation.metric import Summary
 
 ASYMMETRY = 1e-5
-"""Largest difference across the diagonal, relative to the largest entry: products in float32 leave less."""
+"""Largest allowed difference across the diagonal, relative to the largest entry; float32 products stay below it."""
 NEGATIVE = 1e-7
-"""Most negative eigenvalue, relative to the sum of all: rounding a covariance of few samples to float32 leaves less."""
-REMEDY = "Name an .npz of a set's features' mean `mu` and covariance `sigma`."
+"""Most negative eigenvalue allowed, relative to the trace; a covariance of few samples in float32 stays below it."""
+REMEDY = "Give an .npz file with the mean `mu` and the covariance `sigma` of features."
 
 
 def read_reference(path: str, dimensions: int) -> tuple[str, Summary]:
-    """12 hex digits over a file, and its `mu` [D] and `sigma` [D, D] as float64.
+    """Return the hash (12 hex digits) of a file, and its `mu` [D] and `sigma` [D, D] as float64.
 
-    `ConfigError` when it cannot be read or holds no mean and covariance of D = `dimensions` features: real, finite, and
-    sigma symmetric without a negative eigenvalue, which FID would turn into a negative distance. Nothing is unpickled.
+    `ConfigError` if the file cannot be read or holds no mean and covariance of D = `dimensions` features. Both must be
+    real and finite, and sigma symmetric. It must have no negative eigenvalue, which would make FID negative. Nothing is
+    unpickled.
     """
     try:
         content = bytes_of(Path(path))
@@ -40,14 +41,14 @@ def read_reference(path: str, dimensions: int) -> tuple[str, Summary]:
 
 @functools.lru_cache(maxsize=2)
 def _statistics(content: bytes, dimensions: int) -> Summary:
-    """`ValueError` with what is wrong, as it goes on after the file's name."""
+    """Return `mu` and `sigma`; a `ValueError` says what is wrong, in words that follow the file's name."""
     mu, sigma = _arrays(content)
     if mu.shape != (dimensions,) or sigma.shape != (dimensions, dimensions):
         shapes = f"mu {list(mu.shape)} and sigma {list(sigma.shape)}"
         raise ValueError(f"holds {shapes}, and the extractor gives {dimensions} features")
     for name, array in (("mu", mu), ("sigma", sigma)):
         if not np.issubdtype(array.dtype, np.floating):
-            raise ValueError(f"holds {name} as {array.dtype}, which no mean or covariance of features is")
+            raise ValueError(f"holds {name} as {array.dtype}, but it must be floating point")
         if wrong := int((~np.isfinite(array)).sum()):
             raise ValueError(f"holds {wrong} values of {name} that are NaN or infinite")
     _refuse_no_covariance(sigma.astype(np.float64))
@@ -56,9 +57,9 @@ def _statistics(content: bytes, dimensions: int) -> Summary:
 
 def _arrays(content: bytes) -> tuple[np.ndarray, np.ndarray]:
     try:
-        arrays = read_arrays(content, only=("mu", "sigma"))  # some files hold the pictures too
+        arrays = read_arrays(content, only=("mu", "sigma"))  # some files hold the images too
     except Damaged as error:
-        raise ValueError(f"is damaged, or no .npz of plain numbers: {error}") from error
+        raise ValueError(f"is damaged or is not an .npz file of plain numbers: {error}") from error
     if len(arrays) == 2:
         return arrays["mu"], arrays["sigma"]
     held = [repr(name.removesuffix(".npy")) for name in zipfile.ZipFile(io.BytesIO(content)).namelist()]
@@ -73,7 +74,7 @@ def _refuse_no_covariance(sigma: np.ndarray) -> None:
         )
     slack = NEGATIVE * np.trace(sigma)
     try:
-        np.linalg.cholesky(sigma + slack * np.eye(len(sigma)))  # a tenth of the time that eigenvalues take
+        np.linalg.cholesky(sigma + slack * np.eye(len(sigma)))  # ten times as fast as computing eigenvalues
     except np.linalg.LinAlgError:
         lowest = np.linalg.eigvalsh(sigma)[0]
         if lowest < -slack:

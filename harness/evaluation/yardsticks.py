@@ -1,4 +1,4 @@
-"""What a judge's values are read beside: what real samples and Gaussian noise score."""
+"""Scores of real samples and of Gaussian noise, to compare a judge's values with."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from harness.evaluation.judge import Judge, SampleBatch
 
 
 def judge_references(judge: Judge, samples: int | None = None) -> dict[str, dict[str, float]]:
-    """{"resampled" | "held_out" | "gaussian": {metric: value}} under a judge's protocol; computed once and kept.
+    """Return {"resampled" | "held_out" | "gaussian": {metric: value}} under a judge's protocol, cached on disk.
 
-    Each is of so many samples: `evaluate.num_samples` where none are given.
+    Each is the score of `samples` samples, by default `evaluate.num_samples`. "held_out" is absent if fewer are held
+    out.
     """
     number = samples or judge.config.num_samples
     path = results_folder() / "local" / "references" / f"{judge.protocol.digest}-{judge.decoding}-{number}.json"
@@ -32,7 +33,7 @@ def judge_references(judge: Judge, samples: int | None = None) -> dict[str, dict
 
 
 def kept(path: Path, shape: Any) -> dict[str, Any]:
-    """What is kept, of that shape; nothing where the file is damaged, which is said."""
+    """Read a cached object of this shape; {} if the file is absent or damaged. Print a line if it is damaged."""
     try:
         return read_json_if_there(path, shape, "It is computed again.")
     except UserError as error:
