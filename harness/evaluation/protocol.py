@@ -41,7 +41,7 @@ class EvaluateConfig(SamplingConfig):
     """How a trained network is sampled and judged."""
 
     nfe: tuple[Calls, ...] = (1, 2, 4, 8, 16, 32)
-    """Network calls per sample; each entry is one evaluation. 0: an adaptive solver chooses the number, and counts it."""
+    """Network calls per sample; each entry is one evaluation. 0: an adaptive solver chooses and counts them."""
     num_samples: Count = 50_000
     more_samples: tuple[MoreSamples, ...] = field(default=(), metadata=ADDED)
     """NFEs with more samples, for less sampling error; mostly the NFE of a study's verdicts. Their first `num_samples`

@@ -1,1 +1,1 @@
-"""What will be run: studies, searches, rounds and sweeps as plans."""
+"""Plans of what to run: studies, searches, rounds of reflow, and sweeps."""

@@ -1,4 +1,4 @@
-"""What each arm of a plan was: the settings in which arms differ, by configuration path."""
+"""Settings in which the arms of a plan differ, by configuration path."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from harness.runs.folder import Run
 
 TEACHER = "reflow.teacher"
 LONGEST = 60
-"""Characters of a value as it stands in a text; the JSON beside it has all."""
+"""Largest number of characters of a value in a text; the JSON file has the full value."""
 
 Settings = dict[str, Any]
 """{configuration path: value}; a component's own path holds its name."""
 
 
 def configuration(config: RunConfig) -> dict[str, Any]:
-    """All that results depend on, the seed aside, as `RunConfig.parse` reads it."""
+    """Return all settings that results depend on, except the seed, in the form that `RunConfig.parse` reads."""
     plain = to_dict(config, digested=True)
     return {name: value for name, value in plain.items() if name != "seed"}
 
 
 def differing(plan: Plan) -> dict[str, Settings]:
-    """{arm: its settings that differ from the baseline's}; for the baseline its own where an arm differs."""
+    """Return {arm: settings that differ from the baseline's}; for the baseline, its values of all such settings."""
     flat = {arm: flatten(config, run_only=False) for arm, config in plan.arms.items()}
     base = flat[plan.baseline]
     own = {
@@ -41,7 +41,7 @@ def differing(plan: Plan) -> dict[str, Settings]:
 
 
 def described(plan: Plan) -> dict[str, str]:
-    """{arm: its settings as a short text}; a teacher is told by its run's name, without the seed."""
+    """Return {arm: differing settings as a short text}; a teacher appears as its run's name, without the seed."""
     folded = {arm: _folded(plan, arm, own) for arm, own in differing(plan).items()}
     return {arm: ", ".join(f"{path} = {_short(value)}" for path, value in own.items()) for arm, own in folded.items()}
 

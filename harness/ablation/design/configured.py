@@ -1,4 +1,4 @@
-"""From the settings of a study's arms to configurations, and what these measure."""
+"""Build the configurations of a study's arms from their settings, and find the metrics and NFEs that they measure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ def configured(
     base: RunConfig, changes: Mapping[str, Any], settings: Mapping[str, Settings], metrics: Sequence[str],
     skippable: Container[str] = (),
 ) -> tuple[dict[str, RunConfig], dict[str, str]]:  # fmt: skip
-    """The configuration of every arm, and why those of the `skippable` ones that have none are refused one."""
+    """Return {arm: configuration}, and {arm: reason} for `skippable` arms whose settings are invalid.
+
+    `ConfigError` if the settings of another arm are invalid.
+    """
     arms = {}
     left_out = {}
     for name, own in settings.items():
@@ -35,9 +38,9 @@ def configured(
 
 
 def measured(config: RunConfig, metrics: Sequence[str]) -> RunConfig:
-    """The configuration with more metrics: those that it has not yet and that mean something for it.
+    """Return the configuration with those of `metrics` added that it lacks and that are defined for it.
 
-    Metrics of a flow mean nothing once it is distilled.
+    For example, metrics of a flow are undefined for a distilled network.
     """
     known = {metric.name for metric in config.evaluate.metrics}
     for metric in [build("metric", name) for name in metrics if name not in known]:
@@ -47,22 +50,25 @@ def measured(config: RunConfig, metrics: Sequence[str]) -> RunConfig:
 
 
 def points(config: RunConfig) -> dict[str, tuple[int, ...]]:
-    """{metric: the NFEs at which a configuration measures it}"""
+    """Return {metric: NFEs at which a configuration measures it}."""
     wanted = config.evaluate
     at = {metric.name: (metric.nfe,) for metric in wanted.flow_metrics}
     return {metric.name: at.get(metric.name, wanted.nfe) for metric in wanted.metrics}
 
 
 def nfe_of(metric: str, config: RunConfig, otherwise: int) -> int:
-    """Where the values of a metric stand that does not depend on `evaluate.nfe`; `otherwise` for the rest."""
+    """Return the NFE of a metric of the flow, which does not depend on `evaluate.nfe`; `otherwise` for the others."""
     return next((m.nfe for m in config.evaluate.flow_metrics if m.name == metric), otherwise)
 
 
 def varied(base: RunConfig, changes: Mapping[str, Any]) -> dict[str, str]:
-    """The changes that values depend on, as text. The number of threads is chosen for a machine, not for a question."""
+    """Return the changes that results depend on, {path: value as text}.
+
+    The number of threads is left out: it belongs to the machine, not to the question.
+    """
     out = {}
     for path, value in changes.items():
-        with contextlib.suppress(ConfigError):  # of one that needs another
+        with contextlib.suppress(ConfigError):  # this change may need another one
             if to_dict(override(base, {path: value}), digested=True) == to_dict(base, digested=True):
                 continue
         if path != "train.threads":
@@ -71,7 +77,7 @@ def varied(base: RunConfig, changes: Mapping[str, Any]) -> dict[str, str]:
 
 
 def refuse_replaced(study: str, settings: Mapping[str, Settings], changes: Mapping[str, Any]) -> None:
-    """`ConfigError` for a change that every arm replaces, or that a study makes itself."""
+    """Raise `ConfigError` for a change that every arm replaces, or that the study sets itself."""
     for path in changes:
         if path == "seed":
             raise ConfigError("seed", "a study sets its seeds itself. Use --seeds N.")

@@ -1,6 +1,6 @@
-"""What a search may weigh against quality: what training one model costs, or one sample of it.
+"""Costs that a search can weigh against quality: of training one model, or of drawing one sample.
 
-Each is read from run directories, which are the truth: a search that begins its journal anew finds the same values.
+Each cost is read from the run directory. So a search with a new journal finds the same values again.
 """
 
 from __future__ import annotations
@@ -16,35 +16,35 @@ from harness.runs import lineage
 from harness.runs.folder import Run
 
 NEAR = 0.05
-"""A value within this share of the best counts as reaching it."""
+"""A value within this share of the best value counts as reaching the best."""
 Against = Literal["calls", "sampling_seconds", "training_flops", "training_seconds"]
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One of `COSTS`; less is better."""
+    """A cost of a trial; lower is better."""
 
     unit: str
-    """What it counts, and of what."""
+    """Unit of the cost, in words."""
     of: Callable[[Run, Protocol, str], float]
-    """That of a trained run, judged under a protocol by a metric."""
+    """of(run, protocol, metric): cost of a trained run that was evaluated under this protocol."""
     of_curve: bool
-    """Whether it is read off the metric's curve over NFE, so that trials are judged at every NFE of their scale."""
+    """Whether it depends on the metric's curve over NFE; trials are then judged at every NFE of their scale."""
     timed: bool
-    """Whether it depends on the machine and on what else works there, so that two searches never share its values."""
+    """Whether it depends on the machine and its load; two searches then never share its values."""
 
 
 def fewest(curve: Iterable[tuple[Any, float]], best: float, lower: bool) -> int | None:
-    """The smallest NFE of (NFE, value) at which the value is within `NEAR` of `best`; None where none comes so near."""
+    """Return the smallest NFE of a curve of (NFE, value) whose value is within `NEAR` of `best`; None without one."""
     slack = NEAR * abs(best)
     near = [nfe for nfe, value in curve if (value <= best + slack if lower else value >= best - slack)]
     return int(min(near)) if near else None
 
 
 def calls(run: Run, protocol: Protocol, metric: str) -> float:
-    """Calls of the network for each sample: the smallest NFE at which the metric is within `NEAR` of the run's best.
+    """Return the smallest NFE (network calls per sample) at which the metric is within `NEAR` of the run's best value.
 
-    It is the same on every machine, up to the last digits of the metric.
+    The value is the same on every machine, except for effects of the metric's last digits.
     """
     values = run.evaluation(protocol)["values"][metric]
     curve = [(nfe, values[str(nfe)]) for nfe in run.config.evaluate.nfe]
@@ -55,22 +55,22 @@ def calls(run: Run, protocol: Protocol, metric: str) -> float:
 
 
 def sampling_seconds(run: Run, protocol: Protocol, metric: str) -> float:
-    """Seconds that each sample took, drawn in batches of `evaluate.batch_size` with as many `calls` as it needs."""
+    """Return seconds per sample at the NFE that `calls` returns, in batches of `evaluate.batch_size`."""
     at = str(int(calls(run, protocol, metric)))
     return run.evaluation(protocol)["sampling_seconds"].get(at, math.nan) / protocol.num_samples
 
 
 def training_flops(run: Run, protocol: Protocol, metric: str) -> float:
-    """Floating-point operations of a training: a forward and a backward pass for each sample of each step.
+    """Return the floating-point operations of a training: one forward and one backward pass per sample and step.
 
-    They are counted by torch's formulas, and the same on every machine. A teacher's training does not count.
+    torch's formulas count them, so they are the same on every machine. The training of a teacher does not count.
     """
     train = run.config.train
     return run.environment["device_use"]["flops_per_sample"] * train.batch_size * train.steps
 
 
 def training_seconds(run: Run, protocol: Protocol, metric: str) -> float:
-    """Seconds that the steps of a training took, without what is measured on the way. A teacher's do not count."""
+    """Return the seconds of all training steps, without evaluations in between and without a teacher's training."""
     return lineage.training_seconds(run)
 
 
@@ -84,12 +84,13 @@ COSTS: dict[Against, Cost] = {
 
 
 def knee(front: Sequence[Sequence[float]]) -> int:
-    """The place of the member of a front where the least is given up of both its ends, by (quality, cost).
+    """Return the index of the knee of a Pareto front of (quality, cost), a point between its two ends.
 
-    Both are divided by the distance between the ends, on a logarithmic scale where all are positive. Among what lies
-    between the ends, it is the member with the smallest sum of its distances from the best in quality, which comes
-    first, and from the cheapest, which comes last: the farthest from the line through the ends on the side of the
-    ideal (Das 1999, "On characterizing the knee of the Pareto curve based on normal-boundary intersection").
+    The front starts with the best quality and ends with the lowest cost; it has at least three points. Quality and cost
+    are divided by their difference between the ends, on a logarithmic scale if all values are positive. The knee has
+    the smallest sum of the distances from the best quality and from the lowest cost. So it is the point farthest from
+    the line through the ends, on the side of the ideal (Das 1999, "On characterizing the knee of the Pareto curve based
+    on normal-boundary intersection").
     """
     assert len(front) > 2
     away = [0.0] * len(front)

@@ -1,8 +1,8 @@
-"""Arms that combine the levels of several axes, and the comparisons that they are trained for.
+"""Arms that combine the levels of several axes, and the contrasts between them that a study tests.
 
-A study of `axes` asks how much a level of each changes, beside the axis's first level and averaged over the other
-axes: its main effect. A study whose arms share a `sweep` asks whether a finding holds: an arm is compared with the
-baseline at every setting. Both are products of axes; in the second the arms are the first axis.
+A study of `axes` estimates main effects: each level is compared with the first level of its axis, averaged over the
+other axes. A study whose arms share a `sweep` tests whether a finding holds: each arm is compared with the baseline at
+every setting. Both are products of axes; in a sweep, the arms are the first axis.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from harness.core.errors import ConfigError, UserError, did_you_mean
 Settings = Mapping[str, Any]
 """{configuration path: value}"""
 ARM = "arm"
-"""The axis of the arms in a sweep."""
+"""Name of the axis of arms in a sweep."""
 
 
 class Level(NamedTuple):
-    """One of an axis."""
+    """One level of an axis."""
 
     name: str
-    """Among the levels of its axis."""
+    """Name of the level within its axis."""
     in_arm: str
-    """What an arm's name says of it."""
+    """Text for the level in an arm's name."""
     settings: Settings
 
 
@@ -36,19 +36,19 @@ Axes = dict[str, list[Level]]
 
 
 class Contrast(NamedTuple):
-    """A comparison that is tested: the geometric mean of some arms against that of others, seed by seed."""
+    """A tested comparison: the geometric mean of `arms` against the geometric mean of `against`, paired by seed."""
 
     arms: tuple[str, ...]
     against: tuple[str, ...]
     base: str
-    """How `against` is called."""
+    """Name of `against`."""
     family: str
-    """Contrasts of a family ask the same of several settings."""
+    """Contrasts of one family ask the same question at several settings."""
 
 
 @dataclass(frozen=True)
 class Crossing:
-    """Which level of each axis every arm has."""
+    """Levels of all axes, and the level of each axis that every arm has."""
 
     levels: dict[str, tuple[str, ...]]
     """{axis: its levels, the baseline's first}"""
@@ -57,13 +57,13 @@ class Crossing:
     swept: bool = False
     """Whether the first axis is compared at every setting of the others."""
     equations: tuple[fractions.Word, ...] = ()
-    """Of a regular fraction; none where all combinations run, or all but those that are left out."""
+    """Equations of a regular fraction; empty if all combinations run, except those in `left_out`."""
     left_out: dict[str, str] = field(default_factory=dict)
-    """{combination: why its configuration refuses it}"""
+    """{combination: reason why its configuration is invalid}"""
 
     @classmethod
     def of(cls, axes: Axes, swept: bool = False, fraction: float = 1.0) -> tuple[Self, dict[str, Settings]]:
-        """That of some axes, with the settings of every arm; `UserError` where they do not go together."""
+        """Combine axes; return the crossing and {arm: settings}. `UserError` if the axes do not fit together."""
         numbers = {axis: len(levels) for axis, levels in axes.items()}
         equations = fractions.equations(list(numbers.values()), fraction)
         arms = {}
@@ -73,7 +73,7 @@ class Crossing:
                 chosen = [levels[place] for levels, place in zip(axes.values(), places, strict=True)]
                 name = ", ".join(level.in_arm for level in chosen)
                 if name in arms:
-                    raise UserError(f"arm '{name}': two combinations are called so. Give a level another name.")
+                    raise UserError(f"arm '{name}': two combinations have this name. Give a level another name.")
                 arms[name] = tuple(level.name for level in chosen)
                 settings[name] = _together(name, [level.settings for level in chosen])
         levels = {axis: tuple(level.name for level in own) for axis, own in axes.items()}
@@ -81,7 +81,7 @@ class Crossing:
 
     @classmethod
     def read(cls, plain: Mapping[str, Any]) -> Self:
-        """From what JSON holds of it."""
+        """Build a crossing from its JSON object."""
         levels, arms = ({name: tuple(own) for name, own in plain[what].items()} for what in ("levels", "arms"))
         return cls(levels, arms, plain["swept"], tuple(map(tuple, plain["equations"])), plain["left_out"])
 
@@ -92,11 +92,11 @@ class Crossing:
 
     @property
     def skippable(self) -> set[str]:
-        """The arms that no other needs as its baseline."""
+        """Arms that are not the baseline of another arm."""
         return {*self.arms} - {self.baseline, *(contrast.base for contrast in self.contrasts().values())}
 
     def without(self, left_out: Mapping[str, str]) -> Crossing:
-        """The same without some arms; `UserError` where a level is left with nothing to compare."""
+        """Return the crossing without some arms, {arm: reason}; `UserError` if a level then has no partner."""
         arms = {arm: own for arm, own in self.arms.items() if arm not in left_out}
         found = Crossing(self.levels, arms, self.swept, self.equations, dict(left_out))
         for axis, level, corners in found._compared():
@@ -106,7 +106,7 @@ class Crossing:
         return found
 
     def contrasts(self) -> dict[str, Contrast]:
-        """{name: what is tested}: an arm's name for one at a setting, `axis: level` for a main effect."""
+        """Return {name: contrast}; the name is the arm's in a sweep, and `axis: level` for a main effect."""
         out: dict[str, Contrast] = {}
         for axis, level, (arms, against) in self._compared():
             if self.swept:
@@ -118,9 +118,10 @@ class Crossing:
         return out
 
     def corners(self, axes: Sequence[str], *levels: tuple[str, ...]) -> list[tuple[str, ...]]:
-        """The arms that have these levels of the axes, for each of several such corners, in the same order.
+        """Return the arms at each corner; a corner in `levels` names one level for each of `axes`.
 
-        Of a product only those whose other levels every corner has; a fraction has its corners' others balanced.
+        In a product, only arms whose other levels occur at every corner count; their order is the same at every corner.
+        In a fraction all arms count, because the other levels are balanced.
         """
         places = [[*self.levels].index(axis) for axis in axes]
         found: dict[tuple[str, ...], dict[tuple[str, ...], str]] = {corner: {} for corner in levels}
@@ -136,7 +137,7 @@ class Crossing:
 
     @property
     def aliases(self) -> list[list[tuple[str, ...]]]:
-        """Groups of effects, by their axes, that a fraction cannot tell apart."""
+        """Groups of effects that a fraction cannot tell apart; an effect is the tuple of its axes."""
         if not self.equations:
             return []
         names = [*self.levels]
@@ -144,7 +145,7 @@ class Crossing:
         return [[tuple(names[place] for place in effect) for effect in group] for group in groups]
 
     def told(self) -> list[str]:
-        """What must be known of the combinations before anything runs."""
+        """Return notes on left-out combinations and on aliases in a fraction, for the user to read before any run."""
         lines = [f"Left out, as skip_invalid allows: {arm} ({why})" for arm, why in self.left_out.items()]
         if self.equations:
             s = len(next(iter(self.levels.values())))
@@ -157,7 +158,7 @@ class Crossing:
         return lines
 
     def _compared(self) -> Iterable[tuple[str, str, list[tuple[str, ...]]]]:
-        """(axis, level, its arms and those of the axis's first level), of every level that is compared."""
+        """Yield (axis, level, [arms with the level, arms with the axis's first level]) for every compared level."""
         for axis in [*self.levels][:1] if self.swept else self.levels:
             base, *others = self.levels[axis]
             for level in others:
@@ -165,7 +166,10 @@ class Crossing:
 
 
 def axes_of(declared: Mapping[str, Any], at: str) -> Axes:
-    """Axes as the field `at` of a study file declares them: {path: its values}, or {name: {level: settings}}."""
+    """Read the axes in field `at` of a study file: {path: its values}, or {name: {level: settings}}.
+
+    `ConfigError` if an axis is no list or mapping, or has fewer than two different levels.
+    """
     short = {path: path.rpartition(".")[2] for path in declared}
     names = short if len({*short.values()}) == len(short) else {path: path for path in declared}
     axes = {}
@@ -179,29 +183,29 @@ def axes_of(declared: Mapping[str, Any], at: str) -> Axes:
             raise ConfigError(place, f"expected a list of values, got {own!r}. Write it like ['a', 'b'].")
         known = [level.name for level in levels]
         if len({*known}) < len(known) or len(known) < 2:
-            raise ConfigError(place, f"{', '.join(known) or 'nothing'} are not two levels or more. Name each once.")
+            raise ConfigError(place, f"{', '.join(known) or 'nothing'} are not two different levels. Name each once.")
         axes[names[path]] = levels
     return axes
 
 
 def with_baseline(axes: Axes, baseline: str) -> Axes:
-    """The same with the levels of an arm, by its name, first on each axis."""
+    """Return the axes with the levels of the arm `baseline` first; `UserError` if no combination has this name."""
     found, _ = Crossing.of(axes)
     if baseline not in found.arms:
-        raise UserError(f"baseline '{baseline}': it is no combination. {did_you_mean(baseline, found.arms)}")
+        raise UserError(f"baseline '{baseline}': no combination has this name. {did_you_mean(baseline, found.arms)}")
     own = dict(zip(axes, found.arms[baseline], strict=True))
     return {axis: sorted(levels, key=lambda level: level.name != own[axis]) for axis, levels in axes.items()}
 
 
 def level_name(value: Any) -> str:
-    """A value as a level's name: a component by its name and the fields that are given."""
+    """Return the name of a level with this value; a component's is its name and its given fields."""
     if isinstance(value, Mapping):
         return " ".join(str(v) if k == "name" else f"{k} {v}" for k, v in value.items())
     return str(value)
 
 
 def _level(path: str, axis: str, value: Any) -> Level:
-    """The level of a path that has this value; a number alone would say little in an arm's name."""
+    """Return the level of a path with this value; for a number, the arm's name also shows the axis."""
     name = level_name(value)
     return Level(name, name if isinstance(value, (str, Mapping)) else f"{axis} {name}", {path: value})
 
@@ -213,8 +217,8 @@ def _settings(place: str, value: Any) -> Settings:
 
 
 def _together(arm: str, parts: Sequence[Settings]) -> Settings:
-    """The settings of an arm's levels; `UserError` where two set the same path."""
+    """Merge the settings of an arm's levels; `UserError` if two levels set the same path."""
     counts = [path for part in parts for path in part]
     if twice := next((path for path in counts if counts.count(path) > 1), None):
-        raise UserError(f"arm '{arm}': two of its axes set {twice}. Leave it to one.")
+        raise UserError(f"arm '{arm}': two of its axes set {twice}. Set it in only one of them.")
     return {path: value for part in parts for path, value in part.items()}

@@ -1,4 +1,4 @@
-"""Whether what a file in studies/ declares is of the types that its fields name."""
+"""Check that the values declared in a study file have the types of their fields."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from harness.core.registry import find
 
 
 def require_types(declared: Any) -> None:
-    """`ConfigError` names the first field of a dataclass whose value is of another type or out of range."""
+    """Raise `ConfigError` for the first field of a dataclass whose value has another type or is out of range."""
     for name, hint in typing.get_type_hints(type(declared), include_extras=True).items():
         _require(hint, getattr(declared, name), name)
 
 
 def require_metric(name: str) -> None:
-    """`ConfigError` where no metric is called so."""
+    """Raise `ConfigError` if no metric has this name."""
     try:
         find("metric", name)
     except ConfigError as error:

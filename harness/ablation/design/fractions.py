@@ -1,9 +1,10 @@
 """Regular fractions of a full product of axes: which combinations run, and which effects they cannot tell apart.
 
-Every axis has s levels, s a prime; they count as 0 to s - 1, 0 being the baseline's. A fraction 1 / s^p holds the
-combinations x that solve p equations `word . x = 0 mod s`. Their sums are the defining words, and the number of axes in
-the shortest is the resolution: at III main effects are aliased with interactions of two axes, at IV only these with
-each other, from V on neither (Box & Hunter 1961, Technometrics 3, 311; for s > 2 Wu & Hamada 2009, chapter 6).
+Every axis has s levels, s a prime, numbered 0 to s - 1; the baseline's is 0. A fraction 1 / s^p holds the combinations
+x that solve p equations `word . x = 0 mod s`. The sums of these words are the defining words. The number of axes in
+the shortest one is the resolution. At III, main effects are aliased with interactions of two axes; at IV, only these
+interactions with each other; from V on, neither (Box & Hunter 1961, Technometrics 3, 311; for s > 2 Wu & Hamada 2009,
+chapter 6).
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ import numpy as np
 from harness.core.errors import UserError
 
 Word = tuple[int, ...]
-"""A coefficient of each axis, mod s."""
+"""One coefficient per axis, mod s."""
 Effect = tuple[int, ...]
-"""The places of its axes: one for a main effect, two for an interaction."""
+"""Indices of the axes of an effect: one for a main effect, two for an interaction."""
 MOST_CHOICES = 100_000
-"""So many sets of equations are compared at most, in seconds."""
+"""Largest number of sets of equations that are compared; it takes seconds."""
 
 
 def equations(levels: Sequence[int], fraction: float) -> list[Word]:
-    """Those of the fraction of axes with so many levels that aliases least; none for a fraction of 1.
+    """Return the equations of the fraction with the least aliasing, for axes with these numbers of levels.
 
-    It has the fewest words of three axes, then of four, and so on: minimum aberration (Fries & Hunter 1980,
-    Technometrics 22, 601). `UserError` where no regular fraction is so large, or where all alias main effects with each
-    other.
+    It has minimum aberration: the fewest words of three axes, then of four, and so on (Fries & Hunter 1980,
+    Technometrics 22, 601). Empty for a fraction of 1. `UserError` if no regular fraction has this size, or if every one
+    aliases main effects with each other.
     """
     if fraction == 1:
         return []
@@ -46,7 +47,7 @@ def equations(levels: Sequence[int], fraction: float) -> list[Word]:
         )
     if math.comb(len(others), number) > MOST_CHOICES:
         raise UserError(f"fraction: there are too many of 1/{s**number} to choose from. Take fewer axes.")
-    added = np.eye(number, dtype=int) * (s - 1)  # each equation gives one of the last axes by the free ones
+    added = np.eye(number, dtype=int) * (s - 1)  # each equation computes one of the last axes from the free ones
 
     def aliased(chosen: Iterable[Word]) -> list[int]:
         lengths = np.count_nonzero(words(np.hstack([np.array(list(chosen)), added]), s), axis=1)
@@ -57,25 +58,25 @@ def equations(levels: Sequence[int], fraction: float) -> list[Word]:
 
 
 def words(of: Sequence[Word] | np.ndarray, s: int) -> np.ndarray:
-    """The defining words [number, axes] of some equations, each once of its multiples."""
+    """Return the defining words [number, axes] of equations; of a word's multiples, only one."""
     sums = [weights for weights in itertools.product(range(s), repeat=len(of)) if _leading(weights) == 1]
     return np.array(sums) @ np.asarray(of) % s
 
 
 def resolution(of: Sequence[Word], s: int) -> int:
-    """How many axes the shortest word has."""
+    """Return the resolution: the number of axes in the shortest defining word."""
     return int(np.count_nonzero(words(of, s), axis=1).min())
 
 
 def solves(combination: Sequence[int], of: Sequence[Word], s: int) -> bool:
-    """Whether a combination, by the numbers of its levels, belongs to the fraction."""
+    """Whether a combination, given as the numbers of its levels, belongs to the fraction."""
     return all(sum(a * x for a, x in zip(word, combination, strict=True)) % s == 0 for word in of)
 
 
 def aliases(of: Sequence[Word], s: int) -> list[list[Effect]]:
-    """Groups of main effects and interactions of two axes that the fraction cannot tell apart.
+    """Return groups of main effects and two-axis interactions that the fraction cannot tell apart.
 
-    With three levels or more an interaction has several parts, and each may stand in a group.
+    With three levels or more, an interaction has several parts, and each part can be in a group.
     """
     axes = len(of[0])
     runs = np.array([x for x in itertools.product(range(s), repeat=axes) if solves(x, of, s)])
@@ -89,22 +90,22 @@ def aliases(of: Sequence[Word], s: int) -> list[list[Effect]]:
 
 
 def _prime(levels: Sequence[int]) -> int:
-    """The number of levels that all axes share."""
+    """Return the number of levels of every axis; `UserError` if the numbers differ or are not prime."""
     s = levels[0]
     if len({*levels}) > 1 or any(s % divisor == 0 for divisor in range(2, s)):
         told = ", ".join(map(str, levels))
         raise UserError(
-            f"fraction: the axes have {told} levels, and a regular fraction takes the same prime number of each. Leave "
+            f"fraction: the axes have {told} levels, and a regular fraction needs the same prime number of each. Leave "
             "it out for all combinations, or change the levels."
         )
     return s
 
 
 def _leading(word: Sequence[int]) -> int:
-    """The first coefficient that is not 0; 0 where all are."""
+    """Return the first coefficient that is not 0; 0 if all are 0."""
     return next(filter(None, word), 0)
 
 
 def _scaled(word: Sequence[int], s: int) -> Word:
-    """The multiple of a word that leads with 1."""
+    """Return the multiple of a word whose first coefficient that is not 0 is 1."""
     return tuple(pow(_leading(word), -1, s) * x % s for x in word)
