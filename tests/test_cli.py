@@ -344,7 +344,7 @@ def test_every_command_is_a_module_of_its_name() -> None:
         ("tune tuning --trials 0", "argument --trials: 0 is no whole number of 1 or more."),
         ("tune tuning --workers 0", "argument --workers: 0 is no whole number of 1 or more."),
         ("tune tuning --seeds 0", "--seeds: 0 is less than 1."),
-        ("tune tuning --seeds 1001", "--seeds: 1001 takes in seed 1000, on which is searched. Take fewer."),
+        ("tune tuning --seeds 1001", "--seeds: 1001 includes seed 1000, which the search uses. Take fewer."),
         ("tune tuning --set seed=3", "seed: a study sets its seeds itself."),
         ("tune tuning --set train.step=3", "train.step: TrainConfig has no such field. Did you mean 'steps'?"),
         (

@@ -164,7 +164,7 @@ def test_a_cost_that_a_directory_does_not_tell_is_said_in_one_line(tiny: RunConf
     [
         ({"spaces": {"digits": {"evaluate.num_samples": one_of(100, 200)}}}, r"^space\.evaluate\.num_samples: values"),
         ({"spaces": {"digits": {"seed": one_of(1, 2)}}}, r"^space\.seed: values of trials that differ in it"),
-        ({"fixed": {"evaluate.nfe": [2]}}, r"^against: calls are read off a curve over NFE, and evaluate\.nfe has 2"),
+        ({"fixed": {"evaluate.nfe": [2]}}, r"^against: calls are read from a curve over NFE, but evaluate\.nfe has "),
     ],
     ids=str,
 )  # fmt: skip

@@ -100,9 +100,7 @@ def test_arms_that_are_trained_alike_have_the_baselines_steps(tiny: RunConfig) -
 
 @pytest.mark.parametrize("own", [{"train.steps": 9}, {"train": {"steps": 9}}], ids=str)
 def test_an_arm_with_steps_of_its_own_is_refused(own: dict[str, Any]) -> None:
-    with pytest.raises(
-        UserError, match=r"^arm 'b': matched sets the steps .* sets train.* Leave out one of the two\.$"
-    ):
+    with pytest.raises(UserError, match=r"^arm 'b': `matched` computes .* sets train.* Leave out one of the two\.$"):
         dataclasses.replace(STUDY, arms={"a": {}, "b": own})
     dataclasses.replace(STUDY, arms={"a": {}, "b": own}, matched=None)
 
@@ -234,7 +232,7 @@ def test_commands_that_train_nothing_ask_for_the_measurement(
         assert main([command, str(file)]) == 2
         said = capsys.readouterr().err
         assert said.startswith(
-            "error: paced-digits: arms are matched by seconds, and the steps of b were not timed yet."
+            "error: paced-digits: arms are matched by seconds, but the steps of b were not timed yet."
         )
         assert said.count("\n") == 1
     assert main(["explain", str(file)]) == 0, "what an arm means does not depend on its length"

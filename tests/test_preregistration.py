@@ -81,7 +81,7 @@ def test_a_damaged_store_of_plans_is_one_line(tiny: RunConfig) -> None:
     plan = planned(tiny)
     preregister(plan)
     (results_folder() / "local" / "plans" / "toy-digits.json").write_text("[3]")
-    with pytest.raises(UserError, match=r"toy-digits\.json: cannot be read .* stores the plan anew"):
+    with pytest.raises(UserError, match=r"toy-digits\.json: cannot be read .* stores the plan again"):
         stored(plan)
 
 

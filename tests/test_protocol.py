@@ -359,9 +359,9 @@ def test_one_class_is_nothing_to_read(data: Data) -> None:
             {"num_samples": 100, "extractor": "values", "metrics": ["c2st"]},
             "c2st on 100 generated and 100 real samples: a forest that",
         ),
-        ({"num_samples": 192, "extractor": "values", "metrics": ["c2st"]}, "c2st of 192 samples"),
+        ({"num_samples": 192, "extractor": "values", "metrics": ["c2st"]}, "c2st on 192 generated"),
         ({"num_samples": 193, "extractor": "values", "metrics": ["c2st"]}, None),
-        ({"num_samples": 999, "num_reference": 50, "extractor": "values", "metrics": ["c2st"]}, "c2st of 50 samples"),
+        ({"num_samples": 999, "num_reference": 50, "extractor": "values", "metrics": ["c2st"]}, "c2st on 50 generated"),
     ],
     ids=str,
 )

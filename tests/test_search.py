@@ -261,7 +261,7 @@ def test_what_is_reported_is_judged_on_seeds_that_the_search_never_saw(tiny: Run
     [
         ({"seed": 3}, r"^seed: 3 is one of the reporting seeds, 0 to 39\. Take another, like 1000\."),
         ({"trials": 0}, r"^trials: 0 is less than 1\."),
-        ({"rungs": 0}, r"^rungs: 0 is less than 2, and nothing is left to be given up at the end\. Take two"),
+        ({"rungs": 0}, r"^rungs: 0 is less than 2, and the pruner cannot stop a trial at its end\. Take two"),
         ({"metric": "fdi"}, r"^metric: 'fdi' is no metric\. Did you mean 'fid'"),
         ({"spaces": {"points": SPACE}}, r"^--scale: 'toy' has no space for digits\. Known: points"),
         ({"spaces": {"digits": {"train.learning_rat": log(1, 2)}}},
@@ -275,7 +275,7 @@ def test_what_is_reported_is_judged_on_seeds_that_the_search_never_saw(tiny: Run
         ({"spaces": {"digits": {"train.batch_size, train.steps": together((16, 24), (32,))}}},
          r"^spaces\['digits'\]\['train\.batch_size, train\.steps'\]: expected together.* with 2 values in each row"),
         ({"spaces": {"digits": {"train.batch_size, train.steps": log(1, 2)}}}, r"expected together.* with 2 values"),
-        ({"spaces": {"digits": {"1 - train.ema_decay, train.steps": together((0.1, 9))}}}, r'only a path of its own'),
+        ({"spaces": {"digits": {"1 - train.ema_decay, train.steps": together((0.1, 9))}}}, r'"1 - " works with a sin'),
         ({"spaces": {"digits": {"train.steps": even(1, 9), "train.batch_size, train.steps": together((16, 9))}}},
          r"^spaces\['digits'\]: train\.steps is drawn twice\."),
         ({"spaces": {"digits": {"train.steps": even(1, 9)}}}, r"^space\.train\.steps: the pruner compares trials"),
@@ -312,7 +312,7 @@ def test_what_training_would_trip_over_at_an_end_is_said_before(tiny: RunConfig)
     for path in ("train.warmup_steps", "train.snapshot_every"):
         with pytest.raises(UserError, match=rf"^space, {path}=13: {path}: .* beyond the last of 12"):
             planned(tiny, spaces={"digits": {path: even(0, 13)}}, fixed={}).check()
-    with pytest.raises(UserError, match=r"^metric: straightness is measured of the flow, .*\. Choose another\.$"):
+    with pytest.raises(UserError, match=r"^metric: straightness measures the flow, .*\. Choose another\.$"):
         planned(tiny, metric="straightness").check()
 
 

@@ -61,7 +61,9 @@ def test_every_arm_is_searched_with_the_same_budget(tiny: RunConfig) -> None:
     ids=str,
 )
 def test_an_arm_that_sets_what_is_drawn_is_refused(own: dict[str, Any], space: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=r"^arm 'b': tuned draws .* and this arm sets it\. Leave out one of the two\.$"):
+    with pytest.raises(
+        UserError, match=r"^arm 'b': `tuned` draws .* but this arm sets it\. Leave out one of the two\.$"
+    ):
         dataclasses.replace(STUDY, arms={"a": {}, "b": own}, tuned=Tuned(spaces={"digits": space}))
     other = Tuned(spaces={"digits": {"train.warmup_steps": log(1, 5)}})
     dataclasses.replace(STUDY, arms={"a": {}, "b": own}, tuned=other)
@@ -78,11 +80,11 @@ def test_what_cannot_be_tuned_is_refused_in_one_line(tiny: RunConfig) -> None:
         dataclasses.replace(TUNED, trials=0)
     with pytest.raises(UserError, match=r"^tuned: there is no space for digits\. "):
         planned(tiny, tuned=Tuned(spaces={"fashion": {}}))
-    with pytest.raises(UserError, match=r"^--seeds: 1001 takes in seed 1000"):
+    with pytest.raises(UserError, match=r"^--seeds: 1001 includes seed 1000"):
         planned(tiny, seeds=1001, tuned=TUNED)
     with pytest.raises(UserError, match=r"^arm 'a', tuned: space\.weighting\.gamma: "):
         searches(planned(tiny), Tuned(spaces={"digits": {"weighting.gamma": log(1.0, 9.0)}}))
-    with pytest.raises(UserError, match=r"^train\.learning_rate: every arm of 'toy' is tuned in it"):
+    with pytest.raises(UserError, match=r"^train\.learning_rate: tuning sets it in every arm of 'toy'"):
         searches(planned(tiny, {"train.learning_rate": 1e-3}), TUNED)
     with pytest.raises(UserError, match=r"^arm 'a', tuned: seed: 2 is one of the reporting seeds"):
         searches(planned(tiny), dataclasses.replace(TUNED, seed=2))

@@ -1,13 +1,13 @@
-"""Arms that are trained for as much: the steps of each follow from what a step of it costs.
+"""Match the training budgets of arms: the cost of one step determines the number of steps of each arm.
 
-An arm trains for steps_baseline x cost_baseline / cost_arm steps, rounded. The cost is a step's samples, the
-floating-point operations of its network, or its seconds. The operations are counted on networks without weights, and
-are those of one forward and one backward pass for each sample: no objective calls the network a second time. Seconds
-belong to a machine: they are measured once, before the first run, and kept in
+An arm trains for steps_baseline x cost_baseline / cost_arm steps, rounded. The cost of a step is its samples, the
+floating-point operations of the network, or its seconds. The operations are counted on networks without weights, for
+one forward and one backward pass per sample: no objective calls the network a second time. Seconds depend on the
+machine. They are measured once, before the first run, and kept in
 
     results/local/plans/<plan's name>-seconds.json
 
-so that a study which is continued, also elsewhere, has the same steps.
+so that a continued study has the same steps, also on another machine.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ STEPS = "train.steps"
 
 
 class Timed(TypedDict):
-    """What was measured of an arm."""
+    """Measured times of an arm's step."""
 
     cost: PositiveFloat
-    """Seconds of a step over those of the baseline's: the median of several rounds."""
+    """Seconds of a step divided by seconds of a baseline step: the median of several rounds."""
     seconds: PositiveFloat
-    """Of a step of the arm, the median."""
+    """Median seconds of a step of the arm."""
     least: PositiveFloat
     most: PositiveFloat
-    """`cost` in the rounds."""
+    """Smallest (`least`) and largest `cost` of the rounds."""
     where: str
-    """The processor or accelerator, and how many trials ran side by side on how many threads."""
+    """The processor or accelerator, the number of trials side by side, and their number of threads."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,17 @@ class Matching:
 
     by: By
     costs: dict[str, float]
-    """{arm: what a step of it costs, over what one of the baseline's costs}"""
+    """{arm: cost of its step divided by the cost of a baseline step}"""
     errors: dict[str, float]
-    """{arm: how much more it spends than the baseline since steps are whole, as a share}"""
+    """{arm: its total cost relative to the baseline's, minus 1}; not 0 because steps are whole numbers."""
     timed: dict[str, Timed]
-    """{arm: what was measured}, where seconds match."""
+    """{arm: measured times}, if arms are matched by seconds."""
 
 
 def matched(arms: Mapping[str, RunConfig], baseline: str, by: By, plan: str) -> tuple[dict[str, RunConfig], Matching]:
-    """The arms with the steps that match the baseline's, and how; `plan` is the name of the plan.
+    """Return the arms with matched numbers of steps, and the matching; `plan` is the name of the plan.
 
-    `UserError` where the baseline's whole training costs less than half a step of an arm, or where an arm was not
-    timed yet.
+    `UserError` if the baseline's whole training costs less than half a step of an arm, or if an arm was not timed yet.
     """
     timed = _timed(arms, baseline, plan) if by == "seconds" else {}
     if by == "seconds":
@@ -83,32 +82,32 @@ def matched(arms: Mapping[str, RunConfig], baseline: str, by: By, plan: str) -> 
 
 
 def refuse_lengths(arms: Mapping[str, Mapping[str, Any]]) -> None:
-    """`ConfigError` for an arm that sets the steps, which are to follow from what a step costs."""
+    """Raise `ConfigError` for an arm that sets the steps, which matching sets."""
     for arm, settings in arms.items():
         if path := next((path for path in settings if path in (STEPS, "train")), None):
-            reason = f"matched sets the steps of every arm from the baseline's, and this arm sets {path}"
+            reason = f"`matched` computes every arm's steps from the baseline's, but this arm sets {path}"
             raise ConfigError(f"arm '{arm}'", f"{reason}. Leave out one of the two.")
 
 
 def step_flops(config: RunConfig) -> float:
-    """Floating-point operations of the network in one training step, for the whole batch."""
+    """Return the floating-point operations of the network in one training step, for the whole batch."""
     data = load(config.dataset)
     network = weightless(config.backbone, data.shape, data.num_classes if config.conditional else 0)
     try:
         flops = training_flops(network, data.shape, "meta", config.conditional)
-    except Exception:  # whatever a plugin's network raises that looks at its values
+    except Exception:  # a plugin's network may look at its values and raise anything
         flops = training_flops(config.build(data), data.shape, "cpu", config.conditional)
     return config.train.batch_size * flops
 
 
 def untimed(arms: Mapping[str, RunConfig], baseline: str, plan: str) -> list[str]:
-    """The arms that were not timed beside the baseline yet, and are not trained as it is."""
+    """Return the arms that train differently from the baseline and have not been timed against it yet."""
     known = _known(plan)
     return [arm for arm in _others(arms, baseline) if _key(arms, arm, baseline) not in known]
 
 
 def keep(arms: Mapping[str, RunConfig], baseline: str, plan: str, measured: Mapping[str, Timed]) -> None:
-    """Keep what was measured of some arms, beside what is known of others."""
+    """Write the measured times of some arms; keep the times of others."""
     write_json(_place(plan), {**_known(plan), **{_key(arms, arm, baseline): own for arm, own in measured.items()}})
 
 
@@ -121,26 +120,26 @@ def _cost(arm: str, config: RunConfig, by: By) -> float:
 
 
 def _timed(arms: Mapping[str, RunConfig], baseline: str, plan: str) -> dict[str, Timed]:
-    """What was measured of the arms that are not trained as the baseline is."""
+    """Return the measured times of the arms that train differently from the baseline; `UserError` if one is missing."""
     if missing := untimed(arms, baseline, plan):
-        reason = f"arms are matched by seconds, and the steps of {', '.join(missing)} were not timed yet"
+        reason = f"arms are matched by seconds, but the steps of {', '.join(missing)} were not timed yet"
         raise UserError(f"{plan}: {reason}. Run `harness ablate` first.")
     known = _known(plan)
     return {arm: known[_key(arms, arm, baseline)] for arm in _others(arms, baseline)}
 
 
 def _others(arms: Mapping[str, RunConfig], baseline: str) -> list[str]:
-    """The arms that are trained in another way than the baseline."""
+    """Return the arms that train differently from the baseline."""
     return [arm for arm, config in arms.items() if _trained(config) != _trained(arms[baseline])]
 
 
 def _known(plan: str) -> dict[str, Timed]:
-    remedy = "Remove it, and `harness ablate` measures again; arms whose steps change are trained anew."
+    remedy = "Remove it and `harness ablate` measures again; it trains arms again if their steps change."
     return read_json_if_there(_place(plan), dict[str, Timed], remedy)
 
 
 def _key(arms: Mapping[str, RunConfig], arm: str, baseline: str) -> str:
-    """What stands for an arm beside its baseline: how both are trained, wherever that is, on whichever threads."""
+    """Return a key for an arm and its baseline: a digest of both trainings, without the machine and its threads."""
     return digest({"arm": _trained(arms[arm]), "baseline": _trained(arms[baseline])})
 
 

@@ -1,4 +1,4 @@
-"""A study at a scale: every arm as a full configuration, the looks, and the trials up to one of them."""
+"""Plan of a study at a scale: the full configuration of every arm, the looks, and the trials up to one look."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from harness.runs.validate import refuse_idle
 
 @dataclass(frozen=True)
 class Plan(SharedPlan):
-    """What a study will run, resolved and checked."""
+    """Everything that a study will run, resolved and checked."""
 
     FILE = "plan.json"
 
@@ -43,23 +43,23 @@ class Plan(SharedPlan):
     """{arm: configuration}; the seed in it is a placeholder."""
     looks: Looks
     seeds: tuple[int, ...]
-    """Those that are asked for so far."""
+    """Seeds that are planned so far."""
     metric: str
     nfe: int
     smallest_difference: float
     plugins: tuple[str, ...]
     expected_nfe: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    """{arm: the least and the most calls that it is said to need}"""
+    """{arm: smallest and largest number of calls that its source claims}"""
     changes: Mapping[str, str] = field(default_factory=dict)
-    """What the user changed in every arm, as text: a study with changes has a name of its own."""
+    """Changes by the user in every arm, {path: value as text}; they give the study another name."""
     closed: Mapping[str, int] = field(default_factory=dict)
-    """{arm: the seeds at which it was decided}: it gets no more."""
+    """{arm: number of seeds at which it was decided}; it gets no more seeds."""
     matching: Matching | None = None
-    """What all arms train for as much of; None where each has the steps that its settings say."""
+    """How training budgets are matched; None if each arm has the steps of its settings."""
     tuning: Tuning | None = None
-    """The searches that the arms were tuned by; None where they are compared as they are."""
+    """Searches that tuned the arms; None for arms without tuning."""
     crossing: Crossing | None = None
-    """How the arms combine the levels of axes; None where each stands for itself."""
+    """How the arms combine the levels of axes; None for a study without axes and sweep."""
 
     @classmethod
     def of(
@@ -71,9 +71,9 @@ class Plan(SharedPlan):
         seeds: int | None,
         plugins: Sequence[Path],
     ) -> Self:
-        """The plan of a study on `base` with the user's `changes`; `UserError` when they do not go together.
+        """Return the plan of a study on `base` with the user's `changes`; `UserError` if they do not fit together.
 
-        Without a number of `seeds` it goes up to the first look.
+        `seeds` is the number of seeds per arm, by default as many as at the first look.
         """
         crossing, settings = study.crossed()
         skipped = crossing.skippable if crossing and study.skip_invalid else ()
@@ -102,7 +102,7 @@ class Plan(SharedPlan):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """A plan written by `write`; the plugins it names must have been loaded."""
+        """Read a plan that `write` wrote; its plugins must be loaded already."""
         plain = read_json(path)
         arms = {name: RunConfig.parse(config) for name, config in plain["arms"].items()}
         looks = Looks(tuple(plain["looks"]["seeds"]), plain["looks"]["spending"])
@@ -116,18 +116,19 @@ class Plan(SharedPlan):
 
     @property
     def name(self) -> str:
-        """`<study>-<scale>`, and 6 hex digits over the user's changes where there are some."""
+        """`<study>-<scale>`, followed by 6 hex digits over the user's changes, if there are any."""
         return "-".join([self.study, self.scale, *([digest(dict(self.changes))[:6]] if self.changes else [])])
 
     @property
     def digest(self) -> str:
-        """Of the design: the arms with their data and plugins, the looks, what is compared and what would settle it.
+        """Digest of the design: the arms with their data and plugins, the looks, the metric and the decision rule.
 
-        The seeds so far are no part of it: a design is continued. A changed one finds its finished runs on disk.
+        It does not cover the seeds so far, so a study can be continued. A changed design finds its finished runs on
+        disk.
         """
         plain = self._plain(digested=True)
         for name in ("plugins", "seeds", "closed", "changes", "matching", "tuning"):
-            plain.pop(name, None)  # what follows from the last two is in the arms
+            plain.pop(name, None)  # the arms contain the results of the last two
         plain |= {"budget": self.tuning.budget} if self.tuning else {}
         data = {name: load(config.dataset).fingerprint for name, config in self.arms.items()}
         return digest({**plain, "data": data, "sources": {name: sources(config) for name, config in self.arms.items()}})
@@ -137,25 +138,25 @@ class Plan(SharedPlan):
         return {"question": self.question, "baseline": self.baseline, "looks": list(self.looks.seeds)}
 
     def threaded(self, threads: int) -> Plan:
-        """The same with every arm on so many threads, which its results' last digits depend on."""
+        """Return the plan with this number of threads in every arm; the last digits of results depend on it."""
         arms = {name: override(config, {"train.threads": threads}) for name, config in self.arms.items()}
         return dataclasses.replace(self, arms=arms)
 
     def matched(self, by: By) -> Self:
-        """The same with every arm's steps such that it trains for as much as the baseline."""
+        """Return the plan with every arm's steps matched to the baseline's training budget."""
         arms, matching = matched(self.arms, self.baseline, by, self.name)
         return dataclasses.replace(self, arms=arms, matching=matching)
 
     def tuned(self, tuned: Tuned) -> Self:
-        """The same with every arm at the best settings of its search."""
+        """Return the plan with every arm at the best settings of its search."""
         if tuned.seed in self.seeds:
-            raise UserError(f"--seeds: {len(self.seeds)} takes in seed {tuned.seed}, on which is searched. Take fewer.")
+            raise UserError(f"--seeds: {len(self.seeds)} includes seed {tuned.seed}, which tuning uses. Take fewer.")
         arms, tuning = tuned_arms(self.arms, tuned, self.scale, self.name)
         return dataclasses.replace(self, arms=arms, tuning=tuning)
 
     @property
     def contrasts(self) -> dict[str, Contrast]:
-        """{name: a comparison that a verdict is on}; an arm's against the baseline has its name."""
+        """{name: contrast that gets a verdict}; a contrast of an arm with the baseline has the arm's name."""
         if self.crossing:
             return self.crossing.contrasts()
         others = [arm for arm in self.arms if arm != self.baseline]
@@ -163,21 +164,21 @@ class Plan(SharedPlan):
 
     @property
     def bases(self) -> dict[str, str]:
-        """{arm: what its values are set beside}, without the arms that others are set beside."""
+        """{arm: arm that its values are compared with}, without the baselines themselves."""
         if self.crossing and self.crossing.swept:
             return {arm: contrast.base for arm, contrast in self.contrasts.items()}
         return {arm: self.baseline for arm in self.arms if arm != self.baseline}
 
     @property
     def tested(self) -> list[str]:
-        """The contrasts that are measured where the verdicts are: the chance of an error is divided among them."""
+        """Contrasts measured by the primary metric at the primary NFE; the error level is divided among them."""
         return [name for name, contrast in self.contrasts.items() if all(map(self.asks, contrast.arms))]
 
     @property
     def sharers(self) -> dict[str, tuple[int, int]]:
-        """{contrast: among how many the chance of an error is divided}: where it is judged alone, and with its family.
+        """{contrast: (number, number)}: parts of the error level if it is judged alone, and if judged with its family.
 
-        What is not measured where the verdicts are takes no part.
+        Contrasts that the primary metric does not measure at the primary NFE do not count.
         """
         families = {name: of.family for name, of in self.contrasts.items()}
         asked = Counter(families[name] for name in self.tested)
@@ -185,12 +186,12 @@ class Plan(SharedPlan):
 
     @property
     def kind(self) -> str:
-        """What a contrast is, in a word."""
+        """A word for a contrast: "effect" or "arm"."""
         return "effect" if self.crossing and not self.crossing.swept else "arm"
 
     @property
     def against(self) -> str:
-        """What contrasts are against, in words."""
+        """Baseline of the contrasts, in words."""
         if self.crossing is None:
             return self.baseline
         if self.crossing.swept:
@@ -203,22 +204,23 @@ class Plan(SharedPlan):
         return self.closed.keys() == self.arms.keys()
 
     def asks(self, arm: str) -> bool:
-        """Whether an arm is measured by the primary metric at the primary NFE."""
+        """Whether the primary metric measures this arm at the primary NFE."""
         return self.nfe in points(self.arms[arm]).get(self.metric, ())
 
     def up_to(self, seeds: int) -> Plan:
-        """The same with so many seeds, counted from 0, and every arm open."""
+        """Return the plan with seeds 0 to `seeds` - 1 and every arm open."""
         return dataclasses.replace(self, seeds=tuple(range(seeds)), closed={})
 
     def seeds_of(self, arm: str) -> tuple[int, ...]:
-        """The seeds of an arm so far."""
+        """Return the seeds of an arm so far."""
         return self.seeds[: self.closed.get(arm)]
 
     def trials(self) -> list[tuple[str, int]]:
-        """(arm, seed) of all trials so far.
+        """Return (arm, seed) of all trials so far, in the order in which they run.
 
-        A seed's arms stand together, so that an unfinished study is paired too. Where they share one training, or one
-        arm's flow learns another's pairs, an arm's seeds do: nobody waits then for what another worker trains.
+        The arms of one seed are adjacent, so that an unfinished study is paired too. If all arms share one training, or
+        one arm learns from another's pairs, the seeds of one arm are adjacent: no worker then waits for another's
+        training.
         """
         if self.one_training or any(config.parent for config in self.arms.values()):
             return [(arm, seed) for arm in self.arms for seed in self.seeds_of(arm)]
@@ -226,23 +228,23 @@ class Plan(SharedPlan):
 
     @property
     def one_training(self) -> bool:
-        """Whether the arms differ in how they are judged alone."""
+        """Whether the arms differ only in how they are judged."""
         return len({training_digest(config) for config in self.arms.values()}) == 1
 
     def config(self, arm: str, seed: int) -> RunConfig:
-        """The configuration of a trial."""
+        """Return the configuration of a trial."""
         return dataclasses.replace(self.arms[arm], seed=seed)
 
     def run(self, arm: str, seed: int) -> Run:
-        """The run directory of a trial."""
+        """Return the run directory of a trial."""
         return Run.of(self.config(arm, seed))
 
     def protocol(self, arm: str) -> Protocol:
-        """How an arm is judged."""
+        """Return the evaluation protocol of an arm."""
         return self.arms[arm].protocol()
 
     def unfinished(self) -> list[tuple[str, int]]:
-        """(arm, seed) of the trials of which more will come."""
+        """Return (arm, seed) of the trials that have not ended."""
         return [(arm, seed) for arm, seed in self.trials() if not self.run(arm, seed).ended(self.protocol(arm))]
 
     def _plain(self, digested: bool) -> dict[str, Any]:
@@ -253,11 +255,11 @@ class Plan(SharedPlan):
 
 
 def same_training(runs: Sequence[Run]) -> RunConfig:
-    """That of runs which differ in their seeds alone; `UserError` for others, and for those that lie elsewhere."""
+    """Return the configuration of runs that differ only in their seeds; `UserError` for other or moved runs."""
     for run in runs:
         if training_digest(run.config) != training_digest(runs[0].config):
             raise UserError(
-                f"{run.name} is another training than {runs[0].name}. Take runs that differ in their seeds alone."
+                f"{run.name} and {runs[0].name} are different trainings. Take runs that differ only in their seeds."
             )
         run.require_home()
     return runs[0].config

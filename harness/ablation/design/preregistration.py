@@ -1,8 +1,8 @@
-"""The plan of a study, stored before its first run: a table can tell what was planned from what was not.
+"""Preregistration: the plan of a study is stored before its first run, so tables can mark what was not planned.
 
     results/local/plans/<plan's name>.json
 
-holds every plan that was carried out under that name, oldest first, with how many of its trials had ended by then.
+holds every plan that ran under that name, oldest first, and how many of its trials had ended before.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ class Stored(TypedDict):
     plan: str
     """Its digest."""
     stored: str
-    """When, in UTC."""
+    """Date and time in UTC."""
     commit: str
     ended: int
-    """Trials of it that had ended by then: runs of an earlier plan, or of another study."""
+    """Number of its trials that had ended before: as runs of an earlier plan, or of another study."""
     design: dict[str, Any]
-    """What was planned, by name; an arm by the digest of its configuration."""
+    """{name: planned value}; for each arm, the digest of its configuration."""
 
 
-REMEDY = "Remove it, and the next `harness ablate` stores the plan anew."
+REMEDY = "Remove it and the next `harness ablate` stores the plan again."
 
 
 def preregister(plan: Plan) -> None:
-    """Store the plan, unless it is the last that was stored under its name."""
+    """Store the plan, unless the last plan stored under its name is the same."""
     known = stored(plan)
     if known and known[-1]["plan"] == plan.digest:
         return
@@ -54,12 +54,12 @@ def preregister(plan: Plan) -> None:
 
 
 def stored(plan: Plan) -> list[Stored]:
-    """All that was stored under the name of a plan, oldest first."""
+    """Return all plans stored under the name of this plan, oldest first."""
     return read_json(_place(plan), list[Stored], REMEDY) if _place(plan).exists() else []
 
 
 def unplanned(plan: Plan) -> list[str]:
-    """What of a plan was not planned before its first run, each as a sentence."""
+    """Return the parts of a plan that were not planned before its first run, one sentence each."""
     history = stored(plan)
     place = next((i for i, found in enumerate(history) if found["plan"] == plan.digest), None)
     lines = []
@@ -85,7 +85,7 @@ def _place(plan: Plan) -> Path:
 
 
 def _design(plan: Plan) -> dict[str, Any]:
-    """What a reader wants to know of a change."""
+    """Return the parts of a design whose change a reader wants to see."""
     return {
         "question": plan.question,
         "baseline": plan.baseline,
@@ -103,7 +103,7 @@ def _design(plan: Plan) -> dict[str, Any]:
 
 
 def _changed(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """How a design differs from the one before it."""
+    """Describe how a design differs from the one before it."""
     names = [name for name in {**before, **now} if name != "arms" and before.get(name) != now.get(name)]
     said = [f"{name} {before.get(name, 'unset')} became {now.get(name, 'unset')}" for name in names]
     arms, then = now["arms"], before["arms"]

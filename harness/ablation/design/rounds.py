@@ -1,4 +1,4 @@
-"""Rounds of reflow from finished runs, as a plan: its arms are the flow, each round after it, the distilled last."""
+"""Plan of reflow rounds from finished runs; its arms are the flow, each later round, and last the distilled network."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from harness.runs.students import ONE_STEP_ONLY, asks_for_guidance
 from harness.runs.validate import check, refuse_unreached
 
 MEASURED = ("straightness", "curvature", "transport_cost")
-"""Beside the metrics of the run."""
+"""Metrics that are measured in addition to the run's."""
 
 
 def plan_of(
     runs: Sequence[Run], rounds: int, distil: bool, changes: Mapping[str, Any], plugins: Sequence[Path] = ()
 ) -> Plan:
-    """Arms from the flow of `runs`, which differ in their seeds alone and are finished, on; it is the baseline.
+    """Return a plan whose baseline is the flow of `runs`.
 
-    `changes` of `evaluate` are for every arm, others for the rounds alone. What has learned guided pairs is judged
-    without guidance unless `changes` give one.
+    `UserError` unless the runs are finished and differ only in their seeds. `changes` below `evaluate` apply to every
+    arm, others only to the rounds. Networks that learned guided pairs are judged without guidance, unless `changes` set
+    a guidance.
     """
     for path in changes:
         if path in ("seed", "reflow.rounds", "reflow.distil", "reflow.teacher"):
@@ -63,7 +64,7 @@ def plan_of(
 
 
 def at_one_step(config: RunConfig) -> RunConfig:
-    """Measured at NFE 1 too, where a distilled network stands, if its solver can spend one call; else as it is."""
+    """Add NFE 1, the NFE of a distilled network, if the solver can sample with one call; else change nothing."""
     if 1 in config.evaluate.nfe:
         return config
     more = {"evaluate.nfe": [1, *config.evaluate.nfe]}
@@ -75,11 +76,11 @@ def at_one_step(config: RunConfig) -> RunConfig:
 
 
 def _first_round(teacher: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
-    """The round after `teacher`, which is named where its own configuration would not be the same without the round."""
-    own = {"reflow.guidance": Guidance()} if teacher.parent else {}  # of the pairs that the teacher learned
+    """Return the round after `teacher`; it names the teacher unless the number of rounds implies the same one."""
+    own = {"reflow.guidance": Guidance()} if teacher.parent else {}  # the teacher keeps its own pairs' guidance
     named = override(teacher, {**own, **changes, "reflow.teacher": teacher, "reflow.rounds": 1})
     try:
         implied = override(teacher, {**changes, "reflow.rounds": teacher.reflow.rounds + 1})
-    except ConfigError:  # of a teacher with these changes
+    except ConfigError:  # the changes are invalid for the teacher
         return named
     return implied if implied.parent and training_digest(implied.parent) == training_digest(teacher) else named

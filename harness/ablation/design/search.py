@@ -1,7 +1,7 @@
-"""A search: which settings of a scale give the best samples, drawn by Optuna and given up where they fall behind.
+"""Search for the settings of a scale with the best samples: Optuna draws them, and a pruner stops poor trials early.
 
-The best is then an arm of an ordinary study beside the scale's own settings, on seeds that the search never saw. A
-search against a cost has no best, but a front: the settings of which none are better and cheaper.
+An ordinary study then compares the best settings with the scale's own, on seeds that the search never saw. A search
+against a cost has no single best but a Pareto front: settings that no other settings beat in both quality and cost.
 """
 
 from __future__ import annotations
@@ -21,40 +21,40 @@ from harness.core.errors import UserError
 BASELINE, WINNER = "default", "tuned"
 """The arms of the comparison that follows a search."""
 BEST, KNEE, CHEAPEST = "best", "knee", "cheapest"
-"""Its arms beside the baseline where the search has a front: both ends, and `costs.knee` between them."""
+"""Arms in place of `WINNER` if the search has a front: its two ends, and `costs.knee` between them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """What a search file assigns to `SEARCH`."""
+    """A search, as a file in studies/ assigns it to `SEARCH`; wrong values raise `UserError`."""
 
     question: str
     spaces: Mapping[str, Mapping[str, Any]]
-    """{scale: {path: what is drawn for it}}: a scale's length and network decide which ranges are sensible."""
+    """{scale: {path: range to draw from}}; sensible ranges depend on a scale's training length and network."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    """Paths and values that every trial has beside what is drawn."""
+    """{path: value} of every trial, in addition to the drawn values."""
     metric: str | None = None
-    """What is searched for; None is the first of the scale's `evaluate.metrics`."""
+    """Metric to optimise; None is the first of the scale's `evaluate.metrics`."""
     nfe: Index = 32
-    """The NFE at which it is measured."""
+    """NFE at which the metric is measured."""
     samples: int = 5000
-    """At most so many judge a trial, of those that the scale has at the NFE; the comparison takes all of these."""
+    """Largest number of samples to judge a trial; the comparison uses as many as the scale has at this NFE."""
     against: Against | None = None
-    """What it costs, less being better: one of `costs.COSTS`. A search then has two objectives."""
+    """Cost to minimise as a second objective, one of `costs.COSTS`; None is a search with one objective."""
     pruner: Literal["median", "hyperband"] | None = "median"
-    """What gives trials up that fall behind; None trains each to its end, as a search `against` a cost must."""
+    """Pruner that stops poor trials early; None trains every trial to its end, as a search `against` a cost must."""
     rungs: int = 4
-    """The pruner looks at a trial after each such part of its steps; Hyperband, which takes a power of two, after one
-    part, two, four, ..."""
+    """The steps of a trial are divided into this many equal parts. The median pruner looks at a trial after each part;
+    Hyperband after 1, 2, 4, ... parts, and `rungs` is then a power of two."""
     trials: int = 24
     seed: int = 1000
-    """The training seed of every trial, and Optuna's; none that is reported."""
+    """Training seed of every trial, and seed of Optuna; it must not be a reporting seed."""
     smallest_difference: float = 0.05
-    """Relative difference below which the winner is as good as the scale's own settings."""
+    """Relative difference below which the winner and the scale's own settings count as equally good."""
     looks: Sequence[int] = (5, 10, 20, 40)
     """Reporting seeds, counted from 0, at each look of the comparison."""
     name: str = ""
-    """The file's name; filled in on loading."""
+    """Name of the file, set on loading."""
 
     def __post_init__(self) -> None:
         require_types(self)
@@ -71,21 +71,21 @@ class Search:
             )
 
     def _check_pruner(self) -> None:
-        """`UserError` where the pruner has nothing to go by, or nothing to give up."""
+        """Raise `UserError` for a pruner that does not fit the objectives or the rungs."""
         if self.against and self.pruner:
-            reason = f"'{self.pruner}' goes by one objective, and against='{self.against}' makes two"
+            reason = f"'{self.pruner}' needs a single objective, but against='{self.against}' makes two"
             raise UserError(f"pruner: {reason}. Write pruner=None.")
         if self.pruner and self.rungs < 2:
-            reason = f"{self.rungs} is less than 2, and nothing is left to be given up at the end"
+            reason = f"{self.rungs} is less than 2, and the pruner cannot stop a trial at its end"
             raise UserError(f"rungs: {reason}. Take two or more, or write pruner=None.")
         if self.pruner == "hyperband" and self.rungs.bit_count() != 1:
-            reason = f"{self.rungs} is no power of two, and Hyperband halves after 1, 2, 4, ... such parts of the steps"
+            reason = f"{self.rungs} is not a power of two, but Hyperband prunes after 1, 2, 4, ... parts of the steps"
             raise UserError(f"rungs: {reason}. Take 2, 4, 8 or 16.")
         if not self.pruner and self.rungs != Search.rungs:
-            raise UserError("rungs: without a pruner nobody looks at a trial before its end. Leave them out.")
+            raise UserError("rungs: they have no effect without a pruner. Leave them out.")
 
     def comparison(self, winners: Mapping[str, Mapping[str, Any]]) -> Study:
-        """The study that compares settings, by the name of their arm, with the scale's own."""
+        """Return the study that compares the settings of `winners`, {arm: settings}, with the scale's own."""
         tuned = {arm: {**self.fixed, **settings} for arm, settings in winners.items()}
         arms: dict[str, Mapping[str, Any]] = {BASELINE: {}, **tuned}
         return Study(
@@ -95,5 +95,5 @@ class Search:
 
 
 def load_search(name: str) -> Search:
-    """The search of a file in studies/, by its name, or of any file that ends in .py, by its path."""
+    """Load the search of a file in studies/, given by its name, or of any file, given by a path that ends in .py."""
     return load_declared(name, "SEARCH", Search)

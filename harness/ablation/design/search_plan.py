@@ -1,4 +1,4 @@
-"""A search at a scale, resolved and checked; the comparison that follows it, and the searches that tune arms."""
+"""Plan of a search at a scale, plan of the comparison that follows it, and the searches that tune arms."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from harness.runs.config import RunConfig
 from harness.runs.validate import check, refuse_unreached
 
 SAMPLED = ("solver", "time_grid", "guidance", "average", "checkpoint")
-"""What a space may have of `evaluate`: it changes the samples, and all else how they are judged."""
+"""Settings of `evaluate` that a space may contain: they change the samples; all others change how these are judged."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class SearchPlan(SharedPlan):
     scale: str
     question: str
     base: RunConfig
-    """What a trial changes: the scale with the user's changes and what is fixed, judged as trials are."""
+    """Configuration that trials change: the scale with the user's changes and the fixed values, judged like trials."""
     space: dict[str, Any]
     metric: str
     nfe: int
@@ -53,7 +53,7 @@ class SearchPlan(SharedPlan):
 
     @classmethod
     def of(cls, search: Search, scale: str, base: RunConfig, trials: int | None, plugins: Sequence[Path]) -> Self:
-        """The plan of a search on `base`; `UserError` when they do not go together."""
+        """Return the plan of a search on `base`; `UserError` if they do not fit together."""
         if scale not in search.spaces:
             raise UserError(f"--scale: '{search.name}' has no space for {scale}. {did_you_mean(scale, search.spaces)}")
         metric = search.metric or base.evaluate.metrics[0].name
@@ -69,7 +69,7 @@ class SearchPlan(SharedPlan):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """A plan written by `write`; the plugins it names must have been loaded."""
+        """Read a plan that `write` wrote; its plugins must be loaded already."""
         plain = read_json(path)
         space = {name: json_to_distribution(text) for name, text in plain["space"].items()}
         return cls(
@@ -78,12 +78,12 @@ class SearchPlan(SharedPlan):
 
     @property
     def name(self) -> str:
-        """`<search>-<scale>-search`: beside it, `<search>-<scale>` is the comparison that follows."""
+        """`<search>-<scale>-search`; the comparison that follows is called `<search>-<scale>`."""
         return f"{self.search}-{self.scale}-search"
 
     @property
     def digest(self) -> str:
-        """Without the number of trials: more of them continue the same search."""
+        """Digest of the search without the number of trials: more trials continue the same search."""
         plain = self._plain(digested=True)
         del plain["plugins"], plain["trials"], plain["question"]
         return digest({**plain, "data": load(self.base.dataset).fingerprint, "sources": sources(self.base)})
@@ -100,35 +100,35 @@ class SearchPlan(SharedPlan):
 
     @property
     def protocol(self) -> Protocol:
-        """How a trial is judged, but for what is drawn of `evaluate`."""
+        """Evaluation protocol of a trial, except for drawn settings of `evaluate`."""
         return self.base.protocol()
 
     @property
     def between_rungs(self) -> int:
-        """Steps from one rung to the next; the first comes after as many."""
+        """Steps between rungs, and before the first one; Hyperband uses only rungs 1, 2, 4, ..."""
         return self.base.train.sample_every
 
     def is_rung(self, step: int) -> bool:
-        """Whether the pruner looks at a trial after so many steps, of which Hyperband's double from rung to rung."""
+        """Whether the pruner looks at a trial after this number of steps."""
         parts, rest = divmod(step, self.between_rungs)
         return not rest and parts < self.rungs and (self.pruner == "median" or parts.bit_count() == 1)
 
     def config(self, drawn: Mapping[str, Any]) -> RunConfig:
-        """The configuration of a trial."""
+        """Return the configuration of a trial."""
         return override(self.base, settings(drawn))
 
     def own(self) -> dict[str, Any]:
-        """The draw that gives the scale's own settings, as far as they lie in the space."""
+        """Return the draw that gives the scale's own settings, as far as they are in the space."""
         return inverse(self.space, flatten(self.base))
 
     def first(self) -> list[dict[str, Any]]:
-        """What is tried before anything is drawn: the scale's own, then a space of few choices whole."""
+        """Return the first draws: the scale's own settings, then all of a space with at most `trials` combinations."""
         own = self.own()
         everything = combinations(self.space, self.trials)
         return sorted(everything, key=lambda draw: draw != own) if everything else [own]
 
     def corners(self) -> dict[str, RunConfig]:
-        """{settings: configuration} at both ends of every range; `ConfigError` where there can be none."""
+        """Return {settings: configuration} at both ends of every range; `ConfigError` if one is invalid."""
         return {_told(end): config for end, config in self._ends()}
 
     def _ends(self) -> list[tuple[dict[str, Any], RunConfig]]:
@@ -142,11 +142,11 @@ class SearchPlan(SharedPlan):
         return out
 
     def check(self) -> None:
-        """Raise what training would trip over at an end of a range."""
+        """Raise `UserError` if the metric, the cost or an end of a range cannot work."""
         if issubclass(find("metric", self.metric), FlowMetric):
-            raise UserError(f"metric: {self.metric} is measured of the flow, a search judges samples. Choose another.")
+            raise UserError(f"metric: {self.metric} measures the flow, but a search judges samples. Choose another.")
         if self.against and COSTS[self.against].of_curve and len(self.base.evaluate.nfe) < 2:
-            reason = f"{self.against} are read off a curve over NFE, and evaluate.nfe has {self.nfe} alone"
+            reason = f"{self.against} are read from a curve over NFE, but evaluate.nfe has only {self.nfe}"
             raise UserError(f"against: {reason}. Set more, like evaluate.nfe=[2,4,8,16,32].")
         for end, config in self._ends():
             try:
@@ -164,23 +164,23 @@ def compared(
     search: Search, scale: str, base: RunConfig, changes: Mapping[str, Any], seeds: int | None, plugins: Sequence[Path],
     winners: Mapping[str, Mapping[str, Any]],
 ) -> Plan:  # fmt: skip
-    """The plan of the comparison, on seeds that the search never sees."""
+    """Return the plan of the comparison that follows a search; `UserError` if its seeds include the search's seed."""
     plan = Plan.of(search.comparison(winners), scale, base, changes, seeds, plugins)
     if search.seed in plan.seeds:
-        raise UserError(f"--seeds: {seeds} takes in seed {search.seed}, on which is searched. Take fewer.")
+        raise UserError(f"--seeds: {seeds} includes seed {search.seed}, which the search uses. Take fewer.")
     return plan
 
 
 def searches(plan: Plan, tuned: Tuned) -> dict[str, SearchPlan]:
-    """{arm: the search that it is tuned by} of a plan with the arms as they are before.
+    """Return {arm: the search that tunes it} for a plan whose arms are not tuned yet.
 
-    `UserError` where an arm cannot be searched for, as when the space has a path that it lacks.
+    `UserError` if an arm cannot be tuned, for example if it lacks a path of the space.
     """
     out = {}
     drawn = [path for name in tuned.budget(plan.scale)["spaces"][plan.scale] for path in paths_of(name)]
     if path := drawn_of(plan.changes, drawn):
         raise ConfigError(
-            path, f"every arm of '{plan.study}' is tuned in it, so it would change nothing. Leave it out."
+            path, f"tuning sets it in every arm of '{plan.study}', so the change has no effect. Leave it out."
         )
     for arm, config in plan.arms.items():
         try:
@@ -196,14 +196,14 @@ def searches(plan: Plan, tuned: Tuned) -> dict[str, SearchPlan]:
 
 
 def _named(plan: Plan, arm: str) -> str:
-    """What the search of an arm is called: a part of paths, whatever the arm's name is."""
+    """Return the name of an arm's search, which is safe as a part of a path."""
     word = re.sub(r"[^a-z0-9]+", "_", arm.lower()).strip("_")[:40]
     changes = plan.name.removeprefix(f"{plan.study}-{plan.scale}")
     return "-".join([plan.study + changes, word, *([] if word == arm else [digest({"arm": arm})[:6]])])
 
 
 def _judged(base: RunConfig, search: Search, metric: str) -> RunConfig:
-    """`base` with the search's seed, looked at on every rung, judged by its metric alone, where the search reads it."""
+    """Return `base` with the search's seed and rungs; only the search's metric judges it, at the NFEs of the search."""
     require_metric(metric)
     named: list[Any] = [m for m in base.evaluate.metrics if m.name == metric]
     curve = base.evaluate.nfe if search.against and COSTS[search.against].of_curve else ()
@@ -220,17 +220,17 @@ def _judged(base: RunConfig, search: Search, metric: str) -> RunConfig:
 
 
 def _told(end: Mapping[str, Any]) -> str:
-    """Settings as `--set` takes them, one after another."""
+    """Return settings as text, in the form of `--set`."""
     return ", ".join(f"{path}={value}" for path, value in end.items())
 
 
 def _refuse_unjudged(space: Mapping[str, Any], pruner: str | None) -> None:
-    """`ConfigError` for a path by which trials would be judged in different ways, or train on different seeds."""
+    """Raise `ConfigError` for a path that would change the evaluation, the seed or a pruned length of trials."""
     for path in (path for name in space for path in paths_of(name)):
         group, _, below = path.partition(".")
         if group == "seed" or (group == "evaluate" and below.partition(".")[0] not in SAMPLED):
-            reason = "values of trials that differ in it cannot be compared"
+            reason = "values of trials that differ in it are not comparable"
             raise ConfigError(f"space.{path}", f"{reason}. Leave it out.")
         if path == "train.steps" and pruner:
-            reason = "the pruner compares trials after as many steps, whatever share of their training these are"
+            reason = "the pruner compares trials at equal numbers of steps, so trials of different length do not fit"
             raise ConfigError("space.train.steps", f"{reason}. Leave it out, or give a search pruner=None.")

@@ -1,4 +1,4 @@
-"""What a plan and a search have in common: a name, a digest and a folder, from which every worker reads them."""
+"""Base of study plans and search plans: a name, a digest, and a folder from which every worker reads the plan."""
 
 from __future__ import annotations
 
@@ -12,48 +12,48 @@ from harness.core.files import results_folder, write_json
 
 
 class Written(TypedDict):
-    """What every reader of a plan's file looks for first."""
+    """The part of a plan's file that every reader needs first."""
 
     plugins: list[str]
 
 
 class SharedPlan(ABC):
-    """What is carried out by workers that may die at any time, and is continued by the same command."""
+    """Plan that workers carry out; they may die at any time, and the same command continues."""
 
     FILE: ClassVar[str]
     """Name of the file that workers read."""
     question: str
     metric: str
-    """The primary one."""
+    """Name of the primary metric."""
     plugins: tuple[str, ...]
-    """Paths of the files whose components take part."""
+    """Paths of plugin files that define components of the plan."""
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """What its tables are called."""
+        """Name of the plan and of its tables."""
 
     @property
     @abstractmethod
     def digest(self) -> str:
-        """12 hex digits over what its values depend on: another digest is another Optuna study and folder."""
+        """12 hex digits over everything that its values depend on; each digest has its own Optuna study and folder."""
 
     @property
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """What a reader of the record should know."""
+        """Facts about the plan for a reader of its record, as JSON values."""
 
     @abstractmethod
     def _plain(self, digested: bool) -> dict[str, Any]:
-        """As JSON holds it, with or without what says only how it is carried out."""
+        """Return a JSON object of the plan; `digested` leaves out settings that do not change results."""
 
     @property
     def folder(self) -> Path:
-        """Where its journal, leases and workers' logs are."""
+        """Folder of its journal, leases and workers' logs."""
         return results_folder() / "local" / "studies" / f"{self.name}-{self.digest}"
 
     def write(self, folder: Path | None = None) -> Path:
-        """Store it for the workers, in its own folder unless another is given."""
+        """Write the plan for the workers, by default to its own folder; return the path of the file."""
         path = (folder or self.folder) / self.FILE
         write_json(path, self._plain(digested=False))
         return path

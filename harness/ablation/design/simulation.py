@@ -1,4 +1,4 @@
-"""What a group-sequential design decides, and when, in simulated studies: what power and trials to expect of it."""
+"""Simulate studies with a group-sequential design, to estimate its power and its number of trials."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from harness.ablation.design.looks import Looks, quantile
 
 @dataclass(frozen=True)
 class Simulated:
-    """What became of the arms beside the baseline, each an array [studies, arms]."""
+    """Outcomes of the arms other than the baseline, each an array [studies, arms]."""
 
     decided: np.ndarray
     """Whether an arm has a verdict by the last look."""
     wrong: np.ndarray
-    """Whether it is false: better or worse without a difference or against it, a tie at the smallest difference."""
+    """Whether the verdict is wrong: better or worse against the true sign or at no difference, or a tie outside the
+    smallest difference."""
     seeds: np.ndarray
-    """At how many an arm was decided; all where it was not."""
+    """Number of seeds at which an arm was decided; all seeds if it was not."""
 
     @property
     def trials(self) -> np.ndarray:
-        """Of each study, [studies]: the arms' seeds and the baseline's, which runs while any arm is open."""
+        """Trials per study, [studies]: the seeds of all arms and of the baseline, which runs while any arm is open."""
         return self.seeds.sum(1) + self.seeds.max(1)
 
 
 def simulate(looks: Looks, sds: Sequence[float], true: float, smallest_difference: float, studies: int) -> Simulated:
-    """Studies with one arm for each of `sds`, the standard deviations of its log ratios over seeds.
+    """Simulate studies with one arm per entry of `sds`, the standard deviations of log ratios over seeds.
 
-    All arms have the log ratio `true`. Log ratios are normal, and share the baseline's noise as paired seeds do: half
-    of the variance where all sds are the same. An arm keeps its first verdict and gets no more seeds.
+    `true` is the true log ratio of every arm. Log ratios are normal and share the baseline's noise, as paired seeds do:
+    it is half of the variance if all sds are equal. An arm keeps its first verdict and gets no more seeds.
     """
     rng = np.random.default_rng(0)
     arms = len(sds)

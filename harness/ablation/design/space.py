@@ -1,4 +1,4 @@
-"""What a search draws from: Optuna's distributions by configuration path.
+"""Search space: Optuna's distributions by configuration path, as a study file declares them.
 
     {
         "train.learning_rate": log(1e-4, 5e-4),
@@ -7,8 +7,8 @@
         "train.batch_size, train.steps": together((64, 800), (128, 500)),
     }
 
-`1 - path` stands for how far the value is from one, for what is near it. Several paths take the values of one row
-together.
+With `1 - path`, the distance of the value from 1 is drawn, for values near 1. Several paths in one name take the values
+of one row together.
 """
 
 from __future__ import annotations
@@ -26,27 +26,31 @@ from harness.core.errors import ConfigError, UserError
 
 Space = Mapping[str, BaseDistribution]
 DIGITS = 3
-"""Significant digits of a number in use: its reader can set the very one that a table shows."""
+"""Drawn numbers are rounded to this many significant digits, so a user can set exactly the number in a table."""
 _ONE_MINUS = "1 - "
 _AND = ", "
 
 
 def even(low: float, high: float) -> BaseDistribution:
-    """From low to high, both included; whole numbers when both are."""
+    """Return the uniform distribution from low to high, both included; over integers if both are integers."""
     if _whole(low, high):
         return _checked(lambda: IntDistribution(int(low), int(high)))
     return _checked(lambda: FloatDistribution(low, high))
 
 
 def log(low: float, high: float) -> BaseDistribution:
-    """From low to high, both included, evenly in the logarithm; whole numbers when both are."""
+    """Return the log-uniform distribution from low to high, both included; over integers if both are integers."""
     if _whole(low, high):
         return _checked(lambda: IntDistribution(int(low), int(high), log=True))
     return _checked(lambda: FloatDistribution(low, high, log=True))
 
 
 def one_of(*values: Any) -> BaseDistribution:
-    """One of these: numbers, texts, true, false, None, or components like {"name": "log_snr", "low": -7.5}."""
+    """Return a choice of these values.
+
+    A value is a number, text, True, False, None, or a component like {"name": "log_snr", "low": -7.5}; `UserError` for
+    any other value.
+    """
     drawn = [json.dumps(value) if isinstance(value, Mapping) and "name" in value else value for value in values]
     wrong = [value for value in drawn if not isinstance(value, (int, float, str, type(None)))]
     wrong += [value for value in values if isinstance(value, str) and value.startswith("{")]
@@ -56,9 +60,9 @@ def one_of(*values: Any) -> BaseDistribution:
 
 
 def together(*rows: Iterable[Any]) -> BaseDistribution:
-    """One of these rows, each with a value for every path of the name.
+    """Return a choice of rows, each with one value for every path of the name; `UserError` for any other value.
 
-    It is for settings that depend on each other, or that must cost as much.
+    Use it for settings that depend on each other, or that must have the same cost together.
     """
     if wrong := [row for row in rows if not isinstance(row, (list, tuple))]:
         raise UserError(f"space: {wrong[0]!r} is no row, like (64, 800). Correct the range.")
@@ -66,7 +70,7 @@ def together(*rows: Iterable[Any]) -> BaseDistribution:
 
 
 def require_ranges(spaces: Mapping[str, Mapping[str, Any]]) -> None:
-    """`ConfigError` for what is drawn from no range, by scale and name."""
+    """Raise `ConfigError` for an entry of {scale: {name: range}} that is no valid range."""
     for scale, space in spaces.items():
         paths = [path for name in space for path in paths_of(name)]
         if twice := next((path for path in paths if paths.count(path) > 1), None):
@@ -77,36 +81,36 @@ def require_ranges(spaces: Mapping[str, Mapping[str, Any]]) -> None:
                 reason = f"{drawn!r} is no range. Write even(...), log(...), one_of(...) or together(...)."
                 raise ConfigError(place, reason)
             if _AND in name and name.startswith(_ONE_MINUS):
-                raise ConfigError(place, 'only a path of its own can stand behind "1 - ". Give the values themselves.')
+                raise ConfigError(place, '"1 - " works with a single path only. Give the values themselves.')
             if _AND in name and not _rows_of(name, drawn):
                 reason = f"expected together(...) with {len(paths_of(name))} values in each row, got {drawn}"
                 raise ConfigError(place, f"{reason}. Give each path a value.")
 
 
 def bare(name: str) -> str:
-    """A name of a space without "1 - "."""
+    """Return a name of a space without "1 - "."""
     return name.removeprefix(_ONE_MINUS)
 
 
 def paths_of(name: str) -> list[str]:
-    """The configuration paths that a name in a space stands for."""
+    """Return the configuration paths in a name of a space."""
     return bare(name).split(_AND)
 
 
 def settings(drawn: Mapping[str, Any]) -> dict[str, Any]:
-    """{path: value} of what was drawn by name, numbers rounded to `DIGITS`."""
+    """Return {path: value} of a draw {name: drawn value}, with numbers rounded to `DIGITS`."""
     return {path: value for name, x in drawn.items() for path, value in _settings(name, x).items()}
 
 
 def inverse(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
-    """What would have to be drawn for the values of these paths, as far as the space has it."""
+    """Return the draw {name: value} that gives these values {path: value}, as far as the space contains it."""
     known = [name for name in space if all(path in values for path in paths_of(name))]
     wanted = {name: _wanted(name, [values[path] for path in paths_of(name)]) for name in known}
     return {name: x for name, x in wanted.items() if _within(space[name], x)}
 
 
 def combinations(space: Space, most: int) -> list[dict[str, Any]]:
-    """All that can be drawn; none where that is more than `most`, or where a range is not a list of choices."""
+    """Return all possible draws; empty if there are more than `most`, or if a range is not a list of choices."""
     choices = [drawn.choices for drawn in space.values() if isinstance(drawn, CategoricalDistribution)]
     if len(choices) < len(space) or math.prod(map(len, choices)) > most:
         return []
@@ -114,7 +118,7 @@ def combinations(space: Space, most: int) -> list[dict[str, Any]]:
 
 
 def ends(name: str, distribution: BaseDistribution) -> list[dict[str, Any]]:
-    """The settings to check before any are drawn: both ends, or all of a choice."""
+    """Return the settings to check before a search: at both ends of a range, or at every choice."""
     if isinstance(distribution, CategoricalDistribution):
         drawn = distribution.choices
     else:
@@ -123,7 +127,7 @@ def ends(name: str, distribution: BaseDistribution) -> list[dict[str, Any]]:
 
 
 def evened(distribution: BaseDistribution) -> tuple[BaseDistribution, Callable[[Any], Any]]:
-    """The distribution on the scale on which it is even, and what takes a drawn value there."""
+    """Return the distribution on the scale on which it is uniform, and the map of drawn values to that scale."""
     if isinstance(distribution, CategoricalDistribution):
         return distribution, lambda x: x
     scale = math.log if distribution.log else float  # type: ignore[attr-defined]
@@ -131,7 +135,7 @@ def evened(distribution: BaseDistribution) -> tuple[BaseDistribution, Callable[[
 
 
 def _settings(name: str, x: Any) -> dict[str, Any]:
-    """{path: value} of what was drawn by a name."""
+    """Return {path: value} for the value x that was drawn for a name."""
     paths = paths_of(name)
     if len(paths) > 1:
         return dict(zip(paths, _values(x), strict=True))
@@ -142,14 +146,14 @@ def _settings(name: str, x: Any) -> dict[str, Any]:
 
 
 def _wanted(name: str, values: list[Any]) -> Any:
-    """What would have to be drawn by a name for its paths to have these values."""
+    """Return the draw for a name that gives its paths these values."""
     if len(values) > 1:
         return _row(values)
     return _from_one(values[0]) if name.startswith(_ONE_MINUS) and values[0] is not None else values[0]
 
 
 def _row(values: Iterable[Any]) -> str:
-    """A row of values as the one text that Optuna draws."""
+    """Return a row of values as the single text that Optuna draws."""
     return json.dumps([*values])[1:-1]
 
 
@@ -167,7 +171,7 @@ def _rows_of(name: str, distribution: BaseDistribution) -> bool:
 
 
 def _from_one(x: float) -> float:
-    """1 - x without the last digits that are not its own."""
+    """Return 1 - x without floating-point error in the last digits."""
     return round(1 - x, 12)
 
 
@@ -178,7 +182,7 @@ def _within(distribution: BaseDistribution, x: Any) -> bool:
 
 
 def _whole(low: float, high: float) -> bool:
-    """Whether both ends are whole numbers; `UserError` where one is no finite number."""
+    """Whether both ends are integers; `UserError` if one is not a finite number."""
     for end in (low, high):
         if not isinstance(end, (int, float)) or not abs(end) <= sys.float_info.max:
             raise UserError(f"space: {end!r} is no finite number. Correct the range.")
@@ -188,5 +192,5 @@ def _whole(low: float, high: float) -> bool:
 def _checked(build: Callable[[], BaseDistribution]) -> BaseDistribution:
     try:
         return build()
-    except ValueError as error:  # Optuna's own words, which name both ends
+    except ValueError as error:  # Optuna's message names both ends
         raise UserError(f"space: {str(error).rstrip('.')}. Correct the range.") from None

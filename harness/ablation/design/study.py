@@ -1,4 +1,4 @@
-"""A study: the question, the arms that answer it and what would settle it, all said before anything runs."""
+"""Study: the question, the arms that answer it and the decision rule, all declared before the first run."""
 
 from __future__ import annotations
 
@@ -24,53 +24,57 @@ _NAME = re.compile(r"[a-z0-9_]+")
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What a study file assigns to `STUDY`: arms, each a mapping of configuration paths to values, or axes."""
+    """A study with arms ({configuration path: value} each) or axes, as a study file assigns it to `STUDY`.
+
+    `UserError` for fields that have a wrong value or do not fit together.
+    """
 
     question: str
     baseline: str = ""
-    """The arm that the others are compared with. With axes it may be left out: their first levels."""
+    """Arm that the others are compared with. With axes, the default is the combination of the first levels."""
     arms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     axes: Mapping[str, Any] = field(default_factory=dict)
-    """In place of arms, {path: its values} or {name: {level: settings}}: every combination is an arm, and verdicts are
-    on the main effects (`crossing`)."""
+    """Instead of arms: {path: values} or {name: {level: settings}}. Every combination is an arm, and verdicts are on
+    main effects (`crossing`)."""
     fraction: float = 1.0
-    """The share of the combinations that runs, like 1/2: a regular fraction (`fractions`)."""
+    """Share of the combinations of axes to run, like 1/2: a regular fraction (`fractions`)."""
     sweep: Mapping[str, Any] = field(default_factory=dict)
-    """Like axes, beside arms: each is trained at every setting, and compared with the baseline there."""
+    """Axes in addition to arms: each arm is trained at every setting, and compared with the baseline there."""
     skip_invalid: bool = False
-    """Whether combinations that a configuration refuses are left out, and said; else the study is refused."""
+    """Whether to leave out invalid combinations, with a note; if false, they are an error."""
     metric: str | None = None
-    """The primary metric: verdicts are on it alone. None is the first of the scale's `evaluate.metrics`."""
+    """Primary metric, the only one with verdicts; None is the first of the scale's `evaluate.metrics`."""
     nfe: Index = 32
-    """The NFE at which the primary metric is compared."""
+    """NFE at which the primary metric is compared."""
     smallest_difference: float = 0.05
-    """Relative difference below which two arms are as good as each other; a tie is claimed within it."""
+    """Relative difference below which two arms count as equally good; a difference proven to be within it is a tie."""
     looks: Sequence[int] = (5, 10, 20, 40)
-    """Training seeds, the same ones for every arm, at each look at the results; an arm that is decided gets no more."""
+    """Numbers of training seeds at which the results are examined; arms share seeds, and a decided arm gets no more."""
     spending: Spending = "proportional"
-    """How the chance of an error is divided over the looks: by the seeds that each adds, or equally (`looks`)."""
+    """How the error level is divided over looks: in proportion to the seeds that each adds, or equally (`looks`)."""
     matched: By | None = None
-    """What every arm trains for as much of as the baseline (`matching`): samples, FLOPs or seconds; None is steps."""
+    """Training budget that all arms share with the baseline: samples, FLOPs or seconds; None: steps (`matching`)."""
     tuned: Tuned | None = None
-    """The search by which each arm is tuned before the first look; None compares the arms as they are."""
+    """Search that tunes each arm before the first look; None compares the arms as they are."""
     metrics: Sequence[str] = ()
-    """Measured beside the scale's own, of every arm that they mean something for."""
+    """Names of metrics to measure in addition to the scale's, in every arm for which they are defined."""
     expected_nfe: Mapping[str, tuple[Index, Index]] = field(default_factory=dict)
-    """{arm: the least and the most calls that it is said to need for `readouts.NEAR` its quality at the largest NFE}"""
+    """{arm: smallest and largest number of calls that its source claims for a quality within `readouts.NEAR` of that at
+    the largest NFE}"""
     name: str = field(default="", kw_only=True)
-    """What its tables and runs are found by; that of a file in studies/ is the file's, and is filled in on loading."""
+    """Name of its tables and runs; for a file in studies/, loading sets it to the name of the file."""
 
     def __post_init__(self) -> None:
         if self.tuned is not None and not isinstance(self.tuned, Tuned):
             raise ConfigError("tuned", f"expected Tuned(...), got {self.tuned!r}. Write Tuned(spaces={{...}}).")
         require_types(self)
         if self.axes and (self.arms or self.sweep):
-            raise UserError("axes: they take the place of arms and of a sweep. Make the arms or the sweep an axis.")
+            raise UserError("axes: they replace arms and a sweep. Make the arms or the sweep an axis.")
         if len(self.axes) == 1:
-            raise UserError("axes: there is one alone, and nothing to combine it with. Name two, or make it arms.")
+            raise UserError("axes: there is only one, with nothing to combine. Name two or more, or use arms instead.")
         if not self.axes and (self.baseline not in self.arms or len(self.arms) < 2):
             raise UserError(
-                f"baseline '{self.baseline}': it and one more must be among the arms. "
+                f"baseline '{self.baseline}': the arms must include it and another one. "
                 f"{did_you_mean(self.baseline, self.arms)}"
             )
         if self.fraction != 1 and not self.axes:
@@ -83,7 +87,7 @@ class Study:
         if unknown := self.expected_nfe.keys() - arms.keys():
             raise UserError(f"expected_nfe: '{min(unknown)}' is no arm. {did_you_mean(min(unknown), arms)}")
         if wrong := [arm for arm, calls in self.expected_nfe.items() if len(calls) != 2]:
-            raise UserError(f"expected_nfe: that of '{wrong[0]}' is no pair. Name the least and the most calls.")
+            raise UserError(f"expected_nfe: '{wrong[0]}' needs a pair: the smallest and the largest number of calls.")
         if not 0 < self.smallest_difference < 1:
             raise UserError(f"smallest_difference: {self.smallest_difference} is outside (0, 1). 0.05 means 5 %.")
         looks = Looks.planned(self.looks, self.spending)
@@ -93,12 +97,10 @@ class Study:
             self.tuned.refuse_drawn(arms)
             self.tuned.refuse_reported(looks)
         if self.matched and self.tuned:
-            raise UserError(
-                "matched: settings that are tuned for one length are not for another. Leave out matched or tuned."
-            )
+            raise UserError("matched: settings tuned for one length do not suit another. Leave out matched or tuned.")
 
     def crossed(self) -> tuple[Crossing | None, Mapping[str, Settings]]:
-        """How the arms combine the levels of axes, None where they do not, and the settings of each."""
+        """Return how the arms combine levels (None without axes and sweep), and {arm: settings}."""
         if self.axes:
             axes = axes_of(self.axes, "axes")
             return Crossing.of(with_baseline(axes, self.baseline) if self.baseline else axes, False, self.fraction)
@@ -111,20 +113,20 @@ class Study:
 
 
 def load_study(study: str | Study) -> Study:
-    """The study of a file in studies/, by its name, or of any file that ends in .py, by its path.
+    """Load the study of a file in studies/, given by its name, or of any file, given by a path that ends in .py.
 
-    One that was defined elsewhere is itself; `UserError` where it has no name, which files and folders are called by.
+    A `Study` is returned unchanged; `UserError` if its name is no valid name for files and folders.
     """
     if not isinstance(study, Study):
         return load_declared(study, "STUDY", Study)
     if not _NAME.fullmatch(study.name):
-        advice = "Write it like Study(name='mine', ...), with a-z, 0-9 and _ alone."
+        advice = "Write it like Study(name='mine', ...), only with a-z, 0-9 and _."
         raise UserError(f"name: '{study.name}' cannot name the files of a study. {advice}")
     return study
 
 
 def load_declared(name: str, variable: str, kind: type[Declared]) -> Declared:
-    """What the file of that name or path assigns to `variable`, with the file's name filled in."""
+    """Load the value that a file assigns to `variable`, and set its `name`; `UserError` if there is none."""
     word = variable.lower()
     path = file_of(name)
     if not name.endswith(".py") and not declared_in(name, variable):
@@ -132,14 +134,14 @@ def load_declared(name: str, variable: str, kind: type[Declared]) -> Declared:
     declared = getattr(load_file(path, f"harness_study_{path.stem}"), variable, None)
     if not isinstance(declared, kind) or not _NAME.fullmatch(path.stem):
         raise UserError(
-            f"{path}: no {word}. Assign a {kind.__name__} to {variable}, in a file named with a-z, 0-9 and _ alone."
+            f"{path}: no {word}. Assign a {kind.__name__} to {variable}, in a file named only with a-z, 0-9 and _."
         )
     object.__setattr__(declared, "name", path.stem)
     return declared
 
 
 def load_scale(name: str) -> RunConfig:
-    """The configuration that studies/scales.py names so."""
+    """Return the configuration with this name in studies/scales.py; `UserError` if there is none."""
     scales: Mapping[str, RunConfig] = load_file(studies_folder() / "scales.py", "harness_scales").SCALES
     if name not in scales:
         raise UserError(f"'{name}' is no scale. {did_you_mean(name, scales)}")

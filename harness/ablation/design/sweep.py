@@ -1,4 +1,4 @@
-"""Finished runs judged in several ways: a plan whose arms differ in how they sample, and nothing is trained."""
+"""Plan of a sweep: finished runs are sampled and judged in several ways, and nothing is trained."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from harness.runs.folder import Run
 from harness.runs.validate import check
 
 Axes = dict[str, list[Typed]]
-"""{path below evaluate: its values}"""
+"""{path below `evaluate`: its values}"""
 
 
 def axes_of(words: Sequence[str]) -> Axes:
-    """`["solver=euler,heun", "time_grid=uniform,shifted"]` as axes; `UserError` when a word is none."""
+    """Parse axes like `["solver=euler,heun", "time_grid=uniform,shifted"]`; `UserError` for a word of another form."""
     axes: Axes = {}
     for word in words:
         path, equals, values = word.partition("=")
@@ -31,16 +31,17 @@ def axes_of(words: Sequence[str]) -> Axes:
             raise UserError(f"--sweep: '{word}' is not path=value,value. Write it like solver=euler,heun.")
         if path in ("nfe", "metrics"):
             raise UserError(
-                f"--sweep: {path} is not an axis: every arm is judged at all of it. Use --set evaluate.{path}=[...]."
+                f"--sweep: {path} is not an axis: every arm uses the whole list. Use --set evaluate.{path}=[...]."
             )
         axes[path] = [Typed(text) for text in _split(values)]
     return axes
 
 
 def plan_of(runs: Sequence[Run], axes: Axes, plugins: Sequence[Path] = ()) -> Plan:
-    """Every combination of the axes on runs that differ in their seeds alone; the first is the baseline.
+    """Return a plan with every combination of the axes as an arm, on finished runs that differ only in their seeds.
 
-    An arm is judged at those of `evaluate.nfe` that its solver can spend, an adaptive one at what it chooses.
+    The first combination is the baseline. An arm is judged at every entry of `evaluate.nfe` that its solver can use
+    exactly; an adaptive solver chooses its NFE. `UserError` if the runs do not fit or there is only one combination.
     """
     base = same_training(runs)
     for run in runs:
@@ -61,7 +62,7 @@ def plan_of(runs: Sequence[Run], axes: Axes, plugins: Sequence[Path] = ()) -> Pl
 
 
 def _spendable(base: RunConfig, changes: dict[str, Any]) -> RunConfig:
-    """The configuration at the NFEs that it can be judged at; the error of the last when there is none."""
+    """Return the configuration at the NFEs that its solver can use; raise the last error if there is none."""
     possible = []
     error = None
     for nfe in dict.fromkeys((*base.evaluate.nfe, 0)):
@@ -78,7 +79,7 @@ def _spendable(base: RunConfig, changes: dict[str, Any]) -> RunConfig:
 
 
 def _split(text: str) -> list[str]:
-    """At the commas outside brackets."""
+    """Split at the commas outside brackets."""
     parts = [""]
     depth = 0
     for character in text:

@@ -1,11 +1,11 @@
-"""Arms that are tuned before they are judged: each by a search of the same budget, on a seed that no verdict sees.
+"""Tune arms before they are compared: each by a search with the same budget, on a seed that no verdict uses.
 
-An arm that is compared at the baseline's rate may lose for the rate alone. The best settings that a search found are
-kept in
+An arm that is compared at the baseline's learning rate may lose only because of the rate. The best settings of each
+search are kept in
 
     results/local/plans/<plan's name>-tuned.json
 
-from which every command reads the arms; the searches themselves are where those of `harness tune` are.
+from which every command reads the arms. The searches are in the same folder as those of `harness tune`.
 """
 
 from __future__ import annotations
@@ -31,54 +31,54 @@ from harness.runs.config import RunConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned:
-    """The search that every arm of a study is tuned by, for the study's metric at its NFE."""
+    """Search that tunes every arm of a study, for the study's metric at its NFE."""
 
     spaces: Mapping[str, Mapping[str, Any]]
-    """{scale: {path: what is drawn for it}}"""
+    """{scale: {path: range to draw from}}"""
     trials: Count = 24
     rungs: Count = 4
-    """A trial is looked at after each such part of its steps."""
+    """The pruner looks at a trial after each of this many equal parts of its steps."""
     samples: Count = 5000
-    """At most so many judge a trial."""
+    """Largest number of samples to judge a trial."""
     seed: Index = 1000
-    """The training seed of every trial, and Optuna's; none that is reported."""
+    """Training seed of every trial, and seed of Optuna; it must not be a reporting seed."""
 
     def __post_init__(self) -> None:
         require_types(self)
         require_ranges(self.spaces)
 
     def budget(self, scale: str) -> dict[str, Any]:
-        """What each arm's search may do, as JSON holds it; `UserError` where a scale has no space."""
+        """Return the budget and space of each arm's search as a JSON object; `UserError` if the scale has no space."""
         if scale not in self.spaces:
             raise UserError(f"tuned: there is no space for {scale}. {did_you_mean(scale, self.spaces)}")
         space = {name: distribution_to_json(drawn) for name, drawn in self.spaces[scale].items()}
         return {**vars(self), "spaces": {scale: space}}
 
     def refuse_reported(self, looks: Looks) -> None:
-        """`UserError` where a look would judge the arms on the seed that they were tuned on."""
+        """Raise `UserError` if a look would judge the arms on the seed of the tuning."""
         if self.seed < looks.last:
             taken = f"0 to {looks.last - 1}"
             raise UserError(f"tuned: seed {self.seed} is one of the reporting seeds, {taken}. Take another, like 1000.")
 
     def refuse_drawn(self, arms: Mapping[str, Mapping[str, Any]]) -> None:
-        """`ConfigError` for an arm that sets what its search draws."""
+        """Raise `ConfigError` for an arm that sets a path that its search draws."""
         drawn = {path for space in self.spaces.values() for name in space for path in paths_of(name)}
         for arm, settings in arms.items():
             if path := drawn_of(settings, drawn):
-                reason = f"tuned draws {path} for every arm, and this arm sets it"
+                reason = f"`tuned` draws {path} for every arm, but this arm sets it"
                 raise ConfigError(f"arm '{arm}'", f"{reason}. Leave out one of the two.")
 
 
 class Found(TypedDict):
-    """The best of an arm's search."""
+    """Best settings of an arm's search."""
 
     settings: dict[str, Any]
     """{path: value}"""
     value: float
     trials: dict[str, int]
-    """{state: how many ended so}"""
+    """{state: number of trials that ended in it}"""
     search: str
-    """Its digest."""
+    """Digest of the search."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,11 @@ class Tuning:
 
     budget: dict[str, Any]
     found: dict[str, Found]
-    """{arm: the best of its search}; none before the searches."""
+    """{arm: best settings of its search}; empty before the searches."""
 
 
 def drawn_of(settings: Mapping[str, Any], drawn: Iterable[str]) -> str | None:
-    """The first path of a space that settings have a value for, if any: itself, a part of it or a whole around it."""
+    """Return the first drawn path that `settings` set: itself, a part of it, or a whole around it; None without one."""
     for path in drawn:
         for own, value in settings.items():
             inside = path.removeprefix(f"{own}.")
@@ -101,22 +101,22 @@ def drawn_of(settings: Mapping[str, Any], drawn: Iterable[str]) -> str | None:
 
 
 def untuned(arms: Mapping[str, RunConfig], tuned: Tuned, scale: str, plan: str) -> list[str]:
-    """The arms whose searches were not kept yet; `plan` is the name of the plan."""
+    """Return the arms whose search has no stored result yet; `plan` is the name of the plan."""
     known = _known(plan)
     return [arm for arm, config in arms.items() if _key(config, tuned.budget(scale)) not in known]
 
 
 def keep(config: RunConfig, tuned: Tuned, scale: str, plan: str, found: Found) -> None:
-    """Keep the best of the search of an arm, which is given as it is before it."""
+    """Write the best settings of an arm's search; `config` is the arm before tuning."""
     write_json(_place(plan), {**_known(plan), _key(config, tuned.budget(scale)): found})
 
 
 def tuned_arms(
     arms: Mapping[str, RunConfig], tuned: Tuned, scale: str, plan: str
 ) -> tuple[dict[str, RunConfig], Tuning]:
-    """The arms with the best settings of their searches, and these; `UserError` where a search has not ended."""
+    """Return the arms at the best settings of their searches, and the tuning; `UserError` if a search has not ended."""
     if missing := untuned(arms, tuned, scale, plan):
-        reason = f"arms are tuned before they are compared, and the search of {', '.join(missing)} has not ended"
+        reason = f"arms are tuned before they are compared, but the search of {', '.join(missing)} has not ended"
         raise UserError(f"{plan}: {reason}. Run `harness ablate` first.")
     known = _known(plan)
     found = {arm: known[_key(config, tuned.budget(scale))] for arm, config in arms.items()}
@@ -125,12 +125,12 @@ def tuned_arms(
 
 
 def _known(plan: str) -> dict[str, Found]:
-    remedy = "Remove it, and `harness ablate` writes it anew from the searches, which stay."
+    remedy = "Remove it and `harness ablate` writes it again from the searches, which stay."
     return read_json_if_there(_place(plan), dict[str, Found], remedy)
 
 
 def _key(config: RunConfig, budget: Mapping[str, Any]) -> str:
-    """What stands for the search of an arm, on whichever threads its trials are."""
+    """Return the key of an arm's search, which does not depend on threads and seed."""
     plain = to_dict(override(config, {"train.threads": 1, "seed": 0}), digested=True)
     return digest(
         {"arm": plain, "budget": budget, "data": load(config.dataset).fingerprint, "sources": sources(config)}
