@@ -271,7 +271,7 @@ def test_a_damaged_journal_ends_in_one_line(tiny: RunConfig) -> None:
     assert len(PlanBoard(plan).trials()) == board.total
     shutil.rmtree(board.folder)
     board.folder.touch()
-    one_line(f"^{board.folder}: is no folder, where a study's journal lies. Move it away.$", lambda: PlanBoard(plan))
+    one_line(f"^{board.folder}: is not a folder, but a study needs one there. Move it away.$", lambda: PlanBoard(plan))
 
 
 def test_a_damaged_committed_table_ends_in_one_line(tmp_path: Path) -> None:

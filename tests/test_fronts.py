@@ -155,7 +155,7 @@ def test_a_cost_that_a_directory_does_not_tell_is_said_in_one_line(tiny: RunConf
     run = Run.of(plan.config({"train.learning_rate": 1e-3, "evaluate.solver": "euler"}))
     judged(run, {2: 1.0}, {2: 1.0})
     (run.folder / "metrics.jsonl").unlink()
-    with pytest.raises(UserError, match=r"^.*: does not tell its training_seconds\. Remove it, then search again\.$"):
+    with pytest.raises(UserError, match=r"^.*: has no value of training_seconds\. Remove it, then search again\.$"):
         SearchBoard(plan).values(run)
 
 

@@ -237,7 +237,7 @@ def test_workers_that_die_outside_of_trials_are_not_replaced_for_ever(search: Se
     for _ in range(DEATHS - 1):
         crew.kill(within=False)
     with pytest.raises(
-        UserError, match=r"^worker 1 was killed by SIGKILL .* outside of a trial, as 2 were before it\."
+        UserError, match=r"^worker 1 was killed by SIGKILL .* outside of a trial, like 2 workers before it\."
     ):
         crew.kill(within=False)
 
@@ -365,6 +365,6 @@ def test_the_report_is_written_before_it_is_told_what_was_left_out(plan: Plan, m
     monkeypatch.setattr(board, "begin", lambda: None)
     store = SimpleNamespace(open=False, forget=lambda: None)
     monkeypatch.setattr(launch, "_connect", lambda *_: (store, silent))
-    with pytest.raises(UserError, match="no value of a seed 0, b seed 0, where 3 workers were killed each"):
+    with pytest.raises(UserError, match="no value of a seed 0, b seed 0: 3 workers were killed in each"):
         launch.launch(board, Placement(1, 1), crew.console, lambda: False, report)
     assert written

@@ -240,7 +240,7 @@ def test_what_diverges_is_told_so_that_it_is_kept_away_from(tiny: RunConfig, mon
     assert board.finished()
     assert (board.trials()[0].state, board.trials()[0].user_attrs["reason"]) == (TrialState.PRUNED, "it diverged.")
     with pytest.raises(
-        UserError, match=r"^toy-digits-search: no trial finished; the first: it diverged\. Mend the space"
+        UserError, match=r"^toy-digits-search: no trial finished; the first: it diverged\. Correct the space"
     ):
         board.best()
 

@@ -376,7 +376,7 @@ def test_crossed_arms_have_no_one_baseline(tiny: RunConfig) -> None:
         arms={"a": {}, "b": {"weighting": "data_end"}},
     )  # fmt: skip
     said = refused(Plan.of(swept, "digits", tiny, {}, 3, []))
-    assert said.startswith("toy-digits: its arms are not all compared with one baseline")
+    assert said.startswith("toy-digits: it has axes or a sweep, so its arms are not all")
 
 
 def test_fewer_than_two_seeds_are_refused(plan: Plan, base: RunConfig) -> None:
@@ -389,7 +389,7 @@ def test_fewer_than_two_seeds_are_refused(plan: Plan, base: RunConfig) -> None:
 
 def test_what_no_samples_give_is_refused(plan: Plan, base: RunConfig) -> None:
     flow = planned(override(base, {"evaluate.metrics": ["straightness", "sliced_wasserstein"]}))
-    assert refused(flow).startswith("toy-points: straightness is measured of the flow itself")
+    assert refused(flow).startswith("toy-points: straightness measures the flow itself")
     assert refused(planned(base, nfe=8)) == (
         "toy-points: the baseline a is not judged by sliced_wasserstein at NFE 8. Without it there is no difference."
     )

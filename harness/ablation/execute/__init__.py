@@ -1,1 +1,1 @@
-"""How a plan is carried out: shared trials, workers that may die, and their places on a machine."""
+"""Execution of plans: shared trials, workers that may die, and their placement on a machine."""

@@ -1,4 +1,4 @@
-"""`python -m harness.ablation.execute PLAN LAUNCHER` is a worker process."""
+"""Worker process: `python -m harness.ablation.execute PLAN LAUNCHER`."""
 
 from harness.core.errors import guarded, leave
 from harness.core.signals import interruptible
@@ -6,7 +6,7 @@ from harness.core.streams import steady
 
 
 def main() -> None:
-    """Work; what takes seconds to import is imported here, where a stop is told in a line."""
+    """Run the worker. The slow imports are here, so that a stop during them prints one line and no traceback."""
     from harness.ablation.execute import worker
 
     worker.main()

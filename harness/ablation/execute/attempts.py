@@ -1,4 +1,4 @@
-"""What the attempts at a trial share, of which each but the last ended by its worker's death."""
+"""Number and title that all attempts at a trial share; every attempt except the last ended with its worker's death."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial
 
 
 def number_of(trial: optuna.Trial | FrozenTrial) -> int:
-    """A trial's number; that of the first attempt where a worker died of it."""
+    """Return the number of a trial's first attempt."""
     attributes: dict[str, Any] = trial.user_attrs
     return attributes.get("again", trial.number)
 

@@ -1,7 +1,7 @@
-"""The trials that workers share, in Optuna's journal: which are waiting, running and finished.
+"""Board of the trials that workers share, in Optuna's journal: waiting, running and finished ones.
 
-A trial's worker holds a lease, a lock that its death releases. A running trial without one is told FAIL and put in
-again, and its run continues from its checkpoint.
+The worker of a trial holds a lease, a lock that its death releases. The board marks a running trial without a lease as
+FAIL and enqueues it again; its run then continues from its checkpoint.
 """
 
 from __future__ import annotations
@@ -31,20 +31,23 @@ from harness.runs.progress import Followed
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 DEATHS = 3
-"""After so many deaths of workers in a trial it is left out until the command is given again."""
+"""After this number of worker deaths in a trial, the trial is left out until the command is run again."""
 
 
 class Board(ABC):
-    """Trials in a journal; a subclass says which there should be and what is done for one."""
+    """Trials in a journal; a subclass defines which trials there are and how to run one."""
 
     def __init__(self, plan: SharedPlan, pruner: BasePruner | None = None, minimized: int = 0):
-        """`minimized` is how many values a trial has beside the metric, each of which is better the lower it is."""
+        """Open or create the journal; `minimized` is the number of further values of a trial, where lower is better.
+
+        `UserError` if the folder or the journal cannot be used.
+        """
         self.plan: SharedPlan = plan
         self.folder = plan.folder
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
-            raise UserError(f"{error.filename}: is no folder, where a study's journal lies. Move it away.") from error
+            raise UserError(f"{error.filename}: is not a folder, but a study needs one there. Move it away.") from error
         metric: Any = find("metric", plan.metric)
         directions: Any = ["minimize" if metric.lower_is_better else "maximize", *["minimize"] * minimized]
         journal = self.folder / "journal.log"
@@ -58,7 +61,7 @@ class Board(ABC):
             )  # fmt: skip
             for trial in self.trials():
                 shaped(self._told(trial), self.TOLD)
-        except Exception as error:  # of a damaged journal, whatever Optuna meets first
+        except Exception as error:  # Optuna may raise anything on a damaged journal
             if isinstance(error, (MemoryError, Stopped, UserError)):
                 raise
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -67,81 +70,81 @@ class Board(ABC):
             ) from error
 
     TOLD: ClassVar[Any]
-    """The shape of what a board puts into the journal with a trial."""
+    """Type of the attributes that the board writes to the journal for a trial."""
 
     @abstractmethod
     def _told(self, trial: FrozenTrial) -> dict[str, Any]:
-        """What the journal says of a trial beside Optuna's own."""
+        """Return the board's attributes of a trial; `Damaged` if they do not fit the plan."""
 
     @property
     @abstractmethod
     def total(self) -> int:
-        """How many trials there will be."""
+        """Number of trials of the plan."""
 
     @abstractmethod
     def run(self, trial: optuna.Trial, stop: Stop) -> None:
-        """Do a trial and tell how it ended; `Stopped` leaves it to be continued."""
+        """Run a trial and record how it ended; on `Stopped`, the trial can be continued."""
 
     @abstractmethod
     def followed(self, known: Container[str]) -> list[Followed]:
-        """The runs that there are to follow, without those whose titles are `known`."""
+        """Return the runs whose progress to follow, except those with `known` titles."""
 
     @abstractmethod
     def settled(self) -> list[FrozenTrial]:
-        """The trials that have ended for good."""
+        """Return the trials that have ended for good."""
 
     @abstractmethod
     def title(self, trial: FrozenTrial) -> str:
-        """What a trial is called; the attempts at it share it."""
+        """Return the title of a trial, which all attempts at it share."""
 
     @abstractmethod
     def run_of(self, trial: FrozenTrial) -> Run:
-        """The run that a trial trains."""
+        """Return the run that a trial trains."""
 
     @abstractmethod
     def _ask(self) -> optuna.Trial:
-        """The next trial with its parameters."""
+        """Return the next trial with its parameters."""
 
     @abstractmethod
     def _put_in(self) -> None:
-        """Put in the trials that should be there and are not, those of dead workers included."""
+        """Enqueue missing trials, including those whose worker died."""
 
     def _any_left(self) -> bool:
         return bool(self.trials(TrialState.WAITING))
 
     def begin(self) -> None:
-        """Note that a command begins to run the trials: deaths of workers before it do not count."""
+        """Record that a command begins to run the trials; worker deaths before it do not count."""
         self.study.set_user_attr("since", datetime.now().isoformat())
 
     def deaths(self, title: str) -> int:
-        """How many workers have died in a trial since the command began."""
+        """Return the number of workers that died in a trial since the command began."""
         return [self.title(trial) for trial in self._died()].count(title)
 
     def left_out(self) -> list[str]:
-        """The titles of trials in which too many workers have died since the command began."""
+        """Return the titles of trials in which `DEATHS` workers or more died since the command began."""
         died = [self.title(trial) for trial in self._died()]
         ended = {self.title(trial) for trial in self.settled()} if died else set()
         return [title for title in dict.fromkeys(died) if died.count(title) >= DEATHS and title not in ended]
 
     def left_by(self, process: int) -> FrozenTrial | None:
-        """The trial in which a worker died; None where it had none."""
+        """Return the trial in which the worker with this process id died; None if it had no trial."""
         last = [trial for trial in self.trials() if trial.user_attrs.get("worker") == process][-1:]
         return next((trial for trial in self._died() if trial in last), None)
 
     def _died(self) -> list[FrozenTrial]:
-        """The attempts that ended by their worker's death since the command began."""
+        """Return the attempts that ended with their worker's death since the command began."""
         if not (since := self.study.user_attrs.get("since")):
             return []
         failed = [trial for trial in self.trials(TrialState.FAIL) if "reason" not in trial.user_attrs]
         return [trial for trial in failed if trial.datetime_start and trial.datetime_start.isoformat() >= since]
 
     def refill(self) -> None:
-        """Fail the trials whose worker died, and put in those that should be there."""
+        """Mark the trials of dead workers as FAIL, and enqueue missing trials."""
         with self._claim():
             self._refill()
 
     def next(self) -> tuple[optuna.Trial, contextlib.ExitStack] | None:
-        """A trial that is now ours, with its lease to be closed; None when all that is left is at work elsewhere."""
+        """Claim a trial; return it and its lease, which the caller closes. None if other workers have all the rest."""
         with self._claim():
             self._refill()
             if not self._any_left():
@@ -157,11 +160,11 @@ class Board(ABC):
         return len(self.settled()) + len(self.left_out()) >= self.total
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
-        """The trials in these states, or all."""
+        """Return the trials in these states, or all trials if none is given."""
         return self.study.get_trials(deepcopy=False, states=states or None)
 
     def busy(self) -> bool:
-        """Whether a trial is under way or waits for a worker."""
+        """Whether a trial is running or waiting for a worker."""
         return bool(self.trials(TrialState.RUNNING, TrialState.WAITING))
 
     def _refill(self) -> None:
@@ -179,9 +182,9 @@ class Board(ABC):
 
 
 class _KernelLock(JournalFileSymlinkLock):
-    """Optuna's own lock files outlive a killed process by 30 s; the kernel's lock does not.
+    """Kernel lock on the journal: unlike Optuna's lock files, it ends with its process and not up to 30 s later.
 
-    Its next holder cuts off the line that a killed one left unfinished.
+    The next holder removes a line that a killed process left unfinished.
     """
 
     def __init__(self, journal: Path):

@@ -1,9 +1,9 @@
-"""What the trainings and evaluations of a plan will take, from small ones that run side by side as the trials will.
+"""Forecast the time and disk space of a plan, from small trainings and evaluations that run side by side like trials.
 
     python -m harness.ablation.execute.forecast PLAN FOLDER NUMBER
 
-is one of NUMBER processes: it tries every arm of the plan, and prints what each took. Its results go to a folder that
-is thrown away.
+is one of NUMBER processes: it tries every arm of the plan, and prints the measured costs. Its results go to a temporary
+folder.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from harness.runs.identity import training_digest
 
 @dataclass(frozen=True)
 class Forecast:
-    """What was found of each part of a plan."""
+    """Forecast costs of each part of a plan."""
 
     trainings: dict[str, Spent] = field(default_factory=dict)
-    """By training digest, with the pairs that are learned; those of earlier flows have digests of their own."""
+    """{training digest: cost}, including the pairs that it learns from; each earlier flow has its own digest."""
     evaluations: dict[str, Spent] = field(default_factory=dict)
-    """By arm."""
+    """{arm: cost}"""
     failures: dict[str, str] = field(default_factory=dict)
-    """{arm: why it could not be tried}"""
+    """{arm: reason why it could not be tried}"""
 
 
 def forecast(plan: Plan, placement: Placement, arms: Collection[str]) -> Forecast:
-    """Of these arms of a plan, with as many processes at work as trials will be; `UserError` where one is lost."""
+    """Return the forecast for these arms, with as many processes as trials side by side; `UserError` if one fails."""
     tried = dataclasses.replace(plan, arms={arm: plan.arms[arm] for arm in arms})
     number = min(placement.workers, len(tried.trials()))
     with tempfile.TemporaryDirectory() as place:
@@ -54,7 +54,7 @@ def forecast(plan: Plan, placement: Placement, arms: Collection[str]) -> Forecas
         environments = []
         for i in range(number):
             own = folder / str(i)
-            if (hashes := results_folder() / "local" / "hashes").is_dir():  # of the data, which take long to read
+            if (hashes := results_folder() / "local" / "hashes").is_dir():  # slow to compute again
                 shutil.copytree(hashes, own / "local" / "hashes")
             environments.append({**placement.environment(i), "HARNESS_RESULTS": str(own)})
         try:
@@ -65,7 +65,7 @@ def forecast(plan: Plan, placement: Placement, arms: Collection[str]) -> Forecas
 
 
 def _lost(error: subprocess.CalledProcessError) -> str:
-    """Why a process ended early, from the last line that it said."""
+    """Return why a process ended early: the signal, or the last line of its error output."""
     if error.returncode < 0:
         return (
             f"a small trial was killed by signal {-error.returncode} (did memory run out?). Take fewer workers or "
@@ -82,7 +82,7 @@ def _read(text: str) -> Forecast:
 
 
 def _mean(found: Sequence[Forecast]) -> Forecast:
-    """Of processes that tried the same."""
+    """Return the mean over processes that tried the same arms."""
     failures = {arm: reason for each in found for arm, reason in each.failures.items()}
     return Forecast(
         _averaged([each.trainings for each in found]), _averaged([each.evaluations for each in found]), failures
@@ -98,7 +98,7 @@ def _averaged(found: Sequence[Mapping[str, Spent]]) -> dict[str, Spent]:
 
 
 def main() -> None:
-    """One of the processes."""
+    """Run one of the processes."""
     path = Path(sys.argv[1])
     together = functools.partial(wait_for_all, Path(sys.argv[2]), int(sys.argv[3]))
     load_plugins(read_json(path, Written)["plugins"])

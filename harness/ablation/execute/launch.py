@@ -1,4 +1,4 @@
-"""Runs a board's trials with local workers: starts them, shows what they say, and ends with the report."""
+"""Run a board's trials with local workers: start them, show their output, and finish with the report."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from harness.runs.mlflow_store import reason
 from harness.runs.progress import Followed, Watch
 
 PATIENCE_S = 60.0
-"""How long a worker that was asked to stop may take to save before it is killed."""
+"""Seconds that a worker has for saving after a request to stop; then it is killed."""
 
 STOPPED = 130
-"""The exit code of a worker that saved because it was asked to stop."""
+"""Exit code of a worker that saved and ended on request."""
 
 
 @dataclass
 class Worker:
-    """A worker process and how much of what it said was shown."""
+    """A worker process, its log, and the number of bytes of the log that were shown."""
 
     process: subprocess.Popen
     number: int
@@ -45,7 +45,7 @@ class Worker:
     error: str | None = None
 
     def show(self, console: Console) -> None:
-        """Print the lines of its log that are new."""
+        """Print the new lines of its log."""
         whole = self.log.read_bytes()[self.shown :].rpartition(b"\n")[0]
         for line in whole.decode(errors="replace").splitlines():
             if line.startswith("error: "):
@@ -63,10 +63,10 @@ def launch(
     report: Callable[[], list[Path]],
     experiment: str | None = None,
 ) -> None:
-    """Run every trial of a board, then `report`, whose files go to MLflow; calling again continues.
+    """Run every trial of a board, then `report`, and send its files to MLflow; another call continues.
 
-    They stand below one record in the `experiment`, which is the plan's own if it is not given.
-    Raises `Stopped`, or a `UserError` when there can be no store, a worker met one or trials were left out.
+    All runs are below one record in the MLflow `experiment`, by default the plan's name. Raises `Stopped`. `UserError`
+    if MLflow has no store, if a worker raises one, or if trials were left out.
     """
     plan = board.plan
     with locked(plan.folder / "lock", wait=False) as ours:
@@ -98,7 +98,7 @@ def launch(
 
 
 def _connect(plan: SharedPlan, experiment: str) -> tuple[Mirror, Callable[[], Record]]:
-    """MLflow, and what finds or begins the record of a plan there."""
+    """Return the connection to MLflow, and a function that finds or begins the plan's record there."""
     mirror = Mirror(experiment)
     mirror.close_dead()
 
@@ -111,8 +111,7 @@ def _connect(plan: SharedPlan, experiment: str) -> tuple[Mirror, Callable[[], Re
 
 
 def _close(above: Callable[[], Record], status: str, files: list[Path]) -> None:
-    """Send the last files of a plan's record and its status; a store that does not answer is said, and costs nothing
-    else."""
+    """Send the last files and the status of a plan's record; if the store does not answer, only print a line."""
     try:
         record = above()
         record.send_files(files, again=True)
@@ -134,10 +133,10 @@ def _follower(board: Board, mirror: Mirror, above: Callable[[], Record], console
 
 
 def _start(plan_path: Path, number: int, placement: Placement, again: bool = False) -> Worker:
-    """A worker; one that comes `again` goes on with the log of that whose place it takes."""
+    """Start a worker; with `again`, it appends to the log of the worker that it replaces."""
     command = [sys.executable, "-m", "harness.ablation.execute", str(plan_path), str(os.getpid())]
     log = plan_path.with_name(f"worker-{number}.log")
-    environment = {**placement.environment(number), "PYTHONIOENCODING": "utf-8"}  # as its log is read
+    environment = {**placement.environment(number), "PYTHONIOENCODING": "utf-8"}  # as the log is read
     with open(log, "ab" if again else "wb") as file, held_back():
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment
@@ -146,7 +145,7 @@ def _start(plan_path: Path, number: int, placement: Placement, again: bool = Fal
 
 
 def _follow(crew: list[Worker], console: Console, stop: Stop, deaths: Deaths) -> None:
-    """Show what the workers say until all have ended; others, who join the crew, take the places of killed ones."""
+    """Show the workers' output until all have ended; replace killed workers in the crew."""
     at_work = list(crew)
     while at_work:
         time.sleep(0.2)
@@ -166,17 +165,20 @@ def _follow(crew: list[Worker], console: Console, stop: Stop, deaths: Deaths) ->
 
 @dataclass
 class Deaths:
-    """What is done about workers that were killed, from outside or by a fault in compiled code."""
+    """Replaces workers that were killed, from outside or by a fault in compiled code."""
 
     board: Board
     console: Console
     start: Callable[..., Worker]
     ended: int = 0
     in_vain: int = 0
-    """Deaths outside of trials since the last trial `ended`."""
+    """Worker deaths outside of trials since the number of `ended` trials last changed."""
 
     def replaced(self, worker: Worker) -> Worker | None:
-        """Say who died of what; another worker if something is left to do. `UserError` when it would die too."""
+        """Print why a worker died; start another one if trials are left, else return None.
+
+        `UserError` if workers die repeatedly outside of trials.
+        """
         how = _killed(worker.process.returncode)
         self.board.refill()
         trial = self.board.left_by(worker.process.pid)
@@ -194,20 +196,20 @@ class Deaths:
         return None if self.board.finished() else self.start(number=worker.number, again=True)
 
     def _require_hope(self, worker: Worker, how: str) -> None:
-        """`UserError` when workers die again and again though no trial kills them."""
+        """Raise `UserError` at the `DEATHS`-th worker death in a row outside of trials."""
         if (ended := len(self.board.settled())) != self.ended:
             self.ended = ended
             self.in_vain = 0
         self.in_vain += 1
         if self.in_vain >= DEATHS:
             raise UserError(
-                f"worker {worker.number} {how} outside of a trial, as {DEATHS - 1} were before it. "
-                f"{worker.log} has what it said; the same command continues."
+                f"worker {worker.number} {how} outside of a trial, like {DEATHS - 1} workers before it. "
+                f"Its output is in {worker.log}; the same command continues."
             )
 
 
 def _killed(code: int) -> str:
-    """What ended a worker whose exit code is that of a signal."""
+    """Return what ended a worker, from its exit code for a signal."""
     if code == STOPPED:
         return "was asked to stop"
     name = signal.Signals(-code).name
@@ -215,7 +217,7 @@ def _killed(code: int) -> str:
 
 
 def _check(worker: Worker, console: Console) -> None:
-    """Raise what ended a worker early."""
+    """Raise `UserError` if a worker failed."""
     worker.show(console)
     code = worker.process.returncode
     if worker.error:
@@ -227,17 +229,17 @@ def _check(worker: Worker, console: Console) -> None:
 
 
 def _require_all(board: Board) -> None:
-    """`UserError` where trials were left out."""
+    """Raise `UserError` if trials were left out."""
     if left := board.left_out():
         raise UserError(
-            f"{board.plan.name}: no value of {', '.join(left)}, where {DEATHS} workers were killed each. If memory ran "
+            f"{board.plan.name}: no value of {', '.join(left)}: {DEATHS} workers were killed in each. If memory ran "
             "out, take fewer workers or smaller batches; the same command tries again, and keeps the rest."
         )
 
 
 @contextlib.contextmanager
 def _ended(crew: list[Worker], console: Console) -> Iterator[None]:
-    """However the block ends, its workers are asked to save and stop, and have done so."""
+    """At the end of the block, however it ends, ask the workers to save and stop, and wait until they have ended."""
     try:
         yield
     finally:

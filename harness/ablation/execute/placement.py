@@ -1,9 +1,9 @@
-"""How many trials share a machine, and on how many threads: measured here once, remembered, and fixed by the plan.
+"""Placement: how many trials share a machine, and on how many threads. It is measured once and kept; plans fix it.
 
     python -m harness.ablation.execute.placement PLAN FOLDER NUMBER
 
 is one of NUMBER trials side by side: it trains the plan's baseline for a while once all are ready, and prints its
-samples a second.
+samples per second.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from harness.training.trainer import Callbacks, fit
 SECONDS = 2.0
 SETTLING_STEPS = 5
 WORTH = 1.05
-"""More threads, or more trials on a GPU, must be this many times faster than fewer."""
+"""Minimum speed-up to prefer more threads, or more trials on a GPU, to fewer."""
 TRIALS_PER_GPU = (1, 2, 4, 8)
 
 
 class Chosen(TypedDict):
-    """What splits/<digest>.json says of the fastest way."""
+    """The fastest placement, as splits/<digest>.json holds it."""
 
     workers: PositiveInt
     threads: PositiveInt
@@ -54,22 +54,21 @@ class Chosen(TypedDict):
 
 
 class Measured(TypedDict):
-    """splits/<digest>.json, but for the rates of all ways."""
+    """Content of splits/<digest>.json, without the rates of all placements."""
 
     chosen: Chosen
 
 
 @dataclass(frozen=True)
 class Placement:
-    """A way to share a machine."""
+    """Numbers of workers, threads per worker and GPUs that share a machine."""
 
     workers: int
     threads: int
     gpus: int = 0
 
     def environment(self, worker: int) -> dict[str, str]:
-        """The environment of a worker: the GPUs are dealt out in turn, and nothing is imported from the folder it is
-        started in."""
+        """Return the environment variables of a worker: GPUs in turn, and no imports from the working directory."""
         return {
             **os.environ,
             "PYTHONSAFEPATH": "1",
@@ -82,7 +81,7 @@ class Placement:
 
 
 def placements(cores: int, gpus: int) -> list[Placement]:
-    """The ways worth measuring, the one to prefer first."""
+    """Return the placements to measure, the preferred one first."""
     if gpus:
         return [Placement(each * gpus, 1, gpus) for each in TRIALS_PER_GPU]
     threads = itertools.takewhile(lambda n: n <= cores, (2**i for i in itertools.count()))
@@ -90,7 +89,10 @@ def placements(cores: int, gpus: int) -> list[Placement]:
 
 
 def given(plan: Plan, workers: int | None = None, trials_per_gpu: int | None = None) -> Placement:
-    """As the user says, on the threads of the plan; else one trial on each GPU, or as many as the cores hold."""
+    """Return the placement that the user asks for, with the plan's threads; by default, use all GPUs or all cores.
+
+    `UserError` for `trials_per_gpu` without a GPU.
+    """
     train = plan.arms[plan.baseline].train
     gpus = torch.cuda.device_count() if train.resolved_device() == "cuda" else 0
     if trials_per_gpu is not None:
@@ -98,14 +100,14 @@ def given(plan: Plan, workers: int | None = None, trials_per_gpu: int | None = N
             raise UserError("--trials-per-gpu: the study trains on the CPU. Use --workers N.")
         return Placement(trials_per_gpu * gpus, train.threads, gpus)
     fitting = gpus or max(1, (os.cpu_count() or 1) // train.threads)
-    chained = any(config.parent for config in plan.arms.values())  # a seed's rounds wait for each other
+    chained = any(config.parent for config in plan.arms.values())  # the rounds of one seed wait for each other
     return Placement(workers or min(fitting, len(plan.seeds) if chained else len(plan.trials())), train.threads, gpus)
 
 
 def choose(plan: Plan, say: Say) -> Placement:
-    """The fastest way for a plan's baseline, measured if this machine has not measured it before.
+    """Return the fastest placement for a plan's baseline; measure it if this machine has not yet.
 
-    More arms or seeds change nothing about it: trials on other threads would be others.
+    More arms or seeds do not change it, because results depend on the number of threads.
     """
     config = plan.arms[plan.baseline]
     gpus = torch.cuda.device_count() if config.train.resolved_device() == "cuda" else 0
@@ -127,27 +129,27 @@ def choose(plan: Plan, say: Say) -> Placement:
 
 
 def remembered(plan: Plan) -> int:
-    """The threads that `choose` settled on here for a plan; those of its configuration where it was not asked."""
+    """Return the number of threads that `choose` found on this machine, or the configuration's if it never ran."""
     config = plan.arms[plan.baseline]
     known = _known(_place(config))
     return known["chosen"]["threads"] if known else config.train.threads
 
 
 def _known(place: Path) -> dict[str, Any]:
-    """What was measured here before; nothing where nothing was."""
+    """Return the stored measurement of this machine; {} if there is none."""
     return read_json_if_there(
-        place, Measured, "Remove it, and the next `harness ablate` measures again: on other threads, runs are others."
+        place, Measured, "Remove it and the next `harness ablate` measures again; other threads mean other runs."
     )
 
 
 def _place(config: RunConfig) -> Path:
     about = {"config": to_dict(dataclasses.replace(config, seed=0), digested=True), "machine": machine()}
-    # a folder of another name would lose the threads that runs on disk were named by
+    # keep this folder's name: the names of runs on disk depend on the threads stored there
     return results_folder() / "local" / "splits" / f"{digest(about)}.json"
 
 
 def measure(plan: Plan, placement: Placement) -> float:
-    """Samples a second of all trials together; 0 where one fails, for want of memory perhaps."""
+    """Return the samples per second of all trials together; 0 if one fails, perhaps because memory ran out."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "harness.ablation.execute.placement"]
         command += [str(plan.write(Path(folder))), folder, str(placement.workers)]
@@ -159,7 +161,7 @@ def measure(plan: Plan, placement: Placement) -> float:
 
 
 def main() -> None:
-    """One of the trials of a measurement."""
+    """Run one of the trials of a measurement."""
     path = Path(sys.argv[1])
     folder = Path(sys.argv[2])
     number = int(sys.argv[3])
@@ -180,7 +182,7 @@ def main() -> None:
 
 
 class _Clock:
-    """Asked before every step: lets a few pass, waits for the others, and stops after a while."""
+    """Stop condition called before every step: it skips a few steps, waits for the other trials, then times steps."""
 
     def __init__(self, folder: Path, number: int):
         self.folder = folder

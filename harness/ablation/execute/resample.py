@@ -1,8 +1,8 @@
-"""Finished runs of a study, judged by other samples and by other numbers of them; nothing is trained.
+"""Judge finished runs of a study again, with other sampling seeds and other numbers of samples; nothing is trained.
 
-Each is judged at the primary metric and NFE alone, by several sampling seeds, of which 0 is the run's own noise. The
-largest number of samples is drawn, and its first ones are judged too. All arms of a seed share the noise, as in the
-study itself. The values lie in the runs, under protocols of their own.
+Each run is judged only by the primary metric at the primary NFE, with several sampling seeds; seed 0 is the run's own
+noise. The largest number of samples is drawn, and smaller numbers use its first samples. All arms of a training seed
+share the noise, as in the study itself. The run directories keep the values, each under its own protocol.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from harness.runs.judge import evaluate_numbers, judge_of
 from harness.runs.sample import restore
 
 PARTS = (1, 2, 4, 8)
-"""Of a quarter of the study's number of samples."""
+"""Numbers of samples to judge by, in quarters of the study's number."""
 
 
 class Lost(NamedTuple):
-    """An arm that has no part, and why."""
+    """An arm that cannot take part, and the reason."""
 
     arm: str
     reason: str
@@ -41,26 +41,26 @@ class Lost(NamedTuple):
 
 @dataclass(frozen=True)
 class Resampling:
-    """What of a plan is judged again."""
+    """Runs of a plan that are judged again, with the sampling seeds and numbers of samples."""
 
     plan: Plan
     seeds: dict[str, tuple[int, ...]]
-    """{arm: training seeds that are finished}, of the baseline and of every arm that takes part."""
+    """{arm: finished training seeds}, for the baseline and every arm that takes part."""
     sampling_seeds: int
     numbers: tuple[int, ...]
-    """Of samples, rising."""
+    """Numbers of samples, in increasing order."""
     batch_size: int
     lost: tuple[Lost, ...]
 
     @classmethod
     def of(cls, plan: Plan, sampling_seeds: int) -> Self:
-        """Of the runs that are finished; `UserError` where nothing can be judged again and compared."""
+        """Return the resampling of a plan's finished runs; `UserError` if nothing can be judged again and compared."""
         if issubclass(find("metric", plan.metric), FlowMetric):
-            reason = f"{plan.metric} is measured of the flow itself, and no sampling seed changes it"
+            reason = f"{plan.metric} measures the flow itself, so no sampling seed changes it"
             raise UserError(f"{plan.name}: {reason}. Take a study whose verdicts rest on samples.")
         if plan.crossing:
-            reason = "its arms are not all compared with one baseline, as axes or a sweep have it"
-            raise UserError(f"{plan.name}: {reason}. Take a study of arms alone.")
+            reason = "it has axes or a sweep, so its arms are not all compared with one baseline"
+            raise UserError(f"{plan.name}: {reason}. Take a study with arms only.")
         reasons = {arm: _why_not(plan, arm) for arm in plan.arms}
         if reason := reasons[plan.baseline]:
             raise UserError(f"{plan.name}: the baseline {plan.baseline} {reason}. Without it there is no difference.")
@@ -78,11 +78,11 @@ class Resampling:
 
     @property
     def usual(self) -> int:
-        """The study's own number of samples at the primary NFE."""
+        """The study's number of samples at the primary NFE."""
         return self.plan.arms[self.plan.baseline].evaluate.samples_at(self.plan.nfe)
 
     def require_two(self, command: str) -> None:
-        """`UserError` where an arm has fewer than two finished seeds; `command` trains more."""
+        """Raise `UserError` if an arm has fewer than two finished seeds; `command` trains more."""
         base = set(self.seeds[self.plan.baseline])
         for arm, seeds in self.seeds.items():
             if len(base & set(seeds)) < 2:
@@ -91,18 +91,18 @@ class Resampling:
                 raise UserError(f"{self.plan.name}: {done}, and a variance needs two. Run `{command}` first.")
 
     def run(self, arm: str, seed: int, sampling_seed: int, number: int | None = None) -> Run:
-        """A finished run as it is judged again: by the largest number of samples, or by another."""
+        """Return a finished run with the settings to judge it again, by default with the largest number of samples."""
         config = self.plan.config(arm, seed)
         changes = self._changes(config, sampling_seed, number or self.numbers[-1])
         return Run(override(config, changes), Run.of(config).folder)
 
     def draws(self) -> list[tuple[str, int, int]]:
-        """(arm, training seed, sampling seed) of all that is drawn."""
+        """Return (arm, training seed, sampling seed) of all draws."""
         again = range(self.sampling_seeds)
         return [(arm, seed, k) for arm, seeds in self.seeds.items() for seed in seeds for k in again]
 
     def judge(self, stop: Stop) -> Iterator[tuple[str, int, int]]:
-        """Judge what is not judged yet, draw by draw; raises `Stopped`."""
+        """Judge the draws without values, and yield each draw when it has them; raises `Stopped`."""
         for arm, seeds in self.seeds.items():
             judge = judge_of(self.run(arm, seeds[0], 0).config, stop=stop)
             for seed in seeds:
@@ -112,19 +112,19 @@ class Resampling:
                     yield arm, seed, k
 
     def evaluations(self, arm: str, number: int) -> list[dict[str, Any]]:
-        """What is known of an arm by so many samples: of every training seed, by every sampling seed."""
+        """Return the evaluations of an arm at this number of samples, for all training seeds x sampling seeds."""
         runs = [self.run(arm, seed, k, number) for seed in self.seeds[arm] for k in range(self.sampling_seeds)]
         return [run.evaluation(run.config.protocol()) for run in runs]
 
     def values(self, evaluations: Sequence[dict[str, Any]]) -> np.ndarray:
-        """The primary metric in these, [training seeds, sampling seeds]; NaN where there is no value."""
+        """Return the primary metric of evaluations, [training seeds, sampling seeds]; NaN if there is no value."""
         metric = self.plan.metric
         nfe = str(self.plan.nfe)
         found = [known["values"].get(metric, {}).get(nfe, math.nan) for known in evaluations]
         return np.array(found).reshape(-1, self.sampling_seeds)
 
     def _suffice(self, number: int) -> bool:
-        """Whether the metric has a value for so few samples; `ConfigError` where it has none for the most either."""
+        """Whether the metric is defined for this number of samples; `ConfigError` if not even for the largest."""
         try:
             self.run(self.plan.baseline, 0, 0, number).config.protocol()
         except ConfigError:
@@ -134,7 +134,7 @@ class Resampling:
         return True
 
     def _changes(self, config: RunConfig, sampling_seed: int, number: int) -> dict[str, Any]:
-        """Of an arm's configuration; its reference stays what it is in the study."""
+        """Return the changes to an arm's configuration; the reference stays as in the study."""
         own = config.evaluate
         real = {} if own.reference else {"evaluate.num_reference": num_reference(own, load(config.dataset))}
         return {
@@ -149,7 +149,7 @@ class Resampling:
 
 
 def _why_not(plan: Plan, arm: str) -> str:
-    """Why an arm cannot take part, as it goes on after its name; empty where it can."""
+    """Return why an arm cannot take part, in words that follow its name; "" if it can."""
     config = plan.arms[arm].evaluate
     if plan.nfe not in config.nfe or plan.metric not in {metric.name for metric in config.metrics}:
         return f"is not judged by {plan.metric} at NFE {plan.nfe}"

@@ -1,4 +1,4 @@
-"""Processes that measure something side by side, as the trials of a study will run."""
+"""Run measuring processes side by side, as the trials of a study will run."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ PAUSE_S = 0.02
 
 
 def side_by_side(command: Sequence[str], environments: Sequence[Mapping[str, str]]) -> list[str]:
-    """What each process prints that runs the command, one for each environment.
+    """Run the command once per environment, all at the same time; return the standard output of each process.
 
-    `subprocess.CalledProcessError` as soon as one fails, with what it said. However this ends, so have the processes.
+    `subprocess.CalledProcessError` with the error output as soon as one process fails. All processes have ended on
+    return, also after an error.
     """
     with contextlib.ExitStack() as stack:
         outputs, errors = ([stack.enter_context(_file()) for _ in environments] for _ in range(2))
@@ -54,10 +55,10 @@ def _end(crew: Sequence[subprocess.Popen]) -> None:
 
 
 def wait_for_all(folder: Path, number: int, place: str = "") -> None:
-    """Wait until so many processes have come to the same place, each of which calls this."""
+    """Wait until `number` processes have called this with the same `place`; `Stopped` if the parent has ended."""
     parent = os.getppid()
     (folder / f"ready-{place}-{os.getpid()}").touch()
     while len(list(folder.glob(f"ready-{place}-*"))) < number:
         if os.getppid() != parent:
-            raise Stopped("stopped: whoever asked is gone")
+            raise Stopped("stopped: the parent process has ended")
         time.sleep(0.002)

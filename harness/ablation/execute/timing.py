@@ -1,4 +1,4 @@
-"""The seconds of a step, measured of arms that are matched by them: once, under the load at which trials train."""
+"""Measure the seconds per step of arms that are matched by seconds: once, under the same load as trials."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from harness.core.provenance import machine
 from harness.core.signals import Say
 
 ROUNDS = 3
-"""An arm's cost is the median of so many measurements beside the baseline's, as machines are disturbed."""
+"""Number of measurements, each with the baseline; an arm's cost is their median, because machines have other load."""
 
 
 def time_steps(plan: Plan, placement: Placement, say: Say) -> None:
-    """Measure the arms that were not timed beside the baseline yet, and keep it; `UserError` where one cannot train."""
+    """Measure the arms that were not timed against the baseline yet, and keep the times.
+
+    `UserError` if an arm cannot train.
+    """
     if not (arms := untimed(plan.arms, plan.baseline, plan.name)):
         return
     rounds = [{arm: _seconds(plan, arm, placement) for arm in (plan.baseline, *arms)} for _ in range(ROUNDS)]
@@ -35,9 +38,9 @@ def time_steps(plan: Plan, placement: Placement, say: Say) -> None:
 
 
 def _seconds(plan: Plan, arm: str, placement: Placement) -> float:
-    """What a step of an arm takes where all trials that run side by side are its."""
+    """Return the seconds of a step of an arm while all trials side by side are of this arm."""
     if not (rate := measure(dataclasses.replace(plan, baseline=arm), placement)):
         raise UserError(
-            f"arm '{arm}': its steps cannot be timed with {placement}, for want of memory perhaps. Take fewer workers."
+            f"arm '{arm}': its steps cannot be timed with {placement}. If memory ran out, take fewer workers."
         )
     return placement.workers * plan.arms[arm].train.batch_size / rate

@@ -1,7 +1,7 @@
-"""Trains every interpolant with every prediction on points in the plane, and measures what each combination makes.
+"""Train every interpolant with every prediction on points in the plane, and measure the samples of each combination.
 
-One small network for each, on one seed: a check that all of them work, not a comparison. What is done is kept in
-results/local/toy, in a file for each.
+Each combination trains one small network on one seed: this checks that all of them work and compares nothing. Finished
+combinations are kept in results/local/toy, one file each.
 """
 
 from __future__ import annotations
@@ -46,34 +46,34 @@ NETWORK = MLP(width=96, blocks=2)
 DATASETS = ("eight_gaussians", "checkerboard")
 PREDICTIONS = ("velocity", "data", "noise", "score", "edm")
 SETTINGS: dict[str, dict[str, Any]] = {"score": {"objective.space": "noise"}, "edm": {"prediction.sigma_data": 1.0}}
-"""{prediction: changes}. The score has no bound near the data."""
+"""{prediction: changes}; the score is unbounded near the data, so its error is measured in the noise."""
 PATHS = {"ve": VarianceExploding(sigma_min=0.01, sigma_max=10)}
-"""{interpolant: itself} where its defaults do not do: `ve` starts far outside the unit variance that networks see."""
+"""{interpolant name: interpolant} if the defaults are unsuitable: `ve` starts far above the unit variance of inputs."""
 NFE = 64
 
 
 @dataclass(frozen=True)
 class Combination:
-    """An interpolant with a prediction on a data set, and what became of it."""
+    """An interpolant with a prediction on a data set, and its results."""
 
     dataset: str
     interpolant: str
     prediction: str
     sliced_wasserstein: float
-    """Of as many samples as points are held out, to those."""
+    """Distance between generated samples and the held-out points, as many of each."""
     trajectories: Tensor
-    """[points, steps + 1, 2]"""
+    """Positions of points from noise to data, [points, steps + 1, 2]."""
     commit: str
-    """Of the code that trained it."""
+    """Commit of the code that trained it."""
 
 
 def asked() -> list[tuple[str, str, str]]:
-    """Data set, interpolant and prediction of every combination."""
+    """Return data set, interpolant and prediction of every combination."""
     return [(d, i, p) for d in DATASETS for i in names("interpolant") for p in PREDICTIONS]
 
 
 def combinations(stop: Stop) -> Iterator[Combination]:
-    """Every one, trained and measured unless it is kept from before; raises `Stopped`."""
+    """Yield every combination; train and measure those that are not on disk. Raises `Stopped`."""
     torch.set_num_threads(1)  # networks this small wait for a second thread
     for name, interpolant, prediction in asked():
         data = load(build("dataset", name))
@@ -89,7 +89,7 @@ def combinations(stop: Stop) -> Iterator[Combination]:
 
 
 def _digest(made: Formulation, data: Data) -> str:
-    """12 hex digits over all that a combination depends on."""
+    """Return 12 hex digits over everything that a combination depends on."""
     settings = {"made": made, "train": TRAIN, "network": NETWORK}
     versions = {"numerics_version": NUMERICS_VERSION, "evaluation_version": EVALUATION_VERSION}
     about = {name: to_dict(config, digested=True) for name, config in settings.items()}
@@ -97,7 +97,7 @@ def _digest(made: Formulation, data: Data) -> str:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """What is kept of a combination; None where it is absent or damaged, and made anew."""
+    """Read a combination from disk; None if the file is absent or damaged."""
     try:
         kept = read_arrays(path)
     except (Damaged, OSError):
@@ -110,13 +110,13 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def formulation(interpolant: str, prediction: str) -> Formulation:
-    """The combination, with times stratified and all else at its default."""
+    """Return the formulation of a combination, with stratified times and defaults otherwise."""
     base = Formulation(interpolant=PATHS.get(interpolant, build("interpolant", interpolant)), time_sampler=Stratified())
     return override(base, {"prediction": prediction, **SETTINGS.get(prediction, {})})
 
 
 def train(made: Formulation, data: Data, stop: Stop) -> nn.Module:
-    """The averaged network after `TRAIN`; raises `Stopped`."""
+    """Train with `TRAIN` and return the averaged network; raises `Stopped`."""
     torch.manual_seed(SEED)
     nothing = Callbacks(log=lambda line: None, look=lambda network, step: {}, say=print, stop=stop)
     with tempfile.TemporaryDirectory() as folder:
@@ -124,7 +124,7 @@ def train(made: Formulation, data: Data, stop: Stop) -> nn.Module:
 
 
 def distance(made: Formulation, network: nn.Module, data: Data) -> float:
-    """Of as many samples as points are held out, to those."""
+    """Return the sliced Wasserstein distance between generated samples and the held-out points, as many of each."""
     held_out = _points(data.held_out)
     n = len(held_out)
     sampling = SamplingConfig(solver=Heun(), batch_size=n)
@@ -133,7 +133,7 @@ def distance(made: Formulation, network: nn.Module, data: Data) -> float:
 
 
 def trajectories(made: Formulation, network: nn.Module, number: int = 150) -> Tensor:
-    """[number, steps + 1, 2]: where each point is at every step from noise to data."""
+    """Return positions [number, steps + 1, 2] of points at every step from noise to data."""
     path: list[Tensor] = []
     trained = Trained(network, made, {})
     sampling = SamplingConfig(batch_size=number)
@@ -142,7 +142,7 @@ def trajectories(made: Formulation, network: nn.Module, number: int = 150) -> Te
 
 
 def real_distances() -> dict[str, float]:
-    """{data set: the mean of the distances of its training points, as many as are held out, to these}."""
+    """Return {data set: mean distance between its held-out points and equally many training points}."""
     return {name: _real_distance(load(build("dataset", name))) for name in DATASETS}
 
 
@@ -155,12 +155,12 @@ def _real_distance(data: Data) -> float:
 
 
 def _points(of: Tensor | Samples) -> Tensor:
-    """Of a data set in the plane, whose samples are in memory."""
+    """Return samples of a data set in the plane, which are in memory."""
     assert isinstance(of, Tensor)
     return of
 
 
 def sliced_wasserstein(points: Tensor, reference: Tensor) -> float:
-    """The distance of two sets [N, 2]."""
+    """Return the sliced Wasserstein distance between two sets of points [N, 2]."""
     metric = SlicedWasserstein()
     return metric.compare(metric.summarise(points, None), metric.summarise(reference, None))

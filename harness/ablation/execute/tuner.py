@@ -1,4 +1,4 @@
-"""A search's trials: TPE draws them, a pruner gives up those that fall behind, dead ones continue."""
+"""Trials of a search: TPE draws them, a pruner gives up poor ones, and those of dead workers continue."""
 
 from __future__ import annotations
 
@@ -35,30 +35,30 @@ from harness.runs.progress import Followed
 from harness.runs.train import ensure
 
 RANDOM_TRIALS = 8
-"""So many trials are drawn blindly before TPE has enough to go by."""
+"""Number of trials that are drawn at random before TPE starts."""
 
 GIVEN_UP, DIVERGED, FAILED = "given up", "diverged", "failed"
-"""How a trial without a value ended: it fell behind, its numbers were not finite, or a solver gave up."""
+"""How a trial without a value ended: the pruner stopped it, a number was not finite, or something else failed."""
 
 
 class Trial(TypedDict, total=False):
-    """What the journal says of a trial."""
+    """Attributes of a trial in the journal."""
 
     again: int
-    """Number of the first attempt where a worker died of it."""
+    """Number of the first attempt, if a worker died in an earlier one."""
     seconds: float
-    """Of those attempts together."""
+    """Seconds of the earlier attempts together."""
     worker: int
-    """Its process."""
+    """Process id of its worker."""
     run: str
     ended: Literal["given up", "diverged", "failed"]
     reason: str
 
 
 class SearchBoard(Board):
-    """As many trials as the search has.
+    """Board with the trials of a search.
 
-    What is drawn for each depends on the seed and on the trials before it alone.
+    The draw of each trial depends only on the seed and on the trials before it.
     """
 
     TOLD = Trial
@@ -100,44 +100,47 @@ class SearchBoard(Board):
         say(f"{self.plan.metric} {value:.4g} at NFE {self.plan.nfe}{against}, {time.perf_counter() - started:.0f} s")
 
     def values(self, run: Run) -> list[float]:
-        """A finished run's quality, and its cost in a search against one, as its directory says."""
+        """Return a finished run's metric, and its cost if the search has one, from the run directory.
+
+        `UserError` if the cost is missing there.
+        """
         plan = self.plan
         protocol = run.config.protocol()
         value = run.evaluation(protocol)["values"][plan.metric][str(plan.nfe)]
         if plan.against is None:
             return [value]
         if not math.isfinite(cost := COSTS[plan.against].of(run, protocol, plan.metric)):
-            raise UserError(f"{run.folder}: does not tell its {plan.against}. Remove it, then search again.")
+            raise UserError(f"{run.folder}: has no value of {plan.against}. Remove it, then search again.")
         return [value, cost]
 
     def give_up(self, trial: optuna.Trial, reason: str, how: str = GIVEN_UP) -> None:
-        """Report a trial that fell behind or has no value.
+        """Report a trial that was pruned or has no value.
 
-        It counts as pruned: TPE keeps away from a pruned trial, and learns nothing of a failed one.
+        It counts as pruned: TPE avoids the settings of a pruned trial, but ignores a failed one.
         """
         trial.set_user_attr("reason", reason)
         trial.set_user_attr("ended", how)
         self.study.tell(trial, state=TrialState.PRUNED)
 
     def front(self) -> list[FrozenTrial]:
-        """The finished trials of which none are better and cheaper, from the best to the cheapest, without doubles.
+        """Return the Pareto front of finished trials, from the best quality to the lowest cost, without duplicates.
 
-        It is the best alone where there is one objective. `UserError` where none finished.
+        With one objective, this is only the best trial. `UserError` if no trial finished.
         """
         if not self.trials(TrialState.COMPLETE):
-            reason = self.settled()[0].user_attrs.get("reason", "it was told without a reason.")
+            reason = self.settled()[0].user_attrs.get("reason", "no reason is known.")
             raise UserError(
-                f"{self.plan.name}: no trial finished; the first: {reason} Mend the space, then search again."
+                f"{self.plan.name}: no trial finished; the first: {reason} Correct the space, then search again."
             )
-        found = {tuple(trial.values): trial for trial in reversed(self.study.best_trials)}  # the first of doubles stays
+        found = {tuple(trial.values): trial for trial in reversed(self.study.best_trials)}  # keep the first duplicate
         return sorted(found.values(), key=lambda trial: trial.values[-1], reverse=True)
 
     def best(self) -> FrozenTrial:
-        """The finished trial with the best quality; `UserError` where none finished."""
+        """Return the finished trial with the best quality; `UserError` if none finished."""
         return self.front()[0]
 
     def winners(self) -> dict[str, FrozenTrial]:
-        """{arm: trial} of those that are compared on other seeds: the best, or the ends and the knee of a front."""
+        """Return {arm: trial} to compare on other seeds: the best trial, or the ends and the knee of a front."""
         front = self.front()
         if self.plan.against is None:
             return {WINNER: front[0]}
@@ -145,7 +148,7 @@ class SearchBoard(Board):
         return {BEST: front[0], **between, **({CHEAPEST: front[-1]} if len(front) > 1 else {})}
 
     def tuned(self) -> dict[str, dict[str, Any]]:
-        """{arm: settings that it has beside what is fixed} of the winners."""
+        """Return {arm: drawn settings} of the winners."""
         return {arm: settings(trial.params) for arm, trial in self.winners().items()}
 
     def settled(self) -> list[FrozenTrial]:
@@ -166,7 +169,7 @@ class SearchBoard(Board):
         return Run.of(self.plan.config(trial.params))
 
     def blind(self) -> list[int]:
-        """The numbers of the trials that were drawn before enough had ended for TPE to go by."""
+        """Return the numbers of the trials that were drawn at random, before `RANDOM_TRIALS` trials had ended."""
         settled = self.settled()
         ends = sorted(trial.datetime_complete or datetime.max for trial in settled)
         enough = ends[RANDOM_TRIALS - 1] if len(ends) >= RANDOM_TRIALS else datetime.max
@@ -174,16 +177,16 @@ class SearchBoard(Board):
         return sorted(number for trial in settled if begun[number := number_of(trial)] < enough)
 
     def _look(self, trial: optuna.Trial, run: Run) -> Callable[[Trained, int], None]:
-        """What judges a run at its rungs, reports the values and may give it up."""
+        """Return a callback that judges a run at its rungs and reports the values; it raises `Pruned` to give it up."""
         judge = judge_of(run.config)
         reported = {
             step: values[self.plan.metric] for step, values in known_rungs(run, judge.protocol, self.plan.nfe).items()
         }
-        for step, value in reported.items():  # by whom it began
+        for step, value in reported.items():  # of earlier attempts
             trial.report(value, step)
 
         def look(trained: Trained, step: int) -> None:
-            if step == run.config.train.steps or not self.plan.is_rung(step):  # after the end comes the evaluation
+            if step == run.config.train.steps or not self.plan.is_rung(step):  # the evaluation covers the end
                 return
             value = judge_rung(run, trained, step, judge, self.plan.nfe)[self.plan.metric]
             if step not in reported:
@@ -203,7 +206,7 @@ class SearchBoard(Board):
         return self.study.ask(self.plan.space)
 
     def _put_in(self) -> None:
-        """Enqueue the trials that are not drawn, and enqueue again those that died."""
+        """Enqueue the first draws of the plan, and enqueue again the trials whose worker died."""
         everything = self.trials()
         known = [trial.params or trial.system_attrs.get("fixed_params") for trial in everything]
         for draw in self.plan.first():
@@ -220,7 +223,7 @@ class SearchBoard(Board):
                     self._leave_out(trial, attempts)
 
     def _leave_out(self, trial: FrozenTrial, attempts: dict[str, Any]) -> None:
-        """Count a trial whose workers died again and again as pruned, so that TPE keeps away from it."""
+        """Add a trial whose workers died `DEATHS` times as pruned, so that TPE avoids its settings."""
         reason = f"{DEATHS} workers were killed in it, perhaps for want of memory."
         known = {**attempts, "run": self.run_of(trial).name, "reason": reason, "ended": FAILED}
         self.study.add_trial(
@@ -230,9 +233,10 @@ class SearchBoard(Board):
         )
 
     def _spent(self, trial: FrozenTrial) -> float:
-        """Seconds of all attempts at a trial, the last of which ended by its worker's death.
+        """Return the seconds of all attempts at a trial whose last attempt ended with its worker's death.
 
-        A death under the present command was noticed at once; one before it came after the run was last written to.
+        A death under the current command was noticed at once. For an earlier death, the last write to the run counts as
+        its time.
         """
         assert trial.datetime_start
         end = _last_written(self.run_of(trial).folder)
@@ -242,7 +246,7 @@ class SearchBoard(Board):
 
 
 def _last_written(folder: Path) -> float:
-    """When the work in a run directory last kept something, in Unix time; 0 if never."""
+    """Return the time of the last write of training or evaluation in a run directory, in Unix time; 0 if none."""
     last = 0.0
     for pattern in ("*.jsonl", "checkpoints/*", "evaluations/*"):
         for path in folder.glob(pattern):
@@ -252,10 +256,10 @@ def _last_written(folder: Path) -> float:
 
 
 def _sampler(seed: int) -> TPESampler:
-    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):  # `group` is, since 2021
+    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):  # `group` is experimental since 2021
         return TPESampler(n_startup_trials=RANDOM_TRIALS, multivariate=True, group=True, seed=seed)
 
 
 def ended(error: NoValue | Pruned) -> str:
-    """How a trial ended."""
+    """Return how a trial with this error ended."""
     return GIVEN_UP if isinstance(error, Pruned) else DIVERGED if isinstance(error, Diverged) else FAILED

@@ -1,4 +1,4 @@
-"""A worker: asks the shared board for the next trial until none is left. Workers are alike and may die at any time."""
+"""Worker: it takes trials from the shared board until none is left. All workers are alike and may die at any time."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from harness.runs.train import ensure
 
 
 class Trial(TypedDict):
-    """What the journal says of a trial."""
+    """Attributes of a trial in the journal."""
 
     arm: str
     seed: int
     reason: NotRequired[str]
-    """Why it cannot succeed."""
+    """Reason why it cannot succeed."""
     worker: NotRequired[int]
-    """Its process."""
+    """Process id of its worker."""
 
 
 class PlanBoard(Board):
-    """Every arm with every seed."""
+    """Board with the trials of a study: every arm with every seed."""
 
     TOLD = Trial
     plan: Plan
@@ -102,7 +102,7 @@ class PlanBoard(Board):
         return [known[key] for key in self.keys if key in known and self._stands(known[key])]
 
     def _stands(self, trial: FrozenTrial) -> bool:
-        """Whether the run directory, which is the truth, says what the journal says."""
+        """Whether the run directory, which decides, agrees with the journal."""
         run, protocol = self._named(*_key(trial))
         if trial.state == TrialState.COMPLETE:
             return run.evaluated(protocol)
@@ -113,12 +113,12 @@ class PlanBoard(Board):
         return self.plan.run(arm, seed), self.plan.protocol(arm)
 
     def tell(self, trial: optuna.Trial, run: Run) -> None:
-        """Report a finished trial with its value: the primary metric at the primary NFE, or at the largest measured."""
+        """Report a finished trial and its primary metric, at the primary NFE or else at the largest measured NFE."""
         trial.set_user_attr("run", run.name)
         self.study.tell(trial, self._value(trial.params["arm"], run)[1])
 
     def _value(self, arm: str, run: Run) -> tuple[str, float]:
-        """The NFE of a finished run's primary metric, and its value; infinity where it is not asked."""
+        """Return the NFE and the value of a finished run's primary metric; "" and infinity if it is not measured."""
         known = run.evaluation(self.plan.protocol(arm))
         values = known["values"].get(self.plan.metric)
         if not values:
@@ -129,7 +129,7 @@ class PlanBoard(Board):
         return nfe, value
 
     def tell_failure(self, trial: optuna.Trial, reason: str) -> None:
-        """Report a trial that cannot succeed; it is not tried again."""
+        """Report a trial that cannot succeed; no worker tries it again."""
         trial.set_user_attr("reason", reason)
         self.study.tell(trial, state=TrialState.FAIL)
 
@@ -155,7 +155,7 @@ def _title(arm: str, seed: int) -> str:
 
 
 def work(board: Board, stop: Stop) -> None:
-    """Run trials until all have ended."""
+    """Run trials until all have ended; raises `Stopped`."""
     while not board.finished():
         if stop():
             raise Stopped("stopped between two trials")
@@ -168,12 +168,12 @@ def work(board: Board, stop: Stop) -> None:
 
 
 def read_board(path: Path) -> Board:
-    """The board of a plan or a search that was written to `path`."""
+    """Return the board of the study plan or search plan in the file `path`."""
     return SearchBoard(SearchPlan.read(path)) if path.name == SearchPlan.FILE else PlanBoard(Plan.read(path))
 
 
 def main() -> None:
-    """The worker process; the death of its parent, process LAUNCHER, stops it like a signal does."""
+    """Run the worker process; the end of its parent, process LAUNCHER, stops it as a signal does."""
     path = Path(sys.argv[1])
     parent = int(sys.argv[2])
     stop = StopSignal(lambda: os.getppid() != parent)
