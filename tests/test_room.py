@@ -193,7 +193,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "points",
         {"dataset.number": 200_000, "evaluate.num_reference": 100_000},
-        "evaluate.num_reference: an evaluation needs 160 GB of memory at least, 160 GB of it for what is read of ",
+        "evaluate.num_reference: an evaluation needs 160 GB of memory at least, 160 GB of it for the data of ",
     ),
     (
         "points",

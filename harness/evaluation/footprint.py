@@ -27,9 +27,9 @@ def judging_needs(config: EvaluateConfig, data: Data) -> list[Need]:
     samples = config.every_number[-1]
     asked = "evaluate.more_samples" if config.more else "evaluate.num_samples"
     reference = 0 if config.reference else num_reference(config, data)
-    read = Need(asked, f"what is read of {samples} samples", samples * row)
+    read = Need(asked, f"the data of {samples} samples", samples * row)
     if extractor is None and reference > samples:  # features' summaries may be on disk
-        read = Need("evaluate.num_reference", f"what is read of {reference} training samples", reference * row)
+        read = Need("evaluate.num_reference", f"the data of {reference} training samples", reference * row)
     place = asked if samples >= reference else "evaluate.num_reference"
     added = [
         Need(place, f"{metric.name} of {samples} samples and {reference} others", metric.held_bytes(samples, reference))

@@ -218,7 +218,7 @@ class Judge:
     def _summaries(
         self, against: str, rows: Tensor, real: Callable[[Tensor], Iterator[SampleBatch]]
     ) -> dict[str, Summary]:
-        """Return summaries of these real samples. The first process computes them; those of features stay on disk."""
+        """Return summaries of these real samples. The first process computes them; feature summaries stay on disk."""
         metrics = [m for m in self.metrics if m.reads != "logits" and m.against == against]
         if not (wanted := {metric.reference_name: metric.of_reference for metric in metrics}):
             return {}

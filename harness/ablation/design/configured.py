@@ -38,7 +38,7 @@ def configured(
 
 
 def measured(config: RunConfig, metrics: Sequence[str]) -> RunConfig:
-    """Return the configuration with those of `metrics` added that it lacks and that are defined for it.
+    """Return the configuration plus each of `metrics` that it lacks and that is defined for it.
 
     For example, metrics of a flow are undefined for a distilled network.
     """

@@ -176,7 +176,7 @@ class Plan(SharedPlan):
 
     @property
     def sharers(self) -> dict[str, tuple[int, int]]:
-        """{contrast: (number, number)}: parts of the error level if it is judged alone, and if judged with its family.
+        """{contrast: (for it by itself, for its family together)}: the number of parts of the error level.
 
         Contrasts that the primary metric does not measure at the primary NFE do not count.
         """

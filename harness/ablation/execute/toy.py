@@ -60,7 +60,7 @@ class Combination:
     interpolant: str
     prediction: str
     sliced_wasserstein: float
-    """Distance between generated samples and the held-out points, as many of each."""
+    """Distance between generated samples and the held-out points, equally many of each."""
     trajectories: Tensor
     """Positions of points from noise to data, [points, steps + 1, 2]."""
     commit: str
@@ -124,7 +124,7 @@ def train(made: Formulation, data: Data, stop: Stop) -> nn.Module:
 
 
 def distance(made: Formulation, network: nn.Module, data: Data) -> float:
-    """Return the sliced Wasserstein distance between generated samples and the held-out points, as many of each."""
+    """Return the sliced Wasserstein distance between the held-out points and equally many generated samples."""
     held_out = _points(data.held_out)
     n = len(held_out)
     sampling = SamplingConfig(solver=Heun(), batch_size=n)

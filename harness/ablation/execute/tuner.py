@@ -1,4 +1,4 @@
-"""Trials of a search: TPE draws them, a pruner gives up poor ones, and those of dead workers continue."""
+"""Trials of a search: TPE draws them, a pruner gives up poor ones, and other workers continue dead workers' trials."""
 
 from __future__ import annotations
 
