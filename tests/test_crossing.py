@@ -165,7 +165,7 @@ def test_what_others_are_set_beside_is_never_left_out(tiny: RunConfig, declared:
         ({"axes": {**AXES, "length": {"long": 3, "short": {}}}}, r"^axes\['length'\]\['long'\]: expected the lev"),
         ({"axes": {**AXES, "both": {"a": {}, "b": {"weighting": "snr"}}}}, r"^arm '.*': two of its axes set weighting"),
         ({"axes": {"weighting": WEIGHTINGS}}, r"^axes: there is only one"),
-        ({"axes": {"l": {"a, b": {}, "a": {}}, "r": {"c": {}, "b, c": {}}}}, r"^arm 'a, b, c': two combinations are"),
+        ({"axes": {"l": {"a, b": {}, "a": {}}, "r": {"c": {}, "b, c": {}}}}, r"^arm 'a, b, c': two combinations have"),
         ({"axes": AXES, "baseline": "linear"}, r"^baseline 'linear': no combination has this name\."),
         ({"axes": AXES, "fraction": 1 / 2}, r"^fraction: the axes have 3, 2 levels"),
         ({"axes": AXES, "fraction": 1 / 2, "skip_invalid": True}, r"^skip_invalid: a fraction must be whole"),

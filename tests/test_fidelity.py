@@ -559,7 +559,7 @@ def test_what_is_no_mean_and_covariance_is_refused_before_training(data: Data, t
     """In one line, by the protocol, which is made before a run begins."""
     for name, (change, message) in NO_STATISTICS.items():
         np.savez(tmp_path / "statistics.npz", **(GOOD | change))
-        with pytest.raises(ConfigError, match=rf"^evaluate\.reference: .*{message}.*Name an \.npz") as caught:
+        with pytest.raises(ConfigError, match=rf"^evaluate\.reference: .*{message}.*Give an \.npz") as caught:
             protocol_with(data, tmp_path / "statistics.npz")
         assert "\n" not in str(caught.value), name
 

@@ -148,7 +148,7 @@ def test_how_it_is_judged_does_not_name_it(small: RunConfig) -> None:
         ({"prediction": "score"}, r"prediction: score needs .* pairs does not give\. Choose prediction=velocity\."),
         ({"evaluate.solver": "euler_maruyama"}, r"evaluate\.solver: .* Choose evaluate\.solver=euler\."),
         ({"evaluate.metrics": ["field_error"]},
-         r"evaluate\.metrics\[0\]: the best field is known for independent pairs .*"),
+         r"evaluate\.metrics\[0\]: the best field is known only for independent pairs .*"),
         ({"reflow.rounds": 0, "reflow.teacher": "base"},
          r"reflow\.teacher: without rounds or distil nothing is learned from it\. .*"),
         ({"reflow.teacher": "base", "dataset": "eight_gaussians"}, r"dataset: the teacher's is another, .*"),

@@ -1,4 +1,6 @@
-"""Small classifier of 8x8 digits, whose features the metrics compare. To train it again, run
+"""Small classifier of 8x8 digits, whose features the metrics compare.
+
+To train it again, run
 
     python -m harness.evaluation.digits_classifier
 
