@@ -15,6 +15,7 @@ from harness.core.config import AGAIN, ROUNDS, TRIALS, WORKERS
 from harness.core.errors import ConfigError
 from harness.core.fields import Range
 
+RUN = "a run: STUDY/ARM/SEED, its name or its directory, as `harness runs` lists them"
 Add = Callable[..., ArgumentParser]
 """`add(name, about)` begins the declaration of a command."""
 
@@ -93,7 +94,7 @@ def _single_runs(add: Add) -> None:
     _changes(sub, f"change how they are drawn, like evaluate.solver=heun, {data}")
 
     sub = add("evaluate", "Evaluate finished runs at every NFE; what is known is not computed again.")
-    sub.add_argument("runs", metavar="RUN", nargs="+", help="a run's name or directory")
+    sub.add_argument("runs", metavar="RUN", nargs="+", help=RUN)
     sweep = "compare ways of sampling, like solver=euler,heun time_grid=uniform,shifted"
     sub.add_argument("--sweep", nargs="+", metavar="PATH=VALUES", help=sweep)
     _workers(sub, "processes of a sweep that judge at the same time; as many as the cores hold if not given")
@@ -103,7 +104,7 @@ def _single_runs(add: Add) -> None:
 def _chains(add: Add) -> None:
     """Commands about the rounds that follow a run, and the runs that it follows."""
     sub = add("reflow", "Straighten a finished run's flow in rounds, each trained on the pairs of the one before.")
-    runs = "a run's name or directory; several differ in their seeds alone"
+    runs = f"{RUN}; several differ in their seeds alone"
     sub.add_argument("runs", metavar="RUN", nargs="+", help=runs)
     rounds = "how many (1); the second gives the 3-rectified flow"
     sub.add_argument("--rounds", type=_within(ROUNDS), default=1, metavar="N", help=rounds)
@@ -111,6 +112,10 @@ def _chains(add: Add) -> None:
     _workers(sub, "local processes that train at the same time; as many as the cores hold if not given")
     judged = "or how all are judged, like evaluate.nfe=[1,8]"
     _changes(sub, f"change the rounds, like train.steps=200 or reflow.number=100000, {judged}")
+
+    sub = add("runs", "List the runs on disk by study, arm and seed, with what they scored.")
+    sub.add_argument("study", metavar="STUDY", nargs="?", help="a study's or a plan's name, like weighting-digits (all)")
+    sub.add_argument("--json", action="store_true", help="for machines")
 
     sub = add("lineage", "Show what a run was made from: data, flows and pairs, with what each cost.")
     _one_run(sub)
@@ -190,7 +195,7 @@ def _scale(sub: ArgumentParser) -> None:
 
 
 def _one_run(sub: ArgumentParser) -> None:
-    sub.add_argument("run", metavar="RUN", help="a run's name or directory")
+    sub.add_argument("run", metavar="RUN", help=RUN)
 
 
 def _study(sub: ArgumentParser, seeds: str = "training seeds: all looks up to N (the first look's)") -> None:

@@ -161,29 +161,36 @@ class Protocol:
         """The protocol that a configuration means on a data set; reads (or downloads) the extractor's weights."""
         _refuse_unfit(config, data)
         extractor = extractor_of(config.extractor)
-        again = f" and sampling seed {config.sampling_seed}" if config.sampling_seed else ""
         return cls(
-            solver=to_dict(config.solver, digested=True),
-            time_grid=to_dict(config.time_grid, digested=True),
-            num_samples=config.num_samples,
-            batch_size=config.batch_size,
-            extractor=config.extractor,
             weights="" if extractor is None else weights_hash(extractor.name),
             resize="" if extractor is None else extractor.resize,
             reference=_reference(config, data, extractor),
-            sampling=f"noise and classes by the run's seed{again}, classes as often as in training; fp32",
-            version=EVALUATION_VERSION,
-            metrics={metric.name: chosen for metric in config.metrics if (chosen := _unusual(metric))},
-            network=_network(config),
-            guidance=guidance_of(config.guidance),
-            sources=sources(config),
-            more_samples={str(more.nfe): more.num_samples for more in config.more},
+            **of_settings(config),
         )
 
     @property
     def digest(self) -> str:
         """12 hex digits that identify it; what is empty does not count."""
         return digest_of(vars(self))
+
+
+def of_settings(config: EvaluateConfig) -> dict[str, Any]:
+    """The fields of a protocol that follow from the settings alone, without the data and the extractor's weights."""
+    again = f" and sampling seed {config.sampling_seed}" if config.sampling_seed else ""
+    return {
+        "solver": to_dict(config.solver, digested=True),
+        "time_grid": to_dict(config.time_grid, digested=True),
+        "num_samples": config.num_samples,
+        "batch_size": config.batch_size,
+        "extractor": config.extractor,
+        "sampling": f"noise and classes by the run's seed{again}, classes as often as in training; fp32",
+        "version": EVALUATION_VERSION,
+        "metrics": {metric.name: chosen for metric in config.metrics if (chosen := _unusual(metric))},
+        "network": _network(config),
+        "guidance": guidance_of(config.guidance),
+        "sources": sources(config),
+        "more_samples": {str(more.nfe): more.num_samples for more in config.more},
+    }
 
 
 def guidance_of(guidance: Guidance) -> dict:
