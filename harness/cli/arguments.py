@@ -55,7 +55,12 @@ def _components(add: Add) -> None:
     """Commands about components and data: what there is, what they mean, whether they keep their promises."""
     about = "List the components of every family, or of one: what they are, their parameters and sources."
     sub = add("list", about, module="components")
-    sub.add_argument("family", nargs="?")
+    sub.add_argument("family", nargs="?", help="a family, or `studies` or `scales`")
+    sub.add_argument("--json", action="store_true", help="for machines")
+
+    sub = add("config", "Show what can be set: each path with its value, its type or choices, and its range.")
+    sub.add_argument("run", metavar="RUN", nargs="?", help=RUN)
+    sub.add_argument("--scale", metavar="NAME", help="of a configuration in studies/scales.py (digits)")
     sub.add_argument("--json", action="store_true", help="for machines")
 
     about = "Write a formulation out, or compare a study's arms, and draw the effective weight over log SNR."

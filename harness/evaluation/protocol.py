@@ -157,12 +157,15 @@ class Protocol:
     """{NFE as text: number of samples} where it is not the usual one; empty where all are."""
 
     @classmethod
-    def of(cls, config: EvaluateConfig, data: Data) -> Protocol:
-        """The protocol that a configuration means on a data set; reads (or downloads) the extractor's weights."""
-        _refuse_unfit(config, data)
+    def of(cls, config: EvaluateConfig, data: Data, weights: bool = True) -> Protocol:
+        """The protocol that a configuration means on a data set; reads (or downloads) the extractor's weights.
+
+        Without `weights` it does not, and the protocol is that of no evaluation: for those who only train.
+        """
+        _refuse_unfit(config, data, weights)
         extractor = extractor_of(config.extractor)
         return cls(
-            weights="" if extractor is None else weights_hash(extractor.name),
+            weights=weights_hash(extractor.name) if extractor and weights else "",
             resize="" if extractor is None else extractor.resize,
             reference=_reference(config, data, extractor),
             **of_settings(config),
@@ -222,8 +225,8 @@ def _network(config: EvaluateConfig) -> dict:
     return {} if chosen == {"average": to_dict(Ema(), digested=True), "checkpoint": "last"} else chosen
 
 
-def _refuse_unfit(config: EvaluateConfig, data: Data) -> None:
-    """`ConfigError` for an extractor or a metric that cannot read the data."""
+def _refuse_unfit(config: EvaluateConfig, data: Data, weights: bool) -> None:
+    """`ConfigError` for an extractor or a metric that cannot read the data; some metrics ask the weights for it."""
     if (extractor := extractor_of(config.extractor)) is not None:
         try:
             extractor.check(data)
@@ -235,6 +238,8 @@ def _refuse_unfit(config: EvaluateConfig, data: Data) -> None:
         )
     for given in comparisons(config, data):
         for i, metric in enumerate(config.metrics):
+            if not weights and isinstance(metric, SampleMetric) and metric.reads == "logits":
+                continue
             try:
                 metric.check_data(given)
             except ConfigError as error:
