@@ -16,6 +16,11 @@ from harness.core.errors import ConfigError
 from harness.core.fields import Range
 
 RUN = "a run: STUDY/ARM/SEED, its name or its directory, as `harness runs` lists them"
+FAMILIES = [
+    "interpolant", "prediction", "weighting", "loss", "time_sampler", "noise", "coupling", "solver", "time_grid",
+    "time_embedding", "backbone", "optimizer", "schedule", "average", "extractor",
+]  # fmt: skip
+"""Of the components that `harness new component` writes: those of the registry but data sets and metrics."""
 Add = Callable[..., ArgumentParser]
 """`add(name, about)` begins the declaration of a command."""
 
@@ -70,6 +75,14 @@ def _components(add: Add) -> None:
     sub.add_argument("--out", type=Path, default=Path("explain.png"), metavar="FILE", help="the picture (explain.png)")
     _changes(sub, "change the configuration, like weighting=min_snr")
 
+    sub = add("new", "Write a working study, component, data set or metric to begin with, and its test.")
+    sub.add_argument("kind", choices=["study", "component", "dataset", "metric"])
+    sub.add_argument("name", metavar="NAME", help="of the file and what it declares: a-z, 0-9 and _")
+    sub.add_argument("--family", choices=FAMILIES, default="weighting", help="of a component (weighting)")
+    sub.add_argument(
+        "--out", type=Path, default=Path(), metavar="DIR", help="where both files go (the folder you are in)"
+    )
+
     sub = add("check", "Test the components of a Python file against what their families promise.")
     sub.add_argument("file", type=Path)
 
@@ -119,7 +132,9 @@ def _chains(add: Add) -> None:
     _changes(sub, f"change the rounds, like train.steps=200 or reflow.number=100000, {judged}")
 
     sub = add("runs", "List the runs on disk by study, arm and seed, with what they scored.")
-    sub.add_argument("study", metavar="STUDY", nargs="?", help="a study's or a plan's name, like weighting-digits (all)")
+    sub.add_argument(
+        "study", metavar="STUDY", nargs="?", help="a study's or a plan's name, like weighting-digits (all)"
+    )
     sub.add_argument("--json", action="store_true", help="for machines")
 
     sub = add("lineage", "Show what a run was made from: data, flows and pairs, with what each cost.")

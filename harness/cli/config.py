@@ -75,7 +75,7 @@ def kind_of(hint: Any) -> str:
     if origin in (types.UnionType, typing.Union):
         return f"{kind_of(next(each for each in inner if each is not type(None)))} or null"
     if origin is tuple:
-        return f"list of {kind_of(inner[0])}"
+        return f"list, each a {kind_of(inner[0])}"
     if origin is Literal:
         return "choice"
     return WORDS.get(hint) or getattr(hint, "family", "configuration")

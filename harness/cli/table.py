@@ -6,7 +6,7 @@ import argparse
 
 from harness.ablation.design.plan import Plan
 from harness.ablation.report.looks import decided, reached
-from harness.cli.plans import as_trained, plan_of, prepare, report, training_command
+from harness.cli.plans import as_trained, looked_for, plan_of, prepare, report, training_command
 from harness.cli.shared import own_folder
 from harness.core.errors import UserError
 from harness.core.progress import terminal
@@ -19,7 +19,7 @@ def run(options: argparse.Namespace) -> None:
     command = training_command(options)
     plan = next((plan for plan in as_trained(given) if _is_begun(plan)), None)
     if plan is None:
-        raise UserError(f"{given.name}: nothing is measured yet. Run `{command}` first.")
+        raise UserError(f"{given.name}: nothing is measured yet. {looked_for(given)} Run `{command}` first.")
     plan = reached(plan) if options.seeds is None else decided(plan)
     report(plan, prepare(plan, console), own_folder(), command, console)
 

@@ -1,7 +1,7 @@
 """Runs by what they are in a study, `STUDY/ARM/SEED`, as the plans in results/local/studies/ say.
 
-STUDY is a study's name, or the name of a plan (`weighting-digits`) where a study has several, or that of a plan's folder
-(`weighting-digits-f397d7d91123`) where a plan was changed. An arm's name may hold spaces and slashes.
+STUDY is a study's name; where a study has several plans, the plan's name (`weighting-digits`); where a plan was
+changed, the name of its folder (`weighting-digits-f397d7d91123`). An arm's name may hold spaces and slashes.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class StoredPlan:
     def places(self, facts: list[Facts]) -> Iterator[Place]:
         """Its runs that are on disk, under one of the `facts`."""
         plan = self.read()
-        for arm, config in plan.arms.items():
+        for arm in plan.arms:
             for seed in plan.seeds_of(arm):
                 for run in stored.runs_of(plan.config(arm, seed), facts):
                     yield Place(plan, self.folder, arm, seed, run)
