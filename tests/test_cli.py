@@ -30,13 +30,16 @@ from harness.runs.train import train
 pytestmark = pytest.mark.usefixtures("unmeasured")
 COMMANDS = [
     "list",
+    "config",
     "explain",
+    "new",
     "check",
     "data",
     "train",
     "sample",
     "evaluate",
     "reflow",
+    "runs",
     "lineage",
     "plan",
     "ablate",
@@ -46,6 +49,7 @@ COMMANDS = [
     "publish",
     "toy",
     "gallery",
+    "doctor",
     "ui",
 ]
 Refused = Callable[..., str]
@@ -255,10 +259,8 @@ def test_every_command_is_a_module_of_its_name() -> None:
         ("tune tuning --seeds 1001", "--seeds: 1001 takes in seed 1000, on which is searched. Take fewer."),
         ("tune tuning --set seed=3", "seed: a study sets its seeds itself."),
         ("tune tuning --set train.step=3", "train.step: TrainConfig has no such field. Did you mean 'steps'?"),
-        (
-            "table weighting",
-            "weighting-digits: nothing is measured yet. Run `harness ablate weighting --scale digits` first.",
-        ),
+        ("table weighting", "weighting-digits: nothing is measured yet. Looked in "),
+        ("table weighting", " Run `harness ablate weighting --scale digits` first."),
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_to_do(refused: Refused, command: str, said: str) -> None:

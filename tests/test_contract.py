@@ -304,7 +304,7 @@ def test_a_network_may_keep_what_its_state_dict_has() -> None:
         found = {
             promise
             for promise, is_kept in promises(Kept(place=place))
-            if not is_kept and not promise.startswith("after 'the start'")
+            if not is_kept and not promise.startswith("backbone: 'kept' is no backbone")
         }
         assert expected <= found, place
         assert bool(expected) == bool(found), place

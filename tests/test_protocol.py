@@ -178,10 +178,10 @@ def test_values_are_a_protocol_without_weights(data: Data, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("data", "changes", "message"),
     [
-        (LARGE, {}, "evaluate.extractor: the digits classifier reads 8x8 images. Choose inception."),
-        (POINTS, {}, "evaluate.extractor: digits reads images, and these data are points. Choose values."),
+        (LARGE, {}, "evaluate.extractor: the digits classifier reads 8x8 images, and these are 28x28. Set evaluate.extractor=inception."),
+        (POINTS, {}, "evaluate.extractor: digits reads images, and these data are points. Set evaluate.extractor=values, and metrics of values:"),
         (POINTS, {"extractor": "inception"},
-         "evaluate.extractor: inception reads images, and these data are points. Choose values."),
+         "evaluate.extractor: inception reads images, and these data are points. Set evaluate.extractor=values, and metrics of values:"),
         (
             POINTS, {"extractor": "values"},
             "evaluate.metrics[0]: fid reads features, and evaluate.extractor gives values. Choose an extractor or "

@@ -193,7 +193,8 @@ def _demonstrations(add: Add) -> None:
 
 
 def _pages(add: Add) -> None:
-    """The command that shows what MLflow has."""
+    """The commands that look at this machine, and that show what MLflow has."""
+    add("doctor", "Check Python, torch, GPU, packages, folders, data and weights, and say what to do about each.")
     sub = add("ui", "Open the MLflow pages on 127.0.0.1.")
     sub.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine alone)")
     sub.add_argument("--port", type=_within(Range(1, 65_535)), default=5000)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import re
@@ -26,6 +27,16 @@ VALUES = (bool, int, float, str, tuple, list, dict, type(None))
 def is_own(cls: type) -> bool:
     """Whether a class is the harness's own."""
     return cls.__module__.partition(".")[0] == "harness"
+
+
+def declared_beside(name: str) -> str:
+    """What to do where a Python file in the folder one stands in declares a component of this name; else empty."""
+    declared = re.compile(rf"\(.*\bname\s*=\s*[\"']{re.escape(name)}[\"']")
+    for path in sorted(Path().glob("*.py")):
+        with contextlib.suppress(OSError):
+            if declared.search(path.read_text(errors="replace")):
+                return f"{path} declares one of that name. Add --plugin {path}."
+    return ""
 
 
 def place_of(what: Any) -> str:

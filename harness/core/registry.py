@@ -7,7 +7,6 @@ module of an installed package to read.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import importlib
@@ -15,7 +14,6 @@ import importlib.metadata
 import importlib.util
 import inspect
 import os
-import re
 import sys
 from abc import ABC
 from collections.abc import Iterable, Mapping
@@ -24,7 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from harness.core.config import Config, to_dict
-from harness.core.declared import check_declared, is_own
+from harness.core.declared import check_declared, declared_beside, is_own
 from harness.core.errors import (
     USERS_FILES,
     ConfigError,
@@ -140,23 +138,13 @@ def find(family: str, name: str) -> type[Component]:
     """Return the class with this name; `ConfigError` if there is none, `UserError` if it is not a dataclass."""
     known = names(family)
     if name not in known:
-        raise ConfigError("", f"{short(name)} is no {family}. {_unloaded(name) or did_you_mean(name, known)}")
+        raise ConfigError("", f"{short(name)} is no {family}. {declared_beside(name) or did_you_mean(name, known)}")
     member = _MEMBERS[family][name]
     if "__dataclass_fields__" not in vars(member):
         raise UserError(
             f"{family} '{name}' is not a dataclass. Put @dataclass(frozen=True, kw_only=True) above its class."
         )
     return member
-
-
-def _unloaded(name: str) -> str:
-    """What to do where a Python file in the folder one stands in declares a component of this name; else empty."""
-    declared = re.compile(rf"\(.*\bname\s*=\s*[\"']{re.escape(name)}[\"']")
-    for path in sorted(Path().glob("*.py")):
-        with contextlib.suppress(OSError):
-            if declared.search(path.read_text(errors="replace")):
-                return f"{path} declares one of that name. Add --plugin {path}."
-    return ""
 
 
 def build(family: str, spec: str | Mapping[str, Any] | Component) -> Any:

@@ -48,7 +48,7 @@ def backbone(backbone: Any) -> Promises:
         if told:
             output = network(x, t, *told)
             yield (
-                "classes count, and -1 is none (a network without classes takes no y)",
+                "classes count, and -1 is none",
                 not torch.equal(output[:2], plain[:2]) and torch.equal(network(x, t, told[0] * 0 - 1), plain),
             )
         seeded(network.train(), x, t, *told).square().mean().backward()
