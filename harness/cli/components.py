@@ -47,8 +47,8 @@ def _scales() -> list[dict[str, Any]]:
     """The configurations of scales.py, with what its ABOUT says of each."""
     rows = []
     for name, config in load_scales().items():
-        data, network, judge = config.dataset.name, config.backbone.name, config.evaluate
-        facts = f"{data}, {network}, {config.train.steps:,} steps, {judge.metrics[0].name}"
+        metric = config.evaluate.metrics[0].name
+        facts = f"{config.dataset.name}, {config.backbone.name}, {config.train.steps:,} steps, {metric}"
         rows.append({"name": name, "about": about_scale(name), "facts": facts})
     return rows
 

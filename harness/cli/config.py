@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shlex
 import types
@@ -15,7 +16,7 @@ from rich.table import Table
 from harness.ablation.design.addresses import find_run
 from harness.ablation.design.study import load_scale
 from harness.core.config import Config, to_dict
-from harness.core.errors import UserError
+from harness.core.errors import ConfigError, UserError
 from harness.core.fields import hints, range_of
 from harness.core.progress import terminal
 from harness.core.registry import Component, build, names
@@ -48,21 +49,35 @@ def settings(config: Config, at: str = "") -> Iterator[dict[str, Any]]:
     for name, hint in hints(type(config)).items():
         path = f"{at}.{name}" if at else name
         value = getattr(config, name)
-        plain = _plain(value)
         if not isinstance(value, Config) or isinstance(value, (Component, RunConfig)):
-            row = {"path": path, "value": value.name if isinstance(value, Component) else plain, "type": kind_of(hint)}
             allowed = range_of(hint)
-            yield {**row, "choices": choices_of(config, name), "range": str(allowed) if allowed else None}
+            yield {
+                "path": path,
+                "value": _named(value, bool(at)) if isinstance(value, Component) else _plain(value),
+                "type": kind_of(hint),
+                "choices": choices_of(config, name),
+                "range": str(allowed) if allowed else None,
+            }
         if isinstance(value, Config) and not isinstance(value, RunConfig):
             yield from settings(value, path)
+
+
+def _named(component: Component, nested: bool) -> Any:
+    """A component's name; all of one below another that its name alone cannot make, since it is set in one go."""
+    try:
+        return component.name if not nested else build(component.family, component.name).name
+    except ConfigError:
+        return to_dict(component)
 
 
 def _plain(value: Any) -> Any:
     """A value as JSON holds it; a component with nothing but defaults by its name."""
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, Component) and to_dict(build(value.family, value.name)) == to_dict(value):
-        return value.name
+    if isinstance(value, Component):
+        with contextlib.suppress(ConfigError):  # of a field without a default
+            if build(value.family, value.name) == value:
+                return value.name
     return to_dict(value) if isinstance(value, Config) else value
 
 

@@ -201,7 +201,9 @@ def _versions() -> Iterator[Finding]:
     needed = [Requirement(text) for text in importlib.metadata.requires("harness") or []]
     asked = {canonicalize_name(each.name): each for each in needed if not each.marker or each.marker.evaluate()}
     locked_at = _locked(lock)
-    missing, outside, other = list[str](), list[str](), list[str]()
+    missing: list[str] = []
+    outside: list[str] = []
+    other: list[str] = []
     for name, requirement in asked.items():
         try:
             version = importlib.metadata.version(name)

@@ -33,7 +33,8 @@ def run(options: argparse.Namespace) -> None:
         print(json.dumps(rows, indent=1))
     elif not rows:
         of = f" of {options.study}" if options.study else ""
-        console.print(f"no run{of} has begun in {runs_folder()}. Train one: `harness train`, `harness ablate STUDY`.")
+        advice = "Train one: `harness train`, `harness ablate STUDY`."
+        console.print(f"no run{of} has begun in {runs_folder()}. {advice}", soft_wrap=True)
     for heading in () if options.json else dict.fromkeys(map(_heading, rows)):
         console.print(_table(heading, [row for row in rows if _heading(row) == heading]))
 

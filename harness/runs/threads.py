@@ -1,5 +1,8 @@
-"""On how many CPU threads a run trains alone where nobody says. The number is part of the run's name, since the last
-digits of its results depend on it: a run that was begun keeps its number, and a study's runs keep the plan's."""
+"""On how many CPU threads a run trains alone, where nobody says.
+
+The number is part of the run's name, since the last digits of its results depend on it. So a run that was begun keeps
+its number, and a study's runs keep the plan's.
+"""
 
 from __future__ import annotations
 

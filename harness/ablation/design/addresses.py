@@ -6,7 +6,6 @@ changed, the name of its folder (`weighting-digits-f397d7d91123`). An arm's name
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +57,6 @@ class StoredPlan:
     def study(self) -> str:
         return self.name.partition("-")[0]
 
-    @functools.cache  # noqa: B019 (a command reads few)
     def read(self) -> Plan:
         """`UserError` where it is damaged, or holds components of a `--plugin` that was not named."""
         try:
