@@ -456,7 +456,7 @@ def test_an_exception_of_a_plugin_in_the_midst_of_the_work_is_one_line(
     assert "Traceback" in capsys.readouterr().err
     for call in (lambda: 1 // 0, lambda: tried.attempted(build("loss", "mse"), "measure", lambda: 1 // 0)):
         with pytest.raises(ZeroDivisionError):
-            guarded(call)  # type: ignore[arg-type]
+            guarded(call)
 
 
 def test_check_does_not_end_with_the_component_that_exits(write: Write) -> None:

@@ -93,7 +93,7 @@ def kind_of(hint: Any) -> str:
         return f"list, each a {kind_of(inner[0])}"
     if origin is Literal:
         return "choice"
-    return WORDS.get(hint) or getattr(hint, "family", "configuration")
+    return WORDS.get(hint) or str(getattr(hint, "family", "configuration"))
 
 
 def choices_of(config: Config, name: str) -> list[Any]:

@@ -227,7 +227,7 @@ def _versions() -> Iterator[Finding]:
 
 def _locked(lock: Path) -> dict[str, str]:
     """{package: version} that a lock has for this machine; empty without one."""
-    found = {}
+    found: dict[str, str] = {}
     for line in lock.read_text().splitlines() if lock.is_file() else ():
         with contextlib.suppress(InvalidRequirement):
             each = Requirement(line)

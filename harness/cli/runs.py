@@ -79,7 +79,8 @@ def _standing(run: Run, metric: str, nfe: int) -> dict[str, Any]:
 def _heading(row: dict[str, Any]) -> str:
     if row["study"] is None:
         return ALONE
-    arrow = "↓" if find("metric", row["metric"]).lower_is_better else "↑"
+    metric: Any = find("metric", row["metric"])
+    arrow = "↓" if metric.lower_is_better else "↑"
     return f"{row['study']}: {row['metric']} {arrow} at NFE {row['nfe']}"
 
 

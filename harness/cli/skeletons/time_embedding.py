@@ -20,6 +20,8 @@ class Mine(TimeEmbedding, name="mine"):
 class Powers(nn.Module):
     """t, t^2, ..., t^dim."""
 
+    exponents: Tensor
+
     def __init__(self, dim: int):
         super().__init__()
         self.register_buffer("exponents", torch.arange(1.0, dim + 1))
