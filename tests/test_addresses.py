@@ -196,6 +196,10 @@ def test_the_table_of_runs_fits_80_columns(
 def test_what_cannot_be_listed_is_said(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["runs", "weihgting"]) == 2
     assert "Did you mean 'weighting'?" in capsys.readouterr().err
+    (evaluations := plan.run("uniform", 0).folder / "evaluations").mkdir()
+    (evaluations / "0123456789ab.json").write_text("{")
+    assert main(["runs"]) == 0
+    assert "0123456789ab.json: cannot be read" in capsys.readouterr().err
     shutil.rmtree(results_folder() / "local" / "runs")
     assert main(["runs"]) == 0
     assert f"no run has begun in {results_folder() / 'local' / 'runs'}" in capsys.readouterr().out

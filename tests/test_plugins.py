@@ -85,7 +85,7 @@ REFUSED = {
     "no method but a value": (WEIGHTING + "    weight = 2.0", "Mine.weight is 2.0. Every weighting has a"),
     "a method of another name, called as it should be": (
         GOOD.replace("def weight", "def importance"),
-        "Did you mean it by 'importance'?",
+        "If 'importance' is meant, rename it.",
     ),
     "too few parameters": (
         GOOD.replace("t, interpolant)", "t)"),
@@ -346,12 +346,12 @@ def test_what_a_component_gives_is_tried_before_training(write: Write, tiny: Run
 @pytest.mark.parametrize(
     ("home", "body", "said"),
     [
-        ("components.weightings Weighting", "    def weight(self, t, interpolant): return 2.0\n", "float 2.0, and"),
-        ("components.losses Loss", "    def measure(self, error): return error.mean()\n", "float32 tensor [], and"),
+        ("components.weightings Weighting", "    def weight(self, t, interpolant): return 2.0\n", "returns float 2.0, but"),
+        ("components.losses Loss", "    def measure(self, error): return error.mean()\n", "float32 tensor [], but"),
         (
             "components.interpolants Interpolant",
             "    def alpha(self, t): return 1.0\n    def sigma(self, t): return t\n",
-            "Mine.alpha gives float 1.0, and a finite float64 tensor [4] is due",
+            "Mine.alpha returns float 1.0, but should return a finite float64 tensor [4]",
         ),
     ],
 )  # fmt: skip

@@ -12,6 +12,8 @@ from harness.core.errors import UserError
 from harness.core.registry import HOMES, names
 
 SKELETONS = Path(__file__).parent / "skeletons"
+"""A working file for each family and for a study, and the tests of both: `Mine` and `mine` stand for the chosen name.
+Nothing imports them, and the folder is no package, so that they register nothing."""
 
 
 def run(options: argparse.Namespace) -> None:

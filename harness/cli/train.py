@@ -19,7 +19,7 @@ from harness.runs.validate import check, refuse_guided_twice, refuse_idle, refus
 from harness.training.advice import cut_short, warnings
 from harness.training.distributed import joined
 
-LATER = "the weights of {} are not on this machine: training needs none, and `harness evaluate` will fetch them"
+LATER = "the weights of {} are not on this machine: training needs none, `harness evaluate` will ask for them"
 
 
 def run(options: argparse.Namespace) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from harness.core.checkpoint import checkpoints, step_of
 from harness.core.errors import UserError
 from harness.core.files import read_json, read_json_if_there, runs_folder
+from harness.core.reading import say_once
 from harness.evaluation.protocol import EvaluateConfig, of_settings
 from harness.runs.config import RunConfig
 from harness.runs.contents import EVALUATED, WRITTEN_AGAIN, Environment, Evaluation, value_of
@@ -27,7 +30,7 @@ def folders() -> list[Path]:
 
 
 def facts_on_disk() -> list[Facts]:
-    """Every set of facts under which a run on disk was trained, those of today's numerics first."""
+    """Every set of facts under which a run on disk was trained."""
     found: dict[str, Facts] = {}
     for folder in folders():
         try:
@@ -36,25 +39,25 @@ def facts_on_disk() -> list[Facts]:
             continue
         of_name = {name: facts[name] for name in FACTS if name in facts}
         found.setdefault(json.dumps(of_name, sort_keys=True), of_name)
-    return sorted(found.values(), key=lambda facts: facts.get("numerics_version") != NUMERICS_VERSION)
+    return [*found.values()]
 
 
-def runs_of(config: RunConfig, known: Sequence[Facts]) -> list[Run]:
-    """The runs on disk that a configuration names under one of the `known` facts; mostly one or none.
+def runs_of(config: RunConfig, seeds: Iterable[int], known: Sequence[Facts]) -> list[Run]:
+    """The runs on disk of a configuration with each of the seeds, trained under any of the `known` facts.
 
     Runs of earlier numerics count where there are none of today's.
     """
-    found: dict[Path, Run] = {}
+    digests: dict[str, bool] = {}
     for facts in known:
-        if found and facts.get("numerics_version") != NUMERICS_VERSION:
-            break
-        try:
-            name = f"{training_digest(config, facts)}-s{config.seed}"
-        except KeyError:  # facts of a run without a teacher, or of earlier code
-            continue
-        if (runs_folder() / name / "environment.json").is_file():
-            found[runs_folder() / name] = Run(config, runs_folder() / name)
-    return [*found.values()]
+        with contextlib.suppress(KeyError):  # facts of a run without a teacher, or of earlier code
+            digests.setdefault(training_digest(config, facts), facts.get("numerics_version") == NUMERICS_VERSION)
+    found = []
+    for seed in seeds:
+        folders = {runs_folder() / f"{digest}-s{seed}": today for digest, today in digests.items()}
+        there = {folder: today for folder, today in folders.items() if (folder / "environment.json").is_file()}
+        of_today = [folder for folder, today in there.items() if today]
+        found += [Run(dataclasses.replace(config, seed=seed), folder) for folder in of_today or there]
+    return found
 
 
 def state_of(run: Run) -> State:
@@ -76,7 +79,11 @@ def value(run: Run, judged: EvaluateConfig, metric: str, nfe: int) -> float | No
     asked = json.loads(json.dumps(of_settings(judged)))
     files = (run.folder / "evaluations").glob("*.json")
     for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
-        known = {"values": {}, "precise": {}, "protocol": {}, **read_json(path, Evaluation, EVALUATED)}
+        try:
+            known = {"values": {}, "precise": {}, "protocol": {}, **read_json(path, Evaluation, EVALUATED)}
+        except UserError as error:
+            say_once(str(error))
+            continue
         same = all(known["protocol"].get(name, {}) == setting for name, setting in asked.items())
         if same and (found := value_of(known, metric, nfe)) is not None:
             return found

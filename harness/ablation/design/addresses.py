@@ -28,9 +28,12 @@ class Place(NamedTuple):
     stored: str
     """The name of the plan's folder."""
     arm: str
-    seed: int
     run: Run
     """Judged as the arm is."""
+
+    @property
+    def seed(self) -> int:
+        return self.run.config.seed
 
     @property
     def address(self) -> str:
@@ -68,9 +71,8 @@ class StoredPlan:
         """Its runs that are on disk, under one of the `facts`."""
         plan = self.read()
         for arm in plan.arms:
-            for seed in plan.seeds_of(arm):
-                for run in stored.runs_of(plan.config(arm, seed), facts):
-                    yield Place(plan, self.folder, arm, seed, run)
+            for run in stored.runs_of(plan.arms[arm], plan.seeds_of(arm), facts):
+                yield Place(plan, self.folder, arm, run)
 
 
 def stored_plans(study: str | None = None) -> list[StoredPlan]:
