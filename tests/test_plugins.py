@@ -346,7 +346,7 @@ def test_what_a_component_gives_is_tried_before_training(write: Write, tiny: Run
 @pytest.mark.parametrize(
     ("home", "body", "said"),
     [
-        ("components.weightings Weighting", "    def weight(self, t, interpolant): return 2.0\n", "returns float 2.0, but"),
+        ("components.weightings Weighting", "    def weight(self, t, interpolant): return 2.0\n", "float 2.0, but"),
         ("components.losses Loss", "    def measure(self, error): return error.mean()\n", "float32 tensor [], but"),
         (
             "components.interpolants Interpolant",
