@@ -22,7 +22,7 @@ def run(options: argparse.Namespace) -> None:
     if options.family in DECLARED:
         return _declared(options.family, DECLARED[options.family](), options.json)
     if options.family is not None and options.family not in HOMES:
-        raise UserError(f"'{options.family}' is no family. {did_you_mean(options.family, [*HOMES, *DECLARED])}")
+        raise UserError(f"'{options.family}' is not a family. {did_you_mean(options.family, [*HOMES, *DECLARED])}")
     families = {family: describe(family) for family in ([options.family] if options.family else HOMES)}
     if options.json:
         print(json.dumps(families, indent=1))
