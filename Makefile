@@ -1,53 +1,104 @@
-# make plan STUDY=weighting [SCALE=digits] [SEEDS=20] [WORKERS=2] [SET=...] [PLUGIN=my.py]: what the study will take; trains nothing that counts
-# make ablation STUDY=weighting [SCALE=digits] [SEEDS=20 | UNTIL=decided | MAX_HOURS=3] [WORKERS=2] [SET="train.steps=200 evaluate.nfe=[2,8]"] [PLUGIN=my.py]
-# make tuning [SEARCH=tuning] [SCALE=digits] [TRIALS=24] and the same options; SEARCH=tradeoff has two objectives
-# make publish STUDY=weighting [SCALE=digits], or STUDY=tuning, tradeoff, gallery [SCALES="cells points"], toy, bench: to the committed results
-# make reflow RUN=results/local/runs/... [ROUNDS=3] [WORKERS=2] [DISTIL=1] [SET="train.steps=200 reflow.number=20000"]
-# SET takes path=value pairs without spaces inside a value.
+# `make help` lists the targets and their options, from the lines that begin with ## here.
 
-PYTHON ?= python3
+## a study: a file in studies/
 STUDY ?= weighting
+## a search: a file in studies/
 SEARCH ?= tuning
+## the configuration to start from: a name in studies/scales.py
 SCALE ?= digits
+## the scales of the gallery, like SCALES="points cells"; all if not given
+SCALES ?=
+## how `make table` prints: markdown, csv or latex; for the terminal if not given
+FORMAT ?=
+## training seeds: all looks up to this number; the first look's if not given
+SEEDS ?=
+## UNTIL=decided goes on from look to look until every arm is decided
+UNTIL ?=
+## the same, within this number of hours
+MAX_HOURS ?=
+## trials of the search; the file's if not given
+TRIALS ?=
+## processes that train at the same time; measured if not given
+WORKERS ?=
+## changes of the configuration, no spaces inside a value: SET="train.steps=200 evaluate.nfe=[2,8]"
+SET ?=
+## Python files with components of yours
+PLUGIN ?=
+## a finished run: STUDY/ARM/SEED, its name or its directory
+RUN ?=
+## rounds of reflow
 ROUNDS ?= 3
+## DISTIL=1 distils the last round to one step
+DISTIL ?=
+## port of the MLflow pages
 PORT ?= 5000
+## test files; all if not given
+TESTS ?=
+## examples that Hypothesis draws for a test
 EXAMPLES ?= 5000
+## seed of the fuzz or the mutants; that of the fuzz is the time if not given
+SEED ?=
+## mutants to test; 40 if not given
+NUMBER ?=
+## source file that is mutated, like harness/core/files.py; any if not given
+ONLY ?=
+## which benchmarks
+BENCHMARKS := looks aa startup memory logging_cost layout step_time evaluation_cost pair_generation faults peers study_speed
+## Python that makes .venv, 3.11 or newer
+PYTHON ?= python3
+
 UV_VERSION := 0.13.9
 
 BIN := .venv/bin
 READY := .venv/ready
 BENCH_READY := .venv/bench-ready
-BENCHMARKS := looks aa startup memory logging_cost layout step_time evaluation_cost pair_generation faults peers study_speed
 OPTIONS = --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) $(foreach change,$(SET),--set '$(change)') $(foreach file,$(PLUGIN),--plugin $(file))
 LENGTH = $(if $(UNTIL),--until $(UNTIL)) $(if $(MAX_HOURS),--max-hours $(MAX_HOURS))
 
-.PHONY: plan ablation tuning reflow table variance toy gallery publish verdicts bench ui test test-slow test-gpu fuzz mutants coverage lint lock
+.DEFAULT_GOAL := help
+.PHONY: help plan ablation tuning reflow table variance toy gallery publish verdicts bench ui test test-slow test-gpu fuzz mutants coverage lint lock
 
+## List the targets and their options.
+help:
+	@awk '/^## / { text = substr($$0, 4); next } \
+	text && /^[a-z-]+:/ { sub(/:.*/, ""); printf "make %-9s  %s\n", $$0, text } \
+	text && /^[A-Z_]+ / { name = $$1; sub(/[^=]*= */, ""); options = options sprintf("%-10s  %s%s\n", name, text, $$0 ? " (default: " $$0 ")" : "") } \
+	{ text = "" } \
+	END { printf "\nOptions, like make plan STUDY=solver SCALE=points:\n%s", options }' Makefile
+
+## Say what a study will take; train nothing that counts: STUDY SCALE SEEDS WORKERS SET PLUGIN
 plan: $(READY)
 	@$(BIN)/harness plan $(STUDY) $(OPTIONS) $(if $(WORKERS),--workers $(WORKERS))
 
+## Train and compare the arms of a study: STUDY SCALE SEEDS UNTIL MAX_HOURS WORKERS SET PLUGIN
 ablation: $(READY)
 	@$(BIN)/harness ablate $(STUDY) $(OPTIONS) $(LENGTH) $(if $(WORKERS),--workers $(WORKERS))
 
+## Search for better settings: SEARCH SCALE SEEDS UNTIL MAX_HOURS TRIALS WORKERS SET PLUGIN
 tuning: $(READY)
 	@$(BIN)/harness tune $(SEARCH) $(OPTIONS) $(LENGTH) $(if $(TRIALS),--trials $(TRIALS)) $(if $(WORKERS),--workers $(WORKERS))
 
+## Straighten a finished run in rounds: RUN ROUNDS DISTIL WORKERS SET PLUGIN
 reflow: $(READY)
 	@$(BIN)/harness reflow $(or $(RUN),$(error Name a finished run, like make reflow RUN=results/local/runs/...)) --rounds $(ROUNDS) $(if $(WORKERS),--workers $(WORKERS)) $(if $(DISTIL),--distil) $(foreach change,$(SET),--set '$(change)') $(foreach file,$(PLUGIN),--plugin $(file))
 
+## Make a study's table again, without training: STUDY SCALE SEEDS FORMAT SET PLUGIN
 table: $(READY)
-	@$(BIN)/harness table $(STUDY) $(OPTIONS)
+	@$(BIN)/harness table $(STUDY) $(OPTIONS) $(if $(FORMAT),--format $(FORMAT))
 
+## Split a finished study's variance into training and sampling: STUDY SCALE SEEDS SET PLUGIN
 variance: $(READY)
 	@$(BIN)/harness variance $(STUDY) $(OPTIONS)
 
+## Train every interpolant with every prediction on points in the plane.
 toy: $(READY)
 	@$(BIN)/harness toy
 
+## Train one run on every kind of data: SCALES
 gallery: $(READY)
 	@$(BIN)/harness gallery $(SCALES)
 
-# From what has ended, without training. The other commands write below results/local alone.
+## Copy what has ended to the committed results, STUDY=toy, gallery or bench too: STUDY SCALE SCALES PLUGIN
 publish: $(READY)
 	$(if $(filter file,$(origin STUDY)),$(error Name a study, like make publish STUDY=weighting))
 ifeq ($(STUDY),toy)
@@ -60,40 +111,41 @@ else
 	@$(BIN)/harness publish $(STUDY) --scale $(SCALE) $(foreach file,$(PLUGIN),--plugin $(file))
 endif
 
-# What follows from the committed tables: studies/README.md and the marks of tables of an earlier version.
+## Renew studies/README.md and the marks of older tables from the committed tables.
 verdicts: $(READY)
 	@$(BIN)/harness publish
 
-# An hour or more on two cores that have nothing else to do; make bench BENCHMARKS=peers runs one.
+## Run the benchmarks; an hour or more on two free cores: BENCHMARKS
 bench: $(BENCH_READY)
 	@set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name; done
 
+## Open the MLflow pages on 127.0.0.1: PORT
 ui: $(READY)
 	@$(BIN)/harness ui --port $(PORT)
 
+## Run the tests; minutes.
 test: $(READY)
 	@$(BIN)/pytest -m 'not slow'
 
-# Whole studies that are killed and continued, several ranks, clean clones, servers: a few minutes more.
-# make test-slow TESTS=tests/test_clone.py runs some alone.
+## Run the slow tests, with killed studies, ranks, clones, servers: TESTS
 test-slow: $(READY)
 	@$(BIN)/pytest -m slow $(TESTS)
 
-# What only a GPU can show; the tests above leave it out where there is none.
+## Run the tests that need a GPU.
 test-gpu: $(READY)
 	@$(BIN)/pytest -n 0 -m gpu
 
-# Thousands of settings, files, runs and studies that Hypothesis draws and damages. make fuzz EXAMPLES=20000 SEED=7
-fuzz: SEED ?= $(shell date +%s)
+## Damage settings, files, runs and studies, as Hypothesis draws it: EXAMPLES SEED
+fuzz: SEED := $(or $(SEED),$(shell date +%s))
 fuzz: $(READY)
 	@echo "make fuzz EXAMPLES=$(EXAMPLES) SEED=$(SEED)"
 	@FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/pytest -m 'not slow' tests/test_fuzz_*.py --hypothesis-seed=$(SEED)
 
-# 40 one-line mutations of the source, in a copy: the tests must catch each. make mutants ONLY=harness/core/files.py NUMBER=5
+## Change single lines of a copy of the source; the tests must notice each: NUMBER SEED ONLY
 mutants: $(READY)
 	@$(BIN)/python tests/mutants.py $(if $(NUMBER),--number $(NUMBER)) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
 
-# Which lines and branches no test reaches, in worker processes too; make coverage TESTS=tests/test_files.py runs some alone.
+## Say which lines and branches no test reaches: TESTS
 coverage: $(READY)
 	@mkdir -p results/local/coverage
 	@$(BIN)/coverage erase
@@ -101,6 +153,7 @@ coverage: $(READY)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
+## Check style and types.
 lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -121,5 +174,6 @@ $(BENCH_READY): $(READY)
 	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --constraint requirements.lock --editable '.[bench]'
 	@touch $(BENCH_READY)
 
+## Write requirements.lock anew, with the newest versions.
 lock: $(READY)
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header --quiet --upgrade --output-file requirements.lock

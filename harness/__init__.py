@@ -12,6 +12,8 @@ MinSNR(gamma=3.0)
 >>> isinstance(run.config, RunConfig), run.finished
 (True, True)
 >>> losses = [line["loss"] for line in run.metrics() if "loss" in line]
+
+`report = run_study(study)` trains a study's arms and compares them, as docs/first_study.ipynb shows.
 """
 
 from __future__ import annotations
@@ -25,11 +27,12 @@ if TYPE_CHECKING:
 
     from harness.ablation.design.search import Search
     from harness.ablation.design.study import Study
+    from harness.cli.in_python import run_study
     from harness.core.registry import build, names
     from harness.runs.config import RunConfig
     from harness.runs.folder import Run
 
-__all__ = ["RunConfig", "Search", "Study", "build", "load_run", "names"]
+__all__ = ["RunConfig", "Search", "Study", "build", "load_run", "names", "run_study"]
 
 _HOMES = {
     "RunConfig": "harness.runs.config",
@@ -37,6 +40,7 @@ _HOMES = {
     "Study": "harness.ablation.design.study",
     "build": "harness.core.registry",
     "names": "harness.core.registry",
+    "run_study": "harness.cli.in_python",
 }
 """{public name: its module}"""
 

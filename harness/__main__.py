@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """`python -m harness` is `harness`."""
 
 import os
@@ -11,7 +12,7 @@ from typing import NoReturn
 from harness.cli import main
 from harness.core.errors import guarded, leave
 from harness.core.signals import interruptible
-from harness.core.streams import steady
+from harness.core.streams import steady, unannounce
 
 
 def run() -> NoReturn:
@@ -25,6 +26,7 @@ def run() -> NoReturn:
         code = int(ended.code or 0)
     except KeyboardInterrupt:  # a second one, while the first was told
         code = 130
+    unannounce()
     leave(code or guarded(output.require_whole))
 
 

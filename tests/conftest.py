@@ -15,6 +15,7 @@ import coverage
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from harness.ablation.design.study import load_scale
@@ -128,7 +129,7 @@ def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """The figure of a report is empty: drawing it takes longer than all else that is written."""
-    monkeypatch.setattr("harness.ablation.report.figures.draw", lambda *_: b"")
+    monkeypatch.setattr("harness.ablation.report.figures.draw", lambda *_: Figure(figsize=(0.1, 0.1)))
 
 
 @pytest.fixture

@@ -289,9 +289,9 @@ def arguments(draw: st.DrawFn, given: Sequence[str]) -> list[str]:
 
     Not `ui`, which serves pages until it is stopped.
     """
-    commands = next(action.choices for action in parser()._actions if isinstance(action.choices, dict))
+    commands = parser().commands
     name = draw(st.sampled_from(sorted(commands.keys() - {"ui"})))
-    options = [text for action in commands[name]._actions for text in action.option_strings if text.startswith("--")]
+    options = [text for action in commands[name].arguments for text in action.option_strings if text.startswith("--")]
     words = st.one_of(*(st.sampled_from(some) for some in (options, given, VALUES, PATHS)))
     return [name, *draw(st.lists(words, max_size=5))]
 

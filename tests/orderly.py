@@ -39,7 +39,7 @@ WORK = 12
 """Steps and batches after which a command is asked to stop: the largest of settings takes no longer."""
 PATIENCE_S = 120
 """After so long, even on a busy machine, a command hangs."""
-_LINE = re.compile(r"(?:error|harness[ \w]*: error): (?P<place>.+?)(?::| is no ) ?(?P<rest>.+)", re.DOTALL)
+_LINE = re.compile(r"error: (?P<place>.+?)(?::| is no ) ?(?P<rest>.+)", re.DOTALL)
 
 
 def examples(number: int) -> settings:
@@ -163,8 +163,7 @@ def held(folder: Path, *arguments: str, lazily: bool = False) -> Ended:
     ended = run(*arguments)
     assert ended.code in (0, 2, 130), ended
     if ended.code == 2:
-        *usage, line = ended.err.splitlines()
-        assert all(text.startswith(("usage: ", " ")) for text in usage), ended.err
+        (line,) = ended.err.splitlines()
         assert (found := _LINE.fullmatch(line)), line
         assert _is_place(found["place"], line.partition("error: ")[2], arguments), line
         after = content(folder)
@@ -180,7 +179,7 @@ def _is_place(said: str, message: str, arguments: tuple[str, ...]) -> bool:
     words = {word for argument in given for word in re.split(r"[=,]", argument) if word}
     heads = {field.name for kind in (RunConfig, Study, Search) for field in dataclasses.fields(kind)} | {"space"}
     return bool(
-        "/" in said or said.startswith(("'", "--", "arm '", "argument ", "unrecognized arg", "the following arg"))
+        "/" in said or said.startswith(("'", "--", "arm '", "argument ", "the following arg"))
         or re.split(r"[.\[]", said)[0] in heads
         or any(word in said for word in words)
         or message.startswith(tuple(word for word in given if word))

@@ -1,10 +1,14 @@
 """The commands: their help, each mistake as one line, and the way from training to samples."""
 
+import argparse
+import re
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,10 +22,14 @@ import torch
 from PIL import Image
 
 from harness import cli
+from harness.ablation.design.folder import declared_in, declaring
+from harness.ablation.design.study import load_scale
 from harness.cli import evaluate, main, plans, sample
-from harness.core.config import override, to_dict
+from harness.cli.arguments import parser, read
+from harness.core.config import override, parse_assignments, to_dict
 from harness.core.errors import Diverged
 from harness.core.files import results_folder, write_json
+from harness.core.registry import HOMES, build
 from harness.flow.sampling import Generated
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
@@ -65,11 +73,9 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
         except SystemExit as ended:  # argparse
             code = ended.code
         captured = capsys.readouterr()
-        *usage, line = captured.err.splitlines()
+        (line,) = captured.err.splitlines()
         assert code == 2
-        assert "error: " in line
-        assert all(text.startswith(("usage: ", " ")) for text in usage)
-        assert line.startswith("error: ") or usage
+        assert line.startswith("error: ")
         return line
 
     return run
@@ -92,6 +98,64 @@ def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert said.startswith("usage: harness")
     assert command or all(name in said for name in COMMANDS)
+
+
+def test_the_bare_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    said = []
+    for words in ([], ["--help"]):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+
+
+def test_the_version_is_that_of_the_project(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert capsys.readouterr().out == f"harness {project['version']}\n"
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_every_help_ends_with_examples_that_work(command: str) -> None:
+    """They are read, and name studies, scales, settings and components that there are."""
+    known = parser()
+    said = (known.commands[command] if command else known).format_help()
+    examples = re.findall(r"^  (harness .*)$", said.partition("\nexamples:\n")[2], re.MULTILINE)
+    assert examples
+    for example in examples:
+        _, *words = shlex.split(example)
+        options = vars(read(words))
+        assert command in ("", words[0])
+        if study := options.get("study"):
+            assert declared_in(study, "SEARCH" if words[0] == "tune" or study in declaring("SEARCH") else "STUDY")
+        for scale in (*options.get("scales", []), options.get("scale", "digits")):
+            config = load_scale(scale)
+        changes = parse_assignments(options.get("changes", []))
+        if words[0] == "data":
+            build("dataset", {"name": options["name"], **changes})
+        else:
+            override(config, changes)
+        assert options.get("family") in (None, *HOMES)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_option_says_its_default(command: str) -> None:
+    known = parser().commands[command]
+    said = " ".join(known.format_help().split())
+    given = {action.dest: action.default for action in known.arguments if action.option_strings}
+    shown = [value for value in given.values() if value not in (None, False, [], argparse.SUPPRESS)]
+    assert all(f"(default: {value})" in said for value in shown)
+    assert shown or command not in ("train", "sample", "ui")
+    assert all(action.help for action in known.arguments)
+
+
+def test_an_example_of_a_default() -> None:
+    known = parser().commands["sample"].format_help()
+    assert "how many (default: 64)" in known
+    assert "(default: the run's own)" in " ".join(known.split())
 
 
 @pytest.mark.parametrize("words", [["reflow", ""], ["explain", ""], ["check", ""], ["ui", "--host="]], ids=str)
@@ -117,17 +181,44 @@ print(*sorted({heavy} & set(sys.modules)))
     assert ended.stdout.split() == []
 
 
+@pytest.mark.parametrize(("rank", "told"), [(None, 1), ("0", 1), ("1", 0)])
+def test_a_command_says_that_it_loads_before_it_is_imported(
+    rank: str | None, told: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several ranks, the first says it."""
+    events: list[str] = []
+
+    def imported(name: str) -> SimpleNamespace:
+        events.append(name)
+        return SimpleNamespace(run=lambda options: events.append("run"))
+
+    monkeypatch.setattr(cli, "announce", lambda line: events.append("said"))
+    monkeypatch.setattr(cli.importlib, "import_module", imported)
+    monkeypatch.delenv("RANK", raising=False)
+    if rank:
+        monkeypatch.setenv("RANK", rank)
+    assert main(["toy"]) == 0
+    assert events == [*["said"] * told, "harness.cli.toy", "run"]
+
+
 def test_every_command_is_a_module_of_its_name() -> None:
     """But `list`, which would hide Python's own."""
     modules = {path.stem for path in Path(cli.__file__).parent.glob("*.py")}
-    assert modules - {"__init__", "advice", "arguments", "plans", "shared"} == {*COMMANDS} - {"list"} | {"components"}
+    parts = {"__init__", "advice", "arguments", "completion", "in_python", "parser", "plans", "shared", "values"}
+    assert modules - parts == {*COMMANDS} - {"list"} | {"components"}
 
 
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("", "COMMAND"),
-        ("trian", "invalid choice: 'trian'"),
+        ("trian", "'trian': no such command. Did you mean 'train'? See `harness --help`."),
+        ("--versoin", "'--versoin': no such option. Did you mean '--version'? See `harness --help`."),
+        ("--sed=5 train", "'--sed=5': no such option. Known: --help, --version, -h."),
+        ("ablate weighting --sed 5", "'--sed': no such option. Did you mean '--seeds'? See `harness ablate --help`."),
+        ("ablate weighting --seed=5", "'--seed=5': no such option. Did you mean '--seeds'?"),
+        ("sample nothing --numb 5", "'--numb': no such option. Did you mean '--number'?"),
+        ("ablate weighting solver", "'solver': one word too many. Leave it out."),
+        ("ablate", "the following arguments are required: STUDY. See `harness ablate --help`."),
         ("list weightings", "'weightings' is not a family. Did you mean 'weighting'?"),
         ("train --scale digit", "'digit' is no scale. Did you mean 'digits'?"),
         ("train --set weighting=min_snrr", "weighting: 'min_snrr' is no weighting. Did you mean 'min_snr'?"),
@@ -241,7 +332,8 @@ def test_every_command_is_a_module_of_its_name() -> None:
         ("ablate weighting --max-hours 0", "'0' is no number of hours above 0."),
         ("ablate weighting --max-hours nan", "'nan' is no number of hours above 0."),
         ("ablate weighting --seeds 20 --until decided", "--until: --seeds 20 says already how far."),
-        ("ablate weighting --until tomorrow", "invalid choice: 'tomorrow'"),
+        ("ablate weighting --until tomorrow", "argument --until: 'tomorrow' is not a choice. Known: decided."),
+        ("ablate weighting --until decide", "argument --until: 'decide' is not a choice. Did you mean 'decided'?"),
         ("ablate weighting --seeds some", "invalid int value: 'some'"),
         ("ablate weighting --workers 0", "argument --workers: 0 is no whole number of 1 or more."),
         ("ablate weighting --set weighting=min_snr", "weighting: every arm of 'weighting' replaces it"),

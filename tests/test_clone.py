@@ -32,7 +32,7 @@ DRIVER = """
 import json, subprocess, sys
 from pathlib import Path
 from harness.ablation.report import published
-from harness.ablation.design.study import studies_folder
+from harness.ablation.design.folder import studies_folder
 from harness.cli import main
 
 seen = {"code": published.__file__}

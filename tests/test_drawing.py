@@ -67,7 +67,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Figures:
         found.append(figure)
         return png(figure, 100)
 
-    for module in (figures, fronts, history, interaction_plots, explain, lineage, pictures):
+    for module in (tables, fronts, history, explain, lineage, pictures):
         monkeypatch.setattr(module, "png", keep)
     return found
 
@@ -247,7 +247,7 @@ def test_many_arms_are_a_grid_of_their_means_coloured_by_their_ratios(
 ) -> None:
     report = report_of(planned(tiny, tuple("abcdefghi"), (1, 2)), score)
     rows: Any = report.summary.rows
-    figures.draw(report.plan, report.cells, rows, {})
+    tables.png(figures.draw(report.plan, report.cells, rows, {}))
     require_whole(drawn[-1])
     grid = drawn[-1].axes[0]
     means = rows.pivot(index="arm", columns="nfe", values="mean").to_numpy()
@@ -274,7 +274,7 @@ def test_the_picture_of_interactions_holds_all_its_text(
             score(plan.run(arm, seed), plan.protocol(arm), {1: value, 2: value})
         found = tables.report(plan, {}).interactions
         assert found
-        interaction_plots.draw(plan, found)
+        tables.png(interaction_plots.draw(plan, found))
         require_whole(drawn[-1])
         require_plain(drawn[-1])
         assert len(drawn[-1].axes) == 3

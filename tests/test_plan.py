@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from harness.ablation.design.folder import studies_folder
 from harness.ablation.design.plan import Plan
-from harness.ablation.design.study import Study, load_scale, load_study, studies_folder
+from harness.ablation.design.study import Study, load_scale, load_study
 from harness.core.config import override
 from harness.core.errors import UserError
 from harness.runs.config import RunConfig

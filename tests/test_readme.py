@@ -112,6 +112,16 @@ def test_its_words_on_the_digits_scale_are_the_searchs() -> None:
     assert f"On seeds 0 to {again.pairs - 1:.0f} it is {percent(again.difference)} % ({ends})" in text
 
 
+def test_its_words_on_longer_training_are_the_csvs() -> None:
+    text = joined(README)
+    twice, eight = (row("length-digits", arm) for arm in ("2x", "8x"))
+    assert f"half the FID to held-out images ({told(twice)}), eight times a quarter ({told(eight)})" in text
+    assert f"twice the steps gain {percent(twice.difference)} %" in text
+    rows = pd.read_csv(TABLES / "length-digits.csv")
+    authentic = rows[(rows.metric == "authenticity") & (rows.nfe == 32)].set_index("arm")["mean"]
+    assert f"no copies falls from {authentic['1x']:.2f} to {authentic['8x']:.2f}" in text
+
+
 def test_the_words_on_reflow_are_its_csvs() -> None:
     text = joined(PAGES["docs/reflow.md"])
     reflow = "reflow-digits"

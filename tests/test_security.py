@@ -15,7 +15,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from harness.ablation.design.study import load_study, studies_folder
+from harness.ablation.design.folder import studies_folder
+from harness.ablation.design.study import load_study
 from harness.cli.ui import allowed_hosts
 from harness.core.errors import ConfigError, UserError, redacted
 from harness.runs.mlflow_mirror import Mirror

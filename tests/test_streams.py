@@ -115,7 +115,7 @@ def test_a_reader_that_has_gone_ends_nothing() -> None:
         ended = subprocess.run([*HARNESS, *command.split()], stdout=writing, stderr=subprocess.PIPE, text=True)
         os.close(writing)
         assert ended.returncode == code, command
-        assert ("" if code == 0 else "invalid choice") in ended.stderr
+        assert ("" if code == 0 else "no such command") in ended.stderr
         assert "Broken" not in ended.stderr, command
 
 
@@ -123,6 +123,39 @@ def test_commands_run_with_every_stream_closed() -> None:
     for closed in (">&-", ">&- 2>&- <&-"):
         ended = subprocess.run(["sh", "-c", f"'{sys.executable}' -m harness --help {closed}"], capture_output=True)
         assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b""), closed
+
+
+ANNOUNCING = """
+import sys
+from harness.core.streams import announce, steady, unannounce
+steady()
+announce("loading ...")
+if sys.argv[1:]:
+    print(*sys.argv[1:], flush=True)
+else:
+    unannounce()
+"""
+
+
+def on_a_terminal(*words: str) -> tuple[bytes, bytes]:
+    """What a process that announces something writes to a pipe, and to the terminal that is its standard error."""
+    reading, writing = os.openpty()
+    ended = subprocess.run([sys.executable, "-c", ANNOUNCING, *words], stdout=subprocess.PIPE, stderr=writing)
+    os.close(writing)
+    shown = os.read(reading, 1000)
+    os.close(reading)
+    return ended.stdout, shown
+
+
+def test_a_line_is_announced_on_a_terminal_until_there_is_something_else() -> None:
+    blank = b" " * len("loading ...")
+    assert on_a_terminal("found") == (b"found\n", b"loading ...\r" + blank + b"\r")
+    assert on_a_terminal() == (b"", b"loading ...\r" + blank + b"\r")
+
+
+def test_nothing_is_announced_in_a_log() -> None:
+    ended = subprocess.run([sys.executable, "-c", ANNOUNCING, "found"], capture_output=True)
+    assert (ended.stdout, ended.stderr) == (b"found\n", b"")
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="no device that is always full")

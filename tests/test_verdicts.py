@@ -10,8 +10,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from harness.ablation.design.folder import declared_in, studies_folder
 from harness.ablation.design.search import WINNER, load_search
-from harness.ablation.design.study import Study, declared_in, load_study, studies_folder
+from harness.ablation.design.study import Study, load_study
 from harness.ablation.report import published
 from harness.evaluation.protocol import EVALUATION_VERSION
 from harness.runs.identity import NUMERICS_VERSION
@@ -111,7 +112,7 @@ def test_a_table_names_its_versions_or_none_and_the_protocol_agrees() -> None:
 
 
 AWAITED = {
-    "batch", "interpolant", "interpolant_grid", "interpolant_nfe32", "length", "path_weighting", "practice",
+    "batch", "interpolant", "interpolant_grid", "interpolant_nfe32", "path_weighting", "practice",
     "sequences",
 }  # fmt: skip
 """Studies that have not been published yet."""

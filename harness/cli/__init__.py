@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 from collections.abc import Sequence
 
 from harness.cli.arguments import read
 from harness.core.errors import guarded
+from harness.core.streams import announce
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,7 +22,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int | None:
-    """The command; its exit code, where it has one of its own."""
+    """Announce the command, then import and run it: torch and MLflow take seconds to import.
+
+    Its exit code, where it has one of its own.
+    """
+    if os.environ.get("RANK", "0") == "0":
+        announce("harness: loading ...")
     if options.plugin:
         from harness.core.registry import load_plugins
 

@@ -17,14 +17,14 @@ from harness.ablation.execute.placement import Placement, choose, given
 from harness.ablation.execute.timing import time_steps
 from harness.ablation.report.looks import next_look, reached, seconds_for, through
 from harness.cli.advice import warn
-from harness.cli.plans import carry_out, plan_of, prepare, refuse_short, training_command, tune_arms
+from harness.cli.plans import Show, carry_out, on_terminal, plan_of, prepare, refuse_short, training_command, tune_arms
 from harness.core.config import parse_assignments
 from harness.core.progress import duration, terminal
 from harness.core.signals import StopSignal
 
 
-def run(options: argparse.Namespace) -> None:
-    """Choose how the trials share this machine, run them and report."""
+def run(options: argparse.Namespace, show: Show = on_terminal) -> None:
+    """Choose how the trials share this machine, run them and report; `show` gives each look's report to the user."""
     console = terminal()
     study = load_study(options.study)
     plan, placement = placed(options, plan_of(options, found=False), console)
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> None:
         time_steps(plan, placement, lambda text: console.print(f"- {text}"))
     if study.tuned or study.matched == "seconds":
         plan, placement = placed(options, plan_of(options), console)
-    compare(options, plan, placement, console, stop)
+    compare(options, plan, placement, console, stop, show=show)
 
 
 def placed(options: argparse.Namespace, plan: Plan, console: Console) -> tuple[Plan, Placement]:
@@ -64,7 +64,7 @@ class Hours(StopSignal):
 
 def compare(
     options: argparse.Namespace, plan: Plan, placement: Placement, console: Console, stop: Hours, *notes: str,
-    more: Callable[[], list[Path]] = list,
+    more: Callable[[], list[Path]] = list, show: Show = on_terminal,
 ) -> None:  # fmt: skip
     """Carry the plan of a study out, look by look, and report each, with `notes` under its table.
 
@@ -82,6 +82,6 @@ def compare(
             console.print(f"{len(now.seeds)} seeds would take about {hours}, longer than --max-hours leaves.")
             return
         console.print(f"{len(now.arms)} arms, {len(now.seeds)} seeds at the scale {now.scale}; plan {now.digest}")
-        carry_out(now, placement, judge, training_command(options), console, stop, *notes, more=more)
+        carry_out(now, placement, judge, training_command(options), console, stop, *notes, more=more, show=show)
         plan = now
     console.print(next_look(plan, placement.workers), soft_wrap=True)

@@ -9,8 +9,9 @@ from typing import Any
 
 from rich.table import Table
 
+from harness.ablation.design.folder import declared_in, studies_folder
 from harness.ablation.design.search import load_search
-from harness.ablation.design.study import about_scale, declared_in, load_scales, load_study, studies_folder
+from harness.ablation.design.study import about_scale, load_scales, load_study
 from harness.core.errors import UserError, did_you_mean
 from harness.core.fields import hints, range_of
 from harness.core.progress import terminal

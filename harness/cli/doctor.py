@@ -23,7 +23,8 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from rich.table import Table
 
-from harness.ablation.design.study import load_scales, studies_folder
+from harness.ablation.design.folder import studies_folder
+from harness.ablation.design.study import load_scales
 from harness.core.errors import UserError, redacted
 from harness.core.files import locked, results_folder
 from harness.core.memory import free_bytes, size

@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from harness.ablation.design.study import load_scale, studies_folder
+from harness.ablation.design.folder import studies_folder
+from harness.ablation.design.study import load_scale
 from harness.ablation.report import gallery
 from harness.ablation.report.published import published_folder
 from harness.cli.plans import with_reference

@@ -40,13 +40,13 @@ def run(options: argparse.Namespace) -> None:
     known = measured(plan)
     found = _tried(plan, placement, known, console)
     outlook = Outlook(plan, placement.workers, known, Parts(found.trainings, found.evaluations))
-    console.print(outlook.looks().rich())
+    outlook.looks().show(console)
     shares = {arm: Explained.of(config).effective_share() for arm, config in plan.arms.items()}
-    console.print(outlook.arms(shares).rich())
+    outlook.arms(shares).show(console)
     lines = remarks(outlook, placement, found)
     if plan.tested:
         effects = Effects.of(plan)
-        console.print(effects.grid().rich())
+        effects.grid().show(console)
         lines += effects.words()
     for line in lines:
         console.print(f"- {line}", soft_wrap=True)

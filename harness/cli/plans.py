@@ -14,16 +14,18 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from harness.ablation.design.folder import declared_in
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.preregistration import preregister
 from harness.ablation.design.search_plan import SearchPlan, searches
-from harness.ablation.design.study import declared_in, load_scale, load_study
+from harness.ablation.design.study import Study, load_scale, load_study
 from harness.ablation.design.tuned import Tuned, Tuning, keep, untuned
 from harness.ablation.execute.launch import launch
 from harness.ablation.execute.placement import Placement, remembered
 from harness.ablation.execute.tuner import SearchBoard
 from harness.ablation.execute.worker import PlanBoard
 from harness.ablation.report import history, tables, tuned
+from harness.ablation.report.findings import Report
 from harness.cli.shared import own_folder, told
 from harness.core.config import parse_assignments
 from harness.core.errors import UserError
@@ -64,7 +66,12 @@ def looked_for(plan: Plan) -> str:
 
 
 def training_command(options: argparse.Namespace) -> str:
-    """The command that trains with these options."""
+    """The command that trains with these options; a call in Python, where the study is defined there."""
+    if isinstance(options.study, Study):
+        changes = dict(change.split("=", 1) for change in options.changes)
+        given = {"scale": options.scale, "seeds": options.seeds, "until": options.until, "changes": changes}
+        given["plugins"] = [str(path) for path in options.plugin]
+        return f"harness.run_study({options.study.name}, {', '.join(f'{k}={v!r}' for k, v in given.items() if v)})"
     searching = declared_in(options.study, "SEARCH")
     words = ["harness", "tune" if searching else "ablate", options.study, "--scale", options.scale]
     words += ["--trials", str(options.trials)] if searching and options.trials is not None else []
@@ -143,9 +150,19 @@ def tune_arms(plan: Plan, by: Tuned, placement: Placement, console: Console, sto
         keep(plan.arms[arm], by, plan.scale, plan.name, tuned.found(board))
 
 
+Show = Callable[[Report, list[Path], Console], None]
+"""Gives a report, whose files are written, to the user."""
+
+
+def on_terminal(made: Report, paths: list[Path], console: Console) -> None:
+    """Print its tables, and where the files are."""
+    tables.show(made, console)
+    told(paths, console)
+
+
 def carry_out(
     plan: Plan, placement: Placement, judge: Judge, command: str, console: Console, stop: Stop, *notes: str,
-    experiment: str | None = None, more: Callable[[], list[Path]] = list,
+    experiment: str | None = None, more: Callable[[], list[Path]] = list, show: Show = on_terminal,
 ) -> None:  # fmt: skip
     """Run the trials of a plan, then report them; `more` writes what else belongs to the report.
 
@@ -153,21 +170,21 @@ def carry_out(
     """
 
     def write() -> list[Path]:
-        return report(plan, judge, own_folder(), command, console, *notes, more=more)
+        return report(plan, judge, own_folder(), command, console, *notes, more=more, show=show)
 
     launch(PlanBoard(plan), placement, console, stop, write, experiment)
 
 
 def report(
     plan: Plan, judge: Judge, folder: Path, command: str, console: Console, *notes: str,
-    more: Callable[[], list[Path]] = list,
+    more: Callable[[], list[Path]] = list, show: Show = on_terminal,
 ) -> list[Path]:  # fmt: skip
-    """Write a plan's files below `folder`, with `notes` under its table, then print its tables; returns the paths."""
+    """Write a plan's files below `folder`, with `notes` under its table, then show it; returns the paths."""
     number = judge.config.samples_at(plan.nfe)
     at_primary = judge_references(judge, number) if number > judge.config.num_samples else None
     floor = judge_floor(judge, plan.metric, number)
     made = tables.report(plan, judge_references(judge), at_primary, floor)
     made.notes += notes
     paths = [*tables.write(made, folder, command), *more()]
-    tables.show(made, console)
-    return told(paths, console)
+    show(made, paths, console)
+    return paths

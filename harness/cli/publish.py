@@ -8,10 +8,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from harness.ablation.design.folder import declared_in
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.search import BASELINE, WINNER, load_search
 from harness.ablation.design.search_plan import SearchPlan, compared, searches
-from harness.ablation.design.study import declared_in, load_scale, load_study
+from harness.ablation.design.study import load_scale, load_study
 from harness.ablation.execute.tuner import SearchBoard
 from harness.ablation.report import history, published
 from harness.ablation.report.looks import reached

@@ -3,25 +3,42 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
+from pathlib import Path
+
+from rich.console import Console
 
 from harness.ablation.design.plan import Plan
+from harness.ablation.report import tables
+from harness.ablation.report.findings import Report
 from harness.ablation.report.looks import decided, reached
-from harness.cli.plans import as_trained, looked_for, plan_of, prepare, report, training_command
-from harness.cli.shared import own_folder
+from harness.cli.plans import as_trained, looked_for, on_terminal, plan_of, prepare, report, training_command
+from harness.cli.shared import own_folder, told
 from harness.core.errors import UserError
 from harness.core.progress import terminal
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print it and write its files; `UserError` when nothing is measured yet."""
+    """Print it and write its files; `UserError` when nothing is measured yet.
+
+    In a format for other programs it stands alone on standard output.
+    """
     given = plan_of(options)
-    console = terminal()
+    console = terminal(stderr=options.format is not None)
     command = training_command(options)
     plan = next((plan for plan in as_trained(given) if _is_begun(plan)), None)
     if plan is None:
         raise UserError(f"{given.name}: nothing is measured yet. {looked_for(given)} Run `{command}` first.")
     plan = reached(plan) if options.seeds is None else decided(plan)
-    report(plan, prepare(plan, console), own_folder(), command, console)
+
+    def printed(made: Report, paths: list[Path], console: Console) -> None:
+        pictures = [os.path.relpath(path) for path in paths if path.suffix == ".png"]
+        sys.stdout.write(tables.formatted(made, options.format, command, pictures))
+        told(paths, console)
+
+    judge = prepare(plan, console)
+    report(plan, judge, own_folder(), command, console, show=printed if options.format else on_terminal)
 
 
 def _is_begun(plan: Plan) -> bool:

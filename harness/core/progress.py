@@ -19,10 +19,16 @@ T = TypeVar("T")
 
 
 def terminal(stderr: bool = False) -> Console:
-    """Return a console on standard output, or error, that prints text as it is: rich's markup is off."""
+    """Return a console on standard output, or error, that prints text as it is: rich's markup is off.
+
+    In a notebook it prints plain lines, since a cell would keep every state of a bar.
+    """
     from rich.console import Console
 
-    return Console(stderr=stderr, markup=False, highlight=False)
+    made = Console(stderr=stderr, markup=False, highlight=False)
+    if made.is_jupyter:
+        return Console(stderr=stderr, markup=False, highlight=False, force_jupyter=False, force_terminal=False)
+    return made
 
 
 def bar(to: Console, by_itself: bool = True) -> Progress:

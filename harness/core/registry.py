@@ -16,7 +16,7 @@ import inspect
 import os
 import sys
 from abc import ABC
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -282,15 +282,18 @@ def sources(config: Config) -> dict[str, str]:
 
     This includes components that a text field with `metadata={"family": ...}` names.
     """
-    out: dict[str, str] = {}
-    if isinstance(config, Component) and not type(config).__module__.startswith("harness."):
-        path = Path(inspect.getfile(type(config)))
-        out[f"{config.family}.{config.name}"] = short_hash(path.read_bytes())
+    own = {f"{one.family}.{one.name}": inspect.getfile(type(one)) for one in users_components(config)}
+    return {name: short_hash(Path(path).read_bytes()) for name, path in own.items()}
+
+
+def users_components(config: Config) -> Iterator[Component]:
+    """The components of `config`, at any depth, that are not the harness's own."""
+    if isinstance(config, Component) and not is_own(type(config)):
+        yield config
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if (family := field.metadata.get("family")) and value in names(family):
             value = build(family, value)
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, Config):
-                out |= sources(item)
-    return out
+                yield from users_components(item)

@@ -53,6 +53,20 @@ class StopSignal:
 
 
 @contextlib.contextmanager
+def given_back() -> Iterator[None]:
+    """A program that goes on afterwards, like a notebook, has its own handlers again once the block ends."""
+    global _installed
+    before = {number: signal.getsignal(number) for number in _heard()}
+    own = _installed
+    try:
+        yield
+    finally:
+        _installed = own
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
 def held_back() -> Iterator[None]:
     """Block Ctrl-C in processes that start in this context, until they install a `StopSignal`."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -1,6 +1,7 @@
 """Standard output and error that never end the work: they replace or drop the content that they cannot take.
 
-A process installs them once, at its start, by `steady`.
+A process installs them once, at its start, by `steady`. Until it writes anything else, a terminal shows the line that
+it `announce`s.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Outlet(io.FileIO):
 
         Wait if another process made the file non-blocking.
         """
+        unannounce()
         try:
             while (taken := super().write(content)) is None:
                 select.select((), (self,), ())
@@ -46,6 +48,30 @@ class Outlet(io.FileIO):
             raise OSError(error.errno, error.strerror, "standard output") from error
 
 
+_screen: Outlet | None = None
+_announced = ""
+
+
+def announce(line: str) -> None:
+    """Show a line, shorter than a terminal is wide, on standard error until the process writes anything else.
+
+    Do nothing if standard error is not a terminal or `steady` was not called.
+    """
+    global _announced
+    if _screen is not None and _screen.isatty():
+        _screen.write(line.encode())
+        _announced = line
+
+
+def unannounce() -> None:
+    """Remove the line that `announce` shows, if there is one."""
+    global _announced
+    blank = " " * len(_announced)
+    _announced = ""
+    if blank and _screen is not None:
+        _screen.write(f"\r{blank}\r".encode())
+
+
 def steady() -> Outlet:
     """Replace standard output and error of this process by `Outlet`s; return the one of the output.
 
@@ -56,9 +82,10 @@ def steady() -> Outlet:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
-    output, error = (Outlet(number, "wb", closefd=False) for number in (1, 2))
+    global _screen
+    output, _screen = (Outlet(number, "wb", closefd=False) for number in (1, 2))
     sys.stdout = _text(output, sys.stdout, "replace")
-    sys.stderr = _text(error, sys.stderr, "backslashreplace")
+    sys.stderr = _text(_screen, sys.stderr, "backslashreplace")
     return output
 
 

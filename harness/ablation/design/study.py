@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.ablation.design.crossing import ARM, Crossing, Level, Settings, axes_of, with_baseline
 from harness.ablation.design.declared import require_types
+from harness.ablation.design.folder import declared_in, declaring, file_of, studies_folder
 from harness.ablation.design.looks import Looks, Spending
 from harness.ablation.design.matching import By, refuse_lengths
 from harness.ablation.design.tuned import Tuned
 from harness.core.config import ConfigError, Index
 from harness.core.errors import UserError, did_you_mean
-from harness.core.provenance import ROOT
 from harness.core.registry import load_file
 from harness.runs.config import RunConfig
 
@@ -60,7 +58,7 @@ class Study:
     expected_nfe: Mapping[str, tuple[Index, Index]] = field(default_factory=dict)
     """{arm: the least and the most calls that it is said to need for `readouts.NEAR` its quality at the largest NFE}"""
     name: str = field(default="", kw_only=True)
-    """The file's name; filled in on loading."""
+    """What its tables and runs are found by; that of a file in studies/ is the file's, and is filled in on loading."""
 
     def __post_init__(self) -> None:
         if self.tuned is not None and not isinstance(self.tuned, Tuned):
@@ -112,18 +110,25 @@ class Study:
         )
 
 
-def load_study(name: str) -> Study:
-    """The study of a file in studies/, by its name, or of any file that ends in .py, by its path."""
-    return load_declared(name, "STUDY", Study)
+def load_study(study: str | Study) -> Study:
+    """The study of a file in studies/, by its name, or of any file that ends in .py, by its path.
+
+    One that was defined elsewhere is itself; `UserError` where it has no name, which files and folders are called by.
+    """
+    if not isinstance(study, Study):
+        return load_declared(study, "STUDY", Study)
+    if not _NAME.fullmatch(study.name):
+        advice = "Write it like Study(name='mine', ...), with a-z, 0-9 and _ alone."
+        raise UserError(f"name: '{study.name}' cannot name the files of a study. {advice}")
+    return study
 
 
 def load_declared(name: str, variable: str, kind: type[Declared]) -> Declared:
     """What the file of that name or path assigns to `variable`, with the file's name filled in."""
     word = variable.lower()
-    path = _file(name)
+    path = file_of(name)
     if not name.endswith(".py") and not declared_in(name, variable):
-        known = [path.stem for path in studies_folder().glob("*.py") if declared_in(path.stem, variable)]
-        raise UserError(f"'{name}' is no {word}. {did_you_mean(name, known)}")
+        raise UserError(f"'{name}' is no {word}. {did_you_mean(name, declaring(variable))}")
     declared = getattr(load_file(path, f"harness_study_{path.stem}"), variable, None)
     if not isinstance(declared, kind) or not _NAME.fullmatch(path.stem):
         raise UserError(
@@ -131,16 +136,6 @@ def load_declared(name: str, variable: str, kind: type[Declared]) -> Declared:
         )
     object.__setattr__(declared, "name", path.stem)
     return declared
-
-
-def declared_in(name: str, variable: str) -> bool:
-    """Whether the file of that name or path assigns to `variable`."""
-    path = _file(name)
-    return path.is_file() and f"\n{variable} = " in path.read_text(errors="replace")
-
-
-def _file(name: str) -> Path:
-    return Path(name) if name.endswith(".py") else studies_folder() / f"{name}.py"
 
 
 def load_scales() -> Mapping[str, RunConfig]:
@@ -162,8 +157,3 @@ def about_scale(name: str) -> str:
 
 def _scales_file() -> Any:
     return load_file(studies_folder() / "scales.py", "harness_scales")
-
-
-def studies_folder() -> Path:
-    """HARNESS_STUDIES, or studies/ of the checkout: its files are run, so the folder one stands in does not count."""
-    return Path(os.environ.get("HARNESS_STUDIES") or ROOT / "studies")

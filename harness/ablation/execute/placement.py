@@ -68,8 +68,13 @@ class Placement:
     gpus: int = 0
 
     def environment(self, worker: int) -> dict[str, str]:
-        """The environment of a worker: the GPUs are dealt out in turn."""
-        return {**os.environ, **({"CUDA_VISIBLE_DEVICES": _visible()[worker % self.gpus]} if self.gpus else {})}
+        """The environment of a worker: the GPUs are dealt out in turn, and nothing is imported from the folder it is
+        started in."""
+        return {
+            **os.environ,
+            "PYTHONSAFEPATH": "1",
+            **({"CUDA_VISIBLE_DEVICES": _visible()[worker % self.gpus]} if self.gpus else {}),
+        }
 
     def __str__(self) -> str:
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"

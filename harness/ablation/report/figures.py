@@ -18,7 +18,7 @@ from harness.ablation.report import numbers
 from harness.ablation.report.findings import REFERENCES
 from harness.ablation.report.outcomes import Seeds, combined, paired
 from harness.ablation.report.verdicts import BASELINE, NOT_COMPARED, worded
-from harness.core.drawing import COLOURS, inches, legend_below, plain_log, png, shown
+from harness.core.drawing import COLOURS, inches, legend_below, plain_log, shown
 from harness.core.registry import find
 
 MARKERS = "osD^vP*X"
@@ -32,8 +32,8 @@ FOLD = 2.0
 """A grid's colours end where a value is so many times the baseline's, or the baseline's so many times it."""
 
 
-def draw(plan: Plan, cells: pd.DataFrame, summary: pd.DataFrame, references: dict[str, dict[str, float]]) -> bytes:
-    """A PNG: the primary metric against NFE; beside it each arm's difference at the primary NFE.
+def draw(plan: Plan, cells: pd.DataFrame, summary: pd.DataFrame, references: dict[str, dict[str, float]]) -> Figure:
+    """The primary metric against NFE; beside it each arm's difference at the primary NFE.
 
     The metric is drawn as lines with 95 % intervals, or as a grid where the arms are more than `LINES_AT_MOST`.
     """
@@ -52,7 +52,7 @@ def draw(plan: Plan, cells: pd.DataFrame, summary: pd.DataFrame, references: dic
     _forest(forest, plan, values, summary)
     handles = [handle for axes in (curve, forest) for handle in axes.get_legend_handles_labels()[0]]
     legend_below(figure, handles)
-    return png(figure)
+    return figure
 
 
 def _curves(

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from typing_extensions import TypedDict
 
-from harness.ablation.design.study import studies_folder
+from harness.ablation.design.folder import studies_folder
 from harness.ablation.report.grid import Grid, titled
 from harness.ablation.report.origin import made_now
 from harness.ablation.report.published import RESTORED, marked, read_table

@@ -1,10 +1,19 @@
-"""A table as text, for the terminal and for Markdown."""
+"""A table as text, for the terminal, Markdown, LaTeX and HTML."""
 
 from __future__ import annotations
 
+import html
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import pandas as pd
+from pandas.io.formats.style import Styler
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from harness.ablation.report import verdicts
 from harness.core.registry import find
@@ -13,32 +22,102 @@ VERDICT_COLOURS = {
     "better": "green", "worse": "red", "tie": "cyan", "undecided": "yellow",
     verdicts.UNSTABLE: "magenta", verdicts.NOT_COMPARED: "dim",
 }  # fmt: skip
+GAP = 2
+"""Columns of the terminal between two columns of a table."""
+_MARKDOWN = str.maketrans({"|": r"\|", "\n": " "})
+"""What would end a cell of Markdown."""
+_LATEX = str.maketrans(
+    {letter: f"\\{letter}" for letter in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "\n": " "}
+    | {"±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$"}
+)
+"""What LaTeX reads as a command, and what it has no letter for."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A table as text, before it is laid out for the terminal or for Markdown."""
+    """A table as text, before it is laid out."""
 
     title: str
     header: list[str]
     rows: list[list[str]]
 
-    def rich(self) -> Table:
-        """For the terminal; a row that ends in a verdict has its colour."""
-        table = Table(title=self.title)
-        for i, name in enumerate(self.header):
-            table.add_column(name, justify="left" if i == 0 else "right")
+    def show(self, console: Console) -> None:
+        """Print it; a row that ends in a verdict has its colour.
+
+        Where the columns do not fit beside each other, it is printed in parts, each with the first column. No value is
+        cut or broken; headers, and names longer than half the width, go over several lines.
+        """
+        console.print(Text(self.title, style="italic"))
+        for columns in self._parts(console.width):
+            console.print(self._table(columns, console.width), "")
+
+    def fits(self, width: int) -> bool:
+        """Whether it is printed in one part."""
+        return len(self._parts(width)) == 1
+
+    def _parts(self, width: int) -> list[list[int]]:
+        """The columns of each part."""
+        label = self._width(0, width)
+        parts: list[list[int]] = [[]]
+        used = label
+        for i in range(1, len(self.header)):
+            own = GAP + self._width(i, width)
+            if parts[-1] and used + own > width:
+                parts.append([])
+                used = label
+            parts[-1].append(i)
+            used += own
+        return [[0, *columns] for columns in parts]
+
+    def _width(self, column: int, width: int) -> int:
+        """The narrowest that a column can be, on a terminal of that width."""
+        longest = max(map(cell_len, [*self.header[column].split(), *(row[column] for row in self.rows)]), default=0)
+        return min(longest, width // 2) if column == 0 else longest
+
+    def _table(self, columns: Sequence[int], width: int) -> Table:
+        """Of some of the columns; headers stay on one line where there is room."""
+        least = {i: self._width(i, width) for i in columns}
+        whole = {i: max(own, cell_len(self.header[i])) for i, own in least.items()}
+        widths = whole if sum(whole.values()) + GAP * (len(columns) - 1) <= width else least
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
+        for i in columns:
+            table.add_column(self.header[i], justify="left" if i == 0 else "right", width=widths[i], overflow="fold")
         for row in self.rows:
-            table.add_row(*row, style=VERDICT_COLOURS.get(row[-1].partition(",")[0]))
+            table.add_row(*(row[i] for i in columns), style=VERDICT_COLOURS.get(row[-1].partition(",")[0]))
         return table
 
     def markdown(self) -> str:
         """For a file."""
-        lines = [self.header, ["---"] + ["---:"] * (len(self.header) - 1), *self.rows]
+        rows = [[cell.translate(_MARKDOWN) for cell in row] for row in (self.header, *self.rows)]
+        lines = [rows[0], ["---"] + ["---:"] * (len(self.header) - 1), *rows[1:]]
         return f"{self.title}:\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+    def latex(self, label: str) -> str:
+        """A `table` with the title as its caption; it needs the package booktabs."""
+        return self._styled(escaped).to_latex(
+            hrules=True, caption=escaped(self.title), label=label, position="htbp", position_float="centering",
+            column_format="l" + "r" * (len(self.header) - 1),
+        )  # fmt: skip
+
+    def html(self) -> str:
+        """For a notebook, with the title as its caption."""
+        return self._styled(html.escape).set_caption(html.escape(self.title)).to_html()
+
+    def _styled(self, escape: Callable[[str], str]) -> Styler:
+        """For pandas to lay out; names of columns may stand there twice."""
+        header, *rows = ([escape(cell) for cell in row] for row in (self.header, *self.rows))
+        frame = pd.DataFrame(rows, columns=range(len(header)))
+        return Styler(frame, cell_ids=False).hide(axis="index").format_index(lambda i: header[int(str(i))], axis=1)
 
 
 def titled(metric: str) -> str:
     """A metric's name with the direction in which it is better."""
     lower = find("metric", metric).lower_is_better  # type: ignore[attr-defined]
     return f"{metric.upper()} {'↓' if lower else '↑'}"
+
+
+def escaped(text: str) -> str:
+    """A text as LaTeX prints it: no letter of it is a command, and a number's minus is one."""
+    return re.sub(r"(?<!\w)-(?=\d)", "$-$", text.translate(_LATEX))

@@ -20,12 +20,12 @@ from harness.core.registry import find
 def grids(report: Report) -> list[Grid]:
     """Each metric against NFE, the comparison that the verdicts rest on, what is read off, and what it took."""
     metrics = sorted(report.summary.rows.metric.unique(), key=lambda metric: metric != report.plan.metric)
-    out = [_by_nfe(report, metric) for metric in metrics]
+    out = [by_nfe(report, metric) for metric in metrics]
     out += [_verdicts(report), *crossed.grids(report)]
     out += [_excess(report)] if report.floor and report.excess else []
     out += [_power(report)] if report.summary.power else []
     out += [_read_off(report)] if report.readouts else []
-    out += [_needed(report)] if report.plan.expected_nfe else []
+    out += [needed(report)] if report.plan.expected_nfe else []
     return [*out, _spent(report)] if report.spent else out
 
 
@@ -38,17 +38,18 @@ def of_settings(report: Report) -> Grid:
     return Grid(title, ["arm", "settings"], [[arm, told[arm]] for arm in plan.arms])
 
 
-def _by_nfe(report: Report, metric: str) -> Grid:
+def by_nfe(report: Report, metric: str) -> Grid:
+    """A metric's values."""
     plan = report.plan
     rows = report.summary.rows
     own: Any = rows[(rows.metric == metric) & rows.arm.isin(plan.arms)].set_index(["arm", "nfe"])
     nfes = sorted(own.index.unique("nfe"))
-    lines = [[arm, *(_mean_sd(own.loc[arm, nfe], len(plan.seeds)) for nfe in nfes)] for arm in plan.arms]
+    lines = [[arm, *(mean_sd(own.loc[arm, nfe], len(plan.seeds)) for nfe in nfes)] for arm in plan.arms]
     header = ["arm", *(numbers.header(plan, nfe) for nfe in nfes)]
     if len(nfes) == 1 and metric != plan.metric:
         header += ["difference", "95 % interval"]
         sound = own.xs(nfes[0], level="nfe")[["diverged", "failed"]].sum(axis=1) == 0
-        said = {arm: _comparison(own.loc[arm, nfes[0]]) for arm, base in plan.bases.items() if sound[base]}
+        said = {arm: comparison(own.loc[arm, nfes[0]]) for arm, base in plan.bases.items() if sound[base]}
         lines = [[*line, *said.get(line[0], ["", ""])] for line in lines]
     fewer = ", or as many as stand in brackets" if ((own.n > 0) & (own.n < len(plan.seeds))).any() else ""
     return Grid(f"{titled(metric)} by NFE, mean ± sd over {len(plan.seeds)} seeds{fewer}", header, lines)
@@ -72,9 +73,7 @@ def _verdicts(report: Report) -> Grid:
     for arm in main.index:
         row = main.loc[arm]
         compared = row.verdict != verdicts.NOT_COMPARED
-        said = (
-            [*_comparison(row), _confidence(row), _of_a_tie(row)][: len(columns)] if compared else [""] * len(columns)
-        )
+        said = [*comparison(row), _confidence(row), _of_a_tie(row)][: len(columns)] if compared else [""] * len(columns)
         seeds = [missing[arm] or whole[arm]] if "seeds" in header else []
         beside = [ranges.get(arm, "") if compared else ""] if ranges else []
         lines.append([arm, *seeds, _look(plan, row), *said, *beside, verdicts.worded(row)])
@@ -110,7 +109,7 @@ def _excess(report: Report) -> Grid:
             continue
         interval = "" if math.isnan(against.low) else f"{against.low:+.1%} to {against.high:+.1%}"
         ends = "-" if found.ends is None else " to ".join(f"{end:+.1%}" for end in found.ends)
-        lines.append([*line, _comparison(main.loc[arm])[0], f"{against.difference:+.1%}", interval, ends])
+        lines.append([*line, comparison(main.loc[arm])[0], f"{against.difference:+.1%}", interval, ends])
     header = ["arm", "excess", "difference", "of excesses", "95 % interval", "floor ± its standard error"]
     return Grid(
         f"Excess of {titled(plan.metric)} over its floor at NFE {plan.nfe}, against {plan.against}", header, lines
@@ -148,7 +147,7 @@ def _spent(report: Report) -> Grid:
     return Grid("Seconds a trial, mean", ["arm", "trials", "training", "evaluation"], rows)
 
 
-def _needed(report: Report) -> Grid:
+def needed(report: Report) -> Grid:
     """The calls that each arm needs against what is said of it."""
     plan = report.plan
     rows = []
@@ -190,14 +189,14 @@ def _read_off(report: Report) -> Grid:
     return Grid(title, header, rows)
 
 
-def _mean_sd(row: pd.Series, all_seeds: int) -> str:
+def mean_sd(row: pd.Series, all_seeds: int) -> str:
     """The mean and sd of a cell, and over how many seeds where that is not all; else what became of them."""
     if row.n == 0:
         return Seeds.of(row).missing if row.diverged or row.failed else "-"
     of_all = _of_all(row.n, row.seeds, all_seeds)
     if row.n == 1:
-        return _figures(row["mean"], row["mean"]) + of_all
-    return f"{_figures(row['mean'], row.sd)} ± {_figures(row.sd, row.sd)}{of_all}"
+        return figures(row["mean"], row["mean"]) + of_all
+    return f"{figures(row['mean'], row.sd)} ± {figures(row.sd, row.sd)}{of_all}"
 
 
 def _of_all(number: int, seeds: int, all_seeds: int) -> str:
@@ -207,13 +206,13 @@ def _of_all(number: int, seeds: int, all_seeds: int) -> str:
     return f" ({number})" if number == seeds else f" ({number} of {seeds})"
 
 
-def _figures(value: float, scale: float) -> str:
+def figures(value: float, scale: float) -> str:
     """`value` with two significant digits of `scale` after the point, at most four."""
     places = 1 - math.floor(math.log10(abs(scale))) if scale else 2
     return f"{value:.{min(max(places, 0), 4)}f}"
 
 
-def _comparison(row: pd.Series) -> list[str]:
+def comparison(row: pd.Series) -> list[str]:
     """Difference and interval; empty where there is none."""
     return [
         "" if pd.isna(row.difference) else f"{row.difference:+.1%}",

@@ -11,7 +11,7 @@ from harness.ablation.design.plan import Plan
 from harness.ablation.report.figures import style_of
 from harness.ablation.report.interactions import Interactions
 from harness.ablation.report.statistics import compare
-from harness.core.drawing import plain_log, png, shown
+from harness.core.drawing import plain_log, shown
 
 COLUMNS = 3
 """Panels side by side."""
@@ -19,8 +19,8 @@ WIDE = 3.0
 """Ratios over a smaller range have ticks at even distances."""
 
 
-def draw(plan: Plan, found: Interactions) -> bytes:
-    """A PNG: a panel for every two axes, whose lines are parallel where they do not interact."""
+def draw(plan: Plan, found: Interactions) -> Figure:
+    """A panel for every two axes, whose lines are parallel where they do not interact."""
     columns = min(COLUMNS, len(found.groups))
     rows = -(-len(found.groups) // columns)
     figure = Figure(figsize=(max(7.0, 0.6 + 4.8 * columns), 0.8 + 4 * rows), layout="constrained")
@@ -33,7 +33,7 @@ def draw(plan: Plan, found: Interactions) -> bytes:
         axes.set_axis_off()
     what = f"{plan.metric.upper()} at NFE {plan.nfe}, mean over {len(found.logs)} seeds"
     figure.suptitle(f"{what}\nparallel lines: no interaction; unadjusted 95 % intervals of paired ratios", fontsize=10)
-    return png(figure)
+    return figure
 
 
 def _panel(axes: Axes, plan: Plan, found: Interactions, one: str, other: str) -> None:

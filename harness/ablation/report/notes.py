@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from harness.ablation.design.looks import LEVEL
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.preregistration import unplanned
@@ -122,7 +124,7 @@ def _differing(one: Protocol, other: Protocol) -> list[str]:
     return [key for key, value in vars(one).items() if value != vars(other)[key]]
 
 
-def _beside(report: Report) -> list[str]:
+def _beside(report: Report, metrics: Collection[str]) -> list[str]:
     """What real samples and noise score, as many as the samples; and as many as at the primary NFE, if more."""
     usual = f" elsewhere than at NFE {report.plan.nfe}" if report.at_primary else ""
     return [
@@ -130,14 +132,16 @@ def _beside(report: Report) -> list[str]:
         for where, scores in ((usual, report.references), (f" at NFE {report.plan.nfe}", report.at_primary))
         for kind, by_metric in scores.items()
         for metric, value in by_metric.items()
+        if metric in metrics
     ]
 
 
-def remarks(report: Report) -> list[str]:
-    """The sentences under a table."""
+def remarks(report: Report, metrics: Collection[str] | None = None) -> list[str]:
+    """The sentences under a table; of these metrics, all if none are named, what real samples and noise score."""
     plan = report.plan
     above = excess.remarks(plan, report.floor, report.excess) if report.floor else []
-    return [*_beside(report), _rule(plan), *above, *report.notes]
+    named = set(report.summary.rows.metric) if metrics is None else metrics
+    return [*_beside(report, named), _rule(plan), *above, *report.notes]
 
 
 def _rule(plan: Plan) -> str:

@@ -11,8 +11,8 @@ from typing import Any, NotRequired
 import pandas as pd
 from typing_extensions import TypedDict
 
+from harness.ablation.design.folder import studies_folder
 from harness.ablation.design.looks import LEVEL
-from harness.ablation.design.study import studies_folder
 from harness.ablation.report import hours
 from harness.ablation.report.origin import VERSIONS
 from harness.ablation.report.power import Power, sd_of

@@ -23,7 +23,7 @@ from harness.core.progress import duration
 def show(found: Found, console: Console) -> None:
     """Print the tables and what stands under them."""
     for grid in grids(found):
-        console.print(grid.rich())
+        grid.show(console)
     for line in remarks(found):
         console.print(f"- {line}", soft_wrap=True)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from harness.ablation.design import arm_settings
@@ -24,6 +25,7 @@ from harness.ablation.report import (
     numbers,
     outcomes,
     readouts,
+    terminal,
     tuned,
 )
 from harness.ablation.report.findings import Report
@@ -33,10 +35,12 @@ from harness.ablation.report.origin import made_by, provenance
 from harness.ablation.report.spent import sampling_seconds, spent
 from harness.ablation.report.summary import summarise
 from harness.ablation.report.verdicts import NOT_COMPARED, Verdict, in_all
-from harness.core.drawing import spared, write_picture
+from harness.core.drawing import png, spared, write_picture
 from harness.core.files import write_atomic, write_json
 from harness.core.registry import find
 from harness.evaluation.floor import Floor
+
+Format = Literal["markdown", "csv", "latex"]
 
 
 def report(
@@ -59,11 +63,25 @@ def report(
 
 
 def show(report: Report, console: Console) -> None:
-    """Print the tables and what stands under them."""
-    for grid in grids.grids(report):
-        console.print(grid.rich())
-    for line in remarks(report):
+    """Print what answers the question: values, what to know of them, and the verdicts last."""
+    *values, settled = terminal.grids(report, console.width)
+    for grid in values:
+        grid.show(console)
+    for line in [*remarks(report, [report.plan.metric]), terminal.FILES]:
         console.print(f"- {line}")
+    console.print()
+    settled.show(console)
+
+
+def formatted(report: Report, form: Format, command: str, pictures: Sequence[str]) -> str:
+    """All tables as text; `pictures` are the paths of its pictures as the Markdown is to name them."""
+    match form:
+        case "markdown":
+            return _markdown(report, command, pictures)
+        case "csv":
+            return report.summary.rows.to_csv(index=False)
+        case "latex":
+            return _latex(report, command)
 
 
 def write(report: Report, folder: Path, command: str) -> list[Path]:
@@ -74,30 +92,31 @@ def write(report: Report, folder: Path, command: str) -> list[Path]:
     """
     plan = report.plan
     paths = [folder / "tables" / f"{plan.name}{ending}" for ending in (".md", ".csv", ".json", "-seeds.csv")]
-    write_atomic(paths[0], _markdown(report, command))
-    write_atomic(paths[1], report.summary.rows.to_csv(index=False))
-    write_json(paths[2], _about(report, command))
-    write_atomic(paths[3], _by_seed(report).to_csv(index=False))
-    for ending, draw in _pictures(report).items():
-        figure = folder / "figures" / f"{plan.name}{ending}"
+    pictures = []
+    for name, draw in drawn(report).items():
+        picture = folder / "figures" / f"{name}.png"
         with spared():
-            write_picture(figure, draw)
-            paths.append(figure)
-    return paths
+            write_picture(picture, lambda draw=draw: png(draw()))  # type: ignore[misc]
+            pictures.append(picture)
+    write_atomic(paths[0], formatted(report, "markdown", command, [f"../figures/{path.name}" for path in pictures]))
+    write_atomic(paths[1], formatted(report, "csv", command, ()))
+    write_json(paths[2], _about(report, command))
+    write_atomic(paths[3], by_seed(report).to_csv(index=False))
+    return [*paths, *pictures]
 
 
-def _pictures(report: Report) -> dict[str, Callable[[], bytes]]:
-    """{how the name of a picture ends: what draws it}"""
+def drawn(report: Report) -> dict[str, Callable[[], Figure]]:
+    """{name of a picture: what draws it}"""
     plan = report.plan
     found = report.interactions
     rows = numbers.curves(plan, report.cells, report.summary.rows)
-    pictures = {".png": lambda: figures.draw(plan, report.cells, rows, report.references)}
+    pictures = {plan.name: lambda: figures.draw(plan, report.cells, rows, report.references)}
     if found and found.groups:
-        pictures["-interactions.png"] = lambda: interaction_plots.draw(plan, found)
+        pictures[f"{plan.name}-interactions"] = lambda: interaction_plots.draw(plan, found)
     return pictures
 
 
-def _by_seed(report: Report) -> pd.DataFrame:
+def by_seed(report: Report) -> pd.DataFrame:
     """The cells, with the samples that each is of, and the settings in which each arm differs from the baseline."""
     plan = report.plan
     cells = report.cells
@@ -107,14 +126,27 @@ def _by_seed(report: Report) -> pd.DataFrame:
     return cells.assign(samples=pd.array(samples, dtype="Int64"), settings=cells.arm.map(settings))
 
 
-def _markdown(report: Report, command: str) -> str:
+def _markdown(report: Report, command: str, pictures: Sequence[str]) -> str:
     plan = report.plan
     paragraphs = [f"# {plan.question}"]
     paragraphs += [grid.markdown() for grid in (*grids.grids(report), grids.of_settings(report))]
-    paragraphs += [f"![{plan.name}](../figures/{plan.name}{ending})" for ending in _pictures(report)]
+    paragraphs += [f"![{plan.name}]({path})" for path in pictures]
     paragraphs.append("\n".join(f"- {line}" for line in remarks(report)))
-    paragraphs.append(made_by(command, report.commits, f"Plan {plan.digest}; more in {plan.name}.json."))
+    paragraphs.append(_origin(report, command))
     return "\n\n".join(paragraphs) + "\n"
+
+
+def _latex(report: Report, command: str) -> str:
+    """Every table as a `table`, the one with the verdicts first."""
+    plan = report.plan
+    tables = sorted((*grids.grids(report), grids.of_settings(report)), key=lambda grid: grid.header[-1] != "verdict")
+    question = " ".join(plan.question.split())
+    origin = [f"% {question}", f"% {_origin(report, command)}", r"% The preamble needs \usepackage{booktabs}."]
+    return "\n".join([*origin, *(grid.latex(f"tab:{plan.name}-{i}") for i, grid in enumerate(tables, 1))])
+
+
+def _origin(report: Report, command: str) -> str:
+    return made_by(command, report.commits, f"Plan {report.plan.digest}; more in {report.plan.name}.json.")
 
 
 def _about(report: Report, command: str) -> dict[str, Any]:

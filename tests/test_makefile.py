@@ -1,0 +1,50 @@
+"""What `make` lists: every target, with the options that its recipe uses."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+
+def listed() -> tuple[dict[str, str], dict[str, str]]:
+    """{target: its line} and {option: its line}, as `make` alone prints them."""
+    said = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    targets, options = said.split("\n\n")
+    return (
+        {line.split()[1]: line for line in targets.splitlines()},
+        {line.split()[0]: line for line in options.splitlines()[1:]},
+    )
+
+
+def recipes() -> dict[str, str]:
+    """{target: its recipe, with the variables written out that hold options}."""
+    shared = dict(re.findall(r"^([A-Z]+) = (.*)$", MAKEFILE, re.MULTILINE))
+    found = {}
+    for block in MAKEFILE.partition("\n.PHONY:")[2].split("\n\n"):
+        if target := re.search(r"^([a-z-]+):", block, re.MULTILINE):
+            found[target[1]] = re.sub(r"\$\(([A-Z]+)\)", lambda name: shared.get(name[1], name[0]), block)
+    return found
+
+
+def test_every_target_that_users_call_is_listed() -> None:
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)
+    assert [*listed()[0]] == phony.split()
+
+
+def test_a_target_names_the_options_that_its_recipe_uses() -> None:
+    targets, options = listed()
+    using = recipes()
+    named = {target: set(line.rpartition(": ")[2].split()) & options.keys() for target, line in targets.items()}
+    assert named == {target: {option for option in options if f"$({option})" in using[target]} for target in targets}
+    assert {"STUDY", "SCALE", "SEEDS", "SET", "PLUGIN"} == named["table"]
+    assert set().union(*named.values()) == options.keys() - {"PYTHON"}
+
+
+def test_an_option_shows_its_default() -> None:
+    options = listed()[1]
+    for name, default in re.findall(r"^([A-Z]+) \?= (.+)$", MAKEFILE, re.MULTILINE):
+        assert options[name].endswith(f" (default: {default})")
