@@ -131,7 +131,7 @@ def test_every_help_ends_with_examples_that_work(command: str) -> None:
         assert command in ("", words[0])
         if study := options.get("study"):
             assert declared_in(study, "SEARCH" if words[0] == "tune" or study in declaring("SEARCH") else "STUDY")
-        for scale in (*options.get("scales", []), options.get("scale", "digits")):
+        for scale in (*options.get("scales", []), options.get("scale") or "digits"):
             config = load_scale(scale)
         changes = parse_assignments(options.get("changes", []))
         if words[0] == "data":
