@@ -18,7 +18,10 @@ import torch
 
 from harness.core.checkpoint import read_checkpoint
 
-SETTINGS = {"train.steps": 1500, "train.log_every": 20, "train.checkpoint_every": 50, "train.sample_every": 500}
+SETTINGS = {
+    "train.threads": 1, "train.steps": 1500, "train.log_every": 20, "train.checkpoint_every": 50,
+    "train.sample_every": 500,
+}  # fmt: skip
 OF_THE_CLOCK = {"time", "samples_per_second", "coupling_seconds", "mfu"}
 
 

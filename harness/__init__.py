@@ -8,7 +8,7 @@ MinSNR(gamma=3.0)
 >>> study = Study(question="Which weighting?", baseline="even", arms={"even": {}, "edm": {"weighting": "edm"}})
 >>> sorted(study.arms)
 ['edm', 'even']
->>> run = load_run(RUN)  # the name of a folder in results/local/runs, or the path of a run's folder
+>>> run = load_run(RUN)  # STUDY/ARM/SEED, the name of a folder in results/local/runs, or the path of a run's folder
 >>> isinstance(run.config, RunConfig), run.finished
 (True, True)
 >>> losses = [line["loss"] for line in run.metrics() if "loss" in line]
@@ -46,13 +46,13 @@ _HOMES = {
 
 
 def load_run(name: str | Path, changes: Mapping[str, Any] | None = None) -> Run:
-    """An existing run by its name, or by the path of its directory, with changes of `evaluate.*`.
+    """An existing run by STUDY/ARM/SEED, its name, or the path of its directory, with changes of `evaluate.*`.
 
     `UserError` unless its configuration has the name that it bears.
     """
-    from harness.runs.folder import Run
+    from harness.ablation.design.addresses import find_run
 
-    return Run.open(str(name), changes)
+    return find_run(str(name)).opened(changes or {})
 
 
 def __getattr__(name: str) -> Any:

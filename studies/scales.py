@@ -22,7 +22,7 @@ from harness.runs.config import Reflow, RunConfig
 from harness.training.config import TrainConfig
 from harness.training.optimizers import AdamW
 
-# Half a minute a run on one core. The search of studies/digits_scale.py found batch, rate, warm-up and averages for the
+# The search of studies/digits_scale.py found batch, rate, warm-up and averages for the
 # baseline alone, on a seed that no study reports; its numbers have three significant digits.
 DIGITS = RunConfig(
     dataset=Digits(),
@@ -45,7 +45,7 @@ DISTANCES = (SlicedWasserstein(), MMD(), EnergyDistance(), TwoSample())
 HEALTHY = ("frozen_bmmc_healthy_donor1_filtered", "frozen_bmmc_healthy_donor2_filtered")
 LEUKAEMIA = ("aml027_pre_transplant_filtered",)
 
-# Bone marrow of two healthy donors (Zheng et al. 2017), as a folder of 10x folders in HARNESS_DATA/aml.
+# Zheng et al. 2017, as a folder of 10x folders in HARNESS_DATA/aml.
 CELLS = RunConfig(
     dataset=Cells(path="aml", keep=HEALTHY, genes=100, min_cells=100),
     backbone=MLP(width=384, blocks=3),
@@ -62,7 +62,6 @@ CELLS = RunConfig(
 
 SCALES = {
     "digits": DIGITS,
-    # The same with a transformer.
     "digits_dit": override(
         DIGITS,
         {
@@ -75,7 +74,6 @@ SCALES = {
             "train.ema_decay": 0.9999,
         },
     ),
-    # The same with classes, which guidance makes clearer.
     "digits_classes": override(
         DIGITS,
         {
@@ -86,7 +84,6 @@ SCALES = {
             "evaluate.metrics": [FID(), LabelAccuracy()],
         },
     ),
-    # Seconds a run on one core.
     "points": RunConfig(
         dataset=EightGaussians(),
         backbone=MLP(width=128, blocks=3),
@@ -110,9 +107,7 @@ SCALES = {
             metrics=DISTANCES,
         ),
     ),
-    # A minute a run on one core.
     "cells": CELLS,
-    # From healthy cells to those of a leukaemia: the noise is another population.
     "transport": override(
         CELLS,
         {
@@ -144,7 +139,6 @@ SCALES = {
             metrics=(*DISTANCES, Autocorrelation(), Spectrum()),
         ),
     ),
-    # Ten minutes a run on one core, most of them Inception.
     "fashion_small": RunConfig(
         dataset=FashionMNIST(),
         backbone=UNet(channels=16, multipliers=(1, 2, 2), blocks=1, groups=8),
@@ -163,22 +157,18 @@ SCALES = {
             nfe=(32,), num_samples=256, num_reference=1024, batch_size=64, metrics=(FID(), KID(), Precision(), Recall())
         ),
     ),
-    # Minutes a run on a GPU.
     "fashion": RunConfig(
         dataset=FashionMNIST(),
         backbone=UNet(**UNet.presets["fashion"]),
         train=TrainConfig(steps=20_000, learning_rate=5e-4),
         evaluate=EvaluateConfig(num_samples=10_000),
     ),
-    # Hours a run on a GPU: the network of Tong et al. 2024.
     "cifar10": RunConfig(
         dataset=CIFAR10(flip=True),
         backbone=UNet(**UNet.presets["torchcfm-cifar10"]),
         train=TrainConfig(steps=100_000, learning_rate=2e-4, warmup_steps=5000, optimizer=AdamW(weight_decay=0)),
         evaluate=EvaluateConfig(num_samples=50_000),
     ),
-    # SiT and DiT on latents of ImageNet, for those who have them: a folder of .npy by class in
-    # HARNESS_DATA/imagenet_latents.
     "imagenet_latents": RunConfig(
         dataset=LatentFolder(path="imagenet_latents"),
         backbone=DiT(**DiT.presets["XL/2"]),
@@ -189,3 +179,18 @@ SCALES = {
         evaluate=EvaluateConfig(num_samples=10_000, extractor="values", metrics=(SlicedWasserstein(),)),
     ),
 }
+
+ABOUT = {
+    "digits": "scikit-learn's digits with a U-Net; half a minute a run on one core",
+    "digits_dit": "the same with a transformer",
+    "digits_classes": "the same with classes, which guidance makes clearer",
+    "points": "points in the plane; seconds a run on one core",
+    "cells": "bone marrow of two healthy donors; a minute a run on one core",
+    "transport": "from healthy cells to a leukaemia's: the noise is another population",
+    "sequences": "quarters of the US economy; a minute a run on one core",
+    "fashion_small": "ten minutes a run on one core, most of them Inception",
+    "fashion": "minutes a run on a GPU",
+    "cifar10": "hours a run on a GPU: the network of Tong et al. 2024",
+    "imagenet_latents": "for those who have latents of ImageNet: .npy by class in HARNESS_DATA",
+}
+"""What `harness list scales` says of each."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # `harness train` in a process of its own takes no more
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # several processes share the cores: no thread waits at full speed
 
 import coverage

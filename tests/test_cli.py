@@ -38,13 +38,16 @@ from harness.runs.train import train
 pytestmark = pytest.mark.usefixtures("unmeasured")
 COMMANDS = [
     "list",
+    "config",
     "explain",
+    "new",
     "check",
     "data",
     "train",
     "sample",
     "evaluate",
     "reflow",
+    "runs",
     "lineage",
     "plan",
     "ablate",
@@ -54,6 +57,7 @@ COMMANDS = [
     "publish",
     "toy",
     "gallery",
+    "doctor",
     "ui",
 ]
 Refused = Callable[..., str]
@@ -127,7 +131,7 @@ def test_every_help_ends_with_examples_that_work(command: str) -> None:
         assert command in ("", words[0])
         if study := options.get("study"):
             assert declared_in(study, "SEARCH" if words[0] == "tune" or study in declaring("SEARCH") else "STUDY")
-        for scale in (*options.get("scales", []), options.get("scale", "digits")):
+        for scale in (*options.get("scales", []), options.get("scale") or "digits"):
             config = load_scale(scale)
         changes = parse_assignments(options.get("changes", []))
         if words[0] == "data":
@@ -347,10 +351,8 @@ def test_every_command_is_a_module_of_its_name() -> None:
         ("tune tuning --seeds 1001", "--seeds: 1001 includes seed 1000, which the search uses. Take fewer."),
         ("tune tuning --set seed=3", "seed: a study sets its seeds itself."),
         ("tune tuning --set train.step=3", "train.step: TrainConfig has no such field. Did you mean 'steps'?"),
-        (
-            "table weighting",
-            "weighting-digits: nothing is measured yet. Run `harness ablate weighting --scale digits` first.",
-        ),
+        ("table weighting", "weighting-digits: nothing is measured yet. Looked in "),
+        ("table weighting", " Run `harness ablate weighting --scale digits` first."),
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_to_do(refused: Refused, command: str, said: str) -> None:

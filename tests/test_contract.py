@@ -23,6 +23,7 @@ from harness.components.noises import Noise
 from harness.components.time_samplers import Uniform
 from harness.components.weightings import Weighting
 from harness.core import registry
+from harness.core.errors import ConfigError
 from harness.core.registry import HOMES, Component, build, names
 from harness.data.base import Data, Dataset
 from harness.data.points import EightGaussians
@@ -146,6 +147,24 @@ class Deaf(MLP):
     def build(self, data_shape: Sequence[int], num_classes: int = 0) -> Network:
         network = super().build(data_shape, num_classes)
         network.condition.forward = lambda t, y: network.condition.time(t)  # type: ignore[union-attr, operator]
+        return network
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unconditional(MLP):
+    """Takes no classes: it refuses them, or its network has no place for them."""
+
+    name = "unconditional"
+
+    refuses: bool = True
+
+    def build(self, data_shape: Sequence[int], num_classes: int = 0) -> Network:
+        if self.refuses and num_classes:
+            raise ConfigError("", "takes no classes.")
+        network: Any = super().build(data_shape)
+        forward = type(network).forward
+        if not self.refuses:
+            network.forward = lambda x, t: forward(network, x, t)
         return network
 
 
@@ -304,10 +323,25 @@ def test_a_network_may_keep_what_its_state_dict_has() -> None:
         found = {
             promise
             for promise, is_kept in promises(Kept(place=place))
-            if not is_kept and not promise.startswith("after 'the start'")
+            if not is_kept and not promise.startswith("backbone: 'kept' is no backbone")
         }
         assert expected <= found, place
         assert bool(expected) == bool(found), place
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+def test_a_network_without_classes_keeps_all_other_promises(refuses: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry._MEMBERS["backbone"], "unconditional", Unconditional)
+    kept = promises(Unconditional(refuses=refuses))
+    assert [promise for promise, is_kept in kept if not is_kept] == []
+    said = {promise for promise, _ in kept}
+    assert {
+        REMEMBERS,
+        LOOK,
+        "its output is shaped like its input [16]",
+        "every parameter has a finite gradient",
+    } <= said
+    assert "classes count, and -1 is none" not in said
 
 
 @pytest.mark.parametrize(

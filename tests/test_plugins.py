@@ -83,6 +83,10 @@ REFUSED = {
     "no method": (WEIGHTING, "line 7: Mine has no method weight(self, t, interpolant), which every Weigh"),
     "a misspelt method": (GOOD.replace("def weight", "def wheight"), "If 'wheight' is meant, rename it."),
     "no method but a value": (WEIGHTING + "    weight = 2.0", "Mine.weight is 2.0. Every weighting has a"),
+    "a method of another name, called as it should be": (
+        GOOD.replace("def weight", "def importance"),
+        "If 'importance' is meant, rename it.",
+    ),
     "too few parameters": (
         GOOD.replace("t, interpolant)", "t)"),
         "Mine.weight takes (self, t), but is called with (self, t, interpolant). Use these parameters.",
@@ -339,6 +343,46 @@ def test_what_a_component_gives_is_tried_before_training(write: Write, tiny: Run
     assert families == set(HOMES)
 
 
+@pytest.mark.parametrize(
+    ("home", "body", "said"),
+    [
+        ("components.weightings Weighting", "    def weight(self, t, interpolant): return 2.0\n", "float 2.0, but"),
+        ("components.losses Loss", "    def measure(self, error): return error.mean()\n", "float32 tensor [], but"),
+        (
+            "components.interpolants Interpolant",
+            "    def alpha(self, t): return 1.0\n    def sigma(self, t): return t\n",
+            "Mine.alpha returns float 1.0, but should return a finite float64 tensor [4]",
+        ),
+    ],
+)  # fmt: skip
+def test_check_says_what_a_method_gives_and_what_is_due(
+    write: Write, home: str, body: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    module, base = home.split()
+    path = write(HEAD.format(module=module, base=base) + body)
+    assert main(["check", str(path)]) == 2
+    broken = [line for line in capsys.readouterr().out.splitlines() if line.startswith("broken: ")]
+    assert len(broken) == 1
+    assert str(path) in broken[0]
+    assert said in broken[0]
+
+
+def test_a_file_beside_that_declares_an_unknown_name_is_told(
+    write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A forgotten --plugin; where no file declares it, the nearest name is told."""
+    path = write(GOOD)
+    monkeypatch.chdir(path.parent)
+    assert main(["explain", "--set", "weighting=mine"]) == 2
+    said = capsys.readouterr().err
+    assert said == f"error: weighting: 'mine' is no weighting. {path.name} declares one of that name. " + (
+        f"Add --plugin {path.name}.\n"
+    )
+    assert main(["explain", "--set", "weighting=min_sn"]) == 2
+    assert "Did you mean 'min_snr'?" in capsys.readouterr().err
+
+
 def test_what_stands_inside_a_value_is_tried_too(tiny: RunConfig) -> None:
     """The state that noise learns, and the classes that a coupling gives to a network that is told some."""
     learned = Mock(spec=["learn"], learn=lambda data: {"mean": 1.0})
@@ -412,11 +456,11 @@ def test_an_exception_of_a_plugin_in_the_midst_of_the_work_is_one_line(
     assert "Traceback" in capsys.readouterr().err
     for call in (lambda: 1 // 0, lambda: tried.attempted(build("loss", "mse"), "measure", lambda: 1 // 0)):
         with pytest.raises(ZeroDivisionError):
-            guarded(call)  # type: ignore[arg-type]
+            guarded(call)
 
 
 def test_check_does_not_end_with_the_component_that_exits(write: Write) -> None:
     load_plugin(write(WEIGHTING + WEIGHT.format("sys.exit()")))
-    assert ("after 'its formula, where there is one, can be written out': SystemExit: ", False) in promises(
-        build("weighting", "mine")
-    )
+    last, kept = promises(build("weighting", "mine"))[-1]
+    assert "line 11: Mine.weight raises SystemExit." in last
+    assert not kept

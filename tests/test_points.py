@@ -279,6 +279,6 @@ def test_a_network_for_vectors_refuses_images() -> None:
 
 
 def test_points_are_not_judged_as_images(tiny: RunConfig) -> None:
-    said = r"^evaluate\.extractor: digits reads images, and these data are points\. Choose values\."
+    said = r"^evaluate\.extractor: digits reads images, and these data are points\. Set evaluate\.extractor=values"
     with pytest.raises(ConfigError, match=said):
         check(dataclasses.replace(tiny, dataset=EightGaussians(), backbone=MLP()))

@@ -18,7 +18,7 @@ from harness.data.base import Data, Kind, load
 from harness.data.images import Digits, decode, encode
 from harness.evaluation import protocol as module
 from harness.evaluation.doubts import short_of_samples
-from harness.evaluation.extractors import InceptionExtractor
+from harness.evaluation.extractors import JUDGE_VALUES, InceptionExtractor
 from harness.evaluation.fidelity import FID
 from harness.evaluation.metric import SampleMetric, reference_rows
 from harness.evaluation.protocol import EvaluateConfig, Protocol, num_reference
@@ -178,10 +178,11 @@ def test_values_are_a_protocol_without_weights(data: Data, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("data", "changes", "message"),
     [
-        (LARGE, {}, "evaluate.extractor: the digits classifier reads 8x8 images. Choose inception."),
-        (POINTS, {}, "evaluate.extractor: digits reads images, and these data are points. Choose values."),
+        (LARGE, {}, "evaluate.extractor: the digits classifier reads 8x8 images, and these are 32x32. Set "
+         f"evaluate.extractor=inception. Without its weights: {JUDGE_VALUES}"),
+        (POINTS, {}, f"evaluate.extractor: digits reads images, and these data are points. {JUDGE_VALUES}"),
         (POINTS, {"extractor": "inception"},
-         "evaluate.extractor: inception reads images, and these data are points. Choose values."),
+         f"evaluate.extractor: inception reads images, and these data are points. {JUDGE_VALUES}"),
         (
             POINTS, {"extractor": "values"},
             "evaluate.metrics[0]: fid reads features, and evaluate.extractor gives values. Choose an extractor or "

@@ -251,7 +251,7 @@ def test_exit_codes_are_two_and_130(capsys: pytest.CaptureFixture[str], monkeypa
 def test_a_command_leaves_with_the_code_of_what_ended_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it could not write is told where all else went well."""
     monkeypatch.setenv("PYTHONSAFEPATH", "1")
-    whole = Mock()
+    whole = Mock(return_value=None)
     monkeypatch.setattr(command, "steady", lambda: Mock(require_whole=whole))
     left: list[int] = []
     monkeypatch.setattr(command, "leave", left.append)

@@ -16,6 +16,12 @@ from harness.cli.values import number_of_hours, within
 from harness.core.config import AGAIN, ROUNDS, TRIALS, WORKERS
 from harness.core.fields import Range
 
+RUN = "a run: STUDY/ARM/SEED, its name or its directory, as `harness runs` lists them"
+FAMILIES = [
+    "interpolant", "prediction", "weighting", "loss", "time_sampler", "noise", "coupling", "solver", "time_grid",
+    "time_embedding", "backbone", "optimizer", "schedule", "average", "extractor",
+]  # fmt: skip
+"""Of the components that `harness new component` writes: those of the registry but data sets and metrics."""
 Add = Callable[..., Parser]
 """`add(name, about, *examples)` begins the declaration of a command; an example is given without the command's name."""
 
@@ -66,7 +72,14 @@ def _components(add: Add) -> None:
     """Commands about components and data: what there is, what they mean, whether they keep their promises."""
     about = "List the components of every family, or of one: what they are, their parameters and sources."
     sub = add("list", about, "weighting", "metric --json", module="components")
-    sub.add_argument("family", nargs="?", help="a family of components, like weighting; all if not given")
+    family = "a family of components, like weighting, or `studies` or `scales`; all families if not given"
+    sub.add_argument("family", nargs="?", help=family)
+    sub.add_argument("--json", action="store_true", help="for machines")
+
+    about = "Show what can be set: each path with its value, its type or choices, and its range."
+    sub = add("config", about, "--scale points", "weighting/uniform/0 --json")
+    sub.add_argument("run", metavar="RUN", nargs="?", help=RUN)
+    sub.add_argument("--scale", metavar="NAME", help="a configuration in studies/scales.py (default: digits)")
     sub.add_argument("--json", action="store_true", help="for machines")
 
     about = "Write a formulation out, or compare a study's arms, and draw the effective weight over log SNR."
@@ -75,6 +88,14 @@ def _components(add: Add) -> None:
     _start(sub)
     sub.add_argument("--out", type=Path, default=Path("explain.png"), metavar="FILE", help="the picture")
     _changes(sub, "change the configuration, like weighting=min_snr")
+
+    about = "Write a working study, component, data set or metric to begin with, and its test."
+    sub = add("new", about, "component my_weighting --family weighting", "study my_question --out studies")
+    sub.add_argument("kind", choices=["study", "component", "dataset", "metric"], help="what to write")
+    sub.add_argument("name", metavar="NAME", help="of the file and what it declares: a-z, 0-9 and _")
+    family = "that a component belongs to, one of those that `harness list` shows"
+    sub.add_argument("--family", choices=FAMILIES, default="weighting", metavar="FAMILY", help=family)
+    sub.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="the folder of both files")
 
     about = "Test the components of a Python file against what their families promise."
     add("check", about, "my_weighting.py").add_argument("file", type=Path, metavar="FILE", help="the Python file")
@@ -110,7 +131,7 @@ def _single_runs(add: Add) -> None:
     about = "Evaluate finished runs at every NFE; what is known is not computed again."
     more = "weighting/uniform/0 --sweep solver=euler,heun time_grid=uniform,shifted"
     sub = add("evaluate", about, "weighting/uniform/0 --set 'evaluate.nfe=[8,64]'", more)
-    sub.add_argument("runs", metavar="RUN", nargs="+", help="a run's name or directory")
+    sub.add_argument("runs", metavar="RUN", nargs="+", help=RUN)
     sweep = "compare ways of sampling, like solver=euler,heun time_grid=uniform,shifted"
     sub.add_argument("--sweep", nargs="+", metavar="PATH=VALUES", help=sweep)
     _workers(sub, "processes of a sweep that judge at the same time (default: as many as the cores hold)")
@@ -121,7 +142,7 @@ def _chains(add: Add) -> None:
     """Commands about the rounds that follow a run, and the runs that it follows."""
     about = "Straighten a finished run's flow in rounds, each trained on the pairs of the one before."
     sub = add("reflow", about, "weighting/uniform/0", "weighting/uniform/0 weighting/uniform/1 --rounds 2 --distil")
-    runs = "a run's name or directory; several differ in their seeds alone"
+    runs = f"{RUN}; several differ in their seeds alone"
     sub.add_argument("runs", metavar="RUN", nargs="+", help=runs)
     rounds = "how many; the second gives the 3-rectified flow"
     sub.add_argument("--rounds", type=within(ROUNDS), default=1, metavar="N", help=rounds)
@@ -129,6 +150,11 @@ def _chains(add: Add) -> None:
     _workers(sub, "local processes that train at the same time (default: as many as the cores hold)")
     judged = "or how all are judged, like evaluate.nfe=[1,8]"
     _changes(sub, f"change the rounds, like train.steps=200 or reflow.number=100000, {judged}")
+
+    sub = add("runs", "List the runs on disk by study, arm and seed, with what they scored.", "weighting", "--json")
+    study = "a study's or a plan's name, like weighting-digits (default: all)"
+    sub.add_argument("study", metavar="STUDY", nargs="?", help=study)
+    sub.add_argument("--json", action="store_true", help="for machines")
 
     about = "Show what a run was made from: data, flows and pairs, with what each cost."
     sub = add("lineage", about, "weighting/uniform/0 --out lineage.png")
@@ -193,7 +219,8 @@ def _demonstrations(add: Add) -> None:
 
 
 def _pages(add: Add) -> None:
-    """The command that shows what MLflow has."""
+    """The commands that look at this machine, and that show what MLflow has."""
+    add("doctor", "Check Python, torch, GPU, packages, folders, data and weights, and say what to do about each.", "")
     sub = add("ui", "Open the MLflow pages on 127.0.0.1.", "", "--port 5001")
     sub.add_argument("--host", default="127.0.0.1", help="address to listen on; 127.0.0.1 is this machine alone")
     sub.add_argument("--port", type=within(Range(1, 65_535)), default=5000, metavar="N", help="port to listen on")
@@ -215,7 +242,7 @@ def _scale(sub: Parser) -> None:
 
 
 def _one_run(sub: Parser) -> None:
-    sub.add_argument("run", metavar="RUN", help="a run's name or directory")
+    sub.add_argument("run", metavar="RUN", help=RUN)
 
 
 def _study(sub: Parser, seeds: str = "training seeds: all looks up to N (default: the first look's)") -> None:

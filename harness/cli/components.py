@@ -1,13 +1,18 @@
-"""`harness list`: the components of every family, or of one."""
+"""`harness list`: the components of every family, or of one; the studies; the scales."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from typing import Any
 
 from rich.table import Table
 
+from harness.ablation.design.folder import declared_in, studies_folder
+from harness.ablation.design.search import load_search
+from harness.ablation.design.study import about_scale, load_scales, load_study
+from harness.core.errors import UserError, did_you_mean
 from harness.core.fields import hints, range_of
 from harness.core.progress import terminal
 from harness.core.registry import HOMES, describe, find
@@ -15,6 +20,10 @@ from harness.core.registry import HOMES, describe, find
 
 def run(options: argparse.Namespace) -> None:
     """Print them, as tables or as JSON."""
+    if options.family in DECLARED:
+        return _declared(options.family, DECLARED[options.family](), options.json)
+    if options.family is not None and options.family not in HOMES:
+        raise UserError(f"'{options.family}' is not a family. {did_you_mean(options.family, [*HOMES, *DECLARED])}")
     families = {family: describe(family) for family in ([options.family] if options.family else HOMES)}
     if options.json:
         print(json.dumps(families, indent=1))
@@ -22,6 +31,41 @@ def run(options: argparse.Namespace) -> None:
     console = terminal()
     for family, members in families.items():
         console.print(_table(family, members))
+
+
+def _studies() -> list[dict[str, Any]]:
+    """What the files of the studies folder declare; `UserError` names the first that cannot be read."""
+    rows = []
+    for path in sorted(studies_folder().glob("*.py")):
+        if declared_in(path.stem, "STUDY"):
+            rows.append({"name": path.stem, "about": load_study(path.stem).question, "command": "ablate"})
+        elif declared_in(path.stem, "SEARCH"):
+            rows.append({"name": path.stem, "about": load_search(path.stem).question, "command": "tune"})
+    return rows
+
+
+def _scales() -> list[dict[str, Any]]:
+    """The configurations of scales.py, with what its ABOUT says of each."""
+    rows = []
+    for name, config in load_scales().items():
+        metric = config.evaluate.metrics[0].name
+        facts = f"{config.dataset.name}, {config.backbone.name}, {config.train.steps:,} steps, {metric}"
+        rows.append({"name": name, "about": about_scale(name), "facts": facts})
+    return rows
+
+
+DECLARED: dict[str, Callable[[], list[dict[str, Any]]]] = {"studies": _studies, "scales": _scales}
+
+
+def _declared(kind: str, rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Print studies or scales."""
+    if as_json:
+        print(json.dumps({kind: rows}, indent=1))
+        return
+    table = Table(*rows[0] if rows else ["name"], title=f"{kind} in {studies_folder()}", title_justify="left")
+    for row in rows:
+        table.add_row(*row.values())
+    terminal().print(table)
 
 
 def _table(family: str, members: list[dict[str, Any]]) -> Table:

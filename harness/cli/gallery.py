@@ -84,7 +84,7 @@ def _finished(scale: str, config: RunConfig) -> Run:
     """The run of a scale on disk; `UserError` where it has not ended."""
     run = Run.of(config)
     if not run.evaluated(config.protocol()):
-        raise UserError(f"it has not ended. Run `make gallery SCALES={scale}` first.")
+        raise UserError(f"it has not ended (looked in {run.folder}). Run `make gallery SCALES={scale}` first.")
     return run
 
 

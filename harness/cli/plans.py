@@ -55,6 +55,16 @@ def as_trained(plan: Plan) -> tuple[Plan, Plan]:
     return plan.threaded(remembered(plan)), plan
 
 
+def looked_for(plan: Plan) -> str:
+    """Where the runs of a plan were looked for, and under which protocol their values."""
+    arm, seed = plan.trials()[0]
+    first = plan.run(arm, seed)
+    return (
+        f"Looked in {first.folder.parent} for {len(plan.trials())} runs (first: {first.name}, {arm} seed {seed}) and "
+        f"for their evaluations under protocol {plan.protocol(arm).digest}."
+    )
+
+
 def training_command(options: argparse.Namespace) -> str:
     """The command that trains with these options; a call in Python, where the study is defined there."""
     if isinstance(options.study, Study):

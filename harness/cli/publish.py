@@ -67,7 +67,8 @@ def _searched(options: argparse.Namespace) -> tuple[SearchBoard, Plan]:
             if (settled := len(board.settled())) > plan.trials:
                 options.trials = settled  # the search was made longer
             return board, compared(*given, winners=board.tuned()).threaded(base.train.threads)
-    raise UserError(f"{search.name}-{scale}: the search has not ended. Run `{training_command(options)}` first.")
+    reason = f"the search has not ended. Looked in {plan.folder}"
+    raise UserError(f"{search.name}-{scale}: {reason}. Run `{training_command(options)}` first.")
 
 
 def _complete(options: argparse.Namespace, plans: Sequence[Plan]) -> Plan:
@@ -75,6 +76,7 @@ def _complete(options: argparse.Namespace, plans: Sequence[Plan]) -> Plan:
     plan, left = min(((reached(plan), plan.unfinished()) for plan in plans), key=lambda found: len(found[1]))
     if left:
         arm, seed = left[0]
-        reason = f"{len(left)} of {len(plan.trials())} trials have not ended, like {arm} seed {seed}"
+        place = plan.run(arm, seed).folder
+        reason = f"{len(left)} of {len(plan.trials())} trials have not ended, like {arm} seed {seed} ({place})"
         raise UserError(f"{plan.name}: {reason}. Run `{training_command(options)}` first.")
     return plan

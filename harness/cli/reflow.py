@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from harness.ablation.design import rounds
+from harness.ablation.design.addresses import find_run
 from harness.ablation.design.plan import Plan
 from harness.ablation.execute.placement import given
 from harness.cli.plans import carry_out, prepare
@@ -17,7 +18,6 @@ from harness.core.drawing import spared
 from harness.core.progress import terminal
 from harness.core.signals import StopSignal
 from harness.runs import lineage
-from harness.runs.folder import Run
 from harness.runs.identity import leaving_the_name
 from harness.runs.students import guided_twice
 
@@ -44,7 +44,8 @@ def run(options: argparse.Namespace) -> None:
 def _planned(options: argparse.Namespace, console: Console) -> Plan:
     """The rounds as a plan, after it is said what they are and what speaks against them."""
     changes = parse_assignments(options.changes)
-    finished = [Run.open(name, leaving_the_name(Run.find(name).config, changes)) for name in options.runs]
+    found = [find_run(name) for name in options.runs]
+    finished = [run.opened(leaving_the_name(run.config, changes)) for run in found]
     plan = rounds.plan_of(finished, options.rounds, options.distil, changes, options.plugin)
     for arm, config in plan.arms.items():
         if reason := guided_twice(config):

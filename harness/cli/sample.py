@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from harness.ablation.design.addresses import find_run
 from harness.cli.shared import opened
 from harness.core.config import Count
 from harness.core.errors import UserError, did_you_mean
@@ -32,7 +33,7 @@ def run(options: argparse.Namespace) -> None:
     convert(Count, options.number, "--number")
     if options.out.suffix not in (".png", ".npz"):
         raise UserError(f"--out: {options.out} is neither .png nor .npz. Name the file by what you want.")
-    nfe = options.nfe if options.nfe is not None else 1 if Run.find(options.run).config.reflow.distil else 32
+    nfe = options.nfe if options.nfe is not None else 1 if find_run(options.run).config.reflow.distil else 32
     run = opened(options.run, [*options.changes, f"evaluate.nfe=[{nfe}]"])
     if options.seed is not None:
         run = dataclasses.replace(run, config=dataclasses.replace(run.config, seed=options.seed))

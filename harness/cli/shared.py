@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from harness.ablation.design.addresses import find_run
 from harness.core.config import parse_assignments
 from harness.core.files import results_folder
 from harness.core.progress import terminal
@@ -24,9 +25,9 @@ from harness.runs.validate import refuse_idle
 
 
 def opened(name: str, assignments: list[str]) -> Run:
-    """The run of that name, judged, and its data found, as the assignments say."""
+    """The run of that name or address, judged, and its data found, as the assignments say."""
     changes = parse_assignments(assignments)
-    run = Run.open(name, changes)
+    run = find_run(name).opened(changes)
     refuse_idle(changes, [run.config])
     if reason := guided_twice(run.config):
         print(f"advice for {run.name}: {reason}")

@@ -13,7 +13,7 @@ from harness.ablation.design.plan import Plan
 from harness.ablation.report import tables
 from harness.ablation.report.findings import Report
 from harness.ablation.report.looks import decided, reached
-from harness.cli.plans import as_trained, on_terminal, plan_of, prepare, report, training_command
+from harness.cli.plans import as_trained, looked_for, on_terminal, plan_of, prepare, report, training_command
 from harness.cli.shared import own_folder, told
 from harness.core.errors import UserError
 from harness.core.progress import terminal
@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> None:
     command = training_command(options)
     plan = next((plan for plan in as_trained(given) if _is_begun(plan)), None)
     if plan is None:
-        raise UserError(f"{given.name}: nothing is measured yet. Run `{command}` first.")
+        raise UserError(f"{given.name}: nothing is measured yet. {looked_for(given)} Run `{command}` first.")
     plan = reached(plan) if options.seeds is None else decided(plan)
 
     def printed(made: Report, paths: list[Path], console: Console) -> None:

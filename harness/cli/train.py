@@ -9,25 +9,31 @@ from harness.cli.shared import following
 from harness.core.config import override, parse_assignments
 from harness.core.signals import StopSignal
 from harness.data.base import load
+from harness.evaluation.extractors import weights_here
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.room import require_room
+from harness.runs.threads import threaded
 from harness.runs.train import train
 from harness.runs.validate import check, refuse_guided_twice, refuse_idle, refuse_unreached
 from harness.training.advice import cut_short, warnings
 from harness.training.distributed import joined
 
+LATER = "the weights of {} are not on this machine: training needs none, `harness evaluate` will ask for them"
+
 
 def run(options: argparse.Namespace) -> None:
     """Refuse what cannot work, then train; the first rank alone shows it."""
-    config = _asked(options)
+    config, threads = _asked(options)
     data = load(config.dataset)
+    weights = weights_here(config.evaluate.extractor)
     run = Run.of(config)
     with joined() as ranks:
         if not ranks.first:
             return train(run, lambda text: None, StopSignal(), ranks)
-        with following(run, config.protocol(), "train", evaluated=False) as say:
+        with following(run, config.protocol(weights), "train", evaluated=False) as say:
             for line in (
+                *filter(None, [threads, "" if weights else LATER.format(config.evaluate.extractor)]),
                 *data.notes,
                 *(f"advice: {line}" for line in [*cut_short(config.train), *warnings(config.train, data, config)]),
             ):
@@ -36,13 +42,17 @@ def run(options: argparse.Namespace) -> None:
     print(f"trained {run.name}: {run.folder}")
 
 
-def _asked(options: argparse.Namespace) -> RunConfig:
-    """The scale with the changes; `UserError` where they do nothing or cannot work."""
+def _asked(options: argparse.Namespace) -> tuple[RunConfig, str]:
+    """The scale with the changes, and what is said of its threads; `UserError` where changes do nothing or cannot work.
+
+    The extractor's weights are not asked for: evaluation alone needs them.
+    """
     changes = parse_assignments(options.changes)
     config = override(load_scale(options.scale), changes)
     refuse_idle(changes, [config])
     refuse_guided_twice(changes, config)
     refuse_unreached(changes, config)
-    check(config)
+    config, threads = (config, "") if {"train", "train.threads"} & changes.keys() else threaded(config)
+    check(config, weights_here(config.evaluate.extractor))
     require_room(config)
-    return config
+    return config, threads

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import re
@@ -26,6 +27,16 @@ VALUES = (bool, int, float, str, tuple, list, dict, type(None))
 def is_own(cls: type) -> bool:
     """Whether a class is the harness's own."""
     return cls.__module__.partition(".")[0] == "harness"
+
+
+def declared_beside(name: str) -> str:
+    """What to do where a Python file in the folder one stands in declares a component of this name; else empty."""
+    declared = re.compile(rf"\(.*\bname\s*=\s*[\"']{re.escape(name)}[\"']")
+    for path in sorted(Path().glob("*.py")):
+        with contextlib.suppress(OSError):
+            if declared.search(path.read_text(errors="replace")):
+                return f"{path} declares one of that name. Add --plugin {path}."
+    return ""
 
 
 def place_of(what: Any) -> str:
@@ -65,9 +76,11 @@ def _users(member: type) -> list[type]:
 def _missing(member: type[Component]) -> Iterator[str]:
     """Yield a message for each abstract method that the class does not define."""
     family = next(cls for cls in member.__mro__ if is_own(cls))
-    own = [name for cls in _users(member) for name, value in vars(cls).items() if isinstance(value, FunctionType)]
+    functions = [pair for cls in _users(member) for pair in vars(cls).items() if isinstance(pair[1], FunctionType)]
+    own = {name: function for name, function in functions if not hasattr(family, name)}
     for name in sorted(member.__abstractmethods__):
-        near = difflib.get_close_matches(name, [each for each in own if not hasattr(family, each)], n=1)
+        alike = [each for each, function in own.items() if _takes(function, getattr(member, name))]
+        near = [*difflib.get_close_matches(name, own, n=1), *(alike if len(alike) == 1 else [])]
         advice = f"If '{near[0]}' is meant, rename it." if near else "Write it."
         asked = re.sub(r": '[^']*'| -> '[^']*'", "", str(inspect.signature(getattr(member, name))))
         yield f"{member.__name__} has no method {name}{asked}, which every {family.__name__} needs. {advice}"

@@ -100,13 +100,13 @@ class Stopped(Exception):
 KEPT = "What was done is kept; mend it, then run the same command again."
 
 
-def guarded(command: Callable[[], None]) -> int:
-    """Run a command and return its exit code.
+def guarded(command: Callable[[], int | None]) -> int:
+    """Run a command and return its exit code, which the command may give; 0 otherwise.
 
     A mistake of the user or a fault of the machine becomes one line on standard error and exit code 2.
     """
     try:
-        command()
+        code = command() or 0
         sys.stdout.flush()
     except (Stopped, KeyboardInterrupt) as error:
         return stopped(str(error) or "stopped")
@@ -123,7 +123,7 @@ def guarded(command: Callable[[], None]) -> int:
         reason = f"{place}{error.strerror or error}"
         _tell(f"error: {redacted(reason)}. {KEPT}")
         return 2
-    return 0
+    return code
 
 
 def stopped(said: str = "stopped") -> int:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from harness.core.config import Config, to_dict
-from harness.core.declared import check_declared, is_own
+from harness.core.declared import check_declared, declared_beside, is_own
 from harness.core.errors import (
     USERS_FILES,
     ConfigError,
@@ -138,7 +138,7 @@ def find(family: str, name: str) -> type[Component]:
     """Return the class with this name; `ConfigError` if there is none, `UserError` if it is not a dataclass."""
     known = names(family)
     if name not in known:
-        raise ConfigError("", f"{short(name)} is no {family}. {did_you_mean(name, known)}")
+        raise ConfigError("", f"{short(name)} is no {family}. {declared_beside(name) or did_you_mean(name, known)}")
     member = _MEMBERS[family][name]
     if "__dataclass_fields__" not in vars(member):
         raise UserError(

@@ -21,6 +21,8 @@ from harness.evaluation.digits_classifier import WEIGHTS, DigitsClassifier
 
 VALUES = "values"
 """Value of `evaluate.extractor` for which the metrics compare the decoded samples themselves."""
+JUDGE_VALUES = "Set evaluate.extractor=values, and metrics of values: 'evaluate.metrics=[\"sliced_wasserstein\"]'."
+"""Advice for data that an extractor cannot read."""
 Features = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 """Maps uint8 images [B, 3, H, W] to float32 features [B, D] and logits [B, K]; None for logits without a classifier."""
 
@@ -42,11 +44,15 @@ class Extractor(Component, family="extractor"):
     def check(self, data: Data) -> None:
         """Raise `ConfigError` for data that it cannot read."""
         if data.kind != "image":
-            raise ConfigError("", f"{self.name} reads images, and these data are {data.kind}. Choose values.")
+            raise ConfigError("", f"{self.name} reads images, and these data are {data.kind}. {JUDGE_VALUES}")
 
     def gives_logits(self) -> bool:
         """Whether it gives a classifier's logits beside the features."""
         return False
+
+    def here(self) -> bool:
+        """Whether its weights can be read without a download."""
+        return True
 
     def weights(self) -> Path | None:
         """Return the path of the weights file, after a download if needed; None if it has no file.
@@ -70,7 +76,9 @@ class DigitsExtractor(Extractor, name="digits"):
     def check(self, data: Data) -> None:
         super().check(data)
         if data.shape[1:] != (8, 8):
-            raise ConfigError("", "the digits classifier reads 8x8 images. Choose inception.")
+            size = "x".join(map(str, data.shape[1:]))
+            reason = f"the digits classifier reads 8x8 images, and these are {size}"
+            raise ConfigError("", f"{reason}. Set evaluate.extractor=inception. Without its weights: {JUDGE_VALUES}")
 
     def gives_logits(self) -> bool:
         return True
@@ -103,20 +111,28 @@ class InceptionExtractor(Extractor, name="inception"):
         """Return the path in HARNESS_INCEPTION, or the file in torch's hub folder, downloaded once."""
         from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
-        if given := os.environ.get("HARNESS_INCEPTION"):
-            if not Path(given).is_file():
-                advice = "Set it to the file of torch-fidelity's Inception weights, or unset it."
-                raise UserError(f"HARNESS_INCEPTION: {given} is not a file. {advice}")
-            return Path(given)
-        path = Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rpartition("/")[2]
+        path = self.place()
+        if os.environ.get("HARNESS_INCEPTION") and not path.is_file():
+            advice = "Set it to the file of torch-fidelity's Inception weights, or unset it."
+            raise UserError(f"HARNESS_INCEPTION: {path} is not a file. {advice}")
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path))
             except OSError as error:
-                advice = "Set HARNESS_INCEPTION to the path of a copy."
+                advice = f"Set HARNESS_INCEPTION to the path of a copy. Without it: {JUDGE_VALUES}"
                 raise UserError(f"{URL_INCEPTION_V3}: cannot be downloaded ({error}). {advice}") from error
         return path
+
+    def place(self) -> Path:
+        """Where the file lies or will be downloaded to."""
+        from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+        downloaded = Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rpartition("/")[2]
+        return Path(os.environ.get("HARNESS_INCEPTION") or downloaded)
+
+    def here(self) -> bool:
+        return self.place().is_file()
 
     def load(self, device: str) -> Features:
         path = self.weights()
@@ -131,6 +147,12 @@ class InceptionExtractor(Extractor, name="inception"):
 def extractor_of(name: str) -> Extractor | None:
     """Return the extractor with this name; None for `values`."""
     return None if name == VALUES else build("extractor", name)
+
+
+def weights_here(name: str) -> bool:
+    """Whether what is judged by an extractor, or by values, can be judged without a download."""
+    extractor = extractor_of(name)
+    return extractor is None or extractor.here()
 
 
 @functools.cache

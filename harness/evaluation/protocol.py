@@ -156,36 +156,44 @@ class Protocol:
     """{NFE as text: number of samples} of NFEs with more than `num_samples`."""
 
     @classmethod
-    def of(cls, config: EvaluateConfig, data: Data) -> Protocol:
+    def of(cls, config: EvaluateConfig, data: Data, weights: bool = True) -> Protocol:
         """Return the protocol of a configuration on a data set; this reads (or downloads) the extractor's weights.
 
+        Without `weights` it reads none, and the protocol identifies no evaluation: for commands that only train.
         `ConfigError` if the extractor or a metric cannot read the data.
         """
-        _refuse_unfit(config, data)
+        _refuse_unfit(config, data, weights)
         extractor = extractor_of(config.extractor)
-        again = f" and sampling seed {config.sampling_seed}" if config.sampling_seed else ""
         return cls(
-            solver=to_dict(config.solver, digested=True),
-            time_grid=to_dict(config.time_grid, digested=True),
-            num_samples=config.num_samples,
-            batch_size=config.batch_size,
-            extractor=config.extractor,
-            weights="" if extractor is None else weights_hash(extractor.name),
+            weights=weights_hash(extractor.name) if extractor and weights else "",
             resize="" if extractor is None else extractor.resize,
             reference=_reference(config, data, extractor),
-            sampling=f"noise and classes by the run's seed{again}, classes as often as in training; fp32",
-            version=EVALUATION_VERSION,
-            metrics={metric.name: chosen for metric in config.metrics if (chosen := _unusual(metric))},
-            network=_network(config),
-            guidance=guidance_of(config.guidance),
-            sources=sources(config),
-            more_samples={str(more.nfe): more.num_samples for more in config.more},
+            **of_settings(config),
         )
 
     @property
     def digest(self) -> str:
         """12 hex digits that identify the protocol; empty fields do not count."""
         return digest_of(vars(self))
+
+
+def of_settings(config: EvaluateConfig) -> dict[str, Any]:
+    """The fields of a protocol that follow from the settings alone, without the data and the extractor's weights."""
+    again = f" and sampling seed {config.sampling_seed}" if config.sampling_seed else ""
+    return {
+        "solver": to_dict(config.solver, digested=True),
+        "time_grid": to_dict(config.time_grid, digested=True),
+        "num_samples": config.num_samples,
+        "batch_size": config.batch_size,
+        "extractor": config.extractor,
+        "sampling": f"noise and classes by the run's seed{again}, classes as often as in training; fp32",
+        "version": EVALUATION_VERSION,
+        "metrics": {metric.name: chosen for metric in config.metrics if (chosen := _unusual(metric))},
+        "network": _network(config),
+        "guidance": guidance_of(config.guidance),
+        "sources": sources(config),
+        "more_samples": {str(more.nfe): more.num_samples for more in config.more},
+    }
 
 
 def guidance_of(guidance: Guidance) -> dict:
@@ -217,8 +225,8 @@ def _network(config: EvaluateConfig) -> dict:
     return {} if chosen == {"average": to_dict(Ema(), digested=True), "checkpoint": "last"} else chosen
 
 
-def _refuse_unfit(config: EvaluateConfig, data: Data) -> None:
-    """Raise `ConfigError` if the extractor or a metric cannot read the data."""
+def _refuse_unfit(config: EvaluateConfig, data: Data, weights: bool) -> None:
+    """Raise `ConfigError` if the extractor or a metric cannot read the data; some metrics ask the weights for it."""
     if (extractor := extractor_of(config.extractor)) is not None:
         try:
             extractor.check(data)
@@ -230,6 +238,8 @@ def _refuse_unfit(config: EvaluateConfig, data: Data) -> None:
         )
     for given in comparisons(config, data):
         for i, metric in enumerate(config.metrics):
+            if not weights and isinstance(metric, SampleMetric) and metric.reads == "logits":
+                continue
             try:
                 metric.check_data(given)
             except ConfigError as error:

@@ -152,9 +152,9 @@ class RunConfig(Formulation):
         """What is learned, without the rest."""
         return Formulation(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Formulation)})
 
-    def protocol(self) -> Protocol:
+    def protocol(self, weights: bool = True) -> Protocol:
         """What makes its values comparable; `ConfigError` when its data cannot be judged so."""
-        return Protocol.of(self.evaluate, load(self.dataset))
+        return Protocol.of(self.evaluate, load(self.dataset), weights)
 
     def build(self, data: Data) -> Network:
         """The network for these data; `ConfigError` when it does not fit."""

@@ -10,6 +10,8 @@ The digest covers all that training depends on and nothing else, so no run is tr
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -63,7 +65,9 @@ class Run:
         folder = runs_folder() / name if _NAME.fullmatch(name) else Path(name).resolve()
         place = folder / "config.json"
         if not place.is_file():
-            raise UserError(f"{name}: no such run. The runs are the folders in {runs_folder()}.")
+            near = difflib.get_close_matches(name, (path.name for path in runs_folder().glob("*-s*")), n=1)
+            advice = f"Did you mean '{near[0]}'?" if near else "`harness runs` lists them."
+            raise UserError(f"{name}: no such run. The runs are the folders in {runs_folder()}. {advice}")
         try:
             return cls(_config(place), folder)
         except ConfigError as error:
@@ -73,13 +77,16 @@ class Run:
 
     @classmethod
     def open(cls, name: str, changes: Mapping[str, Any] | None = None) -> Self:
+        """`find`, then `opened`."""
+        return cls.find(name).opened(changes or {})
+
+    def opened(self, changes: Mapping[str, Any]) -> Self:
         """The same with changes of `evaluate` and of what its name does not depend on.
 
         `UserError` unless the folder has the name that follows from its content.
         """
-        run = cls.find(name)
-        run = cls(changed(run.config, changes or {}), run.folder)
-        require_named(run.config, run.folder, run.environment, "train.device" in (changes or {}))
+        run = dataclasses.replace(self, config=changed(self.config, changes))
+        require_named(run.config, run.folder, run.environment, "train.device" in changes)
         return run
 
     def require_home(self) -> None:

@@ -25,6 +25,9 @@ loss, by which the best checkpoint is chosen, is of the true classes; looks chan
 `sigmoid` has the factor -d lambda / dt. `min_snr` on an error that is not the data's was what `clipped_snr` is now.
 """
 
+FACTS = ("numerics_version", "data", "resolved", "sources", "files", "pair_sources", "teacher")
+"""The names of the facts that a run's name covers beside its configuration; the last two of a run with a teacher."""
+
 
 def facts_of(config: RunConfig) -> dict[str, Any]:
     """What a name covers beside the configuration: the code, the data, what "auto" is here.

@@ -64,13 +64,16 @@ def refuse_unreached(changes: Iterable[str], config: RunConfig) -> None:
         raise ConfigError("train.snapshot_every", f"{reason}, so none is taken. {advice}")
 
 
-def check(config: RunConfig) -> None:
-    """Raise what training would trip over: unreadable data, a network that does not fit, an impossible protocol."""
+def check(config: RunConfig, weights: bool = True) -> None:
+    """Raise what training would trip over: unreadable data, a network that does not fit, an impossible protocol.
+
+    Without `weights` the extractor's are not read, and nothing is downloaded.
+    """
     data = load(config.dataset)
     probe(config, data)
-    config.protocol()
+    config.protocol(weights)
     if config.parent is not None:
-        check(config.parent)
+        check(config.parent, weights)
         _check_pairs(config, config.parent, data)
     config.coupling.check(data.shape, data.num_classes, config.conditional)
     config.noise.check(data)

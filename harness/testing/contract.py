@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from harness.core.config import digest, to_dict
+from harness.core.errors import UserError
 from harness.core.registry import Component, about, build
 from harness.testing import of_evaluations, of_networks, of_objectives, of_samples
 from harness.testing.probes import Promises
@@ -18,6 +19,8 @@ def promises(component: Component) -> list[tuple[str, bool]]:
     for check in (_any, FAMILIES[component.family]):
         try:
             kept.extend(check(component))
+        except UserError as error:  # says where, what and what to do
+            kept.append((str(error), False))
         except (Exception, SystemExit) as error:  # whatever a user's component raises
             after = kept[-1][0] if kept else "the start"
             kept.append((f"after '{after}': {type(error).__name__}: {error}", False))

@@ -5,6 +5,7 @@ Each function yields (promise, whether it is kept). An exception breaks the prom
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from typing import Any
 
@@ -25,52 +26,65 @@ def time_embedding(embedding: Any) -> Promises:
 
 
 def backbone(backbone: Any) -> Promises:
+    """One that refuses classes, or whose networks take none, is tried without."""
     fitting = []
     for shape in ((1, 8, 8), (3, 32, 32), (16,), (12, 4)):
-        try:
-            fitting.append((shape, backbone.build(shape, 3)))
-        except ConfigError:
-            continue
+        for classes in (3, 0):
+            try:
+                fitting.append((shape, classes, backbone.build(shape, classes)))
+            except ConfigError:
+                continue
+            break
     yield "it fits images [1, 8, 8] or [3, 32, 32], vectors [16] or sequences [12, 4]", bool(fitting)
-    for shape, network in fitting:
+    for shape, classes, network in fitting:
         x = torch.randn(3, *shape, generator=generator())
         t = torch.tensor([0.0, 0.5, 1.0])
         for parameter in network.parameters():  # networks whose last layer starts at zero have no gradient behind it
             torch.nn.init.normal_(parameter, std=0.05, generator=generator())
-        y = torch.tensor([0, 2, -1])
-        yield f"its output is shaped like its input {list(shape)}", like(seeded(network, x, t, y), x)
+        told = (torch.tensor([0, 2, -1]),) if classes and _takes_classes(network) else ()
+        yield f"its output is shaped like its input {list(shape)}", like(seeded(network, x, t, *told), x)
         network.eval()
-        output = network(x, t, y)
         plain = network(x, t)
-        yield (
-            "classes count, and -1 is none",
-            not torch.equal(output[:2], plain[:2]) and torch.equal(network(x, t, y * 0 - 1), plain),
-        )
-        seeded(network.train(), x, t, y).square().mean().backward()
+        if told:
+            output = network(x, t, *told)
+            yield (
+                "classes count, and -1 is none",
+                not torch.equal(output[:2], plain[:2]) and torch.equal(network(x, t, told[0] * 0 - 1), plain),
+            )
+        seeded(network.train(), x, t, *told).square().mean().backward()
         yield (
             "every parameter has a finite gradient",
             all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters()),
         )
-        other = backbone.build(shape, 3)
+        other = backbone.build(shape, classes)
         other.load_state_dict(through_safetensors(network.state_dict()))
-        yield "its weights are saved and loaded", torch.equal(other.eval()(x, t, y), network.eval()(x, t, y))
-        yield from _state(network, other, x, t, y)
+        yield "its weights are saved and loaded", torch.equal(other.eval()(x, t, *told), network.eval()(x, t, *told))
+        yield from _state(network, other, x, t, *told)
 
 
-def _state(network: nn.Module, other: nn.Module, x: Tensor, t: Tensor, y: Tensor) -> Promises:
+def _takes_classes(network: nn.Module) -> bool:
+    """Whether it can be called with classes beside samples and times."""
+    try:
+        inspect.signature(network.forward).bind(None, None, None)
+    except TypeError:
+        return False
+    return True
+
+
+def _state(network: nn.Module, other: nn.Module, *given: Tensor) -> Promises:
     """What training relies on when it measures a network, saves it and goes on; `other` was given its state."""
     saved = through_safetensors(network.state_dict())
-    network.eval()(x[:2], t[:2], y[:2])
+    network.eval()(*(each[:2] for each in given))
     yield "in evaluation it changes nothing that it keeps", same(network.state_dict(), saved)
-    outputs = [seeded(one.train(), x, t, y) for one in (network, other)]
+    outputs = [seeded(one.train(), *given) for one in (network, other)]
     yield (
         "what it remembers is in its state_dict",
         torch.equal(*outputs) and same(network.state_dict(), other.state_dict()),
     )
     with buffers_apart(network):
-        seeded(network, x[:2].flip(0), t[:2], y[:2])
-    seeded(network.eval(), x[1:], t[1:], y[1:])
-    outputs = [seeded(one.train(), x, t, y) for one in (network, other)]
+        seeded(network, given[0][:2].flip(0), *(each[:2] for each in given[1:]))
+    seeded(network.eval(), *(each[1:] for each in given))
+    outputs = [seeded(one.train(), *given) for one in (network, other)]
     yield (
         "a look between two steps leaves it as it was",
         torch.equal(*outputs) and same(network.state_dict(), other.state_dict()),

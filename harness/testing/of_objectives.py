@@ -13,12 +13,16 @@ from torch import Tensor
 from harness.components.couplings import transport_cost
 from harness.components.interpolants import Linear
 from harness.components.weightings import Stated
+from harness.core.tried import Like, times, tried
 from harness.flow.formulation import Formulation
 from harness.flow.time_weight import TimeWeight
 from harness.testing.probes import TIMES, Promises, generator, like, same, through_safetensors
 
 
 def interpolant(path: Any) -> Promises:
+    inside = times(4, torch.float64)
+    for method in ("alpha", "sigma"):
+        tried(path, method, inside, due=Like(inside))
     functions = (path.alpha, path.sigma, path.alpha_dot, path.sigma_dot)
     for dtype in (torch.float32, torch.float64):
         t = TIMES.to(dtype)
@@ -68,6 +72,8 @@ def prediction(prediction: Any) -> Promises:
 
 
 def weighting(weighting: Any) -> Promises:
+    inside = times(4, torch.float64)
+    tried(weighting, "weight", inside, Linear(), due=Like(inside, low=0))
     for dtype in (torch.float32, torch.float64):
         t = TIMES.to(dtype)
         weight = weighting.weight(t, Linear())
@@ -82,6 +88,7 @@ def weighting(weighting: Any) -> Promises:
 
 def loss(loss: Any) -> Promises:
     error = torch.randn(6, 3, 2, 2, generator=generator(), requires_grad=True)
+    tried(loss, "measure", error.detach(), due=Like(torch.zeros(6), low=0))
     measured = loss.measure(error)
     yield "one number for each sample", tuple(measured.shape) == (6,)
     yield (

@@ -19,10 +19,10 @@ def same(some: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
     return some.keys() == others.keys() and all(torch.equal(value, others[name]) for name, value in some.items())
 
 
-def seeded(network: nn.Module, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+def seeded(network: nn.Module, *given: Tensor) -> Tensor:
     """The network's output, with layers such as dropout drawing the same each time."""
     seed_layers(0, "cpu")
-    return network(x, t, y)
+    return network(*given)
 
 
 def like(value: Tensor, other: Tensor) -> bool:

@@ -140,9 +140,22 @@ def load_declared(name: str, variable: str, kind: type[Declared]) -> Declared:
     return declared
 
 
+def load_scales() -> Mapping[str, RunConfig]:
+    """The configurations that studies/scales.py names."""
+    return _scales_file().SCALES
+
+
 def load_scale(name: str) -> RunConfig:
     """Return the configuration with this name in studies/scales.py; `UserError` if there is none."""
-    scales: Mapping[str, RunConfig] = load_file(studies_folder() / "scales.py", "harness_scales").SCALES
-    if name not in scales:
+    if name not in (scales := load_scales()):
         raise UserError(f"'{name}' is no scale. {did_you_mean(name, scales)}")
     return scales[name]
+
+
+def about_scale(name: str) -> str:
+    """What `ABOUT` in studies/scales.py says of a scale; empty where it says nothing."""
+    return getattr(_scales_file(), "ABOUT", {}).get(name, "")
+
+
+def _scales_file() -> Any:
+    return load_file(studies_folder() / "scales.py", "harness_scales")

@@ -1,0 +1,112 @@
+"""`harness config`: what can be set of a run or a scale: each path with its value, its type and its range."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import shlex
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from rich.table import Table
+
+from harness.ablation.design.addresses import find_run
+from harness.ablation.design.study import load_scale
+from harness.core.config import Config, to_dict
+from harness.core.errors import ConfigError, UserError
+from harness.core.fields import hints, range_of
+from harness.core.progress import terminal
+from harness.core.registry import Component, build, names
+from harness.evaluation.extractors import VALUES
+from harness.runs.config import RunConfig
+
+WORDS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print it, as a table or as JSON."""
+    if options.run and options.scale:
+        raise UserError(f"--scale: {options.run} has a configuration already. Leave out one of the two.")
+    rows = [*settings(find_run(options.run).config if options.run else load_scale(options.scale or "digits"))]
+    if options.json:
+        print(json.dumps(rows, indent=1))
+        return
+    table = Table(show_header=True, box=None, pad_edge=False)
+    table.add_column("--set", overflow="fold", ratio=1)
+    table.add_column("type or choices, range", overflow="fold", ratio=1)
+    for row in rows:
+        choices = ", ".join(map(as_typed, row["choices"]))
+        kind = " ".join(filter(None, [choices or row["type"], row["range"] and f"in {row['range']}"]))
+        table.add_row(shlex.quote(f"{row['path']}={as_typed(row['value'])}"), kind)
+    terminal().print(table)
+
+
+def settings(config: Config, at: str = "") -> Iterator[dict[str, Any]]:
+    """A row for every path of a configuration; a component's own path holds its name, its fields follow."""
+    for name, hint in hints(type(config)).items():
+        path = f"{at}.{name}" if at else name
+        value = getattr(config, name)
+        if not isinstance(value, Config) or isinstance(value, (Component, RunConfig)):
+            allowed = range_of(hint)
+            yield {
+                "path": path,
+                "value": _named(value, bool(at)) if isinstance(value, Component) else _plain(value),
+                "type": kind_of(hint),
+                "choices": choices_of(config, name),
+                "range": str(allowed) if allowed else None,
+            }
+        if isinstance(value, Config) and not isinstance(value, RunConfig):
+            yield from settings(value, path)
+
+
+def _named(component: Component, nested: bool) -> Any:
+    """A component's name; all of one below another that its name alone cannot make, since it is set in one go."""
+    try:
+        return component.name if not nested else build(component.family, component.name).name
+    except ConfigError:
+        return to_dict(component)
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON holds it; a component with nothing but defaults by its name."""
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Component):
+        with contextlib.suppress(ConfigError):  # of a field without a default
+            if build(value.family, value.name) == value:
+                return value.name
+    return to_dict(value) if isinstance(value, Config) else value
+
+
+def kind_of(hint: Any) -> str:
+    """An annotation in words."""
+    origin = typing.get_origin(hint)
+    inner = typing.get_args(hint)
+    if origin is typing.Annotated:
+        return kind_of(inner[0])
+    if origin in (types.UnionType, typing.Union):
+        return f"{kind_of(next(each for each in inner if each is not type(None)))} or null"
+    if origin is tuple:
+        return f"list, each a {kind_of(inner[0])}"
+    if origin is Literal:
+        return "choice"
+    return WORDS.get(hint) or str(getattr(hint, "family", "configuration"))
+
+
+def choices_of(config: Config, name: str) -> list[Any]:
+    """What a field chooses from by name: words, or the members of a family."""
+    hint = hints(type(config))[name]
+    while typing.get_origin(hint) in (typing.Annotated, types.UnionType, typing.Union, tuple):
+        hint = next(each for each in typing.get_args(hint) if each not in (type(None), Ellipsis))
+    if typing.get_origin(hint) is Literal:
+        return list(typing.get_args(hint))
+    family = type(config).__dataclass_fields__[name].metadata.get("family") or getattr(hint, "family", None)
+    return [*names(family), *([VALUES] if family == "extractor" else [])] if family else []
+
+
+def as_typed(value: Any) -> str:
+    """A value as `--set` takes it."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

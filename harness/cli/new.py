@@ -1,0 +1,75 @@
+"""`harness new`: a working file to begin with, and its test."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import keyword
+import re
+from pathlib import Path
+
+from harness.core.errors import UserError
+from harness.core.registry import HOMES, names
+
+SKELETONS = Path(__file__).parent / "skeletons"
+"""A working file for each family and for a study, and the tests of both: `Mine` and `mine` stand for the chosen name.
+Nothing imports them, and the folder is no package, so that they register nothing."""
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write both files, where there are none; say what to do next."""
+    family = options.family if options.kind == "component" else options.kind
+    _refuse(options.name, family)
+    place, test = (options.out / f"{prefix}{options.name}.py" for prefix in ("", "test_"))
+    for path in (place, test):
+        if path.exists():
+            raise UserError(f"{path}: is there already. Choose another name, or another folder by --out.")
+    options.out.mkdir(parents=True, exist_ok=True)
+    tested = "of_study" if family == "study" else "of_component"
+    for path, skeleton in ((place, family), (test, tested)):
+        with open(path, "x") as file:
+            file.write(_named((SKELETONS / f"{skeleton}.py").read_text(), options.name))
+    print(f"wrote {place} and {test}. Next:")
+    for command in (f"pytest {test}", *_next(place, family, options.name)):
+        print(f"  {command}")
+
+
+def _refuse(name: str, family: str) -> None:
+    """`UserError` for a name that no module, class and component can have."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
+        raise UserError(f"NAME: '{name}' is no name of a Python module. Use a-z, 0-9 and _, like my_{family}.")
+    if importlib.util.find_spec(name):
+        raise UserError(f"NAME: '{name}' is a Python package here, which the file would hide. Choose another.")
+    if family in HOMES and name in names(family):
+        raise UserError(f"NAME: the {family} '{name}' is there already. Choose another name.")
+
+
+def _named(text: str, name: str) -> str:
+    """A skeleton with this name in the place of its own."""
+    title = "".join(part.capitalize() for part in name.split("_"))
+    return re.sub(r"\bmine\b", name, re.sub(r"\bMine", title, text))
+
+
+def _next(place: Path, family: str, name: str) -> list[str]:
+    """The commands that take the file."""
+    if family == "study":
+        return [f"harness plan {_path(place)} --scale points", f"harness ablate {_path(place)} --scale points"]
+    at = f"'evaluate.metrics=[\"{name}\"]'" if family == "metric" else f"{_SET.get(family, family)}={name}"
+    return [f"harness check {place}", f"harness train --scale points --plugin {place} --set {at}"]
+
+
+def _path(place: Path) -> str:
+    """A study's file by a path, whatever the folder."""
+    return str(place if place.parent.name else Path(".") / place)
+
+
+_SET = {
+    "solver": "evaluate.solver",
+    "time_grid": "evaluate.time_grid",
+    "average": "evaluate.average",
+    "extractor": "evaluate.extractor",
+    "time_embedding": "backbone.time_embedding",
+    "optimizer": "train.optimizer",
+    "schedule": "train.schedule",
+}
+"""Where a family's members are set, where the path is not the family's name."""

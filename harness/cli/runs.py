@@ -1,0 +1,99 @@
+"""`harness runs`: the runs on disk by study, arm and seed, with what they scored."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from harness.ablation.design.addresses import Place, stored_plans
+from harness.core.errors import UserError
+from harness.core.files import runs_folder
+from harness.core.progress import terminal
+from harness.core.registry import find
+from harness.runs import stored
+from harness.runs.folder import Run
+
+ALONE = "of no study"
+"""How runs are headed that `harness train` or a search has trained."""
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print them, as a table for each study or as JSON; a plan that cannot be read is said and left out."""
+    console = terminal()
+    unread = terminal(stderr=True)
+    rows = [_described(place) for place in _places(options.study, unread)]
+    if options.study is None:
+        known = {row["name"] for row in rows}
+        rows += [_alone(folder.name, unread) for folder in stored.folders() if folder.name not in known]
+    if options.json:
+        print(json.dumps(rows, indent=1))
+    elif not rows:
+        of = f" of {options.study}" if options.study else ""
+        advice = "Train one: `harness train`, `harness ablate STUDY`."
+        console.print(f"no run{of} has begun in {runs_folder()}. {advice}", soft_wrap=True)
+    for heading in () if options.json else dict.fromkeys(map(_heading, rows)):
+        console.print(_table(heading, [row for row in rows if _heading(row) == heading]))
+
+
+def _places(study: str | None, unread: Console) -> list[Place]:
+    """The runs of the stored plans. A run that a changed plan kept is listed once."""
+    facts = stored.facts_on_disk()
+    found: dict[tuple[str, str], Place] = {}
+    for plan in stored_plans(study):
+        try:
+            found |= {(place.address, place.run.name): place for place in plan.places(facts)}
+        except UserError as error:
+            unread.print(f"{plan.folder} is left out: {error}", soft_wrap=True)
+    return [*found.values()]
+
+
+def _described(place: Place) -> dict[str, Any]:
+    """A row of a run in a study."""
+    plan = place.plan
+    known = {"study": plan.name, "arm": place.arm, "seed": place.seed, "address": place.address}
+    return {**known, **_standing(place.run, plan.metric, plan.nfe)}
+
+
+def _alone(name: str, unread: Console) -> dict[str, Any]:
+    """A row of a run of no study."""
+    known: dict[str, Any] = {"study": None, "arm": None, "seed": int(name.rpartition("-s")[2]), "address": name}
+    try:
+        run = Run.find(name)
+    except UserError as error:
+        unread.print(str(error), soft_wrap=True)
+        return {**known, "state": "unreadable", "metric": None, "nfe": None, "value": None, "name": name}
+    return {**known, **_standing(run, run.config.evaluate.metrics[0].name, max(run.config.evaluate.nfe))}
+
+
+def _standing(run: Run, metric: str, nfe: int) -> dict[str, Any]:
+    """Where it stands and what it scored."""
+    value = stored.value(run, run.config.evaluate, metric, nfe)
+    about = {"state": stored.state_of(run), "steps": run.steps_done, "metric": metric, "nfe": nfe, "value": value}
+    return {**about, "name": run.name, "folder": str(run.folder)}
+
+
+def _heading(row: dict[str, Any]) -> str:
+    if row["study"] is None:
+        return ALONE
+    metric: Any = find("metric", row["metric"])
+    arrow = "↓" if metric.lower_is_better else "↑"
+    return f"{row['study']}: {row['metric']} {arrow} at NFE {row['nfe']}"
+
+
+def _table(heading: str, rows: list[dict[str, Any]]) -> Table:
+    """80 columns wide or less: a long arm goes on in the next line."""
+    table = Table(title=heading, title_justify="left")
+    table.add_column("arm" if heading != ALONE else "metric", overflow="fold")
+    table.add_column("seed", justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("name", no_wrap=True)
+    for row in rows:
+        what = row["arm"] or f"{row['metric']} at NFE {row['nfe']}"
+        value = "" if row["value"] is None else f"{row['value']:.4g}"
+        table.add_row(what, str(row["seed"]), row["state"], value, row["name"])
+    return table

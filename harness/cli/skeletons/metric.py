@@ -1,0 +1,21 @@
+"""A metric of mine."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.evaluation.distances import standardised
+from harness.evaluation.metric import SampleMetric, Summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mine(SampleMetric, name="mine"):
+    """The largest distance between the mean of a feature and that of the real samples, in standard deviations."""
+
+    lower_is_better = True
+    reads = "either"
+
+    def compare(self, samples: Summary, reference: Summary) -> float:
+        """Its value from generated and real samples, whose "features" are [N, ...] and [M, ...]."""
+        generated, real = standardised(samples, reference)
+        return float(np.abs(generated.mean(0) - real.mean(0)).max())

@@ -1,0 +1,16 @@
+"""Whether mine keeps what its family promises."""
+
+from pathlib import Path
+
+import pytest
+
+from harness.core.registry import Component, load_plugin, members_of
+from harness.testing import promises
+
+COMPONENTS = members_of(load_plugin(Path(__file__).with_name("mine.py")))
+
+
+@pytest.mark.parametrize("component", COMPONENTS, ids=lambda component: component.name)
+def test_every_promise_is_kept(component: Component) -> None:
+    """Add what only yours promises: a value that you know."""
+    assert [promise for promise, kept in promises(component) if not kept] == []

@@ -1,0 +1,90 @@
+"""Runs as they lie on disk: which there are, where each stands and what it scored. No data and no weights are read."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.core.checkpoint import checkpoints, step_of
+from harness.core.errors import UserError
+from harness.core.files import read_json, read_json_if_there, runs_folder
+from harness.core.reading import say_once
+from harness.evaluation.protocol import EvaluateConfig, of_settings
+from harness.runs.config import RunConfig
+from harness.runs.contents import EVALUATED, WRITTEN_AGAIN, Environment, Evaluation, value_of
+from harness.runs.folder import Run
+from harness.runs.identity import FACTS, NUMERICS_VERSION, training_digest
+
+State = Literal["finished", "running", "interrupted", "diverged", "pruned"]
+Facts = dict[str, Any]
+"""What a run's name covers beside its configuration, as its environment.json keeps it."""
+
+
+def folders() -> list[Path]:
+    """The directories of the runs that have begun, by name."""
+    return sorted(path.parent for path in runs_folder().glob("*/environment.json"))
+
+
+def facts_on_disk() -> list[Facts]:
+    """Every set of facts under which a run on disk was trained."""
+    found: dict[str, Facts] = {}
+    for folder in folders():
+        try:
+            facts = read_json_if_there(folder / "environment.json", Environment, WRITTEN_AGAIN)
+        except UserError:  # damaged: the command that opens the run says so
+            continue
+        of_name = {name: facts[name] for name in FACTS if name in facts}
+        found.setdefault(json.dumps(of_name, sort_keys=True), of_name)
+    return [*found.values()]
+
+
+def runs_of(config: RunConfig, seeds: Iterable[int], known: Sequence[Facts]) -> list[Run]:
+    """The runs on disk of a configuration with each of the seeds, trained under any of the `known` facts.
+
+    Runs of earlier numerics count where there are none of today's.
+    """
+    digests: dict[str, bool] = {}
+    for facts in known:
+        with contextlib.suppress(KeyError):  # facts of a run without a teacher, or of earlier code
+            digests.setdefault(training_digest(config, facts), facts.get("numerics_version") == NUMERICS_VERSION)
+    found = []
+    for seed in seeds:
+        folders = {runs_folder() / f"{digest}-s{seed}": today for digest, today in digests.items()}
+        there = {folder: today for folder, today in folders.items() if (folder / "environment.json").is_file()}
+        of_today = [folder for folder, today in there.items() if today]
+        found += [Run(dataclasses.replace(config, seed=seed), folder) for folder in of_today or there]
+    return found
+
+
+def state_of(run: Run) -> State:
+    """Where a run stands. It is `running` while a process trains or evaluates it."""
+    if (run.folder / "lock").exists():
+        with run.lock(wait=False) as free:
+            if not free:
+                return "running"
+    for name in ("diverged", "pruned"):
+        if (run.folder / f"{name}.json").exists():
+            return name
+    newest = checkpoints(run.folder / "checkpoints")[:1]
+    return "finished" if newest and step_of(newest[0]) == run.config.train.steps else "interrupted"
+
+
+def value(run: Run, judged: EvaluateConfig, metric: str, nfe: int) -> float | None:
+    """What a run scored by a metric at an NFE when it was judged as `judged` says; the newest value where the reference
+    differed; None where there is none."""
+    asked = json.loads(json.dumps(of_settings(judged)))
+    files = (run.folder / "evaluations").glob("*.json")
+    for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            known = {"values": {}, "precise": {}, "protocol": {}, **read_json(path, Evaluation, EVALUATED)}
+        except UserError as error:
+            say_once(str(error))
+            continue
+        same = all(known["protocol"].get(name, {}) == setting for name, setting in asked.items())
+        if same and (found := value_of(known, metric, nfe)) is not None:
+            return found
+    return None
