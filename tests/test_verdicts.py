@@ -112,7 +112,7 @@ def test_a_table_names_its_versions_or_none_and_the_protocol_agrees() -> None:
 
 
 AWAITED = {
-    "batch", "interpolant", "interpolant_grid", "interpolant_nfe32", "path_weighting", "practice",
+    "batch", "interpolant", "interpolant_grid", "interpolant_nfe32", "path_weighting",
     "sequences",
 }  # fmt: skip
 """Studies that have not been published yet."""
