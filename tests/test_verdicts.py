@@ -40,6 +40,16 @@ def test_the_list_of_verdicts_is_that_of_the_tables() -> None:
     assert README.read_text() == published.readme(README.read_text(), TABLES)
 
 
+def test_every_percentage_of_the_summary_is_a_committed_difference() -> None:
+    """The hand-written text above the list of verdicts gives differences in whole per cent."""
+    head = (studies_folder() / "README.md").read_text().partition("## Verdicts at a glance")[0]
+    told = {abs(int(number)) for number in re.findall(r"([+-]?\d+)(?= %| and \d+ %| to \d+ %)", head)}
+    rows = pd.concat(pd.read_csv(path) for path in TABLES.glob("*-digits.csv"))
+    found = rows[rows.primary.fillna(False).astype(bool)].difference.dropna()
+    assert told - {5, 10} <= {abs(round(100 * difference)) for difference in found}
+    assert len(told) > 10
+
+
 @pytest.mark.parametrize("path", sorted(TABLES.glob("*-digits.json")), ids=lambda path: path.stem)
 def test_committed_tables_hold_every_arm_and_seed_of_their_study(path: Path) -> None:
     """A table of an earlier version holds what its study was then."""
