@@ -338,7 +338,7 @@ def test_a_network_without_classes_keeps_all_other_promises(refuses: bool, monke
     assert {
         REMEMBERS,
         LOOK,
-        "its output is shaped like its input [16]",
+        "the output keeps the shape and dtype of the input [16]",
         "every parameter has a finite gradient",
     } <= said
     assert "the output depends on the class, and class -1 means no class" not in said

@@ -206,9 +206,9 @@ def test_a_record_and_the_command_tell_both(tiny: RunConfig) -> None:
     judge: Any = type("Judged", (), {"protocol": run.config.protocol()})
     digest = run.config.protocol().digest
     assert command._values(run, judge, known) == [
-        f"fid 9.5 at NFE 1, 64 samples, protocol {digest}",
-        f"fid 4.5 at NFE 2, 64 samples, protocol {digest}",
-        f"fid 2.5 (2 to 3) at NFE 2, 128 samples, protocol {digest}",
+        f"FID 9.5 at NFE 1, 64 samples, protocol {digest}",
+        f"FID 4.5 at NFE 2, 64 samples, protocol {digest}",
+        f"FID 2.5 (2 to 3) at NFE 2, 128 samples, protocol {digest}",
     ]
 
 

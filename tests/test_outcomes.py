@@ -532,7 +532,7 @@ def test_a_search_tells_what_fell_behind_from_what_diverged(
     monkeypatch.setattr(tuner, "ensure", end)
     work(board, never)
     assert history.frame(board).state.tolist() == [state, "finished"]
-    assert said + ", by fid" in history.describe(board)
+    assert said + ", by FID" in history.describe(board)
     assert history.counted(board) == {"finished": 1, state: 1}
     assert history.draw_history(board).startswith(b"\x89PNG")
 

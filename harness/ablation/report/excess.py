@@ -18,6 +18,7 @@ from harness.ablation.design.plan import Plan
 from harness.ablation.report.outcomes import MEASURED
 from harness.ablation.report.statistics import Comparison, compare
 from harness.evaluation.floor import Floor
+from harness.evaluation.metric import label_of
 
 NEARLY_ALL = 0.5
 """A floor above this share of the baseline's values matters; ties come by themselves where it takes such a share off
@@ -100,7 +101,7 @@ def remarks(plan: Plan, floor: Floor, found: Mapping[str, Excess]) -> list[str]:
     sets = f"{len(floor.values)} set{'s' if len(floor.values) > 1 else ''} of {floor.samples:,}"
     law = "" if floor.power == 1 else ", whose squares add to those of excesses"
     lines = [
-        f"Floor of {plan.metric.upper()} at NFE {plan.nfe}: {floor.value:.4g} (one standard error either way: "
+        f"Floor of {label_of(plan.metric)} at NFE {plan.nfe}: {floor.value:.4g} (one standard error either way: "
         f"{floor.moved(-1):.4g} to {floor.moved(1):.4g}), by {sets} {KINDS[floor.kind]}{law}. Excesses treat it as "
         "known; their intervals are 95 %, unadjusted, and carry no verdict."
     ]

@@ -16,10 +16,12 @@ from scipy import stats
 from harness.ablation.design.plan import Plan
 from harness.ablation.report import numbers
 from harness.ablation.report.findings import REFERENCES
+from harness.ablation.report.grid import capitalised
 from harness.ablation.report.outcomes import Seeds, combined, paired
 from harness.ablation.report.verdicts import BASELINE, NOT_COMPARED, worded
 from harness.core.drawing import COLOURS, inches, legend_below, plain_log, shown
 from harness.core.registry import find
+from harness.evaluation.metric import label_of
 
 MARKERS = "osD^vP*X"
 EFFECT = {"color": "#444444", "marker": "o", "ls": "-"}
@@ -107,13 +109,14 @@ def _grid(axes: Axes, plan: Plan, summary: pd.DataFrame, references: dict[str, d
     axes.set_xlabel("\n".join(["NFE", *([f"beside them: {', '.join(real)}"] if real else [])]))
     seeds, equal = _of_what(plan, rows)
     against = f"blue is better than {shown(plan.baseline)} at the same NFE, red worse, deepest at {FOLD:g} times"
-    axes.set_title(f"{plan.metric.upper()}, mean over {seeds}{equal}\n{against}", fontsize=10)
+    axes.set_title(f"{capitalised(label_of(plan.metric))}, mean over {seeds}{equal}\n{against}", fontsize=10)
 
 
 def _scale(axes: Axes, metric: str, rows: pd.DataFrame) -> None:
     """Both axes in logarithms where they can be, with a tick at every NFE."""
     scale = "log" if len(rows) else "linear"
-    axes.set(xscale=scale, yscale=scale if (rows["mean"] > 0).all() else "linear", xlabel="NFE", ylabel=metric.upper())
+    axes.set(xscale=scale, yscale=scale if (rows["mean"] > 0).all() else "linear")
+    axes.set(xlabel="NFE", ylabel=capitalised(label_of(metric)))
     ticks = _apart(nfe for nfe in rows.nfe.unique() if nfe)  # an adaptive solver's 0 stands at the calls that it took
     axes.set_xticks(ticks, list(map(str, ticks)))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -164,9 +167,10 @@ def _forest(axes: Axes, plan: Plan, values: pd.DataFrame, summary: pd.DataFrame)
     )
     axes.set_ylim(len(others) - 0.5, -0.6)
     against = "the first level of its axis" if plan.kind == "effect" else shown(plan.against)
-    apart = "\n" if len(plan.metric) + len(against) > 15 else " "
+    metric = capitalised(label_of(plan.metric))
+    apart = "\n" if len(metric) + len(against) > 15 else " "
     place = numbers.header(plan, plan.nfe) if plan.nfe else "0"
-    axes.set_xlabel(f"{plan.metric.upper()} at NFE {place} against{apart}{against}, %")
+    axes.set_xlabel(f"{metric} at NFE {place} against{apart}{against}, %")
     what = "main effect" if plan.kind == "effect" else "paired difference"
     axes.set_title(f"{what} at the {plan.kind}'s look\n(ticks are seeds)", fontsize=10)
 

@@ -19,8 +19,9 @@ from harness.ablation.design.search import BASELINE, BEST, CHEAPEST, KNEE
 from harness.ablation.design.space import settings
 from harness.ablation.execute.attempts import number_of
 from harness.ablation.execute.tuner import SearchBoard
-from harness.ablation.report.grids import titled
+from harness.ablation.report.grid import capitalised, titled
 from harness.core.drawing import COLOURS, legend_below, plain_log, png
+from harness.evaluation.metric import label_of
 
 STYLES: dict[str, dict[str, Any]] = {
     BASELINE: {"color": COLOURS[6], "marker": "o"},
@@ -100,7 +101,7 @@ def describe(board: SearchBoard, trials: str) -> str:
     ]
     where = f" Seconds are of {'; '.join(machines(board))}, beside other trials." if cost_of(board).timed else ""
     return (
-        f"front of {plan.metric} at NFE {plan.nfe} against {plan.against}: {'; '.join(said)}. Of "
+        f"front of {label_of(plan.metric)} at NFE {plan.nfe} against {plan.against}: {'; '.join(said)}. Of "
         f"{trials}, none are better and cheaper than these {len(board.front())} on seed "
         f"{plan.base.seed} (search {plan.digest}). Those values are the luckiest of many, which is why the seeds above "
         f"are others.{where}"
@@ -161,7 +162,7 @@ def _scaled(axes: Axes, board: SearchBoard, shown: list[list[float]]) -> None:
         ticks = board.plan.base.evaluate.nfe
         axes.set_xticks(ticks, list(map(str, ticks)))
         axes.xaxis.set_minor_locator(NullLocator())
-    axes.set(xlabel=cost.unit, ylabel=f"{titled(board.plan.metric)} at NFE {board.plan.nfe}")
+    axes.set(xlabel=cost.unit, ylabel=f"{capitalised(titled(board.plan.metric))} at NFE {board.plan.nfe}")
     axes.grid(alpha=0.25)
 
 

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from harness.ablation.report import verdicts
 from harness.core.registry import find
+from harness.evaluation.metric import label_of
 
 VERDICT_COLOURS = {
     "better": "green", "worse": "red", "tie": "cyan", "undecided": "yellow",
@@ -113,9 +114,14 @@ class Grid:
 
 
 def titled(metric: str) -> str:
-    """A metric's name with the direction in which it is better."""
+    """Return a metric's label with an arrow in the direction that is better, like `held-out FID ↓`."""
     lower = find("metric", metric).lower_is_better  # type: ignore[attr-defined]
-    return f"{metric.upper()} {'↓' if lower else '↑'}"
+    return f"{label_of(metric)} {'↓' if lower else '↑'}"
+
+
+def capitalised(text: str) -> str:
+    """Return a text with a capital first letter, as a title or sentence begins; all other letters stay."""
+    return text[:1].upper() + text[1:]
 
 
 def escaped(text: str) -> str:

@@ -11,7 +11,7 @@ from harness.ablation.design import arm_settings
 from harness.ablation.design.plan import Plan
 from harness.ablation.report import crossed, numbers, readouts, verdicts
 from harness.ablation.report.findings import Report
-from harness.ablation.report.grid import Grid, titled
+from harness.ablation.report.grid import Grid, capitalised, titled
 from harness.ablation.report.outcomes import Seeds
 from harness.ablation.report.power import MOST_SEEDS
 from harness.core.registry import find
@@ -52,7 +52,7 @@ def by_nfe(report: Report, metric: str) -> Grid:
         said = {arm: comparison(own.loc[arm, nfes[0]]) for arm, base in plan.bases.items() if sound[base]}
         lines = [[*line, *said.get(line[0], ["", ""])] for line in lines]
     fewer = ", or as many as stand in brackets" if ((own.n > 0) & (own.n < len(plan.seeds))).any() else ""
-    return Grid(f"{titled(metric)} by NFE, mean ± sd over {len(plan.seeds)} seeds{fewer}", header, lines)
+    return Grid(f"{capitalised(titled(metric))} by NFE, mean ± sd over {len(plan.seeds)} seeds{fewer}", header, lines)
 
 
 def _verdicts(report: Report) -> Grid:
@@ -77,7 +77,7 @@ def _verdicts(report: Report) -> Grid:
         seeds = [missing[arm] or whole[arm]] if "seeds" in header else []
         beside = [ranges.get(arm, "") if compared else ""] if ranges else []
         lines.append([arm, *seeds, _look(plan, row), *said, *beside, verdicts.worded(row)])
-    return Grid(f"{titled(plan.metric)} at NFE {plan.nfe} against {plan.against}", header, lines)
+    return Grid(f"{capitalised(titled(plan.metric))} at NFE {plan.nfe} against {plan.against}", header, lines)
 
 
 def _look(plan: Plan, row: pd.Series) -> str:

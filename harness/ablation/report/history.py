@@ -23,10 +23,11 @@ from harness.ablation.design.space import bare, evened, paths_of, settings
 from harness.ablation.execute.attempts import number_of
 from harness.ablation.execute.tuner import DIVERGED, FAILED, GIVEN_UP, SearchBoard
 from harness.ablation.report import fronts
-from harness.ablation.report.grid import titled
+from harness.ablation.report.grid import capitalised, titled
 from harness.ablation.report.origin import provenance
 from harness.core.drawing import COLOURS, legend_below, plain_log, png, shown, spared, write_picture
 from harness.core.files import write_atomic, write_json
+from harness.evaluation.metric import label_of
 from harness.runs.folder import Run
 
 FINISHED = "finished"
@@ -108,7 +109,7 @@ def draw_history(board: SearchBoard) -> bytes:
     else:
         values = figure.subplots()
     _values(values, board)
-    values.set_ylabel(f"{titled(board.plan.metric)} at NFE {board.plan.nfe}")
+    values.set_ylabel(f"{capitalised(titled(board.plan.metric))} at NFE {board.plan.nfe}")
     legend_below(figure, values.get_legend_handles_labels()[0])
     return png(figure)
 
@@ -186,7 +187,7 @@ def _slice(axes: Axes, board: SearchBoard, name: str, trials: pd.DataFrame) -> N
     finished = trials.state == FINISHED
     for rows, marker, colour in ((~finished, "x", "grey"), (finished, "o", COLOURS[0]), (best, "o", COLOURS[1])):
         axes.plot(x[rows], trials.value[rows], marker, color=colour, ms=5)
-    axes.set(xlabel=_short(name), ylabel=titled(board.plan.metric))
+    axes.set(xlabel=_short(name), ylabel=capitalised(titled(board.plan.metric)))
     _scaled(axes, trials.value)
 
 
@@ -221,7 +222,7 @@ def describe(board: SearchBoard) -> str:
     compute = "" if share == 1 else f" In training it sees {share:.3g} times as many samples as the default."
     return (
         f"tuned: {chosen}; the best of {trials}, "
-        f"by {plan.metric} {best.values[0]:.4g} on seed {plan.base.seed} (search {plan.digest}). That value "
+        f"by {label_of(plan.metric)} {best.values[0]:.4g} on seed {plan.base.seed} (search {plan.digest}). That value "
         f"is the luckiest of many, which is why the seeds above are others.{compute}"
     )
 

@@ -9,9 +9,11 @@ from matplotlib.ticker import MaxNLocator
 
 from harness.ablation.design.plan import Plan
 from harness.ablation.report.figures import style_of
+from harness.ablation.report.grid import capitalised
 from harness.ablation.report.interactions import Interactions
 from harness.ablation.report.statistics import compare
 from harness.core.drawing import plain_log, shown
+from harness.evaluation.metric import label_of
 
 COLUMNS = 3
 """Panels side by side."""
@@ -31,7 +33,7 @@ def draw(plan: Plan, found: Interactions) -> Figure:
             axes.set_title(" + ".join(" × ".join(map(shown, pair)) for pair in group), fontsize=8)
     for axes in panels[len(found.groups) :]:
         axes.set_axis_off()
-    what = f"{plan.metric.upper()} at NFE {plan.nfe}, mean over {len(found.logs)} seeds"
+    what = f"{capitalised(label_of(plan.metric))} at NFE {plan.nfe}, mean over {len(found.logs)} seeds"
     figure.suptitle(f"{what}\nparallel lines: no interaction; unadjusted 95 % intervals of paired ratios", fontsize=10)
     return figure
 

@@ -9,7 +9,7 @@ from harness.ablation.design.plan import Plan
 from harness.ablation.design.preregistration import unplanned
 from harness.ablation.report import excess, looks, matching, numbers, tuned, verdicts
 from harness.ablation.report.findings import REFERENCES, Report
-from harness.ablation.report.grid import titled
+from harness.ablation.report.grid import capitalised, titled
 from harness.ablation.report.statistics import SKEWED
 from harness.ablation.report.summary import Summary
 from harness.core.errors import listed
@@ -128,7 +128,7 @@ def _beside(report: Report, metrics: Collection[str]) -> list[str]:
     """What real samples and noise score, as many as the samples; and as many as at the primary NFE, if more."""
     usual = f" elsewhere than at NFE {report.plan.nfe}" if report.at_primary else ""
     return [
-        f"{titled(metric)} of {REFERENCES[kind].words}, as many as the samples{where}: {value:.4g}."
+        f"{capitalised(titled(metric))} of {REFERENCES[kind].words}, as many as the samples{where}: {value:.4g}."
         for where, scores in ((usual, report.references), (f" at NFE {report.plan.nfe}", report.at_primary))
         for kind, by_metric in scores.items()
         for metric, value in by_metric.items()

@@ -14,12 +14,14 @@ from typing_extensions import TypedDict
 from harness.ablation.design.folder import studies_folder
 from harness.ablation.design.looks import LEVEL
 from harness.ablation.report import hours
+from harness.ablation.report.grid import capitalised
 from harness.ablation.report.origin import VERSIONS
 from harness.ablation.report.power import Power, sd_of
 from harness.ablation.report.verdicts import BASELINE, NOT_COMPARED, UNDECIDED, UNSTABLE
 from harness.core.errors import UserError
 from harness.core.files import read_json, write_atomic
 from harness.core.reading import Damaged, bytes_of, short
+from harness.evaluation.metric import label_of
 
 RESTORED = "Restore it from the repository, or publish its study again."
 """What to do about a damaged file of a committed table."""
@@ -176,7 +178,7 @@ def section(table: Path) -> str:
     lines = [
         f"## {table.stem}",
         about["question"],
-        f"{metric.upper()} at NFE {nfe} against {against}, {len(about['runs'][baseline])} seeds; "
+        f"{capitalised(label_of(metric))} at NFE {nfe} against {against}, {len(about['runs'][baseline])} seeds; "
         f"{about['date']}, plan {about['plan']}, commit {', '.join(about['commits'])}.",
         *filter(None, [earlier(about)]),
     ]

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from harness.ablation.report import resampled_figure
 from harness.ablation.report.budget import Way
-from harness.ablation.report.grids import Grid, titled
+from harness.ablation.report.grid import Grid, titled
 from harness.ablation.report.origin import made_by, provenance
 from harness.ablation.report.power import MOST_SEEDS
 from harness.ablation.report.resampled import Found

@@ -8,7 +8,7 @@ import pandas as pd
 
 from harness.ablation.report import crossed, statistics, verdicts
 from harness.ablation.report.findings import Report
-from harness.ablation.report.grid import Grid, titled
+from harness.ablation.report.grid import Grid, capitalised, titled
 from harness.ablation.report.grids import by_nfe, comparison, figures, mean_sd, needed
 
 FILES = (
@@ -35,9 +35,8 @@ def _means(report: Report) -> Grid:
     own = _values(report, plan.metric)
     nfes = sorted(own.index.unique("nfe"))
     rows = [[arm, *(_mean(own.loc[arm, nfe]) for nfe in nfes)] for arm in plan.arms]
-    return Grid(
-        f"{titled(plan.metric)} by NFE, mean over the seeds", ["arm", *(str(nfe or "own") for nfe in nfes)], rows
-    )
+    title = f"{capitalised(titled(plan.metric))} by NFE, mean over the seeds"
+    return Grid(title, ["arm", *(str(nfe or "own") for nfe in nfes)], rows)
 
 
 def _mean(row: pd.Series) -> str:
@@ -47,16 +46,19 @@ def _mean(row: pd.Series) -> str:
 def _others(report: Report) -> Grid:
     """The other metrics at the primary NFE; at their own those that do not depend on it."""
     plan = report.plan
-    columns = {}
+    header = ["arm"]
+    columns = []
     for metric in report.summary.rows.metric.unique():
+        if metric == plan.metric:
+            continue
         own = _values(report, metric)
         nfes = own.index.unique("nfe")
         at = plan.nfe if plan.nfe in nfes else max(nfes)
         place = "" if at == plan.nfe or len(nfes) == 1 else f" at NFE {at}"
-        columns[titled(metric) + place] = [mean_sd(own.loc[arm, at], own.loc[arm, at].n) for arm in plan.arms]
-    columns.pop(titled(plan.metric), None)
-    rows = [[arm, *values] for arm, *values in zip(plan.arms, *columns.values(), strict=True)]
-    return Grid(f"Other metrics at NFE {plan.nfe}, mean ± sd; no verdict is on them", ["arm", *columns], rows)
+        header.append(titled(metric) + place)
+        columns.append([mean_sd(own.loc[arm, at], own.loc[arm, at].n) for arm in plan.arms])
+    rows = [[arm, *values] for arm, *values in zip(plan.arms, *columns, strict=True)]
+    return Grid(f"Other metrics at NFE {plan.nfe}, mean ± sd; no verdict is on them", header, rows)
 
 
 def _values(report: Report, metric: str) -> Any:

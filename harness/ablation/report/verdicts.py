@@ -25,6 +25,7 @@ from harness.ablation.report import statistics
 from harness.ablation.report.outcomes import Seeds, combined, paired
 from harness.ablation.report.statistics import MIN_SEEDS, Comparison
 from harness.core.registry import find
+from harness.evaluation.metric import label_of
 
 BASELINE, UNSTABLE, NOT_COMPARED, UNDECIDED = "baseline", "unstable", "not compared", "undecided"
 CLAIMS = ("better", "worse", "tie")
@@ -192,7 +193,7 @@ class _Compared:
         if own.failed:
             return f"{own.missing}, and the other seeds are no fair sample"
         if standing.comparison.n and math.isnan(standing.comparison.difference):
-            return f"some values of {self.plan.metric} are not positive, and ratios are what is compared"
+            return f"some values of {label_of(self.plan.metric)} are not positive, and ratios are what is compared"
         return ""
 
     def verdict(self, standing: Standing) -> Verdict:
