@@ -294,9 +294,9 @@ def test_what_real_samples_and_noise_score_is_said(tiny: RunConfig, reported: Ca
     plan = planned(tiny)
     report = reported(plan, made_up(plan))
     assert remarks(report)[:3] == [
-        "FID ↓ of training samples drawn with replacement, as many as the samples: 1.5.",
-        "FID ↓ of held-out samples, as many as the samples: 2.25.",
-        "FID ↓ of Gaussian noise, as many as the samples: 300.",
+        "FID ↓ of training samples drawn with replacement, as many as generated samples: 1.5.",
+        "FID ↓ of held-out samples, as many as generated samples: 2.25.",
+        "FID ↓ of Gaussian noise, as many as generated samples: 300.",
     ]
 
 
@@ -340,7 +340,7 @@ def test_values_without_a_ratio_leave_an_arm_not_compared(
         report = reported(plan, values)
         text = written(report, tmp_path)[".md"].read_text()
     assert {arm: row(report, arm).verdict for arm in "abc"} == {"a": "baseline", "b": "not compared", "c": "tie"}
-    assert "Not compared: b (some values of FID are not positive, and ratios are what is compared)." in text
+    assert "Not compared: b (some values of FID are not positive, so they have no ratios to compare)." in text
     assert "nan" not in text
 
 

@@ -1,4 +1,4 @@
-"""The tables that a terminal shows of a study: what answers the question, on 80 columns. The files have them all."""
+"""The tables of a study on a terminal: those that answer the question, on 80 columns. The files have all tables."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from harness.ablation.report.grids import by_nfe, comparison, figures, mean_sd, 
 
 FILES = (
     "The files also have every metric at every NFE, the differences that each look can find, the NFE that each arm "
-    "needs, and the seconds that it took."
+    "needs, and its seconds."
 )
-"""What the terminal leaves out."""
+"""The line about the tables that the terminal leaves out."""
 
 
 def grids(report: Report, width: int) -> list[Grid]:
-    """The values; the verdicts are the last, and fit into `width` columns where the arms' names leave room."""
+    """Return the tables of values, and last the verdicts, which fit `width` columns if the arms' names leave room."""
     plan = report.plan
     whole = by_nfe(report, plan.metric)
     out = [whole if whole.fits(width) else _means(report)]
@@ -30,13 +30,13 @@ def grids(report: Report, width: int) -> list[Grid]:
 
 
 def _means(report: Report) -> Grid:
-    """The primary metric by NFE, without its spread."""
+    """Return the table of the primary metric by NFE, without its sd."""
     plan = report.plan
     own = _values(report, plan.metric)
     nfes = sorted(own.index.unique("nfe"))
     rows = [[arm, *(_mean(own.loc[arm, nfe]) for nfe in nfes)] for arm in plan.arms]
     title = f"{capitalised(titled(plan.metric))} by NFE, mean over the seeds"
-    return Grid(title, ["arm", *(str(nfe or "own") for nfe in nfes)], rows)
+    return Grid(title, ["arm", *(str(nfe or "adaptive") for nfe in nfes)], rows)
 
 
 def _mean(row: pd.Series) -> str:
@@ -44,7 +44,7 @@ def _mean(row: pd.Series) -> str:
 
 
 def _others(report: Report) -> Grid:
-    """The other metrics at the primary NFE; at their own those that do not depend on it."""
+    """Return the table of the other metrics at the primary NFE; metrics without a value there have their own NFE."""
     plan = report.plan
     header = ["arm"]
     columns = []
@@ -62,13 +62,13 @@ def _others(report: Report) -> Grid:
 
 
 def _values(report: Report, metric: str) -> Any:
-    """The rows of a metric by arm and NFE."""
+    """Return the rows of a metric, indexed by arm and NFE."""
     rows = report.summary.rows
     return rows[(rows.metric == metric) & rows.arm.isin(report.plan.arms)].set_index(["arm", "nfe"])
 
 
 def _verdicts(report: Report, width: int) -> Grid:
-    """The comparison at the primary NFE, with as much beside it as fits."""
+    """Return the table of the verdicts, without columns that do not fit."""
     plan = report.plan
     rows: Any = report.summary.rows
     primary = rows[rows.primary]
@@ -90,6 +90,6 @@ def _verdicts(report: Report, width: int) -> Grid:
 
 
 def _word(row: Any, smallest: float) -> str:
-    """The verdict; a difference that is too small to matter has the bound below which it lies."""
+    """Return the verdict, with the smallest difference if the whole interval is smaller."""
     small = row.verdict in ("better", "worse") and statistics.is_small(row, smallest)
     return f"{row.verdict}, < {100 * smallest:g}%" if small else str(row.verdict)

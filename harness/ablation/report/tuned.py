@@ -1,4 +1,4 @@
-"""What a table says of arms that were tuned before they were judged."""
+"""What a table says about arms that were tuned before they were compared."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.evaluation.metric import label_of
 
 
 def found(board: SearchBoard) -> Found:
-    """The best of a search that has ended."""
+    """Return the best of a search that has ended."""
     best = board.best()
     assert best.value is not None
     return Found(
@@ -22,7 +22,7 @@ def found(board: SearchBoard) -> Found:
 
 
 def about(plan: Plan) -> list[str]:
-    """The sentences of a plan whose arms were tuned; none of another."""
+    """Return the sentences about tuned arms; empty for a plan without tuning."""
     if (tuning := plan.tuning) is None:
         return []
     budget = tuning.budget
@@ -39,10 +39,10 @@ def about(plan: Plan) -> list[str]:
         ends = ", ".join(f"{number} {ENDED.get(state, state)}" for state, number in own["trials"].items())
         lines.append(f"{arm} was tuned to {chosen} ({metric} {own['value']:.4g}; {ends}; search {own['search']}).")
     if len({config.train.batch_size for config in plan.arms.values()}) > 1:
-        lines.append("In as many steps the arms see different numbers of training samples.")
+        lines.append("With the same number of steps, the arms see different numbers of training samples.")
     return lines
 
 
 def plain(plan: Plan) -> dict[str, Any] | None:
-    """The same as JSON holds it; null for a plan whose arms were not tuned."""
+    """Return the same for JSON; None for a plan without tuning."""
     return vars(plan.tuning) if plan.tuning else None
