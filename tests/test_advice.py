@@ -172,7 +172,7 @@ def test_what_was_measured_is_diagnosed(given: list[dict[str, float]], said: str
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"fid": {"8": 5.0, "32": 4.0, "0": 9.0}}, "fid still falls with more steps (5 at NFE 8, 4 at 32)"),
+        ({"fid": {"8": 5.0, "32": 4.0, "0": 9.0}}, "FID still falls with more steps (5 at NFE 8, 4 at 32)"),
         ({"fid": {"8": 5.0, "32": 4.9}}, None),
         ({"fid": {"32": 4.9}}, None),
         (

@@ -609,7 +609,7 @@ def test_why_a_value_is_missing_is_said_after_all_that_are_known(
     assert main(["evaluate", tiny_run.name, tiny_run.name]) == 2
     said = capsys.readouterr()
     assert said.err == "error: at NFE 1: some are not finite.\n"
-    assert said.out.count(f"fid 12.5 at NFE 2, protocol {protocol.digest}\n") == 2
+    assert said.out.count(f"FID 12.5 at NFE 2, protocol {protocol.digest}\n") == 2
 
 
 def test_the_calls_that_a_solver_chose_stand_beside_its_value(tiny: RunConfig) -> None:
@@ -617,7 +617,7 @@ def test_the_calls_that_a_solver_chose_stand_beside_its_value(tiny: RunConfig) -
     known = {"values": {"fid": {"0": 12.5}}, "intervals": {}, "precise": {}}
     known |= {"calls": {"0": {"mean": 44.25, "sd": 3.0}}}
     judge: Any = SimpleNamespace(protocol=run.config.protocol())
-    said = f"fid 12.5 at 44.2 ± 3.0 calls chosen by dopri5, protocol {judge.protocol.digest}"
+    said = f"FID 12.5 at 44.2 ± 3.0 calls chosen by dopri5, protocol {judge.protocol.digest}"
     assert evaluate._values(run, judge, known) == [said]
 
 

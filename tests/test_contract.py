@@ -305,18 +305,18 @@ class Worn(Dataset):
         return replace(EightGaussians(number=100).load(), augment=augment)
 
 
-LOOK = "a look between two steps leaves it as it was"
-REMEMBERS = "what it remembers is in its state_dict"
+LOOK = "an evaluation between two training steps does not change the network"
+REMEMBERS = "everything that the network remembers between calls is in its state_dict"
 
 
 def test_a_network_may_keep_what_its_state_dict_has() -> None:
     """And is told where it keeps anything else, or keeps something when it is only asked.
     (That it is not registered is told too.)"""
-    evaluates = "in evaluation it changes nothing that it keeps"
+    evaluates = "the network does not change its state in evaluation mode"
     broken = {
         "buffer": set(),
-        "attribute": {REMEMBERS, LOOK, "its weights are saved and loaded"},
-        "unsaved buffer": {REMEMBERS, "its weights are saved and loaded"},
+        "attribute": {REMEMBERS, LOOK, "a network loaded from the saved weights gives the same output"},
+        "unsaved buffer": {REMEMBERS, "a network loaded from the saved weights gives the same output"},
         "buffer, always": {evaluates, LOOK},
     }
     for place, expected in broken.items():
@@ -338,39 +338,42 @@ def test_a_network_without_classes_keeps_all_other_promises(refuses: bool, monke
     assert {
         REMEMBERS,
         LOOK,
-        "its output is shaped like its input [16]",
+        "the output keeps the shape and dtype of the input [16]",
         "every parameter has a finite gradient",
     } <= said
-    assert "classes count, and -1 is none" not in said
+    assert "the output depends on the class, and class -1 means no class" not in said
 
 
 @pytest.mark.parametrize(
     ("component", "broken"),
     [
-        (Alternating(), "the generator alone decides"),
-        (Growing(), "sampling leaves its state as it was"),
-        (InPlace(), "it leaves the batch as it was"),
-        (Worn(), "the generator alone decides what augmentation does"),
-        (Worn(counts=False), "augmentation leaves the stored samples as they were"),
-        (Rising(), "alpha falls and sigma rises"),
+        (Alternating(), "a generator in the same state gives the same times"),
+        (Growing(), "sampling does not change the state"),
+        (InPlace(), "the coupling does not change the batch that it is given"),
+        (Worn(), "augmentation with a generator in the same state gives the same samples"),
+        (Worn(counts=False), "augmentation does not change the stored samples"),
+        (Rising(), "alpha never rises and sigma never falls in t"),
         (WrongDerivative(), "alpha_dot is the derivative of alpha"),
-        (WrongDensity(), "the density is the slope of the distribution function"),
-        (GlobalNoise(), "the generator and the saved state alone decide"),
-        (GlobalNoise(), "the variance that it declares"),
-        (Unbounded(), "they are finite and not negative on [0, 1] (torch.float32)"),
-        (Misstated(), "it is stated for one of velocity, data, noise, any"),
-        (Absolute(), "where it says that it is squared, twice the error gives four times the number"),
-        (Coarse(), "times that differ are told apart"),
-        (Deaf(), "classes count, and -1 is none"),
+        (WrongDensity(), "density is the derivative of the distribution function, the inverse of quantile"),
+        (GlobalNoise(), "the same generator state and the saved state give the same samples"),
+        (GlobalNoise(), "samples have the variance that variance(state) declares"),
+        (Unbounded(), "weights are finite and not negative on [0, 1] (torch.float32)"),
+        (Misstated(), "stated_for is one of velocity, data, noise, any"),
+        (Absolute(), "if squared is True, twice the error gives four times the loss"),
+        (Coarse(), "different times have different embeddings"),
+        (Deaf(), "the output depends on the class, and class -1 means no class"),
         (Lossy(), "decode inverts encode"),
-        (Guessing(), "a set has one value"),
-        (UpsideDown(), "a set against itself is better than another"),
-        (Means(fault="double"), "features are float32 [B, 8] (grey images)"),
-        (Means(fault="of the batch"), "the rest of the batch does not matter (colour images)"),
-        (Means(fault="worn"), "the images alone decide (colour images)"),
-        (Means(fault="gradient"), "they are finite and carry no gradient (colour images)"),
-        (Means(fault="images"), "it leaves the images as they were (colour images)"),
-        (Means(fault="logits"), "logits are there where it says so (colour images)"),
+        (Guessing(), "comparing the same samples twice gives the same value"),
+        (UpsideDown(), "samples equal to the reference score better than others"),
+        (Means(fault="double"), "features are float32 of shape [B, 8] (grey images)"),
+        (
+            Means(fault="of the batch"),
+            "the other images of a batch do not change an image's features (colour images)",
+        ),
+        (Means(fault="worn"), "the same images give the same features (colour images)"),
+        (Means(fault="gradient"), "features are finite and carry no gradient (colour images)"),
+        (Means(fault="images"), "the extractor does not change the images (colour images)"),
+        (Means(fault="logits"), "the network returns logits if and only if gives_logits() is True (colour images)"),
     ],
 )
 def test_a_broken_promise_is_named(component: Component, broken: str) -> None:

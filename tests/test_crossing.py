@@ -301,7 +301,7 @@ def test_a_level_with_a_diverged_combination_is_unstable_and_the_others_keep_the
     lost = (cells.arm == "linear, noise_end") & (cells.seed == 1)
     cells = cells.assign(state=cells.state.mask(lost, DIVERGED), value=cells.value.mask(lost))
     found = {name: (v.word, v.reason) for name, v in settle(plan, cells).verdicts.items()}
-    why = "the baseline interpolant: linear lost seeds (1 of 3 diverged), and the others are no fair sample"
+    why = "the baseline interpolant: linear lost seeds (1 of 3 diverged), and the remaining seeds are a biased sample"
     assert found["interpolant: cosine"] == ("not compared", why)
     assert found["weighting: noise_end"][0] == "unstable"
 

@@ -193,7 +193,7 @@ def test_excesses_are_compared_as_scipy_compares_their_logs(tiny: RunConfig, pow
         ends = [np.expm1(np.log((own[arm] + d) / (own["a"] + d)).mean() / power) for d in (0.2, -0.2)]
         assert found[arm].ends == pytest.approx(tuple(ends))
     assert (found["a"].against, found["d"].against) == (None, None)
-    assert found["d"].reason == "1 of 4 pairs have a value at or below the floor, and excesses without a ratio"
+    assert found["d"].reason == "1 of 4 pairs have a value at or below the floor, so their excesses have no ratio"
     assert excess.excesses(plan, cells, floor, "a")["b"].against is None
     unsure = Floor("fresh", 64, power, (10 ** (1 / power),), 0.9)
     assert excess.excesses(plan, cells, unsure, "abcd")["b"].ends is None, "an error higher, b has no excess"
@@ -244,7 +244,7 @@ def test_the_table_tells_of_the_excess(reported: Callable[..., Report], tmp_path
     assert rows[1][0] == "| b"
     assert rows[1][3] == f"{about['excess']['b']['against']['difference']:+.1%}"
     assert rows[3][3] == ""
-    assert "- Floor of FID at NFE 2: 10 (one standard error either way: 9.859 to 10.14), by 2 sets of 64 real" in text
+    assert "- Floor of FID at NFE 2: 10 (one standard error either way: 9.859 to 10.14), measured on 2 sets" in text
     assert "- To score 5% less than a, an arm must have 54% less excess, and ties are nearly automatic." in text
     assert "- d has no comparison of excesses: 1 of 4 pairs have" in text
     assert about["floor"]["value"] == 10
@@ -263,19 +263,19 @@ def test_what_a_floor_means_for_ratios_is_told_where_it_matters(tiny: RunConfig)
     def told(value: float, error: float, mean: float) -> list[str]:
         floor = Floor("resampled", 64, 1, (value,), error)
         lines = excess.remarks(plan, floor, {"a": excess.Excess(value + mean, mean)})
-        assert "drawn with replacement, since too few others are there" in lines[0]
+        assert "drawn with replacement, because too few others exist" in lines[0]
         return lines[1:]
 
     assert told(4.0, 0.1, 4.5) == []
     assert told(98.0, 0.1, 2.0) == [
-        "Nothing can score 5% less than a, which lies so near the floor, and ties are nearly automatic. "
+        "No arm can score 5% less than a, because a is so near the floor, and ties are nearly automatic. "
         "Read the excesses."
     ]
     assert told(92.0, 0.1, 8.0) == [
         "To score 5% less than a, an arm must have 62% less excess, and ties are nearly automatic. Read the excesses."
     ]
     assert told(60.0, 0.1, 40.0) == ["To score 5% less than a, an arm must have 12% less excess."]
-    assert told(98.0, 1.1, 2.0)[0].startswith("What the value of a, 100, has above the floor is not told from nothing")
-    assert told(98.0, 1.1, -2.0)[0].startswith("What the value of a, 96, has")
+    assert told(98.0, 1.1, 2.0)[0].startswith("The value of a, 100, cannot be told from the floor: here the metric")
+    assert told(98.0, 1.1, -2.0)[0].startswith("The value of a, 96, cannot be told")
     squares = Floor("fresh", 64, 2, (5.0,), 0.1)
-    assert "whose squares add to those of excesses" in excess.remarks(plan, squares, {})[0]
+    assert "The square of a value is the sum of the squares" in excess.remarks(plan, squares, {})[0]

@@ -201,5 +201,5 @@ def test_what_is_written_tells_the_front_and_what_it_gives_on_other_seeds(tiny: 
     said = history.describe(board)
     assert "best (trial 0, 1 at 16): train.learning_rate 0.0001, evaluate.solver euler; knee (trial 1, " in said
     assert "Of 5 trials, 1 of them given up early, none are better and cheaper than these 3 on seed 1000" in said
-    assert "Seconds are of" not in said
+    assert "Seconds were measured on" not in said
     assert "\n" not in said

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from harness.ablation.report import gallery
+from harness.ablation.report.grid import titled
 from harness.ablation.report.origin import VERSIONS
 from harness.cli import main
 from harness.core.config import override
@@ -126,7 +127,7 @@ def test_the_committed_table_for_people_has_the_numbers_of_the_csv() -> None:
     rows = (COMMITTED / "tables" / "gallery.md").read_text().splitlines()
     frame = pd.read_csv(COMMITTED / "tables" / "gallery.csv")
     for row in frame.itertuples():
-        line = next(line for line in rows if line.startswith(f"| {row.scale} | {str(row.metric).upper()} "))
+        line = next(line for line in rows if line.startswith(f"| {row.scale} | {titled(str(row.metric))} "))
         assert float(line.split("|")[4]) == pytest.approx(row.value, abs=5.1e-5), line
 
 

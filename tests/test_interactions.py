@@ -164,7 +164,8 @@ def test_a_diverged_combination_leaves_no_interaction(tiny: RunConfig) -> None:
     lost = (cells.arm == "gvp, uniform") & (cells.seed == 2)
     found = interactions(plan, cells.assign(state=cells.state.mask(lost, DIVERGED), value=cells.value.mask(lost)))
     assert found
-    assert found.notes == ["No interaction is estimated: gvp, uniform lost seeds, and the others are no fair sample."]
+    why = "gvp, uniform lost seeds, and the remaining seeds are a biased sample"
+    assert found.notes == [f"No interaction is estimated: {why}."]
     assert (found.terms, found.pairs, found.groups) == ([], {}, [])
 
 

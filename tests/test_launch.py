@@ -270,7 +270,7 @@ def test_what_is_drawn_blindly_is_counted_whatever_died_and_however_many_work(
         assert board.blind() == numbers, beside
         history.draw_history(board)
         axes = drawn.pop().axes[0]
-        (band,) = [patch for patch in axes.patches if patch.get_label() == "drawn blindly"]
+        (band,) = [patch for patch in axes.patches if patch.get_label() == "drawn at random first"]
         ends = axes.transData.inverted().transform(band.get_window_extent())[:, 0]
         assert ends.tolist() == pytest.approx([-0.5, max(numbers) + 0.5]), beside
 

@@ -198,15 +198,15 @@ def test_a_table_says_how_arms_were_matched(tiny: RunConfig, clock: list[str], s
     assert told.about(plan) == [
         "Matched: every arm gets as many training samples as a: a 12 steps; b 8 steps, each 1.562 times as much; c 12 "
         "steps.",
-        "Steps are whole, and few here, so these spend more or less than a: b +4.2%.",
+        "Steps are whole numbers, and few here, so some arms spend more or less than a: b +4.2%.",
     ]
     assert told.about(planned(tiny, matched=None)) == []
     plan = planned(tiny, matched="seconds")
     lines = told.about(plan)
     assert lines[0].endswith("as a: a 12 steps; b 5 steps, each 2.4 times as much; c 24 steps, each 0.5 times as much.")
-    assert lines[1].startswith("Seconds are those of one machine (")
-    assert lines[1].endswith("2 at a time on 2 threads), measured before the first run; the rounds of a measurement "
-                             "differ by up to 36.4%.")  # fmt: skip
+    assert lines[1].startswith("Seconds were measured on one machine (")
+    assert lines[1].endswith("2 at a time on 2 threads) before the first run; the rounds of a measurement differ by up "
+                             "to 36.4%.")  # fmt: skip
     for arm, seed in plan.trials():
         score(plan.run(arm, seed), plan.protocol(arm), {1: 9.0, 2: 8.0 + seed})
     paths = tables.write(tables.report(plan, {}), tmp_path, "harness ablate toy")

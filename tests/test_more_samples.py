@@ -156,7 +156,7 @@ def test_the_table_says_where_they_are_more(reported: Report, tmp_path: Path) ->
     files = {path.suffix: path for path in tables.write(reported, tmp_path, "harness ablate toy")}
     text = files[".md"].read_text()
     assert "| arm | 1 | 2 (128 samples) |" in text
-    assert "- Values at NFE 2 are of 128 samples, at others of 64: where a metric falls with their number" in text
+    assert "- Values at NFE 2 use 128 samples, at other NFE 64. A metric such as FID falls with the number" in text
     for ending in ("toy-digits.csv", "toy-digits-seeds.csv"):
         rows = pd.read_csv(files[".md"].with_name(ending))
         assert {*zip(rows.nfe, rows.samples, strict=True)} == {(1, 64), (2, 128)}, ending
@@ -174,8 +174,8 @@ def test_real_samples_stand_beside_both_numbers(reported: Report, tmp_path: Path
     assert about["floor"]["samples"] == 128
     text = next(path for path in paths if path.suffix == ".md").read_text()
     few, many = (about[name]["held_out"]["fid"] for name in ("references", "references_at_primary"))
-    assert f"of held-out samples, as many as the samples elsewhere than at NFE 2: {few:.4g}." in text
-    assert f"of held-out samples, as many as the samples at NFE 2: {many:.4g}." in text
+    assert f"of held-out samples, as many as generated samples at other NFE than 2: {few:.4g}." in text
+    assert f"of held-out samples, as many as generated samples at NFE 2: {many:.4g}." in text
 
 
 def test_the_pictures_curve_is_of_the_first_samples(
@@ -206,9 +206,9 @@ def test_a_record_and_the_command_tell_both(tiny: RunConfig) -> None:
     judge: Any = type("Judged", (), {"protocol": run.config.protocol()})
     digest = run.config.protocol().digest
     assert command._values(run, judge, known) == [
-        f"fid 9.5 at NFE 1, 64 samples, protocol {digest}",
-        f"fid 4.5 at NFE 2, 64 samples, protocol {digest}",
-        f"fid 2.5 (2 to 3) at NFE 2, 128 samples, protocol {digest}",
+        f"FID 9.5 at NFE 1, 64 samples, protocol {digest}",
+        f"FID 4.5 at NFE 2, 64 samples, protocol {digest}",
+        f"FID 2.5 (2 to 3) at NFE 2, 128 samples, protocol {digest}",
     ]
 
 

@@ -195,7 +195,7 @@ def test_diverged_failed_and_unfinished_seeds_are_told_apart(
         [5, 4, 1, 0], [5, 3, 2, 0], [5, 4, 0, 0],
     ]  # fmt: skip
     by_nfe, against, power, read_off, _ = grids.grids(report)
-    assert by_nfe.title == "FID ↓ by NFE, mean ± sd over 5 seeds, or as many as stand in brackets"
+    assert by_nfe.title == "FID ↓ by NFE, mean ± sd over 5 seeds, or over the number in brackets"
     assert [[cell.partition(" (")[2] for cell in line[1:]] for line in by_nfe.rows] == [
         ["", ""],
         ["4 of 5)", "3 of 5)"],
@@ -240,7 +240,8 @@ def test_a_baseline_that_lost_a_seed_leaves_no_verdict(
     assert verdicts_of(report) == {"a": "baseline", "b": "not compared", "c": "not compared"}
     lost = "1 of 5 failed" if end == "solver" else "1 of 5 diverged"
     assert (
-        f"Not compared: b, c (the baseline a lost seeds ({lost}), and the others are no fair sample)." in report.notes
+        f"Not compared: b, c (the baseline a lost seeds ({lost}), and the remaining seeds are a biased sample)."
+        in report.notes
     )
     assert not report.summary.power
     assert [line[1:] for line in grids.grids(report)[1].rows] == [
@@ -269,7 +270,7 @@ def test_what_is_not_compared_says_why(tiny: RunConfig, reported: Callable[..., 
     report = reported(plan, {("c", 2): "solver"})
     assert verdicts_of(report) == {"a": "baseline", "b": "not compared", "c": "not compared"}
     assert {arm: found.reason for arm, found in report.summary.settled.verdicts.items()} == {
-        "a": "", "b": "it is not measured at NFE 2", "c": "1 of 5 failed, and the other seeds are no fair sample",
+        "a": "", "b": "it is not measured at NFE 2", "c": "1 of 5 failed, and the remaining seeds are a biased sample",
     }  # fmt: skip
     assert "c seed 2 has no value at NFE 2: it cannot." in report.notes
     assert set(verdicts_of(reported(planned(tiny, seeds=2))).values()) == {"baseline", "undecided"}
@@ -532,7 +533,7 @@ def test_a_search_tells_what_fell_behind_from_what_diverged(
     monkeypatch.setattr(tuner, "ensure", end)
     work(board, never)
     assert history.frame(board).state.tolist() == [state, "finished"]
-    assert said + ", by fid" in history.describe(board)
+    assert said + ", by FID" in history.describe(board)
     assert history.counted(board) == {"finished": 1, state: 1}
     assert history.draw_history(board).startswith(b"\x89PNG")
 

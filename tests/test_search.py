@@ -206,7 +206,7 @@ def test_a_trial_that_falls_behind_is_given_up_and_its_run_can_go_on(
     assert (run.pruned is None) == (state == TrialState.COMPLETE)
     if state == TrialState.PRUNED:
         assert told.user_attrs["reason"] == run.pruned
-        assert str(run.pruned).startswith("given up at step 3: fid ")
+        assert str(run.pruned).startswith("given up at step 3: FID ")
         ensure(run.config, lambda _: None, never)
     assert (run.pruned, run.steps_done, run.missing(board.plan.protocol)) == (None, 12, [])
 

@@ -96,7 +96,7 @@ def test_the_command_compares_and_writes(trained: list[Run], capsys: pytest.Capt
     assert main(["evaluate", *(run.name for run in trained), "--sweep", "solver=euler,heun"]) == 0
     said = capsys.readouterr().out
     assert "Read off FID" in said
-    assert "The arms are the same trainings, sampled with another solver" in said
+    assert "The arms share their trainings and differ in solver" in said
     assert (results_folder() / "local" / "figures" / f"sweep-solver-{trained[0].name.partition('-')[0]}.png").is_file()
 
 

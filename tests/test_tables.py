@@ -1,6 +1,7 @@
 import contextlib
 import dataclasses
 import io
+import json
 import math
 import warnings
 from collections.abc import Callable
@@ -16,12 +17,13 @@ from scipy import stats
 
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.study import Study
-from harness.ablation.report import grids, tables
+from harness.ablation.report import figures, grids, tables
 from harness.ablation.report.findings import Report
 from harness.ablation.report.notes import remarks
-from harness.core.config import override
+from harness.core.config import override, to_dict
 from harness.core.files import write_json
-from harness.core.registry import names
+from harness.core.registry import build, names
+from harness.evaluation.metric import label_of
 from harness.evaluation.yardsticks import judge_references
 from harness.runs.config import RunConfig
 
@@ -222,7 +224,7 @@ def test_the_files_say_where_they_come_from(tiny: RunConfig, reported: Callable[
 def test_the_primary_metric_comes_first(tiny: RunConfig, reported: Callable[..., Report]) -> None:
     plan = planned(override(tiny, {"evaluate.metrics": ["fid", "authenticity", "kid"]}))
     first, *others = (grid.title.partition(" ")[0] for grid in grids.grids(reported(plan, made_up(plan))))
-    assert [first, *others[:2]] == ["FID", "AUTHENTICITY", "KID"]
+    assert [first, *others[:2]] == ["FID", "Authenticity", "KID"]
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -243,9 +245,33 @@ def test_every_title_says_in_which_direction_the_metric_is_better(
     assert grids.grids(report)[2].header[-1] == "seeds for +2.5%"
     assert any(line.startswith("Verdicts: FID ↓ at NFE 2, paired t") for line in remarks(report))
     arrows = {name: grids.titled(name) for name in names("metric")}
-    better_up = {name for name, title in arrows.items() if title == f"{name.upper()} ↑"}
+    better_up = {name for name, title in arrows.items() if title.endswith(" ↑")}
     assert better_up == {"precision", "recall", "label_accuracy", "authenticity", "isc"}
-    assert {name for name, title in arrows.items() if title == f"{name.upper()} ↓"} == arrows.keys() - better_up
+    assert {name for name, title in arrows.items() if title.endswith(" ↓")} == arrows.keys() - better_up
+
+
+def test_metrics_are_shown_as_people_write_them(tiny: RunConfig, reported: Callable[..., Report]) -> None:
+    """Under a label of its own, capitalised at the start of a title; a metric that sets none has its name in words."""
+    labels = {name: label_of(name) for name in names("metric")}
+    assert len(set(labels.values())) == len(labels)
+    for name, label in labels.items():
+        assert label, name
+        assert "_" not in label, name
+    expected = {"fid": "FID", "held_out_fid": "held-out FID", "label_accuracy": "label accuracy", "recall": "recall"}
+    assert expected.items() <= labels.items()
+    assert label_of("of_no_loaded_plugin") == "of no loaded plugin"
+    assert "label" not in json.dumps(to_dict(build("metric", "held_out_fid")))
+
+    base = override(tiny, {"evaluate.metrics": ["fid", "held_out_fid"]})
+    plan = dataclasses.replace(planned(base, seeds=3), metric="held_out_fid")
+    report = reported(plan, made_up(plan))
+    titles = [grid.title for grid in grids.grids(report)]
+    assert titles[0] == "Held-out FID ↓ by NFE, mean ± sd over 3 seeds"
+    assert titles[2] == "Held-out FID ↓ at NFE 2 against a"
+    assert titles[3].startswith("Differences in held-out FID ↓ that each arm's look finds")
+    assert any(line.startswith("Verdicts: held-out FID ↓ at NFE 2, paired t") for line in remarks(report))
+    axes = figures.draw(plan, report.cells, report.summary.rows, {}).axes
+    assert [axes[0].get_ylabel(), axes[1].get_xlabel()] == ["Held-out FID", "Held-out FID at NFE 2 against a, %"]
 
 
 def test_the_calls_that_are_expected_stand_beside_those_that_are_needed(
@@ -268,9 +294,9 @@ def test_what_real_samples_and_noise_score_is_said(tiny: RunConfig, reported: Ca
     plan = planned(tiny)
     report = reported(plan, made_up(plan))
     assert remarks(report)[:3] == [
-        "FID ↓ of training samples drawn with replacement, as many as the samples: 1.5.",
-        "FID ↓ of held-out samples, as many as the samples: 2.25.",
-        "FID ↓ of Gaussian noise, as many as the samples: 300.",
+        "FID ↓ of training samples drawn with replacement, as many as generated samples: 1.5.",
+        "FID ↓ of held-out samples, as many as generated samples: 2.25.",
+        "FID ↓ of Gaussian noise, as many as generated samples: 300.",
     ]
 
 
@@ -314,7 +340,7 @@ def test_values_without_a_ratio_leave_an_arm_not_compared(
         report = reported(plan, values)
         text = written(report, tmp_path)[".md"].read_text()
     assert {arm: row(report, arm).verdict for arm in "abc"} == {"a": "baseline", "b": "not compared", "c": "tie"}
-    assert "Not compared: b (some values of fid are not positive, and ratios are what is compared)." in text
+    assert "Not compared: b (some values of FID are not positive, so they have no ratios to compare)." in text
     assert "nan" not in text
 
 

@@ -65,7 +65,7 @@ def _values(run: Run, judge: Judge, known: dict[str, Any]) -> list[str]:
             for value, ends, number in found:
                 interval = f" ({ends[0]:.6g} to {ends[1]:.6g})" if ends else ""
                 lines.append(
-                    f"{metric.name} {value:.6g}{interval} at {spent}{number}, protocol {judge.protocol.digest}"
+                    f"{metric.label} {value:.6g}{interval} at {spent}{number}, protocol {judge.protocol.digest}"
                 )
     return lines
 

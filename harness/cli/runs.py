@@ -14,6 +14,7 @@ from harness.core.errors import UserError
 from harness.core.files import runs_folder
 from harness.core.progress import terminal
 from harness.core.registry import find
+from harness.evaluation.metric import label_of
 from harness.runs import stored
 from harness.runs.folder import Run
 
@@ -81,7 +82,7 @@ def _heading(row: dict[str, Any]) -> str:
         return ALONE
     metric: Any = find("metric", row["metric"])
     arrow = "↓" if metric.lower_is_better else "↑"
-    return f"{row['study']}: {row['metric']} {arrow} at NFE {row['nfe']}"
+    return f"{row['study']}: {metric.label} {arrow} at NFE {row['nfe']}"
 
 
 def _table(heading: str, rows: list[dict[str, Any]]) -> Table:
@@ -93,7 +94,7 @@ def _table(heading: str, rows: list[dict[str, Any]]) -> Table:
     table.add_column("value", justify="right", no_wrap=True)
     table.add_column("name", no_wrap=True)
     for row in rows:
-        what = row["arm"] or f"{row['metric']} at NFE {row['nfe']}"
+        what = row["arm"] or (f"{label_of(row['metric'])} at NFE {row['nfe']}" if row["metric"] else "")
         value = "" if row["value"] is None else f"{row['value']:.4g}"
         table.add_row(what, str(row["seed"]), row["state"], value, row["name"])
     return table

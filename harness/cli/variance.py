@@ -13,6 +13,7 @@ from harness.cli.plans import as_trained, plan_of, training_command, with_refere
 from harness.cli.shared import as_typed, own_folder, told
 from harness.core.progress import shown, terminal
 from harness.core.signals import StopSignal
+from harness.evaluation.metric import label_of
 from harness.runs.room import require_judging_room
 
 
@@ -31,8 +32,8 @@ def run(options: argparse.Namespace) -> None:
     numbers = ", ".join(f"{number:,}" for number in design.numbers)
     draws = design.draws()
     console.print(
-        f"{plan.name}: {len(draws)} draws of {design.numbers[-1]:,} samples at NFE {plan.nfe}, judged by {plan.metric} "
-        f"of the first {numbers}"
+        f"{plan.name}: {len(draws)} draws of {design.numbers[-1]:,} samples at NFE {plan.nfe}, "
+        f"judged by {label_of(plan.metric)} of the first {numbers}"
     )
     with contextlib.closing(shown(design.judge(stop), f"variance {plan.name}", len(draws), console)) as judged:
         for _ in judged:

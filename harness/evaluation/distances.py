@@ -24,6 +24,7 @@ SAYS_LITTLE = 0.05
 class SlicedWasserstein(SampleMetric, name="sliced_wasserstein"):
     """Sliced Wasserstein-2 distance, by POT on fixed random projections."""
 
+    label = "sliced Wasserstein distance"
     source: ClassVar[str] = "Bonneel et al. 2015"
     lower_is_better = True
     floor_power = 2
@@ -48,6 +49,7 @@ class MMD(SampleMetric, name="mmd"):
     median width, a ring through all modes scores better than held-out points.
     """
 
+    label = "MMD"
     formula: ClassVar[str] = (
         "sqrt(E k(x, x') + E k(y, y') - 2 E k(x, y)), k = mean over w of exp(-|x - y|^2 / (2 w^2)), "
         "w = median * (1/8, 1/4, 1/2, 1, 2), all pairs counted"
@@ -83,6 +85,7 @@ class MMD(SampleMetric, name="mmd"):
 class EnergyDistance(SampleMetric, name="energy"):
     """Energy distance."""
 
+    label = "energy distance"
     formula: ClassVar[str] = "sqrt(2 E|x - y| - E|x - x'| - E|y - y'|), all pairs counted"
     source: ClassVar[str] = "Szekely & Rizzo 2013"
     lower_is_better = True
@@ -106,6 +109,7 @@ class TwoSample(SampleMetric, name="c2st"):
     +- 1.96 standard errors of the accuracy, cut to [0, 1/2].
     """
 
+    label = "classifier two-sample test (C2ST)"
     formula: ClassVar[str] = (
         "max(|accuracy - 1/2|, 1 / 4n), accuracy in five-fold cross-validation on n samples and n real ones"
     )

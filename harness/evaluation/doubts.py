@@ -42,7 +42,7 @@ def doubts(
         low, _ = intervals.get(metric.name, {}).get(str(fewer), (math.inf, math.inf))
         if after < min((1 - GAIN) * before, low) and before > 0:
             said.append(
-                f"{metric.name} still falls with more steps ({before:.4g} at NFE {fewer}, {after:.4g} at {more}): "
+                f"{metric.label} still falls with more steps ({before:.4g} at NFE {fewer}, {after:.4g} at {more}): "
                 "judge at a larger NFE too."
             )
     if shared := values.get("precision", {}).keys() & values.get("recall", {}).keys():

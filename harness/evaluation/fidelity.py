@@ -20,6 +20,7 @@ from harness.evaluation.metric import MOMENTS, Comparison, Estimate, SampleMetri
 class FID(SampleMetric, name="fid"):
     """Frechet inception distance: Wasserstein-2 between Gaussians fitted to the features."""
 
+    label = "FID"
     source: ClassVar[str] = "Heusel et al. 2017, eq. 6"
     lower_is_better = True
     floor_power = 1
@@ -53,6 +54,7 @@ class HeldOutFID(FID, name="held_out_fid"):
     Copies of training samples score nearly as well as new real samples; `authenticity` detects copies.
     """
 
+    label = "held-out FID"
     reference_is_best = False
     against = "held_out"
 
@@ -73,6 +75,7 @@ class ExtrapolatedFID(FID, name="fid_infinity"):
     stays.
     """
 
+    label = "FID at infinity"
     source: ClassVar[str] = "Chong & Forsyth 2020, section 4 (extrapolation); Kunsch 1989 (block jackknife)"
     floor_power = 0
     summary = "whole"
@@ -137,6 +140,7 @@ class ExtrapolatedFID(FID, name="fid_infinity"):
 class InceptionScore(SampleMetric, name="isc"):
     """Inception score exp(E KL(p(class | x) || p(class))): high for samples that are clear and diverse."""
 
+    label = "inception score"
     source: ClassVar[str] = "Salimans et al. 2016, section 4"
     lower_is_better = False
     reads = "logits"
@@ -163,6 +167,7 @@ class InceptionScore(SampleMetric, name="isc"):
 class KID(SampleMetric, name="kid"):
     """Kernel inception distance: squared MMD with a cubic kernel; unbiased, so it can be negative."""
 
+    label = "KID"
     source: ClassVar[str] = "Binkowski et al. 2018, section 4"
     lower_is_better = True
     reads = "features"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from harness.core.errors import ConfigError, UserError
-from harness.core.registry import Component
+from harness.core.registry import Component, find, names
 from harness.core.rng import stream
 from harness.data.base import Data, Kind
 from harness.evaluation.extractors import VALUES, Extractor
@@ -47,6 +47,8 @@ class Estimate(NamedTuple):
 class Metric(Component, family="metric"):
     """Base of all metrics: a `SampleMetric` scores samples, a `FlowMetric` measures the flow itself."""
 
+    label: ClassVar[str] = ""
+    """The name as people write it, like `held-out FID`; made from `name` for a class that sets none."""
     lower_is_better: ClassVar[bool]
     kinds: ClassVar[tuple[Kind, ...]] = ()
     """Kinds of data that it supports; empty for all."""
@@ -57,6 +59,8 @@ class Metric(Component, family="metric"):
         if kwargs.get("name") and not {"SampleMetric", "FlowMetric"} & {base.__name__ for base in cls.__mro__}:
             raise UserError(f"{cls.__name__}: derive it from SampleMetric or FlowMetric, not from Metric itself.")
         super().__init_subclass__(**kwargs)
+        if kwargs.get("name") and "label" not in vars(cls):
+            cls.label = _words(cls.name)
 
     def check(self, formulation: Formulation) -> None:
         """Raise `ConfigError` if the metric is undefined for networks trained with this formulation.
@@ -161,6 +165,18 @@ class SampleMetric(Metric):
     def estimate(self, samples: Summary, reference: Summary) -> Estimate:
         """Return the metric's value from two summaries, with an interval if the metric gives one."""
         return Estimate(self.compare(samples, reference))
+
+
+def label_of(name: str) -> str:
+    """Return the label of a metric, given its `name`.
+
+    A committed table may name a metric of a plugin that is not loaded: its label is made from the name.
+    """
+    return find("metric", name).label if name in names("metric") else _words(name)  # type: ignore[attr-defined]
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def reference_rows(data: Data, number: int) -> Tensor:

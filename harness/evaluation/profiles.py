@@ -29,6 +29,7 @@ def _root_mean_square(values: np.ndarray) -> float:
 class GeneMean(SampleMetric, name="gene_mean"):
     """Error of the genes' means: root mean square over genes, each in units of its standard deviation in real data."""
 
+    label = "error of gene means"
     lower_is_better = True
     floor_power = 2
     kinds = ("cells",)
@@ -42,6 +43,7 @@ class GeneMean(SampleMetric, name="gene_mean"):
 class GeneVariance(SampleMetric, name="gene_variance"):
     """Error of the genes' variances: root mean square over genes of variance / real variance - 1."""
 
+    label = "error of gene variances"
     lower_is_better = True
     floor_power = 2
     kinds = ("cells",)
@@ -59,6 +61,7 @@ class DropoutRate(SampleMetric, name="dropout_rate"):
     no exact zeros.
     """
 
+    label = "error of dropout rates"
     lower_is_better = True
     floor_power = 2
     kinds = ("cells",)
@@ -73,6 +76,7 @@ class DropoutRate(SampleMetric, name="dropout_rate"):
 class Autocorrelation(SampleMetric, name="autocorrelation"):
     """Error of the autocorrelation: mean over channels and lags of the absolute difference."""
 
+    label = "error of the autocorrelation"
     formula: ClassVar[str] = (
         "rho(lag) = mean over windows and rows of (x_i - m)(x_{{i + lag}} - m) / s^2; m, s of all rows of a set"
     )
@@ -96,6 +100,7 @@ def autocorrelation(windows: np.ndarray) -> np.ndarray:
 class Spectrum(SampleMetric, name="spectrum"):
     """Error of the power spectrum: root mean square over channels and frequencies of the difference of log power."""
 
+    label = "error of the power spectrum"
     formula: ClassVar[str] = "log of the windows' mean periodogram (Hann window, each window's mean subtracted)"
     lower_is_better = True
     floor_power = 2

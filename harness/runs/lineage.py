@@ -17,6 +17,7 @@ from harness.core.progress import duration
 from harness.core.reading import require_file, say_once
 from harness.core.registry import find
 from harness.evaluation.flow_metrics import FlowMetric
+from harness.evaluation.metric import label_of
 from harness.evaluation.protocol import Protocol, digest_of, guidance_of
 from harness.runs.contents import EVALUATED, Elsewhere
 from harness.runs.folder import Run
@@ -99,7 +100,7 @@ def _flow(run: Run, *protocols: Protocol) -> Link:
     for name, values in known["values"].items():
         at = sorted(values, key=int)
         shown = at if issubclass(find("metric", name), FlowMetric) else [*at[:1], *at[1:][-1:]]
-        facts += [f"{name} {', '.join(f'{values[nfe]:.3g} at NFE {nfe}' for nfe in shown)}"]
+        facts += [f"{label_of(name)} {', '.join(f'{values[nfe]:.3g} at NFE {nfe}' for nfe in shown)}"]
     facts += [f"sampled by {_way(known['protocol'])}"] if known["values"] else []
     pictures = sorted(run.folder.glob(f"samples/{digest_of(known['protocol'])}-nfe-*.png"))
     kind = "distilled" if config.reflow.distil else "flow"

@@ -1,4 +1,4 @@
-"""What every component promises, to be tried on your own: `harness check`, or `promises(component)` in your tests."""
+"""The contract of components. Try it on yours by `harness check`, or by `promises(component)` in your tests."""
 
 from harness.testing.contract import promises
 

@@ -1,4 +1,4 @@
-"""What every component promises, family by family: tried on the harness's own, and on yours by `harness check`."""
+"""The promises of components, family by family. `harness check` tries them on users' components."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from harness.testing.probes import Promises
 
 
 def promises(component: Component) -> list[tuple[str, bool]]:
-    """Every promise of a component's family, and whether it is kept."""
+    """Return every promise of a component's family, as (statement about the component, whether it is kept).
+
+    An exception ends a family's promises and is one broken promise: a `UserError` in its words, another with the last
+    promise that was tried before it.
+    """
     kept: list[tuple[str, bool]] = []
     for check in (_any, FAMILIES[component.family]):
         try:
             kept.extend(check(component))
-        except UserError as error:  # says where, what and what to do
+        except UserError as error:  # names the place and the remedy
             kept.append((str(error), False))
         except (Exception, SystemExit) as error:  # whatever a user's component raises
             after = kept[-1][0] if kept else "the start"
@@ -31,11 +35,14 @@ def _any(component: Component) -> Promises:
     plain = json.loads(json.dumps(to_dict(component)))
     said = about(type(component))
     again = build(component.family, plain)
-    yield "its configuration goes through JSON and back", again == component
-    yield "its digest survives that", digest(again) == digest(component)
-    yield "it can be a key, as frozen dataclasses can", len({component, again}) == 1
-    yield "its docstring says what it is", bool(said) and not said.startswith(f"{type(component).__name__}(")
-    yield "its formula, where there is one, can be written out", bool(component.written_out())
+    yield "the configuration is the same after it is written to JSON and read back", again == component
+    yield (
+        "the digest is the same after the configuration is written to JSON and read back",
+        digest(again) == digest(component),
+    )
+    yield "the component is hashable, so it can be a dictionary key", len({component, again}) == 1
+    yield "the class has a docstring", bool(said) and not said.startswith(f"{type(component).__name__}(")
+    yield "the formula can be written out with the values of the fields", bool(component.written_out())
 
 
 FAMILIES: dict[str, Callable[[Any], Promises]] = {
@@ -57,4 +64,4 @@ FAMILIES: dict[str, Callable[[Any], Promises]] = {
     "metric": of_evaluations.metric,
     "extractor": of_evaluations.extractor,
 }
-"""What the members of each family promise."""
+"""{family: the function that yields its promises}"""

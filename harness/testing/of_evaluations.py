@@ -1,4 +1,7 @@
-"""What extractors and metrics promise."""
+"""Promises of extractors and metrics.
+
+Each function yields (promise, whether it is kept). An exception counts as one broken promise.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,11 @@ from harness.testing.probes import Promises, generator
 
 
 def extractor(extractor: Any) -> Promises:
-    """Of an extractor, on images of the first size that it reads."""
+    """Promises of an extractor, tried on images of the first size that it reads."""
     fitting = [size for size in ((8, 8), (32, 32), (64, 64), (256, 256)) if _reads(extractor, size)]
-    yield "it reads images of 8x8, 32x32, 64x64 or 256x256", bool(fitting)
+    yield "the extractor reads images of 8x8, 32x32, 64x64 or 256x256", bool(fitting)
     weights = extractor.weights()
-    yield "the file of its weights is there, if it has one", weights is None or weights.is_file()
+    yield "the file of weights exists, if weights() names one", weights is None or weights.is_file()
     network = extractor.load("cpu")
     for kind, channels in (("grey", 1), ("colour", 3)):
         shape = (5, channels, *fitting[0])
@@ -33,25 +36,32 @@ def extractor(extractor: Any) -> Promises:
         fewer, _ = features(network, images[:2], "cpu")
         of = f"({kind} images)"
         yield (
-            f"features are float32 [B, {extractor.dimensions}] {of}",
+            f"features are float32 of shape [B, {extractor.dimensions}] {of}",
             tuple(found.shape) == (5, extractor.dimensions) and found.dtype == torch.float32,
         )
-        yield f"they are finite and carry no gradient {of}", bool(found.isfinite().all()) and not found.requires_grad
-        yield f"the images alone decide {of}", torch.equal(found, again)
         yield (
-            f"the rest of the batch does not matter {of}",
+            f"features are finite and carry no gradient {of}",
+            bool(found.isfinite().all()) and not found.requires_grad,
+        )
+        yield f"the same images give the same features {of}", torch.equal(found, again)
+        yield (
+            f"the other images of a batch do not change an image's features {of}",
             torch.allclose(fewer, found[:2], rtol=1e-4, atol=1e-4 * found.abs().max().item()),
         )
-        yield f"images that differ are told apart {of}", not torch.equal(found[0], found[1])
-        yield f"it leaves the images as they were {of}", torch.equal(images, before)
-        yield f"logits are there where it says so {of}", (logits is not None) == extractor.gives_logits()
+        yield f"different images have different features {of}", not torch.equal(found[0], found[1])
+        yield f"the extractor does not change the images {of}", torch.equal(images, before)
         yield (
-            f"they are float32 [B, K] {of}",
+            f"the network returns logits if and only if gives_logits() is True {of}",
+            (logits is not None) == extractor.gives_logits(),
+        )
+        yield (
+            f"logits are float32 of shape [B, K] {of}",
             logits is None or (logits.ndim == 2 and len(logits) == 5 and logits.dtype == torch.float32),
         )
 
 
 def _reads(extractor: Extractor, size: tuple[int, int]) -> bool:
+    """Whether an extractor accepts colour images of this height and width."""
     images = torch.zeros(2, 3, *size, dtype=torch.uint8)
     try:
         extractor.check(Data(images, images, torch.Tensor.float, torch.Tensor.byte, "image"))
@@ -61,7 +71,7 @@ def _reads(extractor: Extractor, size: tuple[int, int]) -> bool:
 
 
 def metric(metric: Any) -> Promises:
-    """Of a metric of samples or of the flow."""
+    """Promises of a metric of samples or of the flow."""
     if isinstance(metric, FlowMetric):
         yield from _flow_metric(metric)
         return
@@ -74,10 +84,13 @@ def metric(metric: Any) -> Promises:
     near, again, far = (
         metric.compare(metric.summarise(values, classes), summary) for values in (samples, samples, other)
     )
-    yield "a set has one value", near == again
-    yield "two sets have two values", near != far
+    yield "comparing the same samples twice gives the same value", near == again
+    yield "different samples have different values", near != far
     if metric.reference_is_best:
-        yield "a set against itself is better than another", near < far if metric.lower_is_better else near > far
+        yield (
+            "samples equal to the reference score better than others",
+            near < far if metric.lower_is_better else near > far,
+        )
 
 
 def _flow_metric(metric: Any) -> Promises:
@@ -85,12 +98,12 @@ def _flow_metric(metric: Any) -> Promises:
         other = _flow(3, classes)
         best = replace(_flow(0, classes), field=partial(optimal_velocity, flow=other))
         near, far = (metric.measure(flow) for flow in (best, other))
-        what = f"a short straight flow along the best field{of_each} is better than another"
+        what = f"a short, straight flow along the optimal field{of_each} scores better than another flow"
         yield what, near < far if metric.lower_is_better else near > far
 
 
 def _flow(turn: float, classes: Tensor | None) -> Flow:
-    """Paths that turn so much, along no velocity."""
+    """Return a flow with zero velocity whose paths bend by `turn`; 0 is straight."""
     real, start = torch.randn(2, 60, 4, generator=generator())
 
     def path(steps: int, number: int) -> list[Tensor]:

@@ -1,6 +1,6 @@
-"""What the components of an objective promise: paths, predictions, weights, losses, times, noises and couplings.
+"""Promises of the components of an objective: interpolants, predictions, weightings, losses and so on.
 
-Each function yields (promise, whether it is kept). An exception breaks the promise that it met.
+Each function yields (promise, whether it is kept). An exception counts as one broken promise.
 """
 
 from __future__ import annotations
@@ -27,16 +27,19 @@ def interpolant(path: Any) -> Promises:
     for dtype in (torch.float32, torch.float64):
         t = TIMES.to(dtype)
         yield (
-            f"alpha, sigma and their derivatives keep shape and dtype ({dtype})",
+            f"alpha, sigma and their derivatives keep the shape and dtype of t ({dtype})",
             all(like(f(t), t) for f in functions),
         )
-        yield f"they are finite on [0, 1] ({dtype})", all(f(t).isfinite().all() for f in functions)
+        yield (
+            f"alpha, sigma and their derivatives are finite on [0, 1] ({dtype})",
+            all(f(t).isfinite().all() for f in functions),
+        )
     inner = TIMES[4:-4]
     yield (
-        "alpha falls and sigma rises",
+        "alpha never rises and sigma never falls in t",
         bool((path.alpha(TIMES).diff() <= 1e-12).all() and (path.sigma(TIMES).diff() >= -1e-12).all()),
     )
-    yield "x_0 is the data: alpha(0) = 1", abs(path.alpha(TIMES[:1]).item() - 1) < 1e-6
+    yield "the path begins at the data: alpha(0) = 1", abs(path.alpha(TIMES[:1]).item() - 1) < 1e-6
     step = 1e-6
     for name in ("alpha", "sigma"):
         slope = (getattr(path, name)(inner + step) - getattr(path, name)(inner - step)) / (2 * step)
@@ -59,16 +62,19 @@ def prediction(prediction: Any) -> Promises:
     t = torch.linspace(0.05, 0.95, 9, dtype=torch.float64)
     xt = path.interpolate(x0, x1, t)
     output = prediction.target(x0, x1, t, path, variance)
-    yield "its target has the data's shape and dtype", like(output, x0)
+    yield "the target keeps the shape and dtype of the data", like(output, x0)
     expected = {"velocity": path.velocity(x0, x1, t), "data": x0, "noise": x1, "score": -x1 / (t[:, None] * variance)}
     for to, value in expected.items():
         converted = prediction.convert(output, xt, t, path, to, variance)
-        yield f"its target converts into the {to} exactly", torch.allclose(converted, value, rtol=1e-8, atol=1e-8)
+        yield f"convert turns the target into the exact {to}", torch.allclose(converted, value, rtol=1e-8, atol=1e-8)
         yield (
-            f"the factor of an error in the {to} is finite",
+            f"the factor for errors of the {to} is finite on [0, 1]",
             bool(prediction.factor(TIMES, path, to, variance).isfinite().all()),
         )
-    yield "the network's input has the data's shape", like(prediction.network_input(xt, t, path, variance), xt)
+    yield (
+        "the network's input keeps the shape and dtype of the data",
+        like(prediction.network_input(xt, t, path, variance), xt),
+    )
 
 
 def weighting(weighting: Any) -> Promises:
@@ -77,33 +83,36 @@ def weighting(weighting: Any) -> Promises:
     for dtype in (torch.float32, torch.float64):
         t = TIMES.to(dtype)
         weight = weighting.weight(t, Linear())
-        yield f"weights keep shape and dtype ({dtype})", like(weight, t)
-        yield f"they are finite and not negative on [0, 1] ({dtype})", bool((weight.isfinite() & (weight >= 0)).all())
+        yield f"weights keep the shape and dtype of t ({dtype})", like(weight, t)
+        yield (
+            f"weights are finite and not negative on [0, 1] ({dtype})",
+            bool((weight.isfinite() & (weight >= 0)).all()),
+        )
         weighting.weight(t[:7], Linear())
-        yield f"the times alone decide ({dtype})", torch.equal(weighting.weight(t, Linear()), weight)
-    yield f"it is stated for one of {', '.join(get_args(Stated))}", weighting.stated_for in get_args(Stated)
+        yield f"the same times give the same weights ({dtype})", torch.equal(weighting.weight(t, Linear()), weight)
+    yield f"stated_for is one of {', '.join(get_args(Stated))}", weighting.stated_for in get_args(Stated)
     mean = TimeWeight(Formulation(weighting=weighting), {}).mean
-    yield "their mean is positive and finite", 0 < mean < float("inf")
+    yield "the mean weight over the training times is positive and finite", 0 < mean < float("inf")
 
 
 def loss(loss: Any) -> Promises:
     error = torch.randn(6, 3, 2, 2, generator=generator(), requires_grad=True)
     tried(loss, "measure", error.detach(), due=Like(torch.zeros(6), low=0))
     measured = loss.measure(error)
-    yield "one number for each sample", tuple(measured.shape) == (6,)
+    yield "the loss of errors [n, ...] has shape [n]", tuple(measured.shape) == (6,)
     yield (
-        "not negative, and zero without an error",
+        "the loss is never negative, and zero for an error of zero",
         bool((measured >= 0).all()) and bool((loss.measure(torch.zeros(2, 3)).abs() < 1e-6).all()),
     )
     yield (
-        "where it says that it is squared, twice the error gives four times the number",
+        "if squared is True, twice the error gives four times the loss",
         not loss.squared or torch.allclose(loss.measure(2 * error), 4 * measured, rtol=1e-4),
     )
     measured.mean().backward()
-    yield "finite gradients", error.grad is not None and bool(error.grad.isfinite().all())
+    yield "the gradient is finite", error.grad is not None and bool(error.grad.isfinite().all())
     flat = torch.zeros(2, 3, requires_grad=True)
     loss.measure(flat).mean().backward()
-    yield "finite gradients without an error", flat.grad is not None and bool(flat.grad.isfinite().all())
+    yield "the gradient is finite for an error of zero", flat.grad is not None and bool(flat.grad.isfinite().all())
 
 
 def time_sampler(sampler: Any) -> Promises:
@@ -111,40 +120,43 @@ def time_sampler(sampler: Any) -> Promises:
     n = 4096
     first, _, second = (sampler.sample(number, generator(), "cpu", path) for number in (n, 7, n))
     yield (
-        "times are float32 [n] in [0, 1]",
+        "times are float32 of shape [n] in [0, 1]",
         first.shape == (n,) and first.dtype == torch.float32 and bool(((first >= 0) & (first <= 1)).all()),
     )
-    yield "the generator alone decides", torch.equal(first, second)
+    yield "a generator in the same state gives the same times", torch.equal(first, second)
     u = torch.linspace(0.01, 0.99, 197, dtype=torch.float64)
-    yield "quantiles rise", bool((sampler.quantile(u, path).diff() >= 0).all())
+    yield "quantile never falls", bool((sampler.quantile(u, path).diff() >= 0).all())
     slope = (sampler.quantile(u + 1e-5, path) - sampler.quantile(u - 1e-5, path)) / 2e-5
     yield (
-        "the density is the slope of the distribution function",
+        "density is the derivative of the distribution function, the inverse of quantile",
         torch.allclose(sampler.density(sampler.quantile(u, path), path) * slope, torch.ones_like(u), rtol=1e-3),
     )
     counts = torch.histc(first.double(), 10, 0, 1) / n
     grid = torch.linspace(0, 1, 200_001, dtype=torch.float64)
     inner = (grid[1:] + grid[:-1]) / 2
     expected = sampler.density(inner, path).view(10, -1).mean(1) / 10
-    yield "the times follow the density", bool((counts - expected).abs().max() < 0.04)
+    yield "sampled times follow the density", bool((counts - expected).abs().max() < 0.04)
 
 
 def noise(noise: Any) -> Promises:
     data = torch.randn(500, 2, 3, generator=generator(7)) * torch.linspace(0.2, 2, 6).view(2, 3)
     state = noise.fit(data)
-    yield "its state is tensors by name", all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+    yield "fit returns {name: tensor}", all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
     restored = through_safetensors(state)
     x1, _, again = (
         noise.sample((n, 2, 3), generator(), s) for n, s in ((20_000, state), (7, state), (20_000, restored))
     )
-    yield "sampling leaves its state as it was", same(state, restored)
-    yield "samples are float32 of the asked shape", tuple(x1.shape) == (20_000, 2, 3) and x1.dtype == torch.float32
-    yield "finite", bool(x1.isfinite().all())
-    yield "the generator and the saved state alone decide", torch.equal(x1, again)
+    yield "sampling does not change the state", same(state, restored)
+    yield (
+        "samples are float32 of the shape that was asked for",
+        tuple(x1.shape) == (20_000, 2, 3) and x1.dtype == torch.float32,
+    )
+    yield "samples are finite", bool(x1.isfinite().all())
+    yield "the same generator state and the saved state give the same samples", torch.equal(x1, again)
     variance = noise.variance(state).double().expand(2, 3)
     spread = x1.double().var(0)
-    yield "mean zero", bool((x1.double().mean(0).abs() < 5 * (spread / 20_000).sqrt()).all())
-    yield "the variance that it declares", torch.allclose(spread, variance, rtol=0.15)
+    yield "samples have a mean of zero", bool((x1.double().mean(0).abs() < 5 * (spread / 20_000).sqrt()).all())
+    yield "samples have the variance that variance(state) declares", torch.allclose(spread, variance, rtol=0.15)
 
 
 def coupling(coupling: Any) -> Promises:
@@ -153,10 +165,10 @@ def coupling(coupling: Any) -> Promises:
     before = [value.clone() for value in (x0, x1, y)]
     data, noise, _ = coupling.pair(x0, x1, generator(), y)
     coupling.pair(x0[:7], x1[:7], generator(3), y[:7])
-    yield "it leaves the batch as it was", all(map(torch.equal, (x0, x1, y), before))
-    yield "pairs have the batch's shape and dtype", like(data, x0) and like(noise, x1)
+    yield "the coupling does not change the batch that it is given", all(map(torch.equal, (x0, x1, y), before))
+    yield "pairs keep the shape and dtype of the batch", like(data, x0) and like(noise, x1)
     yield (
-        "the generator alone decides",
+        "a generator in the same state gives the same pairs",
         all(torch.equal(a, b) for a, b in zip((data, noise), coupling.pair(x0, x1, generator(), y)[:2], strict=True)),
     )
-    yield "the cost is finite", bool(transport_cost(data, noise).isfinite())
+    yield "the transport cost of the pairs is finite", bool(transport_cost(data, noise).isfinite())

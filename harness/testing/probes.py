@@ -1,4 +1,4 @@
-"""What the contract's promises are tried with: seeded draws, a grid of times, comparisons of tensors."""
+"""Tools to try promises with: seeded draws, a grid of times, comparisons of tensors."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from harness.core.rng import seed_layers
 Promises = Iterator[tuple[str, bool]]
 """(promise, whether it is kept)."""
 TIMES = torch.linspace(0, 1, 201, dtype=torch.float64)
+"""Times in [0, 1], in steps of 0.005."""
 
 
 def same(some: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
@@ -20,7 +21,7 @@ def same(some: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
 
 
 def seeded(network: nn.Module, *given: Tensor) -> Tensor:
-    """The network's output, with layers such as dropout drawing the same each time."""
+    """Return the network's output; dropout and other random layers draw the same numbers each time."""
     seed_layers(0, "cpu")
     return network(*given)
 
@@ -31,12 +32,12 @@ def like(value: Tensor, other: Tensor) -> bool:
 
 
 def generator(seed: int = 0) -> torch.Generator:
-    """A new generator of a fixed seed."""
+    """Return a new generator with this seed."""
     return torch.Generator().manual_seed(seed)
 
 
 def through_safetensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors after a way through a file's bytes."""
+    """Return the tensors after they were saved to the bytes of a safetensors file and loaded again."""
     from safetensors.torch import load, save
 
     return load(save({name: value.contiguous() for name, value in tensors.items()})) if tensors else {}

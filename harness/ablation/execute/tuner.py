@@ -28,6 +28,7 @@ from harness.core.errors import Diverged, NoValue, Pruned, UserError, named
 from harness.core.reading import Damaged
 from harness.core.rng import stream_seed
 from harness.core.signals import Stop
+from harness.evaluation.metric import label_of
 from harness.flow.sampling import Trained
 from harness.runs.folder import Run
 from harness.runs.judge import judge_of, judge_rung, known_rungs
@@ -97,7 +98,8 @@ class SearchBoard(Board):
         value, *cost = self.values(run)
         self.study.tell(trial, [value, *cost])
         against = "".join(f", {self.plan.against} {spent:.4g}" for spent in cost)
-        say(f"{self.plan.metric} {value:.4g} at NFE {self.plan.nfe}{against}, {time.perf_counter() - started:.0f} s")
+        measured = f"{label_of(self.plan.metric)} {value:.4g} at NFE {self.plan.nfe}{against}"
+        say(f"{measured}, {time.perf_counter() - started:.0f} s")
 
     def values(self, run: Run) -> list[float]:
         """Return a finished run's metric, and its cost if the search has one, from the run directory.
@@ -192,7 +194,8 @@ class SearchBoard(Board):
             if step not in reported:
                 trial.report(value, step)
             if trial.should_prune():
-                raise Pruned(f"given up at step {step}: {self.plan.metric} {value:.4g} at NFE {self.plan.nfe}.")
+                found = f"{label_of(self.plan.metric)} {value:.4g} at NFE {self.plan.nfe}"
+                raise Pruned(f"given up at step {step}: {found}.")
 
         return look
 

@@ -25,6 +25,7 @@ from harness.core.files import read_json
 from harness.core.reading import Damaged, short
 from harness.core.registry import load_plugins
 from harness.core.signals import Stop, StopSignal
+from harness.evaluation.metric import label_of
 from harness.evaluation.protocol import Protocol
 from harness.runs.contents import value_of
 from harness.runs.folder import Run
@@ -80,7 +81,8 @@ class PlanBoard(Board):
             return
         self.tell(trial, run)
         nfe, value = self._value(arm, run)
-        measured = f"{self.plan.metric} {value:.4g} at NFE {nfe}" if nfe else f"judged without {self.plan.metric}"
+        label = label_of(self.plan.metric)
+        measured = f"{label} {value:.4g} at NFE {nfe}" if nfe else f"judged without {label}"
         say(f"{measured}, {time.perf_counter() - started:.0f} s")
 
     def followed(self, known: Container[str]) -> list[Followed]:

@@ -1,4 +1,4 @@
-"""The tables of a study whose arms combine the levels of axes: whether a finding holds in all, and interactions."""
+"""Tables of a study with axes: whether a finding holds at every setting, and interactions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.ablation.report.statistics import compare
 
 
 def grids(report: Report) -> list[Grid]:
-    """Beside the table of the verdicts; none for arms that stand for themselves."""
+    """Return the tables that a study with axes has beside its verdicts; an empty list for other studies."""
     if report.plan.crossing is None:
         return []
     if report.plan.crossing.swept:
@@ -21,9 +21,9 @@ def grids(report: Report) -> list[Grid]:
 
 
 def ranges(report: Report) -> dict[str, str]:
-    """{effect: its smallest and largest difference beside the levels of the other axes}, in a full product alone.
+    """Return {effect: its smallest and largest difference over the levels of the other axes}.
 
-    In a fraction no two arms differ in one axis.
+    Only a full product has them: in a fraction, no two arms differ in one axis only.
     """
     plan = report.plan
     if plan.crossing is None or plan.crossing.swept or plan.crossing.equations:
@@ -39,7 +39,7 @@ def ranges(report: Report) -> dict[str, str]:
 
 
 def _in_all(report: Report) -> Grid:
-    """What each arm is at every setting, and whether that is the same."""
+    """Return each arm's verdict at every setting, and whether all agree."""
     plan = report.plan
     assert plan.crossing
     settled = report.summary.settled
@@ -56,12 +56,13 @@ def _in_all(report: Report) -> Grid:
             known = not math.isnan(difference) and word != verdicts.NOT_COMPARED
             line.append(f"{word} ({difference:+.1%})" if known else word)
         lines.append([*line, found.word])
-    title = f"Whether a finding on {titled(plan.metric)} at NFE {plan.nfe} holds in all, by {' and '.join(axes[1:])}"
+    settings_of = " and ".join(axes[1:])
+    title = f"Whether a finding on {titled(plan.metric)} at NFE {plan.nfe} holds at every setting of {settings_of}"
     return Grid(title, ["arm", *(", ".join(setting) for setting in settings), "in all"], lines)
 
 
 def _pairs(report: Report) -> Grid:
-    """The ratio of ratios of every two levels."""
+    """Return the ratio of ratios of every pair of levels."""
     assert report.interactions
     lines = [
         [name, f"{of.difference:+.1%}", "" if math.isnan(of.low) else f"{of.low:+.1%} to {of.high:+.1%}"]
@@ -69,14 +70,14 @@ def _pairs(report: Report) -> Grid:
     ]
     plan = report.plan
     title = (
-        f"Interactions in {titled(plan.metric)} at NFE {plan.nfe}, exploratory: by how much the effect of one level is "
-        "another beside the other level than beside the first of that axis"
+        f"Interactions in {titled(plan.metric)} at NFE {plan.nfe}, exploratory: the effect of one level at the other "
+        "level, relative to its effect at the first level of the other axis"
     )
     return Grid(title, ["interaction", "ratio of ratios", "95 % interval"], lines)
 
 
 def _terms(report: Report) -> Grid:
-    """The analysis of variance."""
+    """Return the analysis of variance."""
     assert report.interactions
     lines = []
     for term in report.interactions.terms:

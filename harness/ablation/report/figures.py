@@ -16,20 +16,22 @@ from scipy import stats
 from harness.ablation.design.plan import Plan
 from harness.ablation.report import numbers
 from harness.ablation.report.findings import REFERENCES
+from harness.ablation.report.grid import capitalised
 from harness.ablation.report.outcomes import Seeds, combined, paired
 from harness.ablation.report.verdicts import BASELINE, NOT_COMPARED, worded
 from harness.core.drawing import COLOURS, inches, legend_below, plain_log, shown
 from harness.core.registry import find
+from harness.evaluation.metric import label_of
 
 MARKERS = "osD^vP*X"
 EFFECT = {"color": "#444444", "marker": "o", "ls": "-"}
-"""Of a main effect, whose colour is no arm's."""
+"""Style of a main effect; no arm has this colour."""
 LINES = {"resampled": "--", "held_out": "-.", "gaussian": ":"}
-"""Of what real samples, and noise, score."""
+"""Line styles for the scores of real samples and of noise."""
 LINES_AT_MOST = 8
-"""More arms than these are told apart in a grid of numbers, not as lines."""
+"""With more arms than this, a grid of numbers replaces the lines."""
 FOLD = 2.0
-"""A grid's colours end where a value is so many times the baseline's, or the baseline's so many times it."""
+"""A grid's colours saturate at this factor above or below the baseline's value."""
 
 
 def draw(plan: Plan, cells: pd.DataFrame, summary: pd.DataFrame, references: dict[str, dict[str, float]]) -> Figure:
@@ -76,7 +78,7 @@ def _curves(
 
 
 def _of_what(plan: Plan, rows: pd.DataFrame) -> tuple[str, str]:
-    """The seeds that means are over, and the samples that values are of where that must be said."""
+    """Return words for the seeds of the means, and for the number of samples where NFEs differ in it."""
     seeds = (
         f"{len(plan.seeds)} seed{'s' * (len(plan.seeds) > 1)}"
         if (rows.n == len(plan.seeds)).all()
@@ -87,7 +89,7 @@ def _of_what(plan: Plan, rows: pd.DataFrame) -> tuple[str, str]:
 
 
 def _grid(axes: Axes, plan: Plan, summary: pd.DataFrame, references: dict[str, dict[str, float]]) -> None:
-    """The means as numbers, coloured by their ratio to the baseline's at the same NFE."""
+    """Write the means as numbers, coloured by their ratio to the baseline's mean at the same NFE."""
     rows = summary[(summary.metric == plan.metric) & (summary.n > 0) & summary.arm.isin(plan.arms)]
     table = rows.pivot(index="arm", columns="nfe", values="mean").reindex([*plan.arms])
     means = table.to_numpy(float)
@@ -104,17 +106,18 @@ def _grid(axes: Axes, plan: Plan, summary: pd.DataFrame, references: dict[str, d
     axes.set_yticks(range(len(names)), names)
     known = {kind: references[kind][plan.metric] for kind in LINES if plan.metric in references.get(kind, {})}
     real = [f"{REFERENCES[kind].label} {value:.3g}" for kind, value in known.items()]
-    axes.set_xlabel("\n".join(["NFE", *([f"beside them: {', '.join(real)}"] if real else [])]))
+    axes.set_xlabel("\n".join(["NFE", *([f"for comparison: {', '.join(real)}"] if real else [])]))
     seeds, equal = _of_what(plan, rows)
-    against = f"blue is better than {shown(plan.baseline)} at the same NFE, red worse, deepest at {FOLD:g} times"
-    axes.set_title(f"{plan.metric.upper()}, mean over {seeds}{equal}\n{against}", fontsize=10)
+    against = f"blue is better than {shown(plan.baseline)} at the same NFE, red is worse; deepest at {FOLD:g} times"
+    axes.set_title(f"{capitalised(label_of(plan.metric))}, mean over {seeds}{equal}\n{against}", fontsize=10)
 
 
 def _scale(axes: Axes, metric: str, rows: pd.DataFrame) -> None:
-    """Both axes in logarithms where they can be, with a tick at every NFE."""
+    """Make both axes logarithmic where values are positive, with a tick at every NFE."""
     scale = "log" if len(rows) else "linear"
-    axes.set(xscale=scale, yscale=scale if (rows["mean"] > 0).all() else "linear", xlabel="NFE", ylabel=metric.upper())
-    ticks = _apart(nfe for nfe in rows.nfe.unique() if nfe)  # an adaptive solver's 0 stands at the calls that it took
+    axes.set(xscale=scale, yscale=scale if (rows["mean"] > 0).all() else "linear")
+    axes.set(xlabel="NFE", ylabel=capitalised(label_of(metric)))
+    ticks = _apart(nfe for nfe in rows.nfe.unique() if nfe)  # NFE 0: an adaptive solver, drawn at its calls
     axes.set_xticks(ticks, list(map(str, ticks)))
     axes.xaxis.set_minor_locator(NullLocator())
     if len(ticks) == 1 and rows.nfe.nunique() == 1:
@@ -125,7 +128,7 @@ def _scale(axes: Axes, metric: str, rows: pd.DataFrame) -> None:
 
 
 def _apart(values: Iterable[int]) -> list[int]:
-    """Those of the values whose numbers do not cover each other on a logarithmic axis, the largest among them."""
+    """Select values whose tick labels do not overlap on a logarithmic axis; the largest is among them."""
     falling = sorted(values, reverse=True)
     chosen = falling[:1]
     for value in falling[1:]:
@@ -164,9 +167,10 @@ def _forest(axes: Axes, plan: Plan, values: pd.DataFrame, summary: pd.DataFrame)
     )
     axes.set_ylim(len(others) - 0.5, -0.6)
     against = "the first level of its axis" if plan.kind == "effect" else shown(plan.against)
-    apart = "\n" if len(plan.metric) + len(against) > 15 else " "
+    metric = capitalised(label_of(plan.metric))
+    apart = "\n" if len(metric) + len(against) > 15 else " "
     place = numbers.header(plan, plan.nfe) if plan.nfe else "0"
-    axes.set_xlabel(f"{plan.metric.upper()} at NFE {place} against{apart}{against}, %")
+    axes.set_xlabel(f"{metric} at NFE {place} against{apart}{against}, %")
     what = "main effect" if plan.kind == "effect" else "paired difference"
     axes.set_title(f"{what} at the {plan.kind}'s look\n(ticks are seeds)", fontsize=10)
 
@@ -178,14 +182,14 @@ def _said(plan: Plan, row: pd.Series) -> str:
 
 
 def _label(arm: str, rows: pd.DataFrame) -> str:
-    """An arm's name, with what became of its seeds where the most are missing."""
+    """Return an arm's name, with its missing seeds at the NFE where most are missing."""
     own: Any = rows[(rows.arm == arm) & (rows[["n", "diverged", "failed"]].sum(axis=1) > 0)]
     missing = Seeds.of(own.loc[own.n.idxmin()]).missing if len(own) else ""
     return f"{shown(arm)} ({missing})" if missing else shown(arm)
 
 
 def style_of(index: int) -> dict[str, Any]:
-    """Colour, marker and line of an arm, or of another line; after eight arms they return hollow and dashed."""
+    """Return colour, marker and line style by index; from the ninth on, markers are hollow and lines dashed."""
     lap, place = divmod(index, len(COLOURS))
     return {
         "color": COLOURS[place],

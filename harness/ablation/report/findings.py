@@ -1,4 +1,4 @@
-"""What is found of a study: its results, and what must be said beside them."""
+"""The results of a study, and the sentences that belong to them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from harness.evaluation.floor import Floor
 
 
 class Beside(NamedTuple):
-    """What stands beside the samples of runs: real samples, or noise."""
+    """Names of a yardstick for the samples of runs: real samples, or noise."""
 
     label: str
-    """In a picture."""
+    """In a figure."""
     words: str
     """In a sentence."""
 
@@ -30,31 +30,31 @@ REFERENCES = {
     "held_out": Beside("held-out real", "held-out samples"),
     "gaussian": Beside("Gaussian noise", "Gaussian noise"),
 }
-"""{kind of `Report.references`: how it is called}"""
+"""{kind of `Report.references`: its names}"""
 
 
 @dataclass
 class Report:
-    """A study's results and what must be said beside them."""
+    """A study's results, and the sentences that belong to them."""
 
     plan: Plan
     cells: pd.DataFrame
-    """One row per arm, seed, metric and nfe, with what became of it (`outcomes.Cell`)."""
+    """One row per arm, seed, metric and nfe, with its outcome (`outcomes.Cell`)."""
     summary: Summary
     references: dict[str, dict[str, float]]
     """{one of `REFERENCES`: {metric: value}} under the baseline's protocol."""
     notes: list[str]
-    """What a reader must know to trust the table."""
+    """Sentences that a reader needs to trust the table."""
     commits: list[str]
     readouts: dict[str, Readout]
-    """{arm: what is read off its curve}"""
+    """{arm: the numbers read off its curve}"""
     spent: dict[str, Seconds]
     """{arm: the seconds of its trials}"""
     at_primary: dict[str, dict[str, float]] = field(default_factory=dict)
-    """The same as `references` by as many samples as the verdicts rest on, where these are more than elsewhere."""
+    """`references` with the number of samples of the verdicts, where that is larger than elsewhere; else empty."""
     floor: Floor | None = None
-    """Of the primary metric there; None where it has none."""
+    """Floor of the primary metric at the primary NFE; None where it has none."""
     excess: dict[str, Excess] = field(default_factory=dict)
-    """{arm: how much of the primary metric lies above the floor}"""
+    """{arm: its excess of the primary metric over the floor}"""
     interactions: Interactions | None = None
-    """Of a study of axes."""
+    """Interactions of the axes; None for a study without axes."""

@@ -1,4 +1,4 @@
-"""The front of a search against a cost, for people: which trials are on it, and what they give on other seeds."""
+"""The Pareto front of a search for quality against a cost: its trials, and their values on other seeds."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from harness.ablation.design.search import BASELINE, BEST, CHEAPEST, KNEE
 from harness.ablation.design.space import settings
 from harness.ablation.execute.attempts import number_of
 from harness.ablation.execute.tuner import SearchBoard
-from harness.ablation.report.grids import titled
+from harness.ablation.report.grid import capitalised, titled
 from harness.core.drawing import COLOURS, legend_below, plain_log, png
+from harness.evaluation.metric import label_of
 
 STYLES: dict[str, dict[str, Any]] = {
     BASELINE: {"color": COLOURS[6], "marker": "o"},
@@ -33,13 +34,13 @@ Values = dict[str, list[list[float]]]
 
 
 def cost_of(board: SearchBoard) -> Cost:
-    """What a search is against."""
+    """Return the cost that a search weighs against quality."""
     assert board.plan.against
     return COSTS[board.plan.against]
 
 
 def measured_again(board: SearchBoard, plan: Plan) -> Values:
-    """What the arms of the comparison give on its seeds, as far as their runs have values."""
+    """Return the values of the comparison's arms on its seeds; seeds and arms without a value are left out."""
     found: Values = {arm: [] for arm in plan.arms if plan.asks(arm)}
     for arm, seed in plan.trials():
         run = plan.run(arm, seed)
@@ -49,7 +50,7 @@ def measured_again(board: SearchBoard, plan: Plan) -> Values:
 
 
 def about(board: SearchBoard, again: Values) -> dict[str, Any]:
-    """What the JSON of a search says of its front and of the arms on the seeds of the comparison."""
+    """Return the JSON about a search's front, and about its arms on the seeds of the comparison."""
     against = str(board.plan.against)
     means = {arm: [statistics.fmean(column) for column in zip(*values, strict=True)] for arm, values in again.items()}
     return {
@@ -62,7 +63,7 @@ def about(board: SearchBoard, again: Values) -> dict[str, Any]:
 
 
 def members(board: SearchBoard) -> list[dict[str, Any]]:
-    """The front for machines, from the best to the cheapest."""
+    """Return the trials on the front for JSON, from the best to the cheapest."""
     arms = {trial.number: arm for arm, trial in board.winners().items()}
     return [
         {
@@ -77,33 +78,34 @@ def members(board: SearchBoard) -> list[dict[str, Any]]:
 
 
 def machines(board: SearchBoard) -> list[str]:
-    """Where the runs of the trials were trained."""
+    """Return descriptions of the machines that trained the trials, each once."""
     known = [board.run_of(trial).environment.get("machine") for trial in board.settled()]
     said = [f"{m['processor']}, {m['cores']} cores, accelerator {m['accelerator']}" for m in known if m]
     return list(dict.fromkeys(said))
 
 
 def share_of(board: SearchBoard, trial: FrozenTrial) -> float:
-    """How many times as many training samples a trial sees as the scale's own settings do."""
+    """Return a trial's number of training samples relative to the scale's own settings."""
     own = board.plan.base.train
     drawn = board.plan.config(trial.params).train
     return drawn.batch_size * drawn.steps / (own.batch_size * own.steps)
 
 
 def describe(board: SearchBoard, trials: str) -> str:
-    """The line about a front that stands under the comparison; `trials` says how many there were and how they ended."""
+    """Return the sentence about the front below the comparison; `trials` counts them and says how they ended."""
     plan = board.plan
     said = [
         f"{arm} (trial {number_of(trial)}, {trial.values[0]:.4g} at {trial.values[1]:.4g}"
         f"{_compute(board, trial)}): {_settings(board, arm)}"
         for arm, trial in board.winners().items()
     ]
-    where = f" Seconds are of {'; '.join(machines(board))}, beside other trials." if cost_of(board).timed else ""
+    timed = f" Seconds were measured on {'; '.join(machines(board))}, while other trials ran."
+    where = timed if cost_of(board).timed else ""
     return (
-        f"front of {plan.metric} at NFE {plan.nfe} against {plan.against}: {'; '.join(said)}. Of "
+        f"front of {label_of(plan.metric)} at NFE {plan.nfe} against {plan.against}: {'; '.join(said)}. Of "
         f"{trials}, none are better and cheaper than these {len(board.front())} on seed "
-        f"{plan.base.seed} (search {plan.digest}). Those values are the luckiest of many, which is why the seeds above "
-        f"are others.{where}"
+        f"{plan.base.seed} (search {plan.digest}). Those values are the luckiest of many, so the comparison above uses "
+        f"other seeds.{where}"
     )
 
 
@@ -117,7 +119,7 @@ def _settings(board: SearchBoard, arm: str) -> str:
 
 
 def draw_front(board: SearchBoard, again: Values | None = None) -> bytes:
-    """A PNG: quality and cost of every trial with the front; filled, what its arms gave on other seeds."""
+    """Draw a PNG: quality and cost of every trial, and the front; filled markers are means over other seeds."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     finished = [trial.values for trial in board.trials(TrialState.COMPLETE)]
@@ -136,12 +138,12 @@ def draw_front(board: SearchBoard, again: Values | None = None) -> bytes:
 
 
 def _columns(points: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
-    """Costs and qualities."""
+    """Return the costs and the qualities of [quality, cost] points."""
     return [cost for _, cost in points], [value for value, _ in points]
 
 
 def _again(axes: Axes, arm: str, values: list[list[float]]) -> list[list[float]]:
-    """Draw an arm's means over seeds with the 95 % interval of its quality; returns the ends of what is drawn."""
+    """Draw an arm's means over seeds with the 95 % interval of its quality; return the interval's ends as points."""
     costs, qualities = _columns(values)
     cost, mean = statistics.fmean(costs), statistics.fmean(qualities)
     n = len(values)
@@ -152,7 +154,7 @@ def _again(axes: Axes, arm: str, values: list[list[float]]) -> list[list[float]]
 
 
 def _scaled(axes: Axes, board: SearchBoard, shown: list[list[float]]) -> None:
-    """Logarithmic axes for what is positive; calls are whole, with a tick at every NFE."""
+    """Make an axis logarithmic if its values are positive; a cost in calls has a tick at every NFE."""
     cost = cost_of(board)
     for which, points in zip("xy", _columns(shown), strict=True):
         if min(points) > 0:
@@ -161,7 +163,7 @@ def _scaled(axes: Axes, board: SearchBoard, shown: list[list[float]]) -> None:
         ticks = board.plan.base.evaluate.nfe
         axes.set_xticks(ticks, list(map(str, ticks)))
         axes.xaxis.set_minor_locator(NullLocator())
-    axes.set(xlabel=cost.unit, ylabel=f"{titled(board.plan.metric)} at NFE {board.plan.nfe}")
+    axes.set(xlabel=cost.unit, ylabel=f"{capitalised(titled(board.plan.metric))} at NFE {board.plan.nfe}")
     axes.grid(alpha=0.25)
 
 

@@ -1,4 +1,4 @@
-"""The table of `harness gallery`: a run's metrics on every kind of data beside what real samples and noise score."""
+"""The table of `harness gallery`: metrics of a run on each kind of data, beside those of real samples and noise."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ _COLUMNS = {name: "O" if name in ("scale", "metric") else "if" for name in COLUM
 
 
 class Origins(TypedDict):
-    """What gallery.json holds: of each scale, where its rows come from."""
+    """The contents of gallery.json: for each scale, the origin of its rows."""
 
     scales: dict[str, dict[str, Any]]
 
 
 def scales() -> dict[str, dict[str, Any]]:
-    """{scale: what is changed in it} as studies/gallery.py says; nothing where it does not."""
+    """Return {scale: its changed settings} from studies/gallery.py; empty where there is no such file."""
     path = studies_folder() / "gallery.py"
     return getattr(load_file(path, "harness_gallery"), "GALLERY", {}) if path.is_file() else {}
 
 
 def rows(scale: str, run: Run, judge: Judge) -> list[tuple]:
-    """`COLUMNS` of every metric at the largest NFE."""
+    """Return a row of `COLUMNS` for every metric, at the largest NFE."""
     nfe = max(run.config.evaluate.nfe)
     values = run.evaluation(judge.protocol)["values"]
     beside = [judge_references(judge).get(kind, {}) for kind in COLUMNS[4:]]
@@ -47,7 +47,7 @@ def rows(scale: str, run: Run, judge: Judge) -> list[tuple]:
 
 
 def about(run: Run, judge: Judge) -> dict[str, Any]:
-    """Where a scale's rows come from and what they cost."""
+    """Return the origin and the cost of a scale's rows."""
     lines = run.metrics()
     seconds = sum(run.evaluation(judge.protocol)["seconds"].values())
     return {
@@ -60,7 +60,7 @@ def about(run: Run, judge: Judge) -> dict[str, Any]:
 
 
 def copy_picture(scale: str, run: Run, folder: Path) -> None:
-    """Put the samples of a run's last step among the figures below `folder`; a picture that is not there is said."""
+    """Copy the picture of a run's last step to the figures below `folder`; print a line where there is none."""
     drawn = run.folder / "samples" / f"step-{run.config.train.steps:07d}.png"
     if drawn.is_file():
         write_atomic(folder / "figures" / f"gallery-{scale}.png", drawn.read_bytes())
@@ -69,7 +69,7 @@ def copy_picture(scale: str, run: Run, folder: Path) -> None:
 
 
 def write(folder: Path, found: list[tuple], origins: dict[str, Any]) -> list[Path]:
-    """Replace the rows of the scales that were found in the table below `folder`; returns the paths."""
+    """Replace the rows of the scales in `found` in the table below `folder`; return the paths."""
     paths = [folder / "tables" / f"gallery.{ending}" for ending in ("csv", "json", "md")]
     frame = pd.DataFrame(found, columns=COLUMNS)
     known = origins
@@ -93,12 +93,12 @@ def write(folder: Path, found: list[tuple], origins: dict[str, Any]) -> list[Pat
 
 
 def shown(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows as text, each metric with the direction in which it is better."""
+    """Return the rows as text; each metric has an arrow in the direction that is better."""
     return frame.assign(metric=frame.metric.map(titled)).round(4).astype(object).fillna("-").astype(str)
 
 
 def markdown(frame: pd.DataFrame, table: dict[str, Any]) -> str:
-    """The table for people, with the pictures of its scales."""
+    """Return the table as Markdown, with the pictures of its scales."""
     title = "Beside held-out and resampled real samples and Gaussian noise, one seed each"
     grid = Grid(title, COLUMNS, shown(frame).to_numpy().tolist())
     pictures = "\n".join(f"![{scale}](../figures/gallery-{scale}.png)" for scale in table["scales"])

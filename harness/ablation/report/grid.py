@@ -17,6 +17,7 @@ from rich.text import Text
 
 from harness.ablation.report import verdicts
 from harness.core.registry import find
+from harness.evaluation.metric import label_of
 
 VERDICT_COLOURS = {
     "better": "green", "worse": "red", "tie": "cyan", "undecided": "yellow",
@@ -25,14 +26,14 @@ VERDICT_COLOURS = {
 GAP = 2
 """Columns of the terminal between two columns of a table."""
 _MARKDOWN = str.maketrans({"|": r"\|", "\n": " "})
-"""What would end a cell of Markdown."""
+"""Characters that would end a cell of Markdown, and their replacements."""
 _LATEX = str.maketrans(
     {letter: f"\\{letter}" for letter in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "\n": " "}
     | {"±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$"}
 )
-"""What LaTeX reads as a command, and what it has no letter for."""
+"""Characters that LaTeX reads as commands or cannot print, and their replacements."""
 
 
 @dataclass(frozen=True)
@@ -44,21 +45,21 @@ class Grid:
     rows: list[list[str]]
 
     def show(self, console: Console) -> None:
-        """Print it; a row that ends in a verdict has its colour.
+        """Print the table; a row that ends in a verdict has the verdict's colour.
 
-        Where the columns do not fit beside each other, it is printed in parts, each with the first column. No value is
-        cut or broken; headers, and names longer than half the width, go over several lines.
+        A table that is too wide is printed in parts, each with the first column. No value is cut or broken; headers,
+        and names longer than half the width, wrap.
         """
         console.print(Text(self.title, style="italic"))
         for columns in self._parts(console.width):
             console.print(self._table(columns, console.width), "")
 
     def fits(self, width: int) -> bool:
-        """Whether it is printed in one part."""
+        """Whether `show` prints the table in one part."""
         return len(self._parts(width)) == 1
 
     def _parts(self, width: int) -> list[list[int]]:
-        """The columns of each part."""
+        """Return the columns of each part."""
         label = self._width(0, width)
         parts: list[list[int]] = [[]]
         used = label
@@ -72,12 +73,12 @@ class Grid:
         return [[0, *columns] for columns in parts]
 
     def _width(self, column: int, width: int) -> int:
-        """The narrowest that a column can be, on a terminal of that width."""
+        """Return the smallest width of a column on a terminal of `width` columns."""
         longest = max(map(cell_len, [*self.header[column].split(), *(row[column] for row in self.rows)]), default=0)
         return min(longest, width // 2) if column == 0 else longest
 
     def _table(self, columns: Sequence[int], width: int) -> Table:
-        """Of some of the columns; headers stay on one line where there is room."""
+        """Lay out some of the columns; headers stay on one line where there is room."""
         least = {i: self._width(i, width) for i in columns}
         whole = {i: max(own, cell_len(self.header[i])) for i, own in least.items()}
         widths = whole if sum(whole.values()) + GAP * (len(columns) - 1) <= width else least
@@ -89,35 +90,40 @@ class Grid:
         return table
 
     def markdown(self) -> str:
-        """For a file."""
+        """Return the table as Markdown, below its title."""
         rows = [[cell.translate(_MARKDOWN) for cell in row] for row in (self.header, *self.rows)]
         lines = [rows[0], ["---"] + ["---:"] * (len(self.header) - 1), *rows[1:]]
         return f"{self.title}:\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
     def latex(self, label: str) -> str:
-        """A `table` with the title as its caption; it needs the package booktabs."""
+        """Return a LaTeX `table` with the title as its caption; it needs the package booktabs."""
         return self._styled(escaped).to_latex(
             hrules=True, caption=escaped(self.title), label=label, position="htbp", position_float="centering",
             column_format="l" + "r" * (len(self.header) - 1),
         )  # fmt: skip
 
     def html(self) -> str:
-        """For a notebook, with the title as its caption."""
+        """Return the table as HTML for a notebook, with the title as its caption."""
         return self._styled(html.escape).set_caption(html.escape(self.title)).to_html()
 
     def _styled(self, escape: Callable[[str], str]) -> Styler:
-        """For pandas to lay out; names of columns may stand there twice."""
+        """Return the table for pandas to lay out; two columns may have the same name."""
         header, *rows = ([escape(cell) for cell in row] for row in (self.header, *self.rows))
         frame = pd.DataFrame(rows, columns=range(len(header)))
         return Styler(frame, cell_ids=False).hide(axis="index").format_index(lambda i: header[int(str(i))], axis=1)
 
 
 def titled(metric: str) -> str:
-    """A metric's name with the direction in which it is better."""
+    """Return a metric's label with an arrow in the direction that is better, like `held-out FID ↓`."""
     lower = find("metric", metric).lower_is_better  # type: ignore[attr-defined]
-    return f"{metric.upper()} {'↓' if lower else '↑'}"
+    return f"{label_of(metric)} {'↓' if lower else '↑'}"
+
+
+def capitalised(text: str) -> str:
+    """Return a text with a capital first letter, as a title or sentence begins; all other letters stay."""
+    return text[:1].upper() + text[1:]
 
 
 def escaped(text: str) -> str:
-    """A text as LaTeX prints it: no letter of it is a command, and a number's minus is one."""
+    """Return a text for LaTeX: special characters are escaped, and a number has a proper minus sign."""
     return re.sub(r"(?<!\w)-(?=\d)", "$-$", text.translate(_LATEX))

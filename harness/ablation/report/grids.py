@@ -11,14 +11,14 @@ from harness.ablation.design import arm_settings
 from harness.ablation.design.plan import Plan
 from harness.ablation.report import crossed, numbers, readouts, verdicts
 from harness.ablation.report.findings import Report
-from harness.ablation.report.grid import Grid, titled
+from harness.ablation.report.grid import Grid, capitalised, titled
 from harness.ablation.report.outcomes import Seeds
 from harness.ablation.report.power import MOST_SEEDS
 from harness.core.registry import find
 
 
 def grids(report: Report) -> list[Grid]:
-    """Each metric against NFE, the comparison that the verdicts rest on, what is read off, and what it took."""
+    """Return all tables: each metric by NFE, the verdicts, the values read off the curves, and the seconds."""
     metrics = sorted(report.summary.rows.metric.unique(), key=lambda metric: metric != report.plan.metric)
     out = [by_nfe(report, metric) for metric in metrics]
     out += [_verdicts(report), *crossed.grids(report)]
@@ -30,7 +30,7 @@ def grids(report: Report) -> list[Grid]:
 
 
 def of_settings(report: Report) -> Grid:
-    """What each arm was."""
+    """Return the table of the arms' settings."""
     plan = report.plan
     told = arm_settings.described(plan)
     all_settings = f"(all of {plan.baseline}'s in {plan.name}.json)"
@@ -39,7 +39,7 @@ def of_settings(report: Report) -> Grid:
 
 
 def by_nfe(report: Report, metric: str) -> Grid:
-    """A metric's values."""
+    """Return the table of a metric's values by NFE."""
     plan = report.plan
     rows = report.summary.rows
     own: Any = rows[(rows.metric == metric) & rows.arm.isin(plan.arms)].set_index(["arm", "nfe"])
@@ -51,12 +51,12 @@ def by_nfe(report: Report, metric: str) -> Grid:
         sound = own.xs(nfes[0], level="nfe")[["diverged", "failed"]].sum(axis=1) == 0
         said = {arm: comparison(own.loc[arm, nfes[0]]) for arm, base in plan.bases.items() if sound[base]}
         lines = [[*line, *said.get(line[0], ["", ""])] for line in lines]
-    fewer = ", or as many as stand in brackets" if ((own.n > 0) & (own.n < len(plan.seeds))).any() else ""
-    return Grid(f"{titled(metric)} by NFE, mean ± sd over {len(plan.seeds)} seeds{fewer}", header, lines)
+    fewer = ", or over the number in brackets" if ((own.n > 0) & (own.n < len(plan.seeds))).any() else ""
+    return Grid(f"{capitalised(titled(metric))} by NFE, mean ± sd over {len(plan.seeds)} seeds{fewer}", header, lines)
 
 
 def _verdicts(report: Report) -> Grid:
-    """The comparison that the verdicts rest on; the arms' seeds where some have no value."""
+    """Return the table of the verdicts; it has the arms' seeds where some have no value."""
     plan = report.plan
     rows = report.summary.rows
     main: Any = rows[rows.primary].set_index("arm")
@@ -77,7 +77,7 @@ def _verdicts(report: Report) -> Grid:
         seeds = [missing[arm] or whole[arm]] if "seeds" in header else []
         beside = [ranges.get(arm, "") if compared else ""] if ranges else []
         lines.append([arm, *seeds, _look(plan, row), *said, *beside, verdicts.worded(row)])
-    return Grid(f"{titled(plan.metric)} at NFE {plan.nfe} against {plan.against}", header, lines)
+    return Grid(f"{capitalised(titled(plan.metric))} at NFE {plan.nfe} against {plan.against}", header, lines)
 
 
 def _look(plan: Plan, row: pd.Series) -> str:
@@ -86,7 +86,7 @@ def _look(plan: Plan, row: pd.Series) -> str:
 
 
 def _confidence(row: pd.Series) -> str:
-    """Of the interval of a verdict."""
+    """The confidence of a verdict's interval."""
     return "" if pd.isna(row.low) else f"{100 * (1 - row.level):.4g} %"
 
 
@@ -96,7 +96,7 @@ def _of_a_tie(row: pd.Series) -> str:
 
 
 def _excess(report: Report) -> Grid:
-    """What lies above the floor, beside the comparison that the verdicts rest on."""
+    """Return the table of the excesses, beside the differences of the verdicts."""
     plan = report.plan
     rows = report.summary.rows
     main: Any = rows[rows.primary].set_index("arm")
@@ -117,7 +117,7 @@ def _excess(report: Report) -> Grid:
 
 
 def _power(report: Report) -> Grid:
-    """What the seeds of each contrast can find at its look."""
+    """Return the table of the differences that the seeds of each contrast can find at its look."""
     plan = report.plan
     wanted = plan.smallest_difference
     lines = []
@@ -139,7 +139,7 @@ def _power(report: Report) -> Grid:
 
 
 def _spent(report: Report) -> Grid:
-    """The seconds of each arm's trials."""
+    """Return the table of the seconds of each arm's trials."""
     rows = []
     for arm, own in report.spent.items():
         seconds = ("-" if math.isnan(mean) else f"{mean:.3g}" for mean in (own.training, own.evaluation))
@@ -148,7 +148,7 @@ def _spent(report: Report) -> Grid:
 
 
 def needed(report: Report) -> Grid:
-    """The calls that each arm needs against what is said of it."""
+    """Return the table of the calls that each arm needs, beside the calls that the study expects."""
     plan = report.plan
     rows = []
     largest = max(plan.arms[plan.baseline].evaluate.nfe)
@@ -167,7 +167,7 @@ def needed(report: Report) -> Grid:
 
 
 def _read_off(report: Report) -> Grid:
-    """The area under each arm's curve, the fewest steps that will do, and what they cost."""
+    """Return the table of each arm's mean over its curve, the fewest NFE near a best, and their time."""
     plan = report.plan
     ends = next((found.ends for found in report.readouts.values() if found.ends), None)
     over = "mean over NFE" if ends is None else f"mean over NFE {ends[0]} to {ends[1]}"
@@ -190,7 +190,7 @@ def _read_off(report: Report) -> Grid:
 
 
 def mean_sd(row: pd.Series, all_seeds: int) -> str:
-    """The mean and sd of a cell, and over how many seeds where that is not all; else what became of them."""
+    """Return `mean ± sd`, with the number of seeds where some lack a value; where all do, what became of them."""
     if row.n == 0:
         return Seeds.of(row).missing if row.diverged or row.failed else "-"
     of_all = _of_all(row.n, row.seeds, all_seeds)
@@ -200,20 +200,20 @@ def mean_sd(row: pd.Series, all_seeds: int) -> str:
 
 
 def _of_all(number: int, seeds: int, all_seeds: int) -> str:
-    """In brackets over how many seeds, of an arm's own, where that is not all of the plan's."""
+    """Return a number of seeds in brackets, and the arm's seeds if they differ; empty if it is all of the plan's."""
     if number == all_seeds:
         return ""
     return f" ({number})" if number == seeds else f" ({number} of {seeds})"
 
 
 def figures(value: float, scale: float) -> str:
-    """`value` with two significant digits of `scale` after the point, at most four."""
+    """Return `value` with two significant digits of `scale` after the point, at most four."""
     places = 1 - math.floor(math.log10(abs(scale))) if scale else 2
     return f"{value:.{min(max(places, 0), 4)}f}"
 
 
 def comparison(row: pd.Series) -> list[str]:
-    """Difference and interval; empty where there is none."""
+    """Return the difference and the interval of a row as text; empty where there is none."""
     return [
         "" if pd.isna(row.difference) else f"{row.difference:+.1%}",
         "" if pd.isna(row.low) else f"{row.low:+.1%} to {row.high:+.1%}",

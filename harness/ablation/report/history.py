@@ -1,4 +1,4 @@
-"""What a search found, for people: its trials as a table, how it went and which settings matter as pictures."""
+"""The results of a search: a table of its trials, and figures of its course and of the settings that matter."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ from harness.ablation.design.space import bare, evened, paths_of, settings
 from harness.ablation.execute.attempts import number_of
 from harness.ablation.execute.tuner import DIVERGED, FAILED, GIVEN_UP, SearchBoard
 from harness.ablation.report import fronts
-from harness.ablation.report.grid import titled
+from harness.ablation.report.grid import capitalised, titled
 from harness.ablation.report.origin import provenance
 from harness.core.drawing import COLOURS, legend_below, plain_log, png, shown, spared, write_picture
 from harness.core.files import write_atomic, write_json
+from harness.evaluation.metric import label_of
 from harness.runs.folder import Run
 
 FINISHED = "finished"
@@ -34,19 +35,22 @@ STATES = (FINISHED, GIVEN_UP, DIVERGED, FAILED)
 
 
 def state_of(trial: FrozenTrial) -> str:
-    """How a trial ended, one of `STATES`."""
+    """Return how a trial ended, one of `STATES`."""
     return FINISHED if trial.state == TrialState.COMPLETE else trial.user_attrs.get("ended", GIVEN_UP)
 
 
 def counted(board: SearchBoard) -> dict[str, int]:
-    """{state: how many trials ended so}, without those in which none did; `finished` always."""
+    """Return {state: number of trials that ended in it}, without states of no trial; `finished` is always there."""
     found = [state_of(trial) for trial in board.settled()]
     return {state: found.count(state) for state in STATES if state in found or state == FINISHED}
 
 
 def frame(board: SearchBoard) -> pd.DataFrame:
-    """One row per trial: number, state, value (the last rung's if given up), cost and whether it is on the front if
-    there are two objectives, settings, values by rung, and the seconds of all attempts at it."""
+    """Return one row per trial: number, state, value, settings, values by rung, and seconds of all its attempts.
+
+    The value is the last rung's if the trial was given up. A search with two objectives also has the cost, and
+    whether the trial is on the front.
+    """
     front = [trial.values for trial in board.front()] if board.plan.against else []
     rows = [
         {
@@ -78,9 +82,9 @@ def _seconds(trial: FrozenTrial) -> float | None:
 
 
 def importances(board: SearchBoard) -> dict[str, float]:
-    """{path: share of the variance of the log metric} by fANOVA over the finished trials; empty below four.
+    """Return {path: share of the variance of the log metric} by fANOVA over the finished trials; empty below four.
 
-    fANOVA integrates over each range evenly, so ranges are given on the scale on which they were drawn.
+    fANOVA integrates evenly over each range, so it is given each range on the scale from which values were drawn.
     """
     finished = board.trials(TrialState.COMPLETE)
     if len(finished) < 4:
@@ -100,7 +104,7 @@ def _log(value: float) -> float:
 
 
 def draw_history(board: SearchBoard) -> bytes:
-    """A PNG: every trial's value by number with the best so far; beside it the rungs at which a pruner looked."""
+    """Draw a PNG: every trial's value by number with the best so far; beside it the values at a pruner's rungs."""
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     if board.plan.pruner:
         values, rungs = figure.subplots(1, 2, sharey=True, width_ratios=[3, 2])
@@ -108,7 +112,7 @@ def draw_history(board: SearchBoard) -> bytes:
     else:
         values = figure.subplots()
     _values(values, board)
-    values.set_ylabel(f"{titled(board.plan.metric)} at NFE {board.plan.nfe}")
+    values.set_ylabel(f"{capitalised(titled(board.plan.metric))} at NFE {board.plan.nfe}")
     legend_below(figure, values.get_legend_handles_labels()[0])
     return png(figure)
 
@@ -119,7 +123,7 @@ def _values(axes: Axes, board: SearchBoard) -> None:
     finished = trials[is_finished]
     others = trials[~is_finished]
     best = finished.value.cummin() if board.study.directions[0] == StudyDirection.MINIMIZE else finished.value.cummax()
-    axes.axvspan(-0.5, max(board.blind(), default=-1) + 0.5, color="grey", alpha=0.12, label="drawn blindly")
+    axes.axvspan(-0.5, max(board.blind(), default=-1) + 0.5, color="grey", alpha=0.12, label="drawn at random first")
     axes.plot(others.trial, others.value, "x", color="grey", label="not finished, last value if any")
     axes.plot(finished.trial, finished.value, "o", color=COLOURS[0], label="finished")
     axes.step(trials.trial, best.reindex(trials.index).ffill(), where="post", color=COLOURS[1], label="best so far")
@@ -145,7 +149,7 @@ def _rungs(axes: Axes, board: SearchBoard) -> None:
 
 
 def draw_importances(board: SearchBoard) -> bytes:
-    """A PNG: each setting's share of the variance, and the value of every trial against each setting."""
+    """Draw a PNG: each setting's share of the variance, and the value of every trial against each setting."""
     shares = importances(board)
     trials = frame(board)
     names = sorted(board.plan.space, key=lambda name: -shares.get(bare(name), 0))
@@ -186,29 +190,29 @@ def _slice(axes: Axes, board: SearchBoard, name: str, trials: pd.DataFrame) -> N
     finished = trials.state == FINISHED
     for rows, marker, colour in ((~finished, "x", "grey"), (finished, "o", COLOURS[0]), (best, "o", COLOURS[1])):
         axes.plot(x[rows], trials.value[rows], marker, color=colour, ms=5)
-    axes.set(xlabel=_short(name), ylabel=titled(board.plan.metric))
+    axes.set(xlabel=_short(name), ylabel=capitalised(titled(board.plan.metric)))
     _scaled(axes, trials.value)
 
 
 def _scaled(axes: Axes, values: pd.Series) -> None:
-    """A grid, and a log axis for values that are all positive."""
+    """Draw a grid, and make the axis logarithmic if all values are positive."""
     if (values.dropna() > 0).all():
         plain_log(axes, "y", values.min(), values.max())
     axes.grid(alpha=0.25)
 
 
 def _short(name: str) -> str:
-    """A name without the groups of its paths: `learning_rate`, `1 - ema_decay`, `batch_size, steps`."""
+    """Return a name without the groups of its paths: `learning_rate`, `1 - ema_decay`, `batch_size, steps`."""
     paths = ", ".join(path.rpartition(".")[2] for path in paths_of(name))
     return name.removesuffix(bare(name)) + paths
 
 
 ENDED = {GIVEN_UP: "of them given up early", DIVERGED: "diverged", FAILED: "without a value"}
-"""What is said of trials that are not finished."""
+"""{state of a trial that did not finish: its words in a sentence}"""
 
 
 def describe(board: SearchBoard) -> str:
-    """The sentence about the search that stands under the comparison."""
+    """Return the sentence about the search below the comparison."""
     best = board.best()
     plan = board.plan
     ends = ({GIVEN_UP: 0} if plan.pruner else {}) | counted(board)
@@ -221,16 +225,16 @@ def describe(board: SearchBoard) -> str:
     compute = "" if share == 1 else f" In training it sees {share:.3g} times as many samples as the default."
     return (
         f"tuned: {chosen}; the best of {trials}, "
-        f"by {plan.metric} {best.values[0]:.4g} on seed {plan.base.seed} (search {plan.digest}). That value "
-        f"is the luckiest of many, which is why the seeds above are others.{compute}"
+        f"by {label_of(plan.metric)} {best.values[0]:.4g} on seed {plan.base.seed} (search {plan.digest}). That value "
+        f"is the luckiest of many, so the comparison above uses other seeds.{compute}"
     )
 
 
 def write(board: SearchBoard, folder: Path, command: str, comparison: Plan | None = None) -> list[Path]:
-    """Write the table and the pictures of a search; returns their paths.
+    """Write the table and the pictures of a search; return their paths.
 
     `tables/<search>-<scale>-trials.{csv,json}` and `figures/<search>-<scale>-{history,importances}.png`; with two
-    objectives `...-front.png` too, with what the runs of the `comparison` say of its arms.
+    objectives also `...-front.png`, with the means of the `comparison`'s arms on its seeds.
     """
     plan = board.plan
     stem = f"{plan.search}-{plan.scale}"

@@ -1,4 +1,4 @@
-"""Trials and hours of the committed studies, beside those of fixed numbers of seeds."""
+"""Trials and hours of the committed studies, beside designs with a fixed number of seeds."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from harness.ablation.report.verdicts import BASELINE, NOT_COMPARED, UNDECIDED
 from harness.core.files import read_json
 
 FIXED = (5, 20)
-"""Seeds of the designs without looks."""
+"""Numbers of seeds of the designs without looks."""
 
 
 class Seconds(TypedDict):
-    """Of an arm's trials, means."""
+    """Means over an arm's trials, in seconds."""
 
     trials: int
     training: float | None
@@ -25,7 +25,7 @@ class Seconds(TypedDict):
 
 
 class Took(TypedDict):
-    """What the JSON beside a study's table says of its trials."""
+    """The entries about trials in the JSON beside a study's table."""
 
     runs: dict[str, list[str]]
     seconds: dict[str, Seconds]
@@ -33,7 +33,10 @@ class Took(TypedDict):
 
 
 def table(tables: Sequence[Path], remedy: str) -> str:
-    """Markdown: a row for each study, from the JSON beside its CSV, and for each search, from its trials."""
+    """Return a Markdown table: a row for each study, from the JSON beside its CSV, and for each search of theirs.
+
+    `UserError` with the `remedy` where a JSON cannot be read.
+    """
     rows = {path.stem: read_json(path.with_suffix(".json"), Took, remedy) for path in tables}
     fixed = "".join(f" {n} seeds: trials | hours |" for n in FIXED)
     lines = [f"| study | arms | decided | trials | hours |{fixed}", "| --- |" + " ---: |" * (4 + 2 * len(FIXED))]
@@ -52,12 +55,12 @@ def table(tables: Sequence[Path], remedy: str) -> str:
 
 
 def _fixed(runs: Mapping[str, Sequence[str]], seeds: int) -> dict[str, list[str]]:
-    """The runs of as many seeds of each arm: arms that share their first training share all."""
+    """Return the runs of a design with this number of seeds: arms that share their first training share all."""
     return {arm: [f"{own[0]} {seed}" for seed in range(seeds)] for arm, own in runs.items()}
 
 
 def _spent(runs: Mapping[str, Sequence[str]], seconds: Mapping[str, Seconds]) -> list[str]:
-    """Trials, and hours of a core as text; a training that several arms share counts once."""
+    """Return trials, and hours of one core, as text; a training that several arms share counts once."""
     trainings = {run: seconds[arm]["training"] or 0.0 for arm, own in runs.items() if arm in seconds for run in own}
     evaluations = sum(len(own) * seconds[arm]["evaluation"] for arm, own in runs.items() if arm in seconds)
     hours = (sum(trainings.values()) + evaluations) / 3600

@@ -1,4 +1,4 @@
-"""The picture of a study of axes: what each level of one does beside each level of another."""
+"""The figure of a study with axes: the effect of each level of one axis at each level of another."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from matplotlib.ticker import MaxNLocator
 
 from harness.ablation.design.plan import Plan
 from harness.ablation.report.figures import style_of
+from harness.ablation.report.grid import capitalised
 from harness.ablation.report.interactions import Interactions
 from harness.ablation.report.statistics import compare
 from harness.core.drawing import plain_log, shown
+from harness.evaluation.metric import label_of
 
 COLUMNS = 3
 """Panels side by side."""
 WIDE = 3.0
-"""Ratios over a smaller range have ticks at even distances."""
+"""Ratios over a range smaller than this factor have evenly spaced ticks."""
 
 
 def draw(plan: Plan, found: Interactions) -> Figure:
-    """A panel for every two axes, whose lines are parallel where they do not interact."""
+    """Draw a panel for every pair of axes; its lines are parallel where the axes do not interact."""
     columns = min(COLUMNS, len(found.groups))
     rows = -(-len(found.groups) // columns)
     figure = Figure(figsize=(max(7.0, 0.6 + 4.8 * columns), 0.8 + 4 * rows), layout="constrained")
@@ -31,20 +33,20 @@ def draw(plan: Plan, found: Interactions) -> Figure:
             axes.set_title(" + ".join(" × ".join(map(shown, pair)) for pair in group), fontsize=8)
     for axes in panels[len(found.groups) :]:
         axes.set_axis_off()
-    what = f"{plan.metric.upper()} at NFE {plan.nfe}, mean over {len(found.logs)} seeds"
+    what = f"{capitalised(label_of(plan.metric))} at NFE {plan.nfe}, mean over {len(found.logs)} seeds"
     figure.suptitle(f"{what}\nparallel lines: no interaction; unadjusted 95 % intervals of paired ratios", fontsize=10)
     return figure
 
 
 def _panel(axes: Axes, plan: Plan, found: Interactions, one: str, other: str) -> None:
-    """The levels of `one` along the axis, a line for each of `other`."""
+    """Draw the levels of `one` along x, with a line for each level of `other`."""
     crossing = plan.crossing
     assert crossing
     first = crossing.levels[one][0], crossing.levels[other][0]
     lines = crossing.levels[other]
     ends = [1.0]
     for i, of_other in enumerate(lines):
-        aside = 0.16 * (i / max(1, len(lines) - 1) - 0.5)  # side by side where they would cover each other
+        aside = 0.16 * (i / max(1, len(lines) - 1) - 0.5)  # markers stand side by side
         xs, ratios, spans = [], [], []
         for x, of_one in enumerate(crossing.levels[one]):
             own, base = crossing.corners([one, other], (of_one, of_other), first)

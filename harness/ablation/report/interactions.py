@@ -1,11 +1,11 @@
 """Whether the effect of one axis depends on the level of another, and how much of the variance each term explains.
 
-Log values have a mean for each combination of levels and one for each seed: a randomised block design, whose blocks are
-the seeds (Montgomery, Design and Analysis of Experiments, chapters 4 and 5). None of it is a verdict: intervals are
-95 %, unadjusted.
+The model of log values has an effect of each combination of levels and of each seed: a randomised block design, whose
+blocks are the seeds (Montgomery, Design and Analysis of Experiments, chapters 4 and 5). Interactions carry no verdict:
+their intervals are 95 %, unadjusted.
 
-An interval is the paired t of what each seed says, as for main effects, and asks no combination to spread like another.
-An F test asks all to.
+An interval is a paired t over seeds, as for main effects; the variances of combinations may differ. An F test assumes
+that they are equal.
 """
 
 from __future__ import annotations
@@ -41,43 +41,43 @@ class Term(NamedTuple):
 
     @property
     def is_effect(self) -> bool:
-        """Whether it is tested."""
+        """Whether the term is tested."""
         return not math.isnan(self.f)
 
 
 @dataclass(frozen=True)
 class Interactions:
-    """Of a study of axes, at its primary metric and NFE."""
+    """The interactions of a study with axes, at its primary metric and NFE."""
 
     logs: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Log values [seeds, arms] of the seeds at which every combination has one."""
     groups: list[list[Pair]] = field(default_factory=list)
-    """The interactions that have an estimate; those of a group share it."""
+    """The interactions that have an estimate; the interactions of a group share one."""
     terms: list[Term] = field(default_factory=list)
     pairs: dict[str, Comparison] = field(default_factory=dict)
-    """{`level x level`: by how much the effect of one level is another beside the other level than beside the first of
-    its axis}, as a ratio of ratios less 1"""
+    """{`level x level`: the effect of one level at the other level, relative to its effect at the first level of that
+    axis}, as a ratio of ratios minus 1"""
     notes: list[str] = field(default_factory=list)
-    """What is not estimated, and why."""
+    """Sentences about interactions without an estimate, and about assumptions."""
 
     def plain(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """Return the JSON form."""
         pairs = {name: {"difference": of.difference, "low": of.low, "high": of.high} for name, of in self.pairs.items()}
         terms = [{**term._asdict(), **({} if term.is_effect else {"f": None, "p": None})} for term in self.terms]
         return {"seeds": self.logs.index.tolist(), "terms": terms, "pairs": pairs}
 
 
 def interactions(plan: Plan, cells: pd.DataFrame) -> Interactions | None:
-    """Those of a plan's cells; None where no verdict is on a main effect."""
+    """Return the interactions in a plan's cells; None for a plan without main effects."""
     if plan.crossing is None or plan.crossing.swept:
         return None
     own = cells[(cells.metric == plan.metric) & (cells.nfe == plan.nfe)]
     if lost := dict.fromkeys(own[own.state.isin((DIVERGED, FAILED))].arm):
-        lack = f"{listed(lost)} lost seeds, and the others are no fair sample"
+        lack = f"{listed(lost)} lost seeds, and the remaining seeds are a biased sample"
         return Interactions(notes=[f"No interaction is estimated: {lack}."])
     values = own.pivot(index="seed", columns="arm", values="value").reindex(columns=list(plan.arms)).dropna()
     if len(values) < 2 or not (values > 0).all(axis=None):
-        lack = "that takes two seeds at which every combination has a positive value"
+        lack = "it takes two seeds at which every combination has a positive value"
         return Interactions(notes=[f"No interaction is estimated: {lack}."])
     logs = values.map(math.log)
     few = f"Interactions rest on the {len(logs)} seeds at which every combination has a value."
@@ -90,14 +90,15 @@ def interactions(plan: Plan, cells: pd.DataFrame) -> Interactions | None:
         notes.append("Without the combinations that are left out, the variance has no single split.")
         return Interactions(logs, groups, [], pairs, notes)
     terms = _terms(logs, _effects(plan.crossing, groups))
-    notes += ["F tests take all combinations to spread alike; the intervals of interactions do not."] * bool(terms)
+    if terms:
+        notes.append("F tests assume the same variance for all combinations; the intervals of interactions do not.")
     return Interactions(logs, groups, terms, pairs, notes)
 
 
 def _estimable(crossing: Crossing) -> tuple[list[list[Pair]], list[Pair]]:
-    """Groups of interactions of which each has an estimate of its own, and those that have none.
+    """Return the groups of interactions that have an estimate, and the interactions that have none.
 
-    With two levels a group's interactions share one, which is that of their sum; with more, parts are shared.
+    With two levels, the interactions of a group share one estimate, of their sum; with more levels, they share parts.
     """
     every: list[Pair] = list(itertools.combinations(crossing.levels, 2))
     two_levels = all(len(levels) == 2 for levels in crossing.levels.values())
@@ -114,7 +115,7 @@ def _estimable(crossing: Crossing) -> tuple[list[list[Pair]], list[Pair]]:
 
 
 def _pairs(crossing: Crossing, axes: Sequence[Pair], logs: pd.DataFrame) -> dict[str, Comparison]:
-    """The ratio of ratios of every two levels, where all four corners have arms."""
+    """Return the ratio of ratios of every pair of levels whose four corners all have arms."""
     found = {}
     for one, other in axes:
         for a, b in itertools.product(crossing.levels[one][1:], crossing.levels[other][1:]):
@@ -128,7 +129,7 @@ def _pairs(crossing: Crossing, axes: Sequence[Pair], logs: pd.DataFrame) -> dict
 
 
 def _effects(crossing: Crossing, groups: Sequence[Sequence[Pair]]) -> dict[str, np.ndarray]:
-    """{effect: its contrasts of the arms [arms, df]}, of the axes and of what each group of interactions sums to."""
+    """Return {effect: its contrasts of the arms [arms, df]}, for each axis and each group of interactions."""
     effects = {axis: _coded(crossing, axis) for axis in crossing.levels}
     codes = dict(effects)
     for group in groups:
@@ -139,9 +140,9 @@ def _effects(crossing: Crossing, groups: Sequence[Sequence[Pair]]) -> dict[str, 
 
 
 def _terms(logs: pd.DataFrame, effects: Mapping[str, np.ndarray]) -> list[Term]:
-    """The analysis of variance of log values [seeds, arms], by statsmodels: effects, seeds, and what is left.
+    """Return the analysis of variance of log values [seeds, arms], by statsmodels: effects, seeds and residual.
 
-    The contrasts of different effects are orthogonal, since their arms are balanced. Empty where nothing is left.
+    The contrasts of different effects are orthogonal, because the arms are balanced. Empty if the residual is 0.
     """
     from statsmodels.regression.linear_model import OLS
 
@@ -164,16 +165,16 @@ def _terms(logs: pd.DataFrame, effects: Mapping[str, np.ndarray]) -> list[Term]:
         terms.append(Term("other differences of the combinations", others, of_arms - sum(term.share for term in terms)))
     of_seeds = arms * float(((logs.mean(axis=1) - values.mean()) ** 2).sum()) / total
     terms.append(Term("seeds", seeds - 1, of_seeds))
-    return [*terms, Term("left over", int(fitted.df_resid), float(fitted.ssr) / total)]
+    return [*terms, Term("residual", int(fitted.df_resid), float(fitted.ssr) / total)]
 
 
 def _coded(crossing: Crossing, axis: str) -> np.ndarray:
-    """[arms, levels - 1], which sums to zero over the levels."""
+    """Return an axis's contrasts of the arms [arms, levels - 1], which sum to zero over the levels."""
     levels = crossing.levels[axis]
     place = list(crossing.levels).index(axis)
     return _sums_to_zero(len(levels))[[levels.index(own[place]) for own in crossing.arms.values()]]
 
 
 def _sums_to_zero(levels: int) -> np.ndarray:
-    """[levels, levels - 1]: the last level is minus the others."""
+    """Return contrasts [levels, levels - 1]: the last level is minus the sum of the others."""
     return np.vstack([np.eye(levels - 1), -np.ones(levels - 1)])

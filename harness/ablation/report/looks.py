@@ -1,4 +1,4 @@
-"""At which look a study is, what its arms can show there, and which trials the next look takes."""
+"""The current look of a study: the differences that its arms can show there, and the trials of the next look."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.core.progress import duration
 
 
 def decided(plan: Plan) -> Plan:
-    """A plan whose arms are closed where the runs on disk decide them."""
+    """Return the plan with those arms closed that the runs on disk decide."""
     cells, _ = outcomes.collect(plan)
     closed = verdicts.settle(plan, cells).closed(plan)
     now = dataclasses.replace(plan, closed=closed)
@@ -22,10 +22,10 @@ def decided(plan: Plan) -> Plan:
 
 
 def through(plan: Plan, seeds: int) -> Iterator[Plan]:
-    """A plan at one look after another, up to so many seeds, which may lie beyond a look.
+    """Yield the plan at one look after another, up to a number of seeds, which may lie between two looks.
 
-    Each is to be carried out before the next is asked for. Looks that are complete are passed over, the last is not. It
-    ends early where every arm is decided.
+    Carry out each plan before you ask for the next. Complete looks are skipped, except the last. The iteration ends
+    early when every arm is decided.
     """
     numbers = [n for n in plan.looks.seeds if n < seeds] + [seeds]
     for n in numbers:
@@ -37,7 +37,7 @@ def through(plan: Plan, seeds: int) -> Iterator[Plan]:
 
 
 def reached(plan: Plan) -> Plan:
-    """A plan at the last look that is complete; at its first where none is."""
+    """Return the plan at its last complete look; at its first look where none is complete."""
     complete = decided(plan.up_to(plan.looks.seeds[0]))
     for n in plan.looks.seeds:
         now = decided(plan.up_to(n))
@@ -50,7 +50,7 @@ def reached(plan: Plan) -> Plan:
 
 
 def about(plan: Plan, settled: Settled) -> list[str]:
-    """What the arms that are open can show at their look."""
+    """Return the sentence about the look, with the smallest differences that open arms can show there."""
     reached = plan.looks.within(len(plan.seeds))
     if not reached:
         return [f"No look yet: the first is at {plan.looks.seeds[0]} seeds."]
@@ -68,12 +68,12 @@ def about(plan: Plan, settled: Settled) -> list[str]:
 
 
 def seconds_for(plan: Plan, workers: int) -> float:
-    """What the trials of a plan that have not ended will take side by side; NaN where none like them has ended."""
+    """Return the seconds that a plan's open trials take, `workers` at a time; NaN if no trial like them has ended."""
     return total(remaining(plan, measured(plan)).values()).seconds / workers
 
 
 def next_look(plan: Plan, workers: int) -> str:
-    """What the next look of a plan that was carried out takes, and how to ask for it."""
+    """Return the sentence about the next look of a finished plan: its trials, its time, and how to ask for it."""
     now = decided(plan)
     further = [n for n in plan.looks.seeds if n > len(plan.seeds)]
     if now.is_decided:

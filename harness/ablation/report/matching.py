@@ -1,4 +1,4 @@
-"""What a table says of arms that are trained for as much."""
+"""What a table says about arms that are matched in their training cost."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ WORDS: dict[By, str] = {
     "seconds": "seconds of training steps",
 }
 TOLD = 0.01
-"""What an arm spends more or less than the baseline is told from this share on."""
+"""The report mentions a relative error of matching above this."""
 
 
 def about(plan: Plan) -> list[str]:
-    """The sentences of a plan whose arms are matched; none of another."""
+    """Return the sentences about matched arms; empty for a plan without matching."""
     if (found := plan.matching) is None:
         return []
     steps = {arm: config.train.steps for arm, config in plan.arms.items()}
@@ -27,22 +27,24 @@ def about(plan: Plan) -> list[str]:
     ]
     lines = [f"Matched: every arm gets as many {WORDS[found.by]} as {plan.baseline}: {'; '.join(own)}."]
     if any(config.parent for config in plan.arms.values()):
-        lines[0] += " What making pairs and training teachers cost is not counted."
+        lines[0] += " The cost of making pairs and training teachers is not counted."
     if off := {arm: error for arm, error in found.errors.items() if abs(error) > TOLD}:
         told = ", ".join(f"{arm} {error:+.1%}" for arm, error in off.items())
-        lines.append(f"Steps are whole, and few here, so these spend more or less than {plan.baseline}: {told}.")
+        lines.append(
+            f"Steps are whole numbers, and few here, so some arms spend more or less than {plan.baseline}: {told}."
+        )
     if found.timed:
         places = "; ".join(dict.fromkeys(own["where"] for own in found.timed.values()))
         widest = max(own["most"] / own["least"] for own in found.timed.values()) - 1
         lines.append(
-            f"Seconds are those of one machine ({places}), measured before the first run; the rounds of a measurement "
-            f"differ by up to {widest:.1%}."
+            f"Seconds were measured on one machine ({places}) before the first run; the rounds of a measurement differ "
+            f"by up to {widest:.1%}."
         )
     return lines
 
 
 def plain(plan: Plan) -> dict[str, Any] | None:
-    """The same as JSON holds it; null for a plan whose arms are not matched."""
+    """Return the same for JSON; None for a plan without matching."""
     if (found := plan.matching) is None:
         return None
     return {**vars(found), "steps": {arm: config.train.steps for arm, config in plan.arms.items()}}

@@ -9,7 +9,7 @@ from harness.ablation.design.plan import Plan
 from harness.ablation.design.preregistration import unplanned
 from harness.ablation.report import excess, looks, matching, numbers, tuned, verdicts
 from harness.ablation.report.findings import REFERENCES, Report
-from harness.ablation.report.grid import titled
+from harness.ablation.report.grid import capitalised, titled
 from harness.ablation.report.statistics import SKEWED
 from harness.ablation.report.summary import Summary
 from harness.core.errors import listed
@@ -18,11 +18,11 @@ from harness.evaluation.doubts import short_of_samples
 from harness.evaluation.protocol import Protocol
 
 SAMPLING = ("solver", "time_grid", "guidance", "network")
-"""Fields of a protocol that arms of one training may be asked about."""
+"""Fields of a protocol that may be the question of a study whose arms share one training."""
 
 
 def notes(plan: Plan, summary: Summary, commits: list[str]) -> list[str]:
-    """What a reader must know to trust a table."""
+    """Return the sentences that a reader needs to trust a table."""
     baseline = plan.arms[plan.baseline]
     return [
         *unplanned(plan),
@@ -41,7 +41,7 @@ def notes(plan: Plan, summary: Summary, commits: list[str]) -> list[str]:
 
 
 def _about_verdicts(plan: Plan, summary: Summary) -> list[str]:
-    """Why arms have the verdicts that they have, where the numbers do not say."""
+    """Return the reasons for verdicts that the numbers do not show."""
     alike: dict[tuple[str, str], list[str]] = {}
     for arm, found in summary.settled.verdicts.items():
         if found.reason:
@@ -49,18 +49,17 @@ def _about_verdicts(plan: Plan, summary: Summary) -> list[str]:
     lines = [f"{word.capitalize()}: {listed(arms)} ({reason})." for (word, reason), arms in alike.items()]
     if any(found.word == verdicts.UNSTABLE for found in summary.settled.verdicts.values()):
         lines.append(
-            "An unstable arm is neither better nor a tie: its differences are those of the seeds that did not diverge."
+            "An unstable arm is neither better nor a tie: its differences are over the seeds that did not diverge."
         )
     for arm in dict.fromkeys(arm for of in plan.contrasts.values() for arm in of.against):
         if unfinished := summary.settled.seeds[arm].unfinished:
-            lines.append(
-                f"Unfinished: {unfinished} of {len(plan.seeds)} seeds of {arm} have no value yet, and no pair."
-            )
+            seeds = f"{unfinished} of {len(plan.seeds)} seeds of {arm}"
+            lines.append(f"Unfinished: {seeds} have no value yet, so they form no pairs.")
     return lines
 
 
 def _about_looks(plan: Plan, summary: Summary) -> list[str]:
-    """What the looks, and the log ratios themselves, mean for reading the differences."""
+    """Return the warnings about early decisions and about skewed log ratios."""
     lines = []
     last = len(plan.looks.seeds)
     early = [arm for arm, v in summary.settled.verdicts.items() if v.word in ("better", "worse") and v.look < last]
@@ -73,29 +72,31 @@ def _about_looks(plan: Plan, summary: Summary) -> list[str]:
     if skewed:
         told = listed([f"{arm} {skewness:+.1f}" for arm, skewness in skewed.items()])
         lines.append(
-            f"The log ratios are skewed ({told}): the paired t takes them for normal, and errs more often than it says "
-            "where the skewness is real."
+            f"The log ratios are skewed ({told}): the paired t test assumes normal log ratios. It errs more often than "
+            "its level where the skewness is real."
         )
     return lines
 
 
 def _about_crossing(plan: Plan) -> list[str]:
-    """What is to be known of arms that combine the levels of axes."""
+    """Return the sentences about arms that combine the levels of axes."""
     if plan.crossing is None:
         return []
     if plan.crossing.swept:
-        rule = "without division over the settings, since what holds in all must hold at the worst"
-        said = f"An arm with one verdict at every setting is judged {rule} (intersection-union, Berger 1982)."
+        said = (
+            "If an arm has one verdict at every setting, its error probability is not divided over the settings: the "
+            "finding must hold at the worst of them (intersection-union, Berger 1982)."
+        )
     else:
         said = (
-            "A main effect is an average over the levels of the other axes. Where it differs much over their "
-            "combinations, no one of them need show it: read the interactions."
+            "A main effect is an average over the levels of the other axes. Where the effect differs much "
+            "over their combinations, it may hold at none of them: read the interactions."
         )
     return [*plan.crossing.told(), said]
 
 
 def _about_seeds(plan: Plan) -> list[str]:
-    """Why seeds have no value."""
+    """Return the reason of each seed without a value."""
     lines = []
     for arm, seed in plan.trials():
         run = plan.run(arm, seed)
@@ -112,7 +113,7 @@ def _about_protocols(plan: Plan) -> list[str]:
     asked = {field for names in differing.values() for field in names if plan.one_training and field in SAMPLING}
     if asked:
         lines.append(
-            f"The arms are the same trainings, sampled with another {', '.join(sorted(asked))}: that is the question."
+            f"The arms share their trainings and differ in {', '.join(sorted(asked))}: that is the study's question."
         )
     for arm, names in differing.items():
         if others := [name for name in names if name not in asked]:
@@ -125,10 +126,10 @@ def _differing(one: Protocol, other: Protocol) -> list[str]:
 
 
 def _beside(report: Report, metrics: Collection[str]) -> list[str]:
-    """What real samples and noise score, as many as the samples; and as many as at the primary NFE, if more."""
-    usual = f" elsewhere than at NFE {report.plan.nfe}" if report.at_primary else ""
+    """Return the scores of real samples and noise, for the numbers of samples at the primary NFE and elsewhere."""
+    usual = f" at other NFE than {report.plan.nfe}" if report.at_primary else ""
     return [
-        f"{titled(metric)} of {REFERENCES[kind].words}, as many as the samples{where}: {value:.4g}."
+        f"{capitalised(titled(metric))} of {REFERENCES[kind].words}, as many as generated samples{where}: {value:.4g}."
         for where, scores in ((usual, report.references), (f" at NFE {report.plan.nfe}", report.at_primary))
         for kind, by_metric in scores.items()
         for metric, value in by_metric.items()
@@ -137,7 +138,7 @@ def _beside(report: Report, metrics: Collection[str]) -> list[str]:
 
 
 def remarks(report: Report, metrics: Collection[str] | None = None) -> list[str]:
-    """The sentences under a table; of these metrics, all if none are named, what real samples and noise score."""
+    """Return the sentences below a table. `metrics` limits the scores of real samples and noise; None means all."""
     plan = report.plan
     above = excess.remarks(plan, report.floor, report.excess) if report.floor else []
     named = set(report.summary.rows.metric) if metrics is None else metrics
@@ -145,7 +146,7 @@ def remarks(report: Report, metrics: Collection[str] | None = None) -> list[str]
 
 
 def _rule(plan: Plan) -> str:
-    """How the verdicts were made, in two sentences."""
+    """Return how the verdicts were made, in two sentences."""
     numbers = ", ".join(map(str, plan.looks.seeds))
     over = "the arms"
     if plan.crossing:
@@ -154,7 +155,7 @@ def _rule(plan: Plan) -> str:
         over += " and, " + ("in equal parts" if plan.looks.spending == "equal" else "by the seeds that each adds")
         over += ", over the looks"
     return (
-        f"Verdicts: {titled(plan.metric)} at NFE {plan.nfe}, paired t on logs, looked at with {numbers} seeds; the "
+        f"Verdicts: {titled(plan.metric)} at NFE {plan.nfe}, paired t on logs, with looks at {numbers} seeds; the "
         f"chance of a wrong verdict in the study, {LEVEL:.0%} at most, is divided over {over}; smallest difference of "
         f"interest {100 * plan.smallest_difference:g}%. Intervals of other values are 95 %, unadjusted."
     )

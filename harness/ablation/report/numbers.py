@@ -1,4 +1,4 @@
-"""NFEs at which more samples are judged than elsewhere: what the report says of them, and curves of equal numbers."""
+"""NFEs with more samples than others: their sentences in the report, and curves over equal numbers of samples."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from harness.ablation.report.outcomes import MEASURED, Cell
 
 
 def judged(plan: Plan, arms: Iterable[str], metric: str, nfe: int) -> int | None:
-    """How many samples the values of arms are of, as verdicts take them.
+    """Return the number of samples behind the values of arms at an NFE, as verdicts use them.
 
-    None where arms differ in it, and for a metric of the flow itself.
+    None where the arms differ in it, and for a metric of the flow itself.
     """
     configs = [plan.arms[arm].evaluate for arm in arms]
     if metric in {own.name for config in configs for own in config.flow_metrics}:
@@ -23,19 +23,19 @@ def judged(plan: Plan, arms: Iterable[str], metric: str, nfe: int) -> int | None
 
 
 def more(plan: Plan) -> dict[int, int]:
-    """{NFE: number of samples} where the baseline is judged by more of them than elsewhere."""
+    """Return {NFE: number of samples} of the NFEs at which the baseline has more samples than at others."""
     config = plan.arms[plan.baseline].evaluate
     return {nfe: number for nfe in config.nfe if (number := config.samples_at(nfe)) > config.num_samples}
 
 
 def header(plan: Plan, nfe: int) -> str:
-    """An NFE at the top of a column, with its samples where they are more."""
-    told = str(nfe) if nfe else "calls of its own"
+    """Return the column header of an NFE, with its number of samples where that is larger than at others."""
+    told = str(nfe) if nfe else "adaptive"
     return f"{told} ({number:,} samples)" if (number := more(plan).get(nfe)) else told
 
 
 def alike(plan: Plan, cells: pd.DataFrame) -> pd.DataFrame:
-    """The cells with values of as many samples at every NFE: where they are more, of the first of them."""
+    """Return the cells with equal numbers of samples at every NFE: where there are more, the first of them."""
     asked = {arm: {more.nfe for more in config.evaluate.more} for arm, config in plan.arms.items()}
     if not any(asked.values()):
         return cells
@@ -50,7 +50,7 @@ def alike(plan: Plan, cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def curves(plan: Plan, cells: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a summary with mean and sd over cells of equal numbers; all else as it is."""
+    """Return a summary's rows with mean and sd over equal numbers of samples; other columns are unchanged."""
     if not more(plan):
         return rows
     key = ["arm", "metric", "nfe"]
@@ -59,13 +59,13 @@ def curves(plan: Plan, cells: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def notes(plan: Plan) -> list[str]:
-    """What a reader must know of them."""
+    """Return the sentences about NFEs with more samples than others."""
     config = plan.arms[plan.baseline].evaluate
     lines = []
     for nfe, number in more(plan).items():
         lines.append(
-            f"Values at NFE {nfe} are of {number:,} samples, at others of {config.num_samples:,}: where a metric falls "
-            f"with their number, as FID does, NFEs are compared by the first {config.num_samples:,} alone. So are the "
-            "curves of the picture and what is read off."
+            f"Values at NFE {nfe} use {number:,} samples, at other NFE {config.num_samples:,}. A metric such as "
+            f"FID falls with the number of samples, so compare NFEs by the first {config.num_samples:,} samples only, "
+            "as the curves of the figure and the values read off them do."
         )
     return lines

@@ -1,4 +1,4 @@
-"""Where a table comes from, as the JSON beside it says."""
+"""The origin of a table, for the JSON beside it and for its last line."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from harness.evaluation.protocol import EVALUATION_VERSION
 from harness.runs.identity import NUMERICS_VERSION
 
 VERSIONS = {"numerics_version": NUMERICS_VERSION, "evaluation_version": EVALUATION_VERSION}
-"""Of the code that makes a table: another version gives other numbers."""
+"""Versions of the code that makes a table; another version gives other numbers."""
 
 
 def provenance(question: str, command: str, commits: Sequence[str]) -> dict[str, Any]:
-    """What the JSON of every table begins with."""
+    """Return the first entries of every table's JSON: question, command and origin."""
     return {"question": question, "command": command, **made_now(commits)}
 
 
 def made_now(commits: Sequence[str]) -> dict[str, Any]:
-    """What rows that are made now, from runs at these commits, come from."""
+    """Return the origin of rows that are made now from runs at these commits: versions, date and machine."""
     return {"commits": commits, **VERSIONS, "date": datetime.date.today().isoformat(), "machine": machine()}
 
 
 def made_by(command: str, commits: Sequence[str], more: str) -> str:
-    """The line that ends the Markdown of a table; `more` says where the rest stands."""
+    """Return the last line of a table's Markdown; `more` is its last sentence."""
     here = machine()
     return (
         f"Made by `{command}` at commit {', '.join(commits) or 'none'} on {here['processor']}, {here['cores']} cores, "

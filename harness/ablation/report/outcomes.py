@@ -1,4 +1,4 @@
-"""What became of every trial of a plan: measured, diverged, failed otherwise, not finished yet, or never asked."""
+"""The outcome of every trial of a plan: measured, diverged, failed otherwise, not finished yet, or never asked."""
 
 from __future__ import annotations
 
@@ -17,8 +17,14 @@ from harness.runs.config import RunConfig
 from harness.runs.contents import value_of
 
 MEASURED, DIVERGED, FAILED, UNFINISHED, UNASKED = "measured", "diverged", "failed", "unfinished", "unasked"
-"""A metric of a trial at an NFE has a value; its training or its samples are not finite; a solver gave up; it has none
-yet (what was killed or ran out of memory is run again); or its arm is not measured there."""
+"""States of a metric of a trial at an NFE:
+
+- measured: it has a value
+- diverged: the training or the samples are not finite
+- failed: a solver gave up
+- unfinished: it has no value yet; a trial that was killed or ran out of memory is run again
+- unasked: the arm is not measured there
+"""
 
 
 class Cell(NamedTuple):
@@ -31,13 +37,13 @@ class Cell(NamedTuple):
     value: float
     """NaN unless measured."""
     calls: float
-    """NFE, but for an adaptive solver's 0."""
+    """Calls of the network: the NFE, or the mean that an adaptive solver made, whose NFE is 0."""
     state: str
 
 
 @dataclass(frozen=True)
 class Seeds:
-    """What became of an arm's seeds at one metric and NFE, of a plan with `number` of them."""
+    """The outcomes of an arm's `number` of seeds at one metric and NFE."""
 
     number: int
     measured: int
@@ -47,12 +53,12 @@ class Seeds:
 
     @classmethod
     def of(cls, row: pd.Series) -> Seeds:
-        """From a row of a summary where an arm was asked."""
+        """Build from a row of a summary where the arm was asked."""
         return cls(row.seeds, row.n, row.diverged, row.failed, True)
 
     @classmethod
     def among(cls, cells: pd.DataFrame | None, seeds: Sequence[int]) -> Seeds:
-        """Of an arm's cells at one metric and NFE, by seed, among some of its seeds."""
+        """Build from an arm's cells at one metric and NFE, indexed by seed; only these seeds count."""
         if cells is None:
             return cls(len(seeds), 0, 0, 0, False)
         counts = Counter(cells.state[cells.index.isin(seeds)])
@@ -61,21 +67,21 @@ class Seeds:
 
     @property
     def unfinished(self) -> int:
-        """Seeds that have no value yet."""
+        """Number of seeds that have no value yet."""
         return self.number - self.measured - self.diverged - self.failed if self.asked else 0
 
     @property
     def missing(self) -> str:
-        """What became of those without a value, as `2 of 5 diverged, 1 unfinished`; empty where all have one."""
+        """The outcomes of seeds without a value, like `2 of 5 diverged, 1 unfinished`; empty where all have one."""
         counts = {DIVERGED: self.diverged, FAILED: self.failed, UNFINISHED: self.unfinished}
         said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
         return said.replace(" ", f" of {self.number} ", 1)
 
 
 def collect(plan: Plan) -> tuple[pd.DataFrame, list[str]]:
-    """The cells of all trials, and the commits they come from.
+    """Return the cells of all trials, one row each (`Cell`), and the commits of their runs.
 
-    The primary metric and NFE have a cell for every arm, whether it is asked there or not.
+    Every arm has a cell at the primary metric and NFE, whether it is asked there or not.
     """
     cells = list[Cell]()
     commits = set[str]()
@@ -98,7 +104,7 @@ def collect(plan: Plan) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _wanted(plan: Plan, config: RunConfig) -> Iterator[tuple[str, int, bool]]:
-    """(metric, NFE, whether the arm is measured there)."""
+    """Yield (metric, NFE, whether the arm is measured there)."""
     wanted = points(config)
     yield from ((metric, nfe, True) for metric, nfes in wanted.items() for nfe in nfes)
     if plan.nfe not in wanted.get(plan.metric, ()):
@@ -114,7 +120,7 @@ def _state(asked: bool, value: float | None, gave_up: NoValue | None, error: NoV
 
 
 def by_arm(cells: pd.DataFrame) -> dict[tuple[str, str, int], pd.DataFrame]:
-    """{(arm, metric, NFE): its cells by seed}"""
+    """Return {(arm, metric, NFE): its cells, indexed by seed}."""
     groups: Any = cells.groupby(["arm", "metric", "nfe"])
     return {key: own.set_index("seed") for key, own in groups}
 
@@ -123,9 +129,9 @@ _WORST = (DIVERGED, FAILED, UNASKED, UNFINISHED, MEASURED)
 
 
 def combined(by_arm: Mapping[str, pd.DataFrame], arms: Sequence[str]) -> pd.DataFrame | None:
-    """Value and state by seed of several arms taken as one; None where one has no cells.
+    """Return value and state by seed of several arms taken as one; None where an arm has no cells.
 
-    The value is the geometric mean, the least value where one is not positive; the state is the worst of the arms'.
+    The value is the geometric mean, or the smallest value where one is not positive; the state is the worst one.
     """
     if any(arm not in by_arm for arm in arms):
         return None
@@ -143,7 +149,7 @@ def combined(by_arm: Mapping[str, pd.DataFrame], arms: Sequence[str]) -> pd.Data
 def paired(
     own: pd.DataFrame | None, base: pd.DataFrame | None, seeds: Sequence[int]
 ) -> tuple[list[float], list[float]]:
-    """The values of two arms' cells at those of the seeds at which both have one, in the order of the seeds."""
+    """Return the values of two arms at the `seeds` at which both have one, as two lists in the same order."""
     if own is None or base is None:
         return [], []
     pairs = pd.concat([own.value, base.value], axis=1, join="inner").dropna()

@@ -1,4 +1,4 @@
-"""What a study will take and what it can show, as tables to read before it trains."""
+"""Tables to read before a study trains: the time and disk that it takes, and the differences that it can show."""
 
 from __future__ import annotations
 
@@ -22,39 +22,39 @@ from harness.runs.explain import percent
 from harness.runs.identity import training_digest
 
 SDS = (0.05, 0.1, 0.2)
-"""Of log ratios over seeds, where none are measured: those of most studies lie between."""
+"""Sds of log ratios over seeds to show where none is measured; most studies lie between them."""
 STUDIES = 1000
-"""That are simulated, or fewer where they have many seeds."""
+"""Number of simulated studies; fewer are simulated for many arms and seeds."""
 NUMBERS = 4_000_000
-"""That a simulation draws, about."""
+"""About how many random numbers a simulation draws at most."""
 LARGEST = 1e6
-"""A larger rise is told as this one."""
+"""Larger rises are shown as this one."""
 UNKNOWN = "not known"
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """A plan up to the last seeds that are asked for, with what its parts take."""
+    """A plan up to its last look or number of seeds, with the time and disk that its parts take."""
 
     plan: Plan
     workers: int
-    """Trials at a time."""
+    """Number of trials at a time."""
     measured: Parts
-    """What finished trials took."""
+    """Time and disk of finished trials."""
     tried: Parts
-    """What small ones say."""
+    """Time and disk estimated from small trials."""
 
     @functools.cached_property
     def _left(self) -> dict[tuple[str, int], dict[str, Spent]]:
         return remaining(self.plan, self.measured.or_else(self.tried))
 
     def until(self, now: Plan) -> Spent:
-        """Seconds and bytes that the trials of an earlier look still take; NaN where not known."""
+        """Return the seconds and bytes of the open trials of `now`, the plan at an earlier look; NaN where unknown."""
         left = total(self._left[trial] for trial in now.trials() if trial in self._left)
         return left._replace(seconds=left.seconds / self.workers)
 
     def looks(self) -> Grid:
-        """What each look takes, while all arms are open."""
+        """Return the table of each look's trials, time and disk, while all arms are open."""
         header = ["look", "seeds", "trials", "ended", "left", "level", "time", "disk"]
         last = len(self.plan.seeds)
         numbers = [n for n in self.plan.looks.seeds if n < last] + [last]
@@ -76,7 +76,7 @@ class Outlook:
         return [name, str(seeds), *map(str, counts), level, _seconds(spent), _size([spent])]
 
     def arms(self, shares: Mapping[str, float]) -> Grid:
-        """What a trial of each arm takes, with the effective share of its batches; and what its teachers take."""
+        """Return the table of each arm's and teacher's time and disk, with the effective `shares` of the batches."""
         header = ["arm", "share", "training", "evaluation", "disk", "from"]
         first: dict[str, str] = {}
         known = self.measured.or_else(self.tried)
@@ -86,7 +86,7 @@ class Outlook:
             owner = first.setdefault(digest, arm)
             training = known.trainings.get(digest)
             evaluation = known.evaluations.get(arm)
-            told = _seconds(training) if owner == arm else f"that of {owner}"
+            told = _seconds(training) if owner == arm else f"shared with {owner}"
             disk = _size([training if owner == arm else Spent(0, 0), evaluation])
             source = self._source(digest in self.measured.trainings, arm in self.measured.evaluations)
             source = UNKNOWN if training is None or evaluation is None else source
@@ -94,7 +94,7 @@ class Outlook:
         return Grid("A trial of each arm", header, [*rows, *self._teachers(first)])
 
     def _teachers(self, arms: Mapping[str, str]) -> list[list[str]]:
-        """A row for each flow that only teaches, which is the training of none of the arms."""
+        """Return a row for each flow that is only a teacher, not the training of an arm."""
         flows = {
             training_digest(flow): f"{flow.title}, for {arm}"
             for arm, config in reversed(self.plan.arms.items())
@@ -109,7 +109,7 @@ class Outlook:
 
     @staticmethod
     def _source(trained: bool, judged: bool) -> str:
-        """What says how long a trial takes, where its training or its evaluation was measured."""
+        """Return the source of a trial's time, given whether its training and its evaluation were measured."""
         if trained:
             return "finished trials" if judged else "finished trainings, small evaluation"
         return "small trial"
@@ -120,22 +120,22 @@ def _seconds(spent: Spent | None) -> str:
 
 
 def _size(parts: Sequence[Spent | None]) -> str:
-    """Of all parts together."""
+    """Return the size of all parts together."""
     known = [part.bytes for part in parts if part is not None]
     return UNKNOWN if len(known) < len(parts) or math.isnan(sum(known)) else size(sum(known))
 
 
 @dataclass(frozen=True)
 class Effects:
-    """What the looks of a plan can show, at the sd of each arm's log ratios over seeds."""
+    """The differences that the looks of a plan can show, at the sd of each arm's log ratios over seeds."""
 
     plan: Plan
     sds: dict[str, float]
-    """Of the arms whose pairs of trials have been measured."""
+    """{arm: sd of its log ratios} of the arms with enough measured pairs of trials."""
 
     @classmethod
     def of(cls, plan: Plan) -> Effects:
-        """From the runs on disk."""
+        """Read the sds from the runs on disk."""
         cells, _ = collect(plan)
         found = {arm: standing.comparison for arm, standing in verdicts.settle(plan, cells).standings.items()}
         return cls(plan, {arm: found[arm].sd for arm in plan.tested if found[arm].n >= MIN_SEEDS and found[arm].sd > 0})
@@ -146,7 +146,7 @@ class Effects:
         return [arm for arm in self.plan.tested if arm not in self.sds]
 
     def grid(self) -> Grid:
-        """The smallest rise that each look can tell from none, and the trials to be expected."""
+        """Return the table of the smallest rise that each look can show, and of the expected trials."""
         plan = self.plan
         header = ["sd", *(f"{n} seeds" for n in plan.looks.seeds)]
         header += ["at 0 %", f"at {100 * plan.smallest_difference:g} %"]
@@ -156,15 +156,17 @@ class Effects:
             rows += [[f"{sd:g}", *self._shown(sd), *self._trials([sd] * arms)] for sd in SDS]
         else:
             rows.append(["all arms", *[""] * len(plan.looks.seeds), *self._trials(list(self.sds.values()))])
-        return Grid("Smallest rise that a look can tell from none, and trials to be expected", header, rows)
+        return Grid("Smallest rise that a look can show, and expected trials", header, rows)
 
     def _shown(self, sd: float) -> list[str]:
         looks = range(1, len(self.plan.looks.seeds) + 1)
         return [percent(min(self.plan.looks.provable(look, len(self.plan.tested), sd), LARGEST)) for look in looks]
 
     def _trials(self, sds: list[float]) -> list[str]:
-        """To be expected where no arm differs, and where all do by the smallest difference; unknown where arms are
-        crossed, since a contrast that is decided may leave its arms to others."""
+        """Return the expected trials if no arm differs, and if all differ by the smallest difference.
+
+        They are unknown for a study with axes, where an arm may stay open for another contrast.
+        """
         plan = self.plan
         if plan.crossing:
             return ["-", "-"]
@@ -177,16 +179,16 @@ class Effects:
         return [f"{trials + apart:.0f}" for trials in expected]
 
     def words(self) -> list[str]:
-        """How the table is meant."""
+        """Return the sentences that explain the table."""
         lines = [
-            "Rises: each is told from none half of the time, where the log ratios of an arm's seeds have this sd.",
-            "The trials to be expected are simulated: at 0 % no arm differs from the baseline, at "
+            "A look finds a true rise of this size half of the time, if the log ratios of an arm's seeds have this sd.",
+            "Expected trials are simulated: at 0 % no arm differs from the baseline, at "
             f"{100 * self.plan.smallest_difference:g} % every arm does.",
         ]
         if self.unknown:
             of = f" of {', '.join(self.unknown)}" if self.sds else ""
             lines.append(
-                f"The sd of log ratios{of} is not known yet, since too few pairs of trials have ended: "
-                f"{', '.join(f'{sd:g}' for sd in SDS)} are for orientation."
+                f"The sd of log ratios{of} is not known yet, because too few pairs of trials have ended: "
+                f"{', '.join(f'{sd:g}' for sd in SDS)} are examples."
             )
         return lines

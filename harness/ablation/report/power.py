@@ -1,4 +1,4 @@
-"""What an arm's seeds can find at a look: the differences that its test detects four times in five, at its own sd."""
+"""The power of an arm's test: the differences that its seeds detect with 80 % probability, at the arm's sd."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from harness.ablation.report.statistics import Comparison
 
 POWER = 0.8
 MOST_SEEDS = 100_000
-"""More are not counted."""
+"""Largest number of seeds that is computed; None stands for more."""
 LARGEST = math.log(1e6)
-"""Seeds that find a factor of a million find nothing: larger ones are told as this one."""
+"""Largest log ratio to report: seeds that find only a factor of a million find nothing."""
 
 
 class Found(NamedTuple):
-    """Relative differences of one size of the log ratio: -0.2 is a fall to four fifths, 0.25 undoes it."""
+    """The fall and the rise with the same absolute log ratio: a fall of -0.2 and a rise of 0.25 cancel."""
 
     fall: float
     rise: float
 
     @classmethod
     def of(cls, log_ratio: float) -> Found:
-        """From the size of a log ratio, at most `LARGEST`."""
+        """Build from the absolute value of a log ratio, cut at `LARGEST`."""
         size = min(log_ratio, LARGEST)
         return cls(math.expm1(-size), math.expm1(size))
 
 
 @dataclass(frozen=True)
 class Power:
-    """Of one of so many arms: n pairs of seeds whose log ratios have this sd, tested at a two-sided level."""
+    """The test of one of `arms` arms: n pairs of seeds, the sd of their log ratios, and the two-sided level."""
 
     n: int
     sd: float
@@ -44,31 +44,30 @@ class Power:
 
     @classmethod
     def of(cls, comparison: Comparison, arms: int) -> Power | None:
-        """None where there is no spread to go by."""
+        """Build from a comparison; None where its sd is unknown or 0."""
         if comparison.n < 2 or not comparison.sd > 0:
             return None
         return cls(comparison.n, comparison.sd, comparison.level, arms)
 
     @property
     def found(self) -> Found:
-        """The smallest differences that are found with a power of 80 %, if the sd is what these seeds say."""
+        """The smallest differences that the test finds with a power of 80 %, at the measured sd."""
         return Found.of(_detectable(self.n, self.level) * self.sd)
 
     @property
     def at_least(self) -> Found:
-        """The same if the sd is as small as its 95 % interval lets it be (chi-square with n - 1 degrees of freedom)."""
+        """`found` at the lower end of the sd's 95 % interval (chi-square with n - 1 degrees of freedom)."""
         return Found.of(_detectable(self.n, self.level) * self.sd * self._factor(1 - LEVEL / 2))
 
     @property
     def at_most(self) -> Found:
-        """The same if it is as large."""
+        """`found` at the upper end of the sd's 95 % interval."""
         return Found.of(_detectable(self.n, self.level) * self.sd * self._factor(LEVEL / 2))
 
     def seeds_for(self, difference: float) -> int | None:
-        """How many pairs find a rise of `difference` with a power of 80 % in a single look, at this sd; None above
-        `MOST_SEEDS`.
+        """Return the pairs that find a rise of `difference` with a power of 80 % in one look; None above `MOST_SEEDS`.
 
-        A fall of the same size takes fewer. The single look divides `LEVEL` over the arms alone.
+        A fall of the same size takes fewer. With one look, `LEVEL` is divided over the arms only.
         """
         wanted = math.log1p(difference)
 
@@ -80,7 +79,7 @@ class Power:
         return counts[place] if place < len(counts) else None
 
     def plain(self, difference: float) -> dict[str, Any]:
-        """As JSON holds it."""
+        """Return the JSON form, with the seeds for this difference."""
         sizes = {"found": self.found, "at_least": self.at_least, "at_most": self.at_most}
         return (
             {"sd": self.sd}
@@ -89,13 +88,13 @@ class Power:
         )
 
     def _factor(self, quantile: float) -> float:
-        """The true sd over the measured one, where chance gave this quantile of their squared ratio."""
+        """Return true sd / measured sd, if measured / true variance is at this quantile of its distribution."""
         return math.sqrt((self.n - 1) / stats.chi2.ppf(quantile, self.n - 1))
 
 
 @functools.cache
 def _detectable(n: int, level: float) -> float:
-    """The log ratio, in sds of a single pair's, that n pairs find with a power of 80 %."""
+    """Return the log ratio, in units of a pair's sd, that n pairs find with a power of 80 %."""
     critical = quantile(level, n)
 
     def shortfall(effect: float) -> float:  # effect in units of the mean's standard error
@@ -105,10 +104,9 @@ def _detectable(n: int, level: float) -> float:
 
 
 def sd_of(low: float, high: float, n: int, level: float) -> float:
-    """The sd of log ratios from the ends of the interval of their mean at 1 - level, as relative differences, over n
-    pairs.
+    """Return the sd of n log ratios, given their mean's interval at 1 - level as relative differences `low` and `high`.
 
-    Infinity where an end is too far out to be told from -1 or from infinity.
+    Infinity where `low` was rounded to -1 or below.
     """
     if low <= -1:
         return math.inf

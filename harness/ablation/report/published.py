@@ -1,4 +1,4 @@
-"""The committed tables: where they lie, which are of an earlier version, and what studies/README.md says of them."""
+"""The committed tables: their folder, the marks of earlier versions, and the page studies/README.md about them."""
 
 from __future__ import annotations
 
@@ -14,46 +14,48 @@ from typing_extensions import TypedDict
 from harness.ablation.design.folder import studies_folder
 from harness.ablation.design.looks import LEVEL
 from harness.ablation.report import hours
+from harness.ablation.report.grid import capitalised
 from harness.ablation.report.origin import VERSIONS
 from harness.ablation.report.power import Power, sd_of
 from harness.ablation.report.verdicts import BASELINE, NOT_COMPARED, UNDECIDED, UNSTABLE
 from harness.core.errors import UserError
 from harness.core.files import read_json, write_atomic
 from harness.core.reading import Damaged, bytes_of, short
+from harness.evaluation.metric import label_of
 
 RESTORED = "Restore it from the repository, or publish its study again."
-"""What to do about a damaged file of a committed table."""
+"""The remedy for a damaged file of a committed table."""
 _COLUMNS = {
     "arm": "O", "metric": "O", "nfe": "i", "n": "if", "difference": "f", "low": "f", "high": "f", "primary": "b",
     "verdict": "O",
 }  # fmt: skip
-"""{column of a study's table that is read here: what it may hold, as NumPy's kinds}"""
+"""{column of a study's table that is read here: its allowed NumPy kinds}"""
 
 
 class Version(TypedDict, total=False):
-    """Of the code that made rows."""
+    """Versions of the code that made rows."""
 
     numerics_version: int
     evaluation_version: int
 
 
 class Made(Version, total=False):
-    """What the JSON beside every table may hold."""
+    """Entries that the JSON beside every table may have."""
 
     scales: dict[str, Version]
 
 
 class Primary(TypedDict):
-    """Where a study's verdicts are."""
+    """The metric and NFE of a study's verdicts."""
 
     metric: str
     nfe: int
     against: NotRequired[str]
-    """With whom, where that is not the baseline alone."""
+    """The other side of the comparison, if it is not the baseline."""
 
 
 class OfStudy(TypedDict):
-    """What the JSON beside a study's table holds, as far as studies/README.md tells it."""
+    """The entries of the JSON beside a study's table that studies/README.md uses."""
 
     question: str
     primary: Primary
@@ -73,19 +75,16 @@ VERDICTS = {
     UNSTABLE: "unstable (seeds diverged)",
     UNDECIDED: "undecided (these seeds cannot say)",
 }
-"""{verdict: its words}, in the order of the list; others follow under their own name."""
+"""{verdict: its words}, in the order of the list; other verdicts follow under their names."""
 
 
 def published_folder() -> Path:
-    """results/ beside studies/: its tables/ and figures/ are committed."""
+    """Return results/ beside studies/, whose tables/ and figures/ are committed."""
     return studies_folder().absolute().parent / "results"
 
 
 def renew() -> list[Path]:
-    """Write again what follows from the committed tables: the marks of earlier versions, and studies/README.md.
-
-    Returns the path of the latter.
-    """
+    """Write the marks of earlier versions into the committed tables, and studies/README.md; return that page's path."""
     tables = published_folder() / "tables"
     verdicts = studies_folder() / "README.md"
     for path in sorted(tables.glob("*.md")):
@@ -97,7 +96,7 @@ def renew() -> list[Path]:
 
 
 def _text(path: Path) -> str:
-    """What a committed text says."""
+    """Read a committed text; `UserError` where it cannot be read."""
     try:
         return bytes_of(path).decode()
     except (Damaged, UnicodeDecodeError) as error:
@@ -105,7 +104,7 @@ def _text(path: Path) -> str:
 
 
 def read_table(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
-    """A committed table with at least these columns; `UserError` where it is none. Empty columns are of every kind."""
+    """Read a committed table; `UserError` without these columns and kinds. An empty column counts as any kind."""
     try:
         rows = pd.read_csv(io.BytesIO(bytes_of(path)))
         for name, kinds in columns.items():
@@ -119,9 +118,9 @@ def read_table(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
 
 
 def earlier(about: Mapping[str, Any]) -> str | None:
-    """The line about a table that an earlier version of the code made, from its JSON; None where none did.
+    """Return the line that marks a table of an earlier version, given its JSON; None for the current version.
 
-    A table of several `scales` has a version for each. A JSON that names no version is of version 1.
+    A table of several `scales` has a version for each. A JSON without a version is of version 1.
     """
     scales = about.get("scales", {"": about})
     older = [name for name, scale in scales.items() if any(scale.get(key, 1) < now for key, now in VERSIONS.items())]
@@ -130,7 +129,7 @@ def earlier(about: Mapping[str, Any]) -> str | None:
 
 
 def marked(table: str, about: Mapping[str, Any]) -> str:
-    """A table's Markdown with that line below its title where it is true, and without it where it is not."""
+    """Return a table's Markdown with the line of `earlier` below its title, or without it for the current version."""
     title, *rest = table.split("\n\n")
     rest = rest[1:] if rest and rest[0].startswith(f"> {EARLIER}") else rest
     line = earlier(about)
@@ -138,7 +137,7 @@ def marked(table: str, about: Mapping[str, Any]) -> str:
 
 
 def readme(before: str, tables: Path) -> str:
-    """studies/README.md: what stands `before` its first section, all verdicts and what they took, then each table."""
+    """Return studies/README.md: the head of the text `before`, all verdicts, trials and hours, then each table."""
     head = before.partition("\n## ")[0].strip()
     studies = [path for path in sorted(tables.glob("*-*.csv")) if not path.stem.endswith(("-trials", "-seeds"))]
     current = [path for path in studies if not earlier(read_json(path.with_suffix(".json"), Made, RESTORED))]
@@ -148,7 +147,7 @@ def readme(before: str, tables: Path) -> str:
 
 
 def glance(tables: Sequence[Path]) -> str:
-    """Markdown: the verdicts of all these studies, a row each, arms with their differences."""
+    """Return a Markdown table of all verdicts: a row for each study, with its arms and their differences."""
     words = ("better", "tie", "worse", UNDECIDED)
     lines = [f"| study | {' | '.join(words)} | without a verdict |", "| --- |" + " --- |" * (len(words) + 1)]
     for table in tables:
@@ -163,7 +162,7 @@ def glance(tables: Sequence[Path]) -> str:
 
 
 def section(table: Path) -> str:
-    """What one study found at one scale, from its CSV and the JSON beside it."""
+    """Return the section about one study at one scale, from its CSV and the JSON beside it."""
     about = read_json(table.with_suffix(".json"), OfStudy, RESTORED)
     rows = read_table(table, _COLUMNS)
     primary = rows[rows.primary]
@@ -176,7 +175,7 @@ def section(table: Path) -> str:
     lines = [
         f"## {table.stem}",
         about["question"],
-        f"{metric.upper()} at NFE {nfe} against {against}, {len(about['runs'][baseline])} seeds; "
+        f"{capitalised(label_of(metric))} at NFE {nfe} against {against}, {len(about['runs'][baseline])} seeds; "
         f"{about['date']}, plan {about['plan']}, commit {', '.join(about['commits'])}.",
         *filter(None, [earlier(about)]),
     ]
@@ -188,9 +187,9 @@ def section(table: Path) -> str:
 
 
 def _powers(primary: pd.DataFrame) -> list[str]:
-    """The fall and the rise that each tested arm's seeds find, from the intervals of its CSV.
+    """Return the fall and the rise that each tested arm's seeds find, from the intervals in its CSV.
 
-    A table without levels has intervals at 95 %, and tests that divide `LEVEL` over its arms.
+    A table without a column `level` has 95 % intervals, and tests that divide `LEVEL` over its arms.
     """
     tested = primary[primary.low.notna() & (primary.verdict != NOT_COMPARED)]
     found = []
@@ -204,7 +203,7 @@ def _powers(primary: pd.DataFrame) -> list[str]:
 
 
 def _by_verdict(rows: pd.DataFrame, metric: str, nfe: int) -> dict[str, list[str]]:
-    """{words of a verdict: its arms with their differences, the lowest first}.
+    """Return {words of a verdict: its arms with their differences, the lowest first}.
 
     An arm without a difference is not compared.
     """
@@ -228,7 +227,7 @@ def _by_verdict(rows: pd.DataFrame, metric: str, nfe: int) -> dict[str, list[str
 
 
 def _why_not(row: pd.Series, own: pd.DataFrame, nfe: int) -> str:
-    """Why an arm has no difference at the primary NFE, from its own row there and its rows at every NFE."""
+    """Return why an arm has no difference at the primary NFE, from its row there and its rows at every NFE."""
     if isinstance(reason := row.get("reason"), str):
         return reason
     if row.n:

@@ -1,4 +1,4 @@
-"""What people read off a curve of a metric against NFE: its area, the fewest steps that will do, and their seconds."""
+"""Numbers read off a metric's curve over NFE: its mean, the fewest NFE near the best, and their seconds."""
 
 from __future__ import annotations
 
@@ -20,33 +20,34 @@ NEAR = costs.NEAR
 
 @dataclass(frozen=True)
 class Readout:
-    """Of one arm."""
+    """The numbers of one arm's curve."""
 
     area: float
     """Geometric mean of the metric over log NFE, between `ends`; mean over `seeds`."""
     seeds: int
-    """Seeds that are measured at every NFE of the arm; the others take no part in anything here."""
+    """Number of seeds that are measured at every NFE of the arm; the numbers here use only these."""
     ends: tuple[int, int] | None
-    """The smallest and the largest NFE that all arms with a curve share; None where they do not share two."""
+    """The smallest and the largest NFE that all arms with a curve share; None where they share fewer than two."""
     against: Comparison | None
-    """Its paired comparison with the baseline's; None for the baseline, and where a curve is missing."""
+    """Paired comparison of `area` with the baseline's; None for the baseline, and where a curve is missing."""
     fewest: int | None
     """The smallest NFE at which the mean is within `NEAR` of this arm's best."""
     fewest_of_all: int | None
-    """The same, of the best of all arms; None where the arm never comes so near."""
+    """The smallest NFE at which the mean is within `NEAR` of the best of all arms; None where no NFE is."""
     seconds: float
-    """Of sampling, for each sample, at `fewest`."""
+    """Seconds of sampling per sample at `fewest`; NaN where unknown."""
 
 
 def read(
     values: pd.DataFrame, metric: str, bases: Mapping[str, str], lower: bool, seconds: Mapping[tuple[str, int], float],
     unstable: Container[str] = (),
 ) -> dict[str, Readout]:  # fmt: skip
-    """{arm: what its curve says} of one metric.
+    """Return {arm: the numbers of its curve} for one metric.
 
-    `values` has columns arm, seed, metric, nfe and value, `seconds` those by arm and NFE, `bases` whom an arm is set
-    beside. An adaptive solver's calls (NFE 0) belong to no curve. Arms without a whole seed are left out, and all where
-    none has a curve. Seeds that an `unstable` arm has left set no mark for the others, nor are others set beside them.
+    `values` has columns arm, seed, metric, nfe and value; `bases` is {arm: the arm it is compared with}; `seconds` is
+    {(arm, NFE): seconds per sample}. Values of an adaptive solver (NFE 0) belong to no curve. An arm is left out if no
+    seed is measured at all its NFEs; the result is empty if no arm has two NFEs. An `unstable` arm does not count for
+    the best of all arms, and no arm is compared with it.
     """
     own = values[(values.metric == metric) & (values.nfe > 0)].dropna(subset="value")
     if own.empty:
@@ -82,21 +83,21 @@ def read(
 
 @dataclass(frozen=True)
 class Needed:
-    """The calls that an arm needs for nearly a given quality, by seed."""
+    """The calls of the network that an arm needs to come near a given quality, by seed."""
 
     calls: tuple[int | None, ...]
-    """The smallest NFE that was measured to do; None where none did."""
+    """By seed, the smallest measured NFE that comes near; None where no NFE does."""
     mean: float
-    """Geometric mean over seeds; infinite where some never came so near."""
+    """Geometric mean over seeds; infinite where a seed never comes near."""
     low: float
     high: float
-    """95 % interval of it, by t on logs; NaN with one seed, or where some never came so near."""
+    """95 % interval of `mean`, by t on logs; NaN with one seed, or where a seed never comes near."""
     seeds: int
-    """All that there are; those beyond `calls` have nothing to come near."""
+    """Number of all seeds; a seed without a target is not in `calls`."""
 
     @classmethod
     def of(cls, calls: Sequence[int | None], seeds: int | None = None) -> Needed:
-        """From each seed's, of so many seeds; None is as many."""
+        """Build from the calls by seed; `seeds` is the number of all seeds, by default those in `calls`."""
         reached = [math.log(n) for n in calls if n is not None]
         number = len(calls) if seeds is None else seeds
         if len(reached) < len(calls) or not calls:
@@ -107,7 +108,7 @@ class Needed:
         return cls(tuple(calls), math.exp(mean), math.exp(mean - half), math.exp(mean + half), number)
 
     def __str__(self) -> str:
-        """The mean with its interval, or how many seeds came so near; and over how many where that is not all."""
+        """Return the mean with its interval, or how many seeds came near, and how many were left out."""
         reached = sum(n is not None for n in self.calls)
         of = len(self.calls)
         if not of:
@@ -119,7 +120,7 @@ class Needed:
         return said if of == self.seeds else f"{said}; {self.seeds - of} of {self.seeds} seeds left out"
 
     def verdict(self, expected: Sequence[int]) -> str:
-        """Beside [least, most]: as expected, fewer, more, or undecided where the interval crosses an end."""
+        """Compare with [least, most]: as expected, fewer, more, or undecided where the interval crosses an end."""
         if self.calls and not any(self.calls):
             return "more"
         if expected[0] <= self.low and self.high <= expected[1]:
@@ -128,10 +129,10 @@ class Needed:
 
 
 def needed(cells: pd.DataFrame, metric: str, arm: str, target: str, at: int, lower: bool) -> Needed:
-    """What `arm` needs for a value within `NEAR` of that of `target` with the same seed at NFE `at`.
+    """Return the calls that `arm` needs to come within `NEAR` of the value of `target` at NFE `at`, seed by seed.
 
-    cells has columns arm, seed, metric, nfe, value and state. A seed that diverged never comes so near. One that is not
-    finished, or whose target has no value, is left out.
+    `cells` has columns arm, seed, metric, nfe, value and state. A diverged seed never comes near. A seed is left out if
+    it is not finished, or if its target has no value.
     """
     curves = cells[(cells.metric == metric) & (cells.nfe > 0)]
     targets = curves[(curves.arm == target) & (curves.nfe == at)].set_index("seed").value
@@ -149,7 +150,7 @@ def needed(cells: pd.DataFrame, metric: str, arm: str, target: str, at: int, low
 
 
 def _areas(table: pd.DataFrame) -> pd.Series:
-    """By seed; none where fewer than two NFEs are shared or a value has no logarithm."""
+    """Return the geometric mean over log NFE by seed; empty below two NFEs, or where a value is not positive."""
     table = table.dropna()
     if table.shape[1] < 2 or not (table > 0).all(axis=None):
         return pd.Series(dtype=float)

@@ -1,4 +1,4 @@
-"""What runs say that were judged by other samples: where the variance comes from, and the cheapest way to power."""
+"""Results of judging finished runs on other samples: the sources of variance, and the cheapest way to power."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from harness.evaluation.doubts import short_of_samples
 from harness.runs.lineage import training_seconds
 
 FURTHER = (2, 4)
-"""Times the largest number of samples: what the law says of these is reported too."""
+"""Multiples of the largest number of samples to which the laws extrapolate."""
 
 
 Known = Mapping[int, list[dict[str, Any]]]
@@ -30,45 +30,45 @@ Known = Mapping[int, list[dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Found:
-    """What a resampling says."""
+    """The results of a resampling."""
 
     design: Resampling
     splits: dict[str, list[Split]]
     """{arm: its split by each number of samples, rising}"""
     laws: dict[str, Law]
     common: dict[str, float]
-    """{arm: what the noise that it shares with the baseline takes off} by the largest number."""
+    """{arm: share of the sampling variance that shared noise removes}, with the largest number of samples."""
     settled: list[str]
-    """Arms whose difference lies beyond the smallest of interest already: the totals leave them out."""
+    """Arms whose difference is already known to exceed the smallest of interest: the totals leave them out."""
     ways: list[Way]
     values: dict[str, dict[int, list[list[float]]]]
-    """{arm: {number of samples: [training seeds][sampling seeds]}}, over the baseline's seeds for itself."""
+    """{arm or baseline: {number of samples: values [training seeds][sampling seeds]}}."""
     costs: dict[str, Cost]
     commits: list[str]
     notes: list[str]
 
     @property
     def cheapest(self) -> int | None:
-        """The number of samples with which the arms together cost least."""
+        """The number of samples with the lowest total cost of the arms; None where no cost is finite."""
         return cheapest({way.samples: way.total for way in self.ways})
 
     @property
     def wanted(self) -> str:
-        """The difference that is to be found."""
+        """The difference to find, in words."""
         return f"+{100 * self.design.plan.smallest_difference:g}% by {self.design.usual:,} samples"
 
     @property
     def together(self) -> str:
-        """The arms whose costs are summed."""
+        """The name of the arms whose costs are summed."""
         return "all arms" if len(self.settled) in (0, len(self.splits)) else "open arms"
 
     def cheapest_of(self, arm: str) -> int | None:
-        """The same for one arm."""
+        """Return the number of samples with the lowest cost of one arm; None where no cost is finite."""
         return cheapest({way.samples: way.seconds[arm] for way in self.ways})
 
 
 def found(design: Resampling) -> Found:
-    """Everything that a resampling says; `UserError` where no arm can be compared with the baseline."""
+    """Return the results of a resampling; `UserError` where no arm can be compared with the baseline."""
     plan = design.plan
     known = {arm: {number: design.evaluations(arm, number) for number in design.numbers} for arm in design.seeds}
     values = {arm: {number: design.values(own) for number, own in of.items()} for arm, of in known.items()}
@@ -76,7 +76,7 @@ def found(design: Resampling) -> Found:
     if plan.baseline in lost:
         raise UserError(f"{plan.name}: the baseline {plan.baseline} {lost[plan.baseline]}. Nothing can be compared.")
     if not (arms := [arm for arm in values if arm not in lost and arm != plan.baseline]):
-        raise UserError(f"{plan.name}: no arm has values of all samples whose logs can be compared.")
+        raise UserError(f"{plan.name}: no arm has positive values for all samples. Nothing can be compared.")
     pairs = {arm: _paired(design, values, arm) for arm in arms}
     splits = {arm: [split(one - other, n) for n, (one, other) in pairs[arm].items()] for arm in arms}
     laws = {arm: law(own) for arm, own in splits.items()}
@@ -92,7 +92,7 @@ def found(design: Resampling) -> Found:
 
 
 def _notes(design: Resampling, lost: Mapping[str, str]) -> list[str]:
-    """Which arms have no part, and whether the fewest samples are too few."""
+    """Return sentences on the arms that are left out, and on too few samples."""
     base = design.plan.baseline
     reasons = {**{one.arm: one.reason for one in design.lost}, **lost}
     fewest = design.run(base, design.seeds[base][0], 0, design.numbers[0]).config
@@ -103,16 +103,16 @@ def _notes(design: Resampling, lost: Mapping[str, str]) -> list[str]:
 
 
 def _unusable(own: Mapping[int, np.ndarray]) -> str:
-    """Why an arm's values cannot be compared, as it goes on after its name; empty where they can."""
+    """Return why an arm's values cannot be compared, to follow its name in a sentence; empty where they can."""
     if any(np.isnan(table).any() for table in own.values()):
-        return "has no value of some samples"
+        return "has no value for some samples"
     return "has values that are not positive" if any((table <= 0).any() for table in own.values()) else ""
 
 
 def _paired(
     design: Resampling, values: Mapping[str, Mapping[int, np.ndarray]], arm: str
 ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """{number of samples: logs of the arm and of the baseline, over the training seeds that both have}."""
+    """Return {number of samples: logs of the arm and of the baseline, for the training seeds that both have}."""
     base = design.plan.baseline
     both = [seed for seed in design.seeds[arm] if seed in design.seeds[base]]
     rows = {name: [design.seeds[name].index(seed) for seed in both] for name in (arm, base)}
@@ -120,8 +120,10 @@ def _paired(
 
 
 def _is_settled(design: Resampling, pairs: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> bool:
-    """Whether the 95 % interval of an arm's difference lies beyond the smallest of interest, by about the study's
-    number of samples."""
+    """Whether the 95 % interval of an arm's difference lies beyond the smallest of interest.
+
+    This uses the number of samples nearest to the study's.
+    """
     number = min(design.numbers, key=lambda n: abs(math.log(n / design.usual)))
     arm, baseline = (np.exp(logs.mean(1)).tolist() for logs in pairs[number])
     found = compare(arm, baseline)
@@ -132,7 +134,7 @@ def _ways(
     design: Resampling, budget: Budget, splits: Mapping[str, list[Split]], laws: Mapping[str, Law],
     baseline: Mapping[int, np.ndarray],
 ) -> Iterator[Way]:  # fmt: skip
-    """Every number of samples that was measured, then those beyond, for which the baseline's value stays the last."""
+    """Yield the way of each measured number of samples, then of `FURTHER` ones with the baseline's last value."""
     difference = design.plan.smallest_difference
     power: int = find("metric", design.plan.metric).floor_power or 1  # type: ignore[attr-defined]
     levels = [float((table**power).mean()) ** (1 / power) for table in baseline.values()]
@@ -145,7 +147,7 @@ def _ways(
 
 
 def _cost(design: Resampling, arm: str, known: Known) -> Cost:
-    """What a run of an arm costs."""
+    """Return the mean seconds of a run of an arm."""
     plan = design.plan
     runs = [plan.run(arm, seed) for seed in design.seeds[arm]]
     trained = [seconds for run in runs if not math.isnan(seconds := training_seconds(run))]

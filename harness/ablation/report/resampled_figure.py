@@ -1,4 +1,4 @@
-"""The picture of a split variance: the sds against the number of samples, and what finding a difference costs."""
+"""The figure of a split variance: the sds by number of samples, and the cost of finding a difference."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MARKERS = "osD^vP*X"
 
 
 def draw(found: Found) -> bytes:
-    """A PNG: each arm's sds by sampling seed, with its law, and by training seed; beside them what it costs."""
+    """Draw a PNG: each arm's sds between sampling seeds, with their law, and between training seeds; and the costs."""
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     sds, costs = figure.subplots(1, 2)
     _sds(sds, found)
@@ -45,7 +45,7 @@ def _sds(axes: Axes, found: Found) -> None:
     if drawn:
         plain_log(axes, "y", min(drawn), max(drawn))
     axes.set_ylabel(f"sd of log ratios to {shown(found.design.plan.baseline)}")
-    axes.set_title("full: by sampling seed, the line goes on by its law;\nhollow: by training seed", fontsize=10)
+    axes.set_title("filled: between sampling seeds, line: its law;\nhollow: between training seeds", fontsize=10)
 
 
 def _costs(axes: Axes, found: Found) -> None:

@@ -1,4 +1,4 @@
-"""What the trials of each arm took, in seconds and bytes, and what those that are left will take."""
+"""Seconds and bytes of each arm's finished trials, and estimates for the remaining trials."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from harness.runs.lineage import training_seconds
 
 @dataclass(frozen=True)
 class Seconds:
-    """Of an arm's trials so far."""
+    """Means over an arm's trials so far."""
 
     trials: int
-    """Those that have ended."""
+    """Number of trials that have ended."""
     training: float
     """Seconds, mean over the trials; NaN where none has trained."""
     evaluation: float
     """Seconds under the arm's protocol, mean over the trials."""
 
     def plain(self) -> dict[str, float | None]:
-        """As JSON holds it: null for what is not known."""
+        """Return the JSON form, with null for unknown numbers."""
         return {name: None if math.isnan(value) else value for name, value in vars(self).items()}
 
 
 def spent(plan: Plan) -> dict[str, Seconds]:
-    """{arm: its seconds} of the arms of which a trial has ended."""
+    """Return {arm: its seconds} of the arms with at least one ended trial."""
     out = {}
     for arm in plan.arms:
         protocol = plan.protocol(arm)
@@ -47,7 +47,7 @@ def spent(plan: Plan) -> dict[str, Seconds]:
 
 
 def sampling_seconds(plan: Plan) -> dict[tuple[str, int], float]:
-    """Seconds of sampling for each sample by arm and NFE, mean over seeds, where they are known."""
+    """Return {(arm, NFE): seconds of sampling per sample}, mean over seeds, where they are known."""
     seconds: dict[tuple[str, int], list[float]] = {}
     for arm, seed in plan.trials():
         known = plan.run(arm, seed).evaluation(plan.protocol(arm))
@@ -58,24 +58,24 @@ def sampling_seconds(plan: Plan) -> dict[tuple[str, int], float]:
 
 @dataclass(frozen=True)
 class Parts:
-    """What the parts of a plan's trials take. Arms may share a training, and one may learn from another's."""
+    """Seconds and bytes of the parts of a plan's trials. Arms may share a training, or learn from another arm's."""
 
     trainings: Mapping[str, Spent]
-    """By training digest: one training, with the pairs that it learns."""
+    """{training digest: one training, with making its pairs}"""
     evaluations: Mapping[str, Spent]
-    """By arm."""
+    """{arm: the evaluation of a trial}"""
 
     def trained(self, config: RunConfig) -> bool:
-        """Whether it is known of a training and of all that it learns from."""
+        """Whether a training and all its ancestors have known costs."""
         return all(training_digest(flow) in self.trainings for flow in config.flows)
 
     def or_else(self, others: Parts) -> Parts:
-        """With others where nothing is known."""
+        """Return these parts, completed by `others` where they are unknown."""
         return Parts({**others.trainings, **self.trainings}, {**others.evaluations, **self.evaluations})
 
 
 def measured(plan: Plan) -> Parts:
-    """What the finished trainings and evaluations of a plan took, means over seeds."""
+    """Return seconds and bytes of the finished trainings and evaluations of a plan, means over seeds."""
     trainings: dict[str, list[Spent]] = {}
     evaluations: dict[str, list[Spent]] = {}
     seen = set[str]()
@@ -93,7 +93,7 @@ def measured(plan: Plan) -> Parts:
 
 
 def _training(run: Run) -> Spent:
-    """Of a finished training, with its pairs."""
+    """Return seconds and bytes of a finished training, with its pairs."""
     judging = _bytes(run.folder, "evaluations/*") + _bytes(run.folder, "samples/*-nfe-*")
     size = _bytes(run.folder, "**/*") - judging
     about = run.pairs.about if run.parent else {}
@@ -102,7 +102,7 @@ def _training(run: Run) -> Spent:
 
 
 def _bytes(folder: Path, pattern: str) -> int:
-    """Of the files in a folder that fit a pattern."""
+    """Return the total size of the files in a folder that match a pattern."""
     return sum(path.stat().st_size for path in folder.glob(pattern) if path.is_file())
 
 
@@ -111,9 +111,9 @@ def _means(found: Mapping[str, Sequence[Spent]]) -> dict[str, Spent]:
 
 
 def remaining(plan: Plan, parts: Parts) -> dict[tuple[str, int], dict[str, Spent]]:
-    """{trial: {what is left of it, by a name that those who share it have in common: what that takes}}.
+    """Return {(arm, seed): {name of a remaining part: its seconds and bytes}} of the trials that have not ended.
 
-    Of the trials that have not ended; NaN where nothing is known.
+    Trials that share a part have the same name for it. Unknown numbers are NaN.
     """
     unknown = Spent(math.nan, math.nan)
     left: dict[tuple[str, int], dict[str, Spent]] = {}
@@ -132,6 +132,6 @@ def _share(share: float, whole: Spent) -> Spent:
 
 
 def total(left: Iterable[Mapping[str, Spent]]) -> Spent:
-    """Of what is left of trials, one after another; what several share is done once."""
+    """Return the sum of remaining parts; a part that several trials share counts once."""
     once = {name: spent for each in left for name, spent in each.items()}.values()
     return Spent(sum(spent.seconds for spent in once), sum(spent.bytes for spent in once))

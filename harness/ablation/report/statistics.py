@@ -1,12 +1,12 @@
 """Paired comparison of arms over seeds, on the logarithm of a metric, with verdicts that know ties.
 
-Seeds pair the arms: same initial weights, batches, noise and times. The mean of log(arm / baseline) over seeds has a
-t distribution with n - 1 degrees of freedom, so intervals are exact for normal differences at any n. There is no
-bootstrap here: over three to five seeds it covers far less than it says.
+Seeds pair the arms: same initial weights, batches, noise and times. The studentised mean of log(arm / baseline) over
+seeds has a t distribution with n - 1 degrees of freedom. So intervals are exact for normal log ratios at any n. There
+is no bootstrap here: over three to five seeds, its coverage is far below its nominal level.
 
-One interval decides everything. At the level a that a look may spend on an arm (`design.looks`), the arm is better or
-worse if its interval at 1 - a leaves out zero, and a tie if its interval at 1 - 2a, two one-sided tests at a, lies
-within the smallest difference. An arm can be wrongly better, wrongly worse or wrongly a tie with a chance of at most a.
+A look may spend a level a on an arm (`design.looks`). The arm is better or worse if its interval at 1 - a excludes
+zero. It is a tie if its interval at 1 - 2a, which is two one-sided tests at a, lies within the smallest difference. The
+probability of a wrong `better`, `worse` or `tie` for the arm is at most a.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pandas as pd
 from harness.ablation.design.looks import LEVEL, MIN_SEEDS, quantile
 
 SKEWED = 1.0
-"""Log ratios with a skewness beyond this size strain the t: the note of a table says so."""
+"""A note of the table warns about log ratios whose skewness exceeds this in absolute value."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Comparison:
     n: int
     """Pairs of seeds."""
     level: float
-    """Of the test: the interval is at 1 - level."""
+    """Level of the test; the interval is at 1 - level."""
     difference: float
     """exp(mean log ratio) - 1."""
     low: float
@@ -39,21 +39,21 @@ class Comparison:
     """Ends of the interval of `difference` at 1 - level."""
     narrow_low: float
     narrow_high: float
-    """Ends of its interval at 1 - 2 level, on which a tie rests."""
+    """Ends of the interval of `difference` at 1 - 2 level, which decides on a tie."""
     sd: float
-    """Of the log ratios over seeds."""
+    """Standard deviation of the log ratios over seeds."""
     log_ratios: tuple[float, ...] = ()
 
     @property
     def skewness(self) -> float:
-        """Of the log ratios (adjusted Fisher-Pearson); NaN below three pairs."""
+        """Skewness of the log ratios (adjusted Fisher-Pearson); NaN below three pairs."""
         return float(pd.Series(self.log_ratios, dtype=float).skew())  # type: ignore[arg-type]
 
 
 def compare(arm: Sequence[float], baseline: Sequence[float], level: float = LEVEL) -> Comparison:
-    """Paired t on the logs of values, position by position.
+    """Compare two sequences of values, paired by position, with a paired t test on their logs.
 
-    Intervals are nan below two pairs; everything is where a value is not positive, which has no ratio.
+    Intervals are NaN below two pairs. All numbers are NaN if a value is not positive, because it has no log ratio.
     """
     values = np.asarray([arm, baseline], dtype=float)
     nan = math.nan
@@ -73,9 +73,9 @@ def compare(arm: Sequence[float], baseline: Sequence[float], level: float = LEVE
 
 
 def verdict(comparison: Comparison, smallest_difference: float, lower_is_better: bool) -> str:
-    """`better`, `worse`, `tie` or `undecided`, at the level of the comparison.
+    """Return `better`, `worse`, `tie` or `undecided`, at the level of the comparison.
 
-    Whether there is anything to compare is not asked here.
+    The caller checks that there is something to compare.
     """
     if comparison.n < MIN_SEEDS:
         return "undecided"
@@ -86,5 +86,5 @@ def verdict(comparison: Comparison, smallest_difference: float, lower_is_better:
 
 
 def is_small(comparison: Comparison, smallest_difference: float) -> bool:
-    """Whether all of the interval lies within the smallest difference: a difference, but one that does not matter."""
+    """Whether the whole interval lies within the smallest difference, so the difference does not matter."""
     return -smallest_difference < comparison.low and comparison.high < smallest_difference

@@ -18,7 +18,7 @@ from harness.ablation.report.findings import Report
 from harness.ablation.report.notes import remarks
 
 WIDE = 120
-"""Columns of text that a notebook shows beside each other."""
+"""Width of a notebook's tables, in columns of text."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -29,12 +29,12 @@ class StudyReport:
     paths: tuple[Path, ...]
     """The files that were written: tables and figures."""
     command: str
-    """What makes it again."""
+    """The command that makes these tables again."""
 
     @property
     def values(self) -> pd.DataFrame:
-        """One row per arm, seed, metric and NFE: `value`, the `calls` of the network, what became of it (`state`), of
-        how many `samples` it is, and the `settings` in which the arm differs from the baseline."""
+        """One row per arm, seed, metric and NFE: `value`, `calls` of the network, the outcome (`state`), the number of
+        `samples`, and the `settings` in which the arm differs from the baseline."""
         return tables.by_seed(self.found)
 
     @property
@@ -53,7 +53,7 @@ class StudyReport:
 
     @property
     def notes(self) -> list[str]:
-        """What a reader must know to trust the tables."""
+        """Sentences that a reader needs to trust the tables."""
         return remarks(self.found)
 
     @property
@@ -62,7 +62,7 @@ class StudyReport:
         return {name: draw() for name, draw in tables.drawn(self.found).items()}
 
     def formatted(self, form: tables.Format) -> str:
-        """All tables as markdown, csv or latex."""
+        """Return all tables as markdown, csv or latex."""
         pictures = [os.path.relpath(path) for path in self._pictures()]
         return tables.formatted(self.found, form, self.command, pictures)
 

@@ -22,21 +22,24 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class Summary:
-    """What the cells of a plan say."""
+    """The summary of a plan's cells: rows, verdicts and power."""
 
     rows: pd.DataFrame
-    """`COLUMNS`, one row per arm, metric and nfe, and one per main effect. Values are of so many samples, none for a
-    metric of the flow itself. n seeds have a value, diverged and failed ones have none; the difference is over pairs of
-    seeds that the arm and its base both have, its interval is at 1 - level. In a primary row, one with a verdict, these
-    are the pairs of the look, and a tie rests on tie_low and tie_high."""
+    """`COLUMNS`, one row per arm, metric and nfe, and one per main effect.
+
+    - samples: behind each value; missing for a metric of the flow itself
+    - n: seeds with a value; diverged and failed seeds have none
+    - difference: over pairs of seeds that the arm and its base both have; its interval is at 1 - level
+    - primary: whether the row has a verdict; its pairs are those of the look, and tie_low and tie_high decide on a tie
+    """
     settled: Settled
-    """Where each contrast stands at the primary metric and NFE, and its verdict."""
+    """The comparison and the verdict of each contrast at the primary metric and NFE."""
     power: dict[str, Power]
-    """{contrast: what its seeds can find at its look} of those that are tested and have a spread."""
+    """{contrast: what its seeds can find at its look}, for tested contrasts with an sd above 0."""
 
 
 def summarise(plan: Plan, cells: pd.DataFrame) -> Summary:
-    """The summary of a plan's cells."""
+    """Return the summary of a plan's cells."""
     groups = outcomes.by_arm(cells)
     settled = verdicts.settle(plan, cells)
     bases = plan.bases
@@ -66,7 +69,7 @@ def summarise(plan: Plan, cells: pd.DataFrame) -> Summary:
 def _of_effect(
     plan: Plan, name: str, groups: dict[tuple[str, str, int], pd.DataFrame], settled: Settled
 ) -> dict[str, Any]:
-    """The row of a main effect: its values are geometric means over the level's arms."""
+    """Return the row of a main effect; its values are geometric means over the level's arms."""
     at_primary = {arm: own for (arm, *at), own in groups.items() if at == [plan.metric, plan.nfe]}
     arms = plan.contrasts[name].arms
     own = outcomes.combined(at_primary, arms)
@@ -75,7 +78,7 @@ def _of_effect(
 
 
 def _row(plan: Plan, arm: str, metric: str, nfe: int, seeds: Seeds, own: pd.DataFrame | None) -> dict[str, Any]:
-    """A row without its comparison."""
+    """Return a row without its comparison."""
     values = pd.Series(dtype=float) if own is None else own.value.dropna()
     return {
         "study": plan.study, "scale": plan.scale, "arm": arm, "metric": metric, "nfe": nfe, "seeds": seeds.number,
@@ -85,7 +88,7 @@ def _row(plan: Plan, arm: str, metric: str, nfe: int, seeds: Seeds, own: pd.Data
 
 
 def _paired(found: Comparison) -> dict[str, Any]:
-    """Nothing where there is no pair."""
+    """Return a comparison's entries in a row; none where there is no pair."""
     if not found.n:
         return {}
     return {
@@ -94,7 +97,7 @@ def _paired(found: Comparison) -> dict[str, Any]:
 
 
 def _settled(settled: Settled, name: str) -> dict[str, Any]:
-    """The comparison of a contrast at its look, and the verdict; before the first look it has no interval."""
+    """Return a contrast's comparison at its look, and the verdict; before the first look there is no interval."""
     standing, given = settled.standings[name], settled.verdicts[name]
     comparison = standing.comparison
     paired = _paired(comparison)

@@ -1,4 +1,4 @@
-"""The table people read of a plan's run directories: what is found, the sentences below it, files with provenance."""
+"""The report of a plan from its run directories: tables, the sentences below them, and files with provenance."""
 
 from __future__ import annotations
 
@@ -47,7 +47,10 @@ def report(
     plan: Plan, references: dict[str, dict[str, float]], at_primary: dict[str, dict[str, float]] | None = None,
     floor: Floor | None = None,
 ) -> Report:  # fmt: skip
-    """Everything that the runs of a plan say, beside what real samples and noise score."""
+    """Return the report of a plan's runs.
+
+    `references` and `at_primary` are the scores of real samples and noise (`Report`), `floor` is the primary metric's.
+    """
     cells, commits = outcomes.collect(plan)
     summary = summarise(plan, cells)
     lower = find("metric", plan.metric).lower_is_better  # type: ignore[attr-defined]
@@ -63,7 +66,7 @@ def report(
 
 
 def show(report: Report, console: Console) -> None:
-    """Print what answers the question: values, what to know of them, and the verdicts last."""
+    """Print the answer to the question: values, the sentences about them, and last the verdicts."""
     *values, settled = terminal.grids(report, console.width)
     for grid in values:
         grid.show(console)
@@ -74,7 +77,7 @@ def show(report: Report, console: Console) -> None:
 
 
 def formatted(report: Report, form: Format, command: str, pictures: Sequence[str]) -> str:
-    """All tables as text; `pictures` are the paths of its pictures as the Markdown is to name them."""
+    """Return all tables as text; `pictures` are the paths of the pictures, as the Markdown names them."""
     match form:
         case "markdown":
             return _markdown(report, command, pictures)
@@ -85,10 +88,10 @@ def formatted(report: Report, form: Format, command: str, pictures: Sequence[str
 
 
 def write(report: Report, folder: Path, command: str) -> list[Path]:
-    """`<folder>/tables/<plan's name>.{md,csv,json}`, `...-seeds.csv` and `<folder>/figures/<plan's name>.png`; of
-    a study of axes `...-interactions.png` too.
+    """Write the tables and pictures of a report below `folder`; return the paths.
 
-    Returns the paths.
+    They are `tables/<plan's name>.{md,csv,json}`, `tables/...-seeds.csv` and `figures/<plan's name>.png`; a study with
+    axes also has `figures/...-interactions.png`.
     """
     plan = report.plan
     paths = [folder / "tables" / f"{plan.name}{ending}" for ending in (".md", ".csv", ".json", "-seeds.csv")]
@@ -106,7 +109,7 @@ def write(report: Report, folder: Path, command: str) -> list[Path]:
 
 
 def drawn(report: Report) -> dict[str, Callable[[], Figure]]:
-    """{name of a picture: what draws it}"""
+    """Return {name of a picture: the function that draws it}."""
     plan = report.plan
     found = report.interactions
     rows = numbers.curves(plan, report.cells, report.summary.rows)
@@ -117,7 +120,7 @@ def drawn(report: Report) -> dict[str, Callable[[], Figure]]:
 
 
 def by_seed(report: Report) -> pd.DataFrame:
-    """The cells, with the samples that each is of, and the settings in which each arm differs from the baseline."""
+    """Return the cells with the number of samples, and the settings in which each arm differs from the baseline."""
     plan = report.plan
     cells = report.cells
     places = cells[["arm", "metric", "nfe"]].itertuples(index=False)
@@ -137,7 +140,7 @@ def _markdown(report: Report, command: str, pictures: Sequence[str]) -> str:
 
 
 def _latex(report: Report, command: str) -> str:
-    """Every table as a `table`, the one with the verdicts first."""
+    """Return every table as a LaTeX `table`, the verdicts first."""
     plan = report.plan
     tables = sorted((*grids.grids(report), grids.of_settings(report)), key=lambda grid: grid.header[-1] != "verdict")
     question = " ".join(plan.question.split())
@@ -185,7 +188,7 @@ def _about(report: Report, command: str) -> dict[str, Any]:
 
 
 def _crossed(report: Report) -> dict[str, Any]:
-    """What belongs to arms that combine the levels of axes."""
+    """Return the JSON entries of a study with axes; empty for other studies."""
     plan = report.plan
     if plan.crossing is None:
         return {}
@@ -198,5 +201,5 @@ def _crossed(report: Report) -> dict[str, Any]:
 
 
 def _plain(found: Verdict) -> dict[str, Any]:
-    """A verdict as JSON holds it."""
+    """Return the JSON form of a verdict."""
     return {"verdict": found.word, "reason": found.reason, "look": found.look}

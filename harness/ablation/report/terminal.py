@@ -1,4 +1,4 @@
-"""The tables that a terminal shows of a study: what answers the question, on 80 columns. The files have them all."""
+"""The tables of a study on a terminal: those that answer the question, on 80 columns. The files have all tables."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import pandas as pd
 
 from harness.ablation.report import crossed, statistics, verdicts
 from harness.ablation.report.findings import Report
-from harness.ablation.report.grid import Grid, titled
+from harness.ablation.report.grid import Grid, capitalised, titled
 from harness.ablation.report.grids import by_nfe, comparison, figures, mean_sd, needed
 
 FILES = (
     "The files also have every metric at every NFE, the differences that each look can find, the NFE that each arm "
-    "needs, and the seconds that it took."
+    "needs, and its seconds."
 )
-"""What the terminal leaves out."""
+"""The line about the tables that the terminal leaves out."""
 
 
 def grids(report: Report, width: int) -> list[Grid]:
-    """The values; the verdicts are the last, and fit into `width` columns where the arms' names leave room."""
+    """Return the tables of values, and last the verdicts, which fit `width` columns if the arms' names leave room."""
     plan = report.plan
     whole = by_nfe(report, plan.metric)
     out = [whole if whole.fits(width) else _means(report)]
@@ -30,14 +30,13 @@ def grids(report: Report, width: int) -> list[Grid]:
 
 
 def _means(report: Report) -> Grid:
-    """The primary metric by NFE, without its spread."""
+    """Return the table of the primary metric by NFE, without its sd."""
     plan = report.plan
     own = _values(report, plan.metric)
     nfes = sorted(own.index.unique("nfe"))
     rows = [[arm, *(_mean(own.loc[arm, nfe]) for nfe in nfes)] for arm in plan.arms]
-    return Grid(
-        f"{titled(plan.metric)} by NFE, mean over the seeds", ["arm", *(str(nfe or "own") for nfe in nfes)], rows
-    )
+    title = f"{capitalised(titled(plan.metric))} by NFE, mean over the seeds"
+    return Grid(title, ["arm", *(str(nfe or "adaptive") for nfe in nfes)], rows)
 
 
 def _mean(row: pd.Series) -> str:
@@ -45,28 +44,31 @@ def _mean(row: pd.Series) -> str:
 
 
 def _others(report: Report) -> Grid:
-    """The other metrics at the primary NFE; at their own those that do not depend on it."""
+    """Return the table of the other metrics at the primary NFE; metrics without a value there have their own NFE."""
     plan = report.plan
-    columns = {}
+    header = ["arm"]
+    columns = []
     for metric in report.summary.rows.metric.unique():
+        if metric == plan.metric:
+            continue
         own = _values(report, metric)
         nfes = own.index.unique("nfe")
         at = plan.nfe if plan.nfe in nfes else max(nfes)
         place = "" if at == plan.nfe or len(nfes) == 1 else f" at NFE {at}"
-        columns[titled(metric) + place] = [mean_sd(own.loc[arm, at], own.loc[arm, at].n) for arm in plan.arms]
-    columns.pop(titled(plan.metric), None)
-    rows = [[arm, *values] for arm, *values in zip(plan.arms, *columns.values(), strict=True)]
-    return Grid(f"Other metrics at NFE {plan.nfe}, mean ± sd; no verdict is on them", ["arm", *columns], rows)
+        header.append(titled(metric) + place)
+        columns.append([mean_sd(own.loc[arm, at], own.loc[arm, at].n) for arm in plan.arms])
+    rows = [[arm, *values] for arm, *values in zip(plan.arms, *columns, strict=True)]
+    return Grid(f"Other metrics at NFE {plan.nfe}, mean ± sd; no verdict is on them", header, rows)
 
 
 def _values(report: Report, metric: str) -> Any:
-    """The rows of a metric by arm and NFE."""
+    """Return the rows of a metric, indexed by arm and NFE."""
     rows = report.summary.rows
     return rows[(rows.metric == metric) & rows.arm.isin(report.plan.arms)].set_index(["arm", "nfe"])
 
 
 def _verdicts(report: Report, width: int) -> Grid:
-    """The comparison at the primary NFE, with as much beside it as fits."""
+    """Return the table of the verdicts, without columns that do not fit."""
     plan = report.plan
     rows: Any = report.summary.rows
     primary = rows[rows.primary]
@@ -88,6 +90,6 @@ def _verdicts(report: Report, width: int) -> Grid:
 
 
 def _word(row: Any, smallest: float) -> str:
-    """The verdict; a difference that is too small to matter has the bound below which it lies."""
+    """Return the verdict, with the smallest difference if the whole interval is smaller."""
     small = row.verdict in ("better", "worse") and statistics.is_small(row, smallest)
     return f"{row.verdict}, < {100 * smallest:g}%" if small else str(row.verdict)

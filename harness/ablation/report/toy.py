@@ -1,4 +1,4 @@
-"""The table and the picture of `harness toy`: how near each combination comes to real points, and its trajectories."""
+"""The table and the picture of `harness toy`: each combination's distance to real points, and its trajectories."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ DRAWN = "edm"
 
 
 def table(found: Sequence[Combination], real: dict[str, float]) -> pd.DataFrame:
-    """A row for each combination, with the `real` points' distance on its data set beside its own."""
+    """Return a row for each combination, with its distance and the distance of `real` points on its data set."""
     columns = ["dataset", "interpolant", "prediction", "sliced_wasserstein"]
     frame = pd.DataFrame([vars(one) for one in found])[columns]
     return frame.assign(real=frame.dataset.map(real)).round(4)
 
 
 def about(found: Sequence[Combination]) -> dict[str, Any]:
-    """Where a table that is made now comes from."""
+    """Return the origin of a table that is made now."""
     return provenance(QUESTION, "harness toy", sorted({one.commit for one in found}))
 
 
 def write(found: Sequence[Combination], frame: pd.DataFrame, origin: dict[str, Any], folder: Path) -> list[Path]:
-    """`FILES` below `folder`; returns the paths."""
+    """Write `FILES` below `folder`; return the paths."""
     *paths, figure = [folder / name for name in FILES]
     csv, json, md = paths
     write_atomic(csv, frame.to_csv(index=False))
@@ -49,7 +49,7 @@ def write(found: Sequence[Combination], frame: pd.DataFrame, origin: dict[str, A
 
 
 def markdown(frame: pd.DataFrame, origin: dict[str, Any]) -> str:
-    """The table for people: a grid for each data set."""
+    """Return the table as Markdown: a grid for each data set."""
     paragraphs = [f"# {origin['question']}"]
     for name, rows in frame.groupby("dataset", sort=False):
         header = ["interpolant", *rows.prediction.unique()]
@@ -64,7 +64,7 @@ def markdown(frame: pd.DataFrame, origin: dict[str, Any]) -> str:
 
 
 def draw(found: Sequence[Combination]) -> bytes:
-    """A PNG with one panel for each data set and interpolant."""
+    """Draw a PNG with one panel for each data set and interpolant."""
     datasets = list(dict.fromkeys(one.dataset for one in found))
     interpolants = list(dict.fromkeys(one.interpolant for one in found))
     figure = Figure(figsize=(2.1 * len(interpolants), 2.2 * len(datasets)), layout="constrained")

@@ -1,10 +1,10 @@
-"""How much of the variance of log ratios comes from the training seed, and how much from the samples that were drawn.
+"""The parts of the variance of log ratios that come from the training seed and from drawing samples.
 
-A finished run is judged by K sampling seeds, which are nested in its training seed: another seed has other noise. The
-log ratio of an arm to the baseline, seed by seed and noise by noise, is mu + A_i + E_ik, with A of the training seed i
-and E of its sampling seed k. The balanced one-way analysis of variance estimates both variances without bias:
+A finished run is judged with K sampling seeds, which are nested in its training seed: another training seed has other
+noise. The log ratio of an arm to the baseline is mu + A_i + E_ik, with A of the training seed i and E of its sampling
+seed k. The balanced one-way analysis of variance estimates both variances without bias:
 E[MS between] = K var(A) + var(E), E[MS within] = var(E) (Searle, Casella & McCulloch 1992, section 3.5). Arms share the
-noise, so E is what sharing it leaves.
+noise, so E is the rest that sharing does not cancel.
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ from harness.ablation.report.statistics import LEVEL
 
 @dataclass(frozen=True)
 class Split:
-    """The variance of an arm's log ratios by one number of samples."""
+    """The variance of an arm's log ratios with one number of samples."""
 
     samples: int
     mean: float
-    """Log ratio, over seeds."""
+    """Mean log ratio over seeds."""
     training: float
-    """Variance between training seeds; 0 where its estimate is below."""
+    """Variance between training seeds; 0 where its estimate is negative."""
     sampling: float
-    """Variance between sampling seeds of one training seed."""
+    """Variance between the sampling seeds of a training seed."""
     below_zero: bool = False
-    """Whether the estimate of the variance between training seeds was below 0."""
+    """Whether the estimate of `training` was negative."""
     low: float = math.nan
     high: float = math.nan
     """Ends of the 95 % interval of `sd`; NaN where nothing was measured."""
 
     @property
     def sd(self) -> float:
-        """Of the log ratio of one pair of runs, each judged once: what a study sees."""
+        """Sd of the log ratio of one pair of runs, each judged once, as in a study."""
         return math.sqrt(self.training + self.sampling)
 
     @property
     def share(self) -> float:
-        """The sampling's share of that variance; 0 where there is none."""
+        """The share of sampling in the variance; 0 where the variance is 0."""
         return self.sampling / (self.training + self.sampling) if self.sd else 0.0
 
 
 def split(logs: np.ndarray, samples: int) -> Split:
-    """The variance of log ratios [training seeds, sampling seeds], two or more of each, by so many samples.
+    """Split the variance of log ratios [training seeds, sampling seeds], two or more of each.
 
-    The interval of the sd is Satterthwaite's (1946): the sum of both variances as one chi-square.
+    The interval of the sd is Satterthwaite's (1946), which takes the sum of both variances as one scaled chi-square.
     """
     seeds, draws = logs.shape
     between = draws * float(logs.mean(1).var(ddof=1))
@@ -68,25 +68,25 @@ def split(logs: np.ndarray, samples: int) -> Split:
 
 @dataclass(frozen=True)
 class Law:
-    """How the sampling's variance falls with the number n of samples: `scale` / n + `rest`."""
+    """The sampling variance as a function of the number n of samples: `scale` / n + `rest`."""
 
     scale: float
     rest: float
     slope: float
-    """Of the log of the variance over log n; -1 where nothing rests. NaN where a variance is 0."""
+    """Slope of the log variance over log n; -1 where `rest` is 0. NaN where a variance is 0."""
 
     def at(self, samples: int) -> float:
-        """The variance by so many samples."""
+        """Return the variance with this number of samples."""
         return self.scale / samples + self.rest
 
     def beyond(self, last: Split, samples: int) -> Split:
-        """More samples than were measured `last`: the sampling's variance falls by the law, the training's stays."""
+        """Extrapolate from the `last` measured split: the sampling variance falls by the law, `training` stays."""
         falls = self.at(samples) / self.at(last.samples) if last.sampling else 1.0
         return Split(samples, last.mean, last.training, falls * last.sampling, last.below_zero)
 
 
 def law(splits: Sequence[Split]) -> Law:
-    """Fitted to two or more numbers of samples by least squares of relative errors; neither part is below 0."""
+    """Fit a law to two or more splits by least squares of relative errors; neither part is below 0."""
     n = np.array([found.samples for found in splits], dtype=float)
     variances = np.array([found.sampling for found in splits])
     if (variances <= 0).any():
@@ -99,17 +99,18 @@ def law(splits: Sequence[Split]) -> Law:
 
 
 def shared(arm: np.ndarray, baseline: np.ndarray) -> float:
-    """The share that the same noise in both takes off the sampling's variance of their log ratio; below 0 it adds.
+    """Return the share of the sampling variance of a log ratio that shared noise removes; below 0 it adds variance.
 
-    From the values' logs of both [training seeds, sampling seeds]; NaN where there is no variance to take off.
+    `arm` and `baseline` are log values [training seeds, sampling seeds]. NaN where there is no variance.
     """
     one, other, ratio = (split(logs, 1).sampling for logs in (arm, baseline, arm - baseline))
     return 1 - ratio / (one + other) if one + other else math.nan
 
 
 def rise(difference: float, here: float, there: float, power: int) -> float:
-    """The relative rise from the value `there` that is one of `difference` from `here`, with another number of samples.
+    """Return the relative rise from `there` that equals a rise of `difference` from `here`.
 
-    Values to this power differ by their floors, whatever the flow (`SampleMetric.floor_power`; 1 without a floor).
+    `here` and `there` are the baseline's values with two numbers of samples. To this power, they differ only by their
+    floors (`SampleMetric.floor_power`; 1 without a floor).
     """
     return (1 + (here / there) ** power * ((1 + difference) ** power - 1)) ** (1 / power) - 1

@@ -1,13 +1,13 @@
-"""Which verdict each contrast of a plan has, and at which look: what its interval says, or why there is none.
+"""The verdict of each contrast of a plan and its look, or the reason why there is none.
 
-A contrast is an arm against the baseline, or what `design.crossing` makes of arms. It keeps the verdict of the look at
-which it was decided. Nothing is judged between looks.
+A contrast is an arm against the baseline, or a combination of arms from `design.crossing`. It keeps the verdict of the
+look at which it was decided. Nothing is judged between looks.
 
-Contrasts of a family ask the same at several settings. They are judged together first, each at what the whole family
-may spend, and decided where all agree: the finding holds at every setting only if it holds at the worst, so nothing is
-divided (intersection-union, Berger 1982, Technometrics 24, 295). Otherwise each is judged by itself, at its part. No
-more is claimed so than by Hochberg's procedure (1988, Biometrika 75, 800), which keeps the family's share unless the
-tests of its settings depend on each other negatively (Sarkar 1998, Annals of Statistics 26, 494).
+The contrasts of a family ask the same question at several settings. First they are judged together, each at the level
+of the whole family, and decided if all agree: the finding holds at every setting only if it holds at the worst, so the
+level is not divided (intersection-union, Berger 1982, Technometrics 24, 295). Otherwise each contrast is judged at its
+own part of the level. This procedure never claims more than Hochberg's (1988, Biometrika 75, 800), which keeps the
+family's level unless the tests of its settings are negatively dependent (Sarkar 1998, Annals of Statistics 26, 494).
 """
 
 from __future__ import annotations
@@ -25,45 +25,46 @@ from harness.ablation.report import statistics
 from harness.ablation.report.outcomes import Seeds, combined, paired
 from harness.ablation.report.statistics import MIN_SEEDS, Comparison
 from harness.core.registry import find
+from harness.evaluation.metric import label_of
 
 BASELINE, UNSTABLE, NOT_COMPARED, UNDECIDED = "baseline", "unstable", "not compared", "undecided"
 CLAIMS = ("better", "worse", "tie")
-"""What a test can find."""
+"""The verdicts that a test can give."""
 
 
 class Standing(NamedTuple):
-    """A contrast at the primary metric and NFE."""
+    """The comparison of a contrast at the primary metric and NFE."""
 
     seeds: Seeds
-    """Of its arms, taken as one, so far."""
+    """Outcomes so far of the seeds of its arms, which are taken as one."""
     comparison: Comparison
-    """Over the seeds of the look that both sides have, at what the look may spend."""
+    """Over the look's seeds that both sides have, at the level that the look may spend."""
     look: int
-    """The last that it took part in, counted from 1; 0 before the first, where all pairs so far are compared."""
+    """The last look that tested it, counted from 1; 0 before the first, where all pairs so far are compared."""
 
 
 class Verdict(NamedTuple):
-    """A word for a table, and why, where the numbers beside it do not say."""
+    """A verdict as a word, and its reason where the numbers beside it do not show it."""
 
     word: str
     reason: str = ""
     look: int = 0
-    """The look at which it was given; 0 before the first."""
+    """The look that gave it; 0 before the first."""
 
 
 @dataclass(frozen=True)
 class Settled:
-    """Where the contrasts of a plan stand and what is said of them."""
+    """The comparisons and verdicts of a plan's contrasts."""
 
     standings: dict[str, Standing]
     verdicts: dict[str, Verdict]
-    """Of the contrasts, and `baseline` of the arms that others are set beside."""
+    """Verdicts of the contrasts, and `baseline` for the arms that others are compared with."""
     seeds: dict[str, Seeds]
-    """{arm: what became of its seeds so far}, at the primary metric and NFE"""
+    """{arm: outcomes of its seeds so far}, at the primary metric and NFE"""
 
     @property
     def tested(self) -> dict[str, Comparison]:
-        """{contrast: its comparison} of those that a look has tested."""
+        """{contrast: its comparison} of the contrasts that a look has tested."""
         return {
             name: standing.comparison
             for name, standing in self.standings.items()
@@ -71,7 +72,7 @@ class Settled:
         }
 
     def closed(self, plan: Plan) -> dict[str, int]:
-        """{arm: the seeds at which it was decided}: at which the last of the contrasts that it takes part in was."""
+        """Return {arm: number of seeds at which it was decided}: that is when the last of its contrasts was decided."""
         decided = {
             name: plan.looks.seeds[found.look - 1]
             for name, found in self.verdicts.items()
@@ -87,15 +88,15 @@ class Settled:
 
 
 def worded(row: pd.Series) -> str:
-    """The verdict of a row of a summary, with what belongs to it: that a difference is too small to matter."""
+    """Return the verdict of a summary's row, with the remark that the difference is too small to matter."""
     small = row.verdict in ("better", "worse") and isinstance(row.reason, str)
     return f"{row.verdict}, {row.reason}" if small else str(row.verdict)
 
 
 def settle(plan: Plan, cells: pd.DataFrame) -> Settled:
-    """The verdicts at every look that the cells reach.
+    """Return the verdicts after every look that the cells reach.
 
-    A diverged seed is an outcome: what is left of an arm's seeds is no fair sample, so it is neither better nor a tie.
+    A diverged seed is an outcome: the remaining seeds are a biased sample, so the arm is neither better nor a tie.
     """
     at_primary = cells[(cells.metric == plan.metric) & (cells.nfe == plan.nfe)]
     by_arm = {str(arm): own.set_index("seed") for arm, own in at_primary.groupby("arm")}
@@ -123,7 +124,7 @@ def settle(plan: Plan, cells: pd.DataFrame) -> Settled:
 
 
 def in_all(plan: Plan, settled: Settled) -> dict[str, Verdict]:
-    """{family: whether its contrasts have one verdict}: `better in all`, `differs` where two do not, or `undecided`."""
+    """Return {family: verdict over its settings}: like `better in all`, `differs` if two disagree, or `undecided`."""
     out = {}
     contrasts = plan.contrasts
     for family in dict.fromkeys(of.family for of in contrasts.values()):
@@ -140,7 +141,7 @@ def in_all(plan: Plan, settled: Settled) -> dict[str, Verdict]:
 
 @dataclass(frozen=True)
 class _Compared:
-    """A contrast of a plan with the cells of its two sides, by seed."""
+    """A contrast of a plan with the cells of its two sides, indexed by seed."""
 
     plan: Plan
     name: str
@@ -148,18 +149,18 @@ class _Compared:
     own: pd.DataFrame | None
     base: pd.DataFrame | None
     sharers: tuple[int, int]
-    """Of `Plan.sharers`."""
+    """The contrast's entry in `Plan.sharers`."""
 
     def seeds(self, look: int) -> Sequence[int]:
-        """Of a look; all so far for 0."""
+        """Return the seeds of a look; 0 means all seeds so far."""
         return self.plan.seeds[: self.plan.looks.seeds[look - 1] if look else None]
 
     def of_base(self, look: int) -> Seeds:
-        """What became of the base's."""
+        """Return the outcomes of the base's seeds at a look."""
         return Seeds.among(self.base, self.seeds(look))
 
     def standing(self, look: int, together: bool = False) -> Standing:
-        """At a look, at the level of the contrast or of its family; of all seeds so far for 0."""
+        """Return the comparison at a look, at the level of the contrast or of its family (`together`)."""
         seeds = self.seeds(look)
         level = self.plan.looks.level(max(look, 1), self.sharers[together])
         number = [seed for seed in seeds if all(seed in self.plan.seeds_of(arm) for arm in self.contrast.arms)]
@@ -167,7 +168,7 @@ class _Compared:
         return Standing(Seeds.among(self.own, number), comparison, look)
 
     def before_a_look(self, standing: Standing) -> Verdict:
-        """What can be said where the first look is not complete."""
+        """Return the verdict where the first look is not complete."""
         if why := self._nothing_to_compare(standing):
             return Verdict(NOT_COMPARED, why)
         if standing.seeds.diverged:
@@ -177,12 +178,13 @@ class _Compared:
         return Verdict(UNDECIDED, f"{n} of the {wanted} pairs of seeds of the first look have values")
 
     def _nothing_to_compare(self, standing: Standing) -> str:
-        """Why no test is made, which more seeds would not change; empty where one is."""
+        """Return why no test is possible, even with more seeds; empty where one is."""
         own = standing.seeds
         base = self.of_base(standing.look)
         at = f"NFE {self.plan.nfe}"
         if base.diverged or base.failed:
-            return f"the baseline {self.contrast.base} lost seeds ({base.missing}), and the others are no fair sample"
+            lost = f"the baseline {self.contrast.base} lost seeds ({base.missing})"
+            return f"{lost}, and the remaining seeds are a biased sample"
         if not base.asked:
             return f"the baseline {self.contrast.base} is not measured at {at}"
         if own.diverged:
@@ -190,13 +192,13 @@ class _Compared:
         if not own.asked:
             return f"it is not measured at {at}"
         if own.failed:
-            return f"{own.missing}, and the other seeds are no fair sample"
+            return f"{own.missing}, and the remaining seeds are a biased sample"
         if standing.comparison.n and math.isnan(standing.comparison.difference):
-            return f"some values of {self.plan.metric} are not positive, and ratios are what is compared"
+            return f"some values of {label_of(self.plan.metric)} are not positive, so they have no ratios to compare"
         return ""
 
     def verdict(self, standing: Standing) -> Verdict:
-        """At a look that is complete."""
+        """Return the verdict at a complete look."""
         if why := self._nothing_to_compare(standing):
             return Verdict(NOT_COMPARED, why, standing.look)
         own, comparison, look = standing
@@ -217,9 +219,9 @@ class _Compared:
 
 
 def _judged(family: Sequence[_Compared], given: Mapping[str, Verdict], look: int) -> dict[str, Standing]:
-    """Where the open contrasts of a family stand at a look; those of which a trial has not ended are left out.
+    """Return the comparisons of a family's open contrasts at a look; a contrast with an unfinished trial is left out.
 
-    All stand at the level of the family where every contrast of it, decided earlier or now, has one verdict.
+    They are at the level of the family if every contrast of it, decided earlier or now, has the same verdict.
     """
     still = [one for one in family if given.get(one.name, Verdict(UNDECIDED)).word == UNDECIDED]
     alone = {one.name: one.standing(look) for one in still if not one.of_base(look).unfinished}
@@ -234,5 +236,5 @@ def _judged(family: Sequence[_Compared], given: Mapping[str, Verdict], look: int
 
 
 def _excluded(comparison: Comparison) -> str:
-    """What the last look rules out of an arm that stays open."""
+    """Return the differences that the last look excludes for an arm that stays undecided."""
     return f"a fall of more than {-comparison.low:.0%} and a rise of more than {comparison.high:.0%} are excluded"
