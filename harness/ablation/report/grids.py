@@ -21,7 +21,7 @@ def grids(report: Report) -> list[Grid]:
     """Each metric against NFE, the comparison that the verdicts rest on, what is read off, and what it took."""
     metrics = sorted(report.summary.rows.metric.unique(), key=lambda metric: metric != report.plan.metric)
     out = [by_nfe(report, metric) for metric in metrics]
-    out += [_verdicts(report), *crossed.grids(report)]
+    out += [of_verdicts(report), *crossed.grids(report)]
     out += [_excess(report)] if report.floor and report.excess else []
     out += [_power(report)] if report.summary.power else []
     out += [_read_off(report)] if report.readouts else []
@@ -55,7 +55,7 @@ def by_nfe(report: Report, metric: str) -> Grid:
     return Grid(f"{titled(metric)} by NFE, mean ± sd over {len(plan.seeds)} seeds{fewer}", header, lines)
 
 
-def _verdicts(report: Report) -> Grid:
+def of_verdicts(report: Report) -> Grid:
     """The comparison that the verdicts rest on; the arms' seeds where some have no value."""
     plan = report.plan
     rows = report.summary.rows
