@@ -33,7 +33,7 @@ from benchmarks.report import Row, publish
 from harness.ablation.design.study import load_scale
 from harness.core.config import override
 from harness.runs.folder import Run
-from harness.runs.mlflow_mirror import Mirror, run_params
+from harness.runs.mlflow_mirror import Mirror
 from harness.runs.progress import LOOK_EVERY_S, SEND_EVERY_S, Followed
 from harness.runs.train import train
 
@@ -102,7 +102,7 @@ def replay(
 
 def sender(trial: Followed, experiment: str) -> Callable[[], None]:
     """Brings the store that MLFLOW_TRACKING_URI names up to date with a run; beginning the record is left out."""
-    record = Mirror(experiment).record(trial.run.folder, trial.title, run_params(trial.run), {})
+    record = Mirror(experiment).record(trial.run.folder, trial.title, trial.params, {})
     return lambda: record.send_run(trial.run, trial.protocol)
 
 

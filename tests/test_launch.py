@@ -32,6 +32,7 @@ from harness.ablation.report import history
 from harness.core.errors import Stopped, UserError
 from harness.core.files import locked
 from harness.runs.config import RunConfig
+from harness.runs.mlflow_pages import Told
 
 
 @pytest.fixture
@@ -355,9 +356,9 @@ def test_the_report_is_written_before_it_is_told_what_was_left_out(plan: Plan, m
         crew.kill()
     written: list[Path] = []
 
-    def report() -> list[Path]:
+    def report() -> Told:
         written.append(Path("table.md"))
-        return written
+        return Told(written)
 
     def silent() -> NoReturn:
         raise ConnectionError("no answer")

@@ -162,7 +162,7 @@ def test_every_link_stands_in_mlflow_with_its_parent(unbroken: Path, monkeypatch
         assert [file.path for file in client.list_artifacts(made.info.run_id)] == ["pairs.json"]
         at = [point.step for point in client.get_metric_history(runs[name].info.run_id, "flow/transport_cost")]
         assert at == ([] if "distilled" in name else [4])
-    assert any(path.path.endswith("-lineage.png") for path in client.list_artifacts(runs[whole].info.run_id))
+    assert any(path.path.endswith("-lineage.png") for path in client.list_artifacts(runs[whole].info.run_id, "figures"))
 
 
 def test_the_chain_is_told_and_drawn(

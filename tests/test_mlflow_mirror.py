@@ -20,11 +20,16 @@ from harness.evaluation.protocol import Protocol
 from harness.runs import mlflow_mirror
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
-from harness.runs.mlflow_mirror import Mirror, Record, run_params
+from harness.runs.mlflow_mirror import Mirror
+from harness.runs.mlflow_pages import Columns, Told, pages, views
+from harness.runs.mlflow_points import values
+from harness.runs.mlflow_record import Record
 from harness.runs.progress import Followed, Watch
 
 FID = {1: 30.0, 2: 20.0}
-CURVES = ("loss", "loss_by_log_snr/-2_to_0", "samples_per_second")
+CURVES = ("loss", "system/samples_per_second")
+BY_NOISE = "loss_by_log_snr/-2_to_0"
+LOGGED = ("loss", BY_NOISE, "samples_per_second")
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +67,7 @@ def made_up(config: RunConfig, score: Any) -> Run:
     )
     with open(run.folder / "metrics.jsonl", "w") as file:
         for step in range(every, config.train.steps + 1, every):
-            file.write(json.dumps({"step": step, "time": 1.75e9 + step, **dict.fromkeys(CURVES, step / 8)}) + "\n")
+            file.write(json.dumps({"step": step, "time": 1.75e9 + step, **dict.fromkeys(LOGGED, step / 8)}) + "\n")
     protocol = protocol_of(run)
     score(run, protocol, FID)
     for name in ("step-0000012", f"{protocol.digest}-nfe-0001", "0123456789ab-nfe-0001"):
@@ -77,7 +82,7 @@ def protocol_of(run: Run) -> Protocol:
 
 
 def record(mirror: Mirror, run: Run, **tags: str) -> Record:
-    return mirror.record(run.folder, "arm seed 0", run_params(run), tags, key="arm")
+    return mirror.record(run.folder, "arm seed 0", {"weighting": "uniform", "evaluate.nfe": [1, 2]}, tags, key="arm")
 
 
 def curve(mirror: Mirror, record: Record, name: str) -> list[tuple[int, float]]:
@@ -100,12 +105,10 @@ def test_all_that_a_run_holds_arrives(mirror: Mirror, run: Run) -> None:
     sent.set_status("FINISHED")
     found = mirror.client.get_run(sent.run_id)
     assert all_curves(mirror, sent) == WHOLE
-    assert found.data.params["train.steps"] == "12"
-    assert found.data.params["weighting"] == "uniform"
-    assert found.data.params["evaluate.nfe"] == "[1, 2]"
-    assert found.data.params["parameters"] == "123"
+    assert found.data.params == {"weighting": "uniform", "evaluate.nfe": "[1, 2]"}
     assert (found.data.tags["arm"], found.data.tags["mlflow.parentRunId"]) == ("a", parent.run_id)
-    assert "machine.torch" in found.data.tags
+    files = {artifact.path for artifact in mirror.client.list_artifacts(sent.run_id)}
+    assert files == {"config.json", "environment.json", "samples"}
     assert (found.info.run_name, found.info.status) == ("arm seed 0", "FINISHED")
     grids = {artifact.path for artifact in mirror.client.list_artifacts(sent.run_id, "samples")}
     assert grids == {"samples/step-0000012.png", f"samples/{protocol_of(run).digest}-nfe-0001.png"}
@@ -302,7 +305,7 @@ def test_a_refusal_of_the_store_is_not_taken_for_an_absence(mirror: Mirror, monk
 def test_the_calls_that_a_solver_chose_stand_beside_its_value(run: Run) -> None:
     known = {"values": {"fid": {"0": 9.5}}, "time": {"0": 1.75e9}, "calls": {"0": {"mean": 44.25, "sd": 3.0}}}
     known |= {"precise": {}}
-    sent = mlflow_mirror._values(run, known, [["fid", "0"]])
+    sent = values(run, known, [["fid", "0"]])
     assert [(point.key, point.value, point.step) for point in sent] == [("fid", 9.5, 0), ("calls", 44.25, 0)]
 
 
@@ -318,3 +321,143 @@ def test_a_store_that_cannot_be_reached_is_said_in_a_line(
         Mirror("study")
     assert str(caught.value).startswith(f"MLflow at {uri} cannot be reached")
     assert "\n" not in str(caught.value)
+
+
+def followed_to_the_end(mirror: Mirror, run: Run, **named: Any) -> Followed:
+    trial = Followed("a seed 0", run, protocol_of(run), {"arm": "a"}, **named)
+    with Watch("toy", [trial], mirror, Console()):
+        pass
+    assert trial.record
+    return trial
+
+
+def test_a_run_begins_and_ends_when_its_training_did(mirror: Mirror, run: Run) -> None:
+    """Its first line, at step 2, was written at 1.75e9 + 2; its samples, 32 a step, came at 2 / 8 a second."""
+    sent = followed_to_the_end(mirror, run).record
+    assert sent
+    info = mirror.client.get_run(sent.run_id).info
+    assert (info.start_time / 1000, info.end_time / 1000) == (1.75e9 + 2 - 2 * 32 / 0.25, 1.75e9 + 12)
+
+
+def test_a_run_waits_for_its_first_line(mirror: Mirror, run: Run) -> None:
+    """Before it nobody knows when the training began, and MLflow lets no start change."""
+    (run.folder / "metrics.jsonl").unlink()
+    trial = Followed("a", run, protocol_of(run), {})
+    with Watch("toy", [trial], mirror, Console()):
+        pass
+    assert trial.record is None
+    assert not mirror.client.search_runs([mirror.experiment_id])
+
+
+def test_the_value_of_the_verdict_stands_before_the_diagnostics_by_noise_level(mirror: Mirror, run: Run) -> None:
+    sent = followed_to_the_end(mirror, run, primary=("fid", 2)).record
+    assert sent
+    names = list(mirror.client.get_run(sent.run_id).data.metrics)
+    assert names.index("fid_at_nfe_2") < names.index(BY_NOISE)
+    assert curve(mirror, sent, "fid_at_nfe_2") == [(12, FID[2])]
+    assert curve(mirror, sent, BY_NOISE) == WHOLE["loss"]
+    assert BY_NOISE not in all_curves(mirror, sent)
+
+
+def test_a_finished_run_names_its_data_its_model_and_who_sent_it(mirror: Mirror, run: Run) -> None:
+    data = {"train": 1437, "held_out": 360, "sha256": "0123456789ab"}
+    write_json(run.folder / "environment.json", run.environment | {"data": data})
+    for _ in range(2):
+        sent = followed_to_the_end(mirror, run, primary=("fid", 2)).record
+    assert sent
+    found = mirror.client.get_run(sent.run_id)
+    assert found.inputs
+    assert found.outputs
+    (given,) = found.inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest) == ("digits", data["sha256"])
+    assert json.loads(given.dataset.source)["name"] == "digits"
+    (left,) = found.outputs.model_outputs
+    model = mirror.client.get_logged_model(left.model_id)
+    assert (model.name, model.status, model.source_run_id) == (run.name, "READY", sent.run_id)
+    assert [(metric.key, metric.value) for metric in model.metrics or ()] == [("fid_at_nfe_2", FID[2])]
+    assert found.data.tags["mlflow.source.name"] == "harness"
+    assert found.data.tags["mlflow.source.git.commit"] == "abc"
+    assert found.data.tags["mlflow.user"]
+
+
+def test_a_run_that_takes_part_again_is_one_run_below_the_new_parent(mirror: Mirror, run: Run) -> None:
+    """A plan that gains an arm is another plan, in whose record the runs of the earlier one stand."""
+    ids = []
+    for plan, params in (("123", {"weighting": "uniform"}), ("456", {"weighting": "uniform", "loss": "mse"})):
+
+        def above(plan: str = plan) -> Record:
+            return mirror.record(results_folder() / "local" / "studies" / f"toy-{plan}", "toy", {}, {"plan": plan})
+
+        trial = Followed("a seed 0", run, protocol_of(run), {"study": "toy", "plan": plan}, params=params)
+        with Watch("toy", [trial], mirror, Console(), above=above):
+            pass
+        assert trial.record
+        ids.append(trial.record.run_id)
+        found = mirror.client.get_run(ids[-1])
+        assert found.data.tags["mlflow.parentRunId"] == above().run_id
+        assert (found.data.tags["plan"], found.data.params) == (plan, params)
+    assert ids[0] == ids[1]
+    assert len(mirror.client.search_runs([mirror.experiment_id])) == 3
+
+
+def test_a_name_that_changes_changes_in_mlflow(mirror: Mirror, run: Run) -> None:
+    first = record(mirror, run)
+    again = mirror.record(run.folder, "other seed 0", {"weighting": "not changed"}, {"arm": "other"}, key="arm")
+    assert again.run_id == first.run_id
+    found = mirror.client.get_run(first.run_id)
+    assert (found.info.run_name, found.data.tags["arm"]) == ("other seed 0", "other")
+    assert found.data.params["weighting"] == "uniform"
+
+
+def test_a_report_leaves_its_verdicts_and_its_picture_where_its_table_looks_for_it(
+    mirror: Mirror, tmp_path: Path
+) -> None:
+    files = [tmp_path / "tables" / "toy.md", tmp_path / "figures" / "toy.png"]
+    for path in files:
+        path.parent.mkdir()
+        path.write_text("![toy](../figures/toy.png)")
+    sent = mirror.record(results_folder() / "local" / "studies" / "toy", "toy", {}, {"plan": "123"})
+    for seeds, p in ((5, 0.04), (10, 0.01)):
+        sent.tell(Told(files, {"p/a=1": p}, {"verdict": "better: a=1"}, "**Which?**", seeds))
+    found = mirror.client.get_run(sent.run_id)
+    assert found.data.metrics == {"p/a_1": 0.01}
+    assert curve(mirror, sent, "p/a_1") == [(5, 0.04), (10, 0.01)]
+    assert (found.data.tags["verdict"], found.data.tags["mlflow.note.content"]) == ("better: a=1", "**Which?**")
+    paths = [f.path for below in ("tables", "figures") for f in mirror.client.list_artifacts(sent.run_id, below)]
+    assert paths == ["tables/toy.md", "figures/toy.png"]
+
+
+def test_a_note_is_cut_at_a_line_before_mlflow_refuses_it(mirror: Mirror, run: Run) -> None:
+    note = "\n".join(f"| {number:6} |" for number in range(3000))
+    sent = record(mirror, run)
+    sent.tell(Told([], note=note))
+    mirror.describe(note)
+    experiment = mirror.client.get_experiment(mirror.experiment_id)
+    for tags in (mirror.client.get_run(sent.run_id).data.tags, experiment.tags):
+        *kept, empty, said = tags["mlflow.note.content"].split("\n")
+        assert note.startswith("\n".join(kept) + "\n")
+        assert (empty, said) == ("", "(Shortened; the files of the study's run have all.)")
+
+
+def test_a_saved_view_finds_the_runs_of_its_plan_the_best_first(mirror: Mirror, tiny: RunConfig, score: Any) -> None:
+    """The filter and the order are what MLflow's table asks its store for."""
+    for seed in range(3):
+        run = made_up(override(tiny, {"seed": seed}), score)
+        score(run, protocol_of(run), FID | {2: 20.0 - seed})
+        tags = {"plan": "456" if seed == 2 else "123"}
+        with Watch("toy", [Followed(f"{seed}", run, protocol_of(run), tags, primary=("fid", 2))], mirror, Console()):
+            pass
+    mirror.record(results_folder() / "local" / "studies" / "toy", "toy", {}, {"plan": "123"})
+    mirror.save_views(views("toy", "123", "fid", 2, True, Columns(["arm", "seed"], ["weighting"], ["a"])))
+    saved = mirror.client.get_experiment(mirror.experiment_id).tags
+    arms, runs = (json.loads(json.loads(saved[name])["state"]) for name in sorted(saved, key=saved.__getitem__))
+    assert arms["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "arm"}]
+    assert runs["groupBy"] is None
+    assert runs["selectedColumns"] == ["tags.`arm`", "tags.`seed`", "metrics.`fid_at_nfe_2`", "params.`weighting`"]
+    order = f"{runs['orderByKey']} {'ASC' if runs['orderByAsc'] else 'DESC'}"
+    found = mirror.client.search_runs([mirror.experiment_id], runs["searchFilter"], order_by=[order])
+    assert [one.info.run_name for one in found] == ["1", "0"]
+    listed = pages(mirror.experiment_id, saved | {"mlflow.sharedViewState.x": "no view"})
+    assert list(listed) == ["all runs", "arms of toy", "runs of toy"]
+    for place, tag in zip([*listed.values()][1:], sorted(saved, key=saved.__getitem__), strict=True):
+        assert f"viewStateShareKey={tag.rpartition('.')[2]}&" in place

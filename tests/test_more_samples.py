@@ -29,7 +29,7 @@ from harness.evaluation.protocol import EvaluateConfig, digest_of
 from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 from harness.runs.judge import evaluate, judge_of
-from harness.runs.mlflow_mirror import _values
+from harness.runs.mlflow_points import values
 from harness.runs.sample import restore, samples
 from harness.runs.validate import refuse_idle
 
@@ -168,11 +168,11 @@ def test_the_table_says_where_they_are_more(reported: Report, tmp_path: Path) ->
 @pytest.mark.usefixtures("undrawn")
 def test_real_samples_stand_beside_both_numbers(reported: Report, tmp_path: Path) -> None:
     plan = reported.plan
-    paths = plans.report(plan, judge_of(plan.arms["a"]), tmp_path, "harness ablate toy", Console(file=io.StringIO()))
-    about = read_json(next(path for path in paths if path.suffix == ".json"))
+    told = plans.report(plan, judge_of(plan.arms["a"]), tmp_path, "harness ablate toy", Console(file=io.StringIO()))
+    about = read_json(next(path for path in told.files if path.suffix == ".json"))
     assert about["references_at_primary"]["held_out"]["fid"] < about["references"]["held_out"]["fid"]
     assert about["floor"]["samples"] == 128
-    text = next(path for path in paths if path.suffix == ".md").read_text()
+    text = next(path for path in told.files if path.suffix == ".md").read_text()
     few, many = (about[name]["held_out"]["fid"] for name in ("references", "references_at_primary"))
     assert f"of held-out samples, as many as generated samples at other NFE than 2: {few:.4g}." in text
     assert f"of held-out samples, as many as generated samples at NFE 2: {many:.4g}." in text
@@ -201,7 +201,7 @@ def test_a_record_and_the_command_tell_both(tiny: RunConfig) -> None:
     more = {"samples": 128, "value": 2.5, "interval": [2.0, 3.0]}
     known = run.evaluation(run.config.protocol()) | {"values": {"fid": {"1": 9.5, "2": 4.5}}}
     known |= {"precise": {"fid": {"2": more}}, "time": {"1": 1.0, "2": 1.0}}
-    sent = _values(run, known, [["fid", "2"], ["fid_128_samples", "2"]])
+    sent = values(run, known, [["fid", "2"], ["fid_128_samples", "2"]])
     assert [(point.key, point.value, point.step) for point in sent] == [("fid", 4.5, 2), ("fid_128_samples", 2.5, 2)]
     judge: Any = type("Judged", (), {"protocol": run.config.protocol()})
     digest = run.config.protocol().digest

@@ -150,7 +150,7 @@ def test_pairs_that_were_removed_when_they_were_learned_are_not_sent(tiny: RunCo
     assert mirror.record.call_args.args[3]["pairs"] == followed.pairs.name
     write_json(followed.pairs.folder / "pairs.json", PAIRS)
     watch._record(followed)
-    mirror.send_pairs.assert_called_once_with(followed.pairs, {})
+    mirror.send_pairs.assert_called_once_with(followed.pairs, {}, "")
 
 
 def test_a_damaged_file_of_a_run_ends_no_work_beside_it(tiny: RunConfig) -> None:

@@ -138,3 +138,15 @@ def test_what_has_no_logarithm_has_no_ratio_and_no_verdict(wrong: float, place: 
     assert [numbers.pop(name) for name in ("n", "level", "log_ratios")] == [3, 0.05, ()]
     assert all(map(math.isnan, numbers.values()))
     assert said == "undecided"
+
+
+@pytest.mark.parametrize("n", [2, 5, 20])
+def test_the_p_value_is_scipys_of_the_logs(n: int) -> None:
+    arm, baseline = two_arms(seed=n, n=n, difference=0.03)
+    expected = stats.ttest_rel(np.log(arm), np.log(baseline)).pvalue
+    assert compare(arm.tolist(), baseline.tolist()).p == pytest.approx(expected, rel=1e-9)
+
+
+def test_there_is_no_p_value_of_one_pair_or_of_none_that_differs() -> None:
+    assert math.isnan(compare([2.0], [1.0]).p)
+    assert math.isnan(compare([2.0, 3.0, 4.0], [2.0, 3.0, 4.0]).p)

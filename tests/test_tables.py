@@ -3,6 +3,7 @@ import dataclasses
 import io
 import json
 import math
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from harness.ablation.design.plan import Plan
 from harness.ablation.design.study import Study
 from harness.ablation.report import figures, grids, tables
 from harness.ablation.report.findings import Report
+from harness.ablation.report.mirrored import mirrored
 from harness.ablation.report.notes import remarks
 from harness.core.config import override, to_dict
 from harness.core.files import write_json
@@ -356,3 +358,31 @@ def test_the_figure_is_a_picture(tiny: RunConfig, reported: Callable[..., Report
 def test_more_evaluations_on_disk_than_asked_for_stay_out(tiny: RunConfig, reported: Callable[..., Report]) -> None:
     plan = planned(override(tiny, {"evaluate.nfe": [2]}))
     assert set(reported(plan, made_up(plan)).summary.rows.nfe) == {2}
+
+
+def test_mlflow_is_told_which_arm_is_best_and_how_sure_that_is(
+    tiny: RunConfig, reported: Callable[..., Report]
+) -> None:
+    plan = planned(tiny)
+    report = reported(plan, made_up(plan))
+    told = mirrored(report, [Path("table.md")])
+    best = min(plan.arms, key=lambda arm: row(report, arm)["mean"])
+    assert best != plan.baseline
+    found = row(report, best)
+    said = f"{best} has the best mean, {found['mean']:.4g} over 4 seeds: {found.verdict} against a, "
+    assert told.note.startswith(f"**Which end?** {said}{found.difference:+.1%}")
+    assert told.metrics["difference/b"] == row(report, "b").difference
+    assert (told.metrics["p/b"] < row(report, "b").level) == (row(report, "b").verdict in ("better", "worse"))
+    for arm in ("b", "c"):
+        assert re.search(rf"{row(report, arm).verdict}: [^;]*\b{arm}\b", told.tags["verdict"])
+    assert (told.seeds, [*told.files]) == (4, [Path("table.md")])
+
+
+def test_a_baseline_that_is_best_and_a_study_without_values_are_said(
+    tiny: RunConfig, reported: Callable[..., Report]
+) -> None:
+    plan = planned(tiny)
+    assert mirrored(reported(plan, {}), []).note.startswith("**Which end?** No arm has a value yet.")
+    values = {(arm, seed, nfe): value * (1 if arm == "a" else 9) for (arm, seed, nfe), value in made_up(plan).items()}
+    assert "a has the best mean" in (note := mirrored(reported(plan, values), []).note)
+    assert "it is the baseline." in note

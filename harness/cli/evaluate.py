@@ -10,6 +10,7 @@ from harness.ablation.design import sweep
 from harness.ablation.execute.placement import given
 from harness.cli.plans import carry_out, prepare, with_reference
 from harness.cli.shared import as_typed, following, opened
+from harness.core.config import flatten
 from harness.core.errors import NoValue
 from harness.core.progress import terminal
 from harness.core.signals import StopSignal
@@ -38,7 +39,8 @@ def _evaluate(run: Run, stop: StopSignal) -> NoValue | None:
     trained = restore(run)
     judge = with_reference(run.config, terminal(), stop)
     lacks: NoValue | None = None
-    with following(run, judge.protocol, "evaluate", evaluated=True):
+    name = f"{run.config.dataset.name} {run.name}"
+    with following(run, judge.protocol, "evaluate", True, name, flatten(run.config, run_only=False)):
         try:
             evaluate(run, trained, judge, stop)
         except NoValue as error:

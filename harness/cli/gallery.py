@@ -90,6 +90,6 @@ def _finished(scale: str, config: RunConfig) -> Run:
 
 def _train(scale: str, run: Run, console: Console, stop: StopSignal) -> None:
     """Train and judge a run while its progress is shown."""
-    trial = Followed(scale, run, run.config.protocol(), {})
+    trial = Followed(scale, run, run.config.protocol(), {"scale": scale})
     with Watch(f"gallery {scale}", [trial], Mirror("gallery"), console):
         ensure(run.config, functools.partial(console.print, soft_wrap=True), stop)

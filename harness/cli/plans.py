@@ -26,6 +26,7 @@ from harness.ablation.execute.tuner import SearchBoard
 from harness.ablation.execute.worker import PlanBoard
 from harness.ablation.report import history, tables, tuned
 from harness.ablation.report.findings import Report
+from harness.ablation.report.mirrored import mirrored
 from harness.cli.shared import own_folder, told
 from harness.core.config import parse_assignments
 from harness.core.errors import UserError
@@ -36,6 +37,7 @@ from harness.evaluation.judge import Judge
 from harness.evaluation.yardsticks import judge_references
 from harness.runs.config import RunConfig
 from harness.runs.judge import judge_of
+from harness.runs.mlflow_pages import Told
 from harness.runs.room import require_room, require_workers
 from harness.runs.validate import check
 
@@ -134,7 +136,12 @@ def search(plan: SearchPlan, placement: Placement, console: Console, stop: Stop,
         refuse_large({f"space, {setting}": config for setting, config in plan.corners().items()})
         require_workers([(plan.base, 1)], placement.workers, placement.gpus, "--workers")
     with_reference(plan.base, console, stop)
-    launch(board, placement, console, stop, lambda: told(history.write(board, own_folder(), command), console))
+
+    def write() -> Told:
+        files = told(history.write(board, own_folder(), command), console)
+        return Told(files, note=f"{plan.question}\n\n{history.describe(board)}")
+
+    launch(board, placement, console, stop, write)
     return board
 
 
@@ -169,7 +176,7 @@ def carry_out(
     All is mirrored to the `experiment` in MLflow, the plan's own if none is given.
     """
 
-    def write() -> list[Path]:
+    def write() -> Told:
         return report(plan, judge, own_folder(), command, console, *notes, more=more, show=show)
 
     launch(PlanBoard(plan), placement, console, stop, write, experiment)
@@ -178,8 +185,8 @@ def carry_out(
 def report(
     plan: Plan, judge: Judge, folder: Path, command: str, console: Console, *notes: str,
     more: Callable[[], list[Path]] = list, show: Show = on_terminal,
-) -> list[Path]:  # fmt: skip
-    """Write a plan's files below `folder`, with `notes` under its table, then show it; returns the paths."""
+) -> Told:  # fmt: skip
+    """Write a plan's files below `folder`, with `notes` under its table, then show it; returns what MLflow is told."""
     number = judge.config.samples_at(plan.nfe)
     at_primary = judge_references(judge, number) if number > judge.config.num_samples else None
     floor = judge_floor(judge, plan.metric, number)
@@ -187,4 +194,4 @@ def report(
     made.notes += notes
     paths = [*tables.write(made, folder, command), *more()]
     show(made, paths, console)
-    return paths
+    return mirrored(made, paths)

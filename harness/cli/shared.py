@@ -6,8 +6,9 @@ import contextlib
 import functools
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -35,12 +36,16 @@ def opened(name: str, assignments: list[str]) -> Run:
 
 
 @contextlib.contextmanager
-def following(run: Run, protocol: Protocol, experiment: str, evaluated: bool) -> Iterator[Say]:
-    """Show a run's progress meanwhile and mirror it to MLflow; gives what to say things by."""
+def following(
+    run: Run, protocol: Protocol, experiment: str, evaluated: bool, name: str, params: Mapping[str, Any]
+) -> Iterator[Say]:
+    """Show a run's progress meanwhile and mirror it to MLflow, by this name and with these parameters; gives what to
+    say things by."""
     console = terminal()
     mirror = Mirror(experiment)
     mirror.close_dead()
-    with Watch(f"{experiment} {run.name}", [Followed(run.name, run, protocol, {}, evaluated)], mirror, console):
+    followed = Followed(name, run, protocol, {"seed": str(run.config.seed)}, evaluated, params)
+    with Watch(f"{experiment} {run.name}", [followed], mirror, console):
         yield functools.partial(console.print, soft_wrap=True)
 
 

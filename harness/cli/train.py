@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from harness.ablation.design.configured import varied
 from harness.ablation.design.study import load_scale
 from harness.cli.shared import following
 from harness.core.config import override, parse_assignments
@@ -31,7 +32,10 @@ def run(options: argparse.Namespace) -> None:
     with joined() as ranks:
         if not ranks.first:
             return train(run, lambda text: None, StopSignal(), ranks)
-        with following(run, config.protocol(weights), "train", evaluated=False) as say:
+        changes = varied(load_scale(options.scale), parse_assignments(options.changes))
+        name = " ".join([options.scale, *(f"{path}={value}" for path, value in changes.items()), f"seed {config.seed}"])
+        params = {"scale": options.scale, **changes}
+        with following(run, config.protocol(weights), "train", False, name, params) as say:
             for line in (
                 *filter(None, [threads, "" if weights else LATER.format(config.evaluate.extractor)]),
                 *data.notes,

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from harness.core.errors import UserError
 from harness.runs.mlflow_mirror import close_dead
+from harness.runs.mlflow_pages import pages
 from harness.runs.mlflow_store import artifacts, connect, default_uri, for_mlflow
 
 HERE = ("127.0.0.1", "localhost", "::1")
@@ -23,7 +24,8 @@ def run(options: argparse.Namespace) -> None:
     if uri.startswith("http"):
         raise UserError(f"MLFLOW_TRACKING_URI: {uri} is a server with pages of its own. Open it in a browser.")
     _require_free(options.host, options.port)
-    close_dead(connect(uri))
+    client = connect(uri)
+    close_dead(client)
     arguments = [
         *("--host", options.host, "--port", str(options.port), "--workers", "1"),
         *("--allowed-hosts", ",".join(allowed_hosts(options.host, options.port, options.allow_host))),
@@ -32,7 +34,13 @@ def run(options: argparse.Namespace) -> None:
     os.environ["MLFLOW_BACKEND_STORE_URI"] = for_mlflow(
         uri
     )  # not an argument, which every user of the machine can read
-    print(f"http://{options.host}:{options.port} (Ctrl-C ends it)", flush=True)
+    address = f"http://{options.host}:{options.port}"
+    for experiment in client.search_experiments(order_by=["last_update_time ASC"]):
+        if client.search_runs([experiment.experiment_id], max_results=1):
+            print(experiment.name)
+            for name, page in pages(experiment.experiment_id, experiment.tags).items():
+                print(f"  {name}: {address}/{page}")
+    print(f"{address} (Ctrl-C ends it)", flush=True)
     os.chdir(tempfile.mkdtemp(prefix="harness-ui-"))  # uvicorn imports from the working directory
     os.execv(sys.executable, [sys.executable, "-P", "-m", "mlflow", "server", *arguments])
 

@@ -208,7 +208,7 @@ def _bring_files_along(connection: sqlite3.Connection, store: Path) -> None:
         if place.parts[-2:] != ours.parts[-2:] or place.resolve() == ours.resolve():
             continue
         if store.is_relative_to(results_folder().resolve()) or not place.exists():
-            for column in ("experiments.artifact_location", "runs.artifact_uri"):
+            for column in ("experiments.artifact_location", "runs.artifact_uri", "logged_models.artifact_location"):
                 _replace_start(connection, column, location, ours.as_uri())
             say_once(f"MLflow: the files of {place} are looked for in {ours} now.")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -16,7 +16,8 @@ from harness.core.errors import UserError
 from harness.core.progress import TELL_EVERY_S, ahead, bar
 from harness.evaluation.protocol import Protocol
 from harness.runs.folder import Run
-from harness.runs.mlflow_mirror import Mirror, Record, run_params
+from harness.runs.mlflow_mirror import Mirror, Record
+from harness.runs.mlflow_points import trained_between
 from harness.runs.mlflow_store import is_lost, reason
 from harness.runs.pairs import PairSet
 
@@ -38,6 +39,10 @@ class Followed:
     tags: dict[str, str]
     evaluated: bool = True
     """Whether evaluation belongs to it."""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """{configuration path: value} in which it differs from those beside it."""
+    primary: tuple[str, int] | None = None
+    """The metric and NFE by which it is compared with those beside it."""
     record: Record | None = None
     closed: bool = field(default=False, init=False)
 
@@ -174,23 +179,29 @@ class Watch:
         return None
 
     def _send_one(self, one: Followed, final: bool) -> None:
-        if not one.run.environment:
+        status = one.status()
+        trained = trained_between(one.run)
+        if not one.run.environment or (trained is None and status == "RUNNING"):
             return
         if one.record is None:
-            one.record = self._record(one)
-        status = one.status()
+            one.record = self._record(one, trained[0] if trained else None)
         one.record.send_run(one.run, one.protocol)
-        one.record.set_status("KILLED" if final and status == "RUNNING" else status)
+        if status == "FINISHED":
+            one.record.send_model(self.mirror.experiment_id, one.run, one.protocol, one.primary)
+        if status != "RUNNING":
+            one.record.send_diagnostics(one.run)
+        one.record.set_status("KILLED" if final and status == "RUNNING" else status, trained[1] if trained else None)
         one.closed = status != "RUNNING"
 
-    def _record(self, one: Followed) -> Record:
+    def _record(self, one: Followed, start: float | None = None) -> Record:
         """Found or begun, after that of the pairs that it learns."""
         commits = ", ".join(one.run.environment["commits"])
         above = {"mlflow.parentRunId": self._parent.run_id} if self._parent else {}
         tags = {"run": one.run.name, "protocol": one.protocol.digest, "commit": commits, **one.tags, **above}
+        tags["mlflow.source.git.commit"] = one.run.environment["commits"][-1]
         if one.pairs and one.run.parent:
             tags |= {"parent": one.run.parent.name, "pairs": one.pairs.name}
             if one.pairs.about:  # else they were removed when they were learned
-                self.mirror.send_pairs(one.pairs, above)
-        key = one.protocol.digest + above.get("mlflow.parentRunId", "")
-        return self.mirror.record(one.run.folder, one.title, run_params(one.run), tags, key)
+                self.mirror.send_pairs(one.pairs, above, one.tags.get("study", ""))
+        key = one.protocol.digest + one.tags.get("study", "")  # seeds and arms that a study gains change no record
+        return self.mirror.record(one.run.folder, one.title, one.params, tags, key, start)

@@ -25,6 +25,8 @@ class SharedPlan(ABC):
     question: str
     metric: str
     """Name of the primary metric."""
+    nfe: int
+    """The NFE at which runs are compared."""
     plugins: tuple[str, ...]
     """Paths of plugin files that define components of the plan."""
 

@@ -27,6 +27,7 @@ from harness.core.reading import shaped
 from harness.core.registry import find
 from harness.core.signals import Stop
 from harness.runs.folder import Run
+from harness.runs.mlflow_pages import Columns
 from harness.runs.progress import Followed
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -88,6 +89,11 @@ class Board(ABC):
     @abstractmethod
     def followed(self, known: Container[str]) -> list[Followed]:
         """Return the runs whose progress to follow, except those with `known` titles."""
+
+    @property
+    @abstractmethod
+    def columns(self) -> Columns:
+        """What tells the followed runs apart."""
 
     @abstractmethod
     def settled(self) -> list[FrozenTrial]:

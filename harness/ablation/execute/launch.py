@@ -15,15 +15,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness.ablation.design.shared import SharedPlan
 from harness.ablation.execute.board import DEATHS, Board
 from harness.ablation.execute.placement import Placement
 from harness.core.errors import Stopped, UserError
 from harness.core.files import locked
 from harness.core.provenance import commit
 from harness.core.reading import say_once
+from harness.core.registry import find
 from harness.core.signals import Stop, held_back
-from harness.runs.mlflow_mirror import Mirror, Record
+from harness.runs.mlflow_mirror import Mirror
+from harness.runs.mlflow_pages import Told, View, linked, views
+from harness.runs.mlflow_record import Record
 from harness.runs.mlflow_store import reason
 from harness.runs.progress import Followed, Watch
 
@@ -60,10 +62,10 @@ def launch(
     placement: Placement,
     console: Console,
     stop: Stop,
-    report: Callable[[], list[Path]],
+    report: Callable[[], Told],
     experiment: str | None = None,
 ) -> None:
-    """Run every trial of a board, then `report`, and send its files to MLflow; another call continues.
+    """Run every trial of a board, then `report`, and send what it tells to MLflow; another call continues.
 
     All runs are below one record in the MLflow `experiment`, by default the plan's name. Raises `Stopped`. `UserError`
     if MLflow has no store, if a worker raises one, or if trials were left out.
@@ -78,10 +80,10 @@ def launch(
         left = 0 if board.finished() else board.total - len(board.settled())
         crew = [_start(path, i, placement) for i in range(min(placement.workers, left))]
         with _ended(crew, console):
-            mirror, above = _connect(plan, experiment or plan.name)  # slow to import, so the workers start meanwhile
+            mirror, above = _connect(board, experiment or plan.name)  # slow to import, so the workers start meanwhile
             deaths = Deaths(board, console, functools.partial(_start, path, placement=placement))
             status = "FAILED"
-            files = []
+            told = Told([])
             try:
                 with _follower(board, mirror, above, console), _ended(crew, console):
                     _follow(crew, console, stop, deaths)
@@ -90,31 +92,44 @@ def launch(
                         f"a worker was lost before every trial ended. {plan.folder} has the logs; "
                         "the same command continues."
                     )
-                files = report()
+                told = report()
                 _require_all(board)
                 status = "FINISHED"
             finally:
-                _close(above, "KILLED" if stop() else status, files)
+                _close(board, mirror, above, "KILLED" if stop() else status, told)
 
 
-def _connect(plan: SharedPlan, experiment: str) -> tuple[Mirror, Callable[[], Record]]:
+def _connect(board: Board, experiment: str) -> tuple[Mirror, Callable[[], Record]]:
     """Return the connection to MLflow, and a function that finds or begins the plan's record there."""
+    plan = board.plan
     mirror = Mirror(experiment)
     mirror.close_dead()
 
     def record() -> Record:
         found = mirror.record(plan.folder, plan.name, plan.facts, {"commit": commit(), "plan": plan.digest})
         found.set_status("RUNNING")
+        mirror.save_views(_views(board))
         return found
 
     return mirror, record
 
 
-def _close(above: Callable[[], Record], status: str, files: list[Path]) -> None:
-    """Send the last files and the status of a plan's record; if the store does not answer, only print a line."""
+def _views(board: Board) -> list[View]:
+    """The saved views of a board's runs."""
+    plan = board.plan
+    lower = find("metric", plan.metric).lower_is_better  # type: ignore[attr-defined]
+    return views(plan.name, plan.digest, plan.metric, plan.nfe, lower, board.columns)
+
+
+def _close(board: Board, mirror: Mirror, above: Callable[[], Record], status: str, told: Told) -> None:
+    """Send the report and the status of a plan's record; if the store does not answer, only print a line."""
     try:
         record = above()
-        record.send_files(files, again=True)
+        if told.note:
+            told = linked(told, mirror.experiment_id, record.run_id, _views(board))
+            if mirror.experiment == board.plan.name:  # else the experiment has other plans too
+                mirror.describe(told.note)
+        record.tell(told)
         record.set_status(status)
     except Exception as error:  # each store raises its own
         say_once(f"MLflow did not take the record ({reason(error)}); the same command sends it again.")

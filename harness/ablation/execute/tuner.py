@@ -32,6 +32,7 @@ from harness.evaluation.metric import label_of
 from harness.flow.sampling import Trained
 from harness.runs.folder import Run
 from harness.runs.judge import judge_of, judge_rung, known_rungs
+from harness.runs.mlflow_pages import Columns
 from harness.runs.progress import Followed
 from harness.runs.train import ensure
 
@@ -159,10 +160,17 @@ class SearchBoard(Board):
     def followed(self, known: Container[str]) -> list[Followed]:
         begun = {title_of(t): t for t in self.trials() if t.params.keys() == self.plan.space.keys()}
         return [
-            Followed(title, run := self.run_of(t), run.config.protocol(), {"trial": title})
+            Followed(
+                title, run := self.run_of(t), run.config.protocol(), {"trial": title},
+                params=settings(t.params), primary=(self.plan.metric, self.plan.nfe),
+            )
             for title, t in begun.items()
             if title not in known
-        ]
+        ]  # fmt: skip
+
+    @property
+    def columns(self) -> Columns:
+        return Columns(["trial"], sorted({path for trial in self.trials() for path in settings(trial.params)}))
 
     def title(self, trial: FrozenTrial) -> str:
         return title_of(trial)

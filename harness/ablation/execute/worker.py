@@ -15,11 +15,13 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from typing_extensions import TypedDict
 
+from harness.ablation.design.arm_settings import differing
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.search_plan import SearchPlan
 from harness.ablation.design.shared import Written
 from harness.ablation.execute.board import Board
 from harness.ablation.execute.tuner import SearchBoard
+from harness.core.config import flatten
 from harness.core.errors import NoValue, Stopped, named
 from harness.core.files import read_json
 from harness.core.reading import Damaged, short
@@ -29,6 +31,7 @@ from harness.evaluation.metric import label_of
 from harness.evaluation.protocol import Protocol
 from harness.runs.contents import value_of
 from harness.runs.folder import Run
+from harness.runs.mlflow_pages import Columns
 from harness.runs.progress import Followed
 from harness.runs.train import ensure
 
@@ -87,10 +90,26 @@ class PlanBoard(Board):
 
     def followed(self, known: Container[str]) -> list[Followed]:
         return [
-            Followed(title, self.plan.run(arm, seed), self.plan.protocol(arm), {"arm": arm, "seed": str(seed)})
+            Followed(
+                title, self.plan.run(arm, seed), self.plan.protocol(arm), {"arm": arm, "seed": str(seed)},
+                params=self._settings[arm], primary=(self.plan.metric, self.plan.nfe),
+            )
             for arm, seed in self.keys
             if (title := _title(arm, seed)) not in known
-        ]
+        ]  # fmt: skip
+
+    @property
+    def columns(self) -> Columns:
+        return Columns(
+            ["arm", "seed"], sorted({path for own in self._settings.values() for path in own}), list(self.plan.arms)
+        )
+
+    @functools.cached_property
+    def _settings(self) -> dict[str, dict[str, Any]]:
+        """{arm: its value of every setting in which arms differ}"""
+        paths = {path for own in differing(self.plan).values() for path in own}
+        flat = {arm: flatten(config) for arm, config in self.plan.arms.items()}
+        return {arm: {path: own[path] for path in sorted(paths & own.keys())} for arm, own in flat.items()}
 
     def title(self, trial: FrozenTrial) -> str:
         return _title(*_key(trial))

@@ -21,7 +21,7 @@ def grids(report: Report) -> list[Grid]:
     """Return all tables: each metric by NFE, the verdicts, the values read off the curves, and the seconds."""
     metrics = sorted(report.summary.rows.metric.unique(), key=lambda metric: metric != report.plan.metric)
     out = [by_nfe(report, metric) for metric in metrics]
-    out += [_verdicts(report), *crossed.grids(report)]
+    out += [of_verdicts(report), *crossed.grids(report)]
     out += [_excess(report)] if report.floor and report.excess else []
     out += [_power(report)] if report.summary.power else []
     out += [_read_off(report)] if report.readouts else []
@@ -55,7 +55,7 @@ def by_nfe(report: Report, metric: str) -> Grid:
     return Grid(f"{capitalised(titled(metric))} by NFE, mean ± sd over {len(plan.seeds)} seeds{fewer}", header, lines)
 
 
-def _verdicts(report: Report) -> Grid:
+def of_verdicts(report: Report) -> Grid:
     """Return the table of the verdicts; it has the arms' seeds where some have no value."""
     plan = report.plan
     rows = report.summary.rows
@@ -161,9 +161,9 @@ def needed(report: Report) -> Grid:
             found = readouts.needed(cells, plan.metric, arm, target, largest, lower)
             row += [str(found), found.verdict(expected) if expected else ""]
         rows.append(row)
-    near = f"within {readouts.NEAR:.0%} of that at NFE {largest}"
+    near = f"within {readouts.NEAR:.0%} of the value at NFE {largest}"
     title = f"NFE for {titled(plan.metric)} {near}, geometric mean over seeds (95 % interval)"
-    return Grid(title, ["arm", "expected", "of its own", "verdict", f"of {plan.baseline}'s", "verdict"], rows)
+    return Grid(title, ["arm", "expected", "near own value", "verdict", f"near {plan.baseline}'s value", "verdict"], rows)
 
 
 def _read_off(report: Report) -> Grid:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from harness.ablation.design.looks import LEVEL, MIN_SEEDS, quantile
 
@@ -43,6 +44,14 @@ class Comparison:
     sd: float
     """Standard deviation of the log ratios over seeds."""
     log_ratios: tuple[float, ...] = ()
+
+    @property
+    def p(self) -> float:
+        """The p-value of the paired t-test, which `level` is for; NaN below two pairs and where no pair differs."""
+        if self.n < 2 or not self.sd:
+            return math.nan
+        t = math.log1p(self.difference) / (self.sd / math.sqrt(self.n))
+        return float(2 * stats.t.sf(abs(t), self.n - 1))
 
     @property
     def skewness(self) -> float:

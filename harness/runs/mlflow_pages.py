@@ -1,0 +1,151 @@
+"""MLflow's pages of an experiment: addresses that open them, and saved views, which are tags of the experiment.
+
+MLflow opens an experiment on pages for language models unless the address names the kind of work. A saved view holds
+the filter, the columns and the grouping of the table of runs; an address opens it by its key.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from urllib.parse import quote, urlencode
+
+from harness.core.files import short_hash
+from harness.runs.mlflow_points import at_primary
+
+NOTE = "mlflow.note.content"
+"""The tag that MLflow shows as the description of a run or an experiment."""
+VIEW = "mlflow.sharedViewState."
+"""Start of the tags that hold saved views."""
+LONGEST_NOTE = 7500
+"""Characters of a note; MLflow keeps 8,000 of a run's tag."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a report tells MLflow about all runs of a plan."""
+
+    files: Sequence[Path]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
+    """Markdown, shown as the description."""
+    seeds: int = 0
+    """The step of its metrics."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A saved view of the table of runs: those of a plan, the best first."""
+
+    name: str
+    plan: str
+    """Digest of the plan whose runs it shows."""
+    columns: Sequence[str]
+    """As MLflow names them, like "tags.`arm`", from left to right."""
+    order: str
+    """The column that it is sorted by."""
+    ascending: bool
+    arms: Sequence[str] = ()
+    """Those over whose runs values are averaged, in a row each; none where each run has a row."""
+
+    @property
+    def key(self) -> str:
+        """What an address opens it by; that of a changed plan takes the place of the old one."""
+        return short_hash(self.name.encode())
+
+    def tag(self) -> str:
+        """As MLflow keeps it."""
+        by = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "arm"}]}
+        state = {
+            "searchFilter": f"tags.plan = '{self.plan}' and tags.run LIKE '%'",  # the plan's own record has no run
+            "orderByKey": self.order,
+            "orderByAsc": self.ascending,
+            "selectedColumns": self.columns,
+            "columnOrder": self.columns,
+            "columnWidths": {self.order: 240},
+            "runsHiddenMode": "SHOW_ALL",
+            "groupBy": by if self.arms else None,
+            "groupsExpanded": {f"tag.arm.{arm}": False for arm in self.arms},
+        }
+        return json.dumps({"name": self.name, "createdAt": 0, "state": json.dumps(state)})
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What tells the runs of a plan apart."""
+
+    tags: Sequence[str]
+    """Those that say which run it is."""
+    params: Sequence[str]
+    """The settings in which runs differ."""
+    arms: Sequence[str] = ()
+    """Where runs belong to arms."""
+
+
+def views(name: str, plan: str, metric: str, nfe: int, lower_is_better: bool, columns: Columns) -> list[View]:
+    """The views of a plan: the averages of its arms if it has some, and its runs.
+
+    Which run it is stands first, then the value at the primary NFE, then the settings in which runs differ.
+    """
+    value = f"metrics.`{at_primary(metric, nfe)}`"
+    which = [f"tags.`{tag}`" for tag in columns.tags]
+    settings = [f"params.`{param}`" for param in columns.params]
+    found = [View(f"runs of {name}", plan, [*which, value, *settings], value, lower_is_better)]
+    if columns.arms:
+        found.insert(0, View(f"arms of {name}", plan, [value, *settings], value, lower_is_better, columns.arms))
+    return found
+
+
+def runs_page(experiment_id: str, **query: str) -> str:
+    """The part of an address that opens the runs of an experiment."""
+    return f"#/experiments/{experiment_id}/runs?{urlencode({**query, 'workflowType': 'machine_learning'})}"
+
+
+def view_page(experiment_id: str, key: str) -> str:
+    """The part of an address that opens a saved view."""
+    return runs_page(experiment_id, viewStateShareKey=key, compareRunsMode="TABLE")
+
+
+def run_page(experiment_id: str, run_id: str) -> str:
+    """The part of an address that opens a run."""
+    return f"#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
+
+
+def artifact(run_id: str, path: str) -> str:
+    """The address, below that of the pages, of a file of a run."""
+    return f"get-artifact?path={quote(path)}&run_uuid={run_id}"
+
+
+def linked(told: Told, experiment_id: str, run_id: str, views: Iterable[View]) -> Told:
+    """What is told, with the views, the run that has its files, and their pictures at the end of the note."""
+    places = {view.name: view_page(experiment_id, view.key) for view in views}
+    places["verdicts and files"] = run_page(experiment_id, run_id)
+    links = " · ".join(f"[{name}]({place})" for name, place in places.items())
+    pictures = [path for path in told.files if path.suffix == ".png"]
+    shown = [f"![{path.stem}]({artifact(run_id, f'{path.parent.name}/{path.name}')})" for path in pictures]
+    return replace(told, note="\n\n".join([told.note, links, *shown]))
+
+
+def pages(experiment_id: str, tags: Mapping[str, str]) -> dict[str, str]:
+    """{what it is: its address below that of the pages}: all runs of an experiment, and its saved views by name."""
+    keys = {_name(value): tag.removeprefix(VIEW) for tag, value in tags.items() if tag.startswith(VIEW)}
+    saved = {name: view_page(experiment_id, key) for name, key in sorted(keys.items()) if name}
+    return {"all runs": runs_page(experiment_id), **saved}
+
+
+def _name(view: str) -> str:
+    """That of a saved view; empty where a tag is none."""
+    try:
+        return str(json.loads(view)["name"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def shortened(note: str) -> str:
+    """A note that MLflow takes; of a longer one, the lines that fit."""
+    if len(note) <= LONGEST_NOTE:
+        return note
+    return note[:LONGEST_NOTE].rpartition("\n")[0] + "\n\n(Shortened; the files of the study's run have all.)"
