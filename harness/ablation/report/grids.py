@@ -163,7 +163,8 @@ def needed(report: Report) -> Grid:
         rows.append(row)
     near = f"within {readouts.NEAR:.0%} of the value at NFE {largest}"
     title = f"NFE for {titled(plan.metric)} {near}, geometric mean over seeds (95 % interval)"
-    return Grid(title, ["arm", "expected", "near own value", "verdict", f"near {plan.baseline}'s value", "verdict"], rows)
+    header = ["arm", "expected", "near own value", "verdict", f"near {plan.baseline}'s value", "verdict"]
+    return Grid(title, header, rows)
 
 
 def _read_off(report: Report) -> Grid:
