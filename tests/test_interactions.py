@@ -95,7 +95,7 @@ def test_the_variance_is_split_as_statsmodels_splits_it(tiny: RunConfig, axes: d
             )
     assert (terms["seeds"].df, terms["seeds"].share) == pytest.approx((SEEDS - 1, theirs.sum_sq["C(seed)"] / total))
     left = theirs.loc["Residual"]
-    assert (terms["left over"].df, terms["left over"].share) == pytest.approx((left.df, left.sum_sq / total))
+    assert (terms["residual"].df, terms["residual"].share) == pytest.approx((left.df, left.sum_sq / total))
     assert sum(term.share for term in found.terms) == pytest.approx(1)
     assert sum(term.df for term in found.terms) == len(table) - 1
     assert ("other differences of the combinations" in terms) == (len(names) == 3)
@@ -141,7 +141,7 @@ def test_interactions_that_are_aliased_with_main_effects_are_not_estimated(tiny:
     plan = planned(tiny, SEEDS, (SEEDS,), axes=three, fraction=1 / 2)
     found = found_of(plan, simulated(plan)[0])
     assert (found.pairs, found.groups) == ({}, [])
-    assert [term.name for term in found.terms] == ["interpolant", "weighting", "steps", "seeds", "left over"]
+    assert [term.name for term in found.terms] == ["interpolant", "weighting", "steps", "seeds", "residual"]
     assert found.notes[0] == (
         "Aliased, so not estimated: interpolant × weighting, interpolant × steps, weighting × steps."
     )

@@ -111,7 +111,7 @@ def test_each_arm_says_its_share_and_what_its_trial_takes(plan: Plan) -> None:
     assert grid.rows == [
         ["a", "100 %", "10.0 min", "60 s", "11 MB", "finished trials"],
         ["b", "0.3 %", "20.0 min", "2.0 min", "31 MB", "small trial"],
-        ["solver", "100 %", "that of a", "3.0 min", "2 MB", "finished trainings, small evaluation"],
+        ["solver", "100 %", "shared with a", "3.0 min", "2 MB", "finished trainings, small evaluation"],
     ]
 
 
@@ -135,7 +135,7 @@ def test_what_a_look_can_show_and_how_many_trials_to_expect(plan: Plan) -> None:
     expected = [[float(row[4]), float(row[5])] for row in grid.rows]
     assert all(9 <= trials <= 24 for row in expected for trials in row)
     assert expected[0][1] < expected[2][1] <= 24, "less noise, fewer trials"
-    assert "0.05, 0.1, 0.2 are for orientation" in effects.words()[-1]
+    assert "0.05, 0.1, 0.2 are examples" in effects.words()[-1]
 
 
 def test_the_sd_of_trials_that_have_ended_is_the_arms_own(plan: Plan, ended: Callable[[Plan], None]) -> None:

@@ -283,8 +283,8 @@ def test_the_calls_that_are_expected_stand_beside_those_that_are_needed(
     curves = {"a": {1: 4.0, 2: 2.0}, "b": {1: 2.05, 2: 2.0}, "c": {1: 8.0, 2: 4.0}}
     values = {(arm, seed, nfe): curves[arm][nfe] for arm, seed in plan.trials() for nfe in (1, 2)}
     grid = grids.grids(reported(plan, values))[-2]
-    assert grid.title == "NFE for FID ↓ within 5% of that at NFE 2, geometric mean over seeds (95 % interval)"
-    assert grid.header == ["arm", "expected", "of its own", "verdict", "of a's", "verdict"]
+    assert grid.title == "NFE for FID ↓ within 5% of the value at NFE 2, geometric mean over seeds (95 % interval)"
+    assert grid.header == ["arm", "expected", "near own value", "verdict", "near a's value", "verdict"]
     assert grid.rows == [
         ["a", "", "2 (2 to 2)", "", "2 (2 to 2)", ""],
         ["b", "1 to 1", "1 (1 to 1)", "as expected", "1 (1 to 1)", "as expected"],

@@ -412,7 +412,7 @@ def test_arms_without_values_are_left_out_and_it_is_said(plan: Plan, monkeypatch
     run = design.run("b", 1, 1, 20)
     run.write_evaluation(run.config.protocol(), run.evaluation(run.config.protocol()) | {"values": {}})
     run.note_failure(run.config.protocol(), "2", Diverged("not finite"))
-    with pytest.raises(UserError, match=r"^toy-points: no arm has values of all samples"):
+    with pytest.raises(UserError, match=r"^toy-points: no arm has positive values for all samples"):
         found(judged(Resampling.of(plan, 2)))
 
 

@@ -38,10 +38,7 @@ def backbone(backbone: Any) -> Promises:
             except ConfigError:
                 continue
             break
-    yield (
-        "the network can be built for images [1, 8, 8] or [3, 32, 32], vectors [16] or sequences [12, 4]",
-        bool(fitting),
-    )
+    yield "the backbone fits images [1, 8, 8] or [3, 32, 32], vectors [16] or sequences [12, 4]", bool(fitting)
     for shape, classes, network in fitting:
         x = torch.randn(3, *shape, generator=generator())
         t = torch.tensor([0.0, 0.5, 1.0])

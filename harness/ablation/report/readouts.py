@@ -44,10 +44,9 @@ def read(
 ) -> dict[str, Readout]:  # fmt: skip
     """Return {arm: the numbers of its curve} for one metric.
 
-    `values` has columns arm, seed, metric, nfe and value; `bases` is {arm: the arm it is compared with}; `seconds` is
-    {(arm, NFE): seconds per sample}. Values of an adaptive solver (NFE 0) belong to no curve. An arm is left out if no
-    seed is measured at all its NFEs; the result is empty if no arm has two NFEs. An `unstable` arm does not count for
-    the best of all arms, and no arm is compared with it.
+    `values` has columns arm, seed, metric, nfe and value; `bases` is {arm: its base}; `seconds` are per sample. Values
+    of an adaptive solver (NFE 0) belong to no curve. An arm is left out if no seed is measured at all its NFEs, and all
+    if no arm has two NFEs. An `unstable` arm does not count for the best, and no arm is compared with it.
     """
     own = values[(values.metric == metric) & (values.nfe > 0)].dropna(subset="value")
     if own.empty:

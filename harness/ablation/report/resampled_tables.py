@@ -128,7 +128,7 @@ def _advice(found: Found) -> list[str]:
         lines.append("More may be cheaper still: ask for that many, and this command tries twice the number.")
     if found.together == "open arms":
         settled = ", ".join(found.settled)
-        lines.append(f"Not in the sum: {settled}. Their difference is already larger (95 % interval over seeds).")
+        lines.append(f"Not in the sum: {settled}, with a difference that is already larger (95 % interval over seeds).")
     if best.samples > config.num_samples:
         setting = f'evaluate.more_samples=[{{"nfe":{plan.nfe},"num_samples":{best.samples}}}]'
         lines.append(f"Ask for it by --set '{setting}'; other NFEs keep their {config.num_samples:,}.")
