@@ -161,7 +161,8 @@ def held(folder: Path, *arguments: str, lazily: bool = False) -> Ended:
     """
     before = content(folder)
     ended = run(*arguments)
-    assert ended.code in (0, 2, 130), ended
+    found_faults = ended.code == 1 and "doctor" in arguments and "hinders: " in ended.out
+    assert ended.code in (0, 2, 130) or found_faults, ended
     if ended.code == 2:
         (line,) = ended.err.splitlines()
         assert (found := _LINE.fullmatch(line)), line

@@ -181,7 +181,7 @@ def test_what_was_measured_is_diagnosed(given: list[dict[str, float]], said: str
         ),
         ({"precision": {"32": 0.6}, "recall": {"32": 0.5}}, None),
         ({"kid": {"8": -0.001, "32": -0.002}}, None),
-        ({"kid": {"8": 0.004, "32": 0.002}}, "kid still falls with more steps (0.004 at NFE 8, 0.002 at 32)"),
+        ({"kid": {"8": 0.004, "32": 0.002}}, "KID still falls with more steps (0.004 at NFE 8, 0.002 at 32)"),
         ({"recall": {"8": 0.9, "32": 0.4}}, None),
     ],
     ids=["falling", "flat", "one", "collapsed", "balanced", "by chance", "above 0", "higher is better"],
@@ -212,4 +212,4 @@ def test_a_metric_without_a_value_hides_no_doubt_about_others() -> None:
     """As where its samples failed at every NFE: the evaluation itself says why."""
     values = {"kid": {"8": 2.0, "16": 1.0}}
     (said,) = doubts(values, [build("metric", "fid"), build("metric", "kid")])
-    assert said.startswith("kid still falls")
+    assert said.startswith("KID still falls")

@@ -163,4 +163,4 @@ def test_check_holds_it_to_its_promises(tmp_path: Path, plugin: Path, capsys: py
     assert main(["check", str(good)]) == 0
     assert "extractor means_good: " in capsys.readouterr().out
     assert main(["check", str(bad)]) == 2
-    assert "broken: extractor means_bad: features are float32 [B, 5] (grey images)" in capsys.readouterr().out
+    assert "broken: extractor means_bad: features are float32 of shape [B, 5] (grey images)" in capsys.readouterr().out

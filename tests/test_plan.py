@@ -133,7 +133,7 @@ def test_an_unknown_metric_is_refused(tiny: RunConfig) -> None:
     ids=str,
 )
 def test_a_study_that_cannot_be_settled_is_refused(wrong: dict) -> None:
-    with pytest.raises(UserError, match=next(iter(wrong)).replace("arms", "one more")):
+    with pytest.raises(UserError, match=next(iter(wrong)).replace("arms", "another one")):
         dataclasses.replace(STUDY, **wrong)
 
 

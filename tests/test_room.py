@@ -215,7 +215,7 @@ def test_a_run_that_cannot_fit_is_refused_by_the_setting_to_lower(
         require_room(config)
     line = str(caught.value)
     assert line.startswith(said)
-    assert "and 8 GB are free. Lower " + said.partition(":")[0] in line
+    assert "but 8 GB are free. Lower " + said.partition(":")[0] in line
     assert not results_folder().exists()
 
 

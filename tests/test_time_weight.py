@@ -194,7 +194,7 @@ def test_features_with_noise_of_their_own_leave_no_one_weight_of_the_scores_erro
     parts = {"prediction": "score", "weighting": "min_snr", "noise": {"name": "matched", "per_feature": True}}
     std = torch.tensor([0.6, 0.8])
     with pytest.raises(
-        ConfigError, match=r"^objective\.space: min_snr weights the error of the data, .* in each feature"
+        ConfigError, match=r"^objective\.space: min_snr weights the data error, .* differs between features"
     ):
         TimeWeight(Formulation.parse(parts), {"std": std})
     of_one = TimeWeight(Formulation.parse(parts), {"std": std[:1]})(T)

@@ -103,7 +103,7 @@ def test_training_asks_for_no_weights_and_evaluating_does(
     assert main(["evaluate", folder.name]) == 2
     said = capsys.readouterr().err
     assert "no route to host" in said
-    assert "Name a copy in HARNESS_INCEPTION." in said
+    assert "Set HARNESS_INCEPTION to the path of a copy." in said
     assert "evaluate.extractor=values" in said
     with pytest.raises(UserError, match="no route to host"):
         check(Run.find(folder.name).config)
