@@ -127,8 +127,8 @@ EQUIVALENT = (
     ),
     Equivalent(
         "harness/ablation/execute/tuner.py",
-        'with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):  # `group` is experimental since 2021',
-        'with warnings.catch_warnings(action="ignore"):  # `group` is experimental since 2021',
+        'with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):  # because of `group`',
+        'with warnings.catch_warnings(action="ignore"):  # because of `group`',
         "the sampler warns of nothing else",
     ),
 )

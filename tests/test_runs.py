@@ -451,7 +451,10 @@ def test_what_training_would_trip_over_is_refused_before(tiny: RunConfig, change
 def test_pairs_of_another_shape_are_refused_before(tiny: RunConfig, tmp_path: Path) -> None:
     for name in ("x0", "x1"):
         np.save(tmp_path / f"{name}.npy", np.zeros((4, 1, 4, 4), np.float32))
-    with pytest.raises(ConfigError, match=r"^coupling\.path: .* holds samples of shape \[1, 4, 4\], but the data have shape \[1, 8, 8\]"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^coupling\.path: .* holds samples of shape \[1, 4, 4\], but the data have shape \[1, 8, 8\]",
+    ):
         check(override(tiny, {"coupling": {"name": "pairs", "path": str(tmp_path)}}))
 
 

@@ -195,7 +195,10 @@ def test_a_study_tunes_its_arms_then_judges_them(tuned: tuple[str, Path], launch
         assert found[arm]["settings"] == {"train.learning_rate": rate}
         assert (found[arm]["value"], found[arm]["search"]) == (search["best"]["value"], search["search"])
         assert found[arm]["trials"] == {"finished": 3}
-        assert f"{arm} was tuned to train.learning_rate {rate:g} (sliced Wasserstein" in table.with_suffix(".md").read_text()
+        assert (
+            f"{arm} was tuned to train.learning_rate {rate:g} (sliced Wasserstein"
+            in table.with_suffix(".md").read_text()
+        )
         assert written["settings"][arm]["train.learning_rate"] == rate
     assert found["a"]["settings"]["train.learning_rate"] > found["b"]["settings"]["train.learning_rate"]
     first, second = kept(table.name)

@@ -267,7 +267,7 @@ def _last_written(folder: Path) -> float:
 
 
 def _sampler(seed: int) -> TPESampler:
-    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):  # `group` is experimental since 2021
+    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):  # because of `group`
         return TPESampler(n_startup_trials=RANDOM_TRIALS, multivariate=True, group=True, seed=seed)
 
 
