@@ -12,7 +12,8 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 
 def listed() -> tuple[dict[str, str], dict[str, str]]:
     """{target: its line} and {option: its line}, as `make` alone prints them."""
-    said = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    made = ["make", "--no-print-directory"]  # `make test` runs this as a part of itself, and make then names folders
+    said = subprocess.run(made, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     targets, options = said.split("\n\n")
     return (
         {line.split()[1]: line for line in targets.splitlines()},
