@@ -180,16 +180,19 @@ class Watch:
 
     def _send_one(self, one: Followed, final: bool) -> None:
         status = one.status()
-        trained = trained_between(one.run)
-        if not one.run.environment or (trained is None and status == "RUNNING"):
+        if not one.run.environment:
             return
         if one.record is None:
+            trained = trained_between(one.run)
+            if trained is None and status == "RUNNING":
+                return
             one.record = self._record(one, trained[0] if trained else None)
         one.record.send_run(one.run, one.protocol)
         if status == "FINISHED":
             one.record.send_model(self.mirror.experiment_id, one.run, one.protocol, one.primary)
         if status != "RUNNING":
             one.record.send_diagnostics(one.run)
+        trained = trained_between(one.run) if final or status != "RUNNING" else None  # reads all lines: at the end only
         one.record.set_status("KILLED" if final and status == "RUNNING" else status, trained[1] if trained else None)
         one.closed = status != "RUNNING"
 

@@ -48,7 +48,7 @@ def draw(plan: Plan, cells: pd.DataFrame, summary: pd.DataFrame, references: dic
     figure.set_figwidth(11 + (1 + many) * max(0.0, longest - 1))  # a grid has the names on its left too
     curve, forest = figure.subplots(1, 2, width_ratios=[3, 2])
     if many:
-        _grid(curve, plan, summary, references)
+        _grid(curve, plan, cells, summary, references)
     else:
         _curves(curve, plan, values, summary, references)
     _forest(forest, plan, values, summary)
@@ -88,13 +88,14 @@ def _of_what(plan: Plan, rows: pd.DataFrame) -> tuple[str, str]:
     return seeds, f",\nof the first {few:,} samples at every NFE" if numbers.more(plan) else ""
 
 
-def _grid(axes: Axes, plan: Plan, summary: pd.DataFrame, references: dict[str, dict[str, float]]) -> None:
-    """Write the means as numbers, coloured by their ratio to the baseline's mean at the same NFE."""
+def _grid(
+    axes: Axes, plan: Plan, cells: pd.DataFrame, summary: pd.DataFrame, references: dict[str, dict[str, float]]
+) -> None:
+    """Write the means as numbers, coloured by the paired differences: arms that were decided early have fewer seeds."""
     rows = summary[(summary.metric == plan.metric) & (summary.n > 0) & summary.arm.isin(plan.arms)]
     table = rows.pivot(index="arm", columns="nfe", values="mean").reindex([*plan.arms])
     means = table.to_numpy(float)
-    logs = np.log(np.where(means > 0, means, math.nan))
-    ratios = logs - logs[[*plan.arms].index(plan.baseline)]
+    ratios = _log_ratios(plan, cells).reindex(index=table.index, columns=table.columns)
     lower = find("metric", plan.metric).lower_is_better  # type: ignore[attr-defined]
     colours = "RdBu_r" if lower else "RdBu"
     axes.imshow(ratios, aspect="auto", cmap=colours, vmin=-math.log(FOLD), vmax=math.log(FOLD), alpha=0.7)
@@ -108,8 +109,17 @@ def _grid(axes: Axes, plan: Plan, summary: pd.DataFrame, references: dict[str, d
     real = [f"{REFERENCES[kind].label} {value:.3g}" for kind, value in known.items()]
     axes.set_xlabel("\n".join(["NFE", *([f"for comparison: {', '.join(real)}"] if real else [])]))
     seeds, equal = _of_what(plan, rows)
-    against = f"blue is better than {shown(plan.baseline)} at the same NFE, red is worse; deepest at {FOLD:g} times"
+    against = f"blue is better than {shown(plan.baseline)} on the same seeds, red is worse; deepest at {FOLD:g} times"
     axes.set_title(f"{capitalised(label_of(plan.metric))}, mean over {seeds}{equal}\n{against}", fontsize=10)
+
+
+def _log_ratios(plan: Plan, cells: pd.DataFrame) -> pd.DataFrame:
+    """Return log(arm / baseline) by arm and NFE, mean over the seeds that both have."""
+    own = numbers.alike(plan, cells)
+    wide = own[own.metric == plan.metric].pivot(index=["arm", "seed"], columns="nfe", values="value")
+    logs = np.log(wide.where(wide > 0))
+    base = logs.loc[plan.baseline].reindex(logs.index.get_level_values("seed"))
+    return (logs - base.to_numpy()).groupby("arm").mean()
 
 
 def _scale(axes: Axes, metric: str, rows: pd.DataFrame) -> None:
