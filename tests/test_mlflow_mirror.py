@@ -448,7 +448,7 @@ def test_a_saved_view_finds_the_runs_of_its_plan_the_best_first(mirror: Mirror, 
         with Watch("toy", [Followed(f"{seed}", run, protocol_of(run), tags, primary=("fid", 2))], mirror, Console()):
             pass
     mirror.record(results_folder() / "local" / "studies" / "toy", "toy", {}, {"plan": "123"})
-    mirror.save_views(views("toy", "123", "fid", 2, True, Columns(["arm", "seed"], ["weighting"], ["a"])))
+    mirror.save_views(views("toy", "123", "fid", 2, Columns(["arm", "seed"], ["weighting"], ["a"])))
     saved = mirror.client.get_experiment(mirror.experiment_id).tags
     arms, runs = (json.loads(json.loads(saved[name])["state"]) for name in sorted(saved, key=saved.__getitem__))
     assert arms["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "arm"}]
@@ -461,3 +461,4 @@ def test_a_saved_view_finds_the_runs_of_its_plan_the_best_first(mirror: Mirror, 
     assert list(listed) == ["all runs", "arms of toy", "runs of toy"]
     for place, tag in zip([*listed.values()][1:], sorted(saved, key=saved.__getitem__), strict=True):
         assert f"viewStateShareKey={tag.rpartition('.')[2]}&" in place
+    assert not any(view.ascending for view in views("toy", "123", "authenticity", 2, Columns([], [], ["a"])))

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import quote, urlencode
 
 from harness.core.files import short_hash
+from harness.core.registry import find
 from harness.runs.mlflow_points import at_primary
 
 NOTE = "mlflow.note.content"
@@ -85,7 +86,7 @@ class Columns:
     """Where runs belong to arms."""
 
 
-def views(name: str, plan: str, metric: str, nfe: int, lower_is_better: bool, columns: Columns) -> list[View]:
+def views(name: str, plan: str, metric: str, nfe: int, columns: Columns) -> list[View]:
     """The views of a plan: the averages of its arms if it has some, and its runs.
 
     Which run it is stands first, then the value at the primary NFE, then the settings in which runs differ.
@@ -93,9 +94,10 @@ def views(name: str, plan: str, metric: str, nfe: int, lower_is_better: bool, co
     value = f"metrics.`{at_primary(metric, nfe)}`"
     which = [f"tags.`{tag}`" for tag in columns.tags]
     settings = [f"params.`{param}`" for param in columns.params]
-    found = [View(f"runs of {name}", plan, [*which, value, *settings], value, lower_is_better)]
+    lower: bool = find("metric", metric).lower_is_better  # type: ignore[attr-defined]
+    found = [View(f"runs of {name}", plan, [*which, value, *settings], value, lower)]
     if columns.arms:
-        found.insert(0, View(f"arms of {name}", plan, [value, *settings], value, lower_is_better, columns.arms))
+        found.insert(0, View(f"arms of {name}", plan, [value, *settings], value, lower, columns.arms))
     return found
 
 

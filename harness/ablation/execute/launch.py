@@ -21,7 +21,6 @@ from harness.core.errors import Stopped, UserError
 from harness.core.files import locked
 from harness.core.provenance import commit
 from harness.core.reading import say_once
-from harness.core.registry import find
 from harness.core.signals import Stop, held_back
 from harness.runs.mlflow_mirror import Mirror
 from harness.runs.mlflow_pages import Told, View, linked, views
@@ -117,8 +116,7 @@ def _connect(board: Board, experiment: str) -> tuple[Mirror, Callable[[], Record
 def _views(board: Board) -> list[View]:
     """The saved views of a board's runs."""
     plan = board.plan
-    lower = find("metric", plan.metric).lower_is_better  # type: ignore[attr-defined]
-    return views(plan.name, plan.digest, plan.metric, plan.nfe, lower, board.columns)
+    return views(plan.name, plan.digest, plan.metric, plan.nfe, board.columns)
 
 
 def _close(board: Board, mirror: Mirror, above: Callable[[], Record], status: str, told: Told) -> None:
