@@ -179,6 +179,18 @@ STATES = {"running": "interrupted"}
 """Once nobody holds the lock."""
 
 
+def test_values_against_several_references_are_told(plan: Plan, score: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their settings are the same, and still no one column may hold them without a word."""
+    score(plan.run("uniform", 0), plan.protocol("uniform"), {2: 3.5})
+    score(plan.run("uniform", 1), plan.protocol("uniform"), {2: 3.0})
+    assert main(["runs"]) == 0
+    assert "several references" not in capsys.readouterr().out
+    score(plan.run(ODD, 0), replace(plan.protocol(ODD), weights="others"), {2: 2.0})
+    assert len({row["against"] for row in listed(capsys) if row["value"]}) == 2
+    assert main(["runs"]) == 0
+    assert "several references" in capsys.readouterr().out
+
+
 def test_the_table_of_runs_fits_80_columns(
     plan: Plan, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

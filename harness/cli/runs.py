@@ -66,14 +66,15 @@ def _alone(name: str, unread: Console) -> dict[str, Any]:
         run = Run.find(name)
     except UserError as error:
         unread.print(str(error), soft_wrap=True)
-        return {**known, "state": "unreadable", "metric": None, "nfe": None, "value": None, "name": name}
+        nothing = dict.fromkeys(("metric", "nfe", "value", "against"))
+        return {**known, "state": "unreadable", **nothing, "name": name}
     return {**known, **_standing(run, run.config.evaluate.metrics[0].name, max(run.config.evaluate.nfe))}
 
 
 def _standing(run: Run, metric: str, nfe: int) -> dict[str, Any]:
     """Where it stands and what it scored."""
-    value = stored.value(run, run.config.evaluate, metric, nfe)
-    about = {"state": stored.state_of(run), "steps": run.steps_done, "metric": metric, "nfe": nfe, "value": value}
+    score = stored.score(run, run.config.evaluate, metric, nfe)
+    about = {"state": stored.state_of(run), "steps": run.steps_done, "metric": metric, "nfe": nfe, **score._asdict()}
     return {**about, "name": run.name, "folder": str(run.folder)}
 
 
@@ -87,7 +88,11 @@ def _heading(row: dict[str, Any]) -> str:
 
 def _table(heading: str, rows: list[dict[str, Any]]) -> Table:
     """80 columns wide or less: a long arm goes on in the next line."""
-    table = Table(title=heading, title_justify="left")
+    table = Table(title=heading, title_justify="left", caption_justify="left")
+    if heading != ALONE and len({row["against"] for row in rows} - {None}) > 1:
+        table.caption = (
+            "The values are against several references or weights (`--json` says which): do not compare them."
+        )
     table.add_column("arm" if heading != ALONE else "metric", overflow="fold")
     table.add_column("seed", justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)

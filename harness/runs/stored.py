@@ -7,9 +7,10 @@ import dataclasses
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from harness.core.checkpoint import checkpoints, step_of
+from harness.core.config import digest
 from harness.core.errors import UserError
 from harness.core.files import read_json, read_json_if_there, runs_folder
 from harness.core.reading import say_once
@@ -20,6 +21,8 @@ from harness.runs.folder import Run
 from harness.runs.identity import FACTS, NUMERICS_VERSION, training_digest
 
 State = Literal["finished", "running", "interrupted", "diverged", "pruned"]
+MEASURED_AGAINST = ("weights", "resize", "reference")
+"""The fields of a protocol that follow from the data and the extractor's weights, not from the settings."""
 Facts = dict[str, Any]
 """What a run's name covers beside its configuration, as its environment.json keeps it."""
 
@@ -73,9 +76,18 @@ def state_of(run: Run) -> State:
     return "finished" if newest and step_of(newest[0]) == run.config.train.steps else "interrupted"
 
 
-def value(run: Run, judged: EvaluateConfig, metric: str, nfe: int) -> float | None:
-    """What a run scored by a metric at an NFE when it was judged as `judged` says; the newest value where the reference
-    differed; None where there is none."""
+class Score(NamedTuple):
+    """A value, and the digest of the reference and weights that it was measured against; None where there is none."""
+
+    value: float | None = None
+    against: str | None = None
+
+
+def score(run: Run, judged: EvaluateConfig, metric: str, nfe: int) -> Score:
+    """Return the newest value of a metric at an NFE among the evaluations of a run with the settings `judged`.
+
+    They may be against several references, since no data are read: compare scores only if `against` is the same.
+    """
     asked = json.loads(json.dumps(of_settings(judged)))
     files = (run.folder / "evaluations").glob("*.json")
     for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
@@ -86,5 +98,6 @@ def value(run: Run, judged: EvaluateConfig, metric: str, nfe: int) -> float | No
             continue
         same = all(known["protocol"].get(name, {}) == setting for name, setting in asked.items())
         if same and (found := value_of(known, metric, nfe)) is not None:
-            return found
-    return None
+            against = {name: known["protocol"].get(name) for name in MEASURED_AGAINST}
+            return Score(found, digest(against))
+    return Score()
