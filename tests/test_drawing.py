@@ -255,7 +255,7 @@ def test_many_arms_are_a_grid_of_their_means_coloured_by_their_ratios(
     means = rows.pivot(index="arm", columns="nfe", values="mean").to_numpy()
     assert [text.get_text() for text in grid.texts] == [f"{mean:.3g}" for mean in means.flat]
     coloured = np.asarray(grid.images[0].get_array())
-    logs = {key: math.log(value) for key, value in cells.set_index(["arm", "seed", "nfe"]).value.items()}
+    logs: Any = {key: math.log(value) for key, value in cells.set_index(["arm", "seed", "nfe"]).value.items()}
     for y, arm in enumerate("abcdefghi"):
         for x, nfe in enumerate((1, 2)):
             seeds = [seed for other, seed, at in logs if (other, at) == (arm, nfe)]

@@ -117,7 +117,7 @@ def _log_ratios(plan: Plan, cells: pd.DataFrame) -> pd.DataFrame:
     """Return log(arm / baseline) by arm and NFE, mean over the seeds that both have."""
     own = numbers.alike(plan, cells)
     wide = own[own.metric == plan.metric].pivot(index=["arm", "seed"], columns="nfe", values="value")
-    logs = np.log(wide.where(wide > 0))
+    logs = wide.where(wide > 0).apply(np.log)
     base = logs.loc[plan.baseline].reindex(logs.index.get_level_values("seed"))
     return (logs - base.to_numpy()).groupby("arm").mean()
 
