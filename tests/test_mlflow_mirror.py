@@ -1,6 +1,9 @@
+import argparse
 import contextlib
 import json
+import os
 import shutil
+import socket
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +16,7 @@ from mlflow.protos.databricks_pb2 import REQUEST_LIMIT_EXCEEDED, RESOURCE_ALREAD
 from PIL import Image
 from rich.console import Console
 
+from harness.cli import ui
 from harness.core.config import override, to_dict
 from harness.core.errors import UserError
 from harness.core.files import read_json, results_folder, write_json
@@ -462,3 +466,30 @@ def test_a_saved_view_finds_the_runs_of_its_plan_the_best_first(mirror: Mirror, 
     for place, tag in zip([*listed.values()][1:], sorted(saved, key=saved.__getitem__), strict=True):
         assert f"viewStateShareKey={tag.rpartition('.')[2]}&" in place
     assert not any(view.ascending for view in views("toy", "123", "authenticity", 2, Columns([], [], ["a"])))
+
+
+def test_ui_prints_the_links_of_every_experiment_with_runs_before_it_serves(
+    mirror: Mirror, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(mirror, run)
+    mirror.save_views(views("toy", "123", "fid", 2, Columns(["arm"], [], ["a"])))
+    Mirror("without runs")
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "")
+    monkeypatch.setattr(os, "chdir", Mock())
+    serve = Mock()
+    monkeypatch.setattr(os, "execv", serve)
+    ui.run(argparse.Namespace(host="127.0.0.1", port=free_port(), allow_host=[]))
+    name, *links, last = capsys.readouterr().out.splitlines()
+    address = last.removesuffix(" (Ctrl-C ends it)")
+    tags = mirror.client.get_experiment(mirror.experiment_id).tags
+    assert name == "study"
+    assert links == [f"  {what}: {address}/{page}" for what, page in pages(mirror.experiment_id, tags).items()]
+    assert "/#/experiments/" in links[0]
+    assert "workflowType=machine_learning" in links[0]
+    assert serve.call_args.args[1][1:5] == ["-P", "-m", "mlflow", "server"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

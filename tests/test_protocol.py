@@ -352,17 +352,23 @@ def test_one_class_is_nothing_to_read(data: Data) -> None:
         ({"num_samples": 63, "metrics": ["kid"]}, None),
         (
             {"num_samples": 127, "metrics": ["fid_infinity"]},
-            "fid_infinity halves 127 samples, to fewer than the 64 features.",
+            "FID at infinity halves 127 samples, to fewer than the 64 features.",
         ),
         ({"num_samples": 128, "metrics": ["fid_infinity"]}, None),
         ({"num_samples": 2047, "extractor": "inception"}, "2047 samples are fewer than the 2048 features"),
         (
             {"num_samples": 100, "extractor": "values", "metrics": ["c2st"]},
-            "c2st on 100 generated and 100 real samples: a forest that",
+            "classifier two-sample test (C2ST) on 100 generated and 100 real samples: a forest that",
         ),
-        ({"num_samples": 192, "extractor": "values", "metrics": ["c2st"]}, "c2st on 192 generated"),
+        (
+            {"num_samples": 192, "extractor": "values", "metrics": ["c2st"]},
+            "classifier two-sample test (C2ST) on 192 generated",
+        ),
         ({"num_samples": 193, "extractor": "values", "metrics": ["c2st"]}, None),
-        ({"num_samples": 999, "num_reference": 50, "extractor": "values", "metrics": ["c2st"]}, "c2st on 50 generated"),
+        (
+            {"num_samples": 999, "num_reference": 50, "extractor": "values", "metrics": ["c2st"]},
+            "classifier two-sample test (C2ST) on 50 generated",
+        ),
     ],
     ids=str,
 )
@@ -376,4 +382,6 @@ def test_what_too_few_samples_say_is_said(changes: dict, said: str | None) -> No
 
 def test_a_small_training_set_is_all_that_samples_are_told_from() -> None:
     asked = override(BASE, {"num_samples": 999, "extractor": "values", "metrics": ["c2st"]})
-    assert str(short_of_samples(asked, POINTS)).startswith("c2st on 99 generated and 99 real samples")
+    assert str(short_of_samples(asked, POINTS)).startswith(
+        "classifier two-sample test (C2ST) on 99 generated and 99 real samples"
+    )

@@ -129,7 +129,7 @@ class TwoSample(SampleMetric, name="c2st"):
         if (guessing := self.guessing(told)) <= SAYS_LITTLE:
             return None
         return (
-            f"c2st on {told} generated and {told} real samples: a forest that has learnt nothing scores up to "
+            f"{self.label} on {told} generated and {told} real samples: a forest that has learnt nothing scores up to "
             f"{guessing:.2g}. A lower value does not show that the samples are good: "
             f"take {self.needed(SAYS_LITTLE)} or more."
         )

@@ -103,7 +103,7 @@ class ExtrapolatedFID(FID, name="fid_infinity"):
         if given.samples >= 2 * dimensions:
             return None
         return (
-            f"fid_infinity halves {given.samples} samples, to fewer than the {dimensions} features. There the "
+            f"{self.label} halves {given.samples} samples, to fewer than the {dimensions} features. There the "
             f"bias does not yet fall as 1 / n, and the value can be far below 0. Take {2 * dimensions} or more."
         )
 
