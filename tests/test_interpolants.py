@@ -3,6 +3,7 @@ papers."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable
@@ -17,11 +18,14 @@ from harness.components.interpolants import (
     DDPM,
     GVP,
     Cosine,
+    EDMPath,
     FlowMatchingOT,
     Interpolant,
+    LatentDiffusion,
     Linear,
     Polynomial,
     Scaled,
+    SubVP,
     VarianceExploding,
     VariancePreserving,
 )
@@ -33,6 +37,11 @@ PATHS: dict[str, Interpolant] = DEFAULTS | {
     "vp-0.97": VariancePreserving(t_max=0.97),
     "vp_ddpm-1-10": DDPM(beta_min=1, beta_max=10, t_min=0.02),
     "vp_ddpm-falling": DDPM(beta_min=9, beta_max=2),
+    "vp_ddpm-discrete": DDPM(steps=1000),
+    "vp_ldm-discrete": LatentDiffusion(steps=30),
+    "vp_ldm-even": LatentDiffusion(beta_min=8, beta_max=8),
+    "sub_vp-1-10": SubVP(beta_min=1, beta_max=10),
+    "edm-5": EDMPath(sigma_max=5),
     "cosine-0.2": Cosine(s=0.2, t_min=0.02),
     "fm_ot-0": FlowMatchingOT(sigma_min=0),
     "fm_ot-0.3": FlowMatchingOT(sigma_min=0.3),
@@ -47,6 +56,7 @@ CLAMPS = {
     "vp_ddpm": (1e-4, 1.0),
     "vp_ddpm-1-10": (0.02, 1.0),
     "vp_ddpm-falling": (1e-4, 1.0),
+    "vp_ldm": (1e-4, 1.0),
     "cosine": (1e-4, 1.0),
     "cosine-0.2": (0.02, 1.0),
 }
@@ -216,7 +226,7 @@ def test_everything_is_finite_on_the_closed_interval(path: Interpolant, dtype: t
 @every_path
 @both_dtypes
 def test_alpha_falls_and_sigma_rises(path: Interpolant, dtype: torch.dtype) -> None:
-    """Up to a rounding; strictly, where times lie further apart; alpha of `ve` stays."""
+    """Up to a rounding; strictly, where times lie further apart; alpha of `ve` and `edm` stays."""
     t = torch.linspace(0, 1, 10_001, dtype=dtype)
     rounding = 2 * torch.finfo(dtype).eps * path.sigma(t[-1:]).clamp(min=1)
     assert (path.alpha(t).diff() <= rounding).all()
@@ -224,9 +234,15 @@ def test_alpha_falls_and_sigma_rises(path: Interpolant, dtype: torch.dtype) -> N
     assert (path.log_snr(t[1:-1]).diff() < 0).all()
     coarse = torch.linspace(0, 1, 101, dtype=dtype)
     assert (path.sigma(coarse).diff() > 0).all()
-    assert (path.alpha(coarse).diff() < 0).all() or path.name == "ve"
+    assert (path.alpha(coarse).diff() < 0).all() or path.name in ("ve", "edm")
     assert (path.alpha_dot(t) <= 0).all()
     assert (path.sigma_dot(t) >= 0).all()
+
+
+def ldm_end() -> float:
+    """alpha(1) of latent diffusion: the integral of (a + (b - a) t)^2 is (b^3 - a^3) / (3 (b - a))."""
+    a, b = math.sqrt(0.85), math.sqrt(12)
+    return math.exp(-(b**3 - a**3) / (3 * (b - a)) / 2)
 
 
 ENDS = {
@@ -234,7 +250,10 @@ ENDS = {
     "vp": (1, 0, 0, 1),
     "gvp": (1, 0, 0, 1),
     "vp_ddpm": (1, 0, math.exp(-10.05 / 2), math.sqrt(1 - math.exp(-10.05))),
+    "vp_ldm": (1, 0, ldm_end(), math.sqrt(1 - ldm_end() ** 2)),
+    "sub_vp": (1, 0, math.exp(-10.05 / 2), 1 - math.exp(-10.05)),
     "cosine": (1, 0, 0, 1),
+    "edm": (1, 0, 1, 80),
     "fm_ot": (1, 1e-4, 0, 1),
     "polynomial": (1, 0, 0, 1),
     "ve": (1, 0.01, 1, 50),
@@ -445,3 +464,39 @@ def test_every_interpolant_is_held_to_all_of_this() -> None:
     assert set(ENDS) == set(names("interpolant"))
     clamped = {name.split("-")[0] for name in CLAMPS}
     assert clamped == {name for name, path in DEFAULTS.items() if {"t_min", "t_max"} & set(vars(path))}
+
+
+def test_parity_with_songs_sub_vp() -> None:
+    """Their eq. 29: mean exp(-B / 2) x0, standard deviation 1 - exp(-B)."""
+    integral = 0.1 * INSIDE + (20 - 0.1) * INSIDE**2 / 2
+    torch.testing.assert_close(SubVP().alpha(INSIDE), torch.exp(-integral / 2), rtol=1e-12, atol=0)
+    torch.testing.assert_close(SubVP().sigma(INSIDE), 1 - torch.exp(-integral), rtol=1e-12, atol=0)
+
+
+BETAS = {
+    "ddpm": (DDPM(steps=1000), torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)),
+    "ldm": (LatentDiffusion(steps=1000), torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2),
+}
+
+
+@pytest.mark.parametrize(("path", "betas"), BETAS.values(), ids=BETAS)
+def test_parity_with_the_discrete_schedules(path: Interpolant, betas: Tensor) -> None:
+    """alpha_bar_i, the product of 1 - beta up to step i, at t = (i + 1) / 1000."""
+    alpha_bar = (1 - betas).cumprod(0)
+    t = torch.arange(1, 1001, dtype=torch.float64) / 1000
+    torch.testing.assert_close(path.alpha(t).square(), alpha_bar, rtol=1e-10, atol=0)
+    torch.testing.assert_close(path.time_of_log_snr((alpha_bar / (1 - alpha_bar)).log()), t, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("path", [DDPM(), LatentDiffusion()], ids=["ddpm", "ldm"])
+def test_many_steps_approach_the_path_without_steps(path: DDPM | LatentDiffusion) -> None:
+    """The sum of -log(1 - beta / N) is the integral of beta plus the integral of beta^2 / 2 N."""
+    errors = [
+        (path.log_snr(INSIDE) - dataclasses.replace(path, steps=n).log_snr(INSIDE)).abs().max() for n in (1000, 10_000)
+    ]
+    assert errors[0] / errors[1] == pytest.approx(10, rel=0.05)
+
+
+def test_a_discrete_schedule_needs_steps_that_leave_some_signal() -> None:
+    with pytest.raises(ConfigError, match=r"^steps: 20 steps of beta / 20 >= 1\. Use more than 20\.$"):
+        DDPM(steps=20)

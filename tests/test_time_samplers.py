@@ -19,12 +19,14 @@ from harness.components.time_samplers import (
     CosMap,
     EDMLogNormal,
     LogitNormal,
+    LogUniform,
     LowDiscrepancy,
     Mode,
     Power,
     Shifted,
     Stratified,
     TimeSampler,
+    Truncated,
     Uniform,
     UShaped,
 )
@@ -36,6 +38,11 @@ INDEPENDENT = 1.95 / N**0.5
 """Kolmogorov-Smirnov distance that independent draws stay below 999 times in 1000."""
 EVEN = 3e-4
 """The same for one draw in each of N intervals; float32 times that round to an end of the interval take most of it."""
+
+EDGES = [s**3 * (10 - 15 * s + 6 * s**2) for s in (1 / 8, 1 / 4, 3 / 4)]
+"""Times between two points of `distribution`, where a density may jump."""
+LEVELS = [t / (1 - t) for t in EDGES]
+"""sigma / alpha of the linear path there."""
 
 PARAMETERS: dict[str, list[dict[str, Any]]] = {
     "uniform": [{}],
@@ -55,12 +62,29 @@ PARAMETERS: dict[str, list[dict[str, Any]]] = {
         {"shift": 2, "of": {"name": "power", "p": 2}},
         {"of": "edm_lognormal"},
     ],
+    "log_uniform": [
+        {"sigma_min": LEVELS[0], "sigma_max": LEVELS[2]},
+        {"sigma_min": LEVELS[1], "sigma_max": LEVELS[2]},
+    ],
+    "truncated": [
+        {},
+        {"low": EDGES[0], "high": EDGES[2]},
+        {"low": EDGES[1], "of": "edm_lognormal"},
+        {"low": 0, "high": EDGES[1], "of": {"name": "shifted", "shift": 2}},
+    ],
 }
 SPECS = [{"name": name, **fields} for name, several in PARAMETERS.items() for fields in several]
 SAMPLERS = {"-".join(map(str, spec.values())): build("time_sampler", spec) for spec in SPECS}
 PATHS = {name: build("interpolant", name) for name in names("interpolant")} | {"scaled": Scaled(path=Linear(), std=0.3)}
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 every_path = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+
+
+def support(sampler: TimeSampler) -> list[float]:
+    """The earliest and the latest time on the linear path."""
+    if isinstance(sampler, LogUniform):
+        return [level / (1 + level) for level in (sampler.sigma_min, sampler.sigma_max)]
+    return [sampler.low, sampler.high] if isinstance(sampler, Truncated) else [0, 1]
 
 
 def stratified(sampler: TimeSampler) -> TimeSampler:
@@ -127,7 +151,7 @@ def test_the_quantile_function_inverts_the_distribution(sampler: TimeSampler) ->
     t = sampler.quantile(u)
     assert t.dtype == torch.float64
     assert (t.diff() > 0).all()
-    assert t[[0, -1]].tolist() == pytest.approx([0, 1], abs=1e-15)
+    assert t[[0, -1]].tolist() == pytest.approx(support(sampler), abs=1e-15)
     np.testing.assert_allclose(declared(sampler)(t.numpy()), u.numpy(), atol=1e-6)
 
 
@@ -142,6 +166,12 @@ SCIPY = {
     "edm_lognormal": (EDMLogNormal(), lambda t: stats.norm(-1.2, 1.2).cdf(np.log(t / (1 - t)))),
     "cosmap": (CosMap(), lambda t: stats.halfcauchy.cdf(t / (1 - t))),  # sigma / alpha = tan(pi u / 2)
     "uniform": (Uniform(), stats.uniform.cdf),
+    "log_uniform": (LogUniform(sigma_min=0.1, sigma_max=9), lambda t: stats.loguniform(0.1, 9).cdf(t / (1 - t))),
+    "truncated": (Truncated(low=0.2, high=0.7), stats.uniform(0.2, 0.5).cdf),
+    "truncated-logit_normal": (
+        Truncated(low=0.2, high=0.7, of=LogitNormal()),
+        lambda t: stats.truncnorm(math.log(0.2 / 0.8), math.log(0.7 / 0.3)).cdf(np.log(t / (1 - t))),
+    ),
 }
 
 
@@ -216,6 +246,7 @@ EVENLY = {
     "low_discrepancy": LowDiscrepancy(of=Beta(a=2, b=5)),
     "shifted-outside": Shifted(of=Uniform(), stratify=True),
     "shifted-inside": Shifted(of=LowDiscrepancy(of=UShaped())),
+    "truncated-inside": Truncated(low=0.1, of=LowDiscrepancy(of=UShaped())),
 }
 
 
@@ -262,12 +293,13 @@ def test_nothing_is_stratified_twice() -> None:
     for fields in ({"stratify": True}, {"of": Stratified()}, {"of": LogitNormal(stratify=True)}):
         with pytest.raises(ConfigError, match="stratify"):
             LowDiscrepancy(**fields)
-    for of in (Stratified(), LowDiscrepancy(), Shifted(of=LowDiscrepancy())):
-        with pytest.raises(ConfigError, match=rf"^stratify: {of.name} draws one time in each interval already\."):
-            Shifted(of=of, stratify=True)
+    for of in (Stratified(), LowDiscrepancy(), Shifted(of=LowDiscrepancy()), Truncated(of=Stratified())):
+        for outer in (Shifted, Truncated):
+            with pytest.raises(ConfigError, match=rf"^stratify: {of.name} draws one time in each interval already\."):
+                outer(of=of, stratify=True)
 
 
-@pytest.mark.parametrize("outer", [LowDiscrepancy, Shifted])
+@pytest.mark.parametrize("outer", [LowDiscrepancy, Shifted, Truncated])
 def test_the_correction_belongs_to_the_outermost(outer: type) -> None:
     with pytest.raises(ConfigError, match=r"^of\.importance_correct"):
         outer(of=LogitNormal(importance_correct=True))
@@ -302,6 +334,8 @@ def test_samplers_hand_the_path_on(path: Interpolant) -> None:
     torch.testing.assert_close(
         Shifted(shift=2, of=inner).density(2 * t / (1 + t), path), inner.density(t, path) * (1 + t) ** 2 / 2
     )
+    torch.testing.assert_close(Truncated(low=0, of=inner).quantile(u, path), t)
+    torch.testing.assert_close(Truncated(low=0, of=inner).density(t, path), inner.density(t, path))
 
 
 @every_sampler
@@ -480,3 +514,22 @@ def test_beta_is_pi0s() -> None:
     np.testing.assert_allclose(density(Beta(), U), 1.5 * np.sqrt(U), rtol=1e-12)
     np.testing.assert_allclose(quantiles(Beta(), U), U ** (2 / 3), rtol=1e-10)
     assert distance(1 - draw(Beta()), lambda tau: 1 - (1 - tau) ** 1.5) < INDEPENDENT
+
+
+@every_path
+def test_log_uniform_levels_are_those_of_the_path(path: Interpolant) -> None:
+    """ln(sigma / alpha) is uniform on what the path and the bounds share."""
+    ends = level(path, torch.tensor([0.0, 1.0], dtype=torch.float64))
+    low, high = max(math.log(0.1), ends[0].item()), min(math.log(9.0), ends[1].item())
+    u = torch.linspace(0.01, 0.99, 9, dtype=torch.float64)
+    found = level(path, LogUniform(sigma_min=0.1, sigma_max=9).quantile(u, path))
+    torch.testing.assert_close(found, low + u * (high - low))
+
+
+def test_bounds_that_hold_no_time_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^low: 0\.5 is not below high = 0\.5\. Choose an earlier time\.$"):
+        Truncated(low=0.5, high=0.5)
+    with pytest.raises(ConfigError, match=r"^sigma_min: 3 is not below sigma_max, 2\. Choose a smaller one\.$"):
+        LogUniform(sigma_min=3, sigma_max=2)
+    with pytest.raises(ConfigError, match=r"^time_sampler\.sigma_min: ve has no noise level in \[60, 80\]\. Choose"):
+        LogUniform(sigma_min=60, sigma_max=80).quantile(torch.rand(2), PATHS["ve"])

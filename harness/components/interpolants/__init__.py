@@ -10,20 +10,32 @@ from harness.components.interpolants.base import (
     derivative,
     over,
 )
-from harness.components.interpolants.diffusion import DDPM, GVP, Cosine, VarianceExploding, VariancePreserving
+from harness.components.interpolants.diffusion import (
+    DDPM,
+    GVP,
+    Cosine,
+    EDMPath,
+    LatentDiffusion,
+    SubVP,
+    VarianceExploding,
+    VariancePreserving,
+)
 from harness.components.interpolants.straight import FlowMatchingOT, Linear, Polynomial
 
 __all__ = [
     "DDPM",
     "GVP",
     "Cosine",
+    "EDMPath",
     "EarliestTime",
     "FlowMatchingOT",
     "Interpolant",
+    "LatentDiffusion",
     "LatestTime",
     "Linear",
     "Polynomial",
     "Scaled",
+    "SubVP",
     "VarianceExploding",
     "VariancePreserving",
     "bisect",

@@ -6,18 +6,20 @@ from harness.components.time_samplers.densities import (
     CosMap,
     EDMLogNormal,
     LogitNormal,
+    LogUniform,
     Mode,
     Power,
     UShaped,
     cosmap_density,
     logit_normal_density,
 )
-from harness.components.time_samplers.derived import LowDiscrepancy, Shifted, Stratified, shift_time
+from harness.components.time_samplers.derived import LowDiscrepancy, Shifted, Stratified, Truncated, shift_time
 
 __all__ = [
     "Beta",
     "CosMap",
     "EDMLogNormal",
+    "LogUniform",
     "LogitNormal",
     "LowDiscrepancy",
     "Mode",
@@ -25,6 +27,7 @@ __all__ = [
     "Shifted",
     "Stratified",
     "TimeSampler",
+    "Truncated",
     "UShaped",
     "Uniform",
     "cosmap_density",

@@ -16,6 +16,7 @@ from torch import Tensor
 from harness.components.interpolants import Interpolant, Linear, bisect, derivative
 from harness.components.time_samplers.base import TimeSampler
 from harness.core.config import Positive, Range
+from harness.core.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,15 +160,65 @@ class EDMLogNormal(TimeSampler, name="edm_lognormal"):
     def density(self, t: Tensor, interpolant: Interpolant | None = None) -> Tensor:
         path = interpolant or Linear()
         low, high = self._ends(path, t)
-        z = (-path.log_snr(t) / 2 - self.mean) / self.std
-        slope = -derivative(path.log_snr, t) / (2 * self.std)  # not log_snr_dot, which a path may clamp
+        z = (_log_level(path, t) - self.mean) / self.std
+        slope = _log_level_slope(path, t) / self.std
         return torch.where(z.isfinite() & slope.isfinite(), _normal_density(z) * slope / (high - low), 0)
 
     def _ends(self, path: Interpolant, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return the untruncated cumulative distribution function at t = 0 and t = 1."""
-        levels = -path.log_snr(torch.arange(2, dtype=like.dtype, device=like.device)) / 2
+        levels = _log_level(path, torch.arange(2, dtype=like.dtype, device=like.device))
         low, high = torch.special.ndtr((levels - self.mean) / self.std)
         return low, high
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogUniform(TimeSampler, name="log_uniform"):
+    """Noise levels sigma / alpha whose logarithm is uniform, cut to the levels that the path has."""
+
+    formula: ClassVar[str] = "ln(sigma / alpha) ~ U[ln {sigma_min:g}, ln {sigma_max:g}]"
+    source: ClassVar[str] = "Song et al. 2021; Karras et al. 2022, table 1 (VE)"
+
+    sigma_min: Positive = 0.02
+    """Lowest noise level sigma / alpha."""
+    sigma_max: Positive = 100.0
+    """Highest noise level sigma / alpha."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sigma_min >= self.sigma_max:
+            reason = f"{self.sigma_min:g} is not below sigma_max, {self.sigma_max:g}"
+            raise ConfigError("sigma_min", f"{reason}. Choose a smaller one.")
+
+    def quantile(self, u: Tensor, interpolant: Interpolant | None = None) -> Tensor:
+        path = interpolant or Linear()
+        low, high = self._ends(path, u)
+        return path.time_of_log_snr(-2 * torch.lerp(low, high, u))
+
+    def density(self, t: Tensor, interpolant: Interpolant | None = None) -> Tensor:
+        path = interpolant or Linear()
+        low, high = self._ends(path, t)
+        level = _log_level(path, t)
+        return torch.where((level >= low) & (level <= high), _log_level_slope(path, t) / (high - low), 0)
+
+    def _ends(self, path: Interpolant, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the lowest and the highest ln(sigma / alpha); `ConfigError` if the path has none in between."""
+        own = torch.tensor([self.sigma_min, self.sigma_max], dtype=like.dtype, device=like.device).log()
+        first, last = _log_level(path, torch.arange(2, dtype=like.dtype, device=like.device))
+        low, high = torch.maximum(own[0], first), torch.minimum(own[1], last)
+        if like.device.type == "cpu" and not low < high:
+            reason = f"{path.name} has no noise level in [{self.sigma_min:g}, {self.sigma_max:g}]"
+            raise ConfigError("time_sampler.sigma_min", f"{reason}. Choose levels that the path reaches.")
+        return low, high
+
+
+def _log_level(path: Interpolant, t: Tensor) -> Tensor:
+    """ln(sigma / alpha), shaped like t."""
+    return -path.log_snr(t) / 2
+
+
+def _log_level_slope(path: Interpolant, t: Tensor) -> Tensor:
+    """d ln(sigma / alpha) / dt, without the clamps of `log_snr_dot`."""
+    return -derivative(path.log_snr, t) / 2
 
 
 def _normal_density(z: Tensor) -> Tensor:
