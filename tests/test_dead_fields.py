@@ -113,9 +113,14 @@ CASES: dict[tuple[str, str, str], list[Case]] = {
     ("interpolant", "vp", "t_max"): loss(0.98),
     ("interpolant", "vp_ddpm", "beta_min"): loss(0.2) + samples(0.2, prediction="data"),
     ("interpolant", "vp_ddpm", "beta_max"): loss(19) + samples(19, prediction="data"),
-    ("interpolant", "vp_ddpm", "t_min"): loss(0.02),
+    ("interpolant", "*", "t_min"): loss(0.02),
+    ("interpolant", "*", "steps"): loss(30) + samples(30, prediction="data"),
+    ("interpolant", "vp_ldm", "beta_min"): loss(1) + samples(1, prediction="data"),
+    ("interpolant", "vp_ldm", "beta_max"): loss(11) + samples(11, prediction="data"),
+    ("interpolant", "sub_vp", "beta_min"): loss(0.2) + samples(0.2, prediction="data"),
+    ("interpolant", "sub_vp", "beta_max"): loss(19) + samples(19, prediction="data"),
+    ("interpolant", "edm", "sigma_max"): loss(40) + samples(40),
     ("interpolant", "cosine", "s"): loss(0.02) + samples(0.02, prediction="data"),
-    ("interpolant", "cosine", "t_min"): loss(0.02),
     ("interpolant", "fm_ot", "sigma_min"): loss(0.1) + samples(0.1, prediction="data"),
     ("interpolant", "polynomial", "power"): loss(3) + samples(3, prediction="data"),
     ("interpolant", "ve", "sigma_min"): loss(0.02) + samples(0.02, prediction="data"),
@@ -127,6 +132,7 @@ CASES: dict[tuple[str, str, str], list[Case]] = {
     ("prediction", "data", "t_max"): loss(0.98, space="velocity") + samples(0.98),
     ("prediction", "score", "t_min"): loss(0.02) + samples(0.02, **NEAR_THE_DATA),
     ("prediction", "edm", "sigma_data"): loss(0.7) + samples(0.7),
+    ("prediction", "edm", "time"): loss("log_sigma") + samples("log_sigma"),
     ("weighting", "inverse_snr", "t_max"): loss(0.98),
     ("weighting", "snr", "t_min"): loss(0.02),
     ("weighting", "data_end", "power"): loss(3),
@@ -166,13 +172,23 @@ CASES: dict[tuple[str, str, str], list[Case]] = {
     ("time_sampler", "u_shaped", "a"): loss(3),
     ("time_sampler", "edm_lognormal", "mean"): loss(-1),
     ("time_sampler", "edm_lognormal", "std"): loss(1),
+    ("time_sampler", "log_uniform", "sigma_min"): loss(0.1),
+    ("time_sampler", "log_uniform", "sigma_max"): loss(50),
+    ("time_sampler", "truncated", "low"): loss(0.1),
+    ("time_sampler", "truncated", "high"): loss(0.9),
+    ("time_sampler", "truncated", "of"): loss("cosmap"),
     ("optimizer", "*", "beta1"): [Case(0.5, "steps")],
     ("optimizer", "*", "beta2"): [Case(0.5, "steps")],
     ("optimizer", "*", "eps"): [Case(1.0, "steps")],
     ("optimizer", "adamw", "weight_decay"): [Case(0.5, "steps")],
     ("schedule", "inverse_sqrt", "reference_steps"): [Case(9, "rates")],
+    ("schedule", "polynomial", "power"): [Case(2, "rates")],
+    ("schedule", "polynomial", "floor"): [Case(0.5, "rates")],
     ("average", "ema", "decay"): [Case(0.5, "terms")],
     ("average", "posthoc", "width"): [Case(0.2, "terms")],
+    ("noise", "gaussian", "std"): loss(0.5) + samples(0.5),
+    ("noise", "pruned", "empty"): loss(0.9999, {"reject": 1.5}) + samples(0.9999, {"reject": 1.5}),
+    ("noise", "pruned", "reject"): loss(1.5, {"empty": 0.9999}) + samples(1.5, {"empty": 0.9999}),
     ("noise", "matched", "per_feature"): loss(True) + samples(True),
     ("noise", "sparse", "dropout_rate"): loss(0.2) + samples(0.2),
     ("noise", "sparse", "stored_zero"): loss(True) + samples(True),
@@ -185,10 +201,15 @@ CASES: dict[tuple[str, str, str], list[Case]] = {
     ("coupling", "pairs", "path"): elsewhere("test_the_content_of_pairs_names_the_run"),
     ("solver", "dopri5", "rtol"): samples(0.1, {"atol": 1e-7}, nfe=0),
     ("solver", "dopri5", "atol"): samples(0.1, {"rtol": 1e-7}, nfe=0),
+    ("solver", "heun", "euler_last"): elsewhere("test_a_last_step_by_euler_names_the_protocol"),
+    ("solver", "ancestral", "variance"): samples("large"),
+    ("solver", "*", "eta"): samples(0.5, {"diffusion": "kl", "scale": 0.1}),
     ("solver", "*", "diffusion"): samples("constant") + samples("kl") + samples("sin2"),
     ("solver", "*", "scale"): samples(2),
     ("solver", "*", "t_min"): samples(0.3),
     ("solver", "*", "t_max"): samples(0.97),
+    ("time_grid", "uniform", "last_step"): samples(0.04),
+    ("time_grid", "respaced", "of"): samples(500),
     ("time_grid", "shifted", "shift"): samples(2),
     ("time_grid", "edm_rho", "rho"): samples(5),
     ("time_grid", "edm_rho", "sigma_min"): samples(0.01),
@@ -424,7 +445,7 @@ def test_a_field_that_no_case_names_is_found() -> None:
         cases("weighting", "min_snr", "new")
 
 
-NEEDED_ALONE = {"population": {"dataset": Images()}}
+NEEDED_ALONE = {"population": {"dataset": Images()}, "pruned": {"empty": 0.9999, "reject": 1.5}}
 
 
 @pytest.mark.parametrize("family", TRAINED)
@@ -459,6 +480,11 @@ REFUSED = {
     ("low_discrepancy", "time_sampler.of.density_floor"),
     ("shifted", "time_sampler.of.importance_correct"),
     ("shifted", "time_sampler.of.density_floor"),
+    ("truncated", "time_sampler.of.importance_correct"),
+    ("truncated", "time_sampler.of.density_floor"),
+    ("heun", "evaluate.solver.euler_last"),
+    ("euler_maruyama", "evaluate.solver.eta"),
+    ("heun_sde", "evaluate.solver.eta"),
 }
 """Fields that have but one value there."""
 KEPT_APART = {"evaluate.nfe", "evaluate.metrics"}
@@ -509,6 +535,8 @@ def others(path: str, hint: Any, value: Any) -> list[Any]:
         "dataset.levels": [0, 1000],
         "train.more_ema_decays": [0.5],
         "evaluate.more_samples": [{"nfe": 4, "num_samples": 65}],
+        "evaluate.noise": "laplace",
+        "interpolant.steps": 1000,
         "evaluate.average.decay": 0.9999,
         "evaluate.average.width": 0.2,
     }
@@ -593,6 +621,14 @@ def test_what_names_the_training_and_what_names_the_protocol(guided: RunConfig) 
         if not run_only and path not in KEPT_APART and path != "seed" and not path.startswith(ROUNDS):
             other = changed(guided, path, hint, value)
             assert (training_digest(other) == training_digest(guided)) == path.startswith("evaluate."), path
+
+
+def test_a_last_step_by_euler_names_the_protocol(base: RunConfig) -> None:
+    """It takes an odd NFE, and the usual last step an even one; tests/test_solvers.py holds what it does."""
+    usual = override(base, {"evaluate.solver": "heun"})
+    other = override(base, {"evaluate.solver": {"name": "heun", "euler_last": True}, "evaluate.nfe": [3]})
+    assert identity(usual)[0] == identity(other)[0]
+    assert identity(usual)[1] != identity(other)[1]
 
 
 def test_the_content_of_pairs_names_the_run(base: RunConfig, needed: Needed) -> None:

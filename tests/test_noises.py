@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from scipy import stats
+from sklearn.decomposition import PCA
 from torch import Tensor
 
-from harness.components.noises import Gaussian, Laplace, Matched, Noise, Sparse, StudentT, UniformNoise
+from harness.components.noises import Gaussian, Laplace, Matched, Noise, Pruned, Sparse, StudentT, UniformNoise
 from harness.core.errors import ConfigError, UserError
 from harness.core.registry import build, names
 from harness.data.base import Data
@@ -51,12 +52,20 @@ def distance(x: Tensor, distribution_function: Callable[[np.ndarray], np.ndarray
 LAWS = {
     "gaussian": (Gaussian(), stats.norm),
     "sparse": (Sparse(dropout_rate=0), stats.norm),
+    "pruned": (Pruned(), stats.norm),  # of data in every direction
     "student_t": (StudentT(), stats.t(5, scale=math.sqrt(3 / 5))),
     "student_t-2.5": (StudentT(df=2.5), stats.t(2.5, scale=math.sqrt(0.5 / 2.5))),
     "student_t-30": (StudentT(df=30), stats.t(30, scale=math.sqrt(28 / 30))),
     "laplace": (Laplace(), stats.laplace(scale=1 / math.sqrt(2))),
     "uniform": (UniformNoise(), stats.uniform(-math.sqrt(3), 2 * math.sqrt(3))),
 }
+
+
+def test_narrow_noise_is_scaled() -> None:
+    """SourceFM's norm-aligned noise."""
+    noise = Gaussian(std=0.4908)
+    assert distance(sample(noise, N), stats.norm(scale=0.4908).cdf) < 1.95
+    assert noise.variance({}).item() == pytest.approx(0.4908**2)
 
 
 @pytest.mark.parametrize(("noise", "law"), LAWS.values(), ids=LAWS)
@@ -88,11 +97,11 @@ def test_sparse_drops_the_given_share_and_leaves_the_rest_normal(rate: float) ->
 @every_noise
 def test_gaussian_says_whether_it_is_normal(noise: Noise) -> None:
     """So says Kolmogorov and Smirnov, on entries over their standard deviation;
-    sparse is normal where it drops nothing."""
+    sparse is normal where it drops nothing, and pruned where no cosine is as large as it takes."""
     state = noise.fit(DATA)
     x1 = sample(noise, N) / noise.variance(state).sqrt()
     normal = distance(x1, stats.norm.cdf) < 1.95
-    assert normal == (noise.gaussian or noise == Sparse(dropout_rate=0))
+    assert normal == (noise.gaussian or noise in (Sparse(dropout_rate=0), Pruned()))
 
 
 # moments and independence
@@ -158,8 +167,10 @@ def test_the_ends_of_the_random_numbers_are_finite(noise: Noise, value: float, m
 # what is learned from the data
 
 
-@pytest.mark.parametrize("noise", [noise for noise in NOISES.values() if not isinstance(noise, Matched)], ids=str)
-def test_only_matched_learns_from_the_data(noise: Noise) -> None:
+@pytest.mark.parametrize(
+    "noise", [noise for noise in NOISES.values() if not isinstance(noise, Matched | Pruned)], ids=str
+)
+def test_the_others_learn_nothing_from_the_data(noise: Noise) -> None:
     assert noise.fit(DATA) == {}
     assert torch.equal(noise.sample((4, 3), torch.Generator().manual_seed(0), {}), sample(noise, 4, seed=0))
 
@@ -172,8 +183,8 @@ def test_data_are_read_only_where_something_is_learnt() -> None:
             pytest.fail("the data are read")
 
     read, unread = (kind(DATA, DATA, lambda x: x / 2, lambda x: 2 * x, "points") for kind in (Data, Unread))
-    assert {noise.name for noise in NOISES.values() if noise.learn(read)} == {"matched"}
-    assert all(noise.learn(unread) == {} for noise in NOISES.values() if not isinstance(noise, Matched))
+    assert {noise.name for noise in NOISES.values() if noise.learn(read)} == {"matched", "pruned"}
+    assert all(noise.learn(unread) == {} for noise in NOISES.values() if not isinstance(noise, Matched | Pruned))
     torch.testing.assert_close(Matched(per_feature=True).learn(read)["std"], DATA.std(0) / 2)
 
 
@@ -260,3 +271,48 @@ def test_sparse_noise_drops_to_where_the_datas_own_zero_is_encoded() -> None:
     torch.testing.assert_close(x1.mean(0), rate * zero, atol=0.03, rtol=0)
     torch.testing.assert_close(noise.variance(state), x1.var(0), atol=0, rtol=0.03)
     assert Sparse(dropout_rate=0.3).learn(data) == {}
+
+
+# noise without the empty directions
+
+
+def cone(n: int, dimensions: int) -> Tensor:
+    """Data whose first entry is positive and whose last hardly varies."""
+    x = torch.randn(n, dimensions, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    x[:, 0] = 10 + 3 * x[:, 0]
+    x[:, -1] *= 1e-4
+    return x
+
+
+def test_pruned_noise_avoids_the_axes_that_no_sample_points_along() -> None:
+    """The axes are scikit-learn's; noise is normal, given that none of its cosines with the empty ones is too large."""
+    data = cone(500, 6)
+    unit = (data / data.norm(dim=1, keepdim=True)).numpy()
+    axes = np.concatenate([PCA().fit(unit).components_, -PCA().fit(unit).components_])
+    empty = axes[(unit @ axes.T).max(0) <= 0.01]
+    assert 2 <= len(empty) < len(axes)
+    noise = Pruned(reject=1.0)
+    state = noise.fit(data)
+    found = state["axes"].T.double().numpy()
+    assert len(found) == len(empty)
+    assert (found @ empty.T).max(1) == pytest.approx(np.ones(len(found)), abs=1e-5)  # the same, in any order
+    x1 = noise.sample((20_000, 6), torch.Generator().manual_seed(0), state).double().numpy()
+
+    def kept(x: np.ndarray) -> np.ndarray:
+        return x[(x @ empty.T <= np.linalg.norm(x, axis=1, keepdims=True) / 6**0.5 + 1e-6).all(1)]
+
+    assert len(kept(x1)) == len(x1)
+    plain = np.random.default_rng(1).standard_normal((60_000, 6))
+    assert 0.2 < len(kept(plain)) / len(plain) < 0.9
+    for axis in empty:
+        assert stats.ks_2samp(x1 @ axis, kept(plain) @ axis).pvalue > 1e-3
+
+
+def test_data_in_every_direction_leave_nothing_to_prune() -> None:
+    data = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
+    around = Data(data, data, torch.Tensor.float, torch.Tensor.float, "points")
+    with pytest.raises(ConfigError, match=r"^noise\.empty: in each of its principal directions .* Raise it, or choose"):
+        Pruned().check(around)
+    noise = Pruned(empty=0.9999999, reject=0.1)
+    with pytest.raises(ConfigError, match=r"^noise\.reject: \d+ of 9 draws lay along one of 6 empty axes, 1000 times"):
+        noise.sample((9, 3), torch.Generator().manual_seed(0), noise.fit(data))

@@ -38,6 +38,7 @@ IN_THE_PROTOCOL: dict[str, Any] = {
     "num_samples": 65,
     "more_samples": [{"nfe": 4, "num_samples": 65}],
     "sampling_seed": 1,
+    "noise": "laplace",
     "num_reference": 500,
     "batch_size": 16,
     "extractor": "inception",

@@ -175,7 +175,7 @@ def test_shape_and_dtype_are_kept(solver: Solver, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("steps", [1, 2, 7, 32])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_exactly_nfe_calls_between_1_and_0(solver: Solver, steps: int, dtype: torch.dtype) -> None:
-    nfe = steps * solver.calls_per_step
+    nfe = solver.calls(steps)
     assert solver.steps(nfe) == steps
     for grid in GRIDS.values():
         _, field, times = watched(nonlinear, solver, grid(solver.steps(nfe)), start(dtype=dtype))
@@ -192,6 +192,7 @@ LOOKS: dict[str, Callable[[float, float], list[float]]] = {
     "rk4": lambda t, end: [t, (t + end) / 2, (t + end) / 2, end],
     "euler_maruyama": lambda t, end: [t],
     "heun_sde": lambda t, end: [t, end],
+    "ancestral": lambda t, end: [t],
 }
 
 
@@ -218,6 +219,29 @@ def test_calls_that_cannot_be_spent_exactly_are_refused_with_the_next_fewer(solv
             str(caught.value) == f"nfe: {solver.name} spends {calls} calls a step and cannot spend {nfe}. Use {near}."
         )
         assert solver.steps(near) * calls == near
+
+
+@pytest.mark.parametrize("steps", [1, 2, 18])
+def test_a_last_step_by_euler_saves_a_call_at_the_data(steps: int) -> None:
+    """EDM's 18 steps take 35 calls (Karras et al. 2022, table 2)."""
+    solver = Heun(euler_last=True)
+    nfe = 2 * steps - 1
+    assert solver.steps(nfe) == steps
+    grid = alternating(steps)
+    reached, field, times = watched(nonlinear, solver, grid, start())
+    assert field.calls == nfe
+    assert times == pytest.approx([t for ends in itertools.pairwise(grid.tolist()) for t in ends][:-1], abs=1e-12)
+    before = Heun().integrate(plain(nonlinear), start(), grid[:-1], NO_NOISE)
+    slope = nonlinear(before, grid[-2].expand(len(before)))
+    torch.testing.assert_close(reached, before - grid[-2] * slope, rtol=0, atol=0)
+
+
+def test_calls_that_a_last_step_by_euler_cannot_spend() -> None:
+    for nfe, near in ((34, 33), (2, 1), (0, 1)):
+        with pytest.raises(ConfigError) as caught:
+            Heun(euler_last=True).steps(nfe)
+        said = f"nfe: heun spends 2 calls a step, 1 fewer in the last, and cannot spend {nfe}. Use {near}."
+        assert str(caught.value) == said
 
 
 # dopri5
@@ -330,7 +354,7 @@ def samples(network: nn.Module, solver: Solver, nfe: int, seed: int = 3, **parts
 @pytest.mark.parametrize("steps", [1, 4])
 def test_samples_start_from_the_same_noise_whatever_moves_them(solver: Solver, gain: float, steps: int) -> None:
     network = Recorder(gain).train()
-    nfe = 0 if solver.adaptive else steps * solver.calls_per_step
+    nfe = 0 if solver.adaptive else solver.calls(steps)
     batches = samples(network, solver, nfe)
     assert [tuple(batch.x.shape) for batch in batches] == [(3, 1, 2), (3, 1, 2), (1, 1, 2)]
     for i, (x, y, calls, _) in enumerate(batches):
@@ -389,7 +413,7 @@ def test_visited_are_the_places_where_the_network_is_called(solver: Solver) -> N
 
     visited: list[Tensor] = []
     made = Formulation.parse({"prediction": "edm"})
-    nfe = 0 if solver.adaptive else 2 * solver.calls_per_step
+    nfe = 0 if solver.adaptive else solver.calls(2)
     trained = Trained(Keeper(), made, {})
     (batch,) = generate(trained, SamplingConfig(solver=solver), nfe, (2,), 3, (0, "samples"), visited=visited)
     assert len(visited) == len(given) == batch.calls
@@ -399,7 +423,7 @@ def test_visited_are_the_places_where_the_network_is_called(solver: Solver) -> N
 
 @every_solver
 def test_another_seed_gives_other_samples(solver: Solver) -> None:
-    nfe = 0 if solver.adaptive else 2 * solver.calls_per_step
+    nfe = 0 if solver.adaptive else solver.calls(2)
     first, again, other = (samples(Recorder(1), solver, nfe, seed)[0].x for seed in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)

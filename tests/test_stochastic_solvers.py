@@ -12,17 +12,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.components.interpolants import DDPM, FlowMatchingOT, Interpolant, VarianceExploding
-from harness.components.solvers import Solver, StochasticSolver
+from harness.components.interpolants import DDPM, EDMPath, FlowMatchingOT, Interpolant, VarianceExploding
+from harness.components.solvers import Ancestral, Solver, StochasticSolver
+from harness.components.time_grids import RespacedGrid
+from harness.core.config import override
+from harness.core.errors import ConfigError
 from harness.core.registry import build, names
+from harness.data.images import Digits
+from harness.runs.config import RunConfig
 
 MEAN = 0.4
 STD = 0.6
 NUMBER = 20_000
 STEPS = 100
 DIFFUSIONS = ["constant", "sigma", "kl", "sin2"]
-NAMES = [name for name in names("solver") if build("solver", name).needs_score]
+NAMES = [name for name in names("solver") if isinstance(build("solver", name), StochasticSolver)]
 PATHS: dict[str, Interpolant] = {name: build("interpolant", name) for name in names("interpolant")}
+PATHS["edm"] = EDMPath(sigma_max=5)  # of its 80, even steps would leave one or two where the data are
 INSIDE = torch.linspace(0.02, 0.98, 49, dtype=torch.float64)
 every_solver = pytest.mark.parametrize("name", NAMES)
 every_diffusion = pytest.mark.parametrize("diffusion", DIFFUSIONS)
@@ -108,9 +114,7 @@ def width(
     return (start * reached[0].square() + reached[1:].square().sum(0)).sqrt()
 
 
-def moments(
-    made: StochasticSolver, path: Interpolant, steps: int, monkeypatch: pytest.MonkeyPatch
-) -> tuple[float, float]:
+def moments(made: Solver, path: Interpolant, steps: int, monkeypatch: pytest.MonkeyPatch) -> tuple[float, float]:
     """Mean and variance at t = 0 without drawing: a linear solver's result is A x1 + b + sum_i C_i n_i.
 
     Row 0 starts at 0 and row 1 at 1 without noise; row 2 + i has a noise of 1 in step i alone.
@@ -159,8 +163,9 @@ def test_the_marginals_are_those_of_the_ordinary_equation(
     made = solver(name, diffusion=diffusion)
     (mean, variance), (finer_mean, finer_variance) = (moments(made, path, steps, monkeypatch) for steps in (75, 150))
     clamped = path.name == "vp"  # a part of the mean's way is lost above its t_max
+    wide = path.name in ("ve", "edm")
     assert 2 * finer_mean - mean == pytest.approx(MEAN, abs=1.5e-2 if clamped else 1e-3)
-    assert 2 * finer_variance - variance == pytest.approx(STD**2, rel=5e-2 if path.name == "ve" else 5e-3)
+    assert 2 * finer_variance - variance == pytest.approx(STD**2, rel=5e-2 if wide else 5e-3)
 
 
 @every_solver
@@ -434,3 +439,81 @@ def test_both_precisions_take_the_same_paths(name: str) -> None:
 
 def test_every_stochastic_solver_is_held_to_all_of_this() -> None:
     assert NAMES == ["euler_maruyama", "heun_sde"]
+
+
+def test_eta_bounds_the_coefficient_of_the_smallest_divergence() -> None:
+    """w = 2 sigma (sigma' - alpha' sigma / (alpha + eta)), here on the linear path: 2 t (1 + t / (1 - t + eta))."""
+    made = solver("euler_maruyama", diffusion="kl", eta=0.1, t_max=1.0)
+    t = torch.linspace(0, 1, 11, dtype=torch.float64)
+    expected = 2 * t * (1 + t / (1.1 - t))
+    torch.testing.assert_close(made.coefficient(t, PATHS["linear"]), expected)
+    with pytest.raises(ConfigError, match=r"^solver\.eta: sigma does not use it\. Leave it 0, or set diffusion=kl\.$"):
+        solver("euler_maruyama", eta=0.1)
+
+
+# ancestral sampling
+
+BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+
+
+class Known:
+    """A field whose estimate of x0 is known."""
+
+    def __init__(self, x0: Tensor):
+        self.interpolant = DDPM(steps=1000)
+        self.variance = torch.ones(())
+        self.x0 = x0
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        path, t = self.interpolant, t[:1, None]
+        noise = (x - path.alpha(t) * self.x0) / path.sigma(t)
+        return path.alpha_dot(t) * self.x0 + path.sigma_dot(t) * noise
+
+
+@pytest.mark.parametrize("steps", [1000, 250])
+def test_parity_with_ddpm(steps: int) -> None:
+    """Their eq. 6 and 7, with the betas of Nichol & Dhariwal 2021 (eq. 19) for a share of the 1,000 steps."""
+    times = RespacedGrid().times(steps, DDPM(steps=1000))
+    kept = (1000 * times[:-1]).round().long() - 1
+    alpha_bar = (1 - BETAS).cumprod(0)[kept]
+    before = torch.cat([alpha_bar[1:], torch.ones(1, dtype=torch.float64)])
+    beta = 1 - alpha_bar / before
+    x, x0 = torch.randn(2, 5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for i in (0, steps // 3, steps - 2, steps - 1):
+        mean = before[i].sqrt() * beta[i] / (1 - alpha_bar[i]) * x0
+        mean += (1 - beta[i]).sqrt() * (1 - before[i]) / (1 - alpha_bar[i]) * x
+        small = beta[i] * (1 - before[i]) / (1 - alpha_bar[i])
+        for variance, expected in (("small", small), ("large", beta[i])):
+            found, std = Ancestral(variance=variance).moments(Known(x0), x, times[i], times[i + 1])
+            torch.testing.assert_close(found, mean, rtol=1e-8, atol=1e-8)
+            torch.testing.assert_close(std.square(), expected, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("path", [path for name, path in PATHS.items() if name != "polynomial"], ids=lambda p: p.name)
+@pytest.mark.parametrize("variance", ["small", "large"])
+def test_ancestral_sampling_approaches_the_data(
+    path: Interpolant, variance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mean and variance of Gaussian data, on every path; the error of the variance falls as 1 / N."""
+    made = Ancestral(variance=variance)
+    errors = []
+    for steps in (200, 800):
+        mean, found = moments(made, path, steps, monkeypatch)
+        errors.append(abs(found - STD**2 - path.sigma(torch.zeros(())).item() ** 2))
+        assert mean == pytest.approx(MEAN, abs=0.03)
+    assert errors[1] < max(0.4 * errors[0], 1e-3)
+
+
+def test_a_path_that_starts_at_velocity_0_has_no_ancestral_sampling() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^evaluate\.solver: polynomial starts at velocity 0, .* Choose another path"
+    ):
+        override(RunConfig(dataset=Digits()), {"interpolant": "polynomial", "evaluate.solver": "ancestral"})
+
+
+def test_the_last_step_of_ancestral_sampling_adds_no_noise() -> None:
+    drawn = torch.Generator().manual_seed(0)
+    x = torch.ones(3, 1, dtype=torch.float64)
+    reached = Ancestral().integrate(GaussianField(PATHS["linear"]), x, uniform(1), drawn)
+    assert torch.equal(drawn.get_state(), torch.Generator().manual_seed(0).get_state())
+    torch.testing.assert_close(reached, torch.full_like(x, MEAN))  # the mean of x0 given x1

@@ -7,12 +7,29 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from harness.components.interpolants import DDPM, FlowMatchingOT, Interpolant, Linear, VarianceExploding
-from harness.components.time_grids import EDMRho, LogSNRGrid, QuadraticGrid, ShiftedGrid, TimeGrid, UniformGrid
+from harness.components.interpolants import (
+    DDPM,
+    EDMPath,
+    FlowMatchingOT,
+    Interpolant,
+    LatentDiffusion,
+    Linear,
+    VarianceExploding,
+)
+from harness.components.time_grids import (
+    EDMRho,
+    LogSNRGrid,
+    QuadraticGrid,
+    RespacedGrid,
+    ShiftedGrid,
+    TimeGrid,
+    UniformGrid,
+)
 from harness.core.errors import ConfigError
 from harness.core.registry import build, names
 
@@ -21,8 +38,16 @@ GRIDS: dict[str, TimeGrid] = {name: build("time_grid", name) for name in names("
     "edm_rho-1": EDMRho(rho=1, sigma_min=0.02, sigma_max=20),
     "log_snr-3": LogSNRGrid(low=-3, high=5),
 }
-PATHS: dict[str, Interpolant] = {name: build("interpolant", name) for name in names("interpolant") if name != "ve"}
-PATHS |= {"ve-wide": VarianceExploding(sigma_min=0.001, sigma_max=100)}  # `ve` itself lacks some of the levels
+NARROW = {"ve", "edm", "vp_ldm"}
+"""Paths that lack some of the levels."""
+PATHS: dict[str, Interpolant] = {
+    name: build("interpolant", name) for name in names("interpolant") if name not in NARROW
+}
+PATHS |= {
+    "ve-wide": VarianceExploding(sigma_min=0.001, sigma_max=100),
+    "edm-wide": EDMPath(sigma_max=100),
+    "vp_ldm-wide": LatentDiffusion(beta_max=40),
+}
 every_grid = pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
 
 
@@ -173,3 +198,24 @@ def test_levels_without_a_bound_are_refused() -> None:
     """80^(1 / rho) is more than a float holds."""
     with pytest.raises(ConfigError):
         EDMRho(rho=0.005).times(3, Linear())
+
+
+@pytest.mark.parametrize("steps", [2, 5, 250])
+def test_a_longer_last_step(steps: int) -> None:
+    """SiT's: even steps from 1 to 0.04, then one to 0."""
+    times = UniformGrid(last_step=0.04).times(steps, Linear())
+    expected = [1 - i * 0.96 / (steps - 1) for i in range(steps)]
+    assert times.tolist() == pytest.approx([*expected, 0], abs=1e-12)
+
+
+@pytest.mark.parametrize(("steps", "of"), [(250, 1000), (18, 1000), (4, 4), (1, 4)])
+def test_respaced_times_are_those_of_a_discrete_schedule(steps: int, of: int) -> None:
+    """Nichol & Dhariwal, section 4: evenly spaced between 1 and T, rounded to the nearest integer."""
+    times = RespacedGrid(of=of).times(steps, Linear())
+    whole = np.linspace(1, of, steps).round() if steps > 1 else np.array([of])
+    assert times.tolist() == pytest.approx([*(whole[::-1] / of), 0], abs=1e-12)
+
+
+def test_more_steps_than_a_discrete_schedule_has_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"respaced puts two of 6 times at the same value\. Choose fewer steps"):
+        RespacedGrid(of=4).times(5, Linear())

@@ -12,14 +12,14 @@ target (`factor`). The objective uses this factor to measure the loss in another
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from harness.components.interpolants import Interpolant, over
-from harness.core.config import Range
+from harness.core.config import ADDED, Range
 from harness.core.registry import Component
 
 ONE = torch.ones(())
@@ -48,6 +48,10 @@ class Prediction(Component, family="prediction"):
     def network_input(self, xt: Tensor, t: Tensor, path: Interpolant, variance: Tensor = ONE) -> Tensor:
         """Return the network's input for x_t [B, ...], in the same shape."""
         return xt
+
+    def network_time(self, t: Tensor, path: Interpolant, variance: Tensor = ONE) -> Tensor:
+        """Return the number that the network receives as the time t [B], in the same shape."""
+        return t
 
     def target(self, x0: Tensor, x1: Tensor, t: Tensor, path: Interpolant, variance: Tensor = ONE) -> Tensor:
         """Return the target of the network's output, shaped like x0 and x1 [B, ...]; t is [B].
@@ -144,7 +148,7 @@ class EDM(Prediction, name="edm"):
     """EDM's F on any path: the network sees x_t with unit variance and its target has unit variance.
 
     EDM's noise level is s = sigma sqrt(Var[x1]) / alpha and its input x_t / alpha; c_skip, c_out and c_in then are
-    finite on all of [0, 1]. The network receives t, not log(s) / 4. EDM assumes data of variance sigma_data^2.
+    finite on all of [0, 1]. EDM assumes data of variance sigma_data^2.
     """
 
     formula: ClassVar[str] = (
@@ -155,6 +159,15 @@ class EDM(Prediction, name="edm"):
 
     sigma_data: Annotated[float, Range(1e-6, 1e6)] = 0.5
     """Standard deviation of the encoded data."""
+    time: Literal["t", "log_sigma"] = field(default="t", metadata=ADDED)
+    """Number that the network receives: t, or EDM's c_noise = ln(s) / 4 at the clamped time. The time embedding of EDM
+    for `log_sigma` is sinusoidal with scale 1."""
+
+    def network_time(self, t: Tensor, path: Interpolant, variance: Tensor = ONE) -> Tensor:
+        if self.time == "t":
+            return t
+        alpha, sigma, std, _ = self._scales(t.clamp(self.t_min, self.t_max), path, variance)
+        return (sigma * std / alpha).log() / 4
 
     def coefficients(self, t: Tensor, path: Interpolant, variance: Tensor) -> Coefficients:
         alpha, sigma, std, total = self._scales(t, path, variance)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from harness.components.interpolants import Interpolant
-from harness.core.config import Positive, Range
+from harness.core.config import ADDED, NonNegative, Positive, Range
 from harness.core.errors import ConfigError, Unsolvable
 from harness.core.registry import Component
 
@@ -44,6 +44,10 @@ class Solver(Component, family="solver"):
     adaptive: ClassVar[bool] = False
     """Whether it chooses the number and size of its steps."""
 
+    def calls(self, steps: int) -> int:
+        """Return the number of network calls in `steps` steps, at least 1."""
+        return steps * self.calls_per_step
+
     def steps(self, nfe: int) -> int:
         """Return the number of steps that spend exactly `nfe` calls; raise `ConfigError` if there is none.
 
@@ -52,12 +56,17 @@ class Solver(Component, family="solver"):
         if self.calls_per_step < 1:
             reason = f"{self.name} says that a step takes {self.calls_per_step} calls"
             raise ConfigError("nfe", f"{reason}. Correct its calls_per_step, or override its method steps.")
-        if nfe % self.calls_per_step or nfe < 1:
-            near = max(self.calls_per_step, nfe - nfe % self.calls_per_step)
-            raise ConfigError(
-                "nfe", f"{self.name} spends {self.calls_per_step} calls a step and cannot spend {nfe}. Use {near}."
-            )
-        return nfe // self.calls_per_step
+        steps = max(1, -(-nfe // self.calls_per_step))
+        if self.calls(steps) != nfe:
+            spent = f"{self.calls_per_step} calls a step"
+            if fewer := self.calls_per_step - self.calls(1):
+                spent = f"{spent}, {fewer} fewer in the last,"
+            near = self.calls(max(1, nfe // self.calls_per_step))
+            raise ConfigError("nfe", f"{self.name} spends {spent} and cannot spend {nfe}. Use {near}.")
+        return steps
+
+    def check(self, path: Interpolant) -> None:
+        """Raise `ConfigError` if it cannot integrate on this path."""
 
     @abstractmethod
     def integrate(self, field: Field, x: Tensor, times: Tensor, generator: torch.Generator) -> Tensor:
@@ -93,11 +102,23 @@ class Euler(OneStepSolver, name="euler"):
 
 @dataclass(frozen=True, kw_only=True)
 class Heun(OneStepSolver, name="heun"):
-    """Heun's trapezoidal method, order 2, two calls a step, also in the last."""
+    """Heun's trapezoidal method, order 2, two calls a step."""
 
     formula: ClassVar[str] = "k1 = v(x, t), k2 = v(x + h k1, t + h), x + h (k1 + k2) / 2"
-    source: ClassVar[str] = "Hairer, Norsett & Wanner 1993, section II.1"
+    source: ClassVar[str] = "Hairer, Norsett & Wanner 1993, section II.1; Karras et al. 2022, algorithm 1"
     calls_per_step = 2
+
+    euler_last: bool = field(default=False, metadata=ADDED)
+    """Take the last step, to t = 0, by Euler's method, so that N steps take 2 N - 1 calls and none is at t = 0."""
+
+    def calls(self, steps: int) -> int:
+        return super().calls(steps) - self.euler_last
+
+    def integrate(self, field: Field, x: Tensor, times: Tensor, generator: torch.Generator) -> Tensor:
+        if not self.euler_last:
+            return super().integrate(field, x, times, generator)
+        x = super().integrate(field, x, times[:-1], generator)
+        return Euler().integrate(field, x, times[-2:], generator)
 
     def step(self, field: Field, x: Tensor, t: Tensor, dt: Tensor) -> Tensor:
         slope = field(x, t.expand(len(x)))
@@ -214,7 +235,7 @@ class StochasticSolver(Solver):
     """Takes the steps without noise, with the same number of calls."""
 
     diffusion: Literal["constant", "sigma", "kl", "sin2"] = "sigma"
-    """w(t): 1, sigma, 2 sigma (sigma' - alpha' sigma / alpha) or sin^2(pi t), times `scale`."""
+    """w(t): 1, sigma, 2 sigma (sigma' - alpha' sigma / (alpha + eta)) or sin^2(pi t), times `scale`."""
     scale: Positive = 1.0
     """Factor of w(t)."""
     t_min: Annotated[float, Range(0, 1, ends="[)")] = 0.04
@@ -222,6 +243,13 @@ class StochasticSolver(Solver):
     With 0, only the last step adds none."""
     t_max: Annotated[float, Range(0.97, 1)] = 0.99
     """Time above which w stays constant."""
+    eta: NonNegative = field(default=0.0, metadata=ADDED)
+    """Added to alpha in `kl`, which then has a bound where alpha is 0; Ma et al. 2024 write w^(KL, eta)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.eta and self.diffusion != "kl":
+            raise ConfigError("eta", f"{self.diffusion} does not use it. Leave it 0, or set diffusion=kl.")
 
     def coefficient(self, t: Tensor, path: Interpolant) -> Tensor:
         """w(t), shaped like t."""
@@ -232,7 +260,7 @@ class StochasticSolver(Solver):
             return self.scale * path.sigma(t)
         if self.diffusion == "kl":
             alpha, sigma = path.alpha(t), path.sigma(t)
-            return self.scale * 2 * sigma * (path.sigma_dot(t) - path.alpha_dot(t) * sigma / alpha)
+            return self.scale * 2 * sigma * (path.sigma_dot(t) - path.alpha_dot(t) * sigma / (alpha + self.eta))
         return self.scale * torch.sin(math.pi * t).square()
 
     def integrate(self, field: Field, x: Tensor, times: Tensor, generator: torch.Generator) -> Tensor:
@@ -291,6 +319,54 @@ class HeunSDE(StochasticSolver, name="heun_sde"):
         x = x + noise * (-dt * now).sqrt()
         slope = drift(field, x, t, now)
         return x + dt / 2 * (slope + drift(field, x + dt * slope, t + dt, later))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ancestral(Solver, name="ancestral"):
+    """DDPM's ancestral sampling on any path: each step draws from q(x_s | x_t, x0) at the estimate of x0; one call.
+
+    The last step adds no noise. With `vp_ddpm` of 1,000 steps and the time grid `respaced` these are DDPM's own steps.
+    Learned variances are not supported.
+    """
+
+    formula: ClassVar[str] = (
+        "a (sigma_s / sigma_t)^2 x + alpha_s (q / sigma_t^2) x0 + noise, a = alpha_t / alpha_s, "
+        "q = sigma_t^2 - a^2 sigma_s^2; variance ({variance}) q (sigma_s / sigma_t)^2 or q"
+    )
+    source: ClassVar[str] = "Ho et al. 2020, eq. 6, 7 and algorithm 2; on any path: Kingma et al. 2021 (VDM), eq. 25"
+    calls_per_step = 1
+    needs_score: ClassVar[bool] = True
+
+    variance: Literal["small", "large"] = "small"
+    """Variance of a step: of q(x_s | x_t, x0) (small), or of q(x_t | x_s) (large)."""
+
+    def integrate(self, field: Field, x: Tensor, times: Tensor, generator: torch.Generator) -> Tensor:
+        for t, s in itertools.pairwise(times.to(x)):
+            x, std = self.moments(field, x, t, s)
+            if s > times[-1]:
+                x = x + std * torch.randn(x.shape, generator=generator, device=x.device).to(x)
+        return x
+
+    def check(self, path: Interpolant) -> None:
+        if not self._turn(path, torch.ones((), dtype=torch.float64)):
+            reason = f"{path.name} starts at velocity 0, which says nothing about x0"
+            raise ConfigError("", f"{reason}. Choose another path, or euler_maruyama.")
+
+    def moments(self, field: Field, x: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of x_s given x_t = x [B, ...]; both times are scalars, s < t."""
+        path = field.interpolant
+        alpha, sigma = path.alpha(t), path.sigma(t)
+        velocity = field(x, t.expand(len(x)))
+        x0 = (path.sigma_dot(t) * x - sigma * velocity) / self._turn(path, t)
+        a, kept = alpha / path.alpha(s), (path.sigma(s) / sigma).square()
+        added = 1 - a.square() * kept  # q / sigma_t^2
+        variance = sigma.square() * (added * kept if self.variance == "small" else added) * field.variance.to(x)
+        return a * kept * x + path.alpha(s) * added * x0, variance.sqrt()
+
+    @staticmethod
+    def _turn(path: Interpolant, t: Tensor) -> Tensor:
+        """alpha sigma' - sigma alpha'."""
+        return path.alpha(t) * path.sigma_dot(t) - path.sigma(t) * path.alpha_dot(t)
 
 
 def drift(field: Field, x: Tensor, t: Tensor, w: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.components.averages import Ema
+from harness.components.noises import Noise
 from harness.core.config import ADDED, Calls, Config, Count, Seed, digest, to_dict
 from harness.core.errors import ConfigError, did_you_mean
 from harness.core.registry import names, sources
@@ -48,6 +49,8 @@ class EvaluateConfig(SamplingConfig):
     are also judged separately: many metrics fall with the number of samples, so NFEs are compared at equal numbers."""
     sampling_seed: Seed = field(default=0, metadata=ADDED)
     """Seed of noise and classes, besides the run's seed. Another one judges the same network on other samples."""
+    noise: Noise | None = field(default=None, metadata=ADDED)
+    """Noise that sampling starts from; null is the noise of training. Pairs for reflow always start from the latter."""
     num_reference: Count | None = None
     """Training samples in the reference, drawn once without replacement. null: 8 x the largest number of samples at an
     NFE, at most all training samples. The reference's sampling error is then small next to the samples'."""
@@ -154,6 +157,8 @@ class Protocol:
     """{family.name: hash of its file} of a user's solver, time grid, metrics and extractor."""
     more_samples: dict = field(default_factory=dict)
     """{NFE as text: number of samples} of NFEs with more than `num_samples`."""
+    noise: dict = field(default_factory=dict)
+    """Noise that sampling starts from, if it is not the noise of training."""
 
     @classmethod
     def of(cls, config: EvaluateConfig, data: Data, weights: bool = True) -> Protocol:
@@ -193,6 +198,7 @@ def of_settings(config: EvaluateConfig) -> dict[str, Any]:
         "guidance": guidance_of(config.guidance),
         "sources": sources(config),
         "more_samples": {str(more.nfe): more.num_samples for more in config.more},
+        "noise": to_dict(config.noise, digested=True) | config.noise.fingerprint() if config.noise else {},
     }
 
 
@@ -236,6 +242,11 @@ def _refuse_unfit(config: EvaluateConfig, data: Data, weights: bool) -> None:
         raise ConfigError(
             "evaluate.reference", "its statistics are of an extractor's features. Set evaluate.extractor=inception."
         )
+    if config.noise is not None:
+        try:
+            config.noise.check(data)
+        except ConfigError as error:
+            raise error.below("evaluate") from None
     for given in comparisons(config, data):
         for i, metric in enumerate(config.metrics):
             if not weights and isinstance(metric, SampleMetric) and metric.reads == "logits":

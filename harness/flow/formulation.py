@@ -116,7 +116,8 @@ class Formulation(Config):
         path = self.interpolant
         for end in ("t_min", "t_max"):
             t = torch.tensor([getattr(prediction, end)], dtype=torch.float64)
-            values = (prediction.factor(t, path, space), *prediction.coefficients(t, path, ONE))
+            told = prediction.network_time(t, path, ONE)
+            values = (prediction.factor(t, path, space), *prediction.coefficients(t, path, ONE), told)
             if not all(value.isfinite().all() for value in values):
                 raise ConfigError(
                     f"prediction.{end}",

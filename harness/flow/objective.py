@@ -119,7 +119,8 @@ class Objective:
     def _error(self, network: nn.Module, xt: Tensor, target: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         f = self.formulation
         x = f.prediction.network_input(xt, t, f.interpolant, self.variance)
-        error = (network(x, t) if y is None else network(x, t, y)) - target
+        told = (f.prediction.network_time(t, f.interpolant, self.variance), *(() if y is None else (y,)))
+        error = network(x, *told) - target
         if f.space == f.prediction.name:
             return error
         return f.prediction.factor(over(t, error), f.interpolant, f.space, self.variance) * error

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from harness.components.averages import Average, Ema, PostHoc
 from harness.components.interpolants import Interpolant
+from harness.components.noises import Noise
 from harness.components.solvers import Euler, Solver
 from harness.components.time_grids import TimeGrid, UniformGrid
 from harness.core.config import Config, Count, Fraction, NonNegative
@@ -94,6 +95,10 @@ class SamplingConfig(Config):
             self.average.check(decays, snapshots)
         except ConfigError as error:
             raise error.below(f"{at}.average") from None
+        try:
+            self.solver.check(learned.interpolant)
+        except ConfigError as error:
+            raise error.below(f"{at}.solver") from None
         if self.solver.needs_score:
             require_score(f"{at}.solver", self.solver.name, "euler", learned)
             learned.refuse_unbounded("score")
@@ -114,6 +119,8 @@ class Trained(NamedTuple):
     noise_state: Mapping[str, Tensor]
     device: str = "cpu"
     """Device of the network."""
+    start: tuple[Noise, Mapping[str, Tensor]] | None = None
+    """Noise that sampling starts from, with its state; None for the noise of training."""
 
 
 class NetworkField:
@@ -145,8 +152,10 @@ class NetworkField:
         if self.visited is not None:
             self.visited.append(x)
         self.variance = self.variance.to(x.device)
+        guided = self.guidance.at(t)
         x = self.prediction.network_input(x, t, self.interpolant, self.variance)
-        if not self.guidance.at(t):
+        t = self.prediction.network_time(t, self.interpolant, self.variance)
+        if not guided:
             self.calls += 1
             return self.network(x, t) if self.y is None else self.network(x, t, self.y)
         assert self.y is not None
@@ -213,9 +222,9 @@ def generate(
     """
     trained.network.eval()
     formulation = trained.formulation
-    noise_state = trained.noise_state
+    noise, noise_state = trained.start or (formulation.noise, trained.noise_state)
     device = trained.device
-    times = sampling.times(nfe, formulation.path(noise_state))
+    times = sampling.times(nfe, formulation.path(trained.noise_state))
     scale = formulation.interpolant.sigma(torch.ones(1, device=device)).view(-1, *[1] * len(shape))
     for i, start in itertools.islice(enumerate(range(0, number, sampling.batch_size)), first, None):
         size = min(sampling.batch_size, number - start)
@@ -225,7 +234,7 @@ def generate(
             chosen = torch.randint(len(classes), (size,), generator=stream(int(streams[0]), *streams[1:], "classes", i))
             y = classes[chosen].to(device)
         field = NetworkField(trained, y, sampling.guidance, visited)
-        x1 = formulation.noise.sample((size, *shape), generator, noise_state)
+        x1 = noise.sample((size, *shape), generator, noise_state)
         x = sampling.solver.integrate(field, scale * x1, times, generator)
         assert sampling.solver.adaptive or field.calls == nfe
         yield Generated(x, y, field.calls, x1)

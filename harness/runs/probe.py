@@ -128,7 +128,7 @@ def _coupling(coupling: Any, config: RunConfig, data: Data) -> None:
 
 
 def _solver(solver: Any, config: RunConfig, data: Data) -> None:
-    nfe = 0 if solver.adaptive else 2 * solver.calls_per_step
+    nfe = 0 if solver.adaptive else solver.calls(2)
     steps = tried(solver, "steps", nfe, due=WHOLE)
     x = torch.randn(2, *data.shape, generator=_generator())
     times_of = torch.linspace(1, 0, steps + 1, dtype=torch.float64)

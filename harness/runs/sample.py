@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from harness.components.noises import Noise
 from harness.core.checkpoint import below, checkpoints, differing, read_checkpoint, step_of
 from harness.core.errors import ConfigError, UserError
+from harness.data.base import Dataset, load
 from harness.data.pictures import draw
 from harness.flow.sampling import Generated, SamplingConfig, Trained, generate
 from harness.runs.folder import Run
@@ -69,21 +72,29 @@ def samples(
 
     A larger `number` begins with the same whole batches. Classes come as often as in training, or are all `label`.
     `visited` collects x, encoded, wherever the network is called. `first` batches are left out.
-    `ConfigError` when `nfe` cannot be spent.
+    `ConfigError` when `nfe` cannot be spent, or `evaluate.noise` does not fit the data.
     """
-    again = run.config.evaluate.sampling_seed
-    usual = run.config.seed, "evaluation"
+    config = run.config
+    again = config.evaluate.sampling_seed
+    usual = config.seed, "evaluation"
     streams = (*usual, "sampling seed", again) if again else usual
-    batches = generate(
-        trained, run.config.evaluate, nfe, run.data.shape, number, streams,
-        classes=run.classes if label is None else torch.tensor([label]),
-        visited=visited, first=first,
-    )  # fmt: skip
     try:
-        for batch in batches:
+        if noise := config.evaluate.noise:
+            trained = trained._replace(start=(noise, _learned(noise, config.dataset)))
+        for batch in generate(
+            trained, config.evaluate, nfe, run.data.shape, number, streams,
+            classes=run.classes if label is None else torch.tensor([label]),
+            visited=visited, first=first,
+        ):  # fmt: skip
             yield batch._replace(x=run.data.decode(batch.x))
-    except ConfigError as error:  # `nfe` cannot be spent
+    except ConfigError as error:  # `nfe` cannot be spent, or the noise does not fit the data
         raise error.below("evaluate") from None
+
+
+@functools.lru_cache(maxsize=2)
+def _learned(noise: Noise, dataset: Dataset) -> Mapping[str, Tensor]:
+    """What a noise of `evaluate` learns from the data, once for all NFEs."""
+    return noise.learn(load(dataset))
 
 
 def picture(run: Run, trained: Trained, nfe: int, number: int, path: Path, label: int | None = None) -> None:

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.core.config import Index
+from harness.core.config import Fraction, Index, Positive
 from harness.core.registry import Component
 
 
@@ -53,3 +53,20 @@ class InverseSqrt(Schedule, name="inverse_sqrt"):
 
     def share(self, step: int, warmup: int, steps: int) -> float:
         return 1 / math.sqrt(max((step + 1) / (self.reference_steps or max(1, warmup)), 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolynomialDecay(Schedule, name="polynomial"):
+    """Falls to a floor as a power of the remaining share of the training; linearly by default."""
+
+    formula: ClassVar[str] = "{floor:g} + (1 - {floor:g}) (1 - (step - warmup) / (steps - warmup))^{power:g}"
+    source: ClassVar[str] = "Lipman et al. 2023, appendix E (linear, from 5e-4 to 1e-8)"
+
+    power: Positive = 1.0
+    """Exponent; 1 is linear, larger values fall faster at first."""
+    floor: Fraction = 0.0
+    """Share of the peak that the rate falls to."""
+
+    def share(self, step: int, warmup: int, steps: int) -> float:
+        left = 1 - (step - warmup) / max(1, steps - warmup)
+        return self.floor + (1 - self.floor) * left**self.power
