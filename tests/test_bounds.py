@@ -1,4 +1,4 @@
-"""Bounds of whole numbers: every field has one, says it and why, and lets pass what people train."""
+"""Bounds of whole numbers: every field has a bound with a reason, and common settings are allowed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BILLION = 10**9
 
 
 def classes() -> Iterator[type[Config]]:
-    """All members of all families, and what a run consists of beside them."""
+    """Yield all components, and the other classes of a run's configuration."""
     yield from (find(family, name) for family in HOMES for name in names(family))
     yield RunConfig
     for hint in hints(RunConfig).values():
@@ -38,7 +38,7 @@ def classes() -> Iterator[type[Config]]:
 
 
 def wholes(hint: Any) -> bool:
-    """Whether an annotation takes whole numbers."""
+    """Whether an annotation allows whole numbers."""
     if typing.get_origin(hint) is typing.Literal:
         return False
     return hint is int or any(map(wholes, typing.get_args(hint)))
@@ -93,7 +93,7 @@ def test_a_count_beyond_reason_is_refused_where_it_is_set(scale: str, changes: d
 
 @dataclass(frozen=True, kw_only=True)
 class Own(Config):
-    """What a plugin declares."""
+    """A component of a plugin."""
 
     number: Count = 1
     real: typing.Annotated[float, Range(0, 2, why="more is noise")] = 1.0
