@@ -1,4 +1,4 @@
-"""Tables as people export them: every form of the same numbers gives the same series, and a doubtful cell is refused."""
+"""Tables as people export them: every form of the same numbers gives the same series; a doubtful cell is refused."""
 
 from __future__ import annotations
 
