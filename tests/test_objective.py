@@ -443,7 +443,7 @@ INSIDE_THE_CLAMPS = {"time_sampler": {"name": "beta", "a": 6, "b": 6}}
 
 
 def meant(prediction: str, space: str, **parts: Any) -> tuple[float, float]:
-    """Loss and gradient of the one velocity field that is said by a network of a prediction."""
+    """Return loss and gradient of the one velocity field, expressed by a network of a prediction."""
     x0 = data(64) * torch.tensor([1.0, 0.7, 0.4, 0.2]).view(1, 1, 2, 2)
     choices = {"space": space, "normalise_weight": False}
     clamps = {"t_min": 1e-6, "t_max": 1 - 1e-6}
@@ -465,7 +465,7 @@ OTHERS = [name for name in names("prediction") if name != "velocity"]
 @pytest.mark.parametrize("prediction", OTHERS)
 @pytest.mark.parametrize("interpolant", names("interpolant"))
 def test_in_one_space_all_predictions_have_one_loss(interpolant: str, prediction: str, noise: str) -> None:
-    """Whatever the network says, if it means the same velocity, it errs the same."""
+    """Networks with different predictions of the same velocity have the same error."""
     parts = {"interpolant": interpolant, "noise": noise, "weighting": "clipped_snr"}
     for space in ("velocity", "data", "noise"):
         assert meant(prediction, space, **parts) == pytest.approx(meant("velocity", space, **parts), rel=2e-3), space
@@ -475,7 +475,7 @@ STATED = [name for name in names("weighting") if build("weighting", name).stated
 
 
 def papers_loss(weighting: str, interpolant: str) -> float:
-    """Of the same field: the weighting times the squared error of what it is stated for, found by solving for it."""
+    """Return the paper's loss of the same field: the weighting times the squared error that the paper states it for."""
     x0 = data(64) * torch.tensor([1.0, 0.7, 0.4, 0.2]).view(1, 1, 2, 2)
     made = Formulation.parse({**INSIDE_THE_CLAMPS, "interpolant": interpolant, "weighting": weighting})
     task = Objective(made, {}).task(x0, 1, 2)
@@ -499,7 +499,7 @@ def papers_loss(weighting: str, interpolant: str) -> float:
 @pytest.mark.parametrize("interpolant", ["polynomial", "vp"])
 @pytest.mark.parametrize("weighting", STATED)
 def test_a_stated_weighting_has_its_papers_loss_in_every_space(weighting: str, interpolant: str) -> None:
-    """Whatever is predicted and measured."""
+    """For every prediction and every measured error."""
     expected = papers_loss(weighting, interpolant)
     for prediction, space in (("velocity", "output"), ("velocity", "data"), ("data", "noise"), ("edm", "output")):
         found, _ = meant(prediction, space, interpolant=interpolant, weighting=weighting)
@@ -540,8 +540,9 @@ def test_weights_are_finite_at_both_ends_of_a_run(interpolant: str) -> None:
 
 
 def test_arms_share_their_draws() -> None:
-    """The same seed and step give the same x_t and t whatever the weighting, loss and prediction;
-    another seed or step does not."""
+    """The same seed and step give the same x_t and t for any weighting, loss and prediction; other seeds or steps do
+    not.
+    """
 
     def given(seed: int, number: int, **parts: Any) -> tuple[Tensor, Tensor]:
         network = Network()
@@ -551,14 +552,14 @@ def test_arms_share_their_draws() -> None:
     first = given(1, 2)
     for family in ("weighting", "loss", "prediction"):
         for name in names(family):
-            if name != "edm" or family != "prediction":  # EDM's network sees a scaled x_t
+            if name != "edm" or family != "prediction":  # the input of EDM's network is a scaled x_t
                 assert all(map(torch.equal, first, given(1, 2, **{family: name})))
     for seed, number in ((2, 2), (1, 3), (2, 1)):
         assert not any(map(torch.equal, first, given(seed, number)))
 
 
 def test_the_transport_cost_is_that_of_the_pairs() -> None:
-    """Mean |x0 - x1|^2 of what is trained on: of the draws as they are, and of the least of all permutations."""
+    """Mean |x0 - x1|^2 of the training pairs: of the draws themselves, and of the best permutation."""
     x0 = data(32)
     x1 = torch.randn(32, 1, 2, 2, generator=stream(1, "noise", 2))
     costs = (x0[:, None] - x1[None]).square().flatten(2).sum(2)
@@ -578,7 +579,7 @@ def test_the_transport_cost_is_that_of_the_pairs() -> None:
 
 
 def test_fixed_pairs_take_the_place_of_the_batch(tmp_path: Path) -> None:
-    """Both ends of the one pair in the files are trained on, whatever was drawn."""
+    """Training uses both ends of the only pair in the files, and not the draws."""
     x0 = data(1)
     x1 = torch.full((1, 1, 2, 2), 3.0)
     for name, end in (("x0", x0), ("x1", x1)):
@@ -593,8 +594,9 @@ def test_fixed_pairs_take_the_place_of_the_batch(tmp_path: Path) -> None:
 
 
 def test_classes_reach_the_coupling() -> None:
-    """With a class for each sample nothing can move; with one class for all it is optimal transport;
-    with none it is refused."""
+    """With one class per sample, nothing can move; with one class for all, it is optimal transport; without classes, it
+    is refused.
+    """
     made = objective(coupling="class_conditional_ot")
     x0 = data(16)
     alone = made.task(x0, 1, 2, torch.arange(16))
@@ -626,7 +628,7 @@ def test_classes_are_hidden_unless_all_are_asked_for() -> None:
     shown = objective.task(x0, 0, 0, y).y
     assert shown is not None
     hidden = shown == -1
-    assert 16 < hidden.sum() < 48  # four standard deviations of 4 each way
+    assert 16 < hidden.sum() < 48  # four standard deviations of 4 on each side
     assert torch.equal(shown[~hidden], y[~hidden])
     told = objective.task(x0, 0, 0, y, hide=False).y
     assert told is not None
