@@ -143,7 +143,7 @@ def settings(draw: st.DrawFn, config: RunConfig) -> dict[str, Any]:
 
 @st.composite
 def assignments(draw: st.DrawFn, config: RunConfig) -> list[str]:
-    """What is typed behind `--set`; one in four has a hostile path or value among it."""
+    """Draw assignments for `--set`; one list in four contains a hostile path or value."""
     typed = [f"{path}={_typed(value)}" for path, value in draw(settings(config)).items()]
     if draw(st.sampled_from([False, False, False, True])):
         known = [path for path, _ in places(config) if path not in LEFT_ALONE]

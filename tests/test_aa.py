@@ -15,7 +15,7 @@ COMMITTED = Path(__file__).parent.parent / "results" / "benchmarks" / "aa.json"
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_seeds_of_one_training_are_seldom_told_apart(metric: str) -> None:
+def test_seeds_of_one_training_seldom_differ(metric: str) -> None:
     """The rates of 2,000 splits of 40 real seeds. The splits depend on each other, so a rate has no standard error."""
     about = json.loads(COMMITTED.read_text())
     told = next(note for note in about["notes"] if note.startswith(f"{metric}: "))

@@ -149,7 +149,7 @@ def listed(capsys: pytest.CaptureFixture[str], *words: str) -> list[dict]:
     return json.loads(capsys.readouterr().out)
 
 
-def test_runs_are_listed_with_where_they_stand_and_what_they_scored(
+def test_runs_are_listed_with_their_states_and_scores(
     tiny: RunConfig, tiny_run: Run, plan: Plan, score: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`tiny_run` is the run of `uniform` and `heun` with seed 0; a run without a study comes last."""
@@ -176,10 +176,12 @@ def test_runs_are_listed_with_where_they_stand_and_what_they_scored(
 
 
 STATES = {"running": "interrupted"}
-"""The states once nobody holds the lock."""
+"""The states when no process holds the lock."""
 
 
-def test_values_against_several_references_are_told(plan: Plan, score: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_values_against_several_references_are_reported(
+    plan: Plan, score: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Their settings are the same, but the table must say that the references differ."""
     score(plan.run("uniform", 0), plan.protocol("uniform"), {2: 3.5})
     score(plan.run("uniform", 1), plan.protocol("uniform"), {2: 3.0})

@@ -96,7 +96,7 @@ UNFITTING: list[tuple[dict[str, Any], float, str | None]] = [
 ]
 
 
-def test_what_does_not_fit_the_data_is_said_before_training() -> None:
+def test_settings_that_do_not_fit_the_data_are_reported_before_training() -> None:
     """alpha(1) of vp_ddpm is exp(-(0.1 + 2) / 4) = 0.592."""
     for made, std, said in UNFITTING:
         x = torch.tensor([-std, std]).repeat(5000, 1)
@@ -193,7 +193,7 @@ def test_evaluations_are_diagnosed(values: dict[str, dict[str, float]], said: st
     assert not said or found[0].startswith(said)
 
 
-def test_a_fall_that_the_interval_holds_is_none() -> None:
+def test_a_decrease_within_the_interval_gives_no_diagnosis() -> None:
     """For the distance of c2st from one half, and for the extrapolated FID, with intervals as in JSON."""
     for metric in (TwoSample(), ExtrapolatedFID()):
         for before, after, interval, falls in (

@@ -64,7 +64,7 @@ ABLATION = ("design", "execute", "report")
 """The rooms of `ablation`: `execute` uses `design`, and `report` uses both."""
 
 
-def test_every_module_lies_in_a_room() -> None:
+def test_every_module_belongs_to_a_room() -> None:
     loose = {"harness/__init__.py", "harness/__main__.py"}
     assert {module for module in MODULES if module.split("/")[1] not in (*FLOORS, "testing")} == loose
 
@@ -92,7 +92,7 @@ def test_packages_have_one_owner() -> None:
             assert module.startswith(owner) or not reaches(path, package), module
 
 
-def test_what_is_heavy_is_imported_where_it_is_used() -> None:
+def test_heavy_packages_are_imported_where_they_are_used() -> None:
     """Heavy packages are imported only inside functions or for the type checker."""
     for module, path in MODULES.items():
         at_once = [node for node in ast.parse(path.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]
@@ -156,7 +156,7 @@ def test_no_line_is_over_120_columns() -> None:
     assert [f"{path}:{n}" for path, n, line in lines if len(line) > 120] == []
 
 
-def test_every_module_says_what_it_is_for() -> None:
+def test_every_module_has_a_docstring() -> None:
     for module, path in MODULES.items():
         said = ast.get_docstring(ast.parse(path.read_text()))
         assert said, module

@@ -412,7 +412,7 @@ def test_long_hashing_is_shown_on_a_terminal(
     assert "reading" in capsys.readouterr().err
 
 
-def test_a_latent_folder_says_what_was_left_out(tmp_path: Path) -> None:
+def test_a_latent_folder_reports_the_files_left_out(tmp_path: Path) -> None:
     files = {f"{name}/{i:02d}.npy": as_npy(np.zeros((4, 2, 2), np.float32)) for name in "ab" for i in range(10)}
     data: Data = build(
         "dataset", {"name": "latents", "path": str(write(tmp_path / "x", {**files, "a/x.pt": b""}))}

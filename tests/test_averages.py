@@ -86,7 +86,7 @@ def test_an_average_put_together_is_the_one_tracked_directly(tmp_path: Path) -> 
         assert (expected - network.weight).norm() / expected.norm() > 0.02, "an average that is not the last weights"
 
 
-def test_several_averages_are_each_what_they_would_be_alone() -> None:
+def test_several_averages_are_the_same_as_alone() -> None:
     torch.manual_seed(0)
     network = nn.Linear(20, 20)
     together = Averages(network, [0.9, 0.99], [0.1])

@@ -263,7 +263,7 @@ def test_the_transformers_trunk_is_the_papers(heads: int) -> None:
 
 
 @pytest.mark.parametrize("heads", [1, 3])
-def test_a_trunk_that_is_told_by_a_sum_is_attention_and_mlp_behind_plain_norms(heads: int) -> None:
+def test_a_trunk_with_an_added_condition_is_attention_and_mlp_after_plain_norms(heads: int) -> None:
     """The expected values come from torch's layers; the scale of their norms is one."""
     module = shaken(Trunk(12, 2, heads, 5, "add"), std=0.5).double()
     x, _ = batch(7, 12, dtype=torch.float64)
@@ -560,7 +560,7 @@ def test_patches_go_to_tokens_and_back_to_their_places() -> None:
 
 
 @pytest.mark.parametrize("size", [(8, 6), (6, 8), (2, 20)], ids=str)
-def test_half_of_a_position_says_the_row_and_half_the_column(size: tuple[int, int]) -> None:
+def test_half_of_a_position_encodes_the_row_and_half_the_column(size: tuple[int, int]) -> None:
     network: Any = DiT(width=8, heads=1, depth=1, patch=2).build((2, 8, 8))
     network.trunk = Spy()
     network(torch.zeros(1, 2, *size), torch.zeros(1))
@@ -678,7 +678,7 @@ def test_every_network_takes_every_time_embedding(kind: str, name: str) -> None:
     assert (network(x, t) - network(x, t.flip(0)))[0].abs().max() > 1e-4
 
 
-def test_a_class_is_a_vector_added_to_the_times_and_none_is_the_first() -> None:
+def test_a_class_is_a_vector_added_to_the_times_and_no_class_is_the_first() -> None:
     module: Any = Condition(Sinusoidal(), 8, 6, 3)
     t = torch.rand(5, generator=generator())
     y = torch.tensor([2, -1, 0, 1, -1])
@@ -724,7 +724,7 @@ def test_a_preset_stands_for_its_fields() -> None:
     assert digest(short) != digest(build("backbone", {"name": "dit", "preset": "XL/4"}))
 
 
-def test_a_field_beside_a_preset_wins() -> None:
+def test_a_field_next_to_a_preset_wins() -> None:
     beside = {"depth": 2, "time_embedding": {"name": "fourier", "std": 4}}
     expected = DiT(width=384, depth=2, heads=6, patch=8, time_embedding=Fourier(std=4))
     assert build("backbone", {"name": "dit", **beside, "preset": "S/8"}) == expected

@@ -99,7 +99,7 @@ class Own(Config):
     real: typing.Annotated[float, Range(0, 2, why="more is noise")] = 1.0
 
 
-def test_a_range_says_both_ends_and_why_above_alone() -> None:
+def test_a_range_names_both_ends_and_gives_a_reason_only_above() -> None:
     for value, said in ((0, "0 is outside [1, 1000000000]. "), (BILLION + 1, "[1, 1000000000] (no machine completes ")):
         with pytest.raises(UserError, match=r"^number: ") as caught:
             Own(number=value)
@@ -129,7 +129,7 @@ LARGE: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def test_what_people_train_is_let_pass() -> None:
+def test_common_settings_are_accepted() -> None:
     for scale, changes in LARGE:
         assert override(load_scale(scale), changes) != load_scale(scale), changes
 
@@ -219,7 +219,7 @@ def test_steps_that_never_come_are_refused_where_they_are_asked_for(
     assert not results_folder().exists()
 
 
-def test_a_warm_up_to_the_last_step_is_let_pass_and_a_scales_own_is_said(tiny: RunConfig) -> None:
+def test_a_warm_up_to_the_last_step_is_accepted_and_a_scales_warm_up_is_named(tiny: RunConfig) -> None:
     config = override(tiny, {"train.warmup_steps": 12})
     refuse_unreached(["train.warmup_steps"], config)
     assert config.train.rate(11) == config.train.learning_rate

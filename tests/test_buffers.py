@@ -121,7 +121,7 @@ RUN_ONLY: dict[str, tuple[Any, ...]] = {
 }
 
 
-def test_what_is_trained_does_not_depend_on_how_the_run_is_carried_out(points: RunConfig, tmp_path: Path) -> None:
+def test_the_result_does_not_depend_on_how_the_run_is_carried_out(points: RunConfig, tmp_path: Path) -> None:
     """Weights, averages and buffers agree to the last bit, for random settings and for each setting alone."""
     run_only = {f.name for f in dataclasses.fields(TrainConfig) if f.metadata.get("run_only")}
     assert run_only == RUN_ONLY.keys() | {"device"}, "a setting that does not name a run is held to it"
@@ -192,7 +192,7 @@ def test_averages_have_the_buffers_of_the_last_step_as_torch_keeps_them() -> Non
             assert torch.equal(found[name], value), (n, name)
 
 
-def test_what_is_done_to_buffers_apart_is_forgotten() -> None:
+def test_changes_of_buffers_within_the_block_are_undone() -> None:
     """Changed in place, replaced, or shared by two modules; also if an error ends the block."""
     network = NormedModule(2, 0, 0.3)
     network.blocks[1][1].running_mean = network.blocks[0][1].running_mean  # type: ignore[index]

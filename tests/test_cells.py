@@ -161,7 +161,7 @@ def test_all_formats_of_the_same_counts_are_the_same_data(tmp_path: Path) -> Non
     assert len(set(prints[:-1])) == 1
 
 
-def test_the_target_sum_is_what_every_cell_sums_to(tmp_path: Path) -> None:
+def test_every_cell_sums_to_the_target_sum(tmp_path: Path) -> None:
     data = load_cells(write_h5ad(tmp_path / "x.h5ad"), genes=0, target_sum=500)
     np.testing.assert_allclose(np.expm1(whole(data.train)).sum(1), 500, rtol=1e-5)
     np.testing.assert_allclose(whole(data.held_out), log_normalised(target_sum=500)[HELD], atol=1e-5)
@@ -182,7 +182,7 @@ def test_cells_are_encoded_by_the_statistics_of_training_cells_alone(tmp_path: P
     np.testing.assert_allclose(data.statistics["std"], log_normalised()[~HELD].std(0), atol=1e-5)
 
 
-def test_decoding_inverts_encoding_and_makes_zeros_of_what_is_near_none(tmp_path: Path) -> None:
+def test_decoding_inverts_encoding_and_sets_tiny_values_to_zero(tmp_path: Path) -> None:
     data = load_cells(write_h5ad(tmp_path / "x.h5ad"), genes=0)
     stored = data.held_out[torch.arange(len(data.held_out))]
     decoded = data.decode(data.encode(stored))
@@ -199,7 +199,7 @@ def test_decoding_inverts_encoding_and_makes_zeros_of_what_is_near_none(tmp_path
     assert (data.decode(near)[2] > 0).all()
 
 
-def test_only_training_cells_and_chosen_genes_say_what_is_near_none(tmp_path: Path) -> None:
+def test_only_training_cells_and_chosen_genes_decide_which_values_are_tiny(tmp_path: Path) -> None:
     """A held-out cell and a gene that is not chosen have smaller values than all others."""
     counts = 20 * COUNTS
     counts[:, 5] = COUNTS[:, 5]
@@ -409,7 +409,7 @@ def test_two_selections_read_the_file_once(tmp_path: Path, monkeypatch: pytest.M
     read.assert_called_once_with(path)
 
 
-def test_a_layer_stands_in_for_what_is_no_count(tmp_path: Path) -> None:
+def test_a_layer_replaces_an_x_without_counts(tmp_path: Path) -> None:
     path = write_h5ad(
         tmp_path / "x.h5ad", log_normalised(), layers={"counts": COUNTS, "doubled": sparse.csr_matrix(2 * COUNTS + 1)}
     )
@@ -422,7 +422,7 @@ def test_a_layer_stands_in_for_what_is_no_count(tmp_path: Path) -> None:
         load_cells(path, genes=0)
 
 
-def test_a_layer_is_enough_where_there_is_no_x(tmp_path: Path) -> None:
+def test_a_layer_is_enough_without_x(tmp_path: Path) -> None:
     path = write_h5ad(tmp_path / "x.h5ad", None, layers={"counts": COUNTS})
     np.testing.assert_allclose(
         whole(load_cells(path, layer="counts", genes=0).train), log_normalised()[~HELD], atol=1e-5

@@ -279,7 +279,7 @@ def test_doubtful_cells_are_refused_by_their_address(kind: str, tmp_path: Path) 
     refused(f"^{path}: {said}", path)
 
 
-def test_the_fields_settle_what_is_doubtful(tmp_path: Path) -> None:
+def test_fields_resolve_doubtful_cells(tmp_path: Path) -> None:
     path = write(tmp_path / "x.csv", "a;b", lambda i: f"{i % 7};1,{i * i % 800 + 100}")
     for decimal, first in (("point", 1100), ("comma", 1.1)):
         np.testing.assert_allclose(series(path, decimal=decimal)[1][0], [0, first], rtol=1e-6)
@@ -406,7 +406,7 @@ def test_dates_decide_where_row_numbers_fall(tmp_path: Path) -> None:
     assert series(path)[0] == ("a",)
 
 
-def test_hours_beside_dates_are_their_times(tmp_path: Path) -> None:
+def test_hours_next_to_dates_are_their_times(tmp_path: Path) -> None:
     path = write(tmp_path / "x.csv", "date,time,a", lambda i: f"{DAYS[i // 24]},{i % 24:02d}:00,{TEMP[i]}")
     assert "evenly" not in notes(path)
     path = write(tmp_path / "x.csv", "date,time,a", lambda i: f"{DAYS[i // 24]},{23 - i % 24:02d}:00,{TEMP[i]}")
@@ -447,7 +447,7 @@ def test_uneven_times_are_reported(tmp_path: Path) -> None:
         assert re.search(rf"^dataset: {path}: {said}.* Windows treat rows as evenly spaced\.$", notes(path), re.M), kind
 
 
-def test_times_beside_an_array_are_checked(tmp_path: Path) -> None:
+def test_times_next_to_an_array_are_checked(tmp_path: Path) -> None:
     days = pd.date_range("2024-01-01", periods=ROWS).to_numpy()
     values = np.stack([TEMP, LOAD], 1)
     path = tmp_path / "x.npz"

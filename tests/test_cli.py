@@ -142,7 +142,7 @@ def test_every_help_ends_with_examples_that_work(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_an_option_says_its_default(command: str) -> None:
+def test_the_help_of_an_option_names_its_default(command: str) -> None:
     known = parser().commands[command]
     said = " ".join(known.format_help().split())
     given = {action.dest: action.default for action in known.arguments if action.option_strings}
@@ -159,7 +159,7 @@ def test_an_example_of_a_default() -> None:
 
 
 @pytest.mark.parametrize("words", [["reflow", ""], ["explain", ""], ["check", ""], ["ui", "--host="]], ids=str)
-def test_an_empty_word_is_no_default(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_word_is_not_a_default(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code == 2
@@ -402,7 +402,7 @@ def test_a_run_without_classes_refuses_a_class(
     assert "--label" not in options or line.startswith(f"error: --label: {name} ")
 
 
-def test_a_finished_run_is_not_judged_by_what_cannot_judge_it(refused: Refused, tiny: RunConfig) -> None:
+def test_a_finished_run_is_not_judged_by_an_impossible_protocol(refused: Refused, tiny: RunConfig) -> None:
     """Also not with guidance at an NFE that guidance cannot use exactly."""
     run = Run.of(override(tiny, {"objective.label_dropout": 0.1, "train.steps": 1}))
     train(run, lambda _: None, lambda: False)
@@ -505,7 +505,7 @@ def test_a_port_in_use(refused: Refused) -> None:
         assert f"--port: 127.0.0.1:{port} cannot be used (Address already in use)" in refused("ui", "--port", str(port))
 
 
-def test_a_store_with_pages_of_its_own_gets_none(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_serves_pages_gets_no_second_server(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     said = "MLFLOW_TRACKING_URI: http://127.0.0.1:9 is a server with pages of its own. Open it in a browser."
     assert refused("ui") == f"error: {said}"
@@ -598,7 +598,7 @@ def test_classes_without_names_are_written_as_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("signals")
-def test_why_a_value_is_missing_is_said_after_all_that_are_known(
+def test_reasons_for_missing_values_come_after_the_known_values(
     tiny_run: Run, score: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """For every named run, whichever of them lacks a value."""
@@ -612,7 +612,7 @@ def test_why_a_value_is_missing_is_said_after_all_that_are_known(
     assert said.out.count(f"FID 12.5 at NFE 2, protocol {protocol.digest}\n") == 2
 
 
-def test_the_calls_that_a_solver_chose_stand_beside_its_value(tiny: RunConfig) -> None:
+def test_the_calls_of_an_adaptive_solver_are_next_to_its_value(tiny: RunConfig) -> None:
     run = Run.of(override(tiny, {"evaluate.solver": "dopri5", "evaluate.nfe": [0]}))
     known = {"values": {"fid": {"0": 12.5}}, "intervals": {}, "precise": {}}
     known |= {"calls": {"0": {"mean": 44.25, "sd": 3.0}}}
@@ -627,7 +627,7 @@ def test_the_components_of_a_family_are_listed(capsys: pytest.CaptureFixture[str
     assert all(words in said for words in ("min_snr", "gamma = 5.0", "uniform"))
 
 
-def test_a_process_leaves_with_its_code_its_output_and_what_was_registered_for_its_end() -> None:
+def test_a_process_ends_with_its_code_its_output_and_its_exit_functions() -> None:
     said = (
         "import atexit, sys; from harness.core.errors import leave;"
         "atexit.register(print, 'last'); print('first', end=' '); leave(3)"

@@ -91,7 +91,7 @@ def test_a_study_leaves_the_clone_clean_and_its_list_of_verdicts_true(
     assert all((clone / "results" / "local" / table).is_file() for table in TABLES)
 
 
-def test_publishing_is_what_changes_the_committed_files(seen: dict[str, Any], clone: Path) -> None:
+def test_only_publishing_changes_the_committed_files(seen: dict[str, Any], clone: Path) -> None:
     new = [*TABLES, "figures/rate-digits.png"]
     assert seen["publish"] == {
         "exit code": 0,

@@ -20,7 +20,7 @@ def shown(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 @pytest.mark.parametrize("scale", [*load_scales()])
-def test_what_is_shown_of_a_scale_makes_the_same_scale(scale: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_printed_settings_of_a_scale_make_the_same_scale(scale: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Every line is valid for `--set`, on a configuration that shares only the data."""
     config = load_scale(scale)
     assignments = [f"{row['path']}={_typed(row['value'])}" for row in settings(config)]
@@ -33,7 +33,7 @@ def _typed(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def test_the_table_is_what_a_shell_takes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_is_valid_in_a_shell(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "400")
     lines = shown(capsys, "config", "--scale", "points").splitlines()[1:]
     words = [shlex.split(line)[0] for line in lines]

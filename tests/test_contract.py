@@ -309,7 +309,7 @@ LOOK = "an evaluation between two training steps does not change the network"
 REMEMBERS = "everything that the network remembers between calls is in its state_dict"
 
 
-def test_a_network_may_keep_what_its_state_dict_has() -> None:
+def test_a_network_may_keep_the_contents_of_its_state_dict() -> None:
     """A state outside state_dict is reported, and so is a change of state in evaluation mode.
 
     An unregistered state is reported too.

@@ -73,7 +73,7 @@ def shares(data: Data, number: int) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("period", [2, 3, 4, 5, 6, 10])
-def test_of_donors_that_come_in_turns_each_has_its_share_held_out(period: int, tmp_path: Path) -> None:
+def test_alternating_donors_each_have_their_share_held_out(period: int, tmp_path: Path) -> None:
     path = write_h5ad(tmp_path / "x.h5ad", obs={"donor": [f"d{i % period}" for i in range(CELLS)]})
     for trained, apart in shares(load_cells(path, condition="donor", genes=0), period):
         assert trained + apart == CELLS // period

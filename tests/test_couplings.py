@@ -86,7 +86,7 @@ def rows_of(coupling: Sinkhorn, x0: Tensor, x1: Tensor, monkeypatch: pytest.Monk
     return draw.call_args_list[0].args[0]
 
 
-def test_every_member_is_held_here() -> None:
+def test_every_member_is_tested_here() -> None:
     own = {name for name in names("coupling") if find("coupling", name).__module__.startswith("harness.")}
     assert own == set(COUPLINGS) | {"pairs"}
 
@@ -125,7 +125,7 @@ def test_exact_ot_is_scipys_assignment(seed: int, n: int) -> None:
 
 @every_seed
 @pytest.mark.parametrize("name", ["exact_ot", "class_conditional_ot"])
-def test_a_transport_that_ends_early_is_said_once(
+def test_a_transport_that_ends_early_is_reported_once(
     name: str, seed: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The test lowers the iteration limit below the need of 300 pairs. With the usual limit, the pairs are SciPy's,
@@ -156,7 +156,7 @@ def test_the_limit_is_far_above_what_large_batches_need(monkeypatch: pytest.Monk
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_sinkhorn_that_does_not_converge_is_said_once(
+def test_a_sinkhorn_that_does_not_converge_is_reported_once(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     x0, x1, _ = batch(48, (2,))
@@ -218,7 +218,7 @@ def test_the_generator_alone_decides(coupling: Coupling) -> None:
     assert torch.equal(first, other) == (not isinstance(coupling, Sinkhorn))
 
 
-def test_only_the_independent_one_says_so() -> None:
+def test_only_the_independent_coupling_declares_independence() -> None:
     assert [name for name, coupling in COUPLINGS.items() if coupling.independent] == ["independent"]
     x0, x1, y = batch()
     assert partners(Independent(), x0, x1, y) == list(range(64))
@@ -453,7 +453,7 @@ def test_pairs_bring_the_classes_of_their_data(tmp_path: Path) -> None:
     ],
     ids=["none", "too-many", "negative", "too-few", "floats"],
 )
-def test_classes_of_pairs_that_a_network_cannot_be_told_are_refused(
+def test_classes_of_pairs_that_the_network_does_not_have_are_refused(
     classes: np.ndarray | None, message: str, tmp_path: Path
 ) -> None:
     pairs = write_pairs(tmp_path / "pairs")

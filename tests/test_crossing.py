@@ -83,7 +83,7 @@ def test_the_level_is_divided_among_the_tests(tiny: RunConfig, declared: dict[st
 
 
 @pytest.mark.parametrize("declared", [{"axes": AXES}, SWEPT], ids=["axes", "sweep"])
-def test_it_comes_back_from_its_file_and_is_stored_with_what_is_tested(
+def test_it_survives_its_file_and_is_stored_with_its_tests(
     tiny: RunConfig, declared: dict[str, Any], tmp_path: Path
 ) -> None:
     plan = planned(tiny, **declared)
@@ -93,7 +93,7 @@ def test_it_comes_back_from_its_file_and_is_stored_with_what_is_tested(
     assert stored(plan)[-1]["design"]["verdicts"] == sorted(plan.contrasts)
 
 
-def test_a_fraction_says_what_it_cannot_tell_apart(tiny: RunConfig) -> None:
+def test_a_fraction_reports_its_aliased_effects(tiny: RunConfig) -> None:
     paths = {"train.steps": [9, 12], "train.batch_size": [16, 32], "weighting": ["uniform", "data_end"]}
     plan = planned(tiny, axes={**paths, "interpolant": PATHS[:2]}, fraction=1 / 2)
     assert len(plan.arms) == 8
@@ -116,7 +116,7 @@ LATE: dict[str, Any] = {"train.steps": [12, 9, 4], "train.warmup_steps": [2, 6]}
 """No configuration allows six warm-up steps with four training steps."""
 
 
-def test_a_combination_that_is_refused_is_named_or_left_out_and_said(tiny: RunConfig) -> None:
+def test_an_invalid_combination_is_an_error_or_left_out_with_a_note(tiny: RunConfig) -> None:
     with pytest.raises(UserError, match=r"^arm 'steps 4, warmup_steps 6'\.train\.warmup_steps: 6 steps of warm-up"):
         planned(tiny, axes=LATE)
     plan = planned(tiny, axes=LATE, skip_invalid=True)
@@ -277,7 +277,7 @@ def test_a_finding_holds_in_all_differs_or_is_undecided(tiny: RunConfig) -> None
     assert in_all(plan, settle(plan, cells_of(plan, logs)))["noise_end"].word == "undecided"
 
 
-def test_what_holds_at_every_setting_needs_no_division_over_them(tiny: RunConfig) -> None:
+def test_a_verdict_at_every_setting_needs_no_division_over_settings(tiny: RunConfig) -> None:
     """Each difference is significant for the arm (two-sided t at .025, two degrees of freedom: 6.2) but not for one of
     three settings (10.9). Together they are worse in all settings; if one is far from significant, no setting is worse.
     """

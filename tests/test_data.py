@@ -253,7 +253,7 @@ def test_digits_are_encoded_to_the_two_values_and_back(ends: tuple[float, float]
     assert (below, above) == (0, 255)
 
 
-def test_digits_are_encoded_as_other_images_are_unless_told_otherwise() -> None:
+def test_digits_are_encoded_like_other_images_by_default() -> None:
     values = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(load(Digits()).encode(values), encode(values))
     assert load(Digits()).fingerprint == load(Digits(encoded=(0, 1))).fingerprint, "of what is stored"
@@ -370,7 +370,7 @@ def test_a_torn_cifar10_file_is_refused(folder: Path, keep: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
-def test_what_is_not_in_the_given_folder_is_not_downloaded(folder: Path, name: str) -> None:
+def test_a_file_missing_from_the_given_folder_is_not_downloaded(folder: Path, name: str) -> None:
     refused(build("dataset", name), f"HARNESS_DATA={folder}: ", "cannot be read")
     assert list(folder.iterdir()) == []
 

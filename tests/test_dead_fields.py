@@ -429,7 +429,7 @@ NEEDED_ALONE = {"population": {"dataset": Images()}}
 
 
 @pytest.mark.parametrize("family", TRAINED)
-def test_every_member_has_a_loss_of_its_own(family: str) -> None:
+def test_every_member_has_a_different_loss(family: str) -> None:
     """No component is a duplicate of another."""
     members = {name: component(family, name, NEEDED_ALONE.get(name, {})) for name in names(family) if name != "pairs"}
     found = {name: loss_of(parts_of(family, member, {})).item() for name, member in members.items()}
@@ -588,7 +588,7 @@ def test_every_field_of_every_member_names_the_run_or_its_protocol(
     assert flatten(base)[path] == name or identity(config) != identity(base)
 
 
-def test_what_names_the_training_and_what_names_the_protocol(guided: RunConfig) -> None:
+def test_which_settings_name_the_training_and_which_the_protocol(guided: RunConfig) -> None:
     """A change of `evaluate` keeps the training; any other change, except of run-only fields, needs
     another training.
     """

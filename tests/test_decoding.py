@@ -186,7 +186,7 @@ def test_dark_pictures_of_a_folder_stay_dark(tmp_path: Path) -> None:
             assert np.abs(picture[0].numpy() - expected).max() <= 0.5, name
 
 
-def test_eight_bits_beside_sixteen_are_each_scaled_by_their_own_depth(tmp_path: Path) -> None:
+def test_eight_and_sixteen_bits_are_each_scaled_by_their_depth(tmp_path: Path) -> None:
     files = {f"{i}.png": encoded(deep(16) if i % 2 else EIGHT.astype(np.uint8), "png") for i in range(10)}
     data = load(folder(tmp_path / "x", files))
     assert furthest(data, RAMP * 255) <= 1
@@ -257,7 +257,7 @@ def test_white_is_zero_where_a_tiff_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("format", "ending"), [("gif", "gif"), ("png", "png"), ("tiff", "tif"), ("webp", "webp")])
-def test_of_several_pictures_in_a_file_the_first_is_taken_and_said(format: str, ending: str, tmp_path: Path) -> None:
+def test_of_several_pictures_in_a_file_the_first_is_used_with_a_note(format: str, ending: str, tmp_path: Path) -> None:
     frames = [Image.fromarray(np.full((16, 16, 3), value, np.uint8)) for value in (40, 200)]
     content = io.BytesIO()
     frames[0].save(content, format, save_all=True, append_images=frames[1:])

@@ -144,7 +144,7 @@ def judged(norms: list[float], guard: Guard | None = None, loss: float = 1.0) ->
     return [guard(torch.tensor(loss), torch.tensor(norm), step).item() for step, norm in enumerate(norms)]
 
 
-def test_what_is_not_finite_is_bad_and_does_not_count() -> None:
+def test_a_value_that_is_not_finite_is_bad_and_does_not_count() -> None:
     guard = Guard("cpu")
     assert judged([2.0, math.nan, math.inf, 2.0], guard) == [0, 1, 1, 0]
     assert guard.usual == pytest.approx(math.log(2))

@@ -158,13 +158,13 @@ def test_a_forest_cannot_tell_two_draws_of_one_distribution() -> None:
     assert value("c2st", normal(800, 3, 0), normal(800, 3, 1), trees=40) < 0.04
 
 
-def test_as_many_real_ones_as_samples_are_told_apart() -> None:
+def test_c2st_uses_as_many_real_samples_as_samples() -> None:
     """A classifier that always says the larger set would be right five times in six."""
     assert value("c2st", normal(300, 3, 0), normal(1500, 3, 1)) < 0.07
     assert value("c2st", normal(1500, 3, 0), normal(300, 3, 1)) < 0.07
 
 
-def test_those_told_apart_come_from_all_of_the_larger_set() -> None:
+def test_c2st_draws_from_all_of_the_larger_set() -> None:
     """The first tenth of the larger set is far away, and the other nine tenths are indistinguishable."""
     reference = normal(2000, 2, 0)
     reference[:200] += 40
@@ -203,7 +203,7 @@ def test_shuffled_classes_are_read_by_chance() -> None:
     assert label_accuracy(samples, shuffled, *four_classes(600, 1, 12)) == pytest.approx(0.25, abs=0.05)
 
 
-def test_what_a_class_looks_like_is_learnt_from_the_reference() -> None:
+def test_classes_are_learnt_from_the_reference() -> None:
     """Samples that look like another class than the requested one are wrong, even if they are well separated."""
     samples, asked = four_classes(400, 0, 12)
     assert label_accuracy(samples, (asked + 1) % 4, *four_classes(600, 1, 12)) < 0.005
@@ -220,7 +220,7 @@ def test_the_units_of_a_feature_do_not_matter_to_classes() -> None:
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("constant", [0.0, 0.1, 3.0])
-def test_a_feature_that_is_constant_in_the_reference_is_no_division_by_zero(name: str, constant: float) -> None:
+def test_a_feature_that_is_constant_in_the_reference_causes_no_division_by_zero(name: str, constant: float) -> None:
     x = normal(100, 3, 0)
     y = normal(100, 3, 1)
     y[:, 1] = constant
@@ -230,7 +230,7 @@ def test_a_feature_that_is_constant_in_the_reference_is_no_division_by_zero(name
     assert value(name, same, y) < value(name, x, y) < 10
 
 
-def test_a_constant_reference_keeps_its_own_units() -> None:
+def test_a_constant_reference_keeps_its_units() -> None:
     reference = np.full((30, 1), 2.0)
     assert value("sliced_wasserstein", reference + 3, reference) == pytest.approx(3, rel=1e-6)
     assert value("energy", reference + 3, reference) == pytest.approx(math.sqrt(2 * 3), rel=1e-6)
@@ -282,7 +282,7 @@ def test_the_distance_from_one_half_is_of_scikit_learns_accuracy() -> None:
     assert interval == pytest.approx((max(0, value - half), value + half), rel=1e-4)
 
 
-def test_the_interval_of_sets_that_are_alike_holds_no_distance() -> None:
+def test_the_interval_of_equal_distributions_contains_zero() -> None:
     """Most of the time: folds that share samples vary slightly more than independent trials."""
     found = [c2st(normal(60, 3, seed), normal(60, 3, seed + 100)).interval or (1, 1) for seed in range(8)]
     assert sum(low == 0 for low, _ in found) >= 6
@@ -330,7 +330,7 @@ def authenticity(samples: np.ndarray, reference: np.ndarray) -> float:
     return value("authenticity", samples, reference)
 
 
-def test_no_copy_is_authentic_however_often_what_it_copies_is_there() -> None:
+def test_no_copy_is_authentic_even_of_a_repeated_sample() -> None:
     """In few and in many dimensions, where scikit-learn uses different neighbour searches."""
     for dimensions in (1, 2, 20, 200):
         single = 5 + normal(40, dimensions, 0)
@@ -347,7 +347,7 @@ def test_no_copy_is_authentic_however_often_what_it_copies_is_there() -> None:
         assert authenticity(single + 100, np.repeat(single, 2, axis=0)) == 1, dimensions
 
 
-def test_a_copy_of_what_is_there_nearly_twice_is_not_authentic() -> None:
+def test_a_copy_of_a_nearly_repeated_sample_is_not_authentic() -> None:
     """Features of equal images differ in the last digits between batches of different sizes."""
     for times in (2, 3, 6):
         single = normal(200, 16, 0)
@@ -385,7 +385,7 @@ def test_authenticity_is_counted_by_hand() -> None:
     assert authenticity(np.array([[at] for at in (0.0, -1.1, 4.9, 5.1)]), reference) == 0.5
 
 
-def test_nothing_is_authentic_beside_a_reference_of_one_sample() -> None:
+def test_nothing_is_authentic_for_a_reference_of_one_sample() -> None:
     assert authenticity(normal(5, 2, 0), np.ones((8, 2))) == 0
 
 

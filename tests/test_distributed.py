@@ -166,7 +166,7 @@ def two_ranks_training(launcher: str, results: Path) -> Iterator[subprocess.Pope
         yield process
 
 
-def test_a_lost_rank_is_said_in_a_line(tmp_path: Path) -> None:
+def test_a_lost_rank_is_reported_in_one_line(tmp_path: Path) -> None:
     """The other rank notices it in the middle of a step; the same command then continues from the last checkpoint."""
     with two_ranks_training("torch.distributed.run", tmp_path) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -194,7 +194,7 @@ def test_two_ranks_make_pairs_once_and_learn_them_as_one_does(trained: Trained) 
         assert [line[key] for line in other_lines] == pytest.approx([line[key] for line in lines], rel=rel)
 
 
-def test_a_stop_under_torchrun_is_told_once_and_without_a_traceback(tmp_path: Path) -> None:
+def test_a_stop_under_torchrun_is_reported_once_without_a_traceback(tmp_path: Path) -> None:
     """Every rank gets the signal, the first reports it, and the exit code is that of a stop."""
     with two_ranks_training("harness.training.torchrun", tmp_path) as process:
         process.send_signal(signal.SIGTERM)

@@ -57,7 +57,7 @@ def test_wrong_folders_hinder(
     assert "MNIST" in examined(capsys)[1]
 
 
-def test_a_store_that_takes_nothing_is_told_and_hinders_nothing(
+def test_an_unusable_store_is_reported_and_is_not_a_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A locked SQLite file, a file that is not SQLite, and an absent server. The address is printed without its
@@ -82,7 +82,7 @@ def test_a_store_that_takes_nothing_is_told_and_hinders_nothing(
     assert (code, "Mend it, or set MLFLOW_TRACKING_URI." in said, "secret" in said) == (0, True, False)
 
 
-def test_packages_are_held_to_the_lock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_packages_are_compared_with_the_lock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Another version gives a note; a version that is too old, or a missing package, is a fault."""
     real = importlib.metadata.version
 

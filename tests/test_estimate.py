@@ -112,7 +112,7 @@ def test_a_small_run_has_two_lines_of_metrics(tiny: RunConfig, steps: int, wante
     assert small.compile == whole.train.resolved()["compile"]
 
 
-def test_what_is_chosen_for_many_steps_stays_for_few(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_choices_for_many_steps_stay_for_few(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU compiles only long trainings; the small run must be part of such a training."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     long = override(tiny, {"train.steps": 5000, "train.device": "auto"})

@@ -206,7 +206,7 @@ def test_excesses_are_compared_as_scipy_compares_their_logs(tiny: RunConfig, pow
     )
 
 
-def test_in_a_sweep_an_excess_stands_beside_that_of_the_same_setting(tiny: RunConfig) -> None:
+def test_in_a_sweep_an_excess_is_compared_at_the_same_setting(tiny: RunConfig) -> None:
     study = Study(
         name="toy", question="Which?", baseline="a", nfe=2, sweep={"train.learning_rate": [1e-3, 1e-2]},
         arms={"a": {}, "b": {"weighting": "data_end"}},
@@ -255,12 +255,12 @@ def test_the_table_tells_of_the_excess(reported: Callable[..., Report], tmp_path
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_without_a_floor_nothing_is_said_of_one(reported: Callable[..., Report], tmp_path: Path) -> None:
+def test_without_a_floor_there_is_no_note_about_it(reported: Callable[..., Report], tmp_path: Path) -> None:
     files = {path.suffix: path for path in tables.write(reported(None), tmp_path, "harness ablate toy")}
     assert "floor" not in files[".md"].read_text().lower()
 
 
-def test_what_a_floor_means_for_ratios_is_told_where_it_matters(tiny: RunConfig) -> None:
+def test_the_effect_of_a_floor_on_ratios_is_reported_where_it_matters(tiny: RunConfig) -> None:
     plan = planned(tiny)
 
     def told(value: float, error: float, mean: float) -> list[str]:

@@ -54,7 +54,7 @@ def test_min_snr_as_its_authors_mean_it(explained: Any) -> None:
         proportional(curve, (5 / SNR).clamp(max=1) / torch.cosh(LOG_SNR / 4) ** 2)
 
 
-def test_what_a_weighting_is_stated_for_is_written_out(explained: Any) -> None:
+def test_the_error_that_a_weighting_is_stated_for_is_written_out(explained: Any) -> None:
     """If it is another error than the measured one, the mean is that of the product."""
     lines = {part: formula for part, formula, _ in explained(weighting="min_snr").lines()}
     ratio = "the error of the data, which w weights, over that of the network's output; t clamped to [0.01, 0.99]"
@@ -196,7 +196,7 @@ def test_a_loss_that_is_not_squared_is_another_in_another_space(explained: Any) 
         assert said.startswith(f"data, velocity: the {words}"), loss
 
 
-def test_a_round_is_explained_by_its_pairs_and_what_is_distilled_by_one_time(explained: Any) -> None:
+def test_a_round_is_explained_by_its_pairs_and_a_distilled_run_by_one_time(explained: Any) -> None:
     """One Euler step uses only t = 1: the page has no times and weights, and no level has a weight."""
     small = {"reflow__rounds": 1, "reflow__number": 5000, "reflow__nfe": 8, "evaluate__nfe": [1]}
     rounded = explained(**small)

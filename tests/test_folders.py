@@ -466,7 +466,7 @@ def test_pictures_are_flipped_only_on_request(name: str, tmp_path: Path, monkeyp
     assert torch.equal(whole(plain.train), whole(flipped.train))
 
 
-def test_a_mirror_turns_about_half_of_the_images_each_on_its_own() -> None:
+def test_flips_turn_about_half_of_the_images_independently() -> None:
     images = torch.from_numpy(pixels(4000, 2, 3, 5))
     turned = mirror(images, stream(0, "augment", 3))
     kept, flipped = ((turned == each).flatten(1).all(1) for each in (images, images.flip(-1)))

@@ -51,7 +51,7 @@ def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
 
 
-def test_processes_run_side_by_side_and_each_says_its_part(tmp_path: Path) -> None:
+def test_processes_run_side_by_side_and_each_reports_its_part(tmp_path: Path) -> None:
     """Each process waits for the other: in sequence they would never end."""
     code = """
 import os, sys
@@ -178,7 +178,7 @@ def finish(run: Run, seconds: float, steps: int | None = None) -> None:
     (run.folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
 
 
-def test_what_arms_share_is_trained_once(base: RunConfig) -> None:
+def test_shared_trainings_of_arms_count_once(base: RunConfig) -> None:
     """Three seeds of two trainings, which three arms share."""
     plan = planned(base)
     digests = [training_digest(plan.arms[arm]) for arm in "ab"]

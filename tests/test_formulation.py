@@ -177,7 +177,7 @@ def test_a_weighting_of_another_error_needs_the_squared_loss(prediction: str) ->
         assert Formulation.parse({**parts, **change})
 
 
-def test_a_weighting_of_an_error_that_is_no_finite_multiple_of_what_is_measured() -> None:
+def test_a_weighting_of_an_error_that_is_not_a_finite_multiple_of_the_measured_one() -> None:
     """At t = 1 the velocity can have an error where the noise has none; at t = 0, where the data have none."""
     for end, space, advice in (("t_max", "noise", SMALLER), ("t_min", "data", LARGER)):
         value = {"t_min": 0, "t_max": 1}[end]

@@ -143,7 +143,7 @@ BACKBONES = {"unet": (3, 32, 32), "dit": (3, 32, 32), "mlp": (16,), "transformer
 
 
 @pytest.mark.parametrize(("name", "shape"), BACKBONES.items())
-def test_a_network_says_the_same_on_both(name: str, shape: tuple[int, ...]) -> None:
+def test_a_network_has_the_same_output_on_both(name: str, shape: tuple[int, ...]) -> None:
     small = {"channels": 32, "multipliers": (1, 2)} if name == "unet" else {}
     network = build("backbone", {"name": name, **small}).build(shape, 3).eval()
     generator = torch.Generator().manual_seed(0)
@@ -323,7 +323,7 @@ def test_a_run_from_a_gpu_is_sampled_on_a_cpu(tiny: RunConfig) -> None:
         assert torch.allclose(there.network(x.to(DEVICE), t.to(DEVICE)).cpu(), here.network(x, t), rtol=1e-3, atol=1e-4)
 
 
-def test_a_judge_says_the_same_on_both(tiny: RunConfig) -> None:
+def test_a_judge_gives_the_same_values_on_both(tiny: RunConfig) -> None:
     data = load(tiny.dataset)
     config = override(
         tiny, {"evaluate.metrics": ["fid", "kid", "precision", "recall"], "evaluate.num_samples": 200}

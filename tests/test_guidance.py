@@ -214,7 +214,7 @@ def test_calls_counted_are_the_nfe_and_all_others_are_refused(solver: str, guida
             assert {int(number) for number in advice} == near
 
 
-def test_guidance_from_beginning_to_end_takes_half_the_steps() -> None:
+def test_guidance_at_all_times_leaves_half_the_steps() -> None:
     for solver in FIXED:
         method = build("solver", solver)
         least = 2 * method.calls_per_step
@@ -555,7 +555,7 @@ def test_the_samples_with_a_hidden_class_change_with_the_step_and_the_seed() -> 
     assert torch.equal(hidden(0.5)[0], masks[0])
 
 
-def test_noise_and_times_do_not_depend_on_what_is_hidden() -> None:
+def test_noise_and_times_do_not_depend_on_the_hidden_classes() -> None:
     x, t, y = told(None)[0]
     assert y is None
     for dropout in (0.0, 0.1, 0.9):
@@ -564,7 +564,7 @@ def test_noise_and_times_do_not_depend_on_what_is_hidden() -> None:
         assert torch.equal(t_again, t)
 
 
-def test_what_is_hidden_does_not_depend_on_noise_and_times() -> None:
+def test_the_hidden_classes_do_not_depend_on_noise_and_times() -> None:
     """Correlations with the time and with both coordinates of x_t, over 20 steps, are those of independent draws."""
     given = told(0.5, 20)
     mask = hidden(0.5, 20).double().flatten()

@@ -40,7 +40,7 @@ def read_all(data: Data) -> None:
             rows[torch.tensor([i])]
 
 
-def test_a_pipe_or_a_device_is_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipe_or_a_device_is_refused_as_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Opening a pipe to read would wait forever."""
     for place in (tmp_path / "pipe.npz", tmp_path / "pipe.csv", tmp_path / "pipe.h5ad", tmp_path / "mu.npz"):
         os.mkfifo(place)
@@ -156,7 +156,7 @@ def test_a_field_that_no_reader_accepts_ends_in_one_line(tmp_path: Path) -> None
         one_line(r".", "time_series", path=str(table))
 
 
-def test_a_matrix_that_announces_more_than_it_holds(tmp_path: Path) -> None:
+def test_a_matrix_smaller_than_its_announced_size_is_refused(tmp_path: Path) -> None:
     """A reader would allocate memory for the announced size."""
     for gz in (False, True):
         folder = write_10x(tmp_path / str(gz), gz=gz)
@@ -222,7 +222,7 @@ def test_a_file_on_which_hdf5_crashes_takes_nothing_with_it(tmp_path: Path, monk
         load_cells(good, genes=0)
 
 
-def test_an_array_of_many_equal_counts_is_no_false_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_array_of_many_equal_counts_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Filters other than gzip compress equal numbers to almost nothing; an unwritten part is different."""
     monkeypatch.setattr(counts, "LARGE", 0)
     monkeypatch.setattr(counts, "PACKED", 1)

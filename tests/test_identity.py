@@ -273,7 +273,7 @@ def test_a_finished_run_accepts_only_changes_of_how_and_where(points: RunConfig)
     assert "Did you mean 'steps'?" in refusal(folder.name, {"train.step": 5})
 
 
-def test_changes_that_go_together_are_told_from_those_of_how_and_where(points: RunConfig) -> None:
+def test_changes_that_change_the_name_together_are_found(points: RunConfig) -> None:
     """dopri5 alone is refused, because it cannot use exactly 2 calls."""
     changes = {"evaluate.solver": "dopri5", "train.log_every": 3, "evaluate.nfe": [0], "train.steps": 5}
     assert leaving_the_name(points, changes) == {"train.log_every": 3}

@@ -134,7 +134,7 @@ def test_an_evaluation_that_was_stopped_ends_as_if_it_had_not_been(tiny: RunConf
     assert [path.name for path in (run.folder / "evaluations").iterdir()] == [place.name]
 
 
-def test_an_interrupt_keeps_only_what_is_in_order(tmp_path: Path) -> None:
+def test_an_interrupt_keeps_only_rows_in_order(tmp_path: Path) -> None:
     """Ctrl-C can come while a batch is awaited: the rows on disk are then a beginning without a gap."""
     data = load(Digits())
     judge = Judge(CONFIG, data, "cpu")

@@ -242,7 +242,7 @@ def test_workers_that_die_outside_of_trials_are_not_replaced_forever(search: Sea
         crew.kill(within=False)
 
 
-def test_what_is_drawn_blindly_is_counted_whatever_died_and_however_many_work(
+def test_random_draws_are_counted_for_any_deaths_and_any_number_of_workers(
     search: SearchPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The band in the search's picture has the same width."""
@@ -316,7 +316,7 @@ def test_a_stop_while_another_process_holds_the_journal_is_a_stop(plan: Plan, mo
         worker.PlanBoard(plan)
 
 
-def test_a_workers_whole_lines_are_shown_once_but_for_what_the_launcher_says_itself(tmp_path: Path) -> None:
+def test_a_workers_whole_lines_are_shown_once_except_those_that_the_launcher_prints(tmp_path: Path) -> None:
     """Its error comes at the end; a requested stop is not repeated."""
     said = io.StringIO()
     log = tmp_path / "worker-0.log"

@@ -41,7 +41,7 @@ Draw = Callable[[np.random.Generator, int, int], np.ndarray]
         (Looks((6, 20, 40), "equal"), [25, 8.4, 5.5]),
     ],
 )
-def test_what_a_look_can_show_is_that_of_the_audit(looks: Looks, sizes: list[float]) -> None:
+def test_the_difference_that_a_look_can_show_has_the_known_values(looks: Looks, sizes: list[float]) -> None:
     """At sd .111, with four arms besides the baseline."""
     got = [100 * looks.provable(look, ARMS, 0.111) for look in range(1, len(sizes) + 1)]
     assert got == pytest.approx(sizes, abs=0.5)

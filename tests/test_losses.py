@@ -94,7 +94,7 @@ def test_gradients_are_finite_and_point_along_the_error(loss: Loss, size: float)
     torch.testing.assert_close(gradient, error, rtol=1e-5, atol=1e-6)
 
 
-def test_pseudo_huber_bounds_what_an_outlier_pulls() -> None:
+def test_pseudo_huber_bounds_the_gradient_of_an_outlier() -> None:
     """d loss / d e has norm at most 1 / sqrt(d), for any error; for the mean square, the norm has no bound."""
     pulls = []
     for loss in (PseudoHuber(), MSE()):

@@ -105,7 +105,7 @@ def test_an_arm_that_sets_its_steps_is_refused(own: dict[str, Any]) -> None:
     dataclasses.replace(STUDY, arms={"a": {}, "b": own}, matched=None)
 
 
-def test_what_cannot_be_matched_is_refused(tiny: RunConfig) -> None:
+def test_impossible_matching_is_refused(tiny: RunConfig) -> None:
     with pytest.raises(UserError, match=r"^matched: "):
         dataclasses.replace(STUDY, matched="hours")  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"^arm 'b': 12 steps of a cost less than half a step of it, by samples\. "):

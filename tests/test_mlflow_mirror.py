@@ -304,7 +304,7 @@ def test_a_refusal_of_the_store_is_not_taken_for_an_absence(mirror: Mirror, monk
         mlflow_mirror._exists(mirror.client, "0" * 32)
 
 
-def test_the_calls_that_a_solver_chose_stand_beside_its_value(run: Run) -> None:
+def test_the_calls_of_an_adaptive_solver_are_next_to_its_value(run: Run) -> None:
     known = {"values": {"fid": {"0": 9.5}}, "time": {"0": 1.75e9}, "calls": {"0": {"mean": 44.25, "sd": 3.0}}}
     known |= {"precise": {}}
     sent = values(run, known, [["fid", "0"]])

@@ -85,7 +85,7 @@ def test_two_simultaneous_first_starts_make_one_store_and_one_experiment(made: P
 def test_an_experiment_that_another_process_begins_in_between_is_taken(
     placed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other process begins it after the search for it, and before this process begins it."""
+    """The other process creates it between this process's search and its attempt to create it."""
     from mlflow import MlflowClient
 
     begin = MlflowClient.create_experiment

@@ -48,7 +48,7 @@ def test_every_family_has_a_skeleton() -> None:
 
 
 @pytest.mark.parametrize(("kind", "family"), KINDS)
-def test_what_is_written_works_at_once(
+def test_the_written_file_works_at_once(
     kind: str, family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The file passes its test and `harness check`, and a run accepts it."""

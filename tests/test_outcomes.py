@@ -113,7 +113,7 @@ def simulated(plan: Plan, rng: np.random.Generator) -> pd.DataFrame:
     return pd.DataFrame(cells)
 
 
-def test_no_unstable_arm_is_better_or_a_tie_and_beside_a_lost_baseline_there_is_no_verdict(tiny: RunConfig) -> None:
+def test_no_unstable_arm_is_better_or_a_tie_and_a_lost_baseline_leaves_no_verdict(tiny: RunConfig) -> None:
     """60 studies with seeds removed at random; a verdict "worse" is that of SciPy's paired t over the survivors."""
     plan = planned(tiny)
     rng = np.random.default_rng(0)
@@ -267,7 +267,7 @@ def test_a_study_in_which_all_diverge_is_reported(
     assert grids.grids(report)[0].rows == [[arm, "3 of 3 diverged", "3 of 3 diverged"] for arm in "abc"]
 
 
-def test_what_is_not_compared_says_why(tiny: RunConfig, reported: Callable[..., tables.Report]) -> None:
+def test_an_arm_that_is_not_compared_has_a_reason(tiny: RunConfig, reported: Callable[..., tables.Report]) -> None:
     """More seeds would help none of these; two seeds are undecided, because more seeds would help them."""
     plan = planned(tiny, arms={**ARMS, "b": {**ARMS["b"], "evaluate.nfe": [1, 4]}})
     report = reported(plan, {("c", 2): "solver"})
@@ -312,7 +312,7 @@ def test_survivors_set_no_mark_for_other_arms(tiny: RunConfig, reported: Callabl
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_every_settings_of_an_arm_stands_in_the_results(
+def test_every_setting_of_an_arm_is_in_the_results(
     tiny: RunConfig, reported: Callable[..., tables.Report], tmp_path: Path
 ) -> None:
     plan = planned(tiny, arms={**ARMS, "b": {"train.warmup_steps": 3, "train.log_every": 7}})
@@ -550,7 +550,7 @@ def test_a_search_tells_pruned_trials_from_diverged_ones(
     ],
     ids=str,
 )
-def test_what_is_distilled_has_flows_at_one_step_to_be_compared_with(
+def test_distilled_arms_are_compared_with_flows_at_one_step(
     points: RunConfig, evaluate: dict[str, Any], nfe: tuple
 ) -> None:
     config = override(points, {**evaluate, "reflow.number": 40, "reflow.nfe": 4})

@@ -67,7 +67,7 @@ def parts(plan: Plan) -> Parts:
 NONE = Parts({}, {})
 
 
-def test_each_look_says_its_trials_level_time_and_disk(plan: Plan) -> None:
+def test_each_look_reports_its_trials_level_time_and_disk(plan: Plan) -> None:
     """The level is .05 over two arms, by the share of the 8 seeds that a look adds; 1,800 + 360 s and
     44 MB per seed.
     """
@@ -88,7 +88,7 @@ def test_each_look_says_its_trials_level_time_and_disk(plan: Plan) -> None:
     ]  # fmt: skip
 
 
-def test_what_has_ended_and_arms_that_are_decided_are_not_left(plan: Plan, ended: Callable[[Plan], None]) -> None:
+def test_ended_trials_and_decided_arms_do_not_count_as_open(plan: Plan, ended: Callable[[Plan], None]) -> None:
     """After the first look b is decided, so each further seed takes two trials: 600 + 240 s, two at a time."""
     ended(plan.up_to(3))
     rows = Outlook(plan, 2, NONE, parts(plan)).looks().rows
@@ -99,7 +99,7 @@ def test_what_has_ended_and_arms_that_are_decided_are_not_left(plan: Plan, ended
     ]
 
 
-def test_what_is_not_known_says_so(plan: Plan) -> None:
+def test_unknown_costs_are_reported_as_unknown(plan: Plan) -> None:
     outlook = Outlook(plan, 2, NONE, NONE)
     assert {tuple(row[6:]) for row in outlook.looks().rows} == {(UNKNOWN, UNKNOWN)}
     assert {tuple(row[3:]) for row in outlook.arms(dict.fromkeys(ARMS, 1.0)).rows} == {(UNKNOWN,) * 3}
@@ -168,7 +168,7 @@ def test_the_status_says_whether_a_plan_is_stored(plan: Plan, ended: Callable[[P
     assert status(plan.up_to(4))[-1].startswith("- Not planned: 4 seeds are no look")
 
 
-def test_remarks_name_what_was_guessed_and_what_failed(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remarks_name_guesses_and_failures(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     found = Forecast({}, {"a": Spent(1, 1)}, {"b": "training diverged."})
     outlook = Outlook(plan, 2, NONE, parts(plan))
     lines = remarks(outlook, Placement(2, 1), found)
@@ -243,7 +243,7 @@ def test_the_command_prints_all_looks_or_the_requested_ones(
     assert "2 of 2" not in capsys.readouterr().out
 
 
-def test_only_what_was_not_measured_is_tried(
+def test_only_unmeasured_trials_are_tried(
     tried: list[list[str]], small: list[str], score: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Arm a has a finished trial; its other seeds and arm b have none."""

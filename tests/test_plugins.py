@@ -153,12 +153,12 @@ def test_ctrl_c_during_the_import_of_a_file_stops_the_command(write: Write, caps
     assert capsys.readouterr().err.startswith("stopped.")
 
 
-def test_a_class_without_a_file_is_told_by_its_module() -> None:
+def test_a_class_without_a_file_is_named_by_its_module() -> None:
     """The class was typed into a prompt, or made by another program."""
     assert place_of(type("Mine", (), {"__module__": "elsewhere"})) == "elsewhere"
 
 
-def test_the_harnesss_own_declare_all_that_is_asked_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_harnesss_components_have_the_required_declarations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each component of the harness passes the check of users' components: a check that refused it would refuse good
     work.
     """
@@ -323,7 +323,7 @@ VALUES: dict[str, tuple[str, str, str, str]] = {
 """{wrong value: (base class of the family, methods, path that uses it, message)}."""
 
 
-def test_what_a_component_gives_is_tried_before_training(write: Write, tiny: RunConfig) -> None:
+def test_the_values_of_a_component_are_tried_before_training(write: Write, tiny: RunConfig) -> None:
     """A wrong value of every family."""
     families = set()
     for what, (home, body, path, said) in VALUES.items():
@@ -368,7 +368,7 @@ def test_check_reports_the_value_of_a_method_and_the_required_one(
     assert said in broken[0]
 
 
-def test_a_file_beside_that_declares_an_unknown_name_is_told(
+def test_a_nearby_file_that_declares_an_unknown_name_is_named(
     write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The hint is a forgotten --plugin; if no file declares the name, the hint is the nearest name."""
@@ -383,7 +383,7 @@ def test_a_file_beside_that_declares_an_unknown_name_is_told(
     assert "Did you mean 'min_snr'?" in capsys.readouterr().err
 
 
-def test_what_stands_inside_a_value_is_tried_too(tiny: RunConfig) -> None:
+def test_values_inside_values_are_tried_too(tiny: RunConfig) -> None:
     """The state that a noise learns, and the classes that a coupling gives to a network with classes."""
     learned = Mock(spec=["learn"], learn=lambda data: {"mean": 1.0})
     paired = Mock(spec=["pair"], pair=lambda x0, x1, generator, y: (x0, x1, y.float()))
@@ -403,7 +403,9 @@ def test_what_stands_inside_a_value_is_tried_too(tiny: RunConfig) -> None:
     probes.PROBES["coupling"](paired, tiny, load(tiny.dataset))  # its network has no classes
 
 
-def test_what_cannot_be_tried_on_training_samples_is_taken(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_components_that_training_samples_cannot_try_are_accepted(
+    tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Metrics of a flow or of logits, which do not exist yet, and features of images if the data are not images."""
     for module in (probes, tried):
         monkeypatch.setattr(module, "is_own", lambda cls: False)
@@ -425,7 +427,7 @@ def test_a_good_component_is_accepted_without_a_change_of_random_numbers(write: 
 
 
 @pytest.mark.slow
-def test_the_harnesss_own_components_keep_what_is_asked_of_others(
+def test_the_harnesss_components_pass_the_checks_of_users_components(
     monkeypatch: pytest.MonkeyPatch, tiny: RunConfig
 ) -> None:
     """A check that refused one of them would refuse good work."""
@@ -438,7 +440,7 @@ def test_the_harnesss_own_components_keep_what_is_asked_of_others(
             probes.PROBES[family](build(family, name), tiny, data)
 
 
-def test_an_exception_of_a_plugin_in_the_midst_of_the_work_is_one_line(
+def test_an_exception_of_a_plugin_during_the_work_is_one_line(
     write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """HARNESS_TRACEBACK=1 shows its traceback; the harness's exceptions are raised unchanged."""

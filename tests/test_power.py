@@ -72,7 +72,7 @@ def test_the_brackets_are_those_of_a_chi_square_table(n: int, low: float, high: 
 
 
 @pytest.mark.parametrize("n", [3, 5, 20])
-def test_the_brackets_hold_what_the_true_sd_finds(n: int) -> None:
+def test_the_brackets_contain_the_difference_of_the_true_sd(n: int) -> None:
     """In 95 of 100 studies, because the sd is measured on the same seeds."""
     true = of_one_look(n, 0.1, 4).found.rise
     held = []
@@ -91,7 +91,7 @@ def test_the_sd_can_be_read_off_an_interval() -> None:
             assert sd_of(found.low, found.high, n, level) == pytest.approx(found.sd, rel=1e-6), (n, level)
 
 
-def test_without_a_spread_nothing_can_be_said() -> None:
+def test_without_a_spread_there_is_no_power() -> None:
     for arm, baseline in (([6.0], [5.0]), ([], []), ([6.0, 6.0], [5.0, 5.0]), ([6.0, 0.0], [5.0, 5.0])):
         assert Power.of(compare(arm, baseline), 4) is None, arm
 
@@ -108,7 +108,7 @@ def test_seeds_beyond_counting_are_not_counted() -> None:
     assert (of_one_look(5, 3.0, 4).seeds_for(0.05) or math.inf) < MOST_SEEDS
 
 
-def test_a_look_finds_what_its_own_level_allows() -> None:
+def test_a_look_finds_what_its_level_allows() -> None:
     """The required seeds are those of a single look, independent of the spending of the current look."""
     theirs = TTestPower()
     effect = theirs.solve_power(nobs=10, alpha=0.003, power=0.8)

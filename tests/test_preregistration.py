@@ -85,7 +85,7 @@ def test_a_damaged_store_of_plans_is_one_line(tiny: RunConfig) -> None:
         stored(plan)
 
 
-def test_a_study_with_changes_has_a_name_of_its_own(tiny: RunConfig) -> None:
+def test_a_study_with_changes_has_a_different_name(tiny: RunConfig) -> None:
     """Settings of how a run is carried out are not changes: threads, device, logging interval."""
     plain = planned(tiny)
     assert plain.name == "toy-digits"

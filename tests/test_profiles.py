@@ -130,7 +130,7 @@ def test_windows_without_any_power_are_finitely_wrong() -> None:
     assert 5 < value("spectrum", np.zeros((20, 8, 1)), ar1([0.5], 100, 8, seed=0)) < 100
 
 
-def test_a_channel_that_never_varies_is_no_division_by_zero() -> None:
+def test_a_constant_channel_causes_no_division_by_zero() -> None:
     flat = np.full((20, 8, 1), 3.0)
     np.testing.assert_array_equal(autocorrelation(flat), np.zeros((7, 1)))
     assert value("autocorrelation", ar1([0.9], 20_000, 3, seed=0), np.ones((5, 3, 1))) == pytest.approx(
@@ -161,7 +161,7 @@ def test_the_error_of_spread_is_the_ratio_of_variances_less_one(factors: list[fl
     assert value("gene_mean", spread, reference) == pytest.approx(0, abs=1e-5)
 
 
-def test_a_gene_that_is_constant_in_the_reference_keeps_its_own_units() -> None:
+def test_a_gene_that_is_constant_in_the_reference_keeps_its_units() -> None:
     """Its mean is 3 too high and its variance is 4; the other gene is right."""
     reference = genes()
     samples = genes()
@@ -179,7 +179,7 @@ def test_dropout_is_the_mean_difference_of_the_shares_of_zeros() -> None:
     assert value("dropout_rate", reference, reference) == 0
 
 
-def test_what_counts_as_zero_ends_at_half_the_smallest_positive_value_of_the_reference() -> None:
+def test_zero_includes_values_below_half_the_smallest_positive_reference_value() -> None:
     """The smallest is 0.5, in the other gene; the smallest values of the samples do not matter."""
     reference = np.array([[0.0, 4.0, 4.0, 4.0], [0.5, 8.0, 8.0, 8.0]]).T
     for low, error in ((0.001, 0.0), (0.25, 0.0), (0.2501, 1 / 8), (0.4, 1 / 8)):

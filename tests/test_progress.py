@@ -65,7 +65,7 @@ def test_printed_text_is_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "an arm [/b], a place [red]x\n"
 
 
-def test_what_samples_are_judged_by_is_shown_while_it_is_made(tiny: RunConfig) -> None:
+def test_the_making_of_the_reference_shows_its_progress(tiny: RunConfig) -> None:
     """512 training samples in batches of 32, then 64 samples of three kinds; only once, since all is kept on disk."""
     passed: list[tuple[str, int, int]] = []
 
@@ -113,7 +113,7 @@ class _Nothing:
         return lambda *_: _Nothing()
 
 
-def test_what_goes_on_is_sent_and_told_from_time_to_time(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_sent_and_printed_now_and_then(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that has ended is not sent again."""
     for name in ("LOOK_EVERY_S", "SEND_EVERY_S", "TELL_EVERY_S"):
         monkeypatch.setattr(watch_module, name, 0.001)
@@ -153,7 +153,7 @@ def test_pairs_that_were_removed_when_they_were_learned_are_not_sent(tiny: RunCo
     mirror.send_pairs.assert_called_once_with(followed.pairs, {}, "")
 
 
-def test_a_damaged_file_of_a_run_ends_no_work_beside_it(tiny: RunConfig) -> None:
+def test_a_damaged_file_of_a_run_stops_no_other_work(tiny: RunConfig) -> None:
     """The damage is reported once; the other runs continue."""
     run = Run.of(tiny)
     write_json(run.folder / "config.json", to_dict(tiny))

@@ -222,7 +222,7 @@ def test_metrics_that_cannot_read_the_data_are_refused(
 
 
 @pytest.mark.parametrize("name", registry.names("metric"))
-def test_every_metric_reads_data_of_its_kinds_with_what_it_reads(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_metric_reads_data_of_its_kinds_with_its_requirements(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And no other data: over all kinds, with and without an extractor and classes."""
     monkeypatch.setattr(module, "weights_hash", lambda extractor: "0" * 12)
     monkeypatch.setattr(InceptionExtractor, "gives_logits", lambda extractor: True)
@@ -366,7 +366,7 @@ def test_label_accuracy_needs_two_classes(data: Data) -> None:
     ],
     ids=str,
 )
-def test_what_too_few_samples_say_is_said(changes: dict, said: str | None) -> None:
+def test_too_few_samples_give_a_note(changes: dict, said: str | None) -> None:
     """1.96 standard errors of an accuracy of 1/2 over 2 n samples are 0.05 at n = 192.08."""
     many = Data(torch.zeros(5000, 1), torch.zeros(9, 1), torch.Tensor.float, torch.Tensor.float, "points")
     found = short_of_samples(override(BASE, changes), many)
@@ -374,6 +374,6 @@ def test_what_too_few_samples_say_is_said(changes: dict, said: str | None) -> No
     assert (found or "").startswith(said or "")
 
 
-def test_a_small_training_set_is_all_that_samples_are_told_from() -> None:
+def test_a_small_training_set_gives_a_note() -> None:
     asked = override(BASE, {"num_samples": 999, "extractor": "values", "metrics": ["c2st"]})
     assert str(short_of_samples(asked, POINTS)).startswith("c2st on 99 generated and 99 real samples")

@@ -50,7 +50,7 @@ def test_a_run_is_loaded_by_its_name_or_its_directory_alone(tiny_run: Run) -> No
         harness.load_run(tiny_run.name)
 
 
-def test_what_is_no_module_is_installed_too() -> None:
+def test_files_that_are_not_modules_are_installed_too() -> None:
     """`py.typed`, without which a type checker ignores the annotations, and the weights of the digits classifier."""
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     folders = {package: ROOT / package.replace(".", "/") for package in declared}

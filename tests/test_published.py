@@ -289,7 +289,7 @@ def test_a_single_seed_or_another_verdict_leaves_columns_out(tmp_path: Path) -> 
     assert "nan" not in said
 
 
-def test_what_the_seeds_of_a_committed_table_find_is_told_arm_by_arm(tmp_path: Path) -> None:
+def test_the_power_of_a_committed_table_is_listed_by_arm(tmp_path: Path) -> None:
     """From its intervals, which are at 95 % if the table has no level."""
     rows: list[dict[str, Any]] = [
         {"arm": "b", "difference": 0.1, "low": 0.0, "high": 0.21, "verdict": "undecided"},

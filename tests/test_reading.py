@@ -99,7 +99,7 @@ def test_a_damaged_line_is_skipped_and_reported_once(tmp_path: Path, capsys: pyt
     assert (read_lines(path), last_line(path)) == ([], None)
 
 
-def test_what_is_no_file_is_never_opened(tmp_path: Path) -> None:
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     """Opening a pipe waits for a writer, and there is none."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()

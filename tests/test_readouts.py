@@ -69,7 +69,7 @@ def frame(curves: dict[str, dict[int, list[float]]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["arm", "seed", "metric", "nfe", "value"]).assign(state="measured")
 
 
-def test_what_an_arm_needs_is_counted_by_seed_for_its_own_end_and_anothers() -> None:
+def test_the_needed_calls_are_counted_by_seed_for_each_final_value() -> None:
     """The final values are 10 and 20 for b and 8 for a; within 5 % are 10.5, 21 and 8.4."""
     values = frame({"a": {2: [9.0, 8.3], 8: [8.0, 8.0]}, "b": {2: [10.5, 21.1], 4: [10.6, 20.0], 8: [10.0, 20.0]}})
     own = readouts.needed(values, "fid", "b", "b", 8, lower=True)

@@ -202,7 +202,7 @@ def test_one_step_must_not_be_clamped(tiny: RunConfig) -> None:
         override(tiny, {"prediction": "data", "prediction.t_max": 0.98, "reflow.distil": True, "evaluate.nfe": [1]})
 
 
-def test_a_distilled_network_is_no_teacher(small: RunConfig) -> None:
+def test_a_distilled_network_cannot_be_a_teacher(small: RunConfig) -> None:
     distilled = override(small, {"reflow.distil": True})
     with pytest.raises(ConfigError, match=r"^reflow\.teacher: it is distilled to one step"):
         override(small, {"reflow.teacher": distilled, "reflow.rounds": 1})
@@ -284,7 +284,7 @@ def test_the_student_begins_with_the_teachers_average_and_learns_the_pairs(
     assert (rows.min(0) < 1e-6).all(), "every target x1 - x0 is that of one pair"
 
 
-def test_a_student_that_does_not_begin_warm_begins_as_if_it_had_no_teacher(
+def test_a_student_without_a_warm_start_starts_as_if_it_had_no_teacher(
     small: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = []
@@ -336,7 +336,7 @@ def test_interrupted_pairs_continue_to_the_same_bytes(small: RunConfig, monkeypa
     assert {path: path.stat().st_mtime_ns for path in run.pairs.folder.iterdir() if path.name != "lock"} == made
 
 
-def test_a_round_and_what_is_distilled_of_the_same_flow_learn_the_same_pairs(small: RunConfig) -> None:
+def test_a_round_and_a_distilled_run_of_the_same_flow_learn_the_same_pairs(small: RunConfig) -> None:
     """Either of them makes the pairs."""
     found = []
     for changes in ({"reflow.rounds": 1}, {"reflow.distil": True}):
@@ -670,7 +670,7 @@ def test_a_distilled_run_is_judged_by_one_step_whatever_the_flows_use(
     assert len(distilled.evaluate.metrics) == 1
 
 
-def test_rounds_may_drop_what_the_teacher_has_for_making_pairs(small: RunConfig) -> None:
+def test_rounds_may_drop_the_teachers_classes(small: RunConfig) -> None:
     """Guided pairs of a flow with classes, for a flow without classes, which could not make guided pairs."""
     teacher = override(small, {"objective.label_dropout": 0.1})
     train(Run.of(teacher), quiet, never)

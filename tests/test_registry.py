@@ -138,7 +138,7 @@ def test_a_name_is_taken_once() -> None:
     assert type(build("weighting", "uniform")).__module__ == "harness.components.weightings"
 
 
-def test_a_class_in_a_notebook_that_is_no_dataclass_is_refused(plugin: Path) -> None:
+def test_a_class_in_a_notebook_that_is_not_a_dataclass_is_refused(plugin: Path) -> None:
     """Its fields would be unknown, so two different instances would have the same name."""
 
     class Bare(Weighting, name="bare"):
@@ -175,7 +175,7 @@ def test_members_have_a_docstring_and_a_digest_of_their_own(family: str) -> None
     "family",
     [family for family in HOMES if family not in ("time_embedding", "backbone", "dataset", "extractor", "metric")],
 )
-def test_members_say_what_they_compute(family: str) -> None:
+def test_members_describe_their_computation(family: str) -> None:
     for name in names(family):
         component = build(family, {"name": name, **NEEDED.get(name, {})})
         assert component.formula

@@ -155,7 +155,7 @@ def test_a_checkpoint_is_as_large_as_estimated(tiny: RunConfig) -> None:
     assert 0.9 * size < checkpoint_bytes(config.train, network) <= size
 
 
-def test_what_an_evaluation_keeps_is_what_it_is_said_to_keep(tiny: RunConfig) -> None:
+def test_an_evaluation_keeps_as_much_as_estimated(tiny: RunConfig) -> None:
     """Features [N, 64] in 32 and in 64 bits, and values uint8 [N, 1, 8, 8] in 8 and in 64 bits."""
     data = load(tiny.dataset)
     judge = Judge(tiny.evaluate, data, "cpu")
@@ -219,7 +219,7 @@ def test_a_run_that_cannot_fit_is_refused_by_the_setting_to_lower(
     assert not results_folder().exists()
 
 
-def test_what_fits_is_let_pass(machine: Machine) -> None:
+def test_a_run_that_fits_is_accepted(machine: Machine) -> None:
     """The measured peak of each is below 4 GB."""
     machine(4)
     cifar10 = dict(load_scale("cifar10").backbone.presets["torchcfm-cifar10"])

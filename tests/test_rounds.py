@@ -75,7 +75,7 @@ def test_a_later_teacher_has_no_best_weights(points: RunConfig) -> None:
     assert Run.of(config).name != Run.of(plain).name
 
 
-def test_what_later_pairs_cannot_spend_is_refused_at_its_path(points: RunConfig) -> None:
+def test_an_nfe_that_later_pairs_cannot_use_is_refused_at_its_path(points: RunConfig) -> None:
     """With guidance, the first round takes two calls per step, the second one: 41 is odd, and Heun takes two."""
     told = {"dataset": "checkerboard"}
     labelled = {"objective.label_dropout": 0.1, "reflow.guidance.scale": 2.0}

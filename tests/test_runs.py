@@ -176,7 +176,7 @@ def solver_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_a_solver_of_ones_own_retrains_nothing(tiny: RunConfig, solver_plugin: Path) -> None:
+def test_a_users_solver_retrains_nothing(tiny: RunConfig, solver_plugin: Path) -> None:
     """A change of `evaluate` never retrains, and a plugin in `evaluate` is such a change."""
     mine = override(tiny, {"evaluate.solver": "mine"})
     assert Run.of(mine).name == Run.of(tiny).name
@@ -282,9 +282,7 @@ def test_a_stopped_evaluation_keeps_its_measurements(tiny: RunConfig, tiny_run: 
     assert {"1": fid(done(tiny))["1"]} == known
 
 
-def test_what_training_went_back_over_is_told_from_what_followed(
-    tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_repeated_steps_of_training_are_marked(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also after a kill between the checkpoint and the divergence, when training repeats lines that it had logged."""
     config = override(tiny, {"train.on_divergence": "restore_and_lower_lr"})
     judged = itertools.count()
@@ -579,7 +577,7 @@ def test_the_time_grid_decides_when_the_network_is_called(tiny: RunConfig) -> No
     assert {len(t) for _, t in spy.given} == {8}
 
 
-def test_guided_sampling_spends_what_it_says_on_what_is_kept(tiny: RunConfig) -> None:
+def test_guided_sampling_makes_its_counted_calls_on_the_same_run(tiny: RunConfig) -> None:
     """Two calls per step, both counted in `calls`; one call of the network computes both, and no training is added."""
     config = override(tiny, {"objective.label_dropout": 0.1, "evaluate.nfe": [4]})
     plain = done(config)
@@ -624,7 +622,7 @@ def test_a_coupling_trains_and_lowers_the_transport_cost(
     assert all(line["coupling_seconds"] > 0 for line in paired.metrics())
 
 
-def test_the_weights_judged_are_those_asked_for(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_judged_weights_are_the_chosen_ones(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last weights, an average, and those of the look with the lowest held-out loss, here the second of three."""
     losses = iter([1.0, 0.5, 2.0])
     monkeypatch.setattr(Training, "held_out_loss", lambda self: next(losses))

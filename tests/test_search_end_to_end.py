@@ -34,7 +34,9 @@ def weights(results: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in results.glob("local/runs/*/checkpoints/*")}
 
 
-def test_a_search_ends_with_its_winner_beside_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_ends_with_its_winner_compared_with_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said = tmp_path / "said"
     process = warm.start(TUNE, tmp_path, said)
     process.join(900)
@@ -115,7 +117,7 @@ def workers(process: int) -> list[int]:
     return [int(pid) for pid in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
-def test_a_search_whose_workers_are_killed_says_it_and_ends(tmp_path: Path, empty_store: Path) -> None:
+def test_a_search_whose_workers_are_killed_reports_it_and_ends(tmp_path: Path, empty_store: Path) -> None:
     said = tmp_path / "said"
     (tmp_path / "local").mkdir()
     shutil.copy(empty_store, tmp_path / "local" / "mlflow.db")

@@ -63,7 +63,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
-def test_nothing_runs_from_the_folder_one_stands_in(elsewhere: Path) -> None:
+def test_nothing_runs_from_the_current_folder(elsewhere: Path) -> None:
     """Neither in a command, however it is started, nor in its workers, which run a study of two seconds."""
     (elsewhere / "own.py").write_text(
         "from harness.ablation.design.study import Study\n"
@@ -86,7 +86,7 @@ def test_nothing_runs_from_the_folder_one_stands_in(elsewhere: Path) -> None:
     assert not (elsewhere / "ran").exists(), (elsewhere / "ran").read_text()
 
 
-def test_studies_come_from_the_checkout_or_where_one_says(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_studies_come_from_the_checkout_or_the_named_folder(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(elsewhere)
     assert (studies_folder() / "weighting.py").is_file()
     (elsewhere / "mine").mkdir()
@@ -196,7 +196,7 @@ def test_passwords_leave_every_text() -> None:
         assert redacted(text) == text
 
 
-def test_the_password_of_a_store_is_neither_said_nor_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_password_of_a_store_is_neither_printed_nor_stored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Whatever text the library raises."""
     store = tmp_path / "mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql+nodriver://me:pa55word@127.0.0.1:1/runs")
@@ -214,7 +214,7 @@ def test_the_password_of_a_store_is_neither_said_nor_kept(monkeypatch: pytest.Mo
     assert not any("pa55word" in text for text in kept)
 
 
-def test_a_relative_store_is_that_of_the_folder_one_stands_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_relative_store_belongs_to_the_current_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """`harness ui` serves from another folder."""
     from harness.runs.mlflow_store import default_uri
 

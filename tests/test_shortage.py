@@ -73,7 +73,7 @@ def test_threads_that_run_out_are_one_line(error: Exception, capsys: pytest.Capt
     assert "lower train.threads, dataset.workers or --workers" in line
 
 
-def test_what_libraries_really_raise_is_known() -> None:
+def test_the_real_errors_of_libraries_are_known() -> None:
     """NumPy, torch on its meta device and on a CPU: the requests exceed any machine, so no memory is taken."""
     for large in (
         lambda: np.empty(10**15, dtype=np.float64),
@@ -153,7 +153,7 @@ class Huge(Loss, name="huge"):
 
 
 @pytest.mark.slow
-def test_a_study_says_which_arm_ran_out_of_memory(tmp_path: Any) -> None:
+def test_a_study_names_the_arm_that_ran_out_of_memory(tmp_path: Any) -> None:
     """The whole command, with its workers."""
     (tmp_path / "huge.py").write_text(LARGE_ARM)
     (tmp_path / "large.py").write_text(

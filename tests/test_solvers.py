@@ -406,7 +406,7 @@ def test_another_seed_gives_other_samples(solver: Solver) -> None:
     assert not torch.equal(first, other)
 
 
-def test_the_batches_of_an_adaptive_solver_take_what_they_need() -> None:
+def test_each_batch_of_an_adaptive_solver_takes_the_calls_it_needs() -> None:
     """The result has the number of calls of each batch."""
 
     class Uneven(nn.Module):

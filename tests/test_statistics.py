@@ -126,7 +126,7 @@ def test_below_two_pairs_there_is_no_interval(n: int) -> None:
 @pytest.mark.parametrize("wrong", [0.0, -0.3])
 @pytest.mark.parametrize("place", [0, 2])
 @pytest.mark.parametrize("swapped", [False, True])
-def test_what_has_no_logarithm_has_no_ratio_and_no_verdict(wrong: float, place: int, swapped: bool) -> None:
+def test_values_without_a_logarithm_have_no_ratio_and_no_verdict(wrong: float, place: int, swapped: bool) -> None:
     """KID can be zero or negative. There is no warning either."""
     arms = [[5.1, 5.3, 4.9], [5.0, 5.2, 5.1]]
     arms[swapped][place] = wrong

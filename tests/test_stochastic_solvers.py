@@ -218,7 +218,7 @@ def test_data_that_hardly_vary_keep_their_width(name: str, monkeypatch: pytest.M
 
 @every_solver
 @every_diffusion
-def test_the_width_is_right_whatever_the_data_the_noise_and_the_grid(
+def test_the_width_is_right_for_any_data_noise_and_grid(
     name: str, diffusion: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the bound's region: random widths of data and noise, strengths, ends of the noise and numbers of steps."""

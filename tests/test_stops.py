@@ -85,7 +85,7 @@ def test_a_stop_during_an_import_is_reported_and_is_not_a_crash(tmp_path: Path) 
         assert ended.stderr == "stopped. What was done is kept; the same command continues.\n"
 
 
-def test_what_nohup_ignores_stays_ignored() -> None:
+def test_signals_that_nohup_ignores_stay_ignored() -> None:
     for install in (interruptible, StopSignal):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         install()
@@ -94,7 +94,7 @@ def test_what_nohup_ignores_stays_ignored() -> None:
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
-def test_what_a_shell_ignores_for_a_command_in_the_background_stays_ignored() -> None:
+def test_signals_that_a_shell_ignores_for_a_background_command_stay_ignored() -> None:
     """Then Ctrl-C is for the command in the foreground."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     interruptible()
@@ -164,14 +164,14 @@ def test_a_wait_is_reported_once_and_ends_with_the_lock(
     assert capsys.readouterr().err in {f"waiting for {path}, which {one} holds. Ctrl-C ends the wait.\n" for one in who}
 
 
-def test_who_holds_a_lock_is_known_where_the_kernel_says_it(tmp_path: Path) -> None:
+def test_the_holder_of_a_lock_is_known_if_the_kernel_lists_it(tmp_path: Path) -> None:
     """Asked several times: the kernel's list skips lines while others lock files."""
     with locked(tmp_path / "lock"), open(tmp_path / "lock", "ab") as file:
         found = {files._holder(file) for _ in range(50)}
     assert found <= {f"process {os.getpid()}", "another process"}
 
 
-def test_who_holds_a_lock_is_not_known_where_the_kernel_does_not_say_it(
+def test_the_holder_of_a_lock_is_unknown_if_the_kernel_does_not_list_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The list has lines of other files and kinds, and of processes outside this container; or there is no list."""
@@ -247,7 +247,7 @@ def test_exit_codes_are_two_and_130(capsys: pytest.CaptureFixture[str], monkeypa
     assert capsys.readouterr().err == ""
 
 
-def test_a_command_leaves_with_the_code_of_what_ended_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_ends_with_the_code_of_its_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
     """An output error is reported if everything else went well."""
     monkeypatch.setenv("PYTHONSAFEPATH", "1")
     whole = Mock(return_value=None)

@@ -20,7 +20,7 @@ HARNESS = [sys.executable, "-m", "harness"]
 FULL = Path("/dev/full")
 
 
-def test_what_an_outlet_does_not_take_is_dropped_and_only_a_full_disk_is_remembered() -> None:
+def test_refused_output_is_dropped_and_only_a_full_disk_is_remembered() -> None:
     """A pipe whose reader is gone, and a terminal that was closed."""
     for reading, writing in (os.pipe(), os.openpty()):
         with Outlet(writing, "wb") as outlet:
@@ -161,7 +161,7 @@ def test_nothing_is_announced_in_a_log() -> None:
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="no device that is always full")
-def test_a_full_disk_is_told_once_all_is_done(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_at_the_end(tmp_path: Path) -> None:
     """This includes the help; an error that cannot be shown does not change the exit code."""
     with open(FULL, "w") as full:
         ended = subprocess.run([*HARNESS, "--help"], stdout=full, stderr=subprocess.PIPE, text=True)

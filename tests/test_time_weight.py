@@ -166,7 +166,7 @@ def test_a_weighting_of_the_measured_error_is_not_converted() -> None:
             assert torch.equal(made(T), plain.weight(T, made.path)), (name, space)
 
 
-def test_a_weighting_is_not_touched_where_its_own_error_is_measured() -> None:
+def test_a_weighting_is_unchanged_if_its_error_is_measured() -> None:
     """Unchanged to the last bit, up to the ends, where a conversion there and back would be unbounded."""
     t = torch.linspace(0, 1, 101)
     for name in STATED:
@@ -288,7 +288,7 @@ def test_the_effective_share_of_a_power_of_the_time() -> None:
             assert made.effective_share() == pytest.approx((2 * power + 1) / (power + 1) ** 2, rel=1e-6)
 
 
-def test_the_effective_share_of_what_has_no_bound_is_what_its_clamp_leaves() -> None:
+def test_the_effective_share_of_an_unbounded_weight_depends_on_its_clamp() -> None:
     """1 / SNR up to t = 0.999, by SciPy's quadrature: 0.3 % of a batch."""
 
     def moment(power: int) -> float:

@@ -108,7 +108,7 @@ def test_it_is_not_treated_as_a_study() -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_what_is_done_is_kept_and_a_damaged_part_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_parts_are_kept_and_a_damaged_one_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four combinations, in order; a stop comes in the middle of the third."""
     monkeypatch.setattr(toy, "TRAIN", override(toy.TRAIN, {"steps": 3, "batch_size": 64, "warmup_steps": 1}))
     monkeypatch.setattr(toy, "NFE", 2)

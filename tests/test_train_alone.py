@@ -126,7 +126,7 @@ def test_weights_that_need_no_download(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert weights_here("inception")
 
 
-def test_a_run_that_is_only_trained_is_held_to_all_else(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_is_only_trained_passes_all_other_checks(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its metrics must be able to read the data, as far as this is known without weights."""
     monkeypatch.setattr("harness.evaluation.protocol.weights_hash", lambda _: pytest.fail("weights are read"))
     assert tiny.protocol(weights=False).digest != ""

@@ -309,7 +309,7 @@ def test_training_sees_augmented_data_as_seed_and_step_decide(
     assert not equal(unbroken[1], expected)
 
 
-def test_each_line_has_what_the_coupling_did(tiny: RunConfig, tmp_path: Path) -> None:
+def test_each_line_has_the_costs_of_the_coupling(tiny: RunConfig, tmp_path: Path) -> None:
     """The mean transport cost since the last line, and the mean seconds per step."""
     lines: list[dict[str, float]] = []
     config = override(tiny, {"train.log_every": 5})
@@ -533,7 +533,9 @@ def test_a_resumed_run_ends_with_the_very_checkpoint_of_an_unbroken_one(tiny: Ru
 
 
 @pytest.mark.parametrize("layout", [True, False])
-def test_a_resumed_optimizer_lies_in_memory_as_its_weights_do(tiny: RunConfig, tmp_path: Path, layout: bool) -> None:
+def test_a_resumed_optimizer_has_the_memory_layout_of_its_weights(
+    tiny: RunConfig, tmp_path: Path, layout: bool
+) -> None:
     """A GPU's fused step requires this."""
     session = Session(override(tiny, {"train.channels_last": layout}), tmp_path)
     seen = list[bool]()

@@ -72,7 +72,7 @@ def test_components_are_unbiased_and_the_interval_holds_the_sd() -> None:
     assert 0.93 <= np.mean([own.low <= truth <= own.high for own in splits]) <= 0.98
 
 
-def test_a_variance_below_zero_counts_as_none_and_is_said() -> None:
+def test_a_negative_variance_counts_as_zero_with_a_note() -> None:
     """Rows with equal means leave no variance between them."""
     own = split(np.array([[0.1, -0.1], [0.1, -0.1], [-0.1, 0.1]]), 400)
     assert own.below_zero
@@ -97,13 +97,13 @@ def test_the_law_is_found_again() -> None:
         assert beyond.sampling == pytest.approx(2 * (scale / 3200 + rest)), "it goes on from the last"
 
 
-def test_the_law_of_no_variance_is_none() -> None:
+def test_the_law_of_zero_variance_is_none() -> None:
     flat = law([Split(100, 0.0, 0.0, 0.0), Split(200, 0.0, 0.0, 0.0)])
     assert math.isnan(flat.slope)
     assert flat.beyond(Split(200, 0.0, 0.1, 0.0), 800).sampling == 0
 
 
-def test_what_arms_share_is_taken_off() -> None:
+def test_the_shared_variance_of_arms_is_subtracted() -> None:
     """Half of the noise's variance is common to both."""
     rng = np.random.default_rng(2)
     common = rng.normal(0, 0.1, (2000, 4))
@@ -271,9 +271,7 @@ def test_each_value_is_that_of_an_evaluation_by_so_many(design: Resampling) -> N
     assert len(np.unique(values(design, "b", 20))) == 6
 
 
-def test_what_is_judged_is_not_judged_again_and_a_stop_loses_nothing(
-    plan: Plan, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_judged_twice_and_a_stop_loses_nothing(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = [0]
 
     def stop() -> bool:
@@ -291,7 +289,7 @@ def test_what_is_judged_is_not_judged_again_and_a_stop_loses_nothing(
     assert all(np.array_equal(values(Resampling.of(whole, 2), "b", n), kept[n]) for n in NUMBERS)
 
 
-def test_the_report_holds_what_the_values_say(design: Resampling, tmp_path: Path) -> None:
+def test_the_report_contains_the_results_of_the_values(design: Resampling, tmp_path: Path) -> None:
     report = found(design)
     files = {path.suffix: path for path in resampled_tables.write(report, tmp_path / "out", "harness variance toy")}
     about = json.loads(files[".json"].read_text())
@@ -317,7 +315,7 @@ def test_the_report_holds_what_the_values_say(design: Resampling, tmp_path: Path
     assert Image.open(files[".png"]).size[0] > 400
 
 
-def test_a_run_costs_what_its_files_say(design: Resampling) -> None:
+def test_the_cost_of_a_run_comes_from_its_files(design: Resampling) -> None:
     plan = design.plan
     runs = [plan.run("b", seed) for seed in plan.seeds]
     known = [run.evaluation(plan.protocol("b")) for run in runs]
@@ -440,7 +438,7 @@ def test_samples_that_are_not_finite_are_noted(plan: Plan, monkeypatch: pytest.M
     assert np.isnan(values(design, "a", 40)).all()
 
 
-def test_the_table_of_a_frame_is_what_is_shown(design: Resampling) -> None:
+def test_the_table_of_a_frame_is_the_printed_one(design: Resampling) -> None:
     """The cheapest of each row has a star, and the rows end with all arms."""
     report = found(design)
     _, costs_of = resampled_tables.grids(report)

@@ -74,7 +74,7 @@ def test_committed_tables_hold_every_arm_and_seed_of_their_study(path: Path) -> 
         assert set(counts.values()) <= set(study.looks)
 
 
-def test_every_arm_stands_once_with_its_difference_or_as_not_compared() -> None:
+def test_every_arm_is_listed_once_with_its_difference_or_as_not_compared() -> None:
     for table in TABLES.glob("*-*.csv"):
         if table.stem.endswith(("-trials", "-seeds")):
             continue
@@ -90,7 +90,7 @@ def test_every_arm_stands_once_with_its_difference_or_as_not_compared() -> None:
             assert found.count(f"`{row.arm}` ") == known, (table.stem, row.arm)
 
 
-def test_an_adaptive_solver_is_not_compared_and_the_reason_stands_there() -> None:
+def test_an_adaptive_solver_is_not_compared_and_the_reason_is_given() -> None:
     line = next(line for line in section("solver-digits").splitlines() if "dopri5 1e-2" in line)
     assert line.startswith("- not compared: ")
     assert "8" in line

@@ -98,7 +98,7 @@ FORMULAS: list[tuple[Weighting, Callable[[np.ndarray, np.ndarray], np.ndarray]]]
 ]
 
 
-def test_what_a_weighting_is_stated_for_is_told_where_it_is_listed() -> None:
+def test_the_list_names_the_error_that_a_weighting_is_stated_for() -> None:
     """`harness list` shows the first line of its docstring."""
     for weighting in WEIGHTINGS.values():
         stated = weighting.stated_for

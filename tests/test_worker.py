@@ -53,7 +53,7 @@ def fail(board: Board, trial: Any) -> None:
     board.tell_failure(trial, "it diverged")
 
 
-def test_a_process_that_a_worker_starts_begins_no_work_of_its_own() -> None:
+def test_a_process_that_a_worker_starts_takes_no_trial() -> None:
     """`multiprocessing` imports the worker's main module where it spawns the process."""
     before = signal.getsignal(signal.SIGTERM)
     importlib.import_module("harness.ablation.execute.__main__")
