@@ -1,4 +1,4 @@
-"""Extractors of a user: in a file, named in `evaluate.extractor`, judged by, and part of the protocol."""
+"""Users' extractors: in a file, named in `evaluate.extractor`, used by metrics, and part of the protocol."""
 
 from __future__ import annotations
 
