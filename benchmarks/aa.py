@@ -1,14 +1,14 @@
-"""An A/A test: how often seeds of one and the same training are told better or worse than each other.
+"""An A/A test: how often a study calls one half of a training's seeds better or worse than the other half.
 
     python -m benchmarks.aa [--seeds 40] [--splits 2000]
 
-Trains the baseline of the weighting study at the points scale on 40 seeds and measures it at the primary NFE; the same
-command continues. The seeds are then split at random, again and again, into 20 that play the baseline and 20 that play
-an arm, which a study of one arm looks at with 5, 10 and 20 of them. Whatever it calls better or worse is wrong. The
-splits are of the same 40 values, so they depend on each other: the rate is a mean over them, and no count of
-independent studies. At most 5 % is expected.
+Trains the baseline of the weighting study at the points scale on 40 seeds and measures it at the primary NFE. If it is
+interrupted, the same command continues. Each of many random splits takes 20 seeds as the baseline and 20 as an arm; a
+study of one arm then looks at 5, 10 and 20 of them. Every verdict "better" or "worse" is wrong. All splits use the same
+40 values, so they depend on each other: the rate is a mean over splits, not a count of independent studies. At most 5 %
+is expected.
 
-The file keeps the values, from which a test computes the rates again.
+The file also holds the 40 values; a test computes the rates from them.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ STUDY, SCALE = "weighting", "points"
 METRICS = ("sliced_wasserstein", "mmd", "energy")
 LOOKS = Looks((5, 10, 20))
 SMALLEST = 0.05
-"""The smallest difference of interest: an arm that ties within it is not looked at again."""
+"""The smallest difference of interest. A tie ends the looks."""
 
 
 def main() -> None:
-    """Train what is missing, split, and tell the rates."""
+    """Train the missing seeds, split them and publish the rates."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=2 * LOOKS.last)
     parser.add_argument("--splits", type=int, default=2000)
@@ -46,7 +46,7 @@ def main() -> None:
     found = measured(base, options.seeds, study.nfe)
     rows = [row(metric, values, options.splits) for metric, values in found.items()]
     notes = [
-        f"{options.splits} splits of the same {options.seeds} seeds: they depend on each other.",
+        f"{options.splits} splits of the same {options.seeds} seeds, which depend on each other.",
         f"At NFE {study.nfe}, smallest difference {SMALLEST:.0%}.",
         *(f"{metric}: {', '.join(f'{value:.6g}' for value in values)}" for metric, values in found.items()),
     ]
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def measured(base: RunConfig, seeds: int, nfe: int) -> dict[str, list[float]]:
-    """{metric: its value by seed}; trains and measures what is missing."""
+    """Return {metric: values by seed}; train and measure the missing seeds."""
     stop = StopSignal()
     found: dict[str, list[float]] = {metric: [] for metric in METRICS}
     for seed in shown(range(seeds), f"seeds of {SCALE}", seeds):
@@ -66,14 +66,14 @@ def measured(base: RunConfig, seeds: int, nfe: int) -> dict[str, list[float]]:
 
 
 def row(metric: str, values: list[float], splits: int) -> dict[str, str | float]:
-    """How often each verdict is given over the splits."""
+    """Return the share of splits with each verdict."""
     words = split_verdicts(values, splits, SMALLEST)
     wrong = float(np.mean([word in ("better", "worse") for word in words]))
     return {"metric": metric, "better or worse": wrong, "tie": float(np.mean([word == "tie" for word in words]))}
 
 
 def split_verdicts(values: list[float], splits: int, smallest: float) -> list[str]:
-    """The first verdict of each split, or that of the last look."""
+    """Return the first verdict of each split other than "undecided", or "undecided"."""
     rng = np.random.default_rng(0)
     words = []
     for _ in range(splits):

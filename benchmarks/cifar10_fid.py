@@ -1,12 +1,12 @@
-"""Inception's features and FID on CIFAR-10's real images: ours beside others' numbers.
+"""Inception features and FID of CIFAR-10's real images, compared with published numbers.
 
     export HARNESS_DATA=data HARNESS_INCEPTION=...
     python -m benchmarks.cifar10_fid STATISTICS [--features FEATURES] [--images 10000]
 
-STATISTICS is an .npz with mu and sigma of the 50,000 training images' features, FEATURES an .npy with those of the
-first images. Prints the largest deviation from FEATURES; the FID of the held-out images against STATISTICS, plain and
-extrapolated to infinitely many with its interval; and images a second. 10,000 images take about ten minutes on two
-cores, and seconds on a GPU.
+STATISTICS is an .npz with mu and sigma of the features of the 50,000 training images. FEATURES is an .npy with the
+features of the first training images. Prints the largest deviation from FEATURES; the FID of the held-out images
+against STATISTICS, plain and extrapolated to infinitely many images, with its interval; and images per second. 10,000
+images take about ten minutes on two cores, and seconds on a GPU.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from harness.training.hardware import matmul_precision
 
 
 def main() -> None:
-    """Compare features, then FID."""
+    """Compare the features, then the FID."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("statistics", type=Path)
     parser.add_argument("--features", type=Path)
@@ -44,11 +44,11 @@ def main() -> None:
     with matmul_precision("fp32"):
         rows = [deviation(options.features, device)] if options.features else []
         rows += distances(options, device)
-    publish("cifar10_fid", "Inception on CIFAR-10's real images", rows)
+    publish("cifar10_fid", "Inception features and FID of CIFAR-10's real images", rows)
 
 
 def deviation(path: Path, device: str) -> Row:
-    """Of our features of the first training images from those in a file."""
+    """Compare the features of the first training images with those in a file."""
     expected = np.load(path)
     data = load(CIFAR10())
     images = data.train[torch.arange(len(expected))]
@@ -64,7 +64,7 @@ def deviation(path: Path, device: str) -> Row:
 
 
 def distances(options: argparse.Namespace, device: str) -> list[Row]:
-    """Of the held-out images from the statistics."""
+    """Measure the FID of the held-out images against the statistics, and the speed."""
     config = EvaluateConfig(num_samples=options.images, batch_size=100, reference=str(options.statistics))
     judge = Judge(override(config, {"metrics": [FID(), ExtrapolatedFID()]}), load(CIFAR10()), device)
     held_out = judge.held_out()
@@ -82,7 +82,7 @@ def distances(options: argparse.Namespace, device: str) -> list[Row]:
     return [
         *rows,
         {
-            "what": "images a second, FID included",
+            "what": "images per second, FID included",
             "value": options.images / (time.perf_counter() - started),
             "interval": "",
         },

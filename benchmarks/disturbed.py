@@ -1,4 +1,4 @@
-"""Training as a user starts it, to be disturbed, and how what it leaves differs from an undisturbed run."""
+"""`harness train` in a process that a benchmark can disturb, and a comparison of its run with an undisturbed run."""
 
 from __future__ import annotations
 
@@ -23,24 +23,25 @@ SETTINGS = {
     "train.sample_every": 500,
 }  # fmt: skip
 OF_THE_CLOCK = {"time", "samples_per_second", "coupling_seconds", "mfu"}
+"""Metrics that depend on the clock; the comparison skips them."""
 
 
 @dataclass
 class Lab:
-    """A folder for results, and the undisturbed run in it."""
+    """A folder for results, with the undisturbed runs."""
 
     folder: Path
     kills: int
     undisturbed: dict[int, Path] = field(default_factory=dict)
-    """By number of ranks."""
+    """{number of ranks: results folder}"""
 
     def fresh(self, name: str) -> Path:
-        """A results folder."""
+        """Return an empty place for a results folder."""
         shutil.rmtree(self.folder / name, ignore_errors=True)
         return self.folder / name
 
     def lost(self, results: Path, ranks: int = 1) -> str:
-        """What a run lacks that nothing disturbed: nothing, or what differs."""
+        """Compare a run with the undisturbed run: "nothing", or a description of the difference."""
         if ranks not in self.undisturbed:
             self.undisturbed[ranks] = self.fresh(f"undisturbed-{ranks}")
             Harness(self.undisturbed[ranks], ranks=ranks).end()
@@ -48,7 +49,7 @@ class Lab:
 
 
 class Harness:
-    """`harness train` in a process group of its own."""
+    """`harness train` in a separate process group."""
 
     def __init__(self, results: Path, *more: str, ranks: int = 1, uri: str | None = None):
         self.results = results
@@ -65,17 +66,17 @@ class Harness:
             )
 
     def steps(self) -> int:
-        """Logged so far."""
+        """Return the last step logged so far."""
         path = next(self.results.glob("local/runs/*/metrics.jsonl"), None)
         return int(json.loads(lines[-1])["step"]) if path and (lines := whole_lines(path)) else 0
 
     def wait_for(self, steps: int) -> None:
-        """Until so many steps are logged."""
+        """Wait until `steps` steps are logged or the process has ended."""
         while self.steps() < steps and self.process.poll() is None:
             time.sleep(0.05)
 
     def signal(self, number: signal.Signals) -> float:
-        """To all its processes; seconds until the first of them has ended."""
+        """Send a signal to all processes; return the seconds until the first of them has ended."""
         started = time.perf_counter()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
@@ -83,24 +84,24 @@ class Harness:
         return time.perf_counter() - started
 
     def end(self) -> None:
-        """Let it finish."""
+        """Wait for the end; a failure ends the benchmark."""
         if self.process.wait():
             raise SystemExit(f"harness train failed:\n{self.said.read_text()}")
 
     def saw(self, *about: str) -> str:
-        """The lines of the terminal that contain one of `about`; the last one where none is asked for."""
+        """Return the terminal's lines that contain one of `about`; without `about`, the last line."""
         lines = [line.strip() for line in self.said.read_text(errors="replace").splitlines() if line.strip()]
         return " | ".join(line for line in lines if any(part in line for part in about)) if about else lines[-1]
 
 
 def difference(expected: Path, found: Path) -> str:
-    """What differs between the only runs of two results folders: nothing, or a word for it."""
+    """Compare the runs of two results folders of one run each: "nothing", or a description of the difference."""
     ours, theirs = (next(results.glob("local/runs/*")) for results in (expected, found))
     (step, tensors, _), (other, others, _) = (read_checkpoint(run / "checkpoints", "cpu") for run in (ours, theirs))
     if (step, tensors.keys()) != (other, others.keys()):
         return f"the checkpoint is of step {other}, not {step}"
     if wrong := [name for name, value in tensors.items() if not torch.equal(value, others[name])]:
-        return f"{len(wrong)} tensors of the checkpoint, like {wrong[0]}"
+        return f"{len(wrong)} tensors of the checkpoint, for example {wrong[0]}"
     lines, found_lines = (
         [
             {k: v for k, v in json.loads(line).items() if k not in OF_THE_CLOCK}
@@ -117,12 +118,12 @@ def difference(expected: Path, found: Path) -> str:
 
 
 def whole_lines(path: Path) -> Sequence[bytes]:
-    """Without one that is being written."""
+    """Return a file's lines without a last, unfinished line."""
     return path.read_bytes().rpartition(b"\n")[0].splitlines()
 
 
 def status(results: Path) -> str:
-    """What MLflow says of the only run."""
+    """Return the run's status in MLflow; the results folder holds one run."""
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{results / 'local' / 'mlflow.db'}")
@@ -133,7 +134,7 @@ def status(results: Path) -> str:
 
 @contextlib.contextmanager
 def results_in(folder: Path) -> Iterator[None]:
-    """Within it, runs of this process are in `folder`."""
+    """Make `folder` the results folder of this process."""
     kept = os.environ.get("HARNESS_RESULTS")
     os.environ["HARNESS_RESULTS"] = str(folder)
     try:

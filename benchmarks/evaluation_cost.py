@@ -1,13 +1,13 @@
-"""What an evaluation costs beyond the calls of the network and of the extractor that it consists of.
+"""The cost of an evaluation beyond the calls of the network and of the extractor.
 
     python -m benchmarks.evaluation_cost [--repeat 5] [--scale digits]
 
-Three arms (the same network with three sets of initial weights) are judged at six NFEs as `harness evaluate` does it:
-Euler, features, FID, a picture, a JSON file. Beside it stands the bare sum: the same numbers of forward passes of the
-same network on batches of the same size, and of forward passes of the extractor, one after the other, and nothing else.
-They take turns.
+The harness judges three arms (the same network with three sets of initial weights) at six NFEs, as `harness evaluate`
+does: Euler, features, FID, a picture, a JSON file. The bare sum has the same number of forward passes of the network
+and of the extractor, on batches of the same size, one after the other. The two take turns.
 
-Prints both times and the ratio. Goal: at most 1.1. Below 1, features are extracted while the next batch is generated.
+Prints both times and the ratio. Goal: at most 1.1. The ratio can fall below 1, because the harness extracts features
+while it generates the next batch.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ GOAL = 1.1
 
 
 def main() -> None:
-    """Measure the scale that is asked for."""
+    """Measure one scale."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--scale", default="digits")
     options = parser.parse_args()
     publish(
         "evaluation_cost",
-        "Time of evaluations, harness over the bare sum of forward passes",
+        "Time of evaluations: harness over bare forward passes",
         [row(options)],
         [f"Goal: {GOAL}."],
     )
 
 
 def row(options: argparse.Namespace) -> Row:
-    """Three arms at six NFEs."""
+    """Measure three arms at six NFEs."""
     base = override(
         at_hand(load_scale(options.scale)), {"train.steps": 1, "train.warmup_steps": 0, "evaluate.nfe": NFES}
     )
@@ -62,7 +62,7 @@ def row(options: argparse.Namespace) -> Row:
             train(run, lambda text: None, lambda: False)
         judge = Judge(config, load(base.dataset), base.train.resolved_device())
         arms = [(run, restore(run)) for run in runs]
-        for i in range(-1, options.repeat):  # the first warms caches up
+        for i in range(-1, options.repeat):  # the first repetition warms the caches
             first = seconds_bare(arms, judge) if i % 2 else 0.0
             started = time.perf_counter()
             for run, trained in arms:
@@ -84,7 +84,7 @@ def row(options: argparse.Namespace) -> Row:
 
 @torch.no_grad()
 def seconds_bare(arms: list[tuple[Run, Trained]], judge: Judge) -> float:
-    """Of as many passes through the networks and the extractor."""
+    """Return the seconds of as many forward passes of the networks and of the extractor."""
     config = judge.config
     shape = judge.data.shape
     device = judge.device

@@ -1,14 +1,13 @@
-"""What is lost when something goes wrong: every fault brought about for real, in processes as a user starts them.
+"""What a fault costs: each fault really happens, to processes started as a user starts them.
 
     python -m benchmarks.faults [--kills 20] [--only FAULT ...]
 
-A training on points is run once undisturbed. Then the same command meets each fault, is given again until it is done,
-and what it leaves is compared with the undisturbed run: the last checkpoint bit for bit (weights, averages, optimizer,
-meters), the lines of metrics.jsonl but for times and speeds, the pictures byte for byte. "What the user saw" is what
-stood in the terminal.
+A training on points runs once undisturbed. Then the same command meets each fault and is repeated until the training is
+done. Its run is compared with the undisturbed run: the last checkpoint bit for bit (weights, averages, optimizer,
+meters), the lines of metrics.jsonl except times and speeds, the pictures byte for byte. "seen" quotes the terminal.
 
-The small disk is a tmpfs of its own (Linux, `unshare`); the tracker is `mlflow server` on 127.0.0.1, ended for a minute
-and then started again on what it had stored, and later halted for a minute (SIGSTOP), so that it answers nobody.
+The small disk is a tmpfs (Linux, `unshare`). The tracker is `mlflow server` on 127.0.0.1. It is stopped for a minute
+and started again on the same store; later it is suspended for a minute (SIGSTOP), so that it answers no request.
 """
 
 from __future__ import annotations
@@ -42,11 +41,11 @@ from harness.runs.train import train
 
 OUTAGE_S = 60.0
 SMALL_DISK = "30m"
-"""Holds some of the training's checkpoints."""
+"""Room for some of the training's checkpoints."""
 
 
 def main() -> None:
-    """Bring about every fault that is asked for."""
+    """Test every chosen fault."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--only", nargs="*", default=list(FAULTS), choices=FAULTS)
@@ -61,18 +60,18 @@ def main() -> None:
             print(f"{name} ...", flush=True)
             row = FAULTS[name](lab)
             rows.append({"fault": name, **row, "seen": row["seen"].replace(folder, "...")})
-    notes = ["Lost: against an undisturbed run, after the same command was given again."]
+    notes = ["Lost: the difference from an undisturbed run, after the same command was repeated."]
     publish("faults", "What faults cost", rows, notes)
 
 
 def killed(lab: Lab) -> Row:
-    """kill -9 after a time drawn at random, again and again."""
+    """Send kill -9 at random times, again and again."""
     drawn = random.Random(0)
     results = lab.fresh("killed")
     steps = list[int]()
     for _ in range(lab.kills):
         at_work = Harness(results)
-        if drawn.random() < 0.75:  # else in the midst of starting
+        if drawn.random() < 0.75:  # otherwise the kill hits the start of the process
             at_work.wait_for(at_work.steps() + 1)
         time.sleep(drawn.uniform(0, 1.5))
         at_work.signal(signal.SIGKILL)
@@ -87,7 +86,7 @@ def killed(lab: Lab) -> Row:
 
 
 def terminated(lab: Lab) -> Row:
-    """SIGTERM, as a cluster sends before it takes the machine away."""
+    """Send SIGTERM, as a cluster does before it takes the machine away."""
     results = lab.fresh("terminated")
     took = list[float]()
     states = set[str]()
@@ -103,7 +102,7 @@ def terminated(lab: Lab) -> Row:
 
 
 def small_disk(lab: Lab) -> Row:
-    """A disk that fills up during training; then the same command where there is room."""
+    """Fill the disk during training; then repeat the command on a disk with room."""
     results = lab.fresh("small")
     results.mkdir()
     inside = ["unshare", "-rm", sys.executable, "-m", "benchmarks.faults", "--on-small-disk", str(results)]
@@ -119,7 +118,7 @@ def small_disk(lab: Lab) -> Row:
 
 
 def on_small_disk(results: Path) -> int:
-    """Train on a small tmpfs at `results`, in a mount namespace of its own; the content then lies there outside too."""
+    """Train on a small tmpfs at `results`, in a separate mount namespace; then copy the files to the real `results`."""
     kept = results.with_name("kept")
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK}", "none", str(results)], check=True)
     at_work = Harness(results, "train.keep_checkpoints=30", uri=f"sqlite:///{results.parent}/small.db")
@@ -131,7 +130,7 @@ def on_small_disk(results: Path) -> int:
 
 
 def damaged(lab: Lab) -> Row:
-    """The newest checkpoint has one wrong byte."""
+    """Flip one bit of the newest checkpoint."""
     results = lab.fresh("damaged")
     at_work = Harness(results)
     at_work.wait_for(500)
@@ -147,7 +146,7 @@ def damaged(lab: Lab) -> Row:
 
 
 def not_a_number(lab: Lab) -> Row:
-    """One target that is not finite, at step 617; the same without it afterwards."""
+    """Make one target NaN at step 617, the first time only, once for each reaction to divergence."""
     seen = []
     for reaction in ("stop", "restore_and_lower_lr"):
         with results_in(lab.fresh("nan")):
@@ -188,7 +187,7 @@ def not_a_number(lab: Lab) -> Row:
 
 
 def tracker(lab: Lab) -> Row:
-    """MLflow's server ends for a minute, and later answers nobody for one."""
+    """Stop MLflow's server for a minute, and later suspend it for a minute."""
     results = lab.fresh("tracked")
     port = free_port()
     steps = 16_000
@@ -215,17 +214,17 @@ def tracker(lab: Lab) -> Row:
     outages = (away, back), (halted, answers)
     usual = speed(line for line in logged if not any(low < line["step"] <= high for low, high in outages))
     speeds = [speed(line for line in logged if low < line["step"] <= high) / usual for low, high in outages]
-    seen = f"{at_work.saw('MLflow')} (training at {speeds[0]:.2f} and {speeds[1]:.2f} of its speed meanwhile)"
+    seen = f"{at_work.saw('MLflow')} (meanwhile, training ran at {speeds[0]:.2f} and {speeds[1]:.2f} of its speed)"
     return {"tries": 2, "lost": missing, "seen": seen}
 
 
 def speed(lines: Iterable[dict[str, float]]) -> float:
-    """Samples a second, median."""
+    """Return the median of samples per second."""
     return statistics.median(line["samples_per_second"] for line in lines)
 
 
 def unlike(uri: str, logged: list[dict[str, float]]) -> str:
-    """How the curves in MLflow differ from metrics.jsonl: nothing, if every point came once and in order."""
+    """Compare the curves in MLflow with metrics.jsonl: "nothing" if every point came once and in order."""
     from mlflow import MlflowClient
 
     client = MlflowClient(uri)
@@ -241,7 +240,7 @@ def unlike(uri: str, logged: list[dict[str, float]]) -> str:
 
 
 def rank(lab: Lab) -> Row:
-    """kill -9 of one of two ranks under torchrun."""
+    """Send kill -9 to one of two ranks under torchrun."""
     results = lab.fresh("ranks")
     at_work = Harness(results, ranks=2)
     at_work.wait_for(400)

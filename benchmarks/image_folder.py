@@ -1,10 +1,11 @@
-"""A folder of 20,000 small pictures: how long until the first step, and how much memory training takes.
+"""A folder of 20,000 small images: the time to the first step and the memory of training.
 
     python benchmarks/image_folder.py [PICTURES]
 
-Writes pictures of noise into a temporary folder, then trains a small U-Net on them in a process of its own, streamed by
-two workers; beside it the same pictures as one resident tensor. Prints seconds from the start of loading to the first
-step, and the process's memory after it and 200 steps later (workers included), and the time of a step.
+Writes images of noise into a temporary folder, then trains a small U-Net on them twice, each time in a separate
+process: two workers stream the images, or one tensor in memory holds them all. Prints the seconds from the start of
+loading to the first step, the memory after that step and about 200 steps later (workers included), and the time per
+step.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ SIZE = 32
 
 
 def write_pictures(folder: Path, number: int) -> None:
-    """PNGs of 40x36 in ten folders."""
+    """Write PNGs of 40x36 pixels into ten folders."""
 
     def write(i: int) -> None:
         pixels = np.random.default_rng(i).integers(0, 256, (9, 10, 3), dtype=np.uint8)
@@ -47,7 +48,7 @@ def write_pictures(folder: Path, number: int) -> None:
 
 
 def memory_mb() -> float:
-    """Proportional share (PSS) of this process and its children, in MB."""
+    """Return the proportional set size (PSS) of this process and its children, in MB."""
     total = 0.0
     waiting = [Path("/proc/self")]
     while waiting:
@@ -57,13 +58,13 @@ def memory_mb() -> float:
                 total += int(line.split()[1]) / 1024 if line.startswith("Pss:") else 0
             for task in (process / "task").iterdir():
                 waiting += [Path("/proc") / child for child in (task / "children").read_text().split()]
-        except OSError:  # it has ended
+        except OSError:  # the process has ended
             continue
     return total
 
 
 def measure(folder: Path, resident: bool) -> None:
-    """Load, train, print one line."""
+    """Load, train and print one line."""
     torch.set_num_threads(1)
     before = memory_mb()
     started = time.perf_counter()
@@ -90,12 +91,12 @@ def measure(folder: Path, resident: bool) -> None:
     print(
         f"{kind:>10}: listed and hashed in {loaded:.1f} s, first step done after {seen[1][0]:.1f} s; "
         f"memory +{seen[1][1]:.0f} MB then, +{seen[-1][1]:.0f} MB {STEPS - 2} steps later; "
-        f"{1000 * step:.0f} ms a step; fingerprint {fingerprint['sha256']}"
+        f"{1000 * step:.0f} ms per step; fingerprint {fingerprint['sha256']}"
     )
 
 
 def main(number: int) -> None:
-    """Both kinds, each in a process of its own."""
+    """Measure both kinds, each in a separate process."""
     with tempfile.TemporaryDirectory() as folder:
         write_pictures(Path(folder), number)
         for kind in ("streamed", "resident"):

@@ -1,10 +1,10 @@
-"""Whether images with their channels last in memory are faster: a training step and a sampling step, in both layouts.
+"""Whether the channels-last memory format is faster, for a training step and for a sampling step.
 
     python -m benchmarks.layout [--repeat 5] [--steps 200]
 
-Each layout is a process of its own that does nothing else; the two take turns of a second. A training step is the bare
-loop's; a sampling step is one call of the network, without gradients, on a batch of the scale's `evaluate.batch_size`.
-Prints the time of a step with the channels first, and how many times as fast it is with the channels last.
+Each layout runs in a separate process; the two take turns of a second. The training step is that of the bare loop. A
+sampling step is one call of the network, without gradients, on a batch of the scale's `evaluate.batch_size`. Prints the
+time of a step with channels first and the speed-up with channels last.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SCALES = ("digits", "fashion_small", "digits_dit")
 
 
 def marks_sampling(config: RunConfig, steps: int) -> list[float]:
-    """The time (s) at which each call of the network ended."""
+    """Return the time (s) at which each call of the network ended."""
     data = load(config.dataset)
     device = config.train.resolved_device()
     torch.set_num_threads(config.train.threads)
@@ -64,12 +64,12 @@ def main() -> None:
         return
     rows = [row(scale, loop, options) for scale in options.scales for loop in LOOPS]
     publish(
-        "layout", "Channels last over channels first", rows, ["Above 1, channels last are faster. torch.compile off."]
+        "layout", "Channels last over channels first", rows, ["Above 1: channels last is faster. torch.compile off."]
     )
 
 
 def row(scale: str, loop: str, options: argparse.Namespace) -> Row:
-    """One line of the table."""
+    """Measure one row of the table."""
     first = list[float]()
     last = list[float]()
     for i in range(options.repeat):

@@ -1,16 +1,15 @@
-"""What one report every 50 steps costs, as a share of those steps: the metrics file, MLflow on SQLite and on a server.
+"""The cost of one report every 50 steps, as a share of those steps: metrics.jsonl, MLflow on SQLite and on a server.
 
     python -m benchmarks.logging_cost [--reports 100]
 
-Trains the digits scale for some steps with a report after each, which gives real reports and the time of a bare step.
-Then replays them one by one: a line of metrics.jsonl is written, and MLflow's mirror is brought up to date, as its
-thread does while a run trains. The thread sends every 30 s, so that several reports share a sending; those lines say
-"as sent", and the others send each report by itself, which is the most it can cost. Training goes on meanwhile: the
-wall time is the thread's. The server is `mlflow server` on 127.0.0.1 and a free port, with a SQLite store of its own;
-it is stopped at the end.
+Trains the digits scale for some steps with a report after each, and measures the time of a bare step. Then it replays
+the reports: it writes a line of metrics.jsonl and updates MLflow, as the mirror's thread does during training. In a
+real run, the thread sends every 30 s, several reports at once: these rows say "as sent". The other rows send each
+report separately, which is the highest cost. Training does not wait for the thread: the wall time is the thread's. The
+server is `mlflow server` on 127.0.0.1 and a free port, with a separate SQLite store.
 
-Prints wall and CPU milliseconds of a report (the server's CPU too) and both as a share of 50 bare steps. The terminal's
-progress looks at the run once a second: its share is of that second. Goal: under 1 %.
+Prints wall and CPU milliseconds per report (the server's CPU too), and both as a share of 50 bare steps. The progress
+bar reads the run once a second; its share is of that second. Goal: under 1 %.
 """
 
 from __future__ import annotations
@@ -73,8 +72,8 @@ def main() -> None:
         rows.append(row("progress, once a second", replay(run, lines, trial.progress), LOOK_EVERY_S))
     notes = [
         f"As sent: {together} reports at once, about every {SEND_EVERY_S:g} s.",
-        f"A bare step of digits took {1000 * step:.1f} ms: {EVERY} of them {EVERY * step:.2f} s.",
-        "MLflow's include the line. Goal: 1 %.",
+        f"A bare step of digits took {1000 * step:.1f} ms; {EVERY} steps took {EVERY * step:.2f} s.",
+        "The MLflow rows include the line of metrics.jsonl. Goal: 1 %.",
     ]
     publish("logging_cost", f"Cost of a report every {EVERY} steps", rows, notes)
 
@@ -82,9 +81,9 @@ def main() -> None:
 def replay(
     run: Run, lines: Lines, send: Callable[[], object], many: int = 1, server: int | None = None
 ) -> tuple[float, float, float]:
-    """Write the lines again, sending after every `many`.
+    """Write the lines again and send after every `many` lines.
 
-    Returns seconds a line: wall, CPU of this process, CPU of the server.
+    Returns seconds per line: wall, CPU of this process, CPU of the server.
     """
     path = run.folder / "metrics.jsonl"
     path.unlink()
@@ -101,13 +100,13 @@ def replay(
 
 
 def sender(trial: Followed, experiment: str) -> Callable[[], None]:
-    """Brings the store that MLFLOW_TRACKING_URI names up to date with a run; beginning the record is left out."""
+    """Return a function that updates a run in the store of MLFLOW_TRACKING_URI; the record exists already."""
     record = Mirror(experiment).record(trial.run.folder, trial.title, trial.params, {})
     return lambda: record.send_run(trial.run, trial.protocol)
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return an unused port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -115,7 +114,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def server(folder: Path, port: int) -> Iterator[tuple[str, int]]:
-    """An MLflow server: its address and its process."""
+    """Start an MLflow server; yields its address and process ID, and stops it at the end."""
     folder.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     stores = ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--default-artifact-root", folder.as_uri()]
@@ -129,7 +128,7 @@ def server(folder: Path, port: int) -> Iterator[tuple[str, int]]:
 
 
 def wait_for(address: str, process: subprocess.Popen, patience_s: float = 180) -> None:
-    """Until a server answers."""
+    """Wait until a server answers."""
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5):
@@ -139,7 +138,7 @@ def wait_for(address: str, process: subprocess.Popen, patience_s: float = 180) -
 
 
 def cpu_seconds(process: int | None) -> float:
-    """CPU time of a process and all below it; 0 without one."""
+    """Return the CPU seconds of a process and its descendants; 0 for None."""
     total = 0.0
     waiting = [process] if process else []
     while waiting:
@@ -153,7 +152,7 @@ def cpu_seconds(process: int | None) -> float:
 
 
 def row(what: str, spent: tuple[float, float, float], of: float) -> Row:
-    """One kind of report's line of the table; `of` is what the shares are of, in seconds."""
+    """Return the row of one kind of report; the shares are of `of` seconds."""
     wall, own, others = spent
     return {
         "report": what,

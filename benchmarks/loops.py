@@ -1,6 +1,6 @@
-"""The two loops that benchmarks compare: training as `harness train` does it, and the same training written out bare.
+"""The two training loops that the benchmarks compare: that of `harness train`, and a bare loop of the same training.
 
-All that the benchmarks know of `TrainConfig` stands in `Settings.of`.
+Only `Settings.of` reads `TrainConfig`.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from harness.training.optimizers import AdamW
 os.environ.setdefault("HARNESS_DATA", str(data_folder()))  # so that nothing is downloaded
 _KEPT = tempfile.TemporaryDirectory()
 Weight = Callable[[Tensor], Tensor]
-"""What samples at times t [B] count, [B]."""
+"""Maps times t [B] to the weights of the samples [B]."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the bare loop takes from a configuration."""
+    """The settings that the bare loop takes from a configuration."""
 
     steps: int
     batch_size: int
@@ -59,7 +59,7 @@ class Settings:
 
     @classmethod
     def of(cls, config: RunConfig) -> Self:
-        """The settings of a run."""
+        """Return the settings of a run."""
         train = config.train
         chosen = config.train.resolved()
         assert isinstance(train.optimizer, AdamW)
@@ -81,7 +81,7 @@ class Settings:
         )
 
     def rate(self, step: int) -> float:
-        """Linear warm-up, then a cosine to zero."""
+        """Return the learning rate: linear warm-up, then a cosine to zero."""
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
         done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
@@ -91,8 +91,8 @@ class Settings:
 def bare(config: RunConfig, weight: Weight | None = None, threads: int | None = None) -> Iterator[nn.Module]:
     """Train on the straight path, predicting the velocity, with stratified times.
 
-    Yields the first average after each step.
-    No checks, no random streams, no logging: what somebody would write who wants this one training and nothing else.
+    Yields the first average after each step. There are no checks, no random streams and no logging: a script for this
+    one training.
     """
     s = Settings.of(config)
     data = load(config.dataset)
@@ -127,10 +127,10 @@ def bare(config: RunConfig, weight: Weight | None = None, threads: int | None = 
 
 
 def logged(config: RunConfig, steps: int) -> list[float]:
-    """Train for the first steps as `harness train` does it in a terminal.
+    """Train for the first steps as `harness train` does in a terminal.
 
-    That is with metrics.jsonl, MLflow, progress bar, sample grids and checkpoints. Returns the time (s) at which each
-    step but the first began and that of the end; only the first and the last wait for a GPU.
+    This includes metrics.jsonl, MLflow, progress bar, sample grids and checkpoints. Returns the times (s) at which the
+    second and later steps began, and the time of the end; only the first and the last time wait for the GPU.
     """
     run = Run.of(config)
     marks = list[float]()
@@ -150,7 +150,7 @@ def logged(config: RunConfig, steps: int) -> list[float]:
 
 
 def marks_bare(config: RunConfig, steps: int) -> list[float]:
-    """The time (s) at which each of the bare loop's first steps ended; only the first and the last wait for a GPU."""
+    """Return the times (s) at which the bare loop's steps ended; only the first and the last wait for the GPU."""
     return [
         now() if step in (1, steps) else time.perf_counter()
         for step, _ in zip(range(1, steps + 1), bare(config), strict=False)
@@ -158,13 +158,13 @@ def marks_bare(config: RunConfig, steps: int) -> list[float]:
 
 
 def seconds_bare(config: RunConfig) -> float:
-    """What the steps of the bare loop take, all that comes before the first one's end left out."""
+    """Return the seconds of all steps of the bare loop, estimated without the first, which includes the start."""
     marks = marks_bare(config, config.train.steps)
     return (marks[-1] - marks[0]) * config.train.steps / (config.train.steps - 1)
 
 
 def at_hand(config: RunConfig) -> RunConfig:
-    """The configuration without Inception, and with noise for pictures not at hand: neither changes the speed."""
+    """Replace Inception by raw values, and missing images by noise: neither changes the speed."""
     if config.evaluate.extractor == "inception":
         config = override(config, {"evaluate.extractor": "values", "evaluate.metrics": ["sliced_wasserstein"]})
     try:
@@ -176,7 +176,7 @@ def at_hand(config: RunConfig) -> RunConfig:
 
 @functools.cache
 def noise(like: str) -> Path:
-    """A file of 10,000 pictures of noise, of CIFAR-10's size or else of MNIST's."""
+    """Return a file of 10,000 images of noise, of CIFAR-10's size or otherwise of MNIST's."""
     path = Path(_KEPT.name) / f"{like}.npz"
     size = (32, 32, 3) if like == "cifar10" else (28, 28, 1)
     np.savez(path, images=np.random.default_rng(0).integers(0, 256, (10_000, *size), dtype=np.uint8))
@@ -185,7 +185,7 @@ def noise(like: str) -> Path:
 
 @contextlib.contextmanager
 def fresh_results() -> Iterator[Path]:
-    """Within it, results and MLflow's SQLite file are in a folder that goes away."""
+    """Put results and MLflow's SQLite file into a temporary folder."""
     kept = {name: os.environ.pop(name, None) for name in ("HARNESS_RESULTS", "MLFLOW_TRACKING_URI")}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["HARNESS_RESULTS"] = folder
@@ -197,7 +197,7 @@ def fresh_results() -> Iterator[Path]:
 
 
 def now() -> float:
-    """The time once the GPU has done what it was given."""
+    """Return the time once the GPU has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()

@@ -1,13 +1,13 @@
-"""What training takes in memory, computed beside measured.
+"""The memory of training, computed and measured.
 
     python -m benchmarks.memory [--batch N]
 
-Computed: 4 bytes for each parameter, times weights, gradient, AdamW's two moments and every average; and the
-activations: the bytes that autograd keeps for the backward pass of one step, each storage once and the parameters left
-out (torch.autograd.graph.saved_tensors_hooks). Measured: the peak while the harness trains a few steps, in a process of
-its own. On a GPU the peak is torch.cuda.max_memory_allocated. On a CPU it is the growth of the resident set since the
-data were loaded (VmHWM of /proc): what convolutions copy for themselves and what malloc keeps is in it. The peak at the
-end includes the checkpoint, which holds the state once more, and four samples.
+Computed: the state has 4 bytes per parameter for each of weights, gradient, AdamW's two moments and every average. The
+activations are the bytes that autograd saves for the backward pass of one step, counting each storage once and no
+parameters (torch.autograd.graph.saved_tensors_hooks). Measured: the peak while the harness trains a few steps in a
+separate process. On a GPU the peak is torch.cuda.max_memory_allocated. On a CPU it is the growth of the resident set
+since the data were loaded (VmHWM of /proc), which includes copies inside convolutions and memory that malloc keeps. The
+peak at the end includes the checkpoint, which is a second copy of the state, and four samples.
 
 Prints both in MB and their ratios, for the digits scale and for the U-Net of torchcfm's CIFAR-10 (batch 4 on a CPU).
 """
@@ -39,9 +39,9 @@ STEPS = 4
 
 
 def main() -> None:
-    """Each scale in a process of its own."""
+    """Measure each scale in a separate process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, help="instead of the scale's (on a CPU: 4 for CIFAR-10)")
+    parser.add_argument("--batch", type=int, help="batch size instead of the scale's (on a CPU: 4 for CIFAR-10)")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
@@ -55,7 +55,7 @@ def main() -> None:
         subprocess.run([*command, scale, *more], check=True, stdout=subprocess.PIPE).stdout
         for scale, more in given.items()
     ]
-    notes = ["state: weights, gradient, two moments, averages; activations: what autograd saves, counted."]
+    notes = ["state: weights, gradient, two moments, averages; activations: the bytes that autograd saves."]
     publish(
         "memory",
         "Memory of training in MB, computed and measured",
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def measure(scale: str, batch: int | None) -> Row:
-    """One scale's line of the table."""
+    """Measure one scale: one row of the table."""
     changes = {"train.steps": STEPS, "train.warmup_steps": 1, "evaluate.nfe": [1], "evaluate.batch_size": 4} | (
         {"train.batch_size": batch} if batch else {}
     )
@@ -92,7 +92,7 @@ def measure(scale: str, batch: int | None) -> Row:
 
 
 def activations(config: RunConfig, network: nn.Module, settings: Settings) -> int:
-    """Bytes that one step's loss keeps for its backward pass."""
+    """Return the bytes that one step's loss keeps for its backward pass."""
     data = load(config.dataset)
     own = {p.untyped_storage().data_ptr() for p in network.parameters()}
     x0 = data.encode(data.train[torch.arange(settings.batch_size)].to(settings.device))
@@ -108,14 +108,14 @@ def activations(config: RunConfig, network: nn.Module, settings: Settings) -> in
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         with torch.autocast(settings.device, torch.bfloat16, enabled=settings.bf16):
             measured = objective.measure(network.train(), objective.task(x0, 0, 0))
-            loss = measured.loss  # alive until the count is over: no storage is given out twice
+            loss = measured.loss  # alive until the count is over, so no storage is reused and counted wrongly
             del measured
         del loss
     return sum(kept.values())
 
 
 def peaks(config: RunConfig) -> tuple[float, float]:
-    """MB that training adds: at most during its steps, and with the checkpoint and samples at its end."""
+    """Return the peaks of the memory that training adds (MB): of its steps, and with checkpoint and samples."""
     tiny = {
         "backbone.channels": 4,
         "backbone.multipliers": [1],
@@ -137,7 +137,7 @@ def peaks(config: RunConfig) -> tuple[float, float]:
 
 
 def reset_peak() -> float:
-    """Forget the peak so far; MB in use now."""
+    """Reset the peak; return the MB in use now."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated() / MB
@@ -146,7 +146,7 @@ def reset_peak() -> float:
 
 
 def peak() -> float:
-    """MB at most since `reset_peak`."""
+    """Return the peak (MB) since `reset_peak`."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / MB
     status: Mapping[str, str] = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())

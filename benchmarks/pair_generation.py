@@ -1,12 +1,12 @@
-"""How fast pairs for reflow are made, beside a bare loop of the same solver on the same network.
+"""The speed of making pairs for reflow, compared with a bare loop of the same solver on the same network.
 
     python -m benchmarks.pair_generation [--repeat 5] [--scale digits] [--number 4000] [--nfe 40]
 
-The harness makes pairs as a round of reflow does: noise by its streams, Heun's method, checks that all is finite,
-hashes, files. The bare loop is Heun's method written out on the same network, batch and NFE, on noise of torch.randn,
-and keeps nothing. They take turns.
+The harness makes pairs as a round of reflow does: noise from its random streams, Heun's method, checks for finite
+values, hashes, files. The bare loop has Heun's method with the same network, batch and NFE, takes noise from
+torch.randn, and saves nothing. The two take turns.
 
-Prints pairs a second of both, the ratio and the hours that a million pairs would take. Goal: 0.95 or more.
+Prints both speeds in pairs per second, the ratio, and the hours for a million pairs. Goal: 0.95 or more.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ GOAL = 0.95
 
 
 def main() -> None:
-    """Measure the scale that is asked for."""
+    """Measure one scale."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--scale", default="digits")
@@ -38,12 +38,15 @@ def main() -> None:
     parser.add_argument("--nfe", type=int, default=40)
     options = parser.parse_args()
     publish(
-        "pair_generation", "Pairs a second, harness over a bare solver loop", [row(options)], [f"Goal: {GOAL} or more."]
+        "pair_generation",
+        "Pairs per second: harness over a bare solver loop",
+        [row(options)],
+        [f"Goal: {GOAL} or more."],
     )
 
 
 def row(options: argparse.Namespace) -> Row:
-    """Pairs of a flow that is hardly trained: that costs the same."""
+    """Measure the pairs of a flow after one training step; they cost as much as those of a trained flow."""
     changes = {
         "train.steps": 1,
         "train.warmup_steps": 0,
@@ -58,7 +61,7 @@ def row(options: argparse.Namespace) -> Row:
         assert run.parent is not None
         train(run.parent, lambda text: None, lambda: False)
         trained = restore(run.parent)
-        for i in range(-1, options.repeat):  # the first warms caches up
+        for i in range(-1, options.repeat):  # the first repetition warms the caches
             first = seconds_bare(run, trained) if i % 2 else 0.0
             started = time.perf_counter()
             make_pairs(run, lambda text: None, lambda: False)
@@ -80,7 +83,7 @@ def row(options: argparse.Namespace) -> Row:
 
 @torch.no_grad()
 def seconds_bare(run: Run, trained: Trained) -> float:
-    """Of Heun's method by itself."""
+    """Return the seconds of Heun's method alone."""
     reflow = run.config.reflow
     shape = load(run.config.dataset).shape
     device = run.config.train.resolved_device()

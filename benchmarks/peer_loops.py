@@ -1,19 +1,20 @@
-"""One training loop for each project that benchmarks/peers.py compares, as that project publishes it.
+"""The training loops that benchmarks/peers.py compares, one for each project, as published.
 
-The harness trains by `harness.runs.train.train`, log lines included, at the settings that it chooses itself; on a GPU a
-second line has it in TF32 without compilation. Every other loop is written here from what that project publishes:
+The harness trains with `harness.runs.train.train`, log lines included, at its default settings; on a GPU, a second row
+has TF32 without compilation. Every other loop follows the code that its project publishes:
 
 - torchcfm: examples/images/cifar10/train_cifar10.py and utils_cifar.py. A DataLoader with 4 workers over PIL pictures
   (flip, ToTensor, Normalize), drop_last; `icfm` (independent pairs, sigma 0), Adam 2e-4, clipping at 1, LambdaLR
-  warm-up of 5,000 steps, an average (0.9999) kept by a Python loop over the state dict; fp32. The example's default is
+  warm-up of 5,000 steps, an average (0.9999) by a Python loop over the state dict; fp32. The example's default is
   `otcfm`.
 - flow_matching: examples/image/{train.py, training/train_loop.py, training/grad_scaler.py, training/data_transform.py,
   models/ema.py} and the CIFAR-10 command of its README. 10 workers, pinned memory, transforms v2; CondOTProbPath,
-  skewed times, fp16 autocast with GradScaler on a GPU (neither on a CPU), AdamW 1e-4 with betas (0.9, 0.95), the norm
-  of every gradient by itself, no clipping, loss.item() each step and two running means of it (torchmetrics there, sums
-  here), an average (0.999) by a Python loop over the parameters. Its own U-Net is in no package; batch 64 there.
+  skewed times, fp16 autocast with GradScaler on a GPU (neither on a CPU), AdamW 1e-4 with betas (0.9, 0.95), a separate
+  norm for every gradient, no clipping, loss.item() each step and two running means of it (torchmetrics there, sums
+  here), an average (0.999) by a Python loop over the parameters. No package contains the project's U-Net. Batch 64
+  there.
 - rectified-flow-pytorch: its Trainer class as packaged (rectified_flow.py): Adam 3e-4, clipping at 0.5, a DataLoader
-  without workers, ema_pytorch (every 10 steps; the first 100 are copied), a line printed each step (into nothing here);
+  without workers, ema_pytorch (every 10 steps; the first 100 are copied), a line printed each step (discarded here);
   fp32. Batch 16 there.
 """
 
@@ -43,13 +44,13 @@ from harness.runs.train import train
 
 
 class Block(NamedTuple):
-    """What each is asked for."""
+    """The task of each loop."""
 
     config: RunConfig
     warm_up: int
     """Steps before the clock starts."""
     steps: int
-    """Steps that are timed."""
+    """Timed steps."""
     threads: int
 
     @property
@@ -57,16 +58,16 @@ class Block(NamedTuple):
         return "cuda" if torch.cuda.is_available() else "cpu"
 
     def network(self) -> nn.Module:
-        """The harness's U-Net."""
+        """Return the harness's U-Net."""
         return self.config.build(load(self.config.dataset)).to(self.device).train()
 
     def pictures(self, transform: Callable) -> Pictures:
-        """The training pictures as the other projects read them."""
+        """Return the training images as the other projects read them."""
         return Pictures(load(self.config.dataset).train, transform)  # type: ignore[arg-type]
 
 
 class Pictures(Dataset):
-    """Pictures in memory, turned into PIL's on access, as torchvision's CIFAR10 does."""
+    """Images in memory, converted to PIL images on access, as in torchvision's CIFAR10."""
 
     def __init__(self, images: Tensor, transform: Callable):
         self.arrays = images.permute(0, 2, 3, 1).contiguous().numpy()
@@ -80,13 +81,13 @@ class Pictures(Dataset):
 
 
 def forever(loader: DataLoader) -> Iterator[Tensor]:
-    """Epoch after epoch."""
+    """Yield batches, epoch after epoch."""
     while True:
         yield from loader
 
 
 def timed(block: Block, steps: Iterator[Any]) -> float:
-    """Seconds of the timed steps of a loop that yields after each."""
+    """Return the seconds of the timed steps of a loop that yields after each step."""
     for _ in range(block.warm_up):
         next(steps)
     started = now()
@@ -98,7 +99,7 @@ def timed(block: Block, steps: Iterator[Any]) -> float:
 
 
 def harness(block: Block) -> float:
-    """Seconds of the timed steps of `harness.runs.train.train`."""
+    """Return the seconds of the timed steps of `harness.runs.train.train`."""
     marks: list[float] = []
 
     def stop() -> bool:
@@ -111,18 +112,18 @@ def harness(block: Block) -> float:
 
 
 def harness_eager(block: Block) -> float:
-    """The same without bf16 and compilation."""
+    """Time the harness without bf16 and compilation."""
     return harness(block._replace(config=override(block.config, {"train.precision": "tf32", "train.compile": "off"})))
 
 
 def torchcfm(block: Block) -> float:
-    """torchcfm's example on the common network."""
+    """Time torchcfm's example on the common network."""
     network = block.network()
     return timed(block, torchcfm_steps(block, network, lambda t, x: network(x, t)))
 
 
 def torchcfm_own(block: Block) -> float:
-    """torchcfm's example on torchcfm's network of the same size."""
+    """Time torchcfm's example on torchcfm's network of the same size."""
     from torchcfm.models.unet.unet import UNetModelWrapper
 
     size = block.config.backbone
@@ -136,7 +137,7 @@ def torchcfm_own(block: Block) -> float:
 
 
 def torchcfm_steps(block: Block, network: nn.Module, velocity: Callable) -> Iterator[None]:
-    """Training step by step, after torchcfm's CIFAR-10 example."""
+    """Train step by step as torchcfm's CIFAR-10 example does."""
     from torchcfm.conditional_flow_matching import ConditionalFlowMatcher
     from torchvision import transforms
 
@@ -165,12 +166,12 @@ def torchcfm_steps(block: Block, network: nn.Module, velocity: Callable) -> Iter
 
 
 def flow_matching(block: Block) -> float:
-    """flow_matching's image example on the common network."""
+    """Time flow_matching's image example on the common network."""
     return timed(block, flow_matching_steps(block, block.network()))
 
 
 def flow_matching_loader(block: Block) -> DataLoader:
-    """The pictures as flow_matching's image example reads them."""
+    """Return the images as flow_matching's image example reads them."""
     from torchvision.transforms import v2
 
     transform = v2.Compose([v2.ToImage(), v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, scale=True)])
@@ -181,12 +182,12 @@ def flow_matching_loader(block: Block) -> DataLoader:
 
 
 def skewed_times(number: int, device: str) -> Tensor:
-    """Times [B] as flow_matching's image example draws them."""
+    """Draw times [B] as flow_matching's image example does."""
     return (1 / (1 + (1.2 * torch.randn(number, device=device) - 1.2).exp())).clip(0.0001, 1)
 
 
 def average_in(shadows: list[Tensor], network: nn.Module, updates: Tensor) -> None:
-    """Move the average of the weights one step, as flow_matching's image example does."""
+    """Update the average of the weights as flow_matching's image example does."""
     updates += 1
     done = updates.item()
     with torch.no_grad():
@@ -195,7 +196,7 @@ def average_in(shadows: list[Tensor], network: nn.Module, updates: Tensor) -> No
 
 
 def flow_matching_steps(block: Block, network: nn.Module) -> Iterator[None]:
-    """Training step by step, after flow_matching's image example."""
+    """Train step by step as flow_matching's image example does."""
     from flow_matching.path import CondOTProbPath
 
     cuda = block.device == "cuda"
@@ -228,19 +229,19 @@ def flow_matching_steps(block: Block, network: nn.Module) -> Iterator[None]:
 
 
 class Called(nn.Module):
-    """A network as rectified-flow-pytorch calls it."""
+    """A network with the signature that rectified-flow-pytorch calls."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network
 
     def forward(self, x: Tensor, times: Tensor) -> Tensor:
-        """The velocity at x [B, ...] and times [B]."""
+        """Return the velocity at x [B, ...] and times [B]."""
         return self.network(x, times)
 
 
 def rectified_flow(block: Block) -> float:
-    """rectified-flow-pytorch's Trainer on the common network; the clock is read where its model is called."""
+    """Time rectified-flow-pytorch's Trainer on the common network; a hook reads the clock at each call of the model."""
     from rectified_flow_pytorch import RectifiedFlow, Trainer
     from torchvision import transforms
 

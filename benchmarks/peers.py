@@ -1,15 +1,15 @@
-"""Images a second in training: the harness beside torchcfm, flow_matching and rectified-flow-pytorch.
+"""Images per second in training: the harness compared with torchcfm, flow_matching and rectified-flow-pytorch.
 
     python -m benchmarks.peers [--blocks 5] [--steps N] [--batch N] [--threads 1]
 
-Needs `pip install -e .[bench]`. All train on the same pictures (CIFAR-10 where it is at hand, else noise of its shape),
-with the same batch, number of threads and, unless a line says "own U-Net", the same network: on a GPU the U-Net of
-torchcfm's CIFAR-10 (35.7M parameters, batch 128), on a CPU a small one of its kind. They take turns in blocks: each
-starts anew with its loader, warms up, and is timed over the same number of steps. Sample grids and checkpoints fall
-into no block. benchmarks/peer_loops.py tells how each of them trains.
+Needs `pip install -e .[bench]`. All train on the same images (CIFAR-10 if it is on this machine, otherwise noise of its
+shape), with the same batch, number of threads and, unless a row says "own U-Net", the same network: on a GPU the U-Net
+of torchcfm's CIFAR-10 example (35.7M parameters, batch 128), on a CPU a small U-Net of the same kind. The loops take
+turns in blocks. In each block, a loop starts again with its loader, warms up, and is timed over the same number of
+steps. No block includes sample grids or checkpoints. benchmarks/peer_loops.py describes how each loop trains.
 
-Prints images a second (median over the blocks, smallest and largest) and the ratio of the harness's to each, block by
-block.
+Prints images per second (median, smallest and largest over the blocks) and the ratio of the harness to each loop, block
+by block.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from harness.core.config import override
 from harness.runs.config import RunConfig
 
 SMALL = UNet(channels=32, multipliers=(1, 2), blocks=1, attention=(16,), conditioning="add", groups=32, dropout=0.1)
-"""Of the kind of torchcfm's, for a CPU."""
+"""A small U-Net of the same kind as torchcfm's, for a CPU."""
 DIFFERS = {
     "harness": "fp32 on a CPU; bf16 and torch.compile on a GPU",
     "harness, eager": "TF32, no torch.compile",
@@ -41,11 +41,11 @@ DIFFERS = {
 
 
 def main() -> None:
-    """All loops in turns."""
+    """Time all loops in turns."""
     cuda = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--blocks", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=200 if cuda else 10, help="timed steps a block")
+    parser.add_argument("--steps", type=int, default=200 if cuda else 10, help="timed steps per block")
     parser.add_argument("--batch", type=int, default=128 if cuda else 16)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -58,18 +58,18 @@ def main() -> None:
         for name in [*chosen][turn % len(chosen) :] + [*chosen][: turn % len(chosen)]:
             torch.set_num_threads(options.threads)
             taken[name].append(chosen[name](block))
-    publish("peers", "Images a second in training", rows(taken, options.batch * options.steps), notes(block))
+    publish("peers", "Images per second in training", rows(taken, options.batch * options.steps), notes(block))
 
 
 def configuration(batch: int, cuda: bool) -> RunConfig:
-    """The scale of CIFAR-10, with a small network on a CPU."""
+    """Return the scale cifar10, with a small network on a CPU."""
     return override(
         at_hand(load_scale("cifar10")), {"train.batch_size": batch, **({} if cuda else {"backbone": SMALL})}
     )
 
 
 def rows(taken: dict[str, list[float]], images: int) -> list[Row]:
-    """The table."""
+    """Return the rows of the table."""
     return [
         {
             "training loop": name,
@@ -82,14 +82,14 @@ def rows(taken: dict[str, list[float]], images: int) -> list[Row]:
 
 
 def notes(block: Block) -> Sequence[str]:
-    """What was compared."""
+    """Describe the comparison."""
     number = sum(p.numel() for p in block.network().parameters())
     s = Settings.of(block.config)
     return [
         f"U-Net of {number:,} parameters, batch {s.batch_size}, {block.threads} thread(s), "
-        f"{block.steps} steps a block, {block.device}.",
-        f"Data: {block.config.dataset.name}; a set named npz is noise of CIFAR-10's shape.",
-        "A ratio above 1: the harness trains on more images a second.",
+        f"{block.steps} steps per block, {block.device}.",
+        f"Data: {block.config.dataset.name}; npz means noise of CIFAR-10's shape.",
+        "A ratio above 1: the harness trains on more images per second.",
     ]
 
 

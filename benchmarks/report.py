@@ -1,7 +1,7 @@
-"""What a benchmark says: a table on the terminal, and a file that tells where the numbers come from.
+"""The report of a benchmark: a table on the terminal, and a file with the numbers and their origin.
 
-The file is results/local/benchmarks/<name>.json; <name>-gpu.json from a machine with a GPU. `make publish STUDY=bench`
-copies those files to the committed results/benchmarks/.
+The file is results/local/benchmarks/<name>.json, or <name>-gpu.json on a machine with a GPU. `make publish STUDY=bench`
+copies these files to the committed results/benchmarks/.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from harness.core.files import results_folder, write_json
 from harness.core.provenance import commit, machine
 
 RESULTS = results_folder() / "local" / "benchmarks"
-"""Taken on import: a benchmark sends the runs it measures elsewhere."""
+"""Set on import, because a benchmark later changes the results folder for the runs that it measures."""
 
 
 class Spread(NamedTuple):
-    """A number measured several times in one run of a benchmark."""
+    """A quantity measured several times in one run of a benchmark."""
 
     median: float
     low: float
@@ -33,12 +33,12 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Median, smallest and largest."""
+        """Return the median, smallest and largest of values."""
         return cls(statistics.median(values), min(values), max(values))
 
     @classmethod
     def of_ratios(cls, above: Sequence[float], below: Sequence[float]) -> Spread:
-        """Of values measured in turns: each repetition gives one ratio."""
+        """Return the spread of the ratios of values measured in turns, one ratio per repetition."""
         return cls.of([a / b for a, b in zip(above, below, strict=True)])
 
     def __str__(self) -> str:
@@ -50,7 +50,7 @@ Row = Mapping[str, Any]
 
 
 def publish(name: str, title: str, rows: Sequence[Row], notes: Sequence[str] = ()) -> Path:
-    """Print rows (all with the same columns) and notes, and write them; numbers are kept whole in the file."""
+    """Print rows (all with the same columns) and notes, and write them; the file has the numbers unrounded."""
     table = Table(title=title)
     for i, column in enumerate(rows[0]):
         table.add_column(column, justify="right" if i else "left", overflow="fold")

@@ -1,11 +1,11 @@
-"""How long one waits before anything happens: imports and the command line.
+"""The time before anything happens: imports and the command line.
 
     python -m benchmarks.startup [--repeat 9]
 
-Each line is measured in processes of its own, in turns, the file cache warm. A command is timed from outside; an import
-after another by the clock of the process that does both, since the time of torch itself varies by more than what is
-asked. `from harness import *` imports all that a notebook is given, which is otherwise imported when it is used.
-Prints the seconds of each (median, smallest to largest) and the goal.
+Each row is measured in separate processes, in turns, with a warm file cache. A command is timed from outside. An import
+"after torch" is timed inside a process that has already imported torch, because the time of torch itself varies by more
+than the import takes. `from harness import *` imports every name that a notebook gets; without the star, they are
+imported on first use. Prints the seconds of each (median, smallest to largest) and the goal.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GOALS = {"import harness, after torch": 0.1, "harness --help": 0.3}
 
 
 def main() -> None:
-    """Measure every line."""
+    """Measure every row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=9)
     turns = [turn() for _ in range(parser.parse_args().repeat + 1)][1:]
@@ -36,26 +36,26 @@ def main() -> None:
         {"what": name, "seconds": Spread.of([turn[name] for turn in turns]), "goal": GOALS.get(name, "")}
         for name in turns[0]
     ]
-    what = "all that training, sampling and evaluation from Python need: components, data, metrics"
-    notes = [f"`harness.runs.train` is {what}."]
+    needed = "all that training, sampling and evaluation from Python need: components, data, metrics"
+    notes = [f"`harness.runs.train` imports {needed}."]
     publish("startup", "Seconds before anything happens", rows, notes)
 
 
 def turn() -> dict[str, float]:
-    """Every line once."""
+    """Measure every row once."""
     outside = {name: seconds(arguments) for name, arguments in COMMANDS.items()}
     return outside | {f"{statement}, after torch": seconds_of_import(statement) for statement in AFTER_TORCH}
 
 
 def seconds(arguments: list[str]) -> float:
-    """Of a Python process from start to end."""
+    """Return the seconds of a Python process from start to end."""
     started = time.perf_counter()
     subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - started
 
 
 def seconds_of_import(statement: str) -> float:
-    """Of an import in a process that has torch."""
+    """Return the seconds of an import in a process that has imported torch."""
     code = f"import torch, time; started = time.perf_counter(); {statement}; print(time.perf_counter() - started)"
     return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
 

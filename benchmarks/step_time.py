@@ -1,17 +1,18 @@
-"""What all that surrounds a training step costs: `harness train` against the same training written out bare.
+"""The cost of everything around a training step: `harness train` against a bare loop of the same training.
 
     python -m benchmarks.step_time [--repeat 5] [--quick]
 
-Network, batch, precision, fused AdamW, clipping and averages are the same, and neither compiles; on a GPU the last line
-has the harness compile as it does by itself, beside the bare loop that does not. The harness's side does what `harness
-train` does in a terminal, at the scale's own intervals: metrics.jsonl, MLflow's mirror on SQLite, the progress bar,
-sample grids, checkpoints. Each is a process of its own; the two take turns of a second (on a GPU of four), and only the
-one whose turn it is runs. All that comes before the end of the first step is left out, and so is the closing of the
-MLflow record.
+Network, batch, precision, fused AdamW, clipping and averages are the same, and neither loop compiles. On a GPU, one
+more row has the harness compile, as it does by default, against the bare loop without compilation. The harness does
+everything that `harness train` does in a terminal, at the scale's intervals: metrics.jsonl, MLflow's mirror on SQLite,
+the progress bar, sample grids, checkpoints. Each loop is a separate process; the two take turns of a second (four on a
+GPU), and only one runs at a time. The measurement starts at the end of the first step and does not include the closing
+of the MLflow record.
 
 Prints for each network the time of a step, the ratio of the two over the whole training (median, and smallest to
-largest over the repetitions) and how much of the bare loop's time went into steps alone, log lines, checkpoints and
-sample grids. `--quick` takes a tenth of the steps, up to no grid: it shows that the benchmark works, and no more.
+largest over the repetitions), and the harness's time for plain steps, log lines, checkpoints and sample grids as shares
+of the bare loop's time. `--quick` takes a tenth of the steps and reaches no sample grid: it only shows that the
+benchmark works.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from harness.training.config import TrainConfig
 
 CUDA = torch.cuda.is_available()
 SCALES = {"digits": 520, "points": 2000, **({"cifar10": 400} if CUDA else {"fashion_small": 750})}
-"""{scale: steps}: a whole training of the small ones, fashion_small up to its first grid of samples, cifar10 less."""
+"""{scale: steps}: digits and points a whole training, fashion_small to its first sample grid, cifar10 fewer."""
 CASES = [(scale, "off") for scale in SCALES] + [("cifar10", "default")] * CUDA
 """A scale and the mode of torch.compile."""
 TURN_S = 4.0 if CUDA else 1.0
@@ -58,23 +59,23 @@ def main() -> None:
     rows = [row(scale, mode, options) for scale, mode in CASES if scale in options.scales]
     notes = [
         f"Goal: a ratio of at most {1.0 if CUDA else GOAL}, torch.compile off.",
-        "Shares are of the bare loop's time, medians; `plain` is the steps that end in no report.",
+        "Percentages are medians, as shares of the bare loop's time; `plain` counts the steps without a report.",
     ]
     publish("step_time", "Time of a training step, harness over bare loop", rows, notes)
 
 
 def config_of(scale: str, mode: str) -> RunConfig:
-    """A scale, compiled or not."""
+    """Return a scale's configuration with a mode of torch.compile."""
     return override(at_hand(load_scale(scale)), {"train.compile": mode})
 
 
 def steps_of(scale: str, quick: bool) -> int:
-    """How many steps are measured."""
+    """Return the number of measured steps."""
     return SCALES[scale] // 10 if quick else SCALES[scale]
 
 
 def row(scale: str, mode: str, options: argparse.Namespace) -> Row:
-    """One line of the table."""
+    """Measure one row of the table."""
     train = config_of(scale, mode).train
     steps = steps_of(scale, options.quick)
     bare = list[float]()
@@ -104,9 +105,9 @@ def row(scale: str, mode: str, options: argparse.Namespace) -> Row:
 
 
 def parts(train: TrainConfig, took: Sequence[float]) -> dict[str, float]:
-    """Seconds of a training, from those of its second step and all after it, by what they went into.
+    """Return {purpose: seconds} of a training, from the durations of its second and later steps.
 
-    What a step took beyond the median belongs to the rarest report that it ended in.
+    The time of a step beyond the median belongs to the rarest report at the end of this step.
     """
     every = {"samples": train.sample_every, "checkpoints": train.checkpoint_every, "log": train.log_every}
     spent: dict[str, list[float]] = {"plain": [], "log": [], "checkpoints": [], "samples": []}

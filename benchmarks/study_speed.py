@@ -1,19 +1,20 @@
-"""A whole study by the harness, beside bare loops that do the same trainings and evaluations.
+"""A whole study by the harness, compared with bare loops that do the same trainings and evaluations.
 
     python -m benchmarks.study_speed [--steps N] [--seeds 5] [--together N]
 
-The harness: `harness ablate weighting --scale digits` in empty results, from the command to the table, with as many
-workers as there are cores, or eight on each GPU (`--together`). The bare loops: the same arms, seeds, steps, batches
-and numbers of samples, trained as benchmarks/loops.py writes it, sampled by a plain Euler loop at the same NFEs and
-judged by the same FID (the harness's Judge); no checkpoints, logs, curves, pictures or table. Their processes share the
-trials out beforehand; every split of the cores into processes and threads is tried (on two cores 1 process of 2
-threads, which is one training after another, and 2 of 1), on a GPU one process and as many as the harness has workers.
-Everything begins with its processes' start and ends when the last has ended. All take turns of a few seconds, and only
-the one whose turn it is runs: a machine whose speed drifts is the same to all.
+The harness: `harness ablate weighting --scale digits` with an empty results folder, from the command to the table, with
+as many workers as cores, or eight on each GPU (`--together`). The bare loops: the same arms, seeds, steps, batches and
+numbers of samples; the training loop of benchmarks/loops.py, a plain Euler loop at the same NFEs, and the same FID (the
+harness's Judge); no checkpoints, logs, curves, pictures or table. The trials are divided among the bare processes in
+advance. On a CPU, every split of the cores into processes and threads runs (on two cores: 1 process of 2 threads, which
+is one training after another, and 2 processes of 1 thread). On a GPU, 1 process runs, and as many as the harness has
+workers. The time runs from the start of the processes to the end of the last. All take turns of a few seconds, and only
+one runs at a time, so a drift of the machine's speed affects all alike.
 
-Prints the time that each ran and the ratio of the harness's to it, and the mean FID at the largest NFE over all trials,
-which says that the same work was done: the random numbers differ. Goals: within 5 % of the best split; on a GPU at most
-a third of one after another. On two cores about half an hour in all; with `--steps 50 --seeds 1` two minutes.
+Prints the time of each, the ratio of the harness's time to it, and the mean FID at the largest NFE over all trials,
+which shows that they did the same work, with different random numbers. Goals: within 5 % of the best split; on a GPU at
+most a third of the time of one after another. Takes about half an hour on two cores; with `--steps 50 --seeds 1`, two
+minutes.
 """
 
 from __future__ import annotations
@@ -50,11 +51,11 @@ HARNESS = "harness"
 
 
 def main() -> None:
-    """The harness and every split, in turns."""
+    """Run the harness and every split in turns."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, help="instead of the scale's")
+    parser.add_argument("--steps", type=int, help="training steps instead of the scale's")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--together", type=int, default=8 if CUDA else CORES, help="trials at a time, of the harness")
+    parser.add_argument("--together", type=int, default=8 if CUDA else CORES, help="the harness's trials at a time")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     parser.add_argument("--share", type=int, nargs=3, metavar=("I", "OF", "THREADS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -87,19 +88,19 @@ def main() -> None:
 
 
 def splits(together: int) -> dict[str, tuple[int, int]]:
-    """Processes and threads of each, by name; the first is one trial after another."""
+    """Return {name: (processes, threads)} of every split; the first is one trial after another."""
     ways = [(n, 1) for n in (1, together)] if CUDA else [(n, CORES // n) for n in range(1, CORES + 1) if CORES % n == 0]
     return {f"bare, {processes} x {threads} threads": (processes, threads) for processes, threads in ways}
 
 
 def plan_of(options: argparse.Namespace) -> Plan:
-    """The study as the harness would run it."""
+    """Return the plan of the study."""
     changes = {"train.steps": options.steps} if options.steps else {}
     return Plan.of(load_study(STUDY), SCALE, load_scale(SCALE), changes, options.seeds, [])
 
 
 def ablation(options: argparse.Namespace, plan: Plan) -> list[float]:
-    """The FIDs of the harness."""
+    """Run the harness; return the FIDs."""
     changes = ["--set", f"train.steps={options.steps}"] if options.steps else []
     command = [
         sys.executable,
@@ -121,7 +122,7 @@ def ablation(options: argparse.Namespace, plan: Plan) -> list[float]:
 
 
 def split(command: list[str], processes: int, threads: int) -> list[float]:
-    """The FIDs of bare loops side by side."""
+    """Run bare loops side by side; return the FIDs."""
     with fresh_results():
         shares = [[*command, "--share", str(i), str(processes), str(threads)] for i in range(processes)]
         crew = [subprocess.Popen(one, stdout=subprocess.PIPE, text=True) for one in shares]
@@ -132,7 +133,7 @@ def split(command: list[str], processes: int, threads: int) -> list[float]:
 
 
 def share(plan: Plan, i: int, of: int, threads: int) -> list[float]:
-    """Train and judge every trial of one process; FID at the largest NFE."""
+    """Train and judge the trials of one process; return the FIDs at the largest NFE."""
     found = list[float]()
     base = plan.arms[plan.baseline]
     data = load(base.dataset)
@@ -145,7 +146,7 @@ def share(plan: Plan, i: int, of: int, threads: int) -> list[float]:
 
 @torch.no_grad()
 def samples(network: nn.Module, config: RunConfig, data: Data, nfe: int) -> Iterator[SampleBatch]:
-    """As many as are judged, by Euler's method from t = 1 to 0."""
+    """Sample as many as the evaluation needs, by Euler's method from t = 1 to 0."""
     number = config.evaluate.num_samples
     size = config.evaluate.batch_size
     device = config.train.resolved_device()
@@ -157,7 +158,7 @@ def samples(network: nn.Module, config: RunConfig, data: Data, nfe: int) -> Iter
 
 
 def row(name: str, crew: Mapping[str, Contender]) -> Row:
-    """One line of the table."""
+    """Return one row of the table."""
     return {
         "what": name,
         "seconds": crew[name].seconds,
@@ -167,7 +168,7 @@ def row(name: str, crew: Mapping[str, Contender]) -> Row:
 
 
 def notes(plan: Plan, crew: Mapping[str, Contender], ways: Mapping[str, tuple[int, int]]) -> list[str]:
-    """What was done, and how the harness compares."""
+    """Describe the work and how the harness compares."""
     best = min(ways, key=lambda name: crew[name].seconds)
     steps = plan.arms[plan.baseline].train.steps
     over_best, over_one = (crew[HARNESS].seconds / crew[name].seconds for name in (best, next(iter(ways))))

@@ -1,4 +1,4 @@
-"""Processes that take turns on one machine, so that a drift of its speed within minutes is the same to all of them."""
+"""Processes that take turns on one machine, so that a drift of its speed within minutes affects all of them alike."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ TURN_S = 1.0
 
 
 class Contender:
-    """A command and all processes that it starts, halted except in its own turns."""
+    """A command and all processes that it starts, suspended except in its turns."""
 
     def __init__(self, command: Sequence[str]):
         self.turns: list[tuple[float, float]] = []
-        """Beginning and end of each, by time.perf_counter, which is one clock for all processes of a machine."""
+        """Start and end of each turn, by time.perf_counter, the same clock in all processes of a machine."""
         self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - read after the command has ended
         self._process = subprocess.Popen(command, stdout=self._said, start_new_session=True)
         self._send(signal.SIGSTOP)
@@ -34,7 +34,7 @@ class Contender:
         self._process.wait()
 
     def turn(self, seconds: float) -> bool:
-        """Let it run for so long; whether it has ended by then. Raises `CalledProcessError` when it failed."""
+        """Run for at most `seconds`; return whether the command has ended. `CalledProcessError` if it failed."""
         started = time.perf_counter()
         self._send(signal.SIGCONT)
         try:
@@ -50,16 +50,16 @@ class Contender:
 
     @property
     def seconds(self) -> float:
-        """How long it ran."""
+        """Return the seconds it ran."""
         return sum(end - start for start, end in self.turns)
 
     def durations(self, marks: Sequence[float]) -> list[float]:
-        """How long it ran between each of its own marks and the next, which rise."""
+        """Return the seconds it ran between one of its marks and the next; the marks increase."""
         ran = [sum(max(0.0, min(end, mark) - start) for start, end in self.turns) for mark in marks]
         return [later - earlier for earlier, later in itertools.pairwise(ran)]
 
     def said(self) -> str:
-        """What it printed."""
+        """Return its printed output."""
         self._said.seek(0)
         return self._said.read()
 

@@ -1,7 +1,7 @@
 """Which network, which conditioning and which embedding of time?
 
 Expected before it ran: worse with `add` and with `unscaled` times, which hardly tell one time from another;
-attention, `fourier` and `learned` ties; `dit` far worse, as a transformer needs longer training than this.
+attention, `fourier` and `learned` tie; `dit` is far worse, because a transformer needs longer training than this.
 """
 
 from harness.ablation.design.study import Study
@@ -17,7 +17,7 @@ STUDY = Study(
         "unet_unscaled": {"backbone.time_embedding.scale": 1.0},
         "unet_fourier": {"backbone.time_embedding": "fourier"},
         "unet_learned": {"backbone.time_embedding": "learned"},
-        # A transformer does not bear the U-Net's rate and beta2.
+        # A transformer does not tolerate the U-Net's learning rate and beta2.
         "dit": {
             "backbone": {"name": "dit", "preset": "digits"},
             "train.learning_rate": 2e-3,

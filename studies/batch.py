@@ -1,6 +1,6 @@
 """Is a larger batch worth its samples?
 
-Expected before it ran: 256 in as many steps better, 256 in as many samples worse.
+Expected before it ran: 256 in as many steps is better, 256 in as many samples is worse.
 """
 
 from harness.ablation.design.study import Study
@@ -11,7 +11,7 @@ STUDY = Study(
     arms={
         "64": {"train.batch_size": 64},
         "256, as many steps": {"train.batch_size": 256},
-        # A quarter of the scale's steps and of its warm-up, at the same rate.
+        # A quarter of the steps and of the warm-up, at the same learning rate.
         "256, as many samples": {"train.batch_size": 256, "train.steps": 300, "train.warmup_steps": 25},
     },
     nfe=32,

@@ -1,4 +1,4 @@
-"""Does it help at few steps to pair noise with the data that lie near it?"""
+"""Does pairing noise with nearby data help at few steps?"""
 
 from harness.ablation.design.study import Study
 

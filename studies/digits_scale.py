@@ -1,6 +1,6 @@
-"""Which settings should the digits scale train with? Asked of the baseline alone, before any arm is trained.
+"""Which settings should the digits scale train with? The search trains only the baseline, before any other arm.
 
-The scale has had the winner's settings since. The search began with those before it, at commit 049c42c.
+The scale now has the winner's settings. The search started from the earlier settings, at commit 049c42c.
 """
 
 from harness.ablation.design.search import Search
@@ -11,7 +11,7 @@ SEARCH = Search(
     "samples, in as many seconds of training?",
     spaces={
         "digits": {
-            # Steps that take about as many seconds where two trials share two cores: 33, 51, 87 and 146 ms each.
+            # Each takes about as many seconds when two trials share two cores: 33, 51, 87 and 146 ms per step.
             "train.batch_size, train.steps": together((32, 960), (64, 660), (128, 400), (256, 230)),
             "train.learning_rate": log(2e-3, 4e-2),
             "train.warmup_steps": even(10, 150),
@@ -20,7 +20,7 @@ SEARCH = Search(
             "train.optimizer.weight_decay": log(1e-3, 1.0),
         }
     },
-    pruner=None,  # it would compare trials of different batches after as many steps
+    pruner=None,  # a pruner would compare trials of different batch sizes after the same number of steps
     nfe=32,
     trials=40,
     seed=1000,

@@ -1,12 +1,12 @@
-"""What does distillation make of one step of Euler's method, after each round of reflow?
+"""Does distillation improve one step of Euler's method, after each round of reflow?
 
-Expected before it ran: one step of a distilled flow better than of the flow itself in every round, the second round
-best.
+Expected before it ran: one step of a distilled flow is better than one of the flow itself in every round, and the
+second round is best.
 """
 
 from harness.ablation.design.study import Study
 
-# More samples at the NFE of the verdicts, the only one.
+# More samples at the only NFE, that of the verdicts.
 SAMPLED = {"evaluate.nfe": [1], "evaluate.num_samples": 800}
 
 STUDY = Study(

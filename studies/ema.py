@@ -1,7 +1,7 @@
-"""How long should the average of the weights be? One training for each seed keeps all that the arms compare.
+"""How long should the average of the weights be? One training per seed keeps all averages that the arms compare.
 
-Expected before it ran: short averages best of so short a training: 0.9 and 0.95 and `posthoc` 0.1 tie, `last` is
-worse than they are, and 0.9999 with its warm-up lies between.
+Expected before it ran: short averages are best for such a short training: 0.9 and 0.95 and `posthoc` 0.1 tie, `last`
+is worse than these, and 0.9999 with its warm-up lies between.
 """
 
 from harness.ablation.design.study import Study

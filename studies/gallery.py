@@ -1,4 +1,4 @@
-"""What `harness gallery` trains: a scale for every kind of data, the small ones longer than a study would."""
+"""The scales that `harness gallery` trains, for every kind of data. Small scales train longer than in a study."""
 
 GALLERY: dict[str, dict[str, object]] = {
     "digits": {"train.steps": 2000},
@@ -10,4 +10,4 @@ GALLERY: dict[str, dict[str, object]] = {
     "transport": {"train.steps": 5000},
     "sequences": {},
 }
-"""{scale: what is changed in it}, in the order of the table."""
+"""{scale: changed settings}, in the order of the table."""

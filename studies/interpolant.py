@@ -1,7 +1,7 @@
-"""Which path from data to noise is learnt best? Its differential equation is solved so well that no steps matter.
+"""Which path from data to noise is learnt best? The solver is so accurate that its errors do not matter.
 
-Expected before it ran: `linear`, `fm_ot` and `cosine` tie, as the paths differ little in which levels of noise they
-train; `ve` without `edm`'s scaling is worst.
+Expected before it ran: `linear`, `fm_ot` and `cosine` tie, because the paths differ little in the levels of noise that
+they train; `ve` without `edm`'s scaling is worst.
 """
 
 from harness.ablation.design.study import Study, load_study

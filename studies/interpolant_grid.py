@@ -1,4 +1,4 @@
-"""Which steps does each path want? Every path with every time grid, of the same trained networks.
+"""Which time grid suits each path? Every path is sampled with every time grid, from the same trained networks.
 
 Expected before it ran: `vp` and `vp_ddpm` need the grid in log SNR most, `linear` and `fm_ot` least; `ve` gains
 nothing from `quadratic`.
@@ -19,10 +19,10 @@ STUDY = Study(
             "fm_ot": {"interpolant": "fm_ot"},
             "polynomial": {"interpolant": {"name": "polynomial", "power": 2}},
             "ve": {"interpolant": "ve"},
-            # The same path with inputs and targets scaled to unit variance, which the others hardly need.
+            # The same path with inputs and targets scaled to unit variance; the other paths hardly need this.
             "ve_edm": {"interpolant": "ve", "prediction": {"name": "edm", "sigma_data": 0.75}},
         },
-        # Levels that the path with the narrowest range has, which is ve.
+        # The log SNR range of `ve`, the narrowest of all paths.
         "evaluate.time_grid": ["uniform", "quadratic", {"name": "log_snr", "low": -7.5, "high": 9.0}],
     },
     nfe=32,

@@ -1,6 +1,6 @@
 """Which path gives the best samples in 32 calls, each with the time grid that suits it best?
 
-Expected before it ran: as at convergence, but for `vp` and `ve`, whose paths bend more.
+Expected before it ran: as at convergence, except for `vp` and `ve`, whose paths bend more.
 """
 
 from harness.ablation.design.space import one_of

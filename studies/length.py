@@ -10,7 +10,7 @@ OWN = load_scale("digits").train
 
 
 def times(factor: float) -> dict[str, object]:
-    """So many times the scale's own steps, of which the warm-up has its share."""
+    """Return `factor` times the scale's steps and warm-up steps."""
     return {"train.steps": round(factor * OWN.steps), "train.warmup_steps": round(factor * OWN.warmup_steps)}
 
 
@@ -18,7 +18,7 @@ STUDY = Study(
     question="When does longer training on digits stop paying, and does the flow then copy its training data?",
     baseline="1x",
     arms={f"{factor:g}x": times(factor) for factor in (0.25, 0.5, 1, 2, 4, 8)},
-    # FID to the training images would reward copies most. Authenticity, which the scale has, counts them.
+    # FID to the training images would reward copies. The scale also measures authenticity, which detects copies.
     metric="held_out_fid",
     nfe=32,
     smallest_difference=0.1,

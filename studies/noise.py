@@ -1,7 +1,7 @@
 """Does the distribution that sampling starts from matter?
 
-Expected before it ran: `matched` better, since it has the data's mean and covariance; `laplace`, `student_t` and
-`sparse` worse; `uniform` a tie.
+Expected before it ran: `matched` is better, since it has the data's mean and covariance; `laplace`, `student_t` and
+`sparse` are worse; `uniform` is a tie.
 """
 
 from harness.ablation.design.study import Study

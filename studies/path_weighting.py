@@ -1,4 +1,4 @@
-"""Does it depend on the path which times should count more?
+"""Does the best weighting of times depend on the path?
 
 Expected before it ran: the weighting matters more than the path, and depends on it: `cosine` weights the middle
 already.

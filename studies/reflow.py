@@ -1,7 +1,7 @@
 """Do rounds of reflow straighten the flow, and how few steps does each round need?
 
-Expected before it ran: the second flow better than the first at 4 calls, the third and fourth no better than the
-second.
+Expected before it ran: the second flow is better than the first at 4 calls, the third and fourth are no better than
+the second.
 """
 
 from harness.ablation.design.study import Study

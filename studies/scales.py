@@ -1,4 +1,4 @@
-"""How big a study is, and on what: a configuration by name, for `--scale`. Verdicts rest on a scale's first metric."""
+"""The base configurations of studies, by name, for `--scale`. Verdicts use a scale's first metric."""
 
 from harness.components.backbones.dit import DiT
 from harness.components.backbones.mlp import MLP
@@ -22,8 +22,8 @@ from harness.runs.config import Reflow, RunConfig
 from harness.training.config import TrainConfig
 from harness.training.optimizers import AdamW
 
-# The search of studies/digits_scale.py found batch, rate, warm-up and averages for the
-# baseline alone, on a seed that no study reports; its numbers have three significant digits.
+# The search of studies/digits_scale.py found batch, learning rate, warm-up and averages for the
+# baseline alone, on a seed that no study reports. The numbers are rounded to three significant digits.
 DIGITS = RunConfig(
     dataset=Digits(),
     backbone=UNet(**UNet.presets["digits"]),
@@ -182,15 +182,15 @@ SCALES = {
 
 ABOUT = {
     "digits": "scikit-learn's digits with a U-Net; half a minute a run on one core",
-    "digits_dit": "the same with a transformer",
-    "digits_classes": "the same with classes, which guidance makes clearer",
+    "digits_dit": "the digits with a transformer",
+    "digits_classes": "the same U-Net with classes and guidance",
     "points": "points in the plane; seconds a run on one core",
     "cells": "bone marrow of two healthy donors; a minute a run on one core",
-    "transport": "from healthy cells to a leukaemia's: the noise is another population",
+    "transport": "from healthy to leukaemia cells: the noise is the healthy population",
     "sequences": "quarters of the US economy; a minute a run on one core",
-    "fashion_small": "ten minutes a run on one core, most of them Inception",
-    "fashion": "minutes a run on a GPU",
-    "cifar10": "hours a run on a GPU: the network of Tong et al. 2024",
-    "imagenet_latents": "for those who have latents of ImageNet: .npy by class in HARNESS_DATA",
+    "fashion_small": "Fashion-MNIST with a small U-Net; ten minutes a run on one core, most of it for Inception",
+    "fashion": "Fashion-MNIST; minutes a run on a GPU",
+    "cifar10": "CIFAR-10 with the U-Net of Tong et al. 2024; hours a run on a GPU",
+    "imagenet_latents": "latents of ImageNet that you provide as .npy files by class in HARNESS_DATA",
 }
-"""What `harness list scales` says of each."""
+"""The descriptions that `harness list scales` prints."""

@@ -1,4 +1,4 @@
-"""Do findings on images hold for time series: which times, and how a transformer is told them?
+"""Do findings on images hold for time series: the density of training times, and how the transformer gets the time?
 
 Expected before it ran: times matter little (10 % at most), `add` is worse than `adaln`, and the two do not interact.
 """

@@ -1,4 +1,4 @@
-"""Which solver and which steps make the most of few calls of one trained network?"""
+"""Which solver and time grid give the best samples in few calls of one trained network?"""
 
 from collections.abc import Mapping
 

@@ -1,7 +1,7 @@
-"""Where should an entry lie that sparse noise drops: at 0, or where the data's zero is encoded (a gene not seen)?
+"""Where should sparse noise put a dropped entry: at 0, or at the encoding of the data's zero (a gene not seen)?
 
-Expected before it ran: both kinds of sparse noise worse than Gaussian noise, as most of the data's mass is no zero
-after encoding.
+Expected before it ran: both kinds of sparse noise are worse than Gaussian noise, because most of the data's mass is not
+zero after encoding.
 """
 
 from harness.ablation.design.study import Study

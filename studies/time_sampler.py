@@ -1,15 +1,15 @@
 """Which times should a network be trained at, and does it matter how evenly they are drawn?
 
-Expected before it ran: `uniform` worse than `stratified`, whose loss varies less, and `low_discrepancy` a tie with
-it; densities with most times in the middle (`logit_normal`, `mode`, `cosmap`) better or ties, those near the noise
-(`shifted`) worse.
+Expected before it ran: `uniform` is worse than `stratified`, whose loss varies less, and `low_discrepancy` is a tie
+with it; densities with most times in the middle (`logit_normal`, `mode`, `cosmap`) are better or ties, those near the
+noise (`shifted`) are worse.
 """
 
 from harness.ablation.design.study import Study
 
 
 def stratified(name: str) -> dict[str, object]:
-    """An arm that differs from the baseline in its density alone."""
+    """Return an arm that differs from the baseline only in its density."""
     return {"time_sampler": {"name": name, "stratify": True}}
 
 
@@ -22,7 +22,7 @@ STUDY = Study(
         "low_discrepancy": {"time_sampler": "low_discrepancy"},
         "power": stratified("power"),
         "logit_normal": stratified("logit_normal"),
-        # The same expected objective as `logit_normal`: what differs is the variance of the loss.
+        # The same expected objective as `logit_normal`; only the variance of the loss differs.
         "logit_normal_weight": {"time_sampler": "stratified", "weighting": "logit_normal"},
         "mode": stratified("mode"),
         "cosmap": stratified("cosmap"),

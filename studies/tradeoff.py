@@ -1,9 +1,9 @@
-"""How few calls of the network give good samples, and what do fewer cost in quality?"""
+"""How few calls of the network give good samples, and how much quality do fewer calls cost?"""
 
 from harness.ablation.design.search import Search
 from harness.ablation.design.space import log, one_of
 
-# What bends a flow's paths, and how they are followed.
+# Settings that bend a flow's paths, and the solver that follows them.
 PATHS = {
     "interpolant": one_of("linear", "gvp", "cosine"),
     "coupling": one_of("independent", "exact_ot"),

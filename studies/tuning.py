@@ -1,4 +1,4 @@
-"""Are the rate, the batch, the warm-up and the average that a scale trains with the best there are?
+"""Can tuning improve a scale's learning rate, batch, warm-up and average?
 
 Expected before it ran: the tuned settings tie with the scale's, which a search of the same kind found.
 """
@@ -14,7 +14,7 @@ LONG = {
     "1 - train.ema_decay": log(1e-4, 1e-2),
     "weighting.gamma": log(0.1, 20.0),
 }
-# For 660 steps: rates around the scale's own, averages over the last ten steps to the last fifty.
+# For 660 steps: learning rates around the scale's, averages over the last ten to fifty steps.
 DIGITS = {
     "train.learning_rate": log(2e-3, 2e-2),
     "train.batch_size": one_of(64, 128, 256),

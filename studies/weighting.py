@@ -7,7 +7,7 @@ STUDY = Study(
     baseline="uniform",
     arms={
         "uniform": {"weighting": "uniform"},
-        # min(SNR, 5): on the data error as Hang et al. state it, then on the velocity error, which is measured here.
+        # min(SNR, 5): first on the data error, as in Hang et al., then on the velocity error, which is measured here.
         "min_snr": {"weighting": {"name": "min_snr", "gamma": 5}},
         "clipped_snr": {"weighting": {"name": "clipped_snr", "gamma": 5}},
         "data_end": {"weighting": {"name": "data_end", "power": 2}},

@@ -1,7 +1,7 @@
 """Does it help to count some times more, by a weight or by drawing them more often?
 
-Expected before it ran: to draw times in proportion to a weight is at least as good as to weight the loss, since the
-gradient varies less; (1 - t)^2 and the log-normal ties with even weights, t^2 worse in both forms.
+Expected before it ran: drawing times in proportion to a weight is at least as good as weighting the loss, since the
+gradient varies less; (1 - t)^2 and the log-normal are ties with even weights, t^2 is worse in both forms.
 """
 
 from harness.ablation.design.study import Study
@@ -17,7 +17,7 @@ def drawn(name: str, **fields: float) -> dict[str, object]:
     return {"time_sampler": {"name": name, "stratify": True, **fields}, "weighting": "uniform"}
 
 
-# The two arms of a pair have the same expected objective: they differ in the variance of the gradient alone.
+# The two arms of a pair have the same expected objective; only the variance of the gradient differs.
 STUDY = Study(
     question="Does it help to count some times more, by a weight or by drawing them more often?",
     baseline="uniform",

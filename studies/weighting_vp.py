@@ -1,4 +1,4 @@
-"""Does weighting by the inverse SNR help on the path that it comes with, that of diffusion?"""
+"""Does weighting by the inverse SNR help on its usual path, that of diffusion?"""
 
 from harness.ablation.design.study import Study
 

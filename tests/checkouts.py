@@ -1,4 +1,4 @@
-"""Copies of this checkout in which tests run against changed source, several copies at once."""
+"""Copies of this checkout, in which tests run in parallel against changed source."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ class Outcome(NamedTuple):
     """How a run of tests ended."""
 
     caught: str
-    """The test that failed, or another reason; empty where all passed."""
+    """The test that failed, or another reason; empty if all passed."""
     seconds: float
 
 
 @dataclass(frozen=True)
 class Checkout:
-    """A copy of this checkout, in which one mutation stands at a time."""
+    """A copy of this checkout for one mutation at a time."""
 
     folder: Path
 
     @classmethod
     def of_this_one(cls, folder: Path) -> Checkout:
-        """Copy what the tests need."""
+        """Copy the files that the tests need."""
         for name in COPIED:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ class Checkout:
 
     @contextlib.contextmanager
     def with_line_of(self, mutation: Mutation) -> Iterator[None]:
-        """Hold the changed line, and afterwards the line as it was."""
+        """Apply a mutation, and restore the line at the end."""
         path = self.folder / mutation.path
         source = path.read_text()
         path.write_text(mutation.apply(source))
@@ -63,9 +63,9 @@ class Checkout:
             path.write_text(source)
 
     def run(self, tests: Sequence[str], limit: float, at_work: set[int]) -> Outcome:
-        """Run the tests against the source as it stands here, for `limit` seconds at most.
+        """Run the tests in this copy for at most `limit` seconds.
 
-        `at_work` holds the process group while it runs.
+        `at_work` contains the process group during the run.
         """
         options = ("-n", "0", "-x", "-q", "-p", "no:cacheprovider", "--color=no")
         command = (sys.executable, "-m", "pytest", *options, *(f"tests/test_{name}.py" for name in tests))
@@ -92,13 +92,13 @@ Job = Callable[[Checkout, set[int]], Outcome]
 
 
 def end(group: int) -> None:
-    """Kill what is left of a process group."""
+    """Kill the remaining processes of a group."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
 
 
 def failure(said: str) -> str:
-    """The test that failed, in what pytest said; its last line where it named none."""
+    """Return the failed test from pytest's output, or the last line if there is no test."""
     lines = [line for line in said.splitlines() if line]
     named = [line for line in lines if line.startswith(("FAILED ", "ERROR ", "E  "))]
     summary = [line for line in named if not line.startswith("E  ")]
@@ -106,7 +106,7 @@ def failure(said: str) -> str:
 
 
 class Crew:
-    """Runs a job in each copy at a time, and shows how many are left."""
+    """Runs jobs in parallel, one in each copy at a time, and shows the progress."""
 
     def __init__(self, folder: Path, workers: int, console: Console):
         self.workers = workers
@@ -117,7 +117,7 @@ class Crew:
             self.free.put(Checkout.of_this_one(folder / str(i)))
 
     def run(self, title: str, jobs: Sequence[Job]) -> Iterator[tuple[int, Outcome]]:
-        """(number of the job, how it ended), in the order in which they end."""
+        """Yield (number of the job, outcome) in the order in which the jobs end."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         pool = ThreadPoolExecutor(self.workers)
         with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=self.console) as progress:

@@ -1,4 +1,4 @@
-"""What all tests share: results in a folder of their own, one thread, a run that trains in a moment."""
+"""Fixtures of all tests: a separate results folder, one thread, a run that trains in a moment."""
 
 import itertools
 import os
@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # `harness train` in a process of its own takes no more
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # several processes share the cores: no thread waits at full speed
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # also for `harness train` in a subprocess
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # several processes share the cores: no busy waiting
 
 import coverage
 import numpy as np
@@ -34,13 +34,13 @@ LONGEST = ("end_to_end", "lineage", "reflow", "search_end_to_end", "distributed"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that take long come first, so that no worker waits for one of them at the end."""
+    """Run slow files first, so that no worker waits for one at the end."""
     ranks = {f"test_{name}.py": rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
 
 
 def pytest_sessionfinish() -> None:
-    """Save what `make coverage` measured here: a worker of pytest's that takes long to end is killed."""
+    """Save the coverage of `make coverage` now: pytest kills a worker that ends slowly."""
     if measuring := coverage.Coverage.current():
         measuring.save()
 
@@ -49,17 +49,17 @@ def pytest_sessionfinish() -> None:
 def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path / "results"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(signals, "_installed", None)  # a stop that one test asks for ends no wait in another
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by a job in the background, or a command's own
+    monkeypatch.setattr(signals, "_installed", None)  # a stop in one test must not end a wait in another
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it, commands change it
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-    if torch.get_num_threads() > 1:  # a command that ran in this process took all cores
+    if torch.get_num_threads() > 1:  # a command in this process used all cores
         torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite store of MLflow's in which nothing stands: making its tables takes two seconds, copying it none."""
+    """An empty SQLite store of MLflow: creating its tables takes two seconds, copying the file takes none."""
     from mlflow import MlflowClient
 
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
@@ -69,7 +69,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny() -> RunConfig:
-    """Digits, 12 steps of a network with 8 channels, judged by 64 samples at NFE 1 and 2."""
+    """Digits, 12 steps of a network with 8 channels, evaluated with 64 samples at NFE 1 and 2."""
     changes = {
         "backbone.channels": 8,
         "backbone.multipliers": [1],
@@ -95,7 +95,7 @@ def tiny() -> RunConfig:
 
 @pytest.fixture(scope="session")
 def trained_once(tiny: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the run of `tiny`, trained and not evaluated."""
+    """The folder of the run of `tiny`, trained but not evaluated."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HARNESS_RESULTS", str(tmp_path_factory.mktemp("trained")))
         run = Run.of(tiny)
@@ -105,16 +105,16 @@ def trained_once(tiny: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture
 def tiny_run(tiny: RunConfig, trained_once: Path, isolated: None) -> Run:
-    """The run of `tiny`, trained before the test."""
+    """The run of `tiny`, already trained."""
     run = Run.of(tiny)
     shutil.copytree(trained_once, run.folder)
     return run
 
 
 def leave_out_measurements(patch: pytest.MonkeyPatch) -> None:
-    """Trainings leave out what takes as long as their steps: gradients by noise level, and operations counted.
+    """Skip the measurements that take as long as training: gradients by noise level, and the count of operations.
 
-    (test_diagnostics.py, test_hardware.py and test_golden.py hold these.)
+    test_diagnostics.py, test_hardware.py and test_golden.py test these.
     """
     patch.setattr("harness.training.trainer.gradients_by_noise", lambda *_: {})
     patch.setattr("harness.runs.train.device_use", lambda *_: {"flops_per_sample": 1.0, "peak_flops": 1.0})
@@ -128,15 +128,15 @@ def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The figure of a report is empty: drawing it takes longer than all else that is written."""
+    """Replace a report's figure by an empty one: drawing takes longer than the rest of the report."""
     monkeypatch.setattr("harness.ablation.report.figures.draw", lambda *_: Figure(figsize=(0.1, 0.1)))
 
 
 @pytest.fixture
 def score() -> Score:
-    """Writes what an evaluation would have left in a run directory: `score(run, protocol, {nfe: value})`.
+    """Writes the file of an evaluation into a run directory: `score(run, protocol, {nfe: value})`.
 
-    The value is that of every metric.
+    Every metric gets the same value.
     """
 
     def write(run: Run, protocol: Protocol, fid: dict[int, float], commits: tuple[str, ...] = ("abc",)) -> None:
@@ -210,13 +210,12 @@ FILES = {
     "time_series": _series,
     "cells": _cells,
 }
-"""What writes the files of the members that read some."""
+"""Functions that write the files for components that read files, and return their fields."""
 
 
 @pytest.fixture
 def needed(tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """`needed(member, seed)`: the fields that it has no default for, if any; the files are in a new folder each
-    time."""
+    """`needed(member, seed)`: a component's fields without defaults; each call writes its files to a new folder."""
     numbers = itertools.count()
 
     def give(name: str, seed: int = 0) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Code in interpreters that have imported nothing of the harness: one with torch and SciPy forks for each piece."""
+"""Run code in interpreters without any import of the harness: a process with torch and SciPy forks for each piece."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ print(json.dumps(answers))
 
 
 def run_fresh(pieces: Sequence[str], folder: Path) -> list[str]:
-    """What each piece of code prints, standard output and error together; it runs in `folder`."""
+    """Run pieces of code in `folder`; return the output of each, standard output and error together."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HARNESS_RESULTS": str(folder / "results")}
     result = subprocess.run(
         [sys.executable, "-c", FORKING],

@@ -1,4 +1,4 @@
-"""Good data of every kind that is read from files, and the settings that train on them."""
+"""Valid files for every data set that reads files, and the settings that train on them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import pandas as pd
 from conftest import FILES
 
 Made = tuple[str, list[str]]
-"""A scale and what is set in it."""
+"""A scale and its changed settings."""
 
 
 def _member(name: str, scale: str) -> Callable[[Path], Made]:
-    """Data as the tests' own fixtures write them."""
+    """Return a function that writes files as conftest.py does."""
 
     def make(folder: Path) -> Made:
         spec: dict[str, Any] = {"name": name, **FILES[name](folder, np.random.default_rng(0))}
@@ -68,7 +68,7 @@ def _pairs(folder: Path) -> Made:
 
 
 def _statistics(folder: Path) -> Made:
-    """Published statistics of the 64 features of the digits classifier."""
+    """Write reference statistics of the 64 features of the digits classifier."""
     path = folder / "statistics.npz"
     np.savez(path, mu=np.zeros(64), sigma=np.eye(64))
     return "images", [f"evaluate.reference={path}", "evaluate.extractor=digits", 'evaluate.metrics=["fid"]']
@@ -86,4 +86,4 @@ KINDS: dict[str, Callable[[Path], Made]] = {
     "pairs": _pairs,
     "statistics": _statistics,
 }
-"""Each writes its files into a folder and says how they are trained on."""
+"""Each function writes files into a folder and returns the settings that train on them."""

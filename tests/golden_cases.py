@@ -1,7 +1,6 @@
-"""The configurations whose losses, FID and names are kept in tests/golden, written out: a retuned scale leaves them
-alone.
+"""The configurations of the golden losses, FID and names in tests/golden. They do not depend on the tuning of scales.
 
-`python tests/golden_cases.py` writes the files anew, after a version was raised with its reason.
+`python tests/golden_cases.py` writes the golden files again, after a version was raised for a stated reason.
 """
 
 import contextlib
@@ -43,9 +42,9 @@ Settings = dict[str, Any]
 
 
 def scales(folder: Path) -> dict[str, RunConfig]:
-    """20 steps of every scale that trains on a CPU, and of weightings that are converted.
+    """Return 20 steps of every scale that trains on a CPU, and of weightings with a conversion.
 
-    What they read beside the embedded data is written to `folder`.
+    Writes the data files that they read to `folder`.
     """
     written = {**of_digits(), **of_points(), **of_cells(folder), **of_sequences(), **of_fashion(folder)}
     written |= of_weightings(written["points"])
@@ -114,7 +113,7 @@ def of_cells(folder: Path) -> dict[str, Settings]:
     }
     return {
         "cells": {**shared, "dataset": healthy},
-        # apart: a cell that is drawn twice as noise leaves exact transport two plans of one cost, but for rounding
+        # separate: if noise contains one cell twice, two plans of exact transport cost the same up to rounding
         "population": {
             **shared,
             "dataset": {**cells, "keep": ["donor 2"]},
@@ -149,12 +148,12 @@ def of_fashion(folder: Path) -> dict[str, Settings]:
 
 
 def write_cells(folder: Path) -> Path:
-    """Counts of 400 cells of three donors by 150 genes, in an .h5ad."""
+    """Write counts of 400 cells of three donors by 150 genes into an .h5ad."""
     import pandas as pd
     from anndata import AnnData
     from scipy.sparse import csr_matrix
 
-    rng = np.random.RandomState(0)  # whose draws never change
+    rng = np.random.RandomState(0)  # its draws are the same in every version of NumPy
     donors = np.arange(400) % 3
     counts = rng.poisson(rng.gamma(0.7, 3, 150) * np.where(donors[:, None], 1, rng.lognormal(0, 0.7, 150))) + np.eye(
         400, 150
@@ -172,7 +171,7 @@ def write_cells(folder: Path) -> Path:
 
 
 def write_pictures(folder: Path) -> Path:
-    """300 grey pictures of 28 x 28 in three classes, in an .npz: bright squares at places that depend on the class."""
+    """Write 300 grey images of 28 x 28 in three classes into an .npz: the class decides where the bright square is."""
     rng = np.random.RandomState(1)
     classes = np.arange(300) % 3
     images = rng.randint(0, 60, (300, 28, 28, 1)).astype(np.uint8)
@@ -183,7 +182,7 @@ def write_pictures(folder: Path) -> Path:
 
 
 def losses_of(config: RunConfig) -> list[float]:
-    """The losses of the first 20 steps."""
+    """Return the losses of the first 20 steps."""
     run = Run.of(config)
     with contextlib.suppress(Stopped):
         train(run, lambda text: None, lambda: run.steps_done >= STEPS)
@@ -191,13 +190,13 @@ def losses_of(config: RunConfig) -> list[float]:
 
 
 def first_fid(config: RunConfig) -> float:
-    """FID of digits after 20 steps."""
+    """Return the FID of digits after 20 steps."""
     run = ensure(override(config, {"train.steps": STEPS}), lambda text: None, lambda: False)
     return run.evaluation(config.protocol())["values"]["fid"]["4"]
 
 
 def named(folder: Path) -> dict[str, RunConfig]:
-    """Configurations whose names are kept: the scales, and what rounds and samplers add to a name."""
+    """Return the configurations whose names are golden: the scales, and others with rounds and samplers in the name."""
     known = scales(folder)
     return known | of_rounds(known) | of_samplers(known)
 
@@ -259,8 +258,10 @@ def of_samplers(known: dict[str, RunConfig]) -> dict[str, RunConfig]:
 
 
 def names_of(config: RunConfig) -> dict[str, str]:
-    """What a configuration's run, its pairs and its evaluation are called on data of a fixed hash:
-    drawn data differ by processor."""
+    """Return the names of a configuration's run, pairs and evaluation, with a fixed hash of the data.
+
+    The fixed hash is necessary because drawn data differ between processors.
+    """
     hashed = {"train": 1000, "held_out": 200, "sha256": "0123456789ab"}
     with patch.object(Data, "fingerprint", property(lambda data: hashed)):
         run = Run.of(config)
@@ -269,7 +270,7 @@ def names_of(config: RunConfig) -> dict[str, str]:
 
 
 def stored() -> RunConfig:
-    """A reflow round on digits, small enough to be kept: tests/golden/results holds all that it leaves on disk."""
+    """Return a small reflow round on digits: tests/golden/results has all its files."""
     return RunConfig.parse(
         {
             "dataset": {"name": "digits"},

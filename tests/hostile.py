@@ -1,4 +1,4 @@
-"""What Hypothesis draws for the fuzz: settings out of the registry, damage to files, studies and arguments."""
+"""The inputs that Hypothesis draws for the fuzz: settings of the registry, damage to files, studies and arguments."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from harness.core.registry import Component, find, names
 from harness.runs.config import RunConfig
 
 DOWNLOADED = ("inception", "cifar10", "mnist", "fashion_mnist")
-"""Members that fetch files from elsewhere."""
+"""Components that download files."""
 LEFT_ALONE = ("train.compile", "train.device", "train.threads", "evaluate.extractor", "evaluate.reference")
 """Fields that start a compiler, need a GPU or change this process."""
 VALUES = (
@@ -32,7 +32,7 @@ VALUES = (
     "..", "/dev/zero", '{"name": 1}', '{"name": "uniform", "name": "x"}', '{"name": "' + "x" * 300 + '"}', "$x_{",
     "[1, 1]", "[-1]", "[0.5]", '["fid", "fid"]', "auto", "uniform", '{"preset": "digits"}',
 )  # fmt: skip
-"""What most fields refuse, as it is typed."""
+"""Typed values that most fields reject."""
 PATHS = (
     "", ".", "x", "train", "train.", ".steps", "train..steps", "train.steps.x", "evaluate.metrics.0", "seed.0", "ж",
     "preset", "name", "backbone.preset", "__class__", "--set", "reflow.teacher.seed", "\udcff", "a" * 3000,
@@ -40,13 +40,13 @@ PATHS = (
 PLAIN: tuple[Any, ...] = (
     None, True, -1, 0, 1, 2**70, 0.5, math.nan, math.inf, "", "x", "\udcff", "9" * 300, [], [1], [[]], {}, {"a": 1},
 )  # fmt: skip
-"""What JSON can hold."""
+"""Values that JSON can represent."""
 CONTENTS = (
     b"", b"\n\n", b"null", b"[]", b"{}", b'"x"', b"{}\n{}\n", b"[1]\n", b"\xff\xfe", b"\0" * 200, b"[" * 100_000,
     b"9" * 5000, b'{"step": "x"}\n', b"PK\x03\x04", b"\x93NUMPY\x01\0", b"\x89PNG\r\n\x1a\n", b"\x89HDF\r\n\x1a\n",
     b"a,b\n1,2\n1\n",
 )  # fmt: skip
-"""What a file can hold instead of its own."""
+"""Wrong contents of files."""
 HEADER = """
 from harness.ablation.design.search import Search
 from harness.ablation.design.space import even, log, one_of
@@ -58,16 +58,16 @@ CODE = (
     "1 / 0", "import absent", "import sys; sys.exit()", "raise SystemExit(3)", "def f(): f()\nf()", "STUDY = (", "\0",
     "x = 'ж\udcff'", "raise ValueError('two\\nlines')", "raise KeyboardInterrupt", "STUDY = Study(1, 2)", "SEARCH = []",
 )  # fmt: skip
-"""What a study file can hold instead of a study."""
+"""Wrong contents of study files."""
 RANGES = (
     "log(1e-4, 1e-2)", "even(1, 8)", "one_of(8, 16)", "log(0, 1)", "even(2, 1)", "one_of()", "even(nan, 1)",
     "log(1, 1e400)", "one_of({})", "even('a', 1)", "1", "None", "[]",
 )  # fmt: skip
-"""What a search can draw from, and what not."""
+"""Valid and invalid ranges of a search."""
 
 
 def values(hint: Any) -> st.SearchStrategy[Any]:
-    """What a field of this annotation can hold, of a size that trains in a moment."""
+    """Draw values for a field with this annotation, small enough for fast training."""
     origin = typing.get_origin(hint)
     inside = typing.get_args(hint)
     if origin is Annotated:
@@ -91,7 +91,7 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
 
 
 def numbers(kind: type, allowed: Range) -> st.SearchStrategy[Any]:
-    """Numbers of a range: near its lower end where it has no upper one, some of floats at its very ends."""
+    """Draw numbers of a range: near the lower end if there is no upper end; some floats exactly at the ends."""
     if kind is int:
         return st.integers(math.ceil(allowed.low), int(min(allowed.high, allowed.low + 8)))
     high = min(allowed.high, allowed.low + 8)
@@ -102,7 +102,7 @@ def numbers(kind: type, allowed: Range) -> st.SearchStrategy[Any]:
 
 @st.composite
 def components(draw: st.DrawFn, family: str) -> dict[str, Any]:
-    """A member of a family with what it needs and some of its other fields."""
+    """Draw a component of a family with its required fields and some others."""
     member = find(family, draw(st.sampled_from([name for name in names(family) if name not in DOWNLOADED])))
     known = hints(member)
     needed = [field.name for field in dataclasses.fields(member) if required(field)]
@@ -112,7 +112,7 @@ def components(draw: st.DrawFn, family: str) -> dict[str, Any]:
 
 
 def places(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, annotation) of every field of a configuration, and of those below it."""
+    """Yield (path, annotation) of every field of a configuration, nested fields included."""
     for name, hint in hints(type(config)).items():
         value = getattr(config, name)
         if isinstance(value, Component) or not isinstance(value, Config):
@@ -122,7 +122,7 @@ def places(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def changes(config: RunConfig) -> st.SearchStrategy[tuple[str, Any]]:
-    """A path and a value that its field can hold; each part of a configuration is as likely as another."""
+    """Draw a path and a value for its field; all parts of a configuration are equally likely."""
     parts: dict[str, list[tuple[str, Any]]] = {}
     for path, hint in places(config):
         if path not in (*LEFT_ALONE, "dataset", "backbone"):
@@ -134,7 +134,7 @@ def changes(config: RunConfig) -> st.SearchStrategy[tuple[str, Any]]:
 
 @st.composite
 def settings(draw: st.DrawFn, config: RunConfig) -> dict[str, Any]:
-    """{path: value}, each of a kind that its field can hold. Together they may mean nothing."""
+    """Draw {path: value}. Each value fits its field, but the combination may be invalid."""
     chosen = dict(draw(st.lists(changes(config), max_size=3)))
     if any(path.startswith("reflow.") for path in chosen):
         chosen.setdefault("reflow.rounds", 1)
@@ -143,7 +143,7 @@ def settings(draw: st.DrawFn, config: RunConfig) -> dict[str, Any]:
 
 @st.composite
 def assignments(draw: st.DrawFn, config: RunConfig) -> list[str]:
-    """What is typed behind `--set`; one in four has a hostile path or value among it."""
+    """Draw assignments for `--set`; one list in four contains a hostile path or value."""
     typed = [f"{path}={_typed(value)}" for path, value in draw(settings(config)).items()]
     if draw(st.sampled_from([False, False, False, True])):
         known = [path for path, _ in places(config) if path not in LEFT_ALONE]
@@ -157,13 +157,13 @@ def _typed(value: Any) -> str:
 
 
 def as_options(typed: list[str]) -> list[str]:
-    """`--set` before each."""
+    """Put `--set` before each assignment."""
     return [word for assignment in typed for word in ("--set", assignment)]
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Leaves the first share of a file."""
+    """Truncates a file to its first share."""
 
     share: float
 
@@ -174,7 +174,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Edit:
-    """Writes other bytes at some places, shares of a file's length."""
+    """Changes bytes at positions given as shares of the file's length."""
 
     bytes_: tuple[tuple[float, int], ...]
 
@@ -187,7 +187,7 @@ class Edit:
 
 @dataclass(frozen=True)
 class Hold:
-    """Gives a file another content."""
+    """Replaces a file's content."""
 
     content: bytes
 
@@ -197,7 +197,7 @@ class Hold:
 
 @dataclass(frozen=True)
 class Become:
-    """Puts something else in the place of a file."""
+    """Replaces a file by something else."""
 
     what: Literal["nothing", "folder", "pipe", "link to itself", "link to nothing", "device"]
 
@@ -214,7 +214,7 @@ class Become:
 
 @dataclass(frozen=True)
 class Reshape:
-    """Replaces one value in a file of JSON or of lines of it, or takes it away; other files get another content."""
+    """Replaces or deletes one value in a file of JSON or JSON lines; replaces the content of other files."""
 
     place: float
     value: Any
@@ -240,7 +240,7 @@ class Reshape:
 
 
 def _holders(value: Any) -> Iterator[tuple[Any, Any]]:
-    """(mapping or list, key) of all that a value of JSON holds."""
+    """Yield (mapping or list, key) of every value inside a JSON value."""
     pairs = [*value.items()] if isinstance(value, Mapping) else [*enumerate(value)] if isinstance(value, list) else []
     for key, below in pairs:
         yield value, key
@@ -248,14 +248,14 @@ def _holders(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 class Written(str):
-    """Code, which stands in a file as it is."""
+    """Code, written to a file without quotes."""
 
     __repr__ = str.__str__
 
 
 @st.composite
 def studies(draw: st.DrawFn, config: RunConfig) -> str:
-    """The text of a study file, half of them with a field of another type."""
+    """Draw the text of a study file; in half of them a field has a wrong type."""
     arms = {name: draw(settings(config)) for name in draw(st.sampled_from(["a", "ab"]))}
     fields = {"question": "?", "baseline": "even", "arms": {"even": {}, **arms}, "nfe": 2, "seeds": 1}
     return _declaration("STUDY", Study, fields | draw(_strange(Study)))
@@ -263,7 +263,7 @@ def studies(draw: st.DrawFn, config: RunConfig) -> str:
 
 @st.composite
 def searches(draw: st.DrawFn, config: RunConfig) -> str:
-    """The text of a search file, likewise."""
+    """Draw the text of a search file; in half of them a field has a wrong type."""
     known = st.sampled_from([path for path, _ in places(config)])
     path = draw(st.one_of(st.just("train.learning_rate"), st.just("train.clip_norm"), known, st.sampled_from(PATHS)))
     fields = {"question": "?", "spaces": {"points": {path: Written(draw(st.sampled_from(RANGES)))}}, "nfe": 2}
@@ -271,7 +271,7 @@ def searches(draw: st.DrawFn, config: RunConfig) -> str:
 
 
 def _strange(kind: type) -> st.SearchStrategy[dict[str, Any]]:
-    """Perhaps a field of a declaration, or one that it has not, with some value."""
+    """Draw no field, or an existing or unknown field of a declaration with some value."""
     plain = st.sampled_from(PLAIN)
     value = plain | st.dictionaries(st.sampled_from(["even", "a", ""]), plain, max_size=2)
     known = sorted({field.name for field in dataclasses.fields(kind)} | {"sed"})
@@ -285,9 +285,9 @@ def _declaration(variable: str, kind: type, fields: dict[str, Any]) -> str:
 
 @st.composite
 def arguments(draw: st.DrawFn, given: Sequence[str]) -> list[str]:
-    """A command with words behind it: its own options, what was `given`, and what nobody would type.
+    """Draw a command and its arguments: its options, words of `given`, and odd words.
 
-    Not `ui`, which serves pages until it is stopped.
+    `ui` is left out, because it serves pages until it is stopped.
     """
     commands = parser().commands
     name = draw(st.sampled_from(sorted(commands.keys() - {"ui"})))
@@ -306,4 +306,4 @@ damages = st.one_of(
     st.builds(Hold, st.sampled_from(CONTENTS)),
     st.builds(Become, st.sampled_from(typing.get_args(typing.get_type_hints(Become)["what"]))),
 )
-"""What can happen to a file."""
+"""Damages to a file."""

@@ -1,10 +1,10 @@
-"""Whether the tests notice a wrong line: 40 one-line mutations, each of which the tests named for its file must catch.
+"""Whether the tests notice a wrong line: the tests listed for a file must catch each of 40 one-line mutations.
 
     python tests/mutants.py [--number 40] [--seed 0] [--only PATH ...] [--workers 2]
 
-It stands beside the tests since it tests them. It works in copies of this checkout, in a temporary folder, and changes
-nothing here. The tests must pass there without a mutation first, which also says how long each file of them takes; a
-mutation that makes them take far longer counts as caught. Ends with 1 when a mutation survives.
+The script works in copies of this checkout, in a temporary folder, and changes nothing here. First the tests must pass
+without a mutation; this run also measures the time of each test file. A mutation that makes the tests much slower
+counts as caught. The exit code is 1 if a mutation survives.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rich.markup import escape
 
 HOUR_S = 3600.0
 TURNS = ("components", "objective", "components", "statistics", "components", "judge", "worker", "files")
-"""Whose mutation comes next, again and again: the components have most of the lines."""
+"""The areas of successive mutations, repeated. Components come up most often, because they have most of the lines."""
 TESTS: dict[str, dict[str, tuple[str, ...]]] = {
     "components": {
         "harness/components/averages.py": ("averages", "ema"),
@@ -82,11 +82,11 @@ TESTS: dict[str, dict[str, tuple[str, ...]]] = {
         "harness/core/checkpoint.py": ("checkpoint", "trainer"),
     },
 }
-"""Area: {source file: the tests that must catch its mutations, as the names of their files tell them}."""
+"""{area: {source file: names of the test files that must catch its mutations}}"""
 
 
 class Equivalent(NamedTuple):
-    """A mutation that no test can catch, by its file and its two lines, and why."""
+    """A mutation that no test can catch: the file, the two lines, and the reason."""
 
     path: str
     old: str
@@ -117,13 +117,13 @@ EQUIVALENT = (
         "harness/ablation/execute/placement.py",
         "quiet = dataclasses.replace(config.train, log_every=10**9, sample_every=10**9, checkpoint_every=10**9)",
         "quiet = dataclasses.replace(config.train, sample_every=10**9, checkpoint_every=10**9)",
-        "a measurement throws its log lines away, and how long they take is all that differs",
+        "a measurement discards its log lines; only their time differs",
     ),
     Equivalent(
         "harness/ablation/execute/toy.py",
         "def trajectories(made: Formulation, network: nn.Module, number: int = 150) -> Tensor:",
         "def trajectories(made: Formulation, network: nn.Module, number: int = 151) -> Tensor:",
-        "so many lines are drawn in a picture, and one more shows the same",
+        "the number of lines in a picture; one more line shows the same",
     ),
     Equivalent(
         "harness/ablation/execute/tuner.py",
@@ -135,7 +135,7 @@ EQUIVALENT = (
 
 
 def chosen(number: int, seed: int, only: Sequence[str]) -> list[Mutation]:
-    """The mutations to make, area by area in turns; none that is listed as equivalent."""
+    """Draw the mutations, from the areas in turns, without those listed as equivalent."""
     known = {(path, old, new) for path, old, new, _ in EQUIVALENT}
     drawn = {}
     for area, sources in TESTS.items():
@@ -154,12 +154,12 @@ def chosen(number: int, seed: int, only: Sequence[str]) -> list[Mutation]:
 
 
 def named_for(path: str) -> tuple[str, ...]:
-    """The tests named for a source file."""
+    """Return the tests listed for a source file."""
     return next(sources[path] for sources in TESTS.values() if path in sources)
 
 
 def unchanged_seconds(crew: Crew, names: Sequence[str]) -> dict[str, float]:
-    """{file of tests: seconds} without a mutation; ends the program where one fails."""
+    """Return {test file: seconds} without a mutation; a failure ends the program."""
 
     def job(name: str) -> Job:
         return lambda copy, at_work: copy.run([name], HOUR_S, at_work)
@@ -167,13 +167,13 @@ def unchanged_seconds(crew: Crew, names: Sequence[str]) -> dict[str, float]:
     seconds = {}
     for i, outcome in crew.run("without a mutation", [job(name) for name in names]):
         if outcome.caught:
-            sys.exit(f"tests/test_{names[i]}.py: fails without a mutation ({outcome.caught}). Mend it first.")
+            sys.exit(f"tests/test_{names[i]}.py: fails without a mutation ({outcome.caught}). Fix the test first.")
         seconds[names[i]] = outcome.seconds
     return seconds
 
 
 def surviving(crew: Crew, made: Sequence[Mutation], seconds: dict[str, float]) -> list[Mutation]:
-    """The mutations that no test catches; says of each whether one does. The quickest tests come first."""
+    """Return the mutations that no test catches, and print each outcome. The fastest tests run first."""
 
     def job(mutation: Mutation) -> Job:
         tests = sorted(named_for(mutation.path), key=seconds.__getitem__)
@@ -198,12 +198,12 @@ def surviving(crew: Crew, made: Sequence[Mutation], seconds: dict[str, float]) -
 
 
 def main() -> int:
-    """Make the mutations; 1 where one survives."""
+    """Test the mutations; return 1 if one survives."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--number", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="*", default=[], metavar="PATH", help="of a source file, or how it begins")
-    parser.add_argument("--workers", type=int, default=2, help="how many mutations are tested at once")
+    parser.add_argument("--only", nargs="*", default=[], metavar="PATH", help="source files, or folders of them")
+    parser.add_argument("--workers", type=int, default=2, help="number of mutations tested in parallel")
     options = parser.parse_args()
     made = chosen(options.number, options.seed, options.only)
     if not made:

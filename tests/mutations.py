@@ -1,4 +1,4 @@
-"""One-line changes of Python source, as a careless edit would make them: found in the syntax tree, drawn by a seed."""
+"""One-line changes of Python source, like careless edits: found in the syntax tree, drawn with a seed."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ OPERATORS: dict[type[ast.operator], tuple[str, str]] = {
 }
 EXTREMES = {"min": "max", "max": "min", "minimum": "maximum", "maximum": "minimum", "amin": "amax", "amax": "amin"}
 KEPT_ARGUMENTS = {"strict", "device", "non_blocking", "pin_memory", "flush", "exist_ok", "parents"}
-"""Whatever they are, a test on a CPU sees the same, or sees a fault by luck alone."""
+"""Arguments whose mutation a test on a CPU cannot catch, or catches only by chance."""
 
 
 @dataclass(frozen=True)
 class Mutation:
-    """A line of a file and the line to put in its place."""
+    """A line of a file and its replacement."""
 
     path: str
     number: int
-    """Of the line, from 1."""
+    """Line number, from 1."""
     old: str
     new: str
 
     @property
     def identity(self) -> tuple[str, str, str]:
-        """What stays when lines above are added or removed."""
+        """An identity that does not change when lines above are added or removed."""
         return self.path, self.old.strip(), self.new.strip()
 
     def apply(self, source: str) -> str:
-        """The source with this line changed."""
+        """Return the source with this line changed."""
         lines = source.splitlines(keepends=True)
         assert lines[self.number - 1].rstrip("\n") == self.old
         lines[self.number - 1] = self.new + "\n"
@@ -58,7 +58,7 @@ class Mutation:
 
 @dataclass(frozen=True)
 class Edit:
-    """A span of one line, in bytes as `ast` counts them, and the text to put in its place."""
+    """A span of one line, in bytes as in `ast`, and its replacement."""
 
     number: int
     start: int
@@ -66,13 +66,13 @@ class Edit:
     text: str
 
     def on(self, line: str) -> str:
-        """The line with the span changed."""
+        """Return the line with the span changed."""
         content = line.encode()
         return (content[: self.start] + self.text.encode() + content[self.end :]).decode().rstrip()
 
 
 def mutations(root: Path, path: str) -> list[Mutation]:
-    """All that the rules give for one file, from its first line to its last; each of them still is Python."""
+    """Return every mutation of one file, from the first line to the last; all are valid Python."""
     source = (root / path).read_text()
     lines = source.splitlines()
     statements = [range(node.lineno, (node.end_lineno or node.lineno) + 1) for node in ast.parse(source).body]
@@ -88,7 +88,7 @@ def mutations(root: Path, path: str) -> list[Mutation]:
 
 
 def draw(candidates: Iterable[Mutation], seed: int) -> list[Mutation]:
-    """All candidates in an order that the seed gives: each by its text alone, so that an edit elsewhere moves none."""
+    """Return all candidates in random order. Only seed and text decide a rank, so edits elsewhere do not change it."""
     seen: Counter[tuple[str, str]] = Counter()
     ranked = []
     for mutation in candidates:
@@ -116,7 +116,7 @@ def _edits(source: str) -> Iterator[Edit]:
 
 
 def _reachable(node: ast.AST) -> Iterator[ast.AST]:
-    """The nodes that a run meets: no annotation, decorator, text or raised error, and nothing for the type checker."""
+    """Yield the nodes that a run executes: no annotations, decorators, texts, raised errors or type-checking blocks."""
     yield node
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "decorator_list", "keywords") and not isinstance(node, ast.Call):
@@ -165,7 +165,7 @@ def _of_call(call: ast.Call, lines: list[bytes]) -> Iterator[Edit]:
 
 
 def _without(keyword: ast.keyword, line: bytes) -> Edit:
-    """The argument goes, with the comma before it or else the one behind it."""
+    """Delete the argument with the comma before it, or otherwise after it."""
     start = keyword.col_offset
     end = keyword.end_col_offset or 0
     if line[:start].endswith(b", "):
@@ -176,13 +176,13 @@ def _without(keyword: ast.keyword, line: bytes) -> Edit:
 
 
 def _is_content(*operands: ast.expr) -> bool:
-    """Whether an operand is text or a list, which these operators join or repeat: another one would only raise."""
+    """Whether an operand is text or a list: a changed operator would only raise an error."""
     texts = [one for one in operands if isinstance(one, ast.Constant) and isinstance(one.value, (str, bytes))]
     return bool(texts) or any(isinstance(one, (ast.JoinedStr, ast.List, ast.Tuple)) for one in operands)
 
 
 def _between(left: ast.expr, right: ast.expr, old: str, new: str, lines: list[bytes]) -> Iterator[Edit]:
-    """The operator between two operands that stand on one line."""
+    """Replace the operator between two operands on one line."""
     if left.end_lineno == right.lineno and left.end_col_offset is not None:
         at = lines[right.lineno - 1].find(old.encode(), left.end_col_offset, right.col_offset)
         if at >= 0:
@@ -190,7 +190,7 @@ def _between(left: ast.expr, right: ast.expr, old: str, new: str, lines: list[by
 
 
 def _instead(node: ast.expr | ast.stmt, text: str) -> Iterator[Edit]:
-    """A whole node that stands on one line."""
+    """Replace a whole node on one line."""
     if node.lineno == node.end_lineno and text:
         yield Edit(node.lineno, node.col_offset, node.end_col_offset or 0, text)
 

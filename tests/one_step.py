@@ -1,4 +1,4 @@
-"""One step of an objective, as training takes it: the task of a batch, then how a network does at it."""
+"""One step of an objective, as in training: the task of a batch, then the network's error in it."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from harness.flow.objective import Objective, Step
 def one_step(
     objective: Objective, network: nn.Module, x0: Tensor, seed: int, step: int, y: Tensor | None = None
 ) -> Step:
-    """On encoded data x0 [B, ...] of classes y [B]."""
+    """Take a step on encoded data x0 [B, ...] with classes y [B]."""
     return objective.measure(network, objective.task(x0, seed, step, y))

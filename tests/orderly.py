@@ -1,7 +1,7 @@
-"""Runs commands in this process, with results of their own, and holds them to what every input is promised.
+"""Runs commands in this process, with separate results, and checks the promises for any input.
 
-Whatever it is given, a command ends with 0, 2 or 130 and without a traceback. With 2 it says one line that begins with
-a place, has trained nothing and has changed no result.
+For any input, a command ends with exit code 0, 2 or 130 and without a traceback. With exit code 2 it prints one line
+that begins with a place, has trained nothing and has not changed any result.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from harness.core.signals import StopSignal
 from harness.runs.config import RunConfig
 
 OWN = Path(__file__).parent / "fuzz_studies"
-"""The scales, study and search that are fuzzed."""
+"""The scales, the study and the search of the fuzz."""
 WORK = 12
-"""Steps and batches after which a command is asked to stop: the largest of settings takes no longer."""
+"""Steps and batches after which a command must stop, so that large settings do not take longer."""
 PATIENCE_S = 120
-"""After so long, even on a busy machine, a command hangs."""
+"""A command that takes longer counts as hanging, even on a busy machine."""
 _LINE = re.compile(r"error: (?P<place>.+?)(?::| is no ) ?(?P<rest>.+)", re.DOTALL)
 
 
 def examples(number: int) -> settings:
-    """So many examples of the 500 in the default tests, always the same; its share of FUZZ_EXAMPLES otherwise."""
+    """Run `number` fixed examples by default (500 in all tests together), or the same share of FUZZ_EXAMPLES."""
     asked = int(os.environ.get("FUZZ_EXAMPLES", 0))
     return settings(
         max_examples=number * asked // 500 if asked else number,
@@ -57,7 +57,7 @@ def examples(number: int) -> settings:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended."""
+    """Exit code and output of a command."""
 
     code: object
     out: str
@@ -66,9 +66,9 @@ class Ended:
 
 @contextlib.contextmanager
 def laboratory(folder: Path) -> Iterator[Path]:
-    """A folder to work in with the tiny scales and what `finished` runs left; nothing reaches MLflow or a worker.
+    """Work in a folder with the tiny scales and the `finished` runs; nothing reaches MLflow or a worker.
 
-    Only `make fuzz` draws pictures, and takes what a training measures of itself.
+    Only `make fuzz` draws pictures and takes the measurements of a training.
     """
     shutil.copytree(OWN, folder / "studies")
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
@@ -87,7 +87,7 @@ def laboratory(folder: Path) -> Iterator[Path]:
 
 
 def _client() -> MagicMock:
-    """An MLflow that takes everything and keeps nothing."""
+    """An MLflow client that accepts everything and stores nothing."""
     client = MagicMock()
     client.get_experiment_by_name.return_value.configure_mock(experiment_id="1", lifecycle_stage="active")
     client.create_run.return_value.info.run_id = "run"
@@ -106,18 +106,18 @@ def _asks(self: StopSignal) -> bool:
 
 
 def _blank(figure: Figure, file: io.BytesIO, **named: object) -> None:
-    """A picture in no time."""
+    """Save a tiny picture instead of the figure."""
     Image.new("L", (8, 8)).save(file, "PNG")
 
 
 def _planned(*given: object) -> None:
-    """In the place of workers: a plan that got so far is accepted."""
+    """Replaces the workers: a plan that reaches this point is accepted."""
     raise Stopped("planned")
 
 
 @contextlib.contextmanager
 def results(finished: Path | None = None) -> Iterator[Path]:
-    """A results folder of its own, with a copy of what is finished, until the block ends."""
+    """Use a separate results folder with a copy of the finished runs until the block ends."""
     folder = Path(tempfile.mkdtemp(prefix="results-", dir=Path.cwd()))
     if finished:
         shutil.copytree(finished, folder, dirs_exist_ok=True)
@@ -130,7 +130,7 @@ def results(finished: Path | None = None) -> Iterator[Path]:
 
 
 def run(*arguments: str) -> Ended:
-    """`harness ARGUMENTS`, with output that takes what a terminal in UTF-8 takes."""
+    """Run `harness ARGUMENTS` with output as strict as a UTF-8 terminal."""
     out, err = (
         io.TextIOWrapper(io.BytesIO(), "utf-8", how, write_through=True) for how in ("strict", "backslashreplace")
     )
@@ -155,9 +155,9 @@ def _hangs(number: int, frame: object) -> None:
 
 
 def held(folder: Path, *arguments: str, lazily: bool = False) -> Ended:
-    """The same, held to what is promised; `folder` is that of the results.
+    """Run a command and check the promises; `folder` is the results folder.
 
-    Data that are read `lazily`, while they are trained on, may turn out to be damaged after a step.
+    Data that are read `lazily`, during training, may turn out to be damaged after a step.
     """
     before = content(folder)
     ended = run(*arguments)
@@ -175,7 +175,7 @@ def held(folder: Path, *arguments: str, lazily: bool = False) -> Ended:
 
 
 def _is_place(said: str, message: str, arguments: tuple[str, ...]) -> bool:
-    """Whether what a message says first is a path, a setting, an option, or a word that was given."""
+    """Whether a message begins with a path, a setting, an option, or a given word."""
     given = [argument.encode("utf-8", "backslashreplace").decode() for argument in arguments]
     words = {word for argument in given for word in re.split(r"[=,]", argument) if word}
     heads = {field.name for kind in (RunConfig, Study, Search) for field in dataclasses.fields(kind)} | {"space"}
@@ -188,11 +188,11 @@ def _is_place(said: str, message: str, arguments: tuple[str, ...]) -> bool:
 
 
 def _is_trained(name: str) -> bool:
-    """Whether a file holds something that was trained."""
+    """Whether a file comes from training."""
     return name.endswith((".safetensors", "metrics.jsonl"))
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """{path: content} of all results; locks and what was sent to MLflow, which every command keeps, do not count."""
+    """Return {path: content} of all results, without locks and MLflow's files, which every command may write."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.name not in ("lock", "mlflow.db")]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.parent.name != "tracking"}

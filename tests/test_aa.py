@@ -1,4 +1,4 @@
-"""The A/A test of the looks on real seeds: what is committed follows from its values, and seldom errs."""
+"""The A/A test of the looks on real seeds: the committed rates follow from their values, and few verdicts are wrong."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ COMMITTED = Path(__file__).parent.parent / "results" / "benchmarks" / "aa.json"
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_seeds_of_one_training_are_seldom_told_apart(metric: str) -> None:
-    """The rates of 2,000 splits of 40 real seeds; the splits depend on each other, so a rate states no error."""
+def test_seeds_of_one_training_seldom_differ(metric: str) -> None:
+    """The rates of 2,000 splits of 40 real seeds. The splits depend on each other, so a rate has no standard error."""
     about = json.loads(COMMITTED.read_text())
     told = next(note for note in about["notes"] if note.startswith(f"{metric}: "))
     values = [float(value) for value in told.partition(": ")[2].split(", ")]

@@ -1,4 +1,4 @@
-"""A field that is added later renames nothing: no digest sees it while it stands at its default."""
+"""A field added later renames no run: at its default it is in no digest."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from harness.training.config import TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class LeafBefore(Config):
-    """A component as it was."""
+    """A component without the added field."""
 
     gamma: float = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeafAfter(Config):
-    """The same with a field of every kind that was added later."""
+    """The same component with an added field of every kind."""
 
     presets: ClassVar[Presets] = {"sharp": {"sharpness": 2.0}}
     gamma: float = 5.0
@@ -47,7 +47,7 @@ class LeafAfter(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class Before(Config):
-    """A configuration as it was."""
+    """A configuration without the added fields."""
 
     leaf: LeafBefore = LeafBefore()
     leaves: tuple[LeafBefore, ...] = ()
@@ -55,7 +55,7 @@ class Before(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class After(Config):
-    """The same, with components below a field that was added, too."""
+    """The same configuration with added fields, one of them a component."""
 
     leaf: LeafAfter = LeafAfter()
     leaves: tuple[LeafAfter, ...] = ()
@@ -70,7 +70,7 @@ OLD = [
 ]
 
 
-def test_at_its_default_a_digest_is_that_of_the_class_before() -> None:
+def test_at_its_default_the_digest_stays() -> None:
     for old in OLD:
         new = After.parse(to_dict(old))
         assert digest(new) == digest(old) == digest(to_dict(old))
@@ -78,7 +78,7 @@ def test_at_its_default_a_digest_is_that_of_the_class_before() -> None:
         assert to_dict(new) != to_dict(old), "config.json says all"
 
 
-def test_off_its_default_it_names_something_else() -> None:
+def test_another_value_changes_the_digest() -> None:
     changes: list[dict[str, Any]] = [
         {"leaf.sharpness": 2}, {"leaf.path": "vp"}, {"leaf.path": {"name": "vp", "t_max": 0.98}}, {"leaf.steps": [1]},
         {"leaf.mode": 1}, {"leaf": {"preset": "sharp", "gamma": 1}}, {"leaves": [{"sharpness": 2}]}, {"teacher": {}},
@@ -89,7 +89,7 @@ def test_off_its_default_it_names_something_else() -> None:
     assert len({digest(Before()), *digests}) == len(changes) + 1
 
 
-def test_what_a_digest_sees_is_what_was_changed() -> None:
+def test_a_digest_contains_only_the_changed_value() -> None:
     sharp = LeafAfter(sharpness=2, where="there")
     assert to_dict(sharp, digested=True) == {"gamma": 5.0, "sharpness": 2.0}
     nested = After(leaves=(LeafAfter(), sharp), teacher=LeafAfter())
@@ -103,7 +103,7 @@ def test_what_a_digest_sees_is_what_was_changed() -> None:
     )
 
 
-def test_a_run_only_field_is_never_seen_whenever_it_was_added() -> None:
+def test_an_added_run_only_field_is_never_in_a_digest() -> None:
     assert digest(LeafAfter(where="there")) == digest(LeafBefore())
     assert digest(After(others=(LeafAfter(where="there"),))) == digest(Before())
     assert "where" in to_dict(LeafAfter())
@@ -111,14 +111,14 @@ def test_a_run_only_field_is_never_seen_whenever_it_was_added() -> None:
 
 
 def test_readouts_show_it_at_its_default_too() -> None:
-    """Where one arm has another value, the baseline's is shown beside it."""
+    """If one arm has another value, the table also shows the baseline's value."""
     assert flatten(LeafAfter(), run_only=False) == {
         "gamma": 5.0, "sharpness": 1.0, "path": "linear", "steps": [], "mode": True
     }  # fmt: skip
 
 
 def test_a_default_that_a_field_converts_is_the_default() -> None:
-    """1 stands for 1.0 in the class, too: the texts of both differ."""
+    """1 in the class means 1.0, although the texts differ."""
     assert digest(LeafAfter(sharpness=1.0)) == digest(LeafAfter(sharpness=1)) == digest(LeafBefore())
 
 
@@ -133,7 +133,7 @@ def test_an_added_field_has_a_default() -> None:
 
 @pytest.fixture
 def add(monkeypatch: pytest.MonkeyPatch) -> Callable[[type, str], None]:
-    """`add(cls, name)`: a field of the harness's own as if it had been added today."""
+    """`add(cls, name)` marks a field of the harness as added today."""
 
     def mark(cls: type, name: str) -> None:
         known = {f.name: f for f in dataclasses.fields(cls)}
@@ -143,7 +143,7 @@ def add(monkeypatch: pytest.MonkeyPatch) -> Callable[[type, str], None]:
 
 
 def seen(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What a run, its pairs and its evaluation are named by the digests of."""
+    """Return the digests that name a run, its pairs and its evaluation."""
     texts = [json.dumps(vars(config.protocol()))]
 
     def recorded(plain: Mapping[str, Any]) -> str:
@@ -172,7 +172,7 @@ PLACES: list[tuple[type, str, dict[str, Any], dict[str, Any]]] = [
     (DormandPrince5, "atol", ADAPTIVE_PAIRS, {"reflow.solver.atol": 0.1}),
     (Guidance, "low", GUIDED_PAIRS, {"reflow.guidance.low": 0.2}),
 ]
-"""A class, its field that is added, the settings under which the field counts, and the change of it."""
+"""(class, added field, settings under which the field matters, change of the field)"""
 
 
 def test_runs_pairs_and_evaluations_keep_their_names(

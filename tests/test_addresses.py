@@ -1,4 +1,4 @@
-"""Runs by study, arm and seed: the one that a plan names is found, and what cannot be found is one line."""
+"""Runs by study, arm and seed: a plan finds its runs, and a wrong address gives one line."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ODD = "data in [0, 1] / twice"
 
 
 def planned(tiny: RunConfig, scale: str = "digits", seeds: int = 2, **steps: int) -> Plan:
-    """Stored, with three arms: two trainings, and another solver on the first."""
+    """Return a stored plan with three arms: two trainings, and another solver on the first."""
     first = override(tiny, {f"train.{name}": value for name, value in steps.items()})
     arms = {
         "uniform": first,
@@ -42,7 +42,7 @@ def planned(tiny: RunConfig, scale: str = "digits", seeds: int = 2, **steps: int
 
 
 def begun(run: Run) -> Run:
-    """A run's files as training begins to write them."""
+    """Write the files of a run that has begun training."""
     run.describe(lambda _: None)
     about = {"commits": ["abc"], "parameters": 1, "weight_mean": 1.0, "name": run.name}
     write_json(run.folder / "environment.json", {**about, **facts_of(run.config)})
@@ -51,7 +51,7 @@ def begun(run: Run) -> Run:
 
 @pytest.fixture
 def plan(tiny: RunConfig) -> Plan:
-    """Its runs but for the last seed of the odd arm have begun."""
+    """A plan whose runs have begun, except the last seed of the odd arm."""
     made = planned(tiny)
     for arm, seed in made.trials():
         if (arm, seed) != (ODD, 1):
@@ -60,7 +60,7 @@ def plan(tiny: RunConfig) -> Plan:
 
 
 def test_every_run_of_a_plan_is_found_by_its_address(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under the study's, the plan's and the folder's name; no data are read for it."""
+    """The address may have the name of the study, of the plan or of its folder; no data are read."""
     folders = {(arm, seed): plan.run(arm, seed).folder for arm, seed in plan.trials() if (arm, seed) != (ODD, 1)}
     names = ("weighting", "weighting-digits", plan.folder.name)
     monkeypatch.setattr(base, "tried", lambda *_, **__: pytest.fail("data are read"))
@@ -71,7 +71,7 @@ def test_every_run_of_a_plan_is_found_by_its_address(plan: Plan, monkeypatch: py
 
 
 def test_a_run_that_is_found_by_its_address_is_judged_as_its_arm_is(plan: Plan) -> None:
-    """Arms that share a training differ in nothing else; the run's own files say what the first of them asked for."""
+    """Arms that share a training differ only in the evaluation; the run's files have that of the first arm."""
     run = find_run("weighting/heun/1")
     assert run.folder == find_run("weighting/uniform/1").folder
     assert (run.config.evaluate.solver.name, run.config.seed) == ("heun", 1)
@@ -93,7 +93,7 @@ def test_a_run_that_is_found_by_its_address_is_judged_as_its_arm_is(plan: Plan) 
         ("nosuch", "no such run."),
     ],
 )
-def test_what_is_not_found_is_one_line_with_what_to_choose_from(plan: Plan, name: str, said: str) -> None:
+def test_a_wrong_address_gives_one_line_with_the_choices(plan: Plan, name: str, said: str) -> None:
     with pytest.raises(UserError) as caught:
         find_run(name)
     line = str(caught.value)
@@ -102,14 +102,14 @@ def test_what_is_not_found_is_one_line_with_what_to_choose_from(plan: Plan, name
     assert "\n" not in line
 
 
-def test_a_misspelt_name_of_a_run_has_the_nearest(plan: Plan) -> None:
+def test_a_misspelt_run_name_suggests_the_nearest(plan: Plan) -> None:
     name = plan.run("uniform", 0).name
     with pytest.raises(UserError, match=f"Did you mean '{name}'"):
         find_run(name[1:])
 
 
 def test_an_address_of_several_runs_names_them(tiny: RunConfig, plan: Plan) -> None:
-    """Two scales, then two settings of one: each choice that is offered is found."""
+    """First two scales, then two settings of one scale: each suggested address finds its run."""
     other = planned(tiny, "points", steps=13)
     begun(other.run("uniform", 0))
     with pytest.raises(UserError) as caught:
@@ -125,7 +125,7 @@ def test_an_address_of_several_runs_names_them(tiny: RunConfig, plan: Plan) -> N
     assert {find_run(choice).folder for choice in choices} == {each.run("uniform", 0).folder for each in (plan, again)}
 
 
-def test_a_changed_plan_that_kept_a_run_makes_it_no_second_one(plan: Plan) -> None:
+def test_a_changed_plan_that_kept_a_run_has_no_second_one(plan: Plan) -> None:
     arms = {**plan.arms, "more": override(plan.arms["uniform"], {"weighting": "data_end"})}
     replace(plan, arms=arms).write()
     assert find_run("weighting/uniform/0").folder == plan.run("uniform", 0).folder
@@ -149,10 +149,10 @@ def listed(capsys: pytest.CaptureFixture[str], *words: str) -> list[dict]:
     return json.loads(capsys.readouterr().out)
 
 
-def test_runs_are_listed_with_where_they_stand_and_what_they_scored(
+def test_runs_are_listed_with_their_states_and_scores(
     tiny: RunConfig, tiny_run: Run, plan: Plan, score: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`tiny_run` is that of `uniform` and `heun` with seed 0; one of no study comes last."""
+    """`tiny_run` is the run of `uniform` and `heun` with seed 0; a run without a study comes last."""
     score(tiny_run, plan.protocol("uniform"), {1: 7.0, 2: 3.5})
     score(tiny_run, plan.protocol("heun"), {2: 2.5})
     write_json(plan.run(ODD, 0).folder / "diverged.json", {"reason": "it did"})
@@ -176,11 +176,13 @@ def test_runs_are_listed_with_where_they_stand_and_what_they_scored(
 
 
 STATES = {"running": "interrupted"}
-"""Once nobody holds the lock."""
+"""The states when no process holds the lock."""
 
 
-def test_values_against_several_references_are_told(plan: Plan, score: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """Their settings are the same, and still no one column may hold them without a word."""
+def test_values_against_several_references_are_reported(
+    plan: Plan, score: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their settings are the same, but the table must say that the references differ."""
     score(plan.run("uniform", 0), plan.protocol("uniform"), {2: 3.5})
     score(plan.run("uniform", 1), plan.protocol("uniform"), {2: 3.0})
     assert main(["runs"]) == 0
@@ -205,7 +207,7 @@ def test_the_table_of_runs_fits_80_columns(
     assert "…" not in "".join(lines)
 
 
-def test_what_cannot_be_listed_is_said(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unlisted_runs_are_reported(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["runs", "weihgting"]) == 2
     assert "Did you mean 'weighting'?" in capsys.readouterr().err
     (evaluations := plan.run("uniform", 0).folder / "evaluations").mkdir()

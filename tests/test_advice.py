@@ -1,4 +1,4 @@
-"""What is advised against is said once, and what is measured is read as it should be."""
+"""Advice about settings appears once, and the diagnoses of measurements are right."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -39,7 +39,7 @@ GOOD = TrainConfig()
     ],
     ids=str,
 )
-def test_each_departure_is_said_alone(changes: dict[str, Any], said: str | None) -> None:
+def test_each_departure_from_advice_is_reported_alone(changes: dict[str, Any], said: str | None) -> None:
     found = warnings(override(GOOD, changes), load(Digits()), Formulation())
     assert len(found) == (said is not None)
     assert not said or found[0].startswith(said)
@@ -53,12 +53,12 @@ def test_data_that_are_not_normalised_are_seen() -> None:
 TOLD = {"objective": {"label_dropout": 0.1}}
 BIASED = " does not see the classes"
 UNFITTING: list[tuple[dict[str, Any], float, str | None]] = [
-    # formulation, sd of the data, what is said
+    # formulation, standard deviation of the data, expected text
     (TOLD | {"coupling": "exact_ot"}, 1.0, f"coupling: exact_ot{BIASED}"),
     (TOLD | {"coupling": {"name": "sinkhorn", "reg": 0.1}}, 1.0, f"coupling: sinkhorn{BIASED}"),
     (TOLD | {"coupling": "class_conditional_ot"}, 1.0, None),
     (TOLD, 1.0, None),
-    ({"coupling": "exact_ot"}, 1.0, None),  # without classes there is nothing to bias
+    ({"coupling": "exact_ot"}, 1.0, None),  # without classes there is no bias
     ({"prediction": "edm"}, 1.0, "prediction.sigma_data: 0.5 is far from 1, the data's sd"),
     ({"prediction": "edm"}, 0.3, "prediction.sigma_data: 0.5 is far from 0.3, the data's sd"),
     ({"prediction": {"name": "edm", "sigma_data": 2.0}}, 2.0, None),
@@ -96,7 +96,7 @@ UNFITTING: list[tuple[dict[str, Any], float, str | None]] = [
 ]
 
 
-def test_what_does_not_fit_the_data_is_said_before_training() -> None:
+def test_settings_that_do_not_fit_the_data_are_reported_before_training() -> None:
     """alpha(1) of vp_ddpm is exp(-(0.1 + 2) / 4) = 0.592."""
     for made, std, said in UNFITTING:
         x = torch.tensor([-std, std]).repeat(5000, 1)
@@ -163,7 +163,7 @@ FALLING = [1 / (1 + i) for i in range(20)]
         "nothing",
     ],
 )
-def test_what_was_measured_is_diagnosed(given: list[dict[str, float]], said: str | None) -> None:
+def test_measurements_of_training_are_diagnosed(given: list[dict[str, float]], said: str | None) -> None:
     found = diagnoses(given)
     assert len(found) == (said is not None)
     assert not said or found[0].startswith(said)
@@ -186,15 +186,15 @@ def test_what_was_measured_is_diagnosed(given: list[dict[str, float]], said: str
     ],
     ids=["falling", "flat", "one", "collapsed", "balanced", "by chance", "above 0", "higher is better"],
 )
-def test_what_was_judged_is_diagnosed(values: dict[str, dict[str, float]], said: str | None) -> None:
+def test_evaluations_are_diagnosed(values: dict[str, dict[str, float]], said: str | None) -> None:
     metrics = [metric for metric in (FID(), KID(), Precision(), Recall()) if metric.name in values]
     found = doubts(values, metrics)
     assert len(found) == (said is not None)
     assert not said or found[0].startswith(said)
 
 
-def test_a_fall_that_the_interval_holds_is_none() -> None:
-    """Of c2st's distance from one half and of the extrapolated FID, whose intervals are as JSON gives them."""
+def test_a_decrease_within_the_interval_gives_no_diagnosis() -> None:
+    """For the distance of c2st from one half, and for the extrapolated FID, with intervals as in JSON."""
     for metric in (TwoSample(), ExtrapolatedFID()):
         for before, after, interval, falls in (
             (0.20, 0.05, [0.15, 0.25], True),
@@ -209,7 +209,7 @@ def test_a_fall_that_the_interval_holds_is_none() -> None:
 
 
 def test_a_metric_without_a_value_hides_no_doubt_about_others() -> None:
-    """As where its samples failed at every NFE: the evaluation itself says why."""
+    """For example if its samples failed at every NFE; then the evaluation gives the reason."""
     values = {"kid": {"8": 2.0, "16": 1.0}}
     (said,) = doubts(values, [build("metric", "fid"), build("metric", "kid")])
     assert said.startswith("KID still falls")

@@ -21,17 +21,17 @@ SOLE_IMPORTERS: dict[str, str | tuple[str, ...]] = {
     "statsmodels": ("harness/data/sequences.py", "harness/ablation/report/interactions.py"),
 }
 HEAVY = ("torch_fidelity", "scanpy", "anndata", "statsmodels", "sklearn", "torchvision", "torchdiffeq", "ot")
-"""Packages that are imported where they are used, since most commands do without them."""
+"""Packages imported only inside functions, because most commands do not need them."""
 
 
 @functools.cache
 def imports(path: Path) -> set[str]:
-    """Dotted names of all that a file imports, inside functions too; `from a import b` counts as a and a.b."""
+    """Return the dotted names of a file's imports, also inside functions; `from a import b` counts as a and a.b."""
     return imported(ast.walk(ast.parse(path.read_text())))
 
 
 def imported(nodes: Iterable[ast.AST]) -> set[str]:
-    """What the import statements among `nodes` name."""
+    """Return the names in the import statements among `nodes`."""
     found: set[str] = set()
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -43,13 +43,13 @@ def imported(nodes: Iterable[ast.AST]) -> set[str]:
 
 
 def reaches(path: Path, *packages: str) -> set[str]:
-    """What a file imports of `packages`."""
+    """Return the imports of a file that belong to `packages`."""
     return {
         name for name in imports(path) if any(name == package or name.startswith(f"{package}.") for package in packages)
     }
 
 
-def test_the_scan_finds_what_is_there() -> None:
+def test_the_scan_finds_imports() -> None:
     assert reaches(MODULES["harness/runs/mlflow_mirror.py"], "mlflow")
     assert reaches(MODULES["harness/flow/objective.py"], "harness.components")
     assert reaches(MODULES["harness/evaluation/protocol.py"], "harness.data")
@@ -57,19 +57,20 @@ def test_the_scan_finds_what_is_there() -> None:
 
 
 FLOORS = ("core", "data", "components", "flow", "training", "evaluation", "runs", "ablation", "cli")
-"""The rooms from the ground up: each imports from those below it alone. `testing` stands beside `runs`:
-nothing imports it but `cli`."""
+"""The rooms from the ground up: each imports only from those before it. `testing` stands beside `runs`; only `cli`
+imports it.
+"""
 ABLATION = ("design", "execute", "report")
-"""The floors of `ablation`: what is carried out is designed, and what is reported was carried out."""
+"""The rooms of `ablation`: `execute` uses `design`, and `report` uses both."""
 
 
-def test_every_module_lies_in_a_room() -> None:
+def test_every_module_belongs_to_a_room() -> None:
     loose = {"harness/__init__.py", "harness/__main__.py"}
     assert {module for module in MODULES if module.split("/")[1] not in (*FLOORS, "testing")} == loose
 
 
 def test_imports_lead_down() -> None:
-    """Within functions and for the type checker too."""
+    """Imports inside functions and for the type checker count too."""
     for module, path in MODULES.items():
         room = module.split("/")[1]
         if room in FLOORS:
@@ -80,7 +81,7 @@ def test_imports_lead_down() -> None:
             assert not reaches(path, *(f"harness.ablation.{other}" for other in later)), module
         if room == "testing":
             assert not reaches(path, "harness.runs", "harness.ablation", "harness.cli"), module
-        if module.startswith("harness/evaluation/"):  # neither knows of the other: one trains, one judges
+        if module.startswith("harness/evaluation/"):  # training and evaluation do not import each other
             assert not reaches(path, "harness.training"), module
 
 
@@ -91,15 +92,15 @@ def test_packages_have_one_owner() -> None:
             assert module.startswith(owner) or not reaches(path, package), module
 
 
-def test_what_is_heavy_is_imported_where_it_is_used() -> None:
-    """Not with the module: only within a function, or for the type checker."""
+def test_heavy_packages_are_imported_where_they_are_used() -> None:
+    """Heavy packages are imported only inside functions or for the type checker."""
     for module, path in MODULES.items():
         at_once = [node for node in ast.parse(path.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]
         assert not {name for name in imported(at_once) if name.partition(".")[0] in HEAVY}, module
 
 
 def test_no_module_and_no_function_is_long() -> None:
-    """In the harness, its studies, benchmarks and tests a function has at most 40 lines; tests' modules may be long."""
+    """Functions in harness, studies, benchmarks and tests have at most 40 lines. Test modules may be long."""
     long = [module for module, path in MODULES.items() if len(path.read_text().splitlines()) > 300]
     for file, text in python_files("harness", "studies", "benchmarks", "tests").items():
         for node in ast.walk(ast.parse(text)):
@@ -109,7 +110,7 @@ def test_no_module_and_no_function_is_long() -> None:
 
 
 def python_files(*folders: str) -> dict[str, str]:
-    """{path from the root: text} of all Python files below the folders."""
+    """Return {path from the root: text} of all Python files in the folders."""
     return {
         path.relative_to(ROOT).as_posix(): path.read_text()
         for folder in folders
@@ -118,7 +119,7 @@ def python_files(*folders: str) -> dict[str, str]:
 
 
 def form(value: ast.expr) -> str:
-    """An expression without its names and numbers; a bare name or number shares its form with none."""
+    """Return an expression without its names and numbers; a bare name or number matches only itself."""
     if isinstance(value, ast.Constant) and isinstance(value.value, str):
         return "a text"
     if isinstance(value, (ast.Name, ast.Attribute, ast.Constant)):
@@ -127,13 +128,13 @@ def form(value: ast.expr) -> str:
 
 
 def assigned(node: ast.Assign) -> list[ast.expr]:
-    """The values that an assignment gives to as many names; none where it gives one value."""
+    """Return the values of an assignment to several names; an empty list for a single value."""
     pairs = isinstance(node.targets[0], ast.Tuple)
     return node.value.elts if pairs and isinstance(node.value, ast.Tuple) else []
 
 
 def unrelated(text: str) -> Iterator[str]:
-    """Assignments of several values at once that are not of one form."""
+    """Yield the assignments of several values at once whose forms differ."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Assign) and len({form(value) for value in assigned(node)}) > 1:
             yield f"line {node.lineno}: {ast.unparse(node)}"
@@ -149,13 +150,13 @@ def test_values_are_assigned_at_once_where_they_are_of_one_kind() -> None:
 
 
 def test_no_line_is_over_120_columns() -> None:
-    """Ruff lets those pass that end in a remark for a tool."""
+    """Ruff allows longer lines that end in a comment for a tool."""
     files = python_files("harness", "studies", "benchmarks", "tests").items()
     lines = [(path, n, line) for path, text in files for n, line in enumerate(text.split("\n"), 1)]
     assert [f"{path}:{n}" for path, n, line in lines if len(line) > 120] == []
 
 
-def test_every_module_says_what_it_is_for() -> None:
+def test_every_module_has_a_docstring() -> None:
     for module, path in MODULES.items():
         said = ast.get_docstring(ast.parse(path.read_text()))
         assert said, module

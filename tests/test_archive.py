@@ -1,4 +1,4 @@
-"""What a folder or a zip holds: which files count, what is said of the others, and how contents are told apart."""
+"""Contents of folders and zips: which files count, the notes about the others, and the fingerprint of the content."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def write(folder: Path, files: Mapping[str, bytes]) -> Path:
 
 
 def write_zip(path: Path, files: Mapping[str, bytes], slash: str = "/") -> Path:
-    """A zip with its members' names as they are given, or as Windows writes them."""
+    """Write a zip with the given names of members, or with names as Windows writes them."""
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in files.items():
             info = zipfile.ZipInfo("x")
@@ -68,7 +68,7 @@ def load_folder(path: Path, name: str = "image_folder") -> Data:
 
 
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files count as settled as soon as they are there: a time of change cannot be set back."""
+    """New files count as settled: a test cannot set back the change time of a file."""
     monkeypatch.setattr(hashes, "SETTLED_NS", -(10**12))
 
 
@@ -90,7 +90,9 @@ def loaded(path: Path) -> tuple[tuple[str, ...], int, object, tuple[str, ...]]:
     ],
 )
 @pytest.mark.parametrize("zipped", [False, True], ids=["folder", "zip"])
-def test_what_does_not_count_is_said_and_changes_nothing(name: str, said: str, zipped: bool, tmp_path: Path) -> None:
+def test_files_that_do_not_count_are_reported_and_change_nothing(
+    name: str, said: str, zipped: bool, tmp_path: Path
+) -> None:
     files = {**TWO, name: PICTURE}
     place = write_zip(tmp_path / "x.zip", files) if zipped else write(tmp_path / "x", files)
     classes, number, fingerprint, notes = loaded(place)
@@ -140,7 +142,7 @@ def test_linked_folders_and_files_are_followed_each_folder_once(tmp_path: Path) 
 
 
 def test_a_folder_of_links_in_a_ring_ends(tmp_path: Path) -> None:
-    """Random links between folders: each real folder gives its files once, and no other."""
+    """Random links between folders: each real folder gives its files exactly once."""
     for seed in range(20):
         rng = np.random.default_rng(seed)
         place = write(tmp_path / str(seed), {f"{i}/{i}.png": PICTURE for i in range(5)})
@@ -151,7 +153,7 @@ def test_a_folder_of_links_in_a_ring_ends(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its files would be missing unsaid."""
+    """Otherwise its files would be missing without a message."""
     place = write(tmp_path / "x", TWO)
     listed = os.scandir
 
@@ -165,7 +167,7 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: py
         archive(place)
 
 
-def test_a_fifo_is_no_picture(tmp_path: Path) -> None:
+def test_a_fifo_is_not_a_picture(tmp_path: Path) -> None:
     place = write(tmp_path / "x", {"cat/0.png": PICTURE})
     os.mkfifo(place / "cat" / "1.png")
     assert list(archive(place).files) == ["cat/0.png"]
@@ -207,7 +209,7 @@ def test_windows_paths_that_climb_out_are_refused(name: str, tmp_path: Path) -> 
     "parts", [("train", "test"), ("train", "val", "test"), ("Training", "Validation"), ("dev", "eval", "extra")]
 )
 @pytest.mark.parametrize("inner", ["", "cat/"])
-def test_folders_named_like_parts_are_no_classes(parts: tuple[str, ...], inner: str, tmp_path: Path) -> None:
+def test_folders_named_like_parts_are_not_classes(parts: tuple[str, ...], inner: str, tmp_path: Path) -> None:
     files = {f"{part}/{inner}{i:02d}.png": PICTURE for part in parts for i in range(12)}
     wrapped = write_zip(tmp_path / "x.zip", {f"pets/{name}": content for name, content in files.items()})
     for place in (write(tmp_path / "x", files), wrapped):
@@ -222,7 +224,7 @@ def test_one_class_may_be_called_train(tmp_path: Path) -> None:
     assert load_folder(write(tmp_path / "x", files)).class_names == ("bus", "train")
 
 
-def test_two_members_of_one_name_are_said(tmp_path: Path) -> None:
+def test_two_members_of_one_name_are_reported(tmp_path: Path) -> None:
     write_zip(tmp_path / "x.zip", {"cat/0.png": b"first", "cat\\0.png": PICTURE})
     found = archive(tmp_path / "x.zip")
     assert found.left_out() == ["left out, as another file has the same name: cat/0.png"]
@@ -238,7 +240,7 @@ def fingerprint(place: Path, name: str) -> object:
 def test_other_content_of_the_same_names_and_sizes_is_other_data(
     kind: str, change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However large, and however often it was hashed before: a single byte counts."""
+    """A single changed byte counts, in files of any size and even after an earlier hash."""
     settled(monkeypatch)
     rng = np.random.default_rng(0)
     files = {
@@ -273,13 +275,14 @@ def test_a_zip_replaced_by_one_of_the_same_names_and_sizes_is_other_data(tmp_pat
 
 
 def test_a_member_that_was_added_again_is_the_one_that_counts(tmp_path: Path) -> None:
-    """As Python updates a zip: the later of two with one name is read, and it is other data, also where it is
-    smaller."""
+    """Python updates a zip in this way: the later member with the same name counts, and the data are different, even if
+    the later member is smaller.
+    """
     bitmaps = {f"{i:02d}.bmp": encoded(Image.new("L", (9, 9), 10), "bmp") for i in range(20)}
     place = write_zip(tmp_path / "x.zip", bitmaps)
     before = load_folder(place).fingerprint
     with warnings.catch_warnings(), zipfile.ZipFile(place, "a") as archive:
-        warnings.simplefilter("ignore")  # Python warns of every name that is there already
+        warnings.simplefilter("ignore")  # Python warns about every repeated name
         for name in bitmaps:
             archive.writestr(name, encoded(Image.new("L", (6, 6), 200), "bmp"))
     after = load_folder(place)
@@ -289,7 +292,7 @@ def test_a_member_that_was_added_again_is_the_one_that_counts(tmp_path: Path) ->
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The files that were opened."""
+    """Record the opened files."""
     seen: list[str] = []
     original = Archive.open
 
@@ -409,7 +412,7 @@ def test_long_hashing_is_shown_on_a_terminal(
     assert "reading" in capsys.readouterr().err
 
 
-def test_a_latent_folder_says_what_was_left_out(tmp_path: Path) -> None:
+def test_a_latent_folder_reports_the_files_left_out(tmp_path: Path) -> None:
     files = {f"{name}/{i:02d}.npy": as_npy(np.zeros((4, 2, 2), np.float32)) for name in "ab" for i in range(10)}
     data: Data = build(
         "dataset", {"name": "latents", "path": str(write(tmp_path / "x", {**files, "a/x.pt": b""}))}

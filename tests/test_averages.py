@@ -1,4 +1,4 @@
-"""Averages put together afterwards, against those tracked directly and against integrals done numerically."""
+"""Averages computed afterwards from snapshots, against averages tracked directly and against numerical integrals."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ EVERY = 30
 
 
 def profile(t: float, gamma: float, end: float) -> float:
-    """How much the weights at time t count in the power-function average at `end` (Karras et al. 2024, eq. 121)."""
+    """The density of time t in the power-function average at `end` (Karras et al. 2024, eq. 121)."""
     return (gamma + 1) * t**gamma / end ** (gamma + 1) if t <= end else 0.0
 
 
@@ -31,7 +31,7 @@ def test_the_width_is_the_standard_deviation_of_the_profile(width: float) -> Non
 
 
 def test_the_mixture_is_the_least_squares_fit_of_the_profiles() -> None:
-    """Against the fit on a fine grid of times."""
+    """The expected weights come from a least-squares fit on a fine grid of times."""
     ends = np.array([3.0, 3.0, 6.0, 6.0, 10.0, 10.0])
     gammas = np.array([6.94, 16.97] * 3)
     times = (np.arange(200_000) + 0.5) / 20_000
@@ -44,7 +44,7 @@ def test_the_mixture_is_the_least_squares_fit_of_the_profiles() -> None:
 
 
 def walk(network: nn.Linear, averages: Sequence[Averages]) -> None:
-    """Weights that drift to a target and tremble, as trained ones do."""
+    """Move the weights to a target with noise, like weights in training."""
     generator = torch.Generator().manual_seed(0)
     target = torch.randn(network.weight.shape, generator=generator)
     for n in range(1, STEPS + 1):
@@ -57,7 +57,7 @@ def walk(network: nn.Linear, averages: Sequence[Averages]) -> None:
 
 
 class Snapshots(Averages):
-    """Takes snapshots into a folder as it is updated."""
+    """Takes snapshots into a folder at its updates."""
 
     folder: Path
 
@@ -86,7 +86,7 @@ def test_an_average_put_together_is_the_one_tracked_directly(tmp_path: Path) -> 
         assert (expected - network.weight).norm() / expected.norm() > 0.02, "an average that is not the last weights"
 
 
-def test_several_averages_are_each_what_they_would_be_alone() -> None:
+def test_several_averages_are_the_same_as_alone() -> None:
     torch.manual_seed(0)
     network = nn.Linear(20, 20)
     together = Averages(network, [0.9, 0.99], [0.1])
@@ -131,7 +131,9 @@ def test_a_damaged_snapshot_is_named(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_what_training_does_not_keep_is_refused(average: Ema | PostHoc, decays: list[float], said: str) -> None:
+def test_an_average_that_training_does_not_keep_is_refused(
+    average: Ema | PostHoc, decays: list[float], said: str
+) -> None:
     with pytest.raises(ConfigError, match=said):
         average.check(decays, snapshots=False)
     Last().check(decays, snapshots=False)

@@ -1,4 +1,4 @@
-"""Networks, held against torchcfm's U-Net, the papers' parameter counts, and their equations written out."""
+"""Networks, compared with torchcfm's U-Net, with the papers' parameter counts, and with equations written out."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def batch(*shape: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """Three samples and their times."""
+    """Return three samples and their times."""
     return torch.randn(3, *shape, generator=generator(), dtype=dtype), torch.rand(
         3, generator=generator(1), dtype=dtype
     )
@@ -54,7 +54,7 @@ def batch(*shape: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tens
 
 @torch.no_grad()
 def shaken(module: Any, std: float = 0.1) -> Any:
-    """The module with noise on every weight, so that none is left at zero or one."""
+    """Add noise to every weight, so that no weight is zero or one."""
     noise = generator(2)
     for parameter in module.parameters():
         parameter += std * torch.randn(parameter.shape, generator=noise)
@@ -62,7 +62,7 @@ def shaken(module: Any, std: float = 0.1) -> Any:
 
 
 def built(config: Backbone, shape: tuple[int, ...], num_classes: int = 0) -> Any:
-    """The same weights for the same configuration, none of them zero."""
+    """Build a network with the same weights for the same configuration, none of them zero."""
     torch.manual_seed(0)
     return shaken(config.build(shape, num_classes))
 
@@ -101,12 +101,12 @@ MILLIONS = {
     "XL/2": 675, "XL/4": 675,
     "XL/8": 676,
 }  # fmt: skip
-"""Parameters of 4x32x32 latents of 1000 classes (Peebles & Xie 2023, table 4)."""
+"""Parameters for 4x32x32 latents and 1000 classes (Peebles & Xie 2023, table 4)."""
 
 
 @pytest.mark.parametrize("preset", MILLIONS)
 def test_dits_have_as_many_parameters_as_the_papers(preset: str) -> None:
-    """Theirs have four output channels more, for variances."""
+    """The paper's networks have four more output channels, for variances."""
     config = build("backbone", {"name": "dit", "preset": preset})
     with torch.device("meta"):
         ours = count(config.build((4, 32, 32), 1000))
@@ -149,7 +149,7 @@ class TheirWaves(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class TheirEmbedding(TimeEmbedding):
-    """torchcfm's: cosines before sines, of t unscaled."""
+    """torchcfm's embedding: cosines before sines, with unscaled t."""
 
     def build(self, dim: int) -> nn.Module:
         return TheirWaves(dim)
@@ -157,8 +157,9 @@ class TheirEmbedding(TimeEmbedding):
 
 @torch.no_grad()
 def copy_in_order(theirs: nn.Module, ours: nn.Module, heads_first: bool) -> None:
-    """Weights layer by layer; `heads_first` says that their queries, keys and values lie together for each head, not
-    for all."""
+    """Copy weights layer by layer. With `heads_first`, their queries, keys and values are grouped by head, otherwise
+    not.
+    """
     for (name, parameter), value in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         if ".qkv." in name and heads_first:
             heads: Any = ours.get_submodule(name.rpartition(".qkv.")[0]).heads
@@ -169,7 +170,7 @@ def copy_in_order(theirs: nn.Module, ours: nn.Module, heads_first: bool) -> None
 @pytest.mark.parametrize("heads_first", [True, False])
 @pytest.mark.parametrize("conditioning", ["add", "film"])
 def test_the_unet_computes_what_torchcfms_does(conditioning: str, heads_first: bool) -> None:
-    """Three levels with attention in the second, of four heads; their first class is our class of none."""
+    """Three levels with attention of four heads in the second; their first class is our "no class"."""
     ours = UNet(
         channels=64,
         multipliers=(1, 2, 1),
@@ -219,7 +220,7 @@ def silu(x: Tensor) -> Tensor:
 
 
 def gelu(x: Tensor) -> Tensor:
-    """Its tanh approximation."""
+    """GELU in its tanh approximation."""
     return x / 2 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
@@ -235,7 +236,7 @@ def attention(x: Tensor, weights: Weights, block: str, heads: int) -> Tensor:
 
 
 def trunk(x: Tensor, condition: Tensor, weights: Weights, depth: int, heads: int) -> Tensor:
-    """Blocks and final layer: Peebles & Xie 2023, section 3.2 and figure 3."""
+    """Blocks and final layer of Peebles & Xie 2023, section 3.2 and figure 3."""
     c = silu(condition)[:, None]
     for block in (f"blocks.{i}" for i in range(depth)):
         shift1, scale1, gate1, shift2, scale2, gate2 = affine(c, weights, f"{block}.modulation").chunk(6, -1)
@@ -247,7 +248,7 @@ def trunk(x: Tensor, condition: Tensor, weights: Weights, depth: int, heads: int
 
 
 def waves(places: Tensor, width: int) -> Tensor:
-    """Vaswani et al. 2017, section 3.5, sines before cosines."""
+    """Vaswani et al. 2017, section 3.5, with sines before cosines."""
     angles = torch.stack([places.double() / 10_000 ** (2 * i / width) for i in range(width // 2)], -1)
     return torch.cat([angles.sin(), angles.cos()], -1)
 
@@ -262,8 +263,8 @@ def test_the_transformers_trunk_is_the_papers(heads: int) -> None:
 
 
 @pytest.mark.parametrize("heads", [1, 3])
-def test_a_trunk_that_is_told_by_a_sum_is_attention_and_mlp_behind_plain_norms(heads: int) -> None:
-    """Of layers of torch's own; what their norms scale by is one."""
+def test_a_trunk_with_an_added_condition_is_attention_and_mlp_after_plain_norms(heads: int) -> None:
+    """The expected values come from torch's layers; the scale of their norms is one."""
     module = shaken(Trunk(12, 2, heads, 5, "add"), std=0.5).double()
     x, _ = batch(7, 12, dtype=torch.float64)
     condition = batch(12, dtype=torch.float64)[0]
@@ -378,13 +379,14 @@ def test_dits_weights_start_as_the_papers_do() -> None:
         assert matrix.std().item() == pytest.approx(0.02, rel=0.05)
 
 
-# What any network does
+# Every network
 
 
 @NETWORKS
 def test_every_weight_is_used(kind: str) -> None:
-    """Nearly every entry of its gradient is not zero; two channels or more a group, since a bias before a group of one
-    has no effect."""
+    """Nearly every entry of its gradient is nonzero. Groups have at least two channels, since a bias before a group of
+    one has no effect.
+    """
     config, shape = SMALL[kind]
     network = built(config, shape)
     network(*batch(*shape)).square().mean().backward()
@@ -468,7 +470,7 @@ def test_dropout_acts_in_training_alone(config: Any, shape: tuple[int, ...]) -> 
 
 @DROPPING
 def test_dropout_drops_the_declared_share_of_single_activations(config: Any, shape: tuple[int, ...]) -> None:
-    """In every block, and each on its own: 16 that lie together vary as 16 throws of a coin do."""
+    """Each activation is dropped independently in every block: 16 neighbours vary like 16 coin tosses."""
     network = built(config, shape)
     shares = []
     blocks = [module for module in network.modules() if hasattr(module, "dropout")]
@@ -487,8 +489,10 @@ def test_dropout_drops_the_declared_share_of_single_activations(config: Any, sha
 
 
 def sight(config: UNet, size: int) -> Tensor:
-    """How much each pixel of a square image moves the output's first pixel;
-    without norms, which tell every pixel of every other."""
+    """Return how much each pixel of a square image changes the output's first pixel.
+
+    The norms are removed, because they connect all pixels.
+    """
     network = built(config, (1, size, size))
     for module in list(network.modules()):
         for name, child in module.named_children():
@@ -515,7 +519,7 @@ def blocks_with_attention(attention: tuple[int, ...]) -> list[bool]:
 
 
 def test_attention_ends_the_blocks_of_the_levels_with_its_heights_and_the_first_of_the_middle() -> None:
-    """Two blocks a level down, three up; the middle has a second one if it has attention."""
+    """Two blocks on each level down, three up; the middle has a second block if it has attention."""
     none = [False, False]
     all_ = [True, True]
     assert blocks_with_attention(()) == [*none * 3, False, *[False] * 9]
@@ -532,7 +536,7 @@ def test_a_level_has_as_many_heads_as_fit() -> None:
 
 
 class Spy(nn.Module):
-    """Instead of a trunk: keeps the tokens and gives them back."""
+    """Replaces a trunk: stores the tokens and returns them."""
 
     def forward(self, tokens: Tensor, condition: Tensor) -> Tensor:
         self.tokens = tokens
@@ -540,7 +544,7 @@ class Spy(nn.Module):
 
 
 def test_patches_go_to_tokens_and_back_to_their_places() -> None:
-    """Tokens row by row, as a convolution with the stem's weights gives them; what comes out lies where it was."""
+    """Tokens are in row order and equal a convolution with the stem's weights; outputs return to the same place."""
     network: Any = DiT(width=12, heads=1, depth=1, patch=2).build((3, 8, 6))
     network.trunk = Spy()
     x, t = batch(3, 8, 6)
@@ -556,7 +560,7 @@ def test_patches_go_to_tokens_and_back_to_their_places() -> None:
 
 
 @pytest.mark.parametrize("size", [(8, 6), (6, 8), (2, 20)], ids=str)
-def test_half_of_a_position_says_the_row_and_half_the_column(size: tuple[int, int]) -> None:
+def test_half_of_a_position_encodes_the_row_and_half_the_column(size: tuple[int, int]) -> None:
     network: Any = DiT(width=8, heads=1, depth=1, patch=2).build((2, 8, 8))
     network.trunk = Spy()
     network(torch.zeros(1, 2, *size), torch.zeros(1))
@@ -611,7 +615,7 @@ def test_the_order_of_a_sequence_counts_by_sines_of_its_places() -> None:
 
 @pytest.mark.parametrize("dim", [2, 8, 256])
 @pytest.mark.parametrize("scale", [1.0, 1000.0])
-def test_sinusoidal_is_the_briefs_formula_of_scaled_time(dim: int, scale: float) -> None:
+def test_sinusoidal_is_the_stated_formula_of_scaled_time(dim: int, scale: float) -> None:
     half = dim // 2
     t = torch.linspace(0, 1, 11)
     angles = torch.stack(
@@ -674,7 +678,7 @@ def test_every_network_takes_every_time_embedding(kind: str, name: str) -> None:
     assert (network(x, t) - network(x, t.flip(0)))[0].abs().max() > 1e-4
 
 
-def test_a_class_is_a_vector_added_to_the_times_and_none_is_the_first() -> None:
+def test_a_class_is_a_vector_added_to_the_times_and_no_class_is_the_first() -> None:
     module: Any = Condition(Sinusoidal(), 8, 6, 3)
     t = torch.rand(5, generator=generator())
     y = torch.tensor([2, -1, 0, 1, -1])
@@ -699,7 +703,7 @@ def test_no_class_and_class_minus_one_are_the_same(kind: str) -> None:
 
 
 @NETWORKS
-def test_classes_that_are_none_of_the_networks_fail(kind: str) -> None:
+def test_classes_that_the_network_does_not_have_fail(kind: str) -> None:
     config, shape = SMALL[kind]
     x, t = batch(*shape)
     with pytest.raises(AssertionError, match="without classes"):
@@ -720,7 +724,7 @@ def test_a_preset_stands_for_its_fields() -> None:
     assert digest(short) != digest(build("backbone", {"name": "dit", "preset": "XL/4"}))
 
 
-def test_a_field_beside_a_preset_wins() -> None:
+def test_a_field_next_to_a_preset_wins() -> None:
     beside = {"depth": 2, "time_embedding": {"name": "fourier", "std": 4}}
     expected = DiT(width=384, depth=2, heads=6, patch=8, time_embedding=Fourier(std=4))
     assert build("backbone", {"name": "dit", **beside, "preset": "S/8"}) == expected
@@ -758,12 +762,12 @@ def test_a_preset_as_a_path_leaves_all_else_at_its_default() -> None:
         ({"preset": "digits"}, "^preset: RunConfig has no such field"),
     ],
 )
-def test_a_preset_that_is_none_is_told(changes: dict[str, Any], message: str) -> None:
+def test_an_unknown_preset_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         override(BASE, changes)
 
 
-# What does not fit
+# Mistakes
 
 
 @pytest.mark.parametrize(
@@ -786,7 +790,7 @@ def test_a_preset_that_is_none_is_told(changes: dict[str, Any], message: str) ->
         ({"name": "mlp"}, (6, 3), r"mlp takes vectors \[D\], not \[6, 3\]"),
     ],
 )
-def test_data_that_does_not_fit_is_told(spec: dict[str, Any], shape: tuple[int, ...], message: str) -> None:
+def test_data_that_do_not_fit_are_refused(spec: dict[str, Any], shape: tuple[int, ...], message: str) -> None:
     config = build("backbone", spec)
     with pytest.raises(ConfigError, match=message):
         config.build(shape)
@@ -814,7 +818,7 @@ def test_data_that_does_not_fit_is_told(spec: dict[str, Any], shape: tuple[int, 
         ),
     ],
 )
-def test_fields_that_do_not_go_together_are_told(spec: dict[str, Any], message: str) -> None:
+def test_fields_that_do_not_go_together_are_refused(spec: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=f"^backbone.{message}"):
         build("backbone", spec)
 

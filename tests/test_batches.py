@@ -1,4 +1,4 @@
-"""Batches that are fetched against those of a tensor that lies on the device: the same ones, however they come."""
+"""Fetched batches equal those of a tensor on the device, for every way of fetching."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BATCH = 7
 
 
 class Stored:
-    """Samples that are fetched; a bad one is a user's mistake."""
+    """Samples that are fetched; a bad sample is a user's mistake."""
 
     def __init__(self, images: Tensor, workers: int, bad: int = -1):
         self.images = images
@@ -57,7 +57,7 @@ class Stored:
 
 
 class Processes(Stored):
-    """Says in which process it was fetched."""
+    """Samples that contain the process that fetched them."""
 
     def __getitem__(self, indices: Tensor) -> Tensor:
         return torch.full((len(indices), 1, 1, 1), os.getpid(), dtype=torch.int64)
@@ -116,7 +116,7 @@ def test_as_many_processes_fetch_as_the_samples_ask_for(workers: int) -> None:
 
 
 def test_a_large_tensor_is_fetched_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One byte more than may lie on the device; it is never sent there as a whole."""
+    """A tensor one byte above the limit for the device; it is never moved there as a whole."""
     sent: list[int] = []
     original = Tensor.to
 
@@ -178,7 +178,7 @@ def test_another_error_in_a_worker_is_not_hidden() -> None:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty pictures of two classes, larger than they are trained at."""
+    """Forty pictures of two classes, larger than the training size."""
     folder = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     for number in range(40):
@@ -197,7 +197,7 @@ def on_pictures(tiny: RunConfig, pictures: Path) -> RunConfig:
 def trained(
     config: RunConfig, folder: Path, data: Data | None = None, stop_after: int | None = None, initial: int = 0
 ) -> Tensor:
-    """The weights of both networks after training to the end, or to a stop."""
+    """Return the weights of both networks after training to the end or to a stop."""
     data = data or load(config.dataset)
     calls = itertools.count()
     torch.manual_seed(initial)
@@ -208,7 +208,7 @@ def trained(
 
 
 def resident(data: Data) -> Data:
-    """The same data with all pictures in memory."""
+    """Return the same data with all pictures in memory."""
     return dataclasses.replace(data, train=data.train[torch.arange(len(data.train))])
 
 
@@ -232,7 +232,7 @@ def test_pictures_train_as_if_they_lay_in_memory(on_pictures: RunConfig, tmp_pat
 
 
 def test_workers_read_a_zip_that_is_open_already(tmp_path: Path) -> None:
-    """Each has an open file of its own: they would else move each other's place in it."""
+    """Each worker opens the file again: otherwise they would change each other's position in it."""
     rng = np.random.default_rng(0)
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         for number in range(60):

@@ -1,4 +1,4 @@
-"""Bounds of whole numbers: every field has one, says it and why, and lets pass what people train."""
+"""Bounds of whole numbers: every field has a bound with a reason, and common settings are allowed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BILLION = 10**9
 
 
 def classes() -> Iterator[type[Config]]:
-    """All members of all families, and what a run consists of beside them."""
+    """Yield all components, and the other classes of a run's configuration."""
     yield from (find(family, name) for family in HOMES for name in names(family))
     yield RunConfig
     for hint in hints(RunConfig).values():
@@ -38,7 +38,7 @@ def classes() -> Iterator[type[Config]]:
 
 
 def wholes(hint: Any) -> bool:
-    """Whether an annotation takes whole numbers."""
+    """Whether an annotation allows whole numbers."""
     if typing.get_origin(hint) is typing.Literal:
         return False
     return hint is int or any(map(wholes, typing.get_args(hint)))
@@ -93,13 +93,13 @@ def test_a_count_beyond_reason_is_refused_where_it_is_set(scale: str, changes: d
 
 @dataclass(frozen=True, kw_only=True)
 class Own(Config):
-    """What a plugin declares."""
+    """A component of a plugin."""
 
     number: Count = 1
     real: typing.Annotated[float, Range(0, 2, why="more is noise")] = 1.0
 
 
-def test_a_range_says_both_ends_and_why_above_alone() -> None:
+def test_a_range_names_both_ends_and_gives_a_reason_only_above() -> None:
     for value, said in ((0, "0 is outside [1, 1000000000]. "), (BILLION + 1, "[1, 1000000000] (no machine completes ")):
         with pytest.raises(UserError, match=r"^number: ") as caught:
             Own(number=value)
@@ -129,7 +129,7 @@ LARGE: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def test_what_people_train_is_let_pass() -> None:
+def test_common_settings_are_accepted() -> None:
     for scale, changes in LARGE:
         assert override(load_scale(scale), changes) != load_scale(scale), changes
 
@@ -219,7 +219,7 @@ def test_steps_that_never_come_are_refused_where_they_are_asked_for(
     assert not results_folder().exists()
 
 
-def test_a_warm_up_to_the_last_step_is_let_pass_and_a_scales_own_is_said(tiny: RunConfig) -> None:
+def test_a_warm_up_to_the_last_step_is_accepted_and_a_scales_warm_up_is_named(tiny: RunConfig) -> None:
     config = override(tiny, {"train.warmup_steps": 12})
     refuse_unreached(["train.warmup_steps"], config)
     assert config.train.rate(11) == config.train.learning_rate

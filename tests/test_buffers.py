@@ -1,5 +1,6 @@
-"""Buffers that a plugin's network changes while it trains: measuring, saving and being cut short leave no trace in
-them."""
+"""Buffers that a plugin's network changes during training: measurements, checkpoints and interruptions do not affect
+them.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ from harness.training.trainer import Callbacks, fit
 
 @dataclass(frozen=True, kw_only=True)
 class Normed(Backbone):
-    """Blocks with batch norm and dropout after the input is centred by a mean that is replaced at every step."""
+    """Blocks with batch norm and dropout, after an input centred by a mean that every step replaces."""
 
     name = "normed"
 
@@ -89,9 +90,9 @@ def points() -> RunConfig:
 def trained(
     config: RunConfig, folder: Path, stop_after: int | None = None, bad: range = range(0), initial: int = 0
 ) -> dict[str, Tensor]:
-    """All that is left of a training, or of its continuation: the weights and buffers of both networks.
+    """Return the final state of a training or its continuation: the weights and buffers of both networks.
 
-    `bad`: calls of the network in training whose output is not a number.
+    `bad`: calls of the network in training that return NaN.
     """
     data = load(config.dataset)
     calls = itertools.count()
@@ -120,8 +121,8 @@ RUN_ONLY: dict[str, tuple[Any, ...]] = {
 }
 
 
-def test_what_is_trained_does_not_depend_on_how_the_run_is_carried_out(points: RunConfig, tmp_path: Path) -> None:
-    """To the last bit of weights, averages and buffers, for settings drawn at random and each by itself."""
+def test_the_result_does_not_depend_on_how_the_run_is_carried_out(points: RunConfig, tmp_path: Path) -> None:
+    """Weights, averages and buffers agree to the last bit, for random settings and for each setting alone."""
     run_only = {f.name for f in dataclasses.fields(TrainConfig) if f.metadata.get("run_only")}
     assert run_only == RUN_ONLY.keys() | {"device"}, "a setting that does not name a run is held to it"
     expected = trained(points, tmp_path / "base")
@@ -135,7 +136,7 @@ def test_what_is_trained_does_not_depend_on_how_the_run_is_carried_out(points: R
 
 
 def test_looks_of_a_whole_run_leave_its_buffers_alone(points: RunConfig) -> None:
-    """Pictures, paths and operations counted, with classes and without."""
+    """This covers pictures, paths and the count of operations, with and without classes."""
     for dropout in (None, 0.3):
         ends = []
         for i, every in enumerate((1, 100)):
@@ -145,7 +146,7 @@ def test_looks_of_a_whole_run_leave_its_buffers_alone(points: RunConfig) -> None
             run = Run.of(config)
             train(run, lambda text: None, lambda: False)
             ends.append(read_checkpoint(run.folder / "checkpoints", "cpu")[1])
-            run.folder.rename(run.folder.with_name(f"{run.name}-{i}"))  # the other is the same run by name
+            run.folder.rename(run.folder.with_name(f"{run.name}-{i}"))  # the other run has the same name
         assert differing(*ends) == [], dropout
 
 
@@ -163,7 +164,7 @@ def test_a_run_stopped_anywhere_ends_with_the_buffers_of_an_unbroken_one(points:
 
 
 def test_a_step_that_is_not_taken_leaves_nothing_in_the_buffers(points: RunConfig, tmp_path: Path) -> None:
-    """Stopped behind a bad step, before anyone has seen it: the checkpoint has the buffers of the good steps."""
+    """The run stops after a bad step, before the check sees it: the checkpoint has the buffers of the good steps."""
     config = override(points, {"train.log_every": 100, "train.checkpoint_every": 100})
     for name, bad in (("good", range(0)), ("bad", range(5, 7))):
         with pytest.raises(Stopped):
@@ -176,7 +177,7 @@ def test_a_step_that_is_not_taken_leaves_nothing_in_the_buffers(points: RunConfi
 
 
 def test_averages_have_the_buffers_of_the_last_step_as_torch_keeps_them() -> None:
-    """AveragedModel copies them too, whole numbers included; it is given the same weights."""
+    """AveragedModel with the same weights copies them too, whole numbers included."""
     torch.manual_seed(0)
     network = NormedModule(2, 0, 0.3)
     averages = Averages(network, [0.9])
@@ -191,8 +192,8 @@ def test_averages_have_the_buffers_of_the_last_step_as_torch_keeps_them() -> Non
             assert torch.equal(found[name], value), (n, name)
 
 
-def test_what_is_done_to_buffers_apart_is_forgotten() -> None:
-    """Changed in place, replaced, or shared by two modules; also where an error ends it."""
+def test_changes_of_buffers_within_the_block_are_undone() -> None:
+    """Changed in place, replaced, or shared by two modules; also if an error ends the block."""
     network = NormedModule(2, 0, 0.3)
     network.blocks[1][1].running_mean = network.blocks[0][1].running_mean  # type: ignore[index]
     before = {name: (value, value.clone()) for name, value in network.named_buffers(remove_duplicate=False)}

@@ -1,4 +1,4 @@
-"""Single cells: counts on disk against what plain numpy, scanpy and scikit-learn make of them."""
+"""Single cells: counts on disk, compared with plain NumPy, scanpy and scikit-learn."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ LAST_HELD = int(np.flatnonzero(HELD)[-1])
 
 @pytest.fixture(autouse=True)
 def unwalked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No process reads a file first, which takes a quarter of a second: test_hostile_data.py holds that."""
+    """Skip the process that first checks a file, which takes a quarter of a second; test_hostile_data.py tests it."""
     monkeypatch.setattr("harness.data.counts._refuse_crashing", lambda path: None)
 
 
 def held(conditions: Sequence[Any] | np.ndarray) -> np.ndarray:
-    """Which cells are held out where these are their conditions, bool [N]."""
+    """Return which cells are held out for these conditions, bool [N]."""
     return held_out(
         len(conditions), 5, torch.from_numpy(np.unique(np.asarray(conditions), return_inverse=True)[1])
     ).numpy()
 
 
 def draw_counts(seed: int = 0) -> np.ndarray:
-    """float32 [CELLS, GENES]: overdispersed, two populations, every cell and every gene with some count."""
+    """Return float32 [CELLS, GENES]: overdispersed, two populations, some count in every cell and every gene."""
     rng = np.random.default_rng(seed)
     mean = rng.gamma(0.7, 3, GENES) * np.where(np.arange(CELLS)[:, None] % 2, 1, rng.lognormal(0, 0.7, GENES))
     counts = rng.poisson(mean * rng.gamma(2, 0.5, (CELLS, GENES)))
@@ -76,7 +76,7 @@ def write_h5ad(
 
 
 def write_10x(folder: Path, counts: np.ndarray = COUNTS, gz: bool = False) -> Path:
-    """The files of Cell Ranger: genes by cells, before version 3 plain, since then gzipped and with a third column."""
+    """Write the files of Cell Ranger: genes by cells; plain before version 3, later gzipped and with a third column."""
     folder.mkdir(parents=True)
     mmwrite(folder / "matrix.mtx", sparse.coo_matrix(counts.T.astype(int)))
     third = "\tGene Expression" if gz else ""
@@ -96,7 +96,7 @@ FOLDERS = np.arange(CELLS) >= 25
 
 
 def split_by_donor(folder: Path) -> Path:
-    """Donors in folders whose names sort as the rows do, beside a file that is none of theirs."""
+    """Write donors to folders whose names sort like the rows, next to an unrelated file."""
     for name, rows in (("a donor", slice(0, 25)), ("b donor", slice(25, CELLS))):
         write_10x(folder / name, COUNTS[rows])
     (folder / "readme.txt").write_text("two donors")
@@ -135,7 +135,7 @@ def standardised(stored: np.ndarray = log_normalised()) -> np.ndarray:  # noqa: 
 
 
 def cut(values: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """Decoded values: what lies below half the smallest positive value of the training cells is zero."""
+    """Set decoded values below half the smallest positive value of the training cells to zero."""
     return np.where(values > train[train > 0].min() / 2, values, 0)
 
 
@@ -161,7 +161,7 @@ def test_all_formats_of_the_same_counts_are_the_same_data(tmp_path: Path) -> Non
     assert len(set(prints[:-1])) == 1
 
 
-def test_the_target_sum_is_what_every_cell_sums_to(tmp_path: Path) -> None:
+def test_every_cell_sums_to_the_target_sum(tmp_path: Path) -> None:
     data = load_cells(write_h5ad(tmp_path / "x.h5ad"), genes=0, target_sum=500)
     np.testing.assert_allclose(np.expm1(whole(data.train)).sum(1), 500, rtol=1e-5)
     np.testing.assert_allclose(whole(data.held_out), log_normalised(target_sum=500)[HELD], atol=1e-5)
@@ -182,7 +182,7 @@ def test_cells_are_encoded_by_the_statistics_of_training_cells_alone(tmp_path: P
     np.testing.assert_allclose(data.statistics["std"], log_normalised()[~HELD].std(0), atol=1e-5)
 
 
-def test_decoding_inverts_encoding_and_makes_zeros_of_what_is_near_none(tmp_path: Path) -> None:
+def test_decoding_inverts_encoding_and_sets_tiny_values_to_zero(tmp_path: Path) -> None:
     data = load_cells(write_h5ad(tmp_path / "x.h5ad"), genes=0)
     stored = data.held_out[torch.arange(len(data.held_out))]
     decoded = data.decode(data.encode(stored))
@@ -199,8 +199,8 @@ def test_decoding_inverts_encoding_and_makes_zeros_of_what_is_near_none(tmp_path
     assert (data.decode(near)[2] > 0).all()
 
 
-def test_only_training_cells_and_chosen_genes_say_what_is_near_none(tmp_path: Path) -> None:
-    """A held-out cell, and a gene that is not chosen, hold smaller values than all others."""
+def test_only_training_cells_and_chosen_genes_decide_which_values_are_tiny(tmp_path: Path) -> None:
+    """A held-out cell and a gene that is not chosen have smaller values than all others."""
     counts = 20 * COUNTS
     counts[:, 5] = COUNTS[:, 5]
     counts[LAST_HELD, 1] = 1
@@ -230,7 +230,7 @@ def test_stored_zeros_change_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("genes", [1, 4, 25])
 def test_the_genes_are_those_that_scanpy_finds_most_variable_among_training_cells(genes: int, tmp_path: Path) -> None:
     counts = COUNTS.copy()
-    counts[~HELD, 3] = 0  # varies among the held-out cells alone
+    counts[~HELD, 3] = 0  # varies only among the held-out cells
     counts[HELD, 3] += 50
     counts[:, 11] = 0
     data = load_cells(write_h5ad(tmp_path / "x.h5ad", counts), genes=genes)
@@ -259,7 +259,7 @@ def test_the_genes_are_those_that_scanpy_finds_most_variable_among_training_cell
     ("fields", "least"), [({}, 3), ({"min_cells": 1}, 1), ({"min_cells": 2}, 2), ({"min_cells": 4}, 4)], ids=str
 )
 def test_genes_of_a_few_training_cells_are_not_chosen(fields: dict[str, int], least: int, tmp_path: Path) -> None:
-    """Genes 0 to 2 are seen in one, two and three training cells, strongly, and in every held-out cell."""
+    """Genes 0 to 2 have high counts in one, two and three training cells and in every held-out cell."""
     counts = np.maximum(COUNTS, 1)
     counts[~HELD, :3] = 0
     for gene in range(3):
@@ -304,7 +304,9 @@ def test_components_are_those_of_scikit_learn(tmp_path: Path) -> None:
 
 
 def test_decoding_components_is_the_least_squares_projection(tmp_path: Path) -> None:
-    """Of the standardised genes, about their mean; brought back to expression and cut below."""
+    """The expected values are the least-squares projection of standardised genes, converted to expression and cut
+    below.
+    """
     data = load_cells(write_h5ad(tmp_path / "x.h5ad"), genes=0, pca=6)
     stored = log_normalised()
     train = log_normalised()[~HELD]
@@ -407,7 +409,7 @@ def test_two_selections_read_the_file_once(tmp_path: Path, monkeypatch: pytest.M
     read.assert_called_once_with(path)
 
 
-def test_a_layer_stands_in_for_what_is_no_count(tmp_path: Path) -> None:
+def test_a_layer_replaces_an_x_without_counts(tmp_path: Path) -> None:
     path = write_h5ad(
         tmp_path / "x.h5ad", log_normalised(), layers={"counts": COUNTS, "doubled": sparse.csr_matrix(2 * COUNTS + 1)}
     )
@@ -420,7 +422,7 @@ def test_a_layer_stands_in_for_what_is_no_count(tmp_path: Path) -> None:
         load_cells(path, genes=0)
 
 
-def test_a_layer_is_enough_where_there_is_no_x(tmp_path: Path) -> None:
+def test_a_layer_is_enough_without_x(tmp_path: Path) -> None:
     path = write_h5ad(tmp_path / "x.h5ad", None, layers={"counts": COUNTS})
     np.testing.assert_allclose(
         whole(load_cells(path, layer="counts", genes=0).train), log_normalised()[~HELD], atol=1e-5
@@ -532,7 +534,7 @@ def columns_apart(constant: int) -> np.ndarray:
         "unknown layer", "unknown keep", "keep without condition", "one cell kept", "none held out",
     ],
 )  # fmt: skip
-def test_what_are_no_counts_or_no_choice_is_refused_in_one_line(
+def test_wrong_counts_and_choices_are_refused_in_one_line(
     counts: Any, fields: dict[str, Any], said: str, tmp_path: Path
 ) -> None:
     rows = np.arange(counts.shape[0])
@@ -569,7 +571,7 @@ def test_fields_outside_their_range_are_refused(field: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "broken", ["cut", "text", "csv", "no genes", "no matrix", "few barcodes", "few genes", "torn gz"]
 )
-def test_files_that_are_no_cells_are_refused_by_name(broken: str, tmp_path: Path) -> None:
+def test_files_without_cells_are_refused_by_name(broken: str, tmp_path: Path) -> None:
     path = tmp_path / "x"
     said = r"cannot be read as cells \(.*\)\. Give an \.h5ad or a 10x folder\."
     if broken == "cut":
@@ -612,7 +614,7 @@ def test_cells_without_counts_are_refused(counts: Any, tmp_path: Path) -> None:
 
 
 def test_no_component_without_variance_is_taken(tmp_path: Path) -> None:
-    """As many as there are training cells: centred, they span one dimension less."""
+    """There are as many components as training cells: centred cells span one dimension less."""
     data = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -661,7 +663,7 @@ def test_a_moved_file_is_the_same_run(run_on_cells: RunConfig, tmp_path: Path) -
 def test_changed_cells_are_not_sampled_from_with_old_statistics(
     run_on_cells: RunConfig, touched: str, tmp_path: Path
 ) -> None:
-    """Also where the cells that changed are not those that were kept."""
+    """Also if the changed cells are not among the kept cells."""
     run = Run.of(run_on_cells)
     train(run, lambda _: None, lambda: False)
     counts = COUNTS.copy()

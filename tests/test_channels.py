@@ -1,5 +1,4 @@
-"""Tables as people export them: every form of the same numbers gives the same series, and what is doubtful is refused
-by its cell."""
+"""Tables as people export them: every form of the same numbers gives the same series; a doubtful cell is refused."""
 
 from __future__ import annotations
 
@@ -31,14 +30,14 @@ def write(path: Path, header: str, row: Callable[[int], str], encoding: str = "u
 
 
 def series(path: Path, **fields: Any) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names and values [80, D] of the training part."""
+    """Return the names and values [80, D] of the training part."""
     data = build("dataset", {"name": "time_series", "path": str(path), "window": 2, **fields}).load()
     assert isinstance(data.train, Tensor)
     return data.names, np.concatenate([data.train[:, 0], data.train[-1:, 1]])
 
 
 def notes(path: Path, **fields: Any) -> str:
-    """What is said of a file, a line each."""
+    """Return the notes about a file, one per line."""
     data = build("dataset", {"name": "time_series", "path": str(path), "window": 2, **fields}).load()
     return "".join(f"{line}\n" for line in data.notes)
 
@@ -50,7 +49,7 @@ def refused(said: str, path: Path, **fields: Any) -> None:
 
 
 def german(value: float) -> str:
-    """1234.5 as 1.234,50."""
+    """Write 1234.5 as 1.234,50."""
     return f"{value:,.2f}".translate(str.maketrans(",.", ".,"))
 
 
@@ -127,7 +126,7 @@ READ = {
 }
 
 
-def test_what_is_left_out_or_read_otherwise_is_said_with_its_reason(tmp_path: Path) -> None:
+def test_columns_left_out_or_converted_are_reported_with_the_reason(tmp_path: Path) -> None:
     for number, form in enumerate([*LEFT_OUT, *READ, "plain"]):
         header, row, fields = FORMS[form]
         path = write(tmp_path / f"{number}.csv", header, row, **fields)
@@ -274,13 +273,13 @@ WRONG: dict[str, tuple[str, Callable[[int], str], str]] = {
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_what_is_doubtful_is_refused_by_its_cell(kind: str, tmp_path: Path) -> None:
+def test_doubtful_cells_are_refused_by_their_address(kind: str, tmp_path: Path) -> None:
     header, row, said = WRONG[kind]
     path = write(tmp_path / "x.csv", header, row)
     refused(f"^{path}: {said}", path)
 
 
-def test_the_fields_settle_what_is_doubtful(tmp_path: Path) -> None:
+def test_fields_resolve_doubtful_cells(tmp_path: Path) -> None:
     path = write(tmp_path / "x.csv", "a;b", lambda i: f"{i % 7};1,{i * i % 800 + 100}")
     for decimal, first in (("point", 1100), ("comma", 1.1)):
         np.testing.assert_allclose(series(path, decimal=decimal)[1][0], [0, first], rtol=1e-6)
@@ -288,7 +287,7 @@ def test_the_fields_settle_what_is_doubtful(tmp_path: Path) -> None:
     np.testing.assert_allclose(series(path, separator="space")[1], np.stack([TEMP, LOAD], 1)[:80], rtol=1e-6)
 
 
-def test_no_text_is_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_text_are_refused(tmp_path: Path) -> None:
     for content in (
         "Größe,b\n1,2\n".encode("latin-1"),
         "a,b\n1,2\n".encode("utf-16-le"),
@@ -300,11 +299,11 @@ def test_no_text_is_refused(tmp_path: Path) -> None:
         refused("x.csv: cannot be read", tmp_path / "x.csv")
 
 
-# Numbers, one by one.
+# Single numbers
 
 
 def test_numbers_are_read_as_python_reads_them() -> None:
-    """Drawn numbers of all sizes in both notations, with and without groups."""
+    """Random numbers of all sizes, in both notations, with and without groups of digits."""
     rng = np.random.default_rng(1)
     values = np.concatenate(
         [rng.normal(size=300) * 10.0 ** rng.integers(-8, 12, 300), rng.integers(-(10**9), 10**9, 100)]
@@ -318,7 +317,7 @@ def test_numbers_are_read_as_python_reads_them() -> None:
             assert numbers([swapped], "comma").tolist() == [expected], swapped
 
 
-def test_texts_that_are_nearly_numbers_are_none() -> None:
+def test_texts_that_are_nearly_numbers_are_not_numbers() -> None:
     for text in (
         "1,23,456",
         "0,123",
@@ -353,7 +352,7 @@ def test_cells_are_named_as_a_spreadsheet_names_them() -> None:
     assert len(set(letters)) == 800
 
 
-# The order of the rows.
+# The order of rows
 
 STARTS = {
     "ISO": "%Y-%m-%d", "with a time": "%Y-%m-%dT%H:%M:%SZ", "American": "%m/%d/%Y", "British": "%d/%m/%Y",
@@ -389,7 +388,7 @@ def test_rows_must_be_in_the_order_of_time(form: str, tmp_path: Path) -> None:
 
 
 def beside(firsts: Sequence[Any] | np.ndarray) -> Callable[[int], str]:
-    """Rows of these and a temperature."""
+    """Return a table with these first values and a temperature in each row."""
     return lambda i: f"{firsts[i]},{TEMP[i]}"
 
 
@@ -407,7 +406,7 @@ def test_dates_decide_where_row_numbers_fall(tmp_path: Path) -> None:
     assert series(path)[0] == ("a",)
 
 
-def test_hours_beside_dates_are_their_times(tmp_path: Path) -> None:
+def test_hours_next_to_dates_are_their_times(tmp_path: Path) -> None:
     path = write(tmp_path / "x.csv", "date,time,a", lambda i: f"{DAYS[i // 24]},{i % 24:02d}:00,{TEMP[i]}")
     assert "evenly" not in notes(path)
     path = write(tmp_path / "x.csv", "date,time,a", lambda i: f"{DAYS[i // 24]},{23 - i % 24:02d}:00,{TEMP[i]}")
@@ -439,7 +438,7 @@ UNEVEN: dict[str, tuple[Callable[[int], str], str]] = {
 }
 
 
-def test_uneven_times_are_said(tmp_path: Path) -> None:
+def test_uneven_times_are_reported(tmp_path: Path) -> None:
     for kind, time in EVEN.items():
         path = write(tmp_path / "x.csv", "date,a", beside([time(i) for i in range(ROWS)]))
         assert "evenly" not in notes(path), kind
@@ -448,7 +447,7 @@ def test_uneven_times_are_said(tmp_path: Path) -> None:
         assert re.search(rf"^dataset: {path}: {said}.* Windows treat rows as evenly spaced\.$", notes(path), re.M), kind
 
 
-def test_times_beside_an_array_are_checked(tmp_path: Path) -> None:
+def test_times_next_to_an_array_are_checked(tmp_path: Path) -> None:
     days = pd.date_range("2024-01-01", periods=ROWS).to_numpy()
     values = np.stack([TEMP, LOAD], 1)
     path = tmp_path / "x.npz"

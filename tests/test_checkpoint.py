@@ -47,7 +47,7 @@ def test_the_newest_two_stay(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("keep", "left"), [(None, [1, 2, 3]), (1, [3]), (2, [2, 3])])
-def test_what_training_went_back_over_is_not_kept(tmp_path: Path, keep: int | None, left: list[int]) -> None:
+def test_checkpoints_after_the_restored_step_are_removed(tmp_path: Path, keep: int | None, left: list[int]) -> None:
     for step in (1, 2, 3, 4, 5):
         write_checkpoint(tmp_path, step, tensors(step))
     again = write_checkpoint(tmp_path, 3, tensors(30), keep)
@@ -68,7 +68,7 @@ def test_a_damaged_one_is_passed_over_and_named(tmp_path: Path, harm: str) -> No
     assert same(saved, tensors(1))
 
 
-def test_where_all_are_damaged_or_none_is_there_training_starts_anew(tmp_path: Path) -> None:
+def test_without_an_intact_checkpoint_training_starts_from_step_zero(tmp_path: Path) -> None:
     assert read_checkpoint(tmp_path / "absent", "cpu") == (0, {}, [])
     paths = [write_checkpoint(tmp_path, step, tensors(step)) for step in (1, 2)]
     for path in paths:

@@ -1,4 +1,4 @@
-"""The commands: their help, each mistake as one line, and the way from training to samples."""
+"""The commands: help, one line for each mistake, and the way from training to samples."""
 
 import argparse
 import re
@@ -65,7 +65,7 @@ Refused = Callable[..., str]
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
-    """Runs a command that must fail, and gives the one line that says why."""
+    """Run a command that must fail; return the one line of its error."""
 
     def run(*arguments: str) -> str:
         try:
@@ -83,7 +83,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
 
 @pytest.fixture
 def signals() -> Iterator[None]:
-    """Commands that train install handlers of their own."""
+    """Restore the signal handlers, because commands that train install handlers."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield
     for number, handler in before.items():
@@ -120,7 +120,7 @@ def test_the_version_is_that_of_the_project(capsys: pytest.CaptureFixture[str]) 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_every_help_ends_with_examples_that_work(command: str) -> None:
-    """They are read, and name studies, scales, settings and components that there are."""
+    """The parser accepts them, and their studies, scales, settings and components exist."""
     known = parser()
     said = (known.commands[command] if command else known).format_help()
     examples = re.findall(r"^  (harness .*)$", said.partition("\nexamples:\n")[2], re.MULTILINE)
@@ -142,7 +142,7 @@ def test_every_help_ends_with_examples_that_work(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_an_option_says_its_default(command: str) -> None:
+def test_the_help_of_an_option_names_its_default(command: str) -> None:
     known = parser().commands[command]
     said = " ".join(known.format_help().split())
     given = {action.dest: action.default for action in known.arguments if action.option_strings}
@@ -159,7 +159,7 @@ def test_an_example_of_a_default() -> None:
 
 
 @pytest.mark.parametrize("words", [["reflow", ""], ["explain", ""], ["check", ""], ["ui", "--host="]], ids=str)
-def test_an_empty_word_is_no_default(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_word_is_not_a_default(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code == 2
@@ -167,7 +167,7 @@ def test_an_empty_word_is_no_default(words: list[str], capsys: pytest.CaptureFix
 
 
 def test_help_comes_before_anything_heavy_is_imported() -> None:
-    """Of the whole and of every command, in a process of its own."""
+    """For the whole program and for every command, each in a new process."""
     heavy = {"torch", "numpy", "mlflow", "optuna", "pandas", "matplotlib", "rich"}
     code = f"""
 import contextlib, io, sys
@@ -185,7 +185,7 @@ print(*sorted({heavy} & set(sys.modules)))
 def test_a_command_says_that_it_loads_before_it_is_imported(
     rank: str | None, told: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of several ranks, the first says it."""
+    """Of several ranks, only the first prints this line."""
     events: list[str] = []
 
     def imported(name: str) -> SimpleNamespace:
@@ -202,7 +202,7 @@ def test_a_command_says_that_it_loads_before_it_is_imported(
 
 
 def test_every_command_is_a_module_of_its_name() -> None:
-    """But `list`, which would hide Python's own."""
+    """Except `list`, which would hide Python's `list`."""
     modules = {path.stem for path in Path(cli.__file__).parent.glob("*.py")}
     parts = {"__init__", "advice", "arguments", "completion", "in_python", "parser", "plans", "shared", "values"}
     assert modules - parts == {*COMMANDS} - {"list"} | {"components"}
@@ -362,7 +362,7 @@ def test_a_mistake_is_one_line_that_says_what_to_do(refused: Refused, command: s
 
 @pytest.fixture
 def untrained(tiny: RunConfig) -> Callable[..., str]:
-    """The name of a run's directory in which there is a configuration alone."""
+    """Returns the name of a run directory with only a configuration."""
 
     def made(**changes: Any) -> str:
         run = Run.of(override(tiny, {path.replace("__", "."): value for path, value in changes.items()}))
@@ -393,7 +393,7 @@ def untrained(tiny: RunConfig) -> Callable[..., str]:
         ),
     ],
 )
-def test_a_run_without_classes_is_asked_for_none(
+def test_a_run_without_classes_refuses_a_class(
     refused: Refused, untrained: Callable[..., str], options: str, said: str
 ) -> None:
     name = untrained()
@@ -402,8 +402,8 @@ def test_a_run_without_classes_is_asked_for_none(
     assert "--label" not in options or line.startswith(f"error: --label: {name} ")
 
 
-def test_a_finished_run_is_not_judged_by_what_cannot_judge_it(refused: Refused, tiny: RunConfig) -> None:
-    """Nor guided at a number of calls that guidance cannot spend."""
+def test_a_finished_run_is_not_judged_by_an_impossible_protocol(refused: Refused, tiny: RunConfig) -> None:
+    """Also not with guidance at an NFE that guidance cannot use exactly."""
     run = Run.of(override(tiny, {"objective.label_dropout": 0.1, "train.steps": 1}))
     train(run, lambda _: None, lambda: False)
     reads = (
@@ -439,7 +439,7 @@ def test_a_finished_run_is_not_judged_by_what_cannot_judge_it(refused: Refused, 
         ("-1", "--label: '-1' is no class."),
     ],
 )
-def test_an_unknown_label_is_told_with_those_that_there_are(
+def test_an_unknown_label_is_refused_with_the_known_ones(
     refused: Refused, untrained: Callable[..., str], label: str, said: str
 ) -> None:
     assert said in refused("sample", untrained(objective__label_dropout=0.1), f"--label={label}")
@@ -505,7 +505,7 @@ def test_a_port_in_use(refused: Refused) -> None:
         assert f"--port: 127.0.0.1:{port} cannot be used (Address already in use)" in refused("ui", "--port", str(port))
 
 
-def test_a_store_with_pages_of_its_own_gets_none(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_serves_pages_gets_no_second_server(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     said = "MLFLOW_TRACKING_URI: http://127.0.0.1:9 is a server with pages of its own. Open it in a browser."
     assert refused("ui") == f"error: {said}"
@@ -543,7 +543,7 @@ def test_from_training_to_samples(
     assert main(["evaluate", folder.name]) == 0
     said = capsys.readouterr().out
     assert all(f"at NFE {nfe}" in said for nfe in (1, 2))
-    # 359 held-out images by 100, then all 1,438 of the training
+    # 359 held-out images in batches of 100, then all 1,438 training images
     assert passed == [("features of the reference", 4), ("features of the reference", 15)]
     picture = tmp_path / "a.png"
     array = tmp_path / "a.npz"
@@ -563,7 +563,7 @@ def test_from_training_to_samples(
 
 @pytest.mark.usefixtures("signals")
 def test_samples_of_a_class_with_guidance(tiny: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With or without guidance, a class changes the samples of the same noise; classes are written beside them."""
+    """A class changes the samples of the same noise, with and without guidance; the file contains the classes."""
     run = Run.of(override(tiny, {"objective.label_dropout": 0.1, "train.steps": 4, "train.learning_rate": 0.01}))
     train(run, lambda _: None, lambda: False)
     options = {
@@ -598,10 +598,10 @@ def test_classes_without_names_are_written_as_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("signals")
-def test_why_a_value_is_missing_is_said_after_all_that_are_known(
+def test_reasons_for_missing_values_come_after_the_known_values(
     tiny_run: Run, score: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of every run that is named, whichever of them lacks one."""
+    """For every named run, whichever of them lacks a value."""
     protocol = tiny_run.config.protocol()
     score(tiny_run, protocol, {2: 12.5})
     monkeypatch.setattr(evaluate, "following", Mock(return_value=nullcontext()))
@@ -612,7 +612,7 @@ def test_why_a_value_is_missing_is_said_after_all_that_are_known(
     assert said.out.count(f"FID 12.5 at NFE 2, protocol {protocol.digest}\n") == 2
 
 
-def test_the_calls_that_a_solver_chose_stand_beside_its_value(tiny: RunConfig) -> None:
+def test_the_calls_of_an_adaptive_solver_are_next_to_its_value(tiny: RunConfig) -> None:
     run = Run.of(override(tiny, {"evaluate.solver": "dopri5", "evaluate.nfe": [0]}))
     known = {"values": {"fid": {"0": 12.5}}, "intervals": {}, "precise": {}}
     known |= {"calls": {"0": {"mean": 44.25, "sd": 3.0}}}
@@ -627,7 +627,7 @@ def test_the_components_of_a_family_are_listed(capsys: pytest.CaptureFixture[str
     assert all(words in said for words in ("min_snr", "gamma = 5.0", "uniform"))
 
 
-def test_a_process_leaves_with_its_code_its_output_and_what_was_registered_for_its_end() -> None:
+def test_a_process_ends_with_its_code_its_output_and_its_exit_functions() -> None:
     said = (
         "import atexit, sys; from harness.core.errors import leave;"
         "atexit.register(print, 'last'); print('first', end=' '); leave(3)"
@@ -637,7 +637,7 @@ def test_a_process_leaves_with_its_code_its_output_and_what_was_registered_for_i
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-def test_output_that_cannot_be_written_is_said() -> None:
+def test_output_that_cannot_be_written_is_reported() -> None:
     with open("/dev/full", "w") as full:
         ended = subprocess.run(
             [sys.executable, "-m", "harness", "list"], stdout=full, stderr=subprocess.PIPE, text=True

@@ -1,4 +1,4 @@
-"""The commands in a fresh clone: a user's results stay out of what is committed until they are published."""
+"""The commands in a fresh clone: a user's results are not in the committed files until they are published."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not (ROOT / ".git").exists(),
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone of this checkout, as it is committed."""
+    """A clone of the committed state of this checkout."""
     folder = tmp_path_factory.mktemp("fresh") / "clone"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
     return folder
@@ -63,7 +63,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def seen(clone: Path, empty_store: Path) -> dict[str, Any]:
-    """What each command left, run by this interpreter with the clone's code."""
+    """Return the files of each command, run by this interpreter with the clone's code."""
     (clone / "results" / "local").mkdir(parents=True)
     shutil.copy(empty_store, clone / "results" / "local" / "mlflow.db")
     study = clone.with_name("rate.py")
@@ -91,7 +91,7 @@ def test_a_study_leaves_the_clone_clean_and_its_list_of_verdicts_true(
     assert all((clone / "results" / "local" / table).is_file() for table in TABLES)
 
 
-def test_publishing_is_what_changes_the_committed_files(seen: dict[str, Any], clone: Path) -> None:
+def test_only_publishing_changes_the_committed_files(seen: dict[str, Any], clone: Path) -> None:
     new = [*TABLES, "figures/rate-digits.png"]
     assert seen["publish"] == {
         "exit code": 0,

@@ -36,7 +36,7 @@ def moments(path: Interpolant, t: Tensor, variance: float) -> tuple[Tensor, Tens
 
 
 def exact(path: Interpolant, x: Tensor, t: Tensor, quantity: str, variance: float = 1.0) -> Tensor:
-    """The best prediction of a quantity at x_t, from the formulas of the papers."""
+    """Return the best prediction of a quantity at x_t, from the formulas of the papers."""
     alpha, sigma, q = moments(path, t, variance)
     centred = (x - alpha * MEAN) / q
     x0 = MEAN + alpha * STD.square() * centred  # E[x0 | x_t]
@@ -54,7 +54,7 @@ def exact(path: Interpolant, x: Tensor, t: Tensor, quantity: str, variance: floa
 
 
 class Exact(nn.Module):
-    """The network that a prediction should end up with; it undoes the input scaling."""
+    """The network that training with a prediction should reach; it undoes the input scaling."""
 
     def __init__(self, path: Interpolant, quantity: str, variance: float):
         super().__init__()
@@ -79,7 +79,7 @@ def formulation(interpolant: str, prediction: str, noise: object = "gaussian") -
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("interpolant", names("interpolant"))
 def test_conversions_are_exact(interpolant: str, prediction: str, std: float) -> None:
-    """Whatever the network predicts, its velocity, data, noise and score are those of the closed form."""
+    """The velocity, data, noise and score from any prediction are those of the closed form."""
     made = formulation(interpolant, prediction, "matched")
     path = made.interpolant
     variance = std**2
@@ -94,10 +94,10 @@ def test_conversions_are_exact(interpolant: str, prediction: str, std: float) ->
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("interpolant", names("interpolant"))
 def test_targets_average_to_the_exact_prediction(interpolant: str, prediction: str) -> None:
-    """E[target | x_t] is the closed form: what is left has mean zero and nothing to do with x_t.
+    """E[target | x_t] is the closed form: the residual has mean zero and is uncorrelated with x_t.
 
-    All of it is linear in both ends, so that their means over the four points with each end one standard deviation off
-    are exact.
+    Everything is linear in both ends. The means over the four points with each end one standard deviation away are
+    exact.
     """
     made = formulation(interpolant, prediction)
     z0, z1 = torch.tensor([[1, 1, -1, -1], [1, -1, 1, -1]], dtype=torch.float64)[..., None]
@@ -129,11 +129,11 @@ def test_the_factor_is_the_slope_of_the_conversion(interpolant: str) -> None:
 SOLVERS = {
     "euler": (100, 600), "heun": (48, 120), "midpoint": (48, 160), "ab2": (100, 100), "rk4": (100, 48), "dopri5": (0, 0)
 }  # fmt: skip
-"""How many calls come close enough, and how many on `ve`, which starts far outside the data."""
+"""{solver: (calls for enough accuracy, calls on `ve`, which starts far outside the data)}"""
 
 
 def start(path: Interpolant, n: int) -> tuple[Tensor, Tensor]:
-    """x at t = 1 and where the marginal flow brings it at t = 0."""
+    """Return x at t = 1, and the end of its marginal flow at t = 0."""
     z = torch.from_numpy(stats.norm.ppf((torch.arange(n, dtype=torch.float64) + 0.5).numpy() / n))[:, None].expand(n, 3)
     ends = []
     for time in (1.0, 0.0):

@@ -1,4 +1,4 @@
-"""What a shell is told that may come next."""
+"""The completions that a shell gets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCALES = load_file(studies_folder() / "scales.py", "harness_scales").SCALES
 
 
 def offered(line: str, folder: Path) -> tuple[set[str], set[str]]:
-    """What bash is offered behind a line, and the packages that were imported for it."""
+    """Return bash's completions of a line, and the packages imported for them."""
     answer = folder / "answer"
     asked = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_STDOUT_FILENAME": str(answer), "_ARGCOMPLETE_IFS": "\n"}
     place = {"COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_SUPPRESS_SPACE": "1"}
@@ -45,7 +45,7 @@ def offered(line: str, folder: Path) -> tuple[set[str], set[str]]:
     ],
 )
 def test_names_are_completed(line: str, some: set[str], others: set[str], tmp_path: Path) -> None:
-    """By those that there are, without what takes seconds to import."""
+    """The completions are existing names, without imports that take seconds."""
     write_json(runs_folder() / "0a1b2c-s0" / "config.json", {})
     Plan.of(load_study("weighting"), "digits", SCALES["digits"], {}, 2, []).write()
     found, packages = offered(line, tmp_path)
@@ -55,11 +55,11 @@ def test_names_are_completed(line: str, some: set[str], others: set[str], tmp_pa
     assert not {"torch", "numpy", "rich", "mlflow"} & packages
 
 
-def test_the_scales_that_are_read_from_the_text_are_those_of_the_module() -> None:
+def test_scales_read_from_the_text_are_those_of_the_module() -> None:
     assert scale_names() == [*SCALES]
 
 
-def test_a_study_that_is_offered_can_be_loaded(tmp_path: Path) -> None:
+def test_every_completed_study_can_be_loaded(tmp_path: Path) -> None:
     for name in offered("harness ablate ", tmp_path)[0]:
         assert load_study(name.strip()).name == name.strip()
 

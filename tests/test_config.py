@@ -1,4 +1,4 @@
-"""Configurations: conversion, change by path, identity, and what a user is told about a mistake."""
+"""Configurations: conversion, change by path, identity, and error messages."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_override_replaces_a_component_before_its_fields() -> None:
 
 
 def test_override_gives_a_component_the_fields_that_it_needs() -> None:
-    """A component without defaults for all its fields takes them by path as well as in one mapping."""
+    """A component with required fields takes them by path as well as in one mapping."""
     whole = override(BASE, {"coupling": {"name": "pairs", "path": "here"}})
     assert whole.coupling == Pairs(path="here")
     assert override(whole, {"coupling.path": "there"}).coupling == Pairs(path="there")
@@ -59,7 +59,7 @@ def test_override_reaches_nested_fields_and_keeps_their_siblings() -> None:
 
 
 def test_whole_numbers_become_floats() -> None:
-    """5 and 5.0 are one configuration, with one digest."""
+    """5 and 5.0 give the same configuration and the same digest."""
     whole, real = (override(BASE, {"weighting": {"name": "min_snr", "gamma": gamma}}) for gamma in (4, 4.0))
     assert type(whole.weighting.gamma) is float  # type: ignore[attr-defined]
     assert digest(whole) == digest(real)
@@ -88,13 +88,13 @@ def test_flatten_names_every_leaf() -> None:
     ("path", "value"),
     [("train.device", "cpu"), ("train.log_every", 7), ("train.sample_every", 7), ("train.checkpoint_every", 7)],
 )
-def test_digest_does_not_see_how_a_run_is_carried_out(path: str, value: Any) -> None:
+def test_a_digest_ignores_how_a_run_is_carried_out(path: str, value: Any) -> None:
     changed = override(BASE, {path: value})
     assert changed != BASE
     assert digest(changed) == digest(BASE)
 
 
-def test_digest_does_not_see_where_pairs_lie() -> None:
+def test_a_digest_ignores_the_path_of_pairs() -> None:
     one, other = (override(BASE, {"coupling": {"name": "pairs", "path": path}}) for path in ("a", "b"))
     assert digest(one) == digest(other) != digest(BASE)
     assert one != other
@@ -115,13 +115,14 @@ def test_digest_does_not_see_where_pairs_lie() -> None:
         ("evaluate.time_grid", "quadratic"),
     ],
 )
-def test_digest_sees_what_comes_out(path: str, value: Any) -> None:
+def test_a_digest_contains_everything_that_changes_the_result(path: str, value: Any) -> None:
     assert digest(override(BASE, {path: value})) != digest(BASE)
 
 
 def test_digest_is_that_of_the_canonical_json() -> None:
-    """Twelve hex digits that do not depend on the order of keys; they name run directories, so they must never
-    change."""
+    """The digest has twelve hex digits and does not depend on the order of keys. It names run directories, so it must
+    never change.
+    """
     assert digest({"b": [1, 2], "a": None}) == digest({"a": None, "b": [1, 2]}) == "ee743f2fa257"
 
 
@@ -200,7 +201,7 @@ def test_digest_is_that_of_the_canonical_json() -> None:
         ({"evaluate.solver": "heun"}, "evaluate.nfe: heun spends 2 calls a step and cannot spend 1. Use 2."),
     ],
 )
-def test_a_mistake_is_told_with_its_path_and_the_remedy(changes: dict[str, Any], message: str) -> None:
+def test_a_mistake_is_reported_with_its_path_and_the_remedy(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         override(BASE, changes)
     assert str(caught.value) == message
@@ -237,7 +238,7 @@ def test_assignments_are_json_where_they_parse() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Holds(Config):
-    """A field of every kind."""
+    """A configuration with a field of every kind."""
 
     text: str = ""
     maybe: str | None = None
@@ -270,7 +271,7 @@ ODD_TEXTS = [
 ]
 
 
-def test_a_text_is_what_was_typed() -> None:
+def test_a_text_field_keeps_the_typed_text() -> None:
     for text in ODD_TEXTS:
         held = override(Holds(), parse_assignments([f"text={text}"]))
         assert held.text == text, text[:20]
@@ -288,7 +289,7 @@ def test_a_text_is_what_was_typed() -> None:
 
 
 def test_other_fields_read_what_was_typed_as_json() -> None:
-    """Drawn numbers against what Python reads in the same digits."""
+    """Random numbers, compared with Python's values of the same digits."""
     rng = random.Random(0)
     for _ in range(50):
         whole = rng.randint(-(10**12), 10**12)
@@ -320,14 +321,14 @@ def test_other_fields_read_what_was_typed_as_json() -> None:
         ("weighting=min_snr weighting.gamma=[4", "weighting.gamma: '[4' cannot be read ("),
     ],
 )
-def test_what_was_typed_and_is_no_value_of_the_field_is_told(typed: str, message: str) -> None:
+def test_a_typed_value_that_the_field_does_not_allow_is_refused(typed: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         override(Holds(), parse_assignments(typed.split()))
     assert str(caught.value).startswith(message)
 
 
 def test_values_that_are_equal_have_one_digest() -> None:
-    """Python's 1 == 1.0 == True and 0.0 == -0.0 are written differently in JSON."""
+    """Python's 1 == 1.0 == True and 0.0 == -0.0, which JSON writes differently."""
     assert digest(override(Holds(), {"real": -0.0})) == digest(Holds())
     assert digest(override(Holds(), {"real": 3})) == digest(override(Holds(), {"real": 3.0}))
     for value in (True, 1.0):
@@ -353,7 +354,7 @@ UNHOLDABLE: list[Any] = [
 
 def test_a_field_that_a_configuration_cannot_hold_is_refused_wherever_it_is_used() -> None:
     for hint in HOLDABLE:
-        with contextlib.suppress(ConfigError):  # None may be no value of it
+        with contextlib.suppress(ConfigError):  # None may be a wrong value of the field
             make(hint)()
         with pytest.raises(ConfigError, match=r"^field: (?!a configuration cannot hold)"):
             make(hint)(field=object())

@@ -1,4 +1,4 @@
-"""`harness config` and `harness list studies|scales`: what is shown is what `--set`, `--scale` and STUDY take."""
+"""`harness config` and `harness list studies|scales`: their output is valid for `--set`, `--scale` and STUDY."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def shown(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 @pytest.mark.parametrize("scale", [*load_scales()])
-def test_what_is_shown_of_a_scale_makes_the_same_scale(scale: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every line as `--set` takes it, on a configuration that has none of it in common but the data."""
+def test_the_printed_settings_of_a_scale_make_the_same_scale(scale: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every line is valid for `--set`, on a configuration that shares only the data."""
     config = load_scale(scale)
     assignments = [f"{row['path']}={_typed(row['value'])}" for row in settings(config)]
     other = load_scale("digits" if scale != "digits" else "points")
@@ -33,7 +33,7 @@ def _typed(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def test_the_table_is_what_a_shell_takes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_is_valid_in_a_shell(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "400")
     lines = shown(capsys, "config", "--scale", "points").splitlines()[1:]
     words = [shlex.split(line)[0] for line in lines]
@@ -65,7 +65,7 @@ def test_the_settings_of_a_run(tiny_run: Run, capsys: pytest.CaptureFixture[str]
 
 
 def test_studies_and_scales_are_listed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each with a line of its own, and a scale with what it trains."""
+    """Each has one line; the line of a scale describes its training."""
     studies = {row["name"]: row for row in json.loads(shown(capsys, "list", "studies", "--json"))["studies"]}
     assert studies["weighting"]["about"] == load_study("weighting").question
     assert studies["tuning"]["command"] == "tune"

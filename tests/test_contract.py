@@ -1,4 +1,4 @@
-"""Every registered component keeps its family's promises, and a broken one is told so."""
+"""Every registered component keeps its family's promises, and `harness check` reports a broken promise."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ SMALLER: dict[str, dict[str, Any]] = {
     "dit": {"preset": "digits"}, "c2st": {"trees": 10}, "kid": {"subsets": 10, "subset_size": 50},
     "sinkhorn": {"reg": 0.5}
 }  # fmt: skip
-"""What is as good for a test and takes a tenth of the time."""
+"""Settings that test as well in a tenth of the time."""
 MEMBERS = [(family, name) for family in HOMES for name in names(family) if name not in DOWNLOADED]
 
 
 @pytest.mark.parametrize(("family", "name"), MEMBERS)
 def test_every_component_keeps_its_promises(family: str, name: str, needed: Callable[[str], dict[str, Any]]) -> None:
-    """A population is held to those of noise on windows [2, 3], which have mean zero and variance one."""
+    """A population keeps the promises of noise on windows [2, 3] with mean zero and variance one."""
     windows = {"dataset": {"name": "time_series", "window": 2, **needed("time_series")}}
     given = {**SMALLER.get(name, {}), **(windows if name == "population" else needed(name))}
     component = build(family, {"name": name, **given})
@@ -54,7 +54,7 @@ def test_every_component_keeps_its_promises(family: str, name: str, needed: Call
 
 @dataclass(frozen=True, kw_only=True)
 class Rising(Interpolant):
-    """alpha and sigma exchanged."""
+    """Exchanges alpha and sigma."""
 
     name = "rising"
 
@@ -67,7 +67,7 @@ class Rising(Interpolant):
 
 @dataclass(frozen=True, kw_only=True)
 class WrongDerivative(Linear):
-    """A derivative with the wrong sign."""
+    """Has a derivative with the wrong sign."""
 
     name = "wrong_derivative"
 
@@ -77,7 +77,7 @@ class WrongDerivative(Linear):
 
 @dataclass(frozen=True, kw_only=True)
 class WrongDensity(Uniform):
-    """Says p(t) = 2 t of uniform times."""
+    """Declares p(t) = 2 t for uniform times."""
 
     name = "wrong_density"
 
@@ -87,7 +87,7 @@ class WrongDensity(Uniform):
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalNoise(Noise):
-    """Draws from torch's global generator, and twice too wide."""
+    """Draws from torch's global generator, and with twice the right scale."""
 
     name = "global_noise"
 
@@ -107,7 +107,7 @@ class Unbounded(Weighting):
 
 @dataclass(frozen=True, kw_only=True)
 class Misstated(Unbounded):
-    """Is stated for an error that no space measures."""
+    """Declares an error that no space measures."""
 
     name = "misstated"
     stated_for = "image"  # type: ignore[assignment]
@@ -115,7 +115,7 @@ class Misstated(Unbounded):
 
 @dataclass(frozen=True, kw_only=True)
 class Absolute(Loss):
-    """The mean absolute error, which it calls squared."""
+    """The mean absolute error, declared as squared."""
 
     name = "absolute"
     squared = True
@@ -126,7 +126,7 @@ class Absolute(Loss):
 
 @dataclass(frozen=True, kw_only=True)
 class Coarse(TimeEmbedding):
-    """The same vector for all times of one tenth."""
+    """Gives the same vector to all times within a tenth."""
 
     name = "coarse"
 
@@ -140,7 +140,7 @@ class Coarse(TimeEmbedding):
 
 @dataclass(frozen=True, kw_only=True)
 class Deaf(MLP):
-    """Is told classes and does not listen."""
+    """Accepts classes and ignores them."""
 
     name = "deaf"
 
@@ -152,7 +152,7 @@ class Deaf(MLP):
 
 @dataclass(frozen=True, kw_only=True)
 class Unconditional(MLP):
-    """Takes no classes: it refuses them, or its network has no place for them."""
+    """Has no classes: the backbone refuses them, or the network has no argument for them."""
 
     name = "unconditional"
 
@@ -180,7 +180,7 @@ class Lossy(Dataset):
 
 @dataclass(frozen=True, kw_only=True)
 class Guessing(EnergyDistance):
-    """Draws its value from the global generator."""
+    """Draws its value from torch's global generator."""
 
     name = "guessing"
 
@@ -190,7 +190,7 @@ class Guessing(EnergyDistance):
 
 @dataclass(frozen=True, kw_only=True)
 class UpsideDown(EnergyDistance):
-    """Says that far is good."""
+    """Declares that a larger distance is better."""
 
     name = "upside_down"
 
@@ -200,7 +200,7 @@ class UpsideDown(EnergyDistance):
 
 @dataclass(frozen=True, kw_only=True)
 class Means(Extractor):
-    """Means over the rows of images, with a `fault`."""
+    """Means over the rows of images, with one `fault`."""
 
     name = "means"
     dimensions = 8
@@ -227,7 +227,7 @@ class Means(Extractor):
 
 @dataclass(frozen=True, kw_only=True)
 class Kept(MLP):
-    """An MLP that shifts its input by a mean of what it has seen, and keeps that in a `place`."""
+    """An MLP that shifts its input by a mean over earlier inputs, kept in `place`."""
 
     name = "kept"
 
@@ -253,7 +253,7 @@ class Kept(MLP):
 
 @dataclass(frozen=True, kw_only=True)
 class Alternating(Uniform):
-    """Times from above and from below in turn."""
+    """Returns t or 1 - t, depending on the number of earlier calls."""
 
     name = "alternating"
 
@@ -266,7 +266,7 @@ class Alternating(Uniform):
 
 @dataclass(frozen=True, kw_only=True)
 class Growing(Noise):
-    """Noise whose scale is changed by each draw."""
+    """Noise whose scale grows with each draw."""
 
     name = "growing"
 
@@ -280,7 +280,7 @@ class Growing(Noise):
 
 @dataclass(frozen=True, kw_only=True)
 class InPlace(Independent):
-    """Moves the data themselves."""
+    """Changes the data in place."""
 
     name = "in_place"
 
@@ -290,7 +290,7 @@ class InPlace(Independent):
 
 @dataclass(frozen=True, kw_only=True)
 class Worn(Dataset):
-    """Augmentation that counts how often it was asked, and one that changes what is stored."""
+    """Counts the calls of its augmentation, and another augmentation changes the stored samples."""
 
     name = "worn"
 
@@ -309,9 +309,11 @@ LOOK = "an evaluation between two training steps does not change the network"
 REMEMBERS = "everything that the network remembers between calls is in its state_dict"
 
 
-def test_a_network_may_keep_what_its_state_dict_has() -> None:
-    """And is told where it keeps anything else, or keeps something when it is only asked.
-    (That it is not registered is told too.)"""
+def test_a_network_may_keep_the_contents_of_its_state_dict() -> None:
+    """A state outside state_dict is reported, and so is a change of state in evaluation mode.
+
+    An unregistered state is reported too.
+    """
     evaluates = "the network does not change its state in evaluation mode"
     broken = {
         "buffer": set(),
@@ -406,7 +408,7 @@ def unregistered_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_check_accepts_a_path_without_derivatives(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """alpha and sigma are enough: the rest comes by autograd and bisection."""
+    """alpha and sigma are enough: autograd and bisection give the rest."""
     (tmp_path / "mine.py").write_text(GOOD.format(name="parabola", bug=""))
     assert main(["check", str(tmp_path / "mine.py")]) == 0
     assert "promises kept" in capsys.readouterr().out

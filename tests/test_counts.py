@@ -1,5 +1,4 @@
-"""What cells are read from: gene lists, conditions, layers and features as people have them, against counts made by
-hand."""
+"""Inputs of cells as people have them: gene lists, conditions, layers and features, against counts written by hand."""
 
 from __future__ import annotations
 
@@ -42,13 +41,13 @@ from harness.data.cells import _most_variable
 
 @pytest.fixture(autouse=True)
 def unwalked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No process reads a file first, which takes a quarter of a second: test_hostile_data.py holds that."""
+    """Skip the process that first checks a file, which takes a quarter of a second; test_hostile_data.py tests it."""
     monkeypatch.setattr("harness.data.counts._refuse_crashing", lambda path: None)
 
 
 @contextlib.contextmanager
 def writable_texts() -> Iterator[None]:
-    """What anndata needs to write the texts of pandas 3."""
+    """Set the options that anndata needs to write the texts of pandas 3."""
     with (
         pd.option_context("mode.string_storage", "python"),
         anndata.settings.override(allow_write_nullable_strings=True),
@@ -63,18 +62,18 @@ def refused(said: str, path: Path, **fields: Any) -> None:
 
 
 def shares(data: Data, number: int) -> list[tuple[int, int]]:
-    """Training and held-out cells of each class."""
+    """Return the numbers of training and held-out cells of each class."""
     assert data.classes is not None
     assert data.held_out_classes is not None
     parts = (torch.bincount(part, minlength=number).tolist() for part in (data.classes, data.held_out_classes))
     return list(zip(*parts, strict=True))
 
 
-# The held-out cells.
+# The held-out cells
 
 
 @pytest.mark.parametrize("period", [2, 3, 4, 5, 6, 10])
-def test_of_donors_that_come_in_turns_each_has_its_share_held_out(period: int, tmp_path: Path) -> None:
+def test_alternating_donors_each_have_their_share_held_out(period: int, tmp_path: Path) -> None:
     path = write_h5ad(tmp_path / "x.h5ad", obs={"donor": [f"d{i % period}" for i in range(CELLS)]})
     for trained, apart in shares(load_cells(path, condition="donor", genes=0), period):
         assert trained + apart == CELLS // period
@@ -82,7 +81,7 @@ def test_of_donors_that_come_in_turns_each_has_its_share_held_out(period: int, t
 
 
 def test_shares_are_kept_whatever_the_conditions_are() -> None:
-    """Of conditions drawn by chance, of all sizes and in any order."""
+    """Random conditions of all sizes, in any order."""
     rng = np.random.default_rng(0)
     for case in range(30):
         weights = rng.dirichlet(np.full(rng.integers(2, 9), 0.5))
@@ -107,7 +106,7 @@ def test_a_rare_condition_is_trained_on(arranged: str, tmp_path: Path) -> None:
     assert b in ((15, 4), (16, 3))
 
 
-# Genes that folders do not share, and how many are chosen.
+# Genes that folders do not share, and the number of chosen genes
 
 
 def test_cells_are_normalised_over_all_genes_of_their_folder(tmp_path: Path) -> None:
@@ -122,14 +121,14 @@ def test_cells_are_normalised_over_all_genes_of_their_folder(tmp_path: Path) -> 
 
 
 def write_genes(folder: Path, genes: list[tuple[str, str]], counts: np.ndarray) -> Path:
-    """A 10x folder of genes with these ids and names."""
+    """Write a 10x folder of genes with these ids and names."""
     write_10x(folder, counts)
     (folder / "genes.tsv").write_text("".join(f"{gene}\t{name}\n" for gene, name in genes))
     return folder
 
 
 def test_folders_share_genes_by_their_ids_and_not_by_their_names(tmp_path: Path) -> None:
-    """Two genes have one name, and the second folder holds the second of them alone, in another order of lines."""
+    """Two genes have the same name. The second folder has only the second of them, with lines in another order."""
     first = write_genes(
         tmp_path / "a", [("E0", "twin"), ("E1", "twin"), ("E2", "other")], np.array([[1, 2, 3], [4, 5, 6]])
     )
@@ -161,7 +160,7 @@ def test_genes_of_one_name_stay_apart_in_a_single_folder(tmp_path: Path) -> None
 
 
 def test_exactly_as_many_genes_are_chosen_as_asked_for(tmp_path: Path) -> None:
-    """Where scanpy finds ties it takes more: of equal genes, the first are chosen."""
+    """scanpy takes more if genes are tied; here the first of the tied genes are chosen."""
     assert len(load_cells(write_h5ad(tmp_path / "x.h5ad"), genes=7, min_cells=1).names) == 7
     train = anndata.AnnData(log_normalised()[~HELD].astype(np.float32))
     tied = 0
@@ -178,11 +177,11 @@ def test_exactly_as_many_genes_are_chosen_as_asked_for(tmp_path: Path) -> None:
     assert tied > 2
 
 
-# Conditions.
+# Conditions
 
 
 def categories(codes: np.ndarray, *names: str, ordered: bool = False) -> pd.Categorical:
-    """Of plain texts, as anndata writes them; -1 is missing."""
+    """Return plain texts, as anndata writes them; -1 is missing."""
     return pd.Categorical.from_codes(codes, pd.Index(names, dtype=object), ordered=ordered)
 
 
@@ -223,7 +222,7 @@ def test_conditions_of_any_kind_are_classes_by_their_texts(tmp_path: Path) -> No
         assert data.class_names == names, kind
 
 
-def test_a_column_of_measurements_is_no_condition(tmp_path: Path) -> None:
+def test_a_column_of_measurements_is_not_a_condition(tmp_path: Path) -> None:
     path = write_h5ad(
         tmp_path / "x.h5ad",
         obs={"total": COUNTS.sum(1) + np.arange(CELLS) / 100, "name": [f"c{i}" for i in range(CELLS)]},
@@ -236,11 +235,11 @@ def test_a_column_of_measurements_is_no_condition(tmp_path: Path) -> None:
         )
 
 
-# What is counted, and where it is.
+# The place of the counts
 
 
 def write_raw(path: Path, raw: np.ndarray, x: np.ndarray, layers: dict[str, np.ndarray] | None = None) -> Path:
-    """An .h5ad whose .raw has genes of its own."""
+    """Write an .h5ad whose .raw has other genes than X."""
     with writable_texts():
         cells = anndata.AnnData(x.astype(np.float32), layers=layers)
         cells.raw = anndata.AnnData(
@@ -251,7 +250,7 @@ def write_raw(path: Path, raw: np.ndarray, x: np.ndarray, layers: dict[str, np.n
 
 
 def test_counts_in_raw_are_chosen_by_name(tmp_path: Path) -> None:
-    """Also where X has lost genes."""
+    """Also if X has fewer genes."""
     for name, x in (("all", log_normalised()), ("some", log_normalised()[:, :7])):
         path = write_raw(tmp_path / f"{name}.h5ad", COUNTS, x)
         data = load_cells(path, layer="raw", genes=0)
@@ -295,7 +294,7 @@ def test_the_refusal_names_every_place_that_holds_counts(
 
 
 def test_counts_that_are_stored_otherwise_are_the_same_counts(tmp_path: Path) -> None:
-    """As integers and booleans of every width, with negative zeros, and as sums of entries that are stored apart."""
+    """Integers and booleans of every width, negative zeros, and entries stored as several parts to be summed."""
     small = np.minimum(COUNTS, 100)
     twice = sparse.coo_matrix(small)
     halves = [np.floor(twice.data / 2), np.ceil(twice.data / 2)]
@@ -334,7 +333,7 @@ def test_large_counts_keep_their_ratio_and_large_fractions_are_seen(tmp_path: Pa
 
 
 def mixed_features(folder: Path) -> Path:
-    """A gzipped 10x folder whose last ten features are antibodies, and the last of all a guide."""
+    """Write a gzipped 10x folder whose last ten features are nine antibodies and a guide."""
     write_10x(folder, COUNTS, gz=True)
     kinds = ["Gene Expression"] * 30 + ["Antibody Capture"] * 9 + ["CRISPR Guide Capture"]
     lines = "".join(f"ENSG{i}\tgene {i}\t{kind}\n" for i, kind in enumerate(kinds))
@@ -349,7 +348,7 @@ def as_h5ad(folder: Path) -> Path:
 
 
 def as_10x_h5(folder: Path) -> Path:
-    """The file that Cell Ranger 3 writes beside its folder."""
+    """Write the file that Cell Ranger 3 puts next to its folder."""
     cells = scanpy.read_10x_mtx(folder, gex_only=False)
     path = folder.with_suffix(".h5")
     matrix = sparse.csr_matrix(cells.X)
@@ -374,7 +373,7 @@ def as_10x_h5(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("form", [lambda folder: folder, as_h5ad, as_10x_h5], ids=["10x folder", "h5ad", "10x h5"])
-def test_features_that_are_no_genes_enter_no_sum_and_are_said(form: Any, tmp_path: Path) -> None:
+def test_features_that_are_not_genes_are_left_out_with_a_note(form: Any, tmp_path: Path) -> None:
     path = form(mixed_features(tmp_path / "x"))
     data = load_cells(path, genes=0)
     assert data.names == tuple(f"gene {i}" for i in range(30))
@@ -395,7 +394,7 @@ def test_features_of_several_kinds_without_genes_are_refused(tmp_path: Path) -> 
     )
 
 
-def test_folders_without_counts_are_said_or_refused(tmp_path: Path) -> None:
+def test_folders_without_counts_are_reported_or_refused(tmp_path: Path) -> None:
     path = split_by_donor(tmp_path / "x")
     (path / ".cache").mkdir()
     data = load_cells(path, genes=0)
@@ -406,7 +405,7 @@ def test_folders_without_counts_are_said_or_refused(tmp_path: Path) -> None:
     refused("empty: contains no 10x folder", tmp_path / "empty")
 
 
-def test_what_is_no_10x_h5_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_10x_h5_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.h5").write_bytes(b"no file of HDF")
     refused(r"x\.h5: cannot be read as cells \(", tmp_path / "x.h5")
     path = write_h5ad(tmp_path / "y.h5ad", COUNTS.astype(np.complex64))

@@ -1,4 +1,4 @@
-"""Couplings: what they cost, what they leave as it was, and fixed pairs from files."""
+"""Couplings: transport costs, unchanged inputs, and fixed pairs from files."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ every_seed = pytest.mark.parametrize("seed", range(3))
 
 
 def batch(n: int = 64, shape: tuple[int, ...] = (3,), seed: int = 0, classes: int = 4) -> tuple[Tensor, Tensor, Tensor]:
-    """Data in clusters, noise and classes."""
+    """Return data in clusters, noise and classes."""
     generator = torch.Generator().manual_seed(seed)
     y = torch.randint(classes, (n,), generator=generator)
     x0 = 0.3 * torch.randn(n, *shape, generator=generator) + y.view(-1, *[1] * len(shape)) - classes / 2
@@ -55,7 +55,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def partners(coupling: Coupling, x0: Tensor, x1: Tensor, y: Tensor | None = None, seed: int = 0) -> list[int]:
-    """The row of x1 that each row of x0 is given; rows of x1 must differ."""
+    """Return the row of x1 paired with each row of x0; rows of x1 must differ."""
     data, noise, _ = coupling.pair(x0, x1, generator(seed), y)
     assert torch.equal(data, x0)
     found = (noise[:, None] == x1[None]).flatten(2).all(2)
@@ -78,7 +78,7 @@ def sinkhorn_plan(x0: Tensor, x1: Tensor, reg: float) -> np.ndarray:
 
 
 def rows_of(coupling: Sinkhorn, x0: Tensor, x1: Tensor, monkeypatch: pytest.MonkeyPatch) -> Tensor:
-    """The chances that its draws have."""
+    """Return the probabilities of its draws."""
     draw = Mock(wraps=torch.multinomial)
     with monkeypatch.context() as patch:
         patch.setattr(torch, "multinomial", draw)
@@ -86,7 +86,7 @@ def rows_of(coupling: Sinkhorn, x0: Tensor, x1: Tensor, monkeypatch: pytest.Monk
     return draw.call_args_list[0].args[0]
 
 
-def test_every_member_is_held_here() -> None:
+def test_every_member_is_tested_here() -> None:
     own = {name for name in names("coupling") if find("coupling", name).__module__.startswith("harness.")}
     assert own == set(COUPLINGS) | {"pairs"}
 
@@ -103,8 +103,9 @@ def test_the_transport_cost_is_the_mean_squared_distance_of_the_pairs() -> None:
 @every_seed
 @pytest.mark.parametrize("shape", [(3,), (1, 8, 8)], ids=str)
 def test_costs_are_in_order(seed: int, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    """exact_ot <= sinkhorn, in the mean over draws, <= independent; class_conditional_ot between exact_ot and
-    independent."""
+    """exact_ot <= sinkhorn (mean over draws) <= independent; class_conditional_ot lies between exact_ot and
+    independent.
+    """
     x0, x1, y = batch(48, shape, seed)
     exact, conditional, drawn = (
         transport_cost(*COUPLINGS[name].pair(x0, x1, generator(), y)[:2]) for name in PERMUTATIONS
@@ -124,10 +125,12 @@ def test_exact_ot_is_scipys_assignment(seed: int, n: int) -> None:
 
 @every_seed
 @pytest.mark.parametrize("name", ["exact_ot", "class_conditional_ot"])
-def test_a_transport_that_ends_early_is_said_once(
+def test_a_transport_that_ends_early_is_reported_once(
     name: str, seed: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The limit is lowered to what 300 pairs need more than; as it is, they are SciPy's, whose sum is the least."""
+    """The test lowers the iteration limit below the need of 300 pairs. With the usual limit, the pairs are SciPy's,
+    with the smallest sum.
+    """
     x0, x1, _ = batch(300, (2,), seed)
     y = torch.zeros(300, dtype=torch.long)
     cost = squared_distances(x0, x1)
@@ -145,7 +148,7 @@ def test_a_transport_that_ends_early_is_said_once(
 
 
 def test_the_limit_is_far_above_what_large_batches_need(monkeypatch: pytest.MonkeyPatch) -> None:
-    """4,096 pairs need more than POT's own 100,000 iterations; a limit that small is not passed on."""
+    """4,096 pairs need more than POT's default of 100,000 iterations."""
     solve = Mock(wraps=ot.emd)
     monkeypatch.setattr(ot, "emd", solve)
     ExactOT().pair(*batch(8)[:2], generator())
@@ -153,7 +156,7 @@ def test_the_limit_is_far_above_what_large_batches_need(monkeypatch: pytest.Monk
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_sinkhorn_that_does_not_converge_is_said_once(
+def test_a_sinkhorn_that_does_not_converge_is_reported_once(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     x0, x1, _ = batch(48, (2,))
@@ -183,13 +186,13 @@ def test_ties_still_give_a_permutation() -> None:
 
 
 def test_distances_keep_their_digits_far_from_the_origin() -> None:
-    """Squares of 1e4 leave nothing of differences of 1e-2 in float32."""
+    """In float32, squares of 1e4 hide differences of 1e-2."""
     x0 = 1e4 + 1e-2 * torch.arange(16.0)[:, None]
     x1 = x0[torch.randperm(16, generator=generator())]
     assert transport_cost(*ExactOT().pair(x0, x1, generator())[:2]) == 0
 
 
-# what stays as it was
+# Unchanged inputs
 
 
 @every_coupling
@@ -215,7 +218,7 @@ def test_the_generator_alone_decides(coupling: Coupling) -> None:
     assert torch.equal(first, other) == (not isinstance(coupling, Sinkhorn))
 
 
-def test_only_the_independent_one_says_so() -> None:
+def test_only_the_independent_coupling_declares_independence() -> None:
     assert [name for name, coupling in COUPLINGS.items() if coupling.independent] == ["independent"]
     x0, x1, y = batch()
     assert partners(Independent(), x0, x1, y) == list(range(64))
@@ -223,7 +226,7 @@ def test_only_the_independent_one_says_so() -> None:
 
 @every_seed
 def test_exact_ot_does_not_depend_on_the_order_of_rows(seed: int) -> None:
-    """Whichever ranks bring them: data and noise in other orders give the same pairs."""
+    """Data and noise in another order, as from other ranks, give the same pairs."""
     x0, x1, _ = batch(40, (2,), seed)
     p, q = (torch.randperm(40, generator=generator(10 * seed + i)) for i in (1, 2))
     assert torch.equal(ExactOT().pair(x0[p], x1[q], generator())[1], ExactOT().pair(x0, x1, generator())[1][p])
@@ -231,7 +234,7 @@ def test_exact_ot_does_not_depend_on_the_order_of_rows(seed: int) -> None:
 
 @every_seed
 def test_class_conditional_ot_does_not_depend_on_the_order_of_rows(seed: int) -> None:
-    """Noise belongs to the class whose row it was drawn for, so all are moved together, or within a class."""
+    """Noise belongs to the class of its row, so a permutation moves all, or acts within a class."""
     x0, x1, y = batch(40, (2,), seed)
     coupled = ClassConditionalOT().pair(x0, x1, generator(), y)[1]
     p = torch.randperm(40, generator=generator(10 * seed))
@@ -255,7 +258,7 @@ def test_sinkhorns_plan_does_not_depend_on_the_order_of_rows(seed: int, monkeypa
 
 
 def frequencies(coupling: Sinkhorn, x0: Tensor, x1: Tensor, draws: int, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
-    """How often each row of x0 is given each row of x1; the plan, always the same, is computed once."""
+    """Return how often each row of x0 gets each row of x1; the constant plan is computed once."""
     solve = ot.sinkhorn
     plan: list[np.ndarray] = []
 
@@ -283,7 +286,7 @@ def test_sinkhorn_draws_from_the_rows_of_pots_plan(reg: float, monkeypatch: pyte
 
 
 def test_sinkhorn_gives_every_noise_the_same_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plan's columns sum to 1 / n: over many draws the noise keeps its distribution."""
+    """The plan's columns sum to 1 / n, so over many draws the noise keeps its distribution."""
     x0, x1, _ = batch(6, (2,), seed=2)
     shares = rows_of(Sinkhorn(), x0, x1, monkeypatch).mean(0)
     np.testing.assert_allclose(shares, 1 / 6, atol=2e-4)
@@ -307,8 +310,9 @@ def test_little_regularisation_is_close_to_exact_ot(seed: int, monkeypatch: pyte
 def test_whatever_regularisation_is_accepted_keeps_the_noises_distribution(
     reg: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sinkhorn stops after a number of iterations: where its columns are still uneven, some noise is drawn many times
-    too often."""
+    """Sinkhorn stops after a number of iterations. While its columns are uneven, some noise would be
+    drawn too often.
+    """
     try:
         coupling = Sinkhorn(reg=reg)
     except ConfigError:
@@ -348,7 +352,7 @@ def test_the_number_of_classes_decides_between_exact_ot_and_independent() -> Non
     assert partners(ClassConditionalOT(), x0, x1, torch.arange(20) * 3 - 8) == list(range(20))
 
 
-def test_class_conditional_ot_wants_classes() -> None:
+def test_class_conditional_ot_needs_classes() -> None:
     x0, x1, _ = batch(8)
     for attempt in (
         lambda: ClassConditionalOT().pair(x0, x1, generator()),
@@ -361,7 +365,7 @@ def test_class_conditional_ot_wants_classes() -> None:
         other.check((3,), classes=0)
 
 
-# what cannot be paired
+# Batches that cannot be paired
 
 
 @every_transport
@@ -383,7 +387,7 @@ def test_sinkhorn_needs_regularisation(reg: float) -> None:
 
 
 def write_pairs(folder: Path, n: int = 10, shape: tuple[int, ...] = (3,), start: int = 0) -> Pairs:
-    """Rows whose noise is minus its data, all different."""
+    """Write rows whose noise is minus its data, all different."""
     folder.mkdir(exist_ok=True)
     x0 = np.arange(start + 1, start + 1 + n * math.prod(shape), dtype=np.float32).reshape(n, *shape)
     np.save(folder / "x0.npy", x0)
@@ -413,7 +417,7 @@ def test_pairs_depend_on_the_generator_alone(tmp_path: Path) -> None:
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert (tmp_path / "pairs" / "x0.npy").exists()
-    first.zero_()  # a copy: the file stays
+    first.zero_()  # a copy: the file does not change
     assert torch.equal(pairs.pair(*batch(16)[:2], generator(1))[0], again)
 
 
@@ -449,7 +453,7 @@ def test_pairs_bring_the_classes_of_their_data(tmp_path: Path) -> None:
     ],
     ids=["none", "too-many", "negative", "too-few", "floats"],
 )
-def test_classes_of_pairs_that_a_network_cannot_be_told_are_refused(
+def test_classes_of_pairs_that_the_network_does_not_have_are_refused(
     classes: np.ndarray | None, message: str, tmp_path: Path
 ) -> None:
     pairs = write_pairs(tmp_path / "pairs")
@@ -495,7 +499,7 @@ def archived(path: Path) -> None:
 
 
 def both(content: Any) -> Callable[[Path], object]:
-    """Writes one array to both files."""
+    """Return a function that writes one array to both files."""
 
     def write(path: Path) -> None:
         for name in ("x0.npy", "x1.npy"):
@@ -524,7 +528,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("name", ["x0.npy", "x1.npy"])
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_files_that_hold_no_pairs_are_refused(damage: Callable[[Path], object], name: str, tmp_path: Path) -> None:
+def test_files_without_pairs_are_refused(damage: Callable[[Path], object], name: str, tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "pairs")
     damage(tmp_path / "pairs" / name)
     x0, x1, _ = batch(4)
@@ -534,7 +538,7 @@ def test_files_that_hold_no_pairs_are_refused(damage: Callable[[Path], object], 
             attempt()
 
 
-def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^coupling\.path: .*nowhere cannot be read .*No such file"):
         Pairs(path=str(tmp_path / "nowhere")).check((3,), classes=0)
     with pytest.raises(ConfigError, match=r"path: "):

@@ -1,4 +1,4 @@
-"""Studies of axes and of sweeps: their arms, what is compared, and which verdicts follow."""
+"""Studies with axes and sweeps: their arms, comparisons and verdicts."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_levels_may_be_numbers_or_settings_with_names(tiny: RunConfig) -> None:
     assert [*plan.contrasts] == ["learning_rate: 0.003", "length: long"]
 
 
-def test_a_swept_arm_is_set_beside_the_baseline_at_the_same_setting(tiny: RunConfig) -> None:
+def test_a_swept_arm_is_compared_with_the_baseline_at_the_same_setting(tiny: RunConfig) -> None:
     plan = planned(tiny, **SWEPT)
     rates = (0.001, 0.003, 0.01)
     assert plan.bases == {
@@ -76,14 +76,14 @@ def test_a_swept_arm_is_set_beside_the_baseline_at_the_same_setting(tiny: RunCon
 
 
 @pytest.mark.parametrize("declared", [{"axes": AXES}, SWEPT, {"axes": {**AXES, "interpolant": PATHS[:2]}}], ids=str)
-def test_the_level_is_divided_among_what_is_tested(tiny: RunConfig, declared: dict[str, Any]) -> None:
+def test_the_level_is_divided_among_the_tests(tiny: RunConfig, declared: dict[str, Any]) -> None:
     plan = planned(tiny, **declared)
     families = {contrast.family for contrast in plan.contrasts.values()}
     assert {*plan.sharers.values()} == {(len(plan.contrasts), len(families))}
 
 
 @pytest.mark.parametrize("declared", [{"axes": AXES}, SWEPT], ids=["axes", "sweep"])
-def test_it_comes_back_from_its_file_and_is_stored_with_what_is_tested(
+def test_it_survives_its_file_and_is_stored_with_its_tests(
     tiny: RunConfig, declared: dict[str, Any], tmp_path: Path
 ) -> None:
     plan = planned(tiny, **declared)
@@ -93,7 +93,7 @@ def test_it_comes_back_from_its_file_and_is_stored_with_what_is_tested(
     assert stored(plan)[-1]["design"]["verdicts"] == sorted(plan.contrasts)
 
 
-def test_a_fraction_says_what_it_cannot_tell_apart(tiny: RunConfig) -> None:
+def test_a_fraction_reports_its_aliased_effects(tiny: RunConfig) -> None:
     paths = {"train.steps": [9, 12], "train.batch_size": [16, 32], "weighting": ["uniform", "data_end"]}
     plan = planned(tiny, axes={**paths, "interpolant": PATHS[:2]}, fraction=1 / 2)
     assert len(plan.arms) == 8
@@ -113,10 +113,10 @@ def test_a_fraction_says_what_it_cannot_tell_apart(tiny: RunConfig) -> None:
 
 
 LATE: dict[str, Any] = {"train.steps": [12, 9, 4], "train.warmup_steps": [2, 6]}
-"""Six steps of warm-up go with four of training in no configuration."""
+"""No configuration allows six warm-up steps with four training steps."""
 
 
-def test_a_combination_that_is_refused_is_named_or_left_out_and_said(tiny: RunConfig) -> None:
+def test_an_invalid_combination_is_an_error_or_left_out_with_a_note(tiny: RunConfig) -> None:
     with pytest.raises(UserError, match=r"^arm 'steps 4, warmup_steps 6'\.train\.warmup_steps: 6 steps of warm-up"):
         planned(tiny, axes=LATE)
     plan = planned(tiny, axes=LATE, skip_invalid=True)
@@ -128,7 +128,7 @@ def test_a_combination_that_is_refused_is_named_or_left_out_and_said(tiny: RunCo
     assert plan.contrasts["warmup_steps: 6"].arms == ("steps 12, warmup_steps 6", "steps 9, warmup_steps 6")
 
 
-def test_a_level_is_set_beside_its_axiss_first_in_the_combinations_that_both_have(tiny: RunConfig) -> None:
+def test_a_level_is_compared_with_the_first_of_its_axis_in_common_combinations(tiny: RunConfig) -> None:
     plan = planned(tiny, axes={"train.steps": [5, 12], "train.warmup_steps": [2, 6]}, skip_invalid=True)
     assert plan.contrasts["steps: 12"][:2] == (("steps 12, warmup_steps 2",), ("steps 5, warmup_steps 2",))
     assert plan.contrasts["warmup_steps: 6"][:2] == (("steps 12, warmup_steps 6",), ("steps 12, warmup_steps 2",))
@@ -149,7 +149,7 @@ def test_a_level_is_set_beside_its_axiss_first_in_the_combinations_that_both_hav
     ],
     ids=["baseline", "level", "swept baseline"],
 )
-def test_what_others_are_set_beside_is_never_left_out(tiny: RunConfig, declared: dict[str, Any], why: str) -> None:
+def test_the_reference_of_comparisons_is_never_left_out(tiny: RunConfig, declared: dict[str, Any], why: str) -> None:
     with pytest.raises(UserError, match=f"^{why}"):
         planned(tiny, **declared, skip_invalid=True)
 
@@ -194,7 +194,7 @@ def test_the_command_line_gives_one_line(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def logs_of(plan: Plan, rng: np.random.Generator, sd: float) -> np.ndarray:
-    """Log values [arms, seeds] with an effect of every level, and none."""
+    """Return log values [arms, seeds]; each level has an effect or none."""
     assert plan.crossing
     sizes = {
         (axis, level): rng.choice([0.0, 0.03, 0.4]) if i else 0.0
@@ -212,7 +212,7 @@ def logs_of(plan: Plan, rng: np.random.Generator, sd: float) -> np.ndarray:
 
 
 def by_hand(plan: Plan, logs: np.ndarray) -> dict[str, tuple[str, int]]:
-    """The verdict that each contrast keeps, and its look, by loops over log values [arms, seeds]."""
+    """Return {contrast: (verdict, look)}, computed by loops over log values [arms, seeds]."""
     rows = dict(zip(plan.arms, logs, strict=True))
     families: dict[str, list[str]] = {}
     for name, contrast in plan.contrasts.items():
@@ -239,7 +239,7 @@ def by_hand(plan: Plan, logs: np.ndarray) -> dict[str, tuple[str, int]]:
 def test_verdicts_are_those_of_the_looks_and_closed_arms_change_none(
     tiny: RunConfig, declared: Mapping[str, Any]
 ) -> None:
-    """Random studies against loops. An arm is closed once all that it is compared in is decided."""
+    """Random studies, compared with loops. An arm is closed once all of its comparisons are decided."""
     rng = np.random.default_rng(3)
     plan = planned(tiny, **declared)
     seen = Counter[tuple[str, int]]()
@@ -277,9 +277,10 @@ def test_a_finding_holds_in_all_differs_or_is_undecided(tiny: RunConfig) -> None
     assert in_all(plan, settle(plan, cells_of(plan, logs)))["noise_end"].word == "undecided"
 
 
-def test_what_holds_at_every_setting_needs_no_division_over_them(tiny: RunConfig) -> None:
-    """Differences that are significant for the arm (t at .025 two-sided, two degrees of freedom: 6.2) and not for one
-    of three settings (10.9): together they are worse in all, with one that is far from it none is worse."""
+def test_a_verdict_at_every_setting_needs_no_division_over_settings(tiny: RunConfig) -> None:
+    """Each difference is significant for the arm (two-sided t at .025, two degrees of freedom: 6.2) but not for one of
+    three settings (10.9). Together they are worse in all settings; if one is far from significant, no setting is worse.
+    """
     plan = planned(tiny, 3, (3,), **SWEPT)
     ratios = 0.05 * 8 / math.sqrt(3) + 0.05 * np.array([-1, 0, 1])
     logs = np.zeros((9, 3))
@@ -311,9 +312,9 @@ ARMS = 2
 
 
 def swept_errors(effects: np.ndarray, shared: float, studies: int) -> float:
-    """The share of studies of two arms at three settings in which any arm has a false verdict at any setting.
+    """Return the share of studies, of two arms at three settings, in which any arm has a false verdict at any setting.
 
-    effects [settings] are the log ratios of both; `shared` is the part of the noise's variance that settings share.
+    effects [settings] are the log ratios of both; `shared` is the part of the noise variance that settings share.
     """
     looks = Looks((5, 10, 20, 40))
     rng = np.random.default_rng(0)
@@ -330,7 +331,7 @@ def swept_errors(effects: np.ndarray, shared: float, studies: int) -> float:
 
 
 def judged(looks: Looks, ratios: np.ndarray) -> list[str]:
-    """The verdicts of one arm, by the rule of `verdicts`, from log ratios [settings, seeds]."""
+    """Return the verdicts of one arm by the rule of `verdicts`, from log ratios [settings, seeds]."""
     kept = ["undecided"] * len(ratios)
     for look, n in enumerate(looks.seeds, 1):
         ones = [1.0] * n
@@ -348,7 +349,7 @@ def judged(looks: Looks, ratios: np.ndarray) -> list[str]:
 
 
 def false(word: str, effect: float) -> bool:
-    """Whether a verdict is false of a log ratio; at the smallest difference a tie is."""
+    """Whether a verdict is false for a log ratio; at the smallest difference, a tie is false."""
     if abs(effect) < math.log1p(SMALLEST) - 1e-9:
         return word in ("better", "worse") if effect == 0 else False
     return word in ("tie", "better" if effect > 0 else "worse")
@@ -361,12 +362,12 @@ WORLDS = {
     "edge": (EDGE,) * 3,
     "one at the edge": (0.0, 0.0, EDGE),
 }
-"""`one none`: the arm is worse but at one setting, where the whole share of the arm may be spent wrongly."""
+"""`one none`: the arm is worse except at one setting, where the arm's whole share of the level may be spent wrongly."""
 
 
 @pytest.mark.parametrize("world", ["none", "one none"])
 def test_few_sweeps_err(world: str) -> None:
-    """A twentieth of the studies of the slow test, with as many standard errors as that takes."""
+    """A twentieth of the studies of the slow test, with the standard error of this number."""
     assert swept_errors(np.array(WORLDS[world]), 0.5, STUDIES // 20) <= LEVEL + 20**0.5 * (MOST - LEVEL)
 
 

@@ -1,4 +1,4 @@
-"""Damaged result files: what can be passed over is said once, the rest ends with one line whose advice is true."""
+"""Damaged result files: a file that is not needed gives one message; others end with one line whose advice is right."""
 
 import os
 import re
@@ -46,7 +46,7 @@ def one_line(said: str, look: Callable[[], Any]) -> None:
 
 
 def harmed(path: Path, look: Callable[[], Any], remedy: str, *more: bytes) -> None:
-    """Every damaged content of a file, and what is no file, ends in a line with its path and what to do."""
+    """Every damaged content of a file, and other things in its place, end in a line with its path and the remedy."""
     path.parent.mkdir(parents=True, exist_ok=True)
     before = path.read_bytes() if path.exists() else None
     for content in (*CONTENTS, *more):
@@ -109,7 +109,7 @@ def test_the_advice_for_a_damaged_config_is_true(tiny: RunConfig) -> None:
     assert Run.find(run.name).config == tiny
 
 
-def test_a_damaged_tracking_file_stops_nobody(
+def test_a_damaged_tracking_file_stops_no_run(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     local = Path(os.environ["HARNESS_RESULTS"]) / "local" / "runs"
@@ -134,7 +134,7 @@ def test_a_damaged_tracking_file_stops_nobody(
     assert all(line.endswith("It is passed over; remove it to be told no more.") for line in said)
 
 
-def test_what_can_be_passed_over_is_said_once(tiny: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_not_needed_is_reported_once(tiny: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
     run = Run.of(tiny)
     run.folder.mkdir(parents=True)
     look = '{"step": 4, "time": 1.0, "protocol": "p", "nfe": 2, "values": {"fid": 1.0}}\n'
@@ -194,7 +194,7 @@ def test_a_checkpoint_of_other_tensors_is_passed_over_and_kept(tiny: RunConfig, 
 
 
 class Halves(torch.optim.Optimizer):
-    """Remembers every weight's last gradient, and of those of its second half the sign too."""
+    """An optimizer that stores every weight's last gradient, and for the second half of the weights the sign too."""
 
     def __init__(self, weights: Iterable[torch.nn.Parameter]):
         every = [*weights]
@@ -219,7 +219,7 @@ class OfHalves(Optimizer):
         return Halves(weights)
 
 
-def test_an_optimizer_with_two_rules_goes_on_from_its_checkpoint(tiny: RunConfig, tmp_path: Path) -> None:
+def test_an_optimizer_with_two_rules_resumes_from_its_checkpoint(tiny: RunConfig, tmp_path: Path) -> None:
     config = override(tiny, {"train.optimizer": OfHalves()})
     broken = Session(config, tmp_path)
     with pytest.raises(Stopped):

@@ -1,4 +1,4 @@
-"""Data sets: shapes, splits, fingerprints, and what is said of files that are missing or damaged."""
+"""Data sets: shapes, splits, fingerprints, and messages about missing or damaged files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def pixels(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
-    """The format of MNIST's files: magic number with the number of axes, their lengths, the bytes."""
+    """Write the format of MNIST's files: magic number with the number of axes, their lengths, the bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes())
 
@@ -61,7 +61,7 @@ def test_digits_are_parted_by_class() -> None:
 
 
 def random_classes(seed: int) -> Tensor:
-    """Up to thirty classes of 1 to 200 samples, one of them alone at times, in random order."""
+    """Return up to thirty classes of 1 to 200 samples, sometimes one class only, in random order."""
     rng = np.random.default_rng(seed)
     counts = rng.integers(1, rng.choice([3, 12, 200]), rng.integers(1, 30), endpoint=True)
     return torch.from_numpy(rng.permutation(np.repeat(np.arange(len(counts)), counts)))
@@ -90,7 +90,9 @@ def test_every_class_is_held_out_in_the_same_share_and_none_is_lost_to_training(
 
 
 def test_a_split_does_not_follow_positions() -> None:
-    """Classes or donors in turn, whatever the period: none is lost, and every remainder of a position is met."""
+    """Periodic classes or donors of any period: every class is in both parts, and every remainder of a
+    position occurs.
+    """
     for period in (2, 5, 9, 10, 20):
         for strata in (None, torch.arange(2000) % period):
             apart = held_out(2000, 10, strata)
@@ -118,7 +120,7 @@ def test_digits_have_the_same_classes_in_both_parts() -> None:
 
 
 def test_held_out_digits_are_as_near_to_the_others_as_random_parts() -> None:
-    """FID by the committed classifier, against twenty parts that scikit-learn draws by class."""
+    """FID by the committed classifier, compared with twenty stratified splits of scikit-learn."""
     from sklearn.model_selection import StratifiedShuffleSplit
 
     images, labels = digits()
@@ -194,7 +196,7 @@ def test_npz_classes_are_parted_by_class_and_the_rare_are_kept(folder: Path) -> 
 
 
 def test_evenly_spaced_indices_are_exact() -> None:
-    """Against whole numbers of any size: float32 knows them to 2^24 alone, float64 to 2^53."""
+    """Compared with exact integers of any size: float32 is exact only up to 2^24, float64 up to 2^53."""
     for total in (1, 2, 7, 100, 2**24 + 3, 10**8, 10**10, 2**53 + 1):
         for number in (1, 2, 3, 64, 1000):
             found = spaced(number, total)
@@ -207,7 +209,7 @@ def test_evenly_spaced_indices_are_exact() -> None:
 
 
 def test_samples_are_drawn_from_all_of_very_many() -> None:
-    """What a training looks at and draws, where positions exceed float32."""
+    """The samples that training inspects and draws, where positions exceed float32."""
 
     class Many:
         workers = 0
@@ -251,7 +253,7 @@ def test_digits_are_encoded_to_the_two_values_and_back(ends: tuple[float, float]
     assert (below, above) == (0, 255)
 
 
-def test_digits_are_encoded_as_other_images_are_unless_told_otherwise() -> None:
+def test_digits_are_encoded_like_other_images_by_default() -> None:
     values = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(load(Digits()).encode(values), encode(values))
     assert load(Digits()).fingerprint == load(Digits(encoded=(0, 1))).fingerprint, "of what is stored"
@@ -368,7 +370,7 @@ def test_a_torn_cifar10_file_is_refused(folder: Path, keep: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
-def test_what_is_not_in_the_given_folder_is_not_downloaded(folder: Path, name: str) -> None:
+def test_a_file_missing_from_the_given_folder_is_not_downloaded(folder: Path, name: str) -> None:
     refused(build("dataset", name), f"HARNESS_DATA={folder}: ", "cannot be read")
     assert list(folder.iterdir()) == []
 
@@ -423,7 +425,7 @@ def test_some_samples_are_spread_evenly_where_they_are_fetched(number: int, rows
 
 
 def refused(dataset: object, start: str, said: str) -> None:
-    """Loading raises one line that begins with the place and says what is wrong."""
+    """Check that loading raises one line that begins with the place and contains the message."""
     with pytest.raises(UserError) as caught:
         dataset.load()  # type: ignore[attr-defined]
     message = str(caught.value)

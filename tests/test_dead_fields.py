@@ -1,6 +1,7 @@
-"""Every configuration field, when perturbed, changes what its part gives: the loss, the samples, the data, a score;
-and, unless it
-says how a run is carried out, what a run is named by. What the fields of a backbone change is in test_backbones.py."""
+"""Every configuration field matters: another value changes the loss, the samples, the data or a score. Unless the field
+only says how a run is carried out, it also changes a name. test_backbones.py tests the effects of a backbone's
+fields.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +59,7 @@ FIELDS = [
 
 @dataclass(frozen=True)
 class Case:
-    """Another value of a field and where it shows."""
+    """Another value of a field, and the quantity that it changes."""
 
     value: Any
     shows_in: Literal[
@@ -67,12 +68,12 @@ class Case:
     own: dict[str, Any] = field(default_factory=dict)
     """Other fields of the same component."""
     parts: dict[str, Any] = field(default_factory=dict)
-    """Other components; and nfe for samples."""
+    """Other components, and nfe for samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Images(Dataset):
-    """Images [1, 2, 2] for noise to be."""
+    """Images [1, 2, 2] as data for noise."""
 
     seed: int = 0
 
@@ -90,7 +91,7 @@ def samples(value: Any, own: dict[str, Any] | None = None, **parts: Any) -> list
 
 
 def elsewhere(test: str) -> list[Case]:
-    """Held to something by a test of its own."""
+    """Return no case: the named test covers the field."""
     return [Case(test, "elsewhere")]
 
 
@@ -108,7 +109,7 @@ def score(value: Any, **own: Any) -> list[Case]:
 
 NEAR_THE_DATA: dict[str, Any] = {"time_grid": "quadratic", "nfe": 16}
 ADAPTIVE: dict[str, Any] = {"solver": "dopri5", "nfe": 0}
-"""So that an interval of guidance changes no number of steps beside."""
+"""An adaptive solver, so that an interval of guidance does not change the number of steps."""
 CASES: dict[tuple[str, str, str], list[Case]] = {
     ("interpolant", "vp", "t_max"): loss(0.98),
     ("interpolant", "vp_ddpm", "beta_min"): loss(0.2) + samples(0.2, prediction="data"),
@@ -124,7 +125,7 @@ CASES: dict[tuple[str, str, str], list[Case]] = {
     ("interpolant", "fm_ot", "sigma_min"): loss(0.1) + samples(0.1, prediction="data"),
     ("interpolant", "polynomial", "power"): loss(3) + samples(3, prediction="data"),
     ("interpolant", "ve", "sigma_min"): loss(0.02) + samples(0.02, prediction="data"),
-    ("interpolant", "ve", "sigma_max"): loss(40) + samples(40),  # where sampling starts
+    ("interpolant", "ve", "sigma_max"): loss(40) + samples(40),  # the start of sampling
     ("prediction", "*", "t_min"): loss(0.02, space="data")
     + samples(0.02, solver={"name": "euler_maruyama", "t_min": 0.0}, **NEAR_THE_DATA),
     ("prediction", "*", "t_max"): loss(0.98, space="data") + samples(0.98, solver="euler_maruyama"),
@@ -269,7 +270,7 @@ CASES: dict[tuple[str, str, str], list[Case]] = {
 
 
 class Network(nn.Module):
-    """A fixed field that is not linear in x, beside which a class pushes."""
+    """A fixed field that is not linear in x, with a push by the class."""
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         push = 0 if y is None else over((y + 1) / 5, x)
@@ -282,12 +283,12 @@ def data(n: int) -> Tensor:
 
 
 def shifted() -> Data:
-    """The same, stored half a unit lower: the data's own zero is encoded elsewhere."""
+    """Return the same data, stored half a unit lower, so that the data's zero has another encoding."""
     return Data(data(512) - 0.5, data(4) - 0.5, encode=lambda x: x + 0.5, decode=lambda x: x - 0.5, kind="image")
 
 
 def parts_of(family: str, component: Config, parts: dict[str, Any]) -> dict[str, Any]:
-    """`parts` with the component at its place; weights are not normalised, so that their size shows."""
+    """Return `parts` with the component in its place; weights are not normalised, so that their size matters."""
     space = {"space": parts.get("space", "output"), "normalise_weight": False}
     return {"objective": space, family: component, **{key: value for key, value in parts.items() if key != "space"}}
 
@@ -299,7 +300,7 @@ def loss_of(parts: dict[str, Any]) -> Tensor:
 
 
 def samples_of(parts: dict[str, Any]) -> Tensor:
-    """Without classes where nothing is guided."""
+    """Return samples, without classes unless there is guidance."""
     parts = dict(parts)
     nfe = parts.pop("nfe", 8)
     guidance = parts.pop("guidance", None)
@@ -319,7 +320,7 @@ def vector_of(parts: dict[str, Any]) -> Tensor:
 
 
 def data_of(parts: dict[str, Any]) -> Tensor:
-    """What training sees of the data, what is held out, the classes and who fetches them, as one row of numbers."""
+    """Return a row of numbers: training data, held-out data, classes, and the number of workers."""
     made = parts["dataset"].load()
     rows = made.train[torch.arange(len(made.train))]
     if made.augment:
@@ -330,7 +331,7 @@ def data_of(parts: dict[str, Any]) -> Tensor:
 
 
 def score_of(parts: dict[str, Any]) -> Tensor:
-    """Of one of two sets [N, 4] that overlap against the other."""
+    """Return the score of one of two overlapping sets [N, 4] against the other."""
     generator = torch.Generator().manual_seed(0)
     one, other = (
         torch.randn(n, 4, generator=generator, dtype=torch.float64) * scale for n, scale in ((60, 1.0), (80, 1.3))
@@ -341,7 +342,7 @@ def score_of(parts: dict[str, Any]) -> Tensor:
 
 
 def flow_of(parts: dict[str, Any]) -> Tensor:
-    """Of a network's flow in as many steps, along as many paths, as the metric asks for."""
+    """Return the measure of a network's flow, with the metric's number of steps and paths."""
     made = Formulation()
 
     def path(steps: int, number: int) -> list[Tensor]:
@@ -358,7 +359,7 @@ def flow_of(parts: dict[str, Any]) -> Tensor:
 
 
 def steps_of(parts: dict[str, Any]) -> Tensor:
-    """Where a few steps on a bowl lead."""
+    """Return the weights after five steps on a quartic function."""
     weight = nn.Parameter(torch.tensor([3.0, -2.0]))
     optimizer = parts["optimizer"].build([weight])
     for _ in range(5):
@@ -373,7 +374,7 @@ def rates_of(parts: dict[str, Any]) -> Tensor:
 
 
 def terms_of(parts: dict[str, Any]) -> Tensor:
-    """Names and shares, as numbers."""
+    """Return names and shares as numbers."""
     terms = parts["average"].terms([0.9, 0.5], [10, 20, 30])
     return torch.tensor([float(ord(c)) for term in terms for c in term.name] + [term.share for term in terms])
 
@@ -404,7 +405,7 @@ def component(family: str, name: str, changes: dict[str, Any]) -> Config:
 
 @pytest.fixture
 def cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few pictures where CIFAR-10 is looked for."""
+    """Write a few pictures to the place of CIFAR-10."""
     monkeypatch.setenv("HARNESS_DATA", str(tmp_path))
     images = np.random.default_rng(0).integers(0, 256, (14, 32, 32, 3), dtype=np.uint8)
     np.savez(
@@ -449,14 +450,14 @@ NEEDED_ALONE = {"population": {"dataset": Images()}, "pruned": {"empty": 0.9999,
 
 
 @pytest.mark.parametrize("family", TRAINED)
-def test_every_member_has_a_loss_of_its_own(family: str) -> None:
-    """So that none is another's double."""
+def test_every_member_has_a_different_loss(family: str) -> None:
+    """No component is a duplicate of another."""
     members = {name: component(family, name, NEEDED_ALONE.get(name, {})) for name in names(family) if name != "pairs"}
     found = {name: loss_of(parts_of(family, member, {})).item() for name, member in members.items()}
     assert len(set(found.values())) == len(found)
 
 
-# What a run is named by.
+# The names of a run
 
 BELOW = {
     **{family: family for family in TRAINED},
@@ -486,11 +487,11 @@ REFUSED = {
     ("euler_maruyama", "evaluate.solver.eta"),
     ("heun_sde", "evaluate.solver.eta"),
 }
-"""Fields that have but one value there."""
+"""Fields that allow only one value here."""
 KEPT_APART = {"evaluate.nfe", "evaluate.metrics"}
-"""What is measured: more of it is added to the same file. tests/test_protocol.py holds it to `missing`."""
+"""The measured values: an evaluation adds more of them to the same file. test_protocol.py tests this with `missing`."""
 ROUNDS = "reflow."
-"""What names a run only where it has a round behind it. tests/test_reflow.py holds it to that."""
+"""Fields that matter only in a run with reflow rounds; test_reflow.py tests this."""
 MEMBERS = [(family, name) for family in BELOW for name in names(family)]
 
 
@@ -506,7 +507,7 @@ def base(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
 
 @pytest.fixture
 def guided(base: RunConfig) -> RunConfig:
-    """The same with classes and guidance: without it, its interval has no part in a protocol."""
+    """The same with classes and guidance, without which a protocol has no guidance interval."""
     return override(base, {"objective.label_dropout": 0.1, "evaluate.guidance.scale": 2})
 
 
@@ -515,7 +516,7 @@ def identity(config: RunConfig) -> tuple[str, str]:
 
 
 def walk(config: Config, prefix: str = "", run_only: bool = False) -> Iterator[tuple[str, Any, Any, bool]]:
-    """(path, annotation, value, run only?) of all that `flatten` names."""
+    """Yield (path, annotation, value, run only?) of everything that `flatten` names."""
     hints = typing.get_type_hints(type(config))
     for f in dataclasses.fields(config):
         path = f"{prefix}{f.name}"
@@ -528,8 +529,8 @@ def walk(config: Config, prefix: str = "", run_only: bool = False) -> Iterator[t
 
 
 def others(path: str, hint: Any, value: Any) -> list[Any]:
-    """Values beside `value` that a field might take."""
-    chosen: dict[str, Any] = {"train.precision": "bf16", "train.compile": "default"}  # not what auto means on a CPU
+    """Return possible values of a field other than `value`."""
+    chosen: dict[str, Any] = {"train.precision": "bf16", "train.compile": "default"}  # other than `auto` on a CPU
     chosen |= {"evaluate.reference": __file__, "evaluate.extractor": "inception"}
     chosen |= {
         "dataset.levels": [0, 1000],
@@ -559,7 +560,7 @@ def others(path: str, hint: Any, value: Any) -> list[Any]:
 
 
 def changed(config: RunConfig, path: str, hint: Any, value: Any) -> RunConfig:
-    """The first configuration that differs from `config` in the path and is allowed."""
+    """Return the first valid configuration that differs from `config` in this path."""
     for other in others(path, hint, value):
         try:
             made = override(config, {path: other})
@@ -615,8 +616,10 @@ def test_every_field_of_every_member_names_the_run_or_its_protocol(
     assert flatten(base)[path] == name or identity(config) != identity(base)
 
 
-def test_what_names_the_training_and_what_names_the_protocol(guided: RunConfig) -> None:
-    """A change of `evaluate` retrains nothing; a change of anything else that is not run-only trains another."""
+def test_which_settings_name_the_training_and_which_the_protocol(guided: RunConfig) -> None:
+    """A change of `evaluate` keeps the training; any other change, except of run-only fields, needs
+    another training.
+    """
     for path, hint, value, run_only in walk(guided):
         if not run_only and path not in KEPT_APART and path != "seed" and not path.startswith(ROUNDS):
             other = changed(guided, path, hint, value)
@@ -632,7 +635,7 @@ def test_a_last_step_by_euler_names_the_protocol(base: RunConfig) -> None:
 
 
 def test_the_content_of_pairs_names_the_run(base: RunConfig, needed: Needed) -> None:
-    """Where they lie does not matter; a single changed number in either file does."""
+    """A single changed number in either file changes the name; the path does not."""
     here, there = (needed("pairs")["path"] for _ in range(2))
     configs = [override(base, {"coupling": {"name": "pairs", "path": path}}) for path in (here, there)]
     assert here != there
@@ -649,7 +652,7 @@ def test_the_content_of_pairs_names_the_run(base: RunConfig, needed: Needed) -> 
 @pytest.mark.parametrize("name", [name for name in names("dataset") if "path" in fields_of("dataset", name)])
 @pytest.mark.parametrize("path", ["dataset", "noise.dataset"])
 def test_the_content_of_files_names_the_run(tiny: RunConfig, name: str, path: str, needed: Needed) -> None:
-    """Of the data, and of a population to start from. Where they lie and who fetches them does not matter."""
+    """This covers the data and a population that sampling starts from. Path and workers do not matter."""
     base = override(tiny, {"noise": {"name": "population", "dataset": "digits"}})
     here, there, fetched, changed = (
         override(base, {path: {"name": name, **needed(name, seed), **more}})
@@ -696,7 +699,7 @@ def test_the_levels_of_deep_pictures_change_them(needed: Needed) -> None:
 
 
 def test_the_signs_of_a_table_change_its_series(tmp_path: Path) -> None:
-    """Of a file that two readings fit, each field chooses one."""
+    """If two readings fit a file, each field chooses one."""
     path = tmp_path / "x.csv"
     path.write_text("a;b,c\n" + "".join(f"{i * i % 7};1,{i * i % 11 + 200}\n" for i in range(100)))
     readings = {

@@ -1,4 +1,4 @@
-"""Pictures of every depth: the right eight bits, or a refusal; against values that were written, by numpy alone."""
+"""Pictures of every depth: the right eight bits or an error, against values written with NumPy alone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def encoded(array: np.ndarray, format: str, **options: Any) -> bytes:
 
 
 def png16(array: np.ndarray) -> bytes:
-    """A PNG of sixteen bits a channel, uint16 [H, W, C], put together by hand: Pillow writes none in colour."""
+    """Return a PNG with sixteen bits per channel, uint16 [H, W, C], built by hand: Pillow cannot write it in colour."""
     height, width, channels = array.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
     header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
@@ -46,7 +46,7 @@ def pgm(array: np.ndarray, highest: int) -> bytes:
 
 
 def tiff12(array: np.ndarray) -> bytes:
-    """A TIFF of twelve bits a pixel, two in three bytes, put together by hand: Pillow writes none."""
+    """Return a TIFF with twelve bits per pixel, two pixels in three bytes, built by hand: Pillow cannot write it."""
     first, second = array.reshape(-1, 2).T.astype(int)
     strip = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], 1).astype(np.uint8).tobytes()
     tags = {256: 16, 257: 16, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 16, 279: len(strip)}
@@ -78,7 +78,7 @@ def ten(tmp_path: Path, content: bytes, ending: str, **fields: Any) -> Data:
 
 
 def furthest(data: Data, expected: np.ndarray) -> float:
-    """The largest difference of a training picture from what it should be."""
+    """Return the largest difference between the training pictures and the expected values."""
     assert not isinstance(data.train, torch.Tensor)
     return max(
         float(np.abs(picture[0].numpy().astype(float) - expected).max()) for picture in data.train[torch.arange(9)]
@@ -100,7 +100,7 @@ CERTAIN = {
 
 
 @pytest.mark.parametrize("kind", CERTAIN)
-def test_what_a_file_states_is_scaled_by_it(kind: str, tmp_path: Path) -> None:
+def test_pictures_are_scaled_by_the_depth_in_the_file(kind: str, tmp_path: Path) -> None:
     content, ending = CERTAIN[kind]
     data = ten(tmp_path, content, ending)
     assert furthest(data, RAMP * 255) <= 1
@@ -141,7 +141,7 @@ UNSURE = {
 
 
 @pytest.mark.parametrize("kind", UNSURE)
-def test_what_no_file_states_is_refused_and_scaled_by_the_users_levels(kind: str, tmp_path: Path) -> None:
+def test_pictures_without_a_stated_depth_need_the_users_levels(kind: str, tmp_path: Path) -> None:
     content, ending, said, levels = UNSURE[kind]
     with pytest.raises(UserError) as caught:
         ten(tmp_path, content, ending)
@@ -176,7 +176,7 @@ def test_twelve_bits_in_sixteen_are_refused_in_colour_too(channels: int, tmp_pat
 
 
 def test_dark_pictures_of_a_folder_stay_dark(tmp_path: Path) -> None:
-    """No picture is scaled by its own largest value: one bright picture settles what white is for all."""
+    """No picture is scaled by its largest value: one bright picture decides the white level of all."""
     rng = np.random.default_rng(0)
     arrays = [(rng.random((16, 16)) * top).astype(np.uint16) for top in [300, 4000, 20_000, 65_535, *[1000] * 16]]
     data = load(folder(tmp_path / "x", {f"{i:02d}.png": encoded(array, "png") for i, array in enumerate(arrays)}))
@@ -186,14 +186,14 @@ def test_dark_pictures_of_a_folder_stay_dark(tmp_path: Path) -> None:
             assert np.abs(picture[0].numpy() - expected).max() <= 0.5, name
 
 
-def test_eight_bits_beside_sixteen_are_each_scaled_by_their_own_depth(tmp_path: Path) -> None:
+def test_eight_and_sixteen_bits_are_each_scaled_by_their_depth(tmp_path: Path) -> None:
     files = {f"{i}.png": encoded(deep(16) if i % 2 else EIGHT.astype(np.uint8), "png") for i in range(10)}
     data = load(folder(tmp_path / "x", files))
     assert furthest(data, RAMP * 255) <= 1
     assert data.notes == ("5 of 10 examined pictures hold 16 bits (mode I;16, 0 to 65535): scaled to 0 to 255",)
 
 
-def test_a_deep_picture_that_was_not_looked_at_is_refused_when_it_is_met(
+def test_a_deep_picture_outside_the_inspected_ones_is_refused_when_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("harness.data.decoding.SURVEYED", 2)
@@ -257,7 +257,7 @@ def test_white_is_zero_where_a_tiff_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("format", "ending"), [("gif", "gif"), ("png", "png"), ("tiff", "tif"), ("webp", "webp")])
-def test_of_several_pictures_in_a_file_the_first_is_taken_and_said(format: str, ending: str, tmp_path: Path) -> None:
+def test_of_several_pictures_in_a_file_the_first_is_used_with_a_note(format: str, ending: str, tmp_path: Path) -> None:
     frames = [Image.fromarray(np.full((16, 16, 3), value, np.uint8)) for value in (40, 200)]
     content = io.BytesIO()
     frames[0].save(content, format, save_all=True, append_images=frames[1:])

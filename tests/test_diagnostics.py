@@ -1,4 +1,4 @@
-"""What a training shows of itself, against the same sums done one sample at a time."""
+"""The diagnostics of training, compared with the same sums over single samples."""
 
 import itertools
 import math
@@ -56,7 +56,7 @@ def test_errors_fall_into_the_bins_of_their_log_snr() -> None:
 
 @pytest.mark.parametrize("each", [1, 7, 1000])
 def test_sums_do_not_depend_on_when_they_are_taken(each: int) -> None:
-    """To the last bit, as a run that is stopped and goes on must log what one that is not logs."""
+    """Equal to the last bit: a run that was stopped and resumed must log the same as an unbroken run."""
     random = torch.Generator().manual_seed(0)
     whole, parts = (Meter(torch.logit, 1.0, "cpu") for _ in range(2))
     for i in range(3 * TOGETHER + 5):
@@ -84,7 +84,7 @@ def test_a_bad_step_is_seen_at_once() -> None:
 
 
 class Straight(nn.Module):
-    """Two weights, so that gradients can be written down."""
+    """A network of two weights, whose gradients have a simple formula."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,8 +96,9 @@ class Straight(nn.Module):
 
 
 def test_gradients_by_noise_are_those_of_single_samples() -> None:
-    """Mean gradient and, from parts of sixteen, an unbiased trace of the covariance:
-    here against all samples one by one."""
+    """Mean gradient and, from parts of sixteen, an unbiased trace of the covariance, compared with a
+    loop over samples.
+    """
     network = Straight()
     objective = Objective(Formulation(), {})
     x0 = torch.randn(SAMPLES, 3, generator=torch.Generator().manual_seed(0))
@@ -121,7 +122,7 @@ def test_bins_that_a_path_does_not_reach_are_left_out() -> None:
     assert 0 < len(found) < 2 * len(BINS)
 
 
-def test_looking_changes_neither_weights_nor_gradients() -> None:
+def test_measuring_changes_neither_weights_nor_gradients() -> None:
     network = Straight()
     before = [p.detach().clone() for p in network.parameters()]
     gradients_by_noise(network, Objective(Formulation(), {}), torch.randn(SAMPLES, 3), None, 0, 0)
@@ -143,7 +144,7 @@ def judged(norms: list[float], guard: Guard | None = None, loss: float = 1.0) ->
     return [guard(torch.tensor(loss), torch.tensor(norm), step).item() for step, norm in enumerate(norms)]
 
 
-def test_what_is_not_finite_is_bad_and_does_not_count() -> None:
+def test_a_value_that_is_not_finite_is_bad_and_does_not_count() -> None:
     guard = Guard("cpu")
     assert judged([2.0, math.nan, math.inf, 2.0], guard) == [0, 1, 1, 0]
     assert guard.usual == pytest.approx(math.log(2))
@@ -174,8 +175,9 @@ def test_a_straight_path_at_even_speed_is_straight() -> None:
 
 
 def test_a_half_circle_is_as_straight_as_its_integral_says() -> None:
-    """x = (cos, sin)(pi t): |x' - chord|^2 = pi^2 - 2 pi 2 sin(pi t) + 4 on average pi^2 - 4, and x' turns by pi^2 in
-    all."""
+    """x = (cos, sin)(pi t): the mean of |x' - chord|^2 = pi^2 - 2 pi 2 sin(pi t) + 4 is pi^2 - 4, and x' turns by pi^2
+    in all.
+    """
     angle = torch.linspace(0, math.pi, 2001, dtype=torch.float64)
     path = list(torch.stack([angle.cos(), angle.sin()], 1)[:, None])
     found = straightness(path)

@@ -1,4 +1,4 @@
-"""Distances between sets of vectors, against quantiles, SciPy, double loops and closed forms."""
+"""Distances between sets of vectors, compared with quantiles, SciPy, double loops and closed forms."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from harness.evaluation.metric import Estimate, Summary
 DISTANCES = ["sliced_wasserstein", "mmd", "energy"]
 ALL = [*DISTANCES, "c2st"]
 FIELDS = {"c2st": {"trees": 10}}
-"""What keeps a test short."""
+"""Settings for short tests."""
 
 
 def normal(number: int, dimensions: int, seed: int) -> np.ndarray:
-    """Exact in float32, which is what a summary keeps."""
+    """Return normal values that are exact in float32, the dtype of a summary."""
     return np.random.default_rng(seed).normal(size=(number, dimensions)).astype(np.float32).astype(np.float64)
 
 
@@ -55,7 +55,7 @@ def test_sliced_wasserstein_of_numbers_is_the_distance_of_their_quantiles() -> N
 
 @pytest.mark.parametrize(("shift", "scale"), [(0.0, 2.0), (1.5, 1.0), (-2.0, 0.25)])
 def test_sliced_wasserstein_of_a_shifted_and_scaled_set(shift: float, scale: float) -> None:
-    """Of a normal, sqrt(shift^2 + (scale - 1)^2) in each coordinate, here in standard deviations of the reference."""
+    """For a normal, sqrt(shift^2 + (scale - 1)^2) in each coordinate, in standard deviations of the reference."""
     z = normal(500, 1, 0)
     reference = 7 + 3 * in_units_of(z, z)
     samples = 7 + 3 * (scale * in_units_of(z, z) + shift)
@@ -87,7 +87,7 @@ def test_energy_of_vectors_is_the_mean_over_all_pairs() -> None:
 
 
 def test_mmd_is_a_double_loop_with_five_widths_about_the_median() -> None:
-    """The median is over the 15 pairs of six reference samples, each in units of their standard deviation."""
+    """The median is over the 15 pairs of six reference samples, scaled by the standard deviations."""
     samples = 1 + normal(4, 3, 0)
     reference = normal(6, 3, 1) * [1, 10, 0.1]
     x, y = (in_units_of(reference, part) for part in (samples, reference))
@@ -120,7 +120,7 @@ def test_distances_are_positive_and_grow_with_a_shift(name: str) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_the_units_of_a_feature_do_not_matter(name: str) -> None:
-    """Powers of two change no digit; a constant that is added may change the last."""
+    """Powers of two change no digit; an added constant may change the last digit."""
     x = normal(100, 4, 0) + 0.3
     y = normal(150, 4, 1)
     units = 2.0 ** np.array([-6, 0, 3, 9])
@@ -158,14 +158,14 @@ def test_a_forest_cannot_tell_two_draws_of_one_distribution() -> None:
     assert value("c2st", normal(800, 3, 0), normal(800, 3, 1), trees=40) < 0.04
 
 
-def test_as_many_real_ones_as_samples_are_told_apart() -> None:
-    """Always naming the larger set would be right five times in six."""
+def test_c2st_uses_as_many_real_samples_as_samples() -> None:
+    """A classifier that always says the larger set would be right five times in six."""
     assert value("c2st", normal(300, 3, 0), normal(1500, 3, 1)) < 0.07
     assert value("c2st", normal(1500, 3, 0), normal(300, 3, 1)) < 0.07
 
 
-def test_those_told_apart_come_from_all_of_the_larger_set() -> None:
-    """The first tenth of it lies far away, and nine in ten cannot be told apart."""
+def test_c2st_draws_from_all_of_the_larger_set() -> None:
+    """The first tenth of the larger set is far away, and the other nine tenths are indistinguishable."""
     reference = normal(2000, 2, 0)
     reference[:200] += 40
     assert value("c2st", normal(200, 2, 1), reference) < 0.15
@@ -173,13 +173,15 @@ def test_those_told_apart_come_from_all_of_the_larger_set() -> None:
 
 @pytest.mark.parametrize("shift", [1.0, 2.0, 3.0, 12.0])
 def test_a_forest_tells_shifted_normals_nearly_as_often_as_bayes(shift: float) -> None:
-    """The best rule is right Phi(shift / 2) of the time; a forest, not knowing it, a few points less often."""
+    """The best rule is right with probability Phi(shift / 2); a forest has to learn it and is right slightly less
+    often.
+    """
     found = 0.5 + value("c2st", normal(1000, 2, 0) + np.array([shift, 0]), normal(1000, 2, 1), trees=16)
     assert stats.norm.cdf(shift / 2) - 0.07 < found < stats.norm.cdf(shift / 2) + 0.02
 
 
 def four_classes(number: int, seed: int, distance: float) -> tuple[np.ndarray, np.ndarray]:
-    """Normals around the corners of a square, and which corner it was."""
+    """Return normals around the corners of a square, and their corners."""
     corners = distance * np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
     classes = np.random.default_rng(seed + 1000).integers(4, size=number)
     return corners[classes] + normal(number, 2, seed), classes
@@ -190,7 +192,7 @@ def test_classes_that_lie_apart_are_read() -> None:
 
 
 def test_classes_that_overlap_are_read_as_often_as_bayes_does() -> None:
-    """Both coordinates must fall on the right side of the middle: Phi(distance / 2)^2."""
+    """Both coordinates must be on the right side of the middle: Phi(distance / 2)^2."""
     expected = stats.norm.cdf(1.0) ** 2
     assert label_accuracy(*four_classes(4000, 0, 2), *four_classes(4000, 1, 2)) == pytest.approx(expected, abs=0.03)
 
@@ -201,8 +203,8 @@ def test_shuffled_classes_are_read_by_chance() -> None:
     assert label_accuracy(samples, shuffled, *four_classes(600, 1, 12)) == pytest.approx(0.25, abs=0.05)
 
 
-def test_what_a_class_looks_like_is_learnt_from_the_reference() -> None:
-    """Samples that all look like another class than they were asked to be of are wrong, however well they lie apart."""
+def test_classes_are_learnt_from_the_reference() -> None:
+    """Samples that look like another class than the requested one are wrong, even if they are well separated."""
     samples, asked = four_classes(400, 0, 12)
     assert label_accuracy(samples, (asked + 1) % 4, *four_classes(600, 1, 12)) < 0.005
 
@@ -218,7 +220,7 @@ def test_the_units_of_a_feature_do_not_matter_to_classes() -> None:
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("constant", [0.0, 0.1, 3.0])
-def test_a_feature_that_is_constant_in_the_reference_is_no_division_by_zero(name: str, constant: float) -> None:
+def test_a_feature_that_is_constant_in_the_reference_causes_no_division_by_zero(name: str, constant: float) -> None:
     x = normal(100, 3, 0)
     y = normal(100, 3, 1)
     y[:, 1] = constant
@@ -228,7 +230,7 @@ def test_a_feature_that_is_constant_in_the_reference_is_no_division_by_zero(name
     assert value(name, same, y) < value(name, x, y) < 10
 
 
-def test_a_constant_reference_keeps_its_own_units() -> None:
+def test_a_constant_reference_keeps_its_units() -> None:
     reference = np.full((30, 1), 2.0)
     assert value("sliced_wasserstein", reference + 3, reference) == pytest.approx(3, rel=1e-6)
     assert value("energy", reference + 3, reference) == pytest.approx(math.sqrt(2 * 3), rel=1e-6)
@@ -246,8 +248,9 @@ def c2st(samples: np.ndarray, reference: np.ndarray) -> Estimate:
 
 
 def test_copies_that_mislead_the_forest_are_no_better_than_real_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It learns the original as real and calls the copy real, or the other way round:
-    right far less often than half of the time."""
+    """The forest learns that the original is real and calls the copy real, or the reverse: it is right far less than
+    half of the time.
+    """
     reference = normal(200, 4, 0)
     unseen = normal(200, 4, 1)
     real = c2st(unseen, reference)
@@ -269,7 +272,7 @@ def test_copies_that_mislead_the_forest_are_no_better_than_real_samples(monkeypa
 
 
 def test_the_distance_from_one_half_is_of_scikit_learns_accuracy() -> None:
-    """And its interval is that of a share of 2 n trials."""
+    """The interval is that of a proportion of 2 n trials."""
     samples = normal(120, 3, 0) + 0.5
     reference = normal(120, 3, 1)
     accuracy = TwoSample(trees=12).accuracy(summary(samples), summary(reference))
@@ -279,8 +282,8 @@ def test_the_distance_from_one_half_is_of_scikit_learns_accuracy() -> None:
     assert interval == pytest.approx((max(0, value - half), value + half), rel=1e-4)
 
 
-def test_the_interval_of_sets_that_are_alike_holds_no_distance() -> None:
-    """Most of the time: folds that share samples vary a little more than independent trials."""
+def test_the_interval_of_equal_distributions_contains_zero() -> None:
+    """Most of the time: folds that share samples vary slightly more than independent trials."""
     found = [c2st(normal(60, 3, seed), normal(60, 3, seed + 100)).interval or (1, 1) for seed in range(8)]
     assert sum(low == 0 for low, _ in found) >= 6
 
@@ -303,8 +306,9 @@ def points_of(corners: np.ndarray, number: int, spread: float, seed: int) -> np.
 
 
 def test_samples_without_modes_are_no_better_than_real_ones_by_any_distance() -> None:
-    """Sets whose means and covariances are right: a ring through eight modes, a normal, and a square over a grid of
-    modes."""
+    """Sets with the right means and covariances: a ring through eight modes, a normal, and a square over a grid of
+    modes.
+    """
     angles = 2 * np.pi * np.arange(8) / 8
     ring = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     grid = np.stack(np.meshgrid(*[np.arange(4.0)] * 2), axis=-1).reshape(-1, 2)
@@ -326,8 +330,8 @@ def authenticity(samples: np.ndarray, reference: np.ndarray) -> float:
     return value("authenticity", samples, reference)
 
 
-def test_no_copy_is_authentic_however_often_what_it_copies_is_there() -> None:
-    """In few dimensions and in many, where scikit-learn finds neighbours in other ways."""
+def test_no_copy_is_authentic_even_of_a_repeated_sample() -> None:
+    """In few and in many dimensions, where scikit-learn uses different neighbour searches."""
     for dimensions in (1, 2, 20, 200):
         single = 5 + normal(40, dimensions, 0)
         for times in (1, 2, 7):
@@ -343,8 +347,8 @@ def test_no_copy_is_authentic_however_often_what_it_copies_is_there() -> None:
         assert authenticity(single + 100, np.repeat(single, 2, axis=0)) == 1, dimensions
 
 
-def test_a_copy_of_what_is_there_nearly_twice_is_not_authentic() -> None:
-    """Features of equal images differ in the last digits between batches of other sizes."""
+def test_a_copy_of_a_nearly_repeated_sample_is_not_authentic() -> None:
+    """Features of equal images differ in the last digits between batches of different sizes."""
     for times in (2, 3, 6):
         single = normal(200, 16, 0)
         jitter = 1 + 1e-7 * np.random.default_rng(times).standard_normal((200 * times, 16))
@@ -354,7 +358,7 @@ def test_a_copy_of_what_is_there_nearly_twice_is_not_authentic() -> None:
 
 
 def test_the_widths_of_mmd_are_of_samples_that_differ() -> None:
-    """Most windows of an idle sensor are the same."""
+    """Most windows of an idle sensor are equal."""
     for dimensions in (4, 20, 128):
         rest = normal(60, dimensions, 0)
         reference = np.concatenate([np.repeat(rest[:1], 240, axis=0), rest])
@@ -364,7 +368,7 @@ def test_the_widths_of_mmd_are_of_samples_that_differ() -> None:
 
 
 def test_the_best_c2st_has_a_logarithm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half a step of the accuracy stands for an accuracy of exactly one half."""
+    """An accuracy of exactly one half counts as half a step of the accuracy."""
     metric = TwoSample()
     monkeypatch.setattr(TwoSample, "accuracy", lambda *_: 0.5)
     rows = metric.summarise(torch.from_numpy(normal(250, 2, 0)), None)
@@ -372,15 +376,16 @@ def test_the_best_c2st_has_a_logarithm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_authenticity_is_counted_by_hand() -> None:
-    """Of 0, 0, 1, 3: a sample at 0 or 0.9 copies; at 4.9 it is 1.9 from 3, whose fellow is 2 away;
-    at 5.1 it is further."""
+    """Reference 0, 0, 1, 3: samples at 0 and 0.9 are copies. 4.9 is 1.9 from 3, whose nearest neighbour is 2 away, so
+    it is a copy too; 5.1 is farther.
+    """
     reference = np.array([0.0, 0.0, 1.0, 3.0])[:, None]
     for at, authentic in ((0.0, 0), (0.9, 0), (-0.9, 0), (-1.1, 1), (4.9, 0), (5.1, 1)):
         assert authenticity(np.array([[at]]), reference) == authentic, at
     assert authenticity(np.array([[at] for at in (0.0, -1.1, 4.9, 5.1)]), reference) == 0.5
 
 
-def test_nothing_is_authentic_beside_a_reference_of_one_sample() -> None:
+def test_nothing_is_authentic_for_a_reference_of_one_sample() -> None:
     assert authenticity(normal(5, 2, 0), np.ones((8, 2))) == 0
 
 

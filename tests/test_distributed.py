@@ -1,4 +1,4 @@
-"""Two processes train as one does: the same pairs, times and losses, whatever the number that a run continues with."""
+"""Two processes train as one does: the same pairs, times and losses, also if a run continues with another number."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ for folder, port, words in json.loads(sys.argv[1]):
     codes.append(main(["train", *words]))
 print(json.dumps(codes))
 """
-"""A rank of several trainings after each other: what takes long is the start."""
+"""One rank of several trainings in sequence, because the start of a process takes longest."""
 
 
 @dataclass
 class Trained:
-    """Results of every job by one rank and by two, and what the first of the two said."""
+    """Results of every job with one rank and with two, and the output of the first of the two."""
 
     one: Path
     two: Path
@@ -72,14 +72,14 @@ def free_ports(number: int) -> list[str]:
 
 
 def place(folder: Path, name: str, store: Path) -> Path:
-    """A results folder for a job, with an MLflow store in which nothing stands yet."""
+    """Return a results folder for a job, with an empty MLflow store."""
     (folder / name / "local").mkdir(parents=True)
     shutil.copy(store, folder / name / "local" / "mlflow.db")
     return folder / name
 
 
 def by_two(folder: Path, store: Path) -> str:
-    """Train all jobs by two ranks; what both said. The last one is refused."""
+    """Train all jobs with two ranks; return the output of both. The last job is refused."""
     jobs = {**JOBS, "refused": REFUSED}
     ports = free_ports(len(jobs))
     given = [
@@ -109,7 +109,7 @@ def by_two(folder: Path, store: Path) -> str:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Trained:
-    """Every job, by one rank in this process and by two in theirs."""
+    """Every job, with one rank in this process and with two ranks in subprocesses."""
     one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
     with pytest.MonkeyPatch.context() as patch:
         for name, job in JOBS.items():
@@ -129,7 +129,7 @@ def is_measured(key: str) -> bool:
 
 @pytest.mark.parametrize("job", ["whole batches", "halves"])
 def test_two_ranks_are_one(trained: Trained, job: str) -> None:
-    """Bins of log SNR are of single samples, so that they agree only where pairs and times do."""
+    """Log SNR bins count single samples, so they agree only if pairs and times agree."""
     one, weights = of(trained.one / job)
     two, others = of(trained.two / job)
     assert [line["step"] for line in one] == [line["step"] for line in two] == [4, 8, 12]
@@ -150,7 +150,7 @@ def test_a_batch_that_the_ranks_do_not_divide_is_refused_in_a_line(trained: Trai
 
 @contextmanager
 def two_ranks_training(launcher: str, results: Path) -> Iterator[subprocess.Popen[str]]:
-    """A long training on two ranks that a module launches, from its first checkpoint on."""
+    """Start a long training on two ranks through a launcher module; yield at its first checkpoint."""
     options = ["--standalone", "--nproc-per-node=2", "-m", "harness", "train", *words({"train.steps": 100_000})]
     with subprocess.Popen(
         [sys.executable, "-m", launcher, *options],
@@ -166,8 +166,8 @@ def two_ranks_training(launcher: str, results: Path) -> Iterator[subprocess.Pope
         yield process
 
 
-def test_a_lost_rank_is_said_in_a_line(tmp_path: Path) -> None:
-    """The other hears of it in the midst of a step; the same command then goes on from the last checkpoint."""
+def test_a_lost_rank_is_reported_in_one_line(tmp_path: Path) -> None:
+    """The other rank notices it in the middle of a step; the same command then continues from the last checkpoint."""
     with two_ranks_training("torch.distributed.run", tmp_path) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         os.kill(int(children[-1]), signal.SIGKILL)
@@ -177,7 +177,7 @@ def test_a_lost_rank_is_said_in_a_line(tmp_path: Path) -> None:
 
 
 def learned(folder: Path) -> tuple[str, str, np.ndarray, list[dict[str, float]]]:
-    """The names of the pairs and of the student, the pairs' samples, and what the student logged."""
+    """Return the names of the pairs and the student, the pairs' samples, and the student's log."""
     (pairs,) = (folder / "local" / "pairs").iterdir()
     runs = (folder / "local" / "runs").iterdir()
     (student,) = [path for path in runs if read_json(path / "config.json")["reflow"]["rounds"]]
@@ -185,7 +185,7 @@ def learned(folder: Path) -> tuple[str, str, np.ndarray, list[dict[str, float]]]
 
 
 def test_two_ranks_make_pairs_once_and_learn_them_as_one_does(trained: Trained) -> None:
-    """The teacher's weights agree to rounding, and so do its pairs."""
+    """The teachers' weights agree up to rounding, and so do the pairs."""
     *names, x0, lines = learned(trained.one / "pairs")
     *other_names, other_x0, other_lines = learned(trained.two / "pairs")
     assert names == other_names
@@ -194,12 +194,12 @@ def test_two_ranks_make_pairs_once_and_learn_them_as_one_does(trained: Trained) 
         assert [line[key] for line in other_lines] == pytest.approx([line[key] for line in lines], rel=rel)
 
 
-def test_a_stop_under_torchrun_is_told_once_and_without_a_traceback(tmp_path: Path) -> None:
-    """Every rank hears it, the first says it, and the code is that of a stop."""
+def test_a_stop_under_torchrun_is_reported_once_without_a_traceback(tmp_path: Path) -> None:
+    """Every rank gets the signal, the first reports it, and the exit code is that of a stop."""
     with two_ranks_training("harness.training.torchrun", tmp_path) as process:
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output
     assert output.count("stopped at step") == output.count("the same command continues") == 1, output
     assert "Traceback" not in output
-    assert "Received" not in output  # nor what torch says of it
+    assert "Received" not in output  # nor torch's message about it

@@ -1,4 +1,4 @@
-"""`harness doctor`: it passes here, and each fault that hinders is told with what to do."""
+"""`harness doctor`: it passes here, and it reports each fault with a remedy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.runs import mlflow_store
 
 
 def examined(capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """The exit code, and what is said as one line."""
+    """Return the exit code, and the output as one line."""
     code = main(["doctor"])
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
@@ -28,7 +28,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_hinders_here(capsys: pytest.CaptureFixture[str]) -> None:
-    """And nothing is left behind."""
+    """It also leaves no files behind."""
     code, said = examined(capsys)
     assert (code, said.endswith("nothing hinders")) == (0, True)
     for what in ("Python", "torch", "GPU", "packages", "results", "runs", "MLflow", "data", "Inception", "studies"):
@@ -57,10 +57,12 @@ def test_wrong_folders_hinder(
     assert "MNIST" in examined(capsys)[1]
 
 
-def test_a_store_that_takes_nothing_is_told_and_hinders_nothing(
+def test_an_unusable_store_is_reported_and_is_not_a_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A locked SQLite file, one that is none, and a server that is not there; a passed address tells no password."""
+    """A locked SQLite file, a file that is not SQLite, and an absent server. The address is printed without its
+    password.
+    """
     monkeypatch.setattr(doctor, "PATIENCE_S", 0.05)
     place = mlflow_store.sqlite_path(mlflow_store.default_uri())
     place.parent.mkdir(parents=True)
@@ -80,8 +82,8 @@ def test_a_store_that_takes_nothing_is_told_and_hinders_nothing(
     assert (code, "Mend it, or set MLFLOW_TRACKING_URI." in said, "secret" in said) == (0, True, False)
 
 
-def test_packages_are_held_to_the_lock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Another version is told; one that is too old or missing hinders."""
+def test_packages_are_compared_with_the_lock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Another version gives a note; a version that is too old, or a missing package, is a fault."""
     real = importlib.metadata.version
 
     def installed(**versions: str | None) -> list[doctor.Finding]:

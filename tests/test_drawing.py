@@ -1,4 +1,4 @@
-"""Every picture: names are never formulas, nothing is cut off, and none that fails ends a training."""
+"""Every picture: names are not formulas, nothing is cut off, and a failure never ends a training."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ Figures = list[Figure]
 
 @pytest.fixture
 def no_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading any text as a formula fails."""
+    """Fail if any text is parsed as a formula."""
 
     def refuse(self: Any, text: str, *more: Any, **named: Any) -> None:
         raise AssertionError(f"{text!r} was read as a formula")
@@ -60,7 +60,7 @@ def no_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> Figures:
-    """The figures that are drawn, as they were when their bytes were made."""
+    """The drawn figures, as they were when they were saved."""
     found: Figures = []
 
     def keep(figure: Figure, dpi: int = 130) -> bytes:
@@ -73,7 +73,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Figures:
 
 
 def planned(base: RunConfig, names: tuple[str, ...], nfe: tuple[int, ...] = (1, 2, 64)) -> Plan:
-    """Arms of these names."""
+    """Return a plan with arms of these names."""
     arms = {name: {"train.learning_rate": 1e-3 * (i + 1)} for i, name in enumerate(names)}
     study = Study(
         name="toy", question="$?", baseline=names[0], arms=arms, nfe=nfe[0], smallest_difference=0.05, looks=(3,)
@@ -82,7 +82,7 @@ def planned(base: RunConfig, names: tuple[str, ...], nfe: tuple[int, ...] = (1, 
 
 
 def report_of(plan: Plan, score: Any, scale: float = 10.0) -> Report:
-    """What runs say whose values are near `scale`."""
+    """Return the report of runs whose values are near `scale`."""
     rng = np.random.default_rng(0)
     for arm, seed in plan.trials():
         values = {n: scale * rng.uniform(1, 1.2) / n**0.5 for n in plan.arms[arm].evaluate.nfe}
@@ -91,7 +91,7 @@ def report_of(plan: Plan, score: Any, scale: float = 10.0) -> Report:
 
 
 def texts(figure: Figure) -> dict[Text, Bbox]:
-    """Every text that is seen in a figure that was drawn, with its extent in pixels."""
+    """Return every visible text of a drawn figure, with its extent in pixels."""
     found = {text: text.get_window_extent() for text in figure.findobj(Text) if text.get_text().strip()}
     for axes in figure.axes:
         for axis, low, high in ((axes.xaxis, "x0", "x1"), (axes.yaxis, "y0", "y1")):
@@ -103,20 +103,20 @@ def texts(figure: Figure) -> dict[Text, Bbox]:
 
 
 def _within(label: Bbox, axes: Any, low: str, high: str) -> bool:
-    """Whether a tick's label stands at its axes, and not beyond their ends, where it is not drawn."""
+    """Whether a tick label lies at its axes; a label beyond their ends is not drawn."""
     middle = (getattr(label, low) + getattr(label, high)) / 2
     return bool(getattr(axes, low) - 1 <= middle <= getattr(axes, high) + 1)
 
 
 def require_whole(figure: Figure) -> None:
-    """No text runs over an edge of the figure."""
+    """Check that no text crosses an edge of the figure."""
     for text, place in texts(figure).items():
         seen = place.x0 >= -1 and place.y0 >= -1 and place.x1 <= figure.bbox.x1 + 1 and place.y1 <= figure.bbox.y1 + 1
         assert seen, (text.get_text(), place)
 
 
 def require_plain(figure: Figure) -> None:
-    """The numbers of logarithmic axes are written out, all in one way."""
+    """Check that the numbers of logarithmic axes are plain and all in one format."""
     axes = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) if axis.get_scale() == "log"]
     labels = {tick.label1.get_text() for axis in axes for tick in (*axis.majorTicks, *axis.minorTicks)}
     assert len(labels - {""}) > 1
@@ -128,7 +128,7 @@ def words(figure: Figure) -> set[str]:
 
 
 def test_no_text_of_any_kind_is_a_formula(no_formulas: None) -> None:
-    """Nor are the ticks of logarithmic axes."""
+    """This includes the ticks of logarithmic axes."""
     for name in (r"$\frac{$", "$x$", "a $ or two $^$"):
         figure = Figure()
         axes = figure.subplots()
@@ -143,7 +143,7 @@ def test_no_text_of_any_kind_is_a_formula(no_formulas: None) -> None:
         twin = axes.twinx()
         twin.set_yticks([0], [name])
         assert png(figure).startswith(b"\x89PNG")
-    assert matplotlib.rcParams["text.parse_math"]  # other code's figures are as they were
+    assert matplotlib.rcParams["text.parse_math"]  # the figures of other code do not change
 
 
 def test_names_stay_one_short_line() -> None:
@@ -158,7 +158,7 @@ def test_names_stay_one_short_line() -> None:
 def test_samples_are_drawn_whatever_their_features_are_called(
     kind: str, no_formulas: None, drawn: Figures, tmp_path: Path
 ) -> None:
-    """And each of the names is seen: one with a pair of dollar signs would be a formula, a broken one here."""
+    """Each name is visible, although dollar signs usually mark a formula, here a broken and an empty one."""
     names = (r"$\frac{$", "$$")
     real = normal(12, 2) if kind == "cells" else normal(12, 6, 2)
     draw(plain(real, kind, names=names), real[:5], tmp_path / "x.png")
@@ -167,7 +167,7 @@ def test_samples_are_drawn_whatever_their_features_are_called(
 
 
 def awkward(kind: str) -> dict[str, tuple[Data, torch.Tensor]]:
-    """{what is odd: (data, samples)}"""
+    """Return {oddity: (data, samples)}."""
     shape = {"cells": (4,), "points": (2,), "sequence": (6, 1), "latents": (4, 8, 8)}[kind]
     more = {"names": tuple("abcd"[: shape[-1]])} if kind in ("cells", "sequence") else {}
     real = normal(20, *shape)
@@ -195,7 +195,9 @@ def test_samples_are_drawn_whatever_their_values_are(kind: str, tmp_path: Path, 
 
 
 def test_sequences_are_shown_one_by_one(tmp_path: Path, drawn: Figures) -> None:
-    """Three real ones and three samples, none over another; they are not neighbours, which share most of their rows."""
+    """Three real sequences and three samples do not overlap; they are not neighbours, which share most
+    of their rows.
+    """
     real = torch.arange(40.0).view(40, 1, 1) + torch.linspace(0, 0.5, 6).view(6, 1)
     draw(plain(real, "sequence", names=("a",)), real + 1000, tmp_path / "x.png")
     for panel, first in ((drawn[0].axes[1], 0), (drawn[0].axes[3], 1000)):
@@ -245,7 +247,9 @@ def test_a_studys_figure_holds_all_its_text(
 def test_many_arms_are_a_grid_of_their_means_coloured_by_their_ratios(
     tiny: RunConfig, no_formulas: None, drawn: Figures, score: Any
 ) -> None:
-    """Their ratios on common seeds: an arm with one seed less is coloured as if the baseline lacked this seed too."""
+    """The ratios use common seeds: if an arm lacks a seed, its colour also leaves out the baseline's value for this
+    seed.
+    """
     report = report_of(planned(tiny, tuple("abcdefghi"), (1, 2)), score)
     rows: Any = report.summary.rows
     cells = report.cells[(report.cells.arm != "b") | (report.cells.seed != 0)]
@@ -266,7 +270,7 @@ def test_many_arms_are_a_grid_of_their_means_coloured_by_their_ratios(
 def test_the_picture_of_interactions_holds_all_its_text(
     tiny: RunConfig, no_formulas: None, drawn: Figures, score: Any
 ) -> None:
-    """With axes and levels of any name; its numbers are plain, over factors of a thousand and of a tenth."""
+    """With axes and levels of any name; its numbers are plain, for factors of a thousand and of a tenth."""
     axes = {
         "$": {"$x$": {}, "x" * 500: {"train.steps": 9}, "a\nb": {"train.steps": 8}},
         "_hidden": {r"$\frac{$": {}, "_a": {"train.batch_size": 16}},
@@ -291,7 +295,7 @@ def test_the_picture_of_interactions_holds_all_its_text(
 def test_a_searchs_figures_hold_all_their_text(
     tiny: RunConfig, no_formulas: None, drawn: Figures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With choices of any name; the numbers of their logarithmic axes are plain."""
+    """With choices of any name; the numbers of the logarithmic axes are plain."""
     choices = ("linear", "$x$", r"$\frac{$", "a\nb", "x" * 500)
     for name in choices:
         monkeypatch.setitem(registry._MEMBERS["interpolant"], name, find("interpolant", "linear"))
@@ -318,7 +322,7 @@ def test_a_choice_of_none_has_a_place_in_a_searchs_figure(tiny: RunConfig, drawn
 
 
 def test_a_fronts_figure_holds_all_its_text(tiny: RunConfig, no_formulas: None, drawn: Figures) -> None:
-    """With and without what is known of other seeds; costs of any size, and one trial alone."""
+    """With and without values from other seeds, with costs of any size, and with a single trial."""
     many: Any = [[3e-2, 32.0], [20.0, 4.0], [2e4, 1.0]], {"default": [[10.0, 2.0]], "knee": [[1.0, 2.0], [3.0, 2.0]]}
     alone: Any = [[-1.0, 0.0]], {"best": [[-1.0, 0.0], [2.0, 0.0], [0.0, 1e-9]]}
     cases = {"calls": many, "training_flops": ([[1.0, 3e15], [1.5, 2e13]], {}), "sampling_seconds": alone}
@@ -363,7 +367,7 @@ def test_weights_of_many_arms_are_drawn(tiny: RunConfig, no_formulas: None, draw
 def test_a_picture_that_fails_ends_no_training(
     tiny: RunConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """At two looks and two evaluations; for each folder and reason a line, once."""
+    """At two looks and two evaluations; one line for each folder and reason."""
 
     def broken(*_: Any) -> bytes:
         raise ValueError("\n$^$\nParseException: Expected end of text")
@@ -391,7 +395,7 @@ def test_a_table_is_written_without_its_figure(
     assert f"{tmp_path}/figures/toy-digits.png: cannot be drawn (MemoryError)." in capsys.readouterr().err
 
 
-def test_what_is_no_fault_of_a_picture_goes_through(tmp_path: Path) -> None:
+def test_an_error_outside_the_drawing_is_not_hidden(tmp_path: Path) -> None:
     for error in (OSError(28, "No space left on device"), Stopped("now"), Pruned(), Diverged("x"), UserError("y")):
 
         def make(error: Exception = error) -> bytes:

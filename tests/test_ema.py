@@ -10,7 +10,7 @@ UPDATES = 50
 
 
 def history(network: nn.Module) -> list[Tensor]:
-    """Random weights [updates] of the network, in float64."""
+    """Return random weights [updates] of the network, in float64."""
     generator = torch.Generator().manual_seed(0)
     size = sum(p.numel() for p in network.parameters())
     return [torch.rand(size, generator=generator, dtype=torch.float32).double() * 2 - 1 for _ in range(UPDATES)]
@@ -42,8 +42,9 @@ def test_it_equals_the_recursion_in_float64(decay: float) -> None:
 
 
 def test_before_the_cap_step_k_weighs_as_the_rising_power_k_to_k_plus_8() -> None:
-    """The product of the decays telescopes: step k of n has weight 10 (n-1)!/(n+9)! k(k+1)...(k+8), and these sum to
-    one."""
+    """The product of the decays telescopes: step k of n has weight 10 (n-1)!/(n+9)! k(k+1)...(k+8);
+    these sum to one.
+    """
     network = nn.Linear(7, 3)
     weights = history(network)
     shares = [10 * math.prod(range(k, k + 9)) / math.prod(range(UPDATES, UPDATES + 10)) for k in range(1, UPDATES + 1)]

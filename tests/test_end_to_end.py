@@ -29,25 +29,26 @@ ABLATE = [
 ]  # fmt: skip
 ARMS = tuple(load_study("weighting").arms)
 LINES = 20 * len(ARMS)
-"""What a finished study has logged: 20 lines a trial."""
+"""The log lines of a finished study: 20 per trial."""
 
 
 @dataclass
 class Interrupted:
-    """A study that was killed three times and asked to stop once, and then ended."""
+    """A study that was killed three times and once asked to stop, and then finished."""
 
     results: Path
     code: int | None
-    """What the command that was asked to stop ended with."""
+    """Exit code of the command that was asked to stop."""
     logged: int
-    """The lines that it left."""
+    """Log lines after this stop."""
     next: str
-    """What the command after it said."""
+    """Output of the next command."""
 
 
 def signalled(results: Path, lines: int, number: signal.Signals) -> tuple[int | None, str]:
-    """Start the study and signal its whole process group once so many lines are logged;
-    the exit code and what was said."""
+    """Start the study, and signal its whole process group once `lines` lines are logged; return exit
+    code and output.
+    """
     said = results / "said"
     process = warm.start(ABLATE, results, said)
     while steps_logged(results) < lines:
@@ -63,14 +64,14 @@ def steps_logged(results: Path) -> int:
 
 
 def table(results: Path, ending: str) -> Path:
-    """A file of its table; a study with changes has a name of its own."""
+    """Return a file of its table; a study with changes has a different name."""
     (found,) = (results / "local" / "tables").glob(f"weighting-digits-??????{ending}")
     return found
 
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The results of a study that nothing disturbed."""
+    """The results of an undisturbed study."""
     results = tmp_path_factory.mktemp("unbroken")
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     environment["HARNESS_RESULTS"] = str(results)
@@ -82,15 +83,16 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Interrupted:
-    """The results of one that was killed early, asked to stop, killed in its middle and near its end, and then left
-    alone."""
+    """The results of a study that was killed early, asked to stop, killed in the middle and near the end, and then
+    finished.
+    """
     results = tmp_path_factory.mktemp("interrupted")
     (results / "local").mkdir()
     shutil.copy(empty_store, results / "local" / "mlflow.db")
     signalled(results, 6, signal.SIGKILL)
     code, _ = signalled(results, 25, signal.SIGTERM)
     logged = steps_logged(results)
-    _, said = signalled(results, LINES - 45, signal.SIGKILL)  # fresh trials come before stopped ones
+    _, said = signalled(results, LINES - 45, signal.SIGKILL)  # new trials run before stopped ones
     signalled(results, LINES - 25, signal.SIGKILL)
     last = warm.start(ABLATE, results, results / "said")
     last.join(900)
@@ -112,7 +114,7 @@ def test_sigterm_saves_and_the_same_command_continues(interrupted: Interrupted) 
     assert "continues from step" in interrupted.next
 
 
-def test_after_kills_every_trial_stands_in_mlflow_once(interrupted: Interrupted) -> None:
+def test_after_kills_every_trial_is_in_mlflow_once(interrupted: Interrupted) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{interrupted.results / 'local' / 'mlflow.db'}")

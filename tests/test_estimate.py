@@ -1,4 +1,4 @@
-"""What a run is said to take: closed forms, small runs that are real, and a finished run beside its forecast."""
+"""The estimated cost of a run, compared with closed forms, small real runs, and a finished run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_trainings_parts_are_counted_up(settings: RunConfig) -> None:
 
 
 def test_more_samples_at_an_nfe_are_drawn_and_judged_beside_the_usual_ones(tiny: RunConfig) -> None:
-    """64 samples at NFE 1 and 2, and 160 at 2: the first 64 of these are judged too."""
+    """64 samples at NFE 1 and 2, and 160 at NFE 2: the first 64 of these are judged too."""
     times = JudgingTimes(start=5, call=0.01, calls=0, metrics=3, flow=0, picture=0)
     usual = override(tiny, {"evaluate.nfe": [1, 2], "evaluate.num_samples": 64}).evaluate
     more = override(tiny, {"evaluate.more_samples": [{"nfe": 2, "num_samples": 160}]}).evaluate
@@ -70,7 +70,9 @@ def size(run: Run) -> int:
 
 
 def test_small_runs_tell_the_parts_and_a_finished_ones_disk(tiny: RunConfig, tiny_run: Run) -> None:
-    """The disk within 3 %: what grows with the values, and configuration and evaluation as text, are left out."""
+    """The disk estimate is within 3 %: it leaves out files that grow with the values, and the texts of configuration
+    and evaluation.
+    """
     evaluate(tiny_run, restore(tiny_run), judge_of(tiny), lambda: False)
     before = {*tiny_run.folder.parent.iterdir()}
     training, small = training_times(tiny)
@@ -110,8 +112,8 @@ def test_a_small_run_has_two_lines_of_metrics(tiny: RunConfig, steps: int, wante
     assert small.compile == whole.train.resolved()["compile"]
 
 
-def test_what_is_chosen_for_many_steps_stays_for_few(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU compiles long trainings alone; the small one is of such a training."""
+def test_choices_for_many_steps_stay_for_few(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU compiles only long trainings; the small run must be part of such a training."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     long = override(tiny, {"train.steps": 5000, "train.device": "auto"})
     assert (long.train.compile, long.train.resolved()["compile"]) == ("auto", "default")
@@ -127,7 +129,7 @@ def test_metrics_that_need_more_samples_get_them(tiny: RunConfig) -> None:
 
 
 def test_metrics_of_more_samples_are_extended_along_a_line(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At 500 and 250 samples 3 s + 10 ms each: 23 s at 2,000; a metric of the flow 2 s on 32 paths: 20 s on 320."""
+    """At 500 and 250 samples, 3 s + 10 ms each: 23 s at 2,000. A metric of the flow: 2 s on 32 paths, 20 s on 320."""
     asked = []
 
     def judged(trained: Run, how: Any) -> JudgingTimes:

@@ -1,4 +1,4 @@
-"""The floor of a metric, and what lies above it: against closed forms and SciPy."""
+"""The floor of a metric, and the excess above it, compared with closed forms and SciPy."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SHIFT = 0.5
 
 
 def drawn(kind: str, number: int, shift: float, generator: torch.Generator) -> torch.Tensor:
-    """Samples of real ones' distribution, or of one that is shifted; a fifth of the real ones' values is 0."""
+    """Draw samples of the real distribution, or of a shifted one; a fifth of the real values are 0."""
     values = torch.rand(number, *((6, 2) if kind == "sequence" else (4,)), generator=generator, dtype=torch.float64)
     if kind == "sequence":
         return values + 2 * shift * torch.cumsum(values - 0.5, 1)
@@ -45,7 +45,7 @@ def drawn(kind: str, number: int, shift: float, generator: torch.Generator) -> t
 
 
 def scores(metric: Any, number: int, shift: float, sets: int = 12) -> np.ndarray:
-    """Of so many sets of so many samples beside 600 real ones."""
+    """Return the scores of `sets` sets of `number` samples against 600 real samples."""
     kind = metric.kinds[0] if metric.kinds else "points"
     generator = torch.Generator().manual_seed(0)
     real = metric.of_reference.summarise(drawn(kind, 600, 0.0, generator), None)
@@ -63,8 +63,9 @@ def lower_ones() -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", lower_ones())
 def test_a_metric_says_whether_real_samples_score_above_zero(name: str) -> None:
-    """All sets do, where it has a floor; without one they lie on both sides. A forest learns more from more samples, so
-    what a c2st has above its floor is of no use elsewhere."""
+    """With a floor, all sets score above zero; without a floor, on both sides of zero. A forest learns more from more
+    samples, so the excess of a c2st does not transfer to other numbers of samples.
+    """
     metric = lower_ones()[name]
     values = scores(metric, 60, 0.0)
     assert (metric.floor_power > 0) == (min(values) > 0 and name != "c2st"), values
@@ -73,7 +74,7 @@ def test_a_metric_says_whether_real_samples_score_above_zero(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name, metric in lower_ones().items() if metric.floor_power])
 def test_the_excess_of_a_power_is_the_same_for_any_number_of_samples(name: str) -> None:
-    """Within a tenth from 50 to 400 samples, by the means over sets; that of the other power moves more."""
+    """Within a tenth from 50 to 400 samples, by means over sets; the excess of the other power changes more."""
     metric = lower_ones()[name]
     moved = {}
     for power in (1, 2):
@@ -99,7 +100,9 @@ def judge_of(data: Data, **changes: Any) -> Judge:
 
 
 def test_the_floor_of_the_energy_distance_is_its_closed_form() -> None:
-    """All pairs counted, the mean square is (1 / n + 1 / m) E|x - x'|; of unit normals that is a chi's mean."""
+    """Over all pairs, the mean square is (1 / n + 1 / m) E|x - x'|; for unit normals this is the mean of a chi
+    variable.
+    """
     found = judge_floor(judge_of(normal(900, 100)), "energy", 100)
     assert found
     assert (found.kind, found.samples, len(found.values)) == ("fresh", 100, 5)
@@ -113,7 +116,7 @@ def test_the_floor_of_the_energy_distance_is_its_closed_form() -> None:
 
 
 def test_fresh_sets_share_no_sample_with_each_other_or_the_reference() -> None:
-    """Rows are told by their number; published statistics may be of any training sample."""
+    """Rows have numbers as values; published statistics may include any training sample."""
     train, held_out = torch.arange(900.0)[:, None], torch.arange(1000.0, 1250.0)[:, None]
     data = Data(train, held_out, torch.Tensor.float, torch.Tensor.float, "points")
     judge = judge_of(data)
@@ -165,7 +168,7 @@ FLOOR = Floor("fresh", 64, 1, (9.9, 10.1), 0.2)
 
 
 def values() -> dict[tuple[str, int], float]:
-    """`ABOVE` a floor of 10, within a tenth; arm d reaches below it on one seed."""
+    """`ABOVE` a floor of 10, within a tenth; arm d falls below it on one seed."""
     rng = np.random.default_rng(0)
     found = {(arm, seed): 10 + mean * math.exp(rng.normal(0, 0.1)) for arm, mean in ABOVE.items() for seed in range(4)}
     return found | {("d", seed): 9.99 if seed == 2 else 10.3 for seed in range(4)}
@@ -203,7 +206,7 @@ def test_excesses_are_compared_as_scipy_compares_their_logs(tiny: RunConfig, pow
     )
 
 
-def test_in_a_sweep_an_excess_stands_beside_that_of_the_same_setting(tiny: RunConfig) -> None:
+def test_in_a_sweep_an_excess_is_compared_at_the_same_setting(tiny: RunConfig) -> None:
     study = Study(
         name="toy", question="Which?", baseline="a", nfe=2, sweep={"train.learning_rate": [1e-3, 1e-2]},
         arms={"a": {}, "b": {"weighting": "data_end"}},
@@ -252,12 +255,12 @@ def test_the_table_tells_of_the_excess(reported: Callable[..., Report], tmp_path
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_without_a_floor_nothing_is_said_of_one(reported: Callable[..., Report], tmp_path: Path) -> None:
+def test_without_a_floor_there_is_no_note_about_it(reported: Callable[..., Report], tmp_path: Path) -> None:
     files = {path.suffix: path for path in tables.write(reported(None), tmp_path, "harness ablate toy")}
     assert "floor" not in files[".md"].read_text().lower()
 
 
-def test_what_a_floor_means_for_ratios_is_told_where_it_matters(tiny: RunConfig) -> None:
+def test_the_effect_of_a_floor_on_ratios_is_reported_where_it_matters(tiny: RunConfig) -> None:
     plan = planned(tiny)
 
     def told(value: float, error: float, mean: float) -> list[str]:

@@ -1,4 +1,4 @@
-"""The effective weight against closed forms, and which arms are said to be the same."""
+"""The effective weight, compared with closed forms, and notes about equal arms."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def proportional(curve: Tensor, expected: Tensor, rtol: float = 2e-3) -> None:
 
 
 def test_the_velocity_on_the_straight_path(explained: Any) -> None:
-    """Kingma & Gao 2023, table 1: uniform times and velocity error weigh the noise error by exp(-lambda / 2)."""
+    """Kingma & Gao 2023, table 1: uniform times and the velocity error weight the noise error by exp(-lambda / 2)."""
     proportional(explained().effective_weight(), (-LOG_SNR / 2).exp())
 
 
 def test_noise_prediction_with_uniform_times(explained: Any) -> None:
-    """w = 1 on the noise error: the density of lambda alone, sech^2(lambda / 4) for t = sigmoid(-lambda / 2)."""
+    """w = 1 on the noise error: only the density of lambda, sech^2(lambda / 4) for t = sigmoid(-lambda / 2)."""
     proportional(explained(prediction="noise").effective_weight(), 1 / torch.cosh(LOG_SNR / 4) ** 2)
 
 
@@ -54,13 +54,13 @@ def test_min_snr_as_its_authors_mean_it(explained: Any) -> None:
         proportional(curve, (5 / SNR).clamp(max=1) / torch.cosh(LOG_SNR / 4) ** 2)
 
 
-def test_what_a_weighting_is_stated_for_is_written_out(explained: Any) -> None:
-    """Where it is another error than the one that is measured; then the mean is of the product."""
+def test_the_error_that_a_weighting_is_stated_for_is_written_out(explained: Any) -> None:
+    """If it is another error than the measured one, the mean is that of the product."""
     lines = {part: formula for part, formula, _ in explained(weighting="min_snr").lines()}
     ratio = "the error of the data, which w weights, over that of the network's output; t clamped to [0.01, 0.99]"
     assert lines["k(t)"] == ratio
     turn = 1 / (1 + 5**0.5)
-    mean = 5 * turn**3 / 3 + (1 - turn) ** 3 / 3  # of min(5 t^2, (1 - t)^2)
+    mean = 5 * turn**3 / 3 + (1 - turn) ** 3 / 3  # the mean of min(5 t^2, (1 - t)^2)
     found = re.fullmatch(
         r"E \[w\(t\) k\(t\)\^2 / (0\.\d+) loss\(e\)\], e the error of the network's output", lines["objective"]
     )
@@ -80,8 +80,9 @@ def test_the_effective_share_is_written_out(explained: Any) -> None:
 
 
 def test_edm_as_its_authors_mean_it(explained: Any) -> None:
-    """Karras et al. 2022 with F's error unweighted: N(ln s; -1.2, 1.2^2) (s^2 + d^2) / d^2, as Kingma & Gao's table has
-    it."""
+    """Karras et al. 2022 with F's error unweighted: N(ln s; -1.2, 1.2^2) (s^2 + d^2) / d^2, as in
+    Kingma & Gao's table.
+    """
     made = explained(
         interpolant={"name": "ve", "sigma_min": 0.002, "sigma_max": 200},
         prediction={"name": "edm", "sigma_data": 0.5},
@@ -135,8 +136,9 @@ def test_the_first_and_the_last_level_of_a_path_that_ends_weigh_as_they_should(e
 
 
 def test_the_noise_counts_in_the_signal_to_noise_ratio(explained: Any) -> None:
-    """An SNR weight follows the noise's variance: on half the noise the same t is another lambda, the same lambda the
-    same weight."""
+    """An SNR weight uses the noise's variance: with half the noise, the same t has another lambda, and the same lambda
+    has the same weight.
+    """
     matched = explained(noise="matched", prediction="noise", time_sampler="edm_lognormal")
     gaussian = explained(prediction="noise", time_sampler="edm_lognormal")
     proportional(matched.effective_weight(), gaussian.effective_weight())
@@ -184,7 +186,7 @@ def test_another_loss_is_another_objective(explained: Any) -> None:
 
 
 def test_a_loss_that_is_not_squared_is_another_in_another_space(explained: Any) -> None:
-    """The data err t times as much as the velocity on the straight path, so squares of theirs differ by t^2."""
+    """On the straight path, the data error is t times the velocity error, so their squares differ by t^2."""
     for loss, words in (("mse", "same expected objective"), ("pseudo_huber", "same weight over log SNR")):
         arms = {
             "data": explained(loss=loss, objective__space="data"),
@@ -194,8 +196,8 @@ def test_a_loss_that_is_not_squared_is_another_in_another_space(explained: Any) 
         assert said.startswith(f"data, velocity: the {words}"), loss
 
 
-def test_a_round_is_explained_by_its_pairs_and_what_is_distilled_by_one_time(explained: Any) -> None:
-    """One Euler step is asked at t = 1 alone: times and weights are left out, and no level has a weight."""
+def test_a_round_is_explained_by_its_pairs_and_a_distilled_run_by_one_time(explained: Any) -> None:
+    """One Euler step uses only t = 1: the page has no times and weights, and no level has a weight."""
     small = {"reflow__rounds": 1, "reflow__number": 5000, "reflow__nfe": 8, "evaluate__nfe": [1]}
     rounded = explained(**small)
     distilled = explained(**small, reflow__distil=True)
@@ -212,7 +214,7 @@ def test_a_round_is_explained_by_its_pairs_and_what_is_distilled_by_one_time(exp
     assert explained(**small, reflow__distil=True, weighting="data_end").effective_share() == 1
 
 
-def test_arms_that_differ_elsewhere_are_not_remarked_on(explained: Any) -> None:
+def test_arms_that_differ_elsewhere_get_no_note(explained: Any) -> None:
     assert alike({"a": explained(), "b": explained(train__learning_rate=1e-4)}) == []
 
 
@@ -220,7 +222,7 @@ def test_the_command_writes_formulas_with_numbers_and_a_picture(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "curve.png"
-    assert main(["explain", "--set", "weighting.name=min_snr", "--out", str(out)]) == 2  # a name is no field
+    assert main(["explain", "--set", "weighting.name=min_snr", "--out", str(out)]) == 2  # a name is not a field
     assert main(["explain", "--set", "weighting=min_snr", "--set", "weighting.gamma=7", "--out", str(out)]) == 0
     assert "min(SNR(t), 7)" in capsys.readouterr().out
     assert Image.open(out).size[0] > 500
@@ -237,14 +239,14 @@ def test_the_command_compares_the_arms_of_a_study(tmp_path: Path, capsys: pytest
 def test_the_command_tells_which_share_of_a_batch_counts_in_each_arm(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of the weighting study, whose errors are of the velocity on the straight path."""
+    """For the weighting study, whose errors are of the velocity on the straight path."""
     assert main(["explain", "weighting", "--out", str(tmp_path / "curve.png")]) == 0
     found = dict(re.findall(r"│ (\w+) +│ ([\d.]+) % +│", capsys.readouterr().out))
     expected = {"uniform": "100", "min_snr": "56", "clipped_snr": "49", "data_end": "56", "noise_end": "56"}
     assert found == expected | {"inverse_snr": "0.3"}
 
 
-def test_a_picture_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_picture_with_a_wrong_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "--out", "curve.pdf"]) == 2
     assert "is no .png" in capsys.readouterr().err
 

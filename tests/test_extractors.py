@@ -1,4 +1,4 @@
-"""Extractors of a user: in a file, named in `evaluate.extractor`, judged by, and part of the protocol."""
+"""Users' extractors: in a file, named in `evaluate.extractor`, used by metrics, and part of the protocol."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_its_file_is_part_of_the_protocol(plugin: Path, data: Data) -> None:
     assert Protocol.of(override(CONFIG, {"extractor": "digits"}), data).sources == {}
 
 
-def test_it_is_named_as_the_harness_s_own_are(plugin: Path, tiny: RunConfig) -> None:
+def test_it_is_named_like_the_harness_s_extractors(plugin: Path, tiny: RunConfig) -> None:
     """From the command line, from JSON, and in Python."""
     config = override(tiny, parse_assignments(["evaluate.extractor=block_means"]))
     assert config.evaluate.extractor == "block_means"
@@ -144,7 +144,7 @@ def test_its_weights_are_hashed_and_missed(plugin: Path, data: Data) -> None:
     assert Protocol.of(config, data).weights == hashlib.sha256(b"2").hexdigest()[:12]
 
 
-def test_what_it_cannot_give_is_refused(plugin: Path, data: Data) -> None:
+def test_metrics_that_it_cannot_serve_are_refused(plugin: Path, data: Data) -> None:
     with pytest.raises(ConfigError) as caught:
         Protocol.of(override(CONFIG, {"extractor": "block_means", "metrics": ["isc"]}), data)
     reason = "isc reads logits, and evaluate.extractor=block_means has no classifier. Leave it out."
@@ -156,7 +156,7 @@ def test_what_it_cannot_give_is_refused(plugin: Path, data: Data) -> None:
         Protocol.of(override(CONFIG, {"extractor": "block_means"}), points)
 
 
-def test_check_holds_it_to_its_promises(tmp_path: Path, plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_tests_its_promises(tmp_path: Path, plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good, bad = (tmp_path / f"{name}.py" for name in ("good", "bad"))
     good.write_text(PLUGIN.replace("block_means", "means_good"))
     bad.write_text(PLUGIN.replace("block_means", "means_bad").replace("dimensions = 4", "dimensions = 5"))

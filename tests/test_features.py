@@ -1,4 +1,4 @@
-"""Metrics of features in known configurations, and the judge that computes the features once for all of them."""
+"""Metrics of features in known configurations, and the judge that computes the features once for all metrics."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from harness.evaluation.protocol import EvaluateConfig
 
 
 def normal(*shape: int, seed: int) -> np.ndarray:
-    """Exact in float32, which is what a summary keeps."""
+    """Return normal values that are exact in float32, the dtype of a summary."""
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32).astype(np.float64)
 
 
@@ -41,7 +41,7 @@ def value(name: str, samples: np.ndarray, reference: np.ndarray, **fields: Any) 
 
 
 def unbiased_cubic_mmd(x: np.ndarray, y: np.ndarray) -> float:
-    """Binkowski et al. 2018: means of (x . y / D + 1)^3 over pairs, none of a sample with itself."""
+    """Binkowski et al. 2018: means of (x . y / D + 1)^3 over pairs, without pairs of a sample with itself."""
 
     def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return (a @ b.T / a.shape[1] + 1) ** 3
@@ -67,11 +67,11 @@ def test_kid_of_subsets_averages_to_that_of_everything() -> None:
     each = [value("kid", x, y, subsets=100, subset_size=size) for size in (20, 100, 200)]
     assert each == pytest.approx([unbiased_cubic_mmd(x, y)] * 3, rel=0.25)
     assert len(set(each)) == 3
-    assert value("kid", x, y, subsets=100) == pytest.approx(unbiased_cubic_mmd(x, y), rel=0.05)  # 300 of each
+    assert value("kid", x, y, subsets=100) == pytest.approx(unbiased_cubic_mmd(x, y), rel=0.05)  # 300 samples of each
 
 
 def test_kid_has_no_bias() -> None:
-    """Over pairs of sets from one distribution it averages to zero, half of the time below."""
+    """Over pairs of sets from one distribution, its mean is zero; half of the values are negative."""
     values = np.array(
         [value("kid", normal(30, 3, seed=seed), normal(30, 3, seed=seed + 1000), subsets=1) for seed in range(200)]
     )
@@ -80,7 +80,7 @@ def test_kid_has_no_bias() -> None:
 
 
 LINE = np.arange(20.0)[:, None] * [1, 0]
-"""Twenty points, one apart."""
+"""Twenty points at distance one."""
 FAR = np.array([0.0, 1000.0])
 
 
@@ -101,7 +101,7 @@ def test_samples_far_from_everything_are_neither_precise_nor_recall_anything() -
 
 
 def test_the_ball_of_a_sample_reaches_to_its_neighbour_of_the_number() -> None:
-    """The last point of the line has its k-th neighbour k away, and beyond it no other reaches further."""
+    """The last point of the line has its k-th neighbour at distance k; beyond it, no other ball reaches farther."""
     beyond = LINE[:8] + np.array([21.5, 0])  # 2.5, 3.5, 4.5 ... past the end
     assert [8 * value("precision", beyond, LINE, neighbours=k) for k in (2, 3, 4, 5)] == pytest.approx([0, 1, 2, 3])
     assert [20 * value("recall", beyond, LINE, neighbours=k) for k in (2, 3, 4, 5)] == pytest.approx([0, 1, 2, 3])
@@ -109,14 +109,14 @@ def test_the_ball_of_a_sample_reaches_to_its_neighbour_of_the_number() -> None:
 
 
 SHORTER: dict[str, dict[str, Any]] = {"c2st": {"trees": 5}, "kid": {"subsets": 10, "subset_size": 60}}
-"""What keeps a test short."""
+"""Settings for short tests."""
 JUDGES = [name for name in names("metric") if issubclass(find("metric", name), SampleMetric)]
 
 CELLS = np.array([[0.0, 2.0, 1.0, 0.0, 3.0] * 8, [1.0, 0.0, 5.0, 2.0, 2.0] * 8]).T
 
 
 def good_and_bad(metric: type[SampleMetric]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A reference, samples much like it and samples that are not."""
+    """Return a reference, similar samples and different samples."""
     if metric.kinds == ("cells",):
         return CELLS, CELLS[:-3], 4 * CELLS + 1
     if metric.kinds == ("sequence",):
@@ -148,7 +148,7 @@ def test_every_metric_says_in_which_direction_it_is_better(name: str) -> None:
 
 
 def clusters(metric: type[SampleMetric], number: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Samples of three classes, in any order, and their classes."""
+    """Return samples of three classes in any order, and their classes."""
     classes = torch.arange(number) % 3
     shape = (6, 2) if "sequence" in metric.kinds else (5,)
     x = torch.from_numpy(normal(number, *shape, seed=seed)) + 3 * classes.view(-1, *[1] * len(shape))
@@ -156,7 +156,7 @@ def clusters(metric: type[SampleMetric], number: int, seed: int) -> tuple[Tensor
 
 
 def test_no_metric_depends_on_the_order_of_the_rows() -> None:
-    """By class, by size and reversed, of samples and reference: within what permutations make of metrics that draw."""
+    """Samples and reference sorted by class, by size, and reversed: values stay within the spread over permutations."""
     for name in JUDGES:
         metric: SampleMetric = build("metric", {"name": name, **SHORTER.get(name, {})})
         x, of = clusters(type(metric), 180, 0)
@@ -169,7 +169,7 @@ def test_no_metric_depends_on_the_order_of_the_rows() -> None:
                 metric.summarise(x[rows], of[rows]), metric.of_reference.summarise(y[real], known[real])
             )
 
-        number = 60 if name == "fid_infinity" else 6  # whose halves hold unlike shares of the classes now and then
+        number = 60 if name == "fid_infinity" else 6  # halves of it have unequal shares of the classes now and then
         draws = [torch.Generator().manual_seed(seed) for seed in range(number)]
         usual = [value_of(torch.randperm(180, generator=draw), torch.randperm(240, generator=draw)) for draw in draws]
         slack = 1.5 * (max(usual) - min(usual)) + 1e-6 * abs(np.mean(usual)) + 1e-9
@@ -184,7 +184,7 @@ def test_no_metric_depends_on_the_order_of_the_rows() -> None:
 
 
 def broken(x: np.ndarray, real: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """What is wrong with samples in ways that a single metric may well not see."""
+    """Return samples with faults that a single metric may not detect."""
     mean = x.mean(0)
     spread = x.std(0)
     noise = np.random.default_rng(seed).normal(size=x.shape) * spread + mean
@@ -200,8 +200,9 @@ def broken(x: np.ndarray, real: np.ndarray, seed: int) -> dict[str, np.ndarray]:
 
 
 def test_real_samples_lose_to_no_broken_ones_where_less_is_better() -> None:
-    """Or by no more than drawing other real ones changes; where more is better, more may be too much, and the names say
-    of what."""
+    """Or at most by the difference between draws of real samples. For metrics where more is better, more can be a
+    fault; the names say which.
+    """
     scores = {name for name in JUDGES if not find("metric", name).lower_is_better}  # type: ignore[attr-defined]
     assert scores == {"precision", "recall", "isc", "label_accuracy", "authenticity"}
     for name in sorted(set(JUDGES) - scores):
@@ -248,7 +249,7 @@ def batches(samples: Tensor, size: int = 40) -> list[SampleBatch]:
 
 
 def files() -> set[str]:
-    """What lies below references/."""
+    """Return the files below references/."""
     folder = results_folder() / "local" / "references"
     return {path.name for path in folder.rglob("*") if path.is_file()}
 
@@ -269,7 +270,9 @@ def test_features_are_computed_once_for_all_metrics(digits: Data, monkeypatch: p
     assert list(scores) == ["fid", "kid", "precision", "recall"]
 
 
-def test_what_metrics_share_is_summarised_once_and_written_once(digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_shared_summary_of_metrics_is_computed_and_written_once(
+    digits: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
     written: list[str] = []
     summarised: list[int] = []
     write = module.write_atomic
@@ -313,7 +316,7 @@ def test_values_keep_nothing_on_disk_but_a_lock(points: Data) -> None:
     for _ in range(2):
         Judge(POINTS, points, "cpu", watch)
     assert files() == {"lock"}
-    assert passes == [16, 16]  # 2,000 points by 128, each time
+    assert passes == [16, 16]  # 2,000 points in batches of 128, each time
 
 
 def test_the_reference_is_of_the_size_that_is_asked_for_and_its_classes_follow_its_samples(points: Data) -> None:
@@ -330,7 +333,7 @@ def test_the_reference_is_of_the_size_that_is_asked_for_and_its_classes_follow_i
 
 
 def test_the_classes_of_kept_features_follow_them_too(digits: Data) -> None:
-    """Read back from disk, they are the ones that a nearest neighbour in feature space has."""
+    """Read back from disk, they agree with a nearest neighbour classifier in feature space."""
     config = dataclasses.replace(DIGITS, num_reference=None, num_samples=200, metrics=metrics("label_accuracy"))
     for _ in range(2):
         judge = Judge(config, digits, "cpu")
@@ -373,7 +376,7 @@ def test_data_without_classes_are_judged_without(points: Data) -> None:
         assert batch.classes is None
 
 
-def test_real_samples_are_as_many_as_asked_for_and_never_trained_on(points: Data) -> None:
+def test_the_requested_number_of_real_samples_is_never_trained_on(points: Data) -> None:
     config = dataclasses.replace(POINTS, metrics=metrics("energy"))
     found = Judge(config, points, "cpu").held_out()
     assert found is not None
@@ -387,7 +390,7 @@ def test_real_samples_are_as_many_as_asked_for_and_never_trained_on(points: Data
     assert sum(len(batch.samples) for batch in every) == len(points.held_out) == 400
 
 
-def test_there_are_no_real_samples_where_fewer_are_held_out(points: Data) -> None:
+def test_there_are_no_real_samples_if_fewer_are_held_out(points: Data) -> None:
     more = dataclasses.replace(POINTS, num_samples=401, metrics=metrics("energy"))
     assert Judge(more, points, "cpu").held_out() is None
 
@@ -413,7 +416,7 @@ def test_real_samples_bring_their_own_classes(points: Data, digits: Data) -> Non
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
-def test_samples_that_are_not_finite_are_no_score(points: Data, wrong: float) -> None:
+def test_samples_that_are_not_finite_have_no_score(points: Data, wrong: float) -> None:
     judge = Judge(dataclasses.replace(POINTS, metrics=metrics("energy", "mmd")), points, "cpu")
     samples = tensor(points.held_out)[:300].clone()
     assert judge(batches(samples)).keys() == {"energy", "mmd"}
@@ -422,7 +425,7 @@ def test_samples_that_are_not_finite_are_no_score(points: Data, wrong: float) ->
         judge(batches(samples))
 
 
-def test_a_score_that_is_not_finite_is_none(points: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_score_that_is_not_finite_is_no_value(points: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_number(self: SampleMetric, samples: Summary, reference: Summary) -> float:
         return math.inf
 

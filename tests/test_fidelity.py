@@ -52,7 +52,7 @@ def batches(images: Tensor, size: int = 100) -> list[SampleBatch]:
 
 
 def joined(drawn: Iterable[SampleBatch]) -> tuple[Tensor, Tensor]:
-    """The samples and classes of all batches."""
+    """Return the samples and classes of all batches."""
     samples, classes, *_ = zip(*drawn, strict=True)
     return torch.cat(samples), torch.cat(classes)
 
@@ -140,7 +140,7 @@ def test_the_committed_classifier_reads_digits() -> None:
 
 @pytest.mark.slow
 def test_the_classifier_is_made_again_by_its_own_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In fewer steps, so it reads most digits."""
+    """With fewer steps, so it reads most digits, not all."""
     from safetensors.torch import load_file
 
     path = tmp_path / "classifier.safetensors"
@@ -164,7 +164,7 @@ def test_changed_data_under_one_name_change_the_reference(data: Data) -> None:
     assert one(held_out(data))["fid"] < other(held_out(data))["fid"] / 10
 
 
-def test_the_reference_is_kept_and_a_damaged_one_made_anew(data: Data) -> None:
+def test_the_reference_is_kept_and_a_damaged_one_is_made_again(data: Data) -> None:
     passes: list[int] = []
 
     def watch(batches, title, total):  # type: ignore[no-untyped-def]
@@ -173,7 +173,7 @@ def test_the_reference_is_kept_and_a_damaged_one_made_anew(data: Data) -> None:
 
     first = Judge(CONFIG, data, "cpu", watch)
     kept = Judge(CONFIG, data, "cpu", watch)
-    assert passes == [15]  # 1,438 images by a hundred
+    assert passes == [15]  # 1,438 images in batches of a hundred
     path = next((results_folder() / "local" / "references").rglob("fid.npz"))
     path.write_bytes(path.read_bytes()[:1000])
     mended = Judge(CONFIG, data, "cpu", watch)
@@ -185,7 +185,7 @@ def test_the_reference_is_kept_and_a_damaged_one_made_anew(data: Data) -> None:
 
 
 def test_the_held_out_fid_compares_with_all_held_out_samples(data: Data) -> None:
-    """By torch-fidelity's own Frechet distance of the features, whatever is kept of the training samples beside it."""
+    """By torch-fidelity's Frechet distance of the features, for any number of kept training samples."""
     judge = Judge(override(CONFIG, {"metrics": [FID(), HeldOutFID()]}), data, "cpu")
     unseen = tensor(data.held_out)
     copies = list(judge.resampled())
@@ -198,7 +198,7 @@ def test_the_held_out_fid_compares_with_all_held_out_samples(data: Data) -> None
     assert again(copies) == scores
 
 
-def test_held_out_samples_are_kept_by_their_data_beside_one_file_of_statistics(data: Data, tmp_path: Path) -> None:
+def test_held_out_samples_are_kept_once_per_data_set(data: Data, tmp_path: Path) -> None:
     (tmp_path / "statistics.npz").write_bytes(npz(Judge(CONFIG, data, "cpu").reference["fid"]))
     config = override(CONFIG, {"reference": str(tmp_path / "statistics.npz"), "metrics": [FID(), HeldOutFID()]})
     assert data.held_out_classes is not None
@@ -213,7 +213,7 @@ def test_held_out_samples_are_kept_by_their_data_beside_one_file_of_statistics(d
 
 
 def test_the_score_of_noise_is_kept_by_how_it_is_decoded(data: Data) -> None:
-    """Which the protocol does not tell: it is of the samples as they are stored."""
+    """The decoding is not in the protocol: the samples are scored as they are stored."""
     judges = [Judge(CONFIG, each, "cpu") for each in (data, load(Digits(encoded=(0.0, 1.0))), data)]
     assert len({judge.protocol.digest for judge in judges}) == 1
     first, other, again = (judge_references(judge) for judge in judges)
@@ -229,10 +229,10 @@ def test_a_held_out_fid_without_enough_held_out_samples_is_refused(data: Data) -
         Judge(override(CONFIG, {"metrics": [HeldOutFID()]}), few, "cpu")
 
 
-def test_a_kept_reference_of_another_content_is_made_anew_and_said(
+def test_a_kept_reference_of_another_content_is_made_again_with_a_note(
     data: Data, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Intact files, whose arrays are not those of this reference."""
+    """The files are intact, but their arrays are not those of this reference."""
     config = override(CONFIG, {"num_reference": 100})
     first = Judge(config, data, "cpu").reference["fid"]
     path = next((results_folder() / "local" / "references").rglob("fid.npz"))
@@ -278,8 +278,8 @@ def test_gaussian_noise_is_as_many_images_as_the_samples(data: Data) -> None:
     assert set(classes.tolist()) == set(range(10))
 
 
-def test_every_metric_is_what_it_is_of_the_extractors_features(data: Data) -> None:
-    """Of the samples and of the whole reference, by hand."""
+def test_every_metric_uses_the_extractors_features(data: Data) -> None:
+    """Compared with a computation by hand on the samples and the whole reference."""
     config = override(
         CONFIG, {"metrics": ["fid", "precision", "recall", {"name": "kid", "subset_size": 50, "subsets": 5}]}
     )
@@ -307,7 +307,7 @@ def test_label_accuracy_reads_the_classes_that_were_asked_for(data: Data) -> Non
     assert wrong < 0.03
 
 
-def test_features_that_are_not_finite_are_no_score(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_that_are_not_finite_have_no_score(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     judge = Judge(CONFIG, data, "cpu")
     monkeypatch.setattr(FID, "compare", lambda *_: float("nan"))
     with pytest.raises(Diverged, match="cannot be judged"):
@@ -315,7 +315,7 @@ def test_features_that_are_not_finite_are_no_score(data: Data, monkeypatch: pyte
 
 
 def spread_out(n: int, seed: int) -> tuple[Tensor, float]:
-    """Samples of N(m, S) in 16 dimensions, and their FID to N(0, I) with infinitely many."""
+    """Return samples of N(m, S) in 16 dimensions, and the FID of infinitely many to N(0, I)."""
     mixing = gaussian(16, 16, 100) / 4
     mean = gaussian(1, 16, 101)[0] / 10
     cov = (mixing.T @ mixing).numpy()
@@ -327,7 +327,7 @@ STANDARD = {"mu": np.zeros(16), "sigma": np.eye(16)}
 
 
 def test_the_extrapolated_fid_has_less_than_a_tenth_of_the_bias() -> None:
-    """Of one in n, averaged over many draws; the plain FID's is seen on the same draws."""
+    """The bias of the plain FID is of order 1 / n; both are averaged over the same draws."""
     plain = FID()
     extrapolated = ExtrapolatedFID()
     found = []
@@ -341,7 +341,7 @@ def test_the_extrapolated_fid_has_less_than_a_tenth_of_the_bias() -> None:
     assert abs(bias[1]) < min(3 * error[1], bias[0] / 10)
 
 
-def test_its_interval_holds_the_truth_as_often_as_it_says() -> None:
+def test_its_interval_contains_the_truth_as_often_as_declared() -> None:
     metric = ExtrapolatedFID()
     inside = []
     for seed in range(60):
@@ -352,7 +352,7 @@ def test_its_interval_holds_the_truth_as_often_as_it_says() -> None:
 
 
 def test_it_is_the_line_through_all_and_through_halves() -> None:
-    """Drawn by NumPy's seed 0."""
+    """Subsets are drawn with NumPy's seed 0."""
     features, _ = spread_out(200, 0)
     features = features[torch.from_numpy(np.random.default_rng(0).permutation(200))]
     plain = FID()
@@ -374,8 +374,8 @@ def test_the_inception_score_of_certain_and_even_classes_is_their_number() -> No
     assert metric.compare({"features": 30.0 * np.eye(10)[np.zeros(500, dtype=int)]}, {}) == pytest.approx(1)
 
 
-def test_the_classifiers_logits_are_what_is_scored(data: Data) -> None:
-    """On held-out digits, by torch-fidelity's own function."""
+def test_the_inception_score_uses_the_classifiers_logits(data: Data) -> None:
+    """On held-out digits, by torch-fidelity's function."""
     from torch_fidelity import calculate_metrics
 
     load_extractor("digits", "cpu")
@@ -392,7 +392,7 @@ def test_the_classifiers_logits_are_what_is_scored(data: Data) -> None:
 def test_weights_without_a_classifier_give_no_inception_score(
     data: Data, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As copies of Inception's are, in which its place holds zeros."""
+    """Copies of Inception's weights often have zeros in place of the classifier."""
     path = tmp_path / "weights.pth"
     monkeypatch.setenv("HARNESS_INCEPTION", str(path))
     for value in (0.0, 0.1):
@@ -406,7 +406,7 @@ def test_weights_without_a_classifier_give_no_inception_score(
     extractors.weights_hash.cache_clear()
 
 
-def test_weights_that_are_none_end_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_wrong_files_of_weights_end_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     monkeypatch.setenv("HARNESS_INCEPTION", str(path))
     inception = extractors.InceptionExtractor()
@@ -444,7 +444,7 @@ def test_weights_are_downloaded_once_and_a_failure_says_what_helps(
     assert len(asked) == 2
 
 
-def test_published_statistics_take_the_references_place(data: Data, tmp_path: Path) -> None:
+def test_published_statistics_replace_the_reference(data: Data, tmp_path: Path) -> None:
     reference: dict[str, Any] = {**Judge(CONFIG, data, "cpu").reference["fid"]}
     path = tmp_path / "statistics.npz"
     np.savez(path, **reference)
@@ -483,7 +483,7 @@ def test_statistics_that_do_not_fit_are_refused(
 
 
 def orders(features: Tensor) -> dict[str, Tensor]:
-    """The same rows as an analysis might leave them."""
+    """Return the same rows in orders that an analysis might leave."""
     return {
         "by length": features[features.norm(dim=1).argsort()],
         "by a feature, falling": features[features[:, 0].argsort(descending=True)],
@@ -492,7 +492,7 @@ def orders(features: Tensor) -> dict[str, Tensor]:
 
 
 def test_samples_in_order_have_the_extrapolated_fid_of_all() -> None:
-    """The truth lies in the interval, and halves that are unlike each other would be tens below it."""
+    """The truth lies in the interval; halves that differ from each other would be tens below it."""
     metric = ExtrapolatedFID()
     features, truth = spread_out(2000, 0)
     for name, rows in orders(features).items():
@@ -503,7 +503,7 @@ def test_samples_in_order_have_the_extrapolated_fid_of_all() -> None:
 
 
 def test_digits_by_class_score_as_digits_in_any_order(data: Data) -> None:
-    """The training digits against themselves: 0 but for what the halves' noise is; by class it was -55."""
+    """The training digits against themselves: 0 except for the noise of the halves; sorted by class it was -55."""
     assert data.classes is not None
     found = features(load_extractor("digits", "cpu"), data.train[data.classes.argsort(stable=True)], "cpu")[0].double()
     metric = ExtrapolatedFID()
@@ -514,12 +514,12 @@ def test_digits_by_class_score_as_digits_in_any_order(data: Data) -> None:
 
 
 SIGMA = np.cov(gaussian(300, 64, 0).numpy().T)
-"""Of 64 features, as the digits classifier gives."""
+"""Covariance of 64 features, as many as the digits classifier gives."""
 GOOD: dict[str, Any] = {"mu": np.ones(64), "sigma": SIGMA}
 
 
 def with_eigenvalue(lowest: float) -> np.ndarray:
-    """SIGMA, its smallest eigenvalue another."""
+    """Return SIGMA with another smallest eigenvalue."""
     values, vectors = np.linalg.eigh(SIGMA)
     values[0] = lowest
     made = vectors @ np.diag(values) @ vectors.T
@@ -555,8 +555,8 @@ def protocol_with(data: Data, path: Path) -> Protocol:
     return Protocol.of(override(CONFIG, {"reference": str(path)}), data)
 
 
-def test_what_is_no_mean_and_covariance_is_refused_before_training(data: Data, tmp_path: Path) -> None:
-    """In one line, by the protocol, which is made before a run begins."""
+def test_invalid_means_and_covariances_are_refused_before_training(data: Data, tmp_path: Path) -> None:
+    """The protocol, which is made before a run begins, refuses it in one line."""
     for name, (change, message) in NO_STATISTICS.items():
         np.savez(tmp_path / "statistics.npz", **(GOOD | change))
         with pytest.raises(ConfigError, match=rf"^evaluate\.reference: .*{message}.*Give an \.npz") as caught:
@@ -564,7 +564,7 @@ def test_what_is_no_mean_and_covariance_is_refused_before_training(data: Data, t
         assert "\n" not in str(caught.value), name
 
 
-def test_files_that_hold_no_arrays_are_refused(data: Data, tmp_path: Path) -> None:
+def test_files_without_arrays_are_refused(data: Data, tmp_path: Path) -> None:
     path = tmp_path / "statistics.npz"
     np.savez_compressed(path, **GOOD)
     whole = path.read_bytes()
@@ -600,8 +600,10 @@ def test_no_pickle_of_a_statistics_file_runs(data: Data, tmp_path: Path) -> None
     assert not (tmp_path / "ran").exists()
 
 
-def test_what_rounding_leaves_of_a_covariance_is_accepted(data: Data, tmp_path: Path) -> None:
-    """Of fewer samples than features too, whose zero eigenvalues rounding makes a little negative."""
+def test_a_covariance_with_rounding_errors_is_accepted(data: Data, tmp_path: Path) -> None:
+    """This includes covariances of fewer samples than features: rounding makes their zero eigenvalues slightly
+    negative.
+    """
     few = np.cov(10 * gaussian(20, 64, 1).numpy().T)
     fine: dict[str, dict[str, Any]] = {
         "float32": {"sigma": SIGMA.astype(np.float32), "mu": np.ones(64, dtype=np.float32)},
@@ -619,7 +621,7 @@ def test_what_rounding_leaves_of_a_covariance_is_accepted(data: Data, tmp_path: 
 
 
 def degenerate(seed: int) -> dict[str, Tensor]:
-    """Sets [N, 20] without a covariance of full rank."""
+    """Return sets [N, 20] whose covariance does not have full rank."""
     whole = gaussian(50, 20, seed)
     flat = whole.clone()
     flat[:, 5:] = 3

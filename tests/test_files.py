@@ -33,7 +33,7 @@ with locked(pathlib.Path(sys.argv[1])):
 """
 
 
-def test_a_write_that_fails_leaves_the_old_content_and_no_litter(
+def test_a_write_that_fails_leaves_the_old_content_and_no_other_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "below" / "file"
@@ -50,13 +50,13 @@ def test_a_write_that_fails_leaves_the_old_content_and_no_litter(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-def test_a_line_that_finds_no_room_names_its_file() -> None:
+def test_a_line_that_does_not_fit_on_the_disk_names_its_file() -> None:
     with pytest.raises(OSError, match=r"No space left on device: '/dev/full'"):
         append_line(Path("/dev/full"), {"step": 1})
 
 
 def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Removing it, which is the advice for a damaged one, would lose what is in it."""
+    """The advice for a damaged file is to remove it, which would lose the content."""
 
     def forbid(path: Path, *_: object) -> bytes:
         raise PermissionError(13, "Permission denied", str(path))
@@ -66,7 +66,7 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monke
         read_json(tmp_path / "value.json")
 
 
-def test_a_value_that_is_no_json_replaces_nothing(tmp_path: Path) -> None:
+def test_a_value_that_json_cannot_hold_replaces_nothing(tmp_path: Path) -> None:
     path = tmp_path / "value.json"
     write_json(path, {"a": 1})
     with pytest.raises(ValueError, match="JSON"):
@@ -75,7 +75,7 @@ def test_a_value_that_is_no_json_replaces_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b'{"a": ', b"\xff\xfe"])
-def test_damaged_json_is_the_users_to_know(tmp_path: Path, content: bytes) -> None:
+def test_damaged_json_is_reported_to_the_user(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "value.json"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"value\.json: cannot be read"):
@@ -106,14 +106,16 @@ def test_readers_ignore_an_unfinished_line(tmp_path: Path) -> None:
 
 
 def test_a_text_with_a_name_in_no_encoding_is_written(tmp_path: Path) -> None:
-    """A command that a table names holds paths; half a letter of two bytes, and half a pair of UTF-16, are no UTF-8."""
+    """The command in a table contains paths; half of a two-byte letter, and half of a UTF-16 pair, are
+    not valid UTF-8.
+    """
     for text, content in (("s\udce9rie", b"s\\udce9rie"), ("\ud83d", b"\\ud83d"), ("é", b"\xc3\xa9")):
         write_atomic(tmp_path / "table.md", text)
         assert (tmp_path / "table.md").read_bytes() == content
 
 
 def test_leftovers_go_and_files_stay(tmp_path: Path) -> None:
-    """Those of a process that is alive stay too: it is writing."""
+    """Temporary files of a live process also stay, because it is writing them."""
     (tmp_path / "below").mkdir()
     alive = f".torn.{os.getpid()}"
     for name in ("kept", "below/kept", ".torn.5000001", "below/.torn.5000002", alive, ".hidden"):
@@ -135,7 +137,7 @@ def test_a_lock_excludes_other_processes_and_dies_with_its_holder(tmp_path: Path
         assert ours
 
 
-def test_a_json_file_that_is_absent_says_nothing(tmp_path: Path) -> None:
+def test_an_absent_json_file_gives_no_message(tmp_path: Path) -> None:
     path = tmp_path / "facts.json"
     assert read_json_if_there(path) == {}
     write_json(path, {"a": [1]})
@@ -143,7 +145,7 @@ def test_a_json_file_that_is_absent_says_nothing(tmp_path: Path) -> None:
 
 
 def test_a_short_hash_is_the_beginning_of_sha256(tmp_path: Path) -> None:
-    """Of "abc": the example of FIPS 180-4, appendix B.1."""
+    """For "abc": the example of FIPS 180-4, appendix B.1."""
     assert short_hash(b"abc") == "ba7816bf8f01"
     path = tmp_path / "abc"
     path.write_bytes(b"abc")
@@ -151,7 +153,7 @@ def test_a_short_hash_is_the_beginning_of_sha256(tmp_path: Path) -> None:
         assert short_hash(file) == "ba7816bf8f01"
 
 
-def test_arrays_go_through_npz() -> None:
+def test_arrays_survive_npz() -> None:
     arrays = {"a": np.arange(6.0).reshape(2, 3), "names": np.array(["x", "yz"])}
     with np.load(io.BytesIO(npz(arrays)), allow_pickle=False) as again:
         assert set(again) == {"a", "names"}

@@ -1,4 +1,4 @@
-"""Measures of the flow against closed forms: Gaussian data, single points, copies of the training set."""
+"""Metrics of the flow, compared with closed forms: Gaussian data, single points, copies of the training set."""
 
 import dataclasses
 import math
@@ -59,8 +59,7 @@ def test_the_optimal_velocity_does_not_depend_on_how_many_are_computed_at_once()
 
 
 def test_the_optimal_velocity_given_a_class_is_that_of_its_samples_alone() -> None:
-    """For classes drawn at random, one of a single sample, whose velocity is known:
-    towards it from wherever the noise was."""
+    """Random classes, one with a single sample. Its velocity is known: from any noise towards the sample."""
     for seed, name in enumerate(PATHS):
         random = torch.Generator().manual_seed(seed)
         real = torch.randn(40, 3, generator=random, dtype=torch.float64)
@@ -85,9 +84,10 @@ def test_the_optimal_velocity_given_a_class_is_that_of_its_samples_alone() -> No
         )
 
 
-def test_the_error_of_a_network_told_classes_is_its_distance_from_the_best_field_of_each() -> None:
-    """That of two far classes: the best field without classes does as badly as a guess between both where noise hides
-    them."""
+def test_the_error_of_a_network_with_classes_is_its_distance_from_the_best_field_of_each() -> None:
+    """For two distant classes, the best field without classes has the error of a guess between both where noise hides
+    them.
+    """
     random = torch.Generator().manual_seed(0)
     metric = build("metric", "field_error")
     classes = torch.arange(60) % 2
@@ -109,8 +109,9 @@ def test_the_error_of_the_optimal_field_is_zero_and_that_of_none_is_one() -> Non
 
 
 def test_the_error_of_a_population_falls_with_the_number_of_samples() -> None:
-    """On N(0, I), linear: v* of the population is (2t - 1) x / ((1-t)^2 + t^2);
-    a finite set's differs, less for more samples."""
+    """On N(0, I), linear: v* of the population is (2t - 1) x / ((1-t)^2 + t^2); a finite set's field differs, less for
+    more samples.
+    """
 
     def field(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         return ((2 * t - 1) / ((1 - t) ** 2 + t**2))[:, None] * x
@@ -131,7 +132,7 @@ def test_a_network_that_always_sees_its_class_has_every_measure_of_its_flow(tiny
 
 
 @pytest.mark.parametrize("changes", [{"coupling": "exact_ot"}, {"noise": "laplace"}, {"loss": "pseudo_huber"}])
-def test_the_best_field_is_refused_where_it_is_not_known(tiny: RunConfig, changes: dict[str, str]) -> None:
+def test_the_best_field_is_refused_if_it_is_unknown(tiny: RunConfig, changes: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match=r"evaluate\.metrics\[0\].*eave field_error out"):
         override(tiny, {"evaluate.metrics": ["field_error"], **changes})
 
@@ -149,8 +150,9 @@ def test_the_best_field_of_altered_samples_and_of_very_many_is_refused() -> None
 
 
 def test_paths_of_a_scaled_gaussian_are_as_straight_as_their_integral() -> None:
-    """N(0, s^2 I) from N(0, I), linear: x_t = x_1 sqrt((1-t)^2 s^2 + t^2), whose length and straightness SciPy
-    integrates."""
+    """N(0, s^2 I) from N(0, I), linear: x_t = x_1 sqrt((1-t)^2 s^2 + t^2); SciPy integrates its length and
+    straightness.
+    """
     s = 0.3
     start = torch.randn(4000, 2, dtype=torch.float64)
 

@@ -1,4 +1,4 @@
-"""Folders, zips and arrays of pictures and latents: what comes of each file, against PIL's and numpy's own reading."""
+"""Folders, zips and arrays of pictures and latents, compared with the reading of PIL and NumPy."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def encoded(picture: Image.Image, format: str = "png", **options: Any) -> bytes:
 
 
 def coloured(number: int, loose: bool = False) -> dict[str, bytes]:
-    """Pictures of many sizes, of classes in turn."""
+    """Return pictures of many sizes, with classes in turn."""
     sizes = ((9, 8), (8, 8), (7, 12), (20, 31))
     names = [f"{number:03d}.png" if loose else f"{CLASSES[number % 3]}/{number:03d}.png" for number in range(number)]
     return {name: encoded(Image.fromarray(pixels(*sizes[i % 4], 3, seed=i))) for i, name in enumerate(names)}
@@ -64,7 +64,7 @@ def load_folder(path: Path, name: str = "image_folder", **fields: Any) -> Data:
 
 
 def names_of(data: Data) -> tuple[list[str], list[str]]:
-    """The files of both parts."""
+    """Return the files of both parts."""
     return data.train.names, data.held_out.names  # type: ignore[union-attr]
 
 
@@ -151,7 +151,7 @@ def test_a_wide_picture_keeps_its_middle(tmp_path: Path) -> None:
 
 
 def one(tmp_path: Path, content: bytes, ending: str = "png", **fields: Any) -> Tensor:
-    """What is made of a single file, [C, H, W]."""
+    """Return the result of a single file, [C, H, W]."""
     folder = write(tmp_path / "one", {f"{i}.{ending}": content for i in range(10)})
     return load_folder(folder, **fields).train[torch.tensor([4])][0]
 
@@ -181,7 +181,7 @@ def test_a_grey_ramp_is_read_in_every_mode(mode: str, colour: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("opacity", [0, 51, 255])
-def test_what_is_transparent_is_laid_on_white(opacity: int, tmp_path: Path) -> None:
+def test_transparent_pixels_become_white(opacity: int, tmp_path: Path) -> None:
     content = encoded(Image.new("RGBA", (6, 6), (200, 100, 0, opacity)))
     assert (one(tmp_path, content).int() - laid_on_white((200, 100, 0), opacity)).abs().max() <= 1
 
@@ -255,7 +255,7 @@ def test_endings_count_in_any_case_and_other_files_do_not(tmp_path: Path) -> Non
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Every picture that was read whole."""
+    """Record every picture that is read completely."""
     asked: list[Any] = []
     original = Archive.read
 
@@ -316,7 +316,7 @@ def test_a_corrupt_picture_is_named_when_it_is_asked_for(
     assert "\n" not in str(caught.value)
 
 
-def test_corrupt_pictures_are_left_out_and_named_only_when_that_is_asked_for(tmp_path: Path) -> None:
+def test_corrupt_pictures_are_left_out_and_named_only_on_request(tmp_path: Path) -> None:
     files = coloured(40)
     names = sorted(files)
     bad = [names[3], names[9], names[20]]
@@ -371,7 +371,7 @@ def test_a_zip_that_climbs_out_is_refused(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 torn"], ids=["empty", "text", "torn"])
-def test_a_file_that_is_no_zip_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_zip_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "x.zip").write_bytes(content)
     refused(rf"^{tmp_path}/x\.zip: cannot be read \(.*\)\. Give a folder or a zip of files\.", tmp_path / "x.zip")
 
@@ -383,7 +383,7 @@ def test_a_zip_cut_short_is_refused(tmp_path: Path) -> None:
 
 
 def spoilt(path: Path, how: str) -> Path:
-    """A zip of bitmaps whose first member does not unpack."""
+    """Return a zip of bitmaps whose first member cannot be unpacked."""
     files = {f"{i:02d}.bmp": encoded(Image.new("RGB", (32, 32), (i, i, i)), "bmp") for i in range(20)}
     write_zip(path, files, zipfile.ZIP_STORED if how == "checksum" else zipfile.ZIP_DEFLATED)
     raw = bytearray(path.read_bytes())
@@ -446,9 +446,7 @@ def test_a_fingerprint_is_of_content_size_colour_and_classes(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["image_folder", "npz", "cifar10"])
-def test_pictures_are_flipped_only_when_that_is_asked_for(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pictures_are_flipped_only_on_request(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARNESS_DATA", str(tmp_path))
     write(tmp_path / "x", coloured(20))
     images = pixels(20, 32, 32, 3)
@@ -468,7 +466,7 @@ def test_pictures_are_flipped_only_when_that_is_asked_for(
     assert torch.equal(whole(plain.train), whole(flipped.train))
 
 
-def test_a_mirror_turns_about_half_of_the_images_each_on_its_own() -> None:
+def test_flips_turn_about_half_of_the_images_independently() -> None:
     images = torch.from_numpy(pixels(4000, 2, 3, 5))
     turned = mirror(images, stream(0, "augment", 3))
     kept, flipped = ((turned == each).flatten(1).all(1) for each in (images, images.flip(-1)))
@@ -550,7 +548,7 @@ def test_a_fingerprint_of_latents_is_of_their_content(tmp_path: Path) -> None:
     ids=["another shape", "an axis too few", "NaN", "infinite", "whole numbers", "complex", "pickled"],
 )
 @pytest.mark.parametrize("first", [False, True], ids=["later", "first"])
-def test_a_latent_that_is_none_is_named(array: np.ndarray, said: str, first: bool, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_latent_is_named(array: np.ndarray, said: str, first: bool, tmp_path: Path) -> None:
     files = latent_files()
     name = "a/00.npy" if first else "a/06.npy"
     if first and array.shape == (4, 3, 3):
@@ -667,7 +665,7 @@ def test_labels_of_any_type_become_classes_from_zero(
         "no image", "too few",
     ],
 )  # fmt: skip
-def test_an_npz_that_holds_no_images_is_refused(arrays: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_an_npz_without_images_is_refused(arrays: dict[str, Any], said: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", **arrays)
     refused(said, tmp_path / "x.npz", "npz")
 
@@ -691,7 +689,7 @@ def test_a_damaged_npz_is_refused(keep: int, tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_fields_that_are_none_are_refused(fields: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_invalid_fields_are_refused(fields: dict[str, Any], said: str, tmp_path: Path) -> None:
     refused(said, tmp_path, **fields)
 
 

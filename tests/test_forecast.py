@@ -1,4 +1,4 @@
-"""What trials of a plan will take: small ones side by side, counted once where arms share them."""
+"""The forecast of a plan: small trials run side by side, and each shared cost counts once."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def base(tiny: RunConfig) -> RunConfig:
 
 
 def expected(plan: Plan, parts: Parts) -> Spent:
-    """Of all trials that have not ended."""
+    """Return the cost of all trials that have not ended."""
     return total(remaining(plan, parts).values())
 
 
@@ -51,8 +51,8 @@ def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
 
 
-def test_processes_run_side_by_side_and_each_says_its_part(tmp_path: Path) -> None:
-    """Each waits for the other: one after another they would never end."""
+def test_processes_run_side_by_side_and_each_reports_its_part(tmp_path: Path) -> None:
+    """Each process waits for the other: in sequence they would never end."""
     code = """
 import os, sys
 sys.path[:0] = {path}
@@ -74,7 +74,7 @@ def test_one_that_fails_ends_the_others() -> None:
 
 
 def in_this_process(run: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> Callable[..., list[str]]:
-    """In place of `side_by_side`: runs the first process here, and says that all found the same."""
+    """Replaces `side_by_side`: runs the first process here; the others report the same."""
 
     def run_one(command: Sequence[str], environments: Sequence[Mapping[str, str]]) -> list[str]:
         with pytest.MonkeyPatch.context() as patch:
@@ -88,7 +88,7 @@ def in_this_process(run: Callable[[], None], capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.usefixtures("unmeasured")
-def test_small_trials_tell_each_part_once_and_leave_nothing(
+def test_small_trials_report_each_part_once_and_leave_nothing(
     base: RunConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(module, "side_by_side", in_this_process(module.main, capsys))
@@ -112,7 +112,7 @@ def test_real_processes_try_small_trials(base: RunConfig, monkeypatch: pytest.Mo
         forecast(broken, Placement(1, 1), ["a"])
 
 
-def test_processes_are_averaged_and_a_failing_arm_is_told(base: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_are_averaged_and_a_failing_arm_is_reported(base: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     def said(seconds: float) -> str:
         found = Forecast({"0123": Spent(seconds, 10)}, {"a": Spent(1, 2 * seconds)}, {"b": "it diverged"})
         return json.dumps(dataclasses.asdict(found))
@@ -130,7 +130,7 @@ def test_processes_are_averaged_and_a_failing_arm_is_told(base: RunConfig, monke
     assert len({*places, str(results_folder())}) == 3
 
 
-def test_an_arm_that_has_no_times_costs_the_others_none(
+def test_an_arm_without_times_does_not_remove_the_others(
     base: RunConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     times = estimate.TrainingTimes(
@@ -171,15 +171,15 @@ def test_a_lost_process_is_one_line(
 
 
 def finish(run: Run, seconds: float, steps: int | None = None) -> None:
-    """Leave the metrics of a training that took so long for all its steps, or for the first of them."""
+    """Write the metrics of a training that took this time for all its steps, or for its first steps."""
     train = run.config.train
     run.folder.mkdir(parents=True)
     line = {"step": steps or train.steps, "time": 0.0, "samples_per_second": train.steps * train.batch_size / seconds}
     (run.folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
 
 
-def test_what_arms_share_is_trained_once(base: RunConfig) -> None:
-    """Three seeds of two trainings, of which three arms are judged."""
+def test_shared_trainings_of_arms_count_once(base: RunConfig) -> None:
+    """Three seeds of two trainings, which three arms share."""
     plan = planned(base)
     digests = [training_digest(plan.arms[arm]) for arm in "ab"]
     parts = Parts(
@@ -198,7 +198,7 @@ def test_half_of_an_evaluation_is_left_where_one_of_two_nfes_is_known(tiny: RunC
     assert expected(plan, Parts(zero, {"a": Spent(100, 8), "b": Spent(10, 2)})) == Spent(105, 9)
 
 
-def test_what_is_not_known_is_no_number(base: RunConfig) -> None:
+def test_an_unknown_cost_is_not_a_number(base: RunConfig) -> None:
     plan = planned(base)
     assert math.isnan(expected(plan, Parts({}, {})).seconds)
     only = Parts({training_digest(plan.arms["a"]): Spent(1, 1)}, dict.fromkeys(ARMS, Spent(1, 1)))
@@ -215,7 +215,7 @@ def test_an_earlier_flow_is_trained_once_for_all_that_learn_from_it(base: RunCon
     assert expected(plan, parts) == Spent(2 * 111 + 4 * 1000, 2 * 3)
 
 
-def test_finished_trainings_and_evaluations_tell_their_mean(base: RunConfig, score: Any) -> None:
+def test_finished_trainings_and_evaluations_give_their_mean(base: RunConfig, score: Any) -> None:
     plan = planned(base)
     finish(plan.run("a", 0), 8.0)
     finish(plan.run("a", 1), 10.0)
@@ -231,7 +231,7 @@ def test_finished_trainings_and_evaluations_tell_their_mean(base: RunConfig, sco
     assert found.evaluations["same"].bytes == pytest.approx(place.stat().st_size, rel=0.01)
 
 
-def test_pairs_count_to_what_learns_them(base: RunConfig) -> None:
+def test_pairs_count_as_a_cost_of_the_run_that_learns_them(base: RunConfig) -> None:
     arms = {"one": {}, "two": {"reflow.rounds": 1}}
     plan = Plan.of(dataclasses.replace(STUDY, arms=arms, baseline="one"), "digits", base, {}, 1, [])
     run = plan.run("two", 0)

@@ -1,4 +1,4 @@
-"""Which parts go together: each refusal with its advice, and the neighbours that are accepted."""
+"""Which components go together: each refusal with its advice, and similar combinations that are accepted."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BASE = RunConfig(dataset=Digits())
 
 
 def other(coupling: Any) -> str:
-    """The advice to take another coupling; pairs are not taken for nothing."""
+    """Return the advice to choose another coupling."""
     return "" if coupling == PAIRS else "coupling=independent or "
 
 
@@ -97,7 +97,7 @@ def test_normal_independent_noise_gives_the_score(solver: str, noise: str, predi
 
 
 @pytest.mark.parametrize("prediction", ["velocity", "data", "noise", "edm"])
-def test_what_needs_no_score_goes_with_any_noise_and_coupling(prediction: str) -> None:
+def test_objectives_without_a_score_go_with_any_noise_and_coupling(prediction: str) -> None:
     for noise in NOT_GAUSSIAN:
         for coupling in NOT_INDEPENDENT:
             assert Formulation.parse(
@@ -152,7 +152,7 @@ def test_a_clamp_where_the_conversion_has_no_bound(
         ("linear", {"name": "noise", "t_min": 0}),
         ("linear", {"name": "edm", "t_min": 0, "t_max": 1}),
         ("fm_ot", {"name": "data", "t_min": 0}),  # sigma(0) is not zero
-        ("ve", {"name": "noise", "t_min": 0, "t_max": 1}),  # nor is alpha(1)
+        ("ve", {"name": "noise", "t_min": 0, "t_max": 1}),  # alpha(1) is not zero
         ("vp_ddpm", {"name": "noise", "t_max": 1}),
         ("polynomial", {"name": "velocity", "t_max": 1}),
     ],
@@ -166,7 +166,7 @@ def test_a_clamp_at_an_end_with_a_bound(interpolant: str, prediction: dict[str, 
 
 @pytest.mark.parametrize("prediction", ["velocity", "noise"])
 def test_a_weighting_of_another_error_needs_the_squared_loss(prediction: str) -> None:
-    """The nearest formulations are told, and taken."""
+    """The error suggests the nearest formulations, and they work."""
     parts = {"weighting": "min_snr", "prediction": prediction, "loss": "pseudo_huber"}
     reason = "min_snr weights the squared error of the data, but pseudo_huber is not a squared loss"
     advice = "Set objective.space=data, or choose loss=mse."
@@ -177,8 +177,8 @@ def test_a_weighting_of_another_error_needs_the_squared_loss(prediction: str) ->
         assert Formulation.parse({**parts, **change})
 
 
-def test_a_weighting_of_an_error_that_is_no_finite_multiple_of_what_is_measured() -> None:
-    """At t = 1 the velocity may err where the noise does not, at t = 0 where the data do not."""
+def test_a_weighting_of_an_error_that_is_not_a_finite_multiple_of_the_measured_one() -> None:
+    """At t = 1 the velocity can have an error where the noise has none; at t = 0, where the data have none."""
     for end, space, advice in (("t_max", "noise", SMALLER), ("t_min", "data", LARGER)):
         value = {"t_min": 0, "t_max": 1}[end]
         parts = {"weighting": "cosmap", "objective": {"space": space}}
@@ -194,7 +194,7 @@ def test_a_weighting_of_an_error_that_is_no_finite_multiple_of_what_is_measured(
 
 
 def test_a_weighting_of_another_error_than_the_scores_needs_one_variance_of_the_noise() -> None:
-    """It is told before anything is trained."""
+    """The error comes before any training."""
     parts: dict[str, Any] = {"weighting": "p2", "prediction": "score", "noise__per_feature": True}
     parts["evaluate__extractor"] = "digits"
     with pytest.raises(ConfigError) as caught:
@@ -207,7 +207,7 @@ def test_a_weighting_of_another_error_than_the_scores_needs_one_variance_of_the_
     check(run(noise="matched", **{**parts, "noise__per_feature": False}))
 
 
-def test_a_weighting_that_is_stated_for_no_quantity_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_weighting_stated_for_an_unknown_quantity_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(P2, "stated_for", "image")
     refused(
         "weighting: p2 is stated for 'image', which is not a quantity. Set its stated_for to one of velocity, data, "
@@ -227,7 +227,7 @@ def test_a_score_without_a_bound() -> None:
 
 
 def test_a_stochastic_solver_where_the_velocity_has_no_score() -> None:
-    """On `polynomial` nothing moves at t = 1, where sampling starts: the velocity there says nothing of the score."""
+    """On `polynomial` nothing moves at t = 1, where sampling starts: there, the velocity contains no score."""
     with pytest.raises(
         ConfigError,
         match=r"^prediction\.t_max: velocity gives no finite score at t = 1 on polynomial\. Choose a smaller one",
@@ -351,7 +351,7 @@ def test_a_stochastic_solver_where_the_velocity_has_no_score() -> None:
     ],
     ids=str,
 )
-def test_a_value_out_of_range_is_told_with_the_range(parts: dict[str, Any], message: str) -> None:
+def test_a_value_out_of_range_is_refused_with_the_range(parts: dict[str, Any], message: str) -> None:
     refused(message, **parts)
 
 
@@ -423,7 +423,7 @@ def test_sampling_out_of_range(changes: dict[str, Any], message: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Unlabelled(Dataset):
-    """The digits without their classes."""
+    """The digits without classes."""
 
     def load(self) -> Data:
         digits = Digits().load()
@@ -471,17 +471,18 @@ def test_the_space_of_the_output_is_that_of_the_prediction() -> None:
 
 
 class Own(Velocity):
-    """A user's."""
+    """A user's prediction."""
 
 
-def test_a_users_path_and_prediction_that_keep_their_promises_are_taken() -> None:
+def test_a_users_path_and_prediction_that_keep_their_promises_are_accepted() -> None:
     made = Formulation(interpolant=Bare(path=Linear()), prediction=Own())
     assert (made.path({}), made.space) == (Bare(path=Linear()), "velocity")
 
 
 def test_the_path_is_seen_with_noise_of_unit_variance() -> None:
-    """The interpolant itself where the noise has it, so that nothing changes there;
-    else scaled by its standard deviation."""
+    """For noise of unit variance, this is the interpolant itself; otherwise the noise is scaled by its standard
+    deviation.
+    """
     assert Formulation().path({}) == Linear()
     made = Formulation.parse({"noise": {"name": "matched", "per_feature": True}})
     path = made.path({"std": torch.tensor([0.6, 0.8])})

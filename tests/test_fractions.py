@@ -1,4 +1,4 @@
-"""Regular fractions of a product of axes: published designs, and what they alias by brute force."""
+"""Regular fractions of a product of axes: published designs, and their aliases by brute force."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ RESOLUTIONS = {
 }  # fmt: skip
 """{(axes, p): resolution of the best 2^(axes - p)}, Box, Hunter & Hunter 2005, table 6.22"""
 LENGTHS = {(5, 2): [3, 3, 4], (6, 2): [4, 4, 4], (6, 3): [3] * 4 + [4] * 3, (7, 2): [4, 5, 5], (8, 2): [5, 5, 6]}
-"""{(axes, p): axes of the words of the one with minimum aberration}, Fries & Hunter 1980; Wu & Hamada 2009, table 5A"""
+"""{(axes, p): axes of the words of the minimum aberration design}, Fries & Hunter 1980; Wu & Hamada 2009, table 5A"""
 
 
 def combinations(of: Sequence[fractions.Word], s: int) -> np.ndarray:
-    """[runs, axes], the numbers of the levels."""
+    """Return the numbers of the levels [runs, axes]."""
     every = itertools.product(range(s), repeat=len(of[0]))
     return np.array([x for x in every if fractions.solves(x, of, s)])
 
 
 def test_half_of_four_axes_aliases_as_in_the_literature() -> None:
-    """I = ABCD (Box, Hunter & Hunter 2005, chapter 6): AB = CD, AC = BD, AD = BC, and no main effect with these."""
+    """I = ABCD (Box, Hunter & Hunter 2005, chapter 6): AB = CD, AC = BD, AD = BC; no main effect is
+    aliased with these.
+    """
     (word,) = fractions.equations([2] * 4, 1 / 2)
     assert word == (1, 1, 1, 1)
     assert fractions.aliases([word], 2) == [[(0, 1), (2, 3)], [(0, 2), (1, 3)], [(0, 3), (1, 2)]]
@@ -45,8 +47,9 @@ def test_two_levels_have_the_published_resolution(axes: int, number: int) -> Non
 
 @pytest.mark.parametrize(("s", "axes", "number"), [(2, 7, 4), (3, 3, 1), (3, 4, 2), (5, 4, 2)])
 def test_every_two_axes_have_each_pair_of_levels_as_often(s: int, axes: int, number: int) -> None:
-    """An orthogonal array of strength two: with three levels Latin squares, of four axes Taguchi's L9. The first levels
-    stand together in it."""
+    """An orthogonal array of strength two: Latin squares for three levels, Taguchi's L9 for four axes. The run with all
+    first levels is in it.
+    """
     runs = combinations(fractions.equations([s] * axes, s**-number), s)
     assert not runs[0].any()
     for one, other in itertools.combinations(range(axes), 2):
@@ -56,7 +59,7 @@ def test_every_two_axes_have_each_pair_of_levels_as_often(s: int, axes: int, num
 
 @pytest.mark.parametrize(("s", "axes", "number"), [(2, 5, 1), (2, 5, 2), (2, 6, 2), (3, 3, 1), (3, 4, 1), (3, 4, 2)])
 def test_aliased_effects_are_those_that_are_not_orthogonal(s: int, axes: int, number: int) -> None:
-    """By the spaces of functions of the runs that belong to each effect, without any equation."""
+    """The test compares the spaces of functions on the runs that belong to each effect, without equations."""
     of = fractions.equations([s] * axes, s**-number)
     runs = combinations(of, s)
     sums = np.vstack([np.eye(s - 1), -np.ones(s - 1)])
@@ -83,6 +86,6 @@ def test_aliased_effects_are_those_that_are_not_orthogonal(s: int, axes: int, nu
         ([2] * 12, 1 / 16, r"there are too many of 1/16"),
     ],
 )
-def test_what_is_no_regular_fraction_is_refused(levels: list[int], fraction: float, why: str) -> None:
+def test_a_fraction_that_is_not_regular_is_refused(levels: list[int], fraction: float, why: str) -> None:
     with pytest.raises(UserError, match=f"^fraction: {why}"):
         fractions.equations(levels, fraction)

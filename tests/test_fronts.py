@@ -1,4 +1,4 @@
-"""A search against a cost: its front, the trials that are compared afterwards, and what they cost."""
+"""A search against a cost: its front, the comparison that follows, and the costs of trials."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def planned(tiny: RunConfig, **changes: Any) -> SearchPlan:
 
 
 def board_of(plan: SearchPlan, values: Any) -> SearchBoard:
-    """A board on which trials have ended with these values, [quality, cost] or None, at rates that rise."""
+    """Return a board with finished trials of these values, [quality, cost] or None, at rising learning rates."""
     board = SearchBoard(plan)
     for i, ended in enumerate(values):
         drawn = {"train.learning_rate": (i + 1) / 10_000, "evaluate.solver": "euler"}
@@ -54,7 +54,7 @@ def board_of(plan: SearchPlan, values: Any) -> SearchBoard:
 
 @pytest.mark.parametrize("metric", ["fid", "precision"])
 def test_the_front_has_every_trial_that_no_other_beats(tiny: RunConfig, metric: str) -> None:
-    """By the definition: no trial is at least as good in both and better in one. Of equal trials the first stays."""
+    """By definition, no trial is at least as good in both and better in one. Of equal trials, the first stays."""
     sign = 1 if metric == "fid" else -1
     rng = np.random.default_rng(0)
     points = [None if rng.uniform() < 0.1 else [*map(float, rng.integers(1, 9, 2))] for _ in range(30)]
@@ -70,7 +70,7 @@ def test_the_front_has_every_trial_that_no_other_beats(tiny: RunConfig, metric: 
 
 
 def test_the_knee_is_the_farthest_from_the_line_through_the_ends() -> None:
-    """By the distance of a point from a line, on logarithmic scales from end to end."""
+    """The distance of a point from a line, on logarithmic scales from end to end."""
     rng = np.random.default_rng(1)
     for _ in range(20):
         costs = np.sort(rng.uniform(0, 5, 7))[::-1]
@@ -102,10 +102,10 @@ def test_the_ends_and_the_knee_are_compared_on_seeds_that_the_search_never_saw(t
 
 
 def judged(run: Run, values: dict[int, float], seconds: dict[int, float]) -> None:
-    """What training and judging a run would leave."""
+    """Write the files that training and judging a run would write."""
     protocol = run.config.protocol()
     known = {"values": {"fid": values}, "sampling_seconds": seconds, "time": dict.fromkeys(values, 1.0)}
-    known = json.loads(json.dumps(known))  # whose names are texts
+    known = json.loads(json.dumps(known))  # turns the keys into text
     run.write_evaluation(protocol, run.evaluation(protocol) | known)
     environment = {"commits": [], "parameters": 1, "weight_mean": 1.0, "machine": {}}
     write_json(
@@ -121,7 +121,7 @@ def test_costs_are_read_from_the_run_directory(tiny: RunConfig) -> None:
     protocol = run.config.protocol()
     found = {name: cost.of(run, protocol, "fid") for name, cost in COSTS.items()}
     assert found == {
-        "calls": 2,  # within 5 % of the value at 4; NFE 3 was not asked for
+        "calls": 2,  # within 5 % of the value at 4; NFE 3 was not measured
         "sampling_seconds": 2.0 / 64,
         "training_flops": 7.0 * 32 * 12,
         "training_seconds": 6 * 32 / 10 + 6 * 32 / 20,
@@ -130,7 +130,7 @@ def test_costs_are_read_from_the_run_directory(tiny: RunConfig) -> None:
 
 
 def test_a_journal_that_is_lost_is_made_again_from_the_runs(tiny: RunConfig) -> None:
-    """With the same costs, seconds among them, and without training; trials may be sampled in different ways."""
+    """Costs, seconds included, are the same, without training; trials may use different samplers."""
     plan = planned(tiny, against="sampling_seconds", trials=3)
     work(SearchBoard(plan), test_search.never)
     board = SearchBoard(plan)
@@ -145,12 +145,12 @@ def test_a_journal_that_is_lost_is_made_again_from_the_runs(tiny: RunConfig) -> 
 
 
 def protocols(board: SearchBoard) -> list[dict[str, Any]]:
-    """How trials were judged, as the run directories say."""
+    """Return the protocols of trials from the run directories."""
     runs = [board.run_of(trial) for trial in board.settled()]
     return [read_json(path)["protocol"] for run in runs for path in run.folder.glob("evaluations/*.json")]
 
 
-def test_a_cost_that_a_directory_does_not_tell_is_said_in_one_line(tiny: RunConfig) -> None:
+def test_an_unknown_cost_of_a_run_is_one_line(tiny: RunConfig) -> None:
     plan = planned(tiny, against="training_seconds")
     run = Run.of(plan.config({"train.learning_rate": 1e-3, "evaluate.solver": "euler"}))
     judged(run, {2: 1.0}, {2: 1.0})
@@ -168,14 +168,14 @@ def test_a_cost_that_a_directory_does_not_tell_is_said_in_one_line(tiny: RunConf
     ],
     ids=str,
 )  # fmt: skip
-def test_what_cannot_be_compared_is_refused_in_one_line(tiny: RunConfig, change: dict[str, Any], said: str) -> None:
+def test_an_invalid_comparison_is_refused_in_one_line(tiny: RunConfig, change: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said) as caught:
         planned(tiny, **change).check()
     assert "\n" not in str(caught.value)
 
 
 def comparison(board: SearchBoard, tiny: RunConfig) -> Plan:
-    """That of the board's winners, on two seeds, judged."""
+    """The comparison of the board's winners on two seeds, already judged."""
     search = test_search.searched(spaces=SPACES, fixed={}, against="calls", pruner=None, looks=(3,))
     plan = compared(search, "digits", tiny, {}, 2, [], board.tuned())
     for i, (arm, seed) in enumerate(plan.trials()):
@@ -183,7 +183,7 @@ def comparison(board: SearchBoard, tiny: RunConfig) -> Plan:
     return plan
 
 
-def test_what_is_written_tells_the_front_and_what_it_gives_on_other_seeds(tiny: RunConfig, tmp_path: Path) -> None:
+def test_the_files_contain_the_front_and_its_values_on_other_seeds(tiny: RunConfig, tmp_path: Path) -> None:
     points = [[1.0, 16.0], [1.1, 4.0], [9.0, 2.0], None, [9.0, 8.0]]
     board = board_of(planned(tiny), points)
     paths = history.write(board, tmp_path, "harness tune toy", plan := comparison(board, tiny))

@@ -1,4 +1,4 @@
-"""Twenty inputs that are good: the fuzz would praise a program that refuses everything, this would not."""
+"""Twenty valid inputs. The fuzz alone would pass a program that refuses everything; this test would not."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SETTINGS: tuple[tuple[str, list[str]], ...] = (
     ("images", ['backbone={"name":"dit","width":8,"depth":1,"heads":2}', "noise=matched", 'evaluate.metrics=["mmd"]']),
     ("sequences", ["dataset.window=8", "dataset.stride=2", "backbone.time_embedding=fourier", "train.precision=bf16"]),
 )  # fmt: skip
-"""Ten that differ in kind: (scale, assignments)."""
+"""Ten different kinds: (scale, assignments)."""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def trained(folder: Path, scale: str, typed: list[str]) -> bool:
-    """Whether the run that is asked for is there, with two steps."""
+    """Whether the run exists, with two steps."""
     ended = run("train", "--scale", scale, *as_options(typed))
     assert (ended.code, ended.err) == (0, ""), typed
     path = Path(ended.out.rpartition(": ")[2].strip())
@@ -40,14 +40,14 @@ def trained(folder: Path, scale: str, typed: list[str]) -> bool:
 
 
 def test_settings(lab: Path) -> None:
-    """Ten."""
+    """Ten inputs."""
     for scale, typed in SETTINGS:
         with results() as folder:
             assert trained(folder, scale, typed), typed
 
 
 def test_data(lab: Path) -> None:
-    """Eight kinds of files, and two that are no data: pairs, and statistics."""
+    """Eight kinds of data files, and two other kinds: pairs and statistics."""
     for kind, make in KINDS.items():
         with results() as folder:
             (folder / "files").mkdir()
@@ -55,9 +55,9 @@ def test_data(lab: Path) -> None:
 
 
 def test_a_study_and_a_run(lab: Path) -> None:
-    """Both are used by every command that reads one."""
+    """Every command that reads a study or a run accepts them."""
     with results() as folder:
-        for seed in range(3):  # of the study's look
+        for seed in range(3):  # the seeds of the study's first look
             assert trained(folder, "points", [f"seed={seed}"])
             assert trained(folder, "points", [f"seed={seed}", "weighting=min_snr"])
         names = [path.name for path in folder.glob("local/runs/*")]

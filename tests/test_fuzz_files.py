@@ -1,4 +1,4 @@
-"""Hypothesis over files: data and finished runs that are damaged in any way end commands as promised."""
+"""Hypothesis over files: with any damage to data or to finished runs, commands end as promised."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from orderly import content, examples, held, laboratory, results, run
 
 LAZY = ("pictures", "zip", "latents")
-"""Kinds whose files are read while they are trained on."""
+"""Kinds whose files are read during training."""
 
 
 @pytest.fixture(scope="module")
@@ -24,12 +24,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def files(folder: Path) -> list[Path]:
-    """What can be damaged: all files but locks."""
+    """Return the files to damage: all except locks."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in ("lock", "mlflow.db"))
 
 
 def test_data(lab: Path) -> None:
-    """Of every kind."""
+    """Data of every kind."""
     made: dict[str, Made] = {}
     for kind, make in KINDS.items():
         (lab / "good" / kind).mkdir(parents=True)
@@ -51,7 +51,9 @@ def test_data(lab: Path) -> None:
 
 
 def finished() -> dict[str, str]:
-    """{weighting, or student of the even one: run}: three runs, judged and compared, in the present results."""
+    """Return {weighting, or student of the even one: run}: three judged and compared runs in the present results
+    folder.
+    """
     made = {"even": [], "min_snr": ["weighting=min_snr"], "student": ["reflow.rounds=1"]}
     names = {}
     for name, typed in made.items():
@@ -63,7 +65,7 @@ def finished() -> dict[str, str]:
 
 
 def test_runs(lab: Path) -> None:
-    """What one file damaged costs: never more than its own run."""
+    """One damaged file costs at most its run."""
     with results() as folder:
         names = finished()
         shutil.copytree(folder, lab / "finished")

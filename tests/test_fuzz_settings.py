@@ -1,4 +1,4 @@
-"""Hypothesis over settings, studies and arguments: whatever is typed, a command ends as promised."""
+"""Hypothesis over settings, studies and arguments: for any input, a command ends as promised."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def test_settings(lab: Path) -> None:
-    """At least two in five are accepted and train two steps."""
+    """At least two in five settings are accepted and train two steps."""
     ended = Counter[Any]()
     scales = {name: load_scale(name) for name in SCALES}
 
@@ -69,7 +69,7 @@ def test_studies(lab: Path) -> None:
 
 
 def test_arguments(lab: Path) -> None:
-    """Of every command, but that which serves pages."""
+    """Every command except the one that serves pages."""
     given_ = [str(lab / "studies" / "two.py"), "points", "two", "rate", "absent", "x.png", "weighting=snr", "1"]
 
     @examples(60)

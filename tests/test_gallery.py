@@ -1,4 +1,4 @@
-"""`harness gallery`: what is run stays with the user, and what is published replaces its own rows alone."""
+"""`harness gallery`: a run changes only local files, and publishing replaces only the rows of the trained scales."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TINY = {
 
 @pytest.fixture
 def committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the committed gallery, which it publishes to."""
+    """A copy of the committed gallery, to which the command publishes."""
     folder = tmp_path / "committed"
     (folder / "tables").mkdir(parents=True)
     for ending in ("csv", "json", "md"):
@@ -39,7 +39,7 @@ def committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def by_scale(folder: Path) -> dict[str, list[str]]:
-    """{scale: the lines of its rows as they stand in the CSV}, in order."""
+    """Return {scale: its rows in the CSV}, in order."""
     found: dict[str, list[str]] = {}
     for line in (folder / "tables" / "gallery.csv").read_text().splitlines()[1:]:
         found.setdefault(line.partition(",")[0], []).append(line)
@@ -81,7 +81,7 @@ def test_a_run_stays_local_and_publishing_it_keeps_the_other_rows(
 def test_a_scale_without_a_value_and_one_without_a_picture_lose_no_row_of_the_others(
     tiny: RunConfig, score: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A diverged one is left out; the last picture of another could not be drawn."""
+    """One scale diverged and is left out; the last picture of another could not be drawn."""
     bad = override(tiny, {"seed": 1})
     scales = {"bad": bad, "good": tiny}
     monkeypatch.setattr(gallery, "scales", lambda: {name: {} for name in scales})
@@ -101,12 +101,12 @@ def test_a_scale_without_a_value_and_one_without_a_picture_lose_no_row_of_the_ot
     assert "bad is left out: the loss is nan at step 2.\n" in told.out
     picture = Run.of(tiny).folder / "samples" / f"step-{tiny.train.steps:07d}.png"
     line = f"{picture}: there is no such picture. The gallery is written without it."
-    assert told.err.splitlines()[-1] == line  # after what MLflow may say of its tables
+    assert told.err.splitlines()[-1] == line  # after MLflow's possible messages about its tables
     assert main(["gallery", "bad"]) == 2
     assert "gallery: no scale has ended, so there is nothing to write. The lines above" in capsys.readouterr().err
 
 
-def test_rows_are_replaced_by_scale_and_new_ones_stand_last(committed: Path) -> None:
+def test_rows_are_replaced_by_scale_and_new_ones_come_last(committed: Path) -> None:
     before = by_scale(committed)
     for scale in ("cells", "mine", "digits_dit", "mine"):
         found = [(scale, "fid", 8, 1.25, None, 2.5, 300.0), (scale, "kid", 8, 0.5, 0.25, 0.125, 1.0)]
@@ -134,7 +134,7 @@ def test_the_committed_table_for_people_has_the_numbers_of_the_csv() -> None:
 def test_a_folder_of_studies_without_a_gallery(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Names no scale by itself; those that the command names are run as they are."""
+    """Such a folder names no scale; scales named in the command run unchanged."""
     (tmp_path / "scales.py").write_text("SCALES = {}\n")
     monkeypatch.setenv("HARNESS_STUDIES", str(tmp_path))
     assert main(["gallery"]) == 2

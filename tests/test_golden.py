@@ -1,5 +1,6 @@
-"""What holds numbers and names still: losses, a FID and the names of runs, pairs and evaluations, as earlier code gave
-them."""
+"""Golden numbers and names: losses, a FID and the names of runs, pairs and evaluations, as earlier
+code produced them.
+"""
 
 import re
 import shutil
@@ -50,28 +51,26 @@ def test_every_scale_has_golden_losses(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NUMBERS["losses"])
-def test_twenty_steps_lose_what_they_lost(name: str, folder: Path) -> None:
+def test_twenty_steps_have_the_golden_losses(name: str, folder: Path) -> None:
     found = losses_of(scales(folder)[name])
     assert len(found) == STEPS
-    # where two pairings of nearly one cost are left, exact transport takes either, by the processor's rounding
+    # where two pairings cost nearly the same, the processor's rounding decides which one exact transport takes
     rel = 1e-3 if name == "transport" else 1e-5
     assert found == pytest.approx(NUMBERS["losses"][name], rel=rel), AGAIN
 
 
-def test_the_first_fid_of_digits_is_what_it_was(folder: Path) -> None:
+def test_the_first_fid_of_digits_is_the_golden_one(folder: Path) -> None:
     assert first_fid(scales(folder)["digits"]) == pytest.approx(NUMBERS["fid"], rel=1e-5), AGAIN
 
 
-def test_names_are_what_they_were(folder: Path) -> None:
+def test_names_are_the_golden_ones(folder: Path) -> None:
     found = {name: names_of(config) for name, config in named(folder).items()}
     assert found == NAMES["names"], (
         "A field that was added belongs to no digest while it is at its default: mark it ADDED."
     )
 
 
-def test_what_earlier_code_left_on_disk_is_found_and_not_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_of_earlier_code_are_found_and_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(GOLDEN / "results", tmp_path / "results")
     before = {path: path.read_bytes() for path in (tmp_path / "results").rglob("*") if path.is_file()}
     monkeypatch.setattr("harness.training.trainer.fit", _no_training)

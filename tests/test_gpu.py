@@ -1,7 +1,6 @@
-"""What only a GPU can show: that it agrees with the CPU, that a step waits for nothing, and that compilation changes
-nothing.
+"""Tests that need a GPU: results agree with the CPU's, a step waits for nothing, and compilation changes nothing.
 
-`make test-gpu` runs these alone.
+`make test-gpu` runs only these.
 """
 
 from __future__ import annotations
@@ -50,12 +49,12 @@ WAITS = {
     "coupling sinkhorn",
     "coupling class_conditional_ot",
 }
-"""What SciPy, POT and data in the computer's memory do."""
+"""Components that wait: SciPy, POT, and data in the computer's memory."""
 
 
 @contextlib.contextmanager
 def never_waiting() -> Iterator[None]:
-    """An error where anything waits for the GPU."""
+    """Raise an error at every wait for the GPU."""
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -65,7 +64,7 @@ def never_waiting() -> Iterator[None]:
 
 
 class Network(nn.Module):
-    """a x + b t + c y."""
+    """The network a x + b t + c y."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +75,7 @@ class Network(nn.Module):
 
 
 def members() -> list[tuple[str, str]]:
-    """Everything that decides a step, but pairs, which come from files."""
+    """Return every component that affects a step, except pairs, which need files."""
     families = ("interpolant", "prediction", "weighting", "loss", "time_sampler", "noise", "coupling")
     return [(family, name) for family in families for name in names(family) if name != "pairs"]
 
@@ -144,11 +143,11 @@ BACKBONES = {"unet": (3, 32, 32), "dit": (3, 32, 32), "mlp": (16,), "transformer
 
 
 @pytest.mark.parametrize(("name", "shape"), BACKBONES.items())
-def test_a_network_says_the_same_on_both(name: str, shape: tuple[int, ...]) -> None:
+def test_a_network_has_the_same_output_on_both(name: str, shape: tuple[int, ...]) -> None:
     small = {"channels": 32, "multipliers": (1, 2)} if name == "unet" else {}
     network = build("backbone", {"name": name, **small}).build(shape, 3).eval()
     generator = torch.Generator().manual_seed(0)
-    for parameter in network.parameters():  # the last layers of some start at zero
+    for parameter in network.parameters():  # the last layers of some networks start at zero
         nn.init.normal_(parameter, std=0.05, generator=generator)
     x = torch.randn(8, *shape, generator=generator)
     t = torch.rand(8, generator=generator)
@@ -166,7 +165,7 @@ def test_a_network_says_the_same_on_both(name: str, shape: tuple[int, ...]) -> N
 def session(
     config: RunConfig, folder: Path, stop: Callable[[], bool] = lambda: False, network: nn.Module | None = None
 ) -> dict[str, Tensor]:
-    """Train, and give the weights of the network and of its average."""
+    """Train, and return the weights of the network and of its average."""
     torch.manual_seed(0)
     data = load(config.dataset)
     network = (network or config.build(data)).to(DEVICE)
@@ -197,7 +196,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_step_waits_for_nothing(tiny: RunConfig, tmp_path: Path, name: str) -> None:
-    """Until a report is due; sums are taken in between, and an epoch ends."""
+    """Until a report is due; meanwhile, sums are accumulated and an epoch ends."""
     steps = TOGETHER + 8
     calls = itertools.count()
     seldom = {f"train.{what}_every": 2 * steps for what in ("log", "sample", "checkpoint")}
@@ -226,7 +225,7 @@ def test_a_step_on_a_set_of_genes_waits_for_nothing() -> None:
 
 
 def test_a_resumed_training_is_an_unbroken_one(tiny: RunConfig, tmp_path: Path) -> None:
-    """To rounding: a GPU adds in any order."""
+    """Equal up to rounding: a GPU adds in any order."""
     config = override(tiny, {"train.device": DEVICE, "train.precision": "fp32", "train.more_ema_decays": [0.5]})
     assert config.train.channels_last
     expected = session(config, tmp_path / "whole")
@@ -238,7 +237,7 @@ def test_a_resumed_training_is_an_unbroken_one(tiny: RunConfig, tmp_path: Path) 
 
 
 class Sometimes(nn.Module):
-    """A network that says NaN at one of its calls."""
+    """A network that returns NaN at one of its calls."""
 
     def __init__(self, network: nn.Module, bad: int):
         super().__init__()
@@ -264,7 +263,7 @@ def test_a_bad_step_is_not_taken(tiny: RunConfig, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
-    """One that has something to say."""
+    """A network whose output is not zero."""
     made = Digits()
     network = build("backbone", {"name": "unet", "preset": "digits"}).build(load(made).shape).to(DEVICE)
     for parameter in network.parameters():
@@ -274,7 +273,7 @@ def network() -> nn.Module:
 
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
 def test_a_compiled_network_takes_the_same_steps(network: nn.Module, mode: str) -> None:
-    """Heun's method needs two outputs at once, gradients what came before."""
+    """Heun's method needs two outputs at once, and gradients need earlier values."""
     x = torch.randn(32, 1, 8, 8, device=DEVICE)
     t = torch.rand(32, device=DEVICE)
     fast = compiled(network, mode)
@@ -313,7 +312,7 @@ def test_a_run_is_trained_and_judged(tiny: RunConfig, changes: dict[str, Any]) -
 
 
 def test_a_run_from_a_gpu_is_sampled_on_a_cpu(tiny: RunConfig) -> None:
-    """Its directory is what is brought; a run of the same configuration on a CPU would be another."""
+    """Only its directory is copied; a run with the same configuration on a CPU would have another name."""
     run = ensure(override(tiny, {"train.device": DEVICE}), print, lambda: False)
     there = restore(run)
     here = restore(Run(override(run.config, {"train.device": "cpu"}), run.folder))
@@ -324,7 +323,7 @@ def test_a_run_from_a_gpu_is_sampled_on_a_cpu(tiny: RunConfig) -> None:
         assert torch.allclose(there.network(x.to(DEVICE), t.to(DEVICE)).cpu(), here.network(x, t), rtol=1e-3, atol=1e-4)
 
 
-def test_a_judge_says_the_same_on_both(tiny: RunConfig) -> None:
+def test_a_judge_gives_the_same_values_on_both(tiny: RunConfig) -> None:
     data = load(tiny.dataset)
     config = override(
         tiny, {"evaluate.metrics": ["fid", "kid", "precision", "recall"], "evaluate.num_samples": 200}

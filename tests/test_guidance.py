@@ -1,4 +1,4 @@
-"""Classes: hidden from the network in training now and then, and amplified by guidance in sampling."""
+"""Classes: hidden from the network in some training samples, and amplified by guidance in sampling."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ CONVERTIBLE = ["velocity", "data", "noise", "score", "edm"]
 
 
 class Known(nn.Module):
-    """sin(x) + t y, whose output without classes is cos(x) - t; remembers the x, t and y of every call."""
+    """sin(x) + t y, whose output without classes is cos(x) - t; records the x, t and y of every call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ def test_guidance_goes_from_the_output_without_classes_through_that_with(scale: 
 @pytest.mark.parametrize("interpolant", ["linear", "gvp", "vp"])
 @pytest.mark.parametrize("prediction", CONVERTIBLE)
 def test_guiding_and_converting_can_be_exchanged(prediction: str, interpolant: str, noise: Any, scale: float) -> None:
-    """Velocity and score of the guided output are the guided velocities and scores, whatever the network predicts."""
+    """Velocity and score of the guided output are the guided velocity and score, for every prediction."""
     made = formulation(prediction, interpolant, noise)
     state = {"std": torch.tensor([0.5, 2.0])}
     for x, t in ((points(0), at(0.0)), (points(1), at(0.37)), (points(2), at(1.0))):
@@ -123,7 +123,7 @@ def test_both_calls_see_the_same_points_at_the_same_times() -> None:
     assert [sorted(labels) for labels in told.values()] == [[-1, 0], [-1, 1], [-1, 2], [-1, 1]]
 
 
-def test_without_guidance_the_network_is_called_once_and_told_the_classes() -> None:
+def test_without_guidance_the_network_is_called_once_with_the_classes() -> None:
     network = Known()
     made = field(formulation(), CLASSES, network)
     made(points(), at(0.6))
@@ -132,7 +132,7 @@ def test_without_guidance_the_network_is_called_once_and_told_the_classes() -> N
     assert all(torch.equal(y, CLASSES) for _, _, y in network.given if y is not None)
 
 
-def test_without_classes_the_network_is_told_none() -> None:
+def test_without_classes_the_network_gets_none() -> None:
     network = Known()
     made = NetworkField(Trained(network, formulation(), {}))
     made(points(), at(0.6))
@@ -142,7 +142,7 @@ def test_without_classes_the_network_is_told_none() -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(0.25, 0.75), (0.0, 0.75), (0.25, 1.0), (0.5, 0.5), (0.0, 0.0)])
 def test_guidance_works_from_high_down_to_low_and_nowhere_else(low: float, high: float) -> None:
-    """Both ends belong to it, and outside the network is called once, with classes."""
+    """Both ends belong to the interval; outside it, the network is called once, with classes."""
     for time in (0.0, 0.2499, 0.25, 0.5, 0.75, 0.7501, 1.0):
         network = Known()
         made = field(formulation(), CLASSES, network, scale=3, low=low, high=high)
@@ -154,7 +154,7 @@ def test_guidance_works_from_high_down_to_low_and_nowhere_else(low: float, high:
         )
 
 
-def test_unless_it_is_told_guidance_works_at_all_times() -> None:
+def test_by_default_guidance_works_at_all_times() -> None:
     for time in (0.0, 1e-9, 0.5, 1.0, 1 + 1e-12, -1e-12):
         made = field(formulation(), CLASSES, scale=3)
         made(points(), at(time))
@@ -162,7 +162,7 @@ def test_unless_it_is_told_guidance_works_at_all_times() -> None:
 
 
 def times_seen(solver: str, steps: int) -> list[Fraction]:
-    """Where a solver on equal steps calls the network."""
+    """Return the times at which a solver with equal steps calls the network."""
     times = [1 - Fraction(i, steps) for i in range(steps + 1)]
     seen: dict[str, Any] = {
         "euler": lambda a, b: [a],
@@ -194,7 +194,7 @@ def draws(
     "guidance", [Guidance(), Guidance(scale=3), Guidance(scale=3, **MIDDLE)], ids=["off", "on", "middle"]
 )
 def test_calls_counted_are_the_nfe_and_all_others_are_refused(solver: str, guidance: Guidance) -> None:
-    """Against all numbers of steps, counted by hand; the advice names the nearest numbers of calls that there are."""
+    """Compared with all numbers of steps, counted by hand; the advice names the nearest possible NFEs."""
     method = build("solver", solver)
     grid = build("time_grid", "uniform")
     possible = {calls_by_hand(solver, steps, guidance): steps for steps in range(20, 0, -1)}
@@ -214,7 +214,7 @@ def test_calls_counted_are_the_nfe_and_all_others_are_refused(solver: str, guida
             assert {int(number) for number in advice} == near
 
 
-def test_guidance_from_beginning_to_end_takes_half_the_steps() -> None:
+def test_guidance_at_all_times_leaves_half_the_steps() -> None:
     for solver in FIXED:
         method = build("solver", solver)
         least = 2 * method.calls_per_step
@@ -225,7 +225,7 @@ def test_guidance_from_beginning_to_end_takes_half_the_steps() -> None:
 
 
 def test_the_grid_decides_how_many_steps_are_guided() -> None:
-    """Quadratic times 1, 0.25 and 0: of two Euler steps none lies in the middle, of three (1, 4/9, 1/9) one does."""
+    """Quadratic times 1, 0.25 and 0: none of two Euler steps starts in the middle; one of three (1, 4/9, 1/9) does."""
     path = formulation().interpolant
     guidance = Guidance(scale=3, **MIDDLE)
     grid = build("time_grid", "quadratic")
@@ -238,14 +238,14 @@ def test_the_grid_decides_how_many_steps_are_guided() -> None:
 @pytest.mark.parametrize(
     ("solver", "nfe", "interval"), [("euler", 14, (0.7, 1.0)), ("ab2", 8, (0.2, 0.6)), ("heun", 16, (0.2, 0.6))]
 )
-def test_an_end_of_the_interval_on_the_grid_is_counted_as_it_is_taken(
+def test_an_end_of_the_interval_on_the_grid_is_counted_as_it_is_used(
     solver: str, nfe: int, interval: tuple[float, float]
 ) -> None:
     guidance = Guidance(scale=3, low=interval[0], high=interval[1])
     assert draws(Known(), solver, nfe, guidance, CLASSES)[0].calls == nfe
 
 
-def test_what_the_advice_names_can_be_had() -> None:
+def test_the_advised_nfes_are_possible() -> None:
     guidance = Guidance(scale=3, low=0.9)
     heun = build("solver", "heun")
     with pytest.raises(ConfigError, match=r"cannot spend 4 calls\. Choose 3 or 5\."):
@@ -280,7 +280,7 @@ def test_classes_are_drawn_as_often_as_in_training() -> None:
     assert not torch.equal(found[0].y, found[1].y)  # type: ignore[arg-type]
 
 
-def test_the_classes_that_are_returned_are_those_that_the_network_was_told() -> None:
+def test_the_returned_classes_are_those_that_the_network_got() -> None:
     for scale in (1.0, 3.0):
         network = Known()
         batch = draws(network, "euler", 2, Guidance(scale=scale), torch.arange(100))[0]
@@ -302,7 +302,7 @@ def test_classes_depend_on_the_seed_alone() -> None:
 
 
 class Still(nn.Module):
-    """No velocity: what comes out is the noise that went in, and what a stochastic solver adds."""
+    """Zero velocity: the output is the noise, plus the noise that a stochastic solver adds."""
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         return 0 * x
@@ -310,7 +310,7 @@ class Still(nn.Module):
 
 @pytest.mark.parametrize(("solver", "nfe"), [("euler", 4), ("euler_maruyama", 4), ("heun_sde", 8)])
 def test_noise_depends_neither_on_classes_nor_on_guidance(solver: str, nfe: int) -> None:
-    """Nor does the noise of a stochastic solver, at the same number of steps."""
+    """This includes the noise of a stochastic solver, for the same number of steps."""
     plain, told, other = (
         draws(Still(), solver, nfe, Guidance(), classes)[0] for classes in (None, CLASSES, 1 - CLASSES)
     )
@@ -326,8 +326,9 @@ SPREAD = 0.5
 
 
 class TwoGaussians(nn.Module):
-    """The exact velocity on the linear path of data N(-CENTRE, SPREAD^2) or N(CENTRE, SPREAD^2), or of both, equally
-    often."""
+    """The exact velocity on the linear path for data N(-CENTRE, SPREAD^2) or N(CENTRE, SPREAD^2), or for an even
+    mixture of both.
+    """
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         assert y is not None
@@ -344,7 +345,7 @@ class TwoGaussians(nn.Module):
 
 @functools.cache
 def of_each_class(scale: float) -> tuple[Tensor, Tensor]:
-    """Samples that were asked to be of each class, after 50 steps."""
+    """Return samples with each class, after 50 steps."""
     nfe = 100 if scale == 1 else 200
     batch = draws(
         TwoGaussians(), "heun", nfe, Guidance(scale=scale), torch.tensor([0, 1]), number=4000, batch_size=4000
@@ -358,14 +359,14 @@ def test_at_scale_one_every_class_keeps_its_distribution() -> None:
         assert stats.kstest(x.numpy(), stats.norm(centre, SPREAD).cdf).pvalue > 1e-3
 
 
-def test_at_scale_zero_the_class_says_nothing() -> None:
+def test_at_scale_zero_the_class_has_no_effect() -> None:
     mixture = 0.5 * (stats.norm.cdf(0.8, -CENTRE, SPREAD) + stats.norm.cdf(0.8, CENTRE, SPREAD))
     for x in of_each_class(0.0):
         assert x.mean().abs() < 0.15
         assert (x < 0.8).double().mean() == pytest.approx(mixture, abs=0.05)
 
 
-def test_larger_scales_lead_away_from_the_other_class() -> None:
+def test_larger_scales_move_away_from_the_other_class() -> None:
     scales = [0.0, 0.5, 1.0, 2.0, 4.0]
     sides = [of_each_class(scale) for scale in scales]
     for side, sign in ((0, -1), (1, 1)):
@@ -386,12 +387,12 @@ def test_larger_scales_lead_away_from_the_other_class() -> None:
         ({"high": 1.1}, r"^high: 1\.1 is outside \[0, 1\]"),
     ],
 )
-def test_guidance_that_means_nothing_is_refused(values: dict[str, float], message: str) -> None:
+def test_meaningless_guidance_is_refused(values: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Guidance(**values)
 
 
-def test_guidance_is_part_of_the_protocol_where_it_does_something() -> None:
+def test_guidance_is_part_of_the_protocol_if_it_has_an_effect() -> None:
     data = load(EightGaussians(number=100))
     base = EvaluateConfig(extractor="values", metrics=(build("metric", "energy"),))
 
@@ -415,7 +416,7 @@ def test_guidance_is_part_of_the_protocol_where_it_does_something() -> None:
 
 @pytest.fixture
 def small() -> RunConfig:
-    """Eight Gaussians and an MLP that is told which of them a point is from, except for one point in ten."""
+    """Eight Gaussians and an MLP that gets the class of nine points in ten."""
     return RunConfig.parse(
         {
             "dataset": {"name": "eight_gaussians", "number": 4000},
@@ -462,12 +463,12 @@ def small() -> RunConfig:
         ({"objective.label_dropout": 1}, r"^objective\.label_dropout: 1\.0 is outside \[0, 1\)"),
     ],
 )
-def test_classes_that_are_not_there_are_refused(small: RunConfig, changes: dict[str, Any], message: str) -> None:
+def test_unknown_classes_are_refused(small: RunConfig, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         override(small, changes)
 
 
-def test_what_goes_together_is_not_refused(small: RunConfig) -> None:
+def test_valid_combinations_are_not_refused(small: RunConfig) -> None:
     check(small)
     check(override(small, {"objective.label_dropout": 0}))
     check(override(small, {"evaluate.guidance.scale": 2}))
@@ -478,7 +479,7 @@ def test_what_goes_together_is_not_refused(small: RunConfig) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OneClass(Dataset):
-    """Eight Gaussians that are all called the same."""
+    """Eight Gaussians with a single class."""
 
     def load(self) -> Data:
         data = load(EightGaussians(number=1000))
@@ -498,7 +499,7 @@ def test_data_of_one_class_or_none_are_refused(small: RunConfig, dataset: Datase
     check(override(changed, {"objective.label_dropout": None}))
 
 
-def test_an_nfe_that_guidance_cannot_spend_is_refused_before_training(small: RunConfig) -> None:
+def test_an_nfe_that_guidance_cannot_use_is_refused_before_training(small: RunConfig) -> None:
     with pytest.raises(
         ConfigError, match=r"^evaluate\.nfe: euler with this guidance cannot spend 5 calls\. Choose 4 or 6\.$"
     ):
@@ -511,7 +512,7 @@ NUMBER = 1000
 def told(
     dropout: float | None, steps: int = 1, seed: int = 3, **parts: Any
 ) -> list[tuple[Tensor, Tensor, Tensor | None]]:
-    """What the network is given in training: x, t and y."""
+    """Return the network's inputs in training: x, t and y."""
     network = Known()
     objective = Objective(Formulation.parse({**parts, "objective": {"label_dropout": dropout}}), {})
     x0 = torch.randn(NUMBER, 2, generator=torch.Generator().manual_seed(0))
@@ -521,7 +522,7 @@ def told(
 
 
 def hidden(dropout: float, steps: int = 1, seed: int = 3) -> Tensor:
-    """Whose class was hidden, bool [steps, NUMBER]; all others must be told theirs."""
+    """Return whose class was hidden, bool [steps, NUMBER]; all others must get their class."""
     shown = torch.stack([y for _, _, y in told(dropout, steps, seed) if y is not None])
     mask = shown != torch.arange(NUMBER)
     assert (shown[mask] == -1).all()
@@ -530,7 +531,9 @@ def hidden(dropout: float, steps: int = 1, seed: int = 3) -> Tensor:
 
 @pytest.mark.parametrize("dropout", [0.1, 0.5, 0.9])
 def test_classes_are_hidden_sample_by_sample(dropout: float) -> None:
-    """The number in a batch is binomial: were whole batches hidden, its variance would be a thousand times as large."""
+    """The number in a batch is binomial: if whole batches were hidden, its variance would be a
+    thousand times as large.
+    """
     steps = 80
     numbers = hidden(dropout, steps).sum(1).double()
     variance = NUMBER * dropout * (1 - dropout)
@@ -539,7 +542,7 @@ def test_classes_are_hidden_sample_by_sample(dropout: float) -> None:
     assert low < (numbers - NUMBER * dropout).square().sum().item() / variance < high
 
 
-def test_whose_class_is_hidden_changes_from_step_to_step_and_with_the_seed() -> None:
+def test_the_samples_with_a_hidden_class_change_with_the_step_and_the_seed() -> None:
     masks = hidden(0.5, 40)
     each = masks.sum(0).numpy()
     assert (
@@ -552,7 +555,7 @@ def test_whose_class_is_hidden_changes_from_step_to_step_and_with_the_seed() -> 
     assert torch.equal(hidden(0.5)[0], masks[0])
 
 
-def test_noise_and_times_do_not_depend_on_what_is_hidden() -> None:
+def test_noise_and_times_do_not_depend_on_the_hidden_classes() -> None:
     x, t, y = told(None)[0]
     assert y is None
     for dropout in (0.0, 0.1, 0.9):
@@ -561,7 +564,7 @@ def test_noise_and_times_do_not_depend_on_what_is_hidden() -> None:
         assert torch.equal(t_again, t)
 
 
-def test_what_is_hidden_does_not_depend_on_noise_and_times() -> None:
+def test_the_hidden_classes_do_not_depend_on_noise_and_times() -> None:
     """Correlations with the time and with both coordinates of x_t, over 20 steps, are those of independent draws."""
     given = told(0.5, 20)
     mask = hidden(0.5, 20).double().flatten()
@@ -573,7 +576,7 @@ def test_what_is_hidden_does_not_depend_on_noise_and_times() -> None:
         assert same.double().mean() == pytest.approx(0.5, abs=0.02), purpose
 
 
-def test_at_zero_every_class_is_shown_and_at_null_the_network_is_not_told_any() -> None:
+def test_at_zero_every_class_is_shown_and_at_null_the_network_gets_none() -> None:
     assert not hidden(0.0, 3).any()
     assert [y for _, _, y in told(None, 3)] == [None] * 3
 
@@ -586,7 +589,7 @@ def test_at_zero_every_class_is_shown_and_at_null_the_network_is_not_told_any() 
 
 
 def test_the_coupling_knows_the_classes_that_the_network_does_not() -> None:
-    """Where each sample is alone in its class, nothing moves, though nine in ten are hidden."""
+    """If every sample is alone in its class, nothing moves, although nine in ten classes are hidden."""
     x0 = torch.randn(64, 2)
     objective = Objective(
         Formulation.parse({"coupling": "class_conditional_ot", "objective": {"label_dropout": 0.9}}), {}
@@ -601,7 +604,7 @@ def test_the_coupling_knows_the_classes_that_the_network_does_not() -> None:
 
 
 @pytest.mark.slow
-def test_a_network_learns_its_classes_and_is_asked_for_one(small: RunConfig) -> None:
+def test_a_network_learns_its_classes_and_is_sampled_with_one(small: RunConfig) -> None:
     run = ensure(small, lambda _: None, lambda: False)
     data = load(small.dataset)
     trained = restore(run)

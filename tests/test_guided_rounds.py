@@ -1,5 +1,6 @@
-"""Reflow of guided flows: pairs are guided once, and what has learned them is sampled, judged and made a teacher
-without guidance."""
+"""Reflow of guided flows: pairs are guided once; their student is sampled, judged and used as a teacher without
+guidance.
+"""
 
 import io
 import math
@@ -36,12 +37,12 @@ pytestmark = pytest.mark.usefixtures("unmeasured")
 SPREAD = 0.1
 ANGLES = np.arange(8) * math.pi / 4
 CENTRES = math.sqrt(2 * (1 - SPREAD**2)) * np.stack([np.cos(ANGLES), np.sin(ANGLES)], 1)
-"""Of `eight_gaussians`."""
+"""The centres of `eight_gaussians`."""
 
 
 @pytest.fixture
 def told() -> RunConfig:
-    """Eight Gaussians whose network is told the classes, judged with guidance; a few steps."""
+    """Eight Gaussians and a network with classes, judged with guidance after a few steps."""
     changes = {
         "objective.label_dropout": 0.1, "train.steps": 3, "train.sample_every": 3, "train.warmup_steps": 1,
         "train.device": "cpu",
@@ -61,7 +62,7 @@ def never() -> bool:
 
 
 class Exact(nn.Module):
-    """The velocity of the eight Gaussians, of one of them where a class is told."""
+    """The velocity of the eight Gaussians, or of one of them if there is a class."""
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         return torch.from_numpy(
@@ -70,7 +71,7 @@ class Exact(nn.Module):
 
 
 def exact(x: np.ndarray, t: float, k: int) -> np.ndarray:
-    """E[x1 - x0 | x_t = x] of component k, or of all where k is -1: each x_t is normal about (1 - t) m."""
+    """Return E[x1 - x0 | x_t = x] of component k, or of all for k = -1: each x_t is normal with mean (1 - t) m."""
     variance = (1 - t) ** 2 * SPREAD**2 + t**2
     away = x - (1 - t) * CENTRES
     velocities = -CENTRES + (t - (1 - t) * SPREAD**2) / variance * away
@@ -81,7 +82,7 @@ def exact(x: np.ndarray, t: float, k: int) -> np.ndarray:
 
 
 def guided_end(x1: np.ndarray, k: int, scale: float) -> np.ndarray:
-    """Where the guided flow takes x1, by SciPy."""
+    """Return the end of the guided flow from x1, by SciPy."""
 
     def field(t: float, x: np.ndarray) -> np.ndarray:
         without = exact(x, t, -1)
@@ -91,8 +92,9 @@ def guided_end(x1: np.ndarray, k: int, scale: float) -> np.ndarray:
 
 
 def test_pairs_are_the_guided_flows_ends_once(told: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second round's teacher has learned them: its own flow, here that of one Gaussian, x1 -> m + sd x1, makes the
-    pairs as it is."""
+    """The teacher of a second round has learned guided pairs, so it makes pairs without guidance: here with the flow of
+    one Gaussian, x1 -> m + sd x1.
+    """
     state = told.noise.learn(load(told.dataset))
     monkeypatch.setattr(train_module, "train", lambda *_: None)
     monkeypatch.setattr(reflow_module, "restore", lambda run: Trained(Exact(), told, state))
@@ -123,7 +125,7 @@ def test_pairs_are_the_guided_flows_ends_once(told: RunConfig, monkeypatch: pyte
         np.testing.assert_allclose(x0, CENTRES[y] + SPREAD * x1, atol=2e-3)
 
 
-def test_rounds_are_guided_once_unless_more_is_asked(told: RunConfig) -> None:
+def test_rounds_are_guided_once_by_default(told: RunConfig) -> None:
     train(Run.of(told), quiet, never)
     cases: list[tuple[dict[str, Any], list[float], list[float]]] = [
         ({"reflow.guidance.scale": 2}, [2, 1, 1, 1], [2, 1, 1]),
@@ -168,7 +170,7 @@ def test_rounds_from_a_guided_student_are_not_guided_again(told: RunConfig) -> N
 def test_guidance_that_a_scale_brings_is_not_added_in_silence(
     told: RunConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By `train`, and in a study's arms: refused, unless a change or the arm names it."""
+    """In `train` and in a study's arms, this is refused unless a change or the arm names the guidance."""
     rounded = ["--set", "reflow.rounds=1", "--set", "reflow.guidance.scale=2"]
     assert main(["train", "--scale", "digits_classes", *rounded]) == 2
     said = capsys.readouterr().err
@@ -224,8 +226,9 @@ def test_guidance_of_no_later_round_is_refused(
 def test_a_lineage_shows_each_flow_by_a_protocol_that_fits_it(
     told: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A base that is judged with guidance, a student without, and what is distilled of it by one step;
-    by another solver too."""
+    """The base is judged with guidance, the student without, and the distilled run with one step; also with another
+    solver.
+    """
     out = ["--out", str(tmp_path / "few.png")]
     for more in (
         {"reflow.guidance.scale": 2},
@@ -252,7 +255,7 @@ def test_a_lineage_shows_each_flow_by_a_protocol_that_fits_it(
 
 
 def test_an_unguided_student_is_judged_as_it_was(told: RunConfig) -> None:
-    """With the guidance of its scale, as the flow before it."""
+    """With the guidance of its scale, like the flow before it."""
     student = override(told, {"reflow.rounds": 1})
     assert not student.learned_guidance
     run = ensure(student, quiet, never)

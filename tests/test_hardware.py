@@ -1,4 +1,4 @@
-"""What a training does is counted by hand; what it sets for its time is undone after it."""
+"""The operations of a training are counted by hand, and global settings of a training are restored after it."""
 
 import gc
 import subprocess
@@ -12,7 +12,7 @@ from harness.training.hardware import compiled, known_peak, old_left_alone, peak
 
 
 class Dense(nn.Module):
-    """3 to 5 to 2."""
+    """Layers of 3, 5 and 2 features."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Attention(nn.Module):
 
 
 class Image(nn.Module):
-    """2 to 4 channels by 3 x 3."""
+    """From 2 to 4 channels by 3 x 3."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,14 +55,14 @@ class Image(nn.Module):
     ],
 )
 def test_operations_of_a_training_step_are_counted(network: nn.Module, shape: tuple[int, ...], flops: float) -> None:
-    """A product of [n, k] and [k, m] is 2nkm operations, and its backward pass two more such products."""
+    """A product of [n, k] and [k, m] takes 2nkm operations; its backward pass takes two more such products."""
     before = torch.get_rng_state()
     assert training_flops(network, shape, "cpu") == flops
     assert all(w.grad is None for w in network.parameters())
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_collections_pass_over_what_is_older_until_training_ends() -> None:
+def test_garbage_collection_skips_older_objects_until_training_ends() -> None:
     with old_left_alone():
         assert gc.get_freeze_count() > 1000
     assert gc.get_freeze_count() == 0
@@ -70,7 +70,7 @@ def test_collections_pass_over_what_is_older_until_training_ends() -> None:
 
 @pytest.mark.slow
 def test_a_study_is_checked_without_torchs_compiler() -> None:
-    """Its import takes two seconds, in which no worker would have begun."""
+    """The import of the compiler takes two seconds, in which no worker would start."""
     asked = (
         "from harness.ablation.design.study import load_scale; from harness.runs.validate import check; "
         "check(load_scale('digits'))"
@@ -86,7 +86,7 @@ DATA_SHEETS = {
     "NVIDIA GH200 480GB": 989, "NVIDIA GH200 120GB": 989, "NVIDIA B200": 2250, "NVIDIA GB200": 2500,
     "Tesla V100-SXM2-16GB": 125, "Tesla V100-PCIE-32GB": 112, "NVIDIA GeForce RTX 4090": 165,
 }  # fmt: skip
-"""Names as CUDA gives them, and dense teraflops of bf16 (T4, V100: fp16)."""
+"""Names from CUDA, and dense teraflops of bf16 (T4, V100: fp16)."""
 UNKNOWN = [
     "NVIDIA A10G", "NVIDIA A100X", "NVIDIA L400", "NVIDIA GeForce RTX 4090 D", "NVIDIA GeForce RTX 4090 Laptop GPU",
     "NVIDIA L20",
@@ -96,7 +96,7 @@ UNKNOWN = [
 
 
 def test_outputs_that_cuda_graphs_write_to_one_place_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So the first of two stays as it was; the default mode has no graphs."""
+    """The first of two outputs does not change; the default mode has no graphs."""
     place = torch.zeros(2)
 
     class Graphed(nn.Module):
@@ -113,7 +113,7 @@ def test_outputs_that_cuda_graphs_write_to_one_place_are_copied(monkeypatch: pyt
     assert compiled(network, "off") is network
 
 
-def test_peaks_go_by_the_whole_name_of_a_model() -> None:
+def test_peaks_use_the_whole_name_of_a_model() -> None:
     for name, teraflops in DATA_SHEETS.items():
         assert known_peak(name) == pytest.approx(teraflops * 1e12), name
     for name in UNKNOWN:

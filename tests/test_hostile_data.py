@@ -1,4 +1,4 @@
-"""Data that would hang, crash or fill the memory of who opens it: one line with the path, before it is read."""
+"""Data that would hang, crash or fill the memory of a reader: one line with the path, before they are read."""
 
 import contextlib
 import gzip
@@ -40,8 +40,8 @@ def read_all(data: Data) -> None:
             rows[torch.tensor([i])]
 
 
-def test_a_pipe_or_a_device_is_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Opening a pipe to read would wait for ever."""
+def test_a_pipe_or_a_device_is_refused_as_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening a pipe to read would wait forever."""
     for place in (tmp_path / "pipe.npz", tmp_path / "pipe.csv", tmp_path / "pipe.h5ad", tmp_path / "mu.npz"):
         os.mkfifo(place)
     for name, path in (("npz", "npz"), ("time_series", "csv"), ("time_series", "npz"), ("cells", "h5ad")):
@@ -67,7 +67,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def png(width: int, height: int, rows: bytes = b"\0" * 9) -> bytes:
-    """A grey picture whose header says so, whatever its rows."""
+    """Return a grey picture with this size in its header, for any rows."""
     about = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + about + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
@@ -99,7 +99,7 @@ def test_a_file_too_large_to_be_held_is_refused_by_its_size(tmp_path: Path, monk
     for i in range(20):
         Image.fromarray(np.full((8, 8), i, np.uint8)).save(tmp_path / f"{i:02d}.png")
     large = tmp_path / "07.png"
-    large.write_bytes(large.read_bytes() + bytes(3000))  # which Pillow would let pass
+    large.write_bytes(large.read_bytes() + bytes(3000))  # Pillow would accept this
     assert len(ImageFolder(path=str(tmp_path), size=8).load().train) == 18
     monkeypatch.setattr(archive, "LARGEST", 2000)
     one_line(
@@ -111,7 +111,7 @@ def test_a_file_too_large_to_be_held_is_refused_by_its_size(tmp_path: Path, monk
 
 
 def test_a_broken_gif_and_others_name_the_file(tmp_path: Path) -> None:
-    """Bytes changed at random: Pillow raises what it will."""
+    """Random bytes change: Pillow raises various errors."""
     rng = np.random.default_rng(0)
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -125,12 +125,12 @@ def test_a_broken_gif_and_others_name_the_file(tmp_path: Path) -> None:
             for place in rng.integers(0, min(len(broken), 200), 4):
                 broken[place] = (0, 255, 127, rng.integers(256))[rng.integers(4)]
             path.write_bytes(broken)
-        with contextlib.suppress(UserError):  # too few are left
+        with contextlib.suppress(UserError):  # too few pictures remain
             ImageFolder(path=str(folder), size=8, skip_corrupt=True).load()
 
 
 def test_names_in_no_encoding_are_read(tmp_path: Path) -> None:
-    """Names are bytes: what is no UTF-8 comes as lone surrogates, which cannot be encoded."""
+    """Names are bytes: other bytes than UTF-8 become lone surrogates, which cannot be encoded."""
     folder = tmp_path / os.fsdecode(b"pict\xff\xfeures")
     for kind in (b"caf\xe9", b"th\xe9"):
         (folder / os.fsdecode(kind)).mkdir(parents=True)
@@ -143,7 +143,7 @@ def test_names_in_no_encoding_are_read(tmp_path: Path) -> None:
     assert load(build("dataset", {"name": "time_series", "path": str(table)})).names == ("a", "b")
 
 
-def test_a_field_that_no_reader_takes_ends_in_one_line(tmp_path: Path) -> None:
+def test_a_field_that_no_reader_accepts_ends_in_one_line(tmp_path: Path) -> None:
     table = tmp_path / "x.csv"
     for text in (
         'a,b\n"' + "x" * 200_000 + '",1\n1,2,3\n',
@@ -156,8 +156,8 @@ def test_a_field_that_no_reader_takes_ends_in_one_line(tmp_path: Path) -> None:
         one_line(r".", "time_series", path=str(table))
 
 
-def test_a_matrix_that_announces_more_than_it_holds(tmp_path: Path) -> None:
-    """Memory would be taken for what is announced."""
+def test_a_matrix_smaller_than_its_announced_size_is_refused(tmp_path: Path) -> None:
+    """A reader would allocate memory for the announced size."""
     for gz in (False, True):
         folder = write_10x(tmp_path / str(gz), gz=gz)
         assert len(load_cells(folder, genes=0).train)
@@ -185,7 +185,7 @@ def test_a_matrix_that_announces_more_than_it_holds(tmp_path: Path) -> None:
 
 
 def test_a_sparse_matrix_whose_indices_lie_outside(tmp_path: Path) -> None:
-    """Compiled code would read, and write, beyond the arrays."""
+    """Compiled code would read and write outside the arrays."""
     place = write_h5ad(tmp_path / "x.h5ad", sparse.csr_matrix(COUNTS))
     for part, value in (("X/indices", 10**6), ("X/indices", -5), ("X/indptr", 10**6)):
         broken = tmp_path / "broken.h5ad"
@@ -201,7 +201,7 @@ def test_a_sparse_matrix_whose_indices_lie_outside(tmp_path: Path) -> None:
 
 
 def test_a_file_on_which_hdf5_crashes_takes_nothing_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bytes 6489, 37577 and 38758 of this very file made it crash when these lines were written."""
+    """Bytes 6489, 37577 and 38758 of this file made HDF5 crash when this test was written."""
     place = tmp_path / "x.h5ad"
     made = FILES["cells"](tmp_path, np.random.default_rng(0))
     content = bytearray(Path(made["path"]).read_bytes())
@@ -222,8 +222,8 @@ def test_a_file_on_which_hdf5_crashes_takes_nothing_with_it(tmp_path: Path, monk
         load_cells(good, genes=0)
 
 
-def test_an_array_of_many_equal_counts_is_no_false_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Filters other than gzip make equal numbers as small as they like; a part that nobody wrote is another thing."""
+def test_an_array_of_many_equal_counts_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Filters other than gzip compress equal numbers to almost nothing; an unwritten part is different."""
     monkeypatch.setattr(counts, "LARGE", 0)
     monkeypatch.setattr(counts, "PACKED", 1)
     place = write_h5ad(tmp_path / "x.h5ad", COUNTS.astype(np.int64))
@@ -241,7 +241,7 @@ def test_an_array_of_many_equal_counts_is_no_false_one(tmp_path: Path, monkeypat
 
 
 def idx(kind: int, *shape: int, content: bytes = b"") -> bytes:
-    """A file of MNIST's type."""
+    """Return a file in MNIST's format."""
     return bytes([0, 0, kind, len(shape)]) + struct.pack(f">{len(shape)}I", *shape) + content
 
 

@@ -1,5 +1,4 @@
-"""A folder is the run that it is called, or one line says why it is not:
-what is edited, moved, copied in or of another version."""
+"""A folder contains the run of its name, or one line says why not: edited, moved, copied, or from another version."""
 
 import dataclasses
 import shutil
@@ -46,11 +45,11 @@ def points() -> RunConfig:
 
 
 WRITTEN = {"commits": ["0123456789ab-dirty"], "parameters": 1, "weight_mean": 1.0}
-"""What training writes of itself, beside the facts that a name covers."""
+"""Facts that training writes about itself and that do not enter the name."""
 
 
 def kept(config: RunConfig, **facts: Any) -> Path:
-    """A folder as training leaves it, of a machine or code with other facts."""
+    """Return a folder as training writes it, on a machine or with code that has other facts."""
     then = {**facts_of(config), **facts}
     folder = runs_folder() / f"{training_digest(config, then)}-s{config.seed}"
     write_json(folder / "config.json", to_dict(config))
@@ -59,7 +58,7 @@ def kept(config: RunConfig, **facts: Any) -> Path:
 
 
 def edit(path: Path, changes: Edit) -> None:
-    """Change a JSON file by paths of keys."""
+    """Change a JSON file at paths of keys."""
     whole = read_json(path)
     for key, value in changes.items():
         *above, last = key.split(".")
@@ -97,7 +96,7 @@ def test_an_edited_configuration_is_refused_until_it_is_restored(points: RunConf
         assert Run.open(folder.name) == Run(points, folder)
 
 
-def test_what_no_name_depends_on_may_be_edited(points: RunConfig) -> None:
+def test_settings_that_no_name_depends_on_may_be_edited(points: RunConfig) -> None:
     folder = kept(points)
     free: list[Edit] = [
         {"evaluate.nfe": [4]},
@@ -111,7 +110,7 @@ def test_what_no_name_depends_on_may_be_edited(points: RunConfig) -> None:
         assert Run.open(folder.name).folder == folder
 
 
-def test_an_edited_configuration_gives_no_value_and_its_own_command_restores_it(
+def test_an_edited_configuration_gives_no_value_and_its_command_restores_it(
     points: RunConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Run.of(points)
@@ -147,12 +146,12 @@ def test_a_run_of_other_numerics_names_the_commit(points: RunConfig) -> None:
         reason = f"was trained by version {version} of the numerics, this is {NUMERICS_VERSION}"
         assert refusal(folder) == f"{folder}: {reason}. Train it again, or check out commit 0123456789ab."
         environment = read_json(folder / "environment.json")
-        if version == 1:  # which did not say so
+        if version == 1:  # version 1 did not write its number
             write_json(folder / "environment.json", {name: environment[name] for name in (*WRITTEN, "data")})
             assert reason in refusal(folder)
 
 
-def test_a_run_of_another_device_is_used_where_the_device_is_chosen(points: RunConfig) -> None:
+def test_a_run_of_another_device_is_used_if_the_device_is_chosen(points: RunConfig) -> None:
     there = {"device": "cuda", "precision": "bf16", "compile": "off", "channels_last": "on"}
     folder = kept(points, resolved=there)
     assert (
@@ -167,7 +166,7 @@ def test_a_run_of_another_device_is_used_where_the_device_is_chosen(points: RunC
     assert "its components' files were edited since" in refusal(also, {"train.device": "cpu"})
 
 
-def test_a_plugin_that_was_edited_or_is_not_given_is_named(
+def test_a_plugin_that_was_edited_or_is_missing_is_named(
     points: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     members = dict(registry._MEMBERS["weighting"])
@@ -189,7 +188,7 @@ def test_a_plugin_that_was_edited_or_is_not_given_is_named(
 
 @pytest.fixture
 def pictures(points: RunConfig, tmp_path: Path) -> Callable[[str, int], RunConfig]:
-    """A configuration on pictures of its own, drawn with a seed, in a file of that name."""
+    """`pictures(name, seed)`: a configuration on random pictures in a file of this name."""
 
     def made(name: str, seed: int) -> RunConfig:
         images = np.random.default_rng(seed).integers(0, 256, (40, 8, 8, 1), dtype=np.uint8)
@@ -203,7 +202,7 @@ def pictures(points: RunConfig, tmp_path: Path) -> Callable[[str, int], RunConfi
     return made
 
 
-def test_data_that_moved_are_found_by_their_path_and_others_are_refused(
+def test_moved_data_are_found_by_their_path_and_other_data_are_refused(
     pictures: Callable[[str, int], RunConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Run.of(pictures("a.npz", 0))
@@ -224,7 +223,7 @@ def test_data_that_moved_are_found_by_their_path_and_others_are_refused(
 
 
 def test_other_places_move_too(pictures: Callable[[str, int], RunConfig], tmp_path: Path) -> None:
-    """The population that noise comes from, and what the named teacher of a student reads."""
+    """This covers the population of the noise, and the data of a student's named teacher."""
     base = pictures("a.npz", 0)
     population = override(base, {"noise": {"name": "population", "dataset": to_dict(pictures("b.npz", 1).dataset)}})
     student = override(base, {"reflow.teacher": override(base, {"train.learning_rate": 0.1}), "reflow.rounds": 1})
@@ -250,7 +249,7 @@ def test_other_places_move_too(pictures: Callable[[str, int], RunConfig], tmp_pa
     assert "its teacher was the run " in refusal(folders[1], moved)
 
 
-def test_a_finished_run_takes_changes_of_how_and_where_alone(points: RunConfig) -> None:
+def test_a_finished_run_accepts_only_changes_of_how_and_where(points: RunConfig) -> None:
     folder = kept(points)
     taken: list[Edit] = [
         {"train.log_every": 3},
@@ -274,8 +273,8 @@ def test_a_finished_run_takes_changes_of_how_and_where_alone(points: RunConfig) 
     assert "Did you mean 'steps'?" in refusal(folder.name, {"train.step": 5})
 
 
-def test_changes_that_go_together_are_told_from_those_of_how_and_where(points: RunConfig) -> None:
-    """dopri5 alone is refused: it cannot be told to spend 2 calls."""
+def test_changes_that_change_the_name_together_are_found(points: RunConfig) -> None:
+    """dopri5 alone is refused, because it cannot use exactly 2 calls."""
     changes = {"evaluate.solver": "dopri5", "train.log_every": 3, "evaluate.nfe": [0], "train.steps": 5}
     assert leaving_the_name(points, changes) == {"train.log_every": 3}
 
@@ -297,7 +296,7 @@ def test_an_evaluation_of_another_run_or_protocol_is_refused(points: RunConfig) 
 
 
 def test_weights_of_another_run_are_refused(points: RunConfig) -> None:
-    """Of another seed, whose network has the same shape: to sample from, and to go on from."""
+    """Weights of another seed have the same shapes; both sampling and resuming refuse them."""
     runs = [Run.of(override(points, {"seed": seed})) for seed in (0, 1)]
     for run in runs:
         train(run, lambda _: None, lambda: False)
@@ -315,7 +314,7 @@ def test_weights_of_another_run_are_refused(points: RunConfig) -> None:
     restore(Run.open(str(there)))
 
 
-def test_pairs_that_others_made_or_made_otherwise_are_refused(points: RunConfig) -> None:
+def test_pairs_from_other_runs_or_settings_are_refused(points: RunConfig) -> None:
     run = Run.of(override(points, {"reflow.rounds": 1}))
     make_pairs(run, lambda _: None, lambda: False)
     whole = run.pairs.about

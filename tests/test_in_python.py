@@ -1,4 +1,6 @@
-"""`harness.run_study`: the same study as the command line's, its results as tables and figures, a process as before."""
+"""`harness.run_study`: the same study as on the command line, with tables and figures; it restores the process's
+settings.
+"""
 
 from __future__ import annotations
 
@@ -51,8 +53,9 @@ print("values", *report.values.value)
 
 @pytest.fixture
 def launched(tiny: RunConfig, score: Any, monkeypatch: pytest.MonkeyPatch, undrawn: None) -> list[str]:
-    """Studies of the digits scale train `tiny`, and end without training; the names of the plans. A stop and threads
-    are asked for, as by a command."""
+    """Make studies of the digits scale train `tiny` and end without training; returns the names of the plans. It sets
+    threads and requests a stop, as a command would.
+    """
     names = list[str]()
 
     def run(board: Any, placement: Any, console: Any, stop: Any, report: Callable[[], Any], *_: Any) -> None:
@@ -105,7 +108,7 @@ def test_a_notebook_shows_it(launched: list[str], tmp_path: Path, monkeypatch: p
 def test_it_is_the_study_of_the_command_line(
     launched: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same names from the same changes, by a study's file or from memory."""
+    """The same changes give the same names, from a study's file or from memory."""
     (file := tmp_path / "mine.py").write_text(
         f"from harness import Study\n\nSTUDY = Study(question={STUDY.question!r}, baseline='a', arms={ARMS}, nfe=2, "
         "looks=(4, 6))\n"
@@ -124,7 +127,7 @@ def test_it_is_the_study_of_the_command_line(
 
 
 def test_a_process_goes_on_as_before(launched: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its handlers of signals and its threads are its own again, and a stop that was asked for is over."""
+    """Signal handlers and threads are restored, and the requested stop is over."""
     heard = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     monkeypatch.setattr("harness.cli.plans.os.cpu_count", lambda: 3)
     threads = list[int]()
@@ -147,12 +150,12 @@ def test_a_process_goes_on_as_before(launched: list[str], monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("name", ["", "../mine", "Mine", "a b"])
-def test_a_study_needs_a_name_that_can_be_a_files(name: str) -> None:
+def test_a_study_needs_a_name_that_is_valid_for_a_file(name: str) -> None:
     with pytest.raises(UserError, match=rf"^name: '{name}' cannot name the files of a study\. Write it like Study"):
         run_study(dataclasses.replace(STUDY, name=name))
 
 
-def test_a_mistake_is_said_before_anything_is_trained(launched: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistake_is_reported_before_any_training(launched: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     members = {family: dict(own) for family, own in registry._MEMBERS.items()}
     monkeypatch.setattr(registry, "_MEMBERS", members)
 

@@ -1,4 +1,4 @@
-"""Main effects, interactions and variance of a study of axes: against statsmodels, and in the tables."""
+"""Main effects, interactions and variance of a study of axes, compared with statsmodels, and in the tables."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FOUR = {**THREE, "interpolant": PATHS[:2], "train.batch_size": [16, 32]}
 
 
 def simulated(plan: Plan) -> tuple[np.ndarray, pd.DataFrame]:
-    """Log values [arms, seeds] that differ by everything, and a table of them: value, seed, levels of the axes."""
+    """Return log values [arms, seeds] with all effects, and a table of them: value, seed, levels of the axes."""
     assert plan.crossing
     rng = np.random.default_rng(5)
     logs = (
@@ -58,7 +58,7 @@ def found_of(plan: Plan, logs: np.ndarray) -> Interactions:
 
 @pytest.mark.parametrize("axes", [AXES, THREE], ids=["two", "three"])
 def test_main_effects_are_those_of_a_linear_model_with_seeds_as_blocks(tiny: RunConfig, axes: dict[str, Any]) -> None:
-    """The estimates of OLS; the intervals by the paired t over what each seed says."""
+    """The estimates of OLS; the intervals from the paired t test over the seeds' estimates."""
     plan = planned(tiny, SEEDS, (SEEDS,), axes=axes)
     logs, table = simulated(plan)
     assert plan.crossing
@@ -119,7 +119,7 @@ def test_ratios_of_ratios_are_the_interactions_of_a_linear_model(tiny: RunConfig
 
 
 def test_a_fraction_tests_the_sums_of_aliased_interactions(tiny: RunConfig) -> None:
-    """Half of 2^4: statsmodels' model with AB, AC and AD, of which each stands for two."""
+    """Half of 2^4: statsmodels' model with AB, AC and AD, each of which stands for two interactions."""
     plan = planned(tiny, SEEDS, (SEEDS,), axes=FOUR, fraction=1 / 2)
     logs, table = simulated(plan)
     found = found_of(plan, logs)
@@ -147,7 +147,7 @@ def test_interactions_that_are_aliased_with_main_effects_are_not_estimated(tiny:
     )
 
 
-def test_left_out_combinations_leave_the_pairs_that_are_whole(tiny: RunConfig) -> None:
+def test_left_out_combinations_leave_the_complete_pairs(tiny: RunConfig) -> None:
     plan = planned(tiny, SEEDS, (SEEDS,), axes=LATE, skip_invalid=True)
     logs, table = simulated(plan)
     found = found_of(plan, logs)
@@ -171,7 +171,7 @@ def test_a_diverged_combination_leaves_no_interaction(tiny: RunConfig) -> None:
 
 @pytest.fixture
 def reported(score: Any) -> Callable[[Plan], Report]:
-    """The report of a plan, whose noise_end and data_end differ from the rest, these more with gvp."""
+    """The report of a plan in which noise_end and data_end differ from the rest, and more so with gvp."""
 
     def report(plan: Plan) -> Report:
         rng = np.random.default_rng(0)
@@ -219,7 +219,7 @@ def test_the_tables_of_a_study_of_axes(tiny: RunConfig, reported: Callable[[Plan
 
 
 @pytest.mark.parametrize("crossed", [{"axes": AXES}, SWEPT], ids=["axes", "sweep"])
-def test_what_crosses_axes_has_the_picture_of_every_study(
+def test_crossed_axes_have_the_figure_of_every_study(
     tiny: RunConfig, reported: Callable[[Plan], Report], crossed: dict[str, Any], tmp_path: Path
 ) -> None:
     plan = planned(tiny, 3, (3,), **crossed)

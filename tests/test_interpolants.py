@@ -1,5 +1,6 @@
-"""Paths from data to noise: their factors, derivatives and SNR against autograd, their limits, and the formulas of the
-papers."""
+"""Paths from data to noise: factors, derivatives and SNR compared with autograd, limits, and the formulas of the
+papers.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +71,7 @@ both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], i
 
 @dataclass(frozen=True, kw_only=True)
 class Bare(Interpolant):
-    """Only the two factors of `path`: all else is the base class's."""
+    """Has only alpha and sigma of `path`: everything else comes from the base class."""
 
     path: Interpolant
 
@@ -82,14 +83,14 @@ class Bare(Interpolant):
 
 
 def derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
-    """Of an elementwise function, by autograd."""
+    """Return the derivative of an elementwise function, by autograd."""
     t = t.clone().requires_grad_()
     value = function(t)
     return torch.autograd.grad(value.sum(), t)[0] if value.requires_grad else torch.zeros_like(t)
 
 
 def closed(dtype: torch.dtype) -> Tensor:
-    """Times on [0, 1] with both ends and their neighbours."""
+    """Return times on [0, 1] with both ends and their floating-point neighbours."""
     zero, one = torch.tensor([0.0, 1.0], dtype=dtype).split(1)
     near = torch.tensor([1e-30, 1e-12, 1e-8, 1e-5, 1 - 1e-5], dtype=dtype)
     return (
@@ -102,7 +103,7 @@ def closed(dtype: torch.dtype) -> Tensor:
 
 
 def batch(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
-    """x0 and x1 [3, 1, 4, 4] and their times."""
+    """Return x0 and x1 [3, 1, 4, 4] and their times."""
     x0, x1 = torch.randn(2, 3, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).to(dtype)
     return x0, x1, torch.tensor([0.1, 0.5, 0.8], dtype=dtype)
 
@@ -142,7 +143,7 @@ def test_a_clamped_derivative_is_exact_inside_and_constant_beyond(name: str) -> 
 
 @every_path
 def test_without_closed_forms_the_base_class_agrees(path: Interpolant) -> None:
-    """Derivatives by autograd, also where gradients are off, and times by bisection."""
+    """Derivatives by autograd, also inside no_grad, and times by bisection."""
     bare = Bare(path=path)
     with torch.no_grad():
         for name in ("alpha_dot", "sigma_dot", "snr", "log_snr", "log_snr_dot"):
@@ -154,7 +155,7 @@ def test_without_closed_forms_the_base_class_agrees(path: Interpolant) -> None:
 
 
 @every_path
-def test_the_default_leaves_the_caller_its_gradient(path: Interpolant) -> None:
+def test_the_default_keeps_the_callers_gradient(path: Interpolant) -> None:
     t = torch.tensor([0.3, 0.6], requires_grad=True)
     Bare(path=path).alpha_dot(t)
     assert t.grad is None
@@ -172,7 +173,7 @@ def test_the_time_of_a_log_snr_is_its_inverse(path: Interpolant, dtype: torch.dt
     found = path.time_of_log_snr(ratios[known])
     assert found.dtype == dtype
     torch.testing.assert_close(found, t[known], rtol=0, atol=1e-6 if dtype == torch.float32 else 1e-14)
-    u = torch.linspace(0.001, 0.2, 100, dtype=dtype)  # and near the data to many digits
+    u = torch.linspace(0.001, 0.2, 100, dtype=dtype)  # and near the data, to many digits
     if path.sigma(torch.zeros(1, dtype=dtype)) == 0:
         torch.testing.assert_close(
             path.time_of_log_snr(path.log_snr(u)), u, rtol=1e-5 if dtype == torch.float32 else 1e-12, atol=0
@@ -226,7 +227,7 @@ def test_everything_is_finite_on_the_closed_interval(path: Interpolant, dtype: t
 @every_path
 @both_dtypes
 def test_alpha_falls_and_sigma_rises(path: Interpolant, dtype: torch.dtype) -> None:
-    """Up to a rounding; strictly, where times lie further apart; alpha of `ve` and `edm` stays."""
+    """Up to rounding; strictly if times are farther apart; alpha of `ve` and `edm` is constant."""
     t = torch.linspace(0, 1, 10_001, dtype=dtype)
     rounding = 2 * torch.finfo(dtype).eps * path.sigma(t[-1:]).clamp(min=1)
     assert (path.alpha(t).diff() <= rounding).all()
@@ -283,7 +284,7 @@ def test_times_of_any_shape(path: Interpolant) -> None:
 
 @every_path
 def test_single_precision_keeps_its_digits(path: Interpolant) -> None:
-    """Relative to each value, however small: differences of numbers that nearly cancel would not."""
+    """Relative to each value, even a tiny one: differences of nearly equal numbers would lose digits."""
     t = torch.cat([torch.logspace(-6, -0.01, 200), 1 - torch.logspace(-6, -0.01, 200)])
     for name in ("alpha", "sigma", "alpha_dot", "sigma_dot"):
         torch.testing.assert_close(
@@ -295,7 +296,7 @@ def test_single_precision_keeps_its_digits(path: Interpolant) -> None:
 @every_path
 @both_dtypes
 def test_states_and_velocities_are_made_of_the_factors(path: Interpolant, dtype: torch.dtype) -> None:
-    """Each sample at its own time."""
+    """Each sample has a different time."""
     x0, x1, t = batch(dtype)
     state = path.interpolate(x0, x1, t)
     velocity = path.velocity(x0, x1, t)
@@ -315,7 +316,7 @@ def test_the_velocity_is_the_derivative_of_the_state(path: Interpolant) -> None:
     torch.testing.assert_close(path.velocity(x0, x1, t), moved)
 
 
-# refusals
+# Errors
 
 
 @every_path
@@ -357,13 +358,13 @@ def test_scaled_noise_lowers_log_snr(path: Interpolant, std: float) -> None:
     torch.testing.assert_close(scaled.velocity(x0, x1, t), path.velocity(x0, std * x1, t))
 
 
-# the papers' formulas, in their own time where it runs the other way
+# The papers' formulas, with their direction of time
 
 Factors = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def sit_linear(t: Tensor) -> Factors:
-    """SiT's ICPlan: alpha, sigma and their derivatives at its time, which is 1 at the data."""
+    """SiT's ICPlan: alpha, sigma and their derivatives in SiT's time, which is 1 at the data."""
     return t, 1 - t, torch.ones_like(t), -torch.ones_like(t)
 
 
@@ -419,8 +420,9 @@ def test_parity_with_songs_variance_exploding(low: float, high: float) -> None:
 
 @pytest.mark.parametrize("sigma_min", [0.0, 1e-4, 0.3])
 def test_parity_with_lipmans_optimal_transport(sigma_min: float) -> None:
-    """Their eq. 20 and 21 at s = 1 - t: mu = s x1, sigma = 1 - (1 - sigma_min) s, u = (x1 - (1 - sigma_min) x) /
-    sigma."""
+    """Their eq. 20 and 21 at s = 1 - t: mu = s x1, sigma = 1 - (1 - sigma_min) s, u = (x1 - (1 -
+    sigma_min) x) / sigma.
+    """
     path = FlowMatchingOT(sigma_min=sigma_min)
     data, noise, t = batch()
     s = 1 - t[:, None, None, None]
@@ -432,8 +434,9 @@ def test_parity_with_lipmans_optimal_transport(sigma_min: float) -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(0.1, 20.0), (1.0, 10.0), (9.0, 2.0)])
 def test_parity_with_songs_variance_preserving(low: float, high: float) -> None:
-    """alpha = exp(-1/2 of the integral of beta, here a sum), and the SDE's beta is -2 alpha' / alpha and 2 sigma sigma'
-    / alpha^2."""
+    """alpha = exp(-1/2 of the integral of beta), here a sum; the SDE's beta is -2 alpha' / alpha and 2 sigma sigma' /
+    alpha^2.
+    """
     path = DDPM(beta_min=low, beta_max=high)
     n = 2000
     middles = INSIDE[:, None] * (torch.arange(n, dtype=torch.float64) + 0.5) / n
@@ -460,7 +463,7 @@ def test_polynomial_is_linear_at_another_time() -> None:
         torch.testing.assert_close(path.sigma(INSIDE), Linear().sigma(s))
 
 
-def test_every_interpolant_is_held_to_all_of_this() -> None:
+def test_every_interpolant_is_tested_here() -> None:
     assert set(ENDS) == set(names("interpolant"))
     clamped = {name.split("-")[0] for name in CLAMPS}
     assert clamped == {name for name, path in DEFAULTS.items() if {"t_min", "t_max"} & set(vars(path))}

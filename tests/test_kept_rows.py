@@ -1,4 +1,4 @@
-"""An extraction that is cut short goes on where it was: the same rows, bit for bit, and no batch twice."""
+"""An interrupted extraction of features continues: the same rows, bit for bit, and no batch twice."""
 
 import time
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ CONFIG = EvaluateConfig(num_samples=300, batch_size=50, extractor="digits")
 
 
 def cut(images: Tensor, first: int, after: int, asked: list[int]) -> Iterator[SampleBatch]:
-    """Batches from `first` on; stopped before batch `after`."""
+    """Yield batches from `first` on; stop before batch `after`."""
     for i, part in list(enumerate(images.split(50)))[first:]:
         if i == after:
             raise Stopped("stopped")
@@ -68,7 +68,7 @@ def test_rows_in_a_damaged_file_are_made_again(tmp_path: Path) -> None:
         kept.write()
     paths = sorted(tmp_path.iterdir())
     assert len(paths) == 3
-    paths[1].write_bytes(paths[1].read_bytes()[:-1])  # the third begins where nothing ends now
+    paths[1].write_bytes(paths[1].read_bytes()[:-1])  # the third file's start no longer follows an end
     again = KeptRows(tmp_path)
     assert again.batches == 1
     again.add({"read": torch.full((2,), 7.0)})
@@ -85,7 +85,7 @@ def test_rows_of_one_sample_each_are_found_again(tmp_path: Path) -> None:
     assert again.all()["read"].tolist() == [0, 1, 2]
 
 
-def test_rows_are_written_from_time_to_time_and_go_when_all_is_known(
+def test_rows_are_written_now_and_then_and_removed_when_all_is_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "KEEP_EVERY_S", 0)
@@ -123,7 +123,7 @@ def test_an_evaluation_that_was_stopped_ends_as_if_it_had_not_been(tiny: RunConf
     kept.clear()
     slow = KeptRows(run.kept_rows(protocol, 2))
     for i in range(2):
-        slow.add({name: pieces[i] + (name == "seconds") for name, pieces in rows.items()})  # one second more a sample
+        slow.add({name: pieces[i] + (name == "seconds") for name, pieces in rows.items()})  # one more second per sample
     slow.write()
     started = time.perf_counter()
     evaluate(run, restore(run), judge, lambda: False)
@@ -134,8 +134,8 @@ def test_an_evaluation_that_was_stopped_ends_as_if_it_had_not_been(tiny: RunConf
     assert [path.name for path in (run.folder / "evaluations").iterdir()] == [place.name]
 
 
-def test_an_interrupt_keeps_only_what_is_in_order(tmp_path: Path) -> None:
-    """Ctrl-C may strike while a batch is waited for: what is on disk is then a beginning, without a gap."""
+def test_an_interrupt_keeps_only_rows_in_order(tmp_path: Path) -> None:
+    """Ctrl-C can come while a batch is awaited: the rows on disk are then a beginning without a gap."""
     data = load(Digits())
     judge = Judge(CONFIG, data, "cpu")
     images = tensor(data.held_out)[:300]
@@ -153,7 +153,7 @@ def test_an_interrupt_keeps_only_what_is_in_order(tmp_path: Path) -> None:
     assert judge.estimates(cut(images, kept.batches, 99, []), kept)[0] == expected
 
 
-def test_a_reference_that_was_cut_short_is_not_continued_in_other_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_reference_is_not_continued_in_other_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     data = load(Digits())
     asked = [0]
 
@@ -170,7 +170,7 @@ def test_a_reference_that_was_cut_short_is_not_continued_in_other_batches(monkey
     torch.testing.assert_close(torch.from_numpy(other["mu"]), whole.double().mean(0), rtol=1e-5, atol=1e-6)
 
 
-def test_logits_are_not_taken_from_rows_that_kept_none(tiny: RunConfig) -> None:
+def test_logits_are_not_taken_from_rows_without_logits(tiny: RunConfig) -> None:
     protocol = tiny.protocol()
     run = Run.of(tiny)
     with_logits = Run.of(override(tiny, {"evaluate.metrics": ["fid", "isc"]}))

@@ -1,5 +1,4 @@
-"""Classes by their names, in `harness sample --label` and in the files that it writes;
-and how many samples a picture shows."""
+"""Classes by their names, in `harness sample --label` and in its files, and the number of samples in a picture."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ CONDITIONAL: Any = SimpleNamespace(config=SimpleNamespace(conditional=True), nam
 
 
 def named(*names: str, classes: int = 0) -> Data:
-    """Data with classes of these names, or with so many that have none."""
+    """Return data with classes of these names, or with this number of unnamed classes."""
     numbers = torch.arange(len(names) or classes)
     return Data(
         numbers[:, None].float(),
@@ -41,8 +40,9 @@ def named(*names: str, classes: int = 0) -> Data:
 
 
 def test_a_label_is_a_name_alone_where_classes_have_names() -> None:
-    """Of shuffled numbers as names, each gives its own place; a place that is no name is refused, and so is what only
-    looks alike."""
+    """With shuffled numbers as names, each name gives its class; an index that is not a name is refused, and so are
+    similar texts.
+    """
     rng = np.random.default_rng(0)
     for _ in range(50):
         names = [str(name) for name in rng.choice(30, rng.integers(2, 12), replace=False)]
@@ -60,7 +60,7 @@ def test_a_label_is_a_name_alone_where_classes_have_names() -> None:
                 class_number(CONDITIONAL, data, wrong)
 
 
-def test_a_label_is_a_number_where_classes_have_none() -> None:
+def test_a_label_is_a_number_if_classes_have_no_names() -> None:
     assert [class_number(CONDITIONAL, named(classes=12), str(i)) for i in range(12)] == list(range(12))
     for wrong in ("12", "-1", "1.0", "01", "\u0661"):
         with pytest.raises(UserError, match="is no class"):
@@ -69,7 +69,7 @@ def test_a_label_is_a_number_where_classes_have_none() -> None:
 
 @pytest.fixture
 def run(tiny: RunConfig, tmp_path: Path) -> Run:
-    """Of pictures whose classes are called 2, 5 and 8."""
+    """A run on pictures whose classes are called 2, 5 and 8."""
     images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), dtype=np.uint8)
     np.savez(tmp_path / "x.npz", images=images, labels=np.array([5, 2, 8] * 20))
     dataset = {"name": "npz", "path": str(tmp_path / "x.npz")}

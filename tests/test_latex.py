@@ -1,4 +1,4 @@
-"""`harness table --format`: LaTeX that compiles whatever arms are called, and tables for other programs."""
+"""`harness table --format`: LaTeX that compiles for any names of arms, and tables for other programs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ READ = {
 
 
 def read(cell: str) -> str:
-    """What LaTeX prints for a cell; a command that is not known here, or a letter that should be one, is an error."""
+    """Return the text that LaTeX prints for a cell; an unknown command or an unescaped letter is an error."""
     parts = re.split(r"(\\text[a-z]+\{\}|\$[^$]*\$|\\[&%$#_{}])", cell)
     plain = [READ[part] if part in READ else part[1:] for part in parts[1::2]]
     assert not re.search(r"[\\&%$#_{}~^<>|±↓↑]", "".join(parts[::2])), cell
@@ -40,7 +40,7 @@ def read(cell: str) -> str:
 
 
 def cells(latex: str) -> list[list[str]]:
-    """The rows of a tabular, read back."""
+    """Return the rows of a tabular."""
     inside = re.search(r"\\toprule\n(.*)\\bottomrule", latex, re.S)
     assert inside
     lines = [line for line in inside[1].split("\n") if line and line != r"\midrule"]
@@ -66,7 +66,7 @@ def has_booktabs() -> bool:
 
 
 @pytest.mark.skipif(not has_booktabs(), reason="needs TeX, with booktabs")
-def test_latex_takes_it(tmp_path: Path) -> None:
+def test_latex_compiles_it(tmp_path: Path) -> None:
     grid = Grid("FID ↓ of a_b, 100% & more ↑", ["arm", "n_1", "n_1"], [[name, name, "-5 ± 1%"] for name in NAMES])
     (tmp_path / "x.tex").write_text(DOCUMENT % grid.latex("tab:x"))
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "x.tex"]
@@ -75,7 +75,7 @@ def test_latex_takes_it(tmp_path: Path) -> None:
     assert (tmp_path / "x.pdf").stat().st_size > 1000
 
 
-def test_markdown_keeps_its_columns_whatever_arms_are_called() -> None:
+def test_markdown_keeps_its_columns_for_any_names_of_arms() -> None:
     (line,) = Grid("t", ["arm", "n"], [["<|>\n", "1"]]).markdown().splitlines()[-1:]
     assert line == r"| <\|>  | 1 |"
 
@@ -94,7 +94,7 @@ def measured(tmp_path: Path, score: Any) -> tuple[str, Plan]:
 def test_a_table_is_printed_alone_in_each_format(
     measured: tuple[str, Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is said beside it goes to standard error; pictures lie where the text says, seen from where it is made."""
+    """Notes go to standard error. The paths of figures are relative to the folder of the text."""
     file, plan = measured
     monkeypatch.chdir(tmp_path)
     folder = results_folder() / "local" / "tables"

@@ -1,4 +1,4 @@
-"""What is said and done about workers that are killed."""
+"""Messages and decisions about workers that are killed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def search(tiny: RunConfig) -> SearchPlan:
 
 
 class Crew(Deaths):
-    """Workers that only wait to be killed, and what is said of it."""
+    """Workers that only wait to be killed, and the messages about them."""
 
     def __init__(self, board: Board):
         self.said = io.StringIO()
@@ -63,7 +63,7 @@ class Crew(Deaths):
         return "another"
 
     def kill(self, within: bool = True) -> str:
-        """Kill a worker, within the next trial or outside of any; what was said."""
+        """Kill a worker during its next trial, or outside of any trial; return the message."""
         process = subprocess.Popen(["sleep", "60"])
         if within:
             begin_and_die(self.board, process.pid)
@@ -75,7 +75,7 @@ class Crew(Deaths):
 
 
 def begin_and_die(board: Board, process: int) -> None:
-    """Claim the next trial for a process, whose lease the kernel lets go."""
+    """Claim the next trial for a process whose lease the kernel then releases."""
     claimed = board.next()
     assert claimed
     trial, lease = claimed
@@ -93,7 +93,7 @@ def told(board: Board) -> None:
         board.study.tell(trial, 1.0)
 
 
-def test_a_killed_worker_is_said_and_replaced(plan: Plan) -> None:
+def test_a_killed_worker_is_reported_and_replaced(plan: Plan) -> None:
     board = worker.PlanBoard(plan)
     board.begin()
     crew = Crew(board)
@@ -112,9 +112,8 @@ def test_a_killed_worker_is_said_and_replaced(plan: Plan) -> None:
 
 
 def test_others_join_the_crew_in_the_places_of_killed_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a signal, by a fault in compiled code, or by a stop that nobody here asked for; not of one that has ended.
-
-    One that failed by itself would fail again.
+    """Killed by a signal, by a fault in compiled code, or by a stop that nobody here requested; ended workers are not
+    replaced. A worker that failed by itself would fail again.
     """
     monkeypatch.setattr(launch, "time", SimpleNamespace(sleep=lambda _: None))
     log = tmp_path / "worker.log"
@@ -142,7 +141,7 @@ def test_a_worker_that_does_not_stop_is_killed(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(launch, "PATIENCE_S", 0)
     log = tmp_path / "worker.log"
     log.write_text("deaf\n")
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which the process begins with
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the process begins with this setting
     process = subprocess.Popen(["sleep", "60"])
     signal.signal(signal.SIGTERM, before)
     said = io.StringIO()
@@ -170,10 +169,10 @@ def test_no_report_is_written_while_another_runs_the_plan_or_before_all_has_ende
         launch.launch(board, Placement(1, 1), Console(), lambda: False, lambda: pytest.fail("it reports"))
 
 
-def test_what_kills_worker_after_worker_is_left_out_until_the_command_is_given_again(plan: Plan, score: Any) -> None:
+def test_a_trial_that_kills_several_workers_is_left_out_until_the_next_command(plan: Plan, score: Any) -> None:
     board = worker.PlanBoard(plan)
     board.refill()
-    Crew(board).kill()  # of a command before this one
+    Crew(board).kill()  # from an earlier command
     board.begin()
     crew = Crew(board)
     for arm in ("b", "a"):
@@ -199,7 +198,7 @@ def test_what_kills_worker_after_worker_is_left_out_until_the_command_is_given_a
     assert board.next()
 
 
-def test_a_search_keeps_away_from_what_kills_worker_after_worker(search: SearchPlan) -> None:
+def test_a_search_avoids_settings_that_kill_several_workers(search: SearchPlan) -> None:
     board = SearchBoard(search)
     board.begin()
     crew = Crew(board)
@@ -215,7 +214,7 @@ def test_a_search_keeps_away_from_what_kills_worker_after_worker(search: SearchP
     assert table.reason[0] == f"{DEATHS} workers were killed in it, perhaps for want of memory."
 
 
-def test_a_search_is_told_nothing_of_a_trial_whose_settings_were_never_drawn(
+def test_a_search_gets_no_trial_whose_settings_were_never_drawn(
     search: SearchPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     board = SearchBoard(search)
@@ -228,7 +227,7 @@ def test_a_search_is_told_nothing_of_a_trial_whose_settings_were_never_drawn(
     assert SearchBoard(search).settled() == []
 
 
-def test_workers_that_die_outside_of_trials_are_not_replaced_for_ever(search: SearchPlan) -> None:
+def test_workers_that_die_outside_of_trials_are_not_replaced_forever(search: SearchPlan) -> None:
     board = SearchBoard(search)
     board.begin()
     crew = Crew(board)
@@ -243,10 +242,10 @@ def test_workers_that_die_outside_of_trials_are_not_replaced_for_ever(search: Se
         crew.kill(within=False)
 
 
-def test_what_is_drawn_blindly_is_counted_whatever_died_and_however_many_work(
+def test_random_draws_are_counted_for_any_deaths_and_any_number_of_workers(
     search: SearchPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The picture of the search has a band as wide."""
+    """The band in the search's picture has the same width."""
     drawn: list[Figure] = []
 
     def keep(figure: Figure) -> bytes:
@@ -277,7 +276,7 @@ def test_what_is_drawn_blindly_is_counted_whatever_died_and_however_many_work(
 
 
 def test_the_seconds_of_all_attempts_at_a_trial_count(search: SearchPlan) -> None:
-    """Those of a death under an earlier command until its run was last written to."""
+    """They include the time of a death under an earlier command, up to the last write to its run."""
     board = SearchBoard(search)
     for _ in range(2):
         begin_and_die(board, 0)
@@ -308,7 +307,7 @@ def test_a_worker_whose_launcher_is_gone_ends(plan: Plan, monkeypatch: pytest.Mo
             signal.signal(number, handler)
 
 
-def test_a_stop_while_another_process_holds_the_journal_is_one(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_while_another_process_holds_the_journal_is_a_stop(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(**_: Any) -> NoReturn:
         raise Stopped("stopped while it waited")
 
@@ -317,8 +316,8 @@ def test_a_stop_while_another_process_holds_the_journal_is_one(plan: Plan, monke
         worker.PlanBoard(plan)
 
 
-def test_a_workers_whole_lines_are_shown_once_but_for_what_the_launcher_says_itself(tmp_path: Path) -> None:
-    """Its error is told at the end, and that it was stopped is no news."""
+def test_a_workers_whole_lines_are_shown_once_except_those_that_the_launcher_prints(tmp_path: Path) -> None:
+    """Its error comes at the end; a requested stop is not repeated."""
     said = io.StringIO()
     log = tmp_path / "worker-0.log"
     log.write_bytes(b"of an earlier worker\n")
@@ -336,7 +335,7 @@ def test_a_workers_whole_lines_are_shown_once_but_for_what_the_launcher_says_its
 
 
 def test_another_worker_goes_on_with_the_log_of_the_dead_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which is read as UTF-8, so it is written so, whatever the terminal takes."""
+    """The log is read as UTF-8, so it is written as UTF-8, whatever the terminal's encoding."""
     given: list[dict[str, str]] = []
     monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
     monkeypatch.setattr(subprocess, "Popen", lambda *_, env, **__: given.append(env))
@@ -348,7 +347,9 @@ def test_another_worker_goes_on_with_the_log_of_the_dead_one(tmp_path: Path, mon
         assert given.pop()["PYTHONIOENCODING"] == "utf-8"
 
 
-def test_the_report_is_written_before_it_is_told_what_was_left_out(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_is_written_before_the_left_out_trials_are_reported(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
     board = worker.PlanBoard(plan)
     board.begin()
     crew = Crew(board)

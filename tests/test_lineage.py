@@ -1,5 +1,6 @@
-"""`harness reflow` and `harness lineage` as a user runs them: the chain that they show, in MLflow too, and kills along
-it."""
+"""`harness reflow` and `harness lineage` as a user runs them: the chain on the terminal and in MLflow, and kills along
+it.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +51,7 @@ def words(changes: dict[str, object]) -> list[str]:
 
 @pytest.fixture(scope="session")
 def teacher(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
-    """Results that hold one finished run."""
+    """A results folder with one finished run."""
     results = tmp_path_factory.mktemp("teacher")
     (results / "local").mkdir()
     shutil.copy(empty_store, results / "local" / "mlflow.db")
@@ -62,7 +63,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path
 
 @pytest.fixture(scope="session")
 def unbroken(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The results of rounds that nothing disturbed, trained in this process."""
+    """The results of undisturbed rounds, trained in this process."""
     results = tmp_path_factory.mktemp("unbroken") / "results"
     copy(teacher, results)
 
@@ -93,7 +94,7 @@ def name_of(teacher: Path) -> str:
 
 
 def known(results: Path) -> dict[str, object]:
-    """What the rounds came to: the tables, the pairs' content, and the weights, whose files carry their hash."""
+    """Return the results of the rounds: tables, content of the pairs, and weights, whose files contain their hash."""
     out: dict[str, object] = {path.name: path.read_text() for path in results.glob("local/tables/*.csv")}
     out |= {
         path.parent.name: read_json(path)["files"]["x0"]["sha256"] for path in results.glob("local/pairs/*/pairs.json")
@@ -139,7 +140,7 @@ def test_killed_among_pairs_in_a_round_and_between_rounds_the_end_is_the_same(
     assert len(known(unbroken)) == 2 + 3 + 4
 
 
-def test_every_link_stands_in_mlflow_with_its_parent(unbroken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_link_is_in_mlflow_with_its_parent(unbroken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow import MlflowClient
 
     monkeypatch.setenv("HARNESS_RESULTS", str(unbroken))
@@ -165,7 +166,7 @@ def test_every_link_stands_in_mlflow_with_its_parent(unbroken: Path, monkeypatch
     assert any(path.path.endswith("-lineage.png") for path in client.list_artifacts(runs[whole].info.run_id, "figures"))
 
 
-def test_the_chain_is_told_and_drawn(
+def test_the_chain_is_printed_and_drawn(
     unbroken: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setenv("HARNESS_RESULTS", str(unbroken))
@@ -187,7 +188,7 @@ def test_the_chain_is_told_and_drawn(
     assert "--out: chain.txt is no .png" in capsys.readouterr().err
 
 
-def test_links_of_what_is_not_made_yet_have_no_cost(tiny: RunConfig) -> None:
+def test_links_that_do_not_exist_yet_have_no_cost(tiny: RunConfig) -> None:
     run = Run.of(override(tiny, {"reflow.rounds": 1}))
     links = lineage(run)
     assert [link.kind for link in links] == ["data", "flow", "pairs", "flow"]
@@ -203,7 +204,7 @@ def test_the_time_of_training_is_that_between_its_lines(tiny: RunConfig) -> None
 
 
 def test_the_time_of_training_counts_the_way_back_and_no_look(tiny: RunConfig) -> None:
-    """By hand, of batches of 32: 2 steps at 64 samples a second, then 3 from the first step on at 32."""
+    """By hand, for batches of 32: 2 steps at 64 samples per second, then 3 steps from the first step on at 32."""
     run = Run.of(tiny)
     run.folder.mkdir(parents=True)
     lines = (
@@ -232,7 +233,7 @@ def test_the_time_of_training_counts_the_way_back_and_no_look(tiny: RunConfig) -
     ],
     ids=str,
 )
-def test_mistakes_are_said_in_a_line_and_change_nothing(
+def test_mistakes_are_reported_in_one_line_and_change_nothing(
     teacher: Path, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setenv("HARNESS_RESULTS", str(teacher))
@@ -248,7 +249,7 @@ def test_mistakes_are_said_in_a_line_and_change_nothing(
     assert sorted(teacher.rglob("*")) == before
 
 
-def test_a_distilled_run_is_sampled_at_one_call(
+def test_a_distilled_run_is_sampled_with_one_call(
     unbroken: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setenv("HARNESS_RESULTS", str(unbroken))

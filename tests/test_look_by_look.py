@@ -1,4 +1,4 @@
-"""A study carried out look by look: which trials each look takes, what is said, and where a command ends."""
+"""A study look by look: the trials of each look, the messages, and the end of a command."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_study_goes_through_its_looks_without_the_arms_that_are_decided(tiny: 
     assert decided(plan.up_to(8)).closed["b"] == 3
 
 
-def test_a_look_says_what_it_can_show_and_what_the_next_takes(tiny: RunConfig, score: Any) -> None:
+def test_a_look_reports_what_it_can_show_and_the_cost_of_the_next(tiny: RunConfig, score: Any) -> None:
     plan = planned(tiny)
     assert about(plan.up_to(2), settle(plan, collect(plan.up_to(2))[0])) == ["No look yet: the first is at 3 seeds."]
     measure(plan, score)
@@ -59,8 +59,9 @@ def test_a_look_says_what_it_can_show_and_what_the_next_takes(tiny: RunConfig, s
 
 @pytest.fixture
 def carried_out(tiny: RunConfig, score: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[int], str]]:
-    """`harness ablate` with these options, where measuring takes the place of training; the seeds of each look that it
-    carried out, and what it said."""
+    """`harness ablate` with these options, with invented values instead of training; returns the seeds of each look,
+    and the output.
+    """
     monkeypatch.setattr(ablate, "prepare", lambda *_: None)
     monkeypatch.setattr(ablate, "training_command", lambda options: "harness ablate toy")
     looks = list[int]()
@@ -103,7 +104,7 @@ def test_until_decided_goes_through_all_looks(carried_out: Any) -> None:
     assert carried_out(until="decided")[0] == [3, 5, 8]
 
 
-def test_hours_that_are_too_few_begin_no_further_look(carried_out: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_few_hours_start_no_further_look(carried_out: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ablate, "seconds_for", lambda plan, workers: 7200.0 if len(plan.seeds) > 3 else float("nan"))
     looks, said = carried_out(max_hours=1.9)
     assert looks == [3]
@@ -111,7 +112,7 @@ def test_hours_that_are_too_few_begin_no_further_look(carried_out: Any, monkeypa
     assert carried_out(max_hours=2.1)[0] == [5, 8]
 
 
-def test_hours_stop_the_work_that_is_under_way() -> None:
+def test_hours_stop_the_current_work() -> None:
     assert not ablate.Hours(None)()
     assert not ablate.Hours(1)()
     assert ablate.Hours(1e-9)()

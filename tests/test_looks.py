@@ -1,4 +1,4 @@
-"""Group-sequential verdicts: what each look may spend, what it can show, and how often a study errs."""
+"""Group-sequential verdicts: the spending of each look, the differences it can show, and how often a study errs."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ ARMS = 4
 SMALLEST = 0.1
 STUDIES = 4000
 MOST = LEVEL + 2 * math.sqrt(LEVEL * (1 - LEVEL) / STUDIES)
-"""What chance lets `STUDIES` show of a rate of `LEVEL`, two standard errors above it."""
+"""The largest rate that `STUDIES` studies may show by chance for a true rate of `LEVEL`: two standard
+errors above it.
+"""
 
 Draw = Callable[[np.random.Generator, int, int], np.ndarray]
-"""Log values [arms + 1, seeds] without an effect, the baseline's first."""
+"""Draws log values [arms + 1, seeds] without an effect, the baseline first."""
 
 
 @pytest.mark.parametrize(
@@ -39,8 +41,8 @@ Draw = Callable[[np.random.Generator, int, int], np.ndarray]
         (Looks((6, 20, 40), "equal"), [25, 8.4, 5.5]),
     ],
 )
-def test_what_a_look_can_show_is_that_of_the_audit(looks: Looks, sizes: list[float]) -> None:
-    """At sd .111, with four arms beside the baseline."""
+def test_the_difference_that_a_look_can_show_has_the_known_values(looks: Looks, sizes: list[float]) -> None:
+    """At sd .111, with four arms besides the baseline."""
     got = [100 * looks.provable(look, ARMS, 0.111) for look in range(1, len(sizes) + 1)]
     assert got == pytest.approx(sizes, abs=0.5)
 
@@ -61,7 +63,7 @@ def test_the_first_look_of_the_default_by_hand() -> None:
 
 
 def first_verdicts(looks: Looks, logs: np.ndarray) -> list[tuple[str, int]]:
-    """The verdict that each arm keeps, and its look; log values [arms + 1, seeds], the baseline's first."""
+    """Return the first verdict of each arm, and its look; log values [arms + 1, seeds], the baseline first."""
     out = []
     for own in logs[1:]:
         for look, n in enumerate(looks.seeds, 1):
@@ -90,14 +92,14 @@ def skewed(rng: np.random.Generator, arms: int, seeds: int) -> np.ndarray:
 
 
 def skewed_arms(rng: np.random.Generator, arms: int, seeds: int) -> np.ndarray:
-    """Skewed arms beside a normal baseline."""
+    """Draw skewed arms and a normal baseline."""
     logs = skewed(rng, arms, seeds)
     logs[0] = rng.normal(0, 0.08, seeds)
     return logs
 
 
 def apart(draw: Draw) -> Draw:
-    """Every arm with a baseline of its own: log ratios that share nothing."""
+    """Give every arm a separate baseline: the log ratios share nothing."""
 
     def drawn(rng: np.random.Generator, arms: int, seeds: int) -> np.ndarray:
         logs = np.zeros((arms, seeds))
@@ -110,14 +112,14 @@ def apart(draw: Draw) -> Draw:
 
 
 def wrong(word: str, effect: float) -> bool:
-    """Whether a verdict is false of an arm whose log ratio is `effect`; at the smallest difference a tie is."""
+    """Whether a verdict is false for an arm with the log ratio `effect`; at the smallest difference, a tie is false."""
     if effect == 0:
         return word in ("better", "worse")
     return word in ("tie", "better" if effect > 0 else "worse")
 
 
 def error_rate(looks: Looks, draw: Draw, effect: float, studies: int = STUDIES) -> float:
-    """The share of the studies in which any arm has a false verdict, all arms having this effect."""
+    """Return the share of studies in which any arm has a false verdict; all arms have this effect."""
     rng = np.random.default_rng(0)
     shift = np.array([0.0] + [effect] * ARMS)[:, None]
     errs = [
@@ -132,12 +134,12 @@ EFFECTS = (0.0, math.log1p(SMALLEST), math.log1p(-SMALLEST))
 
 @pytest.mark.parametrize("effect", EFFECTS, ids=["none", "rise", "fall"])
 def test_few_studies_err(effect: float) -> None:
-    """A twentieth of the studies of the slow tests, with as many standard errors as that takes."""
+    """A twentieth of the studies of the slow tests, with the standard error of this number."""
     assert error_rate(DEFAULT, normal, effect, STUDIES // 20) <= LEVEL + 20**0.5 * (MOST - LEVEL)
 
 
 def test_the_level_that_is_not_divided_errs_much_more_often() -> None:
-    """Each arm's first verdict of tests at 5 % each: the simulation sees what the looks are for."""
+    """Each arm's first verdict of tests at 5 % each: the simulation detects the error that looks must control."""
 
     class Undivided(Looks):
         def level(self, look: int, arms: int) -> float:
@@ -160,9 +162,9 @@ def test_a_study_errs_in_one_of_twenty_at_most(looks: Looks, effect: float, draw
 
 @pytest.mark.slow
 def test_log_ratios_that_are_skewed_themselves_are_the_known_limit() -> None:
-    """Lognormal ones of .6 without an effect: a fixed test errs in one study of seven, in place of one of twenty.
+    """Lognormal ones of .6 without an effect: a fixed test errs in one study of seven, instead of one of twenty.
 
-    Looks err less often, since each spends less. The notes of a table say where log ratios are skewed.
+    Looks err less often, since each spends less. The notes of a table report skewed log ratios.
     """
 
     def lognormal(rng: np.random.Generator, arms: int, seeds: int) -> np.ndarray:
@@ -184,8 +186,9 @@ def planned(base: RunConfig, seeds: int, looks: tuple[int, ...] = (3, 5, 8)) -> 
 
 
 def cells_of(plan: Plan, logs: np.ndarray) -> pd.DataFrame:
-    """What was measured of a plan's trials; log values [arms, seeds], NaN where a seed has none yet, infinite where it
-    diverged."""
+    """Return the measurements of a plan's trials. Log values [arms, seeds] are NaN for open seeds and infinite after
+    divergence.
+    """
     values = dict(zip(plan.arms, np.exp(logs), strict=True))
     cells = []
     for arm, seed in plan.trials():
@@ -196,7 +199,9 @@ def cells_of(plan: Plan, logs: np.ndarray) -> pd.DataFrame:
 
 
 def test_the_verdicts_of_a_plan_are_those_of_its_looks(tiny: RunConfig) -> None:
-    """Random studies against the loop above; a plan whose decided arms are closed says the same, from fewer trials."""
+    """Random studies, compared with the loop above; a plan whose decided arms are closed has the same verdicts from
+    fewer trials.
+    """
     rng = np.random.default_rng(1)
     whole = planned(tiny, 8)
     seen = Counter[tuple[str, int]]()
@@ -220,7 +225,7 @@ def test_the_verdicts_of_a_plan_are_those_of_its_looks(tiny: RunConfig) -> None:
     assert {("worse", 1), ("tie", 2), ("tie", 3), ("undecided", 3)} <= seen.keys()
 
 
-def test_nothing_is_judged_between_looks_or_before_all_of_a_look_has_ended(tiny: RunConfig) -> None:
+def test_no_verdict_between_looks_or_before_a_look_has_ended(tiny: RunConfig) -> None:
     logs = np.repeat([[0.0], [0.5], [0.001], [-0.5]], 8, axis=1) + np.random.default_rng(0).normal(0, 0.002, (4, 8))
     for seeds, looks in ((2, 0), (3, 1), (4, 1), (5, 2), (7, 2), (8, 3)):
         plan = planned(tiny, seeds)
@@ -237,7 +242,7 @@ def test_nothing_is_judged_between_looks_or_before_all_of_a_look_has_ended(tiny:
     assert {v.word for v in settle(plan, cells_of(plan, missing)).verdicts.values()} == {"baseline", "undecided"}
 
 
-def test_an_arm_that_stays_open_says_what_is_excluded(tiny: RunConfig) -> None:
+def test_an_open_arm_reports_the_excluded_differences(tiny: RunConfig) -> None:
     plan = planned(tiny, 3, (3,))
     logs = np.array([[0.0] * 3, [0.0, 0.3, 0.1], [0.5, 0.51, 0.49], [0.02, 0.021, 0.019]])
     settled = settle(plan, cells_of(plan, logs))
@@ -253,7 +258,7 @@ def test_an_arm_that_stays_open_says_what_is_excluded(tiny: RunConfig) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("effect", EFFECTS, ids=["none", "rise", "fall"])
 def test_studies_in_which_the_worst_seeds_diverge_err_no_more_often(tiny: RunConfig, effect: float) -> None:
-    """The survivors are no fair sample: an arm that loses its worst seeds is neither better nor a tie."""
+    """The survivors are a biased sample: an arm that loses its worst seeds is neither better nor a tie."""
     studies = 400
     plan = planned(tiny, 8)
     rng = np.random.default_rng(0)

@@ -75,7 +75,7 @@ def test_one_number_per_sample_that_depends_on_no_other(loss: Loss) -> None:
 
 @every_loss
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_no_error_costs_nothing_and_pulls_nowhere(loss: Loss, dtype: torch.dtype) -> None:
+def test_a_zero_error_has_no_loss_and_no_gradient(loss: Loss, dtype: torch.dtype) -> None:
     e = torch.zeros(4, 3, dtype=dtype, requires_grad=True)
     measured = loss.measure(e)
     measured.sum().backward()
@@ -94,8 +94,8 @@ def test_gradients_are_finite_and_point_along_the_error(loss: Loss, size: float)
     torch.testing.assert_close(gradient, error, rtol=1e-5, atol=1e-6)
 
 
-def test_pseudo_huber_bounds_what_an_outlier_pulls() -> None:
-    """d loss / d e has norm at most 1 / sqrt(d), however large the error; that of the mean square has no bound."""
+def test_pseudo_huber_bounds_the_gradient_of_an_outlier() -> None:
+    """d loss / d e has norm at most 1 / sqrt(d), for any error; for the mean square, the norm has no bound."""
     pulls = []
     for loss in (PseudoHuber(), MSE()):
         e = (1e3 * errors(4, 16)).requires_grad_()

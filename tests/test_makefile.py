@@ -1,4 +1,4 @@
-"""What `make` lists: every target, with the options that its recipe uses."""
+"""The list that `make` prints: every target, with the options of its recipe."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 
 
 def listed() -> tuple[dict[str, str], dict[str, str]]:
-    """{target: its line} and {option: its line}, as `make` alone prints them."""
-    made = ["make", "--no-print-directory"]  # `make test` runs this as a part of itself, and make then names folders
+    """Return {target: its line} and {option: its line}, as `make` alone prints them."""
+    made = ["make", "--no-print-directory"]  # inside `make test`, make would print the names of folders
     said = subprocess.run(made, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     targets, options = said.split("\n\n")
     return (
@@ -22,7 +22,7 @@ def listed() -> tuple[dict[str, str], dict[str, str]]:
 
 
 def recipes() -> dict[str, str]:
-    """{target: its recipe, with the variables written out that hold options}."""
+    """Return {target: its recipe, with the variables that contain options expanded}."""
     shared = dict(re.findall(r"^([A-Z]+) = (.*)$", MAKEFILE, re.MULTILINE))
     found = {}
     for block in MAKEFILE.partition("\n.PHONY:")[2].split("\n\n"):

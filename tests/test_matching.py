@@ -1,4 +1,4 @@
-"""Arms that train for as much as the baseline: what a step costs, the steps that follow, and what a table says."""
+"""Arms that train at the baseline's cost: the cost of a step, the resulting steps, and the table's notes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def points() -> RunConfig:
     return override(load_scale("points"), {"train.steps": 1000, "train.device": "cpu"})
 
 
-def test_arms_see_as_many_samples(tiny: RunConfig) -> None:
+def test_arms_see_the_same_number_of_samples(tiny: RunConfig) -> None:
     plan = planned(tiny)
     assert steps(plan) == {"a": 12, "b": 6, "c": 12}
     assert len({config.train.steps * config.train.batch_size for config in plan.arms.values()}) == 1
@@ -55,11 +55,11 @@ def test_arms_see_as_many_samples(tiny: RunConfig) -> None:
 
 
 def by_hand(features: int, width: int, blocks: int) -> int:
-    """Of a forward and a backward pass of one sample: a product of [1, k] and [k, m] is 2km operations.
+    """Return the operations of a forward and a backward pass of one sample: a product of [1, k] and [k, m] takes 2km.
 
-    The backward pass has one such product for the weights, and one for the input where that needs a gradient.
+    The backward pass has one such product for the weights, and one for the input if the input needs a gradient.
     """
-    time = 2 * 2 * width * width + 3 * 2 * width * width  # the first layer's input is not learned
+    time = 2 * 2 * width * width + 3 * 2 * width * width  # the first layer's input needs no gradient
     block = 3 * 2 * (3 * width * 2 * width)  # film, inner, outer
     return time + 2 * 2 * features * width + blocks * block + 3 * 2 * width * features
 
@@ -92,20 +92,20 @@ def test_a_network_that_cannot_be_counted_without_values_is_counted_with_them(
 
 
 def test_arms_that_are_trained_alike_have_the_baselines_steps(tiny: RunConfig) -> None:
-    """Whatever a clock would say: sampled in two ways, they share their trainings."""
+    """Independent of any clock: arms that differ only in sampling share their trainings."""
     plan = planned(tiny, matched="seconds", arms={"a": {}, "b": {"evaluate.time_grid": "quadratic"}})
     assert steps(plan) == {"a": 12, "b": 12}
     assert plan.one_training
 
 
 @pytest.mark.parametrize("own", [{"train.steps": 9}, {"train": {"steps": 9}}], ids=str)
-def test_an_arm_with_steps_of_its_own_is_refused(own: dict[str, Any]) -> None:
+def test_an_arm_that_sets_its_steps_is_refused(own: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"^arm 'b': `matched` computes .* sets train.* Leave out one of the two\.$"):
         dataclasses.replace(STUDY, arms={"a": {}, "b": own})
     dataclasses.replace(STUDY, arms={"a": {}, "b": own}, matched=None)
 
 
-def test_what_cannot_be_matched_is_refused(tiny: RunConfig) -> None:
+def test_impossible_matching_is_refused(tiny: RunConfig) -> None:
     with pytest.raises(UserError, match=r"^matched: "):
         dataclasses.replace(STUDY, matched="hours")  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"^arm 'b': 12 steps of a cost less than half a step of it, by samples\. "):
@@ -114,7 +114,7 @@ def test_what_cannot_be_matched_is_refused(tiny: RunConfig) -> None:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A measurement in which b's steps take 2.2, 3.0 and 2.4 times as long as a's; the arms that it was asked for."""
+    """A measurement in which b's steps take 2.2, 3.0 and 2.4 times as long as a's; returns the measured arms."""
     asked = list[str]()
     milliseconds = {"a": [10.0, 10.0, 20.0], "b": [22.0, 30.0, 48.0], "c": [5.0, 5.0, 10.0]}
 
@@ -179,7 +179,7 @@ def test_workers_read_the_same_steps(tiny: RunConfig, clock: list[str]) -> None:
     assert clock
 
 
-def test_how_arms_are_matched_is_stored_before_the_first_run(tiny: RunConfig, score: Any) -> None:
+def test_the_way_of_matching_is_stored_before_the_first_run(tiny: RunConfig, score: Any) -> None:
     preregister(plan := planned(tiny))
     assert stored(plan)[-1]["design"]["matched by"] == "samples"
     for arm, seed in plan.trials():

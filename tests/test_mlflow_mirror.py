@@ -38,7 +38,7 @@ LOGGED = ("loss", BY_NOISE, "samples_per_second")
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The database of an empty store: making one takes seconds, copying it nothing."""
+    """The database of an empty store: creating it takes seconds, copying it none."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HARNESS_RESULTS", str(tmp_path_factory.mktemp("store")))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -58,7 +58,7 @@ def mirror(store: Path) -> Mirror:
 
 @pytest.fixture
 def run(tiny: RunConfig, score: Any) -> Run:
-    """What six log lines, two grids and an evaluation leave behind."""
+    """A run with six log lines, two grids and an evaluation."""
     return made_up(tiny, score)
 
 
@@ -100,7 +100,7 @@ def all_curves(mirror: Mirror, record: Record) -> dict[str, list[tuple[int, floa
 WHOLE = {name: [(step, step / 8) for step in range(2, 13, 2)] for name in CURVES} | {"fid": list(FID.items())}
 
 
-def test_all_that_a_run_holds_arrives(mirror: Mirror, run: Run) -> None:
+def test_all_files_of_a_run_arrive(mirror: Mirror, run: Run) -> None:
     parent = mirror.record(
         results_folder() / "local" / "studies" / "toy", "toy", {"question": "Which?"}, {"plan": "123"}
     )
@@ -119,7 +119,7 @@ def test_all_that_a_run_holds_arrives(mirror: Mirror, run: Run) -> None:
     assert mirror.client.get_run(parent.run_id).data.params["question"] == "Which?"
 
 
-def test_the_looks_of_a_search_are_a_curve_and_a_run_that_it_gave_up_is_ended(mirror: Mirror, run: Run) -> None:
+def test_the_looks_of_a_search_are_a_curve_and_its_pruned_run_is_ended(mirror: Mirror, run: Run) -> None:
     looks = [{"step": step, "time": 1.75e9 + step, "nfe": 2, "values": {"fid": 60.0 - step}} for step in (3, 6)]
     digests = protocol_of(run).digest, "0123456789ab"
     (run.folder / "rungs.jsonl").write_text(
@@ -141,14 +141,14 @@ def test_points_sent_twice_are_the_same_points(mirror: Mirror, run: Run) -> None
     before = sent.path.read_bytes()
     for _ in range(2):
         sent.send_run(run, protocol_of(run))
-        sent.path.write_bytes(before)  # a kill came between sending and writing that down
+        sent.path.write_bytes(before)  # a kill between sending and recording the position
         sent = record(mirror, run)
     sent.send_run(run, protocol_of(run))
     assert all_curves(mirror, sent) == WHOLE
     assert len(mirror.client.search_runs([mirror.experiment_id])) == 1
 
 
-def test_a_parameter_that_mlflow_would_cut_says_so(mirror: Mirror, run: Run) -> None:
+def test_a_parameter_that_mlflow_would_cut_is_marked(mirror: Mirror, run: Run) -> None:
     params = {"nfe": [*range(2000)], "question": "é" * 6000}
     kept = mirror.client.get_run(mirror.record(run.folder, "a", params, {}).run_id).data.params
     assert kept["nfe"].startswith("[0, 1, 2, ")
@@ -157,7 +157,7 @@ def test_a_parameter_that_mlflow_would_cut_says_so(mirror: Mirror, run: Run) -> 
     assert kept["question"] == params["question"]
 
 
-def test_what_comes_later_is_added(mirror: Mirror, run: Run) -> None:
+def test_later_files_are_added(mirror: Mirror, run: Run) -> None:
     path = run.folder / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:3]) + lines[3][:20])
@@ -169,7 +169,7 @@ def test_what_comes_later_is_added(mirror: Mirror, run: Run) -> None:
     assert all_curves(mirror, sent) == WHOLE
 
 
-def test_a_store_that_lost_a_run_gets_it_again_from_nothing(mirror: Mirror, run: Run) -> None:
+def test_a_store_that_lost_a_run_gets_all_of_it_again(mirror: Mirror, run: Run) -> None:
     first = record(mirror, run)
     first.send_run(run, protocol_of(run))
     mirror.client.delete_run(first.run_id)
@@ -181,7 +181,7 @@ def test_a_store_that_lost_a_run_gets_it_again_from_nothing(mirror: Mirror, run:
 
 
 @pytest.mark.parametrize("lost", ["file", "number"])
-def test_a_place_that_was_lost_is_found_again_in_the_store(mirror: Mirror, run: Run, lost: str) -> None:
+def test_a_lost_position_is_found_again_in_the_store(mirror: Mirror, run: Run, lost: str) -> None:
     first = record(mirror, run)
     first.send_run(run, protocol_of(run))
     if lost == "file":
@@ -204,7 +204,9 @@ def test_long_curves_are_thinned(mirror: Mirror, tiny: RunConfig, score: Any) ->
     assert len(run.metrics()) == 3000
 
 
-def test_where_training_went_back_is_sent_however_long_the_curves(mirror: Mirror, tiny: RunConfig, score: Any) -> None:
+def test_the_point_where_training_went_back_is_sent_for_curves_of_any_length(
+    mirror: Mirror, tiny: RunConfig, score: Any
+) -> None:
     run = made_up(override(tiny, {"train.steps": 3000, "train.log_every": 1}), score)
     with open(run.folder / "metrics.jsonl", "a") as file:
         file.write('{"step": 100, "time": 1.75e9, "learning_rate_factor": 0.5}\n')
@@ -213,7 +215,7 @@ def test_where_training_went_back_is_sent_however_long_the_curves(mirror: Mirror
     assert curve(mirror, sent, "learning_rate_factor") == [(100, 0.5)]
 
 
-def test_what_a_kill_left_running_is_closed(mirror: Mirror, run: Run, tiny: RunConfig, score: Any) -> None:
+def test_runs_left_running_by_a_kill_are_closed(mirror: Mirror, run: Run, tiny: RunConfig, score: Any) -> None:
     alive = made_up(override(tiny, {"seed": 1}), score)
     dead = record(mirror, run)
     living = record(mirror, alive)
@@ -230,7 +232,7 @@ def test_what_a_kill_left_running_is_closed(mirror: Mirror, run: Run, tiny: RunC
 
 
 def lose(mirror: Mirror, run_id: str, what: str) -> None:
-    """Delete a run, or its experiment, or both for good, as the pages and `mlflow gc` do."""
+    """Delete a run or its experiment, or both permanently, as MLflow's pages and `mlflow gc` do."""
     if what == "run":
         mirror.client.delete_run(run_id)
     if what == "experiment":
@@ -245,7 +247,7 @@ def lose(mirror: Mirror, run_id: str, what: str) -> None:
 
 @pytest.mark.parametrize("what", ["run", "experiment", "all"])
 @pytest.mark.parametrize("below", [True, False])
-def test_what_is_deleted_while_runs_are_followed_is_sent_anew(
+def test_deletions_while_runs_are_followed_are_sent_again(
     mirror: Mirror, run: Run, capsys: pytest.CaptureFixture[str], what: str, below: bool
 ) -> None:
     def above() -> Record:
@@ -269,7 +271,7 @@ def test_what_is_deleted_while_runs_are_followed_is_sent_anew(
     assert "MLflow does not take records" not in capsys.readouterr().out
 
 
-def test_a_store_that_fails_in_the_midst_costs_the_work_nothing(
+def test_a_store_that_fails_during_the_work_does_not_stop_it(
     mirror: Mirror, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*_: Any, **__: Any) -> Any:
@@ -292,7 +294,7 @@ def test_a_store_that_fails_in_the_midst_costs_the_work_nothing(
 
 
 def test_a_refusal_of_the_store_is_not_taken_for_an_absence(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is there already is found, and what is not there is made; any other answer is an error."""
+    """An existing item is found, a missing one is created, and any other answer is an error."""
     for code, told in ((REQUEST_LIMIT_EXCEEDED, True), (RESOURCE_ALREADY_EXISTS, False)):
         refuse = Mock(side_effect=MlflowException("not now", error_code=code))
         monkeypatch.setattr(mirror.client, "create_experiment", refuse)
@@ -306,7 +308,7 @@ def test_a_refusal_of_the_store_is_not_taken_for_an_absence(mirror: Mirror, monk
         mlflow_mirror._exists(mirror.client, "0" * 32)
 
 
-def test_the_calls_that_a_solver_chose_stand_beside_its_value(run: Run) -> None:
+def test_the_calls_of_an_adaptive_solver_are_next_to_its_value(run: Run) -> None:
     known = {"values": {"fid": {"0": 9.5}}, "time": {"0": 1.75e9}, "calls": {"0": {"mean": 44.25, "sd": 3.0}}}
     known |= {"precise": {}}
     sent = values(run, known, [["fid", "0"]])
@@ -314,7 +316,7 @@ def test_the_calls_that_a_solver_chose_stand_beside_its_value(run: Run) -> None:
 
 
 @pytest.mark.parametrize("uri", ["sqlite:///{file}/mlflow.db", "http://127.0.0.1:9", "nonsense://x"])
-def test_a_store_that_cannot_be_reached_is_said_in_a_line(
+def test_a_store_that_cannot_be_reached_is_reported_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
 ) -> None:
     (tmp_path / "file").touch()
@@ -336,7 +338,7 @@ def followed_to_the_end(mirror: Mirror, run: Run, **named: Any) -> Followed:
 
 
 def test_a_run_begins_and_ends_when_its_training_did(mirror: Mirror, run: Run) -> None:
-    """Its first line, at step 2, was written at 1.75e9 + 2; its samples, 32 a step, came at 2 / 8 a second."""
+    """Its first line, at step 2, was written at 1.75e9 + 2; its samples, 32 per step, came at 2 / 8 per second."""
     sent = followed_to_the_end(mirror, run).record
     assert sent
     info = mirror.client.get_run(sent.run_id).info
@@ -344,7 +346,7 @@ def test_a_run_begins_and_ends_when_its_training_did(mirror: Mirror, run: Run) -
 
 
 def test_a_run_waits_for_its_first_line(mirror: Mirror, run: Run) -> None:
-    """Before it nobody knows when the training began, and MLflow lets no start change."""
+    """Before that, the start of training is unknown, and MLflow does not allow changes of a start."""
     (run.folder / "metrics.jsonl").unlink()
     trial = Followed("a", run, protocol_of(run), {})
     with Watch("toy", [trial], mirror, Console()):
@@ -353,7 +355,7 @@ def test_a_run_waits_for_its_first_line(mirror: Mirror, run: Run) -> None:
     assert not mirror.client.search_runs([mirror.experiment_id])
 
 
-def test_the_value_of_the_verdict_stands_before_the_diagnostics_by_noise_level(mirror: Mirror, run: Run) -> None:
+def test_the_value_of_the_verdict_comes_before_the_diagnostics_by_noise_level(mirror: Mirror, run: Run) -> None:
     sent = followed_to_the_end(mirror, run, primary=("fid", 2)).record
     assert sent
     names = list(mirror.client.get_run(sent.run_id).data.metrics)
@@ -363,7 +365,7 @@ def test_the_value_of_the_verdict_stands_before_the_diagnostics_by_noise_level(m
     assert BY_NOISE not in all_curves(mirror, sent)
 
 
-def test_a_finished_run_names_its_data_its_model_and_who_sent_it(mirror: Mirror, run: Run) -> None:
+def test_a_finished_run_names_its_data_its_model_and_its_sender(mirror: Mirror, run: Run) -> None:
     data = {"train": 1437, "held_out": 360, "sha256": "0123456789ab"}
     write_json(run.folder / "environment.json", run.environment | {"data": data})
     for _ in range(2):
@@ -385,7 +387,7 @@ def test_a_finished_run_names_its_data_its_model_and_who_sent_it(mirror: Mirror,
 
 
 def test_a_run_that_takes_part_again_is_one_run_below_the_new_parent(mirror: Mirror, run: Run) -> None:
-    """A plan that gains an arm is another plan, in whose record the runs of the earlier one stand."""
+    """A plan with a new arm is a new plan; its record contains the runs of the earlier plan."""
     ids = []
     for plan, params in (("123", {"weighting": "uniform"}), ("456", {"weighting": "uniform", "loss": "mse"})):
 
@@ -404,7 +406,7 @@ def test_a_run_that_takes_part_again_is_one_run_below_the_new_parent(mirror: Mir
     assert len(mirror.client.search_runs([mirror.experiment_id])) == 3
 
 
-def test_a_name_that_changes_changes_in_mlflow(mirror: Mirror, run: Run) -> None:
+def test_a_changed_name_changes_in_mlflow(mirror: Mirror, run: Run) -> None:
     first = record(mirror, run)
     again = mirror.record(run.folder, "other seed 0", {"weighting": "not changed"}, {"arm": "other"}, key="arm")
     assert again.run_id == first.run_id
@@ -413,9 +415,7 @@ def test_a_name_that_changes_changes_in_mlflow(mirror: Mirror, run: Run) -> None
     assert found.data.params["weighting"] == "uniform"
 
 
-def test_a_report_leaves_its_verdicts_and_its_picture_where_its_table_looks_for_it(
-    mirror: Mirror, tmp_path: Path
-) -> None:
+def test_a_report_puts_verdicts_and_figure_where_mlflows_table_looks(mirror: Mirror, tmp_path: Path) -> None:
     files = [tmp_path / "tables" / "toy.md", tmp_path / "figures" / "toy.png"]
     for path in files:
         path.parent.mkdir()
@@ -444,7 +444,7 @@ def test_a_note_is_cut_at_a_line_before_mlflow_refuses_it(mirror: Mirror, run: R
 
 
 def test_a_saved_view_finds_the_runs_of_its_plan_the_best_first(mirror: Mirror, tiny: RunConfig, score: Any) -> None:
-    """The filter and the order are what MLflow's table asks its store for."""
+    """MLflow's table sends this filter and this order to its store."""
     for seed in range(3):
         run = made_up(override(tiny, {"seed": seed}), score)
         score(run, protocol_of(run), FID | {2: 20.0 - seed})

@@ -1,4 +1,4 @@
-"""Where MLflow's records go: a SQLite store is whole or not there, lies where its pictures do, and stops no work."""
+"""The place of MLflow's records: a SQLite store is complete or absent, lies next to its pictures, and stops no work."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from harness.runs.mlflow_mirror import Mirror, Record, close_dead
 from harness.runs.mlflow_store import Busy, connect, default_uri
 
 HOSTILE = ("a?b#c%20d", "sp ace'q\"é日", "50%", "x;y&z=1:2@3", "back\\slash", "new\nline")
-"""What a URI, SQL or a shell may read otherwise."""
+"""Characters with a meaning in a URI, in SQL or in a shell."""
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The store that two first starts at once have made."""
+    """The store that two simultaneous first starts have made."""
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
         patch.setenv("HARNESS_RESULTS", str(tmp_path_factory.mktemp("made")))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -46,7 +46,7 @@ def placed(made: Path) -> Path:
 
 
 def sent(mirror: Mirror, name: str = "run") -> Record:
-    """A record with a picture, of a folder among the results."""
+    """Return a record with a picture, of a folder in the results."""
     folder = results_folder() / "local" / "runs" / name
     picture = folder / "step.png"
     picture.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def files(folder: Path) -> list[str]:
 
 
 def unfinished(path: Path) -> None:
-    """What a kill leaves of MLflow's first seconds: tables, and nothing in them."""
+    """Write the state after a kill in MLflow's first seconds: empty tables."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE experiments (experiment_id INTEGER)")
@@ -70,11 +70,11 @@ def unfinished(path: Path) -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, made: Path) -> None:
-    """Tables are copied where MLflow would make them."""
+    """Copy the tables instead of having MLflow make them."""
     monkeypatch.setattr(mlflow_store, "_make_tables", functools.partial(shutil.copy, made))
 
 
-def test_two_first_starts_at_once_make_one_store_and_one_experiment(made: Path, placed: Path) -> None:
+def test_two_simultaneous_first_starts_make_one_store_and_one_experiment(made: Path, placed: Path) -> None:
     assert files(made.parent) == ["mlflow.db", "mlflow.db.lock"]
     with ThreadPoolExecutor(2) as pool:
         mirrors = [*pool.map(Mirror, ["train"] * 2)]
@@ -85,7 +85,7 @@ def test_two_first_starts_at_once_make_one_store_and_one_experiment(made: Path, 
 def test_an_experiment_that_another_process_begins_in_between_is_taken(
     placed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After it was looked for, and before it is begun here."""
+    """The other process creates it between this process's search and its attempt to create it."""
     from mlflow import MlflowClient
 
     begin = MlflowClient.create_experiment
@@ -111,7 +111,7 @@ def test_a_store_that_a_kill_left_unfinished_is_made_again() -> None:
     ]  # fmt: skip
 
 
-def test_a_file_that_is_no_store_is_left_as_it_is_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_not_a_store_is_left_alone_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "own.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
     unfinished(path)
@@ -135,14 +135,14 @@ def test_a_file_that_is_no_store_is_left_as_it_is_and_said(tmp_path: Path, monke
         (path.rmdir if path.is_dir() else path.unlink)()
 
 
-def test_a_store_of_another_version_is_said(placed: Path) -> None:
+def test_a_store_of_another_version_is_reported(placed: Path) -> None:
     with contextlib.closing(sqlite3.connect(placed)) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
     with pytest.raises(UserError, match=r"is of another version \(.*ffffffffffff.*Install the MLflow that made it"):
         Mirror("train")
 
 
-def test_an_address_that_names_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_without_a_store_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     for given in ("http://", "https:///x", "sqlite://", "sqlite://host/x.db", "sqlite:///:memory:", "sqlite:///"):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
         with pytest.raises(UserError, match=rf"^MLFLOW_TRACKING_URI: {given} names no (server|file)\. Write "):
@@ -150,7 +150,7 @@ def test_an_address_that_names_nothing_is_said(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.usefixtures("quick")
-def test_any_path_can_be_that_of_a_store_and_its_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_path_is_valid_for_a_store_and_its_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in HOSTILE:
         home = tmp_path / "home"
         monkeypatch.setenv("HARNESS_RESULTS", str(home / name))
@@ -170,7 +170,7 @@ def test_a_store_that_moves_with_its_results_takes_its_pictures_along(
     from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 
     first = sent(Mirror("train"))
-    _artifact_repos_cache.clear()  # what the next command knows of it
+    _artifact_repos_cache.clear()  # the next command does not have this cache
     old = results_folder()
     new = tmp_path / "elsewhere 50%"
     (shutil.copytree if copied else os.rename)(old, new)
@@ -190,7 +190,7 @@ def test_a_store_that_moves_with_its_results_takes_its_pictures_along(
         assert (place / "artifacts" / picture.path).exists()
 
 
-def test_a_store_that_several_results_share_stays_as_it_is(
+def test_a_store_that_several_results_share_does_not_move(
     tmp_path: Path, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared = tmp_path / "shared.db"
@@ -207,14 +207,14 @@ def test_a_store_that_several_results_share_stays_as_it_is(
 
 @contextlib.contextmanager
 def written_to(path: Path, how: str) -> Iterator[None]:
-    """Within it, another connection holds the file."""
+    """Hold a lock on the file with another connection."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute(f"BEGIN {how}")
         yield
 
 
 @pytest.mark.parametrize("how", ["EXCLUSIVE", "IMMEDIATE"])
-def test_a_store_that_is_locked_at_the_start_gets_all_later(
+def test_a_store_that_is_locked_at_the_start_gets_everything_later(
     placed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], how: str
 ) -> None:
     monkeypatch.setattr(mlflow_store, "PATIENCE_S", 0.05)
@@ -230,7 +230,9 @@ def test_a_store_that_is_locked_at_the_start_gets_all_later(
     assert mirror.client.get_run(record.run_id).data.params == {"a": "1"}
 
 
-def test_a_full_disk_is_no_mistake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_is_not_a_users_mistake(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
@@ -239,7 +241,7 @@ def test_a_full_disk_is_no_mistake(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert "takes no records now ([Errno 28] No space left on device)" in capsys.readouterr().err
 
 
-def test_a_stop_while_another_process_makes_the_store_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_while_another_process_makes_the_store_is_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(*_: Any) -> None:
         raise Stopped("stopped while it waited")
 
@@ -248,7 +250,7 @@ def test_a_stop_while_another_process_makes_the_store_is_one(monkeypatch: pytest
         Mirror("train")
 
 
-def test_a_server_that_is_overloaded_is_no_mistake_and_a_page_that_is_none_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_overloaded_server_is_not_a_users_mistake_but_another_page_is(monkeypatch: pytest.MonkeyPatch) -> None:
     class Answer(BaseHTTPRequestHandler):
         code = 503
 
@@ -256,7 +258,7 @@ def test_a_server_that_is_overloaded_is_no_mistake_and_a_page_that_is_none_is(mo
             self.send_error(self.code)
 
         def log_message(self, *_: Any) -> None:
-            """Nothing."""
+            """Print nothing."""
 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with HTTPServer(("127.0.0.1", 0), Answer) as server:
@@ -269,7 +271,7 @@ def test_a_server_that_is_overloaded_is_no_mistake_and_a_page_that_is_none_is(mo
         server.shutdown()
 
 
-def test_a_deleted_experiment_stays_so_and_another_stands_beside_it(
+def test_a_deleted_experiment_stays_deleted_and_a_new_one_is_made(
     placed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = Mirror("train")

@@ -1,4 +1,4 @@
-"""An NFE with more samples than the others: what is judged, what verdicts take, and what may be compared over NFEs."""
+"""An NFE with more samples than the others: the evaluation, the verdicts, and comparisons over NFEs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MORE = {"evaluate.more_samples": [{"nfe": 2, "num_samples": 128}]}
 
 
 def judged(run: Run, changes: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
-    """A finished run judged with changes."""
+    """Return a finished run judged with changes."""
     run = Run(override(run.config, changes), run.folder)
     judge = judge_of(run.config)
     evaluate(run, restore(run), judge, lambda: False)
@@ -55,13 +55,15 @@ def judged(run: Run, changes: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
         ([{"nfe": 2, "number": 65}], r"^more_samples\[0\]\.number: MoreSamples has no such field\."),
     ],
 )
-def test_what_is_no_more_samples_is_refused(more: list[dict[str, int]], message: str) -> None:
+def test_invalid_more_samples_are_refused(more: list[dict[str, int]], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         override(EvaluateConfig(num_samples=64), {"more_samples": more})
 
 
 def test_no_more_samples_are_refused_where_they_are_asked_for(tiny: RunConfig) -> None:
-    """Elsewhere a scale's give way to a raised number, and the protocol is that of a scale without them."""
+    """In other places, a scale's setting gives way to a larger number, and the protocol is that of a
+    scale without it.
+    """
     raised = override(tiny, {"evaluate.more_samples": [{"nfe": 2, "num_samples": 128}], "evaluate.num_samples": 128})
     with pytest.raises(ConfigError, match=r"^evaluate\.more_samples\[0\]\.num_samples: 128 is no more than num_samp"):
         refuse_idle({"evaluate.more_samples": ""}, [raised])
@@ -70,7 +72,7 @@ def test_no_more_samples_are_refused_where_they_are_asked_for(tiny: RunConfig) -
     assert raised.protocol() == override(tiny, {"evaluate.num_samples": 128}).protocol()
 
 
-def test_more_samples_where_nothing_is_judged_are_refused(tiny: RunConfig) -> None:
+def test_more_samples_at_an_nfe_that_is_not_evaluated_are_refused(tiny: RunConfig) -> None:
     config = override(tiny, {"evaluate.more_samples": [{"nfe": 16, "num_samples": 128}]})
     with pytest.raises(
         ConfigError, match=r"^evaluate\.more_samples\[0\]\.nfe: nothing is judged at NFE 16\. .*: 1, 2\.$"
@@ -81,14 +83,14 @@ def test_more_samples_where_nothing_is_judged_are_refused(tiny: RunConfig) -> No
 
 
 def test_a_protocol_without_them_is_called_as_before(tiny: RunConfig) -> None:
-    """As if the protocol had no such field."""
+    """The digest is that of a protocol without this field."""
     before = {name: value for name, value in vars(tiny.protocol()).items() if name != "more_samples"}
     assert digest_of(before) == tiny.protocol().digest
     assert override(tiny, MORE).protocol().digest != tiny.protocol().digest
 
 
 def test_their_value_is_that_of_an_evaluation_by_so_many_and_the_first_are_judged_by_themselves(tiny_run: Run) -> None:
-    """The reference is the same for all; at the other NFE nothing changes."""
+    """The reference is the same for all; nothing changes at the other NFE."""
     same = {"evaluate.num_reference": 500}
     many = judged(tiny_run, {**same, "evaluate.num_samples": 128, "evaluate.nfe": [2]})[1]
     few = judged(tiny_run, same)[1]
@@ -102,12 +104,12 @@ def test_their_value_is_that_of_an_evaluation_by_so_many_and_the_first_are_judge
     assert run.missing(run.config.protocol()) == [2]
 
 
-def test_the_reference_is_large_beside_the_most_samples(tiny: RunConfig) -> None:
+def test_the_reference_is_large_compared_with_the_most_samples(tiny: RunConfig) -> None:
     assert tiny.protocol().reference["images"] == 8 * 64
     assert override(tiny, MORE).protocol().reference["images"] == 8 * 128
 
 
-def test_more_samples_begin_with_the_same_ones_and_another_sampling_seed_draws_others(tiny_run: Run) -> None:
+def test_more_samples_start_with_the_same_ones_and_depend_on_the_sampling_seed(tiny_run: Run) -> None:
     trained = restore(tiny_run)
     few, many = (torch.cat([batch.x for batch in samples(tiny_run, trained, 2, number)]) for number in (64, 128))
     assert torch.equal(many[:64], few)
@@ -126,7 +128,7 @@ def planned(tiny: RunConfig) -> Plan:
 
 @pytest.fixture
 def reported(tiny: RunConfig, score: Callable[..., None]) -> Report:
-    """Two arms that the first samples cannot tell apart, and all of them can."""
+    """Two arms that differ only over all samples, not over the first ones."""
     plan = planned(tiny)
     rng = np.random.default_rng(0)
     for arm, seed in plan.trials():
@@ -139,7 +141,7 @@ def reported(tiny: RunConfig, score: Callable[..., None]) -> Report:
     return tables.report(plan, {})
 
 
-def test_verdicts_take_all_samples_and_curves_the_first(reported: Report) -> None:
+def test_verdicts_use_all_samples_and_curves_the_first(reported: Report) -> None:
     plan = reported.plan
     values = {key: plan.run(*key).evaluation(plan.protocol(key[0])) for key in plan.trials()}
     precise = {arm: [values[arm, seed]["precise"]["fid"]["2"]["value"] for seed in plan.seeds] for arm in "ab"}
@@ -152,7 +154,7 @@ def test_verdicts_take_all_samples_and_curves_the_first(reported: Report) -> Non
     assert reported.readouts["b"].area == pytest.approx(areas.mean())
 
 
-def test_the_table_says_where_they_are_more(reported: Report, tmp_path: Path) -> None:
+def test_the_table_reports_where_there_are_more(reported: Report, tmp_path: Path) -> None:
     files = {path.suffix: path for path in tables.write(reported, tmp_path, "harness ablate toy")}
     text = files[".md"].read_text()
     assert "| arm | 1 | 2 (128 samples) |" in text
@@ -166,7 +168,7 @@ def test_the_table_says_where_they_are_more(reported: Report, tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_real_samples_stand_beside_both_numbers(reported: Report, tmp_path: Path) -> None:
+def test_real_samples_are_scored_with_both_numbers(reported: Report, tmp_path: Path) -> None:
     plan = reported.plan
     told = plans.report(plan, judge_of(plan.arms["a"]), tmp_path, "harness ablate toy", Console(file=io.StringIO()))
     about = read_json(next(path for path in told.files if path.suffix == ".json"))
@@ -178,7 +180,7 @@ def test_real_samples_stand_beside_both_numbers(reported: Report, tmp_path: Path
     assert f"of held-out samples, as many as generated samples at NFE 2: {many:.4g}." in text
 
 
-def test_the_pictures_curve_is_of_the_first_samples(
+def test_the_curve_in_the_figure_uses_the_first_samples(
     reported: Report, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     drawn: dict[str, Any] = {}
@@ -196,7 +198,7 @@ def test_the_pictures_curve_is_of_the_first_samples(
     )
 
 
-def test_a_record_and_the_command_tell_both(tiny: RunConfig) -> None:
+def test_a_record_and_the_command_report_both(tiny: RunConfig) -> None:
     run = Run.of(override(tiny, MORE))
     more = {"samples": 128, "value": 2.5, "interval": [2.0, 3.0]}
     known = run.evaluation(run.config.protocol()) | {"values": {"fid": {"1": 9.5, "2": 4.5}}}
@@ -212,7 +214,7 @@ def test_a_record_and_the_command_tell_both(tiny: RunConfig) -> None:
     ]
 
 
-def test_a_search_looks_at_the_number_of_its_own_nfe() -> None:
+def test_a_search_uses_the_number_at_its_nfe() -> None:
     base = load_scale("digits")
     plan = SearchPlan.of(load_search("tuning"), "digits", base, None, [])
     assert base.evaluate.samples_at(32) > base.evaluate.num_samples

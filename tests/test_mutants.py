@@ -1,4 +1,4 @@
-"""The mutation check itself: which lines its rules change, which ones a seed draws, and that its lists are true."""
+"""The mutation check itself: the effect of its rules, the drawn lines, and the truth of its lists."""
 
 from collections import Counter
 from pathlib import Path
@@ -41,7 +41,7 @@ CHANGED = {
         "return None",
     },
 }
-"""{line: what the rules make of it}, by hand; other lines stay."""
+"""{line: its mutations}, by hand; other lines do not change."""
 
 
 def test_the_rules_change_one_line_each(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_the_rules_change_one_line_each(tmp_path: Path) -> None:
     assert found == CHANGED
 
 
-def test_a_seed_draws_the_same_lines_wherever_they_stand(tmp_path: Path) -> None:
+def test_a_seed_draws_the_same_lines_at_any_position(tmp_path: Path) -> None:
     (tmp_path / "rate.py").write_text(SOURCE)
     (tmp_path / "moved.py").write_text("import math\n" + SOURCE)
 
@@ -72,7 +72,7 @@ def test_a_seed_draws_the_same_lines_wherever_they_stand(tmp_path: Path) -> None
     assert sorted(texts("rate.py", 0)) == sorted(texts("rate.py", 1))
 
 
-def test_every_named_file_is_there_and_every_component_is_named() -> None:
+def test_every_listed_file_exists_and_every_component_is_listed() -> None:
     sources = [path for area in TESTS.values() for path in area]
     assert len(sources) == len(set(sources))
     for path in sources:
@@ -85,7 +85,7 @@ def test_every_named_file_is_there_and_every_component_is_named() -> None:
             assert path in sources or file.name == "__init__.py", f"{path}: name its tests in tests/mutants.py"
 
 
-def test_what_is_listed_as_equivalent_is_a_mutation_still() -> None:
+def test_every_equivalent_mutation_is_still_a_mutation() -> None:
     for path, old, new, reason in EQUIVALENT:
         known = {mutation.identity for mutation in mutations(ROOT, path)}
         assert (path, old, new) in known, f"{path}: its line `{old}` has changed; write or strike out the entry"
@@ -100,7 +100,7 @@ def test_forty_are_spread_over_the_areas_and_none_is_equivalent() -> None:
     assert {mutation.path for mutation in chosen(3, 0, ["harness/core/"])} <= {*TESTS["files"]}
 
 
-def test_what_failed_is_named() -> None:
+def test_the_failed_test_is_named() -> None:
     said = "F\nE   assert 1 == 2\nFAILED tests/test_x.py::test_y - assert 1 == 2\n1 failed in 0.1s\n"
     assert failure(said) == "tests/test_x.py::test_y"
 

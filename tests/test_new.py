@@ -1,4 +1,4 @@
-"""`harness new`: what it writes works at once, passes its own test, and replaces nothing."""
+"""`harness new`: its files work at once, pass their tests, and replace nothing."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from harness.runs.validate import check
 
 KINDS = [("component", family) for family in FAMILIES] + [(kind, kind) for kind in ("dataset", "metric", "study")]
 DIGITS = ("extractor",)
-"""Families whose members need images."""
+"""Families whose components need images."""
 
 
 @pytest.fixture(autouse=True)
 def forgotten() -> Iterator[None]:
-    """The registry forgets what a test declares."""
+    """Forget the components that a test declares."""
     before = {family: dict(registry._MEMBERS[family]) for family in HOMES if names(family)}
     yield
     for family, members in before.items():
@@ -33,7 +33,7 @@ def forgotten() -> Iterator[None]:
 
 
 def own_tests(path: Path) -> int:
-    """Runs every test in a file as pytest would; how many there were."""
+    """Run every test in a file as pytest would; return their number."""
     found = runpy.run_path(str(path))
     tests = [value for name, value in found.items() if name.startswith("test_")]
     given: list[dict[str, Any]] = [{"component": one} for one in found.get("COMPONENTS", [])] or [{}]
@@ -48,10 +48,10 @@ def test_every_family_has_a_skeleton() -> None:
 
 
 @pytest.mark.parametrize(("kind", "family"), KINDS)
-def test_what_is_written_works_at_once(
+def test_the_written_file_works_at_once(
     kind: str, family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It passes its own test and `harness check`, and a run takes it."""
+    """The file passes its test and `harness check`, and a run accepts it."""
     name = f"my_{family}"
     assert (
         main(["new", kind, name, "--out", str(tmp_path), *(["--family", family] if kind == "component" else [])]) == 0
@@ -73,7 +73,7 @@ def test_what_is_written_works_at_once(
 
 
 @pytest.mark.parametrize("name", ["My-Thing", "class", "2nd", "../up", "torch", "min_snr", ""])
-def test_a_name_that_cannot_be_is_refused(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_impossible_name_is_refused(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     try:
         code: object = main(["new", "component", name, "--out", str(tmp_path)])
     except SystemExit as ended:

@@ -1,4 +1,4 @@
-"""Base distributions: their laws and moments, what they learn from the data, and determinism."""
+"""Base distributions: distributions and moments, what they learn from the data, and determinism."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from harness.data.base import Data
 SCALES = torch.tensor([0.1, 1.0, 4.0])
 DATA = 3 + SCALES * torch.randn(2000, 3, generator=torch.Generator().manual_seed(0))
 OF_DATA = {"population"}
-"""Whose law is that of a data set; tests/test_population.py holds it."""
+"""Noises with the distribution of a data set; test_population.py tests them."""
 NOISES: dict[str, Noise] = {name: build("noise", name) for name in names("noise") if name not in OF_DATA}
 NOISES |= {
     "matched-per_feature": Matched(per_feature=True),
@@ -40,13 +40,15 @@ def sample(noise: Noise, n: int, seed: int = 1) -> Tensor:
 
 
 def distance(x: Tensor, distribution_function: Callable[[np.ndarray], np.ndarray]) -> float:
-    """Kolmogorov-Smirnov statistic times sqrt(n): below 1.95 for 999 samples of that law in 1000."""
+    """Return the Kolmogorov-Smirnov statistic times sqrt(n): below 1.95 for 999 samples in 1000 of the right
+    distribution.
+    """
     expected = distribution_function(x.double().flatten().sort().values.numpy())
     n = x.numel()
     return n**0.5 * max((np.arange(1, n + 1) / n - expected).max(), (expected - np.arange(n) / n).max())
 
 
-# their laws
+# Their distributions
 
 
 LAWS = {
@@ -69,7 +71,7 @@ def test_narrow_noise_is_scaled() -> None:
 
 
 @pytest.mark.parametrize(("noise", "law"), LAWS.values(), ids=LAWS)
-def test_entries_follow_scipys_law(noise: Noise, law: stats.rv_continuous) -> None:
+def test_entries_follow_scipys_distribution(noise: Noise, law: stats.rv_continuous) -> None:
     assert law.var() == pytest.approx(1)
     assert distance(sample(noise, N), law.cdf) < 1.95
 
@@ -78,7 +80,7 @@ def test_entries_follow_scipys_law(noise: Noise, law: stats.rv_continuous) -> No
     "law", [stats.t(5, scale=math.sqrt(3 / 5)), stats.laplace(scale=1 / math.sqrt(2))], ids=["student_t", "laplace"]
 )
 def test_the_tails_are_theirs_too(law: stats.rv_continuous) -> None:
-    """Shares beyond 4 and 6, which the distance hardly sees."""
+    """Shares beyond 4 and 6, to which the distance is hardly sensitive."""
     noise = StudentT() if law.dist.name == "t" else Laplace()
     x = sample(noise, 1_000_000, seed=3).flatten()
     for bound in (4.0, 6.0):
@@ -88,7 +90,7 @@ def test_the_tails_are_theirs_too(law: stats.rv_continuous) -> None:
 
 
 @pytest.mark.parametrize("rate", [0, 0.1, 0.75])
-def test_sparse_drops_the_given_share_and_leaves_the_rest_normal(rate: float) -> None:
+def test_sparse_drops_its_share_and_the_rest_is_normal(rate: float) -> None:
     x1 = sample(Sparse(dropout_rate=rate), N).flatten()
     assert (x1 == 0).float().mean() == pytest.approx(rate, abs=4 * (rate * (1 - rate) / x1.numel()) ** 0.5 + 1e-7)
     assert distance(x1[x1 != 0], stats.norm.cdf) < 1.95
@@ -96,15 +98,17 @@ def test_sparse_drops_the_given_share_and_leaves_the_rest_normal(rate: float) ->
 
 @every_noise
 def test_gaussian_says_whether_it_is_normal(noise: Noise) -> None:
-    """So says Kolmogorov and Smirnov, on entries over their standard deviation;
-    sparse is normal where it drops nothing, and pruned where no cosine is as large as it takes."""
+    """By the Kolmogorov-Smirnov test on entries divided by their standard deviation.
+
+    Sparse noise is normal if it drops nothing, and pruned noise if no cosine is as large as `reject`.
+    """
     state = noise.fit(DATA)
     x1 = sample(noise, N) / noise.variance(state).sqrt()
     normal = distance(x1, stats.norm.cdf) < 1.95
     assert normal == (noise.gaussian or noise in (Sparse(dropout_rate=0), Pruned()))
 
 
-# moments and independence
+# Moments and independence
 
 
 @every_noise
@@ -112,7 +116,7 @@ def test_the_declared_variance_and_the_mean_are_the_samples(noise: Noise) -> Non
     state = noise.fit(DATA)
     variance = noise.variance(state)
     assert variance.shape in ((), (3,))
-    if noise == StudentT(df=2.5):  # its sample variance has no variance; the law is held above
+    if noise == StudentT(df=2.5):  # its sample variance has no variance; another test covers the distribution
         assert variance == 1
         return
     x1 = sample(noise, N).double()
@@ -123,15 +127,15 @@ def test_the_declared_variance_and_the_mean_are_the_samples(noise: Noise) -> Non
 
 @every_noise
 def test_entries_are_independent(noise: Noise) -> None:
-    """Neither they nor their sizes go together, across features and across rows."""
+    """Neither values nor magnitudes are correlated, across features and across rows."""
     x1 = sample(noise, N).double() / noise.variance(noise.fit(DATA)).sqrt()
-    for values in (x1.clamp(-3, 3), x1.abs().clamp(max=3)):  # heavy tails would drown the correlations
+    for values in (x1.clamp(-3, 3), x1.abs().clamp(max=3)):  # heavy tails would hide the correlations
         columns = torch.cat([values[1:], values[:-1]], 1)
         off = columns.T.corrcoef() - torch.eye(6)
         assert off.abs().max() < 5 / N**0.5
 
 
-# what comes out
+# Outputs
 
 
 @every_noise
@@ -164,7 +168,7 @@ def test_the_ends_of_the_random_numbers_are_finite(noise: Noise, value: float, m
     assert sample(noise, 4).isfinite().all()
 
 
-# what is learned from the data
+# Learning from the data
 
 
 @pytest.mark.parametrize(
@@ -176,7 +180,7 @@ def test_the_others_learn_nothing_from_the_data(noise: Noise) -> None:
 
 
 def test_data_are_read_only_where_something_is_learnt() -> None:
-    """Reading some of a folder of pictures takes a while."""
+    """Reading part of a folder of pictures takes a while."""
 
     class Unread(Data):
         def some(self, number: int = 0) -> Tensor:
@@ -218,7 +222,7 @@ def test_constant_features_keep_a_little_noise() -> None:
     assert std[2].item() == pytest.approx(1e-3 * data.std().item(), rel=1e-5)
 
 
-def test_matched_refuses_data_that_are_all_the_same() -> None:
+def test_matched_refuses_constant_data() -> None:
     with pytest.raises(UserError, match=r"^noise: all data are equal, .*\. Choose gaussian\.$"):
         Matched().fit(torch.full((9, 3), 0.1))
 
@@ -250,12 +254,12 @@ def test_the_state_survives_a_file(per_feature: bool, tmp_path: Path) -> None:
         (Sparse, {"dropout_rate": -0.1}, r"^dropout_rate: -0\.1 is outside \[0, 1\)"),
     ],
 )
-def test_what_has_no_variance_left_is_refused(noise: type[Noise], fields: dict[str, float], message: str) -> None:
+def test_noise_without_variance_is_refused(noise: type[Noise], fields: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         noise(**fields)
 
 
-def test_sparse_noise_drops_to_where_the_datas_own_zero_is_encoded() -> None:
+def test_sparse_noise_drops_to_the_encoding_of_the_datas_zero() -> None:
     mean = torch.tensor([1.0, 2.0, 4.0])
     std = torch.tensor([0.5, 1.0, 8.0])
     data = Data(

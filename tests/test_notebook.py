@@ -20,7 +20,7 @@ def test_it_is_committed_without_outputs() -> None:
 
 @pytest.mark.slow
 def test_its_cells_show_table_figure_and_verdicts(tmp_path: Path, isolated: None) -> None:
-    """In a folder with a module that would end every process that imported it."""
+    """It runs in a folder with a module that would end every process that imports it."""
     (tmp_path / "secrets.py").write_text("raise SystemExit('imported from the folder one stands in')\n")
     notebook = nbformat.read(PATH, as_version=4)
     NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(tmp_path)}}).execute()

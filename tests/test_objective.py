@@ -1,5 +1,4 @@
-"""The loss: the formula that the parts make, the same draws in every arm, and what moves the minimiser and what does
-not."""
+"""The loss: the formula of its components, the same draws in every arm, and which settings move the minimiser."""
 
 from __future__ import annotations
 
@@ -30,7 +29,7 @@ SPACES = ["output", "velocity", "data", "noise"]
 
 
 class Network(nn.Module):
-    """a x + b t, and what it was given last."""
+    """The network a x + b t, which records its last input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +47,7 @@ class Network(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class FixedNoise(Noise):
-    """The same x1 every time."""
+    """The same x1 at every draw."""
 
     def sample(self, shape: Any, generator: torch.Generator, state: Any) -> Tensor:
         return torch.tensor([0.8, -1.2, 0.3, 0.5]).view(1, 1, 2, 2).expand(shape)
@@ -89,7 +88,9 @@ def gradient(made: Objective, n: int = 512) -> Tensor:
 
 
 def edm_by_hand(x0: Tensor, xt: Tensor, alpha: float, sigma: float, std: float) -> tuple[Tensor, Tensor, float]:
-    """Karras et al. 2022, eq. 7 and table 1: the network's input, its target, and the data error over its error."""
+    """Return, by Karras et al. 2022, eq. 7 and table 1: the network's input, its target, and the data error over its
+    error.
+    """
     s = sigma * std / alpha
     d = 0.5
     skip = d**2 / (s**2 + d**2)
@@ -98,8 +99,9 @@ def edm_by_hand(x0: Tensor, xt: Tensor, alpha: float, sigma: float, std: float) 
 
 
 Hand = Callable[[Tensor, Tensor, float, float], tuple[Tensor, Tensor, float, float]]
-"""x0, x1, t and the noise's standard deviation to the network's input, its target, the factor of its error and the
-weight."""
+"""Maps x0, x1, t and the noise's standard deviation to the network's input, its target, the factor of its error and the
+weight.
+"""
 
 
 def linear(x0: Tensor, x1: Tensor, t: float) -> Tensor:
@@ -146,7 +148,7 @@ BY_HAND: dict[str, tuple[dict[str, Any], Hand]] = {
         {"loss": {"name": "pseudo_huber", "c": 0.3}, "weighting": "cosmap"},
         lambda x0, x1, t, _: (linear(x0, x1, t), x1 - x0, 1, 2 / (math.pi * (1 - 2 * t + 2 * t**2))),
     ),
-    "velocity, min_snr": (  # of the data error, which is t times the velocity's
+    "velocity, min_snr": (  # of the data error, which is t times the velocity error
         {"weighting": "min_snr"},
         lambda x0, x1, t, _: (linear(x0, x1, t), x1 - x0, 1, min(((1 - t) / t) ** 2, 5) * max(t, 0.01) ** 2),
     ),
@@ -181,7 +183,7 @@ BY_HAND: dict[str, tuple[dict[str, Any], Hand]] = {
 
 @pytest.mark.parametrize("name", BY_HAND)
 def test_the_loss_is_the_formula(name: str) -> None:
-    """The mean over sixteen samples of weight times loss, each written out for itself."""
+    """The mean over sixteen samples of weight times loss, each written out separately."""
     parts, hand = BY_HAND[name]
     made = objective(False, **parts)
     n = 16
@@ -213,13 +215,13 @@ def test_normalising_divides_by_the_mean_under_the_time_density(name: str, time_
 @pytest.mark.parametrize("name", [name for name in names("weighting") if name != "uniform"])
 @pytest.mark.parametrize("n", [1, 64])
 def test_a_weighting_changes_the_gradient(name: str, n: int) -> None:
-    """At batch size 1 too, where a weight over its batch's mean would always be 1."""
+    """Also at batch size 1, where a weight divided by its batch's mean would always be 1."""
     assert not torch.allclose(gradient(objective(weighting=name), n), gradient(objective(), n), rtol=1e-2)
 
 
 @pytest.mark.parametrize("noise", [{"name": "sparse", "dropout_rate": 0.75}, "matched"], ids=str)
 def test_weights_of_the_snr_know_the_noises_variance(noise: Any) -> None:
-    """SNR = alpha^2 / (sigma^2 Var[x1]): 4 times as large where three entries in four are zero."""
+    """SNR = alpha^2 / (sigma^2 Var[x1]): 4 times as large if three entries in four are zero."""
     made = objective(False, noise=noise, weighting={"name": "clipped_snr", "gamma": 3})
     variance = 0.25 if made.formulation.noise.name == "sparse" else data(512).var().item()
     t = torch.linspace(0.01, 0.99, 50)
@@ -236,7 +238,7 @@ def test_weights_of_the_snr_know_the_noises_variance(noise: Any) -> None:
 
 
 def test_times_of_a_noise_level_know_the_noises_variance() -> None:
-    """ln(sigma sd / alpha) is N(-1.2, 1.2^2) for EDM's times, whatever the noise's standard deviation."""
+    """ln(sigma sd / alpha) is N(-1.2, 1.2^2) for EDM's times, for any standard deviation of the noise."""
     made = objective(noise="matched", time_sampler={"name": "edm_lognormal", "stratify": True})
     network = Network()
     step(made, 4096, network=network)
@@ -250,7 +252,9 @@ QUADRATURE = 2**13
 
 
 def expected_gradient(normalise_weight: bool = True, **parts: Any) -> Tensor:
-    """At one fixed pair, over one time in each of so many equally likely intervals: quadrature over t."""
+    """Return the expected gradient at one fixed pair, with one time in each of many equally likely intervals:
+    quadrature over t.
+    """
     made = Formulation.parse({**parts, "objective": {"normalise_weight": normalise_weight}, "noise": FixedNoise()})
     network = Network()
     one_step(Objective(made, {}), network, data(1).expand(QUADRATURE, 1, 2, 2), 1, 2).loss.backward()
@@ -294,12 +298,14 @@ SAME: dict[str, tuple[dict[str, Any], dict[str, Any], float]] = {
     "corrected low_discrepancy": ({"time_sampler": {"name": "low_discrepancy", "of": "cosmap", **CORRECTED}}, UNIFORM,
      1),
 }  # fmt: skip
-"""(formulation, another with proportional w(t) p(t), the factor between them)."""
+"""{case: (formulation, another with proportional w(t) p(t), the factor between them)}."""
 
 
 @pytest.mark.parametrize("name", SAME)
 def test_weight_times_density_alone_decides_the_expected_gradient(name: str) -> None:
-    """Equivalence: (w, p) and (w', p') with w p = w' p' are one objective; uncorrected, the times alone are another."""
+    """Equivalence: (w, p) and (w', p') with w p = w' p' are one objective; without the weight, the
+    other times are not.
+    """
     one, other, factor = SAME[name]
     torch.testing.assert_close(expected_gradient(**one), expected_gradient(**other), rtol=2e-3, atol=5e-4)
     plain = [expected_gradient(normalise_weight=False, **parts) for parts in (one, other)]
@@ -361,7 +367,7 @@ class Posterior(nn.Module):
 
 
 def standard_errors_from_zero(made: Formulation, *places: tuple[float, float]) -> list[Tensor]:
-    """For each c and d, the mean gradient over 32 batches, the same ones, in its standard errors."""
+    """Return, for each c and d, the mean gradient over the same 32 batches, in units of its standard error."""
     run = Objective(made, {})
     tasks = [run.task(MEAN + STD * normals, 3, number) for number, normals in enumerate(NORMALS)]
     found = []
@@ -378,7 +384,7 @@ def standard_errors_from_zero(made: Formulation, *places: tuple[float, float]) -
 
 MOVES_NOTHING: list[dict[str, Any]] = [
     *({"weighting": name} for name in names("weighting") if name != "inverse_snr"),
-    {"weighting": {"name": "inverse_snr", "t_max": 0.97}},  # at 0.999 it is a millionth of the times that count
+    {"weighting": {"name": "inverse_snr", "t_max": 0.97}},  # at 0.999, the times that count would be a millionth of all
     *({"time_sampler": name} for name in names("time_sampler")),
     {"time_sampler": {"name": "cosmap", "importance_correct": True}},
     *(
@@ -393,7 +399,7 @@ MOVES_NOTHING: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("parts", MOVES_NOTHING, ids=str)
 def test_the_minimiser_is_that_of_every_weight_density_and_space(parts: dict[str, Any]) -> None:
-    """Where the networks hold the optimum, the expected gradient vanishes there, and nowhere near it."""
+    """At the optimum the expected gradient is zero, and nowhere near it."""
     unnormalised = {"normalise_weight": False, **parts.get("objective", {})}
     made = Formulation.parse({"time_sampler": {"name": "stratified"}, **parts, "objective": unnormalised})
     optimum, other = standard_errors_from_zero(made, (1, 1), (1.3, 0.7))
@@ -402,7 +408,7 @@ def test_the_minimiser_is_that_of_every_weight_density_and_space(parts: dict[str
 
 
 class Converted(nn.Module):
-    """One fixed velocity field, as a network of any prediction would say it: by solving for x0 and x1, in float64."""
+    """One fixed velocity field as a network of any prediction: it solves for x0 and x1 in float64."""
 
     def __init__(self, made: Formulation, variance: Tensor):
         super().__init__()
@@ -437,7 +443,7 @@ INSIDE_THE_CLAMPS = {"time_sampler": {"name": "beta", "a": 6, "b": 6}}
 
 
 def meant(prediction: str, space: str, **parts: Any) -> tuple[float, float]:
-    """Loss and gradient of the one velocity field that is said by a network of a prediction."""
+    """Return loss and gradient of the one velocity field, expressed by a network of a prediction."""
     x0 = data(64) * torch.tensor([1.0, 0.7, 0.4, 0.2]).view(1, 1, 2, 2)
     choices = {"space": space, "normalise_weight": False}
     clamps = {"t_min": 1e-6, "t_max": 1 - 1e-6}
@@ -459,7 +465,7 @@ OTHERS = [name for name in names("prediction") if name != "velocity"]
 @pytest.mark.parametrize("prediction", OTHERS)
 @pytest.mark.parametrize("interpolant", names("interpolant"))
 def test_in_one_space_all_predictions_have_one_loss(interpolant: str, prediction: str, noise: str) -> None:
-    """Whatever the network says, if it means the same velocity, it errs the same."""
+    """Networks with different predictions of the same velocity have the same error."""
     parts = {"interpolant": interpolant, "noise": noise, "weighting": "clipped_snr"}
     for space in ("velocity", "data", "noise"):
         assert meant(prediction, space, **parts) == pytest.approx(meant("velocity", space, **parts), rel=2e-3), space
@@ -469,7 +475,7 @@ STATED = [name for name in names("weighting") if build("weighting", name).stated
 
 
 def papers_loss(weighting: str, interpolant: str) -> float:
-    """Of the same field: the weighting times the squared error of what it is stated for, found by solving for it."""
+    """Return the paper's loss of the same field: the weighting times the squared error that the paper states it for."""
     x0 = data(64) * torch.tensor([1.0, 0.7, 0.4, 0.2]).view(1, 1, 2, 2)
     made = Formulation.parse({**INSIDE_THE_CLAMPS, "interpolant": interpolant, "weighting": weighting})
     task = Objective(made, {}).task(x0, 1, 2)
@@ -493,7 +499,7 @@ def papers_loss(weighting: str, interpolant: str) -> float:
 @pytest.mark.parametrize("interpolant", ["polynomial", "vp"])
 @pytest.mark.parametrize("weighting", STATED)
 def test_a_stated_weighting_has_its_papers_loss_in_every_space(weighting: str, interpolant: str) -> None:
-    """Whatever is predicted and measured."""
+    """For every prediction and every measured error."""
     expected = papers_loss(weighting, interpolant)
     for prediction, space in (("velocity", "output"), ("velocity", "data"), ("data", "noise"), ("edm", "output")):
         found, _ = meant(prediction, space, interpolant=interpolant, weighting=weighting)
@@ -534,8 +540,9 @@ def test_weights_are_finite_at_both_ends_of_a_run(interpolant: str) -> None:
 
 
 def test_arms_share_their_draws() -> None:
-    """The same seed and step give the same x_t and t whatever the weighting, loss and prediction;
-    another seed or step does not."""
+    """The same seed and step give the same x_t and t for any weighting, loss and prediction; other seeds or steps do
+    not.
+    """
 
     def given(seed: int, number: int, **parts: Any) -> tuple[Tensor, Tensor]:
         network = Network()
@@ -545,14 +552,14 @@ def test_arms_share_their_draws() -> None:
     first = given(1, 2)
     for family in ("weighting", "loss", "prediction"):
         for name in names(family):
-            if name != "edm" or family != "prediction":  # EDM's network sees a scaled x_t
+            if name != "edm" or family != "prediction":  # the input of EDM's network is a scaled x_t
                 assert all(map(torch.equal, first, given(1, 2, **{family: name})))
     for seed, number in ((2, 2), (1, 3), (2, 1)):
         assert not any(map(torch.equal, first, given(seed, number)))
 
 
 def test_the_transport_cost_is_that_of_the_pairs() -> None:
-    """Mean |x0 - x1|^2 of what is trained on: of the draws as they are, and of the least of all permutations."""
+    """Mean |x0 - x1|^2 of the training pairs: of the draws themselves, and of the best permutation."""
     x0 = data(32)
     x1 = torch.randn(32, 1, 2, 2, generator=stream(1, "noise", 2))
     costs = (x0[:, None] - x1[None]).square().flatten(2).sum(2)
@@ -572,7 +579,7 @@ def test_the_transport_cost_is_that_of_the_pairs() -> None:
 
 
 def test_fixed_pairs_take_the_place_of_the_batch(tmp_path: Path) -> None:
-    """Both ends of the one pair in the files are trained on, whatever was drawn."""
+    """Training uses both ends of the only pair in the files, and not the draws."""
     x0 = data(1)
     x1 = torch.full((1, 1, 2, 2), 3.0)
     for name, end in (("x0", x0), ("x1", x1)):
@@ -587,8 +594,9 @@ def test_fixed_pairs_take_the_place_of_the_batch(tmp_path: Path) -> None:
 
 
 def test_classes_reach_the_coupling() -> None:
-    """With a class for each sample nothing can move; with one class for all it is optimal transport;
-    with none it is refused."""
+    """With one class per sample, nothing can move; with one class for all, it is optimal transport; without classes, it
+    is refused.
+    """
     made = objective(coupling="class_conditional_ot")
     x0 = data(16)
     alone = made.task(x0, 1, 2, torch.arange(16))
@@ -620,7 +628,7 @@ def test_classes_are_hidden_unless_all_are_asked_for() -> None:
     shown = objective.task(x0, 0, 0, y).y
     assert shown is not None
     hidden = shown == -1
-    assert 16 < hidden.sum() < 48  # four standard deviations of 4 each way
+    assert 16 < hidden.sum() < 48  # four standard deviations of 4 on each side
     assert torch.equal(shown[~hidden], y[~hidden])
     told = objective.task(x0, 0, 0, y, hide=False).y
     assert told is not None

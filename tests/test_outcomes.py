@@ -1,5 +1,6 @@
-"""What becomes of a study whose seeds diverge, fail, are killed or are not compared:
-counted, said, and never a better arm."""
+"""Seeds that diverge, fail, are killed or are not compared: they are counted and reported, and never make an arm
+better.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +87,7 @@ def quiet(_: str) -> None:
 
 @pytest.fixture
 def points() -> RunConfig:
-    """Two-dimensional, trained and judged in a moment."""
+    """Points in the plane, trained and judged in a moment."""
     changes = {
         "train.steps": 4,
         "train.warmup_steps": 0,
@@ -100,7 +101,7 @@ def points() -> RunConfig:
 
 
 def simulated(plan: Plan, rng: np.random.Generator) -> pd.DataFrame:
-    """Cells of a study at the primary NFE, with effects, noise and losses drawn anew."""
+    """Return the values of a study at the primary NFE, with random effects, noise and losses of seeds."""
     sd = rng.choice([0.01, 0.05, 0.2])
     lost = rng.choice([0.0, 0.05, 0.25])
     effects = {arm: rng.choice([0.0, 0.02, 0.3, -0.3]) if arm != plan.baseline else 0.0 for arm in plan.arms}
@@ -112,8 +113,8 @@ def simulated(plan: Plan, rng: np.random.Generator) -> pd.DataFrame:
     return pd.DataFrame(cells)
 
 
-def test_no_unstable_arm_is_better_or_a_tie_and_beside_a_lost_baseline_there_is_no_verdict(tiny: RunConfig) -> None:
-    """Over 60 studies whose seeds are knocked out at random; worse is what SciPy's paired t says of the survivors."""
+def test_no_unstable_arm_is_better_or_a_tie_and_a_lost_baseline_leaves_no_verdict(tiny: RunConfig) -> None:
+    """60 studies with seeds removed at random; a verdict "worse" is that of SciPy's paired t over the survivors."""
     plan = planned(tiny)
     rng = np.random.default_rng(0)
     seen = Counter[str]()
@@ -155,7 +156,9 @@ def test_no_unstable_arm_is_better_or_a_tie_and_beside_a_lost_baseline_there_is_
 
 @pytest.fixture
 def reported(score: Any) -> Callable[..., tables.Report]:
-    """The report of a plan whose runs have FID 10, 8 and 10.1 over NFE, a bit apart, or ended as `ends` says."""
+    """The report of a plan with FID 10, 8 and 10.1 over NFE, slightly different by seed, or with
+    outcomes as in `ends`.
+    """
 
     def report(plan: Plan, ends: dict[tuple[str, int], str] | None = None) -> tables.Report:
         rng = np.random.default_rng(0)
@@ -206,7 +209,7 @@ def test_diverged_failed_and_unfinished_seeds_are_told_apart(
     assert [line[1].partition(" (")[2] for line in read_off.rows] == ["", "3 of 5)", "4 of 5)"]
 
 
-def test_what_became_of_seeds_stands_in_the_files(
+def test_the_outcomes_of_seeds_are_in_the_files(
     tiny: RunConfig, reported: Callable[..., tables.Report], tmp_path: Path
 ) -> None:
     report = reported(planned(tiny), ENDS)
@@ -254,7 +257,7 @@ def test_a_baseline_that_lost_a_seed_leaves_no_verdict(
     assert "nan" not in text
 
 
-def test_a_study_in_which_all_diverge_is_told(
+def test_a_study_in_which_all_diverge_is_reported(
     tiny: RunConfig, reported: Callable[..., tables.Report], tmp_path: Path
 ) -> None:
     plan = planned(tiny, seeds=3)
@@ -264,8 +267,8 @@ def test_a_study_in_which_all_diverge_is_told(
     assert grids.grids(report)[0].rows == [[arm, "3 of 3 diverged", "3 of 3 diverged"] for arm in "abc"]
 
 
-def test_what_is_not_compared_says_why(tiny: RunConfig, reported: Callable[..., tables.Report]) -> None:
-    """More seeds would help none of them; two seeds are undecided, since there they would."""
+def test_an_arm_that_is_not_compared_has_a_reason(tiny: RunConfig, reported: Callable[..., tables.Report]) -> None:
+    """More seeds would help none of these; two seeds are undecided, because more seeds would help them."""
     plan = planned(tiny, arms={**ARMS, "b": {**ARMS["b"], "evaluate.nfe": [1, 4]}})
     report = reported(plan, {("c", 2): "solver"})
     assert verdicts_of(report) == {"a": "baseline", "b": "not compared", "c": "not compared"}
@@ -276,7 +279,7 @@ def test_what_is_not_compared_says_why(tiny: RunConfig, reported: Callable[..., 
     assert set(verdicts_of(reported(planned(tiny, seeds=2))).values()) == {"baseline", "undecided"}
 
 
-def test_what_was_noticed_in_the_data_is_said_once_for_all_arms(
+def test_a_warning_about_the_data_is_printed_once_for_all_arms(
     tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = dataclasses.replace(load(tiny.dataset), notes=("left out: 1 file ending in .pt",))
@@ -302,14 +305,14 @@ def test_an_arm_whose_training_diverges_is_unstable_wherever_it_is_measured(
 
 
 def test_survivors_set_no_mark_for_other_arms(tiny: RunConfig, reported: Callable[..., tables.Report]) -> None:
-    """b has the best values by far: 4 at NFE 2, where a has 5. Once it diverges, a's and c's own best is the best."""
+    """b has the best values by far: 4 at NFE 2, where a has 5. Once b diverges, the best of a and c is the best."""
     whole, hurt = (reported(planned(tiny), ends).readouts for ends in ({}, {("b", 0): "training"}))
     assert (whole["a"].fewest_of_all, hurt["a"].fewest_of_all) == (None, 2)
     assert (hurt["b"].seeds, hurt["b"].ends) == (4, (1, 2))
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_every_settings_of_an_arm_stands_in_the_results(
+def test_every_setting_of_an_arm_is_in_the_results(
     tiny: RunConfig, reported: Callable[..., tables.Report], tmp_path: Path
 ) -> None:
     plan = planned(tiny, arms={**ARMS, "b": {"train.warmup_steps": 3, "train.log_every": 7}})
@@ -317,7 +320,7 @@ def test_every_settings_of_an_arm_stands_in_the_results(
     about = read_json(paths[".json"])
     text = paths[".md"].read_text()
     assert about["settings"]["c"] == {"weighting": "min_snr", "weighting.gamma": 2.0}
-    assert about["settings"]["b"] == {"train.warmup_steps": 3}  # how often it logs changes nothing
+    assert about["settings"]["b"] == {"train.warmup_steps": 3}  # the logging interval is not a setting of the arm
     assert about["settings"]["a"] == {"weighting": "uniform", "train.warmup_steps": 2}
     for line in (
         "| a | weighting = uniform, train.warmup_steps = 2 |",
@@ -352,7 +355,7 @@ def test_failures_of_the_machine_are_one_line_and_other_errors_are_not_hidden(
         guarded(failing(RuntimeError("shapes differ")))
 
 
-def test_what_the_machine_broke_off_is_run_again_and_counts_for_nothing(
+def test_a_trial_stopped_by_the_machine_runs_again_and_does_not_count(
     points: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run.of(points)
@@ -387,7 +390,7 @@ def test_what_the_machine_broke_off_is_run_again_and_counts_for_nothing(
 def test_a_worker_that_the_machine_ended_leaves_its_trial_to_be_run_again(
     tiny: RunConfig, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`kill -9` is in test_end_to_end."""
+    """test_end_to_end.py tests `kill -9`."""
     plan = planned(tiny, seeds=1)
 
     def end(*_: Any) -> Run:
@@ -403,7 +406,7 @@ def test_a_worker_that_the_machine_ended_leaves_its_trial_to_be_run_again(
 
 
 def wild(values: Callable[[int], float]) -> Callable[..., Any]:
-    """Samples that are all `values(NFE)`."""
+    """Return a sampler whose samples are all `values(NFE)`."""
 
     def samples(run: Run, trained: Any, nfe: int, number: int, *_: Any, **more: Any) -> Any:
         x = torch.full((number, 2), values(nfe)) + 0.1 * torch.randn(
@@ -433,7 +436,7 @@ def test_samples_that_are_not_finite_at_one_nfe_cost_no_other(
             ensure(plan.config("a", 0), quiet, never)
     assert run.evaluation(protocol)["values"]["sliced_wasserstein"].keys() == {"4"}
     assert Counter(tables.report(plan, {}).cells.query("arm == 'a'").state) == {DIVERGED: 2, MEASURED: 1}
-    ensure(override(plan.config("a", 0), {"evaluate.nfe": [4]}), quiet, never)  # asks for nothing that failed
+    ensure(override(plan.config("a", 0), {"evaluate.nfe": [4]}), quiet, never)  # asks only for NFEs that did not fail
 
 
 def test_a_measure_of_the_flow_that_is_not_finite_costs_no_other(
@@ -451,7 +454,7 @@ def test_a_measure_of_the_flow_that_is_not_finite_costs_no_other(
     assert str(run.failure(protocol)).startswith("curvature is nan.")
 
 
-def test_a_solver_that_gives_up_is_no_divergence(points: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_solver_that_gives_up_is_not_a_divergence(points: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     def give_up(*_: Any, **__: Any) -> Any:
         raise Unsolvable("dopri5 gave up.")
         yield
@@ -470,7 +473,7 @@ def test_a_solver_that_gives_up_is_no_divergence(points: RunConfig, monkeypatch:
 
 def test_errors_come_back_from_their_notes() -> None:
     class Mine(Unsolvable):
-        """A plugin's own."""
+        """An exception of a plugin."""
 
     for error, kind in ((Diverged("so."), Diverged), (Unsolvable("thus."), Unsolvable), (Mine("mine."), Unsolvable)):
         again = NoValue.of(json.loads(json.dumps(error.note)))
@@ -478,7 +481,7 @@ def test_errors_come_back_from_their_notes() -> None:
 
 
 def test_a_trial_of_which_more_will_come_has_not_ended(tiny: RunConfig, score: Any) -> None:
-    """Though something of it has failed: it is neither published, nor told to have failed, nor closed in the record."""
+    """Although a part of it has failed, it is not published, reported as failed, or closed in the record."""
     plan = planned(override(tiny, {"evaluate.nfe": [1, 2]}), seeds=1)
     run = plan.run("b", 0)
     protocol = plan.protocol("b")
@@ -494,7 +497,7 @@ def test_a_trial_of_which_more_will_come_has_not_ended(tiny: RunConfig, score: A
     assert Followed("b", run, protocol, {}).status() == "FAILED"
 
 
-def test_a_value_that_is_known_is_not_refused_for_what_another_metric_met(tiny: RunConfig, score: Any) -> None:
+def test_a_known_value_is_not_refused_because_of_another_metric(tiny: RunConfig, score: Any) -> None:
     plan = planned(override(tiny, {"evaluate.nfe": [1, 2]}), seeds=1)
     run = plan.run("a", 0)
     protocol = plan.protocol("a")
@@ -513,7 +516,7 @@ def test_a_value_that_is_known_is_not_refused_for_what_another_metric_met(tiny: 
     ],
     ids=str,
 )
-def test_a_search_tells_what_fell_behind_from_what_diverged(
+def test_a_search_tells_pruned_trials_from_diverged_ones(
     tiny: RunConfig, monkeypatch: pytest.MonkeyPatch, error: Exception, state: str, said: str
 ) -> None:
     from harness.ablation.design.search import Search
@@ -547,7 +550,7 @@ def test_a_search_tells_what_fell_behind_from_what_diverged(
     ],
     ids=str,
 )
-def test_what_is_distilled_has_flows_at_one_step_to_be_compared_with(
+def test_distilled_arms_are_compared_with_flows_at_one_step(
     points: RunConfig, evaluate: dict[str, Any], nfe: tuple
 ) -> None:
     config = override(points, {**evaluate, "reflow.number": 40, "reflow.nfe": 4})

@@ -1,4 +1,4 @@
-"""What `harness plan` says before a study trains: looks, arms, effects, and what is warned of."""
+"""The output of `harness plan` before a study trains: looks, arms, effects and warnings."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def plan(tiny: RunConfig) -> Plan:
 
 @pytest.fixture
 def ended(score: Any) -> Callable[[Plan], None]:
-    """Ends the trials of a plan: b is far better than a, and the solver near it."""
+    """Ends the trials of a plan: b is far better than a, and the solver is near it."""
 
     def end(plan: Plan) -> None:
         for arm, seed in plan.unfinished():
@@ -67,8 +67,10 @@ def parts(plan: Plan) -> Parts:
 NONE = Parts({}, {})
 
 
-def test_each_look_says_its_trials_level_time_and_disk(plan: Plan) -> None:
-    """The level is .05 over two arms, by the seeds of 8 that a look adds; 1,800 + 360 s and 44 MB a seed."""
+def test_each_look_reports_its_trials_level_time_and_disk(plan: Plan) -> None:
+    """The level is .05 over two arms, by the share of the 8 seeds that a look adds; 1,800 + 360 s and
+    44 MB per seed.
+    """
     grid = Outlook(plan, 2, NONE, parts(plan)).looks()
     assert grid.header == ["look", "seeds", "trials", "ended", "left", "level", "time", "disk"]
     assert grid.rows == [
@@ -86,7 +88,7 @@ def test_each_look_says_its_trials_level_time_and_disk(plan: Plan) -> None:
     ]  # fmt: skip
 
 
-def test_what_has_ended_and_arms_that_are_decided_are_not_left(plan: Plan, ended: Callable[[Plan], None]) -> None:
+def test_ended_trials_and_decided_arms_do_not_count_as_open(plan: Plan, ended: Callable[[Plan], None]) -> None:
     """After the first look b is decided, so each further seed takes two trials: 600 + 240 s, two at a time."""
     ended(plan.up_to(3))
     rows = Outlook(plan, 2, NONE, parts(plan)).looks().rows
@@ -97,13 +99,13 @@ def test_what_has_ended_and_arms_that_are_decided_are_not_left(plan: Plan, ended
     ]
 
 
-def test_what_is_not_known_says_so(plan: Plan) -> None:
+def test_unknown_costs_are_reported_as_unknown(plan: Plan) -> None:
     outlook = Outlook(plan, 2, NONE, NONE)
     assert {tuple(row[6:]) for row in outlook.looks().rows} == {(UNKNOWN, UNKNOWN)}
     assert {tuple(row[3:]) for row in outlook.arms(dict.fromkeys(ARMS, 1.0)).rows} == {(UNKNOWN,) * 3}
 
 
-def test_each_arm_says_its_share_and_what_its_trial_takes(plan: Plan) -> None:
+def test_each_arm_shows_its_share_and_the_cost_of_its_trial(plan: Plan) -> None:
     shares = {arm: Explained.of(config).effective_share() for arm, config in plan.arms.items()}
     known = parts(plan)
     trained = Parts(dict([*known.trainings.items()][:1]), {"a": known.evaluations["a"]})
@@ -115,7 +117,7 @@ def test_each_arm_says_its_share_and_what_its_trial_takes(plan: Plan) -> None:
     ]
 
 
-def test_a_flow_that_only_teaches_has_a_row_of_its_own(tiny: RunConfig) -> None:
+def test_a_flow_that_only_teaches_has_a_separate_row(tiny: RunConfig) -> None:
     arms = {"two": {"reflow.rounds": 1}, "three": {"reflow.rounds": 2}}
     plan = Plan.of(dataclasses.replace(STUDY, arms=arms, baseline="two"), "digits", tiny, {}, 3, [])
     (teacher,) = (training_digest(flow) for flow in plan.arms["two"].flows[:-1])
@@ -166,7 +168,7 @@ def test_the_status_says_whether_a_plan_is_stored(plan: Plan, ended: Callable[[P
     assert status(plan.up_to(4))[-1].startswith("- Not planned: 4 seeds are no look")
 
 
-def test_remarks_name_what_was_guessed_and_what_failed(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remarks_name_guesses_and_failures(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     found = Forecast({}, {"a": Spent(1, 1)}, {"b": "training diverged."})
     outlook = Outlook(plan, 2, NONE, parts(plan))
     lines = remarks(outlook, Placement(2, 1), found)
@@ -194,7 +196,7 @@ def test_an_arm_that_wastes_its_batches_is_warned_of(plan: Plan) -> None:
 
 @pytest.fixture
 def tried(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The arms of which small trials were asked for, each time; all trials take the same."""
+    """The arms of each call for small trials; all trials take the same time."""
     asked: list[list[str]] = []
 
     def fake(plan: Plan, placement: Placement, arms: Collection[str]) -> Forecast:
@@ -208,7 +210,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 @pytest.fixture
 def small(tmp_path: Any) -> list[str]:
-    """Words of a command about a study of two arms in a file."""
+    """The words of a command about a study of two arms in a file."""
     path = tmp_path / "two.py"
     path.write_text(
         "from harness.ablation.design.study import Study\n\n"
@@ -218,7 +220,7 @@ def small(tmp_path: Any) -> list[str]:
     return ["plan", str(path), "--workers", "2", "--set", "evaluate.nfe=[2]", "--set", "evaluate.num_samples=32"]
 
 
-def test_the_command_tells_all_looks_or_those_that_are_asked_for(
+def test_the_command_prints_all_looks_or_the_requested_ones(
     tried: list[list[str]], small: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(small) == 0
@@ -241,10 +243,10 @@ def test_the_command_tells_all_looks_or_those_that_are_asked_for(
     assert "2 of 2" not in capsys.readouterr().out
 
 
-def test_only_what_was_not_measured_is_tried(
+def test_only_unmeasured_trials_are_tried(
     tried: list[list[str]], small: list[str], score: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Arm a has a finished trial; of its other seeds nothing is known, nor anything of b."""
+    """Arm a has a finished trial; its other seeds and arm b have none."""
 
     def finished(plan: Plan) -> Plan:
         run = plan.run("a", 0)

@@ -53,7 +53,7 @@ print(json.dumps([judge.protocol.extractor, judge.protocol.sources, found]))
 
 
 def install(folder: Path, name: str, modules: dict[str, str], points: str) -> Path:
-    """A distribution with a package of these modules, as an installer leaves it below `folder`."""
+    """Write a distribution with a package of these modules below `folder`, as an installer does."""
     (folder / name).mkdir(parents=True)
     for module, content in {"__init__": "", **modules}.items():
         (folder / name / f"{module}.py").write_text(content)
@@ -66,7 +66,7 @@ def install(folder: Path, name: str, modules: dict[str, str], points: str) -> Pa
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What interpreters print that know one package each."""
+    """The output of interpreters, each with one installed package."""
     folder = tmp_path_factory.mktemp("packages")
     taken = WEIGHTING.format(name="uniform")
     packages = {
@@ -88,7 +88,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def test_components_of_a_package_are_found_and_hashed(answers: dict[str, str]) -> None:
-    """By the first question for any family; its modules may import the harness's configurations."""
+    """The first use of any family finds them; their modules may import the harness's configurations."""
     listed = {member["name"]: member["about"] for member in json.loads(answers["good"])["weighting"]}
     assert listed["mine"] == "A constant."
     assert "min_snr" in listed
@@ -99,7 +99,7 @@ def test_components_of_a_package_are_found_and_hashed(answers: dict[str, str]) -
 
 
 def test_a_package_that_fails_is_named_in_one_line(answers: dict[str, str]) -> None:
-    """Where a component is asked for; the help asks for none."""
+    """The error comes where a component is used; the help uses none."""
     advice = "Correct the package, or uninstall it."
     missing = "ModuleNotFoundError: No module named"
     name = "weighting 'uniform' is already taken by harness.components.weightings. Choose another name."

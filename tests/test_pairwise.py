@@ -1,4 +1,4 @@
-"""Every member of every family with every member of every other: a finite loss and gradient, or a refusal."""
+"""All pairs of components of different families: a finite loss and gradient, or a refusal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FAMILIES = ("interpolant", "prediction", "weighting", "loss", "time_sampler", "n
 OF_ANOTHER_ERROR = {
     f"weighting {name}" for name in names("weighting") if build("weighting", name).stated_for not in ("any", "velocity")
 }
-"""Weightings that only a squared loss converts into weights of the velocity error."""
+"""Weightings that only a squared loss can convert into weights of the velocity error."""
 REFUSED = {
     frozenset({"prediction score", f"noise {name}"}) for name in ("sparse", "student_t", "laplace", "uniform",
      "population")
@@ -33,7 +33,7 @@ X0 = 0.8 * torch.randn(16, 1, 2, 2, generator=torch.Generator().manual_seed(0))
 
 
 class Network(nn.Module):
-    """a x + b t."""
+    """The network a x + b t."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Network(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Elsewhere(Dataset):
-    """As many others of the same shape."""
+    """The same number of other samples, of the same shape."""
 
     def load(self) -> Data:
         return Data(0.5 - X0, X0, torch.Tensor.float, torch.Tensor.float, "image")
@@ -65,7 +65,7 @@ def test_two_members_go_together_or_are_refused(first: str, second: str, space: 
     needed = {
         "pairs": pairs,
         "population": {"name": "population", "dataset": Elsewhere()},
-        "sinkhorn": {"name": "sinkhorn", "reg": 1.0},  # which ends after a few iterations
+        "sinkhorn": {"name": "sinkhorn", "reg": 1.0},  # it ends after a few iterations
     }
     refused = set()
     for one, other in itertools.product(names(first), names(second)):

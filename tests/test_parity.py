@@ -1,5 +1,6 @@
-"""Held against torchcfm and flow_matching, whose time runs from noise to data:
-t here is their 1 - t, and velocities change sign."""
+"""Comparison with torchcfm and flow_matching, whose time runs from noise to data: t here is their 1 - t, and velocities
+change sign.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +48,7 @@ def close(ours: Tensor, theirs: Tensor) -> None:
 
 
 def batch(n: int, shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    """Data and noise [n, ...]."""
+    """Return data and noise [n, ...]."""
     generator = torch.Generator().manual_seed(seed)
     x0, x1 = (torch.randn(n, *shape, dtype=dtype, generator=generator) for _ in range(2))
     return 0.5 * x0 + 1, x1
@@ -69,13 +70,15 @@ MATCHERS = {
 def test_paths_and_velocities_are_torchcfms(
     path: Interpolant, matcher: ConditionalFlowMatcher, shape: tuple[int, ...]
 ) -> None:
-    t = torch.linspace(0, 0.999, 101, dtype=torch.float64)  # the target matcher divides by 1 - (1 - sigma) t, their t
+    t = torch.linspace(
+        0, 0.999, 101, dtype=torch.float64
+    )  # the target matcher divides by 1 - (1 - sigma) t, with their t
     t = t.clamp(min=1e-3) if isinstance(matcher, TargetConditionalFlowMatcher) else t
     data, noise = batch(len(t), shape)
     torch.manual_seed(0)
     _, theirs, velocity, drawn = matcher.sample_location_and_conditional_flow(noise, data, 1 - t, return_noise=True)
     if isinstance(matcher, TargetConditionalFlowMatcher):
-        noise = drawn  # it leaves the noise that it is given, and draws its own
+        noise = drawn  # it ignores the given noise and draws other noise
     close(path.interpolate(data, noise, t), theirs)
     close(path.velocity(data, noise, t), -velocity)
     close(Velocity().target(data, noise, t, path), -velocity)
@@ -91,7 +94,7 @@ def test_exact_ot_costs_what_torchcfms_plan_does(seed: int, n: int) -> None:
 
 
 def test_exact_ot_pairs_as_torchcfm_does() -> None:
-    """Drawn without replacement, its n pairs are those here."""
+    """Drawn without replacement, its n pairs equal ours."""
     data, noise = batch(50, (3,))
     np.random.seed(0)
     theirs = torch.cat(OTPlanSampler("exact").sample_plan(data, noise, replace=False), 1)
@@ -101,7 +104,7 @@ def test_exact_ot_pairs_as_torchcfm_does() -> None:
 
 @pytest.mark.parametrize("reg", [0.05, 0.5])
 def test_sinkhorn_draws_from_torchcfms_plan(reg: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its regularisation is absolute, here it is in medians of the squared distances."""
+    """Its regularisation is absolute; ours is in medians of the squared distances."""
     data, noise = batch(32, (3,))
     draw = Mock(wraps=torch.multinomial)
     monkeypatch.setattr(torch, "multinomial", draw)
@@ -164,7 +167,7 @@ def test_paths_and_velocities_are_flow_matchings(
 
 @every_scheduler
 def test_times_of_a_signal_to_noise_ratio_are_flow_matchings(path: Interpolant, scheduler: Scheduler) -> None:
-    """Their ratio is alpha / sigma, whose square it is here."""
+    """Their ratio is alpha / sigma; ours is the square."""
     log_snr = path.log_snr(torch.linspace(0.02, 0.98, 49, dtype=torch.float64))
     close(path.time_of_log_snr(log_snr), 1 - scheduler.snr_inverse(torch.exp(log_snr / 2)))
 
@@ -191,7 +194,7 @@ def sign(quantity: str) -> int:
 def test_conversions_are_flow_matchings(
     predicted: str, to: str, theirs: str, path: Interpolant, scheduler: Scheduler
 ) -> None:
-    """Of any output at any x, not only of targets on the path."""
+    """For any output at any x, not only for targets on the path."""
     t = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
     output, x = batch(len(t), (3,))
     convert = getattr(AffineProbPath(scheduler), theirs)
@@ -214,7 +217,7 @@ def test_vp_is_flow_matchings_linear_vp_with_data_and_noise_exchanged() -> None:
 
 
 def test_vp_goes_through_flow_matchings_linear_vp_at_another_speed() -> None:
-    """The factors are the same where the SNR is."""
+    """The factors are equal where the SNR is equal."""
     t = torch.linspace(0.001, 0.999, 999, dtype=torch.float64)
     path = VariancePreserving()
     scheduler = LinearVPScheduler()

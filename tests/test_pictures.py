@@ -1,4 +1,4 @@
-"""Pictures of samples of every kind, and `harness data`, which prepares a set and draws it."""
+"""Pictures of samples of every kind, and `harness data`, which loads a data set and draws it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def plain(train: Tensor, kind: str, **more: Any) -> Data:
-    """Data whose encoding is the identity."""
+    """Return data whose encoding is the identity."""
     return Data(train, train[:3], torch.Tensor.float, torch.Tensor.float, kind, **more)  # type: ignore[arg-type]
 
 
@@ -74,7 +74,9 @@ def test_every_kind_of_data_is_drawn() -> None:
 
 @pytest.mark.parametrize("kind", DATA)
 def test_a_picture_is_a_png_that_shows_every_sample_and_its_title(kind: str, tmp_path: Path) -> None:
-    """The last of more samples than a picture has by itself is in it; images and latents have no title."""
+    """The picture contains the last sample, even if there are more samples than by default; images and latents have no
+    title.
+    """
     data = DATA[kind]()
     samples = samples_like(data, SHOWN[kind] + 5)  # type: ignore[index]
     other = torch.cat([samples[:-1], samples[:1] * 2 if kind != "image" else 255 - samples[-1:]])
@@ -94,7 +96,7 @@ def test_a_picture_is_a_png_that_shows_every_sample_and_its_title(kind: str, tmp
 
 
 def test_images_fill_a_square_where_rows_of_eight_would_be_a_column(tmp_path: Path) -> None:
-    """Every image is found in its place, by a search that knows nothing of the grid."""
+    """A search that does not know the grid finds every image in its place."""
     for number, across, rows in ((63, 8, 8), (64, 8, 8), (65, 9, 8), (100, 10, 10), (101, 11, 10), (250, 16, 16)):
         samples = torch.arange(number, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 32, 32)
         draw(image_data(1), samples, tmp_path / "x.png")
@@ -115,7 +117,7 @@ def test_more_samples_than_a_picture_can_show_are_refused(kind: Kind) -> None:
 
 
 def test_the_brightness_of_latents_is_that_of_all_of_them(tmp_path: Path) -> None:
-    """More than a million values, the first half all alike: what is dark and bright comes from the others too."""
+    """More than a million values, the first half all equal: the others also decide dark and bright."""
     samples = torch.cat([torch.zeros(5, 4, 384, 384), normal(5, 4, 384, 384)])
     draw(plain(normal(20, 4, 8, 8), "latents"), samples, tmp_path / "x.png")
     first, last = (read(tmp_path / "x.png")[2:386, 2 + 386 * i : 386 * (i + 1)].astype(float) for i in (0, 7))
@@ -147,7 +149,7 @@ def test_images_lie_eight_in_a_row_enlarged_by_whole_pixels(
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 16])
 def test_latents_are_shown_by_their_first_channels_from_dark_to_bright(channels: int, tmp_path: Path) -> None:
     samples = normal(8, channels, 32, 32) * 7 + 3
-    samples[0, 0, 0, 0] = 1e4  # an outlier alone does not make the rest dark
+    samples[0, 0, 0, 0] = 1e4  # one outlier does not darken the rest
     draw(plain(samples, "latents"), samples, tmp_path / "x.png")
     tiles = read(tmp_path / "x.png")[2:34, 2:]
     first = np.stack([tiles[:, 34 * i : 34 * i + 32] for i in range(8)]).astype(float)
@@ -157,19 +159,19 @@ def test_latents_are_shown_by_their_first_channels_from_dark_to_bright(channels:
     assert np.abs(first - np.floor(expected)).max() <= 1
 
 
-def test_latents_that_are_all_alike_are_drawn(tmp_path: Path) -> None:
+def test_constant_latents_are_drawn(tmp_path: Path) -> None:
     draw(plain(normal(20, 4, 8, 8), "latents"), torch.zeros(4, 4, 8, 8), tmp_path / "x.png")
     assert read(tmp_path / "x.png").shape[0] == 36
 
 
 def blue(picture: np.ndarray) -> int:
-    """Pixels in the colour of the trajectories, fainter or not."""
+    """Count the pixels in the colour of the trajectories, pale ones included."""
     red, green, blue_ = picture.astype(int).transpose(2, 0, 1)
     return int(((blue_ > green + 8) & (green > red + 8)).sum())
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 3])
-def test_points_are_drawn_with_the_way_that_they_came(dimensions: int, tmp_path: Path) -> None:
+def test_points_are_drawn_with_their_trajectories(dimensions: int, tmp_path: Path) -> None:
     data = plain(normal(200, dimensions), "points")
     samples = normal(30, dimensions, seed=1)
     noise = 3 * normal(30, dimensions, seed=2)
@@ -194,7 +196,7 @@ def test_trajectories_are_decoded(tmp_path: Path) -> None:
     assert np.array_equal(read(tmp_path / "plain.png"), read(tmp_path / "decoded.png"))
 
 
-def test_no_more_than_150_ways_are_drawn(tmp_path: Path) -> None:
+def test_at_most_150_trajectories_are_drawn(tmp_path: Path) -> None:
     data = plain(normal(300, 2), "points")
     samples = normal(300, 2, seed=1)
     way = [torch.zeros(300, 2), samples]
@@ -204,7 +206,7 @@ def test_no_more_than_150_ways_are_drawn(tmp_path: Path) -> None:
     assert pictures_[0] == pictures_[1] != pictures_[2]
 
 
-def test_real_cells_are_drawn_beside_samples_by_the_genes_that_correlate_most() -> None:
+def test_real_cells_are_drawn_next_to_samples_for_the_most_correlated_genes() -> None:
     base = normal(500)
     genes = torch.stack([normal(500, seed=2), base, normal(500, seed=3), -base + 0.1 * normal(500, seed=4)], dim=1)
     assert set(pictures._related(genes)) == {1, 3}
@@ -263,7 +265,7 @@ def told(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
     return dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
 
 
-def test_data_lists_every_set_with_what_it_needs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_lists_every_set_and_its_files(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data"]) == 0
     said = capsys.readouterr().out
     rows = {line.split("│")[1].strip(): line for line in said.splitlines() if line.count("│") == 4}
@@ -274,7 +276,7 @@ def test_data_lists_every_set_with_what_it_needs(folder: Path, capsys: pytest.Ca
     assert f"files are looked for in {folder};" in said
 
 
-def test_data_prepares_a_set_and_says_what_it_holds(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_loads_a_set_and_describes_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "image_folder", "--set", "path=pets", "--set", "size=8"]) == 0
     said = told(capsys)
     assert said.pop("fingerprint").isalnum()
@@ -352,7 +354,7 @@ def test_data_draws_the_pictures_that_are_held_out(folder: Path) -> None:
     ],
     ids=str,
 )
-def test_what_data_cannot_do_is_one_line_and_code_2(
+def test_impossible_requests_to_data_are_one_line_and_code_2(
     arguments: list[str], said: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
@@ -388,7 +390,7 @@ def test_data_that_are_not_finite_are_refused_when_they_are_loaded() -> None:
         Data(normal(10, 2), bad, torch.Tensor.float, torch.Tensor.float, "points")
 
 
-def test_a_picture_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_is_written_completely_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = image_data()
     draw(data, images(4), tmp_path / "x.png")
     before = (tmp_path / "x.png").read_bytes()
@@ -404,7 +406,7 @@ def test_a_picture_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize(("number", "channels", "size"), [(64, 1, 8), (13, 3, 32), (3, 1, 28)])
-def test_images_lie_as_in_torchvisions_grid(tmp_path: Path, number: int, channels: int, size: int) -> None:
+def test_images_are_arranged_as_in_torchvisions_grid(tmp_path: Path, number: int, channels: int, size: int) -> None:
     from torchvision.utils import make_grid
 
     shown = images(number, channels, size)

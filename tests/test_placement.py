@@ -1,4 +1,4 @@
-"""How trials share a machine: the ways tried, the one taken, and that it is measured once."""
+"""How trials share a machine: the tried arrangements, the chosen one, and a single measurement."""
 
 import dataclasses
 import io
@@ -37,7 +37,7 @@ def plan(tiny: RunConfig) -> Plan:
         (16, 2, [(2, 1), (4, 1), (8, 1), (16, 1)]),
     ],
 )
-def test_the_ways_fill_the_machine_and_no_more(cores: int, gpus: int, ways: list[tuple[int, int]]) -> None:
+def test_the_arrangements_fill_the_machine(cores: int, gpus: int, ways: list[tuple[int, int]]) -> None:
     assert [(way.workers, way.threads) for way in placements(cores, gpus)] == ways
 
 
@@ -61,7 +61,7 @@ def test_more_threads_must_be_worth_it_and_are_measured_once(
     assert remembered(other) == 1, "another training is measured for itself"
 
 
-def test_a_study_is_trained_on_the_threads_that_are_fastest_unless_it_is_told_how(
+def test_a_study_trains_on_the_fastest_number_of_threads_by_default(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def chosen(plan: Plan, say: Say) -> Placement:

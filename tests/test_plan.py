@@ -64,7 +64,7 @@ def test_a_misspelt_study_or_scale_gets_advice() -> None:
         ("mine.py", GOOD.replace("'a', arms", "'c', arms"), "baseline 'c'"),
     ],
 )  # fmt: skip
-def test_a_file_that_holds_no_study_is_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
+def test_a_file_without_a_study_is_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=message):
         load_study(str(tmp_path / name))
@@ -94,7 +94,7 @@ def test_no_seeds_are_refused(tiny: RunConfig, seeds: int) -> None:
         Plan.of(STUDY, "digits", tiny, {}, seeds, [])
 
 
-def test_verdicts_rest_on_the_first_metric_of_the_scale_unless_the_study_names_one(tiny: RunConfig) -> None:
+def test_verdicts_use_the_first_metric_of_the_scale_unless_the_study_names_one(tiny: RunConfig) -> None:
     both = override(tiny, {"evaluate.metrics": ["kid", "fid"]})
     assert planned(both).metric == "kid"
     assert planned(both, dataclasses.replace(STUDY, metric="fid")).metric == "fid"
@@ -132,12 +132,12 @@ def test_an_unknown_metric_is_refused(tiny: RunConfig) -> None:
     ],
     ids=str,
 )
-def test_a_study_that_cannot_be_settled_is_refused(wrong: dict) -> None:
+def test_an_invalid_study_is_refused(wrong: dict) -> None:
     with pytest.raises(UserError, match=next(iter(wrong)).replace("arms", "another one")):
         dataclasses.replace(STUDY, **wrong)
 
 
-def test_a_trial_is_its_arm_with_its_seed_and_seeds_stand_together(tiny: RunConfig) -> None:
+def test_a_trial_is_its_arm_with_its_seed_and_seeds_are_consecutive(tiny: RunConfig) -> None:
     plan = planned(tiny)
     assert plan.trials() == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
     assert plan.config("b", 1) == override(tiny, {"weighting": {"name": "min_snr", "gamma": 2}, "seed": 1})
@@ -161,16 +161,16 @@ def test_a_setting_changes_the_digest(tiny: RunConfig, path: str, value: object)
     ],
     ids=str,
 )
-def test_what_a_study_asks_changes_the_digest(tiny: RunConfig, change: dict) -> None:
+def test_the_design_of_a_study_changes_the_digest(tiny: RunConfig, change: dict) -> None:
     assert planned(tiny, dataclasses.replace(STUDY, **change)).digest != planned(tiny).digest
 
 
 @pytest.mark.parametrize("name", ["log_every", "sample_every", "checkpoint_every"])
-def test_how_it_is_carried_out_does_not_change_the_digest(tiny: RunConfig, name: str) -> None:
+def test_the_way_of_carrying_it_out_does_not_change_the_digest(tiny: RunConfig, name: str) -> None:
     assert planned(tiny, STUDY, **{f"train.{name}": 7}).digest == planned(tiny).digest
 
 
-def test_where_data_lie_does_not_change_the_digest_and_what_they_are_does(
+def test_the_content_of_data_changes_the_digest_and_their_path_does_not(
     tiny: RunConfig, needed: Callable[..., dict[str, Any]]
 ) -> None:
     here, there, other = (planned(tiny, dataset={"name": "npz", **needed("npz", seed)}).digest for seed in (0, 0, 1))

@@ -1,4 +1,4 @@
-"""A user's file with a fault is refused in one line that says where and what to do, before anything is trained."""
+"""A user's file with a mistake is refused before any training, in one line that says where it is and what to do."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Write = Callable[[str], Path]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Iterator[Write]:
-    """Writes a plugin into a file of its own; the registry forgets all of them afterwards."""
+    """Writes each plugin into a new file; the registry forgets all of them afterwards."""
     before = {family: dict(members) for family, members in registry._MEMBERS.items()}
 
     def forget() -> None:
@@ -126,7 +126,7 @@ REFUSED = {
 
 
 def test_a_file_that_declares_something_else_is_refused(write: Write) -> None:
-    """And leaves nothing behind in the registry."""
+    """The registry is as before."""
     for what, (content, said) in REFUSED.items():
         path = write(content)
         with pytest.raises(UserError) as caught:
@@ -137,7 +137,7 @@ def test_a_file_that_declares_something_else_is_refused(write: Write) -> None:
         assert "\n" not in line, what
 
 
-def test_a_file_that_cannot_be_read_to_its_end_leaves_nothing(write: Write) -> None:
+def test_a_file_that_fails_during_the_import_registers_nothing(write: Write) -> None:
     path = write(GOOD + "1 / 0\n")
     with pytest.raises(UserError, match=r"line 14: ZeroDivisionError: division by zero\. Correct the file\.$"):
         load_plugin(path)
@@ -147,21 +147,21 @@ def test_a_file_that_cannot_be_read_to_its_end_leaves_nothing(write: Write) -> N
     assert build("weighting", "mine").weight(torch.ones(2), None).tolist() == [2, 2]
 
 
-def test_a_key_that_is_pressed_while_a_file_is_read_stops_the_command(
-    write: Write, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ctrl_c_during_the_import_of_a_file_stops_the_command(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     path = write("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nfor i in range(10**6): pass\n")
     assert main(["list", "loss", "--plugin", str(path)]) == 130
     assert capsys.readouterr().err.startswith("stopped.")
 
 
-def test_a_class_without_a_file_is_told_by_its_module() -> None:
-    """Typed into a prompt, or made by another program."""
+def test_a_class_without_a_file_is_named_by_its_module() -> None:
+    """The class was typed into a prompt, or made by another program."""
     assert place_of(type("Mine", (), {"__module__": "elsewhere"})) == "elsewhere"
 
 
-def test_the_harnesss_own_declare_all_that_is_asked_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each is taken for a user's: what would refuse one of them would refuse good work."""
+def test_the_harnesss_components_have_the_required_declarations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each component of the harness passes the check of users' components: a check that refused it would refuse good
+    work.
+    """
     for family in HOMES:
         for name in names(family):
             member = registry._MEMBERS[family][name]
@@ -320,17 +320,17 @@ VALUES: dict[str, tuple[str, str, str, str]] = {
         "a pair of features",
     ),
 }
-"""{what it gives: (where its family is, its methods, the path that takes it, what is said)}."""
+"""{wrong value: (base class of the family, methods, path that uses it, message)}."""
 
 
-def test_what_a_component_gives_is_tried_before_training(write: Write, tiny: RunConfig) -> None:
+def test_the_values_of_a_component_are_tried_before_training(write: Write, tiny: RunConfig) -> None:
     """A wrong value of every family."""
     families = set()
     for what, (home, body, path, said) in VALUES.items():
         module, base = home.split()
         file = write(HEAD.format(module=module, base=base) + body)
         load_plugin(file)
-        if path == "dataset":  # both are equal, and the first would be kept
+        if path == "dataset":  # both are equal, and the first would be cached
             load.cache_clear()
         families.add("metric" if path.endswith("metrics") else path.rpartition(".")[2])
         with pytest.raises(UserError) as caught:
@@ -355,7 +355,7 @@ def test_what_a_component_gives_is_tried_before_training(write: Write, tiny: Run
         ),
     ],
 )  # fmt: skip
-def test_check_says_what_a_method_gives_and_what_is_due(
+def test_check_reports_the_value_of_a_method_and_the_required_one(
     write: Write, home: str, body: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "1000")
@@ -368,10 +368,10 @@ def test_check_says_what_a_method_gives_and_what_is_due(
     assert said in broken[0]
 
 
-def test_a_file_beside_that_declares_an_unknown_name_is_told(
+def test_a_nearby_file_that_declares_an_unknown_name_is_named(
     write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A forgotten --plugin; where no file declares it, the nearest name is told."""
+    """The hint is a forgotten --plugin; if no file declares the name, the hint is the nearest name."""
     path = write(GOOD)
     monkeypatch.chdir(path.parent)
     assert main(["explain", "--set", "weighting=mine"]) == 2
@@ -383,8 +383,8 @@ def test_a_file_beside_that_declares_an_unknown_name_is_told(
     assert "Did you mean 'min_snr'?" in capsys.readouterr().err
 
 
-def test_what_stands_inside_a_value_is_tried_too(tiny: RunConfig) -> None:
-    """The state that noise learns, and the classes that a coupling gives to a network that is told some."""
+def test_values_inside_values_are_tried_too(tiny: RunConfig) -> None:
+    """The state that a noise learns, and the classes that a coupling gives to a network with classes."""
     learned = Mock(spec=["learn"], learn=lambda data: {"mean": 1.0})
     paired = Mock(spec=["pair"], pair=lambda x0, x1, generator, y: (x0, x1, y.float()))
     told = override(tiny, {"objective.label_dropout": 0.1})
@@ -400,11 +400,13 @@ def test_what_stands_inside_a_value_is_tried_too(tiny: RunConfig) -> None:
         with pytest.raises(UserError) as caught:
             probes.PROBES[family](component, config, load(tiny.dataset))
         assert said in str(caught.value)
-    probes.PROBES["coupling"](paired, tiny, load(tiny.dataset))  # no network is told them
+    probes.PROBES["coupling"](paired, tiny, load(tiny.dataset))  # its network has no classes
 
 
-def test_what_cannot_be_tried_on_training_samples_is_taken(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measures of a flow or of logits, which there are not yet, and images' features where there are no images."""
+def test_components_that_training_samples_cannot_try_are_accepted(
+    tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Metrics of a flow or of logits, which do not exist yet, and features of images if the data are not images."""
     for module in (probes, tried):
         monkeypatch.setattr(module, "is_own", lambda cls: False)
     points = override(load_scale("points"), {"evaluate.metrics": ["sliced_wasserstein"]})
@@ -417,7 +419,7 @@ def test_what_cannot_be_tried_on_training_samples_is_taken(tiny: RunConfig, monk
         probes.PROBES[family](build(family, name), config, load(config.dataset))
 
 
-def test_a_good_component_is_taken_and_leaves_the_random_numbers_as_they_were(write: Write, tiny: RunConfig) -> None:
+def test_a_good_component_is_accepted_without_a_change_of_random_numbers(write: Write, tiny: RunConfig) -> None:
     load_plugin(write(GOOD))
     before = torch.get_rng_state()
     check(override(tiny, {"weighting": "mine"}))
@@ -425,10 +427,10 @@ def test_a_good_component_is_taken_and_leaves_the_random_numbers_as_they_were(wr
 
 
 @pytest.mark.slow
-def test_the_harnesss_own_components_keep_what_is_asked_of_others(
+def test_the_harnesss_components_pass_the_checks_of_users_components(
     monkeypatch: pytest.MonkeyPatch, tiny: RunConfig
 ) -> None:
-    """What refused one of them would refuse good work."""
+    """A check that refused one of them would refuse good work."""
     data = load(tiny.dataset)
     for module in (probes, tried):
         monkeypatch.setattr(module, "is_own", lambda cls: False)
@@ -438,10 +440,10 @@ def test_the_harnesss_own_components_keep_what_is_asked_of_others(
             probes.PROBES[family](build(family, name), tiny, data)
 
 
-def test_an_exception_of_a_plugin_in_the_midst_of_the_work_is_one_line(
+def test_an_exception_of_a_plugin_during_the_work_is_one_line(
     write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its traceback is shown where that is asked for; the harness's own exceptions are raised as they are."""
+    """HARNESS_TRACEBACK=1 shows its traceback; the harness's exceptions are raised unchanged."""
     for body, said in (("{}['late']", "KeyError: 'late'"), ("sys.exit(0)", "it calls sys.exit, which ends the work")):
         path = write(WEIGHTING + WEIGHT.format(body))
         load_plugin(path)

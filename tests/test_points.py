@@ -1,5 +1,4 @@
-"""Points against the densities that they are drawn from: closed forms, scikit-learn's own toys, numerical
-integration."""
+"""Points, compared with their densities: closed forms, scikit-learn's toys, and numerical integration."""
 
 from __future__ import annotations
 
@@ -153,7 +152,7 @@ def test_the_checkerboard_fills_every_other_square_evenly() -> None:
 
 
 def test_the_pinwheel_has_five_arms_that_are_one_turned() -> None:
-    """Johnson et al.'s recipe in numpy: radial sd 0.3, tangential sd 0.1, turned by 0.25 exp(radius)."""
+    """Johnson et al.'s recipe in NumPy: radial sd 0.3, tangential sd 0.1, turned by 0.25 exp(radius)."""
     data = load(IN_UNITS[2])
     assert data.classes is not None
     assert stats.chisquare(torch.bincount(data.classes, minlength=5).numpy()).pvalue > 1e-4
@@ -243,7 +242,7 @@ def test_the_means_of_a_mixture_supply_the_rest_of_the_variance(mixture: Gaussia
 
 @pytest.mark.parametrize("mixture", mixtures(), ids=str)
 def test_a_mixture_is_drawn_from_its_density(mixture: GaussianMixture) -> None:
-    """Each component is as frequent as the others, and Gaussian about its mean."""
+    """All components are equally frequent, each Gaussian around its mean."""
     data = dataclasses.replace(mixture, number=20_000).load()
     assert data.classes is not None
     counts = torch.bincount(data.classes, minlength=mixture.components)

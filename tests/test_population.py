@@ -1,4 +1,4 @@
-"""Flows from one population to another: what noise=population draws, what it is refused with, and where it leads."""
+"""Flows from one population to another: the draws of noise=population, its refusals, and the results."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def rows(x: Tensor) -> list[bytes]:
     return [row.numpy().tobytes() for row in x]
 
 
-def test_x1_are_encoded_training_samples_of_the_other_set_and_each_is_as_likely() -> None:
+def test_x1_are_encoded_training_samples_of_the_other_set_with_equal_probability() -> None:
     source = load(MOONS)
     encoded = rows(source.encode(tensor(source.train)))
     found = rows(drawn(MOONS, 12_000))
@@ -57,7 +57,7 @@ def test_x1_are_encoded_training_samples_of_the_other_set_and_each_is_as_likely(
     assert stats.chisquare(counts).pvalue > 1e-3
 
 
-def test_seeds_alone_decide_which_ones() -> None:
+def test_only_seeds_decide_the_draws() -> None:
     first = drawn(MOONS, 50, 0, "noise", 7)
     torch.manual_seed(3)
     np.random.seed(3)
@@ -67,8 +67,7 @@ def test_seeds_alone_decide_which_ones() -> None:
 
 
 def test_the_objective_pairs_data_with_rows_of_the_other_set() -> None:
-    """A network that sees x_t at t can be handed x1 back: it is in the set, and it is the one that its seed and step
-    draw."""
+    """A network that sees x_t at t can compute x1: it is in the set, and it is the draw of its seed and step."""
 
     class Seen(nn.Module):
         def forward(self, x: Tensor, t: Tensor) -> Tensor:
@@ -84,11 +83,11 @@ def test_the_objective_pairs_data_with_rows_of_the_other_set() -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cloud(Dataset):
-    """Normal points in the plane that are stored as they are."""
+    """Normal points in the plane, stored without encoding."""
 
     mean: tuple[float, ...]
     factor: tuple[float, ...]
-    """Lower left triangle of the covariance's root, by rows."""
+    """Lower triangle of the covariance's root, row by row."""
     number: int = 2000
 
     def root(self) -> Tensor:
@@ -109,7 +108,7 @@ SOURCE = Cloud(mean=(3.0, -1.0), factor=(1.5, 0.6, 0.4))
 TARGET = Cloud(mean=(-2.0, 0.5), factor=(0.3, -0.5, 0.8))
 
 
-def test_its_variance_is_the_other_sets_own() -> None:
+def test_its_variance_is_that_of_the_other_set() -> None:
     noise = Population(dataset=SOURCE)
     expected = tensor(load(SOURCE).train).double().var(0).mean().item()
     for data in (tensor(load(TARGET).train), torch.zeros(3, 2)):
@@ -118,7 +117,7 @@ def test_its_variance_is_the_other_sets_own() -> None:
 
 
 class AffineFlow(nn.Module):
-    """E[target | x_t] for independent x1 ~ N of SOURCE and x0 ~ N of TARGET; all of it is linear in x_t."""
+    """E[target | x_t] for independent x1 ~ N of SOURCE and x0 ~ N of TARGET; it is linear in x_t."""
 
     def __init__(self, made: Formulation, variance: float):
         super().__init__()
@@ -131,7 +130,7 @@ class AffineFlow(nn.Module):
         alpha = path.alpha(time)
         sigma = path.sigma(time)
         x = x.double()
-        if self.made.prediction.name == "edm":  # sees x_t over its scale
+        if self.made.prediction.name == "edm":  # its input is x_t over its scale
             x = x * (sigma.square() * self.variance + (0.5 * alpha).square()).sqrt()
         mean0, mean1 = (torch.tensor(cloud.mean, dtype=torch.float64) for cloud in (TARGET, SOURCE))
         precision = torch.linalg.inv(alpha**2 * TARGET.covariance + sigma**2 * SOURCE.covariance)
@@ -151,8 +150,7 @@ class AffineFlow(nn.Module):
 def test_the_exact_field_carries_mean_and_covariance_of_one_normal_to_the_other(
     prediction: str, interpolant: str
 ) -> None:
-    """The flow is affine, x0 = A x1 + b; then A mean + b is the other mean, and A covariance A' the other
-    covariance."""
+    """The flow is affine, x0 = A x1 + b: A mean + b is the other mean, and A covariance A' is the other covariance."""
     spec = {
         "name": prediction,
         "t_min": 0.0 if prediction == "velocity" else 1e-5,
@@ -166,7 +164,7 @@ def test_the_exact_field_carries_mean_and_covariance_of_one_normal_to_the_other(
     network = AffineFlow(made, state["variance"].item())
     visited = list[Tensor]()
     sampling = SamplingConfig(solver=build("solver", "rk4"))
-    nfe = 800 if prediction in ("data", "noise") else 160  # their velocities are steep at an end
+    nfe = 800 if prediction in ("data", "noise") else 160  # their velocities are steep at one end
     batches = generate(Trained(network, made, state), sampling, nfe, (2,), 400, (0, "test"), visited=visited)
     x0 = next(batches).x.double()
     x1 = visited[0].double()
@@ -183,7 +181,7 @@ def test_the_exact_field_carries_mean_and_covariance_of_one_normal_to_the_other(
 
 @pytest.fixture
 def transport() -> RunConfig:
-    """Moons out of eight Gaussians by an MLP, the nearest paired with each other."""
+    """An MLP's flow from eight Gaussians to moons, with nearest pairs."""
     return RunConfig.parse(
         {
             "dataset": {"name": "moons", "number": 3000},
@@ -206,7 +204,7 @@ def transport() -> RunConfig:
 
 
 @pytest.mark.parametrize("source", [EightGaussians(number=500), GaussianMixture(number=500)], ids=lambda d: d.name)
-def test_optimal_transport_takes_a_population_less_far_than_chance(source: Dataset) -> None:
+def test_optimal_transport_moves_a_population_less_than_random_pairs(source: Dataset) -> None:
     data = load(MOONS)
     x0 = data.encode(tensor(data.train))[:128]
     costs = {}
@@ -235,7 +233,7 @@ def test_a_trained_flow_starts_at_one_population_and_ends_at_the_other(transport
     assert arrived < 0.7 * judge([SampleBatch(data.decode(visited[0]))])["sliced_wasserstein"]
     moved = (data.encode(x0) - visited[0]).square().sum(1).mean().item()
     assert moved < 0.5
-    assert run.metrics()[-1]["transport_cost"] < 0.5  # 4 where pairs are drawn by chance
+    assert run.metrics()[-1]["transport_cost"] < 0.5  # random pairs would cost 4
 
 
 @pytest.mark.parametrize(
@@ -258,7 +256,7 @@ def test_a_trained_flow_starts_at_one_population_and_ends_at_the_other(transport
         ({"noise.dataset": "moon"}, r"^noise\.dataset: 'moon' is no dataset\. Did you mean 'moons'\?$"),
     ],
 )
-def test_what_a_population_cannot_do_is_refused(transport: RunConfig, changes: dict[str, Any], message: str) -> None:
+def test_invalid_uses_of_a_population_are_refused(transport: RunConfig, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         override(transport, changes)
 
@@ -273,7 +271,7 @@ def test_a_population_of_another_shape_is_refused(transport: RunConfig) -> None:
 
 
 def series(path: Path, names: tuple[str, ...], seed: int = 0) -> TimeSeries:
-    """A series of two channels in a file of its own."""
+    """Write a series of two channels."""
     values = np.random.default_rng(seed).normal(size=(200, 2))
     np.savez(path, series=values, names=np.array(names))
     return TimeSeries(path=str(path), window=4)

@@ -1,4 +1,4 @@
-"""What seeds can find: against statsmodels, published numbers, and simulated studies."""
+"""The differences that seeds can detect, compared with statsmodels, published numbers and simulated studies."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ STUDIES = 2000
 
 
 def of_one_look(n: int, sd: float, arms: int) -> Power:
-    """At the level that one look gives each arm."""
+    """Return the power at the level that a single look gives each arm."""
     return Power(n, sd, LEVEL / arms, arms)
 
 
 def test_differences_and_seeds_are_those_of_statsmodels() -> None:
-    """From five pairs on: with fewer, its solver returns where it began to look."""
+    """From five pairs on: with fewer, its solver returns its starting value."""
     theirs = TTestPower()
     for arms in (1, 4, 12):
         for n in (5, 8, 20, 40, 1000):
@@ -61,7 +61,9 @@ def test_a_rise_undoes_a_fall() -> None:
     ("n", "low", "high"), [(3, 0.050636, 7.377759), (5, 0.484419, 11.143287), (20, 8.906516, 32.852327)]
 )
 def test_the_brackets_are_those_of_a_chi_square_table(n: int, low: float, high: float) -> None:
-    """Its quantiles .025 and .975 for n - 1 degrees of freedom: NIST/SEMATECH e-Handbook, section 1.3.6.7.4."""
+    """The chi-square quantiles .025 and .975 for n - 1 degrees of freedom: NIST/SEMATECH e-Handbook,
+    section 1.3.6.7.4.
+    """
     power = of_one_look(n, 0.1, 4)
     found, least, most = (math.log1p(size.rise) for size in (power.found, power.at_least, power.at_most))
     assert least / found == pytest.approx(math.sqrt((n - 1) / high), rel=1e-5)
@@ -70,8 +72,8 @@ def test_the_brackets_are_those_of_a_chi_square_table(n: int, low: float, high: 
 
 
 @pytest.mark.parametrize("n", [3, 5, 20])
-def test_the_brackets_hold_what_the_true_sd_finds(n: int) -> None:
-    """In 95 of 100 studies, since the sd is measured on the same seeds."""
+def test_the_brackets_contain_the_difference_of_the_true_sd(n: int) -> None:
+    """In 95 of 100 studies, because the sd is measured on the same seeds."""
     true = of_one_look(n, 0.1, 4).found.rise
     held = []
     for ratios in np.random.default_rng(n).normal(0, 0.1, (STUDIES // 4, n)):
@@ -89,12 +91,12 @@ def test_the_sd_can_be_read_off_an_interval() -> None:
             assert sd_of(found.low, found.high, n, level) == pytest.approx(found.sd, rel=1e-6), (n, level)
 
 
-def test_without_a_spread_nothing_can_be_said() -> None:
+def test_without_a_spread_there_is_no_power() -> None:
     for arm, baseline in (([6.0], [5.0]), ([], []), ([6.0, 6.0], [5.0, 5.0]), ([6.0, 0.0], [5.0, 5.0])):
         assert Power.of(compare(arm, baseline), 4) is None, arm
 
 
-def test_what_is_beyond_telling_is_told_as_a_factor_of_a_million() -> None:
+def test_a_difference_too_large_to_state_is_a_factor_of_a_million() -> None:
     for sd in (20.0, 1e6, 1e300):
         assert of_one_look(2, sd, 4).at_most == pytest.approx((-1 + 1e-6, 1e6 - 1)), sd
     assert math.isinf(sd_of(-1.0, 1e300, 5, 0.05))
@@ -106,8 +108,8 @@ def test_seeds_beyond_counting_are_not_counted() -> None:
     assert (of_one_look(5, 3.0, 4).seeds_for(0.05) or math.inf) < MOST_SEEDS
 
 
-def test_a_look_finds_what_its_own_level_allows() -> None:
-    """The seeds that are needed are those of a single look, whatever the look of the seeds at hand may spend."""
+def test_a_look_finds_what_its_level_allows() -> None:
+    """The required seeds are those of a single look, independent of the spending of the current look."""
     theirs = TTestPower()
     effect = theirs.solve_power(nobs=10, alpha=0.003, power=0.8)
     power = Power(10, 0.02, 0.003, 4)

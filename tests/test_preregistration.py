@@ -1,4 +1,4 @@
-"""What was planned before the first run, and what a table says was not."""
+"""The stored plan before the first run, and a table's notes about unplanned parts."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_plan_that_changes_after_runs_have_ended_says_so(tiny: RunConfig, scor
     assert unplanned(plan) == []
 
 
-def test_another_question_is_told_as_that(tiny: RunConfig, score: Any) -> None:
+def test_another_question_is_reported(tiny: RunConfig, score: Any) -> None:
     plan = planned(tiny)
     preregister(plan)
     measure(plan, score)
@@ -65,7 +65,7 @@ def test_a_plan_that_changes_before_any_run_was_planned(tiny: RunConfig) -> None
 
 
 @pytest.mark.parametrize(("seeds", "extra"), [(2, 2), (3, 0), (4, 1), (7, 2), (8, 0), (11, 3)])
-def test_seeds_that_are_no_look_are_said(tiny: RunConfig, seeds: int, extra: int) -> None:
+def test_seeds_that_are_not_a_look_are_reported(tiny: RunConfig, seeds: int, extra: int) -> None:
     lines = unplanned(planned(tiny, seeds=seeds))
     assert lines == (
         [
@@ -85,8 +85,8 @@ def test_a_damaged_store_of_plans_is_one_line(tiny: RunConfig) -> None:
         stored(plan)
 
 
-def test_a_study_with_changes_has_a_name_of_its_own(tiny: RunConfig) -> None:
-    """How it is carried out is no change: threads, device, how often it logs."""
+def test_a_study_with_changes_has_a_different_name(tiny: RunConfig) -> None:
+    """Settings of how a run is carried out are not changes: threads, device, logging interval."""
     plain = planned(tiny)
     assert plain.name == "toy-digits"
     carried_out = {"train.threads": 7, "train.device": "cpu", "train.log_every": 5}

@@ -1,5 +1,6 @@
-"""Errors of single properties against closed forms: processes of known autocorrelation, genes of known moments and
-zeros."""
+"""Errors of single properties, compared with closed forms: processes of known autocorrelation, genes of known moments
+and zeros.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ def normal(*shape: int, seed: int) -> np.ndarray:
 
 
 def ar1(phi: list[float], windows: int, length: int, seed: int) -> np.ndarray:
-    """Stationary windows [N, L, D] of unit variance, whose channels remember the share phi of the row before."""
+    """Return stationary windows [N, L, D] of unit variance; channels have the lag-one correlations phi."""
     rows = normal(length, windows, len(phi), seed=seed)
     kept = np.array(phi)
     for before, row in itertools.pairwise(rows):
@@ -50,7 +51,7 @@ def ar1(phi: list[float], windows: int, length: int, seed: int) -> np.ndarray:
 
 
 def powers(phi: list[float], length: int) -> np.ndarray:
-    """phi^lag at lags 1 to L - 1, [L - 1, D]."""
+    """Return phi^lag at lags 1 to L - 1, [L - 1, D]."""
     return np.array(phi) ** np.arange(1, length)[:, None]
 
 
@@ -104,7 +105,7 @@ def test_channels_count_alike_and_as_squares_in_the_spectrum() -> None:
 
 @pytest.mark.parametrize("length", [2, 9, 16])
 def test_the_spectrum_is_the_log_of_the_mean_squared_fourier_transform(length: int) -> None:
-    """Of windows without their means, under Hann's bell; the constant's own frequency is left out."""
+    """Windows without their means, under a Hann window; the zero frequency is left out."""
     bell = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)
 
     def log_power(windows: np.ndarray) -> np.ndarray:
@@ -129,7 +130,7 @@ def test_windows_without_any_power_are_finitely_wrong() -> None:
     assert 5 < value("spectrum", np.zeros((20, 8, 1)), ar1([0.5], 100, 8, seed=0)) < 100
 
 
-def test_a_channel_that_never_varies_is_no_division_by_zero() -> None:
+def test_a_constant_channel_causes_no_division_by_zero() -> None:
     flat = np.full((20, 8, 1), 3.0)
     np.testing.assert_array_equal(autocorrelation(flat), np.zeros((7, 1)))
     assert value("autocorrelation", ar1([0.9], 20_000, 3, seed=0), np.ones((5, 3, 1))) == pytest.approx(
@@ -160,8 +161,8 @@ def test_the_error_of_spread_is_the_ratio_of_variances_less_one(factors: list[fl
     assert value("gene_mean", spread, reference) == pytest.approx(0, abs=1e-5)
 
 
-def test_a_gene_that_is_constant_in_the_reference_keeps_its_own_units() -> None:
-    """It is 3 too high and has variance 4; the other is right."""
+def test_a_gene_that_is_constant_in_the_reference_keeps_its_units() -> None:
+    """Its mean is 3 too high and its variance is 4; the other gene is right."""
     reference = genes()
     samples = genes()
     reference[:, 1] = 0.25
@@ -171,15 +172,15 @@ def test_a_gene_that_is_constant_in_the_reference_keeps_its_own_units() -> None:
 
 
 def test_dropout_is_the_mean_difference_of_the_shares_of_zeros() -> None:
-    """3/4 for 1/4, 0 for 1/2, 1/4 as it should be: (1/2 + 1/2 + 0) / 3."""
+    """3/4 instead of 1/4, 0 instead of 1/2, and 1/4, which is right: (1/2 + 1/2 + 0) / 3."""
     reference = np.array([[0, 1, 1, 1], [0, 0, 2, 2], [0, 3, 3, 3]]).T
     samples = np.array([[0, 0, 0, 7], [5, 5, 5, 5], [1, 0, 1, 1]]).T
     assert value("dropout_rate", samples, reference) == pytest.approx(1 / 3)
     assert value("dropout_rate", reference, reference) == 0
 
 
-def test_what_counts_as_zero_ends_at_half_the_smallest_positive_value_of_the_reference() -> None:
-    """0.5 is the smallest, in the other gene; the samples' own smallest values say nothing."""
+def test_zero_includes_values_below_half_the_smallest_positive_reference_value() -> None:
+    """The smallest is 0.5, in the other gene; the smallest values of the samples do not matter."""
     reference = np.array([[0.0, 4.0, 4.0, 4.0], [0.5, 8.0, 8.0, 8.0]]).T
     for low, error in ((0.001, 0.0), (0.25, 0.0), (0.2501, 1 / 8), (0.4, 1 / 8)):
         samples = reference.copy()
@@ -192,7 +193,7 @@ def test_a_reference_without_a_positive_value_counts_exact_zeros() -> None:
 
 
 @pytest.mark.parametrize("name", PROFILES)
-def test_a_property_is_asked_only_of_data_that_have_it(name: str) -> None:
+def test_a_property_is_measured_only_on_data_that_have_it(name: str) -> None:
     config = EvaluateConfig(extractor="values", metrics=(build("metric", name),))
     with pytest.raises(
         ConfigError, match=rf"^evaluate\.metrics\[0\]: {name} is for {PROFILES[name]}, and these data are points"

@@ -1,4 +1,4 @@
-"""How far long work is: a bar on a terminal, a line at an interval in a log, and nothing of what is quick."""
+"""The progress of long work: a bar on a terminal, a line now and then in a log, and nothing for quick work."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from harness.runs.progress import Followed, Watch
 
 
 def test_a_log_gets_lines_while_a_single_item_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The share is of what is done: of 4 in all the first counts 1, the second 2."""
+    """The share is of the work: the first item counts 1 of 4, the second 2."""
     monkeypatch.setattr(progress, "TELL_EVERY_S", 0.001)
     said: list[str] = []
     heard = threading.Event()
@@ -43,14 +43,14 @@ def test_a_log_gets_lines_while_a_single_item_takes_long(monkeypatch: pytest.Mon
     assert said[-1].startswith("work: 75%, about 0.0 min left")
 
 
-def test_what_is_quick_says_nothing_in_a_log() -> None:
+def test_quick_work_prints_nothing_in_a_log() -> None:
     log = io.StringIO()
     assert list(shown([1, 2], "work", 2, Console(file=log))) == [1, 2]
     assert log.getvalue() == ""
 
 
 def test_a_terminal_gets_a_bar_whose_title_is_text_as_it_is() -> None:
-    """And gives the cursor back where the work fails."""
+    """The cursor comes back if the work fails."""
     screen = io.StringIO()
     drawing = shown([1, 2], "work [/b] on [red]", 2, Console(file=screen, force_terminal=True, width=120))
     next(drawing)
@@ -60,13 +60,13 @@ def test_a_terminal_gets_a_bar_whose_title_is_text_as_it_is() -> None:
     assert screen.getvalue().rindex(back) > screen.getvalue().rindex(hidden)
 
 
-def test_what_is_printed_is_text_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_text_is_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
     progress.terminal().print("an arm [/b], a place [red]x")
     assert capsys.readouterr().out == "an arm [/b], a place [red]x\n"
 
 
-def test_what_samples_are_judged_by_is_shown_while_it_is_made(tiny: RunConfig) -> None:
-    """512 training samples by 32, then 64 samples of three kinds; once, for all is kept."""
+def test_the_making_of_the_reference_shows_its_progress(tiny: RunConfig) -> None:
+    """512 training samples in batches of 32, then 64 samples of three kinds; only once, since all is kept on disk."""
     passed: list[tuple[str, int, int]] = []
 
     def show(items: Iterable[SampleBatch], title: str, total: int) -> Generator[SampleBatch, None, None]:
@@ -82,7 +82,7 @@ def test_what_samples_are_judged_by_is_shown_while_it_is_made(tiny: RunConfig) -
     assert passed == [("features of the reference", 16, 16), *scores]
 
 
-def test_a_worker_that_makes_the_reference_itself_says_how_far_it_is(
+def test_a_worker_that_makes_the_reference_reports_its_progress(
     tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passed: list[tuple[str, int, object]] = []
@@ -107,13 +107,13 @@ PAIRS = {
 
 
 class _Nothing:
-    """A store that takes everything."""
+    """A store that accepts everything."""
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_: _Nothing()
 
 
-def test_what_goes_on_is_sent_and_told_from_time_to_time(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_sent_and_printed_now_and_then(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that has ended is not sent again."""
     for name in ("LOOK_EVERY_S", "SEND_EVERY_S", "TELL_EVERY_S"):
         monkeypatch.setattr(watch_module, name, 0.001)
@@ -153,8 +153,8 @@ def test_pairs_that_were_removed_when_they_were_learned_are_not_sent(tiny: RunCo
     mirror.send_pairs.assert_called_once_with(followed.pairs, {}, "")
 
 
-def test_a_damaged_file_of_a_run_ends_no_work_beside_it(tiny: RunConfig) -> None:
-    """It is told once; what goes on beside it goes on."""
+def test_a_damaged_file_of_a_run_stops_no_other_work(tiny: RunConfig) -> None:
+    """The damage is reported once; the other runs continue."""
     run = Run.of(tiny)
     write_json(run.folder / "config.json", to_dict(tiny))
     log = io.StringIO()

@@ -56,7 +56,7 @@ def data() -> Data:
     return load(Digits())
 
 
-def test_every_field_is_held_to_something() -> None:
+def test_every_field_is_tested_here() -> None:
     assert {f.name for f in dataclasses.fields(EvaluateConfig)} == IN_THE_PROTOCOL.keys() | WHAT_IS_MEASURED
 
 
@@ -77,20 +77,20 @@ def test_other_weights_or_data_are_another_protocol(data: Data, monkeypatch: pyt
     assert Protocol.of(BASE, data).digest != one.digest
 
 
-def test_metrics_of_the_flow_are_told_from_those_of_samples() -> None:
+def test_metrics_of_the_flow_differ_from_those_of_samples() -> None:
     config = override(BASE, {"metrics": ["straightness", "fid", "field_error", "kid"]})
     assert [metric.name for metric in config.flow_metrics] == ["straightness", "field_error"]
     assert [metric.name for metric in config.sample_metrics] == ["fid", "kid"]
 
 
-def test_nfe_and_metrics_say_what_is_measured_within_a_protocol(
+def test_nfe_and_metrics_select_values_within_a_protocol(
     tiny: RunConfig, data: Data, score: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(registry._MEMBERS, "metric", dict(registry._MEMBERS["metric"]))
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Other(FID, name="other"):
-        """Another metric of the harness's own; a plugin's file would be part of the protocol."""
+        """Another metric of the harness; a plugin's file would be part of the protocol."""
 
     Other.__module__ = FID.__module__
     run = Run.of(dataclasses.replace(tiny, evaluate=BASE))
@@ -142,14 +142,14 @@ def test_the_reference_is_eight_times_the_samples_or_all_there_are(data: Data) -
         ),
     ],
 )
-def test_what_cannot_be_measured_is_refused(changes: dict, message: str) -> None:
+def test_impossible_measurements_are_refused(changes: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         override(BASE, changes)
 
 
 @pytest.mark.parametrize("name", registry.names("solver"))
 def test_no_calls_are_for_adaptive_solvers_alone(name: str) -> None:
-    """0 lets the solver choose; a fixed number is for all others."""
+    """0 lets the solver choose; all other solvers need a fixed number."""
     taken, refused = ([0], [4]) if name in ADAPTIVE else ([4], [0])
     assert override(BASE, {"solver": name, "nfe": taken}).nfe == tuple(taken)
     with pytest.raises(ConfigError, match=rf"^nfe: {name} .*cannot spend (exactly )?{refused[0]}\."):
@@ -213,7 +213,7 @@ def test_values_are_a_protocol_without_weights(data: Data, monkeypatch: pytest.M
         ),
     ],
 )  # fmt: skip
-def test_what_cannot_read_the_data_is_refused(
+def test_metrics_that_cannot_read_the_data_are_refused(
     data: Data, changes: dict, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "weights_hash", lambda extractor: "0" * 12)
@@ -223,8 +223,8 @@ def test_what_cannot_read_the_data_is_refused(
 
 
 @pytest.mark.parametrize("name", registry.names("metric"))
-def test_every_metric_reads_data_of_its_kinds_with_what_it_reads(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And no other: over all kinds, with and without an extractor and classes."""
+def test_every_metric_reads_data_of_its_kinds_with_its_requirements(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no other data: over all kinds, with and without an extractor and classes."""
     monkeypatch.setattr(module, "weights_hash", lambda extractor: "0" * 12)
     monkeypatch.setattr(InceptionExtractor, "gives_logits", lambda extractor: True)
     metric = registry.build("metric", name)
@@ -260,11 +260,11 @@ def test_parameters_of_a_metric_are_part_of_the_protocol(data: Data) -> None:
 
 
 SMALL = 60
-"""As many samples of every kind as are enough for all metrics."""
+"""Samples of every kind, enough for all metrics."""
 
 
 def few(kind: Kind) -> Data:
-    """Samples of six classes, in turns, and of a shape that every metric of the kind reads."""
+    """Return samples of six classes in turn, in a shape that every metric of the kind reads."""
     shape = {"image": (1, 8, 8), "sequence": (4, 2)}.get(kind, (3,))
     values = torch.rand(SMALL, *shape, generator=torch.Generator().manual_seed(0))
     train = (255 * values).byte() if kind == "image" else values
@@ -273,7 +273,7 @@ def few(kind: Kind) -> Data:
 
 
 def refusal(config: EvaluateConfig, data: Data) -> str | None:
-    """The line that a configuration is refused with."""
+    """Return the error line of a configuration, or None."""
     try:
         Protocol.of(config, data)
     except ConfigError as error:
@@ -282,7 +282,7 @@ def refusal(config: EvaluateConfig, data: Data) -> str | None:
 
 
 def test_a_metric_has_a_value_or_is_refused_in_one_line_however_few_the_samples_are() -> None:
-    """Over all metrics and numbers of samples and of the reference; what is accepted is computed."""
+    """Over all metrics and sizes of samples and reference; accepted settings are computed."""
     shorter: dict[str, dict[str, Any]] = {"c2st": {"trees": 3}, "kid": {"subsets": 3}}
     refused = set()
     for name in registry.names("metric"):
@@ -331,13 +331,13 @@ def test_a_metric_has_a_value_or_is_refused_in_one_line_however_few_the_samples_
     ],
 )
 def test_too_few_samples_for_a_metric_are_refused_before_training(data: Data, changes: dict, message: str) -> None:
-    """At the metric's path, by numbers counted from its definition."""
+    """At the metric's path, with sample sizes counted from its definition."""
     with pytest.raises(ConfigError) as caught:
         Protocol.of(override(BASE, changes), data)
     assert str(caught.value).startswith(f"evaluate.metrics[0]: {message}")
 
 
-def test_one_class_is_nothing_to_read(data: Data) -> None:
+def test_label_accuracy_needs_two_classes(data: Data) -> None:
     one = dataclasses.replace(
         data, classes=0 * tensor(data.classes), held_out_classes=0 * tensor(data.held_out_classes), class_names=()
     )
@@ -373,7 +373,7 @@ def test_one_class_is_nothing_to_read(data: Data) -> None:
     ],
     ids=str,
 )
-def test_what_too_few_samples_say_is_said(changes: dict, said: str | None) -> None:
+def test_too_few_samples_give_a_note(changes: dict, said: str | None) -> None:
     """1.96 standard errors of an accuracy of 1/2 over 2 n samples are 0.05 at n = 192.08."""
     many = Data(torch.zeros(5000, 1), torch.zeros(9, 1), torch.Tensor.float, torch.Tensor.float, "points")
     found = short_of_samples(override(BASE, changes), many)
@@ -381,7 +381,7 @@ def test_what_too_few_samples_say_is_said(changes: dict, said: str | None) -> No
     assert (found or "").startswith(said or "")
 
 
-def test_a_small_training_set_is_all_that_samples_are_told_from() -> None:
+def test_a_small_training_set_gives_a_note() -> None:
     asked = override(BASE, {"num_samples": 999, "extractor": "values", "metrics": ["c2st"]})
     assert str(short_of_samples(asked, POINTS)).startswith(
         "classifier two-sample test (C2ST) on 99 generated and 99 real samples"

@@ -1,4 +1,4 @@
-"""What is written of the machine and of the code where the system says neither."""
+"""The recorded machine and code if the system does not name them."""
 
 import platform
 from pathlib import Path
@@ -14,8 +14,8 @@ def test_without_git_the_commit_is_unknown(monkeypatch: pytest.MonkeyPatch, tmp_
     assert commit.__wrapped__() == "unknown"
 
 
-def test_a_processor_without_a_name_is_told_by_its_kind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Other systems have no list of processors, and that of ARM has no names."""
+def test_a_processor_without_a_name_is_recorded_by_its_kind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Other systems have no list of processors, and the list of ARM has no names."""
     monkeypatch.setattr(platform, "processor", lambda: "")
     monkeypatch.setattr(provenance, "Path", lambda _: tmp_path / "cpuinfo")
     assert machine.__wrapped__()["processor"] == platform.machine()

@@ -1,4 +1,4 @@
-"""What gives a search's trials up: Optuna's own Hyperband, whoever dies on the way."""
+"""The pruning of a search's trials equals Optuna's Hyperband, also if workers die."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FIRST, RUNGS = 3, 8
 
 
 def decisions(pruner: BasePruner, values: np.ndarray) -> list[list[bool]]:
-    """Whether each trial is given up at each of its rungs; two work at the same time."""
+    """Return whether each trial is pruned at each of its rungs; two trials run at a time."""
     study = optuna.create_study(study_name="toy", pruner=pruner, sampler=RandomSampler())
     found: list[list[bool]] = [[] for _ in values]
     for first in range(0, len(values), 2):
@@ -44,7 +44,7 @@ def decisions(pruner: BasePruner, values: np.ndarray) -> list[list[bool]]:
     return found
 
 
-def test_its_decisions_are_those_of_optunas_own_pruner_while_nobody_dies() -> None:
+def test_its_decisions_are_those_of_optunas_pruner_while_no_worker_dies() -> None:
     values = np.random.default_rng(0).normal(size=(40, 3))
     own = decisions(Hyperband(FIRST, RUNGS), values)
     assert own == decisions(HyperbandPruner(FIRST, RUNGS * FIRST, REDUCTION), values)
@@ -58,7 +58,7 @@ def hyperband(tiny: RunConfig, trials: int = 16) -> SearchPlan:
 
 
 def test_rungs_end_before_the_training_does(tiny: RunConfig) -> None:
-    """Where the steps are no multiple of the rungs too."""
+    """Also if the number of steps is not a multiple of the rungs."""
     longer = override(tiny, {"train.steps": 14})
     for pruner, steps in (("median", [3, 6, 9]), ("hyperband", [3, 6])):
         plan = test_search.planned(longer, pruner=pruner)
@@ -66,14 +66,14 @@ def test_rungs_end_before_the_training_does(tiny: RunConfig) -> None:
 
 
 class Killed(BaseException):
-    """A worker died."""
+    """The death of a worker."""
 
 
 class Trainings:
     """Trains and judges nothing: values follow from the settings and fall with the steps."""
 
     def __init__(self, patch: pytest.MonkeyPatch, killed: dict[int, int]):
-        """The worker of the trial that is drawn as number n dies after step `killed[n]`, the first time."""
+        """The worker of trial n dies after step `killed[n]`, the first time."""
         self.killed = killed
         self.begun: list[str] = []
         self.rungs: dict[str, dict[int, dict[str, float]]] = {}
@@ -104,7 +104,7 @@ class Trainings:
         return run
 
     def carry_out(self, plan: SearchPlan) -> list[tuple[str, dict[int, float]]]:
-        """How each trial ended, in the order in which they were drawn, with the values at the rungs that it came to."""
+        """Return how each trial ended, in the order of the draws, with the values at its rungs."""
         board = SearchBoard(plan)
         while claimed := board.next():
             trial, lease = claimed
@@ -115,7 +115,7 @@ class Trainings:
         return [ended[number] for number in sorted(ended)]
 
 
-def test_a_search_whose_workers_die_gives_up_what_an_unbroken_one_gives_up(
+def test_a_search_with_dying_workers_prunes_what_an_unbroken_one_prunes(
     tiny: RunConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     plan = hyperband(tiny)
@@ -146,7 +146,7 @@ def test_a_sampler_learns_from_the_trials_of_every_bracket(tiny: RunConfig, monk
     assert seen == list(range(12))
 
 
-def test_without_a_pruner_nobody_looks_before_the_end(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_pruner_nothing_is_measured_before_the_end(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = test_search.planned(tiny, pruner=None, trials=2)
     looks: list[Any] = []
     board = SearchBoard(plan)

@@ -1,4 +1,4 @@
-"""What `import harness` gives to a notebook, and what is installed with it."""
+"""The names that `import harness` gives to a notebook, and the files installed with it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from harness.runs.folder import Run
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_first_lines_of_a_notebook_do_what_they_say(tiny_run: Run) -> None:
+def test_the_first_lines_of_a_notebook_work(tiny_run: Run) -> None:
     (lines,) = doctest.DocTestFinder(recurse=False).find(harness, "harness", extraglobs={"RUN": tiny_run.name})
     assert len(lines.examples) >= 7
     said: list[str] = []
     assert doctest.DocTestRunner().run(lines, out=said.append).failed == 0, "".join(said)
 
 
-def test_importing_it_imports_nothing_heavy_and_each_name_is_there() -> None:
+def test_the_import_loads_nothing_heavy_and_every_name_exists() -> None:
     code = (
         "import harness, sys; print('torch' in sys.modules, 'numpy' in sys.modules, *dir(harness));"
         "from harness import *; print(Study, Search, RunConfig, build, names, load_run, run_study); harness.rnu"
@@ -39,7 +39,7 @@ def test_importing_it_imports_nothing_heavy_and_each_name_is_there() -> None:
 
 
 def test_a_run_is_loaded_by_its_name_or_its_directory_alone(tiny_run: Run) -> None:
-    """With changes of how it is judged; one whose configuration has another name is refused."""
+    """Changes of the evaluation are possible; a configuration that has another name is refused."""
     assert harness.load_run(tiny_run.name) == harness.load_run(tiny_run.folder) == tiny_run
     changed = harness.load_run(tiny_run.folder, {"evaluate.nfe": [4]})
     assert changed == Run(override(tiny_run.config, {"evaluate.nfe": [4]}), tiny_run.folder)
@@ -50,7 +50,7 @@ def test_a_run_is_loaded_by_its_name_or_its_directory_alone(tiny_run: Run) -> No
         harness.load_run(tiny_run.name)
 
 
-def test_what_is_no_module_is_installed_too() -> None:
+def test_files_that_are_not_modules_are_installed_too() -> None:
     """`py.typed`, without which a type checker ignores the annotations, and the weights of the digits classifier."""
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     folders = {package: ROOT / package.replace(".", "/") for package in declared}

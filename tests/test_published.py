@@ -1,5 +1,6 @@
-"""`harness publish` and what it writes: from finished runs alone, with every arm told truthfully and old tables
-marked."""
+"""`harness publish` and its files: only from finished runs, with a correct entry for every arm, and with old tables
+marked.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ from harness.core.files import results_folder, write_json
 from harness.runs.folder import Run
 
 ENDINGS = ("-seeds.csv", ".csv", ".json", ".md")
-"""Of the files of a table, in the order of their names."""
+"""Endings of a table's files, in the order of their names."""
 STUDY = """
 from harness.ablation.design.study import Study
 
@@ -42,7 +43,7 @@ SEARCH = Search(question="Which rate?", spaces=SPACES, trials=2, looks=(3,))
 
 @pytest.fixture
 def committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout's folder of committed results, with an empty list of verdicts beside it."""
+    """The committed results folder of a checkout, with an empty list of verdicts."""
     (studies := tmp_path / "checkout" / "studies").mkdir(parents=True)
     (studies / "README.md").write_text("# What they said\n\nRead this first.\n\n## old-digits\n\nGone.\n")
     monkeypatch.setattr(published, "studies_folder", lambda: studies)
@@ -54,7 +55,7 @@ def files(folder: Path) -> list[str]:
 
 
 def judged(plan: Plan, score: Any, last: int | None = None) -> None:
-    """Leave what the evaluations of a plan's trials would have left, of the first ones if so asked."""
+    """Write the evaluations of a plan's trials, or of the first `last` ones."""
     for arm, seed in plan.trials()[:last]:
         values = dict.fromkeys(plan.arms[arm].evaluate.nfe, (8 if arm in ("b", "tuned") else 10) * (1 + seed / 100))
         score(plan.run(arm, seed), plan.protocol(arm), values)
@@ -89,7 +90,7 @@ def test_a_study_is_published_once_every_trial_has_ended(
     assert readme.startswith("# What they said\n\nRead this first.\n\n## Verdicts at a glance\n\n| study |")
     assert "| ends-digits | `b` -20% |  |  |  |" in readme
     assert "## ends-digits\n\nWhich end?\n\n" in readme
-    # 6 NFEs of a second each, 3 seeds of 2 arms; then 5 and 20 seeds
+    # 6 NFEs of one second each, 3 seeds of 2 arms; then 5 and 20 seeds
     assert "| ends-digits | 2 | 1 of 1 | 6 | 0.01 | 10 | 0.017 | 40 | 0.067 |" in readme
     assert "- better than the baseline: `b` -20.0%" in readme
     assert "Gone" not in readme
@@ -140,7 +141,7 @@ def test_a_search_is_published_with_its_trials(
     assert (committed.parent / "studies" / "README.md").read_text().count("\n## ") == 3
 
 
-def test_an_arm_without_a_verdict_stands_at_a_glance_too(tmp_path: Path) -> None:
+def test_an_arm_without_a_verdict_is_in_the_summary_too(tmp_path: Path) -> None:
     verdicts = {"a": "baseline", "b": "unstable", "c": "not compared", "d": "tie"}
     differences = {"b": 0.5, "d": 0.01}
     rows = [
@@ -154,7 +155,7 @@ def test_an_arm_without_a_verdict_stands_at_a_glance_too(tmp_path: Path) -> None
 
 
 def test_a_training_that_arms_share_counts_once(tmp_path: Path) -> None:
-    """Two arms of one training and one of its own, 2 seeds each, of which the third arm has seen one."""
+    """Two arms share a training and one has another, with 2 seeds each; the third arm has one finished seed."""
     seconds = {arm: {"trials": 2, "training": 3600.0, "evaluation": 360.0} for arm in "abc"}
     runs = {"a": ["x-s0", "x-s1"], "b": ["x-s0", "x-s1"], "c": ["y-s0"]}
     verdicts = {"b": {"verdict": "undecided"}, "c": {"verdict": "worse"}, "d": {"verdict": "not compared"}}
@@ -164,7 +165,7 @@ def test_a_training_that_arms_share_counts_once(tmp_path: Path) -> None:
     assert row == "| s-digits | 3 | 1 of 2 | 5 | 3.5 | 15 | 12 | 60 | 46 |"
 
 
-def test_a_study_that_is_none_is_refused_in_one_line(committed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_study_is_refused_in_one_line(committed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, remedy in (("weightin", "Did you mean 'weighting'?"), ("gallery", "Known: "), ("scales", "Known: ")):
         assert main(["publish", name]) == 2
         said = capsys.readouterr().err
@@ -203,7 +204,7 @@ def test_a_table_of_several_scales_names_those_of_an_earlier_version(monkeypatch
 
 
 def committed_table(folder: Path, rows: list[dict[str, Any]], **about: Any) -> Path:
-    """The files of a made-up table with NFE 8 as its primary one."""
+    """Write the files of an invented table with NFE 8 as the primary one."""
     usual = {"arm": "a", "metric": "fid", "nfe": 8, "n": 3, "primary": True, "verdict": "baseline"}
     numbers = {"difference": None, "low": None, "high": None}
     frame = pd.DataFrame([{**usual, **numbers}, *({**usual, **numbers, **row} for row in rows)])
@@ -264,7 +265,7 @@ def test_an_arm_without_a_difference_is_not_compared_and_the_reason_follows(tmp_
     assert "undecided" not in together
 
 
-def test_what_a_single_seed_or_another_verdict_leaves_out_is_left_out(tmp_path: Path) -> None:
+def test_a_single_seed_or_another_verdict_leaves_columns_out(tmp_path: Path) -> None:
     rows = [
         {"arm": "one", "difference": 0.25, "verdict": "undecided"},
         {"arm": "lost", "n": 2, "difference": 0.5, "low": 0.4, "high": 0.6, "verdict": "unstable"},
@@ -288,8 +289,8 @@ def test_what_a_single_seed_or_another_verdict_leaves_out_is_left_out(tmp_path: 
     assert "nan" not in said
 
 
-def test_what_the_seeds_of_a_committed_table_find_is_told_arm_by_arm(tmp_path: Path) -> None:
-    """From its intervals, which are at 95 % where no level stands beside them."""
+def test_the_power_of_a_committed_table_is_listed_by_arm(tmp_path: Path) -> None:
+    """From its intervals, which are at 95 % if the table has no level."""
     rows: list[dict[str, Any]] = [
         {"arm": "b", "difference": 0.1, "low": 0.0, "high": 0.21, "verdict": "undecided"},
         {"arm": "c", "difference": -0.3, "low": -0.5, "high": -0.02, "verdict": "undecided"},

@@ -1,4 +1,4 @@
-"""What several ranks end in, told in a line; the ranks are made up (test_distributed.py starts some)."""
+"""The end of several ranks, in one line. These ranks are invented; test_distributed.py starts real ones."""
 
 import logging
 import signal
@@ -18,7 +18,7 @@ from harness.training.torchrun import main
 
 @pytest.fixture
 def torchrun(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mock]:
-    """What the launcher calls instead of torchrun."""
+    """Replaces torchrun for the launcher."""
     monkeypatch.setattr("torch.distributed.run.main", made := Mock())
     monkeypatch.setattr(sys, "argv", ["torchrun", "-m", "harness"])
     before = signal.getsignal(signal.SIGHUP)
@@ -30,7 +30,7 @@ def torchrun(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mock]:
 def test_the_launcher_ends_with_the_code_of_the_first_rank_that_failed(
     torchrun: Mock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """That rank has said why, unless it was killed."""
+    """This rank has printed the reason, unless it was killed."""
     killed = "error: a rank was killed by SIGKILL. The same command continues.\n"
     for ended, code, said in (
         (None, 0, ""),
@@ -54,7 +54,7 @@ def test_the_launcher_leaves_a_hangup_to_nohup(torchrun: Mock) -> None:
     assert "SIGHUP" not in ",".join(ignored)
 
 
-def test_only_what_the_others_did_is_told_as_a_lost_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_effect_on_the_others_is_reported_as_a_lost_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name, value in (("init_process_group", None), ("new_group", None), ("get_rank", 1), ("get_world_size", 2)):
         monkeypatch.setattr(dist, name, Mock(return_value=value))

@@ -1,4 +1,4 @@
-"""What is read from disk: only files are opened, only strict JSON is taken, and only of the shape that is declared."""
+"""Reading from disk: only regular files, only strict JSON, and only the declared shape."""
 
 import errno
 import io
@@ -49,7 +49,7 @@ def shapes(**changes: Any) -> dict[str, Any]:
     return {"count": 1, "values": {"x": [1, 2.5]}, "kind": "a", **changes}
 
 
-def test_only_strict_json_is_taken(tmp_path: Path) -> None:
+def test_only_strict_json_is_accepted(tmp_path: Path) -> None:
     path = tmp_path / "value.json"
     for text, said in NOT_JSON.items():
         with pytest.raises(Damaged, match=said):
@@ -82,11 +82,11 @@ def test_a_value_of_another_shape_is_damaged() -> None:
         with pytest.raises(Damaged, match=said):
             shaped(value, Shape)
     assert shaped(float("nan"), float) != 0
-    with pytest.raises(Damaged, match="should be a valid number"):  # too large for one
+    with pytest.raises(Damaged, match="should be a valid number"):  # too large for an integer
         shaped(10**400, float)
 
 
-def test_a_damaged_line_is_passed_over_and_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_line_is_skipped_and_reported_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "lines.jsonl"
     path.write_bytes(b'{"step": 1}\n[]\n{"step": 2, "x": NaN}\n{"st\n\xff\n{"step": "3"}\n{"step": 4')
     step = dict[str, float]
@@ -99,8 +99,8 @@ def test_a_damaged_line_is_passed_over_and_said_once(tmp_path: Path, capsys: pyt
     assert (read_lines(path), last_line(path)) == ([], None)
 
 
-def test_what_is_no_file_is_never_opened(tmp_path: Path) -> None:
-    """Opening a pipe to read waits for who writes; nobody does."""
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    """Opening a pipe waits for a writer, and there is none."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     with socket.socket(socket.AF_UNIX) as made:
@@ -164,7 +164,7 @@ DAMAGES = {
     "objects": "pickled",
     "another version": "version",
 }
-"""What is said; of the others, that there is no header."""
+"""Expected messages; all other damages give the message that there is no header."""
 
 
 def test_a_false_header_of_an_array_is_damaged(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_false_header_of_an_array_is_damaged(tmp_path: Path) -> None:
 
 
 def test_damaged_archives_of_every_method_are_damaged() -> None:
-    """Bytes changed anywhere give the same arrays or `Damaged`, and no other error."""
+    """Random changed bytes give the same arrays or `Damaged`, and no other error."""
     rng = np.random.default_rng(0)
     array = io.BytesIO()
     np.save(array, rng.integers(0, 5, (20, 8, 8, 1), dtype=np.uint8))

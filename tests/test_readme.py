@@ -1,4 +1,4 @@
-"""README and docs/ say what the committed files say, and their commands and programs work."""
+"""README and docs/ agree with the committed files, and their commands and programs work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from harness.testing import promises
 ROOT = Path(__file__).parent.parent
 TABLES = ROOT / "results" / "tables"
 APACHE_2 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
-"""SHA-256 of the licence's text as its foundation publishes it."""
+"""SHA-256 of the licence's text as published by the Apache Software Foundation."""
 README = (ROOT / "README.md").read_text()
 ANSWERS = README.partition("\n## The first table\n")[2].partition("\n## ")[0]
 PAGES = {"README.md": README} | {f"docs/{page.name}": page.read_text() for page in (ROOT / "docs").glob("*.md")}
@@ -39,7 +39,7 @@ PROGRAMS = {
 
 
 def tables(text: str) -> list[list[str]]:
-    """The rows of every Markdown table, table by table."""
+    """Return the rows of every Markdown table, table by table."""
     found: list[list[str]] = []
     for above, line in zip(["", *text.splitlines()], text.splitlines(), strict=False):
         if line.startswith("|"):
@@ -53,7 +53,7 @@ def about(table: str) -> dict[str, Any]:
 
 
 def row(table: str, arm: str, nfe: int | None = None) -> Any:
-    """An arm's row of the study's metric, at an NFE or at the primary one."""
+    """Return an arm's row for the study's metric, at an NFE or at the primary one."""
     rows = pd.read_csv(TABLES / f"{table}.csv")
     return rows[(rows.arm == arm) & (rows.primary if nfe is None else (rows.nfe == nfe) & (rows.metric == "fid"))].iloc[
         0
@@ -69,7 +69,7 @@ def joined(text: str) -> str:
 
 
 def told(found: Any) -> str:
-    """A difference and its interval, in whole per cent."""
+    """Return a difference and its interval in whole per cent."""
     return f"{percent(found.difference)} %, {percent(found.low)} to {percent(found.high)} %"
 
 
@@ -162,7 +162,7 @@ def test_every_link_of_a_page_leads_to_a_file() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_of_a_page_is_one(command: str) -> None:
-    """Its words are options of the command line, and no shell takes one of them for a pattern."""
+    """The parser knows its options, and no shell expands one of its words."""
     assert not re.search(r"[][{}*?]", re.sub(r"'[^']*'|\"[^\"]*\"", "", command))
     lines = [command]
     if command.startswith("make "):
@@ -178,7 +178,7 @@ def test_every_command_of_a_page_is_one(command: str) -> None:
 
 @pytest.fixture
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a program registers is gone after the test."""
+    """Forget the components that a program registers."""
     for family in HOMES:
         names(family)
         monkeypatch.setitem(registry._MEMBERS, family, dict(registry._MEMBERS[family]))
@@ -203,7 +203,7 @@ def test_every_study_of_a_page_can_be_read(name: str, tmp_path: Path) -> None:
 def test_readmes_own_study_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its two commands as they stand, beside the two files, but for fewer and smaller trainings."""
+    """Its two commands as written, with its two files, but fewer and smaller trainings."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path / "results"))
     for name in ("my_weighting", "my_study"):
@@ -226,7 +226,7 @@ def test_the_check_gives_its_first_two_commands_in_their_order() -> None:
     assert first < second < next(i for i, line in enumerate(lines) if "git status" in line and i > second)
 
 
-def test_the_licence_is_apaches_whole_text_and_its_field_says_so() -> None:
+def test_the_licence_is_the_whole_text_of_apache_2_and_its_field_says_so() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert (project["license"], project["license-files"]) == ("Apache-2.0", ["LICENSE"])
     assert hashlib.sha256((ROOT / "LICENSE").read_bytes()).hexdigest() == APACHE_2

@@ -1,4 +1,4 @@
-"""What is read off curves, against curves whose answers are plain."""
+"""Readouts of curves, for curves with obvious answers."""
 
 import math
 
@@ -11,7 +11,7 @@ from harness.ablation.report.readouts import Needed, Readout
 
 
 def read(curves: dict[str, dict[int, list[float]]], lower: bool = True, **seconds: float) -> dict[str, Readout]:
-    """Of {arm: {NFE: values by seed}}."""
+    """Return the readouts of {arm: {NFE: values by seed}}."""
     rows = [
         (arm, s, "fid", nfe, v)
         for arm, curve in curves.items()
@@ -24,7 +24,7 @@ def read(curves: dict[str, dict[int, list[float]]], lower: bool = True, **second
 
 
 def test_a_power_law_has_the_geometric_mean_of_its_ends() -> None:
-    """log FID is a line in log NFE, so its mean is that of the ends; sampling twice as densely changes nothing."""
+    """log FID is linear in log NFE, so its mean is that of the ends; denser sampling changes nothing."""
     for nfes in ([1, 16], [1, 2, 4, 8, 16]):
         found = read({"a": {n: [64 / n, 128 / n] for n in nfes}})["a"]
         assert found.area == pytest.approx((16 + 32) / 2)
@@ -69,8 +69,8 @@ def frame(curves: dict[str, dict[int, list[float]]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["arm", "seed", "metric", "nfe", "value"]).assign(state="measured")
 
 
-def test_what_an_arm_needs_is_counted_by_seed_for_its_own_end_and_anothers() -> None:
-    """Ends are 10 and 20 for b, 8 for a: within 5 % of them are 10.5 and 21, and 8.4."""
+def test_the_needed_calls_are_counted_by_seed_for_each_final_value() -> None:
+    """The final values are 10 and 20 for b and 8 for a; within 5 % are 10.5, 21 and 8.4."""
     values = frame({"a": {2: [9.0, 8.3], 8: [8.0, 8.0]}, "b": {2: [10.5, 21.1], 4: [10.6, 20.0], 8: [10.0, 20.0]}})
     own = readouts.needed(values, "fid", "b", "b", 8, lower=True)
     assert own.calls == (2, 4)
@@ -110,11 +110,11 @@ def test_what_an_arm_needs_is_counted_by_seed_for_its_own_end_and_anothers() -> 
     ],
     ids=str,
 )
-def test_an_expectation_holds_where_the_interval_lies_within_it(calls: tuple[int | None, ...], verdict: str) -> None:
+def test_an_expectation_holds_if_the_interval_lies_within_it(calls: tuple[int | None, ...], verdict: str) -> None:
     assert Needed.of(calls).verdict((20, 30)) == verdict
 
 
-def test_an_arm_that_is_distilled_to_one_step_has_no_curve_and_takes_none_from_others() -> None:
+def test_an_arm_distilled_to_one_step_has_no_curve_and_does_not_affect_others() -> None:
     found = read({"a": {1: [4.0], 2: [2.0]}, "b": {1: [3.0]}})
     assert found["a"].area == pytest.approx(math.sqrt(8))
     assert math.isnan(found["b"].area)

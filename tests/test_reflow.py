@@ -1,5 +1,4 @@
-"""Flows that learn the pairs of earlier ones: what names them, what is refused, what the pairs are, and what theory
-says of them."""
+"""Flows that learn the pairs of earlier flows: names, refusals, the pairs, and the predictions of theory."""
 
 import dataclasses
 import itertools
@@ -45,7 +44,7 @@ pytestmark = pytest.mark.usefixtures("unmeasured")
 
 @pytest.fixture
 def small(tiny: RunConfig, tiny_run: Run) -> RunConfig:
-    """`tiny`, trained before the test, whose rounds learn 50 pairs, made 20 at a time."""
+    """`tiny`, already trained, with rounds of 50 pairs, made 20 at a time."""
     return override(tiny, {"reflow.number": 50, "reflow.nfe": 4, "reflow.batch_size": 20, "evaluate.nfe": [1]})
 
 
@@ -58,12 +57,12 @@ def never() -> bool:
 
 
 def after(calls: int) -> Callable[[], bool]:
-    """Says to stop when it is asked for the time of that number."""
+    """Return a stop signal that is true at its call number `calls`."""
     asked = iter(range(1, calls))
     return lambda: next(asked, None) is None
 
 
-# what names a run
+# The name of a run
 
 
 def test_a_chain_of_parents_ends_at_the_flow_of_the_data(small: RunConfig) -> None:
@@ -80,18 +79,18 @@ def test_a_chain_of_parents_ends_at_the_flow_of_the_data(small: RunConfig) -> No
     assert RunConfig.parse(json.loads(json.dumps(to_dict(distilled)))) == distilled
 
 
-def test_a_given_teacher_has_the_seed_of_its_student(small: RunConfig) -> None:
+def test_a_given_teacher_gets_the_seed_of_its_student(small: RunConfig) -> None:
     config = override(small, {"reflow.teacher": small, "reflow.rounds": 1, "train.steps": 20, "seed": 4})
     assert config.parent == override(small, {"seed": 4})
     assert override(config, {"reflow.rounds": 2}).rectified == 3
 
 
-def test_the_teacher_that_is_meant_anyway_changes_no_name(small: RunConfig) -> None:
+def test_naming_the_default_teacher_changes_no_name(small: RunConfig) -> None:
     student = override(small, {"reflow.rounds": 1})
     assert training_digest(override(student, {"reflow.teacher": small})) == training_digest(student)
 
 
-def test_what_a_flow_without_rounds_would_do_in_one_does_not_name_it(small: RunConfig) -> None:
+def test_settings_of_rounds_do_not_name_a_flow_without_rounds(small: RunConfig) -> None:
     assert training_digest(override(small, {"reflow.number": 7, "reflow.warm_start": False})) == training_digest(small)
 
 
@@ -129,12 +128,12 @@ def test_a_distilled_network_does_not_depend_on_weights_and_times_that_it_never_
         assert training_digest(override(flow, changes)) != training_digest(flow)
 
 
-def test_how_it_is_judged_does_not_name_it(small: RunConfig) -> None:
+def test_the_evaluation_does_not_name_it(small: RunConfig) -> None:
     base = override(small, {"reflow.rounds": 1})
     assert training_digest(override(base, {"evaluate.average": "last", "evaluate.nfe": [3]})) == training_digest(base)
 
 
-# what is refused
+# Refusals
 
 
 @pytest.mark.parametrize(
@@ -171,7 +170,7 @@ def test_how_it_is_judged_does_not_name_it(small: RunConfig) -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_rounds_that_mean_nothing_are_refused(tiny: RunConfig, changes: dict[str, Any], message: str) -> None:
+def test_meaningless_rounds_are_refused(tiny: RunConfig, changes: dict[str, Any], message: str) -> None:
     base = override(tiny, {"reflow.number": 50})
     changes = {path: base if value == "base" else value for path, value in changes.items()}
     with pytest.raises(ConfigError, match=f"^{message}"):
@@ -181,7 +180,7 @@ def test_rounds_that_mean_nothing_are_refused(tiny: RunConfig, changes: dict[str
 @pytest.mark.parametrize("prediction", ["velocity", "data", "noise", "edm"])
 @pytest.mark.parametrize("interpolant", ["linear", "fm_ot", "polynomial", "gvp", "cosine", "vp"])
 def test_one_step_must_be_able_to_give_a_sample(tiny: RunConfig, interpolant: str, prediction: str) -> None:
-    """x1 - v(x1, 1) is x0 on straight paths alone, and where the output at t = 1 says something of x0."""
+    """x1 - v(x1, 1) is x0 only on straight paths, and only if the output at t = 1 determines x0."""
     changes = {
         "interpolant": interpolant,
         "prediction": prediction,
@@ -203,7 +202,7 @@ def test_one_step_must_not_be_clamped(tiny: RunConfig) -> None:
         override(tiny, {"prediction": "data", "prediction.t_max": 0.98, "reflow.distil": True, "evaluate.nfe": [1]})
 
 
-def test_a_distilled_network_is_no_teacher(small: RunConfig) -> None:
+def test_a_distilled_network_cannot_be_a_teacher(small: RunConfig) -> None:
     distilled = override(small, {"reflow.distil": True})
     with pytest.raises(ConfigError, match=r"^reflow\.teacher: it is distilled to one step"):
         override(small, {"reflow.teacher": distilled, "reflow.rounds": 1})
@@ -233,7 +232,7 @@ def test_pairs_that_the_disk_cannot_hold_are_refused_before_the_teacher_is_train
     assert not run.parent.folder.exists()
 
 
-# what the pairs are
+# The pairs
 
 
 def arrays(pairs: PairSet) -> dict[str, np.ndarray]:
@@ -241,8 +240,9 @@ def arrays(pairs: PairSet) -> dict[str, np.ndarray]:
 
 
 def test_pairs_are_noise_and_where_the_teachers_flow_takes_it(small: RunConfig) -> None:
-    """Held against Heun's method written out here, on the teacher's network; the noise against the normal
-    distribution."""
+    """Compared with Heun's method written out here, with the teacher's network; the noise is compared with the normal
+    distribution.
+    """
     run = Run.of(override(small, {"reflow.rounds": 1, "reflow.number": 40, "reflow.nfe": 4}))
     train(run, quiet, never)
     assert run.parent is not None
@@ -284,7 +284,7 @@ def test_the_student_begins_with_the_teachers_average_and_learns_the_pairs(
     assert (rows.min(0) < 1e-6).all(), "every target x1 - x0 is that of one pair"
 
 
-def test_a_student_that_does_not_begin_warm_begins_as_if_it_had_no_teacher(
+def test_a_student_without_a_warm_start_starts_as_if_it_had_no_teacher(
     small: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = []
@@ -302,7 +302,7 @@ def test_a_student_that_does_not_begin_warm_begins_as_if_it_had_no_teacher(
     assert all(torch.equal(a, b) for a, b in zip(*begun, strict=True))
 
 
-def test_a_distilled_network_is_asked_at_the_noise_alone_for_the_way_to_the_sample(small: RunConfig) -> None:
+def test_a_distilled_network_sees_only_the_noise_and_learns_the_way_to_the_sample(small: RunConfig) -> None:
     run = Run.of(override(small, {"reflow.distil": True, "weighting": "min_snr"}))
     make_pairs(run, quiet, never)
     objective = train_module._objective(run)
@@ -316,9 +316,7 @@ def test_a_distilled_network_is_asked_at_the_noise_alone_for_the_way_to_the_samp
     np.testing.assert_allclose((task.xt - task.target)[0].numpy(), found["x0"][row], atol=1e-6)
 
 
-def test_pairs_that_were_cut_short_continue_to_the_same_bytes(
-    small: RunConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_pairs_continue_to_the_same_bytes(small: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run.of(override(small, {"reflow.rounds": 1}))
     make_pairs(run, quiet, never)
     whole = {path.name: path.read_bytes() for path in run.pairs.folder.glob("*.npy")}
@@ -326,20 +324,20 @@ def test_pairs_that_were_cut_short_continue_to_the_same_bytes(
     with pytest.raises(Stopped, match="stopped after 20 of 50 pairs"):
         make_pairs(run, quiet, after(1))
     assert (run.pairs.done, run.pairs.about) == (20, {})
-    with pytest.raises(ValueError, match="mmap"):  # nobody takes them for the whole
+    with pytest.raises(ValueError, match="mmap"):  # an incomplete file is never used as complete
         np.load(run.pairs.folder / "x0.npy", mmap_mode="r")
     with open(run.pairs.folder / "x0.npy", "ab") as file:
         file.write(b"part of a batch")
     make_pairs(run, quiet, never)
     assert {path.name: path.read_bytes() for path in run.pairs.folder.glob("*.npy")} == whole
     made = {path: path.stat().st_mtime_ns for path in run.pairs.folder.iterdir() if path.name != "lock"}
-    monkeypatch.setattr(reflow_module, "generate", None)  # would fail if it were called
+    monkeypatch.setattr(reflow_module, "generate", None)  # a call would fail
     make_pairs(run, quiet, never)
     assert {path: path.stat().st_mtime_ns for path in run.pairs.folder.iterdir() if path.name != "lock"} == made
 
 
-def test_a_round_and_what_is_distilled_of_the_same_flow_learn_the_same_pairs(small: RunConfig) -> None:
-    """Whichever of them makes them."""
+def test_a_round_and_a_distilled_run_of_the_same_flow_learn_the_same_pairs(small: RunConfig) -> None:
+    """Either of them makes the pairs."""
     found = []
     for changes in ({"reflow.rounds": 1}, {"reflow.distil": True}):
         run = Run.of(override(small, changes))
@@ -352,7 +350,7 @@ def test_a_round_and_what_is_distilled_of_the_same_flow_learn_the_same_pairs(sma
 
 
 @pytest.mark.parametrize("rows", [50, 45])
-def test_what_is_said_of_pairs_is_measured_even_if_only_that_was_missing(small: RunConfig, rows: int) -> None:
+def test_facts_about_pairs_are_measured_even_if_only_they_were_missing(small: RunConfig, rows: int) -> None:
     run = Run.of(override(small, {"reflow.rounds": 1}))
     make_pairs(run, quiet, never)
     whole = {path.name: path.read_bytes() for path in run.pairs.folder.glob("*.npy")}
@@ -365,7 +363,7 @@ def test_what_is_said_of_pairs_is_measured_even_if_only_that_was_missing(small: 
 
 
 def test_workers_that_want_the_same_pairs_make_them_once(small: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each opens the lock for itself, as a process does."""
+    """Each worker opens the lock separately, as a process does."""
     fill = Mock(wraps=reflow_module._fill)
     monkeypatch.setattr(reflow_module, "_fill", fill)
     runs = [Run.of(override(small, {"reflow.rounds": 1, "reflow.warm_start": warm})) for warm in (True, False)]
@@ -394,7 +392,7 @@ def test_pairs_that_find_no_room_name_their_file(small: RunConfig) -> None:
 
 
 @pytest.mark.parametrize("kind", ["not-finite", "unsolvable"])
-def test_a_flow_that_gives_no_pairs_is_not_asked_twice_and_the_reason_is_kept(
+def test_a_flow_that_gives_no_pairs_is_tried_once_and_the_reason_is_kept(
     small: RunConfig, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
@@ -433,7 +431,7 @@ def test_a_finished_student_needs_its_pairs_no_more(small: RunConfig) -> None:
     assert not run.pairs.folder.exists()
 
 
-def test_cells_reflow_like_pictures(small: RunConfig, needed: Callable[..., dict[str, Any]]) -> None:
+def test_cells_reflow_like_images(small: RunConfig, needed: Callable[..., dict[str, Any]]) -> None:
     cells = {"name": "cells", **needed("cells")}
     changes = {
         "dataset": cells,
@@ -460,9 +458,7 @@ def cut(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [edit, cut, Path.unlink], ids=["edited", "cut", "gone"])
 @pytest.mark.parametrize("name", ["x0", "x1"])
-def test_pairs_that_are_not_what_was_made_are_refused(
-    small: RunConfig, damage: Callable[[Path], None], name: str
-) -> None:
+def test_changed_pairs_are_refused(small: RunConfig, damage: Callable[[Path], None], name: str) -> None:
     run = Run.of(override(small, {"reflow.rounds": 1}))
     make_pairs(run, quiet, never)
     damage(run.pairs.folder / f"{name}.npy")
@@ -499,7 +495,7 @@ def test_a_teacher_that_knows_classes_gives_labelled_pairs_and_guidance_changes_
     assert not np.allclose(one["x0"], other["x0"])
 
 
-def test_a_network_that_is_told_the_classes_of_pairs_is_told_the_right_ones(small: RunConfig) -> None:
+def test_a_network_gets_the_right_classes_of_pairs(small: RunConfig) -> None:
     run = Run.of(override(small, {"objective.label_dropout": 0.0, "reflow.rounds": 1}))
     make_pairs(run, quiet, never)
     data = load(run.config.dataset)
@@ -513,7 +509,7 @@ def test_a_network_that_is_told_the_classes_of_pairs_is_told_the_right_ones(smal
     assert not np.array_equal(data.classes[:30].numpy(), task.y.numpy())
 
 
-# what theory says (Liu et al. 2023)
+# The predictions of theory (Liu et al. 2023)
 
 
 POINTS = {
@@ -524,14 +520,14 @@ POINTS = {
 
 
 def flows(config: RunConfig, number: int) -> list[Run]:
-    """The 1-rectified flow to that of so many rounds."""
+    """Return the 1-rectified to the `number`-rectified flow."""
     runs = [Run.of(override(config, {"reflow.rounds": k})) for k in range(number + 1)]
     train(runs[-1], quiet, never)
     return runs
 
 
 def measured(run: Run) -> tuple[float, torch.Tensor, torch.Tensor]:
-    """S, unscaled, |x1 - x0|^2 of each path [N], and the samples of a run's flow."""
+    """Return the unscaled straightness S, |x1 - x0|^2 of each path [N], and the samples of a run's flow."""
     path = paths(run, restore(run), 32, 2000)
     moved = (path[-1] - path[0]).double().square().sum(1)
     return straightness(path)["straightness"] * moved.mean().item(), moved, path[-1]
@@ -539,9 +535,9 @@ def measured(run: Run) -> tuple[float, torch.Tensor, torch.Tensor]:
 
 @pytest.mark.slow
 def test_one_round_makes_the_flow_to_a_round_gaussian_straight_and_its_cost_the_least() -> None:
-    """From N(0, I) to N(0, 0.3^2 I) in two dimensions the map 0.3 x is optimal: its cost is 2 (1 - 0.3)^2. Independent
-    pairs are at
-    2 (1 + 0.3^2), yet already the first flow maps so; only its speed changes along the way."""
+    """From N(0, I) to N(0, 0.3^2 I) in two dimensions, the map 0.3 x is optimal: its cost is 2 (1 - 0.3)^2. Independent
+    pairs cost 2 (1 + 0.3^2), but already the first flow makes this map; only its speed changes along the way.
+    """
     base = override(load_scale("points"), POINTS | {"dataset": {"name": "gaussian_mixture", "components": 1}})
     (before, cost, _), (after, cost_after, samples) = (measured(run) for run in flows(base, 1))
     for costs in (cost, cost_after):
@@ -571,10 +567,10 @@ def test_rounds_keep_the_marginals_and_never_raise_the_cost() -> None:
     assert found[1][0] < 0.2 * found[0][0]
 
 
-# rounds as arms
+# Rounds as arms
 
 
-def test_an_arms_seeds_stand_together_where_one_arm_learns_anothers_pairs() -> None:
+def test_the_trials_of_a_seed_are_consecutive_if_one_arm_learns_anothers_pairs() -> None:
     plan = Plan.of(load_study("reflow"), "digits", load_scale("digits"), {}, 2, [])
     assert plan.trials()[:4] == [("1-rectified", 0), ("1-rectified", 1), ("2-rectified", 0), ("2-rectified", 1)]
     for arm, config in plan.arms.items():
@@ -587,14 +583,14 @@ def test_an_arms_seeds_stand_together_where_one_arm_learns_anothers_pairs() -> N
     )
 
 
-def test_an_arms_teacher_is_told_by_its_run(tiny: RunConfig) -> None:
+def test_an_arms_teacher_is_found_by_its_run(tiny: RunConfig) -> None:
     longer = override(tiny, {"train.steps": 20})
     arms: dict[str, Any] = {"a": {"reflow.rounds": 1}, "b": {"reflow.rounds": 1, "reflow.teacher": longer}}
     plan = Plan.of(Study(question="?", baseline="a", arms=arms, name="mine"), "digits", tiny, {}, 1, [])
     assert arm_settings.described(plan)["b"] == f"reflow.teacher = run {training_digest(longer)}"
 
 
-def test_distilled_arms_are_measured_without_what_flows_have() -> None:
+def test_distilled_arms_are_measured_without_metrics_of_flows() -> None:
     arms: dict[str, dict[str, Any]] = {
         "a": {"reflow.rounds": 1},
         "b": {"reflow.rounds": 1, "reflow.distil": True, "evaluate.nfe": [1]},
@@ -614,13 +610,13 @@ def test_a_flow_that_always_sees_classes_has_rounds_whose_flow_is_measured(small
     ] * 2
 
 
-def test_what_is_expected_of_no_arm_is_refused() -> None:
+def test_an_expectation_for_an_unknown_arm_is_refused() -> None:
     with pytest.raises(UserError, match=r"^expected_nfe: 'c' is no arm"):
         Study(question="?", baseline="a", arms={"a": {}, "b": {"seed": 1}}, expected_nfe={"c": (1, 2)})
 
 
 def test_rounds_from_a_run_are_those_of_a_study(small: RunConfig) -> None:
-    """So that what one has trained the other does not train again."""
+    """The runs are shared: neither trains what the other has trained."""
     plan = rounds.plan_of([Run.of(small)], 2, True, {})
     assert list(plan.arms) == ["1-rectified", "2-rectified", "3-rectified", "3-rectified distilled"]
     for arm, rounded in zip(plan.arms, (0, 1, 2), strict=False):
@@ -631,7 +627,7 @@ def test_rounds_from_a_run_are_those_of_a_study(small: RunConfig) -> None:
         )
 
 
-def test_changed_rounds_have_the_run_itself_as_their_teacher(small: RunConfig) -> None:
+def test_changed_rounds_have_the_run_as_their_teacher(small: RunConfig) -> None:
     teacher = override(small, {"reflow.rounds": 1})
     train(Run.of(teacher), quiet, never)
     for changes in ({"train.steps": 20}, {"reflow.number": 60}, {"train.steps": 20, "reflow.nfe": 8}):
@@ -645,7 +641,7 @@ def test_changed_rounds_have_the_run_itself_as_their_teacher(small: RunConfig) -
 
 
 @pytest.mark.parametrize("path", ["seed", "reflow.rounds", "reflow.distil", "reflow.teacher"])
-def test_what_follows_from_the_runs_cannot_be_set(small: RunConfig, path: str) -> None:
+def test_settings_that_the_runs_decide_cannot_be_set(small: RunConfig, path: str) -> None:
     with pytest.raises(ConfigError, match=rf"^{re.escape(path)}: follows from the runs"):
         rounds.plan_of([Run.of(small)], 1, False, {path: 1})
 
@@ -659,7 +655,7 @@ def test_what_follows_from_the_runs_cannot_be_set(small: RunConfig, path: str) -
     ],
     ids=str,
 )
-def test_what_is_distilled_is_judged_by_one_step_however_the_flows_are(
+def test_a_distilled_run_is_judged_by_one_step_whatever_the_flows_use(
     small: RunConfig, evaluate: dict[str, Any]
 ) -> None:
     config = override(small, evaluate)
@@ -674,9 +670,8 @@ def test_what_is_distilled_is_judged_by_one_step_however_the_flows_are(
     assert len(distilled.evaluate.metrics) == 1
 
 
-def test_rounds_may_drop_what_the_teacher_has_for_making_pairs(small: RunConfig) -> None:
-    """Guided pairs of a flow that knows classes, for one that does not: it would be no teacher of guided pairs
-    itself."""
+def test_rounds_may_drop_the_teachers_classes(small: RunConfig) -> None:
+    """Guided pairs of a flow with classes, for a flow without classes, which could not make guided pairs."""
     teacher = override(small, {"objective.label_dropout": 0.1})
     train(Run.of(teacher), quiet, never)
     changes = {"objective.label_dropout": None, "reflow.guidance.scale": 2, "reflow.warm_start": False}
@@ -699,7 +694,7 @@ def test_a_run_gives_the_same_alone_and_as_a_descendants_ancestor(
 ) -> None:
     config = override(small, {"reflow.rounds": 1})
     found = []
-    for results in ("results", "others"):  # the first hold the ancestor already
+    for results in ("results", "others"):  # the first folder already has the ancestor
         monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path / results))
         run = ensure(config, quiet, never)
         found.append((run.evaluation(config.protocol())["values"], run.pairs.about["files"]["x0"]["sha256"]))
@@ -707,7 +702,7 @@ def test_a_run_gives_the_same_alone_and_as_a_descendants_ancestor(
 
 
 @pytest.mark.parametrize("command", ["train", "ablate weighting"])
-def test_how_rounds_are_done_is_refused_where_there_are_none(command: str, capsys: pytest.CaptureFixture) -> None:
+def test_settings_of_rounds_are_refused_without_rounds(command: str, capsys: pytest.CaptureFixture) -> None:
     assert main([*command.split(), "--set", "reflow.nfe=10"]) == 2
     assert (
         "reflow.nfe: without a round it changes nothing. Set reflow.rounds=1 too, or leave it out."

@@ -1,4 +1,4 @@
-"""Components by name, a user's own among them."""
+"""Components by name, users' components included."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ NEEDED: dict[str, dict[str, Any]] = {
     "npz": {"path": "pictures.npz"},
     "time_series": {"path": "series.csv"},
 }
-"""What members without defaults for all fields are given."""
+"""Values for components with required fields."""
 
 
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A file with one weighting of the user's own; the registry forgets it afterwards."""
+    """A file with a user's weighting; the registry forgets it afterwards."""
     monkeypatch.setitem(registry._MEMBERS, "weighting", dict(registry._MEMBERS["weighting"]))
     path = tmp_path / "my_weighting.py"
     path.write_text(PLUGIN)
@@ -90,7 +90,7 @@ print(json.dumps({family: sorted(members) for family, members in registry._MEMBE
 
 
 def test_a_family_is_complete_whatever_was_imported_before(tmp_path: Path) -> None:
-    """Asked first in an interpreter each, against all that any module of the harness declares."""
+    """The first call in a new interpreter, compared with all that any module of the harness declares."""
     *first, everything = run_fresh([*(FIRST.format(family=family) for family in HOMES), ALL_IMPORTED], tmp_path)
     assert {family: json.loads(said) for family, said in zip(HOMES, first, strict=True)} == json.loads(everything)
 
@@ -116,7 +116,7 @@ def test_unknown_family() -> None:
         (Linear(), "weighting: expected a weighting, got Linear(). Give its name."),
     ],
 )
-def test_a_wrong_component_is_told_with_its_path(spec: object, message: str) -> None:
+def test_a_wrong_component_is_refused_with_its_path(spec: object, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         build("weighting", spec)  # type: ignore[arg-type]
     assert str(caught.value) == message
@@ -138,8 +138,8 @@ def test_a_name_is_taken_once() -> None:
     assert type(build("weighting", "uniform")).__module__ == "harness.components.weightings"
 
 
-def test_a_class_in_a_notebook_that_is_no_dataclass_is_refused(plugin: Path) -> None:
-    """Its fields would not be known, so two of it that differ would have one name."""
+def test_a_class_in_a_notebook_that_is_not_a_dataclass_is_refused(plugin: Path) -> None:
+    """Its fields would be unknown, so two different instances would have the same name."""
 
     class Bare(Weighting, name="bare"):
         level: float = 2.0
@@ -175,7 +175,7 @@ def test_members_have_a_docstring_and_a_digest_of_their_own(family: str) -> None
     "family",
     [family for family in HOMES if family not in ("time_embedding", "backbone", "dataset", "extractor", "metric")],
 )
-def test_members_say_what_they_compute(family: str) -> None:
+def test_members_describe_their_computation(family: str) -> None:
     for name in names(family):
         component = build(family, {"name": name, **NEEDED.get(name, {})})
         assert component.formula
@@ -190,7 +190,7 @@ def test_a_formula_is_written_out_with_the_values() -> None:
 
 
 def test_a_field_that_must_be_given_has_no_default() -> None:
-    """And the members that have such a field are those which are given something here."""
+    """The components with required fields are those in `NEEDED`."""
     described = {entry["name"]: entry["parameters"] for family in HOMES for entry in describe(family)}
     assert {name for name, parameters in described.items() if None in parameters.values()} == set(NEEDED)
     assert described["pairs"] == {"path": None}
@@ -214,7 +214,7 @@ def test_a_plugin_registers_what_it_declares(plugin: Path) -> None:
     assert config.weighting.level == 3.0  # type: ignore[attr-defined]
 
 
-def test_the_source_of_a_plugin_is_part_of_a_configurations_identity(plugin: Path) -> None:
+def test_the_source_of_a_plugin_is_part_of_a_configurations_digest(plugin: Path) -> None:
     load_plugin(plugin)
     config = override(RunConfig(dataset=Digits()), {"weighting": "mine"})
     before = sources(config)

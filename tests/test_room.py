@@ -1,4 +1,4 @@
-"""Estimates of memory: never above what is measured, and what cannot fit is refused before anything is made."""
+"""Estimates of memory are never above the measurement, and a run that cannot fit is refused before anything is made."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Machine = Callable[..., None]
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """`machine(gigabytes)`: one on which so much memory is free; `files` {path below /: text} may say more."""
+    """`machine(gigabytes)` has this much free memory; `files` {path below /: text} may add facts."""
 
     def made(gigabytes: float, **files: str) -> None:
         meminfo = f"MemTotal: 999999999 kB\nMemAvailable: {round(gigabytes * GB / 1024)} kB\nSwapFree: 0 kB\n"
@@ -55,7 +55,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     return made
 
 
-def test_free_memory_is_the_machines_or_what_the_groups_allow(machine: Machine) -> None:
+def test_free_memory_is_that_of_the_machine_or_of_its_groups(machine: Machine) -> None:
     machine(8)
     assert free_bytes() == pytest.approx(8 * GB, abs=1024)
     machine(8, **{"proc/meminfo": "MemAvailable: 1000 kB\nSwapFree: 500 kB\nHugePages_Total: 0\n"})
@@ -71,7 +71,7 @@ def test_free_memory_is_the_machines_or_what_the_groups_allow(machine: Machine) 
     assert free_bytes() == 600
 
 
-def test_a_system_that_does_not_say_refuses_nothing(machine: Machine, tiny: RunConfig) -> None:
+def test_a_system_without_this_information_refuses_nothing(machine: Machine, tiny: RunConfig) -> None:
     machine(8, **{"proc/meminfo": ""})
     assert free_bytes() == math.inf
     require_room(override(tiny, {"evaluate.num_samples": GB}))
@@ -82,7 +82,7 @@ def test_this_machine_has_some() -> None:
 
 
 def saved(network: nn.Module, given: list[Tensor]) -> int:
-    """Bytes that autograd keeps of a real forward pass, weights left out."""
+    """Return the bytes that autograd keeps of a real forward pass, without weights."""
     own = {p.untyped_storage().data_ptr() for p in network.parameters()}
     kept = {}
 
@@ -120,14 +120,14 @@ def test_activations_are_counted_without_values(
     assert activations(config, shape, classes, 32, False) == pytest.approx(2 * counted, rel=0.02)
 
 
-def test_blocks_that_are_computed_again_keep_less(tiny: RunConfig) -> None:
+def test_recomputed_blocks_keep_less(tiny: RunConfig) -> None:
     blocks = override(tiny, {"backbone": {"name": "mlp", "blocks": 6}}).backbone
     assert activations(blocks, (9,), 0, 64, True) < 0.5 * activations(blocks, (9,), 0, 64, False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Looking(Backbone):
-    """A plugin's, which looks at the values of its weights."""
+    """A plugin's backbone that reads the values of its weights."""
 
     def build(self, data_shape: Sequence[int], num_classes: int = 0) -> Network:
         return LookingModule()
@@ -146,7 +146,7 @@ def test_a_network_that_cannot_be_run_without_values_is_not_counted() -> None:
     assert activations(Looking(), (2,), 0, 4, False) == 0
 
 
-def test_a_checkpoint_is_as_large_as_it_is_said_to_be(tiny: RunConfig) -> None:
+def test_a_checkpoint_is_as_large_as_estimated(tiny: RunConfig) -> None:
     config = override(tiny, {"backbone.channels": 48, "train.steps": 2, "train.more_ema_decays": [0.5]})
     run = Run.of(config)
     train(run, lambda text: None, lambda: False)
@@ -155,14 +155,14 @@ def test_a_checkpoint_is_as_large_as_it_is_said_to_be(tiny: RunConfig) -> None:
     assert 0.9 * size < checkpoint_bytes(config.train, network) <= size
 
 
-def test_what_an_evaluation_keeps_is_what_it_is_said_to_keep(tiny: RunConfig) -> None:
-    """Features [N, 64] in 32 and in 64 bits, and values uint8 [N, 1, 8, 8] in 8 and in 64."""
+def test_an_evaluation_keeps_as_much_as_estimated(tiny: RunConfig) -> None:
+    """Features [N, 64] in 32 and in 64 bits, and values uint8 [N, 1, 8, 8] in 8 and in 64 bits."""
     data = load(tiny.dataset)
     judge = Judge(tiny.evaluate, data, "cpu")
     rows = judge.estimates(judge.resampled(), judge_kept())[1]["read"]
     assert judging_needs(tiny.evaluate, data)[0].bytes == rows.nbytes + rows.double().nbytes
     values = override(tiny, {"evaluate.extractor": "values", "evaluate.metrics": ["mmd"]}).evaluate
-    assert judging_needs(values, data)[0].bytes == 512 * (64 + 8 * 64)  # eight times as many are compared with
+    assert judging_needs(values, data)[0].bytes == 512 * (64 + 8 * 64)  # the reference is eight times as large
     assert judging_needs(values, data)[1].bytes == 2 * 8 * 512**2
     assert judging_needs(override(tiny, {"evaluate.metrics": ["straightness"]}).evaluate, data) == []
 
@@ -219,8 +219,8 @@ def test_a_run_that_cannot_fit_is_refused_by_the_setting_to_lower(
     assert not results_folder().exists()
 
 
-def test_what_fits_is_let_pass(machine: Machine) -> None:
-    """Of each, the peak was measured below 4 GB."""
+def test_a_run_that_fits_is_accepted(machine: Machine) -> None:
+    """The measured peak of each is below 4 GB."""
     machine(4)
     cifar10 = dict(load_scale("cifar10").backbone.presets["torchcfm-cifar10"])
     for scale, changes in (

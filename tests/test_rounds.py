@@ -27,7 +27,7 @@ def never() -> bool:
 
 @pytest.fixture
 def points() -> RunConfig:
-    """Eight Gaussians, a few steps of a small network with a look after every second one."""
+    """Eight Gaussians, a few steps of a small network with a look after every second step."""
     return RunConfig.parse(
         {
             "dataset": {"name": "eight_gaussians"},
@@ -46,7 +46,7 @@ def points() -> RunConfig:
 
 
 def test_pairs_are_made_by_the_weights_that_are_named(points: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The best weights are those of a look in the middle: drawn from them by hand, they are the pairs."""
+    """The best weights are those of a look in the middle: pairs drawn from them by hand are the same."""
     losses = iter((3.0, 1.0, 2.0, 2.5))
     monkeypatch.setattr("harness.training.trainer.Training.held_out_loss", lambda self: next(losses))
     train(Run.of(points), quiet, never)
@@ -75,15 +75,15 @@ def test_a_later_teacher_has_no_best_weights(points: RunConfig) -> None:
     assert Run.of(config).name != Run.of(plain).name
 
 
-def test_what_later_pairs_cannot_spend_is_refused_at_its_path(points: RunConfig) -> None:
-    """Two calls a step with guidance in the first round, one in the second: 41 is odd, and Heun takes two."""
+def test_an_nfe_that_later_pairs_cannot_use_is_refused_at_its_path(points: RunConfig) -> None:
+    """With guidance, the first round takes two calls per step, the second one: 41 is odd, and Heun takes two."""
     told = {"dataset": "checkerboard"}
     labelled = {"objective.label_dropout": 0.1, "reflow.guidance.scale": 2.0}
     with pytest.raises(ConfigError, match=r"^reflow\.nfe: heun spends 2 calls a step and cannot spend 41"):
         override(points, {**told, **labelled, "reflow.rounds": 2, "reflow.nfe": 41})
 
 
-def test_steps_that_no_round_comes_to_are_refused(points: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_that_no_round_reaches_are_refused(points: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Run, "require_finished", lambda self: None)
     for path in ("train.warmup_steps", "train.snapshot_every"):
         with pytest.raises(ConfigError, match=rf"^{path}: .* beyond the last of 8"):
@@ -91,7 +91,7 @@ def test_steps_that_no_round_comes_to_are_refused(points: RunConfig, monkeypatch
 
 
 def test_rounds_are_compared_by_a_metric_that_all_have(points: RunConfig) -> None:
-    """A distilled network has no flow, so no metric of one, even where that stands first."""
+    """A distilled network has no flow, so metrics of flows do not count, even if one comes first."""
     metrics = [{"name": "straightness"}, {"name": "sliced_wasserstein"}]
     run = Run.of(override(points, {"evaluate.metrics": metrics}))
     train(run, quiet, never)
@@ -101,7 +101,7 @@ def test_rounds_are_compared_by_a_metric_that_all_have(points: RunConfig) -> Non
     assert plan.unfinished() == []
 
 
-def test_an_arm_that_is_not_asked_for_the_metric_ends_too(points: RunConfig) -> None:
+def test_an_arm_that_is_not_judged_by_the_metric_ends_too(points: RunConfig) -> None:
     run = Run.of(points)
     train(run, quiet, never)
     plan = rounds.plan_of([run], 1, False, {})

@@ -94,7 +94,7 @@ def test_another_nfe_is_added_and_nothing_trained(tiny: RunConfig, tiny_run: Run
     assert added == known
 
 
-def test_another_protocol_is_another_file(tiny: RunConfig, tiny_run: Run) -> None:
+def test_another_protocol_has_another_file(tiny: RunConfig, tiny_run: Run) -> None:
     one = done(tiny)
     other = done(override(tiny, {"evaluate.solver": "heun", "evaluate.nfe": [2]}))
     assert one.folder == other.folder
@@ -124,7 +124,7 @@ def test_another_protocol_is_another_file(tiny: RunConfig, tiny_run: Run) -> Non
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_what_training_depends_on_names_the_run(tiny: RunConfig, change: dict) -> None:
+def test_settings_of_training_name_the_run(tiny: RunConfig, change: dict) -> None:
     assert Run.of(override(tiny, change)).name != Run.of(tiny).name
 
 
@@ -138,15 +138,15 @@ def test_what_training_depends_on_names_the_run(tiny: RunConfig, change: dict) -
         {"train.log_every": 3},
         {"train.sample_every": 3},
         {"train.checkpoint_every": 5},
-        {"train.precision": "fp32"},  # what auto means on a CPU
+        {"train.precision": "fp32"},  # the value of `auto` on a CPU
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_what_training_does_not_depend_on_leaves_the_name(tiny: RunConfig, change: dict) -> None:
+def test_settings_of_how_it_is_carried_out_do_not_name_the_run(tiny: RunConfig, change: dict) -> None:
     assert Run.of(override(tiny, change)).name == Run.of(tiny).name
 
 
-def test_guidance_and_what_is_judged_leave_the_name_of_a_run_with_classes(tiny: RunConfig) -> None:
+def test_guidance_and_evaluation_do_not_name_a_run_with_classes(tiny: RunConfig) -> None:
     told = override(tiny, {"objective.label_dropout": 0.1})
     for change in (
         {"evaluate.guidance.scale": 2},
@@ -168,7 +168,7 @@ class Mine(Euler, name="mine"):
 
 @pytest.fixture
 def solver_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file with a solver of the user's own, loaded; the registry forgets it afterwards."""
+    """A file with a user's solver, loaded; the registry forgets it afterwards."""
     monkeypatch.setitem(registry._MEMBERS, "solver", dict(registry._MEMBERS["solver"]))
     path = tmp_path / "my_solver.py"
     path.write_text(SOLVER_PLUGIN)
@@ -176,14 +176,14 @@ def solver_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_a_solver_of_ones_own_retrains_nothing(tiny: RunConfig, solver_plugin: Path) -> None:
-    """A change of `evaluate` never does, and a plugin in it is one."""
+def test_a_users_solver_retrains_nothing(tiny: RunConfig, solver_plugin: Path) -> None:
+    """A change of `evaluate` never retrains, and a plugin in `evaluate` is such a change."""
     mine = override(tiny, {"evaluate.solver": "mine"})
     assert Run.of(mine).name == Run.of(tiny).name
 
 
 def test_an_edited_solver_is_another_protocol(tiny: RunConfig, solver_plugin: Path) -> None:
-    """What an edited file gives is not taken for what it gave before: by the protocol, or by a run of its own."""
+    """The values of an edited file are not mixed with the earlier ones: it has another protocol or another run."""
 
     def identity() -> tuple[str, str]:
         config = override(tiny, {"evaluate.solver": "mine"})
@@ -206,7 +206,7 @@ def test_an_edited_plugin_names_another_run(tiny: RunConfig, tmp_path: Path, mon
 
 
 def seen(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """The initial weights of a run, then the data, the network's input and the times of each step."""
+    """Return the initial weights of a run, then the data, the network's input and the times of each step."""
     out: list[Tensor] = []
     original = Objective.task
     measure = Objective.measure
@@ -221,7 +221,7 @@ def seen(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
         **look: bool,
     ) -> Task:
         made = original(self, x0, seed, step, y, t, **look)
-        if t is None and step >= 0:  # else a look
+        if t is None and step >= 0:  # otherwise a look
             out.extend(v.clone() for v in (x0, made.xt, made.t))
         return made
 
@@ -248,7 +248,7 @@ def test_arms_share_weights_batches_noise_and_times(tiny: RunConfig, monkeypatch
     assert not torch.equal(*weights)
 
 
-def test_a_stopped_run_continues_with_its_litter_removed(
+def test_a_stopped_run_continues_without_leftover_files(
     tiny: RunConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     said: list[str] = []
@@ -271,22 +271,19 @@ def test_a_stopped_run_continues_with_its_litter_removed(
     assert fid(broken) == fid(whole)
 
 
-def test_an_evaluation_that_is_stopped_keeps_what_is_measured(tiny: RunConfig, tiny_run: Run) -> None:
+def test_a_stopped_evaluation_keeps_its_measurements(tiny: RunConfig, tiny_run: Run) -> None:
     asked = itertools.count()
     with pytest.raises(Stopped, match="evaluating"):
         ensure(
             tiny, lambda _: None, lambda: next(asked) == 16 + 4
-        )  # batches of the reference, then two at NFE 1, asked twice each
+        )  # batches of the reference, then two at NFE 1, with two checks for a stop each
     known = fid(tiny_run)
     assert known.keys() == {"1"}
     assert {"1": fid(done(tiny))["1"]} == known
 
 
-def test_what_training_went_back_over_is_told_from_what_followed(
-    tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also where a kill came between the checkpoint and the divergence, after which training repeats what it had
-    logged."""
+def test_repeated_steps_of_training_are_marked(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after a kill between the checkpoint and the divergence, when training repeats lines that it had logged."""
     config = override(tiny, {"train.on_divergence": "restore_and_lower_lr"})
     judged = itertools.count()
     guarded = Guard.__call__
@@ -347,7 +344,7 @@ def test_a_run_that_diverged_is_not_trained_again(tiny: RunConfig, monkeypatch: 
 def test_samples_that_cannot_be_judged_end_one_way_of_sampling_and_no_other(
     tiny: RunConfig, tiny_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Said again without sampling again; the run stays good for other protocols."""
+    """A second evaluation gives the message without sampling; the run stays valid for other protocols."""
     done(tiny)
     wild = override(tiny, {"evaluate.solver": "heun", "evaluate.nfe": [2]})
     with monkeypatch.context() as patch:
@@ -381,7 +378,7 @@ def test_an_unknown_run_is_refused(tiny: RunConfig, name: str) -> None:
         Run.open(name)
 
 
-def test_weights_that_are_gone_or_of_another_network_are_not_drawn_from(tiny_run: Run) -> None:
+def test_missing_or_wrong_weights_are_not_sampled(tiny_run: Run) -> None:
     best = Run.of(override(tiny_run.config, {"evaluate.checkpoint": "best"}))
     restore(best)
     shutil.rmtree(best.folder / "checkpoints" / "best")
@@ -398,7 +395,7 @@ def test_weights_that_are_gone_or_of_another_network_are_not_drawn_from(tiny_run
 
 
 def test_a_look_that_cannot_be_drawn_ends_no_training(tiny_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is said; what else a look measures is measured."""
+    """The failure is reported; the look's other measurements are made."""
     said: list[str] = []
     trained = restore(tiny_run)
     objective = train_module._objective(tiny_run)
@@ -433,11 +430,11 @@ def test_an_unfinished_run_draws_nothing(tiny: RunConfig) -> None:
         (
             {"interpolant": "ve", "evaluate.time_grid": "edm_rho", "evaluate.nfe": [32]},
             "time_grid",
-        ),  # two times on one place
+        ),  # two equal times
     ],
     ids=str,
 )
-def test_what_training_would_trip_over_is_refused_before(tiny: RunConfig, changes: dict, path: str) -> None:
+def test_settings_that_would_end_training_are_refused_before(tiny: RunConfig, changes: dict, path: str) -> None:
     check(tiny)
     with pytest.raises(ConfigError) as caught:
         check(override(tiny, changes))
@@ -459,8 +456,9 @@ def test_pairs_of_another_shape_are_refused_before(tiny: RunConfig, tmp_path: Pa
 
 
 def test_an_adaptive_solver_is_evaluated_at_the_calls_it_takes(tiny: RunConfig) -> None:
-    """NFE 0: the network's calls a sample are counted, over the samples;
-    the picture during training is drawn with it too."""
+    """NFE 0: the network's calls per sample are counted, over the samples; the picture during training uses the solver
+    too.
+    """
     some = {"evaluate.solver": {"name": "dopri5", "rtol": 0.01, "atol": 0.01}, "evaluate.num_samples": 80}
     config = override(tiny, {**some, "evaluate.nfe": [0], "train.steps": 4})
     run = done(config)
@@ -481,7 +479,7 @@ def test_an_adaptive_solver_is_evaluated_at_the_calls_it_takes(tiny: RunConfig) 
 def test_a_study_at_no_fixed_nfe_is_reported(
     tiny: RunConfig, score: Any, tmp_path: Path, solvers: tuple[str, str]
 ) -> None:
-    """NFE 0, alone and beside others, has its rows, and the figure is drawn, whose axis of NFEs is logarithmic."""
+    """NFE 0, alone and with others, has rows; the figure is drawn, although its NFE axis is logarithmic."""
     nfe = {"dopri5": [0], "euler": [1, 2]}
     arms = {arm: {"evaluate.solver": s, "evaluate.nfe": nfe[s]} for arm, s in zip("ab", solvers, strict=True)}
     study = Study(name="toy", question="Which?", baseline="a", arms=arms, nfe=0, smallest_difference=0.05, looks=(3,))
@@ -495,7 +493,7 @@ def test_a_study_at_no_fixed_nfe_is_reported(
 
 
 def test_the_calls_are_weighted_by_samples(tiny: RunConfig, tiny_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two batches of 32 that took 7 calls and one of 16 that took 27."""
+    """Two batches of 32 samples with 7 calls, and one of 16 with 27 calls."""
     loose = {"evaluate.solver": {"name": "dopri5", "rtol": 0.1, "atol": 0.1}, "evaluate.num_samples": 80}
     config = override(tiny, {**loose, "evaluate.nfe": [0]})
     original = sample_module.generate
@@ -509,7 +507,7 @@ def test_the_calls_are_weighted_by_samples(tiny: RunConfig, tiny_run: Run, monke
 
 @pytest.mark.parametrize("solver", ["euler_maruyama", "heun_sde"])
 def test_stochastic_sampling_is_reproducible(tiny: RunConfig, tiny_run: Run, solver: str) -> None:
-    """The run's seed decides the noise of the steps too; beside them, the samples start where deterministic ones do."""
+    """The run's seed also decides the noise of the steps; the samples start where deterministic ones start."""
     config = override(tiny, {"evaluate.solver": solver, "evaluate.nfe": [8]})
     run = done(config)
     trained = restore(run)
@@ -532,7 +530,7 @@ def test_stochastic_sampling_is_reproducible(tiny: RunConfig, tiny_run: Run, sol
 
 
 class Spy(nn.Module):
-    """Keeps what a network is given."""
+    """Records the inputs of a network."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -556,7 +554,7 @@ class Spy(nn.Module):
     ids=str,
 )
 def test_sampling_starts_at_sigma_of_one(tiny: RunConfig, changes: dict[str, Any], scale: float) -> None:
-    """The first input of the network is sigma(1) x1, with the x1 of the batch's own stream, at t = 1."""
+    """The network's first input is sigma(1) x1, with the x1 of the batch's stream, at t = 1."""
     config = override(tiny, changes)
     data = load(tiny.dataset)
     state = config.noise.fit(data.encode(tensor(data.train)))
@@ -571,7 +569,7 @@ def test_sampling_starts_at_sigma_of_one(tiny: RunConfig, changes: dict[str, Any
         torch.testing.assert_close(x, scale * x1)
 
 
-def test_the_time_grid_decides_when_the_network_is_asked(tiny: RunConfig) -> None:
+def test_the_time_grid_decides_when_the_network_is_called(tiny: RunConfig) -> None:
     config = override(tiny, {"evaluate.time_grid": "quadratic", "evaluate.nfe": [4]})
     spy = Spy(config.backbone.build((1, 8, 8)))
     list(samples(Run.of(config), Trained(spy, config, {}), 4, 8))
@@ -579,9 +577,8 @@ def test_the_time_grid_decides_when_the_network_is_asked(tiny: RunConfig) -> Non
     assert {len(t) for _, t in spy.given} == {8}
 
 
-def test_guided_sampling_spends_what_it_says_on_what_is_kept(tiny: RunConfig) -> None:
-    """Two calls a step, which `calls` counts; the network is asked for both halves at once, and no training is
-    added."""
+def test_guided_sampling_makes_its_counted_calls_on_the_same_run(tiny: RunConfig) -> None:
+    """Two calls per step, both counted in `calls`; one call of the network computes both, and no training is added."""
     config = override(tiny, {"objective.label_dropout": 0.1, "evaluate.nfe": [4]})
     plain = done(config)
     guided = done(override(config, {"evaluate.guidance.scale": 2}))
@@ -599,7 +596,7 @@ def test_guided_sampling_spends_what_it_says_on_what_is_kept(tiny: RunConfig) ->
 
 @pytest.mark.parametrize("noise", ["gaussian", "matched"])
 def test_a_grid_over_the_snr_counts_the_noises_variance(tiny: RunConfig, noise: str) -> None:
-    """As weights and times do: the log SNR between two ends is 2 log(alpha / (sigma sd)), equally spaced."""
+    """Like weights and times: the log SNR between two ends is 2 log(alpha / (sigma sd)), equally spaced."""
     grid = {"name": "log_snr", "low": -4, "high": 4}
     config = override(tiny, {"noise": noise, "evaluate.time_grid": grid, "evaluate.nfe": [8]})
     data = load(config.dataset)
@@ -617,7 +614,7 @@ def test_a_grid_over_the_snr_counts_the_noises_variance(tiny: RunConfig, noise: 
 def test_a_coupling_trains_and_lowers_the_transport_cost(
     tiny: RunConfig, tiny_run: Run, changes: dict[str, Any]
 ) -> None:
-    """Classes of the data reach it, and metrics.jsonl has what it did."""
+    """It gets the data's classes, and metrics.jsonl has the cost."""
     paired = Run.of(override(tiny, changes))
     train(paired, lambda _: None, lambda: False)
     costs = [[line["transport_cost"] for line in run.metrics()] for run in (tiny_run, paired)]
@@ -625,8 +622,8 @@ def test_a_coupling_trains_and_lowers_the_transport_cost(
     assert all(line["coupling_seconds"] > 0 for line in paired.metrics())
 
 
-def test_the_weights_judged_are_those_asked_for(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last, an average, and those of the look with the lowest held-out loss: here the second of three."""
+def test_the_judged_weights_are_the_chosen_ones(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last weights, an average, and those of the look with the lowest held-out loss, here the second of three."""
     losses = iter([1.0, 0.5, 2.0])
     monkeypatch.setattr(Training, "held_out_loss", lambda self: next(losses))
     config = override(tiny, {"train.more_ema_decays": [0.2], "train.sample_every": 4})
@@ -653,7 +650,7 @@ def test_the_weights_judged_are_those_asked_for(tiny: RunConfig, monkeypatch: py
 def test_metrics_are_on_disk_before_a_checkpoint_vouches_for_them(
     tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the order of calls: what a power cut leaves has no gap. A line falls between two checkpoints here."""
+    """The order of calls guarantees that a power cut leaves no gap. A line falls between two checkpoints here."""
     run = Run.of(override(tiny, {"train.steps": 5, "train.checkpoint_every": 2, "train.log_every": 3}))
     metrics = run.folder / "metrics.jsonl"
     sync = os.fsync
@@ -679,7 +676,7 @@ def test_metrics_are_on_disk_before_a_checkpoint_vouches_for_them(
 def test_looks_and_a_divergence_are_on_disk_before_what_follows(
     tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A look is as dear as its samples; a run that diverged is never trained again, so its lines must be there."""
+    """A look costs as much as its samples, and a diverged run is never trained again, so its lines must be on disk."""
     run = Run.of(override(tiny, {"train.learning_rate": 1e30, "train.warmup_steps": 0, "train.clip_norm": None}))
     synced: list[str] = []
     sync = os.fsync

@@ -1,5 +1,4 @@
-"""A search: what it draws, what it does when workers die, what it gives up, and that what it reports is judged
-afresh."""
+"""A search: its draws, dead workers, pruning, and a fresh evaluation of the reported results."""
 
 from __future__ import annotations
 
@@ -60,7 +59,7 @@ def planned(base: RunConfig, **changes: Any) -> SearchPlan:
 
 
 def draw(board: SearchBoard) -> optuna.Trial:
-    """The next trial, its lease let go."""
+    """Return the next trial, with its lease released."""
     claimed = board.next()
     assert claimed
     claimed[1].close()
@@ -70,7 +69,7 @@ def draw(board: SearchBoard) -> optuna.Trial:
 def drawn(
     board: SearchBoard, number: int, value: Callable[[dict[str, Any]], float] = lambda values: 1.0
 ) -> list[dict[str, Any]]:
-    """The settings of the next trials, each finished with its value."""
+    """Return the settings of the next trials, and finish each with its value."""
     out = []
     for _ in range(number):
         trial = draw(board)
@@ -80,7 +79,7 @@ def drawn(
 
 
 def distance(values: dict[str, Any]) -> float:
-    """From rate 0.01, gamma 2 and an average of 0.99, in decades."""
+    """Return the distance from learning rate 0.01, gamma 2 and an average of 0.99, in decades."""
     errors = (
         values["train.learning_rate"] / 0.01,
         values["weighting.gamma"] / 2,
@@ -111,10 +110,10 @@ def test_it_finds_the_best_region(tiny: RunConfig) -> None:
 def test_it_begins_with_the_scales_own_settings_as_far_as_they_are_in_the_space(tiny: RunConfig) -> None:
     first = drawn(SearchBoard(planned(tiny)), 1)[0]
     assert (first["train.learning_rate"], first["train.batch_size"], first["weighting.gamma"]) == (8e-3, 32, 5.0)
-    assert 0.9 <= first["train.ema_decay"] <= 0.999  # the scale's own is none of these
+    assert 0.9 <= first["train.ema_decay"] <= 0.999  # the scale's average is none of these
 
 
-def test_a_search_that_is_broken_off_draws_what_an_unbroken_one_draws(
+def test_an_interrupted_search_draws_what_an_unbroken_one_draws(
     tiny: RunConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     plan = planned(tiny, trials=14)
@@ -166,7 +165,7 @@ def test_a_journal_whose_trial_lacks_a_setting_is_refused(tiny: RunConfig) -> No
         SearchBoard(board.plan)
 
 
-def test_more_trials_continue_a_search_and_what_a_value_depends_on_begins_another(tiny: RunConfig) -> None:
+def test_more_trials_continue_a_search_and_changes_of_values_start_another(tiny: RunConfig) -> None:
     plan = planned(tiny)
     drawn(SearchBoard(plan), 4)
     more = SearchBoard(planned(tiny, trials=6, question="What?", looks=(3,)))
@@ -179,7 +178,7 @@ def test_more_trials_continue_a_search_and_what_a_value_depends_on_begins_anothe
 
 
 def add_finished(board: SearchBoard, rung: float) -> None:
-    """As many finished trials as the pruner waits for, each with this value at step 3."""
+    """Add as many finished trials as the pruner needs, each with this value at step 3."""
     own = board.plan.own() | {"1 - train.ema_decay": 0.01, "train.warmup_steps": 2}
     board.study.add_trials(
         create_trial(
@@ -190,7 +189,7 @@ def add_finished(board: SearchBoard, rung: float) -> None:
 
 
 @pytest.mark.parametrize(("rung", "state"), [(0.001, TrialState.PRUNED), (1e6, TrialState.COMPLETE)])
-def test_a_trial_that_falls_behind_is_given_up_and_its_run_can_go_on(
+def test_a_trial_that_falls_behind_is_pruned_and_its_run_can_continue(
     tiny: RunConfig, rung: float, state: TrialState
 ) -> None:
     board = SearchBoard(planned(tiny, trials=9))
@@ -211,7 +210,7 @@ def test_a_trial_that_falls_behind_is_given_up_and_its_run_can_go_on(
     assert (run.pruned, run.steps_done, run.missing(board.plan.protocol)) == (None, 12, [])
 
 
-def test_a_trial_that_goes_on_reports_what_it_knows_without_measuring_it_again(tiny: RunConfig) -> None:
+def test_a_resumed_trial_reports_known_values_without_measuring_again(tiny: RunConfig) -> None:
     board = SearchBoard(planned(tiny))
     trial = draw(board)
     run = Run.of(board.plan.config(trial.params))
@@ -230,7 +229,9 @@ def test_a_trial_that_goes_on_reports_what_it_knows_without_measuring_it_again(t
     assert told.intermediate_values[9] < 1000
 
 
-def test_what_diverges_is_told_so_that_it_is_kept_away_from(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_diverged_settings_are_reported_so_that_the_search_avoids_them(
+    tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def diverge(*_: Any) -> Run:
         raise Diverged("it diverged.")
 
@@ -245,7 +246,7 @@ def test_what_diverges_is_told_so_that_it_is_kept_away_from(tiny: RunConfig, mon
         board.best()
 
 
-def test_what_is_reported_is_judged_on_seeds_that_the_search_never_saw(tiny: RunConfig) -> None:
+def test_results_are_judged_on_seeds_that_the_search_never_saw(tiny: RunConfig) -> None:
     plan = planned(tiny)
     values = drawn(SearchBoard(plan), 1)[0]
     pair = compared(searched(), "digits", tiny, {}, None, [], {WINNER: values})
@@ -297,12 +298,12 @@ def test_a_mistake_in_a_search_is_one_line(tiny: RunConfig, change: dict[str, An
      (even, (math.nan, 1)), (log, (1, 10**400)), (even, ("1", 2)), (one_of, ({},)), (one_of, ("{gamma",)),
      (together, (3, 4))],
 )  # fmt: skip
-def test_a_range_that_is_none_is_refused(build: Callable[..., Any], ends: tuple) -> None:
+def test_an_invalid_range_is_refused(build: Callable[..., Any], ends: tuple) -> None:
     with pytest.raises(UserError, match=r"^space: .+\. Correct the range\.$"):
         build(*ends)
 
 
-def test_what_training_would_trip_over_at_an_end_is_said_before(tiny: RunConfig) -> None:
+def test_an_end_of_a_range_that_would_fail_in_training_is_reported_before(tiny: RunConfig) -> None:
     planned(tiny).check()
     with pytest.raises(
         UserError,
@@ -316,7 +317,7 @@ def test_what_training_would_trip_over_at_an_end_is_said_before(tiny: RunConfig)
         planned(tiny, metric="straightness").check()
 
 
-def test_drawn_numbers_become_settings_that_a_table_shows_whole() -> None:
+def test_drawn_numbers_become_settings_with_few_digits() -> None:
     values = settings(
         {"train.learning_rate": 0.0012345678, "1 - train.ema_decay": 0.0012345678, "train.batch_size": 64}
     )
@@ -357,11 +358,11 @@ def test_a_component_can_be_drawn_with_its_fields(tiny: RunConfig) -> None:
     }
 
 
-def test_a_space_of_few_choices_is_tried_whole_before_any_is_drawn_again(tiny: RunConfig) -> None:
+def test_all_choices_of_a_small_space_are_tried_before_any_repeats(tiny: RunConfig) -> None:
     space = {"weighting.gamma": one_of(1.0, 2.0, 5.0), "train.batch_size": one_of(16, 32)}
     found = drawn(SearchBoard(planned(tiny, spaces={"digits": space}, trials=6)), 6)
     assert len({(values["weighting.gamma"], values["train.batch_size"]) for values in found}) == 6
-    assert found[0]["weighting.gamma"] == 5.0  # the scale's own
+    assert found[0]["weighting.gamma"] == 5.0  # the scale's setting
     assert len(planned(tiny, spaces={"digits": space}, trials=5).first()) == 1
     others = {"weighting.gamma": one_of(1.0, 2.0, 3.0)}
     assert len(planned(tiny, spaces={"digits": others}, trials=3).first()) == 3, "the scale's own is none of them"
@@ -387,13 +388,13 @@ def test_a_trial_is_judged_by_as_many_samples_as_the_comparison_has_at_its_nfe(t
 @pytest.mark.parametrize("scale", sorted(load_search("tuning").spaces))
 def test_the_spaces_of_the_study_fit_their_scales(scale: str) -> None:
     plan = SearchPlan.of(load_search("tuning"), scale, load_scale(scale), None, [])
-    if scale == "digits":  # whose data are here
+    if scale == "digits":  # its data are available here
         plan.check()
     assert len(plan.own()) >= 3
     assert all(config.train.warmup_steps < config.train.steps / 2 for config in plan.corners().values())
 
 
-def test_importances_see_what_matters(tiny: RunConfig) -> None:
+def test_importances_detect_what_matters(tiny: RunConfig) -> None:
     board = SearchBoard(planned(tiny, trials=30))
     drawn(board, 30, lambda values: 10 ** abs(math.log10(values["weighting.gamma"])))
     shares = history.importances(board)

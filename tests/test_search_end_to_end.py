@@ -1,4 +1,4 @@
-"""A search as a user runs it: in whole processes, then the same command again."""
+"""A search as a user runs it: in separate processes, then the same command again."""
 
 from __future__ import annotations
 
@@ -30,11 +30,13 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def weights(results: Path) -> dict[Path, int]:
-    """When each checkpoint was written."""
+    """Return the modification time of each checkpoint."""
     return {path: path.stat().st_mtime_ns for path in results.glob("local/runs/*/checkpoints/*")}
 
 
-def test_a_search_ends_with_its_winner_beside_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_ends_with_its_winner_compared_with_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said = tmp_path / "said"
     process = warm.start(TUNE, tmp_path, said)
     process.join(900)
@@ -42,7 +44,7 @@ def test_a_search_ends_with_its_winner_beside_the_default(tmp_path: Path, monkey
     tables = tmp_path / "local" / "tables"
     trials = rows(tables / "tuning-digits-trials.csv")
     assert [row["trial"] for row in trials] == ["0", "1", "2"]
-    (compared,) = tables.glob("tuning-digits-[0-9a-f]?????.csv")  # the comparison has changes, and a name of its own
+    (compared,) = tables.glob("tuning-digits-[0-9a-f]?????.csv")  # the comparison has changes and a different name
     assert {row["arm"] for row in rows(compared)} == {"default", "tuned"}
     best = min((row for row in trials if row["state"] == "finished"), key=lambda row: float(row["value"]))
     told = " ".join(said.read_text().split())
@@ -74,7 +76,9 @@ SMALL = [
 def test_a_search_that_is_killed_as_a_whole_goes_on(
     name: str, tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With two objectives, and with Hyperband: what has ended keeps its values, and the same command ends the rest."""
+    """With two objectives, and with Hyperband: finished trials keep their values, and the same command finishes the
+    rest.
+    """
     (file := tmp_path / "halving.py").write_text(HYPERBAND)
     tune = ["tune", "tradeoff", "--trials", "6"] if name == "tradeoff" else ["tune", str(file)]
     said = tmp_path / "said"
@@ -87,7 +91,7 @@ def test_a_search_that_is_killed_as_a_whole_goes_on(
     os.kill(process.ident or 0, signal.SIGKILL)
     process.join(60)
     (folder,) = tmp_path.glob("local/studies/*-search-*")
-    with locked(folder / "lock"):  # its workers, forks of it here, notice its death
+    with locked(folder / "lock"):  # its workers, which are forks, notice its death
         pass
     monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path))
     assert main([*tune, *SMALL]) == 0, capsys.readouterr().err
@@ -113,7 +117,7 @@ def workers(process: int) -> list[int]:
     return [int(pid) for pid in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
-def test_a_search_whose_workers_are_killed_says_it_and_ends(tmp_path: Path, empty_store: Path) -> None:
+def test_a_search_whose_workers_are_killed_reports_it_and_ends(tmp_path: Path, empty_store: Path) -> None:
     said = tmp_path / "said"
     (tmp_path / "local").mkdir()
     shutil.copy(empty_store, tmp_path / "local" / "mlflow.db")
@@ -123,7 +127,7 @@ def test_a_search_whose_workers_are_killed_says_it_and_ends(tmp_path: Path, empt
         while len(list(tmp_path.glob("local/runs/*/metrics.jsonl"))) <= number:
             assert process.is_alive(), said.read_text()
             time.sleep(0.02)
-        living = [pid for pid in workers(process.ident or 0) if pid not in killed]  # the first may not be buried yet
+        living = [pid for pid in workers(process.ident or 0) if pid not in killed]  # the first may still be a zombie
         killed.append(living[0])
         os.kill(living[0], signal.SIGKILL)
     process.join(900)

@@ -1,4 +1,4 @@
-"""Who gets in: MLflow's pages under other names, code from the folder one stands in, passwords of stores."""
+"""Access: MLflow's pages under other host names, code in the current folder, and passwords of stores."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STRAY = (
     'SystemExit("a stray module ran")\n'
 )
 STRAY_NAMES = ("optuna", "mlflow", "uvicorn", "torch", "numpy", "rich", "studies", "sqlalchemy", "argparse", "logging")
-"""Modules of the libraries, of Python and of ours: any may lie where one stands."""
+"""Modules of libraries, of Python and of the harness: files with these names may lie in the current folder."""
 SECRETS = (
     ("postgresql://me:pa55@host:5432/runs", "postgresql://me:***@host:5432/runs"),
     ("mysql+pymysql://me:pa55:w@host/runs failed", "mysql+pymysql://me:***@host/runs failed"),
@@ -47,7 +47,7 @@ NOT_SECRET = (
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder full of files named like modules, each of which notes that it ran."""
+    """A folder full of files named like modules; each file records that it ran."""
     local = tmp_path / "results" / "local"
     local.mkdir(parents=True)
     for name in STRAY_NAMES:
@@ -63,8 +63,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
-def test_nothing_runs_from_the_folder_one_stands_in(elsewhere: Path) -> None:
-    """Neither in a command, however it is started, nor in its workers, which are given a study of two seconds."""
+def test_nothing_runs_from_the_current_folder(elsewhere: Path) -> None:
+    """Neither in a command, however it is started, nor in its workers, which run a study of two seconds."""
     (elsewhere / "own.py").write_text(
         "from harness.ablation.design.study import Study\n"
         'STUDY = Study(question="Which?", baseline="low", arms={"low": {}, "high": '
@@ -86,7 +86,7 @@ def test_nothing_runs_from_the_folder_one_stands_in(elsewhere: Path) -> None:
     assert not (elsewhere / "ran").exists(), (elsewhere / "ran").read_text()
 
 
-def test_studies_come_from_the_checkout_or_where_one_says(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_studies_come_from_the_checkout_or_the_named_folder(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(elsewhere)
     assert (studies_folder() / "weighting.py").is_file()
     (elsewhere / "mine").mkdir()
@@ -136,7 +136,7 @@ def test_pages_answer_where_nobody_knows_the_name_of_the_machine(monkeypatch: py
 
 @contextmanager
 def pages(folder: Path) -> Iterator[int]:
-    """The port of `harness ui` that was started in a folder."""
+    """Start `harness ui` in a folder; yields its port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -159,7 +159,7 @@ def pages(folder: Path) -> Iterator[int]:
 
 
 def ask(port: int, path: str, host: str, method: str = "GET", body: bytes | None = None) -> int:
-    """The status of an answer."""
+    """Return the status of an answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     connection.request(method, path, body, {"Host": host, "Content-Type": "application/json"})
     return connection.getresponse().status
@@ -167,8 +167,7 @@ def ask(port: int, path: str, host: str, method: str = "GET", body: bytes | None
 
 @pytest.mark.slow
 def test_pages_refuse_other_names_and_take_no_files(elsewhere: Path) -> None:
-    """A name that a browser was led to reads nothing, deletes nothing, and nobody writes a file;
-    the pages themselves work."""
+    """Under a foreign host name, nothing is read or deleted, and no file can be written; the pages themselves work."""
     experiments = "/api/2.0/mlflow/experiments/search?max_results=5"
     with pages(elsewhere) as port:
         for host in (
@@ -197,8 +196,8 @@ def test_passwords_leave_every_text() -> None:
         assert redacted(text) == text
 
 
-def test_the_password_of_a_store_is_neither_said_nor_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Whatever the library says of it."""
+def test_the_password_of_a_store_is_neither_printed_nor_stored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever text the library raises."""
     store = tmp_path / "mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql+nodriver://me:pa55word@127.0.0.1:1/runs")
     with pytest.raises(
@@ -215,7 +214,7 @@ def test_the_password_of_a_store_is_neither_said_nor_kept(monkeypatch: pytest.Mo
     assert not any("pa55word" in text for text in kept)
 
 
-def test_a_relative_store_is_that_of_the_folder_one_stands_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_relative_store_belongs_to_the_current_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """`harness ui` serves from another folder."""
     from harness.runs.mlflow_store import default_uri
 

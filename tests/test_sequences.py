@@ -1,4 +1,4 @@
-"""Windows of a series against numpy's own, and what is said of files that hold none."""
+"""Windows of a series, compared with NumPy's, and messages about files without a series."""
 
 from __future__ import annotations
 
@@ -49,9 +49,7 @@ def windows(part: np.ndarray, length: int, stride: int = 1) -> np.ndarray:
 @pytest.mark.parametrize(
     ("window", "stride", "share"), [(16, 1, 0.2), (2, 1, 0.5), (7, 3, 0.25), (19, 19, 0.2), (10, 100, 0.9)]
 )
-def test_windows_are_those_of_numpy_on_either_side_of_the_border(
-    window: int, stride: int, share: float, tmp_path: Path
-) -> None:
+def test_windows_are_numpys_on_both_sides_of_the_border(window: int, stride: int, share: float, tmp_path: Path) -> None:
     data = load_series(write_npz(tmp_path / "x.npz"), window=window, stride=stride, held_out=share)
     border = round(ROWS * (1 - share))
     for part, rows in ((data.train, SERIES[:border]), (data.held_out, SERIES[border:])):
@@ -86,7 +84,7 @@ def test_each_channel_is_standardised_by_the_training_part(tmp_path: Path) -> No
 
 
 def test_numbers_far_from_zero_keep_their_digits(tmp_path: Path) -> None:
-    """The statistics are of the series as it is written, in float64."""
+    """The statistics come from the series as written, in float64."""
     far = np.random.default_rng(0).normal(size=(100, 1)) + 1e5
     data = load_series(write_npz(tmp_path / "x.npz", series=far))
     assert data.statistics["std"].item() == pytest.approx(far[:80].std(ddof=1), rel=1e-6)
@@ -146,7 +144,7 @@ def test_channels_without_names_are_numbered_and_whole_numbers_are_taken(tmp_pat
     assert stored(data.train)[0].tolist() == [[0, 1], [2, 3]]
 
 
-def test_only_the_chosen_columns_need_be_whole(tmp_path: Path) -> None:
+def test_only_the_chosen_columns_must_be_complete(tmp_path: Path) -> None:
     holed = SERIES.copy()
     holed[5, 1] = np.nan
     holed[:, 2] = 0.1
@@ -165,7 +163,7 @@ def refused(said: str, path: Path, **fields: Any) -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("ending", ["csv", "npz"])
 def test_a_missing_value_is_named_by_its_place(value: float, ending: str, tmp_path: Path) -> None:
-    """In a .csv as a spreadsheet shows it, in an .npz as an index."""
+    """In a .csv by its cell in a spreadsheet, in an .npz by its index."""
     holed = SERIES.copy()
     holed[[6, 90], [1, 0]] = value
     path = tmp_path / f"x.{ending}"
@@ -211,7 +209,7 @@ def test_an_empty_cell_of_a_csv_is_missing(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_a_choice_that_the_series_has_not_is_refused(fields: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_a_column_that_the_series_does_not_have_is_refused(fields: dict[str, Any], said: str, tmp_path: Path) -> None:
     refused(said, write_npz(tmp_path / "x.npz"), **fields)
 
 
@@ -246,7 +244,7 @@ def test_a_channel_that_never_varies_in_training_is_named(value: float, tmp_path
     ],
     ids=["empty", "header alone", "texts", "a row too long", "no text", "no zip", "torn zip"],
 )
-def test_files_that_hold_no_series_are_refused(name: str, content: str | bytes, said: str, tmp_path: Path) -> None:
+def test_files_without_a_series_are_refused(name: str, content: str | bytes, said: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
     refused(rf"^{tmp_path / name}: .*{said}", tmp_path / name)
 
@@ -282,18 +280,18 @@ def test_files_that_hold_no_series_are_refused(name: str, content: str | bytes, 
         "no rows",
     ],
 )
-def test_arrays_that_are_no_series_are_refused(arrays: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_arrays_that_are_not_a_series_are_refused(arrays: dict[str, Any], said: str, tmp_path: Path) -> None:
     refused(said, write_npz(tmp_path / "x.npz", **arrays))
 
 
-def test_a_name_alone_is_that_of_the_only_channel(tmp_path: Path) -> None:
+def test_a_single_name_is_that_of_the_only_channel(tmp_path: Path) -> None:
     assert load_series(write_npz(tmp_path / "x.npz", series=SERIES[:, :1], names="level")).names == ("level",)
     refused(
         r"y.npz: holds names \[\] for 3 channels", write_npz(tmp_path / "y.npz", series=SERIES[:, :3], names="level")
     )
 
 
-def test_no_file_and_a_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused(
         rf"^dataset\.path: {tmp_path}/none\.csv does not exist\. Give a \.csv or \.npz file; relative paths",
         tmp_path / "none.csv",

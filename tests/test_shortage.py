@@ -1,4 +1,4 @@
-"""Memory, threads and processes that run out: one line each, from a worker with its trial's name."""
+"""Memory, threads and processes that run out: one line each; a worker's line names the trial."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ OF_THREADS: list[Exception] = [
 
 
 def told(error: BaseException, capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line that a command says of an error."""
+    """Return the one line that a command prints about an error."""
 
     def command() -> None:
         raise error
@@ -73,8 +73,8 @@ def test_threads_that_run_out_are_one_line(error: Exception, capsys: pytest.Capt
     assert "lower train.threads, dataset.workers or --workers" in line
 
 
-def test_what_libraries_really_raise_is_known() -> None:
-    """NumPy, torch on its meta device and on a CPU: more than any machine has, so nothing is taken."""
+def test_the_real_errors_of_libraries_are_known() -> None:
+    """NumPy, torch on its meta device and on a CPU: the requests exceed any machine, so no memory is taken."""
     for large in (
         lambda: np.empty(10**15, dtype=np.float64),
         lambda: torch.empty(10**15),
@@ -85,7 +85,7 @@ def test_what_libraries_really_raise_is_known() -> None:
         assert "out of memory" in str(shortage(caught.value))
 
 
-def test_a_component_that_finds_no_memory_is_named_and_not_blamed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_component_without_enough_memory_is_named_and_not_blamed(capsys: pytest.CaptureFixture[str]) -> None:
     class Huge:
         def measure(self) -> torch.Tensor:
             return torch.empty(10**15)
@@ -107,7 +107,7 @@ def test_other_errors_are_none_of_these() -> None:
         assert not hasattr(caught.value, "__notes__")
 
 
-def test_a_thread_that_cannot_start_is_told(
+def test_a_thread_that_cannot_start_is_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refused(*_: Any, **__: Any) -> None:
@@ -119,7 +119,7 @@ def test_a_thread_that_cannot_start_is_told(
 
 
 @pytest.mark.parametrize("error", [OF_MEMORY[0], OF_MEMORY[3], OF_MEMORY[7], OF_THREADS[0]], ids=lambda e: str(e)[:40])
-def test_a_worker_says_which_trial_it_was(
+def test_a_worker_names_its_trial(
     error: Exception, tiny: RunConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = Study(name="toy", question="Which?", baseline="a", arms={"a": {}, "b": {"train.steps": 9}}, looks=(3,))
@@ -153,8 +153,8 @@ class Huge(Loss, name="huge"):
 
 
 @pytest.mark.slow
-def test_a_study_says_which_arm_ran_out_of_memory(tmp_path: Any) -> None:
-    """The whole command, with workers of its own."""
+def test_a_study_names_the_arm_that_ran_out_of_memory(tmp_path: Any) -> None:
+    """The whole command, with its workers."""
     (tmp_path / "huge.py").write_text(LARGE_ARM)
     (tmp_path / "large.py").write_text(
         "from harness.ablation.design.study import Study\n"

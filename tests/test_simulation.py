@@ -1,4 +1,4 @@
-"""Simulated studies against what SciPy says of one look, and against the looks' own promises."""
+"""Simulated studies, compared with SciPy for one look, and with the promises of looks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOISE = 3 * math.sqrt(0.25 / STUDIES)
 
 @pytest.mark.parametrize(("n", "sd", "true"), [(5, 0.1, 0.15), (20, 0.2, -0.1), (8, 0.05, 0.0)])
 def test_one_look_at_one_arm_finds_as_often_as_the_noncentral_t_says(n: int, sd: float, true: float) -> None:
-    found = simulate(Looks((n,)), [sd], true, 1e-9, STUDIES)  # no tie is that narrow
+    found = simulate(Looks((n,)), [sd], true, 1e-9, STUDIES)  # a tie is impossible
     shift = abs(true) / sd * math.sqrt(n)
     critical = stats.t.isf(LEVEL / 2, n - 1)
     power = stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift)
@@ -27,7 +27,7 @@ def test_one_look_at_one_arm_finds_as_often_as_the_noncentral_t_says(n: int, sd:
     assert set(found.trials) == {2 * n}
 
 
-def test_each_arm_has_an_sd_of_its_own() -> None:
+def test_each_arm_has_its_sd() -> None:
     sds = [0.05, 0.1, 0.4]
     found = simulate(Looks((10,)), sds, 0.1, 1e-9, STUDIES)
     critical = stats.t.isf(LEVEL / 3 / 2, 9)
@@ -35,7 +35,7 @@ def test_each_arm_has_an_sd_of_its_own() -> None:
     assert found.decided.mean(0) == pytest.approx(powers, abs=NOISE)
 
 
-def test_a_design_costs_less_where_arms_are_decided_early() -> None:
+def test_a_design_costs_less_if_arms_are_decided_early() -> None:
     looks = Looks((5, 10, 20, 40))
     plain, clear, ties = (
         simulate(looks, [sd] * 4, true, 0.1, 500) for sd, true in ((0.111, 0.0), (0.111, 1.0), (0.01, 0.0))

@@ -1,5 +1,6 @@
-"""Ordinary solvers: order, calls, where they look, agreement with SciPy and torchdiffeq;
-and the samples drawn with any solver."""
+"""Ordinary solvers: order, calls, times of the calls, agreement with SciPy and torchdiffeq; and samples with any
+solver.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ NO_NOISE = torch.Generator()
 
 
 def plain(velocity: Callable[[Tensor, Tensor], Tensor]) -> Field:
-    """A field of which the velocity alone is asked for, as by every solver of the ordinary equation."""
+    """Return a field with only a velocity, which every solver of the ordinary equation needs."""
     return cast(Field, velocity)
 
 
@@ -58,12 +59,12 @@ def uniform(steps: int) -> Tensor:
 
 
 def shifted(steps: int) -> Tensor:
-    """Steps that change slowly, ninefold in all."""
+    """Return a grid whose steps change slowly, by a factor of nine in all."""
     return 3 * uniform(steps) / (1 + 2 * uniform(steps))
 
 
 def alternating(steps: int) -> Tensor:
-    """Every second step is twice as long."""
+    """Return a grid in which every second step is twice as long."""
     lengths = 1 + torch.arange(steps, dtype=torch.float64) % 2
     return torch.cat([torch.ones(1, dtype=torch.float64), 1 - lengths.cumsum(0) / lengths.sum()])
 
@@ -73,7 +74,7 @@ every_grid = pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
 
 
 class Watched(nn.Module):
-    """A network that keeps the times it is asked for."""
+    """A network that records the times of its calls."""
 
     def __init__(self, field: Callable[[Tensor, Tensor], Tensor]):
         super().__init__()
@@ -91,13 +92,13 @@ class Watched(nn.Module):
 def watched(
     field: Callable[[Tensor, Tensor], Tensor], solver: Solver, times: Tensor, x: Tensor
 ) -> tuple[Tensor, NetworkField, list[float]]:
-    """Where the solver goes, the field with its count, and the times at which it looked."""
+    """Return the solver's result, the field with its count, and the times of the calls."""
     network = Watched(field)
     counted = NetworkField(Trained(network, Formulation(), {}))
     return solver.integrate(counted, x, times, torch.Generator().manual_seed(0)), counted, network.times
 
 
-# accuracy of fixed steps
+# Accuracy of fixed steps
 
 
 @every_ordinary
@@ -147,8 +148,7 @@ def test_a_step_of_a_linear_field_is_the_taylor_polynomial(name: str, order: int
 
 
 def test_two_steps_of_adams_bashforth() -> None:
-    """The first is Euler's; the second integrates the straight line through both slopes, whatever the lengths of the
-    steps."""
+    """The first is Euler's; the second integrates the straight line through both slopes, for steps of any lengths."""
 
     def field(x: Tensor, t: Tensor) -> Tensor:
         return (3 + 5 * t)[:, None].expand_as(x)
@@ -168,7 +168,7 @@ def test_shape_and_dtype_are_kept(solver: Solver, dtype: torch.dtype) -> None:
     assert alone.shape == (4, 1, 2, 1)
 
 
-# calls
+# Calls
 
 
 @every_fixed
@@ -197,7 +197,7 @@ LOOKS: dict[str, Callable[[float, float], list[float]]] = {
 
 
 @every_fixed
-def test_where_a_solver_looks(solver: Solver) -> None:
+def test_the_times_at_which_a_solver_calls_the_network(solver: Solver) -> None:
     grid = alternating(6)
     _, _, times = watched(nonlinear, solver, grid, start())
     expected = [t for ends in itertools.pairwise(grid.tolist()) for t in LOOKS[solver.name](*ends)]
@@ -206,7 +206,7 @@ def test_where_a_solver_looks(solver: Solver) -> None:
 
 @every_fixed
 def test_calls_that_cannot_be_spent_exactly_are_refused_with_the_next_fewer(solver: Solver) -> None:
-    """Or with one step's, where there are no fewer."""
+    """Or with the calls of one step, if there are no fewer."""
     calls = solver.calls_per_step
     for nfe in range(-2, 13):
         if nfe > 0 and nfe % calls == 0:
@@ -255,7 +255,7 @@ FIELDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def test_dopri5_is_told_nothing() -> None:
+def test_dopri5_prints_nothing() -> None:
     assert DormandPrince5().steps(0) == 1
     for nfe in (1, 6, 12, -1):
         with pytest.raises(ConfigError) as caught:
@@ -322,11 +322,11 @@ def test_a_field_that_dopri5_cannot_follow(field: Callable[[Tensor, Tensor], Ten
         DormandPrince5().integrate(plain(field), torch.ones(2, 2, dtype=torch.float64), ENDS, NO_NOISE)
 
 
-# samples
+# Samples
 
 
 class Recorder(nn.Module):
-    """A field `gain` x that keeps what it was first given in each batch of samples."""
+    """A field `gain` x that records the first input of each batch of samples."""
 
     def __init__(self, gain: float):
         super().__init__()
@@ -342,7 +342,7 @@ class Recorder(nn.Module):
 
 
 def samples(network: nn.Module, solver: Solver, nfe: int, seed: int = 3, **parts: object) -> list[Generated]:
-    """7 samples in batches of 3."""
+    """Return 7 samples in batches of 3."""
     made = Formulation.parse(parts)
     state = made.noise.fit(torch.tensor([[[1.0, 3.0]], [[2.0, 5.0]]]))
     way = SamplingConfig(solver=solver, time_grid=ShiftedGrid(), batch_size=3)
@@ -352,7 +352,7 @@ def samples(network: nn.Module, solver: Solver, nfe: int, seed: int = 3, **parts
 @every_solver
 @pytest.mark.parametrize("gain", [1.0, -2.0])
 @pytest.mark.parametrize("steps", [1, 4])
-def test_samples_start_from_the_same_noise_whatever_moves_them(solver: Solver, gain: float, steps: int) -> None:
+def test_samples_of_every_solver_start_from_the_same_noise(solver: Solver, gain: float, steps: int) -> None:
     network = Recorder(gain).train()
     nfe = 0 if solver.adaptive else solver.calls(steps)
     batches = samples(network, solver, nfe)
@@ -360,7 +360,7 @@ def test_samples_start_from_the_same_noise_whatever_moves_them(solver: Solver, g
     for i, (x, y, calls, _) in enumerate(batches):
         generator = stream(3, "samples", i)
         x1 = torch.randn(len(x), 1, 2, generator=generator)
-        if solver.name != "heun_sde":  # which adds noise before it looks
+        if solver.name != "heun_sde":  # it adds noise before its first call
             assert torch.equal(network.seen[i], x1)
         field = NetworkField(Trained(Recorder(gain), Formulation(), {}))
         grid = ShiftedGrid().times(solver.steps(nfe), Formulation().interpolant)
@@ -382,7 +382,7 @@ def test_sampling_starts_at_the_noise_of_the_path(interpolant: str, scale: float
 
 
 def test_sampling_starts_at_the_noise_of_training() -> None:
-    """That of `matched` has the data's standard deviation, at the end of `ve` in sigma_max."""
+    """The noise of `matched` has the data's standard deviation, in units of sigma_max at the end of `ve`."""
     network = Recorder(0.0)
     samples(network, SOLVERS["euler"], 1, interpolant={"name": "ve", "sigma_max": 20}, noise="matched")
     std = torch.tensor([1.0, 3.0, 2.0, 5.0]).std()
@@ -390,7 +390,7 @@ def test_sampling_starts_at_the_noise_of_training() -> None:
 
 
 def test_a_grid_of_levels_knows_the_width_of_the_noise() -> None:
-    """EDM's levels sigma sd(x1) / alpha, not those of noise of unit variance."""
+    """EDM's levels are sigma sd(x1) / alpha, not those of noise of unit variance."""
     network = Watched(lambda x, t: x)
     made = Formulation.parse({"noise": "matched"})
     grid = build("time_grid", {"name": "edm_rho", "sigma_min": 0.1, "sigma_max": 10})
@@ -402,8 +402,9 @@ def test_a_grid_of_levels_knows_the_width_of_the_noise() -> None:
 
 @every_solver
 def test_visited_are_the_places_where_the_network_is_called(solver: Solver) -> None:
-    """As the solver sees them, before the prediction scales them for the network:
-    EDM's by 1 / sqrt(sigma^2 + alpha^2 / 4)."""
+    """In the solver's units, before the prediction scales them for the network: EDM's by 1 / sqrt(sigma^2 + alpha^2 /
+    4).
+    """
     given: list[tuple[Tensor, Tensor]] = []
 
     class Keeper(nn.Module):
@@ -429,8 +430,8 @@ def test_another_seed_gives_other_samples(solver: Solver) -> None:
     assert not torch.equal(first, other)
 
 
-def test_the_batches_of_an_adaptive_solver_take_what_they_need() -> None:
-    """Each is told with its own number of calls."""
+def test_each_batch_of_an_adaptive_solver_takes_the_calls_it_needs() -> None:
+    """The result has the number of calls of each batch."""
 
     class Uneven(nn.Module):
         def forward(self, x: Tensor, t: Tensor) -> Tensor:
@@ -441,12 +442,14 @@ def test_the_batches_of_an_adaptive_solver_take_what_they_need() -> None:
 
 
 def test_times_that_single_precision_cannot_tell_apart_are_refused() -> None:
-    """A grid of float64 may be strict where two of its times near t = 1 are one float32: a step of no length."""
+    """A grid in float64 may be strict although two of its times near t = 1 are equal in float32: a
+    step of zero length.
+    """
     with pytest.raises(ConfigError, match="log_snr puts two of 33 times at the same value"):
         build("time_grid", {"name": "log_snr", "low": -18}).times(32, build("interpolant", "vp"))
 
 
-def test_a_solver_whose_steps_take_no_calls_is_told() -> None:
+def test_a_solver_whose_steps_take_no_calls_is_refused() -> None:
     class Free(Heun):
         calls_per_step = 0
 
@@ -454,7 +457,7 @@ def test_a_solver_whose_steps_take_no_calls_is_told() -> None:
         Free().steps(8)
 
 
-def test_a_solver_that_spends_other_than_it_says_is_caught() -> None:
+def test_a_solver_whose_calls_differ_from_its_declaration_is_refused() -> None:
     class Spendthrift(Heun):
         calls_per_step = 1
 
@@ -463,7 +466,7 @@ def test_a_solver_that_spends_other_than_it_says_is_caught() -> None:
         list(generate(trained, SamplingConfig(solver=Spendthrift()), 4, (1, 2), 7, (3, "samples")))
 
 
-def test_every_solver_is_held_to_all_of_this() -> None:
+def test_every_solver_is_tested_here() -> None:
     assert set(ORDER) == set(ORDINARY)
     assert set(LOOKS) == set(FIXED)
     assert set(SOLVERS) - set(FIXED) == {"dopri5"}

@@ -11,7 +11,7 @@ REPETITIONS = 2000
 
 
 def two_arms(seed: int, n: int = 5, difference: float = 0.0, noise: float = 0.02) -> tuple[np.ndarray, np.ndarray]:
-    """FIDs of an arm and the baseline on n seeds that share some of their luck."""
+    """Return FIDs of an arm and the baseline on n seeds that share part of their noise."""
     rng = np.random.default_rng(seed)
     luck = rng.normal(math.log(5), 0.1, n)
     arm, baseline = (np.exp(luck + rng.normal(0, noise, n)) for _ in range(2))
@@ -69,10 +69,10 @@ def comparison(difference: float, half: float, narrow: float, n: int = 5) -> Com
     [
         (-0.10, 0.05, 0.04, 5, "better", "worse"),
         (0.10, 0.05, 0.04, 5, "worse", "better"),
-        (0.02, 0.01, 0.008, 5, "worse", "better"),  # small, and certain
+        (0.02, 0.01, 0.008, 5, "worse", "better"),  # small and certain
         (0.01, 0.03, 0.02, 5, "tie", "tie"),
-        (0.01, 0.05, 0.03, 5, "tie", "tie"),  # a tie rests on the narrow interval
-        (-0.04, 0.05, 0.02, 5, "undecided", "undecided"),  # which leaves the smallest difference here
+        (0.01, 0.05, 0.03, 5, "tie", "tie"),  # a tie uses the narrow interval
+        (-0.04, 0.05, 0.02, 5, "undecided", "undecided"),  # here, it contains the smallest difference
         (0.10, 0.20, 0.15, 5, "undecided", "undecided"),
         (-0.10, 0.10, 0.08, 5, "undecided", "undecided"),  # zero belongs to the interval
         (-0.10, 0.05, 0.04, 3, "better", "worse"),
@@ -88,7 +88,7 @@ def test_verdicts(difference: float, half: float, narrow: float, n: int, lower: 
 
 
 def test_a_difference_is_small_where_all_of_its_interval_is() -> None:
-    """The audited case: +0.6 to +2.0 % was worse, though 5 % was the smallest difference that mattered."""
+    """An earlier example: +0.6 to +2.0 % was "worse", although the smallest difference of interest was 5 %."""
     assert is_small(comparison(0.013, 0.007, 0.006), 0.05)
     assert not is_small(comparison(0.013, 0.007, 0.006), 0.02)
     assert not is_small(comparison(-0.04, 0.02, 0.01), 0.05)
@@ -126,8 +126,8 @@ def test_below_two_pairs_there_is_no_interval(n: int) -> None:
 @pytest.mark.parametrize("wrong", [0.0, -0.3])
 @pytest.mark.parametrize("place", [0, 2])
 @pytest.mark.parametrize("swapped", [False, True])
-def test_what_has_no_logarithm_has_no_ratio_and_no_verdict(wrong: float, place: int, swapped: bool) -> None:
-    """KID can fall to zero and below. Not even a warning is given."""
+def test_values_without_a_logarithm_have_no_ratio_and_no_verdict(wrong: float, place: int, swapped: bool) -> None:
+    """KID can be zero or negative. There is no warning either."""
     arms = [[5.1, 5.3, 4.9], [5.0, 5.2, 5.1]]
     arms[swapped][place] = wrong
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Stochastic solvers end in the marginals of the ordinary equation, whatever the diffusion."""
+"""Stochastic solvers end in the marginals of the ordinary equation, for any diffusion."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ every_diffusion = pytest.mark.parametrize("diffusion", DIFFUSIONS)
 
 
 class GaussianField:
-    """Velocity and score of N(mean, std^2) data under normal noise of a variance (standard deviations may differ by
-    entry)."""
+    """Velocity and score of N(mean, std^2) data with normal noise of a given variance; standard deviations may differ
+    by entry.
+    """
 
     def __init__(
         self, path: Interpolant, mean: float = MEAN, std: float | Tensor = STD, variance: float | Tensor = 1.0
@@ -51,7 +52,7 @@ class GaussianField:
 
     def with_score(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         path = self.interpolant
-        t = t[:1, None]  # all are the same
+        t = t[:1, None]  # all are equal
         alpha = path.alpha(t)
         sigma = path.sigma(t)
         centred = (x - alpha * self.mean) / ((alpha * self.std) ** 2 + sigma**2 * self.variance)
@@ -61,7 +62,7 @@ class GaussianField:
 
 
 class Scoreless(GaussianField):
-    """One that says nothing of the density."""
+    """A field without a score."""
 
     def with_score(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         return super().with_score(x, t)[0], torch.zeros_like(x)
@@ -76,7 +77,7 @@ def uniform(steps: int) -> Tensor:
 
 
 def beginning(path: Interpolant, time: float = 1.0) -> tuple[float, float]:
-    """Mean and variance at a time."""
+    """Return mean and variance at a time."""
     t = torch.tensor(time, dtype=torch.float64)
     alpha = path.alpha(t).item()
     sigma = path.sigma(t).item()
@@ -86,7 +87,7 @@ def beginning(path: Interpolant, time: float = 1.0) -> tuple[float, float]:
 def draw(
     made: StochasticSolver, field: GaussianField, seed: int = 0, steps: int = STEPS, number: int = NUMBER
 ) -> Tensor:
-    """Samples at t = 0 from the marginal at t = 1."""
+    """Return samples at t = 0 from the marginal at t = 1."""
     generator = torch.Generator().manual_seed(seed)
     mean, variance = beginning(field.interpolant)
     x = mean + math.sqrt(variance) * torch.randn(number, 1, generator=generator, dtype=torch.float64)
@@ -96,8 +97,9 @@ def draw(
 def width(
     made: Solver, path: Interpolant, times: Tensor, std: Tensor, variance: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> Tensor:
-    """Standard deviations at t = 0 of data without a mean, one for each entry of `std`, without drawing, as in
-    `moments`."""
+    """Return the standard deviations at t = 0 of data with mean zero, one for each entry of `std`, without drawing, as
+    in `moments`.
+    """
     turns = itertools.count(1)
 
     def one_at_a_time(shape: torch.Size, **_: Any) -> Tensor:
@@ -115,7 +117,7 @@ def width(
 
 
 def moments(made: Solver, path: Interpolant, steps: int, monkeypatch: pytest.MonkeyPatch) -> tuple[float, float]:
-    """Mean and variance at t = 0 without drawing: a linear solver's result is A x1 + b + sum_i C_i n_i.
+    """Return mean and variance at t = 0 without drawing: a linear solver's result is A x1 + b + sum_i C_i n_i.
 
     Row 0 starts at 0 and row 1 at 1 without noise; row 2 + i has a noise of 1 in step i alone.
     """
@@ -139,7 +141,7 @@ def moments(made: Solver, path: Interpolant, steps: int, monkeypatch: pytest.Mon
     return (slope * mean + offset).item(), (slope**2 * variance + gains.square().sum()).item()
 
 
-# marginals
+# Marginals
 
 
 @every_solver
@@ -158,11 +160,12 @@ def test_samples_have_the_data_s_moments(name: str, diffusion: str, path: str) -
 def test_the_marginals_are_those_of_the_ordinary_equation(
     name: str, diffusion: str, path: Interpolant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Moments without sampling error, extrapolated to steps of no length: twice as many steps have half of the
-    error."""
+    """Moments without sampling error, extrapolated to steps of zero length: twice as many steps have
+    half of the error.
+    """
     made = solver(name, diffusion=diffusion)
     (mean, variance), (finer_mean, finer_variance) = (moments(made, path, steps, monkeypatch) for steps in (75, 150))
-    clamped = path.name == "vp"  # a part of the mean's way is lost above its t_max
+    clamped = path.name == "vp"  # above its t_max, part of the mean's path is lost
     wide = path.name in ("ve", "edm")
     assert 2 * finer_mean - mean == pytest.approx(MEAN, abs=1.5e-2 if clamped else 1e-3)
     assert 2 * finer_variance - variance == pytest.approx(STD**2, rel=5e-2 if wide else 5e-3)
@@ -185,7 +188,7 @@ def test_the_marginals_do_not_depend_on_the_scale(
 @every_solver
 @every_diffusion
 def test_the_score_matters(name: str, diffusion: str) -> None:
-    """Without it the noise that is added stays, and the samples are too wide: the tests above can fail."""
+    """Without the score, the added noise stays and the samples are too wide, so the tests above can fail."""
     made = solver(name, diffusion=diffusion)
     assert draw(made, Scoreless(PATHS["linear"]), number=2000).std() > STD + 0.05
 
@@ -198,7 +201,7 @@ def excess(
     made: list[StochasticSolver], path: Interpolant, times: Tensor, std: Tensor, variance: Tensor,
     patch: pytest.MonkeyPatch,
 ) -> list[Tensor]:  # fmt: skip
-    """By how many steps' mean length each end's width is further from the truth than that of the ordinary solver."""
+    """Return how much farther each width is from the truth than the ordinary solver's, in mean step lengths."""
     truth = ((path.alpha(times[-1]) * std).square() + path.sigma(times[-1]).square() * variance).sqrt()
     solvers: list[Solver] = [build("solver", ORDINARY[made[0].name]), *made]
     ordinary, *wrong = ((width(each, path, times, std, variance, patch) - truth).abs() for each in solvers)
@@ -220,10 +223,10 @@ def test_data_that_hardly_vary_keep_their_width(name: str, monkeypatch: pytest.M
 
 @every_solver
 @every_diffusion
-def test_the_width_is_right_whatever_the_data_the_noise_and_the_grid(
+def test_the_width_is_right_for_any_data_noise_and_grid(
     name: str, diffusion: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the bound does much: random widths of both, strengths, ends of the noise and numbers of steps."""
+    """In the bound's region: random widths of data and noise, strengths, ends of the noise and numbers of steps."""
     numbers = np.random.default_rng(0)
     for trial in range(8):
         std, sd = (torch.from_numpy(10 ** numbers.uniform(-3, 0.3, 5)) for _ in range(2))
@@ -239,7 +242,7 @@ def test_the_width_is_right_whatever_the_data_the_noise_and_the_grid(
 
 @every_solver
 def test_pixels_that_hardly_vary_are_drawn_as_they_are(name: str) -> None:
-    """Samples, not moments: four pixels of one picture."""
+    """Samples instead of moments: four pixels of one picture."""
     field = GaussianField(PATHS["linear"], 0, STDS)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(4000, 4, generator=generator, dtype=torch.float64)
@@ -249,7 +252,7 @@ def test_pixels_that_hardly_vary_are_drawn_as_they_are(name: str) -> None:
 
 @every_solver
 def test_a_step_never_brings_more_noise_than_its_end_has(name: str) -> None:
-    """Karras et al. 2022: w |h| <= sigma(t + h)^2 Var[x1], here on a field that does nothing else."""
+    """Karras et al. 2022: w |h| <= sigma(t + h)^2 Var[x1], here for a field that does nothing else."""
 
     class Still(Scoreless):
         def with_score(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -267,7 +270,7 @@ def test_a_step_never_brings_more_noise_than_its_end_has(name: str) -> None:
 
 @every_solver
 def test_the_noise_ends_at_its_time(name: str) -> None:
-    """Steps that end below t_min draw nothing; nor does the last."""
+    """Steps that end below t_min draw no noise; nor does the last step."""
     field = GaussianField(PATHS["linear"])
     x = torch.zeros(3, 1, dtype=torch.float64)
     for t_min, steps, noisy in (
@@ -287,7 +290,7 @@ def test_the_noise_ends_at_its_time(name: str) -> None:
         assert torch.equal(drawn.get_state(), counted.get_state()), (t_min, steps)
 
 
-# steps
+# Steps
 
 
 def scaled_noise(seed: int, variances: list[float]) -> list[Tensor]:
@@ -334,7 +337,7 @@ def test_two_steps_of_heun() -> None:
 
 @pytest.mark.parametrize(("name", "ordinary"), [("euler_maruyama", "euler"), ("heun_sde", "heun")])
 def test_without_noise_they_are_the_ordinary_solvers(name: str, ordinary: str) -> None:
-    """As the scale vanishes; and in a single step, which draws nothing."""
+    """As the scale goes to zero; and in a single step, which draws no noise."""
     field = GaussianField(PATHS["linear"])
     x = torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None]
     generator = torch.Generator()
@@ -345,7 +348,7 @@ def test_without_noise_they_are_the_ordinary_solvers(name: str, ordinary: str) -
     assert torch.equal(generator.get_state(), torch.Generator().manual_seed(0).get_state())
 
 
-# coefficients
+# Coefficients
 
 WRITTEN_OUT: dict[str, tuple[Interpolant, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     # path, sigma and kl's 2 sigma (sigma' - alpha' sigma / alpha)
@@ -385,7 +388,7 @@ def test_diffusion_coefficients_are_the_formulas(
 
 @every_solver
 @every_diffusion
-def test_coefficients_are_held_near_the_noise(name: str, diffusion: str) -> None:
+def test_coefficients_are_bounded_near_the_noise(name: str, diffusion: str) -> None:
     for (where, path), t_max in itertools.product(PATHS.items(), [0.99, 0.97]):
         made = solver(name, diffusion=diffusion, t_max=t_max)
         at = made.coefficient(torch.tensor([0.04, t_max - 0.01, t_max, (1 + t_max) / 2, 1], dtype=torch.float64), path)
@@ -396,7 +399,7 @@ def test_coefficients_are_held_near_the_noise(name: str, diffusion: str) -> None
             assert at[1] != at[2], (where, t_max)
 
 
-# what decides the paths
+# Dependences of the paths
 
 
 @every_solver
@@ -410,8 +413,8 @@ def test_the_generator_alone_decides(name: str) -> None:
     assert torch.equal(torch.random.get_rng_state(), kept)
     assert torch.equal(first, again)
     assert (first != other).all()
-    assert len(first.unique()) == 50  # every sample has noise of its own
-    assert (first != made.integrate(field, x, uniform(8), generators[0])).all()  # which goes on
+    assert len(first.unique()) == 50  # every sample has different noise
+    assert (first != made.integrate(field, x, uniform(8), generators[0])).all()  # the generator's state moves on
 
 
 @every_solver
@@ -437,7 +440,7 @@ def test_both_precisions_take_the_same_paths(name: str) -> None:
     torch.testing.assert_close(single.double(), double, rtol=0, atol=1e-4)
 
 
-def test_every_stochastic_solver_is_held_to_all_of_this() -> None:
+def test_every_stochastic_solver_is_tested_here() -> None:
     assert NAMES == ["euler_maruyama", "heun_sde"]
 
 

@@ -1,4 +1,4 @@
-"""How a process is stopped: what signals mean, that a wait for another process says so and ends, and exit codes."""
+"""Stopping a process: the meaning of signals, waits for another process that say so and end, and exit codes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """Back to what they were; a signal that is not heard ends no session of tests."""
+    """Restore the handlers; no signal may end the test session."""
     before = {number: signal.getsignal(number) for number in STOPS}
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
@@ -33,7 +33,7 @@ def handlers() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def test_each_signal_asks_for_an_orderly_end() -> None:
+def test_each_signal_requests_an_orderly_end() -> None:
     for number in STOPS:
         stop = StopSignal()
         assert [stop(), asked_to_stop()] == [False, False]
@@ -42,7 +42,7 @@ def test_each_signal_asks_for_an_orderly_end() -> None:
         assert asked_to_stop()
 
 
-def test_what_else_stops_is_heard_by_those_who_wait() -> None:
+def test_another_stop_condition_is_seen_by_waiting_code() -> None:
     dead: list[int] = []
     StopSignal(lambda: bool(dead))
     assert not asked_to_stop()
@@ -75,7 +75,7 @@ except BaseException:
 """
 
 
-def test_a_stop_while_a_module_is_imported_is_told_and_is_no_crash(tmp_path: Path) -> None:
+def test_a_stop_during_an_import_is_reported_and_is_not_a_crash(tmp_path: Path) -> None:
     (tmp_path / "compiled.py").write_text(COMPILED)
     code = "from harness.core.signals import interruptible; interruptible(); import compiled"
     for number in STOPS:
@@ -85,7 +85,7 @@ def test_a_stop_while_a_module_is_imported_is_told_and_is_no_crash(tmp_path: Pat
         assert ended.stderr == "stopped. What was done is kept; the same command continues.\n"
 
 
-def test_what_nohup_ignores_stays_ignored() -> None:
+def test_signals_that_nohup_ignores_stay_ignored() -> None:
     for install in (interruptible, StopSignal):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         install()
@@ -94,8 +94,8 @@ def test_what_nohup_ignores_stays_ignored() -> None:
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
-def test_what_a_shell_ignores_for_a_command_in_the_background_stays_ignored() -> None:
-    """Ctrl-C then is for the command in the foreground."""
+def test_signals_that_a_shell_ignores_for_a_background_command_stay_ignored() -> None:
+    """Then Ctrl-C is for the command in the foreground."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     interruptible()
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
@@ -114,7 +114,7 @@ sys.stdin.read()
 
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A lock in another process's hands, until its standard input is closed."""
+    """Hold a lock in another process until its standard input is closed."""
     command = [sys.executable, "-S", "-c", HOLD, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout
@@ -126,7 +126,7 @@ def held(path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 class Sleeps:
-    """`time` for those who wait: every pause is two seconds long, takes none, and ends in `then`."""
+    """Replaces `time` in waits: every pause lasts two simulated seconds, takes none, and calls `then`."""
 
     def __init__(self, then: Callable[[int], None]):
         self.number = 0
@@ -142,11 +142,11 @@ class Sleeps:
 
 
 def raising(number: signal.Signals) -> Callable[[int], None]:
-    """What sends a signal, once."""
+    """Return a function that sends a signal once."""
     return lambda pauses: signal.raise_signal(number) if pauses == 1 else None
 
 
-def test_a_wait_is_told_once_and_ends_with_the_lock(
+def test_a_wait_is_reported_once_and_ends_with_the_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "abc-s0" / "lock"
@@ -164,18 +164,17 @@ def test_a_wait_is_told_once_and_ends_with_the_lock(
     assert capsys.readouterr().err in {f"waiting for {path}, which {one} holds. Ctrl-C ends the wait.\n" for one in who}
 
 
-def test_who_holds_a_lock_is_known_where_the_kernel_says_it(tmp_path: Path) -> None:
-    """Asked several times: its list leaves lines out where others lock files meanwhile."""
+def test_the_holder_of_a_lock_is_known_if_the_kernel_lists_it(tmp_path: Path) -> None:
+    """Asked several times: the kernel's list skips lines while others lock files."""
     with locked(tmp_path / "lock"), open(tmp_path / "lock", "ab") as file:
         found = {files._holder(file) for _ in range(50)}
     assert found <= {f"process {os.getpid()}", "another process"}
 
 
-def test_who_holds_a_lock_is_not_known_where_the_kernel_does_not_say_it(
+def test_the_holder_of_a_lock_is_unknown_if_the_kernel_does_not_list_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its list has lines of other files and kinds, and of processes that are in no container of ours; or there is
-    none."""
+    """The list has lines of other files and kinds, and of processes outside this container; or there is no list."""
     (path := tmp_path / "lock").touch()
     found = path.stat()
     place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
@@ -215,7 +214,7 @@ def test_a_wait_ends_when_a_stop_is_asked_for(tmp_path: Path, monkeypatch: pytes
 def test_a_moment_is_waited_for_in_silence_even_when_a_stop_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is done is written down before the end."""
+    """Finished work is written before the end."""
     with held(tmp_path / "lock") as holder:
         StopSignal(lambda: True)
         monkeypatch.setattr(files, "MOMENT_S", 100.0)
@@ -243,13 +242,13 @@ def test_exit_codes_are_two_and_130(capsys: pytest.CaptureFixture[str], monkeypa
     ):
         assert guarded(_raise(error)) == code
         assert capsys.readouterr().err.startswith(line), error
-    monkeypatch.setenv("RANK", "1")  # of several ranks, the first says it for all
+    monkeypatch.setenv("RANK", "1")  # of several ranks, the first reports for all
     assert guarded(_raise(Stopped("stopped at step 3"))) == 130
     assert capsys.readouterr().err == ""
 
 
-def test_a_command_leaves_with_the_code_of_what_ended_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it could not write is told where all else went well."""
+def test_a_command_ends_with_the_code_of_its_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An output error is reported if everything else went well."""
     monkeypatch.setenv("PYTHONSAFEPATH", "1")
     whole = Mock(return_value=None)
     monkeypatch.setattr(command, "steady", lambda: Mock(require_whole=whole))

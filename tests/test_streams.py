@@ -1,4 +1,6 @@
-"""Standard output and error that take not all, or whose reader has gone: the work goes on, and files are whole."""
+"""Standard output and error that accept nothing, or whose reader is gone: the work continues, and
+files are complete.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ HARNESS = [sys.executable, "-m", "harness"]
 FULL = Path("/dev/full")
 
 
-def test_what_an_outlet_does_not_take_is_dropped_and_only_a_full_disk_is_remembered() -> None:
-    """A pipe whose reader has gone, and a terminal that was closed."""
+def test_refused_output_is_dropped_and_only_a_full_disk_is_remembered() -> None:
+    """A pipe whose reader is gone, and a terminal that was closed."""
     for reading, writing in (os.pipe(), os.openpty()):
         with Outlet(writing, "wb") as outlet:
             assert outlet.write(b"abc") == 3
@@ -63,10 +65,10 @@ print("before \\u2193 \\udcff after \\xe9")
 print("before \\u2193 \\udcff after", file=sys.stderr)
 output.require_whole()
 """
-"""Says an arrow, half of a file's name that is no UTF-8, and a letter of Latin-1."""
+"""Prints an arrow, part of a file name that is not UTF-8, and a Latin-1 letter."""
 
 
-def test_what_cannot_be_encoded_is_replaced() -> None:
+def test_characters_that_cannot_be_encoded_are_replaced() -> None:
     for encoding, said in (
         ("ascii", b"before ? ? after ?\n"),
         ("latin-1:strict", b"before ? ? after \xe9\n"),
@@ -80,7 +82,7 @@ def test_what_cannot_be_encoded_is_replaced() -> None:
         assert b"\\udcff after" in ended.stderr
 
 
-def test_a_closed_output_is_nowhere_and_no_file_takes_its_place(tmp_path: Path) -> None:
+def test_a_closed_output_is_discarded_and_no_file_gets_its_number(tmp_path: Path) -> None:
     path = tmp_path / "file"
     ended = subprocess.run([sys.executable, "-c", SAYS, str(path), "closed"], capture_output=True, check=True)
     assert (path.read_bytes(), ended.stdout) == (b"", b"")
@@ -97,7 +99,7 @@ runpy.run_module("harness.ablation.execute", run_name="__main__")
 
 
 def test_a_worker_whose_log_takes_nothing_works_on() -> None:
-    """Its reader has gone, or the disk is full."""
+    """Its reader is gone, or the disk is full."""
     reading, gone = os.pipe()
     os.close(reading)
     full = os.open(FULL if FULL.exists() else os.devnull, os.O_WRONLY)
@@ -108,7 +110,7 @@ def test_a_worker_whose_log_takes_nothing_works_on() -> None:
 
 
 def test_a_reader_that_has_gone_ends_nothing() -> None:
-    """Neither the help nor a mistake; nothing is said of it."""
+    """Neither the help nor an error fails, and there is no message about it."""
     for command, code in (("--help", 0), ("trian", 2)):
         reading, writing = os.pipe()
         os.close(reading)
@@ -138,7 +140,7 @@ else:
 
 
 def on_a_terminal(*words: str) -> tuple[bytes, bytes]:
-    """What a process that announces something writes to a pipe, and to the terminal that is its standard error."""
+    """Return the output of a process with an announcement, to a pipe and to the terminal that is its standard error."""
     reading, writing = os.openpty()
     ended = subprocess.run([sys.executable, "-c", ANNOUNCING, *words], stdout=subprocess.PIPE, stderr=writing)
     os.close(writing)
@@ -147,7 +149,7 @@ def on_a_terminal(*words: str) -> tuple[bytes, bytes]:
     return ended.stdout, shown
 
 
-def test_a_line_is_announced_on_a_terminal_until_there_is_something_else() -> None:
+def test_an_announcement_stays_on_a_terminal_until_the_next_output() -> None:
     blank = b" " * len("loading ...")
     assert on_a_terminal("found") == (b"found\n", b"loading ...\r" + blank + b"\r")
     assert on_a_terminal() == (b"", b"loading ...\r" + blank + b"\r")
@@ -159,8 +161,8 @@ def test_nothing_is_announced_in_a_log() -> None:
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="no device that is always full")
-def test_a_full_disk_is_told_once_all_is_done(tmp_path: Path) -> None:
-    """Of the help too; an error that cannot be shown changes no code."""
+def test_a_full_disk_is_reported_at_the_end(tmp_path: Path) -> None:
+    """This includes the help; an error that cannot be shown does not change the exit code."""
     with open(FULL, "w") as full:
         ended = subprocess.run([*HARNESS, "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
         line = "error: standard output: No space left on device. What was done is kept; mend it, then run the same"
@@ -170,7 +172,7 @@ def test_a_full_disk_is_told_once_all_is_done(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_study_whose_reader_has_gone_writes_its_tables(tmp_path: Path, empty_store: Path) -> None:
-    """On a terminal without arrows, with names that would be a language of brackets."""
+    """On a terminal without arrows, with names that look like markup."""
     study = tmp_path / "mine.py"
     study.write_text(
         "from harness.ablation.design.study import Study\n"
@@ -196,6 +198,6 @@ def test_a_study_whose_reader_has_gone_writes_its_tables(tmp_path: Path, empty_s
     os.close(writing)
     assert (ended.returncode, ended.stderr) == (0, b"")
     names = sorted(path.name for path in (local / "tables").iterdir())
-    stem = names[-1].removesuffix(".md")  # with the digits of its changes
+    stem = names[-1].removesuffix(".md")  # including the digits of its changes
     assert names == [f"{stem}{ending}" for ending in ("-seeds.csv", ".csv", ".json", ".md")]
     assert stem.startswith("mine-digits-")

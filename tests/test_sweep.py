@@ -1,4 +1,4 @@
-"""Finished runs sampled in several ways: nothing is trained, and every number is that of an evaluation by itself."""
+"""Finished runs sampled in several ways: nothing is trained, and every number equals that of a separate evaluation."""
 
 import dataclasses
 import shutil
@@ -21,7 +21,7 @@ from harness.runs.train import ensure
 
 @pytest.fixture(scope="module")
 def trained_twice(tiny: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Results with two seeds of a training."""
+    """A results folder with two seeds of a training."""
     results = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HARNESS_RESULTS", str(results))
@@ -57,12 +57,12 @@ def test_words_become_axes() -> None:
     ],
     ids=str,
 )
-def test_words_that_are_no_axes_are_refused(words: list[str], message: str) -> None:
+def test_invalid_axes_are_refused(words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         sweep.axes_of(words)
 
 
-def test_every_way_is_judged_at_what_its_solver_can_spend(trained: list[Run]) -> None:
+def test_every_way_is_judged_at_the_nfes_that_its_solver_can_use(trained: list[Run]) -> None:
     plan = sweep.plan_of(trained, sweep.axes_of(["solver=euler,heun,dopri5", "time_grid=uniform,quadratic"]))
     assert {arm: config.evaluate.nfe for arm, config in plan.arms.items()} == {
         "euler, uniform": (1, 2, 4), "euler, quadratic": (1, 2, 4), "heun, uniform": (2, 4), "heun, quadratic": (2, 4),
@@ -75,7 +75,7 @@ def test_every_way_is_judged_at_what_its_solver_can_spend(trained: list[Run]) ->
     assert plan.one_training
 
 
-def test_a_sweep_trains_nothing_and_gives_what_an_evaluation_gives(
+def test_a_sweep_trains_nothing_and_gives_the_values_of_evaluations(
     trained: list[Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("harness.runs.train.fit", lambda *_: pytest.fail("trained"))

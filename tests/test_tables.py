@@ -66,7 +66,7 @@ def made_up(plan: Plan) -> Values:
 
 @pytest.fixture
 def reported(score: Any) -> Callable[..., Report]:
-    """The report of a plan after its runs were judged as `values` say."""
+    """The report of a plan whose runs have these values."""
 
     def report(plan: Plan, values: Values, commits: Callable[[int], str] = lambda seed: "abc") -> Report:
         for arm, seed in plan.trials():
@@ -114,7 +114,7 @@ def test_means_spreads_and_minima_are_numpys(tiny: RunConfig, reported: Callable
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_verdicts_stand_on_the_primary_rows_alone(
+def test_verdicts_are_only_in_the_primary_rows(
     tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path
 ) -> None:
     plan = planned(tiny)
@@ -130,7 +130,7 @@ def test_verdicts_stand_on_the_primary_rows_alone(
 
 
 def test_the_interval_of_a_look_spends_the_share_of_an_arm(tiny: RunConfig, reported: Callable[..., Report]) -> None:
-    """SciPy's paired t at 1 - .05 / 2 arms, the only look; a tie rests on that at 1 - .05."""
+    """SciPy's paired t at 1 - .05 / 2 arms, for the only look; a tie uses the interval at 1 - .05."""
     plan = planned(tiny)
     values = made_up(plan)
     report = reported(plan, values)
@@ -144,7 +144,7 @@ def test_the_interval_of_a_look_spends_the_share_of_an_arm(tiny: RunConfig, repo
         assert got == pytest.approx(expected), arm
 
 
-def test_two_seeds_decide_nothing_and_the_table_says_why(tiny: RunConfig, reported: Callable[..., Report]) -> None:
+def test_two_seeds_decide_nothing_and_the_table_explains_it(tiny: RunConfig, reported: Callable[..., Report]) -> None:
     plan = planned(tiny, seeds=2)
     report = reported(plan, made_up(plan))
     assert [row(report, arm).verdict for arm in "bc"] == ["undecided", "undecided"]
@@ -161,7 +161,7 @@ def test_a_single_seed_is_shown_without_a_spread(
     assert "nan" not in written(report, tmp_path)[".md"].read_text()
 
 
-def test_a_primary_nfe_that_was_not_measured_is_said(
+def test_a_primary_nfe_that_was_not_measured_is_reported(
     tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path
 ) -> None:
     plan = planned(tiny, nfe=32)
@@ -172,7 +172,7 @@ def test_a_primary_nfe_that_was_not_measured_is_said(
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_commits_are_told_apart(tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path) -> None:
+def test_different_commits_are_listed(tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path) -> None:
     plan = planned(tiny)
     assert not any("commits" in line for line in remarks(reported(plan, made_up(plan))))
     report = reported(plan, made_up(plan), lambda seed: "abc" if seed else "def-dirty")
@@ -180,7 +180,7 @@ def test_commits_are_told_apart(tiny: RunConfig, reported: Callable[..., Report]
     assert "Trials come from 2 commits" in written(report, tmp_path)[".md"].read_text()
 
 
-def test_a_diverged_seed_is_said_and_leaves_its_pair_out(tiny: RunConfig, reported: Callable[..., Report]) -> None:
+def test_a_diverged_seed_is_reported_and_its_pair_left_out(tiny: RunConfig, reported: Callable[..., Report]) -> None:
     plan = planned(tiny)
     values = {key: value for key, value in made_up(plan).items() if key[:2] != ("b", 1)}
     write_json(plan.run("b", 1).folder / "diverged.json", {"reason": "training diverged: so it did."})
@@ -200,7 +200,7 @@ def test_an_arm_without_values_has_no_verdict(tiny: RunConfig, reported: Callabl
     assert "nan" not in written(report, tmp_path)[".md"].read_text()
 
 
-def test_protocols_that_differ_are_said(tiny: RunConfig, reported: Callable[..., Report]) -> None:
+def test_protocols_that_differ_are_reported(tiny: RunConfig, reported: Callable[..., Report]) -> None:
     plan = planned(tiny, arms={"a": {}, "b": {"evaluate.num_samples": 65, "evaluate.num_reference": 512}})
     report = reported(plan, {key: value for key, value in made_up(planned(tiny)).items() if key[0] != "c"})
     assert [line for line in remarks(report) if "Protocols" in line] == [
@@ -209,7 +209,7 @@ def test_protocols_that_differ_are_said(tiny: RunConfig, reported: Callable[...,
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_the_files_say_where_they_come_from(tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path) -> None:
+def test_the_files_state_their_origin(tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path) -> None:
     plan = planned(tiny)
     report = reported(plan, made_up(plan))
     files = written(report, tmp_path)
@@ -253,7 +253,7 @@ def test_every_title_says_in_which_direction_the_metric_is_better(
 
 
 def test_metrics_are_shown_as_people_write_them(tiny: RunConfig, reported: Callable[..., Report]) -> None:
-    """Under a label of its own, capitalised at the start of a title; a metric that sets none has its name in words."""
+    """A metric's label is capitalised at the start of a title; a metric without a label has its name in words."""
     labels = {name: label_of(name) for name in names("metric")}
     assert len(set(labels.values())) == len(labels)
     for name, label in labels.items():
@@ -276,9 +276,7 @@ def test_metrics_are_shown_as_people_write_them(tiny: RunConfig, reported: Calla
     assert [axes[0].get_ylabel(), axes[1].get_xlabel()] == ["Held-out FID", "Held-out FID at NFE 2 against a, %"]
 
 
-def test_the_calls_that_are_expected_stand_beside_those_that_are_needed(
-    tiny: RunConfig, reported: Callable[..., Report]
-) -> None:
+def test_expected_calls_are_next_to_the_needed_ones(tiny: RunConfig, reported: Callable[..., Report]) -> None:
     plan = dataclasses.replace(planned(tiny, seeds=2), expected_nfe={"b": (1, 1), "c": (1, 1)})
     curves = {"a": {1: 4.0, 2: 2.0}, "b": {1: 2.05, 2: 2.0}, "c": {1: 8.0, 2: 4.0}}
     values = {(arm, seed, nfe): curves[arm][nfe] for arm, seed in plan.trials() for nfe in (1, 2)}
@@ -292,7 +290,7 @@ def test_the_calls_that_are_expected_stand_beside_those_that_are_needed(
     ]
 
 
-def test_what_real_samples_and_noise_score_is_said(tiny: RunConfig, reported: Callable[..., Report]) -> None:
+def test_the_scores_of_real_samples_and_noise_are_reported(tiny: RunConfig, reported: Callable[..., Report]) -> None:
     plan = planned(tiny)
     report = reported(plan, made_up(plan))
     assert remarks(report)[:3] == [
@@ -303,7 +301,7 @@ def test_what_real_samples_and_noise_score_is_said(tiny: RunConfig, reported: Ca
 
 
 class FakeJudge:
-    """Scores a set by its first number and counts what it is asked."""
+    """Scores a set by its first number and counts its calls."""
 
     def __init__(self, config: Any, held_out: list[float] | None):
         self.config = config
@@ -334,7 +332,7 @@ def test_references_are_judged_once_for_each_metric_and_only_where_there_are_eno
 def test_values_without_a_ratio_leave_an_arm_not_compared(
     tiny: RunConfig, reported: Callable[..., Report], tmp_path: Path
 ) -> None:
-    """And the others decided; the table says so and the figure is drawn, with a linear axis."""
+    """The other arms are decided; the table says so, and the figure is drawn with a linear axis."""
     plan = planned(tiny)
     values = made_up(plan) | {("b", 1, 2): -0.01}
     with warnings.catch_warnings():
@@ -355,14 +353,12 @@ def test_the_figure_is_a_picture(tiny: RunConfig, reported: Callable[..., Report
     assert len(picture.convert("RGB").getcolors(maxcolors=1 << 24) or []) > 50
 
 
-def test_more_evaluations_on_disk_than_asked_for_stay_out(tiny: RunConfig, reported: Callable[..., Report]) -> None:
+def test_evaluations_on_disk_beyond_the_request_are_left_out(tiny: RunConfig, reported: Callable[..., Report]) -> None:
     plan = planned(override(tiny, {"evaluate.nfe": [2]}))
     assert set(reported(plan, made_up(plan)).summary.rows.nfe) == {2}
 
 
-def test_mlflow_is_told_which_arm_is_best_and_how_sure_that_is(
-    tiny: RunConfig, reported: Callable[..., Report]
-) -> None:
+def test_mlflow_gets_the_best_arm_and_its_certainty(tiny: RunConfig, reported: Callable[..., Report]) -> None:
     plan = planned(tiny)
     report = reported(plan, made_up(plan))
     told = mirrored(report, [Path("table.md")])
@@ -378,7 +374,7 @@ def test_mlflow_is_told_which_arm_is_best_and_how_sure_that_is(
     assert (told.seeds, [*told.files]) == (4, [Path("table.md")])
 
 
-def test_a_baseline_that_is_best_and_a_study_without_values_are_said(
+def test_a_best_baseline_and_a_study_without_values_are_reported(
     tiny: RunConfig, reported: Callable[..., Report]
 ) -> None:
     plan = planned(tiny)

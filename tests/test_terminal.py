@@ -1,4 +1,4 @@
-"""What a terminal of 80 columns shows of a table: whole columns in parts, whole values, the verdicts last."""
+"""Tables on a terminal of 80 columns: whole columns in parts, whole values, and the verdicts last."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def printed(grid: Grid, width: int = 80) -> list[str]:
 
 
 def committed(text: str) -> list[Grid]:
-    """The tables of a Markdown file."""
+    """Return the tables of a Markdown file."""
     found = []
     for title, block in re.findall(r"^(.+):\n\n((?:\|.*\n)+)", text, re.M):
         header, _, *rows = ([cell.strip() for cell in line[1:-2].split(" |")] for line in block.splitlines())
@@ -41,7 +41,7 @@ def committed(text: str) -> list[Grid]:
 
 
 def require_whole(grid: Grid, width: int = 80) -> None:
-    """No line is too long, and every value stands unbroken in a line that begins with its row's name."""
+    """Check that no line is too long, and every value is unbroken in a line that begins with its row's name."""
     lines = printed(grid, width)
     assert max(map(len, lines)) <= width
     assert not any("…" in line for line in lines)
@@ -52,7 +52,7 @@ def require_whole(grid: Grid, width: int = 80) -> None:
 
 def test_every_committed_table_fits_80_columns() -> None:
     grids = [grid for path in sorted(TABLES.glob("*.md")) for grid in committed(path.read_text())]
-    fitting = [grid for grid in grids if "settings" not in grid.header]  # these stand in files alone
+    fitting = [grid for grid in grids if "settings" not in grid.header]  # settings are only in files
     assert len(fitting) > 60
     assert any(not grid.fits(80) for grid in fitting)
     for grid in fitting:
@@ -71,7 +71,7 @@ def test_columns_that_do_not_fit_follow_in_parts_with_the_names() -> None:
 
 
 def reported(name: str, renamed: Mapping[str, str] | None = None) -> Report:
-    """The report of a study from its committed values; its arms may be renamed."""
+    """Return the report of a study from its committed values; its arms may be renamed."""
     study, _, scale = name.partition("-")
     cells = pd.read_csv(TABLES / f"{name}-seeds.csv").drop(columns=["samples", "settings"])
     given = load_study(study)
@@ -104,7 +104,7 @@ def test_a_study_ends_in_one_block_of_the_committed_verdicts(name: str) -> None:
 
 
 def test_names_of_25_letters_leave_room_for_six_nfes_and_three_metrics() -> None:
-    """Six arms, one decided at +1774 %: the means stay, their spread and what else does not fit gives way."""
+    """Six arms, one decided at +1774 %: the means stay, and the spreads and other columns are left out."""
     arms = {arm: (LONG + arm)[:24] + str(i) for i, arm in enumerate(load_study("weighting").arms)}
     report = reported("weighting-digits", arms)
     assert {len(arm) for arm in report.plan.arms} == {25}
@@ -119,7 +119,7 @@ def test_names_of_25_letters_leave_room_for_six_nfes_and_three_metrics() -> None
     assert {"seeds", "mean ± sd"} <= {*wide[-1].header}
 
 
-def test_the_verdicts_are_printed_below_all_else(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_verdicts_are_printed_last(capsys: pytest.CaptureFixture[str]) -> None:
     report = reported("coupling-digits")
     report.notes.append("A note. " * 20)
     console: Any = Console(file=io.StringIO(), width=80)
@@ -130,7 +130,7 @@ def test_the_verdicts_are_printed_below_all_else(capsys: pytest.CaptureFixture[s
     assert re.search(r"class_conditional_ot .* better\n+$", said)
 
 
-def test_a_difference_too_small_to_matter_is_said_in_the_verdict() -> None:
+def test_a_difference_too_small_to_matter_is_marked_in_the_verdict() -> None:
     report = reported("coupling-digits")
     rows: Any = report.summary.rows
     smallest = report.plan.smallest_difference

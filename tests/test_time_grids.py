@@ -1,4 +1,4 @@
-"""Where a solver stops: both ends, the order, and each grid's own formula."""
+"""The times of a solver: both ends, the order, and each grid's formula."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ every_grid = pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
 
 
 def levels(path: Interpolant, times: Tensor) -> Tensor:
-    """EDM's noise levels, sigma / alpha."""
+    """Return EDM's noise levels, sigma / alpha."""
     return path.sigma(times) / path.alpha(times)
 
 
@@ -69,7 +69,7 @@ def test_times_fall_from_exactly_1_to_exactly_0(grid: TimeGrid) -> None:
 def test_the_same_grid_twice(grid: TimeGrid) -> None:
     first = grid.times(7, Linear())
     kept = first.clone()
-    first.fill_(0)  # what a caller does with its times is its own
+    first.fill_(0)  # a caller may change its times
     assert torch.equal(grid.times(7, Linear()), kept)
 
 
@@ -108,7 +108,7 @@ def test_quadratic_steps() -> None:
 
 @pytest.mark.parametrize(("rho", "low", "high"), [(7.0, 0.002, 80.0), (1.0, 0.02, 20.0), (3.0, 0.01, 5.0)])
 def test_edms_levels_are_those_of_karras(rho: float, low: float, high: float) -> None:
-    """Their eq. 5; the first time is 1, whatever the path's level there, and the level after the last is 0."""
+    """Their eq. 5; the first time is 1 for any level of the path there, and the level after the last is 0."""
     for (name, path), steps in itertools.product(PATHS.items(), [2, 3, 18, 100]):
         times = EDMRho(rho=rho, sigma_min=low, sigma_max=high).times(steps, path)
         expected = [
@@ -134,7 +134,7 @@ def test_log_snr_needs_two_levels(low: float, high: float) -> None:
     assert str(caught.value) == f"time_grid.low: {low:g} is not below high, {high:g}. Choose a smaller one."
 
 
-# refusals
+# Errors
 
 COLLISIONS: dict[str, tuple[Any, Any, int]] = {
     "levels below those of ve": ("edm_rho", "ve", 2),
@@ -149,7 +149,7 @@ COLLISIONS: dict[str, tuple[Any, Any, int]] = {
 
 
 @pytest.mark.parametrize(("grid", "path", "steps"), COLLISIONS.values(), ids=COLLISIONS)
-def test_two_times_on_one_place_are_refused(grid: Any, path: Any, steps: int) -> None:
+def test_two_equal_times_are_refused(grid: Any, path: Any, steps: int) -> None:
     made = build("time_grid", grid)
     interpolant = build("interpolant", path)
     with pytest.raises(ConfigError) as caught:
@@ -159,7 +159,7 @@ def test_two_times_on_one_place_are_refused(grid: Any, path: Any, steps: int) ->
     assert len(made.times(1, interpolant)) == 2
 
 
-def test_a_neighbour_without_a_collision() -> None:
+def test_nearly_equal_times_are_accepted() -> None:
     assert len(EDMRho(sigma_min=0.4).times(18, FlowMatchingOT(sigma_min=0.3))) == 19
     assert len(LogSNRGrid(high=1.3).times(18, FlowMatchingOT(sigma_min=0.5))) == 19
     assert len(EDMRho(sigma_max=1.3).times(18, DDPM(beta_max=2))) == 19
@@ -167,7 +167,7 @@ def test_a_neighbour_without_a_collision() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Made(TimeGrid):
-    """Places that are given."""
+    """A grid with given times."""
 
     name = "made"
 
@@ -177,7 +177,7 @@ class Made(TimeGrid):
         return torch.tensor([0.7, self.second, 0.2, 0.1], dtype=torch.float64)
 
 
-def test_a_grid_gives_its_interior_and_the_ends_are_set() -> None:
+def test_a_grid_returns_its_interior_and_the_ends_are_added() -> None:
     assert Made(second=0.5).times(3, Linear()).tolist() == [1, 0.5, 0.2, 0]
 
 
@@ -187,7 +187,7 @@ def test_times_that_do_not_fall_are_refused(second: float) -> None:
         Made(second=second).times(3, Linear())
 
 
-def test_a_time_that_is_no_number_is_refused() -> None:
+def test_a_nan_time_is_refused() -> None:
     grid = Made(second=0.5)
     object.__setattr__(grid, "second", math.nan)
     with pytest.raises(ConfigError):
@@ -195,7 +195,7 @@ def test_a_time_that_is_no_number_is_refused() -> None:
 
 
 def test_levels_without_a_bound_are_refused() -> None:
-    """80^(1 / rho) is more than a float holds."""
+    """80^(1 / rho) exceeds the range of a float."""
     with pytest.raises(ConfigError):
         EDMRho(rho=0.005).times(3, Linear())
 

@@ -1,4 +1,4 @@
-"""Training times: the draws follow the declared density, whichever way they are drawn."""
+"""Training times: the draws follow the declared density, for every way of drawing."""
 
 from __future__ import annotations
 
@@ -35,9 +35,11 @@ from harness.core.registry import build, find, names
 
 N = 100_000
 INDEPENDENT = 1.95 / N**0.5
-"""Kolmogorov-Smirnov distance that independent draws stay below 999 times in 1000."""
+"""Kolmogorov-Smirnov distance that independent draws stay below in 999 of 1000 cases."""
 EVEN = 3e-4
-"""The same for one draw in each of N intervals; float32 times that round to an end of the interval take most of it."""
+"""The same for one draw in each of N intervals; most of it comes from float32 times that round to the end of an
+interval.
+"""
 
 EDGES = [s**3 * (10 - 15 * s + 6 * s**2) for s in (1 / 8, 1 / 4, 3 / 4)]
 """Times between two points of `distribution`, where a density may jump."""
@@ -96,7 +98,9 @@ def draw(sampler: TimeSampler, n: int = N, seed: int = 0, path: Interpolant | No
 
 
 def distribution(sampler: TimeSampler, path: Interpolant | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Times and the integral of the density up to each: midpoints of t = s^3 (10 - 15 s + 6 s^2), fine at both ends."""
+    """Return times and the integral of the density up to each: midpoints of t = s^3 (10 - 15 s + 6 s^2), fine at both
+    ends.
+    """
     s = torch.linspace(0, 1, 40_001, dtype=torch.float64)
     middle = (s[1:] + s[:-1]) / 2
     t = middle**3 * (10 - 15 * middle + 6 * middle**2)
@@ -106,7 +110,7 @@ def distribution(sampler: TimeSampler, path: Interpolant | None = None) -> tuple
 
 
 def distance(t: Tensor, distribution_function: Callable[[np.ndarray], np.ndarray]) -> float:
-    """Kolmogorov-Smirnov: the largest gap between the draws' distribution function and another."""
+    """Return the Kolmogorov-Smirnov distance between the draws' distribution function and another."""
     expected = distribution_function(t.double().sort().values.numpy())
     n = len(t)
     return max((np.arange(1, n + 1) / n - expected).max(), (expected - np.arange(n) / n).max())
@@ -117,12 +121,12 @@ def declared(sampler: TimeSampler, path: Interpolant | None = None) -> Callable[
     return lambda x: np.interp(x, times, integral)
 
 
-def test_every_member_is_held_here() -> None:
+def test_every_member_is_tested_here() -> None:
     own = {name for name in names("time_sampler") if find("time_sampler", name).__module__.startswith("harness.")}
     assert own == set(PARAMETERS)
 
 
-# the density, its integral and its inverse
+# The density, its integral and its inverse
 
 
 @every_sampler
@@ -189,7 +193,7 @@ def test_draws_follow_scipys_distribution(
 def test_draws_are_finite_at_the_ends_of_the_random_numbers(
     sampler: TimeSampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for value in (0.0, 1 - 2**-24):  # all that torch.rand can give lies between
+    for value in (0.0, 1 - 2**-24):  # torch.rand returns values between these
         monkeypatch.setattr(torch, "rand", lambda n, value=value, **_: torch.full((n,), value))
         for t in (
             draw(sampler, 8),
@@ -199,7 +203,7 @@ def test_draws_are_finite_at_the_ends_of_the_random_numbers(
             assert ((t >= 0) & (t <= 1)).all()
 
 
-# how they are spread
+# The spread of draws
 
 
 @every_sampler
@@ -217,7 +221,7 @@ def test_stratified_draws_fall_one_into_each_interval_in_random_order(sampler: T
 )
 @pytest.mark.parametrize("n", [7, 128, 1000])
 def test_the_random_numbers_stay_below_one(sampler: TimeSampler, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `uniforms` says, at the largest number that torch.rand can give too."""
+    """As `uniforms` promises, also for the largest number that torch.rand can return."""
     monkeypatch.setattr(torch, "rand", lambda n, **_: torch.full((n,), 1 - 2**-24))
     u = sampler.uniforms(n, torch.Generator().manual_seed(0), "cpu")
     assert 0 <= u.min() <= u.max() < 1
@@ -253,7 +257,7 @@ EVENLY = {
 @pytest.mark.parametrize("ranks", [2, 5])
 @pytest.mark.parametrize("sampler", EVENLY.values(), ids=EVENLY)
 def test_every_ranks_share_of_an_even_batch_follows_the_density(sampler: TimeSampler, ranks: int) -> None:
-    """Each slice is like independent draws or better, the union is even."""
+    """Each slice is as even as independent draws or better, and the union is even."""
     t = draw(sampler)
     function = declared(sampler)
     for share in [*t.chunk(ranks), *(t[rank::ranks] for rank in range(ranks))]:
@@ -263,7 +267,7 @@ def test_every_ranks_share_of_an_even_batch_follows_the_density(sampler: TimeSam
 
 @pytest.mark.parametrize("sampler", EVENLY.values(), ids=EVENLY)
 def test_each_place_in_a_small_even_batch_follows_the_density(sampler: TimeSampler) -> None:
-    """Over the steps of a run a rank must see all of [0, 1], whatever its place in the batch."""
+    """Over the steps of a run, a rank must see all of [0, 1], whatever its place in the batch."""
     batches = torch.stack([draw(sampler, 4, seed) for seed in range(2000)])
     function = declared(sampler)
     for place in range(4):
@@ -286,7 +290,7 @@ def test_even_draws_lower_the_variance_of_a_mean() -> None:
         assert spread[0] < spread[1] / 4
 
 
-# samplers over other samplers
+# Samplers over other samplers
 
 
 def test_nothing_is_stratified_twice() -> None:
@@ -324,7 +328,7 @@ def test_shifted_multiplies_the_level_of_the_linear_path(of: TimeSampler, shift:
 
 
 @every_path
-def test_samplers_hand_the_path_on(path: Interpolant) -> None:
+def test_samplers_pass_the_path_on(path: Interpolant) -> None:
     u = torch.linspace(0.01, 0.99, 9, dtype=torch.float64)
     inner = EDMLogNormal()
     t = inner.quantile(u, path)
@@ -350,11 +354,11 @@ def test_no_interpolant_means_the_linear_one(sampler: TimeSampler) -> None:
     assert torch.equal(draw(sampler, 9), draw(sampler, 9, path=Linear()))
 
 
-# the density over noise levels
+# The density over noise levels
 
 
 def level(path: Interpolant, t: Tensor) -> Tensor:
-    """ln(sigma / alpha)."""
+    """Return ln(sigma / alpha)."""
     return path.sigma(t).log() - path.alpha(t).log()
 
 
@@ -371,7 +375,7 @@ every_level = pytest.mark.parametrize("sampler", LEVELS, ids=["edm", "noisier", 
 @every_level
 @pytest.mark.parametrize("stratify", [False, True])
 def test_noise_levels_are_log_normal_on_every_path(path: Interpolant, sampler: EDMLogNormal, stratify: bool) -> None:
-    """Karras et al. 2022, cut to the levels that the path has."""
+    """Karras et al. 2022, restricted to the levels that the path has."""
     t = draw(dataclasses.replace(sampler, stratify=stratify), path=path).double()
     assert ((t >= 0) & (t <= 1)).all()
     levels = level(path, t.clamp(1e-12, 1 - 1e-9))
@@ -381,7 +385,7 @@ def test_noise_levels_are_log_normal_on_every_path(path: Interpolant, sampler: E
 @every_path
 @every_level
 def test_the_density_over_levels_is_scipys_on_every_path(path: Interpolant, sampler: EDMLogNormal) -> None:
-    """p(t) = p(l) |dl / dt| by autograd, close to both ends too."""
+    """p(t) = p(l) |dl / dt| by autograd, also close to both ends."""
     inside = torch.logspace(-6, -0.31, 60, dtype=torch.float64)
     t = torch.cat([inside, 1 - inside.flip(0)]).requires_grad_()
     levels = level(path, t)
@@ -403,7 +407,7 @@ def test_the_quantiles_of_levels_run_from_end_to_end(path: Interpolant) -> None:
     assert t[[0, -1]].tolist() == pytest.approx([0, 1], abs=1e-9)
 
 
-# the correction
+# The correction
 
 
 @every_sampler
@@ -434,13 +438,13 @@ FLAT = [CosMap(), UShaped(), Mode(), Mode(scale=-0.5), Shifted(), Power(p=2), Be
 
 @pytest.mark.parametrize("sampler", FLAT, ids=lambda sampler: sampler.name)
 def test_corrected_means_are_means_over_uniform_times(sampler: TimeSampler) -> None:
-    """E[f / p] = the integral of f, where p does not fall to the floor."""
+    """E[f / p] = the integral of f, if p stays above the floor."""
     t = sampler.quantile((torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000)
     corrected = t.square() * dataclasses.replace(sampler, importance_correct=True).correction(t)
     assert corrected.mean().item() == pytest.approx(1 / 3, abs=1e-4)
 
 
-# the papers' formulas, written out
+# The papers' formulas, written out
 
 
 U = np.linspace(0.0005, 0.9995, 1000)
@@ -471,7 +475,7 @@ def test_mode_is_sd3s(s: float) -> None:
 
 
 @pytest.mark.parametrize("scale", [-1, -1.5, 2 / (math.pi - 2), 1.76])
-def test_mode_refuses_scales_at_which_it_is_no_density(scale: float) -> None:
+def test_mode_refuses_scales_without_a_density(scale: float) -> None:
     with pytest.raises(ConfigError, match=rf"^scale: {scale}.*\(-1, 1.75"):
         Mode(scale=scale)
 
@@ -500,7 +504,7 @@ def test_u_shaped_is_the_papers(a: float) -> None:
     np.testing.assert_allclose(
         (np.exp(a * t) - np.exp(a * (1 - t)) + math.exp(a) - 1) / (2 * (math.exp(a) - 1)), U, atol=1e-12
     )
-    # as their code draws it: t or 1 - t, t from exp(a t)
+    # as in their code: t or 1 - t, with t from exp(a t)
     rng = np.random.default_rng(0)
     ends = np.log1p(rng.random(N) * (math.exp(a) - 1)) / a
     drawn = np.where(rng.random(N) < 0.5, ends, 1 - ends)

@@ -1,4 +1,4 @@
-"""What an error counts at a time: the papers' objectives in every loss space, means over times, effective shares."""
+"""The weight of an error at a time: the papers' objectives in every loss space, means over times, effective shares."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def weight_of(space: str = "output", normalise: bool = False, **parts: Any) -> T
     return TimeWeight(Formulation.parse({**parts, "objective": {"space": space, "normalise_weight": normalise}}), {})
 
 
-# the papers' objectives, as weights of the noise error over log SNR
+# The papers' objectives, as weights of the noise error over log SNR
 
 
 def cosine(t: np.ndarray) -> np.ndarray:
@@ -67,7 +67,7 @@ OF_DATA = {
 }
 OF_NOISE = {"p2": 1 / (1 + SNR)}
 OVER_LOG_SNR = {"sigmoid": expit(2 - LAMBDA), "likelihood": np.ones_like(LAMBDA)}
-"""As a density over log SNR: Kingma & Gao's own, and VDM's, whose bound counts every level alike."""
+"""Densities over log SNR: that of Kingma & Gao, and that of VDM, whose bound counts every level equally."""
 OF_VELOCITY: dict[str, Curve] = {
     "cosmap": lambda t: 2 / (math.pi - 2 * math.pi * t + 2 * math.pi * t**2),
     "logit_normal": lambda t: np.exp(-(np.log(t / (1 - t)) ** 2) / 2) / (t * (1 - t)),
@@ -75,10 +75,11 @@ OF_VELOCITY: dict[str, Curve] = {
 
 
 def published(weighting: str, path: str) -> tuple[np.ndarray, np.ndarray]:
-    """The weight of the noise error over `LAMBDA` by the paper, and the levels inside all clamps.
+    """Return the paper's weight of the noise error over `LAMBDA`, and the levels inside all clamps.
 
-    With x_t = alpha x0 + sigma x1 given, x0 errs by sigma / alpha for each unit that x1 errs, and the velocity by
-    sigma' - sigma alpha' / alpha = sigma |lambda'| / 2. A uniform time has density 1 / |lambda'| over log SNR.
+    Given x_t = alpha x0 + sigma x1, the error of x0 is sigma / alpha times the error of x1, and the error of the
+    velocity is sigma' - sigma alpha' / alpha = sigma |lambda'| / 2 times it. A uniform time has density 1 / |lambda'|
+    over log SNR.
     """
     alpha, sigma = PATHS[path]
     t = np.linspace(1e-4, 1 - 1e-4, 400_001)
@@ -117,7 +118,7 @@ WAYS: list[tuple[str, str, Any]] = [
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("weighting", STATED)
 def test_every_weighting_is_its_papers_objective_in_every_space(weighting: str, path: str) -> None:
-    """Whatever the network predicts and whichever error is measured, its weight over log SNR is one curve."""
+    """For every prediction and every measured error, its weight over log SNR is the same curve."""
     expected, inside = published(weighting, path)
     assert inside.sum() > 300
     for prediction, space, times in WAYS:
@@ -147,7 +148,7 @@ def test_min_snr_is_hangs_weight_of_the_noise_error(path: str, gamma: float) -> 
 def test_min_snr_is_hangs_weight_of_v(path: str, gamma: float) -> None:
     """Hang et al. 2023: min(SNR, gamma) / (SNR + 1) on v = alpha x1 - sigma x0.
 
-    The velocity is that times the speed of the angle whose cosine is alpha.
+    The velocity is v times the speed of the angle whose cosine is alpha.
     """
     weight = weight_of(interpolant=path, weighting={"name": "min_snr", "gamma": gamma})(T).numpy()
     t = T.numpy()
@@ -157,7 +158,7 @@ def test_min_snr_is_hangs_weight_of_v(path: str, gamma: float) -> None:
     np.testing.assert_allclose(weight * speed**2, np.minimum(snr, gamma) / (snr + 1), rtol=1e-6)
 
 
-def test_a_weighting_of_whatever_is_measured_is_not_converted() -> None:
+def test_a_weighting_of_the_measured_error_is_not_converted() -> None:
     for name in set(names("weighting")) - set(STATED):
         plain = build("weighting", name)
         for space in SPACES:
@@ -165,8 +166,8 @@ def test_a_weighting_of_whatever_is_measured_is_not_converted() -> None:
             assert torch.equal(made(T), plain.weight(T, made.path)), (name, space)
 
 
-def test_a_weighting_is_not_touched_where_its_own_error_is_measured() -> None:
-    """To the last bit, up to the ends, where a conversion there and back would have no bound."""
+def test_a_weighting_is_unchanged_if_its_error_is_measured() -> None:
+    """Unchanged to the last bit, up to the ends, where a conversion there and back would be unbounded."""
     t = torch.linspace(0, 1, 101)
     for name in STATED:
         weighting = build("weighting", name)
@@ -179,7 +180,7 @@ def test_a_weighting_is_not_touched_where_its_own_error_is_measured() -> None:
             assert torch.equal(made(t), weighting.weight(t, made.path)), (name, parts)
 
 
-def test_beyond_the_clamps_of_conversions_the_factor_stays_what_it_is_there() -> None:
+def test_beyond_the_clamps_of_conversions_the_factor_is_constant() -> None:
     t = torch.tensor([0, 0.005, 0.03, 0.05, 0.97, 0.999, 1], dtype=torch.float64)
     clamps = {"name": "velocity", "t_min": 0.03, "t_max": 0.97}
     of_data = weight_of(prediction=clamps, weighting={"name": "snr", "t_min": 0.01})(t)
@@ -190,7 +191,7 @@ def test_beyond_the_clamps_of_conversions_the_factor_stays_what_it_is_there() ->
     torch.testing.assert_close(of_noise, t**2 / (t**2 + (1 - t) ** 2) * (1 - t.clamp(0.03, 0.97)).square())
 
 
-def test_features_with_noise_of_their_own_leave_no_one_weight_of_the_scores_error() -> None:
+def test_different_noise_per_feature_leaves_no_single_weight_of_the_scores_error() -> None:
     parts = {"prediction": "score", "weighting": "min_snr", "noise": {"name": "matched", "per_feature": True}}
     std = torch.tensor([0.6, 0.8])
     with pytest.raises(
@@ -203,11 +204,11 @@ def test_features_with_noise_of_their_own_leave_no_one_weight_of_the_scores_erro
     torch.testing.assert_close(of_one / of_one[0], (snr.clamp(max=5) * measured) / (snr.clamp(max=5) * measured)[0])
 
 
-# the mean
+# The mean
 
 
 def fine_times(number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Times that lie densest at both ends, and by how much: the mean over them of f times the second integrates f."""
+    """Return times that are densest at both ends, and their weights: the mean of f times the weights integrates f."""
     s = (np.arange(number) + 0.5) / number
     return s**3 * (10 - 15 * s + 6 * s**2), 30 * (s * (1 - s)) ** 2
 
@@ -247,14 +248,15 @@ MEANS: dict[str, tuple[dict[str, Any], Curve]] = {
     ),
 }  # fmt: skip
 STEEP = {"corrected-logit_normal", "corrected-shifted", "corrected-edm"}
-"""Where a density falls below its floor, the first and last of the 2^20 quantiles carry up to 0.4 % of a large weight's
-mean."""
+"""Where a density falls below its floor, the first and last of the 2^20 quantiles have up to 0.4 % of a large weight's
+mean.
+"""
 
 
 @pytest.mark.parametrize("case", MEANS)
 @pytest.mark.parametrize("times", TIMES)
 def test_the_mean_is_the_integral_over_the_time_density(case: str, times: str) -> None:
-    """With importance correction, of w p / max(p, floor)."""
+    """With importance correction, the mean of w p / max(p, floor)."""
     parts, formula = MEANS[case]
     made = weight_of(normalise=True, time_sampler=TIMES[times], **parts)
     sampler = made.formulation.time_sampler
@@ -275,7 +277,7 @@ def test_a_correction_without_a_floor_gives_the_mean_over_uniform_times(weightin
     assert plain != pytest.approx(uniform, rel=1e-3) or weighting == "uniform"
 
 
-# the share of a batch that counts
+# The share of a batch that counts
 
 
 def test_the_effective_share_of_a_power_of_the_time() -> None:
@@ -286,7 +288,7 @@ def test_the_effective_share_of_a_power_of_the_time() -> None:
             assert made.effective_share() == pytest.approx((2 * power + 1) / (power + 1) ** 2, rel=1e-6)
 
 
-def test_the_effective_share_of_what_has_no_bound_is_what_its_clamp_leaves() -> None:
+def test_the_effective_share_of_an_unbounded_weight_depends_on_its_clamp() -> None:
     """1 / SNR up to t = 0.999, by SciPy's quadrature: 0.3 % of a batch."""
 
     def moment(power: int) -> float:
@@ -299,7 +301,7 @@ def test_the_effective_share_of_what_has_no_bound_is_what_its_clamp_leaves() -> 
 
 
 def share(weight: Callable[[float], float], *breaks: float) -> float:
-    """(E w)^2 / E w^2 over uniform times, by SciPy's quadrature."""
+    """Return (E w)^2 / E w^2 over uniform times, by SciPy's quadrature."""
     first, second = (
         integrate.quad(lambda t, power=power: weight(t) ** power, 0, 1, points=breaks, limit=200)[0] for power in (1, 2)
     )
@@ -317,7 +319,7 @@ def test_conversions_count_in_the_effective_share() -> None:
 
 
 def test_corrections_count_in_the_effective_share() -> None:
-    """At times of density 2 t a weight of 1 / max(2 t, 0.4) is what differs."""
+    """At times of density 2 t, the corrected weight is 1 / max(2 t, 0.4)."""
     power = {"name": "power", "p": 0.5}
     assert weight_of(time_sampler=power).effective_share() == 1
     total = integrate.quad(lambda t: 2 * t / max(2 * t, 0.4), 0, 1, points=(0.2,))[0]

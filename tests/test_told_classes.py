@@ -1,5 +1,4 @@
-"""Which classes a network is told where it is measured: those that it is told in sampling, against fields known
-exactly."""
+"""The classes that a network gets in measurements are those that it gets in sampling; compared with exact fields."""
 
 from __future__ import annotations
 
@@ -49,7 +48,7 @@ def configured(dataset: str, dropout: float | None, **more: Any) -> RunConfig:
 
 
 class ExactField(nn.Module):
-    """E[x1 - x0 | x_t, class] of a mixture of round Gaussians on the straight path; far off where no class is told."""
+    """E[x1 - x0 | x_t, class] of a mixture of round Gaussians on the straight path; far off without a class."""
 
     def __init__(self, config: RunConfig):
         super().__init__()
@@ -69,7 +68,7 @@ class ExactField(nn.Module):
 
 
 def held_out_losses(config: RunConfig, folder: Path, seeds: int) -> list[float]:
-    """Of the exact field, by seed."""
+    """Return the held-out losses of the exact field, by seed."""
     callbacks = Callbacks(lambda line: None, lambda *_: {}, lambda text: None, lambda: False)
     training = Training(
         config.train, 0, ExactField(config), Objective(config, {}), load(config.dataset), folder, callbacks, ALONE
@@ -83,7 +82,7 @@ def held_out_losses(config: RunConfig, folder: Path, seeds: int) -> list[float]:
 def test_the_held_out_loss_of_the_exact_field_of_each_class_is_its_closed_form(tmp_path: Path) -> None:
     """Var[x1 - x0 | x_t, class] = s^2 / ((1 - t)^2 s^2 + t^2) in each coordinate, whose mean over t is s pi / 2.
 
-    It is the same whatever share of the classes training hides.
+    The share of classes that training hides does not change it.
     """
     for dataset, std in SPREADS.items():
         expected = quad(lambda t, s=std: s**2 / ((1 - t) ** 2 * s**2 + t**2), 0, 1)[0]
@@ -95,8 +94,7 @@ def test_the_held_out_loss_of_the_exact_field_of_each_class_is_its_closed_form(t
 
 
 def test_paths_of_the_exact_field_of_each_class_are_as_straight_as_their_integral() -> None:
-    """x_t = (1 - t) m + r(t) x1 with r^2 = (1 - t)^2 s^2 + t^2, for classes drawn as often as they come among the
-    data."""
+    """x_t = (1 - t) m + r(t) x1 with r^2 = (1 - t)^2 s^2 + t^2, for classes as frequent as in the data."""
     for (dataset, s), dropout in zip(SPREADS.items(), (0.0, 0.2), strict=True):
         config = configured(dataset, dropout)
         data = load(config.dataset)
@@ -117,7 +115,7 @@ def test_paths_of_the_exact_field_of_each_class_are_as_straight_as_their_integra
 
 @dataclass(frozen=True, kw_only=True)
 class Strict(Backbone):
-    """A linear network that refuses to be asked without classes, or in evaluation with a hidden one."""
+    """A linear network that fails without classes, or with a hidden class in evaluation mode."""
 
     name = "strict"
 
@@ -144,8 +142,9 @@ class StrictModule(Network):
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_no_part_of_a_run_asks_for_a_class_that_sampling_never_asks_for(dropout: float) -> None:
-    """Operations counted, steps, looks, pictures, a tuner's look, every metric of the flow, and the pairs of a round of
-    reflow."""
+    """Count of operations, steps, looks, pictures, a tuner's look, every metric of the flow, and the pairs of a round
+    of reflow.
+    """
     changes = {
         "train.steps": 4, "train.sample_every": 2, "train.batch_size": 16, "evaluate.nfe": [2],
         "evaluate.num_samples": 20,
@@ -172,7 +171,7 @@ def test_no_part_of_a_run_asks_for_a_class_that_sampling_never_asks_for(dropout:
 
 
 def test_rows_are_of_every_class_as_often_as_it_comes() -> None:
-    """For classes sorted, in turn or shuffled, of sizes drawn at random."""
+    """For sorted, alternating or shuffled classes of random sizes."""
     for seed in range(30):
         random = torch.Generator().manual_seed(seed)
         kinds = int(torch.randint(1, 12, (), generator=random))
@@ -196,7 +195,7 @@ def test_rows_are_of_every_class_as_often_as_it_comes() -> None:
 
 
 def test_the_held_out_samples_looked_at_are_of_every_class(tmp_path: Path) -> None:
-    """Ten classes in turn, of which equal distances would meet one."""
+    """Ten alternating classes, of which equally spaced rows would hit only one."""
     config = configured("eight_gaussians", 0.1)
     data = load(config.dataset)
     seen = list[Tensor]()

@@ -1,4 +1,6 @@
-"""`harness toy` on a fraction of its work: a short training leaves noise behind, and the files are written."""
+"""`harness toy` with a fraction of the work: a short training ends with noise in the samples, and the files are
+written.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ TABLES = Path(__file__).parent.parent / "results" / "tables"
 
 
 def few(dataset: Dataset) -> Data:
-    """A quarter of the points."""
+    """Return a quarter of the points."""
     return load(override(dataset, {"number": 2500}))
 
 
@@ -88,7 +90,7 @@ def test_the_committed_table_for_people_has_the_numbers_of_the_csv() -> None:
 
 
 def test_trajectories_lead_from_noise_to_where_the_field_ends() -> None:
-    """With the field x, that of a single place at the origin, Euler's hundred steps shrink everything by 0.99 each."""
+    """For the field x, of a single point at the origin, Euler's hundred steps shrink everything by 0.99 each."""
 
     class Shrinking(torch.nn.Module):
         def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -100,14 +102,14 @@ def test_trajectories_lead_from_noise_to_where_the_field_ends() -> None:
     assert lines[:, 0].std().item() == pytest.approx(1, abs=0.1)
 
 
-def test_it_is_not_taken_for_a_study() -> None:
+def test_it_is_not_treated_as_a_study() -> None:
     with pytest.raises(UserError, match="'toy' is no study"):
         load_study("toy")
 
 
 @pytest.mark.usefixtures("small")
-def test_what_is_done_is_kept_and_a_damaged_part_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of four combinations, in order; a stop comes in the midst of the third."""
+def test_finished_parts_are_kept_and_a_damaged_one_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four combinations, in order; a stop comes in the middle of the third."""
     monkeypatch.setattr(toy, "TRAIN", override(toy.TRAIN, {"steps": 3, "batch_size": 64, "warmup_steps": 1}))
     monkeypatch.setattr(toy, "NFE", 2)
     monkeypatch.setattr(toy, "trajectories", lambda made, network: torch.ones(2, 3, 2))
@@ -120,7 +122,7 @@ def test_what_is_done_is_kept_and_a_damaged_part_made_anew(monkeypatch: pytest.M
     whole = [file.read_bytes() for file in files]
     files[0].write_bytes(whole[0][:100])
     files[1].write_bytes(npz({"distance": np.array(1.0)}))
-    steps = iter(range(4 * 3))  # of the damaged ones and of the two that are left
+    steps = iter(range(4 * 3))  # of the damaged ones and of the remaining two
     again = list(toy.combinations(lambda: next(steps) < 0))
     assert next(steps, None) is None
     assert [(one.dataset, one.prediction) for one in again] == [(d, p) for d in toy.DATASETS for p in toy.PREDICTIONS]
@@ -129,7 +131,7 @@ def test_what_is_done_is_kept_and_a_damaged_part_made_anew(monkeypatch: pytest.M
     assert [one.sliced_wasserstein for one in once_more] == [one.sliced_wasserstein for one in again]
     assert all(torch.equal(one.trajectories, torch.ones(2, 3, 2)) for one in once_more)
     for name, other in (("NFE", 4), ("load", lambda dataset: load(override(dataset, {"number": 2000})))):
-        with monkeypatch.context() as patch:  # what is kept is of other settings, or of other data
+        with monkeypatch.context() as patch:  # the kept parts have other settings or other data
             patch.setattr(toy, name, other)
             with pytest.raises(Stopped):
                 list(toy.combinations(lambda: True))
@@ -138,7 +140,7 @@ def test_what_is_done_is_kept_and_a_damaged_part_made_anew(monkeypatch: pytest.M
 def test_a_log_hears_how_far_it_is_and_a_stop_ends_in_a_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By each signal, in the midst of the second of two combinations; the first was kept before."""
+    """By each signal, in the middle of the second of two combinations; the first is already stored."""
     log = io.StringIO()
     heard = threading.Event()
 

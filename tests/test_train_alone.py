@@ -1,4 +1,4 @@
-"""`harness train`: on free cores unless it is told, on its run's own where that was begun, without weights."""
+"""`harness train` uses the free cores by default, or those of its run if that was started, and needs no weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("unmeasured")
     ("allowed", "cores", "load", "free"),
     [(8, 8, 0.2, 8), (8, 8, 6.4, 2), (8, 4, 0.0, 4), (1, 8, 0.0, 1), (2, 2, 9, 1), (64, 64, 1.0, MOST)],
 )
-def test_free_threads_are_the_cores_that_are_allowed_and_not_busy(
+def test_free_threads_are_the_allowed_cores_that_are_not_busy(
     allowed: int, cores: int, load: float, free: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: allowed)
@@ -49,7 +49,7 @@ def test_a_new_run_takes_the_free_threads_and_its_name_says_so(tiny: RunConfig, 
 
 
 def test_a_run_that_was_begun_keeps_its_threads(tiny: RunConfig, three_free: None) -> None:
-    """That of a study too, on one; of several the one on the free threads."""
+    """Also a study's run on one thread; of several runs, the one on the free threads."""
     other = override(tiny, {"train.threads": 2})
     Run.of(other).folder.mkdir(parents=True)
     assert threaded(tiny) == (other, "train.threads=2, as the run on disk has it")
@@ -69,7 +69,9 @@ def test_a_gpu_and_one_process_of_several_keep_the_default(
 
 
 def options(tiny: RunConfig, **more: str) -> list[str]:
-    """`--set` for the whole of `tiny`'s network, training and evaluation but the threads, and for `more`."""
+    """Return `--set` options for the network, training and evaluation of `tiny`, without the threads,
+    and for `more`.
+    """
     plain = to_dict(tiny)
     given = {name: json.dumps(plain[name]) for name in ("backbone", "evaluate")}
     given |= {f"train.{name}": json.dumps(value) for name, value in plain["train"].items() if name != "threads"}
@@ -84,7 +86,9 @@ def test_training_asks_for_no_weights_and_evaluating_does(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Inception's are neither there nor to be had. The command says its threads, and an evaluation what it lacks."""
+    """Inception's weights are absent and cannot be downloaded. The command prints its threads; an evaluation prints
+    what is missing.
+    """
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_: pytest.fail("something is downloaded"))
     asked = {"evaluate__extractor": "inception", "evaluate__metrics": '["fid","isc"]'}
@@ -122,8 +126,8 @@ def test_weights_that_need_no_download(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert weights_here("inception")
 
 
-def test_a_run_that_is_only_trained_is_held_to_all_else(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its metrics must be able to read the data, as far as that is known without weights."""
+def test_a_run_that_is_only_trained_passes_all_other_checks(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its metrics must be able to read the data, as far as this is known without weights."""
     monkeypatch.setattr("harness.evaluation.protocol.weights_hash", lambda _: pytest.fail("weights are read"))
     assert tiny.protocol(weights=False).digest != ""
     wrong = override(tiny, {"evaluate.metrics": ["energy"]})

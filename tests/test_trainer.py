@@ -31,7 +31,7 @@ Wrap = Callable[[nn.Module], nn.Module]
 
 @dataclass
 class Session:
-    """One or more calls of `fit` on a checkpoint folder, and what they said."""
+    """Calls of `fit` on one checkpoint folder, and their messages."""
 
     config: RunConfig
     folder: Path
@@ -42,8 +42,9 @@ class Session:
     network: nn.Module = field(default_factory=nn.Module)
 
     def fit(self, stop_after: int | None = None, initial: int = 0) -> dict[str, Tensor]:
-        """Train to the end, or for `stop_after` steps, from weights of the seed `initial`;
-        the final weights of both networks."""
+        """Train to the end, or for `stop_after` steps, from weights of the seed `initial`; return the final weights of
+        both networks.
+        """
         config = self.config
         data = self.data or load(self.config.dataset)
         calls = itertools.count()
@@ -67,14 +68,14 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 @pytest.fixture(scope="module")
 def unbroken(tiny: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Session, dict[str, Tensor]]:
-    """`tiny` trained to its end at once, and the final weights."""
+    """`tiny` trained to its end without interruption, and the final weights."""
     session = Session(tiny, tmp_path_factory.mktemp("unbroken"))
     return session, session.fit()
 
 
 @pytest.fixture(scope="module")
 def clipped(tiny: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
-    """The final weights of `tiny` whose gradients are all clipped."""
+    """The final weights of `tiny` when all its gradients are clipped."""
     return Session(override(tiny, {"train.clip_norm": 0.1}), tmp_path_factory.mktemp("clipped")).fit()
 
 
@@ -187,7 +188,7 @@ CHANGES_NOTHING: dict[str, Any] = {
 }
 
 
-def test_every_setting_of_training_is_held_to_something() -> None:
+def test_every_setting_of_training_is_tested_here() -> None:
     held = {name.partition(".")[0] for name in MATTERS} | CHANGES_NOTHING.keys()
     assert {f.name for f in dataclasses.fields(TrainConfig)} == held | {"threads", "device", "compile", "channels_last"}
 
@@ -215,7 +216,7 @@ def test_a_setting_of_how_it_is_carried_out_changes_nothing(
 
 
 class Poisoned(nn.Module):
-    """A network that returns nan in the steps `bad`."""
+    """A network that returns NaN in the steps `bad`."""
 
     def __init__(self, network: nn.Module, bad: range):
         super().__init__()
@@ -240,7 +241,7 @@ def test_a_loss_that_is_not_finite_ends_training_with_the_weights_before_it(tiny
 
 
 def test_one_bad_step_is_not_taken_and_not_forgotten(tiny: RunConfig, tmp_path: Path) -> None:
-    """Nor by a stop between it and the next report."""
+    """Also if training stops between it and the next report."""
     config = override(tiny, {"train.log_every": 4})
     session = Session(config, tmp_path, wrap=lambda network: Poisoned(network, range(4, 5)))
     with pytest.raises(Stopped):
@@ -272,7 +273,7 @@ def test_a_gradient_that_is_not_finite_is_seen_too(tiny: RunConfig, tmp_path: Pa
 
 
 def test_an_encoding_that_is_not_finite_ends_training(tiny: RunConfig, tmp_path: Path) -> None:
-    """Data that are not finite are refused when they are read; what `encode` makes of good ones is seen in the loss."""
+    """Non-finite data are refused when they are read; a non-finite encoding of finite data shows in the loss."""
     whole = load(tiny.dataset)
 
     def encode(images: Tensor) -> Tensor:
@@ -285,7 +286,7 @@ def test_an_encoding_that_is_not_finite_ends_training(tiny: RunConfig, tmp_path:
 def test_training_sees_augmented_data_as_seed_and_step_decide(
     tiny: RunConfig, unbroken: tuple[Session, dict[str, Tensor]], tmp_path: Path
 ) -> None:
-    """So that a run stopped on the way ends as an unbroken one."""
+    """A stopped and resumed run therefore ends like an unbroken one."""
     whole = load(tiny.dataset)
     seen = list[Tensor]()
 
@@ -308,8 +309,8 @@ def test_training_sees_augmented_data_as_seed_and_step_decide(
     assert not equal(unbroken[1], expected)
 
 
-def test_each_line_has_what_the_coupling_did(tiny: RunConfig, tmp_path: Path) -> None:
-    """The mean transport cost since the last line, and the mean seconds a step."""
+def test_each_line_has_the_costs_of_the_coupling(tiny: RunConfig, tmp_path: Path) -> None:
+    """The mean transport cost since the last line, and the mean seconds per step."""
     lines: list[dict[str, float]] = []
     config = override(tiny, {"train.log_every": 5})
     tasks: list[Task] = []
@@ -432,7 +433,7 @@ def test_a_stop_between_a_bad_step_and_its_report_costs_one_halving(tiny: RunCon
     assert [line.rpartition("with ")[2].split()[0] for line in session.said if "Back to" in line] == ["0.5"]
 
 
-def test_blocks_are_computed_twice_only_where_that_is_asked_for(tiny: RunConfig, tmp_path: Path) -> None:
+def test_blocks_are_recomputed_only_on_request(tiny: RunConfig, tmp_path: Path) -> None:
     calls: dict[bool, int] = {}
     for recompute in (False, True):
         config = override(tiny, {"train.recompute": recompute, "train.steps": 2, "train.sample_every": 100})
@@ -518,7 +519,7 @@ def test_a_look_needs_no_large_batch(tiny: RunConfig, tmp_path: Path, monkeypatc
 
 
 def test_a_resumed_run_ends_with_the_very_checkpoint_of_an_unbroken_one(tiny: RunConfig, tmp_path: Path) -> None:
-    """Weights, averages, optimizer, the meter and what the guard takes for usual."""
+    """Weights, averages, optimizer, the meter, and the guard's usual norm."""
     config = override(tiny, {"train.log_every": 5, "train.more_ema_decays": [0.5]})
     whole = Session(config, tmp_path / "whole")
     broken = Session(config, tmp_path / "broken")
@@ -532,8 +533,10 @@ def test_a_resumed_run_ends_with_the_very_checkpoint_of_an_unbroken_one(tiny: Ru
 
 
 @pytest.mark.parametrize("layout", [True, False])
-def test_a_resumed_optimizer_lies_in_memory_as_its_weights_do(tiny: RunConfig, tmp_path: Path, layout: bool) -> None:
-    """A GPU's fused step refuses anything else."""
+def test_a_resumed_optimizer_has_the_memory_layout_of_its_weights(
+    tiny: RunConfig, tmp_path: Path, layout: bool
+) -> None:
+    """A GPU's fused step requires this."""
     session = Session(override(tiny, {"train.channels_last": layout}), tmp_path)
     seen = list[bool]()
     with pytest.raises(Stopped):

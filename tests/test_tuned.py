@@ -1,4 +1,4 @@
-"""Arms that are tuned before they are judged: each by the same search, on a seed that no verdict sees."""
+"""Arms that are tuned before they are judged: each with the same search, on a seed that no verdict uses."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_every_arm_is_searched_with_the_same_budget(tiny: RunConfig) -> None:
     ],
     ids=str,
 )
-def test_an_arm_that_sets_what_is_drawn_is_refused(own: dict[str, Any], space: dict[str, Any]) -> None:
+def test_an_arm_that_sets_a_drawn_setting_is_refused(own: dict[str, Any], space: dict[str, Any]) -> None:
     with pytest.raises(
         UserError, match=r"^arm 'b': `tuned` draws .* but this arm sets it\. Leave out one of the two\.$"
     ):
@@ -69,7 +69,7 @@ def test_an_arm_that_sets_what_is_drawn_is_refused(own: dict[str, Any], space: d
     dataclasses.replace(STUDY, arms={"a": {}, "b": own}, tuned=other)
 
 
-def test_what_cannot_be_tuned_is_refused_in_one_line(tiny: RunConfig) -> None:
+def test_impossible_tuning_is_refused_in_one_line(tiny: RunConfig) -> None:
     with pytest.raises(UserError, match=r"^matched: .* Leave out matched or tuned\.$"):
         dataclasses.replace(STUDY, tuned=TUNED, matched="samples")
     with pytest.raises(UserError, match=r"^tuned: expected Tuned\(\.\.\.\), got 'tuning'"):
@@ -95,7 +95,7 @@ def test_what_cannot_be_tuned_is_refused_in_one_line(tiny: RunConfig) -> None:
 
 
 def test_a_table_says_how_many_samples_judged_a_trial(tiny: RunConfig) -> None:
-    """Those of the study's NFE, or fewer where the searches take fewer."""
+    """The number at the study's NFE, or fewer if the searches use fewer."""
     more = override(tiny, {"evaluate.more_samples": [{"nfe": 2, "num_samples": 100}]})
     for most, number in ((5000, 100), (32, 32)):
         budget = dataclasses.replace(TUNED, samples=most).budget("digits")
@@ -124,8 +124,9 @@ WORDS = ["--scale", "points"]
 
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Boards end without training: a search's trials by how far they are from a rate of 0.05, or 0.0005 for arm b;
-    the names of those that had something left."""
+    """Boards end without training: values of trials are their distances from a rate of 0.05, or 0.0005 for arm b;
+    returns the names of the boards with open trials.
+    """
     names = list[str]()
 
     def run(board: Any, placement: Any, console: Any, stop: Any, report: Callable[[], list[Path]], *rest: Any) -> None:
@@ -163,18 +164,18 @@ def judged(run: Run, plan: Plan, arm: str, value: float) -> None:
 
 
 def plans_of(name: str) -> list[str]:
-    """The digests of the plans that were stored under a name."""
+    """Return the digests of the plans stored under a name."""
     return [stored["plan"] for stored in read_json(results_folder() / "local" / "plans" / f"{name}.json")]
 
 
 def kept(name: str) -> list[dict[str, Any]]:
-    """The designs that were stored under the name of a plan."""
+    """Return the designs stored under the name of a plan."""
     return [stored["design"] for stored in read_json(results_folder() / "local" / "plans" / f"{name}.json")]
 
 
 @pytest.fixture
 def tuned(tmp_path: Path, launched: list[str], undrawn: None, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Path]:
-    """The file of a study that has ended, and its table's path without an ending."""
+    """The file of a finished study, and its table's path without an ending."""
     monkeypatch.setattr("harness.ablation.report.history.png", lambda figure: b"")
     (file := tmp_path / "rates.py").write_text(FILE)
     assert main(["ablate", str(file), *WORDS, "--workers", "1"]) == 0

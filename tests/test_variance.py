@@ -1,4 +1,4 @@
-"""Where the variance of a study comes from: against statsmodels, closed forms and made-up components; then really."""
+"""The sources of a study's variance: compared with statsmodels, closed forms and invented components, then measured."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ NUMBERS = (10, 20, 40, 80)
 
 
 def made_up(rng: np.random.Generator, seeds: int, draws: int, training: float, sampling: float) -> np.ndarray:
-    """Log ratios [seeds, draws] with these sds."""
+    """Return log ratios [seeds, draws] with these standard deviations."""
     return 0.1 + rng.normal(0, training, (seeds, 1)) + rng.normal(0, sampling, (seeds, draws))
 
 
 def test_components_are_those_of_statsmodels() -> None:
-    """Restricted likelihood gives the same where the data are balanced and neither is below 0."""
+    """Restricted likelihood gives the same for balanced data if neither component is below 0."""
     from statsmodels.regression.mixed_linear_model import MixedLM
 
     logs = made_up(np.random.default_rng(0), 8, 4, 0.1, 0.05)
     own = split(logs, 400)
     groups = np.repeat(np.arange(8), 4)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a component below 0.01 is taken for one at the boundary
+        warnings.simplefilter("ignore")  # statsmodels reports a component below 0.01 as on the boundary
         theirs = MixedLM(logs.ravel(), np.ones((32, 1)), groups).fit(reml=True)
     assert own.mean == pytest.approx(float(theirs.fe_params[0]))
     assert own.training == pytest.approx(float(theirs.cov_re[0, 0]), rel=1e-4)
@@ -72,8 +72,8 @@ def test_components_are_unbiased_and_the_interval_holds_the_sd() -> None:
     assert 0.93 <= np.mean([own.low <= truth <= own.high for own in splits]) <= 0.98
 
 
-def test_a_variance_below_zero_counts_as_none_and_is_said() -> None:
-    """Rows of equal means leave nothing between them."""
+def test_a_negative_variance_counts_as_zero_with_a_note() -> None:
+    """Rows with equal means leave no variance between them."""
     own = split(np.array([[0.1, -0.1], [0.1, -0.1], [-0.1, 0.1]]), 400)
     assert own.below_zero
     assert (own.training, own.sampling, own.share) == (0, pytest.approx(0.02), 1)
@@ -97,13 +97,13 @@ def test_the_law_is_found_again() -> None:
         assert beyond.sampling == pytest.approx(2 * (scale / 3200 + rest)), "it goes on from the last"
 
 
-def test_the_law_of_no_variance_is_none() -> None:
+def test_the_law_of_zero_variance_is_none() -> None:
     flat = law([Split(100, 0.0, 0.0, 0.0), Split(200, 0.0, 0.0, 0.0)])
     assert math.isnan(flat.slope)
     assert flat.beyond(Split(200, 0.0, 0.1, 0.0), 800).sampling == 0
 
 
-def test_what_arms_share_is_taken_off() -> None:
+def test_the_shared_variance_of_arms_is_subtracted() -> None:
     """Half of the noise's variance is common to both."""
     rng = np.random.default_rng(2)
     common = rng.normal(0, 0.1, (2000, 4))
@@ -197,7 +197,7 @@ def planned(base: RunConfig, seeds: int = 3, **study: Any) -> Plan:
 
 @pytest.fixture(scope="module")
 def trained_there(base: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Results with two arms of three seeds."""
+    """Results of two arms with three seeds."""
     results = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         leave_out_measurements(patch)
@@ -211,7 +211,7 @@ def trained_there(base: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def judged_there(base: RunConfig, trained_there: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, judged by two sampling seeds."""
+    """The same, judged with two sampling seeds."""
     results = tmp_path_factory.mktemp("judged") / "results"
     shutil.copytree(trained_there, results)
     with pytest.MonkeyPatch.context() as patch:
@@ -229,7 +229,7 @@ def plan(base: RunConfig, trained_there: Path, isolated: None, tmp_path: Path) -
 
 @pytest.fixture
 def design(base: RunConfig, judged_there: Path, isolated: None, tmp_path: Path) -> Resampling:
-    """The study with its finished runs, judged by two sampling seeds."""
+    """The study with its finished runs, judged with two sampling seeds."""
     shutil.copytree(judged_there, tmp_path / "results")
     return Resampling.of(planned(base), 2)
 
@@ -271,9 +271,7 @@ def test_each_value_is_that_of_an_evaluation_by_so_many(design: Resampling) -> N
     assert len(np.unique(values(design, "b", 20))) == 6
 
 
-def test_what_is_judged_is_not_judged_again_and_a_stop_loses_nothing(
-    plan: Plan, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_judged_twice_and_a_stop_loses_nothing(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = [0]
 
     def stop() -> bool:
@@ -291,7 +289,7 @@ def test_what_is_judged_is_not_judged_again_and_a_stop_loses_nothing(
     assert all(np.array_equal(values(Resampling.of(whole, 2), "b", n), kept[n]) for n in NUMBERS)
 
 
-def test_the_report_holds_what_the_values_say(design: Resampling, tmp_path: Path) -> None:
+def test_the_report_contains_the_results_of_the_values(design: Resampling, tmp_path: Path) -> None:
     report = found(design)
     files = {path.suffix: path for path in resampled_tables.write(report, tmp_path / "out", "harness variance toy")}
     about = json.loads(files[".json"].read_text())
@@ -317,7 +315,7 @@ def test_the_report_holds_what_the_values_say(design: Resampling, tmp_path: Path
     assert Image.open(files[".png"]).size[0] > 400
 
 
-def test_a_run_costs_what_its_files_say(design: Resampling) -> None:
+def test_the_cost_of_a_run_comes_from_its_files(design: Resampling) -> None:
     plan = design.plan
     runs = [plan.run("b", seed) for seed in plan.seeds]
     known = [run.evaluation(plan.protocol("b")) for run in runs]
@@ -336,7 +334,7 @@ def test_a_run_costs_what_its_files_say(design: Resampling) -> None:
 def test_arms_that_differ_already_are_not_in_the_sum(
     design: Resampling, monkeypatch: pytest.MonkeyPatch, factor: float, settled: list[str]
 ) -> None:
-    """Made-up values, of which those of b are so many times the baseline's, within a hundredth."""
+    """Invented values: those of b are a multiple of the baseline's, within a hundredth."""
     rng = np.random.default_rng(0)
 
     def made(own: Resampling, known: list[dict[str, Any]]) -> np.ndarray:
@@ -387,7 +385,7 @@ def test_fewer_than_two_seeds_are_refused(plan: Plan, base: RunConfig) -> None:
     assert refused(planned(override(base, {"train.steps": 5}))).startswith("toy-points: 0 of 3 seeds of a are finished")
 
 
-def test_what_no_samples_give_is_refused(plan: Plan, base: RunConfig) -> None:
+def test_values_that_no_samples_can_give_are_refused(plan: Plan, base: RunConfig) -> None:
     flow = planned(override(base, {"evaluate.metrics": ["straightness", "sliced_wasserstein"]}))
     assert refused(flow).startswith("toy-points: straightness measures the flow itself")
     assert refused(planned(base, nfe=8)) == (
@@ -397,7 +395,7 @@ def test_what_no_samples_give_is_refused(plan: Plan, base: RunConfig) -> None:
     assert refused(planned(base, arms=arms)).startswith("toy-points: no arm is left (b is not judged by")
 
 
-def test_arms_without_values_are_left_out_and_it_is_said(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arms_without_values_are_left_out_with_a_note(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     arms = {"a": {"weighting": "uniform"}, "b": {"weighting": "data_end"}, "c": {"weighting": "noise_end"}}
     plan = planned(plan.arms["a"], arms=arms)
     write_json(plan.run("c", 1).folder / "diverged.json", {"reason": "step 3"})
@@ -424,7 +422,7 @@ def test_values_without_a_log_are_left_out(design: Resampling, monkeypatch: pyte
 
 
 def test_samples_that_are_not_finite_are_noted(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of the first that are, are judged."""
+    """The finite ones among the first are judged."""
     design = Resampling.of(plan, 2)
     from harness.runs import judge as module
 
@@ -440,8 +438,8 @@ def test_samples_that_are_not_finite_are_noted(plan: Plan, monkeypatch: pytest.M
     assert np.isnan(values(design, "a", 40)).all()
 
 
-def test_the_table_of_a_frame_is_what_is_shown(design: Resampling) -> None:
-    """The cheapest of each row has a star, and rows end with all arms."""
+def test_the_table_of_a_frame_is_the_printed_one(design: Resampling) -> None:
+    """The cheapest of each row has a star, and the rows end with all arms."""
     report = found(design)
     _, costs_of = resampled_tables.grids(report)
     rows = pd.DataFrame(costs_of.rows, columns=costs_of.header).set_index("arm")

@@ -1,4 +1,4 @@
-"""What is committed about the studies hangs together: studies, tables, studies/README.md and the versions they name."""
+"""The committed files about studies agree: studies, tables, studies/README.md and their versions."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ README = studies_folder() / "README.md"
 
 
 def declared(variable: str) -> set[str]:
-    """The names of the files in studies/ that assign to it."""
+    """Return the names of the files in studies/ that assign to the variable."""
     return {path.stem for path in studies_folder().glob("*.py") if declared_in(path.stem, variable)}
 
 
 def study_of(name: str) -> Study:
-    """What a table compares: a study, or the end of a search."""
+    """Return what a table compares: a study, or the comparison after a search."""
     return load_search(name).comparison({WINNER: {}}) if name in declared("SEARCH") else load_study(name)
 
 
 def section(name: str) -> str:
-    """The part of studies/README.md about a table."""
+    """Return the part of studies/README.md about a table."""
     return README.read_text().partition(f"\n## {name}\n")[2].partition("\n## ")[0]
 
 
@@ -52,7 +52,7 @@ def test_every_percentage_of_the_summary_is_a_committed_difference() -> None:
 
 @pytest.mark.parametrize("path", sorted(TABLES.glob("*-digits.json")), ids=lambda path: path.stem)
 def test_committed_tables_hold_every_arm_and_seed_of_their_study(path: Path) -> None:
-    """A table of an earlier version holds what its study was then."""
+    """A table of an earlier version has the arms that its study had then."""
     study = study_of(path.stem.removesuffix("-digits"))
     _, arms = study.crossed()
     about = json.loads(path.read_text())
@@ -62,7 +62,7 @@ def test_committed_tables_hold_every_arm_and_seed_of_their_study(path: Path) -> 
     assert list(primary.arm) == list(about["runs"] if published.earlier(about) else arms)
     adaptive = {
         arm for arm, changes in arms.items() if changes.get("evaluate.nfe") == [0]
-    }  # judged at calls of their own
+    }  # judged at calls that their solver chose
     counts = {arm: len(runs) for arm, runs in about["runs"].items()}
     assert primary.set_index("arm").n.drop(list(adaptive)).to_dict() == {
         arm: count for arm, count in counts.items() if arm not in adaptive
@@ -74,7 +74,7 @@ def test_committed_tables_hold_every_arm_and_seed_of_their_study(path: Path) -> 
         assert set(counts.values()) <= set(study.looks)
 
 
-def test_every_arm_stands_once_with_its_difference_or_as_not_compared() -> None:
+def test_every_arm_is_listed_once_with_its_difference_or_as_not_compared() -> None:
     for table in TABLES.glob("*-*.csv"):
         if table.stem.endswith(("-trials", "-seeds")):
             continue
@@ -90,7 +90,7 @@ def test_every_arm_stands_once_with_its_difference_or_as_not_compared() -> None:
             assert found.count(f"`{row.arm}` ") == known, (table.stem, row.arm)
 
 
-def test_an_adaptive_solver_is_not_compared_and_the_reason_stands_there() -> None:
+def test_an_adaptive_solver_is_not_compared_and_the_reason_is_given() -> None:
     line = next(line for line in section("solver-digits").splitlines() if "dopri5 1e-2" in line)
     assert line.startswith("- not compared: ")
     assert "8" in line
@@ -125,7 +125,7 @@ AWAITED = {
     "batch", "interpolant", "interpolant_grid", "interpolant_nfe32", "path_weighting",
     "sequences",
 }  # fmt: skip
-"""Studies that have not been published yet."""
+"""Studies that are not yet published."""
 
 
 def test_every_study_has_its_table() -> None:

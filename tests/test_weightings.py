@@ -1,4 +1,4 @@
-"""Weights w(t): the papers' formulas, their clamps, and what they may and may not change."""
+"""Weights w(t): the papers' formulas, their clamps, and their allowed effects."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def fields(weighting: Weighting) -> set[str]:
     return {f.name for f in dataclasses.fields(weighting)}
 
 
-# the papers' formulas, written out
+# The papers' formulas, written out
 
 
 def linear(t: np.ndarray) -> np.ndarray:
@@ -98,7 +98,7 @@ FORMULAS: list[tuple[Weighting, Callable[[np.ndarray, np.ndarray], np.ndarray]]]
 ]
 
 
-def test_what_a_weighting_is_stated_for_is_told_where_it_is_listed() -> None:
+def test_the_list_names_the_error_that_a_weighting_is_stated_for() -> None:
     """`harness list` shows the first line of its docstring."""
     for weighting in WEIGHTINGS.values():
         stated = weighting.stated_for
@@ -106,7 +106,7 @@ def test_what_a_weighting_is_stated_for_is_told_where_it_is_listed() -> None:
         assert words in about(type(weighting)), weighting.name
 
 
-def test_every_member_is_held_here() -> None:
+def test_every_member_is_tested_here() -> None:
     own = {name for name in names("weighting") if find("weighting", name).__module__.startswith("harness.")}
     assert own == {weighting.name for weighting, _ in FORMULAS} | {"likelihood", "sigmoid"}
 
@@ -128,7 +128,7 @@ def test_likelihood_is_half_the_fall_of_log_snr(path: Interpolant) -> None:
 @every_path
 @pytest.mark.parametrize("bias", [2.0, -1.0])
 def test_sigmoid_is_a_density_over_log_snr(path: Interpolant, bias: float) -> None:
-    """w(t) dt = sigmoid(b - lambda) |d lambda|: over any times its sum is a difference of softplus, its integral."""
+    """w(t) dt = sigmoid(b - lambda) |d lambda|: its sum over any times is a difference of softplus, its integral."""
     t = torch.linspace(0.01, 0.99, 20_001, dtype=torch.float64)
     integral = torch.trapezoid(Sigmoid(bias=bias).weight(t, path), t).item()
     first, last = path.log_snr(t[[0, -1]]).numpy()
@@ -142,7 +142,7 @@ def test_likelihood_is_half_the_squared_diffusion_of_ddpm() -> None:
     torch.testing.assert_close(Likelihood().weight(t, DDPM()), expected)
 
 
-# what they are on another quantity's error
+# Weights converted to another error
 
 
 T = torch.linspace(0.02, 0.98, 97, dtype=torch.float64)
@@ -155,7 +155,7 @@ def test_snr_on_the_data_error_is_one_on_the_noise_error(path: Interpolant) -> N
 
 
 def test_edm_with_unit_data_is_one_on_v() -> None:
-    """SNR + 1 on the data's error (Salimans & Ho 2022, section 4)."""
+    """SNR + 1 on the data error (Salimans & Ho 2022, section 4)."""
     weight = EDM(sigma_data=1).weight(T, GVP()) * Velocity().factor(T, GVP(), "data").square()
     torch.testing.assert_close(weight, torch.full_like(T, (2 / math.pi) ** 2))
 
@@ -164,7 +164,7 @@ def test_edm_with_unit_data_is_one_on_v() -> None:
 @pytest.mark.parametrize("sigma_data", [0.5, 1.3])
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
 def test_edms_weight_is_one_on_edms_output(path: Interpolant, sigma_data: float, std: float) -> None:
-    """lambda c_out^2 = 1 (Karras et al. 2022, table 1), whatever the noise's standard deviation."""
+    """lambda c_out^2 = 1 (Karras et al. 2022, table 1), for any standard deviation of the noise."""
     factor = build("prediction", {"name": "edm", "sigma_data": sigma_data}).factor(
         T, path, "data", torch.tensor(std**2, dtype=torch.float64)
     )
@@ -172,7 +172,7 @@ def test_edms_weight_is_one_on_edms_output(path: Interpolant, sigma_data: float,
     torch.testing.assert_close(weight * factor.square(), torch.ones_like(T))
 
 
-# both ends
+# Both ends
 
 
 @every_weighting
@@ -236,16 +236,16 @@ def test_a_clamp_stays_near_its_end(weighting: Weighting, end: str) -> None:
 
 
 def fine_times(number: int) -> tuple[Tensor, Tensor]:
-    """Times that lie densest at both ends, and by how much: the mean over them of f times the second integrates f."""
+    """Return times that are densest at both ends, and their weights: the mean of f times the weights integrates f."""
     s = (torch.arange(number, dtype=torch.float64) + 0.5) / number
     return s**3 * (10 - 15 * s + 6 * s**2), 30 * (s * (1 - s)) ** 2
 
 
-# what weights may and may not change
+# The allowed effects of weights
 
 
 def linear_model_gradients(path: Interpolant, t: Tensor) -> Tensor:
-    """Gradient [n, 3] at time t [n] of the error of v = a x + b t + c on eight fixed pairs."""
+    """Return the gradient [n, 3] at time t [n] of the error of v = a x + b t + c on eight fixed pairs."""
     pairs = torch.randn(2, 1, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     x0, x1 = pairs.expand(2, len(t), 8)
     xt = path.interpolate(x0, x1, t)
@@ -258,7 +258,8 @@ def linear_model_gradients(path: Interpolant, t: Tensor) -> Tensor:
 @pytest.mark.parametrize("sampler", [Power(p=2), LogitNormal(), CosMap()], ids=lambda sampler: sampler.name)
 def test_a_weight_and_a_density_are_interchangeable(path: Interpolant, sampler: TimeSampler) -> None:
     """(w, p) and (w p, uniform) have the same expected gradient: over quantiles of p, and over a grid of times, both
-    fine at the ends."""
+    fine at the ends.
+    """
     grid, density = fine_times(16_384)
     t = sampler.quantile(grid, path)
     gradients = linear_model_gradients(path, t)
@@ -271,8 +272,9 @@ def test_a_weight_and_a_density_are_interchangeable(path: Interpolant, sampler: 
 
 @every_path
 def test_no_weight_moves_a_minimum_that_the_model_can_reach(path: Interpolant) -> None:
-    """Data N(0, 1/4): the best field is k(t) x. Weighted least squares over k(t) x, x, t and 1 finds it, whatever the
-    weight."""
+    """Data N(0, 1/4): the best field is k(t) x. Weighted least squares over k(t) x, x, t and 1 finds it with any
+    weight.
+    """
     z = torch.randn(32, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     q = torch.linalg.qr(z - z.mean(0)).Q * 32**0.5  # exact moments
     t = torch.linspace(0.02, 0.98, 49, dtype=torch.float64)

@@ -28,7 +28,7 @@ def plan(tiny: RunConfig) -> Plan:
 
 
 def states(board: Board) -> Counter[tuple[str, int, str]]:
-    """How many trials of each arm, seed and state the journal knows."""
+    """Count the trials in the journal by arm, seed and state."""
     return Counter((t.user_attrs["arm"], t.user_attrs["seed"], t.state.name) for t in board.study.get_trials())
 
 
@@ -43,24 +43,24 @@ def key(trial: Any) -> tuple[str, int]:
 
 
 def failures(board: Board) -> dict[tuple[str, int], str]:
-    """{(arm, seed): why} of the trials that ended without a value."""
+    """Return {(arm, seed): reason} of the trials that ended without a value."""
     return {key(trial): trial.user_attrs["reason"] for trial in board.settled() if trial.state == TrialState.FAIL}
 
 
 def fail(board: Board, trial: Any) -> None:
-    """As a worker does whose training diverges."""
+    """Fail as a worker does whose training diverges."""
     write_json(board.plan.run(*key(trial)).folder / "diverged.json", {"reason": "it diverged"})
     board.tell_failure(trial, "it diverged")
 
 
-def test_a_process_that_a_worker_starts_begins_no_work_of_its_own() -> None:
-    """It imports the worker's main module where `multiprocessing` spawns it."""
+def test_a_process_that_a_worker_starts_takes_no_trial() -> None:
+    """`multiprocessing` imports the worker's main module where it spawns the process."""
     before = signal.getsignal(signal.SIGTERM)
     importlib.import_module("harness.ablation.execute.__main__")
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_each_trial_is_put_in_once(plan: Plan) -> None:
+def test_each_trial_is_queued_once(plan: Plan) -> None:
     boards = Board(plan), Board(plan)
     for board in (*boards, *boards):
         board.refill()
@@ -78,10 +78,10 @@ def test_trials_come_in_the_order_of_the_plan_and_one_to_a_worker(plan: Plan) ->
 
 
 @pytest.mark.parametrize("refills", [1, 3])
-def test_the_trial_of_a_dead_worker_is_put_in_again_once(plan: Plan, refills: int) -> None:
+def test_the_trial_of_a_dead_worker_is_queued_again_once(plan: Plan, refills: int) -> None:
     board = Board(plan)
     trial, lease = take(board)
-    lease.close()  # what the kernel does at a worker's death
+    lease.close()  # the kernel does this at a worker's death
     for _ in range(refills):
         Board(plan).refill()
     assert states(board) == Counter({(*key(trial), "FAIL"): 1} | {(arm, seed, "WAITING"): 1 for arm, seed in ALL})
@@ -115,14 +115,14 @@ def test_a_line_torn_by_a_kill_costs_nothing(plan: Plan) -> None:
         assert states(Board(plan))[*key(trial), "RUNNING"] == 1
 
 
-def test_a_journal_that_is_none_is_said(plan: Plan) -> None:
+def test_a_file_that_is_not_a_journal_is_reported(plan: Plan) -> None:
     plan.folder.mkdir(parents=True)
     (plan.folder / "journal.log").write_text("what is this\nthis is not a journal\n")
     with pytest.raises(UserError, match=r"journal\.log: Optuna cannot use it .* Remove it"):
         Board(plan)
 
 
-def test_a_trial_that_failed_for_a_reason_is_not_tried_again(plan: Plan) -> None:
+def test_a_trial_that_failed_for_a_reason_is_not_repeated(plan: Plan) -> None:
     board = Board(plan)
     trial, lease = take(board)
     with lease:
@@ -137,8 +137,9 @@ def test_a_trial_that_failed_for_a_reason_is_not_tried_again(plan: Plan) -> None
 
 @pytest.mark.parametrize("failed", [True, False])
 def test_a_trial_whose_run_is_gone_is_put_in_again(plan: Plan, score: Any, failed: bool) -> None:
-    """By hand, or because the code now names it otherwise: the run directory is the truth, whatever the journal
-    says."""
+    """Removed by hand, or named differently by newer code: the run directory is the truth, whatever the journal
+    contains.
+    """
     board = Board(plan)
     trial, lease = take(board)
     run = plan.run(*key(trial))
@@ -179,7 +180,7 @@ def test_a_plan_is_finished_when_every_trial_has_ended(
     assert {t.user_attrs["run"] for t in told} == {plan.run(*k).name for k in ALL - {("a", 0)}}
 
 
-def test_a_changed_plan_begins_its_own_board(plan: Plan, tiny: RunConfig) -> None:
+def test_a_changed_plan_starts_a_new_board(plan: Plan, tiny: RunConfig) -> None:
     board = Board(plan)
     board.refill()
     study = Study(

@@ -1,4 +1,4 @@
-"""Whatever becomes of the output, a command's files are whole before anything is printed about them."""
+"""A command's files are complete before anything about them is printed, whatever happens to the output."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from harness.runs.judge import judge_of
 
 
 class Refusing(io.StringIO):
-    """Takes nothing."""
+    """An output that accepts nothing."""
 
     def write(self, text: str) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def refused(*command: str) -> bool:
-    """Whether a command ends as it should when its output is refused."""
+    """Whether a command ends as it should when its output fails."""
     with contextlib.redirect_stdout(Refusing()):
         return main(command) == 2
 
 
 def test_pictures(tmp_path: Path, tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a formulation, of a study's arms, of data and of a lineage."""
+    """Pictures of a formulation, of a study's arms, of data and of a lineage."""
     run = Run.of(tiny)
     write_json(run.folder / "config.json", to_dict(tiny))
     monkeypatch.setattr("harness.runs.lineage.lineage", lambda run: [SimpleNamespace(title="[/b]", facts=[], place="")])
@@ -53,7 +53,7 @@ def test_pictures(tmp_path: Path, tiny: RunConfig, monkeypatch: pytest.MonkeyPat
 
 
 def test_reports(tiny: RunConfig, score: Any, tmp_path: Path) -> None:
-    """What else belongs to one too."""
+    """The files of reports."""
     arms: dict[str, dict[str, Any]] = {"a": {}, "b [/b]": {"weighting": "data_end"}}
     study = Study(name="toy", question="Which?", baseline="a", arms=arms, nfe=2, smallest_difference=0.05, looks=(3,))
     plan = Plan.of(study, "digits", tiny, {}, 2, [])

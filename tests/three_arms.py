@@ -1,4 +1,4 @@
-"""A study of three arms with looks at 3, 5 and 8 seeds, and values for its trials in the place of training."""
+"""A study of three arms with looks at 3, 5 and 8 seeds, and invented values instead of trainings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def planned(
 
 
 def measure(plan: Plan, score: Callable[..., None]) -> None:
-    """Values for the trials of a plan that have not ended: b far better than a, c near it and noisy."""
+    """Write values for the open trials of a plan: b is much better than a; c is near a and noisy."""
     for arm, seed in plan.unfinished():
         off = 1 + (0.1 if seed % 2 else -0.1) * (arm == "c") + 0.001 * (arm == "b") * seed
         score(plan.run(arm, seed), plan.protocol(arm), {1: 20.0, 2: LEVELS[arm] * off})

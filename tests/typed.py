@@ -1,9 +1,9 @@
-"""What a test knows of a value's type and the annotations leave open."""
+"""Types that a test knows but the annotations leave open."""
 
 from torch import Tensor
 
 
 def tensor(value: object) -> Tensor:
-    """A tensor, where samples may also be fetched, and classes and gradients may be absent."""
+    """Return a value that must be a tensor: the annotation also allows fetched samples, or None."""
     assert isinstance(value, Tensor)
     return value

@@ -1,6 +1,6 @@
-"""Commands as whole processes that need not import anything: a process that has it all forks for each.
+"""Commands as separate processes without the time of imports: a process with all imports forks for each command.
 
-Their workers are forks of theirs. Elsewhere the tests start each of them as a user does, by `python -m`.
+The workers of a command are forks of it. Other tests start commands as a user does, with `python -m`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ IMPORTED = [
     "harness.ablation.execute.worker", "harness.ablation.report.figures", "harness.cli.ablate", "harness.cli.reflow",
     "harness.cli.tune", "harness.runs.explain",
 ]  # fmt: skip
-"""What a command or a worker imports sooner or later: some 15 seconds."""
+"""The imports of commands and workers: about 15 seconds."""
 
 
 class Forked:
-    """A worker by fork; of `subprocess.Popen`, what a launcher asks for."""
+    """A forked worker with the part of the interface of `subprocess.Popen` that a launcher uses."""
 
     def __init__(self, command: Sequence[str], stdin: int, stdout: IO[bytes], stderr: int, env: dict[str, str]):
         self.returncode: int | None = None
@@ -35,14 +35,14 @@ class Forked:
             _work(command[-2:], stdout, env)
 
     def poll(self) -> int | None:
-        """The exit code, as soon as there is one."""
+        """Return the exit code, or None before the end."""
         if self.returncode is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             self.returncode = os.waitstatus_to_exitcode(status) if pid else None
         return self.returncode
 
     def wait(self, timeout: float = 60) -> None:
-        """Wait for the end, seconds at most."""
+        """Wait for the end, for at most `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while self.poll() is None:
             if time.monotonic() > deadline:
@@ -69,7 +69,7 @@ def _work(arguments: Sequence[str], said: IO[bytes], environment: dict[str, str]
     os.dup2(said.fileno(), 1)
     os.dup2(said.fileno(), 2)
     os.environ.update(environment)
-    torch.set_num_threads(1)  # a fork has none of the other threads
+    torch.set_num_threads(1)  # a fork does not have the other threads
     sys.argv = ["worker", *arguments]
     leave(guarded(worker.main))
 
@@ -92,7 +92,7 @@ def _command(arguments: Sequence[str], results: Path, said: Path) -> None:
 
 
 def start(arguments: Sequence[str], results: Path, said: Path) -> ForkServerProcess:
-    """Start `harness ARGUMENTS` in a process group of its own; what it says is written to `said`."""
+    """Start `harness ARGUMENTS` in a separate process group; its output is written to `said`."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTED)
     process = context.Process(target=_command, args=(arguments, results, said))

@@ -1,4 +1,4 @@
-"""What the fuzz trains: two steps of tiny networks on every kind of data that needs no file."""
+"""The scales of the fuzz: two steps of tiny networks on every kind of data that needs no file."""
 
 from harness.components.backbones.mlp import MLP
 from harness.components.backbones.transformer import Transformer
