@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ SMALL: dict[str, tuple[Any, tuple[int, ...]]] = {
     "unet": (UNet(channels=8, groups=4, attention=(4,), head_channels=8), (3, 8, 4)),
     "unet-deep": (UNet(channels=8, multipliers=(1, 3, 2), blocks=2, groups=4, conditioning="add"), (1, 8, 12)),
     "unet-flat": (UNet(channels=10, multipliers=(1,), groups=5), (2, 5, 7)),
+    "unet-residual": (UNet(channels=8, multipliers=(1, 2, 2), groups=4, resample="residual"), (2, 8, 12)),
     "dit": (DiT(width=8, depth=2, heads=2, patch=2), (3, 8, 4)),
     "transformer": (Transformer(width=8, depth=2, heads=2), (6, 3)),
     "transformer-add": (Transformer(width=8, depth=2, heads=2, conditioning="add"), (6, 3)),
@@ -120,12 +121,31 @@ def test_dits_have_as_many_parameters_as_the_papers(preset: str) -> None:
     assert width / config.heads == (72 if preset.startswith("XL") else 64)
 
 
+def test_lipmans_unet_has_as_many_parameters_as_torchcfms_with_adms_blocks() -> None:
+    with torch.device("meta"):
+        ours = build("backbone", {"name": "unet", "preset": "adm-256"}).build((3, 32, 32))
+        theirs = UNetModelWrapper(
+            dim=(3, 32, 32),
+            num_res_blocks=2,
+            num_channels=256,
+            channel_mult=[1, 2, 2, 2],
+            num_head_channels=64,
+            attention_resolutions="16",
+            use_scale_shift_norm=True,
+            resblock_updown=True,
+        )
+    assert count(ours) == count(theirs) == 171_268_099
+    assert {m.p for m in ours.modules() if isinstance(m, nn.Dropout)} == {0}
+    assert {m.heads for m in ours.modules() if hasattr(m, "heads")} == {8}
+
+
 @pytest.mark.parametrize(
     ("name", "preset", "shape"),
     [
         ("unet", "digits", (1, 8, 8)),
         ("unet", "fashion", (1, 28, 28)),
         ("unet", "torchcfm-cifar10", (3, 32, 32)),
+        ("unet", "adm-256", (3, 32, 32)),
         ("dit", "digits", (1, 8, 8)),
     ],
 )
@@ -167,9 +187,16 @@ def copy_in_order(theirs: nn.Module, ours: nn.Module, heads_first: bool) -> None
 
 
 @pytest.mark.parametrize("heads_first", [True, False])
+@pytest.mark.parametrize("resample", ["convolution", "residual"])
 @pytest.mark.parametrize("conditioning", ["add", "film"])
-def test_the_unet_computes_what_torchcfms_does(conditioning: str, heads_first: bool) -> None:
-    """Three levels with attention in the second, of four heads; their first class is our class of none."""
+def test_the_unet_computes_what_torchcfms_does(
+    conditioning: str, resample: str, heads_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three levels with attention in the second, of four heads; their first class is our class of none.
+
+    In float64: torchcfm's casts to float32 do nothing here.
+    """
+    monkeypatch.setattr(Tensor, "float", lambda tensor: tensor)
     ours = UNet(
         channels=64,
         multipliers=(1, 2, 1),
@@ -179,6 +206,7 @@ def test_the_unet_computes_what_torchcfms_does(conditioning: str, heads_first: b
         conditioning=conditioning,  # type: ignore[arg-type]
         groups=32,
         time_embedding=TheirEmbedding(),
+        resample=resample,  # type: ignore[arg-type]
     ).build((3, 8, 12), 3)
     theirs = shaken(
         UNetModel(
@@ -193,15 +221,17 @@ def test_the_unet_computes_what_torchcfms_does(conditioning: str, heads_first: b
             num_head_channels=32,
             use_scale_shift_norm=conditioning == "film",
             use_new_attention_order=not heads_first,
+            resblock_updown=resample == "residual",
         ),
         std=0.03,
-    )
-    copy_in_order(theirs, ours, heads_first)
-    x, t = batch(3, 8, 12)
+    ).double()
+    theirs.dtype = torch.float64
+    copy_in_order(theirs, ours.double(), heads_first)
+    x, t = batch(3, 8, 12, dtype=torch.float64)
     output = ours(x, t, torch.tensor([2, -1, 0]))
     expected = theirs(t, x, torch.tensor([3, 0, 1]))
     assert expected.std() > 0.3
-    torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(output, expected, rtol=1e-11, atol=1e-11)
 
 
 # Equations written out
@@ -291,16 +321,41 @@ def group_norm(x: Tensor, groups: int, weights: Weights, layer: str) -> Tensor:
     return normal * weights[f"{layer}.weight"][:, None, None] + weights[f"{layer}.bias"][:, None, None]
 
 
+def averaged(x: Tensor) -> Tensor:
+    """The mean of each square of 2x2 pixels."""
+    return (x[..., ::2, ::2] + x[..., 1::2, ::2] + x[..., ::2, 1::2] + x[..., 1::2, 1::2]) / 4
+
+
+def repeated(x: Tensor) -> Tensor:
+    """Each pixel as a square of 2x2."""
+    return x.repeat_interleave(2, -1).repeat_interleave(2, -2)
+
+
+def as_it_is(x: Tensor) -> Tensor:
+    return x
+
+
+Resampling = tuple[nn.Module | None, Callable[[Tensor], Tensor]]
+
+
 @pytest.mark.parametrize("conditioning", ["film", "add"])
 @pytest.mark.parametrize("outer", [8, 12])
-def test_a_residual_block_is_norm_convolution_condition_norm_convolution(conditioning: Any, outer: int) -> None:
-    module = shaken(
-        ResidualBlock(8, outer, 6, UNet(channels=8, groups=4, conditioning=conditioning), 0), std=0.3
-    ).double()
-    x = batch(8, 5, 3, dtype=torch.float64)[0]
+@pytest.mark.parametrize(
+    "resampling",
+    [(None, as_it_is), (nn.AvgPool2d(2), averaged), (nn.Upsample(scale_factor=2), repeated)],
+    ids=["kept", "halved", "doubled"],
+)
+def test_a_residual_block_is_norm_convolution_condition_norm_convolution(
+    conditioning: Any, outer: int, resampling: Resampling
+) -> None:
+    """Both the first activations and the shortcut are resampled, if any."""
+    layer, resampled = resampling
+    config = UNet(channels=8, groups=4, conditioning=conditioning)
+    module = shaken(ResidualBlock(8, outer, 6, config, 0, layer), std=0.3).double()
+    x = batch(8, 6, 4, dtype=torch.float64)[0]
     condition = batch(6, dtype=torch.float64)[0]
     w = module.state_dict()
-    h = F.conv2d(silu(group_norm(x, 4, w, "norm1")), w["conv1.weight"], w["conv1.bias"], padding=1)
+    h = F.conv2d(resampled(silu(group_norm(x, 4, w, "norm1"))), w["conv1.weight"], w["conv1.bias"], padding=1)
     told = affine(condition, w, "condition")[..., None, None]
     if conditioning == "film":
         scale = told[:, :outer]
@@ -308,7 +363,9 @@ def test_a_residual_block_is_norm_convolution_condition_norm_convolution(conditi
         h = group_norm(h, 4, w, "norm2") * (1 + scale) + shift
     else:
         h = group_norm(h + told, 4, w, "norm2")
-    shortcut = x if outer == 8 else F.conv2d(x, w["shortcut.weight"], w["shortcut.bias"])
+    shortcut = resampled(x)
+    if outer != 8:
+        shortcut = F.conv2d(shortcut, w["shortcut.weight"], w["shortcut.bias"])
     expected = shortcut + F.conv2d(silu(h), w["conv2.weight"], w["conv2.bias"], padding=1)
     torch.testing.assert_close(module(x, condition), expected, rtol=1e-10, atol=1e-10)
 
@@ -429,6 +486,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "groups": 2,
         "dropout": 0.5,
         "time_embedding": Sinusoidal(scale=500),
+        "resample": "residual",
     },
     "dit": {"width": 12, "depth": 3, "heads": 1, "patch": 4, "time_embedding": Fourier()},
     "transformer": {"width": 12, "depth": 3, "heads": 1, "conditioning": "add", "time_embedding": Learned()},
@@ -526,6 +584,20 @@ def test_attention_ends_the_blocks_of_the_levels_with_its_heights_and_the_first_
 def test_a_level_has_as_many_heads_as_fit() -> None:
     config = UNet(channels=32, multipliers=(1, 2, 4), attention=(8,), head_channels=64)
     assert [config.heads(width) for width in (32, 64, 128)] == [1, 1, 2]
+
+
+def test_residual_resampling_lies_between_levels_without_attention() -> None:
+    """Down before each level but the first, up before each but the last; the width stays."""
+    config = UNet(channels=8, multipliers=(1, 2, 3), groups=4, attention=(16, 8, 4), resample="residual")
+    network: Any = config.build((1, 16, 8))
+    between = {
+        side: [(i, block.conv1) for i, block in enumerate(getattr(network, side)) if block.resample is not None]
+        for side in ("down", "middle", "up")
+    }
+    shapes = {side: [(i, conv.in_channels, conv.out_channels) for i, conv in found] for side, found in between.items()}
+    assert shapes == {"down": [(1, 8, 8), (3, 16, 16)], "middle": [], "up": [(2, 24, 24), (5, 16, 16)]}
+    for side, found in between.items():
+        assert all(isinstance(getattr(network, side)[i].attention, nn.Identity) for i, _ in found)
 
 
 # DiT
@@ -803,6 +875,7 @@ def test_data_that_does_not_fit_is_told(spec: dict[str, Any], shape: tuple[int, 
         ),
         ({"name": "unet", "conditioning": "flim"}, "conditioning: 'flim' is not a choice. Did you mean 'film'"),
         ({"name": "unet", "dropout": 1}, r"dropout: 1.0 is outside \[0, 1\)"),
+        ({"name": "unet", "multipliers": [1], "resample": "residual"}, "resample: one level is never resampled"),
         ({"name": "mlp", "dropout": 1}, r"dropout: 1.0 is outside \[0, 1\)"),
         ({"name": "dit", "width": 64, "heads": 6}, r"width: 64 is not a multiple of heads \(6\) and of 4"),
         ({"name": "dit", "width": 66, "heads": 6}, r"width: 66 is not a multiple of heads \(6\) and of 4"),
