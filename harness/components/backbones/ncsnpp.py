@@ -29,12 +29,13 @@ _SQRT_HALF = math.sqrt(0.5)
 class NCSNpp(Backbone, name="ncsnpp"):
     """DDPM++ and NCSN++, U-Nets for images [C, H, W], conditioned on time and class.
 
-    Residual blocks of BigGAN's kind, also between levels; every sum with a skip connection is divided by sqrt(2). The
-    published NCSN++ also divides its output by sigma. Here that is the prediction's part.
+    Residual blocks of BigGAN's kind, also between levels; every sum with a skip connection is divided by sqrt(2).
+    NCSN++ also divides its output by sigma; here that belongs to the prediction, not to the network.
     """
 
     source: ClassVar[str] = "Song et al. 2021, appendix H"
     presets: ClassVar[Presets] = {
+        # The paper's code scales t by 999. Liu et al. 2023 train this network with dropout 0.15.
         "ddpmpp-cifar10": {**_CIFAR10, "time_embedding": Sinusoidal(scale=999)},
         # The paper embeds log sigma at 16 cycles per unit. On its path, `ve`, log sigma = log 0.01 + t log 5000: the
         # same waves of t, but for a phase that the next linear layer absorbs.
@@ -128,9 +129,11 @@ class NCSNppModule(Network):
     def _initialise(self) -> None:
         for layer in self.modules():
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
-                nn.init.xavier_uniform_(layer.weight)
-                nn.init.zeros_(layer.bias)
-        nn.init.zeros_(self.head[-1].weight)
+                weight, bias = layer.parameters()
+                nn.init.xavier_uniform_(weight)
+                nn.init.zeros_(bias)
+        for parameter in self.head[-1].parameters():
+            nn.init.zeros_(parameter)
         for layer in self.modules():
             if isinstance(layer, ResidualBlock):
                 nn.init.zeros_(layer.conv2.weight)
