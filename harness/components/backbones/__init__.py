@@ -2,5 +2,6 @@
 
 from harness.components.backbones import dit as dit
 from harness.components.backbones import mlp as mlp
+from harness.components.backbones import ncsnpp as ncsnpp
 from harness.components.backbones import transformer as transformer
 from harness.components.backbones import unet as unet
