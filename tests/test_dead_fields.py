@@ -261,6 +261,7 @@ CASES: dict[tuple[str, str, str], list[Case]] = {
     ("metric", "sliced_wasserstein", "projections"): score(50),
     ("metric", "c2st", "trees"): score(20, trees=2),
     ("metric", "fid_infinity", "blocks"): score(12),
+    ("metric", "lowest_fid", "sets"): score(4),
     ("metric", "isc", "splits"): score(3),
     ("metric", "*", "samples"): flow(40, samples=20),
     ("metric", "*", "steps"): flow(16, steps=4),

@@ -120,6 +120,25 @@ def test_more_samples_start_with_the_same_ones_and_depend_on_the_sampling_seed(t
     assert again.config.protocol().digest != tiny_run.config.protocol().digest
 
 
+def test_samples_start_from_the_noise_of_the_evaluation(tiny_run: Run) -> None:
+    """What this noise learns, it learns from the data of the run; the protocol names it."""
+    trained = restore(tiny_run)
+    config = override(tiny_run.config, {"evaluate.noise": "matched"})
+    usual, matched = (
+        torch.cat([batch.noise for batch in samples(Run(each, tiny_run.folder), trained, 2, 64)])
+        for each in (tiny_run.config, config)
+    )
+    torch.testing.assert_close(matched, usual * tiny_run.data.some().double().std().float())
+    assert config.protocol().noise == {"name": "matched", "per_feature": False}
+    assert Run.of(config).name == tiny_run.name
+
+
+def test_a_noise_of_the_evaluation_that_the_data_do_not_fit_is_refused(tiny: RunConfig) -> None:
+    other = {"name": "population", "dataset": {"name": "moons", "number": 64}}
+    with pytest.raises(ConfigError, match=r"^evaluate\.noise\.dataset: its samples have shape \[2\], but the data"):
+        override(tiny, {"evaluate.noise": other}).protocol()
+
+
 def planned(tiny: RunConfig) -> Plan:
     arms = {"a": {"weighting": "uniform"}, "b": {"weighting": "data_end"}}
     study = Study(name="toy", question="Which?", baseline="a", arms=arms, nfe=2, looks=(4,), expected_nfe={"b": (1, 2)})
