@@ -171,15 +171,15 @@ def test_remarks_name_what_was_guessed_and_what_failed(plan: Plan, monkeypatch: 
     outlook = Outlook(plan, 2, NONE, parts(plan))
     lines = remarks(outlook, Placement(2, 1), found)
     assert "b: its small trial gave no times: training diverged." in lines
-    assert not any("guess" in line or "disk" in line.partition(",")[0] for line in lines[1:])
+    assert not any("linear growth" in line or "disk" in line.partition(",")[0] for line in lines[1:])
     many = {arm: override(config, {"evaluate.num_samples": 501}) for arm, config in plan.arms.items()}
     large = dataclasses.replace(outlook, plan=dataclasses.replace(plan, arms=many))
-    (line,) = (line for line in remarks(large, Placement(2, 1), found) if "guess" in line)
+    (line,) = (line for line in remarks(large, Placement(2, 1), found) if "linear growth" in line)
     assert line.startswith("The metrics of a were timed on fewer samples than the study takes.")
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 351e6}))
     (line,) = (line for line in remarks(outlook, Placement(2, 1), found) if line.startswith("warning"))
     assert line.startswith("warning: the study needs 352 MB, but the disk of ")
-    assert line.endswith("where 351 MB are free.")
+    assert line.endswith(" has only 351 MB free.")
 
 
 def test_an_arm_that_wastes_its_batches_is_warned_of(plan: Plan) -> None:
