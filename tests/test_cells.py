@@ -672,5 +672,5 @@ def test_changed_cells_are_not_sampled_from_with_old_statistics(
     said = rf"^{run.name}: the data's \w+ is not what it was trained with\. Bring the same data back, or train again\.$"
     with pytest.raises(UserError, match=said):
         restore(run)
-    with pytest.raises(UserError, match=rf"{run.name}: the data are not those that it was trained on"):
+    with pytest.raises(UserError, match=rf"{run.name}: it was trained on other data"):
         Run.open(run.name)

@@ -377,9 +377,9 @@ def untrained(tiny: RunConfig) -> Callable[..., str]:
     [
         (
             "--set train.steps=5",
-            "train.steps: a finished run cannot be changed in that. Change evaluate.*, or train another run.",
+            "train.steps: cannot be changed after training. Change evaluate.*, or train another run.",
         ),
-        ("--set seed=5", "seed: a finished run cannot be changed in that."),
+        ("--set seed=5", "seed: cannot be changed after training."),
         ("--seed -1", f"seed: -1 is outside [0, {2**128 - 1}]. Choose a value inside."),
         ("--label 3", "was trained without classes. Leave it out, or train with objective.label_dropout=0.1."),
         ("--label nosuch", "was trained without classes."),

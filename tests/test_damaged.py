@@ -102,7 +102,7 @@ def test_the_advice_for_a_damaged_config_is_true(tiny: RunConfig) -> None:
         one_line(rf"^{place}: .* {re.escape(WRITTEN_AGAIN)}$", lambda: Run.find(run.name))
         assert not run.described
         run.describe(said.append)
-        assert said.pop() == f"{place}: is damaged, and written again."
+        assert said.pop() == f"{place}: is damaged; it is written again."
         place.unlink()
         run.describe(said.append)
         assert (place.read_bytes(), said) == (intact, [])

@@ -141,7 +141,7 @@ def test_how_it_is_judged_does_not_name_it(small: RunConfig) -> None:
     ("changes", "message"),
     [
         ({"reflow.solver": "euler_maruyama"},
-         r"reflow\.solver: euler_maruyama draws noise on its way, .*\. Choose heun\."),
+         r"reflow\.solver: euler_maruyama adds noise while it samples, .*\. Choose heun\."),
         ({"reflow.nfe": 5}, r"reflow\.nfe: heun spends 2 calls a step and cannot spend 5\. Use 4\."),
         ({"reflow.guidance.scale": 2}, r"reflow\.guidance: the teacher is told no classes\. .*"),
         ({"reflow.average": {"name": "ema", "decay": 0.5}}, r"reflow\.average\.decay: training keeps .*"),
