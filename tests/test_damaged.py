@@ -131,7 +131,7 @@ def test_a_damaged_tracking_file_stops_nobody(
     assert [call.args[1] for call in record.call_args_list] == [local / "last" / "tracking" / "x.json"] * 2
     said = capsys.readouterr().err.splitlines()
     assert len(said) == len(contents) + 1
-    assert all(line.endswith("It is passed over; remove it to be told no more.") for line in said)
+    assert all(line.endswith("It is skipped; remove it to stop this message.") for line in said)
 
 
 def test_what_can_be_passed_over_is_said_once(tiny: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,7 +73,7 @@ def test_no_more_samples_are_refused_where_they_are_asked_for(tiny: RunConfig) -
 def test_more_samples_where_nothing_is_judged_are_refused(tiny: RunConfig) -> None:
     config = override(tiny, {"evaluate.more_samples": [{"nfe": 16, "num_samples": 128}]})
     with pytest.raises(
-        ConfigError, match=r"^evaluate\.more_samples\[0\]\.nfe: nothing is judged at NFE 16\. .*: 1, 2\.$"
+        ConfigError, match=r"^evaluate\.more_samples\[0\]\.nfe: no run is judged at NFE 16\. .*: 1, 2\.$"
     ):
         refuse_idle({"evaluate.more_samples": ""}, [config])
     refuse_idle({"train.steps": 1}, [config])

@@ -151,15 +151,15 @@ def test_how_it_is_judged_does_not_name_it(small: RunConfig) -> None:
          r"evaluate\.metrics\[0\]: the best field is known only for independent pairs .*"),
         ({"reflow.rounds": 0, "reflow.teacher": "base"},
          r"reflow\.teacher: without rounds or distil nothing is learned from it\. .*"),
-        ({"reflow.teacher": "base", "dataset": "eight_gaussians"}, r"dataset: the teacher's is another, .*"),
-        ({"reflow.teacher": "base", "noise": "laplace"}, r"noise: the teacher's is another, .*"),
+        ({"reflow.teacher": "base", "dataset": "eight_gaussians"}, r"dataset: must be the teacher's: .*"),
+        ({"reflow.teacher": "base", "noise": "laplace"}, r"noise: must be the teacher's: .*"),
         ({"reflow.teacher": "base", "coupling": "exact_ot"},
-         r"coupling: the teacher's is another, and its pairs replace it\. .*"),
-        ({"reflow.teacher": "base", "interpolant": "gvp"}, r"interpolant: the teacher's is another, .*"),
+         r"coupling: must be the teacher's: the pairs replace it\. .*"),
+        ({"reflow.teacher": "base", "interpolant": "gvp"}, r"interpolant: must be the teacher's: .*"),
         ({"reflow.teacher": "base", "objective.label_dropout": 0.1},
          r"objective\.label_dropout: the teacher knows no classes, .*"),
         ({"reflow.distil": True},
-         r"evaluate\.nfe: a distilled network knows t = 1 alone, .* with evaluate\.nfe=\[1\]\."),
+         r"evaluate\.nfe: a distilled network has learned t = 1 only, .* with evaluate\.nfe=\[1\]\."),
         ({"reflow.distil": True, "evaluate.solver": "heun", "evaluate.nfe": [2]},
          r"evaluate\.solver: a distilled network knows t = 1"),
         ({"reflow.distil": True, "evaluate.time_grid": "quadratic", "evaluate.nfe": [1]},
@@ -167,7 +167,7 @@ def test_how_it_is_judged_does_not_name_it(small: RunConfig) -> None:
         ({"evaluate.checkpoint": "best"}, r"evaluate\.checkpoint: training on pairs has no held-out loss.* to last\."),
         ({"reflow.rounds": 21}, r"reflow\.rounds: 21 is outside \[0, 20\]"),
         ({"reflow.distil": True, "evaluate.nfe": [1], "evaluate.metrics": ["curvature"]},
-         r"evaluate\.metrics\[0\]: curvature is of a"),
+         r"evaluate\.metrics\[0\]: curvature measures a"),
     ],
     ids=str,
 )  # fmt: skip
@@ -193,7 +193,7 @@ def test_one_step_must_be_able_to_give_a_sample(tiny: RunConfig, interpolant: st
         override(tiny, changes)
     else:
         with pytest.raises(
-            ConfigError, match=r"^(reflow\.distil: one Euler step from t = 1 is no sample|prediction\.t_max: )"
+            ConfigError, match=r"^(reflow\.distil: .* one Euler step from t = 1 gives no sample|prediction\.t_max: )"
         ):
             override(tiny, changes)
 
@@ -213,7 +213,7 @@ def test_a_network_that_does_not_fit_the_teachers_is_refused_before_anything_is_
     wider = override(small, {"reflow.teacher": small, "reflow.rounds": 1, "backbone.channels": 16})
     with pytest.raises(
         ConfigError,
-        match=r"^backbone: the network does not fit the teacher's: .* Leave it .* reflow\.warm_start=false\.$",
+        match=r"^backbone: the network does not fit the teacher's: .* Set .* reflow\.warm_start=false\.$",
     ):
         check(wider)
     check(override(wider, {"reflow.warm_start": False}))
@@ -414,7 +414,7 @@ def test_a_flow_that_gives_no_pairs_is_not_asked_twice_and_the_reason_is_kept(
     for _ in range(2):
         with pytest.raises(
             expected,
-            match=rf"^no pairs can be made of {run.parent.name}: {re.escape(reason)} \(Remove .* to try again\.\)$",
+            match=rf"^{run.parent.name} cannot make pairs: {re.escape(reason)} \(Remove .* to try again\.\)$",
         ):
             ensure(run.config, quiet, never)
     assert len(asked) == 1
