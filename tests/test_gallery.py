@@ -141,4 +141,4 @@ def test_a_folder_of_studies_without_a_gallery(
     named = f"{tmp_path / 'gallery.py'}: names no scale in GALLERY. Name some there, or like `harness gallery digits`."
     assert capsys.readouterr().err == f"error: {named}\n"
     assert main(["gallery", "digits"]) == 2
-    assert capsys.readouterr().err == "error: 'digits' is no scale. There are none.\n"
+    assert capsys.readouterr().err == "error: 'digits' is not a known scale. There are none.\n"

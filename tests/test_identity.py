@@ -181,7 +181,7 @@ def test_a_plugin_that_was_edited_or_is_not_given_is_named(
     assert "its components' files were edited (weighting.mine " in refusal(folder)
     del members["mine"]
     said = refusal(folder)
-    assert said.startswith(f"{folder / 'config.json'}: weighting: 'mine' is no weighting.")
+    assert said.startswith(f"{folder / 'config.json'}: weighting: 'mine' is not a known weighting.")
     assert said.endswith("Pass the --plugin that defines weighting.mine.")
 
 

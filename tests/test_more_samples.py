@@ -63,7 +63,7 @@ def test_what_is_no_more_samples_is_refused(more: list[dict[str, int]], message:
 def test_no_more_samples_are_refused_where_they_are_asked_for(tiny: RunConfig) -> None:
     """Elsewhere a scale's give way to a raised number, and the protocol is that of a scale without them."""
     raised = override(tiny, {"evaluate.more_samples": [{"nfe": 2, "num_samples": 128}], "evaluate.num_samples": 128})
-    with pytest.raises(ConfigError, match=r"^evaluate\.more_samples\[0\]\.num_samples: 128 is no more than num_samp"):
+    with pytest.raises(ConfigError, match=r"^evaluate\.more_samples\[0\]\.num_samples: 128 must be above num_samples"):
         refuse_idle({"evaluate.more_samples": ""}, [raised])
     refuse_idle({"evaluate.num_samples": 128}, [raised])
     assert raised.evaluate.every_number == (128,)

@@ -615,7 +615,7 @@ def test_a_flow_that_always_sees_classes_has_rounds_whose_flow_is_measured(small
 
 
 def test_what_is_expected_of_no_arm_is_refused() -> None:
-    with pytest.raises(UserError, match=r"^expected_nfe: 'c' is no arm"):
+    with pytest.raises(UserError, match=r"^expected_nfe: 'c' is not an arm"):
         Study(question="?", baseline="a", arms={"a": {}, "b": {"seed": 1}}, expected_nfe={"c": (1, 2)})
 
 
