@@ -96,7 +96,7 @@ def picture(run: Run, trained: Trained, nfe: int, number: int, path: Path, label
 
 
 def paths(run: Run, trained: Trained, steps: int, number: int) -> list[Tensor]:
-    """Return the states of `number` samples after each of `steps` equal Euler steps, from the noise, without guidance.
+    """Return the states of `number` samples before each of `steps` equal Euler steps and at the end, without guidance.
 
     Classes are drawn as in `samples`.
     """

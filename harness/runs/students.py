@@ -25,8 +25,8 @@ def check_student(config: RunConfig, parent: RunConfig) -> None:
     """Raise `ConfigError` if this flow cannot learn the parent's pairs."""
     for name in ("dataset", "noise", "coupling", *(("interpolant", "prediction") if config.reflow.warm_start else ())):
         if getattr(config, name) != getattr(parent, name):
-            why = "the pairs replace it" if name == "coupling" else "it made the pairs and the first weights"
-            raise ConfigError(name, f"must be the teacher's: {why}. Leave it out, or set the teacher's.")
+            why = "the pairs replace it" if name == "coupling" else "the teacher made the pairs and first weights"
+            raise ConfigError(name, f"must be the teacher's: {why}. Set the teacher's value.")
     if parent.reflow.distil:
         raise ConfigError(
             "reflow.teacher", "it is distilled to one step, so it is not a flow. Name the flow that it learned from."
