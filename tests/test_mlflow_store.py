@@ -145,7 +145,7 @@ def test_a_store_of_another_version_is_said(placed: Path) -> None:
 def test_an_address_that_names_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     for given in ("http://", "https:///x", "sqlite://", "sqlite://host/x.db", "sqlite:///:memory:", "sqlite:///"):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
-        with pytest.raises(UserError, match=rf"^MLFLOW_TRACKING_URI: {given} names no (server|file)\. Write "):
+        with pytest.raises(UserError, match=rf"^MLFLOW_TRACKING_URI: {given} has no (server|path).*\. Write "):
             default_uri()
 
 

@@ -161,7 +161,7 @@ def test_how_it_is_judged_does_not_name_it(small: RunConfig) -> None:
         ({"reflow.distil": True},
          r"evaluate\.nfe: a distilled network has learned t = 1 only, .* with evaluate\.nfe=\[1\]\."),
         ({"reflow.distil": True, "evaluate.solver": "heun", "evaluate.nfe": [2]},
-         r"evaluate\.solver: a distilled network knows t = 1"),
+         r"evaluate\.solver: a distilled network has learned t = 1"),
         ({"reflow.distil": True, "evaluate.time_grid": "quadratic", "evaluate.nfe": [1]},
          r"evaluate\.time_grid: a distilled network"),
         ({"evaluate.checkpoint": "best"}, r"evaluate\.checkpoint: training on pairs has no held-out loss.* to last\."),
