@@ -1105,7 +1105,7 @@ def test_data_that_do_not_fit_are_refused(spec: dict[str, Any], shape: tuple[int
         ({"name": "transformer", "width": 9, "heads": 3}, r"width: 9 is not a multiple of heads \(3\) and of 2"),
         (
             {"name": "dit", "time_embedding": "sinusodial"},
-            "time_embedding: 'sinusodial' is no time_embedding. Did you mean 'sinusoidal'",
+            "time_embedding: 'sinusodial' is not a known time_embedding. Did you mean 'sinusoidal'",
         ),
     ],
 )

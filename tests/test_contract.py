@@ -325,7 +325,7 @@ def test_a_network_may_keep_the_contents_of_its_state_dict() -> None:
         found = {
             promise
             for promise, is_kept in promises(Kept(place=place))
-            if not is_kept and not promise.startswith("backbone: 'kept' is no backbone")
+            if not is_kept and not promise.startswith("backbone: 'kept' is not a known backbone")
         }
         assert expected <= found, place
         assert bool(expected) == bool(found), place

@@ -173,7 +173,7 @@ def test_the_reference_of_comparisons_is_never_left_out(tiny: RunConfig, declare
         ({"arms": {"a": {}, "b": {}}, "baseline": "a", "skip_invalid": True}, r"^skip_invalid: there are no combi"),
         ({**SWEPT, "baseline": "snr"}, r"^baseline 'snr': the arms must include it and another"),
         ({**SWEPT, "sweep": {"weighting": ["snr", "edm"]}}, r"^arm '.*': two of its axes set weighting"),
-        ({"axes": AXES, "expected_nfe": {"linear": (1, 2)}}, r"^expected_nfe: 'linear' is no arm"),
+        ({"axes": AXES, "expected_nfe": {"linear": (1, 2)}}, r"^expected_nfe: 'linear' is not an arm"),
         ({}, r"^baseline '': the arms must"),
     ],
 )  # fmt: skip

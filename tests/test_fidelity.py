@@ -551,9 +551,9 @@ def with_entry(array: np.ndarray, index: tuple[int, ...], value: Any) -> np.ndar
 
 
 NO_STATISTICS: dict[str, tuple[dict[str, Any], str]] = {
-    "an eigenvalue below 0": ({"sigma": with_eigenvalue(-0.01)}, "no covariance .* negative eigenvalue -0.01"),
-    "a variance below 0": ({"sigma": with_entry(SIGMA, (3, 3), -1.0)}, "no covariance"),
-    "all below 0": ({"sigma": -SIGMA}, "no covariance"),
+    "an eigenvalue below 0": ({"sigma": with_eigenvalue(-0.01)}, "not a covariance .* negative eigenvalue -0.01"),
+    "a variance below 0": ({"sigma": with_entry(SIGMA, (3, 3), -1.0)}, "not a covariance"),
+    "all below 0": ({"sigma": -SIGMA}, "not a covariance"),
     "one triangle": ({"sigma": np.tril(SIGMA)}, "sigma that is not symmetric"),
     "a changed entry": ({"sigma": with_entry(SIGMA, (5, 7), 0.5)}, "not symmetric"),
     "complex": ({"sigma": SIGMA.astype(complex)}, "holds sigma as complex128"),

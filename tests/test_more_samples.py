@@ -65,7 +65,7 @@ def test_no_more_samples_are_refused_where_they_are_asked_for(tiny: RunConfig) -
     scale without it.
     """
     raised = override(tiny, {"evaluate.more_samples": [{"nfe": 2, "num_samples": 128}], "evaluate.num_samples": 128})
-    with pytest.raises(ConfigError, match=r"^evaluate\.more_samples\[0\]\.num_samples: 128 is no more than num_samp"):
+    with pytest.raises(ConfigError, match=r"^evaluate\.more_samples\[0\]\.num_samples: 128 must be above num_samples"):
         refuse_idle({"evaluate.more_samples": ""}, [raised])
     refuse_idle({"evaluate.num_samples": 128}, [raised])
     assert raised.evaluate.every_number == (128,)
@@ -75,7 +75,7 @@ def test_no_more_samples_are_refused_where_they_are_asked_for(tiny: RunConfig) -
 def test_more_samples_at_an_nfe_that_is_not_evaluated_are_refused(tiny: RunConfig) -> None:
     config = override(tiny, {"evaluate.more_samples": [{"nfe": 16, "num_samples": 128}]})
     with pytest.raises(
-        ConfigError, match=r"^evaluate\.more_samples\[0\]\.nfe: nothing is judged at NFE 16\. .*: 1, 2\.$"
+        ConfigError, match=r"^evaluate\.more_samples\[0\]\.nfe: no run is judged at NFE 16\. .*: 1, 2\.$"
     ):
         refuse_idle({"evaluate.more_samples": ""}, [config])
     refuse_idle({"train.steps": 1}, [config])

@@ -110,7 +110,7 @@ def test_unknown_family() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("unifrom", "weighting: 'unifrom' is no weighting. Did you mean 'uniform'?"),
+        ("unifrom", "weighting: 'unifrom' is not a known weighting. Did you mean 'uniform'?"),
         ({"name": "min_snr", "gamma": 0}, "weighting.gamma: 0.0 is outside [1e-150, 1e+150]. Choose a value inside."),
         ({"name": "min_snr", "gama": 1}, "weighting.gama: MinSNR has no such field. Did you mean 'gamma'?"),
         (Linear(), "weighting: expected a weighting, got Linear(). Give its name."),

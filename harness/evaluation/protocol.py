@@ -119,7 +119,7 @@ class EvaluateConfig(SamplingConfig):
             return
         if self.extractor not in (known := names("extractor")):
             advice = did_you_mean(self.extractor, [*known, VALUES])
-            raise ConfigError("extractor", f"{self.extractor!r} is no extractor. {advice}")
+            raise ConfigError("extractor", f"{self.extractor!r} is not a known extractor. {advice}")
         try:
             extractor_of(self.extractor)
         except ConfigError as error:
