@@ -15,7 +15,7 @@ MODULES = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "h
 SOLE_IMPORTERS: dict[str, str | tuple[str, ...]] = {
     "mlflow": "harness/runs/mlflow_",
     "optuna": "harness/ablation/",
-    "torch_fidelity": ("harness/evaluation/fidelity.py", "harness/evaluation/extractors.py"),
+    "torch_fidelity": tuple(f"harness/evaluation/{name}.py" for name in ("fidelity", "extractors", "vision")),
     "scanpy": ("harness/data/cells.py", "harness/data/counts.py"),
     "anndata": ("harness/data/cells.py", "harness/data/counts.py"),
     "statsmodels": ("harness/data/sequences.py", "harness/ablation/report/interactions.py"),

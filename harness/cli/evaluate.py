@@ -53,6 +53,10 @@ def _evaluate(run: Run, stop: StopSignal) -> NoValue | None:
     return lacks
 
 
+CHOSEN = "calls that dopri5 chooses"
+"""How a line names the NFE of a metric of the flow that has none."""
+
+
 def _values(run: Run, judge: Judge, known: dict[str, Any]) -> list[str]:
     """A line for every metric and NFE of what is `known`."""
     lines = []
@@ -60,7 +64,9 @@ def _values(run: Run, judge: Judge, known: dict[str, Any]) -> list[str]:
     for metric in config.metrics:
         usual = f", {config.num_samples:,} samples" if config.more and metric in config.sample_metrics else ""
         for text, value in known["values"].get(metric.name, {}).items():
-            spent = f"NFE {text}" if text != "0" else _chosen(run, known["calls"].get(text, {}))
+            spent = f"NFE {text}"
+            if text == "0":
+                spent = CHOSEN if metric in config.flow_metrics else _chosen(run, known["calls"].get(text, {}))
             found = [(value, known["intervals"].get(metric.name, {}).get(text), usual)]
             if more := known["precise"].get(metric.name, {}).get(text):
                 found.append((more["value"], more.get("interval"), f", {more['samples']:,} samples"))
