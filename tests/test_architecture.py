@@ -16,11 +16,22 @@ SOLE_IMPORTERS: dict[str, str | tuple[str, ...]] = {
     "mlflow": "harness/runs/mlflow_",
     "optuna": "harness/ablation/",
     "torch_fidelity": tuple(f"harness/evaluation/{name}.py" for name in ("fidelity", "extractors", "vision")),
+    "diffusers": "harness/evaluation/decoder.py",
     "scanpy": ("harness/data/cells.py", "harness/data/counts.py"),
     "anndata": ("harness/data/cells.py", "harness/data/counts.py"),
     "statsmodels": ("harness/data/sequences.py", "harness/ablation/report/interactions.py"),
 }
-HEAVY = ("torch_fidelity", "scanpy", "anndata", "statsmodels", "sklearn", "torchvision", "torchdiffeq", "ot")
+HEAVY = (
+    "torch_fidelity",
+    "diffusers",
+    "scanpy",
+    "anndata",
+    "statsmodels",
+    "sklearn",
+    "torchvision",
+    "torchdiffeq",
+    "ot",
+)
 """Packages that are imported where they are used, since most commands do without them."""
 
 

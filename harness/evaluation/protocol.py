@@ -11,6 +11,7 @@ from harness.core.config import ADDED, Calls, Config, Count, Seed, digest, to_di
 from harness.core.errors import ConfigError, did_you_mean
 from harness.core.registry import names, sources
 from harness.data.base import Data
+from harness.evaluation.decoder import decoder_hash
 from harness.evaluation.extractors import VALUES, Extractor, extractor_of, weights_hash
 from harness.evaluation.fidelity import FID
 from harness.evaluation.flow_metrics import FlowMetric
@@ -154,6 +155,8 @@ class Protocol:
     """{family.name: hash of its file} of a user's solver, time grid, metrics and extractor."""
     more_samples: dict = field(default_factory=dict)
     """{NFE as text: number of samples} of NFEs with more than `num_samples`."""
+    decoder: dict = field(default_factory=dict)
+    """Hash of the autoencoder that decodes latents for the extractor; empty if it reads the samples themselves."""
 
     @classmethod
     def of(cls, config: EvaluateConfig, data: Data, weights: bool = True) -> Protocol:
@@ -168,6 +171,7 @@ class Protocol:
             weights=weights_hash(extractor.name) if extractor and weights else "",
             resize="" if extractor is None else extractor.resize,
             reference=_reference(config, data, extractor),
+            decoder={"sha256": decoder_hash()} if extractor and weights and data.kind == "latents" else {},
             **of_settings(config),
         )
 
