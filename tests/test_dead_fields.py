@@ -244,7 +244,7 @@ CASES: dict[tuple[str, str, str], list[Case]] = {
     ("metric", "*", "steps"): flow(16, steps=4),
     ("metric", "bits_per_dim", "t_min"): flow(0.01, samples=20),
     ("metric", "bits_per_dim", "dequantise"): flow(False, samples=20),
-    ("metric", "bits_per_dim", "probes"): flow(1, samples=20) + flow(2, samples=20, probes=1),
+    ("metric", "bits_per_dim", "probes"): flow(1, samples=31) + flow(2, samples=31, probes=1),
     ("metric", "bits_per_dim", "rtol"): flow(0.1, samples=20),
     ("metric", "bits_per_dim", "atol"): flow(0.1, samples=20),
     ("metric", "bits_per_dim", "batch_size"): flow(10, samples=20),

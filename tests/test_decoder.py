@@ -78,7 +78,7 @@ def by_hand(folder: Path, stored: Tensor) -> Tensor:
 
 
 def test_extractors_read_the_decoded_images(latents: Data, tmp_path: Path) -> None:
-    config = override(CONFIG, {"extractor": "channel_means", "metrics": ["mmd"]})
+    config = override(CONFIG, {"extractor": "channel_means", "metrics": ["precision"]})
     judge = Judge(config, latents, "cpu")
     stored = latents.train[torch.arange(10)]
     means = by_hand(tmp_path / "vae", stored).float().mean((2, 3))
@@ -93,7 +93,7 @@ def test_extractors_read_the_decoded_images(latents: Data, tmp_path: Path) -> No
 
 
 def test_the_protocol_holds_the_decoder(latents: Data, tmp_path: Path) -> None:
-    config = override(CONFIG, {"extractor": "channel_means"})
+    config = override(CONFIG, {"extractor": "channel_means", "metrics": ["precision"]})
     one = Protocol.of(config, latents)
     assert set(one.decoder) == {"sha256"}
     assert Protocol.of(config, latents, weights=False).decoder == Protocol.of(CONFIG, latents).decoder == {}
@@ -111,7 +111,7 @@ def test_a_file_in_the_folder_names_it_too(latents: Data, tmp_path: Path, monkey
 
 def refusal(latents: Data) -> str:
     with pytest.raises(ConfigError) as caught:
-        Protocol.of(override(CONFIG, {"extractor": "channel_means"}), latents)
+        Protocol.of(override(CONFIG, {"extractor": "channel_means", "metrics": ["precision"]}), latents)
     return str(caught.value)
 
 
@@ -128,10 +128,13 @@ def test_latents_without_their_decoder_are_refused(
     assert "the decoder has scale 0.3 and shift 0.1, the data have 0.18215 and 0." in refusal(latents)
     monkeypatch.delenv("HARNESS_VAE")
     assert refusal(latents) == (
-        "evaluate.extractor: extractors read images, and these data are latents. Set HARNESS_VAE to the folder of "
-        "their AutoencoderKL, or judge values: evaluate.extractor=values."
+        "evaluate.extractor: channel_means reads images, and these data are latents. Set HARNESS_VAE to the folder of "
+        f"their autoencoder. Without it: {extractors.JUDGE_VALUES}"
     )
-    with pytest.raises(ConfigError, match=r"evaluate\.extractor: extractors read images"):
+
+
+def test_decoded_latents_are_no_digits(latents: Data) -> None:
+    with pytest.raises(ConfigError, match=r"evaluate\.extractor: the digits classifier reads 8x8 images, not decoded"):
         Protocol.of(override(CONFIG, {"extractor": "digits"}), latents)
 
 

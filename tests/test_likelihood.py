@@ -193,6 +193,8 @@ def test_what_has_no_likelihood_is_refused(tiny: RunConfig) -> None:
         data = Data(torch.rand(9, 3), torch.rand(9, 3), turn, turn, "points")
         with pytest.raises(ConfigError, match=r"^bits_per_dim needs data of which each value is encoded by itself"):
             metric.check_data(Comparison(data, None, 9, 9))
+    with pytest.raises(ConfigError, match=r"^samples: one sample has no interval\. Take two or more\.$"):
+        BitsPerDim(samples=1)
     few = Data(torch.rand(9, 3), torch.rand(1, 3), Tensor.float, Tensor.float, "points")
     with pytest.raises(ConfigError, match=r"^bits_per_dim needs two held-out samples or more\. Leave it out\.$"):
         metric.check_data(Comparison(few, None, 9, 9))

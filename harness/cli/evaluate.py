@@ -21,6 +21,9 @@ from harness.runs.judge import evaluate
 from harness.runs.room import require_judging_room
 from harness.runs.sample import restore
 
+CHOSEN = "calls that dopri5 chooses"
+"""What a line says in place of the NFE of a metric of the flow that fixes none."""
+
 
 def run(options: argparse.Namespace) -> None:
     """Judge every run; what is known is not computed again. Raises why the first value is missing, at the end."""
@@ -51,10 +54,6 @@ def _evaluate(run: Run, stop: StopSignal) -> NoValue | None:
     for line in filter(None, (*_values(run, judge, known), few, *doubtful)):
         print(line)
     return lacks
-
-
-CHOSEN = "calls that dopri5 chooses"
-"""How a line names the NFE of a metric of the flow that has none."""
 
 
 def _values(run: Run, judge: Judge, known: dict[str, Any]) -> list[str]:

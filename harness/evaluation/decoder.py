@@ -24,13 +24,14 @@ Decoder = Callable[[Tensor], Tensor]
 """Maps latents as stored, [B, C, h, w] on any device, to uint8 images [B, 3, H, W] on the decoder's device."""
 
 
+def decoder_given() -> bool:
+    """Whether the user names a decoder."""
+    return bool(os.environ.get("HARNESS_VAE"))
+
+
 def check_decoder(data: Data) -> None:
     """Raise `ConfigError` unless HARNESS_VAE names a decoder of these latents, with their scale and shift."""
-    folder = _folder()
-    if folder is None:
-        advice = "Set HARNESS_VAE to the folder of their AutoencoderKL, or judge values: evaluate.extractor=values."
-        raise ConfigError("", f"extractors read images, and these data are latents. {advice}")
-    config = _config(folder)
+    config = _config(_folder())
     theirs = config.get("scaling_factor", 0.18215), config.get("shift_factor") or 0.0
     ours = (data.statistics["scale"].item(), data.statistics["shift"].item())
     if any(abs(a - b) > 1e-6 for a, b in zip(theirs, ours, strict=True)):
@@ -46,22 +47,23 @@ def check_decoder(data: Data) -> None:
 
 def decoder_hash() -> str:
     """Return the hash (12 hex digits) of the decoder's configuration and weights, read once per process."""
-    folder = _folder()
-    assert folder is not None
-    return _hash(folder)
+    return _hash(_folder())
 
 
 @functools.cache
 def load_decoder(device: str) -> Decoder:
     """Load the decoder on a device, once per process; `UserError` if diffusers is missing or a file is damaged."""
     folder = _folder()
-    assert folder is not None
     try:
         from diffusers import AutoencoderKL
     except ImportError as error:
         raise UserError("HARNESS_VAE: decoding needs the package diffusers. Run: pip install diffusers") from error
     try:
-        autoencoder = AutoencoderKL.from_pretrained(str(folder), use_safetensors=True, local_files_only=True)
+        autoencoder, read = AutoencoderKL.from_pretrained(
+            str(folder), use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+        if read["missing_keys"]:  # diffusers leaves these weights random
+            raise KeyError(min(read["missing_keys"]))
     except Exception as error:  # diffusers and safetensors raise many types
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"{folder}: not an AutoencoderKL of diffusers ({reason}). Fetch it again.") from error
@@ -76,12 +78,10 @@ def load_decoder(device: str) -> Decoder:
     return decoder
 
 
-def _folder() -> Path | None:
-    """Return the folder of the autoencoder in HARNESS_VAE, which may name the weights there; None if it is not set."""
-    place = os.environ.get("HARNESS_VAE")
-    if not place:
-        return None
-    folder = Path(place).parent if Path(place).name == FILES[1] else Path(place)
+def _folder() -> Path:
+    """Return the folder of the autoencoder in HARNESS_VAE, which may name the weights there."""
+    place = Path(os.environ["HARNESS_VAE"])
+    folder = place.parent if place.name == FILES[1] else place
     if missing := [name for name in FILES if not (folder / name).is_file()]:
         advice = "Set it to a folder of an AutoencoderKL as diffusers saves it."
         raise UserError(f"HARNESS_VAE: {folder / missing[0]} does not exist. {advice}")

@@ -17,7 +17,7 @@ from harness.core.errors import ConfigError, UserError
 from harness.core.files import short_hash
 from harness.core.registry import Component, build
 from harness.data.base import Data
-from harness.evaluation.decoder import check_decoder
+from harness.evaluation.decoder import check_decoder, decoder_given
 from harness.evaluation.digits_classifier import WEIGHTS, DigitsClassifier
 
 VALUES = "values"
@@ -44,10 +44,12 @@ class Extractor(Component, family="extractor"):
 
     def check(self, data: Data) -> None:
         """Raise `ConfigError` for data that it cannot read; it reads latents after their decoder."""
-        if data.kind == "latents":
+        if data.kind == "latents" and decoder_given():
             return check_decoder(data)
         if data.kind != "image":
-            raise ConfigError("", f"{self.name} reads images, and these data are {data.kind}. {JUDGE_VALUES}")
+            decoder = "Set HARNESS_VAE to the folder of their autoencoder. Without it: "
+            advice = f"{decoder if data.kind == 'latents' else ''}{JUDGE_VALUES}"
+            raise ConfigError("", f"{self.name} reads images, and these data are {data.kind}. {advice}")
 
     def gives_logits(self) -> bool:
         """Whether it gives a classifier's logits beside the features."""

@@ -60,6 +60,11 @@ class BitsPerDim(FlowMetric, name="bits_per_dim"):
     batch_size: Count = 128
     """Samples that are integrated together, in steps of equal size."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.samples == 1:
+            raise ConfigError("samples", "one sample has no interval. Take two or more.")
+
     @property
     def nfe(self) -> int:
         """0: dopri5 chooses its steps."""
@@ -120,14 +125,15 @@ class BitsPerDim(FlowMetric, name="bits_per_dim"):
         alpha = path.alpha(torch.tensor(self.t_min)).item()
         std = path.sigma(torch.ones(())).item() * flow.variance.to(x0).double().sqrt()
 
-        def joint(state: Tensor, t: Tensor) -> Tensor:
+        def joint(state: Tensor, t: Tensor) -> Tensor:  # of x and the integral of the divergence, [B, D + 1]
             velocity, divergence = with_divergence(flow.field, state[:, :-1].view_as(x0), t, y, directions)
             return torch.cat([velocity.flatten(1), divergence[:, None]], 1)
 
         start = torch.cat([alpha * x0.flatten(1), x0.new_zeros(len(x0), 1)], 1)
         solver = DormandPrince5(rtol=self.rtol, atol=self.atol)
+        times = torch.tensor([self.t_min, 1.0])
         try:
-            end = solver.integrate(joint, start, torch.tensor([self.t_min, 1.0]), torch.Generator())  # type: ignore[arg-type]
+            end = solver.integrate(joint, start, times, torch.Generator())  # type: ignore[arg-type]
         except Unsolvable as error:
             raise error.told(f"{self.name}: {str(error).replace('solver.', 'its ')}") from error
         x1 = end[:, :-1].view_as(x0).double()

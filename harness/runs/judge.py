@@ -199,8 +199,8 @@ def _held_out(run: Run, number: int) -> tuple[Tensor, Tensor | None]:
     data = run.data
     device = run.config.train.resolved_device()
     rows = spaced(number, len(data.held_out))
-    told = run.config.conditional and data.held_out_classes is not None
-    return data.held_out[rows].to(device), data.held_out_classes[rows].to(device) if told else None
+    classes = data.held_out_classes if run.config.conditional else None
+    return data.held_out[rows].to(device), None if classes is None else classes[rows].to(device)
 
 
 def _timed(batches: Iterable[Generated], stop: Stop) -> Iterator[SampleBatch]:
