@@ -20,7 +20,7 @@ from harness.evaluation.metric import Comparison, Estimate
 from harness.flow.formulation import Formulation
 
 EXACT = 32
-"""Largest number of dimensions for which the divergence is exact if `probes` is null."""
+"""Largest number of dimensions for which the divergence is exact if `probes` is 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +50,8 @@ class BitsPerDim(FlowMetric, name="bits_per_dim"):
     """Time at which the flow meets the data, in [0, 1)."""
     dequantise: bool = True
     """Whether whole levels get uniform noise in [-1/2, 1/2) levels; floats never do."""
-    probes: Count | None = None
-    """Rademacher vectors of Hutchinson's estimator of the divergence. null: the exact divergence for at most 32
+    probes: Annotated[int, Range(0, 1000, why="samples add more error")] = 0
+    """Rademacher vectors of Hutchinson's estimator of the divergence. 0: the exact divergence for at most 32
     dimensions, one vector above."""
     rtol: Positive = 1e-5
     """Relative tolerance of a step of dopri5."""
@@ -112,7 +112,7 @@ class BitsPerDim(FlowMetric, name="bits_per_dim"):
 
     def directions(self, x: Tensor, random: torch.Generator) -> Tensor:
         """Return vectors e [K, B, ...] for x [B, ...] with E[sum_k e_k e_k^T] = I; all basis vectors are exact."""
-        if self.probes is None and x[0].numel() <= EXACT:
+        if self.probes == 0 and x[0].numel() <= EXACT:
             basis = torch.eye(x[0].numel(), device=x.device)
             return basis.view(-1, 1, *x.shape[1:]).expand(-1, *x.shape)
         number = self.probes or 1
