@@ -265,6 +265,12 @@ CASES: dict[tuple[str, str, str], list[Case]] = {
     ("metric", "isc", "splits"): score(3),
     ("metric", "*", "samples"): flow(40, samples=20),
     ("metric", "*", "steps"): flow(16, steps=4),
+    ("metric", "bits_per_dim", "t_min"): flow(0.01, samples=20),
+    ("metric", "bits_per_dim", "dequantise"): flow(False, samples=20),
+    ("metric", "bits_per_dim", "probes"): flow(1, samples=31) + flow(2, samples=31, probes=1),
+    ("metric", "bits_per_dim", "rtol"): flow(0.1, samples=20),
+    ("metric", "bits_per_dim", "atol"): flow(0.1, samples=20),
+    ("metric", "bits_per_dim", "batch_size"): flow(10, samples=20),
     ("metric", "field_error", "earliest"): flow(0.3),
     ("metric", "field_error", "latest"): flow(0.6),
 }
@@ -356,7 +362,12 @@ def flow_of(parts: dict[str, Any]) -> Tensor:
     def field(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         return NetworkField(Trained(Network(), made, {}), y)(x, t)
 
-    return torch.tensor(parts["metric"].measure(Flow(path, field, made, torch.ones(()), lambda: (data(512), None), 0)))
+    def levels(number: int) -> tuple[Tensor, None]:
+        return (100 * data(number)).to(torch.int16), None
+
+    real = (data(512), None)
+    flow = Flow(path, field, made, torch.ones(()), lambda: real, levels, lambda x: x.float() / 100, 0)
+    return torch.tensor(parts["metric"].measure(flow))
 
 
 def steps_of(parts: dict[str, Any]) -> Tensor:

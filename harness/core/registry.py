@@ -51,7 +51,7 @@ HOMES = {
     "schedule": "harness.training.schedules",
     "average": "harness.components.averages",
     "dataset": "harness.data",
-    "extractor": "harness.evaluation.extractors",
+    "extractor": "harness.evaluation",
     "metric": "harness.evaluation",
 }
 """The module of each family's members; it is imported when the family is first used."""

@@ -177,7 +177,7 @@ class Pictures:
 class LatentFolder(Folder, name="latents"):
     """Latents of an autoencoder in a folder: one .npy with floats [C, H, W] for each picture; class by subfolder.
 
-    Metrics compare their values; they are not decoded to pictures.
+    Metrics compare their values, or features of the pictures that the autoencoder in HARNESS_VAE decodes them to.
     """
 
     source: ClassVar[str] = "as SiT and DiT are trained: Rombach et al. 2022"

@@ -29,7 +29,7 @@ from harness.runs.config import RunConfig
 from harness.runs.contents import Look
 from harness.runs.folder import Run
 from harness.runs.sample import paths, samples
-from harness.training.hardware import matmul_precision
+from harness.training.hardware import matmul_precision, uncompiled
 
 
 def judge_of(config: RunConfig, show_progress: ShowProgress = unshown, stop: Stop = lambda: False) -> Judge:
@@ -157,20 +157,31 @@ def _evaluate_flow(run: Run, trained: Trained, protocol: Protocol) -> None:
     if not (missing := run.flow_missing(protocol)):
         return
 
-    @torch.no_grad()
+    plain = trained._replace(network=uncompiled(trained.network))
+
     def field(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        return NetworkField(trained, y)(x, t)
+        return NetworkField(plain, y)(x, t)
 
     path = functools.cache(functools.partial(paths, run, trained))
     variance = run.config.noise.variance(trained.noise_state)
-    flow = Flow(path, field, run.config, variance, functools.cache(functools.partial(_real, run)), run.config.seed)
+    real = functools.cache(functools.partial(_real, run))
+    held_out = functools.partial(_held_out, run)
+    flow = Flow(path, field, run.config, variance, real, held_out, run.data.encode, run.config.seed)
     for metric in missing:
-        if not math.isfinite(value := metric.measure(flow)):
-            run.note_failure(protocol, metric.name, Diverged(f"{metric.name} is {value}."))
+        try:
+            with torch.no_grad():
+                found = metric.estimate(flow)
+            if not math.isfinite(found.value):
+                raise Diverged(f"{metric.name} is {found.value}.")
+        except NoValue as error:
+            run.note_failure(protocol, metric.name, error)
             continue
         known = run.evaluation(protocol)
-        known["values"].setdefault(metric.name, {})[str(metric.nfe)] = value
-        known["time"].setdefault(str(metric.nfe), time.time())
+        text = str(metric.nfe)
+        known["values"].setdefault(metric.name, {})[text] = found.value
+        if found.interval:
+            known["intervals"].setdefault(metric.name, {})[text] = found.interval
+        known["time"].setdefault(text, time.time())
         run.write_evaluation(protocol, known)
 
 
@@ -181,6 +192,15 @@ def _real(run: Run) -> tuple[Tensor, Tensor | None]:
     rows = spaced(SMALL_SET, len(data.train))
     classes = data.classes[rows].to(device) if run.config.conditional and data.classes is not None else None
     return data.encode(data.train[rows]).to(device), classes
+
+
+def _held_out(run: Run, number: int) -> tuple[Tensor, Tensor | None]:
+    """Stored held-out samples on the device, at most `number`, and their classes where the network is told some."""
+    data = run.data
+    device = run.config.train.resolved_device()
+    rows = spaced(number, len(data.held_out))
+    classes = data.held_out_classes if run.config.conditional else None
+    return data.held_out[rows].to(device), None if classes is None else classes[rows].to(device)
 
 
 def _timed(batches: Iterable[Generated], stop: Stop) -> Iterator[SampleBatch]:

@@ -69,7 +69,7 @@ def values(run: Run, known: dict[str, Any], new: list[list[str]]) -> list[Metric
     for metric, nfe in new:
         name = f"flow/{metric}" if metric in flows else metric  # training logs similar values under the plain name
         points.append(point(name, found[metric][nfe], known["time"][nfe], int(nfe)))
-        if nfe == "0":
+        if nfe == "0" and metric not in flows:
             points.append(point("calls", known["calls"][nfe]["mean"], known["time"][nfe], 0))
     return points
 

@@ -99,5 +99,6 @@ def score(run: Run, judged: EvaluateConfig, metric: str, nfe: int) -> Score:
         same = all(known["protocol"].get(name, {}) == setting for name, setting in asked.items())
         if same and (found := value_of(known, metric, nfe)) is not None:
             against = {name: known["protocol"].get(name) for name in MEASURED_AGAINST}
+            against |= {"decoder": decoder} if (decoder := known["protocol"].get("decoder")) else {}
             return Score(found, digest(against))
     return Score()

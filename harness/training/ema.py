@@ -25,9 +25,7 @@ class Averages:
     (1 - 1/n)^(gamma + 1) (Karras et al. 2024, eq. 127), so that its length is a share of the training.
     """
 
-    def __init__(
-        self, network: nn.Module, decays: Sequence[float], widths: Sequence[float] = (), warmup: bool = True
-    ):
+    def __init__(self, network: nn.Module, decays: Sequence[float], widths: Sequence[float] = (), warmup: bool = True):
         self._source = network
         self._warmup = warmup
         self._weights: list[Tensor] = list(network.parameters())
