@@ -18,9 +18,15 @@ SOLE_IMPORTERS: dict[str, str | tuple[str, ...]] = {
     "torch_fidelity": ("harness/evaluation/fidelity.py", "harness/evaluation/extractors.py"),
     "scanpy": ("harness/data/cells.py", "harness/data/counts.py"),
     "anndata": ("harness/data/cells.py", "harness/data/counts.py"),
+    "diffusers": "harness/components/backbones/diffusers.py",
+    "datasets": "harness/data/hub.py",
+    "huggingface_hub": "harness/data/hub.py",
     "statsmodels": ("harness/data/sequences.py", "harness/ablation/report/interactions.py"),
 }
-HEAVY = ("torch_fidelity", "scanpy", "anndata", "statsmodels", "sklearn", "torchvision", "torchdiffeq", "ot")
+HEAVY = (
+    "torch_fidelity", "scanpy", "anndata", "statsmodels", "sklearn", "torchvision", "torchdiffeq", "ot", "diffusers",
+    "datasets", "huggingface_hub",
+)  # fmt: skip
 """Packages that are imported where they are used, since most commands do without them."""
 
 
