@@ -71,10 +71,9 @@ def load_network(folder: str | Path) -> Network:
     place = Path(folder) / "config.json"
     said = read_json(place, dict[str, Any], REMEDY)
     try:
-        backbone, shape, classes = said["configuration"]["backbone"], said["data_shape"], said["num_classes"]
+        network = build("backbone", said["configuration"]["backbone"]).build(said["data_shape"], said["num_classes"])
     except (KeyError, TypeError):
         raise UserError(f"{place}: does not describe a network of the harness. {REMEDY}") from None
-    network = build("backbone", backbone).build(shape, classes)
     place = Path(folder) / WEIGHTS
     try:
         weights = load(bytes_of(place))
