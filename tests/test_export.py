@@ -61,6 +61,7 @@ def test_a_network_of_diffusers_is_loaded_by_diffusers(tiny: RunConfig, tmp_path
     assert {path.name for path in folder.iterdir()} == {
         "diffusion_pytorch_model.safetensors", "config.json", "README.md",
     }  # fmt: skip
+    assert "`x` [B, 1, 8, 8] is" in (folder / "README.md").read_text()
     assert "10 for none" in (folder / "README.md").read_text()
     assert json.loads((folder / "config.json").read_text())["_class_name"] == "DiTTransformer2DModel"
     x, t, y = (torch.randn(3, 1, 8, 8), torch.rand(3), torch.tensor([0, 10, 9]))
@@ -90,7 +91,7 @@ def test_a_damaged_export_is_told(tiny_run: Run, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"/model\.safetensors: cannot be read \(.*\)\. Export the run again\.$"):
         harness.load_network(folder)
     write_json(folder / "config.json", {"_class_name": "UNet2DModel"})
-    with pytest.raises(UserError, match=r"/config\.json: does not describe a network of the harness\. Export"):
+    with pytest.raises(UserError, match=r"/config\.json: does not describe a network of the harness\. The"):
         harness.load_network(folder)
     with pytest.raises(UserError, match=r"nowhere/config\.json: cannot be read"):
         harness.load_network(tmp_path / "nowhere")

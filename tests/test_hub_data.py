@@ -88,7 +88,10 @@ def test_a_name_is_looked_up_in_the_librarys_cache(tmp_path: Path, monkeypatch: 
     )
     info.write_to_directory(str(place))
     assert rows(load("my/pets")).shape == (18, 3, 8, 8)
-    with pytest.raises(UserError, match=r"^my/dogs: no folder in data, .*Set dataset\.online=true to download it"):
+    with pytest.raises(
+        UserError,
+        match=r"^my/dogs: is not in data, and cannot be read from the cache .*Set dataset\.online=true to download it",
+    ):
         load("my/dogs")
     for name in ("../pets", "/nowhere/pets", "a/b/c", "", "hf://datasets/my/pets", "pets*"):
         with pytest.raises(ConfigError, match=r"^dataset\.path: .* does not exist\. Give a folder, or a name like"):

@@ -169,7 +169,7 @@ def _local(place: Path) -> dict[str, Any]:
     found = [place] if place.is_file() else [path for path in place.rglob("*") if path.is_file()]
     endings = {path.suffix.lower() for path in found}
     kind = next((kind for kind, own in KINDS.items() if endings & {*own}), None)
-    with _reading(f"{place}", "Correct it, or give another."), _connected(False):
+    with _reading(f"{place}: cannot be read", "Correct it, or give another."), _connected(False):
         from datasets import load_from_disk
 
         if any((place / name).is_file() for name in SAVED):
@@ -198,15 +198,18 @@ def _read(kind: str, place: Path) -> dict[str, Any]:
 
 def _named(name: str, online: bool) -> dict[str, Any]:
     """Return {split: table} of a name on the Hub, from the library's cache or, if `online`, from the network."""
-    remedy = "Correct the name." if online else "Set dataset.online=true to download it, or give a folder."
-    with _reading(f"{name}: no folder in {data_folder()}, and as a name on the Hub", remedy), _connected(online):
+    missing = f"{name}: is not in {data_folder()}, and cannot be read from"
+    told = (f"{missing} the Hub", "Correct the name, or give a folder.")
+    if not online:
+        told = (f"{missing} the cache of downloads", "Set dataset.online=true to download it, or give a folder.")
+    with _reading(*told), _connected(online):
         from datasets import load_dataset
 
         return dict(load_dataset(f"hf://datasets/{name}"))
 
 
 @contextlib.contextmanager
-def _reading(what: str, remedy: str) -> Iterator[None]:
+def _reading(failure: str, remedy: str) -> Iterator[None]:
     """Turn whatever the library raises into one line."""
     try:
         yield
@@ -218,7 +221,7 @@ def _reading(what: str, remedy: str) -> Iterator[None]:
         if isinstance(error, ImportError):
             raise ConfigError("dataset", not_installed("datasets", error)) from None
         reason = in_a_line(error.__cause__ or error).rstrip(".")
-        raise UserError(f"{what}: cannot be read ({reason}). {remedy}") from error
+        raise UserError(f"{failure} ({reason}). {remedy}") from error
 
 
 @contextlib.contextmanager

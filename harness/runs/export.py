@@ -73,7 +73,8 @@ def load_network(folder: str | Path) -> Network:
     try:
         network = build("backbone", said["configuration"]["backbone"]).build(said["data_shape"], said["num_classes"])
     except (KeyError, TypeError):
-        raise UserError(f"{place}: does not describe a network of the harness. {REMEDY}") from None
+        reason = "does not describe a network of the harness. The README.md beside it says how to load it"
+        raise UserError(f"{place}: {reason}.") from None
     place = Path(folder) / WEIGHTS
     try:
         weights = load(bytes_of(place))
@@ -110,7 +111,7 @@ def _described(run: Run, network: Network, folder: Path) -> str:
         lines = OURS.format(place=folder, told=told)
     return DESCRIBED.format(
         run=run.name, parameters=sum(p.numel() for p in network.parameters()), steps=config.train.steps,
-        average=config.evaluate.average.name, lines=lines, shape=["B", *run.data.shape], classes=classes,
+        average=config.evaluate.average.name, lines=lines, shape=f"[B, {str([*run.data.shape])[1:]}", classes=classes,
         prediction=config.prediction.name, interpolant=config.interpolant.name,
         formula=config.interpolant.written_out(),
     )  # fmt: skip
