@@ -56,7 +56,8 @@ def export(run: Run, folder: Path) -> None:
             written = Path(made) / "whole"
             written.mkdir()
             if isinstance(network, DiffusersModule):
-                network.model.save_pretrained(written)  # type: ignore[operator]
+                model: Any = network.model
+                model.save_pretrained(written)
             else:
                 _write(run, network, written)
             write_atomic(written / "README.md", _described(run, network, folder))

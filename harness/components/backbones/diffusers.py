@@ -62,7 +62,7 @@ class Diffusers(Backbone, name="diffusers"):
     def _arguments(self, made: type[nn.Module], data_shape: Sequence[int], num_classes: int) -> dict[str, Any]:
         """Return all arguments of the class; `ConfigError` for an unknown one, or one that contradicts the data."""
         given = parse(self.config)
-        known = [name for name in inspect.signature(made.__init__).parameters if name != "self"]  # type: ignore[misc]
+        known = list(inspect.signature(made).parameters)
         for name in given:
             if name not in known:
                 raise ConfigError(f"config.{name}", f"{self.model} has no such argument. {did_you_mean(name, known)}")
