@@ -30,15 +30,17 @@ if TYPE_CHECKING:
     from harness.cli.in_python import run_study
     from harness.core.registry import build, names
     from harness.runs.config import RunConfig
+    from harness.runs.export import load_network
     from harness.runs.folder import Run
 
-__all__ = ["RunConfig", "Search", "Study", "build", "load_run", "names", "run_study"]
+__all__ = ["RunConfig", "Search", "Study", "build", "load_network", "load_run", "names", "run_study"]
 
 _HOMES = {
     "RunConfig": "harness.runs.config",
     "Search": "harness.ablation.design.search",
     "Study": "harness.ablation.design.study",
     "build": "harness.core.registry",
+    "load_network": "harness.runs.export",
     "names": "harness.core.registry",
     "run_study": "harness.cli.in_python",
 }

@@ -16,22 +16,17 @@ SOLE_IMPORTERS: dict[str, str | tuple[str, ...]] = {
     "mlflow": "harness/runs/mlflow_",
     "optuna": "harness/ablation/",
     "torch_fidelity": tuple(f"harness/evaluation/{name}.py" for name in ("fidelity", "extractors", "vision")),
-    "diffusers": "harness/evaluation/decoder.py",
+    "diffusers": ("harness/components/backbones/diffusers.py", "harness/evaluation/decoder.py"),
     "scanpy": ("harness/data/cells.py", "harness/data/counts.py"),
     "anndata": ("harness/data/cells.py", "harness/data/counts.py"),
+    "datasets": "harness/data/hub.py",
+    "huggingface_hub": "harness/data/hub.py",
     "statsmodels": ("harness/data/sequences.py", "harness/ablation/report/interactions.py"),
 }
 HEAVY = (
-    "torch_fidelity",
-    "diffusers",
-    "scanpy",
-    "anndata",
-    "statsmodels",
-    "sklearn",
-    "torchvision",
-    "torchdiffeq",
-    "ot",
-)
+    "torch_fidelity", "scanpy", "anndata", "statsmodels", "sklearn", "torchvision", "torchdiffeq", "ot", "diffusers",
+    "datasets", "huggingface_hub",
+)  # fmt: skip
 """Packages imported only inside functions, because most commands do not need them."""
 
 

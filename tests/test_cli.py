@@ -45,6 +45,7 @@ COMMANDS = [
     "data",
     "train",
     "sample",
+    "export",
     "evaluate",
     "reflow",
     "runs",

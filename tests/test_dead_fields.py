@@ -240,6 +240,16 @@ CASES: dict[tuple[str, str, str], list[Case]] = {
     ("dataset", "image_folder", "skip_corrupt"): elsewhere(
         "test_pictures_that_cannot_be_read_are_left_out_where_that_is_asked_for"
     ),
+    ("dataset", "huggingface", "split"): of_data("test"),
+    ("dataset", "huggingface", "image"): of_data("other"),
+    ("dataset", "huggingface", "label"): of_data(""),
+    ("dataset", "huggingface", "size"): of_data(4),
+    ("dataset", "huggingface", "colour"): of_data("grey"),
+    ("dataset", "huggingface", "levels"): elsewhere("test_the_levels_of_deep_pictures_change_them"),
+    ("dataset", "huggingface", "skip_corrupt"): elsewhere(
+        "test_pictures_that_cannot_be_read_are_left_out_where_that_is_asked_for"
+    ),
+    ("dataset", "huggingface", "online"): elsewhere("test_only_online_permits_the_network"),
     ("dataset", "latents", "scale"): of_data(1),
     ("dataset", "latents", "shift"): of_data(0.1),
     ("dataset", "*", "window"): of_data(15),
@@ -484,7 +494,7 @@ BELOW = {
 RUN_ONLY = {
     "train.device", "train.recompute", "train.log_every", "train.sample_every", "train.checkpoint_every",
     "train.keep_checkpoints",
-    "coupling.path", "dataset.path", "dataset.workers",
+    "coupling.path", "dataset.path", "dataset.workers", "dataset.online",
 }  # fmt: skip
 REFUSED = {
     ("low_discrepancy", "time_sampler.stratify"),
@@ -546,6 +556,7 @@ def others(path: str, hint: Any, value: Any) -> list[Any]:
     chosen |= {"evaluate.reference": __file__, "evaluate.extractor": "inception"}
     chosen |= {
         "dataset.levels": [0, 1000],
+        "backbone.config": "{}",
         "train.more_ema_decays": [0.5],
         "evaluate.more_samples": [{"nfe": 4, "num_samples": 65}],
         "evaluate.noise": "laplace",
@@ -585,7 +596,7 @@ def changed(config: RunConfig, path: str, hint: Any, value: Any) -> RunConfig:
 
 def test_the_walk_names_what_flatten_names(base: RunConfig) -> None:
     assert [path for path, *_ in walk(base)] == list(flatten(base))
-    folders = {"coupling": {"name": "pairs", "path": "x"}, "dataset": {"name": "image_folder", "path": "x", "size": 8}}
+    folders = {"coupling": {"name": "pairs", "path": "x"}, "dataset": {"name": "huggingface", "path": "x"}}
     assert {path for path, *_, run_only in walk(override(base, folders)) if run_only} == RUN_ONLY
 
 
@@ -698,6 +709,28 @@ def test_pictures_that_cannot_be_read_are_left_out_where_that_is_asked_for(neede
     assert len(asked.train[torch.arange(len(asked.train))]) == len(asked.train)
     with pytest.raises(UserError, match=r"/a/4\.png: cannot be read"):
         plain.train[torch.arange(len(plain.train))]
+
+
+def test_only_online_permits_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the library looks a name up. Before and after it, the process is as the user set it."""
+    import datasets.config
+    import huggingface_hub.constants as constants
+
+    seen = []
+    for place in (datasets.config, constants):
+        monkeypatch.setattr(place, "HF_HUB_OFFLINE", False)
+
+    def look_up(path: str) -> None:
+        seen.append((path, datasets.config.HF_HUB_OFFLINE, constants.is_offline_mode()))
+        raise ConnectionError("nothing answers")
+
+    monkeypatch.setattr(datasets, "load_dataset", look_up)
+    for online in (False, True):
+        with pytest.raises(UserError, match=r"^my/pets: .*nothing answers"):
+            build("dataset", {"name": "huggingface", "path": "my/pets", "online": online}).load()
+    assert seen == [("hf://datasets/my/pets", True, True), ("hf://datasets/my/pets", False, False)]
+    assert not datasets.config.HF_HUB_OFFLINE
+    assert not constants.is_offline_mode()
 
 
 def test_the_levels_of_deep_pictures_change_them(needed: Needed) -> None:

@@ -45,12 +45,10 @@ class Averages:
     @torch.no_grad()
     def update(self, n: int) -> None:
         """Update the averages after optimizer step n, counted from 1."""
+        most = (n - 1) / (n + 9) if self._warmup else 1.0
         for name, averages in self._averages.items():
             kept = self._keep[name]
-            if kept >= 0:
-                decay = min(kept, (n - 1) / (n + 9)) if self._warmup else kept
-            else:
-                decay = (1 - 1 / n) ** -kept
+            decay = min(kept, most) if kept >= 0 else (1 - 1 / n) ** -kept
             torch._foreach_lerp_(averages, self._weights, 1 - decay)
         self._copy_buffers()
 
