@@ -206,8 +206,8 @@ SCALES = {
         time_sampler=EDMLogNormal(),
         objective=ObjectiveConfig(space="data", normalise_weight=False),
         backbone=NCSNpp(
-            **NCSNpp.presets["ddpmpp-cifar10"]
-            | {
+            **{
+                **NCSNpp.presets["ddpmpp-cifar10"],
                 "multipliers": (2, 2, 2),
                 "dropout": 0.13,
                 "time_embedding": Sinusoidal(scale=1.0),
@@ -250,7 +250,7 @@ SCALES = {
     "cifar10_liu": RunConfig(
         dataset=CIFAR10(flip=True),
         time_sampler=Truncated(low=0.0, high=0.999),
-        backbone=NCSNpp(**NCSNpp.presets["ddpmpp-cifar10"] | {"dropout": 0.15}),
+        backbone=NCSNpp(**{**NCSNpp.presets["ddpmpp-cifar10"], "dropout": 0.15}),
         train=TrainConfig(
             steps=1_300_000,
             batch_size=128,

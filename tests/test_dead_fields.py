@@ -468,7 +468,10 @@ def test_a_field_that_no_case_names_is_found() -> None:
         cases("weighting", "min_snr", "new")
 
 
-NEEDED_ALONE = {"population": {"dataset": Images()}, "pruned": {"empty": 0.9999, "reject": 1.5}}
+NEEDED_ALONE: dict[str, dict[str, Any]] = {
+    "population": {"dataset": Images()},
+    "pruned": {"empty": 0.9999, "reject": 1.5},
+}
 
 
 @pytest.mark.parametrize("family", TRAINED)

@@ -121,9 +121,10 @@ def test_a_quadratic_decay() -> None:
 def test_sampling_can_start_from_another_noise_than_training() -> None:
     """The same draws, scaled; what the network was trained with keeps the noise of training."""
     made = Formulation()
+    usual = Trained(F(), made, {})
     wide, narrow = (
-        next(generate(Trained(F(), made, {}, start=start), SamplingConfig(batch_size=4), 1, (3,), 4, (1, "samples")))
-        for start in (None, (Gaussian(std=0.25), {}))
+        next(generate(trained, SamplingConfig(batch_size=4), 1, (3,), 4, (1, "samples")))
+        for trained in (usual, usual._replace(start=(Gaussian(std=0.25), {})))
     )
     torch.testing.assert_close(narrow.noise, wide.noise / 4)
     ones = torch.ones(4)

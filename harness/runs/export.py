@@ -81,8 +81,8 @@ def load_network(folder: str | Path) -> Network:
         weights = load(bytes_of(place))
     except (Damaged, OSError, SafetensorError) as error:
         raise UserError(f"{place}: cannot be read ({error}). {REMEDY}") from None
-    if reason := differing(weights, network.state_dict()):
-        raise UserError(f"{place}: does not fit its config.json ({reason}). {REMEDY}")
+    if differs := differing(weights, network.state_dict()):
+        raise UserError(f"{place}: does not fit its config.json ({differs}). {REMEDY}")
     network.load_state_dict(weights)
     return network.eval()
 
