@@ -162,7 +162,7 @@ lint: $(READY)
 # The environment: uv installs the exact versions of requirements.lock from PyPI. .venv/ready marks it as complete.
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ". Name one: make PYTHON=python3.11 ...")'
-	@echo "setting up .venv (about 7 GB, once)"
+	@echo "setting up .venv (about 7 GB, once): downloading and compiling packages takes 1 to 10 minutes"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip sync --quiet --compile-bytecode requirements.lock

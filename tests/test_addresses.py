@@ -193,6 +193,34 @@ def test_values_against_several_references_are_reported(
     assert "several references" in capsys.readouterr().out
 
 
+def test_a_value_by_other_settings_is_shown_and_marked(
+    tiny: RunConfig, plan: Plan, score: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its protocol is another one, so the value does not stand for the run's own."""
+    alone = begun(Run.of(override(tiny, {"seed": 7, "loss": "pseudo_huber"})))
+    other = override(alone.config, {"evaluate.num_samples": 32}).protocol()
+    score(alone, other, {1: 9.5, 2: 4.5})
+    row = listed(capsys)[-1]
+    assert (row["name"], row["metric"], row["nfe"], row["value"], row["protocol"]) == (
+        alone.name, "fid", 2, 4.5, other.digest,
+    )  # fmt: skip
+    assert main(["runs"]) == 0
+    said = capsys.readouterr().out
+    assert "4.5 *" in said
+    assert "* measured with other settings than the run's own" in said.replace("\n", " ")
+
+
+def test_a_run_whose_component_is_missing_says_what_it_needs(
+    tiny: RunConfig, plan: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = begun(Run.of(override(tiny, {"seed": 7, "weighting": "noise_end"})))
+    place = alone.folder / "config.json"
+    place.write_text(place.read_text().replace('"noise_end"', '"mine"'))
+    about = alone.folder / "environment.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"sources": {"weighting.mine": "0" * 12}}))
+    assert listed(capsys)[-1]["state"] == "needs --plugin"
+
+
 def test_the_table_of_runs_fits_80_columns(
     plan: Plan, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

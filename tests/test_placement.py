@@ -50,7 +50,8 @@ def test_more_threads_must_be_worth_it_and_are_measured_once(
     assert remembered(plan) == 1
     said = list[str]()
     assert choose(plan, said.append).threads == taken == remembered(plan)
-    assert len(said) == 2
+    assert [line.split(":")[0] for line in said[1:]] == ["2 at a time on 1 thread", "1 at a time on 2 threads"]
+    assert said[0].startswith("measuring how many trials")
     monkeypatch.setattr(module, "measure", lambda plan, way: pytest.fail("measured again"))
     assert choose(plan, said.append).threads == taken
     more = dataclasses.replace(plan.up_to(20), arms={**plan.arms, "new": plan.arms["data_end"]})

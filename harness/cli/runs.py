@@ -67,8 +67,12 @@ def _alone(name: str, unread: Console) -> dict[str, Any]:
     except UserError as error:
         unread.print(str(error), soft_wrap=True)
         nothing = dict.fromkeys(("metric", "nfe", "value", "against"))
-        return {**known, "state": "unreadable", **nothing, "name": name}
-    return {**known, **_standing(run, run.config.evaluate.metrics[0].name, max(run.config.evaluate.nfe))}
+        state = "needs --plugin" if "--plugin" in str(error) else "unreadable"
+        return {**known, "state": state, **nothing, "name": name}
+    row = {**known, **_standing(run, run.config.evaluate.metrics[0].name, max(run.config.evaluate.nfe))}
+    if row["value"] is None and (other := stored.newest_value(run)):
+        row |= other._asdict()
+    return row
 
 
 def _standing(run: Run, metric: str, nfe: int) -> dict[str, Any]:
@@ -91,6 +95,8 @@ def _table(heading: str, rows: list[dict[str, Any]]) -> Table:
     table = Table(title=heading, title_justify="left", caption_justify="left")
     if heading != ALONE and len({row["against"] for row in rows} - {None}) > 1:
         table.caption = "Do not compare these values: they use several references or weights (`--json` says which)."
+    if any("protocol" in row for row in rows):
+        table.caption = "* measured with other settings than the run's own (`--json` names the protocol)"
     table.add_column("arm" if heading != ALONE else "metric", overflow="fold")
     table.add_column("seed", justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
@@ -98,6 +104,6 @@ def _table(heading: str, rows: list[dict[str, Any]]) -> Table:
     table.add_column("name", no_wrap=True)
     for row in rows:
         what = row["arm"] or (f"{label_of(row['metric'])} at NFE {row['nfe']}" if row["metric"] else "")
-        value = "" if row["value"] is None else f"{row['value']:.4g}"
+        value = "" if row["value"] is None else f"{row['value']:.4g}{' *' * ('protocol' in row)}"
         table.add_row(what, str(row["seed"]), row["state"], value, row["name"])
     return table

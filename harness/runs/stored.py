@@ -102,3 +102,24 @@ def score(run: Run, judged: EvaluateConfig, metric: str, nfe: int) -> Score:
             against |= {"decoder": decoder} if (decoder := known["protocol"].get("decoder")) else {}
             return Score(found, digest(against))
     return Score()
+
+
+class Elsewhere(NamedTuple):
+    """A value that was measured with other settings than the run's own."""
+
+    metric: str
+    nfe: int
+    value: float
+    protocol: str
+    """Digest of the protocol."""
+
+
+def newest_value(run: Run) -> Elsewhere | None:
+    """Return the first metric of the newest evaluation of a run at its largest NFE, with whatever settings."""
+    files = (run.folder / "evaluations").glob("*.json")
+    for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
+        with contextlib.suppress(UserError):  # damaged: `score` has said so
+            for metric, values in read_json(path, Evaluation, EVALUATED).get("values", {}).items():
+                nfe = max(values, key=int)
+                return Elsewhere(metric, int(nfe), values[nfe], path.stem)
+    return None

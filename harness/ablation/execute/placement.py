@@ -115,6 +115,8 @@ def choose(plan: Plan, say: Say) -> Placement:
     place = _place(config)
     if known := _known(place):
         return Placement(**{name: known["chosen"][name] for name in Chosen.__annotations__})
+    if len(ways) > 1:
+        say("measuring how many trials to train side by side on this machine, once for these settings:")
     rates = [measure(plan.threaded(way.threads), way) for way in ways] if len(ways) > 1 else [1.0]
     chosen = ways[0]
     best = rates[0]
