@@ -186,6 +186,13 @@ def _series(folder: Path, rng: np.random.Generator) -> dict[str, Any]:
     return {"path": str(folder / "series.npz")}
 
 
+def _table(folder: Path, rng: np.random.Generator) -> dict[str, Any]:
+    rows = zip(*rng.normal(size=(3, 60)).round(3).tolist(), "pq" * 30, strict=True)
+    text = "".join(f"{x},{y},{z},{kind}\n" for x, y, z, kind in rows)
+    (folder / "table.csv").write_text(f"x,y,z,kind\n{text}")
+    return {"path": str(folder / "table.csv")}
+
+
 def _cells(folder: Path, rng: np.random.Generator) -> dict[str, Any]:
     import pandas as pd
     from anndata import AnnData
@@ -207,6 +214,7 @@ FILES = {
     "npz": _npz,
     "image_folder": _pictures,
     "latents": _latents,
+    "table": _table,
     "time_series": _series,
     "cells": _cells,
 }
