@@ -39,7 +39,7 @@ WORK = 12
 """Steps and batches after which a command must stop, so that large settings do not take longer."""
 PATIENCE_S = 120
 """A command that takes longer counts as hanging, even on a busy machine."""
-_LINE = re.compile(r"error: (?P<place>.+?)(?::| is no ) ?(?P<rest>.+)", re.DOTALL)
+_LINE = re.compile(r"error: (?P<place>.+?)(?::| is no | is not ) ?(?P<rest>.+)", re.DOTALL)
 
 
 def examples(number: int) -> settings:
@@ -161,7 +161,7 @@ def held(folder: Path, *arguments: str, lazily: bool = False) -> Ended:
     """
     before = content(folder)
     ended = run(*arguments)
-    found_faults = ended.code == 1 and "doctor" in arguments and "hinders: " in ended.out
+    found_faults = ended.code == 1 and "doctor" in arguments and "prevents training: " in ended.out
     assert ended.code in (0, 2, 130) or found_faults, ended
     if ended.code == 2:
         (line,) = ended.err.splitlines()

@@ -45,6 +45,7 @@ COMMANDS = [
     "data",
     "train",
     "sample",
+    "export",
     "evaluate",
     "reflow",
     "runs",
@@ -138,7 +139,7 @@ def test_every_help_ends_with_examples_that_work(command: str) -> None:
             build("dataset", {"name": options["name"], **changes})
         else:
             override(config, changes)
-        assert options.get("family") in (None, *HOMES)
+        assert options.get("family") in (None, "studies", "scales", *HOMES)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -154,8 +155,8 @@ def test_the_help_of_an_option_names_its_default(command: str) -> None:
 
 def test_an_example_of_a_default() -> None:
     known = parser().commands["sample"].format_help()
-    assert "how many (default: 64)" in known
-    assert "(default: the run's own)" in " ".join(known.split())
+    assert "number of samples (default: 64)" in known
+    assert "(default: the run's seed)" in " ".join(known.split())
 
 
 @pytest.mark.parametrize("words", [["reflow", ""], ["explain", ""], ["check", ""], ["ui", "--host="]], ids=str)
@@ -163,7 +164,7 @@ def test_an_empty_word_is_not_a_default(words: list[str], capsys: pytest.Capture
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code == 2
-    assert f"argument 2: '{words[1]}' holds no value" in capsys.readouterr().err
+    assert f"argument 2: '{words[1]}' has no value" in capsys.readouterr().err
 
 
 def test_help_comes_before_anything_heavy_is_imported() -> None:
@@ -220,8 +221,8 @@ def test_every_command_is_a_module_of_its_name() -> None:
         ("ablate weighting solver", "'solver': one word too many. Leave it out."),
         ("ablate", "the following arguments are required: STUDY. See `harness ablate --help`."),
         ("list weightings", "'weightings' is not a family. Did you mean 'weighting'?"),
-        ("train --scale digit", "'digit' is no scale. Did you mean 'digits'?"),
-        ("train --set weighting=min_snrr", "weighting: 'min_snrr' is no weighting. Did you mean 'min_snr'?"),
+        ("train --scale digit", "'digit' is not a known scale. Did you mean 'digits'?"),
+        ("train --set weighting=min_snrr", "weighting: 'min_snrr' is not a known weighting. Did you mean 'min_snr'?"),
         (
             "train --set weighting=min_snr --set weighting.gama=1",
             "weighting.gama: MinSNR has no such field. Did you mean 'gamma'?",
@@ -245,7 +246,10 @@ def test_every_command_is_a_module_of_its_name() -> None:
         ("train --set backbone.groups=5", "backbone.groups: 5 does not divide every width."),
         ("train --set backbone.multipliers=[1,1,1,1,1]", "backbone.multipliers: 5 levels do not halve 8x8 evenly."),
         ("train --set evaluate.nfe=8", "evaluate.nfe: expected a list, got 8."),
-        ('train --set evaluate.metrics=["fdi"]', "evaluate.metrics[0]: 'fdi' is no metric. Did you mean 'fid'?"),
+        (
+            'train --set evaluate.metrics=["fdi"]',
+            "evaluate.metrics[0]: 'fdi' is not a known metric. Did you mean 'fid'?",
+        ),
         (
             "train --set evaluate.solver=heun --set evaluate.nfe=[3]",
             "evaluate.nfe: heun spends 2 calls a step and cannot spend 3.",
@@ -271,7 +275,7 @@ def test_every_command_is_a_module_of_its_name() -> None:
         ("train --set objective.space=score", "objective.space: 'score' is not a choice."),
         ("train --set coupling=pairs", "coupling.path: Pairs needs it. Give a value."),
         ('train --set coupling={"name":"pairs","path":"absent"}', "coupling.path: absent cannot be read"),
-        ("train --set dataset=fashion", "dataset: 'fashion' is no dataset. Did you mean 'fashion_mnist'?"),
+        ("train --set dataset=fashion", "dataset: 'fashion' is not a known dataset. Did you mean 'fashion_mnist'?"),
         ("train --set dataset=npz", "dataset.path: Npz needs it. Give a value."),
         (
             "train --set dataset=npz --set dataset.path=/absent.npz",
@@ -309,44 +313,44 @@ def test_every_command_is_a_module_of_its_name() -> None:
         ("train --set noise=population", "noise.dataset: Population needs it. Give a value."),
         ("train --set backbone.preset=digit", "backbone.preset: 'digit' is not a preset. Did you mean 'digits'?"),
         ("train --set backbone=mlp", "backbone: mlp takes vectors [D], not [1, 8, 8]. Choose another backbone."),
-        ("data nosuch", "dataset: 'nosuch' is no dataset. Known: "),
+        ("data nosuch", "dataset: 'nosuch' is not a known dataset. Known: "),
         ("train --plugin absent.py", "absent.py: no such file."),
         ("sample nothing", "nothing: no such run."),
-        ("sample nothing --out picture.jpg", "--out: picture.jpg is neither .png nor .npz."),
+        ("sample nothing --out picture.jpg", "--out: picture.jpg must end in .png or .npz."),
         ("sample nothing --number 0", "--number: 0 is less than 1."),
         ("sample nothing --number few", "invalid int value: 'few'"),
         ("sample nothing --seed few", "invalid int value: 'few'"),
         ("evaluate ../x", "../x: no such run."),
-        ("plan weightin", "'weightin' is no study. Did you mean 'weighting'?"),
-        ("plan tuning", "'tuning' is no study."),
-        ("plan weighting --scale digit", "'digit' is no scale. Did you mean 'digits'?"),
+        ("plan weightin", "'weightin' is not a known study. Did you mean 'weighting'?"),
+        ("plan tuning", "'tuning' is not a known study."),
+        ("plan weighting --scale digit", "'digit' is not a known scale. Did you mean 'digits'?"),
         ("plan weighting --seeds 0", "--seeds: 0 is less than 1."),
-        ("plan weighting --workers 0", "argument --workers: 0 is no whole number of 1 or more."),
+        ("plan weighting --workers 0", "argument --workers: 0 must be a whole number of 1 or more."),
         (
             "plan weighting --set evaluate.num_reference=100000",
             "arm 'uniform': evaluate.num_reference: 100000 is more than the 1438 training samples.",
         ),
-        ("ablate weightin", "'weightin' is no study. Did you mean 'weighting'?"),
+        ("ablate weightin", "'weightin' is not a known study. Did you mean 'weighting'?"),
         ("ablate absent.py", "absent.py: no such file."),
         ("ablate weighting --seeds 0", "--seeds: 0 is less than 1."),
-        ("ablate weighting --max-hours 0", "'0' is no number of hours above 0."),
-        ("ablate weighting --max-hours nan", "'nan' is no number of hours above 0."),
-        ("ablate weighting --seeds 20 --until decided", "--until: --seeds 20 says already how far."),
+        ("ablate weighting --max-hours 0", "'0' must be a number of hours above 0."),
+        ("ablate weighting --max-hours nan", "'nan' must be a number of hours above 0."),
+        ("ablate weighting --seeds 20 --until decided", "--until: --seeds 20 already sets the last look."),
         ("ablate weighting --until tomorrow", "argument --until: 'tomorrow' is not a choice. Known: decided."),
         ("ablate weighting --until decide", "argument --until: 'decide' is not a choice. Did you mean 'decided'?"),
         ("ablate weighting --seeds some", "invalid int value: 'some'"),
-        ("ablate weighting --workers 0", "argument --workers: 0 is no whole number of 1 or more."),
+        ("ablate weighting --workers 0", "argument --workers: 0 must be a whole number of 1 or more."),
         ("ablate weighting --set weighting=min_snr", "weighting: every arm of 'weighting' replaces it"),
         (
             "ablate weighting --workers 1 --set evaluate.num_reference=100000",
             "arm 'uniform': evaluate.num_reference: 100000 is more than the 1438 training samples.",
         ),
         ("ablate weighting --set seed=3", "seed: a study sets its seeds itself."),
-        ("tune tunin", "'tunin' is no search. Did you mean 'tuning'?"),
-        ("tune weighting", "'weighting' is no search. Known: digits_scale, tradeoff, tuning."),
+        ("tune tunin", "'tunin' is not a known search. Did you mean 'tuning'?"),
+        ("tune weighting", "'weighting' is not a known search. Known: digits_scale, tradeoff, tuning."),
         ("tune tuning --scale points", "--scale: 'tuning' has no space for points. Known: "),
-        ("tune tuning --trials 0", "argument --trials: 0 is no whole number of 1 or more."),
-        ("tune tuning --workers 0", "argument --workers: 0 is no whole number of 1 or more."),
+        ("tune tuning --trials 0", "argument --trials: 0 must be a whole number of 1 or more."),
+        ("tune tuning --workers 0", "argument --workers: 0 must be a whole number of 1 or more."),
         ("tune tuning --seeds 0", "--seeds: 0 is less than 1."),
         ("tune tuning --seeds 1001", "--seeds: 1001 includes seed 1000, which the search uses. Take fewer."),
         ("tune tuning --set seed=3", "seed: a study sets its seeds itself."),
@@ -377,9 +381,9 @@ def untrained(tiny: RunConfig) -> Callable[..., str]:
     [
         (
             "--set train.steps=5",
-            "train.steps: a finished run cannot be changed in that. Change evaluate.*, or train another run.",
+            "train.steps: cannot be changed after training. Change evaluate.*, or train another run.",
         ),
-        ("--set seed=5", "seed: a finished run cannot be changed in that."),
+        ("--set seed=5", "seed: cannot be changed after training."),
         ("--seed -1", f"seed: -1 is outside [0, {2**128 - 1}]. Choose a value inside."),
         ("--label 3", "was trained without classes. Leave it out, or train with objective.label_dropout=0.1."),
         ("--label nosuch", "was trained without classes."),
@@ -434,9 +438,9 @@ def test_a_finished_run_is_not_judged_by_an_impossible_protocol(refused: Refused
 @pytest.mark.parametrize(
     ("label", "said"),
     [
-        ("eleven", "--label: 'eleven' is no class. Known: 0, 1, 2"),
-        ("10", "--label: '10' is no class."),
-        ("-1", "--label: '-1' is no class."),
+        ("eleven", "--label: 'eleven' is not a class. Known: 0, 1, 2"),
+        ("10", "--label: '10' is not a class."),
+        ("-1", "--label: '-1' is not a class."),
     ],
 )
 def test_an_unknown_label_is_refused_with_the_known_ones(
@@ -477,7 +481,7 @@ def test_a_study_on_an_unknown_metric(refused: Refused, tmp_path: Path) -> None:
         "from harness.ablation.design.study import Study\n"
         f"STUDY = Study(question='?', baseline='a', arms={arms}, metric='fdi')"
     )
-    assert "'fdi' is no metric. Did you mean 'fid'?" in refused("ablate", str(path))
+    assert "'fdi' is not a known metric. Did you mean 'fid'?" in refused("ablate", str(path))
 
 
 @pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04 cut short"])
@@ -507,7 +511,7 @@ def test_a_port_in_use(refused: Refused) -> None:
 
 def test_a_store_that_serves_pages_gets_no_second_server(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    said = "MLFLOW_TRACKING_URI: http://127.0.0.1:9 is a server with pages of its own. Open it in a browser."
+    said = "MLFLOW_TRACKING_URI: http://127.0.0.1:9 is a server that has pages. Open it in a browser."
     assert refused("ui") == f"error: {said}"
 
 
@@ -651,4 +655,4 @@ def test_the_process_ends_with_the_code_and_the_line() -> None:
         [sys.executable, "-m", "harness", "train", "--scale", "digit"], capture_output=True, text=True
     )
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr == "error: 'digit' is no scale. Did you mean 'digits'?\n"
+    assert ended.stderr == "error: 'digit' is not a known scale. Did you mean 'digits'?\n"

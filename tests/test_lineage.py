@@ -185,7 +185,7 @@ def test_the_chain_is_printed_and_drawn(
     assert "30 of 30 steps of 32" in told
     assert Image.open(tmp_path / "chain.png").width > 1000
     assert main(["lineage", last.name, "--out", "chain.txt"]) == 2
-    assert "--out: chain.txt is no .png" in capsys.readouterr().err
+    assert "--out: chain.txt must end in .png" in capsys.readouterr().err
 
 
 def test_links_that_do_not_exist_yet_have_no_cost(tiny: RunConfig) -> None:
@@ -220,9 +220,9 @@ def test_the_time_of_training_counts_the_way_back_and_no_look(tiny: RunConfig) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["reflow", "{run}", "--rounds", "0"], "0 is no whole number of 1 or more"),
+        (["reflow", "{run}", "--rounds", "0"], "0 must be a whole number of 1 or more"),
         (["reflow", "absent"], "absent: no such run."),
-        (["reflow", "{run}", "--set", "dataset=eight_gaussians"], "dataset: the teacher's is another"),
+        (["reflow", "{run}", "--set", "dataset=eight_gaussians"], "dataset: must be the teacher's"),
         (["reflow", "{run}", "--set", "backbone.channels=16"], "backbone: the network does not fit the teacher's"),
         (["reflow", "{run}", "--set", "reflow.guidance.scale=2"], "reflow.guidance: the teacher is told no classes."),
         (
@@ -259,4 +259,4 @@ def test_a_distilled_run_is_sampled_with_one_call(
     assert main(["sample", last.name, "--number", "4", "--out", str(tmp_path / "four.npz")]) == 0
     assert "4 samples at NFE 1 by euler" in capsys.readouterr().out
     assert main(["sample", last.name, "--nfe", "8"]) == 2
-    assert "evaluate.nfe: a distilled network knows t = 1 alone" in capsys.readouterr().err
+    assert "evaluate.nfe: a distilled network has learned t = 1 only" in capsys.readouterr().err

@@ -71,7 +71,7 @@ def test_a_study_is_published_once_every_trial_has_ended(
     assert main(["publish", str(file)]) == 2
     said = capsys.readouterr().err
     assert said == (
-        f"error: ends-digits: 1 of 6 trials have not ended, like b seed 2 ({plan.run('b', 2).folder}). "
+        f"error: ends-digits: 1 of 6 trials have not ended, for example b seed 2 ({plan.run('b', 2).folder}). "
         f"Run `harness ablate {file} "
         "--scale digits` first.\n"
     )
@@ -128,7 +128,7 @@ def test_a_search_is_published_with_its_trials(
     tuned = compared(search, "digits", base, {}, None, [], board.tuned())
     assert main(["publish", str(file)]) == 2, "the comparison has not run"
     said = capsys.readouterr().err
-    assert "rates-digits: 6 of 6 trials have not ended, like default seed 0 (" in said
+    assert "rates-digits: 6 of 6 trials have not ended, for example default seed 0 (" in said
     assert f"`harness tune {file} --scale digits`" in said
     end_trial(SearchBoard(SearchPlan.of(search, "digits", base, 3, [])), 6.0)
     judged(tuned, score)
@@ -169,7 +169,7 @@ def test_an_unknown_study_is_refused_in_one_line(committed: Path, capsys: pytest
     for name, remedy in (("weightin", "Did you mean 'weighting'?"), ("gallery", "Known: "), ("scales", "Known: ")):
         assert main(["publish", name]) == 2
         said = capsys.readouterr().err
-        assert said.startswith(f"error: '{name}' is no study. {remedy}"), said
+        assert said.startswith(f"error: '{name}' is not a known study. {remedy}"), said
         assert said.count("\n") == 1
     assert files(committed.parent) == ["studies/README.md"]
 

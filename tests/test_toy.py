@@ -58,7 +58,7 @@ def test_it_writes_the_table_and_the_picture(
     monkeypatch.setattr("harness.cli.toy.published_folder", lambda: committed)
     monkeypatch.setattr("harness.cli.toy.renew", list)
     assert main(["toy", "--publish"]) == 2
-    assert capsys.readouterr().err.endswith("toy.csv: there is none. Run `make toy` first.\n")
+    assert capsys.readouterr().err.endswith("toy.csv: no such file. Run `make toy` first.\n")
     assert main(["toy"]) == 0
     assert "real points" in capsys.readouterr().out
     assert not committed.exists()
@@ -103,7 +103,7 @@ def test_trajectories_lead_from_noise_to_where_the_field_ends() -> None:
 
 
 def test_it_is_not_treated_as_a_study() -> None:
-    with pytest.raises(UserError, match="'toy' is no study"):
+    with pytest.raises(UserError, match="'toy' is not a known study"):
         load_study("toy")
 
 
