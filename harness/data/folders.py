@@ -193,6 +193,8 @@ class Pictures:
             try:
                 with self.source.open(name) as file, open_picture(file):
                     return None
+            except UserError:
+                raise
             except DAMAGED as error:
                 return error
 
