@@ -188,6 +188,13 @@ def _series(folder: Path, rng: np.random.Generator) -> dict[str, Any]:
     return {"path": str(folder / "series.npz")}
 
 
+def _table(folder: Path, rng: np.random.Generator) -> dict[str, Any]:
+    rows = zip(*rng.normal(size=(3, 60)).round(3).tolist(), "pq" * 30, strict=True)
+    text = "".join(f"{x},{y},{z},{kind}\n" for x, y, z, kind in rows)
+    (folder / "table.csv").write_text(f"x,y,z,kind\n{text}")
+    return {"path": str(folder / "table.csv")}
+
+
 def _hub(folder: Path, rng: np.random.Generator) -> dict[str, Any]:
     """Two splits as `save_to_disk` writes them, with two columns of pictures."""
     import datasets
@@ -231,6 +238,7 @@ FILES = {
     "image_folder": _pictures,
     "huggingface": _hub,
     "latents": _latents,
+    "table": _table,
     "time_series": _series,
     "cells": _cells,
 }

@@ -76,6 +76,7 @@ def _statistics(folder: Path) -> Made:
 
 KINDS: dict[str, Callable[[Path], Made]] = {
     "csv": _csv,
+    "table": _member("table", "points"),
     "series": _member("time_series", "sequences"),
     "images": _member("npz", "images"),
     "pictures": _member("image_folder", "images"),

@@ -255,6 +255,10 @@ CASES: dict[tuple[str, str, str], list[Case]] = {
     ("dataset", "*", "window"): of_data(15),
     ("dataset", "*", "stride"): of_data(2),
     ("dataset", "*", "held_out"): of_data(0.3),
+    ("dataset", "table", "columns"): of_data(["z", "x"]) + of_data(["x", "z"], columns=["z", "x"]),
+    ("dataset", "table", "label"): of_data("kind"),
+    ("dataset", "table", "separator"): elsewhere("test_the_signs_of_a_table_change_its_series"),
+    ("dataset", "table", "decimal"): elsewhere("test_the_signs_of_a_table_change_its_series"),
     ("dataset", "time_series", "columns"): of_data(["z", "x"]) + of_data(["x", "z"], columns=["z", "x"]),
     ("dataset", "time_series", "separator"): elsewhere("test_the_signs_of_a_table_change_its_series"),
     ("dataset", "time_series", "decimal"): elsewhere("test_the_signs_of_a_table_change_its_series"),
@@ -756,9 +760,10 @@ def test_the_signs_of_a_table_change_its_series(tmp_path: Path) -> None:
         ("semicolon", "point"): (("a", "b,c"), 1200.0),
     }
     for (separator, decimal), (channels, first) in readings.items():
-        data = build(
-            "dataset", {"name": "time_series", "path": str(path), "separator": separator, "decimal": decimal}
-        ).load()
-        assert data.names == channels
-        assert isinstance(data.train, Tensor)
-        assert data.train[0, 0, -1].item() == pytest.approx(first)
+        fields = {"path": str(path), "separator": separator, "decimal": decimal}
+        series, rows = (build("dataset", {"name": name, **fields}).load() for name in ("time_series", "table"))
+        assert series.names == rows.names == channels
+        assert isinstance(series.train, Tensor)
+        assert isinstance(rows.train, Tensor)
+        assert series.train[0, 0, -1].item() == pytest.approx(first)
+        assert any(value == pytest.approx(first) for value in rows.train[:, -1].tolist())

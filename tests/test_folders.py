@@ -21,6 +21,7 @@ from harness.core.registry import build
 from harness.core.rng import stream
 from harness.data.archive import Archive
 from harness.data.base import Data, held_out
+from harness.data.folders import refuse_damaged
 from harness.data.images import mirror
 
 CLASSES = ("cat", "dog", "emu")
@@ -335,6 +336,20 @@ def test_corrupt_pictures_are_left_out_and_named_only_on_request(tmp_path: Path)
         (place / name).unlink()
     intact = load_folder(place)
     assert (intact.fingerprint, intact.notes) == (data.fingerprint, ())
+
+
+def test_the_error_of_a_source_that_names_the_picture_is_passed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = load_folder(write(tmp_path / "x", coloured(20)))
+    refuse_damaged(data)
+
+    def named(*_: object) -> None:
+        raise UserError("row 7: it is empty. Remove it.")
+
+    monkeypatch.setattr(Archive, "open", named)
+    with pytest.raises(UserError, match=r"^row 7: it is empty\. Remove it\.$"):
+        refuse_damaged(data)
 
 
 def test_a_folder_of_corrupt_pictures_alone_is_refused(tmp_path: Path) -> None:

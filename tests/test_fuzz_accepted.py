@@ -47,7 +47,7 @@ def test_settings(lab: Path) -> None:
 
 
 def test_data(lab: Path) -> None:
-    """Eight kinds of data files, and two other kinds: pairs and statistics."""
+    """Nine kinds of data files, and two other kinds: pairs and statistics."""
     for kind, make in KINDS.items():
         with results() as folder:
             (folder / "files").mkdir()

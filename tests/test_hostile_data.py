@@ -44,7 +44,8 @@ def test_a_pipe_or_a_device_is_refused_as_data(tmp_path: Path, monkeypatch: pyte
     """Opening a pipe to read would wait forever."""
     for place in (tmp_path / "pipe.npz", tmp_path / "pipe.csv", tmp_path / "pipe.h5ad", tmp_path / "mu.npz"):
         os.mkfifo(place)
-    for name, path in (("npz", "npz"), ("time_series", "csv"), ("time_series", "npz"), ("cells", "h5ad")):
+    csvs = (("time_series", "csv"), ("table", "csv"))
+    for name, path in (("npz", "npz"), *csvs, ("time_series", "npz"), ("cells", "h5ad")):
         place = tmp_path / f"pipe.{path}"
         one_line(rf"^dataset\.path: {place} is a named pipe\. Give an? \.", name, path=str(place))
         one_line(r"^dataset\.path: /dev/zero is a device\. Give", name, path="/dev/zero")
@@ -154,6 +155,8 @@ def test_a_field_that_no_reader_accepts_ends_in_one_line(tmp_path: Path) -> None
     ):
         table.write_text(text)
         one_line(r".", "time_series", path=str(table))
+        one_line(r".", "table", path=str(table))
+        one_line(r".", "table", path=str(table), label="b")
 
 
 def test_a_matrix_smaller_than_its_announced_size_is_refused(tmp_path: Path) -> None:

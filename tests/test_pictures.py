@@ -339,6 +339,11 @@ def test_data_draws_the_pictures_that_are_held_out(folder: Path) -> None:
             ["image_folder", "--set", "path=pest", "--set", "size=8"],
             "dataset.path: {folder}/pest does not exist. Give a folder or zip;",
         ),
+        (
+            ["image_folder", "--set", "path=here/pets", "--set", "size=8"],
+            "dataset.path: {folder}/here/pets does not exist. ./here/pets exists: give its absolute path, "
+            "{folder}/work/here/pets.\n",
+        ),
         (["digits", "--set", "size=8"], "dataset.size: Digits has no such field."),
         (["digits", "--set", "size"], "--set: 'size' is not path=value."),
         (["digits", "--out", "x.pdf"], "--out: x.pdf must end in .png."),
@@ -357,12 +362,30 @@ def test_data_draws_the_pictures_that_are_held_out(folder: Path) -> None:
 def test_impossible_requests_to_data_are_one_line_and_code_2(
     arguments: list[str], said: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(folder)
+    (folder / "work" / "here" / "pets").mkdir(parents=True)
+    monkeypatch.chdir(folder / "work")
     assert main(["data", *(argument.format(folder=folder) for argument in arguments)]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: {said.format(folder=folder)}")
     assert error.count("\n") == 1
     assert not list(folder.glob("x.*"))
+
+
+def test_data_names_the_pictures_that_cannot_be_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Training stops at the first of them, so `harness data` does not count them as samples."""
+    arguments = ["data", "image_folder", "--set", f"path={folder / 'pets'}", "--set"]
+    junk = folder / "pets" / "cat" / "junk.png"
+    junk.write_text("no picture")
+    said = f"{junk}: cannot be read (Pillow does not know its format)"
+    assert main([*arguments, "size=8"]) == 2
+    assert capsys.readouterr().err == f"error: {said}. Remove it, or set dataset.skip_corrupt=true.\n"
+    other = folder / "pets" / "dog" / "other.jpg"
+    other.write_bytes(b"")
+    assert main([*arguments, "size=9"]) == 2  # a data set is loaded once per process
+    more = f"{said}, nor can 1 more: {other}. Remove them, or set dataset.skip_corrupt=true."
+    assert capsys.readouterr().err == f"error: {more}\n"
+    assert main([*arguments, "size=9", "--set", "skip_corrupt=true"]) == 0
+    assert told(capsys)["samples"] == "27 to train on, 3 held out"
 
 
 def test_a_corrupt_picture_is_one_line_when_it_is_drawn(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,13 +6,18 @@ import hashlib
 import json
 import re
 import shlex
+import socket
 import subprocess
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
+from sklearn.datasets import load_iris
 
 from harness.ablation.design.study import load_study
 from harness.cli import main
@@ -216,6 +221,39 @@ def test_readmes_own_study_runs(
     changes = [word for change in [*trained, *judged] for word in ("--set", change)]
     assert main([*own[0], "--seeds", "1", "--workers", "1", *changes]) == 0
     assert "linear" in capsys.readouterr().out
+
+
+def _folder_of_pictures(folder: Path) -> None:
+    """Write 40 pictures of two classes."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 20, 3), dtype=np.uint8)
+    for i, picture in enumerate(pixels):
+        place = folder / "my_pictures" / ("cat", "dog")[i % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(place / f"{i}.png")
+
+
+def _flowers(folder: Path) -> None:
+    """Write scikit-learn's 150 irises."""
+    flowers = load_iris(as_frame=True)
+    flowers.data.assign(species=flowers.target_names[flowers.target]).to_csv(folder / "flowers.csv", index=False)
+
+
+@pytest.mark.parametrize(("path", "write"), [("my_pictures", _folder_of_pictures), ("flowers.csv", _flowers)])
+def test_the_commands_for_small_data_train_and_are_judged(
+    path: str, write: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unmeasured: None
+) -> None:
+    """As written, without a download, but for two steps of training and one NFE."""
+    monkeypatch.setenv("HARNESS_DATA", str(tmp_path))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("it downloads"))
+    write(tmp_path)
+    known = [shlex.split(line)[1:] for line in COMMANDS if f'"{path}"' in line and "num_reference=null" in line]
+    (words,) = known
+    short = ("train.steps=2", "train.warmup_steps=1", "train.sample_every=2", "evaluate.nfe=[2]")
+    assert main([*words, *(word for change in short for word in ("--set", change))]) == 0
+    (run,) = (tmp_path / "results" / "local" / "runs").iterdir()
+    assert main(["evaluate", str(run)]) == 0
+    (found,) = (run / "evaluations").glob("*.json")
+    assert {*json.loads(found.read_text())["values"]} >= {"sliced_wasserstein", "mmd", "energy"}
 
 
 def test_the_check_gives_its_first_two_commands_in_their_order() -> None:

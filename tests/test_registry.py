@@ -45,6 +45,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "image_folder": {"path": "pictures", "size": 32},
     "latents": {"path": "folder"},
     "npz": {"path": "pictures.npz"},
+    "table": {"path": "table.csv"},
     "time_series": {"path": "series.csv"},
 }
 """Values for components with required fields."""
@@ -72,7 +73,9 @@ def test_the_first_members_of_each_family_are_there() -> None:
     assert {"uniform", "shifted", "quadratic", "edm_rho", "log_snr"} <= set(names("time_grid"))
     assert {"sinusoidal", "fourier", "learned"} <= set(names("time_embedding"))
     assert {"unet", "dit", "transformer", "mlp", "diffusers"} <= set(names("backbone"))
-    assert {"digits", "npz", "image_folder", "latents", "checkerboard", "cells", "time_series"} <= set(names("dataset"))
+    assert {"digits", "npz", "image_folder", "latents", "checkerboard", "cells", "table", "time_series"} <= set(
+        names("dataset")
+    )
     assert {"fid", "kid", "precision", "recall", "mmd", "label_accuracy", "gene_mean", "spectrum"} <= set(
         names("metric")
     )

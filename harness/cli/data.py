@@ -12,6 +12,7 @@ from harness.core.errors import UserError
 from harness.core.progress import terminal
 from harness.core.registry import build, describe
 from harness.data.base import Data, data_folder, load, spaced
+from harness.data.folders import refuse_damaged
 from harness.data.pictures import SHOWN, draw
 
 
@@ -22,6 +23,7 @@ def run(options: argparse.Namespace) -> None:
             raise UserError("NAME: no data set is named. Pass one that `harness data` lists.")
         return _list()
     data = load(build("dataset", {"name": options.name, **parse_assignments(options.changes)}))
+    refuse_damaged(data)
     drawn = _draw(data, options.out) if options.out else ""
     facts = [f"{name}: {value}" for name, value in _facts(data).items() if value]
     for line in (*facts, *data.notes, *filter(None, [drawn])):

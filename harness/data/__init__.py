@@ -6,3 +6,4 @@ from harness.data import hub as hub
 from harness.data import images as images
 from harness.data import points as points
 from harness.data import sequences as sequences
+from harness.data import vectors as vectors

@@ -203,12 +203,13 @@ def _some(names: Sequence[str]) -> str:
     return f"{', '.join(names[:NAMED])}{rest}"
 
 
-def corrupt(place: Path, error: Exception) -> UserError:
-    """Return the error for a file that cannot be read."""
+def corrupt(place: Path, error: Exception, more: Sequence[str] = ()) -> UserError:
+    """Return the error for a file that cannot be read; `more` names others like it."""
     reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
     if isinstance(error, UnidentifiedImageError):
         reason = "Pillow does not know its format"
-    return UserError(f"{place}: cannot be read ({reason}). Remove it, or set dataset.skip_corrupt=true.")
+    others, them = (f", nor can {len(more)} more: {_some(more)}", "them") if more else ("", "it")
+    return UserError(f"{place}: cannot be read ({reason}){others}. Remove {them}, or set dataset.skip_corrupt=true.")
 
 
 def _is_hidden(name: str) -> bool:

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -23,6 +23,8 @@ from harness.core.rng import stream
 from harness.core.tried import Instance, tried
 
 Kind = Literal["image", "latents", "points", "cells", "sequence"]
+LARGEST_ROUNDING = 0.01
+"""Maximum rounding error of a stored value, in standard deviations of its feature."""
 
 
 class Samples(Protocol):
@@ -185,6 +187,10 @@ def existing(path: str, what: str) -> Path:
     """Return `path`, below `data_folder` if it is relative; `ConfigError` if it is not a file or folder."""
     found = data_folder() / path
     if not path or not found.exists():
+        here = Path(path)
+        if path and not here.is_absolute() and here.exists():
+            said = f"{os.path.join('.', path)} exists: give its absolute path, {here.absolute()}"
+            raise ConfigError("dataset.path", f"{found} does not exist. {said}.")
         reason = f"{found} does not exist. Give {what}; relative paths begin in HARNESS_DATA, or else in data/."
         raise ConfigError("dataset.path", reason)
     if not found.is_dir() and (kind := no_file(found)):  # reading it may never end
@@ -201,7 +207,7 @@ def spaced(number: int, total: int) -> Tensor:
     return torch.arange(number) * (total - 1) // max(1, number - 1)
 
 
-def held_out(number: int, every: int, strata: Tensor | None = None) -> Tensor:
+def held_out(number: int, every: float, strata: Tensor | None = None) -> Tensor:
     """Return which of `number` samples are held out, bool [number]: one in `every`, drawn with a fixed seed.
 
     Each stratum of `strata` int64 [number], for example a class, is held out in the same share, to within one sample.
@@ -211,12 +217,13 @@ def held_out(number: int, every: int, strata: Tensor | None = None) -> Tensor:
     if strata is not None:
         order = order[strata[order].argsort(stable=True)]
     mask = torch.zeros(number, dtype=torch.bool)
-    mask[order[every - 1 :: every]] = True
+    parts = (torch.arange(number + 1, dtype=torch.float64) / every + 1e-9).floor()
+    mask[order[parts.diff() > 0]] = True
     if strata is not None:
         mask &= torch.bincount(strata)[strata] > 1
     if not mask.any() or mask.all():
         raise UserError(
-            f"dataset: {number} samples cannot be split into training samples and one in {every} held out. Give more."
+            f"dataset: {number} samples cannot be split into training samples and one in {every:g} held out. Give more."
         )
     return mask
 
@@ -247,3 +254,25 @@ class Standardise:
         """Return the statistics on a device, and keep them there: a copy in every step would make a GPU wait."""
         self.mean, self.std = self.mean.to(device), self.std.to(device)
         return self.mean, self.std
+
+
+def standardise(values: Tensor, train: Tensor, names: Sequence[str], what: str) -> Standardise:
+    """Return the standardisation that the rows `train` bool [N] of `values` float64 [N, D] give.
+
+    `UserError` names a feature that does not vary in these rows, or whose values float32, in which samples are stored,
+    cannot resolve: rounding errors up to `LARGEST_ROUNDING` standard deviations are accepted. `what` is the noun for a
+    feature.
+    """
+    chosen = values[train]
+    for name, low, high in zip(names, chosen.amin(0), chosen.amax(0), strict=True):
+        if low == high:
+            raise UserError(f"dataset: the {what} '{name}' never varies. Set dataset.columns to the other {what}s.")
+    scale = Standardise(chosen.mean(0), chosen.std(0))
+    lost = (values.float().double() - values).abs().amax(0) / scale.std
+    if len(worst := (lost > LARGEST_ROUNDING).nonzero().flatten()):
+        first = int(worst[0])
+        raise UserError(
+            f"dataset: the {what} '{names[first]}' varies by {scale.std[first]:.3g} around {scale.mean[first]:.3g}, "
+            "too little for float32. Subtract its mean before you save it, or choose another unit."
+        )
+    return scale

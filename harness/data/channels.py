@@ -126,7 +126,7 @@ class Column:
     """Of several columns with times, the one with the lowest rank is used."""
 
 
-def _judged(table: Table, number: int, decimal: str) -> Column:
+def _judged(table: Table, number: int, decimal: str, timed: bool) -> Column:
     """Return the meaning of a column, by its cells and its name."""
     texts = table.texts[number]
     filled = [row for row, text in enumerate(texts) if not MISSING.fullmatch(text)]
@@ -141,23 +141,27 @@ def _judged(table: Table, number: int, decimal: str) -> Column:
         return Column(f"no numbers, like '{texts[filled[0]]}' in {table.place(filled[0], number)}")
     if (dates := times.stamps(texts)) is not None:
         return Column("times", times=dates)
-    if table.names[number].lower() in times.NAMES:
+    if timed and table.names[number].lower() in times.NAMES:
         return Column("times", times=pd.Series(values), rank=1)
-    if times.counts(values):
+    if times.counts(values) and (timed or abs(values[1] - values[0]) == 1):
         return Column("it counts the rows", times=pd.Series(values), rank=2)
     return Column()
 
 
-def channels(table: Table, decimal: Decimal, wanted: Sequence[str], say: Say) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the channels float64 [T, D] and their names: the wanted columns, or all numeric ones.
+def channels(
+    table: Table, decimal: Decimal, wanted: Sequence[str], say: Say, timed: bool = True, apart: Sequence[int] = ()
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the channels float64 [T, D] and their names: the wanted columns, or all numeric ones except `apart`.
 
     `say` gets lines on columns that are left out, on the reading of unusual numbers, and on uneven times. `UserError`
-    names a cell that is not a number, or rows that are not in the order of time.
+    names a cell that is not a number, or rows that are not in the order of time. Rows of a table that is not `timed`
+    are in any order.
     """
     _refuse_headless(table)
     sign = decimal_sign(table, decimal)
-    chosen = [_position(table, name) for name in wanted]
-    judged = {number: _judged(table, number, sign) for number in range(len(table.names)) if number not in chosen}
+    chosen = [position(table, name, "dataset.columns", "numeric column") for name in wanted]
+    others = (number for number in range(len(table.names)) if number not in (*chosen, *apart))
+    judged = {number: _judged(table, number, sign, timed) for number in others}
     said = [
         f"left out: {table.path}: {table.column(number)}: {column.left_out}"
         for number, column in judged.items()
@@ -168,28 +172,27 @@ def channels(table: Table, decimal: Decimal, wanted: Sequence[str], say: Say) ->
         if not chosen or not table.texts[0]:
             reasons = "; ".join(line.rpartition(f"{table.path}: ")[2] for line in said) or "it has no rows"
             raise UserError(
-                f"{table.path}: holds no numeric column ({reasons}). Give a .csv with a header and a row for each time."
+                f"{table.path}: holds no numeric column ({reasons}). "
+                f"Give a .csv with a header and a row for each {'time' if timed else 'sample'}."
             )
         for line in said:
             say(line)
-    _refuse_unnamed(table, chosen)
+    refuse_unnamed(table, chosen)
     values = np.column_stack([numbers(table.texts[number], sign) for number in chosen])
     _refuse_gaps(table, chosen, values)
-    for line in [*_readings(table, chosen, values), *_order(table, judged)]:
+    for line in [*_readings(table, chosen, values), *(_order(table, judged) if timed else [])]:
         say(line)
     return values, tuple(table.names[number] for number in chosen)
 
 
-def _position(table: Table, name: str) -> int:
-    """Return the index of a column; `ConfigError` if there is none of this name."""
+def position(table: Table, name: str, setting: str, what: str) -> int:
+    """Return the index of a column; `ConfigError` at `setting` if there is none of this name."""
     if name not in table.names:
-        raise ConfigError(
-            "dataset.columns", f"{table.path} has no numeric column '{name}'. {did_you_mean(name, table.names)}"
-        )
+        raise ConfigError(setting, f"{table.path} has no {what} '{name}'. {did_you_mean(name, table.names)}")
     return table.names.index(name)
 
 
-def _refuse_unnamed(table: Table, chosen: Sequence[int]) -> None:
+def refuse_unnamed(table: Table, chosen: Sequence[int]) -> None:
     """Raise `UserError` if a channel has no name, or the name of another column."""
     for number in chosen:
         name = table.names[number]

@@ -7,10 +7,11 @@ held out.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ from harness.data.base import Data, Dataset, existing, held_out, parted
 from harness.data.decoding import DAMAGED, Depth, open_picture, stated, survey
 from harness.data.images import decode, encode, mirror
 
+S = TypeVar("S")
+T = TypeVar("T")
 PICTURES = (
     ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jfif", ".jpe",
 )  # fmt: skip
@@ -138,10 +141,23 @@ class ImageFolder(Folder, name="image_folder"):
                 return str(error)
             return None
 
-        with ThreadPoolExecutor() as pool:
-            reasons = list(shown(pool.map(reason, range(len(names))), f"reading {source.path}", len(names)))
+        reasons = _each(reason, range(len(names)), f"reading {source.path}")
         damaged = [f"left out: {said.partition('. Remove')[0]}" for said in reasons if said]
         return [name for name, said in zip(names, reasons, strict=True) if said is None], damaged
+
+
+def _each(function: Callable[[S], T], items: Sequence[S], title: str) -> list[T]:
+    """Apply a function to each item, several at once, and show the progress."""
+    with ThreadPoolExecutor() as pool:
+        return list(shown(pool.map(function, items), title, len(items)))
+
+
+def refuse_damaged(data: Data) -> None:
+    """Raise `UserError` if the header of a picture cannot be read; it names the first, and counts the others."""
+    pictures = [samples for samples in (data.train, data.held_out) if isinstance(samples, Pictures)]
+    found = sorted((each for samples in pictures for each in samples.damage()), key=lambda each: each[0])
+    if found:
+        raise corrupt(*found[0], [str(place) for place, _ in found[1:]])
 
 
 class Pictures:
@@ -169,6 +185,21 @@ class Pictures:
         size = f"{height}" if height == width else f"{height}x{width}"
         yield f"pictures {size} {self.colour} {self.depth.levels};".encode()
         yield from self.source.content(self.names)
+
+    def damage(self) -> list[tuple[Path, Exception]]:
+        """Return the pictures whose headers cannot be read, and why. The pixels are not read."""
+
+        def reason(name: str) -> Exception | None:
+            try:
+                with self.source.open(name) as file, open_picture(file):
+                    return None
+            except UserError:
+                raise
+            except DAMAGED as error:
+                return error
+
+        reasons = _each(reason, self.names, f"reading the headers in {self.source.path}")
+        return [(self.source.where(n), why) for n, why in zip(self.names, reasons, strict=True) if why is not None]
 
     def fetch(self, number: int) -> Tensor:
         """Decode one picture to uint8 [C, *sides]; `UserError` names it if it cannot be read."""

@@ -85,12 +85,20 @@ def _latents(data: Data, latents: Tensor, title: str, trajectories: Sequence[Ten
 
 
 def _points(data: Data, points: Tensor, title: str, trajectories: Sequence[Tensor]) -> bytes:
-    """Draw the first two coordinates of real points and of samples, side by side; trajectories end at the samples."""
+    """Draw the first two coordinates of real points and of samples, side by side; trajectories end at the samples.
+
+    Named coordinates have their own units: each axis then has its own scale and its name.
+    """
     real = _real(data, len(points))
     figure = Figure(figsize=(9, 4.6))
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
     # fixed margins: a layout engine takes as long as all the rest
     figure.subplots_adjust(left=0.05, right=0.99, bottom=0.06, top=0.92, wspace=0.04)
+    if data.names:
+        figure.subplots_adjust(left=0.1, bottom=0.11)
+        first, second = (shown([*data.names, ""][i]) for i in range(2))
+        left.set(xlabel=first, ylabel=second)
+        right.set(xlabel=first)
     left.scatter(*_plane(real), s=3, color=REAL)
     if trajectories:
         # [N, times, 2]
@@ -99,8 +107,9 @@ def _points(data: Data, points: Tensor, title: str, trajectories: Sequence[Tenso
         title += f", the ways of {len(lines)}" if len(lines) < len(points) else ""
         right.add_collection(LineCollection(list(lines), colors=COLOURS[0], linewidths=0.4, alpha=0.3))
     right.scatter(*_plane(points), s=3, color=MADE, zorder=2)
-    left.set(title=f"{len(real)} training points", aspect="equal")
-    right.set(title=title, aspect="equal")
+    aspect = "auto" if data.names else "equal"
+    left.set(title=f"{len(real)} training points", aspect=aspect)
+    right.set(title=title, aspect=aspect)
     return png(figure, dpi=110)
 
 

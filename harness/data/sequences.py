@@ -9,17 +9,13 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from harness.core.config import RUN_ONLY, Count, Range
 from harness.core.errors import ConfigError, UserError, did_you_mean
 from harness.core.memory import Need, require
 from harness.core.signals import Say
-from harness.data.base import Data, Dataset, Standardise, existing
+from harness.data.base import Data, Dataset, existing, standardise
 from harness.data.tables import Decimal, Separator, read
-
-LARGEST_ROUNDING = 0.01
-"""Maximum rounding error of a stored value, in standard deviations of its channel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +44,7 @@ class Windows(Dataset):
                     f"{self.window} is longer than the {length} rows of the {split} samples. Choose a shorter one.",
                 )
         whole = torch.from_numpy(series)
-        scale = Standardise(whole[:border].mean(0), whole[:border].std(0))
-        if constant := [name for name, std in zip(names, scale.std, strict=True) if std == 0]:
-            raise UserError(
-                f"dataset: the channel '{constant[0]}' never varies. Set dataset.columns to the other channels."
-            )
-        _refuse_rounding(whole, scale, names)
+        scale = standardise(whole, torch.arange(len(whole)) < border, names, "channel")
         windows = (border - self.window) // self.stride + 1
         size = 12 if self.stride < self.window else 4  # bytes per number, with a copy in float64 if windows overlap
         samples = Need("dataset.window", f"{windows} windows", size * windows * self.window * series.shape[1])
@@ -66,22 +57,6 @@ class Windows(Dataset):
             train, held, scale.encode, scale.decode, "sequence",
             names=names, statistics=scale.statistics, notes=tuple(notes),
         )  # fmt: skip
-
-
-def _refuse_rounding(series: Tensor, scale: Standardise, names: tuple[str, ...]) -> None:
-    """Raise `UserError` if float32, in which windows are stored, cannot resolve a channel of the series.
-
-    `series` is float64 [T, D]; rounding errors up to `LARGEST_ROUNDING` standard deviations are accepted.
-    """
-    lost = (series.float().double() - series).abs().amax(0) / scale.std
-    if len(worst := (lost > LARGEST_ROUNDING).nonzero().flatten()):
-        name = names[worst[0]]
-        mean = scale.mean[worst[0]]
-        std = scale.std[worst[0]]
-        raise UserError(
-            f"dataset: the channel '{name}' varies by {std:.3g} around {mean:.3g}, too little for float32. "
-            "Subtract its mean before you save it, or choose another unit."
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
