@@ -10,23 +10,23 @@ SCALE ?= digits
 SCALES ?=
 ## how `make table` prints: markdown, csv or latex; for the terminal if not given
 FORMAT ?=
-## training seeds: all looks up to this number; the first look's if not given
+## number of training seeds: all looks up to it; the default is in the help of the command, like `harness ablate --help`
 SEEDS ?=
-## UNTIL=decided goes on from look to look until every arm is decided
+## UNTIL=decided continues from look to look until every arm is decided
 UNTIL ?=
-## the same, within this number of hours
+## like UNTIL=decided, but within this number of hours
 MAX_HOURS ?=
-## trials of the search; the file's if not given
+## number of trials of the search; the search file's if not given
 TRIALS ?=
-## processes that train at the same time; measured if not given
+## processes that train side by side; the harness chooses if not given
 WORKERS ?=
-## changes of the configuration, no spaces inside a value: SET="train.steps=200 evaluate.nfe=[2,8]"
+## changes to the configuration, without spaces in a value: SET="train.steps=200 evaluate.nfe=[2,8]"
 SET ?=
-## Python files with components of yours
+## Python files with your components
 PLUGIN ?=
 ## a finished run: STUDY/ARM/SEED, its name or its directory
 RUN ?=
-## rounds of reflow
+## number of rounds of reflow
 ROUNDS ?= 3
 ## DISTIL=1 distils the last round to one step
 DISTIL ?=
@@ -34,17 +34,17 @@ DISTIL ?=
 PORT ?= 5000
 ## test files; all if not given
 TESTS ?=
-## examples that Hypothesis draws for a test
+## examples that Hypothesis draws per test
 EXAMPLES ?= 5000
-## seed of the fuzz or the mutants; that of the fuzz is the time if not given
+## seed of fuzz or mutants; if not given, fuzz takes the time and mutants 0
 SEED ?=
-## mutants to test; 40 if not given
+## number of mutants to test; 40 if not given
 NUMBER ?=
-## source file that is mutated, like harness/core/files.py; any if not given
+## source file to mutate, like harness/core/files.py; any if not given
 ONLY ?=
-## which benchmarks
+## benchmarks to run
 BENCHMARKS := looks aa startup memory logging_cost layout step_time evaluation_cost pair_generation faults peers study_speed
-## Python that makes .venv, 3.11 or newer
+## Python that creates .venv, 3.11 or newer
 PYTHON ?= python3
 
 UV_VERSION := 0.13.9
@@ -66,7 +66,7 @@ help:
 	{ text = "" } \
 	END { printf "\nOptions, like make plan STUDY=solver SCALE=points:\n%s", options }' Makefile
 
-## Say what a study will take; train nothing that counts: STUDY SCALE SEEDS WORKERS SET PLUGIN
+## Forecast a study from small trials; store no runs: STUDY SCALE SEEDS WORKERS SET PLUGIN
 plan: $(READY)
 	@$(BIN)/harness plan $(STUDY) $(OPTIONS) $(if $(WORKERS),--workers $(WORKERS))
 
@@ -78,7 +78,7 @@ ablation: $(READY)
 tuning: $(READY)
 	@$(BIN)/harness tune $(SEARCH) $(OPTIONS) $(LENGTH) $(if $(TRIALS),--trials $(TRIALS)) $(if $(WORKERS),--workers $(WORKERS))
 
-## Straighten a finished run in rounds: RUN ROUNDS DISTIL WORKERS SET PLUGIN
+## Straighten a finished run by rounds of reflow: RUN ROUNDS DISTIL WORKERS SET PLUGIN
 reflow: $(READY)
 	@$(BIN)/harness reflow $(or $(RUN),$(error Name a finished run, like make reflow RUN=results/local/runs/...)) --rounds $(ROUNDS) $(if $(WORKERS),--workers $(WORKERS)) $(if $(DISTIL),--distil) $(foreach change,$(SET),--set '$(change)') $(foreach file,$(PLUGIN),--plugin $(file))
 
@@ -86,7 +86,7 @@ reflow: $(READY)
 table: $(READY)
 	@$(BIN)/harness table $(STUDY) $(OPTIONS) $(if $(FORMAT),--format $(FORMAT))
 
-## Split a finished study's variance into training and sampling: STUDY SCALE SEEDS SET PLUGIN
+## Split the variance of a finished study into training and sampling: STUDY SCALE SEEDS SET PLUGIN
 variance: $(READY)
 	@$(BIN)/harness variance $(STUDY) $(OPTIONS)
 
@@ -98,7 +98,7 @@ toy: $(READY)
 gallery: $(READY)
 	@$(BIN)/harness gallery $(SCALES)
 
-## Copy what has ended to the committed results, STUDY=toy, gallery or bench too: STUDY SCALE SCALES PLUGIN
+## Copy finished results to the committed ones; STUDY may also be toy, gallery or bench: STUDY SCALE SCALES PLUGIN
 publish: $(READY)
 	$(if $(filter file,$(origin STUDY)),$(error Name a study, like make publish STUDY=weighting))
 ifeq ($(STUDY),toy)
@@ -111,23 +111,23 @@ else
 	@$(BIN)/harness publish $(STUDY) --scale $(SCALE) $(foreach file,$(PLUGIN),--plugin $(file))
 endif
 
-## Renew studies/README.md and the marks of older tables from the committed tables.
+## Update studies/README.md, and the marks on outdated tables, from the committed tables.
 verdicts: $(READY)
 	@$(BIN)/harness publish
 
-## Run the benchmarks; an hour or more on two free cores: BENCHMARKS
+## Run the benchmarks (an hour or more on two free cores): BENCHMARKS
 bench: $(BENCH_READY)
 	@set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name; done
 
-## Open the MLflow pages on 127.0.0.1: PORT
+## Serve the MLflow pages on 127.0.0.1: PORT
 ui: $(READY)
 	@$(BIN)/harness ui --port $(PORT)
 
-## Run the tests; minutes.
+## Run the quick tests (minutes).
 test: $(READY)
 	@$(BIN)/pytest -m 'not slow'
 
-## Run the slow tests, with killed studies, ranks, clones, servers: TESTS
+## Run the slow tests (killed studies, several ranks, clones, servers): TESTS
 test-slow: $(READY)
 	@$(BIN)/pytest -m slow $(TESTS)
 
@@ -135,17 +135,17 @@ test-slow: $(READY)
 test-gpu: $(READY)
 	@$(BIN)/pytest -n 0 -m gpu
 
-## Damage settings, files, runs and studies, as Hypothesis draws it: EXAMPLES SEED
+## Test with damaged settings, files, runs and studies, drawn by Hypothesis: EXAMPLES SEED
 fuzz: SEED := $(or $(SEED),$(shell date +%s))
 fuzz: $(READY)
 	@echo "make fuzz EXAMPLES=$(EXAMPLES) SEED=$(SEED)"
 	@FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/pytest -m 'not slow' tests/test_fuzz_*.py --hypothesis-seed=$(SEED)
 
-## Change single lines of a copy of the source; the tests must notice each: NUMBER SEED ONLY
+## Change single lines in a copy of the source, and check that the tests notice: NUMBER SEED ONLY
 mutants: $(READY)
 	@$(BIN)/python tests/mutants.py $(if $(NUMBER),--number $(NUMBER)) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
 
-## Say which lines and branches no test reaches: TESTS
+## List lines and branches that no test reaches: TESTS
 coverage: $(READY)
 	@mkdir -p results/local/coverage
 	@$(BIN)/coverage erase
@@ -159,21 +159,21 @@ lint: $(READY)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-# The environment: exact versions from requirements.lock, by uv from PyPI. A stamp marks it whole.
+# The environment: uv installs the exact versions of requirements.lock from PyPI. .venv/ready marks it as complete.
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ". Name one: make PYTHON=python3.11 ...")'
-	@echo "setting up .venv (a few GB, once)"
+	@echo "setting up .venv (about 7 GB, once)"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip sync --quiet --compile-bytecode requirements.lock
 	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --no-deps --editable .
 	@touch $(READY)
 
-# What the benchmarks compare with, on top of the exact versions.
+# The libraries that the benchmarks compare with, in addition.
 $(BENCH_READY): $(READY)
 	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --constraint requirements.lock --editable '.[bench]'
 	@touch $(BENCH_READY)
 
-## Write requirements.lock anew, with the newest versions.
+## Update requirements.lock to the newest versions.
 lock: $(READY)
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header --quiet --upgrade --output-file requirements.lock

@@ -161,7 +161,7 @@ def held(folder: Path, *arguments: str, lazily: bool = False) -> Ended:
     """
     before = content(folder)
     ended = run(*arguments)
-    found_faults = ended.code == 1 and "doctor" in arguments and "hinders: " in ended.out
+    found_faults = ended.code == 1 and "doctor" in arguments and "prevents training: " in ended.out
     assert ended.code in (0, 2, 130) or found_faults, ended
     if ended.code == 2:
         (line,) = ended.err.splitlines()

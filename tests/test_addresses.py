@@ -216,7 +216,7 @@ def test_unlisted_runs_are_reported(plan: Plan, capsys: pytest.CaptureFixture[st
     assert "0123456789ab.json: cannot be read" in capsys.readouterr().err
     shutil.rmtree(results_folder() / "local" / "runs")
     assert main(["runs"]) == 0
-    assert f"no run has begun in {results_folder() / 'local' / 'runs'}" in capsys.readouterr().out
+    assert f"There is no run in {results_folder() / 'local' / 'runs'}" in capsys.readouterr().out
     place: Path = plan.folder / "plan.json"
     place.write_text(place.read_text().replace('"min_snr"', '"mine"'))
     assert main(["runs"]) == 0

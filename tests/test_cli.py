@@ -138,7 +138,7 @@ def test_every_help_ends_with_examples_that_work(command: str) -> None:
             build("dataset", {"name": options["name"], **changes})
         else:
             override(config, changes)
-        assert options.get("family") in (None, *HOMES)
+        assert options.get("family") in (None, "studies", "scales", *HOMES)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -154,8 +154,8 @@ def test_the_help_of_an_option_names_its_default(command: str) -> None:
 
 def test_an_example_of_a_default() -> None:
     known = parser().commands["sample"].format_help()
-    assert "how many (default: 64)" in known
-    assert "(default: the run's own)" in " ".join(known.split())
+    assert "number of samples (default: 64)" in known
+    assert "(default: the run's seed)" in " ".join(known.split())
 
 
 @pytest.mark.parametrize("words", [["reflow", ""], ["explain", ""], ["check", ""], ["ui", "--host="]], ids=str)
@@ -163,7 +163,7 @@ def test_an_empty_word_is_not_a_default(words: list[str], capsys: pytest.Capture
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code == 2
-    assert f"argument 2: '{words[1]}' holds no value" in capsys.readouterr().err
+    assert f"argument 2: '{words[1]}' has no value" in capsys.readouterr().err
 
 
 def test_help_comes_before_anything_heavy_is_imported() -> None:
@@ -312,7 +312,7 @@ def test_every_command_is_a_module_of_its_name() -> None:
         ("data nosuch", "dataset: 'nosuch' is no dataset. Known: "),
         ("train --plugin absent.py", "absent.py: no such file."),
         ("sample nothing", "nothing: no such run."),
-        ("sample nothing --out picture.jpg", "--out: picture.jpg is neither .png nor .npz."),
+        ("sample nothing --out picture.jpg", "--out: picture.jpg must end in .png or .npz."),
         ("sample nothing --number 0", "--number: 0 is less than 1."),
         ("sample nothing --number few", "invalid int value: 'few'"),
         ("sample nothing --seed few", "invalid int value: 'few'"),
@@ -321,7 +321,7 @@ def test_every_command_is_a_module_of_its_name() -> None:
         ("plan tuning", "'tuning' is no study."),
         ("plan weighting --scale digit", "'digit' is no scale. Did you mean 'digits'?"),
         ("plan weighting --seeds 0", "--seeds: 0 is less than 1."),
-        ("plan weighting --workers 0", "argument --workers: 0 is no whole number of 1 or more."),
+        ("plan weighting --workers 0", "argument --workers: 0 must be a whole number of 1 or more."),
         (
             "plan weighting --set evaluate.num_reference=100000",
             "arm 'uniform': evaluate.num_reference: 100000 is more than the 1438 training samples.",
@@ -329,13 +329,13 @@ def test_every_command_is_a_module_of_its_name() -> None:
         ("ablate weightin", "'weightin' is no study. Did you mean 'weighting'?"),
         ("ablate absent.py", "absent.py: no such file."),
         ("ablate weighting --seeds 0", "--seeds: 0 is less than 1."),
-        ("ablate weighting --max-hours 0", "'0' is no number of hours above 0."),
-        ("ablate weighting --max-hours nan", "'nan' is no number of hours above 0."),
-        ("ablate weighting --seeds 20 --until decided", "--until: --seeds 20 says already how far."),
+        ("ablate weighting --max-hours 0", "'0' must be a number of hours above 0."),
+        ("ablate weighting --max-hours nan", "'nan' must be a number of hours above 0."),
+        ("ablate weighting --seeds 20 --until decided", "--until: --seeds 20 already sets the last look."),
         ("ablate weighting --until tomorrow", "argument --until: 'tomorrow' is not a choice. Known: decided."),
         ("ablate weighting --until decide", "argument --until: 'decide' is not a choice. Did you mean 'decided'?"),
         ("ablate weighting --seeds some", "invalid int value: 'some'"),
-        ("ablate weighting --workers 0", "argument --workers: 0 is no whole number of 1 or more."),
+        ("ablate weighting --workers 0", "argument --workers: 0 must be a whole number of 1 or more."),
         ("ablate weighting --set weighting=min_snr", "weighting: every arm of 'weighting' replaces it"),
         (
             "ablate weighting --workers 1 --set evaluate.num_reference=100000",
@@ -345,8 +345,8 @@ def test_every_command_is_a_module_of_its_name() -> None:
         ("tune tunin", "'tunin' is no search. Did you mean 'tuning'?"),
         ("tune weighting", "'weighting' is no search. Known: digits_scale, tradeoff, tuning."),
         ("tune tuning --scale points", "--scale: 'tuning' has no space for points. Known: "),
-        ("tune tuning --trials 0", "argument --trials: 0 is no whole number of 1 or more."),
-        ("tune tuning --workers 0", "argument --workers: 0 is no whole number of 1 or more."),
+        ("tune tuning --trials 0", "argument --trials: 0 must be a whole number of 1 or more."),
+        ("tune tuning --workers 0", "argument --workers: 0 must be a whole number of 1 or more."),
         ("tune tuning --seeds 0", "--seeds: 0 is less than 1."),
         ("tune tuning --seeds 1001", "--seeds: 1001 includes seed 1000, which the search uses. Take fewer."),
         ("tune tuning --set seed=3", "seed: a study sets its seeds itself."),
@@ -434,9 +434,9 @@ def test_a_finished_run_is_not_judged_by_an_impossible_protocol(refused: Refused
 @pytest.mark.parametrize(
     ("label", "said"),
     [
-        ("eleven", "--label: 'eleven' is no class. Known: 0, 1, 2"),
-        ("10", "--label: '10' is no class."),
-        ("-1", "--label: '-1' is no class."),
+        ("eleven", "--label: 'eleven' is not a class. Known: 0, 1, 2"),
+        ("10", "--label: '10' is not a class."),
+        ("-1", "--label: '-1' is not a class."),
     ],
 )
 def test_an_unknown_label_is_refused_with_the_known_ones(
@@ -507,7 +507,7 @@ def test_a_port_in_use(refused: Refused) -> None:
 
 def test_a_store_that_serves_pages_gets_no_second_server(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    said = "MLFLOW_TRACKING_URI: http://127.0.0.1:9 is a server with pages of its own. Open it in a browser."
+    said = "MLFLOW_TRACKING_URI: http://127.0.0.1:9 is a server that has pages. Open it in a browser."
     assert refused("ui") == f"error: {said}"
 
 

@@ -73,7 +73,7 @@ def test_studies_and_scales_are_listed(capsys: pytest.CaptureFixture[str], monke
     scales = json.loads(shown(capsys, "list", "scales", "--json"))["scales"]
     assert [row["name"] for row in scales] == [*load_scales()]
     assert all(row["about"] for row in scales)
-    assert scales[0]["facts"] == "digits, unet, 660 steps, fid"
+    assert scales[0]["facts"] == "digits, unet, 660 steps, FID"
     monkeypatch.setenv("COLUMNS", "80")
     for kind in ("studies", "scales"):
         assert max(map(len, shown(capsys, "list", kind).splitlines())) <= 80

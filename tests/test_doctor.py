@@ -30,7 +30,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_hinders_here(capsys: pytest.CaptureFixture[str]) -> None:
     """It also leaves no files behind."""
     code, said = examined(capsys)
-    assert (code, said.endswith("nothing hinders")) == (0, True)
+    assert (code, said.endswith("nothing prevents training")) == (0, True)
     for what in ("Python", "torch", "GPU", "packages", "results", "runs", "MLflow", "data", "Inception", "studies"):
         assert what in said
     assert not results_folder().exists()
@@ -42,8 +42,8 @@ def test_a_folder_that_cannot_be_written_hinders(
     monkeypatch.setenv("HARNESS_RESULTS", "/proc/results")
     code, said = examined(capsys)
     assert code == 1
-    assert said.endswith("hinders: results")
-    assert "Choose another folder by HARNESS_RESULTS." in said
+    assert said.endswith("prevents training: results")
+    assert "Set HARNESS_RESULTS to another folder." in said
 
 
 def test_wrong_folders_hinder(
@@ -52,7 +52,7 @@ def test_wrong_folders_hinder(
     monkeypatch.setenv("HARNESS_DATA", str(tmp_path / "no"))
     monkeypatch.setenv("HARNESS_STUDIES", str(tmp_path))
     code, said = examined(capsys)
-    assert (code, said.endswith("hinders: data, studies")) == (1, True)
+    assert (code, said.endswith("prevents training: data, studies")) == (1, True)
     (tmp_path / "no" / "MNIST").mkdir(parents=True)
     assert "MNIST" in examined(capsys)[1]
 
@@ -79,7 +79,7 @@ def test_an_unusable_store_is_reported_and_is_not_a_fault(
         unused.bind(("127.0.0.1", 0))
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{unused.getsockname()[1]}")
         code, said = examined(capsys)
-    assert (code, "Mend it, or set MLFLOW_TRACKING_URI." in said, "secret" in said) == (0, True, False)
+    assert (code, "Fix this, or set MLFLOW_TRACKING_URI." in said, "secret" in said) == (0, True, False)
 
 
 def test_packages_are_compared_with_the_lock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -113,6 +113,6 @@ def test_the_weights_are_found_where_they_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HARNESS_INCEPTION", str(tmp_path / "weights.pth"))
-    assert "name a copy in HARNESS_INCEPTION" in examined(capsys)[1]
+    assert "Set HARNESS_INCEPTION to a copy" in examined(capsys)[1]
     (tmp_path / "weights.pth").write_bytes(b"weights")
-    assert "name a copy" not in examined(capsys)[1]
+    assert "HARNESS_INCEPTION" not in examined(capsys)[1]

@@ -248,7 +248,7 @@ def test_the_command_tells_which_share_of_a_batch_counts_in_each_arm(
 
 def test_a_picture_with_a_wrong_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "--out", "curve.pdf"]) == 2
-    assert "is no .png" in capsys.readouterr().err
+    assert "must end in .png" in capsys.readouterr().err
 
 
 def test_list_for_machines_holds_every_component(capsys: pytest.CaptureFixture[str]) -> None:

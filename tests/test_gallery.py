@@ -55,7 +55,7 @@ def test_a_run_stays_local_and_publishing_it_keeps_the_other_rows(
     texts = (committed / "tables" / "gallery.csv").read_bytes()
     assert main(["gallery", "digits", "--publish"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: digits: it has not ended (looked in ")
+    assert said.startswith("error: digits: its run has not finished (looked in ")
     assert said.endswith("). Run `make gallery SCALES=digits` first.\n")
     assert main(["gallery", "digits"]) == 0
     own = by_scale(results_folder() / "local")
@@ -103,7 +103,7 @@ def test_a_scale_without_a_value_and_one_without_a_picture_lose_no_row_of_the_ot
     line = f"{picture}: there is no such picture. The gallery is written without it."
     assert told.err.splitlines()[-1] == line  # after MLflow's possible messages about its tables
     assert main(["gallery", "bad"]) == 2
-    assert "gallery: no scale has ended, so there is nothing to write. The lines above" in capsys.readouterr().err
+    assert "gallery: no scale has finished, so there is nothing to write. The lines above" in capsys.readouterr().err
 
 
 def test_rows_are_replaced_by_scale_and_new_ones_come_last(committed: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_folder_of_studies_without_a_gallery(
     (tmp_path / "scales.py").write_text("SCALES = {}\n")
     monkeypatch.setenv("HARNESS_STUDIES", str(tmp_path))
     assert main(["gallery"]) == 2
-    named = f"{tmp_path / 'gallery.py'}: names no scale in GALLERY. Name some there, or like `harness gallery digits`."
-    assert capsys.readouterr().err == f"error: {named}\n"
+    advice = "Add one there, or name one here: `harness gallery digits`."
+    assert capsys.readouterr().err == f"error: {tmp_path / 'gallery.py'}: GALLERY names no scale. {advice}\n"
     assert main(["gallery", "digits"]) == 2
     assert capsys.readouterr().err == "error: 'digits' is no scale. There are none.\n"

@@ -166,13 +166,13 @@ def test_a_mistake_is_reported_before_any_training(launched: list[str], monkeypa
 
     arms = {"a": {}, "b": {"weighting": "typed_in"}}
     where = (
-        rf"weighting 'typed_in': .* cannot find its class \({re.escape(__file__)}, line \d+\)\. .*plugins=\['mine.py'\]"
+        rf"weighting 'typed_in': .* cannot load its class \({re.escape(__file__)}, line \d+\)\. .*plugins=\['mine.py'\]"
     )
     with pytest.raises(UserError, match=where):
         run_study(dataclasses.replace(STUDY, arms=arms))
-    with pytest.raises(UserError, match=r"^until: seeds=4 says already how far"):
+    with pytest.raises(UserError, match=r"^until: seeds=4 already sets the last look"):
         run_study(STUDY, seeds=4, until="decided")
-    with pytest.raises(UserError, match=r"^until: 'done' is no end\. Give 'decided'"):
+    with pytest.raises(UserError, match=r"^until: 'done' is not a choice\. Pass 'decided'"):
         run_study(STUDY, until="done")  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"^workers: 0 is outside \[1, 1024\]"):
         run_study(STUDY, workers=0)

@@ -56,14 +56,14 @@ def test_a_label_is_a_name_alone_where_classes_have_names() -> None:
             "",
             "\u0663",
         ):
-            with pytest.raises(UserError, match=r"^--label: '.*' is no class\. "):
+            with pytest.raises(UserError, match=r"^--label: '.*' is not a class\. "):
                 class_number(CONDITIONAL, data, wrong)
 
 
 def test_a_label_is_a_number_if_classes_have_no_names() -> None:
     assert [class_number(CONDITIONAL, named(classes=12), str(i)) for i in range(12)] == list(range(12))
     for wrong in ("12", "-1", "1.0", "01", "\u0661"):
-        with pytest.raises(UserError, match="is no class"):
+        with pytest.raises(UserError, match="is not a class"):
             class_number(CONDITIONAL, named(classes=12), wrong)
 
 
@@ -93,7 +93,7 @@ def test_samples_of_named_classes_and_a_picture_of_all(
     assert (
         main(["sample", run.name, "--label", "1", "--number", "4", "--nfe", "1", "--out", str(tmp_path / "1.npz")]) == 2
     )
-    assert capsys.readouterr().err == "error: --label: '1' is no class. Known: 2, 5, 8.\n"
+    assert capsys.readouterr().err == "error: --label: '1' is not a class. Known: 2, 5, 8.\n"
     hundred = tmp_path / "hundred.png"
     assert main(["sample", run.name, "--number", "100", "--nfe", "1", "--out", str(hundred)]) == 0
     assert Image.open(hundred).size == (10 * 34 + 2, 10 * 34 + 2)

@@ -185,7 +185,7 @@ def test_the_chain_is_printed_and_drawn(
     assert "30 of 30 steps of 32" in told
     assert Image.open(tmp_path / "chain.png").width > 1000
     assert main(["lineage", last.name, "--out", "chain.txt"]) == 2
-    assert "--out: chain.txt is no .png" in capsys.readouterr().err
+    assert "--out: chain.txt must end in .png" in capsys.readouterr().err
 
 
 def test_links_that_do_not_exist_yet_have_no_cost(tiny: RunConfig) -> None:
@@ -220,7 +220,7 @@ def test_the_time_of_training_counts_the_way_back_and_no_look(tiny: RunConfig) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["reflow", "{run}", "--rounds", "0"], "0 is no whole number of 1 or more"),
+        (["reflow", "{run}", "--rounds", "0"], "0 must be a whole number of 1 or more"),
         (["reflow", "absent"], "absent: no such run."),
         (["reflow", "{run}", "--set", "dataset=eight_gaussians"], "dataset: the teacher's is another"),
         (["reflow", "{run}", "--set", "backbone.channels=16"], "backbone: the network does not fit the teacher's"),

@@ -87,5 +87,5 @@ def test_an_impossible_name_is_refused(name: str, tmp_path: Path, capsys: pytest
 def test_nothing_is_overwritten(there: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / there).write_text("precious")
     assert main(["new", "study", "mine", "--out", str(tmp_path)]) == 2
-    assert f"{tmp_path / there}: is there already" in capsys.readouterr().err
+    assert f"{tmp_path / there}: already exists" in capsys.readouterr().err
     assert [path.read_text() for path in tmp_path.iterdir()] == ["precious"]

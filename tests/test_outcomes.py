@@ -290,7 +290,7 @@ def test_a_warning_about_the_data_is_printed_once_for_all_arms(
 
 def test_arms_without_the_primary_nfe_are_named_before_they_train(tiny: RunConfig) -> None:
     plan = planned(override(tiny, {"evaluate.nfe": [1, 2]}), arms={"a": {}, "b": {"evaluate.nfe": [1]}, "c": {}})
-    assert advice_on(plan)["no verdict without fid at NFE 2, which evaluate.nfe leaves out"] == ["b"]
+    assert advice_on(plan)["no verdict: evaluate.nfe leaves out NFE 2, so FID is not measured there"] == ["b"]
     assert not any("verdict" in line for line in advice_on(planned(override(tiny, {"evaluate.nfe": [1, 2]}))))
 
 

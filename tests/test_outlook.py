@@ -160,7 +160,7 @@ def test_the_status_says_whether_a_plan_is_stored(plan: Plan, ended: Callable[[P
     first = f"3 arms at the scale digits; plan {plan.digest}"
     assert status(plan) == [f"{first}, not stored yet: `harness ablate` stores it before its first run."]
     ended(plan.up_to(3))
-    assert status(plan)[1:] == ["- 9 trials have ended already. Once the plan is stored, its tables will say so."]
+    assert status(plan)[1:] == ["- 9 trials ended before the plan was stored. Its tables will say so."]
     preregister(plan)
     stored, *unplanned = status(plan)
     assert stored.startswith(f"{first}, stored 20")
@@ -173,15 +173,15 @@ def test_remarks_name_guesses_and_failures(plan: Plan, monkeypatch: pytest.Monke
     outlook = Outlook(plan, 2, NONE, parts(plan))
     lines = remarks(outlook, Placement(2, 1), found)
     assert "b: its small trial gave no times: training diverged." in lines
-    assert not any("guess" in line or "disk" in line.partition(",")[0] for line in lines[1:])
+    assert not any("linear growth" in line or "disk" in line.partition(",")[0] for line in lines[1:])
     many = {arm: override(config, {"evaluate.num_samples": 501}) for arm, config in plan.arms.items()}
     large = dataclasses.replace(outlook, plan=dataclasses.replace(plan, arms=many))
-    (line,) = (line for line in remarks(large, Placement(2, 1), found) if "guess" in line)
-    assert line.startswith("The metrics of a were timed on fewer samples than there will be.")
+    (line,) = (line for line in remarks(large, Placement(2, 1), found) if "linear growth" in line)
+    assert line.startswith("The metrics of a were timed on fewer samples than the study takes.")
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 351e6}))
     (line,) = (line for line in remarks(outlook, Placement(2, 1), found) if line.startswith("warning"))
-    assert line.startswith("warning: 352 MB do not fit onto the disk of ")
-    assert line.endswith("where 351 MB are free.")
+    assert line.startswith("warning: the study needs 352 MB, but the disk of ")
+    assert line.endswith(" has only 351 MB free.")
 
 
 def test_an_arm_that_wastes_its_batches_is_warned_of(plan: Plan) -> None:

@@ -273,7 +273,7 @@ def test_data_lists_every_set_and_its_files(folder: Path, capsys: pytest.Capture
     assert "path, size" in rows["image_folder"]
     assert rows["digits"].split("│")[3].strip() == ""
     assert rows["cells"].split("│")[3].strip() == "path"
-    assert f"files are looked for in {folder};" in said
+    assert f"data folder: {folder};" in said
 
 
 def test_data_loads_a_set_and_describes_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -341,9 +341,9 @@ def test_data_draws_the_pictures_that_are_held_out(folder: Path) -> None:
         ),
         (["digits", "--set", "size=8"], "dataset.size: Digits has no such field."),
         (["digits", "--set", "size"], "--set: 'size' is not path=value."),
-        (["digits", "--out", "x.pdf"], "--out: x.pdf is no .png. Name the picture so."),
-        (["--out", "x.png"], "NAME: which data set? Name one of those that `harness data` lists."),
-        (["--set", "size=8"], "NAME: which data set?"),
+        (["digits", "--out", "x.pdf"], "--out: x.pdf must end in .png."),
+        (["--out", "x.png"], "NAME: no data set is named. Pass one that `harness data` lists."),
+        (["--set", "size=8"], "NAME: no data set is named."),
         (
             ["time_series", "--set", "path=series.npz", "--set", "window=500"],
             "dataset.window: 500 is longer than the 160 rows",

@@ -71,7 +71,7 @@ def test_a_study_is_published_once_every_trial_has_ended(
     assert main(["publish", str(file)]) == 2
     said = capsys.readouterr().err
     assert said == (
-        f"error: ends-digits: 1 of 6 trials have not ended, like b seed 2 ({plan.run('b', 2).folder}). "
+        f"error: ends-digits: 1 of 6 trials have not ended, for example b seed 2 ({plan.run('b', 2).folder}). "
         f"Run `harness ablate {file} "
         "--scale digits` first.\n"
     )
@@ -128,7 +128,7 @@ def test_a_search_is_published_with_its_trials(
     tuned = compared(search, "digits", base, {}, None, [], board.tuned())
     assert main(["publish", str(file)]) == 2, "the comparison has not run"
     said = capsys.readouterr().err
-    assert "rates-digits: 6 of 6 trials have not ended, like default seed 0 (" in said
+    assert "rates-digits: 6 of 6 trials have not ended, for example default seed 0 (" in said
     assert f"`harness tune {file} --scale digits`" in said
     end_trial(SearchBoard(SearchPlan.of(search, "digits", base, 3, [])), 6.0)
     judged(tuned, score)

@@ -95,7 +95,7 @@ def test_training_asks_for_no_weights_and_evaluating_does(
     assert main(["train", *options(tiny, **asked)]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "train.threads=3: the cores that are free here" in said
-    assert "the weights of inception are not on this machine: training needs none" in said
+    assert "the weights of inception are not on this machine: training does not need them" in said
     (folder,) = runs_folder().iterdir()
     assert Run.find(folder.name).config.train.threads == 3
     assert Run.find(folder.name).finished

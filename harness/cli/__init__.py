@@ -1,4 +1,4 @@
-"""The command line: reads which command is meant, and imports it only then."""
+"""The command line: reads the name of the command, then imports only its module."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from harness.core.streams import announce
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `harness ARGUMENTS`; returns the exit code.
 
-    0; 1 where `doctor` finds what hinders; 2 after a user's mistake; 130 when stopped.
+    0: success; 1: `doctor` found a fault that prevents training; 2: a user's mistake; 130: stopped.
     """
     options = read(arguments)
     return guarded(lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> int | None:
-    """Announce the command, then import and run it: torch and MLflow take seconds to import.
+    """Announce the command, then import and run it, since torch and MLflow take seconds to import.
 
-    Its exit code, where it has one of its own.
+    Returns the exit code that the command chooses, or None.
     """
     if os.environ.get("RANK", "0") == "0":
         announce("harness: loading ...")

@@ -1,4 +1,4 @@
-"""`harness ablate`: the arms of a study trained and compared; the same command continues it."""
+"""`harness ablate`: trains and compares the arms of a study; the same command continues it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace, show: Show = on_terminal) -> None:
 
 
 def placed(options: argparse.Namespace, plan: Plan, console: Console) -> tuple[Plan, Placement]:
-    """The plan with the threads of a trial, and how trials share this machine: as the options say, or as is fastest."""
+    """Return the plan with the threads of a trial, and the placement: as the options say, or the fastest."""
     varied = len({config.train.threads for config in plan.arms.values()}) > 1
     by_hand = options.workers is not None or options.trials_per_gpu is not None
     if by_hand or varied or "train.threads" in parse_assignments(options.changes):
@@ -50,7 +50,7 @@ def placed(options: argparse.Namespace, plan: Plan, console: Console) -> tuple[P
 
 
 class Hours(StopSignal):
-    """Says to stop when the process is asked to, and when the hours that a command may take are over."""
+    """Asks for a stop after a signal, and when the hours that a command may take are over."""
 
     def __init__(self, hours: float | None):
         self._ends = time.monotonic() + 3600 * (hours or math.inf)
@@ -58,7 +58,7 @@ class Hours(StopSignal):
 
     @property
     def remaining(self) -> float:
-        """Seconds; infinity without an end."""
+        """Seconds left; infinity without a limit."""
         return self._ends - time.monotonic()
 
 
@@ -66,9 +66,9 @@ def compare(
     options: argparse.Namespace, plan: Plan, placement: Placement, console: Console, stop: Hours, *notes: str,
     more: Callable[[], list[Path]] = list, show: Show = on_terminal,
 ) -> None:  # fmt: skip
-    """Carry the plan of a study out, look by look, and report each, with `notes` under its table.
+    """Carry out the plan of a study, look by look, and report each look, with `notes` under its table.
 
-    `more` writes what else belongs to a report.
+    `more` writes further files of a report and returns their paths.
     """
     console.print(plan.question)
     judge = prepare(plan, console, stop, placement)

@@ -1,4 +1,4 @@
-"""What is said of a study before it trains: how its arms are matched and crossed, which mean the same, and advice."""
+"""Lines printed before a study trains: how its arms are matched and crossed, which mean the same, and advice."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from harness.ablation.design.plan import Plan
 from harness.ablation.report import matching
 from harness.core.errors import listed
 from harness.data.base import load
+from harness.evaluation.metric import label_of
 from harness.runs.explain import Explained, alike, percent
 from harness.training.advice import cut_short, warnings
 
 WASTED = 0.1
-"""Effective share of a batch below which most of its samples train nothing."""
+"""Below this effective share of a batch, most samples contribute almost nothing to the gradient."""
 
 
 def warn(plan: Plan, console: Console) -> None:
-    """Say it, a line each."""
+    """Print the notes, warnings and advice on a plan, one per line."""
     explained = {name: Explained.of(config) for name, config in plan.arms.items()}
     notes = dict.fromkeys(line for config in plan.arms.values() for line in load(config.dataset).notes)
     crossing = plan.crossing.told() if plan.crossing else []
@@ -30,24 +31,25 @@ def warn(plan: Plan, console: Console) -> None:
 
 
 def wasteful(arms: Mapping[str, Explained]) -> list[str]:
-    """A line for each arm whose weights leave little of a batch."""
+    """Return a warning for each arm with an effective share below `WASTED`."""
     lines = []
     for name, arm in arms.items():
         batch = arm.config.train.batch_size
         if (share := arm.effective_share()) < WASTED:
             lines.append(
-                f"warning for {name}: the effective share of a batch is {percent(share)}. Few samples have nearly all "
-                f"of the weight, so the gradient is as noisy as that of {max(1, round(share * batch))} of {batch} "
-                "samples. Draw the times where the weight is large (time_sampler), or clip the weight."
+                f"warning for {name}: the effective share of a batch is {percent(share)}. A few samples have nearly "
+                f"all of the weight: the gradient is as noisy as that of {max(1, round(share * batch))} of {batch} "
+                "samples. Draw more times where the weight is large (time_sampler), or clip the weight."
             )
     return lines
 
 
 def advice_on(plan: Plan) -> dict[str, list[str]]:
-    """What practice advises against, with the arms that do it."""
+    """Return each piece of advice, with the arms that it concerns."""
     said: dict[str, list[str]] = {}
     if apart := [arm for arm in plan.arms if not plan.asks(arm)]:
-        said[f"no verdict without {plan.metric} at NFE {plan.nfe}, which evaluate.nfe leaves out"] = apart
+        missing = f"evaluate.nfe leaves out NFE {plan.nfe}, so {label_of(plan.metric)} is not measured there"
+        said[f"no verdict: {missing}"] = apart
     for name, config in plan.arms.items():
         for line in [*cut_short(config.train), *warnings(config.train, load(config.dataset), config)]:
             said.setdefault(line, []).append(name)

@@ -1,4 +1,4 @@
-"""Which commands there are and what each takes. Nothing heavy is imported, so that `--help` comes at once."""
+"""All commands and their options. Nothing heavy is imported, so `--help` is fast."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ from harness.cli.values import number_of_hours, within
 from harness.core.config import AGAIN, ROUNDS, TRIALS, WORKERS
 from harness.core.fields import Range
 
-RUN = "a run: STUDY/ARM/SEED, its name or its directory, as `harness runs` lists them"
+RUN = "a run: STUDY/ARM/SEED, its name or its directory; `harness runs` lists the runs"
+SCALE = "the configuration to start from; `harness list scales` shows all"
 FAMILIES = [
     "interpolant", "prediction", "weighting", "loss", "time_sampler", "noise", "coupling", "solver", "time_grid",
     "time_embedding", "backbone", "optimizer", "schedule", "average", "extractor",
 ]  # fmt: skip
-"""Of the components that `harness new component` writes: those of the registry but data sets and metrics."""
+"""The families that `harness new component` writes: all of the registry except data sets and metrics."""
 Add = Callable[..., Parser]
-"""`add(name, about, *examples)` begins the declaration of a command; an example is given without the command's name."""
+"""`add(name, about, *examples)` declares a command; examples leave out `harness` and the command's name."""
 
 
 def parser() -> Parser:
-    """Of `harness COMMAND ...`. The `module` among the options that it reads is that whose `run(options)` does it."""
+    """Return the parser of `harness COMMAND ...`; its `module` names the module whose `run(options)` is called."""
     examples = ("list weighting", "plan weighting", "ablate weighting --until decided", "train --scale points")
     made = Parser(prog="harness", about="An ablation lab for flow matching.", examples=examples)
     register = Path(sys.prefix, "bin", "register-python-argcomplete")
-    shells = f'completion, a line for ~/.bashrc or ~/.zshrc:\n  eval "$({register} harness)"'
+    shells = f'completion: add this line to ~/.bashrc or ~/.zshrc:\n  eval "$({register} harness)"'
     made.epilog = f"{made.epilog}\n\n{shells}"
-    made.add_argument("--version", action=Version, nargs=0, help="print the version and end")
+    made.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
     commands = made.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add = functools.partial(_add, commands)
     for declare in (_components, _single_runs, _chains, _studies, _tables, _demonstrations, _pages):
@@ -43,143 +44,146 @@ def parser() -> Parser:
 
 
 def read(words: Sequence[str] | None = None) -> Namespace:
-    """The options in these words, or in those of this process. After help it ends with 0, after a mistake with 2."""
+    """Return the options in `words` or in this process's arguments. Exits with 0 after help, with 2 after a mistake."""
     given = sys.argv[1:] if words is None else words
     known = parser()
-    if "_ARGCOMPLETE" in os.environ:  # a shell asks which words may follow
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks for completions
         from harness.cli.completion import complete
 
         complete(known)
     for place, word in enumerate(given, 1):
-        if re.fullmatch(r"(--[\w-]+=)?", word):  # mostly a variable of a shell's that is not set
-            known.error(f"argument {place}: '{word}' holds no value. Give it one, or leave it out.")
+        if re.fullmatch(r"(--[\w-]+=)?", word):  # usually an unset shell variable
+            known.error(f"argument {place}: '{word}' has no value. Give it one, or leave it out.")
     options = known.read(given or ["--help"])
     if getattr(options, "until", None) and options.seeds is not None:
-        known.error(f"argument --until: --seeds {options.seeds} says already how far. Leave out one of the two.")
+        known.error(f"argument --until: --seeds {options.seeds} already sets the last look. Leave out one of the two.")
     return options
 
 
 def _add(commands: Any, name: str, about: str, *examples: str, module: str | None = None) -> Parser:
-    """Begin a command, which `module` runs: harness/cli/<name>.py where it is not given."""
+    """Declare a command, which harness/cli/MODULE.py runs; `module` defaults to the command's name."""
     sub: Parser = commands.add_parser(name, help=about, about=about, examples=examples)
     sub.set_defaults(module=f"harness.cli.{module or name}")
-    plugin = "Python file with components of yours; repeatable"
+    plugin = "Python file with your components; repeatable"
     sub.add_argument("--plugin", action="append", default=[], type=Path, metavar="FILE", help=plugin)
     return sub
 
 
 def _components(add: Add) -> None:
-    """Commands about components and data: what there is, what they mean, whether they keep their promises."""
-    about = "List the components of every family, or of one: what they are, their parameters and sources."
-    sub = add("list", about, "weighting", "metric --json", module="components")
-    family = "a family of components, like weighting, or `studies` or `scales`; all families if not given"
-    sub.add_argument("family", nargs="?", help=family)
-    sub.add_argument("--json", action="store_true", help="for machines")
+    """Commands that list, explain, write and check components and data sets."""
+    about = "List components with their parameters and sources, or list the studies or the scales."
+    sub = add("list", about, "weighting", "studies", "metric --json", module="components")
+    family = "a family of components, like weighting; or studies; or scales (default: all families)"
+    sub.add_argument("family", nargs="?", metavar="FAMILY", help=family)
+    _json(sub)
 
-    about = "Show what can be set: each path with its value, its type or choices, and its range."
+    about = "List all settings of a scale or a run: path, value, type or choices, and range."
     sub = add("config", about, "--scale points", "weighting/uniform/0 --json")
     sub.add_argument("run", metavar="RUN", nargs="?", help=RUN)
-    sub.add_argument("--scale", metavar="NAME", help="a configuration in studies/scales.py (default: digits)")
-    sub.add_argument("--json", action="store_true", help="for machines")
+    sub.add_argument("--scale", help="the configuration to list (default: digits)")
+    _json(sub)
 
-    about = "Write a formulation out, or compare a study's arms, and draw the effective weight over log SNR."
+    about = "Print the formulas of a configuration, or compare a study's arms; draw the effective weight over log SNR."
     sub = add("explain", about, "weighting --out weighting.png", "--scale digits --set weighting=min_snr")
-    sub.add_argument("study", nargs="?", metavar="STUDY", help="draw the arms of this study together")
-    _start(sub)
-    sub.add_argument("--out", type=Path, default=Path("explain.png"), metavar="FILE", help="the picture")
+    study = "compare the arms of this study (default: print the formulas of the scale)"
+    sub.add_argument("study", nargs="?", metavar="STUDY", help=study)
+    _scale(sub)
+    sub.add_argument("--out", type=Path, default=Path("explain.png"), metavar="FILE", help="picture to write, .png")
     _changes(sub, "change the configuration, like weighting=min_snr")
 
-    about = "Write a working study, component, data set or metric to begin with, and its test."
+    about = "Write a working study, component, data set or metric to start from, and its test."
     sub = add("new", about, "component my_weighting --family weighting", "study my_question --out studies")
     sub.add_argument("kind", choices=["study", "component", "dataset", "metric"], help="what to write")
-    sub.add_argument("name", metavar="NAME", help="of the file and what it declares: a-z, 0-9 and _")
-    family = "that a component belongs to, one of those that `harness list` shows"
+    sub.add_argument("name", metavar="NAME", help="name of the file, and of what it declares: a-z, 0-9 and _")
+    family = "family of the component; `harness list` shows the families"
     sub.add_argument("--family", choices=FAMILIES, default="weighting", metavar="FAMILY", help=family)
-    sub.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="the folder of both files")
+    sub.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="folder for both files")
 
-    about = "Test the components of a Python file against what their families promise."
-    add("check", about, "my_weighting.py").add_argument("file", type=Path, metavar="FILE", help="the Python file")
+    about = "Check whether the components in a Python file keep the promises of their families."
+    sub = add("check", about, "my_weighting.py")
+    sub.add_argument("file", type=Path, metavar="FILE", help="Python file with your components")
 
-    about = "List the data sets, or prepare one and show what it holds."
+    about = "List the data sets, or prepare one and describe it."
     sub = add("data", about, "digits --out digits.png", "image_folder --set path=my_pictures --set size=32")
-    sub.add_argument("name", nargs="?", metavar="NAME", help="the data set to prepare; all are listed if not given")
-    sub.add_argument("--out", type=Path, metavar="FILE", help="a picture of its held-out samples, .png")
-    _changes(sub, "set a field of it, like path=my_pictures or size=32")
+    sub.add_argument("name", nargs="?", metavar="NAME", help="data set to prepare (default: list all)")
+    sub.add_argument("--out", type=Path, metavar="FILE", help="picture of its held-out samples to write, .png")
+    _changes(sub, "set a field of the data set, like path=my_pictures or size=32")
 
 
 def _single_runs(add: Add) -> None:
     """Commands that train a run and draw from it."""
     about = "Train one run; the same command continues it."
     sub = add("train", about, "--scale points", "--set weighting=min_snr --set train.steps=200")
-    _start(sub)
+    _scale(sub)
     _changes(sub, "change the configuration, like weighting=min_snr or train.steps=200")
 
-    about = "Draw samples from a finished run into a picture or an array."
+    about = "Draw samples from a finished run; write a picture or arrays."
     sub = add("sample", about, "weighting/uniform/0 --number 16", "weighting/uniform/0 --nfe 8 --out drawn.npz")
     _one_run(sub)
-    sub.add_argument("--number", type=int, default=64, metavar="N", help="how many")
-    nfe = "calls of the network for each; 0: an adaptive solver chooses (default: 32; 1 if distilled)"
+    sub.add_argument("--number", type=int, default=64, metavar="N", help="number of samples")
+    nfe = "network calls per sample; 0: an adaptive solver chooses (default: 32; 1 for a distilled run)"
     sub.add_argument("--nfe", type=int, metavar="N", help=nfe)
-    sub.add_argument("--seed", type=int, metavar="N", help="of the noise and the classes (default: the run's own)")
-    label = "a class's name or number, for all of them; needs a network that is told classes"
+    seed = "seed of the noise and the classes (default: the run's seed)"
+    sub.add_argument("--seed", type=int, metavar="N", help=seed)
+    label = "name or number of a class: draw only this class; needs a run trained with classes"
     sub.add_argument("--label", metavar="CLASS", help=label)
-    out = ".png for a picture, .npz for arrays"
+    out = "file to write: .png for a picture, .npz for arrays"
     sub.add_argument("--out", type=Path, default=Path("samples.png"), metavar="FILE", help=out)
-    data = "or say where the data lie now, like dataset.path=elsewhere"
-    _changes(sub, f"change how they are drawn, like evaluate.solver=heun, {data}")
+    data = "or where the data are now, like dataset.path=elsewhere"
+    _changes(sub, f"change how the samples are drawn, like evaluate.solver=heun, {data}")
 
-    about = "Evaluate finished runs at every NFE; what is known is not computed again."
+    about = "Evaluate finished runs at every NFE; known values are not computed again."
     more = "weighting/uniform/0 --sweep solver=euler,heun time_grid=uniform,shifted"
     sub = add("evaluate", about, "weighting/uniform/0 --set 'evaluate.nfe=[8,64]'", more)
     sub.add_argument("runs", metavar="RUN", nargs="+", help=RUN)
-    sweep = "compare ways of sampling, like solver=euler,heun time_grid=uniform,shifted"
+    sweep = "compare all combinations of sampling settings, like solver=euler,heun time_grid=uniform,shifted"
     sub.add_argument("--sweep", nargs="+", metavar="PATH=VALUES", help=sweep)
-    _workers(sub, "processes of a sweep that judge at the same time (default: as many as the cores hold)")
-    _changes(sub, "change how they are judged, like evaluate.solver=heun or evaluate.nfe=[8,64]")
+    _workers(sub, "processes of a sweep that evaluate side by side (default: as many as the GPUs or cores allow)")
+    _changes(sub, "change how the runs are evaluated, like evaluate.solver=heun or evaluate.nfe=[8,64]")
 
 
 def _chains(add: Add) -> None:
-    """Commands about the rounds that follow a run, and the runs that it follows."""
-    about = "Straighten a finished run's flow in rounds, each trained on the pairs of the one before."
+    """Commands that train rounds of reflow from a run, list runs, and show a run's lineage."""
+    about = "Straighten a finished run's flow by rounds of reflow; each round trains on pairs from the round before."
     sub = add("reflow", about, "weighting/uniform/0", "weighting/uniform/0 weighting/uniform/1 --rounds 2 --distil")
-    runs = f"{RUN}; several differ in their seeds alone"
+    runs = f"{RUN}; several runs must differ only in their seeds"
     sub.add_argument("runs", metavar="RUN", nargs="+", help=runs)
-    rounds = "how many; the second gives the 3-rectified flow"
+    rounds = "number of rounds; two rounds give the 3-rectified flow"
     sub.add_argument("--rounds", type=within(ROUNDS), default=1, metavar="N", help=rounds)
     sub.add_argument("--distil", action="store_true", help="distil the last round to one step")
-    _workers(sub, "local processes that train at the same time (default: as many as the cores hold)")
-    judged = "or how all are judged, like evaluate.nfe=[1,8]"
+    _workers(sub, "local processes that train side by side (default: as many as the GPUs or cores allow)")
+    judged = "or how all runs are evaluated, like evaluate.nfe=[1,8]"
     _changes(sub, f"change the rounds, like train.steps=200 or reflow.number=100000, {judged}")
 
-    sub = add("runs", "List the runs on disk by study, arm and seed, with what they scored.", "weighting", "--json")
+    sub = add("runs", "List the runs on disk by study, arm and seed, with their scores.", "weighting", "--json")
     study = "a study's or a plan's name, like weighting-digits (default: all)"
     sub.add_argument("study", metavar="STUDY", nargs="?", help=study)
-    sub.add_argument("--json", action="store_true", help="for machines")
+    _json(sub)
 
-    about = "Show what a run was made from: data, flows and pairs, with what each cost."
+    about = "Show the data, flows and pairs that a run was made from, with their costs."
     sub = add("lineage", about, "weighting/uniform/0 --out lineage.png")
     _one_run(sub)
-    sub.add_argument("--out", type=Path, metavar="FILE", help="a picture of it, .png")
-    _changes(sub, "look at evaluations of another protocol, like evaluate.solver=heun")
+    sub.add_argument("--out", type=Path, metavar="FILE", help="picture of it to write, .png")
+    _changes(sub, "show evaluations under another protocol, like evaluate.solver=heun")
 
 
 def _studies(add: Add) -> None:
-    """Commands that say what a study will take, and that train what it or a search asks for."""
-    about = "Say what a study will take and what it can show, before anything is trained: time, disk, looks, effects."
+    """Commands that plan a study, and that carry out a study or a search."""
+    about = "Forecast a study from small trials: its time, disk space and looks, and the differences that it can show."
     sub = add("plan", about, "weighting", "weighting --scale points --seeds 20")
-    _study(sub, "training seeds: the looks up to N (default: all looks)")
+    _study(sub, "all looks")
     _side_by_side(sub)
 
     about = "Train and compare the arms of a study; the same command continues it."
     sub = add("ablate", about, "weighting", "weighting --until decided --max-hours 3", "solver --scale points")
-    _study(sub)
+    _study(sub, "the first look, or the last one taken")
     _sharing(sub)
 
-    about = "Search for better settings, then compare the best with the scale's own on other seeds."
+    about = "Search for better settings, then compare the best with the scale's settings on other seeds."
     sub = add("tune", about, "tuning --trials 24")
-    _study(sub)
+    _study(sub, "the first look, or the last one taken", "search")
     _sharing(sub)
-    trials = "trials of the search; more continue it (default: the file's)"
+    trials = "number of trials; a larger number continues the search (default: the search file's)"
     sub.add_argument("--trials", type=within(TRIALS), metavar="N", help=trials)
 
 
@@ -187,44 +191,44 @@ def _tables(add: Add) -> None:
     """Commands that report what has been trained."""
     about = "Make a study's table again from the runs on disk, without training."
     sub = add("table", about, "weighting", "weighting --format latex")
-    _study(sub)
-    form = "print only the tables, for other programs; latex needs the package booktabs"
+    _study(sub, "the last complete look")
+    form = "print only the tables, in this format; latex needs the package booktabs (default: for the terminal)"
     sub.add_argument("--format", choices=["markdown", "csv", "latex"], help=form)
 
-    about = "Split the variance of a finished study into training and sampling; name the cheapest way to power."
+    about = "Split the variance of a finished study into training and sampling, and find the cheapest way to power."
     sub = add("variance", about, "weighting --scale points --seeds 5")
-    _study(sub)
-    again = "how often each run is sampled anew"
+    _study(sub, "all finished runs")
+    again = "times that each run is sampled again"
     sub.add_argument("--sampling-seeds", type=within(AGAIN), default=4, metavar="N", help=again)
 
-    about = "Put a finished study's or search's table among the committed ones, and renew studies/README.md."
+    about = "Copy the table of a finished study or search to the committed ones, and update studies/README.md."
     sub = add("publish", about, "weighting", "tuning", "")
-    study = "a study or search as for ablate and tune; without one, studies/README.md alone"
+    study = "a study or search, as for ablate and tune (default: only update studies/README.md)"
     sub.add_argument("study", metavar="STUDY", nargs="?", help=study)
     _scale(sub)
     sub.set_defaults(changes=[], seeds=None, trials=None, until=None)
 
 
 def _demonstrations(add: Add) -> None:
-    """Commands that show that everything works, one seed each."""
-    publish = "train nothing, but copy what has ended to the committed files"
-    about = "Train every interpolant with every prediction on points in the plane: does each find the distribution?"
+    """Demonstrations that everything works, with one seed each."""
+    publish = "copy the finished results to the committed ones; train nothing"
+    about = "Train every interpolant with every prediction on points in the plane, and compare samples with data."
     add("toy", about, "").add_argument("--publish", action="store_true", help=publish)
 
-    about = "Train one run on every kind of data, beside what real samples and Gaussian noise score."
+    about = "Train one run on every kind of data, and compare it with real samples and Gaussian noise."
     sub = add("gallery", about, "", "points cells")
-    scales = "train these, names in studies/scales.py, instead of all that studies/gallery.py names"
+    scales = "scales to train, as `harness list scales` shows them (default: those in studies/gallery.py)"
     sub.add_argument("scales", nargs="*", metavar="SCALE", help=scales)
     sub.add_argument("--publish", action="store_true", help=publish)
 
 
 def _pages(add: Add) -> None:
-    """The commands that look at this machine, and that show what MLflow has."""
-    add("doctor", "Check Python, torch, GPU, packages, folders, data and weights, and say what to do about each.", "")
-    sub = add("ui", "Open the MLflow pages on 127.0.0.1.", "", "--port 5001")
-    sub.add_argument("--host", default="127.0.0.1", help="address to listen on; 127.0.0.1 is this machine alone")
+    """The commands that check this machine, and that serve the MLflow pages."""
+    add("doctor", "Check Python, torch, GPU, packages, folders, data and weights, and say how to fix each fault.", "")
+    sub = add("ui", "Serve the MLflow pages on 127.0.0.1.", "", "--port 5001")
+    sub.add_argument("--host", default="127.0.0.1", help="address to listen on; 127.0.0.1 serves this machine only")
     sub.add_argument("--port", type=within(Range(1, 65_535)), default=5000, metavar="N", help="port to listen on")
-    allowed = "answer under this address too, as behind a tunnel; repeatable"
+    allowed = "also answer requests to this address, for example behind a tunnel; repeatable"
     sub.add_argument("--allow-host", action="append", default=[], metavar="NAME:PORT", help=allowed)
 
 
@@ -233,38 +237,40 @@ def _changes(sub: Parser, about: str) -> None:
     sub.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", dest="changes", help=about)
 
 
-def _start(sub: Parser) -> None:
-    sub.add_argument("--scale", default="digits", help="the configuration to start from: a name in studies/scales.py")
-
-
 def _scale(sub: Parser) -> None:
-    sub.add_argument("--scale", default="digits", help="digits, fashion, cifar10, ...: a name in studies/scales.py")
+    sub.add_argument("--scale", default="digits", help=SCALE)
+
+
+def _json(sub: Parser) -> None:
+    sub.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 
 def _one_run(sub: Parser) -> None:
     sub.add_argument("run", metavar="RUN", help=RUN)
 
 
-def _study(sub: Parser, seeds: str = "training seeds: all looks up to N (default: the first look's)") -> None:
-    study = "a study's name (a file in studies/), or the path of a study file"
-    sub.add_argument("study", metavar="STUDY", help=study)
+def _study(sub: Parser, without_seeds: str, kind: str = "study") -> None:
+    """Declare the options of a study, or of a search; `without_seeds` says what the command takes by default."""
+    study = f"name of a {kind} (a file in studies/), or path of a {kind} file"
+    sub.add_argument("study", metavar=kind.upper(), help=study)
     _scale(sub)
+    seeds = f"number of training seeds: all looks up to N (default: {without_seeds})"
     sub.add_argument("--seeds", type=int, metavar="N", help=seeds)
     _changes(sub, "change every arm, like train.steps=200")
     sub.set_defaults(until=None)
 
 
 def _sharing(sub: Parser) -> None:
-    until = "go on from look to look until every arm is decided, or the last look is over"
+    until = "continue from look to look until every arm is decided or the last look is complete (default: one look)"
     sub.add_argument("--until", choices=["decided"], help=until)
-    hours = "the same, but begin no look that would not end within H hours, and stop after them"
+    hours = "like --until decided, but stop after H hours, and start no look that would take longer (default: no limit)"
     sub.add_argument("--max-hours", type=number_of_hours, metavar="H", help=hours)
     _side_by_side(sub)
 
 
 def _side_by_side(sub: Parser) -> None:
-    _workers(sub, "local processes that train at the same time (default: measured)")
-    per_gpu = "processes that share each GPU (default: measured)"
+    _workers(sub, "local processes that train side by side (default: the fastest number, measured)")
+    per_gpu = "processes that share each GPU (default: the fastest number, measured)"
     sub.add_argument("--trials-per-gpu", type=within(WORKERS), metavar="N", help=per_gpu)
 
 

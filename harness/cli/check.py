@@ -1,4 +1,4 @@
-"""`harness check`: a user's components against what their families promise."""
+"""`harness check`: tests whether a user's components keep the promises of their families."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.testing import promises
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print how many promises each component keeps; `UserError` when one is broken."""
+    """Print how many promises each component keeps; `UserError` if one is broken."""
     console = terminal()
     broken = 0
     components = members_of(load_plugin(options.file))
@@ -24,4 +24,4 @@ def run(options: argparse.Namespace) -> None:
         broken += sum(not is_kept for _, is_kept in kept)
         console.print(f"{named}: {sum(k for _, k in kept)} of {len(kept)} promises kept")
     if broken:
-        raise UserError(f"{options.file}: {broken} promises are broken. Mend the components named above.")
+        raise UserError(f"{options.file}: {broken} promises are broken. Fix the components named above.")

@@ -1,4 +1,4 @@
-"""Completion in bash and zsh: the names of studies, scales, families and runs. Nothing heavy is imported."""
+"""Completion in bash and zsh: names of studies, scales, families and runs. Nothing heavy is imported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.core.files import results_folder, runs_folder
 from harness.core.registry import HOMES
 
 DECLARED = {"tune": ("SEARCH",), "publish": ("SEARCH", "STUDY")}
-"""{command: the variables that a file may assign to count as its STUDY}; other commands take studies only."""
+"""{command: its STUDY is a file that assigns one of these variables}; the other commands accept only STUDY."""
 
 
 def complete(parser: Parser) -> None:
@@ -45,7 +45,7 @@ def _completer(argument: Action, command: str) -> Callable[..., Iterable[str]]:
 
 
 def _runs() -> list[str]:
-    """The names of the runs on disk, and the addresses that the stored plans give them."""
+    """Return the names of the runs on disk, and the addresses of the runs in the stored plans."""
     found = [path.parent.name for path in runs_folder().glob("*/config.json")]
     for path in (results_folder() / "local" / "studies").glob("*/plan.json"):
         plan = json.loads(path.read_text())

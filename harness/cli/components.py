@@ -1,4 +1,4 @@
-"""`harness list`: the components of every family, or of one; the studies; the scales."""
+"""`harness list`: lists the components of all families or of one, the studies, or the scales."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from harness.core.registry import HOMES, describe, find
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print them, as tables or as JSON."""
+    """Print the list, as tables or as JSON."""
     if options.family in DECLARED:
         return _declared(options.family, DECLARED[options.family](), options.json)
     if options.family is not None and options.family not in HOMES:
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _studies() -> list[dict[str, Any]]:
-    """What the files of the studies folder declare; `UserError` names the first that cannot be read."""
+    """Return a row for each study and search in the studies folder; `UserError` names a file that cannot be read."""
     rows = []
     for path in sorted(studies_folder().glob("*.py")):
         if declared_in(path.stem, "STUDY"):
@@ -45,10 +45,10 @@ def _studies() -> list[dict[str, Any]]:
 
 
 def _scales() -> list[dict[str, Any]]:
-    """The configurations of scales.py, with what its ABOUT says of each."""
+    """Return a row for each configuration in scales.py, with its text from ABOUT."""
     rows = []
     for name, config in load_scales().items():
-        metric = config.evaluate.metrics[0].name
+        metric = config.evaluate.metrics[0].label
         facts = f"{config.dataset.name}, {config.backbone.name}, {config.train.steps:,} steps, {metric}"
         rows.append({"name": name, "about": about_scale(name), "facts": facts})
     return rows
@@ -81,5 +81,5 @@ def _table(family: str, members: list[dict[str, Any]]) -> Table:
 
 
 def _default(value: Any) -> Any:
-    """A parameter's default as `list` shows it: a component by its name."""
-    return value["name"] if isinstance(value, dict) else "(needed)" if value is None else value
+    """Return a parameter's default as `list` shows it; a component is shown by its name."""
+    return value["name"] if isinstance(value, dict) else "(required)" if value is None else value

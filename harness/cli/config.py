@@ -1,4 +1,4 @@
-"""`harness config`: what can be set of a run or a scale: each path with its value, its type and its range."""
+"""`harness config`: lists the settings of a run or a scale: path, value, type and range."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ WORDS = {int: "whole number", float: "number", str: "text", bool: "true or false
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print it, as a table or as JSON."""
+    """Print the settings, as a table or as JSON."""
     if options.run and options.scale:
-        raise UserError(f"--scale: {options.run} has a configuration already. Leave out one of the two.")
+        raise UserError(f"--scale: {options.run} already has a configuration. Leave out one of the two.")
     rows = [*settings(find_run(options.run).config if options.run else load_scale(options.scale or "digits"))]
     if options.json:
         print(json.dumps(rows, indent=1))
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def settings(config: Config, at: str = "") -> Iterator[dict[str, Any]]:
-    """A row for every path of a configuration; a component's own path holds its name, its fields follow."""
+    """Yield a row for every path of a configuration; the path of a component holds its name, and its fields follow."""
     for name, hint in hints(type(config)).items():
         path = f"{at}.{name}" if at else name
         value = getattr(config, name)
@@ -63,7 +63,7 @@ def settings(config: Config, at: str = "") -> Iterator[dict[str, Any]]:
 
 
 def _named(component: Component, nested: bool) -> Any:
-    """A component's name; all of one below another that its name alone cannot make, since it is set in one go."""
+    """Return a component's name; if it is nested and has required fields, all of it, since `--set` takes it whole."""
     try:
         return component.name if not nested else build(component.family, component.name).name
     except ConfigError:
@@ -71,18 +71,18 @@ def _named(component: Component, nested: bool) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON holds it; a component with nothing but defaults by its name."""
+    """Return a value as JSON holds it; a component whose fields have their defaults becomes its name."""
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     if isinstance(value, Component):
-        with contextlib.suppress(ConfigError):  # of a field without a default
+        with contextlib.suppress(ConfigError):  # a field without a default
             if build(value.family, value.name) == value:
                 return value.name
     return to_dict(value) if isinstance(value, Config) else value
 
 
 def kind_of(hint: Any) -> str:
-    """An annotation in words."""
+    """Return an annotation in words."""
     origin = typing.get_origin(hint)
     inner = typing.get_args(hint)
     if origin is typing.Annotated:
@@ -97,7 +97,7 @@ def kind_of(hint: Any) -> str:
 
 
 def choices_of(config: Config, name: str) -> list[Any]:
-    """What a field chooses from by name: words, or the members of a family."""
+    """Return the choices of a field: the words of a literal, or the members of a family."""
     hint = hints(type(config))[name]
     while typing.get_origin(hint) in (typing.Annotated, types.UnionType, typing.Union, tuple):
         hint = next(each for each in typing.get_args(hint) if each not in (type(None), Ellipsis))
@@ -108,5 +108,5 @@ def choices_of(config: Config, name: str) -> list[Any]:
 
 
 def as_typed(value: Any) -> str:
-    """A value as `--set` takes it."""
+    """Return a value as `--set` takes it."""
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

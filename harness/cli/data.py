@@ -1,4 +1,4 @@
-"""`harness data`: the data sets, or one of them prepared and shown."""
+"""`harness data`: lists the data sets, or prepares one and describes it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from harness.data.pictures import SHOWN, draw
 
 
 def run(options: argparse.Namespace) -> None:
-    """List the sets, or print what one holds and draw it."""
+    """List the data sets, or describe one and draw it."""
     if options.name is None:
         if options.changes or options.out:
-            raise UserError("NAME: which data set? Name one of those that `harness data` lists.")
+            raise UserError("NAME: no data set is named. Pass one that `harness data` lists.")
         return _list()
     data = load(build("dataset", {"name": options.name, **parse_assignments(options.changes)}))
     drawn = _draw(data, options.out) if options.out else ""
@@ -29,17 +29,17 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _list() -> None:
-    table = Table("name", "about", "needs")
+    table = Table("name", "about", "required")
     for member in describe("dataset"):
-        needs = [name for name, value in member["parameters"].items() if value is None]
-        table.add_row(member["name"], member["about"], ", ".join(needs))
+        required = [name for name, value in member["parameters"].items() if value is None]
+        table.add_row(member["name"], member["about"], ", ".join(required))
     terminal().print(table)
     folder = data_folder().absolute()
-    print(f"files are looked for in {folder}; `harness data NAME` prepares a set and shows what it holds")
+    print(f"data folder: {folder}; `harness data NAME` prepares a data set and describes it")
 
 
 def _facts(data: Data) -> dict[str, str]:
-    """{what: how it is said}; empty where a set has none."""
+    """Return {fact: text}; the text of a missing fact is empty."""
     more = f", ... ({len(data.names)})" if len(data.names) > 8 else ""
     return {
         "samples": f"{len(data.train)} to train on, {len(data.held_out)} held out",
@@ -51,9 +51,9 @@ def _facts(data: Data) -> dict[str, str]:
 
 
 def _draw(data: Data, path: Path) -> str:
-    """Write held-out samples as a picture; says so."""
+    """Draw held-out samples into a picture; return a line about it."""
     if path.suffix != ".png":
-        raise UserError(f"--out: {path} is no .png. Name the picture so.")
+        raise UserError(f"--out: {path} must end in .png.")
     chosen = spaced(SHOWN[data.kind], len(data.held_out))
     draw(data, data.held_out[chosen], path, "held-out samples")
     return f"wrote {path}: {len(chosen)} of {len(data.held_out)} held-out samples"

@@ -1,4 +1,4 @@
-"""`harness doctor`: whether this machine has what the harness needs, and what to do about what it lacks."""
+"""`harness doctor`: checks whether this machine has what the harness needs, and says how to fix each fault."""
 
 from __future__ import annotations
 
@@ -37,46 +37,46 @@ from harness.runs.mlflow_store import default_uri, sqlite_path
 
 PYTHON = (3, 11)
 WRITTEN = 32 * 2**20
-"""Bytes whose way to the disk is timed."""
+"""Bytes that are written to time the disk."""
 SLOW = 20e6
-"""Bytes a second below which a disk holds training up at each checkpoint."""
+"""Bytes a second; a slower disk delays training at each checkpoint."""
 LITTLE = 2 * 2**30
-"""Bytes free below which a disk is full soon."""
+"""Bytes; a disk with less free space is soon full."""
 PATIENCE_S = 2.0
-"""How long a server may take to answer."""
+"""Seconds that a server may take to answer."""
 
 
 class Finding(NamedTuple):
-    """What was looked at."""
+    """The result of one check."""
 
     what: str
     found: str
     advice: str = ""
-    """What to do; empty where all is well."""
+    """What to do; empty if all is well."""
     hinders: bool = False
-    """Whether runs cannot be trained and kept as it is."""
+    """Whether it prevents training or storing runs."""
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print all findings; 1 where something hinders, else 0."""
+    """Print all findings; return 1 if one prevents training, else 0."""
     findings = [finding for look in LOOKS for finding in look()]
     table = Table(show_lines=True)
     table.add_column("", no_wrap=True)
-    table.add_column("what", no_wrap=True)
-    table.add_column("found, and what to do", overflow="fold")
+    table.add_column("check", no_wrap=True)
+    table.add_column("result, and what to do", overflow="fold")
     for one in findings:
-        mark = "no" if one.hinders else "!" if one.advice else "ok"
+        mark = "fail" if one.hinders else "warn" if one.advice else "ok"
         table.add_row(mark, one.what, f"{one.found}\n{one.advice}" if one.advice else one.found)
     console = terminal()
     console.print(table)
     hindering = [one.what for one in findings if one.hinders]
-    console.print(f"hinders: {', '.join(hindering)}" if hindering else "nothing hinders")
+    console.print(f"prevents training: {', '.join(hindering)}" if hindering else "nothing prevents training")
     return 1 if hindering else 0
 
 
 def _python() -> Iterator[Finding]:
     old = sys.version_info < PYTHON
-    advice = "Install Python 3.11 or newer, then `make PYTHON=python3.11`." if old else ""
+    advice = "Install Python 3.11 or newer, then run `make -B .venv/ready PYTHON=python3.11`." if old else ""
     yield Finding("Python", f"{platform.python_version()} in {sys.prefix}", advice, old)
 
 
@@ -86,30 +86,31 @@ def _torch() -> Iterator[Finding]:
 
 
 def _gpu() -> Iterator[Finding]:
-    """A GPU that is there and takes no work hinders; none does not."""
+    """A GPU that refuses work prevents training; a machine without a GPU trains on the CPU."""
     if not torch.cuda.is_available():
         unused = shutil.which("nvidia-smi") and Path("/proc/driver/nvidia").exists()
         advice = f"torch {torch.__version__} does not see the GPU. Install its build for CUDA, or a newer driver."
-        yield Finding("GPU", "none: training is in fp32 on the CPU", advice if unused else "")
+        yield Finding("GPU", "none: runs train in fp32 on the CPU", advice if unused else "")
         return
     try:
         (torch.ones(64, 64, device="cuda") @ torch.ones(64, 64, device="cuda")).sum().item()
     except RuntimeError as error:
         said = str(error).partition("\n")[0]
-        yield Finding("GPU", f"{torch.cuda.get_device_name()}: {said}", "Set train.device=cpu, or mend it.", True)
+        advice = "Repair the GPU or its driver, or set train.device=cpu."
+        yield Finding("GPU", f"{torch.cuda.get_device_name()}: {said}", advice, True)
         return
     kinds = {"bf16": torch.cuda.is_bf16_supported(), "tf32": torch.cuda.get_device_capability() >= (8, 0)}
     precision = ", ".join(["fp32", *(name for name, there in kinds.items() if there)])
-    advice = "" if kinds["bf16"] else "Set train.precision=fp32: auto is bf16 on a GPU."
+    advice = "" if kinds["bf16"] else "Set train.precision=fp32: auto means bf16 on a GPU."
     number = f"{torch.cuda.device_count()} x " if torch.cuda.device_count() > 1 else ""
     yield Finding("GPU", f"{number}{torch.cuda.get_device_name()}; {precision}", advice)
 
 
 def _results() -> Iterator[Finding]:
-    """Whether runs can be written, locked, and how fast."""
+    """Check whether runs can be written and locked, and how fast."""
     place = results_folder()
     there = next(folder for folder in (place, *place.parents) if folder.is_dir())
-    elsewhere = "Choose another folder by HARNESS_RESULTS."
+    elsewhere = "Set HARNESS_RESULTS to another folder."
     try:
         with tempfile.TemporaryDirectory(dir=there) as folder:
             with locked(Path(folder) / "lock", wait=False) as free:
@@ -124,14 +125,16 @@ def _results() -> Iterator[Finding]:
         yield Finding("results", f"{place}: {error.strerror}", f"Make it writable. {elsewhere}", True)
         return
     left = shutil.disk_usage(there).free
-    slow = f"It is slow: checkpoints will hold training up. {elsewhere}" if rate < SLOW else ""
-    full = f"Make room. {elsewhere}" if left < LITTLE else ""
-    yield Finding("results", f"{place}: {size(left)} free, {size(rate)} a second", " ".join(filter(None, [slow, full])))
-    yield Finding("runs", f"{len(stored.folders())} have begun; `harness runs` lists them")
+    slow = f"The disk is slow: each checkpoint delays training. {elsewhere}" if rate < SLOW else ""
+    full = f"Free some space. {elsewhere}" if left < LITTLE else ""
+    yield Finding(
+        "results", f"{place}: {size(left)} free, writes {size(rate)} a second", " ".join(filter(None, [slow, full]))
+    )
+    yield Finding("runs", f"{len(stored.folders())} on disk; `harness runs` lists them")
 
 
 def _store() -> Iterator[Finding]:
-    """MLflow's: a SQLite file that can be locked and written, or a server that answers."""
+    """Check MLflow's store: a SQLite file must be writable, a server must answer."""
     try:
         uri = default_uri()
         if uri.startswith("sqlite"):
@@ -139,7 +142,7 @@ def _store() -> Iterator[Finding]:
         elif uri.startswith("http"):
             _require_answer(uri)
     except (UserError, OSError, sqlite3.Error) as error:
-        advice = "Runs are kept without it. Mend it, or set MLFLOW_TRACKING_URI."
+        advice = "Runs are stored without MLflow too. Fix this, or set MLFLOW_TRACKING_URI."
         yield Finding(
             "MLflow", f"{redacted(os.environ.get('MLFLOW_TRACKING_URI', 'its SQLite file'))}: {error}", advice
         )
@@ -148,7 +151,7 @@ def _store() -> Iterator[Finding]:
 
 
 def _write_sqlite(path: Path) -> None:
-    """Raise what keeps SQLite from writing to a file, or beside where it will be; the file stays as it is."""
+    """Raise SQLite's error if it cannot write to the file, or to a missing file's folder; change nothing."""
     if path.exists():
         with contextlib.closing(sqlite3.connect(path, timeout=PATIENCE_S)) as store:
             store.execute("BEGIN IMMEDIATE")
@@ -163,14 +166,14 @@ def _write_sqlite(path: Path) -> None:
 
 
 def _require_answer(uri: str) -> None:
-    """`OSError` where no server listens at an address."""
+    """`OSError` if no server listens at the address."""
     parts = urlsplit(uri)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     socket.create_connection((str(parts.hostname), port), timeout=PATIENCE_S).close()
 
 
 def _data() -> Iterator[Finding]:
-    """What lies in the data folder; scikit-learn's digits need none."""
+    """List the data folder, and look for the Inception weights."""
     place = data_folder().absolute()
     if place.is_dir():
         names = sorted(path.name for path in place.iterdir() if not path.name.startswith("."))
@@ -178,10 +181,10 @@ def _data() -> Iterator[Finding]:
         yield Finding("data", f"{place}: {held or 'empty'}; digits and points need no files")
     else:
         wrong = "HARNESS_DATA" in os.environ
-        advice = "Name a folder in HARNESS_DATA, or unset it." if wrong else ""
+        advice = "Set HARNESS_DATA to a folder, or unset it." if wrong else ""
         yield Finding("data", f"{place}: no such folder; digits and points need no files", advice, wrong)
     weights = InceptionExtractor().place()
-    advice = "FID of images needs them: name a copy in HARNESS_INCEPTION, or let the first evaluation fetch them."
+    advice = "FID of images needs them. Set HARNESS_INCEPTION to a copy, or let the first evaluation download them."
     here = weights.is_file()
     yield Finding("Inception", f"{weights}: {'found' if here else 'no such file'}", "" if here else advice)
 
@@ -190,14 +193,14 @@ def _studies() -> Iterator[Finding]:
     try:
         number = len(load_scales())
     except (UserError, AttributeError) as error:
-        advice = "Name a folder with scales.py in HARNESS_STUDIES, or unset it."
+        advice = "Set HARNESS_STUDIES to a folder with scales.py, or unset it."
         yield Finding("studies", str(error), advice, True)
         return
     yield Finding("studies", f"{studies_folder()}: {number} scales")
 
 
 def _versions() -> Iterator[Finding]:
-    """The packages that the harness asks for, beside what requirements.lock has."""
+    """Compare the installed packages with the requirements and with requirements.lock."""
     lock = ROOT / "requirements.lock"
     needed = [Requirement(text) for text in importlib.metadata.requires("harness") or []]
     asked = {canonicalize_name(each.name): each for each in needed if not each.marker or each.marker.evaluate()}
@@ -217,17 +220,19 @@ def _versions() -> Iterator[Finding]:
             other.append(f"{name} {version} (lock: {locked_at[name]})")
     wrong = [f"missing: {', '.join(missing)}"] * bool(missing) + outside
     if wrong:
-        yield Finding("packages", "; ".join(wrong), "Install them: `make`, or `pip install -e .`", True)
+        advice = "Install them with `make -B .venv/ready` or `pip install -e .`."
+        yield Finding("packages", "; ".join(wrong), advice, True)
     elif other:
-        yield Finding("packages", "; ".join(other), "Values may differ in the last digits. `make` installs the lock's.")
+        advice = "Values may differ in the last digits. `make -B .venv/ready` installs the locked versions."
+        yield Finding("packages", "; ".join(other), advice)
     else:
         yield Finding(
-            "packages", f"{len(asked)} as {lock.name} has them" if locked_at else f"{len(asked)}; no lock here"
+            "packages", f"{len(asked)} in the versions of {lock.name}" if locked_at else f"{len(asked)}; no lock here"
         )
 
 
 def _locked(lock: Path) -> dict[str, str]:
-    """{package: version} that a lock has for this machine; empty without one."""
+    """Return {package: version} of a lock for this machine; empty without a lock."""
     found: dict[str, str] = {}
     for line in lock.read_text().splitlines() if lock.is_file() else ():
         with contextlib.suppress(InvalidRequirement):

@@ -1,4 +1,4 @@
-"""`harness evaluate`: finished runs judged, or compared in every way of sampling that `--sweep` names."""
+"""`harness evaluate`: evaluates finished runs, or compares the ways of sampling that `--sweep` names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from harness.runs.sample import restore
 
 
 def run(options: argparse.Namespace) -> None:
-    """Judge every run; what is known is not computed again. Raises why the first value is missing, at the end."""
+    """Judge every run; known values are not computed again. At the end, raise the error of the first missing value."""
     runs = [opened(name, options.changes) for name in options.runs]
     if options.sweep:
         return _sweep(runs, options)
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _evaluate(run: Run, stop: StopSignal) -> NoValue | None:
-    """Judge a run and print its values; why one is missing, or None."""
+    """Judge a run and print its values; return the error if one is missing, or None."""
     require_judging_room(run.config)
     trained = restore(run)
     judge = with_reference(run.config, terminal(), stop)
@@ -54,7 +54,7 @@ def _evaluate(run: Run, stop: StopSignal) -> NoValue | None:
 
 
 def _values(run: Run, judge: Judge, known: dict[str, Any]) -> list[str]:
-    """A line for every metric and NFE of what is `known`."""
+    """Return a line for every metric and NFE in the evaluation `known`."""
     lines = []
     config = run.config.evaluate
     for metric in config.metrics:
@@ -73,7 +73,7 @@ def _values(run: Run, judge: Judge, known: dict[str, Any]) -> list[str]:
 
 
 def _chosen(run: Run, calls: dict[str, float]) -> str:
-    """How many calls an adaptive solver spent."""
+    """Return the number of calls that an adaptive solver used, in words."""
     return f"{calls['mean']:.1f} ± {calls['sd']:.1f} calls chosen by {run.config.evaluate.solver.name}"
 
 

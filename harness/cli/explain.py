@@ -1,4 +1,4 @@
-"""`harness explain`: a formulation written out, or the arms of a study compared, and the effective weight drawn."""
+"""`harness explain`: prints the formulas of a configuration, or compares arms; draws the effective weight."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from harness.runs.validate import refuse_idle
 
 
 def run(options: argparse.Namespace) -> None:
-    """Draw the picture, and print what is written out or alike."""
+    """Draw the picture; print the formulas, or the comparison of the arms."""
     if options.out.suffix != ".png":
-        raise UserError(f"--out: {options.out} is no .png. Name the picture so.")
+        raise UserError(f"--out: {options.out} must end in .png.")
     arms = _of_study(options) if options.study else {"": _of_scale(options)}
     draw(arms, options.out)
     if options.study:
@@ -29,12 +29,12 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _of_study(options: argparse.Namespace) -> dict[str, Explained]:
-    """Its arms."""
+    """Return the arms of the study."""
     return {name: Explained.of(config) for name, config in plan_of(options, found=False).arms.items()}
 
 
 def _of_scale(options: argparse.Namespace) -> Explained:
-    """It with the changes."""
+    """Return the scale with the changes."""
     changes = parse_assignments(options.changes)
     config = override(load_scale(options.scale), changes)
     refuse_idle(changes, [config])
@@ -42,13 +42,13 @@ def _of_scale(options: argparse.Namespace) -> Explained:
 
 
 def _compare(arms: dict[str, Explained]) -> None:
-    """Print what share of a batch counts in each arm, and say which arms mean the same."""
+    """Print the effective share of a batch of each arm, and which arms mean the same."""
     console = terminal()
     table = Table("arm", "effective share of a batch")
     for name, arm in arms.items():
         table.add_row(name, percent(arm.effective_share()))
     console.print(table)
-    for line in alike(arms) or ["no two arms share their objective or their weight over log SNR."]:
+    for line in alike(arms) or ["no two arms have the same objective or the same weight over log SNR."]:
         console.print(f"- {line}")
 
 

@@ -1,4 +1,4 @@
-"""`harness gallery`: one run on every kind of data: does it make something real, and how far from the real is it?"""
+"""`harness gallery`: trains one run on every kind of data, and compares it with real samples and Gaussian noise."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from harness.runs.validate import check
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train and judge each scale once, or find all that have ended; write the files and print the table.
+    """Train and judge each scale once, or only find the finished ones; write the files and print the table.
 
-    What is trained already is found again. The rows of other scales stay in the table.
+    Finished runs are not trained again. The rows of other scales stay in the table.
     """
     console = terminal()
     folder = published_folder() if options.publish else own_folder()
@@ -45,19 +45,19 @@ def run(options: argparse.Namespace) -> None:
         gallery.copy_picture(scale, run, folder)
     if not origins:
         advice = "Run `make gallery` first." if options.publish else "The lines above say why."
-        raise UserError(f"gallery: no scale has ended, so there is nothing to write. {advice}")
+        raise UserError(f"gallery: no scale has finished, so there is nothing to write. {advice}")
     paths = gallery.write(folder, found, origins)
     console.print(gallery.shown(pd.DataFrame(found, columns=gallery.COLUMNS)).to_string(index=False))
     told(paths, console)
 
 
 def _runs(options: argparse.Namespace, console: Console) -> Iterator[tuple[str, Run, Judge]]:
-    """Each scale's run, once it has ended, and what judges it; those that cannot end here are left out, and said."""
+    """Yield each scale, its finished run and its judge; print why a scale is left out."""
     stop = StopSignal()
     changes = gallery.scales()
     if not (asked := options.scales or changes):
         place = studies_folder() / "gallery.py"
-        raise UserError(f"{place}: names no scale in GALLERY. Name some there, or like `harness gallery digits`.")
+        raise UserError(f"{place}: GALLERY names no scale. Add one there, or name one here: `harness gallery digits`.")
     for scale in asked:
         config = override(load_scale(scale), changes.get(scale, {}))
         try:
@@ -81,15 +81,15 @@ def _runs(options: argparse.Namespace, console: Console) -> Iterator[tuple[str, 
 
 
 def _finished(scale: str, config: RunConfig) -> Run:
-    """The run of a scale on disk; `UserError` where it has not ended."""
+    """Return the run of a scale on disk; `UserError` if it has not finished."""
     run = Run.of(config)
     if not run.evaluated(config.protocol()):
-        raise UserError(f"it has not ended (looked in {run.folder}). Run `make gallery SCALES={scale}` first.")
+        raise UserError(f"its run has not finished (looked in {run.folder}). Run `make gallery SCALES={scale}` first.")
     return run
 
 
 def _train(scale: str, run: Run, console: Console, stop: StopSignal) -> None:
-    """Train and judge a run while its progress is shown."""
+    """Train and judge a run, and show its progress."""
     trial = Followed(scale, run, run.config.protocol(), {"scale": scale})
     with Watch(f"gallery {scale}", [trial], Mirror("gallery"), console):
         ensure(run.config, functools.partial(console.print, soft_wrap=True), stop)

@@ -1,4 +1,4 @@
-"""`harness.run_study`: what `harness ablate` does, from a notebook or a script."""
+"""`harness.run_study`: runs `harness ablate` from a notebook or a script."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ def run_study(
     until: Literal["decided"] | None = None, workers: int | None = None,
     changes: Mapping[str, Any] | None = None, plugins: Sequence[str | Path] = (),
 ) -> StudyReport:  # fmt: skip
-    """Train and compare the arms of a study; the same call continues it, and what has ended is found again.
+    """Train and compare the arms of a study; the same call continues it, and finished trials are not trained again.
 
     A study is a `Study` with a name, the name of a file in studies/, or the path of a study file. `scale` names a
-    configuration in studies/scales.py, and `changes` are of every arm, like {"train.steps": 200}. `seeds` goes through
-    the looks up to so many, `until="decided"` to the last that is needed; without either, the first look is taken, or
-    the last that was. `workers` processes train at the same time; how many are fastest is measured if not given. They
-    read components of yours from the files in `plugins`, each of which is read once a process.
+    configuration in studies/scales.py. `changes` apply to every arm, like {"train.steps": 200}. `seeds=N` takes all
+    looks up to N seeds, `until="decided"` all looks until every arm is decided; the default is the first look, or the
+    last one taken. `workers` processes train side by side; the default is the fastest number, which is measured. The
+    processes load your components from the files in `plugins`; a process loads each file once.
 
     `UserError` says what is wrong. An interrupt (Ctrl-C, the notebook's stop button) saves the trials and raises
     `Stopped`.
     """
     if threading.current_thread() is not threading.main_thread():
-        raise UserError("run_study: another thread cannot be interrupted in order. Call it from the main thread.")
+        raise UserError("run_study: only the main thread receives interrupts. Call it from the main thread.")
     if until not in (None, "decided"):
-        raise UserError(f"until: {until!r} is no end. Give 'decided', or leave it out.")
+        raise UserError(f"until: {until!r} is not a choice. Pass 'decided', or leave it out.")
     if until and seeds is not None:
-        raise UserError(f"until: seeds={seeds} says already how far. Leave out one of the two.")
+        raise UserError(f"until: seeds={seeds} already sets the last look. Leave out one of the two.")
     if workers is not None:
         WORKERS.refuse(workers, "workers")
     options = argparse.Namespace(
@@ -70,17 +70,17 @@ def run_study(
 
 
 def _require_files(config: RunConfig) -> None:
-    """`UserError` where a component is of no file that another process would read too: a notebook, or a script."""
+    """`UserError` if another process cannot load a component, since a notebook or a script declares it."""
     for one in users_components(config):
         if getattr(sys.modules.get(type(one).__module__), "__file__", None) not in USERS_FILES:
             raise UserError(
-                f"{one.family} '{one.name}': the processes that train cannot find its class ({place_of(type(one))}). "
-                "Write the class into a file of its own, like mine.py, and name that: plugins=['mine.py']."
+                f"{one.family} '{one.name}': the processes that train cannot load its class ({place_of(type(one))}). "
+                "Move the class into a separate file, like mine.py, and pass plugins=['mine.py']."
             )
 
 
 def _typed(value: Any) -> str:
-    """A value as one types it after `--set path=`, so that runs and tables have the same names."""
+    """Return a value as typed after `--set path=`, so that runs and tables have the same names."""
     if isinstance(value, str):
         return value
     return json.dumps(to_dict(value) if isinstance(value, Config) else value, separators=(",", ":"))
@@ -88,7 +88,7 @@ def _typed(value: Any) -> str:
 
 @contextlib.contextmanager
 def _undone() -> Iterator[None]:
-    """What a command changes in its process for good, handlers of signals and the number of threads, ends here."""
+    """Restore what a command changes in its process: the signal handlers and the number of threads."""
     threads = torch.get_num_threads()
     try:
         with given_back():

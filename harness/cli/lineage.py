@@ -1,4 +1,4 @@
-"""`harness lineage`: what a run was made from: data, flows and pairs."""
+"""`harness lineage`: shows the data, flows and pairs that a run was made from."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from harness.runs import lineage
 
 
 def run(options: argparse.Namespace) -> None:
-    """Draw it where that is asked for, and print it as a tree."""
+    """Print the lineage as a tree; with `--out`, draw it too."""
     if options.out is not None and options.out.suffix != ".png":
-        raise UserError(f"--out: {options.out} is no .png. Name a picture.")
+        raise UserError(f"--out: {options.out} must end in .png.")
     links = lineage.lineage(opened(options.run, options.changes))
     if options.out is not None:
         lineage.draw(links, options.out)

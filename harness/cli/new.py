@@ -1,4 +1,4 @@
-"""`harness new`: a working file to begin with, and its test."""
+"""`harness new`: writes a working file to start from, and its test."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from harness.core.errors import UserError
 from harness.core.registry import HOMES, names
 
 SKELETONS = Path(__file__).parent / "skeletons"
-"""A working file for each family and for a study, and the tests of both: `Mine` and `mine` stand for the chosen name.
-Nothing imports them, and the folder is no package, so that they register nothing."""
+"""A working file for each family and for a study, and a test for each kind; `mine` and `Mine` become the chosen name.
+The folder is not a package and nothing imports its files, so they register nothing."""
 
 
 def run(options: argparse.Namespace) -> None:
-    """Write both files, where there are none; say what to do next."""
+    """Write both files, unless one exists; print the next commands."""
     family = options.family if options.kind == "component" else options.kind
     _refuse(options.name, family)
     place, test = (options.out / f"{prefix}{options.name}.py" for prefix in ("", "test_"))
     for path in (place, test):
         if path.exists():
-            raise UserError(f"{path}: is there already. Choose another name, or another folder by --out.")
+            raise UserError(f"{path}: already exists. Choose another name, or another folder with --out.")
     options.out.mkdir(parents=True, exist_ok=True)
     tested = "of_study" if family == "study" else "of_component"
     for path, skeleton in ((place, family), (test, tested)):
@@ -35,32 +35,27 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _refuse(name: str, family: str) -> None:
-    """`UserError` for a name that no module, class and component can have."""
+    """`UserError` for a name that a module, a class and a component cannot all have."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
-        raise UserError(f"NAME: '{name}' is no name of a Python module. Use a-z, 0-9 and _, like my_{family}.")
+        raise UserError(f"NAME: '{name}' is not a valid module name. Use a-z, 0-9 and _, like my_{family}.")
     if importlib.util.find_spec(name):
-        raise UserError(f"NAME: '{name}' is a Python package here, which the file would hide. Choose another.")
+        raise UserError(f"NAME: '{name}' is a Python package, which the file would hide. Choose another name.")
     if family in HOMES and name in names(family):
-        raise UserError(f"NAME: the {family} '{name}' is there already. Choose another name.")
+        raise UserError(f"NAME: the {family} '{name}' already exists. Choose another name.")
 
 
 def _named(text: str, name: str) -> str:
-    """A skeleton with this name in the place of its own."""
+    """Return a skeleton's text with this name."""
     title = "".join(part.capitalize() for part in name.split("_"))
     return re.sub(r"\bmine\b", name, re.sub(r"\bMine", title, text))
 
 
 def _next(place: Path, family: str, name: str) -> list[str]:
-    """The commands that take the file."""
+    """Return commands that use the file."""
     if family == "study":
-        return [f"harness plan {_path(place)} --scale points", f"harness ablate {_path(place)} --scale points"]
+        return [f"harness plan {place} --scale points", f"harness ablate {place} --scale points"]
     at = f"'evaluate.metrics=[\"{name}\"]'" if family == "metric" else f"{_SET.get(family, family)}={name}"
     return [f"harness check {place}", f"harness train --scale points --plugin {place} --set {at}"]
-
-
-def _path(place: Path) -> str:
-    """A study's file by a path, whatever the folder."""
-    return str(place if place.parent.name else Path(".") / place)
 
 
 _SET = {
@@ -72,4 +67,4 @@ _SET = {
     "optimizer": "train.optimizer",
     "schedule": "train.schedule",
 }
-"""Where a family's members are set, where the path is not the family's name."""
+"""{family: the setting of its components}, where the setting is not the family's name."""

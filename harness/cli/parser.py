@@ -1,4 +1,4 @@
-"""An argument parser whose help ends with examples and shows defaults, and that answers a typo by the nearest name."""
+"""An argument parser whose help shows defaults and examples, and which suggests the nearest name for a typo."""
 
 from __future__ import annotations
 

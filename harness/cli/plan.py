@@ -1,4 +1,4 @@
-"""`harness plan`: what a study will take and what it can show, before anything of it is trained."""
+"""`harness plan`: forecasts what a study takes and what it can show, before it is trained."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from harness.runs.explain import Explained, percent
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print it. Nothing is stored but how trials share this machine, which `harness ablate` would measure too."""
+    """Print the forecast. Only the measured placement of trials is stored; `harness ablate` would measure it too."""
     console = terminal()
     given = plan_of(options, found=False)
     refuse_broken(given)
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def status(plan: Plan) -> list[str]:
-    """Whether a plan is stored, and what of it was not planned."""
+    """Return lines that say whether the plan is stored, and what in it was not planned."""
     about = f"{len(plan.arms)} arms at the scale {plan.scale}; plan {plan.digest}"
     history = {known["plan"]: known for known in stored(plan)}
     if known := history.get(plan.digest):
@@ -62,43 +62,43 @@ def status(plan: Plan) -> list[str]:
     ended = len(plan.trials()) - len(plan.unfinished())
     lines = [f"{about}, not stored yet: `harness ablate` stores it before its first run."]
     if ended:
-        lines.append(f"- {ended} trials have ended already. Once the plan is stored, its tables will say so.")
+        lines.append(f"- {ended} trials ended before the plan was stored. Its tables will say so.")
     return [*lines, *(f"- {line}" for line in unplanned(plan))]
 
 
 def _tried(plan: Plan, placement: Placement, known: Parts, console: Console) -> Forecast:
-    """Small trials of the arms of which something is left and a part was never measured here."""
+    """Run small trials of the unfinished arms that were never measured completely on this machine."""
     left = dict.fromkeys(arm for arm, _ in plan.unfinished())
     arms = [arm for arm in left if arm not in known.evaluations or not known.trained(plan.arms[arm])]
     if not arms:
         return Forecast()
-    console.print(f"trying small trials of {', '.join(arms)}, {placement} ...", soft_wrap=True)
+    console.print(f"running small trials of {', '.join(arms)}, {placement} ...", soft_wrap=True)
     return forecast(plan, placement, arms)
 
 
 def remarks(outlook: Outlook, placement: Placement, found: Forecast) -> list[str]:
-    """How the tables are meant."""
+    """Return notes on how to read the tables."""
     plan = outlook.plan
     lines = [
-        "Trials, time and disk are the most that is needed: an arm that a look decides gets no more seeds.",
-        f"Level: what a look may spend on an arm, two-sided. A wrong verdict in the study has a chance of "
-        f"{percent(LEVEL)} at most.",
-        "Share: how much of a batch would give as little noise if all samples weighed the same, (E w)^2 / E w^2 of the "
+        "Trials, time and disk are upper limits: an arm that a look decides gets no more seeds.",
+        "Level: the two-sided error level of one arm at one look. The chance of any wrong verdict in the study is at "
+        f"most {percent(LEVEL)}.",
+        "Share: the part of a batch that would give the same gradient noise with equal weights, (E w)^2 / E w^2 of the "
         "weights w.",
-        f"Times are of {placement}, beside what else this machine does now. They leave out the start of the workers "
-        "and, once, the features of the reference.",
+        f"Times are for trials {placement}, under this machine's present load. They leave out the start of the workers "
+        "and the features of the reference, which are computed once.",
     ]
     if found.evaluations:
-        lines.append("A small trial has few steps and few samples, and its times are multiplied.")
+        lines.append("A small trial has few steps and few samples; its times are scaled up to a whole trial.")
     most = {arm: config.evaluate for arm, config in plan.arms.items() if arm in found.evaluations}
     if extended := [arm for arm, how in most.items() if how.num_samples > limit(how)]:
         lines.append(
-            f"The metrics of {', '.join(extended)} were timed on fewer samples than there will be. That their time "
-            "grows along a straight line is a guess."
+            f"The metrics of {', '.join(extended)} were timed on fewer samples than the study takes. Their times "
+            "assume linear growth in the number of samples."
         )
     lines += [f"{arm}: its small trial gave no times: {reason}" for arm, reason in found.failures.items()]
     needed = outlook.until(decided(plan)).bytes
     folder = next(place for place in (results_folder(), *results_folder().parents) if place.exists())
     if needed > (free := shutil.disk_usage(folder).free):
-        lines.append(f"warning: {size(needed)} do not fit onto the disk of {folder}, where {size(free)} are free.")
+        lines.append(f"warning: the study needs {size(needed)}, but the disk of {folder} has only {size(free)} free.")
     return lines

@@ -1,4 +1,4 @@
-"""What the commands about plans do alike: read a plan, prepare it, carry it out and report it."""
+"""Shared by the commands that use plans: read a plan, prepare it, carry it out and report it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from harness.runs.validate import check
 
 
 def plan_of(options: argparse.Namespace, found: bool = True) -> Plan:
-    """The plan that the options name; unless `found`, without what searches and clocks say of its arms."""
+    """Return the plan that the options name; unless `found`, without the results of its searches and of timing."""
     study = load_study(options.study)
     if not found:
         study = dataclasses.replace(study, tuned=None, matched=None if study.matched == "seconds" else study.matched)
@@ -53,12 +53,12 @@ def plan_of(options: argparse.Namespace, found: bool = True) -> Plan:
 
 
 def as_trained(plan: Plan) -> tuple[Plan, Plan]:
-    """A plan on the threads that were measured for it here, and on its own: its runs may be on disk under either."""
+    """Return the plan with the threads measured for it here, and unchanged: its runs on disk may have either."""
     return plan.threaded(remembered(plan)), plan
 
 
 def looked_for(plan: Plan) -> str:
-    """Where the runs of a plan were looked for, and under which protocol their values."""
+    """Say where the runs of a plan were looked for, and under which protocol their values."""
     arm, seed = plan.trials()[0]
     first = plan.run(arm, seed)
     return (
@@ -68,7 +68,7 @@ def looked_for(plan: Plan) -> str:
 
 
 def training_command(options: argparse.Namespace) -> str:
-    """The command that trains with these options; a call in Python, where the study is defined there."""
+    """Return the command that trains with these options, or the call if the study is defined in Python."""
     if isinstance(options.study, Study):
         changes = dict(change.split("=", 1) for change in options.changes)
         given = {"scale": options.scale, "seeds": options.seeds, "until": options.until, "changes": changes}
@@ -84,18 +84,18 @@ def training_command(options: argparse.Namespace) -> str:
 
 
 def refuse_short(plan: Plan, placement: Placement | None = None) -> None:
-    """`UserError` where a run that has not ended cannot fit into memory, or so many at once as a placement says."""
+    """`UserError` if an unfinished run does not fit into memory, alone or beside the others of a placement."""
     left = plan.unfinished()
     refuse_large({f"arm '{arm}'": plan.config(arm, seed) for arm, seed in left})
     if placement:
-        first = {arm: plan.config(arm, seed) for arm, seed in reversed(left)}  # the likeliest to be trained
+        first = {arm: plan.config(arm, seed) for arm, seed in reversed(left)}  # the first open seed
         counts = Counter(arm for arm, _ in left)
         trials = [(config, counts[arm]) for arm, config in first.items()]
         require_workers(trials, placement.workers, placement.gpus, "--workers")
 
 
 def refuse_large(configs: Mapping[str, RunConfig]) -> None:
-    """`UserError` where one of these, by what they are called, cannot fit into memory alone."""
+    """`UserError` with the name of a configuration that does not fit into memory alone."""
     for name, config in configs.items():
         try:
             require_room(config)
@@ -104,15 +104,15 @@ def refuse_large(configs: Mapping[str, RunConfig]) -> None:
 
 
 def prepare(plan: Plan, console: Console, stop: Stop = lambda: False, placement: Placement | None = None) -> Judge:
-    """Refuse what cannot work before anything is trained, and make the reference that all arms share."""
+    """Refuse what cannot work before anything is trained; return the judge, with the reference that all arms share."""
     refuse_broken(plan, placement)
     return with_reference(plan.arms[plan.baseline], console, stop)
 
 
 def refuse_broken(plan: Plan, placement: Placement | None = None) -> None:
-    """`UserError` where an arm cannot be trained or judged.
+    """`UserError` if an arm cannot be trained or judged.
 
-    Runs must fit into memory where a `placement` says that they will be trained.
+    With a `placement`, the runs must also fit into memory.
     """
     for name, config in plan.arms.items():
         try:
@@ -124,7 +124,7 @@ def refuse_broken(plan: Plan, placement: Placement | None = None) -> None:
 
 
 def with_reference(config: RunConfig, console: Console, stop: Stop) -> Judge:
-    """What judges by a configuration; the features of the reference are computed with all cores, and shown."""
+    """Return the judge of a configuration; compute the features of its reference on all cores, and show progress."""
     torch.set_num_threads(os.cpu_count() or 1)
     return judge_of(config, functools.partial(shown, to=console), stop)
 
@@ -146,7 +146,7 @@ def search(plan: SearchPlan, placement: Placement, console: Console, stop: Stop,
 
 
 def tune_arms(plan: Plan, by: Tuned, placement: Placement, console: Console, stop: Stop, command: str) -> None:
-    """Search for the best settings of the arms of a plan, which is as they are before, and keep them."""
+    """Search for the best settings of the untuned arms and keep them; `plan` holds the arms before tuning."""
     missing = untuned(plan.arms, by, plan.scale, plan.name)
     plans = searches(plan, by) if missing else {}
     if missing:
@@ -158,11 +158,11 @@ def tune_arms(plan: Plan, by: Tuned, placement: Placement, console: Console, sto
 
 
 Show = Callable[[Report, list[Path], Console], None]
-"""Gives a report, whose files are written, to the user."""
+"""Shows the user a report whose files are written."""
 
 
 def on_terminal(made: Report, paths: list[Path], console: Console) -> None:
-    """Print its tables, and where the files are."""
+    """Print the tables of a report and the paths of its files."""
     tables.show(made, console)
     told(paths, console)
 
@@ -171,9 +171,9 @@ def carry_out(
     plan: Plan, placement: Placement, judge: Judge, command: str, console: Console, stop: Stop, *notes: str,
     experiment: str | None = None, more: Callable[[], list[Path]] = list, show: Show = on_terminal,
 ) -> None:  # fmt: skip
-    """Run the trials of a plan, then report them; `more` writes what else belongs to the report.
+    """Run the trials of a plan, then report them; `more` writes further files and returns their paths.
 
-    All is mirrored to the `experiment` in MLflow, the plan's own if none is given.
+    Everything is mirrored to the `experiment` in MLflow, by default the plan's.
     """
 
     def write() -> Told:
@@ -186,7 +186,7 @@ def report(
     plan: Plan, judge: Judge, folder: Path, command: str, console: Console, *notes: str,
     more: Callable[[], list[Path]] = list, show: Show = on_terminal,
 ) -> Told:  # fmt: skip
-    """Write a plan's files below `folder`, with `notes` under its table, then show it; returns what MLflow is told."""
+    """Write a plan's files below `folder`, with `notes` under its table; show them, and return what MLflow receives."""
     number = judge.config.samples_at(plan.nfe)
     at_primary = judge_references(judge, number) if number > judge.config.num_samples else None
     floor = judge_floor(judge, plan.metric, number)

@@ -1,4 +1,4 @@
-"""`harness publish`: the table of what has ended goes among the committed ones; what is said of these is renewed."""
+"""`harness publish`: copies a finished table to the committed ones, and updates the texts about these."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from harness.core.progress import terminal
 
 
 def run(options: argparse.Namespace) -> None:
-    """Publish a study or search where one is named; then renew studies/README.md. Nothing is trained."""
+    """Publish the named study or search, if any; then update studies/README.md. Nothing is trained."""
     console = terminal()
     if options.study:
         _publish(options, console, published.published_folder())
@@ -42,12 +42,12 @@ def _publish(options: argparse.Namespace, console: Console, folder: Path) -> Non
         plan = _complete(options, as_trained(plan_of(options)))
         _publish_searches(options, console, folder)
     if len(plan.seeds) > plan.looks.seeds[0]:
-        options.seeds = len(plan.seeds)  # it went on to a later look
+        options.seeds = len(plan.seeds)  # the study went on to a later look
     report(plan, prepare(plan, console), folder, training_command(options), console, *notes)
 
 
 def _publish_searches(options: argparse.Namespace, console: Console, folder: Path) -> None:
-    """The tables of the searches by which a study's arms were tuned, where they were."""
+    """Write the tables of the finished searches that tuned a study's arms."""
     study = load_study(options.study)
     own = as_trained(plan_of(options, found=False))
     for plan in [plan for each in own for plan in searches(each, study.tuned).values()] if study.tuned else ():
@@ -56,7 +56,7 @@ def _publish_searches(options: argparse.Namespace, console: Console, folder: Pat
 
 
 def _searched(options: argparse.Namespace) -> tuple[SearchBoard, Plan]:
-    """The board of a search that has ended, and the plan of the comparison that follows."""
+    """Return the board of a finished search, and the plan of the comparison that follows."""
     search = load_search(options.study)
     scale = options.scale
     given = search, scale, load_scale(scale), parse_assignments(options.changes), options.seeds, options.plugin
@@ -65,18 +65,18 @@ def _searched(options: argparse.Namespace) -> tuple[SearchBoard, Plan]:
         plan = SearchPlan.of(search, scale, base, None, options.plugin)
         if plan.folder.exists() and (board := SearchBoard(plan)).finished() and not board.busy():
             if (settled := len(board.settled())) > plan.trials:
-                options.trials = settled  # the search was made longer
+                options.trials = settled  # the search was continued with more trials
             return board, compared(*given, winners=board.tuned()).threaded(base.train.threads)
     reason = f"the search has not ended. Looked in {plan.folder}"
     raise UserError(f"{search.name}-{scale}: {reason}. Run `{training_command(options)}` first.")
 
 
 def _complete(options: argparse.Namespace, plans: Sequence[Plan]) -> Plan:
-    """The plan whose trials have all ended, at its last complete look; `UserError` when there is none."""
+    """Return the plan whose trials have all ended, at its last complete look; `UserError` if there is none."""
     plan, left = min(((reached(plan), plan.unfinished()) for plan in plans), key=lambda found: len(found[1]))
     if left:
         arm, seed = left[0]
         place = plan.run(arm, seed).folder
-        reason = f"{len(left)} of {len(plan.trials())} trials have not ended, like {arm} seed {seed} ({place})"
+        reason = f"{len(left)} of {len(plan.trials())} trials have not ended, for example {arm} seed {seed} ({place})"
         raise UserError(f"{plan.name}: {reason}. Run `{training_command(options)}` first.")
     return plan

@@ -1,4 +1,4 @@
-"""`harness reflow`: rounds of reflow from finished runs, and their comparison; the same command continues them."""
+"""`harness reflow`: trains and compares rounds of reflow from finished runs; the same command continues them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from harness.runs.students import guided_twice
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train the rounds and report them, with a picture of what the last was made from."""
+    """Train the rounds and report them, with a picture of the lineage of the last round."""
     console = terminal()
     stop = StopSignal()
     plan = _planned(options, console)
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _planned(options: argparse.Namespace, console: Console) -> Plan:
-    """The rounds as a plan, after it is said what they are and what speaks against them."""
+    """Return the plan of the rounds; print its arms, and advice against doubtful ones."""
     changes = parse_assignments(options.changes)
     found = [find_run(name) for name in options.runs]
     finished = [run.opened(leaving_the_name(run.config, changes)) for run in found]

@@ -1,4 +1,4 @@
-"""`harness runs`: the runs on disk by study, arm and seed, with what they scored."""
+"""`harness runs`: lists the runs on disk by study, arm and seed, with their scores."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from harness.evaluation.metric import label_of
 from harness.runs import stored
 from harness.runs.folder import Run
 
-ALONE = "of no study"
-"""How runs are headed that `harness train` or a search has trained."""
+ALONE = "outside studies"
+"""The heading of runs that `harness train` or a search trained."""
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print them, as a table for each study or as JSON; a plan that cannot be read is said and left out."""
+    """Print the runs, as a table for each study or as JSON; leave out a plan that cannot be read, and say so."""
     console = terminal()
     unread = terminal(stderr=True)
     rows = [_described(place) for place in _places(options.study, unread)]
@@ -34,14 +34,14 @@ def run(options: argparse.Namespace) -> None:
         print(json.dumps(rows, indent=1))
     elif not rows:
         of = f" of {options.study}" if options.study else ""
-        advice = "Train one: `harness train`, `harness ablate STUDY`."
-        console.print(f"no run{of} has begun in {runs_folder()}. {advice}", soft_wrap=True)
+        advice = "Train with `harness train` or `harness ablate STUDY`."
+        console.print(f"There is no run{of} in {runs_folder()} yet. {advice}", soft_wrap=True)
     for heading in () if options.json else dict.fromkeys(map(_heading, rows)):
         console.print(_table(heading, [row for row in rows if _heading(row) == heading]))
 
 
 def _places(study: str | None, unread: Console) -> list[Place]:
-    """The runs of the stored plans. A run that a changed plan kept is listed once."""
+    """Return the runs of the stored plans; a run that a changed plan kept is listed once."""
     facts = stored.facts_on_disk()
     found: dict[tuple[str, str], Place] = {}
     for plan in stored_plans(study):
@@ -53,14 +53,14 @@ def _places(study: str | None, unread: Console) -> list[Place]:
 
 
 def _described(place: Place) -> dict[str, Any]:
-    """A row of a run in a study."""
+    """Return the row of a run in a study."""
     plan = place.plan
     known = {"study": plan.name, "arm": place.arm, "seed": place.seed, "address": place.address}
     return {**known, **_standing(place.run, plan.metric, plan.nfe)}
 
 
 def _alone(name: str, unread: Console) -> dict[str, Any]:
-    """A row of a run of no study."""
+    """Return the row of a run outside studies."""
     known: dict[str, Any] = {"study": None, "arm": None, "seed": int(name.rpartition("-s")[2]), "address": name}
     try:
         run = Run.find(name)
@@ -72,7 +72,7 @@ def _alone(name: str, unread: Console) -> dict[str, Any]:
 
 
 def _standing(run: Run, metric: str, nfe: int) -> dict[str, Any]:
-    """Where it stands and what it scored."""
+    """Return a run's state, steps and score."""
     score = stored.score(run, run.config.evaluate, metric, nfe)
     about = {"state": stored.state_of(run), "steps": run.steps_done, "metric": metric, "nfe": nfe, **score._asdict()}
     return {**about, "name": run.name, "folder": str(run.folder)}
@@ -87,12 +87,10 @@ def _heading(row: dict[str, Any]) -> str:
 
 
 def _table(heading: str, rows: list[dict[str, Any]]) -> Table:
-    """80 columns wide or less: a long arm goes on in the next line."""
+    """Return a table of at most 80 columns: a long name of an arm continues in the next line."""
     table = Table(title=heading, title_justify="left", caption_justify="left")
     if heading != ALONE and len({row["against"] for row in rows} - {None}) > 1:
-        table.caption = (
-            "The values are against several references or weights (`--json` says which): do not compare them."
-        )
+        table.caption = "Do not compare these values: they use several references or weights (`--json` says which)."
     table.add_column("arm" if heading != ALONE else "metric", overflow="fold")
     table.add_column("seed", justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)

@@ -1,4 +1,4 @@
-"""`harness sample`: samples of a finished run as a picture or arrays."""
+"""`harness sample`: draws samples from a finished run into a picture or arrays."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from harness.runs.sample import picture, restore, samples
 
 
 def run(options: argparse.Namespace) -> None:
-    """Draw them and say by what."""
+    """Draw and write the samples; print how they were drawn."""
     if options.number < 1:
         raise UserError(f"--number: {options.number} is less than 1. Draw one or more.")
     convert(Count, options.number, "--number")
     if options.out.suffix not in (".png", ".npz"):
-        raise UserError(f"--out: {options.out} is neither .png nor .npz. Name the file by what you want.")
+        raise UserError(f"--out: {options.out} must end in .png or .npz.")
     nfe = options.nfe if options.nfe is not None else 1 if find_run(options.run).config.reflow.distil else 32
     run = opened(options.run, [*options.changes, f"evaluate.nfe=[{nfe}]"])
     if options.seed is not None:
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
         require_drawable(data.kind, options.number)
         picture(run, restore(run), nfe, options.number, options.out, label)
     else:
-        size = 2 * options.number * math.prod(data.shape)  # bytes, in batches and as a whole, of values of one each
+        size = 2 * options.number * math.prod(data.shape)  # bytes: batches and the joined array, 1 byte a value or more
         require([Need("--number", f"{options.number} samples", size)], "the file")
         drawing = samples(run, restore(run), nfe, options.number, label=label)
         number = -(-options.number // run.config.evaluate.batch_size)
@@ -53,18 +53,18 @@ def run(options: argparse.Namespace) -> None:
 
 
 def class_number(run: Run, data: Data, given: str) -> int:
-    """The number of a class, given by its name, or so where classes have none."""
+    """Return the index of a class from its name, or from its number if classes have no names."""
     if not run.config.conditional:
         reason = f"{run.name} was trained without classes"
         raise UserError(f"--label: {reason}. Leave it out, or train with objective.label_dropout=0.1.")
     known = data.class_names or tuple(map(str, range(data.num_classes)))
     if given not in known:
-        raise UserError(f"--label: '{given}' is no class. {did_you_mean(given, known)}")
+        raise UserError(f"--label: '{given}' is not a class. {did_you_mean(given, known)}")
     return known.index(given)
 
 
 def _write(batches: Sequence[Generated], class_names: Sequence[str], path: Path) -> None:
-    """`samples` and, where there are some, their `classes` and the `class_names` that these count in, as an .npz."""
+    """Write an .npz with `samples` and, if there are classes, `classes` and the `class_names` that these index."""
     arrays = {"samples": torch.cat([batch.x for batch in batches]).cpu().numpy()}
     if batches[0].y is not None:
         arrays["classes"] = torch.cat([batch.y for batch in batches if batch.y is not None]).cpu().numpy()

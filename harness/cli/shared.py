@@ -1,4 +1,4 @@
-"""What several commands do alike: open a run, follow it, tell what was written."""
+"""Shared by several commands: open a run, follow it, print which files were written."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from harness.runs.validate import refuse_idle
 
 
 def opened(name: str, assignments: list[str]) -> Run:
-    """The run of that name or address, judged, and its data found, as the assignments say."""
+    """Return the run with this name or address; the assignments may change its evaluation and where its data are."""
     changes = parse_assignments(assignments)
     run = find_run(name).opened(changes)
     refuse_idle(changes, [run.config])
@@ -39,8 +39,10 @@ def opened(name: str, assignments: list[str]) -> Run:
 def following(
     run: Run, protocol: Protocol, experiment: str, evaluated: bool, name: str, params: Mapping[str, Any]
 ) -> Iterator[Say]:
-    """Show a run's progress meanwhile and mirror it to MLflow, by this name and with these parameters; gives what to
-    say things by."""
+    """Show a run's progress and mirror it to MLflow under this name, with these parameters.
+
+    Yields a function that prints a line.
+    """
     console = terminal()
     mirror = Mirror(experiment)
     mirror.close_dead()
@@ -50,16 +52,16 @@ def following(
 
 
 def told(paths: list[Path], console: Console) -> list[Path]:
-    """Say in one line that files are written; returns them."""
+    """Print the paths of written files in one line; return them."""
     console.print(f"wrote {', '.join(map(str, paths))}", soft_wrap=True)
     return paths
 
 
 def own_folder() -> Path:
-    """Where the tables and figures of a user's own runs go; what is published alone goes among the committed ones."""
+    """Return the folder for tables and figures of a user's runs; only publishing writes to the committed ones."""
     return results_folder() / "local"
 
 
 def as_typed() -> str:
-    """This command."""
+    """Return the command of this process."""
     return shlex.join(["harness", *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""`harness table`: a study's table from the runs on disk, without training."""
+"""`harness table`: makes a study's table from the runs on disk, without training."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from harness.core.progress import terminal
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print it and write its files; `UserError` when nothing is measured yet.
+    """Print the table and write its files; `UserError` if nothing is measured yet.
 
-    In a format for other programs it stands alone on standard output.
+    With `--format`, standard output holds only the table.
     """
     given = plan_of(options)
     console = terminal(stderr=options.format is not None)
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _is_begun(plan: Plan) -> bool:
-    """Whether anything is known of a trial: a value, or why there is none."""
+    """Return whether any trial has a value, or a reason why it has none."""
     for arm, seed in plan.trials():
         run = plan.run(arm, seed)
         protocol = plan.protocol(arm)

@@ -1,4 +1,4 @@
-"""`harness toy`: every interpolant with every prediction on points in the plane: does each find the distribution?"""
+"""`harness toy`: trains every interpolant with every prediction on points, and compares samples with data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.core.signals import StopSignal
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train all, write the files and print the table; or publish those of the last time."""
+    """Train all, write the files and print the table; or publish the files of the last time."""
     if options.publish:
         return _publish()
     console = terminal()
@@ -28,10 +28,10 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _publish() -> None:
-    """Copy the files to the committed ones, and mark what an earlier version of the code made."""
+    """Copy the files to the committed ones, and mark tables that an earlier version of the code made."""
     own = own_folder()
     if missing := [name for name in toy.FILES if not (own / name).is_file()]:
-        raise UserError(f"{own / missing[0]}: there is none. Run `make toy` first.")
+        raise UserError(f"{own / missing[0]}: no such file. Run `make toy` first.")
     committed = published_folder()
     for name in toy.FILES:
         write_atomic(committed / name, (own / name).read_bytes())

@@ -1,4 +1,4 @@
-"""`harness train`: one run; the same command continues it. Under torchrun, its processes train it together."""
+"""`harness train`: trains one run; the same command continues it. Under torchrun, all processes train the same run."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from harness.runs.validate import check, refuse_guided_twice, refuse_idle, refus
 from harness.training.advice import cut_short, warnings
 from harness.training.distributed import joined
 
-LATER = "the weights of {} are not on this machine: training needs none, `harness evaluate` will ask for them"
+LATER = "the weights of {} are not on this machine: training does not need them, `harness evaluate` does"
 
 
 def run(options: argparse.Namespace) -> None:
-    """Refuse what cannot work, then train; the first rank alone shows it."""
+    """Refuse what cannot work, then train; only the first rank prints."""
     config, threads = _asked(options)
     data = load(config.dataset)
     weights = weights_here(config.evaluate.extractor)
@@ -47,9 +47,9 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _asked(options: argparse.Namespace) -> tuple[RunConfig, str]:
-    """The scale with the changes, and what is said of its threads; `UserError` where changes do nothing or cannot work.
+    """Return the scale with the changes, and a line on its threads; `UserError` for changes without effect or use.
 
-    The extractor's weights are not asked for: evaluation alone needs them.
+    The extractor's weights may be missing: only evaluation needs them.
     """
     changes = parse_assignments(options.changes)
     config = override(load_scale(options.scale), changes)

@@ -1,4 +1,4 @@
-"""`harness tune`: a search for better settings, whose best is then compared with the scale's own on other seeds."""
+"""`harness tune`: searches for better settings, then compares the best with the scale's settings on other seeds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> None:
     console = terminal()
     given = search, scale, load_scale(scale), parse_assignments(options.changes), options.seeds, options.plugin
     own = compared(*given, winners={WINNER: {}})
-    SearchPlan.of(search, scale, own.arms[BASELINE], options.trials, options.plugin)  # refused before it is measured
+    SearchPlan.of(search, scale, own.arms[BASELINE], options.trials, options.plugin)  # a mistake ends here, unmeasured
     shared, placement = placed(options, own, console)
     plan = SearchPlan.of(search, scale, shared.arms[BASELINE], options.trials, options.plugin)
     console.print(f"{plan.question}\n{plan.trials} trials at the scale {scale}; search {plan.digest}")

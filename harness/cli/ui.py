@@ -1,4 +1,4 @@
-"""`harness ui`: MLflow's pages, for this machine's own address alone."""
+"""`harness ui`: serves MLflow's pages, by default only to this machine."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ EVERYWHERE = ("0.0.0.0", "::")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Serve MLflow's pages; ends with Ctrl-C."""
+    """Serve MLflow's pages until Ctrl-C."""
     uri = default_uri()
     if uri.startswith("http"):
-        raise UserError(f"MLFLOW_TRACKING_URI: {uri} is a server with pages of its own. Open it in a browser.")
+        raise UserError(f"MLFLOW_TRACKING_URI: {uri} is a server that has pages. Open it in a browser.")
     _require_free(options.host, options.port)
     client = connect(uri)
     close_dead(client)
@@ -31,9 +31,8 @@ def run(options: argparse.Namespace) -> None:
         *("--allowed-hosts", ",".join(allowed_hosts(options.host, options.port, options.allow_host))),
         *("--no-serve-artifacts", "--default-artifact-root", artifacts().as_uri()),
     ]
-    os.environ["MLFLOW_BACKEND_STORE_URI"] = for_mlflow(
-        uri
-    )  # not an argument, which every user of the machine can read
+    # no argument, since every user of the machine can read the arguments of a process
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = for_mlflow(uri)
     address = f"http://{options.host}:{options.port}"
     for experiment in client.search_experiments(order_by=["last_update_time ASC"]):
         if client.search_runs([experiment.experiment_id], max_results=1):
@@ -46,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _require_free(host: str, port: int) -> None:
-    """`UserError` when something else listens there, or nothing can."""
+    """`UserError` if the address is taken or cannot be used."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -58,9 +57,9 @@ def _require_free(host: str, port: int) -> None:
 
 
 def allowed_hosts(host: str, port: int, more: Iterable[str]) -> list[str]:
-    """The `Host` headers that are answered.
+    """Return the `Host` headers that the server accepts.
 
-    MLflow's own patterns let `10.evil.com` pass, which a browser may be led to.
+    MLflow's default patterns accept `10.evil.com`, to which a malicious page can lead a browser.
     """
     names = {host}
     if host in HERE:
@@ -74,5 +73,5 @@ def allowed_hosts(host: str, port: int, more: Iterable[str]) -> list[str]:
 def _addresses() -> set[str]:
     try:
         return {str(found[4][0]) for found in socket.getaddrinfo(socket.gethostname(), None)}
-    except OSError:  # a machine whose name nobody resolves
+    except OSError:  # the name of the machine does not resolve
         return set()

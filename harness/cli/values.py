@@ -1,4 +1,4 @@
-"""Readers of an option's value: hours, whole numbers, choices."""
+"""Parsers of an option's value: hours, whole numbers, choices."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def number_of_hours(text: str) -> float:
     except ValueError:
         hours = math.nan
     if not 0 < hours < math.inf:
-        raise ArgumentTypeError(f"'{text[:40]}' is no number of hours above 0.")
+        raise ArgumentTypeError(f"'{text[:40]}' must be a number of hours above 0.")
     return hours
 
 
 def within(allowed: Range) -> Callable[[str], int]:
-    """Return a reader of whole numbers of 1 or more within a range."""
+    """Return a parser of whole numbers of 1 or more within a range."""
 
     def read(text: str) -> int:
         if not text.isdecimal() or len(text) > 4000 or int(text) < 1:
-            raise ArgumentTypeError(f"{text[:40]} is no whole number of 1 or more.")
+            raise ArgumentTypeError(f"{text[:40]} must be a whole number of 1 or more.")
         try:
             allowed.refuse(int(text), "")
         except ConfigError as error:
@@ -38,7 +38,7 @@ def within(allowed: Range) -> Callable[[str], int]:
 
 
 def one_of(choices: Collection[str]) -> Callable[[str], str]:
-    """Return a reader of one of several words; for another word its error names the nearest one."""
+    """Return a parser of one of several words; its error suggests the nearest word."""
 
     def read(text: str) -> str:
         if text not in choices:

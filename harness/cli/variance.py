@@ -1,4 +1,4 @@
-"""`harness variance`: finished runs judged by other samples, to see what makes seeds differ and what costs least."""
+"""`harness variance`: judges finished runs on further samples, and splits the variance into training and sampling."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from harness.runs.room import require_judging_room
 
 
 def run(options: argparse.Namespace) -> None:
-    """Judge what is not judged yet, then split the variance and report it; nothing is trained."""
+    """Judge the draws without a value, then split the variance and report it; nothing is trained."""
     console = terminal()
     stop = StopSignal()
     plan = plan_of(options)
@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> None:
     draws = design.draws()
     console.print(
         f"{plan.name}: {len(draws)} draws of {design.numbers[-1]:,} samples at NFE {plan.nfe}, "
-        f"judged by {label_of(plan.metric)} of the first {numbers}"
+        f"judged by {label_of(plan.metric)} of the first {numbers} of them"
     )
     with contextlib.closing(shown(design.judge(stop), f"variance {plan.name}", len(draws), console)) as judged:
         for _ in judged:
@@ -45,5 +45,5 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _finished(plan: Plan) -> Plan:
-    """The plan on the threads under which more of its runs are finished."""
+    """Return the plan with the number of threads that has more finished runs."""
     return max(as_trained(plan), key=lambda each: sum(each.run(*trial).finished for trial in each.trials()))

@@ -1,4 +1,4 @@
-"""An average of the weights of mine."""
+"""The weight average `mine`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ class Mine(Average, name="mine"):
     """Share of the last weights, from 0 to 1."""
 
     def check(self, decays: Sequence[float], snapshots: bool) -> None:
-        """`ConfigError` for a training that does not keep what `terms` asks for."""
+        """`ConfigError` if training does not keep the weights that `terms` needs."""
         if not decays:
             raise ConfigError("", "training keeps no average: train.ema_decay is null. Give it a decay.")
 
     def terms(self, decays: Sequence[float], steps: Sequence[int]) -> list[Term]:
-        """What it is the sum of; the shares sum to 1."""
+        """The terms whose sum is the average; their shares sum to 1."""
         return [Term("network", self.last), Term(f"averages/{ema_name(decays[0])}", 1 - self.last)]

@@ -1,4 +1,4 @@
-"""A network of mine."""
+"""The network `mine`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,19 +12,19 @@ from harness.components.backbones.embeddings import Condition, Sinusoidal, TimeE
 
 @dataclass(frozen=True, kw_only=True)
 class Mine(Backbone, name="mine"):
-    """Two hidden layers for samples of any shape, told the time and the class."""
+    """Two hidden layers for samples of any shape, conditioned on the time and the class."""
 
     width: int = 128
-    """Of the hidden layers; even."""
+    """Width of the hidden layers; even."""
     time_embedding: TimeEmbedding = Sinusoidal()
 
     def build(self, data_shape: Sequence[int], num_classes: int = 0) -> Network:
-        """The network for samples of this shape, without the batch axis, of so many classes; 0 for none."""
+        """Return the network for samples of this shape, without the batch axis; `num_classes` is 0 without classes."""
         return MineNetwork(self, tuple(data_shape), num_classes)
 
 
 class MineNetwork(Network):
-    """The network of a `Mine`."""
+    """The network that `Mine` builds."""
 
     def __init__(self, config: Mine, shape: tuple[int, ...], num_classes: int):
         super().__init__()
@@ -35,7 +35,7 @@ class MineNetwork(Network):
         self.head = nn.Linear(config.width, size)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """x [B, ...], times t [B] in [0, 1] and classes y [B], -1 for none, to a tensor shaped like x."""
+        """Map x [B, ...], times t [B] in [0, 1] and classes y [B] (-1: no class) to a tensor shaped like x."""
         hidden = nn.functional.silu(self.stem(x.flatten(1)) + self.condition(t, y))
         hidden = hidden + nn.functional.silu(self.inner(hidden))
         return self.head(hidden).view(x.shape)

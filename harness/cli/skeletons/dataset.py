@@ -1,4 +1,4 @@
-"""A data set of mine."""
+"""The data set `mine`."""
 
 from dataclasses import dataclass
 
@@ -12,12 +12,12 @@ class Mine(Dataset, name="mine"):
     """Points on a circle. Read your own files in `load` instead: images, points, cells, sequences or latents."""
 
     number: int = 10_000
-    """Samples to train on; a fifth as many more are held out."""
+    """Training samples; a fifth of this number is held out in addition."""
     noise: float = 0.1
-    """Standard deviation about the circle."""
+    """Standard deviation of the noise on each axis."""
 
     def load(self) -> Data:
-        """Its samples as they are stored, and how they become float32 of about unit size and back."""
+        """Return the stored samples, and functions that turn them into float32 of about unit variance and back."""
         generator = torch.Generator().manual_seed(0)
         angle = 2 * torch.pi * torch.rand(self.number + self.number // 5, generator=generator)
         points = 2**0.5 * torch.stack([angle.cos(), angle.sin()], dim=1)

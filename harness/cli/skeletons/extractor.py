@@ -1,4 +1,4 @@
-"""An extractor of features of mine."""
+"""The feature extractor `mine`."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,13 @@ from harness.evaluation.extractors import Extractor, Features
 
 @dataclass(frozen=True, kw_only=True)
 class Mine(Extractor, name="mine"):
-    """The mean brightness of the cells of a coarse grid. It is chosen by its name: evaluate.extractor=mine."""
+    """The mean brightness of the cells of a coarse grid. To use it, set evaluate.extractor=mine."""
 
     dimensions = 48
     resize = "4x4 by area"
 
     def load(self, device: str) -> Features:
-        """What takes uint8 images [B, 3, H, W] to features float32 [B, dimensions], and to logits or None."""
+        """Return a function from uint8 images [B, 3, H, W] to float32 features [B, dimensions], and logits or None."""
 
         def features(images: Tensor) -> tuple[Tensor, Tensor | None]:
             cells = torch.nn.functional.adaptive_avg_pool2d(images.float() / 255, 4)

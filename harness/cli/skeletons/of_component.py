@@ -1,4 +1,4 @@
-"""Whether mine keeps what its family promises."""
+"""Tests that `mine` keeps the promises of its family."""
 
 from pathlib import Path
 
@@ -12,5 +12,5 @@ COMPONENTS = members_of(load_plugin(Path(__file__).with_name("mine.py")))
 
 @pytest.mark.parametrize("component", COMPONENTS, ids=lambda component: component.name)
 def test_every_promise_is_kept(component: Component) -> None:
-    """Add what only yours promises: a value that you know."""
+    """Add a test of what only your component promises, such as a known value."""
     assert [promise for promise, kept in promises(component) if not kept] == []

@@ -1,4 +1,4 @@
-"""Whether every arm of the study mine can be trained and judged; nothing is trained."""
+"""Tests that every arm of the study `mine` can be trained and judged; it trains nothing."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ SCALE = "points"
 
 
 def test_every_arm_can_be_trained() -> None:
-    """At a scale that loads in a moment; name yours."""
+    """`SCALE` is one that loads fast. Set it to the scale that you use."""
     study = load_study(str(Path(__file__).with_name("mine.py")))
     plan = Plan.of(study, SCALE, load_scale(SCALE), {}, None, ())
     for config in plan.arms.values():

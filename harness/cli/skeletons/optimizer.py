@@ -1,4 +1,4 @@
-"""An optimizer of mine."""
+"""The optimizer `mine`."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from harness.training.optimizers import Optimizer
 class Mine(Optimizer, name="mine"):
     """Gradient descent with momentum."""
 
-    formula: ClassVar[str] = "m = {momentum:g} m + g; weights less rate m"
+    formula: ClassVar[str] = "m = {momentum:g} m + g; weights - rate m"
     moments: ClassVar[int] = 1
 
     momentum: float = 0.9
 
     def build(self, weights: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """torch's optimizer over the weights, whose rate the trainer sets. A fused one skips bad gradients."""
+        """Return an optimizer of the weights; the trainer sets its rate. If fused, it skips bad gradients."""
         return torch.optim.SGD(weights, lr=1.0, momentum=self.momentum, fused=True)

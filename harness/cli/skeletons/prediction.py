@@ -1,4 +1,4 @@
-"""A prediction of mine."""
+"""The prediction `mine`."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,10 +12,10 @@ from harness.components.predictions import Coefficients, Prediction
 
 @dataclass(frozen=True, kw_only=True)
 class Mine(Prediction, name="mine"):
-    """The network predicts a x0 + b x1, here the noise minus the data."""
+    """The network predicts a x0 + b x1: here noise minus data."""
 
     formula: ClassVar[str] = "target = x1 - x0"
 
     def coefficients(self, t: Tensor, path: Interpolant, variance: Tensor) -> Coefficients:
-        """(a, b), each shaped like t."""
+        """Return (a, b), each shaped like t."""
         return -torch.ones_like(t), torch.ones_like(t)

@@ -1,4 +1,4 @@
-"""A schedule of the learning rate of mine."""
+"""The learning rate schedule `mine`."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,7 +8,7 @@ from harness.training.schedules import Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class Mine(Schedule, name="mine"):
-    """A straight line from the peak to a share of it."""
+    """Falls linearly from the peak to a share of it."""
 
     formula: ClassVar[str] = "1 to {last:g}, linear in the step"
 
@@ -16,5 +16,5 @@ class Mine(Schedule, name="mine"):
     """Share of the peak at the end, from 0 to 1."""
 
     def share(self, step: int, warmup: int, steps: int) -> float:
-        """Share of the peak, from 0 to 1, at `step` of [warmup, steps)."""
+        """Return the share of the peak, from 0 to 1, at a step in [warmup, steps)."""
         return 1 - (1 - self.last) * (step - warmup) / max(1, steps - warmup)

@@ -1,4 +1,4 @@
-"""A study of mine."""
+"""The study `mine`."""
 
 from harness import Study
 
@@ -9,7 +9,7 @@ STUDY = Study(
         "short": {"train.warmup_steps": 20},
         "long": {"train.warmup_steps": 200},
     },
-    nfe=32,
-    smallest_difference=0.1,
-    looks=(5, 10, 20),
+    nfe=32,  # network calls per sample at which the arms are compared
+    smallest_difference=0.1,  # an interval within 10 % of zero is a tie
+    looks=(5, 10, 20),  # number of seeds at each look
 )

@@ -1,4 +1,4 @@
-"""A time embedding of mine."""
+"""The time embedding `mine`."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ class Mine(TimeEmbedding, name="mine"):
     """Powers of the time."""
 
     def build(self, dim: int) -> nn.Module:
-        """A module that takes times [B] in [0, 1] to [B, dim]."""
+        """Return a module that maps times [B] in [0, 1] to [B, dim]."""
         return Powers(dim)
 
 
@@ -27,5 +27,5 @@ class Powers(nn.Module):
         self.register_buffer("exponents", torch.arange(1.0, dim + 1))
 
     def forward(self, t: Tensor) -> Tensor:
-        """[B] to [B, dim]."""
+        """Map [B] to [B, dim]."""
         return t[:, None] ** self.exponents

@@ -1,4 +1,4 @@
-"""A time grid of mine."""
+"""The time grid `mine`."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -19,5 +19,5 @@ class Mine(TimeGrid, name="mine"):
     """1 is a uniform grid."""
 
     def place(self, u: Tensor, steps: int, interpolant: Interpolant) -> Tensor:
-        """Times that fall from 1 to 0, for equally spaced u [steps + 1] that do."""
+        """Map equally spaced u [steps + 1], which fall from 1 to 0, to times that fall from 1 to 0."""
         return u**self.power

@@ -1,4 +1,4 @@
-"""A density of training times of mine."""
+"""The time sampler `mine`: a density of training times."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -19,9 +19,9 @@ class Mine(TimeSampler, name="mine"):
     """1 is uniform."""
 
     def quantile(self, u: Tensor, interpolant: Interpolant | None = None) -> Tensor:
-        """The inverse of the distribution function: u [n] in [0, 1] to times [n]."""
+        """Map u [n] in [0, 1] to times [n] by the inverse of the distribution function."""
         return u ** (1 / self.power)
 
     def density(self, t: Tensor, interpolant: Interpolant | None = None) -> Tensor:
-        """p(t), shaped like t."""
+        """Return p(t), shaped like t."""
         return self.power * t ** (self.power - 1)

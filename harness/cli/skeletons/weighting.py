@@ -1,4 +1,4 @@
-"""A weighting of mine."""
+"""The weighting `mine`."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,8 +16,8 @@ class Mine(Weighting, name="mine"):
     formula: ClassVar[str] = "(1 - t)^{power:g}"
 
     power: float = 1.0
-    """0 weights all times alike."""
+    """0 weights all times equally."""
 
     def weight(self, t: Tensor, interpolant: Interpolant) -> Tensor:
-        """w(t) >= 0, shaped like the times t [B] in [0, 1]."""
+        """Return w(t) >= 0, shaped like the times t [B] in [0, 1]."""
         return (1 - t) ** self.power
