@@ -99,9 +99,9 @@ def _components(add: Add) -> None:
     sub.add_argument("--family", choices=FAMILIES, default="weighting", metavar="FAMILY", help=family)
     sub.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="folder for both files")
 
-    about = "Check whether the components in a Python file keep the promises of their families."
-    sub = add("check", about, "my_weighting.py")
-    sub.add_argument("file", type=Path, metavar="FILE", help="Python file with your components")
+    about = "Check whether the components in Python files keep the promises of their families."
+    sub = add("check", about, "my_weighting.py", "my_path.py my_weighting.py")
+    sub.add_argument("files", nargs="+", type=Path, metavar="FILE", help="Python file with your components")
 
     about = "List the data sets, or prepare one and describe it."
     sub = add("data", about, "digits --out digits.png", "image_folder --set path=my_pictures --set size=32")
