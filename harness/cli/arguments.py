@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,13 +107,13 @@ def _components(add: Add) -> None:
     sub = add("data", about, "digits --out digits.png", "image_folder --set path=my_pictures --set size=32")
     sub.add_argument("name", nargs="?", metavar="NAME", help="data set to prepare (default: list all)")
     sub.add_argument("--out", type=Path, metavar="FILE", help="picture of its held-out samples to write, .png")
-    _changes(sub, "set a field of the data set, like path=my_pictures or size=32")
+    _changes(sub, "set a field of the data set, like path=my_pictures or size=32", of=None)
 
 
 def _single_runs(add: Add) -> None:
     """Commands that train a run and draw from it."""
     about = "Train one run; the same command continues it."
-    sub = add("train", about, "--scale points", "--set weighting=min_snr --set train.steps=200")
+    sub = add("train", about, "--scale points --set seed=1", "--set weighting=min_snr --set train.steps=200")
     _scale(sub)
     _changes(sub, "change the configuration, like weighting=min_snr or train.steps=200")
 
@@ -130,7 +130,7 @@ def _single_runs(add: Add) -> None:
     out = "file to write: .png for a picture, .npz for arrays"
     sub.add_argument("--out", type=Path, default=Path("samples.png"), metavar="FILE", help=out)
     data = "or where the data are now, like dataset.path=elsewhere"
-    _changes(sub, f"change how the samples are drawn, like evaluate.solver=heun, {data}")
+    _changes(sub, f"change how the samples are drawn, like evaluate.solver=heun, {data}", _evaluation)
 
     about = "Evaluate finished runs at every NFE; known values are not computed again."
     more = "weighting/uniform/0 --sweep solver=euler,heun time_grid=uniform,shifted"
@@ -139,7 +139,7 @@ def _single_runs(add: Add) -> None:
     sweep = "compare all combinations of sampling settings, like solver=euler,heun time_grid=uniform,shifted"
     sub.add_argument("--sweep", nargs="+", metavar="PATH=VALUES", help=sweep)
     _workers(sub, "processes of a sweep that evaluate side by side (default: as many as the GPUs or cores allow)")
-    _changes(sub, "change how the runs are evaluated, like evaluate.solver=heun or evaluate.nfe=[8,64]")
+    _changes(sub, "change how the runs are evaluated, like evaluate.solver=heun or evaluate.nfe=[8,64]", _evaluation)
 
 
 def _chains(add: Add) -> None:
@@ -164,7 +164,7 @@ def _chains(add: Add) -> None:
     sub = add("lineage", about, "weighting/uniform/0 --out lineage.png")
     _one_run(sub)
     sub.add_argument("--out", type=Path, metavar="FILE", help="picture of it to write, .png")
-    _changes(sub, "show evaluations under another protocol, like evaluate.solver=heun")
+    _changes(sub, "show evaluations under another protocol, like evaluate.solver=heun", _evaluation)
 
 
 def _studies(add: Add) -> None:
@@ -232,7 +232,29 @@ def _pages(add: Add) -> None:
     sub.add_argument("--allow-host", action="append", default=[], metavar="NAME:PORT", help=allowed)
 
 
-def _changes(sub: Parser, about: str) -> None:
+def _settings(options: Namespace) -> Mapping[str, Any]:
+    """Return {path: value} of the settings of the command's scale; empty if they cannot be read.
+
+    The imports take seconds; only a mistake needs them.
+    """
+    from harness.ablation.design.study import load_scale
+    from harness.core.config import flatten
+    from harness.core.errors import UserError
+
+    try:
+        return flatten(load_scale(getattr(options, "scale", "digits")))
+    except UserError:
+        return {}
+
+
+def _evaluation(options: Namespace) -> Mapping[str, Any]:
+    """Return {path: value} of the settings that a finished run may still change."""
+    return {path: value for path, value in _settings(options).items() if path.startswith("evaluate.")}
+
+
+def _changes(sub: Parser, about: str, of: Callable[[Namespace], Mapping[str, Any]] | None = _settings) -> None:
+    """Declare `--set`; `of` returns the settings that it takes."""
+    sub.settings = of
     about = f"{about}; repeatable"
     sub.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", dest="changes", help=about)
 
