@@ -201,6 +201,21 @@ def test_a_command_says_that_it_loads_before_it_is_imported(
     assert events == [*["said"] * told, "harness.cli.toy", "run"]
 
 
+def test_an_unknown_scale_is_refused_before_anything_is_imported(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """If the text of scales.py may not show all scales, the command decides."""
+    imported = Mock(return_value=SimpleNamespace(run=lambda options: None))
+    monkeypatch.setattr(cli.importlib, "import_module", imported)
+    assert "'digit' is no scale. Did you mean 'digits'?" in refused("train", "--scale", "digit")
+    assert not imported.called
+    monkeypatch.setenv("HARNESS_STUDIES", str(tmp_path))
+    for text in (None, "SCALES = (", 'SCALES = {"a": 1, **MORE}', 'SCALES = {"a": 1}\nSCALES["digit"] = 2'):
+        if text:
+            (tmp_path / "scales.py").write_text(text)
+        assert main(["train", "--scale", "digit"]) == 0
+
+
 def test_every_command_is_a_module_of_its_name() -> None:
     """Except `list`, which would hide Python's `list`."""
     modules = {path.stem for path in Path(cli.__file__).parent.glob("*.py")}
