@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.cli.parser import Parser, Version
-from harness.cli.values import number_of_hours, within
+from harness.cli.values import evaluation_of, number_of_hours, settings_of, within
 from harness.core.config import AGAIN, ROUNDS, TRIALS, WORKERS
 from harness.core.fields import Range
 
@@ -77,9 +77,9 @@ def _components(add: Add) -> None:
     sub.add_argument("family", nargs="?", metavar="FAMILY", help=family)
     _json(sub)
 
-    about = "List all settings of a scale or a run: path, value, type or choices, and range."
-    sub = add("config", about, "--scale points", "weighting/uniform/0 --json")
-    sub.add_argument("run", metavar="RUN", nargs="?", help=RUN)
+    about = "List all settings of a scale or a run, with types and ranges, or those in which two runs differ."
+    sub = add("config", about, "--scale points --json", "weighting/uniform/0 weighting/min_snr/0")
+    sub.add_argument("runs", metavar="RUN", nargs="*", help=f"{RUN}; two runs are compared")
     sub.add_argument("--scale", help="the configuration to list (default: digits)")
     _json(sub)
 
@@ -130,7 +130,7 @@ def _single_runs(add: Add) -> None:
     out = "file to write: .png for a picture, .npz for arrays"
     sub.add_argument("--out", type=Path, default=Path("samples.png"), metavar="FILE", help=out)
     data = "or where the data are now, like dataset.path=elsewhere"
-    _changes(sub, f"change how the samples are drawn, like evaluate.solver=heun, {data}", _evaluation)
+    _changes(sub, f"change how the samples are drawn, like evaluate.solver=heun, {data}", evaluation_of)
 
     about = "Evaluate finished runs at every NFE; known values are not computed again."
     more = "weighting/uniform/0 --sweep solver=euler,heun time_grid=uniform,shifted"
@@ -139,7 +139,7 @@ def _single_runs(add: Add) -> None:
     sweep = "compare all combinations of sampling settings, like solver=euler,heun time_grid=uniform,shifted"
     sub.add_argument("--sweep", nargs="+", metavar="PATH=VALUES", help=sweep)
     _workers(sub, "processes of a sweep that evaluate side by side (default: as many as the GPUs or cores allow)")
-    _changes(sub, "change how the runs are evaluated, like evaluate.solver=heun or evaluate.nfe=[8,64]", _evaluation)
+    _changes(sub, "change how the runs are evaluated, like evaluate.solver=heun or evaluate.nfe=[8,64]", evaluation_of)
 
 
 def _chains(add: Add) -> None:
@@ -164,7 +164,7 @@ def _chains(add: Add) -> None:
     sub = add("lineage", about, "weighting/uniform/0 --out lineage.png")
     _one_run(sub)
     sub.add_argument("--out", type=Path, metavar="FILE", help="picture of it to write, .png")
-    _changes(sub, "show evaluations under another protocol, like evaluate.solver=heun", _evaluation)
+    _changes(sub, "show evaluations under another protocol, like evaluate.solver=heun", evaluation_of)
 
 
 def _studies(add: Add) -> None:
@@ -232,27 +232,7 @@ def _pages(add: Add) -> None:
     sub.add_argument("--allow-host", action="append", default=[], metavar="NAME:PORT", help=allowed)
 
 
-def _settings(options: Namespace) -> Mapping[str, Any]:
-    """Return {path: value} of the settings of the command's scale; empty if they cannot be read.
-
-    The imports take seconds; only a mistake needs them.
-    """
-    from harness.ablation.design.study import load_scale
-    from harness.core.config import flatten
-    from harness.core.errors import UserError
-
-    try:
-        return flatten(load_scale(getattr(options, "scale", "digits")))
-    except UserError:
-        return {}
-
-
-def _evaluation(options: Namespace) -> Mapping[str, Any]:
-    """Return {path: value} of the settings that a finished run may still change."""
-    return {path: value for path, value in _settings(options).items() if path.startswith("evaluate.")}
-
-
-def _changes(sub: Parser, about: str, of: Callable[[Namespace], Mapping[str, Any]] | None = _settings) -> None:
+def _changes(sub: Parser, about: str, of: Callable[[Namespace], Mapping[str, Any]] | None = settings_of) -> None:
     """Declare `--set`; `of` returns the settings that it takes."""
     sub.settings = of
     about = f"{about}; repeatable"

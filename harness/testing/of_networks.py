@@ -60,7 +60,8 @@ class _Trial:
         try:
             self._build()
         except ConfigError as error:
-            self.refused, self.failure = True, f"build refuses them: {error}"
+            self.refused = True
+            self.failure = f"build refuses them: {error}"
             return
         except (Exception, SystemExit) as error:  # whatever a user's network raises
             self.failure = told(error, self.backbone)
@@ -122,7 +123,8 @@ def _fits(trials: list[_Trial]) -> Note:
 
 def _on_shape(trial: _Trial) -> Promises:
     """Promises of a network whose forward runs; after an output of the wrong shape, no others are tried."""
-    network, given = trial.network, trial.given
+    network = trial.network
+    given = trial.given
     x, t, *told_classes = given
     if fault := Like(x).fault(trial.output):
         what = f"forward returns {fault}, but should return {Like(x)}"
