@@ -71,7 +71,7 @@ class _Trial:
         classes = (torch.tensor([0, 2, -1]),) if self.classes and _takes(self.network, 3) else ()
         self.given = (x, torch.tensor([0.0, 0.5, 1.0]), *classes)
         try:
-            for parameter in self.network.parameters():  # behind a last layer that starts at zero is no gradient
+            for parameter in self.network.parameters():  # a last layer of zeros passes no gradient back
                 torch.nn.init.normal_(parameter, std=0.05, generator=generator())
             self.output = seeded(self.network, *self.given)
         except (Exception, SystemExit) as error:
