@@ -1,4 +1,4 @@
-"""An ablation lab for flow matching. What a notebook begins with; each name is imported when it is first used.
+"""An ablation lab for flow matching. These names are for notebooks; each is imported on first use.
 
 >>> from harness import RunConfig, Study, build, load_run, names
 >>> names("coupling")
@@ -30,15 +30,17 @@ if TYPE_CHECKING:
     from harness.cli.in_python import run_study
     from harness.core.registry import build, names
     from harness.runs.config import RunConfig
+    from harness.runs.export import load_network
     from harness.runs.folder import Run
 
-__all__ = ["RunConfig", "Search", "Study", "build", "load_run", "names", "run_study"]
+__all__ = ["RunConfig", "Search", "Study", "build", "load_network", "load_run", "names", "run_study"]
 
 _HOMES = {
     "RunConfig": "harness.runs.config",
     "Search": "harness.ablation.design.search",
     "Study": "harness.ablation.design.study",
     "build": "harness.core.registry",
+    "load_network": "harness.runs.export",
     "names": "harness.core.registry",
     "run_study": "harness.cli.in_python",
 }
@@ -46,9 +48,9 @@ _HOMES = {
 
 
 def load_run(name: str | Path, changes: Mapping[str, Any] | None = None) -> Run:
-    """An existing run by STUDY/ARM/SEED, its name, or the path of its directory, with changes of `evaluate.*`.
+    """Return an existing run, by STUDY/ARM/SEED, its name or the path of its directory; `changes` set `evaluate.*`.
 
-    `UserError` unless its configuration has the name that it bears.
+    `UserError` unless the folder's name follows from its configuration.
     """
     from harness.ablation.design.addresses import find_run
 

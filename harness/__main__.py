@@ -1,10 +1,10 @@
 # PYTHON_ARGCOMPLETE_OK
-"""`python -m harness` is `harness`."""
+"""`python -m harness` does the same as `harness`."""
 
 import os
 import sys
 
-if __name__ == "__main__" and not sys.flags.safe_path:  # `python -m` would import from the folder one stands in
+if __name__ == "__main__" and not sys.flags.safe_path:  # `python -m` would import from the working directory
     del sys.path[0]
 
 from typing import NoReturn
@@ -16,7 +16,7 @@ from harness.core.streams import steady, unannounce
 
 
 def run() -> NoReturn:
-    """The command that is installed. No process that it starts imports from the folder one stands in."""
+    """Run the installed command. No process that it starts imports from the working directory."""
     os.environ["PYTHONSAFEPATH"] = "1"
     output = steady()
     interruptible()
@@ -24,7 +24,7 @@ def run() -> NoReturn:
         code = main()
     except SystemExit as ended:  # argparse has said why
         code = int(ended.code or 0)
-    except KeyboardInterrupt:  # a second one, while the first was told
+    except KeyboardInterrupt:  # a second one, while the first is reported
         code = 130
     unannounce()
     leave(code or guarded(output.require_whole))

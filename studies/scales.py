@@ -1,12 +1,19 @@
 """The base configurations of studies, by name, for `--scale`. Verdicts use a scale's first metric."""
 
+from harness.components import weightings
 from harness.components.backbones.dit import DiT
+from harness.components.backbones.embeddings import Sinusoidal
 from harness.components.backbones.mlp import MLP
+from harness.components.backbones.ncsnpp import NCSNpp
 from harness.components.backbones.transformer import Transformer
 from harness.components.backbones.unet import UNet
 from harness.components.couplings import ExactOT
+from harness.components.interpolants import EDMPath, FlowMatchingOT
 from harness.components.noises import Population
-from harness.components.time_samplers import Stratified
+from harness.components.predictions import EDM
+from harness.components.solvers import DormandPrince5, Heun
+from harness.components.time_grids import EDMRho
+from harness.components.time_samplers import EDMLogNormal, Stratified, Truncated
 from harness.core.config import override
 from harness.data.cells import Cells
 from harness.data.folders import LatentFolder
@@ -14,13 +21,14 @@ from harness.data.images import CIFAR10, Digits, FashionMNIST
 from harness.data.points import EightGaussians
 from harness.data.sequences import USMacro
 from harness.evaluation.distances import MMD, Authenticity, EnergyDistance, LabelAccuracy, SlicedWasserstein, TwoSample
-from harness.evaluation.fidelity import FID, KID, HeldOutFID, Precision, Recall
+from harness.evaluation.fidelity import FID, KID, HeldOutFID, InceptionScore, LowestFID, Precision, Recall
 from harness.evaluation.profiles import Autocorrelation, DropoutRate, GeneMean, GeneVariance, Spectrum
 from harness.evaluation.protocol import EvaluateConfig, MoreSamples
 from harness.flow.formulation import ObjectiveConfig
 from harness.runs.config import Reflow, RunConfig
 from harness.training.config import TrainConfig
-from harness.training.optimizers import AdamW
+from harness.training.optimizers import Adam, AdamW
+from harness.training.schedules import Constant, PolynomialDecay
 
 # The search of studies/digits_scale.py found batch, learning rate, warm-up and averages for the
 # baseline alone, on a seed that no study reports. The numbers are rounded to three significant digits.
@@ -58,6 +66,17 @@ CELLS = RunConfig(
         nfe=(8, 32), num_samples=800, batch_size=400, extractor="values",
         metrics=(*DISTANCES, GeneMean(), GeneVariance(), DropoutRate()),
     ),
+)  # fmt: skip
+
+# Tong et al. 2024, as their training script has it; their evaluation uses clean-fid.
+TONG = RunConfig(
+    dataset=CIFAR10(flip=True),
+    backbone=UNet(**UNet.presets["torchcfm-cifar10"]),
+    train=TrainConfig(
+        steps=400_000, batch_size=128, learning_rate=2e-4, warmup_steps=5000, schedule=Constant(), optimizer=Adam(),
+        clip_norm=1.0, ema_decay=0.9999, ema_warmup=False,
+    ),
+    evaluate=EvaluateConfig(num_samples=50_000, nfe=(100, 1000)),
 )  # fmt: skip
 
 SCALES = {
@@ -163,18 +182,106 @@ SCALES = {
         train=TrainConfig(steps=20_000, learning_rate=5e-4),
         evaluate=EvaluateConfig(num_samples=10_000),
     ),
-    "cifar10": RunConfig(
+    "cifar10": TONG,
+    "cifar10_small": override(
+        TONG,
+        {
+            "backbone.channels": 64,
+            "backbone.dropout": 0.0,
+            "train.steps": 30_000,
+            "train.batch_size": 256,
+            "train.learning_rate": 5e-4,
+            "train.warmup_steps": 1000,
+            "train.schedule": "cosine",
+            "train.ema_warmup": True,
+            "evaluate.num_samples": 10_000,
+            "evaluate.nfe": [5, 10, 20, 100],
+        },
+    ),
+    "cifar10_edm": RunConfig(
         dataset=CIFAR10(flip=True),
-        backbone=UNet(**UNet.presets["torchcfm-cifar10"]),
-        train=TrainConfig(steps=100_000, learning_rate=2e-4, warmup_steps=5000, optimizer=AdamW(weight_decay=0)),
-        evaluate=EvaluateConfig(num_samples=50_000),
+        interpolant=EDMPath(),
+        prediction=EDM(sigma_data=0.5, time="log_sigma", t_min=1e-7, t_max=1.0),
+        weighting=weightings.EDM(t_min=1e-6),
+        time_sampler=EDMLogNormal(),
+        objective=ObjectiveConfig(space="data", normalise_weight=False),
+        backbone=NCSNpp(
+            **{
+                **NCSNpp.presets["ddpmpp-cifar10"],
+                "multipliers": (2, 2, 2),
+                "dropout": 0.13,
+                "time_embedding": Sinusoidal(scale=1.0),
+            }
+        ),
+        train=TrainConfig(
+            steps=390_625,
+            batch_size=512,
+            learning_rate=1e-3,
+            warmup_steps=19_531,
+            schedule=Constant(),
+            optimizer=Adam(),
+            clip_norm=None,
+            ema_decay=0.5 ** (512 / 500_000),
+        ),
+        evaluate=EvaluateConfig(
+            solver=Heun(euler_last=True),
+            time_grid=EDMRho(),
+            nfe=(35,),
+            num_samples=150_000,
+            metrics=(LowestFID(),),
+        ),
+    ),
+    "cifar10_lipman": RunConfig(
+        dataset=CIFAR10(),
+        interpolant=FlowMatchingOT(),
+        backbone=UNet(**UNet.presets["adm-256"]),
+        train=TrainConfig(
+            steps=391_000,
+            batch_size=256,
+            learning_rate=5e-4,
+            warmup_steps=45_000,
+            schedule=PolynomialDecay(floor=2e-5),
+            optimizer=Adam(),
+            clip_norm=None,
+            precision="fp32",
+        ),
+        evaluate=EvaluateConfig(solver=DormandPrince5(), nfe=(0,), num_samples=50_000),
+    ),
+    "cifar10_liu": RunConfig(
+        dataset=CIFAR10(flip=True),
+        time_sampler=Truncated(low=0.0, high=0.999),
+        backbone=NCSNpp(**{**NCSNpp.presets["ddpmpp-cifar10"], "dropout": 0.15}),
+        train=TrainConfig(
+            steps=1_300_000,
+            batch_size=128,
+            learning_rate=2e-4,
+            warmup_steps=5000,
+            schedule=Constant(),
+            optimizer=Adam(),
+            clip_norm=1.0,
+            ema_decay=0.999999,
+        ),
+        evaluate=EvaluateConfig(
+            solver=DormandPrince5(),
+            nfe=(0,),
+            num_samples=50_000,
+            metrics=(FID(), InceptionScore(), Recall()),
+        ),
+        reflow=Reflow(number=1_000_000, solver=DormandPrince5(), nfe=0),
     ),
     "imagenet_latents": RunConfig(
         dataset=LatentFolder(path="imagenet_latents"),
         backbone=DiT(**DiT.presets["XL/2"]),
         objective=ObjectiveConfig(label_dropout=0.1),
         train=TrainConfig(
-            steps=400_000, batch_size=256, learning_rate=1e-4, warmup_steps=0, optimizer=AdamW(weight_decay=0)
+            steps=400_000,
+            batch_size=256,
+            learning_rate=1e-4,
+            warmup_steps=0,
+            schedule=Constant(),
+            optimizer=AdamW(weight_decay=0),
+            clip_norm=None,
+            ema_warmup=False,
         ),
         evaluate=EvaluateConfig(num_samples=10_000, extractor="values", metrics=(SlicedWasserstein(),)),
     ),
@@ -190,7 +297,11 @@ ABOUT = {
     "sequences": "quarters of the US economy; a minute a run on one core",
     "fashion_small": "Fashion-MNIST with a small U-Net; ten minutes a run on one core, most of it for Inception",
     "fashion": "Fashion-MNIST; minutes a run on a GPU",
-    "cifar10": "CIFAR-10 with the U-Net of Tong et al. 2024; hours a run on a GPU",
-    "imagenet_latents": "latents of ImageNet that you provide as .npy files by class in HARNESS_DATA",
+    "cifar10": "Tong et al. 2024 on CIFAR-10, as their script trains; a day a run on a GPU",
+    "cifar10_small": "CIFAR-10 with half their width and settings of our own; about an hour a run on a GPU",
+    "cifar10_edm": "Karras et al. 2022 (EDM), with flips in place of their augmentation; days a run on a GPU",
+    "cifar10_lipman": "Lipman et al. 2023; they state no sigma_min, clipping or average of the weights; days on a GPU",
+    "cifar10_liu": "Liu et al. 2023; they state no number of samples; days a run on a GPU",
+    "imagenet_latents": "DiT and SiT, XL/2, on latents of ImageNet: your .npy files by class in HARNESS_DATA",
 }
 """The descriptions that `harness list scales` prints."""

@@ -1,5 +1,6 @@
 """Fixtures of all tests: a separate results folder, one thread, a run that trains in a moment."""
 
+import io
 import itertools
 import os
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # also for `harness train` in a subprocess
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may download
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # several processes share the cores: no busy waiting
 
 import coverage
@@ -186,6 +188,27 @@ def _series(folder: Path, rng: np.random.Generator) -> dict[str, Any]:
     return {"path": str(folder / "series.npz")}
 
 
+def _hub(folder: Path, rng: np.random.Generator) -> dict[str, Any]:
+    """Two splits as `save_to_disk` writes them, with two columns of pictures."""
+    import datasets
+
+    def png() -> dict[str, Any]:
+        content = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(content, "png")
+        return {"bytes": content.getvalue(), "path": None}
+
+    kinds = {"image": datasets.Image(), "other": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])}
+    splits = {
+        split: datasets.Dataset.from_list(
+            [{"image": png(), "other": png(), "label": i % 2} for i in range(number)], datasets.Features(kinds)
+        )
+        for split, number in (("train", 20), ("test", 24))
+    }
+    datasets.disable_progress_bars()
+    datasets.DatasetDict(splits).save_to_disk(str(folder / "saved"))
+    return {"path": str(folder / "saved")}
+
+
 def _cells(folder: Path, rng: np.random.Generator) -> dict[str, Any]:
     import pandas as pd
     from anndata import AnnData
@@ -206,11 +229,19 @@ FILES = {
     "pairs": _pairs,
     "npz": _npz,
     "image_folder": _pictures,
+    "huggingface": _hub,
     "latents": _latents,
     "time_series": _series,
     "cells": _cells,
 }
 """Functions that write the files for components that read files, and return their fields."""
+
+
+ALONE: dict[str, dict[str, Any]] = {
+    "posthoc": {"width": 0.1},
+    "diffusers": {"model": "DiTTransformer2DModel", "config": '{"attention_head_dim": 8, "num_layers": 1}'},
+}
+"""The fields of the members that need some, but no file."""
 
 
 @pytest.fixture
@@ -219,8 +250,8 @@ def needed(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     numbers = itertools.count()
 
     def give(name: str, seed: int = 0) -> dict[str, Any]:
-        if name == "posthoc":
-            return {"width": 0.1}
+        if name in ALONE:
+            return ALONE[name]
         if name not in FILES:
             return {}
         folder = tmp_path / "needed" / str(next(numbers))

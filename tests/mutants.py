@@ -32,6 +32,7 @@ TESTS: dict[str, dict[str, tuple[str, ...]]] = {
         "harness/components/backbones/dit.py": ("backbones",),
         "harness/components/backbones/embeddings.py": ("backbones",),
         "harness/components/backbones/mlp.py": ("backbones",),
+        "harness/components/backbones/ncsnpp.py": ("backbones",),
         "harness/components/backbones/transformer.py": ("backbones",),
         "harness/components/backbones/unet.py": ("backbones",),
         "harness/components/couplings.py": ("couplings", "pairwise"),

@@ -39,7 +39,7 @@ WORK = 12
 """Steps and batches after which a command must stop, so that large settings do not take longer."""
 PATIENCE_S = 120
 """A command that takes longer counts as hanging, even on a busy machine."""
-_LINE = re.compile(r"error: (?P<place>.+?)(?::| is no ) ?(?P<rest>.+)", re.DOTALL)
+_LINE = re.compile(r"error: (?P<place>.+?)(?::| is no | is not ) ?(?P<rest>.+)", re.DOTALL)
 
 
 def examples(number: int) -> settings:

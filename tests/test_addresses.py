@@ -84,11 +84,11 @@ def test_a_run_that_is_found_by_its_address_is_judged_as_its_arm_is(plan: Plan) 
     ("name", "said"),
     [
         ("weihgting/uniform/0", "holds no plan of that name. Did you mean 'weighting'?"),
-        ("weighting/unifrom/0", "'unifrom' is no arm of weighting. Did you mean 'uniform'?"),
+        ("weighting/unifrom/0", "'unifrom' is not an arm of weighting. Did you mean 'uniform'?"),
         (f"weighting/{ODD}/1", "holds no run of this arm and seed. Seeds of this arm on disk: 0."),
         ("weighting/uniform/9", "Seeds of this arm on disk: 0, 1."),
-        ("weighting/uniform", "is no folder, and no STUDY/ARM/SEED either."),
-        ("weighting/uniform/first", "is no folder, and no STUDY/ARM/SEED either."),
+        ("weighting/uniform", "is neither a folder nor STUDY/ARM/SEED."),
+        ("weighting/uniform/first", "is neither a folder nor STUDY/ARM/SEED."),
         ("./weighting/uniform/0", "no such run."),
         ("nosuch", "no such run."),
     ],
@@ -220,5 +220,5 @@ def test_unlisted_runs_are_reported(plan: Plan, capsys: pytest.CaptureFixture[st
     place: Path = plan.folder / "plan.json"
     place.write_text(place.read_text().replace('"min_snr"', '"mine"'))
     assert main(["runs"]) == 0
-    assert "'mine' is no weighting" in (said := capsys.readouterr().err.replace("\n", " "))
+    assert "'mine' is not a known weighting" in (said := capsys.readouterr().err.replace("\n", " "))
     assert "--plugin FILE" in said

@@ -15,12 +15,18 @@ MODULES = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "h
 SOLE_IMPORTERS: dict[str, str | tuple[str, ...]] = {
     "mlflow": "harness/runs/mlflow_",
     "optuna": "harness/ablation/",
-    "torch_fidelity": ("harness/evaluation/fidelity.py", "harness/evaluation/extractors.py"),
+    "torch_fidelity": tuple(f"harness/evaluation/{name}.py" for name in ("fidelity", "extractors", "vision")),
+    "diffusers": ("harness/components/backbones/diffusers.py", "harness/evaluation/decoder.py"),
     "scanpy": ("harness/data/cells.py", "harness/data/counts.py"),
     "anndata": ("harness/data/cells.py", "harness/data/counts.py"),
+    "datasets": "harness/data/hub.py",
+    "huggingface_hub": "harness/data/hub.py",
     "statsmodels": ("harness/data/sequences.py", "harness/ablation/report/interactions.py"),
 }
-HEAVY = ("torch_fidelity", "scanpy", "anndata", "statsmodels", "sklearn", "torchvision", "torchdiffeq", "ot")
+HEAVY = (
+    "torch_fidelity", "scanpy", "anndata", "statsmodels", "sklearn", "torchvision", "torchdiffeq", "ot", "diffusers",
+    "datasets", "huggingface_hub",
+)  # fmt: skip
 """Packages imported only inside functions, because most commands do not need them."""
 
 

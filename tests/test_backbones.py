@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
+from scipy.signal import upfirdn
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchcfm.models.unet.nn import timestep_embedding
 from torchcfm.models.unet.unet import UNetModel, UNetModelWrapper
 
 from harness.components.backbones.base import Backbone
+from harness.components.backbones.diffusers import Diffusers
 from harness.components.backbones.dit import DiT
 from harness.components.backbones.embeddings import Condition, Fourier, Learned, Sinusoidal, TimeEmbedding
 from harness.components.backbones.mlp import MLP
+from harness.components.backbones.ncsnpp import FIR, NCSNpp
+from harness.components.backbones.ncsnpp import ResidualBlock as RescaledBlock
 from harness.components.backbones.transformer import Transformer, Trunk
-from harness.components.backbones.unet import ResidualBlock, UNet
+from harness.components.backbones.unet import ResidualBlock, SelfAttention, UNet
+from harness.components.interpolants import VarianceExploding
 from harness.core.config import digest, override
 from harness.core.errors import ConfigError, UserError
 from harness.core.registry import build, names
@@ -28,14 +34,39 @@ from harness.data.images import Digits
 from harness.runs.config import RunConfig
 
 BASE = RunConfig(dataset=Digits())
+TINY_UNET: dict[str, Any] = {
+    "block_out_channels": [8, 16],
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "attention_head_dim": 4,
+}
+TINY_DIT: dict[str, Any] = {"num_attention_heads": 2, "attention_head_dim": 4, "num_layers": 2}
+
+
+def hub(model: str, arguments: dict[str, Any]) -> Diffusers:
+    return build("backbone", {"name": "diffusers", "model": model, "config": arguments})
+
+
 SMALL: dict[str, tuple[Any, tuple[int, ...]]] = {
     "unet": (UNet(channels=8, groups=4, attention=(4,), head_channels=8), (3, 8, 4)),
     "unet-deep": (UNet(channels=8, multipliers=(1, 3, 2), blocks=2, groups=4, conditioning="add"), (1, 8, 12)),
     "unet-flat": (UNet(channels=10, multipliers=(1,), groups=5), (2, 5, 7)),
+    "unet-residual": (UNet(channels=8, multipliers=(1, 2, 2), groups=4, resample="residual"), (2, 8, 12)),
+    "ncsnpp": (NCSNpp(channels=8), (3, 8, 8)),
+    "ncsnpp-fir": (
+        NCSNpp(
+            channels=8, multipliers=(1, 2, 2), blocks=2, attention=(8, 4), filter="fir", progressive_input="residual"
+        ),
+        (2, 16, 12),
+    ),
     "dit": (DiT(width=8, depth=2, heads=2, patch=2), (3, 8, 4)),
     "transformer": (Transformer(width=8, depth=2, heads=2), (6, 3)),
     "transformer-add": (Transformer(width=8, depth=2, heads=2, conditioning="add"), (6, 3)),
     "mlp": (MLP(width=8, blocks=2), (5,)),
+    "diffusers": (hub("UNet2DModel", TINY_UNET), (3, 8, 8)),
+    "diffusers-dit": (hub("DiTTransformer2DModel", TINY_DIT), (3, 8, 8)),
 }
 """Configurations and the shapes of their data."""
 NETWORKS = pytest.mark.parametrize("kind", SMALL)
@@ -120,12 +151,52 @@ def test_dits_have_as_many_parameters_as_the_papers(preset: str) -> None:
     assert width / config.heads == (72 if preset.startswith("XL") else 64)
 
 
+def test_lipmans_unet_has_as_many_parameters_as_torchcfms_with_adms_blocks() -> None:
+    with torch.device("meta"):
+        ours = build("backbone", {"name": "unet", "preset": "adm-256"}).build((3, 32, 32))
+        theirs = UNetModelWrapper(
+            dim=(3, 32, 32),
+            num_res_blocks=2,
+            num_channels=256,
+            channel_mult=[1, 2, 2, 2],
+            num_head_channels=64,
+            attention_resolutions="16",
+            use_scale_shift_norm=True,
+            resblock_updown=True,
+        )
+    assert count(ours) == count(theirs) == 171_268_099
+    assert {m.p for m in ours.modules() if isinstance(m, nn.Dropout)} == {0}
+    assert {m.heads for m in ours.modules() if hasattr(m, "heads")} == {8}
+
+
+@pytest.mark.parametrize(
+    ("preset", "multipliers", "parameters"),
+    [
+        ("ddpmpp-cifar10", (1, 2, 2, 2), 61_804_419),
+        ("ncsnpp-cifar10", (1, 2, 2, 2), 62_758_787),
+        ("ddpmpp-cifar10", (2, 2, 2), 55_732_739),
+    ],
+)
+def test_score_networks_have_as_many_parameters_as_published(
+    preset: str, multipliers: tuple[int, ...], parameters: int
+) -> None:
+    """The first two as in the code of Song et al. 2021, the third 55.7 million as in Karras et al. 2022."""
+    config = build("backbone", {"name": "ncsnpp", "preset": preset, "multipliers": multipliers})
+    with torch.device("meta"):
+        network = config.build((3, 32, 32))
+    assert count(network) == parameters
+    assert {m.p for m in network.modules() if isinstance(m, nn.Dropout)} == {0.1}
+
+
 @pytest.mark.parametrize(
     ("name", "preset", "shape"),
     [
         ("unet", "digits", (1, 8, 8)),
         ("unet", "fashion", (1, 28, 28)),
         ("unet", "torchcfm-cifar10", (3, 32, 32)),
+        ("unet", "adm-256", (3, 32, 32)),
+        ("ncsnpp", "ddpmpp-cifar10", (3, 32, 32)),
+        ("ncsnpp", "ncsnpp-cifar10", (3, 32, 32)),
         ("dit", "digits", (1, 8, 8)),
     ],
 )
@@ -167,42 +238,52 @@ def copy_in_order(theirs: nn.Module, ours: nn.Module, heads_first: bool) -> None
         parameter.copy_(value.reshape(parameter.shape))
 
 
-@pytest.mark.parametrize("heads_first", [True, False])
-@pytest.mark.parametrize("conditioning", ["add", "film"])
-def test_the_unet_computes_what_torchcfms_does(conditioning: str, heads_first: bool) -> None:
-    """Three levels with attention of four heads in the second; their first class is our "no class"."""
+def both(conditioning: Any, resample: Any, heads_first: bool) -> tuple[Any, Any]:
+    """Ours and torchcfm's with equal weights: three levels with attention in the second, of four heads; 3 classes."""
     ours = UNet(
         channels=64,
         multipliers=(1, 2, 1),
         blocks=2,
         attention=(4,),
         head_channels=32,
-        conditioning=conditioning,  # type: ignore[arg-type]
+        conditioning=conditioning,
         groups=32,
         time_embedding=TheirEmbedding(),
+        resample=resample,
     ).build((3, 8, 12), 3)
-    theirs = shaken(
-        UNetModel(
-            image_size=8,
-            in_channels=3,
-            model_channels=64,
-            out_channels=3,
-            num_res_blocks=2,
-            attention_resolutions=(2,),
-            channel_mult=(1, 2, 1),
-            num_classes=4,
-            num_head_channels=32,
-            use_scale_shift_norm=conditioning == "film",
-            use_new_attention_order=not heads_first,
-        ),
-        std=0.03,
+    theirs = UNetModel(
+        image_size=8,
+        in_channels=3,
+        model_channels=64,
+        out_channels=3,
+        num_res_blocks=2,
+        attention_resolutions=(2,),
+        channel_mult=(1, 2, 1),
+        num_classes=4,
+        num_head_channels=32,
+        use_scale_shift_norm=conditioning == "film",
+        use_new_attention_order=not heads_first,
+        resblock_updown=resample == "residual",
     )
-    copy_in_order(theirs, ours, heads_first)
-    x, t = batch(3, 8, 12)
+    theirs.dtype = torch.float64
+    copy_in_order(shaken(theirs, std=0.03).double(), ours.double(), heads_first)
+    return ours, theirs
+
+
+@pytest.mark.parametrize("heads_first", [True, False])
+@pytest.mark.parametrize("resample", ["convolution", "residual"])
+@pytest.mark.parametrize("conditioning", ["add", "film"])
+def test_the_unet_computes_what_torchcfms_does(
+    conditioning: str, resample: str, heads_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float64: torchcfm's casts to float32 do nothing here. Its first class is our class of none."""
+    ours, theirs = both(conditioning, resample, heads_first)
+    x, t = batch(3, 8, 12, dtype=torch.float64)
+    monkeypatch.setattr(Tensor, "float", lambda tensor: tensor)
     output = ours(x, t, torch.tensor([2, -1, 0]))
     expected = theirs(t, x, torch.tensor([3, 0, 1]))
     assert expected.std() > 0.3
-    torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(output, expected, rtol=1e-11, atol=1e-11)
 
 
 # Equations written out
@@ -287,21 +368,46 @@ def test_a_trunk_with_an_added_condition_is_attention_and_mlp_after_plain_norms(
     torch.testing.assert_close(module(x, condition), expected, rtol=1e-10, atol=1e-10)
 
 
-def group_norm(x: Tensor, groups: int, weights: Weights, layer: str) -> Tensor:
-    normal = standardised(x.unflatten(1, (groups, -1)).flatten(2), 1e-5).view(x.shape)
+def group_norm(x: Tensor, groups: int, weights: Weights, layer: str, eps: float = 1e-5) -> Tensor:
+    normal = standardised(x.unflatten(1, (groups, -1)).flatten(2), eps).view(x.shape)
     return normal * weights[f"{layer}.weight"][:, None, None] + weights[f"{layer}.bias"][:, None, None]
+
+
+def averaged(x: Tensor) -> Tensor:
+    """The mean of each square of 2x2 pixels."""
+    return (x[..., ::2, ::2] + x[..., 1::2, ::2] + x[..., ::2, 1::2] + x[..., 1::2, 1::2]) / 4
+
+
+def repeated(x: Tensor) -> Tensor:
+    """Each pixel as a square of 2x2."""
+    return x.repeat_interleave(2, -1).repeat_interleave(2, -2)
+
+
+def as_it_is(x: Tensor) -> Tensor:
+    return x
+
+
+Resampling = tuple[nn.Module | None, Callable[[Tensor], Tensor]]
 
 
 @pytest.mark.parametrize("conditioning", ["film", "add"])
 @pytest.mark.parametrize("outer", [8, 12])
-def test_a_residual_block_is_norm_convolution_condition_norm_convolution(conditioning: Any, outer: int) -> None:
-    module = shaken(
-        ResidualBlock(8, outer, 6, UNet(channels=8, groups=4, conditioning=conditioning), 0), std=0.3
-    ).double()
-    x = batch(8, 5, 3, dtype=torch.float64)[0]
+@pytest.mark.parametrize(
+    "resampling",
+    [(None, as_it_is), (nn.AvgPool2d(2), averaged), (nn.Upsample(scale_factor=2), repeated)],
+    ids=["kept", "halved", "doubled"],
+)
+def test_a_residual_block_is_norm_convolution_condition_norm_convolution(
+    conditioning: Any, outer: int, resampling: Resampling
+) -> None:
+    """Both the first activations and the shortcut are resampled, if any."""
+    layer, resampled = resampling
+    config = UNet(channels=8, groups=4, conditioning=conditioning)
+    module = shaken(ResidualBlock(8, outer, 6, config, 0, layer), std=0.3).double()
+    x = batch(8, 6, 4, dtype=torch.float64)[0]
     condition = batch(6, dtype=torch.float64)[0]
     w = module.state_dict()
-    h = F.conv2d(silu(group_norm(x, 4, w, "norm1")), w["conv1.weight"], w["conv1.bias"], padding=1)
+    h = F.conv2d(resampled(silu(group_norm(x, 4, w, "norm1"))), w["conv1.weight"], w["conv1.bias"], padding=1)
     told = affine(condition, w, "condition")[..., None, None]
     if conditioning == "film":
         scale = told[:, :outer]
@@ -309,9 +415,119 @@ def test_a_residual_block_is_norm_convolution_condition_norm_convolution(conditi
         h = group_norm(h, 4, w, "norm2") * (1 + scale) + shift
     else:
         h = group_norm(h + told, 4, w, "norm2")
-    shortcut = x if outer == 8 else F.conv2d(x, w["shortcut.weight"], w["shortcut.bias"])
+    shortcut = resampled(x)
+    if outer != 8:
+        shortcut = F.conv2d(shortcut, w["shortcut.weight"], w["shortcut.bias"])
     expected = shortcut + F.conv2d(silu(h), w["conv2.weight"], w["conv2.bias"], padding=1)
     torch.testing.assert_close(module(x, condition), expected, rtol=1e-10, atol=1e-10)
+
+
+def filtered(x: Tensor, task: Literal["halve", "double", "smooth"]) -> Tensor:
+    """x [..., H, W] through scipy's filter along each axis, cut to the pixels that the task keeps."""
+    up = 2 if task == "double" else 1
+    for axis in (-2, -1):
+        size = x.shape[axis]
+        full = upfirdn([up / 8, 3 * up / 8, 3 * up / 8, up / 8], x.numpy(), up=up, axis=axis)
+        kept = {"halve": range(2, size + 1, 2), "double": range(1, 2 * size + 1), "smooth": range(1, size + 2)}[task]
+        x = torch.from_numpy(full).index_select(axis, torch.tensor(kept))
+    return x
+
+
+@pytest.mark.parametrize("task", ["halve", "double", "smooth"])
+def test_the_fir_filter_is_scipys(task: Any) -> None:
+    x = batch(5, 6, 4, dtype=torch.float64)[0]
+    torch.testing.assert_close(FIR(task).double()(x), filtered(x, task), rtol=1e-12, atol=1e-12)
+    assert not FIR(task).state_dict()
+
+
+@pytest.mark.parametrize(("task", "side"), [("halve", 4), ("double", 16), ("smooth", 9)])
+def test_the_fir_filter_keeps_a_constant_image_away_from_its_edges(task: Any, side: int) -> None:
+    output = FIR(task)(torch.ones(1, 2, 8, 8))
+    assert output.shape == (1, 2, side, side)
+    assert (output[..., 2:-2, 2:-2] == 1).all()
+
+
+def rescaled_block(
+    x: Tensor, c: Tensor, w: Weights, name: str, resampled: Callable[[Tensor], Tensor] = as_it_is
+) -> Tensor:
+    """A block of DDPM++ or NCSN++ without dropout, with self-attention if it has weights: Song et al. 2021, app. H."""
+
+    def activated(h: Tensor, norm: str) -> Tensor:
+        return group_norm(h, min(h.shape[1] // 4, 32), w, f"{name}.{norm}", 1e-6)
+
+    def convolved(h: Tensor, layer: str) -> Tensor:
+        return F.conv2d(h, w[f"{name}.{layer}.weight"], w[f"{name}.{layer}.bias"], padding="same")
+
+    h = convolved(resampled(silu(activated(x, "norm1"))), "conv1") + affine(c, w, f"{name}.condition")[..., None, None]
+    h = convolved(silu(activated(h, "norm2")), "conv2")
+    x = resampled(x)
+    if f"{name}.shortcut.weight" in w:
+        x = convolved(x, "shortcut")
+    x = (x + h) / math.sqrt(2)
+    if f"{name}.attention.qkv.weight" in w:
+        linear = {of: value.flatten(1) if value.ndim == 4 else value for of, value in w.items()}
+        tokens = activated(x, "attention.norm").flatten(2).mT
+        x = (x + attention(tokens, linear, f"{name}.attention", 1).mT.reshape(x.shape)) / math.sqrt(2)
+    return x
+
+
+@pytest.mark.parametrize("attended", [False, True])
+@pytest.mark.parametrize("outer", [8, 12])
+@pytest.mark.parametrize(
+    "resampling",
+    [(None, as_it_is), (nn.AvgPool2d(2), averaged), (FIR("double"), lambda x: filtered(x, "double"))],
+    ids=["kept", "halved", "doubled"],
+)
+@torch.no_grad()
+def test_a_rescaled_block_is_the_papers(attended: bool, outer: int, resampling: Resampling) -> None:
+    layer, resampled = resampling
+    module = shaken(RescaledBlock(8, outer, 6, 0, attended, layer), std=0.3).double()
+    x = batch(8, 6, 4, dtype=torch.float64)[0]
+    condition = batch(6, dtype=torch.float64)[0]
+    weights = {f"block.{name}": value for name, value in module.state_dict().items()}
+    expected = rescaled_block(x, condition, weights, "block", resampled)
+    assert ("block.shortcut.weight" in weights) == (outer != 8 or layer is not None)
+    torch.testing.assert_close(module(x, condition), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("filter_", ["box", "fir"])
+@pytest.mark.parametrize("progressive", ["none", "residual"])
+@torch.no_grad()
+def test_score_networks_are_the_papers(filter_: Any, progressive: Any) -> None:
+    """Blocks down, two in the middle, and up with every skip connection. `progressive`: the image goes down beside."""
+    config = NCSNpp(
+        channels=8, multipliers=(1, 2, 1), blocks=2, attention=(8,), filter=filter_, progressive_input=progressive
+    )
+    network = built(config, (3, 16, 12), 3).double()
+    x, t = batch(3, 16, 12, dtype=torch.float64)
+    y = torch.tensor([2, -1, 0])
+    w = network.state_dict()
+    c = silu(network.condition(t, y))
+    halved: Callable[[Tensor], Tensor] = averaged if filter_ == "box" else lambda h: filtered(h, "halve")
+    doubled: Callable[[Tensor], Tensor] = repeated if filter_ == "box" else lambda h: filtered(h, "double")
+    down, up, steps = iter(range(9)), iter(range(12)), iter(range(3))
+    image = x
+    skips = [F.conv2d(x, w["stem.weight"], w["stem.bias"], padding=1)]
+    for level in range(3):
+        if level:
+            h = rescaled_block(skips[-1], c, w, f"down.{next(down)}", halved)
+            if progressive == "residual":
+                wide = F.pad(image, (0, 1, 0, 1)) if filter_ == "box" else filtered(image, "smooth")
+                step = f"pyramid.{next(steps)}.1"
+                h = image = (h + F.conv2d(wide, w[f"{step}.weight"], w[f"{step}.bias"], stride=2)) / math.sqrt(2)
+            skips.append(h)
+        for _ in range(2):
+            skips.append(rescaled_block(skips[-1], c, w, f"down.{next(down)}"))
+    h = rescaled_block(rescaled_block(skips[-1], c, w, "middle.0"), c, w, "middle.1")
+    for level in reversed(range(3)):
+        for _ in range(3):
+            h = rescaled_block(torch.cat([h, skips.pop()], 1), c, w, f"up.{next(up)}")
+        if level:
+            h = rescaled_block(h, c, w, f"up.{next(up)}", doubled)
+    h = silu(group_norm(h, 2, w, "head.0", 1e-6))
+    expected = F.conv2d(h, w["head.2.weight"], w["head.2.bias"], padding=1)
+    assert not skips
+    torch.testing.assert_close(network(x, t, y), expected, rtol=1e-10, atol=1e-10)
 
 
 def test_the_mlp_is_residual_with_film_before_each_block() -> None:
@@ -330,7 +546,7 @@ def test_the_mlp_is_residual_with_film_before_each_block() -> None:
 # The start
 
 
-@NETWORKS
+@pytest.mark.parametrize("kind", [kind for kind in SMALL if not kind.startswith("diffusers")])
 def test_a_network_starts_at_zero_and_its_output_layer_learns_at_once(kind: str) -> None:
     config, shape = SMALL[kind]
     network: Any = config.build(shape, 3)
@@ -362,6 +578,30 @@ def test_a_residual_blocks_attention_starts_as_the_identity() -> None:
     assert torch.equal(attended, block(x, condition))
 
 
+def test_a_rescaled_block_starts_as_its_input_over_sqrt_two() -> None:
+    """Over two, with attention: there are two skip connections."""
+    config = NCSNpp(channels=8, blocks=1, attention=(8,))
+    network: Any = config.build((3, 8, 8))
+    x = batch(8, 8, 8)[0]
+    condition = batch(32)[0]
+    torch.testing.assert_close(network.down[0](x, condition), x / 2)
+    network.down[0].attention = None
+    torch.testing.assert_close(network.down[0](x, condition), x / math.sqrt(2))
+
+
+def test_score_networks_start_with_glorots_weights_and_zero_biases() -> None:
+    """Queries, keys and values with a tenth of the variance, as in the paper's code."""
+    torch.manual_seed(0)
+    network: Any = NCSNpp(channels=64, filter="fir", progressive_input="residual").build((3, 8, 8))
+    block = network.middle[0]
+    condition, conv = block.condition, block.conv1
+    assert condition.weight.var().item() == pytest.approx(2 / (256 + 128), rel=0.05)
+    assert conv.weight.var().item() == pytest.approx(2 / (9 * 2 * 128), rel=0.05)
+    assert network.pyramid[0][1].weight.var().item() == pytest.approx(2 / (9 * (3 + 64)), rel=0.1)
+    assert block.attention.qkv.weight.var().item() == pytest.approx(0.1 * 2 / (2 * 128), rel=0.05)
+    assert not any(b.any() for name, b in network.named_parameters() if name.endswith("bias"))
+
+
 def test_dits_weights_start_as_the_papers_do() -> None:
     """Xavier uniform with zero biases in the trunk, N(0, 0.02^2) for time and class."""
     torch.manual_seed(0)
@@ -391,7 +631,8 @@ def test_every_weight_is_used(kind: str) -> None:
     network = built(config, shape)
     network(*batch(*shape)).square().mean().backward()
     for name, parameter in network.named_parameters():
-        assert parameter.grad.ne(0).float().mean() > 0.9, name
+        if not name.endswith("to_k.bias"):  # softmax does not see it: its gradient is rounding
+            assert parameter.grad.ne(0).float().mean() > 0.9, name
 
 
 @NETWORKS
@@ -431,10 +672,27 @@ CHANGES: dict[str, dict[str, Any]] = {
         "groups": 2,
         "dropout": 0.5,
         "time_embedding": Sinusoidal(scale=500),
+        "resample": "residual",
+    },
+    "ncsnpp": {
+        "channels": 12,
+        "multipliers": (2, 1),
+        "blocks": 2,
+        "attention": (8,),
+        "dropout": 0.5,
+        "filter": "fir",
+        "progressive_input": "residual",
+        "time_embedding": Sinusoidal(scale=500),
+        "time_multiplier": 2,
     },
     "dit": {"width": 12, "depth": 3, "heads": 1, "patch": 4, "time_embedding": Fourier()},
     "transformer": {"width": 12, "depth": 3, "heads": 1, "conditioning": "add", "time_embedding": Learned()},
     "mlp": {"width": 12, "blocks": 3, "dropout": 0.5, "time_embedding": Sinusoidal(scale=1)},
+    "diffusers": {
+        "model": {"model": "DiTTransformer2DModel", "config": json.dumps(TINY_DIT)},
+        "config": json.dumps(TINY_UNET | {"layers_per_block": 2}),
+        "time_scale": 1.0,
+    },
 }
 
 
@@ -443,8 +701,9 @@ CHANGES: dict[str, dict[str, Any]] = {
 )
 def test_no_field_is_dead(kind: str, field: str) -> None:
     config, shape = SMALL[kind]
+    value = CHANGES[kind][field]
     outcomes = []
-    for variant in (config, dataclasses.replace(config, **{field: CHANGES[kind][field]})):
+    for variant in (config, dataclasses.replace(config, **(value if isinstance(value, dict) else {field: value}))):
         network = built(variant, shape)
         torch.manual_seed(1)
         outcomes.append(([p.shape for p in network.parameters()], network(*batch(*shape))))
@@ -454,8 +713,12 @@ def test_no_field_is_dead(kind: str, field: str) -> None:
 
 DROPPING = pytest.mark.parametrize(
     ("config", "shape"),
-    [(UNet(channels=8, groups=4, dropout=0.4), (1, 8, 8)), (MLP(width=64, dropout=0.4), (5,))],
-    ids=["unet", "mlp"],
+    [
+        (UNet(channels=8, groups=4, dropout=0.4), (1, 8, 8)),
+        (NCSNpp(channels=8, dropout=0.4), (1, 8, 8)),
+        (MLP(width=64, dropout=0.4), (5,)),
+    ],
+    ids=["unet", "ncsnpp", "mlp"],
 )
 
 
@@ -530,6 +793,42 @@ def test_attention_ends_the_blocks_of_the_levels_with_its_heights_and_the_first_
 def test_a_level_has_as_many_heads_as_fit() -> None:
     config = UNet(channels=32, multipliers=(1, 2, 4), attention=(8,), head_channels=64)
     assert [config.heads(width) for width in (32, 64, 128)] == [1, 1, 2]
+
+
+def test_residual_resampling_lies_between_levels_without_attention() -> None:
+    """Down before each level but the first, up before each but the last; the width stays."""
+    config = UNet(channels=8, multipliers=(1, 2, 3), groups=4, attention=(16, 8, 4), resample="residual")
+    network: Any = config.build((1, 16, 8))
+    between = {
+        side: [(i, block.conv1) for i, block in enumerate(getattr(network, side)) if block.resample is not None]
+        for side in ("down", "middle", "up")
+    }
+    shapes = {side: [(i, conv.in_channels, conv.out_channels) for i, conv in found] for side, found in between.items()}
+    assert shapes == {"down": [(1, 8, 8), (3, 16, 16)], "middle": [], "up": [(2, 24, 24), (5, 16, 16)]}
+    for side, found in between.items():
+        assert all(isinstance(getattr(network, side)[i].attention, nn.Identity) for i, _ in found)
+
+
+# DDPM++ and NCSN++
+
+
+def test_score_networks_attend_after_each_block_down_the_last_up_and_the_first_of_the_middle() -> None:
+    network: Any = NCSNpp(channels=8, blocks=2, attention=(8,)).build((1, 16, 8))
+    attend = {side: [block.attention is not None for block in getattr(network, side)] for side in ("down", "up")}
+    assert attend["down"] == [False, False, False, True, True]
+    assert attend["up"] == [False, False, True, False, False, False, False]
+    assert [block.attention is not None for block in network.middle] == [True, False]
+    assert {m.heads for m in network.modules() if isinstance(m, SelfAttention)} == {1}
+
+
+def test_ncsnpps_waves_turn_16_times_a_unit_of_log_sigma_on_its_path() -> None:
+    """Its embedding has a sine and a cosine of as many frequencies as there are channels."""
+    config = build("backbone", {"name": "ncsnpp", "preset": "ncsnpp-cifar10"})
+    start, end = VarianceExploding().sigma(torch.tensor([0.0, 1.0])).tolist()
+    assert config.time_embedding.std == pytest.approx(16 * math.log(end / start))
+    with torch.device("meta"):
+        network: Any = config.build((3, 32, 32))
+    assert network.condition.time[0].frequencies.shape == (128,)
 
 
 # DiT
@@ -670,7 +969,7 @@ def test_only_a_learned_embedding_trains() -> None:
 
 
 @pytest.mark.parametrize("name", names("time_embedding"))
-@pytest.mark.parametrize("kind", ["unet", "dit", "transformer", "mlp"])
+@pytest.mark.parametrize("kind", ["unet", "ncsnpp", "dit", "transformer", "mlp"])
 def test_every_network_takes_every_time_embedding(kind: str, name: str) -> None:
     config, shape = SMALL[kind]
     network = built(dataclasses.replace(config, time_embedding=build("time_embedding", name)), shape)
@@ -783,6 +1082,9 @@ def test_an_unknown_preset_is_refused(changes: dict[str, Any], message: str) -> 
         ({"name": "unet", "attention": [8, 3]}, (1, 8, 4), r"^attention: no level has height 3. Choose from \[8, 4\]"),
         ({"name": "unet", "attention": [4]}, (1, 6, 4), r"^attention: no level has height 4. Choose from \[6, 3\]"),
         ({"name": "unet"}, (10,), r"unet takes images \[C, H, W\], not \[10\]"),
+        ({"name": "ncsnpp", "multipliers": [1, 2]}, (1, 8, 7), "^multipliers: 2 levels do not halve 8x7 evenly"),
+        ({"name": "ncsnpp", "attention": [3]}, (1, 8, 4), r"^attention: no level has height 3. Choose from \[8, 4\]"),
+        ({"name": "ncsnpp"}, (6, 3), r"ncsnpp takes images \[C, H, W\], not \[6, 3\]"),
         ({"name": "dit", "patch": 4}, (1, 8, 6), "^patch: 4 does not divide 8x6"),
         ({"name": "dit", "patch": 4}, (1, 6, 8), "^patch: 4 does not divide 6x8"),
         ({"name": "dit"}, (6, 3), r"dit takes images \[C, H, W\], not \[6, 3\]"),
@@ -807,6 +1109,21 @@ def test_data_that_do_not_fit_are_refused(spec: dict[str, Any], shape: tuple[int
         ),
         ({"name": "unet", "conditioning": "flim"}, "conditioning: 'flim' is not a choice. Did you mean 'film'"),
         ({"name": "unet", "dropout": 1}, r"dropout: 1.0 is outside \[0, 1\)"),
+        ({"name": "unet", "multipliers": [1], "resample": "residual"}, "resample: one level is never resampled"),
+        ({"name": "ncsnpp", "multipliers": []}, "multipliers: there is no level"),
+        (
+            {"name": "ncsnpp", "channels": 30},
+            "channels: the groups of a norm do not divide every width",
+        ),
+        (
+            {"name": "ncsnpp", "channels": 36},
+            "channels: the groups of a norm do not divide every width",
+        ),
+        ({"name": "ncsnpp", "multipliers": [1], "filter": "fir"}, "filter: one level is never resampled"),
+        (
+            {"name": "ncsnpp", "multipliers": [1], "progressive_input": "residual"},
+            "progressive_input: one level is never resampled",
+        ),
         ({"name": "mlp", "dropout": 1}, r"dropout: 1.0 is outside \[0, 1\)"),
         ({"name": "dit", "width": 64, "heads": 6}, r"width: 64 is not a multiple of heads \(6\) and of 4"),
         ({"name": "dit", "width": 66, "heads": 6}, r"width: 66 is not a multiple of heads \(6\) and of 4"),
@@ -814,13 +1131,21 @@ def test_data_that_do_not_fit_are_refused(spec: dict[str, Any], shape: tuple[int
         ({"name": "transformer", "width": 9, "heads": 3}, r"width: 9 is not a multiple of heads \(3\) and of 2"),
         (
             {"name": "dit", "time_embedding": "sinusodial"},
-            "time_embedding: 'sinusodial' is no time_embedding. Did you mean 'sinusoidal'",
+            "time_embedding: 'sinusodial' is not a known time_embedding. Did you mean 'sinusoidal'",
         ),
     ],
 )
 def test_fields_that_do_not_go_together_are_refused(spec: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=f"^backbone.{message}"):
         build("backbone", spec)
+
+
+@pytest.mark.parametrize(("channels", "multipliers"), [(4, (1, 15)), (16, (1, 4, 3)), (32, (3, 1)), (96, (1, 3, 2))])
+def test_score_networks_have_whole_groups_at_every_width_that_is_allowed(
+    channels: int, multipliers: tuple[int, ...]
+) -> None:
+    with torch.device("meta"):
+        assert NCSNpp(channels=channels, multipliers=multipliers).build((1, 16, 16))
 
 
 def test_widths_that_heads_need_not_divide_are_allowed_without_attention() -> None:

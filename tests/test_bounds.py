@@ -202,12 +202,12 @@ def test_the_list_of_components_shows_the_bounds(
     [
         (
             "train --scale digits --set train.steps=520 --set train.warmup_steps=521",
-            "train.warmup_steps: 521 steps of warm-up end beyond the last of 520, so the learning rate never reaches",
+            "train.warmup_steps: the warm-up of 521 steps is longer than the training of 520, so the learning rate",
         ),
-        ("train --scale points --set train.steps=9 --set train.warmup_steps=10", "10 steps of warm-up end beyond the"),
-        ("train --set train.steps=520 --set train.snapshot_every=521", "the first snapshot after 521 steps"),
-        ("ablate weighting --set train.steps=9 --set train.warmup_steps=10", "arm 'uniform'.train.warmup_steps: 10"),
-        ("explain ema --set train.steps=9", "train.snapshot_every: the first snapshot after 10 steps comes beyond the"),
+        ("train --scale points --set train.steps=9 --set train.warmup_steps=10", "the warm-up of 10 steps is longer"),
+        ("train --set train.steps=520 --set train.snapshot_every=521", "the first snapshot (step 521)"),
+        ("ablate weighting --set train.steps=9 --set train.warmup_steps=10", "arm 'uniform'.train.warmup_steps: the"),
+        ("explain ema --set train.steps=9", "train.snapshot_every: the first snapshot (step 10) comes after the last"),
     ],
 )
 def test_steps_that_never_come_are_refused_where_they_are_asked_for(
@@ -227,8 +227,8 @@ def test_a_warm_up_to_the_last_step_is_accepted_and_a_scales_warm_up_is_named(ti
     shorter = override(config, {"train.steps": 3})
     refuse_unreached(["train.steps"], shorter)
     (line,) = cut_short(shorter.train)
-    assert line.startswith("train.warmup_steps: 12 steps of warm-up end beyond the last of 3, where the learning rate")
-    assert "is at 0.25 of its peak" in line
+    assert line.startswith("train.warmup_steps: the warm-up of 12 steps is longer than the training of 3, so")
+    assert "ends at 0.25 of its peak" in line
 
 
 def test_snapshots_that_are_never_taken_give_no_average(tiny: RunConfig) -> None:

@@ -671,8 +671,8 @@ def test_changed_cells_are_not_sampled_from_with_old_statistics(
     write_h5ad(tmp_path / "x.h5ad", counts, {"donor": DONORS})
     load.cache_clear()
     cells._prepare.cache_clear()
-    said = rf"^{run.name}: the data's \w+ is not what it was trained with\. Bring the same data back, or train again\.$"
+    said = rf"^{run.name}: the data's \w+ has changed since training\. Restore the same data, or train again\.$"
     with pytest.raises(UserError, match=said):
         restore(run)
-    with pytest.raises(UserError, match=rf"{run.name}: the data are not those that it was trained on"):
+    with pytest.raises(UserError, match=rf"{run.name}: it was trained on other data"):
         Run.open(run.name)

@@ -45,6 +45,7 @@ COMMANDS = [
     "data",
     "train",
     "sample",
+    "export",
     "evaluate",
     "reflow",
     "runs",
@@ -207,7 +208,7 @@ def test_an_unknown_scale_is_refused_before_anything_is_imported(
     """If the text of scales.py may not show all scales, the command decides."""
     imported = Mock(return_value=SimpleNamespace(run=lambda options: None))
     monkeypatch.setattr(cli.importlib, "import_module", imported)
-    assert "'digit' is no scale. Did you mean 'digits'?" in refused("train", "--scale", "digit")
+    assert "'digit' is not a known scale. Did you mean 'digits'?" in refused("train", "--scale", "digit")
     assert not imported.called
     monkeypatch.setenv("HARNESS_STUDIES", str(tmp_path))
     for text in (None, "SCALES = (", 'SCALES = {"a": 1, **MORE}', 'SCALES = {"a": 1}\nSCALES["digit"] = 2'):
@@ -253,8 +254,8 @@ def test_every_command_is_a_module_of_its_name() -> None:
         ("ablate weighting solver", "'solver': one word too many. Leave it out."),
         ("ablate", "the following arguments are required: STUDY. See `harness ablate --help`."),
         ("list weightings", "'weightings' is not a family. Did you mean 'weighting'?"),
-        ("train --scale digit", "'digit' is no scale. Did you mean 'digits'?"),
-        ("train --set weighting=min_snrr", "weighting: 'min_snrr' is no weighting. Did you mean 'min_snr'?"),
+        ("train --scale digit", "'digit' is not a known scale. Did you mean 'digits'?"),
+        ("train --set weighting=min_snrr", "weighting: 'min_snrr' is not a known weighting. Did you mean 'min_snr'?"),
         (
             "train --set weighting=min_snr --set weighting.gama=1",
             "weighting.gama: MinSNR has no such field. Did you mean 'gamma'?",
@@ -278,7 +279,10 @@ def test_every_command_is_a_module_of_its_name() -> None:
         ("train --set backbone.groups=5", "backbone.groups: 5 does not divide every width."),
         ("train --set backbone.multipliers=[1,1,1,1,1]", "backbone.multipliers: 5 levels do not halve 8x8 evenly."),
         ("train --set evaluate.nfe=8", "evaluate.nfe: expected a list, got 8."),
-        ('train --set evaluate.metrics=["fdi"]', "evaluate.metrics[0]: 'fdi' is no metric. Did you mean 'fid'?"),
+        (
+            'train --set evaluate.metrics=["fdi"]',
+            "evaluate.metrics[0]: 'fdi' is not a known metric. Did you mean 'fid'?",
+        ),
         (
             "train --set evaluate.solver=heun --set evaluate.nfe=[3]",
             "evaluate.nfe: heun spends 2 calls a step and cannot spend 3.",
@@ -304,7 +308,7 @@ def test_every_command_is_a_module_of_its_name() -> None:
         ("train --set objective.space=score", "objective.space: 'score' is not a choice."),
         ("train --set coupling=pairs", "coupling.path: Pairs needs it. Give a value."),
         ('train --set coupling={"name":"pairs","path":"absent"}', "coupling.path: absent cannot be read"),
-        ("train --set dataset=fashion", "dataset: 'fashion' is no dataset. Did you mean 'fashion_mnist'?"),
+        ("train --set dataset=fashion", "dataset: 'fashion' is not a known dataset. Did you mean 'fashion_mnist'?"),
         ("train --set dataset=npz", "dataset.path: Npz needs it. Give a value."),
         (
             "train --set dataset=npz --set dataset.path=/absent.npz",
@@ -342,7 +346,7 @@ def test_every_command_is_a_module_of_its_name() -> None:
         ("train --set noise=population", "noise.dataset: Population needs it. Give a value."),
         ("train --set backbone.preset=digit", "backbone.preset: 'digit' is not a preset. Did you mean 'digits'?"),
         ("train --set backbone=mlp", "backbone: mlp takes vectors [D], not [1, 8, 8]. Choose another backbone."),
-        ("data nosuch", "dataset: 'nosuch' is no dataset. Known: "),
+        ("data nosuch", "dataset: 'nosuch' is not a known dataset. Known: "),
         ("train --plugin absent.py", "absent.py: no such file."),
         ("sample nothing", "nothing: no such run."),
         ("sample nothing --out picture.jpg", "--out: picture.jpg must end in .png or .npz."),
@@ -350,16 +354,16 @@ def test_every_command_is_a_module_of_its_name() -> None:
         ("sample nothing --number few", "invalid int value: 'few'"),
         ("sample nothing --seed few", "invalid int value: 'few'"),
         ("evaluate ../x", "../x: no such run."),
-        ("plan weightin", "'weightin' is no study. Did you mean 'weighting'?"),
-        ("plan tuning", "'tuning' is no study."),
-        ("plan weighting --scale digit", "'digit' is no scale. Did you mean 'digits'?"),
+        ("plan weightin", "'weightin' is not a known study. Did you mean 'weighting'?"),
+        ("plan tuning", "'tuning' is not a known study."),
+        ("plan weighting --scale digit", "'digit' is not a known scale. Did you mean 'digits'?"),
         ("plan weighting --seeds 0", "--seeds: 0 is less than 1."),
         ("plan weighting --workers 0", "argument --workers: 0 must be a whole number of 1 or more."),
         (
             "plan weighting --set evaluate.num_reference=100000",
             "arm 'uniform': evaluate.num_reference: 100000 is more than the 1438 training samples.",
         ),
-        ("ablate weightin", "'weightin' is no study. Did you mean 'weighting'?"),
+        ("ablate weightin", "'weightin' is not a known study. Did you mean 'weighting'?"),
         ("ablate absent.py", "absent.py: no such file."),
         ("ablate weighting --seeds 0", "--seeds: 0 is less than 1."),
         ("ablate weighting --max-hours 0", "'0' must be a number of hours above 0."),
@@ -375,8 +379,8 @@ def test_every_command_is_a_module_of_its_name() -> None:
             "arm 'uniform': evaluate.num_reference: 100000 is more than the 1438 training samples.",
         ),
         ("ablate weighting --set seed=3", "seed: a study sets its seeds itself."),
-        ("tune tunin", "'tunin' is no search. Did you mean 'tuning'?"),
-        ("tune weighting", "'weighting' is no search. Known: digits_scale, tradeoff, tuning."),
+        ("tune tunin", "'tunin' is not a known search. Did you mean 'tuning'?"),
+        ("tune weighting", "'weighting' is not a known search. Known: digits_scale, tradeoff, tuning."),
         ("tune tuning --scale points", "--scale: 'tuning' has no space for points. Known: "),
         ("tune tuning --trials 0", "argument --trials: 0 must be a whole number of 1 or more."),
         ("tune tuning --workers 0", "argument --workers: 0 must be a whole number of 1 or more."),
@@ -410,9 +414,9 @@ def untrained(tiny: RunConfig) -> Callable[..., str]:
     [
         (
             "--set train.steps=5",
-            "train.steps: a finished run cannot be changed in that. Change evaluate.*, or train another run.",
+            "train.steps: cannot be changed after training. Change evaluate.*, or train another run.",
         ),
-        ("--set seed=5", "seed: a finished run cannot be changed in that."),
+        ("--set seed=5", "seed: cannot be changed after training."),
         ("--seed -1", f"seed: -1 is outside [0, {2**128 - 1}]. Choose a value inside."),
         ("--label 3", "was trained without classes. Leave it out, or train with objective.label_dropout=0.1."),
         ("--label nosuch", "was trained without classes."),
@@ -510,7 +514,7 @@ def test_a_study_on_an_unknown_metric(refused: Refused, tmp_path: Path) -> None:
         "from harness.ablation.design.study import Study\n"
         f"STUDY = Study(question='?', baseline='a', arms={arms}, metric='fdi')"
     )
-    assert "'fdi' is no metric. Did you mean 'fid'?" in refused("ablate", str(path))
+    assert "'fdi' is not a known metric. Did you mean 'fid'?" in refused("ablate", str(path))
 
 
 @pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04 cut short"])
@@ -684,4 +688,4 @@ def test_the_process_ends_with_the_code_and_the_line() -> None:
         [sys.executable, "-m", "harness", "train", "--scale", "digit"], capture_output=True, text=True
     )
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr == "error: 'digit' is no scale. Did you mean 'digits'?\n"
+    assert ended.stderr == "error: 'digit' is not a known scale. Did you mean 'digits'?\n"

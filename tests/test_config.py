@@ -138,7 +138,7 @@ def test_digest_is_that_of_the_canonical_json() -> None:
             {"weighting": "min_snr", "weighting.gama": 1},
             "weighting.gama: MinSNR has no such field. Did you mean 'gamma'?",
         ),
-        ({"weighting": "minsnr"}, "weighting: 'minsnr' is no weighting. Did you mean 'min_snr'?"),
+        ({"weighting": "minsnr"}, "weighting: 'minsnr' is not a known weighting. Did you mean 'min_snr'?"),
         ({"weighting": 3}, "weighting: expected a weighting, got 3. Give its name."),
         ({"weighting": {"gamma": 3}}, "weighting: expected a weighting, got {'gamma': 3}. Give its name."),
         ({"train": 3}, "train: expected TrainConfig, got 3. Give its fields."),
@@ -180,13 +180,13 @@ def test_digest_is_that_of_the_canonical_json() -> None:
             "evaluate.nfe: dopri5 chooses its own steps and cannot spend exactly 1. Use 0; its calls are counted.",
         ),
         ({"objective.space": "velocty"}, "objective.space: 'velocty' is not a choice. Did you mean 'velocity'?"),
-        ({"prediction": "velocty"}, "prediction: 'velocty' is no prediction. Did you mean 'velocity'?"),
+        ({"prediction": "velocty"}, "prediction: 'velocty' is not a known prediction. Did you mean 'velocity'?"),
         (
             {"coupling": "exact_ot", "prediction": "score"},
             "prediction: score needs the score, which the coupling exact_ot does not give. "
             "Choose coupling=independent or prediction=velocity.",
         ),
-        ({"evaluate.metrics": ["fdi"]}, "evaluate.metrics[0]: 'fdi' is no metric. Did you mean 'fid'?"),
+        ({"evaluate.metrics": ["fdi"]}, "evaluate.metrics[0]: 'fdi' is not a known metric. Did you mean 'fid'?"),
         ({"seed.value": 1}, "seed.value: seed is a single value. Set seed itself."),
         (
             {"train.accumulate": 3},
@@ -317,7 +317,7 @@ def test_other_fields_read_what_was_typed_as_json() -> None:
         ("choice=1.0", "choice: 1.0 is not a choice. "),
         ("numbers=[1,-1]", "numbers[1]: -1 is outside [0, inf). Choose a value inside."),
         ("texts=[true]", "texts[0]: expected a text, got True. Give a text."),
-        ("weighting=2024", "weighting: '2024' is no weighting. "),
+        ("weighting=2024", "weighting: '2024' is not a known weighting. "),
         ("weighting=min_snr weighting.gamma=[4", "weighting.gamma: '[4' cannot be read ("),
     ],
 )

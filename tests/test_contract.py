@@ -33,7 +33,7 @@ from harness.evaluation.extractors import Extractor, Features
 from harness.evaluation.metric import Summary
 from harness.testing import promises
 
-DOWNLOADED = {"mnist", "fashion_mnist", "cifar10", "inception"}
+DOWNLOADED = {"mnist", "fashion_mnist", "cifar10", "inception", "clip", "dinov2"}
 SMALLER: dict[str, dict[str, Any]] = {
     "dit": {"preset": "digits"}, "c2st": {"trees": 10}, "kid": {"subsets": 10, "subset_size": 50},
     "sinkhorn": {"reg": 0.5}
@@ -336,7 +336,7 @@ def test_a_network_may_keep_the_contents_of_its_state_dict() -> None:
         found = {
             promise
             for promise, is_kept in promises(Kept(place=place))
-            if not is_kept and not promise.startswith("backbone: 'kept' is no backbone")
+            if not is_kept and not promise.startswith("backbone: 'kept' is not a known backbone")
         }
         assert expected <= found, place
         assert bool(expected) == bool(found), place

@@ -117,13 +117,13 @@ LATE: dict[str, Any] = {"train.steps": [12, 9, 4], "train.warmup_steps": [2, 6]}
 
 
 def test_an_invalid_combination_is_an_error_or_left_out_with_a_note(tiny: RunConfig) -> None:
-    with pytest.raises(UserError, match=r"^arm 'steps 4, warmup_steps 6'\.train\.warmup_steps: 6 steps of warm-up"):
+    with pytest.raises(UserError, match=r"^arm 'steps 4, warmup_steps 6'\.train\.warmup_steps: the warm-up of 6 steps"):
         planned(tiny, axes=LATE)
     plan = planned(tiny, axes=LATE, skip_invalid=True)
     assert len(plan.arms) == 5
     assert plan.crossing
     (line,) = plan.crossing.told()
-    assert line.startswith("Left out, as skip_invalid allows: steps 4, warmup_steps 6 (train.warmup_steps: 6 steps of")
+    assert line.startswith("Left out, as skip_invalid allows: steps 4, warmup_steps 6 (train.warmup_steps: the warm-up")
     assert plan.contrasts["steps: 4"].against == ("steps 12, warmup_steps 2",)
     assert plan.contrasts["warmup_steps: 6"].arms == ("steps 12, warmup_steps 6", "steps 9, warmup_steps 6")
 
@@ -173,7 +173,7 @@ def test_the_reference_of_comparisons_is_never_left_out(tiny: RunConfig, declare
         ({"arms": {"a": {}, "b": {}}, "baseline": "a", "skip_invalid": True}, r"^skip_invalid: there are no combi"),
         ({**SWEPT, "baseline": "snr"}, r"^baseline 'snr': the arms must include it and another"),
         ({**SWEPT, "sweep": {"weighting": ["snr", "edm"]}}, r"^arm '.*': two of its axes set weighting"),
-        ({"axes": AXES, "expected_nfe": {"linear": (1, 2)}}, r"^expected_nfe: 'linear' is no arm"),
+        ({"axes": AXES, "expected_nfe": {"linear": (1, 2)}}, r"^expected_nfe: 'linear' is not an arm"),
         ({}, r"^baseline '': the arms must"),
     ],
 )  # fmt: skip
@@ -187,7 +187,7 @@ def test_the_command_line_gives_one_line(tmp_path: Path, capsys: pytest.CaptureF
     (file := tmp_path / "mine.py").write_text(f"from harness.ablation.design.study import Study\n{declared}\n")
     assert main(["table", str(file), "--set", "train.warmup_steps=5"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: arm 'linear, uniform, steps 2'.train.warmup_steps: 5 steps of warm-up end")
+    assert said.startswith("error: arm 'linear, uniform, steps 2'.train.warmup_steps: the warm-up of 5 steps is")
     assert said.count("\n") == 1
     assert main(["table", str(file), "--set", "weighting=snr"]) == 2
     assert capsys.readouterr().err.startswith("error: weighting: every arm of 'mine' replaces it")

@@ -102,7 +102,7 @@ def test_the_advice_for_a_damaged_config_is_true(tiny: RunConfig) -> None:
         one_line(rf"^{place}: .* {re.escape(WRITTEN_AGAIN)}$", lambda: Run.find(run.name))
         assert not run.described
         run.describe(said.append)
-        assert said.pop() == f"{place}: is damaged, and written again."
+        assert said.pop() == f"{place}: is damaged; it is written again."
         place.unlink()
         run.describe(said.append)
         assert (place.read_bytes(), said) == (intact, [])
@@ -131,7 +131,7 @@ def test_a_damaged_tracking_file_stops_no_run(
     assert [call.args[1] for call in record.call_args_list] == [local / "last" / "tracking" / "x.json"] * 2
     said = capsys.readouterr().err.splitlines()
     assert len(said) == len(contents) + 1
-    assert all(line.endswith("It is passed over; remove it to be told no more.") for line in said)
+    assert all(line.endswith("It is skipped; remove it to stop this message.") for line in said)
 
 
 def test_a_file_that_is_not_needed_is_reported_once(tiny: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:

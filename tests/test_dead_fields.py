@@ -240,6 +240,16 @@ CASES: dict[tuple[str, str, str], list[Case]] = {
     ("dataset", "image_folder", "skip_corrupt"): elsewhere(
         "test_pictures_that_cannot_be_read_are_left_out_where_that_is_asked_for"
     ),
+    ("dataset", "huggingface", "split"): of_data("test"),
+    ("dataset", "huggingface", "image"): of_data("other"),
+    ("dataset", "huggingface", "label"): of_data(""),
+    ("dataset", "huggingface", "size"): of_data(4),
+    ("dataset", "huggingface", "colour"): of_data("grey"),
+    ("dataset", "huggingface", "levels"): elsewhere("test_the_levels_of_deep_pictures_change_them"),
+    ("dataset", "huggingface", "skip_corrupt"): elsewhere(
+        "test_pictures_that_cannot_be_read_are_left_out_where_that_is_asked_for"
+    ),
+    ("dataset", "huggingface", "online"): elsewhere("test_only_online_permits_the_network"),
     ("dataset", "latents", "scale"): of_data(1),
     ("dataset", "latents", "shift"): of_data(0.1),
     ("dataset", "*", "window"): of_data(15),
@@ -261,9 +271,16 @@ CASES: dict[tuple[str, str, str], list[Case]] = {
     ("metric", "sliced_wasserstein", "projections"): score(50),
     ("metric", "c2st", "trees"): score(20, trees=2),
     ("metric", "fid_infinity", "blocks"): score(12),
+    ("metric", "lowest_fid", "sets"): score(4),
     ("metric", "isc", "splits"): score(3),
     ("metric", "*", "samples"): flow(40, samples=20),
     ("metric", "*", "steps"): flow(16, steps=4),
+    ("metric", "bits_per_dim", "t_min"): flow(0.01, samples=20),
+    ("metric", "bits_per_dim", "dequantise"): flow(False, samples=20),
+    ("metric", "bits_per_dim", "probes"): flow(1, samples=31) + flow(2, samples=31, probes=1),
+    ("metric", "bits_per_dim", "rtol"): flow(0.1, samples=20),
+    ("metric", "bits_per_dim", "atol"): flow(0.1, samples=20),
+    ("metric", "bits_per_dim", "batch_size"): flow(10, samples=20),
     ("metric", "field_error", "earliest"): flow(0.3),
     ("metric", "field_error", "latest"): flow(0.6),
 }
@@ -355,7 +372,12 @@ def flow_of(parts: dict[str, Any]) -> Tensor:
     def field(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         return NetworkField(Trained(Network(), made, {}), y)(x, t)
 
-    return torch.tensor(parts["metric"].measure(Flow(path, field, made, torch.ones(()), lambda: (data(512), None), 0)))
+    def levels(number: int) -> tuple[Tensor, None]:
+        return (100 * data(number)).to(torch.int16), None
+
+    real = (data(512), None)
+    flow = Flow(path, field, made, torch.ones(()), lambda: real, levels, lambda x: x.float() / 100, 0)
+    return torch.tensor(parts["metric"].measure(flow))
 
 
 def steps_of(parts: dict[str, Any]) -> Tensor:
@@ -446,7 +468,10 @@ def test_a_field_that_no_case_names_is_found() -> None:
         cases("weighting", "min_snr", "new")
 
 
-NEEDED_ALONE = {"population": {"dataset": Images()}, "pruned": {"empty": 0.9999, "reject": 1.5}}
+NEEDED_ALONE: dict[str, dict[str, Any]] = {
+    "population": {"dataset": Images()},
+    "pruned": {"empty": 0.9999, "reject": 1.5},
+}
 
 
 @pytest.mark.parametrize("family", TRAINED)
@@ -472,7 +497,7 @@ BELOW = {
 RUN_ONLY = {
     "train.device", "train.recompute", "train.log_every", "train.sample_every", "train.checkpoint_every",
     "train.keep_checkpoints",
-    "coupling.path", "dataset.path", "dataset.workers",
+    "coupling.path", "dataset.path", "dataset.workers", "dataset.online",
 }  # fmt: skip
 REFUSED = {
     ("low_discrepancy", "time_sampler.stratify"),
@@ -534,6 +559,7 @@ def others(path: str, hint: Any, value: Any) -> list[Any]:
     chosen |= {"evaluate.reference": __file__, "evaluate.extractor": "inception"}
     chosen |= {
         "dataset.levels": [0, 1000],
+        "backbone.config": "{}",
         "train.more_ema_decays": [0.5],
         "evaluate.more_samples": [{"nfe": 4, "num_samples": 65}],
         "evaluate.noise": "laplace",
@@ -573,7 +599,7 @@ def changed(config: RunConfig, path: str, hint: Any, value: Any) -> RunConfig:
 
 def test_the_walk_names_what_flatten_names(base: RunConfig) -> None:
     assert [path for path, *_ in walk(base)] == list(flatten(base))
-    folders = {"coupling": {"name": "pairs", "path": "x"}, "dataset": {"name": "image_folder", "path": "x", "size": 8}}
+    folders = {"coupling": {"name": "pairs", "path": "x"}, "dataset": {"name": "huggingface", "path": "x"}}
     assert {path for path, *_, run_only in walk(override(base, folders)) if run_only} == RUN_ONLY
 
 
@@ -686,6 +712,28 @@ def test_pictures_that_cannot_be_read_are_left_out_where_that_is_asked_for(neede
     assert len(asked.train[torch.arange(len(asked.train))]) == len(asked.train)
     with pytest.raises(UserError, match=r"/a/4\.png: cannot be read"):
         plain.train[torch.arange(len(plain.train))]
+
+
+def test_only_online_permits_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the library looks a name up. Before and after it, the process is as the user set it."""
+    import datasets.config
+    import huggingface_hub.constants as constants
+
+    seen = []
+    for place in (datasets.config, constants):
+        monkeypatch.setattr(place, "HF_HUB_OFFLINE", False)
+
+    def look_up(path: str) -> None:
+        seen.append((path, datasets.config.HF_HUB_OFFLINE, constants.is_offline_mode()))
+        raise ConnectionError("nothing answers")
+
+    monkeypatch.setattr(datasets, "load_dataset", look_up)
+    for online in (False, True):
+        with pytest.raises(UserError, match=r"^my/pets: .*nothing answers"):
+            build("dataset", {"name": "huggingface", "path": "my/pets", "online": online}).load()
+    assert seen == [("hf://datasets/my/pets", True, True), ("hf://datasets/my/pets", False, False)]
+    assert not datasets.config.HF_HUB_OFFLINE
+    assert not constants.is_offline_mode()
 
 
 def test_the_levels_of_deep_pictures_change_them(needed: Needed) -> None:

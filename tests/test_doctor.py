@@ -1,4 +1,4 @@
-"""`harness doctor`: it passes here, and it reports each fault with a remedy."""
+"""`harness doctor`: it passes here, and it reports each fault that prevents training with a remedy."""
 
 from __future__ import annotations
 

@@ -41,6 +41,19 @@ def test_it_equals_the_recursion_in_float64(decay: float) -> None:
     torch.testing.assert_close(follow(network, decay, weights), expected, atol=1e-6, rtol=0)
 
 
+def test_without_warm_up_it_starts_from_the_initial_weights() -> None:
+    """torchcfm's: average <- d average + (1 - d) weights from the first step on."""
+    network = nn.Linear(7, 3)
+    expected = nn.utils.parameters_to_vector(network.parameters()).detach().double()
+    ema = Averages(network, [0.9], warmup=False)
+    for n, values in enumerate(history(network), 1):
+        nn.utils.vector_to_parameters(values.float(), network.parameters())
+        ema.update(n)
+        expected = 0.9 * expected + 0.1 * values
+    found = nn.utils.parameters_to_vector(ema.network.parameters()).double()
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
 def test_before_the_cap_step_k_weighs_as_the_rising_power_k_to_k_plus_8() -> None:
     """The product of the decays telescopes: step k of n has weight 10 (n-1)!/(n+9)! k(k+1)...(k+8);
     these sum to one.

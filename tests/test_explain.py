@@ -57,8 +57,8 @@ def test_min_snr_as_its_authors_mean_it(explained: Any) -> None:
 def test_the_error_that_a_weighting_is_stated_for_is_written_out(explained: Any) -> None:
     """If it is another error than the measured one, the mean is that of the product."""
     lines = {part: formula for part, formula, _ in explained(weighting="min_snr").lines()}
-    ratio = "the error of the data, which w weights, over that of the network's output; t clamped to [0.01, 0.99]"
-    assert lines["k(t)"] == ratio
+    ratio = "the error of the data, for which w is stated, over the error of the network's output"
+    assert lines["k(t)"] == f"{ratio}; t clamped to [0.01, 0.99]"
     turn = 1 / (1 + 5**0.5)
     mean = 5 * turn**3 / 3 + (1 - turn) ** 3 / 3  # the mean of min(5 t^2, (1 - t)^2)
     found = re.fullmatch(
@@ -206,7 +206,7 @@ def test_a_round_is_explained_by_its_pairs_and_a_distilled_run_by_one_time(expla
         assert lines["pairs"] == f"5,000 of the {teacher}-rectified flow, by heun at NFE 8"
         assert not any(part.startswith("coupling") for part in lines)
         assert any(part.startswith("time_sampler") for part in lines) == (made is rounded)
-    assert lines["x_t"] == "sigma x1, at t = 1 alone"
+    assert lines["x_t"] == "sigma x1, at t = 1 only"
     assert lines["objective"] == "E [loss(e)], e the error of the network's output"
     assert rounded.effective_weight().isfinite().any()
     assert distilled.effective_weight().isnan().all()

@@ -121,8 +121,8 @@ def test_it_is_named_like_the_harness_s_extractors(plugin: Path, tiny: RunConfig
     assert to_dict(config)["evaluate"]["extractor"] == "block_means"
     assert RunConfig.parse(to_dict(config)) == config
     refused = {
-        "value": "'value' is no extractor. Did you mean 'values'?",
-        "block_mean": "'block_mean' is no extractor. Did you mean 'block_means'?",
+        "value": "'value' is not a known extractor. Did you mean 'values'?",
+        "block_mean": "'block_mean' is not a known extractor. Did you mean 'block_means'?",
         "wide": "width of wide has no default. Give it one in its class: an extractor is chosen by its name only.",
     }
     for name, said in refused.items():

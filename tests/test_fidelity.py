@@ -26,7 +26,7 @@ from harness.data.images import Digits, digits
 from harness.evaluation import digits_classifier, extractors
 from harness.evaluation.digits_classifier import WEIGHTS, DigitsClassifier
 from harness.evaluation.extractors import features, load_extractor
-from harness.evaluation.fidelity import FID, ExtrapolatedFID, HeldOutFID
+from harness.evaluation.fidelity import FID, ExtrapolatedFID, HeldOutFID, LowestFID
 from harness.evaluation.judge import Judge, SampleBatch
 from harness.evaluation.protocol import EvaluateConfig, Protocol
 from harness.evaluation.yardsticks import judge_references
@@ -323,6 +323,24 @@ def spread_out(n: int, seed: int) -> tuple[Tensor, float]:
     return gaussian(n, 16, seed) @ mixing + mean, float(truth)
 
 
+def test_the_lowest_fid_is_that_of_the_luckiest_set() -> None:
+    features, reference = (gaussian(n, 4, seed=n) for n in (60, 80))
+    metric = LowestFID(sets=3)
+    found = metric.compare(metric.summarise(features, None), FID().summarise(reference, None))
+    each = [
+        FID().compare(FID().summarise(part, None), FID().summarise(reference, None))
+        for part in (features[:20], features[20:40], features[40:])
+    ]
+    assert found == pytest.approx(min(each), rel=1e-5)
+    assert min(each) < max(each)
+
+
+def test_the_lowest_fid_needs_equal_sets() -> None:
+    asked = EvaluateConfig.parse({"extractor": "digits", "metrics": ["lowest_fid"], "num_samples": 100})
+    with pytest.raises(ConfigError, match=r"metrics\[0\]: 100 samples cannot be divided into 3 equal sets"):
+        Protocol.of(asked, load(Digits()))
+
+
 STANDARD = {"mu": np.zeros(16), "sigma": np.eye(16)}
 
 
@@ -533,9 +551,9 @@ def with_entry(array: np.ndarray, index: tuple[int, ...], value: Any) -> np.ndar
 
 
 NO_STATISTICS: dict[str, tuple[dict[str, Any], str]] = {
-    "an eigenvalue below 0": ({"sigma": with_eigenvalue(-0.01)}, "no covariance .* negative eigenvalue -0.01"),
-    "a variance below 0": ({"sigma": with_entry(SIGMA, (3, 3), -1.0)}, "no covariance"),
-    "all below 0": ({"sigma": -SIGMA}, "no covariance"),
+    "an eigenvalue below 0": ({"sigma": with_eigenvalue(-0.01)}, "not a covariance .* negative eigenvalue -0.01"),
+    "a variance below 0": ({"sigma": with_entry(SIGMA, (3, 3), -1.0)}, "not a covariance"),
+    "all below 0": ({"sigma": -SIGMA}, "not a covariance"),
     "one triangle": ({"sigma": np.tril(SIGMA)}, "sigma that is not symmetric"),
     "a changed entry": ({"sigma": with_entry(SIGMA, (5, 7), 0.5)}, "not symmetric"),
     "complex": ({"sigma": SIGMA.astype(complex)}, "holds sigma as complex128"),

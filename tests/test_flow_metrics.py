@@ -27,7 +27,9 @@ def flow_of(
     real: Tensor, field: Any = None, path: Any = None, variance: float = 1.0, classes: Tensor | None = None,
     **parts: object
 ) -> Flow:  # fmt: skip
-    return Flow(path, field, Formulation.parse(parts), torch.tensor(variance), lambda: (real, classes), 0)
+    given = (real, classes)
+    made = Formulation.parse(parts)
+    return Flow(path, field, made, torch.tensor(variance), lambda: given, lambda n: given, Tensor.float, 0)
 
 
 @pytest.mark.parametrize("name", PATHS)

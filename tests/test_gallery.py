@@ -141,4 +141,4 @@ def test_a_folder_of_studies_without_a_gallery(
     advice = "Add one there, or name one here: `harness gallery digits`."
     assert capsys.readouterr().err == f"error: {tmp_path / 'gallery.py'}: GALLERY names no scale. {advice}\n"
     assert main(["gallery", "digits"]) == 2
-    assert capsys.readouterr().err == "error: 'digits' is no scale. There are none.\n"
+    assert capsys.readouterr().err == "error: 'digits' is not a known scale. There are none.\n"

@@ -139,7 +139,7 @@ def test_a_solver_goes_the_same_way_on_both(solver: str, grid: str) -> None:
     assert torch.allclose(ends[0], ends[1], rtol=1e-4, atol=1e-4)
 
 
-BACKBONES = {"unet": (3, 32, 32), "dit": (3, 32, 32), "mlp": (16,), "transformer": (12, 4)}
+BACKBONES = {"unet": (3, 32, 32), "ncsnpp": (3, 32, 32), "dit": (3, 32, 32), "mlp": (16,), "transformer": (12, 4)}
 
 
 @pytest.mark.parametrize(("name", "shape"), BACKBONES.items())

@@ -160,7 +160,7 @@ def test_rounds_from_a_guided_student_are_not_guided_again(told: RunConfig) -> N
             True,
         )
     with pytest.raises(
-        ConfigError, match=r"^reflow\.guidance: it is of pairs from .* Set reflow\.later_guidance to guide it\.$"
+        ConfigError, match=r"^reflow\.guidance: it guides only .* Set reflow\.later_guidance to guide it\.$"
     ):
         rounds.plan_of([Run.of(student)], 1, False, {"reflow.guidance.scale": 3})
     again = rounds.plan_of([Run.of(student)], 1, False, {"reflow.later_guidance.scale": 3}).arms["3-rectified"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.training.hardware import compiled, known_peak, old_left_alone, peak_flops, training_flops
+from harness.training.hardware import compiled, known_peak, old_left_alone, peak_flops, training_flops, uncompiled
 
 
 class Dense(nn.Module):
@@ -111,6 +111,11 @@ def test_outputs_that_cuda_graphs_write_to_one_place_are_copied(monkeypatch: pyt
         assert first.tolist() == [kept, kept], mode
     assert isinstance(compiled(network := nn.Identity(), "off"), nn.Identity)
     assert compiled(network, "off") is network
+
+
+def test_a_compiled_network_leads_back_to_the_network() -> None:
+    network = nn.Identity()
+    assert uncompiled(network) is uncompiled(compiled(network, "default")) is network
 
 
 def test_peaks_use_the_whole_name_of_a_model() -> None:

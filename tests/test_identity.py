@@ -134,16 +134,14 @@ def test_a_folder_may_be_copied_moved_and_linked_and_not_renamed(points: RunConf
     for name in ("mine", "0123456789ab-s0", folder.name.replace("-s0", "-s1")):
         there = there.rename(there.with_name(name))
         assert refusal(there) == f"{there}: was renamed: it is the run {folder.name}. Give the folder that name again."
-    with pytest.raises(
-        UserError, match=rf"lies elsewhere than {folder}, where rounds and sweeps look for it\. Move it there"
-    ):
+    with pytest.raises(UserError, match=rf"must be at {folder}, where rounds and sweeps look for it\. Move it there"):
         same_training([Run(points, there)])
 
 
 def test_a_run_of_other_numerics_names_the_commit(points: RunConfig) -> None:
     for version in (1, NUMERICS_VERSION + 1):
         folder = kept(points, numerics_version=version, data={"train": 1, "held_out": 1, "sha256": "abc"})
-        reason = f"was trained by version {version} of the numerics, this is {NUMERICS_VERSION}"
+        reason = f"was trained with numerics version {version}, this code has {NUMERICS_VERSION}"
         assert refusal(folder) == f"{folder}: {reason}. Train it again, or check out commit 0123456789ab."
         environment = read_json(folder / "environment.json")
         if version == 1:  # version 1 did not write its number
@@ -163,7 +161,7 @@ def test_a_run_of_another_device_is_used_if_the_device_is_chosen(points: RunConf
     edit(folder / "config.json", {"train.learning_rate": 0.5})
     assert "config.json gives the name" in refusal(folder, {"train.device": "cpu"})
     also = kept(points, resolved=there, sources={"weighting.mine": "0123456789ab"})
-    assert "its components' files were edited since" in refusal(also, {"train.device": "cpu"})
+    assert "its components' files were edited (" in refusal(also, {"train.device": "cpu"})
 
 
 def test_a_plugin_that_was_edited_or_is_missing_is_named(
@@ -179,11 +177,11 @@ def test_a_plugin_that_was_edited_or_is_missing_is_named(
     load_plugin(path)
     folder = kept(override(points, {"weighting": "mine"}))
     path.write_text(path.read_text() + "# edited\n")
-    assert "its components' files were edited since (weighting.mine " in refusal(folder)
+    assert "its components' files were edited (weighting.mine " in refusal(folder)
     del members["mine"]
     said = refusal(folder)
-    assert said.startswith(f"{folder / 'config.json'}: weighting: 'mine' is no weighting.")
-    assert said.endswith("It was trained with a --plugin that holds weighting.mine.")
+    assert said.startswith(f"{folder / 'config.json'}: weighting: 'mine' is not a known weighting.")
+    assert said.endswith("Pass the --plugin that defines weighting.mine.")
 
 
 @pytest.fixture
@@ -215,7 +213,7 @@ def test_moved_data_are_found_by_their_path_and_other_data_are_refused(
     assert f"dataset.path: {tmp_path / 'a.npz'} does not exist. Give" in out.readouterr().err
     assert main([*command, "--set", f"dataset.path={tmp_path / 'moved.npz'}"]) == 0
     assert main([*command, "--set", f"dataset.path={tmp_path / 'others.npz'}"]) == 2
-    assert f"{run.folder}: the data are not those that it was trained on (sha256 " in out.readouterr().err
+    assert f"{run.folder}: it was trained on other data (sha256 " in out.readouterr().err
     for name in ("evaluate", "reflow", "lineage"):
         assert main([name, run.name, "--set", f"dataset.path={tmp_path / 'absent.npz'}"]) == 2
         assert f"dataset.path: {tmp_path / 'absent.npz'} does not exist." in out.readouterr().err
@@ -234,12 +232,12 @@ def test_other_places_move_too(pictures: Callable[[str, int], RunConfig], tmp_pa
     moved = {"dataset.path": str(tmp_path / "moved-a.npz")}
     said = refusal(folders[0], moved)
     assert said.startswith(f"noise.dataset.path: {tmp_path / 'b.npz'} does not exist.")
-    assert said.endswith(" Or say where it lies now: --set noise.dataset.path=...")
+    assert said.endswith(" Or pass its new path: --set noise.dataset.path=...")
     assert (
         Run.open(str(folders[0]), {**moved, "noise.dataset.path": str(tmp_path / "moved-b.npz")}).name
         == folders[0].name
     )
-    assert "the files that its noise or coupling reads are not those" in refusal(
+    assert "its noise or coupling was trained with other files (" in refusal(
         folders[0], {**moved, "noise.dataset.path": str(tmp_path / "moved-a.npz")}
     )
     opened = Run.open(str(folders[1]), {**moved, "dataset.flip": False})
@@ -268,7 +266,7 @@ def test_a_finished_run_accepts_only_changes_of_how_and_where(points: RunConfig)
     for changes in refused:
         path = list(changes)[-1]
         assert refusal(folder.name, changes) == (
-            f"{path}: a finished run cannot be changed in that. Change evaluate.*, or train another run."
+            f"{path}: cannot be changed after training. Change evaluate.*, or train another run."
         )
     assert "Did you mean 'steps'?" in refusal(folder.name, {"train.step": 5})
 
@@ -288,7 +286,7 @@ def test_an_evaluation_of_another_run_or_protocol_is_refused(points: RunConfig) 
         write_json(path, wrong)
         with pytest.raises(
             UserError,
-            match=rf"^{path}: is of another run or protocol\. {EVALUATED}$",
+            match=rf"^{path}: belongs to another run or protocol\. {EVALUATED}$",
         ):
             runs[0].evaluation(other)
     write_json(path, runs[0].evaluation(protocols[0]) | {"protocol": vars(other)})

@@ -176,7 +176,7 @@ def test_a_mistake_is_reported_before_any_training(launched: list[str], monkeypa
         run_study(STUDY, until="done")  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"^workers: 0 is outside \[1, 1024\]"):
         run_study(STUDY, workers=0)
-    with pytest.raises(UserError, match=r"'weightin' is no study\. Did you mean 'weighting'"):
+    with pytest.raises(UserError, match=r"'weightin' is not a known study\. Did you mean 'weighting'"):
         run_study("weightin")
     said = list[UserError]()
 

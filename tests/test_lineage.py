@@ -222,7 +222,7 @@ def test_the_time_of_training_counts_the_way_back_and_no_look(tiny: RunConfig) -
     [
         (["reflow", "{run}", "--rounds", "0"], "0 must be a whole number of 1 or more"),
         (["reflow", "absent"], "absent: no such run."),
-        (["reflow", "{run}", "--set", "dataset=eight_gaussians"], "dataset: the teacher's is another"),
+        (["reflow", "{run}", "--set", "dataset=eight_gaussians"], "dataset: must be the teacher's"),
         (["reflow", "{run}", "--set", "backbone.channels=16"], "backbone: the network does not fit the teacher's"),
         (["reflow", "{run}", "--set", "reflow.guidance.scale=2"], "reflow.guidance: the teacher is told no classes."),
         (
@@ -259,4 +259,4 @@ def test_a_distilled_run_is_sampled_with_one_call(
     assert main(["sample", last.name, "--number", "4", "--out", str(tmp_path / "four.npz")]) == 0
     assert "4 samples at NFE 1 by euler" in capsys.readouterr().out
     assert main(["sample", last.name, "--nfe", "8"]) == 2
-    assert "evaluate.nfe: a distilled network knows t = 1 alone" in capsys.readouterr().err
+    assert "evaluate.nfe: a distilled network has learned t = 1 only" in capsys.readouterr().err

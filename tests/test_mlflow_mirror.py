@@ -268,7 +268,7 @@ def test_deletions_while_runs_are_followed_are_sent_again(
     assert all_curves(mirror, trial.record) == WHOLE
     tags = mirror.client.get_run(trial.record.run_id).data.tags
     assert tags.get("mlflow.parentRunId") == (above().run_id if below else None)
-    assert "MLflow does not take records" not in capsys.readouterr().out
+    assert "MLflow does not accept records" not in capsys.readouterr().out
 
 
 def test_a_store_that_fails_during_the_work_does_not_stop_it(
@@ -285,8 +285,8 @@ def test_a_store_that_fails_during_the_work_does_not_stop_it(
         with Watch("toy", [Followed("a", run, protocol_of(run), {})], mirror, Console(), above=fail):
             pass
     said = capsys.readouterr()
-    assert said.err == "MLflow does not say what was killed (it failed); the next command asks again.\n"
-    assert said.out.count("MLflow does not take records now (it failed); they wait on disk.") == 2
+    assert said.err == "MLflow cannot mark killed runs now (it failed); the next command tries again.\n"
+    assert said.out.count("MLflow does not accept records now (it failed); they wait on disk.") == 2
     with Watch("toy", [trial := Followed("a", run, protocol_of(run), {})], mirror, Console()):
         pass
     assert trial.record
@@ -440,7 +440,7 @@ def test_a_note_is_cut_at_a_line_before_mlflow_refuses_it(mirror: Mirror, run: R
     for tags in (mirror.client.get_run(sent.run_id).data.tags, experiment.tags):
         *kept, empty, said = tags["mlflow.note.content"].split("\n")
         assert note.startswith("\n".join(kept) + "\n")
-        assert (empty, said) == ("", "(Shortened; the files of the study's run have all.)")
+        assert (empty, said) == ("", "(Shortened; the files of the study's run have the full text.)")
 
 
 def test_a_saved_view_finds_the_runs_of_its_plan_the_best_first(mirror: Mirror, tiny: RunConfig, score: Any) -> None:

@@ -115,7 +115,7 @@ def test_a_file_that_is_not_a_store_is_left_alone_and_reported(tmp_path: Path, m
     path = tmp_path / "own.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
     unfinished(path)
-    said = {path.read_bytes(): "MLflow was killed when it made its tables"}
+    said = {path.read_bytes(): "MLflow was killed while it made its tables"}
     path.unlink()
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE moz_places (url TEXT)")
@@ -130,7 +130,7 @@ def test_a_file_that_is_not_a_store_is_left_alone_and_reported(tmp_path: Path, m
     path.unlink()
     for make in (os.mkfifo, os.mkdir):
         make(path)
-        with pytest.raises(UserError, match=r"own\.db: is no file"):
+        with pytest.raises(UserError, match=r"own\.db: is not a file"):
             Mirror("train")
         (path.rmdir if path.is_dir() else path.unlink)()
 
@@ -138,14 +138,14 @@ def test_a_file_that_is_not_a_store_is_left_alone_and_reported(tmp_path: Path, m
 def test_a_store_of_another_version_is_reported(placed: Path) -> None:
     with contextlib.closing(sqlite3.connect(placed)) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
-    with pytest.raises(UserError, match=r"is of another version \(.*ffffffffffff.*Install the MLflow that made it"):
+    with pytest.raises(UserError, match=r"has another version \(.*ffffffffffff.*Install the MLflow that made it"):
         Mirror("train")
 
 
 def test_an_address_without_a_store_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     for given in ("http://", "https:///x", "sqlite://", "sqlite://host/x.db", "sqlite:///:memory:", "sqlite:///"):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
-        with pytest.raises(UserError, match=rf"^MLFLOW_TRACKING_URI: {given} names no (server|file)\. Write "):
+        with pytest.raises(UserError, match=rf"^MLFLOW_TRACKING_URI: {given} has no (server|path).*\. Write "):
             default_uri()
 
 
@@ -178,7 +178,7 @@ def test_a_store_that_moves_with_its_results_takes_its_pictures_along(
     monkeypatch.setenv("HARNESS_RESULTS", str(new))
     for said in (1, 0):
         mirror = Mirror("train")
-        assert capsys.readouterr().err.count("are looked for in") == said
+        assert capsys.readouterr().err.count("are now read from") == said
         assert sent(mirror).run_id == first.run_id
         other = sent(mirror, "other")
     assert files(old) == before
@@ -225,7 +225,7 @@ def test_a_store_that_is_locked_at_the_start_gets_everything_later(
             sent(mirror)
         with pytest.raises(Busy):  # as `harness ui` does
             close_dead(connect(default_uri()))
-    assert capsys.readouterr().err.count("takes no records now (database is locked). The work goes on") == 1
+    assert capsys.readouterr().err.count("accepts no records now (database is locked). The work goes on") == 1
     record = sent(mirror)
     assert mirror.client.get_run(record.run_id).data.params == {"a": "1"}
 
@@ -238,7 +238,7 @@ def test_a_full_disk_is_not_a_users_mistake(
 
     monkeypatch.setattr(mlflow_store, "_make", full)
     assert not Mirror("train").open
-    assert "takes no records now ([Errno 28] No space left on device)" in capsys.readouterr().err
+    assert "accepts no records now ([Errno 28] No space left on device)" in capsys.readouterr().err
 
 
 def test_a_stop_while_another_process_makes_the_store_is_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:

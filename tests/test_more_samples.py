@@ -65,7 +65,7 @@ def test_no_more_samples_are_refused_where_they_are_asked_for(tiny: RunConfig) -
     scale without it.
     """
     raised = override(tiny, {"evaluate.more_samples": [{"nfe": 2, "num_samples": 128}], "evaluate.num_samples": 128})
-    with pytest.raises(ConfigError, match=r"^evaluate\.more_samples\[0\]\.num_samples: 128 is no more than num_samp"):
+    with pytest.raises(ConfigError, match=r"^evaluate\.more_samples\[0\]\.num_samples: 128 must be above num_samples"):
         refuse_idle({"evaluate.more_samples": ""}, [raised])
     refuse_idle({"evaluate.num_samples": 128}, [raised])
     assert raised.evaluate.every_number == (128,)
@@ -75,7 +75,7 @@ def test_no_more_samples_are_refused_where_they_are_asked_for(tiny: RunConfig) -
 def test_more_samples_at_an_nfe_that_is_not_evaluated_are_refused(tiny: RunConfig) -> None:
     config = override(tiny, {"evaluate.more_samples": [{"nfe": 16, "num_samples": 128}]})
     with pytest.raises(
-        ConfigError, match=r"^evaluate\.more_samples\[0\]\.nfe: nothing is judged at NFE 16\. .*: 1, 2\.$"
+        ConfigError, match=r"^evaluate\.more_samples\[0\]\.nfe: no run is judged at NFE 16\. .*: 1, 2\.$"
     ):
         refuse_idle({"evaluate.more_samples": ""}, [config])
     refuse_idle({"train.steps": 1}, [config])
@@ -118,6 +118,25 @@ def test_more_samples_start_with_the_same_ones_and_depend_on_the_sampling_seed(t
     assert not (other == few).flatten(1).all(1).any()
     assert again.folder == Run.of(again.config).folder
     assert again.config.protocol().digest != tiny_run.config.protocol().digest
+
+
+def test_samples_start_from_the_noise_of_the_evaluation(tiny_run: Run) -> None:
+    """What this noise learns, it learns from the data of the run; the protocol names it."""
+    trained = restore(tiny_run)
+    config = override(tiny_run.config, {"evaluate.noise": "matched"})
+    usual, matched = (
+        torch.cat([batch.noise for batch in samples(Run(each, tiny_run.folder), trained, 2, 64)])
+        for each in (tiny_run.config, config)
+    )
+    torch.testing.assert_close(matched, usual * tiny_run.data.some().double().std().float())
+    assert config.protocol().noise == {"name": "matched", "per_feature": False}
+    assert Run.of(config).name == tiny_run.name
+
+
+def test_a_noise_of_the_evaluation_that_the_data_do_not_fit_is_refused(tiny: RunConfig) -> None:
+    other = {"name": "population", "dataset": {"name": "moons", "number": 64}}
+    with pytest.raises(ConfigError, match=r"^evaluate\.noise\.dataset: its samples have shape \[2\], but the data"):
+        override(tiny, {"evaluate.noise": other}).protocol()
 
 
 def planned(tiny: RunConfig) -> Plan:

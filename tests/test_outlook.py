@@ -165,7 +165,7 @@ def test_the_status_says_whether_a_plan_is_stored(plan: Plan, ended: Callable[[P
     stored, *unplanned = status(plan)
     assert stored.startswith(f"{first}, stored 20")
     assert unplanned[0].startswith("- Not planned from the start: 9 trials had ended when this plan was stored")
-    assert status(plan.up_to(4))[-1].startswith("- Not planned: 4 seeds are no look")
+    assert status(plan.up_to(4))[-1].startswith("- Not planned: no look is at 4 seeds")
 
 
 def test_remarks_name_guesses_and_failures(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:

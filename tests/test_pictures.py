@@ -328,7 +328,7 @@ def test_data_draws_the_pictures_that_are_held_out(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["digit"], "dataset: 'digit' is no dataset. Did you mean 'digits'?"),
+        (["digit"], "dataset: 'digit' is not a known dataset. Did you mean 'digits'?"),
         (["image_folder"], "dataset.path: ImageFolder needs it. Give a value."),
         (["image_folder", "--set", "path=pets"], "dataset.size: ImageFolder needs it. Give a value."),
         (

@@ -46,11 +46,11 @@ def test_every_study_can_be_planned(name: str) -> None:
 
 
 def test_a_misspelt_study_or_scale_gets_advice() -> None:
-    with pytest.raises(UserError, match=r"'weightin' is no study\. Did you mean 'weighting'"):
+    with pytest.raises(UserError, match=r"'weightin' is not a known study\. Did you mean 'weighting'"):
         load_study("weightin")
-    with pytest.raises(UserError, match="'scales' is no study"):
+    with pytest.raises(UserError, match="'scales' is not a known study"):
         load_study("scales")
-    with pytest.raises(UserError, match=r"'digit' is no scale\. Did you mean 'digits'"):
+    with pytest.raises(UserError, match=r"'digit' is not a known scale\. Did you mean 'digits'"):
         load_scale("digit")
 
 
@@ -103,7 +103,7 @@ def test_verdicts_use_the_first_metric_of_the_scale_unless_the_study_names_one(t
 
 
 def test_an_unknown_metric_is_refused(tiny: RunConfig) -> None:
-    with pytest.raises(UserError, match=r"'fdi' is no metric\. Did you mean 'fid'"):
+    with pytest.raises(UserError, match=r"'fdi' is not a known metric\. Did you mean 'fid'"):
         planned(tiny, dataclasses.replace(STUDY, metric="fdi"))
 
 

@@ -376,7 +376,7 @@ def test_a_nearby_file_that_declares_an_unknown_name_is_named(
     monkeypatch.chdir(path.parent)
     assert main(["explain", "--set", "weighting=mine"]) == 2
     said = capsys.readouterr().err
-    assert said == f"error: weighting: 'mine' is no weighting. {path.name} declares one of that name. " + (
+    assert said == f"error: weighting: 'mine' is not a known weighting. {path.name} declares one of that name. " + (
         f"Add --plugin {path.name}.\n"
     )
     assert main(["explain", "--set", "weighting=min_sn"]) == 2

@@ -253,7 +253,7 @@ def test_a_trained_flow_starts_at_one_population_and_ends_at_the_other(transport
             r"^evaluate\.solver: heun_sde needs the score, which population noise",
         ),
         ({"noise": "population"}, r"^noise\.dataset: Population needs it\. Give a value\.$"),
-        ({"noise.dataset": "moon"}, r"^noise\.dataset: 'moon' is no dataset\. Did you mean 'moons'\?$"),
+        ({"noise.dataset": "moon"}, r"^noise\.dataset: 'moon' is not a known dataset\. Did you mean 'moons'\?$"),
     ],
 )
 def test_invalid_uses_of_a_population_are_refused(transport: RunConfig, changes: dict[str, Any], message: str) -> None:

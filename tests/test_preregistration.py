@@ -69,7 +69,7 @@ def test_seeds_that_are_not_a_look_are_reported(tiny: RunConfig, seeds: int, ext
     lines = unplanned(planned(tiny, seeds=seeds))
     assert lines == (
         [
-            f"Not planned: {seeds} seeds are no look (looks are at 3, 5, 8); the last {extra} take no part in the "
+            f"Not planned: no look is at {seeds} seeds (looks are at 3, 5, 8); the last {extra} take no part in the "
             "verdicts."
         ]
         if extra

@@ -169,7 +169,7 @@ def test_an_unknown_study_is_refused_in_one_line(committed: Path, capsys: pytest
     for name, remedy in (("weightin", "Did you mean 'weighting'?"), ("gallery", "Known: "), ("scales", "Known: ")):
         assert main(["publish", name]) == 2
         said = capsys.readouterr().err
-        assert said.startswith(f"error: '{name}' is no study. {remedy}"), said
+        assert said.startswith(f"error: '{name}' is not a known study. {remedy}"), said
         assert said.count("\n") == 1
     assert files(committed.parent) == ["studies/README.md"]
 

@@ -212,7 +212,7 @@ def test_hostile_settings_get_one_short_line(tiny: RunConfig) -> None:
         'dataset={"name":"npz",}': "not valid JSON",
         "evaluate.nfe=[1,2": "not valid JSON",
         "weighting=" + '{"name":' * 60 + "1" + "}" * 60: "expected a weighting",
-        "dataset=" + "x" * 9000: "is no dataset",
+        "dataset=" + "x" * 9000: "is not a known dataset",
         "train.precision=" + "x" * 9000: "is not a choice",
     }
     for text, said in typed.items():

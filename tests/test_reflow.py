@@ -140,7 +140,7 @@ def test_the_evaluation_does_not_name_it(small: RunConfig) -> None:
     ("changes", "message"),
     [
         ({"reflow.solver": "euler_maruyama"},
-         r"reflow\.solver: euler_maruyama draws noise on its way, .*\. Choose heun\."),
+         r"reflow\.solver: euler_maruyama adds noise while it samples, .*\. Choose heun\."),
         ({"reflow.nfe": 5}, r"reflow\.nfe: heun spends 2 calls a step and cannot spend 5\. Use 4\."),
         ({"reflow.guidance.scale": 2}, r"reflow\.guidance: the teacher is told no classes\. .*"),
         ({"reflow.average": {"name": "ema", "decay": 0.5}}, r"reflow\.average\.decay: training keeps .*"),
@@ -150,23 +150,23 @@ def test_the_evaluation_does_not_name_it(small: RunConfig) -> None:
          r"evaluate\.metrics\[0\]: the best field is known only for independent pairs .*"),
         ({"reflow.rounds": 0, "reflow.teacher": "base"},
          r"reflow\.teacher: without rounds or distil nothing is learned from it\. .*"),
-        ({"reflow.teacher": "base", "dataset": "eight_gaussians"}, r"dataset: the teacher's is another, .*"),
-        ({"reflow.teacher": "base", "noise": "laplace"}, r"noise: the teacher's is another, .*"),
+        ({"reflow.teacher": "base", "dataset": "eight_gaussians"}, r"dataset: must be the teacher's: .*"),
+        ({"reflow.teacher": "base", "noise": "laplace"}, r"noise: must be the teacher's: .*"),
         ({"reflow.teacher": "base", "coupling": "exact_ot"},
-         r"coupling: the teacher's is another, and its pairs replace it\. .*"),
-        ({"reflow.teacher": "base", "interpolant": "gvp"}, r"interpolant: the teacher's is another, .*"),
+         r"coupling: must be the teacher's: the pairs replace it\. .*"),
+        ({"reflow.teacher": "base", "interpolant": "gvp"}, r"interpolant: must be the teacher's: .*"),
         ({"reflow.teacher": "base", "objective.label_dropout": 0.1},
          r"objective\.label_dropout: the teacher knows no classes, .*"),
         ({"reflow.distil": True},
-         r"evaluate\.nfe: a distilled network knows t = 1 alone, .* with evaluate\.nfe=\[1\]\."),
+         r"evaluate\.nfe: a distilled network has learned t = 1 only, .* with evaluate\.nfe=\[1\]\."),
         ({"reflow.distil": True, "evaluate.solver": "heun", "evaluate.nfe": [2]},
-         r"evaluate\.solver: a distilled network knows t = 1"),
+         r"evaluate\.solver: a distilled network has learned t = 1"),
         ({"reflow.distil": True, "evaluate.time_grid": "quadratic", "evaluate.nfe": [1]},
          r"evaluate\.time_grid: a distilled network"),
         ({"evaluate.checkpoint": "best"}, r"evaluate\.checkpoint: training on pairs has no held-out loss.* to last\."),
         ({"reflow.rounds": 21}, r"reflow\.rounds: 21 is outside \[0, 20\]"),
         ({"reflow.distil": True, "evaluate.nfe": [1], "evaluate.metrics": ["curvature"]},
-         r"evaluate\.metrics\[0\]: curvature is of a"),
+         r"evaluate\.metrics\[0\]: curvature measures a"),
     ],
     ids=str,
 )  # fmt: skip
@@ -192,7 +192,7 @@ def test_one_step_must_be_able_to_give_a_sample(tiny: RunConfig, interpolant: st
         override(tiny, changes)
     else:
         with pytest.raises(
-            ConfigError, match=r"^(reflow\.distil: one Euler step from t = 1 is no sample|prediction\.t_max: )"
+            ConfigError, match=r"^(reflow\.distil: .* one Euler step from t = 1 gives no sample|prediction\.t_max: )"
         ):
             override(tiny, changes)
 
@@ -212,7 +212,7 @@ def test_a_network_that_does_not_fit_the_teachers_is_refused_before_anything_is_
     wider = override(small, {"reflow.teacher": small, "reflow.rounds": 1, "backbone.channels": 16})
     with pytest.raises(
         ConfigError,
-        match=r"^backbone: the network does not fit the teacher's: .* Leave it .* reflow\.warm_start=false\.$",
+        match=r"^backbone: the network does not fit the teacher's: .* Set .* reflow\.warm_start=false\.$",
     ):
         check(wider)
     check(override(wider, {"reflow.warm_start": False}))
@@ -412,7 +412,7 @@ def test_a_flow_that_gives_no_pairs_is_tried_once_and_the_reason_is_kept(
     for _ in range(2):
         with pytest.raises(
             expected,
-            match=rf"^no pairs can be made of {run.parent.name}: {re.escape(reason)} \(Remove .* to try again\.\)$",
+            match=rf"^{run.parent.name} cannot make pairs: {re.escape(reason)} \(Remove .* to try again\.\)$",
         ):
             ensure(run.config, quiet, never)
     assert len(asked) == 1
@@ -611,7 +611,7 @@ def test_a_flow_that_always_sees_classes_has_rounds_whose_flow_is_measured(small
 
 
 def test_an_expectation_for_an_unknown_arm_is_refused() -> None:
-    with pytest.raises(UserError, match=r"^expected_nfe: 'c' is no arm"):
+    with pytest.raises(UserError, match=r"^expected_nfe: 'c' is not an arm"):
         Study(question="?", baseline="a", arms={"a": {}, "b": {"seed": 1}}, expected_nfe={"c": (1, 2)})
 
 

@@ -40,6 +40,8 @@ NEEDED: dict[str, dict[str, Any]] = {
     "posthoc": {"width": 0.1},
     "population": {"dataset": "digits"},
     "cells": {"path": "cells.h5ad"},
+    "diffusers": {"config": "{}"},
+    "huggingface": {"path": "ylecun/mnist"},
     "image_folder": {"path": "pictures", "size": 32},
     "latents": {"path": "folder"},
     "npz": {"path": "pictures.npz"},
@@ -69,7 +71,7 @@ def test_the_first_members_of_each_family_are_there() -> None:
     assert {"independent", "exact_ot", "sinkhorn", "class_conditional_ot", "pairs"} <= set(names("coupling"))
     assert {"uniform", "shifted", "quadratic", "edm_rho", "log_snr"} <= set(names("time_grid"))
     assert {"sinusoidal", "fourier", "learned"} <= set(names("time_embedding"))
-    assert {"unet", "dit", "transformer", "mlp"} <= set(names("backbone"))
+    assert {"unet", "dit", "transformer", "mlp", "diffusers"} <= set(names("backbone"))
     assert {"digits", "npz", "image_folder", "latents", "checkerboard", "cells", "time_series"} <= set(names("dataset"))
     assert {"fid", "kid", "precision", "recall", "mmd", "label_accuracy", "gene_mean", "spectrum"} <= set(
         names("metric")
@@ -110,7 +112,7 @@ def test_unknown_family() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("unifrom", "weighting: 'unifrom' is no weighting. Did you mean 'uniform'?"),
+        ("unifrom", "weighting: 'unifrom' is not a known weighting. Did you mean 'uniform'?"),
         ({"name": "min_snr", "gamma": 0}, "weighting.gamma: 0.0 is outside [1e-150, 1e+150]. Choose a value inside."),
         ({"name": "min_snr", "gama": 1}, "weighting.gama: MinSNR has no such field. Did you mean 'gamma'?"),
         (Linear(), "weighting: expected a weighting, got Linear(). Give its name."),

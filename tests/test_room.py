@@ -100,6 +100,7 @@ def saved(network: nn.Module, given: list[Tensor]) -> int:
 NETWORKS: list[tuple[dict[str, Any], tuple[int, ...], int]] = [
     ({"name": "unet", "preset": "digits", "dropout": 0.1}, (1, 8, 8), 0),
     ({"name": "unet", "channels": 16, "attention": [8, 4], "head_channels": 8}, (3, 8, 8), 10),
+    ({"name": "ncsnpp", "channels": 16, "filter": "fir", "progressive_input": "residual"}, (3, 8, 8), 0),
     ({"name": "dit", "preset": "digits"}, (1, 8, 8), 10),
     ({"name": "transformer", "width": 32, "depth": 3}, (16, 6), 0),
     ({"name": "mlp", "time_embedding": "learned", "dropout": 0.5}, (20,), 3),

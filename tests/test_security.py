@@ -96,7 +96,7 @@ def test_studies_come_from_the_checkout_or_the_named_folder(elsewhere: Path, mon
     )
     monkeypatch.setenv("HARNESS_STUDIES", str(elsewhere / "mine"))
     assert load_study("own").question == "?"
-    with pytest.raises(UserError, match="'weighting' is no study"):
+    with pytest.raises(UserError, match="'weighting' is not a known study"):
         load_study("weighting")
 
 

@@ -459,12 +459,11 @@ def test_eta_bounds_the_coefficient_of_the_smallest_divergence() -> None:
 BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
 
 
-class Known:
-    """A field whose estimate of x0 is known."""
+class Known(GaussianField):
+    """A field of DDPM's path whose estimate of x0 is known."""
 
     def __init__(self, x0: Tensor):
-        self.interpolant = DDPM(steps=1000)
-        self.variance = torch.ones(())
+        super().__init__(DDPM(steps=1000))
         self.x0 = x0
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
@@ -486,19 +485,18 @@ def test_parity_with_ddpm(steps: int) -> None:
         mean = before[i].sqrt() * beta[i] / (1 - alpha_bar[i]) * x0
         mean += (1 - beta[i]).sqrt() * (1 - before[i]) / (1 - alpha_bar[i]) * x
         small = beta[i] * (1 - before[i]) / (1 - alpha_bar[i])
-        for variance, expected in (("small", small), ("large", beta[i])):
-            found, std = Ancestral(variance=variance).moments(Known(x0), x, times[i], times[i + 1])
+        for made, expected in ((Ancestral(), small), (Ancestral(variance="large"), beta[i])):
+            found, std = made.moments(Known(x0), x, times[i], times[i + 1])
             torch.testing.assert_close(found, mean, rtol=1e-8, atol=1e-8)
             torch.testing.assert_close(std.square(), expected, rtol=1e-8, atol=1e-12)
 
 
 @pytest.mark.parametrize("path", [path for name, path in PATHS.items() if name != "polynomial"], ids=lambda p: p.name)
-@pytest.mark.parametrize("variance", ["small", "large"])
+@pytest.mark.parametrize("made", [Ancestral(), Ancestral(variance="large")], ids=["small", "large"])
 def test_ancestral_sampling_approaches_the_data(
-    path: Interpolant, variance: str, monkeypatch: pytest.MonkeyPatch
+    path: Interpolant, made: Ancestral, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Mean and variance of Gaussian data, on every path; the error of the variance falls as 1 / N."""
-    made = Ancestral(variance=variance)
     errors = []
     for steps in (200, 800):
         mean, found = moments(made, path, steps, monkeypatch)

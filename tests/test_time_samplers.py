@@ -43,7 +43,7 @@ interval.
 
 EDGES = [s**3 * (10 - 15 * s + 6 * s**2) for s in (1 / 8, 1 / 4, 3 / 4)]
 """Times between two points of `distribution`, where a density may jump."""
-LEVELS = [t / (1 - t) for t in EDGES]
+RATIOS = [t / (1 - t) for t in EDGES]
 """sigma / alpha of the linear path there."""
 
 PARAMETERS: dict[str, list[dict[str, Any]]] = {
@@ -65,8 +65,8 @@ PARAMETERS: dict[str, list[dict[str, Any]]] = {
         {"of": "edm_lognormal"},
     ],
     "log_uniform": [
-        {"sigma_min": LEVELS[0], "sigma_max": LEVELS[2]},
-        {"sigma_min": LEVELS[1], "sigma_max": LEVELS[2]},
+        {"sigma_min": RATIOS[0], "sigma_max": RATIOS[2]},
+        {"sigma_min": RATIOS[1], "sigma_max": RATIOS[2]},
     ],
     "truncated": [
         {},

@@ -103,7 +103,7 @@ def test_trajectories_lead_from_noise_to_where_the_field_ends() -> None:
 
 
 def test_it_is_not_treated_as_a_study() -> None:
-    with pytest.raises(UserError, match="'toy' is no study"):
+    with pytest.raises(UserError, match="'toy' is not a known study"):
         load_study("toy")
 
 

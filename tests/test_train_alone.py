@@ -52,7 +52,7 @@ def test_a_run_that_was_begun_keeps_its_threads(tiny: RunConfig, three_free: Non
     """Also a study's run on one thread; of several runs, the one on the free threads."""
     other = override(tiny, {"train.threads": 2})
     Run.of(other).folder.mkdir(parents=True)
-    assert threaded(tiny) == (other, "train.threads=2, as the run on disk has it")
+    assert threaded(tiny) == (other, "train.threads=2, as in the run on disk")
     Run.of(tiny).folder.mkdir()
     assert threaded(tiny)[0].train.threads == 1
     Run.of(override(tiny, {"train.threads": 3})).folder.mkdir()
@@ -94,7 +94,7 @@ def test_training_asks_for_no_weights_and_evaluating_does(
     asked = {"evaluate__extractor": "inception", "evaluate__metrics": '["fid","isc"]'}
     assert main(["train", *options(tiny, **asked)]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "train.threads=3: the cores that are free here" in said
+    assert "train.threads=3: the free cores of this machine" in said
     assert "the weights of inception are not on this machine: training does not need them" in said
     (folder,) = runs_folder().iterdir()
     assert Run.find(folder.name).config.train.threads == 3

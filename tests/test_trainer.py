@@ -174,6 +174,7 @@ MATTERS: dict[str, Any] = {
     "schedule": "constant",
     "clip_norm": None,
     "ema_decay": 0.1,
+    "ema_warmup": False,
     "precision": "bf16",
 }
 CHANGES_NOTHING: dict[str, Any] = {

@@ -74,7 +74,7 @@ def test_impossible_tuning_is_refused_in_one_line(tiny: RunConfig) -> None:
         dataclasses.replace(STUDY, tuned=TUNED, matched="samples")
     with pytest.raises(UserError, match=r"^tuned: expected Tuned\(\.\.\.\), got 'tuning'"):
         dataclasses.replace(STUDY, tuned="tuning")  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=r"^spaces\['digits'\]\['train\.steps'\]: 5 is no range"):
+    with pytest.raises(UserError, match=r"^spaces\['digits'\]\['train\.steps'\]: 5 is not a range"):
         Tuned(spaces={"digits": {"train.steps": 5}})
     with pytest.raises(UserError, match=r"^trials: 0 is outside"):
         dataclasses.replace(TUNED, trials=0)

@@ -406,7 +406,7 @@ def test_arms_without_values_are_left_out_with_a_note(plan: Plan, monkeypatch: p
     )
     report = found(judged(design))
     assert report.notes.pop() == "10", "whether the fewest are enough is asked"
-    assert report.notes == ["c is left out: it has no value of seed 1: what is left is no fair sample."]
+    assert report.notes == ["c is left out: it has no value of seed 1, so the other seeds are a biased sample."]
     run = design.run("b", 1, 1, 20)
     run.write_evaluation(run.config.protocol(), run.evaluation(run.config.protocol()) | {"values": {}})
     run.note_failure(run.config.protocol(), "2", Diverged("not finite"))

@@ -132,6 +132,12 @@ def _single_runs(add: Add) -> None:
     data = "or where the data are now, like dataset.path=elsewhere"
     _changes(sub, f"change how the samples are drawn, like evaluate.solver=heun, {data}", evaluation_of)
 
+    about = "Write a finished run's network to a folder: averaged weights, configuration, and how to load it in Python."
+    sub = add("export", about, "weighting/uniform/0", "weighting/uniform/0 --out my_network")
+    _one_run(sub)
+    sub.add_argument("--out", type=Path, default=Path("export"), metavar="FOLDER", help="a new folder")
+    _changes(sub, "choose the weights, like evaluate.average=last")
+
     about = "Evaluate finished runs at every NFE; known values are not computed again."
     more = "weighting/uniform/0 --sweep solver=euler,heun time_grid=uniform,shifted"
     sub = add("evaluate", about, "weighting/uniform/0 --set 'evaluate.nfe=[8,64]'", more)

@@ -21,6 +21,9 @@ from harness.runs.judge import evaluate
 from harness.runs.room import require_judging_room
 from harness.runs.sample import restore
 
+CHOSEN = "calls that dopri5 chooses"
+"""What a line says in place of the NFE of a metric of the flow that fixes none."""
+
 
 def run(options: argparse.Namespace) -> None:
     """Judge every run; known values are not computed again. At the end, raise the error of the first missing value."""
@@ -60,7 +63,9 @@ def _values(run: Run, judge: Judge, known: dict[str, Any]) -> list[str]:
     for metric in config.metrics:
         usual = f", {config.num_samples:,} samples" if config.more and metric in config.sample_metrics else ""
         for text, value in known["values"].get(metric.name, {}).items():
-            spent = f"NFE {text}" if text != "0" else _chosen(run, known["calls"].get(text, {}))
+            spent = f"NFE {text}"
+            if text == "0":
+                spent = CHOSEN if metric in config.flow_metrics else _chosen(run, known["calls"].get(text, {}))
             found = [(value, known["intervals"].get(metric.name, {}).get(text), usual)]
             if more := known["precise"].get(metric.name, {}).get(text):
                 found.append((more["value"], more.get("interval"), f", {more['samples']:,} samples"))

@@ -214,6 +214,11 @@ def in_a_line(error: BaseException) -> str:
     return ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))
 
 
+def not_installed(package: str, error: Exception) -> str:
+    """Return the message for a package of the extra `hub` that cannot be imported."""
+    return f"the package {package} cannot be imported ({in_a_line(error)}). Install it: pip install -e '.[hub]'"
+
+
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     """Return advice for a misspelt name: the nearest known name, or all of them."""
     known = sorted(known)

@@ -9,7 +9,7 @@ import sys
 import types
 import typing
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
@@ -144,6 +144,15 @@ def read(hint: Any, value: Any) -> Any:
     component = isinstance(bare, type) and issubclass(bare, Nested)
     as_text = bare is str or component or (typing.get_origin(bare) is Literal and value in typing.get_args(bare))
     return str(value) if as_text and not isinstance(plain, str) else plain
+
+
+def untyped(value: Any) -> Any:
+    """Return lists and mappings with their typed numbers as numbers; the inverse of `Typed.nested`."""
+    if isinstance(value, Mapping):
+        return {name: untyped(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [untyped(item) for item in value]
+    return value.read() if isinstance(value, Typed) else value
 
 
 def _refuse_json(value: str) -> None:

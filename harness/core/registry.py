@@ -51,7 +51,7 @@ HOMES = {
     "schedule": "harness.training.schedules",
     "average": "harness.components.averages",
     "dataset": "harness.data",
-    "extractor": "harness.evaluation.extractors",
+    "extractor": "harness.evaluation",
     "metric": "harness.evaluation",
 }
 """The module of each family's members; it is imported when the family is first used."""
@@ -138,7 +138,8 @@ def find(family: str, name: str) -> type[Component]:
     """Return the class with this name; `ConfigError` if there is none, `UserError` if it is not a dataclass."""
     known = names(family)
     if name not in known:
-        raise ConfigError("", f"{short(name)} is no {family}. {declared_beside(name) or did_you_mean(name, known)}")
+        advice = declared_beside(name) or did_you_mean(name, known)
+        raise ConfigError("", f"{short(name)} is not a known {family}. {advice}")
     member = _MEMBERS[family][name]
     if "__dataclass_fields__" not in vars(member):
         raise UserError(

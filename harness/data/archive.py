@@ -10,7 +10,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, NamedTuple, NoReturn
+from typing import IO, NamedTuple, NoReturn, Protocol
 
 from PIL import UnidentifiedImageError
 
@@ -36,6 +36,27 @@ class File(NamedTuple):
     size: int
     """Bytes."""
     stamp: Stamp
+
+
+class Source(Protocol):
+    """Pictures by name: the files of an `Archive`, or the rows of a table."""
+
+    path: Path
+
+    def where(self, name: str) -> Path:
+        """Return where a picture lies, for messages."""
+
+    def open(self, name: str) -> IO[bytes]:
+        """Open the bytes of a picture for reading."""
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of a picture; `UserError` if they cannot be read."""
+
+    def content(self, names: Sequence[str]) -> Iterator[bytes]:
+        """Yield bytes that identify these pictures."""
+
+    def left_out(self) -> list[str]:
+        """Return lines that say what is left out and why."""
 
 
 class Archive:

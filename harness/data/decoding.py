@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from harness.core.errors import UserError
-from harness.data.archive import UNREADABLE, Archive
+from harness.data.archive import UNREADABLE, Source
 from harness.data.base import spaced
 
 SURVEYED = 256
@@ -56,6 +56,14 @@ def open_picture(file: IO[bytes]) -> Image.Image:
     if not 0 < width * height <= MOST_PIXELS:
         raise ValueError(f"it has {width} x {height} pixels: 1 to {MOST_PIXELS:,} are allowed")
     return picture
+
+
+def first_sides(source: Source, names: Iterable[str]) -> tuple[int, int]:
+    """Return height and width of the first picture that can be opened, turned upright; `UserError` if none can be."""
+    for _, picture in _opened(source, names):
+        width, height = picture.size
+        return (width, height) if picture.getexif().get(ExifTags.Base.Orientation, 1) > 4 else (height, width)
+    raise UserError(f"{source.path}: no picture can be read. Give others.")
 
 
 def stated(picture: Image.Image) -> Values:
@@ -140,7 +148,7 @@ def unsure(place: Path, values: Values, lowest: float, highest: float) -> UserEr
     return UserError(f"{said}. {remedy}")
 
 
-def survey(archive: Archive, names: Sequence[str], levels: tuple[float, ...]) -> tuple[Depth, list[str]]:
+def survey(archive: Source, names: Sequence[str], levels: tuple[float, ...]) -> tuple[Depth, list[str]]:
     """Return the conversion of a folder's pictures to 8 bits, from a sample of them, and lines that describe it.
 
     `UserError` if their white is unknown. Unreadable pictures are passed over.
@@ -172,14 +180,14 @@ def _said(values: Values, levels: tuple[float, ...]) -> str:
     return f"{values.name}: {stretch}{', and 0 is white' if values.inverted else ''}"
 
 
-def _opened(archive: Archive, names: Sequence[str]) -> Iterator[tuple[str, Image.Image]]:
+def _opened(archive: Source, names: Iterable[str]) -> Iterator[tuple[str, Image.Image]]:
     """Yield (name, picture) for each picture that can be opened; its pixels are not loaded."""
     for name in names:
         with contextlib.suppress(*DAMAGED), archive.open(name) as file, open_picture(file) as picture:
             yield name, picture
 
 
-def _proven(archive: Archive, names: Sequence[str], values: Values) -> bool:
+def _proven(archive: Source, names: Sequence[str], values: Values) -> bool:
     """Return whether a picture uses the upper half of its values; `UserError` if no readable one does.
 
     False if no picture is readable.

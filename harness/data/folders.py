@@ -22,7 +22,7 @@ from harness.core.config import RUN_ONLY, Positive, Range
 from harness.core.errors import ConfigError, UserError
 from harness.core.progress import shown
 from harness.core.reading import Damaged
-from harness.data.archive import Archive, corrupt
+from harness.data.archive import Archive, Source, corrupt
 from harness.data.base import Data, Dataset, existing, held_out, parted
 from harness.data.decoding import DAMAGED, Depth, open_picture, stated, survey
 from harness.data.images import decode, encode, mirror
@@ -100,24 +100,36 @@ class ImageFolder(Folder, name="image_folder"):
             )
 
     def load(self) -> Data:
-        archive, names = self.files()
-        depth, said = survey(archive, names, self.levels)
+        source, names = self.gather()
+        depth, said = survey(source, names, self.levels)
         if self.skip_corrupt:
-            names, damaged = self._readable(archive, names, depth)
+            names, damaged = self._readable(source, names, depth)
             said += damaged
-        classes, class_names = _classes(names, archive.path)
+        classes, class_names = self.classes_of(source, names)
         apart = held_out(len(names), 10, classes)
         split = ([n for n, a in zip(names, apart, strict=True) if a == wanted] for wanted in (False, True))
-        train, held = (Pictures(archive, own, self.size, self.colour, self.workers, depth) for own in split)
+        train, held = (self.pictures(source, own, self.workers, depth) for own in split)
         return Data(
             train, held, encode, decode, "image", *parted(classes, apart), class_names,
-            augment=mirror if self.flip else None, known_shape=(3 if self.colour == "rgb" else 1, self.size, self.size),
-            notes=(*archive.left_out(), *said),
+            augment=mirror if self.flip else None, known_shape=(3 if self.colour == "rgb" else 1, *train.sides),
+            notes=(*source.left_out(), *said),
         )  # fmt: skip
 
-    def _readable(self, archive: Archive, names: list[str], depth: Depth) -> tuple[list[str], list[str]]:
+    def gather(self) -> tuple[Source, list[str]]:
+        """Return where the pictures lie, and their names."""
+        return self.files()
+
+    def classes_of(self, source: Source, names: list[str]) -> tuple[Tensor | None, tuple[str, ...]]:
+        """Return the class of each picture, int64 [N], and the classes' names; (None, ()) without classes."""
+        return _classes(names, source.path)
+
+    def pictures(self, source: Source, names: list[str], workers: int, depth: Depth) -> Pictures:
+        """Return pictures as samples, which `workers` processes decode."""
+        return Pictures(source, names, (self.size, self.size), self.colour, workers, depth)
+
+    def _readable(self, source: Source, names: list[str], depth: Depth) -> tuple[list[str], list[str]]:
         """Return the names of the readable pictures, and a line on each of the others."""
-        pictures = Pictures(archive, names, self.size, self.colour, 0, depth)
+        pictures = self.pictures(source, names, 0, depth)
 
         def reason(number: int) -> str | None:
             try:
@@ -127,19 +139,22 @@ class ImageFolder(Folder, name="image_folder"):
             return None
 
         with ThreadPoolExecutor() as pool:
-            reasons = list(shown(pool.map(reason, range(len(names))), f"reading {archive.path}", len(names)))
+            reasons = list(shown(pool.map(reason, range(len(names))), f"reading {source.path}", len(names)))
         damaged = [f"left out: {said.partition('. Remove')[0]}" for said in reasons if said]
         return [name for name, said in zip(names, reasons, strict=True) if said is None], damaged
 
 
 class Pictures:
-    """Pictures, uint8 [N, C, size, size], decoded on demand."""
+    """Pictures, uint8 [N, C, *sides], decoded on demand."""
 
-    def __init__(self, archive: Archive, names: list[str], size: int, colour: str, workers: int, depth: Depth):
-        self.archive = archive
+    def __init__(
+        self, source: Source, names: list[str], sides: tuple[int, int], colour: str, workers: int, depth: Depth
+    ):
+        self.source = source
         self.names = names
         self.depth = depth
-        self.size = size
+        self.sides = sides
+        """Height and width."""
         self.colour = colour
         self.workers = workers
 
@@ -150,34 +165,38 @@ class Pictures:
         return torch.stack([self.fetch(i) for i in indices.tolist()])
 
     def content(self) -> Iterator[bytes]:
-        yield f"pictures {self.size} {self.colour} {self.depth.levels};".encode()
-        yield from self.archive.content(self.names)
+        height, width = self.sides
+        size = f"{height}" if height == width else f"{height}x{width}"
+        yield f"pictures {size} {self.colour} {self.depth.levels};".encode()
+        yield from self.source.content(self.names)
 
     def fetch(self, number: int) -> Tensor:
-        """Decode one picture to uint8 [C, size, size]; `UserError` names it if it cannot be read."""
+        """Decode one picture to uint8 [C, *sides]; `UserError` names it if it cannot be read."""
         name = self.names[number]
         try:
-            with open_picture(io.BytesIO(self.archive.read(name))) as picture:
+            with open_picture(io.BytesIO(self.source.read(name))) as picture:
                 values = stated(picture)
                 upright = ImageOps.exif_transpose(picture)
-                whole = self.depth.eight_bits(upright, values, self.archive.where(name)).convert("RGBA")
+                whole = self.depth.eight_bits(upright, values, self.source.where(name)).convert("RGBA")
             opaque = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole)
-            fitted = ImageOps.fit(
-                opaque.convert("RGB" if self.colour == "rgb" else "L"), (self.size, self.size), Image.Resampling.LANCZOS
-            )
+            fitted = self.fitted(opaque.convert("RGB" if self.colour == "rgb" else "L"), name)
         except UserError:
             raise
         except DAMAGED as error:
-            raise corrupt(self.archive.where(name), error) from error
+            raise corrupt(self.source.where(name), error) from error
         pixels = torch.from_numpy(np.array(fitted))
         return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()
+
+    def fitted(self, picture: Image.Image, name: str) -> Image.Image:
+        """Return a picture with the sides of the samples: the shorter side resized, the centre cropped."""
+        return ImageOps.fit(picture, self.sides[::-1], Image.Resampling.LANCZOS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatentFolder(Folder, name="latents"):
     """Latents of an autoencoder in a folder: one .npy with floats [C, H, W] for each picture; class by subfolder.
 
-    Metrics compare their values; they are not decoded to pictures.
+    Metrics compare their values, or features of the pictures that the autoencoder in HARNESS_VAE decodes them to.
     """
 
     source: ClassVar[str] = "as SiT and DiT are trained: Rombach et al. 2022"

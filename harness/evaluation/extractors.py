@@ -17,6 +17,7 @@ from harness.core.errors import ConfigError, UserError
 from harness.core.files import short_hash
 from harness.core.registry import Component, build
 from harness.data.base import Data
+from harness.evaluation.decoder import check_decoder, decoder_given
 from harness.evaluation.digits_classifier import WEIGHTS, DigitsClassifier
 
 VALUES = "values"
@@ -42,9 +43,13 @@ class Extractor(Component, family="extractor"):
     """End of the error message for an extractor that gives no logits; it follows the extractor's name."""
 
     def check(self, data: Data) -> None:
-        """Raise `ConfigError` for data that it cannot read."""
+        """Raise `ConfigError` for data that it cannot read; it reads latents after their decoder."""
+        if data.kind == "latents" and decoder_given():
+            return check_decoder(data)
         if data.kind != "image":
-            raise ConfigError("", f"{self.name} reads images, and these data are {data.kind}. {JUDGE_VALUES}")
+            decoder = "Set HARNESS_VAE to the folder of their autoencoder. Without it: "
+            advice = f"{decoder if data.kind == 'latents' else ''}{JUDGE_VALUES}"
+            raise ConfigError("", f"{self.name} reads images, and these data are {data.kind}. {advice}")
 
     def gives_logits(self) -> bool:
         """Whether it gives a classifier's logits beside the features."""
@@ -75,6 +80,8 @@ class DigitsExtractor(Extractor, name="digits"):
 
     def check(self, data: Data) -> None:
         super().check(data)
+        if data.kind != "image":
+            raise ConfigError("", f"the digits classifier reads 8x8 images, not decoded latents. {JUDGE_VALUES}")
         if data.shape[1:] != (8, 8):
             size = "x".join(map(str, data.shape[1:]))
             reason = f"the digits classifier reads 8x8 images, and these are {size}"

@@ -137,6 +137,46 @@ class ExtrapolatedFID(FID, name="fid_infinity"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LowestFID(FID, name="lowest_fid"):
+    """Lowest FID of several equal sets of samples, which Karras et al. report.
+
+    Chance makes it lower than the FID of one set: compare it only with the lowest of as many sets of the same size.
+    """
+
+    label = "lowest FID of several sets"
+    source: ClassVar[str] = "Karras et al. 2022, table 2 (the minimum of three sets of 50,000)"
+    floor_power = 0
+    summary = "whole"
+
+    sets: Annotated[int, Range(2, 100)] = 3
+    """Number of sets; `evaluate.num_samples` counts the samples of all."""
+
+    @property
+    def of_reference(self) -> SampleMetric:
+        return FID()
+
+    @property
+    def fewest(self) -> int:
+        return 2 * self.sets
+
+    def check_data(self, given: Comparison) -> None:
+        super().check_data(given)
+        if rest := given.samples % self.sets:
+            reason = f"{given.samples} samples cannot be divided into {self.sets} equal sets"
+            raise ConfigError("", f"{reason}. Take {given.samples - rest}, or another number of sets.")
+
+    def short_of_samples(self, given: Comparison) -> str | None:
+        return super().short_of_samples(replace(given, samples=given.samples // self.sets))
+
+    def summarise(self, features: Tensor, classes: Tensor | None) -> dict[str, np.ndarray]:
+        return SampleMetric.summarise(self, features, classes)
+
+    def compare(self, samples: Summary, reference: Summary) -> float:
+        sets = torch.from_numpy(samples["features"]).double().chunk(self.sets)
+        return min(FID.compare(self, FID.summarise(self, each, None), reference) for each in sets)
+
+
+@dataclass(frozen=True, kw_only=True)
 class InceptionScore(SampleMetric, name="isc"):
     """Inception score exp(E KL(p(class | x) || p(class))): high for samples that are clear and diverse."""
 

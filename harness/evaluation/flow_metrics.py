@@ -15,7 +15,7 @@ from harness.components.interpolants import over
 from harness.core.config import Count, Range
 from harness.core.errors import ConfigError
 from harness.core.rng import stream
-from harness.evaluation.metric import Comparison, Metric
+from harness.evaluation.metric import Comparison, Estimate, Metric
 from harness.flow.formulation import Formulation
 
 SMALL_SET = 20_000
@@ -29,13 +29,18 @@ class Flow:
     path: Callable[[int, int], Sequence[Tensor]]
     """path(T, N): positions of N samples at T + 1 equally spaced times from noise to data, T + 1 tensors [N, ...]."""
     field: Callable[[Tensor, Tensor, Tensor | None], Tensor]
-    """field(x, t, y): velocity at x [N, ...], t [N] and classes y [N]; y is None for a network without classes."""
+    """field(x, t, y): velocity at x [N, ...], t [N] and classes y [N]; y is None for a network without classes.
+    Metrics are measured without gradients; one that needs them calls this under `torch.enable_grad()`."""
     formulation: Formulation
     variance: Tensor
     """Variance of the noise; it broadcasts to the shape of a sample."""
     real: Callable[[], tuple[Tensor, Tensor | None]]
     """real(): encoded training samples [M, ...] (at most `SMALL_SET`) and their classes [M]; None for a network without
     classes."""
+    held_out: Callable[[int], tuple[Tensor, Tensor | None]]
+    """held_out(N): at most N held-out samples [N, ...] as stored, and their classes [N]; None as in `real`."""
+    encode: Callable[[Tensor], Tensor]
+    """The data's map from stored to encoded samples."""
     seed: int
 
 
@@ -54,12 +59,16 @@ class FlowMetric(Metric):
 
     @property
     def nfe(self) -> int:
-        """Network calls per sample; results list the value at this NFE."""
+        """Network calls per sample, 0 if a solver chooses them; results list the value at this NFE."""
         return 1
 
     @abstractmethod
     def measure(self, flow: Flow) -> float:
         """Return the metric's value."""
+
+    def estimate(self, flow: Flow) -> Estimate:
+        """Return the metric's value, with an interval if the metric gives one; `NoValue` if it has none."""
+        return Estimate(self.measure(flow))
 
 
 @dataclass(frozen=True, kw_only=True)

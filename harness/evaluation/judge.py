@@ -22,6 +22,7 @@ from harness.core.reading import Damaged, say_once
 from harness.core.rng import stream
 from harness.core.signals import Stop
 from harness.data.base import Data
+from harness.evaluation.decoder import load_decoder
 from harness.evaluation.extractors import extractor_of, features, load_extractor
 from harness.evaluation.kept import KeptRows, Rows
 from harness.evaluation.metric import MOMENTS, Estimate, SampleMetric, Summary, reference_rows
@@ -69,6 +70,7 @@ class Judge:
         self.protocol = Protocol.of(config, data)
         self.metrics = config.sample_metrics
         self.extractor = None if extractor_of(config.extractor) is None else load_extractor(config.extractor, device)
+        self.decoder = load_decoder(device) if self.protocol.decoder else None
         self.beside = torch.cuda.Stream() if device == "cuda" else None
         self.reference = self._reference()
 
@@ -195,7 +197,8 @@ class Judge:
         if self.extractor is None:
             return {**rows, "read": batch.samples.cpu(), "shown": batch.samples[:show].cpu()}
         with torch.cuda.stream(self.beside):  # does nothing without a GPU
-            found, logits = features(self.extractor, batch.samples, self.device)
+            images = batch.samples if self.decoder is None else self.decoder(batch.samples)
+            found, logits = features(self.extractor, images, self.device)
             rows["read"] = found.cpu()
             if logits is not None and any(metric.reads == "logits" for metric in self.metrics):
                 rows["logits"] = logits.cpu()
@@ -223,6 +226,8 @@ class Judge:
         if not (wanted := {metric.reference_name: metric.of_reference for metric in metrics}):
             return {}
         about = {key: getattr(self.protocol, key) for key in ("extractor", "weights", "reference", "version")}
+        if self.protocol.decoder:
+            about["decoder"] = self.protocol.decoder
         if against == "held_out":
             about["reference"] = self.data.fingerprint
         folder = results_folder() / "local" / "references" / digest(about)

@@ -12,6 +12,7 @@ from harness.core.config import ADDED, Calls, Config, Count, Seed, digest, to_di
 from harness.core.errors import ConfigError, did_you_mean
 from harness.core.registry import names, sources
 from harness.data.base import Data
+from harness.evaluation.decoder import decoder_hash
 from harness.evaluation.extractors import VALUES, Extractor, extractor_of, weights_hash
 from harness.evaluation.fidelity import FID
 from harness.evaluation.flow_metrics import FlowMetric
@@ -119,7 +120,7 @@ class EvaluateConfig(SamplingConfig):
             return
         if self.extractor not in (known := names("extractor")):
             advice = did_you_mean(self.extractor, [*known, VALUES])
-            raise ConfigError("extractor", f"{self.extractor!r} is no extractor. {advice}")
+            raise ConfigError("extractor", f"{self.extractor!r} is not a known extractor. {advice}")
         try:
             extractor_of(self.extractor)
         except ConfigError as error:
@@ -159,6 +160,8 @@ class Protocol:
     """{NFE as text: number of samples} of NFEs with more than `num_samples`."""
     noise: dict = field(default_factory=dict)
     """Noise that sampling starts from, if it is not the noise of training."""
+    decoder: dict = field(default_factory=dict)
+    """Hash of the autoencoder that decodes latents for the extractor; empty if it reads the samples themselves."""
 
     @classmethod
     def of(cls, config: EvaluateConfig, data: Data, weights: bool = True) -> Protocol:
@@ -173,6 +176,7 @@ class Protocol:
             weights=weights_hash(extractor.name) if extractor and weights else "",
             resize="" if extractor is None else extractor.resize,
             reference=_reference(config, data, extractor),
+            decoder={"sha256": decoder_hash()} if extractor and weights and data.kind == "latents" else {},
             **of_settings(config),
         )
 

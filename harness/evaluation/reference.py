@@ -79,5 +79,5 @@ def _refuse_no_covariance(sigma: np.ndarray) -> None:
         lowest = np.linalg.eigvalsh(sigma)[0]
         if lowest < -slack:
             raise ValueError(
-                f"holds a sigma that is no covariance (it has the negative eigenvalue {lowest:.3g})"
+                f"holds a sigma that is not a covariance (it has the negative eigenvalue {lowest:.3g})"
             ) from None

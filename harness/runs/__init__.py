@@ -1,1 +1,1 @@
-"""Single runs and their lives: trained, sampled, judged, explained, and mirrored to MLflow."""
+"""Single runs: training, sampling, judging, explaining, and their records in MLflow."""

@@ -1,4 +1,4 @@
-"""One run as a configuration: what is trained, on what, how it is judged, and which flow it learns from."""
+"""The configuration of one run: data, components, training, evaluation, and the flow that it learns from."""
 
 from __future__ import annotations
 
@@ -26,35 +26,34 @@ from harness.training.config import TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Reflow(SamplingConfig):
-    """Learning the pairs of noise and sample that an earlier flow makes, in rounds: the flow before teaches each.
+    """Reflow: each round trains a flow on pairs of noise and sample that the flow before it, its teacher, makes.
 
-    The flow that was trained on data is 1-rectified, so round k gives the (k + 1)-rectified flow.
+    The flow trained on data is 1-rectified, so round k gives the (k + 1)-rectified flow.
     """
 
     source: ClassVar[str] = "Liu et al. 2023, algorithm 1, and their distillation"
 
     rounds: Annotated[int, Range(0, 20)] = 0
-    """How many lie behind this flow; 0 is one that was trained on data."""
+    """Reflow rounds that give this flow; 0: it is trained on data."""
     distil: bool = False
-    """One step more: learn the pairs of the last round at t = 1 alone, to be sampled by one step of Euler's method."""
+    """After the rounds, learn the pairs of the last flow at t = 1 only, for sampling with one Euler step."""
     teacher: RunConfig | None = None
-    """The flow before the first round, whose seed is the run's; null is this very configuration without rounds."""
+    """Flow before the first round, trained with the run's seed; null: this configuration without rounds."""
     warm_start: bool = True
-    """Begin each round with its teacher's averaged weights."""
+    """Start each round from its teacher's averaged weights."""
     number: Count = 50_000
-    """Pairs; Liu et al. take a million or more for CIFAR-10."""
+    """Number of pairs; Liu et al. use a million or more for CIFAR-10."""
     solver: Solver = Heun()
     nfe: Calls = 100
-    """The teacher's calls for each pair; 0 lets an adaptive solver choose."""
+    """Network calls of the teacher per pair; 0 lets an adaptive solver choose."""
     guidance: Guidance = Guidance()
-    """Of the first round's pairs, whose teacher was trained on data. A flow that has learned guided pairs has them in
-    it."""
+    """Guidance for the pairs of the first round, whose teacher was trained on data. A flow that learns guided pairs
+    learns the guidance."""
     later_guidance: Guidance = Guidance()
-    """Of the pairs of later rounds, and of what is distilled of them; it comes on top of the guidance that was
-    learned."""
+    """Guidance for the pairs of later rounds, and of a distillation after a round; it adds to the learned guidance."""
     checkpoint: Literal["last", "best"] = field(default="last", metadata=ADDED)
-    """Of the first round's teacher: its last weights, or those with the lowest held-out loss. A later teacher has
-    learned pairs, which have no such loss, and its last weights are taken."""
+    """Weights of the first round's teacher: the last, or the best by held-out loss. Later teachers always use their
+    last weights: they learned pairs, which have no held-out loss."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,7 +64,7 @@ class Reflow(SamplingConfig):
         if self.solver.needs_score:
             raise ConfigError(
                 "solver",
-                f"{self.solver.name} draws noise on its way, and pairs need one sample for each noise. Choose heun.",
+                f"{self.solver.name} adds noise while it samples, but pairs need one sample per noise. Choose heun.",
             )
 
     @property
@@ -75,7 +74,7 @@ class Reflow(SamplingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(Formulation):
-    """One training run and how it is judged. Its paths are what `--set` takes, MLflow shows and tables name."""
+    """One training run and its evaluation. `--set`, MLflow and tables use the paths of its fields."""
 
     dataset: Dataset
     backbone: Backbone = UNet()
@@ -98,7 +97,7 @@ class RunConfig(Formulation):
 
     @functools.cached_property
     def parent(self) -> RunConfig | None:
-        """The flow whose pairs this one learns; None for one that is trained on data."""
+        """The flow whose pairs this flow learns; None for a flow trained on data."""
         if not (self.reflow.rounds or self.reflow.distil):
             return None
         rounds = self.reflow.rounds if self.reflow.distil else self.reflow.rounds - 1
@@ -108,12 +107,12 @@ class RunConfig(Formulation):
 
     @property
     def flows(self) -> list[RunConfig]:
-        """The flow that is trained on data, and each that learns the pairs of the one before, up to this one."""
+        """The flow trained on data, then each flow that learns the pairs of the flow before, up to this flow."""
         return [*(self.parent.flows if self.parent else []), self]
 
     @property
     def pairs_sampling(self) -> Reflow:
-        """How the pairs that this flow learns are made by its parent; `ConfigError` where they cannot be made so."""
+        """How the parent makes the pairs that this flow learns; `ConfigError` if the settings do not allow it."""
         chosen: dict[str, Any] = {"teacher": None}
         if self.parent is not None and self.parent.parent is not None:
             chosen |= {"guidance": self.reflow.later_guidance, "checkpoint": "last"}
@@ -124,23 +123,23 @@ class RunConfig(Formulation):
 
     @property
     def learned_guidance(self) -> bool:
-        """Whether this flow, or one before it, learned guided pairs."""
+        """Whether this flow or an earlier flow learned guided pairs."""
         return self.parent is not None and (self.pairs_sampling.guidance.scale != 1 or self.parent.learned_guidance)
 
     @property
     def rectified(self) -> int:
-        """k of the k-rectified flow that this is, or is distilled from."""
+        """The k of this k-rectified flow, or of the flow that it is distilled from."""
         return 1 if self.parent is None else self.parent.rectified + (not self.reflow.distil)
 
     @property
     def title(self) -> str:
-        """Which of a row of rounds it is, like `2-rectified distilled`."""
+        """The flow's place among the rounds, like `2-rectified distilled`."""
         return f"{self.rectified}-rectified{' distilled' if self.reflow.distil else ''}"
 
     def learned(self, pairs: Path = Path()) -> Formulation:
-        """What is trained: these components, with the pairs in a folder as the coupling of one that has a parent.
+        """Return the formulation to train; with a parent, the pairs in the folder `pairs` replace the coupling.
 
-        Distillation asks at t = 1 alone, whatever the times and their weights.
+        Distillation trains at t = 1 only and ignores the time sampler and the weighting.
         """
         changed: dict[str, Any] = {} if self.parent is None else {"coupling": Pairs(path=str(pairs))}
         if self.reflow.distil:
@@ -149,15 +148,15 @@ class RunConfig(Formulation):
 
     @property
     def formulation(self) -> Formulation:
-        """What is learned, without the rest."""
+        """The fields of `Formulation` only."""
         return Formulation(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Formulation)})
 
     def protocol(self, weights: bool = True) -> Protocol:
-        """What makes its values comparable; `ConfigError` when its data cannot be judged so."""
+        """Return the evaluation's protocol; `ConfigError` if its data cannot be judged under it."""
         return Protocol.of(self.evaluate, load(self.dataset), weights)
 
     def build(self, data: Data) -> Network:
-        """The network for these data; `ConfigError` when it does not fit."""
+        """Return the network for these data; `ConfigError` if it does not fit them."""
         try:
             return self.backbone.build(data.shape, data.num_classes if self.conditional else 0)
         except ConfigError as error:

@@ -1,4 +1,4 @@
-"""What the files of a run directory hold, and what to do about one that does not hold it."""
+"""Types of the files in a run directory, and advice for damaged files."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pydantic import Field, FiniteFloat, PositiveFloat
 from typing_extensions import TypedDict
 
 WRITTEN_AGAIN = "Remove it, then run the command that trained the run, like `harness train`: it writes the file again."
-"""What to do about a damaged config.json or environment.json."""
-TRAINED = "Remove it, then run the command that trained the run: it goes on from the last checkpoint."
-"""What to do about a damaged diverged.json or pruned.json."""
-EVALUATED = "Remove it, then run the command that evaluated the run, like `harness evaluate`: it measures all again."
-"""What to do about a damaged evaluation."""
+"""Advice for a damaged config.json or environment.json."""
+TRAINED = "Remove it, then run the command that trained the run: it continues from the last checkpoint."
+"""Advice for a damaged diverged.json or pruned.json."""
+EVALUATED = "Remove it, then run the command that evaluated the run, like `harness evaluate`: it measures again."
+"""Advice for a damaged evaluation."""
 
 
 NFE = Annotated[str, Field(pattern="^[0-9]{1,9}$")]
-"""How often the network was called for each sample, as a text: JSON has no other names."""
+"""Network calls per sample, as text: keys in JSON are strings."""
 Ends = Annotated[list[float], Field(min_length=2, max_length=2)]
 Steps = Annotated[int, Field(ge=0, lt=10**9)]
 
 
 class Line(TypedDict, extra_items=float):  # type: ignore[call-arg]
-    """A line of metrics.jsonl: when it was written, and what was measured, by name, which may be NaN or infinite."""
+    """A line of metrics.jsonl: step, time, and {metric: value}, which may be NaN or infinite."""
 
     step: Steps
     time: FiniteFloat
@@ -31,21 +31,21 @@ class Line(TypedDict, extra_items=float):  # type: ignore[call-arg]
 
 
 class Calls(TypedDict):
-    """The network's calls for a sample, over the samples."""
+    """Network calls per sample, over the samples."""
 
     mean: float
     sd: float
 
 
 class Note(TypedDict):
-    """A `NoValue` of `harness.core.errors`."""
+    """A stored `NoValue` of `harness.core.errors`."""
 
     kind: Literal["Diverged", "Unsolvable"]
     reason: str
 
 
 class Precise(TypedDict):
-    """A value of more samples than `evaluate.num_samples`."""
+    """A value from more samples than `evaluate.num_samples`."""
 
     samples: int
     value: float
@@ -53,7 +53,7 @@ class Precise(TypedDict):
 
 
 class Evaluation(TypedDict, total=False):
-    """evaluations/<protocol digest>.json, as `Run.evaluation` explains; earlier code left some out."""
+    """evaluations/<protocol digest>.json, as `Run.evaluation` explains; files of earlier code lack some keys."""
 
     run: str
     protocol: dict[str, Any]
@@ -75,20 +75,20 @@ class Named(TypedDict):
 
 
 class Guided(TypedDict, total=False):
-    """Guidance; empty without."""
+    """Guidance; empty without guidance."""
 
     scale: float
 
 
 class Way(TypedDict):
-    """How a protocol samples."""
+    """The sampling settings of a protocol."""
 
     solver: Named
     guidance: Guided
 
 
 class Elsewhere(TypedDict):
-    """An evaluation under a protocol that nobody asked for."""
+    """An evaluation under any other protocol than the requested one."""
 
     protocol: Way
     values: dict[str, dict[NFE, float]]
@@ -96,7 +96,7 @@ class Elsewhere(TypedDict):
 
 
 class DeviceUse(TypedDict):
-    """How much of the device's arithmetic a training can use."""
+    """FLOPs per training sample, and the device's peak in FLOP/s."""
 
     flops_per_sample: float
     peak_flops: PositiveFloat
@@ -120,7 +120,7 @@ class Reason(TypedDict):
 
 
 class Look(TypedDict):
-    """A line of rungs.jsonl: what a search saw of a run before its end."""
+    """A line of rungs.jsonl: values that a search measured before the end of a run."""
 
     step: Steps
     time: FiniteFloat
@@ -130,9 +130,9 @@ class Look(TypedDict):
 
 
 def value_of(known: Mapping[str, Any], metric: str, nfe: int) -> float | None:
-    """What an evaluation knows of a metric at an NFE: of more samples where these are asked for, as verdicts take it.
+    """Return a metric's value at an NFE, as verdicts use it: from more samples if the settings ask for more.
 
-    Its `values` are of equally many at every NFE.
+    `known["values"]` have the same number of samples at every NFE. None if there is no value.
     """
     precise = known["precise"].get(metric, {}).get(str(nfe))
     return precise["value"] if precise else known["values"].get(metric, {}).get(str(nfe))

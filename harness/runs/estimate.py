@@ -1,7 +1,7 @@
-"""What a run will take, in seconds and bytes: estimated from small runs that are really trained and judged.
+"""Estimate a run's time and disk space from small runs that are really trained and judged.
 
-A small run has few steps and few samples; everything else is the run's own, and the code is that of every run. They
-are written below the results folder like others, so that whoever asks chooses a folder to be thrown away.
+A small run has few steps and few samples; all other settings and the code are the same. Small runs are written to the
+results folder like all runs, so the caller should choose a temporary one.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from harness.runs.train import make_pairs, train
 from harness.training.config import TrainConfig
 
 SECONDS = 3.0
-"""What is measured of training, and of sampling, takes about so long."""
+"""Approximate length of a measurement of training or of sampling."""
 STEPS = 6
-"""Of a first training, which tells how long the measured one must be, and after which nothing is new to the process."""
+"""Steps of a first training, which warms up the process and gives the length of the measured training."""
 SAMPLES = 2000
-"""Samples are drawn at one NFE, at most so many."""
+"""Largest number of samples, drawn at one NFE."""
 FEATURES = 500
-"""The same where an extractor reads them, and what it reads of the reference."""
+"""The same with an extractor; also the largest number of reference samples."""
 PATHS = 32
-"""Of the samples that a metric of the flow is measured on."""
+"""Largest number of samples for a flow metric."""
 FEW = 16
-"""Samples, where the metrics have a value for so few."""
+"""Number of samples to start with; doubled until all metrics have a value."""
 
 
 class Spent(NamedTuple):
-    """What something takes."""
+    """Time and disk space."""
 
     seconds: float
     bytes: float
@@ -54,24 +54,24 @@ class TrainingTimes:
     """Seconds and bytes of the parts of a training."""
 
     start: float
-    """Until the first step has its usual speed."""
+    """Until steps have their usual speed."""
     step: float
     look: float
     checkpoint: float
     pair: float
-    """Of one pair of noise and sample that it learns; 0 for one that is trained on data."""
+    """Making one pair of noise and sample; 0 for a run that is trained on data."""
     sizes: dict[str, float]
-    """Bytes of a `checkpoint`, of the `best` one, of a `snapshot`, of a `line` of metrics and of what a `look` adds."""
+    """Bytes of a `checkpoint`, the `best` checkpoint, a `snapshot`, a `line` of metrics, and a `look`'s additions."""
 
     def seconds(self, config: RunConfig) -> float:
-        """What the whole training takes, with the pairs that it learns."""
+        """Return the seconds of the whole training, including its pairs."""
         train = config.train
         pairs = self.pair * config.reflow.number if config.parent else 0.0
         steps = self.start + self.step * train.steps
         return steps + self.look * _looks(train) + self.checkpoint * _checkpoints(train) + pairs
 
     def bytes(self, config: RunConfig) -> float:
-        """What stays of it on disk, with the pairs."""
+        """Return the bytes that stay on disk, including the pairs."""
         train = config.train
         snapshots = train.steps // train.snapshot_every if train.snapshot_every else 0
         kept = self.sizes["checkpoint"] * min(train.keep_checkpoints, _checkpoints(train)) + self.sizes["best"]
@@ -87,18 +87,18 @@ class JudgingTimes:
     start: float
     """Until the network is restored and the reference read."""
     call: float
-    """Of the network, for each sample."""
+    """One call of the network per sample."""
     calls: float
-    """Of a sample where an adaptive solver chooses."""
+    """Calls per sample that an adaptive solver chooses."""
     metrics: float
-    """Of all samples at an NFE: features, and the metrics of them."""
+    """Features and sample metrics at one NFE."""
     flow: float
-    """The metrics of the flow itself."""
+    """Flow metrics."""
     picture: float
-    """Bytes of what an NFE leaves."""
+    """Bytes of the pictures at one NFE."""
 
     def seconds(self, config: EvaluateConfig) -> float:
-        """What the whole evaluation takes."""
+        """Return the seconds of the whole evaluation."""
         if not config.sample_metrics:
             return self.start + self.flow
         sampling = sum((nfe or self.calls) * config.samples_at(nfe) for nfe in config.nfe) * self.call
@@ -106,26 +106,26 @@ class JudgingTimes:
         return self.start + sampling + self.metrics * (len(config.nfe) + more) + self.flow
 
     def bytes(self, config: EvaluateConfig) -> float:
-        """What it leaves on disk."""
+        """Return the bytes that stay on disk."""
         return self.picture * len(config.nfe) if config.sample_metrics else 0.0
 
 
 def training_times(config: RunConfig) -> tuple[TrainingTimes, Run]:
-    """Of a training, and the small run that tells; `NoValue` where it gives up."""
+    """Return the times of a training, and the small run that they are measured on; `NoValue` if it gives up."""
     first = _timed(_small(config, STEPS, 0))
     steps = int(SECONDS / first[0].step)
     return first if steps <= STEPS else _timed(_small(config, steps, 1))
 
 
 def _small(config: RunConfig, steps: int, seed: int) -> RunConfig:
-    """A configuration of few steps, an even number, with two lines of metrics and a look at the end.
+    """Return a configuration with few steps, an even number, two lines of metrics and a look at the end.
 
-    The flows that it learns from are as small, and make a batch of pairs.
+    The flows that it learns from are as small, and make one batch of pairs.
     """
     whole = config.train
     steps = max(1, min(steps, whole.steps) // 2 * 2)
     half = max(1, steps // 2)
-    chosen = whole.resolved()  # what "auto" is depends on the number of steps
+    chosen = whole.resolved()  # "auto" depends on the number of steps
     changes = {
         "steps": steps, "snapshot_every": min(whole.snapshot_every, half), "log_every": half,
         "sample_every": steps, "checkpoint_every": steps, "keep_checkpoints": 1,
@@ -139,7 +139,7 @@ def _small(config: RunConfig, steps: int, seed: int) -> RunConfig:
 
 
 def _timed(config: RunConfig) -> tuple[TrainingTimes, Run]:
-    """Train a small run, and read what its parts took from its own records."""
+    """Train a small run, and read the times of its parts from its records."""
     run = Run.of(config)
     pair = 0.0
     if run.parent:
@@ -163,7 +163,7 @@ def _timed(config: RunConfig) -> tuple[TrainingTimes, Run]:
 
 
 def _sizes(run: Run) -> dict[str, float]:
-    """Bytes of the parts of a small run."""
+    """Return the bytes of the parts of a small run."""
     lines = (run.folder / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     snapshots = [*_files(run.folder / "checkpoints" / "snapshots")]
     return {
@@ -176,19 +176,19 @@ def _sizes(run: Run) -> dict[str, float]:
 
 
 def _files(folder: Path) -> Iterator[int]:
-    """Bytes of the files below a folder."""
+    """Yield the bytes of each file below a folder."""
     return (path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def judging_times(config: RunConfig, trained: Run) -> JudgingTimes:
-    """Of an evaluation, by a small run of the configuration's training; `NoValue` where its samples cannot be judged.
+    """Return the times of an evaluation, measured on a small run; `NoValue` if its samples cannot be judged.
 
-    The metrics of more samples than are drawn are extended along a line through two numbers of them.
+    The time of the metrics is extrapolated linearly from two numbers of samples to the configuration's number.
     """
     whole = config.evaluate
     few = _fewest(config)
     lowest = min(whole.nfe)
-    first = _judged(trained, _fewer(config, few, lowest))  # after it, nothing is new to the process
+    first = _judged(trained, _fewer(config, few, lowest))  # also warms up the process
     most = min(whole.num_samples, max(few, limit(whole)))
     nfe = max((nfe for nfe in whole.nfe if nfe * most * first.call <= SECONDS), default=lowest)
     found = _judged(trained, _fewer(config, most, nfe))
@@ -203,12 +203,12 @@ def judging_times(config: RunConfig, trained: Run) -> JudgingTimes:
 
 
 def limit(how: EvaluateConfig) -> int:
-    """How many samples are drawn at most where all metrics have a value for so many."""
+    """Return the largest number of samples to draw, unless the metrics need more."""
     return SAMPLES if extractor_of(how.extractor) is None else FEATURES
 
 
 def _fewest(config: RunConfig) -> int:
-    """Samples that all metrics have a value for, twice as many again and again until that is so."""
+    """Return a number of samples at which all metrics have a value: `FEW`, doubled as often as needed."""
     number = FEW
     while number < config.evaluate.num_samples:
         try:
@@ -220,9 +220,9 @@ def _fewest(config: RunConfig) -> int:
 
 
 def _fewer(config: RunConfig, samples: int, nfe: int) -> EvaluateConfig:
-    """How a configuration is judged, by fewer samples at one NFE, and by fewer paths.
+    """Return a configuration's evaluation with fewer samples, one NFE and fewer paths.
 
-    The reference is the same, or as many samples of it as are read by an extractor in a moment.
+    The reference is the same; with an extractor, it has at most `FEATURES` samples.
     """
     whole = config.evaluate
     real = None if whole.reference else num_reference(whole, load(config.dataset))
@@ -238,7 +238,7 @@ def _fewer(config: RunConfig, samples: int, nfe: int) -> EvaluateConfig:
 
 
 def _judged(trained: Run, how: EvaluateConfig) -> JudgingTimes:
-    """Judge a small run, and read what the parts took from its own records."""
+    """Judge a small run, and read the times of the parts from its records."""
     run = Run(dataclasses.replace(trained.config, evaluate=how), trained.folder)
     began = time.perf_counter()
     network = restore(run)
@@ -275,5 +275,5 @@ def _quiet(line: str) -> None:
 
 
 def _never() -> bool:
-    """Whether to stop."""
+    """Never stop."""
     return False

@@ -1,9 +1,9 @@
-"""A formulation in words, formulas and a picture: what it trains, and which other one is the same.
+"""A formulation in words, formulas and a picture; finds formulations that train the same.
 
-The effective weight at log SNR lambda is w(t) p(t) |dt / d lambda|, with the weighted error converted into that of the
-noise: the one curve in which weighting, time density, loss space and prediction meet. Arms with the same interpolant,
-prediction, noise and coupling and the same curve have the same expected objective; where those differ, they only share
-the curve (Kingma & Gao 2023).
+The effective weight at log SNR lambda is w(t) p(t) |dt / d lambda|, with the weighted error converted to the error of
+the noise: one curve that combines weighting, time density, loss space and prediction. Arms with the same curve and the
+same interpolant, prediction, noise and coupling have the same expected objective; otherwise they share the curve only
+(Kingma & Gao 2023).
 """
 
 from __future__ import annotations
@@ -27,40 +27,40 @@ from harness.runs.config import RunConfig
 
 LOG_SNR = torch.linspace(-9, 9, 721, dtype=torch.float64)
 SAME = 2e-3
-"""Relative difference below which two curves are one."""
+"""Relative difference below which two curves are the same."""
 
 
 @dataclass(frozen=True)
 class Explained:
-    """A formulation with what the data add to it."""
+    """A formulation with the noise state learned from its data."""
 
     config: RunConfig
     noise_state: Mapping[str, Tensor]
 
     @classmethod
     def of(cls, config: RunConfig) -> Explained:
-        """Reads the data set, to which the noise may be fitted."""
+        """Read the data set, since the noise may be fitted to it."""
         data = load(config.dataset)
         return cls(config, config.noise.learn(data))
 
     @functools.cached_property
     def time_weight(self) -> TimeWeight:
-        """What an error counts at a time."""
+        """Weight of an error at a time."""
         return TimeWeight(self.config.learned(), self.noise_state)
 
     def effective_share(self) -> float:
-        """(E w)^2 / E w^2 of the weights in a batch, in (0, 1]: the share of it that counts."""
+        """Return (E w)^2 / E w^2 of the weights in a batch, in (0, 1]: the effective share of its samples."""
         return self.time_weight.effective_share()
 
     def effective_weight(self) -> Tensor:
-        """Over `LOG_SNR`, up to a constant factor; NaN at levels that the path does not have."""
+        """Return the weight over `LOG_SNR`, up to a constant factor; NaN at levels that the path does not reach."""
         f = self.config
         path = self.time_weight.path
         variance = self.time_weight.variance.double().mean()
-        if f.reflow.distil:  # one level alone counts
+        if f.reflow.distil:  # it trains at one level only
             return torch.full_like(LOG_SNR, torch.nan)
         t = path.time_of_log_snr(LOG_SNR)
-        # by autograd: at the path's ends differences would look beyond, and log_snr_dot is clamped
+        # by autograd: finite differences would leave the path at its ends, and log_snr_dot is clamped
         speed = -1 / derivative(path.log_snr, t)
         weight = self.time_weight(t) * f.time_sampler.density(t, path) * speed
         of_noise = SPACES["noise"].determinant(t, f.interpolant)
@@ -70,11 +70,11 @@ class Explained:
         return torch.where(on_path, weight * (measured_error / noise_error).square(), torch.nan)
 
     def lines(self) -> list[tuple[str, str, str]]:
-        """(part, formula, source) in the order in which training uses them."""
+        """Return (part, formula, source) in the order in which training uses the parts."""
         f = self.config
         parts: list[Component] = [f.noise, f.coupling, f.time_sampler, f.interpolant, f.prediction, f.loss, f.weighting]
         rows = [(f"{part.family} {part.name}", part.written_out(), part.source) for part in parts]
-        space = "the network's output" if f.objective.space == "output" else f"the {f.space} that the output means"
+        space = "the network's output" if f.objective.space == "output" else f"the {f.space} computed from the output"
         if f.parent:
             way = f"by {f.reflow.solver.name} at NFE {f.reflow.nfe}"
             made = f"{f.reflow.number:,} of the {f.parent.rectified}-rectified flow, {way}"
@@ -83,13 +83,13 @@ class Explained:
             asked = [row for row in rows if row[0].partition(" ")[0] not in (f.time_sampler.family, f.weighting.family)]
             return [
                 *asked,
-                ("x_t", "sigma x1, at t = 1 alone", f.reflow.source),
+                ("x_t", "sigma x1, at t = 1 only", f.reflow.source),
                 ("objective", f"E [loss(e)], e the error of {space}", ""),
             ]
         return [*rows, *self._objective(space)]
 
     def _objective(self, space: str) -> list[tuple[str, str, str]]:
-        """What the parts give together, for an error of `space` in words."""
+        """Return the lines of the whole objective; `space` names the error in words."""
         f = self.config
         std = self.time_weight.variance.mean().sqrt().item()
         rows = [
@@ -100,7 +100,7 @@ class Explained:
         if f.stated_for != f.space:
             weight = "w(t) k(t)^2"
             clamped = f"t clamped to [{f.prediction.t_min:g}, {f.prediction.t_max:g}]"
-            ratio = f"the error of the {f.stated_for}, which w weights, over that of {space}"
+            ratio = f"the error of the {f.stated_for}, for which w is stated, over the error of {space}"
             rows.append(("k(t)", f"{ratio}; {clamped}", ""))
         divided = f" / {self.time_weight.mean:.6g}" if f.objective.normalise_weight else ""
         corrected = " / p(t)" if f.time_sampler.importance_correct else ""
@@ -113,12 +113,12 @@ class Explained:
 
 
 def percent(share: float) -> str:
-    """A share as a percentage, like `56 %` or `0.3 %`."""
+    """Return a share as a percentage, like `56 %` or `0.3 %`."""
     return f"{100 * share:.0f} %" if share > 0.0995 else f"{100 * share:.2g} %"
 
 
 def alike(arms: Mapping[str, Explained]) -> list[str]:
-    """A line for each group of different arms that share their objective or their curve."""
+    """Return a line for each group of different arms with the same objective or the same curve."""
     curves = {name: arm.effective_weight() for name, arm in arms.items()}
     lines: list[str] = []
     for group in _groups(list(arms), lambda a, b: _same_curve(curves[a], curves[b])):
@@ -170,12 +170,15 @@ def _curves(arms: Mapping[str, Explained]) -> bytes:
 
 
 def _beside_curve(f: RunConfig) -> tuple[object, ...]:
-    """What must agree, beside the curve, for one expected objective; a loss that is not squared needs one space too."""
+    """Return the parts that must agree, besides the curve, for the same expected objective.
+
+    Losses that are not squared also need the same space.
+    """
     return f.reflow, f.interpolant, f.prediction, f.noise, f.coupling, f.loss, f.loss.squared or f.space
 
 
 def _learner(f: RunConfig) -> tuple[object, ...]:
-    """The network and the data. Arms with different ones have different objectives."""
+    """Return network and data; arms in which they differ have different objectives."""
     return f.backbone, f.dataset
 
 
@@ -188,7 +191,7 @@ def _same_curve(a: Tensor, b: Tensor) -> bool:
 
 
 def _groups(names: list[str], same: Callable[[str, str], bool]) -> list[list[str]]:
-    """`names` in groups of which each member is the same as the first."""
+    """Return `names` in groups; each member is the same as the first of its group."""
     groups: list[list[str]] = []
     for name in names:
         home = next((group for group in groups if same(group[0], name)), None)

@@ -1,11 +1,11 @@
-"""The run directory: what was trained, how far it is and what it scored. It is the truth; Optuna and MLflow index it.
+"""The run directory: configuration, progress and values of one run. Optuna and MLflow only index it.
 
     results/local/runs/<training digest>-s<seed>/
         config.json  environment.json  metrics.jsonl  checkpoints/  samples/
         evaluations/<protocol digest>.json  diverged.json  pruned.json
 
-The digest covers all that training depends on and nothing else, so no run is trained twice and a change of
-`evaluate` retrains nothing. A run that learns another's pairs (`reflow`) names it by its configuration: its parent.
+The digest covers everything that training depends on and nothing else: no run is trained twice, and a change of
+`evaluate` retrains nothing. If a run learns the pairs of another run (`reflow`), its configuration names this parent.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ class Run:
 
     @classmethod
     def of(cls, config: RunConfig) -> Self:
-        """The run that a configuration names; nothing is written."""
+        """Return the run of a configuration, without writing anything."""
         return cls(config, runs_folder() / f"{training_digest(config)}-s{config.seed}")
 
     @classmethod
     def find(cls, name: str) -> Self:
-        """An existing run by its name, or by the path of its directory, as its config.json says."""
+        """Return an existing run, by its name or the path of its directory, with the configuration in config.json."""
         folder = runs_folder() / name if _NAME.fullmatch(name) else Path(name).resolve()
         place = folder / "config.json"
         if not place.is_file():
@@ -72,7 +72,7 @@ class Run:
             return cls(_config(place), folder)
         except ConfigError as error:
             plugins = ", ".join(cls._environment(folder).get("sources", {}))
-            advice = f"It was trained with a --plugin that holds {plugins}." if plugins else WRITTEN_AGAIN
+            advice = f"Pass the --plugin that defines {plugins}." if plugins else WRITTEN_AGAIN
             raise UserError(f"{place}: {error} {advice}") from None
 
     @classmethod
@@ -81,21 +81,21 @@ class Run:
         return cls.find(name).opened(changes or {})
 
     def opened(self, changes: Mapping[str, Any]) -> Self:
-        """The same with changes of `evaluate` and of what its name does not depend on.
+        """Return the run with changes of `evaluate` and of settings that its name does not cover.
 
-        `UserError` unless the folder has the name that follows from its content.
+        `UserError` unless the folder's name follows from its content.
         """
         run = dataclasses.replace(self, config=changed(self.config, changes))
         require_named(run.config, run.folder, run.environment, "train.device" in changes)
         return run
 
     def require_home(self) -> None:
-        """`UserError` unless it lies where those look for it who know its configuration alone, as later rounds do."""
+        """Raise `UserError` unless the folder is where `Run.of` finds it by its configuration, as later rounds do."""
         home = Run.of(self.config).folder
         if home.resolve() != self.folder.resolve():
-            reason = f"lies elsewhere than {home}, where rounds and sweeps look for it"
+            reason = f"must be at {home}, where rounds and sweeps look for it"
             raise UserError(
-                f"{self.folder}: {reason}. Move it there; or choose the device that it was trained on, by train.device."
+                f"{self.folder}: {reason}. Move it there, or set train.device to the device that it was trained on."
             )
 
     @property
@@ -104,32 +104,32 @@ class Run:
 
     @property
     def data(self) -> Data:
-        """What it is trained on, read once a process."""
+        """The data to train on, read once per process."""
         return load(self.config.dataset)
 
     @property
     def classes(self) -> Tensor | None:
-        """The classes of the training samples, int64 [N], where the network is told some."""
+        """Classes of the training samples, int64 [N]; None if the network gets no classes."""
         return self.data.classes if self.config.conditional else None
 
     def lock(self, wait: bool = True) -> AbstractContextManager[bool]:
-        """Held by the one process that may write here."""
+        """Return the lock of the only process that may write here."""
         return locked(self.folder / "lock", wait)
 
     @property
     def steps_done(self) -> int:
-        """The last step in metrics.jsonl."""
+        """Last step in metrics.jsonl."""
         line = last_line(self.folder / "metrics.jsonl", Line)
         return line["step"] if line else 0
 
     def metrics(self, start: int = 0) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl from number `start` on."""
+        """Return the lines of metrics.jsonl, without the first `start`."""
         return read_lines(self.folder / "metrics.jsonl", Line, start)
 
     def evaluation(self, protocol: Protocol) -> dict[str, Any]:
-        """What is known under a protocol: values {metric: {NFE as text: value}} and intervals; `precise` ones of more
-        samples; by NFE: seconds in all and of sampling, (Unix) time and the network's calls a sample (mean and sd);
-        what failed, by NFE or by metric of the flow (`NoValue.note`); commits."""
+        """Return the results under a protocol: values {metric: {NFE as text: value}} and intervals; `precise` ones from
+        more samples; by NFE: seconds in total and of sampling, (Unix) time, network calls per sample (mean and sd);
+        failures by NFE or by flow metric (`NoValue.note`); commits."""
         path = self.evaluation_file(protocol)
         by_nfe: dict[str, Any] = {
             name: {} for name in ("values", "intervals", "precise", "seconds", "sampling_seconds", "time", "calls")
@@ -139,30 +139,30 @@ class Run:
         if unknown := {nfe for values in known["values"].values() for nfe in values} - known["time"].keys():
             raise UserError(f"{path}: cannot be read (its entry time.{min(unknown)} is missing). {EVALUATED}")
         if known["run"] != self.name or digest_of(known["protocol"]) != protocol.digest:
-            raise UserError(f"{path}: is of another run or protocol. {EVALUATED}")
+            raise UserError(f"{path}: belongs to another run or protocol. {EVALUATED}")
         return known
 
     def write_evaluation(self, protocol: Protocol, known: dict[str, Any]) -> None:
-        """Keep what is known under a protocol, with the commit that measured it."""
+        """Write the results under a protocol, with the commit that measured them."""
         known["commits"] = sorted({*known["commits"], commit()})
         write_json(self.evaluation_file(protocol), known)
 
     def note_failure(self, protocol: Protocol, place: str, error: NoValue) -> None:
-        """Note why there is no value at an NFE, or of a metric of the flow; nobody measures it again."""
+        """Write why an NFE or a flow metric (`place`) has no value; it is not measured again."""
         known = self.evaluation(protocol)
         self.write_evaluation(protocol, known | {"failures": {**known["failures"], place: error.note}})
 
     def evaluation_file(self, protocol: Protocol) -> Path:
-        """Where what is known under a protocol is kept."""
+        """Return the path of the results under a protocol."""
         return self.folder / "evaluations" / f"{protocol.digest}.json"
 
     def missing(self, protocol: Protocol) -> list[int]:
-        """The NFEs at which a metric of samples is neither known under a protocol nor has failed."""
+        """Return the NFEs at which a sample metric has no value under a protocol and has not failed."""
         known = self.evaluation(protocol)
         return [nfe for nfe in self._lacking(known) if str(nfe) not in known["failures"]]
 
     def _lacking(self, known: dict[str, Any]) -> list[int]:
-        """The NFEs of the configuration at which a metric of samples has no value."""
+        """Return the NFEs of the configuration at which a sample metric has no value."""
         config = self.config.evaluate
         wanted = [metric.name for metric in config.sample_metrics]
 
@@ -173,7 +173,7 @@ class Run:
         return [nfe for nfe in config.nfe if lacks(nfe)]
 
     def judged(self, protocol: Protocol) -> float:
-        """The share of the evaluation under a protocol that is done; samples that wait for their metrics count."""
+        """Return the share of the evaluation under a protocol that is done; samples without metrics yet count."""
         config = self.config.evaluate
         missing = self.missing(protocol)
         left = float(len(missing) + len(self.flow_missing(protocol)))
@@ -182,38 +182,38 @@ class Run:
         return 1 - left / (len(config.nfe) + len(config.flow_metrics))
 
     def kept_rows(self, protocol: Protocol, nfe: int) -> Path:
-        """Where an evaluation at one NFE keeps what it has until all is known."""
+        """Return the folder in which an evaluation at one NFE keeps its samples until all metrics are known."""
         logits = "-logits" if any(metric.reads == "logits" for metric in self.config.evaluate.sample_metrics) else ""
         return self.folder / "evaluations" / f"{protocol.digest}-nfe-{nfe:04d}{logits}"
 
     def flow_missing(self, protocol: Protocol) -> list[FlowMetric]:
-        """The metrics of the flow that are not known under a protocol, and have not failed."""
+        """Return the flow metrics that have no value under a protocol and have not failed."""
         known = self.evaluation(protocol)
         flows = [metric for metric in self.config.evaluate.flow_metrics if metric.name not in known["failures"]]
         return [metric for metric in flows if str(metric.nfe) not in known["values"].get(metric.name, {})]
 
     def failed(self, protocol: Protocol) -> dict[str, NoValue]:
-        """{NFE as text, or metric of the flow: why it has no value under a protocol}, of all that is asked for."""
+        """Return {NFE as text, or flow metric: why it has no value under a protocol}, as far as the run needs it."""
         known = self.evaluation(protocol)
         asked = {*map(str, self._lacking(known)), *(metric.name for metric in self.config.evaluate.flow_metrics)}
         return {place: NoValue.of(note) for place, note in known["failures"].items() if place in asked}
 
     def settled(self, protocol: Protocol) -> bool:
-        """Whether nothing is left to be measured under a protocol: each metric is known at each NFE, or has failed."""
+        """Whether nothing is left to measure under a protocol: each metric at each NFE has a value or has failed."""
         return not self.missing(protocol) and not self.flow_missing(protocol)
 
     def ended(self, protocol: Protocol) -> bool:
-        """Whether nothing more will come under a protocol: training gave up, or nothing is left to be measured."""
+        """Whether a protocol gets no further values: training gave up, or nothing is left to measure."""
         return self.gave_up is not None or self.settled(protocol)
 
     def evaluated(self, protocol: Protocol) -> bool:
-        """Whether every metric is known at every NFE, under a protocol."""
+        """Whether every metric has a value at every NFE under a protocol."""
         return self.settled(protocol) and not self.failed(protocol)
 
     @property
     def environment(self) -> dict[str, Any]:
-        """Commits that trained it, machine, number of parameters, mean weight, and what its name covers beside the
-        configuration (`facts_of`); empty before it starts."""
+        """Commits that trained it, machine, number of parameters, mean weight, and the facts that its name covers
+        (`facts_of`); empty before the run starts."""
         return self._environment(self.folder)
 
     @staticmethod
@@ -221,19 +221,19 @@ class Run:
         return read_json_if_there(folder / "environment.json", Environment, WRITTEN_AGAIN)
 
     def describe(self, say: Say) -> None:
-        """Write config.json where it is missing or damaged; the name of the folder says the same."""
+        """Write config.json if it is missing or damaged."""
         place = self.folder / "config.json"
         try:
             _config(place)
             return
         except UserError:
             if place.exists():
-                say(f"{place}: is damaged, and written again.")
+                say(f"{place}: is damaged; it is written again.")
         write_json(place, to_dict(self.config))
 
     @property
     def described(self) -> bool:
-        """Whether the files that say what it is are there, config.json undamaged."""
+        """Whether config.json is readable and environment.json exists."""
         try:
             _config(self.folder / "config.json")
         except UserError:
@@ -242,12 +242,12 @@ class Run:
 
     @property
     def parent(self) -> Run | None:
-        """The run whose pairs this one learns."""
+        """The run whose pairs this run learns; None if this run is trained on data."""
         return None if self.config.parent is None else Run.of(self.config.parent)
 
     @property
     def pairs(self) -> PairSet:
-        """The pairs that this run learns; it has a parent."""
+        """The pairs that this run learns; only for a run with a parent."""
         assert self.parent is not None
         folder = results_folder() / "local" / "pairs" / f"{pairs_digest(self.config)}-s{self.config.seed}"
         return PairSet(folder, self.config.reflow.number, self.data.shape, self.parent.config.conditional)
@@ -258,7 +258,7 @@ class Run:
         return read_checkpoint(self.folder / "checkpoints", "cpu")[0] == self.config.train.steps
 
     def require_finished(self, step: int | None = None) -> None:
-        """`UserError` unless it is trained to its end: `step` is that of its last intact checkpoint, if it was read."""
+        """Raise `UserError` unless training has ended; `step` is the last intact checkpoint's, if it is known."""
         if not (self.finished if step is None else step == self.config.train.steps):
             done = self.steps_done if step is None else step
             trained = f"is trained for {done} of {self.config.train.steps} steps"
@@ -266,14 +266,14 @@ class Run:
 
     @property
     def gave_up(self) -> NoValue | None:
-        """Why training gave up, its own or that of a flow before it, or why there are no pairs to learn; or None."""
+        """Why its training or an earlier flow's gave up, or why its pairs cannot be made; None otherwise."""
         if (parent := self.parent) and (error := parent.gave_up):
             return error.told(f"its teacher {parent.name}: {error}")
         reason = read_json_if_there(self.folder / "diverged.json", Reason, TRAINED).get("reason")
         return (self.pairs.failed if parent else None) or (Diverged(reason) if reason else None)
 
     def failure(self, protocol: Protocol) -> NoValue | None:
-        """Why a value that is asked for under a protocol is missing and will be, or None."""
+        """Return why some values under a protocol are missing and stay missing; None if none are."""
         if error := self.gave_up:
             return error
         places: dict[str, list[str]] = {}
@@ -288,10 +288,10 @@ class Run:
 
     @property
     def pruned(self) -> str | None:
-        """Why a search gave it up, or None; training it further takes that back."""
+        """Why a search pruned it; None otherwise. Further training removes the mark."""
         return read_json_if_there(self.folder / "pruned.json", Reason, TRAINED).get("reason")
 
 
 def _config(place: Path) -> RunConfig:
-    """What a config.json says; `UserError` when it is missing, damaged or no configuration."""
+    """Return the configuration in a config.json; `UserError` if it is missing, damaged or invalid."""
     return RunConfig.parse(read_json(place, dict[str, Any], WRITTEN_AGAIN))

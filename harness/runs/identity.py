@@ -1,4 +1,4 @@
-"""What names a run: all that its training depends on. And why a folder is not the run that it is called."""
+"""A run's name covers everything that its training depends on; a folder whose content does not fit is refused."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
     from harness.runs.config import RunConfig
 
 NUMERICS_VERSION = 3
-"""Raised by hand when a change of the code alters what the same configuration gives.
+"""Version of the training code; raise it by hand when a change alters the results of the same configuration.
 
-2: held-out samples are drawn by class instead of taken at equal distances; evenly spaced rows are exact. Cells are
-normalised over all genes of their folder, and of equally variable genes no more are chosen than asked for. The held-out
-loss, by which the best checkpoint is chosen, is of the true classes; looks change no buffers.
-3: a weighting that its paper states for the error of one quantity is converted for the error that is measured, and
-`sigmoid` has the factor -d lambda / dt. `min_snr` on an error that is not the data's was what `clipped_snr` is now.
+2: held-out samples are drawn by class, no longer at equal distances; evenly spaced rows are exact. Cells are normalised
+over all genes of their folder, and ties in variability no longer select more genes than requested. The held-out loss,
+which selects the best checkpoint, uses the true classes; looks change no buffers.
+3: a weighting that its paper states for the error of one quantity is converted to the measured error, and `sigmoid` has
+the factor -d lambda / dt. On an error that is not the data's, `min_snr` behaved like today's `clipped_snr`.
 """
 
 FACTS = ("numerics_version", "data", "resolved", "sources", "files", "pair_sources", "teacher")
-"""The names of the facts that a run's name covers beside its configuration; the last two of a run with a teacher."""
+"""Facts that a run's name covers besides its configuration; only a run with a teacher has the last two."""
 
 
 def facts_of(config: RunConfig) -> dict[str, Any]:
-    """What a name covers beside the configuration: the code, the data, what "auto" is here.
+    """Return what a name covers besides the configuration: code, data, and the values of "auto" on this machine.
 
-    A run keeps it in environment.json.
+    A run stores it in environment.json.
     """
     facts: dict[str, Any] = {
         "numerics_version": NUMERICS_VERSION,
@@ -51,9 +51,10 @@ def facts_of(config: RunConfig) -> dict[str, Any]:
 
 
 def training_digest(config: RunConfig, facts: Mapping[str, Any] | None = None) -> str:
-    """12 hex digits over all that the trained weights depend on, the seed aside; `facts` replace those of here and now.
+    """Return 12 hex digits over everything that the trained weights depend on, except the seed.
 
-    The device belongs to it: the random streams of a CPU and a GPU differ.
+    `facts` replace the facts of this machine and this code. The device is included: the random streams of a CPU and a
+    GPU differ.
     """
     facts = facts or facts_of(config)
     identity = to_dict(config, digested=True)
@@ -69,7 +70,7 @@ def training_digest(config: RunConfig, facts: Mapping[str, Any] | None = None) -
 
 
 def pairs_digest(config: RunConfig) -> str:
-    """12 hex digits over all that the pairs which a run learns depend on, the seed aside."""
+    """Return 12 hex digits over everything that the pairs of a run depend on, except the seed."""
     return digest(_pairs(config, facts_of(config)))
 
 
@@ -85,7 +86,7 @@ def _pairs(config: RunConfig, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def changed(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
-    """A finished run's configuration with changes of `evaluate` and of what its name does not depend on.
+    """Return a finished run's configuration with changes of `evaluate` and of settings that its name does not cover.
 
     `UserError` for other changes.
     """
@@ -93,17 +94,17 @@ def changed(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
     if _learned(new) != _learned(config):
         possible = leaving_the_name(config, changes)
         path = next(path for path in changes if path not in possible and not path.startswith("evaluate."))
-        raise UserError(f"{path}: a finished run cannot be changed in that. Change evaluate.*, or train another run.")
+        raise UserError(f"{path}: cannot be changed after training. Change evaluate.*, or train another run.")
     return new
 
 
 def leaving_the_name(config: RunConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the changes, beside `evaluate`, that say how and where alone: the device, where the data lie."""
+    """Return the changes outside `evaluate` that keep the run's name, such as the device or the path of the data."""
     out = {}
     for path, value in changes.items():
         try:
             same = _learned(override(config, {path: value, **_of_teachers(config, {path: value})})) == _learned(config)
-        except ConfigError:  # it may go together with others
+        except ConfigError:  # the change may be valid only together with others
             same = False
         if same and not path.startswith("evaluate."):
             out[path] = value
@@ -115,7 +116,7 @@ def _learned(config: RunConfig) -> dict[str, Any]:
 
 
 def _of_teachers(config: RunConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The same changes of the teachers that a configuration names: they read the same data on the same device."""
+    """Return the same changes for the teachers in a configuration: they use the same data and device."""
     out = dict[str, Any]()
     prefix = "reflow.teacher."
     teacher = config.reflow.teacher
@@ -130,15 +131,15 @@ def _of_teachers(config: RunConfig, changes: Mapping[str, Any]) -> dict[str, Any
 
 
 def require_named(config: RunConfig, folder: Path, environment: Mapping[str, Any], device_chosen: bool) -> None:
-    """`UserError` with the reason where a folder is not the run of its configuration, or its data are not found.
+    """Raise `UserError` with the reason if a folder is not the run of its configuration, or its data are not found.
 
-    `environment` is what its environment.json says. A run of another device is taken where the device is chosen by
-    hand.
+    `environment` is the content of its environment.json. If the user chose the device (`device_chosen`), a run of
+    another device is accepted.
     """
     try:
         now = facts_of(config)
     except ConfigError as error:
-        where = f" Or say where it lies now: --set {error.path}=..." if error.path.endswith("path") else ""
+        where = f" Or pass its new path: --set {error.path}=..." if error.path.endswith("path") else ""
         raise UserError(f"{error}{where}") from None
     if reason := _misnamed(config, folder.name, environment, now, device_chosen):
         raise UserError(f"{folder}: {reason}")
@@ -147,24 +148,24 @@ def require_named(config: RunConfig, folder: Path, environment: Mapping[str, Any
 def _misnamed(
     config: RunConfig, name: str, environment: Mapping[str, Any], now: dict[str, Any], device_chosen: bool
 ) -> str | None:
-    """Why a folder of that name is not the run of its configuration, and what to do; None where it is."""
+    """Return why a folder of this name is not the run of its configuration, and what to do; None if it is."""
     if _named(config, now) == name:
         return None
     commits = " or ".join(commit.removesuffix("-dirty") for commit in environment.get("commits", [])) or "unknown"
-    kept = {**now, **({"numerics_version": 1} if environment else {})}  # version 1 did not say so
+    kept = {**now, **({"numerics_version": 1} if environment else {})}  # version 1 did not store its number
     kept |= {fact: environment[fact] for fact in now if type(environment.get(fact)) is type(now[fact])}
     if kept["numerics_version"] != NUMERICS_VERSION:
-        reason = f"was trained by version {kept['numerics_version']} of the numerics, this is {NUMERICS_VERSION}"
+        reason = f"was trained with numerics version {kept['numerics_version']}, this code has {NUMERICS_VERSION}"
         return f"{reason}. Train it again, or check out commit {commits}."
     if (expected := _named(config, kept)) != name:
         if environment.get("name") == expected:
             return f"was renamed: it is the run {expected}. Give the folder that name again."
-        edited = f"it was edited since, or other code wrote it (commit {commits})"
+        edited = f"it was edited, or other code wrote it (commit {commits})"
         advice = "Restore it, or remove it and run the same `harness train` command, which writes it again."
         return f"config.json gives the name {expected}: {edited}. {advice}"
     differing = [fact for fact in now if kept[fact] != now[fact]]
     if device_chosen and "resolved" in differing:
-        # a teacher's name holds the device too
+        # a teacher's name depends on the device too
         differing = [fact for fact in differing if fact not in ("resolved", "teacher")]
     if not differing:
         return None
@@ -177,7 +178,7 @@ def _named(config: RunConfig, facts: Mapping[str, Any]) -> str:
 
 
 def _short(fact: Any) -> str:
-    """A fact in a word or two: the hash of data, the device of what "auto" is."""
+    """Return a fact in a word or two: the hash of the data, or the device that "auto" is."""
     if not isinstance(fact, dict):
         return str(fact)
     known = next((fact[name] for name in ("sha256", "device") if name in fact), None)
@@ -185,15 +186,15 @@ def _short(fact: Any) -> str:
 
 
 _REASONS = {
-    "data": "the data are not those that it was trained on (sha256 {then} then, {now} now). Bring them back, or say "
-    "where they lie: --set dataset.path=...",
+    "data": "it was trained on other data (sha256 {then} then, {now} now). Restore the data, or pass their path: "
+    "--set dataset.path=...",
     "resolved": "was trained on {then}, and train.device means {now} here. Add --set train.device={now} to use it "
     "here, with other random numbers.",
-    "sources": "its components' files were edited since ({then} then, {now} now). Bring them back, or train it again.",
-    "files": "the files that its noise or coupling reads are not those that it was trained on ({then} then, "
-    "{now} now). Bring them back, or say where they lie: --set noise.dataset.path=... or coupling.path=...",
-    "pair_sources": "the files of what made its pairs were edited since ({then} then, {now} now). Bring them back, or "
-    "train it again.",
-    "teacher": "its teacher was the run {then}, and config.json names {now}: somebody edited config.json or the "
+    "sources": "its components' files were edited ({then} then, {now} now). Restore them, or train it again.",
+    "files": "its noise or coupling was trained with other files ({then} then, {now} now). Restore the files, or pass "
+    "their path: --set noise.dataset.path=... or coupling.path=...",
+    "pair_sources": "the files of the components that made its pairs were edited ({then} then, {now} now). Restore "
+    "them, or train it again.",
+    "teacher": "its teacher was the run {then}, but config.json names {now}: somebody edited config.json or the "
     "teacher's files. Restore them.",
 }

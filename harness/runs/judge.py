@@ -1,4 +1,4 @@
-"""What a run's samples and its flow are judged to be, kept in the run directory as it becomes known."""
+"""Judge a run's samples and its flow; each value is written to the run directory as soon as it is known."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from harness.runs.config import RunConfig
 from harness.runs.contents import Look
 from harness.runs.folder import Run
 from harness.runs.sample import paths, samples
-from harness.training.hardware import matmul_precision
+from harness.training.hardware import matmul_precision, uncompiled
 
 
 def judge_of(config: RunConfig, show_progress: ShowProgress = unshown, stop: Stop = lambda: False) -> Judge:
-    """What judges by a configuration: its metrics, its data and its device."""
+    """Return the judge of a configuration, with its metrics, data and device."""
     return Judge(config.evaluate, load(config.dataset), config.train.resolved_device(), show_progress, stop)
 
 
 def evaluate(run: Run, trained: Trained, judge: Judge, stop: Stop) -> None:
-    """Add to the run what `judge` says at every NFE that it has not been judged at; each is written when it is known.
+    """Judge the run at every NFE without values, and its flow; values are written as soon as they are known.
 
-    Raises `NoValue` at the end where something has no value; what has one is kept.
+    Raises `NoValue` at the end if a value is missing; the other values are kept.
     """
     torch.set_num_threads(run.config.train.threads)
     with run.lock(), threadpool_limits(run.config.train.threads), matmul_precision("fp32"):
@@ -51,15 +51,15 @@ def evaluate(run: Run, trained: Trained, judge: Judge, stop: Stop) -> None:
 
 
 def require_values(run: Run, protocol: Protocol) -> None:
-    """`NoValue` where something that the run's configuration asks for failed."""
+    """Raise `NoValue` if a metric of the run's configuration failed."""
     if error := run.failure(protocol):
         raise error.told(f"{error} (Remove {run.evaluation_file(protocol)} to try again.)")
 
 
 def _evaluate_at(run: Run, trained: Trained, judge: Judge, nfe: int, stop: Stop) -> None:
-    """What the samples at one NFE are judged to be; continues where it was cut short.
+    """Judge the samples at one NFE; continues an interrupted evaluation.
 
-    Where they are more than elsewhere, the first of them are judged by themselves too.
+    If this NFE has more samples than `num_samples`, the first `num_samples` are also judged separately.
     """
     config = run.config.evaluate
     number = config.samples_at(nfe)
@@ -87,9 +87,9 @@ def note(
     run: Run, protocol: Protocol, nfe: int, rows: Rows, seconds: float, found: Mapping[str, Estimate],
     precise: Mapping[str, Estimate] = MappingProxyType({}),
 ) -> None:  # fmt: skip
-    """Keep what is found of samples at an NFE, which took so long with all that was done for it.
+    """Write the estimates `found` from samples at an NFE, with the `seconds` that sampling and judging took.
 
-    `precise` is of all `rows` where what is `found` is of the first of them.
+    If `precise` is given, it is from all `rows`, and `found` is from the first of them.
     """
     known = run.evaluation(protocol)
     text = str(nfe)
@@ -110,10 +110,10 @@ def note(
 
 
 def evaluate_numbers(run: Run, trained: Trained, judge: Judge, numbers: Sequence[int], stop: Stop) -> None:
-    """Add to the run what `judge` says of the first so many samples, at the only NFE of its configuration.
+    """Judge the run by the first n samples, for each n in `numbers`, at the only NFE of its configuration.
 
-    All are drawn once; each number is kept under the protocol of an evaluation by so many, which gives the same where
-    it is one of whole batches. What has no value is noted.
+    The samples are drawn once. The values of each n are written under the protocol of an evaluation with n samples, and
+    equal its values if n is a multiple of the batch size. Failures are written too.
     """
     runs = [Run(override(run.config, {"evaluate.num_samples": number}), run.folder) for number in sorted(numbers)]
     left = [(one, protocol) for one in runs if not one.settled(protocol := one.config.protocol())]
@@ -140,7 +140,7 @@ def evaluate_numbers(run: Run, trained: Trained, judge: Judge, numbers: Sequence
 
 
 def _note_first(run: Run, protocol: Protocol, judge: Judge, rows: Rows, drawing: float) -> None:
-    """Score the first of the samples, as many as the configuration says; `drawing` all took so many seconds."""
+    """Score the configuration's number of samples, from the first; drawing all `rows` took `drawing` seconds."""
     (nfe,) = run.config.evaluate.nfe
     first = first_of(rows, run.config.evaluate.num_samples)
     started = time.perf_counter()
@@ -153,29 +153,40 @@ def _note_first(run: Run, protocol: Protocol, judge: Judge, rows: Rows, drawing:
 
 
 def _evaluate_flow(run: Run, trained: Trained, protocol: Protocol) -> None:
-    """What the flow itself is measured to be."""
+    """Measure the flow metrics without values."""
     if not (missing := run.flow_missing(protocol)):
         return
 
-    @torch.no_grad()
+    plain = trained._replace(network=uncompiled(trained.network))
+
     def field(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        return NetworkField(trained, y)(x, t)
+        return NetworkField(plain, y)(x, t)
 
     path = functools.cache(functools.partial(paths, run, trained))
     variance = run.config.noise.variance(trained.noise_state)
-    flow = Flow(path, field, run.config, variance, functools.cache(functools.partial(_real, run)), run.config.seed)
+    real = functools.cache(functools.partial(_real, run))
+    held_out = functools.partial(_held_out, run)
+    flow = Flow(path, field, run.config, variance, real, held_out, run.data.encode, run.config.seed)
     for metric in missing:
-        if not math.isfinite(value := metric.measure(flow)):
-            run.note_failure(protocol, metric.name, Diverged(f"{metric.name} is {value}."))
+        try:
+            with torch.no_grad():
+                found = metric.estimate(flow)
+            if not math.isfinite(found.value):
+                raise Diverged(f"{metric.name} is {found.value}.")
+        except NoValue as error:
+            run.note_failure(protocol, metric.name, error)
             continue
         known = run.evaluation(protocol)
-        known["values"].setdefault(metric.name, {})[str(metric.nfe)] = value
-        known["time"].setdefault(str(metric.nfe), time.time())
+        text = str(metric.nfe)
+        known["values"].setdefault(metric.name, {})[text] = found.value
+        if found.interval:
+            known["intervals"].setdefault(metric.name, {})[text] = found.interval
+        known["time"].setdefault(text, time.time())
         run.write_evaluation(protocol, known)
 
 
 def _real(run: Run) -> tuple[Tensor, Tensor | None]:
-    """Encoded training samples on the device, at most `SMALL_SET`, and their classes where the network is told some."""
+    """Return at most `SMALL_SET` encoded training samples on the device, and their classes if the network gets any."""
     data = run.data
     device = run.config.train.resolved_device()
     rows = spaced(SMALL_SET, len(data.train))
@@ -183,8 +194,17 @@ def _real(run: Run) -> tuple[Tensor, Tensor | None]:
     return data.encode(data.train[rows]).to(device), classes
 
 
+def _held_out(run: Run, number: int) -> tuple[Tensor, Tensor | None]:
+    """Stored held-out samples on the device, at most `number`, and their classes where the network is told some."""
+    data = run.data
+    device = run.config.train.resolved_device()
+    rows = spaced(number, len(data.held_out))
+    classes = data.held_out_classes if run.config.conditional else None
+    return data.held_out[rows].to(device), None if classes is None else classes[rows].to(device)
+
+
 def _timed(batches: Iterable[Generated], stop: Stop) -> Iterator[SampleBatch]:
-    """The same batches for a judge, with the seconds that they took."""
+    """Yield the batches for a judge, with the seconds that each took."""
     started = time.perf_counter()
     for x, y, calls, _ in batches:
         if x.is_cuda:
@@ -196,13 +216,13 @@ def _timed(batches: Iterable[Generated], stop: Stop) -> Iterator[SampleBatch]:
 
 
 def known_rungs(run: Run, protocol: Protocol, nfe: int) -> dict[int, dict[str, float]]:
-    """{step: {metric: value}} of the looks taken under a protocol."""
+    """Return {step: {metric: value}} of the values that a search measured during training, under a protocol."""
     lines = read_lines(run.folder / "rungs.jsonl", Look)
     return {line["step"]: line["values"] for line in lines if (line["protocol"], line["nfe"]) == (protocol.digest, nfe)}
 
 
 def judge_rung(run: Run, trained: Trained, step: int, judge: Judge, nfe: int) -> dict[str, float]:
-    """{metric: value} of the network at a step, measured unless it is known; `Diverged` when samples are not finite."""
+    """Return {metric: value} of the network at a step, measured only once; `Diverged` if samples are not finite."""
     if (known := known_rungs(run, judge.protocol, nfe).get(step)) is not None:
         return known
     values = judge(

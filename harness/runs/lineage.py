@@ -1,4 +1,4 @@
-"""Where a run comes from, and what each ancestor cost: the data, the flow trained on them, its pairs, and so on."""
+"""The ancestors of a run and their costs: the data, the flow trained on them, its pairs, and so on."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ GAP = 0.17
 """Inches beside each box."""
 TITLE = 22
 FACT = 40
-"""Letters that a line of a box holds."""
+"""Characters per line of a box."""
 WRITTEN: dict[str, Any] = {"ha": "center", "va": "top", "parse_math": False}
-"""How the text of a box is set."""
+"""Style of the text in a box."""
 COLOUR_OF = {"data": COLOURS[7], "flow": COLOURS[0], "pairs": COLOURS[2], "distilled": COLOURS[1]}
 
 
 @dataclass(frozen=True)
 class Link:
-    """One thing in a lineage."""
+    """One entry of a lineage."""
 
     kind: str
     """data, flow, pairs or distilled."""
@@ -48,18 +48,18 @@ class Link:
     place: str
     """Its folder; empty for the data."""
     facts: tuple[str, ...]
-    """How it was made, and how good it is."""
+    """How it was made, and its metrics."""
     seconds: float
-    """What it cost; NaN where that is not known."""
+    """Its cost; NaN if it is not known."""
     picture: Path | None = None
-    """Its samples."""
+    """A picture of its samples."""
 
 
 def lineage(run: Run) -> list[Link]:
-    """From the data to `run`, whose `evaluate` says by which protocol all are looked at.
+    """Return the chain from the data to `run`, with values under the protocol of `run`'s `evaluate`.
 
-    A teacher is looked at with the guidance of its pairs, or else without it. A flow that has no values so shows its
-    last evaluation.
+    A teacher's values are those with the guidance of its pairs, or else those under that protocol. A flow without such
+    values shows its last evaluation.
     """
     protocol = run.config.protocol()
     return [*_above(run, protocol), _flow(run, protocol)]
@@ -85,7 +85,7 @@ def _pairs(run: Run) -> Link:
     reflow = run.config.reflow
     scale = run.config.pairs_sampling.guidance.scale
     guided = f", guidance {scale:g}" if scale != 1 else ""
-    facts = [f"by {reflow.solver.name} at NFE {reflow.nfe or 'of its own'}{guided}"]
+    facts = [f"by {reflow.solver.name} at {f'NFE {reflow.nfe}' if reflow.nfe else 'adaptive NFE'}{guided}"]
     if not pairs.about:
         return Link("pairs", f"{pairs.done:,} of {pairs.number:,} pairs", str(pairs.folder), tuple(facts), math.nan)
     rate = pairs.about["pairs_per_second"]
@@ -110,7 +110,7 @@ def _flow(run: Run, *protocols: Protocol) -> Link:
 
 
 def _known(run: Run, protocols: Sequence[Protocol]) -> dict[str, Any]:
-    """The evaluation of a flow under the first of these protocols that it has values under, or else its last."""
+    """Return a flow's evaluation under the first of these protocols with values, or else its last evaluation."""
     for protocol in protocols:
         if (known := run.evaluation(protocol))["values"]:
             return known
@@ -119,35 +119,35 @@ def _known(run: Run, protocols: Sequence[Protocol]) -> dict[str, Any]:
 
 
 def _intact(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """What evaluations say; a damaged one is said and passed over."""
+    """Yield the evaluations; a damaged file is reported and skipped."""
     for path in paths:
         try:
-            yield read_json(path, Elsewhere, f"It is passed over. {EVALUATED}")
+            yield read_json(path, Elsewhere, f"It is skipped. {EVALUATED}")
         except UserError as error:
             say_once(str(error))
 
 
 def _way(protocol: Mapping[str, Any]) -> str:
-    """Solver and guidance of a protocol."""
+    """Return the solver and guidance of a protocol in words."""
     scale = protocol["guidance"].get("scale", 1)
     return protocol["solver"]["name"] + (f", guidance {scale:g}" if scale != 1 else "")
 
 
 def training_seconds(run: Run) -> float:
-    """What the steps in metrics.jsonl took, without looks and checkpoints; NaN where there are none."""
+    """Return the seconds of the steps in metrics.jsonl, without looks and checkpoints; NaN if there are no steps."""
     spent = 0.0
     last = 0
     for line in run.metrics():
         if "samples_per_second" in line:
             spent += (line["step"] - last) * run.config.train.batch_size / line["samples_per_second"]
             last = line["step"]
-        elif "learning_rate_factor" in line:  # where training went back to
+        elif "learning_rate_factor" in line:  # training went back to this step
             last = line["step"]
     return spent if last else math.nan
 
 
 def described(link: Link) -> rich.text.Text:
-    """A link in a few lines for the terminal."""
+    """Return a link in a few lines for the terminal."""
     from rich.text import Text
 
     cost = "" if math.isnan(link.seconds) else f"  {duration(link.seconds)}"
@@ -155,12 +155,12 @@ def described(link: Link) -> rich.text.Text:
 
 
 def draw(links: list[Link], path: Path) -> None:
-    """The chain as a PNG, from left to right, each flow with samples at its smallest NFE."""
+    """Write the chain as a PNG, from left to right, each flow with samples at its smallest NFE."""
     write_picture(path, lambda: _chain(links))
 
 
 def _chain(links: list[Link]) -> bytes:
-    """Boxes as high as the longest text, with the pictures below; in inches."""
+    """Draw boxes as high as the longest text, with the pictures below; lengths are in inches."""
     from matplotlib.figure import Figure
     from matplotlib.patches import FancyBboxPatch
 
@@ -193,22 +193,22 @@ def _chain(links: list[Link]) -> bytes:
 
 
 def _fit(text: Text) -> None:
-    """Make a text smaller that is wider than its box: some letters are."""
+    """Shrink a text until it fits its box: wide letters can exceed the width of the box."""
     assert text.figure is not None
     room = (STRIDE - 2 * GAP - 0.1) * text.figure.dpi
     size = float(text.get_fontsize())
-    while text.get_window_extent().width > room and size > 2:  # letters are whole pixels wide
+    while text.get_window_extent().width > room and size > 2:  # the width of letters is rounded to pixels
         size *= 0.9
         text.set_fontsize(size)
 
 
 def _written(link: Link) -> list[str]:
-    """What stands in a link's box below its title."""
+    """Return the lines below the title of a link's box."""
     return [*link.facts, *([] if math.isnan(link.seconds) else [duration(link.seconds)])]
 
 
 def _read(picture: Path) -> Any:
-    """The pixels of a PNG; None where it is damaged, since its samples can be drawn again."""
+    """Return the pixels of a PNG; None if it is damaged, since its samples can be drawn again."""
     from matplotlib.image import imread
 
     try:

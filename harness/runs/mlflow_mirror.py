@@ -1,7 +1,7 @@
-"""MLflow as a mirror of run directories: what is on disk is sent in order and once, and can be sent again from nothing.
+"""MLflow as a mirror of run directories: everything on disk is sent once, in order; a new store gets it all again.
 
-Training never waits for MLflow. Each record's place (MLflow run id, lines and files sent) is kept in the
-run directory; a point sent twice after a kill is the same point, since it carries the time it was measured at.
+Training never waits for MLflow. The run directory keeps the state of each record (MLflow run id, lines and files sent).
+A point that is sent twice after a kill is the same point, since it includes the time of its measurement.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
 
 class Mirror:
-    """One MLflow experiment; `UserError` when there can be no such store. One that is busy is asked again later."""
+    """One MLflow experiment; `UserError` if the store cannot be used. A busy store is tried again later."""
 
     def __init__(self, experiment: str):
         self.uri = default_uri()
         self.experiment = experiment
         self.open = False
-        """Whether the store has answered, and nothing has failed since."""
+        """Whether the store has answered and nothing has failed since."""
         try:
             self._connect()
         except Busy as busy:
-            say_once(f"{busy} The work goes on; what is on disk is sent later.")
+            say_once(f"{busy} The work goes on; MLflow gets its records later.")
 
     def _connect(self) -> None:
         self.client = connect(self.uri)
@@ -46,11 +46,11 @@ class Mirror:
         self.open = True
 
     def forget(self) -> None:
-        """Look everything up again before the next record: what was known may be gone from the store."""
+        """Connect again before the next record: the store may have lost the experiment."""
         self.open = False
 
     def _experiment(self) -> str:
-        """Found or begun. One that was deleted in the pages stays so, and another stands beside it."""
+        """Return the experiment's id, found or created; a deleted experiment gets a successor with a numbered name."""
         names = itertools.chain([self.experiment], (f"{self.experiment} ({number})" for number in itertools.count(2)))
         known = (self.client.get_experiment_by_name(name) or self._begin_experiment(name) for name in names)
         return next(one.experiment_id for one in known if one and one.lifecycle_stage == "active")
@@ -61,7 +61,7 @@ class Mirror:
         try:
             self.client.create_experiment(name, None if self.uri.startswith("http") else artifacts().as_uri())
         except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # else another process was faster
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
                 raise
         if name != self.experiment:
             say_once(f"MLflow: the experiment {self.experiment} was deleted there. Records go to {name}.")
@@ -71,8 +71,8 @@ class Mirror:
         self, folder: Path, name: str, params: Mapping[str, Any], tags: Mapping[str, str], key: str = "",
         start: float | None = None,
     ) -> Record:  # fmt: skip
-        """The MLflow run that stands for `folder` in this experiment, found again or begun, with this name and what it
-        lacks of the parameters and tags. It began at `start`, in Unix time, or now."""
+        """Return the MLflow run of `folder` in this experiment, found or created, with this name and these parameters
+        and tags. It started at `start`, in Unix time, or now."""
         if not self.open:
             self._connect()
         path, state = self._noted(folder, key)
@@ -87,14 +87,14 @@ class Mirror:
         return record
 
     def save_views(self, views: Iterable[View]) -> None:
-        """Put saved views among those of the experiment."""
+        """Add saved views to the experiment."""
         for view in views:
             self.client.set_experiment_tag(self.experiment_id, f"{VIEW}{view.key}", view.tag())
 
     def _noted(self, folder: Path, key: str) -> tuple[Path, dict[str, Any]]:
-        """Where a record's place is kept, and it, empty where there is none or the store has lost it.
+        """Return a record's tracking file and its content; empty if there is none or the store has lost the run.
 
-        The file is named after the address that the store had when the record was begun; it may have moved since.
+        The file's name contains the store's address when the record was created; the store may have moved since.
         """
         about = {"experiment": self.experiment, "folder": folder.name, "key": key}
         for path in sorted(folder.glob("tracking/*.json")):
@@ -104,11 +104,11 @@ class Mirror:
         return folder / "tracking" / f"{digest({'uri': redacted(self.uri), **about})}.json", {}
 
     def describe(self, note: str) -> None:
-        """Make a note, in Markdown, the description of the experiment."""
+        """Set the description of the experiment, in Markdown."""
         self.client.set_experiment_tag(self.experiment_id, NOTE, shortened(note))
 
     def send_pairs(self, pairs: PairSet, tags: dict[str, str], study: str) -> None:
-        """The MLflow run that stands for pairs: what made them is its parameters, their file of facts its artifact."""
+        """Send the MLflow run of a set of pairs: its parameters say how they were made, pairs.json is its artifact."""
         about = pairs.about
         params = {"number": pairs.number, **about["made"]}
         tags = {"pairs": pairs.name, "parent": about["teacher"], "commit": about["commit"], **tags}
@@ -120,7 +120,7 @@ class Mirror:
         record.set_status("FINISHED")
 
     def _begun(self, place: str) -> str | None:
-        """The MLflow run of a record whose place was lost, by a kill or by hand."""
+        """Return the id of a record's MLflow run whose tracking file was lost, by a kill or by hand."""
         found = self.client.search_runs([self.experiment_id], f"tags.record = '{place}'", max_results=1)
         return found[0].info.run_id if found else None
 
@@ -129,16 +129,16 @@ class Mirror:
         return self.client.create_run(self.experiment_id, began, tags, name).info.run_id
 
     def close_dead(self) -> None:
-        """Mark as KILLED what a kill left as RUNNING, if the store says it now."""
+        """Mark runs as KILLED that a kill left as RUNNING, unless the store fails."""
         try:
             if self.open:
                 close_dead(self.client)
         except Exception as error:  # each store raises its own
-            say_once(f"MLflow does not say what was killed ({reason(error)}); the next command asks again.")
+            say_once(f"MLflow cannot mark killed runs now ({reason(error)}); the next command tries again.")
 
 
 def close_dead(client: MlflowClient) -> None:
-    """Mark as KILLED what stands as RUNNING though no process works on it: SIGKILL lets nobody say so."""
+    """Mark RUNNING runs without a process as KILLED: a process that gets SIGKILL cannot do it."""
     for path in (results_folder() / "local").glob("*/*/tracking/*.json"):
         state = sent_of(path)
         if state and state["status"] in ("", "RUNNING") and _exists(client, state["run_id"]):
@@ -159,7 +159,7 @@ def _exists(client: MlflowClient, run_id: str) -> bool:
 
 
 def _source() -> dict[str, str]:
-    """Who sends records, and by what."""
+    """Return the tags for the user and the program that send records."""
     try:
         user = getpass.getuser()
     except (OSError, KeyError):  # a container's user may have no name

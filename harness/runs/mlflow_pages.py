@@ -1,7 +1,7 @@
 """MLflow's pages of an experiment: addresses that open them, and saved views, which are tags of the experiment.
 
-MLflow opens an experiment on pages for language models unless the address names the kind of work. A saved view holds
-the filter, the columns and the grouping of the table of runs; an address opens it by its key.
+MLflow opens an experiment on pages for language models unless the address names the type of workflow. A saved view
+contains the filter, columns and grouping of the table of runs; an address opens it by its key.
 """
 
 from __future__ import annotations
@@ -19,49 +19,49 @@ from harness.runs.mlflow_points import at_primary
 NOTE = "mlflow.note.content"
 """The tag that MLflow shows as the description of a run or an experiment."""
 VIEW = "mlflow.sharedViewState."
-"""Start of the tags that hold saved views."""
+"""Prefix of the tags of saved views."""
 LONGEST_NOTE = 7500
-"""Characters of a note; MLflow keeps 8,000 of a run's tag."""
+"""Most characters in a note; MLflow keeps 8,000 of a run's tag."""
 
 
 @dataclass(frozen=True)
 class Told:
-    """What a report tells MLflow about all runs of a plan."""
+    """A report's data for MLflow about all runs of a plan."""
 
     files: Sequence[Path]
     metrics: Mapping[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
-    """Markdown, shown as the description."""
+    """Description, in Markdown."""
     seeds: int = 0
-    """The step of its metrics."""
+    """Step of the metrics."""
 
 
 @dataclass(frozen=True)
 class View:
-    """A saved view of the table of runs: those of a plan, the best first."""
+    """A saved view of the table of runs: the runs of a plan, the best first."""
 
     name: str
     plan: str
     """Digest of the plan whose runs it shows."""
     columns: Sequence[str]
-    """As MLflow names them, like "tags.`arm`", from left to right."""
+    """MLflow's names, like "tags.`arm`", from left to right."""
     order: str
-    """The column that it is sorted by."""
+    """The column to sort by."""
     ascending: bool
     arms: Sequence[str] = ()
-    """Those over whose runs values are averaged, in a row each; none where each run has a row."""
+    """Arms with one row each, the average over their runs; empty if each run has a row."""
 
     @property
     def key(self) -> str:
-        """What an address opens it by; that of a changed plan takes the place of the old one."""
+        """The key in its address. It depends only on the name, so a changed plan replaces the old view."""
         return short_hash(self.name.encode())
 
     def tag(self) -> str:
-        """As MLflow keeps it."""
+        """Return the tag that MLflow stores."""
         by = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "arm"}]}
         state = {
-            "searchFilter": f"tags.plan = '{self.plan}' and tags.run LIKE '%'",  # the plan's own record has no run
+            "searchFilter": f"tags.plan = '{self.plan}' and tags.run LIKE '%'",  # the plan's record has no run
             "orderByKey": self.order,
             "orderByAsc": self.ascending,
             "selectedColumns": self.columns,
@@ -76,20 +76,20 @@ class View:
 
 @dataclass(frozen=True)
 class Columns:
-    """What tells the runs of a plan apart."""
+    """The columns in which the runs of a plan differ."""
 
     tags: Sequence[str]
-    """Those that say which run it is."""
+    """Tags that identify a run."""
     params: Sequence[str]
-    """The settings in which runs differ."""
+    """Settings in which runs differ."""
     arms: Sequence[str] = ()
-    """Where runs belong to arms."""
+    """Names of the arms, if runs belong to arms."""
 
 
 def views(name: str, plan: str, metric: str, nfe: int, columns: Columns) -> list[View]:
-    """The views of a plan: the averages of its arms if it has some, and its runs.
+    """Return the views of a plan: the averages of its arms, if it has arms, and its runs.
 
-    Which run it is stands first, then the value at the primary NFE, then the settings in which runs differ.
+    The columns are the tags of the run, the value at the primary NFE, and the settings in which runs differ.
     """
     value = f"metrics.`{at_primary(metric, nfe)}`"
     which = [f"tags.`{tag}`" for tag in columns.tags]
@@ -102,27 +102,27 @@ def views(name: str, plan: str, metric: str, nfe: int, columns: Columns) -> list
 
 
 def runs_page(experiment_id: str, **query: str) -> str:
-    """The part of an address that opens the runs of an experiment."""
+    """Return the part of an address that opens the runs of an experiment."""
     return f"#/experiments/{experiment_id}/runs?{urlencode({**query, 'workflowType': 'machine_learning'})}"
 
 
 def view_page(experiment_id: str, key: str) -> str:
-    """The part of an address that opens a saved view."""
+    """Return the part of an address that opens a saved view."""
     return runs_page(experiment_id, viewStateShareKey=key, compareRunsMode="TABLE")
 
 
 def run_page(experiment_id: str, run_id: str) -> str:
-    """The part of an address that opens a run."""
+    """Return the part of an address that opens a run."""
     return f"#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
 
 def artifact(run_id: str, path: str) -> str:
-    """The address, below that of the pages, of a file of a run."""
+    """Return the address of a run's file, relative to the pages."""
     return f"get-artifact?path={quote(path)}&run_uuid={run_id}"
 
 
 def linked(told: Told, experiment_id: str, run_id: str, views: Iterable[View]) -> Told:
-    """What is told, with the views, the run that has its files, and their pictures at the end of the note."""
+    """Return `told` with links to the views and to the run with its files, and with the pictures, after the note."""
     places = {view.name: view_page(experiment_id, view.key) for view in views}
     places["verdicts and files"] = run_page(experiment_id, run_id)
     links = " · ".join(f"[{name}]({place})" for name, place in places.items())
@@ -132,14 +132,14 @@ def linked(told: Told, experiment_id: str, run_id: str, views: Iterable[View]) -
 
 
 def pages(experiment_id: str, tags: Mapping[str, str]) -> dict[str, str]:
-    """{what it is: its address below that of the pages}: all runs of an experiment, and its saved views by name."""
+    """Return {title: address relative to the pages} of all runs of an experiment and of its saved views."""
     keys = {_name(value): tag.removeprefix(VIEW) for tag, value in tags.items() if tag.startswith(VIEW)}
     saved = {name: view_page(experiment_id, key) for name, key in sorted(keys.items()) if name}
     return {"all runs": runs_page(experiment_id), **saved}
 
 
 def _name(view: str) -> str:
-    """That of a saved view; empty where a tag is none."""
+    """Return the name of a saved view; empty if the tag is not a saved view."""
     try:
         return str(json.loads(view)["name"])
     except (ValueError, KeyError, TypeError):
@@ -147,7 +147,7 @@ def _name(view: str) -> str:
 
 
 def shortened(note: str) -> str:
-    """A note that MLflow takes; of a longer one, the lines that fit."""
+    """Return a note that MLflow accepts; a longer note is cut after the last line that fits."""
     if len(note) <= LONGEST_NOTE:
         return note
-    return note[:LONGEST_NOTE].rpartition("\n")[0] + "\n\n(Shortened; the files of the study's run have all.)"
+    return note[:LONGEST_NOTE].rpartition("\n")[0] + "\n\n(Shortened; the files of the study's run have the full text.)"

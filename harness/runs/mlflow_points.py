@@ -1,4 +1,4 @@
-"""What MLflow is told of a run directory as numbers, and when the training began and ended."""
+"""The numbers of a run directory that MLflow gets, and when the training began and ended."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric
 
 POINTS = 200
-"""About how many points of a curve MLflow gets; metrics.jsonl has them all."""
+"""Approximate number of points per curve in MLflow; metrics.jsonl has all points."""
 SELDOM = {"straightness", "learning_rate_factor"}
-"""Lines with these are sent whatever their number."""
+"""Lines with these keys are all sent."""
 SYSTEM = {"samples_per_second", "mfu", "coupling_seconds"}
-"""MLflow shows these with the machine, below `system/`, not with the model."""
+"""Keys that MLflow shows with the machine, below `system/`, not with the model."""
 BY_NOISE = "by_log_snr/"
-"""Within the names of diagnostics by noise level."""
+"""Part of the names of diagnostics by noise level."""
 
 
 def point(name: str, value: float, seconds: float, step: int, model_id: str | None = None) -> Metric:
-    """A value as MLflow takes it, of a model too where one is named; `seconds` is Unix time."""
+    """Return a value in MLflow's form, with the model if `model_id` is given; `seconds` is Unix time."""
     from mlflow.entities import Metric
 
     return Metric(name, value, int(seconds * 1000), step, model_id)
 
 
 def metric_name(text: str) -> str:
-    """A name that MLflow takes: other characters than letters, digits and `_-./: ` become `_`."""
+    """Return a name that MLflow accepts: characters other than letters, digits and `_-./: ` become `_`."""
     return re.sub(r"[^/\w.\- :]", "_", text)
 
 
 def at_primary(metric: str, nfe: int) -> str:
-    """The name of the value that verdicts rest on, like `fid_at_nfe_32`."""
+    """Return the name of the value that verdicts compare, like `fid_at_nfe_32`."""
     return f"{metric}_at_nfe_{nfe}"
 
 
 def curves(run: Run, lines: list[dict[str, Any]], sent: int, by_noise: bool = False) -> list[Metric]:
-    """About `POINTS` of all lines of a training, of which so many were sent, and those with what is measured seldom.
+    """Return the points of `lines`, thinned to about `POINTS` per training; lines with `SELDOM` keys are all kept.
 
-    These are the diagnostics `by_noise` level, or all else.
+    `sent` is the number of earlier lines. With `by_noise`, return only the diagnostics by noise level, else the rest.
     """
     every = math.ceil(run.config.train.steps / run.config.train.log_every / POINTS)
     numbered = enumerate(lines, sent + 1)
@@ -57,25 +57,25 @@ def curves(run: Run, lines: list[dict[str, Any]], sent: int, by_noise: bool = Fa
 
 
 def measured(known: dict[str, Any]) -> list[list[str]]:
-    """[metric, NFE as text] of the values of an evaluation."""
+    """Return [metric, NFE as text] of each value of an evaluation."""
     return [[name, nfe] for name, by_nfe in _by_name(known).items() for nfe in by_nfe]
 
 
 def values(run: Run, known: dict[str, Any], new: list[list[str]]) -> list[Metric]:
-    """The values of an evaluation by metric and NFE, and the calls that an adaptive solver chose."""
+    """Return the `new` values of an evaluation by metric and NFE, and the calls that an adaptive solver chose."""
     flows = {metric.name for metric in run.config.evaluate.flow_metrics}
     found = _by_name(known)
     points = []
     for metric, nfe in new:
-        name = f"flow/{metric}" if metric in flows else metric  # training measures the like under the bare name
+        name = f"flow/{metric}" if metric in flows else metric  # training logs similar values under the plain name
         points.append(point(name, found[metric][nfe], known["time"][nfe], int(nfe)))
-        if nfe == "0":
+        if nfe == "0" and metric not in flows:
             points.append(point("calls", known["calls"][nfe]["mean"], known["time"][nfe], 0))
     return points
 
 
 def _by_name(known: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """{metric: {NFE as text: value}} of equally many samples, and `<metric>_<number>_samples` where more are judged."""
+    """Return {metric: {NFE as text: value}}; values from more samples are called `<metric>_<number>_samples`."""
     found = {**known["values"]}
     for metric, by_nfe in known["precise"].items():
         for nfe, precise in by_nfe.items():
@@ -84,7 +84,7 @@ def _by_name(known: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def primary_value(run: Run, protocol: Protocol, metric: str, nfe: int, model_id: str) -> Metric | None:
-    """The value that a verdict takes of a run and its model; None where there is none."""
+    """Return the value of a run and its model that verdicts compare; None if there is no value."""
     known = run.evaluation(protocol)
     value = value_of(known, metric, nfe)
     if value is None:
@@ -93,15 +93,15 @@ def primary_value(run: Run, protocol: Protocol, metric: str, nfe: int, model_id:
 
 
 def looks(lines: list[dict[str, Any]], protocol: Protocol) -> list[Metric]:
-    """What a search saw before the end, under a protocol."""
+    """Return the values that a search measured during training, under a protocol."""
     own = [look for look in lines if look["protocol"] == protocol.digest]
     return [point(f"rung_{m}", v, look["time"], look["step"]) for look in own for m, v in look["values"].items()]
 
 
 def trained_between(run: Run) -> tuple[float, float] | None:
-    """Unix time at which training began and logged its last line; None before its first.
+    """Return the Unix times of the start of training and of its last line; None before the first line.
 
-    metrics.jsonl has no line at the start: that is as long before the first line as its steps took.
+    metrics.jsonl has no line at the start, so the start is computed from the speed of the first line's steps.
     """
     lines = run.metrics()
     if not lines:

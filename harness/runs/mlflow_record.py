@@ -1,4 +1,4 @@
-"""The MLflow run that stands for a folder: what the folder holds beyond what was sent is sent in order and once."""
+"""The MLflow run of a folder. Everything in the folder is sent once, in order."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Metric
 
 LONGEST = 6000
-"""Characters of a parameter that MLflow keeps."""
+"""Most characters of a parameter in MLflow."""
 
 
 class Sent(TypedDict):
-    """tracking/<place>.json: the MLflow run of a record and how much of its folder it has been sent."""
+    """tracking/<place>.json: the MLflow run of a record, and how much of the folder was sent."""
 
     run_id: str
     uri: str
@@ -43,20 +43,20 @@ class Sent(TypedDict):
     params: NotRequired[list[str]]
     diagnosed: NotRequired[int]
     model: NotRequired[str]
-    """The id of the model that it left."""
+    """Id of the trained model."""
 
 
 def sent_of(path: Path) -> dict[str, Any]:
-    """What a tracking file says; empty where there is none, or where it is damaged, which is said."""
+    """Return the content of a tracking file; empty if there is none or if it is damaged, which is reported."""
     try:
-        return read_json_if_there(path, Sent, "It is passed over; remove it to be told no more.")
+        return read_json_if_there(path, Sent, "It is skipped; remove it to stop this message.")
     except (UserError, OSError) as error:
         say_once(str(error))
         return {}
 
 
 class Record:
-    """One MLflow run and how much of its folder it has been sent."""
+    """One MLflow run, and how much of its folder was sent."""
 
     def __init__(self, client: MlflowClient, path: Path, state: dict[str, Any]):
         self.client = client
@@ -65,7 +65,7 @@ class Record:
         self.run_id: str = state["run_id"]
 
     def label(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Give it a name, and the parameters and tags that it lacks; MLflow lets no parameter change."""
+        """Set its name and the missing parameters and tags; MLflow does not let parameters change."""
         from mlflow.entities import Param, RunTag
 
         known = {"name": self.state.get("name"), "tags": self.state.get("tags", {}), "params": self.state.get("params")}
@@ -81,7 +81,7 @@ class Record:
             write_json(self.path, self.state)
 
     def tell(self, told: Told) -> None:
-        """Send what a report says of all runs of a plan."""
+        """Send a report about all runs of a plan."""
         from mlflow.entities import RunTag
 
         now = time.time()
@@ -92,7 +92,7 @@ class Record:
             self.send_files([path], path.parent.name, again=True)
 
     def send_run(self, run: Run, protocol: Protocol) -> None:
-        """Send what a run directory holds beyond what was sent: curves, looks of a search, values by NFE, pictures."""
+        """Send everything new in a run directory: curves, looks of a search, values by NFE, pictures."""
         if "config.json" not in self.state["files"]:
             self.client.log_inputs(self.run_id, _inputs(run))
             self.send_files([run.folder / "environment.json", run.folder / "config.json"])
@@ -111,8 +111,7 @@ class Record:
         self.send_files(grids, "samples")
 
     def send_model(self, experiment_id: str, run: Run, protocol: Protocol, primary: tuple[str, int] | None) -> None:
-        """Send the model of a finished run once, with its value of the `primary` metric and NFE; its weights stay where
-        they are."""
+        """Send the model of a finished run once, with its value of the `primary` metric and NFE, without weights."""
         if "model" in self.state:
             return
         from mlflow.entities import LoggedModelOutput
@@ -129,7 +128,7 @@ class Record:
         write_json(self.path, self.state)
 
     def send_diagnostics(self, run: Run) -> None:
-        """Send the diagnostics by noise level of a run that has ended: MLflow shows first what it was sent first."""
+        """Send the diagnostics by noise level after the run has ended, since MLflow shows metrics in the order sent."""
         lines = run.metrics(self.state.get("diagnosed", 0))
         if points := curves(run, lines, self.state.get("diagnosed", 0), by_noise=True):
             self._send_points(points)
@@ -142,7 +141,7 @@ class Record:
             self.client.log_batch(self.run_id, metrics=points[start : start + 1000])
 
     def send_files(self, paths: list[Path], below: str | None = None, again: bool = False) -> None:
-        """Send files as artifacts; those sent before only when `again`."""
+        """Send files as artifacts; `again` also sends files that were sent before."""
         for path in paths:
             if again or path.name not in self.state["files"]:
                 self.client.log_artifact(self.run_id, str(path), below)
@@ -150,7 +149,7 @@ class Record:
                 write_json(self.path, self.state)
 
     def set_status(self, status: str, end: float | None = None) -> None:
-        """RUNNING, FINISHED, FAILED or KILLED; it ended at `end`, in Unix time, or now."""
+        """Set RUNNING, FINISHED, FAILED or KILLED; the run ended at `end`, in Unix time, or now."""
         if status != self.state["status"]:
             if status == "RUNNING":
                 self.client.update_run(self.run_id, status)
@@ -161,7 +160,7 @@ class Record:
 
 
 def _inputs(run: Run) -> list[DatasetInput]:
-    """The data set that a run is trained on, as MLflow names one; none of a run of earlier code that does not say."""
+    """Return a run's data set in MLflow's form; empty if earlier code trained the run and did not store it."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     data = run.environment.get("data")
@@ -174,7 +173,7 @@ def _inputs(run: Run) -> list[DatasetInput]:
 
 
 def _shown(value: Any) -> str:
-    """A parameter as text; MLflow would cut a long one and say nothing."""
+    """Return a parameter as text, cut with a note: MLflow would cut a long text without a note."""
     text = value if isinstance(value, str) else json.dumps(value)
     cut = f"... ({len(text)} characters, config.json has all)"
     return text if len(text) <= LONGEST else text[: LONGEST - len(cut)] + cut

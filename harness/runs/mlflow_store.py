@@ -1,7 +1,7 @@
-"""The store that MLflow's records go to: its address, and the care that a SQLite file needs.
+"""The store of MLflow's records: its address, and repairs of a SQLite file.
 
-MLflow makes its tables step by step, so a kill or a second process spoils them; it keeps absolute paths, so a moved
-store would write where it was. Both are mended here before MLflow opens the file.
+MLflow creates its tables step by step, so a kill or a second process can leave them incomplete. It stores absolute
+paths, so a moved store would write to the old place. This module repairs both before MLflow opens the file.
 """
 
 from __future__ import annotations
@@ -24,48 +24,48 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 PATIENCE_S = 2.0
-"""How long the start of a command waits for a SQLite file that another process writes to."""
+"""Seconds that the start of a command waits for a SQLite file that another process writes to."""
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
 _SIDES = ("", "-journal", "-wal", "-shm")
-"""What SQLite writes beside a file; a journal is played back into any file of that name."""
+"""Suffixes of the files that SQLite writes; it applies a leftover journal to any database file of that name."""
 
 
 class Busy(UserError):
-    """A store is there and takes nothing now: it is locked or full, or its server is overloaded."""
+    """The store exists but accepts nothing now: it is locked or full, or its server is overloaded."""
 
 
 def default_uri() -> str:
-    """MLFLOW_TRACKING_URI, its path made absolute, or a SQLite file below the results folder."""
+    """Return MLFLOW_TRACKING_URI with an absolute path, or else a SQLite file below the results folder."""
     given = os.environ.get("MLFLOW_TRACKING_URI")
     if not given:
         return _uri_of(_own())
     if given.startswith("sqlite"):
         return _uri_of(sqlite_path(given), given)
     if given.startswith(("http:", "https:")) and not urlsplit(given).hostname:
-        raise UserError(f"MLFLOW_TRACKING_URI: {given} names no server. Write it like http://127.0.0.1:5000.")
+        raise UserError(f"MLFLOW_TRACKING_URI: {given} has no server name. Write it like http://127.0.0.1:5000.")
     if given.startswith("file:") and not given.startswith("file:/"):
         given = given.removeprefix("file:")
     return given if ":" in given else str(Path(given).absolute())
 
 
 def artifacts() -> Path:
-    """Where a store without a server keeps files."""
+    """Return the folder of artifacts for a store without a server."""
     return results_folder() / "local" / "mlflow-artifacts"
 
 
 def for_mlflow(uri: str) -> str:
-    """An address as MLflow takes it: under SQLite's bare name it makes a folder that is called like the quoted path."""
+    """Return an address for MLflow: for plain `sqlite:` it would make a folder named like the quoted path."""
     return f"sqlite+pysqlite:{uri.removeprefix('sqlite:')}" if uri.startswith("sqlite:") else uri
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client of the store at an address; a SQLite file is made first where there is none.
+    """Return a client of the store at an address; creates a missing SQLite file first.
 
-    Raises `Busy`, or another `UserError` where there can be no store.
+    Raises `Busy`, or another `UserError` if the store cannot be used.
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")  # what it logs as an error it raises too
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")  # MLflow also raises the errors that it logs
     with told(uri):
         if uri.startswith("sqlite"):
             _mend(sqlite_path(uri).resolve())
@@ -78,7 +78,7 @@ def connect(uri: str) -> MlflowClient:
 
 @contextlib.contextmanager
 def told(uri: str) -> Iterator[None]:
-    """Say in one line what a store raises: `Busy` or another `UserError`."""
+    """Turn any error of a store into `Busy` or another `UserError`, in one line."""
     try:
         yield
     except (UserError, Stopped):
@@ -86,51 +86,51 @@ def told(uri: str) -> Iterator[None]:
     except Exception as error:  # each store raises its own
         why = reason(error)
         if _is_busy(error):
-            raise Busy(f"MLflow at {uri} takes no records now ({why}).") from error
+            raise Busy(f"MLflow at {uri} accepts no records now ({why}).") from error
         if "database schema" in why or "Can't locate revision" in why:
             why = why.partition(". ")[0]
-            advice = "Install the MLflow that made it; if that is older than this one, run `mlflow db upgrade`."
-            raise UserError(f"MLflow at {uri} is of another version ({why}). {advice}") from error
+            advice = "Install the MLflow that made it, or run `mlflow db upgrade` if the installed MLflow is newer."
+            raise UserError(f"MLflow at {uri} has another version ({why}). {advice}") from error
         raise UserError(
             f"MLflow at {uri} cannot be reached ({why}). Correct MLFLOW_TRACKING_URI or the store."
         ) from error
 
 
 def reason(error: Exception) -> str:
-    """What a store said, in one line."""
+    """Return a store's error in one line."""
     source = error.__cause__ if isinstance(error, UserError) and error.__cause__ else error
     return redacted(str(source).strip().partition("\n")[0]).rstrip(".")
 
 
 def is_lost(error: Exception) -> bool:
-    """Whether what was written to is no longer there: a run or an experiment was deleted in the pages, or for good."""
+    """Whether a run or an experiment no longer exists: it was deleted in the pages, or for good."""
     return getattr(error, "error_code", None) in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 def _is_busy(error: BaseException | None) -> bool:
-    """Whether an error, or what it came from, will pass."""
+    """Whether an error or its cause is temporary."""
     from requests.exceptions import ReadTimeout, RetryError
 
     if error is None:
         return False
     passes = isinstance(error, (ReadTimeout, RetryError)) or getattr(error, "errno", None) == errno.ENOSPC
-    passes = passes or getattr(error, "sqlite_errorcode", -1) & 0xFF in _BUSY  # the rest of it says more of the same
+    passes = passes or getattr(error, "sqlite_errorcode", -1) & 0xFF in _BUSY  # the higher bits only give details
     return passes or _is_busy(error.__cause__ or error.__context__)
 
 
 def sqlite_path(uri: str) -> Path:
-    """The file of a SQLite store, absolute."""
+    """Return the absolute path of a SQLite store."""
     from sqlalchemy import make_url
 
     with told(uri):
         url = make_url(uri)
     if url.host or not url.database or url.database == ":memory:":
-        raise UserError(f"MLFLOW_TRACKING_URI: {uri} names no file. Write sqlite:/// and the path of one.")
+        raise UserError(f"MLFLOW_TRACKING_URI: {uri} has no path of a file. Write sqlite:/// and the path.")
     return Path(url.database).absolute()
 
 
 def _uri_of(path: Path, like: str = "sqlite://") -> str:
-    """The address of a SQLite file, with the driver and the options of another."""
+    """Return the address of a SQLite file, with the driver and the options of the address `like`."""
     from sqlalchemy import make_url
 
     return make_url(like).set(database=str(path)).render_as_string(hide_password=False)
@@ -141,7 +141,7 @@ def _own() -> Path:
 
 
 def _mend(path: Path) -> None:
-    """Leave a SQLite store whole, writable, and with its files in this results folder if it lies there too."""
+    """Make a SQLite store complete and writable; if it lies in this results folder, its artifacts do too."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not _is_made(path):
         with locked(path.with_name(f"{path.name}.lock")):
@@ -149,36 +149,36 @@ def _mend(path: Path) -> None:
                 _make(path)
     with contextlib.closing(sqlite3.connect(path, PATIENCE_S, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
-        connection.execute("UPDATE experiments SET name = name")  # fails where nothing can be written
+        connection.execute("UPDATE experiments SET name = name")  # fails if the file is read-only
         _bring_files_along(connection, path)
         connection.execute("COMMIT")
 
 
 def _is_made(path: Path) -> bool:
-    """Whether MLflow has made its tables in a file; last it puts in an experiment.
+    """Whether MLflow has created all its tables in a file; its last step adds an experiment.
 
-    `UserError` where the file is no store, or half a store that is not ours to remove.
+    `UserError` if the file is not a store, or an incomplete store of the user.
     """
     if not path.exists():
         return False
     if not path.is_file():
-        raise UserError(f"{path}: is no file. Let MLFLOW_TRACKING_URI name one.")
+        raise UserError(f"{path}: is not a file. Set MLFLOW_TRACKING_URI to the path of a file.")
     with contextlib.closing(sqlite3.connect(path, PATIENCE_S)) as connection:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if tables and "experiments" not in tables:
-            raise UserError(f"{path}: is another program's database. Let MLFLOW_TRACKING_URI name a file of its own.")
+            raise UserError(f"{path}: is another program's database. Set MLFLOW_TRACKING_URI to another file.")
         if tables and connection.execute("SELECT 1 FROM experiments").fetchone():
             return True
     if tables and path != _own().resolve():
         raise UserError(
-            f"{path}: MLflow was killed when it made its tables, and nothing is in them. "
+            f"{path}: MLflow was killed while it made its tables, and they are empty. "
             "Remove the file and run the same command again."
         )
     return False
 
 
 def _make(path: Path) -> None:
-    """Make an empty store in a file beside it, which then takes its name: after a kill there is none or a whole one."""
+    """Create an empty store under another name and rename it: a kill leaves no store or a complete one."""
     new = path.with_name(f".{path.name}.new")
     _remove(new)
     _make_tables(new)
@@ -198,9 +198,9 @@ def _remove(path: Path) -> None:
 
 
 def _bring_files_along(connection: sqlite3.Connection, store: Path) -> None:
-    """Rename the places of files in a store that was moved or copied with its results folder.
+    """Update the paths of artifacts in a store that was moved or copied with its results folder.
 
-    One that lies elsewhere keeps those that are still there: other results may share it.
+    A store outside the results folder keeps paths that still exist: other results may share it.
     """
     ours = artifacts()
     for (location,) in connection.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall():
@@ -210,11 +210,11 @@ def _bring_files_along(connection: sqlite3.Connection, store: Path) -> None:
         if store.is_relative_to(results_folder().resolve()) or not place.exists():
             for column in ("experiments.artifact_location", "runs.artifact_uri", "logged_models.artifact_location"):
                 _replace_start(connection, column, location, ours.as_uri())
-            say_once(f"MLflow: the files of {place} are looked for in {ours} now.")
+            say_once(f"MLflow: files of {place} are now read from {ours}.")
 
 
 def _replace_start(connection: sqlite3.Connection, column: str, old: str, new: str) -> None:
-    """Replace the first folders of the addresses in a column."""
+    """Replace the prefix `old` of the addresses in a column."""
     table, _, name = column.partition(".")
     connection.execute(
         f"UPDATE {table} SET {name} = ? || substr({name}, length(?) + 1) "

@@ -1,10 +1,10 @@
-"""Pairs of noise and the sample that a flow makes of it, in arrays that grow as they are made.
+"""Pairs of noise and the sample that a flow makes from it, in arrays that grow batch by batch.
 
     results/local/pairs/<digest of what makes them>-s<seed>/
         x0.npy  x1.npy  y.npy  pairs.json  failed.json
 
-x0 is encoded, y its class where there are classes. The arrays' headers give the whole size from the start, so nobody
-takes a part for the whole; pairs.json, which says what made them and what they hold, is written last.
+x0 is encoded; y are its classes, if there are classes. The headers of the arrays give the final size from the start, so
+an incomplete file cannot pass as complete. pairs.json, which records how the pairs were made, is written last.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from harness.runs.contents import Note
 
 
 class File(TypedDict):
-    """What is known of an array that is complete."""
+    """Facts of a complete array."""
 
     sha256: str
     stamp: list[int]
@@ -40,7 +40,7 @@ class File(TypedDict):
 
 
 class Made(TypedDict):
-    """How pairs were sampled: the solver, and settings that nobody reads here."""
+    """How pairs were sampled: the solver, and other settings that this module does not read."""
 
     solver: Any
 
@@ -58,7 +58,7 @@ class About(TypedDict):
 
 
 class Array(NamedTuple):
-    """A file of one row for each pair."""
+    """A file with one row per pair."""
 
     path: Path
     header: bytes
@@ -66,12 +66,12 @@ class Array(NamedTuple):
     """Bytes."""
 
     def size(self, rows: int) -> int:
-        """Bytes of the file with so many rows."""
+        """Return the bytes of the file with this number of rows."""
         return len(self.header) + rows * self.row
 
     @property
     def rows(self) -> int:
-        """Whole rows that are there, behind this header; `UserError` where no file is."""
+        """Number of complete rows after this header; `UserError` if the path is not a file."""
         if not self.path.exists():
             return 0
         if kind := no_file(self.path):
@@ -89,9 +89,9 @@ class PairSet:
     folder: Path
     number: int
     shape: tuple[int, ...]
-    """Of a sample."""
+    """Shape of a sample."""
     labelled: bool
-    """Whether classes belong to them."""
+    """Whether the pairs have classes."""
 
     @property
     def name(self) -> str:
@@ -99,7 +99,7 @@ class PairSet:
 
     @cached_property
     def arrays(self) -> dict[str, Array]:
-        """The files by name."""
+        """{name: file}."""
         kinds = {"x0": ("<f4", self.shape), "x1": ("<f4", self.shape)} | ({"y": ("<i8", ())} if self.labelled else {})
         arrays = {}
         for name, (descr, shape) in kinds.items():
@@ -114,48 +114,48 @@ class PairSet:
 
     @property
     def done(self) -> int:
-        """How many pairs are there."""
+        """Number of pairs on disk."""
         return min(array.rows for array in self.arrays.values())
 
     @property
     def about(self) -> dict[str, Any]:
-        """What pairs.json says; empty while they are not complete."""
+        """Content of pairs.json; empty until all pairs are made."""
         return read_json_if_there(self.folder / "pairs.json", About, self._again)
 
     @property
     def failed(self) -> NoValue | None:
-        """Why they cannot be made, or None."""
+        """Why the pairs cannot be made; None if they can."""
         note = read_json_if_there(self.folder / "failed.json", Note, self._again)
         return NoValue.of(note) if note else None
 
     @property
     def _again(self) -> str:
-        """What to do about what is damaged."""
+        """Advice for damaged files."""
         return f"Remove {self.folder}, and the same command makes its pairs again."
 
     def fail(self, error: NoValue) -> None:
-        """Note why they cannot be made; nobody tries again."""
+        """Write why the pairs cannot be made; they are not tried again."""
         write_json(self.folder / "failed.json", error.told(f"{error} (Remove {self.folder} to try again.)").note)
 
     def lock(self) -> AbstractContextManager[bool]:
-        """Held by the one process that writes here."""
+        """Return the lock of the only process that writes here."""
         return locked(self.folder / "lock")
 
     def require_room(self) -> None:
-        """`UserError` when the disk cannot hold what is missing."""
+        """Raise `UserError` if the missing pairs do not fit on the disk."""
         missing = sum(array.size(self.number) - array.size(array.rows) for array in self.arrays.values())
         free = shutil.disk_usage(next(place for place in self.folder.parents if place.exists())).free
         if missing > free:
             each = sum(array.row for array in self.arrays.values())
             raise UserError(
                 f"reflow.number: {self.number:,} pairs of {each:,} bytes need {missing / 1e9:.3g} GB more in "
-                f"{self.folder}, where {free / 1e9:.3g} GB are free. Make room, or take fewer."
+                f"{self.folder}, where {free / 1e9:.3g} GB are free. Free disk space, or set fewer pairs."
             )
 
     def check(self, made: Mapping[str, Any]) -> None:
-        """`UserError` unless the files hold what was made, and as it should be.
+        """Raise `UserError` unless the pairs were made as in `made` and the files have not changed since.
 
-        Content is read where size or time of change differ.
+        A file is read only if its size or time of change differs.
         """
         about = self.about
         wrong = next(
@@ -172,15 +172,15 @@ class PairSet:
                 raise UserError(f"{path}: {state}. {self._again}")
 
     def writer(self, batch_size: int) -> Writer:
-        """Continues behind the whole batches that are there.
+        """Return a writer that continues after the complete batches on disk.
 
-        The last batch of all is made again if nothing is said of it yet.
+        If all pairs are on disk, the last batch is made again: `finish` needs at least one new batch.
         """
         return Writer(self, min(self.done, self.number - 1) // batch_size * batch_size)
 
 
 class Writer:
-    """Appends batches to the files of a set."""
+    """Append batches to the files of a set of pairs."""
 
     def __init__(self, pairs: PairSet, done: int):
         self.pairs = pairs
@@ -195,7 +195,7 @@ class Writer:
                     self.hashes[name].update(part)
 
     def add(self, batch: Mapping[str, np.ndarray]) -> None:
-        """One more batch, {name of the array: rows}."""
+        """Append a batch, {name of the array: rows}."""
         for name, array in self.pairs.arrays.items():
             content = np.ascontiguousarray(batch[name]).data
             with placed(array.path), open(array.path, "ab") as file:
@@ -204,7 +204,7 @@ class Writer:
         self.done += len(next(iter(batch.values())))
 
     def finish(self, about: Mapping[str, Any]) -> None:
-        """All are there: say what made them."""
+        """Write pairs.json after the last batch; `about` says how the pairs were made."""
         files = {}
         for name, array in self.pairs.arrays.items():
             with open(array.path, "rb") as file:
@@ -214,7 +214,7 @@ class Writer:
 
 
 def _stamp(path: Path) -> list[int]:
-    """Size and time of change, which an edit does not leave both as they were."""
+    """Return size and time of change; an edit changes at least one of them."""
     found = path.stat()
     return [found.st_size, found.st_mtime_ns]
 

@@ -1,6 +1,6 @@
-"""A user's components, tried on a few samples of a run before it trains: each must give what its family promises.
+"""Try a user's components on a few samples of a run before training: each must return what its family promises.
 
-`harness check` tries more, and without a run.
+`harness check` tries more, without a run.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from harness.runs.config import RunConfig
 
 NUMBER_OF_SAMPLES = 4
 ROWS = 32
-"""Samples that metrics are tried on, or as many as they need."""
-CALLABLE = Instance((Callable,), "what can be called with images")  # type: ignore[arg-type]
+"""Samples to try a metric on, unless it needs more."""
+CALLABLE = Instance((Callable,), "a callable that takes images")  # type: ignore[arg-type]
 Probe = Callable[[Any, RunConfig, Data], None]
 
 
 def probe(config: RunConfig, data: Data) -> None:
-    """`UserError` that names class, method, what it gives and what is due, for the first that does not give it.
+    """Raise `UserError` for the first component with a wrong return value: class, method, the value, and the right one.
 
-    Nothing is drawn from the global generator.
+    Does not draw from the global generator.
     """
     extractor = extractor_of(config.evaluate.extractor)
     own = [*users(config), *(users(extractor) if extractor else ())]
@@ -45,7 +45,7 @@ def probe(config: RunConfig, data: Data) -> None:
 
 
 def users(config: Config) -> Iterator[Component]:
-    """The components of a configuration that are not the harness's own, at every depth."""
+    """Yield the components of a configuration, at any depth, that the user wrote."""
     if isinstance(config, Component) and not is_own(type(config)):
         yield config
     for field in dataclasses.fields(config):
@@ -231,4 +231,4 @@ PROBES: dict[str, Probe] = {
     "extractor": _extractor,
     "metric": _metric,
 }
-"""How a member of each family is tried, in an order in which what one rests on was tried before it."""
+"""{family: the function that tries a member}. A family comes after the families that it uses."""

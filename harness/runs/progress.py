@@ -1,4 +1,4 @@
-"""Follows run directories while others work in them: progress on the terminal, records in MLflow."""
+"""Follow run directories while other processes work in them: progress on the terminal, records in MLflow."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from harness.runs.mlflow_store import is_lost, reason
 from harness.runs.pairs import PairSet
 
 TRAINING_SHARE = 0.85
-"""Of a run's progress, how much is training; the rest is evaluation."""
+"""Share of training in a run's progress; the rest is evaluation."""
 PAIRS_SHARE = 0.5
-"""Of that, how much is making the pairs that it learns, if it does."""
+"""Share of making pairs in the progress of training, if the run learns pairs."""
 LOOK_EVERY_S = 1.0
 SEND_EVERY_S = 30.0
 
@@ -38,21 +38,21 @@ class Followed:
     protocol: Protocol
     tags: dict[str, str]
     evaluated: bool = True
-    """Whether evaluation belongs to it."""
+    """Whether the run is also evaluated."""
     params: Mapping[str, Any] = field(default_factory=dict)
-    """{configuration path: value} in which it differs from those beside it."""
+    """{configuration path: value} in which it differs from the other runs."""
     primary: tuple[str, int] | None = None
-    """The metric and NFE by which it is compared with those beside it."""
+    """Metric and NFE of the comparison with the other runs."""
     record: Record | None = None
     closed: bool = field(default=False, init=False)
 
     @functools.cached_property
     def pairs(self) -> PairSet | None:
-        """What the run learns from, if it has a parent."""
+        """The pairs that the run learns, if it has a parent."""
         return self.run.pairs if self.run.parent else None
 
     def progress(self) -> float:
-        """From 0 to 1."""
+        """Return the progress, from 0 to 1."""
         if self.run.pruned:
             return 1.0
         trained = self.run.steps_done / self.run.config.train.steps
@@ -64,7 +64,7 @@ class Followed:
         return TRAINING_SHARE * trained + (1 - TRAINING_SHARE) * self.run.judged(self.protocol)
 
     def status(self) -> str:
-        """MLflow's word for where it stands."""
+        """Return MLflow's name for the run's status."""
         if self.run.ended(self.protocol) and self.run.failure(self.protocol):
             return "FAILED"
         if self.run.pruned:
@@ -73,10 +73,10 @@ class Followed:
 
 
 class Watch:
-    """`with Watch(...) as watch:` follows runs in a thread of its own until the block ends.
+    """`with Watch(...) as watch:` follows runs in a separate thread until the block ends.
 
-    `more` is asked for those that have begun since, whose titles are not known; `total` is how many there will be.
-    Their records stand below that which `above` finds or begins.
+    `more` takes the known titles and returns runs that have started since; `total` is the final number of runs.
+    `above` finds or creates the record under which MLflow shows the records of the runs.
     """
 
     def __init__(
@@ -92,8 +92,8 @@ class Watch:
         self.more = more
         self.above = above
         self._parent: Record | None = None
-        self.bar = bar(console, by_itself=False)  # rich's own thread would hold up training ten times a second
-        done: Any = sum(self._done())  # a float, which rich takes too
+        self.bar = bar(console, by_itself=False)  # rich's thread would interrupt training ten times a second
+        done: Any = sum(self._done())  # a float; rich accepts it
         self.task = self.bar.add_task(title, total=self.total, completed=done)
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
@@ -127,7 +127,7 @@ class Watch:
                 self._sent = time.monotonic()
 
     def _look(self) -> None:
-        """Show how far all is; a file that cannot be read is told once, and ends no work that goes on beside it."""
+        """Show the progress; a file that cannot be read is reported once and does not stop the work."""
         try:
             self._show()
         except (UserError, OSError) as error:
@@ -153,17 +153,17 @@ class Watch:
             self.console.print(ahead(f"{self.title}{count}", sum(done) / self.total, left), soft_wrap=True)
 
     def _send(self, followed: Sequence[Followed], final: bool = False) -> None:
-        """Bring MLflow up to date; what it does not take now waits on disk for the next time."""
+        """Bring MLflow up to date; records that it does not accept now are sent the next time."""
         error = self._try_to_send(followed, final)
         if error and is_lost(error):
             error = self._try_to_send(followed, final)
         if error and (final or not self._silent):
-            said = f"MLflow does not take records now ({reason(error)}); they wait on disk."
+            said = f"MLflow does not accept records now ({reason(error)}); they wait on disk."
             self.console.print(said, soft_wrap=True)
         self._silent = error is not None
 
     def _try_to_send(self, followed: Sequence[Followed], final: bool) -> Exception | None:
-        """What the store raised, if it did; then all records are looked up again, since it may have lost some."""
+        """Return the store's error, if any; after an error, all records are looked up again: some may be lost."""
         try:
             if self.above and not self._parent:
                 self._parent = self.above()
@@ -197,14 +197,14 @@ class Watch:
         one.closed = status != "RUNNING"
 
     def _record(self, one: Followed, start: float | None = None) -> Record:
-        """Found or begun, after that of the pairs that it learns."""
+        """Return the run's record, found or created; sends the record of its pairs first."""
         commits = ", ".join(one.run.environment["commits"])
         above = {"mlflow.parentRunId": self._parent.run_id} if self._parent else {}
         tags = {"run": one.run.name, "protocol": one.protocol.digest, "commit": commits, **one.tags, **above}
         tags["mlflow.source.git.commit"] = one.run.environment["commits"][-1]
         if one.pairs and one.run.parent:
             tags |= {"parent": one.run.parent.name, "pairs": one.pairs.name}
-            if one.pairs.about:  # else they were removed when they were learned
+            if one.pairs.about:  # they may have been removed after training
                 self.mirror.send_pairs(one.pairs, above, one.tags.get("study", ""))
-        key = one.protocol.digest + one.tags.get("study", "")  # seeds and arms that a study gains change no record
+        key = one.protocol.digest + one.tags.get("study", "")  # new seeds or arms of a study change no record
         return self.mirror.record(one.run.folder, one.title, one.params, tags, key, start)

@@ -1,4 +1,4 @@
-"""The pairs that a run learns: made by the flow before it, continued where they were cut short."""
+"""Make the pairs that a run learns, with the flow before it; continues interrupted work."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from harness.training.hardware import matmul_precision
 
 
 def fill_pairs(run: Run, stop: Stop, ranks: Ranks = ALONE) -> None:
-    """Have the trained teacher make the pairs that a run learns; what is there is kept, what was begun continues.
+    """Let the trained teacher make the pairs that a run learns; existing pairs are kept.
 
-    The first rank makes them, and the others wait.
+    The first rank makes them, and the other ranks wait.
     """
     pairs = run.pairs
     teacher = teacher_of(run)
@@ -34,8 +34,8 @@ def fill_pairs(run: Run, stop: Stop, ranks: Ranks = ALONE) -> None:
                 try:
                     _fill(run, teacher, made, stop)
                 except NoValue as error:
-                    pairs.fail(error.told(f"no pairs can be made of {teacher.name}: {error}"))
-    while not (pairs.about or pairs.failed):  # another rank's, which may take hours
+                    pairs.fail(error.told(f"{teacher.name} cannot make pairs: {error}"))
+    while not (pairs.about or pairs.failed):  # the first rank may need hours
         if stop():
             raise Stopped("stopped while the first rank makes pairs")
         time.sleep(1.0)
@@ -45,7 +45,7 @@ def fill_pairs(run: Run, stop: Stop, ranks: Ranks = ALONE) -> None:
 
 
 def teacher_of(run: Run) -> Run:
-    """The parent of a run, with those of its weights that make the pairs."""
+    """Return the parent of a run, set to the weights that make the pairs."""
     assert run.parent is not None
     sampling = run.config.pairs_sampling
     chosen = {"evaluate.average": sampling.average, "evaluate.checkpoint": sampling.checkpoint}
@@ -53,14 +53,14 @@ def teacher_of(run: Run) -> Run:
 
 
 def _made(run: Run, teacher: Run) -> dict[str, Any]:
-    """What pairs.json says of who made the pairs of a run, and how."""
+    """Return the entries of pairs.json about the teacher and the sampling of a run's pairs."""
     settings = to_dict(run.config.pairs_sampling, digested=True)
     names = ("solver", "time_grid", "nfe", "guidance", "average", "checkpoint", "batch_size")
     return {"teacher": teacher.name, "made": {name: settings[name] for name in names if name in settings}}
 
 
 def _fill(run: Run, teacher: Run, made: Mapping[str, Any], stop: Stop) -> None:
-    """Make the pairs that are missing."""
+    """Make the missing pairs."""
     sampling = run.config.pairs_sampling
     config = teacher.config
     trained = restore(teacher)

@@ -1,4 +1,4 @@
-"""Whether runs fit into memory, asked before anything is made or trained."""
+"""Check whether runs fit into memory, before anything is made or trained."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from harness.runs.train import SPREAD
 from harness.training.footprint import checkpoint_bytes, training_needs, weightless
 
 PROCESS = 150e6
-"""What a worker has in memory before it has anything of a run: code and libraries."""
+"""Bytes of a worker's code and libraries in memory, before it loads a run."""
 
 
 def require_room(config: RunConfig) -> None:
-    """`ConfigError` where a run cannot be trained or judged in the memory that is free; one that is trained need not.
+    """Raise `ConfigError` if a run cannot be trained or judged in the free memory; finished training is not checked.
 
-    The pairs that it learns must fit onto the disk.
+    The pairs that it learns must also fit on the disk.
     """
     if _untrained(config):
         if config.parent is not None:
@@ -38,17 +38,17 @@ def require_room(config: RunConfig) -> None:
 
 
 def require_judging_room(config: RunConfig) -> None:
-    """`ConfigError` where a run cannot be judged in the memory that is free."""
+    """Raise `ConfigError` if a run cannot be judged in the free memory."""
     data = load(config.dataset)
     require(drawing_needs(config.evaluate, data), "sampling", config.train.resolved_device())
     require(judging_needs(config.evaluate, data), "an evaluation")
 
 
 def require_workers(trials: Sequence[tuple[RunConfig, int]], workers: int, gpus: int, option: str) -> None:
-    """`ConfigError` at `option` where so many workers cannot have the smallest of the trials in memory at once.
+    """Raise `ConfigError` at `option` if the workers cannot hold the smallest trials in memory at the same time.
 
-    A configuration comes with the number of its trials. What a training has for a moment alone is left out: others may
-    have theirs at another. `gpus` share the workers; 0 on a CPU.
+    `trials` are (configuration, number of trials). Memory that a training needs only for a moment is not counted, since
+    other trainings need theirs at other moments. `gpus` share the workers; 0 on a CPU.
     """
     each = list[float]()
     on_device = list[float]()
@@ -68,12 +68,12 @@ def _untrained(config: RunConfig) -> bool:
 
 
 def _lasting(needs: Sequence[Need]) -> float:
-    """Bytes that stay as long as a training lasts."""
+    """Return the bytes in use during the whole training."""
     return sum(need.bytes for need in needs if not need.passing)
 
 
 def _training(config: RunConfig) -> list[Need]:
-    """What a training has on its device; too large a batch is the fault of its samples where one alone does not fit."""
+    """Return a training's needs on its device. If a single sample is too large, the path is the data's."""
     classes = load(config.dataset).num_classes if config.conditional else 0
     free = free_bytes(config.train.resolved_device())
     needs = training_needs(
@@ -90,7 +90,7 @@ def _training(config: RunConfig) -> list[Need]:
 
 
 def _beside(config: RunConfig) -> list[Need]:
-    """What a training has in main memory beside the device."""
+    """Return a training's needs in main memory, besides the device's."""
     data = load(config.dataset)
     number = min(SPREAD, len(data.train))
     some = Need(
@@ -106,6 +106,6 @@ def _beside(config: RunConfig) -> list[Need]:
 
 
 def _own(config: RunConfig) -> list[Need]:
-    """What every worker has of its own, whatever it does: libraries and the data."""
+    """Return the needs of every worker: libraries and the data."""
     train = load(config.dataset).train
     return [Need("dataset", "data and libraries", PROCESS + (train.nbytes if isinstance(train, Tensor) else 0))]

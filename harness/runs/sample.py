@@ -1,4 +1,4 @@
-"""Samples of a run: its network as `evaluate` says, what it draws, and the ways that samples come."""
+"""Samples of a run: its network with the weights of `evaluate`, the samples, and their paths."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from harness.training.hardware import compiled, laid_out
 
 
 def restore(run: Run) -> Trained:
-    """The network of a finished run as its `evaluate` says, from its checkpoints, ready to sample."""
+    """Return the network of a finished run, with the weights that its `evaluate` names, ready to sample."""
     trained = averaged(run)
     return trained._replace(network=compiled(trained.network.eval(), run.config.train.resolved()["compile"]))
 
 
 def averaged(run: Run) -> Trained:
-    """The network of a finished run with the weights that its `evaluate` names."""
+    """Return the network of a finished run with the weights that its `evaluate` names, not compiled."""
     config = run.config
     folder = run.folder / "checkpoints"
     device = run.config.train.resolved_device()
@@ -37,8 +37,8 @@ def averaged(run: Run) -> Trained:
     for name, value in below(saved, "data").items():
         known = run.data.statistics.get(name, torch.empty(0))
         if known.dtype != value.dtype or not torch.equal(value.cpu(), known):
-            reason = f"the data's {name} is not what it was trained with"
-            raise UserError(f"{run.name}: {reason}. Bring the same data back, or train again.")
+            reason = f"the data's {name} has changed since training"
+            raise UserError(f"{run.name}: {reason}. Restore the same data, or train again.")
     if config.evaluate.checkpoint == "best":
         _, saved, damaged = read_checkpoint(folder / "best", device)
         if not saved:
@@ -58,9 +58,9 @@ def averaged(run: Run) -> Trained:
 
 
 def _require_fit(place: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """`UserError` where a checkpoint holds other tensors than the run of its folder."""
+    """Raise `UserError` if the tensors of a checkpoint do not fit the run of its folder."""
     if reason := differing(found, wanted):
-        advice = "Remove it, then run the command that trained the run: it goes on from the checkpoint before."
+        advice = "Remove it, then run the command that trained the run: it continues from the checkpoint before."
         raise UserError(f"{place}: does not fit the run ({reason}). {advice}")
 
 
@@ -68,11 +68,11 @@ def samples(
     run: Run, trained: Trained, nfe: int, number: int, *, label: int | None = None, visited: list[Tensor] | None = None,
     first: int = 0,
 ) -> Iterator[Generated]:  # fmt: skip
-    """Batches of decoded samples, on the device; the noise depends on the run's seed and `evaluate.sampling_seed`.
+    """Yield batches of decoded samples, on the device; noise depends on the run's seed and `evaluate.sampling_seed`.
 
-    A larger `number` begins with the same whole batches. Classes come as often as in training, or are all `label`.
-    `visited` collects x, encoded, wherever the network is called. `first` batches are left out.
-    `ConfigError` when `nfe` cannot be spent, or `evaluate.noise` does not fit the data.
+    A larger `number` starts with the same complete batches. Classes are as frequent as in training, or all are `label`.
+    `visited` collects the encoded x of every network call. The first `first` batches are skipped.
+    `ConfigError` if the solver cannot use exactly `nfe` calls, or if `evaluate.noise` does not fit the data.
     """
     config = run.config
     again = config.evaluate.sampling_seed
@@ -87,7 +87,7 @@ def samples(
             visited=visited, first=first,
         ):  # fmt: skip
             yield batch._replace(x=run.data.decode(batch.x))
-    except ConfigError as error:  # `nfe` cannot be spent, or the noise does not fit the data
+    except ConfigError as error:
         raise error.below("evaluate") from None
 
 
@@ -98,7 +98,7 @@ def _learned(noise: Noise, dataset: Dataset) -> Mapping[str, Tensor]:
 
 
 def picture(run: Run, trained: Trained, nfe: int, number: int, path: Path, label: int | None = None) -> None:
-    """Draw samples as their kind of data is drawn: points with the way that they came."""
+    """Draw samples as a picture of their kind of data; points are drawn with their paths."""
     visited: list[Tensor] = []
     follow = visited if run.data.kind == "points" else None
     shown = [batch.x for batch in samples(run, trained, nfe, number, label=label, visited=follow)]
@@ -107,9 +107,9 @@ def picture(run: Run, trained: Trained, nfe: int, number: int, path: Path, label
 
 
 def paths(run: Run, trained: Trained, steps: int, number: int) -> list[Tensor]:
-    """Where `number` samples are on their way by Euler's method, without guidance, in equal steps.
+    """Return the states of `number` samples before each of `steps` equal Euler steps and at the end, without guidance.
 
-    Their classes come as in `samples`.
+    Classes are drawn as in `samples`.
     """
     visited: list[Tensor] = []
     plain = SamplingConfig(batch_size=min(number, run.config.evaluate.batch_size))

@@ -1,4 +1,4 @@
-"""Runs as they lie on disk: which there are, where each stands and what it scored. No data and no weights are read."""
+"""Runs on disk: their list, state and values, without reading data or weights."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ State = Literal["finished", "running", "interrupted", "diverged", "pruned"]
 MEASURED_AGAINST = ("weights", "resize", "reference")
 """The fields of a protocol that follow from the data and the extractor's weights, not from the settings."""
 Facts = dict[str, Any]
-"""What a run's name covers beside its configuration, as its environment.json keeps it."""
+"""Facts that a run's name covers besides its configuration, from its environment.json."""
 
 
 def folders() -> list[Path]:
-    """The directories of the runs that have begun, by name."""
+    """Return the directories of the runs that have started, sorted by name."""
     return sorted(path.parent for path in runs_folder().glob("*/environment.json"))
 
 
 def facts_on_disk() -> list[Facts]:
-    """Every set of facts under which a run on disk was trained."""
+    """Return every set of facts under which a run on disk was trained."""
     found: dict[str, Facts] = {}
     for folder in folders():
         try:
@@ -46,9 +46,9 @@ def facts_on_disk() -> list[Facts]:
 
 
 def runs_of(config: RunConfig, seeds: Iterable[int], known: Sequence[Facts]) -> list[Run]:
-    """The runs on disk of a configuration with each of the seeds, trained under any of the `known` facts.
+    """Return the runs on disk of a configuration with each of the seeds, trained under any of the `known` facts.
 
-    Runs of earlier numerics count where there are none of today's.
+    A seed without runs of the current numerics version gets its runs of earlier versions.
     """
     digests: dict[str, bool] = {}
     for facts in known:
@@ -64,7 +64,7 @@ def runs_of(config: RunConfig, seeds: Iterable[int], known: Sequence[Facts]) -> 
 
 
 def state_of(run: Run) -> State:
-    """Where a run stands. It is `running` while a process trains or evaluates it."""
+    """Return the state of a run. It is `running` while a process trains or evaluates it."""
     if (run.folder / "lock").exists():
         with run.lock(wait=False) as free:
             if not free:
@@ -77,7 +77,7 @@ def state_of(run: Run) -> State:
 
 
 class Score(NamedTuple):
-    """A value, and the digest of the reference and weights that it was measured against; None where there is none."""
+    """A value, and the digest of the reference and weights that it was measured against; None if there is no value."""
 
     value: float | None = None
     against: str | None = None
@@ -86,7 +86,7 @@ class Score(NamedTuple):
 def score(run: Run, judged: EvaluateConfig, metric: str, nfe: int) -> Score:
     """Return the newest value of a metric at an NFE among the evaluations of a run with the settings `judged`.
 
-    They may be against several references, since no data are read: compare scores only if `against` is the same.
+    Evaluations may use different references, since no data are read: compare scores only if `against` is the same.
     """
     asked = json.loads(json.dumps(of_settings(judged)))
     files = (run.folder / "evaluations").glob("*.json")
@@ -99,5 +99,6 @@ def score(run: Run, judged: EvaluateConfig, metric: str, nfe: int) -> Score:
         same = all(known["protocol"].get(name, {}) == setting for name, setting in asked.items())
         if same and (found := value_of(known, metric, nfe)) is not None:
             against = {name: known["protocol"].get(name) for name in MEASURED_AGAINST}
+            against |= {"decoder": decoder} if (decoder := known["protocol"].get("decoder")) else {}
             return Score(found, digest(against))
     return Score()

@@ -1,7 +1,7 @@
-"""On how many CPU threads a run trains alone, where nobody says.
+"""The number of CPU threads of a single run, unless the user sets it.
 
-The number is part of the run's name, since the last digits of its results depend on it. So a run that was begun keeps
-its number, and a study's runs keep the plan's.
+The number is part of the run's name, since the last digits of the results depend on it. A run that has started keeps
+its number, and the runs of a study keep the plan's.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from harness.runs.config import RunConfig
 from harness.runs.folder import Run
 
 MOST = 8
-"""More are used only where `train.threads` asks for them: small networks get slower on many."""
+"""Largest number chosen here; only `train.threads` sets more: small networks get slower on many threads."""
 
 
 def free_threads() -> int:
-    """The cores that this process may use, less those that were busy in the last minute; from 1 to `MOST`."""
+    """Return the cores that this process may use, minus those busy in the last minute; from 1 to `MOST`."""
     cores = min(torch.get_num_threads(), joblib.cpu_count())  # OMP_NUM_THREADS; affinity and a container's quota
     return min(MOST, max(1, round(cores - os.getloadavg()[0])))
 
 
 def threaded(config: RunConfig) -> tuple[RunConfig, str]:
-    """The configuration on the threads of its run on disk, or else on the free ones; with a line that says so.
+    """Return the configuration with the threads of its run on disk, or else the free ones, and a line that says so.
 
-    On a GPU, and for one process of several, it stays as it is and nothing is said.
+    On a GPU, and in a training on several processes, the configuration does not change and the line is empty.
     """
     if config.train.resolved_device() != "cpu" or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return config, ""
@@ -36,6 +36,6 @@ def threaded(config: RunConfig) -> tuple[RunConfig, str]:
     for threads in dict.fromkeys((free, config.train.threads, *range(1, 1 + max(MOST, os.cpu_count() or 1)))):
         begun = override(config, {"train.threads": threads})
         if Run.of(begun).folder.exists():
-            return begun, f"train.threads={threads}, as the run on disk has it"
-    why = "the cores that are free here; the run's name depends on it, and --set train.threads=N chooses another"
+            return begun, f"train.threads={threads}, as in the run on disk"
+    why = "the free cores of this machine; the run's name depends on it, --set train.threads=N changes it"
     return override(config, {"train.threads": free}), f"train.threads={free}: {why}"

@@ -1,4 +1,4 @@
-"""Trains runs: each continues where it stands, after the flow that it learns from."""
+"""Train runs, after the flows that they learn from; an interrupted run continues."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ from harness.training.trainer import Callbacks, fit
 
 PATHS = 32
 PATH_STEPS = 8
-"""How many paths have their straightness measured during training, and in how many steps."""
+"""Number of paths, and of steps per path, for the straightness during training."""
 SPREAD = 2000
-"""Training samples with whose spread that of the samples is compared."""
+"""Number of training samples; their spread is compared with the spread of generated samples."""
 Look = Callable[[Trained, int], None]
-"""Takes the averaged network and the step wherever a run is sampled while it trains; may raise `Pruned`."""
+"""Called with the averaged network and the step whenever a run is sampled during training; may raise `Pruned`."""
 
 
 def ensure(config: RunConfig, say: Say, stop: Stop, look: Look | None = None) -> Run:
-    """The run of a configuration, trained and evaluated: what is done is kept, what was begun continues.
+    """Train and evaluate the run of a configuration, as far as it is not done yet; return the run.
 
-    Raises `NoValue` (a second time without training or sampling again), `Stopped` and what `look` raises.
+    Raises `NoValue` (a second call raises it without training or sampling again), `Stopped`, and `look`'s errors.
     """
     run = Run.of(config)
     protocol = config.protocol()
@@ -59,9 +59,9 @@ def ensure(config: RunConfig, say: Say, stop: Stop, look: Look | None = None) ->
 
 
 def train(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE, look: Look | None = None) -> None:
-    """Train a run from where it stands, and before it what it learns from; at once when it is finished.
+    """Train a run from its last step, after the flows that it learns from; return immediately if it is finished.
 
-    Of several ranks, the first alone writes.
+    With several ranks, only the first writes.
     """
     config = run.config
     if run.parent and not ranks.any(ranks.first and run.finished):
@@ -70,7 +70,7 @@ def train(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE, look: Look | Non
     with run.lock() if ranks.first else nullcontext(), threadpool_limits(config.train.threads):
         if ranks.first:
             run.describe(say)
-        if ranks.any(ranks.first and run.finished and run.described):  # the first alone has waited for who was here
+        if ranks.any(ranks.first and run.finished and run.described):  # only the first has waited for the lock
             return
         if error := run.gave_up:
             raise error.told(f"{error} (Remove {run.folder} to train it again.)")
@@ -95,7 +95,7 @@ def train(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE, look: Look | Non
 
 
 def make_pairs(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE) -> None:
-    """Make the pairs that a run learns, after training the flow that makes them; what was begun continues."""
+    """Make the pairs that a run learns, after training the flow that makes them; continues interrupted work."""
     if ranks.first:
         run.pairs.require_room()
     train(teacher_of(run), say, stop, ranks)
@@ -103,7 +103,7 @@ def make_pairs(run: Run, say: Say, stop: Stop, ranks: Ranks = ALONE) -> None:
 
 
 def _prepare(run: Run, network: nn.Module, objective: Objective) -> None:
-    """Clear away what a kill left, and note where the run comes from."""
+    """Remove leftovers of a kill, and write environment.json."""
     remove_leftovers(run.folder)
     (run.folder / "pruned.json").unlink(missing_ok=True)
     drop_torn_line(run.folder / "metrics.jsonl")
@@ -112,7 +112,7 @@ def _prepare(run: Run, network: nn.Module, objective: Objective) -> None:
 
 
 def _objective(run: Run) -> Objective:
-    """What a run minimises: on its data, or on the pairs that its parent made."""
+    """Return the objective of a run, on its data or on its parent's pairs."""
     config = run.config
     noise_state = run.config.noise.learn(run.data)
     device = config.train.resolved_device()
@@ -130,9 +130,9 @@ def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look 
 
     def log(line: dict[str, float]) -> None:
         nonlocal last
-        if "learning_rate_factor" in line:  # training goes back, and what follows is new
+        if "learning_rate_factor" in line:  # training goes back, and the next lines are new
             last = -1
-        if line["step"] <= last:  # a resumed run repeats what it had logged after its checkpoint
+        if line["step"] <= last:  # a resumed run repeats the lines after its checkpoint
             return
         if "samples_per_second" in line:
             line["mfu"] = line["samples_per_second"] * use["flops_per_sample"] / use["peak_flops"]
@@ -145,7 +145,7 @@ def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look 
         try:
             with spared():
                 picture(run, trained, max(run.config.evaluate.nfe), number, place)
-        except Unsolvable as error:  # at the end, if it stays so, the evaluation says it
+        except Unsolvable as error:  # if it lasts, the evaluation reports it
             say(f"no picture of step {step}: {error}")
         if look:
             look(trained, step)
@@ -158,7 +158,7 @@ def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look 
 def _write_environment(run: Run, network: nn.Module, objective: Objective) -> None:
     earlier = run.environment.get("commits", [])
     config = run.config
-    trains = commit() if not run.finished else "unknown"  # who removed the file removed what trained the run
+    trains = commit() if not run.finished else "unknown"  # with the file, the commits of the training were removed
     data = run.data
     write_json(
         run.folder / "environment.json",

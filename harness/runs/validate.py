@@ -1,4 +1,4 @@
-"""What is refused before training: data that cannot be read, networks that do not fit them, idle settings."""
+"""Checks before training: data that cannot be read, networks that do not fit them, settings without effect."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.training.footprint import weightless
 
 
 def refuse_idle(changes: Collection[str], configs: Iterable[RunConfig]) -> None:
-    """`ConfigError` when a changed path says how rounds are done, or an NFE sampled, and no configuration has it."""
+    """Raise `ConfigError` if a changed setting of rounds or of more samples has no effect in any configuration."""
     configs = list(configs)
     if "evaluate.more_samples" in changes:
         _refuse_unmeasured(configs)
@@ -31,43 +31,43 @@ def refuse_idle(changes: Collection[str], configs: Iterable[RunConfig]) -> None:
 
 
 def _refuse_unmeasured(configs: Sequence[RunConfig]) -> None:
-    """`ConfigError` when more samples are asked for at an NFE that no configuration is judged at, or no more."""
+    """Raise `ConfigError` if `more_samples` names an NFE at which no configuration is judged, or adds no samples."""
     judged = sorted({nfe for config in configs for nfe in config.evaluate.nfe})
     fewest = min(config.evaluate.num_samples for config in configs)
     for i, more in enumerate(configs[0].evaluate.more_samples):
         if more.num_samples <= fewest:
-            reason = f"{more.num_samples} is no more than num_samples = {fewest}"
+            reason = f"{more.num_samples} must be above num_samples = {fewest}"
             raise ConfigError(f"evaluate.more_samples[{i}].num_samples", f"{reason}. Give more, or leave it out.")
         if more.nfe not in judged:
-            reason = f"nothing is judged at NFE {more.nfe}"
+            reason = f"no run is judged at NFE {more.nfe}"
             known = ", ".join(map(str, judged))
             raise ConfigError(f"evaluate.more_samples[{i}].nfe", f"{reason}. Choose one of evaluate.nfe: {known}.")
 
 
 def refuse_guided_twice(changes: Iterable[str], config: RunConfig) -> None:
-    """`ConfigError` when what has learned guided pairs would be guided again and no changed path asks for it."""
+    """Raise `ConfigError` if a flow that learned guided pairs is guided again and no changed path sets guidance."""
     if (reason := guided_twice(config)) and not asks_for_guidance(changes):
         raise ConfigError("evaluate.guidance", reason)
 
 
 def refuse_unreached(changes: Iterable[str], config: RunConfig) -> None:
-    """`ConfigError` when a changed path says that something comes after so many steps that it never does."""
+    """Raise `ConfigError` if a changed path sets a number of steps that training never reaches."""
     train = config.train
     asked = {*changes}
     if "train.warmup_steps" in asked and train.warmup_steps > train.steps:
-        reason = f"{train.warmup_steps} steps of warm-up end beyond the last of {train.steps}"
+        reason = f"the warm-up of {train.warmup_steps} steps is longer than the training of {train.steps}"
         advice = f"Set it to {train.steps} or less, or train longer."
         raise ConfigError("train.warmup_steps", f"{reason}, so the learning rate never reaches its peak. {advice}")
     if "train.snapshot_every" in asked and train.snapshot_every > train.steps:
-        reason = f"the first snapshot after {train.snapshot_every} steps comes beyond the last of {train.steps}"
+        reason = f"the first snapshot (step {train.snapshot_every}) comes after the last step ({train.steps})"
         advice = f"Set it to {train.steps} or less, or to 0."
         raise ConfigError("train.snapshot_every", f"{reason}, so none is taken. {advice}")
 
 
 def check(config: RunConfig, weights: bool = True) -> None:
-    """Raise what training would trip over: unreadable data, a network that does not fit, an impossible protocol.
+    """Raise errors that training would meet: unreadable data, a network that does not fit, an impossible protocol.
 
-    Without `weights` the extractor's are not read, and nothing is downloaded.
+    Without `weights`, the extractor's weights are not read, and nothing is downloaded.
     """
     data = load(config.dataset)
     probe(config, data)
@@ -81,7 +81,7 @@ def check(config: RunConfig, weights: bool = True) -> None:
     if config.conditional and data.num_classes < 2:
         raise ConfigError(
             "objective.label_dropout",
-            f"the data have {data.num_classes or 'no'} classes. Set it to null, or take others.",
+            f"the data have {data.num_classes or 'no'} classes. Set it to null, or choose data with two or more.",
         )
     if config.train.batch_size > len(data.train):
         reason = f"{config.train.batch_size} is more than the {len(data.train)} training samples"
@@ -91,12 +91,12 @@ def check(config: RunConfig, weights: bool = True) -> None:
 
 
 def _weightless(config: RunConfig, data: Data) -> Network:
-    """The network without values; `ConfigError` when it does not fit the data."""
+    """Return the network without values; `ConfigError` if it does not fit the data."""
     return weightless(config.backbone, data.shape, data.num_classes if config.conditional else 0)
 
 
 def _check_pairs(config: RunConfig, parent: RunConfig, data: Data) -> None:
-    """Raise what making pairs, or beginning with the weights of who made them, would trip over."""
+    """Raise errors that making pairs, or starting with the teacher's weights, would meet."""
     _check_times("reflow", config.pairs_sampling, parent, data)
     if not config.reflow.warm_start:
         return
@@ -107,11 +107,11 @@ def _check_pairs(config: RunConfig, parent: RunConfig, data: Data) -> None:
         differing = next(name for name in own.keys() | given.keys() if own.get(name) != given.get(name))
         shapes = f"{differing} is {own.get(differing)} here and {given.get(differing)} there"
         reason = f"the network does not fit the teacher's: {shapes}"
-        raise ConfigError("backbone", f"{reason}. Leave it as it is there, or set reflow.warm_start=false.")
+        raise ConfigError("backbone", f"{reason}. Set the teacher's backbone, or reflow.warm_start=false.")
 
 
 def _check_times(at: str, sampling: SamplingConfig, trained: Formulation, data: Data) -> None:
-    """Raise what drawing samples would trip over: calls that no number of steps takes, times that fall on one place."""
+    """Raise errors that sampling would meet: an NFE that no number of steps uses exactly, equal times in the grid."""
     path = trained.path(trained.noise.learn(data))
     try:
         for nfe in sampling.every_nfe:

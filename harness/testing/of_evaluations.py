@@ -96,10 +96,15 @@ def metric(metric: Any) -> Promises:
 def _flow_metric(metric: Any) -> Promises:
     for of_each, classes in (("", None), (" of each class", torch.arange(60) % 3)):
         other = _flow(3, classes)
-        best = replace(_flow(0, classes), field=partial(optimal_velocity, flow=other))
+        best = replace(_flow(0, classes), field=partial(_optimal, other))
         near, far = (metric.measure(flow) for flow in (best, other))
         what = f"a short, straight flow along the optimal field{of_each} scores better than another flow"
         yield what, near < far if metric.lower_is_better else near > far
+
+
+def _optimal(flow: Flow, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+    """Return the optimal velocity, at t >= 0.02: at t = 0 it exists only at the samples."""
+    return optimal_velocity(x, t.clamp(min=0.02), y, flow).to(x)
 
 
 def _flow(turn: float, classes: Tensor | None) -> Flow:
@@ -110,4 +115,7 @@ def _flow(turn: float, classes: Tensor | None) -> Flow:
         times = (i / steps for i in range(steps + 1))
         return [start[:number] * (1 + 0.1 * t) + turn * torch.sin(torch.tensor(4 * t)) for t in times]
 
-    return Flow(path, lambda x, t, y: 0 * x, Formulation(), torch.ones(()), lambda: (real, classes), 0)
+    given = (real, classes)
+    return Flow(
+        path, lambda x, t, y: 0 * x, Formulation(), torch.ones(()), lambda: given, lambda n: given, Tensor.float, 0
+    )  # fmt: skip

@@ -65,8 +65,8 @@ def cut_short(config: TrainConfig) -> list[str]:
     if config.warmup_steps <= config.steps:
         return []
     share = config.rate(config.steps - 1) / config.learning_rate
-    reason = f"{config.warmup_steps} steps of warm-up end beyond the last of {config.steps}"
-    reached = f"where the learning rate is at {share:.2g} of its peak"
+    reason = f"the warm-up of {config.warmup_steps} steps is longer than the training of {config.steps}"
+    reached = f"so the learning rate ends at {share:.2g} of its peak"
     return [f"train.warmup_steps: {reason}, {reached}. Set it to about a tenth of train.steps."]
 
 

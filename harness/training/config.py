@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import torch
 
-from harness.core.config import RUN_ONLY, Config, Count, Index, Positive, Range
+from harness.core.config import ADDED, RUN_ONLY, Config, Count, Index, Positive, Range
 from harness.core.errors import ConfigError
 from harness.training.optimizers import AdamW, Decay, Optimizer
 from harness.training.schedules import Cosine, Schedule
@@ -32,7 +32,10 @@ class TrainConfig(Config):
     clip_norm: Positive | None = 1.0
     """Largest norm of the gradient; a larger gradient is scaled down. null turns clipping off."""
     ema_decay: Decay | None = 0.9999
-    """Decay per step, after a warm-up, of the weight average that sampling uses; null keeps none."""
+    """Decay per step of the weight average that sampling uses; null keeps none."""
+    ema_warmup: bool = field(default=True, metadata=ADDED)
+    """Whether averages begin short: at step n, the decay is at most (n - 1) / (n + 9). Without it, a short training
+    averages over its initial weights too."""
     more_ema_decays: tuple[Decay, ...] = ()
     """Decays of further averages, which can be evaluated after training (evaluate.average.decay)."""
     snapshot_every: Index = 0

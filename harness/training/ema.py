@@ -20,12 +20,14 @@ class Averages:
 
     Buffers are copied, because running statistics are averages already. An average of decay d keeps the share
     min(d, (n - 1) / (n + 9)) of itself at the n-th update. So the first update copies the weights, and a short run
-    averages over about its last tenth and forgets its initialisation. A power-function average keeps the share
+    averages over about its last tenth and forgets its initialisation. Without `warmup` it keeps d from the first update
+    on. A power-function average keeps the share
     (1 - 1/n)^(gamma + 1) (Karras et al. 2024, eq. 127), so that its length is a share of the training.
     """
 
-    def __init__(self, network: nn.Module, decays: Sequence[float], widths: Sequence[float] = ()):
+    def __init__(self, network: nn.Module, decays: Sequence[float], widths: Sequence[float] = (), warmup: bool = True):
         self._source = network
+        self._warmup = warmup
         self._weights: list[Tensor] = list(network.parameters())
         self._keep = {ema_name(d): d for d in decays} | {power_name(w): -gamma_of(w) - 1 for w in widths}
         self._averages = {name: [w.detach().clone() for w in self._weights] for name in self._keep}
@@ -43,9 +45,10 @@ class Averages:
     @torch.no_grad()
     def update(self, n: int) -> None:
         """Update the averages after optimizer step n, counted from 1."""
+        most = (n - 1) / (n + 9) if self._warmup else 1.0
         for name, averages in self._averages.items():
             kept = self._keep[name]
-            decay = min(kept, (n - 1) / (n + 9)) if kept >= 0 else (1 - 1 / n) ** -kept
+            decay = min(kept, most) if kept >= 0 else (1 - 1 / n) ** -kept
             torch._foreach_lerp_(averages, self._weights, 1 - decay)
         self._copy_buffers()
 

@@ -74,6 +74,11 @@ def compiled(network: nn.Module, mode: str) -> nn.Module:
     return fast
 
 
+def uncompiled(network: nn.Module) -> nn.Module:
+    """Return the network that `compiled` was given: compiled code allows one backward pass for each forward pass."""
+    return getattr(network, "_orig_mod", network)
+
+
 def laid_out(network: nn.Module, shape: tuple[int, ...], channels_last: bool) -> nn.Module:
     """Return the network, in channels-last memory format if that is wanted and samples are images [C, H, W]."""
     return network.to(memory_format=torch.channels_last) if channels_last and len(shape) == 3 else network

@@ -96,7 +96,7 @@ class Training:
         self.chosen = config.resolved()
         self.device = self.chosen["device"]
         laid_out(network, data.shape, config.channels_last)
-        averages = Averages(network, config.decays, WIDTHS if config.snapshot_every else ())
+        averages = Averages(network, config.decays, WIDTHS if config.snapshot_every else (), config.ema_warmup)
         optimizer = config.optimizer.build(network.parameters())
         self.clip_norm = config.clip_norm or math.inf
         self.each = torch.tensor(1 / config.accumulate, device=self.device)

@@ -97,7 +97,7 @@ def find_run(name: str) -> Run:
     study, _, rest = name.partition("/")
     arm, _, seed = rest.rpartition("/")
     if not (arm and seed.isdecimal()):
-        raise UserError(f"{name}: is no folder, and no {FORM} either. `harness runs` lists the runs.")
+        raise UserError(f"{name}: is neither a folder nor {FORM}. `harness runs` lists the runs.")
     try:
         return _only(_named(study, arm, seed)).run
     except UserError as error:
@@ -109,7 +109,7 @@ def _named(study: str, arm: str, seed: str) -> list[Place]:
     plans = stored_plans(study)
     arms = {arm for plan in plans for arm in plan.read().arms}
     if arm not in arms:
-        raise UserError(f"'{arm}' is no arm of {study}. {did_you_mean(arm, arms)}")
+        raise UserError(f"'{arm}' is not an arm of {study}. {did_you_mean(arm, arms)}")
     facts = stored.facts_on_disk()
     places = [place for plan in plans for place in plan.places(facts) if place.arm == arm]
     if found := [place for place in places if str(place.seed) == seed]:

@@ -168,7 +168,7 @@ class Crossing:
 def axes_of(declared: Mapping[str, Any], at: str) -> Axes:
     """Read the axes in field `at` of a study file: {path: its values}, or {name: {level: settings}}.
 
-    `ConfigError` if an axis is no list or mapping, or has fewer than two different levels.
+    `ConfigError` if an axis is not a list or mapping, or has fewer than two different levels.
     """
     short = {path: path.rpartition(".")[2] for path in declared}
     names = short if len({*short.values()}) == len(short) else {path: path for path in declared}

@@ -51,7 +51,7 @@ def refuse_unknown_scale(name: str) -> None:
 
 def no_scale(name: str, known: Iterable[str]) -> UserError:
     """Return the error for an unknown scale."""
-    return UserError(f"'{name}' is no scale. {did_you_mean(name, known)}")
+    return UserError(f"'{name}' is not a known scale. {did_you_mean(name, known)}")
 
 
 def _scales() -> ast.Module:

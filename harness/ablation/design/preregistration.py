@@ -74,7 +74,7 @@ def unplanned(plan: Plan) -> list[str]:
     if extra := plan.seeds[plan.looks.seeds[reached - 1] if reached else 0 :]:
         looks = ", ".join(map(str, plan.looks.seeds))
         lines.append(
-            f"Not planned: {len(plan.seeds)} seeds are no look (looks are at {looks}); the last {len(extra)} take no "
+            f"Not planned: no look is at {len(plan.seeds)} seeds (looks are at {looks}); the last {len(extra)} take no "
             "part in the verdicts."
         )
     return lines

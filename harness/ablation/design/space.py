@@ -55,7 +55,9 @@ def one_of(*values: Any) -> BaseDistribution:
     wrong = [value for value in drawn if not isinstance(value, (int, float, str, type(None)))]
     wrong += [value for value in values if isinstance(value, str) and value.startswith("{")]
     if wrong:
-        raise UserError(f"space: {wrong[0]!r} is no number, text, True, False, None or component. Correct the range.")
+        raise UserError(
+            f"space: {wrong[0]!r} must be a number, text, True, False, None or component. Correct the range."
+        )
     return _checked(lambda: CategoricalDistribution(drawn))
 
 
@@ -65,12 +67,12 @@ def together(*rows: Iterable[Any]) -> BaseDistribution:
     Use it for settings that depend on each other, or that must have the same cost together.
     """
     if wrong := [row for row in rows if not isinstance(row, (list, tuple))]:
-        raise UserError(f"space: {wrong[0]!r} is no row, like (64, 800). Correct the range.")
+        raise UserError(f"space: {wrong[0]!r} must be a row, like (64, 800). Correct the range.")
     return _checked(lambda: CategoricalDistribution([_row(row) for row in rows]))
 
 
 def require_ranges(spaces: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise `ConfigError` for an entry of {scale: {name: range}} that is no valid range."""
+    """Raise `ConfigError` for an entry of {scale: {name: range}} that is not a valid range."""
     for scale, space in spaces.items():
         paths = [path for name in space for path in paths_of(name)]
         if twice := next((path for path in paths if paths.count(path) > 1), None):
@@ -78,7 +80,7 @@ def require_ranges(spaces: Mapping[str, Mapping[str, Any]]) -> None:
         for name, drawn in space.items():
             place = f"spaces['{scale}']['{name}']"
             if not isinstance(drawn, BaseDistribution):
-                reason = f"{drawn!r} is no range. Write even(...), log(...), one_of(...) or together(...)."
+                reason = f"{drawn!r} is not a range. Write even(...), log(...), one_of(...) or together(...)."
                 raise ConfigError(place, reason)
             if _AND in name and name.startswith(_ONE_MINUS):
                 raise ConfigError(place, '"1 - " works with a single path only. Give the values themselves.')
@@ -185,7 +187,7 @@ def _whole(low: float, high: float) -> bool:
     """Whether both ends are integers; `UserError` if one is not a finite number."""
     for end in (low, high):
         if not isinstance(end, (int, float)) or not abs(end) <= sys.float_info.max:
-            raise UserError(f"space: {end!r} is no finite number. Correct the range.")
+            raise UserError(f"space: {end!r} must be a finite number. Correct the range.")
     return isinstance(low, int) and isinstance(high, int)
 
 

@@ -85,7 +85,7 @@ class Study:
             raise UserError("skip_invalid: a fraction must be whole to be balanced. Leave out one of the two.")
         _, arms = self.crossed()
         if unknown := self.expected_nfe.keys() - arms.keys():
-            raise UserError(f"expected_nfe: '{min(unknown)}' is no arm. {did_you_mean(min(unknown), arms)}")
+            raise UserError(f"expected_nfe: '{min(unknown)}' is not an arm. {did_you_mean(min(unknown), arms)}")
         if wrong := [arm for arm, calls in self.expected_nfe.items() if len(calls) != 2]:
             raise UserError(f"expected_nfe: '{wrong[0]}' needs a pair: the smallest and the largest number of calls.")
         if not 0 < self.smallest_difference < 1:
@@ -115,7 +115,7 @@ class Study:
 def load_study(study: str | Study) -> Study:
     """Load the study of a file in studies/, given by its name, or of any file, given by a path that ends in .py.
 
-    A `Study` is returned unchanged; `UserError` if its name is no valid name for files and folders.
+    A `Study` is returned unchanged; `UserError` if its name is not valid for files and folders.
     """
     if not isinstance(study, Study):
         return load_declared(study, "STUDY", Study)
@@ -130,7 +130,7 @@ def load_declared(name: str, variable: str, kind: type[Declared]) -> Declared:
     word = variable.lower()
     path = file_of(name)
     if not name.endswith(".py") and not declared_in(name, variable):
-        raise UserError(f"'{name}' is no {word}. {did_you_mean(name, declaring(variable))}")
+        raise UserError(f"'{name}' is not a known {word}. {did_you_mean(name, declaring(variable))}")
     declared = getattr(load_file(path, f"harness_study_{path.stem}"), variable, None)
     if not isinstance(declared, kind) or not _NAME.fullmatch(path.stem):
         raise UserError(

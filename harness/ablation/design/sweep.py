@@ -51,7 +51,7 @@ def plan_of(runs: Sequence[Run], axes: Axes, plugins: Sequence[Path] = ()) -> Pl
         changes = {f"evaluate.{path}": value for path, value in zip(axes, values, strict=True)}
         arms[", ".join(level_name(value.read()) for value in values)] = _spendable(base, changes)
     if len(arms) < 2:
-        raise UserError("--sweep: one combination is no sweep. Name two values or more, like solver=euler,heun.")
+        raise UserError("--sweep: a sweep needs two combinations. Name two values or more, like solver=euler,heun.")
     metric = base.evaluate.metrics[0].name
     of = runs[0].name.partition("-")[0]
     return Plan(

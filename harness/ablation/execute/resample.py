@@ -154,5 +154,5 @@ def _why_not(plan: Plan, arm: str) -> str:
     if plan.nfe not in config.nfe or plan.metric not in {metric.name for metric in config.metrics}:
         return f"is not judged by {plan.metric} at NFE {plan.nfe}"
     if gone := [seed for seed in plan.seeds if plan.run(arm, seed).gave_up]:
-        return f"has no value of seed {gone[0]}: what is left is no fair sample"
+        return f"has no value of seed {gone[0]}, so the other seeds are a biased sample"
     return ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from harness.components.backbones.base import Backbone, Network
 from harness.components.backbones.embeddings import Condition, Sinusoidal, TimeEmbedding
-from harness.core.config import Count, Presets, Range, Width
+from harness.core.config import ADDED, Count, Presets, Range, Width
 from harness.core.errors import ConfigError
 
 
@@ -27,6 +27,11 @@ class UNet(Backbone, name="unet"):
         "torchcfm-cifar10": {
             "channels": 128, "multipliers": (1, 2, 2, 2), "blocks": 2, "attention": (16,), "conditioning": "add",
             "groups": 32, "dropout": 0.1,
+        },
+        # Lipman et al. 2023, table 3. They name ADM, but not how its levels are resampled: as in ADM is assumed here.
+        "adm-256": {
+            "channels": 256, "multipliers": (1, 2, 2, 2), "blocks": 2, "attention": (16,), "head_channels": 64,
+            "conditioning": "film", "groups": 32, "resample": "residual",
         },
     }  # fmt: skip
 
@@ -47,37 +52,52 @@ class UNet(Backbone, name="unet"):
     dropout: Annotated[float, Range(0, 1, ends="[)")] = 0.0
     """Share of a block's activations dropped in training."""
     time_embedding: TimeEmbedding = Sinusoidal()
+    resample: Literal["convolution", "residual"] = field(default="convolution", metadata=ADDED)
+    """How the image is halved and doubled between levels. convolution: by a strided one, and by nearest neighbours
+    before one; residual: by averages of 2x2 and nearest neighbours inside a residual block (Dhariwal & Nichol 2021)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.multipliers:
-            raise ConfigError("multipliers", "there is no level. Give at least one, like [1, 2].")
-        if any(self.channels * m % self.groups for m in self.multipliers):
+        widths = level_widths(self.channels, self.multipliers)
+        if any(width % self.groups for width in widths):
             raise ConfigError(
                 "groups", f"{self.groups} does not divide every width. Choose a divisor of {self.channels}."
             )
-        widths = [self.channels * m for m in self.multipliers]
         if self.attention and any(width > self.head_channels and width % self.head_channels for width in widths):
             raise ConfigError(
                 "head_channels",
                 f"{self.head_channels} does not divide the widths {widths}. Choose a divisor of {self.channels}.",
             )
+        if self.resample == "residual" and len(widths) == 1:
+            raise ConfigError("resample", "one level is never resampled. Give more multipliers, or leave it out.")
 
     def heads(self, width: int) -> int:
         """Return the number of attention heads of a level of this width."""
         return max(1, width // self.head_channels)
 
     def build(self, data_shape: Sequence[int], num_classes: int = 0) -> Network:
-        if len(data_shape) != 3:
-            raise ConfigError("", f"unet takes images [C, H, W], not {list(data_shape)}. Choose another backbone.")
-        channels, height, width = data_shape
-        levels = len(self.multipliers)
-        if height % 2 ** (levels - 1) or width % 2 ** (levels - 1):
-            raise ConfigError("multipliers", f"{levels} levels do not halve {height}x{width} evenly. Use fewer.")
-        heights = [height // 2**level for level in range(levels)]
-        if missing := set(self.attention) - set(heights):
-            raise ConfigError("attention", f"no level has height {min(missing)}. Choose from {heights}.")
-        return UNetModule(self, channels, heights, num_classes)
+        heights = level_heights(self.name, data_shape, len(self.multipliers), self.attention)
+        return UNetModule(self, data_shape[0], heights, num_classes)
+
+
+def level_widths(channels: int, multipliers: Sequence[int]) -> list[int]:
+    """Return the width of each level; `ConfigError` if there is no level."""
+    if not multipliers:
+        raise ConfigError("multipliers", "there is no level. Give at least one, like [1, 2].")
+    return [channels * multiplier for multiplier in multipliers]
+
+
+def level_heights(name: str, data_shape: Sequence[int], levels: int, attention: Sequence[int]) -> list[int]:
+    """Return the image height of each level; `ConfigError` if the backbone `name` does not fit the data."""
+    if len(data_shape) != 3:
+        raise ConfigError("", f"{name} takes images [C, H, W], not {list(data_shape)}. Choose another backbone.")
+    _, height, width = data_shape
+    if height % 2 ** (levels - 1) or width % 2 ** (levels - 1):
+        raise ConfigError("multipliers", f"{levels} levels do not halve {height}x{width} evenly. Use fewer.")
+    heights = [height // 2**level for level in range(levels)]
+    if missing := set(attention) - set(heights):
+        raise ConfigError("attention", f"no level has height {min(missing)}. Choose from {heights}.")
+    return heights
 
 
 class UNetModule(Network):
@@ -85,20 +105,25 @@ class UNetModule(Network):
 
     def __init__(self, config: UNet, data_channels: int, heights: list[int], num_classes: int):
         super().__init__()
-        widths = [config.channels * m for m in config.multipliers]
+        widths = level_widths(config.channels, config.multipliers)
         condition_dim = 4 * config.channels
         self.condition = Condition(config.time_embedding, config.channels // 2 * 2, condition_dim, num_classes)
 
-        def block(inner: int, outer: int, attention: bool) -> ResidualBlock:
-            return ResidualBlock(inner, outer, condition_dim, config, config.heads(outer) if attention else 0)
+        def block(inner: int, outer: int, attention: bool, resample: nn.Module | None = None) -> ResidualBlock:
+            return ResidualBlock(inner, outer, condition_dim, config, config.heads(outer) if attention else 0, resample)
 
+        residual = config.resample == "residual"
         self.stem = nn.Conv2d(data_channels, widths[0], 3, padding=1)
         self.down = nn.ModuleList()
         skips = [widths[0]]
         width = widths[0]
         for level, outer in enumerate(widths):
             if level:
-                self.down.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
+                self.down.append(
+                    block(width, width, False, nn.AvgPool2d(2))
+                    if residual
+                    else nn.Conv2d(width, width, 3, stride=2, padding=1)
+                )
                 skips.append(width)
             for _ in range(config.blocks):
                 self.down.append(block(width, outer, heights[level] in config.attention))
@@ -112,7 +137,7 @@ class UNetModule(Network):
                 self.up.append(block(width + skips.pop(), outer, heights[level] in config.attention))
                 width = outer
             if level:
-                self.up.append(Upsample(width))
+                self.up.append(block(width, width, False, nn.Upsample(scale_factor=2)) if residual else Upsample(width))
         self.head = nn.Sequential(
             nn.GroupNorm(config.groups, width), nn.SiLU(), nn.Conv2d(width, data_channels, 3, padding=1)
         )
@@ -128,16 +153,24 @@ class UNetModule(Network):
         for layer in self.middle:
             x = layer(x, condition)
         for layer in self.up:
-            x = layer(torch.cat([x, skips.pop()], 1), condition) if isinstance(layer, ResidualBlock) else layer(x)
+            if isinstance(layer, ResidualBlock) and layer.resample is None:
+                x = torch.cat([x, skips.pop()], 1)
+            x = layer(x, condition) if isinstance(layer, ResidualBlock) else layer(x)
         return self.head(x)
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions with group norm, conditioned between them; then self-attention if there are heads."""
+    """Two convolutions with group norm, conditioned between them; then self-attention if there are heads.
 
-    def __init__(self, inner: int, outer: int, condition_dim: int, config: UNet, heads: int):
+    `resample` acts on the first convolution's input and on the shortcut (BigGAN: Brock et al. 2019, appendix B).
+    """
+
+    def __init__(
+        self, inner: int, outer: int, condition_dim: int, config: UNet, heads: int, resample: nn.Module | None = None
+    ):
         super().__init__()
         self.norm1 = nn.GroupNorm(config.groups, inner)
+        self.resample = resample
         self.conv1 = nn.Conv2d(inner, outer, 3, padding=1)
         self.film = config.conditioning == "film"
         self.condition = nn.Linear(condition_dim, 2 * outer if self.film else outer)
@@ -148,8 +181,11 @@ class ResidualBlock(nn.Module):
         self.attention = SelfAttention(outer, config.groups, heads) if heads else nn.Identity()
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """x [B, inner, H, W] and the condition [B, condition_dim] to [B, outer, H, W]."""
-        h = self.conv1(F.silu(self.norm1(x)))
+        """x [B, inner, H, W] and the condition [B, condition_dim] to [B, outer, H, W], resampled if it resamples."""
+        h = F.silu(self.norm1(x))
+        if self.resample is not None:
+            h, x = self.resample(h), self.resample(x)
+        h = self.conv1(h)
         condition = self.condition(condition)[:, :, None, None]
         if self.film:
             scale, shift = condition.chunk(2, dim=1)
@@ -162,10 +198,10 @@ class ResidualBlock(nn.Module):
 class SelfAttention(nn.Module):
     """Self-attention among all pixels of an image (Vaswani et al. 2017); its output layer starts at zero."""
 
-    def __init__(self, width: int, groups: int, heads: int):
+    def __init__(self, width: int, groups: int, heads: int, eps: float = 1e-5):
         super().__init__()
         self.heads = heads
-        self.norm = nn.GroupNorm(groups, width)
+        self.norm = nn.GroupNorm(groups, width, eps)
         self.qkv = nn.Conv2d(width, 3 * width, 1)
         self.output = nn.Conv2d(width, width, 1)
         for parameter in self.output.parameters():
