@@ -202,6 +202,21 @@ def test_a_command_says_that_it_loads_before_it_is_imported(
     assert events == [*["said"] * told, "harness.cli.toy", "run"]
 
 
+def test_an_unknown_scale_is_refused_before_anything_is_imported(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """If the text of scales.py may not show all scales, the command decides."""
+    imported = Mock(return_value=SimpleNamespace(run=lambda options: None))
+    monkeypatch.setattr(cli.importlib, "import_module", imported)
+    assert "'digit' is not a known scale. Did you mean 'digits'?" in refused("train", "--scale", "digit")
+    assert not imported.called
+    monkeypatch.setenv("HARNESS_STUDIES", str(tmp_path))
+    for text in (None, "SCALES = (", 'SCALES = {"a": 1, **MORE}', 'SCALES = {"a": 1}\nSCALES["digit"] = 2'):
+        if text:
+            (tmp_path / "scales.py").write_text(text)
+        assert main(["train", "--scale", "digit"]) == 0
+
+
 def test_every_command_is_a_module_of_its_name() -> None:
     """Except `list`, which would hide Python's `list`."""
     modules = {path.stem for path in Path(cli.__file__).parent.glob("*.py")}
@@ -218,6 +233,24 @@ def test_every_command_is_a_module_of_its_name() -> None:
         ("ablate weighting --sed 5", "'--sed': no such option. Did you mean '--seeds'? See `harness ablate --help`."),
         ("ablate weighting --seed=5", "'--seed=5': no such option. Did you mean '--seeds'?"),
         ("sample nothing --numb 5", "'--numb': no such option. Did you mean '--number'?"),
+        ("train --scale points --seed 1", "'--seed' is a setting: --set seed=1. See `harness train --help`."),
+        ("train --seed=1", "'--seed' is a setting: --set seed=1."),
+        ("train --steps 200", "'--steps' is a setting: --set train.steps=200."),
+        ("train --step 200", "'--step' is a setting: --set train.steps=200."),
+        ("ablate weighting --lr -1", "'--lr' is a setting: --set train.learning_rate=-1."),
+        ("train --learning-rate --scale points", "'--learning-rate' is a setting: --set train.learning_rate=VALUE."),
+        (
+            "train --batch-size 8",
+            "'--batch-size' is a setting: --set train.batch_size=8 or --set evaluate.batch_size=8 or "
+            "--set reflow.batch_size=8.",
+        ),
+        ("train --weighting min_snr", "'--weighting' is a setting: --set weighting=min_snr."),
+        ("train --metrics fid", "'--metrics' is a setting: --set 'evaluate.metrics=[\"fid\"]'."),
+        ("evaluate nothing --nfe 8,64", "'--nfe' is a setting: --set 'evaluate.nfe=[8,64]'."),
+        ("evaluate nothing --batch-size 8", "'--batch-size' is a setting: --set evaluate.batch_size=8."),
+        ("evaluate nothing --seed 1", "'--seed': no such option."),
+        ("train --no-such-thing 1", "'--no-such-thing': no such option."),
+        ("data digits --seed 1", "'--seed': no such option. Did you mean '--set'?"),
         ("ablate weighting solver", "'solver': one word too many. Leave it out."),
         ("ablate", "the following arguments are required: STUDY. See `harness ablate --help`."),
         ("list weightings", "'weightings' is not a family. Did you mean 'weighting'?"),

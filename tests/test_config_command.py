@@ -7,11 +7,16 @@ import shlex
 
 import pytest
 
+from harness.ablation.design.looks import Looks
+from harness.ablation.design.plan import Plan
 from harness.ablation.design.study import load_scale, load_scales, load_study
 from harness.cli import main
 from harness.cli.config import settings
 from harness.core.config import flatten, override, parse_assignments
+from harness.core.files import write_json
+from harness.runs.config import RunConfig
 from harness.runs.folder import Run
+from harness.runs.identity import facts_of
 
 
 def shown(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -62,6 +67,35 @@ def test_the_settings_of_a_run(tiny_run: Run, capsys: pytest.CaptureFixture[str]
     rows = {row["path"]: row["value"] for row in json.loads(shown(capsys, "config", "--json", tiny_run.name))}
     assert (rows["train.steps"], rows["backbone.channels"], rows["train.optimizer"]) == (12, 8, "adamw")
     assert main(["config", tiny_run.name, "--scale", "points"]) == 2
+
+
+def test_two_runs_are_compared(
+    tiny: RunConfig, tiny_run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By names or addresses; a field that one component lacks has no value there."""
+    other = override(tiny, {"weighting": "min_snr", "seed": 7})
+    monkeypatch.setenv("COLUMNS", "120")
+    arms = {"uniform": tiny, "min_snr": other}
+    Plan("weighting", "digits", "Which?", "uniform", arms, Looks((8,)), tuple(range(8)), "fid", 2, 0.1, ()).write()
+    for config in (other, override(tiny, {"seed": 7})):
+        run = Run.of(config)
+        run.describe(lambda _: None)
+        write_json(run.folder / "environment.json", {"commits": ["abc"], "name": run.name, **facts_of(run.config)})
+    found = json.loads(shown(capsys, "config", "--json", tiny_run.name, Run.of(other).name))
+    assert found == [
+        {"path": "weighting", "first": "uniform", "second": "min_snr"},
+        {"path": "weighting.gamma", "second": 5.0},
+        {"path": "seed", "first": 0, "second": 7},
+    ]
+    lines = shown(capsys, "config", "weighting/uniform/7", "weighting/min_snr/7").splitlines()
+    assert [line.split() for line in lines] == [
+        ["path", "weighting/uniform/7", "weighting/min_snr/7"],
+        ["weighting", "uniform", "min_snr"],
+        ["weighting.gamma", "5.0"],
+    ]
+    assert shown(capsys, "config", tiny_run.name, tiny_run.name) == "no setting differs\n"
+    assert main(["config", *["weighting/uniform/7"] * 3]) == 2
+    assert capsys.readouterr().err == "error: weighting/uniform/7: one run too many. Give one run, or two to compare.\n"
 
 
 def test_studies_and_scales_are_listed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,6 +104,16 @@ class Unbounded(Weighting):
 
     def weight(self, t: Tensor, interpolant: Interpolant) -> Tensor:
         return 1 / t
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sine(Weighting):
+    """sin(pi t): negative at t = 1 by rounding."""
+
+    name = "sine"
+
+    def weight(self, t: Tensor, interpolant: Interpolant) -> Tensor:
+        return (math.pi * t).sin()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -359,11 +370,24 @@ def test_a_network_without_classes_keeps_all_other_promises(refuses: bool, monke
         (WrongDensity(), "density is the derivative of the distribution function, the inverse of quantile"),
         (GlobalNoise(), "the same generator state and the saved state give the same samples"),
         (GlobalNoise(), "samples have the variance that variance(state) declares"),
-        (Unbounded(), "weights are finite and not negative on [0, 1] (torch.float32)"),
+        (
+            Unbounded(),
+            "weight(t = 0) = inf (float32), but weights must be finite and not negative on [0, 1]: "
+            "keep the time away from it, like t.clamp(min=0.01)",
+        ),
+        (
+            Sine(),
+            "weight(t = 1) = -8.7e-08 (float32), but weights must be finite and not negative on [0, 1]: "
+            "add .clamp(min=0)",
+        ),
         (Misstated(), "stated_for is one of velocity, data, noise, any"),
         (Absolute(), "if squared is True, twice the error gives four times the loss"),
         (Coarse(), "different times have different embeddings"),
-        (Deaf(), "the output depends on the class, and class -1 means no class"),
+        (
+            Deaf(),
+            "the output depends on the class, and class -1 means no class, but y changes nothing. "
+            "Use it, or leave y out of forward",
+        ),
         (Lossy(), "decode inverts encode"),
         (Guessing(), "comparing the same samples twice gives the same value"),
         (UpsideDown(), "samples equal to the reference score better than others"),
@@ -414,12 +438,106 @@ def test_check_accepts_a_path_without_derivatives(tmp_path: Path, capsys: pytest
     assert "promises kept" in capsys.readouterr().out
 
 
+VECTORS = '''
+import torch
+from dataclasses import dataclass
+from torch import nn
+from harness.components.backbones.base import Backbone, Network
+
+@dataclass(frozen=True, kw_only=True)
+class Vectors(Backbone, name="vectors"):
+    """Two layers on vectors."""
+
+    def build(self, data_shape, num_classes=0):
+        return Net(data_shape[0])
+
+class Net(Network):
+    def __init__(self, size):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(size + 1, 32), nn.SiLU(), nn.Linear(32, {out}))
+
+    def forward({arguments}):
+        return self.net(torch.cat([x, {time}], 1))
+'''
+
+
+def checked_network(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    out: str = "size",
+    arguments: str = "self, x, t",
+    time: str = "t[:, None]",
+) -> tuple[int, list[str]]:
+    """Check a backbone that is written into a folder; return the exit code and the lines without the folder."""
+    (folder / "mine.py").write_text(VECTORS.format(out=out, arguments=arguments, time=time))
+    code = main(["check", str(folder / "mine.py")])
+    return code, capsys.readouterr().out.replace(f"{folder}/", "").replace("backbone vectors: ", "").splitlines()
+
+
+RAISES = "mine.py, line 20: RuntimeError: Tensors must have same number of dimensions: got"
+
+
+def test_a_backbone_for_vectors_alone_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The report says which data it fits, and why the others fail."""
+    code, said = checked_network(tmp_path, capsys)
+    assert code == 0
+    assert said[:3] == [
+        "fits vectors [16]; not images, sequences",
+        f"images [1, 8, 8]: {RAISES} 4 and 2",
+        f"sequences [12, 4]: {RAISES} 3 and 2",
+    ]
+    assert said[3] == "forward takes no classes; for a class-conditional run, write def forward(self, x, t, y=None)"
+
+
+def test_a_backbone_that_fits_no_data_is_told_for_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = checked_network(tmp_path, capsys, time="t")
+    assert code == 2
+    assert said[:-1] == [
+        f"broken: {data}: {RAISES} {axes} and 1"
+        for data, axes in (
+            ("images [1, 8, 8]", 4),
+            ("images [3, 32, 32]", 4),
+            ("vectors [16]", 2),
+            ("sequences [12, 4]", 3),
+        )
+    ]
+
+
+def test_an_output_of_the_wrong_shape_is_told_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = checked_network(tmp_path, capsys, out="size + 1")
+    assert code == 2
+    assert [line for line in said if line.startswith("broken")] == [
+        "broken: vectors [16]: mine.py, line 19: forward returns float32 tensor [3, 17], but should return a finite "
+        "float32 tensor [3, 16]. Return a tensor like x, or raise ConfigError in build for this shape."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"), [("self, x, t, y", "needs classes"), ("self, x", "cannot be called with x and t")]
+)
+def test_wrong_arguments_of_forward_are_told_once(
+    arguments: str, fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, said = checked_network(tmp_path, capsys, arguments=arguments)
+    assert code == 2
+    assert said[:-1] == [f"broken: mine.py, line 19: forward {fault}. Write def forward(self, x, t, y=None)."]
+
+
+def test_several_files_are_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, bug in (("one", ".round()"), ("two", ".round()")):
+        (tmp_path / f"{name}.py").write_text(GOOD.format(name=f"{name}_parabola", bug=bug))
+    assert main(["check", str(tmp_path / "one.py"), str(tmp_path / "two.py")]) == 2
+    said = capsys.readouterr()
+    assert all(f"interpolant {name}_parabola: " in said.out for name in ("one", "two"))
+    assert f"{tmp_path / 'one.py'}, {tmp_path / 'two.py'}: 2 promises are broken." in said.err
+
+
 def test_check_refuses_a_broken_component(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.py").write_text(GOOD.format(name="broken_parabola", bug=".round()"))
     assert main(["check", str(tmp_path / "mine.py")]) == 2
     captured = capsys.readouterr()
     assert "broken: interpolant broken_parabola" in captured.out
-    assert "promises are broken" in captured.err
+    assert f"{tmp_path / 'mine.py'}: 1 promise is broken. Fix what is named above." in captured.err
 
 
 def test_check_of_a_file_without_components(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

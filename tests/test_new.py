@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import runpy
+import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,16 +14,12 @@ from typing import Any
 import pytest
 
 from harness.ablation.design.study import load_scale
-from harness.cli import main
-from harness.cli.arguments import FAMILIES
+from harness.cli import main, train
+from harness.cli.arguments import FAMILIES, read
 from harness.core import registry
-from harness.core.config import override
 from harness.core.registry import HOMES, names
-from harness.runs.validate import check
 
 KINDS = [("component", family) for family in FAMILIES] + [(kind, kind) for kind in ("dataset", "metric", "study")]
-DIGITS = ("extractor",)
-"""Families whose components need images."""
 
 
 @pytest.fixture(autouse=True)
@@ -59,17 +59,39 @@ def test_the_written_file_works_at_once(
     said = capsys.readouterr().out
     place = tmp_path / f"{name}.py"
     assert "mine" not in place.read_text().lower()
-    assert f"pytest {tmp_path / f'test_{name}.py'}" in said
+    assert f"pytest -n 0 {tmp_path / f'test_{name}.py'}" in said
     assert own_tests(tmp_path / f"test_{name}.py") == 1
     if kind == "study":
         return
     assert main(["check", str(place)]) == 0
-    path, equals, value = said.rpartition("--set ")[2].strip().strip("'").partition("=")
-    assert equals
-    scale = load_scale("digits" if family in DIGITS else "points")
-    config = override(scale, {path: ["my_metric"] if family == "metric" else value})
-    check(config)
-    assert config != scale
+    _, *words = shlex.split(said.splitlines()[-1])
+    options = read(words)
+    config, _ = train._asked(options)
+    assert config != load_scale(options.scale)
+
+
+def tools(said: str) -> set[str]:
+    return {shlex.split(line)[0] for line in said.splitlines() if line.startswith("  ")}
+
+
+def test_the_next_commands_run_as_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They name the folder of this environment's commands, unless the shell finds the same commands by name."""
+    folder = Path(sys.executable).parent
+    monkeypatch.setenv("PATH", os.defpath)
+    assert main(["new", "component", "my_first", "--out", str(tmp_path / "my files")]) == 0
+    said = capsys.readouterr().out
+    assert {Path.cwd() / tool for tool in tools(said)} == {folder / "harness", folder / "pytest"}
+    line = next(line for line in said.splitlines() if "pytest" in line.split()[0])
+    ended = subprocess.run(line, shell=True, capture_output=True, text=True)
+    assert (ended.returncode, "1 passed" in ended.stdout) == (0, True), ended.stdout
+    monkeypatch.chdir(folder.parent)
+    assert main(["new", "component", "my_second", "--out", str(tmp_path)]) == 0
+    assert tools(capsys.readouterr().out) == {f"{folder.name}/harness", f"{folder.name}/pytest"}
+    monkeypatch.setenv("PATH", str(folder))
+    assert main(["new", "component", "my_third", "--out", str(tmp_path)]) == 0
+    assert tools(capsys.readouterr().out) == {"harness", "pytest"}
 
 
 @pytest.mark.parametrize("name", ["My-Thing", "class", "2nd", "../up", "torch", "min_snr", ""])

@@ -7,6 +7,7 @@ import importlib
 import os
 from collections.abc import Sequence
 
+from harness.ablation.design.folder import refuse_unknown_scale
 from harness.cli.arguments import read
 from harness.core.errors import guarded
 from harness.core.streams import announce
@@ -22,10 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int | None:
-    """Announce the command, then import and run it, since torch and MLflow take seconds to import.
+    """Refuse an unknown scale, announce the command, then import and run it: torch and MLflow need seconds.
 
     Returns the exit code that the command chooses, or None.
     """
+    if getattr(options, "scale", None):
+        refuse_unknown_scale(options.scale)
     if os.environ.get("RANK", "0") == "0":
         announce("harness: loading ...")
     if options.plugin:

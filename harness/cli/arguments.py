@@ -7,12 +7,12 @@ import os
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.cli.parser import Parser, Version
-from harness.cli.values import number_of_hours, within
+from harness.cli.values import evaluation_of, number_of_hours, settings_of, within
 from harness.core.config import AGAIN, ROUNDS, TRIALS, WORKERS
 from harness.core.fields import Range
 
@@ -77,9 +77,9 @@ def _components(add: Add) -> None:
     sub.add_argument("family", nargs="?", metavar="FAMILY", help=family)
     _json(sub)
 
-    about = "List all settings of a scale or a run: path, value, type or choices, and range."
-    sub = add("config", about, "--scale points", "weighting/uniform/0 --json")
-    sub.add_argument("run", metavar="RUN", nargs="?", help=RUN)
+    about = "List all settings of a scale or a run, with types and ranges, or those in which two runs differ."
+    sub = add("config", about, "--scale points --json", "weighting/uniform/0 weighting/min_snr/0")
+    sub.add_argument("runs", metavar="RUN", nargs="*", help=f"{RUN}; two runs are compared")
     sub.add_argument("--scale", help="the configuration to list (default: digits)")
     _json(sub)
 
@@ -99,21 +99,21 @@ def _components(add: Add) -> None:
     sub.add_argument("--family", choices=FAMILIES, default="weighting", metavar="FAMILY", help=family)
     sub.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="folder for both files")
 
-    about = "Check whether the components in a Python file keep the promises of their families."
-    sub = add("check", about, "my_weighting.py")
-    sub.add_argument("file", type=Path, metavar="FILE", help="Python file with your components")
+    about = "Check whether the components in Python files keep the promises of their families."
+    sub = add("check", about, "my_weighting.py", "my_path.py my_weighting.py")
+    sub.add_argument("files", nargs="+", type=Path, metavar="FILE", help="Python file with your components")
 
     about = "List the data sets, or prepare one and describe it."
     sub = add("data", about, "digits --out digits.png", "image_folder --set path=my_pictures --set size=32")
     sub.add_argument("name", nargs="?", metavar="NAME", help="data set to prepare (default: list all)")
     sub.add_argument("--out", type=Path, metavar="FILE", help="picture of its held-out samples to write, .png")
-    _changes(sub, "set a field of the data set, like path=my_pictures or size=32")
+    _changes(sub, "set a field of the data set, like path=my_pictures or size=32", of=None)
 
 
 def _single_runs(add: Add) -> None:
     """Commands that train a run and draw from it."""
     about = "Train one run; the same command continues it."
-    sub = add("train", about, "--scale points", "--set weighting=min_snr --set train.steps=200")
+    sub = add("train", about, "--scale points --set seed=1", "--set weighting=min_snr --set train.steps=200")
     _scale(sub)
     _changes(sub, "change the configuration, like weighting=min_snr or train.steps=200")
 
@@ -130,7 +130,7 @@ def _single_runs(add: Add) -> None:
     out = "file to write: .png for a picture, .npz for arrays"
     sub.add_argument("--out", type=Path, default=Path("samples.png"), metavar="FILE", help=out)
     data = "or where the data are now, like dataset.path=elsewhere"
-    _changes(sub, f"change how the samples are drawn, like evaluate.solver=heun, {data}")
+    _changes(sub, f"change how the samples are drawn, like evaluate.solver=heun, {data}", evaluation_of)
 
     about = "Write a finished run's network to a folder: averaged weights, configuration, and how to load it in Python."
     sub = add("export", about, "weighting/uniform/0", "weighting/uniform/0 --out my_network")
@@ -145,7 +145,7 @@ def _single_runs(add: Add) -> None:
     sweep = "compare all combinations of sampling settings, like solver=euler,heun time_grid=uniform,shifted"
     sub.add_argument("--sweep", nargs="+", metavar="PATH=VALUES", help=sweep)
     _workers(sub, "processes of a sweep that evaluate side by side (default: as many as the GPUs or cores allow)")
-    _changes(sub, "change how the runs are evaluated, like evaluate.solver=heun or evaluate.nfe=[8,64]")
+    _changes(sub, "change how the runs are evaluated, like evaluate.solver=heun or evaluate.nfe=[8,64]", evaluation_of)
 
 
 def _chains(add: Add) -> None:
@@ -170,7 +170,7 @@ def _chains(add: Add) -> None:
     sub = add("lineage", about, "weighting/uniform/0 --out lineage.png")
     _one_run(sub)
     sub.add_argument("--out", type=Path, metavar="FILE", help="picture of it to write, .png")
-    _changes(sub, "show evaluations under another protocol, like evaluate.solver=heun")
+    _changes(sub, "show evaluations under another protocol, like evaluate.solver=heun", evaluation_of)
 
 
 def _studies(add: Add) -> None:
@@ -238,7 +238,9 @@ def _pages(add: Add) -> None:
     sub.add_argument("--allow-host", action="append", default=[], metavar="NAME:PORT", help=allowed)
 
 
-def _changes(sub: Parser, about: str) -> None:
+def _changes(sub: Parser, about: str, of: Callable[[Namespace], Mapping[str, Any]] | None = settings_of) -> None:
+    """Declare `--set`; `of` returns the settings that it takes."""
+    sub.settings = of
     about = f"{about}; repeatable"
     sub.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", dest="changes", help=about)
 

@@ -1,4 +1,4 @@
-"""`harness config`: lists the settings of a run or a scale: path, value, type and range."""
+"""`harness config`: lists the settings of a run or a scale with types and ranges, or compares two runs."""
 
 from __future__ import annotations
 
@@ -27,21 +27,63 @@ WORDS = {int: "whole number", float: "number", str: "text", bool: "true or false
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print the settings, as a table or as JSON."""
-    if options.run and options.scale:
-        raise UserError(f"--scale: {options.run} already has a configuration. Leave out one of the two.")
-    rows = [*settings(find_run(options.run).config if options.run else load_scale(options.scale or "digits"))]
+    """Print the settings, or those in which two runs differ, as a table or as JSON."""
+    runs = options.runs
+    if runs and options.scale:
+        raise UserError(f"--scale: {runs[0]} already has a configuration. Leave out one of the two.")
+    if len(runs) > 2:
+        raise UserError(f"{runs[2]}: one run too many. Give one run, or two to compare.")
+    configs = [find_run(name).config for name in runs] or [load_scale(options.scale or "digits")]
+    rows = [*(differences(*configs) if len(runs) == 2 else settings(configs[0]))]
     if options.json:
         print(json.dumps(rows, indent=1))
-        return
-    table = Table(show_header=True, box=None, pad_edge=False)
-    table.add_column("--set", overflow="fold", ratio=1)
-    table.add_column("type or choices, range", overflow="fold", ratio=1)
+    elif len(runs) == 2:
+        _compared(rows, runs)
+    else:
+        _listed(rows)
+
+
+def _listed(rows: list[dict[str, Any]]) -> None:
+    """Print settings as `--set` takes them, with types and ranges."""
+    table = _table("--set", "type or choices, range")
     for row in rows:
         choices = ", ".join(map(as_typed, row["choices"]))
         kind = " ".join(filter(None, [choices or row["type"], row["range"] and f"in {row['range']}"]))
         table.add_row(shlex.quote(f"{row['path']}={as_typed(row['value'])}"), kind)
     terminal().print(table)
+
+
+def _compared(rows: list[dict[str, Any]], runs: list[str]) -> None:
+    """Print the settings in which two runs differ; a run without a setting has an empty cell."""
+    if not rows:
+        print("no setting differs")
+        return
+    table = _table("path", *runs)
+    for row in rows:
+        table.add_row(row["path"], *(as_typed(row[run]) if run in row else "" for run in ("first", "second")))
+    terminal().print(table)
+
+
+def _table(*titles: str) -> Table:
+    table = Table(show_header=True, box=None, pad_edge=False)
+    for title in titles:
+        table.add_column(title, overflow="fold", ratio=1)
+    return table
+
+
+def differences(first: Config, second: Config) -> Iterator[dict[str, Any]]:
+    """Yield path, first and second value of each setting in which two configurations differ.
+
+    If a component has no such field, the row has no value for its configuration.
+    """
+    configs = {"first": first, "second": second}
+    rows = {name: {row["path"]: row["value"] for row in settings(config)} for name, config in configs.items()}
+    paths = [*{**rows["first"], **rows["second"]}]
+    fields = [path.partition(".")[0] for path in paths]
+    for path in sorted(paths, key=lambda path: fields.index(path.partition(".")[0])):
+        values = {name: found[path] for name, found in rows.items() if path in found}
+        if len(values) == 1 or values["first"] != values["second"]:
+            yield {"path": path, **values}
 
 
 def settings(config: Config, at: str = "") -> Iterator[dict[str, Any]]:

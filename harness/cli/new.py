@@ -6,6 +6,9 @@ import argparse
 import importlib.util
 import keyword
 import re
+import shlex
+import shutil
+import sys
 from pathlib import Path
 
 from harness.core.errors import UserError
@@ -30,8 +33,8 @@ def run(options: argparse.Namespace) -> None:
         with open(path, "x") as file:
             file.write(_named((SKELETONS / f"{skeleton}.py").read_text(), options.name))
     print(f"wrote {place} and {test}. Next:")
-    for command in (f"pytest {test}", *_next(place, family, options.name)):
-        print(f"  {command}")
+    for tool, *words in (*_tested(test), *_next(place, family, options.name)):
+        print(f"  {shlex.join([_installed(tool), *words])}")
 
 
 def _refuse(name: str, family: str) -> None:
@@ -50,12 +53,30 @@ def _named(text: str, name: str) -> str:
     return re.sub(r"\bmine\b", name, re.sub(r"\bMine", title, text))
 
 
-def _next(place: Path, family: str, name: str) -> list[str]:
+def _tested(test: Path) -> list[list[str]]:
+    """Return the command that runs the test; none if pytest is not installed. One file needs no pytest workers."""
+    if not importlib.util.find_spec("pytest"):
+        return []
+    return [["pytest", *(["-n", "0"] if importlib.util.find_spec("xdist") else []), str(test)]]
+
+
+def _next(place: Path, family: str, name: str) -> list[list[str]]:
     """Return commands that use the file."""
     if family == "study":
-        return [f"harness plan {place} --scale points", f"harness ablate {place} --scale points"]
-    at = f"'evaluate.metrics=[\"{name}\"]'" if family == "metric" else f"{_SET.get(family, family)}={name}"
-    return [f"harness check {place}", f"harness train --scale points --plugin {place} --set {at}"]
+        return [["harness", command, str(place), "--scale", "points"] for command in ("plan", "ablate")]
+    at = f'evaluate.metrics=["{name}"]' if family == "metric" else f"{_SET.get(family, family)}={name}"
+    scale = "digits" if family == "extractor" else "points"  # an extractor needs images
+    train = ["harness", "train", "--scale", scale, "--plugin", str(place), "--set", at]
+    return [["harness", "check", str(place)], train]
+
+
+def _installed(tool: str) -> str:
+    """Return the name of a tool of this environment, or its path if the shell would not find it by its name."""
+    beside = Path(sys.executable).parent / tool
+    found = shutil.which(tool)
+    if not beside.exists() or (found and Path(found).absolute() == beside.absolute()):
+        return tool
+    return str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)
 
 
 _SET = {

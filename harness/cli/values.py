@@ -1,12 +1,13 @@
-"""Parsers of an option's value: hours, whole numbers, choices."""
+"""Parsers of an option's value: hours, whole numbers, choices; and the settings that an option's name may mean."""
 
 from __future__ import annotations
 
 import math
-from argparse import ArgumentTypeError
-from collections.abc import Callable, Collection
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
-from harness.core.errors import ConfigError, did_you_mean
+from harness.core.errors import ConfigError, UserError, did_you_mean
 from harness.core.fields import Range
 from harness.core.reading import short
 
@@ -46,3 +47,22 @@ def one_of(choices: Collection[str]) -> Callable[[str], str]:
         return text
 
     return read
+
+
+def settings_of(options: Namespace) -> Mapping[str, Any]:
+    """Return {path: value} of the settings of the command's scale; empty if they cannot be read.
+
+    The imports take seconds; only a mistake needs them.
+    """
+    from harness.ablation.design.study import load_scale
+    from harness.core.config import flatten
+
+    try:
+        return flatten(load_scale(getattr(options, "scale", "digits")))
+    except UserError:
+        return {}
+
+
+def evaluation_of(options: Namespace) -> Mapping[str, Any]:
+    """Return {path: value} of the settings that a finished run may still change."""
+    return {path: value for path, value in settings_of(options).items() if path.startswith("evaluate.")}

@@ -10,14 +10,14 @@ from harness.core.config import digest, to_dict
 from harness.core.errors import UserError
 from harness.core.registry import Component, about, build
 from harness.testing import of_evaluations, of_networks, of_objectives, of_samples
-from harness.testing.probes import Promises
+from harness.testing.probes import Promises, told
 
 
 def promises(component: Component) -> list[tuple[str, bool]]:
     """Return every promise of a component's family, as (statement about the component, whether it is kept).
 
     An exception ends a family's promises and is one broken promise: a `UserError` in its words, another with the last
-    promise that was tried before it.
+    promise that was tried before it, and the line of the user's file. A kept `Note` is for the user to read.
     """
     kept: list[tuple[str, bool]] = []
     for check in (_any, FAMILIES[component.family]):
@@ -27,7 +27,7 @@ def promises(component: Component) -> list[tuple[str, bool]]:
             kept.append((str(error), False))
         except (Exception, SystemExit) as error:  # whatever a user's component raises
             after = kept[-1][0] if kept else "the start"
-            kept.append((f"after '{after}': {type(error).__name__}: {error}", False))
+            kept.append((f"after '{after}': {told(error, component)}", False))
     return kept
 
 

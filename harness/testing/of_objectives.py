@@ -84,15 +84,25 @@ def weighting(weighting: Any) -> Promises:
         t = TIMES.to(dtype)
         weight = weighting.weight(t, Linear())
         yield f"weights keep the shape and dtype of t ({dtype})", like(weight, t)
-        yield (
-            f"weights are finite and not negative on [0, 1] ({dtype})",
-            bool((weight.isfinite() & (weight >= 0)).all()),
-        )
+        yield _weights(t, weight)
         weighting.weight(t[:7], Linear())
         yield f"the same times give the same weights ({dtype})", torch.equal(weighting.weight(t, Linear()), weight)
     yield f"stated_for is one of {', '.join(get_args(Stated))}", weighting.stated_for in get_args(Stated)
     mean = TimeWeight(Formulation(weighting=weighting), {}).mean
     yield "the mean weight over the training times is positive and finite", 0 < mean < float("inf")
+
+
+def _weights(t: Tensor, weight: Tensor) -> tuple[str, bool]:
+    """The promise that weights are finite and not negative; if it is broken, with the worst time and what to do."""
+    dtype = str(t.dtype).removeprefix("torch.")
+    if (weight.isfinite() & (weight >= 0)).all():
+        return f"weights are finite and not negative on [0, 1] ({dtype})", True
+    infinite = ~weight.isfinite()
+    worst = int(infinite.int().argmax() if infinite.any() else weight.argmin())
+    bound = "max=0.99" if t[worst] > 0.5 else "min=0.01"
+    advice = f"keep the time away from it, like t.clamp({bound})" if infinite.any() else "add .clamp(min=0)"
+    value = f"weight(t = {t[worst]:g}) = {weight[worst]:.2g} ({dtype})"
+    return f"{value}, but weights must be finite and not negative on [0, 1]: {advice}", False
 
 
 def loss(loss: Any) -> Promises:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
+from harness.core.errors import UserError, did_you_mean
 from harness.core.provenance import ROOT
 
 
@@ -32,11 +34,37 @@ def declaring(variable: str) -> list[str]:
 
 def scale_names() -> list[str]:
     """Return the keys of `SCALES` in scales.py that are literals."""
-    for node in ast.parse((studies_folder() / "scales.py").read_text()).body:
+    return [str(key.value) for key in _scale_keys(_scales()) if isinstance(key, ast.Constant)]
+
+
+def refuse_unknown_scale(name: str) -> None:
+    """`UserError` if scales.py has no such scale. If its text may not show all names, `load_scale` decides."""
+    try:
+        text = _scales()
+    except (OSError, ValueError, SyntaxError):
+        return
+    uses = sum(isinstance(node, ast.Name) and node.id == "SCALES" for node in ast.walk(text))
+    keys = _scale_keys(text)
+    if uses == 1 and keys and all(isinstance(key, ast.Constant) for key in keys) and name not in scale_names():
+        raise no_scale(name, scale_names())
+
+
+def no_scale(name: str, known: Iterable[str]) -> UserError:
+    """Return the error for an unknown scale."""
+    return UserError(f"'{name}' is not a known scale. {did_you_mean(name, known)}")
+
+
+def _scales() -> ast.Module:
+    return ast.parse((studies_folder() / "scales.py").read_text())
+
+
+def _scale_keys(text: ast.Module) -> list[ast.expr | None]:
+    """Return the keys of the dictionary that is assigned to `SCALES`; empty if there is none."""
+    for node in text.body:
         if (
             isinstance(node, ast.Assign)
             and ast.unparse(node.targets[0]) == "SCALES"
             and isinstance(node.value, ast.Dict)
         ):
-            return [str(key.value) for key in node.value.keys if isinstance(key, ast.Constant)]
+            return node.value.keys
     return []

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from harness.ablation.design.crossing import ARM, Crossing, Level, Settings, axes_of, with_baseline
 from harness.ablation.design.declared import require_types
-from harness.ablation.design.folder import declared_in, declaring, file_of, studies_folder
+from harness.ablation.design.folder import declared_in, declaring, file_of, no_scale, studies_folder
 from harness.ablation.design.looks import Looks, Spending
 from harness.ablation.design.matching import By, refuse_lengths
 from harness.ablation.design.tuned import Tuned
@@ -148,7 +148,7 @@ def load_scales() -> Mapping[str, RunConfig]:
 def load_scale(name: str) -> RunConfig:
     """Return the configuration with this name in studies/scales.py; `UserError` if there is none."""
     if name not in (scales := load_scales()):
-        raise UserError(f"'{name}' is not a known scale. {did_you_mean(name, scales)}")
+        raise no_scale(name, scales)
     return scales[name]
 
 
