@@ -10,16 +10,8 @@ from harness.components.interpolants.base import (
     derivative,
     over,
 )
-from harness.components.interpolants.diffusion import (
-    DDPM,
-    GVP,
-    Cosine,
-    EDMPath,
-    LatentDiffusion,
-    SubVP,
-    VarianceExploding,
-    VariancePreserving,
-)
+from harness.components.interpolants.diffusion import GVP, Cosine, EDMPath, VarianceExploding, VariancePreserving
+from harness.components.interpolants.noise_rates import DDPM, LatentDiffusion, SubVP
 from harness.components.interpolants.straight import FlowMatchingOT, Linear, Polynomial
 
 __all__ = [
