@@ -29,6 +29,7 @@ TESTS: dict[str, dict[str, tuple[str, ...]]] = {
     "components": {
         "harness/components/averages.py": ("averages", "ema"),
         "harness/components/backbones/base.py": ("backbones",),
+        "harness/components/backbones/diffusers.py": ("hub_backbone",),
         "harness/components/backbones/dit.py": ("backbones",),
         "harness/components/backbones/embeddings.py": ("backbones",),
         "harness/components/backbones/mlp.py": ("backbones",),

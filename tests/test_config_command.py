@@ -55,7 +55,7 @@ def test_types_choices_and_ranges(capsys: pytest.CaptureFixture[str]) -> None:
         "train.precision": ("choice", ["auto", "fp32", "tf32", "bf16"], None),
         "evaluate.nfe": ("list, each a whole number", [], "[0, 10000]"),
         "loss": ("loss", ["mse", "pseudo_huber"], None),
-        "evaluate.extractor": ("text", ["digits", "inception", "values"], None),
+        "evaluate.extractor": ("text", ["clip", "digits", "dinov2", "inception", "values"], None),
         "objective.normalise_weight": ("true or false", [], None),
     }
     found = {path: (rows[path]["type"], rows[path]["choices"], rows[path]["range"]) for path in expected}

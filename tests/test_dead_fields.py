@@ -531,7 +531,7 @@ def base(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
     monkeypatch.setattr(identity_module, "load", lambda dataset: digits)
     monkeypatch.setattr(protocol_module, "weights_hash", lambda extractor: extractor)
     monkeypatch.setattr(protocol_module, "read_reference", lambda path, dimensions: (path, {}))
-    return override(tiny, {"evaluate.nfe": [4]})
+    return override(tiny, {"evaluate.nfe": [4], "backbone.multipliers": [1, 2]})
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from harness.runs.validate import check
 
 PAIRS = {"name": "pairs", "path": "nowhere"}
 POPULATION = {"name": "population", "dataset": "digits"}
-NOT_GAUSSIAN: list[Any] = ["sparse", "student_t", "laplace", "uniform", POPULATION]
+NOT_GAUSSIAN: list[Any] = ["sparse", "student_t", "laplace", "uniform", "pruned", POPULATION]
 NOT_INDEPENDENT = ["exact_ot", "sinkhorn", "class_conditional_ot", PAIRS]
 STOCHASTIC = [name for name in names("solver") if build("solver", name).needs_score]
 BASE = RunConfig(dataset=Digits())
@@ -85,7 +85,7 @@ def test_there_is_something_to_refuse() -> None:
     noises: Any = {name: find("noise", name) for name in names("noise")}
     assert set(map(named, NOT_GAUSSIAN)) == {name for name, noise in noises.items() if not noise.gaussian}
     assert set(map(named, NOT_INDEPENDENT)) == set(names("coupling")) - {"independent"}
-    assert STOCHASTIC == ["euler_maruyama", "heun_sde"]
+    assert STOCHASTIC == ["ancestral", "euler_maruyama", "heun_sde"]
 
 
 @pytest.mark.parametrize("prediction", ["score", "velocity"])

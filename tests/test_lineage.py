@@ -227,7 +227,7 @@ def test_the_time_of_training_counts_the_way_back_and_no_look(tiny: RunConfig) -
         (["reflow", "{run}", "--set", "reflow.guidance.scale=2"], "reflow.guidance: the teacher is told no classes."),
         (
             ["reflow", "{run}", "--distil", "--set", "interpolant=gvp", "--set", "reflow.warm_start=false"],
-            "reflow.distil: one Euler step",
+            "reflow.distil: with gvp and velocity, one Euler step",
         ),
         (["lineage", "absent"], "absent: no such run."),
     ],

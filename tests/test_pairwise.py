@@ -25,7 +25,7 @@ OF_ANOTHER_ERROR = {
 }
 """Weightings that only a squared loss can convert into weights of the velocity error."""
 REFUSED = {
-    frozenset({"prediction score", f"noise {name}"}) for name in ("sparse", "student_t", "laplace", "uniform",
+    frozenset({"prediction score", f"noise {name}"}) for name in ("sparse", "student_t", "laplace", "uniform", "pruned",
      "population")
 } | {frozenset({"prediction score", f"coupling {name}"}) for name in ("exact_ot", "sinkhorn", "class_conditional_ot",
  "pairs")} | {frozenset({name, "loss pseudo_huber"}) for name in OF_ANOTHER_ERROR}  # fmt: skip

@@ -42,6 +42,11 @@ def ddpm(t: np.ndarray) -> np.ndarray:
     return np.exp(-(0.1 * t + 19.9 * t**2 / 2) / 2)
 
 
+def latent_diffusion(t: np.ndarray) -> np.ndarray:
+    low, high = math.sqrt(0.85), math.sqrt(12)
+    return np.exp(-((low + (high - low) * t) ** 3 - low**3) / (3 * (high - low)) / 2)
+
+
 def preserving(alpha: Curve) -> tuple[Curve, Curve]:
     return alpha, lambda t: np.sqrt(1 - alpha(t) ** 2)
 
@@ -50,14 +55,17 @@ PATHS: dict[str, tuple[Curve, Curve]] = {
     "linear": (lambda t: 1 - t, lambda t: t),
     "fm_ot": (lambda t: 1 - t, lambda t: t + (1 - t) * 1e-4),
     "polynomial": (lambda t: (1 - t) ** 2, lambda t: 1 - (1 - t) ** 2),
+    "sub_vp": (ddpm, lambda t: 1 - ddpm(t) ** 2),
+    "edm": (np.ones_like, lambda t: 80 * t),
     "ve": (np.ones_like, lambda t: 0.01 * 5000**t),
     "vp": preserving(lambda t: np.sqrt(1 - t**2)),
     "gvp": preserving(lambda t: np.cos(math.pi / 2 * t)),
     "vp_ddpm": preserving(ddpm),
+    "vp_ldm": preserving(latent_diffusion),
     "cosine": preserving(cosine),
 }
 """alpha and sigma with their defaults, written out."""
-VARIANCE_PRESERVING = ("vp", "gvp", "vp_ddpm", "cosine")
+VARIANCE_PRESERVING = ("vp", "gvp", "vp_ddpm", "vp_ldm", "cosine")
 
 OF_DATA = {
     "snr": SNR,

@@ -130,7 +130,7 @@ class RespacedGrid(TimeGrid, name="respaced"):
     formula: ClassVar[str] = "t_i = (round(i ({of} - 1) / (N - 1)) + 1) / {of}, then 0"
     source: ClassVar[str] = "Nichol & Dhariwal 2021, section 4"
 
-    of: Annotated[int, Range(1, 100_000)] = 1000
+    of: Annotated[int, Range(1, 100_000, why="no published schedule has more")] = 1000
     """Steps of the schedule; those of the path."""
 
     def place(self, u: Tensor, steps: int, interpolant: Interpolant) -> Tensor:

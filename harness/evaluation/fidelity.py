@@ -141,6 +141,7 @@ class LowestFID(FID, name="lowest_fid"):
     """Lowest FID of several equal sets of samples, which Karras et al. report.
 
     Chance makes it lower than the FID of one set: compare it only with the lowest of as many sets of the same size.
+    A fixed seed draws the sets, so the order of the samples does not matter.
     """
 
     label = "lowest FID of several sets"
@@ -172,7 +173,8 @@ class LowestFID(FID, name="lowest_fid"):
         return SampleMetric.summarise(self, features, classes)
 
     def compare(self, samples: Summary, reference: Summary) -> float:
-        sets = torch.from_numpy(samples["features"]).double().chunk(self.sets)
+        shuffled = np.random.default_rng(0).permutation(samples["features"].astype(np.float64))
+        sets = torch.from_numpy(shuffled).chunk(self.sets)
         return min(FID.compare(self, FID.summarise(self, each, None), reference) for each in sets)
 
 

@@ -30,7 +30,7 @@ class NoiseRate(Interpolant):
     """beta at t = 1."""
     t_min: EarliestTime = 1e-4
     """Time below which sigma' stays constant."""
-    steps: Annotated[int, Range(0, 100_000)] = field(default=0, metadata=ADDED)
+    steps: Annotated[int, Range(0, 100_000, why="no published schedule has more")] = field(default=0, metadata=ADDED)
     """Steps of a discrete schedule: at t = i / steps, alpha^2 is the product of 1 - beta_j over its first i steps, and
     log alpha is linear in between. 0 is the limit of infinitely many steps."""
 

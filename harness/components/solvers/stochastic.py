@@ -160,7 +160,8 @@ class Ancestral(Solver, name="ancestral"):
         alpha, sigma = path.alpha(t), path.sigma(t)
         velocity = field(x, t.expand(len(x)))
         x0 = (path.sigma_dot(t) * x - sigma * velocity) / self._turn(path, t)
-        a, kept = alpha / path.alpha(s), (path.sigma(s) / sigma).square()
+        a = alpha / path.alpha(s)
+        kept = (path.sigma(s) / sigma).square()
         added = 1 - a.square() * kept  # q / sigma_t^2
         variance = sigma.square() * (added * kept if self.variance == "small" else added) * field.variance.to(x)
         return a * kept * x + path.alpha(s) * added * x0, variance.sqrt()
