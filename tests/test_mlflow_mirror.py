@@ -443,6 +443,15 @@ def test_a_note_is_cut_at_a_line_before_mlflow_refuses_it(mirror: Mirror, run: R
         assert (empty, said) == ("", "(Shortened; the files of the study's run have the full text.)")
 
 
+def test_an_experiment_is_described_before_its_first_result_and_keeps_a_result(mirror: Mirror) -> None:
+    for note in ("No result yet", "Something else"):
+        mirror.begin_description(note)
+        assert mirror.client.get_experiment(mirror.experiment_id).tags["mlflow.note.content"] == "No result yet"
+    mirror.describe("better: a=1")
+    mirror.begin_description("No result yet")
+    assert mirror.client.get_experiment(mirror.experiment_id).tags["mlflow.note.content"] == "better: a=1"
+
+
 def test_a_saved_view_finds_the_runs_of_its_plan_the_best_first(mirror: Mirror, tiny: RunConfig, score: Any) -> None:
     """MLflow's table sends this filter and this order to its store."""
     for seed in range(3):

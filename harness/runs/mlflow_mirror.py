@@ -107,6 +107,11 @@ class Mirror:
         """Set the description of the experiment, in Markdown."""
         self.client.set_experiment_tag(self.experiment_id, NOTE, shortened(note))
 
+    def begin_description(self, note: str) -> None:
+        """Set the description of an experiment that has none yet."""
+        if NOTE not in self.client.get_experiment(self.experiment_id).tags:
+            self.describe(note)
+
     def send_pairs(self, pairs: PairSet, tags: dict[str, str], study: str) -> None:
         """Send the MLflow run of a set of pairs: its parameters say how they were made, pairs.json is its artifact."""
         about = pairs.about

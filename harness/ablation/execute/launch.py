@@ -108,6 +108,8 @@ def _connect(board: Board, experiment: str) -> tuple[Mirror, Callable[[], Record
         found = mirror.record(plan.folder, plan.name, plan.facts, {"commit": commit(), "plan": plan.digest})
         found.set_status("RUNNING")
         mirror.save_views(_views(board))
+        if mirror.experiment == plan.name:
+            mirror.begin_description(f"**{plan.question}**\n\nNo result yet: it stands here when the command ends.")
         return found
 
     return mirror, record
