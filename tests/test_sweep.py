@@ -95,9 +95,11 @@ def test_a_sweep_trains_nothing_and_gives_the_values_of_evaluations(
 def test_the_command_compares_and_writes(trained: list[Run], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", *(run.name for run in trained), "--sweep", "solver=euler,heun"]) == 0
     said = capsys.readouterr().out
-    assert "Read off FID" in said
     assert "The arms share their trainings and differ in solver" in said
-    assert (results_folder() / "local" / "figures" / f"sweep-solver-{trained[0].name.partition('-')[0]}.png").is_file()
+    name = f"sweep-solver-{trained[0].name.partition('-')[0]}"
+    local = results_folder() / "local"
+    assert (local / "figures" / f"{name}.png").is_file()
+    assert "Read off FID" in (local / "tables" / f"{name}.md").read_text()
 
 
 def test_other_trainings_and_single_ways_are_refused(trained: list[Run], tiny: RunConfig, tmp_path: Path) -> None:
