@@ -206,6 +206,7 @@ def test_a_tolerance_that_cannot_be_held_is_told() -> None:
         metric.bits(flow_of(gaussian_field(Formulation()), draws(3)))
 
 
+@pytest.mark.slow
 @torch.enable_grad()
 def test_a_run_is_measured_and_shown(tiny_run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     metric = {"name": "bits_per_dim", "samples": 6, "rtol": 0.01, "atol": 0.01}

@@ -74,6 +74,7 @@ def tools(said: str) -> set[str]:
     return {shlex.split(line)[0] for line in said.splitlines() if line.startswith("  ")}
 
 
+@pytest.mark.slow
 def test_the_next_commands_run_as_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

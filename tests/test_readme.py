@@ -238,6 +238,7 @@ def _flowers(folder: Path) -> None:
     flowers.data.assign(species=flowers.target_names[flowers.target]).to_csv(folder / "flowers.csv", index=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "write"), [("my_pictures", _folder_of_pictures), ("flowers.csv", _flowers)])
 def test_the_commands_for_small_data_train_and_are_judged(
     path: str, write: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unmeasured: None
