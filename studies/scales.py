@@ -79,6 +79,55 @@ TONG = RunConfig(
     evaluate=EvaluateConfig(num_samples=50_000, nfe=(100, 1000)),
 )  # fmt: skip
 
+DDPMPP = NCSNpp.presets["ddpmpp-cifar10"]
+
+# Karras et al. 2022 (EDM). Flips stand for their augmentation; the average of the weights begins as the harness's does.
+KARRAS = RunConfig(
+    dataset=CIFAR10(flip=True),
+    interpolant=EDMPath(),
+    prediction=EDM(sigma_data=0.5, time="log_sigma", t_min=1e-7, t_max=1.0),
+    weighting=weightings.EDM(t_min=1e-6),
+    time_sampler=EDMLogNormal(),
+    objective=ObjectiveConfig(space="data", normalise_weight=False),
+    backbone=NCSNpp(**{
+        **DDPMPP, "multipliers": (2, 2, 2), "dropout": 0.13, "time_embedding": Sinusoidal(scale=1.0),
+    }),
+    train=TrainConfig(
+        steps=390_625, batch_size=512, learning_rate=1e-3, warmup_steps=19_531, schedule=Constant(), optimizer=Adam(),
+        clip_norm=None, ema_decay=0.5 ** (512 / 500_000),
+    ),
+    evaluate=EvaluateConfig(
+        solver=Heun(euler_last=True), time_grid=EDMRho(), nfe=(35,), num_samples=150_000, metrics=(LowestFID(),),
+    ),
+)  # fmt: skip
+
+# Lipman et al. 2023. sigma_min, clipping and the average of the weights are assumed.
+LIPMAN = RunConfig(
+    dataset=CIFAR10(),
+    interpolant=FlowMatchingOT(),
+    backbone=UNet(**UNet.presets["adm-256"]),
+    train=TrainConfig(
+        steps=391_000, batch_size=256, learning_rate=5e-4, warmup_steps=45_000, schedule=PolynomialDecay(floor=2e-5),
+        optimizer=Adam(), clip_norm=None, precision="fp32",
+    ),
+    evaluate=EvaluateConfig(solver=DormandPrince5(), nfe=(0,), num_samples=50_000),
+)  # fmt: skip
+
+# Liu et al. 2023. Flips and the number of samples are assumed.
+LIU = RunConfig(
+    dataset=CIFAR10(flip=True),
+    time_sampler=Truncated(low=0.0, high=0.999),
+    backbone=NCSNpp(**{**DDPMPP, "dropout": 0.15}),
+    train=TrainConfig(
+        steps=1_300_000, batch_size=128, learning_rate=2e-4, warmup_steps=5000, schedule=Constant(), optimizer=Adam(),
+        clip_norm=1.0, ema_decay=0.999999,
+    ),
+    evaluate=EvaluateConfig(
+        solver=DormandPrince5(), nfe=(0,), num_samples=50_000, metrics=(FID(), InceptionScore(), Recall()),
+    ),
+    reflow=Reflow(number=1_000_000, solver=DormandPrince5(), nfe=0),
+)  # fmt: skip
+
 SCALES = {
     "digits": DIGITS,
     "digits_dit": override(
@@ -198,77 +247,9 @@ SCALES = {
             "evaluate.nfe": [5, 10, 20, 100],
         },
     ),
-    "cifar10_edm": RunConfig(
-        dataset=CIFAR10(flip=True),
-        interpolant=EDMPath(),
-        prediction=EDM(sigma_data=0.5, time="log_sigma", t_min=1e-7, t_max=1.0),
-        weighting=weightings.EDM(t_min=1e-6),
-        time_sampler=EDMLogNormal(),
-        objective=ObjectiveConfig(space="data", normalise_weight=False),
-        backbone=NCSNpp(
-            **{
-                **NCSNpp.presets["ddpmpp-cifar10"],
-                "multipliers": (2, 2, 2),
-                "dropout": 0.13,
-                "time_embedding": Sinusoidal(scale=1.0),
-            }
-        ),
-        train=TrainConfig(
-            steps=390_625,
-            batch_size=512,
-            learning_rate=1e-3,
-            warmup_steps=19_531,
-            schedule=Constant(),
-            optimizer=Adam(),
-            clip_norm=None,
-            ema_decay=0.5 ** (512 / 500_000),
-        ),
-        evaluate=EvaluateConfig(
-            solver=Heun(euler_last=True),
-            time_grid=EDMRho(),
-            nfe=(35,),
-            num_samples=150_000,
-            metrics=(LowestFID(),),
-        ),
-    ),
-    "cifar10_lipman": RunConfig(
-        dataset=CIFAR10(),
-        interpolant=FlowMatchingOT(),
-        backbone=UNet(**UNet.presets["adm-256"]),
-        train=TrainConfig(
-            steps=391_000,
-            batch_size=256,
-            learning_rate=5e-4,
-            warmup_steps=45_000,
-            schedule=PolynomialDecay(floor=2e-5),
-            optimizer=Adam(),
-            clip_norm=None,
-            precision="fp32",
-        ),
-        evaluate=EvaluateConfig(solver=DormandPrince5(), nfe=(0,), num_samples=50_000),
-    ),
-    "cifar10_liu": RunConfig(
-        dataset=CIFAR10(flip=True),
-        time_sampler=Truncated(low=0.0, high=0.999),
-        backbone=NCSNpp(**{**NCSNpp.presets["ddpmpp-cifar10"], "dropout": 0.15}),
-        train=TrainConfig(
-            steps=1_300_000,
-            batch_size=128,
-            learning_rate=2e-4,
-            warmup_steps=5000,
-            schedule=Constant(),
-            optimizer=Adam(),
-            clip_norm=1.0,
-            ema_decay=0.999999,
-        ),
-        evaluate=EvaluateConfig(
-            solver=DormandPrince5(),
-            nfe=(0,),
-            num_samples=50_000,
-            metrics=(FID(), InceptionScore(), Recall()),
-        ),
-        reflow=Reflow(number=1_000_000, solver=DormandPrince5(), nfe=0),
-    ),
+    "cifar10_edm": KARRAS,
+    "cifar10_lipman": LIPMAN,
+    "cifar10_liu": LIU,
     "imagenet_latents": RunConfig(
         dataset=LatentFolder(path="imagenet_latents"),
         backbone=DiT(**DiT.presets["XL/2"]),
@@ -297,11 +278,11 @@ ABOUT = {
     "sequences": "quarters of the US economy; a minute a run on one core",
     "fashion_small": "Fashion-MNIST with a small U-Net; ten minutes a run on one core, most of it for Inception",
     "fashion": "Fashion-MNIST; minutes a run on a GPU",
-    "cifar10": "Tong et al. 2024 on CIFAR-10, as their script trains; a day a run on a GPU",
-    "cifar10_small": "CIFAR-10 with half their width and settings of our own; about an hour a run on a GPU",
-    "cifar10_edm": "Karras et al. 2022 (EDM), with flips in place of their augmentation; days a run on a GPU",
-    "cifar10_lipman": "Lipman et al. 2023; they state no sigma_min, clipping or average of the weights; days on a GPU",
-    "cifar10_liu": "Liu et al. 2023; they state no number of samples; days a run on a GPU",
+    "cifar10": "Tong et al. 2024 on CIFAR-10, as their script trains, for a GPU",
+    "cifar10_small": "CIFAR-10 with half their width and settings of our own, never trained yet",
+    "cifar10_edm": "Karras et al. 2022 (EDM); flips stand for their augmentation",
+    "cifar10_lipman": "Lipman et al. 2023; sigma_min, clipping and the average of the weights are assumed",
+    "cifar10_liu": "Liu et al. 2023; flips and the number of samples are assumed",
     "imagenet_latents": "DiT and SiT, XL/2, on latents of ImageNet: your .npy files by class in HARNESS_DATA",
 }
 """The descriptions that `harness list scales` prints."""
