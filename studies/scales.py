@@ -16,8 +16,8 @@ from harness.components.time_grids import EDMRho
 from harness.components.time_samplers import EDMLogNormal, Stratified, Truncated
 from harness.core.config import override
 from harness.data.cells import Cells
-from harness.data.folders import LatentFolder
 from harness.data.images import CIFAR10, Digits, FashionMNIST
+from harness.data.latents import LatentFolder
 from harness.data.points import EightGaussians
 from harness.data.sequences import USMacro
 from harness.evaluation.distances import MMD, Authenticity, EnergyDistance, LabelAccuracy, SlicedWasserstein, TwoSample
@@ -251,7 +251,7 @@ SCALES = {
     "cifar10_lipman": LIPMAN,
     "cifar10_liu": LIU,
     "imagenet_latents": RunConfig(
-        dataset=LatentFolder(path="imagenet_latents"),
+        dataset=LatentFolder(path="imagenet_latents", flip=True),
         backbone=DiT(**DiT.presets["XL/2"]),
         objective=ObjectiveConfig(label_dropout=0.1),
         train=TrainConfig(

@@ -252,6 +252,7 @@ CASES: dict[tuple[str, str, str], list[Case]] = {
     ("dataset", "huggingface", "online"): elsewhere("test_only_online_permits_the_network"),
     ("dataset", "latents", "scale"): of_data(1),
     ("dataset", "latents", "shift"): of_data(0.1),
+    ("dataset", "latents", "flip"): elsewhere("test_latents_of_mirror_images_are_training_samples_too"),
     ("dataset", "*", "window"): of_data(15),
     ("dataset", "*", "stride"): of_data(2),
     ("dataset", "*", "held_out"): of_data(0.3),

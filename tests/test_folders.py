@@ -530,9 +530,27 @@ def test_latents_have_the_scale_of_stable_diffusion_by_default(tmp_path: Path) -
     torch.testing.assert_close(data.encode(torch.tensor([2.0])), torch.tensor([2 * 0.18215]))
 
 
+def test_latents_of_mirror_images_are_training_samples_too(tmp_path: Path) -> None:
+    files = latent_files(shape=(2, 4, 3, 2))
+    data = load_folder(write(tmp_path / "x", files), "latents", flip=True)
+    one = load_folder(write(tmp_path / "y", latent_files()), "latents")
+    names, held = names_of(one)
+    both = np.stack([np.load(io.BytesIO(files[name])) for name in names])
+    assert np.array_equal(whole(data.train).numpy(), np.concatenate([both[:, 0], both[:, 1]]))
+    assert np.array_equal(whole(data.held_out).numpy(), [np.load(io.BytesIO(files[name]))[0] for name in held])
+    assert data.classes is not None
+    assert one.classes is not None
+    assert data.classes.tolist() == 2 * one.classes.tolist()
+    assert data.shape == (4, 3, 2)
+    with pytest.raises(UserError, match=r"holds float32 \[4, 3, 2\], not finite floats \[2, C, H, W\]\. Make it"):
+        load_folder(tmp_path / "y", "latents", flip=True)
+    with pytest.raises(UserError, match=r"holds float32 \[2, 4, 3, 2\], not finite floats \[C, H, W\]\. Make it"):
+        load_folder(tmp_path / "x", "latents")
+
+
 def test_latents_are_read_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = Mock(wraps=read_array)
-    monkeypatch.setattr("harness.data.folders.read_array", read)
+    monkeypatch.setattr("harness.data.latents.read_array", read)
     data = load_folder(write(tmp_path / "x", latent_files(40)), "latents")
     assert read.call_count <= 2
     data.train[torch.tensor([3, 1])]

@@ -207,6 +207,11 @@ def _tables(add: Add) -> None:
     again = "times that each run is sampled again"
     sub.add_argument("--sampling-seeds", type=within(AGAIN), default=4, metavar="N", help=again)
 
+    about = "List published tables and how far our configurations are theirs, or the commands that train a row."
+    sub = add("papers", about, "", "lipman2023_table1", "lipman2023_table1 'FM, OT path'")
+    sub.add_argument("table", metavar="TABLE", nargs="?", help="a file in studies/papers/ (default: list all)")
+    sub.add_argument("row", metavar="ROW", nargs="?", help="a row of the table (default: list all)")
+
     about = "Copy the table of a finished study or search to the committed ones, and update studies/README.md."
     sub = add("publish", about, "weighting", "tuning", "")
     study = "a study or search, as for ablate and tune (default: only update studies/README.md)"

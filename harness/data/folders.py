@@ -1,4 +1,4 @@
-"""Folders of pictures or latents. Files are read on demand: start-up time and memory do not grow with the folder.
+"""Folders of pictures. Files are read on demand: start-up time and memory do not grow with the folder.
 
 The class of a file is its top-level subfolder; files in no subfolder have no class. One file in ten, of each class, is
 held out.
@@ -18,11 +18,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from harness.core.arrays import read_array
-from harness.core.config import RUN_ONLY, Positive, Range
+from harness.core.config import RUN_ONLY, Range
 from harness.core.errors import ConfigError, UserError
 from harness.core.progress import shown
-from harness.core.reading import Damaged
 from harness.data.archive import Archive, Source, corrupt
 from harness.data.base import Data, Dataset, existing, held_out, parted
 from harness.data.decoding import DAMAGED, Depth, open_picture, stated, survey
@@ -40,7 +38,7 @@ SPLITS = {
 """Names of folders in a data set that is already split."""
 
 
-def _classes(names: Sequence[str], place: object) -> tuple[Tensor | None, tuple[str, ...]]:
+def classes_of(names: Sequence[str], place: object) -> tuple[Tensor | None, tuple[str, ...]]:
     """Return the class of each file, int64 [N], and the classes' names; (None, ()) if no file is in a subfolder."""
     folders = [name.partition("/")[0] if "/" in name else "" for name in names]
     known = {folder: number for number, folder in enumerate(sorted(set(folders)))}
@@ -124,7 +122,7 @@ class ImageFolder(Folder, name="image_folder"):
 
     def classes_of(self, source: Source, names: list[str]) -> tuple[Tensor | None, tuple[str, ...]]:
         """Return the class of each picture, int64 [N], and the classes' names; (None, ()) without classes."""
-        return _classes(names, source.path)
+        return classes_of(names, source.path)
 
     def pictures(self, source: Source, names: list[str], workers: int, depth: Depth) -> Pictures:
         """Return pictures as samples, which `workers` processes decode."""
@@ -221,74 +219,3 @@ class Pictures:
     def fitted(self, picture: Image.Image, name: str) -> Image.Image:
         """Return a picture with the sides of the samples: the shorter side resized, the centre cropped."""
         return ImageOps.fit(picture, self.sides[::-1], Image.Resampling.LANCZOS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LatentFolder(Folder, name="latents"):
-    """Latents of an autoencoder in a folder: one .npy with floats [C, H, W] for each picture; class by subfolder.
-
-    Metrics compare their values, or features of the pictures that the autoencoder in HARNESS_VAE decodes them to.
-    """
-
-    source: ClassVar[str] = "as SiT and DiT are trained: Rombach et al. 2022"
-    endings = (".npy",)
-
-    scale: Positive = 0.18215
-    """A latent z enters training as (z - shift) * scale. Stable Diffusion's first autoencoder: 0.18215 and no shift."""
-    shift: float = 0.0
-
-    def load(self) -> Data:
-        archive, names = self.files()
-        if archive.zipped:
-            raise UserError(
-                f"{archive.path}: latents must be in a folder, from which they are read on demand. Unpack the zip."
-            )
-        classes, class_names = _classes(names, archive.path)
-        apart = held_out(len(names), 10, classes)
-        train, held = ([n for n, a in zip(names, apart, strict=True) if a == wanted] for wanted in (False, True))
-        latents = Latents(archive, train, self.workers)
-        scale = self.scale
-        shift = self.shift
-        return Data(
-            latents, Latents(archive, held, self.workers, latents.latent_shape),
-            lambda z: (z.float() - shift) * scale, lambda x: x.float() / scale + shift, "latents",
-            *parted(classes, apart), class_names,
-            statistics={"scale": torch.tensor(scale), "shift": torch.tensor(shift)}, notes=tuple(archive.left_out()),
-        )  # fmt: skip
-
-
-class Latents:
-    """Latents, float32 [N, C, H, W], read on demand."""
-
-    def __init__(self, archive: Archive, names: list[str], workers: int, shape: tuple[int, ...] | None = None):
-        self.archive = archive
-        self.names = names
-        self.workers = workers
-        self.latent_shape = shape or tuple(self._read(names[0], None).shape)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, indices: Tensor) -> Tensor:
-        return torch.stack([self._read(self.names[i], self.latent_shape) for i in indices.tolist()])
-
-    def content(self) -> Iterator[bytes]:
-        yield from self.archive.content(self.names)
-
-    def _read(self, name: str, wanted: tuple[int, ...] | None) -> Tensor:
-        place = self.archive.where(name)
-        try:
-            array = read_array(place)
-        except (Damaged, OSError) as error:
-            raise UserError(f"{place}: cannot be read ({error}). Make it again.") from error
-        if (
-            array.ndim != 3
-            or array.shape != (wanted or array.shape)
-            or array.dtype.kind != "f"
-            or not np.isfinite(array).all()
-        ):
-            expected = list(wanted) if wanted else "[C, H, W]"
-            raise UserError(
-                f"{place}: holds {array.dtype} {list(array.shape)}, not finite floats {expected}. Make it again."
-            )
-        return torch.from_numpy(array.astype(np.float32))

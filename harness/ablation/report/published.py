@@ -13,7 +13,8 @@ from typing_extensions import TypedDict
 
 from harness.ablation.design.folder import studies_folder
 from harness.ablation.design.looks import LEVEL
-from harness.ablation.report import hours
+from harness.ablation.design.paper import paper_names, papers_folder
+from harness.ablation.report import hours, paper_page
 from harness.ablation.report.grid import capitalised
 from harness.ablation.report.origin import VERSIONS
 from harness.ablation.report.power import Power, sd_of
@@ -84,7 +85,7 @@ def published_folder() -> Path:
 
 
 def renew() -> list[Path]:
-    """Write the marks of earlier versions into the committed tables, and studies/README.md; return that page's path."""
+    """Write the marks of earlier versions into the committed tables, and the pages of studies/; return their paths."""
     tables = published_folder() / "tables"
     verdicts = studies_folder() / "README.md"
     for path in sorted(tables.glob("*.md")):
@@ -92,7 +93,10 @@ def renew() -> list[Path]:
         if (now := marked(text, read_json(path.with_suffix(".json"), Made, RESTORED))) != text:
             write_atomic(path, now)
     write_atomic(verdicts, readme(_text(verdicts) if verdicts.exists() else "# What the studies said\n", tables))
-    return [verdicts]
+    papers = papers_folder() / "README.md"
+    if paper_names():
+        write_atomic(papers, paper_page.page())
+    return [verdicts, *([papers] if paper_names() else [])]
 
 
 def _text(path: Path) -> str:

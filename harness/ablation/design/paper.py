@@ -1,0 +1,156 @@
+"""Tables of papers: the settings that their authors state, and how far our configurations have them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from harness.ablation.design.crossing import Settings
+from harness.ablation.design.folder import studies_folder
+from harness.ablation.design.study import load_declared, load_scale
+from harness.core.config import override, to_dict
+from harness.core.errors import UserError, did_you_mean
+from harness.runs.config import RunConfig
+
+ABSENT = object()
+"""The value of a path that a configuration does not have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row of a published table."""
+
+    stated: Settings = field(default_factory=dict)
+    """{path: value} that the authors state for this row, besides those of the table. The configuration takes them."""
+    ours: Settings = field(default_factory=dict)
+    """{path: value} of our configuration that the authors do not state, or state otherwise."""
+    lacks: Mapping[str, str] = field(default_factory=dict)
+    """{a part of the recipe that has no setting here: what we have instead}."""
+    cannot: str = ""
+    """Why no configuration stands for this row; empty if one does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperTable:
+    """A published table, as a file in studies/papers/ assigns it to `TABLE`."""
+
+    paper: str
+    """Authors, year, title and table."""
+    scale: str
+    """Scale that the configurations start from."""
+    rows: Mapping[str, Row]
+    stated: Settings = field(default_factory=dict)
+    """{path: value} that the authors state for all rows. The scale must have them; they are only compared."""
+    ours: Settings = field(default_factory=dict)
+    """{path: value} that all configurations change in the scale."""
+    unstated: Sequence[str] = ()
+    """Paths of settings that the authors do not state."""
+    lacks: Mapping[str, str] = field(default_factory=dict)
+    """As in `Row`, for all rows."""
+    evaluations: Mapping[str, Settings] = field(default_factory=lambda: {"": {}})
+    """{columns of the table: the settings of their evaluation}."""
+    name: str = field(default="", kw_only=True)
+    """The name of the file; loading sets it."""
+
+    def configurations(self, row: str) -> dict[str, RunConfig]:
+        """Return {columns: configuration} of a row; `ConfigError` where its settings do not go together."""
+        own = self.rows[row]
+        changes = {**self.ours, **own.stated, **own.ours}
+        scale = load_scale(self.scale)
+        return {columns: override(scale, {**changes, **given}) for columns, given in self.evaluations.items()}
+
+    def changes(self, row: str) -> dict[str, Any]:
+        """Return {path: value} by which a row's configurations differ from the scale, without the evaluations."""
+        own = self.rows[row]
+        scale = to_dict(load_scale(self.scale))
+        given = {**self.ours, **own.stated, **own.ours}
+        return {path: value for path, value in given.items() if not agrees(at(scale, path), value)}
+
+
+class Compared(NamedTuple):
+    """A row's configuration beside the settings that the authors state."""
+
+    status: Literal["exact", "differs", "cannot"]
+    """exact: every stated setting has its value, and no part of the recipe lacks a setting."""
+    why: list[str]
+    """Each difference in words, or why no configuration stands for the row."""
+    unstated: dict[str, Any]
+    """{path: our value} of settings that the authors do not state."""
+
+
+def compare(table: PaperTable, row: str) -> Compared:
+    """Compare a row's configurations with what its authors state, setting by setting."""
+    own = table.rows[row]
+    if own.cannot:
+        return Compared("cannot", [own.cannot], {})
+    stated = {**table.stated, **own.stated}
+    why: dict[str, None] = {}
+    for config in table.configurations(row).values():
+        plain = to_dict(config)
+        for path, value in stated.items():
+            if not agrees(have := at(plain, path), value):
+                why[f"{path}: {shown(have)} instead of {shown(value)}"] = None
+        unstated = {path: at(plain, path) for path in (*table.unstated, *own.ours) if path not in stated}
+    lacks = {**table.lacks, **own.lacks}
+    differences = [*why, *(f"{part}: {instead}" for part, instead in lacks.items())]
+    return Compared("differs" if differences else "exact", differences, unstated)
+
+
+def at(plain: Any, path: str) -> Any:
+    """Return the value at a path of a plain configuration, or ABSENT."""
+    for name in path.split("."):
+        if not isinstance(plain, Mapping) or name not in plain:
+            return ABSENT
+        plain = plain[name]
+    return plain
+
+
+def agrees(have: Any, stated: Any) -> bool:
+    """Whether a plain value has the stated one. A name stands for a component of any parameters; a mapping for one with
+    these parameters."""
+    if isinstance(have, Mapping):
+        if not isinstance(stated, Mapping):
+            return have.get("name") == stated
+        return all(agrees(have.get(name, ABSENT), value) for name, value in stated.items())
+    if isinstance(have, list) and isinstance(stated, (list, tuple)):
+        return len(have) == len(stated) and all(map(agrees, have, stated))
+    if isinstance(have, float) and isinstance(stated, (int, float)):
+        return math.isclose(have, stated, rel_tol=1e-9)
+    return bool(have == stated)
+
+
+def shown(value: Any) -> str:
+    """Return a plain value in words: a component by name and parameters, a whole configuration by its components."""
+    if value is ABSENT:
+        return "nothing"
+    if isinstance(value, Mapping) and "name" not in value:
+        return (
+            f"of {', '.join(part['name'] for part in value.values() if isinstance(part, Mapping) and 'name' in part)}"
+        )
+    if isinstance(value, Mapping):
+        parameters = ", ".join(f"{name} {shown(each)}" for name, each in value.items() if name != "name")
+        return f"{value['name']} ({parameters})" if parameters else value["name"]
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(shown, value))}]"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def papers_folder() -> Path:
+    """The folder of the files that declare tables of papers."""
+    return studies_folder() / "papers"
+
+
+def paper_names() -> list[str]:
+    """Return the names of all tables of papers, sorted."""
+    return sorted(path.stem for path in papers_folder().glob("*.py"))
+
+
+def load_paper(name: str) -> PaperTable:
+    """Load a table of a paper by its name; `UserError` if there is none."""
+    if name not in (known := paper_names()):
+        raise UserError(f"'{name}' is not a known table of a paper. {did_you_mean(name, known)}")
+    return load_declared(str(papers_folder() / f"{name}.py"), "TABLE", PaperTable)

@@ -1,0 +1,71 @@
+"""The page studies/papers/README.md: each row of a published table, and how far its configuration is the paper's."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from harness.ablation.design.paper import Compared, PaperTable, compare, load_paper, paper_names, shown
+
+HEAD = """# Published tables, and our configurations of their rows
+
+For every row of a table, the settings that its authors state are compared with our configuration, one by one.
+
+- **exact**: every stated setting has its value here. Settings that the authors do not state are listed with ours.
+- **differs**: a setting has another value, or a part of the recipe has no setting here.
+- **cannot**: no configuration stands for the row.
+
+Nothing on this page was trained. `harness papers TABLE ROW` prints the commands that train a row. `make verdicts`
+writes this page from the files beside it."""
+
+
+def page() -> str:
+    """Return the page, from all files in studies/papers/; `ConfigError` if a row's settings do not go together."""
+    return "\n\n".join([HEAD, *(section(load_paper(name)) for name in paper_names())]) + "\n"
+
+
+def section(table: PaperTable) -> str:
+    """Return a table's section in Markdown."""
+    rows = {row: compare(table, row) for row in table.rows}
+    shared = in_all(rows)
+    told = [f"## {table.name}", f"{table.paper}. Scale `{table.scale}`: {counted(rows)}."]
+    if shared:
+        told.append(f"Every configuration differs in {'; '.join(shared)}.")
+    changes = {row: table.changes(row) for row, compared in rows.items() if compared.status != "cannot"}
+    common = [path for path in table.ours if all(path in each for each in changes.values())]
+    if common and changes:
+        told.append(f"Every configuration changes in the scale {_settings(next(iter(changes.values())), common)}.")
+    lines = ["| row | status | differs in | changes in the scale |", "| --- | --- | --- | --- |"]
+    for row, compared in rows.items():
+        own = "; ".join(why for why in compared.why if why not in shared) or ("see above" if compared.why else "")
+        mine = changes.get(row, {})
+        lines.append(f"| {row} | {compared.status} | {own} | {_settings(mine, [p for p in mine if p not in common])} |")
+    told.append("\n".join(lines))
+    if unstated := _unstated(rows):
+        told.append(f"Not stated by the authors, with our values: {unstated}.")
+    return "\n\n".join(told)
+
+
+def counted(rows: Mapping[str, Compared]) -> str:
+    """Return the number of rows of each status, like `2 exact, 1 differs`."""
+    statuses = Counter(compared.status for compared in rows.values())
+    return ", ".join(f"{number} {status}" for status, number in sorted(statuses.items()))
+
+
+def in_all(rows: Mapping[str, Compared]) -> list[str]:
+    """Return the differences that all configurations share; empty if there is only one configuration."""
+    own = [compared.why for compared in rows.values() if compared.status != "cannot"]
+    return [why for why in own[0] if all(why in other for other in own)] if len(own) > 1 else []
+
+
+def _unstated(rows: Mapping[str, Compared]) -> str:
+    """Return the settings that the authors do not state, each with every value that it has in the rows."""
+    values: dict[str, dict[str, None]] = {}
+    for compared in rows.values():
+        for path, value in compared.unstated.items():
+            values.setdefault(path, {})[shown(value)] = None
+    return "; ".join(f"`{path}` {' or '.join(each)}" for path, each in values.items())
+
+
+def _settings(changes: Mapping[str, object], paths: list[str]) -> str:
+    return "; ".join(f"`{path}` {shown(changes[path])}" for path in paths)

@@ -1,0 +1,68 @@
+"""CIFAR-10, unconditional: the changes of EDM, one after another."""
+
+from harness.ablation.design.paper import PaperTable, Row
+
+ANOTHER_PATH = Row(
+    cannot="its network learns on the path of Song et al. 2021 and is sampled along sigma(t) = t; here a flow is "
+    "sampled along the path that it has learned"
+)
+DDPMPP = {"backbone.filter": "box", "backbone.progressive_input": "none", "backbone.time_embedding": "sinusoidal"}
+NCSNPP = {
+    "backbone.filter": "fir",
+    "backbone.progressive_input": "residual",
+    "backbone.time_embedding": "fourier",
+    "backbone.time_multiplier": 2,
+}
+EDM = {
+    "weighting": {"name": "edm", "sigma_data": 0.5},
+    "time_sampler": {"name": "edm_lognormal", "mean": -1.2, "std": 1.2},
+}
+FLIPS = {"dataset.flip": True}
+AUGMENTED = {"augmentation of 12 % of the images": "flips"}
+
+TABLE = PaperTable(
+    paper="Karras et al. 2022, Elucidating the Design Space of Diffusion-Based Generative Models, table 2, CIFAR-10",
+    scale="cifar10_edm",
+    stated={
+        "dataset": "cifar10",
+        "interpolant": "edm",
+        "prediction": {"name": "edm", "sigma_data": 0.5, "time": "log_sigma"},
+        "objective.normalise_weight": False,
+        "backbone": {"name": "ncsnpp", "channels": 128, "blocks": 4, "multipliers": [2, 2, 2], "dropout": 0.13},
+        "train.optimizer": "adam",
+        "train.batch_size": 512,
+        "train.steps": 200_000_000 // 512,
+        "train.learning_rate": 1e-3,
+        "train.schedule": "constant",
+        "train.ema_decay": 0.5 ** (512 / 500_000),
+        "evaluate.solver": {"name": "heun", "euler_last": True},
+        "evaluate.time_grid": {"name": "edm_rho", "rho": 7.0, "sigma_min": 0.002, "sigma_max": 80.0},
+        "evaluate.nfe": [35],
+        "evaluate.metrics": [{"name": "lowest_fid", "sets": 3}],
+        "evaluate.num_samples": 150_000,
+    },
+    unstated=("train.warmup_steps", "train.clip_norm", "train.precision"),
+    lacks={"a half-life of the weight average of at most 5 % of the images so far": "a start of another shape"},
+    rows={
+        **{
+            f"{letter}, {path}": ANOTHER_PATH
+            for letter in ("A, baseline", "B, hyperparameters", "C, capacity")
+            for path in ("VP", "VE")
+        },
+        "D, preconditioning, VP": Row(cannot="its density of noise levels is that of times on another path, VP"),
+        "D, preconditioning, VE": Row(
+            stated={
+                **NCSNPP,
+                "time_sampler": {"name": "log_uniform", "sigma_min": 0.02, "sigma_max": 100.0},
+                "weighting": "uniform",
+                "objective.space": "noise",
+            },
+            ours={**FLIPS, "interpolant.sigma_max": 100.0},
+            lacks={"sampling from sigma = 80": "the path begins at the highest level of training, 100"},
+        ),
+        "E, loss, VP": Row(stated={**DDPMPP, **EDM}, ours=FLIPS),
+        "E, loss, VE": Row(stated={**NCSNPP, **EDM}, ours=FLIPS),
+        "F, augmentation, VP": Row(stated={**DDPMPP, **EDM}, lacks=AUGMENTED),
+        "F, augmentation, VE": Row(stated={**NCSNPP, **EDM}, lacks=AUGMENTED),
+    },
+)

@@ -1,0 +1,74 @@
+"""ImageNet at 256 x 256 as latents: paths, predictions and samplers of SiT, without guidance."""
+
+from harness.ablation.design.paper import PaperTable, Row
+
+ODE = {"evaluate.solver": "heun", "evaluate.nfe": [250]}
+KL = {
+    "evaluate.solver": {"name": "euler_maruyama", "diffusion": "kl"},
+    "evaluate.time_grid": {"name": "uniform", "last_step": 0.04},
+    "evaluate.nfe": [250],
+}
+VP = {"interpolant": {"name": "vp_ddpm", "beta_min": 0.1, "beta_max": 20.0}}
+DISCRETE = {"interpolant": {"name": "vp_ddpm", "steps": 1000}}
+LINEAR = {"interpolant": "linear"}
+GVP = {"interpolant": "gvp"}
+SCORE = {"prediction": "score"}
+VELOCITY = {"prediction": "velocity"}
+
+SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
+
+
+def dit(size: str) -> dict[str, object]:
+    """Return the network of a size, whose patches have a side of 2: DiT's."""
+    width, depth, heads = SIZES[size]
+    return {"backbone": {"name": "dit", "width": width, "depth": depth, "heads": heads, "patch": 2}}
+
+
+B2 = dit("B")
+
+TABLE = PaperTable(
+    paper="Ma et al. 2024, SiT: Exploring Flow and Diffusion-based Generative Models, tables on ImageNet 256",
+    scale="imagenet_latents",
+    stated={
+        "dataset": {"name": "latents", "flip": True, "scale": 0.18215},
+        "objective.label_dropout": 0.1,
+        "train.optimizer": {"name": "adamw", "weight_decay": 0.0},
+        "train.batch_size": 256,
+        "train.steps": 400_000,
+        "train.learning_rate": 1e-4,
+        "train.warmup_steps": 0,
+        "train.schedule": "constant",
+        "train.clip_norm": None,
+        "train.ema_decay": 0.9999,
+        "train.ema_warmup": False,
+        "evaluate.num_samples": 50_000,
+        "evaluate.extractor": "inception",
+        "evaluate.metrics": ["fid"],
+    },
+    ours={"evaluate.num_samples": 50_000, "evaluate.extractor": "inception", "evaluate.metrics": ["fid"]},
+    unstated=("train.precision",),
+    lacks={"statistics of ImageNet by Inception in TensorFlow": "decoded latents by torch-fidelity's Inception"},
+    rows={
+        "VP, noise of DDPM, ODE": Row(
+            stated={**B2, **DISCRETE, **ODE, "prediction": "noise"},
+            lacks={"training at 1,000 times": "training at every time between them"},
+        ),
+        "VP, score, ODE": Row(stated={**B2, **VP, **ODE, **SCORE, "objective.space": "noise"}),
+        "VP, weighted score, ODE": Row(stated={**B2, **VP, **ODE, **SCORE, "objective.space": "velocity"}),
+        "VP, velocity, ODE": Row(stated={**B2, **VP, **ODE, **VELOCITY}),
+        "linear, velocity, ODE": Row(stated={**B2, **LINEAR, **ODE, **VELOCITY}),
+        "GVP, velocity, ODE": Row(stated={**B2, **GVP, **ODE, **VELOCITY}),
+        "VP, velocity, SDE": Row(stated={**B2, **VP, **KL, **VELOCITY}),
+        "linear, velocity, SDE": Row(stated={**B2, **LINEAR, **KL, **VELOCITY}),
+        "GVP, velocity, SDE": Row(stated={**B2, **GVP, **KL, **VELOCITY}),
+        **{
+            f"{size}/2, {name}": Row(
+                stated={**dit(size), **LINEAR, **VELOCITY, **sampling},
+                # w^(KL, eta); the authors do not state eta.
+                ours={"evaluate.solver.eta": 0.01} if name == "SDE" else {},
+            )
+            for size in ("S", "B", "L", "XL")
+            for name, sampling in (("ODE", ODE), ("SDE", KL))
+        },
+    },
+)

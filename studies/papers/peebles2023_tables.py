@@ -1,0 +1,62 @@
+"""ImageNet at 256 x 256 as latents: sizes of DiT and of its patches, without guidance (tables 1 and 4)."""
+
+from harness.ablation.design.paper import PaperTable, Row
+
+SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
+
+
+def dit(size: str, patch: int) -> dict[str, object]:
+    """Return the network of a size (table 1: width, depth, heads) and a patch."""
+    width, depth, heads = SIZES[size]
+    return {"backbone": {"name": "dit", "width": width, "depth": depth, "heads": heads, "patch": patch}}
+
+
+TABLE = PaperTable(
+    paper="Peebles & Xie 2023, Scalable Diffusion Models with Transformers, tables 1 and 4, ImageNet 256",
+    scale="imagenet_latents",
+    stated={
+        "dataset": {"name": "latents", "flip": True, "scale": 0.18215},
+        "objective.label_dropout": 0.1,
+        "train.optimizer": {"name": "adamw", "weight_decay": 0.0},
+        "train.batch_size": 256,
+        "train.learning_rate": 1e-4,
+        "train.warmup_steps": 0,
+        "train.schedule": "constant",
+        "train.clip_norm": None,
+        "train.ema_decay": 0.9999,
+        "train.ema_warmup": False,
+        "interpolant": {"name": "vp_ddpm", "steps": 1000},
+        "prediction": "noise",
+        "weighting": "uniform",
+        "evaluate.solver": "ancestral",
+        "evaluate.time_grid": {"name": "respaced", "of": 1000},
+        "evaluate.nfe": [250],
+        "evaluate.num_samples": 50_000,
+        "evaluate.extractor": "inception",
+        "evaluate.metrics": ["fid"],
+    },
+    ours={
+        "interpolant": {"name": "vp_ddpm", "steps": 1000},
+        "prediction": "noise",
+        "evaluate.solver": "ancestral",
+        "evaluate.time_grid": "respaced",
+        "evaluate.nfe": [250],
+        "evaluate.num_samples": 50_000,
+        "evaluate.extractor": "inception",
+        "evaluate.metrics": ["fid"],
+    },
+    unstated=("train.precision",),
+    lacks={
+        "variances of the steps that the network learns": "the variance of the path's posterior",
+        "training at 1,000 times": "training at every time between them",
+        "statistics of ImageNet by Inception in TensorFlow": "decoded latents by torch-fidelity's Inception",
+    },
+    rows={
+        **{
+            f"{size}/{patch}": Row(stated={**dit(size, patch), "train.steps": 400_000})
+            for size in ("S", "B", "L", "XL")
+            for patch in (2, 4, 8)
+        },
+        "XL/2, 7M steps": Row(stated={**dit("XL", 2), "train.steps": 7_000_000}),
+    },
+)

@@ -1,0 +1,151 @@
+"""The tables of papers in studies/papers/: settings that exist, differences that are computed, and the page of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.ablation.design.paper import (
+    ABSENT,
+    Compared,
+    PaperTable,
+    Row,
+    agrees,
+    at,
+    compare,
+    load_paper,
+    paper_names,
+    papers_folder,
+    shown,
+)
+from harness.ablation.design.study import load_scale
+from harness.ablation.report import paper_page
+from harness.core.config import override, parse_assignments, to_dict
+from harness.core.errors import ConfigError, UserError
+
+ROWS = [(name, row) for name in paper_names() for row in load_paper(name).rows]
+NUMBER_OF_ROWS = {
+    "lipman2023_table1": 5,
+    "liu2023_table1": 12,  # five flows by RK45, three of them in one step and distilled, and the SDE
+    "karras2022_table2": 12,
+    "peebles2023_tables": 13,
+    "ma2024_tables": 17,
+    "esser2024_tables": 14,
+    "tong2024_table5": 4,
+    "sourcefm2025_table6": 8,
+    "hang2023_table1": 8,
+    "lee2024_cifar10": 5,
+    "c2ot2025_moons": 4,
+}
+
+
+def test_every_published_table_is_here_with_its_rows() -> None:
+    assert {name: len(load_paper(name).rows) for name in paper_names()} == NUMBER_OF_ROWS
+
+
+@pytest.mark.parametrize(("name", "row"), ROWS, ids=lambda value: value.replace(" ", "_"))
+def test_every_row_has_settings_that_exist(name: str, row: str) -> None:
+    """A row's configurations are valid, and each path that is stated or not stated is one of them."""
+    table = load_paper(name)
+    if table.rows[row].cannot:
+        override(load_scale("digits"), table.rows[row].stated)
+        return
+    for config in table.configurations(row).values():
+        plain = to_dict(config)
+        for path in (*table.stated, *table.unstated):
+            assert at(plain, path) is not ABSENT, path
+
+
+def test_the_page_is_current() -> None:
+    assert (papers_folder() / "README.md").read_text() == paper_page.page()
+
+
+TABLE = PaperTable(
+    paper="Nobody 2026, table 1",
+    scale="cifar10",
+    stated={"train.batch_size": 128, "train.optimizer": {"name": "adam"}},
+    unstated=("train.precision", "train.clip_norm"),
+    rows={
+        "as stated": Row(stated={"interpolant": "gvp"}),
+        "another path": Row(stated={"interpolant": "gvp"}, ours={"interpolant": "linear"}),
+        "half a recipe": Row(lacks={"their augmentation": "flips"}),
+        "nothing": Row(cannot="it needs text"),
+    },
+)
+
+
+def test_a_configuration_with_every_stated_setting_is_exact() -> None:
+    assert compare(TABLE, "as stated") == Compared("exact", [], {"train.precision": "auto", "train.clip_norm": 1.0})
+
+
+def test_a_difference_is_found_in_the_configuration_itself() -> None:
+    assert compare(TABLE, "another path").why == ["interpolant: linear instead of gvp"]
+    assert compare(TABLE, "half a recipe")[:2] == ("differs", ["their augmentation: flips"])
+    assert compare(TABLE, "nothing")[:2] == ("cannot", ["it needs text"])
+
+
+ADAM = "adam (beta1 0.9, beta2 0.999, eps 1e-08)"
+
+
+@pytest.mark.parametrize(
+    ("path", "stated", "told"),
+    [
+        ("train.batch_size", 256, "128 instead of 256"),
+        ("train.clip_norm", None, "1.0 instead of null"),
+        ("train.optimizer", {"name": "adam", "beta2": 0.99}, f"{ADAM} instead of adam (beta2 0.99)"),
+        ("train.optimizer", "adamw", f"{ADAM} instead of adamw"),
+        ("train.optimizer.weight_decay", 0.1, "nothing instead of 0.1"),
+        ("backbone.multipliers", [1, 2, 2], "[1, 2, 2, 2] instead of [1, 2, 2]"),
+        ("evaluate.metrics", ["kid"], "[fid] instead of [kid]"),
+    ],
+)  # fmt: skip
+def test_each_kind_of_difference_is_told(path: str, stated: object, told: str) -> None:
+    table = dataclasses.replace(TABLE, stated={path: stated})
+    assert compare(table, "as stated")[:2] == ("differs", [f"{path}: {told}"])
+
+
+def test_an_evaluation_differs_too() -> None:
+    table = dataclasses.replace(
+        TABLE,
+        stated={"evaluate.solver": "euler"},
+        evaluations={"Euler": {}, "Heun": {"evaluate.solver": "heun", "evaluate.nfe": [2]}},
+    )
+    (why,) = compare(table, "as stated").why
+    assert why.startswith("evaluate.solver: heun")
+
+
+def test_settings_that_do_not_go_together_are_an_error() -> None:
+    table = dataclasses.replace(TABLE, rows={"wrong": Row(stated={"evaluate.solver": "ancestral", "noise": "laplace"})})
+    with pytest.raises(ConfigError, match="needs the score"):
+        compare(table, "wrong")
+
+
+def test_numbers_agree_up_to_rounding() -> None:
+    assert agrees(2e-5, 1e-8 / 5e-4)
+    assert agrees(1.0, 1)
+    assert not agrees(1e-4, 1.1e-4)
+    assert not agrees("gvp", 1)
+    assert shown({"name": "gaussian", "std": 0.5}) == "gaussian (std 0.5)"
+
+
+@pytest.mark.parametrize(("name", "row"), [("tong2024_table5", "OT-CFM"), ("liu2023_table1", "2-rectified, one step")])
+def test_the_printed_command_is_the_configuration(name: str, row: str) -> None:
+    out = subprocess.run(
+        [Path(sys.executable).with_name("harness"), "papers", name, row], capture_output=True, text=True, check=True
+    ).stdout
+    commands = [shlex.split(line) for line in out.splitlines() if line.startswith("harness train")]
+    table = load_paper(name)
+    for words, config in zip(commands, table.configurations(row).values(), strict=True):
+        sets = [after for word, after in itertools.pairwise(words) if word == "--set"]
+        assert override(load_scale(words[words.index("--scale") + 1]), parse_assignments(sets)) == config
+
+
+def test_an_unknown_table_and_an_unknown_row_are_told() -> None:
+    with pytest.raises(UserError, match="'tong2024' is not a known table of a paper"):
+        load_paper("tong2024")
