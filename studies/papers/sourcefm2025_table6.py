@@ -2,8 +2,8 @@
 
 from harness.ablation.design.paper import PaperTable, Row
 
-ALIGNED = {"noise": {"name": "gaussian", "std": 27.198 / 55.418}}
-PRUNED = {"evaluate.noise": "pruned"}
+ALIGNED: dict[str, object] = {"noise": {"name": "gaussian", "std": 27.198 / 55.418}}
+PRUNED: dict[str, object] = {"evaluate.noise": "pruned"}
 SOURCES: dict[str, dict[str, object]] = {
     "Gaussian": {"noise": {"name": "gaussian", "std": 1.0}},
     "pruned sampling": {"noise": {"name": "gaussian", "std": 1.0}, **PRUNED},
