@@ -43,6 +43,7 @@ TESTS: dict[str, dict[str, tuple[str, ...]]] = {
         "harness/components/interpolants/straight.py": ("interpolants", "closed_form", "stochastic_solvers"),
         "harness/components/losses.py": ("losses",),
         "harness/components/noises.py": ("noises",),
+        "harness/components/perceptual.py": ("perceptual",),
         "harness/components/predictions.py": ("formulation", "parity", "weightings"),
         "harness/components/solvers/base.py": ("solvers",),
         "harness/components/solvers/ordinary.py": ("solvers",),

@@ -49,6 +49,7 @@ COMMANDS = [
     "evaluate",
     "reflow",
     "runs",
+    "papers",
     "lineage",
     "plan",
     "ablate",

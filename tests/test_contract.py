@@ -33,7 +33,7 @@ from harness.evaluation.extractors import Extractor, Features
 from harness.evaluation.metric import Summary
 from harness.testing import promises
 
-DOWNLOADED = {"mnist", "fashion_mnist", "cifar10", "inception", "clip", "dinov2"}
+DOWNLOADED = {"mnist", "fashion_mnist", "cifar10", "inception", "clip", "dinov2", "lpips"}
 SMALLER: dict[str, dict[str, Any]] = {
     "dit": {"preset": "digits"}, "c2st": {"trees": 10}, "kid": {"subsets": 10, "subset_size": 50},
     "sinkhorn": {"reg": 0.5}

@@ -237,7 +237,7 @@ def test_other_places_move_too(pictures: Callable[[str, int], RunConfig], tmp_pa
         Run.open(str(folders[0]), {**moved, "noise.dataset.path": str(tmp_path / "moved-b.npz")}).name
         == folders[0].name
     )
-    assert "its noise or coupling was trained with other files (" in refusal(
+    assert "its noise, coupling or perceptual loss had other files (" in refusal(
         folders[0], {**moved, "noise.dataset.path": str(tmp_path / "moved-a.npz")}
     )
     opened = Run.open(str(folders[1]), {**moved, "dataset.flip": False})

@@ -19,8 +19,8 @@ from harness.core.fields import Range
 RUN = "a run: STUDY/ARM/SEED, its name or its directory; `harness runs` lists the runs"
 SCALE = "the configuration to start from; `harness list scales` shows all"
 FAMILIES = [
-    "interpolant", "prediction", "weighting", "loss", "time_sampler", "noise", "coupling", "solver", "time_grid",
-    "time_embedding", "backbone", "optimizer", "schedule", "average", "extractor",
+    "interpolant", "prediction", "weighting", "loss", "perceptual", "time_sampler", "noise", "coupling", "solver",
+    "time_grid", "time_embedding", "backbone", "optimizer", "schedule", "average", "extractor",
 ]  # fmt: skip
 """The families that `harness new component` writes: all of the registry except data sets and metrics."""
 Add = Callable[..., Parser]

@@ -64,9 +64,12 @@ def _next(place: Path, family: str, name: str) -> list[list[str]]:
     """Return commands that use the file."""
     if family == "study":
         return [["harness", command, str(place), "--scale", "points"] for command in ("plan", "ablate")]
-    at = f'evaluate.metrics=["{name}"]' if family == "metric" else f"{_SET.get(family, family)}={name}"
+    used = [f'evaluate.metrics=["{name}"]' if family == "metric" else f"{_SET.get(family, family)}={name}"]
+    if family == "perceptual":
+        used += ["reflow.distil=true", "evaluate.nfe=[1]"]
     scale = "digits" if family == "extractor" else "points"  # an extractor needs images
-    train = ["harness", "train", "--scale", scale, "--plugin", str(place), "--set", at]
+    sets = [word for setting in used for word in ("--set", setting)]
+    train = ["harness", "train", "--scale", scale, "--plugin", str(place), *sets]
     return [["harness", "check", str(place)], train]
 
 
@@ -87,5 +90,6 @@ _SET = {
     "time_embedding": "backbone.time_embedding",
     "optimizer": "train.optimizer",
     "schedule": "train.schedule",
+    "perceptual": "reflow.perceptual",
 }
 """{family: the setting of its components}, where the setting is not the family's name."""

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -118,3 +119,10 @@ def differing(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str 
     name = next(name for name in names if kinds[0].get(name) != kinds[1].get(name))
     asked, held = (" ".join(map(str, kind[name])) if name in kind else "absent" for kind in kinds)
     return f"its tensor {name} is {held}, not {asked}"
+
+
+def read_weights(path: Path) -> Mapping[str, Tensor]:
+    """Read {name: tensor} from a .safetensors file, or from a torch file without executing what is pickled in it."""
+    if path.suffix == ".safetensors":
+        return load(path.read_bytes())
+    return torch.load(path, map_location="cpu", weights_only=True)

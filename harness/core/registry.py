@@ -40,6 +40,7 @@ HOMES = {
     "prediction": "harness.components.predictions",
     "weighting": "harness.components.weightings",
     "loss": "harness.components.losses",
+    "perceptual": "harness.components.perceptual",
     "time_sampler": "harness.components.time_samplers",
     "noise": "harness.components.noises",
     "coupling": "harness.components.couplings",

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.core.checkpoint import read_weights
 from harness.core.errors import UserError
 from harness.evaluation.extractors import JUDGE_VALUES, Extractor, Features
 
@@ -112,15 +113,6 @@ class DinoExtractor(GivenExtractor, name="dinov2"):
 
     def resized(self, images: Tensor) -> Tensor:
         return F.interpolate(images, size=(224, 224), mode="bicubic", antialias=True)
-
-
-def read_weights(path: Path) -> Weights:
-    """Read {name: tensor} from a .safetensors file, or from a torch file without executing what is pickled in it."""
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 class DinoViT(nn.Module):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from harness.components.couplings import transport_cost
 from harness.components.interpolants import over
+from harness.components.perceptual import Perceptual
 from harness.core.rng import stream
 from harness.flow.formulation import Formulation
 from harness.flow.time_weight import TimeWeight
@@ -61,12 +62,15 @@ class Objective:
         noise_state: Mapping[str, Tensor],
         at: float | None = None,
         device: torch.device | str = "cpu",
+        perceptual: Perceptual | None = None,
     ):
         """`at`: if given, the only time, with weight 1, instead of the formulation's times and weights.
 
-        `device`: device of the data.
+        `device`: device of the data. `perceptual`: if given, the loss of the samples that one step of Euler's method
+        gives from `at` = 1, instead of the formulation's loss of an error.
         """
         self.formulation = formulation
+        self.perceptual = perceptual
         self.at = at
         self.noise_state = {name: value.to(device) for name, value in noise_state.items()}
         self.time_weight = TimeWeight(formulation, noise_state, device)
@@ -100,7 +104,10 @@ class Objective:
 
     def measure(self, network: nn.Module, task: Task) -> Step:
         """Return the loss and errors of `network` at a task, or at a share of one."""
-        errors = self.formulation.loss.measure(self._error(network, *task[:4]))
+        if self.perceptual is None:
+            errors = self.formulation.loss.measure(self._error(network, *task[:4]))
+        else:
+            errors = self.perceptual.compare(*self._samples(network, *task[:4]))
         return Step((self.weight(task.t) * errors).mean(), errors.detach())
 
     def weight(self, t: Tensor) -> Tensor:
@@ -116,11 +123,26 @@ class Objective:
         hidden = torch.rand(len(y), generator=stream(seed, "labels", step, device=y.device), device=y.device) < dropout
         return torch.where(hidden, -1, y)
 
-    def _error(self, network: nn.Module, xt: Tensor, target: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+    def _output(self, network: nn.Module, xt: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         f = self.formulation
         x = f.prediction.network_input(xt, t, f.interpolant, self.variance)
         told = (f.prediction.network_time(t, f.interpolant, self.variance), *(() if y is None else (y,)))
-        error = network(x, *told) - target
+        return network(x, *told)
+
+    def _samples(
+        self, network: nn.Module, xt: Tensor, target: Tensor, t: Tensor, y: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the samples of one step of Euler's method from t = 1 to 0: the network's, and the target's."""
+        f = self.formulation
+        ours, theirs = (
+            xt - f.prediction.convert(output, xt, t, f.interpolant, "velocity", self.variance)
+            for output in (self._output(network, xt, t, y), target)
+        )
+        return ours, theirs
+
+    def _error(self, network: nn.Module, xt: Tensor, target: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        f = self.formulation
+        error = self._output(network, xt, t, y) - target
         if f.space == f.prediction.name:
             return error
         return f.prediction.factor(over(t, error), f.interpolant, f.space, self.variance) * error

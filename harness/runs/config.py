@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from harness.components.backbones.base import Backbone, Network
 from harness.components.backbones.unet import UNet
 from harness.components.couplings import Pairs
+from harness.components.perceptual import Perceptual
 from harness.components.solvers import Heun, Solver
 from harness.components.time_samplers import Uniform as UniformTimes
 from harness.components.weightings import Uniform as UniformWeight
@@ -37,6 +38,8 @@ class Reflow(SamplingConfig):
     """Reflow rounds that give this flow; 0: it is trained on data."""
     distil: bool = False
     """After the rounds, learn the pairs of the last flow at t = 1 only, for sampling with one Euler step."""
+    perceptual: Perceptual | None = field(default=None, metadata=ADDED)
+    """Loss of the distilled network's samples; null: `loss` of the error of its output."""
     teacher: RunConfig | None = None
     """Flow before the first round, trained with the run's seed; null: this configuration without rounds."""
     warm_start: bool = True
@@ -120,6 +123,11 @@ class RunConfig(Formulation):
             return dataclasses.replace(self.reflow, **chosen)
         except ConfigError as error:
             raise error.below("reflow") from None
+
+    @property
+    def perceptual(self) -> Perceptual | None:
+        """The perceptual loss that this flow is trained with; None unless it is distilled with one."""
+        return self.reflow.perceptual if self.reflow.distil else None
 
     @property
     def learned_guidance(self) -> bool:

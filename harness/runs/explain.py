@@ -80,12 +80,13 @@ class Explained:
             made = f"{f.reflow.number:,} of the {f.parent.rectified}-rectified flow, {way}"
             rows[1] = ("pairs", made, f.reflow.source)
         if f.reflow.distil:
-            asked = [row for row in rows if row[0].partition(" ")[0] not in (f.time_sampler.family, f.weighting.family)]
-            return [
-                *asked,
-                ("x_t", "sigma x1, at t = 1 only", f.reflow.source),
-                ("objective", f"E [loss(e)], e the error of {space}", ""),
-            ]
+            unused = {f.time_sampler.family, f.weighting.family, *([f.loss.family] if f.perceptual else [])}
+            asked = [row for row in rows if row[0].partition(" ")[0] not in unused]
+            objective = f"E [loss(e)], e the error of {space}"
+            if f.perceptual:
+                asked.append((f"perceptual {f.perceptual.name}", f.perceptual.written_out(), f.perceptual.source))
+                objective = "E [perceptual(x1 - v, x0)], x1 - v the sample of one step"
+            return [*asked, ("x_t", "sigma x1, at t = 1 only", f.reflow.source), ("objective", objective, "")]
         return [*rows, *self._objective(space)]
 
     def _objective(self, space: str) -> list[tuple[str, str, str]]:

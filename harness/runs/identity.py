@@ -44,8 +44,11 @@ def facts_of(config: RunConfig) -> dict[str, Any]:
         | sources(config.train),
         "files": {**config.coupling.fingerprint(), **config.noise.fingerprint()},
     }
+    if perceptual := config.perceptual:
+        facts["sources"] |= sources(perceptual)
+        facts["files"] |= perceptual.fingerprint()
     if config.parent is not None:
-        facts["pair_sources"] = sources(dataclasses.replace(config.reflow, teacher=None))
+        facts["pair_sources"] = sources(dataclasses.replace(config.reflow, teacher=None, perceptual=None))
         facts["teacher"] = training_digest(config.parent)
     return facts
 
@@ -66,6 +69,9 @@ def training_digest(config: RunConfig, facts: Mapping[str, Any] | None = None) -
     if config.reflow.distil:
         del identity["weighting"], identity["time_sampler"], identity["objective"]["normalise_weight"]
         identity["distil"] = True
+    if config.perceptual:
+        del identity["loss"], identity["objective"]["space"]
+        identity["perceptual"] = to_dict(config.perceptual, digested=True)
     return digest({**identity, **{name: facts[name] for name in ("data", "files", "sources", "numerics_version")}})
 
 
@@ -76,8 +82,8 @@ def pairs_digest(config: RunConfig) -> str:
 
 def _pairs(config: RunConfig, facts: Mapping[str, Any]) -> dict[str, Any]:
     making = to_dict(config.pairs_sampling, digested=True)
-    for name in ("rounds", "distil", "teacher", "warm_start", "later_guidance"):
-        del making[name]
+    for name in ("rounds", "distil", "perceptual", "teacher", "warm_start", "later_guidance"):
+        making.pop(name, None)
     return {
         **making,
         "teacher": facts["teacher"],
@@ -191,8 +197,8 @@ _REASONS = {
     "resolved": "was trained on {then}, and train.device means {now} here. Add --set train.device={now} to use it "
     "here, with other random numbers.",
     "sources": "its components' files were edited ({then} then, {now} now). Restore them, or train it again.",
-    "files": "its noise or coupling was trained with other files ({then} then, {now} now). Restore the files, or pass "
-    "their path: --set noise.dataset.path=... or coupling.path=...",
+    "files": "its noise, coupling or perceptual loss had other files ({then} then, {now} now). Restore the files, or "
+    "pass their path: --set noise.dataset.path=..., --set coupling.path=... or HARNESS_LPIPS.",
     "pair_sources": "the files of the components that made its pairs were edited ({then} then, {now} now). Restore "
     "them, or train it again.",
     "teacher": "its teacher was the run {then}, but config.json names {now}: somebody edited config.json or the "

@@ -94,6 +94,11 @@ def _loss(loss: Any, config: RunConfig, data: Data) -> None:
     tried(loss, "measure", error, due=Like(error.flatten(1).sum(1), low=0))
 
 
+def _perceptual(loss: Any, config: RunConfig, data: Data) -> None:
+    samples = _batch(data)
+    tried(loss, "compare", samples, samples.flip(0), due=Like(samples.flatten(1).sum(1), low=0))
+
+
 def _time_sampler(sampler: Any, config: RunConfig, data: Data) -> None:
     path = config.path(config.noise.learn(data))
     n = NUMBER_OF_SAMPLES
@@ -220,6 +225,7 @@ PROBES: dict[str, Probe] = {
     "time_sampler": _time_sampler,
     "weighting": _weighting,
     "loss": _loss,
+    "perceptual": _perceptual,
     "coupling": _coupling,
     "time_embedding": _time_embedding,
     "backbone": _network,

@@ -118,7 +118,8 @@ def _objective(run: Run) -> Objective:
     device = config.train.resolved_device()
     if run.parent is None:
         return Objective(config, noise_state, device=device)
-    return Objective(config.learned(run.pairs.folder), noise_state, 1.0 if config.reflow.distil else None, device)
+    learned = config.learned(run.pairs.folder)
+    return Objective(learned, noise_state, 1.0 if config.reflow.distil else None, device, config.perceptual)
 
 
 def _callbacks(run: Run, objective: Objective, say: Say, stop: Stop, look: Look | None) -> Callbacks:

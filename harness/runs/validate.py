@@ -21,6 +21,9 @@ def refuse_idle(changes: Collection[str], configs: Iterable[RunConfig]) -> None:
     if "evaluate.more_samples" in changes:
         _refuse_unmeasured(configs)
     paths = [path for path in changes if path.startswith("reflow.") and path not in ("reflow.rounds", "reflow.distil")]
+    perceptual = [path for path in paths if path.startswith("reflow.perceptual")]
+    if perceptual and not any(config.reflow.distil for config in configs):
+        raise ConfigError(perceptual[0], "only a distillation uses it. Set reflow.distil=true too, or leave it out.")
     if paths and not any(config.parent for config in configs):
         raise ConfigError(paths[0], "without a round it changes nothing. Set reflow.rounds=1 too, or leave it out.")
     later = [path for path in paths if path.startswith("reflow.later_guidance")]
@@ -77,6 +80,11 @@ def check(config: RunConfig, weights: bool = True) -> None:
         _check_pairs(config, config.parent, data)
     config.coupling.check(data.shape, data.num_classes, config.conditional)
     config.noise.check(data)
+    if config.perceptual:
+        try:
+            config.perceptual.check(data)
+        except ConfigError as error:
+            raise error.below("reflow.perceptual") from None
     config.learned().refuse_own_variances(config.noise.variance(config.noise.learn(data)))
     if config.conditional and data.num_classes < 2:
         raise ConfigError(

@@ -50,6 +50,7 @@ FAMILIES: dict[str, Callable[[Any], Promises]] = {
     "prediction": of_objectives.prediction,
     "weighting": of_objectives.weighting,
     "loss": of_objectives.loss,
+    "perceptual": of_objectives.perceptual,
     "time_sampler": of_objectives.time_sampler,
     "noise": of_objectives.noise,
     "coupling": of_objectives.coupling,

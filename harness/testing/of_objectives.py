@@ -125,6 +125,23 @@ def loss(loss: Any) -> Promises:
     yield "the gradient is finite for an error of zero", flat.grad is not None and bool(flat.grad.isfinite().all())
 
 
+def perceptual(loss: Any) -> Promises:
+    samples, targets = torch.rand(2, 4, 3, 16, 16, generator=generator()).mul(2).sub(1).unbind()
+    tried(loss, "compare", samples, targets, due=Like(torch.zeros(4), low=0))
+    samples.requires_grad_()
+    compared = loss.compare(samples, targets)
+    yield "the loss of samples [n, ...] has shape [n]", tuple(compared.shape) == (4,)
+    yield (
+        "the loss is never negative, and zero for samples that are their targets",
+        bool((compared >= 0).all()) and bool((loss.compare(targets, targets).abs() < 1e-6).all()),
+    )
+    compared.mean().backward()
+    yield "the gradient is finite", samples.grad is not None and bool(samples.grad.isfinite().all())
+    same = targets.clone().requires_grad_()
+    loss.compare(same, targets).mean().backward()
+    yield "the gradient is finite for samples that are their targets", bool(same.grad.isfinite().all())  # type: ignore[union-attr]
+
+
 def time_sampler(sampler: Any) -> Promises:
     path = Linear()
     n = 4096
