@@ -43,6 +43,12 @@ def test_a_log_gets_lines_while_a_single_item_takes_long(monkeypatch: pytest.Mon
     assert said[-1].startswith("work: 75%, about 0.0 min left")
 
 
+def test_the_first_percent_tell_no_time_left() -> None:
+    """Start-up counts in them like work."""
+    assert progress.ahead("work", 0.04, 600) == "work: 4%, time left unknown"
+    assert progress.ahead("work", 0.05, 600) == "work: 5%, about 10.0 min left"
+
+
 def test_quick_work_prints_nothing_in_a_log() -> None:
     log = io.StringIO()
     assert list(shown([1, 2], "work", 2, Console(file=log))) == [1, 2]

@@ -405,6 +405,17 @@ def test_a_look_that_cannot_be_drawn_ends_no_training(tiny_run: Run, monkeypatch
     assert said == ["no picture of step 5: dopri5 gave up."]
 
 
+@pytest.mark.parametrize(("path", "measured"), [("cosine", True), ("ve", False), ("edm", False)])
+def test_samples_of_even_steps_are_judged_only_on_paths_that_end_in_noise(
+    path: str, measured: bool, tiny_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the other paths, even steps do not lead to samples."""
+    objective = train_module._objective(Run(override(tiny_run.config, {"interpolant": path}), tiny_run.folder))
+    callbacks = train_module._callbacks(tiny_run, objective, lambda _: None, lambda: False, None)
+    monkeypatch.setattr(train_module, "picture", Mock())
+    assert ("sample_spread" in callbacks.look(restore(tiny_run).network, 5)) == measured
+
+
 def test_an_unfinished_run_draws_nothing(tiny: RunConfig) -> None:
     asked = itertools.count()
     with pytest.raises(Stopped):

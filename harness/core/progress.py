@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+KNOWN_FROM = 0.05
+"""Share of the work after which the time left is told."""
 TELL_EVERY_S = 30.0
 
 T = TypeVar("T")
@@ -96,6 +98,9 @@ def duration(seconds: float) -> str:
 
 
 def ahead(title: str, share: float, seconds: float | None) -> str:
-    """Return a progress line for a log. `share` is in [0, 1]; `seconds` is the time left, None if unknown."""
-    left = "time left unknown" if seconds is None else f"about {seconds / 60:.1f} min left"
+    """Return a progress line for a log. `share` is in [0, 1]; `seconds` is the time left, None if unknown.
+
+    The time left is not told before `KNOWN_FROM`: start-up counts in it like work, so the first values are too high.
+    """
+    left = "time left unknown" if seconds is None or share < KNOWN_FROM else f"about {seconds / 60:.1f} min left"
     return f"{title}: {share:.0%}, {left}"
