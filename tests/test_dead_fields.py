@@ -252,7 +252,7 @@ CASES: dict[tuple[str, str, str], list[Case]] = {
     ("dataset", "huggingface", "online"): elsewhere("test_only_online_permits_the_network"),
     ("dataset", "latents", "scale"): of_data(1),
     ("dataset", "latents", "shift"): of_data(0.1),
-    ("dataset", "latents", "flip"): elsewhere("test_latents_of_mirror_images_are_training_samples_too"),
+    ("dataset", "latents", "flip"): elsewhere("test_mirrored_latents_are_training_samples"),
     ("dataset", "*", "window"): of_data(15),
     ("dataset", "*", "stride"): of_data(2),
     ("dataset", "*", "held_out"): of_data(0.3),
@@ -739,6 +739,15 @@ def test_only_online_permits_the_network(monkeypatch: pytest.MonkeyPatch) -> Non
     assert seen == [("hf://datasets/my/pets", True, True), ("hf://datasets/my/pets", False, False)]
     assert not datasets.config.HF_HUB_OFFLINE
     assert not constants.is_offline_mode()
+
+
+def test_mirrored_latents_are_training_samples(tmp_path: Path) -> None:
+    """Each file then holds two latents: the same files are no data without the field."""
+    for i in range(20):
+        np.save(tmp_path / f"{i}.npy", np.full((2, 4, 2, 2), i, np.float32))
+    assert len(build("dataset", {"name": "latents", "path": str(tmp_path), "flip": True}).load().train) == 36
+    with pytest.raises(UserError, match="not finite floats"):
+        build("dataset", {"name": "latents", "path": str(tmp_path)}).load()
 
 
 def test_the_levels_of_deep_pictures_change_them(needed: Needed) -> None:

@@ -236,6 +236,12 @@ VALUES: dict[str, tuple[str, str, str, str]] = {
         "loss",
         "Mine.measure returns float32 tensor [], but should return a finite float32 tensor [4] with values of 0",
     ),
+    "one distance for all samples": (
+        "components.perceptual Perceptual",
+        "    def compare(self, samples, targets): return (samples - targets).square().mean()\n",
+        "reflow.perceptual",
+        "Mine.compare returns float32 tensor [], but should return a finite float32 tensor [4] with values of 0",
+    ),
     "times beyond 1": (
         "components.time_samplers TimeSampler",
         "    def quantile(self, u, interpolant=None): return 2 * u\n"

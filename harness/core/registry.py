@@ -23,15 +23,7 @@ from typing import Any, ClassVar, Self
 
 from harness.core.config import Config, to_dict
 from harness.core.declared import check_declared, declared_beside, is_own
-from harness.core.errors import (
-    USERS_FILES,
-    ConfigError,
-    UserError,
-    did_you_mean,
-    in_a_line,
-    place_in,
-    raised_by,
-)
+from harness.core.errors import USERS_FILES, ConfigError, UserError, did_you_mean, in_a_line, place_in, raised_by
 from harness.core.files import short_hash
 from harness.core.reading import short
 

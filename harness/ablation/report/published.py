@@ -13,7 +13,6 @@ from typing_extensions import TypedDict
 
 from harness.ablation.design.folder import studies_folder
 from harness.ablation.design.looks import LEVEL
-from harness.ablation.design.paper import paper_names, papers_folder
 from harness.ablation.report import hours, paper_page
 from harness.ablation.report.grid import capitalised
 from harness.ablation.report.origin import VERSIONS
@@ -93,10 +92,11 @@ def renew() -> list[Path]:
         if (now := marked(text, read_json(path.with_suffix(".json"), Made, RESTORED))) != text:
             write_atomic(path, now)
     write_atomic(verdicts, readme(_text(verdicts) if verdicts.exists() else "# What the studies said\n", tables))
-    papers = papers_folder() / "README.md"
-    if paper_names():
-        write_atomic(papers, paper_page.page())
-    return [verdicts, *([papers] if paper_names() else [])]
+    papers = studies_folder() / "papers"
+    if not papers.is_dir():
+        return [verdicts]
+    write_atomic(papers / "README.md", paper_page.page())
+    return [verdicts, papers / "README.md"]
 
 
 def _text(path: Path) -> str:
