@@ -16,6 +16,8 @@ from harness.core.config import override, to_dict
 from harness.core.errors import UserError, did_you_mean
 from harness.runs.config import RunConfig
 
+Published = float | tuple[float, float]
+"""A published value, or its mean and standard deviation over runs."""
 ABSENT = object()
 """The value of a path that a configuration does not have."""
 
@@ -30,6 +32,8 @@ class Row:
     """{path: value} of our configuration that the authors do not state, or state otherwise."""
     lacks: Mapping[str, str] = field(default_factory=dict)
     """{a part of the recipe that has no setting here: what we have instead}."""
+    published: Mapping[str, Published] = field(default_factory=dict)
+    """{column: the published value}."""
     cannot: str = ""
     """Why no configuration stands for this row; empty if one does."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from harness.ablation.design.paper import Compared, PaperTable, compare, load_paper, paper_names, shown
+from harness.ablation.design.paper import Compared, PaperTable, Published, compare, load_paper, paper_names, shown
 
 HEAD = """# Published tables, and our configurations of their rows
 
@@ -15,7 +15,8 @@ For every row of a table, the settings that its authors state are compared with 
 - **differs**: a setting has another value, or a part of the recipe has no setting here.
 - **cannot**: no configuration stands for the row.
 
-Nothing on this page was trained. `harness papers TABLE ROW` prints the commands that train a row. `make verdicts`
+Published values are of different protocols from table to table: compare them within a table only. Nothing on this page
+was trained. `harness papers TABLE ROW` prints the commands that train a row. `make verdicts`
 writes this page from the files beside it."""
 
 
@@ -35,15 +36,23 @@ def section(table: PaperTable) -> str:
     common = [path for path in table.ours if all(path in each for each in changes.values())]
     if common and changes:
         told.append(f"Every configuration changes in the scale {_settings(next(iter(changes.values())), common)}.")
-    lines = ["| row | status | differs in | changes in the scale |", "| --- | --- | --- | --- |"]
+    lines = ["| row | published | status | differs in | changes in the scale |", "| --- | --- | --- | --- | --- |"]
     for row, compared in rows.items():
         own = "; ".join(why for why in compared.why if why not in shared) or ("see above" if compared.why else "")
         mine = changes.get(row, {})
-        lines.append(f"| {row} | {compared.status} | {own} | {_settings(mine, [p for p in mine if p not in common])} |")
+        other = _settings(mine, [path for path in mine if path not in common])
+        values = published(table.rows[row].published)
+        lines.append(f"| {row} | {values} | {compared.status} | {own} | {other} |")
     told.append("\n".join(lines))
     if unstated := _unstated(rows):
         told.append(f"Not stated by the authors, with our values: {unstated}.")
     return "\n\n".join(told)
+
+
+def published(values: Mapping[str, Published]) -> str:
+    """Return published values as text, like `FID 6.35; NFE 142` or `FID 19.8 ± 0.39`."""
+    told = {name: f"{v[0]:g} ± {v[1]:g}" if isinstance(v, tuple) else f"{v:g}" for name, v in values.items()}
+    return "; ".join(f"{name} {value}" for name, value in told.items())
 
 
 def counted(rows: Mapping[str, Compared]) -> str:
