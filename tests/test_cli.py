@@ -46,6 +46,7 @@ COMMANDS = [
     "train",
     "sample",
     "export",
+    "reproduce",
     "evaluate",
     "reflow",
     "runs",

@@ -138,6 +138,11 @@ def _single_runs(add: Add) -> None:
     sub.add_argument("--out", type=Path, default=Path("export"), metavar="FOLDER", help="a new folder")
     _changes(sub, "choose the weights, like evaluate.average=last")
 
+    about = "Train a finished run again from its record, beside it, and compare weights and losses bit by bit."
+    sub = add("reproduce", about, "weighting/uniform/0")
+    _one_run(sub)
+    _changes(sub, "say where the data are now, like dataset.path=elsewhere")
+
     about = "Evaluate finished runs at every NFE; known values are not computed again."
     more = "weighting/uniform/0 --sweep solver=euler,heun time_grid=uniform,shifted"
     sub = add("evaluate", about, "weighting/uniform/0 --set 'evaluate.nfe=[8,64]'", more)

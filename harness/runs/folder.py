@@ -261,7 +261,8 @@ class Run:
         """Raise `UserError` unless training has ended; `step` is the last intact checkpoint's, if it is known."""
         if not (self.finished if step is None else step == self.config.train.steps):
             done = self.steps_done if step is None else step
-            trained = f"is trained for {done} of {self.config.train.steps} steps"
+            steps = self.config.train.steps
+            trained = f"is trained for {done} of {steps} steps" if done < steps else "its last checkpoint is missing"
             raise UserError(f"{self.name}: {trained}. Run `harness train` with its settings first.")
 
     @property
