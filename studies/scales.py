@@ -283,6 +283,6 @@ ABOUT = {
     "cifar10_edm": "Karras et al. 2022 (EDM); flips stand for their augmentation",
     "cifar10_lipman": "Lipman et al. 2023; sigma_min, clipping and the average of the weights are assumed",
     "cifar10_liu": "Liu et al. 2023; flips and the number of samples are assumed",
-    "imagenet_latents": "DiT and SiT, XL/2, on latents of ImageNet: your .npy files by class in HARNESS_DATA",
+    "imagenet_latents": "DiT and SiT, XL/2, on latents of ImageNet: .npy files in HARNESS_DATA, with mirror images",
 }
 """The descriptions that `harness list scales` prints."""

@@ -55,8 +55,12 @@ TESTS: dict[str, dict[str, tuple[str, ...]]] = {
         "harness/components/weightings.py": ("weightings", "time_weight"),
     },
     "objective": {
-        "harness/flow/objective.py": ("objective", "pairwise", "told_classes"),
+        "harness/flow/objective.py": ("objective", "pairwise", "told_classes", "perceptual"),
         "harness/flow/time_weight.py": ("time_weight", "objective"),
+    },
+    "papers": {
+        "harness/ablation/design/paper.py": ("papers",),
+        "harness/ablation/report/paper_page.py": ("papers",),
     },
     "statistics": {
         "harness/ablation/report/power.py": ("power",),

@@ -189,6 +189,8 @@ CASES: dict[tuple[str, str, str], list[Case]] = {
     ("average", "posthoc", "width"): [Case(0.2, "terms")],
     ("noise", "gaussian", "std"): loss(0.5) + samples(0.5),
     ("noise", "pruned", "empty"): loss(0.9999, {"reject": 1.5}) + samples(0.9999, {"reject": 1.5}),
+    ("noise", "pruned", "std"): loss(0.5, {"empty": 0.9999, "reject": 1.5})
+    + samples(0.5, {"empty": 0.9999, "reject": 1.5}),
     ("noise", "pruned", "reject"): loss(1.5, {"empty": 0.9999}) + samples(1.5, {"empty": 0.9999}),
     ("noise", "matched", "per_feature"): loss(True) + samples(True),
     ("noise", "sparse", "dropout_rate"): loss(0.2) + samples(0.2),
@@ -746,7 +748,7 @@ def test_mirrored_latents_are_training_samples(tmp_path: Path) -> None:
     for i in range(20):
         np.save(tmp_path / f"{i}.npy", np.full((2, 4, 2, 2), i, np.float32))
     assert len(build("dataset", {"name": "latents", "path": str(tmp_path), "flip": True}).load().train) == 36
-    with pytest.raises(UserError, match="not finite floats"):
+    with pytest.raises(UserError, match=r"Set dataset\.flip=true"):
         build("dataset", {"name": "latents", "path": str(tmp_path)}).load()
 
 

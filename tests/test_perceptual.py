@@ -29,6 +29,7 @@ from harness.runs.identity import facts_of, training_digest
 from harness.runs.train import ensure
 from harness.runs.validate import check, refuse_idle
 from harness.testing import promises
+from harness.training.diagnostics import gradients_by_noise
 
 
 @pytest.fixture(scope="session")
@@ -132,7 +133,11 @@ def test_a_flow_is_distilled_with_it(weights: Path, colours: RunConfig) -> None:
         for name in ("lpips", None)
     ]
     assert len({run.parent.name for run in runs if run.parent}) == 1
-    tensors = [read_checkpoint(run.folder / "checkpoints", "cpu")[1] for run in runs]
+    teacher = runs[0].parent
+    assert teacher is not None
+    tensors = [read_checkpoint(run.folder / "checkpoints", "cpu")[1] for run in (*runs, teacher)]
+    moved = [name for name, value in tensors[0].items() if not torch.equal(value, tensors[2][name])]
+    assert any(name.startswith("network/") for name in moved)
     assert all(value.isfinite().all() for name, value in tensors[0].items() if not name.startswith("trainer/"))
     assert any(not torch.equal(value, tensors[1][name]) for name, value in tensors[0].items())
 
@@ -145,11 +150,33 @@ def test_the_name_covers_the_weights_and_no_unused_loss(weights: Path, colours: 
         assert training_digest(distilled) == name
     flow = override(colours, {"reflow.distil": False})
     assert training_digest(flow) == training_digest(override(flow, {"reflow.perceptual": None}))
-    facts = facts_of(colours)
-    torch.save({key: value + 1 for key, value in perceptual.read_weights(weights).items()}, weights.with_suffix(".pth"))
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("HARNESS_LPIPS", str(weights.with_suffix(".pth")))
-        assert facts_of(colours)["files"] != facts["files"]
+    changed = {key: value + 1 for key, value in perceptual.read_weights(weights).items()}
+    save_file(changed, weights)  # at the same place
+    assert training_digest(colours) != name
+
+
+def test_small_distances_are_exact_beside_half_precision(weights: Path) -> None:
+    a, b = images()
+    near = b + 1e-3 * a
+    exact = LPIPS().compare(near, b)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(LPIPS().compare(near, b), exact)
+    assert exact.dtype == torch.float32
+
+
+def test_gradients_by_noise_level_are_left_out() -> None:
+    """The loss is defined at t = 1 only."""
+    objective = Objective(Formulation(), {}, 1.0, perceptual=Squared())
+    assert gradients_by_noise(nn.Linear(3, 3), objective, torch.zeros(8, 3), None, 0, 0) == {}
+
+
+def test_the_source_of_an_unused_loss_names_no_run(
+    weights: Path, colours: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = {"loss.mine": "abc", "noise.mine": "def"}
+    monkeypatch.setattr("harness.runs.identity.sources", lambda config: used if isinstance(config, Formulation) else {})
+    assert facts_of(colours)["sources"] == {"noise.mine": "def"}
+    assert "loss.mine" in facts_of(override(colours, {"reflow.perceptual": None}))["sources"]
 
 
 @pytest.mark.parametrize(
@@ -181,10 +208,8 @@ def test_a_weight_of_another_shape_is_told(weights: Path, colours: RunConfig) ->
     read = dict(perceptual.read_weights(weights))
     read["lin0.model.1.weight"] = torch.zeros(1, 3, 1, 1)
     save_file(read, weights)
-    perceptual._weights.cache_clear()
     with pytest.raises(UserError, match=r"lin0\.model\.1\.weight has shape \[1, 3, 1, 1\]"):
         check(colours)
-    perceptual._weights.cache_clear()
 
 
 def test_other_data_are_refused(weights: Path, tiny: RunConfig, colours: RunConfig) -> None:

@@ -212,7 +212,7 @@ def _tables(add: Add) -> None:
     again = "times that each run is sampled again"
     sub.add_argument("--sampling-seeds", type=within(AGAIN), default=4, metavar="N", help=again)
 
-    about = "List published tables and how far our configurations are theirs, or the commands that train a row."
+    about = "List published tables, compare their settings with ours, or print the commands that train a row."
     sub = add("papers", about, "", "lipman2023_table1", "lipman2023_table1 'FM, OT path'")
     sub.add_argument("table", metavar="TABLE", nargs="?", help="a file in studies/papers/ (default: list all)")
     sub.add_argument("row", metavar="ROW", nargs="?", help="a row of the table (default: list all)")

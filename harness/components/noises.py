@@ -167,15 +167,16 @@ class UniformNoise(Noise, name="uniform"):
 
 @dataclass(frozen=True, kw_only=True)
 class Pruned(Noise, name="pruned"):
-    """Standard normal without the directions that hardly any data have; made for `evaluate.noise`.
+    """Normal noise without the directions that hardly any data have; made for `evaluate.noise`.
 
     Candidates are the principal axes of the data, scaled to length 1, in both directions. An axis is empty if no sample
-    has a cosine above `empty` with it. Noise that lies along an empty axis is drawn again. The variance counts as 1,
-    although the empty axes lose a little.
+    has a cosine above `empty` with it. Noise that lies along an empty axis is drawn again. The variance counts as
+    std^2, although the empty axes lose a little.
     """
 
     formula: ClassVar[str] = (
-        "x1 ~ N(0, I), given sqrt(d) cos(x1, a) <= {reject:g} for each axis a with max cos(x0, a) <= {empty:g}"
+        "x1 ~ N(0, {std:g}^2 I), given sqrt(d) cos(x1, a) <= {reject:g} "
+        "for each axis a with max cos(x0, a) <= {empty:g}"
     )
     source: ClassVar[str] = "Lee et al. 2025 (SourceFM), pruned sampling, there with flipped copies of the data"
     rounds: ClassVar[int] = 1000
@@ -185,6 +186,8 @@ class Pruned(Noise, name="pruned"):
     reject: Positive = 2.66
     """Cosine with an empty axis above which noise is drawn again, in standard deviations of a random cosine,
     1 / sqrt(dimensions). 2.66 is the 0.048 that SourceFM takes for CIFAR-10."""
+    std: Positive = field(default=1.0, metadata=ADDED)
+    """Standard deviation of the noise before it is pruned."""
 
     def check(self, data: Data) -> None:
         if not self.fit(data.some())["axes"].numel():
@@ -205,10 +208,13 @@ class Pruned(Noise, name="pruned"):
             cosines = F.normalize(x1.flatten(1)) @ axes
             again = (cosines * math.sqrt(len(axes)) > self.reject).any(1)
             if not (number := int(again.sum())):
-                return x1
+                return self.std * x1
             x1[again] = _normal((number, *shape[1:]), generator)
         reason = f"{number} of {shape[0]} draws lay along one of {axes.shape[1]} empty axes, {self.rounds} times over"
         raise ConfigError("noise.reject", f"{reason}. Raise it.")
+
+    def variance(self, state: Mapping[str, Tensor]) -> Tensor:
+        return torch.tensor(self.std**2)
 
 
 @dataclass(frozen=True, kw_only=True)

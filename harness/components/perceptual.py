@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -20,6 +20,7 @@ from harness.core.files import short_hash
 from harness.core.registry import Component
 from harness.data.base import Data
 
+Weights = Mapping[str, Tensor]
 LAYERS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
 """VGG-16's convolutions, as torchvision numbers its layers, up to each level that LPIPS compares."""
 WIDTHS = (64, 128, 256, 512, 512)
@@ -59,7 +60,8 @@ class LPIPS(Perceptual, name="lpips"):
     source: ClassVar[str] = "Zhang et al. 2018, eq. 1; as a loss of distillation: Liu et al. 2023"
 
     def compare(self, samples: Tensor, targets: Tensor) -> Tensor:
-        return distance(_weights(_place(), str(samples.device)), samples.float(), targets.float())
+        with torch.autocast(samples.device.type, enabled=False):  # half precision is coarser than small distances
+            return distance(_weights(_place(), str(samples.device)), samples.float(), targets.float())
 
     def check(self, data: Data) -> None:
         if data.kind != "image" or data.shape[0] != 3 or min(data.shape[1:]) < SMALLEST:
@@ -67,7 +69,7 @@ class LPIPS(Perceptual, name="lpips"):
             shape = "x".join(map(str, data.shape))
             raise ConfigError("", f"{reason} {data.kind} {shape}. Set reflow.perceptual=null.")
         ends = data.encode(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, *data.shape))
-        if not torch.equal(ends[:, 0, 0, 0], torch.tensor([-1.0, 1.0])):
+        if not torch.equal(ends, torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand_as(ends)):
             raise ConfigError(
                 "", "lpips reads images in [-1, 1]. Set dataset.encoded to it, or reflow.perceptual=null."
             )
@@ -77,20 +79,27 @@ class LPIPS(Perceptual, name="lpips"):
         return {"lpips": _hash(_place())}
 
 
-def distance(weights: Mapping[str, Tensor], samples: Tensor, targets: Tensor) -> Tensor:
+def distance(weights: Weights, samples: Tensor, targets: Tensor) -> Tensor:
     """Return the LPIPS [B] of images in [-1, 1] [B, 3, H, W]; `weights` have the names of `lpips.LPIPS(net="vgg")`."""
-    shift, scale = (torch.tensor(each, device=samples.device).view(3, 1, 1) for each in (SHIFT, SCALE))
-    features = (torch.cat([samples, targets]) - shift) / scale
+    with torch.no_grad():
+        wanted = list(levels(weights, targets))
     total = torch.zeros(len(samples), device=samples.device)
+    for level, (ours, theirs) in enumerate(zip(levels(weights, samples), wanted, strict=True)):
+        weighted = F.conv2d((ours - theirs).square(), weights[f"lin{level}.model.1.weight"])
+        total = total + weighted.mean((1, 2, 3))
+    return total
+
+
+def levels(weights: Weights, images: Tensor) -> Iterator[Tensor]:
+    """Yield VGG-16's features of images at each level, normalised over the channels."""
+    shift, scale = (torch.tensor(each, device=images.device).view(3, 1, 1) for each in (SHIFT, SCALE))
+    features = (images - shift) / scale
     for level, layers in enumerate(LAYERS):
         features = F.max_pool2d(features, 2) if level else features
         for layer in layers:
             kernel, bias = (weights[f"net.slice{level + 1}.{layer}.{part}"] for part in ("weight", "bias"))
             features = F.relu(F.conv2d(features, kernel, bias, padding=1))
-        ours, theirs = (features / (features.norm(dim=1, keepdim=True) + 1e-10)).chunk(2)
-        weighted = F.conv2d((ours - theirs).square(), weights[f"lin{level}.model.1.weight"])
-        total = total + weighted.mean((1, 2, 3))
-    return total
+        yield features / (features.norm(dim=1, keepdim=True) + 1e-10)
 
 
 def _place() -> Path:
@@ -102,24 +111,38 @@ def _place() -> Path:
     return Path(place)
 
 
-@functools.cache
 def _hash(place: Path) -> str:
-    return short_hash(place.read_bytes())
+    return _read(place, _stamp(place))[0]
+
+
+def _weights(place: Path, device: str) -> Weights:
+    return _on(place, _stamp(place), device)
+
+
+def _stamp(place: Path) -> tuple[int, int]:
+    """Return what changes with a file's content: its size and its time of change."""
+    about = place.stat()
+    return about.st_size, about.st_mtime_ns
 
 
 @functools.cache
-def _weights(place: Path, device: str) -> dict[str, Tensor]:
-    """Read the weights to a device, once per process; `UserError` if the file holds others."""
+def _on(place: Path, stamp: tuple[int, int], device: str) -> Weights:
+    return {name: value.to(device) for name, value in _read(place, stamp)[1].items()}
+
+
+@functools.cache
+def _read(place: Path, stamp: tuple[int, int]) -> tuple[str, Weights]:
+    """Read a file's hash and weights, once per process and content; `UserError` if it holds other weights."""
     try:
         read = read_weights(place)
-        weights = {name: read[name].float().to(device) for name in _shapes()}
+        weights = {name: read[name].float() for name in _shapes()}
         wrong = [name for name, shape in _shapes().items() if weights[name].shape != shape]
         if wrong:
             raise ValueError(f"{wrong[0]} has shape {list(weights[wrong[0]].shape)}")
     except Exception as error:  # torch's and safetensors' readers raise many types
         reason = in_a_line(error)
         raise UserError(f"{place}: not the weights of LPIPS with VGG-16 ({reason}). {ADVICE}") from error
-    return weights
+    return short_hash(place.read_bytes()), weights
 
 
 def _shapes() -> dict[str, tuple[int, ...]]:

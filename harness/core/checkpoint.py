@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load, load_file, save
 from torch import Tensor
 
 from harness.core.errors import UserError
@@ -124,5 +124,5 @@ def differing(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str 
 def read_weights(path: Path) -> Mapping[str, Tensor]:
     """Read {name: tensor} from a .safetensors file, or from a torch file without executing what is pickled in it."""
     if path.suffix == ".safetensors":
-        return load(path.read_bytes())
+        return load_file(path)
     return torch.load(path, map_location="cpu", weights_only=True)

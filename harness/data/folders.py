@@ -38,7 +38,7 @@ SPLITS = {
 """Names of folders in a data set that is already split."""
 
 
-def classes_of(names: Sequence[str], place: object) -> tuple[Tensor | None, tuple[str, ...]]:
+def classes_by_folder(names: Sequence[str], place: object) -> tuple[Tensor | None, tuple[str, ...]]:
     """Return the class of each file, int64 [N], and the classes' names; (None, ()) if no file is in a subfolder."""
     folders = [name.partition("/")[0] if "/" in name else "" for name in names]
     known = {folder: number for number, folder in enumerate(sorted(set(folders)))}
@@ -122,7 +122,7 @@ class ImageFolder(Folder, name="image_folder"):
 
     def classes_of(self, source: Source, names: list[str]) -> tuple[Tensor | None, tuple[str, ...]]:
         """Return the class of each picture, int64 [N], and the classes' names; (None, ()) without classes."""
-        return classes_of(names, source.path)
+        return classes_by_folder(names, source.path)
 
     def pictures(self, source: Source, names: list[str], workers: int, depth: Depth) -> Pictures:
         """Return pictures as samples, which `workers` processes decode."""

@@ -16,7 +16,7 @@ from harness.core.errors import UserError
 from harness.core.reading import Damaged
 from harness.data.archive import Archive
 from harness.data.base import Data, held_out, parted
-from harness.data.folders import Folder, classes_of
+from harness.data.folders import Folder, classes_by_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class LatentFolder(Folder, name="latents"):
             raise UserError(
                 f"{archive.path}: latents must be in a folder, from which they are read on demand. Unpack the zip."
             )
-        classes, class_names = classes_of(names, archive.path)
+        classes, class_names = classes_by_folder(names, archive.path)
         apart = held_out(len(names), 10, classes)
         train, held = ([n for n, a in zip(names, apart, strict=True) if a == wanted] for wanted in (False, True))
         sides = 2 if self.flip else 1
@@ -100,6 +100,9 @@ class Latents:
         ):
             expected = [*([2] if self.sides == 2 else []), *(wanted or "CHW")]
             shape = f"[{', '.join(map(str, expected))}]"
+            if array.ndim == 7 - len(expected):
+                advice = f"Set dataset.flip={'false' if self.sides == 2 else 'true'} if the files are meant so."
+                raise UserError(f"{place}: has {array.ndim} axes, not those of {shape}. {advice}")
             raise UserError(
                 f"{place}: holds {array.dtype} {list(array.shape)}, not finite floats {shape}. Make it again."
             )

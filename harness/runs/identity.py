@@ -44,7 +44,8 @@ def facts_of(config: RunConfig) -> dict[str, Any]:
         | sources(config.train),
         "files": {**config.coupling.fingerprint(), **config.noise.fingerprint()},
     }
-    if perceptual := config.perceptual:
+    if perceptual := config.perceptual:  # `loss` is not used
+        facts["sources"] = {name: value for name, value in facts["sources"].items() if not name.startswith("loss.")}
         facts["sources"] |= sources(perceptual)
         facts["files"] |= perceptual.fingerprint()
     if config.parent is not None:
@@ -198,7 +199,7 @@ _REASONS = {
     "here, with other random numbers.",
     "sources": "its components' files were edited ({then} then, {now} now). Restore them, or train it again.",
     "files": "its noise, coupling or perceptual loss had other files ({then} then, {now} now). Restore the files, or "
-    "pass their path: --set noise.dataset.path=..., --set coupling.path=... or HARNESS_LPIPS.",
+    "pass their path: --set noise.dataset.path=..., --set coupling.path=..., or set HARNESS_LPIPS.",
     "pair_sources": "the files of the components that made its pairs were edited ({then} then, {now} now). Restore "
     "them, or train it again.",
     "teacher": "its teacher was the run {then}, but config.json names {now}: somebody edited config.json or the "

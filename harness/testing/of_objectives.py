@@ -135,8 +135,10 @@ def perceptual(loss: Any) -> Promises:
         "the loss is never negative, and zero for samples that are their targets",
         bool((compared >= 0).all()) and bool((loss.compare(targets, targets).abs() < 1e-6).all()),
     )
+    yield "the loss of samples that are not their targets is above zero", bool((compared > 0).all())
     compared.mean().backward()
-    yield "the gradient is finite", samples.grad is not None and bool(samples.grad.isfinite().all())
+    given = samples.grad is not None and bool(samples.grad.isfinite().all()) and bool(samples.grad.any())
+    yield "the gradient of samples that are not their targets is finite and not zero", given
     same = targets.clone().requires_grad_()
     loss.compare(same, targets).mean().backward()
     flat = same.grad is not None and bool(same.grad.isfinite().all())

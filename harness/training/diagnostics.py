@@ -120,8 +120,11 @@ def gradients_by_noise(
 
     The variance is the trace of the covariance. Each bin takes `SAMPLES` of the encoded samples x0, with log SNR
     uniform in the bin. The weighting applies, and classes y are hidden as in training. Bins that the path does not
-    reach are left out. The network runs in training mode; its buffers and gradients do not change.
+    reach are left out. The network runs in training mode; its buffers and gradients do not change. Nothing is returned
+    for a perceptual loss, which is defined at t = 1 only.
     """
+    if objective.perceptual:
+        return {}
     weights = [w for w in network.parameters() if w.requires_grad]
     x0 = x0[:SAMPLES]
     y = None if y is None else y[:SAMPLES]

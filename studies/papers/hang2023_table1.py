@@ -16,8 +16,11 @@ TABLE = PaperTable(
                      "conditioning": "film", "groups": 32, "resample": "residual"},
         "train.optimizer.beta1": 0.99,
         "train.optimizer.beta2": 0.99,
+        "evaluate.extractor": "inception",
+        "evaluate.metrics": ["fid"],
     },
     stated={
+        "evaluate.metrics": ["fid"],
         "dataset": "latents",
         "interpolant": "cosine",
         "backbone": {"name": "unet", "channels": 192, "blocks": 3},
@@ -26,11 +29,11 @@ TABLE = PaperTable(
         "train.learning_rate": 1e-4,
     },
     unstated=(
-        "backbone.multipliers", "backbone.attention", "backbone.head_channels", "objective.label_dropout",
-        "train.warmup_steps", "train.schedule", "train.clip_norm", "train.ema_decay", "evaluate.solver", "evaluate.nfe",
-        "evaluate.num_samples",
+        "dataset.flip", "backbone.multipliers", "backbone.attention", "backbone.head_channels",
+        "objective.label_dropout", "train.warmup_steps", "train.schedule", "train.clip_norm", "train.ema_decay",
+        "evaluate.solver", "evaluate.nfe", "evaluate.num_samples",
     ),
-    lacks={"training at 1,000 times": "training at every time between them", "half precision": "bf16 on a GPU"},
+    lacks={"training at 1,000 times": "training at every time between them", "half precision (fp16)": "bf16 on a GPU"},
     rows={
         f"{name}, {steps // 1000}k": Row(stated={**settings, "train.steps": steps}, published={"FID": fid})
         for name, settings, fids in (

@@ -1,8 +1,7 @@
 """ImageNet at 256 x 256 as latents: sizes of DiT and of its patches, without guidance (tables 1 and 4)."""
 
 from harness.ablation.design.paper import PaperTable, Row
-
-SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
+from harness.components.backbones.dit import DiT
 
 FID = {
     "S": (68.40, 100.41, 153.60),
@@ -13,10 +12,9 @@ FID = {
 """{size: FID after 400,000 steps, with patches of side 2, 4 and 8}"""
 
 
-def dit(size: str, patch: int) -> dict[str, object]:
-    """Return the network of a size (table 1: width, depth, heads) and a patch."""
-    width, depth, heads = SIZES[size]
-    return {"backbone": {"name": "dit", "width": width, "depth": depth, "heads": heads, "patch": patch}}
+def dit(preset: str) -> dict[str, object]:
+    """Return the network of a size and a patch."""
+    return {"backbone": {"name": "dit", **DiT.presets[preset]}}
 
 
 TABLE = PaperTable(
@@ -57,14 +55,14 @@ TABLE = PaperTable(
     lacks={
         "variances of the steps that the network learns": "the variance of the path's posterior",
         "training at 1,000 times": "training at every time between them",
-        "statistics of ImageNet by Inception in TensorFlow": "decoded latents by torch-fidelity's Inception",
+        "statistics of ImageNet by Inception in TensorFlow": "torch-fidelity's, and the decoder in HARNESS_VAE",
     },
     rows={
         **{
-            f"{size}/{patch}": Row(stated={**dit(size, patch), "train.steps": 400_000}, published={"FID": fid})
+            f"{size}/{patch}": Row(stated={**dit(f"{size}/{patch}"), "train.steps": 400_000}, published={"FID": fid})
             for size, fids in FID.items()
             for patch, fid in zip((2, 4, 8), fids, strict=True)
         },
-        "XL/2, 7M steps": Row(stated={**dit("XL", 2), "train.steps": 7_000_000}, published={"FID": 9.62}),
+        "XL/2, 7M steps": Row(stated={**dit("XL/2"), "train.steps": 7_000_000}, published={"FID": 9.62}),
     },
 )

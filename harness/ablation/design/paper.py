@@ -1,4 +1,4 @@
-"""Tables of papers: the settings that their authors state, and how far our configurations have them."""
+"""Tables of papers: the settings that their authors state, and which of them our configurations have."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.ablation.design.crossing import Settings
 from harness.ablation.design.folder import studies_folder
 from harness.ablation.design.study import load_declared, load_scale
 from harness.core.config import override, to_dict
-from harness.core.errors import UserError, did_you_mean
+from harness.core.errors import ConfigError, UserError, did_you_mean
 from harness.runs.config import RunConfig
 
 Published = float | tuple[float, float]
@@ -27,7 +27,8 @@ class Row:
     """One row of a published table."""
 
     stated: Settings = field(default_factory=dict)
-    """{path: value} that the authors state for this row, besides those of the table. The configuration takes them."""
+    """{path: value} that the authors state for this row, besides those of the table. The configuration takes them: a
+    component replaces the scale's, so give all parameters that are not its defaults."""
     ours: Settings = field(default_factory=dict)
     """{path: value} of our configuration that the authors do not state, or state otherwise."""
     lacks: Mapping[str, str] = field(default_factory=dict)
@@ -48,7 +49,8 @@ class PaperTable:
     """Scale that the configurations start from."""
     rows: Mapping[str, Row]
     stated: Settings = field(default_factory=dict)
-    """{path: value} that the authors state for all rows. The scale must have them; they are only compared."""
+    """{path: value} that the authors state for all rows. They are compared with the scale and `ours`, not set: a
+    component may name some parameters only."""
     ours: Settings = field(default_factory=dict)
     """{path: value} that all configurations change in the scale."""
     unstated: Sequence[str] = ()
@@ -57,22 +59,32 @@ class PaperTable:
     """As in `Row`, for all rows."""
     evaluations: Mapping[str, Settings] = field(default_factory=lambda: {"": {}})
     """{columns of the table: the settings of their evaluation}."""
-    name: str = field(default="", kw_only=True)
+    name: str = ""
     """The name of the file; loading sets it."""
 
     def configurations(self, row: str) -> dict[str, RunConfig]:
         """Return {columns: configuration} of a row; `ConfigError` where its settings do not go together."""
-        own = self.rows[row]
-        changes = {**self.ours, **own.stated, **own.ours}
         scale = load_scale(self.scale)
+        changes = self._settings(row)
         return {columns: override(scale, {**changes, **given}) for columns, given in self.evaluations.items()}
 
     def changes(self, row: str) -> dict[str, Any]:
         """Return {path: value} by which a row's configurations differ from the scale, without the evaluations."""
-        own = self.rows[row]
-        scale = to_dict(load_scale(self.scale))
-        given = {**self.ours, **own.stated, **own.ours}
-        return {path: value for path, value in given.items() if not agrees(at(scale, path), value)}
+        scale = load_scale(self.scale)
+        changes = self._settings(row)
+        whole = override(scale, changes)
+        for path in list(changes):
+            rest = {other: value for other, value in changes.items() if other != path}
+            try:
+                idle = override(scale, rest) == whole
+            except ConfigError:  # the others need it
+                continue
+            if idle:
+                changes = rest
+        return changes
+
+    def _settings(self, row: str) -> dict[str, Any]:
+        return {**self.ours, **self.rows[row].stated, **self.rows[row].ours}
 
 
 class Compared(NamedTuple):
@@ -88,19 +100,21 @@ class Compared(NamedTuple):
 
 def compare(table: PaperTable, row: str) -> Compared:
     """Compare a row's configurations with what its authors state, setting by setting."""
-    own = table.rows[row]
-    if own.cannot:
-        return Compared("cannot", [own.cannot], {})
-    stated = {**table.stated, **own.stated}
+    published = table.rows[row]
+    if published.cannot:
+        return Compared("cannot", [published.cannot], {})
+    stated = {**table.stated, **published.stated}
+    silent = [path for path in (*table.unstated, *table.ours, *published.ours) if path not in stated]
+    unstated: dict[str, Any] = {}
     why: dict[str, None] = {}
     for config in table.configurations(row).values():
         plain = to_dict(config)
         for path, value in stated.items():
             if not agrees(have := at(plain, path), value):
-                why[f"{path}: {shown(have)} instead of {shown(value)}"] = None
-        unstated = {path: at(plain, path) for path in (*table.unstated, *own.ours) if path not in stated}
-    lacks = {**table.lacks, **own.lacks}
-    differences = [*why, *(f"{part}: {instead}" for part, instead in lacks.items())]
+                why[f"`{path}` {shown(value)}; here: {shown(have)}"] = None
+        unstated |= {path: at(plain, path) for path in silent}
+    lacks = {**table.lacks, **published.lacks}
+    differences = [*why, *(f"{part}; here: {instead}" for part, instead in lacks.items())]
     return Compared("differs" if differences else "exact", differences, unstated)
 
 
@@ -149,7 +163,9 @@ def papers_folder() -> Path:
 
 
 def paper_names() -> list[str]:
-    """Return the names of all tables of papers, sorted."""
+    """Return the names of all tables of papers, sorted; `UserError` if there is none."""
+    if not papers_folder().is_dir():
+        raise UserError(f"{papers_folder()}: does not exist. Set HARNESS_STUDIES to a folder that has papers/.")
     return sorted(path.stem for path in papers_folder().glob("*.py"))
 
 

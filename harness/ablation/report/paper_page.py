@@ -11,13 +11,13 @@ HEAD = """# Published tables, and our configurations of their rows
 
 For every row of a table, the settings that its authors state are compared with our configuration, one by one.
 
-- **exact**: every stated setting has its value here. Settings that the authors do not state are listed with ours.
+- **exact**: our configuration has every setting that the authors state. Settings that they do not state are listed with
+  our values.
 - **differs**: a setting has another value, or a part of the recipe has no setting here.
-- **cannot**: no configuration stands for the row.
+- **cannot**: the row has no configuration here.
 
-Published values are of different protocols from table to table: compare them within a table only. Nothing on this page
-was trained. `harness papers TABLE ROW` prints the commands that train a row. `make verdicts`
-writes this page from the files beside it."""
+Each table has another protocol: compare values within one table only. Nothing on this page was trained. `harness papers
+TABLE ROW` prints the commands that train a row. `make verdicts` writes this page from the files beside it."""
 
 
 def page() -> str:
@@ -31,21 +31,21 @@ def section(table: PaperTable) -> str:
     shared = in_all(rows)
     told = [f"## {table.name}", f"{table.paper}. Scale `{table.scale}`: {counted(rows)}."]
     if shared:
-        told.append(f"Every configuration differs in {'; '.join(shared)}.")
+        told.append("\n".join(["Every configuration differs in:", "", *(f"- {why}" for why in shared)]))
     changes = {row: table.changes(row) for row, compared in rows.items() if compared.status != "cannot"}
     common = [path for path in table.ours if all(path in each for each in changes.values())]
     if common and changes:
         told.append(f"Every configuration changes in the scale {_settings(next(iter(changes.values())), common)}.")
     lines = ["| row | published | status | differs in | changes in the scale |", "| --- | --- | --- | --- | --- |"]
     for row, compared in rows.items():
-        own = "; ".join(why for why in compared.why if why not in shared) or ("see above" if compared.why else "")
+        own = ", ".join(why for why in compared.why if why not in shared) or ("see above" if compared.why else "")
         mine = changes.get(row, {})
         other = _settings(mine, [path for path in mine if path not in common])
         values = published(table.rows[row].published)
         lines.append(f"| {row} | {values} | {compared.status} | {own} | {other} |")
     told.append("\n".join(lines))
     if unstated := _unstated(rows):
-        told.append(f"Not stated by the authors, with our values: {unstated}.")
+        told.append(f"The authors do not state (our values): {unstated}.")
     return "\n\n".join(told)
 
 
@@ -68,12 +68,15 @@ def in_all(rows: Mapping[str, Compared]) -> list[str]:
 
 
 def _unstated(rows: Mapping[str, Compared]) -> str:
-    """Return the settings that the authors do not state, each with every value that it has in the rows."""
-    values: dict[str, dict[str, None]] = {}
-    for compared in rows.values():
-        for path, value in compared.unstated.items():
-            values.setdefault(path, {})[shown(value)] = None
-    return "; ".join(f"`{path}` {' or '.join(each)}" for path, each in values.items())
+    """Return the settings that the authors do not state, with our values; rows are named if others state a setting."""
+    made = {name: compared.unstated for name, compared in rows.items() if compared.status != "cannot"}
+    told = []
+    for path in dict.fromkeys(path for unstated in made.values() for path in unstated):
+        having = {name: shown(unstated[path]) for name, unstated in made.items() if path in unstated}
+        values = " or ".join(dict.fromkeys(having.values()))
+        where = f" ({', '.join(having)})" if len(having) < len(made) else ""
+        told.append(f"`{path}` {values}{where}")
+    return "; ".join(told)
 
 
 def _settings(changes: Mapping[str, object], paths: list[str]) -> str:
