@@ -142,16 +142,14 @@ def agrees(have: Any, stated: Any) -> bool:
 
 
 def shown(value: Any) -> str:
-    """Return a plain value in words: a component by name and parameters, a whole configuration by its components."""
+    """Return a plain value in words: a component by name and parameters, a run by its network and data."""
     if value is ABSENT:
         return "nothing"
-    if isinstance(value, Mapping) and "name" not in value:
-        return (
-            f"of {', '.join(part['name'] for part in value.values() if isinstance(part, Mapping) and 'name' in part)}"
-        )
+    if isinstance(value, Mapping) and "backbone" in value:
+        return f"{value['backbone']['name']} on {value['dataset']['name']}"
     if isinstance(value, Mapping):
         parameters = ", ".join(f"{name} {shown(each)}" for name, each in value.items() if name != "name")
-        return f"{value['name']} ({parameters})" if parameters else value["name"]
+        return f"{value['name']} ({parameters})" if "name" in value and parameters else value.get("name", parameters)
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(shown, value))}]"
     return value if isinstance(value, str) else json.dumps(value)
