@@ -121,7 +121,7 @@ def test_a_table_names_its_versions_or_none_and_the_protocol_agrees() -> None:
         assert ("numerics_version" in about) == ("evaluation_version" in about), path.name
 
 
-AWAITED = {"batch", "sequences"}
+AWAITED = {"batch"}
 """Studies that are not yet published."""
 
 
