@@ -138,11 +138,6 @@ def _single_runs(add: Add) -> None:
     sub.add_argument("--out", type=Path, default=Path("export"), metavar="FOLDER", help="a new folder")
     _changes(sub, "choose the weights, like evaluate.average=last")
 
-    about = "Train a finished run again from its record, beside it, and compare weights and losses bit by bit."
-    sub = add("reproduce", about, "weighting/uniform/0")
-    _one_run(sub)
-    _changes(sub, "say where the data are now, like dataset.path=elsewhere")
-
     about = "Evaluate finished runs at every NFE; known values are not computed again."
     more = "weighting/uniform/0 --sweep solver=euler,heun time_grid=uniform,shifted"
     sub = add("evaluate", about, "weighting/uniform/0 --set 'evaluate.nfe=[8,64]'", more)
@@ -154,7 +149,12 @@ def _single_runs(add: Add) -> None:
 
 
 def _chains(add: Add) -> None:
-    """Commands that train rounds of reflow from a run, list runs, and show a run's lineage."""
+    """Commands that train a run again or rounds of reflow from it, list runs, and show a run's lineage."""
+    about = "Train a finished run again from its record, beside it, and compare weights and losses bit by bit."
+    sub = add("reproduce", about, "weighting/uniform/0")
+    _one_run(sub)
+    _changes(sub, "say where the data are now, like dataset.path=elsewhere")
+
     about = "Straighten a finished run's flow by rounds of reflow; each round trains on pairs from the round before."
     sub = add("reflow", about, "weighting/uniform/0", "weighting/uniform/0 weighting/uniform/1 --rounds 2 --distil")
     runs = f"{RUN}; several runs must differ only in their seeds"
