@@ -67,6 +67,12 @@ def test_an_unfinished_run_is_not_reproduced(tiny_run: Run, capsys: pytest.Captu
     assert "its last checkpoint is missing. Run `harness train`" in capsys.readouterr().err
 
 
+def test_a_setting_without_effect_is_refused(tiny_run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reproduce", tiny_run.name, "--set", "evaluate.nfe=[1]"]) == 2
+    assert "evaluate.nfe: no training depends on it. Leave it out." in capsys.readouterr().err
+    assert not again(tiny_run).folder.exists()
+
+
 def test_bits_are_compared() -> None:
     a = torch.tensor([1.0, torch.nan])
     assert same(a, a.clone())

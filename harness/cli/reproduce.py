@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 
 from harness.cli.shared import following, opened
+from harness.core.config import parse_assignments
+from harness.core.errors import ConfigError
 from harness.core.signals import StopSignal
 from harness.evaluation.extractors import weights_here
 from harness.runs.reproduce import again, reproduce
@@ -14,6 +16,8 @@ from harness.runs.room import require_room
 def run(options: argparse.Namespace) -> None:
     """Train the reproduction as far as it is not done yet; print each difference, or that there is none."""
     given = opened(options.run, options.changes)
+    if idle := [path for path in parse_assignments(options.changes) if path.partition(".")[0] == "evaluate"]:
+        raise ConfigError(idle[0], "no training depends on it. Leave it out.")
     given.require_finished()
     other = again(given)
     if other.finished:
