@@ -133,6 +133,13 @@ def test_an_evaluation_differs_too() -> None:
     assert why.startswith("`evaluate.solver` euler; here: heun")
 
 
+def test_a_component_by_its_name_alone_is_a_change_where_the_scale_has_other_parameters() -> None:
+    """Its parameters are then its defaults: the command must set them too."""
+    table = dataclasses.replace(TABLE, scale="cifar10_edm", stated={}, rows={"named": Row(stated={"weighting": "edm"})})
+    assert load_scale("cifar10_edm").weighting != table.configurations("named")[""].weighting
+    assert table.changes("named") == {"weighting": "edm"}
+
+
 def test_settings_that_do_not_go_together_are_an_error() -> None:
     table = dataclasses.replace(TABLE, rows={"wrong": Row(stated={"evaluate.solver": "ancestral", "noise": "laplace"})})
     with pytest.raises(ConfigError, match="needs the score"):
@@ -196,6 +203,14 @@ Every configuration changes in the scale `train.steps` 7.
 | nothing |  | cannot | it needs text |  |
 
 The authors do not state (our values): `train.precision` auto; `train.clip_norm` 1.0; `train.steps` 7."""
+
+
+def test_a_change_that_one_row_has_otherwise_is_told_by_row() -> None:
+    rows = {"usual": Row(), "longer": Row(stated={"train.steps": 9})}
+    said = paper_page.section(dataclasses.replace(TABLE, ours={"train.steps": 7}, rows=rows))
+    assert "Every configuration changes" not in said
+    assert "| usual |  | exact |  | `train.steps` 7 |" in said
+    assert "| longer |  | exact |  | `train.steps` 9 |" in said
 
 
 def test_the_command_prints_a_row(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,8 +15,6 @@ VELOCITY = {"prediction": "velocity"}
 
 FID = {"S": (58.97, 57.64), "B": (34.84, 33.02), "L": (20.01, 18.79), "XL": (18.04, 17.19)}
 """{size: FID by the ODE and by the SDE}"""
-
-
 B2 = {"backbone": {"name": "dit", **DiT.presets["B/2"]}}
 
 TABLE = PaperTable(

@@ -33,9 +33,12 @@ def section(table: PaperTable) -> str:
     if shared:
         told.append("\n".join(["Every configuration differs in:", "", *(f"- {why}" for why in shared)]))
     changes = {row: table.changes(row) for row, compared in rows.items() if compared.status != "cannot"}
-    common = [path for path in table.ours if all(path in each for each in changes.values())]
-    if common and changes:
-        told.append(f"Every configuration changes in the scale {_settings(next(iter(changes.values())), common)}.")
+    first = next(iter(changes.values()), {})
+    common = [
+        path for path in first if path in table.ours and all(each.get(path) == first[path] for each in changes.values())
+    ]
+    if common:
+        told.append(f"Every configuration changes in the scale {_settings(first, common)}.")
     lines = ["| row | published | status | differs in | changes in the scale |", "| --- | --- | --- | --- | --- |"]
     for row, compared in rows.items():
         own = ", ".join(why for why in compared.why if why not in shared) or ("see above" if compared.why else "")
