@@ -125,6 +125,23 @@ def test_it_compares_the_samples_of_one_step(parts: dict[str, Any]) -> None:
     torch.testing.assert_close(here.errors, there.errors)
 
 
+def test_the_targets_are_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A distance is the same if both samples are wrong alike; these are the data, and the step of the network."""
+    given: list[Tensor] = []
+
+    def kept(self: Perceptual, samples: Tensor, targets: Tensor) -> Tensor:
+        given.extend((samples, targets))
+        return torch.zeros(len(samples))
+
+    monkeypatch.setattr(Squared, "compare", kept)
+    objective = Objective(Formulation(), {}, 1.0, perceptual=Squared())
+    x0 = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    task = objective.task(x0, 1, 2)
+    objective.measure(lambda x, t: 0.25 * x, task)  # type: ignore[arg-type]
+    torch.testing.assert_close(given[1], x0)
+    torch.testing.assert_close(given[0], 0.75 * task.xt)
+
+
 @pytest.mark.usefixtures("isolated", "unmeasured")
 def test_a_flow_is_distilled_with_it(weights: Path, colours: RunConfig) -> None:
     """The network moves, and not as with the squared error."""
