@@ -7,17 +7,17 @@ import os
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.cli import options
+from harness.cli.options import RUN
 from harness.cli.parser import Parser, Version
-from harness.cli.values import evaluation_of, number_of_hours, settings_of, within
-from harness.core.config import AGAIN, ROUNDS, TRIALS, WORKERS
+from harness.cli.values import evaluation_of, within
+from harness.core.config import AGAIN, ROUNDS, TRIALS
 from harness.core.fields import Range
 
-RUN = "a run: STUDY/ARM/SEED, its name or its directory; `harness runs` lists the runs"
-SCALE = "the configuration to start from; `harness list scales` shows all"
 FAMILIES = [
     "interpolant", "prediction", "weighting", "loss", "perceptual", "time_sampler", "noise", "coupling", "solver",
     "time_grid", "time_embedding", "backbone", "optimizer", "schedule", "average", "extractor",
@@ -54,10 +54,10 @@ def read(words: Sequence[str] | None = None) -> Namespace:
     for place, word in enumerate(given, 1):
         if re.fullmatch(r"(--[\w-]+=)?", word):  # usually an unset shell variable
             known.error(f"argument {place}: '{word}' has no value. Give it one, or leave it out.")
-    options = known.read(given or ["--help"])
-    if getattr(options, "until", None) and options.seeds is not None:
-        known.error(f"argument --until: --seeds {options.seeds} already sets the last look. Leave out one of the two.")
-    return options
+    found = known.read(given or ["--help"])
+    if getattr(found, "until", None) and found.seeds is not None:
+        known.error(f"argument --until: --seeds {found.seeds} already sets the last look. Leave out one of the two.")
+    return found
 
 
 def _add(commands: Any, name: str, about: str, *examples: str, module: str | None = None) -> Parser:
@@ -75,21 +75,21 @@ def _components(add: Add) -> None:
     sub = add("list", about, "weighting", "studies", "metric --json", module="components")
     family = "a family of components, like weighting; or studies; or scales (default: all families)"
     sub.add_argument("family", nargs="?", metavar="FAMILY", help=family)
-    _json(sub)
+    options.json(sub)
 
     about = "List all settings of a scale or a run, with types and ranges, or those in which two runs differ."
     sub = add("config", about, "--scale points --json", "weighting/uniform/0 weighting/min_snr/0")
     sub.add_argument("runs", metavar="RUN", nargs="*", help=f"{RUN}; two runs are compared")
     sub.add_argument("--scale", help="the configuration to list (default: digits)")
-    _json(sub)
+    options.json(sub)
 
     about = "Print the formulas of a configuration, or compare a study's arms; draw the effective weight over log SNR."
     sub = add("explain", about, "weighting --out weighting.png", "--scale digits --set weighting=min_snr")
     study = "compare the arms of this study (default: print the formulas of the scale)"
     sub.add_argument("study", nargs="?", metavar="STUDY", help=study)
-    _scale(sub)
+    options.scale(sub)
     sub.add_argument("--out", type=Path, default=Path("explain.png"), metavar="FILE", help="picture to write, .png")
-    _changes(sub, "change the configuration, like weighting=min_snr")
+    options.changes(sub, "change the configuration, like weighting=min_snr")
 
     about = "Write a working study, component, data set or metric to start from, and its test."
     sub = add("new", about, "component my_weighting --family weighting", "study my_question --out studies")
@@ -107,19 +107,19 @@ def _components(add: Add) -> None:
     sub = add("data", about, "digits --out digits.png", "image_folder --set path=my_pictures --set size=32")
     sub.add_argument("name", nargs="?", metavar="NAME", help="data set to prepare (default: list all)")
     sub.add_argument("--out", type=Path, metavar="FILE", help="picture of its held-out samples to write, .png")
-    _changes(sub, "set a field of the data set, like path=my_pictures or size=32", of=None)
+    options.changes(sub, "set a field of the data set, like path=my_pictures or size=32", of=None)
 
 
 def _single_runs(add: Add) -> None:
     """Commands that train a run and draw from it."""
     about = "Train one run; the same command continues it."
     sub = add("train", about, "--scale points --set seed=1", "--set weighting=min_snr --set train.steps=200")
-    _scale(sub)
-    _changes(sub, "change the configuration, like weighting=min_snr or train.steps=200")
+    options.scale(sub)
+    options.changes(sub, "change the configuration, like weighting=min_snr or train.steps=200")
 
     about = "Draw samples from a finished run; write a picture or arrays."
     sub = add("sample", about, "weighting/uniform/0 --number 16", "weighting/uniform/0 --nfe 8 --out drawn.npz")
-    _one_run(sub)
+    options.one_run(sub)
     sub.add_argument("--number", type=int, default=64, metavar="N", help="number of samples")
     nfe = "network calls per sample; 0: an adaptive solver chooses (default: 32; 1 for a distilled run)"
     sub.add_argument("--nfe", type=int, metavar="N", help=nfe)
@@ -130,13 +130,13 @@ def _single_runs(add: Add) -> None:
     out = "file to write: .png for a picture, .npz for arrays"
     sub.add_argument("--out", type=Path, default=Path("samples.png"), metavar="FILE", help=out)
     data = "or where the data are now, like dataset.path=elsewhere"
-    _changes(sub, f"change how the samples are drawn, like evaluate.solver=heun, {data}", evaluation_of)
+    options.changes(sub, f"change how the samples are drawn, like evaluate.solver=heun, {data}", evaluation_of)
 
     about = "Write a finished run's network to a folder: averaged weights, configuration, and how to load it in Python."
     sub = add("export", about, "weighting/uniform/0", "weighting/uniform/0 --out my_network")
-    _one_run(sub)
+    options.one_run(sub)
     sub.add_argument("--out", type=Path, default=Path("export"), metavar="FOLDER", help="a new folder")
-    _changes(sub, "choose the weights, like evaluate.average=last")
+    options.changes(sub, "choose the weights, like evaluate.average=last")
 
     about = "Evaluate finished runs at every NFE; known values are not computed again."
     more = "weighting/uniform/0 --sweep solver=euler,heun time_grid=uniform,shifted"
@@ -144,16 +144,20 @@ def _single_runs(add: Add) -> None:
     sub.add_argument("runs", metavar="RUN", nargs="+", help=RUN)
     sweep = "compare all combinations of sampling settings, like solver=euler,heun time_grid=uniform,shifted"
     sub.add_argument("--sweep", nargs="+", metavar="PATH=VALUES", help=sweep)
-    _workers(sub, "processes of a sweep that evaluate side by side (default: as many as the GPUs or cores allow)")
-    _changes(sub, "change how the runs are evaluated, like evaluate.solver=heun or evaluate.nfe=[8,64]", evaluation_of)
+    options.workers(
+        sub, "processes of a sweep that evaluate side by side (default: as many as the GPUs or cores allow)"
+    )
+    options.changes(
+        sub, "change how the runs are evaluated, like evaluate.solver=heun or evaluate.nfe=[8,64]", evaluation_of
+    )
 
 
 def _chains(add: Add) -> None:
     """Commands that train a run again or rounds of reflow from it, list runs, and show a run's lineage."""
     about = "Train a finished run again from its record, beside it, and compare weights and losses bit by bit."
     sub = add("reproduce", about, "weighting/uniform/0")
-    _one_run(sub)
-    _changes(sub, "say where the data are now, like dataset.path=elsewhere")
+    options.one_run(sub)
+    options.changes(sub, "say where the data are now, like dataset.path=elsewhere")
 
     about = "Straighten a finished run's flow by rounds of reflow; each round trains on pairs from the round before."
     sub = add("reflow", about, "weighting/uniform/0", "weighting/uniform/0 weighting/uniform/1 --rounds 2 --distil")
@@ -162,38 +166,38 @@ def _chains(add: Add) -> None:
     rounds = "number of rounds; two rounds give the 3-rectified flow"
     sub.add_argument("--rounds", type=within(ROUNDS), default=1, metavar="N", help=rounds)
     sub.add_argument("--distil", action="store_true", help="distil the last round to one step")
-    _workers(sub, "local processes that train side by side (default: as many as the GPUs or cores allow)")
+    options.workers(sub, "local processes that train side by side (default: as many as the GPUs or cores allow)")
     judged = "or how all runs are evaluated, like evaluate.nfe=[1,8]"
-    _changes(sub, f"change the rounds, like train.steps=200 or reflow.number=100000, {judged}")
+    options.changes(sub, f"change the rounds, like train.steps=200 or reflow.number=100000, {judged}")
 
     sub = add("runs", "List the runs on disk by study, arm and seed, with their scores.", "weighting", "--json")
     study = "a study's or a plan's name, like weighting-digits (default: all)"
     sub.add_argument("study", metavar="STUDY", nargs="?", help=study)
-    _json(sub)
+    options.json(sub)
 
     about = "Show the data, flows and pairs that a run was made from, with their costs."
     sub = add("lineage", about, "weighting/uniform/0 --out lineage.png")
-    _one_run(sub)
+    options.one_run(sub)
     sub.add_argument("--out", type=Path, metavar="FILE", help="picture of it to write, .png")
-    _changes(sub, "show evaluations under another protocol, like evaluate.solver=heun", evaluation_of)
+    options.changes(sub, "show evaluations under another protocol, like evaluate.solver=heun", evaluation_of)
 
 
 def _studies(add: Add) -> None:
     """Commands that plan a study, and that carry out a study or a search."""
     about = "Forecast a study from small trials: its time, disk space and looks, and the differences that it can show."
     sub = add("plan", about, "weighting", "weighting --scale points --seeds 20")
-    _study(sub, "all looks")
-    _side_by_side(sub)
+    options.study(sub, "all looks")
+    options.side_by_side(sub)
 
     about = "Train and compare the arms of a study; the same command continues it."
     sub = add("ablate", about, "weighting", "weighting --until decided --max-hours 3", "solver --scale points")
-    _study(sub, "the first look, or the last one taken")
-    _sharing(sub)
+    options.study(sub, "the first look, or the last one taken")
+    options.sharing(sub)
 
     about = "Search for better settings, then compare the best with the scale's settings on other seeds."
     sub = add("tune", about, "tuning --trials 24")
-    _study(sub, "the first look, or the last one taken", "search")
-    _sharing(sub)
+    options.study(sub, "the first look, or the last one taken", "search")
+    options.sharing(sub)
     trials = "number of trials; a larger number continues the search (default: the search file's)"
     sub.add_argument("--trials", type=within(TRIALS), metavar="N", help=trials)
 
@@ -202,13 +206,13 @@ def _tables(add: Add) -> None:
     """Commands that report what has been trained."""
     about = "Make a study's table again from the runs on disk, without training."
     sub = add("table", about, "weighting", "weighting --format latex")
-    _study(sub, "the last complete look")
+    options.study(sub, "the last complete look")
     form = "print only the tables, in this format; latex needs the package booktabs (default: for the terminal)"
     sub.add_argument("--format", choices=["markdown", "csv", "latex"], help=form)
 
     about = "Split the variance of a finished study into training and sampling, and find the cheapest way to power."
     sub = add("variance", about, "weighting --scale points --seeds 5")
-    _study(sub, "all finished runs")
+    options.study(sub, "all finished runs")
     again = "times that each run is sampled again"
     sub.add_argument("--sampling-seeds", type=within(AGAIN), default=4, metavar="N", help=again)
 
@@ -217,11 +221,22 @@ def _tables(add: Add) -> None:
     sub.add_argument("table", metavar="TABLE", nargs="?", help="a file in studies/papers/ (default: list all)")
     sub.add_argument("row", metavar="ROW", nargs="?", help="a row of the table (default: list all)")
 
+    about = "Print published tables beside our values, with a verdict on each claim; train what is missing."
+    sub = add("compare", about, "tong2024_table5", "tong2024_table5 --format latex", "liu2023_table1 --scale paper")
+    listed = "files in studies/papers/ (default: all that have values at a small scale)"
+    sub.add_argument("tables", metavar="TABLE", nargs="*", help=listed)
+    offered = "a scale that the table offers, or paper: the configurations of its rows (default: the table's first)"
+    sub.add_argument("--scale", help=offered)
+    seeds = "train up to N seeds (default: train only studies without values, to their first look)"
+    sub.add_argument("--seeds", type=int, metavar="N", help=seeds)
+    options.sharing(sub)
+    sub.add_argument("--format", choices=["markdown", "csv", "latex"], help=form)
+
     about = "Copy the table of a finished study or search to the committed ones, and update studies/README.md."
     sub = add("publish", about, "weighting", "tuning", "")
     study = "a study or search, as for ablate and tune (default: only update studies/README.md)"
     sub.add_argument("study", metavar="STUDY", nargs="?", help=study)
-    _scale(sub)
+    options.scale(sub)
     sub.set_defaults(changes=[], seeds=None, trials=None, until=None)
 
 
@@ -246,51 +261,3 @@ def _pages(add: Add) -> None:
     sub.add_argument("--port", type=within(Range(1, 65_535)), default=5000, metavar="N", help="port to listen on")
     allowed = "also answer requests to this address, for example behind a tunnel; repeatable"
     sub.add_argument("--allow-host", action="append", default=[], metavar="NAME:PORT", help=allowed)
-
-
-def _changes(sub: Parser, about: str, of: Callable[[Namespace], Mapping[str, Any]] | None = settings_of) -> None:
-    """Declare `--set`; `of` returns the settings that it takes."""
-    sub.settings = of
-    about = f"{about}; repeatable"
-    sub.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", dest="changes", help=about)
-
-
-def _scale(sub: Parser) -> None:
-    sub.add_argument("--scale", default="digits", help=SCALE)
-
-
-def _json(sub: Parser) -> None:
-    sub.add_argument("--json", action="store_true", help="print JSON instead of tables")
-
-
-def _one_run(sub: Parser) -> None:
-    sub.add_argument("run", metavar="RUN", help=RUN)
-
-
-def _study(sub: Parser, without_seeds: str, kind: str = "study") -> None:
-    """Declare the options of a study, or of a search; `without_seeds` says what the command takes by default."""
-    study = f"name of a {kind} (a file in studies/), or path of a {kind} file"
-    sub.add_argument("study", metavar=kind.upper(), help=study)
-    _scale(sub)
-    seeds = f"number of training seeds: all looks up to N (default: {without_seeds})"
-    sub.add_argument("--seeds", type=int, metavar="N", help=seeds)
-    _changes(sub, "change every arm, like train.steps=200")
-    sub.set_defaults(until=None)
-
-
-def _sharing(sub: Parser) -> None:
-    until = "continue from look to look until every arm is decided or the last look is complete (default: one look)"
-    sub.add_argument("--until", choices=["decided"], help=until)
-    hours = "like --until decided, but stop after H hours, and start no look that would take longer (default: no limit)"
-    sub.add_argument("--max-hours", type=number_of_hours, metavar="H", help=hours)
-    _side_by_side(sub)
-
-
-def _side_by_side(sub: Parser) -> None:
-    _workers(sub, "local processes that train side by side (default: the fastest number, measured)")
-    per_gpu = "processes that share each GPU (default: the fastest number, measured)"
-    sub.add_argument("--trials-per-gpu", type=within(WORKERS), metavar="N", help=per_gpu)
-
-
-def _workers(sub: Parser, about: str) -> None:
-    sub.add_argument("--workers", type=within(WORKERS), metavar="N", help=about)

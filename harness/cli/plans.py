@@ -69,6 +69,8 @@ def looked_for(plan: Plan) -> str:
 
 def training_command(options: argparse.Namespace) -> str:
     """Return the command that trains with these options, or the call if the study is defined in Python."""
+    if command := getattr(options, "command", None):
+        return str(command)
     if isinstance(options.study, Study):
         changes = dict(change.split("=", 1) for change in options.changes)
         given = {"scale": options.scale, "seeds": options.seeds, "until": options.until, "changes": changes}

@@ -16,9 +16,17 @@ def studies_folder() -> Path:
     return Path(os.environ.get("HARNESS_STUDIES") or ROOT / "studies")
 
 
+def papers_folder() -> Path:
+    """The folder of the files that declare tables of papers, and the studies of their claims."""
+    return studies_folder() / "papers"
+
+
 def file_of(name: str) -> Path:
-    """Return the file of a study or search; a name that ends in .py is a path."""
-    return Path(name) if name.endswith(".py") else studies_folder() / f"{name}.py"
+    """Return the file of a study or search, in studies/ or studies/papers/; a name that ends in .py is a path."""
+    if name.endswith(".py"):
+        return Path(name)
+    of_paper = papers_folder() / f"{name}.py"
+    return of_paper if of_paper.is_file() else studies_folder() / f"{name}.py"
 
 
 def declared_in(name: str, variable: str) -> bool:
@@ -28,8 +36,9 @@ def declared_in(name: str, variable: str) -> bool:
 
 
 def declaring(variable: str) -> list[str]:
-    """Return the names of the files that assign to `variable`, sorted."""
-    return sorted(path.stem for path in studies_folder().glob("*.py") if declared_in(path.stem, variable))
+    """Return the names of the files in studies/ and studies/papers/ that assign to `variable`, sorted."""
+    files = (*studies_folder().glob("*.py"), *papers_folder().glob("*.py"))
+    return sorted({path.stem for path in files if declared_in(path.stem, variable)})
 
 
 def scale_names() -> list[str]:

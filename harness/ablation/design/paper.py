@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
+from harness.ablation.design.claim import Claim, Column
 from harness.ablation.design.crossing import Settings
-from harness.ablation.design.folder import studies_folder
-from harness.ablation.design.study import load_declared, load_scale
+from harness.ablation.design.folder import papers_folder
+from harness.ablation.design.study import Study, load_declared, load_scale
 from harness.core.config import override, to_dict
 from harness.core.errors import ConfigError, UserError, did_you_mean
 from harness.runs.config import RunConfig
@@ -59,6 +59,12 @@ class PaperTable:
     """As in `Row`, for all rows."""
     evaluations: Mapping[str, Settings] = field(default_factory=lambda: {"": {}})
     """{columns of the table: the settings of their evaluation}."""
+    scales: Sequence[str] = ("digits",)
+    """Scales at which our values stand beside the published ones, the default first."""
+    columns: Mapping[str, Column] = field(default_factory=dict)
+    """{column: the values that stand beside it at these scales}."""
+    claims: Mapping[str, Claim] = field(default_factory=dict)
+    """{short name: claim}."""
     name: str = ""
     """The name of the file; loading sets it."""
 
@@ -85,6 +91,71 @@ class PaperTable:
 
     def _settings(self, row: str) -> dict[str, Any]:
         return {**self.ours, **self.rows[row].stated, **self.rows[row].ours}
+
+    def __post_init__(self) -> None:
+        for key, claim in self.claims.items():
+            for part in claim.parts:
+                where = f"claim {key}: '"
+                if part.column not in self.columns:
+                    raise UserError(f"{where}{part.column}' is not a column. {did_you_mean(part.column, self.columns)}")
+                for row in part.rows:
+                    if row not in (known := self.columns[part.column].arms):
+                        raise UserError(f"{where}{row}' is not a row of {part.column}. {did_you_mean(row, known)}")
+
+    @property
+    def studies(self) -> list[str]:
+        """The studies that measure the columns."""
+        return list(dict.fromkeys(column.study for column in self.columns.values()))
+
+    def published(self, column: str, row: str) -> Published | None:
+        """Return the published value that stands beside ours; None if the paper gives none."""
+        return self.rows[row].published.get(self.columns[column].published) if row in self.rows else None
+
+    def at_paper_scale(self) -> PaperTable:
+        """Return the table with the rows' own configurations in place of the small studies.
+
+        A claim stays if all its rows have a configuration and a published value.
+        """
+        columns = {}
+        for name, column in self.columns.items():
+            rows = [row for row in column.arms if self.published(name, row) is not None and not self.rows[row].cannot]
+            columns[name] = replace(
+                column,
+                study=f"{self.name}_paper",
+                arms={row: arm_of(row, column.evaluation) for row in rows},
+                nfe=column.nfe if column.paper_nfe is None else column.paper_nfe,
+            )
+        columns = {name: column for name, column in columns.items() if column.arms}
+        claims = {
+            key: claim
+            for key, claim in self.claims.items()
+            if all(part.column in columns and {*part.rows} <= {*columns[part.column].arms} for part in claim.parts)
+        }
+        return replace(self, scales=(PAPER,), columns=columns, claims=claims)
+
+    def paper_study(self) -> Study:
+        """Return the study whose arms are the rows' configurations; `UserError` if fewer than two have one."""
+        rows = [row for row, known in self.rows.items() if not known.cannot]
+        if len(rows) < 2:
+            raise UserError(f"{self.name}: {len(rows)} rows have a configuration, and a comparison needs two.")
+        arms = {
+            arm_of(row, columns): {**self.changes(row), **evaluation}
+            for row in rows
+            for columns, evaluation in self.evaluations.items()
+        }
+        baseline = next(iter(arms))
+        at = override(load_scale(self.scale), arms[baseline]).evaluate.nfe[-1]
+        return Study(question=f"{self.paper}: how do its rows compare?", baseline=baseline, arms=arms, nfe=at,
+                     name=f"{self.name}_paper")  # fmt: skip
+
+
+PAPER = "paper"
+"""The scale of the rows' own configurations."""
+
+
+def arm_of(row: str, columns: str) -> str:
+    """Return the arm of a row under an evaluation, at the scale of the paper."""
+    return f"{row}, {columns}" if columns else row
 
 
 class Compared(NamedTuple):
@@ -153,11 +224,6 @@ def shown(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(shown, value))}]"
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def papers_folder() -> Path:
-    """The folder of the files that declare tables of papers."""
-    return studies_folder() / "papers"
 
 
 def paper_names() -> list[str]:

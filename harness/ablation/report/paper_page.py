@@ -54,8 +54,12 @@ def section(table: PaperTable) -> str:
 
 def published(values: Mapping[str, Published]) -> str:
     """Return published values as text, like `FID 6.35; NFE 142` or `FID 19.8 ± 0.39`."""
-    told = {name: f"{v[0]:g} ± {v[1]:g}" if isinstance(v, tuple) else f"{v:g}" for name, v in values.items()}
-    return "; ".join(f"{name} {value}" for name, value in told.items())
+    return "; ".join(f"{name} {number(value)}" for name, value in values.items())
+
+
+def number(value: Published) -> str:
+    """Return a published value as text, like `6.35` or `19.8 ± 0.39`."""
+    return f"{value[0]:g} ± {value[1]:g}" if isinstance(value, tuple) else f"{value:g}"
 
 
 def counted(rows: Mapping[str, Compared]) -> str:

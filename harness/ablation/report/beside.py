@@ -1,0 +1,136 @@
+"""Published values beside ours: a row for each cell of a published table that a study measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from harness.ablation.design.claim import Trend
+from harness.ablation.design.looks import LEVEL, quantile
+from harness.ablation.design.paper import PAPER, PaperTable, Published, agrees, at, shown
+from harness.ablation.design.plan import Plan
+from harness.ablation.design.study import load_scale, load_study
+from harness.ablation.report import statistics
+from harness.ablation.report.claims import FAILS, HOLDS, Effect, Judged, Measured, centre
+from harness.ablation.report.grid import Grid
+from harness.ablation.report.paper_page import number
+from harness.core.config import to_dict
+
+COLUMNS = [
+    "column", "row", "published", "published_sd", "ours", "half_width", "seeds", "published_difference", "difference",
+    "low", "high",
+]  # fmt: skip
+"""Differences are relative, and to the first row of the column; intervals are 95 % ones, not adjusted."""
+
+
+def values(table: PaperTable, measured: Mapping[str, Measured]) -> pd.DataFrame:
+    """Return our values with the published ones beside them, in `COLUMNS`; NaN where the paper gives none."""
+    rows = []
+    for name, column in table.columns.items():
+        known = measured[column.study]
+        own = {row: known.values(arm, column.metric, column.nfe) for row, arm in column.arms.items()}
+        published = {row: table.published(name, row) for row in own}
+        centres = {row: math.nan if value is None else centre(value) for row, value in published.items()}
+        first = next(iter(own))
+        for row, mine in own.items():
+            sd = value[1] if isinstance(value := published[row], tuple) else math.nan
+            ours = [mine.mean(), _half_width(mine.dropna()), mine.notna().sum()]
+            differences = [math.nan] * 4
+            if row != first:
+                pairs = pd.concat([mine, own[first]], axis=1, join="inner").dropna()
+                against = statistics.compare(pairs.iloc[:, 0].tolist(), pairs.iloc[:, 1].tolist())
+                differences = [centres[row] / centres[first] - 1, against.difference, against.low, against.high]
+            rows.append([name, row, centres[row], sd, *ours, *differences])
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _half_width(own: pd.Series[float]) -> float:
+    """Return the half width of the 95 % interval of a mean over seeds; NaN for one seed."""
+    return quantile(LEVEL, len(own)) * own.std() / math.sqrt(len(own)) if len(own) > 1 else math.nan
+
+
+def grids(table: PaperTable, found: pd.DataFrame, scale: str) -> list[Grid]:
+    """Return a grid for each column of a published table."""
+    header = ["row", "published", "ours", "seeds", "published difference", "our difference", "95 %"]
+    out = []
+    for name, own in found.groupby("column", sort=False):
+        column = table.columns[str(name)]
+        at = f"at NFE {column.nfe}" if column.nfe else "with the adaptive solver"
+        title = f"{name}; ours: {column.metric} {at}, scale {scale}; against {next(iter(column.arms))}"
+        rows = [_cells(each, table.published(str(name), each.row), scale == PAPER) for _, each in own.iterrows()]
+        out.append(Grid(title, [*header, *(["ours / published"] if scale == PAPER else [])], rows))
+    return out
+
+
+def _cells(each: pd.Series, published: Published | None, ratio: bool) -> list[str]:
+    """Return a row of `values` as text, with the ratio of our value and the published one if asked."""
+    interval = f"{each.low:+.1%} to {each.high:+.1%}" if each.low == each.low else ""
+    width = f" ± {each.half_width:.2g}" if each.half_width == each.half_width else ""
+    differences = ["" if pd.isna(value) else f"{value:+.1%}" for value in (each.published_difference, each.difference)]
+    told = "" if published is None else number(published)
+    cells = [each.row, told, f"{each.ours:.3g}{width}", str(each.seeds), *differences, interval]
+    return [*cells, f"{each.ours / each.published:.2f}"] if ratio else cells
+
+
+def of_claims(table: PaperTable, judged: Sequence[Judged], scale: str) -> Grid:
+    """Return the grid of the verdicts on a table's claims."""
+    rows = [
+        [each.key if i == 0 else "", *effect_cells(table, effect), each.word if i == 0 else ""]
+        for each in judged
+        for i, effect in enumerate(each.effects)
+    ]
+    header = ["claim", "comparison", "published", "ours", "interval", "seeds", "can see", "verdict"]
+    return Grid(f"Claims at the scale {scale}", header, rows)
+
+
+def effect_cells(table: PaperTable, effect: Effect) -> list[str]:
+    """Return a comparison with the published difference, ours with its interval, seeds, and what its seeds can see."""
+    told = "" if effect.published is None else f"{effect.published:+.1%}"
+    comparison = effect.comparison
+    if comparison is None:
+        return [compared(table, effect), told, effect.why, "", "", ""]
+    power = effect.power
+    return [
+        compared(table, effect),
+        told,
+        f"{comparison.difference:+.1%}",
+        f"{comparison.low:+.1%} to {comparison.high:+.1%}",
+        str(comparison.n),
+        f"{power.found.fall:+.0%} or {power.found.rise:+.0%}" if power else "any",
+    ]
+
+
+def compared(table: PaperTable, effect: Effect) -> str:
+    """Return a comparison in words, like `OT-CFM / I-CFM, fid at NFE 100`."""
+    column = table.columns[effect.relation.column]
+    at = f"at NFE {column.nfe}" if column.nfe else "of the adaptive solver"
+    trend = isinstance(effect.relation, Trend)
+    rows = f"each step of {', '.join(effect.rows)}" if trend else " / ".join(effect.rows)
+    return f"{rows}, {column.metric} {at}"
+
+
+def counted(judged: Sequence[Judged]) -> str:
+    """Return how many claims hold, do not hold, and are undecided."""
+    words = [each.word for each in judged]
+    undecided = len(words) - words.count(HOLDS) - words.count(FAILS)
+    return f"{words.count(HOLDS)} hold, {words.count(FAILS)} do not hold, {undecided} are undecided"
+
+
+def protocols(table: PaperTable, scale: str) -> list[str]:
+    """Return the sentences about settings that the authors state and our values do not have at this scale."""
+    rows: dict[str, dict[str, None]] = {}
+    for column in table.columns.values():
+        arms = Plan.of(load_study(column.study), scale, load_scale(scale), {}, None, []).arms
+        for row, arm in column.arms.items():
+            plain = to_dict(arms[arm])
+            stated = table.rows[row].stated if row in table.rows else {}
+            for path, value in {**table.stated, **stated}.items():
+                if not agrees(have := at(plain, path), value):
+                    rows.setdefault(f"{path} {shown(value)} in the paper, {shown(have)} here", {})[row] = None
+    everywhere = {row for own in rows.values() for row in own}
+    shared = [told for told, own in rows.items() if own.keys() == everywhere]
+    others = [f"{told} ({', '.join(own)})" for told, own in rows.items() if own.keys() != everywhere]
+    said = [f"The protocols differ, so compare differences, not values: {'; '.join(shared)}."] if shared else []
+    return [*said, *([f"In some rows: {'; '.join(others)}."] if others else [])]

@@ -1,0 +1,62 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from harness.cli.parser import Parser
+from harness.cli.values import number_of_hours, settings_of, within
+from harness.core.config import WORKERS
+
+RUN = "a run: STUDY/ARM/SEED, its name or its directory; `harness runs` lists the runs"
+SCALE = "the configuration to start from; `harness list scales` shows all"
+
+
+def changes(sub: Parser, about: str, of: Callable[[Namespace], Mapping[str, Any]] | None = settings_of) -> None:
+    """Declare `--set`; `of` returns the settings that it takes."""
+    sub.settings = of
+    about = f"{about}; repeatable"
+    sub.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", dest="changes", help=about)
+
+
+def scale(sub: Parser) -> None:
+    sub.add_argument("--scale", default="digits", help=SCALE)
+
+
+def json(sub: Parser) -> None:
+    sub.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+
+def one_run(sub: Parser) -> None:
+    sub.add_argument("run", metavar="RUN", help=RUN)
+
+
+def study(sub: Parser, without_seeds: str, kind: str = "study") -> None:
+    """Declare the options of a study, or of a search; `without_seeds` says what the command takes by default."""
+    study = f"name of a {kind} (a file in studies/), or path of a {kind} file"
+    sub.add_argument("study", metavar=kind.upper(), help=study)
+    scale(sub)
+    seeds = f"number of training seeds: all looks up to N (default: {without_seeds})"
+    sub.add_argument("--seeds", type=int, metavar="N", help=seeds)
+    changes(sub, "change every arm, like train.steps=200")
+    sub.set_defaults(until=None)
+
+
+def sharing(sub: Parser) -> None:
+    until = "continue from look to look until every arm is decided or the last look is complete (default: one look)"
+    sub.add_argument("--until", choices=["decided"], help=until)
+    hours = "like --until decided, but stop after H hours, and start no look that would take longer (default: no limit)"
+    sub.add_argument("--max-hours", type=number_of_hours, metavar="H", help=hours)
+    side_by_side(sub)
+
+
+def side_by_side(sub: Parser) -> None:
+    workers(sub, "local processes that train side by side (default: the fastest number, measured)")
+    per_gpu = "processes that share each GPU (default: the fastest number, measured)"
+    sub.add_argument("--trials-per-gpu", type=within(WORKERS), metavar="N", help=per_gpu)
+
+
+def workers(sub: Parser, about: str) -> None:
+    sub.add_argument("--workers", type=within(WORKERS), metavar="N", help=about)
