@@ -2,6 +2,8 @@
 
 ## a study: a file in studies/
 STUDY ?= weighting
+## a published table: a file in studies/papers/
+PAPER ?=
 ## a search: a file in studies/
 SEARCH ?= tuning
 ## the configuration to start from: a name in studies/scales.py
@@ -53,10 +55,11 @@ BIN := .venv/bin
 READY := .venv/ready
 BENCH_READY := .venv/bench-ready
 OPTIONS = --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) $(foreach change,$(SET),--set '$(change)') $(foreach file,$(PLUGIN),--plugin $(file))
+PRINTED = $(if $(FORMAT),--format $(FORMAT))
 LENGTH = $(if $(UNTIL),--until $(UNTIL)) $(if $(MAX_HOURS),--max-hours $(MAX_HOURS))
 
 .DEFAULT_GOAL := help
-.PHONY: help plan ablation tuning reflow table variance toy gallery publish verdicts bench ui test test-slow test-gpu fuzz mutants coverage lint lock
+.PHONY: help plan ablation tuning reflow table tables variance toy gallery publish verdicts bench ui test test-slow test-gpu fuzz mutants coverage lint lock
 
 ## List the targets and their options.
 help:
@@ -82,9 +85,19 @@ tuning: $(READY)
 reflow: $(READY)
 	@$(BIN)/harness reflow $(or $(RUN),$(error Name a finished run, like make reflow RUN=results/local/runs/...)) --rounds $(ROUNDS) $(if $(WORKERS),--workers $(WORKERS)) $(if $(DISTIL),--distil) $(foreach change,$(SET),--set '$(change)') $(foreach file,$(PLUGIN),--plugin $(file))
 
-## Make a study's table again, without training: STUDY SCALE SEEDS FORMAT SET PLUGIN
+## Make a study's table again, or compare a published one; without a name, list both: STUDY PAPER SCALE SEEDS FORMAT SET PLUGIN
 table: $(READY)
-	@$(BIN)/harness table $(STUDY) $(OPTIONS) $(if $(FORMAT),--format $(FORMAT))
+ifneq ($(PAPER),)
+	@$(BIN)/harness compare $(PAPER) $(if $(filter-out file,$(origin SCALE)),--scale $(SCALE)) $(if $(SEEDS),--seeds $(SEEDS)) $(PRINTED)
+else ifeq ($(origin STUDY),file)
+	@$(BIN)/harness list studies && $(BIN)/harness papers && echo 'Name one, like make table STUDY=weighting or make table PAPER=tong2024_table5'
+else
+	@$(BIN)/harness table $(STUDY) $(OPTIONS) $(PRINTED)
+endif
+
+## Compare all published tables with our values, at their own scales; train what is missing: FORMAT
+tables: $(READY)
+	@$(BIN)/harness compare $(PRINTED)
 
 ## Split the variance of a finished study into training and sampling: STUDY SCALE SEEDS SET PLUGIN
 variance: $(READY)

@@ -56,6 +56,7 @@ COMMANDS = [
     "ablate",
     "tune",
     "table",
+    "compare",
     "variance",
     "publish",
     "toy",
@@ -222,7 +223,18 @@ def test_an_unknown_scale_is_refused_before_anything_is_imported(
 def test_every_command_is_a_module_of_its_name() -> None:
     """Except `list`, which would hide Python's `list`."""
     modules = {path.stem for path in Path(cli.__file__).parent.glob("*.py")}
-    parts = {"__init__", "advice", "arguments", "completion", "in_python", "parser", "plans", "shared", "values"}
+    parts = {
+        "__init__",
+        "advice",
+        "arguments",
+        "completion",
+        "in_python",
+        "options",
+        "parser",
+        "plans",
+        "shared",
+        "values",
+    }
     assert modules - parts == {*COMMANDS} - {"list"} | {"components"}
 
 

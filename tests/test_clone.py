@@ -32,6 +32,7 @@ DRIVER = """
 import json, subprocess, sys
 from pathlib import Path
 from harness.ablation.report import published
+from harness.ablation.report.committed import published_folder
 from harness.ablation.design.folder import studies_folder
 from harness.cli import main
 
@@ -44,7 +45,7 @@ for command in sys.argv[2:]:
     seen[command.split()[0]] = {
         "exit code": code,
         "changed": sorted(line[3:] for line in lines),
-        "true": readme == published.readme(readme, published.published_folder() / "tables"),
+        "true": readme == published.readme(readme, published_folder() / "tables"),
     }
 Path(sys.argv[1]).write_text(json.dumps(seen))
 """

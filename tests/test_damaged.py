@@ -18,7 +18,8 @@ from test_trainer import Session, equal
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.study import Study
 from harness.ablation.execute.worker import PlanBoard
-from harness.ablation.report.published import RESTORED, published_folder, readme, section
+from harness.ablation.report.committed import RESTORED, published_folder
+from harness.ablation.report.published import readme, section
 from harness.core.checkpoint import differing, read_checkpoint, write_checkpoint
 from harness.core.config import override
 from harness.core.errors import Stopped, UserError

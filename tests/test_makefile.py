@@ -41,7 +41,7 @@ def test_a_target_names_the_options_that_its_recipe_uses() -> None:
     using = recipes()
     named = {target: set(line.rpartition(": ")[2].split()) & options.keys() for target, line in targets.items()}
     assert named == {target: {option for option in options if f"$({option})" in using[target]} for target in targets}
-    assert {"STUDY", "SCALE", "SEEDS", "FORMAT", "SET", "PLUGIN"} == named["table"]
+    assert {"STUDY", "PAPER", "SCALE", "SEEDS", "FORMAT", "SET", "PLUGIN"} == named["table"]
     assert set().union(*named.values()) == options.keys() - {"PYTHON"}
 
 

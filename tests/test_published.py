@@ -17,7 +17,9 @@ from harness.ablation.design.search import load_search
 from harness.ablation.design.search_plan import SearchPlan, compared
 from harness.ablation.design.study import load_scale, load_study
 from harness.ablation.execute.tuner import SearchBoard
+from harness.ablation.report import committed as committed_module
 from harness.ablation.report import hours, published
+from harness.ablation.report.committed import earlier
 from harness.ablation.report.power import Power, sd_of
 from harness.cli import main
 from harness.core.errors import UserError
@@ -46,7 +48,8 @@ def committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The committed results folder of a checkout, with an empty list of verdicts."""
     (studies := tmp_path / "checkout" / "studies").mkdir(parents=True)
     (studies / "README.md").write_text("# What they said\n\nRead this first.\n\n## old-digits\n\nGone.\n")
-    monkeypatch.setattr(published, "studies_folder", lambda: studies)
+    for module in (published, committed_module):
+        monkeypatch.setattr(module, "studies_folder", lambda: studies)
     return tmp_path / "checkout" / "results"
 
 
@@ -178,7 +181,7 @@ VERSIONS = {"numerics_version": 3, "evaluation_version": 2}
 
 
 def test_a_table_is_marked_while_a_version_is_older_than_the_codes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(published, "VERSIONS", VERSIONS)
+    monkeypatch.setattr(committed_module, "VERSIONS", VERSIONS)
     text = "# Which?\n\nFID:\n\n| a |\n| --- |\n\n> A quotation.\n"
     for numerics, evaluation in itertools.product([None, 1, 2, 3, 4], [None, 1, 2, 3]):
         about = {"numerics_version": numerics, "evaluation_version": evaluation}
@@ -191,15 +194,15 @@ def test_a_table_is_marked_while_a_version_is_older_than_the_codes(monkeypatch: 
 
 
 def test_a_table_of_several_scales_names_those_of_an_earlier_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(published, "VERSIONS", VERSIONS)
+    monkeypatch.setattr(committed_module, "VERSIONS", VERSIONS)
     old = {**VERSIONS, "evaluation_version": 1}
-    assert published.earlier({"scales": {"digits": VERSIONS, "cells": VERSIONS}}) is None
-    one = published.earlier({"scales": {"digits": VERSIONS, "cells": old, "points": {}}})
+    assert earlier({"scales": {"digits": VERSIONS, "cells": VERSIONS}}) is None
+    one = earlier({"scales": {"digits": VERSIONS, "cells": old, "points": {}}})
     assert (
         one
         == "An earlier version of the code made the rows of cells, points: the same command gives other numbers now."
     )
-    every = published.earlier({"scales": {"cells": old}})
+    every = earlier({"scales": {"cells": old}})
     assert every == "An earlier version of the code made this table: the same command gives other numbers now."
 
 
@@ -224,7 +227,7 @@ def committed_table(folder: Path, rows: list[dict[str, Any]], **about: Any) -> P
 def test_the_committed_texts_are_renewed_and_a_damaged_one_is_named(
     committed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(published, "VERSIONS", VERSIONS)
+    monkeypatch.setattr(committed_module, "VERSIONS", VERSIONS)
     (tables := committed / "tables").mkdir(parents=True)
     text = committed_table(tables, []).with_suffix(".md")
     text.write_text("# Which?\n\n| a |\n")

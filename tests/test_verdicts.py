@@ -10,10 +10,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness.ablation.design.folder import declared_in, studies_folder
+from harness.ablation.design.folder import declaring, studies_folder
 from harness.ablation.design.search import WINNER, load_search
 from harness.ablation.design.study import Study, load_study
 from harness.ablation.report import published
+from harness.ablation.report.committed import earlier
 from harness.evaluation.protocol import EVALUATION_VERSION
 from harness.runs.identity import NUMERICS_VERSION
 
@@ -21,14 +22,9 @@ TABLES = Path(__file__).parent.parent / "results" / "tables"
 README = studies_folder() / "README.md"
 
 
-def declared(variable: str) -> set[str]:
-    """Return the names of the files in studies/ that assign to the variable."""
-    return {path.stem for path in studies_folder().glob("*.py") if declared_in(path.stem, variable)}
-
-
 def study_of(name: str) -> Study:
     """Return what a table compares: a study, or the comparison after a search."""
-    return load_search(name).comparison({WINNER: {}}) if name in declared("SEARCH") else load_study(name)
+    return load_search(name).comparison({WINNER: {}}) if name in {*declaring("SEARCH")} else load_study(name)
 
 
 def section(name: str) -> str:
@@ -60,7 +56,7 @@ def test_committed_tables_hold_every_arm_and_seed_of_their_study(path: Path) -> 
     rows = pd.read_csv(path.with_suffix(".csv"))
     at_primary = (rows.metric == about["primary"]["metric"]) & (rows.nfe == about["primary"]["nfe"])
     primary = rows[at_primary & rows.arm.isin(about["runs"])]  # without main effects
-    assert list(primary.arm) == list(about["runs"] if published.earlier(about) else arms)
+    assert list(primary.arm) == list(about["runs"] if earlier(about) else arms)
     adaptive = {
         arm for arm, changes in arms.items() if changes.get("evaluate.nfe") == [0]
     }  # judged at calls that their solver chose
@@ -71,7 +67,7 @@ def test_committed_tables_hold_every_arm_and_seed_of_their_study(path: Path) -> 
     measured = rows[(rows.nfe == 0) & (rows.n > 0)].set_index("arm").n
     assert measured.to_dict() == {arm: counts[arm] for arm in adaptive}
     assert set(primary.nfe) == {study.nfe}
-    if published.earlier(about) is None:
+    if earlier(about) is None:
         assert set(counts.values()) <= set(study.looks)
 
 
@@ -122,10 +118,13 @@ def test_a_table_names_its_versions_or_none_and_the_protocol_agrees() -> None:
         assert ("numerics_version" in about) == ("evaluation_version" in about), path.name
 
 
-AWAITED = {"batch"}
+AWAITED = {
+    "batch", "esser2024_tables", "hang2023_table1", "karras2022_table2", "lee2024_cifar10", "lipman2023_table1",
+    "ma2024_tables", "sourcefm2025_table6", "tong2024_table5",
+}  # fmt: skip
 """Studies that are not yet published."""
 
 
 def test_every_study_has_its_table() -> None:
-    tables = {path.stem.rpartition("-")[0] for path in TABLES.glob("*-*.md")} - declared("SEARCH")
-    assert tables == declared("STUDY") - AWAITED
+    tables = {path.stem.rpartition("-")[0] for path in TABLES.glob("*-*.md")} - {*declaring("SEARCH")}
+    assert tables == {*declaring("STUDY")} - AWAITED

@@ -226,7 +226,7 @@ def _tables(add: Add) -> None:
     listed = "files in studies/papers/ (default: all that have values at a small scale)"
     sub.add_argument("tables", metavar="TABLE", nargs="*", help=listed)
     offered = "a scale that the table offers, or paper: the configurations of its rows (default: the table's first)"
-    sub.add_argument("--scale", help=offered)
+    sub.add_argument("--scale", dest="at_scale", metavar="SCALE", help=offered)
     seeds = "train up to N seeds (default: train only studies without values, to their first look)"
     sub.add_argument("--seeds", type=int, metavar="N", help=seeds)
     options.sharing(sub)

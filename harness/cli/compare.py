@@ -5,26 +5,22 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
-
-from rich.console import Console
+from collections.abc import Mapping
 
 from harness.ablation.design.paper import PAPER, PaperTable, compare, load_paper, paper_names
 from harness.ablation.design.study import Study
-from harness.ablation.report import beside, published
-from harness.ablation.report.claims import Judged, Measured, judge
-from harness.ablation.report.grid import Grid
+from harness.ablation.report import beside
+from harness.ablation.report.claims import Measured, judge
 from harness.cli import ablate, plan
 from harness.cli.shared import own_folder
 from harness.core.errors import UserError, did_you_mean
-from harness.core.files import read_json
 from harness.core.progress import terminal
 
 
 def run(options: argparse.Namespace) -> None:
     """Print the tables; `UserError` before any training if one does not exist or is not offered at the scale."""
     tables = [load_paper(name) for name in options.tables or paper_names()]
-    scales = [_scale(table, options.scale) for table in tables]
+    scales = [_scale(table, options.at_scale) for table in tables]
     if not options.tables:
         tables = [table for table in tables if table.studies]
     for table, scale in zip(tables, scales, strict=False):
@@ -47,7 +43,7 @@ def _measured(table: PaperTable, study: str, scale: str, options: argparse.Names
     """Return the values of a study: those of your own runs, else the committed ones, else of runs that start now."""
     goes_on = options.seeds is not None or options.until or options.max_hours
     name = table.scale if scale == PAPER else scale
-    if not goes_on and (known := Measured.read(own_folder(), study, name) or _committed(study, name)):
+    if not goes_on and (known := Measured.read(own_folder(), study, name) or Measured.committed(study, name)):
         return known
     declared: str | Study = study
     if scale == PAPER:
@@ -57,15 +53,6 @@ def _measured(table: PaperTable, study: str, scale: str, options: argparse.Names
     known = Measured.read(own_folder(), study, name)
     assert known is not None
     return known
-
-
-def _committed(study: str, scale: str) -> Measured | None:
-    """Return the committed values; None if there are none, or if an earlier version of the code made them."""
-    folder = published.published_folder()
-    about = folder / "tables" / f"{study}-{scale}.json"
-    if not about.exists() or published.earlier(read_json(about, published.Made, published.RESTORED)):
-        return None
-    return Measured.read(folder, study, scale)
 
 
 def _options(table: PaperTable, study: str | Study, scale: str, options: argparse.Namespace) -> argparse.Namespace:
@@ -83,38 +70,28 @@ def _forecast(table: PaperTable, study: Study, options: argparse.Namespace) -> N
     plan.run(_options(table, study, table.scale, options))
 
 
-def _print(table: PaperTable, scale: str, measured: dict[str, Measured], form: str | None) -> None:
-    """Print the values, the claims and the differences of the protocols."""
-    console = terminal(stderr=form is not None)
+def _print(table: PaperTable, scale: str, measured: Mapping[str, Measured], form: str | None) -> None:
+    """Print the values, the verdicts on the claims, and the differences of the protocols."""
     judged = [judge(table, key, measured) for key in table.claims]
     found = beside.values(table, measured)
-    if form == "csv":
-        sys.stdout.write(found.to_csv(index=False))
-        return
-    grids = [*beside.grids(table, found, scale), *([beside.of_claims(table, judged, scale)] if judged else [])]
-    lines = _lines(table, scale, measured, judged)
-    if form is None:
-        _show(table, grids, lines, console)
-    elif form == "markdown":
-        listed = "\n".join(f"- {line}" for line in lines)
-        print("\n\n".join([f"# {table.paper}", *(grid.markdown() for grid in grids), listed]))
-    else:
-        print("\n".join([r"% The preamble needs \usepackage{booktabs}.",
-                         *(grid.latex(f"tab:{table.name}-{i}") for i, grid in enumerate(grids, 1))]))  # fmt: skip
-
-
-def _show(table: PaperTable, grids: Sequence[Grid], lines: Sequence[str], console: Console) -> None:
-    console.print(table.paper, style="bold", markup=False)
-    for grid in grids:
-        grid.show(console)
-    for line in lines:
-        console.print(f"- {line}", soft_wrap=True, markup=False)
-
-
-def _lines(table: PaperTable, scale: str, measured: dict[str, Measured], judged: Sequence[Judged]) -> list[str]:
-    """Return the sentences below the tables: claims in words, protocols, and where the values are from."""
-    said = [f"{each.key}: {each.claim.says} {each.word}. Expected: {each.claim.expected}, {each.claim.because}."
-            for each in judged]  # fmt: skip
-    said += [f"{beside.counted(judged)} at the scale {scale}."] if judged else []
-    said += [] if scale == PAPER else beside.protocols(table, scale)
-    return [*said, *(f"{name}: {known.path}" for name, known in measured.items())]
+    grids = beside.grids(table, found, scale)
+    lines = [*map(beside.told, judged), *([f"{beside.counted(judged)} at the scale {scale}."] if judged else [])]
+    lines += [] if scale == PAPER else beside.protocols(table, scale)
+    lines += [f"Values of {study}: {known.path}" for study, known in measured.items()]
+    match form:
+        case None:
+            console = terminal()
+            console.print(table.paper, style="bold", markup=False)
+            for grid in grids:
+                grid.show(console)
+            for line in lines:
+                console.print(f"- {line}", soft_wrap=True, markup=False)
+        case "markdown":
+            listed = "\n".join(f"- {line}" for line in lines)
+            print("\n\n".join([f"# {table.paper}", *(grid.markdown() for grid in grids), listed]))
+        case "csv":
+            sys.stdout.write(found.to_csv(index=False))
+        case "latex":
+            print(r"% The preamble needs \usepackage{booktabs}.")
+            for i, grid in enumerate([*grids, *([beside.of_claims(judged, scale)] if judged else [])], 1):
+                print(grid.latex(f"tab:{table.name}-{i}"))

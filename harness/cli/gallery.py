@@ -13,7 +13,7 @@ from rich.console import Console
 from harness.ablation.design.folder import studies_folder
 from harness.ablation.design.study import load_scale
 from harness.ablation.report import gallery
-from harness.ablation.report.published import published_folder
+from harness.ablation.report.committed import published_folder
 from harness.cli.plans import with_reference
 from harness.cli.shared import own_folder, told
 from harness.core.config import override

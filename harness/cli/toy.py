@@ -6,7 +6,8 @@ import argparse
 
 from harness.ablation.execute.toy import asked, combinations, real_distances
 from harness.ablation.report import toy
-from harness.ablation.report.published import published_folder, renew
+from harness.ablation.report.committed import published_folder
+from harness.ablation.report.published import renew
 from harness.cli.shared import own_folder, told
 from harness.core.errors import UserError
 from harness.core.files import write_atomic

@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from harness.ablation.design.claim import Trend
 from harness.ablation.design.looks import LEVEL, quantile
 from harness.ablation.design.paper import PAPER, PaperTable, Published, agrees, at, shown
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.study import load_scale, load_study
 from harness.ablation.report import statistics
-from harness.ablation.report.claims import FAILS, HOLDS, Effect, Judged, Measured, centre
+from harness.ablation.report.claims import FAILS, HOLDS, UNDECIDED, Effect, Judged, Measured, centre
 from harness.ablation.report.grid import Grid
 from harness.ablation.report.paper_page import number
 from harness.core.config import to_dict
@@ -74,41 +73,40 @@ def _cells(each: pd.Series, published: Published | None, ratio: bool) -> list[st
     return [*cells, f"{each.ours / each.published:.2f}"] if ratio else cells
 
 
-def of_claims(table: PaperTable, judged: Sequence[Judged], scale: str) -> Grid:
-    """Return the grid of the verdicts on a table's claims."""
-    rows = [
-        [each.key if i == 0 else "", *effect_cells(table, effect), each.word if i == 0 else ""]
-        for each in judged
-        for i, effect in enumerate(each.effects)
-    ]
-    header = ["claim", "comparison", "published", "ours", "interval", "seeds", "can see", "verdict"]
+def of_claims(judged: Sequence[Judged], scale: str) -> Grid:
+    """Return the grid of the verdicts on claims, a row for each comparison."""
+    header = ["claim", "comparison", "published", "ours", "interval", "seeds", "seeds find", "verdict"]
+    rows = [[each.key, effect.compared, *cells(effect), each.word] for each in judged for effect in each.effects]
     return Grid(f"Claims at the scale {scale}", header, rows)
 
 
-def effect_cells(table: PaperTable, effect: Effect) -> list[str]:
-    """Return a comparison with the published difference, ours with its interval, seeds, and what its seeds can see."""
+def cells(effect: Effect) -> list[str]:
+    """Return the published difference, ours, its interval, the seeds, and what they find with 80 % power."""
     told = "" if effect.published is None else f"{effect.published:+.1%}"
     comparison = effect.comparison
     if comparison is None:
-        return [compared(table, effect), told, effect.why, "", "", ""]
+        return [told, "", "", effect.why, ""]
+    interval = f"{comparison.low:+.1%} to {comparison.high:+.1%}"
     power = effect.power
-    return [
-        compared(table, effect),
-        told,
-        f"{comparison.difference:+.1%}",
-        f"{comparison.low:+.1%} to {comparison.high:+.1%}",
-        str(comparison.n),
-        f"{power.found.fall:+.0%} or {power.found.rise:+.0%}" if power else "any",
-    ]
+    found = f"{power.found.fall:+.0%} or {power.found.rise:+.0%}" if power else ""
+    return [told, f"{comparison.difference:+.1%}", interval, str(comparison.n), found]
 
 
-def compared(table: PaperTable, effect: Effect) -> str:
-    """Return a comparison in words, like `OT-CFM / I-CFM, fid at NFE 100`."""
-    column = table.columns[effect.relation.column]
-    at = f"at NFE {column.nfe}" if column.nfe else "of the adaptive solver"
-    trend = isinstance(effect.relation, Trend)
-    rows = f"each step of {', '.join(effect.rows)}" if trend else " / ".join(effect.rows)
-    return f"{rows}, {column.metric} {at}"
+def told(judged: Judged) -> str:
+    """Return the verdict on a claim in words, with its comparisons and its prediction."""
+    claim = judged.claim
+    parts = []
+    for effect in judged.effects:
+        published, ours, interval, seeds, found = cells(effect)
+        if not ours:
+            parts.append(f"{effect.compared}: {effect.why}")
+            continue
+        beside = f"; the paper has {published}" if published else ""
+        sees = f" (they find {found})" if found and effect.word == UNDECIDED else ""
+        small = ", a tie" if effect.word == FAILS and effect.within(claim.smallest_difference) else ""
+        parts.append(f"{effect.compared}: {ours} ({interval}{small}), {seeds} seeds{sees}{beside}")
+    expected = f"Expected{' (stated after the runs)' if claim.after else ''}: {claim.expected}; {claim.because}."
+    return f"{judged.key}: {judged.word}. {claim.says} {'. '.join(parts)}. {expected}"
 
 
 def counted(judged: Sequence[Judged]) -> str:
@@ -127,6 +125,8 @@ def protocols(table: PaperTable, scale: str) -> list[str]:
             plain = to_dict(arms[arm])
             stated = table.rows[row].stated if row in table.rows else {}
             for path, value in {**table.stated, **stated}.items():
+                if path in ("evaluate.nfe", "evaluate.metrics"):  # the title of the column has them
+                    continue
                 if not agrees(have := at(plain, path), value):
                     rows.setdefault(f"{path} {shown(value)} in the paper, {shown(have)} here", {})[row] = None
     everywhere = {row for own in rows.values() for row in own}

@@ -11,18 +11,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from typing_extensions import TypedDict
 
 from harness.ablation.design.claim import CALLS, Claim, Relation, Tie, Trend
 from harness.ablation.design.looks import Looks, Spending
 from harness.ablation.design.paper import PaperTable, Published
 from harness.ablation.report import statistics
+from harness.ablation.report.committed import RESTORED, is_current, published_folder, read_table
 from harness.ablation.report.outcomes import MEASURED
 from harness.ablation.report.power import Power
-from harness.ablation.report.published import RESTORED, read_table
 from harness.ablation.report.statistics import Comparison
 from harness.core.errors import UserError, did_you_mean
 from harness.core.files import read_json
@@ -65,6 +66,13 @@ class Measured:
         looks = Looks(tuple(about["looks"]["seeds"]), about["looks"]["spending"])
         return cls(study, read_table(path, _COLUMNS), looks, tuple(about["commits"]), path)
 
+    @classmethod
+    def committed(cls, study: str, scale: str) -> Measured | None:
+        """Read the committed values; None if there are none, or if an earlier version of the code made them."""
+        folder = published_folder()
+        about = folder / "tables" / f"{study}-{scale}.json"
+        return cls.read(folder, study, scale) if about.exists() and is_current(about) else None
+
     def values(self, arm: str, metric: str, nfe: int) -> pd.Series[float]:
         """Return an arm's values by seed, NaN where a seed has none; `UserError` if the arm is not measured there."""
         known = self.rows[self.rows.arm == arm]
@@ -84,6 +92,8 @@ class Effect(NamedTuple):
     relation: Relation
     rows: tuple[str, ...]
     """(row, the row that it is compared with), or all rows of a trend."""
+    place: str
+    """Metric and NFE, like `fid at NFE 8`."""
     comparison: Comparison | None
     """None before the first look, and where a seed has no value."""
     word: str
@@ -92,6 +102,17 @@ class Effect(NamedTuple):
     """The relative difference of the published values; for a trend, from row to row."""
     why: str = ""
     """Why there is no comparison."""
+
+    @property
+    def compared(self) -> str:
+        """The comparison in words, like `OT-CFM against I-CFM, fid at NFE 8`."""
+        if isinstance(self.relation, Trend):
+            return f"from row to row of {', '.join(self.rows)}; {self.place}"
+        return f"{self.rows[0]} against {self.rows[1]}, {self.place}"
+
+    def within(self, smallest: float) -> bool:
+        """Whether the difference is proven to be smaller than the smallest difference of interest."""
+        return self.comparison is not None and statistics.is_tie(self.comparison, smallest)
 
     @property
     def power(self) -> Power | None:
@@ -132,7 +153,8 @@ def _effect(
     own = [known.values(column.arms[row], column.metric, column.nfe) for row in rows]
     values = pd.concat(own, axis=1, join="inner")
     why = f"{len(values)} of {known.looks.seeds[0]} seeds"
-    found = Effect(relation, rows, None, UNDECIDED, _published(table, relation, rows), why)
+    place = f"{column.metric} {f'at NFE {column.nfe}' if column.nfe else 'with the adaptive solver'}"
+    found = Effect(relation, rows, place, None, UNDECIDED, _published(table, relation, rows), why)
     lower = column.metric == CALLS or find("metric", column.metric).lower_is_better  # type: ignore[attr-defined]
     for look, seeds in enumerate(known.looks.seeds, 1):
         if len(values) < seeds:
@@ -165,8 +187,9 @@ def _word(comparison: Comparison, relation: Relation, smallest: float, lower_is_
     """Return whether a comparison shows the relation (HOLDS), excludes it (FAILS), or neither."""
     found = statistics.verdict(comparison, smallest, lower_is_better)
     if isinstance(relation, Tie):
-        within = -smallest < comparison.narrow_low and comparison.narrow_high < smallest
-        return HOLDS if within else FAILS if found in ("better", "worse") else UNDECIDED
+        return (
+            HOLDS if statistics.is_tie(comparison, smallest) else FAILS if found in ("better", "worse") else UNDECIDED
+        )
     return HOLDS if found == "better" else FAILS if found in ("worse", "tie") else UNDECIDED
 
 

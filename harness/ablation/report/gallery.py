@@ -9,9 +9,10 @@ import pandas as pd
 from typing_extensions import TypedDict
 
 from harness.ablation.design.folder import studies_folder
+from harness.ablation.report.committed import RESTORED, read_table
 from harness.ablation.report.grid import Grid, titled
 from harness.ablation.report.origin import made_now
-from harness.ablation.report.published import RESTORED, marked, read_table
+from harness.ablation.report.published import marked
 from harness.core.errors import UserError
 from harness.core.files import read_json, write_atomic, write_json
 from harness.core.reading import say_once

@@ -1,8 +1,7 @@
-"""The committed tables: their folder, the marks of earlier versions, and the page studies/README.md about them."""
+"""The pages about the committed tables: the marks of earlier versions, studies/README.md, and the pages of papers."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,36 +12,30 @@ from typing_extensions import TypedDict
 
 from harness.ablation.design.folder import studies_folder
 from harness.ablation.design.looks import LEVEL
-from harness.ablation.report import hours, paper_page
+from harness.ablation.report import claims_page, hours, paper_page
+from harness.ablation.report.committed import (
+    EARLIER,
+    RESTORED,
+    Made,
+    earlier,
+    is_current,
+    published_folder,
+    read_table,
+    text_of,
+)
 from harness.ablation.report.grid import capitalised
-from harness.ablation.report.origin import VERSIONS
 from harness.ablation.report.power import Power, sd_of
 from harness.ablation.report.verdicts import BASELINE, NOT_COMPARED, UNDECIDED, UNSTABLE
 from harness.core.errors import UserError
 from harness.core.files import read_json, write_atomic
-from harness.core.reading import Damaged, bytes_of, short
+from harness.core.reading import short
 from harness.evaluation.metric import label_of
 
-RESTORED = "Restore it from the repository, or publish its study again."
-"""The remedy for a damaged file of a committed table."""
 _COLUMNS = {
     "arm": "O", "metric": "O", "nfe": "i", "n": "if", "difference": "f", "low": "f", "high": "f", "primary": "b",
     "verdict": "O",
 }  # fmt: skip
 """{column of a study's table that is read here: its allowed NumPy kinds}"""
-
-
-class Version(TypedDict, total=False):
-    """Versions of the code that made rows."""
-
-    numerics_version: int
-    evaluation_version: int
-
-
-class Made(Version, total=False):
-    """Entries that the JSON beside every table may have."""
-
-    scales: dict[str, Version]
 
 
 class Primary(TypedDict):
@@ -67,7 +60,6 @@ class OfStudy(TypedDict):
 
 GLANCE = "Verdicts at a glance"
 TOOK = "Trials and hours of one core"
-EARLIER = "An earlier version of the code made"
 VERDICTS = {
     "better": "better than the baseline",
     "worse": "worse",
@@ -78,58 +70,20 @@ VERDICTS = {
 """{verdict: its words}, in the order of the list; other verdicts follow under their names."""
 
 
-def published_folder() -> Path:
-    """Return results/ beside studies/, whose tables/ and figures/ are committed."""
-    return studies_folder().absolute().parent / "results"
-
-
 def renew() -> list[Path]:
     """Write the marks of earlier versions into the committed tables, and the pages of studies/; return their paths."""
     tables = published_folder() / "tables"
     verdicts = studies_folder() / "README.md"
     for path in sorted(tables.glob("*.md")):
-        text = _text(path)
+        text = text_of(path)
         if (now := marked(text, read_json(path.with_suffix(".json"), Made, RESTORED))) != text:
             write_atomic(path, now)
-    write_atomic(verdicts, readme(_text(verdicts) if verdicts.exists() else "# What the studies said\n", tables))
+    write_atomic(verdicts, readme(text_of(verdicts) if verdicts.exists() else "# What the studies said\n", tables))
     papers = studies_folder() / "papers"
     if not papers.is_dir():
         return [verdicts]
     write_atomic(papers / "README.md", paper_page.page())
-    return [verdicts, papers / "README.md"]
-
-
-def _text(path: Path) -> str:
-    """Read a committed text; `UserError` where it cannot be read."""
-    try:
-        return bytes_of(path).decode()
-    except (Damaged, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}). Restore it from the repository.") from error
-
-
-def read_table(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
-    """Read a committed table; `UserError` without these columns and kinds. An empty column counts as any kind."""
-    try:
-        rows = pd.read_csv(io.BytesIO(bytes_of(path)))
-        for name, kinds in columns.items():
-            if name not in rows:
-                raise Damaged(f"it has no column {name}")
-            if rows[name].dtype.kind not in kinds and rows[name].notna().any():
-                raise Damaged(f"its column {name} holds {rows[name].dtype}")
-    except (Damaged, ValueError, OverflowError) as error:  # the second are pandas's, and texts in no UTF-8
-        raise UserError(f"{path}: cannot be read ({str(error).strip()}). {RESTORED}") from error
-    return rows
-
-
-def earlier(about: Mapping[str, Any]) -> str | None:
-    """Return the line that marks a table of an earlier version, given its JSON; None for the current version.
-
-    A table of several `scales` has a version for each. A JSON without a version is of version 1.
-    """
-    scales = about.get("scales", {"": about})
-    older = [name for name, scale in scales.items() if any(scale.get(key, 1) < now for key, now in VERSIONS.items())]
-    which = "this table" if len(older) == len(scales) else f"the rows of {', '.join(older)}"
-    return f"{EARLIER} {which}: the same command gives other numbers now." if older else None
+    return [verdicts, papers / "README.md", *claims_page.write(published_folder())]
 
 
 def marked(table: str, about: Mapping[str, Any]) -> str:
@@ -144,7 +98,7 @@ def readme(before: str, tables: Path) -> str:
     """Return studies/README.md: the head of the text `before`, all verdicts, trials and hours, then each table."""
     head = before.partition("\n## ")[0].strip()
     studies = [path for path in sorted(tables.glob("*-*.csv")) if not path.stem.endswith(("-trials", "-seeds"))]
-    current = [path for path in studies if not earlier(read_json(path.with_suffix(".json"), Made, RESTORED))]
+    current = [path for path in studies if is_current(path)]
     parts = {GLANCE: glance(current), TOOK: hours.table(current, RESTORED)} if current else {}
     said = [part for title, text in parts.items() for part in (f"## {title}", text)]
     return "\n\n".join([head, *said, *map(section, studies)]) + "\n"

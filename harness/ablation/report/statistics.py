@@ -90,8 +90,12 @@ def verdict(comparison: Comparison, smallest_difference: float, lower_is_better:
         return "undecided"
     if comparison.high < 0 or comparison.low > 0:
         return "better" if (comparison.difference < 0) == lower_is_better else "worse"
-    inside = -smallest_difference < comparison.narrow_low and comparison.narrow_high < smallest_difference
-    return "tie" if inside else "undecided"
+    return "tie" if is_tie(comparison, smallest_difference) else "undecided"
+
+
+def is_tie(comparison: Comparison, smallest_difference: float) -> bool:
+    """Whether the difference is proven to be smaller than the smallest difference, by two one-sided tests."""
+    return -smallest_difference < comparison.narrow_low and comparison.narrow_high < smallest_difference
 
 
 def is_small(comparison: Comparison, smallest_difference: float) -> bool:

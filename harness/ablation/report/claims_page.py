@@ -1,0 +1,117 @@
+"""The committed verdicts on claims: results/tables/claims.csv, and the same in words in claims.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from harness.ablation.design.paper import PaperTable, load_paper, paper_names
+from harness.ablation.report import beside
+from harness.ablation.report.claims import FAILS, HOLDS, UNDECIDED, Judged, Measured, judge
+from harness.ablation.report.origin import VERSIONS
+from harness.core.files import write_atomic, write_json
+
+HEAD = """# Which claims of papers hold at a small scale?
+
+Each claim is an ordering, a tie or a trend over rows of a published table. It is judged on the seeds of a study in
+this repository, by paired comparisons at an error level of 5 % for each claim, divided over its comparisons and over
+the looks of the study: of twenty claims, expect one wrong verdict. Differences below the claim's smallest difference
+of interest (10 %, calls of a solver 5 %) count as none.
+
+- **holds**: every comparison shows the relation.
+- **does not hold**: one comparison shows the opposite, or a tie where the claim has an ordering.
+- **undecided**: the seeds cannot tell. The interval says which differences they exclude, and "they find" which
+  difference they would find with a power of 80 %.
+
+A verdict is about this scale, not about the paper. Digits have 8x8 pixels and half a minute of training: the networks
+are far from converged, the classes are easy, and the features of FID are those of a small classifier. A claim about
+the last per cent of a converged model, or about long training, may turn. Predictions and smallest differences stand
+in [studies/papers](../../studies/papers). A test compares each with the commits of its runs; a claim that is marked
+"stated after the runs" is exempt. `harness compare TABLE` prints all values beside the published ones. `make verdicts`
+writes this page."""
+TITLES = {
+    HOLDS: "Claims that hold",
+    FAILS: "Claims that do not hold",
+    UNDECIDED: "Claims that these seeds cannot decide",
+}
+COLUMNS = [
+    "table", "claim", "says", "scale", "expected", "stated", "comparison", "published", "difference", "low", "high",
+    "level", "seeds", "finds_fall", "finds_rise", "verdict",
+]  # fmt: skip
+"""Columns of claims.csv, a row for each comparison; differences are relative, the interval is at 1 - level."""
+
+
+class Known(NamedTuple):
+    """A judged claim with its table and scale."""
+
+    table: PaperTable
+    scale: str
+    judged: Judged
+    commits: tuple[str, ...]
+
+
+def write(folder: Path) -> list[Path]:
+    """Judge all claims on the committed tables; write claims.md, claims.csv and claims.json to `folder`/tables."""
+    known, missing = all_claims()
+    paths = [folder / "tables" / f"claims{ending}" for ending in (".md", ".csv", ".json")]
+    write_atomic(paths[0], page(known, missing))
+    write_atomic(paths[1], rows(known).to_csv(index=False))
+    commits = sorted({commit for each in known for commit in each.commits})
+    write_json(
+        paths[2],
+        {"question": HEAD[2:].partition("\n")[0], "command": "harness publish", "commits": commits, **VERSIONS},
+    )
+    return paths
+
+
+def all_claims() -> tuple[list[Known], list[tuple[PaperTable, str]]]:
+    """Return the claims that the committed tables judge, and (table, claim) of those whose studies have no table."""
+    known = list[Known]()
+    missing = list[tuple[PaperTable, str]]()
+    for table in map(load_paper, paper_names()):
+        scale = table.scales[0]
+        found = {study: Measured.committed(study, scale) for study in table.studies}
+        measured = {study: values for study, values in found.items() if values}
+        for key, claim in table.claims.items():
+            studies = {table.columns[part.column].study for part in claim.parts}
+            if studies <= measured.keys():
+                commits = {commit for study in studies for commit in measured[study].commits}
+                known.append(Known(table, scale, judge(table, key, measured), tuple(commits)))
+            else:
+                missing.append((table, key))
+    return known, missing
+
+
+def rows(known: Sequence[Known]) -> pd.DataFrame:
+    """Return all comparisons, in `COLUMNS`."""
+    found = []
+    for table, scale, judged, _ in known:
+        claim = judged.claim
+        about = [table.name, judged.key, claim.says, scale, claim.expected, "after" if claim.after else "before"]
+        for effect in judged.effects:
+            own = effect.comparison
+            numbers = [own.difference, own.low, own.high, own.level, own.n] if own else [None, None, None, None, 0]
+            power = effect.power
+            sees = list(power.found) if power else [None, None]
+            found.append([*about, effect.compared, effect.published, *numbers, *sees, judged.word])
+    return pd.DataFrame(found, columns=COLUMNS)
+
+
+def page(known: Sequence[Known], missing: Sequence[tuple[PaperTable, str]]) -> str:
+    """Return the page of all claims in words, by verdict."""
+    words = [each.judged.word for each in known]
+    right = sum(each.judged.word == each.judged.claim.expected for each in known)
+    decided = sum(word != UNDECIDED for word in words)
+    counts = beside.counted([each.judged for each in known])
+    parts = [HEAD, f"{counts}. Of the {decided} decided ones, {right} came out as predicted."]
+    for word, title in TITLES.items():
+        own = [each for each in known if each.judged.word == word]
+        lines = [f"- `{each.table.name}` {beside.told(each.judged)}" for each in own]
+        parts += [f"## {title}", "\n".join(lines)] if lines else []
+    if missing:
+        lines = [f"- `{table.name}` {key}: {table.claims[key].says}" for table, key in missing]
+        parts += ["## Claims that wait for their studies", "\n".join(lines)]
+    return "\n\n".join(parts) + "\n"
