@@ -18,13 +18,15 @@ from harness.__main__ import main
 from harness.ablation.design.claim import CALLS, Claim, Column, Ordering, Relation, Tie, Trend
 from harness.ablation.design.folder import papers_folder, studies_folder
 from harness.ablation.design.looks import LEVEL, Looks
-from harness.ablation.design.paper import PaperTable, Row, arm_of, load_paper, paper_names
+from harness.ablation.design.paper import PAPER, PaperTable, Row, arm_of, load_paper, paper_names
 from harness.ablation.design.plan import Plan
 from harness.ablation.design.study import load_scale, load_study
 from harness.ablation.report import beside, claims_page
 from harness.ablation.report.claims import FAILS, HOLDS, UNDECIDED, Measured, judge
+from harness.core.config import override, to_dict
 from harness.core.errors import UserError
 from harness.core.provenance import ROOT
+from harness.runs.config import RunConfig
 
 FOLDER = Path(__file__).parent.parent / "results"
 LOOKS = Looks((4, 8))
@@ -281,3 +283,58 @@ def test_an_unknown_table_and_scale_are_refused(
 ) -> None:
     assert main(["compare", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+SMALL = """
+from harness.ablation.design.claim import Claim, Column, Ordering
+from harness.ablation.design.paper import PaperTable, Row
+from harness.ablation.design.study import Study
+
+STUDY = Study(
+    question="Which path?", baseline="linear", nfe=2, looks=(3,),
+    arms={"linear": {"interpolant": "linear"}, "gvp": {"interpolant": "gvp"}},
+)
+TABLE = PaperTable(
+    paper="Nobody 2026, table 1",
+    scale="large",
+    scales=("small",),
+    rows={
+        "linear": Row(stated={"interpolant": "linear"}, published={"FID": 4.0}),
+        "gvp": Row(stated={"interpolant": "gvp"}, lacks={"their data": "digits"}, published={"FID": 5.0}),
+    },
+    columns={"FID": Column(study="nobody", arms={"linear": "linear", "gvp": "gvp"}, nfe=2, published="FID")},
+    claims={
+        "a": Claim(
+            says="Straight is better.", parts=[Ordering("FID", ("linear", "gvp"))], expected="holds", because="so"
+        )
+    },
+)
+"""
+
+
+@pytest.mark.slow
+def test_the_command_trains_what_is_missing_at_both_scales(
+    tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "studies" / "papers").mkdir(parents=True)
+    configs = {"small": to_dict(tiny), "large": to_dict(override(tiny, {"train.steps": 14}))}
+    parsed = ", ".join(f"{name!r}: RunConfig.parse({config!r})" for name, config in configs.items())
+    (tmp_path / "studies" / "scales.py").write_text(
+        f"from harness.runs.config import RunConfig\nSCALES = {{{parsed}}}\n"
+    )
+    (tmp_path / "studies" / "papers" / "nobody.py").write_text(SMALL)
+    monkeypatch.setenv("HARNESS_STUDIES", str(tmp_path / "studies"))
+    assert main(["compare", "nobody", "--workers", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "3 seeds" in said
+    assert "Straight is better." in said
+    assert main(["compare", "nobody", "--format", "csv"]) == 0  # trained already
+    rows = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert rows.seeds.tolist() == [3, 3]
+    assert main(["compare", "nobody", "--scale", PAPER, "--workers", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "gvp: their data; here: digits" in said  # before anything starts
+    assert "ours / published" in " ".join(said.split())
+    runs = Plan.of(load_paper("nobody").paper_study(), "large", load_scale("large"), {}, None, [])
+    assert {run.config.train.steps for run in (runs.run(*trial) for trial in runs.trials())} == {14}
+    assert not runs.unfinished()
