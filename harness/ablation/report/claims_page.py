@@ -128,7 +128,7 @@ def single_runs() -> list[str]:
     apart = [abs(math.log(a / b)) for a, b in itertools.combinations(values.dropna(), 2)]
     usual, most = (math.expm1(float(np.quantile(apart, share))) for share in (0.5, 0.95))
     return [
-        f"**Two single runs of one training** differ here by {usual:.0%} at the median, and by up to {most:.0%} in 95 % "
+        f"**Two single runs of one training** differ here by {usual:.0%} at the median, by up to {most:.0%} in 95 % "
         f"of the pairs of {len(values)} seeds (`uniform` in [weighting](weighting-digits.md), FID at NFE 32). A "
         "published difference of single runs contains the same kind of noise. Tong et al. trained one method twice "
         "under two names, FM and I-CFM: their values differ by +4.0, +4.9 and -0.1 %."
