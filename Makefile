@@ -59,6 +59,15 @@ PRINTED = $(if $(FORMAT),--format $(FORMAT))
 LENGTH = $(if $(UNTIL),--until $(UNTIL)) $(if $(MAX_HOURS),--max-hours $(MAX_HOURS))
 
 .DEFAULT_GOAL := help
+
+# An option that the target does not have would do nothing: refuse it. The options stand at the end of a target's line.
+# Variables of the environment may be given to make too.
+ifeq ($(MAKELEVEL),0)
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
+ALLOWED := $(if $(GIVEN),$(shell awk -v goals=" $(or $(MAKECMDGOALS),help) " '/^\#\# / { n = split($$0, parts, ": "); text = n > 1 ? parts[n] : ""; next } /^[a-z-]+:/ { sub(/:.*/, ""); if (index(goals, " " $$0 " ")) print text } { text = "" }' Makefile))
+$(foreach name,$(filter-out $(ALLOWED) PYTHON HARNESS_% MLFLOW_% CUDA_% OMP_% PIP_% UV_% PYTEST_%,$(GIVEN)),\
+  $(error $(name) is not an option of `make $(or $(MAKECMDGOALS),help)`, which has: $(or $(ALLOWED),none)))
+endif
 .PHONY: help plan ablation tuning reflow table tables variance toy gallery publish verdicts bench ui test test-slow test-gpu fuzz mutants coverage lint lock
 
 ## List the targets and their options.

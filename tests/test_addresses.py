@@ -125,6 +125,14 @@ def test_an_address_of_several_runs_names_them(tiny: RunConfig, plan: Plan) -> N
     assert {find_run(choice).folder for choice in choices} == {each.run("uniform", 0).folder for each in (plan, again)}
 
 
+def test_a_run_beyond_the_plans_seeds_is_found(tiny: RunConfig) -> None:
+    """A later command with fewer seeds hides no run."""
+    many = planned(tiny, seeds=4)
+    run = begun(many.run("uniform", 3))
+    replace(many, seeds=(0, 1)).write()
+    assert find_run("weighting/uniform/3").folder == run.folder
+
+
 def test_a_changed_plan_that_kept_a_run_has_no_second_one(plan: Plan) -> None:
     arms = {**plan.arms, "more": override(plan.arms["uniform"], {"weighting": "data_end"})}
     replace(plan, arms=arms).write()

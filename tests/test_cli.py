@@ -266,6 +266,7 @@ def test_every_command_is_a_module_of_its_name() -> None:
         ("train --no-such-thing 1", "'--no-such-thing': no such option."),
         ("data digits --seed 1", "'--seed': no such option. Did you mean '--set'?"),
         ("ablate weighting solver", "'solver': one word too many. Leave it out."),
+        ("train --scale digits train.steps=100", "'train.steps=100' is a setting: --set train.steps=100"),
         ("ablate", "the following arguments are required: STUDY. See `harness ablate --help`."),
         ("list weightings", "'weightings' is not a family. Did you mean 'weighting'?"),
         ("train --scale digit", "'digit' is not a known scale. Did you mean 'digits'?"),

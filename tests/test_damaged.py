@@ -108,6 +108,12 @@ def test_the_advice_for_a_damaged_config_is_true(tiny: RunConfig) -> None:
         run.describe(said.append)
         assert (place.read_bytes(), said) == (intact, [])
     assert Run.find(run.name).config == tiny
+    # A metric of a plugin that is not loaded: the run is healthy, and its record stays.
+    of_plugin = intact.replace(b'"fid"', b'"ink"')
+    assert of_plugin != intact
+    place.write_bytes(of_plugin)
+    run.describe(said.append)
+    assert (place.read_bytes(), said, run.described) == (of_plugin, [], True)
 
 
 def test_a_damaged_tracking_file_stops_no_run(

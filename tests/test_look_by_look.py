@@ -100,6 +100,13 @@ def test_a_command_runs_the_first_look_and_another_goes_on(tiny: RunConfig, carr
     assert len(stored(planned(tiny))) == 1, "the design is one"
 
 
+def test_fewer_seeds_than_are_trained_take_nothing_away(carried_out: Any) -> None:
+    assert carried_out(seeds=5)[0] == [3, 5]
+    looks, said = carried_out(seeds=3)
+    assert looks == [5]
+    assert "5 seeds are trained already, so the report has more than --seeds 3." in said
+
+
 def test_until_decided_goes_through_all_looks(carried_out: Any) -> None:
     assert carried_out(until="decided")[0] == [3, 5, 8]
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -43,6 +46,23 @@ def test_a_target_names_the_options_that_its_recipe_uses() -> None:
     assert named == {target: {option for option in options if f"$({option})" in using[target]} for target in targets}
     assert {"STUDY", "PAPER", "SCALE", "SEEDS", "FORMAT", "SET", "PLUGIN"} == named["table"]
     assert set().union(*named.values()) == options.keys() - {"PYTHON"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("ablation SEED=5", "SEED is not an option of `make ablation`, which has: STUDY SCALE SEEDS"),
+        ("fuzz SEED=5", ""),
+        ("ablation STUDY=weighting SET=a=1 HARNESS_DATA=x PYTHON=python3.12", ""),
+        ("STUDY=weighting", "STUDY is not an option of `make help`, which has: none"),
+    ],
+)
+def test_an_option_of_another_target_is_refused(words: str, said: str) -> None:
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    made = subprocess.run(
+        ["make", "-n", *words.split()], cwd=ROOT, capture_output=True, text=True, check=False, env=alone
+    )
+    assert (made.returncode, said in made.stderr) == (2 if said else 0, True)
 
 
 def test_an_option_shows_its_default() -> None:

@@ -477,7 +477,7 @@ def test_a_saved_view_finds_the_runs_of_its_plan_the_best_first(mirror: Mirror, 
     assert not any(view.ascending for view in views("toy", "123", "authenticity", 2, Columns([], [], ["a"])))
 
 
-def test_ui_prints_the_links_of_every_experiment_with_runs_before_it_serves(
+def test_ui_prints_the_links_of_every_experiment_with_runs_once_the_server_answers(
     mirror: Mirror, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record(mirror, run)
@@ -487,8 +487,18 @@ def test_ui_prints_the_links_of_every_experiment_with_runs_before_it_serves(
     monkeypatch.setattr(os, "chdir", Mock())
     serve = Mock()
     monkeypatch.setattr(os, "execv", serve)
-    ui.run(argparse.Namespace(host="127.0.0.1", port=free_port(), allow_host=[]))
-    name, *links, last = capsys.readouterr().out.splitlines()
+    monkeypatch.setattr(os, "fork", lambda: 0)
+    monkeypatch.setattr(os, "_exit", Mock())
+    for variable in ui.QUIET:
+        monkeypatch.setenv(variable, "")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        monkeypatch.setattr(ui, "_require_free", Mock())
+        ui.run(argparse.Namespace(host="127.0.0.1", port=port, allow_host=[]))
+    first, name, *links, last = capsys.readouterr().out.splitlines()
+    assert first == f"starting MLflow on http://127.0.0.1:{port} ..."
+    ui.print_once_it_answers(["late"], "127.0.0.1", port, -1)  # the server has ended
+    assert capsys.readouterr().out == ""
     address = last.removesuffix(" (Ctrl-C ends it)")
     tags = mirror.client.get_experiment(mirror.experiment_id).tags
     assert name == "study"
@@ -496,9 +506,3 @@ def test_ui_prints_the_links_of_every_experiment_with_runs_before_it_serves(
     assert "/#/experiments/" in links[0]
     assert "workflowType=machine_learning" in links[0]
     assert serve.call_args.args[1][1:5] == ["-P", "-m", "mlflow", "server"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

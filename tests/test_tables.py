@@ -365,8 +365,8 @@ def test_mlflow_gets_the_best_arm_and_its_certainty(tiny: RunConfig, reported: C
     best = min(plan.arms, key=lambda arm: row(report, arm)["mean"])
     assert best != plan.baseline
     found = row(report, best)
-    said = f"{best} has the best mean, {found['mean']:.4g} over 4 seeds: {found.verdict} against a, "
-    assert told.note.startswith(f"**Which end?** {said}{found.difference:+.1%}")
+    assert told.note.startswith(f"**Which end?** `{best}` is {found.verdict}, {found.difference:+.1%} (")
+    assert f"against `a`. It has the best mean, {found['mean']:.4g} over 4 seeds." in told.note
     assert told.metrics["difference/b"] == row(report, "b").difference
     assert (told.metrics["p/b"] < row(report, "b").level) == (row(report, "b").verdict in ("better", "worse"))
     for arm in ("b", "c"):
@@ -380,5 +380,5 @@ def test_a_best_baseline_and_a_study_without_values_are_reported(
     plan = planned(tiny)
     assert mirrored(reported(plan, {}), []).note.startswith("**Which end?** No arm has a value yet.")
     values = {(arm, seed, nfe): value * (1 if arm == "a" else 9) for (arm, seed, nfe), value in made_up(plan).items()}
-    assert "a has the best mean" in (note := mirrored(reported(plan, values), []).note)
+    assert "`a` has the best mean" in (note := mirrored(reported(plan, values), []).note)
     assert "it is the baseline." in note

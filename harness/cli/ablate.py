@@ -74,7 +74,15 @@ def compare(
     judge = prepare(plan, console, stop, placement)
     warn(plan, console)
     preregister(plan)
-    plan = reached(plan) if options.seeds is None else plan
+    known = reached(plan)
+    if options.seeds is None:
+        plan = known
+    elif len(known.seeds) > len(plan.seeds) and not known.unfinished():
+        console.print(
+            f"{len(known.seeds)} seeds are trained already, so the report has more than --seeds {options.seeds}."
+        )
+        plan = known
+        options.seeds = len(known.seeds)
     goes_on = options.seeds is None and (options.until or options.max_hours)
     for now in through(plan, plan.looks.last if goes_on else len(plan.seeds)):
         if (needed := seconds_for(now, placement.workers)) > stop.remaining:

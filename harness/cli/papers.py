@@ -15,6 +15,12 @@ from harness.ablation.report.paper_page import counted
 from harness.core.errors import UserError, did_you_mean
 from harness.core.progress import terminal
 
+STATUSES = (
+    "exact: our configuration has every setting that the authors state; differs: a setting has another value or "
+    "no setting here; cannot: the row has no configuration here. Compare your value of a row with the "
+    "published one only if the row is exact."
+)
+
 
 def run(options: argparse.Namespace) -> None:
     """Print all tables, or one table's rows, or one row's differences and commands."""
@@ -34,6 +40,7 @@ def _all() -> None:
         table = load_paper(name)
         listed.add_row(name, table.paper, counted({row: compare(table, row) for row in table.rows}))
     terminal().print(listed)
+    terminal().print(STATUSES, soft_wrap=True)
 
 
 def _rows(table: PaperTable) -> None:

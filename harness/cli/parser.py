@@ -87,6 +87,8 @@ class Parser(ArgumentParser):
             self.error(f"{short(word)}: no such option. {did_you_mean(name, self._options())}")
         if self.commands:
             self.error(f"{short(word)}: no such command. {did_you_mean(word, self.commands)}")
+        if "=" in word and any(action.dest == "changes" for action in self._actions):
+            self.error(f"{short(word)} is a setting: --set {shlex.quote(word)}")
         self.error(f"{short(word)}: one word too many. Leave it out.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
 from harness.ablation.design.configured import varied
 from harness.ablation.design.study import load_scale
@@ -44,6 +45,9 @@ def run(options: argparse.Namespace) -> None:
                 say(line)
             train(run, say, StopSignal(), ranks)
     print(f"trained {run.name}: {run.folder}")
+    plugins = [word for path in options.plugin for word in ("--plugin", str(path))]
+    command = shlex.join(["harness", "evaluate", run.name, *plugins])
+    print(f"`{command}` evaluates it, `harness sample` draws from it.")
 
 
 def _asked(options: argparse.Namespace) -> tuple[RunConfig, str]:

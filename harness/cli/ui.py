@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import socket
 import sys
 import tempfile
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
+
+from mlflow import MlflowClient
 
 from harness.core.errors import UserError
 from harness.runs.mlflow_mirror import close_dead
@@ -16,6 +20,12 @@ from harness.runs.mlflow_store import artifacts, connect, default_uri, for_mlflo
 
 HERE = ("127.0.0.1", "localhost", "::1")
 EVERYWHERE = ("0.0.0.0", "::")
+QUIET = {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # processes for pages that are not used here
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PYTHONWARNINGS": "ignore",
+}
+"""{variable: value} for the server, unless the user has set it."""
 
 
 def run(options: argparse.Namespace) -> None:
@@ -29,19 +39,41 @@ def run(options: argparse.Namespace) -> None:
     arguments = [
         *("--host", options.host, "--port", str(options.port), "--workers", "1"),
         *("--allowed-hosts", ",".join(allowed_hosts(options.host, options.port, options.allow_host))),
+        *("--uvicorn-opts", "--log-level warning"),
         *("--no-serve-artifacts", "--default-artifact-root", artifacts().as_uri()),
     ]
     # no argument, since every user of the machine can read the arguments of a process
     os.environ["MLFLOW_BACKEND_STORE_URI"] = for_mlflow(uri)
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     address = f"http://{options.host}:{options.port}"
-    for experiment in client.search_experiments(order_by=["last_update_time ASC"]):
-        if client.search_runs([experiment.experiment_id], max_results=1):
-            print(experiment.name)
-            for name, page in pages(experiment.experiment_id, experiment.tags).items():
-                print(f"  {name}: {address}/{page}")
-    print(f"{address} (Ctrl-C ends it)", flush=True)
+    lines = [*_links(client, address), f"{address} (Ctrl-C ends it)"]
+    print(f"starting MLflow on {address} ...", flush=True)
+    if os.fork() == 0:
+        print_once_it_answers(lines, options.host, options.port, os.getppid())
+        os._exit(0)
     os.chdir(tempfile.mkdtemp(prefix="harness-ui-"))  # uvicorn imports from the working directory
     os.execv(sys.executable, [sys.executable, "-P", "-m", "mlflow", "server", *arguments])
+
+
+def _links(client: MlflowClient, address: str) -> list[str]:
+    """Return the names of the experiments that have runs, each followed by its links."""
+    lines = []
+    for experiment in client.search_experiments(order_by=["last_update_time ASC"]):
+        if client.search_runs([experiment.experiment_id], max_results=1):
+            lines.append(experiment.name)
+            listed = pages(experiment.experiment_id, experiment.tags).items()
+            lines += [f"  {name}: {address}/{page}" for name, page in listed]
+    return lines
+
+
+def print_once_it_answers(lines: Sequence[str], host: str, port: int, server: int) -> None:
+    """Print the lines as soon as the parent process `server` answers; print nothing if it ends before."""
+    while os.getppid() == server:
+        with contextlib.suppress(OSError), socket.create_connection((HERE[0] if host in EVERYWHERE else host, port), 1):
+            print(*lines, sep="\n", flush=True)
+            return
+        time.sleep(0.2)
 
 
 def _require_free(host: str, port: int) -> None:

@@ -223,22 +223,24 @@ class Run:
     def describe(self, say: Say) -> None:
         """Write config.json if it is missing or damaged."""
         place = self.folder / "config.json"
-        try:
-            _config(place)
-            return
-        except UserError:
+        if not self._has_config:
             if place.exists():
                 say(f"{place}: is damaged; it is written again.")
-        write_json(place, to_dict(self.config))
+            write_json(place, to_dict(self.config))
+
+    @property
+    def _has_config(self) -> bool:
+        """Whether config.json is readable; a metric or a solver of a plugin that is not loaded does not damage it."""
+        try:
+            _config(self.folder / "config.json")
+        except UserError as error:
+            return isinstance(error, ConfigError) and error.path.startswith("evaluate.")
+        return True
 
     @property
     def described(self) -> bool:
         """Whether config.json is readable and environment.json exists."""
-        try:
-            _config(self.folder / "config.json")
-        except UserError:
-            return False
-        return bool(self.environment)
+        return self._has_config and bool(self.environment)
 
     @property
     def parent(self) -> Run | None:

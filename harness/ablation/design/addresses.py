@@ -68,10 +68,11 @@ class StoredPlan:
             raise UserError(f"{self.file}: cannot be read ({error}). Does it need a --plugin FILE?") from None
 
     def places(self, facts: list[Facts]) -> Iterator[Place]:
-        """Its runs that are on disk, under one of the `facts`."""
+        """Its runs that are on disk, under one of the `facts`; also those of seeds that it does not take now."""
         plan = self.read()
+        seeds = range(max(plan.looks.last, len(plan.seeds)))
         for arm in plan.arms:
-            for run in stored.runs_of(plan.arms[arm], plan.seeds_of(arm), facts):
+            for run in stored.runs_of(plan.arms[arm], seeds, facts):
                 yield Place(plan, self.folder, arm, run)
 
 

@@ -91,8 +91,22 @@ def interactions(plan: Plan, cells: pd.DataFrame) -> Interactions | None:
         return Interactions(logs, groups, [], pairs, notes)
     terms = _terms(logs, _effects(plan.crossing, groups))
     if terms:
-        notes.append("F tests assume the same variance for all combinations; the intervals of interactions do not.")
-    return Interactions(logs, groups, terms, pairs, notes)
+        notes.append(
+            "F tests assume the same variance for all combinations; the intervals of interactions do not. They are not "
+            "adjusted for looks: p can be small where the verdict is undecided."
+        )
+    return Interactions(logs, groups, terms, pairs, [*notes, *_seen(pairs)])
+
+
+def _seen(pairs: Mapping[str, Comparison]) -> list[str]:
+    """Return the sentence that says which interactions show; none where no interval exists."""
+    known = {name: of for name, of in pairs.items() if not math.isnan(of.low)}
+    if not known:
+        return []
+    shown = [name for name, of in known.items() if of.low > 0 or of.high < 0]
+    if shown:
+        return [f"The 95 % interval leaves out zero for the interaction {'; '.join(shown)}."]
+    return ["No interaction shows: the 95 % interval of each includes zero."]
 
 
 def _estimable(crossing: Crossing) -> tuple[list[list[Pair]], list[Pair]]:

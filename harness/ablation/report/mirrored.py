@@ -47,13 +47,13 @@ def best(report: Report) -> str:
         return "No arm has a value yet."
     lower = find("metric", plan.metric).lower_is_better  # type: ignore[attr-defined]
     row = own.sort_values("mean", ascending=lower).iloc[0]
-    mean = f"{row.arm} has the best mean, {row['mean']:.4g} over {row.n} seeds"
+    mean = f"has the best mean, {row['mean']:.4g} over {row.n} seeds"
     if row.verdict == verdicts.BASELINE:
-        return f"{mean}: it is the baseline."
+        return f"`{row.arm}` {mean}: it is the baseline."
     if not row.primary or math.isnan(row.low):
-        return f"{mean}: undecided."
+        return f"`{row.arm}` {mean}: undecided."
     at = f"{100 * (1 - row.level):.4g} % interval {row.low:+.1%} to {row.high:+.1%}"
-    return f"{mean}: {row.verdict} against {plan.bases[row.arm]}, {row.difference:+.1%} ({at})."
+    return f"`{row.arm}` is {row.verdict}, {row.difference:+.1%} ({at}) against `{plan.bases[row.arm]}`. It {mean}."
 
 
 def _rule(report: Report) -> str:

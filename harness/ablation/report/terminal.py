@@ -25,8 +25,7 @@ def grids(report: Report, width: int) -> list[Grid]:
     out = [whole if whole.fits(width) else _means(report)]
     out += [_others(report)] if report.summary.rows.metric.nunique() > 1 else []
     out += [needed(report)] if plan.expected_nfe else []
-    swept = plan.crossing is not None and plan.crossing.swept
-    return [*out, *(crossed.grids(report) if swept else []), _verdicts(report, width)]
+    return [*out, *crossed.grids(report), _verdicts(report, width)]
 
 
 def _means(report: Report) -> Grid:
