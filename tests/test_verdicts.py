@@ -84,7 +84,8 @@ def test_every_arm_is_listed_once_with_its_difference_or_as_not_compared() -> No
             known = not math.isnan(difference)
             assert f"`{row.arm}` " + (f"{100 * difference:+.1f}%" if known else "(") in line, (table.stem, row.arm)
             assert line.startswith("- not compared: ") != known, (table.stem, row.arm)
-            assert found.count(f"`{row.arm}` ") == known, (table.stem, row.arm)
+            varies = known and row.low != row.high  # equal runs have no sd
+            assert found.count(f"`{row.arm}` ") == varies, (table.stem, row.arm)
 
 
 def test_an_adaptive_solver_is_not_compared_and_the_reason_is_given() -> None:
@@ -120,7 +121,7 @@ def test_a_table_names_its_versions_or_none_and_the_protocol_agrees() -> None:
 
 AWAITED = {
     "esser2024_tables", "hang2023_table1", "karras2022_table2", "lee2024_cifar10", "lipman2023_table1",
-    "ma2024_tables", "sourcefm2025_table6", "tong2024_table5",
+    "ma2024_tables", "sourcefm2025_table6",
 }  # fmt: skip
 """Studies that are not yet published."""
 

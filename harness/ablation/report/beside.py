@@ -86,7 +86,8 @@ def cells(effect: Effect) -> list[str]:
     comparison = effect.comparison
     if comparison is None:
         return [told, "", "", effect.why, ""]
-    interval = f"{comparison.low:+.1%} to {comparison.high:+.1%}"
+    ends = (comparison.narrow_low, comparison.narrow_high) if effect.is_tie else (comparison.low, comparison.high)
+    interval = f"{ends[0]:+.1%} to {ends[1]:+.1%}"
     power = effect.power
     found = f"{power.found.fall:+.0%} or {power.found.rise:+.0%}" if power else ""
     return [told, f"{comparison.difference:+.1%}", interval, str(comparison.n), found]
@@ -103,7 +104,7 @@ def told(judged: Judged) -> str:
             continue
         beside = f"; the paper has {published}" if published else ""
         sees = f" (they find {found})" if found and effect.word == UNDECIDED else ""
-        small = ", a tie" if effect.word == FAILS and effect.within(claim.smallest_difference) else ""
+        small = f", a tie within {100 * claim.smallest_difference:g} %" if effect.is_tie else ""
         parts.append(f"{effect.compared}: {ours} ({interval}{small}), {seeds} seeds{sees}{beside}")
     expected = f"Expected{' (stated after the runs)' if claim.after else ''}: {claim.expected}; {claim.because}."
     return f"{judged.key}: {judged.word}. {claim.says} {'. '.join(parts)}. {expected}"

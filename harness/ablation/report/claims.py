@@ -100,6 +100,8 @@ class Effect(NamedTuple):
     """HOLDS, FAILS or UNDECIDED."""
     published: float | None
     """The relative difference of the published values; for a trend, from row to row."""
+    is_tie: bool = False
+    """Whether the finding is a tie: the difference is smaller than the smallest one of interest."""
     why: str = ""
     """Why there is no comparison."""
 
@@ -109,10 +111,6 @@ class Effect(NamedTuple):
         if isinstance(self.relation, Trend):
             return f"from row to row of {', '.join(self.rows)}; {self.place}"
         return f"{self.rows[0]} against {self.rows[1]}, {self.place}"
-
-    def within(self, smallest: float) -> bool:
-        """Whether the difference is proven to be smaller than the smallest difference of interest."""
-        return self.comparison is not None and statistics.is_tie(self.comparison, smallest)
 
     @property
     def power(self) -> Power | None:
@@ -154,7 +152,7 @@ def _effect(
     values = pd.concat(own, axis=1, join="inner")
     why = f"{len(values)} of {known.looks.seeds[0]} seeds"
     place = f"{column.metric} {f'at NFE {column.nfe}' if column.nfe else 'with the adaptive solver'}"
-    found = Effect(relation, rows, place, None, UNDECIDED, _published(table, relation, rows), why)
+    found = Effect(relation, rows, place, None, UNDECIDED, _published(table, relation, rows), why=why)
     lower = column.metric == CALLS or find("metric", column.metric).lower_is_better  # type: ignore[attr-defined]
     for look, seeds in enumerate(known.looks.seeds, 1):
         if len(values) < seeds:
@@ -163,7 +161,9 @@ def _effect(
             return found._replace(why=f"{lost} of {seeds} seeds have no value")
         comparison = _compared(values.iloc[:seeds], relation, known.looks.level(look, contrasts))
         word = _word(comparison, relation, claim.smallest_difference, lower)
+        small = statistics.is_tie(comparison, claim.smallest_difference)
         found = found._replace(comparison=comparison, word=word, why="")
+        found = found._replace(is_tie=small and (word == FAILS or isinstance(relation, Tie)))
         if word != UNDECIDED:
             break
     return found
