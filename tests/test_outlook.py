@@ -24,10 +24,12 @@ from harness.cli import plan as command
 from harness.cli.plan import remarks, status
 from harness.core.config import override
 from harness.core.files import results_folder
+from harness.core.memory import size
 from harness.runs.config import RunConfig
 from harness.runs.estimate import Spent
 from harness.runs.explain import Explained
 from harness.runs.identity import training_digest
+from harness.runs.room import memory_of
 
 ARMS: dict[str, dict[str, Any]] = {
     "a": {},
@@ -173,6 +175,12 @@ def test_remarks_name_guesses_and_failures(plan: Plan, monkeypatch: pytest.Monke
     outlook = Outlook(plan, 2, NONE, parts(plan))
     lines = remarks(outlook, Placement(2, 1), found)
     assert "b: its small trial gave no times: training diverged." in lines
+    (line,) = (line for line in lines if "of memory" in line)
+    held = {arm: memory_of(config) for arm, config in plan.arms.items()}
+    largest = max(held, key=held.__getitem__)
+    assert line.startswith(f"A trial of {largest} holds about {size(held[largest])} of memory")
+    larger = override(plan.arms["a"], {"train.batch_size": 10 * plan.arms["a"].train.batch_size})
+    assert memory_of(larger) > held["a"]
     assert not any("linear growth" in line or "disk" in line.partition(",")[0] for line in lines[1:])
     many = {arm: override(config, {"evaluate.num_samples": 501}) for arm, config in plan.arms.items()}
     large = dataclasses.replace(outlook, plan=dataclasses.replace(plan, arms=many))

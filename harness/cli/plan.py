@@ -19,10 +19,11 @@ from harness.cli.ablate import placed
 from harness.cli.advice import warn
 from harness.cli.plans import plan_of, refuse_broken, refuse_short
 from harness.core.files import results_folder
-from harness.core.memory import size
+from harness.core.memory import free_bytes, size
 from harness.core.progress import terminal
 from harness.runs.estimate import limit
 from harness.runs.explain import Explained, percent
+from harness.runs.room import memory_of
 
 
 def run(options: argparse.Namespace) -> None:
@@ -97,6 +98,10 @@ def remarks(outlook: Outlook, placement: Placement, found: Forecast) -> list[str
             "assume linear growth in the number of samples."
         )
     lines += [f"{arm}: its small trial gave no times: {reason}" for arm, reason in found.failures.items()]
+    held = {arm: memory_of(config) for arm, config in plan.arms.items()}
+    largest = max(held, key=lambda arm: held[arm])
+    free_memory = size(free_bytes(plan.arms[largest].train.resolved_device()))
+    lines.append(f"A trial of {largest} holds about {size(held[largest])} of memory, the most; {free_memory} are free.")
     needed = outlook.until(decided(plan)).bytes
     folder = next(place for place in (results_folder(), *results_folder().parents) if place.exists())
     if needed > (free := shutil.disk_usage(folder).free):

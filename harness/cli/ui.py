@@ -11,11 +11,9 @@ import tempfile
 import time
 from collections.abc import Iterable, Sequence
 
-from mlflow import MlflowClient
-
 from harness.core.errors import UserError
 from harness.runs.mlflow_mirror import close_dead
-from harness.runs.mlflow_pages import pages
+from harness.runs.mlflow_pages import links
 from harness.runs.mlflow_store import artifacts, connect, default_uri, for_mlflow
 
 HERE = ("127.0.0.1", "localhost", "::1")
@@ -47,24 +45,13 @@ def run(options: argparse.Namespace) -> None:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     address = f"http://{options.host}:{options.port}"
-    lines = [*_links(client, address), f"{address} (Ctrl-C ends it)"]
+    lines = [*links(client, address), f"{address} (Ctrl-C ends it)"]
     print(f"starting MLflow on {address} ...", flush=True)
     if os.fork() == 0:
         print_once_it_answers(lines, options.host, options.port, os.getppid())
         os._exit(0)
     os.chdir(tempfile.mkdtemp(prefix="harness-ui-"))  # uvicorn imports from the working directory
     os.execv(sys.executable, [sys.executable, "-P", "-m", "mlflow", "server", *arguments])
-
-
-def _links(client: MlflowClient, address: str) -> list[str]:
-    """Return the names of the experiments that have runs, each followed by its links."""
-    lines = []
-    for experiment in client.search_experiments(order_by=["last_update_time ASC"]):
-        if client.search_runs([experiment.experiment_id], max_results=1):
-            lines.append(experiment.name)
-            listed = pages(experiment.experiment_id, experiment.tags).items()
-            lines += [f"  {name}: {address}/{page}" for name, page in listed]
-    return lines
 
 
 def print_once_it_answers(lines: Sequence[str], host: str, port: int, server: int) -> None:

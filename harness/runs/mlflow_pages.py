@@ -10,11 +10,15 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
 from harness.core.files import short_hash
 from harness.core.registry import find
 from harness.runs.mlflow_points import at_primary
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 NOTE = "mlflow.note.content"
 """The tag that MLflow shows as the description of a run or an experiment."""
@@ -151,3 +155,14 @@ def shortened(note: str) -> str:
     if len(note) <= LONGEST_NOTE:
         return note
     return note[:LONGEST_NOTE].rpartition("\n")[0] + "\n\n(Shortened; the files of the study's run have the full text.)"
+
+
+def links(client: MlflowClient, address: str) -> list[str]:
+    """Return the names of the experiments that have runs, each followed by its links."""
+    lines = []
+    for experiment in client.search_experiments(order_by=["last_update_time ASC"]):
+        if client.search_runs([experiment.experiment_id], max_results=1):
+            lines.append(experiment.name)
+            listed = pages(experiment.experiment_id, experiment.tags).items()
+            lines += [f"  {name}: {address}/{page}" for name, page in listed]
+    return lines

@@ -63,6 +63,12 @@ def require_workers(trials: Sequence[tuple[RunConfig, int]], workers: int, gpus:
     require_together([*each, *[PROCESS] * max(0, workers - len(each))], workers, option)
 
 
+def memory_of(config: RunConfig) -> float:
+    """Return the most bytes that a training holds at a time: libraries, data, network, optimizer and a batch."""
+    needs = [*_own(config), *_training(config)]
+    return _lasting(needs) + max((need.bytes for need in needs if need.passing), default=0.0)
+
+
 def _untrained(config: RunConfig) -> bool:
     return Run.of(config).steps_done < config.train.steps
 
