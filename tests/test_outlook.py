@@ -179,7 +179,7 @@ def test_remarks_name_guesses_and_failures(plan: Plan, monkeypatch: pytest.Monke
     held = {arm: memory_of(config) for arm, config in plan.arms.items()}
     largest = max(held, key=held.__getitem__)
     assert line.startswith(f"A trial of {largest} holds about {size(held[largest])} of memory")
-    larger = override(plan.arms["a"], {"train.batch_size": 10 * plan.arms["a"].train.batch_size})
+    larger = override(plan.arms["a"], {"backbone.channels": 256})
     assert memory_of(larger) > held["a"]
     assert not any("linear growth" in line or "disk" in line.partition(",")[0] for line in lines[1:])
     many = {arm: override(config, {"evaluate.num_samples": 501}) for arm, config in plan.arms.items()}

@@ -84,7 +84,7 @@ def test_every_arm_is_listed_once_with_its_difference_or_as_not_compared() -> No
             known = not math.isnan(difference)
             assert f"`{row.arm}` " + (f"{100 * difference:+.1f}%" if known else "(") in line, (table.stem, row.arm)
             assert line.startswith("- not compared: ") != known, (table.stem, row.arm)
-            varies = known and row.low != row.high  # equal runs have no sd
+            varies = known and str(row.low) != str(row.high)  # equal runs have no sd
             assert found.count(f"`{row.arm}` ") == varies, (table.stem, row.arm)
 
 
