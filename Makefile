@@ -59,7 +59,7 @@ PRINTED = $(if $(FORMAT),--format $(FORMAT))
 LENGTH = $(if $(UNTIL),--until $(UNTIL)) $(if $(MAX_HOURS),--max-hours $(MAX_HOURS))
 
 .DEFAULT_GOAL := help
-.PHONY: help plan ablation tuning reflow table tables variance toy gallery publish verdicts bench ui test test-slow test-gpu fuzz mutants coverage lint lock
+.PHONY: help plan ablation tuning reflow table tables report variance toy gallery publish verdicts bench ui test test-slow test-gpu fuzz mutants coverage lint lock
 
 ## List the targets and their options.
 help:
@@ -98,6 +98,10 @@ endif
 ## Compare all published tables with our values, at their own scales; train what is missing: FORMAT
 tables: $(READY)
 	@$(BIN)/harness compare $(PRINTED)
+
+## Write a study's page again, one HTML file that opens without a network: STUDY SCALE SEEDS SET PLUGIN
+report: $(READY)
+	@$(BIN)/harness report $(STUDY) $(OPTIONS)
 
 ## Split the variance of a finished study into training and sampling: STUDY SCALE SEEDS SET PLUGIN
 variance: $(READY)

@@ -31,11 +31,16 @@ def mirrored(report: Report, files: Sequence[Path]) -> Told:
 
 def in_words(report: Report) -> str:
     """Every verdict, like `better: a, b; undecided: c`."""
+    return "; ".join(f"{word}: {', '.join(names)}" for word, names in by_verdict(report).items())
+
+
+def by_verdict(report: Report) -> dict[str, list[str]]:
+    """{verdict as a word: the contrasts that have it}, without baselines."""
     found: dict[str, list[str]] = {}
     for name, verdict in report.summary.settled.verdicts.items():
         if verdict.word != verdicts.BASELINE:
             found.setdefault(verdict.word, []).append(name)
-    return "; ".join(f"{word}: {', '.join(names)}" for word, names in found.items())
+    return found
 
 
 def best(report: Report) -> str:
