@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def _saved(figure: Figure, name: str) -> bytes:
     from matplotlib.text import Text
 
     content = io.BytesIO()
-    settings = {"text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": name}
+    settings: Any = {"text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": name}
     with rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the reader's browser has others
         for text in figure.findobj(Text):

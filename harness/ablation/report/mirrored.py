@@ -52,7 +52,7 @@ def best(report: Report) -> str:
         return "No arm has a value yet."
     lower = find("metric", plan.metric).lower_is_better  # type: ignore[attr-defined]
     row = own.sort_values("mean", ascending=lower).iloc[0]
-    mean = f"{row.arm} has the best mean, {row['mean']:.4g} over {row.n} seeds"
+    mean = f"{row.arm} has the best mean, {row['mean']:.4g} over {row.n} seed{'' if row.n == 1 else 's'}"
     if row.verdict == verdicts.BASELINE:
         return f"{mean}: it is the baseline."
     if not row.primary or math.isnan(row.low):

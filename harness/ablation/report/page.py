@@ -5,14 +5,16 @@ It loads nothing: styles, script, figures and pictures are inside, and its polic
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from harness.ablation.design.looks import LEVEL
 from harness.ablation.design.plan import Plan
@@ -122,7 +124,7 @@ def _facts(report: Report) -> dict[str, str]:
         "metric": titled(plan.metric),
         "NFE": numbers.header(plan, plan.nfe),
         "baseline": plan.baseline,
-        "compared with": plan.against,
+        **({"compared with": plan.against} if plan.crossing else {}),
         "looks": f"at {looks} seeds; {f'look {reached}' if reached else 'none'} of {len(plan.looks.seeds)} is reached",
         "smallest difference of interest": f"{100 * plan.smallest_difference:g} %",
         "seeds": f"{len(plan.seeds)} of each arm" + (", fewer where an arm was decided" if plan.closed else ""),
@@ -137,15 +139,18 @@ def _pictures(report: Report, explained: Mapping[str, Explained], path: Path) ->
     losses = page_figures.losses_of(report.plan)
     out = {}
     for name, draw in page_figures.drawn(report, explained, losses).items():
+        make = functools.partial(_inline, name, draw)
         with spared():
             try:
-                place = path.with_name(f"{path.name}#{name}")
-                text = drawing.drawn(place, lambda draw=draw, name=name: svg.inline(draw(), name, ABOUT[name]))  # type: ignore[misc]
-                out[name] = Picture(Markup(text))
+                out[name] = Picture(drawing.drawn(path.with_name(f"{path.name}#{name}"), make))
             except Undrawable as error:
                 out[name] = Picture(Markup(), error.reason)
                 raise
     return out
+
+
+def _inline(name: str, draw: Callable[[], Figure]) -> Markup:
+    return Markup(svg.inline(draw(), name, ABOUT[name]))
 
 
 def _grids(report: Report, explained: Mapping[str, Explained]) -> dict[str, list[Grid]]:

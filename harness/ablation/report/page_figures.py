@@ -25,10 +25,10 @@ from harness.evaluation.metric import label_of
 from harness.runs.explain import Explained, draw_weights
 from harness.training.diagnostics import BINS, EDGES
 
-WIDE = 6.0
-HIGH = 4.0
-"""Size of a figure in inches."""
-STYLE = {"font.size": 9, "grid.color": "black", "grid.linewidth": 0.5}
+WIDE = 5.2
+HIGH = 3.7
+"""Size of a figure in inches: letters of 9 points can be read on a phone, and are not huge on a desk."""
+STYLE: Any = {"font.size": 9, "grid.color": "black", "grid.linewidth": 0.5}
 """Settings of Matplotlib: black becomes the page's colour of text."""
 LAST = 0.1
 """Share of the training steps, at its end, over which losses are averaged."""
@@ -71,8 +71,8 @@ def swatch(plan: Plan, name: str) -> str:
     """Return the marker of an arm or an effect as the data of an SVG path, around (0, 0), 7 points wide."""
     marker = MarkerStyle(style(plan, name)["marker"])
     path = marker.get_path().transformed(marker.get_transform())
-    outlines = path.to_polygons(closed_only=False)
-    return " ".join("M" + "L".join(f"{7 * x:.2f} {-7 * y:.2f}" for x, y in outline) + "Z" for outline in outlines)
+    outlines = [7 * np.asarray(outline, float) for outline in path.to_polygons(closed_only=False)]
+    return " ".join("M" + "L".join(f"{x:.2f} {-y:.2f}" for x, y in outline) + "Z" for outline in outlines)
 
 
 def losses_of(plan: Plan) -> Losses:
@@ -108,7 +108,7 @@ def _forest(report: Report) -> Figure:
     plan = report.plan
     rows = report.summary.rows
     figure, axes = _new(1.6 + 0.45 * max(1, len(plan.contrasts)))
-    figure.set_figwidth(max(WIDE, 3.6 + figures.widest(figure, plan, rows)))
+    figure.set_figwidth(max(WIDE, 3.2 + figures.widest(figure, plan, rows)))
     figures.draw_forest(axes, plan, report.cells, rows)
     legend_below(figure, axes.get_legend_handles_labels()[0])
     return figure

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from harness.ablation.design.plan import Plan
-from harness.core.errors import in_a_line
+from harness.core.errors import UserError, in_a_line
 from harness.core.progress import duration
 from harness.core.reading import bytes_of, say_once
 from harness.runs.folder import Run
@@ -50,7 +50,7 @@ def samples(plan: Plan) -> list[Samples]:
     for arm in plan.arms:
         digest = plan.protocol(arm).digest
         found = plan.run(arm, seed).folder.glob(f"samples/{digest}-nfe-*.png")
-        by_nfe = {int(nfe): path for path in found if (nfe := path.stem.rpartition("-")[2]).isdecimal()}
+        by_nfe = {int(end): path for path in found if (end := path.stem.rpartition("-")[2]).isdecimal()}
         if not by_nfe:
             out.append(Samples(arm, f"no picture: seed {seed} has no samples under this protocol", ""))
             continue
@@ -64,15 +64,18 @@ def samples(plan: Plan) -> list[Samples]:
 def chains(plan: Plan) -> dict[str, list[Step]]:
     """Return {arm: its lineage} at the first seed, for arms made from another flow.
 
-    An arm that is part of another arm's lineage is left out.
+    An arm that is part of another arm's lineage is left out, and an arm whose files are damaged.
     """
     runs = {arm: plan.run(arm, plan.seeds[0]) for arm in plan.arms}
     above = {run.name for run in runs.values() for run in _above(run)}
-    return {
-        arm: [_step(link) for link in lineage(run)]
-        for arm, run in runs.items()
-        if run.parent is not None and run.name not in above
-    }
+    out = {}
+    for arm, run in runs.items():
+        if run.parent is not None and run.name not in above:
+            try:
+                out[arm] = [_step(link) for link in lineage(run)]
+            except UserError as error:  # a damaged file of an ancestor
+                say_once(str(error))
+    return out
 
 
 def _above(run: Run) -> Sequence[Run]:
