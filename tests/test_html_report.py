@@ -250,6 +250,15 @@ def test_twelve_arms_have_a_curve_each_and_a_key_to_find_it(tiny: RunConfig, sco
     assert {*used} <= {*ids}
 
 
+def test_a_reference_far_from_all_arms_does_not_flatten_the_curves(three: Report) -> None:
+    """Means lie from 4 to 10: the score of 2.25 is near, those of 1.5 and 300 are not."""
+    (axes,) = page_figures._values(three).axes
+    assert axes.get_xlabel() == "NFE\nbeyond the axis: resampled real 1.5, Gaussian noise 300"
+    low, high = axes.get_ylim()
+    assert 1.5 < low < 2.25
+    assert 10 < high < 20
+
+
 def test_an_unfinished_study_is_marked(tiny: RunConfig, score: Any) -> None:
     plan = planned(tiny)
     values = made_up(plan)

@@ -120,6 +120,7 @@ def _facts(report: Report) -> dict[str, str]:
     plan = report.plan
     looks = ", ".join(map(str, plan.looks.seeds))
     reached = plan.looks.within(len(plan.seeds))
+    early = any(number < len(plan.seeds) for number in plan.closed.values())
     return {
         "metric": titled(plan.metric),
         "NFE": numbers.header(plan, plan.nfe),
@@ -127,7 +128,7 @@ def _facts(report: Report) -> dict[str, str]:
         **({"compared with": plan.against} if plan.crossing else {}),
         "looks": f"at {looks} seeds; {f'look {reached}' if reached else 'none'} of {len(plan.looks.seeds)} is reached",
         "smallest difference of interest": f"{100 * plan.smallest_difference:g} %",
-        "seeds": f"{len(plan.seeds)} of each arm" + (", fewer where an arm was decided" if plan.closed else ""),
+        "seeds": f"{len(plan.seeds)} of each arm{', fewer where an arm was decided' if early else ''}",
         "chance of a wrong verdict": f"{LEVEL:.0%} at most in the whole study",
         "scale": plan.scale,
         "changes": ", ".join(f"{path} = {value}" for path, value in plan.changes.items()) or "none",
@@ -159,7 +160,7 @@ def _grids(report: Report, explained: Mapping[str, Explained]) -> dict[str, list
     others = [metric for metric in report.summary.rows.metric.unique() if metric != plan.metric]
     shares = [[arm, percent(own.effective_share())] for arm, own in explained.items()]
     return {
-        "verdicts": [grids.of_verdicts(report), *crossed.grids(report)],
+        "verdicts": [_filled(grids.of_verdicts(report)), *crossed.grids(report)],
         "excess": [grids.of_excess(report)] if report.floor and report.excess else [],
         "power": [grids.of_power(report)] if report.summary.power else [],
         "values": [grids.by_nfe(report, plan.metric)],
@@ -173,6 +174,13 @@ def _grids(report: Report, explained: Mapping[str, Explained]) -> dict[str, list
         "cost": [grids.of_seconds(report)] if report.spent else [],
         "settings": [grids.of_settings(report)],
     }
+
+
+def _filled(grid: Grid) -> Grid:
+    """Return a table without its empty columns: a phone has no room for them."""
+    kept = [i for i in range(len(grid.header)) if any(row[i] for row in grid.rows)]
+    header, *rows = ([cells[i] for i in kept] for cells in (grid.header, *grid.rows))
+    return Grid(grid.title, header, rows)
 
 
 def _by_seed(report: Report) -> Grid:

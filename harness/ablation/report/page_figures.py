@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from harness.ablation.design.plan import Plan
 from harness.ablation.report import figures, interaction_plots, numbers
 from harness.ablation.report.figures import mark, style_of
-from harness.ablation.report.findings import Report
+from harness.ablation.report.findings import REFERENCES, Report
 from harness.ablation.report.grid import capitalised
 from harness.core.drawing import legend_below, plain_log, ratio_axis
 from harness.evaluation.metric import label_of
@@ -30,6 +30,8 @@ HIGH = 3.7
 """Size of a figure in inches: letters of 9 points can be read on a phone, and are not huge on a desk."""
 STYLE: Any = {"font.size": 9, "grid.color": "black", "grid.linewidth": 0.5}
 """Settings of Matplotlib: black becomes the page's colour of text."""
+FAR = 2.0
+"""A reference this many times below all means, or above, has no line."""
 LAST = 0.1
 """Share of the training steps, at its end, over which losses are averaged."""
 
@@ -115,11 +117,19 @@ def _forest(report: Report) -> Figure:
 
 
 def _values(report: Report) -> Figure:
-    """Draw the primary metric against NFE, without a legend of the arms."""
+    """Draw the primary metric against NFE, without a legend of the arms.
+
+    The score of a reference that is far from all arms is written below the axis: its line would flatten the curves.
+    """
     plan = report.plan
     figure, axes = _new()
     rows = numbers.curves(plan, report.cells, report.summary.rows)
-    figures.draw_curves(axes, plan, report.cells, rows, report.references)
+    own = rows[(rows.metric == plan.metric) & rows.arm.isin(plan.arms)]["mean"].dropna()
+    known = {kind: scores[plan.metric] for kind, scores in report.references.items() if plan.metric in scores}
+    near = {kind: value for kind, value in known.items() if own.min() / FAR <= value <= FAR * own.max()}
+    figures.draw_curves(axes, plan, report.cells, rows, {kind: {plan.metric: value} for kind, value in near.items()})
+    if beyond := [f"{REFERENCES[kind].label} {value:.3g}" for kind, value in known.items() if kind not in near]:
+        axes.set_xlabel(f"NFE\nbeyond the axis: {', '.join(beyond)}")
     handles = axes.get_legend_handles_labels()[0]
     if beside := [handle for handle in handles if not isinstance(handle, ErrorbarContainer)]:
         legend_below(figure, beside)
